@@ -1,0 +1,152 @@
+//! Connects to the relay, and sets what a link's socket needs.
+
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+use tieline_wire::limits::STALE_TIMEOUT;
+use tokio::net::TcpStream;
+
+use crate::address::{HostPort, deadline_in};
+use crate::error::{ConfigError, Error};
+
+/// How long the relay may take to accept a connection.
+pub const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Unsent bytes that the kernel may hold before the link counts as busy.
+///
+/// Small enough that a heartbeat or a small session does not wait behind megabytes that one large
+/// session has in the kernel, and as much as one gathered send.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const NOTSENT_BYTES_MAX: u32 = 256 * 1024;
+
+/// Where the relay listens for agents, and over which transport.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RelayUrl {
+    address: HostPort,
+}
+
+impl RelayUrl {
+    /// Reads a relay's address as given on the command line.
+    ///
+    /// # Errors
+    /// [`ConfigError`] says what is wrong, or that this transport is not built yet.
+    pub fn parse(text: &str) -> Result<Self, ConfigError> {
+        let wrong = |problem| ConfigError::Relay {
+            text: text.to_owned(),
+            problem,
+        };
+        let (scheme, rest) = text
+            .split_once("://")
+            .ok_or_else(|| wrong("the scheme is missing"))?;
+        match scheme.to_ascii_lowercase().as_str() {
+            "tcp" => {}
+            "tls" | "ws" | "wss" | "quic" | "https" => {
+                return Err(ConfigError::NotBuilt {
+                    what: format!("the transport {scheme}://"),
+                    instead: "tcp://host:port for relays",
+                });
+            }
+            _ => return Err(wrong("unknown transport")),
+        }
+        let rest = rest.strip_suffix('/').unwrap_or(rest);
+        HostPort::parse(rest, None)
+            .map(|address| Self { address })
+            .map_err(wrong)
+    }
+
+    /// The relay's name, which the agent signs so that nobody can pass its proof on to another
+    /// relay.
+    #[must_use]
+    pub fn name(&self) -> String {
+        self.address.to_string()
+    }
+
+    /// Connects.
+    ///
+    /// # Errors
+    /// [`Error::Dial`] with what the system said.
+    pub async fn dial(&self) -> Result<TcpStream, Error> {
+        let failed = |source| Error::Dial {
+            relay: self.to_string(),
+            source,
+        };
+        let stream = self
+            .address
+            .connect(deadline_in(DIAL_TIMEOUT))
+            .await
+            .map_err(failed)?;
+        prepare(&stream).map_err(failed)?;
+        Ok(stream)
+    }
+}
+
+impl fmt::Display for RelayUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "tcp://{}", self.address)
+    }
+}
+
+fn prepare(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    {
+        let socket = socket2::SockRef::from(stream);
+        // Unacknowledged data for this long, and the kernel ends the connection by itself.
+        socket.set_tcp_user_timeout(Some(STALE_TIMEOUT))?;
+        socket.set_tcp_notsent_lowat(NOTSENT_BYTES_MAX)?;
+    }
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    let _ = STALE_TIMEOUT;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_relay_is_a_scheme_a_host_and_a_port() {
+        let relay = RelayUrl::parse("tcp://Relay.studio:9001/").unwrap();
+        assert_eq!(relay.to_string(), "tcp://relay.studio:9001");
+        assert_eq!(relay.name(), "relay.studio:9001");
+        for wrong in [
+            "relay:9001",
+            "tcp://relay",
+            "tcp://",
+            "ftp://relay:1",
+            "tcp://relay:1/x",
+        ] {
+            let error = RelayUrl::parse(wrong).unwrap_err();
+            assert!(
+                matches!(error, ConfigError::Relay { .. }),
+                "{wrong}: {error}"
+            );
+        }
+    }
+
+    #[test]
+    fn transports_to_come_are_said_to_be_missing() {
+        for scheme in ["tls", "ws", "wss", "quic", "https"] {
+            let error = RelayUrl::parse(&format!("{scheme}://relay:1")).unwrap_err();
+            assert!(error.to_string().contains("not built yet"), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_relay_that_is_not_there_is_named() {
+        let port = {
+            let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            server.local_addr().unwrap().port()
+        };
+        let relay = RelayUrl::parse(&format!("tcp://127.0.0.1:{port}")).unwrap();
+        let error = relay.dial().await.unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .contains(&format!("tcp://127.0.0.1:{port}")),
+            "{error}"
+        );
+        assert!(!error.is_final());
+    }
+}

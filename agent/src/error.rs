@@ -1,0 +1,276 @@
+//! Why an agent stopped, in words for people and as an exit code for programs.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+use tieline_wire::{NameError, Reason, Side};
+
+/// Why an agent ended.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The settings cannot work.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The agent's identity cannot be read or made.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The token file cannot be read any more.
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    /// No connection to the relay.
+    #[error("cannot reach the relay at {relay}: {source}")]
+    Dial {
+        /// The relay that was dialled.
+        relay: String,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The link ended.
+    #[error("the link ended: {reason} ({detail})")]
+    Link {
+        /// Why, as the side that ended it says.
+        reason: Reason,
+        /// Who ended it.
+        side: Side,
+        /// What exactly happened.
+        detail: String,
+    },
+    /// The relay refused the registration.
+    #[error("the relay refused: {}", Words(*reason, message))]
+    Refused {
+        /// Why.
+        reason: Reason,
+        /// What the relay adds.
+        message: String,
+    },
+    /// A newer run of this agent holds the tunnel now.
+    #[error("another run of this agent took over the tunnel, so this one stops")]
+    Superseded {
+        /// What the relay adds.
+        message: String,
+    },
+}
+
+/// A reason and what the relay adds to it, without saying the same twice.
+struct Words<'a>(Reason, &'a str);
+
+impl fmt::Display for Words<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(reason, message) = self;
+        match *message {
+            "" => write!(f, "{reason}"),
+            message if message.contains(&reason.to_string()) => f.write_str(message),
+            message => write!(f, "{reason} ({message})"),
+        }
+    }
+}
+
+impl Error {
+    /// A link's end or a refusal, sorted by what the agent must do about it.
+    pub(crate) fn refused(reason: Reason, message: String) -> Self {
+        match reason {
+            Reason::Superseded => Self::Superseded { message },
+            reason => Self::Refused { reason, message },
+        }
+    }
+
+    /// A link that this side or the network ended.
+    pub(crate) fn link_lost(detail: impl Into<String>) -> Self {
+        Self::Link {
+            reason: Reason::LinkLost,
+            side: Side::Peer,
+            detail: detail.into(),
+        }
+    }
+
+    /// True if trying again cannot help.
+    #[must_use]
+    pub fn is_final(&self) -> bool {
+        match self {
+            Self::Config(_) | Self::Identity(_) | Self::Superseded { .. } => true,
+            Self::Token(_) | Self::Dial { .. } => false,
+            Self::Link { reason, .. } | Self::Refused { reason, .. } => reason.is_final(),
+        }
+    }
+
+    /// The reason in one stable word, as in JSON.
+    #[must_use]
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self::Config(_) => "config",
+            Self::Identity(_) => "identity",
+            Self::Token(_) => "token_file",
+            Self::Dial { .. } => "relay_unreachable",
+            Self::Link { reason, .. } | Self::Refused { reason, .. } => reason.word(),
+            Self::Superseded { .. } => Reason::Superseded.word(),
+        }
+    }
+
+    /// The exit code that `tieline serve` ends with: 1 failed, 2 usage, 3 refused for good.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Config(_) => 2,
+            Self::Identity(_) | Self::Token(_) | Self::Dial { .. } => 1,
+            Self::Link { .. } | Self::Refused { .. } | Self::Superseded { .. } => {
+                if self.is_final() { 3 } else { 1 }
+            }
+        }
+    }
+}
+
+/// A setting that cannot work.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The relay's address has no meaning.
+    #[error("relay {text:?}: {problem} (expected tcp://host:port)")]
+    Relay {
+        /// What was given.
+        text: String,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// The target has no meaning.
+    #[error("target {text:?}: {problem} (expected host:port or http://host:port/path)")]
+    Target {
+        /// What was given.
+        text: String,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// A transport or target of the design that this build lacks.
+    #[error("{what} is not built yet; this version has {instead}")]
+    NotBuilt {
+        /// What was asked for.
+        what: String,
+        /// What there is.
+        instead: &'static str,
+    },
+    /// The tunnel's name is none.
+    #[error("name {text:?}: {source}")]
+    Name {
+        /// What was given.
+        text: String,
+        /// What is wrong with it.
+        #[source]
+        source: NameError,
+    },
+    /// A text or list beyond what the protocol carries.
+    #[error("{field} is too long: at most {limit} {unit}")]
+    TooLong {
+        /// Which setting.
+        field: &'static str,
+        /// How much is allowed.
+        limit: usize,
+        /// Of what.
+        unit: &'static str,
+    },
+    /// A number outside its range.
+    #[error("links must be 1 to {max}, not {given}")]
+    Links {
+        /// The largest allowed.
+        max: u16,
+        /// What was given.
+        given: u16,
+    },
+    /// The token file cannot be used.
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    /// Nowhere to keep the key.
+    #[error("no place for the agent's key: set --state-dir, or the variable HOME")]
+    NoStateDir,
+}
+
+/// Why a token file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenError {
+    /// It cannot be read.
+    #[error("token file {path}: {source}")]
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// Others may read it.
+    #[error("token file {path} may be read by others (mode {mode:o}): run chmod 600 on it")]
+    Mode {
+        /// Which file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// It holds no token.
+    #[error("token file {path}: {problem}")]
+    Content {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+}
+
+/// Why the agent's identity cannot be read or made.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// A file or directory cannot be read or made.
+    #[error("{path}: {source}; another directory can be set with --state-dir")]
+    File {
+        /// Which one.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The key may be read by others.
+    #[error("the key {path} may be read by others (mode {mode:o}): run chmod 600 on it")]
+    Mode {
+        /// Which file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// The file holds something else.
+    #[error("{path} is damaged; remove it to start over (the tunnel's derived name will change)")]
+    Damaged {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// The system has no random numbers for us.
+    #[error("the system's random number generator failed")]
+    Random,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exit_codes_tell_usage_failure_and_refusal_apart() {
+        let refused = |reason| Error::refused(reason, String::new());
+        assert_eq!(Error::Config(ConfigError::NoStateDir).exit_code(), 2);
+        assert_eq!(Error::link_lost("cut").exit_code(), 1);
+        assert_eq!(refused(Reason::Overload).exit_code(), 1);
+        assert_eq!(refused(Reason::NameTaken).exit_code(), 3);
+        assert_eq!(refused(Reason::Superseded).exit_code(), 3);
+    }
+
+    #[test]
+    fn a_refusal_names_the_reason_and_the_relays_words() {
+        let error = Error::refused(Reason::BadToken, "no such key".to_owned());
+        assert_eq!(
+            error.to_string(),
+            "the relay refused: the token is not valid here (no such key)"
+        );
+        let twice = format!("seat: {}", Reason::NameTaken);
+        let error = Error::refused(Reason::NameTaken, twice.clone());
+        assert_eq!(error.to_string(), format!("the relay refused: {twice}"));
+        assert!(matches!(
+            Error::refused(Reason::Superseded, String::new()),
+            Error::Superseded { .. }
+        ));
+    }
+}

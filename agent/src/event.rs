@@ -1,0 +1,213 @@
+//! What an agent reports while it runs: to a program as JSON, to a person as one line.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::error::Error;
+
+/// Something that happened to an agent's link.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum AgentEvent {
+    /// The relay is being dialled.
+    Connecting {
+        /// Which of the agent's links, from 0.
+        link: u16,
+        /// The relay.
+        relay: String,
+    },
+    /// The tunnel is up: its URL works from now on.
+    Registered {
+        /// Which of the agent's links, from 0.
+        link: u16,
+        /// The tunnel's name.
+        tunnel: String,
+        /// The URL to give to callers; empty if the relay has no public HTTP listener.
+        url: String,
+        /// Every URL of the tunnel.
+        urls: Vec<String>,
+        /// The generation that the relay granted; as text in JSON, whose numbers end at 2^53.
+        #[serde(serialize_with = "as_text")]
+        generation: u64,
+    },
+    /// The relay asks to move to a new link; sessions go on meanwhile.
+    GoingAway {
+        /// Which of the agent's links, from 0.
+        link: u16,
+        /// Why, in one word.
+        reason: &'static str,
+        /// What the relay adds.
+        message: String,
+    },
+    /// A link ended or could not be made; it is dialled again.
+    Disconnected {
+        /// Which of the agent's links, from 0.
+        link: u16,
+        /// Why, in one word.
+        reason: &'static str,
+        /// Why, in a sentence.
+        message: String,
+        /// Wait before the next attempt, in milliseconds.
+        retry_ms: u64,
+    },
+    /// The relay refused for good; the agent ends.
+    Refused {
+        /// Why, in one word.
+        reason: &'static str,
+        /// Why, in a sentence.
+        message: String,
+    },
+    /// A newer run of this agent took over; this one ends.
+    Superseded {
+        /// Why, in a sentence.
+        message: String,
+    },
+    /// The agent failed and ends.
+    Failed {
+        /// Why, in one word.
+        reason: &'static str,
+        /// Why, in a sentence.
+        message: String,
+    },
+    /// The agent was asked to stop and has.
+    Stopped,
+}
+
+fn as_text<S: serde::Serializer>(number: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(number)
+}
+
+impl AgentEvent {
+    /// The last event of an agent that ended with `error`.
+    pub(crate) fn ended_by(error: &Error) -> Self {
+        let (reason, message) = (error.word(), error.to_string());
+        match error {
+            Error::Superseded { .. } => Self::Superseded { message },
+            Error::Refused { .. } | Error::Link { .. } if error.is_final() => {
+                Self::Refused { reason, message }
+            }
+            _ => Self::Failed { reason, message },
+        }
+    }
+}
+
+impl fmt::Display for AgentEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Connecting { relay, .. } => write!(f, "connecting to {relay}"),
+            Self::Registered { tunnel, url, .. } if url.is_empty() => {
+                write!(f, "registered  {tunnel}")
+            }
+            Self::Registered { tunnel, url, .. } => write!(f, "registered  {tunnel}  {url}"),
+            Self::GoingAway { reason, .. } => {
+                write!(
+                    f,
+                    "the relay asks for a new link ({reason}); running sessions go on"
+                )
+            }
+            Self::Disconnected {
+                message, retry_ms, ..
+            } => {
+                write!(f, "disconnected: {message}; next attempt in ")?;
+                write!(f, "{}.{} s", retry_ms / 1_000, retry_ms % 1_000 / 100)
+            }
+            Self::Refused { message, .. }
+            | Self::Superseded { message }
+            | Self::Failed { message, .. } => f.write_str(message),
+            Self::Stopped => f.write_str("stopped"),
+        }
+    }
+}
+
+/// A caller's function that is told every event.
+///
+/// It runs inside the agent's tasks, so it must not block: hand long work to a channel.
+#[derive(Clone, Default)]
+pub(crate) struct EventHook(Option<Arc<Hook>>);
+
+type Hook = dyn Fn(&AgentEvent) + Send + Sync;
+
+impl EventHook {
+    pub(crate) fn new(hook: impl Fn(&AgentEvent) + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(hook)))
+    }
+
+    pub(crate) fn tell(&self, event: &AgentEvent) {
+        tracing::debug!(?event, "agent");
+        if let Some(hook) = &self.0 {
+            hook(event);
+        }
+    }
+}
+
+impl fmt::Debug for EventHook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() {
+            "EventHook(set)"
+        } else {
+            "EventHook(none)"
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tieline_wire::Reason;
+
+    use super::*;
+
+    #[test]
+    fn an_event_is_one_flat_json_object() {
+        let event = AgentEvent::Registered {
+            link: 0,
+            tunnel: "maya-1".to_owned(),
+            url: "http://r/w/maya-1".to_owned(),
+            urls: vec!["http://r/w/maya-1".to_owned()],
+            generation: 7,
+        };
+        assert_eq!(
+            serde_json::to_string(&event).unwrap(),
+            r#"{"event":"registered","link":0,"tunnel":"maya-1","url":"http://r/w/maya-1","urls":["http://r/w/maya-1"],"generation":"7"}"#
+        );
+        let event = AgentEvent::Disconnected {
+            link: 0,
+            reason: "link_lost",
+            message: "cut".to_owned(),
+            retry_ms: 1_250,
+        };
+        assert_eq!(
+            event.to_string(),
+            "disconnected: cut; next attempt in 1.2 s"
+        );
+        assert_eq!(
+            serde_json::to_string(&event).unwrap(),
+            r#"{"event":"disconnected","link":0,"reason":"link_lost","message":"cut","retry_ms":1250}"#
+        );
+    }
+
+    #[test]
+    fn the_last_event_tells_takeover_refusal_and_failure_apart() {
+        let of = |reason| AgentEvent::ended_by(&Error::refused(reason, String::new()));
+        assert!(matches!(
+            of(Reason::Superseded),
+            AgentEvent::Superseded { .. }
+        ));
+        assert!(matches!(
+            of(Reason::NameTaken),
+            AgentEvent::Refused {
+                reason: "name_taken",
+                ..
+            }
+        ));
+        assert!(matches!(
+            of(Reason::Overload),
+            AgentEvent::Failed {
+                reason: "overload",
+                ..
+            }
+        ));
+    }
+}

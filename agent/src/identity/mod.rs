@@ -1,0 +1,219 @@
+//! Who this agent is: a key that survives restarts, the machine, and this run of the process.
+
+mod machine;
+mod store;
+
+use std::path::{Path, PathBuf};
+
+use ring::rand::{SecureRandom, SystemRandom};
+use ring::signature::{Ed25519KeyPair, KeyPair};
+use tieline_wire::{AgentKey, InstanceId, MachineId};
+
+use crate::error::{ConfigError, IdentityError};
+
+const KEY_FILE: &str = "agent-key";
+
+/// The agent's key pair, machine and instance.
+pub struct Identity {
+    key_pair: Ed25519KeyPair,
+    key: AgentKey,
+    machine: MachineId,
+    instance: InstanceId,
+}
+
+impl std::fmt::Debug for Identity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Identity")
+            .field("key", &self.key)
+            .field("machine", &self.machine)
+            .field("instance", &self.instance)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Identity {
+    /// Reads the identity kept in `state_dir`, or makes one there on first start.
+    ///
+    /// `machine` replaces the system's own idea of which machine this is, for containers and
+    /// cloned hosts that all claim to be the same one.
+    ///
+    /// # Errors
+    /// [`IdentityError`] names the file and what to do about it.
+    pub fn load(state_dir: &Path, machine: Option<&str>) -> Result<Self, IdentityError> {
+        store::make_private_dir(state_dir)?;
+        let random = SystemRandom::new();
+        let path = state_dir.join(KEY_FILE);
+        let key_pair = store::read_or_make(
+            &path,
+            || {
+                Ed25519KeyPair::generate_pkcs8(&random)
+                    .map(|document| document.as_ref().to_vec())
+                    .map_err(|_| IdentityError::Random)
+            },
+            |bytes| Ed25519KeyPair::from_pkcs8(bytes).ok(),
+        )?;
+        let public = key_pair.public_key().as_ref();
+        let key = <[u8; 32]>::try_from(public)
+            .map(AgentKey::new)
+            .map_err(|_| IdentityError::Damaged { path: path.clone() })?;
+        let machine = match machine {
+            Some(name) => machine::named(name),
+            None => machine::this_one(state_dir, &random)?,
+        };
+        let mut instance = [0; 16];
+        random
+            .fill(&mut instance)
+            .map_err(|_| IdentityError::Random)?;
+        Ok(Self {
+            key_pair,
+            key,
+            machine,
+            instance: InstanceId::new(instance),
+        })
+    }
+
+    /// The public key.
+    #[must_use]
+    pub const fn key(&self) -> AgentKey {
+        self.key
+    }
+
+    /// The machine that this agent runs on.
+    #[must_use]
+    pub const fn machine(&self) -> MachineId {
+        self.machine
+    }
+
+    /// This run of the process.
+    #[must_use]
+    pub const fn instance(&self) -> InstanceId {
+        self.instance
+    }
+
+    /// Signs `message` with the agent's key.
+    ///
+    /// # Panics
+    /// Never: an Ed25519 signature has 64 bytes (RFC 8032, 5.1.6).
+    #[must_use]
+    pub fn sign(&self, message: &[u8]) -> [u8; 64] {
+        self.key_pair
+            .sign(message)
+            .as_ref()
+            .try_into()
+            .expect("an Ed25519 signature has 64 bytes (RFC 8032, 5.1.6)")
+    }
+}
+
+/// Where the key is kept if nothing else is set: the place that the platform has for state.
+///
+/// # Errors
+/// [`ConfigError::NoStateDir`] if the environment names no home.
+pub fn default_state_dir() -> Result<PathBuf, ConfigError> {
+    let variable = |name: &str| {
+        std::env::var_os(name)
+            .filter(|v| !v.is_empty())
+            .map(PathBuf::from)
+    };
+    let dir = if cfg!(windows) {
+        variable("LOCALAPPDATA")
+    } else if cfg!(target_os = "macos") {
+        variable("XDG_STATE_HOME")
+            .or_else(|| variable("HOME").map(|home| home.join("Library/Application Support")))
+    } else {
+        // XDG Base Directory Specification: relative paths in it are invalid.
+        variable("XDG_STATE_HOME")
+            .filter(|path| path.is_absolute())
+            .or_else(|| variable("HOME").map(|home| home.join(".local/state")))
+    };
+    dir.map(|dir| dir.join("tieline"))
+        .ok_or(ConfigError::NoStateDir)
+}
+
+/// Short text that tells hosts apart which share one state directory.
+pub(crate) fn host_tag() -> String {
+    data_encoding::HEXLOWER.encode(&machine::host().as_bytes()[..4])
+}
+
+#[cfg(test)]
+mod tests {
+    use ring::signature::{ED25519, UnparsedPublicKey};
+
+    use super::*;
+
+    #[test]
+    fn the_key_survives_a_restart_and_the_instance_does_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = dir.path().join("deep/tieline");
+        let first = Identity::load(&state, None).unwrap();
+        let second = Identity::load(&state, None).unwrap();
+        assert_eq!(first.key(), second.key());
+        assert_eq!(first.machine(), second.machine());
+        assert_ne!(first.instance(), second.instance());
+    }
+
+    #[test]
+    fn a_named_machine_is_another_machine_with_the_same_key() {
+        let dir = tempfile::tempdir().unwrap();
+        let one = Identity::load(dir.path(), Some("render-01")).unwrap();
+        let two = Identity::load(dir.path(), Some("render-02")).unwrap();
+        let again = Identity::load(dir.path(), Some("render-01")).unwrap();
+        assert_eq!(one.key(), two.key());
+        assert_ne!(one.machine(), two.machine());
+        assert_eq!(one.machine(), again.machine());
+    }
+
+    #[test]
+    fn starts_at_the_same_time_agree_on_one_key() {
+        for _ in 0..20 {
+            let dir = tempfile::tempdir().unwrap();
+            let keys: Vec<_> = std::thread::scope(|scope| {
+                let threads: Vec<_> = (0..8)
+                    .map(|_| scope.spawn(|| Identity::load(dir.path(), None).unwrap().key()))
+                    .collect();
+                threads
+                    .into_iter()
+                    .map(|thread| thread.join().unwrap())
+                    .collect()
+            });
+            assert!(keys.iter().all(|key| *key == keys[0]));
+        }
+    }
+
+    #[test]
+    fn a_signature_verifies_under_the_public_key() {
+        let dir = tempfile::tempdir().unwrap();
+        let identity = Identity::load(dir.path(), None).unwrap();
+        let signature = identity.sign(b"message");
+        let key = UnparsedPublicKey::new(&ED25519, identity.key().as_bytes().to_vec());
+        assert!(key.verify(b"message", &signature).is_ok());
+        assert!(key.verify(b"another", &signature).is_err());
+    }
+
+    #[test]
+    fn a_damaged_key_is_named_and_not_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        Identity::load(dir.path(), None).unwrap();
+        let path = dir.path().join(KEY_FILE);
+        std::fs::write(&path, b"rubbish").unwrap();
+        let error = Identity::load(dir.path(), None).unwrap_err();
+        assert!(
+            error.to_string().contains("agent-key is damaged"),
+            "{error}"
+        );
+        assert_eq!(std::fs::read(&path).unwrap(), b"rubbish");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn the_key_is_private_and_a_shared_one_is_refused() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        Identity::load(dir.path(), None).unwrap();
+        let path = dir.path().join(KEY_FILE);
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+        let error = Identity::load(dir.path(), None).unwrap_err();
+        assert!(error.to_string().contains("chmod 600"), "{error}");
+    }
+}

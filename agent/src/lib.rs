@@ -1,0 +1,49 @@
+//! The agent: dials out to a Tieline relay and publishes a local server under a stable URL.
+//!
+//! The binary `tieline` is a thin shell around [`run_with_reconnect`]; any program with a tokio
+//! runtime can publish its own server in the same way:
+//!
+//! ```no_run
+//! use tieline_agent::{Config, run_with_reconnect};
+//!
+//! # async fn publish() -> Result<(), tieline_agent::Error> {
+//! let config = Config::new("tcp://relay.studio:9001", "http://127.0.0.1:8765/mcp")?
+//!     .with_dcc("blender")
+//!     .with_event_hook(|event| println!("{event}"));
+//! run_with_reconnect(config, std::future::pending()).await
+//! # }
+//! ```
+//!
+//! A session's bytes stay in this process only as long as its target makes them wait; nothing
+//! here parses them.
+
+pub mod cli;
+pub mod command;
+
+mod address;
+mod config;
+#[cfg(target_os = "linux")]
+mod demo;
+mod dial;
+mod error;
+mod event;
+mod identity;
+mod link;
+mod reconnect;
+mod session;
+mod signals;
+mod status;
+mod supervise;
+mod target;
+mod token;
+
+pub use address::HostPort;
+pub use config::{Config, DRAIN_TIMEOUT, LINKS_MAX};
+pub use dial::{DIAL_TIMEOUT, RelayUrl};
+pub use error::{ConfigError, Error, IdentityError, TokenError};
+pub use event::AgentEvent;
+pub use identity::{Identity, default_state_dir};
+pub use reconnect::{BACKOFF_FIRST, BACKOFF_MAX, BACKOFF_MIN, Backoff, Next};
+pub use status::{AgentStatus, LinkStatus, State, list as list_agents};
+pub use supervise::{run_once, run_with_reconnect};
+pub use target::{CONNECT_TIMEOUT, HttpTarget, Target, TcpTarget};

@@ -1,0 +1,239 @@
+//! Drives a link: reads its socket into the mux, writes what the mux has to say, keeps its time.
+
+use std::io::{self, IoSlice};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tieline_wire::{Reason, Register, Side, Transmit};
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::mpsc;
+use tokio::task::{JoinSet, yield_now};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+
+use super::dispatch::Dispatch;
+use super::{Link, News};
+use crate::error::Error;
+use crate::identity::Identity;
+use crate::target::Target;
+
+/// With less than this left in the buffer, a new one is taken.
+pub(super) const READ_BYTES_MIN: usize = 64 * 1024;
+
+/// Bytes after which a reader or writer that never has to wait lets others run.
+pub(super) const TURN_BYTES_MAX: usize = 1024 * 1024;
+
+/// Slices in one gathered write to the link.
+const SLICES_MAX: usize = 256;
+
+/// How long the last frames may take to reach the kernel.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long the relay may take to close its side after we closed ours.
+const FAREWELL_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// Beyond a session's own deadline for what its target still has to take.
+const ABORT_TIMEOUT: Duration = Duration::from_millis(1_500);
+
+/// What a link needs to introduce itself and to serve.
+#[derive(Debug)]
+pub(crate) struct Start {
+    pub(crate) identity: Arc<Identity>,
+    pub(crate) relay_name: String,
+    pub(crate) link_index: u16,
+    pub(crate) links: u16,
+    pub(crate) register: Register,
+    pub(crate) target: Target,
+    pub(crate) news: mpsc::Sender<News>,
+}
+
+/// Runs `link` over `stream` until it ends.
+///
+/// # Errors
+/// Why it ended, if not by [`Link::close`].
+pub(crate) async fn run(link: Arc<Link>, stream: TcpStream, start: Start) -> Result<(), Error> {
+    // Whatever ends this future, also being dropped, ends the sessions.
+    let _abort = AbortOnDrop(&link);
+    let (mut reads, writes) = stream.into_split();
+    let mut writer = JoinSet::new();
+    writer.spawn(write(Arc::clone(&link), writes));
+    let mut dispatch = Dispatch::new(&link, start);
+    let end = tokio::select! {
+        end = dispatch.read(&mut reads) => end,
+        end = keep_time(&link) => end,
+        Some(end) = writer.join_next() => match end {
+            Ok(Err(error)) => Err(Error::link_lost(error.to_string())),
+            Ok(Ok(())) | Err(_) => Err(Error::link_lost("the writer stopped")),
+        },
+        () = closed(&link) => Ok(()),
+    };
+    match &end {
+        Ok(()) => {
+            link.abort_sessions();
+            let _ = timeout(ABORT_TIMEOUT, link.emptied()).await;
+            let _ = timeout(FLUSH_TIMEOUT, flushed(&link)).await;
+            say_farewell(&mut reads).await;
+        }
+        // What the relay did wrong is in its own log too, if it still listens.
+        Err(Error::Link {
+            reason,
+            side: Side::Peer,
+            ..
+        }) if *reason != Reason::LinkLost => {
+            link.close(Instant::now(), Some(*reason));
+            let _ = timeout(FAREWELL_TIMEOUT, flushed(&link)).await;
+        }
+        Err(_) => {}
+    }
+    match (end, dispatch.farewell) {
+        // An end that the relay announced is known by the relay's own reason.
+        (Ok(()), Some((reason, message))) if reason.is_final() => {
+            Err(Error::refused(reason, message))
+        }
+        (Err(Error::Link { .. }), Some((reason, message))) => Err(farewell_error(reason, message)),
+        (end, _) => end,
+    }
+}
+
+fn farewell_error(reason: Reason, message: String) -> Error {
+    if reason.is_final() {
+        Error::refused(reason, message)
+    } else {
+        Error::Link {
+            reason,
+            side: Side::Peer,
+            detail: message,
+        }
+    }
+}
+
+/// Waits until the link was asked to close, and its sessions are done or late.
+async fn closed(link: &Link) {
+    let mut requests = link.closing.subscribe();
+    loop {
+        let closing = *requests.borrow_and_update();
+        let asked_again = match closing {
+            None => requests.changed().await.is_ok(),
+            Some(deadline) => tokio::select! {
+                changed = requests.changed() => changed.is_ok(),
+                _ = timeout_at(deadline, link.emptied()) => false,
+            },
+        };
+        if !asked_again {
+            return;
+        }
+    }
+}
+
+/// Waits until the kernel has everything that the mux had to say.
+async fn flushed(link: &Link) {
+    loop {
+        let flushed = link.flushed.notified();
+        tokio::pin!(flushed);
+        flushed.as_mut().enable();
+        {
+            let core = link.core();
+            if !core.sending && !core.mux.wants_transmit() {
+                return;
+            }
+        }
+        flushed.await;
+    }
+}
+
+/// Closes our side, and reads on until the relay has closed its own.
+///
+/// A socket that is closed with unread bytes is reset, and the relay could lose our last frames.
+async fn say_farewell(reads: &mut OwnedReadHalf) {
+    let _ = socket2::SockRef::from(reads.as_ref()).shutdown(std::net::Shutdown::Write);
+    let mut rest = BytesMut::with_capacity(READ_BYTES_MIN);
+    let _ = timeout(FAREWELL_TIMEOUT, async {
+        while matches!(reads.read_buf(&mut rest).await, Ok(count) if count > 0) {
+            rest.clear();
+        }
+    })
+    .await;
+}
+
+/// Sends pings, and notices a relay that fell silent.
+async fn keep_time(link: &Link) -> Result<(), Error> {
+    loop {
+        let wakes_at = {
+            let mut core = link.core();
+            let now = link.now();
+            if core.mux.poll_timeout() <= now {
+                core.mux.handle_timeout(now).map_err(link_error)?;
+                link.transmit.notify_one();
+            }
+            let wakes_at = core.mux.poll_timeout();
+            core.wakes_at = Some(wakes_at);
+            wakes_at
+        };
+        let at = link.started_at + Duration::from_micros(wakes_at.as_micros());
+        tokio::select! {
+            () = sleep_until(at) => {}
+            () = link.deadline.notified() => {}
+        }
+    }
+}
+
+/// Sends what the mux has to say, in gathered writes, until the socket fails.
+async fn write(link: Arc<Link>, writes: OwnedWriteHalf) -> io::Result<()> {
+    let mut out = Transmit::new();
+    let mut turn_bytes = 0;
+    loop {
+        {
+            let mut core = link.core();
+            let now = link.now();
+            core.mux.poll_transmit(now, &mut out);
+            core.after_turn(&link.deadline);
+            core.sending = !out.is_empty();
+        }
+        if out.is_empty() {
+            link.flushed.notify_waiters();
+            turn_bytes = 0;
+            link.transmit.notified().await;
+            continue;
+        }
+        while !out.is_empty() {
+            match send_some(&writes, &mut out) {
+                Ok(count) => turn_bytes += count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    writes.writable().await?;
+                }
+                Err(error) => return Err(error),
+            }
+            if turn_bytes >= TURN_BYTES_MAX {
+                turn_bytes = 0;
+                yield_now().await;
+            }
+        }
+    }
+}
+
+fn send_some(writes: &OwnedWriteHalf, out: &mut Transmit) -> io::Result<usize> {
+    let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+    let filled = out.fill(&mut slices);
+    let count = writes.try_write_vectored(&slices[..filled])?;
+    out.advance(count);
+    Ok(count)
+}
+
+/// Ends the sessions when the link's future ends or is dropped.
+struct AbortOnDrop<'a>(&'a Arc<Link>);
+
+impl Drop for AbortOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.abort_sessions();
+    }
+}
+
+pub(super) fn link_error(error: tieline_wire::Error) -> Error {
+    Error::Link {
+        reason: error.reason,
+        side: error.side,
+        detail: error.detail,
+    }
+}

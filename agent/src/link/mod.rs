@@ -1,0 +1,285 @@
+//! One connection to the relay: the mux behind a lock, and the sessions that live on it.
+//!
+//! The lock is held for state changes and system calls that cannot block, never across an await.
+
+mod buffer;
+mod dispatch;
+mod driver;
+
+use std::collections::HashMap;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::BufMut;
+use tieline_wire::{GoAway, Granted, Moment, Mux, Reason, SessionId, Settings, TunnelId};
+use tokio::io::AsyncReadExt;
+use tokio::net::tcp::OwnedReadHalf;
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+use self::buffer::ReadBuffer;
+pub(crate) use self::driver::{Start, run};
+use crate::session::Session;
+
+/// Most bytes that one read of a target takes.
+const PULL_BYTES_MAX: usize = 64 * 1024;
+
+/// With less than this left in the buffer, a new one is taken.
+const PULL_BYTES_MIN: usize = 16 * 1024;
+
+/// News of a link for the one who runs it; its end is the result of [`run`].
+#[derive(Debug)]
+pub(crate) enum News {
+    /// The tunnel is up.
+    Registered(Granted),
+    /// The relay wants this link to end.
+    GoingAway(GoAway),
+}
+
+/// News that one link can have: one registration, one farewell.
+pub(crate) const NEWS_MAX: usize = 4;
+
+/// One link, as its tasks and sessions see it.
+#[derive(Debug)]
+pub(crate) struct Link {
+    core: Mutex<Core>,
+    /// The mux has something to send.
+    transmit: Notify,
+    /// Everything that the mux had to send is with the kernel.
+    flushed: Notify,
+    /// A deadline moved nearer.
+    deadline: Notify,
+    /// The last session left.
+    empty: Notify,
+    /// Set once the link is to end: sessions that still run then are aborted.
+    closing: watch::Sender<Option<Instant>>,
+    started_at: Instant,
+}
+
+#[derive(Debug)]
+struct Core {
+    mux: Mux,
+    sessions: HashMap<SessionId, Arc<Session>>,
+    buffer: ReadBuffer,
+    /// When the clock will look at the mux next.
+    wakes_at: Option<Moment>,
+    /// The tunnel, once registered.
+    tunnel: Option<TunnelId>,
+    /// The writer holds bytes that the kernel has not taken yet.
+    sending: bool,
+    /// No new sessions.
+    draining: bool,
+}
+
+/// What came of an attempt to read a target.
+pub(crate) enum Pull {
+    /// Bytes are on their way.
+    Sent,
+    /// The session must wait for credit.
+    NoCredit,
+    /// The target finished.
+    End,
+    /// The target's connection broke.
+    Failed,
+}
+
+impl Link {
+    /// A link that is about to be driven by [`run`].
+    pub(crate) fn new() -> Self {
+        let started_at = Instant::now();
+        let mux = Mux::agent(Settings::default(), Moment::from_micros(0));
+        Self {
+            core: Mutex::new(Core {
+                mux,
+                sessions: HashMap::new(),
+                buffer: ReadBuffer::default(),
+                wakes_at: None,
+                tunnel: None,
+                sending: false,
+                draining: false,
+            }),
+            transmit: Notify::new(),
+            flushed: Notify::new(),
+            deadline: Notify::new(),
+            empty: Notify::new(),
+            closing: watch::Sender::new(None),
+            started_at,
+        }
+    }
+
+    /// The link's last measured round trip.
+    pub(crate) fn rtt(&self) -> Option<Duration> {
+        self.core().mux.rtt()
+    }
+
+    /// Sessions that still have something to do.
+    pub(crate) fn session_count(&self) -> usize {
+        self.core().sessions.len()
+    }
+
+    /// Lets running sessions finish until `deadline`, then ends the link.
+    ///
+    /// With `reason`, the relay is told first: no new sessions, and no more tunnel.
+    pub(crate) fn close(&self, deadline: Instant, reason: Option<Reason>) {
+        let mut core = self.core();
+        if let Some(reason) = reason
+            && !core.draining
+        {
+            let left = deadline
+                .saturating_duration_since(Instant::now())
+                .as_millis();
+            let away = GoAway {
+                last_session: core.mux.last_session(),
+                reason,
+                deadline_ms: u32::try_from(left).unwrap_or(u32::MAX),
+                message: String::new(),
+            };
+            core.mux.go_away(&away);
+            if let Some(tunnel) = core.tunnel.take() {
+                core.mux.unregister(&tunnel);
+            }
+        }
+        core.draining = true;
+        drop(core);
+        self.transmit.notify_one();
+        self.closing.send_if_modified(|closing| {
+            let earlier = closing.is_none_or(|before| deadline < before);
+            if earlier {
+                *closing = Some(deadline);
+            }
+            earlier
+        });
+    }
+
+    /// Reads a target and queues what came, as far as the session has credit.
+    pub(crate) fn poll_pull(
+        &self,
+        context: &mut Context<'_>,
+        id: SessionId,
+        stream: &mut OwnedReadHalf,
+    ) -> Poll<Pull> {
+        let mut guard = self.core();
+        let core = &mut *guard;
+        let credit = core.mux.send_capacity(id);
+        if credit == 0 {
+            return Poll::Ready(Pull::NoCredit);
+        }
+        let buffer = core.buffer.with_room(PULL_BYTES_MIN);
+        // This way a read that comes back short tells tokio that the socket is empty, which spares
+        // the second system call that would find that out.
+        let mut limited = (&mut *buffer).limit(credit.min(PULL_BYTES_MAX));
+        let pull = match pin!(stream.read_buf(&mut limited)).poll(context) {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(Ok(0)) => Pull::End,
+            Poll::Ready(Ok(_)) => {
+                let payload = buffer.split().freeze();
+                match core.mux.send(id, payload, false) {
+                    Ok(()) => Pull::Sent,
+                    // The relay gave the session up just now; its abort is on the way.
+                    Err(_) => Pull::NoCredit,
+                }
+            }
+            Poll::Ready(Err(_)) => Pull::Failed,
+        };
+        drop(guard);
+        if matches!(pull, Pull::Sent) {
+            self.transmit.notify_one();
+        }
+        Poll::Ready(pull)
+    }
+
+    /// The target took bytes of a session: the relay may send more.
+    pub(crate) fn consumed(&self, id: SessionId, count: usize) {
+        self.change(|mux| mux.consumed(id, count));
+    }
+
+    /// A session's target connection stands.
+    pub(crate) fn opened(&self, id: SessionId) {
+        self.change(|mux| mux.opened(id));
+    }
+
+    /// A session's target finished.
+    pub(crate) fn finish(&self, id: SessionId) {
+        self.change(|mux| mux.finish(id));
+    }
+
+    /// A session cannot go on.
+    pub(crate) fn reset(&self, id: SessionId, reason: Reason) {
+        self.change(|mux| mux.reset(id, reason));
+    }
+
+    /// A session's task ends.
+    pub(crate) fn leave(&self, id: SessionId) {
+        let mut core = self.core();
+        core.sessions.remove(&id);
+        let empty = core.sessions.is_empty();
+        drop(core);
+        if empty {
+            self.empty.notify_waiters();
+        }
+    }
+
+    /// Gives every session up: the link is over.
+    fn abort_sessions(&self) {
+        let mut core = self.core();
+        core.draining = true;
+        let sessions: Vec<_> = core.sessions.values().cloned().collect();
+        drop(core);
+        for session in sessions {
+            session.abort();
+        }
+    }
+
+    /// Waits until no session is left.
+    async fn emptied(&self) {
+        let mut empty = pin!(self.empty.notified());
+        loop {
+            // Listens before it looks, so that the last one cannot leave in between.
+            empty.as_mut().enable();
+            if self.core().sessions.is_empty() {
+                return;
+            }
+            empty.as_mut().await;
+            empty.set(self.empty.notified());
+        }
+    }
+
+    fn change(&self, act: impl FnOnce(&mut Mux)) {
+        let mut core = self.core();
+        act(&mut core.mux);
+        let transmit = core.mux.wants_transmit();
+        drop(core);
+        if transmit {
+            self.transmit.notify_one();
+        }
+    }
+
+    fn core(&self) -> MutexGuard<'_, Core> {
+        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now(&self) -> Moment {
+        let micros = self.started_at.elapsed().as_micros();
+        Moment::from_micros(u64::try_from(micros).unwrap_or(u64::MAX))
+    }
+}
+
+impl Core {
+    /// Wakes the sessions that may send again, and the clock if it sleeps too long.
+    fn after_turn(&mut self, deadline: &Notify) {
+        while let Some(id) = self.mux.poll_writable() {
+            if let Some(session) = self.sessions.get(&id) {
+                session.writable.notify_one();
+            }
+        }
+        if self
+            .wakes_at
+            .is_some_and(|wakes_at| self.mux.poll_timeout() < wakes_at)
+        {
+            self.wakes_at = None;
+            deadline.notify_one();
+        }
+    }
+}

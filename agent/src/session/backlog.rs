@@ -1,0 +1,125 @@
+//! Bytes that a target did not take at once, copied off the link's receive buffer.
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+
+use bytes::{Buf, BytesMut};
+
+/// Smallest piece of memory that a slow session holds.
+const CHUNK_BYTES_MIN: usize = 1024;
+
+/// Largest piece of memory; a full window is a few of them.
+const CHUNK_BYTES_MAX: usize = 64 * 1024;
+
+/// A queue of bytes, as long as the session's credit allows.
+///
+/// Small frames share a chunk, so that a peer that sends single bytes cannot make us hold more
+/// bookkeeping than payload.
+#[derive(Debug, Default)]
+pub(super) struct Backlog {
+    chunks: VecDeque<BytesMut>,
+    len: usize,
+}
+
+impl Backlog {
+    pub(super) const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Copies `bytes` behind what is there.
+    pub(super) fn push(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let spare = match self.chunks.back_mut() {
+                Some(chunk) => chunk.capacity() - chunk.len(),
+                None => 0,
+            };
+            if spare == 0 {
+                // As much again as waits already: few chunks when it is long, little when short.
+                let size = self
+                    .len
+                    .max(bytes.len())
+                    .clamp(CHUNK_BYTES_MIN, CHUNK_BYTES_MAX);
+                self.chunks.push_back(BytesMut::with_capacity(size));
+                continue;
+            }
+            let (now, later) = bytes.split_at(spare.min(bytes.len()));
+            if let Some(chunk) = self.chunks.back_mut() {
+                chunk.extend_from_slice(now);
+            }
+            self.len += now.len();
+            bytes = later;
+        }
+    }
+
+    /// The front of the queue, for a gathered write; returns how many slices were filled.
+    pub(super) fn fill<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
+        slices
+            .iter_mut()
+            .zip(&self.chunks)
+            .map(|(slot, chunk)| *slot = IoSlice::new(chunk))
+            .count()
+    }
+
+    /// Drops the first `count` bytes.
+    pub(super) fn advance(&mut self, mut count: usize) {
+        self.len -= count;
+        while let Some(chunk) = self.chunks.front_mut() {
+            if count < chunk.len() {
+                chunk.advance(count);
+                break;
+            }
+            count -= chunk.len();
+            self.chunks.pop_front();
+        }
+    }
+
+    /// Drops everything, memory included.
+    pub(super) fn clear(&mut self) {
+        *self = Self::default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_come_out_as_they_went_in_whatever_the_pieces() {
+        let mut random = fastrand::Rng::with_seed(3);
+        let mut backlog = Backlog::default();
+        let (mut put, mut taken) = (0_usize, 0_usize);
+        let byte_at = |at: usize| at.to_le_bytes()[0] ^ at.to_le_bytes()[1];
+        for _ in 0..5_000 {
+            if random.bool() {
+                let len = random.usize(..3_000);
+                let bytes: Vec<u8> = (put..put + len).map(byte_at).collect();
+                backlog.push(&bytes);
+                put += len;
+            } else {
+                let mut slices = [IoSlice::new(&[]); 4];
+                let filled = backlog.fill(&mut slices);
+                let seen: Vec<u8> = slices[..filled].iter().flat_map(|s| s.to_vec()).collect();
+                let take = random.usize(..=seen.len());
+                for (index, byte) in seen[..take].iter().enumerate() {
+                    assert_eq!(*byte, byte_at(taken + index));
+                }
+                backlog.advance(take);
+                taken += take;
+            }
+            assert_eq!(backlog.is_empty(), put == taken);
+            assert_eq!(backlog.len, put - taken);
+        }
+    }
+
+    #[test]
+    fn single_bytes_share_memory() {
+        let mut backlog = Backlog::default();
+        for _ in 0..16_384 {
+            backlog.push(b"x");
+        }
+        let held: usize = backlog.chunks.iter().map(BytesMut::capacity).sum();
+        assert!(held <= 2 * 16_384, "{held}");
+        backlog.advance(16_384);
+        assert!(backlog.chunks.is_empty());
+    }
+}

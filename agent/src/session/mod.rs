@@ -1,0 +1,327 @@
+//! Takes an opened session to its target, and moves its bytes both ways.
+//!
+//! What the relay sends is written to the target by the link's own reader where the target takes
+//! it at once; the rest is copied into the session's backlog, so that a target that stalls holds
+//! up neither the link nor its receive buffers. What the target sends is read straight into the
+//! link's buffer, as far as the session has credit.
+
+mod backlog;
+
+use std::future::poll_fn;
+use std::io::{self, IoSlice};
+use std::net::Shutdown;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tieline_wire::{Reason, SessionId};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
+
+use self::backlog::Backlog;
+use crate::link::{Link, Pull};
+use crate::target::Target;
+
+/// Slices in one gathered write to a target.
+const SLICES_MAX: usize = 32;
+
+/// How long a target may take for bytes that were accepted before the session was aborted.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// One session's way from the link to its target.
+#[derive(Debug)]
+pub(crate) struct Session {
+    id: SessionId,
+    inbox: Mutex<Inbox>,
+    /// Something changed in the inbox.
+    changed: Notify,
+    /// The session may send again.
+    pub(crate) writable: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Inbox {
+    stream: Option<Arc<OwnedWriteHalf>>,
+    backlog: Backlog,
+    end: Option<End>,
+    /// The target takes no more bytes.
+    failed: bool,
+}
+
+/// How the direction to the target ends, behind the backlog.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// In order: half-close.
+    Finish,
+    /// Given up: reset.
+    Abort { deadline: Instant },
+}
+
+/// How the direction to the target ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Delivered {
+    All,
+    Aborted,
+    TargetFailed,
+}
+
+/// How the direction from the target ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Collected {
+    All,
+    TargetFailed,
+}
+
+impl Session {
+    pub(crate) fn new(id: SessionId) -> Self {
+        Self {
+            id,
+            inbox: Mutex::default(),
+            changed: Notify::new(),
+            writable: Notify::new(),
+        }
+    }
+
+    /// Hands over what arrived on the link; returns how many bytes the target took at once.
+    ///
+    /// The rest is copied, bounded by the credit that the mux holds the relay to.
+    pub(crate) fn deliver(&self, payloads: &[Bytes]) -> usize {
+        let mut guard = self.inbox();
+        let inbox = &mut *guard;
+        if inbox.failed {
+            return 0;
+        }
+        let mut taken = 0;
+        if let Some(stream) = &inbox.stream
+            && inbox.backlog.is_empty()
+        {
+            match write_payloads(stream, payloads) {
+                Ok(count) => taken = count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) => {
+                    inbox.failed = true;
+                    self.changed.notify_one();
+                    return 0;
+                }
+            }
+        }
+        let mut skip = taken;
+        for payload in payloads {
+            let skipped = skip.min(payload.len());
+            skip -= skipped;
+            inbox.backlog.push(&payload[skipped..]);
+        }
+        if !inbox.backlog.is_empty() {
+            self.changed.notify_one();
+        }
+        taken
+    }
+
+    /// The relay's direction ended in order.
+    pub(crate) fn finish(&self) {
+        self.inbox().end.get_or_insert(End::Finish);
+        self.changed.notify_one();
+    }
+
+    /// The session is given up: by the relay, or because its link ended.
+    pub(crate) fn abort(&self) {
+        let deadline = Instant::now() + FLUSH_TIMEOUT;
+        let mut inbox = self.inbox();
+        if !matches!(inbox.end, Some(End::Abort { .. })) {
+            inbox.end = Some(End::Abort { deadline });
+        }
+        drop(inbox);
+        self.changed.notify_one();
+    }
+
+    fn inbox(&self) -> MutexGuard<'_, Inbox> {
+        self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn aborted(&self) {
+        while !matches!(self.inbox().end, Some(End::Abort { .. })) {
+            self.changed.notified().await;
+        }
+    }
+
+    /// Writes the backlog until it is empty and its end is reached.
+    async fn write_target(&self, link: &Link, stream: &OwnedWriteHalf) -> Delivered {
+        loop {
+            let (step, taken) = self.write_some(stream);
+            if taken > 0 {
+                link.consumed(self.id, taken);
+            }
+            match step {
+                Step::Done(delivered) => return delivered,
+                Step::Again => {}
+                Step::AwaitChange => self.changed.notified().await,
+                Step::AwaitTarget(None) => tokio::select! {
+                    ready = stream.writable() => if ready.is_err() { return Delivered::TargetFailed },
+                    () = self.changed.notified() => {}
+                },
+                Step::AwaitTarget(Some(deadline)) => tokio::select! {
+                    ready = stream.writable() => if ready.is_err() { return Delivered::Aborted },
+                    () = sleep_until(deadline) => return Delivered::Aborted,
+                },
+            }
+        }
+    }
+
+    fn write_some(&self, stream: &OwnedWriteHalf) -> (Step, usize) {
+        let mut guard = self.inbox();
+        let inbox = &mut *guard;
+        if inbox.failed {
+            inbox.backlog.clear();
+            return match inbox.end {
+                Some(End::Abort { .. }) => (Step::Done(Delivered::Aborted), 0),
+                _ => (Step::Done(Delivered::TargetFailed), 0),
+            };
+        }
+        if inbox.backlog.is_empty() {
+            let step = match inbox.end {
+                None => Step::AwaitChange,
+                Some(End::Abort { .. }) => Step::Done(Delivered::Aborted),
+                Some(End::Finish) => {
+                    // A target that is gone already shows in the direction from it.
+                    let _ = socket2::SockRef::from(stream.as_ref()).shutdown(Shutdown::Write);
+                    Step::Done(Delivered::All)
+                }
+            };
+            return (step, 0);
+        }
+        let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+        let filled = inbox.backlog.fill(&mut slices);
+        match stream.try_write_vectored(&slices[..filled]) {
+            Ok(taken) => {
+                inbox.backlog.advance(taken);
+                (Step::Again, taken)
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => match inbox.end {
+                Some(End::Abort { deadline }) => (Step::AwaitTarget(Some(deadline)), 0),
+                _ => (Step::AwaitTarget(None), 0),
+            },
+            Err(_) => {
+                inbox.failed = true;
+                (Step::Again, 0)
+            }
+        }
+    }
+
+    /// Reads the target until it ends, as far as there is credit.
+    async fn read_target(&self, link: &Link, stream: &mut OwnedReadHalf) -> Collected {
+        loop {
+            match poll_fn(|context| link.poll_pull(context, self.id, stream)).await {
+                Pull::Sent => {}
+                Pull::NoCredit => self.writable.notified().await,
+                Pull::End => return Collected::All,
+                Pull::Failed => return Collected::TargetFailed,
+            }
+        }
+    }
+}
+
+/// What the direction to the target waits for.
+enum Step {
+    Again,
+    AwaitChange,
+    AwaitTarget(Option<Instant>),
+    Done(Delivered),
+}
+
+fn write_payloads(stream: &OwnedWriteHalf, payloads: &[Bytes]) -> io::Result<usize> {
+    if let [payload] = payloads {
+        return stream.try_write(payload);
+    }
+    let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+    let mut filled = 0;
+    for (slot, payload) in slices.iter_mut().zip(payloads) {
+        *slot = IoSlice::new(payload);
+        filled += 1;
+    }
+    stream.try_write_vectored(&slices[..filled])
+}
+
+/// Runs a session from its opening to its end.
+pub(crate) async fn run(link: Arc<Link>, session: Arc<Session>, target: Target) {
+    // Takes the session off the link, also when this task is dropped half-way.
+    let _leave = Leave {
+        link: &link,
+        id: session.id,
+    };
+    let connected = tokio::select! {
+        connected = target.connect() => connected,
+        () = session.aborted() => return,
+    };
+    let stream = match connected {
+        Ok(stream) => stream,
+        Err((reason, error)) => {
+            tracing::warn!(session = %session.id, %target, %error, "cannot reach the target");
+            link.reset(session.id, reason);
+            return;
+        }
+    };
+    let (mut reads, writes) = stream.into_split();
+    let writes = Arc::new(writes);
+    session.inbox().stream = Some(Arc::clone(&writes));
+    link.opened(session.id);
+    let aborted = join(&link, &session, &mut reads, &writes).await;
+    session.inbox().stream = None;
+    if aborted {
+        // Unlike a plain close, a reset cannot pass for a complete request or answer.
+        let _ = reads.as_ref().set_zero_linger();
+        // Dropping the half would send FIN ahead of the reset.
+        if let Some(writes) = Arc::into_inner(writes) {
+            writes.forget();
+        }
+    }
+}
+
+/// Runs both directions to their ends; true if the target's connection must be reset.
+async fn join(
+    link: &Link,
+    session: &Session,
+    reads: &mut OwnedReadHalf,
+    writes: &OwnedWriteHalf,
+) -> bool {
+    let mut to_target = pin!(session.write_target(link, writes));
+    let mut from_target = pin!(session.read_target(link, reads));
+    let (mut delivered, mut collected) = (None, None);
+    loop {
+        tokio::select! {
+            end = &mut to_target, if delivered.is_none() => delivered = Some(end),
+            end = &mut from_target, if collected.is_none() => {
+                collected = Some(end);
+                let refused_bytes = delivered == Some(Delivered::TargetFailed);
+                if end == Collected::All && !refused_bytes && !session.inbox().failed {
+                    link.finish(session.id);
+                }
+            }
+            // A caller that has finished its direction can still give up the other one.
+            () = session.aborted(), if delivered.is_some() => return true,
+        }
+        match (delivered, collected) {
+            (Some(Delivered::Aborted), _) => return true,
+            (_, Some(Collected::TargetFailed)) | (Some(Delivered::TargetFailed), Some(_)) => {
+                // Behind everything that was read from the target.
+                link.reset(session.id, Reason::TargetReset);
+                return false;
+            }
+            (Some(Delivered::All), Some(Collected::All)) => return false,
+            _ => {}
+        }
+    }
+}
+
+/// Frees the session's place on the link.
+struct Leave<'a> {
+    link: &'a Link,
+    id: SessionId,
+}
+
+impl Drop for Leave<'_> {
+    fn drop(&mut self) {
+        self.link.leave(self.id);
+    }
+}

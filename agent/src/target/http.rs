@@ -1,0 +1,79 @@
+//! A target that speaks HTTP: the agent moves the same bytes, the relay knows what they are.
+
+use super::tcp::TcpTarget;
+use crate::address::HostPort;
+
+const HTTP_PORT: u16 = 80;
+
+/// A server that speaks HTTP under a base path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HttpTarget {
+    tcp: TcpTarget,
+    base_path: String,
+}
+
+impl HttpTarget {
+    /// Reads what follows `http://`.
+    pub(super) fn parse(text: &str) -> Result<Self, &'static str> {
+        if text.contains(['?', '#']) {
+            return Err("a query or fragment has no place in a target");
+        }
+        let (authority, path) = text.find('/').map_or((text, ""), |at| text.split_at(at));
+        if authority.contains('@') {
+            return Err("a user name or password has no place in a target");
+        }
+        if !path.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err("a path has no spaces, and other letters are %-encoded");
+        }
+        let tcp = TcpTarget::new(HostPort::parse(authority, Some(HTTP_PORT))?);
+        Ok(Self {
+            tcp,
+            base_path: path.trim_end_matches('/').to_owned(),
+        })
+    }
+
+    pub(super) const fn tcp(&self) -> &TcpTarget {
+        &self.tcp
+    }
+
+    /// Host and port as a client would write them in `Host`: without the default port.
+    pub(super) fn authority(&self) -> String {
+        let full = self.tcp.address().to_string();
+        if self.tcp.address().port() == HTTP_PORT {
+            full.trim_end_matches(":80").to_owned()
+        } else {
+            full
+        }
+    }
+
+    pub(super) fn base_path(&self) -> &str {
+        &self.base_path
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_port_is_left_out_of_the_authority() {
+        let target = HttpTarget::parse("Studio.example/mcp/").unwrap();
+        assert_eq!(target.authority(), "studio.example");
+        assert_eq!(target.tcp().address().port(), 80);
+        assert_eq!(target.base_path(), "/mcp");
+        assert_eq!(
+            HttpTarget::parse("[::1]:8080").unwrap().authority(),
+            "[::1]:8080"
+        );
+        assert_eq!(HttpTarget::parse("h:8080/").unwrap().base_path(), "");
+    }
+
+    #[test]
+    fn what_cannot_be_part_of_a_target_is_refused() {
+        for text in [
+            "", "/mcp", "h:1/a?b", "h:1/#a", "u:p@h:1/", "h:1/a b", "h:x/",
+        ] {
+            assert!(HttpTarget::parse(text).is_err(), "{text}");
+        }
+    }
+}

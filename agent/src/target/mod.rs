@@ -1,0 +1,176 @@
+//! The local server that sessions are taken to.
+
+mod http;
+mod tcp;
+
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+use tieline_wire::{Reason, Scheme};
+use tokio::net::TcpStream;
+
+pub use self::http::HttpTarget;
+pub use self::tcp::TcpTarget;
+use crate::error::ConfigError;
+
+/// How long a target may take to accept a connection.
+///
+/// Below the 15 s after which HTTP clients of MCP SDKs typically give up connecting.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The local server that an agent forwards to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// Plain bytes to `host:port`.
+    Tcp(TcpTarget),
+    /// The same bytes, to a server that is known to speak HTTP under a base path.
+    Http(HttpTarget),
+}
+
+impl Target {
+    /// Reads a target as given on the command line: `host:port` or `http://host:port/path`.
+    ///
+    /// # Errors
+    /// [`ConfigError`] says what is wrong, or that this kind of target is not built yet.
+    pub fn parse(text: &str) -> Result<Self, ConfigError> {
+        let wrong = |problem| ConfigError::Target {
+            text: text.to_owned(),
+            problem,
+        };
+        if text.starts_with("stdio:") {
+            return Err(not_built("a stdio: target"));
+        }
+        match text.split_once("://") {
+            None => TcpTarget::parse(text).map(Self::Tcp).map_err(wrong),
+            Some((scheme, rest)) => match scheme.to_ascii_lowercase().as_str() {
+                "http" => HttpTarget::parse(rest).map(Self::Http).map_err(wrong),
+                "tcp" => TcpTarget::parse(rest).map(Self::Tcp).map_err(wrong),
+                "https" => Err(not_built("an https:// target")),
+                _ => Err(wrong("unknown scheme")),
+            },
+        }
+    }
+
+    /// What the relay is told about the kind of target.
+    #[must_use]
+    pub const fn scheme(&self) -> Scheme {
+        match self {
+            Self::Tcp(_) => Scheme::Tcp,
+            Self::Http(_) => Scheme::Http,
+        }
+    }
+
+    /// Host and port as the target itself would write them in `Host`.
+    #[must_use]
+    pub fn authority(&self) -> String {
+        match self {
+            Self::Tcp(tcp) => tcp.address().to_string(),
+            Self::Http(http) => http.authority(),
+        }
+    }
+
+    /// The path that all requests lie under, without a slash at its end.
+    #[must_use]
+    pub fn base_path(&self) -> &str {
+        match self {
+            Self::Tcp(_) => "",
+            Self::Http(http) => http.base_path(),
+        }
+    }
+
+    /// What tells this target apart from others on the same host: part of the tunnel's derived
+    /// name, so it must not change between starts.
+    #[must_use]
+    pub fn label(&self, dcc: &str) -> String {
+        let address = self.tcp().address();
+        let mut label = String::new();
+        for part in [
+            dcc,
+            &if address.is_loopback() {
+                String::new()
+            } else {
+                address.host()
+            },
+        ] {
+            if !part.is_empty() {
+                label.push_str(part);
+                label.push('-');
+            }
+        }
+        label.push_str(&address.port().to_string());
+        label.push_str(self.base_path());
+        label
+    }
+
+    /// Connects to the target.
+    ///
+    /// # Errors
+    /// The reason for the session's reset, and what the system said.
+    pub async fn connect(&self) -> Result<TcpStream, (Reason, io::Error)> {
+        self.tcp().connect(CONNECT_TIMEOUT).await
+    }
+
+    const fn tcp(&self) -> &TcpTarget {
+        match self {
+            Self::Tcp(tcp) => tcp,
+            Self::Http(http) => http.tcp(),
+        }
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(tcp) => write!(f, "{}", tcp.address()),
+            Self::Http(http) => write!(f, "http://{}{}", http.authority(), http.base_path()),
+        }
+    }
+}
+
+fn not_built(what: &str) -> ConfigError {
+    ConfigError::NotBuilt {
+        what: what.to_owned(),
+        instead: "targets host:port and http://host:port/path",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_keep_what_the_relay_must_know() {
+        let target = Target::parse("http://127.0.0.1:8765/mcp").unwrap();
+        assert_eq!(target.scheme(), Scheme::Http);
+        assert_eq!(target.authority(), "127.0.0.1:8765");
+        assert_eq!(target.base_path(), "/mcp");
+        assert_eq!(target.to_string(), "http://127.0.0.1:8765/mcp");
+        let target = Target::parse("localhost:7001").unwrap();
+        assert_eq!(target.scheme(), Scheme::Tcp);
+        assert_eq!(target.base_path(), "");
+        assert_eq!(target, Target::parse("tcp://localhost:7001").unwrap());
+    }
+
+    #[test]
+    fn labels_differ_where_targets_do_and_read_well() {
+        let label = |text: &str, dcc: &str| Target::parse(text).unwrap().label(dcc);
+        assert_eq!(label("127.0.0.1:7001", "maya"), "maya-7001");
+        assert_eq!(label("localhost:7001", "maya"), "maya-7001");
+        assert_eq!(label("http://127.0.0.1:8765/mcp", ""), "8765/mcp");
+        assert_eq!(
+            label("http://render-01:8765/mcp", "nuke"),
+            "nuke-render-01-8765/mcp"
+        );
+    }
+
+    #[test]
+    fn kinds_of_target_to_come_are_said_to_be_missing() {
+        for text in ["https://h:1/mcp", "stdio:python server.py"] {
+            let error = Target::parse(text).unwrap_err();
+            assert!(matches!(error, ConfigError::NotBuilt { .. }), "{error}");
+        }
+        let error = Target::parse("ftp://h:1").unwrap_err();
+        assert!(error.to_string().contains("unknown scheme"), "{error}");
+    }
+}

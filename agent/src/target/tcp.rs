@@ -1,0 +1,82 @@
+//! A target behind a TCP port.
+
+use std::io;
+use std::time::Duration;
+
+use tieline_wire::Reason;
+use tokio::net::TcpStream;
+
+use crate::address::{HostPort, deadline_in};
+
+/// Plain bytes to a host and port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TcpTarget {
+    address: HostPort,
+}
+
+impl TcpTarget {
+    pub(super) fn parse(text: &str) -> Result<Self, &'static str> {
+        HostPort::parse(text, None).map(Self::new)
+    }
+
+    pub(super) const fn new(address: HostPort) -> Self {
+        Self { address }
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub const fn address(&self) -> &HostPort {
+        &self.address
+    }
+
+    pub(super) async fn connect(
+        &self,
+        timeout: Duration,
+    ) -> Result<TcpStream, (Reason, io::Error)> {
+        let stream = self
+            .address
+            .connect(deadline_in(timeout))
+            .await
+            .map_err(|error| (reason_of(&error), error))?;
+        // The caller decided when to send; holding its bytes back only adds latency.
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "TCP_NODELAY on a target");
+        }
+        Ok(stream)
+    }
+}
+
+fn reason_of(error: &io::Error) -> Reason {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => Reason::TargetRefused,
+        io::ErrorKind::TimedOut => Reason::TargetTimeout,
+        io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted => Reason::TargetReset,
+        _ => Reason::TargetUnreachable,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_closed_port_is_told_apart_from_an_unknown_host() {
+        let port = {
+            let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            server.local_addr().unwrap().port()
+        };
+        let reason = |text: String| async move {
+            let target = TcpTarget::parse(&text).unwrap();
+            target.connect(Duration::from_secs(5)).await.unwrap_err().0
+        };
+        assert_eq!(
+            reason(format!("127.0.0.1:{port}")).await,
+            Reason::TargetRefused
+        );
+        // RFC 6761, 6.4: `invalid` never resolves.
+        assert!(matches!(
+            reason("nowhere.invalid:1".to_owned()).await,
+            Reason::TargetUnreachable | Reason::TargetTimeout
+        ));
+    }
+}

@@ -1,0 +1,278 @@
+//! The binary: exit codes, lines for programs, signals.
+
+use std::process::{Output, Stdio};
+
+use serde_json::Value;
+use tieline_wire::Reason;
+use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdout, Command};
+
+use crate::rig::{Relay, soon};
+
+fn tieline(state: &tempfile::TempDir) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tieline"));
+    command
+        .env("TIELINE_STATE_DIR", state.path())
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
+    command
+}
+
+async fn output(command: &mut Command) -> Output {
+    soon(command.output()).await.unwrap()
+}
+
+struct Serve {
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Serve {
+    fn start(state: &tempfile::TempDir, relay: &Relay, flags: &[&str]) -> Self {
+        let mut command = tieline(state);
+        command.args([
+            "serve",
+            "--relay",
+            &relay.url(),
+            "--to",
+            "127.0.0.1:1",
+            "--json",
+        ]);
+        Self::of(command.args(flags).stdout(Stdio::piped()).spawn().unwrap())
+    }
+
+    fn of(mut child: Child) -> Self {
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        Self { child, lines }
+    }
+
+    async fn saw(&mut self, event: &str) -> Value {
+        loop {
+            let line = soon(self.lines.next_line())
+                .await
+                .unwrap()
+                .expect("it has ended");
+            let value: Value = serde_json::from_str(&line).unwrap();
+            if value["event"] == event {
+                return value;
+            }
+        }
+    }
+
+    async fn code(mut self) -> Option<i32> {
+        soon(self.child.wait()).await.unwrap().code()
+    }
+
+    fn signal(&self, signal: &str) {
+        let pid = self.child.id().unwrap().to_string();
+        let killed = std::process::Command::new("kill")
+            .args(["-s", signal, &pid])
+            .status();
+        assert!(killed.unwrap().success());
+    }
+}
+
+#[tokio::test]
+async fn usage_errors_are_one_line_and_code_2() {
+    let state = tempfile::tempdir().unwrap();
+    for (flags, word) in [
+        (
+            &["--relay", "wss://r:1", "--to", "127.0.0.1:1"][..],
+            "not built yet",
+        ),
+        (
+            &["--relay", "tcp://r:1", "--to", "https://h/mcp"],
+            "not built yet",
+        ),
+        (
+            &["--relay", "tcp://r:1", "--to", "stdio:server"],
+            "not built yet",
+        ),
+        (&["--relay", "r:1", "--to", "127.0.0.1:1"], "scheme"),
+        (&["--relay", "tcp://r:1", "--to", "127.0.0.1"], "port"),
+        (
+            &["--relay", "tcp://r:1", "--to", "h:1", "--name", "a b"],
+            "name",
+        ),
+        (
+            &[
+                "--relay",
+                "tcp://r:1",
+                "--to",
+                "h:1",
+                "--links",
+                "2",
+                "--once",
+            ],
+            "--once",
+        ),
+        (
+            &[
+                "--relay",
+                "tcp://r:1",
+                "--to",
+                "h:1",
+                "--token-file",
+                "/nowhere",
+            ],
+            "/nowhere",
+        ),
+    ] {
+        let output = output(tieline(&state).arg("serve").args(flags)).await;
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{flags:?}: {text}");
+        assert!(
+            text.contains(word) && text.lines().count() == 1,
+            "{flags:?}: {text}"
+        );
+    }
+    let output = output(tieline(&state).args(["serve", "--to", "h:1"])).await;
+    assert_eq!(output.status.code(), Some(2));
+}
+
+#[tokio::test]
+async fn serve_tells_a_program_what_happens_and_status_finds_it() {
+    let state = tempfile::tempdir().unwrap();
+    let relay = Relay::bind().await;
+    let mut serve = Serve::start(&state, &relay, &[]);
+    let mut link = relay.accept_registered().await;
+    let registered = serve.saw("registered").await;
+    assert_eq!(registered["tunnel"], link.tunnel().as_str());
+    assert_eq!(registered["generation"], "41");
+    let status = output(tieline(&state).args(["status", "--json"])).await;
+    assert_eq!(status.status.code(), Some(0));
+    let status: Value = serde_json::from_slice(&status.stdout).unwrap();
+    assert_eq!(status["state"], "registered");
+    assert_eq!(status["url"], registered["url"]);
+    assert_eq!(status["sessions"], 0);
+    let people = output(tieline(&state).arg("status")).await;
+    let people = String::from_utf8(people.stdout).unwrap();
+    assert!(people.contains(link.tunnel().as_str()), "{people}");
+    serve.signal("TERM");
+    while soon(link.try_event()).await.is_some() {}
+    serve.saw("stopped").await;
+    assert_eq!(serve.code().await, Some(0));
+    let status = output(tieline(&state).arg("status")).await;
+    assert_eq!(status.status.code(), Some(1));
+    assert!(
+        String::from_utf8(status.stderr)
+            .unwrap()
+            .contains("no agent")
+    );
+}
+
+#[tokio::test]
+async fn a_killed_agent_leaves_nothing_that_status_stumbles_over() {
+    let state = tempfile::tempdir().unwrap();
+    let relay = Relay::bind().await;
+    let mut serve = Serve::start(&state, &relay, &[]);
+    let _link = relay.accept_registered().await;
+    serve.saw("registered").await;
+    serve.signal("KILL");
+    assert_eq!(serve.code().await, None);
+    assert_eq!(
+        output(tieline(&state).arg("status")).await.status.code(),
+        Some(1)
+    );
+    assert_eq!(
+        std::fs::read_dir(state.path().join("run")).unwrap().count(),
+        0
+    );
+}
+
+#[tokio::test]
+async fn a_refusal_for_good_is_code_3_and_a_lost_link_with_once_is_code_1() {
+    let state = tempfile::tempdir().unwrap();
+    let relay = Relay::bind().await;
+    let mut serve = Serve::start(&state, &relay, &[]);
+    relay.accept().await.refuse(Reason::BadToken).await;
+    assert_eq!(serve.saw("refused").await["reason"], "bad_token");
+    assert_eq!(serve.code().await, Some(3));
+    let mut serve = Serve::start(&state, &relay, &["--once"]);
+    drop(relay.accept_registered().await);
+    assert_eq!(serve.saw("failed").await["reason"], "link_lost");
+    assert_eq!(serve.code().await, Some(1));
+}
+
+#[tokio::test]
+async fn the_token_reaches_the_relay_and_no_output() {
+    use std::os::unix::fs::OpenOptionsExt;
+    let state = tempfile::tempdir().unwrap();
+    let path = state.path().join("token");
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&path)
+        .unwrap();
+    std::io::Write::write_all(&mut file, b"very-secret\n").unwrap();
+    let relay = Relay::bind().await;
+    let child = tieline(&state)
+        .args([
+            "serve",
+            "--relay",
+            &relay.url(),
+            "--to",
+            "127.0.0.1:1",
+            "--json",
+        ])
+        .args(["--token-file", path.to_str().unwrap()])
+        .env("TIELINE_LOG", "trace")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut link = relay.accept().await;
+    assert_eq!(link.register().token.reveal(), "very-secret");
+    link.refuse(Reason::BadToken).await;
+    let output = soon(child.wait_with_output()).await.unwrap();
+    let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+    assert!(
+        text.contains("bad_token") && !text.contains("very-secret"),
+        "{text}"
+    );
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn the_demo_calls_its_server_through_its_own_tunnel() {
+    let state = tempfile::tempdir().unwrap();
+    let demo = output(tieline(&state).args(["demo", "--once", "--json"])).await;
+    let text = String::from_utf8(demo.stdout).unwrap();
+    assert_eq!(demo.status.code(), Some(0), "{text}");
+    let methods: Vec<_> = text
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap())
+        .filter(|event| event["event"] == "call")
+        .map(|event| event["method"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(methods, ["tools/list", "tools/call"]);
+    assert!(
+        !state.path().join("agent-key").exists(),
+        "the demo leaves no trace"
+    );
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn the_demo_stays_up_until_it_is_interrupted() {
+    let state = tempfile::tempdir().unwrap();
+    let child = tieline(&state)
+        .args(["demo", "--json"])
+        .env("TMPDIR", state.path())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut demo = Serve::of(child);
+    let ready = demo.saw("ready").await;
+    let url = ready["url"]
+        .as_str()
+        .unwrap()
+        .strip_prefix("http://")
+        .unwrap();
+    let (address, _) = url.split_once('/').unwrap();
+    tokio::net::TcpStream::connect(address).await.unwrap();
+    demo.signal("INT");
+    assert_eq!(demo.code().await, Some(0));
+    assert_eq!(std::fs::read_dir(state.path()).unwrap().count(), 0);
+}

@@ -1,0 +1,323 @@
+//! An agent in this process, on a thread and a runtime of its own.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use anyhow::{Context, Result, anyhow, bail};
+use tempfile::TempDir;
+use tieline_agent::{AgentEvent, Config, Error, run_with_reconnect};
+use tokio::sync::{mpsc, oneshot};
+
+use super::{Target, TestRelay, soon};
+
+/// Events that may wait to be read; later ones are lost.
+const EVENTS_MAX: usize = 4096;
+
+/// What an agent ended with.
+pub type Outcome = Result<(), Error>;
+
+/// An agent to be.
+#[must_use]
+pub struct AgentBuilder {
+    target: String,
+    changes: Vec<Change>,
+    state_dir: Option<PathBuf>,
+}
+
+type Change = Box<dyn FnOnce(Config) -> Config + Send>;
+
+impl AgentBuilder {
+    /// Asks for a name.
+    ///
+    /// # Panics
+    /// It is no tunnel name.
+    pub fn named(self, name: &str) -> Self {
+        let name = name.to_owned();
+        self.config(move |config| config.with_name(&name).expect("a tunnel name"))
+    }
+
+    /// Keeps key and state in `dir`, which several agents may share.
+    pub fn state_dir(mut self, dir: &Path) -> Self {
+        self.state_dir = Some(dir.to_owned());
+        self
+    }
+
+    /// Sets the number of links.
+    pub fn links(self, links: u16) -> Self {
+        self.config(move |config| config.with_links(links))
+    }
+
+    /// Changes any setting.
+    pub fn config(mut self, change: impl FnOnce(Config) -> Config + Send + 'static) -> Self {
+        self.changes.push(Box::new(change));
+        self
+    }
+
+    /// Starts the agent and waits until its tunnel is up.
+    ///
+    /// # Errors
+    /// It is not in time, or the agent ends before.
+    pub async fn start(self, relay: &TestRelay) -> Result<TestAgent> {
+        self.start_at(&relay.agent_url()).await
+    }
+
+    /// The same, at any relay.
+    ///
+    /// # Errors
+    /// It is not in time, or the agent ends before.
+    pub async fn start_at(self, relay: &str) -> Result<TestAgent> {
+        let mut agent = self.spawn_at(relay)?;
+        agent.registered().await?;
+        Ok(agent)
+    }
+
+    /// Starts the agent, whatever becomes of it.
+    ///
+    /// # Errors
+    /// Its thread or its settings fail.
+    pub fn spawn(self, relay: &TestRelay) -> Result<TestAgent> {
+        self.spawn_at(&relay.agent_url())
+    }
+
+    /// The same, at any relay.
+    ///
+    /// # Errors
+    /// Its thread or its settings fail.
+    pub fn spawn_at(self, relay: &str) -> Result<TestAgent> {
+        let (state_dir, kept) = match self.state_dir {
+            Some(dir) => (dir, None),
+            None => {
+                let dir = TempDir::new()?;
+                (dir.path().to_owned(), Some(dir))
+            }
+        };
+        let (tell, events) = mpsc::channel(EVENTS_MAX);
+        let mut config = Config::new(relay, &self.target)?
+            .with_state_dir(state_dir)
+            .with_event_hook(move |event: &AgentEvent| {
+                // Full means that nobody reads any more.
+                let _heard = tell.try_send(event.clone());
+            });
+        config.status_socket = false;
+        let config = self
+            .changes
+            .into_iter()
+            .fold(config, |config, change| change(config));
+        TestAgent::run(config, events, kept.map(Arc::new))
+    }
+}
+
+/// A running agent. Dropping it ends it without a goodbye.
+#[derive(Debug)]
+pub struct TestAgent {
+    events: mpsc::Receiver<AgentEvent>,
+    granted: Option<Granted>,
+    stop: Option<oneshot::Sender<()>>,
+    kill: Option<oneshot::Sender<()>>,
+    outcome: oneshot::Receiver<Outcome>,
+    thread: Option<JoinHandle<()>>,
+    state: Option<Arc<TempDir>>,
+}
+
+#[derive(Debug)]
+struct Granted {
+    tunnel: String,
+    url: String,
+    generation: u64,
+}
+
+impl TestAgent {
+    /// An agent that publishes `target`.
+    pub fn of(target: &Target) -> AgentBuilder {
+        Self::to(&target.to_string())
+    }
+
+    /// An agent that publishes what `--to` would be given.
+    pub fn to(target: &str) -> AgentBuilder {
+        AgentBuilder {
+            target: target.to_owned(),
+            changes: Vec::new(),
+            state_dir: None,
+        }
+    }
+
+    fn run(
+        config: Config,
+        events: mpsc::Receiver<AgentEvent>,
+        state: Option<Arc<TempDir>>,
+    ) -> Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let (stop, stopped) = oneshot::channel::<()>();
+        let (kill, killed) = oneshot::channel::<()>();
+        let (tell, outcome) = oneshot::channel();
+        let run = move || {
+            runtime.block_on(async move {
+                let shutdown = async move {
+                    if stopped.await.is_err() {
+                        // The agent is dropped, and killed for that.
+                        std::future::pending().await
+                    }
+                };
+                tokio::select! {
+                    // Either way nobody may be left to hear of it.
+                    outcome = run_with_reconnect(config, shutdown) => drop(tell.send(outcome)),
+                    _ = killed => {}
+                }
+            });
+        };
+        let thread = std::thread::Builder::new()
+            .name("agent".to_owned())
+            .spawn(run)?;
+        Ok(Self {
+            events,
+            granted: None,
+            stop: Some(stop),
+            kill: Some(kill),
+            outcome,
+            thread: Some(thread),
+            state,
+        })
+    }
+
+    /// The next event that `wanted` accepts; earlier ones are passed over.
+    ///
+    /// # Errors
+    /// There is none in time, or the agent ends.
+    pub async fn saw<T>(&mut self, wanted: impl Fn(&AgentEvent) -> Option<T>) -> Result<T> {
+        let mut passed = Vec::new();
+        let found = soon("an event of the agent", async {
+            while let Some(event) = self.events.recv().await {
+                if let Some(found) = wanted(&event) {
+                    return Some(found);
+                }
+                passed.push(event.to_string());
+            }
+            None
+        });
+        match found.await {
+            Ok(Some(found)) => Ok(found),
+            Ok(None) => bail!("the agent has ended; it said {passed:?}"),
+            Err(error) => Err(error.context(format!("it said {passed:?}"))),
+        }
+    }
+
+    /// Waits until the tunnel is up, or up again; its generation.
+    ///
+    /// # Errors
+    /// It is not in time, or the agent ends.
+    pub async fn registered(&mut self) -> Result<u64> {
+        let granted = self
+            .saw(|event| match event {
+                AgentEvent::Registered {
+                    tunnel,
+                    url,
+                    generation,
+                    ..
+                } => Some(Granted {
+                    tunnel: tunnel.clone(),
+                    url: url.clone(),
+                    generation: *generation,
+                }),
+                _ => None,
+            })
+            .await?;
+        let generation = granted.generation;
+        self.granted = Some(granted);
+        Ok(generation)
+    }
+
+    fn granted(&self) -> &Granted {
+        self.granted.as_ref().expect("registered before")
+    }
+
+    /// The tunnel's name.
+    ///
+    /// # Panics
+    /// The test did not wait for the registration.
+    #[must_use]
+    pub fn tunnel(&self) -> &str {
+        &self.granted().tunnel
+    }
+
+    /// The tunnel's public URL.
+    ///
+    /// # Panics
+    /// The test did not wait for the registration.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.granted().url
+    }
+
+    /// The generation that was granted last.
+    ///
+    /// # Panics
+    /// The test did not wait for the registration.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.granted().generation
+    }
+
+    /// The public path of `rest` at the target, for a request to the relay.
+    #[must_use]
+    pub fn path(&self, rest: &str) -> String {
+        format!("/w/{}{rest}", self.tunnel())
+    }
+
+    /// Where key and state are kept, if it is the agent's own place.
+    ///
+    /// # Panics
+    /// The test gave the agent a place.
+    #[must_use]
+    pub fn state_path(&self) -> &Path {
+        self.state.as_ref().expect("a place of its own").path()
+    }
+
+    /// Asks the agent to stop in order, and waits for that.
+    ///
+    /// # Errors
+    /// It does not end in time.
+    pub async fn stop(mut self) -> Result<Outcome> {
+        if let Some(stop) = self.stop.take() {
+            // It may have ended by itself.
+            let _ended = stop.send(());
+        }
+        self.ended().await
+    }
+
+    /// Waits until the agent ends by itself.
+    ///
+    /// # Errors
+    /// It does not in time.
+    pub async fn ended(mut self) -> Result<Outcome> {
+        soon("the agent's end", &mut self.outcome)
+            .await?
+            .map_err(|_| anyhow!("the agent panicked"))
+    }
+
+    /// Ends the agent without a goodbye: its sockets close, and that is all that the relay sees.
+    ///
+    /// # Errors
+    /// Its thread panicked.
+    pub fn kill(mut self) -> Result<()> {
+        self.end()
+    }
+
+    fn end(&mut self) -> Result<()> {
+        drop(self.kill.take());
+        let Some(thread) = self.thread.take() else {
+            return Ok(());
+        };
+        thread.join().ok().context("the agent panicked")
+    }
+}
+
+impl Drop for TestAgent {
+    fn drop(&mut self) {
+        if let Err(error) = self.end() {
+            eprintln!("{error:#}");
+        }
+    }
+}

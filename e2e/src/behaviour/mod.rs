@@ -1,0 +1,88 @@
+//! The harness of the behaviour tests: a relay and agents in this process, targets that follow a
+//! script, callers that speak bytes, and what the relay says about itself.
+//!
+//! ```no_run
+//! use tieline_e2e::behaviour::{Target, TestAgent, TestRelay};
+//!
+//! # async fn fact() -> anyhow::Result<()> {
+//! let relay = TestRelay::with().shards(2).start()?;
+//! let target = Target::echo().await?;
+//! let agent = TestAgent::of(&target).named("maya").start(&relay).await?;
+//! let mut caller = relay.raw(agent.tunnel()).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Everything ends when it is dropped. Every wait has a limit and says what it waited for.
+
+mod admin;
+mod agent;
+mod bytes;
+mod child;
+mod http;
+mod program;
+mod relay;
+mod target;
+mod wire_agent;
+
+use std::future::Future;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+pub use admin::{Metrics, TunnelRow};
+pub use agent::{AgentBuilder, Outcome, TestAgent};
+pub use bytes::{
+    Digest, Noise, abort, echo_round_trip, half_close, is_reset, noise, read_to_close,
+};
+pub use child::{Child, ChildRelay};
+pub use http::{Body, Head, HttpStream};
+pub use program::{Addresses, AgentProgram, RelayProgram};
+pub use relay::{RelayBuilder, TestRelay};
+pub use target::Target;
+pub use wire_agent::{WireAgent, WireKey, registration};
+
+/// Longest wait for anything that should happen soon, on a machine that is busy.
+pub const SOON: Duration = Duration::from_secs(20);
+
+/// Waits for `future`, but not longer than [`SOON`].
+///
+/// # Errors
+/// It took longer; `what` says for what.
+pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> Result<T> {
+    within(SOON, what, future).await
+}
+
+/// Waits for `future`, but not longer than `limit`.
+///
+/// # Errors
+/// It took longer; `what` says for what.
+pub async fn within<T>(limit: Duration, what: &str, future: impl Future<Output = T>) -> Result<T> {
+    tokio::time::timeout(limit, future)
+        .await
+        .with_context(|| format!("not within {limit:?}: {what}"))
+}
+
+/// Makes each `async fn name(driver: DriverChoice) -> Result<()>` two tests: `auto::name` and
+/// `epoll::name`.
+#[macro_export]
+macro_rules! on_each_driver {
+    ($($name:ident),+ $(,)?) => {
+        mod auto {
+            $(
+                #[tokio::test]
+                async fn $name() -> anyhow::Result<()> {
+                    super::$name(tieline_relay::DriverChoice::Auto).await
+                }
+            )+
+        }
+        mod epoll {
+            $(
+                #[tokio::test]
+                async fn $name() -> anyhow::Result<()> {
+                    super::$name(tieline_relay::DriverChoice::Epoll).await
+                }
+            )+
+        }
+    };
+}

@@ -1,0 +1,211 @@
+//! The servers and clients of the interop tests, ready to start.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::environment::{Node, Python};
+use crate::process::Process;
+
+/// Longest time until a server listens, on a machine that is busy with other tests.
+const START_LIMIT: Duration = Duration::from_secs(30);
+
+/// Longest time for one client program. The longest scenario takes about 6 s.
+const CLIENT_LIMIT: Duration = Duration::from_secs(60);
+
+/// What could be prepared on this machine, and why the rest could not.
+pub struct Setup {
+    python: Result<Python, String>,
+    node: Result<Node, String>,
+}
+
+impl Setup {
+    /// Prepares everything under `interop`, both halves at once.
+    #[must_use]
+    pub fn prepare(interop: &Path) -> Self {
+        std::thread::scope(|scope| {
+            let node = scope.spawn(|| Node::prepare(interop).map_err(|error| format!("{error:#}")));
+            let python = Python::prepare(interop).map_err(|error| format!("{error:#}"));
+            let node = node
+                .join()
+                .unwrap_or_else(|_| Err("its preparation panicked".to_owned()));
+            Self { python, node }
+        })
+    }
+
+    /// Why a test that needs `needs` cannot run here, if it cannot.
+    #[must_use]
+    pub fn missing(&self, needs: Needs) -> Option<String> {
+        let python = self
+            .python
+            .as_ref()
+            .err()
+            .map(|why| format!("python: {why}"));
+        let node = self.node.as_ref().err().map(|why| format!("node: {why}"));
+        match needs {
+            Needs::Python => python,
+            Needs::PythonAndNode => python.or(node),
+        }
+    }
+
+    fn python(&self) -> Result<&Python> {
+        self.python.as_ref().map_err(|why| anyhow!("python: {why}"))
+    }
+
+    fn node(&self) -> Result<&Node> {
+        self.node.as_ref().map_err(|why| anyhow!("node: {why}"))
+    }
+
+    /// Starts npm's `server-everything` with Streamable HTTP.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn everything(&self) -> Result<Server> {
+        let preload = ["end-with-stdin.cjs", "bind-loopback.cjs"];
+        let mut command = self.node()?.program("mcp-server-everything", &preload);
+        command.arg("streamableHttp");
+        Server::start("server-everything", &mut command)
+    }
+
+    /// Starts our own server on the Python SDK.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn sdk_server(&self) -> Result<Server> {
+        Server::start(
+            "server_2026.py",
+            &mut self.python()?.script("server_2026.py"),
+        )
+    }
+
+    /// Runs a scenario of a client script against `url` and returns its report.
+    ///
+    /// # Errors
+    /// The client failed, or took too long.
+    pub fn client(&self, client: Client, scenario: &str, url: &str) -> Result<Value> {
+        let script = client.script();
+        let mut command = self.python()?.script(script);
+        command.args([scenario, url]);
+        let printed =
+            Process::spawn(&format!("{script} {scenario}"), &mut command)?.finish(CLIENT_LIMIT)?;
+        serde_json::from_str(&printed).with_context(|| format!("{script} printed {printed:?}"))
+    }
+
+    /// Runs the npm inspector's command line against `url` and returns what it printed.
+    ///
+    /// # Errors
+    /// The inspector failed, or took too long.
+    pub fn inspector(&self, url: &str, arguments: &[&str]) -> Result<String> {
+        // It keeps settings and credentials in the home directory; the user's are not its business.
+        let home = TempDir::new()?;
+        let mut command = self
+            .node()?
+            .program("mcp-inspector", &["end-with-stdin.cjs"]);
+        command.args([
+            "--cli",
+            url,
+            "--transport",
+            "http",
+            "--format",
+            "json",
+            "--quiet",
+        ]);
+        command.args(arguments).env("HOME", home.path());
+        Process::spawn("mcp-inspector", &mut command)?.finish(CLIENT_LIMIT)
+    }
+}
+
+/// What a test needs on this machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Needs {
+    /// Python with the MCP SDK.
+    Python,
+    /// That, and the npm packages.
+    PythonAndNode,
+}
+
+/// A client script.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Client {
+    /// The Python SDK in the 2025 protocol era.
+    Era2025,
+    /// The Python SDK in the 2026-07-28 protocol era.
+    Era2026,
+    /// Plain HTTP requests.
+    Http,
+}
+
+impl Client {
+    fn script(self) -> &'static str {
+        match self {
+            Self::Era2025 => "client_2025.py",
+            Self::Era2026 => "client_2026.py",
+            Self::Http => "client_http.py",
+        }
+    }
+}
+
+/// A running MCP server. It ends when it is dropped.
+pub struct Server {
+    process: Process,
+    url: String,
+    port: u16,
+}
+
+impl Server {
+    fn start(name: &str, command: &mut Command) -> Result<Self> {
+        let process = Process::spawn(name, command)?;
+        let told = process.wait_for(START_LIMIT, |line| event(line, "listening"))?;
+        let port = told["port"]
+            .as_u64()
+            .and_then(|port| u16::try_from(port).ok());
+        let port = port.with_context(|| format!("{name} told no port: {told}"))?;
+        Ok(Self {
+            process,
+            url: format!("http://127.0.0.1:{port}/mcp"),
+            port,
+        })
+    }
+
+    /// The URL of its MCP endpoint.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// The port of its listener, on 127.0.0.1.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Waits until it has told of `wanted`, and returns that event.
+    ///
+    /// # Errors
+    /// `limit` passed first.
+    pub fn wait_for_event(&self, limit: Duration, wanted: &str) -> Result<Value> {
+        self.process.wait_for(limit, |line| event(line, wanted))
+    }
+
+    /// Every HTTP request that it has told of, up to the last of the `count` that were sent.
+    ///
+    /// # Errors
+    /// Fewer than `count` came within `limit`.
+    pub fn requests(&self, limit: Duration, count: usize) -> Result<Vec<Value>> {
+        let mut requests = Vec::new();
+        self.process.wait_for(limit, |line| {
+            requests.extend(event(line, "request"));
+            (requests.len() >= count).then_some(())
+        })?;
+        Ok(requests)
+    }
+}
+
+fn event(line: &str, wanted: &str) -> Option<Value> {
+    let told: Value = serde_json::from_str(line).ok()?;
+    (told["event"] == wanted).then_some(told)
+}

@@ -1,0 +1,74 @@
+//! How long round trips take on sessions that share a link with others.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use tieline_e2e::behaviour::{echo_round_trip, noise, soon};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+
+const MESSAGE_BYTES: usize = 200;
+
+/// Sessions with an echo, each with one message under way at a time.
+pub(crate) struct Witnesses(Vec<TcpStream>);
+
+/// The times of many round trips, in order of length.
+pub(crate) struct Times(Vec<Duration>);
+
+impl Witnesses {
+    pub(crate) fn new(sessions: Vec<TcpStream>) -> Self {
+        Self(sessions)
+    }
+
+    /// Round trips on all sessions at once, for `time`.
+    ///
+    /// So many of them should be made on each that one pause of the whole machine, which every
+    /// session sees once, is under a hundredth.
+    pub(crate) async fn measure(&mut self, time: Duration) -> Result<Times> {
+        let until = Instant::now() + time;
+        let mut sessions = JoinSet::new();
+        for mut session in self.0.drain(..) {
+            sessions.spawn(async move {
+                let mut times = Vec::new();
+                while Instant::now() < until {
+                    let message = noise(times.len() as u64, MESSAGE_BYTES);
+                    times.push(echo_round_trip(&mut session, &message).await?);
+                }
+                anyhow::Ok((session, times))
+            });
+        }
+        let mut all = Vec::new();
+        while let Some(done) = soon("the last round trip", sessions.join_next()).await? {
+            let (session, times) = done??;
+            self.0.push(session);
+            all.extend(times);
+        }
+        all.sort_unstable();
+        Ok(Times(all))
+    }
+}
+
+impl Times {
+    pub(crate) fn p99(&self) -> Duration {
+        self.0[self.0.len() * 99 / 100]
+    }
+
+    /// Panics if they are longer than `limit`. A limit leaves room for what it costs to share a
+    /// processor; what must show is a session that waits for another one.
+    pub(crate) fn assert_within(&self, limit: Duration, before: &Self) {
+        let summary = format!("before: {before}, during: {self}");
+        println!("{summary}");
+        assert!(self.p99() <= limit, "p99 above {limit:?}; {summary}");
+    }
+}
+
+impl std::fmt::Display for Times {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (count, worst) = (self.0.len(), self.0.last());
+        write!(
+            f,
+            "{count} round trips, p99 {:?}, worst {worst:?}",
+            self.p99()
+        )
+    }
+}

@@ -1,0 +1,185 @@
+//! One session that takes nothing holds up no other, and costs no more than its window.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use tieline_e2e::behaviour::{
+    Child, ChildRelay, Metrics, Target, abort, echo_round_trip, noise, soon, within,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::latency::Witnesses;
+use super::{MIB, alone, child};
+
+const WITNESSES: usize = 100;
+
+/// Short, so that several heartbeats fall into the test.
+const STALE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Most that a process may grow by because of one stalled session: its largest window, and buffers.
+const GROWTH_BYTES_MAX: u64 = 24 * MIB;
+
+/// A target that does what its first byte says: `f` floods, `d` is deaf, anything else echoes.
+async fn target() -> Result<Target> {
+    Target::tcp(|mut stream| async move {
+        let mut buffer = vec![0; 64 * 1024];
+        stream.read_exact(&mut buffer[..1]).await?;
+        match buffer[0] {
+            b'f' => {
+                let block = noise(1, 64 * 1024);
+                loop {
+                    stream.write_all(&block).await?;
+                }
+            }
+            b'd' => std::future::pending().await,
+            _ => {
+                let mut count = 1;
+                while count > 0 {
+                    stream.write_all(&buffer[..count]).await?;
+                    count = stream.read(&mut buffer).await?;
+                }
+                Ok(())
+            }
+        }
+    })
+    .await
+}
+
+/// Sends until nothing more is taken for a second.
+async fn send_until_stalled(stream: &mut TcpStream) -> Result<()> {
+    let block = noise(1, 64 * 1024);
+    while let Ok(sent) =
+        tokio::time::timeout(Duration::from_secs(1), stream.write_all(&block)).await
+    {
+        sent?;
+    }
+    Ok(())
+}
+
+/// Lets `disturb` make a session that stalls, and watches the others.
+async fn others_go_on(disturb: impl AsyncFnOnce(&mut TcpStream) -> Result<()>) -> Result<()> {
+    let _alone = alone().await;
+    let target = target().await?;
+    let stale = format!("{}ms", STALE_TIMEOUT.as_millis());
+    let relay = ChildRelay::start(child(), &["--shards", "2", "--stale-timeout", &stale])?;
+    let agent = Child::agent(child(), &relay.agent_url(), &target.to_string(), "maya")?;
+    let mut sessions = Vec::new();
+    for _ in 0..WITNESSES {
+        let mut session = relay.raw("maya").await?;
+        echo_round_trip(&mut session, b"echo").await?;
+        sessions.push(session);
+    }
+    let mut witnesses = Witnesses::new(sessions);
+    let before = witnesses.measure(Duration::from_secs(1)).await?;
+    let memory_before = [relay.process.resident_bytes()?, agent.resident_bytes()?];
+
+    let mut stalled = relay.raw("maya").await?;
+    disturb(&mut stalled).await?;
+
+    // Longer than a link may be silent, so that it lives only if heartbeats pass.
+    let during = witnesses.measure(STALE_TIMEOUT * 2).await?;
+    during.assert_within(before.p99() * 3 + Duration::from_millis(20), &before);
+
+    let processes = [("relay", &relay.process), ("agent", &agent)];
+    assert_growth(processes, memory_before, GROWTH_BYTES_MAX)?;
+    let metrics = relay.metrics().await?;
+    assert_eq!(metrics.get("relay_links_total"), 1, "{metrics}");
+    assert_eq!(metrics.get("relay_link_evictions_total"), 0, "{metrics}");
+    assert_eq!(metrics.get("relay_sessions"), 101, "{metrics}");
+
+    // It was still there, and now leaves its place.
+    abort(stalled)?;
+    let all_but_one = |metrics: &Metrics| metrics.get("relay_sessions") == 100;
+    relay
+        .until("the stalled session to end", all_but_one)
+        .await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_frontend_that_never_reads_stalls_nobody() -> Result<()> {
+    others_go_on(async |stalled: &mut TcpStream| {
+        stalled.write_all(b"f").await?;
+        // Readable, but never read.
+        within(STALE_TIMEOUT, "a first byte", stalled.readable()).await??;
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_target_that_never_reads_stalls_nobody() -> Result<()> {
+    others_go_on(async |stalled: &mut TcpStream| {
+        stalled.write_all(b"d").await?;
+        send_until_stalled(stalled).await
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_frontends_that_never_read_share_one_budget() -> Result<()> {
+    const FRONTENDS: usize = 200;
+    // The link's budget (`LINK_BUDGET_BYTES`), the floor of 16 KiB for each session, and buffers.
+    const GROWTH_BYTES_MAX: u64 = (64 + 4 + 24) * MIB;
+    let _alone = alone().await;
+    let target = target().await?;
+    let relay = ChildRelay::start(child(), &["--shards", "2"])?;
+    let agent = Child::agent(child(), &relay.agent_url(), &target.to_string(), "maya")?;
+    let mut witness = relay.raw("maya").await?;
+    echo_round_trip(&mut witness, b"echo").await?;
+    let before = [relay.process.resident_bytes()?, agent.resident_bytes()?];
+
+    let mut stalled = Vec::new();
+    for _ in 0..FRONTENDS {
+        let mut frontend = relay.raw("maya").await?;
+        frontend.write_all(b"f").await?;
+        stalled.push(frontend);
+    }
+    // Until no more bytes come: every one has used up all that it may have.
+    let mut passed = 0;
+    loop {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let now = relay
+            .metrics()
+            .await?
+            .labelled("relay_bytes_total", "to_frontend");
+        if now == passed {
+            break;
+        }
+        passed = now;
+    }
+    let took = soon("an echo", echo_round_trip(&mut witness, b"echo")).await??;
+    assert!(took < Duration::from_secs(1), "an echo took {took:?}");
+    assert_growth(
+        [("relay", &relay.process), ("agent", &agent)],
+        before,
+        GROWTH_BYTES_MAX,
+    )?;
+
+    // Each still gets the rest once it reads.
+    for frontend in &mut stalled {
+        let mut bytes = vec![0; 8 * 1024 * 1024];
+        soon("the rest", frontend.read_exact(&mut bytes)).await??;
+        ensure!(bytes[..65_536] == noise(1, 65_536), "the flood has changed");
+        let whole = bytes
+            .chunks_exact(65_536)
+            .all(|block| *block == bytes[..65_536]);
+        ensure!(whole, "the flood has changed on the way");
+    }
+    Ok(())
+}
+
+/// Panics if one of the processes ever held more memory than `growth_max` above `before`.
+fn assert_growth(processes: [(&str, &Child); 2], before: [u64; 2], growth_max: u64) -> Result<()> {
+    for ((name, process), before) in processes.into_iter().zip(before) {
+        let growth = process.resident_bytes_peak()?.saturating_sub(before);
+        println!("{name}: grew by at most {} KiB", growth / 1024);
+        assert!(
+            growth <= growth_max,
+            "the {name} grew by {} MiB",
+            growth / MIB
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,17 @@
+//! How tunnels live: they stay up while their agent does, end with it, come back with it, and
+//! belong to one agent at a time.
+
+#[path = "behaviour_life/drain.rs"]
+mod drain;
+#[path = "behaviour_life/frozen.rs"]
+mod frozen;
+#[path = "behaviour_life/idle.rs"]
+mod idle;
+#[path = "behaviour_life/killed.rs"]
+mod killed;
+#[path = "behaviour_life/names.rs"]
+mod names;
+#[path = "behaviour_life/race.rs"]
+mod race;
+#[path = "behaviour_life/takeover.rs"]
+mod takeover;

@@ -1,0 +1,13 @@
+//! What the relay does not take: bad input, strangers, and a machine that denies it what it needs.
+//! It says why, counts it, and goes on with everybody else.
+
+#[path = "behaviour_refusals/auth.rs"]
+mod auth;
+#[path = "behaviour_refusals/bystander.rs"]
+mod bystander;
+#[path = "behaviour_refusals/degraded.rs"]
+mod degraded;
+#[path = "behaviour_refusals/frontends.rs"]
+mod frontends;
+#[path = "behaviour_refusals/links.rs"]
+mod links;

@@ -1,0 +1,156 @@
+//! A machine that gives the relay less than it would like: it goes on with that, and says so.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use tieline_e2e::behaviour::{
+    Addresses, RelayProgram, Target, TestAgent, echo_round_trip, soon, within,
+};
+use tieline_e2e::environment::fixtures;
+use tokio::net::TcpStream;
+
+fn without_io_uring() -> Result<[String; 2]> {
+    let filter = fixtures().join("without_io_uring.py");
+    let filter = filter.to_str().context("a path in UTF-8")?;
+    Ok(["python3".to_owned(), filter.to_owned()])
+}
+
+#[test]
+fn without_io_uring_a_relay_that_must_have_it_does_not_start() -> Result<()> {
+    let [python, filter] = without_io_uring()?;
+    let launcher = [python.as_str(), filter.as_str()];
+    let ended = RelayProgram::ends(&launcher, Addresses::any(), &["--driver", "uring"])?;
+    ensure!(ended.status.code() == Some(1), "{}", ended.quote);
+    ensure!(ended.stderr.lines().count() == 1, "{}", ended.quote);
+    let said = ended.stderr;
+    ensure!(
+        said.contains("--driver uring") && said.contains("seccomp"),
+        "{said}"
+    );
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_io_uring_the_relay_goes_on_with_epoll_and_says_so() -> Result<()> {
+    let [python, filter] = without_io_uring()?;
+    let launcher = [python.as_str(), filter.as_str()];
+    let relay = RelayProgram::start(&launcher, Addresses::any(), &["--shards", "2"])?;
+    ensure!(relay.driver == "epoll", "{}", relay.driver);
+
+    let said = relay.logged("going on with epoll")?;
+    ensure!(
+        said.contains("io_uring is refused") && said.contains("seccomp"),
+        "{said}"
+    );
+    ensure!(relay.log_count("io_uring") == 1, "said more than once");
+    let health: Value = serde_json::from_str(&relay.admin("/healthz?verbose").await?)?;
+    ensure!(health["status"] == "ok", "{health}");
+    let shards = health["shards"].as_array().context("no shards")?;
+    ensure!(shards.len() == 2, "{health}");
+    for shard in shards {
+        ensure!(shard["driver"] == "epoll", "{health}");
+        let reason = shard["driver_reason"].as_str().context("no reason")?;
+        ensure!(reason.contains("seccomp"), "{reason}");
+    }
+    let metrics = relay.metrics().await?;
+    ensure!(metrics.labelled("relay_driver", "epoll") == 2, "{metrics}");
+
+    let target = Target::echo().await?;
+    let agent = TestAgent::of(&target)
+        .links(2)
+        .start_at(&relay.agent_url())
+        .await?;
+    for size in [1, 1_000, 100_000] {
+        for _ in 0..10 {
+            let mut caller = relay.raw(agent.tunnel()).await?;
+            echo_round_trip(&mut caller, &vec![5; size]).await?;
+        }
+    }
+    Ok(())
+}
+
+/// The limit of open files, and callers that are too many for it.
+const DESCRIPTORS: usize = 64;
+const CALLERS: usize = 100;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_few_descriptors_the_relay_serves_fewer_callers_and_says_so() -> Result<()> {
+    few_descriptors("auto").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_few_descriptors_the_relay_serves_fewer_callers_and_says_so_epoll() -> Result<()> {
+    few_descriptors("epoll").await
+}
+
+async fn few_descriptors(driver: &str) -> Result<()> {
+    let limit = format!("ulimit -n {DESCRIPTORS} && exec \"$0\" \"$@\"");
+    let flags = ["--shards", "2", "--driver", driver];
+    let relay = RelayProgram::start(&["sh", "-c", &limit], Addresses::any(), &flags)?;
+    let said = relay.logged("open files")?;
+    ensure!(
+        said.contains(&DESCRIPTORS.to_string()) && said.contains("ulimit -n"),
+        "{said}"
+    );
+    let target = Target::echo().await?;
+    let agent = TestAgent::of(&target).start_at(&relay.agent_url()).await?;
+
+    // The kernel accepts them all; the relay takes as many as it has descriptors for.
+    let mut served: Vec<TcpStream> = Vec::new();
+    let mut waiting: Vec<TcpStream> = Vec::new();
+    for number in 0..CALLERS {
+        let mut caller = relay.raw(agent.tunnel()).await?;
+        let patience = Duration::from_millis(if waiting.is_empty() { 3_000 } else { 1 });
+        let echo = echo_round_trip(&mut caller, &[1]);
+        match within(patience, "an echo", echo).await {
+            Ok(echoed) => {
+                echoed.with_context(|| format!("caller {number}"))?;
+                served.push(caller);
+            }
+            Err(_) => waiting.push(caller),
+        }
+    }
+    ensure!(
+        served.len() >= 10,
+        "only {} of {CALLERS} served",
+        served.len()
+    );
+    ensure!(
+        waiting.len() >= CALLERS - DESCRIPTORS,
+        "{} were served",
+        served.len()
+    );
+    relay.logged("cannot accept connections")?;
+
+    // Those who are served stay served, and nobody spins.
+    let (before, since) = (relay.processor_time()?, Instant::now());
+    while since.elapsed() < Duration::from_secs(2) {
+        for caller in &mut served {
+            echo_round_trip(caller, &[2; 100]).await?;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let used = relay.processor_time()? - before;
+    ensure!(
+        used < since.elapsed() / 3,
+        "{used:?} of {:?}",
+        since.elapsed()
+    );
+    let complaints = relay.log_count("cannot accept");
+    ensure!(complaints < 20, "{complaints} complaints");
+
+    // Whoever leaves makes room for one that waits. Each of them has sent one byte.
+    let mut caller = waiting.remove(0);
+    drop((served, waiting));
+    let mut answer = [0];
+    soon(
+        "room",
+        tokio::io::AsyncReadExt::read_exact(&mut caller, &mut answer),
+    )
+    .await??;
+    ensure!(answer == [1], "{answer:?}");
+    echo_round_trip(&mut caller, b"served at last").await?;
+    ensure!(relay.tunnels().await?.len() == 1);
+    Ok(())
+}

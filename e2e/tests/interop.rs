@@ -1,0 +1,149 @@
+//! Relay and agent between MCP programs that nobody here wrote.
+//!
+//! Every test runs on every [`Path`]. What is not the same through the relay as it is directly is a
+//! fault of ours, so most tests on the relay also ask the server directly and compare.
+//!
+//! What a test needs comes from package registries. Where they cannot be reached, or Python or Node
+//! is missing, the test is reported as ignored with the reason. With `TIELINE_INTEROP=require` in
+//! the environment it fails instead.
+
+use std::path::Path as FilePath;
+use std::process::ExitCode;
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+use anyhow::Result;
+use libtest_mimic::{Arguments, Failed, Trial};
+use tieline_e2e::interop::{Needs, Setup};
+use tieline_e2e::path::Path;
+
+#[path = "interop/era_2026.rs"]
+mod era_2026;
+#[path = "interop/everything.rs"]
+mod everything;
+#[path = "interop/inspector.rs"]
+mod inspector;
+#[path = "interop/spacing.rs"]
+mod spacing;
+
+/// Longest time for one test. Every wait inside has a shorter limit of its own.
+const TEST_LIMIT: Duration = Duration::from_secs(150);
+
+/// Longest part of a reason that stands beside a test's name; all of it is on standard error.
+const REASON_CHARS_MAX: usize = 100;
+
+/// One fact, to be shown on one path.
+type Check = fn(&Setup, Path) -> Result<()>;
+
+struct Case {
+    group: &'static str,
+    name: &'static str,
+    needs: Needs,
+    check: Check,
+}
+
+impl Case {
+    const fn new(group: &'static str, name: &'static str, needs: Needs, check: Check) -> Self {
+        Self {
+            group,
+            name,
+            needs,
+            check,
+        }
+    }
+
+    fn name_on(&self, path: Path) -> String {
+        format!("{}::{}::{}", self.group, path.word(), self.name)
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::from_args();
+    let cases: Vec<(Case, Path)> = [everything::cases(), era_2026::cases(), inspector::cases()]
+        .into_iter()
+        .flatten()
+        .flat_map(|case| Path::ALL.map(|path| (Case { ..case }, path)))
+        .collect();
+
+    let setup = wanted(&arguments, &cases).then(|| Arc::new(Setup::prepare(&interop_directory())));
+    let must_run = std::env::var_os("TIELINE_INTEROP").is_some_and(|value| value == "require");
+    let mut reasons = Vec::new();
+    let trials = cases
+        .into_iter()
+        .map(|(case, path)| {
+            let Some(setup) = setup.clone() else {
+                // Only listed, or filtered out.
+                return Trial::test(case.name_on(path), || Ok(()));
+            };
+            let missing = setup.missing(case.needs);
+            let reason = missing.clone();
+            let check = case.check;
+            let mut trial = Trial::test(case.name_on(path), move || match missing {
+                Some(why) => Err(Failed::from(why)),
+                None => within_limit(move || check(&setup, path)),
+            });
+            if let Some(reason) = reason.filter(|_| !must_run) {
+                trial = trial.with_ignored_flag(true).with_kind(short(&reason));
+                if !reasons.contains(&reason) {
+                    reasons.push(reason);
+                }
+            }
+            trial
+        })
+        .collect();
+    for reason in reasons {
+        eprintln!("interop tests are ignored, because of {reason}");
+    }
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+/// Whether any test is going to run, so that listing and filtering prepare nothing.
+fn wanted(arguments: &Arguments, cases: &[(Case, Path)]) -> bool {
+    let is_selected = |name: &str| {
+        let matches = |pattern: &String| match arguments.exact {
+            true => name == pattern,
+            false => name.contains(pattern.as_str()),
+        };
+        arguments.filter.as_ref().is_none_or(matches) && !arguments.skip.iter().any(matches)
+    };
+    !arguments.list
+        && cases
+            .iter()
+            .any(|(case, path)| is_selected(&case.name_on(*path)))
+}
+
+/// `target/interop`, whichever directory the target directory is.
+fn interop_directory() -> std::path::PathBuf {
+    let target_tmp = FilePath::new(env!("CARGO_TARGET_TMPDIR"));
+    target_tmp.parent().unwrap_or(target_tmp).join("interop")
+}
+
+/// Runs a check on a thread of its own, so that one that hangs is a failure like any other. What it
+/// holds then ends with this process.
+fn within_limit(check: impl FnOnce() -> Result<()> + Send + 'static) -> Result<(), Failed> {
+    let (done, outcome) = mpsc::sync_channel(1);
+    let thread = std::thread::spawn(move || {
+        let _heard = done.send(check());
+    });
+    match outcome.recv_timeout(TEST_LIMIT) {
+        Ok(outcome) => Ok(outcome.map_err(|error| format!("{error:#}"))?),
+        Err(mpsc::RecvTimeoutError::Timeout) => {
+            Err(format!("took longer than {TEST_LIMIT:?}").into())
+        }
+        Err(mpsc::RecvTimeoutError::Disconnected) => match thread.join() {
+            Ok(()) => Err("ended without an outcome".into()),
+            Err(panic) => std::panic::resume_unwind(panic),
+        },
+    }
+}
+
+/// The first line of a reason, or the start of it.
+fn short(reason: &str) -> String {
+    reason
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .chars()
+        .take(REASON_CHARS_MAX)
+        .collect()
+}

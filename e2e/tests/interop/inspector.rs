@@ -1,0 +1,93 @@
+//! The npm inspector's command line in front.
+
+use anyhow::{Result, ensure};
+use serde_json::Value;
+use tieline_e2e::interop::{Needs, Server, Setup};
+use tieline_e2e::path::Path;
+
+use crate::Case;
+
+pub(crate) fn cases() -> Vec<Case> {
+    let case = |name, check| Case::new("inspector", name, Needs::PythonAndNode, check);
+    vec![
+        case(
+            "lists_the_tools_of_server_everything",
+            lists_the_tools_of_server_everything,
+        ),
+        case(
+            "calls_a_tool_of_server_everything",
+            calls_a_tool_of_server_everything,
+        ),
+        case(
+            "lists_the_tools_of_a_2026_server",
+            lists_the_tools_of_a_2026_server,
+        ),
+    ]
+}
+
+/// Runs the inspector on `path`; on another than the direct one it must print the same bytes.
+fn same_as_direct(setup: &Setup, path: Path, server: &Server, arguments: &[&str]) -> Result<Value> {
+    let way = path.open(server.url())?;
+    let printed = setup.inspector(way.url(), arguments)?;
+    if path != Path::Direct {
+        let direct = setup.inspector(server.url(), arguments)?;
+        ensure!(
+            printed == direct,
+            "{printed}\nis not what it prints directly:\n{direct}"
+        );
+    }
+    Ok(serde_json::from_str::<Value>(&printed)?["result"].take())
+}
+
+fn has_tool(printed: &Value, name: &str) -> bool {
+    printed["tools"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .any(|tool| tool["name"] == name)
+}
+
+fn lists_the_tools_of_server_everything(setup: &Setup, path: Path) -> Result<()> {
+    let printed = same_as_direct(
+        setup,
+        path,
+        &setup.everything()?,
+        &["--method", "tools/list"],
+    )?;
+    ensure!(
+        has_tool(&printed, "trigger-long-running-operation"),
+        "{printed:#}"
+    );
+    Ok(())
+}
+
+fn calls_a_tool_of_server_everything(setup: &Setup, path: Path) -> Result<()> {
+    let call = [
+        "--method",
+        "tools/call",
+        "--tool-name",
+        "echo",
+        "--tool-arg",
+        "message=tie line",
+    ];
+    let printed = same_as_direct(setup, path, &setup.everything()?, &call)?;
+    ensure!(
+        printed["content"][0]["text"] == "Echo: tie line",
+        "{printed:#}"
+    );
+    Ok(())
+}
+
+fn lists_the_tools_of_a_2026_server(setup: &Setup, path: Path) -> Result<()> {
+    let server = setup.sdk_server()?;
+    let list = ["--protocol-era", "modern", "--method", "tools/list"];
+    let printed = same_as_direct(setup, path, &server, &list)?;
+    ensure!(has_tool(&printed, "announce"), "{printed:#}");
+    // It really spoke that era: no session was opened for it.
+    let requests = server.requests(std::time::Duration::from_secs(10), 1)?;
+    ensure!(
+        requests[0]["headers"]["mcp-protocol-version"] == "2026-07-28",
+        "{requests:#?}"
+    );
+    Ok(())
+}

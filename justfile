@@ -1,0 +1,122 @@
+# What a developer runs here; CI runs `just ci` and nothing else. `just` alone lists it all.
+
+set shell := ["bash", "-euo", "pipefail", "-c"]
+
+_list:
+    @just --list --unsorted
+
+# Does everything compile?
+[group('check')]
+check:
+    cargo check --workspace --all-targets
+
+# Put all sources into the agreed format
+[group('check')]
+fmt:
+    cargo fmt --all
+    cargo fmt --manifest-path tools/schema/Cargo.toml
+
+# Formatting and lints, warnings denied; changes nothing
+[group('check')]
+lint:
+    cargo fmt --all --check
+    cargo fmt --manifest-path tools/schema/Cargo.toml --check
+    cargo clippy --workspace --all-targets -- -D warnings
+
+# Our own style rules, as tests
+[group('check')]
+tidy:
+    cargo test -p tieline-relay --test tidy
+
+# Licences, sources and duplicates of dependencies; dependencies that nothing uses
+[group('check')]
+dependencies:
+    cargo deny check --hide-inclusion-graph bans licenses sources
+    cargo machete
+
+# All tests, or those whose name contains FILTER
+[group('test')]
+test filter='':
+    cargo test --workspace {{ if filter == '' { '' } else { '-- ' + quote(filter) } }}
+
+# Two muxes over a simulated link; SEED=n just sim replays one run
+[group('test')]
+sim:
+    cargo test -p tieline-wire --test simulation -- --nocapture
+
+# Each fuzz target for SECONDS, from the seeds in wire/fuzz/corpus
+[group('test')]
+fuzz seconds='60':
+    #!/usr/bin/env bash
+    set -euo pipefail
+    if ! rustc +nightly --version >/dev/null 2>&1; then
+        echo 'just fuzz needs a nightly compiler: rustup toolchain install nightly --profile minimal' >&2
+        exit 1
+    fi
+    if ! cargo fuzz --version >/dev/null 2>&1; then
+        echo 'just fuzz needs cargo-fuzz: cargo install cargo-fuzz --locked' >&2
+        exit 1
+    fi
+    cd wire
+    for target in frame_decode message_verify mux_operations; do
+        # libFuzzer writes new inputs to the first folder; the seeds stay as they are in git.
+        found=../target/fuzz/$target
+        mkdir -p "$found"
+        echo "fuzz: $target for {{ seconds }} s"
+        cargo +nightly fuzz run "$target" "$found" "fuzz/corpus/$target" -- -max_total_time={{ seconds }}
+    done
+
+# What a path through the relay costs beside direct TCP; writes docs/bench
+[group('bench')]
+bench *arguments:
+    cargo build --release -p tieline-relay -p tieline-agent -p tieline-loadgen
+    target/release/tieline-loadgen bench {{ arguments }}
+
+# Write wire/src/generated.rs from wire/schema/wire.fbs, or only compare: just schema --check
+[group('generate')]
+schema *arguments:
+    CMAKE_TOOLCHAIN_FILE="$PWD/tools/schema/flatc-only.cmake" \
+        cargo run --manifest-path tools/schema/Cargo.toml -- {{ arguments }}
+
+# API documentation, warnings denied
+[group('generate')]
+doc:
+    RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps
+
+# A relay with the defaults, on this machine's loopback
+[group('run')]
+run-relay *arguments:
+    cargo run --release --bin tieline-relay -- {{ arguments }}
+
+# An agent: just run-agent --relay tcp://127.0.0.1:9001 --to http://127.0.0.1:3001/mcp
+[group('run')]
+run-agent *arguments:
+    cargo run --release --bin tieline -- serve {{ arguments }}
+
+# Relay, agent and a small MCP server in one process: two calls through the whole path, then exit
+[group('run')]
+demo:
+    cargo run --release --bin tieline -- demo --once
+
+# Everything that must hold, in order, with the time each step took
+[group('ci')]
+ci:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    took=''
+    step() {
+        local name=$1 start=$SECONDS
+        shift
+        printf '\n== %s: %s\n' "$name" "$*"
+        "$@" || { printf '== %s: FAILED after %d s\n' "$name" $((SECONDS - start)) >&2; exit 1; }
+        printf '== %s: %d s\n' "$name" $((SECONDS - start))
+        took+=$(printf '%-14s%5d s' "$name" $((SECONDS - start)))$'\n'
+    }
+    # Includes tidy: it is one of the relay's tests.
+    step test cargo test --workspace
+    step lint just lint
+    step doc just doc
+    step schema just schema --check
+    step dependencies just dependencies
+    step demo just demo
+    printf '\n%s%-14s%5d s\n' "$took" all $SECONDS

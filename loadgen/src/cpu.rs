@@ -1,0 +1,183 @@
+//! CPU time from `/proc`: of one process, and of the whole machine.
+
+use std::io;
+use std::time::Duration;
+
+/// User and system time that a process, all its threads together, has used so far.
+pub(crate) fn process_time(pid: u32) -> io::Result<Duration> {
+    let path = format!("/proc/{pid}/stat");
+    let line = std::fs::read_to_string(&path)?;
+    let ticks = process_ticks(&line).ok_or_else(|| {
+        io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("{path} is not as proc(5) says"),
+        )
+    })?;
+    Ok(as_duration(ticks))
+}
+
+/// Fields 14 and 15 (utime, stime) of a line of `/proc/<pid>/stat`, added up.
+///
+/// The second field is the program's name in parentheses; it may hold blanks and parentheses of
+/// its own, so the fields are counted from the last closing one (proc(5)).
+fn process_ticks(line: &str) -> Option<u64> {
+    let (_, after_name) = line.rsplit_once(')')?;
+    // The first field after the name is field 3.
+    let mut fields = after_name.split_ascii_whitespace().skip(14 - 3);
+    let user: u64 = fields.next()?.parse().ok()?;
+    let system: u64 = fields.next()?.parse().ok()?;
+    user.checked_add(system)
+}
+
+/// Use of all cores since the machine started.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct MachineTime {
+    /// Time in which a core ran something: user, nice, system, interrupts.
+    pub(crate) busy: Duration,
+    /// Time in which the hypervisor ran somebody else on our core.
+    pub(crate) stolen: Duration,
+    /// Number of cores.
+    pub(crate) cores: usize,
+}
+
+impl MachineTime {
+    /// Reads the first line of `/proc/stat`.
+    pub(crate) fn read() -> io::Result<Self> {
+        Self::parse(&std::fs::read_to_string("/proc/stat")?).ok_or_else(|| {
+            io::Error::new(
+                io::ErrorKind::InvalidData,
+                "/proc/stat is not as proc(5) says",
+            )
+        })
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let fields = text.lines().next()?.strip_prefix("cpu ")?;
+        let is_core = |line: &&str| {
+            line.strip_prefix("cpu")
+                .is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+        };
+        let ticks: Vec<u64> = fields
+            .split_ascii_whitespace()
+            .map(|field| field.parse().unwrap_or(0))
+            .collect();
+        // user nice system idle iowait irq softirq steal; guest time is part of user.
+        let [user, nice, system, _idle, _iowait, irq, softirq, steal, ..] = ticks[..] else {
+            return None;
+        };
+        Some(Self {
+            busy: as_duration(user + nice + system + irq + softirq),
+            stolen: as_duration(steal),
+            cores: text.lines().filter(is_core).count(),
+        })
+    }
+
+    /// Shares of the machine, 0 to 1, since an earlier reading: what processes other than those
+    /// that used `ours` took, and what the hypervisor took.
+    pub(crate) fn shares_since(
+        &self,
+        before: &Self,
+        length: Duration,
+        ours: Duration,
+    ) -> (f64, f64) {
+        let capacity = length.mul_f64(self.cores.max(1) as f64).as_secs_f64();
+        if capacity == 0.0 {
+            return (0.0, 0.0);
+        }
+        let others = self.busy.saturating_sub(before.busy).saturating_sub(ours);
+        let stolen = self.stolen.saturating_sub(before.stolen);
+        (
+            others.as_secs_f64() / capacity,
+            stolen.as_secs_f64() / capacity,
+        )
+    }
+}
+
+fn as_duration(ticks: u64) -> Duration {
+    let per_second = rustix::param::clock_ticks_per_second().max(1);
+    Duration::from_secs(ticks / per_second)
+        + Duration::from_nanos((ticks % per_second) * (1_000_000_000 / per_second))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TAIL: &str = "S 1 2 3 0 -1 4194560 91 0 0 0 1234 66 0 0 20 0 1 0 5 0 0";
+
+    #[test]
+    fn user_and_system_time_are_added() {
+        assert_eq!(process_ticks(&format!("42 (sh) {TAIL}")), Some(1300));
+    }
+
+    #[test]
+    fn a_name_with_blanks_and_parentheses_shifts_no_field() {
+        for name in [
+            "(tmux: server)",
+            "(a) b (c))",
+            "())",
+            "(Web Content) R 1 2)",
+        ] {
+            assert_eq!(
+                process_ticks(&format!("42 {name} {TAIL}")),
+                Some(1300),
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_short_or_odd_line_is_refused() {
+        for line in [
+            "",
+            "42 (sh",
+            "42 (sh) S 1 2",
+            "42 (sh) S 1 2 3 0 -1 4 9 0 0 0 x y",
+        ] {
+            assert_eq!(process_ticks(line), None, "{line}");
+        }
+    }
+
+    #[test]
+    fn idle_time_is_not_busy_and_steal_is_apart() {
+        let per_second = rustix::param::clock_ticks_per_second();
+        let t = |seconds: u64| seconds * per_second;
+        let line = format!(
+            "cpu  {} {} {} {} {} {} {} {} 9 9\ncpu0 1 2\ncpu11 3 4\nintr 5\n",
+            t(1),
+            t(2),
+            t(3),
+            t(100),
+            t(50),
+            t(4),
+            t(5),
+            t(6)
+        );
+        let expected = MachineTime {
+            busy: Duration::from_secs(15),
+            stolen: Duration::from_secs(6),
+            cores: 2,
+        };
+        assert_eq!(MachineTime::parse(&line), Some(expected));
+    }
+
+    #[test]
+    fn what_is_busy_and_not_ours_is_others() {
+        let at = |busy, stolen| MachineTime {
+            busy: Duration::from_millis(busy),
+            stolen: Duration::from_millis(stolen),
+            cores: 2,
+        };
+        let second = Duration::from_secs(1);
+        let shares = |ours| at(2500, 200).shares_since(&at(1000, 0), second, ours);
+        assert_eq!(shares(Duration::from_millis(1100)), (0.2, 0.1));
+        // The two counters are sampled differently: ours may read a little more.
+        assert_eq!(shares(Duration::from_millis(1600)), (0.0, 0.1));
+    }
+
+    #[test]
+    fn our_own_time_can_be_read() {
+        assert!(process_time(std::process::id()).is_ok());
+        assert!(MachineTime::read().is_ok());
+    }
+}

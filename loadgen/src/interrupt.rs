@@ -1,0 +1,106 @@
+//! Turns SIGINT, SIGTERM and SIGHUP into a flag, so that every exit path runs its destructors.
+
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// A signal asked this program to stop.
+#[derive(Debug, thiserror::Error)]
+#[error("interrupted")]
+pub(crate) struct Interrupted;
+
+/// A flag that a signal raises and nothing lowers.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Interrupt(Arc<(Mutex<bool>, Condvar)>);
+
+impl Interrupt {
+    /// Starts to listen for signals. A second one ends the process at once; its children follow,
+    /// because they asked the kernel for a signal at the death of their parent.
+    pub(crate) fn listen() -> anyhow::Result<Self> {
+        let interrupt = Self::default();
+        let raised = interrupt.clone();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_io()
+            .build()
+            .context("cannot start the runtime that waits for signals")?;
+        std::thread::Builder::new()
+            .name("signals".to_owned())
+            .spawn(move || {
+                runtime.block_on(async {
+                    let streams = (
+                        signal(SignalKind::interrupt()),
+                        signal(SignalKind::terminate()),
+                        signal(SignalKind::hangup()),
+                    );
+                    let (Ok(mut interrupt), Ok(mut terminate), Ok(mut hangup)) = streams else {
+                        eprintln!("warning: cannot listen for signals");
+                        return;
+                    };
+                    loop {
+                        tokio::select! {
+                            _ = interrupt.recv() => {}
+                            _ = terminate.recv() => {}
+                            _ = hangup.recv() => {}
+                        }
+                        if raised.raise() {
+                            std::process::exit(130);
+                        }
+                    }
+                });
+            })?;
+        Ok(interrupt)
+    }
+
+    /// Whether a signal came.
+    pub(crate) fn is_raised(&self) -> bool {
+        *self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Fails once a signal came.
+    pub(crate) fn check(&self) -> Result<(), Interrupted> {
+        if self.is_raised() {
+            Err(Interrupted)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Lets time pass, or fails as soon as a signal comes.
+    pub(crate) fn pause(&self, length: Duration) -> Result<(), Interrupted> {
+        let (raised, changed) = &*self.0;
+        let guard = raised.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(changed.wait_timeout_while(guard, length, |raised| !*raised));
+        self.check()
+    }
+
+    /// Raises the flag and tells whether it was up already.
+    fn raise(&self) -> bool {
+        let (raised, changed) = &*self.0;
+        let before = std::mem::replace(
+            &mut *raised.lock().unwrap_or_else(PoisonError::into_inner),
+            true,
+        );
+        changed.notify_all();
+        before
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Instant;
+
+    #[test]
+    fn a_pause_ends_with_the_signal() {
+        let interrupt = Interrupt::default();
+        assert!(interrupt.pause(Duration::from_millis(1)).is_ok());
+        let other = interrupt.clone();
+        let begun = Instant::now();
+        let thread = std::thread::spawn(move || other.pause(Duration::from_secs(60)));
+        assert!(!interrupt.raise() && interrupt.raise());
+        assert!(thread.join().unwrap().is_err());
+        assert!(begun.elapsed() < Duration::from_secs(30) && interrupt.check().is_err());
+    }
+}

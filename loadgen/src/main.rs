@@ -1,0 +1,60 @@
+//! The load generator: what a relay path costs beside direct TCP and beside a bare forwarder.
+//!
+//! It imports nothing of ours: it sees a host, a port and a preamble, as any caller does.
+
+#![deny(unsafe_code)]
+
+#[cfg(not(target_os = "linux"))]
+compile_error!("tieline-loadgen drives epoll and reads /proc, so it runs on Linux only");
+
+mod cli;
+mod cpu;
+mod histogram;
+mod interrupt;
+mod machine;
+mod path;
+mod pattern;
+mod process;
+mod pump;
+mod report;
+mod scenario;
+mod settings;
+mod target;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use cli::{Cli, Command};
+use interrupt::{Interrupt, Interrupted};
+use settings::UsageError;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is::<UsageError>() => {
+            eprintln!("error: {error}\n\nFor more information, try '--help'.");
+            ExitCode::from(2)
+        }
+        Err(error) if error.chain().any(|cause| cause.is::<Interrupted>()) => {
+            eprintln!("stopped by a signal: nothing was written");
+            // What a shell reports for a program that SIGINT ended: 128 + 2.
+            ExitCode::from(130)
+        }
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Rtt(flags) => scenario::single::run(&flags, &Interrupt::listen()?),
+        Command::Bench(flags) => scenario::bench::run(&flags, &Interrupt::listen()?),
+        Command::Target(flags) => target::run(&flags),
+        Command::Forwarder(flags) => path::forwarder::run(&flags),
+        Command::Child(flags) => process::become_child(&flags),
+    }
+}

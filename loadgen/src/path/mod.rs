@@ -1,0 +1,97 @@
+//! The ways from the client to the target that are compared.
+
+pub(crate) mod forwarder;
+pub(crate) mod relay;
+pub(crate) mod set;
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use serde::Serialize;
+
+/// Longest tunnel name that fits the preamble and a DNS label.
+const TUNNEL_BYTES_MAX: usize = 63;
+
+/// Which way the bytes take.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum PathKind {
+    /// Client to target, nothing between.
+    Direct,
+    /// Two bare forwarders in a row, on tokio.
+    ForwarderTokio,
+    /// Two bare forwarders in a row, on tokio-uring.
+    ForwarderTokioUring,
+    /// Relay and agent.
+    Relay,
+}
+
+impl PathKind {
+    /// Whether this is one of the bare forwarders.
+    pub(crate) fn is_forwarder(self) -> bool {
+        matches!(self, Self::ForwarderTokio | Self::ForwarderTokioUring)
+    }
+}
+
+impl fmt::Display for PathKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Direct => "direct",
+            Self::ForwarderTokio => "forwarder-tokio",
+            Self::ForwarderTokioUring => "forwarder-tokio-uring",
+            Self::Relay => "relay",
+        })
+    }
+}
+
+/// A process whose CPU time is counted.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Role {
+    /// This program.
+    Client,
+    /// The echo server.
+    Target,
+    /// The hop next to the client: a forwarder, or the relay.
+    NearHop,
+    /// The hop next to the target: a forwarder, or the agent.
+    FarHop,
+}
+
+/// One way to the target, ready to be used.
+#[derive(Clone, Debug)]
+pub(crate) struct Path {
+    /// Which.
+    pub(crate) kind: PathKind,
+    /// Where the client connects to.
+    pub(crate) address: SocketAddr,
+    /// Bytes that the client sends first and that nobody answers.
+    pub(crate) preamble: Vec<u8>,
+    /// Processes that carry this path; one that is unknown is left out.
+    pub(crate) processes: Vec<(Role, u32)>,
+}
+
+/// The relay's preamble on raw TCP: length as two bytes, big endian, then the tunnel's id.
+///
+/// Answers `None` for a name that no tunnel can have.
+pub(crate) fn tunnel_preamble(tunnel: &str) -> Option<Vec<u8>> {
+    if tunnel.is_empty() || tunnel.len() > TUNNEL_BYTES_MAX {
+        return None;
+    }
+    let length = u16::try_from(tunnel.len()).ok()?;
+    let mut preamble = length.to_be_bytes().to_vec();
+    preamble.extend_from_slice(tunnel.as_bytes());
+    Some(preamble)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_preamble_is_length_and_name() {
+        assert_eq!(tunnel_preamble("maya-1"), Some(b"\0\x06maya-1".to_vec()));
+        assert_eq!(tunnel_preamble(""), None);
+        assert_eq!(tunnel_preamble(&"x".repeat(64)), None);
+    }
+}

@@ -1,0 +1,178 @@
+//! Starts a relay and an agent as anybody would, with their defaults, and learns from their
+//! `--json` lines where they listen and which tunnel was granted.
+
+use std::ffi::OsString;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use serde_json::Value;
+
+use crate::interrupt::Interrupt;
+use crate::process::{Program, Running, listening_address};
+
+/// How long relay and agent may take to come up.
+const START_PATIENCE: Duration = Duration::from_secs(20);
+
+/// Longest answer of the admin port that is kept.
+const HEALTH_BYTES_MAX: u64 = 16 * 1024;
+
+/// The two binaries and what they get beyond what this program needs.
+#[derive(Clone, Debug)]
+pub(crate) struct Binaries {
+    /// `tieline-relay`.
+    pub(crate) relay: PathBuf,
+    /// `tieline`.
+    pub(crate) agent: PathBuf,
+    /// Further arguments of the relay.
+    pub(crate) relay_arguments: Vec<String>,
+    /// Further arguments of `tieline serve`.
+    pub(crate) agent_arguments: Vec<String>,
+}
+
+/// A relay with one agent that published one tunnel. Fields end in this order: agent, then relay.
+#[derive(Debug)]
+pub(crate) struct RelayPair {
+    /// The agent.
+    pub(crate) agent: Running,
+    /// The relay.
+    pub(crate) relay: Running,
+    /// Where frontends connect over raw TCP.
+    pub(crate) frontend: SocketAddr,
+    /// The tunnel's id.
+    pub(crate) tunnel: String,
+    /// What the relay says about itself: driver, shards.
+    pub(crate) health: Option<String>,
+}
+
+impl RelayPair {
+    /// Starts both and waits for the registration.
+    pub(crate) fn start(
+        binaries: &Binaries,
+        target: SocketAddr,
+        cores: (Option<usize>, Option<usize>),
+        directory: &Path,
+        interrupt: &Interrupt,
+    ) -> anyhow::Result<Self> {
+        // The agent's key and state belong to this run: the user's own are not touched.
+        let home = directory.join("agent-home");
+        std::fs::create_dir_all(&home).context("cannot make the agent's home directory")?;
+        let environment: Vec<(String, OsString)> = [
+            "HOME",
+            "XDG_CONFIG_HOME",
+            "XDG_STATE_HOME",
+            "XDG_DATA_HOME",
+            "XDG_RUNTIME_DIR",
+        ]
+        .map(|name| (name.to_owned(), home.clone().into_os_string()))
+        .into();
+
+        let mut arguments: Vec<String> = vec!["--json".to_owned()];
+        for listener in ["agent", "tcp", "http", "admin"] {
+            arguments.push(format!("--{listener}-listen"));
+            arguments.push("127.0.0.1:0".to_owned());
+        }
+        arguments.extend(binaries.relay_arguments.iter().cloned());
+        let mut relay = Running::start(
+            &Program {
+                name: "relay".to_owned(),
+                path: binaries.relay.clone(),
+                arguments: arguments.into_iter().map(OsString::from).collect(),
+                environment: environment.clone(),
+                core: cores.0,
+            },
+            directory,
+        )?;
+        let [links, frontend, admin] = listeners(&mut relay, interrupt)?;
+
+        let mut arguments = vec!["serve".to_owned(), "--relay".to_owned()];
+        arguments.push(format!("tcp://{links}"));
+        arguments.extend(["--to".to_owned(), target.to_string(), "--json".to_owned()]);
+        arguments.extend(binaries.agent_arguments.iter().cloned());
+        let mut agent = Running::start(
+            &Program {
+                name: "agent".to_owned(),
+                path: binaries.agent.clone(),
+                arguments: arguments.into_iter().map(OsString::from).collect(),
+                environment,
+                core: cores.1,
+            },
+            directory,
+        )?;
+        let tunnel = agent.wait_for("a registration", START_PATIENCE, interrupt, registered)?;
+        Ok(Self {
+            agent,
+            relay,
+            frontend,
+            tunnel,
+            health: health(admin),
+        })
+    }
+}
+
+/// Waits until the relay has named its agent, TCP and admin listeners, in any order.
+fn listeners(relay: &mut Running, interrupt: &Interrupt) -> anyhow::Result<[SocketAddr; 3]> {
+    let kinds = ["agent", "tcp", "admin"];
+    let mut found = [None; 3];
+    while let Some(missing) = found.iter().position(Option::is_none) {
+        let what = format!("the address of its {} listener", kinds[missing]);
+        let (index, address) = relay.wait_for(&what, START_PATIENCE, interrupt, |line| {
+            kinds.iter().enumerate().find_map(|(index, kind)| {
+                listening_address(line, kind).map(|address| (index, address))
+            })
+        })?;
+        found[index] = Some(address);
+    }
+    let [Some(links), Some(frontend), Some(admin)] = found else {
+        bail!("the relay did not name its listeners");
+    };
+    Ok([links, frontend, admin])
+}
+
+/// The tunnel of the agent's `registered` line.
+fn registered(line: &Value) -> Option<String> {
+    if line.get("event").and_then(Value::as_str) != Some("registered") {
+        return None;
+    }
+    let tunnel = line.get("tunnel").or_else(|| line.get("tunnel_id"))?;
+    Some(tunnel.as_str()?.to_owned())
+}
+
+/// The body of `/healthz?verbose`. It goes into the report as the configuration in effect; a relay
+/// that does not answer is measured all the same.
+fn health(admin: SocketAddr) -> Option<String> {
+    let mut stream = TcpStream::connect_timeout(&admin, Duration::from_secs(2)).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(2))).ok()?;
+    let request =
+        format!("GET /healthz?verbose HTTP/1.1\r\nHost: {admin}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).ok()?;
+    let mut answer = String::new();
+    stream
+        .take(HEALTH_BYTES_MAX)
+        .read_to_string(&mut answer)
+        .ok()?;
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    head.starts_with("HTTP/1.1 200")
+        .then(|| body.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn the_registered_line_names_the_tunnel() {
+        let url = "http://127.0.0.1:9080/w/maya-1";
+        let line = json!({"event": "registered", "tunnel": "maya-1", "url": url});
+        assert_eq!(registered(&line), Some("maya-1".to_owned()));
+        let line = json!({"event": "registered", "tunnel_id": "maya-2"});
+        assert_eq!(registered(&line), Some("maya-2".to_owned()));
+        assert_eq!(
+            registered(&json!({"event": "connecting", "tunnel": "maya-1"})),
+            None
+        );
+    }
+}

@@ -1,0 +1,129 @@
+//! The `bench` command: starts everything, runs the scenarios, writes the report.
+
+use std::fs::{self, File};
+use std::io::{BufWriter, Write};
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use anyhow::Context;
+use hdrhistogram::Histogram;
+
+use crate::cli::BenchFlags;
+use crate::histogram::{Interval, write_log};
+use crate::interrupt::Interrupt;
+use crate::machine::Machine;
+use crate::path::set::PathSet;
+use crate::report::{Report, ScenarioReport, document};
+use crate::scenario::Outcome;
+use crate::scenario::rounds;
+use crate::scenario::single::check_descriptors;
+
+/// Runs it.
+pub(crate) fn run(flags: &BenchFlags, interrupt: &Interrupt) -> anyhow::Result<()> {
+    let (method, wanted) = flags.checked()?;
+    check_descriptors(&flags.scenarios)?;
+    // A folder that cannot be written must not be found out after three minutes.
+    fs::create_dir_all(&flags.out)
+        .with_context(|| format!("cannot make the folder {}", flags.out.display()))?;
+    // Before pinning narrows what we see.
+    let (machine, date) = (Machine::read(), SystemTime::now());
+    let mut set = PathSet::start(&wanted, interrupt)?;
+    let pinned = if set.is_pinned() {
+        "each on a core of its own"
+    } else {
+        "not pinned"
+    };
+    eprintln!("seed {}, processes {pinned}", method.seed);
+    let mut random = fastrand::Rng::with_seed(method.seed);
+    let mut outcomes = Vec::with_capacity(flags.scenarios.len());
+    for scenario in &flags.scenarios {
+        outcomes.push(rounds::run(
+            *scenario,
+            &method,
+            &mut set,
+            &mut random,
+            interrupt,
+        )?);
+    }
+    let mut report = Report::new(machine, date, method, &set);
+    report
+        .scenarios
+        .extend(outcomes.iter().map(ScenarioReport::new));
+    drop(set);
+    write(&flags.out, &flags.name, &report, &outcomes)?;
+    if flags.json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        print!("{}", report.text());
+    }
+    eprintln!(
+        "written: {}",
+        flags.out.join(&flags.name).with_extension("md").display()
+    );
+    Ok(())
+}
+
+fn write(folder: &Path, name: &str, report: &Report, outcomes: &[Outcome]) -> anyhow::Result<()> {
+    let log = format!("{name}.hlog");
+    let path = folder.join(&log);
+    let file = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+    let mut out = BufWriter::new(file);
+    write_merged(&mut out, outcomes)?;
+    out.flush()
+        .with_context(|| format!("cannot write {}", path.display()))?;
+    let save = |file: String, text: String| {
+        let path = folder.join(file);
+        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
+    };
+    // On one line: it is for programs, and it is committed.
+    save(
+        format!("{name}.json"),
+        serde_json::to_string(report)? + "\n",
+    )?;
+    save(format!("{name}.md"), document::markdown(report, &log))
+}
+
+/// One path of one scenario, all rounds together.
+struct Merged {
+    tag: String,
+    started: SystemTime,
+    length: Duration,
+    latency: Histogram<u64>,
+}
+
+/// Writes one histogram for each scenario and path: what is committed stays small. `rtt --log`
+/// writes every round.
+fn write_merged(out: &mut impl Write, outcomes: &[Outcome]) -> anyhow::Result<()> {
+    let mut all: Vec<Merged> = Vec::new();
+    for outcome in outcomes {
+        for measurement in outcome.rounds.iter().flatten() {
+            let tag = format!("{}:{}", outcome.scenario.name(), measurement.path);
+            if let Some(merged) = all.iter_mut().find(|merged| merged.tag == tag) {
+                merged.started = merged.started.min(measurement.started);
+                merged.length += measurement.length;
+                merged
+                    .latency
+                    .add(&measurement.latency)
+                    .context("cannot add histograms")?;
+            } else {
+                all.push(Merged {
+                    tag,
+                    started: measurement.started,
+                    length: measurement.length,
+                    latency: measurement.latency.clone(),
+                });
+            }
+        }
+    }
+    let intervals: Vec<Interval<'_>> = all
+        .iter()
+        .map(|merged| Interval {
+            tag: merged.tag.clone(),
+            started: merged.started,
+            length: merged.length,
+            latency: &merged.latency,
+        })
+        .collect();
+    let title = "round trips, latency in ns; one line for each scenario and path";
+    write_log(out, title, &intervals)
+}

@@ -1,0 +1,305 @@
+//! One connection of the generator: what is due, what was sent, what came back, byte by byte.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use crate::path::Path;
+use crate::pattern::Pattern;
+
+/// How long to wait for a TCP connection, and for the preamble to be taken.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What went wrong on one connection. The caller knows which and on what path.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConnectionError {
+    /// No TCP connection, or one that broke before the preamble was taken.
+    #[error("cannot connect")]
+    Connect(#[source] io::Error),
+    /// Reading or writing failed.
+    #[error("broke after {answered} answers")]
+    Broken {
+        /// Answers before.
+        answered: u64,
+        /// Why.
+        source: io::Error,
+    },
+    /// The other side ended the connection while an answer was due.
+    #[error("was closed after {answered} answers, {missing} bytes short of the next one")]
+    Closed {
+        /// Answers before.
+        answered: u64,
+        /// Bytes that did not come.
+        missing: usize,
+    },
+    /// A byte is not the one that was sent.
+    #[error("byte {offset} of answer {answered} is not the one that was sent")]
+    WrongByte {
+        /// Which answer, counted from 0.
+        answered: u64,
+        /// Which byte, counted from 0.
+        offset: usize,
+    },
+    /// More came back than went out.
+    #[error("brought {surplus} bytes that nobody asked for")]
+    Surplus {
+        /// How many, at least.
+        surplus: usize,
+    },
+}
+
+/// A connection to the near end of a path.
+#[derive(Debug)]
+pub(super) struct Connection {
+    /// Its number in the scenario; it decides which bytes are sent.
+    pub(super) id: u64,
+    /// The socket, non-blocking.
+    pub(super) stream: TcpStream,
+    /// When the request under way was due; used in a closed loop, where there is one at most.
+    pub(super) due_ns: u64,
+    /// Whether the socket took less than was sent, so that we wait for it to take more.
+    pub(super) is_full: bool,
+    /// Requests that are due: every one below this number may be sent.
+    due: u64,
+    /// Requests that the socket took in full.
+    sent: u64,
+    /// Bytes that it took of the one after those.
+    sent_bytes: usize,
+    /// Answers that came in full.
+    answered: u64,
+    /// Bytes that came of the one after those.
+    answered_bytes: usize,
+}
+
+impl Connection {
+    /// Connects, turns the delay of small writes off, sends the preamble.
+    pub(super) fn open(path: &Path, id: u64) -> Result<Self, ConnectionError> {
+        let connect = || {
+            let mut stream = TcpStream::connect_timeout(&path.address, CONNECT_TIMEOUT)?;
+            stream.set_nodelay(true)?;
+            stream.set_write_timeout(Some(CONNECT_TIMEOUT))?;
+            stream.write_all(&path.preamble)?;
+            stream.set_nonblocking(true)?;
+            Ok(stream)
+        };
+        Ok(Self {
+            id,
+            stream: connect().map_err(ConnectionError::Connect)?,
+            due_ns: 0,
+            is_full: false,
+            due: 0,
+            sent: 0,
+            sent_bytes: 0,
+            answered: 0,
+            answered_bytes: 0,
+        })
+    }
+
+    /// Answers that came in full so far.
+    pub(super) fn answered(&self) -> u64 {
+        self.answered
+    }
+
+    /// Requests that are due and not answered.
+    pub(super) fn waiting(&self) -> u64 {
+        self.due - self.answered
+    }
+
+    /// One more request is due; [`flush`](Self::flush) sends it.
+    pub(super) fn add_due(&mut self) {
+        self.due += 1;
+    }
+
+    /// Sends what is due. Answers whether everything went out; if not, the socket is full.
+    pub(super) fn flush(&mut self, pattern: &Pattern) -> Result<bool, ConnectionError> {
+        while self.sent < self.due {
+            let message = pattern.message(self.id, self.sent);
+            match (&self.stream).write(&message[self.sent_bytes..]) {
+                Ok(taken) => self.sent_bytes += taken,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(source) => {
+                    return Err(ConnectionError::Broken {
+                        answered: self.answered,
+                        source,
+                    });
+                }
+            }
+            if self.sent_bytes == message.len() {
+                self.sent += 1;
+                self.sent_bytes = 0;
+            }
+        }
+        Ok(true)
+    }
+
+    /// Reads once and checks every byte. Returns how many answers became complete.
+    pub(super) fn receive(
+        &mut self,
+        pattern: &Pattern,
+        buffer: &mut [u8],
+    ) -> Result<u64, ConnectionError> {
+        match (&self.stream).read(buffer) {
+            Ok(0) => Err(ConnectionError::Closed {
+                answered: self.answered,
+                missing: if self.waiting() == 0 {
+                    0
+                } else {
+                    pattern.size() - self.answered_bytes
+                },
+            }),
+            Ok(len) => self.check(pattern, &buffer[..len]),
+            Err(error)
+                if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) =>
+            {
+                Ok(0)
+            }
+            Err(source) => Err(ConnectionError::Broken {
+                answered: self.answered,
+                source,
+            }),
+        }
+    }
+
+    fn check(&mut self, pattern: &Pattern, mut bytes: &[u8]) -> Result<u64, ConnectionError> {
+        let before = self.answered;
+        while !bytes.is_empty() {
+            if self.waiting() == 0 {
+                return Err(ConnectionError::Surplus {
+                    surplus: bytes.len(),
+                });
+            }
+            let expected = &pattern.message(self.id, self.answered)[self.answered_bytes..];
+            let len = expected.len().min(bytes.len());
+            let (piece, rest) = bytes.split_at(len);
+            if piece != &expected[..len] {
+                let differs = piece
+                    .iter()
+                    .zip(expected)
+                    .take_while(|(a, b)| a == b)
+                    .count();
+                return Err(ConnectionError::WrongByte {
+                    answered: self.answered,
+                    offset: self.answered_bytes + differs,
+                });
+            }
+            bytes = rest;
+            self.answered_bytes += len;
+            if self.answered_bytes == pattern.size() {
+                self.answered += 1;
+                self.answered_bytes = 0;
+            }
+        }
+        Ok(self.answered - before)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::path::PathKind;
+    use std::net::TcpListener;
+
+    fn connection_to(listener: &TcpListener) -> Connection {
+        let path = Path {
+            kind: PathKind::Direct,
+            address: listener.local_addr().unwrap(),
+            preamble: Vec::new(),
+            processes: Vec::new(),
+        };
+        Connection::open(&path, 3).unwrap()
+    }
+
+    fn with_requests(count: u64) -> (Connection, Pattern) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut connection = connection_to(&listener);
+        for _ in 0..count {
+            connection.add_due();
+        }
+        (connection, Pattern::new(100))
+    }
+
+    fn answers(pattern: &Pattern, count: u64) -> Vec<u8> {
+        (0..count)
+            .flat_map(|sequence| pattern.message(3, sequence).to_vec())
+            .collect()
+    }
+
+    #[test]
+    fn answers_may_come_in_any_pieces() {
+        for piece in [1, 7, 99, 100, 101, 250] {
+            let (mut connection, pattern) = with_requests(3);
+            let mut complete = 0;
+            for bytes in answers(&pattern, 3).chunks(piece) {
+                complete += connection.check(&pattern, bytes).unwrap();
+            }
+            assert_eq!(
+                (complete, connection.waiting()),
+                (3, 0),
+                "pieces of {piece}"
+            );
+        }
+    }
+
+    #[test]
+    fn one_wrong_byte_is_found_and_named() {
+        let (mut connection, pattern) = with_requests(3);
+        let mut bytes = answers(&pattern, 3);
+        bytes[142] ^= 1;
+        let error = connection.check(&pattern, &bytes).unwrap_err();
+        assert!(
+            matches!(
+                error,
+                ConnectionError::WrongByte {
+                    answered: 1,
+                    offset: 42
+                }
+            ),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_byte_too_many_is_an_error() {
+        let (mut connection, pattern) = with_requests(1);
+        let mut bytes = answers(&pattern, 1);
+        bytes.push(0);
+        let error = connection.check(&pattern, &bytes).unwrap_err();
+        assert!(
+            matches!(error, ConnectionError::Surplus { surplus: 1 }),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_connection_that_ends_early_says_what_is_missing() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut connection = connection_to(&listener);
+        let (mut accepted, _) = listener.accept().unwrap();
+        let pattern = Pattern::new(100);
+        connection.add_due();
+        assert!(connection.flush(&pattern).unwrap());
+        // Taken in full before the close, so that the kernel sends an end and not a reset.
+        accepted.read_exact(&mut [0; 100]).unwrap();
+        accepted.write_all(&answers(&pattern, 1)[..60]).unwrap();
+        drop(accepted);
+        connection.stream.set_nonblocking(false).unwrap();
+        let mut buffer = [0; 1000];
+        let error = loop {
+            match connection.receive(&pattern, &mut buffer) {
+                Ok(complete) => assert_eq!(complete, 0),
+                Err(error) => break error,
+            }
+        };
+        assert!(
+            matches!(
+                error,
+                ConnectionError::Closed {
+                    answered: 0,
+                    missing: 40
+                }
+            ),
+            "{error}"
+        );
+    }
+}

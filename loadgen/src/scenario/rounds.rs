@@ -1,0 +1,69 @@
+//! Interleaves the paths: in each round every path is measured once, in an order of its own.
+//!
+//! A machine that gets slower or busier in mid-run then meets all paths alike, and a ratio within
+//! one round compares neighbours in time.
+
+use std::time::Duration;
+
+use crate::interrupt::{Interrupt, Interrupted};
+use crate::path::set::PathSet;
+use crate::scenario::rtt::{RoundError, measure};
+use crate::scenario::{Method, Outcome, Scenario};
+
+/// Between two measurements: the processes of the one before close their sockets.
+const SETTLE: Duration = Duration::from_millis(50);
+
+/// How long a process that a failure points at may take to show that it has ended.
+const OBITUARY_DELAY: Duration = Duration::from_millis(100);
+
+/// Runs all rounds of one scenario.
+pub(crate) fn run(
+    scenario: Scenario,
+    method: &Method,
+    set: &mut PathSet,
+    random: &mut fastrand::Rng,
+    interrupt: &Interrupt,
+) -> anyhow::Result<Outcome> {
+    let mut rounds = Vec::with_capacity(method.rounds);
+    for round in 0..method.rounds {
+        let mut order: Vec<usize> = (0..set.paths.len()).collect();
+        random.shuffle(&mut order);
+        let names: Vec<String> = order
+            .iter()
+            .map(|index| set.paths[*index].kind.to_string())
+            .collect();
+        eprintln!(
+            "  {scenario}: round {} of {}: {}",
+            round + 1,
+            method.rounds,
+            names.join(", ")
+        );
+        let mut measurements = Vec::with_capacity(order.len());
+        for (position, index) in order.into_iter().enumerate() {
+            let path = &set.paths[index];
+            match measure(scenario, method, path, position, interrupt) {
+                Ok(measurement) => measurements.push(measurement),
+                Err(error) => return Err(explain(error, set, interrupt)),
+            }
+            interrupt.pause(SETTLE)?;
+        }
+        measurements.sort_by_key(|measurement| measurement.path);
+        rounds.push(measurements);
+    }
+    Ok(Outcome { scenario, rounds })
+}
+
+/// Adds what is known about processes that have ended: they are the likely cause.
+fn explain(error: RoundError, set: &mut PathSet, interrupt: &Interrupt) -> anyhow::Error {
+    // A signal that ended the processes is not told as their failure.
+    if matches!(error, RoundError::Interrupted(_)) || interrupt.pause(OBITUARY_DELAY).is_err() {
+        return Interrupted.into();
+    }
+    let obituaries = set.obituaries();
+    let error = anyhow::Error::from(error);
+    if obituaries.is_empty() {
+        error
+    } else {
+        error.context(obituaries.join("\n"))
+    }
+}

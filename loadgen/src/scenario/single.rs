@@ -1,0 +1,86 @@
+//! The `rtt` command: one scenario, printed.
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::time::SystemTime;
+
+use anyhow::{Context, bail};
+
+use crate::cli::RttFlags;
+use crate::histogram::{Interval, write_log};
+use crate::interrupt::Interrupt;
+use crate::machine::{Machine, raise_open_files_limit};
+use crate::path::set::PathSet;
+use crate::report::{Report, ScenarioReport};
+use crate::scenario::{Outcome, Scenario, rounds};
+
+/// Descriptors that a process needs beside those of its connections.
+const SPARE_DESCRIPTORS: u64 = 64;
+
+/// Runs it.
+pub(crate) fn run(flags: &RttFlags, interrupt: &Interrupt) -> anyhow::Result<()> {
+    let (scenario, method, wanted) = flags.checked()?;
+    check_descriptors(&[scenario])?;
+    // Before pinning narrows what we see.
+    let (machine, date) = (Machine::read(), SystemTime::now());
+    let mut set = PathSet::start(&wanted, interrupt)?;
+    eprintln!("seed {}", method.seed);
+    let mut random = fastrand::Rng::with_seed(method.seed);
+    let outcome = rounds::run(scenario, &method, &mut set, &mut random, interrupt)?;
+    if let Some(path) = &flags.log {
+        let file = File::create(path)
+            .with_context(|| format!("cannot write the log {}", path.display()))?;
+        let mut out = BufWriter::new(file);
+        write_rounds(&mut out, &outcome)?;
+        out.flush()
+            .with_context(|| format!("cannot write the log {}", path.display()))?;
+    }
+    let mut report = Report::new(machine, date, method, &set);
+    report.scenarios.push(ScenarioReport::new(&outcome));
+    if flags.json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        print!("{}", report.text());
+    }
+    Ok(())
+}
+
+/// Writes the histogram of each path and round as an interval log, in the order of time.
+fn write_rounds(out: &mut impl Write, outcome: &Outcome) -> anyhow::Result<()> {
+    let mut intervals: Vec<Interval<'_>> = outcome
+        .rounds
+        .iter()
+        .flatten()
+        .map(|measurement| Interval {
+            tag: measurement.path.to_string(),
+            started: measurement.started,
+            length: measurement.length,
+            latency: &measurement.latency,
+        })
+        .collect();
+    intervals.sort_by_key(|interval| interval.started);
+    write_log(
+        out,
+        &format!("{}; latency in ns", outcome.scenario),
+        &intervals,
+    )
+}
+
+/// Fails early, and not in mid-run, where the limit of open files is too low.
+pub(super) fn check_descriptors(scenarios: &[Scenario]) -> anyhow::Result<()> {
+    let limit = raise_open_files_limit();
+    let most = scenarios
+        .iter()
+        .map(|scenario| scenario.connections as u64)
+        .max()
+        .unwrap_or(0);
+    // A hop holds two for each connection.
+    let needed = 2 * most + SPARE_DESCRIPTORS;
+    if needed > limit {
+        bail!(
+            "{most} connections need {needed} descriptors a process and the limit is {limit}: \
+             raise it (`ulimit -n`) or use fewer connections"
+        );
+    }
+    Ok(())
+}

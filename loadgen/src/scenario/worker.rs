@@ -1,0 +1,374 @@
+//! One thread of the generator: its connections and one epoll set, no allocation in mid-round.
+
+use std::io;
+use std::num::NonZeroU64;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::event::{Timespec, epoll};
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime,
+};
+
+use crate::histogram::{Recorder, Schedule, Window};
+use crate::path::Path;
+use crate::pattern::Pattern;
+use crate::scenario::connection::{Connection, ConnectionError};
+
+/// How long the first round trip of every connection may take, set-up of the path included.
+const FIRST_ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long to wait for the answers that are missing at the end of a round.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The longest sleep, so that a request to stop is seen soon.
+const SLEEP_MAX: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 100_000_000,
+};
+
+/// Requests sent in one go when many are due: answers must be read meanwhile.
+const SENDS_MAX: usize = 64;
+
+/// Not a wait at all.
+const NO_SLEEP: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 0,
+};
+
+/// Bytes taken in one read.
+const READ_BYTES: usize = 64 * 1024;
+
+/// Events taken in one wait.
+const EVENTS_MAX: usize = 256;
+
+/// The number that stands for the timer in the epoll set; connections count from 0.
+const TIMER: u64 = u64::MAX;
+
+/// Why a thread gave up. The caller adds the name of the path.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum WorkerError {
+    /// One connection failed.
+    #[error("connection {connection}")]
+    Connection {
+        /// Which, counted from 0 over all threads.
+        connection: u64,
+        /// How.
+        source: ConnectionError,
+    },
+    /// Answers did not come.
+    #[error("{silent} of {connections} connections got no answer within {seconds} s")]
+    Silent {
+        /// How many.
+        silent: usize,
+        /// Of how many on this thread.
+        connections: usize,
+        /// The patience.
+        seconds: u64,
+    },
+    /// The thread's own epoll set or timer failed.
+    #[error("cannot wait for events")]
+    Wait(#[source] io::Error),
+    /// Another thread failed, or a signal came.
+    #[error("stopped")]
+    Stopped,
+}
+
+/// When requests are sent.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Pace {
+    /// One on each connection, to set the path up.
+    Once,
+    /// The next one after each answer.
+    Closed,
+    /// Each when it is due.
+    Open(Schedule),
+}
+
+/// What one call to [`Worker::drive`] keeps.
+#[derive(Debug)]
+struct Run {
+    pace: Pace,
+    window: Window,
+    recorder: Recorder,
+    /// Number of the next arrival of an open loop.
+    next: u64,
+    /// Requests that are due and not answered, over all connections.
+    waiting: u64,
+    /// What the timer is set to; 0 = nothing.
+    timer_ns: u64,
+}
+
+/// A thread's share of the connections of one path.
+#[derive(Debug)]
+pub(super) struct Worker<'a> {
+    pattern: &'a Pattern,
+    origin: Instant,
+    stop: &'a AtomicBool,
+    connections: Vec<Connection>,
+    epoll: OwnedFd,
+    timer: OwnedFd,
+    buffer: Box<[u8]>,
+}
+
+impl<'a> Worker<'a> {
+    /// Opens this thread's connections.
+    pub(super) fn connect(
+        path: &Path,
+        ids: impl Iterator<Item = u64>,
+        pattern: &'a Pattern,
+        origin: Instant,
+        stop: &'a AtomicBool,
+    ) -> Result<Self, WorkerError> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(wait_error)?;
+        let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
+        let timer = timerfd_create(TimerfdClockId::Monotonic, flags).map_err(wait_error)?;
+        // Edge-triggered: setting the timer anew clears it, so it need not be read.
+        let edge = epoll::EventFlags::IN | epoll::EventFlags::ET;
+        epoll::add(&epoll, &timer, epoll::EventData::new_u64(TIMER), edge).map_err(wait_error)?;
+        let mut connections: Vec<Connection> = Vec::new();
+        for id in ids {
+            if stop.load(Ordering::Relaxed) {
+                return Err(WorkerError::Stopped);
+            }
+            let connection = Connection::open(path, id).map_err(|error| failed(id, error))?;
+            let data = epoll::EventData::new_u64(connections.len() as u64);
+            epoll::add(&epoll, &connection.stream, data, epoll::EventFlags::IN)
+                .map_err(wait_error)?;
+            connections.push(connection);
+        }
+        let buffer = vec![0; READ_BYTES].into_boxed_slice();
+        Ok(Self {
+            pattern,
+            origin,
+            stop,
+            connections,
+            epoll,
+            timer,
+            buffer,
+        })
+    }
+
+    /// Makes one round trip on each connection, so that no set-up is left for the measurement.
+    pub(super) fn first_round_trips(&mut self) -> Result<(), WorkerError> {
+        let now = self.now_ns();
+        let nothing = Window {
+            from_ns: now,
+            until_ns: now,
+        };
+        self.drive(Pace::Once, nothing, FIRST_ANSWER_TIMEOUT)
+            .map(drop)
+    }
+
+    /// Runs the load until the window ends and the answers are there.
+    pub(super) fn run(&mut self, pace: Pace, window: Window) -> Result<Recorder, WorkerError> {
+        // By default the kernel may wake us 50 us late (prctl(2), PR_SET_TIMERSLACK). Refused: the
+        // delay shows in the report as the generator's own.
+        let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
+        self.drive(pace, window, DRAIN_TIMEOUT)
+    }
+
+    fn drive(
+        &mut self,
+        pace: Pace,
+        window: Window,
+        patience: Duration,
+    ) -> Result<Recorder, WorkerError> {
+        let mut run = Run {
+            pace,
+            window,
+            recorder: Recorder::new(window),
+            next: 0,
+            waiting: 0,
+            timer_ns: 0,
+        };
+        let patience_ns = u64::try_from(patience.as_nanos()).unwrap_or(u64::MAX);
+        let deadline_ns = window.until_ns.saturating_add(patience_ns);
+        if !matches!(pace, Pace::Open(_)) {
+            for index in 0..self.connections.len() {
+                self.request(index, self.now_ns(), &mut run)?;
+            }
+        }
+        let mut events = [epoll::Event {
+            flags: epoll::EventFlags::empty(),
+            data: epoll::EventData::new_u64(0),
+        }; EVENTS_MAX];
+        loop {
+            let more_is_due = self.send_due(&mut run)?;
+            let now = self.now_ns();
+            if !more_is_due && run.waiting == 0 && now >= window.until_ns {
+                return Ok(run.recorder);
+            }
+            if now >= deadline_ns {
+                self.give_up(now, patience, &mut run)?;
+                return Ok(run.recorder);
+            }
+            if self.stop.load(Ordering::Relaxed) {
+                return Err(WorkerError::Stopped);
+            }
+            let sleep = if more_is_due { NO_SLEEP } else { SLEEP_MAX };
+            let count = match epoll::wait(&self.epoll, &mut events[..], Some(&sleep)) {
+                Ok(count) => count,
+                Err(rustix::io::Errno::INTR) => 0,
+                Err(error) => return Err(wait_error(error)),
+            };
+            for event in &events[..count] {
+                let (flags, data) = (event.flags, event.data.u64());
+                let Ok(index) = usize::try_from(data) else {
+                    continue;
+                };
+                if data == TIMER {
+                    continue;
+                }
+                if flags.contains(epoll::EventFlags::OUT) {
+                    self.flush(index)?;
+                }
+                // Ends and errors are found by reading.
+                if flags.difference(epoll::EventFlags::OUT) != epoll::EventFlags::empty() {
+                    self.receive(index, &mut run)?;
+                }
+                // A long list of events must not delay what falls due meanwhile.
+                self.send_due(&mut run)?;
+            }
+        }
+    }
+
+    /// Open loop: sends the requests that are due by now, and sets the timer for the next one.
+    /// Answers whether there are more.
+    fn send_due(&mut self, run: &mut Run) -> Result<bool, WorkerError> {
+        let Pace::Open(schedule) = run.pace else {
+            return Ok(false);
+        };
+        for _ in 0..SENDS_MAX {
+            let now_ns = self.now_ns();
+            let due_ns = schedule.due_ns(run.next);
+            if due_ns >= run.window.until_ns {
+                return Ok(false);
+            }
+            if due_ns > now_ns {
+                return self.set_timer(due_ns, now_ns, run).map(|()| false);
+            }
+            let index = usize::try_from(run.next % schedule.own).unwrap_or(0);
+            run.next += 1;
+            self.request(index, due_ns, run)?;
+        }
+        Ok(true)
+    }
+
+    fn set_timer(&self, due_ns: u64, now_ns: u64, run: &mut Run) -> Result<(), WorkerError> {
+        if run.timer_ns == due_ns {
+            return Ok(());
+        }
+        run.timer_ns = due_ns;
+        let wait = Duration::from_nanos(due_ns - now_ns);
+        let value = Timespec {
+            tv_sec: i64::try_from(wait.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: i64::from(wait.subsec_nanos()),
+        };
+        let setting = Itimerspec {
+            it_interval: NO_SLEEP,
+            it_value: value,
+        };
+        timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &setting).map_err(wait_error)?;
+        Ok(())
+    }
+
+    /// A request of this connection is due.
+    fn request(&mut self, index: usize, due_ns: u64, run: &mut Run) -> Result<(), WorkerError> {
+        let now_ns = self.now_ns();
+        run.recorder.sent(due_ns, now_ns);
+        run.waiting += 1;
+        let connection = &mut self.connections[index];
+        connection.due_ns = due_ns;
+        connection.add_due();
+        self.flush(index)
+    }
+
+    /// Sends what the socket takes, and asks to be told when it takes more.
+    fn flush(&mut self, index: usize) -> Result<(), WorkerError> {
+        let connection = &mut self.connections[index];
+        let id = connection.id;
+        let everything = connection
+            .flush(self.pattern)
+            .map_err(|error| failed(id, error))?;
+        if connection.is_full == everything {
+            connection.is_full = !everything;
+            let mut interest = epoll::EventFlags::IN;
+            if !everything {
+                interest |= epoll::EventFlags::OUT;
+            }
+            let data = epoll::EventData::new_u64(index as u64);
+            epoll::modify(&self.epoll, &connection.stream, data, interest).map_err(wait_error)?;
+        }
+        Ok(())
+    }
+
+    fn receive(&mut self, index: usize, run: &mut Run) -> Result<(), WorkerError> {
+        let connection = &mut self.connections[index];
+        let (id, due_ns, first) = (connection.id, connection.due_ns, connection.answered());
+        let complete = connection
+            .receive(self.pattern, &mut self.buffer)
+            .map_err(|error| failed(id, error))?;
+        if complete == 0 {
+            return Ok(());
+        }
+        let now_ns = self.now_ns();
+        run.waiting -= complete;
+        for answer in first..first + complete {
+            run.recorder
+                .answered(intended_ns(run.pace, index, answer, due_ns), now_ns);
+        }
+        if matches!(run.pace, Pace::Closed) && now_ns < run.window.until_ns {
+            self.request(index, now_ns, run)?;
+        }
+        Ok(())
+    }
+
+    /// The deadline has passed with answers missing.
+    fn give_up(
+        &mut self,
+        now_ns: u64,
+        patience: Duration,
+        run: &mut Run,
+    ) -> Result<(), WorkerError> {
+        if !matches!(run.pace, Pace::Open(_)) {
+            let waiting = |connection: &&Connection| connection.waiting() > 0;
+            return Err(WorkerError::Silent {
+                silent: self.connections.iter().filter(waiting).count(),
+                connections: self.connections.len(),
+                seconds: patience.as_secs(),
+            });
+        }
+        // More arrivals than the path can carry is a result, not a failure.
+        for (index, connection) in self.connections.iter().enumerate() {
+            let first = connection.answered();
+            for answer in first..first + connection.waiting() {
+                run.recorder
+                    .gave_up(intended_ns(run.pace, index, answer, 0), now_ns);
+            }
+        }
+        Ok(())
+    }
+
+    fn now_ns(&self) -> u64 {
+        u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+}
+
+/// When the request of this answer should have been sent.
+fn intended_ns(pace: Pace, index: usize, answer: u64, due_ns: u64) -> u64 {
+    match pace {
+        // Answer 0 is the one of the first round trip, before the schedule began.
+        Pace::Open(schedule) => schedule.due_ns((answer - 1) * schedule.own + index as u64),
+        Pace::Once | Pace::Closed => due_ns,
+    }
+}
+
+fn failed(connection: u64, source: ConnectionError) -> WorkerError {
+    WorkerError::Connection { connection, source }
+}
+
+fn wait_error(error: rustix::io::Errno) -> WorkerError {
+    WorkerError::Wait(error.into())
+}

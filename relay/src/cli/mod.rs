@@ -1,0 +1,193 @@
+//! Every setting in one table, and the command line and environment made from it.
+//!
+//! Values are text here and know where they came from; what they mean is [`crate::config`]'s.
+
+mod settings;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::builder::PossibleValuesParser;
+use clap::parser::ValueSource;
+use clap::{Arg, ArgAction, ArgMatches, Command};
+use tieline_wire::claims::Scope;
+
+pub(crate) use self::settings::{Arity, Origin, Raw, SETTINGS, Setting};
+pub use self::settings::{CONFIG_VARIABLE, ENVIRONMENT_PREFIX, Layer, environment};
+
+/// A token to issue, as asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenOrder {
+    /// Who gets it.
+    pub subject: String,
+    /// Applications it is good for; none given means any.
+    pub dcc: Vec<String>,
+    /// Patterns of tunnel names it may ask for; none given means any.
+    pub tunnels: Vec<String>,
+    /// What it may be used for; none given means agent and caller.
+    pub scopes: Vec<String>,
+    /// How long it lasts, such as `8h`.
+    pub ttl: String,
+    /// The file with the secret.
+    pub secret_file: PathBuf,
+    /// Who issues it.
+    pub issuer: Option<String>,
+}
+
+/// What the command line asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Invocation {
+    /// Run a relay.
+    Serve {
+        /// The configuration file, if one is named.
+        config: Option<PathBuf>,
+        /// The flags.
+        flags: Layer,
+    },
+    /// Print a token.
+    IssueToken(TokenOrder),
+}
+
+/// The command line of `tieline-relay`.
+#[must_use]
+pub fn command() -> Command {
+    Command::new("tieline-relay")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("Joins remote callers to agents behind NAT")
+        .after_help(
+            "Each flag is also an environment variable (TIELINE_RELAY_STALE_TIMEOUT) and a key of \
+             the configuration file\n(stale_timeout); flags win over the environment, and that \
+             over the file.",
+        )
+        .args_conflicts_with_subcommands(true)
+        .arg(
+            Arg::new("config")
+                .long("config")
+                .value_name("FILE")
+                .help("TOML file with settings")
+                .value_parser(clap::value_parser!(PathBuf)),
+        )
+        .args(SETTINGS.iter().map(Setting::argument))
+        .subcommand(
+            Command::new("token")
+                .about("Tokens for agents and callers")
+                .subcommand_required(true)
+                .subcommand(issue_command()),
+        )
+}
+
+fn issue_command() -> Command {
+    let text = |name: &'static str, value: &'static str, help: &'static str| {
+        Arg::new(name).long(name).value_name(value).help(help)
+    };
+    let scopes = Scope::ALL.map(Scope::word);
+    Command::new("issue")
+        .about("Prints a signed token")
+        .arg(text("sub", "NAME", "Who gets it").required(true))
+        .arg(
+            text("dcc", "DCC", "Good for this application only; repeats").action(ArgAction::Append),
+        )
+        .arg(
+            text(
+                "tunnel",
+                "PATTERN",
+                "Good for these tunnel names only, as in 'maya-*'; repeats",
+            )
+            .action(ArgAction::Append)
+            .value_parser(tunnel_pattern),
+        )
+        .arg(
+            text(
+                "scope",
+                "SCOPE",
+                "Good for this only; repeats [default: agent and caller]",
+            )
+            .action(ArgAction::Append)
+            .value_parser(PossibleValuesParser::new(scopes)),
+        )
+        .arg(text("ttl", "TIME", "How long it lasts, as in 8h").required(true))
+        .arg(
+            text("jwt-secret-file", "FILE", "The relay's secret")
+                .required(true)
+                .value_parser(clap::value_parser!(PathBuf)),
+        )
+        .arg(text(
+            "issuer",
+            "NAME",
+            "Who issues it, for relays with --jwt-issuer",
+        ))
+}
+
+/// A pattern with any other character could match no tunnel name.
+fn tunnel_pattern(text: &str) -> Result<String, &'static str> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '*';
+    if text.is_empty() || !text.chars().all(fits) {
+        return Err("a pattern has letters a-z, digits, '-' and '*'");
+    }
+    Ok(text.to_owned())
+}
+
+/// Reads the command line.
+///
+/// # Errors
+/// What `clap` says, `--help` and `--version` included.
+pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation, clap::Error> {
+    let matches = command().try_get_matches_from(arguments)?;
+    if let Some(issue) = matches
+        .subcommand_matches("token")
+        .and_then(|token| token.subcommand_matches("issue"))
+    {
+        return Ok(Invocation::IssueToken(token_order(issue)));
+    }
+    let given = |key: &str| matches.value_source(key) == Some(ValueSource::CommandLine);
+    let flags = SETTINGS
+        .iter()
+        .filter(|setting| given(setting.key))
+        .map(|setting| {
+            let values = match setting.arity {
+                Arity::Switch => vec!["true".to_owned()],
+                Arity::One | Arity::Many => texts(&matches, setting.key),
+            };
+            (
+                setting.key,
+                Raw {
+                    values,
+                    origin: Origin::Flag,
+                },
+            )
+        })
+        .collect();
+    let config = matches.get_one::<PathBuf>("config").cloned();
+    Ok(Invocation::Serve {
+        config,
+        flags: Layer(flags),
+    })
+}
+
+fn texts(matches: &ArgMatches, name: &str) -> Vec<String> {
+    matches
+        .get_many::<String>(name)
+        .into_iter()
+        .flatten()
+        .cloned()
+        .collect()
+}
+
+fn token_order(matches: &ArgMatches) -> TokenOrder {
+    let one = |name| matches.get_one::<String>(name).cloned();
+    TokenOrder {
+        subject: one("sub").unwrap_or_default(),
+        dcc: texts(matches, "dcc"),
+        tunnels: texts(matches, "tunnel"),
+        scopes: texts(matches, "scope"),
+        ttl: one("ttl").unwrap_or_default(),
+        secret_file: matches
+            .get_one::<PathBuf>("jwt-secret-file")
+            .cloned()
+            .unwrap_or_default(),
+        issuer: one("issuer"),
+    }
+}
+
+#[cfg(test)]
+mod tests;

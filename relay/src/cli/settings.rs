@@ -1,0 +1,274 @@
+//! The table of settings, and the environment read by it.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Arg, ArgAction};
+
+use crate::error::ConfigError;
+
+/// What all environment variables start with.
+pub const ENVIRONMENT_PREFIX: &str = "TIELINE_RELAY_";
+
+/// The environment variable that names the configuration file.
+pub const CONFIG_VARIABLE: &str = "TIELINE_RELAY_CONFIG";
+
+/// How many values a setting takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Arity {
+    One,
+    Many,
+    /// True if it is there.
+    Switch,
+}
+
+/// One setting: `stale_timeout` in a file is `--stale-timeout` and `TIELINE_RELAY_STALE_TIMEOUT`.
+#[derive(Debug)]
+pub(crate) struct Setting {
+    pub(crate) key: &'static str,
+    pub(crate) arity: Arity,
+    value_name: &'static str,
+    help: &'static str,
+}
+
+const fn one(key: &'static str, value_name: &'static str, help: &'static str) -> Setting {
+    Setting {
+        key,
+        arity: Arity::One,
+        value_name,
+        help,
+    }
+}
+
+const fn many(key: &'static str, value_name: &'static str, help: &'static str) -> Setting {
+    Setting {
+        key,
+        arity: Arity::Many,
+        value_name,
+        help,
+    }
+}
+
+const fn switch(key: &'static str, help: &'static str) -> Setting {
+    Setting {
+        key,
+        arity: Arity::Switch,
+        value_name: "",
+        help,
+    }
+}
+
+/// Every setting, in the order of `--help`.
+pub(crate) const SETTINGS: &[Setting] = &[
+    many(
+        "agent_listen",
+        "ADDR",
+        "Where agents dial in; repeats [default: 127.0.0.1:9001]",
+    ),
+    many(
+        "tcp_listen",
+        "ADDR",
+        "Raw TCP frontends; repeats, `off` [default: 127.0.0.1:9002]",
+    ),
+    many(
+        "http_listen",
+        "ADDR",
+        "HTTP frontends; repeats, `off` [default: 127.0.0.1:9080]",
+    ),
+    many(
+        "quic_listen",
+        "ADDR",
+        "QUIC agents and frontends (not built yet)",
+    ),
+    many(
+        "admin_listen",
+        "ADDR",
+        "Tunnels, health, metrics; repeats, `off` [default: 127.0.0.1:9003]",
+    ),
+    one(
+        "tls_cert",
+        "FILE",
+        "Certificate for tls:// addresses (not built yet)",
+    ),
+    one("tls_key", "FILE", "Its private key (not built yet)"),
+    one(
+        "domain",
+        "NAME",
+        "Host name in public URLs [default: that of the HTTP listener]",
+    ),
+    one(
+        "shards",
+        "N",
+        "Threads that move bytes [default: one per core]",
+    ),
+    one("driver", "DRIVER", "auto, uring or epoll [default: auto]"),
+    one(
+        "auth",
+        "MODE",
+        "How agents prove themselves: open or jwt [default: open]",
+    ),
+    switch(
+        "open_anywhere",
+        "With auth open, accept agents that are not on this machine",
+    ),
+    one(
+        "caller_auth",
+        "MODE",
+        "How callers prove themselves: none [default: none]",
+    ),
+    one(
+        "jwt_secret_file",
+        "FILE",
+        "Secret for HS256 tokens, 32 bytes or more",
+    ),
+    one("jwt_issuer", "NAME", "Accept tokens of this issuer only"),
+    one(
+        "stale_timeout",
+        "TIME",
+        "Evict a link that is silent for this long [default: 45s]",
+    ),
+    one(
+        "preamble_timeout",
+        "TIME",
+        "Time for a frontend to name its tunnel [default: 5s]",
+    ),
+    one(
+        "drain_timeout",
+        "TIME",
+        "Time for sessions to end at shutdown [default: 10s]",
+    ),
+    one(
+        "max_tunnels",
+        "N",
+        "Tunnels that may be registered [default: 65536]",
+    ),
+    one(
+        "sessions_max",
+        "N",
+        "Sessions that one link may carry [default: 65536]",
+    ),
+    one(
+        "log",
+        "FILTER",
+        "What to log, as in `info,tieline_relay=debug` [default: RUST_LOG or info]",
+    ),
+    switch("json", "Print one JSON object per line on stdout"),
+];
+
+impl Setting {
+    /// The setting called `key`.
+    pub(crate) fn find(key: &str) -> Option<&'static Self> {
+        SETTINGS.iter().find(|setting| setting.key == key)
+    }
+
+    /// All names in one line, for who misspelt one.
+    pub(crate) fn all_names() -> String {
+        SETTINGS
+            .iter()
+            .map(|setting| setting.key)
+            .collect::<Vec<_>>()
+            .join(", ")
+    }
+
+    fn flag(&self) -> String {
+        self.key.replace('_', "-")
+    }
+
+    /// Its flag.
+    pub(super) fn argument(&self) -> Arg {
+        let argument = Arg::new(self.key).long(self.flag()).help(self.help);
+        match self.arity {
+            Arity::One => argument.value_name(self.value_name).action(ArgAction::Set),
+            Arity::Many => argument
+                .value_name(self.value_name)
+                .action(ArgAction::Append),
+            Arity::Switch => argument.action(ArgAction::SetTrue),
+        }
+    }
+}
+
+/// Where a value was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    Flag,
+    Environment,
+    File(PathBuf),
+}
+
+/// A setting's value as it was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Raw {
+    pub(crate) values: Vec<String>,
+    pub(crate) origin: Origin,
+}
+
+impl Raw {
+    /// How to point at `key` in an error.
+    pub(crate) fn describe(&self, key: &str) -> String {
+        match &self.origin {
+            Origin::Flag => format!("--{}", key.replace('_', "-")),
+            Origin::Environment => variable(key),
+            Origin::File(path) => format!("`{key}` in {}", path.display()),
+        }
+    }
+}
+
+/// Settings from one source, by key.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Layer(pub(crate) BTreeMap<&'static str, Raw>);
+
+fn variable(key: &str) -> String {
+    format!("{ENVIRONMENT_PREFIX}{}", key.to_ascii_uppercase())
+}
+
+/// Picks our settings out of the environment; lists have commas, an empty value counts as unset.
+///
+/// # Errors
+/// [`ConfigError::Unknown`] for a variable with our prefix that is no setting.
+pub fn environment(
+    variables: impl IntoIterator<Item = (OsString, OsString)>,
+) -> Result<Layer, ConfigError> {
+    let mut layer = Layer::default();
+    for (name, value) in variables {
+        let Some(name) = name.to_str() else { continue };
+        let Some(rest) = name.strip_prefix(ENVIRONMENT_PREFIX) else {
+            continue;
+        };
+        if name == CONFIG_VARIABLE || is_service_link(rest) || value.is_empty() {
+            continue;
+        }
+        let Some(setting) = Setting::find(&rest.to_ascii_lowercase()) else {
+            return Err(ConfigError::Unknown {
+                origin: name.to_owned(),
+                known: Setting::all_names(),
+            });
+        };
+        let Ok(value) = value.into_string() else {
+            let value = "(bytes)".to_owned();
+            return Err(ConfigError::Value {
+                origin: name.to_owned(),
+                value,
+                expected: "text",
+            });
+        };
+        let values = match setting.arity {
+            Arity::Many => value.split(',').map(|one| one.trim().to_owned()).collect(),
+            Arity::One | Arity::Switch => vec![value],
+        };
+        layer.0.insert(
+            setting.key,
+            Raw {
+                values,
+                origin: Origin::Environment,
+            },
+        );
+    }
+    Ok(layer)
+}
+
+/// Kubernetes puts `TIELINE_RELAY_PORT_9001_TCP` and the like into every pod beside a service
+/// called `tieline-relay` (its documentation: "Service", environment variables).
+fn is_service_link(rest: &str) -> bool {
+    rest == "PORT" || rest.starts_with("PORT_") || rest.starts_with("SERVICE_")
+}

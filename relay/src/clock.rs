@@ -1,0 +1,19 @@
+//! The time of a shard, as the protocol wants it.
+
+use std::time::Instant;
+
+use tieline_wire::Moment;
+
+/// Counts from the start of its shard.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Clock(Instant);
+
+impl Clock {
+    pub(crate) fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    pub(crate) fn now(self) -> Moment {
+        Moment::from_micros(u64::try_from(self.0.elapsed().as_micros()).unwrap_or(u64::MAX))
+    }
+}

@@ -1,0 +1,226 @@
+//! Flags, environment and file become one [`Config`], checked once and then frozen.
+//!
+//! A program that embeds a relay starts from [`Config::default`] instead, and
+//! [`Config::check`] holds it to the same rules.
+
+mod load;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::thread;
+use std::time::Duration;
+
+use tieline_wire::claims::Key;
+use tieline_wire::limits::{SESSIONS_MAX, STALE_TIMEOUT};
+
+pub use self::load::{load, parse_duration, read_secret};
+use crate::error::{ConfigError, ListenKind};
+
+/// Most shards of one relay.
+pub const SHARDS_MAX: usize = 1024;
+
+/// Most tunnels that a relay can be told to hold.
+pub const TUNNELS_MAX: usize = 1_000_000;
+
+/// All that a relay is told. Times and counts have bounds, see [`Config::check`].
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where agents dial in; at least one.
+    pub agent_listen: Vec<SocketAddr>,
+    /// Where raw TCP frontends connect.
+    pub tcp_listen: Vec<SocketAddr>,
+    /// Where HTTP frontends connect.
+    pub http_listen: Vec<SocketAddr>,
+    /// Where tunnels, health and metrics are shown.
+    pub admin_listen: Vec<SocketAddr>,
+    /// Host name in public URLs; without it, that of the HTTP listener.
+    pub domain: Option<String>,
+    /// Threads that move bytes.
+    pub shards: usize,
+    /// How shards talk to the kernel.
+    pub driver: DriverChoice,
+    /// How agents prove themselves.
+    pub auth: Auth,
+    /// A link that is silent for this long is evicted.
+    pub stale_timeout: Duration,
+    /// A frontend must have named its tunnel by then.
+    pub preamble_timeout: Duration,
+    /// How long sessions may take to end at shutdown.
+    pub drain_timeout: Duration,
+    /// Tunnels that may be registered.
+    pub max_tunnels: usize,
+    /// Sessions that one link may carry at a time.
+    pub sessions_max: u32,
+}
+
+/// How shards talk to the kernel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DriverChoice {
+    /// `io_uring`, or epoll where the kernel refuses it.
+    #[default]
+    Auto,
+    /// `io_uring` or no start.
+    Uring,
+    /// Epoll.
+    Epoll,
+}
+
+/// How agents prove themselves.
+#[derive(Clone, Debug)]
+pub enum Auth {
+    /// They need not.
+    Open {
+        /// Whether agents on other machines are accepted too.
+        anywhere: bool,
+    },
+    /// By a signed token.
+    Jwt(JwtAuth),
+}
+
+/// What a token is checked against.
+#[derive(Clone, Debug)]
+pub struct JwtAuth {
+    /// The secret.
+    pub key: Key,
+    /// The only issuer that is accepted, if one is named.
+    pub issuer: Option<String>,
+}
+
+/// A configuration, and how the program that runs it talks.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// For the relay.
+    pub config: Config,
+    /// What to log, if said.
+    pub log: Option<String>,
+    /// Whether to print JSON.
+    pub json: bool,
+}
+
+impl Default for Config {
+    /// Loopback only, each port chosen by the kernel, one shard per core, no authentication.
+    fn default() -> Self {
+        Self::on_ports(0, 0, 0, 0)
+    }
+}
+
+impl Config {
+    /// What `tieline-relay` runs when it is told nothing.
+    #[must_use]
+    pub fn standard() -> Self {
+        Self::on_ports(9001, 9002, 9080, 9003)
+    }
+
+    fn on_ports(agent: u16, tcp: u16, http: u16, admin: u16) -> Self {
+        let loopback = |port| vec![SocketAddr::from(([127, 0, 0, 1], port))];
+        Self {
+            agent_listen: loopback(agent),
+            tcp_listen: loopback(tcp),
+            http_listen: loopback(http),
+            admin_listen: loopback(admin),
+            domain: None,
+            shards: thread::available_parallelism()
+                .map_or(1, usize::from)
+                .min(SHARDS_MAX),
+            driver: DriverChoice::Auto,
+            auth: Auth::Open { anywhere: false },
+            stale_timeout: STALE_TIMEOUT,
+            preamble_timeout: Duration::from_secs(5),
+            drain_timeout: Duration::from_secs(10),
+            max_tunnels: 65_536,
+            sessions_max: SESSIONS_MAX,
+        }
+    }
+
+    /// The addresses to listen on for `kind`.
+    #[must_use]
+    pub fn listen(&self, kind: ListenKind) -> &[SocketAddr] {
+        match kind {
+            ListenKind::Agent => &self.agent_listen,
+            ListenKind::Tcp => &self.tcp_listen,
+            ListenKind::Http => &self.http_listen,
+            ListenKind::Admin => &self.admin_listen,
+        }
+    }
+
+    /// Whether a relay can run on it.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the setting.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        if self.agent_listen.is_empty() {
+            return conflict("`agent_listen` is empty: no agent could ever connect");
+        }
+        self.check_ports()?;
+        if let Auth::Open { anywhere: false } = self.auth
+            && let Some(open) = self
+                .agent_listen
+                .iter()
+                .find(|a| !a.ip().to_canonical().is_loopback())
+        {
+            return conflict(format!(
+                "agent_listen {open} can be reached from other machines and auth is open: \
+                 use --auth jwt, or say --open-anywhere as well"
+            ));
+        }
+        in_range("shards", self.shards, 1, SHARDS_MAX)?;
+        in_range("max_tunnels", self.max_tunnels, 1, TUNNELS_MAX)?;
+        in_range("sessions_max", self.sessions_max, 1, SESSIONS_MAX)?;
+        let ms = Duration::from_millis;
+        in_range("stale_timeout", self.stale_timeout, ms(100), ms(86_400_000))?;
+        in_range(
+            "preamble_timeout",
+            self.preamble_timeout,
+            ms(10),
+            ms(600_000),
+        )?;
+        in_range("drain_timeout", self.drain_timeout, ms(0), ms(3_600_000))
+    }
+
+    /// Shards share their ports (`SO_REUSEPORT`), so the kernel would not object to one port with
+    /// two uses: it would deal connections out to both.
+    fn check_ports(&self) -> Result<(), ConfigError> {
+        let kinds = [
+            ListenKind::Agent,
+            ListenKind::Tcp,
+            ListenKind::Http,
+            ListenKind::Admin,
+        ];
+        let all: Vec<_> = kinds
+            .iter()
+            .flat_map(|kind| {
+                self.listen(*kind)
+                    .iter()
+                    .map(move |address| (*kind, *address))
+            })
+            .filter(|(_, address)| address.port() != 0)
+            .collect();
+        for (index, (kind, address)) in all.iter().enumerate() {
+            if let Some((other, _)) = all[..index].iter().find(|(_, earlier)| earlier == address) {
+                return conflict(format!(
+                    "{other}_listen and {kind}_listen both name {address}"
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn conflict<T>(text: impl Into<String>) -> Result<T, ConfigError> {
+    Err(ConfigError::Conflict(text.into()))
+}
+
+fn in_range<T>(key: &str, value: T, min: T, max: T) -> Result<(), ConfigError>
+where
+    T: PartialOrd + fmt::Debug,
+{
+    if value < min || value > max {
+        return conflict(format!(
+            "{key} is {value:?}, and must be {min:?} to {max:?}"
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

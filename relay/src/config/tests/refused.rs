@@ -1,0 +1,216 @@
+//! What is refused, and in which words.
+
+use super::*;
+
+#[test]
+fn what_is_wrong_in_a_file_is_named_with_the_file() {
+    let folder = folder();
+    let path = folder.path().join("relay.toml").display().to_string();
+    for (text, wanted) in [
+        (
+            "stale_timout = \"1s\"",
+            format!("`stale_timout` in {path}: unknown setting; there are"),
+        ),
+        (
+            "[relay]\nshards = 1",
+            format!("`relay` in {path}: unknown setting"),
+        ),
+        (
+            "shards = \"two\"",
+            format!("`shards` in {path}: \"two\" is not a whole number"),
+        ),
+        (
+            "shards = 1.5",
+            format!("`shards` in {path}: \"(float)\" is not a text or a number"),
+        ),
+        ("shards = [1]", format!("`shards` in {path}: ")),
+        (
+            "tcp_listen = 9002",
+            format!("`tcp_listen` in {path}: \"(integer)\" is not a list of texts"),
+        ),
+        ("json = \"yes\"", format!("`json` in {path}: ")),
+        ("\nshards = ", format!("{path}, line 2: ")),
+        (
+            "shards = 1\nshards = 2",
+            format!("{path}, line 2: duplicate key"),
+        ),
+    ] {
+        let error = Case::file(folder.path(), text).error();
+        assert!(error.starts_with(&wanted), "{text}: {error}");
+    }
+}
+
+#[test]
+fn an_unreadable_file_is_named() {
+    let file = Some(PathBuf::from("/nonexistent/relay.toml"));
+    let error = Case {
+        file,
+        ..Case::default()
+    }
+    .error();
+    assert!(
+        error.starts_with("cannot read /nonexistent/relay.toml: No such file"),
+        "{error}"
+    );
+    let file = Some(folder().path().to_owned());
+    assert!(
+        Case {
+            file,
+            ..Case::default()
+        }
+        .error()
+        .starts_with("cannot read ")
+    );
+}
+
+#[test]
+fn a_wrong_value_is_named_with_its_flag_or_variable() {
+    for (flags, wanted) in [
+        (
+            "--agent-listen localhost:9001",
+            "--agent-listen: \"localhost:9001\" is not an address",
+        ),
+        ("--http-listen 127.0.0.1", "--http-listen: "),
+        ("--shards 0", "shards is 0, and must be 1 to "),
+        ("--shards -1", "--shards: "),
+        ("--max-tunnels 0", "max_tunnels is 0"),
+        ("--sessions-max 65537", "sessions_max is 65537"),
+        (
+            "--stale-timeout 45",
+            "--stale-timeout: \"45\" is not a time such as",
+        ),
+        (
+            "--stale-timeout 1ms",
+            "stale_timeout is 1ms, and must be 100ms to ",
+        ),
+        ("--preamble-timeout 1h", "preamble_timeout is "),
+        ("--drain-timeout 2h", "drain_timeout is "),
+        (
+            "--driver kqueue",
+            "--driver: \"kqueue\" is not auto, uring or epoll",
+        ),
+        (
+            "--domain http://x",
+            "--domain: \"http://x\" is not a host name",
+        ),
+        ("--auth basic", "--auth: \"basic\" is not open or jwt"),
+        (
+            "--caller-auth basic",
+            "--caller-auth: \"basic\" is not none",
+        ),
+        ("--agent-listen off", "`agent_listen` is empty"),
+    ] {
+        let words = flags.replace(" -1", "=-1");
+        let error = Case::flags(&words).error();
+        assert!(error.starts_with(wanted), "{flags}: {error}");
+    }
+    let error = Case::default()
+        .and_variable("TIELINE_RELAY_SHARDS", "x")
+        .error();
+    assert!(
+        error.starts_with("TIELINE_RELAY_SHARDS: \"x\" is not"),
+        "{error}"
+    );
+}
+
+#[test]
+fn what_is_not_built_says_so() {
+    for flags in [
+        "--quic-listen 127.0.0.1:1",
+        "--tls-cert a",
+        "--tls-key a",
+        "--agent-listen tls://0.0.0.0:1",
+        "--auth tokens",
+        "--auth provider",
+        "--caller-auth token",
+    ] {
+        let error = Case::flags(flags).error();
+        let flag = flags.split(' ').next().unwrap();
+        assert!(
+            error.starts_with(flag) && error.ends_with("is not built yet"),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn one_port_with_two_uses_is_refused() {
+    let error = Case::flags("--http-listen 127.0.0.1:9002").error();
+    assert_eq!(error, "tcp_listen and http_listen both name 127.0.0.1:9002");
+    let error = Case::flags("--tcp-listen [::1]:1 --tcp-listen [::1]:1").error();
+    assert_eq!(error, "tcp_listen and tcp_listen both name [::1]:1");
+    Case::flags("--tcp-listen 127.0.0.1:0 --http-listen 127.0.0.1:0").config();
+}
+
+#[test]
+fn open_to_other_machines_must_be_said_twice() {
+    for address in ["0.0.0.0:9001", "[::]:9001", "192.0.2.1:9001"] {
+        let flags = format!("--agent-listen {address}");
+        let error = Case::flags(&flags).error();
+        assert!(
+            error.contains(address) && error.contains("--open-anywhere"),
+            "{error}"
+        );
+        let config = Case::flags(&flags).and_flags("--open-anywhere").config();
+        assert!(matches!(config.auth, Auth::Open { anywhere: true }));
+    }
+    Case::flags("--agent-listen [::1]:9001 --agent-listen [::ffff:127.0.0.1]:9001").config();
+    Case::flags("--http-listen 0.0.0.0:9080").config();
+}
+
+#[test]
+fn a_setting_that_would_do_nothing_is_refused() {
+    let error = Case::flags("--jwt-secret-file x").error();
+    assert_eq!(error, "--jwt-secret-file does nothing here; add --auth jwt");
+    assert!(
+        Case::flags("--auth open --jwt-issuer x")
+            .error()
+            .starts_with("--jwt-issuer does")
+    );
+    assert!(
+        Case::flags("--auth jwt --open-anywhere")
+            .error()
+            .starts_with("--open-anywhere does")
+    );
+    assert!(
+        Case::flags("--auth jwt")
+            .error()
+            .contains("--jwt-secret-file FILE")
+    );
+}
+
+#[test]
+fn a_secret_that_others_can_read_is_refused() {
+    let folder = folder();
+    for mode in [0o600, 0o400, 0o640, 0o440] {
+        let path = secret_file(folder.path(), &[b'x'; 32], mode);
+        assert!(read_secret(&path).is_ok(), "{mode:o}");
+        fs::remove_file(path).unwrap();
+    }
+    for mode in [0o604, 0o644, 0o660, 0o602, 0o601] {
+        let path = secret_file(folder.path(), &[b'x'; 32], mode);
+        let error = read_secret(&path).unwrap_err().to_string();
+        assert!(
+            error.starts_with(&format!("{}: others can", path.display())),
+            "{error}"
+        );
+        assert!(error.contains(&format!("mode {mode:o}")), "{error}");
+        fs::remove_file(path).unwrap();
+    }
+}
+
+#[test]
+fn a_line_break_is_no_part_of_a_secret() {
+    let folder = folder();
+    for (secret, good) in [
+        ("x".repeat(32), true),
+        ("x".repeat(31), false),
+        ("x".repeat(31) + "\n", false),
+        ("x".repeat(31) + "\r\n", false),
+        ("x".repeat(31) + " ", true),
+        (String::new(), false),
+    ] {
+        let path = secret_file(folder.path(), secret.as_bytes(), 0o600);
+        assert_eq!(read_secret(&path).is_ok(), good, "{secret:?}");
+    }
+}

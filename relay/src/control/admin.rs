@@ -1,0 +1,212 @@
+//! What operators can ask: `/tunnels`, `/healthz` and `/metrics`.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use rustix::process::{Resource, getrlimit};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use tokio::time;
+
+use super::Inspect;
+use crate::metrics::{self, ShardMetrics, ShardStatus, TunnelReport};
+
+/// Time for all shards to report their tunnels.
+const SHARD_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Most tunnels in one answer, and how many there are unless asked otherwise.
+const PAGE_TUNNELS_MAX: usize = 1000;
+
+/// What the answers are made from.
+pub(super) struct Admin {
+    pub(super) inspect: Arc<dyn Inspect>,
+    pub(super) metrics: Vec<Arc<ShardMetrics>>,
+    pub(super) draining: Arc<AtomicBool>,
+    pub(super) started: Instant,
+    pub(super) start_epoch_seconds: u64,
+}
+
+pub(super) fn router(admin: Arc<Admin>) -> Router {
+    Router::new()
+        .route("/tunnels", get(tunnels))
+        .route("/healthz", get(health))
+        .route("/metrics", get(show_metrics))
+        .fallback(|| async {
+            refuse(
+                StatusCode::NOT_FOUND,
+                "not_found",
+                "there are /tunnels, /healthz and /metrics",
+            )
+        })
+        .method_not_allowed_fallback(|| async {
+            refuse(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method_not_allowed",
+                "only GET is answered",
+            )
+        })
+        .with_state(admin)
+}
+
+/// An error that a program can tell apart by `error` and a person can read.
+pub(super) fn refuse(status: StatusCode, error: &str, message: &str) -> Response {
+    let mut answer = (status, Json(json!({ "error": error, "message": message }))).into_response();
+    if status == StatusCode::METHOD_NOT_ALLOWED {
+        answer
+            .headers_mut()
+            .insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+    }
+    uncached(answer)
+}
+
+fn uncached(mut answer: Response) -> Response {
+    let headers = answer.headers_mut();
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(
+        header::X_CONTENT_TYPE_OPTIONS,
+        HeaderValue::from_static("nosniff"),
+    );
+    answer
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Page {
+    limit: Option<usize>,
+    after: Option<String>,
+}
+
+#[derive(Serialize)]
+struct TunnelPage {
+    tunnels: Vec<TunnelReport>,
+    /// How many there are in all.
+    total: usize,
+    /// What to ask `after` for the next page, if there is one.
+    next: Option<String>,
+}
+
+async fn tunnels(
+    State(admin): State<Arc<Admin>>,
+    page: Result<Query<Page>, QueryRejection>,
+) -> Response {
+    let Ok(Query(Page { limit, after })) = page else {
+        let text = "the query may have `limit` and `after`, as in ?limit=100&after=maya-1";
+        return refuse(StatusCode::BAD_REQUEST, "bad_query", text);
+    };
+    let limit = limit.unwrap_or(PAGE_TUNNELS_MAX);
+    if !(1..=PAGE_TUNNELS_MAX).contains(&limit) {
+        let text = format!("`limit` must be 1 to {PAGE_TUNNELS_MAX}");
+        return refuse(StatusCode::BAD_REQUEST, "bad_query", &text);
+    }
+    let Ok(tunnels) = time::timeout(SHARD_TIMEOUT, admin.inspect.tunnels()).await else {
+        let text = "not every shard answered in time";
+        return refuse(StatusCode::SERVICE_UNAVAILABLE, "shards_busy", text);
+    };
+    uncached(Json(cut_page(tunnels, limit, after.as_deref())).into_response())
+}
+
+fn cut_page(mut tunnels: Vec<TunnelReport>, limit: usize, after: Option<&str>) -> TunnelPage {
+    let total = tunnels.len();
+    tunnels.sort_unstable_by(|a, b| (&a.tunnel_id, a.shard).cmp(&(&b.tunnel_id, b.shard)));
+    if let Some(after) = after {
+        tunnels.retain(|one| one.tunnel_id.as_str() > after);
+    }
+    let more = tunnels.len() > limit;
+    tunnels.truncate(limit);
+    let next = tunnels
+        .last()
+        .filter(|_| more)
+        .map(|last| last.tunnel_id.clone());
+    TunnelPage {
+        tunnels,
+        total,
+        next,
+    }
+}
+
+#[derive(Deserialize)]
+struct HealthQuery {
+    verbose: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Health {
+    status: &'static str,
+    version: &'static str,
+    uptime_ms: u128,
+    start_epoch_seconds: u64,
+    open_files_max: Option<u64>,
+    shards: Vec<ShardHealth>,
+}
+
+#[derive(Serialize)]
+struct ShardHealth {
+    #[serde(flatten)]
+    status: ShardStatus,
+    links: i64,
+    tunnels: i64,
+    sessions: i64,
+}
+
+async fn health(
+    State(admin): State<Arc<Admin>>,
+    query: Result<Query<HealthQuery>, QueryRejection>,
+) -> Response {
+    let (code, status) = if admin.draining.load(Ordering::Relaxed) {
+        (StatusCode::SERVICE_UNAVAILABLE, "draining")
+    } else {
+        (StatusCode::OK, "ok")
+    };
+    let verbose = query.ok().and_then(|query| query.0.verbose);
+    if verbose.is_none_or(|verbose| verbose == "0" || verbose == "false") {
+        return uncached((code, format!("{status}\n")).into_response());
+    }
+    let report = Health {
+        status,
+        version: env!("CARGO_PKG_VERSION"),
+        uptime_ms: admin.started.elapsed().as_millis(),
+        start_epoch_seconds: admin.start_epoch_seconds,
+        // Absent where there is no limit.
+        open_files_max: getrlimit(Resource::Nofile).current,
+        shards: admin
+            .inspect
+            .shards()
+            .into_iter()
+            .map(|one| admin.shard_health(one))
+            .collect(),
+    };
+    uncached((code, Json(report)).into_response())
+}
+
+impl Admin {
+    fn shard_health(&self, status: ShardStatus) -> ShardHealth {
+        let metrics = self.metrics.get(status.shard);
+        let read = |pick: fn(&ShardMetrics) -> &metrics::Gauge| {
+            metrics.map_or(0, |metrics| pick(metrics).read())
+        };
+        ShardHealth {
+            links: read(|m| &m.links),
+            tunnels: read(|m| &m.tunnels),
+            sessions: read(|m| &m.sessions),
+            status,
+        }
+    }
+}
+
+async fn show_metrics(State(admin): State<Arc<Admin>>) -> Response {
+    let shards = admin.inspect.shards();
+    let text = metrics::render(&admin.metrics, &shards, admin.start_epoch_seconds);
+    // The text format, version 0.0.4, of prometheus.io's "Exposition formats".
+    let kind = [(
+        header::CONTENT_TYPE,
+        "text/plain; version=0.0.4; charset=utf-8",
+    )];
+    uncached((kind, text).into_response())
+}

@@ -1,0 +1,140 @@
+//! The control thread: one tokio thread beside the shards, for whoever operates the relay.
+//!
+//! It sees the shards through [`Inspect`] and their counters, and nothing it does can delay one.
+
+mod admin;
+mod serve;
+
+use std::future::Future;
+use std::net::{SocketAddr, TcpListener};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::watch;
+use tracing::info_span;
+
+use self::admin::Admin;
+use crate::error::{ListenKind, StartError};
+use crate::metrics::{ShardMetrics, ShardStatus, TunnelReport};
+
+/// Tunnels as the shards report them, once all have answered.
+pub(crate) type Tunnels = Pin<Box<dyn Future<Output = Vec<TunnelReport>> + Send>>;
+
+/// What the control thread may ask the shards.
+pub(crate) trait Inspect: Send + Sync {
+    /// Every tunnel, in any order.
+    fn tunnels(&self) -> Tunnels;
+
+    /// How each shard runs.
+    fn shards(&self) -> Vec<ShardStatus>;
+}
+
+/// The control thread, while it runs.
+pub(crate) struct Control {
+    thread: Option<JoinHandle<()>>,
+    stop: watch::Sender<bool>,
+    draining: Arc<AtomicBool>,
+    addresses: Vec<SocketAddr>,
+}
+
+impl Control {
+    /// Starts listening on `listen` and serving what `inspect` and `metrics` show.
+    ///
+    /// # Errors
+    /// [`StartError::Listen`] names the address, [`StartError::Thread`] the missing resource.
+    pub(crate) fn start(
+        listen: &[SocketAddr],
+        inspect: Arc<dyn Inspect>,
+        metrics: Vec<Arc<ShardMetrics>>,
+    ) -> Result<Self, StartError> {
+        // Bound here and not on the thread, so that a taken port fails the start.
+        let listeners = listen
+            .iter()
+            .map(|one| bind(*one))
+            .collect::<Result<Vec<_>, _>>()?;
+        let addresses = listeners.iter().map(|(address, _)| *address).collect();
+        let failed = |source| StartError::Thread {
+            what: "the control thread".to_owned(),
+            source,
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(failed)?;
+
+        let draining = Arc::new(AtomicBool::new(false));
+        let admin = Arc::new(Admin {
+            inspect,
+            metrics,
+            draining: Arc::clone(&draining),
+            started: Instant::now(),
+            start_epoch_seconds: SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .map_or(0, |since| since.as_secs()),
+        });
+        let (stop, stopped) = watch::channel(false);
+        let thread = thread::Builder::new()
+            .name("control".to_owned())
+            .spawn(move || {
+                let _span = info_span!("control").entered();
+                runtime.block_on(serve::run(listeners, &admin, stopped));
+            })
+            .map_err(failed)?;
+        Ok(Self {
+            thread: Some(thread),
+            stop,
+            draining,
+            addresses,
+        })
+    }
+
+    /// Where it listens.
+    pub(crate) fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// From now on `/healthz` says that the relay is on its way out.
+    pub(crate) fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Ends the thread and waits for it.
+    pub(crate) fn stop(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        // Fails only if the thread has ended already.
+        let _ = self.stop.send(true);
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the control thread had panicked");
+        }
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+fn bind(address: SocketAddr) -> Result<(SocketAddr, TcpListener), StartError> {
+    let open = || {
+        let listener = TcpListener::bind(address)?;
+        listener.set_nonblocking(true)?;
+        Ok((listener.local_addr()?, listener))
+    };
+    open().map_err(|source| StartError::Listen {
+        kind: ListenKind::Admin,
+        address,
+        source,
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,127 @@
+//! Admin connections: how many, for how long, and for which names.
+
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::Request;
+use axum::http::uri::Authority;
+use axum::http::{StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::Response;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::TcpStream;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio::time;
+use tracing::{debug, warn};
+
+use super::admin::{self, Admin, refuse};
+
+/// Admin connections at a time on one listener; more wait in the kernel's backlog.
+const CONNECTIONS_MAX: usize = 64;
+
+/// Time for a request's head to arrive, idle time between two requests included.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Longest life of a connection, so that a reader that stalls gives its place back.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// Pause after an accept that failed, which is mostly for lack of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Serves all listeners until `stopped` turns true; what is in flight then is cut.
+pub(super) async fn run(
+    listeners: Vec<(SocketAddr, TcpListener)>,
+    admin: &Arc<Admin>,
+    mut stopped: watch::Receiver<bool>,
+) {
+    let mut tasks = JoinSet::new();
+    for (address, listener) in listeners {
+        tasks.spawn(accept(address, listener, Arc::clone(admin)));
+    }
+    // An error means that the sender is gone, which is a stop as well.
+    let _ = stopped.wait_for(|stopped| *stopped).await;
+    // Dropping the set aborts its tasks, and each accept task its connections.
+}
+
+async fn accept(address: SocketAddr, listener: TcpListener, admin: Arc<Admin>) {
+    let listener = match tokio::net::TcpListener::from_std(listener) {
+        Ok(listener) => listener,
+        Err(error) => return warn!(%address, %error, "admin listener lost"),
+    };
+    let mut router = admin::router(admin);
+    if address.ip().to_canonical().is_loopback() {
+        router = router.layer(middleware::from_fn(refuse_foreign_names));
+    }
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut connections = JoinSet::new();
+    loop {
+        // The semaphore is never closed.
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
+            return;
+        };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let router = router.clone();
+                connections.spawn(async move {
+                    serve(stream, router).await;
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                warn!(%address, %error, "cannot accept an admin connection");
+                time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+        while connections.try_join_next().is_some() {}
+    }
+}
+
+async fn serve(stream: TcpStream, router: Router) {
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    match time::timeout(CONNECTION_TIMEOUT, connection).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => debug!(%error, "admin connection failed"),
+        Err(_) => debug!("admin connection ended by its deadline"),
+    }
+}
+
+/// Turns away requests for a name that merely points here.
+///
+/// A web page can make its own host name resolve to 127.0.0.1 and then read what a listener on
+/// loopback answers (DNS rebinding); an address or `localhost` cannot be made to do so.
+async fn refuse_foreign_names(request: Request, next: Next) -> Response {
+    let in_headers = request.headers().get_all(header::HOST).iter();
+    let headers_fit = in_headers
+        .map(|value| {
+            value
+                .to_str()
+                .ok()
+                .and_then(|text| text.parse::<Authority>().ok())
+        })
+        .all(|authority| authority.is_some_and(|authority| is_local_name(authority.host())));
+    let uri_fits = request.uri().host().is_none_or(is_local_name);
+    if headers_fit && uri_fits {
+        return next.run(request).await;
+    }
+    refuse(
+        StatusCode::MISDIRECTED_REQUEST,
+        "misdirected",
+        "on loopback this listener answers to localhost and addresses only",
+    )
+}
+
+fn is_local_name(host: &str) -> bool {
+    let bare = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'))
+        .unwrap_or(host);
+    bare.parse::<IpAddr>().is_ok() || bare.trim_end_matches('.').eq_ignore_ascii_case("localhost")
+}

@@ -1,0 +1,313 @@
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use serde_json::Value;
+use tieline_wire::Reason;
+
+use super::*;
+
+/// Shards that answer what a test wants, or never.
+struct Fake {
+    tunnels: Vec<&'static str>,
+    silent: bool,
+}
+
+impl Inspect for Fake {
+    fn tunnels(&self) -> Tunnels {
+        if self.silent {
+            return Box::pin(std::future::pending());
+        }
+        let tunnels = self.tunnels.iter().map(|id| report(id)).collect();
+        Box::pin(std::future::ready(tunnels))
+    }
+
+    fn shards(&self) -> Vec<ShardStatus> {
+        let reason = Some("io_uring_setup: not permitted".to_owned());
+        vec![
+            ShardStatus {
+                shard: 0,
+                driver: "uring",
+                driver_reason: None,
+            },
+            ShardStatus {
+                shard: 1,
+                driver: "epoll",
+                driver_reason: reason,
+            },
+        ]
+    }
+}
+
+fn report(id: &str) -> TunnelReport {
+    TunnelReport {
+        tunnel_id: id.to_owned(),
+        dcc: "maya".to_owned(),
+        capabilities: vec!["tools".to_owned()],
+        agent_version: "0.1.0".to_owned(),
+        registered_at_ms_ago: 5,
+        last_heartbeat_ms_ago: 1,
+        session_count: 3,
+        generation: u64::MAX,
+        shard: 1,
+        links: 1,
+        target_scheme: "http",
+    }
+}
+
+fn start(fake: Fake) -> (Control, Vec<Arc<ShardMetrics>>) {
+    let metrics = vec![
+        Arc::new(ShardMetrics::default()),
+        Arc::new(ShardMetrics::default()),
+    ];
+    let listen = ["127.0.0.1:0".parse().unwrap()];
+    let control = Control::start(&listen, Arc::new(fake), metrics.clone()).unwrap();
+    (control, metrics)
+}
+
+fn with_tunnels(tunnels: &[&'static str]) -> (Control, Vec<Arc<ShardMetrics>>) {
+    start(Fake {
+        tunnels: tunnels.to_vec(),
+        silent: false,
+    })
+}
+
+/// Sends `head` and reads until the relay closes: status, head, body.
+fn exchange(control: &Control, head: &str) -> (u16, String, String) {
+    let mut stream = TcpStream::connect(control.addresses()[0]).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(10)))
+        .unwrap();
+    stream.write_all(head.as_bytes()).unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap();
+    (
+        head[9..12].parse().unwrap(),
+        head.to_ascii_lowercase(),
+        body.to_owned(),
+    )
+}
+
+fn get(control: &Control, path: &str) -> (u16, String, String) {
+    let host = control.addresses()[0];
+    exchange(
+        control,
+        &format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"),
+    )
+}
+
+fn get_json(control: &Control, path: &str) -> (u16, Value) {
+    let (status, _, body) = get(control, path);
+    (
+        status,
+        serde_json::from_str(&body).unwrap_or_else(|error| panic!("{error}: {body}")),
+    )
+}
+
+fn ids(page: &Value) -> Vec<&str> {
+    page["tunnels"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| one["tunnel_id"].as_str().unwrap())
+        .collect()
+}
+
+#[test]
+fn tunnels_are_listed_in_order_with_every_field() {
+    let (control, _) = with_tunnels(&["nuke", "maya", "blender"]);
+    let (status, page) = get_json(&control, "/tunnels");
+    assert_eq!(status, 200);
+    assert_eq!(ids(&page), ["blender", "maya", "nuke"]);
+    assert_eq!(
+        (&page["total"], &page["next"]),
+        (&Value::from(3), &Value::Null)
+    );
+    let expected = serde_json::json!({
+        "tunnel_id": "blender", "dcc": "maya", "capabilities": ["tools"],
+        "agent_version": "0.1.0", "registered_at_ms_ago": 5, "last_heartbeat_ms_ago": 1,
+        "session_count": 3, "generation": "18446744073709551615", "shard": 1, "links": 1,
+        "target_scheme": "http",
+    });
+    assert_eq!(page["tunnels"][0], expected);
+    control.stop();
+}
+
+#[test]
+fn tunnels_come_in_pages() {
+    let (control, _) = with_tunnels(&["a", "b", "c", "d", "e"]);
+    let (_, first) = get_json(&control, "/tunnels?limit=2");
+    assert_eq!(
+        (ids(&first), &first["next"]),
+        (vec!["a", "b"], &Value::from("b"))
+    );
+    let (_, second) = get_json(&control, "/tunnels?limit=2&after=b");
+    assert_eq!(
+        (ids(&second), &second["next"]),
+        (vec!["c", "d"], &Value::from("d"))
+    );
+    let (_, third) = get_json(&control, "/tunnels?limit=2&after=d");
+    assert_eq!((ids(&third), &third["next"]), (vec!["e"], &Value::Null));
+    assert_eq!(third["total"], 5);
+    for wrong in [
+        "?limit=0",
+        "?limit=1001",
+        "?limit=x",
+        "?limit=-1",
+        "?page=1",
+    ] {
+        let (status, error) = get_json(&control, &format!("/tunnels{wrong}"));
+        assert_eq!(
+            (status, &error["error"]),
+            (400, &Value::from("bad_query")),
+            "{wrong}"
+        );
+    }
+}
+
+#[test]
+fn shards_that_do_not_answer_are_not_waited_for() {
+    let (control, _) = start(Fake {
+        tunnels: vec![],
+        silent: true,
+    });
+    let (status, error) = get_json(&control, "/tunnels");
+    assert_eq!(
+        (status, &error["error"]),
+        (503, &Value::from("shards_busy"))
+    );
+    assert_eq!(get(&control, "/healthz").0, 200);
+}
+
+#[test]
+fn health_is_one_word_unless_asked_for_more() {
+    let (control, metrics) = with_tunnels(&[]);
+    metrics[1].links.inc();
+    let (status, head, body) = get(&control, "/healthz");
+    assert_eq!((status, body.as_str()), (200, "ok\n"));
+    assert!(head.contains("cache-control: no-store"), "{head}");
+
+    let (_, health) = get_json(&control, "/healthz?verbose");
+    assert_eq!(health["status"], "ok");
+    assert_eq!(health["version"], env!("CARGO_PKG_VERSION"));
+    assert!(health["uptime_ms"].is_u64() && health["open_files_max"].as_u64() > Some(0));
+    assert_eq!(health["shards"][0]["driver"], "uring");
+    assert_eq!(health["shards"][0]["driver_reason"], Value::Null);
+    assert_eq!(
+        health["shards"][1]["driver_reason"],
+        "io_uring_setup: not permitted"
+    );
+    assert_eq!(health["shards"][1]["links"], 1);
+
+    control.drain();
+    let (status, _, body) = get(&control, "/healthz");
+    assert_eq!((status, body.as_str()), (503, "draining\n"));
+}
+
+#[test]
+fn metrics_are_in_the_text_format() {
+    let (control, metrics) = with_tunnels(&[]);
+    metrics[0].link_evicted(Reason::Stale);
+    let (status, head, body) = get(&control, "/metrics");
+    assert_eq!(status, 200);
+    assert!(
+        head.contains("content-type: text/plain; version=0.0.4"),
+        "{head}"
+    );
+    assert!(
+        body.contains("\nrelay_link_evictions_total{reason=\"stale\"} 1\n"),
+        "{body}"
+    );
+    assert!(
+        body.contains("\nrelay_driver{driver=\"epoll\",shard=\"1\"} 1\n"),
+        "{body}"
+    );
+}
+
+#[test]
+fn what_is_not_there_is_refused_in_json() {
+    let (control, _) = with_tunnels(&[]);
+    let (status, error) = get_json(&control, "/");
+    assert_eq!((status, &error["error"]), (404, &Value::from("not_found")));
+    assert!(error["message"].as_str().unwrap().contains("/tunnels"));
+    let post = "POST /tunnels HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\
+                Connection: close\r\n\r\n";
+    let (status, head, body) = exchange(&control, post);
+    assert_eq!(status, 405);
+    assert!(
+        head.contains("allow: get") && body.contains("method_not_allowed"),
+        "{head}{body}"
+    );
+}
+
+#[test]
+fn a_name_that_was_rebound_to_loopback_is_turned_away() {
+    let (control, _) = with_tunnels(&[]);
+    let ask = |lines: &str| {
+        exchange(
+            &control,
+            &format!("GET /tunnels HTTP/1.1\r\n{lines}Connection: close\r\n\r\n"),
+        )
+        .0
+    };
+    for host in [
+        "localhost",
+        "LOCALHOST:9003",
+        "localhost.",
+        "127.0.0.1:1",
+        "[::1]:9003",
+        "10.0.0.1",
+    ] {
+        assert_eq!(ask(&format!("Host: {host}\r\n")), 200, "{host}");
+    }
+    for host in [
+        "evil.example",
+        "evil.example:9003",
+        "localhost.evil.example",
+        "",
+        "a b",
+    ] {
+        assert_eq!(ask(&format!("Host: {host}\r\n")), 421, "{host}");
+    }
+    assert_eq!(ask("Host: localhost\r\nHost: evil.example\r\n"), 421);
+    assert_eq!(exchange(&control, "GET /healthz HTTP/1.0\r\n\r\n").0, 200);
+    let absolute = "GET http://evil.example/tunnels HTTP/1.1\r\nHost: localhost\r\n\
+                    Connection: close\r\n\r\n";
+    assert_eq!(exchange(&control, absolute).0, 421);
+}
+
+#[test]
+fn a_taken_port_fails_the_start() {
+    let holder = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = holder.local_addr().unwrap();
+    let fake = Arc::new(Fake {
+        tunnels: vec![],
+        silent: false,
+    });
+    let Err(error) = Control::start(&[address], fake, vec![]) else {
+        panic!("started")
+    };
+    let text = error.to_string();
+    assert!(
+        text.contains(&address.to_string()) && text.contains("ss -ltnp"),
+        "{text}"
+    );
+}
+
+#[test]
+fn stop_waits_for_nobody() {
+    let (control, _) = start(Fake {
+        tunnels: vec![],
+        silent: true,
+    });
+    let address = control.addresses()[0];
+    let mut waiting = TcpStream::connect(address).unwrap();
+    waiting
+        .write_all(b"GET /tunnels HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        .unwrap();
+    let idle = TcpStream::connect(address).unwrap();
+    control.stop();
+    assert!(TcpStream::connect(address).is_err());
+    drop((waiting, idle));
+}

@@ -1,0 +1,198 @@
+//! Listening sockets: one per shard and address, all on one port.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener as StdTcpListener};
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use monoio::net::TcpListener;
+use rustix::net::Shutdown;
+use socket2::{Domain, Protocol, Socket as RawSocket, TcpKeepalive, Type};
+
+use super::socket::Socket;
+use super::turn::AtOnce;
+
+/// Connections that may wait to be accepted; the kernel lowers it to `net.core.somaxconn`.
+const BACKLOG: i32 = 4096;
+
+/// How long a peer may leave bytes unacknowledged, or keep its window shut, before the kernel ends
+/// the connection: a caller that does not read, or is no longer there.
+const STALL_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// When the kernel starts to ask a silent peer whether it is still there, and how often it asks.
+/// It gives up after [`STALL_TIMEOUT`].
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+
+/// How long an address that is taken is tried again: a relay that was killed a moment ago is gone
+/// before the kernel has taken its ring apart, and with it the listeners (5 ms, measured).
+const TAKEN_TIMEOUT: Duration = Duration::from_millis(500);
+const TAKEN_PAUSE: Duration = Duration::from_millis(5);
+
+/// Binds `count` sockets to one address, among which the kernel spreads connections.
+///
+/// Port 0 is chosen once, for all of them. The address is first bound alone, because with
+/// `SO_REUSEPORT` a second relay of the same user would silently share it.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "runs before any shard, and no event says it"
+)]
+pub(crate) fn bind(
+    address: SocketAddr,
+    count: usize,
+) -> io::Result<(SocketAddr, Vec<StdTcpListener>)> {
+    let deadline = Instant::now() + TAKEN_TIMEOUT;
+    loop {
+        match bind_once(address, count) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
+                thread::sleep(TAKEN_PAUSE);
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+fn bind_once(address: SocketAddr, count: usize) -> io::Result<(SocketAddr, Vec<StdTcpListener>)> {
+    let probe = socket(address, false)?;
+    let bound = local_address(&probe, address)?;
+    drop(probe);
+    let sockets = (0..count)
+        .map(|_| {
+            let socket = socket(bound, true)?;
+            socket.listen(BACKLOG)?;
+            Ok(StdTcpListener::from(socket))
+        })
+        .collect::<io::Result<_>>()?;
+    Ok((bound, sockets))
+}
+
+fn socket(address: SocketAddr, shared: bool) -> io::Result<RawSocket> {
+    let socket = RawSocket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(shared)?;
+    // Accepted sockets inherit all of these (tcp(7)), which saves a call for each.
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_user_timeout(Some(STALL_TIMEOUT))?;
+    let probes = TcpKeepalive::new()
+        .with_time(KEEPALIVE_IDLE)
+        .with_interval(KEEPALIVE_INTERVAL);
+    socket.set_tcp_keepalive(&probes)?;
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+fn local_address(socket: &RawSocket, asked: SocketAddr) -> io::Result<SocketAddr> {
+    Ok(socket.local_addr()?.as_socket().unwrap_or(asked))
+}
+
+/// A listening socket of this shard.
+pub(crate) struct Listener {
+    listener: TcpListener,
+    accepts: AtOnce,
+}
+
+impl Listener {
+    pub(crate) fn new(listener: StdTcpListener) -> io::Result<Self> {
+        // monoio's epoll driver accepts until the kernel has no more connections, and a blocking
+        // accept would then stop the whole shard; the ring's accept must wait, and not fail.
+        listener.set_nonblocking(monoio::utils::is_legacy())?;
+        Ok(Self {
+            listener: TcpListener::from_std(listener)?,
+            accepts: AtOnce::default(),
+        })
+    }
+
+    /// Takes the next connection.
+    pub(crate) async fn accept(&self) -> io::Result<(Socket, SocketAddr)> {
+        let (stream, peer) = self.accepts.fairly(self.listener.accept()).await?;
+        Ok((Socket::from_monoio(stream), peer))
+    }
+
+    /// Listens no more: who waits to be accepted is refused, and an accept fails from now on with
+    /// `InvalidInput` (accept(2), EINVAL).
+    ///
+    /// To drop an accept in flight instead would lose the connection that it may have just taken.
+    pub(crate) fn shut(&self) {
+        // SAFETY: the listener keeps its descriptor open for as long as `self` is borrowed.
+        let fd = unsafe { BorrowedFd::borrow_raw(self.listener.as_raw_fd()) };
+        // It fails only if it was shut before.
+        let _ = rustix::net::shutdown(fd, Shutdown::Read);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn port_zero_is_chosen_once_for_all_shards() {
+        let (bound, sockets) = bind("127.0.0.1:0".parse().unwrap(), 3).unwrap();
+        assert_ne!(bound.port(), 0);
+        for socket in sockets {
+            assert_eq!(socket.local_addr().unwrap(), bound);
+        }
+    }
+
+    #[test]
+    fn waiting_for_a_connection_holds_up_nothing_else_and_can_be_ended() {
+        use crate::io::{Chosen, choose, run};
+        use std::time::Duration;
+
+        let (best, _) = choose(None).unwrap();
+        for driver in [best, Chosen::Epoll] {
+            let (bound, sockets) = bind("127.0.0.1:0".parse().unwrap(), 1).unwrap();
+            let _caller = std::net::TcpStream::connect(bound).unwrap();
+            let ended = run(driver, async {
+                let socket = sockets.into_iter().next().unwrap();
+                let listener = std::rc::Rc::new(Listener::new(socket).unwrap());
+                let ours = std::rc::Rc::clone(&listener);
+                let accepting = monoio::spawn(async move {
+                    let _first = ours.accept().await.unwrap();
+                    // There is no second one.
+                    ours.accept().await.err().unwrap().kind()
+                });
+                monoio::time::sleep(Duration::from_millis(20)).await;
+                listener.shut();
+                accepting.await
+            });
+            assert_eq!(ended.unwrap(), io::ErrorKind::InvalidInput);
+        }
+    }
+
+    #[test]
+    fn accepted_connections_inherit_their_deadlines() {
+        let (bound, sockets) = bind("127.0.0.1:0".parse().unwrap(), 1).unwrap();
+        let _caller = std::net::TcpStream::connect(bound).unwrap();
+        let (accepted, _) = sockets[0].accept().unwrap();
+        let accepted = socket2::SockRef::from(&accepted);
+        assert_eq!(accepted.tcp_user_timeout().unwrap(), Some(STALL_TIMEOUT));
+        assert_eq!(accepted.tcp_keepalive_time().unwrap(), KEEPALIVE_IDLE);
+        assert!(accepted.keepalive().unwrap() && accepted.tcp_nodelay().unwrap());
+    }
+
+    #[test]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the time that passes is what is tested"
+    )]
+    fn a_port_that_becomes_free_in_a_moment_is_waited_for() {
+        let (bound, sockets) = bind("127.0.0.1:0".parse().unwrap(), 2).unwrap();
+        let leaving = thread::spawn(move || {
+            thread::sleep(TAKEN_TIMEOUT / 10);
+            drop(sockets);
+        });
+        assert_eq!(bind(bound, 2).unwrap().0, bound);
+        leaving.join().unwrap();
+    }
+
+    #[test]
+    fn a_taken_port_is_an_error_although_ports_are_shared() {
+        let (bound, _sockets) = bind("127.0.0.1:0".parse().unwrap(), 2).unwrap();
+        assert_eq!(bind(bound, 2).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+    }
+}

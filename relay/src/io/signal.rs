@@ -1,0 +1,57 @@
+//! One task wakes another on the same shard.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::task::{Context, Poll, Waker};
+
+/// A flag that one task waits for; raising it twice is like raising it once.
+#[derive(Default)]
+pub(crate) struct Signal {
+    raised: Cell<bool>,
+    waiter: RefCell<Option<Waker>>,
+}
+
+impl Signal {
+    /// Lets the waiter run, now or when it next waits.
+    pub(crate) fn raise(&self) {
+        self.raised.set(true);
+        let waiter = self.waiter.borrow_mut().take();
+        if let Some(waiter) = waiter {
+            waiter.wake();
+        }
+    }
+
+    /// Ready once raised; takes the flag down.
+    pub(crate) fn poll_wait(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.raised.replace(false) {
+            return Poll::Ready(());
+        }
+        let mut waiter = self.waiter.borrow_mut();
+        match &mut *waiter {
+            Some(waker) => waker.clone_from(cx.waker()),
+            none => *none = Some(cx.waker().clone()),
+        }
+        Poll::Pending
+    }
+
+    /// Waits until raised; takes the flag down.
+    pub(crate) async fn wait(&self) {
+        poll_fn(|cx| self.poll_wait(cx)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signal_raised_before_the_wait_is_not_lost() {
+        let signal = Signal::default();
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(signal.poll_wait(&mut cx).is_pending());
+        signal.raise();
+        signal.raise();
+        assert!(signal.poll_wait(&mut cx).is_ready());
+        assert!(signal.poll_wait(&mut cx).is_pending());
+    }
+}

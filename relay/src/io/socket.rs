@@ -1,0 +1,292 @@
+//! A connected stream socket: readiness from the ring, bytes by direct non-blocking calls.
+//!
+//! The descriptor stays in blocking mode (ring operations want that); every call here says
+//! `MSG_DONTWAIT` instead. A socket that nobody reads owns no buffer.
+
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::net::{SocketAddr, TcpStream as StdTcpStream};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::{BufMut, BytesMut};
+use monoio::net::TcpStream;
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::net::{AddressFamily, RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, SocketType};
+use socket2::SockRef;
+
+use super::turn::AtOnce;
+
+/// `linux/sockios.h`: unsent bytes of a socket.
+const SIOCOUTQ: rustix::ioctl::Opcode = 0x5411;
+
+/// What a direct read brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Received {
+    /// So many bytes.
+    Bytes(usize),
+    /// The peer ended its direction.
+    End,
+    /// Nothing yet: wait for readiness.
+    Nothing,
+}
+
+/// A connected stream socket of this shard.
+pub(crate) struct Socket {
+    // monoio sees a descriptor whose readiness it waits for; the family does not matter to it.
+    stream: Rc<TcpStream>,
+    reads: AtOnce,
+    writes: AtOnce,
+}
+
+impl Socket {
+    /// Takes a descriptor into this shard.
+    pub(crate) fn new(fd: OwnedFd) -> io::Result<Self> {
+        TcpStream::from_std(StdTcpStream::from(fd)).map(Self::from_monoio)
+    }
+
+    pub(super) fn from_monoio(stream: TcpStream) -> Self {
+        Self {
+            stream: Rc::new(stream),
+            reads: AtOnce::default(),
+            writes: AtOnce::default(),
+        }
+    }
+
+    /// Gives the descriptor up, for another shard.
+    ///
+    /// # Errors
+    /// If an operation is still in flight on it.
+    pub(crate) fn into_fd(self) -> io::Result<OwnedFd> {
+        let stream = Rc::try_unwrap(self.stream)
+            .map_err(|_| io::Error::other("a connection with an operation in flight moved"))?;
+        let raw = stream.into_raw_fd();
+        // SAFETY: `into_raw_fd` took the descriptor out of monoio, which will neither use nor close
+        // it; nobody else owns it.
+        Ok(unsafe { OwnedFd::from_raw_fd(raw) })
+    }
+
+    fn fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: the stream keeps its descriptor open for as long as `self` is borrowed.
+        unsafe { BorrowedFd::borrow_raw(self.stream.as_raw_fd()) }
+    }
+
+    /// Waits until a read will bring something.
+    pub(crate) async fn readable(&self) -> io::Result<()> {
+        self.reads.fairly(self.stream.readable(false)).await
+    }
+
+    /// Waits until a write will take something.
+    pub(crate) async fn writable(&self) -> io::Result<()> {
+        self.writes.fairly(self.stream.writable(false)).await
+    }
+
+    /// Reads up to `max` bytes behind what `buffer` holds, without waiting.
+    pub(crate) fn recv(&self, buffer: &mut BytesMut, max: usize) -> io::Result<Received> {
+        buffer.reserve(max);
+        let spare = buffer.spare_capacity_mut();
+        let max = max.min(spare.len());
+        let count = match receive(self.fd(), &mut spare[..max], RecvFlags::DONTWAIT)? {
+            Received::Bytes(count) => count,
+            other => return Ok(other),
+        };
+        // SAFETY: `receive` initialised `count` bytes of the spare capacity.
+        unsafe { buffer.advance_mut(count) };
+        Ok(Received::Bytes(count))
+    }
+
+    /// Reads into uninitialised memory, without waiting.
+    pub(crate) fn recv_uninit(&self, buffer: &mut [MaybeUninit<u8>]) -> io::Result<Received> {
+        receive(self.fd(), buffer, RecvFlags::DONTWAIT)
+    }
+
+    /// Looks at what a read would bring, without taking it.
+    pub(crate) fn peek(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match rustix::net::recv(
+                self.fd(),
+                &mut *buffer,
+                RecvFlags::DONTWAIT | RecvFlags::PEEK,
+            ) {
+                Ok((count, _)) => return Ok(count.min(buffer.len())),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(rustix::io::Errno::AGAIN) => return Ok(0),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Writes what the kernel takes at once; 0 means: wait for readiness.
+    pub(crate) fn send(&self, bytes: &[u8]) -> io::Result<usize> {
+        retry(|| rustix::net::send(self.fd(), bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL))
+    }
+
+    /// Like [`Socket::send`], gathered.
+    pub(crate) fn send_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        retry(|| {
+            rustix::net::sendmsg(
+                self.fd(),
+                slices,
+                &mut SendAncillaryBuffer::default(),
+                flags,
+            )
+        })
+    }
+
+    /// Ends our direction, behind what was written.
+    pub(crate) fn finish(&self) {
+        // The peer may be gone already, which ends the direction as well.
+        let _ = rustix::net::shutdown(self.fd(), Shutdown::Write);
+    }
+
+    /// Ends both directions: whoever waits on the socket wakes up.
+    pub(crate) fn shutdown(&self) {
+        let _ = rustix::net::shutdown(self.fd(), Shutdown::Both);
+    }
+
+    /// Makes the coming close a reset (RST) instead of an end, and wakes whoever waits.
+    pub(crate) fn abort(&self) {
+        // Fails on a socket without TCP, which has no RST; its close tells the peer as much.
+        let _ = SockRef::from(&self.fd()).set_linger(Some(Duration::ZERO));
+        // Reads end at once; the write side is left for the close to reset.
+        let _ = rustix::net::shutdown(self.fd(), Shutdown::Read);
+    }
+
+    /// True once the peer has reset the connection, or the kernel has given it up. Whoever reads or
+    /// writes hears of it anyway.
+    pub(crate) fn is_broken(&self) -> bool {
+        // Nothing is asked for: errors are always reported (poll(2)). A hang-up alone is none, for
+        // that is also what two orderly ends look like while bytes still wait to be read.
+        let mut polled = [PollFd::new(self, PollFlags::empty())];
+        rustix::event::poll(&mut polled, Some(&Timespec::default())).is_ok()
+            && polled[0].revents().contains(PollFlags::ERR)
+    }
+
+    /// Bytes that the kernel still holds for the peer.
+    pub(crate) fn unsent(&self) -> usize {
+        // SAFETY: SIOCOUTQ writes one int (tcp(7)), which the getter provides.
+        let unsent = unsafe {
+            rustix::ioctl::ioctl(
+                self.fd(),
+                rustix::ioctl::Getter::<SIOCOUTQ, std::ffi::c_int>::new(),
+            )
+        };
+        unsent
+            .ok()
+            .and_then(|count| usize::try_from(count).ok())
+            .unwrap_or(0)
+    }
+
+    /// The stream, for futures that outlive a borrow.
+    pub(super) fn stream(&self) -> Rc<TcpStream> {
+        Rc::clone(&self.stream)
+    }
+
+    /// Options of a link: how long unacknowledged bytes may linger, and how many unsent bytes
+    /// the kernel may hold, so that its buffer does not undo the mux's order.
+    pub(crate) fn tune_link(&self, user_timeout: Duration, notsent_bytes: u32) {
+        let fd = self.fd();
+        let socket = SockRef::from(&fd);
+        // Each only sharpens what the heartbeat does anyway.
+        let _ = socket.set_tcp_user_timeout(Some(user_timeout));
+        let _ = socket.set_tcp_notsent_lowat(notsent_bytes);
+    }
+
+    /// The address of the peer, if it has one.
+    pub(crate) fn peer_addr(&self) -> Option<SocketAddr> {
+        SockRef::from(&self.fd()).peer_addr().ok()?.as_socket()
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd()
+    }
+}
+
+/// Two connected sockets within this process, for a connection that crosses shards.
+pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(rustix::net::socketpair(
+        AddressFamily::UNIX,
+        SocketType::STREAM,
+        rustix::net::SocketFlags::CLOEXEC,
+        None,
+    )?)
+}
+
+fn receive(
+    fd: BorrowedFd<'_>,
+    buffer: &mut [MaybeUninit<u8>],
+    flags: RecvFlags,
+) -> io::Result<Received> {
+    if buffer.is_empty() {
+        return Ok(Received::Nothing);
+    }
+    loop {
+        match rustix::net::recv(fd, &mut *buffer, flags) {
+            Ok((([], _), _)) => return Ok(Received::End),
+            Ok(((taken, _), _)) => return Ok(Received::Bytes(taken.len())),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(rustix::io::Errno::AGAIN) => return Ok(Received::Nothing),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+fn retry(mut call: impl FnMut() -> rustix::io::Result<usize>) -> io::Result<usize> {
+    loop {
+        match call() {
+            Ok(count) => return Ok(count),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(rustix::io::Errno::AGAIN) => return Ok(0),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::net::{Shutdown, TcpListener};
+
+    use super::*;
+    use crate::io::{Chosen, choose, run};
+
+    #[test]
+    fn a_reset_shows_behind_bytes_that_nobody_reads_and_an_orderly_end_is_none() {
+        let (best, _) = choose(None).unwrap();
+        for driver in [best, Chosen::Epoll] {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let mut caller = StdTcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let (accepted, _) = listener.accept().unwrap();
+            caller.write_all(b"unread").unwrap();
+            run(driver, async {
+                let socket = Socket::new(accepted.into()).unwrap();
+                socket.readable().await.unwrap();
+                assert!(!socket.is_broken());
+                socket.finish();
+                caller.shutdown(Shutdown::Write).unwrap();
+                monoio::time::sleep(Duration::from_millis(5)).await;
+                assert!(!socket.is_broken());
+            })
+            .unwrap();
+
+            let mut caller = StdTcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let (accepted, _) = listener.accept().unwrap();
+            caller.write_all(b"unread").unwrap();
+            run(driver, async {
+                let socket = Socket::new(accepted.into()).unwrap();
+                SockRef::from(&caller)
+                    .set_linger(Some(Duration::ZERO))
+                    .unwrap();
+                drop(caller);
+                while !socket.is_broken() {
+                    monoio::time::sleep(Duration::from_millis(1)).await;
+                }
+            })
+            .unwrap();
+        }
+    }
+}

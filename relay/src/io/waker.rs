@@ -1,0 +1,57 @@
+//! Wakes a parked shard from another thread.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use rustix::event::{EventfdFlags, eventfd};
+
+use super::socket::Socket;
+
+/// The sending half; any thread may hold it.
+#[derive(Clone)]
+pub(crate) struct Waker(Arc<OwnedFd>);
+
+impl Waker {
+    /// A waker, and the descriptor that its shard waits on.
+    pub(crate) fn new() -> io::Result<Self> {
+        Ok(Self(Arc::new(eventfd(
+            0,
+            EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK,
+        )?)))
+    }
+
+    /// Wakes the shard, or makes its next wait return at once.
+    pub(crate) fn wake(&self) {
+        // Fails only when 2^64 wake-ups are pending, and then one of them will do.
+        let _ = rustix::io::write(&self.0, &1_u64.to_ne_bytes());
+    }
+
+    /// The waiting half, for the shard's own thread.
+    pub(crate) fn parker(&self) -> io::Result<Parker> {
+        let fd = self.0.as_fd().try_clone_to_owned()?;
+        Ok(Parker {
+            socket: Socket::new(fd)?,
+            fd: Arc::clone(&self.0),
+        })
+    }
+}
+
+/// The half that waits; belongs to one shard.
+pub(crate) struct Parker {
+    // Only its readiness is used.
+    socket: Socket,
+    fd: Arc<OwnedFd>,
+}
+
+impl Parker {
+    /// Waits for [`Waker::wake`], and forgets every call so far.
+    pub(crate) async fn park(&self) -> io::Result<()> {
+        self.socket.readable().await?;
+        let mut count = [0; 8];
+        match rustix::io::read(&self.fd, &mut count) {
+            Ok(_) | Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}

@@ -1,0 +1,366 @@
+//! Tieline's relay: joins callers to agents that dialled out from behind NAT.
+//!
+//! ```no_run
+//! use tieline_relay::{Config, Relay};
+//!
+//! # fn main() -> Result<(), tieline_relay::StartError> {
+//! // Loopback only, every port chosen by the kernel.
+//! let relay = Relay::start(Config::default())?;
+//! println!("agents dial {:?}", relay.agent_addresses());
+//! println!("callers use {:?}", relay.http_addresses());
+//! relay.stop();
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A relay owns its threads: one per shard, each with its own ring, and one for control. It runs
+//! beside any other runtime of the process.
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::mpsc::sync_channel;
+use std::thread::{Builder, JoinHandle};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::oneshot;
+use tracing::{info, warn};
+
+mod auth;
+pub mod cli;
+mod clock;
+pub mod config;
+mod control;
+pub mod error;
+mod io;
+mod link;
+mod listen;
+mod metrics;
+mod registry;
+mod session;
+mod shard;
+mod splice;
+
+pub use auth::issue_token;
+pub use config::{Auth, Config, DriverChoice, JwtAuth};
+pub use error::{ConfigError, ListenKind, StartError};
+pub use io::DriverReport;
+
+use control::{Control, Inspect, Tunnels};
+use io::Chosen;
+use metrics::{ShardMetrics, ShardStatus};
+use shard::{Mailbox, MailboxSender, Message, Peers, Seed};
+
+/// Below this limit of open files an operator is told that it is low; systemd's default is 524288
+/// (systemd.exec(5), `LimitNOFILE=`).
+const FD_LIMIT_LOW: u64 = 4096;
+
+/// A relay that runs. Dropping it stops it at once, without draining.
+pub struct Relay {
+    addresses: Addresses,
+    driver: DriverReport,
+    drain: Duration,
+    shards: Vec<JoinHandle<()>>,
+    peers: Arc<Peers>,
+    control: Option<Control>,
+}
+
+#[derive(Default)]
+struct Addresses {
+    agent: Vec<SocketAddr>,
+    tcp: Vec<SocketAddr>,
+    http: Vec<SocketAddr>,
+}
+
+impl Relay {
+    /// Binds every listener, starts every thread, and returns once the relay serves.
+    ///
+    /// # Errors
+    /// [`StartError`] names the address, driver or thread, and the likely cause.
+    pub fn start(config: Config) -> Result<Self, StartError> {
+        config.check()?;
+        let fd_limit = io::raise_fd_limit();
+        let (driver, report) = choose_driver(config.driver)?;
+        match &report.reason {
+            Some(reason) => warn!(driver = report.driver, "{reason}; going on with epoll"),
+            None => info!(
+                driver = report.driver,
+                shards = config.shards,
+                fd_limit,
+                "relay starts"
+            ),
+        }
+        if let Some(limit) = fd_limit.filter(|limit| *limit < FD_LIMIT_LOW) {
+            warn!(
+                fd_limit = limit,
+                "only {limit} open files are allowed, one for each link and frontend: raise the \
+                 hard limit, see `ulimit -n` or `LimitNOFILE=` of systemd"
+            );
+        }
+        let (addresses, listeners) = bind_all(&config)?;
+        let (mailboxes, inboxes) = mailboxes(config.shards)?;
+        let metrics: Vec<_> = (0..config.shards)
+            .map(|_| Arc::new(ShardMetrics::default()))
+            .collect();
+        let peers = Arc::new(Peers {
+            public_authority: public_authority(&config, &addresses),
+            mailboxes,
+            loads: (0..config.shards).map(|_| AtomicUsize::new(0)).collect(),
+            live_tunnels: Arc::default(),
+            epoch_seconds: SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .map_or(0, |since| since.as_secs()),
+            config,
+        });
+        let mut relay = Self {
+            addresses,
+            driver: report,
+            drain: peers.config.drain_timeout,
+            shards: Vec::new(),
+            peers: Arc::clone(&peers),
+            control: None,
+        };
+        // From here on a failure drops `relay`, which stops what runs already.
+        let (started, starts) = sync_channel(metrics.len());
+        for (index, (mailbox, listeners)) in inboxes.into_iter().zip(listeners).enumerate() {
+            let seed = Seed {
+                index,
+                driver,
+                mailbox,
+                listeners,
+                metrics: Arc::clone(&metrics[index]),
+                peers: Arc::clone(&peers),
+            };
+            let started = started.clone();
+            let run = move || {
+                shard::run(seed, |outcome| {
+                    // Whoever waited has given up.
+                    let _ = started.send(outcome);
+                });
+            };
+            let name = format!("shard-{index}");
+            let thread = Builder::new().name(name.clone()).spawn(run);
+            relay
+                .shards
+                .push(thread.map_err(|source| StartError::Thread { what: name, source })?);
+        }
+        drop(started);
+        for _ in 0..metrics.len() {
+            let outcome = starts
+                .recv()
+                .unwrap_or_else(|_| Err(std::io::Error::other("it ended")));
+            outcome.map_err(|source| StartError::Thread {
+                what: "a shard".to_owned(),
+                source,
+            })?;
+        }
+        let inspect = Inspector {
+            peers: Arc::clone(&peers),
+            driver: relay.driver.clone(),
+        };
+        let listen = &peers.config.admin_listen;
+        relay.control = Some(Control::start(listen, Arc::new(inspect), metrics)?);
+        Ok(relay)
+    }
+
+    /// Where agents dial in.
+    #[must_use]
+    pub fn agent_addresses(&self) -> &[SocketAddr] {
+        &self.addresses.agent
+    }
+
+    /// Where raw TCP frontends connect.
+    #[must_use]
+    pub fn tcp_addresses(&self) -> &[SocketAddr] {
+        &self.addresses.tcp
+    }
+
+    /// Where HTTP frontends connect.
+    #[must_use]
+    pub fn http_addresses(&self) -> &[SocketAddr] {
+        &self.addresses.http
+    }
+
+    /// Where tunnels, health and metrics are shown.
+    #[must_use]
+    pub fn admin_addresses(&self) -> &[SocketAddr] {
+        self.control.as_ref().map_or(&[], Control::addresses)
+    }
+
+    /// How the shards talk to the kernel.
+    #[must_use]
+    pub const fn driver(&self) -> &DriverReport {
+        &self.driver
+    }
+
+    /// Accepts nothing new, lets sessions end within the drain timeout, and stops.
+    pub fn stop(mut self) {
+        self.stop_within(self.drain);
+    }
+
+    fn stop_within(&mut self, drain: Duration) {
+        if self.shards.is_empty() {
+            return;
+        }
+        if let Some(control) = &self.control {
+            control.drain();
+        }
+        for mailbox in &self.peers.mailboxes {
+            deliver(mailbox, Message::Stop { drain });
+        }
+        for shard in self.shards.drain(..) {
+            if shard.join().is_err() {
+                warn!("a shard ended by a panic");
+            }
+        }
+        if let Some(control) = self.control.take() {
+            control.stop();
+        }
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.stop_within(Duration::ZERO);
+    }
+}
+
+impl std::fmt::Debug for Relay {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Relay")
+            .field("driver", &self.driver)
+            .finish_non_exhaustive()
+    }
+}
+
+fn choose_driver(choice: DriverChoice) -> Result<(Chosen, DriverReport), StartError> {
+    let wanted = match choice {
+        DriverChoice::Auto => None,
+        DriverChoice::Uring => Some(Chosen::Uring),
+        DriverChoice::Epoll => Some(Chosen::Epoll),
+    };
+    io::choose(wanted).map_err(|reason| StartError::Driver {
+        driver: "uring",
+        reason,
+    })
+}
+
+type Listeners = Vec<Vec<(ListenKind, TcpListener)>>;
+
+fn bind_all(config: &Config) -> Result<(Addresses, Listeners), StartError> {
+    let mut addresses = Addresses::default();
+    let mut listeners: Listeners = (0..config.shards).map(|_| Vec::new()).collect();
+    for (kind, bound) in [
+        (ListenKind::Agent, &mut addresses.agent),
+        (ListenKind::Tcp, &mut addresses.tcp),
+        (ListenKind::Http, &mut addresses.http),
+    ] {
+        for address in config.listen(kind) {
+            let (local, sockets) =
+                io::bind(*address, config.shards).map_err(|source| StartError::Listen {
+                    kind,
+                    address: *address,
+                    source,
+                })?;
+            bound.push(local);
+            for (shard, socket) in listeners.iter_mut().zip(sockets) {
+                shard.push((kind, socket));
+            }
+        }
+    }
+    Ok((addresses, listeners))
+}
+
+fn mailboxes(shards: usize) -> Result<(Vec<MailboxSender>, Vec<Mailbox>), StartError> {
+    let mailboxes: Result<Vec<_>, _> = (0..shards).map(|_| shard::mailbox()).collect();
+    let mailboxes = mailboxes.map_err(|source| StartError::Thread {
+        what: "a mailbox".to_owned(),
+        source,
+    })?;
+    Ok(mailboxes.into_iter().unzip())
+}
+
+/// `host:port` of public URLs: the first HTTP listener's, under the relay's own name if it has one.
+fn public_authority(config: &Config, addresses: &Addresses) -> String {
+    match (&config.domain, addresses.http.first()) {
+        (Some(domain), Some(http)) => format!("{domain}:{}", http.port()),
+        (Some(domain), None) => domain.clone(),
+        (None, Some(http)) => http.to_string(),
+        (None, None) => "localhost".to_owned(),
+    }
+}
+
+/// Delivers a message that must arrive. A shard always comes back to its mailbox, and one that is
+/// gone takes everything.
+fn deliver(mailbox: &MailboxSender, mut message: Message) {
+    while let Err(back) = mailbox.try_send(message) {
+        message = back;
+        std::thread::yield_now();
+    }
+}
+
+/// The shards, as the control thread sees them.
+struct Inspector {
+    peers: Arc<Peers>,
+    driver: DriverReport,
+}
+
+impl Inspect for Inspector {
+    fn tunnels(&self) -> Tunnels {
+        let peers = Arc::clone(&self.peers);
+        Box::pin(async move {
+            let mut answers = Vec::new();
+            for mailbox in &peers.mailboxes {
+                let (answer, reports) = oneshot::channel();
+                let mut message = Message::Report(answer);
+                // The caller of this future has a deadline.
+                while let Err(back) = mailbox.try_send(message) {
+                    message = back;
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+                answers.push(reports);
+            }
+            let mut tunnels = Vec::new();
+            for reports in answers {
+                tunnels.extend(reports.await.unwrap_or_default());
+            }
+            merge(tunnels)
+        })
+    }
+
+    fn shards(&self) -> Vec<ShardStatus> {
+        (0..self.peers.mailboxes.len())
+            .map(|shard| ShardStatus {
+                shard,
+                driver: self.driver.driver,
+                driver_reason: self.driver.reason.clone(),
+            })
+            .collect()
+    }
+}
+
+/// One row for each tunnel, however many links serve it.
+fn merge(mut reports: Vec<metrics::TunnelReport>) -> Vec<metrics::TunnelReport> {
+    reports.sort_by(|a, b| {
+        (&a.tunnel_id, std::cmp::Reverse(a.generation))
+            .cmp(&(&b.tunnel_id, std::cmp::Reverse(b.generation)))
+    });
+    let mut merged: Vec<metrics::TunnelReport> = Vec::new();
+    for report in reports {
+        match merged.last_mut() {
+            Some(last) if last.tunnel_id == report.tunnel_id => {
+                // A link that was superseded may still be on its way out.
+                if last.generation == report.generation {
+                    last.links += 1;
+                    last.session_count += report.session_count;
+                    last.registered_at_ms_ago =
+                        last.registered_at_ms_ago.max(report.registered_at_ms_ago);
+                    last.last_heartbeat_ms_ago =
+                        last.last_heartbeat_ms_ago.min(report.last_heartbeat_ms_ago);
+                }
+            }
+            _ => merged.push(report),
+        }
+    }
+    merged
+}

@@ -1,0 +1,228 @@
+//! One agent's connection: bytes between its socket and the mux, and news for the shard.
+
+use std::cell::RefCell;
+use std::future::{Future, poll_fn};
+use std::io::IoSlice;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::Poll;
+
+use bytes::BytesMut;
+use tieline_wire::limits::{GATHER_BYTES_MAX, GATHER_SLICES_MAX};
+use tieline_wire::{AgentHello, Event, Mux, Reason, Register, Transmit, TunnelId};
+use tracing::debug;
+
+use crate::io::{Received, Socket};
+use crate::session::SharedMux;
+
+/// Largest single read from a link, in bytes.
+const READ_BYTES_MAX: usize = 256 * 1024;
+
+/// Bytes that a writer sends before others get a turn.
+const TURN_BYTES_MAX: usize = 1024 * 1024;
+
+/// Unsent bytes that the kernel may hold for a link: enough to keep it busy, few enough that a
+/// small message does not wait behind bulk that was handed over long ago.
+pub(crate) const NOTSENT_BYTES: u32 = 128 * 1024;
+
+/// What a link tells its shard.
+pub(crate) trait LinkHost {
+    /// The agent proved its key.
+    ///
+    /// # Errors
+    /// The link must end, for this reason.
+    fn hello(&self, hello: AgentHello) -> Result<(), Reason>;
+    /// The agent publishes a target; the answer goes into the mux, now or later.
+    fn register(&self, mux: &mut Mux, register: Register);
+    /// The agent takes a tunnel back.
+    fn unregister(&self, tunnel: &TunnelId);
+    /// The agent will close the link, and takes no new sessions on it.
+    fn going_away(&self);
+}
+
+/// Memory of one shard that links are read into: one read is handed out whole before the next.
+#[derive(Default)]
+pub(crate) struct LinkBlock(RefCell<BytesMut>);
+
+/// Moves bytes until the link ends; says why it did. The socket is closed and every session reset
+/// before this returns.
+pub(crate) async fn run(
+    socket: Socket,
+    link: &Rc<SharedMux>,
+    host: &impl LinkHost,
+    block: &LinkBlock,
+) -> Reason {
+    let reason = {
+        let reader = pin!(read(&socket, link, host, block));
+        let writer = pin!(write(&socket, link));
+        first(reader, writer).await
+    };
+    socket.shutdown();
+    link.fail_sessions(reason);
+    reason
+}
+
+/// The outcome of whichever ends first.
+async fn first<T>(
+    mut a: impl Future<Output = T> + Unpin,
+    mut b: impl Future<Output = T> + Unpin,
+) -> T {
+    poll_fn(|cx| {
+        let a = Pin::new(&mut a).poll(cx);
+        if a.is_ready() {
+            a
+        } else {
+            Pin::new(&mut b).poll(cx)
+        }
+    })
+    .await
+}
+
+async fn read(
+    socket: &Socket,
+    link: &Rc<SharedMux>,
+    host: &impl LinkHost,
+    block: &LinkBlock,
+) -> Reason {
+    loop {
+        if socket.readable().await.is_err() {
+            return Reason::LinkLost;
+        }
+        let mut input = {
+            let mut block = block.0.borrow_mut();
+            match socket.recv(&mut block, READ_BYTES_MAX) {
+                Ok(Received::Bytes(_)) => block.split().freeze(),
+                Ok(Received::Nothing) => continue,
+                Ok(Received::End) | Err(_) => return Reason::LinkLost,
+            }
+        };
+        let mut refused = None;
+        let outcome = link.receive(&mut input, |mux, event| match event {
+            Event::AgentHello(hello) => refused = refused.or(host.hello(hello).err()),
+            Event::Register(register) => host.register(mux, register),
+            Event::Unregister(tunnel) => host.unregister(&tunnel),
+            Event::GoAway(away) => {
+                debug!(
+                    reason = away.reason.word(),
+                    message = away.message,
+                    "agent is going away"
+                );
+                host.going_away();
+            }
+            _ => {}
+        });
+        if let Err(error) = outcome {
+            debug!(%error, "link broken");
+            link.close(error.reason);
+        }
+        if let Some(reason) = refused {
+            link.close(reason);
+        }
+        if link.closing().is_some() {
+            // The writer says why, and ends the link.
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+async fn write(socket: &Socket, link: &Rc<SharedMux>) -> Reason {
+    let mut transmit = Transmit::new();
+    loop {
+        poll_fn(|cx| link.poll_sendable(cx)).await;
+        let mut turn = 0;
+        while gather(link, &mut transmit) {
+            let sent = {
+                let mut slices = [IoSlice::new(&[]); GATHER_SLICES_MAX];
+                let filled = transmit.fill(&mut slices);
+                socket.send_vectored(&slices[..filled])
+            };
+            let Ok(sent) = sent else { break };
+            transmit.advance(sent);
+            turn += sent;
+            if sent > 0 && turn < TURN_BYTES_MAX {
+                continue;
+            }
+            turn = 0;
+            // A peer that does not read gets no farewell: the link ends with what fitted.
+            if link.closing().is_some() || !writable(socket, link).await {
+                break;
+            }
+        }
+        if let Some(reason) = link.closing() {
+            return reason;
+        }
+        if !transmit.is_empty() {
+            return Reason::LinkLost;
+        }
+    }
+}
+
+/// Adds what leaves now, while little is left of what was gathered before: the mux bounds what a
+/// peer makes it say only as long as the words stay there. True if there is anything to send.
+fn gather(link: &SharedMux, transmit: &mut Transmit) -> bool {
+    transmit.len() >= GATHER_BYTES_MAX || link.transmit(transmit)
+}
+
+/// Waits until the socket takes more; false if it failed or the link is to end.
+async fn writable(socket: &Socket, link: &Rc<SharedMux>) -> bool {
+    let mut writable = pin!(socket.writable());
+    link.set_blocked(true);
+    let going_on = poll_fn(|cx| {
+        if let Poll::Ready(outcome) = writable.as_mut().poll(cx) {
+            return Poll::Ready(outcome.is_ok());
+        }
+        while link.poll_sendable(cx).is_ready() {
+            if link.closing().is_some() {
+                return Poll::Ready(false);
+            }
+        }
+        Poll::Pending
+    })
+    .await;
+    link.set_blocked(false);
+    going_on
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+    use tieline_wire::limits::PREFACE;
+    use tieline_wire::{Refusal, RegisterAck, RelayHello, Settings};
+
+    use super::*;
+    use crate::clock::Clock;
+    use crate::metrics::ShardMetrics;
+
+    #[test]
+    fn an_agent_that_asks_without_end_and_reads_slowly_is_cut_off() {
+        let clock = Clock::start();
+        let hello = RelayHello::new([0; 32], 1);
+        let mux = Mux::relay(hello, Settings::default(), clock.now());
+        let link = SharedMux::new(mux, clock, Arc::new(ShardMetrics::default()));
+        link.receive(&mut Bytes::from_static(&PREFACE), |_, _| {})
+            .unwrap();
+        let mut transmit = Transmit::new();
+        for request in 0..100_000 {
+            if let Err(error) = link.receive(&mut Bytes::new(), |_, _| {}) {
+                assert_eq!(error.reason, Reason::Overload);
+                assert!(transmit.len() < 2 * GATHER_BYTES_MAX, "{}", transmit.len());
+                return;
+            }
+            let refusal = Refusal {
+                reason: Reason::BadToken,
+                message: "x".repeat(500),
+            };
+            let outcome = Err(refusal);
+            link.with_mux(|mux| mux.register_ack(&RegisterAck { request, outcome }));
+            // The socket takes a byte at a time.
+            assert!(gather(&link, &mut transmit));
+            transmit.advance(1);
+        }
+        panic!(
+            "{} bytes wait for a peer that does not read",
+            transmit.len()
+        );
+    }
+}

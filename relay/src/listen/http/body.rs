@@ -1,0 +1,287 @@
+//! Bodies on their way through: passed on frame by frame, with the end and the failure of each
+//! noted. Nothing is kept but the one frame in flight, so a slow reader slows its sender.
+
+use std::cell::Cell;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker, ready};
+
+use bytes::Bytes;
+use http::{Request, StatusCode};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use send_wrapper::SendWrapper;
+
+use super::Gateway;
+use super::caller::{Cut, State, Upload};
+use super::pool::{Lease, Track};
+
+/// A request's body on its way to the target.
+pub(super) struct RequestBody {
+    /// `None` for the empty body of a repeated request.
+    incoming: Option<Incoming>,
+    gate: Option<Gate>,
+    state: Rc<State>,
+    track: Option<Rc<Track>>,
+}
+
+impl RequestBody {
+    pub(super) fn new(incoming: Option<Incoming>, state: Rc<State>) -> Self {
+        Self {
+            incoming,
+            gate: None,
+            state,
+            track: None,
+        }
+    }
+
+    /// Notes from now on in `track` how the body fares.
+    pub(super) fn attach(&mut self, track: Rc<Track>) {
+        track.set_request_done(self.is_end_stream());
+        self.track = Some(track);
+    }
+
+    fn done(&self) {
+        self.state.set_upload(Upload::Done);
+        if let Some(track) = &self.track {
+            track.set_request_done(true);
+        }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let this = &mut *self;
+        if let Some(gate) = &mut this.gate {
+            ready!(gate.poll(cx));
+            this.gate = None;
+        }
+        let Some(incoming) = &mut this.incoming else {
+            return Poll::Ready(None);
+        };
+        this.state.set_upload(Upload::Open);
+        let polled = Pin::new(&mut *incoming).poll_frame(cx);
+        this.state.set_upload_wanted(polled.is_pending());
+        match ready!(polled) {
+            Some(Ok(frame)) => {
+                if frame.is_trailers() || incoming.is_end_stream() {
+                    this.done();
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Some(Err(error)) => {
+                if let Some(track) = &this.track {
+                    track.set_request_failed();
+                }
+                Poll::Ready(Some(Err(error)))
+            }
+            None => {
+                this.done();
+                Poll::Ready(None)
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming
+            .as_ref()
+            .map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+    }
+}
+
+/// Holds a body back until the target asks for it with `100 Continue`, or for so long that the
+/// target seems not to know of that.
+///
+/// The caller's own `100 Continue` is sent by hyper as soon as the body is first asked for.
+struct Gate {
+    signal: Rc<Signal>,
+    timeout: Pin<Box<dyn Future<Output = ()>>>,
+}
+
+#[derive(Default)]
+struct Signal {
+    given: Cell<bool>,
+    waker: Cell<Option<Waker>>,
+}
+
+impl Gate {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.signal.given.get() {
+            return Poll::Ready(());
+        }
+        self.signal.waker.set(Some(cx.waker().clone()));
+        self.timeout.as_mut().poll(cx)
+    }
+}
+
+/// Makes `request` wait for `100 Continue`, until `timeout` at the latest.
+pub(super) fn await_continue(
+    request: &mut Request<RequestBody>,
+    timeout: impl Future<Output = ()> + 'static,
+) {
+    let signal = Rc::new(Signal::default());
+    // Both ends live in this thread; hyper asks for a callback that could leave it.
+    let giver = SendWrapper::new(Rc::clone(&signal));
+    hyper::ext::on_informational(request, move |response| {
+        if response.status() == StatusCode::CONTINUE {
+            giver.given.set(true);
+            if let Some(waker) = giver.waker.take() {
+                waker.wake();
+            }
+        }
+    });
+    request.body_mut().gate = Some(Gate {
+        signal,
+        timeout: Box::pin(timeout),
+    });
+}
+
+/// An answer's body on its way to the caller.
+pub(super) struct AnswerBody<G: Gateway> {
+    content: Content<G>,
+    state: Rc<State>,
+}
+
+enum Content<G: Gateway> {
+    /// The relay's own answer.
+    Own(Option<Bytes>),
+    Target(TargetBody<G>),
+}
+
+/// What a target answers, and the connection that it comes from.
+struct TargetBody<G: Gateway> {
+    incoming: Incoming,
+    lease: Option<Lease<G>>,
+    cut: Cut,
+    /// Why the answer broke off, and how often the caller's connection was flushed before.
+    failed: Option<(hyper::Error, u64)>,
+}
+
+impl<G: Gateway> AnswerBody<G> {
+    /// The relay's own words.
+    pub(super) fn own(body: Bytes, state: Rc<State>) -> Self {
+        Self {
+            content: Content::Own(Some(body)),
+            state,
+        }
+    }
+
+    /// The target's, with the connection to give back at the end. `cut` says how it looks to the
+    /// caller if it breaks off.
+    pub(super) fn target(incoming: Incoming, lease: Lease<G>, cut: Cut, state: Rc<State>) -> Self {
+        let body = TargetBody {
+            incoming,
+            lease: Some(lease),
+            cut,
+            failed: None,
+        };
+        Self {
+            content: Content::Target(body),
+            state,
+        }
+    }
+}
+
+impl<G: Gateway> Drop for AnswerBody<G> {
+    fn drop(&mut self) {
+        self.state.answered();
+    }
+}
+
+impl<G: Gateway> Body for AnswerBody<G> {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let this = &mut *self;
+        match &mut this.content {
+            Content::Own(body) => Poll::Ready(body.take().map(|body| Ok(Frame::data(body)))),
+            Content::Target(body) => body.poll_frame(cx, &this.state),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.content {
+            Content::Own(body) => body.as_ref().is_none_or(Bytes::is_empty),
+            Content::Target(body) => body.incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.content {
+            Content::Own(body) => {
+                SizeHint::with_exact(body.as_ref().map_or(0, |body| body.len() as u64))
+            }
+            Content::Target(body) => body.incoming.size_hint(),
+        }
+    }
+}
+
+impl<G: Gateway> TargetBody<G> {
+    fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+        state: &State,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        if self.failed.is_none() {
+            match ready!(Pin::new(&mut self.incoming).poll_frame(cx)) {
+                Some(Ok(frame)) => {
+                    if frame.is_trailers() || self.incoming.is_end_stream() {
+                        self.finish();
+                    }
+                    return Poll::Ready(Some(Ok(frame)));
+                }
+                None => {
+                    self.finish();
+                    return Poll::Ready(None);
+                }
+                Some(Err(error)) => {
+                    self.lease = None;
+                    self.failed = Some((error, state.flushes()));
+                    // Once: hyper flushes after this turn, and is to come back then.
+                    cx.waker().wake_by_ref();
+                }
+            }
+        }
+        // hyper throws away what it has not written yet when a body fails, so it learns of that
+        // only after a flush: the caller gets all that the target sent.
+        match self
+            .failed
+            .take_if(|(_, flushes)| *flushes < state.flushes())
+        {
+            Some((error, _)) => {
+                state.set_cut(self.cut);
+                Poll::Ready(Some(Err(error)))
+            }
+            None => Poll::Pending,
+        }
+    }
+
+    fn finish(&mut self) {
+        if let Some(lease) = self.lease.take() {
+            lease.finish();
+        }
+    }
+}
+
+impl<G: Gateway> Drop for TargetBody<G> {
+    fn drop(&mut self) {
+        // hyper does not ask for the end of a body whose length it knows.
+        if self.failed.is_none() && self.incoming.is_end_stream() {
+            self.finish();
+        }
+    }
+}

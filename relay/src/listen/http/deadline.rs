@@ -1,0 +1,88 @@
+//! What takes time on the caller's side: the watchdog over a connection, and the last words of a
+//! caller whose request was answered early.
+
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use hyper::rt::{Read, ReadBuf};
+
+use super::caller::State;
+use super::{Ended, Gateway, Settings};
+
+/// Longest time in which what a caller still sends is thrown away after the last answer, and the
+/// longest pause in it. Closing earlier would reset the connection and could destroy an answer
+/// that the caller has not read yet (RFC 9112, section 9.6).
+const LINGER_MAX: Duration = Duration::from_secs(30);
+const LINGER_PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// Bytes thrown away before other tasks get a turn.
+const LINGER_TURN_BYTES: usize = 64 * 1024;
+
+type Timer = Pin<Box<dyn Future<Output = ()>>>;
+
+/// Tells when a connection has overstayed. Timers are made only when the next deadline comes
+/// before the one already set, so that a busy connection makes about one per idle timeout.
+pub(super) struct Watchdog {
+    timer: Option<(Instant, Timer)>,
+}
+
+impl Watchdog {
+    pub(super) fn new() -> Self {
+        Self { timer: None }
+    }
+
+    /// To be called after hyper's turn.
+    pub(super) fn poll<G: Gateway>(
+        &mut self,
+        cx: &mut Context<'_>,
+        state: &State,
+        settings: &Settings,
+        gateway: &G,
+    ) -> Poll<Ended> {
+        if state.is_unhurried() {
+            return Poll::Pending;
+        }
+        let mut now = gateway.now();
+        let (deadline, ended) = state.deadline(settings, now);
+        loop {
+            match &mut self.timer {
+                Some((at, timer)) if *at <= deadline => {
+                    ready!(timer.as_mut().poll(cx));
+                    self.timer = None;
+                    now = gateway.now();
+                }
+                _ if deadline <= now => return Poll::Ready(ended),
+                timer => {
+                    *timer = Some((deadline, Box::pin(gateway.sleep(deadline - now))));
+                }
+            }
+        }
+    }
+}
+
+/// Throws away what the caller still sends, until it closes or has had its time.
+pub(super) async fn linger<IO: Read + Unpin, G: Gateway>(io: &mut IO, gateway: &G) {
+    let deadline = gateway.now() + LINGER_MAX;
+    let mut bytes = vec![0; 16 * 1024];
+    let mut turn_bytes = 0;
+    while gateway.now() < deadline {
+        let mut pause = pin!(gateway.sleep(LINGER_PAUSE_MAX));
+        let received = poll_fn(|cx| {
+            let mut buf = ReadBuf::new(&mut bytes);
+            match Pin::new(&mut *io).poll_read(cx, buf.unfilled()) {
+                Poll::Ready(result) => Poll::Ready(result.map_or(0, |()| buf.filled().len())),
+                Poll::Pending => pause.as_mut().poll(cx).map(|()| 0),
+            }
+        });
+        match received.await {
+            0 => return,
+            received => turn_bytes += received,
+        }
+        if turn_bytes >= LINGER_TURN_BYTES {
+            turn_bytes = 0;
+            gateway.sleep(Duration::from_millis(1)).await;
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! The HTTP/1.1 front: hyper's server towards a caller, hyper's client over sessions.
+//!
+//! Owns how a request becomes a target's answer or the relay's own. What a session is, where a
+//! tunnel's link lives and what the time is comes from a [`Gateway`], so nothing here depends on
+//! a runtime. All futures of one frontend connection run in one thread.
+
+mod body;
+mod caller;
+mod deadline;
+mod forward;
+mod headers;
+mod pool;
+mod problem;
+mod rewrite;
+mod route;
+
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use http::StatusCode;
+use hyper::rt::{Read, Write};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use tieline_wire::{Reason, TunnelId};
+
+use crate::session::SessionEnded;
+use caller::{Caller, State};
+use deadline::{Watchdog, linger};
+use forward::Front;
+pub(crate) use rewrite::Target;
+pub(crate) use route::hint;
+
+/// Most that is buffered of one connection in one direction, and so the longest head.
+const HTTP_BUFFER_BYTES_MAX: usize = 64 * 1024;
+
+/// What the HTTP front needs from its shard.
+pub(crate) trait Gateway: Clone + 'static {
+    /// One session, which is one target connection.
+    ///
+    /// A read after the target's finish brings no bytes, one after a reset fails, with
+    /// [`SessionEnded`] as the cause where the reason is known. Bytes that arrived before are
+    /// read first. Dropping it resets the session, unless it was shut down: then the session ends
+    /// in order.
+    type Stream: Read + Write + Unpin + 'static;
+
+    /// Looks a tunnel up, without opening anything.
+    ///
+    /// # Errors
+    /// [`Reason::UnknownTunnel`] if the caller must not know of it, [`Reason::TunnelOffline`] if
+    /// no agent serves it at the moment.
+    fn find(&self, tunnel: &TunnelId) -> Result<Rc<Target>, Reason>;
+
+    /// Opens a session. It may resolve before the target has accepted: a refusal then comes as
+    /// the session's reset. Dropping the future gives the session up.
+    ///
+    /// # Errors
+    /// Why there is none: those of [`Gateway::find`], or what the agent reports of its target.
+    fn open(&self, tunnel: &TunnelId) -> impl Future<Output = Result<Self::Stream, Reason>>;
+
+    /// Runs a task on this thread.
+    fn spawn(&self, task: impl Future<Output = ()> + 'static);
+
+    /// Ends after `duration`.
+    fn sleep(&self, duration: Duration) -> impl Future<Output = ()> + 'static;
+
+    /// The time that [`Gateway::sleep`] goes by.
+    fn now(&self) -> Instant;
+
+    /// True once the relay takes nothing new: the connection ends after the answer it is at, or
+    /// now. Whoever changes it polls the connection.
+    fn is_draining(&self) -> bool;
+
+    /// Counts an answer; `problem` is the error's word if the relay answered by itself.
+    fn answered(&self, status: StatusCode, problem: Option<&'static str>);
+}
+
+/// How a frontend connection is served.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Settings {
+    /// Whether the caller came by TLS, for the URLs that it is told.
+    pub(crate) https: bool,
+    /// Longest time for a request's head.
+    pub(crate) head_timeout: Duration,
+    /// Longest time between two requests of a kept-alive connection.
+    pub(crate) idle_timeout: Duration,
+    /// Longest time in which a caller takes nothing of an answer that is there for it, or sends
+    /// nothing of a body that the target waits for. A quiet stream is not concerned.
+    pub(crate) stall_timeout: Duration,
+    /// Longest time for a session to open.
+    pub(crate) open_timeout: Duration,
+    /// How long a body with `Expect: 100-continue` waits for the target to ask for it.
+    pub(crate) continue_timeout: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            https: false,
+            head_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(120),
+            stall_timeout: Duration::from_secs(300),
+            open_timeout: Duration::from_secs(30),
+            continue_timeout: Duration::from_secs(1),
+        }
+    }
+}
+
+/// Why a frontend connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// In order.
+    Closed,
+    /// The caller closed or reset it before an answer was complete.
+    CallerGone,
+    /// What the caller sent is not HTTP/1.1; it was told so if that was possible.
+    Malformed,
+    /// No complete head in time.
+    HeadTimeout,
+    /// No further request in time.
+    IdleTimeout,
+    /// The caller neither took nor sent what was due.
+    Stalled,
+    /// The target broke off; the caller's framing shows that something is missing.
+    Aborted,
+    /// The target broke off, which only a reset can show the caller.
+    Truncated,
+}
+
+impl Ended {
+    /// One stable word, for counters and logs.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::CallerGone => "caller_gone",
+            Self::Malformed => "malformed",
+            Self::HeadTimeout => "head_timeout",
+            Self::IdleTimeout => "idle_timeout",
+            Self::Stalled => "stalled",
+            Self::Aborted => "aborted",
+            Self::Truncated => "truncated",
+        }
+    }
+
+    /// True if the connection must be reset: closing it would look like an answer's end, or
+    /// would keep bytes for a caller that does not take them.
+    pub(crate) fn is_reset(self) -> bool {
+        matches!(self, Self::Stalled | Self::Truncated)
+    }
+}
+
+/// Serves one frontend connection until it ends, and returns it to be closed or reset.
+///
+/// Dropping the future drops every session of the connection.
+pub(crate) async fn serve<IO, G>(io: IO, gateway: G, settings: Settings) -> (IO, Ended)
+where
+    IO: Read + Write + Unpin + 'static,
+    G: Gateway,
+{
+    let state = Rc::new(State::new());
+    let caller = Caller::new(io, Rc::clone(&state));
+    let ended = {
+        let front = Rc::new(Front::new(gateway.clone(), settings, Rc::clone(&state)));
+        let service = service_fn(|request| {
+            let front = Rc::clone(&front);
+            async move { Ok::<_, Infallible>(front.answer(request).await) }
+        });
+        let mut connection = pin!(
+            http1::Builder::new()
+                .auto_date_header(false)
+                .header_read_timeout(None)
+                .max_buf_size(HTTP_BUFFER_BYTES_MAX)
+                .serve_connection(caller.clone(), service)
+        );
+        let mut watchdog = Watchdog::new();
+        let mut draining = false;
+        poll_fn(|cx| {
+            caller.begin_turn();
+            if !draining && gateway.is_draining() {
+                draining = true;
+                connection.as_mut().graceful_shutdown();
+            }
+            if let Poll::Ready(result) = connection.as_mut().poll(cx) {
+                return Poll::Ready(state.ended(result));
+            }
+            if caller.poll_gone(cx) {
+                return Poll::Ready(Ended::CallerGone);
+            }
+            watchdog.poll(cx, &state, &settings, &gateway)
+        })
+        .await
+    };
+    let mut io = caller.into_inner();
+    let unread = ended == Ended::Malformed || (ended == Ended::Closed && state.is_body_unread());
+    if unread {
+        linger(&mut io, &gateway).await;
+    }
+    (io, ended)
+}
+
+#[cfg(test)]
+mod tests;

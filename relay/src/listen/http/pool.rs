@@ -1,0 +1,378 @@
+//! Connections to targets: one session each, driven by a task of its own, kept for the next
+//! request of the same frontend connection and never shared with another one.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::io::{self, IoSlice};
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::TrySendError;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper::rt::{Read, ReadBufCursor, Write};
+use tieline_wire::{Generation, Reason, TunnelId};
+use tokio::sync::oneshot;
+
+use super::body::RequestBody;
+use super::forward::Front;
+use super::problem::Problem;
+use super::rewrite::Target;
+use super::{Gateway, HTTP_BUFFER_BYTES_MAX, SessionEnded, headers};
+
+/// Idle connections that one frontend connection may hold: one per tunnel, for few tunnels.
+const IDLE_CONNECTIONS_MAX: usize = 4;
+
+/// Longest time that an idle connection is used again.
+const IDLE_MAX: Duration = Duration::from_secs(60);
+
+/// The same for a request that must not be repeated if the target turns out to have closed the
+/// connection: below the 5 s after which uvicorn and Node.js do that by default, with room for
+/// the link's round trip.
+const IDLE_UNREPEATABLE_MAX: Duration = Duration::from_secs(3);
+
+/// Taken off what a target says about its patience, for the link's round trip.
+const IDLE_MARGIN: Duration = Duration::from_secs(1);
+
+/// What is known about one connection and the request on it.
+#[derive(Debug, Default)]
+pub(super) struct Track {
+    /// Reads that brought bytes or the end, since the request began.
+    reads: Cell<u64>,
+    reason: Cell<Option<Reason>>,
+    request_done: Cell<bool>,
+    request_failed: Cell<bool>,
+}
+
+impl Track {
+    pub(super) fn set_request_done(&self, done: bool) {
+        self.request_done.set(done);
+    }
+
+    pub(super) fn set_request_failed(&self) {
+        self.request_failed.set(true);
+    }
+
+    fn ended(&self, error: &io::Error) {
+        self.reason
+            .set(SessionEnded::reason(error).or(self.reason.get()));
+    }
+}
+
+/// Why a request got no answer.
+pub(super) enum Failure {
+    /// It was never sent; here it is back.
+    Unsent(Box<Request<RequestBody>>),
+    /// The connection ended without a byte of an answer.
+    Silent(Problem),
+    /// There was an answer, but none that can be passed on; or the caller's body was at fault.
+    Broken(Problem),
+}
+
+/// A connection to a target. Dropping it resets the session, whatever is under way.
+pub(super) struct Connection {
+    sender: SendRequest<RequestBody>,
+    /// Dropped: the task that drives the connection drops it. Used: the task lets it end.
+    end: oneshot::Sender<()>,
+    track: Rc<Track>,
+    tunnel: TunnelId,
+    generation: Generation,
+    idle_since: Option<Instant>,
+    kept_alive_for: Option<Duration>,
+}
+
+impl Connection {
+    /// Opens a session and begins to speak HTTP over it.
+    pub(super) async fn open<G: Gateway>(
+        gateway: &G,
+        tunnel: TunnelId,
+        generation: Generation,
+        timeout: Duration,
+    ) -> Result<Self, Reason> {
+        let stream = {
+            let mut opening = pin!(gateway.open(&tunnel));
+            let mut timeout = pin!(gateway.sleep(timeout));
+            poll_fn(|cx| match opening.as_mut().poll(cx) {
+                Poll::Pending => timeout
+                    .as_mut()
+                    .poll(cx)
+                    .map(|()| Err(Reason::TargetTimeout)),
+                opened => opened,
+            })
+            .await?
+        };
+        let track = Rc::new(Track::default());
+        let stream = TargetStream {
+            stream,
+            track: Rc::clone(&track),
+            is_write_dead: false,
+        };
+        let (sender, driver) = http1::Builder::new()
+            .max_buf_size(HTTP_BUFFER_BYTES_MAX)
+            .handshake(stream)
+            .await
+            .map_err(|_| Reason::Internal)?;
+        let (end, ended) = oneshot::channel();
+        gateway.spawn(drive(driver, ended));
+        let (idle_since, kept_alive_for) = (None, None);
+        Ok(Self {
+            sender,
+            end,
+            track,
+            tunnel,
+            generation,
+            idle_since,
+            kept_alive_for,
+        })
+    }
+
+    /// Sends a request, whose body goes on while the answer comes.
+    pub(super) async fn send(
+        &mut self,
+        mut request: Request<RequestBody>,
+    ) -> Result<Response<Incoming>, Failure> {
+        self.track.reads.set(0);
+        self.track.request_failed.set(false);
+        request.body_mut().attach(Rc::clone(&self.track));
+        match self.sender.try_send_request(request).await {
+            Ok(response) => {
+                self.kept_alive_for = headers::kept_alive_for(response.headers());
+                Ok(response)
+            }
+            Err(error) => Err(self.failure(error)),
+        }
+    }
+
+    fn failure(&self, mut error: TrySendError<Request<RequestBody>>) -> Failure {
+        if let Some(request) = error.take_message() {
+            return Failure::Unsent(Box::new(request));
+        }
+        let error = error.into_error();
+        let track = &self.track;
+        if track.request_failed.get() {
+            let why = "the request's body is malformed or broke off";
+            return Failure::Broken(Problem::bad_request(why));
+        }
+        // The connection's end is itself a read.
+        let ends = u64::from(error.is_incomplete_message());
+        let problem = match track.reason.get() {
+            Some(reason) => Problem::session(reason, self.tunnel.as_str(), true),
+            None if error.is_parse() => Problem::target_invalid("it is not HTTP/1.1"),
+            None => Problem::target_closed(),
+        };
+        if track.reads.get() > ends {
+            Failure::Broken(problem)
+        } else {
+            Failure::Silent(problem)
+        }
+    }
+
+    /// Why a request could not even be sent.
+    pub(super) fn lost(&self) -> Problem {
+        match self.track.reason.get() {
+            Some(reason) => Problem::session(reason, self.tunnel.as_str(), false),
+            None => Problem::target_closed(),
+        }
+    }
+
+    fn is_fit(&self, generation: Generation, now: Instant, is_repeatable: bool) -> bool {
+        let patience = self
+            .kept_alive_for
+            .map_or(IDLE_MAX, |t| t.saturating_sub(IDLE_MARGIN));
+        let limit = if is_repeatable {
+            IDLE_MAX
+        } else {
+            IDLE_UNREPEATABLE_MAX
+        };
+        let idle = self
+            .idle_since
+            .map_or(Duration::ZERO, |t| now.saturating_duration_since(t));
+        self.generation == generation && self.sender.is_ready() && idle < patience.min(limit)
+    }
+
+    /// Lets an idle connection end in order.
+    fn release(self) {
+        if self.sender.is_ready() {
+            // The task is gone if the target has closed the connection already.
+            let _ = self.end.send(());
+        }
+    }
+}
+
+/// Drives a connection until it ends, or until its holder is gone.
+async fn drive(
+    driver: impl Future<Output = Result<(), hyper::Error>>,
+    ended: oneshot::Receiver<()>,
+) {
+    let mut driver = pin!(driver);
+    let mut ended = pin!(ended);
+    let mut is_held = true;
+    poll_fn(|cx| {
+        if is_held && let Poll::Ready(released) = ended.as_mut().poll(cx) {
+            is_held = false;
+            if released.is_err() {
+                return Poll::Ready(());
+            }
+        }
+        driver.as_mut().poll(cx).map(|_| ())
+    })
+    .await;
+}
+
+/// The idle connections of one frontend connection.
+#[derive(Default)]
+pub(super) struct Pool {
+    idle: RefCell<Vec<Connection>>,
+}
+
+impl Pool {
+    /// Takes the connection kept for `tunnel`, if it is fit for another request.
+    pub(super) fn take(
+        &self,
+        tunnel: &TunnelId,
+        target: &Target,
+        now: Instant,
+        is_repeatable: bool,
+    ) -> Option<Connection> {
+        let mut idle = self.idle.borrow_mut();
+        let place = idle
+            .iter()
+            .position(|connection| connection.tunnel == *tunnel)?;
+        let connection = idle.remove(place);
+        if connection.is_fit(target.generation, now, is_repeatable) {
+            return Some(connection);
+        }
+        connection.release();
+        None
+    }
+
+    fn put(&self, mut connection: Connection, now: Instant) {
+        let mut idle = self.idle.borrow_mut();
+        connection.idle_since = Some(now);
+        let full = idle.len() >= IDLE_CONNECTIONS_MAX;
+        let same = idle
+            .iter()
+            .position(|kept| kept.tunnel == connection.tunnel);
+        if let Some(place) = same.or(full.then_some(0)) {
+            idle.remove(place).release();
+        }
+        idle.push(connection);
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        for connection in self.idle.get_mut().drain(..) {
+            connection.release();
+        }
+    }
+}
+
+/// A connection while an answer comes over it. Dropping it resets the session.
+pub(super) struct Lease<G: Gateway> {
+    front: Rc<Front<G>>,
+    connection: Connection,
+}
+
+impl<G: Gateway> Lease<G> {
+    pub(super) fn new(front: Rc<Front<G>>, connection: Connection) -> Self {
+        Self { front, connection }
+    }
+
+    /// The answer is complete. If the request is, too, the connection can serve another one.
+    pub(super) fn finish(self) {
+        if self.connection.track.request_done.get() && !self.connection.sender.is_closed() {
+            self.front
+                .pool
+                .put(self.connection, self.front.gateway.now());
+        }
+    }
+}
+
+/// A session as hyper's client sees it.
+struct TargetStream<S> {
+    stream: S,
+    track: Rc<Track>,
+    /// The target takes no more; what it has answered is still to be read.
+    is_write_dead: bool,
+}
+
+impl<S: Read + Unpin> Read for TargetStream<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
+        match &polled {
+            Poll::Pending => {}
+            Poll::Ready(Ok(())) => self.track.reads.set(self.track.reads.get() + 1),
+            Poll::Ready(Err(error)) => self.track.ended(error),
+        }
+        polled
+    }
+}
+
+impl<S: Write + Unpin> TargetStream<S> {
+    /// Keeps a failed write from hyper, which would give up at once: a target that answers
+    /// early and closes (say, 413) makes our writes fail before its answer is read. Reading
+    /// brings the answer, or the end of the connection.
+    fn wrote<T>(&mut self, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        match polled {
+            Poll::Ready(Err(error)) => {
+                self.track.ended(&error);
+                self.is_write_dead = true;
+                Poll::Pending
+            }
+            other => other,
+        }
+    }
+}
+
+impl<S: Write + Unpin> Write for TargetStream<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        if self.is_write_dead {
+            return Poll::Pending;
+        }
+        let polled = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.wrote(polled)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.is_write_dead {
+            return Poll::Pending;
+        }
+        let polled = Pin::new(&mut self.stream).poll_flush(cx);
+        self.wrote(polled)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.is_write_dead {
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        if self.is_write_dead {
+            return Poll::Pending;
+        }
+        let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+        self.wrote(polled)
+    }
+}

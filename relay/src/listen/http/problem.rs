@@ -1,0 +1,190 @@
+//! The relay's own answers: one stable word, one sentence for people, both in JSON.
+
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderValue, Response, StatusCode};
+use tieline_wire::Reason;
+
+/// Seconds after which a caller may try an offline tunnel again: an agent that lost its link
+/// dials again within a few seconds.
+const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("5");
+
+/// Why the relay answers by itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Problem {
+    pub(super) status: StatusCode,
+    /// One stable word; scripts match on it.
+    pub(super) word: &'static str,
+    message: String,
+    /// What is out of reach, if the fault lies behind the relay.
+    down: Option<&'static str>,
+}
+
+impl Problem {
+    fn new(status: StatusCode, word: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            status,
+            word,
+            message: message.into(),
+            down: None,
+        }
+    }
+
+    fn down(self, what: &'static str) -> Self {
+        Self {
+            down: Some(what),
+            ..self
+        }
+    }
+
+    /// The path names no tunnel.
+    pub(super) fn not_found() -> Self {
+        let hint = "no tunnel at this path; a tunnel's URL is /w/<tunnel>/<path>";
+        Self::new(StatusCode::NOT_FOUND, "not_found", hint)
+    }
+
+    /// The request cannot be passed on in any form.
+    pub(super) fn bad_request(why: &str) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "bad_request", why)
+    }
+
+    /// The request asks for something that the relay does not speak.
+    pub(super) fn unsupported(word: &'static str, why: &str) -> Self {
+        Self::new(StatusCode::NOT_IMPLEMENTED, word, why)
+    }
+
+    /// What the target sent is not an answer in HTTP.
+    pub(super) fn target_invalid(why: &str) -> Self {
+        let message = format!("the target's answer is not usable: {why}");
+        Self::new(StatusCode::BAD_GATEWAY, "target_invalid", message).down("target")
+    }
+
+    /// The connection to the target ended before the answer's head.
+    pub(super) fn target_closed() -> Self {
+        let message = "the target closed the connection before it answered; \
+                       whether it carried the request out is not known";
+        Self::new(StatusCode::BAD_GATEWAY, "target_closed", message).down("target")
+    }
+
+    /// A session for `tunnel` could not be had, or ended before the answer's head.
+    ///
+    /// `sent` says whether the target may have seen the request, so that trying again is not
+    /// known to be harmless.
+    pub(super) fn session(reason: Reason, tunnel: &str, sent: bool) -> Self {
+        let message = |what: &str| format!("{what}: {reason}");
+        match reason {
+            Reason::UnknownTunnel => Self::new(
+                StatusCode::NOT_FOUND,
+                "unknown_tunnel",
+                format!("there is no tunnel named {tunnel:?} here"),
+            ),
+            Reason::TargetRefused => Self::new(
+                StatusCode::BAD_GATEWAY,
+                "target_refused",
+                "the agent is connected, but its target refuses the connection; \
+                 is the server behind the tunnel running?",
+            )
+            .down("target"),
+            Reason::TargetUnreachable => Self::new(
+                StatusCode::BAD_GATEWAY,
+                "target_unreachable",
+                "the agent is connected, but cannot reach its target",
+            )
+            .down("target"),
+            Reason::TargetTimeout => Self::new(
+                StatusCode::GATEWAY_TIMEOUT,
+                "target_timeout",
+                "the agent is connected, but its target did not answer in time",
+            )
+            .down("target"),
+            Reason::TargetReset => Self::target_closed(),
+            Reason::SessionLimit | Reason::Overload => Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "overload",
+                message("the tunnel takes no more requests at the moment"),
+            ),
+            Reason::TunnelOffline
+            | Reason::LinkLost
+            | Reason::Stale
+            | Reason::ShuttingDown
+            | Reason::Superseded
+            | Reason::TokenExpired
+                if !sent =>
+            {
+                Self::new(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "tunnel_offline",
+                    "the tunnel is known, but its agent is not connected at the moment",
+                )
+                .down("agent")
+            }
+            _ => Self::new(
+                StatusCode::BAD_GATEWAY,
+                "tunnel_failed",
+                message("the tunnel failed before the answer came"),
+            )
+            .down("agent"),
+        }
+    }
+
+    /// The answer for the caller.
+    pub(super) fn into_response(self) -> Response<Bytes> {
+        let mut body = serde_json::json!({ "error": self.word, "message": self.message });
+        if let Some(down) = self.down {
+            body["down"] = down.into();
+        }
+        let mut response = Response::new(Bytes::from(body.to_string()));
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        // A 404 may be cached without being asked (RFC 9110, section 15.1); the next agent to
+        // take the name must not be hidden by that.
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(RETRY_AFTER, RETRY_AFTER_SECONDS);
+        }
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_offline_tunnel_is_never_a_404_and_an_unknown_one_always_is() {
+        for reason in Reason::ALL {
+            for sent in [false, true] {
+                let problem = Problem::session(*reason, "maya", sent);
+                let unknown = *reason == Reason::UnknownTunnel;
+                assert_eq!(
+                    problem.status == StatusCode::NOT_FOUND,
+                    unknown,
+                    "{reason:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn only_a_request_that_was_not_sent_is_told_to_come_back() {
+        let before = Problem::session(Reason::LinkLost, "maya", false).into_response();
+        assert_eq!(before.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(before.headers()[RETRY_AFTER], "5");
+        let after = Problem::session(Reason::LinkLost, "maya", true).into_response();
+        assert_eq!(after.status(), StatusCode::BAD_GATEWAY);
+        assert!(!after.headers().contains_key(RETRY_AFTER));
+    }
+
+    #[test]
+    fn the_body_tells_a_dead_agent_from_a_dead_target() {
+        let body = |reason| {
+            let response = Problem::session(reason, "maya", false).into_response();
+            serde_json::from_slice::<serde_json::Value>(response.body()).unwrap()
+        };
+        assert_eq!(body(Reason::TunnelOffline)["down"], "agent");
+        assert_eq!(body(Reason::TunnelOffline)["error"], "tunnel_offline");
+        assert_eq!(body(Reason::TargetRefused)["down"], "target");
+        assert_eq!(body(Reason::UnknownTunnel).get("down"), None);
+    }
+}

@@ -1,0 +1,255 @@
+//! Maps what a target says about its own addresses back to the tunnel's public URL: redirects
+//! and cookie paths. Everything works on bytes, because header values need not be UTF-8.
+
+use std::net::IpAddr;
+
+use bytes::Bytes;
+use http::header::{CONTENT_LOCATION, Entry, HeaderName, LOCATION, SET_COOKIE};
+use http::uri::Authority;
+use http::{HeaderMap, HeaderValue};
+use tieline_wire::Generation;
+
+/// What the HTTP front must know about a tunnel's target.
+#[derive(Clone, Debug)]
+pub(crate) struct Target {
+    /// Value of `Host` in requests to it.
+    pub(super) host: HeaderValue,
+    /// Who holds the tunnel; a connection made under an older generation is not used again.
+    pub(super) generation: Generation,
+    origin: Origin,
+    https: bool,
+}
+
+impl Target {
+    /// A target at `authority`, which the agent dials with TLS if `https`.
+    ///
+    /// `None` if the authority could not stand in a `Host` header.
+    pub(crate) fn new(https: bool, authority: &str, generation: Generation) -> Option<Self> {
+        let parsed: Authority = authority.parse().ok()?;
+        let host = HeaderValue::from_str(authority).ok()?;
+        let origin = Origin::parse(parsed.as_str().as_bytes(), default_port(https))?;
+        (!authority.contains('@')).then_some(Self {
+            host,
+            generation,
+            origin,
+            https,
+        })
+    }
+}
+
+/// Host and port.
+#[derive(Clone, Debug)]
+struct Origin {
+    host: Vec<u8>,
+    port: u16,
+}
+
+impl Origin {
+    fn parse(authority: &[u8], default_port: u16) -> Option<Self> {
+        let user_end = authority
+            .iter()
+            .rposition(|b| *b == b'@')
+            .map_or(0, |at| at + 1);
+        let authority = &authority[user_end..];
+        let host_end = match authority.iter().position(|b| *b == b']') {
+            Some(bracket) => bracket + 1,
+            None => authority
+                .iter()
+                .position(|b| *b == b':')
+                .unwrap_or(authority.len()),
+        };
+        let (host, port) = authority.split_at(host_end);
+        let port = match port {
+            b"" | b":" => default_port,
+            [b':', digits @ ..] => str::from_utf8(digits).ok()?.parse().ok()?,
+            _ => return None,
+        };
+        (!host.is_empty()).then(|| Self {
+            host: host.to_ascii_lowercase(),
+            port,
+        })
+    }
+
+    /// True if both name one server; on the target's host all names of itself are one.
+    fn is_same(&self, other: &Self) -> bool {
+        self.port == other.port
+            && (self.host == other.host || (self.names_itself() && other.names_itself()))
+    }
+
+    fn names_itself(&self) -> bool {
+        let host = self.host.strip_prefix(b"[").unwrap_or(&self.host);
+        let host = host.strip_suffix(b"]").unwrap_or(host);
+        host == b"localhost"
+            || str::from_utf8(host)
+                .ok()
+                .and_then(|host| host.parse::<IpAddr>().ok())
+                .is_some_and(|ip| ip.is_loopback() || ip.is_unspecified())
+    }
+}
+
+fn default_port(https: bool) -> u16 {
+    if https { 443 } else { 80 }
+}
+
+/// How one request's URL at the relay relates to the target's.
+#[derive(Debug)]
+pub(super) struct Mapping<'a> {
+    pub(super) target: &'a Target,
+    /// `/w/<tunnel>` as the caller wrote it: cookie paths are compared byte by byte.
+    pub(super) prefix: &'a str,
+    /// Path and query that the target was asked for.
+    pub(super) path: &'a str,
+    /// True if the caller used no path behind the prefix, not even `/`.
+    pub(super) bare: bool,
+    /// The relay's authority as the caller knows it; `None` if the caller did not say.
+    pub(super) public: Option<&'a [u8]>,
+    /// Whether the caller came by TLS.
+    pub(super) https: bool,
+}
+
+impl Mapping<'_> {
+    /// Rewrites an answer's headers.
+    pub(super) fn apply(&self, headers: &mut HeaderMap) {
+        for name in [LOCATION, CONTENT_LOCATION] {
+            rewrite(headers, name, |value| self.location(value));
+        }
+        rewrite(headers, SET_COOKIE, |value| self.cookie(value));
+    }
+
+    /// The public form of a URI reference (RFC 3986, section 4.1); `None` if it can stay.
+    fn location(&self, value: &[u8]) -> Option<Vec<u8>> {
+        if let Some(rest) = value.strip_prefix(b"//") {
+            return self.absolute(rest, b"", self.target.https);
+        }
+        if value.starts_with(b"/") {
+            return Some([self.prefix.as_bytes(), value].concat());
+        }
+        let delimiter = value.iter().position(|b| b":/?#".contains(b));
+        if let Some(colon) = delimiter.filter(|at| value[*at] == b':') {
+            let https = value[..colon].eq_ignore_ascii_case(b"https");
+            if !https && !value[..colon].eq_ignore_ascii_case(b"http") {
+                return None;
+            }
+            let rest = value[colon + 1..].strip_prefix(b"//")?;
+            let scheme: &[u8] = if self.https { b"https:" } else { b"http:" };
+            return self.absolute(rest, scheme, https);
+        }
+        self.relative(value)
+    }
+
+    /// Maps `authority/path`, what follows a scheme and `//`, if it is the target's.
+    fn absolute(&self, rest: &[u8], scheme: &[u8], https: bool) -> Option<Vec<u8>> {
+        // Browsers read a backslash as a slash (WHATWG URL, "authority state").
+        let end = rest
+            .iter()
+            .position(|b| b"/?#\\".contains(b))
+            .unwrap_or(rest.len());
+        let (authority, path) = rest.split_at(end);
+        let origin = Origin::parse(authority, default_port(https))?;
+        if !origin.is_same(&self.target.origin) {
+            return None;
+        }
+        let slash: &[u8] = if path.starts_with(b"/") { b"" } else { b"/" };
+        let start = match self.public {
+            Some(public) => [scheme, b"//", public].concat(),
+            None => Vec::new(),
+        };
+        Some([&start, self.prefix.as_bytes(), slash, path].concat())
+    }
+
+    /// Resolves a relative path where the caller, who sees a longer path than the target, would
+    /// come to another result.
+    fn relative(&self, value: &[u8]) -> Option<Vec<u8>> {
+        let end = value
+            .iter()
+            .position(|b| b"?#".contains(b))
+            .unwrap_or(value.len());
+        let (path, suffix) = value.split_at(end);
+        let climbs = path.split(|b| *b == b'/').any(|segment| segment == b"..");
+        if path.is_empty() || !(climbs || self.bare) {
+            return None;
+        }
+        let base = self.path.split('?').next().unwrap_or_default().as_bytes();
+        let directory_end = base.iter().rposition(|b| *b == b'/').map_or(0, |at| at + 1);
+        let resolved = without_dots(&[&base[..directory_end], path].concat());
+        Some([self.prefix.as_bytes(), &resolved, suffix].concat())
+    }
+
+    /// The public form of a cookie (RFC 6265, section 4.1); `None` if it can stay.
+    fn cookie(&self, value: &[u8]) -> Option<Vec<u8>> {
+        let mut parts = value.split(|b| *b == b';');
+        let mut mapped = parts.next()?.to_vec();
+        let mut changed = false;
+        for part in parts {
+            let mut name_and_value = part.splitn(2, |b| *b == b'=');
+            let name = name_and_value.next().unwrap_or_default().trim_ascii();
+            let attribute = name_and_value.next().unwrap_or_default().trim_ascii();
+            if name.eq_ignore_ascii_case(b"path") && attribute.starts_with(b"/") {
+                // The prefix alone also matches the tunnel's bare URL; with a slash behind it,
+                // it would not (RFC 6265, section 5.1.4).
+                let path = if attribute == b"/" { b"" } else { attribute };
+                mapped.extend_from_slice(b"; Path=");
+                mapped.extend_from_slice(self.prefix.as_bytes());
+                mapped.extend_from_slice(path);
+                changed = true;
+            } else if name.eq_ignore_ascii_case(b"domain") && self.is_targets(attribute) {
+                changed = true;
+            } else {
+                mapped.push(b';');
+                mapped.extend_from_slice(part);
+            }
+        }
+        changed.then_some(mapped)
+    }
+
+    fn is_targets(&self, domain: &[u8]) -> bool {
+        let domain = domain.strip_prefix(b".").unwrap_or(domain);
+        let origin = Origin {
+            host: domain.to_ascii_lowercase(),
+            port: self.target.origin.port,
+        };
+        origin.is_same(&self.target.origin)
+    }
+}
+
+/// Removes `.` and `..` from an absolute path (RFC 3986, section 5.2.4).
+fn without_dots(path: &[u8]) -> Vec<u8> {
+    let mut segments: Vec<&[u8]> = Vec::new();
+    let mut parts = path.split(|b| *b == b'/').skip(1).peekable();
+    while let Some(part) = parts.next() {
+        let last = parts.peek().is_none();
+        match part {
+            b".." => {
+                segments.pop();
+            }
+            b"." => {}
+            other => segments.push(other),
+        }
+        if last && matches!(part, b"." | b"..") {
+            segments.push(b"");
+        }
+    }
+    segments
+        .iter()
+        .flat_map(|segment| [b"/", *segment].concat())
+        .collect()
+}
+
+fn rewrite(headers: &mut HeaderMap, name: HeaderName, map: impl Fn(&[u8]) -> Option<Vec<u8>>) {
+    let Entry::Occupied(mut values) = headers.entry(name) else {
+        return;
+    };
+    for value in values.iter_mut() {
+        let Some(mapped) = map(value.as_bytes()) else {
+            continue;
+        };
+        // Cannot fail: it is put together from parts of header values and of a parsed path.
+        if let Ok(mapped) = HeaderValue::from_maybe_shared(Bytes::from(mapped)) {
+            *value = mapped;
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "tests/rewrite.rs"]
+mod tests;

@@ -1,0 +1,177 @@
+//! Requests that two parsers could read differently: refused, or passed on in one form only.
+
+use super::*;
+
+/// What a target sees of `request` when it answers every request, and the statuses that the
+/// caller sees.
+async fn seen(request: &str) -> (String, Vec<u16>) {
+    let mut relay = Relay::new();
+    let (mut caller, _) = relay.connect();
+    let seen = Rc::new(RefCell::new(String::new()));
+    let target = tokio::task::spawn_local({
+        let seen = Rc::clone(&seen);
+        async move {
+            while let Some(mut target) = relay.opened.recv().await {
+                let mut bytes = [0; 4096];
+                while let Ok(count @ 1..) = target.io().read(&mut bytes).await {
+                    let text = str::from_utf8(&bytes[..count]).unwrap().to_owned();
+                    // Heads only: nothing in here has an empty line in a body.
+                    let heads =
+                        text.matches("\r\n\r\n").count() - text.matches("0\r\n\r\n").count();
+                    seen.borrow_mut().push_str(&text);
+                    for _ in 0..heads {
+                        target.send("HTTP/1.1 204 No Content\r\n\r\n").await;
+                    }
+                }
+            }
+        }
+    });
+    caller.send(request).await;
+    let mut bytes = Vec::new();
+    let _ = tokio::time::timeout(Duration::from_secs(5), caller.io().read_to_end(&mut bytes)).await;
+    target.abort();
+    let text = String::from_utf8(bytes).unwrap();
+    let statuses = text
+        .split("HTTP/1.1 ")
+        .skip(1)
+        .map(|answer| answer[..3].parse().unwrap());
+    let seen = seen.borrow().clone();
+    (seen, statuses.collect())
+}
+
+fn head(lines: &str) -> String {
+    format!("POST /w/maya/ HTTP/1.1\r\nHost: r\r\n{lines}\r\n\r\n")
+}
+
+const SMUGGLED: &str = "GET /w/maya/smuggled HTTP/1.1\r\nHost: r\r\n\r\n";
+
+#[test]
+fn what_is_ambiguous_is_refused_and_reaches_no_target() {
+    run(async {
+        for (request, status) in [
+            (head("Content-Length: 3\r\nContent-Length: 4") + "abc", 400),
+            (head("Content-Length: 3, 4") + "abc", 400),
+            (head("Content-Length: +3") + "abc", 400),
+            (head("Content-Length: 0x3") + "abc", 400),
+            (head("Content-Length: 99999999999999999999") + "abc", 400),
+            (head("Content-Length : 3") + "abc", 400),
+            (head("X: a\r\n b") + SMUGGLED, 400),
+            (head(" X: a") + SMUGGLED, 400),
+            (head("X: a\0b") + SMUGGLED, 400),
+            (head("X: a\rb: c") + SMUGGLED, 400),
+            (head("Transfer-Encoding: gzip") + SMUGGLED, 400),
+            (head("Transfer-Encoding: chunked, gzip") + SMUGGLED, 400),
+            (head("Transfer-Encoding: gzip, chunked") + "0\r\n\r\n", 501),
+            (
+                head("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked") + "0\r\n\r\n",
+                501,
+            ),
+            (head("Transfer-Encoding: \x0bchunked") + "0\r\n\r\n", 400),
+            (head("Host: other"), 400),
+            ("POST /w/maya/ HTTP/1.1\r\n\r\n".to_owned(), 400),
+            ("GET /w/maya/ HTTP/1.1 \r\nHost: r\r\n\r\n".to_owned(), 400),
+            ("GET /w/maya/ x HTTP/1.1\r\nHost: r\r\n\r\n".to_owned(), 400),
+            ("GET /w/maya/ HTTP/2.0\r\nHost: r\r\n\r\n".to_owned(), 400),
+            (
+                "POST /w/maya/ HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n".to_owned(),
+                400,
+            ),
+            (
+                "CONNECT maya:80 HTTP/1.1\r\nHost: r\r\n\r\n".to_owned(),
+                501,
+            ),
+            (head(&format!("X: {}", "x".repeat(70_000))), 431),
+            (head(&"X: 1\r\n".repeat(200)), 431),
+            (GET.replace("mcp", &"x".repeat(70_000)), 431),
+        ] {
+            let (seen, statuses) = seen(&request).await;
+            let start = &request[..request.len().min(120)];
+            assert_eq!(seen, "", "{start}");
+            assert_eq!(statuses.first(), Some(&status), "{start}");
+            let others = statuses.iter().skip(1).any(|status| *status < 400);
+            assert!(!others, "{start} {statuses:?}");
+        }
+    });
+}
+
+#[test]
+fn a_length_beside_chunks_never_reaches_the_target() {
+    run(async {
+        let chunk = "3\r\nabc\r\n0\r\n\r\n";
+        for lines in [
+            "Content-Length: 30\r\nTransfer-Encoding: chunked",
+            "Transfer-Encoding: chunked\r\nContent-Length: 3",
+            "Transfer-Encoding: Chunked\r\nContent-Length: x",
+        ] {
+            // What follows could be taken for a second request, or for a body.
+            let (seen, statuses) = seen(&(head(lines) + chunk + SMUGGLED)).await;
+            assert!(!seen.contains("content-length"), "{seen}");
+            assert!(seen.ends_with("\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"));
+            assert!(!seen.contains("smuggled"), "{seen}");
+            assert_eq!(statuses, [204], "{lines}");
+        }
+    });
+}
+
+#[test]
+fn a_repeated_length_becomes_one() {
+    run(async {
+        let request = head("Content-Length: 3\r\nContent-Length: 3") + "abc";
+        let (seen, statuses) = seen(&request).await;
+        assert_eq!(seen.matches("content-length: 3\r\n").count(), 1, "{seen}");
+        assert_eq!(statuses, [204]);
+    });
+}
+
+#[test]
+fn bare_line_feeds_are_passed_on_as_proper_lines() {
+    run(async {
+        let request = "POST /w/maya/ HTTP/1.1\nHost: r\nX: a\nContent-Length: 3\n\nabc";
+        let (seen, statuses) = seen(request).await;
+        let expected =
+            format!("POST / HTTP/1.1\r\nhost: {AUTHORITY}\r\nx: a\r\ncontent-length: 3\r\n\r\nabc");
+        assert_eq!(seen, expected);
+        assert_eq!(statuses, [204]);
+    });
+}
+
+#[test]
+fn connection_cannot_strip_what_frames_a_message() {
+    run(async {
+        let lines = "Connection: Content-Length, Host\r\nContent-Length: 3";
+        let (seen, statuses) = seen(&(head(lines) + "abc" + SMUGGLED)).await;
+        assert!(seen.contains(&format!("host: {AUTHORITY}\r\n")), "{seen}");
+        assert!(seen.contains("content-length: 3\r\n"), "{seen}");
+        assert!(
+            seen.contains("\r\n\r\nabcGET /smuggled HTTP/1.1\r\n"),
+            "{seen}"
+        );
+        assert_eq!(statuses, [204, 204]);
+    });
+}
+
+#[test]
+fn a_malformed_chunk_aborts_the_request_at_the_target() {
+    run(async {
+        for chunk in [
+            "zz\r\n",
+            "3\nabc\r\n",
+            "3\r\nabcd\r\n",
+            "3;a\nb\r\nabc\r\n",
+            "-1\r\n",
+        ] {
+            let mut relay = Relay::new();
+            let mut caller = relay.caller();
+            caller.send(head("Transfer-Encoding: chunked")).await;
+            let mut target = relay.target().await;
+            target.head().await;
+            caller.send(chunk).await;
+            let seen = target.rest().await;
+            assert!(!seen.ends_with("0\r\n\r\n"), "{chunk:?} {seen}");
+            assert!(
+                caller.head().await.starts_with("HTTP/1.1 400 "),
+                "{chunk:?}"
+            );
+        }
+    });
+}

@@ -1,0 +1,184 @@
+//! `tieline-relay`: arguments, logging, signals and the exit code; the rest is the library's.
+
+use std::ffi::OsString;
+use std::io::{self, IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::mpsc::{self, SyncSender};
+use std::thread;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, bail};
+use serde_json::{Value, json};
+use tieline_relay::cli::{self, Invocation, Layer, TokenOrder};
+use tieline_relay::config::{self, Options};
+use tieline_relay::error::{ConfigError, EXIT_FAILED, EXIT_USAGE, ListenKind, StartError};
+use tieline_relay::{Relay, issue_token};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let outcome = match cli::parse(std::env::args_os()) {
+        Ok(Invocation::Serve { config, flags }) => serve(config, flags),
+        Ok(Invocation::IssueToken(order)) => issue(order),
+        Err(error) => {
+            // Help goes to stdout, and wrong usage to stderr with its own code.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(EXIT_USAGE));
+        }
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let (code, text) = judge(&error);
+            let _ = writeln!(io::stderr(), "tieline-relay: {text}");
+            ExitCode::from(code)
+        }
+    }
+}
+
+/// The exit code for an error, and its line; our own errors tell their cause themselves.
+fn judge(error: &anyhow::Error) -> (u8, String) {
+    match error.downcast_ref::<StartError>() {
+        Some(error) => (error.exit_code(), error.to_string()),
+        None if error.is::<ConfigError>() => (EXIT_USAGE, error.to_string()),
+        None => (EXIT_FAILED, format!("{error:#}")),
+    }
+}
+
+fn serve(config: Option<PathBuf>, flags: Layer) -> anyhow::Result<()> {
+    let environment = cli::environment(std::env::vars_os())?;
+    let named = |value: OsString| (!value.is_empty()).then(|| PathBuf::from(value));
+    let file = config.or_else(|| std::env::var_os(cli::CONFIG_VARIABLE).and_then(named));
+    let Options { config, log, json } = config::load(flags, environment, file.as_deref())?;
+    start_logging(log)?;
+
+    let (sender, happened) = mpsc::sync_channel(2);
+    watch_signals(sender.clone()).context("cannot watch for signals")?;
+    let shards = config.shards;
+    let relay = Relay::start(config)?;
+    for (kind, addresses) in [
+        (ListenKind::Agent, relay.agent_addresses()),
+        (ListenKind::Tcp, relay.tcp_addresses()),
+        (ListenKind::Http, relay.http_addresses()),
+        (ListenKind::Admin, relay.admin_addresses()),
+    ] {
+        for address in addresses {
+            let address = address.to_string();
+            let event = json!({ "event": "listening", "kind": kind.word(), "address": address });
+            say(
+                json,
+                &format!("listening  {:<5}  {address}", kind.word()),
+                &event,
+            );
+        }
+    }
+    let version = env!("CARGO_PKG_VERSION");
+    let driver = relay.driver().driver;
+    let event = json!({ "event": "ready", "version": version, "shards": shards, "driver": driver });
+    let text = format!("ready      tieline-relay {version}, shards: {shards}, driver: {driver}");
+    say(json, &text, &event);
+
+    let Ok(Happened::Signal(signal)) = happened.recv() else {
+        return Ok(());
+    };
+    let event = json!({ "event": "stopping", "signal": signal });
+    say(
+        json,
+        &format!("stopping   {signal}; once more ends it at once"),
+        &event,
+    );
+    thread::Builder::new()
+        .name("stop".to_owned())
+        .spawn(move || {
+            relay.stop();
+            sender.send(Happened::Stopped)
+        })
+        .context("cannot stop in order")?;
+    match happened.recv() {
+        Ok(Happened::Stopped) => say(json, "stopped", &json!({ "event": "stopped" })),
+        _ => bail!("cut short by a second signal"),
+    }
+    Ok(())
+}
+
+/// What ends the wait of the main thread.
+enum Happened {
+    Signal(&'static str),
+    Stopped,
+}
+
+/// One line for people or for programs; whether somebody still reads it is not our concern.
+fn say(json: bool, text: &str, event: &Value) {
+    let mut stdout = io::stdout().lock();
+    let _ = if json {
+        writeln!(stdout, "{event}")
+    } else {
+        writeln!(stdout, "{text}")
+    };
+    let _ = stdout.flush();
+}
+
+fn start_logging(log: Option<String>) -> Result<(), ConfigError> {
+    let filter = match (log, std::env::var("RUST_LOG")) {
+        (Some(filter), _) => filter,
+        (None, Ok(filter)) if !filter.is_empty() => filter,
+        _ => "info".to_owned(),
+    };
+    let directives = EnvFilter::try_new(&filter)
+        .map_err(|error| ConfigError::Conflict(format!("log filter {filter:?}: {error}")))?;
+    tracing_subscriber::fmt()
+        .with_env_filter(directives)
+        .with_ansi(io::stderr().is_terminal())
+        .with_writer(io::stderr)
+        .init();
+    Ok(())
+}
+
+/// Reports each SIGINT and SIGTERM to `sender`.
+fn watch_signals(sender: SyncSender<Happened>) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()?;
+    let (mut interrupt, mut terminate) = {
+        // The handlers are in place when this returns, so no signal is lost from here on.
+        let _entered = runtime.enter();
+        (
+            signal(SignalKind::interrupt())?,
+            signal(SignalKind::terminate())?,
+        )
+    };
+    thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(move || {
+            runtime.block_on(async {
+                loop {
+                    let signal = tokio::select! {
+                        _ = interrupt.recv() => "SIGINT",
+                        _ = terminate.recv() => "SIGTERM",
+                    };
+                    if sender.send(Happened::Signal(signal)).is_err() {
+                        return;
+                    }
+                }
+            });
+        })?;
+    Ok(())
+}
+
+fn issue(order: TokenOrder) -> anyhow::Result<()> {
+    let wrong = |text: &str| ConfigError::Conflict(text.to_owned());
+    let ttl = config::parse_duration(&order.ttl)
+        .filter(|ttl| ttl.as_secs() > 0)
+        .ok_or_else(|| wrong("--ttl: not a time of a second or more, such as 8h"))?;
+    if order.subject.is_empty() {
+        return Err(wrong("--sub: empty").into());
+    }
+    let key = config::read_secret(&order.secret_file)?;
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .context("the clock is before 1970")?;
+    let number = format!("{:032x}", fastrand::u128(..));
+    let token = issue_token(order, &key, number, now.as_secs(), ttl.as_secs())?;
+    writeln!(io::stdout(), "{token}").context("cannot write the token")
+}

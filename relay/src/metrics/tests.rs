@@ -1,0 +1,142 @@
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use super::*;
+
+fn text_of(metrics: &[Arc<ShardMetrics>]) -> String {
+    let status = |shard, driver| ShardStatus {
+        shard,
+        driver,
+        driver_reason: None,
+    };
+    render(
+        metrics,
+        &[status(0, "uring"), status(1, "epoll")],
+        1_800_000_000,
+    )
+}
+
+#[test]
+fn shards_are_added_up() {
+    let metrics = [
+        Arc::new(ShardMetrics::default()),
+        Arc::new(ShardMetrics::default()),
+    ];
+    for shard in &metrics {
+        shard.links.inc();
+        shard.sessions.inc();
+        shard.link_evicted(Reason::Stale);
+        shard.bytes_moved(Direction::ToTarget, 10);
+    }
+    metrics[1].sessions.dec();
+    metrics[1].link_evicted(Reason::Stale);
+    let text = text_of(&metrics);
+    for line in [
+        "relay_links 2",
+        "relay_sessions 1",
+        "relay_link_evictions_total{reason=\"stale\"} 3",
+        "relay_link_evictions_total{reason=\"internal\"} 0",
+        "relay_bytes_total{direction=\"to_target\"} 20",
+        "relay_driver{driver=\"uring\",shard=\"0\"} 1",
+        "relay_driver{driver=\"epoll\",shard=\"1\"} 1",
+        "relay_start_epoch_seconds 1800000000",
+    ] {
+        assert!(text.lines().any(|one| one == line), "{line}\n{text}");
+    }
+}
+
+#[test]
+fn every_counter_is_shown_once_it_is_counted() {
+    let shard = Arc::new(ShardMetrics::default());
+    for gauge in [
+        &shard.links,
+        &shard.tunnels,
+        &shard.sessions,
+        &shard.frontends,
+    ] {
+        gauge.inc();
+    }
+    for counter in [
+        &shard.links_total,
+        &shard.sessions_total,
+        &shard.mailbox_full,
+        &shard.crossings,
+        &shard.route_updates,
+    ] {
+        counter.inc();
+    }
+    for reason in Reason::ALL {
+        shard.link_evicted(*reason);
+        shard.link_refused(*reason);
+        shard.registration_refused(*reason);
+        shard.session_reset(*reason);
+        shard.frontend_refused(*reason);
+    }
+    shard.frontend_accepted(FrontendKind::Tcp);
+    shard.frontend_accepted(FrontendKind::Http);
+    shard.bytes_moved(Direction::ToTarget, 1);
+    shard.bytes_moved(Direction::ToFrontend, 1);
+    shard.frames_dropped(DropKind::EndedSession, 1);
+    shard.frames_dropped(DropKind::Optional, 1);
+    shard.handed_off(HandoffKind::Link);
+    shard.handed_off(HandoffKind::Frontend);
+    for status in [100, 200, 302, 404, 503] {
+        shard.http_answered(status);
+    }
+    assert_eq!(shard.link_evictions.read(Reason::Stale), 1);
+    let text = text_of(&[shard]);
+    let samples = text.lines().filter(|line| !line.starts_with('#'));
+    for sample in samples.filter(|line| !line.starts_with("relay_start_epoch")) {
+        assert!(sample.ends_with(" 1"), "{sample}");
+    }
+}
+
+#[test]
+fn each_family_is_introduced_once_and_each_sample_is_unique() {
+    let text = text_of(&[Arc::default()]);
+    let mut families = HashSet::new();
+    let mut samples = HashSet::new();
+    let mut current = "";
+    for line in text.lines() {
+        if let Some(rest) = line.strip_prefix("# HELP ") {
+            current = rest.split(' ').next().unwrap();
+            assert!(families.insert(current), "{line}");
+        } else if let Some(rest) = line.strip_prefix("# TYPE ") {
+            let kind = rest.strip_prefix(current).unwrap().trim();
+            let is_counter = current.ends_with("_total");
+            assert_eq!(kind, if is_counter { "counter" } else { "gauge" }, "{line}");
+        } else {
+            let (sample, value) = line.rsplit_once(' ').unwrap();
+            assert_eq!(sample.split('{').next().unwrap(), current);
+            assert!(samples.insert(sample), "{line}");
+            value.parse::<u64>().unwrap();
+        }
+    }
+    assert!(text.ends_with('\n') && families.len() > 15);
+}
+
+#[test]
+fn an_odd_status_is_counted_all_the_same() {
+    let shard = ShardMetrics::default();
+    shard.http_answered(0);
+    shard.http_answered(999);
+    assert_eq!(shard.http_requests.0[0].read(), 1);
+    assert_eq!(shard.http_requests.0[4].read(), 1);
+}
+
+#[test]
+fn the_manual_has_exactly_these_families() {
+    let manual = include_str!("../../../docs/OPERATIONS.md");
+    let rows = manual
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `relay_"));
+    let listed: HashSet<_> = rows
+        .filter_map(|row| row.split(['`', '{']).next())
+        .collect();
+    let text = text_of(&[]);
+    let shown = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE relay_"));
+    let shown: HashSet<_> = shown.filter_map(|line| line.split(' ').next()).collect();
+    assert_eq!(listed, shown);
+}

@@ -1,0 +1,210 @@
+//! Metrics in the Prometheus text format: every family, its name and its words.
+
+use std::fmt::{self, Write};
+use std::sync::Arc;
+
+use tieline_wire::Reason;
+
+use super::{Counter, Gauge, HTTP_CLASSES, ShardMetrics, ShardStatus};
+
+const DIRECTIONS: [&str; 2] = ["to_target", "to_frontend"];
+const FRONTEND_KINDS: [&str; 2] = ["tcp", "http"];
+const HANDOFF_KINDS: [&str; 2] = ["link", "frontend"];
+const DROP_KINDS: [&str; 2] = ["ended_session", "optional"];
+const STATUS_CLASSES: [&str; HTTP_CLASSES] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+
+/// All metrics in the Prometheus text format.
+pub(crate) fn render(
+    metrics: &[Arc<ShardMetrics>],
+    shards: &[ShardStatus],
+    start_epoch_seconds: u64,
+) -> String {
+    let mut page = Page {
+        text: String::with_capacity(16 * 1024),
+        metrics,
+    };
+    page.write(start_epoch_seconds, shards);
+    page.text
+}
+
+struct Page<'a> {
+    text: String,
+    metrics: &'a [Arc<ShardMetrics>],
+}
+
+impl Page<'_> {
+    fn write(&mut self, start_epoch_seconds: u64, shards: &[ShardStatus]) {
+        let build = format!("version=\"{}\"", env!("CARGO_PKG_VERSION"));
+        self.family(
+            "relay_build_info",
+            "gauge",
+            "The version that runs.",
+            [(build, 1)],
+        );
+        let start = [(String::new(), start_epoch_seconds)];
+        self.family(
+            "relay_start_epoch_seconds",
+            "gauge",
+            "When the relay started.",
+            start,
+        );
+        let drivers = shards.iter().map(|one| {
+            (
+                format!("driver=\"{}\",shard=\"{}\"", one.driver, one.shard),
+                1,
+            )
+        });
+        self.family(
+            "relay_driver",
+            "gauge",
+            "How each shard talks to the kernel.",
+            drivers,
+        );
+
+        self.gauge("relay_links", "Links of agents.", |m| &m.links);
+        self.gauge("relay_tunnels", "Registered tunnels.", |m| &m.tunnels);
+        self.gauge("relay_sessions", "Open sessions.", |m| &m.sessions);
+        self.gauge("relay_frontends", "Connected frontends.", |m| &m.frontends);
+
+        self.counter("relay_links_total", "Links established.", |m| {
+            &m.links_total
+        });
+        self.counter("relay_sessions_total", "Sessions opened.", |m| {
+            &m.sessions_total
+        });
+        self.counter(
+            "relay_mailbox_full_total",
+            "Messages that found a mailbox full.",
+            |m| &m.mailbox_full,
+        );
+        self.counter(
+            "relay_crossings_total",
+            "Sessions that cross shards.",
+            |m| &m.crossings,
+        );
+        self.counter("relay_route_updates_total", "Route updates applied.", |m| {
+            &m.route_updates
+        });
+
+        let reasons = Reason::ALL
+            .iter()
+            .map(|reason| reason.word())
+            .collect::<Vec<_>>();
+        let reasons = ("reason", reasons.as_slice());
+        self.counters(
+            "relay_link_evictions_total",
+            "Links removed by the relay.",
+            reasons,
+            |m| &m.link_evictions.0,
+        );
+        self.counters(
+            "relay_link_refused_total",
+            "Connections that became no link.",
+            reasons,
+            |m| &m.link_refused.0,
+        );
+        self.counters(
+            "relay_registration_refused_total",
+            "Tunnels denied.",
+            reasons,
+            |m| &m.registrations_refused.0,
+        );
+        self.counters(
+            "relay_session_resets_total",
+            "Sessions aborted.",
+            reasons,
+            |m| &m.session_resets.0,
+        );
+        self.counters(
+            "relay_frontend_refused_total",
+            "Frontends turned away.",
+            reasons,
+            |m| &m.frontend_refused.0,
+        );
+
+        let kinds = ("kind", FRONTEND_KINDS.as_slice());
+        self.counters("relay_frontends_total", "Frontends accepted.", kinds, |m| {
+            &m.frontends_total.0
+        });
+        let directions = ("direction", DIRECTIONS.as_slice());
+        self.counters(
+            "relay_bytes_total",
+            "Payload passed on, in bytes.",
+            directions,
+            |m| &m.bytes.0,
+        );
+        let kinds = ("kind", DROP_KINDS.as_slice());
+        self.counters(
+            "relay_frames_dropped_total",
+            "Frames dropped in order.",
+            kinds,
+            |m| &m.frames_dropped.0,
+        );
+        let kinds = ("kind", HANDOFF_KINDS.as_slice());
+        self.counters(
+            "relay_handoffs_total",
+            "Connections moved to another shard.",
+            kinds,
+            |m| &m.handoffs.0,
+        );
+        let classes = ("status", STATUS_CLASSES.as_slice());
+        self.counters(
+            "relay_http_requests_total",
+            "HTTP requests answered.",
+            classes,
+            |m| &m.http_requests.0,
+        );
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, pick: impl Fn(&ShardMetrics) -> &Gauge) {
+        let sum: i64 = self.metrics.iter().map(|one| pick(one).read()).sum();
+        self.family(name, "gauge", help, [(String::new(), sum)]);
+    }
+
+    fn counter(&mut self, name: &str, help: &str, pick: impl Fn(&ShardMetrics) -> &Counter) {
+        let sum = self
+            .metrics
+            .iter()
+            .fold(0_u64, |sum, one| sum.wrapping_add(pick(one).read()));
+        self.family(name, "counter", help, [(String::new(), sum)]);
+    }
+
+    /// Values that never occurred are shown too, so that their first rise shows in a rate.
+    fn counters(
+        &mut self,
+        name: &str,
+        help: &str,
+        (label, values): (&str, &[&str]),
+        pick: impl Fn(&ShardMetrics) -> &[Counter],
+    ) {
+        let samples: Vec<_> = values
+            .iter()
+            .enumerate()
+            .map(|(index, value)| {
+                let sum = self.metrics.iter().map(|one| pick(one)[index].read());
+                (
+                    format!("{label}=\"{value}\""),
+                    sum.fold(0, u64::wrapping_add),
+                )
+            })
+            .collect();
+        self.family(name, "counter", help, samples);
+    }
+
+    fn family<N: fmt::Display>(
+        &mut self,
+        name: &str,
+        kind: &str,
+        help: &str,
+        samples: impl IntoIterator<Item = (String, N)>,
+    ) {
+        // Writing to a string cannot fail.
+        let _ = writeln!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+        for (labels, value) in samples {
+            let _ = match labels.as_str() {
+                "" => writeln!(self.text, "{name} {value}"),
+                labels => writeln!(self.text, "{name}{{{labels}}} {value}"),
+            };
+        }
+    }
+}

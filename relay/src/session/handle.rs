@@ -1,0 +1,216 @@
+//! One session, as whoever serves its frontend holds it.
+
+use std::cell::{Cell, RefMut};
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use tieline_wire::{Reason, SendError, SessionId};
+
+use super::inbox::InboxEnd;
+use super::{Ends, SharedMux, State};
+use crate::io::Socket;
+use crate::metrics::Direction;
+
+/// Payload of up to this size is copied while the link is blocked, in bytes. A larger piece is a
+/// good part of its block anyway.
+const PINNING_BYTES_MAX: usize = 32 * 1024;
+
+/// How long a target may keep a session open that its caller has left in order.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What a session's reader finds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Incoming {
+    /// Bytes wait in the inbox.
+    Bytes,
+    /// The target ended its direction, and everything was taken.
+    Finished,
+    /// The session is gone, and everything that came before was taken.
+    Reset(Reason),
+}
+
+/// One session, held by whoever serves its frontend. Dropping it before its end resets it.
+pub(crate) struct Session {
+    link: Rc<SharedMux>,
+    id: SessionId,
+    ends: Rc<Ends>,
+    /// Nothing is left to tell the agent.
+    done: Cell<bool>,
+}
+
+impl Session {
+    pub(super) fn new(link: Rc<SharedMux>, id: SessionId, ends: Rc<Ends>) -> Self {
+        Self {
+            link,
+            id,
+            ends,
+            done: Cell::new(false),
+        }
+    }
+
+    /// Lets arriving payload go straight to `socket` while nothing waits in front of it.
+    pub(crate) fn deliver_to(&self, socket: Rc<Socket>) {
+        self.ends.inbox.borrow_mut().sink = Some(socket);
+    }
+
+    /// Ready with the payload bytes that may be sent now.
+    pub(crate) fn poll_capacity(&self, cx: &mut Context<'_>) -> Poll<Result<usize, Reason>> {
+        loop {
+            if let Some(reason) = self.reset_reason() {
+                return Poll::Ready(Err(reason));
+            }
+            let capacity = self.link.state.borrow_mut().mux.send_capacity(self.id);
+            if capacity > 0 {
+                return Poll::Ready(Ok(capacity));
+            }
+            if self.ends.writable.poll_wait(cx).is_pending() {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Waits for capacity.
+    ///
+    /// # Errors
+    /// Why the session is gone.
+    pub(crate) async fn capacity(&self) -> Result<usize, Reason> {
+        poll_fn(|cx| self.poll_capacity(cx)).await
+    }
+
+    /// Sends payload, at most [`Session::capacity`] of it.
+    ///
+    /// # Errors
+    /// Why the session is gone.
+    pub(crate) fn send(&self, payload: Bytes) -> Result<(), Reason> {
+        let len = payload.len();
+        // What will wait for long must not pin the block that it was read into.
+        let payload = if self.link.blocked.get() && len <= PINNING_BYTES_MAX {
+            Bytes::copy_from_slice(&payload)
+        } else {
+            payload
+        };
+        let sent = self
+            .link
+            .state
+            .borrow_mut()
+            .mux
+            .send(self.id, payload, false);
+        match sent {
+            Ok(()) => {
+                self.link.metrics.bytes_moved(Direction::ToTarget, len);
+                self.link.writer.raise();
+                Ok(())
+            }
+            Err(SendError::Closed) => Err(self.reset_reason().unwrap_or(Reason::LinkLost)),
+            Err(SendError::Short) => Err(Reason::Internal),
+        }
+    }
+
+    fn reset_reason(&self) -> Option<Reason> {
+        match self.ends.inbox.borrow().end {
+            Some(InboxEnd::Reset(reason)) => Some(reason),
+            _ => None,
+        }
+    }
+
+    /// Ends the direction towards the target.
+    pub(crate) fn finish(&self) {
+        self.link.with_mux(|mux| mux.finish(self.id));
+    }
+
+    /// Gives the session up.
+    pub(crate) fn reset(self, reason: Reason) {
+        self.give_up(reason);
+    }
+
+    /// Ends the session in order: our direction now, the target's when it likes, within bounds.
+    pub(crate) fn leave(self) {
+        self.end_in_order();
+    }
+
+    fn end_in_order(&self) {
+        if let Some(mut state) = self.detach() {
+            state.mux.finish(self.id);
+            // Where the target's direction is over, our own end is all that is missing.
+            if self.ends.inbox.borrow().end.is_none() {
+                let deadline = self.link.clock.now() + LEAVE_TIMEOUT;
+                state.abandoned.push_back((self.id, deadline));
+            }
+            self.link.writer.raise();
+        }
+    }
+
+    fn give_up(&self, reason: Reason) {
+        // Nothing is lost where the target's direction is over: ours is the last end, said now if
+        // it was not yet.
+        if self.ends.inbox.borrow().is_drained_to_the_end() {
+            return self.end_in_order();
+        }
+        if let Some(mut state) = self.detach() {
+            state.mux.reset(self.id, reason);
+            self.link.metrics.session_reset(reason);
+            self.link.writer.raise();
+        }
+    }
+
+    /// Takes the session off its link, once; the link's state if the agent must still be told.
+    fn detach(&self) -> Option<RefMut<'_, State>> {
+        if self.done.replace(true) {
+            return None;
+        }
+        let mut state = self.link.state.borrow_mut();
+        state.sessions.remove(&self.id);
+        state.mux.is_live(self.id).then_some(state)
+    }
+
+    /// Ready once there are bytes, or an end. An end comes after the last byte was taken.
+    pub(crate) fn poll_incoming(&self, cx: &mut Context<'_>) -> Poll<Incoming> {
+        loop {
+            let inbox = self.ends.inbox.borrow();
+            if !inbox.queue.is_empty() {
+                return Poll::Ready(Incoming::Bytes);
+            }
+            match inbox.end {
+                Some(InboxEnd::Finished) => return Poll::Ready(Incoming::Finished),
+                Some(InboxEnd::Reset(reason)) => return Poll::Ready(Incoming::Reset(reason)),
+                None => {}
+            }
+            drop(inbox);
+            if self.ends.readable.poll_wait(cx).is_pending() {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Waits for bytes or an end.
+    pub(crate) async fn incoming(&self) -> Incoming {
+        poll_fn(|cx| self.poll_incoming(cx)).await
+    }
+
+    /// Shows the waiting bytes to `take`, which says how many it took; the target's side may send
+    /// as many more.
+    pub(crate) fn take<E>(&self, take: impl FnOnce(&[u8]) -> Result<usize, E>) -> Result<usize, E> {
+        let mut inbox = self.ends.inbox.borrow_mut();
+        let taken = take(&inbox.queue)?;
+        inbox.queue.advance(taken);
+        inbox.shrink();
+        drop(inbox);
+        if taken > 0 {
+            let mut state = self.link.state.borrow_mut();
+            state.mux.consumed(self.id, taken);
+            if state.mux.wants_transmit() {
+                self.link.writer.raise();
+            }
+        }
+        Ok(taken)
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.give_up(Reason::FrontendGone);
+    }
+}

@@ -1,0 +1,61 @@
+//! What arrived for a session and waits for its last socket.
+
+use std::rc::Rc;
+
+use bytes::BytesMut;
+use tieline_wire::Reason;
+
+use crate::io::Socket;
+
+/// An empty queue above this is given back: a burst must not cost memory for ever.
+const KEPT_BYTES_MAX: usize = 4 * 1024;
+
+/// How the target's direction ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum InboxEnd {
+    Finished,
+    Reset(Reason),
+}
+
+/// Bounded by the session's window: the peer cannot send more than it has credit for.
+#[derive(Default)]
+pub(super) struct Inbox {
+    /// A copy of what no socket took at once, so that a stalled session never pins the link's
+    /// receive buffer.
+    pub(super) queue: BytesMut,
+    pub(super) end: Option<InboxEnd>,
+    /// Where payload may go directly.
+    pub(super) sink: Option<Rc<Socket>>,
+}
+
+impl Inbox {
+    /// Takes payload in; returns how much of it the last socket took at once.
+    pub(super) fn deliver(&mut self, payload: &[u8]) -> usize {
+        let taken = match &self.sink {
+            // An error shows again at the holder's next write, and ends the session there.
+            Some(socket) if self.queue.is_empty() => socket.send(payload).unwrap_or(0),
+            _ => 0,
+        };
+        self.queue.extend_from_slice(&payload[taken..]);
+        taken
+    }
+
+    /// The first end counts, but a reset may follow a finish.
+    pub(super) fn finish(&mut self, end: InboxEnd) {
+        if !matches!(self.end, Some(InboxEnd::Reset(_))) {
+            self.end = Some(end);
+        }
+    }
+
+    /// True once the target's direction is over and its last byte was taken.
+    pub(super) fn is_drained_to_the_end(&self) -> bool {
+        self.end.is_some() && self.queue.is_empty()
+    }
+
+    /// Gives memory back once it is not needed.
+    pub(super) fn shrink(&mut self) {
+        if self.queue.is_empty() && self.queue.capacity() > KEPT_BYTES_MAX {
+            self.queue = BytesMut::new();
+        }
+    }
+}

@@ -1,0 +1,326 @@
+//! The relay's end of a link's sessions: the mux that they share, and a handle for each.
+//!
+//! The link's driver feeds the mux and hands payload out; whoever holds a [`Session`] reads and
+//! writes it. All on one shard, so nothing here is locked.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tieline_wire::{
+    Counters, Error, Event, GoAway, Mode, Moment, Mux, Open, OpenError, Reason, SessionId,
+    Transmit, TunnelId,
+};
+
+use crate::clock::Clock;
+use crate::io::Signal;
+use crate::metrics::{Direction, DropKind, ShardMetrics};
+
+mod handle;
+mod inbox;
+#[cfg(test)]
+pub(crate) mod rig;
+mod stream;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use handle::{Incoming, Session};
+use inbox::{Inbox, InboxEnd};
+pub(crate) use stream::{SessionEnded, SessionStream};
+
+/// One link's mux, shared by the link's driver and the sessions on it.
+pub(crate) struct SharedMux {
+    state: RefCell<State>,
+    /// Something waits to be sent.
+    writer: Signal,
+    /// The link's socket takes nothing at the moment.
+    blocked: Cell<bool>,
+    /// Why the link ends, once that is decided.
+    closing: Cell<Option<Reason>>,
+    clock: Clock,
+    metrics: Arc<ShardMetrics>,
+}
+
+struct State {
+    mux: Mux,
+    sessions: HashMap<SessionId, Rc<Ends>>,
+    /// Sessions that their holder left in order, and when the target must be done with them.
+    abandoned: VecDeque<(SessionId, Moment)>,
+    /// What the metrics know of already.
+    counted: Counters,
+    /// Sessions that the metrics count as open.
+    counted_sessions: usize,
+}
+
+/// Where the link's driver and a session's holder meet.
+struct Ends {
+    inbox: RefCell<Inbox>,
+    readable: Signal,
+    writable: Signal,
+}
+
+impl SharedMux {
+    pub(crate) fn new(mux: Mux, clock: Clock, metrics: Arc<ShardMetrics>) -> Rc<Self> {
+        Rc::new(Self {
+            state: RefCell::new(State {
+                mux,
+                sessions: HashMap::new(),
+                abandoned: VecDeque::new(),
+                counted: Counters::default(),
+                counted_sessions: 0,
+            }),
+            writer: Signal::default(),
+            blocked: Cell::new(false),
+            closing: Cell::new(None),
+            clock,
+            metrics,
+        })
+    }
+
+    /// Opens a session; its payload may follow at once.
+    pub(crate) fn open(self: &Rc<Self>, tunnel: &TunnelId) -> Result<Session, OpenError> {
+        if self.closing.get().is_some() {
+            return Err(OpenError::Closing);
+        }
+        let mut state = self.state.borrow_mut();
+        let id = state.mux.open(&Open {
+            tunnel: tunnel.clone(),
+            mode: Mode::Bytes,
+        })?;
+        let ends = Rc::new(Ends {
+            inbox: RefCell::new(Inbox::default()),
+            readable: Signal::default(),
+            writable: Signal::default(),
+        });
+        state.sessions.insert(id, Rc::clone(&ends));
+        self.count_sessions(&mut state);
+        drop(state);
+        self.metrics.sessions_total.inc();
+        self.writer.raise();
+        Ok(Session::new(Rc::clone(self), id, ends))
+    }
+
+    /// Feeds what the link's socket brought. Payload goes to its session; what concerns the link
+    /// is handed to `act`.
+    ///
+    /// # Errors
+    /// The peer broke the protocol: the link must end.
+    pub(crate) fn receive(
+        &self,
+        input: &mut Bytes,
+        mut act: impl FnMut(&mut Mux, Event),
+    ) -> Result<(), Error> {
+        let now = self.clock.now();
+        let mut state = self.state.borrow_mut();
+        let state = &mut *state;
+        while let Some(event) = state.mux.handle_input(now, input)? {
+            match event {
+                Event::Data {
+                    session, payload, ..
+                } => {
+                    self.metrics
+                        .bytes_moved(Direction::ToFrontend, payload.len());
+                    let taken = match state.sessions.get(&session) {
+                        Some(ends) => ends.deliver(&payload),
+                        // Left by its holder: nobody wants the rest.
+                        None => payload.len(),
+                    };
+                    // Nothing taken of something is not the end of an empty message.
+                    if taken > 0 || payload.is_empty() {
+                        state.mux.consumed(session, taken);
+                    }
+                }
+                // A target that cannot be reached shows as a reset.
+                Event::Opened { .. } => {}
+                Event::Finished { session } => state.end(session, InboxEnd::Finished),
+                Event::Reset { session, reason } => {
+                    self.metrics.session_reset(reason);
+                    state.end(session, InboxEnd::Reset(reason));
+                }
+                event => act(&mut state.mux, event),
+            }
+        }
+        state.wake_writable();
+        self.count_drops(state);
+        self.count_sessions(state);
+        if state.mux.wants_transmit() {
+            self.writer.raise();
+        }
+        Ok(())
+    }
+
+    fn count_drops(&self, state: &mut State) {
+        let now = *state.mux.counters();
+        let before = std::mem::replace(&mut state.counted, now);
+        for (kind, count) in [
+            (
+                DropKind::EndedSession,
+                now.frames_dropped - before.frames_dropped,
+            ),
+            (
+                DropKind::Optional,
+                now.optional_frames_dropped - before.optional_frames_dropped,
+            ),
+        ] {
+            if count > 0 {
+                self.metrics.frames_dropped(kind, count);
+            }
+        }
+    }
+
+    /// A session is open until both its directions are over, also when its holder left before.
+    fn count_sessions(&self, state: &mut State) {
+        let now = state.mux.session_count();
+        let before = std::mem::replace(&mut state.counted_sessions, now);
+        if now != before {
+            self.metrics.sessions.replace(before, now);
+        }
+    }
+
+    /// Adds what leaves now to `out`; true if there is anything to send.
+    pub(crate) fn transmit(&self, out: &mut Transmit) -> bool {
+        let mut state = self.state.borrow_mut();
+        let any = state.mux.poll_transmit(self.clock.now(), out);
+        state.wake_writable();
+        self.count_sessions(&mut state);
+        any
+    }
+
+    /// Pings and deadlines.
+    ///
+    /// # Errors
+    /// The link is stale, or its handshake took too long.
+    pub(crate) fn tick(&self, now: Moment) -> Result<(), Error> {
+        let mut state = self.state.borrow_mut();
+        let state = &mut *state;
+        while state
+            .abandoned
+            .front()
+            .is_some_and(|(_, deadline)| *deadline <= now)
+        {
+            let Some((id, _)) = state.abandoned.pop_front() else {
+                break;
+            };
+            state.mux.reset(id, Reason::Cancelled);
+        }
+        state.mux.handle_timeout(now)?;
+        if state.mux.wants_transmit() {
+            self.writer.raise();
+        }
+        Ok(())
+    }
+
+    /// Acts on the mux, and sends what that queued.
+    pub(crate) fn with_mux<T>(&self, act: impl FnOnce(&mut Mux) -> T) -> T {
+        let result = act(&mut self.state.borrow_mut().mux);
+        self.writer.raise();
+        result
+    }
+
+    /// Tells the agent to dial anew: sessions that run have until `deadline` to end.
+    pub(crate) fn drain(&self, deadline: Duration) {
+        self.go_away(Reason::ShuttingDown, deadline);
+    }
+
+    fn go_away(&self, reason: Reason, deadline: Duration) {
+        let deadline_ms = u32::try_from(deadline.as_millis()).unwrap_or(u32::MAX);
+        self.with_mux(|mux| {
+            let last_session = mux.last_session();
+            let message = reason.to_string();
+            mux.go_away(&GoAway {
+                last_session,
+                reason,
+                deadline_ms,
+                message,
+            });
+        });
+    }
+
+    /// Decides that the link ends: the agent is told, the writer sends what it can and closes.
+    /// The first reason counts.
+    pub(crate) fn close(&self, reason: Reason) {
+        if self.closing.get().is_some() {
+            return;
+        }
+        self.closing.set(Some(reason));
+        self.go_away(reason, Duration::ZERO);
+    }
+
+    /// Why the link ends, if that is decided.
+    pub(crate) fn closing(&self) -> Option<Reason> {
+        self.closing.get()
+    }
+
+    /// The link is gone: every session that is not over is reset.
+    pub(crate) fn fail_sessions(&self, reason: Reason) {
+        self.closing.set(Some(self.closing.get().unwrap_or(reason)));
+        let mut state = self.state.borrow_mut();
+        for (_, ends) in state.sessions.drain() {
+            self.metrics.session_reset(Reason::LinkLost);
+            ends.inbox
+                .borrow_mut()
+                .finish(InboxEnd::Reset(Reason::LinkLost));
+            ends.readable.raise();
+            ends.writable.raise();
+        }
+        let open = std::mem::take(&mut state.counted_sessions);
+        self.metrics.sessions.replace(open, 0);
+        drop(state);
+        self.writer.raise();
+    }
+
+    /// Ready when something may be sent, or the link ends.
+    pub(crate) fn poll_sendable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.writer.poll_wait(cx)
+    }
+
+    /// Says whether the link's socket takes bytes at the moment.
+    pub(crate) fn set_blocked(&self, blocked: bool) {
+        self.blocked.set(blocked);
+    }
+
+    /// Sessions that are not over.
+    pub(crate) fn session_count(&self) -> usize {
+        self.state.borrow().mux.session_count()
+    }
+
+    /// When the agent was last heard.
+    pub(crate) fn last_received(&self) -> Moment {
+        self.state.borrow().mux.last_received()
+    }
+}
+
+impl Ends {
+    /// Takes payload in; returns how much of it the last socket took at once.
+    fn deliver(&self, payload: &[u8]) -> usize {
+        let taken = self.inbox.borrow_mut().deliver(payload);
+        if taken < payload.len() {
+            self.readable.raise();
+        }
+        taken
+    }
+}
+
+impl State {
+    fn end(&mut self, session: SessionId, end: InboxEnd) {
+        if let Some(ends) = self.sessions.get(&session) {
+            ends.inbox.borrow_mut().finish(end);
+            ends.readable.raise();
+            if matches!(end, InboxEnd::Reset(_)) {
+                ends.writable.raise();
+            }
+        }
+    }
+
+    fn wake_writable(&mut self) {
+        while let Some(id) = self.mux.poll_writable() {
+            if let Some(ends) = self.sessions.get(&id) {
+                ends.writable.raise();
+            }
+        }
+    }
+}

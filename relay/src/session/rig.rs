@@ -1,0 +1,95 @@
+//! A link without sockets, for tests: the relay's shared mux, and the agent's at the other end.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use ring::signature::{Ed25519KeyPair, KeyPair};
+use tieline_wire::{
+    AgentHello, AgentKey, Event, InstanceId, MachineId, Mux, RelayHello, Settings, Transmit,
+    TunnelId,
+};
+
+use super::{Session, SharedMux};
+use crate::clock::Clock;
+use crate::metrics::ShardMetrics;
+
+/// A link whose agent is a mux in the test's own hands.
+pub(crate) struct Link {
+    pub(crate) relay: Rc<SharedMux>,
+    pub(crate) agent: Mux,
+    clock: Clock,
+    metrics: Arc<ShardMetrics>,
+}
+
+impl Link {
+    pub(crate) fn established() -> Self {
+        let clock = Clock::start();
+        let (now, settings) = (clock.now(), Settings::default());
+        let metrics = Arc::new(ShardMetrics::default());
+        let relay = Mux::relay(RelayHello::new([7; 32], 10), settings, now);
+        let mut link = Self {
+            relay: SharedMux::new(relay, clock, Arc::clone(&metrics)),
+            agent: Mux::agent(settings, now),
+            clock,
+            metrics,
+        };
+        for _ in 0..2 {
+            link.pump_up();
+            for event in link.pump_down() {
+                if let Event::RelayHello(relay) = event {
+                    link.agent.hello(&signed(&relay));
+                }
+            }
+        }
+        link
+    }
+
+    pub(crate) fn open(&self) -> Session {
+        self.relay.open(&TunnelId::parse("maya").unwrap()).unwrap()
+    }
+
+    /// Sessions that the metrics call open.
+    pub(crate) fn counted(&self) -> i64 {
+        self.metrics.sessions.read()
+    }
+
+    /// What the agent's mux has to say reaches the relay's.
+    pub(crate) fn pump_up(&mut self) {
+        let mut out = Transmit::new();
+        self.agent.poll_transmit(self.clock.now(), &mut out);
+        self.relay.receive(&mut bytes(&out), |_, _| {}).unwrap();
+    }
+
+    /// What the relay's mux has to say reaches the agent's; what that makes of it.
+    pub(crate) fn pump_down(&mut self) -> Vec<Event> {
+        let mut out = Transmit::new();
+        self.relay.transmit(&mut out);
+        let mut input = bytes(&out);
+        let now = self.clock.now();
+        std::iter::from_fn(|| self.agent.handle_input(now, &mut input).unwrap()).collect()
+    }
+}
+
+fn bytes(transmit: &Transmit) -> Bytes {
+    let slices = transmit.slices();
+    slices.iter().flat_map(|slice| slice.to_vec()).collect()
+}
+
+fn signed(relay: &RelayHello) -> AgentHello {
+    let pair = Ed25519KeyPair::from_seed_unchecked(&[1; 32]).unwrap();
+    let mut hello = AgentHello {
+        version: relay.choose_version().unwrap(),
+        key: AgentKey::new(pair.public_key().as_ref().try_into().unwrap()),
+        machine: MachineId::new([2; 16]),
+        instance: InstanceId::new([3; 16]),
+        link_index: 0,
+        links: 1,
+        relay_name: "localhost".to_owned(),
+        agent_version: String::new(),
+        signature: [0; 64],
+    };
+    let signature = pair.sign(&hello.transcript(&relay.nonce));
+    hello.signature = signature.as_ref().try_into().unwrap();
+    hello
+}

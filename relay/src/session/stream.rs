@@ -1,0 +1,121 @@
+//! A session as the HTTP front wants it: a polled byte stream.
+
+use std::convert::Infallible;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use hyper::rt::{Read, ReadBufCursor, Write};
+use tieline_wire::Reason;
+
+use super::{Incoming, Session};
+
+/// Cause of a read or write that fails because the session was reset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the session was reset: {0}")]
+pub(crate) struct SessionEnded(pub(crate) Reason);
+
+impl SessionEnded {
+    /// The reason behind an error of a [`SessionStream`].
+    pub(crate) fn reason(error: &io::Error) -> Option<Reason> {
+        error
+            .get_ref()
+            .and_then(|cause| cause.downcast_ref::<Self>())
+            .map(|ended| ended.0)
+    }
+}
+
+impl From<SessionEnded> for io::Error {
+    fn from(ended: SessionEnded) -> Self {
+        Self::new(io::ErrorKind::ConnectionReset, ended)
+    }
+}
+
+fn reset_error(reason: Reason) -> io::Error {
+    SessionEnded(reason).into()
+}
+
+/// Reads and writes one session. Both copy once: hyper keeps its own buffers.
+///
+/// Dropped after a shutdown it ends the session in order, else it resets it.
+pub(crate) struct SessionStream {
+    session: Option<Session>,
+    shut_down: bool,
+}
+
+impl SessionStream {
+    pub(crate) const fn new(session: Session) -> Self {
+        Self {
+            session: Some(session),
+            shut_down: false,
+        }
+    }
+
+    fn session(&self) -> io::Result<&Session> {
+        self.session
+            .as_ref()
+            .ok_or_else(|| reset_error(Reason::Cancelled))
+    }
+}
+
+impl Drop for SessionStream {
+    fn drop(&mut self) {
+        if let Some(session) = self.session.take() {
+            if self.shut_down {
+                session.leave()
+            } else {
+                session.reset(Reason::Cancelled)
+            }
+        }
+    }
+}
+
+impl Read for SessionStream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        mut buffer: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        match ready!(self.session()?.poll_incoming(cx)) {
+            Incoming::Bytes => {
+                let taken: Result<usize, Infallible> = self.session()?.take(|bytes| {
+                    let len = bytes.len().min(buffer.remaining());
+                    buffer.put_slice(&bytes[..len]);
+                    Ok(len)
+                });
+                Poll::Ready(taken.map(|_| ()).map_err(|never| match never {}))
+            }
+            Incoming::Finished => Poll::Ready(Ok(())),
+            Incoming::Reset(reason) => Poll::Ready(Err(reset_error(reason))),
+        }
+    }
+}
+
+impl Write for SessionStream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        if bytes.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
+        let capacity = ready!(self.session()?.poll_capacity(cx)).map_err(reset_error)?;
+        let len = bytes.len().min(capacity);
+        self.session()?
+            .send(Bytes::copy_from_slice(&bytes[..len]))
+            .map_err(reset_error)?;
+        Poll::Ready(Ok(len))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.shut_down = true;
+        self.session()?.finish();
+        Poll::Ready(Ok(()))
+    }
+}

@@ -1,0 +1,239 @@
+//! The messages around a name: its home decides, every shard learns, the link is told.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use tieline_wire::{Generation, Granted, Reason, Refusal, RegisterAck, TunnelId};
+use tracing::{debug, info};
+
+use super::Shard;
+use super::message::{Claim, Message, RouteUpdate};
+use super::names::{Decision, Released, home};
+use crate::registry::{Grant, LinkRef};
+
+impl Shard {
+    /// Asks a name's home for it.
+    pub(super) fn claim(self: &Rc<Self>, claim: Claim) {
+        let home = home(&claim.tunnel, self.peers.mailboxes.len());
+        self.post(home, Message::Claim(claim));
+    }
+
+    /// Gives a name back.
+    pub(super) fn release(self: &Rc<Self>, tunnel: TunnelId, link: LinkRef) {
+        let home = home(&tunnel, self.peers.mailboxes.len());
+        self.post(home, Message::Release { tunnel, link });
+    }
+
+    /// Home: decides about a claim.
+    pub(super) fn decide(self: &Rc<Self>, claim: Claim) {
+        let Claim {
+            link,
+            request,
+            tunnel,
+            ..
+        } = claim.clone();
+        let decision = self.names.borrow_mut().claim(claim, self.clock.now());
+        match decision {
+            Decision::Refused(reason) => {
+                let refused = Message::ClaimRefused {
+                    link,
+                    request,
+                    tunnel,
+                    reason,
+                };
+                self.post(link.shard, refused);
+            }
+            Decision::Claimed { update, fence } => {
+                for old in fence {
+                    let fence = Message::Fence {
+                        link: old,
+                        reason: Reason::Superseded,
+                    };
+                    self.post(old.shard, fence);
+                }
+                self.broadcast(update);
+            }
+        }
+    }
+
+    /// Home: a link is gone, or gave the name back.
+    pub(super) fn name_released(self: &Rc<Self>, tunnel: &TunnelId, link: LinkRef) {
+        let released = self
+            .names
+            .borrow_mut()
+            .release(tunnel, link, self.clock.now());
+        self.tell_released(tunnel, link, released, Reason::Cancelled);
+    }
+
+    /// Home: every shard hears that a link no longer serves a name, and every claim of it is
+    /// answered, so that its shard can count them.
+    fn tell_released(
+        self: &Rc<Self>,
+        tunnel: &TunnelId,
+        link: LinkRef,
+        released: Released,
+        reason: Reason,
+    ) {
+        for request in released.requests {
+            let refused = Message::ClaimRefused {
+                link,
+                request,
+                tunnel: tunnel.clone(),
+                reason,
+            };
+            self.post(link.shard, refused);
+        }
+        if let Some(update) = released.update {
+            self.broadcast(update);
+        }
+    }
+
+    fn broadcast(self: &Rc<Self>, update: RouteUpdate) {
+        let update = Arc::new(update);
+        for shard in 0..self.peers.mailboxes.len() {
+            self.post(shard, Message::Route(Arc::clone(&update)));
+        }
+    }
+
+    /// Every shard: takes a decision over.
+    pub(super) fn route_decided(self: &Rc<Self>, update: Arc<RouteUpdate>) {
+        let RouteUpdate {
+            tunnel, revision, ..
+        } = &*update;
+        let applied = Message::RouteApplied {
+            tunnel: tunnel.clone(),
+            revision: *revision,
+            shard: self.index,
+        };
+        let home = home(tunnel, self.peers.mailboxes.len());
+        self.metrics.route_updates.inc();
+        self.routes.borrow_mut().apply(update);
+        self.post(home, applied);
+    }
+
+    /// Home: a shard has applied a revision.
+    pub(super) fn route_confirmed(self: &Rc<Self>, tunnel: &TunnelId, revision: u64, shard: usize) {
+        let confirmed = self.names.borrow_mut().confirm(tunnel, revision, shard);
+        for it in confirmed {
+            let claimed = Message::Claimed {
+                link: it.link,
+                request: it.request,
+                tunnel: tunnel.clone(),
+                generation: it.generation,
+            };
+            self.post(it.link.shard, claimed);
+        }
+    }
+
+    /// Home: what took too long, and what nobody has used for long.
+    pub(super) fn sweep_names(self: &Rc<Self>) {
+        let (withdrawn, forgotten) = self.names.borrow_mut().sweep(self.clock.now());
+        for late in withdrawn {
+            let reason = Reason::ClaimTimeout;
+            self.tell_released(&late.tunnel, late.link, late.released, reason);
+        }
+        for update in forgotten {
+            debug!(tunnel = %update.tunnel, "name forgotten");
+            self.broadcast(update);
+        }
+    }
+
+    /// The link's shard: the name works everywhere; the agent may print its URL.
+    pub(super) fn claim_granted(
+        self: &Rc<Self>,
+        link: LinkRef,
+        request: u32,
+        tunnel: TunnelId,
+        generation: Generation,
+    ) {
+        let now = self.clock.now();
+        let mut registry = self.registry.borrow_mut();
+        let known = registry.link_mut(link.link).and_then(|entry| {
+            entry.claims = entry.claims.saturating_sub(1);
+            let it = entry.tunnels.get_mut(&tunnel)?;
+            Some((it, &entry.mux))
+        });
+        let Some((it, mux)) = known else {
+            drop(registry);
+            // The link is gone, or wants the name no more; its home must not go on routing to it.
+            self.release(tunnel, link);
+            return;
+        };
+        let first = it.granted.is_none();
+        it.granted
+            .get_or_insert(Grant {
+                generation,
+                since: now,
+            })
+            .generation = generation;
+        let base_path = it.info.base_path.clone();
+        let mux = Rc::clone(mux);
+        drop(registry);
+        if first {
+            self.metrics.tunnels.inc();
+        }
+        if first && self.may_log() {
+            info!(%tunnel, link = link.link.0, generation = generation.0, "tunnel registered");
+        }
+        let url = format!(
+            "http://{}/w/{tunnel}{base_path}",
+            self.peers.public_authority
+        );
+        let heartbeat = self.peers.config.stale_timeout / 3;
+        let granted = Granted {
+            tunnel,
+            urls: vec![url],
+            generation,
+            heartbeat_ms: u32::try_from(heartbeat.as_millis()).unwrap_or(u32::MAX),
+        };
+        mux.with_mux(|mux| {
+            mux.register_ack(&RegisterAck {
+                request,
+                outcome: Ok(granted),
+            })
+        });
+    }
+
+    /// The link's shard: the name is not for this link.
+    pub(super) fn claim_refused(
+        self: &Rc<Self>,
+        link: LinkRef,
+        request: u32,
+        tunnel: &TunnelId,
+        reason: Reason,
+    ) {
+        let mut registry = self.registry.borrow_mut();
+        let Some(entry) = registry.link_mut(link.link) else {
+            return;
+        };
+        entry.claims = entry.claims.saturating_sub(1);
+        let mux = Rc::clone(&entry.mux);
+        // A later claim may still be granted, and needs the entry.
+        let refused = match entry.tunnels.get(tunnel) {
+            Some(it) if it.request == request => entry.tunnels.remove(tunnel),
+            _ => None,
+        };
+        drop(registry);
+        if refused.is_some_and(|it| it.granted.is_some()) {
+            self.metrics.tunnels.dec();
+        }
+        self.metrics.registration_refused(reason);
+        if self.may_log() {
+            info!(%tunnel, link = link.link.0, reason = reason.word(), "tunnel refused");
+        }
+        let message = format!("{tunnel}: {reason}");
+        let outcome = Err(Refusal { reason, message });
+        mux.with_mux(|mux| mux.register_ack(&RegisterAck { request, outcome }));
+    }
+
+    /// The link's shard: somebody else holds the link's names now.
+    pub(super) fn fence(&self, link: LinkRef, reason: Reason) {
+        let registry = self.registry.borrow();
+        // Once, however many of its names were taken over.
+        if let Some(entry) = registry.link(link.link)
+            && entry.mux.closing().is_none()
+        {
+            entry.mux.close(reason);
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! Callers: which shard serves a connection, and how it is joined to its session.
+
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tieline_wire::{Reason, TunnelId};
+use tracing::debug;
+
+use super::gateway::ShardGateway;
+use super::message::{Message, Verdict};
+use super::routes::Lookup;
+use super::{Shard, shown};
+use crate::io::{PollSocket, Socket};
+use crate::listen::{http, tcp};
+use crate::metrics::{FrontendKind, HandoffKind};
+use crate::registry::LinkRef;
+use crate::session::Session;
+use crate::splice::splice;
+
+/// Bytes of a first request that are looked at to place a connection.
+const HINT_BYTES: usize = 4096;
+
+impl Shard {
+    /// A raw connection: it says where it wants to go, and goes there.
+    pub(super) fn raw_arrived(self: &Rc<Self>, socket: Socket) {
+        self.metrics.frontend_accepted(FrontendKind::Tcp);
+        let shard = Rc::clone(self);
+        self.gate.spawn(async move {
+            let deadline = shard.peers.config.preamble_timeout;
+            match monoio::time::timeout(deadline, tcp::preamble(&socket)).await {
+                Ok(Some((tunnel, early))) => shard.route_raw(socket, tunnel, early).await,
+                Ok(None) | Err(_) => {
+                    debug!(
+                        peer = shown(socket.peer_addr()),
+                        "no tunnel named in time or in form"
+                    );
+                    shard.metrics.frontend_refused(Reason::Preamble);
+                }
+            }
+        });
+    }
+
+    /// A raw connection that another shard routed here.
+    pub(super) fn raw_moved_here(self: &Rc<Self>, fd: OwnedFd, tunnel: TunnelId, early: Bytes) {
+        let Ok(socket) = Socket::new(fd) else {
+            self.metrics.frontend_refused(Reason::Internal);
+            return;
+        };
+        let shard = Rc::clone(self);
+        // The route may have changed meanwhile: this shard's own copy decides.
+        self.gate
+            .spawn(async move { shard.route_raw(socket, tunnel, early).await });
+    }
+
+    async fn route_raw(self: &Rc<Self>, socket: Socket, tunnel: TunnelId, early: Bytes) {
+        match self.place(&tunnel) {
+            Place::Here(session) => {
+                let _here = self.count_frontend();
+                let socket = Rc::new(socket);
+                splice(&socket, session, early, &self.read_block, || false).await;
+            }
+            Place::Shard(to) => match socket.into_fd() {
+                Ok(fd) => {
+                    if self
+                        .hand_off(to, Message::Frontend { fd, tunnel, early })
+                        .await
+                    {
+                        self.metrics.handed_off(HandoffKind::Frontend);
+                    } else {
+                        self.metrics.frontend_refused(Reason::Overload);
+                    }
+                }
+                Err(_) => self.metrics.frontend_refused(Reason::Internal),
+            },
+            Place::Nowhere(reason) => {
+                debug!(%tunnel, reason = reason.word(), "frontend refused");
+                self.metrics.frontend_refused(reason);
+            }
+        }
+    }
+
+    /// An HTTP connection: its first request hints at the shard to serve it.
+    pub(super) fn http_arrived(self: &Rc<Self>, socket: Socket, peer: SocketAddr) {
+        self.metrics.frontend_accepted(FrontendKind::Http);
+        let shard = Rc::clone(self);
+        self.gate.spawn(async move {
+            let deadline = shard.peers.config.preamble_timeout;
+            if !matches!(
+                monoio::time::timeout(deadline, socket.readable()).await,
+                Ok(Ok(()))
+            ) {
+                debug!(%peer, "no request in time");
+                shard.metrics.frontend_refused(Reason::Preamble);
+                return;
+            }
+            if let Some(to) = shard.hinted_shard(&socket) {
+                let Ok(fd) = socket.into_fd() else { return };
+                if shard.hand_off(to, Message::Http { fd, peer }).await {
+                    shard.metrics.handed_off(HandoffKind::Frontend);
+                } else {
+                    shard.metrics.frontend_refused(Reason::Overload);
+                }
+                return;
+            }
+            shard.serve_http(socket, peer).await;
+        });
+    }
+
+    /// The other shard that a connection should be served on, if there is one.
+    fn hinted_shard(&self, socket: &Socket) -> Option<usize> {
+        let mut head = [0; HINT_BYTES];
+        let len = socket.peek(&mut head).ok()?;
+        let tunnel = http::hint(&head[..len])?;
+        match self.routes.borrow().lookup(&tunnel, self.index) {
+            Lookup::Live(link, _) if link.shard != self.index => Some(link.shard),
+            _ => None,
+        }
+    }
+
+    /// An HTTP connection that another shard placed here.
+    pub(super) fn http_moved_here(self: &Rc<Self>, fd: OwnedFd, peer: SocketAddr) {
+        let Ok(socket) = Socket::new(fd) else {
+            self.metrics.frontend_refused(Reason::Internal);
+            return;
+        };
+        let shard = Rc::clone(self);
+        self.gate
+            .spawn(async move { shard.serve_http(socket, peer).await });
+    }
+
+    async fn serve_http(self: &Rc<Self>, socket: Socket, peer: SocketAddr) {
+        let _here = self.count_frontend();
+        let gateway = ShardGateway::new(Rc::clone(self));
+        let io = PollSocket::new(socket);
+        let (io, ended) = http::serve(io, gateway, http::Settings::default()).await;
+        debug!(%peer, ended = ended.word(), "HTTP frontend ended");
+        if ended.is_reset() {
+            io.abort();
+        }
+    }
+
+    /// One session of an HTTP connection that lives on another shard.
+    pub(super) fn crossing_arrived(
+        self: &Rc<Self>,
+        fd: OwnedFd,
+        tunnel: TunnelId,
+        verdict: Arc<Verdict>,
+    ) {
+        let Ok(socket) = Socket::new(fd) else {
+            verdict.reset(Reason::Internal);
+            return;
+        };
+        let session = match self.place(&tunnel) {
+            Place::Here(session) => session,
+            // It moved on while the message was under way; the caller may ask again.
+            Place::Shard(_) => return verdict.reset(Reason::TunnelOffline),
+            Place::Nowhere(reason) => return verdict.reset(reason),
+        };
+        let shard = Rc::clone(self);
+        self.gate.spawn(async move {
+            let socket = Rc::new(socket);
+            // Dropped before the socket: if the gate ends this task, the caller must not take the
+            // end for an orderly one.
+            let mut unfinished = Unfinished(Some(&verdict));
+            let cancelled = || verdict.is_cancelled();
+            let block = &shard.read_block;
+            let reset = splice(&socket, session, Bytes::new(), block, cancelled).await;
+            unfinished.0 = None;
+            if let Some(reason) = reset {
+                verdict.reset(reason);
+            }
+        });
+    }
+
+    /// Where a caller of `tunnel` is served; opens the session if that is here.
+    fn place(&self, tunnel: &TunnelId) -> Place {
+        let link = match self.routes.borrow().lookup(tunnel, self.index) {
+            Lookup::Unknown => return Place::Nowhere(Reason::UnknownTunnel),
+            Lookup::Offline => return Place::Nowhere(Reason::TunnelOffline),
+            Lookup::Live(link, _) => link,
+        };
+        if link.shard != self.index {
+            return Place::Shard(link.shard);
+        }
+        match self.open_session(link, tunnel) {
+            Ok(session) => Place::Here(session),
+            Err(reason) => Place::Nowhere(reason),
+        }
+    }
+
+    /// Opens a session on a link of this shard.
+    pub(super) fn open_session(&self, link: LinkRef, tunnel: &TunnelId) -> Result<Session, Reason> {
+        let registry = self.registry.borrow();
+        // The route's withdrawal may be on its way.
+        let entry = registry.link(link.link).ok_or(Reason::TunnelOffline)?;
+        entry.mux.open(tunnel).map_err(|error| match error {
+            tieline_wire::OpenError::Full => Reason::SessionLimit,
+            tieline_wire::OpenError::Closing => Reason::TunnelOffline,
+        })
+    }
+
+    fn count_frontend(self: &Rc<Self>) -> FrontendCount {
+        self.metrics.frontends.inc();
+        FrontendCount(Rc::clone(self))
+    }
+}
+
+enum Place {
+    Here(Session),
+    Shard(usize),
+    Nowhere(Reason),
+}
+
+/// Says that a crossing session broke off, unless it came to its end.
+struct Unfinished<'a>(Option<&'a Verdict>);
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        if let Some(verdict) = self.0 {
+            verdict.reset(Reason::ShuttingDown);
+        }
+    }
+}
+
+/// Counts one frontend for as long as it lives.
+struct FrontendCount(Rc<Shard>);
+
+impl Drop for FrontendCount {
+    fn drop(&mut self) {
+        self.0.metrics.frontends.dec();
+    }
+}

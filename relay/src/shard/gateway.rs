@@ -1,0 +1,196 @@
+//! What the HTTP front gets from its shard: routes, sessions, tasks and time.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use http::StatusCode;
+use hyper::rt::{Read, ReadBufCursor, Write};
+use tieline_wire::{Reason, Scheme, TunnelId};
+
+use super::Shard;
+use super::message::{Message, Verdict};
+use super::routes::Lookup;
+use crate::io::{PollSocket, Socket, pair};
+use crate::listen::http::{Gateway, Target};
+use crate::session::{SessionEnded, SessionStream};
+
+/// A shard, as one frontend connection sees it.
+#[derive(Clone)]
+pub(super) struct ShardGateway(Rc<Shard>);
+
+impl ShardGateway {
+    pub(super) fn new(shard: Rc<Shard>) -> Self {
+        Self(shard)
+    }
+}
+
+impl Gateway for ShardGateway {
+    type Stream = GatewayStream;
+
+    fn find(&self, tunnel: &TunnelId) -> Result<Rc<Target>, Reason> {
+        match self.0.routes.borrow().lookup(tunnel, self.0.index) {
+            Lookup::Unknown => Err(Reason::UnknownTunnel),
+            Lookup::Offline => Err(Reason::TunnelOffline),
+            Lookup::Live(_, route) => {
+                let https = route.info.scheme == Scheme::Https;
+                Target::new(https, &route.info.authority, route.generation)
+                    .map(Rc::new)
+                    .ok_or(Reason::TargetUnreachable)
+            }
+        }
+    }
+
+    async fn open(&self, tunnel: &TunnelId) -> Result<GatewayStream, Reason> {
+        let shard = &self.0;
+        let lookup = shard.routes.borrow().lookup(tunnel, shard.index);
+        let link = match lookup {
+            Lookup::Unknown => return Err(Reason::UnknownTunnel),
+            Lookup::Offline => return Err(Reason::TunnelOffline),
+            Lookup::Live(link, _) => link,
+        };
+        if link.shard == shard.index {
+            let session = shard.open_session(link, tunnel)?;
+            return Ok(GatewayStream::Local(SessionStream::new(session)));
+        }
+        shard.metrics.crossings.inc();
+        let (ours, theirs) = pair().map_err(|_| Reason::Overload)?;
+        let socket = Socket::new(ours).map_err(|_| Reason::Overload)?;
+        let verdict = Arc::new(Verdict::default());
+        let crossing = Message::Crossing {
+            fd: theirs,
+            tunnel: tunnel.clone(),
+            verdict: Arc::clone(&verdict),
+        };
+        if !shard.hand_off(link.shard, crossing).await {
+            return Err(Reason::Overload);
+        }
+        let socket = PollSocket::new(socket);
+        Ok(GatewayStream::Crossing(Crossing {
+            socket,
+            verdict,
+            shut_down: false,
+        }))
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        self.0.gate.spawn(task);
+    }
+
+    fn sleep(&self, duration: Duration) -> impl Future<Output = ()> + 'static {
+        monoio::time::sleep(duration)
+    }
+
+    fn now(&self) -> Instant {
+        Instant::now()
+    }
+
+    fn is_draining(&self) -> bool {
+        self.0.doors.is_closed()
+    }
+
+    fn answered(&self, status: StatusCode, problem: Option<&'static str>) {
+        self.0.metrics.http_answered(status.as_u16());
+        if let Some(problem) = problem {
+            tracing::debug!(status = status.as_u16(), problem, "HTTP request refused");
+        }
+    }
+}
+
+/// One session of an HTTP connection.
+pub(super) enum GatewayStream {
+    /// The link lives on this shard.
+    Local(SessionStream),
+    /// The link lives on another shard, which splices the other end of a socket pair.
+    Crossing(Crossing),
+}
+
+/// This shard's end of a session that crosses to another.
+pub(super) struct Crossing {
+    socket: PollSocket,
+    verdict: Arc<Verdict>,
+    shut_down: bool,
+}
+
+impl Drop for Crossing {
+    fn drop(&mut self) {
+        if !self.shut_down {
+            self.verdict.cancel();
+        }
+    }
+}
+
+impl Read for Crossing {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        mut buffer: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        let outcome = ready!(self.socket.poll_read_some(cx, &mut buffer));
+        match (outcome, self.verdict.reset_reason()) {
+            // An end may be a reset on the other side, which said so before.
+            (Ok(0) | Err(_), Some(reason)) => Poll::Ready(Err(SessionEnded(reason).into())),
+            (outcome, _) => Poll::Ready(outcome.map(|_| ())),
+        }
+    }
+}
+
+impl Write for Crossing {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.socket).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.shut_down = true;
+        Pin::new(&mut self.socket).poll_shutdown(cx)
+    }
+}
+
+impl Read for GatewayStream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Local(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Self::Crossing(stream) => Pin::new(stream).poll_read(cx, buffer),
+        }
+    }
+}
+
+impl Write for GatewayStream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Local(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Crossing(stream) => Pin::new(stream).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Local(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Crossing(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}

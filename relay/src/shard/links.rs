@@ -1,0 +1,351 @@
+//! Agents: placing a link, serving it, and taking its names back when it ends.
+
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use ring::rand::{SecureRandom, SystemRandom};
+use tieline_wire::limits::TUNNELS_PER_LINK_MAX;
+use tieline_wire::{
+    AgentHello, Mux, Reason, Refusal, Register, RegisterAck, RelayHello, Settings, TunnelId,
+};
+use tracing::{Instrument, debug, info, info_span};
+
+use super::Shard;
+use super::message::{Claim, Message};
+use crate::auth::authorize;
+use crate::io::Socket;
+use crate::link::{self, LinkHost, NOTSENT_BYTES};
+use crate::metrics::HandoffKind;
+use crate::registry::{LinkId, LinkRef, TunnelEntry, TunnelInfo};
+use crate::session::SharedMux;
+
+/// Registrations of one link that may wait for the homes of their names. Without a bound, an agent
+/// that registers faster than they decide would fill this shard's memory with what it said.
+const CLAIMS_MAX: usize = 1024;
+
+impl Shard {
+    /// A connection on an agent listener: it goes to the shard with the fewest links.
+    pub(super) fn agent_arrived(self: &Rc<Self>, socket: Socket, peer: SocketAddr) {
+        let to = self.least_loaded();
+        self.peers.loads[to].fetch_add(1, Ordering::Relaxed);
+        if to == self.index {
+            self.serve_link(socket, peer);
+            return;
+        }
+        let shard = Rc::clone(self);
+        self.gate.spawn(async move {
+            let moved = match socket.into_fd() {
+                Ok(fd) => shard.hand_off(to, Message::Link { fd, peer }).await,
+                Err(_) => false,
+            };
+            if moved {
+                shard.metrics.handed_off(HandoffKind::Link);
+            } else {
+                shard.peers.loads[to].fetch_sub(1, Ordering::Relaxed);
+                shard.metrics.link_refused(Reason::Overload);
+            }
+        });
+    }
+
+    /// A link that another shard placed here.
+    pub(super) fn link_moved_here(self: &Rc<Self>, fd: OwnedFd, peer: SocketAddr) {
+        match Socket::new(fd) {
+            Ok(socket) => self.serve_link(socket, peer),
+            Err(_) => {
+                self.peers.loads[self.index].fetch_sub(1, Ordering::Relaxed);
+                self.metrics.link_refused(Reason::Internal);
+            }
+        }
+    }
+
+    fn serve_link(self: &Rc<Self>, socket: Socket, peer: SocketAddr) {
+        let config = &self.peers.config;
+        let mut nonce = [0; 32];
+        if SystemRandom::new().fill(&mut nonce).is_err() {
+            // Without randomness nobody can prove a key.
+            self.peers.loads[self.index].fetch_sub(1, Ordering::Relaxed);
+            self.metrics.link_refused(Reason::Internal);
+            return;
+        }
+        let settings = Settings {
+            heartbeat: config.stale_timeout / 3,
+            stale: config.stale_timeout,
+            sessions_max: config.sessions_max,
+            ..Settings::default()
+        };
+        let hello = RelayHello::new(nonce, config.sessions_max);
+        let mux = Mux::relay(hello, settings, self.clock.now());
+        let mux = SharedMux::new(mux, self.clock, Arc::clone(&self.metrics));
+        let id = self.registry.borrow_mut().add(Rc::clone(&mux), peer);
+        socket.tune_link(config.stale_timeout, NOTSENT_BYTES);
+        self.metrics.links.inc();
+        let host = Host {
+            shard: Rc::clone(self),
+            id,
+            peer,
+        };
+        let span = info_span!("link", id = id.0, %peer);
+        let guard = LinkGuard {
+            shard: Rc::clone(self),
+            id,
+            reason: Reason::ShuttingDown,
+        };
+        self.gate.spawn(
+            async move {
+                // Runs also when the gate drops this task.
+                let mut guard = guard;
+                guard.reason = link::run(socket, &mux, &host, &host.shard.link_block).await;
+            }
+            .instrument(span),
+        );
+    }
+
+    fn link_ended(self: &Rc<Self>, id: LinkId, reason: Reason) {
+        let Some(entry) = self.registry.borrow_mut().remove(id) else {
+            return;
+        };
+        entry.mux.fail_sessions(reason);
+        // The agent may close as soon as it hears why: what was decided here counts.
+        let reason = entry.mux.closing().unwrap_or(reason);
+        self.peers.loads[self.index].fetch_sub(1, Ordering::Relaxed);
+        self.metrics.links.dec();
+        let link = LinkRef {
+            shard: self.index,
+            link: id,
+        };
+        match &entry.agent {
+            Some(_) => {
+                if reason != Reason::LinkLost {
+                    self.metrics.link_evicted(reason);
+                }
+                info!(link = id.0, reason = reason.word(), "link ended");
+            }
+            None => {
+                self.metrics.link_refused(reason);
+                if self.may_log() {
+                    info!(link = id.0, peer = %entry.peer, reason = reason.word(), "no link: {reason}");
+                }
+            }
+        }
+        for (tunnel, it) in entry.tunnels {
+            if it.granted.is_some() {
+                self.metrics.tunnels.dec();
+            }
+            self.release(tunnel, link);
+        }
+    }
+
+    /// Pings, and evicts what is stale.
+    pub(super) fn sweep_links(&self) {
+        let now = self.clock.now();
+        let registry = self.registry.borrow();
+        for (entry, error) in registry.overdue(now) {
+            debug!(%error, "link overdue");
+            entry.mux.close(error.reason);
+        }
+        for entry in registry.expired(Self::seconds_since_1970()) {
+            entry.mux.close(Reason::TokenExpired);
+        }
+    }
+}
+
+/// Takes a link's traces away, however its task ends.
+struct LinkGuard {
+    shard: Rc<Shard>,
+    id: LinkId,
+    reason: Reason,
+}
+
+impl Drop for LinkGuard {
+    fn drop(&mut self) {
+        self.shard.link_ended(self.id, self.reason);
+    }
+}
+
+/// What a link tells its shard.
+struct Host {
+    shard: Rc<Shard>,
+    id: LinkId,
+    peer: SocketAddr,
+}
+
+impl Host {
+    /// The name that a registration gets, and a claim on it if the link does not hold it yet.
+    fn register(&self, register: &Register) -> Result<(), Refusal> {
+        let shard = &self.shard;
+        let now = Shard::seconds_since_1970();
+        let permission = authorize(&shard.peers.config.auth, register, self.peer, now)?;
+        let mut registry = shard.registry.borrow_mut();
+        let refusal = |reason: Reason| Refusal {
+            reason,
+            message: reason.to_string(),
+        };
+        let entry = registry
+            .link_mut(self.id)
+            .ok_or_else(|| refusal(Reason::LinkLost))?;
+        let agent = entry
+            .agent
+            .as_ref()
+            .ok_or_else(|| refusal(Reason::Protocol))?;
+        let derived = TunnelId::derive(&agent.key, &agent.machine, &register.label);
+        let tunnel = match permission.name {
+            Some(name) if name.looks_derived() && name != derived => {
+                let message = format!("{name} looks like a derived name of another agent");
+                return Err(Refusal {
+                    reason: Reason::NameNotAllowed,
+                    message,
+                });
+            }
+            Some(name) => name,
+            None => derived,
+        };
+        let known = entry.tunnels.contains_key(&tunnel);
+        if !known && entry.tunnels.len() >= TUNNELS_PER_LINK_MAX as usize {
+            return Err(refusal(Reason::TunnelLimit));
+        }
+        if entry.claims >= CLAIMS_MAX {
+            return Err(refusal(Reason::Overload));
+        }
+        entry.claims += 1;
+        let info = Arc::new(TunnelInfo {
+            scheme: register.scheme,
+            authority: register.authority.clone(),
+            base_path: register.base_path.clone(),
+            dcc: register.dcc.clone(),
+            capabilities: register.capabilities.clone(),
+        });
+        let claim = Claim {
+            tunnel: tunnel.clone(),
+            key: agent.key,
+            instance: agent.instance,
+            link: LinkRef {
+                shard: shard.index,
+                link: self.id,
+            },
+            link_index: agent.link_index,
+            request: register.request,
+            info: Arc::clone(&info),
+        };
+        let granted = entry.tunnels.get(&tunnel).and_then(|it| it.granted);
+        let expires_at_seconds = permission.expires_at_seconds;
+        entry.tunnels.insert(
+            tunnel,
+            TunnelEntry {
+                info,
+                request: register.request,
+                granted,
+                expires_at_seconds,
+            },
+        );
+        drop(registry);
+        shard.claim(claim);
+        Ok(())
+    }
+}
+
+impl LinkHost for Host {
+    fn hello(&self, hello: AgentHello) -> Result<(), Reason> {
+        let shard = &self.shard;
+        if let Some(domain) = &shard.peers.config.domain
+            && !is_called(domain, &hello.relay_name)
+        {
+            return Err(Reason::RelayName);
+        }
+        let mut registry = shard.registry.borrow_mut();
+        let entry = registry.link_mut(self.id).ok_or(Reason::LinkLost)?;
+        info!(
+            link = self.id.0,
+            peer = %self.peer,
+            agent = ?hello.key,
+            version = hello.agent_version,
+            transport = "tcp",
+            "link up"
+        );
+        entry.agent = Some(hello);
+        shard.metrics.links_total.inc();
+        Ok(())
+    }
+
+    fn register(&self, mux: &mut Mux, register: Register) {
+        if let Err(refusal) = Self::register(self, &register) {
+            self.shard.metrics.registration_refused(refusal.reason);
+            if self.shard.may_log() {
+                info!(
+                    link = self.id.0,
+                    reason = refusal.reason.word(),
+                    "registration refused"
+                );
+            }
+            let request = register.request;
+            mux.register_ack(&RegisterAck {
+                request,
+                outcome: Err(refusal),
+            });
+        }
+    }
+
+    fn unregister(&self, tunnel: &TunnelId) {
+        let shard = &self.shard;
+        let mut registry = shard.registry.borrow_mut();
+        let Some(entry) = registry.link_mut(self.id) else {
+            return;
+        };
+        let Some(it) = entry.tunnels.remove(tunnel) else {
+            return;
+        };
+        drop(registry);
+        if it.granted.is_some() {
+            shard.metrics.tunnels.dec();
+        }
+        shard.release(
+            tunnel.clone(),
+            LinkRef {
+                shard: shard.index,
+                link: self.id,
+            },
+        );
+    }
+
+    fn going_away(&self) {
+        let shard = &self.shard;
+        let tunnels: Vec<TunnelId> = match shard.registry.borrow().link(self.id) {
+            Some(entry) => entry.tunnels.keys().cloned().collect(),
+            None => return,
+        };
+        for tunnel in tunnels {
+            self.unregister(&tunnel);
+        }
+    }
+}
+
+/// Whether an agent that dialled `name` (`host:port`) meant the relay called `domain`. An address
+/// of this very machine is nobody else's.
+fn is_called(domain: &str, name: &str) -> bool {
+    let host = name.rsplit_once(':').map_or(name, |(host, _)| host);
+    let host = host
+        .trim_start_matches('[')
+        .trim_end_matches(']')
+        .trim_end_matches('.');
+    let loopback = host
+        .parse::<std::net::IpAddr>()
+        .is_ok_and(|ip| ip.is_loopback());
+    host.eq_ignore_ascii_case(domain) || host == "localhost" || loopback
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_agent_must_have_dialled_this_relays_name() {
+        assert!(is_called("relay.example", "Relay.Example:9001"));
+        assert!(is_called("relay.example", "relay.example.:9001"));
+        assert!(is_called("relay.example", "127.0.0.1:9001"));
+        assert!(is_called("relay.example", "[::1]:9001"));
+        assert!(!is_called("relay.example", "evil.example:9001"));
+        assert!(!is_called("relay.example", "192.0.2.1:9001"));
+    }
+}

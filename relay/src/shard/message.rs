@@ -1,0 +1,138 @@
+//! What shards tell one another.
+
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tieline_wire::{AgentKey, Generation, InstanceId, Reason, TunnelId};
+use tokio::sync::oneshot;
+
+use crate::metrics::TunnelReport;
+use crate::registry::{LinkRef, TunnelInfo};
+
+/// One message into a mailbox.
+pub(crate) enum Message {
+    /// An agent's connection, nothing read from it yet.
+    Link { fd: OwnedFd, peer: SocketAddr },
+    /// A raw frontend that named its tunnel.
+    Frontend {
+        fd: OwnedFd,
+        tunnel: TunnelId,
+        early: Bytes,
+    },
+    /// An HTTP caller, nothing read from it yet.
+    Http { fd: OwnedFd, peer: SocketAddr },
+    /// One session of an HTTP caller that lives on another shard.
+    Crossing {
+        fd: OwnedFd,
+        tunnel: TunnelId,
+        verdict: Arc<Verdict>,
+    },
+    /// To a name's home: a link wants it.
+    Claim(Claim),
+    /// To a name's home: a link no longer serves it.
+    Release { tunnel: TunnelId, link: LinkRef },
+    /// From a name's home: who serves it.
+    Route(Arc<RouteUpdate>),
+    /// To a name's home: this shard has applied a revision.
+    RouteApplied {
+        tunnel: TunnelId,
+        revision: u64,
+        shard: usize,
+    },
+    /// From a name's home to a link's shard: the name works on every shard.
+    Claimed {
+        link: LinkRef,
+        request: u32,
+        tunnel: TunnelId,
+        generation: Generation,
+    },
+    /// From a name's home to a link's shard: the link does not get the name.
+    ClaimRefused {
+        link: LinkRef,
+        request: u32,
+        tunnel: TunnelId,
+        reason: Reason,
+    },
+    /// From a name's home to a link's shard: the link must end.
+    Fence { link: LinkRef, reason: Reason },
+    /// From the control thread: which tunnels are here?
+    Report(oneshot::Sender<Vec<TunnelReport>>),
+    /// Accept nothing new, let sessions end for so long, then stop.
+    Stop { drain: Duration },
+}
+
+impl Message {
+    /// The name whose route this updates.
+    pub(super) fn route_update(&self) -> Option<TunnelId> {
+        match self {
+            Self::Route(update) => Some(update.tunnel.clone()),
+            _ => None,
+        }
+    }
+}
+
+/// A link asks for a name.
+#[derive(Clone, Debug)]
+pub(crate) struct Claim {
+    pub(crate) tunnel: TunnelId,
+    pub(crate) key: AgentKey,
+    pub(crate) instance: InstanceId,
+    pub(crate) link: LinkRef,
+    /// Which of the agent's links this is: the latest one of a number counts.
+    pub(crate) link_index: u16,
+    /// The agent's number of the registration.
+    pub(crate) request: u32,
+    pub(crate) info: Arc<TunnelInfo>,
+}
+
+/// The whole route of a name, as its home decided.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct RouteUpdate {
+    pub(crate) tunnel: TunnelId,
+    /// Rises with every change; a shard ignores what is not higher than what it has.
+    pub(crate) revision: u64,
+    /// Rises with every takeover.
+    pub(crate) generation: Generation,
+    /// Empty while the agent is away.
+    pub(crate) links: Vec<LinkRef>,
+    pub(crate) info: Arc<TunnelInfo>,
+    /// The name is forgotten.
+    pub(crate) forget: bool,
+}
+
+/// What the two shards of a crossing session tell one another beside its bytes.
+#[derive(Debug, Default)]
+pub(crate) struct Verdict {
+    /// Code of the reason that the session was reset for.
+    reset: AtomicU16,
+    cancelled: AtomicBool,
+}
+
+impl Verdict {
+    /// The session was reset; said before its socket closes.
+    pub(crate) fn reset(&self, reason: Reason) {
+        self.reset.store(reason.code(), Ordering::Release);
+    }
+
+    /// Why the session was reset, if it was.
+    pub(crate) fn reset_reason(&self) -> Option<Reason> {
+        match self.reset.load(Ordering::Acquire) {
+            0 => None,
+            code => Some(Reason::from_code(code)),
+        }
+    }
+
+    /// The caller gave up; said before its socket closes.
+    pub(crate) fn cancel(&self) {
+        self.cancelled.store(true, Ordering::Release);
+    }
+
+    /// Whether the end of the caller's direction is a cancel.
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::Acquire)
+    }
+}

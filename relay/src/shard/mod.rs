@@ -1,0 +1,383 @@
+//! One shard: a pinned thread that owns its ring, its links, its sessions and its counters.
+//!
+//! Shards share nothing but mailboxes and the load figures by which links are placed.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tieline_wire::Reason;
+use tracing::{debug, error, info_span};
+
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::error::ListenKind;
+use crate::io::{Chosen, Listener, pin_to_core};
+use crate::link::LinkBlock;
+use crate::listen;
+use crate::metrics::ShardMetrics;
+use crate::registry::Registry;
+use crate::splice::ReadBlock;
+
+mod arbiter;
+mod frontends;
+mod gate;
+mod gateway;
+mod links;
+mod log_budget;
+mod mailbox;
+mod message;
+mod names;
+mod routes;
+
+use gate::Gate;
+use log_budget::LogBudget;
+pub(crate) use mailbox::{Mailbox, MailboxSender, mailbox};
+use mailbox::{OpenMailbox, Outbox};
+pub(crate) use message::Message;
+use names::Names;
+use routes::Routes;
+
+/// How often what did not fit into another shard's mailbox is tried again.
+const OUTBOX_PAUSE: Duration = Duration::from_millis(1);
+
+/// How long cancelled operations get to come back from the kernel at the end.
+const REAP_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Turns of the ring from a cancelled operation to a closed descriptor, with some to spare.
+const REAP_TURNS: usize = 4;
+
+/// What all shards share.
+pub(crate) struct Peers {
+    pub(crate) config: Config,
+    /// The way into each shard.
+    pub(crate) mailboxes: Vec<MailboxSender>,
+    /// Links of each shard, placed or on their way.
+    pub(crate) loads: Vec<AtomicUsize>,
+    /// Live names of all shards.
+    pub(crate) live_tunnels: Arc<AtomicUsize>,
+    /// `host:port` of public URLs.
+    pub(crate) public_authority: String,
+    /// When the relay started, in seconds since 1970.
+    pub(crate) epoch_seconds: u64,
+}
+
+/// What one shard is given to start.
+pub(crate) struct Seed {
+    pub(crate) index: usize,
+    pub(crate) driver: Chosen,
+    pub(crate) mailbox: Mailbox,
+    pub(crate) listeners: Vec<(ListenKind, TcpListener)>,
+    pub(crate) metrics: Arc<ShardMetrics>,
+    pub(crate) peers: Arc<Peers>,
+}
+
+/// One core's share of the relay.
+pub(crate) struct Shard {
+    index: usize,
+    peers: Arc<Peers>,
+    clock: Clock,
+    metrics: Arc<ShardMetrics>,
+    registry: RefCell<Registry>,
+    routes: RefCell<Routes>,
+    names: RefCell<Names>,
+    /// One for each shard, this one included: a message never finds its receiver busy.
+    outboxes: RefCell<Vec<Outbox>>,
+    flushing: Cell<bool>,
+    log_budget: LogBudget,
+    listeners: RefCell<Vec<Rc<Listener>>>,
+    /// Accept loops; they end before the rest.
+    doors: Rc<Gate>,
+    gate: Rc<Gate>,
+    read_block: ReadBlock,
+    link_block: LinkBlock,
+}
+
+/// Runs a shard on this thread until it is told to stop; `started` hears whether it could start.
+pub(crate) fn run(seed: Seed, started: impl FnOnce(io::Result<()>)) {
+    let index = seed.index;
+    let pinned = pin_to_core(index, seed.peers.mailboxes.len());
+    debug!(shard = index, pinned, "shard starts");
+    let driver = seed.driver;
+    let started = Cell::new(Some(started));
+    let tell = |outcome: io::Result<()>| {
+        if let Some(started) = started.take() {
+            started(outcome);
+        }
+    };
+    let outcome = crate::io::run(driver, async {
+        let _span = info_span!("shard", id = index).entered();
+        match Shard::open(seed) {
+            Ok((shard, mailbox)) => {
+                tell(Ok(()));
+                shard.serve(mailbox).await;
+            }
+            Err(error) => tell(Err(error)),
+        }
+    });
+    if let Err(error) = outcome {
+        tell(Err(error));
+    }
+}
+
+impl Shard {
+    fn open(seed: Seed) -> io::Result<(Rc<Self>, OpenMailbox)> {
+        let Seed {
+            index,
+            mailbox,
+            listeners,
+            metrics,
+            peers,
+            ..
+        } = seed;
+        let shards = peers.mailboxes.len();
+        let names = Names::new(
+            peers.epoch_seconds,
+            shards,
+            Arc::clone(&peers.live_tunnels),
+            peers.config.max_tunnels,
+        );
+        let shard = Rc::new(Self {
+            index,
+            clock: Clock::start(),
+            metrics,
+            registry: RefCell::default(),
+            routes: RefCell::default(),
+            names: RefCell::new(names),
+            outboxes: RefCell::new((0..shards).map(|_| Outbox::default()).collect()),
+            flushing: Cell::new(false),
+            log_budget: LogBudget::default(),
+            listeners: RefCell::default(),
+            doors: Rc::default(),
+            gate: Rc::default(),
+            read_block: ReadBlock::default(),
+            link_block: LinkBlock::default(),
+            peers,
+        });
+        let mailbox = mailbox.open()?;
+        for (kind, listener) in listeners {
+            shard.listen(kind, Listener::new(listener)?);
+        }
+        let ticking = Rc::clone(&shard);
+        shard.gate.spawn(async move { ticking.tick().await });
+        Ok((shard, mailbox))
+    }
+
+    fn listen(self: &Rc<Self>, kind: ListenKind, listener: Listener) {
+        let shard = Rc::clone(self);
+        let listener = Rc::new(listener);
+        self.listeners.borrow_mut().push(Rc::clone(&listener));
+        self.doors
+            .spawn(listen::accept(listener, move |socket, peer| match kind {
+                ListenKind::Agent => shard.agent_arrived(socket, peer),
+                ListenKind::Tcp => shard.raw_arrived(socket),
+                ListenKind::Http => shard.http_arrived(socket, peer),
+                ListenKind::Admin => {}
+            }));
+    }
+
+    async fn serve(self: Rc<Self>, mut mailbox: OpenMailbox) {
+        let drain = loop {
+            match mailbox.next().await {
+                Ok(Message::Stop { drain }) => break drain,
+                Ok(message) => self.handle(message),
+                Err(error) => {
+                    error!(%error, "the mailbox failed; the shard stops");
+                    break Duration::ZERO;
+                }
+            }
+        };
+        self.stop(mailbox, drain).await;
+    }
+
+    /// Drains: no new connections, a farewell to every agent, then the end of all tasks.
+    async fn stop(self: &Rc<Self>, mut mailbox: OpenMailbox, drain: Duration) {
+        for listener in self.listeners.take() {
+            listener.shut();
+        }
+        // Kept-alive callers that wait for nothing end at once.
+        self.gate.nudge();
+        for mux in self.registry.borrow().muxes() {
+            mux.drain(drain);
+        }
+        // Other shards drain too, and still want answers.
+        let shard = Rc::clone(self);
+        self.gate.spawn(async move {
+            while let Ok(message) = mailbox.next().await {
+                shard.handle(message);
+            }
+        });
+        let deadline = self.clock.now() + drain;
+        while !self.registry.borrow().is_idle() && self.clock.now() < deadline {
+            monoio::time::sleep(Duration::from_millis(10)).await;
+        }
+        for mux in self.registry.borrow().muxes() {
+            mux.close(Reason::ShuttingDown);
+        }
+        // Writers send the farewell before their tasks end.
+        let _ = monoio::time::timeout(Duration::from_millis(200), self.links_gone()).await;
+        self.doors.close();
+        self.gate.close();
+        let ended = async {
+            self.gate.empty().await;
+            self.doors.empty().await;
+        };
+        if monoio::time::timeout(REAP_TIMEOUT, ended).await.is_err() {
+            error!(
+                tasks = self.gate.running(),
+                "tasks are left at the end of the shard"
+            );
+        }
+        // Cancelled operations hold their descriptors until the kernel hands them back, and closing
+        // those is an operation again: each is the ring's at its next turn.
+        for _ in 0..REAP_TURNS {
+            monoio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    async fn links_gone(&self) {
+        while !self.registry.borrow().muxes().is_empty() {
+            monoio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    /// Does what another shard, or the control thread, asks for.
+    fn handle(self: &Rc<Self>, message: Message) {
+        match message {
+            Message::Link { fd, peer } => self.link_moved_here(fd, peer),
+            Message::Frontend { fd, tunnel, early } => self.raw_moved_here(fd, tunnel, early),
+            Message::Http { fd, peer } => self.http_moved_here(fd, peer),
+            Message::Crossing {
+                fd,
+                tunnel,
+                verdict,
+            } => self.crossing_arrived(fd, tunnel, verdict),
+            Message::Claim(claim) => self.decide(claim),
+            Message::Release { tunnel, link } => self.name_released(&tunnel, link),
+            Message::Route(update) => self.route_decided(update),
+            Message::RouteApplied {
+                tunnel,
+                revision,
+                shard,
+            } => {
+                self.route_confirmed(&tunnel, revision, shard);
+            }
+            Message::Claimed {
+                link,
+                request,
+                tunnel,
+                generation,
+            } => {
+                self.claim_granted(link, request, tunnel, generation);
+            }
+            Message::ClaimRefused {
+                link,
+                request,
+                tunnel,
+                reason,
+            } => {
+                self.claim_refused(link, request, &tunnel, reason);
+            }
+            Message::Fence { link, reason } => self.fence(link, reason),
+            Message::Report(answer) => {
+                // Nobody may be waiting any more.
+                let _ = answer.send(self.registry.borrow().report(self.index, self.clock.now()));
+            }
+            Message::Stop { .. } => {}
+        }
+    }
+
+    /// Sends a message that must arrive: what does not fit waits here.
+    fn post(self: &Rc<Self>, to: usize, message: Message) {
+        let mut outboxes = self.outboxes.borrow_mut();
+        outboxes[to].push(message);
+        let flushed = outboxes[to].flush(&self.peers.mailboxes[to]);
+        drop(outboxes);
+        if !flushed {
+            self.metrics.mailbox_full.inc();
+            if !self.flushing.replace(true) {
+                let shard = Rc::clone(self);
+                self.gate.spawn(async move { shard.flush_outboxes().await });
+            }
+        }
+    }
+
+    async fn flush_outboxes(&self) {
+        loop {
+            monoio::time::sleep(OUTBOX_PAUSE).await;
+            let mut outboxes = self.outboxes.borrow_mut();
+            let mut left = false;
+            for (outbox, mailbox) in outboxes.iter_mut().zip(&self.peers.mailboxes) {
+                left |= !outbox.is_empty() && !outbox.flush(mailbox);
+            }
+            if !left {
+                self.flushing.set(false);
+                return;
+            }
+        }
+    }
+
+    /// Sends a connection to another shard, or drops it if that shard is too busy to take it.
+    async fn hand_off(&self, to: usize, message: Message) -> bool {
+        let mut message = message;
+        let deadline = self.clock.now() + HANDOFF_TIMEOUT;
+        loop {
+            match self.peers.mailboxes[to].try_send(message) {
+                Ok(()) => return true,
+                Err(back) => message = back,
+            }
+            self.metrics.mailbox_full.inc();
+            if self.clock.now() >= deadline {
+                return false;
+            }
+            monoio::time::sleep(OUTBOX_PAUSE).await;
+        }
+    }
+
+    /// Deadlines of links and claims.
+    async fn tick(self: Rc<Self>) {
+        // A sixteenth of the stale timeout: pings leave in time, and eviction comes at most that
+        // late.
+        let period = (self.peers.config.stale_timeout / 16)
+            .clamp(Duration::from_millis(10), Duration::from_secs(1));
+        loop {
+            monoio::time::sleep(period).await;
+            self.sweep_links();
+            self.sweep_names();
+        }
+    }
+
+    /// Whether there is room in the log for another line that a peer caused.
+    fn may_log(&self) -> bool {
+        self.log_budget.takes_one(self.clock.now())
+    }
+
+    fn seconds_since_1970() -> u64 {
+        SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| since.as_secs())
+    }
+
+    /// The shard with the fewest links; a tie goes to this one, then to the lowest number.
+    fn least_loaded(&self) -> usize {
+        let load = |shard: usize| self.peers.loads[shard].load(Ordering::Relaxed);
+        (0..self.peers.loads.len())
+            .min_by_key(|shard| (load(*shard), *shard != self.index))
+            .unwrap_or(self.index)
+    }
+}
+
+/// How long a connection may wait for room in another shard's mailbox.
+const HANDOFF_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A peer's address where a log wants one.
+fn shown(peer: Option<SocketAddr>) -> String {
+    peer.map_or_else(|| "unknown".to_owned(), |peer| peer.to_string())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,243 @@
+//! Claims in every order, on a home without shards around it.
+
+use super::*;
+use crate::registry::LinkId;
+use tieline_wire::Scheme;
+
+const LATER: Moment = Moment::from_micros(10_000_000);
+
+fn names(shards: usize, live_max: usize) -> Names {
+    Names::new(1, shards, Arc::new(AtomicUsize::new(0)), live_max)
+}
+
+fn link(shard: usize, id: u64) -> LinkRef {
+    LinkRef {
+        shard,
+        link: LinkId(id),
+    }
+}
+
+fn claim(name: &str, key: u8, instance: u8, link: LinkRef) -> Claim {
+    Claim {
+        tunnel: TunnelId::parse(name).unwrap(),
+        key: AgentKey::new([key; 32]),
+        instance: InstanceId::new([instance; 16]),
+        link,
+        link_index: u16::try_from(link.link.0).unwrap(),
+        request: 0,
+        info: Arc::new(TunnelInfo {
+            scheme: Scheme::Http,
+            authority: "127.0.0.1:1".into(),
+            base_path: String::new(),
+            dcc: String::new(),
+            capabilities: Vec::new(),
+        }),
+    }
+}
+
+fn claimed(decision: Decision) -> (RouteUpdate, Vec<LinkRef>) {
+    match decision {
+        Decision::Claimed { update, fence } => (update, fence),
+        Decision::Refused(reason) => panic!("refused: {reason}"),
+    }
+}
+
+fn refused(decision: Decision) -> Reason {
+    match decision {
+        Decision::Refused(reason) => reason,
+        Decision::Claimed { .. } => panic!("claimed"),
+    }
+}
+
+#[test]
+fn a_claim_is_acknowledged_once_every_shard_has_it() {
+    let mut names = names(3, 10);
+    let maya = TunnelId::parse("maya").unwrap();
+    let (update, _) = claimed(names.claim(claim("maya", 1, 1, link(0, 1)), LATER));
+    assert!(names.confirm(&maya, update.revision, 0).is_empty());
+    assert!(names.confirm(&maya, update.revision, 0).is_empty());
+    assert!(names.confirm(&maya, update.revision, 2).is_empty());
+    let confirmed = names.confirm(&maya, update.revision, 1);
+    assert_eq!(confirmed[0].link, link(0, 1));
+    assert_eq!(confirmed[0].generation, update.generation);
+    assert!(names.confirm(&maya, update.revision, 1).is_empty());
+}
+
+#[test]
+fn the_same_key_with_a_new_instance_takes_over_and_fences() {
+    let mut names = names(1, 10);
+    let (first, _) = claimed(names.claim(claim("maya", 1, 1, link(0, 1)), LATER));
+    let (more, fence) = claimed(names.claim(claim("maya", 1, 1, link(0, 2)), LATER));
+    assert_eq!(
+        (more.generation, fence.len(), more.links.len()),
+        (first.generation, 0, 2)
+    );
+    let (second, fence) = claimed(names.claim(claim("maya", 1, 2, link(0, 3)), LATER));
+    assert!(second.generation > first.generation && second.revision > more.revision);
+    assert_eq!(fence, [link(0, 1), link(0, 2)]);
+    assert_eq!(second.links, [link(0, 3)]);
+    // The late release of a fenced link changes nothing.
+    let maya = TunnelId::parse("maya").unwrap();
+    assert!(names.release(&maya, link(0, 1), LATER).update.is_none());
+}
+
+#[test]
+fn another_key_is_refused_also_while_the_agent_is_away() {
+    let mut names = names(1, 10);
+    let maya = TunnelId::parse("maya").unwrap();
+    claimed(names.claim(claim("maya", 1, 1, link(0, 1)), LATER));
+    assert_eq!(
+        refused(names.claim(claim("maya", 2, 1, link(0, 2)), LATER)),
+        Reason::NameTaken
+    );
+    let update = names.release(&maya, link(0, 1), LATER).update.unwrap();
+    assert!(update.links.is_empty() && !update.forget);
+    assert_eq!(
+        refused(names.claim(claim("maya", 2, 1, link(0, 2)), LATER)),
+        Reason::NameTaken
+    );
+    let (_, forgotten) = names.sweep(LATER + OFFLINE_KEPT);
+    assert!(forgotten[0].forget && forgotten[0].revision > update.revision);
+    claimed(names.claim(claim("maya", 2, 1, link(0, 2)), LATER));
+}
+
+#[test]
+fn a_claim_that_not_every_shard_hears_of_is_withdrawn() {
+    let mut names = names(2, 10);
+    let (update, _) = claimed(names.claim(claim("maya", 1, 1, link(0, 1)), LATER));
+    names.confirm(&update.tunnel, update.revision, 0);
+    assert!(names.sweep(LATER).0.is_empty());
+    let (withdrawn, _) = names.sweep(LATER + CLAIM_TIMEOUT);
+    assert_eq!(withdrawn[0].link, link(0, 1));
+    assert!(
+        withdrawn[0]
+            .released
+            .update
+            .as_ref()
+            .unwrap()
+            .links
+            .is_empty()
+    );
+    assert!(names.confirm(&update.tunnel, update.revision, 1).is_empty());
+}
+
+#[test]
+fn the_number_of_live_names_is_limited_for_the_whole_relay() {
+    let mut names = names(1, 2);
+    claimed(names.claim(claim("a", 1, 1, link(0, 1)), LATER));
+    claimed(names.claim(claim("b", 1, 1, link(0, 1)), LATER));
+    assert_eq!(
+        refused(names.claim(claim("c", 1, 1, link(0, 1)), LATER)),
+        Reason::TunnelLimit
+    );
+    claimed(names.claim(claim("b", 1, 2, link(0, 2)), LATER));
+    names.release(&TunnelId::parse("a").unwrap(), link(0, 1), LATER);
+    claimed(names.claim(claim("c", 1, 1, link(0, 1)), LATER));
+}
+
+#[test]
+fn offline_names_are_remembered_up_to_a_number() {
+    let mut names = names(1, 4);
+    for index in 0..20_u64 {
+        let name = format!("n{index}");
+        claimed(names.claim(claim(&name, 1, 1, link(0, index)), LATER));
+        let id = TunnelId::parse(&name).unwrap();
+        names.release(&id, link(0, index), Moment::from_micros(index));
+    }
+    let (_, forgotten) = names.sweep(LATER);
+    assert_eq!(forgotten.len(), 20 - 9);
+    assert!(
+        forgotten
+            .iter()
+            .any(|update| update.tunnel.as_str() == "n0")
+    );
+}
+
+#[test]
+fn an_instance_that_was_superseded_never_gets_the_name_back() {
+    let mut names = names(1, 10);
+    let maya = TunnelId::parse("maya").unwrap();
+    claimed(names.claim(claim("maya", 1, 1, link(0, 1)), LATER));
+    claimed(names.claim(claim("maya", 1, 2, link(0, 2)), LATER));
+    // Its link broke before it heard that it was superseded, so it dials again.
+    assert_eq!(
+        refused(names.claim(claim("maya", 1, 1, link(0, 3)), LATER)),
+        Reason::Superseded
+    );
+    names.release(&maya, link(0, 2), LATER);
+    assert_eq!(
+        refused(names.claim(claim("maya", 1, 1, link(0, 3)), LATER)),
+        Reason::Superseded
+    );
+    let (update, _) = claimed(names.claim(claim("maya", 1, 2, link(0, 4)), LATER));
+    assert_eq!(update.links, [link(0, 4)]);
+    // The memory of them is bounded.
+    for instance in 3..100 {
+        claimed(names.claim(claim("maya", 1, instance, link(0, 5)), LATER));
+    }
+    assert_eq!(names.names[&maya].superseded.len(), SUPERSEDED_KEPT);
+}
+
+#[test]
+fn a_link_that_dials_again_takes_the_place_of_the_one_it_lost() {
+    let mut names = names(1, 10);
+    let numbered = |id, index| Claim {
+        link_index: index,
+        ..claim("maya", 1, 1, link(0, id))
+    };
+    let (first, _) = claimed(names.claim(numbered(1, 0), LATER));
+    claimed(names.claim(numbered(2, 1), LATER));
+    // The network changed: the relay still believes in the first link.
+    let (update, fence) = claimed(names.claim(numbered(3, 0), LATER));
+    assert_eq!(update.links, [link(0, 2), link(0, 3)]);
+    assert_eq!((update.generation, fence.len()), (first.generation, 0));
+    // It turns stale later, which changes nothing.
+    let released = names.release(&update.tunnel, link(0, 1), LATER);
+    assert!(released.update.is_none());
+}
+
+#[test]
+fn every_claim_of_a_link_is_answered_once() {
+    let mut names = names(2, 10);
+    let maya = TunnelId::parse("maya").unwrap();
+    let asked = |request| Claim {
+        request,
+        ..claim("maya", 1, 1, link(0, 1))
+    };
+    let (first, _) = claimed(names.claim(asked(1), LATER));
+    names.confirm(&maya, first.revision, 0);
+    let (second, _) = claimed(names.claim(asked(2), LATER));
+    assert!(names.confirm(&maya, first.revision, 1).is_empty());
+    assert!(names.confirm(&maya, second.revision, 0).is_empty());
+    let answered: Vec<u32> = names
+        .confirm(&maya, second.revision, 1)
+        .iter()
+        .map(|it| it.request)
+        .collect();
+    assert_eq!(answered, [1, 2]);
+
+    claimed(names.claim(asked(3), LATER));
+    claimed(names.claim(asked(4), LATER));
+    let released = names.release(&maya, link(0, 1), LATER);
+    assert_eq!(released.requests, [3, 4]);
+    assert!(names.sweep(LATER + CLAIM_TIMEOUT).0.is_empty());
+
+    claimed(names.claim(asked(5), LATER));
+    claimed(names.claim(asked(6), LATER + CLAIM_TIMEOUT / 2));
+    let (withdrawn, _) = names.sweep(LATER + CLAIM_TIMEOUT);
+    assert_eq!(withdrawn.len(), 1);
+    assert_eq!(withdrawn[0].released.requests, [5, 6]);
+}
+
+#[test]
+fn a_takeover_fences_links_that_were_still_waiting() {
+    let mut names = names(2, 10);
+    let numbered = |id, index| Claim {
+        link_index: index,
+        ..claim("maya", 1, 1, link(0, id))
+    };
+    claimed(names.claim(numbered(1, 0), LATER));
+    claimed(names.claim(numbered(2, 0), LATER));
+    let (_, fence) = claimed(names.claim(claim("maya", 1, 2, link(0, 3)), LATER));
+    assert_eq!(fence, [link(0, 2), link(0, 1)]);
+}

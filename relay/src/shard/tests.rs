@@ -1,0 +1,179 @@
+//! Whole shards under a flood of messages, as one relay runs them.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::atomic::AtomicBool;
+use std::thread;
+use std::time::Instant;
+
+use tieline_wire::{AgentKey, InstanceId, Scheme, TunnelId};
+
+use super::message::Claim;
+use super::names::home;
+use super::*;
+use crate::config::DriverChoice;
+use crate::registry::{LinkId, LinkRef, TunnelInfo};
+use crate::{Config, Relay};
+
+const SHARDS: usize = 2;
+
+/// Longest time for one request beside a flood, on a machine that is busy with other tests.
+const ANSWER_TIME_MAX: Duration = Duration::from_secs(3);
+
+/// A claim that the home decides, every shard hears of, and no link hears the outcome of.
+fn claim(tunnel: &TunnelId, home: usize) -> Message {
+    Message::Claim(Claim {
+        tunnel: tunnel.clone(),
+        key: AgentKey::new([1; 32]),
+        instance: InstanceId::new([1; 16]),
+        link: LinkRef {
+            shard: 1 - home,
+            link: LinkId(u64::MAX),
+        },
+        link_index: 0,
+        request: 1,
+        info: Arc::new(TunnelInfo {
+            scheme: Scheme::Http,
+            authority: "127.0.0.1:1".into(),
+            base_path: String::new(),
+            dcc: String::new(),
+            capabilities: Vec::new(),
+        }),
+    })
+}
+
+fn mailbox_full(metrics: &str) -> u64 {
+    let line = metrics
+        .lines()
+        .find_map(|line| line.strip_prefix("relay_mailbox_full_total "));
+    line.unwrap().parse().unwrap()
+}
+
+/// What a GET brings, head and body.
+fn get(address: SocketAddr, path: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(ANSWER_TIME_MAX)).unwrap();
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    )
+    .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+fn flood_beside_io(driver: DriverChoice) {
+    let relay = Relay::start(Config {
+        shards: SHARDS,
+        driver,
+        ..Config::default()
+    })
+    .unwrap();
+    let (http, admin) = (relay.http_addresses()[0], relay.admin_addresses()[0]);
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for index in 0..SHARDS {
+            let (mailbox, stop) = (relay.peers.mailboxes[index].clone(), &stop);
+            let names: Vec<TunnelId> = (0..2_000)
+                .map(|number| TunnelId::parse(&format!("flood-{number}")).unwrap())
+                .filter(|name| home(name, SHARDS) == index)
+                .collect();
+            scope.spawn(move || {
+                for name in names.iter().cycle() {
+                    let mut message = claim(name, index);
+                    while let Err(back) = mailbox.try_send(message) {
+                        if stop.load(Ordering::Relaxed) {
+                            return;
+                        }
+                        message = back;
+                        thread::yield_now();
+                    }
+                    if stop.load(Ordering::Relaxed) {
+                        return;
+                    }
+                }
+            });
+        }
+        // Whatever fails here must not leave the others flooding.
+        let _stop = StopWhenDropped(&stop);
+        for _ in 0..60 {
+            let answer = get(http, "/w/nobody-has-this-name/");
+            assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
+        }
+        let deadline = Instant::now() + ANSWER_TIME_MAX;
+        while mailbox_full(&get(admin, "/metrics")) == 0 {
+            assert!(Instant::now() < deadline, "the mailboxes were never full");
+        }
+    });
+    // What waited is delivered, and the shards are as quick as before.
+    let answer = get(admin, "/tunnels");
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    relay.stop();
+}
+
+struct StopWhenDropped<'a>(&'a AtomicBool);
+
+impl Drop for StopWhenDropped<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn a_flood_of_messages_between_shards_starves_no_io() {
+    flood_beside_io(DriverChoice::Auto);
+}
+
+#[test]
+fn a_flood_of_messages_between_shards_starves_no_io_on_epoll() {
+    flood_beside_io(DriverChoice::Epoll);
+}
+
+/// Callers of a relay that stops, at whatever stage: all of them are let go.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "rounds differ by the time that passes"
+)]
+fn stop_lets_go(driver: DriverChoice) {
+    for round in 0..20 {
+        let relay = Relay::start(Config {
+            shards: SHARDS,
+            driver,
+            ..Config::default()
+        })
+        .unwrap();
+        let addresses = [
+            relay.tcp_addresses()[0],
+            relay.http_addresses()[0],
+            relay.agent_addresses()[0],
+        ];
+        let mut callers: Vec<TcpStream> = addresses
+            .iter()
+            .flat_map(|address| (0..16).map(move |_| TcpStream::connect(address).unwrap()))
+            .collect();
+        for caller in callers.iter_mut().step_by(2) {
+            // A beginning that fits each of the ports, or at least does not end there.
+            caller.write_all(b"\0").unwrap();
+        }
+        // Rounds differ in how far the relay got with them.
+        thread::sleep(Duration::from_millis(round));
+        relay.stop();
+        for mut caller in callers {
+            caller.set_read_timeout(Some(ANSWER_TIME_MAX)).unwrap();
+            let end = caller.read(&mut [0; 64]);
+            let hangs = matches!(&end, Err(error) if error.kind() == io::ErrorKind::WouldBlock);
+            assert!(!hangs, "a connection outlived its relay (round {round})");
+        }
+    }
+}
+
+#[test]
+fn a_stopped_relay_holds_no_connection() {
+    stop_lets_go(DriverChoice::Auto);
+}
+
+#[test]
+fn a_stopped_relay_holds_no_connection_on_epoll() {
+    stop_lets_go(DriverChoice::Epoll);
+}

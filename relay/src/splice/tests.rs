@@ -1,0 +1,71 @@
+//! A splice between a real socket and a mux whose agent is another mux, without a network.
+
+use std::io::Write;
+use std::net::{TcpListener, TcpStream};
+
+use socket2::SockRef;
+use tieline_wire::Event;
+
+use super::*;
+use crate::io::{Chosen, choose, run};
+use crate::session::rig::Link;
+
+/// Far longer than the splice takes; only a hang reaches it.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn connected() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let caller = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    (caller, listener.accept().unwrap().0)
+}
+
+/// What the agent hears of a caller that resets its connection once `before` is done to it, while
+/// the target neither reads nor answers.
+fn ends_of_a_reset(driver: Chosen, before: impl Fn(&mut TcpStream)) -> Vec<Event> {
+    let mut link = Link::established();
+    let session = link.open();
+    let (mut caller, accepted) = connected();
+    before(&mut caller);
+    run(driver, async {
+        let socket = Rc::new(Socket::new(accepted.into()).unwrap());
+        let task = monoio::spawn(async move {
+            let block = ReadBlock::default();
+            splice(&socket, session, Bytes::new(), &block, || false).await
+        });
+        monoio::time::sleep(Duration::from_millis(50)).await;
+        SockRef::from(&caller)
+            .set_linger(Some(Duration::ZERO))
+            .unwrap();
+        drop(caller);
+        let reset = monoio::time::timeout(PATIENCE, task).await;
+        assert_eq!(reset.expect("the splice still waits for credit"), None);
+    })
+    .unwrap();
+    link.pump_down()
+}
+
+fn is_frontend_reset(event: &Event) -> bool {
+    let reason = Reason::FrontendReset;
+    matches!(event, Event::Reset { reason: it, .. } if *it == reason)
+}
+
+#[test]
+fn a_caller_that_resets_while_the_target_reads_nothing_is_noticed() {
+    let (best, _) = choose(None).unwrap();
+    for driver in [best, Chosen::Epoll] {
+        // More than a session's first credit.
+        let events = ends_of_a_reset(driver, |caller| caller.write_all(&[7; 64 * 1024]).unwrap());
+        assert!(events.iter().any(is_frontend_reset), "{events:?}");
+    }
+}
+
+#[test]
+fn a_caller_that_resets_after_its_own_end_is_noticed() {
+    let (best, _) = choose(None).unwrap();
+    for driver in [best, Chosen::Epoll] {
+        let events = ends_of_a_reset(driver, |caller| {
+            caller.shutdown(std::net::Shutdown::Write).unwrap();
+        });
+        assert!(events.iter().any(is_frontend_reset), "{events:?}");
+    }
+}

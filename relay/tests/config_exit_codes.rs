@@ -1,0 +1,165 @@
+//! What the program says, and how it ends, when it is called or configured in a wrong way.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Command, Output};
+
+use tieline_relay::config::read_secret;
+use tieline_wire::claims::{Scope, verify};
+
+fn relay(words: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tieline-relay"));
+    command.args(words).env_remove("RUST_LOG");
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("TIELINE_RELAY_") {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+fn texts(output: &Output) -> (String, String) {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (text(&output.stdout), text(&output.stderr))
+}
+
+/// Asserts exit 2, nothing on stdout and one line on stderr; returns that line.
+fn one_line(mut command: Command) -> String {
+    let output = command.output().expect("the program runs");
+    let (stdout, stderr) = texts(&output);
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert_eq!(
+        (stdout.as_str(), stderr.lines().count()),
+        ("", 1),
+        "{stderr}"
+    );
+    stderr
+}
+
+#[test]
+fn an_unknown_key_a_bad_address_and_a_missing_file_are_one_line_and_exit_2() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("relay.toml");
+    let file = path.to_str().unwrap();
+
+    fs::write(&path, "shrads = 1\n").unwrap();
+    let line = one_line(relay(&["--config", file]));
+    assert!(
+        line.starts_with(&format!("tieline-relay: `shrads` in {file}: unknown")),
+        "{line}"
+    );
+
+    fs::write(&path, "tcp_listen = [\"localhost\"]\n").unwrap();
+    let mut command = relay(&[]);
+    command.env("TIELINE_RELAY_CONFIG", file);
+    let line = one_line(command);
+    assert!(
+        line.contains(&format!("`tcp_listen` in {file}: \"localhost\" is not")),
+        "{line}"
+    );
+
+    fs::remove_file(&path).unwrap();
+    let line = one_line(relay(&["--config", file]));
+    assert!(
+        line.starts_with(&format!("tieline-relay: cannot read {file}: ")),
+        "{line}"
+    );
+
+    let mut command = relay(&[]);
+    command.env("TIELINE_RELAY_SHARDS", "none");
+    let line = one_line(command);
+    assert!(
+        line.starts_with("tieline-relay: TIELINE_RELAY_SHARDS: \"none\" is not"),
+        "{line}"
+    );
+
+    let line = one_line(relay(&["--log", "info,=,"]));
+    assert!(line.contains("log filter"), "{line}");
+    let line = one_line(relay(&["--auth", "tokens"]));
+    assert_eq!(
+        line,
+        "tieline-relay: --auth: auth with static tokens is not built yet\n"
+    );
+}
+
+#[test]
+fn an_unknown_flag_is_exit_2_and_help_is_exit_0() {
+    let output = relay(&["--shrads", "1"]).output().unwrap();
+    let (stdout, stderr) = texts(&output);
+    assert_eq!((output.status.code(), stdout.as_str()), (Some(2), ""));
+    assert!(
+        stderr.contains("--shrads") && stderr.contains("--shards"),
+        "{stderr}"
+    );
+    let output = relay(&["--help"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert!(texts(&output).0.contains("--stale-timeout <TIME>"));
+}
+
+#[test]
+fn an_issued_token_is_alone_on_stdout_and_good_for_what_was_asked() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("secret");
+    fs::write(&path, "0123456789abcdef0123456789abcdef\n").unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    let file = path.to_str().unwrap();
+    let words =
+        "token issue --sub ada --dcc maya --tunnel maya-* --scope agent --ttl 8h --issuer s";
+    let mut command = relay(&words.split(' ').collect::<Vec<_>>());
+    let output = command.args(["--jwt-secret-file", file]).output().unwrap();
+    let (stdout, stderr) = texts(&output);
+    assert_eq!((output.status.code(), stderr.as_str()), (Some(0), ""));
+
+    let token = stdout.strip_suffix('\n').unwrap();
+    let key = read_secret(&path).unwrap();
+    let iat = verify(token, &key, 0, Some("s")).unwrap().iat.unwrap();
+    let claims = verify(token, &key, iat, Some("s")).unwrap();
+    assert_eq!((claims.sub.as_str(), claims.exp), ("ada", iat + 8 * 3600));
+    assert!(claims.allows_dcc("maya") && !claims.allows_dcc("nuke"));
+    assert!(claims.allows_tunnel("maya-1") && !claims.allows_tunnel("nuke-1"));
+    assert!(claims.allows_scope(Scope::Agent) && !claims.allows_scope(Scope::Caller));
+    assert_eq!(claims.jti.map(|number| number.len()), Some(32));
+
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+    for ttl in ["8h", "8", "0s"] {
+        let mut command = relay(&["token", "issue", "--sub", "ada", "--ttl", ttl]);
+        command.args(["--jwt-secret-file", file]);
+        let line = one_line(command);
+        assert!(
+            line.contains(if ttl == "8h" { "chmod 600" } else { "--ttl" }),
+            "{line}"
+        );
+    }
+}
+
+#[test]
+fn a_taken_port_is_one_line_with_its_likely_cause_and_exit_1() {
+    let holder = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = holder.local_addr().unwrap().to_string();
+    let free = "127.0.0.1:0";
+    for kind in ["agent", "tcp", "http", "admin"] {
+        let mut command = relay(&["--shards", "1"]);
+        for listener in ["agent", "tcp", "http", "admin"] {
+            let address = if listener == kind {
+                taken.as_str()
+            } else {
+                free
+            };
+            command.args([&format!("--{listener}-listen"), address]);
+        }
+        let output = command.args(["--log", "off"]).output().unwrap();
+        let (_, line) = texts(&output);
+        assert_eq!(
+            (output.status.code(), line.lines().count()),
+            (Some(1), 1),
+            "{line}"
+        );
+        let start =
+            format!("tieline-relay: cannot listen on {taken} ({kind}): Address already in use");
+        assert!(
+            line.starts_with(&start) && line.contains("ss -ltnp"),
+            "{line}"
+        );
+        assert_eq!(line.matches("Address already in use").count(), 1, "{line}");
+    }
+}

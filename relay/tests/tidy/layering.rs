@@ -1,0 +1,230 @@
+//! Who may import whom, and what may be used where.
+
+use crate::Finding;
+use crate::source::Source;
+
+/// The relay's modules, top row first. A module may import from rows below its own, and from its
+/// own folder. The table in `docs/STYLE.md` says the same.
+const ROWS: &[&[&str]] = &[
+    &["main", "lib"],
+    &["control", "drain"],
+    &["shard"],
+    &["listen", "link", "frontend"],
+    &["registry", "sweep", "splice"],
+    &["session"],
+    &["auth"],
+    &["config"],
+    &["cli", "metrics"],
+    &["clock", "error"],
+    &["io"],
+];
+
+/// Rows of [`ROWS`] that run on shards: `shard` down to `session`.
+const SHARD_ROWS: std::ops::RangeInclusive<usize> = 3..=6;
+
+/// Ways to share memory between threads that no shard may use.
+const SHARED_TYPES: &[&str] = &[
+    "Mutex",
+    "RwLock",
+    "Condvar",
+    "DashMap",
+    "dashmap",
+    "parking_lot",
+    "crossbeam",
+];
+
+/// Where `unsafe` may stand: a file, or a folder that ends in `/`.
+const UNSAFE_DOORS: &[&str] = &[
+    "relay/src/io/",
+    "wire/src/generated.rs",
+    "loadgen/src/path/emulator/",
+];
+
+/// Test files of this name may hold `unsafe` too.
+const UNSAFE_TEST_FILE: &str = "counting_allocator.rs";
+
+/// Row of a module of the relay, from 1.
+fn row_of(module: &str) -> Option<usize> {
+    ROWS.iter()
+        .position(|row| row.contains(&module))
+        .map(|row| row + 1)
+}
+
+/// A relay source and the module at the crate's root that it belongs to.
+fn relay_module(source: &Source) -> Option<&str> {
+    let inside = source
+        .path
+        .strip_prefix("relay/src/")
+        .filter(|_| source.is_rust())?;
+    Some(inside.split('/').next()?.trim_end_matches(".rs"))
+}
+
+pub(crate) fn imports_point_downwards(sources: &[Source]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for source in sources {
+        let Some(own) = relay_module(source) else {
+            continue;
+        };
+        let Some(row) = row_of(own) else {
+            let what = format!("`{own}` has no row in relay/tests/tidy/layering.rs");
+            findings.push(Finding::new(source, 1, what));
+            continue;
+        };
+        for path in source
+            .paths()
+            .iter()
+            .filter(|path| !path.is_test && row > 1)
+        {
+            let written = path.segments.join("::");
+            if own == "io" && path.segments[0] == "tieline_wire" {
+                let what = format!("`{written}`: io never sees a frame");
+                findings.push(Finding::new(source, path.line, what));
+            }
+            let Some(target) = path.in_crate.as_ref().map(|path| path.first()) else {
+                continue;
+            };
+            let target = target.map_or("", String::as_str);
+            // What is no module of the table is an item of lib.rs.
+            let target_row = row_of(target).unwrap_or(1);
+            if target != own && target_row <= row {
+                let what = format!(
+                    "`{written}` is in row {target_row} and `{own}` in row {row}: imports go to \
+                     lower rows only; return a value upwards instead"
+                );
+                findings.push(Finding::new(source, path.line, what));
+            }
+        }
+    }
+    findings
+}
+
+pub(crate) fn wire_stays_pure(sources: &[Source]) -> Vec<Finding> {
+    const MODULES: &[&[&str]] = &[
+        &["std", "net"],
+        &["core", "net"],
+        &["std", "thread"],
+        &["std", "fs"],
+        &["std", "process"],
+        &["std", "os"],
+        &["tokio"],
+        &["monoio"],
+        &["rustix"],
+        &["socket2"],
+    ];
+    let mut findings = Vec::new();
+    for source in sources {
+        if !source.path.starts_with("wire/src/") && !source.path.starts_with("wire/tests/") {
+            continue;
+        }
+        for path in source.paths() {
+            let segments: Vec<_> = path.segments.iter().map(String::as_str).collect();
+            // A test may read its corpus.
+            let is_corpus = path.is_test && segments.starts_with(&["std", "fs"]);
+            let outside = MODULES.iter().any(|module| segments.starts_with(module)) && !is_corpus;
+            let clock = segments
+                .iter()
+                .any(|word| matches!(*word, "Instant" | "SystemTime"));
+            if outside || clock {
+                let what = format!(
+                    "`{}`: wire does no I/O and has no clock",
+                    segments.join("::")
+                );
+                findings.push(Finding::new(source, path.line, what));
+            }
+        }
+    }
+    findings
+}
+
+pub(crate) fn crates_keep_apart(sources: &[Source]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for source in sources.iter().filter(|source| source.is_rust()) {
+        let home = source.path.split('/').next().unwrap_or("");
+        let allowed: &[&str] = match home {
+            "wire" => &["tieline_wire"],
+            "relay" => &["tieline_wire", "tieline_relay"],
+            "agent" if source.path.starts_with("agent/src/demo") => {
+                &["tieline_wire", "tieline_relay", "tieline_agent"]
+            }
+            "agent" => &["tieline_wire", "tieline_agent"],
+            "e2e" => &[
+                "tieline_wire",
+                "tieline_relay",
+                "tieline_agent",
+                "tieline_e2e",
+            ],
+            _ => &[],
+        };
+        for token in &source.tokens {
+            let name = token.text.as_str();
+            if name.starts_with("tieline_") && is_our_crate(name) && !allowed.contains(&name) {
+                let what = format!("`{name}` may not be used in {home}/ outside its one place");
+                findings.push(Finding::new(source, token.line, what));
+            }
+        }
+    }
+    findings
+}
+
+fn is_our_crate(name: &str) -> bool {
+    matches!(
+        name.trim_start_matches("tieline_"),
+        "wire" | "relay" | "agent" | "loadgen" | "e2e"
+    )
+}
+
+pub(crate) fn shards_share_nothing(sources: &[Source]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for source in sources {
+        let row = relay_module(source).and_then(row_of).unwrap_or(0);
+        if !SHARD_ROWS.contains(&row) || source.path == "relay/src/shard/mailbox.rs" {
+            continue;
+        }
+        for token in source.tokens.iter().filter(|token| !token.is_test) {
+            if SHARED_TYPES.contains(&token.text.as_str()) {
+                let what = format!("`{}`: shards share nothing; send a message", token.text);
+                findings.push(Finding::new(source, token.line, what));
+            }
+        }
+    }
+    findings
+}
+
+pub(crate) fn unsafe_stays_behind_its_doors(sources: &[Source]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for source in sources {
+        let is_door = UNSAFE_DOORS
+            .iter()
+            .any(|door| match door.strip_suffix('/') {
+                Some(_) => source.path.starts_with(door),
+                None => source.path == *door,
+            });
+        let is_allocator = source.path.contains("/tests/")
+            && source.path.rsplit('/').next() == Some(UNSAFE_TEST_FILE);
+        if is_door || is_allocator {
+            continue;
+        }
+        for line in source.lines_with(&["unsafe"], true) {
+            let doors = UNSAFE_DOORS.join(", ");
+            let what = format!("`unsafe` outside {doors} and a test's {UNSAFE_TEST_FILE}");
+            findings.push(Finding::new(source, line, what));
+        }
+    }
+    findings
+}
+
+pub(crate) fn crates_have_no_features(sources: &[Source]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for source in sources
+        .iter()
+        .filter(|source| source.path.ends_with("Cargo.toml"))
+    {
+        for (at, line) in source.text.lines().enumerate() {
+            if line.trim() == "[features]" {
+                let what = "a cargo feature needs an ADR; choose at run time, in the settings";
+                findings.push(Finding::new(source, at + 1, what));
+            }
+        }
+    }
+    findings
+}

@@ -1,0 +1,176 @@
+//! What holds for every file by itself: length, head, names, leftovers, blanks.
+
+use crate::Finding;
+use crate::source::Source;
+
+/// Above this a file says why in its head.
+const LINES_WITHOUT_REASON_MAX: usize = 400;
+/// Above this a file is split.
+const LINES_MAX: usize = 600;
+/// How a head gives the reason.
+const REASON: &str = "//! Long because ";
+
+/// Names that say nothing about what is inside.
+const EMPTY_NAMES: &[&str] = &[
+    "util", "utils", "common", "helper", "helpers", "misc", "shared", "stuff",
+];
+
+/// Endings of type names that say nothing about what the type is.
+const EMPTY_ENDINGS: &[&str] = &["Manager", "Handler", "Service", "Helper", "Util"];
+
+pub(crate) fn files_stay_short(sources: &[Source]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for source in sources
+        .iter()
+        .filter(|source| is_code(source) && !source.is_generated())
+    {
+        let lines = source.text.lines().count();
+        if lines > LINES_MAX {
+            let what = format!("{lines} lines; split it, {LINES_MAX} is the most");
+            findings.push(Finding::new(source, LINES_MAX + 1, what));
+        } else if lines > LINES_WITHOUT_REASON_MAX && source.is_rust() && !gives_reason(source) {
+            let what = format!(
+                "{lines} lines; split it, or give the reason in its head: `{REASON}...` (from \
+                 {LINES_WITHOUT_REASON_MAX} lines)"
+            );
+            findings.push(Finding::new(source, 1, what));
+        }
+    }
+    findings
+}
+
+fn gives_reason(source: &Source) -> bool {
+    let mut head = source
+        .text
+        .lines()
+        .take_while(|line| line.starts_with("//!"));
+    head.any(|line| {
+        line.strip_prefix(REASON)
+            .is_some_and(|reason| reason.trim().len() > 10)
+    })
+}
+
+/// Everything but prose and settings.
+fn is_code(source: &Source) -> bool {
+    !source.path.ends_with(".md") && !source.path.ends_with(".toml")
+}
+
+pub(crate) fn files_say_what_they_hold(sources: &[Source]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for source in sources.iter().filter(|source| source.is_rust()) {
+        // Unit tests in a file of their own: where they stand says it.
+        let (_, inside) = source.path.split_once("/src/").unwrap_or_default();
+        if inside
+            .split('/')
+            .any(|part| matches!(part, "tests" | "tests.rs"))
+        {
+            continue;
+        }
+        let head = source.text.lines().find(|line| !line.starts_with("#!"));
+        if !head.is_some_and(|head| head.starts_with("//! ")) {
+            let what = "starts without a `//!` line that says what the file holds";
+            findings.push(Finding::new(source, 1, what));
+        }
+    }
+    findings
+}
+
+pub(crate) fn modules_have_real_names(sources: &[Source]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for source in sources.iter().filter(|source| source.is_rust()) {
+        let mut parts = source.path.trim_end_matches(".rs").split('/');
+        if let Some(name) = parts.find(|part| EMPTY_NAMES.contains(part)) {
+            let what = format!("`{name}` says nothing about what is inside");
+            findings.push(Finding::new(source, 1, what));
+        }
+        for at in 0..source.tokens.len().saturating_sub(2) {
+            let name = &source.tokens[at + 1];
+            let is_inline = source.spells(at, &["mod"]) && source.spells(at + 2, &["{"]);
+            if is_inline && EMPTY_NAMES.contains(&name.text.as_str()) {
+                let what = format!("`{}` says nothing about what is inside", name.text);
+                findings.push(Finding::new(source, name.line, what));
+            }
+        }
+    }
+    findings
+}
+
+pub(crate) fn names_follow_the_glossary(sources: &[Source]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for source in sources.iter().filter(|source| !source.is_generated()) {
+        for pair in source.tokens.windows(2) {
+            let name = pair[1].text.as_str();
+            let what = match pair[0].text.as_str() {
+                // In a test it may be the method of HTTP.
+                "fn" if name.starts_with("get_") && !pair[1].is_test => {
+                    format!("`{name}`: leave out `get_`, or say what it does")
+                }
+                "struct" | "enum" | "trait" | "type"
+                    if EMPTY_ENDINGS.iter().any(|ending| name.ends_with(ending)) =>
+                {
+                    format!("`{name}`: name the type after what it is")
+                }
+                _ => continue,
+            };
+            findings.push(Finding::new(source, pair[1].line, what));
+        }
+    }
+    findings
+}
+
+pub(crate) fn nothing_unwraps_outside_tests(sources: &[Source]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for source in sources.iter().filter(|source| !source.is_generated()) {
+        for line in source.lines_with(&[".", "unwrap", "(", ")"], false) {
+            let what = "`.unwrap()`: return an error, or `expect` with the invariant";
+            findings.push(Finding::new(source, line, what));
+        }
+    }
+    findings
+}
+
+pub(crate) fn nothing_is_left_undone(sources: &[Source]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for source in sources {
+        for name in ["todo", "unimplemented", "dbg"] {
+            for line in source.lines_with(&[name, "!"], true) {
+                findings.push(Finding::new(
+                    source,
+                    line,
+                    format!("`{name}!` is left over"),
+                ));
+            }
+        }
+    }
+    findings
+}
+
+pub(crate) fn ignored_tests_say_why(sources: &[Source]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for source in sources {
+        for line in source.lines_with(&["#", "[", "ignore", "]"], true) {
+            let what = "`#[ignore]` without a reason; write `#[ignore = \"...\"]`";
+            findings.push(Finding::new(source, line, what));
+        }
+    }
+    findings
+}
+
+pub(crate) fn text_is_clean(sources: &[Source]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for source in sources.iter().filter(|source| !source.is_generated()) {
+        for (at, line) in source.text.split_terminator('\n').enumerate() {
+            if line.contains('\t') {
+                findings.push(Finding::new(source, at + 1, "holds a tab"));
+            }
+            if line.ends_with(char::is_whitespace) {
+                findings.push(Finding::new(source, at + 1, "ends in a blank"));
+            }
+        }
+        if !source.text.is_empty() && !source.text.ends_with('\n') {
+            let last = source.text.lines().count();
+            findings.push(Finding::new(source, last, "the last line does not end"));
+        }
+    }
+    findings
+}

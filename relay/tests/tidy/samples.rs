@@ -1,0 +1,391 @@
+//! Lines that break each rule, and neighbours of theirs that do not.
+
+use crate::layering::{
+    crates_have_no_features, crates_keep_apart, imports_point_downwards, shards_share_nothing,
+    unsafe_stays_behind_its_doors, wire_stays_pure,
+};
+use crate::rules::{
+    files_say_what_they_hold, files_stay_short, ignored_tests_say_why, modules_have_real_names,
+    names_follow_the_glossary, nothing_is_left_undone, nothing_unwraps_outside_tests,
+    text_is_clean,
+};
+use crate::source::Source;
+use crate::{Finding, Rule};
+
+fn findings(rule: Rule, path: &str, text: &str) -> Vec<Finding> {
+    rule(&[Source::new(path, text)])
+}
+
+/// The rule finds exactly these lines in `text`.
+#[track_caller]
+fn catches(rule: Rule, path: &str, text: &str, lines: &[usize]) {
+    let found = findings(rule, path, text);
+    let found_lines: Vec<_> = found.iter().map(|finding| finding.line).collect();
+    assert_eq!(found_lines, lines, "in {path}:\n{text}\n{found:?}");
+}
+
+#[track_caller]
+fn passes(rule: Rule, path: &str, text: &str) {
+    catches(rule, path, text, &[]);
+}
+
+#[test]
+fn an_upward_import_is_caught() {
+    let rule = imports_point_downwards;
+    catches(
+        rule,
+        "relay/src/registry.rs",
+        "use crate::shard::Shard;\n",
+        &[1],
+    );
+    catches(
+        rule,
+        "relay/src/registry.rs",
+        "use crate::{\n    error::E,\n    link::L,\n};\n",
+        &[3],
+    );
+    catches(
+        rule,
+        "relay/src/registry.rs",
+        "fn f() {\n    crate::listen::go()\n}\n",
+        &[2],
+    );
+    catches(
+        rule,
+        "relay/src/splice/slices.rs",
+        "use super::super::frontend::F;\n",
+        &[1],
+    );
+    catches(
+        rule,
+        "relay/src/splice/mod.rs",
+        "use super::sweep::S;\n",
+        &[1],
+    );
+    catches(rule, "relay/src/shard/mod.rs", "use crate::Relay;\n", &[1]);
+    catches(rule, "relay/src/oddments.rs", "//! x\n", &[1]);
+    passes(
+        rule,
+        "relay/src/splice/slices.rs",
+        "use super::kernel::K;\nuse crate::io::Pool;\n",
+    );
+    passes(
+        rule,
+        "relay/src/shard/mod.rs",
+        "mod routes;\nuse crate::link::Link;\n",
+    );
+    passes(rule, "relay/src/lib.rs", "use crate::shard::Shard;\n");
+    passes(
+        rule,
+        "relay/src/link.rs",
+        "pub(crate) struct Link;\npub(super) fn f() {}\n",
+    );
+    passes(
+        rule,
+        "relay/src/link.rs",
+        "mod inner {\n    use super::f;\n}\nfn f() {}\n",
+    );
+}
+
+#[test]
+fn an_upward_import_in_tests_or_text_is_not_one() {
+    let text = "// crate::shard\nconst S: &str = \"crate::shard\";\n#[cfg(test)]\nmod tests {\n    \
+                use crate::shard::Shard;\n}\n";
+    passes(imports_point_downwards, "relay/src/io/mod.rs", text);
+}
+
+#[test]
+fn a_frame_in_io_is_caught() {
+    let text = "use tieline_wire::FrameHeader;\n";
+    catches(imports_point_downwards, "relay/src/io/send.rs", text, &[1]);
+    passes(imports_point_downwards, "relay/src/metrics.rs", text);
+}
+
+#[test]
+fn io_in_wire_is_caught() {
+    let rule = wire_stays_pure;
+    catches(
+        rule,
+        "wire/src/mux/mod.rs",
+        "use std::{fmt, net::SocketAddr};\n",
+        &[1],
+    );
+    catches(
+        rule,
+        "wire/src/mux/mod.rs",
+        "use std::time::{Duration, Instant};\n",
+        &[1],
+    );
+    catches(
+        rule,
+        "wire/src/mux/mod.rs",
+        "\nfn f() { std::time::SystemTime::now(); }\n",
+        &[2],
+    );
+    catches(rule, "wire/tests/simulation.rs", "use std::thread;\n", &[1]);
+    catches(
+        rule,
+        "wire/src/lib.rs",
+        "use tokio::net::TcpStream;\nuse monoio::spawn;\n",
+        &[1, 2],
+    );
+    passes(
+        rule,
+        "wire/src/lib.rs",
+        "use std::time::Duration;\nuse std::io::IoSlice;\n",
+    );
+    passes(rule, "relay/src/io/mod.rs", "use std::net::TcpStream;\n");
+}
+
+#[test]
+fn crates_that_meet_are_caught() {
+    let rule = crates_keep_apart;
+    catches(
+        rule,
+        "agent/src/link.rs",
+        "use tieline_relay::Relay;\n",
+        &[1],
+    );
+    catches(
+        rule,
+        "relay/tests/route.rs",
+        "use tieline_agent::run_once;\n",
+        &[1],
+    );
+    catches(rule, "wire/src/lib.rs", "use tieline_relay::Relay;\n", &[1]);
+    catches(
+        rule,
+        "loadgen/src/main.rs",
+        "use tieline_wire::Mux;\n",
+        &[1],
+    );
+    passes(rule, "agent/src/demo/mod.rs", "use tieline_relay::Relay;\n");
+    passes(
+        rule,
+        "e2e/tests/route.rs",
+        "use {tieline_agent::A, tieline_relay::R};\n",
+    );
+    passes(
+        rule,
+        "agent/src/link.rs",
+        "// tieline_relay\nuse tieline_wire::Mux;\n",
+    );
+}
+
+#[test]
+fn a_lock_in_a_shard_is_caught() {
+    let rule = shards_share_nothing;
+    catches(
+        rule,
+        "relay/src/shard/routes.rs",
+        "use std::sync::{Arc, Mutex};\n",
+        &[1],
+    );
+    catches(
+        rule,
+        "relay/src/splice/mod.rs",
+        "struct S {\n    a: dashmap::DashMap<u8, u8>,\n}\n",
+        &[2, 2],
+    );
+    passes(
+        rule,
+        "relay/src/shard/mailbox.rs",
+        "use std::sync::Mutex;\n",
+    );
+    passes(rule, "relay/src/control/mod.rs", "use std::sync::RwLock;\n");
+    passes(rule, "relay/src/link.rs", "// a Mutex\nuse std::rc::Rc;\n");
+}
+
+#[test]
+fn unsafe_outside_its_doors_is_caught() {
+    let rule = unsafe_stays_behind_its_doors;
+    catches(
+        rule,
+        "relay/src/link.rs",
+        "fn f() {\n    unsafe { g() }\n}\n",
+        &[2],
+    );
+    catches(
+        rule,
+        "e2e/tests/memory.rs",
+        "unsafe impl Send for S {}\n",
+        &[1],
+    );
+    passes(rule, "relay/src/io/send.rs", "unsafe fn f() {}\n");
+    passes(
+        rule,
+        "relay/tests/memory/counting_allocator.rs",
+        "unsafe impl GlobalAlloc for A {}\n",
+    );
+    passes(
+        rule,
+        "relay/src/link.rs",
+        "#![deny(unsafe_code)] // unsafe\nconst A: &str = \"unsafe\";\n",
+    );
+}
+
+#[test]
+fn a_feature_is_caught() {
+    let text = "[package]\nname = \"x\"\n\n[features]\n";
+    catches(crates_have_no_features, "relay/Cargo.toml", text, &[4]);
+    let text = "[dependencies]\na = { version = \"1\", features = [\"b\"] }\n";
+    passes(crates_have_no_features, "relay/Cargo.toml", text);
+}
+
+#[test]
+fn a_long_file_is_caught() {
+    let rule = files_stay_short;
+    let with_head =
+        |head: &str, lines: usize| format!("{head}\n{}", "fn f() {}\n".repeat(lines - 1));
+    passes(rule, "relay/src/a.rs", &with_head("//! A.", 400));
+    catches(rule, "relay/src/a.rs", &with_head("//! A.", 401), &[1]);
+    catches(
+        rule,
+        "relay/src/a.rs",
+        &with_head("//! Long because so.", 401),
+        &[1],
+    );
+    let reason = "//! A.\n//!\n//! Long because the table of states is read in one piece.";
+    passes(rule, "relay/src/a.rs", &with_head(reason, 598));
+    catches(rule, "relay/src/a.rs", &with_head(reason, 600), &[601]);
+    catches(rule, "e2e/fixtures/a.py", &with_head("# A", 601), &[601]);
+    passes(rule, "wire/src/generated.rs", &with_head("//! A.", 9000));
+}
+
+#[test]
+fn a_file_without_a_head_is_caught() {
+    catches(
+        files_say_what_they_hold,
+        "relay/src/a.rs",
+        "use std::fmt;\n",
+        &[1],
+    );
+    passes(
+        files_say_what_they_hold,
+        "relay/src/a.rs",
+        "//! Holds A.\nuse std::fmt;\n",
+    );
+}
+
+#[test]
+fn an_empty_module_name_is_caught() {
+    let rule = modules_have_real_names;
+    catches(rule, "agent/src/util.rs", "//! x\n", &[1]);
+    catches(rule, "e2e/tests/common/mod.rs", "//! x\n", &[1]);
+    catches(rule, "agent/src/link.rs", "\nmod helpers {\n}\n", &[2]);
+    passes(rule, "agent/src/link.rs", "mod common_name {\n}\n");
+}
+
+#[test]
+fn an_empty_name_is_caught() {
+    let rule = names_follow_the_glossary;
+    catches(
+        rule,
+        "agent/src/link.rs",
+        "fn get_link() {}\nstruct LinkManager;\n",
+        &[1, 2],
+    );
+    passes(
+        rule,
+        "agent/src/link.rs",
+        "fn link() { map.get_mut(); }\nimpl Service for S {}\n",
+    );
+}
+
+#[test]
+fn an_unwrap_is_caught() {
+    let rule = nothing_unwraps_outside_tests;
+    catches(
+        rule,
+        "agent/src/link.rs",
+        "fn f() {\n    a()\n        .unwrap();\n}\n",
+        &[3],
+    );
+    catches(
+        rule,
+        "agent/src/link.rs",
+        "#[cfg(not(test))]\nfn f() { a.unwrap() }\n",
+        &[2],
+    );
+    passes(
+        rule,
+        "agent/src/link.rs",
+        "#[cfg(all(test, unix))]\nmod t { fn f() { a.unwrap() } }\n",
+    );
+    passes(
+        rule,
+        "agent/src/link.rs",
+        "#[tokio::test(start = 1)]\nasync fn f() { a.unwrap() }\n",
+    );
+    passes(rule, "agent/tests/link.rs", "fn f() { a.unwrap() }\n");
+    passes(
+        rule,
+        "agent/src/link.rs",
+        "/// a.unwrap()\nfn f() { a.unwrap_or(1); r#\"a.unwrap()\"#; }\n",
+    );
+    catches(
+        rule,
+        "agent/src/link.rs",
+        "#[test]\nfn t() { a.unwrap() }\nfn f() { a.unwrap() }\n",
+        &[3],
+    );
+}
+
+#[test]
+fn a_leftover_is_caught() {
+    let rule = nothing_is_left_undone;
+    let text = "fn f() { todo!() }\nfn g() { dbg!(1); }\nfn h() { unimplemented!() }\n";
+    let mut lines: Vec<_> = findings(rule, "agent/src/a.rs", text)
+        .iter()
+        .map(|finding| finding.line)
+        .collect();
+    lines.sort_unstable();
+    assert_eq!(lines, [1, 2, 3]);
+    catches(rule, "agent/tests/a.rs", "fn f() { dbg!(1) }\n", &[1]);
+    passes(
+        rule,
+        "agent/src/a.rs",
+        "// todo!\nfn todo() {}\nconst A: char = '\"'; // dbg!\n",
+    );
+}
+
+#[test]
+fn an_ignored_test_without_reason_is_caught() {
+    let rule = ignored_tests_say_why;
+    catches(
+        rule,
+        "agent/src/a.rs",
+        "#[test]\n#[ignore]\nfn f() {}\n",
+        &[2],
+    );
+    passes(
+        rule,
+        "agent/src/a.rs",
+        "#[test]\n#[ignore = \"needs a GPU\"]\nfn f() {}\n",
+    );
+}
+
+#[test]
+fn a_tab_or_a_trailing_blank_is_caught() {
+    catches(text_is_clean, "docs/A.md", "a\tb\nc \nd", &[1, 2, 3]);
+    passes(text_is_clean, "docs/A.md", "a b\n\nc\n");
+}
+
+#[test]
+fn the_lexer_sees_through_literals_and_comments() {
+    let text = "/* a /* b */ c */ d('\\'', 'x', b\"\\\"e\", r##\"f\"#g\"##, 'life: loop {}) // h\n\"i\nj\" k";
+    let source = Source::new("agent/src/a.rs", text);
+    let words: Vec<_> = source
+        .tokens
+        .iter()
+        .map(|token| token.text.as_str())
+        .collect();
+    assert_eq!(
+        words,
+        [
+            "d", "(", "\"", ",", "\"", ",", "\"", ",", "\"", ",", "'", "life", ":", "loop", "{",
+            "}", ")", "\"", "k"
+        ]
+    );
+    assert_eq!(source.tokens.last().map(|token| token.line), Some(3));
+}

@@ -1,0 +1,183 @@
+//! Writes the seed corpus from real encodings: `cargo run --example seeds` in this folder.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use tieline_wire::{
+    Generation, GoAway, Granted, Mux, Reason, Refusal, Register, RegisterAck, Scheme, SessionId,
+    Token, TunnelId,
+};
+use tieline_wire_fuzz::{
+    HELLO, START, acquainted, give_input, open_message, strangers, take_output,
+};
+
+fn main() -> io::Result<()> {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
+    for (target, seeds) in [
+        ("frame_decode", sessions()),
+        ("message_verify", tables()),
+        ("mux_operations", scripts()),
+    ] {
+        let folder = corpus.join(target);
+        fs::create_dir_all(&folder)?;
+        for (name, bytes) in seeds {
+            fs::write(folder.join(name), bytes)?;
+        }
+    }
+    Ok(())
+}
+
+type Seeds = Vec<(&'static str, Vec<u8>)>;
+
+/// What a relay sends to its agent in a link's life.
+fn sessions() -> Seeds {
+    let [mut relay, mut agent] = acquainted();
+    relay.handle_timeout(START).expect("a new link");
+    relay.register_ack(&granted());
+    let id = relay.open(&open_message()).expect("a new link");
+    relay.send(id, "question".into(), true).expect("credit");
+    let first = take_output(&mut relay, START);
+    give_input(&mut agent, START, first.clone()).expect("an honest peer");
+    agent.opened(id);
+    agent.send(id, vec![1; 9000].into(), false).expect("credit");
+    let answer = take_output(&mut agent, START);
+    give_input(&mut relay, START, answer.clone()).expect("an honest peer");
+    relay.consumed(id, 9000);
+    relay.finish(id);
+    let second = take_output(&mut relay, START);
+    relay.reset(id, Reason::FrontendReset);
+    let last = take_output(&mut relay, START);
+    let reply = [&answer[..400], &[0; 8]].concat();
+    let whole = [first.clone(), second, last].concat();
+    let mut skipped = first.clone();
+    // An optional kind that nobody knows, of four bytes.
+    skipped.extend_from_slice(&[4, 0, 0, 0, 0, 0, 0, 0, 99, 0x80, 0, 0, 1, 2, 3, 4]);
+    vec![
+        ("open", first),
+        ("whole", whole),
+        ("skipped", skipped),
+        ("reply", reply),
+    ]
+}
+
+fn granted() -> RegisterAck {
+    RegisterAck {
+        request: 1,
+        outcome: Ok(Granted {
+            tunnel: TunnelId::parse("maya").expect("a name"),
+            urls: vec!["http://127.0.0.1:9080/w/maya/mcp".into()],
+            generation: Generation(1 << 40),
+            heartbeat_ms: 15_000,
+        }),
+    }
+}
+
+/// The payload of the only frame that `write` makes, behind the number of its reader.
+fn table(reader: u8, from: &mut Mux, write: impl FnOnce(&mut Mux)) -> Vec<u8> {
+    write(from);
+    let bytes = take_output(from, START);
+    [&[reader], &bytes[12..]].concat()
+}
+
+fn tables() -> Seeds {
+    let [mut relay, mut agent] = strangers();
+    let preface = take_output(&mut agent, START);
+    give_input(&mut relay, START, preface).expect("an honest peer");
+    let hello = take_output(&mut relay, START);
+    let relay_hello = [&[1], &hello[8 + 12..]].concat();
+    give_input(&mut agent, START, hello).expect("an honest peer");
+    let agent_hello = table(0, &mut agent, |mux| mux.hello(&HELLO));
+
+    let [mut relay, mut agent] = acquainted();
+    let register = Register {
+        request: 7,
+        name: Some("maya".into()),
+        label: "127.0.0.1:8765/mcp".into(),
+        scheme: Scheme::Http,
+        authority: "127.0.0.1:8765".into(),
+        base_path: "/mcp".into(),
+        dcc: "maya".into(),
+        capabilities: vec!["render".into(), "scene".into()],
+        token: Token::new("secret".into()),
+    };
+    let refusal = RegisterAck {
+        request: 7,
+        outcome: Err(Refusal {
+            reason: Reason::NameTaken,
+            message: "held by another key".into(),
+        }),
+    };
+    let away = GoAway {
+        last_session: 9,
+        reason: Reason::ShuttingDown,
+        deadline_ms: 5000,
+        message: "restart".into(),
+    };
+    let tunnel = TunnelId::parse("maya").expect("a name");
+    relay.open(&open_message()).expect("a new link");
+    let open = take_output(&mut relay, START);
+    give_input(&mut agent, START, open.clone()).expect("an honest peer");
+    let open = [&[5], &open[12..]].concat();
+    vec![
+        ("agent_hello", agent_hello),
+        ("relay_hello", relay_hello),
+        ("open", open),
+        (
+            "opened",
+            table(6, &mut agent, |mux| mux.opened(SessionId(1))),
+        ),
+        (
+            "register",
+            table(2, &mut agent, |mux| mux.register(&register)),
+        ),
+        (
+            "unregister",
+            table(4, &mut agent, |mux| mux.unregister(&tunnel)),
+        ),
+        (
+            "granted",
+            table(3, &mut relay, |mux| mux.register_ack(&granted())),
+        ),
+        (
+            "refused",
+            table(3, &mut relay, |mux| mux.register_ack(&refusal)),
+        ),
+        ("go_away", table(7, &mut relay, |mux| mux.go_away(&away))),
+    ]
+}
+
+/// Scripts of `mux_operations`: a first byte that picks the peer, then operations.
+fn scripts() -> Seeds {
+    // The relay opens, both write, read, consume and finish. The top bit of an operation is the
+    // end that it happens at, and 132 is a multiple of the number of operations.
+    let mut honest = vec![4, 0, 0];
+    for end in [0, 132] {
+        honest.extend([end + 1, 1]);
+        honest.extend([end + 7, 1, 1, 0x10, 0x27, 0, 0]);
+        honest.extend([end + 9, 1, 1]);
+        honest.extend([(132 - end) + 10, 1, 1, 0xff, 0xff, 0, 0]);
+        honest.extend([(132 - end) + 6, 1, 1, 0xff, 0xff, 0, 0]);
+        honest.extend([end + 2, 1, end + 9, 1, 1]);
+    }
+    let mut seeds = vec![("honest", honest)];
+    for (name, mode, stream) in [
+        ("hostile_to_agent", 1, &sessions()[1].1),
+        ("hostile_to_relay", 0, &sessions()[3].1),
+    ] {
+        let mut script = vec![mode];
+        if mode == 0 {
+            script.extend([0, 0]);
+        }
+        for piece in stream.chunks(200) {
+            script.extend([11, 0, 0, u8::try_from(piece.len() - 1).expect("short")]);
+            script.extend_from_slice(piece);
+        }
+        seeds.push((name, script));
+    }
+    let mut preface = vec![2, 11, 0, 0, 7];
+    preface.extend_from_slice(b"TLINE\r\n\x01");
+    preface.extend([9, 0, 0]);
+    seeds.push(("preface", preface));
+    seeds
+}

@@ -1,0 +1,27 @@
+//! The protocol between a Tieline relay and its agents: frames, control messages and the mux.
+//!
+//! Nothing here does I/O or reads a clock. A driver feeds bytes and the time into a [`Mux`] and
+//! takes events and bytes out; the same code runs on io_uring, on tokio and in a simulation.
+//! `docs/PROTOCOL.md` describes the bytes.
+#![deny(unsafe_code)]
+
+pub mod claims;
+mod error;
+pub mod frame;
+// FlatBuffers' accessors are unsafe inside; what reaches them was verified.
+#[allow(unsafe_code)]
+mod generated;
+mod ids;
+pub mod limits;
+mod message;
+mod mux;
+
+pub use error::{Error, Reason, Side};
+pub use ids::{
+    AgentKey, Generation, InstanceId, MachineId, Moment, NameError, SessionId, TunnelId,
+};
+pub use message::{
+    AgentHello, GoAway, Granted, Mode, Open, Refusal, Register, RegisterAck, RelayHello, Scheme,
+    Token,
+};
+pub use mux::{Counters, Event, Mux, OpenError, SendError, Settings, Transmit};

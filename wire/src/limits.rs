@@ -1,0 +1,104 @@
+//! Every bound of the protocol in one place, and how the bounds relate.
+
+use std::time::Duration;
+
+/// First bytes on every link, from both sides: `TLINE\r\n` and the version of the framing.
+pub const PREFACE: [u8; 8] = *b"TLINE\r\n\x01";
+
+/// Bytes of a frame header.
+pub const HEADER_BYTES: usize = 12;
+
+/// Lowest and highest handshake version that this build speaks.
+pub const VERSION_MIN: u16 = 1;
+/// See [`VERSION_MIN`].
+pub const VERSION_MAX: u16 = 1;
+
+/// Largest payload of a `Data` frame that a peer may send, in bytes.
+pub const DATA_BYTES_MAX: u32 = 64 * 1024;
+
+/// Largest payload of a `Data` frame that we send, in bytes: what one session may put in front
+/// of every other one.
+pub const DATA_BYTES_SENT_MAX: usize = 32 * 1024;
+
+/// Largest payload of a control table, in bytes.
+pub const TABLE_BYTES_MAX: u32 = 64 * 1024;
+
+/// Verifier limits for a control table.
+pub const TABLE_DEPTH_MAX: usize = 8;
+/// See [`TABLE_DEPTH_MAX`].
+pub const TABLES_MAX: usize = 256;
+
+/// Bytes gathered into one send.
+pub const GATHER_BYTES_MAX: usize = 256 * 1024;
+
+/// Slices gathered into one send: `IOV_MAX` of Linux (sysconf(3)).
+pub const GATHER_SLICES_MAX: usize = 1024;
+
+/// Credit that a session starts with in each direction, in bytes, and the floor that an idle
+/// sender keeps.
+pub const SESSION_CREDIT_BYTES: u32 = 16 * 1024;
+
+/// Largest window one session may grow to, in bytes.
+///
+/// Covers a 100 ms round trip at 1.25 Gbit/s: 0.1 s x 156 MB/s = 15.6 MB, rounded up.
+pub const SESSION_WINDOW_BYTES_MAX: u32 = 16 * 1024 * 1024;
+
+/// Window bytes above the floor that all sessions of one link may hold together.
+pub const LINK_BUDGET_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Bytes of one session that may wait in the mux for the link's socket.
+pub const SESSION_QUEUE_BYTES_MAX: usize = 256 * 1024;
+
+/// Bytes of all sessions that may wait in the mux for the link's socket before each of them is
+/// held to what it starts with.
+pub const LINK_QUEUE_BYTES_MAX: usize = 32 * 1024 * 1024;
+
+/// Sessions that may live on one link at a time.
+pub const SESSIONS_MAX: u32 = 65_536;
+
+/// Session ids left over when the relay must replace a link.
+pub const SESSION_IDS_MAX: u32 = u32::MAX - SESSIONS_MAX;
+
+/// Tunnels that one link may register.
+pub const TUNNELS_PER_LINK_MAX: u32 = 16_384;
+
+/// From the first byte to the end of the hello exchange.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Without any byte from the peer for this long, a link is dead.
+pub const STALE_TIMEOUT: Duration = Duration::from_secs(45);
+
+/// A sender that was idle this long returns the credit it holds above the floor.
+pub const IDLE_CREDIT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Longest string of a control table, in bytes, unless a narrower bound holds.
+pub const STRING_BYTES_MAX: usize = 1024;
+
+/// Longest token, in bytes.
+pub const TOKEN_BYTES_MAX: usize = 16 * 1024;
+
+/// Most capabilities of a tunnel.
+pub const CAPABILITIES_MAX: usize = 64;
+
+/// Longest capability, in bytes.
+pub const CAPABILITY_BYTES_MAX: usize = 128;
+
+/// Most public URLs of a tunnel.
+pub const URLS_MAX: usize = 16;
+
+/// Longest public URL, in bytes.
+pub const URL_BYTES_MAX: usize = 2 * STRING_BYTES_MAX;
+
+/// Longest name of a tunnel: a DNS label (RFC 1035, 2.3.4).
+pub const TUNNEL_ID_BYTES_MAX: usize = 63;
+
+const _: () = {
+    assert!(DATA_BYTES_SENT_MAX <= DATA_BYTES_MAX as usize);
+    assert!(SESSION_CREDIT_BYTES as usize > HEADER_BYTES);
+    assert!(SESSION_CREDIT_BYTES <= SESSION_WINDOW_BYTES_MAX);
+    // The longest registration and acknowledgement fit a table, with its offsets and lengths.
+    let words = CAPABILITIES_MAX * (CAPABILITY_BYTES_MAX + 16);
+    assert!(TOKEN_BYTES_MAX + 16 * STRING_BYTES_MAX + words < TABLE_BYTES_MAX as usize);
+    assert!(URLS_MAX * (URL_BYTES_MAX + 16) + 2 * STRING_BYTES_MAX < TABLE_BYTES_MAX as usize);
+    assert!(DATA_BYTES_SENT_MAX + HEADER_BYTES <= GATHER_BYTES_MAX);
+};

@@ -1,0 +1,209 @@
+//! Reads control messages that a peer wrote: verified, and every field within its bound.
+
+use flatbuffers::{Follow, Verifiable, VerifierOptions, root_with_opts};
+
+use super::{
+    AgentHello, GoAway, Granted, Mode, Open, Refusal, Register, RegisterAck, RelayHello, Scheme,
+    Token,
+};
+use crate::error::{Error, Reason};
+use crate::generated as table;
+use crate::ids::{AgentKey, Generation, InstanceId, MachineId, TunnelId};
+use crate::limits::{
+    CAPABILITIES_MAX, CAPABILITY_BYTES_MAX, STRING_BYTES_MAX, TABLE_BYTES_MAX, TABLE_DEPTH_MAX,
+    TABLES_MAX, TOKEN_BYTES_MAX, URL_BYTES_MAX, URLS_MAX,
+};
+
+/// A message that can be read from a table.
+pub(crate) trait Decode: Sized {
+    /// Reads the message.
+    ///
+    /// # Errors
+    /// [`Reason::Table`]; the link must be closed.
+    fn decode(bytes: &[u8]) -> Result<Self, Error>;
+}
+
+fn root<'a, T>(bytes: &'a [u8]) -> Result<T::Inner, Error>
+where
+    T: Follow<'a> + Verifiable + 'a,
+{
+    let options = VerifierOptions {
+        max_depth: TABLE_DEPTH_MAX,
+        max_tables: TABLES_MAX,
+        max_apparent_size: TABLE_BYTES_MAX as usize * 2,
+        ignore_missing_null_terminator: false,
+    };
+    root_with_opts::<T>(&options, bytes).map_err(|error| bad(error.to_string()))
+}
+
+fn bad(detail: impl Into<String>) -> Error {
+    Error::peer(Reason::Table, detail)
+}
+
+fn text(what: &str, value: Option<&str>, longest: usize) -> Result<String, Error> {
+    let value = value.unwrap_or_default();
+    if value.len() > longest {
+        return Err(bad(format!(
+            "{what} of {} bytes, at most {longest}",
+            value.len()
+        )));
+    }
+    // Texts reach logs, headers and terminals.
+    if value.chars().any(char::is_control) {
+        return Err(bad(format!("{what} with a control character")));
+    }
+    Ok(value.to_owned())
+}
+
+fn tunnel(value: Option<&str>) -> Result<TunnelId, Error> {
+    TunnelId::parse(value.unwrap_or_default()).map_err(|error| bad(error.to_string()))
+}
+
+fn array<const N: usize>(
+    what: &str,
+    value: Option<flatbuffers::Vector<'_, u8>>,
+) -> Result<[u8; N], Error> {
+    value
+        .and_then(|vector| vector.bytes().try_into().ok())
+        .ok_or_else(|| bad(format!("{what} is not {N} bytes")))
+}
+
+impl Decode for RelayHello {
+    fn decode(bytes: &[u8]) -> Result<Self, Error> {
+        let hello = root::<table::Hello<'_>>(bytes)?;
+        Ok(Self {
+            nonce: array("nonce", hello.nonce())?,
+            version_min: hello.version_min(),
+            version_max: hello.version_max(),
+            relay_version: text("software", hello.software(), STRING_BYTES_MAX)?,
+            sessions_max: hello.sessions_max(),
+        })
+    }
+}
+
+impl Decode for AgentHello {
+    fn decode(bytes: &[u8]) -> Result<Self, Error> {
+        let hello = root::<table::Hello<'_>>(bytes)?;
+        if hello.version_min() != hello.version_max() {
+            return Err(bad("an agent's hello that chose no version"));
+        }
+        Ok(Self {
+            version: hello.version_max(),
+            key: AgentKey::new(array("key", hello.key())?),
+            machine: MachineId::new(array("machine", hello.machine())?),
+            instance: InstanceId::new(array("instance", hello.instance())?),
+            link_index: hello.link_index(),
+            links: hello.links(),
+            relay_name: text("relay name", hello.relay_name(), STRING_BYTES_MAX)?,
+            agent_version: text("software", hello.software(), STRING_BYTES_MAX)?,
+            signature: array("signature", hello.signature())?,
+        })
+    }
+}
+
+impl Decode for Register {
+    fn decode(bytes: &[u8]) -> Result<Self, Error> {
+        let register = root::<table::Register<'_>>(bytes)?;
+        let words = register.capabilities().unwrap_or_default();
+        if words.len() > CAPABILITIES_MAX {
+            return Err(bad(format!(
+                "{} capabilities, at most {CAPABILITIES_MAX}",
+                words.len()
+            )));
+        }
+        let capabilities = words
+            .iter()
+            .map(|word| text("capability", Some(word), CAPABILITY_BYTES_MAX))
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
+            request: register.request(),
+            name: register
+                .name()
+                .map(|name| text("name", Some(name), STRING_BYTES_MAX))
+                .transpose()?,
+            label: text("label", register.label(), STRING_BYTES_MAX)?,
+            scheme: match register.scheme() {
+                table::Scheme::Tcp => Scheme::Tcp,
+                table::Scheme::Http => Scheme::Http,
+                table::Scheme::Https => Scheme::Https,
+                other => return Err(bad(format!("scheme {}", other.0))),
+            },
+            authority: text("authority", register.authority(), STRING_BYTES_MAX)?,
+            base_path: text("base path", register.base_path(), STRING_BYTES_MAX)?,
+            dcc: text("dcc", register.dcc(), STRING_BYTES_MAX)?,
+            capabilities,
+            token: Token::new(text("token", register.token(), TOKEN_BYTES_MAX)?),
+        })
+    }
+}
+
+impl Decode for RegisterAck {
+    fn decode(bytes: &[u8]) -> Result<Self, Error> {
+        let ack = root::<table::RegisterAck<'_>>(bytes)?;
+        let outcome = if ack.reason() == 0 {
+            let urls = ack.urls().unwrap_or_default();
+            if urls.len() > URLS_MAX {
+                return Err(bad(format!("{} URLs, at most {URLS_MAX}", urls.len())));
+            }
+            Ok(Granted {
+                tunnel: tunnel(ack.tunnel())?,
+                urls: urls
+                    .iter()
+                    .map(|url| text("URL", Some(url), URL_BYTES_MAX))
+                    .collect::<Result<_, _>>()?,
+                generation: Generation(ack.generation()),
+                heartbeat_ms: ack.heartbeat_ms(),
+            })
+        } else {
+            Err(Refusal {
+                reason: Reason::from_code(ack.reason()),
+                message: text("message", ack.message(), STRING_BYTES_MAX)?,
+            })
+        };
+        Ok(Self {
+            request: ack.request(),
+            outcome,
+        })
+    }
+}
+
+impl Decode for Open {
+    fn decode(bytes: &[u8]) -> Result<Self, Error> {
+        let open = root::<table::Open<'_>>(bytes)?;
+        Ok(Self {
+            tunnel: tunnel(open.tunnel())?,
+            mode: match open.mode() {
+                table::Mode::Bytes => Mode::Bytes,
+                table::Mode::Messages => Mode::Messages,
+                other => return Err(bad(format!("mode {}", other.0))),
+            },
+        })
+    }
+}
+
+impl Decode for GoAway {
+    fn decode(bytes: &[u8]) -> Result<Self, Error> {
+        let away = root::<table::GoAway<'_>>(bytes)?;
+        Ok(Self {
+            last_session: away.last_session(),
+            reason: Reason::from_code(away.reason()),
+            deadline_ms: away.deadline_ms(),
+            message: text("message", away.message(), STRING_BYTES_MAX)?,
+        })
+    }
+}
+
+impl Decode for super::Opened {
+    fn decode(bytes: &[u8]) -> Result<Self, Error> {
+        root::<table::Opened<'_>>(bytes).map(|_| Self)
+    }
+}
+
+/// An agent takes this tunnel back.
+pub(crate) struct Unregistered(pub(crate) TunnelId);
+
+impl Decode for Unregistered {
+    fn decode(bytes: &[u8]) -> Result<Self, Error> {
+        tunnel(root::<table::Unregister<'_>>(bytes)?.tunnel()).map(Self)
+    }
+}

@@ -1,0 +1,248 @@
+//! Control messages as Rust values.
+//!
+//! `encode` writes them as FlatBuffers tables, `decode` verifies what a peer wrote.
+
+use std::fmt;
+
+use ring::signature::{ED25519, UnparsedPublicKey};
+
+use crate::error::Reason;
+use crate::ids::{AgentKey, Generation, InstanceId, MachineId, TunnelId};
+use crate::limits::{VERSION_MAX, VERSION_MIN};
+
+mod decode;
+mod encode;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use decode::{Decode, Unregistered};
+pub(crate) use encode::{Encoder, Message, Opened, Unregister};
+
+/// A credential; its `Debug` shows nothing of it.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Token(String);
+
+impl Token {
+    /// Takes a token as it is.
+    #[must_use]
+    pub const fn new(token: String) -> Self {
+        Self(token)
+    }
+
+    /// The token itself; never log it.
+    #[must_use]
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+
+    /// True if there is none.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.is_empty() {
+            "Token(none)"
+        } else {
+            "Token(***)"
+        })
+    }
+}
+
+/// First message of the relay.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RelayHello {
+    /// Random; the agent signs it, so that a signature is good for one link.
+    pub nonce: [u8; 32],
+    /// Lowest handshake version the relay speaks.
+    pub version_min: u16,
+    /// Highest handshake version the relay speaks.
+    pub version_max: u16,
+    /// Name and version of the relay's software, for a log.
+    pub relay_version: String,
+    /// Sessions that the relay will open on this link at a time.
+    pub sessions_max: u32,
+}
+
+impl RelayHello {
+    /// A hello of this build.
+    #[must_use]
+    pub fn new(nonce: [u8; 32], sessions_max: u32) -> Self {
+        Self {
+            nonce,
+            version_min: VERSION_MIN,
+            version_max: VERSION_MAX,
+            relay_version: concat!("tieline-relay/", env!("CARGO_PKG_VERSION")).to_owned(),
+            sessions_max,
+        }
+    }
+
+    /// The highest version that both sides speak.
+    #[must_use]
+    pub fn choose_version(&self) -> Option<u16> {
+        let highest = self.version_max.min(VERSION_MAX);
+        (highest >= self.version_min.max(VERSION_MIN)).then_some(highest)
+    }
+
+    /// True if an agent may choose `version`.
+    pub(crate) fn offers(&self, version: u16) -> bool {
+        let lowest = self.version_min.max(VERSION_MIN);
+        let highest = self.version_max.min(VERSION_MAX);
+        (lowest..=highest).contains(&version)
+    }
+}
+
+/// First message of an agent: who it is, proven.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AgentHello {
+    /// The handshake version that it chose.
+    pub version: u16,
+    /// Its public key.
+    pub key: AgentKey,
+    /// The host it runs on.
+    pub machine: MachineId,
+    /// This run of the process.
+    pub instance: InstanceId,
+    /// Which of its links this is, from 0.
+    pub link_index: u16,
+    /// How many links it means to hold.
+    pub links: u16,
+    /// The relay's name as the agent dialled it, so that one relay cannot pose with a signature
+    /// made for another.
+    pub relay_name: String,
+    /// Name and version of the agent's software.
+    pub agent_version: String,
+    /// Ed25519 signature over [`AgentHello::transcript`].
+    pub signature: [u8; 64],
+}
+
+impl AgentHello {
+    /// The bytes that the agent signs, for the relay's nonce.
+    #[must_use]
+    pub fn transcript(&self, nonce: &[u8; 32]) -> Vec<u8> {
+        let mut bytes = b"tieline agent hello 1\0".to_vec();
+        bytes.extend_from_slice(nonce);
+        bytes.extend_from_slice(&self.version.to_le_bytes());
+        bytes.extend_from_slice(&self.link_index.to_le_bytes());
+        bytes.extend_from_slice(&self.links.to_le_bytes());
+        bytes.extend_from_slice(self.machine.as_bytes());
+        bytes.extend_from_slice(self.instance.as_bytes());
+        for text in [&self.relay_name, &self.agent_version] {
+            bytes.extend_from_slice(&(text.len() as u64).to_le_bytes());
+            bytes.extend_from_slice(text.as_bytes());
+        }
+        bytes
+    }
+
+    /// Checks the signature.
+    ///
+    /// # Errors
+    /// [`Reason::BadSignature`].
+    pub fn verify(&self, nonce: &[u8; 32]) -> Result<(), Reason> {
+        UnparsedPublicKey::new(&ED25519, self.key.as_bytes())
+            .verify(&self.transcript(nonce), &self.signature)
+            .map_err(|_| Reason::BadSignature)
+    }
+}
+
+/// How an agent speaks to its target.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Scheme {
+    /// Bytes over TCP.
+    #[default]
+    Tcp,
+    /// HTTP over TCP.
+    Http,
+    /// HTTP over TLS.
+    Https,
+}
+
+/// An agent publishes one target.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Register {
+    /// Repeated in the acknowledgement.
+    pub request: u32,
+    /// The wished name; without one it is derived.
+    pub name: Option<String>,
+    /// Tells the targets of one machine apart; part of a derived name.
+    pub label: String,
+    /// How the agent speaks to the target.
+    pub scheme: Scheme,
+    /// The target's host and port, as in a `Host` header.
+    pub authority: String,
+    /// The path at which the target serves MCP, `/` first, or empty.
+    pub base_path: String,
+    /// The kind of application, such as `maya`, or empty.
+    pub dcc: String,
+    /// What the target can do, in words that the relay passes on.
+    pub capabilities: Vec<String>,
+    /// The credential, if the relay wants one.
+    pub token: Token,
+}
+
+/// The relay's answer to [`Register`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RegisterAck {
+    /// From the request.
+    pub request: u32,
+    /// What came of it.
+    pub outcome: Result<Granted, Refusal>,
+}
+
+/// A tunnel is published: its URLs work on every shard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Granted {
+    /// Its name.
+    pub tunnel: TunnelId,
+    /// Where callers reach it.
+    pub urls: Vec<String>,
+    /// Voids every older claim to the name.
+    pub generation: Generation,
+    /// How often the agent must be heard, in milliseconds; a third of the stale timeout.
+    pub heartbeat_ms: u32,
+}
+
+/// A registration was refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Refusal {
+    /// The kind of refusal; [`Reason::is_final`] says whether another try can help.
+    pub reason: Reason,
+    /// For the person at the agent.
+    pub message: String,
+}
+
+/// The relay opens a session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Open {
+    /// Which of the link's tunnels.
+    pub tunnel: TunnelId,
+    /// Whether the ends of messages matter.
+    pub mode: Mode,
+}
+
+/// What a session's `Data` frames stand for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// A stream of bytes.
+    #[default]
+    Bytes,
+    /// Messages, each ended by a flag.
+    Messages,
+}
+
+/// The sender will close the link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GoAway {
+    /// Sessions above this one were never seen.
+    pub last_session: u32,
+    /// Why.
+    pub reason: Reason,
+    /// How long running sessions have, in milliseconds.
+    pub deadline_ms: u32,
+    /// For a person, or empty.
+    pub message: String,
+}

@@ -1,0 +1,230 @@
+use proptest::prelude::*;
+
+use super::decode::Unregistered;
+use super::*;
+use crate::limits::{
+    CAPABILITIES_MAX, CAPABILITY_BYTES_MAX, STRING_BYTES_MAX, TABLE_BYTES_MAX, TOKEN_BYTES_MAX,
+    URL_BYTES_MAX, URLS_MAX,
+};
+
+fn round_trip<T: Message + Decode>(message: &T) -> Result<T, crate::Error> {
+    let mut encoder = Encoder::new();
+    let bytes = encoder.encode(message).to_vec();
+    // A table lies at any address in a receive buffer.
+    for shift in 0..9 {
+        let mut moved = vec![0; shift];
+        moved.extend_from_slice(&bytes);
+        T::decode(&moved[shift..])?;
+    }
+    T::decode(&bytes)
+}
+
+fn register() -> Register {
+    Register {
+        request: 7,
+        name: Some("maya".into()),
+        label: "127.0.0.1:8765/mcp".into(),
+        scheme: Scheme::Http,
+        authority: "127.0.0.1:8765".into(),
+        base_path: "/mcp".into(),
+        dcc: "maya".into(),
+        capabilities: vec!["render".into(), "scene".into()],
+        token: Token::new("secret".into()),
+    }
+}
+
+fn hello() -> AgentHello {
+    AgentHello {
+        version: 1,
+        key: AgentKey::new([1; 32]),
+        machine: MachineId::new([2; 16]),
+        instance: InstanceId::new([3; 16]),
+        link_index: 1,
+        links: 2,
+        relay_name: "relay.example:9001".into(),
+        agent_version: "tieline/0.1.0".into(),
+        signature: [4; 64],
+    }
+}
+
+#[test]
+fn every_message_reads_back_as_written() {
+    let relay = RelayHello::new([9; 32], 100);
+    assert_eq!(round_trip(&relay).unwrap(), relay);
+    assert_eq!(round_trip(&hello()).unwrap(), hello());
+    assert_eq!(round_trip(&register()).unwrap(), register());
+    let open = Open {
+        tunnel: TunnelId::parse("maya").unwrap(),
+        mode: Mode::Messages,
+    };
+    assert_eq!(round_trip(&open).unwrap(), open);
+    let away = GoAway {
+        last_session: 9,
+        reason: Reason::ShuttingDown,
+        deadline_ms: 5000,
+        message: "restart".into(),
+    };
+    assert_eq!(round_trip(&away).unwrap(), away);
+    for outcome in [
+        Ok(Granted {
+            tunnel: TunnelId::parse("maya").unwrap(),
+            urls: vec!["http://127.0.0.1:9080/w/maya/mcp".into()],
+            generation: Generation(1 << 40),
+            heartbeat_ms: 15_000,
+        }),
+        Err(Refusal {
+            reason: Reason::NameTaken,
+            message: "held by another key".into(),
+        }),
+        Err(Refusal {
+            reason: Reason::Internal,
+            message: String::new(),
+        }),
+    ] {
+        let ack = RegisterAck {
+            request: 3,
+            outcome,
+        };
+        assert_eq!(round_trip(&ack).unwrap(), ack);
+    }
+    let mut encoder = Encoder::new();
+    let id = TunnelId::parse("maya").unwrap();
+    let bytes = encoder.encode(&Unregister(&id)).to_vec();
+    assert_eq!(Unregistered::decode(&bytes).unwrap().0, id);
+    assert!(round_trip(&Opened).is_ok());
+}
+
+#[test]
+fn fields_past_their_bounds_are_refused() {
+    let long = "x".repeat(STRING_BYTES_MAX + 1);
+    for wrong in [
+        Register {
+            label: long.clone(),
+            ..register()
+        },
+        Register {
+            authority: "a\r\nb".into(),
+            ..register()
+        },
+        Register {
+            name: Some(long),
+            ..register()
+        },
+        Register {
+            token: Token::new("x".repeat(TOKEN_BYTES_MAX + 1)),
+            ..register()
+        },
+        Register {
+            capabilities: vec!["c".into(); CAPABILITIES_MAX + 1],
+            ..register()
+        },
+        Register {
+            capabilities: vec!["c".repeat(CAPABILITY_BYTES_MAX + 1)],
+            ..register()
+        },
+    ] {
+        assert_eq!(round_trip(&wrong).unwrap_err().reason, Reason::Table);
+    }
+}
+
+#[test]
+fn the_longest_messages_that_are_accepted_fit_a_frame() {
+    let text = "x".repeat(STRING_BYTES_MAX);
+    let register = Register {
+        request: 1,
+        name: Some(text.clone()),
+        label: text.clone(),
+        scheme: Scheme::Https,
+        authority: text.clone(),
+        base_path: text.clone(),
+        dcc: text.clone(),
+        capabilities: vec!["c".repeat(CAPABILITY_BYTES_MAX); CAPABILITIES_MAX],
+        token: Token::new("t".repeat(TOKEN_BYTES_MAX)),
+    };
+    assert_eq!(round_trip(&register).unwrap(), register);
+    assert!(Encoder::new().encode(&register).len() <= TABLE_BYTES_MAX as usize);
+    let ack = RegisterAck {
+        request: 1,
+        outcome: Ok(Granted {
+            tunnel: TunnelId::parse(&"t".repeat(63)).unwrap(),
+            urls: vec!["u".repeat(URL_BYTES_MAX); URLS_MAX],
+            generation: Generation(u64::MAX),
+            heartbeat_ms: 1,
+        }),
+    };
+    assert_eq!(round_trip(&ack).unwrap(), ack);
+    assert!(Encoder::new().encode(&ack).len() <= TABLE_BYTES_MAX as usize);
+}
+
+#[test]
+fn a_token_is_never_shown() {
+    assert!(!format!("{:?}", register()).contains("secret"));
+}
+
+#[test]
+fn a_signature_is_good_for_one_nonce_one_relay_and_one_instance() {
+    use ring::signature::{Ed25519KeyPair, KeyPair};
+    let pair = Ed25519KeyPair::from_seed_unchecked(&[5; 32]).unwrap();
+    let mut signed = hello();
+    signed.key = AgentKey::new(pair.public_key().as_ref().try_into().unwrap());
+    let signature = pair.sign(&signed.transcript(&[1; 32]));
+    signed.signature = signature.as_ref().try_into().unwrap();
+    assert_eq!(signed.verify(&[1; 32]), Ok(()));
+    assert_eq!(signed.verify(&[2; 32]), Err(Reason::BadSignature));
+    let elsewhere = AgentHello {
+        relay_name: "other:1".into(),
+        ..signed.clone()
+    };
+    assert_eq!(elsewhere.verify(&[1; 32]), Err(Reason::BadSignature));
+    let other_run = AgentHello {
+        instance: InstanceId::new([9; 16]),
+        ..signed
+    };
+    assert_eq!(other_run.verify(&[1; 32]), Err(Reason::BadSignature));
+}
+
+#[test]
+fn the_highest_common_version_is_chosen() {
+    let hello = |min, max| RelayHello {
+        version_min: min,
+        version_max: max,
+        ..RelayHello::new([0; 32], 1)
+    };
+    assert_eq!(hello(1, 1).choose_version(), Some(1));
+    assert_eq!(hello(1, 9).choose_version(), Some(1));
+    assert_eq!(hello(2, 9).choose_version(), None);
+}
+
+proptest! {
+    #[test]
+    fn any_text_within_bounds_round_trips(
+        label in "[^\\p{Cc}]{0,200}",
+        dcc in "[a-z]{0,20}",
+        words in prop::collection::vec("[a-z]{0,12}", 0..20),
+        request: u32,
+    ) {
+        let message = Register { label, dcc, capabilities: words, request, ..register() };
+        prop_assert_eq!(round_trip(&message).unwrap(), message);
+    }
+
+    #[test]
+    fn no_bytes_panic_a_decoder(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        let _ = RelayHello::decode(&bytes);
+        let _ = AgentHello::decode(&bytes);
+        let _ = Register::decode(&bytes);
+        let _ = RegisterAck::decode(&bytes);
+        let _ = Open::decode(&bytes);
+        let _ = GoAway::decode(&bytes);
+        let _ = Unregistered::decode(&bytes);
+    }
+
+    #[test]
+    fn no_damage_to_a_message_panics_a_decoder(at in 0_usize..200, byte: u8, cut in 0_usize..300) {
+        let mut encoder = Encoder::new();
+        let mut bytes = encoder.encode(&register()).to_vec();
+        let at = at % bytes.len();
+        bytes[at] = byte;
+        bytes.truncate(cut.max(1));
+        let _ = Register::decode(&bytes);
+    }
+}

@@ -1,0 +1,373 @@
+//! Credit: how many bytes one direction of a session may still carry.
+//!
+//! `Data` costs its length and its header, so that tiny frames cannot fill a receiver with
+//! bookkeeping. The receiver grants what its last socket took; while a session uses its window up
+//! within a round trip the grant grows, drawn from the link's budget.
+
+use std::time::Duration;
+
+use super::budget::Budget;
+use crate::error::{Error, Reason};
+use crate::ids::Moment;
+use crate::limits::{
+    DATA_BYTES_SENT_MAX, HEADER_BYTES, SESSION_CREDIT_BYTES, SESSION_WINDOW_BYTES_MAX,
+};
+
+const HEADER: u32 = 12;
+const _: () = assert!(HEADER as usize == HEADER_BYTES);
+
+/// Scheduling delays on top of the round trip that do not mean that the reader is slow.
+const TURNAROUND: Duration = Duration::from_millis(2);
+
+/// What a payload of `len` bytes costs, header included.
+pub(super) fn cost(len: u32) -> u32 {
+    len.saturating_add(HEADER)
+}
+
+/// The sender's side of one direction.
+#[derive(Debug)]
+pub(super) struct SendCredit {
+    credit: u32,
+    /// When credit was last spent or granted.
+    active_at: Moment,
+}
+
+impl SendCredit {
+    pub(super) fn new(now: Moment) -> Self {
+        Self {
+            credit: SESSION_CREDIT_BYTES,
+            active_at: now,
+        }
+    }
+
+    /// Payload bytes that may be queued now, where there is `room` for payload and headers.
+    pub(super) fn capacity(&self, room: usize) -> usize {
+        let full_cost = DATA_BYTES_SENT_MAX + HEADER_BYTES;
+        let bytes = room.min(self.credit as usize);
+        (bytes / full_cost) * DATA_BYTES_SENT_MAX + (bytes % full_cost).saturating_sub(HEADER_BYTES)
+    }
+
+    /// True if there is credit for a frame of `len` payload bytes.
+    pub(super) fn covers(&self, len: u32) -> bool {
+        self.credit >= cost(len)
+    }
+
+    /// True if a frame of `len` payload bytes is covered; the credit is then spent.
+    pub(super) fn spend(&mut self, len: u32, now: Moment) -> bool {
+        let Some(left) = self.credit.checked_sub(cost(len)) else {
+            return false;
+        };
+        self.credit = left;
+        self.active_at = now;
+        true
+    }
+
+    #[cfg(test)]
+    pub(super) const fn left(&self) -> u32 {
+        self.credit
+    }
+
+    /// Takes a grant.
+    pub(super) fn granted(&mut self, bytes: u32, now: Moment) -> Result<(), Error> {
+        self.active_at = now;
+        self.credit = self
+            .credit
+            .checked_add(bytes)
+            .filter(|credit| *credit <= SESSION_WINDOW_BYTES_MAX)
+            .ok_or_else(|| {
+                Error::peer(
+                    Reason::Protocol,
+                    format!("a grant of {bytes} tops the largest window"),
+                )
+            })?;
+        Ok(())
+    }
+
+    /// True while it holds more than the floor.
+    pub(super) fn is_above_floor(&self) -> bool {
+        self.credit > SESSION_CREDIT_BYTES
+    }
+
+    /// When what is above the floor must go back, unless it is spent before.
+    pub(super) fn idle_deadline(&self, timeout: Duration) -> Moment {
+        self.active_at + timeout
+    }
+
+    /// Gives up everything above the floor; returns how much that was.
+    pub(super) fn give_back(&mut self) -> u32 {
+        let above = self.credit.saturating_sub(SESSION_CREDIT_BYTES);
+        self.credit -= above;
+        above
+    }
+}
+
+/// The receiver's side of one direction.
+///
+/// `allowed + unconsumed + overhead + due == window` at every moment.
+#[derive(Debug)]
+pub(super) struct RecvCredit {
+    /// What the peer may still spend.
+    allowed: u32,
+    /// Payload bytes received that no socket took yet.
+    unconsumed: u32,
+    /// Cost of the headers of those bytes.
+    overhead: u32,
+    /// Consumed, and not granted again yet.
+    due: u32,
+    window: u32,
+    /// When the last grant was made.
+    granted_at: Moment,
+}
+
+/// What decides how far a window may grow.
+#[derive(Debug)]
+pub(super) struct Growth<'a> {
+    pub(super) budget: &'a mut Budget,
+    pub(super) rtt: Duration,
+    pub(super) now: Moment,
+}
+
+impl RecvCredit {
+    pub(super) fn new(now: Moment) -> Self {
+        Self {
+            allowed: SESSION_CREDIT_BYTES,
+            unconsumed: 0,
+            overhead: 0,
+            due: 0,
+            window: SESSION_CREDIT_BYTES,
+            granted_at: now,
+        }
+    }
+
+    /// Takes note of a frame's header, before its payload is read.
+    pub(super) fn charge(&mut self, len: u32, end_of_message: bool) -> Result<(), Error> {
+        self.allowed = self.allowed.checked_sub(cost(len)).ok_or_else(|| {
+            Error::peer(
+                Reason::CreditOverrun,
+                format!("a frame of {len} bytes with credit for {}", self.allowed),
+            )
+        })?;
+        self.unconsumed += len;
+        if len == 0 && !end_of_message {
+            // Means nothing, so nobody will consume it.
+            self.due += HEADER;
+        } else {
+            self.overhead += HEADER;
+        }
+        Ok(())
+    }
+
+    /// Takes note that the last socket took `len` payload bytes; 0 is an empty message.
+    pub(super) fn consume(&mut self, len: usize) {
+        if len == 0 {
+            let header = self.overhead.min(HEADER);
+            self.overhead -= header;
+            self.due += header;
+        } else {
+            self.release(u32::try_from(len).unwrap_or(u32::MAX).min(self.unconsumed));
+        }
+    }
+
+    /// True if a grant is worth a frame.
+    pub(super) const fn is_due(&self) -> bool {
+        // Half a window: a sender at full speed never runs dry, and grants stay rare.
+        self.due >= self.window / 2
+    }
+
+    fn release(&mut self, len: u32) {
+        // Headers go in proportion, so that one byte read does not pay for a thousand tiny frames.
+        let headers = if len == self.unconsumed {
+            self.overhead
+        } else {
+            let share = u64::from(self.overhead) * u64::from(len) / u64::from(self.unconsumed);
+            u32::try_from(share).unwrap_or(self.overhead)
+        };
+        self.unconsumed -= len;
+        self.overhead -= headers;
+        self.due += len + headers;
+    }
+
+    /// The grant that is due now, grown if the session used its window up quickly; 0 if the
+    /// window must shrink instead.
+    pub(super) fn grant(&mut self, growth: Growth<'_>) -> u32 {
+        let Growth { budget, rtt, now } = growth;
+        let quick = self.is_limiting(now.saturating_since(self.granted_at), rtt);
+        self.granted_at = now;
+        let share = budget.share(self.window);
+        if self.window > share {
+            // More sessions want a part than when it grew.
+            let less = self.due.min(self.window - share);
+            self.due -= less;
+            self.resize(self.window - less, budget);
+        } else if quick {
+            let left = budget.left();
+            let more = self.window.min(share - self.window).min(left);
+            self.due += more;
+            self.resize(self.window + more, budget);
+        }
+        let grant = std::mem::take(&mut self.due);
+        self.allowed += grant;
+        grant
+    }
+
+    /// True if what is due, consumed in `time`, makes a rate for which the window is too small: it
+    /// must hold what two round trips carry, since a grant waits for half of it to be consumed.
+    fn is_limiting(&self, time: Duration, rtt: Duration) -> bool {
+        let window = u128::from(self.window);
+        let time = time.saturating_sub(TURNAROUND);
+        time.as_micros() * window <= 2 * rtt.as_micros() * u128::from(self.due)
+    }
+
+    fn resize(&mut self, window: u32, budget: &mut Budget) {
+        budget.account(self.window, window);
+        self.window = window;
+    }
+
+    /// Takes back what an idle sender returned.
+    pub(super) fn returned(&mut self, bytes: u32, budget: &mut Budget) -> Result<(), Error> {
+        if bytes > self.allowed || bytes > self.window - SESSION_CREDIT_BYTES {
+            return Err(Error::peer(
+                Reason::Protocol,
+                format!("{bytes} bytes of credit returned, of {}", self.allowed),
+            ));
+        }
+        self.allowed -= bytes;
+        let window = self.window - bytes;
+        // What was not granted yet would only come back the same way.
+        let less = self.due.min(window - SESSION_CREDIT_BYTES);
+        self.due -= less;
+        self.resize(window - less, budget);
+        Ok(())
+    }
+
+    /// Nothing more will come: keeps only what still waits for its socket.
+    pub(super) fn settle(&mut self, budget: &mut Budget) {
+        let waiting = self.unconsumed + self.overhead;
+        let window = waiting.max(SESSION_CREDIT_BYTES);
+        self.due = 0;
+        self.allowed = window - waiting;
+        self.resize(window, budget);
+    }
+
+    /// Gives its share of the budget back: the session ends.
+    pub(super) fn close(&self, budget: &mut Budget) {
+        budget.account(self.window, SESSION_CREDIT_BYTES);
+    }
+
+    #[cfg(test)]
+    pub(super) const fn window(&self) -> u32 {
+        self.window
+    }
+
+    #[cfg(test)]
+    fn is_conserved(&self) -> bool {
+        self.allowed + self.unconsumed + self.overhead + self.due == self.window
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn growth(budget: &mut Budget, micros: u64) -> Growth<'_> {
+        Growth {
+            budget,
+            rtt: Duration::from_millis(1),
+            now: Moment::from_micros(micros),
+        }
+    }
+
+    #[test]
+    fn a_quick_reader_gets_a_larger_window_and_a_slow_one_does_not() {
+        let mut budget = Budget::new(1 << 20);
+        let mut credit = RecvCredit::new(Moment::default());
+        credit.charge(10_000, false).unwrap();
+        credit.consume(10_000);
+        assert!(credit.is_due());
+        assert!(credit.grant(growth(&mut budget, 100)) > 16 * 1024);
+        assert_eq!(credit.window, 32 * 1024);
+        credit.charge(20_000, false).unwrap();
+        credit.consume(20_000);
+        assert!(credit.is_due());
+        assert_eq!(credit.grant(growth(&mut budget, 10_000_000)), cost(20_000));
+        assert_eq!(credit.window, 32 * 1024);
+    }
+
+    #[test]
+    fn the_budget_bounds_all_windows_and_comes_back() {
+        let mut budget = Budget::new(40 * 1024);
+        let mut credits: Vec<_> = (0..4).map(|_| RecvCredit::new(Moment::default())).collect();
+        for round in 0..8 {
+            for credit in &mut credits {
+                let len = credit.allowed - HEADER;
+                credit.charge(len, false).unwrap();
+                credit.consume(len as usize);
+                credit.grant(growth(&mut budget, round));
+            }
+        }
+        assert!(budget.used() <= 40 * 1024);
+        for credit in &credits {
+            credit.close(&mut budget);
+        }
+        assert_eq!((budget.used(), budget.holders()), (0, 0));
+    }
+
+    #[test]
+    fn an_idle_sender_keeps_the_floor() {
+        let mut credit = SendCredit::new(Moment::default());
+        credit.granted(1000, Moment::default()).unwrap();
+        assert!(credit.is_above_floor());
+        assert_eq!(credit.give_back(), 1000);
+        assert_eq!(credit.give_back(), 0);
+        assert_eq!(
+            credit.capacity(usize::MAX),
+            SESSION_CREDIT_BYTES as usize - HEADER_BYTES
+        );
+    }
+
+    #[test]
+    fn capacity_is_what_can_be_spent_to_the_byte() {
+        for bytes in [0_u32, 1, 12, 13, 32_768, 32_780, 32_781, 100_000] {
+            let mut credit = SendCredit {
+                credit: bytes,
+                active_at: Moment::default(),
+            };
+            let mut left = credit.capacity(usize::MAX);
+            while left > 0 {
+                let len = left.min(DATA_BYTES_SENT_MAX);
+                assert!(
+                    credit.spend(u32::try_from(len).unwrap(), Moment::default()),
+                    "{bytes}"
+                );
+                left -= len;
+            }
+            assert_eq!(credit.capacity(usize::MAX), 0, "{bytes}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn credit_is_conserved(steps in prop::collection::vec((0_u8..6, 0_u32..70_000), 0..200)) {
+            let mut budget = Budget::new(1 << 20);
+            let mut credit = RecvCredit::new(Moment::default());
+            let mut now = 0;
+            for (step, amount) in steps {
+                match step {
+                    0 => { let _ = credit.charge(amount, false); }
+                    4 => { let _ = credit.charge(0, amount % 2 == 0); }
+                    5 => credit.settle(&mut budget),
+                    1 => credit.consume(amount as usize),
+                    2 => {
+                        now += u64::from(amount);
+                        credit.grant(growth(&mut budget, now));
+                    }
+                    _ => { let _ = credit.returned(amount, &mut budget); }
+                }
+                prop_assert!(credit.is_conserved(), "{credit:?}");
+                prop_assert!(credit.window >= SESSION_CREDIT_BYTES);
+                prop_assert_eq!(budget.used(), u64::from(credit.window - SESSION_CREDIT_BYTES));
+            }
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! From the preface to the end of the hello exchange.
+
+use crate::error::{Error, Reason};
+use crate::message::{AgentHello, RelayHello};
+
+/// Which end of the link we are, and how far the handshake got.
+#[derive(Debug)]
+pub(super) enum Handshake {
+    /// The relay waits for the agent's preface, then shows itself.
+    RelayAwaitsPreface(RelayHello),
+    /// The relay waits for the agent's hello, signed for the nonce of its own.
+    RelayAwaitsHello(RelayHello),
+    /// The relay knows the agent.
+    RelayDone,
+    /// The agent waits for the relay's preface and hello.
+    AgentAwaitsHello,
+    /// The agent knows the relay's nonce, and owes its hello.
+    AgentAnswers,
+    /// The agent said who it is.
+    AgentDone,
+}
+
+impl Handshake {
+    pub(super) const fn is_relay(&self) -> bool {
+        matches!(
+            self,
+            Self::RelayAwaitsPreface(_) | Self::RelayAwaitsHello(_) | Self::RelayDone
+        )
+    }
+
+    pub(super) const fn is_done(&self) -> bool {
+        matches!(self, Self::RelayDone | Self::AgentDone)
+    }
+
+    /// True while nothing may be sent: a relay shows nothing to who does not speak the protocol.
+    pub(super) const fn is_silent(&self) -> bool {
+        matches!(self, Self::RelayAwaitsPreface(_))
+    }
+
+    /// The agent answers the relay's hello; false if it is not its turn.
+    pub(super) fn answered(&mut self) -> bool {
+        let turn = matches!(self, Self::AgentAnswers);
+        if turn {
+            *self = Self::AgentDone;
+        }
+        turn
+    }
+
+    /// The peer's preface came: a relay answers with its hello.
+    pub(super) fn preface(&mut self) -> Option<RelayHello> {
+        let Self::RelayAwaitsPreface(hello) = self else {
+            return None;
+        };
+        let hello = hello.clone();
+        *self = Self::RelayAwaitsHello(hello.clone());
+        Some(hello)
+    }
+
+    /// The agent's hello came.
+    pub(super) fn agent_hello(&mut self, hello: &AgentHello) -> Result<(), Error> {
+        let Self::RelayAwaitsHello(ours) = self else {
+            return Err(Error::peer(Reason::Protocol, "a second hello"));
+        };
+        if !ours.offers(hello.version) {
+            return Err(Error::peer(
+                Reason::Version,
+                format!("version {}", hello.version),
+            ));
+        }
+        hello
+            .verify(&ours.nonce)
+            .map_err(|reason| Error::peer(reason, "the hello's signature"))?;
+        *self = Self::RelayDone;
+        Ok(())
+    }
+
+    /// The relay's hello came.
+    pub(super) fn relay_hello(&mut self, hello: &RelayHello) -> Result<(), Error> {
+        if !matches!(self, Self::AgentAwaitsHello) {
+            return Err(Error::peer(Reason::Protocol, "a second hello"));
+        }
+        if hello.choose_version().is_none() {
+            return Err(Error::peer(
+                Reason::Version,
+                format!("versions {} to {}", hello.version_min, hello.version_max),
+            ));
+        }
+        *self = Self::AgentAnswers;
+        Ok(())
+    }
+}

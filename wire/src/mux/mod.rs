@@ -1,0 +1,359 @@
+//! One link's state: what its bytes mean, and which bytes leave next.
+//!
+//! Call order for a driver, per turn: [`Mux::handle_input`] until it returns `None`, act on each
+//! event, [`Mux::poll_writable`] until `None`, then [`Mux::poll_transmit`] and send. At
+//! [`Mux::poll_timeout`] call [`Mux::handle_timeout`]. An error from either ends the link.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::error::Error;
+use crate::frame::{self, Kind};
+use crate::generated as structs;
+use crate::ids::{Moment, SessionId, TunnelId};
+use crate::limits::{IDLE_CREDIT_TIMEOUT, LINK_BUDGET_BYTES, PREFACE, SESSIONS_MAX, STALE_TIMEOUT};
+use crate::message::{
+    AgentHello, Encoder, GoAway, Granted, Message, Register, RegisterAck, RelayHello, Unregister,
+};
+
+mod budget;
+mod credit;
+mod event;
+mod handshake;
+mod input;
+mod output;
+mod receive;
+mod schedule;
+mod send;
+mod sessions;
+mod timers;
+mod transmit;
+
+use budget::Budget;
+pub use event::{Counters, Event, OpenError, SendError};
+use handshake::Handshake;
+use input::Decoder;
+use schedule::Schedule;
+use sessions::{Session, Sessions};
+use timers::Timers;
+pub use transmit::Transmit;
+
+#[cfg(test)]
+mod tests;
+
+/// Idle credit is looked for no more often than this, however many sessions hold some.
+const IDLE_CHECK_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Shortest heartbeat that a relay may ask for.
+const HEARTBEAT_MIN: Duration = Duration::from_millis(20);
+
+/// Ended sessions that a list may hold before it is looked through.
+const LIST_SLACK: usize = 64;
+
+/// Control bytes that may wait for a peer that does not read: ten thousand acknowledgements.
+const CONTROL_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// What a driver may choose.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// How often to ping.
+    pub heartbeat: Duration,
+    /// Silence after which the peer is dead.
+    pub stale: Duration,
+    /// Window bytes above the floor that the sessions of this link share, per direction.
+    pub budget_bytes: u64,
+    /// Sessions at a time.
+    pub sessions_max: u32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            heartbeat: STALE_TIMEOUT / 3,
+            stale: STALE_TIMEOUT,
+            budget_bytes: LINK_BUDGET_BYTES,
+            sessions_max: SESSIONS_MAX,
+        }
+    }
+}
+
+/// State of one link; ends with it.
+#[derive(Debug)]
+pub struct Mux {
+    handshake: Handshake,
+    settings: Settings,
+    decoder: Decoder,
+    sessions: Sessions,
+    schedule: Schedule,
+    /// Control frames, encoded, ahead of every session.
+    control: Vec<u8>,
+    encoder: Encoder,
+    /// The pong that is due: only the latest ping deserves one.
+    pong: Option<u64>,
+    /// Sessions that are due a grant.
+    due: VecDeque<SessionId>,
+    /// Sessions that can be written again, for [`Mux::poll_writable`].
+    writable: VecDeque<SessionId>,
+    /// Sessions whose send credit is above the floor.
+    grown: Vec<SessionId>,
+    /// When to look for idle ones among them.
+    idle_check_at: Moment,
+    /// Bytes of all sessions that wait for the link.
+    queued_bytes: usize,
+    budget: Budget,
+    timers: Timers,
+    now: Moment,
+    going_away: bool,
+    counters: Counters,
+}
+
+impl Mux {
+    /// The relay's end of a new link.
+    #[must_use]
+    pub fn relay(hello: RelayHello, settings: Settings, now: Moment) -> Self {
+        Self::new(Handshake::RelayAwaitsPreface(hello), settings, now)
+    }
+
+    /// The agent's end of a new link; its preface is due at once.
+    #[must_use]
+    pub fn agent(settings: Settings, now: Moment) -> Self {
+        let mut mux = Self::new(Handshake::AgentAwaitsHello, settings, now);
+        mux.control.extend_from_slice(&PREFACE);
+        mux
+    }
+
+    fn new(handshake: Handshake, settings: Settings, now: Moment) -> Self {
+        Self {
+            handshake,
+            settings,
+            decoder: Decoder::new(),
+            sessions: Sessions::default(),
+            schedule: Schedule::default(),
+            control: Vec::new(),
+            encoder: Encoder::new(),
+            pong: None,
+            due: VecDeque::new(),
+            writable: VecDeque::new(),
+            grown: Vec::new(),
+            idle_check_at: now,
+            queued_bytes: 0,
+            budget: Budget::new(settings.budget_bytes),
+            timers: Timers::new(settings.heartbeat, settings.stale, now),
+            now,
+            going_away: false,
+            counters: Counters::default(),
+        }
+    }
+
+    /// Pings when due, and returns idle credit.
+    ///
+    /// # Errors
+    /// [`Stale`](crate::Reason::Stale) or [`HandshakeTimeout`](crate::Reason::HandshakeTimeout): the
+    /// link must be closed.
+    pub fn handle_timeout(&mut self, now: Moment) -> Result<(), Error> {
+        self.now = now;
+        if self.timers.check(now)? {
+            let stamp = self.timers.ping(now);
+            let header = frame::encode(Kind::Ping, LINK, 8, false);
+            self.control.extend_from_slice(&header);
+            self.control.extend_from_slice(&structs::Ping::new(stamp).0);
+        }
+        if now >= self.idle_check_at {
+            self.return_idle_credits();
+        }
+        Ok(())
+    }
+
+    fn return_idle_credits(&mut self) {
+        let mut next = self.now + IDLE_CREDIT_TIMEOUT;
+        let mut grown = std::mem::take(&mut self.grown);
+        grown.retain(|id| match self.return_idle_credit(*id) {
+            Some(deadline) => {
+                next = next.min(deadline);
+                true
+            }
+            None => false,
+        });
+        self.grown = grown;
+        self.idle_check_at = next.max(self.now + IDLE_CHECK_INTERVAL);
+    }
+
+    /// When to look at a session again, if it still belongs into the list of those above the
+    /// floor.
+    fn return_idle_credit(&mut self, id: SessionId) -> Option<Moment> {
+        let send = &mut self.sessions.live_mut(id)?.send;
+        // A direction that ends gives everything back by that.
+        if send.end.is_none() && send.credit.is_above_floor() {
+            if !send.queue.is_empty() {
+                return Some(self.now + IDLE_CREDIT_TIMEOUT);
+            }
+            let deadline = send.credit.idle_deadline(IDLE_CREDIT_TIMEOUT);
+            if self.now < deadline {
+                return Some(deadline);
+            }
+            let bytes = send.credit.give_back();
+            let header = frame::encode(Kind::CreditReturn, id, 4, false);
+            self.control.extend_from_slice(&header);
+            self.control
+                .extend_from_slice(&structs::CreditReturn::new(bytes).0);
+        }
+        send.listed_grown = false;
+        None
+    }
+
+    /// When [`Mux::handle_timeout`] wants to be called.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Moment {
+        let next = self.timers.next();
+        if self.grown.is_empty() {
+            next
+        } else {
+            next.min(self.idle_check_at)
+        }
+    }
+
+    fn push_control(&mut self, kind: Kind, session: SessionId, message: &impl Message) {
+        let payload = self.encoder.encode(message);
+        let len = u32::try_from(payload.len()).unwrap_or(u32::MAX);
+        self.control
+            .extend_from_slice(&frame::encode(kind, session, len, false));
+        self.control.extend_from_slice(payload);
+    }
+
+    /// Agent: says who we are, once [`Event::RelayHello`] came.
+    pub fn hello(&mut self, hello: &AgentHello) {
+        if self.handshake.answered() {
+            self.push_control(Kind::Hello, LINK, hello);
+            self.timers.shaken(self.now);
+        }
+    }
+
+    /// Agent: publishes a target.
+    pub fn register(&mut self, register: &Register) {
+        self.push_control(Kind::Register, LINK, register);
+    }
+
+    /// Agent: takes a tunnel back.
+    pub fn unregister(&mut self, tunnel: &TunnelId) {
+        self.push_control(Kind::Unregister, LINK, &Unregister(tunnel));
+    }
+
+    /// Relay: answers a registration.
+    pub fn register_ack(&mut self, ack: &RegisterAck) {
+        self.push_control(Kind::RegisterAck, LINK, ack);
+    }
+
+    /// Says that this side will close the link; no session can be opened on it any more.
+    pub fn go_away(&mut self, away: &GoAway) {
+        self.going_away = true;
+        self.push_control(Kind::GoAway, LINK, away);
+    }
+
+    /// The last measured round trip of the link.
+    #[must_use]
+    pub const fn rtt(&self) -> Option<Duration> {
+        self.timers.rtt()
+    }
+
+    /// When the peer was last heard.
+    #[must_use]
+    pub const fn last_received(&self) -> Moment {
+        self.timers.last_received()
+    }
+
+    /// Sessions that are not over.
+    #[must_use]
+    pub fn session_count(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// True while the session is not over.
+    #[must_use]
+    pub fn is_live(&self, id: SessionId) -> bool {
+        self.sessions.live(id).is_some()
+    }
+
+    /// True once the hello exchange is over.
+    #[must_use]
+    pub const fn is_established(&self) -> bool {
+        self.timers.is_shaken()
+    }
+
+    /// The highest session id seen on this link.
+    #[must_use]
+    pub const fn last_session(&self) -> u32 {
+        self.sessions.highest()
+    }
+
+    /// What was counted so far.
+    #[must_use]
+    pub const fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Lengths of the lists that hold session ids.
+    #[cfg(test)]
+    fn list_lengths(&self) -> [usize; 4] {
+        [
+            self.schedule.len(),
+            self.due.len(),
+            self.writable.len(),
+            self.grown.len(),
+        ]
+    }
+
+    fn granted(&mut self, granted: &Granted) {
+        if granted.heartbeat_ms == 0 {
+            return;
+        }
+        let heartbeat = Duration::from_millis(u64::from(granted.heartbeat_ms));
+        // A relay with an odd clock must not make us flood it, or fall silent.
+        let heartbeat = heartbeat.min(self.settings.stale / 3).max(HEARTBEAT_MIN);
+        self.timers.pace(heartbeat, self.now);
+    }
+
+    /// Frees the slot of a session.
+    fn forget(&mut self, id: SessionId) {
+        if let Some(session) = self.sessions.remove(id) {
+            session.recv.credit.close(&mut self.budget);
+            self.queued_bytes -= session.send.queued_bytes;
+            self.tidy_lists();
+        }
+    }
+
+    /// Frees the slot if both directions are over.
+    fn forget_if_over(&mut self, id: SessionId) {
+        if self.sessions.live(id).is_some_and(Session::is_over) {
+            self.forget(id);
+        }
+    }
+
+    /// Takes ended sessions off a list once they are its larger part: a peer that ends sessions
+    /// and reads nothing must not make it grow.
+    fn tidy_lists(&mut self) {
+        let Self {
+            sessions,
+            schedule,
+            due,
+            writable,
+            grown,
+            ..
+        } = self;
+        let most = 2 * sessions.len() + LIST_SLACK;
+        let live = |id: &SessionId| sessions.live(*id).is_some();
+        if schedule.len() > most {
+            schedule.retain(live);
+        }
+        for list in [due, writable] {
+            if list.len() > most {
+                list.retain(live);
+            }
+        }
+        if grown.len() > most {
+            grown.retain(live);
+        }
+    }
+}
+
+/// The session number of the link itself.
+const LINK: SessionId = SessionId(0);

@@ -1,0 +1,314 @@
+//! What arrives on a link, and what it means.
+
+use bytes::Bytes;
+
+use super::input::Item;
+use super::sessions::Lookup;
+use super::{CONTROL_BYTES_MAX, Event, LINK, Mux};
+use crate::error::{Error, Reason};
+use crate::frame::{Header, Kind};
+use crate::generated as structs;
+use crate::ids::{Moment, SessionId};
+use crate::limits::{IDLE_CREDIT_TIMEOUT, PREFACE};
+use crate::message::{
+    AgentHello, Decode, GoAway, Open, Opened, Register, RegisterAck, RelayHello, Unregistered,
+};
+
+impl Mux {
+    /// Takes the next event off `input`; `None` when that is used up.
+    ///
+    /// # Errors
+    /// The peer broke a rule: the link must be closed, with the error's reason.
+    pub fn handle_input(&mut self, now: Moment, input: &mut Bytes) -> Result<Option<Event>, Error> {
+        self.now = now;
+        if !input.is_empty() {
+            self.timers.received(now);
+        }
+        if self.control.len() > CONTROL_BYTES_MAX {
+            return Err(Error::peer(
+                Reason::Overload,
+                "control messages that nobody reads",
+            ));
+        }
+        while let Some(item) = self.decoder.next(input)? {
+            if let Some(event) = self.handle_item(item)? {
+                return Ok(Some(event));
+            }
+        }
+        Ok(None)
+    }
+
+    fn handle_item(&mut self, item: Item) -> Result<Option<Event>, Error> {
+        match item {
+            Item::Preface => {
+                if let Some(hello) = self.handshake.preface() {
+                    let waiting = std::mem::take(&mut self.control);
+                    self.control.extend_from_slice(&PREFACE);
+                    self.push_control(Kind::Hello, LINK, &hello);
+                    self.control.extend_from_slice(&waiting);
+                }
+                Ok(None)
+            }
+            Item::DataHeader(header) => {
+                self.data_header(header)?;
+                Ok(None)
+            }
+            Item::Data {
+                session,
+                payload,
+                end_of_message,
+            } => {
+                // The session may be over, or given up since the frame's header came.
+                let live = self
+                    .sessions
+                    .live(session)
+                    .is_some_and(|it| !it.is_resetting());
+                if !live || payload.is_empty() && !end_of_message {
+                    return Ok(None);
+                }
+                self.counters.bytes_received += payload.len() as u64;
+                Ok(Some(Event::Data {
+                    session,
+                    payload,
+                    end_of_message,
+                }))
+            }
+            Item::Skipped => {
+                self.counters.optional_frames_dropped += 1;
+                Ok(None)
+            }
+            Item::Frame {
+                kind,
+                session,
+                payload,
+            } => self.frame(kind, session, &payload),
+        }
+    }
+
+    fn data_header(&mut self, header: Header) -> Result<(), Error> {
+        if !self.handshake.is_done() {
+            return Err(Error::peer(Reason::Protocol, "data before the hello"));
+        }
+        let session = match self.sessions.lookup(header.session) {
+            Lookup::Live(session) => session,
+            Lookup::Ended => {
+                self.counters.frames_dropped += 1;
+                return Ok(());
+            }
+            Lookup::NeverOpened => return Err(never_opened(header.session)),
+        };
+        session
+            .recv
+            .credit
+            .charge(header.payload_len, header.end_of_message)?;
+        session.recv.bytes_total += u64::from(header.payload_len);
+        if session.is_resetting() {
+            self.counters.frames_dropped += 1;
+            return Ok(());
+        }
+        if session.recv.ended || !session.opened && self.handshake.is_relay() {
+            return Err(Error::peer(
+                Reason::Protocol,
+                format!("data on session {} out of turn", header.session),
+            ));
+        }
+        // Empty frames may be worth a grant, and no event would tell.
+        self.list_if_due(header.session);
+        Ok(())
+    }
+
+    fn frame(
+        &mut self,
+        kind: Kind,
+        session: SessionId,
+        payload: &Bytes,
+    ) -> Result<Option<Event>, Error> {
+        if !self.handshake.is_done() && !matches!(kind, Kind::Hello | Kind::GoAway) {
+            return Err(Error::peer(
+                Reason::Protocol,
+                format!("{kind:?} before the hello"),
+            ));
+        }
+        let relay = self.handshake.is_relay();
+        match kind {
+            Kind::Hello if relay => {
+                let hello = AgentHello::decode(payload)?;
+                self.handshake.agent_hello(&hello)?;
+                self.timers.shaken(self.now);
+                Ok(Some(Event::AgentHello(hello)))
+            }
+            Kind::Hello => {
+                let hello = RelayHello::decode(payload)?;
+                self.handshake.relay_hello(&hello)?;
+                Ok(Some(Event::RelayHello(hello)))
+            }
+            Kind::Register if relay => Ok(Some(Event::Register(Register::decode(payload)?))),
+            Kind::Unregister if relay => {
+                Ok(Some(Event::Unregister(Unregistered::decode(payload)?.0)))
+            }
+            Kind::RegisterAck if !relay => {
+                let ack = RegisterAck::decode(payload)?;
+                if let Ok(granted) = &ack.outcome {
+                    self.granted(granted);
+                }
+                Ok(Some(Event::RegisterAck(ack)))
+            }
+            Kind::GoAway => {
+                self.going_away = true;
+                Ok(Some(Event::GoAway(GoAway::decode(payload)?)))
+            }
+            Kind::Ping => {
+                self.pong = Some(structs::Ping(fixed(payload)?).stamp());
+                Ok(None)
+            }
+            Kind::Pong => {
+                let stamp = structs::Pong(fixed(payload)?).stamp();
+                Ok(self
+                    .timers
+                    .pong(stamp, self.now)
+                    .map(|rtt| Event::Pong { rtt }))
+            }
+            Kind::Open if !relay => self.open_received(session, payload),
+            Kind::Opened if relay => self.opened_received(session, payload),
+            Kind::Credit | Kind::CreditReturn | Kind::Finish | Kind::Reset => {
+                self.session_struct(kind, session, payload)
+            }
+            _ => Err(Error::peer(
+                Reason::Protocol,
+                format!("{kind:?} from the wrong side"),
+            )),
+        }
+    }
+
+    fn open_received(&mut self, id: SessionId, payload: &Bytes) -> Result<Option<Event>, Error> {
+        if id.0 <= self.sessions.highest() {
+            return Err(Error::peer(
+                Reason::Protocol,
+                format!("session {id} opened twice"),
+            ));
+        }
+        if self.sessions.len() >= self.settings.sessions_max as usize {
+            return Err(Error::peer(
+                Reason::SessionLimit,
+                "more sessions than agreed",
+            ));
+        }
+        let open = Open::decode(payload)?;
+        self.sessions.insert(id, false, self.now);
+        self.counters.sessions_opened += 1;
+        Ok(Some(Event::Open { session: id, open }))
+    }
+
+    fn opened_received(&mut self, id: SessionId, payload: &Bytes) -> Result<Option<Event>, Error> {
+        Opened::decode(payload)?;
+        match self.sessions.lookup(id) {
+            Lookup::Live(session) if session.is_resetting() => {
+                self.counters.frames_dropped += 1;
+                Ok(None)
+            }
+            Lookup::Live(session) => {
+                if std::mem::replace(&mut session.opened, true) {
+                    return Err(Error::peer(
+                        Reason::Protocol,
+                        format!("session {id} opened twice"),
+                    ));
+                }
+                Ok(Some(Event::Opened { session: id }))
+            }
+            Lookup::Ended => {
+                self.counters.frames_dropped += 1;
+                Ok(None)
+            }
+            Lookup::NeverOpened => Err(never_opened(id)),
+        }
+    }
+
+    fn session_struct(
+        &mut self,
+        kind: Kind,
+        id: SessionId,
+        payload: &Bytes,
+    ) -> Result<Option<Event>, Error> {
+        let session = match self.sessions.lookup(id) {
+            Lookup::Live(session) => session,
+            Lookup::Ended => {
+                self.counters.frames_dropped += 1;
+                return Ok(None);
+            }
+            Lookup::NeverOpened => return Err(never_opened(id)),
+        };
+        match kind {
+            Kind::Credit => {
+                session
+                    .send
+                    .credit
+                    .granted(structs::Credit(fixed(payload)?).bytes(), self.now)?;
+                if session.send.credit.is_above_floor() && !session.send.listed_grown {
+                    session.send.listed_grown = true;
+                    if self.grown.is_empty() {
+                        self.idle_check_at = self.now + IDLE_CREDIT_TIMEOUT;
+                    }
+                    self.grown.push(id);
+                }
+                self.wake_if_writable(id);
+                Ok(None)
+            }
+            Kind::CreditReturn => {
+                let bytes = structs::CreditReturn(fixed(payload)?).bytes();
+                session.recv.credit.returned(bytes, &mut self.budget)?;
+                Ok(None)
+            }
+            Kind::Finish => {
+                let sent = structs::Finish(fixed(payload)?).bytes_total();
+                let received = session.recv.bytes_total;
+                if sent != received {
+                    return Err(Error::peer(
+                        Reason::LengthMismatch,
+                        format!("session {id}: {sent} bytes sent, {received} received"),
+                    ));
+                }
+                if std::mem::replace(&mut session.recv.ended, true) {
+                    return Err(Error::peer(
+                        Reason::Protocol,
+                        format!("session {id} ended twice"),
+                    ));
+                }
+                let dropped = session.is_resetting();
+                session.recv.credit.settle(&mut self.budget);
+                self.forget_if_over(id);
+                if dropped {
+                    self.counters.frames_dropped += 1;
+                    return Ok(None);
+                }
+                Ok(Some(Event::Finished { session: id }))
+            }
+            _ => {
+                let reason = Reason::from_code(structs::Reset(fixed(payload)?).reason());
+                let dropped = session.is_resetting();
+                self.forget(id);
+                if dropped {
+                    self.counters.frames_dropped += 1;
+                    return Ok(None);
+                }
+                Ok(Some(Event::Reset {
+                    session: id,
+                    reason,
+                }))
+            }
+        }
+    }
+}
+
+fn never_opened(id: SessionId) -> Error {
+    Error::peer(
+        Reason::UnknownSession,
+        format!("session {id} was never opened"),
+    )
+}
+
+/// The bytes of a struct; the frame header proved their number.
+fn fixed<const N: usize>(payload: &Bytes) -> Result<[u8; N], Error> {
+    payload[..]
+        .try_into()
+        .map_err(|_| Error::local(Reason::Internal, "a struct of the wrong length got through"))
+}

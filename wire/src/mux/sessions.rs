@@ -1,0 +1,220 @@
+//! The sessions of one link: what each direction still has to do.
+
+use std::collections::{HashMap, VecDeque};
+
+use bytes::Bytes;
+
+use super::credit::{RecvCredit, SendCredit};
+use crate::error::Reason;
+use crate::ids::{Moment, SessionId};
+use crate::limits::{
+    HEADER_BYTES, LINK_QUEUE_BYTES_MAX, SESSION_CREDIT_BYTES, SESSION_QUEUE_BYTES_MAX,
+};
+
+/// Slots of an empty queue that a session keeps; a burst of tiny frames needs thousands.
+const QUEUE_SLOTS_KEPT: usize = 16;
+
+/// How our direction of a session ends, once what is queued is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    Finish,
+    Reset(Reason),
+}
+
+/// One frame's worth of payload.
+#[derive(Debug)]
+pub(super) struct Chunk {
+    pub(super) payload: Bytes,
+    pub(super) end_of_message: bool,
+}
+
+impl Chunk {
+    /// Bytes of the whole frame.
+    pub(super) fn cost(&self) -> usize {
+        self.payload.len() + HEADER_BYTES
+    }
+}
+
+/// The direction from us to the peer.
+#[derive(Debug)]
+pub(super) struct SendHalf {
+    pub(super) credit: SendCredit,
+    pub(super) queue: VecDeque<Chunk>,
+    /// Bytes of the queued frames, headers included.
+    pub(super) queued_bytes: usize,
+    /// Payload may be sent: an agent's only once its target connection stands.
+    pub(super) may_start: bool,
+    /// Payload bytes queued since the start.
+    pub(super) bytes_total: u64,
+    pub(super) end: Option<End>,
+    /// The end was sent.
+    pub(super) ended: bool,
+    /// Somebody asked for capacity and found none.
+    pub(super) blocked: bool,
+    /// In the list of sessions that can be written again.
+    pub(super) listed_writable: bool,
+    /// In the scheduler's queue.
+    pub(super) scheduled: bool,
+    /// In the list of sessions with credit above the floor.
+    pub(super) listed_grown: bool,
+    /// Bytes left of its turn.
+    pub(super) deficit: usize,
+}
+
+impl SendHalf {
+    /// Payload bytes that may be queued now, while all sessions of the link queue `link_queued`.
+    pub(super) fn capacity(&self, link_queued: usize) -> usize {
+        self.credit.capacity(self.room(link_queued))
+    }
+
+    /// True if an empty end of a message may be queued.
+    pub(super) fn takes_empty(&self, link_queued: usize) -> bool {
+        self.credit.covers(0) && self.room(link_queued) >= HEADER_BYTES
+    }
+
+    /// Bytes that may join the queue, headers included.
+    fn room(&self, link_queued: usize) -> usize {
+        if self.end.is_some() || !self.may_start {
+            return 0;
+        }
+        // The lower bound leaves every session room once its own queue is sent, so that whoever
+        // waits for room is woken by a frame of its own.
+        let most = if link_queued < LINK_QUEUE_BYTES_MAX {
+            SESSION_QUEUE_BYTES_MAX
+        } else {
+            SESSION_CREDIT_BYTES as usize
+        };
+        most.saturating_sub(self.queued_bytes)
+    }
+
+    /// Queues a frame that [`SendHalf::capacity`] covers.
+    pub(super) fn push(&mut self, chunk: Chunk, now: Moment) {
+        let len = u32::try_from(chunk.payload.len()).unwrap_or(u32::MAX);
+        let covered = self.credit.spend(len, now);
+        debug_assert!(covered, "capacity is what can be spent");
+        self.bytes_total += u64::from(len);
+        self.queued_bytes += chunk.cost();
+        self.queue.push_back(chunk);
+    }
+
+    /// Takes the front of the queue.
+    pub(super) fn pop(&mut self) -> Option<Chunk> {
+        let chunk = self.queue.pop_front()?;
+        self.queued_bytes -= chunk.cost();
+        if self.queue.is_empty() {
+            self.queue.shrink_to(QUEUE_SLOTS_KEPT);
+        }
+        Some(chunk)
+    }
+}
+
+/// The direction from the peer to us.
+#[derive(Debug)]
+pub(super) struct RecvHalf {
+    pub(super) credit: RecvCredit,
+    /// Payload bytes announced by headers since the start.
+    pub(super) bytes_total: u64,
+    /// The peer finished.
+    pub(super) ended: bool,
+    /// In the list of sessions that are due a grant.
+    pub(super) listed_due: bool,
+}
+
+/// A live session.
+#[derive(Debug)]
+pub(super) struct Session {
+    /// Relay: the agent said that its target connection stands.
+    pub(super) opened: bool,
+    pub(super) send: SendHalf,
+    pub(super) recv: RecvHalf,
+}
+
+impl Session {
+    fn new(may_start: bool, now: Moment) -> Self {
+        Self {
+            opened: false,
+            send: SendHalf {
+                credit: SendCredit::new(now),
+                queue: VecDeque::new(),
+                queued_bytes: 0,
+                may_start,
+                bytes_total: 0,
+                end: None,
+                ended: false,
+                blocked: false,
+                listed_writable: false,
+                scheduled: false,
+                listed_grown: false,
+                deficit: 0,
+            },
+            recv: RecvHalf {
+                credit: RecvCredit::new(now),
+                bytes_total: 0,
+                ended: false,
+                listed_due: false,
+            },
+        }
+    }
+
+    /// True once we gave up on the session: what the peer still sends is dropped.
+    pub(super) fn is_resetting(&self) -> bool {
+        matches!(self.send.end, Some(End::Reset(_)))
+    }
+
+    /// True once both directions are over.
+    pub(super) fn is_over(&self) -> bool {
+        self.send.ended && (self.recv.ended || self.is_resetting())
+    }
+}
+
+/// Every live session of a link, and which ids were ever used.
+#[derive(Debug, Default)]
+pub(super) struct Sessions {
+    live: HashMap<SessionId, Session>,
+    highest: u32,
+}
+
+/// What an id stands for.
+pub(super) enum Lookup<'a> {
+    Live(&'a mut Session),
+    Ended,
+    NeverOpened,
+}
+
+impl Sessions {
+    pub(super) fn len(&self) -> usize {
+        self.live.len()
+    }
+
+    pub(super) const fn highest(&self) -> u32 {
+        self.highest
+    }
+
+    /// Adds a session; its id must be above every earlier one.
+    pub(super) fn insert(&mut self, id: SessionId, may_start: bool, now: Moment) {
+        debug_assert!(id.0 > self.highest, "session ids rise");
+        self.highest = id.0;
+        self.live.insert(id, Session::new(may_start, now));
+    }
+
+    pub(super) fn live(&self, id: SessionId) -> Option<&Session> {
+        self.live.get(&id)
+    }
+
+    pub(super) fn live_mut(&mut self, id: SessionId) -> Option<&mut Session> {
+        self.live.get_mut(&id)
+    }
+
+    pub(super) fn lookup(&mut self, id: SessionId) -> Lookup<'_> {
+        match self.live.get_mut(&id) {
+            Some(session) => Lookup::Live(session),
+            None if id.0 <= self.highest => Lookup::Ended,
+            None => Lookup::NeverOpened,
+        }
+    }
+
+    /// Frees the slot of a session.
+    pub(super) fn remove(&mut self, id: SessionId) -> Option<Session> {
+        self.live.remove(&id)
+    }
+}

@@ -1,0 +1,211 @@
+//! `docs/PROTOCOL.md` says what the code does: its worked example is what two muxes send, and its
+//! tables hold every reason and every limit.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod peers;
+
+use peers::{give_input, take_output};
+use ring::signature::{Ed25519KeyPair, KeyPair};
+use tieline_wire::{
+    AgentHello, AgentKey, Generation, Granted, InstanceId, MachineId, Mode, Moment, Mux, Open,
+    Reason, Register, RegisterAck, RelayHello, Scheme, Settings, Token, TunnelId, limits,
+};
+
+const DOCUMENT: &str = include_str!("../../docs/PROTOCOL.md");
+
+fn hex(bytes: &[u8]) -> String {
+    let lines: Vec<_> = bytes
+        .chunks(16)
+        .map(|line| {
+            line.iter()
+                .map(|byte| format!("{byte:02x}"))
+                .collect::<Vec<_>>()
+                .join(" ")
+        })
+        .collect();
+    lines.join("\n")
+}
+
+/// The bytes of every fenced block with this label, in order.
+fn blocks(label: &str) -> Vec<String> {
+    let fence = format!("```{label}\n");
+    let blocks = DOCUMENT.split(&fence).skip(1);
+    blocks
+        .map(|rest| {
+            let block = rest.split("```").next().unwrap();
+            let words = block.lines().flat_map(|line| {
+                line.split('#')
+                    .next()
+                    .unwrap_or_default()
+                    .split_whitespace()
+            });
+            let bytes: Vec<u8> = words
+                .map(|it| u8::from_str_radix(it, 16).unwrap())
+                .collect();
+            hex(&bytes)
+        })
+        .collect()
+}
+
+/// The conversation of the worked example: who sent which bytes, in order.
+fn conversation() -> (Vec<u8>, Vec<(&'static str, Vec<u8>)>) {
+    let now = Moment::from_micros(1_000_000);
+    let nonce: [u8; 32] = std::array::from_fn(|at| u8::try_from(at).unwrap());
+    let pair = Ed25519KeyPair::from_seed_unchecked(&[5; 32]).unwrap();
+    let mut hello = AgentHello {
+        version: 1,
+        key: AgentKey::new(pair.public_key().as_ref().try_into().unwrap()),
+        machine: MachineId::new([0x22; 16]),
+        instance: InstanceId::new([0x33; 16]),
+        link_index: 0,
+        links: 1,
+        relay_name: "relay:9001".into(),
+        agent_version: "agent/1".into(),
+        signature: [0; 64],
+    };
+    let transcript = hello.transcript(&nonce);
+    hello.signature = pair.sign(&transcript).as_ref().try_into().unwrap();
+    let relay_hello = RelayHello {
+        relay_version: "relay/1".into(),
+        ..RelayHello::new(nonce, 1000)
+    };
+    let mut relay = Mux::relay(relay_hello, Settings::default(), now);
+    let mut agent = Mux::agent(Settings::default(), now);
+    let tunnel = TunnelId::parse("maya").unwrap();
+
+    let mut said = Vec::new();
+    let agent_says = |agent: &mut Mux, relay: &mut Mux| {
+        let bytes = take_output(agent, now);
+        give_input(relay, now, bytes.clone()).unwrap();
+        bytes
+    };
+    said.push(("hex agent", agent_says(&mut agent, &mut relay)));
+    let relay_says = |relay: &mut Mux, agent: &mut Mux| {
+        let bytes = take_output(relay, now);
+        give_input(agent, now, bytes.clone()).unwrap();
+        bytes
+    };
+    said.push(("hex relay", relay_says(&mut relay, &mut agent)));
+    agent.hello(&hello);
+    said.push(("hex agent", agent_says(&mut agent, &mut relay)));
+    agent.register(&Register {
+        request: 1,
+        name: None,
+        label: "127.0.0.1:8765/mcp".into(),
+        scheme: Scheme::Http,
+        authority: "127.0.0.1:8765".into(),
+        base_path: "/mcp".into(),
+        dcc: "maya".into(),
+        capabilities: Vec::new(),
+        token: Token::default(),
+    });
+    said.push(("hex agent", agent_says(&mut agent, &mut relay)));
+    relay.register_ack(&RegisterAck {
+        request: 1,
+        outcome: Ok(Granted {
+            tunnel: tunnel.clone(),
+            urls: vec!["http://relay/w/maya/mcp".into()],
+            generation: Generation(0x0102_0304),
+            heartbeat_ms: 15_000,
+        }),
+    });
+    said.push(("hex relay", relay_says(&mut relay, &mut agent)));
+    agent.handle_timeout(now).unwrap();
+    said.push(("hex agent", agent_says(&mut agent, &mut relay)));
+    said.push(("hex relay", relay_says(&mut relay, &mut agent)));
+    let open = Open {
+        tunnel,
+        mode: Mode::Bytes,
+    };
+    let id = relay.open(&open).unwrap();
+    relay.send(id, "ping".into(), false).unwrap();
+    said.push(("hex relay", relay_says(&mut relay, &mut agent)));
+    agent.opened(id);
+    agent.send(id, "pong!".into(), false).unwrap();
+    said.push(("hex agent", agent_says(&mut agent, &mut relay)));
+    relay.finish(id);
+    said.push(("hex relay", relay_says(&mut relay, &mut agent)));
+    agent.finish(id);
+    said.push(("hex agent", agent_says(&mut agent, &mut relay)));
+    assert_eq!((relay.session_count(), agent.session_count()), (0, 0));
+    let id = relay.open(&open).unwrap();
+    relay_says(&mut relay, &mut agent);
+    agent.reset(id, Reason::TargetRefused);
+    said.push(("hex agent", agent_says(&mut agent, &mut relay)));
+    (transcript, said)
+}
+
+#[test]
+fn the_worked_example_is_what_two_muxes_say() {
+    let (transcript, said) = conversation();
+    assert_eq!(blocks("hex transcript"), [hex(&transcript)]);
+    for label in ["hex agent", "hex relay"] {
+        let expected: Vec<_> = said
+            .iter()
+            .filter(|(who, _)| *who == label)
+            .map(|(_, bytes)| hex(bytes))
+            .collect();
+        let written = blocks(label);
+        assert_eq!(written.len(), expected.len(), "{label}");
+        for (written, expected) in written.iter().zip(&expected) {
+            assert_eq!(written, expected, "{label}");
+        }
+    }
+}
+
+#[test]
+fn every_reason_is_documented_with_its_code_and_finality() {
+    for reason in Reason::ALL {
+        let finality = if reason.is_final() { "final" } else { "retry" };
+        let row = format!("| {} | `{}` | {finality} |", reason.code(), reason.word());
+        assert!(DOCUMENT.contains(&row), "{row}");
+    }
+}
+
+#[test]
+fn every_limit_is_documented_with_its_number() {
+    let seconds = |duration: std::time::Duration| duration.as_secs();
+    for (name, number) in [
+        ("VERSION_MIN", u64::from(limits::VERSION_MIN)),
+        ("VERSION_MAX", u64::from(limits::VERSION_MAX)),
+        ("DATA_BYTES_MAX", u64::from(limits::DATA_BYTES_MAX)),
+        ("DATA_BYTES_SENT_MAX", limits::DATA_BYTES_SENT_MAX as u64),
+        ("TABLE_BYTES_MAX", u64::from(limits::TABLE_BYTES_MAX)),
+        ("TABLE_DEPTH_MAX", limits::TABLE_DEPTH_MAX as u64),
+        ("TABLES_MAX", limits::TABLES_MAX as u64),
+        (
+            "SESSION_CREDIT_BYTES",
+            u64::from(limits::SESSION_CREDIT_BYTES),
+        ),
+        (
+            "SESSION_WINDOW_BYTES_MAX",
+            u64::from(limits::SESSION_WINDOW_BYTES_MAX),
+        ),
+        ("LINK_BUDGET_BYTES", limits::LINK_BUDGET_BYTES),
+        (
+            "SESSION_QUEUE_BYTES_MAX",
+            limits::SESSION_QUEUE_BYTES_MAX as u64,
+        ),
+        ("LINK_QUEUE_BYTES_MAX", limits::LINK_QUEUE_BYTES_MAX as u64),
+        ("SESSIONS_MAX", u64::from(limits::SESSIONS_MAX)),
+        ("SESSION_IDS_MAX", u64::from(limits::SESSION_IDS_MAX)),
+        (
+            "TUNNELS_PER_LINK_MAX",
+            u64::from(limits::TUNNELS_PER_LINK_MAX),
+        ),
+        ("HANDSHAKE_TIMEOUT", seconds(limits::HANDSHAKE_TIMEOUT)),
+        ("STALE_TIMEOUT", seconds(limits::STALE_TIMEOUT)),
+        ("IDLE_CREDIT_TIMEOUT", seconds(limits::IDLE_CREDIT_TIMEOUT)),
+        ("STRING_BYTES_MAX", limits::STRING_BYTES_MAX as u64),
+        ("TOKEN_BYTES_MAX", limits::TOKEN_BYTES_MAX as u64),
+        ("CAPABILITIES_MAX", limits::CAPABILITIES_MAX as u64),
+        ("CAPABILITY_BYTES_MAX", limits::CAPABILITY_BYTES_MAX as u64),
+        ("URLS_MAX", limits::URLS_MAX as u64),
+        ("URL_BYTES_MAX", limits::URL_BYTES_MAX as u64),
+        ("TUNNEL_ID_BYTES_MAX", limits::TUNNEL_ID_BYTES_MAX as u64),
+    ] {
+        let row = format!("| `{name}` | {number} |");
+        assert!(DOCUMENT.contains(&row), "{row}");
+    }
+}

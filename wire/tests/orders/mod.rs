@@ -1,0 +1,326 @@
+//! Two ends driven by any order of steps, and one end by any order of calls.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use proptest::prelude::*;
+use tieline_wire::frame::{self, Kind};
+use tieline_wire::{
+    Event, Generation, GoAway, Granted, Moment, Mux, Reason, Register, RegisterAck, RelayHello,
+    SessionId, Settings, TunnelId,
+};
+
+use crate::peers::{NONCE, content, give_input, open_message, signed_hello, take_output};
+
+pub(crate) const START: Moment = Moment::from_micros(1_000_000);
+
+pub(crate) const KINDS: [Kind; 14] = [
+    Kind::Data,
+    Kind::Credit,
+    Kind::CreditReturn,
+    Kind::Ping,
+    Kind::Pong,
+    Kind::Finish,
+    Kind::Reset,
+    Kind::Hello,
+    Kind::Register,
+    Kind::RegisterAck,
+    Kind::Unregister,
+    Kind::Open,
+    Kind::Opened,
+    Kind::GoAway,
+];
+
+/// A relay and an agent that know each other.
+pub(crate) fn connected(settings: Settings) -> (Mux, Mux) {
+    let mut relay = Mux::relay(RelayHello::new(NONCE, 100), settings, START);
+    let mut agent = Mux::agent(settings, START);
+    let bytes = take_output(&mut agent, START);
+    give_input(&mut relay, START, bytes).unwrap();
+    let bytes = take_output(&mut relay, START);
+    give_input(&mut agent, START, bytes).unwrap();
+    agent.hello(&signed_hello());
+    let bytes = take_output(&mut agent, START);
+    give_input(&mut relay, START, bytes).unwrap();
+    (relay, agent)
+}
+
+/// One thing that happens at one end.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Step {
+    Open,
+    Opened(u8),
+    Send(u8, usize, bool),
+    Finish(u8),
+    Reset(u8),
+    Consume(u8, usize),
+    Transmit,
+    Deliver(usize),
+    Pass(u64),
+}
+
+pub(crate) fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        1 => Just(Step::Open),
+        1 => any::<u8>().prop_map(Step::Opened),
+        6 => (any::<u8>(), 0..100_000_usize, any::<bool>())
+            .prop_map(|(which, len, end)| Step::Send(which, len, end)),
+        1 => any::<u8>().prop_map(Step::Finish),
+        1 => any::<u8>().prop_map(Step::Reset),
+        4 => (any::<u8>(), 0..200_000_usize).prop_map(|(which, len)| Step::Consume(which, len)),
+        5 => Just(Step::Transmit),
+        5 => (0..100_000_usize).prop_map(Step::Deliver),
+        1 => (0..400_000_u64).prop_map(Step::Pass),
+    ]
+}
+
+#[derive(Default)]
+pub(crate) struct Stream {
+    pub(crate) sent: u64,
+    pub(crate) finished: bool,
+    pub(crate) received: u64,
+    pub(crate) consumed: u64,
+}
+
+/// A mux, what is on its way to it, and the streams that it sends.
+pub(crate) struct Peer {
+    pub(crate) mux: Mux,
+    pub(crate) incoming: VecDeque<u8>,
+    /// By session: what this end sent, and what the other one received of it.
+    pub(crate) streams: BTreeMap<SessionId, Stream>,
+}
+
+pub(crate) struct Two {
+    pub(crate) peers: [Peer; 2],
+    pub(crate) now: Moment,
+}
+
+impl Two {
+    pub(crate) fn new(settings: Settings) -> Self {
+        let (relay, agent) = connected(settings);
+        let peer = |mux| Peer {
+            mux,
+            incoming: VecDeque::new(),
+            streams: BTreeMap::new(),
+        };
+        Self {
+            peers: [peer(relay), peer(agent)],
+            now: START,
+        }
+    }
+
+    pub(crate) fn session(&self, which: u8) -> SessionId {
+        let known = self.peers[0].streams.len().max(1);
+        SessionId(1 + u32::try_from(usize::from(which) % known).unwrap())
+    }
+
+    pub(crate) fn step(&mut self, side: usize, step: Step) {
+        let now = self.now;
+        match step {
+            Step::Open => {
+                if let Ok(id) = self.peers[0].mux.open(&open_message()) {
+                    for peer in &mut self.peers {
+                        peer.streams.insert(id, Stream::default());
+                    }
+                }
+            }
+            Step::Opened(which) => {
+                let id = self.session(which);
+                self.peers[1].mux.opened(id);
+            }
+            Step::Send(which, len, end_of_message) => {
+                let id = self.session(which);
+                let peer = &mut self.peers[side];
+                let len = len.min(peer.mux.send_capacity(id));
+                let Some(stream) = peer.streams.get_mut(&id) else {
+                    return;
+                };
+                let bytes = content(u64::from(id.0) * 2 + side as u64, stream.sent, len);
+                let taken = peer.mux.send(id, bytes.into(), end_of_message);
+                if taken.is_ok() {
+                    stream.sent += len as u64;
+                } else {
+                    assert_eq!(len, 0, "capacity is what can be sent");
+                }
+            }
+            Step::Finish(which) => {
+                let id = self.session(which);
+                self.peers[side].mux.finish(id);
+            }
+            Step::Reset(which) => {
+                let id = self.session(which);
+                self.peers[side].mux.reset(id, Reason::Cancelled);
+            }
+            Step::Consume(which, len) => {
+                let id = self.session(which);
+                if let Some(stream) = self.peers[1 - side].streams.get_mut(&id) {
+                    let len = (stream.received - stream.consumed).min(len as u64);
+                    stream.consumed += len;
+                    let len = usize::try_from(len).unwrap();
+                    self.peers[side].mux.consumed(id, len);
+                }
+            }
+            Step::Transmit => {
+                let bytes = take_output(&mut self.peers[side].mux, now);
+                self.peers[1 - side].incoming.extend(bytes);
+            }
+            Step::Deliver(len) => {
+                let peer = &mut self.peers[side];
+                let len = len.min(peer.incoming.len());
+                let bytes = peer.incoming.drain(..len).collect();
+                let events = give_input(&mut peer.mux, now, bytes).expect("an honest peer");
+                for event in events {
+                    self.event(side, event);
+                }
+            }
+            Step::Pass(micros) => {
+                self.now = now + Duration::from_micros(micros);
+                self.peers[side].mux.handle_timeout(self.now).unwrap();
+            }
+        }
+    }
+
+    pub(crate) fn event(&mut self, side: usize, event: Event) {
+        let from = &mut self.peers[1 - side];
+        match event {
+            Event::Data {
+                session, payload, ..
+            } => {
+                let stream = from.streams.get_mut(&session).unwrap();
+                let name = u64::from(session.0) * 2 + (1 - side) as u64;
+                assert_eq!(payload, content(name, stream.received, payload.len()));
+                stream.received += payload.len() as u64;
+                assert!(stream.received <= stream.sent && !stream.finished);
+            }
+            Event::Finished { session } => {
+                let stream = from.streams.get_mut(&session).unwrap();
+                stream.finished = true;
+                assert_eq!(stream.received, stream.sent);
+            }
+            _ => {}
+        }
+    }
+
+    /// Both readers take everything and both ends finish, until nothing moves.
+    pub(crate) fn settle(&mut self) {
+        for _ in 0..10_000 {
+            let mut moved = false;
+            for side in 0..2 {
+                self.step(side, Step::Transmit);
+            }
+            for side in 0..2 {
+                moved |= !self.peers[side].incoming.is_empty();
+                self.step(side, Step::Deliver(usize::MAX));
+                for which in 0..self.peers[0].streams.len() {
+                    let which = u8::try_from(which).unwrap();
+                    self.step(side, Step::Opened(which));
+                    self.step(side, Step::Consume(which, usize::MAX));
+                    self.step(side, Step::Finish(which));
+                }
+            }
+            if !moved && self.peers.iter().all(|it| !it.mux.wants_transmit()) {
+                return;
+            }
+        }
+        panic!("two ends that never fall silent");
+    }
+}
+
+/// A call with any arguments, also wrong ones.
+#[derive(Clone, Debug)]
+pub(crate) enum Call {
+    Input(Vec<u8>),
+    Frame(Kind, u32, Vec<u8>),
+    Hello,
+    Register,
+    RegisterAck(u32),
+    Open,
+    Opened(u32),
+    Send(u32, usize, bool),
+    Finish(u32),
+    Reset(u32),
+    Consumed(u32, usize),
+    GoAway,
+    Pass(u64),
+    Poll,
+}
+
+pub(crate) fn call() -> impl Strategy<Value = Call> {
+    let id = || prop_oneof![0_u32..6, any::<u32>()];
+    let bytes = || prop::collection::vec(any::<u8>(), 0..40);
+    let payload = prop_oneof![
+        bytes(),
+        any::<u16>().prop_map(|it| it.to_le_bytes().to_vec()),
+        any::<u32>().prop_map(|it| it.to_le_bytes().to_vec()),
+        any::<u64>().prop_map(|it| it.to_le_bytes().to_vec()),
+        (0_u64..100).prop_map(|it| it.to_le_bytes().to_vec()),
+    ];
+    prop_oneof![
+        1 => bytes().prop_map(Call::Input),
+        6 => (prop::sample::select(&KINDS[..]), id(), payload)
+            .prop_map(|(kind, id, bytes)| Call::Frame(kind, id, bytes)),
+        1 => Just(Call::Hello),
+        1 => Just(Call::Register),
+        1 => any::<u32>().prop_map(Call::RegisterAck),
+        3 => Just(Call::Open),
+        2 => id().prop_map(Call::Opened),
+        4 => (id(), 0..50_000_usize, any::<bool>())
+            .prop_map(|(id, len, end)| Call::Send(id, len, end)),
+        2 => id().prop_map(Call::Finish),
+        2 => id().prop_map(Call::Reset),
+        3 => (id(), any::<usize>()).prop_map(|(id, len)| Call::Consumed(id, len)),
+        1 => Just(Call::GoAway),
+        2 => any::<u64>().prop_map(Call::Pass),
+        3 => Just(Call::Poll),
+    ]
+}
+
+pub(crate) fn make(mux: &mut Mux, now: &mut Moment, call: Call) {
+    match call {
+        Call::Input(bytes) => {
+            let _ = give_input(mux, *now, bytes);
+        }
+        Call::Frame(kind, id, payload) => {
+            let len = u32::try_from(payload.len()).unwrap();
+            let mut bytes = frame::encode(kind, SessionId(id), len, false).to_vec();
+            bytes.extend(payload);
+            let _ = give_input(mux, *now, bytes);
+        }
+        Call::Hello => mux.hello(&signed_hello()),
+        Call::Register => mux.register(&Register::default()),
+        Call::RegisterAck(heartbeat_ms) => mux.register_ack(&RegisterAck {
+            request: 1,
+            outcome: Ok(Granted {
+                tunnel: TunnelId::parse("maya").unwrap(),
+                urls: Vec::new(),
+                generation: Generation(1),
+                heartbeat_ms,
+            }),
+        }),
+        Call::Open => drop(mux.open(&open_message())),
+        Call::Opened(id) => mux.opened(SessionId(id)),
+        Call::Send(id, len, end) => {
+            mux.send_capacity(SessionId(id));
+            let _ = mux.send(SessionId(id), vec![0; len].into(), end);
+        }
+        Call::Finish(id) => mux.finish(SessionId(id)),
+        Call::Reset(id) => mux.reset(SessionId(id), Reason::Internal),
+        Call::Consumed(id, len) => mux.consumed(SessionId(id), len),
+        Call::GoAway => mux.go_away(&GoAway {
+            last_session: 0,
+            reason: Reason::ShuttingDown,
+            deadline_ms: 0,
+            message: String::new(),
+        }),
+        Call::Pass(micros) => {
+            // Backwards too: a driver's clock may be wrong.
+            *now = Moment::from_micros(micros);
+            let _ = mux.handle_timeout(*now);
+        }
+        Call::Poll => {
+            while mux.poll_writable().is_some() {}
+            take_output(mux, *now);
+            let _ = mux.poll_timeout();
+        }
+    }
+}
