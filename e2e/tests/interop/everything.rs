@@ -164,6 +164,7 @@ fn get_stream_carries_requests(setup: &Setup, path: Path) -> Result<()> {
     let report = same_as_direct(setup, path, Client::Era2025, "roots")?;
     let text = report["text"].as_str().context("no text")?;
     ensure!(text.contains("file:///shows/tieline"), "{text}");
+    ensure!(report["asked"] == true, "{report}");
     Ok(())
 }
 
