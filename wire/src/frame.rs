@@ -10,6 +10,9 @@ pub const END_OF_MESSAGE: u8 = 0x01;
 /// A receiver that does not know the kind skips the frame.
 pub const OPTIONAL: u8 = 0x80;
 
+/// Where a header has its flags.
+pub(crate) const FLAGS_OFFSET: usize = 9;
+
 /// What a frame carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -60,7 +63,8 @@ impl Kind {
             20 => Self::Open,
             21 => Self::Opened,
             22 => Self::GoAway,
-            // The bulk lane is reserved: this build skips it where the sender allows that.
+            23 => Self::BulkOffer,
+            24 => Self::Bulk,
             _ => return None,
         })
     }

@@ -21,7 +21,7 @@ pub use ids::{
     AgentKey, Generation, InstanceId, MachineId, Moment, NameError, SessionId, TunnelId,
 };
 pub use message::{
-    AgentHello, GoAway, Granted, Mode, Open, Refusal, Register, RegisterAck, RelayHello, Scheme,
-    Token,
+    AgentHello, BulkNonce, GoAway, Granted, Mode, Open, Refusal, Register, RegisterAck, RelayHello,
+    Scheme, Token,
 };
 pub use mux::{Counters, Event, Mux, OpenError, SendError, Settings, Transmit};

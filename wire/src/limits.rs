@@ -28,6 +28,19 @@ pub const TABLE_DEPTH_MAX: usize = 8;
 /// See [`TABLE_DEPTH_MAX`].
 pub const TABLES_MAX: usize = 256;
 
+/// Shortest piece that counts as a part of a bulk transfer, in bytes.
+///
+/// Splicing loses against a copy up to 4 KiB and wins from 64 KiB; two reads of a quarter of that
+/// in a row are no small message any more.
+pub const BULK_PIECE_BYTES_MIN: usize = 16 * 1024;
+
+/// First bytes on a bulk lane from both sides: `TLANE\r\n` and its version. The agent's are
+/// followed by the nonce of the offer.
+pub const LANE_PREFACE: [u8; 8] = *b"TLANE\r\n\x01";
+
+/// Bytes that an agent sends before a lane carries payload.
+pub const LANE_HELLO_BYTES: usize = LANE_PREFACE.len() + 16;
+
 /// Bytes gathered into one send.
 pub const GATHER_BYTES_MAX: usize = 256 * 1024;
 

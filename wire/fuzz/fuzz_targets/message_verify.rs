@@ -11,7 +11,7 @@ const RELAY: usize = 0;
 const AGENT: usize = 1;
 
 /// Who receives which table, and on which session.
-const READERS: [(usize, Kind, u32); 8] = [
+const READERS: [(usize, Kind, u32); 10] = [
     (RELAY, Kind::Hello, 0),
     (AGENT, Kind::Hello, 0),
     (RELAY, Kind::Register, 0),
@@ -20,6 +20,8 @@ const READERS: [(usize, Kind, u32); 8] = [
     (AGENT, Kind::Open, 2),
     (RELAY, Kind::Opened, 1),
     (AGENT, Kind::GoAway, 0),
+    (AGENT, Kind::BulkOffer, 1),
+    (AGENT, Kind::Bulk, 1),
 ];
 
 fuzz_target!(|data: &[u8]| {
@@ -60,6 +62,7 @@ fn write_again(muxes: &mut [Mux; 2], reader: usize, event: Event) {
         Event::RegisterAck(ack) => muxes[RELAY].register_ack(ack),
         Event::Unregister(tunnel) => muxes[AGENT].unregister(tunnel),
         Event::GoAway(away) => muxes[RELAY].go_away(away),
+        Event::BulkOffer { session, nonce } => muxes[RELAY].offer_bulk(*session, nonce),
         Event::RelayHello(hello) => return relay_hello_again(hello),
         // An agent's hello would need its key again, an open another session.
         _ => return,

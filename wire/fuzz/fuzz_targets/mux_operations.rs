@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
-use tieline_wire::{Event, GoAway, Moment, Mux, Reason, SessionId};
+use tieline_wire::{BulkNonce, Event, GoAway, Moment, Mux, Reason, SessionId};
 use tieline_wire_fuzz::{
     HELLO, START, Script, acquainted, give_input, open_message, strangers, take_output,
 };
@@ -31,6 +31,8 @@ fn call(mux: &mut Mux, operation: u8, script: &mut Script<'_>) -> Option<()> {
         2 => mux.finish(id),
         3 => mux.reset(id, Reason::from_code(u16::from(script.byte()))),
         4 => while mux.poll_writable().is_some() {},
+        6 => mux.offer_bulk(id, &BulkNonce::new([script.byte(); 16])),
+        7 => while mux.poll_bulky().is_some() {},
         5 => mux.go_away(&GoAway {
             last_session: mux.last_session(),
             reason: Reason::ShuttingDown,
@@ -48,24 +50,27 @@ fn hostile(mux: Option<Mux>, mut script: Script<'_>) {
     };
     let mut now = START;
     while !script.is_empty() {
-        let operation = script.byte() % 12;
+        let operation = script.byte() % 17;
         if call(&mut mux, operation, &mut script).is_some() {
             continue;
         }
         let id = SessionId(u32::from(script.byte() % 16));
         match operation {
-            6 => mux.consumed(id, script.number() as usize),
-            7 => {
+            8 => mux.consumed(id, script.number() as usize),
+            9 => {
                 let len = script.number() as usize % 100_000;
                 let _ = mux.send(id, vec![0; len].into(), script.byte() % 2 == 0);
                 mux.send_capacity(id);
             }
-            8 => {
+            10 => {
                 now = now + Duration::from_micros(u64::from(script.number()));
                 let _ = mux.handle_timeout(now);
             }
-            9 => drop(take_output(&mut mux, now)),
-            10 => mux.hello(&HELLO),
+            11 => drop(take_output(&mut mux, now)),
+            12 => mux.hello(&HELLO),
+            13 => drop(mux.move_to_lane(id)),
+            14 => mux.lane_sent(id, u64::from(script.number())),
+            15 => drop(mux.lane_ended(id, u64::from(script.number()))),
             _ => {
                 let len = usize::from(script.byte()) + 1;
                 let _ = give_input(&mut mux, now, script.bytes(len).to_vec());
@@ -98,19 +103,19 @@ fn honest(mut script: Script<'_>) {
     while !script.is_empty() {
         let operation = script.byte();
         let side = usize::from(operation >> 7);
-        let operation = operation % 11;
+        let operation = operation % 13;
         if operation == 5 || call(&mut muxes[side], operation, &mut script).is_some() {
             continue;
         }
         let id = SessionId(u32::from(script.byte() % 16));
         match operation {
-            6 => {
+            8 => {
                 let stream = streams.entry((1 - side, id)).or_default();
                 let len = u64::from(script.number()).min(stream.received - stream.consumed);
                 stream.consumed += len;
                 muxes[side].consumed(id, usize::try_from(len).expect("small"));
             }
-            7 => {
+            9 => {
                 let most = u64::from(script.number() % 400_000);
                 let len = most.min(muxes[side].send_capacity(id) as u64);
                 let stream = streams.entry((side, id)).or_default();
@@ -121,12 +126,12 @@ fn honest(mut script: Script<'_>) {
                     assert_eq!(len, 0, "capacity is what can be sent");
                 }
             }
-            8 => {
+            10 => {
                 // Slowly enough that no silence of the script is stale.
                 now = now + Duration::from_micros(u64::from(script.number() % 20_000));
                 muxes[side].handle_timeout(now).expect("not stale");
             }
-            9 => wires[side].extend(take_output(&mut muxes[side], now)),
+            11 => wires[side].extend(take_output(&mut muxes[side], now)),
             _ => {
                 let len = wires[1 - side]
                     .len()

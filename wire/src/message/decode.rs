@@ -3,8 +3,8 @@
 use flatbuffers::{Follow, Verifiable, VerifierOptions, root_with_opts};
 
 use super::{
-    AgentHello, GoAway, Granted, Mode, Open, Refusal, Register, RegisterAck, RelayHello, Scheme,
-    Token,
+    AgentHello, Bulk, BulkNonce, GoAway, Granted, Mode, Open, Refusal, Register, RegisterAck,
+    RelayHello, Scheme, Token,
 };
 use crate::error::{Error, Reason};
 use crate::generated as table;
@@ -190,6 +190,19 @@ impl Decode for GoAway {
             deadline_ms: away.deadline_ms(),
             message: text("message", away.message(), STRING_BYTES_MAX)?,
         })
+    }
+}
+
+impl Decode for BulkNonce {
+    fn decode(bytes: &[u8]) -> Result<Self, Error> {
+        array("nonce", root::<table::BulkOffer<'_>>(bytes)?.nonce()).map(Self::new)
+    }
+}
+
+impl Decode for Bulk {
+    fn decode(bytes: &[u8]) -> Result<Self, Error> {
+        let bytes_total = root::<table::Bulk<'_>>(bytes)?.bytes_total();
+        Ok(Self { bytes_total })
     }
 }
 

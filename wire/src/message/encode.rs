@@ -4,7 +4,7 @@ use std::fmt;
 
 use flatbuffers::{FlatBufferBuilder, UnionWIPOffset, WIPOffset};
 
-use super::{AgentHello, GoAway, Mode, Open, Register, RegisterAck, RelayHello, Scheme};
+use super::{AgentHello, BulkNonce, GoAway, Mode, Open, Register, RegisterAck, RelayHello, Scheme};
 use crate::generated as table;
 use crate::ids::TunnelId;
 use crate::limits::{STRING_BYTES_MAX, URLS_MAX};
@@ -193,6 +193,29 @@ impl Message for Open {
             },
         )
         .as_union_value()
+    }
+}
+
+/// A session may move to a lane of its own.
+pub(crate) struct BulkOffer<'a>(pub(crate) &'a BulkNonce);
+
+impl Message for BulkOffer<'_> {
+    fn build(&self, builder: &mut Builder) -> Root {
+        let nonce = builder.create_vector(self.0.as_bytes());
+        table::BulkOffer::create(builder, &table::BulkOfferArgs { nonce: Some(nonce) })
+            .as_union_value()
+    }
+}
+
+/// One direction goes on outside the link.
+pub(crate) struct Bulk {
+    pub(crate) bytes_total: u64,
+}
+
+impl Message for Bulk {
+    fn build(&self, builder: &mut Builder) -> Root {
+        let bytes_total = self.bytes_total;
+        table::Bulk::create(builder, &table::BulkArgs { bytes_total }).as_union_value()
     }
 }
 

@@ -16,7 +16,7 @@ mod encode;
 mod tests;
 
 pub(crate) use decode::{Decode, Unregistered};
-pub(crate) use encode::{Encoder, Message, Opened, Unregister};
+pub(crate) use encode::{Bulk, BulkOffer, Encoder, Message, Opened, Unregister};
 
 /// A credential; its `Debug` shows nothing of it.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -49,6 +49,32 @@ impl fmt::Debug for Token {
         } else {
             "Token(***)"
         })
+    }
+}
+
+/// What an agent shows on a bulk lane to prove whose it is: good for one connection.
+///
+/// Its `Debug` shows nothing of it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct BulkNonce([u8; 16]);
+
+impl BulkNonce {
+    /// Takes 16 random bytes.
+    #[must_use]
+    pub const fn new(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+
+    /// The bytes themselves; never log them.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for BulkNonce {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("BulkNonce(***)")
     }
 }
 

@@ -65,6 +65,17 @@ fn every_message_reads_back_as_written() {
         message: "restart".into(),
     };
     assert_eq!(round_trip(&away).unwrap(), away);
+    let nonce = BulkNonce::new([8; 16]);
+    let mut encoder = Encoder::new();
+    assert_eq!(
+        BulkNonce::decode(encoder.encode(&BulkOffer(&nonce))).unwrap(),
+        nonce
+    );
+    let bulk = Bulk {
+        bytes_total: 1 << 40,
+    };
+    let read = Bulk::decode(encoder.encode(&bulk)).unwrap();
+    assert_eq!(read.bytes_total, bulk.bytes_total);
     for outcome in [
         Ok(Granted {
             tunnel: TunnelId::parse("maya").unwrap(),

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::error::Reason;
 use crate::ids::{SessionId, TunnelId};
-use crate::message::{AgentHello, GoAway, Open, Register, RegisterAck, RelayHello};
+use crate::message::{AgentHello, BulkNonce, GoAway, Open, Register, RegisterAck, RelayHello};
 
 /// What happened on the link.
 #[derive(Debug, PartialEq, Eq)]
@@ -45,6 +45,19 @@ pub enum Event {
     },
     /// The peer's direction ended in order, with every byte delivered.
     Finished {
+        /// The session.
+        session: SessionId,
+    },
+    /// The relay offers a lane of its own to the session.
+    BulkOffer {
+        /// The session.
+        session: SessionId,
+        /// What to show on the lane.
+        nonce: BulkNonce,
+    },
+    /// The peer's direction goes on over the session's lane, with every byte before it delivered:
+    /// read the lane, and say [`super::Mux::lane_ended`].
+    Bulk {
         /// The session.
         session: SessionId,
     },

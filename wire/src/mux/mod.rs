@@ -21,6 +21,7 @@ mod credit;
 mod event;
 mod handshake;
 mod input;
+mod lane;
 mod output;
 mod receive;
 mod schedule;
@@ -33,6 +34,7 @@ use budget::Budget;
 pub use event::{Counters, Event, OpenError, SendError};
 use handshake::Handshake;
 use input::Decoder;
+use lane::SendLane;
 use schedule::Schedule;
 use sessions::{Session, Sessions};
 use timers::Timers;
@@ -64,6 +66,8 @@ pub struct Settings {
     pub budget_bytes: u64,
     /// Sessions at a time.
     pub sessions_max: u32,
+    /// Payload bytes in a row of large pieces that make a session bulky; 0 is never.
+    pub bulk_run_bytes: u64,
 }
 
 impl Default for Settings {
@@ -73,6 +77,7 @@ impl Default for Settings {
             stale: STALE_TIMEOUT,
             budget_bytes: LINK_BUDGET_BYTES,
             sessions_max: SESSIONS_MAX,
+            bulk_run_bytes: 0,
         }
     }
 }
@@ -94,6 +99,8 @@ pub struct Mux {
     due: VecDeque<SessionId>,
     /// Sessions that can be written again, for [`Mux::poll_writable`].
     writable: VecDeque<SessionId>,
+    /// Sessions that turned out bulky, for [`Mux::poll_bulky`].
+    bulky: VecDeque<SessionId>,
     /// Sessions whose send credit is above the floor.
     grown: Vec<SessionId>,
     /// When to look for idle ones among them.
@@ -134,6 +141,7 @@ impl Mux {
             pong: None,
             due: VecDeque::new(),
             writable: VecDeque::new(),
+            bulky: VecDeque::new(),
             grown: Vec::new(),
             idle_check_at: now,
             queued_bytes: 0,
@@ -183,7 +191,7 @@ impl Mux {
     fn return_idle_credit(&mut self, id: SessionId) -> Option<Moment> {
         let send = &mut self.sessions.live_mut(id)?.send;
         // A direction that ends gives everything back by that.
-        if send.end.is_none() && send.credit.is_above_floor() {
+        if send.end.is_none() && send.lane == SendLane::Link && send.credit.is_above_floor() {
             if !send.queue.is_empty() {
                 return Some(self.now + IDLE_CREDIT_TIMEOUT);
             }
@@ -218,6 +226,13 @@ impl Mux {
         self.control
             .extend_from_slice(&frame::encode(kind, session, len, false));
         self.control.extend_from_slice(payload);
+    }
+
+    /// Like [`Mux::push_control`], for a frame that an older peer may skip.
+    fn push_optional(&mut self, kind: Kind, session: SessionId, message: &impl Message) {
+        let at = self.control.len();
+        self.push_control(kind, session, message);
+        self.control[at + frame::FLAGS_OFFSET] |= frame::OPTIONAL;
     }
 
     /// Agent: says who we are, once [`Event::RelayHello`] came.
@@ -293,11 +308,12 @@ impl Mux {
 
     /// Lengths of the lists that hold session ids.
     #[cfg(test)]
-    fn list_lengths(&self) -> [usize; 4] {
+    fn list_lengths(&self) -> [usize; 5] {
         [
             self.schedule.len(),
             self.due.len(),
             self.writable.len(),
+            self.bulky.len(),
             self.grown.len(),
         ]
     }
@@ -336,6 +352,7 @@ impl Mux {
             schedule,
             due,
             writable,
+            bulky,
             grown,
             ..
         } = self;
@@ -344,7 +361,7 @@ impl Mux {
         if schedule.len() > most {
             schedule.retain(live);
         }
-        for list in [due, writable] {
+        for list in [due, writable, bulky] {
             if list.len() > most {
                 list.retain(live);
             }

@@ -7,6 +7,7 @@ use super::{LINK, Mux, Transmit};
 use crate::frame::{self, Kind};
 use crate::generated as structs;
 use crate::ids::{Moment, SessionId};
+use crate::message::Bulk;
 
 /// Room for control frames that is kept while none wait.
 const CONTROL_BYTES_KEPT: usize = 64 * 1024;
@@ -54,7 +55,7 @@ impl Mux {
             return;
         };
         session.recv.listed_due = false;
-        if session.recv.ended || session.is_resetting() {
+        if session.recv.ended || session.recv.lane.is_some() || session.is_resetting() {
             return;
         }
         let grant = session.recv.credit.grant(Growth {
@@ -85,6 +86,12 @@ impl Mux {
                 self.counters.bytes_sent += u64::from(len);
                 out.push_payload(payload);
                 self.wake_if_writable(id);
+            }
+            Next::Bulk(bytes_total) => {
+                let payload = self.encoder.encode(&Bulk { bytes_total });
+                let len = u32::try_from(payload.len()).unwrap_or(u32::MAX);
+                out.push_inline(&frame::encode(Kind::Bulk, id, len, false));
+                out.push_inline(payload);
             }
             Next::Yield => self.schedule.rotate(),
             Next::Idle => self.schedule.drop_front(),

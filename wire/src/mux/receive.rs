@@ -106,11 +106,17 @@ impl Mux {
             self.counters.frames_dropped += 1;
             return Ok(());
         }
-        if session.recv.ended || !session.opened && self.handshake.is_relay() {
+        let moved = session.recv.lane.is_some();
+        if session.recv.ended || moved || !session.opened && self.handshake.is_relay() {
             return Err(Error::peer(
                 Reason::Protocol,
                 format!("data on session {} out of turn", header.session),
             ));
+        }
+        let len = header.payload_len as usize;
+        if session.recv.run.add(len, self.settings.bulk_run_bytes) && !session.bulky {
+            session.bulky = true;
+            self.bulky.push_back(header.session);
         }
         // Empty frames may be worth a grant, and no event would tell.
         self.list_if_due(header.session);
@@ -168,6 +174,8 @@ impl Mux {
                     .pong(stamp, self.now)
                     .map(|rtt| Event::Pong { rtt }))
             }
+            Kind::BulkOffer if !relay => self.offer_received(session, payload),
+            Kind::Bulk => self.bulk_received(session, payload),
             Kind::Open if !relay => self.open_received(session, payload),
             Kind::Opened if relay => self.opened_received(session, payload),
             Kind::Credit | Kind::CreditReturn | Kind::Finish | Kind::Reset => {
@@ -260,6 +268,9 @@ impl Mux {
             }
             Kind::Finish => {
                 let sent = structs::Finish(fixed(payload)?).bytes_total();
+                if session.recv.lane.is_some() {
+                    return self.lane_finished(id, sent);
+                }
                 let received = session.recv.bytes_total;
                 if sent != received {
                     return Err(Error::peer(
@@ -299,7 +310,7 @@ impl Mux {
     }
 }
 
-fn never_opened(id: SessionId) -> Error {
+pub(super) fn never_opened(id: SessionId) -> Error {
     Error::peer(
         Reason::UnknownSession,
         format!("session {id} was never opened"),

@@ -19,6 +19,8 @@ pub(super) struct Schedule {
 /// What a session sends next.
 pub(super) enum Next {
     Data(Chunk),
+    /// The marker after which the direction goes on over its lane, with the bytes before it.
+    Bulk(u64),
     End(End),
     /// Its turn is over, and more waits.
     Yield,
@@ -78,6 +80,9 @@ pub(super) fn next(send: &mut SendHalf) -> Next {
         }
         send.deficit -= cost;
         return send.pop().map_or(Next::Idle, Next::Data);
+    }
+    if let Some(bytes) = send.take_marker() {
+        return Next::Bulk(bytes);
     }
     match send.end {
         Some(end) if !send.ended => {

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use super::handshake::Handshake;
+use super::lane::SendLane;
 use super::sessions::{Chunk, End};
 use super::{Mux, OpenError, SendError};
 use crate::error::Reason;
@@ -67,7 +68,7 @@ impl Mux {
     ) -> Result<(), SendError> {
         let session = self.sessions.live_mut(id).ok_or(SendError::Closed)?;
         let send = &mut session.send;
-        if send.end.is_some() {
+        if send.end.is_some() || send.lane != SendLane::Link {
             return Err(SendError::Closed);
         }
         if payload.is_empty() && !end_of_message {
@@ -80,6 +81,10 @@ impl Mux {
         };
         if !fits {
             return Err(SendError::Short);
+        }
+        if send.run.add(payload.len(), self.settings.bulk_run_bytes) && !session.bulky {
+            session.bulky = true;
+            self.bulky.push_back(id);
         }
         loop {
             let piece = payload.split_to(payload.len().min(DATA_BYTES_SENT_MAX));
@@ -129,7 +134,7 @@ impl Mux {
             return;
         };
         session.recv.credit.consume(len);
-        if session.recv.ended {
+        if session.recv.ended || session.recv.lane.is_some() {
             session.recv.credit.settle(&mut self.budget);
         } else {
             self.list_if_due(id);

@@ -5,6 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use bytes::Bytes;
 
 use super::credit::{RecvCredit, SendCredit};
+use super::lane::{RecvLane, Run, SendLane};
 use crate::error::Reason;
 use crate::ids::{Moment, SessionId};
 use crate::limits::{
@@ -44,8 +45,10 @@ pub(super) struct SendHalf {
     pub(super) queued_bytes: usize,
     /// Payload may be sent: an agent's only once its target connection stands.
     pub(super) may_start: bool,
-    /// Payload bytes queued since the start.
+    /// Payload bytes queued since the start, and those that a lane took.
     pub(super) bytes_total: u64,
+    pub(super) lane: SendLane,
+    pub(super) run: Run,
     pub(super) end: Option<End>,
     /// The end was sent.
     pub(super) ended: bool,
@@ -74,7 +77,7 @@ impl SendHalf {
 
     /// Bytes that may join the queue, headers included.
     fn room(&self, link_queued: usize) -> usize {
-        if self.end.is_some() || !self.may_start {
+        if self.end.is_some() || self.lane != SendLane::Link || !self.may_start {
             return 0;
         }
         // The lower bound leaves every session room once its own queue is sent, so that whoever
@@ -114,6 +117,9 @@ pub(super) struct RecvHalf {
     pub(super) credit: RecvCredit,
     /// Payload bytes announced by headers since the start.
     pub(super) bytes_total: u64,
+    /// Set once the peer's direction is on a lane.
+    pub(super) lane: Option<RecvLane>,
+    pub(super) run: Run,
     /// The peer finished.
     pub(super) ended: bool,
     /// In the list of sessions that are due a grant.
@@ -125,6 +131,8 @@ pub(super) struct RecvHalf {
 pub(super) struct Session {
     /// Relay: the agent said that its target connection stands.
     pub(super) opened: bool,
+    /// Was named by [`super::Mux::poll_bulky`], or is about to be.
+    pub(super) bulky: bool,
     pub(super) send: SendHalf,
     pub(super) recv: RecvHalf,
 }
@@ -133,12 +141,15 @@ impl Session {
     fn new(may_start: bool, now: Moment) -> Self {
         Self {
             opened: false,
+            bulky: false,
             send: SendHalf {
                 credit: SendCredit::new(now),
                 queue: VecDeque::new(),
                 queued_bytes: 0,
                 may_start,
                 bytes_total: 0,
+                lane: SendLane::Link,
+                run: Run::default(),
                 end: None,
                 ended: false,
                 blocked: false,
@@ -150,6 +161,8 @@ impl Session {
             recv: RecvHalf {
                 credit: RecvCredit::new(now),
                 bytes_total: 0,
+                lane: None,
+                run: Run::default(),
                 ended: false,
                 listed_due: false,
             },

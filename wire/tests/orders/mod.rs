@@ -6,15 +6,15 @@ use std::time::Duration;
 use proptest::prelude::*;
 use tieline_wire::frame::{self, Kind};
 use tieline_wire::{
-    Event, Generation, GoAway, Granted, Moment, Mux, Reason, Register, RegisterAck, RelayHello,
-    SessionId, Settings, TunnelId,
+    BulkNonce, Event, Generation, GoAway, Granted, Moment, Mux, Reason, Register, RegisterAck,
+    RelayHello, SessionId, Settings, TunnelId,
 };
 
 use crate::peers::{NONCE, content, give_input, open_message, signed_hello, take_output};
 
 pub(crate) const START: Moment = Moment::from_micros(1_000_000);
 
-pub(crate) const KINDS: [Kind; 14] = [
+pub(crate) const KINDS: [Kind; 16] = [
     Kind::Data,
     Kind::Credit,
     Kind::CreditReturn,
@@ -29,6 +29,8 @@ pub(crate) const KINDS: [Kind; 14] = [
     Kind::Open,
     Kind::Opened,
     Kind::GoAway,
+    Kind::BulkOffer,
+    Kind::Bulk,
 ];
 
 /// A relay and an agent that know each other.
@@ -54,6 +56,10 @@ pub(crate) enum Step {
     Finish(u8),
     Reset(u8),
     Consume(u8, usize),
+    /// Our direction moves to the session's lane.
+    Move(u8),
+    LaneSend(u8, u64),
+    LaneDeliver(u8, u64),
     Transmit,
     Deliver(usize),
     Pass(u64),
@@ -68,6 +74,10 @@ pub(crate) fn step() -> impl Strategy<Value = Step> {
         1 => any::<u8>().prop_map(Step::Finish),
         1 => any::<u8>().prop_map(Step::Reset),
         4 => (any::<u8>(), 0..200_000_usize).prop_map(|(which, len)| Step::Consume(which, len)),
+        1 => any::<u8>().prop_map(Step::Move),
+        2 => (any::<u8>(), 0..1_000_000_u64).prop_map(|(which, len)| Step::LaneSend(which, len)),
+        2 => (any::<u8>(), 0..1_000_000_u64)
+            .prop_map(|(which, len)| Step::LaneDeliver(which, len)),
         5 => Just(Step::Transmit),
         5 => (0..100_000_usize).prop_map(Step::Deliver),
         1 => (0..400_000_u64).prop_map(Step::Pass),
@@ -80,6 +90,21 @@ pub(crate) struct Stream {
     pub(crate) finished: bool,
     pub(crate) received: u64,
     pub(crate) consumed: u64,
+    pub(crate) lane: Lane,
+}
+
+/// The part of a stream that goes over a lane; only its length is modelled.
+#[derive(Default)]
+pub(crate) struct Lane {
+    /// The sender moved over.
+    moved: bool,
+    /// The receiver was told.
+    open: bool,
+    on_the_way: u64,
+    arrived: u64,
+    /// The sender ended it, and the receiver saw that.
+    shut: bool,
+    ended: bool,
 }
 
 /// A mux, what is on its way to it, and the streams that it sends.
@@ -145,6 +170,9 @@ impl Two {
             }
             Step::Finish(which) => {
                 let id = self.session(which);
+                if let Some(stream) = self.peers[side].streams.get_mut(&id) {
+                    stream.lane.shut = true;
+                }
                 self.peers[side].mux.finish(id);
             }
             Step::Reset(which) => {
@@ -158,6 +186,48 @@ impl Two {
                     stream.consumed += len;
                     let len = usize::try_from(len).unwrap();
                     self.peers[side].mux.consumed(id, len);
+                }
+            }
+            Step::Move(which) => {
+                let id = self.session(which);
+                let peer = &mut self.peers[side];
+                if peer.mux.move_to_lane(id) {
+                    peer.streams.get_mut(&id).unwrap().lane.moved = true;
+                }
+            }
+            Step::LaneSend(which, len) => {
+                let id = self.session(which);
+                let peer = &mut self.peers[side];
+                if let Some(stream) = peer.streams.get_mut(&id)
+                    && stream.lane.moved
+                    && !stream.lane.shut
+                {
+                    stream.lane.on_the_way += len;
+                    stream.sent += len;
+                    peer.mux.lane_sent(id, len);
+                }
+            }
+            Step::LaneDeliver(which, most) => {
+                let id = self.session(which);
+                let Some(stream) = self.peers[1 - side].streams.get_mut(&id) else {
+                    return;
+                };
+                let lane = &mut stream.lane;
+                // A reader takes the link's bytes first.
+                if !lane.open || lane.ended || stream.consumed < stream.received - lane.arrived {
+                    return;
+                }
+                let len = most.min(lane.on_the_way);
+                lane.on_the_way -= len;
+                lane.arrived += len;
+                stream.received += len;
+                stream.consumed += len;
+                if lane.shut && lane.on_the_way == 0 {
+                    lane.ended = true;
+                    let arrived = lane.arrived;
+                    if let Some(event) = self.peers[side].mux.lane_ended(id, arrived) {
+                        self.event(side, event);
+                    }
                 }
             }
             Step::Transmit => {
@@ -192,6 +262,11 @@ impl Two {
                 stream.received += payload.len() as u64;
                 assert!(stream.received <= stream.sent && !stream.finished);
             }
+            Event::Bulk { session } => {
+                let lane = &mut from.streams.get_mut(&session).unwrap().lane;
+                assert!(lane.moved && !lane.open);
+                lane.open = true;
+            }
             Event::Finished { session } => {
                 let stream = from.streams.get_mut(&session).unwrap();
                 stream.finished = true;
@@ -215,6 +290,7 @@ impl Two {
                     let which = u8::try_from(which).unwrap();
                     self.step(side, Step::Opened(which));
                     self.step(side, Step::Consume(which, usize::MAX));
+                    self.step(side, Step::LaneDeliver(which, u64::MAX));
                     self.step(side, Step::Finish(which));
                 }
             }
@@ -240,6 +316,10 @@ pub(crate) enum Call {
     Finish(u32),
     Reset(u32),
     Consumed(u32, usize),
+    OfferBulk(u32),
+    MoveToLane(u32),
+    LaneSent(u32, u64),
+    LaneEnded(u32, u64),
     GoAway,
     Pass(u64),
     Poll,
@@ -269,6 +349,11 @@ pub(crate) fn call() -> impl Strategy<Value = Call> {
         2 => id().prop_map(Call::Finish),
         2 => id().prop_map(Call::Reset),
         3 => (id(), any::<usize>()).prop_map(|(id, len)| Call::Consumed(id, len)),
+        1 => id().prop_map(Call::OfferBulk),
+        2 => id().prop_map(Call::MoveToLane),
+        1 => (id(), 0..u64::from(u32::MAX)).prop_map(|(id, len)| Call::LaneSent(id, len)),
+        2 => (id(), prop_oneof![0..100_u64, any::<u64>()])
+            .prop_map(|(id, len)| Call::LaneEnded(id, len)),
         1 => Just(Call::GoAway),
         2 => any::<u64>().prop_map(Call::Pass),
         3 => Just(Call::Poll),
@@ -306,6 +391,10 @@ pub(crate) fn make(mux: &mut Mux, now: &mut Moment, call: Call) {
         Call::Finish(id) => mux.finish(SessionId(id)),
         Call::Reset(id) => mux.reset(SessionId(id), Reason::Internal),
         Call::Consumed(id, len) => mux.consumed(SessionId(id), len),
+        Call::OfferBulk(id) => mux.offer_bulk(SessionId(id), &BulkNonce::new([7; 16])),
+        Call::MoveToLane(id) => drop(mux.move_to_lane(SessionId(id))),
+        Call::LaneSent(id, len) => mux.lane_sent(SessionId(id), len),
+        Call::LaneEnded(id, len) => drop(mux.lane_ended(SessionId(id), len)),
         Call::GoAway => mux.go_away(&GoAway {
             last_session: 0,
             reason: Reason::ShuttingDown,
@@ -319,6 +408,7 @@ pub(crate) fn make(mux: &mut Mux, now: &mut Moment, call: Call) {
         }
         Call::Poll => {
             while mux.poll_writable().is_some() {}
+            while mux.poll_bulky().is_some() {}
             take_output(mux, *now);
             let _ = mux.poll_timeout();
         }

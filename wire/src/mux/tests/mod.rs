@@ -14,6 +14,7 @@ use crate::message::{Mode, Open, Opened};
 
 mod credit_flow;
 mod handshaking;
+mod lanes;
 mod life;
 mod order;
 mod session_ends;

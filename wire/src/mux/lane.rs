@@ -1,0 +1,258 @@
+//! Bulk lanes: a session that moves much may go on over a connection of its own.
+//!
+//! The lane carries bytes and nothing else. What they mean stays on the link: `Bulk` says at which
+//! byte a direction moved over, `Finish` how many it carried in all, `Reset` that it broke off. So
+//! the end of a lane is an end of the session only once the link has said so.
+
+use bytes::Bytes;
+
+use super::receive::never_opened;
+use super::sessions::{End, Lookup, SendHalf};
+use super::{Event, Mux};
+use crate::error::{Error, Reason};
+use crate::frame::Kind;
+use crate::ids::{Moment, SessionId};
+use crate::limits::{BULK_PIECE_BYTES_MIN, DATA_BYTES_SENT_MAX};
+use crate::message::{Bulk, BulkNonce, BulkOffer, Decode};
+
+/// Large pieces in a row, of one direction.
+#[derive(Debug, Default)]
+pub(super) struct Run {
+    bytes: u64,
+    /// The last piece was as long as a frame gets: the next one may be its rest.
+    full: bool,
+}
+
+impl Run {
+    /// Takes note of a piece; true while the run is at least `enough` long.
+    pub(super) fn add(&mut self, len: usize, enough: u64) -> bool {
+        if self.full || len >= BULK_PIECE_BYTES_MIN {
+            self.bytes += len as u64;
+        } else {
+            self.bytes = 0;
+        }
+        self.full = len == DATA_BYTES_SENT_MAX;
+        enough > 0 && self.bytes >= enough
+    }
+}
+
+/// Which way our own direction goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SendLane {
+    /// Framed, on the link.
+    Link,
+    /// `Bulk` waits behind what is queued, with the bytes that went before it.
+    Marked(u64),
+    /// On the lane.
+    Moved,
+}
+
+/// The peer's direction, once it is on a lane.
+#[derive(Debug, Default)]
+pub(super) struct RecvLane {
+    /// Bytes that the lane had brought at its end.
+    ended: Option<u64>,
+    /// Bytes of the whole direction, as the peer's `Finish` said.
+    finished: Option<u64>,
+}
+
+impl Mux {
+    /// Relay: offers a lane for a session.
+    pub fn offer_bulk(&mut self, id: SessionId, nonce: &BulkNonce) {
+        if self.is_live(id) {
+            self.push_optional(Kind::BulkOffer, id, &BulkOffer(nonce));
+        }
+    }
+
+    /// A session whose last pieces were all large, in either direction; each is named once.
+    pub fn poll_bulky(&mut self) -> Option<SessionId> {
+        while let Some(id) = self.bulky.pop_front() {
+            if self.is_live(id) {
+                return Some(id);
+            }
+        }
+        None
+    }
+
+    /// Moves our direction of a session to its lane, behind what is queued: from now on the caller
+    /// writes to the lane itself. False if there is no such direction any more.
+    pub fn move_to_lane(&mut self, id: SessionId) -> bool {
+        let Some(session) = self.sessions.live_mut(id) else {
+            return false;
+        };
+        let send = &mut session.send;
+        if send.end.is_some() || send.lane != SendLane::Link || !send.may_start {
+            return false;
+        }
+        send.lane = SendLane::Marked(send.bytes_total);
+        self.schedule.add(id, send);
+        true
+    }
+
+    /// Takes note of bytes that the lane took from us, for the total that `Finish` says.
+    pub fn lane_sent(&mut self, id: SessionId, bytes: u64) {
+        if let Some(session) = self.sessions.live_mut(id) {
+            session.send.bytes_total += bytes;
+        }
+        self.counters.bytes_sent += bytes;
+    }
+
+    /// Takes note that bytes arrived on a lane: as good a sign of life as those of the link.
+    pub fn lane_received(&mut self, now: Moment, bytes: u64) {
+        self.timers.received(now);
+        self.counters.bytes_received += bytes;
+    }
+
+    /// The lane brought `bytes` and its end. The event is the session's: now, or once the link has
+    /// said what the end means.
+    pub fn lane_ended(&mut self, id: SessionId, bytes: u64) -> Option<Event> {
+        let session = self.sessions.live_mut(id)?;
+        if session.is_resetting() {
+            return None;
+        }
+        session.recv.lane.as_mut()?.ended = Some(bytes);
+        self.settle_lane(id)
+    }
+
+    /// The event of a direction whose lane ended and whose `Finish` came.
+    fn settle_lane(&mut self, id: SessionId) -> Option<Event> {
+        let recv = &mut self.sessions.live_mut(id)?.recv;
+        let lane = recv.lane.as_ref()?;
+        let (ended, finished) = (lane.ended?, lane.finished?);
+        if recv.bytes_total.checked_add(ended) == Some(finished) {
+            recv.ended = true;
+            self.forget_if_over(id);
+            return Some(Event::Finished { session: id });
+        }
+        // The lane broke where a FIN looks like an end; the link is sound.
+        let reason = Reason::LengthMismatch;
+        self.reset(id, reason);
+        Some(Event::Reset {
+            session: id,
+            reason,
+        })
+    }
+
+    /// The peer's direction of a session goes on outside the link.
+    pub(super) fn bulk_received(
+        &mut self,
+        id: SessionId,
+        payload: &Bytes,
+    ) -> Result<Option<Event>, Error> {
+        let sent = Bulk::decode(payload)?.bytes_total;
+        let relay = self.handshake.is_relay();
+        if !self.takes_frames(id)? {
+            return Ok(None);
+        }
+        let Some(session) = self.sessions.live_mut(id) else {
+            return Ok(None);
+        };
+        let recv = &mut session.recv;
+        if recv.ended || recv.lane.is_some() || relay && !session.opened {
+            return Err(Error::peer(
+                Reason::Protocol,
+                format!("session {id} moved to a lane out of turn"),
+            ));
+        }
+        if sent != recv.bytes_total {
+            return Err(Error::peer(
+                Reason::LengthMismatch,
+                format!(
+                    "session {id}: {sent} bytes sent, {} received",
+                    recv.bytes_total
+                ),
+            ));
+        }
+        recv.lane = Some(RecvLane::default());
+        recv.credit.settle(&mut self.budget);
+        Ok(Some(Event::Bulk { session: id }))
+    }
+
+    /// The peer's `Finish` of a direction that is on a lane.
+    pub(super) fn lane_finished(
+        &mut self,
+        id: SessionId,
+        bytes_total: u64,
+    ) -> Result<Option<Event>, Error> {
+        if !self.takes_frames(id)? {
+            return Ok(None);
+        }
+        let session = self.sessions.live_mut(id);
+        let lane = session.and_then(|session| session.recv.lane.as_mut());
+        if lane.is_some_and(|lane| lane.finished.replace(bytes_total).is_some()) {
+            return Err(Error::peer(
+                Reason::Protocol,
+                format!("session {id} ended twice"),
+            ));
+        }
+        Ok(self.settle_lane(id))
+    }
+
+    /// Agent: the relay has room for a lane.
+    pub(super) fn offer_received(
+        &mut self,
+        id: SessionId,
+        payload: &Bytes,
+    ) -> Result<Option<Event>, Error> {
+        let nonce = BulkNonce::decode(payload)?;
+        let live = self.takes_frames(id)?;
+        Ok(live.then_some(Event::BulkOffer { session: id, nonce }))
+    }
+
+    /// True if a frame may still act on its session; one that may not is counted.
+    fn takes_frames(&mut self, id: SessionId) -> Result<bool, Error> {
+        match self.sessions.lookup(id) {
+            Lookup::Live(session) if !session.is_resetting() => Ok(true),
+            Lookup::NeverOpened => Err(never_opened(id)),
+            _ => {
+                self.counters.frames_dropped += 1;
+                Ok(false)
+            }
+        }
+    }
+}
+
+impl SendHalf {
+    /// The marker that is due now, with the bytes before it.
+    pub(super) fn take_marker(&mut self) -> Option<u64> {
+        let SendLane::Marked(bytes) = self.lane else {
+            return None;
+        };
+        self.lane = SendLane::Moved;
+        // A session that is given up needs no marker.
+        (!matches!(self.end, Some(End::Reset(_)))).then_some(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ENOUGH: u64 = 256 * 1024;
+
+    fn pieces_until_bulky(pieces: impl Iterator<Item = usize>) -> Option<usize> {
+        let mut run = Run::default();
+        pieces.take(100_000).position(|len| run.add(len, ENOUGH))
+    }
+
+    #[test]
+    fn a_run_of_large_pieces_is_bulky_and_a_long_chat_never_is() {
+        assert_eq!(pieces_until_bulky(std::iter::repeat(32 * 1024)), Some(7));
+        assert_eq!(pieces_until_bulky(std::iter::repeat(1024)), None);
+        let chat = [20 * 1024, 300].into_iter().cycle();
+        assert_eq!(pieces_until_bulky(chat), None);
+    }
+
+    #[test]
+    fn the_rest_of_a_large_read_does_not_end_a_run() {
+        // Reads of 40 KiB, as they are framed.
+        let frames = [32 * 1024, 8 * 1024].into_iter().cycle();
+        assert_eq!(pieces_until_bulky(frames), Some(12));
+    }
+
+    #[test]
+    fn never_is_never() {
+        let mut run = Run::default();
+        assert!((0..1000).all(|_| !run.add(64 * 1024, 0)));
+    }
+}
