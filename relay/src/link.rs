@@ -194,13 +194,18 @@ mod tests {
     use super::*;
     use crate::clock::Clock;
     use crate::metrics::ShardMetrics;
+    use crate::session::Lanes;
 
     #[test]
     fn an_agent_that_asks_without_end_and_reads_slowly_is_cut_off() {
         let clock = Clock::start();
         let hello = RelayHello::new([0; 32], 1);
         let mux = Mux::relay(hello, Settings::default(), clock.now());
-        let link = SharedMux::new(mux, clock, Arc::new(ShardMetrics::default()));
+        let link = {
+            let metrics = Arc::new(ShardMetrics::default());
+            let lanes = Lanes::new(0, Arc::clone(&metrics));
+            SharedMux::new(mux, clock, metrics, lanes)
+        };
         link.receive(&mut Bytes::from_static(&PREFACE), |_, _| {})
             .unwrap();
         let mut transmit = Transmit::new();

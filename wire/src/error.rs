@@ -127,6 +127,8 @@ reasons! {
     Overload = 46, "overload", retry, "too busy";
     ShuttingDown = 47, "shutting_down", retry, "the peer is shutting down";
     LengthMismatch = 48, "length_mismatch", retry, "a direction ended with other bytes than were sent";
+    LaneLost = 49, "lane_lost", retry, "the session's bulk lane broke";
+    LaneRefused = 50, "lane_refused", retry, "no bulk lane was offered to this connection";
     // Sessions.
     TargetRefused = 64, "target_refused", retry, "the target refused the connection";
     TargetUnreachable = 65, "target_unreachable", retry, "the target cannot be reached";

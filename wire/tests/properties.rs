@@ -5,7 +5,8 @@
 mod orders;
 mod peers;
 
-use orders::{KINDS, START, Step, Two, call, connected, make, step};
+use orders::calls::{KINDS, call, make};
+use orders::{START, Step, Two, connected, step};
 use peers::{NONCE, give_input, signed_hello, take_output};
 use proptest::prelude::*;
 use tieline_wire::frame::{self, Kind};

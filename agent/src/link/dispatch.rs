@@ -1,9 +1,10 @@
 //! Reads a link into the mux, and acts on what arrives.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tieline_wire::{AgentHello, Event, Reason, RegisterAck, RelayHello, SessionId};
+use tieline_wire::{AgentHello, BulkNonce, Event, Reason, RegisterAck, RelayHello, SessionId};
 use tokio::io::AsyncReadExt;
 use tokio::net::tcp::OwnedReadHalf;
 use tokio::task::yield_now;
@@ -22,6 +23,8 @@ const AGENT_VERSION: &str = concat!("tieline/", env!("CARGO_PKG_VERSION"));
 /// Reads the link and acts on what arrives.
 pub(super) struct Dispatch<'a> {
     link: &'a Arc<Link>,
+    /// Where the link leads; lanes go there too.
+    relay: SocketAddr,
     start: Start,
     /// What the relay said when it announced the link's end.
     pub(super) farewell: Option<(Reason, String)>,
@@ -30,9 +33,10 @@ pub(super) struct Dispatch<'a> {
 }
 
 impl<'a> Dispatch<'a> {
-    pub(super) fn new(link: &'a Arc<Link>, start: Start) -> Self {
+    pub(super) fn new(link: &'a Arc<Link>, relay: SocketAddr, start: Start) -> Self {
         Self {
             link,
+            relay,
             start,
             farewell: None,
             payloads: Vec::new(),
@@ -106,6 +110,8 @@ impl<'a> Dispatch<'a> {
                     self.deliver(session);
                 }
                 Event::Open { session, .. } => self.open(session),
+                Event::BulkOffer { session, nonce } => self.lane_offered(session, nonce),
+                Event::Bulk { session } => self.with_session(session, Session::moved),
                 Event::Finished { session } => self.with_session(session, Session::finish),
                 Event::Reset { session, .. } => self.with_session(session, Session::abort),
                 Event::RelayHello(hello) => self.introduce(&hello),
@@ -156,6 +162,15 @@ impl<'a> Dispatch<'a> {
         }
         let target = self.start.target.clone();
         tokio::spawn(session::run(Arc::clone(self.link), session, target));
+    }
+
+    fn lane_offered(&self, id: SessionId, nonce: BulkNonce) {
+        let session = self.link.core().sessions.get(&id).cloned();
+        if let Some(session) = session
+            && session.takes_lane()
+        {
+            tokio::spawn(session::take_offer(session, self.relay, nonce));
+        }
     }
 
     fn introduce(&self, relay: &RelayHello) {

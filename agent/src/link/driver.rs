@@ -56,10 +56,13 @@ pub(crate) struct Start {
 pub(crate) async fn run(link: Arc<Link>, stream: TcpStream, start: Start) -> Result<(), Error> {
     // Whatever ends this future, also being dropped, ends the sessions.
     let _abort = AbortOnDrop(&link);
+    let relay = stream
+        .peer_addr()
+        .map_err(|error| Error::link_lost(error.to_string()))?;
     let (mut reads, writes) = stream.into_split();
     let mut writer = JoinSet::new();
     writer.spawn(write(Arc::clone(&link), writes));
-    let mut dispatch = Dispatch::new(&link, start);
+    let mut dispatch = Dispatch::new(&link, relay, start);
     let end = tokio::select! {
         end = dispatch.read(&mut reads) => end,
         end = keep_time(&link) => end,

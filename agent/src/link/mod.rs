@@ -13,7 +13,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::BufMut;
-use tieline_wire::{GoAway, Granted, Moment, Mux, Reason, SessionId, Settings, TunnelId};
+use tieline_wire::{Event, GoAway, Granted, Moment, Mux, Reason, SessionId, Settings, TunnelId};
 use tokio::io::AsyncReadExt;
 use tokio::net::tcp::OwnedReadHalf;
 use tokio::sync::{Notify, watch};
@@ -83,6 +83,14 @@ pub(crate) enum Pull {
     End,
     /// The target's connection broke.
     Failed,
+}
+
+/// How a lane ended, where the link has said so.
+pub(crate) enum LaneEnd {
+    /// In order, with every byte.
+    Finished,
+    /// With other bytes than were sent.
+    Broken,
 }
 
 impl Link {
@@ -188,6 +196,38 @@ impl Link {
             self.transmit.notify_one();
         }
         Poll::Ready(pull)
+    }
+
+    /// Moves the direction from a session's target to the lane, behind what was read; false if
+    /// that direction is over.
+    pub(crate) fn move_to_lane(&self, id: SessionId) -> bool {
+        let moved = self.core().mux.move_to_lane(id);
+        if moved {
+            self.transmit.notify_one();
+        }
+        moved
+    }
+
+    /// A session's lane took bytes.
+    pub(crate) fn lane_sent(&self, id: SessionId, count: usize) {
+        self.core().mux.lane_sent(id, count as u64);
+    }
+
+    /// A lane brought bytes, and the target took them.
+    pub(crate) fn lane_received(&self, count: usize) {
+        let now = self.now();
+        self.core().mux.lane_received(now, count as u64);
+    }
+
+    /// A session's lane brought its end behind `bytes`; `None` until the link has said what that
+    /// means.
+    pub(crate) fn lane_ended(&self, id: SessionId, bytes: u64) -> Option<LaneEnd> {
+        let event = self.core().mux.lane_ended(id, bytes)?;
+        self.transmit.notify_one();
+        match event {
+            Event::Finished { .. } => Some(LaneEnd::Finished),
+            _ => Some(LaneEnd::Broken),
+        }
     }
 
     /// The target took bytes of a session: the relay may send more.

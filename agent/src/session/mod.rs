@@ -6,6 +6,8 @@
 //! link's buffer, as far as the session has credit.
 
 mod backlog;
+mod lane;
+mod pipe;
 
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
@@ -16,11 +18,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tieline_wire::{Reason, SessionId};
+use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
 use self::backlog::Backlog;
+use self::lane::Seat;
+pub(crate) use self::lane::take_offer;
 use crate::link::{Link, Pull};
 use crate::target::Target;
 
@@ -48,6 +53,9 @@ struct Inbox {
     end: Option<End>,
     /// The target takes no more bytes.
     failed: bool,
+    lane: Seat,
+    /// The relay's direction goes on over the lane, behind the backlog.
+    moved: bool,
 }
 
 /// How the direction to the target ends, behind the backlog.
@@ -65,6 +73,7 @@ enum Delivered {
     All,
     Aborted,
     TargetFailed,
+    LaneFailed,
 }
 
 /// How the direction from the target ended.
@@ -72,6 +81,7 @@ enum Delivered {
 enum Collected {
     All,
     TargetFailed,
+    LaneFailed,
 }
 
 impl Session {
@@ -156,6 +166,11 @@ impl Session {
             match step {
                 Step::Done(delivered) => return delivered,
                 Step::Again => {}
+                Step::Lane(lane) => {
+                    if let Some(delivered) = self.write_lane(link, &lane, stream.as_ref()).await {
+                        return delivered;
+                    }
+                }
                 Step::AwaitChange => self.changed.notified().await,
                 Step::AwaitTarget(None) => tokio::select! {
                     ready = stream.writable() => if ready.is_err() { return Delivered::TargetFailed },
@@ -181,6 +196,18 @@ impl Session {
         }
         if inbox.backlog.is_empty() {
             let step = match inbox.end {
+                None if inbox.moved => match std::mem::take(&mut inbox.lane) {
+                    Seat::Taken(lane) => {
+                        inbox.moved = false;
+                        inbox.lane = Seat::Taken(Arc::clone(&lane));
+                        Step::Lane(lane)
+                    }
+                    Seat::Dialling => {
+                        inbox.lane = Seat::Dialling;
+                        Step::AwaitChange
+                    }
+                    Seat::Lost | Seat::Free => Step::Done(Delivered::LaneFailed),
+                },
                 None => Step::AwaitChange,
                 Some(End::Abort { .. }) => Step::Done(Delivered::Aborted),
                 Some(End::Finish) => {
@@ -212,6 +239,11 @@ impl Session {
     /// Reads the target until it ends, as far as there is credit.
     async fn read_target(&self, link: &Link, stream: &mut OwnedReadHalf) -> Collected {
         loop {
+            if let Some(lane) = self.lane()
+                && link.move_to_lane(self.id)
+            {
+                return self.read_to_lane(link, &lane, stream.as_ref()).await;
+            }
             match poll_fn(|context| link.poll_pull(context, self.id, stream)).await {
                 Pull::Sent => {}
                 Pull::NoCredit => self.writable.notified().await,
@@ -225,6 +257,8 @@ impl Session {
 /// What the direction to the target waits for.
 enum Step {
     Again,
+    /// Everything that the link brought is written: the rest comes over the lane.
+    Lane(Arc<TcpStream>),
     AwaitChange,
     AwaitTarget(Option<Instant>),
     Done(Delivered),
@@ -268,6 +302,9 @@ pub(crate) async fn run(link: Arc<Link>, session: Arc<Session>, target: Target) 
     link.opened(session.id);
     let aborted = join(&link, &session, &mut reads, &writes).await;
     session.inbox().stream = None;
+    if let Seat::Taken(lane) = std::mem::take(&mut session.inbox().lane) {
+        tokio::spawn(lane::linger(lane));
+    }
     if aborted {
         // Unlike a plain close, a reset cannot pass for a complete request or answer.
         let _ = reads.as_ref().set_zero_linger();
@@ -303,6 +340,10 @@ async fn join(
         }
         match (delivered, collected) {
             (Some(Delivered::Aborted), _) => return true,
+            (Some(Delivered::LaneFailed), _) | (_, Some(Collected::LaneFailed)) => {
+                link.reset(session.id, Reason::LaneLost);
+                return true;
+            }
             (_, Some(Collected::TargetFailed)) | (Some(Delivered::TargetFailed), Some(_)) => {
                 // Behind everything that was read from the target.
                 link.reset(session.id, Reason::TargetReset);

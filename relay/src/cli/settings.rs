@@ -149,6 +149,11 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "Sessions that one link may carry [default: 65536]",
     ),
     one(
+        "bulk_run_bytes",
+        "BYTES",
+        "Large pieces in a row before a session gets a lane of its own; 0: never [default: 1048576]",
+    ),
+    one(
         "log",
         "FILTER",
         "What to log, as in `info,tieline_relay=debug` [default: RUST_LOG or info]",

@@ -70,6 +70,10 @@ pub fn load(flags: Layer, environment: Layer, file: Option<&Path>) -> Result<Opt
         &mut config.sessions_max,
         settings.one("sessions_max", NUMBER, number)?,
     );
+    set(
+        &mut config.bulk_run_bytes,
+        settings.one("bulk_run_bytes", NUMBER, number)?,
+    );
     config.auth = settings.auth()?;
     config.check()?;
 

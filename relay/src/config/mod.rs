@@ -22,6 +22,9 @@ pub const SHARDS_MAX: usize = 1024;
 /// Most tunnels that a relay can be told to hold.
 pub const TUNNELS_MAX: usize = 1_000_000;
 
+/// Default of [`Config::bulk_run_bytes`].
+const BULK_RUN_BYTES: u64 = 1024 * 1024;
+
 /// All that a relay is told. Times and counts have bounds, see [`Config::check`].
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -51,6 +54,9 @@ pub struct Config {
     pub max_tunnels: usize,
     /// Sessions that one link may carry at a time.
     pub sessions_max: u32,
+    /// Payload bytes in a row of large pieces after which a raw TCP session is offered a
+    /// connection of its own; 0 is never.
+    pub bulk_run_bytes: u64,
 }
 
 /// How shards talk to the kernel.
@@ -129,6 +135,7 @@ impl Config {
             drain_timeout: Duration::from_secs(10),
             max_tunnels: 65_536,
             sessions_max: SESSIONS_MAX,
+            bulk_run_bytes: BULK_RUN_BYTES,
         }
     }
 

@@ -135,6 +135,11 @@ impl Socket {
         })
     }
 
+    /// For splice(2), which knows no flag that would keep a socket from blocking.
+    pub(crate) fn set_nonblocking(&self) -> io::Result<()> {
+        SockRef::from(&self.fd()).set_nonblocking(true)
+    }
+
     /// Ends our direction, behind what was written.
     pub(crate) fn finish(&self) {
         // The peer may be gone already, which ends the direction as well.

@@ -9,6 +9,7 @@ use tracing::warn;
 
 use crate::io::{Listener, Socket};
 
+pub(crate) mod agent;
 pub(crate) mod http;
 pub(crate) mod tcp;
 

@@ -119,6 +119,8 @@ pub(crate) enum HandoffKind {
     Link,
     /// A caller's connection.
     Frontend,
+    /// A bulk lane.
+    Lane,
 }
 
 /// Why a frame of a sound link was dropped.
@@ -145,10 +147,16 @@ pub(crate) struct ShardMetrics {
     pub(crate) sessions: Gauge,
     /// Frontends that live here.
     pub(crate) frontends: Gauge,
+    /// Bulk lanes that live here.
+    pub(crate) lanes: Gauge,
     /// Links that completed their handshake.
     pub(crate) links_total: Counter,
     /// Sessions opened.
     pub(crate) sessions_total: Counter,
+    /// Lanes offered to agents.
+    pub(crate) lane_offers_total: Counter,
+    /// Lanes that came to stand.
+    pub(crate) lanes_total: Counter,
     /// Messages that found a mailbox full.
     pub(crate) mailbox_full: Counter,
     /// Sessions whose frontend and link are on different shards.
@@ -162,8 +170,9 @@ pub(crate) struct ShardMetrics {
     frontend_refused: ByReason,
     frontends_total: Counters<2>,
     bytes: Counters<2>,
+    lane_bytes: Counters<2>,
     frames_dropped: Counters<2>,
-    handoffs: Counters<2>,
+    handoffs: Counters<3>,
     http_requests: Counters<HTTP_CLASSES>,
 }
 
@@ -201,6 +210,12 @@ impl ShardMetrics {
     /// Payload was passed on.
     pub(crate) fn bytes_moved(&self, direction: Direction, count: usize) {
         self.bytes.0[direction as usize].add(count as u64);
+    }
+
+    /// Payload was passed on over a lane.
+    pub(crate) fn lane_bytes_moved(&self, direction: Direction, count: usize) {
+        self.bytes_moved(direction, count);
+        self.lane_bytes.0[direction as usize].add(count as u64);
     }
 
     /// Frames of a sound link were dropped.

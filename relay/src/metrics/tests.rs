@@ -53,11 +53,14 @@ fn every_counter_is_shown_once_it_is_counted() {
         &shard.tunnels,
         &shard.sessions,
         &shard.frontends,
+        &shard.lanes,
     ] {
         gauge.inc();
     }
     for counter in [
         &shard.links_total,
+        &shard.lane_offers_total,
+        &shard.lanes_total,
         &shard.sessions_total,
         &shard.mailbox_full,
         &shard.crossings,
@@ -74,12 +77,14 @@ fn every_counter_is_shown_once_it_is_counted() {
     }
     shard.frontend_accepted(FrontendKind::Tcp);
     shard.frontend_accepted(FrontendKind::Http);
-    shard.bytes_moved(Direction::ToTarget, 1);
-    shard.bytes_moved(Direction::ToFrontend, 1);
+    // They count as bytes, too.
+    shard.lane_bytes_moved(Direction::ToTarget, 1);
+    shard.lane_bytes_moved(Direction::ToFrontend, 1);
     shard.frames_dropped(DropKind::EndedSession, 1);
     shard.frames_dropped(DropKind::Optional, 1);
     shard.handed_off(HandoffKind::Link);
     shard.handed_off(HandoffKind::Frontend);
+    shard.handed_off(HandoffKind::Lane);
     for status in [100, 200, 302, 404, 503] {
         shard.http_answered(status);
     }

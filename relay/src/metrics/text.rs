@@ -9,7 +9,7 @@ use super::{Counter, Gauge, HTTP_CLASSES, ShardMetrics, ShardStatus};
 
 const DIRECTIONS: [&str; 2] = ["to_target", "to_frontend"];
 const FRONTEND_KINDS: [&str; 2] = ["tcp", "http"];
-const HANDOFF_KINDS: [&str; 2] = ["link", "frontend"];
+const HANDOFF_KINDS: [&str; 3] = ["link", "frontend", "lane"];
 const DROP_KINDS: [&str; 2] = ["ended_session", "optional"];
 const STATUS_CLASSES: [&str; HTTP_CLASSES] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
@@ -65,12 +65,19 @@ impl Page<'_> {
         self.gauge("relay_tunnels", "Registered tunnels.", |m| &m.tunnels);
         self.gauge("relay_sessions", "Open sessions.", |m| &m.sessions);
         self.gauge("relay_frontends", "Connected frontends.", |m| &m.frontends);
+        self.gauge("relay_lanes", "Bulk lanes.", |m| &m.lanes);
 
         self.counter("relay_links_total", "Links established.", |m| {
             &m.links_total
         });
         self.counter("relay_sessions_total", "Sessions opened.", |m| {
             &m.sessions_total
+        });
+        self.counter("relay_lane_offers_total", "Bulk lanes offered.", |m| {
+            &m.lane_offers_total
+        });
+        self.counter("relay_lanes_total", "Bulk lanes that came to stand.", |m| {
+            &m.lanes_total
         });
         self.counter(
             "relay_mailbox_full_total",
@@ -132,6 +139,12 @@ impl Page<'_> {
             "Payload passed on, in bytes.",
             directions,
             |m| &m.bytes.0,
+        );
+        self.counters(
+            "relay_lane_bytes_total",
+            "Of these, over bulk lanes.",
+            directions,
+            |m| &m.lane_bytes.0,
         );
         let kinds = ("kind", DROP_KINDS.as_slice());
         self.counters(

@@ -7,9 +7,10 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
-use tieline_wire::{Reason, SendError, SessionId};
+use tieline_wire::{Event, Reason, SendError, SessionId};
 
 use super::inbox::InboxEnd;
+use super::lanes::{Lane, Seat};
 use super::{Ends, SharedMux, State};
 use crate::io::Socket;
 use crate::metrics::Direction;
@@ -22,10 +23,11 @@ const PINNING_BYTES_MAX: usize = 32 * 1024;
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What a session's reader finds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Incoming {
     /// Bytes wait in the inbox.
     Bytes,
+    /// What follows comes over the lane.
+    Lane(Rc<Lane>),
     /// The target ended its direction, and everything was taken.
     Finished,
     /// The session is gone, and everything that came before was taken.
@@ -173,6 +175,11 @@ impl Session {
             if !inbox.queue.is_empty() {
                 return Poll::Ready(Incoming::Bytes);
             }
+            if inbox.moved
+                && let Some(lane) = self.unread_lane()
+            {
+                return Poll::Ready(Incoming::Lane(lane));
+            }
             match inbox.end {
                 Some(InboxEnd::Finished) => return Poll::Ready(Incoming::Finished),
                 Some(InboxEnd::Reset(reason)) => return Poll::Ready(Incoming::Reset(reason)),
@@ -188,6 +195,85 @@ impl Session {
     /// Waits for bytes or an end.
     pub(crate) async fn incoming(&self) -> Incoming {
         poll_fn(|cx| self.poll_incoming(cx)).await
+    }
+
+    #[cfg(test)]
+    pub(super) const fn ends(&self) -> &Rc<Ends> {
+        &self.ends
+    }
+
+    /// Asks for a lane of its own once the session moves much.
+    pub(crate) fn want_lane(&self) {
+        *self.ends.lane.borrow_mut() = Seat::Wanted;
+    }
+
+    /// The lane, once it stands.
+    pub(crate) fn lane(&self) -> Option<Rc<Lane>> {
+        match &*self.ends.lane.borrow() {
+            Seat::Taken(lane) => Some(Rc::clone(lane)),
+            Seat::Unwanted | Seat::Wanted => None,
+        }
+    }
+
+    /// The lane, while nobody has read it.
+    fn unread_lane(&self) -> Option<Rc<Lane>> {
+        let lane = self.lane()?;
+        let pipe = lane.down.take()?;
+        lane.down.set(Some(pipe));
+        Some(lane)
+    }
+
+    /// Moves the direction towards the target to the lane, behind what was sent; false if that
+    /// direction is over.
+    pub(crate) fn move_to_lane(&self) -> bool {
+        self.link.with_mux(|mux| mux.move_to_lane(self.id))
+    }
+
+    /// The lane took bytes towards the target.
+    pub(crate) fn lane_sent(&self, count: usize) {
+        self.link
+            .metrics
+            .lane_bytes_moved(Direction::ToTarget, count);
+        let mut state = self.link.state.borrow_mut();
+        state.mux.lane_sent(self.id, count as u64);
+    }
+
+    /// The frontend took bytes that the lane brought.
+    pub(crate) fn lane_received(&self, count: usize) {
+        self.link
+            .metrics
+            .lane_bytes_moved(Direction::ToFrontend, count);
+        let now = self.link.clock.now();
+        let mut state = self.link.state.borrow_mut();
+        state.mux.lane_received(now, count as u64);
+    }
+
+    /// The lane brought its end behind `bytes`; [`Session::incoming`] tells once the link has said
+    /// what that means.
+    pub(crate) fn lane_ended(&self, bytes: u64) {
+        let event = self.link.with_mux(|mux| mux.lane_ended(self.id, bytes));
+        let end = match event {
+            Some(Event::Finished { .. }) => InboxEnd::Finished,
+            Some(Event::Reset { reason, .. }) => InboxEnd::Reset(reason),
+            _ => return,
+        };
+        self.link.state.borrow_mut().end(self.id, end);
+    }
+
+    /// Waits until the session is reset; for the one who would otherwise wait for
+    /// [`Session::incoming`].
+    pub(crate) async fn reset_by_agent(&self) -> Reason {
+        poll_fn(|cx| {
+            loop {
+                if let Some(reason) = self.reset_reason() {
+                    return Poll::Ready(reason);
+                }
+                if self.ends.readable.poll_wait(cx).is_pending() {
+                    return Poll::Pending;
+                }
+            }
+        })
+        .await
     }
 
     /// Shows the waiting bytes to `take`, which says how many it took; the target's side may send

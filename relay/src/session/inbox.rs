@@ -24,6 +24,8 @@ pub(super) struct Inbox {
     /// receive buffer.
     pub(super) queue: BytesMut,
     pub(super) end: Option<InboxEnd>,
+    /// The target's direction goes on over the lane, behind the queue.
+    pub(super) moved: bool,
     /// Where payload may go directly.
     pub(super) sink: Option<Rc<Socket>>,
 }

@@ -22,6 +22,7 @@ use crate::metrics::{Direction, DropKind, ShardMetrics};
 
 mod handle;
 mod inbox;
+mod lanes;
 #[cfg(test)]
 pub(crate) mod rig;
 mod stream;
@@ -30,6 +31,8 @@ mod tests;
 
 pub(crate) use handle::{Incoming, Session};
 use inbox::{Inbox, InboxEnd};
+use lanes::Seat;
+pub(crate) use lanes::{Lane, Lanes, shard_of};
 pub(crate) use stream::{SessionEnded, SessionStream};
 
 /// One link's mux, shared by the link's driver and the sessions on it.
@@ -43,6 +46,7 @@ pub(crate) struct SharedMux {
     closing: Cell<Option<Reason>>,
     clock: Clock,
     metrics: Arc<ShardMetrics>,
+    lanes: Rc<Lanes>,
 }
 
 struct State {
@@ -61,10 +65,16 @@ struct Ends {
     inbox: RefCell<Inbox>,
     readable: Signal,
     writable: Signal,
+    lane: RefCell<Seat>,
 }
 
 impl SharedMux {
-    pub(crate) fn new(mux: Mux, clock: Clock, metrics: Arc<ShardMetrics>) -> Rc<Self> {
+    pub(crate) fn new(
+        mux: Mux,
+        clock: Clock,
+        metrics: Arc<ShardMetrics>,
+        lanes: Rc<Lanes>,
+    ) -> Rc<Self> {
         Rc::new(Self {
             state: RefCell::new(State {
                 mux,
@@ -78,6 +88,7 @@ impl SharedMux {
             closing: Cell::new(None),
             clock,
             metrics,
+            lanes,
         })
     }
 
@@ -95,6 +106,7 @@ impl SharedMux {
             inbox: RefCell::new(Inbox::default()),
             readable: Signal::default(),
             writable: Signal::default(),
+            lane: RefCell::default(),
         });
         state.sessions.insert(id, Rc::clone(&ends));
         self.count_sessions(&mut state);
@@ -141,10 +153,12 @@ impl SharedMux {
                     self.metrics.session_reset(reason);
                     state.end(session, InboxEnd::Reset(reason));
                 }
+                Event::Bulk { session } => state.moved(session),
                 event => act(&mut state.mux, event),
             }
         }
         state.wake_writable();
+        self.offer_lanes(state);
         self.count_drops(state);
         self.count_sessions(state);
         if state.mux.wants_transmit() {
@@ -172,6 +186,18 @@ impl SharedMux {
         }
     }
 
+    /// Offers a lane for every session that turned out bulky and can use one.
+    fn offer_lanes(&self, state: &mut State) {
+        while let Some(id) = state.mux.poll_bulky() {
+            if let Some(ends) = state.sessions.get(&id)
+                && matches!(*ends.lane.borrow(), Seat::Wanted)
+                && let Some(nonce) = self.lanes.offer(ends, self.clock.now())
+            {
+                state.mux.offer_bulk(id, &nonce);
+            }
+        }
+    }
+
     /// A session is open until both its directions are over, also when its holder left before.
     fn count_sessions(&self, state: &mut State) {
         let now = state.mux.session_count();
@@ -184,6 +210,7 @@ impl SharedMux {
     /// Adds what leaves now to `out`; true if there is anything to send.
     pub(crate) fn transmit(&self, out: &mut Transmit) -> bool {
         let mut state = self.state.borrow_mut();
+        self.offer_lanes(&mut state);
         let any = state.mux.poll_transmit(self.clock.now(), out);
         state.wake_writable();
         self.count_sessions(&mut state);
@@ -303,9 +330,31 @@ impl Ends {
         }
         taken
     }
+
+    /// The session's lane stands.
+    fn seat(&self, lane: Rc<Lane>) {
+        *self.lane.borrow_mut() = Seat::Taken(lane);
+        self.readable.raise();
+        self.writable.raise();
+    }
 }
 
 impl State {
+    /// The target's direction goes on over the lane.
+    fn moved(&mut self, session: SessionId) {
+        let Some(ends) = self.sessions.get(&session) else {
+            return;
+        };
+        if matches!(*ends.lane.borrow(), Seat::Taken(_)) {
+            ends.inbox.borrow_mut().moved = true;
+            ends.readable.raise();
+        } else {
+            // There is no lane that it could have moved to.
+            self.mux.reset(session, Reason::Protocol);
+            self.end(session, InboxEnd::Reset(Reason::Protocol));
+        }
+    }
+
     fn end(&mut self, session: SessionId, end: InboxEnd) {
         if let Some(ends) = self.sessions.get(&session) {
             ends.inbox.borrow_mut().finish(end);

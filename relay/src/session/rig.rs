@@ -6,11 +6,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use ring::signature::{Ed25519KeyPair, KeyPair};
 use tieline_wire::{
-    AgentHello, AgentKey, Event, InstanceId, MachineId, Mux, RelayHello, Settings, Transmit,
-    TunnelId,
+    AgentHello, AgentKey, BulkNonce, Event, InstanceId, MachineId, Mux, RelayHello, Settings,
+    Transmit, TunnelId,
 };
 
-use super::{Session, SharedMux};
+use super::{Lanes, Session, SharedMux};
 use crate::clock::Clock;
 use crate::metrics::ShardMetrics;
 
@@ -20,6 +20,7 @@ pub(crate) struct Link {
     pub(crate) agent: Mux,
     clock: Clock,
     metrics: Arc<ShardMetrics>,
+    pub(super) lanes: Rc<Lanes>,
 }
 
 impl Link {
@@ -27,12 +28,14 @@ impl Link {
         let clock = Clock::start();
         let (now, settings) = (clock.now(), Settings::default());
         let metrics = Arc::new(ShardMetrics::default());
+        let lanes = Lanes::new(0, Arc::clone(&metrics));
         let relay = Mux::relay(RelayHello::new([7; 32], 10), settings, now);
         let mut link = Self {
-            relay: SharedMux::new(relay, clock, Arc::clone(&metrics)),
+            relay: SharedMux::new(relay, clock, Arc::clone(&metrics), Rc::clone(&lanes)),
             agent: Mux::agent(settings, now),
             clock,
             metrics,
+            lanes,
         };
         for _ in 0..2 {
             link.pump_up();
@@ -47,6 +50,10 @@ impl Link {
 
     pub(crate) fn open(&self) -> Session {
         self.relay.open(&TunnelId::parse("maya").unwrap()).unwrap()
+    }
+
+    pub(super) fn offer(&self, session: &Session) -> Option<BulkNonce> {
+        self.lanes.offer(session.ends(), self.clock.now())
     }
 
     /// Sessions that the metrics call open.

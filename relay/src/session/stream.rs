@@ -86,7 +86,8 @@ impl Read for SessionStream {
                 });
                 Poll::Ready(taken.map(|_| ()).map_err(|never| match never {}))
             }
-            Incoming::Finished => Poll::Ready(Ok(())),
+            // Whoever reads through hyper never asked for a lane.
+            Incoming::Finished | Incoming::Lane(_) => Poll::Ready(Ok(())),
             Incoming::Reset(reason) => Poll::Ready(Err(reset_error(reason))),
         }
     }

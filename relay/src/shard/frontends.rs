@@ -60,6 +60,7 @@ impl Shard {
             Place::Here(session) => {
                 let _here = self.count_frontend();
                 let socket = Rc::new(socket);
+                session.want_lane();
                 splice(&socket, session, early, &self.read_block, || false).await;
             }
             Place::Shard(to) => match socket.into_fd() {

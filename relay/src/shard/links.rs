@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use ring::rand::{SecureRandom, SystemRandom};
-use tieline_wire::limits::TUNNELS_PER_LINK_MAX;
+use tieline_wire::limits::{HANDSHAKE_TIMEOUT, TUNNELS_PER_LINK_MAX};
 use tieline_wire::{
     AgentHello, Mux, Reason, Refusal, Register, RegisterAck, RelayHello, Settings, TunnelId,
 };
@@ -18,6 +18,7 @@ use super::message::{Claim, Message};
 use crate::auth::authorize;
 use crate::io::Socket;
 use crate::link::{self, LinkHost, NOTSENT_BYTES};
+use crate::listen::agent::{Opening, opening};
 use crate::metrics::HandoffKind;
 use crate::registry::{LinkId, LinkRef, TunnelEntry, TunnelInfo};
 use crate::session::SharedMux;
@@ -27,8 +28,21 @@ use crate::session::SharedMux;
 const CLAIMS_MAX: usize = 1024;
 
 impl Shard {
-    /// A connection on an agent listener: it goes to the shard with the fewest links.
+    /// A connection on an agent listener: its first bytes say what it is for.
     pub(super) fn agent_arrived(self: &Rc<Self>, socket: Socket, peer: SocketAddr) {
+        let shard = Rc::clone(self);
+        self.gate.spawn(async move {
+            match monoio::time::timeout(HANDSHAKE_TIMEOUT, opening(&socket)).await {
+                Ok(Some(Opening::Link)) => shard.place_link(socket, peer),
+                Ok(Some(Opening::Lane(nonce))) => shard.place_lane(socket, nonce).await,
+                Ok(None) => shard.metrics.link_refused(Reason::LinkLost),
+                Err(_) => shard.metrics.link_refused(Reason::HandshakeTimeout),
+            }
+        });
+    }
+
+    /// A link goes to the shard with the fewest.
+    fn place_link(self: &Rc<Self>, socket: Socket, peer: SocketAddr) {
         let to = self.least_loaded();
         self.peers.loads[to].fetch_add(1, Ordering::Relaxed);
         if to == self.index {
@@ -74,11 +88,17 @@ impl Shard {
             heartbeat: config.stale_timeout / 3,
             stale: config.stale_timeout,
             sessions_max: config.sessions_max,
+            bulk_run_bytes: config.bulk_run_bytes,
             ..Settings::default()
         };
         let hello = RelayHello::new(nonce, config.sessions_max);
         let mux = Mux::relay(hello, settings, self.clock.now());
-        let mux = SharedMux::new(mux, self.clock, Arc::clone(&self.metrics));
+        let mux = SharedMux::new(
+            mux,
+            self.clock,
+            Arc::clone(&self.metrics),
+            Rc::clone(&self.lanes),
+        );
         let id = self.registry.borrow_mut().add(Rc::clone(&mux), peer);
         socket.tune_link(config.stale_timeout, NOTSENT_BYTES);
         self.metrics.links.inc();

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tieline_wire::{AgentKey, Generation, InstanceId, Reason, TunnelId};
+use tieline_wire::{AgentKey, BulkNonce, Generation, InstanceId, Reason, TunnelId};
 use tokio::sync::oneshot;
 
 use crate::metrics::TunnelReport;
@@ -17,6 +17,8 @@ use crate::registry::{LinkRef, TunnelInfo};
 pub(crate) enum Message {
     /// An agent's connection, nothing read from it yet.
     Link { fd: OwnedFd, peer: SocketAddr },
+    /// A bulk lane, its hello read.
+    Lane { fd: OwnedFd, nonce: BulkNonce },
     /// A raw frontend that named its tunnel.
     Frontend {
         fd: OwnedFd,

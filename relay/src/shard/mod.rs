@@ -21,12 +21,14 @@ use crate::link::LinkBlock;
 use crate::listen;
 use crate::metrics::ShardMetrics;
 use crate::registry::Registry;
+use crate::session::Lanes;
 use crate::splice::ReadBlock;
 
 mod arbiter;
 mod frontends;
 mod gate;
 mod gateway;
+mod lanes;
 mod links;
 mod log_budget;
 mod mailbox;
@@ -95,6 +97,7 @@ pub(crate) struct Shard {
     gate: Rc<Gate>,
     read_block: ReadBlock,
     link_block: LinkBlock,
+    lanes: Rc<Lanes>,
 }
 
 /// Runs a shard on this thread until it is told to stop; `started` hears whether it could start.
@@ -144,6 +147,7 @@ impl Shard {
         let shard = Rc::new(Self {
             index,
             clock: Clock::start(),
+            lanes: Lanes::new(index, Arc::clone(&metrics)),
             metrics,
             registry: RefCell::default(),
             routes: RefCell::default(),
@@ -249,6 +253,7 @@ impl Shard {
     fn handle(self: &Rc<Self>, message: Message) {
         match message {
             Message::Link { fd, peer } => self.link_moved_here(fd, peer),
+            Message::Lane { fd, nonce } => self.lane_moved_here(fd, &nonce),
             Message::Frontend { fd, tunnel, early } => self.raw_moved_here(fd, tunnel, early),
             Message::Http { fd, peer } => self.http_moved_here(fd, peer),
             Message::Crossing {

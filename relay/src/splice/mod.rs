@@ -12,7 +12,9 @@ use bytes::{Bytes, BytesMut};
 use tieline_wire::Reason;
 
 use crate::io::{Received, Socket};
-use crate::session::{Incoming, Session};
+use crate::session::{Incoming, Lane, Session};
+
+mod lane;
 
 /// Largest single read from a frontend, in bytes.
 const READ_BYTES_MAX: usize = 64 * 1024;
@@ -72,6 +74,12 @@ pub(crate) async fn splice(
             session.reset(reason);
             None
         }
+        Some(Failure::Lane) => {
+            session.reset(Reason::LaneLost);
+            flush(socket).await;
+            socket.abort();
+            Some(Reason::LaneLost)
+        }
         Some(Failure::Session(reason)) => {
             flush(socket).await;
             socket.abort();
@@ -85,6 +93,8 @@ enum Failure {
     Frontend(Reason),
     /// The session was reset; what came before is written already.
     Session(Reason),
+    /// The lane broke, and the link did not say why.
+    Lane,
 }
 
 /// Polls both until both are done or one failed; or until the frontend is `gone`, while it is
@@ -124,15 +134,18 @@ async fn upward(
     unread: &Cell<bool>,
     cancelled: impl Fn() -> bool,
 ) -> Result<(), Failure> {
-    let capacity = async || {
+    let room = async || {
         // Only while this waits does anybody else look.
         unread.set(true);
-        let capacity = capacity(session).await;
+        let room = room(session).await;
         unread.set(false);
-        capacity
+        room
     };
     while !early.is_empty() {
-        let Some(capacity) = capacity().await else {
+        unread.set(true);
+        let capacity = session.capacity().await;
+        unread.set(false);
+        let Ok(capacity) = capacity else {
             return Ok(());
         };
         let piece = early.split_to(early.len().min(capacity));
@@ -143,12 +156,13 @@ async fn upward(
     loop {
         // Credit first: a session without it leaves the bytes in the kernel, whose window then
         // slows the frontend down.
-        if capacity().await.is_none() {
-            return Ok(());
+        match room().await {
+            Room::Bytes(_) => socket.readable().await.map_err(frontend_failed)?,
+            Room::Lane(lane) => return lane::upward(socket, session, &lane, unread).await,
+            Room::Gone => return Ok(()),
         }
-        socket.readable().await.map_err(frontend_failed)?;
-        let Some(capacity) = capacity().await else {
-            return Ok(());
+        let Room::Bytes(capacity) = room().await else {
+            continue;
         };
         let (received, payload) = block
             .recv(socket, capacity.min(READ_BYTES_MAX))
@@ -169,9 +183,25 @@ async fn upward(
     }
 }
 
-/// `None` once the session is gone: the other direction delivers what came before, and says so.
-async fn capacity(session: &Session) -> Option<usize> {
-    session.capacity().await.ok()
+/// Where the next bytes towards the target go.
+enum Room {
+    /// So many may go over the link.
+    Bytes(usize),
+    /// All of them go over the lane.
+    Lane(Rc<Lane>),
+    /// The session is gone: the other direction delivers what came before, and says so.
+    Gone,
+}
+
+async fn room(session: &Session) -> Room {
+    poll_fn(|cx| match session.lane() {
+        Some(lane) => Poll::Ready(Room::Lane(lane)),
+        None => session.poll_capacity(cx).map(|capacity| match capacity {
+            Ok(bytes) => Room::Bytes(bytes),
+            Err(_) => Room::Gone,
+        }),
+    })
+    .await
 }
 
 async fn downward(socket: &Socket, session: &Session) -> Result<(), Failure> {
@@ -186,6 +216,7 @@ async fn downward(socket: &Socket, session: &Session) -> Result<(), Failure> {
                     socket.writable().await.map_err(frontend_failed)?;
                 }
             }
+            Incoming::Lane(lane) => lane::downward(socket, session, &lane).await?,
             Incoming::Finished => {
                 socket.finish();
                 return Ok(());

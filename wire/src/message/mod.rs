@@ -8,7 +8,7 @@ use ring::signature::{ED25519, UnparsedPublicKey};
 
 use crate::error::Reason;
 use crate::ids::{AgentKey, Generation, InstanceId, MachineId, TunnelId};
-use crate::limits::{VERSION_MAX, VERSION_MIN};
+use crate::limits::{LANE_HELLO_BYTES, LANE_PREFACE, VERSION_MAX, VERSION_MIN};
 
 mod decode;
 mod encode;
@@ -69,6 +69,22 @@ impl BulkNonce {
     #[must_use]
     pub const fn as_bytes(&self) -> &[u8; 16] {
         &self.0
+    }
+
+    /// What an agent sends first on the lane.
+    #[must_use]
+    pub fn lane_hello(&self) -> [u8; LANE_HELLO_BYTES] {
+        let mut hello = [0; LANE_HELLO_BYTES];
+        hello[..LANE_PREFACE.len()].copy_from_slice(&LANE_PREFACE);
+        hello[LANE_PREFACE.len()..].copy_from_slice(&self.0);
+        hello
+    }
+
+    /// The nonce in an agent's first bytes; `None` if these are something else.
+    #[must_use]
+    pub fn from_lane_hello(hello: &[u8]) -> Option<Self> {
+        let nonce = hello.strip_prefix(&LANE_PREFACE)?;
+        nonce.try_into().ok().map(Self)
     }
 }
 

@@ -1,0 +1,236 @@
+//! A session's bulk lane: a connection of its own to the relay, on which the kernel moves bytes
+//! where it can.
+
+use std::io;
+use std::net::{Shutdown, SocketAddr};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use socket2::SockRef;
+use tieline_wire::BulkNonce;
+use tieline_wire::limits::LANE_PREFACE;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::yield_now;
+use tokio::time::{sleep, timeout};
+
+use super::pipe::Pipe;
+use super::{Collected, Delivered, FLUSH_TIMEOUT, Session};
+use crate::link::{LaneEnd, Link};
+
+/// How long the relay may take to accept a lane; it forgets the offer a little later.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(8);
+
+/// How long the relay may take to say why a lane broke. Both ends see that it did.
+const VERDICT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long the relay may take to close a lane of a session that is over: longer than it reads on.
+const LINGER_TIMEOUT: Duration = Duration::from_secs(3);
+
+const LINGER_READ_BYTES: usize = 16 * 1024;
+
+/// Bytes that one direction moves before others run.
+const TURN_BYTES: usize = 256 * 1024;
+
+/// Whether the session has a lane.
+#[derive(Debug, Default)]
+pub(super) enum Seat {
+    #[default]
+    Free,
+    /// It is on offer, and being dialled.
+    Dialling,
+    Taken(Arc<TcpStream>),
+    /// It was offered and could not be had.
+    Lost,
+}
+
+impl Session {
+    /// The relay's direction goes on over the lane.
+    pub(crate) fn moved(&self) {
+        self.inbox().moved = true;
+        self.changed.notify_one();
+    }
+
+    /// A lane is on offer; false if the session needs none, because it had one.
+    pub(crate) fn takes_lane(&self) -> bool {
+        let mut inbox = self.inbox();
+        let free = matches!(inbox.lane, Seat::Free);
+        if free {
+            inbox.lane = Seat::Dialling;
+        }
+        free
+    }
+
+    /// The lane stands, or cannot be had.
+    fn seat(&self, lane: Option<Arc<TcpStream>>) {
+        self.inbox().lane = lane.map_or(Seat::Lost, Seat::Taken);
+        self.changed.notify_one();
+        self.writable.notify_one();
+    }
+
+    pub(super) fn lane(&self) -> Option<Arc<TcpStream>> {
+        match &self.inbox().lane {
+            Seat::Taken(lane) => Some(Arc::clone(lane)),
+            Seat::Free | Seat::Dialling | Seat::Lost => None,
+        }
+    }
+
+    /// Moves what the lane brings to the target, until the lane ends; `None` if the link has still
+    /// to say what that means.
+    pub(super) async fn write_lane(
+        &self,
+        link: &Link,
+        lane: &TcpStream,
+        target: &TcpStream,
+    ) -> Option<Delivered> {
+        let mut total = 0;
+        let carried = {
+            let mut carrying = pin!(carry(lane, target, |count| {
+                total += count as u64;
+                link.lane_received(count);
+            }));
+            tokio::select! {
+                carried = &mut carrying => Some(carried),
+                // What was on its way gets the time that a backlog would.
+                () = self.aborted() => timeout(FLUSH_TIMEOUT, carrying).await.ok(),
+            }
+        };
+        match carried {
+            None => Some(Delivered::Aborted),
+            Some(Ok(())) => match link.lane_ended(self.id, total) {
+                Some(LaneEnd::Finished) => {
+                    self.finish();
+                    None
+                }
+                Some(LaneEnd::Broken) => Some(Delivered::Aborted),
+                None => None,
+            },
+            Some(Err(Broken::To)) => {
+                self.inbox().failed = true;
+                None
+            }
+            Some(Err(Broken::From)) => {
+                let aborted = timeout(VERDICT_TIMEOUT, self.aborted()).await;
+                Some(aborted.map_or(Delivered::LaneFailed, |()| Delivered::Aborted))
+            }
+        }
+    }
+
+    /// Moves what the target sends to the lane, until it ends.
+    pub(super) async fn read_to_lane(
+        &self,
+        link: &Link,
+        lane: &TcpStream,
+        target: &TcpStream,
+    ) -> Collected {
+        let carried = carry(target, lane, |count| link.lane_sent(self.id, count)).await;
+        if !matches!(carried, Err(Broken::To)) {
+            // The relay reads up to here, whatever the link says of it.
+            let _ = SockRef::from(lane).shutdown(Shutdown::Write);
+        }
+        match carried {
+            Ok(()) => Collected::All,
+            Err(Broken::From) => Collected::TargetFailed,
+            Err(Broken::To) => {
+                // The relay's reset would end this wait.
+                sleep(VERDICT_TIMEOUT).await;
+                Collected::LaneFailed
+            }
+        }
+    }
+}
+
+/// The connection that failed.
+#[derive(Debug)]
+enum Broken {
+    From,
+    To,
+}
+
+/// Dials a lane for `session`, and seats it. What cannot be had is done without: the session then
+/// stays on the link, unless the relay has moved over already.
+pub(crate) async fn take_offer(session: Arc<Session>, relay: SocketAddr, nonce: BulkNonce) {
+    let lane = match timeout(DIAL_TIMEOUT, dial(relay, &nonce)).await {
+        Ok(Ok(lane)) => Some(Arc::new(lane)),
+        Ok(Err(error)) => {
+            tracing::debug!(session = %session.id, %error, "no bulk lane");
+            None
+        }
+        Err(_) => {
+            tracing::debug!(session = %session.id, "no bulk lane in time");
+            None
+        }
+    };
+    session.seat(lane);
+}
+
+/// Reads a lane that nobody needs any more until the relay has closed it: a close in front of
+/// unread bytes is a reset, and the relay would lose what it has not read yet.
+pub(super) async fn linger(lane: Arc<TcpStream>) {
+    let _ = SockRef::from(lane.as_ref()).shutdown(Shutdown::Write);
+    let mut rest = vec![0; LINGER_READ_BYTES];
+    let closed = async {
+        loop {
+            if lane.readable().await.is_err() {
+                return;
+            }
+            match lane.try_read(&mut rest) {
+                Ok(0) => return,
+                Ok(_) => yield_now().await,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) => return,
+            }
+        }
+    };
+    let _ = timeout(LINGER_TIMEOUT, closed).await;
+}
+
+async fn dial(relay: SocketAddr, nonce: &BulkNonce) -> io::Result<TcpStream> {
+    let mut lane = TcpStream::connect(relay).await?;
+    lane.set_nodelay(true)?;
+    lane.write_all(&nonce.lane_hello()).await?;
+    let mut answer = LANE_PREFACE;
+    lane.read_exact(&mut answer).await?;
+    if answer != LANE_PREFACE {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    Ok(lane)
+}
+
+/// Moves bytes until `from` ends; `taken` hears of each piece that `to` took.
+async fn carry(
+    from: &TcpStream,
+    to: &TcpStream,
+    mut taken: impl FnMut(usize),
+) -> Result<(), Broken> {
+    let mut pipe = Pipe::open();
+    let mut turn = 0;
+    loop {
+        let count = loop {
+            match pipe.fill(from) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    from.readable().await.map_err(|_| Broken::From)?;
+                }
+                outcome => break outcome.map_err(|_| Broken::From)?,
+            }
+        };
+        if count == 0 {
+            return Ok(());
+        }
+        while !pipe.is_empty() {
+            match pipe.drain(to) {
+                Ok(count) => taken(count),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    to.writable().await.map_err(|_| Broken::To)?;
+                }
+                Err(_) => return Err(Broken::To),
+            }
+        }
+        turn += count;
+        if turn >= TURN_BYTES {
+            turn = 0;
+            yield_now().await;
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! Moves bytes from one socket to another: inside the kernel on Linux (splice(2)), else through
+//! memory of ours. Neither call waits.
+
+use std::io;
+
+use tokio::net::TcpStream;
+
+/// What is moved at a time, in bytes.
+const PIPE_BYTES: usize = 256 * 1024;
+
+/// Memory for one piece, where the kernel does not move it.
+const COPY_BYTES: usize = 64 * 1024;
+
+/// What lies between the two sockets.
+pub(super) enum Pipe {
+    #[cfg(target_os = "linux")]
+    Kernel(kernel::Pipe),
+    Copy(Copied),
+}
+
+impl Pipe {
+    /// The best that can be had.
+    pub(super) fn open() -> Self {
+        #[cfg(target_os = "linux")]
+        if let Ok(pipe) = kernel::Pipe::open() {
+            return Self::Kernel(pipe);
+        }
+        Self::Copy(Copied::default())
+    }
+
+    /// True if nothing waits in it.
+    pub(super) const fn is_empty(&self) -> bool {
+        match self {
+            #[cfg(target_os = "linux")]
+            Self::Kernel(pipe) => pipe.is_empty(),
+            Self::Copy(copied) => copied.start == copied.end,
+        }
+    }
+
+    /// Takes what `from` has, into an empty pipe; 0 at its end.
+    pub(super) fn fill(&mut self, from: &TcpStream) -> io::Result<usize> {
+        match self {
+            #[cfg(target_os = "linux")]
+            Self::Kernel(pipe) => pipe.fill(from),
+            Self::Copy(copied) => copied.fill(from),
+        }
+    }
+
+    /// Gives `to` what it takes.
+    pub(super) fn drain(&mut self, to: &TcpStream) -> io::Result<usize> {
+        match self {
+            #[cfg(target_os = "linux")]
+            Self::Kernel(pipe) => pipe.drain(to),
+            Self::Copy(copied) => copied.drain(to),
+        }
+    }
+}
+
+/// A piece in memory of ours.
+#[derive(Default)]
+pub(super) struct Copied {
+    memory: Vec<u8>,
+    start: usize,
+    end: usize,
+}
+
+impl Copied {
+    fn fill(&mut self, from: &TcpStream) -> io::Result<usize> {
+        self.memory.resize(COPY_BYTES, 0);
+        self.start = 0;
+        self.end = 0;
+        self.end = from.try_read(&mut self.memory)?;
+        Ok(self.end)
+    }
+
+    fn drain(&mut self, to: &TcpStream) -> io::Result<usize> {
+        let count = to.try_write(&self.memory[self.start..self.end])?;
+        self.start += count;
+        Ok(count)
+    }
+}
+
+#[cfg(target_os = "linux")]
+mod kernel {
+    use std::io;
+    use std::os::fd::OwnedFd;
+
+    use rustix::io::retry_on_intr;
+    use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
+    use tokio::io::Interest;
+    use tokio::net::TcpStream;
+
+    use super::PIPE_BYTES;
+
+    const FLAGS: SpliceFlags = SpliceFlags::NONBLOCK.union(SpliceFlags::MOVE);
+
+    pub(in super::super) struct Pipe {
+        read: OwnedFd,
+        write: OwnedFd,
+        len: usize,
+    }
+
+    impl Pipe {
+        pub(super) fn open() -> io::Result<Self> {
+            let (read, write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+            // Less will do where a user's pipes are too many (pipe(7), `pipe-user-pages-soft`).
+            let _ = fcntl_setpipe_size(&write, PIPE_BYTES);
+            Ok(Self {
+                read,
+                write,
+                len: 0,
+            })
+        }
+
+        pub(super) const fn is_empty(&self) -> bool {
+            self.len == 0
+        }
+
+        pub(super) fn fill(&mut self, from: &TcpStream) -> io::Result<usize> {
+            self.len = from.try_io(Interest::READABLE, || {
+                let into = || splice(from, None, &self.write, None, PIPE_BYTES, FLAGS);
+                Ok(retry_on_intr(into)?)
+            })?;
+            Ok(self.len)
+        }
+
+        pub(super) fn drain(&mut self, to: &TcpStream) -> io::Result<usize> {
+            let count = to.try_io(Interest::WRITABLE, || {
+                let out = || splice(&self.read, None, to, None, self.len, FLAGS);
+                Ok(retry_on_intr(out)?)
+            })?;
+            self.len -= count;
+            Ok(count)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    async fn connected() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let caller = TcpStream::connect(listener.local_addr().unwrap());
+        let (caller, accepted) = tokio::join!(caller, listener.accept());
+        (caller.unwrap(), accepted.unwrap().0)
+    }
+
+    #[tokio::test]
+    async fn bytes_and_their_end_go_through_whichever_way_they_are_moved() {
+        for mut pipe in [Pipe::open(), Pipe::Copy(Copied::default())] {
+            let (mut sender, from) = connected().await;
+            let (to, mut receiver) = connected().await;
+            let sent: Vec<u8> = (0..300_000_u32).map(|at| at.to_le_bytes()[1]).collect();
+            let (expected, mut seen) = (sent.clone(), Vec::new());
+            let sending = async {
+                sender.write_all(&sent).await.unwrap();
+                sender.shutdown().await.unwrap();
+            };
+            let moving = async {
+                loop {
+                    match pipe.fill(&from) {
+                        Ok(0) => break,
+                        Ok(_) => {}
+                        Err(_) => {
+                            from.readable().await.unwrap();
+                            continue;
+                        }
+                    }
+                    while !pipe.is_empty() {
+                        if pipe.drain(&to).is_err() {
+                            to.writable().await.unwrap();
+                        }
+                    }
+                }
+                drop(to);
+            };
+            let (_, (), read) = tokio::join!(sending, moving, receiver.read_to_end(&mut seen));
+            read.unwrap();
+            assert_eq!(seen, expected);
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! Pipes through which the kernel moves bytes from one socket to another: none of them comes to
+//! user space (splice(2)).
+
+use std::cell::RefCell;
+use std::io;
+use std::os::fd::OwnedFd;
+
+use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
+
+use super::socket::{Received, Socket};
+
+/// What a pipe may hold, in bytes. Once a user's pipes hold 64 MiB the kernel grants less
+/// (pipe(7), `pipe-user-pages-soft`), and then a pipe is smaller and works all the same.
+pub(crate) const PIPE_BYTES: usize = 256 * 1024;
+
+/// Empty pipes that are kept for the next lane.
+const PIPES_KEPT: usize = 16;
+
+/// A pipe, and how much it holds.
+pub(crate) struct Pipe {
+    read: OwnedFd,
+    write: OwnedFd,
+    len: usize,
+}
+
+impl Pipe {
+    fn open() -> io::Result<Self> {
+        let (read, write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+        let _ = fcntl_setpipe_size(&write, PIPE_BYTES);
+        Ok(Self {
+            read,
+            write,
+            len: 0,
+        })
+    }
+
+    /// True if nothing waits in it.
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Takes what `from` has; only an empty pipe can tell a socket that has nothing from a pipe
+    /// that is full. `from` must not block.
+    pub(crate) fn fill(&mut self, from: &Socket) -> io::Result<Received> {
+        assert!(self.is_empty(), "a pipe is drained before it is filled");
+        match again(|| splice(from, None, &self.write, None, PIPE_BYTES, FLAGS))? {
+            None => Ok(Received::Nothing),
+            Some(0) => Ok(Received::End),
+            Some(count) => {
+                self.len = count;
+                Ok(Received::Bytes(count))
+            }
+        }
+    }
+
+    /// Gives `to` what it takes at once; 0 means: wait for readiness. `to` must not block.
+    pub(crate) fn drain(&mut self, to: &Socket) -> io::Result<usize> {
+        let count = again(|| splice(&self.read, None, to, None, self.len, FLAGS))?.unwrap_or(0);
+        self.len -= count;
+        Ok(count)
+    }
+}
+
+const FLAGS: SpliceFlags = SpliceFlags::NONBLOCK.union(SpliceFlags::MOVE);
+
+/// `None` where the call would have to wait.
+fn again(mut call: impl FnMut() -> rustix::io::Result<usize>) -> io::Result<Option<usize>> {
+    loop {
+        match call() {
+            Ok(count) => return Ok(Some(count)),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(rustix::io::Errno::AGAIN) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Empty pipes of one shard, so that not every lane opens its own.
+#[derive(Default)]
+pub(crate) struct Pipes(RefCell<Vec<Pipe>>);
+
+impl Pipes {
+    /// An empty pipe.
+    ///
+    /// # Errors
+    /// At the limit of open files.
+    pub(crate) fn take(&self) -> io::Result<Pipe> {
+        let kept = self.0.borrow_mut().pop();
+        kept.map_or_else(Pipe::open, Ok)
+    }
+
+    /// Takes a pipe back; one that still holds bytes is closed.
+    pub(crate) fn put(&self, pipe: Pipe) {
+        let mut kept = self.0.borrow_mut();
+        if pipe.is_empty() && kept.len() < PIPES_KEPT {
+            kept.push(pipe);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::{Chosen, pair, run};
+
+    #[test]
+    fn bytes_go_from_socket_to_socket_and_so_does_the_end() {
+        run(Chosen::Epoll, async {
+            let sockets = [pair().unwrap(), pair().unwrap()];
+            let [(a, from), (to, b)] = sockets.map(|(one, other)| {
+                let socket = |fd| Socket::new(fd).unwrap();
+                (socket(one), socket(other))
+            });
+            for socket in [&from, &to] {
+                socket.set_nonblocking().unwrap();
+            }
+            let pipes = Pipes::default();
+            let mut pipe = pipes.take().unwrap();
+            assert_eq!(pipe.fill(&from).unwrap(), Received::Nothing);
+            assert_eq!(a.send(b"frames no more").unwrap(), 14);
+            assert_eq!(pipe.fill(&from).unwrap(), Received::Bytes(14));
+            assert_eq!(pipe.drain(&to).unwrap(), 14);
+            let mut seen = bytes::BytesMut::new();
+            b.recv(&mut seen, 100).unwrap();
+            assert_eq!(&seen[..], b"frames no more");
+            a.finish();
+            assert_eq!(pipe.fill(&from).unwrap(), Received::End);
+        })
+        .unwrap();
+    }
+
+    #[test]
+    fn a_pipe_that_still_holds_bytes_serves_nobody_else() {
+        run(Chosen::Epoll, async {
+            let (a, from) = pair().unwrap();
+            let (a, from) = (Socket::new(a).unwrap(), Socket::new(from).unwrap());
+            from.set_nonblocking().unwrap();
+            a.send(b"somebody's").unwrap();
+            let pipes = Pipes::default();
+            let mut pipe = pipes.take().unwrap();
+            pipe.fill(&from).unwrap();
+            pipes.put(pipe);
+            assert!(pipes.take().unwrap().is_empty());
+        })
+        .unwrap();
+    }
+}

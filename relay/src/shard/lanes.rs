@@ -1,0 +1,43 @@
+//! Bulk lanes: an agent's connection that belongs to one session finds its shard.
+
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+
+use tieline_wire::{BulkNonce, Reason};
+
+use super::Shard;
+use super::message::Message;
+use crate::io::Socket;
+use crate::metrics::HandoffKind;
+use crate::session::shard_of;
+
+impl Shard {
+    /// A lane belongs to the shard that offered it.
+    pub(super) async fn place_lane(self: &Rc<Self>, socket: Socket, nonce: BulkNonce) {
+        let to = shard_of(&nonce);
+        if to == self.index {
+            self.lane_arrived(socket, &nonce);
+        } else if to < self.peers.mailboxes.len()
+            && let Ok(fd) = socket.into_fd()
+            && self.hand_off(to, Message::Lane { fd, nonce }).await
+        {
+            self.metrics.handed_off(HandoffKind::Lane);
+        } else {
+            self.metrics.link_refused(Reason::LaneRefused);
+        }
+    }
+
+    /// A lane that another shard accepted.
+    pub(super) fn lane_moved_here(&self, fd: OwnedFd, nonce: &BulkNonce) {
+        match Socket::new(fd) {
+            Ok(socket) => self.lane_arrived(socket, nonce),
+            Err(_) => self.metrics.link_refused(Reason::Internal),
+        }
+    }
+
+    fn lane_arrived(&self, socket: Socket, nonce: &BulkNonce) {
+        if !self.lanes.arrived(socket, nonce, self.clock.now()) {
+            self.metrics.link_refused(Reason::LaneRefused);
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! The two ways of a session that goes over a lane: the kernel moves the bytes, the link says what
+//! their ends mean.
+
+use std::cell::Cell;
+use std::future::Future;
+use std::io;
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use tieline_wire::Reason;
+
+use super::{FLUSH_TIMEOUT, Failure, frontend_failed};
+use crate::io::{Pipe, Received, Socket};
+use crate::session::{Lane, Session};
+
+/// Bytes that one direction moves before its shard looks at everybody else.
+const TURN_BYTES: usize = 256 * 1024;
+
+/// How long the link may take to say why a lane broke. Both ends see that it did.
+const VERDICT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The socket that failed.
+enum Broken {
+    From(io::Error),
+    To(io::Error),
+}
+
+/// Moves what the frontend sends, until it ends.
+pub(super) async fn upward(
+    socket: &Socket,
+    session: &Session,
+    lane: &Lane,
+    unread: &Cell<bool>,
+) -> Result<(), Failure> {
+    let Some(mut pipe) = lane.up.take() else {
+        return Ok(());
+    };
+    socket.set_nonblocking().map_err(frontend_failed)?;
+    if !session.move_to_lane() {
+        return Ok(());
+    }
+    let sent = |count| session.lane_sent(count);
+    let carried = carry(socket, &lane.socket, &mut pipe, unread, sent).await;
+    lane.put(pipe);
+    match carried {
+        Ok(()) => {
+            lane.socket.finish();
+            session.finish();
+            Ok(())
+        }
+        Err(Broken::From(error)) => Err(frontend_failed(error)),
+        Err(Broken::To(_)) => Err(no_verdict().await),
+    }
+}
+
+/// Moves what the target sends, until the lane ends; `session` then tells what that means.
+pub(super) async fn downward(
+    socket: &Socket,
+    session: &Session,
+    lane: &Lane,
+) -> Result<(), Failure> {
+    let Some(mut pipe) = lane.down.take() else {
+        return Ok(());
+    };
+    socket.set_nonblocking().map_err(frontend_failed)?;
+    let total = Cell::new(0);
+    let received = |count: usize| {
+        total.set(total.get() + count as u64);
+        session.lane_received(count);
+    };
+    let carried = {
+        let nobody_looks = Cell::new(false);
+        let carrying = carry(&lane.socket, socket, &mut pipe, &nobody_looks, received);
+        until_reset(carrying, session).await
+    };
+    lane.put(pipe);
+    match carried {
+        // Reset, and what was on its way has come or taken too long.
+        None => Ok(()),
+        Some(Ok(())) => {
+            session.lane_ended(total.get());
+            Ok(())
+        }
+        Some(Err(Broken::To(error))) => Err(frontend_failed(error)),
+        Some(Err(Broken::From(_))) => {
+            let reset = pin!(session.reset_by_agent());
+            match monoio::time::timeout(VERDICT_TIMEOUT, reset).await {
+                Ok(_) => Ok(()),
+                Err(_) => Err(Failure::Lane),
+            }
+        }
+    }
+}
+
+/// The lane took no more; a reset of the session ends the wait from outside.
+async fn no_verdict() -> Failure {
+    monoio::time::sleep(VERDICT_TIMEOUT).await;
+    Failure::Lane
+}
+
+/// Lets `carrying` end; once the session is reset, within the time that accepted bytes get.
+async fn until_reset<T>(carrying: impl Future<Output = T>, session: &Session) -> Option<T> {
+    let mut carrying = pin!(carrying);
+    let mut reset = pin!(session.reset_by_agent());
+    let done = std::future::poll_fn(|cx| match carrying.as_mut().poll(cx) {
+        Poll::Ready(done) => Poll::Ready(Some(done)),
+        Poll::Pending => reset.as_mut().poll(cx).map(|_: Reason| None),
+    })
+    .await;
+    match done {
+        Some(done) => Some(done),
+        None => monoio::time::timeout(FLUSH_TIMEOUT, carrying).await.ok(),
+    }
+}
+
+/// Moves bytes until `from` ends; `taken` hears of each piece that `to` took, and `unread` says
+/// whether nobody reads `from`.
+async fn carry(
+    from: &Socket,
+    to: &Socket,
+    pipe: &mut Pipe,
+    unread: &Cell<bool>,
+    taken: impl Fn(usize),
+) -> Result<(), Broken> {
+    let mut turn = 0;
+    loop {
+        match pipe.fill(from).map_err(Broken::From)? {
+            Received::Bytes(count) => turn += count,
+            Received::End => return Ok(()),
+            Received::Nothing => {
+                from.readable().await.map_err(Broken::From)?;
+                turn = 0;
+                continue;
+            }
+        }
+        while !pipe.is_empty() {
+            let count = pipe.drain(to).map_err(Broken::To)?;
+            if count > 0 {
+                taken(count);
+            } else {
+                unread.set(true);
+                let writable = to.writable().await;
+                unread.set(false);
+                writable.map_err(Broken::To)?;
+                turn = 0;
+            }
+        }
+        if turn >= TURN_BYTES {
+            from.readable().await.map_err(Broken::From)?;
+            turn = 0;
+        }
+    }
+}
