@@ -252,9 +252,10 @@ fn what_goes_in_comes_out_and_nothing_stalls_or_stays() {
     }
 }
 
-#[test]
-fn windows_grow_until_a_long_link_is_full() {
-    let rate = 200_000_000 / 8;
+/// One session at full speed over a link with this round trip: the share of the link's rate that it
+/// got in the second half of `time`, and what its sender still holds 3 s after it fell silent.
+fn at_full_speed(round_trip: Duration, bits_per_second: u64, time: Duration) -> (f64, usize) {
+    let rate = bits_per_second / 8;
     let mut world = World::new(1);
     world.settings = Settings::default();
     let (start, settings) = (world.now, world.settings);
@@ -263,14 +264,15 @@ fn windows_grow_until_a_long_link_is_full() {
         End::new(relay, true),
         End::new(Mux::agent(settings, start), false),
     ];
-    let half = Duration::from_millis(50);
+    let half = round_trip / 2;
     world.pipes = [Pipe::new(half, rate), Pipe::new(half, rate)];
     (world.sessions_to_open, world.cut_at) = (0, None);
 
     let mut session = None;
     let payload = Bytes::from(vec![1; 256 * 1024]);
     let mut measured = None;
-    while world.now < start + Duration::from_secs(8) {
+    let mut share = 0.0;
+    while world.now < start + time + Duration::from_secs(3) {
         for end in 0..2 {
             while let Some(bytes) = world.pipes[1 - end].arrived(world.now) {
                 let at = &mut world.ends[end];
@@ -291,9 +293,10 @@ fn windows_grow_until_a_long_link_is_full() {
         if relay.is_established() && session.is_none() {
             session = relay.open(&open_message()).ok();
         }
+        let is_sending = world.now < start + time;
         loop {
             let relay = &mut world.ends[0].mux;
-            if let Some(id) = session {
+            if let Some(id) = session.filter(|_| is_sending) {
                 while relay.send_capacity(id) > 0 {
                     let len = relay.send_capacity(id).min(payload.len());
                     relay.send(id, payload.slice(..len), false).unwrap();
@@ -310,15 +313,39 @@ fn windows_grow_until_a_long_link_is_full() {
                 break;
             }
         }
-        if measured.is_none() && world.now >= start + Duration::from_secs(4) {
-            measured = Some((world.now, world.ends[1].mux.counters().bytes_received));
+        let received = world.ends[1].mux.counters().bytes_received;
+        match measured {
+            None if world.now >= start + time / 2 => measured = Some((world.now, received)),
+            Some((since, before)) if is_sending => {
+                let seconds = world.now.saturating_since(since).as_secs_f64();
+                #[expect(clippy::cast_precision_loss, reason = "a rate")]
+                let rate = rate as f64;
+                #[expect(clippy::cast_precision_loss, reason = "a rate")]
+                let moved = (received - before) as f64;
+                share = moved / seconds.max(0.001) / rate;
+            }
+            _ => {}
         }
         world.now = world.next_time();
     }
-    let (since, before) = measured.unwrap();
-    let seconds = world.now.saturating_since(since).as_secs_f64();
-    let after = world.ends[1].mux.counters().bytes_received;
-    #[expect(clippy::cast_precision_loss, reason = "a rate")]
-    let share = (after - before) as f64 / seconds / rate as f64;
-    assert!(share > 0.8, "{share:.2} of the link's rate");
+    (share, world.ends[0].mux.send_capacity(session.unwrap()))
+}
+
+#[test]
+fn windows_grow_until_a_link_is_full_whatever_its_round_trip_and_shrink_when_idle() {
+    for (round_trip_ms, seconds) in [(1, 4), (20, 4), (100, 8), (300, 20)] {
+        let round_trip = Duration::from_millis(round_trip_ms);
+        let time = Duration::from_secs(seconds);
+        let (share, left) = at_full_speed(round_trip, 200_000_000, time);
+        println!("{round_trip_ms} ms: {:.0} % of the rate", share * 100.0);
+        assert!(
+            share > 0.8,
+            "{round_trip_ms} ms: {share:.2} of the link's rate"
+        );
+        let floor = usize::try_from(limits::SESSION_CREDIT_BYTES).unwrap();
+        assert!(
+            left < floor,
+            "{round_trip_ms} ms: {left} bytes of idle credit"
+        );
+    }
 }
