@@ -2,10 +2,10 @@
 
 pub(crate) mod bench;
 mod connection;
+pub(crate) mod measure;
+mod round_trips;
 pub(crate) mod rounds;
-pub(crate) mod rtt;
 pub(crate) mod single;
-mod worker;
 
 use std::fmt;
 use std::str::FromStr;

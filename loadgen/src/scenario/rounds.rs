@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::interrupt::{Interrupt, Interrupted};
 use crate::path::set::PathSet;
-use crate::scenario::rtt::{RoundError, measure};
+use crate::scenario::measure::{RoundError, measure};
 use crate::scenario::{Method, Outcome, Scenario};
 
 /// Between two measurements: the processes of the one before close their sockets.

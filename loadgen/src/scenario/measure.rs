@@ -1,4 +1,4 @@
-//! Round trips over one path for one round: starts the threads, reads the clocks, adds up.
+//! Measures one path for one round: starts the threads, reads the clocks, adds up.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,7 +10,7 @@ use crate::histogram::{Recorder, Schedule, Window};
 use crate::interrupt::{Interrupt, Interrupted};
 use crate::path::{Path, PathKind, Role};
 use crate::pattern::Pattern;
-use crate::scenario::worker::{Pace, Worker, WorkerError};
+use crate::scenario::round_trips::{Pace, Worker, WorkerError};
 use crate::scenario::{Load, Measurement, Method, Scenario};
 
 /// From the moment at which all connections are ready to the first arrival of an open loop: time
