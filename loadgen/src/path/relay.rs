@@ -30,25 +30,28 @@ pub(crate) struct Binaries {
     pub(crate) relay_arguments: Vec<String>,
     /// Further arguments of `tieline serve`.
     pub(crate) agent_arguments: Vec<String>,
+    /// Tunnels, each with an agent of its own.
+    pub(crate) tunnels: usize,
 }
 
-/// A relay with one agent that published one tunnel. Fields end in this order: agent, then relay.
+/// A relay with its agents, each of which published one tunnel. Fields end in this order: agents,
+/// then relay.
 #[derive(Debug)]
 pub(crate) struct RelayPair {
-    /// The agent.
-    pub(crate) agent: Running,
+    /// The agents.
+    pub(crate) agents: Vec<Running>,
     /// The relay.
     pub(crate) relay: Running,
     /// Where frontends connect over raw TCP.
     pub(crate) frontend: SocketAddr,
-    /// The tunnel's id.
-    pub(crate) tunnel: String,
+    /// The tunnels' ids.
+    pub(crate) tunnels: Vec<String>,
     /// What the relay says about itself: driver, shards.
     pub(crate) health: Option<String>,
 }
 
 impl RelayPair {
-    /// Starts both and waits for the registration.
+    /// Starts all and waits for the registrations.
     pub(crate) fn start(
         binaries: &Binaries,
         target: SocketAddr,
@@ -87,26 +90,39 @@ impl RelayPair {
         )?;
         let [links, frontend, admin] = listeners(&mut relay, interrupt)?;
 
-        let mut arguments = vec!["serve".to_owned(), "--relay".to_owned()];
-        arguments.push(format!("tcp://{links}"));
-        arguments.extend(["--to".to_owned(), target.to_string(), "--json".to_owned()]);
-        arguments.extend(binaries.agent_arguments.iter().cloned());
-        let mut agent = Running::start(
-            &Program {
-                name: "agent".to_owned(),
-                path: binaries.agent.clone(),
-                arguments: arguments.into_iter().map(OsString::from).collect(),
-                environment,
-                core: cores.1,
-            },
-            directory,
-        )?;
-        let tunnel = agent.wait_for("a registration", START_PATIENCE, interrupt, registered)?;
+        let (mut agents, mut tunnels) = (Vec::new(), Vec::new());
+        for number in 0..binaries.tunnels {
+            let mut arguments = vec!["serve".to_owned(), "--relay".to_owned()];
+            arguments.push(format!("tcp://{links}"));
+            arguments.extend(["--to".to_owned(), target.to_string(), "--json".to_owned()]);
+            if binaries.tunnels > 1 {
+                // One key and one target would mean one name.
+                arguments.extend(["--name".to_owned(), format!("load-{number}")]);
+            }
+            arguments.extend(binaries.agent_arguments.iter().cloned());
+            let mut agent = Running::start(
+                &Program {
+                    name: format!("agent-{number}"),
+                    path: binaries.agent.clone(),
+                    arguments: arguments.into_iter().map(OsString::from).collect(),
+                    environment: environment.clone(),
+                    core: cores.1,
+                },
+                directory,
+            )?;
+            tunnels.push(agent.wait_for(
+                "a registration",
+                START_PATIENCE,
+                interrupt,
+                registered,
+            )?);
+            agents.push(agent);
+        }
         Ok(Self {
-            agent,
+            agents,
             relay,
             frontend,
-            tunnel,
+            tunnels,
             health: health(admin),
         })
     }

@@ -1,12 +1,15 @@
 //! Starts the processes of all paths of a run and keeps them until the run ends.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use anyhow::Context;
 use tempfile::TempDir;
 
 use crate::interrupt::Interrupt;
 use crate::machine::usable_cores;
+use crate::path::peer::known::{Known, PeerFacts, Place, RunningPeer};
+use crate::path::peer::{PeerPid, PeerSpec};
 use crate::path::relay::{Binaries, RelayPair};
 use crate::path::{Path, PathKind, Role, tunnel_preamble};
 use crate::process::{Program, Running, pin_to};
@@ -16,12 +19,12 @@ use crate::process::{Program, Running, pin_to};
 pub(crate) struct ExternalRelay {
     /// Its raw TCP listener.
     pub(crate) address: SocketAddr,
-    /// The tunnel to ask for.
-    pub(crate) tunnel: String,
-    /// Process id of the relay, for its CPU time.
+    /// The tunnels to ask for.
+    pub(crate) tunnels: Vec<String>,
+    /// Process id of the relay, for its CPU time and memory.
     pub(crate) relay_pid: Option<u32>,
-    /// Process id of the agent.
-    pub(crate) agent_pid: Option<u32>,
+    /// Process ids of the agents.
+    pub(crate) agent_pids: Vec<u32>,
 }
 
 /// Where the relay path comes from.
@@ -33,7 +36,7 @@ pub(crate) enum RelaySource {
     External(ExternalRelay),
 }
 
-/// An echo target that somebody else runs.
+/// A target that somebody else runs.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ExternalTarget {
     /// Where it listens.
@@ -51,6 +54,12 @@ pub(crate) struct PathsWanted {
     pub(crate) target: Option<ExternalTarget>,
     /// Relay and agent, if that path is wanted.
     pub(crate) relay: Option<RelaySource>,
+    /// Peers that run already.
+    pub(crate) peers: Vec<PeerSpec>,
+    /// Their processes.
+    pub(crate) peer_pids: Vec<PeerPid>,
+    /// Start known peers from this folder.
+    pub(crate) known_peers: Option<PathBuf>,
     /// Whether processes may be pinned to cores.
     pub(crate) pin: bool,
 }
@@ -58,7 +67,9 @@ pub(crate) struct PathsWanted {
 /// The running processes. Fields are dropped in order: those that dial before those that listen.
 #[derive(Debug)]
 pub(crate) struct PathSet {
+    wanted: PathsWanted,
     pair: Option<RelayPair>,
+    peers: Vec<RunningPeer>,
     hops: Vec<Running>,
     target: Option<Running>,
     directory: TempDir,
@@ -81,7 +92,9 @@ impl PathSet {
     /// Starts what is wanted. A forwarder whose runtime cannot work here is left out with a note.
     pub(crate) fn start(wanted: &PathsWanted, interrupt: &Interrupt) -> anyhow::Result<Self> {
         let mut set = Self {
+            wanted: wanted.clone(),
             pair: None,
+            peers: Vec::new(),
             hops: Vec::new(),
             target: None,
             directory: tempfile::Builder::new()
@@ -91,23 +104,42 @@ impl PathSet {
             paths: Vec::new(),
             notes: Vec::new(),
         };
+        set.fill(interrupt)?;
+        Ok(set)
+    }
+
+    /// Ends every process that this program started and starts it anew: memory that an earlier
+    /// load left behind must not hide what the next one needs.
+    pub(crate) fn restart(&mut self, interrupt: &Interrupt) -> anyhow::Result<()> {
+        self.pair = None;
+        self.peers.clear();
+        self.hops.clear();
+        self.target = None;
+        self.paths.clear();
+        self.notes.clear();
+        self.fill(interrupt)
+    }
+
+    fn fill(&mut self, interrupt: &Interrupt) -> anyhow::Result<()> {
+        let wanted = self.wanted.clone();
         let target = match wanted.target {
             Some(external) => external,
-            None => set.start_target(interrupt)?,
+            None => self.start_target(interrupt)?,
         };
         for kind in &wanted.kinds {
             let started = match kind {
                 PathKind::Direct => Ok(Path {
                     kind: *kind,
                     address: target.address,
-                    preamble: Vec::new(),
+                    preambles: Vec::new(),
                     processes: Vec::new(),
+                    hops_known: false,
                 }),
-                PathKind::ForwarderTokio => set.start_forwarder(*kind, "tokio", target, interrupt),
+                PathKind::ForwarderTokio => self.start_forwarder(*kind, "tokio", target, interrupt),
                 PathKind::ForwarderTokioUring => {
-                    match set.start_forwarder(*kind, "tokio-uring", target, interrupt) {
+                    match self.start_forwarder(*kind, "tokio-uring", target, interrupt) {
                         Err(error) if !interrupt.is_raised() => {
-                            set.notes.push(format!("{kind} left out: {error:#}"));
+                            self.notes.push(format!("{kind} left out: {error:#}"));
                             continue;
                         }
                         started => started,
@@ -115,16 +147,25 @@ impl PathSet {
                 }
                 PathKind::Relay => {
                     let source = wanted.relay.as_ref().context("no relay was given")?;
-                    set.start_relay(source, target, interrupt)
+                    self.start_relay(source, target, interrupt)
                 }
+                PathKind::Peer(_) => continue,
             };
-            let mut path = started?;
+            self.paths.push(started?);
+        }
+        for peer in &wanted.peers {
+            self.paths.push(peer.path(&wanted.peer_pids));
+        }
+        if let Some(from) = &wanted.known_peers {
+            self.start_known_peers(from, target, interrupt)?;
+        }
+        for path in &mut self.paths {
             path.processes
                 .extend(target.pid.map(|pid| (Role::Target, pid)));
             path.processes.sort_unstable();
-            set.paths.push(path);
         }
-        Ok(set)
+        self.paths.sort_by_key(|path| path.kind);
+        Ok(())
     }
 
     /// Whether each role has a core of its own.
@@ -137,26 +178,33 @@ impl PathSet {
         self.pair.as_ref()?.health.as_deref()
     }
 
+    /// Versions and configurations of the peers that this program started.
+    pub(crate) fn peer_facts(&self) -> Vec<PeerFacts> {
+        self.peers.iter().map(|peer| peer.facts.clone()).collect()
+    }
+
     /// What to say about processes of ours that have ended although nobody asked them to.
     pub(crate) fn obituaries(&mut self) -> Vec<String> {
         let pair = self
             .pair
             .iter_mut()
-            .flat_map(|pair| [&mut pair.relay, &mut pair.agent]);
-        pair.chain(&mut self.hops)
+            .flat_map(|pair| std::iter::once(&mut pair.relay).chain(&mut pair.agents));
+        let own = pair
+            .chain(&mut self.hops)
             .chain(&mut self.target)
-            .filter_map(Running::obituary)
-            .collect()
+            .filter_map(Running::obituary);
+        let peers = self.peers.iter_mut().flat_map(RunningPeer::obituaries);
+        own.chain(peers).collect()
     }
 
     fn start_target(&mut self, interrupt: &Interrupt) -> anyhow::Result<ExternalTarget> {
         let core = self.cores.map(|cores| cores.target);
-        let arguments = ["target", "echo", "--listen", "127.0.0.1:0"];
+        let arguments = ["target", "any", "--listen", "127.0.0.1:0"];
         let mut target = Running::start(
             &Program::own("target", &arguments, core)?,
             self.directory.path(),
         )?;
-        let address = target.wait_for_address("echo", interrupt)?;
+        let address = target.wait_for_address("target", interrupt)?;
         let pid = Some(target.pid());
         self.target = Some(target);
         Ok(ExternalTarget { address, pid })
@@ -197,9 +245,48 @@ impl PathSet {
         Ok(Path {
             kind,
             address,
-            preamble: Vec::new(),
+            preambles: Vec::new(),
             processes,
+            hops_known: true,
         })
+    }
+
+    /// One that cannot be started here is left out with a note.
+    fn start_known_peers(
+        &mut self,
+        from: &std::path::Path,
+        target: ExternalTarget,
+        interrupt: &Interrupt,
+    ) -> anyhow::Result<()> {
+        for known in Known::ALL {
+            let place = Place {
+                from,
+                target: target.address,
+                cores: (
+                    self.cores.map(|cores| cores.near),
+                    self.cores.map(|cores| cores.far),
+                ),
+                directory: self.directory.path(),
+            };
+            match known.start(&place, interrupt) {
+                Ok(peer) => {
+                    self.paths.push(Path {
+                        kind: known.kind(),
+                        address: peer.address,
+                        preambles: Vec::new(),
+                        processes: peer.processes(),
+                        hops_known: true,
+                    });
+                    self.peers.push(peer);
+                }
+                Err(error) => {
+                    interrupt.check()?;
+                    self.notes
+                        .push(format!("{} left out: {error:#}", known.name()));
+                }
+            }
+        }
+        Ok(())
     }
 
     fn start_relay(
@@ -208,11 +295,12 @@ impl PathSet {
         target: ExternalTarget,
         interrupt: &Interrupt,
     ) -> anyhow::Result<Path> {
-        let (address, tunnel, pids) = match source {
+        let (address, tunnels, relay_pid, agent_pids) = match source {
             RelaySource::External(relay) => (
                 relay.address,
-                relay.tunnel.clone(),
-                (relay.relay_pid, relay.agent_pid),
+                relay.tunnels.clone(),
+                relay.relay_pid,
+                relay.agent_pids.clone(),
             ),
             RelaySource::Start(binaries) => {
                 let cores = (
@@ -228,23 +316,28 @@ impl PathSet {
                 )?;
                 let found = (
                     pair.frontend,
-                    pair.tunnel.clone(),
-                    (Some(pair.relay.pid()), Some(pair.agent.pid())),
+                    pair.tunnels.clone(),
+                    Some(pair.relay.pid()),
+                    pair.agents.iter().map(Running::pid).collect(),
                 );
                 self.pair = Some(pair);
                 found
             }
         };
-        let preamble = tunnel_preamble(&tunnel)
-            .with_context(|| format!("`{tunnel}` cannot be the name of a tunnel"))?;
-        let mut processes = Vec::new();
-        processes.extend(pids.0.map(|pid| (Role::NearHop, pid)));
-        processes.extend(pids.1.map(|pid| (Role::FarHop, pid)));
+        let preamble = |tunnel: &String| {
+            tunnel_preamble(tunnel)
+                .with_context(|| format!("`{tunnel}` cannot be the name of a tunnel"))
+        };
+        let preambles = tunnels.iter().map(preamble).collect::<Result<_, _>>()?;
+        let hops_known = relay_pid.is_some() && !agent_pids.is_empty();
+        let near = relay_pid.into_iter().map(|pid| (Role::NearHop, pid));
+        let far = agent_pids.into_iter().map(|pid| (Role::FarHop, pid));
         Ok(Path {
             kind: PathKind::Relay,
             address,
-            preamble,
-            processes,
+            preambles,
+            processes: near.chain(far).collect(),
+            hops_known,
         })
     }
 }

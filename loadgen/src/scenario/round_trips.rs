@@ -1,6 +1,5 @@
 //! One thread of the generator: its connections and one epoll set, no allocation in mid-round.
 
-use std::io;
 use std::num::NonZeroU64;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,7 +13,8 @@ use rustix::time::{
 use crate::histogram::{Recorder, Schedule, Window};
 use crate::path::Path;
 use crate::pattern::Pattern;
-use crate::scenario::connection::{Connection, ConnectionError};
+use crate::scenario::connection::Connection;
+use crate::scenario::failure::{WorkerError, failed, wait_error};
 
 /// How long the first round trip of every connection may take, set-up of the path included.
 const FIRST_ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -46,35 +46,6 @@ const EVENTS_MAX: usize = 256;
 /// The number that stands for the timer in the epoll set; connections count from 0.
 const TIMER: u64 = u64::MAX;
 
-/// Why a thread gave up. The caller adds the name of the path.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum WorkerError {
-    /// One connection failed.
-    #[error("connection {connection}")]
-    Connection {
-        /// Which, counted from 0 over all threads.
-        connection: u64,
-        /// How.
-        source: ConnectionError,
-    },
-    /// Answers did not come.
-    #[error("{silent} of {connections} connections got no answer within {seconds} s")]
-    Silent {
-        /// How many.
-        silent: usize,
-        /// Of how many on this thread.
-        connections: usize,
-        /// The patience.
-        seconds: u64,
-    },
-    /// The thread's own epoll set or timer failed.
-    #[error("cannot wait for events")]
-    Wait(#[source] io::Error),
-    /// Another thread failed, or a signal came.
-    #[error("stopped")]
-    Stopped,
-}
-
 /// When requests are sent.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Pace {
@@ -84,6 +55,8 @@ pub(super) enum Pace {
     Closed,
     /// Each when it is due.
     Open(Schedule),
+    /// One on each connection, all due at this moment.
+    Burst(u64),
 }
 
 /// What one call to [`Worker::drive`] keeps.
@@ -157,8 +130,13 @@ impl<'a> Worker<'a> {
             from_ns: now,
             until_ns: now,
         };
-        self.drive(Pace::Once, nothing, FIRST_ANSWER_TIMEOUT)
-            .map(drop)
+        self.drive(
+            Pace::Once,
+            nothing,
+            FIRST_ANSWER_TIMEOUT,
+            Recorder::new(nothing),
+        )
+        .map(drop)
     }
 
     /// Runs the load until the window ends and the answers are there.
@@ -166,7 +144,24 @@ impl<'a> Worker<'a> {
         // By default the kernel may wake us 50 us late (prctl(2), PR_SET_TIMERSLACK). Refused: the
         // delay shows in the report as the generator's own.
         let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
-        self.drive(pace, window, DRAIN_TIMEOUT)
+        self.drive(pace, window, DRAIN_TIMEOUT, Recorder::new(window))
+    }
+
+    /// Sends on all connections at once and waits for the last answer, until the window ends.
+    pub(super) fn run_bursts(&mut self, window: Window) -> Result<Recorder, WorkerError> {
+        let mut recorder = Recorder::new(window);
+        loop {
+            let begun_ns = self.now_ns();
+            if begun_ns >= window.until_ns {
+                return Ok(recorder);
+            }
+            let now = Window {
+                from_ns: begun_ns,
+                until_ns: begun_ns,
+            };
+            recorder = self.drive(Pace::Burst(begun_ns), now, FIRST_ANSWER_TIMEOUT, recorder)?;
+            recorder.burst(begun_ns, self.now_ns());
+        }
     }
 
     fn drive(
@@ -174,11 +169,12 @@ impl<'a> Worker<'a> {
         pace: Pace,
         window: Window,
         patience: Duration,
+        recorder: Recorder,
     ) -> Result<Recorder, WorkerError> {
         let mut run = Run {
             pace,
             window,
-            recorder: Recorder::new(window),
+            recorder,
             next: 0,
             waiting: 0,
             timer_ns: 0,
@@ -187,7 +183,11 @@ impl<'a> Worker<'a> {
         let deadline_ns = window.until_ns.saturating_add(patience_ns);
         if !matches!(pace, Pace::Open(_)) {
             for index in 0..self.connections.len() {
-                self.request(index, self.now_ns(), &mut run)?;
+                let due_ns = match pace {
+                    Pace::Burst(begun_ns) => begun_ns,
+                    _ => self.now_ns(),
+                };
+                self.request(index, due_ns, &mut run)?;
             }
         }
         let mut events = [epoll::Event {
@@ -361,14 +361,6 @@ fn intended_ns(pace: Pace, index: usize, answer: u64, due_ns: u64) -> u64 {
     match pace {
         // Answer 0 is the one of the first round trip, before the schedule began.
         Pace::Open(schedule) => schedule.due_ns((answer - 1) * schedule.own + index as u64),
-        Pace::Once | Pace::Closed => due_ns,
+        Pace::Once | Pace::Closed | Pace::Burst(_) => due_ns,
     }
-}
-
-fn failed(connection: u64, source: ConnectionError) -> WorkerError {
-    WorkerError::Connection { connection, source }
-}
-
-fn wait_error(error: rustix::io::Errno) -> WorkerError {
-    WorkerError::Wait(error.into())
 }
