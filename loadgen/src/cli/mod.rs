@@ -35,6 +35,8 @@ pub(crate) enum Command {
     /// Small messages at a constant rate beside one bulk download on the same tunnel
     Mixed(MixedFlags),
     /// Start relay, agent, forwarders and target, run a set of scenarios, write a report
+    // A recipe sets flags, and whoever calls the recipe may set them otherwise.
+    #[command(args_override_self = true)]
     Bench(BenchFlags),
     /// Run a target server; prints its address as one JSON line
     Target(TargetFlags),
@@ -178,6 +180,8 @@ pub(crate) struct BenchFlags {
 pub(crate) enum Suite {
     /// The important points of every scenario
     Quick,
+    /// Those, and bulk over several connections
+    Peers,
     /// More sizes, more connections, and the cost from 1 to 4,096 connections
     Full,
 }

@@ -11,7 +11,7 @@ use crate::scenario::{Direction, Measurement, Pacing, Scenario};
 
 /// Bytes of a MiB and of a GiB.
 const MIB: f64 = 1024.0 * 1024.0;
-const GIB: f64 = 1024.0 * MIB;
+pub(super) const GIB: f64 = 1024.0 * MIB;
 
 /// One value of a path in a round.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize)]

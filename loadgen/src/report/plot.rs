@@ -14,7 +14,7 @@ const ROW: f64 = 24.0;
 const NAMES: f64 = 150.0;
 
 /// Room for the numbers behind bars.
-const NUMBERS: f64 = 150.0;
+const NUMBERS: f64 = 180.0;
 
 /// A whisker is cut where it would be longer than this many times the longest bar.
 const WHISKER_MAX: f64 = 1.35;
@@ -117,7 +117,7 @@ pub(super) fn bars(title: &str, bars: &[Bar], digits: usize) -> String {
 pub(super) fn curves(title: &str, curves: &[Curve], x_axis: &Axis, y_axis: &Axis) -> String {
     const HEIGHT: f64 = 300.0;
     const LEFT: f64 = 70.0;
-    const RIGHT: f64 = 16.0;
+    const RIGHT: f64 = 34.0;
     const TOP: f64 = 12.0;
     const BOTTOM: f64 = 44.0;
     let range = |axis: &Axis| {

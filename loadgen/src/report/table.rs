@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::metric::Metric;
+use super::metric::{GIB, Metric};
 use super::{PathReport, Ratio, Ratios, Report, ScenarioReport};
 use crate::path::{PathKind, Role};
 
@@ -234,18 +234,24 @@ pub(super) fn remarks(report: &ScenarioReport) -> Vec<String> {
     }
     if report.repeated > 0 {
         remarks.push(format!(
-            "{} round(s) were thrown away and run again because other processes took much CPU.",
-            report.repeated
+            "Thrown away and run again because other processes took much CPU: {} of {} rounds.",
+            report.repeated,
+            report.repeated + report.paths.first().map_or(0, |path| path.rounds.len())
+        ));
+    }
+    let moved: Vec<String> = report
+        .paths
+        .iter()
+        .filter(|path| path.bulk_bytes > 0)
+        .map(|path| format!("{} {:.1} GiB", path.path, path.bulk_bytes as f64 / GIB))
+        .collect();
+    if !moved.is_empty() {
+        remarks.push(format!(
+            "Moved and checked byte by byte: {}.",
+            moved.join(", ")
         ));
     }
     for path in &report.paths {
-        if path.bulk_bytes > 0 {
-            remarks.push(format!(
-                "{}: {:.1} GiB were moved and every byte was checked.",
-                path.path,
-                path.bulk_bytes as f64 / (1u64 << 30) as f64
-            ));
-        }
         if path.unanswered > 0 {
             remarks.push(format!(
                 "{}: {} of {} requests had no answer 5 s after the end; they count with the time \

@@ -231,12 +231,27 @@ impl SingleFlags {
 }
 
 /// What `just bench` runs; what needs fresh processes comes last.
-const QUICK: [&str; 11] = [
+const QUICK: [&str; 10] = [
     "1x256",
     "64x256",
     "512x1024",
     "16x256@3000",
     "bulk-up-1",
+    "bulk-down-1",
+    "mixed-16x256@3000",
+    "connect-16",
+    "fanout-1000x256",
+    "idle-2000",
+];
+
+/// What `just bench-peers` runs.
+const PEERS: [&str; 12] = [
+    "1x256",
+    "64x256",
+    "512x1024",
+    "16x256@3000",
+    "bulk-up-1",
+    "bulk-up-8",
     "bulk-down-1",
     "bulk-down-8",
     "mixed-16x256@3000",
@@ -276,6 +291,7 @@ impl BenchFlags {
     pub(crate) fn checked(&self) -> Result<(Vec<Scenario>, Method, PathsWanted), UsageError> {
         let names: &[&str] = match self.suite {
             Suite::Quick => &QUICK,
+            Suite::Peers => &PEERS,
             Suite::Full => &FULL,
         };
         let mut scenarios = self.scenarios.clone();

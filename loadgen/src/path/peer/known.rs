@@ -136,7 +136,10 @@ impl Known {
         // rathole tells the time at which it was built as well.
         let named = |line: &&str| line.to_lowercase().contains("version") && has_number(line);
         let line = text.lines().find(named).or(text.lines().find(has_number));
-        let words: Vec<&str> = line.unwrap_or("unknown").split_whitespace().collect();
+        let line = line.unwrap_or("unknown");
+        // HAProxy adds its web site.
+        let line = line.split_once(" - ").map_or(line, |(version, _)| version);
+        let words: Vec<&str> = line.split_whitespace().collect();
         words.join(" ")
     }
 

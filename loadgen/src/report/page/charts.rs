@@ -25,7 +25,7 @@ pub(super) fn latency_plot(report: &ScenarioReport, styles: &Styles) -> String {
         return String::new();
     }
     let percentiles = [
-        (0.0, "0 %"),
+        (0.0, ""),
         (0.5, "50 %"),
         (0.9, "90 %"),
         (0.99, "99 %"),
@@ -49,7 +49,7 @@ pub(super) fn latency_plot(report: &ScenarioReport, styles: &Styles) -> String {
         scale: f64::log10,
         ticks: decades(lowest, highest)
             .into_iter()
-            .map(|value| (value, grouped(value, 1)))
+            .map(|value| (value, grouped(value, usize::from(value < 10.0))))
             .collect(),
     };
     format!(

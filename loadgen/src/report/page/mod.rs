@@ -46,9 +46,10 @@ pub(crate) fn html(report: &Report) -> String {
     for (path, (colour, _)) in &styles.0 {
         let _ = write!(
             out,
-            "<li><span class=\"dot\" style=\"background:{colour}\"></span><b>{}</b> {}</li>",
+            "<li><span class=\"dot\" style=\"background:{colour}\"></span><b>{}</b> {}{}</li>",
             escape(&path.to_string()),
-            words::path(*path)
+            words::path(*path),
+            version(report, *path)
         );
     }
     out.push_str("</ul>\n");
@@ -60,6 +61,13 @@ pub(crate) fn html(report: &Report) -> String {
     out.push_str(&circumstances(report));
     out.push_str("</body></html>\n");
     out
+}
+
+/// What a peer says about its version, in brackets.
+fn version(report: &Report, path: PathKind) -> String {
+    let name = path.to_string();
+    let peer = report.peers.iter().find(|peer| peer.name == name);
+    peer.map_or_else(String::new, |peer| format!(" ({})", escape(&peer.version)))
 }
 
 /// Colour and dashes of each path, in the order of the report.
@@ -108,10 +116,11 @@ fn summary(report: &Report) -> String {
         for (place, metric) in known.clone().enumerate() {
             let name = if place == 0 {
                 format!(
-                    "<th rowspan=\"{}\"><a href=\"#{}\">{}</a></th>",
+                    "<th rowspan=\"{}\"><a href=\"#{}\">{}</a>{}</th>",
                     known.clone().count(),
                     scenario.scenario.name(),
-                    escape(&scenario.scenario.to_string())
+                    escape(&scenario.scenario.to_string()),
+                    doubt(scenario)
                 )
             } else {
                 String::new()
@@ -139,6 +148,18 @@ fn summary(report: &Report) -> String {
          <th>× direct</th><th>× better forwarder</th><th>× best peer</th></tr>\n{rows}</table>\n",
         words::SUMMARY
     )
+}
+
+/// How many measurements of a scenario deserve doubt; nothing if none do.
+fn doubt(report: &ScenarioReport) -> String {
+    let of_paths = report.paths.iter().flat_map(|path| &path.rounds);
+    match of_paths.clone().filter(|round| round.noisy).count() {
+        0 => String::new(),
+        noisy => format!(
+            "<small>{noisy} of {} measurements doubtful</small>",
+            of_paths.count()
+        ),
+    }
 }
 
 /// A ratio with a colour: only if all rounds agree is it called better or worse.

@@ -8,13 +8,16 @@ pub(super) const LEAD: &str = "The same loads over several ways from a client to
      are any, over other programs that do the same job.";
 
 pub(super) const PATHS: &str = "Each way is called a path. In each round every path is measured \
-     once, in random order, so that a machine that gets slower meets all of them alike.";
+     once, in random order, so that a machine that gets slower meets all of them alike. The processes between client and \
+     target are its hops: the near hop is next to the client (a forwarder, the relay), the far hop \
+     next to the target (a forwarder, the agent).";
 
-pub(super) const SUMMARY: &str = "The relay's median over the rounds, and how often that is the \
-     value of another path in the same round: median, then smallest and largest. \
+pub(super) const SUMMARY: &str = "The relay's median over the rounds, then its ratio to another \
+     path in the same round: median, smallest and largest. \
      <span class=\"better\">▲</span> better in every round, <span class=\"worse\">▼</span> worse \
-     in every round, <span class=\"level\">≈</span> the rounds do not agree. (Of one round or two nothing is said.) Which forwarder or \
-     peer is the best one is decided for each value, and its name stands behind the ratio.";
+     in every round, <span class=\"level\">≈</span> the rounds do not agree; with fewer than three \
+     rounds nothing is said. Which forwarder or peer is the best one is decided for each value; its \
+     name stands behind the ratio.";
 
 pub(super) const SCALING: &str = "CPU time of all processes between client and target, per round \
      trip. A flat or falling curve means that a connection costs no more because there are many.";
@@ -36,7 +39,7 @@ pub(super) fn path(kind: PathKind) -> &'static str {
         PathKind::ForwarderTokioUring => {
             "the same on tokio-uring (io_uring); ratios are to the better of the two"
         }
-        PathKind::Peer(_) => "another program, a peer",
+        PathKind::Peer(_) => "a peer: another program that does the same job",
         PathKind::Relay => "tieline-relay and its agent, with their defaults",
     }
 }
@@ -93,9 +96,9 @@ th{background:#f6f6f6;font-weight:600}th.t,th[rowspan],td.t,.grid td:first-child
 .grid th:first-child,.facts th,.facts td{text-align:left}th[rowspan]{max-width:17rem}\
 .no-peers tr>:last-child:not([rowspan]){display:none}\
 .better{color:#00694c}.worse{color:#a83200}.level,.none{color:#666}td.better,td.worse{\
-font-weight:600}td i{font-weight:400;color:#666}.range{color:#777;font-weight:400;fill:#777}\
+font-weight:600}th small{display:block;font-weight:400;color:#8a4b00}td i{font-weight:400;color:#666}.range{color:#777;font-weight:400;fill:#777}\
 .plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(34rem,100%),1fr));\
-gap:1rem 1.6rem;margin:.6rem 0}figure{margin:0}figcaption span{color:#666;font-size:.85rem}\
+gap:1rem 1.6rem;margin:.6rem 0}figure{margin:0;max-width:38rem}figcaption span{color:#666;font-size:.85rem}\
 svg{width:100%;height:auto;display:block;font:12px system-ui,'DejaVu Sans',sans-serif}\
 .whisker{stroke:#1a1a1a;stroke-width:1.2;fill:none}.grid{stroke:#e4e4e4}table.grid{stroke:none}\
 .curve{fill:none;stroke-width:2}.tick{fill:#555;font-size:11px}.axis{fill:#333}\
