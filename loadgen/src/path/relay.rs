@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -48,6 +49,8 @@ pub(crate) struct RelayPair {
     pub(crate) tunnels: Vec<String>,
     /// What the relay says about itself: driver, shards.
     pub(crate) health: Option<String>,
+    /// How relay and agent were started, and their defaults for everything else.
+    pub(crate) settings: Vec<String>,
 }
 
 impl RelayPair {
@@ -78,6 +81,7 @@ impl RelayPair {
             arguments.push("127.0.0.1:0".to_owned());
         }
         arguments.extend(binaries.relay_arguments.iter().cloned());
+        let mut settings = vec![told(&binaries.relay, &[], &arguments)];
         let mut relay = Running::start(
             &Program {
                 name: "relay".to_owned(),
@@ -100,6 +104,9 @@ impl RelayPair {
                 arguments.extend(["--name".to_owned(), format!("load-{number}")]);
             }
             arguments.extend(binaries.agent_arguments.iter().cloned());
+            if number == 0 {
+                settings.push(told(&binaries.agent, &["serve"], &arguments));
+            }
             let mut agent = Running::start(
                 &Program {
                     name: format!("agent-{number}"),
@@ -124,8 +131,45 @@ impl RelayPair {
             frontend,
             tunnels,
             health: health(admin),
+            settings,
         })
     }
+}
+
+/// A command line, and below it what the program's help says about defaults: together the settings
+/// in effect.
+fn told(binary: &Path, command: &[&str], arguments: &[String]) -> String {
+    let name = binary.file_name().unwrap_or_default().to_string_lossy();
+    let output = Command::new(binary)
+        .args(command)
+        .arg("--help")
+        .stdin(Stdio::null())
+        .output();
+    let help = output.map_or_else(
+        |_| String::new(),
+        |output| String::from_utf8_lossy(&output.stdout).into_owned(),
+    );
+    let mut text = format!("{name} {}", arguments.join(" "));
+    for (flag, value) in defaults(&help) {
+        if !arguments
+            .iter()
+            .any(|argument| argument == flag || argument.starts_with(&format!("{flag}=")))
+        {
+            text.push_str(&format!("\n  {flag} {value} (default)"));
+        }
+    }
+    text
+}
+
+/// The flags of a help text that have a default.
+fn defaults(help: &str) -> impl Iterator<Item = (&str, &str)> {
+    help.lines().filter_map(|line| {
+        let flag = line
+            .split_whitespace()
+            .find(|word| word.starts_with("--"))?;
+        let (_, value) = line.split_once("[default: ")?;
+        Some((flag, value.split_once(']')?.0))
+    })
 }
 
 /// Waits until the relay has named its agent, TCP and admin listeners, in any order.
@@ -178,6 +222,14 @@ fn health(admin: SocketAddr) -> Option<String> {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn defaults_are_read_from_the_help() {
+        let help = "Options:\n      --shards <N>  Threads [default: one per core]\n  \
+                    -h, --help  Print help\n      --log <F>  What [default: info]\n";
+        let found: Vec<_> = defaults(help).collect();
+        assert_eq!(found, [("--shards", "one per core"), ("--log", "info")]);
+    }
 
     #[test]
     fn the_registered_line_names_the_tunnel() {

@@ -178,6 +178,12 @@ impl PathSet {
         self.pair.as_ref()?.health.as_deref()
     }
 
+    /// How relay and agent were started, and their defaults.
+    pub(crate) fn relay_settings(&self) -> Vec<String> {
+        let settings = self.pair.as_ref().map(|pair| pair.settings.clone());
+        settings.unwrap_or_default()
+    }
+
     /// Versions and configurations of the peers that this program started.
     pub(crate) fn peer_facts(&self) -> Vec<PeerFacts> {
         self.peers.iter().map(|peer| peer.facts.clone()).collect()

@@ -40,6 +40,10 @@ pub(crate) fn markdown(report: &Report, name: &str) -> String {
     if let Some(health) = &report.relay_health {
         let _ = writeln!(out, "\nThe relay about itself:\n\n```text\n{health}\n```");
     }
+    if !report.relay_settings.is_empty() {
+        let settings = report.relay_settings.join("\n");
+        let _ = writeln!(out, "\nRelay and agent:\n\n```text\n{settings}\n```");
+    }
     for peer in &report.peers {
         let _ = writeln!(out, "\n{} ({}):\n", peer.name, peer.version);
         for hop in &peer.hops {

@@ -43,6 +43,8 @@ pub(crate) struct Report {
     pub(crate) method: Method,
     /// What the relay said about its own configuration, if there was one that did.
     pub(crate) relay_health: Option<String>,
+    /// How relay and agent were started, and their defaults, if this program started them.
+    pub(crate) relay_settings: Vec<String>,
     /// Versions and configurations of the peers that were started.
     pub(crate) peers: Vec<PeerFacts>,
     /// What a reader should know.
@@ -136,6 +138,7 @@ impl Report {
             pinned: set.is_pinned(),
             method,
             relay_health: set.relay_health().map(str::to_owned),
+            relay_settings: set.relay_settings(),
             peers: set.peer_facts(),
             notes: set.notes.clone(),
             scenarios: Vec::new(),

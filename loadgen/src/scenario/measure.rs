@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::cpu::{MachineTime, process_time};
+use crate::cpu::{MachineTime, ProcessTime};
 use crate::histogram::{Recorder, Window};
 use crate::interrupt::{Interrupt, Interrupted};
 use crate::memory::resident_kib;
@@ -163,7 +163,7 @@ struct Round<'a> {
 /// Clocks read at one moment.
 struct Snapshot {
     taken: Instant,
-    processes: Vec<(Role, Duration)>,
+    processes: Vec<(Role, ProcessTime)>,
     machine: MachineTime,
 }
 
@@ -216,7 +216,7 @@ impl Round<'_> {
 
         let length = after.taken - before.taken;
         let cpu: Vec<(Role, Duration)> = std::iter::zip(&before.processes, &after.processes)
-            .map(|((role, before), (_, after))| (*role, after.saturating_sub(*before)))
+            .map(|((role, before), (_, after))| (*role, after.since(*before)))
             .collect();
         let used: Duration = cpu.iter().map(|(_, time)| *time).sum();
         let (others_share, stolen_share) =
@@ -273,7 +273,7 @@ impl Round<'_> {
 
     fn snapshot(&self) -> Result<Snapshot, RoundError> {
         let client = (Role::Client, std::process::id());
-        let read = |(role, pid): (Role, u32)| match process_time(pid) {
+        let read = |(role, pid): (Role, u32)| match ProcessTime::read(pid) {
             Ok(time) => Ok((role, time)),
             Err(source) => Err(RoundError::Cpu {
                 path: self.path.kind,

@@ -25,7 +25,7 @@ const TUNNELS_MAX: usize = 256;
 /// Longest measured or warm-up time of one round.
 const ROUND_TIME_MAX: Duration = Duration::from_secs(600);
 
-/// Shortest measured time: CPU time is counted in hundredths of a second.
+/// Shortest measured time: where there is no exact CPU time it is counted in hundredths of a second.
 const MEASURED_MIN: Duration = Duration::from_millis(50);
 
 /// Flags that do not go together or are out of range: exit code 2.

@@ -280,10 +280,16 @@ fn circumstances(report: &Report) -> String {
         let _ = writeln!(out, "<tr><th>note</th><td>{}</td></tr>", escape(note));
     }
     let _ = write!(out, "</table>\n<p>{}</p>\n", words::METHOD);
+    if !report.relay_settings.is_empty() {
+        out.push_str("<h3>Relay and agent: settings in effect</h3>\n");
+    }
+    for settings in &report.relay_settings {
+        let _ = writeln!(out, "<pre>{}</pre>", escape(settings));
+    }
     if let Some(health) = &report.relay_health {
         let _ = write!(
             out,
-            "<h3>The relay's settings in effect</h3>\n<pre>{}</pre>\n",
+            "<h3>The relay about itself</h3>\n<pre>{}</pre>\n",
             escape(health)
         );
     }
