@@ -234,9 +234,9 @@ pub(crate) struct ChildFlags {
     /// The process that starts this one
     #[arg(long)]
     pub(crate) parent: u32,
-    /// Core to run on
-    #[arg(long)]
-    pub(crate) core: Option<usize>,
+    /// A core to run on; repeats
+    #[arg(long = "core")]
+    pub(crate) cores: Vec<usize>,
     /// Program and arguments
     #[arg(last = true, required = true)]
     pub(crate) command: Vec<OsString>,

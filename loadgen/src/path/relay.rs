@@ -88,7 +88,7 @@ impl RelayPair {
                 path: binaries.relay.clone(),
                 arguments: arguments.into_iter().map(OsString::from).collect(),
                 environment: environment.clone(),
-                core: cores.0,
+                cores: cores.0.into_iter().collect(),
             },
             directory,
         )?;
@@ -113,7 +113,7 @@ impl RelayPair {
                     path: binaries.agent.clone(),
                     arguments: arguments.into_iter().map(OsString::from).collect(),
                     environment: environment.clone(),
-                    core: cores.1,
+                    cores: cores.1.into_iter().collect(),
                 },
                 directory,
             )?;

@@ -80,10 +80,10 @@ pub(crate) struct PathSet {
     pub(crate) notes: Vec<String>,
 }
 
-/// The core of each role, when processes are pinned.
-#[derive(Clone, Copy, Debug)]
+/// The cores of the other roles, when processes are pinned.
+#[derive(Clone, Debug)]
 struct Cores {
-    target: usize,
+    target: Vec<usize>,
     near: usize,
     far: usize,
 }
@@ -168,7 +168,7 @@ impl PathSet {
         Ok(())
     }
 
-    /// Whether each role has a core of its own.
+    /// Whether each role has cores of its own.
     pub(crate) fn is_pinned(&self) -> bool {
         self.cores.is_some()
     }
@@ -204,10 +204,10 @@ impl PathSet {
     }
 
     fn start_target(&mut self, interrupt: &Interrupt) -> anyhow::Result<ExternalTarget> {
-        let core = self.cores.map(|cores| cores.target);
+        let cores = self.cores.as_ref().map(|cores| cores.target.clone());
         let arguments = ["target", "any", "--listen", "127.0.0.1:0"];
         let mut target = Running::start(
-            &Program::own("target", &arguments, core)?,
+            &Program::own("target", &arguments, cores.unwrap_or_default())?,
             self.directory.path(),
         )?;
         let address = target.wait_for_address("target", interrupt)?;
@@ -227,8 +227,16 @@ impl PathSet {
         let mut address = target.address;
         let mut processes = Vec::new();
         let hops = [
-            (Role::FarHop, "far", self.cores.map(|cores| cores.far)),
-            (Role::NearHop, "near", self.cores.map(|cores| cores.near)),
+            (
+                Role::FarHop,
+                "far",
+                self.cores.as_ref().map(|cores| cores.far),
+            ),
+            (
+                Role::NearHop,
+                "near",
+                self.cores.as_ref().map(|cores| cores.near),
+            ),
         ];
         for (role, place, core) in hops {
             let to = address.to_string();
@@ -241,7 +249,8 @@ impl PathSet {
                 "--to",
                 &to,
             ];
-            let program = Program::own(&format!("{kind}-{place}"), &arguments, core)?;
+            let name = format!("{kind}-{place}");
+            let program = Program::own(&name, &arguments, core.into_iter().collect())?;
             let mut hop = Running::start(&program, self.directory.path())?;
             address = hop.wait_for_address("forwarder", interrupt)?;
             processes.push((role, hop.pid()));
@@ -269,8 +278,8 @@ impl PathSet {
                 from,
                 target: target.address,
                 cores: (
-                    self.cores.map(|cores| cores.near),
-                    self.cores.map(|cores| cores.far),
+                    self.cores.as_ref().map(|cores| cores.near),
+                    self.cores.as_ref().map(|cores| cores.far),
                 ),
                 directory: self.directory.path(),
             };
@@ -310,8 +319,8 @@ impl PathSet {
             ),
             RelaySource::Start(binaries) => {
                 let cores = (
-                    self.cores.map(|cores| cores.near),
-                    self.cores.map(|cores| cores.far),
+                    self.cores.as_ref().map(|cores| cores.near),
+                    self.cores.as_ref().map(|cores| cores.far),
                 );
                 let pair = RelayPair::start(
                     binaries,
@@ -348,12 +357,40 @@ impl PathSet {
     }
 }
 
-/// Gives each role a core where there are enough, and puts this process on the first.
+/// Gives each role cores of its own where there are enough, and puts this process on the first.
 fn pin_client() -> anyhow::Result<Option<Cores>> {
-    let usable = usable_cores();
-    let [client, target, near, far, ..] = usable[..] else {
+    let Some((client, cores)) = deal(&usable_cores()) else {
         return Ok(None);
     };
-    pin_to(client)?;
-    Ok(Some(Cores { target, near, far }))
+    pin_to(&client)?;
+    Ok(Some(cores))
+}
+
+/// The client's cores, and those of the others; none if there are fewer than four. Client and target
+/// have two threads in the mixed load, so they get two each as soon as there are six.
+fn deal(usable: &[usize]) -> Option<(Vec<usize>, Cores)> {
+    let (client, target, near, far) = match *usable {
+        [a, b, c, d, near, far, ..] => (vec![a, b], vec![c, d], near, far),
+        [client, target, near, far, ..] => (vec![client], vec![target], near, far),
+        _ => return None,
+    };
+    Some((client, Cores { target, near, far }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cores_are_dealt_where_there_are_four() {
+        assert!(deal(&[0, 1, 2]).is_none());
+        let (client, cores) = deal(&[0, 1, 2, 3, 4]).unwrap();
+        assert_eq!(
+            (client, cores.target, cores.near, cores.far),
+            (vec![0], vec![1], 2, 3)
+        );
+        let (client, cores) = deal(&[0, 1, 2, 3, 6, 7]).unwrap();
+        assert_eq!((client, cores.target), (vec![0, 1], vec![2, 3]));
+        assert_eq!((cores.near, cores.far), (6, 7));
+    }
 }

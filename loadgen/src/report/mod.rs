@@ -37,7 +37,7 @@ pub(crate) struct Report {
     pub(crate) command: String,
     /// The machine.
     pub(crate) machine: Machine,
-    /// Whether each process had a core of its own.
+    /// Whether each process had cores of its own.
     pub(crate) pinned: bool,
     /// Rounds and times.
     pub(crate) method: Method,
@@ -155,7 +155,7 @@ impl Report {
         };
         let (cores, memory) = (machine.cores, machine.memory_mib);
         let pinned = if self.pinned {
-            "client, target, near and far hop each on a core of their own"
+            "client, target, near and far hop each on cores of their own"
         } else {
             "not pinned: all processes share the cores"
         };

@@ -29,7 +29,7 @@ pub(crate) fn run(flags: &BenchFlags, interrupt: &Interrupt) -> anyhow::Result<(
     let (machine, date) = (Machine::read(), SystemTime::now());
     let mut set = PathSet::start(&wanted, interrupt)?;
     let pinned = if set.is_pinned() {
-        "each on a core of its own"
+        "each on cores of its own"
     } else {
         "not pinned"
     };

@@ -28,6 +28,11 @@ const SLEEP_MAX: Timespec = Timespec {
     tv_nsec: 100_000_000,
 };
 
+/// Connections that are opened before their first answers are awaited. A queue of connections to
+/// accept that overflows costs a second of waiting each (tcp(7), retransmission of SYN), and some
+/// programs have room for 128.
+const OPENED_AT_ONCE: usize = 100;
+
 /// Requests sent in one go when many are due: answers must be read meanwhile.
 const SENDS_MAX: usize = 64;
 
@@ -49,8 +54,8 @@ const TIMER: u64 = u64::MAX;
 /// When requests are sent.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Pace {
-    /// One on each connection, to set the path up.
-    Once,
+    /// One on each connection from this one on, to set the path up.
+    Once(usize),
     /// The next one after each answer.
     Closed,
     /// Each when it is due.
@@ -86,7 +91,8 @@ pub(super) struct Worker<'a> {
 }
 
 impl<'a> Worker<'a> {
-    /// Opens this thread's connections.
+    /// Opens this thread's connections and makes one round trip on each, so that no set-up is left
+    /// for the measurement.
     pub(super) fn connect(
         path: &Path,
         ids: impl Iterator<Item = u64>,
@@ -100,43 +106,53 @@ impl<'a> Worker<'a> {
         // Edge-triggered: setting the timer anew clears it, so it need not be read.
         let edge = epoll::EventFlags::IN | epoll::EventFlags::ET;
         epoll::add(&epoll, &timer, epoll::EventData::new_u64(TIMER), edge).map_err(wait_error)?;
-        let mut connections: Vec<Connection> = Vec::new();
+        let mut worker = Self {
+            pattern,
+            origin,
+            stop,
+            connections: Vec::new(),
+            epoll,
+            timer,
+            buffer: vec![0; READ_BYTES].into_boxed_slice(),
+        };
+        let mut answered = 0;
         for id in ids {
             if stop.load(Ordering::Relaxed) {
                 return Err(WorkerError::Stopped);
             }
             let connection = Connection::open(path, id).map_err(|error| failed(id, error))?;
-            let data = epoll::EventData::new_u64(connections.len() as u64);
-            epoll::add(&epoll, &connection.stream, data, epoll::EventFlags::IN)
-                .map_err(wait_error)?;
-            connections.push(connection);
+            let data = epoll::EventData::new_u64(worker.connections.len() as u64);
+            epoll::add(
+                &worker.epoll,
+                &connection.stream,
+                data,
+                epoll::EventFlags::IN,
+            )
+            .map_err(wait_error)?;
+            worker.connections.push(connection);
+            if worker.connections.len() - answered == OPENED_AT_ONCE {
+                worker.round_trips_from(answered)?;
+                answered = worker.connections.len();
+            }
         }
-        let buffer = vec![0; READ_BYTES].into_boxed_slice();
-        Ok(Self {
-            pattern,
-            origin,
-            stop,
-            connections,
-            epoll,
-            timer,
-            buffer,
-        })
+        worker.round_trips_from(answered)?;
+        Ok(worker)
     }
 
-    /// Makes one round trip on each connection, so that no set-up is left for the measurement.
-    pub(super) fn first_round_trips(&mut self) -> Result<(), WorkerError> {
+    /// Makes one more round trip on each connection: is it still there?
+    pub(super) fn one_round_trip_each(&mut self) -> Result<(), WorkerError> {
+        self.round_trips_from(0)
+    }
+
+    fn round_trips_from(&mut self, first: usize) -> Result<(), WorkerError> {
         let now = self.now_ns();
         let nothing = Window {
             from_ns: now,
             until_ns: now,
         };
-        self.drive(
-            Pace::Once,
-            nothing,
-            FIRST_ANSWER_TIMEOUT,
-            Recorder::new(nothing),
-        )
-        .map(drop)
+        let recorder = Recorder::new(nothing);
+        self.drive(Pace::Once(first), nothing, FIRST_ANSWER_TIMEOUT, recorder)
+            .map(drop)
     }
 
     /// Runs the load until the window ends and the answers are there.
@@ -182,7 +198,11 @@ impl<'a> Worker<'a> {
         let patience_ns = u64::try_from(patience.as_nanos()).unwrap_or(u64::MAX);
         let deadline_ns = window.until_ns.saturating_add(patience_ns);
         if !matches!(pace, Pace::Open(_)) {
-            for index in 0..self.connections.len() {
+            let first = match pace {
+                Pace::Once(first) => first,
+                _ => 0,
+            };
+            for index in first..self.connections.len() {
                 let due_ns = match pace {
                     Pace::Burst(begun_ns) => begun_ns,
                     _ => self.now_ns(),
@@ -361,6 +381,6 @@ fn intended_ns(pace: Pace, index: usize, answer: u64, due_ns: u64) -> u64 {
     match pace {
         // Answer 0 is the one of the first round trip, before the schedule began.
         Pace::Open(schedule) => schedule.due_ns((answer - 1) * schedule.own + index as u64),
-        Pace::Once | Pace::Closed | Pace::Burst(_) => due_ns,
+        Pace::Once(_) | Pace::Closed | Pace::Burst(_) => due_ns,
     }
 }

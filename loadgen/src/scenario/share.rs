@@ -120,7 +120,6 @@ impl Thread<'_> {
                 let ids = share.ids();
                 let own = ids.len() as u64;
                 let mut worker = steady(ids)?;
-                worker.first_round_trips()?;
                 let Go { start_ns, window } = self.await_go(ready)?;
                 let pace = match pacing {
                     Pacing::Closed => Pace::Closed,
@@ -137,17 +136,15 @@ impl Thread<'_> {
             }
             Duty::Bursts => {
                 let mut worker = steady(share.ids())?;
-                worker.first_round_trips()?;
                 let window = self.await_go(ready)?.window;
                 worker.run_bursts(window)
             }
             Duty::Idle => {
                 let mut worker = steady(share.ids())?;
-                worker.first_round_trips()?;
                 let window = self.await_go(ready)?.window;
                 self.wait_until(window.until_ns)?;
                 // Sessions that were dropped meanwhile would have cost no memory.
-                worker.first_round_trips()?;
+                worker.one_round_trip_each()?;
                 Ok(Recorder::new(window))
             }
             Duty::Bulk(direction) => {

@@ -8,11 +8,11 @@ use std::net::SocketAddr;
 
 use anyhow::Context;
 use tokio::io::AsyncReadExt;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::runtime;
 
 use crate::cli::{TargetFlags, TargetKind};
-use crate::process::announce;
+use crate::process::{self, announce};
 use crate::pump::Pump;
 use crate::target::stream::Streams;
 
@@ -30,15 +30,14 @@ pub(crate) fn run(flags: &TargetFlags) -> anyhow::Result<()> {
 
 /// Serves requests if there is a thread for streams, and echoes only if there is none.
 async fn serve(listen: SocketAddr, streams: Option<Streams>) -> anyhow::Result<()> {
-    let listener = TcpListener::bind(listen)
-        .await
+    let listener = process::listen(listen)
         .with_context(|| format!("cannot listen on {listen}: is another program there?"))?;
     let kind = if streams.is_some() { "target" } else { "echo" };
     announce(kind, listener.local_addr()?)?;
     loop {
         match listener.accept().await {
             Ok((stream, _)) => drop(tokio::spawn(answer(stream, streams.clone()))),
-            Err(error) => crate::process::pause_after_accept_error(&error).await,
+            Err(error) => process::pause_after_accept_error(&error).await,
         }
     }
 }

@@ -163,7 +163,7 @@ impl Known {
                 hops: Vec::new(),
             },
         };
-        let mut start = |hop: &str, core, arguments: &[String], told: String| {
+        let mut start = |hop: &str, core: Option<usize>, arguments: &[String], told: String| {
             let program = Program {
                 name: format!("{}-{hop}", self.name()),
                 path: binary.clone(),
@@ -172,7 +172,7 @@ impl Known {
                     "LD_LIBRARY_PATH".to_owned(),
                     libraries.clone().into_os_string(),
                 )],
-                core,
+                cores: core.into_iter().collect(),
             };
             peer.facts.hops.push(told);
             anyhow::Ok(Running::start(&program, place.directory)?)
