@@ -5,6 +5,7 @@ use std::fmt::Write;
 use super::metric::{GIB, Metric};
 use super::{PathReport, Ratio, Ratios, Report, ScenarioReport};
 use crate::path::{PathKind, Role};
+use crate::scenario::Scenario;
 
 /// A table; the first column is text, the others are numbers.
 #[derive(Debug)]
@@ -219,7 +220,11 @@ pub(super) fn remarks(report: &ScenarioReport) -> Vec<String> {
     let all: usize = report.paths.iter().map(|path| path.rounds.len()).sum();
     let noisy = report.noisy_rounds();
     let count: usize = noisy.iter().map(|(_, rounds)| rounds.len()).sum();
-    if count > 0 {
+    if count > 0 && count == all {
+        remarks.push(format!(
+            "Doubtful: other processes took much CPU in all {all} measurements."
+        ));
+    } else if count > 0 {
         let list: Vec<String> = noisy
             .iter()
             .map(|(path, rounds)| {
@@ -257,6 +262,14 @@ pub(super) fn remarks(report: &ScenarioReport) -> Vec<String> {
                 "{}: {} of {} requests had no answer 5 s after the end; they count with the time \
                  they waited.",
                 path.path, path.unanswered, path.round_trips
+            ));
+        }
+        let is_fanout = matches!(report.scenario, Scenario::Fanout { .. });
+        if is_fanout && path.median(Metric::LastP50Us).is_none() {
+            remarks.push(format!(
+                "{}: in some round no burst began within the measured time, as the one of the \
+                 warm-up took longer: raise --duration.",
+                path.path
             ));
         }
         if let Some(late) = late_generator(path) {
