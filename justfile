@@ -66,11 +66,26 @@ fuzz seconds='60':
         cargo +nightly fuzz run "$target" "$found" "fuzz/corpus/$target" -- -max_total_time={{ seconds }}
     done
 
-# What a path through the relay costs beside direct TCP; writes docs/bench
+# What the way over relay and agent costs: every scenario's main points, 3 minutes; writes docs/bench
 [group('bench')]
-bench *arguments:
+bench *arguments: (_bench 'bench' '--rounds' '3' '--duration' '1s' '--warm-up' '200ms' arguments)
+
+# All scenarios, 1 to 4,096 connections, 5 rounds; 20 minutes
+[group('bench')]
+bench-full *arguments: (_bench 'bench-full' '--suite' 'full' '--repeat-noisy' '2' arguments)
+
+# Beside nginx, HAProxy, rathole and bore, which it puts into target/peers first; 20 minutes
+[group('bench')]
+bench-peers *arguments: peers (_bench 'bench-peers' '--suite' 'peers' '--known-peers' 'target/peers' '--repeat-noisy' '2' arguments)
+
+# nginx, HAProxy, rathole and bore into target/peers; changes nothing else on the machine
+[group('bench')]
+peers:
+    tools/peers/install target/peers
+
+_bench name *arguments:
     cargo build --release -p tieline-relay -p tieline-agent -p tieline-loadgen
-    target/release/tieline-loadgen bench {{ arguments }}
+    target/release/tieline-loadgen bench --name {{ name }} {{ arguments }}
 
 # Write wire/src/generated.rs from wire/schema/wire.fbs, or only compare: just schema --check
 [group('generate')]

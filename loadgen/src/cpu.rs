@@ -3,17 +3,57 @@
 use std::io;
 use std::time::Duration;
 
-/// User and system time that a process, all its threads together, has used so far.
-pub(crate) fn process_time(pid: u32) -> io::Result<Duration> {
-    let path = format!("/proc/{pid}/stat");
-    let line = std::fs::read_to_string(&path)?;
-    let ticks = process_ticks(&line).ok_or_else(|| {
-        io::Error::new(
-            io::ErrorKind::InvalidData,
-            format!("{path} is not as proc(5) says"),
-        )
-    })?;
-    Ok(as_duration(ticks))
+/// CPU time that a process, all its threads together, has used so far.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ProcessTime {
+    /// User and system time, in hundredths of a second.
+    counted: Duration,
+    /// What the scheduler counted for the threads that live, in nanoseconds.
+    exact: Option<Duration>,
+}
+
+/// Most by which the two may differ over some time: user and system time are each rounded down.
+const ROUNDING_MAX: Duration = Duration::from_millis(30);
+
+impl ProcessTime {
+    /// Reads both.
+    pub(crate) fn read(pid: u32) -> io::Result<Self> {
+        let path = format!("/proc/{pid}/stat");
+        let line = std::fs::read_to_string(&path)?;
+        let ticks = process_ticks(&line).ok_or_else(|| {
+            io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("{path} is not as proc(5) says"),
+            )
+        })?;
+        Ok(Self {
+            counted: as_duration(ticks),
+            exact: exact_time(pid),
+        })
+    }
+
+    /// Time used since an earlier reading: exact, unless a thread has ended meanwhile and taken
+    /// its part with it.
+    pub(crate) fn since(self, before: Self) -> Duration {
+        let counted = self.counted.saturating_sub(before.counted);
+        let exact = self.exact.zip(before.exact);
+        exact
+            .and_then(|(now, then)| now.checked_sub(then))
+            .filter(|exact| exact.abs_diff(counted) <= ROUNDING_MAX)
+            .unwrap_or(counted)
+    }
+}
+
+/// The first field of each thread's `schedstat` (sched-stats.rst), added up; none where the kernel
+/// does not keep it.
+fn exact_time(pid: u32) -> Option<Duration> {
+    let mut nanoseconds: u64 = 0;
+    for thread in std::fs::read_dir(format!("/proc/{pid}/task")).ok()? {
+        let text = std::fs::read_to_string(thread.ok()?.path().join("schedstat")).ok()?;
+        let running: u64 = text.split_ascii_whitespace().next()?.parse().ok()?;
+        nanoseconds += running;
+    }
+    Some(Duration::from_nanos(nanoseconds))
 }
 
 /// Fields 14 and 15 (utime, stime) of a line of `/proc/<pid>/stat`, added up.
@@ -176,8 +216,27 @@ mod tests {
     }
 
     #[test]
+    fn the_exact_time_counts_unless_a_thread_took_its_part_with_it() {
+        let time = |counted_ms, exact_us: Option<u64>| ProcessTime {
+            counted: Duration::from_millis(counted_ms),
+            exact: exact_us.map(Duration::from_micros),
+        };
+        let since = |now: ProcessTime, then| now.since(then);
+        let begun = time(100, Some(103_000));
+        assert_eq!(
+            since(time(120, Some(125_500)), begun),
+            Duration::from_micros(22_500)
+        );
+        // A thread that had used 900 ms has ended.
+        for exact_us in [Some(203_000), Some(3_000), None] {
+            let ended = time(1100, exact_us);
+            assert_eq!(since(ended, begun), Duration::from_millis(1000));
+        }
+    }
+
+    #[test]
     fn our_own_time_can_be_read() {
-        assert!(process_time(std::process::id()).is_ok());
+        assert!(ProcessTime::read(std::process::id()).is_ok());
         assert!(MachineTime::read().is_ok());
     }
 }

@@ -77,6 +77,12 @@ pub(crate) struct Recorder {
     pub(crate) answered_in_window: u64,
     /// Requests of the window without an answer when the round was given up.
     pub(crate) unanswered: u64,
+    /// From the start of a burst to its last answer.
+    pub(crate) bursts: Histogram<u64>,
+    /// Bulk bytes that the client's sockets took within the window.
+    pub(crate) up_bytes: u64,
+    /// Bulk bytes that came to the client within the window.
+    pub(crate) down_bytes: u64,
 }
 
 impl Recorder {
@@ -92,6 +98,9 @@ impl Recorder {
             send_delay: empty(),
             answered_in_window: 0,
             unanswered: 0,
+            bursts: empty(),
+            up_bytes: 0,
+            down_bytes: 0,
         }
     }
 
@@ -123,13 +132,32 @@ impl Recorder {
         }
     }
 
+    /// Every answer of a burst is there.
+    pub(crate) fn burst(&mut self, begun_ns: u64, now_ns: u64) {
+        if self.window.contains(begun_ns) {
+            self.bursts
+                .saturating_record(now_ns.saturating_sub(begun_ns).max(1));
+        }
+    }
+
+    /// Bulk bytes went up or came down.
+    pub(crate) fn moved(&mut self, up: usize, down: usize, now_ns: u64) {
+        if self.window.contains(now_ns) {
+            self.up_bytes += up as u64;
+            self.down_bytes += down as u64;
+        }
+    }
+
     /// Adds what another thread measured.
     pub(crate) fn merge(&mut self, other: &Self) {
         let merged = self.latency.add(&other.latency).is_ok()
-            && self.send_delay.add(&other.send_delay).is_ok();
+            && self.send_delay.add(&other.send_delay).is_ok()
+            && self.bursts.add(&other.bursts).is_ok();
         assert!(merged, "histograms with the same bounds can be added");
         self.answered_in_window += other.answered_in_window;
         self.unanswered += other.unanswered;
+        self.up_bytes += other.up_bytes;
+        self.down_bytes += other.down_bytes;
     }
 }
 

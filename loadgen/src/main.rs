@@ -7,11 +7,13 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("tieline-loadgen drives epoll and reads /proc, so it runs on Linux only");
 
+mod blocks;
 mod cli;
 mod cpu;
 mod histogram;
 mod interrupt;
 mod machine;
+mod memory;
 mod path;
 mod pattern;
 mod process;
@@ -25,8 +27,9 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use cli::{Cli, Command};
+use cli::{Cli, Command, SingleFlags};
 use interrupt::{Interrupt, Interrupted};
+use scenario::Scenario;
 use settings::UsageError;
 
 fn main() -> ExitCode {
@@ -49,9 +52,18 @@ fn main() -> ExitCode {
     }
 }
 
+fn single(scenario: Scenario, flags: &SingleFlags) -> anyhow::Result<()> {
+    scenario::single::run(scenario, flags, &Interrupt::listen()?)
+}
+
 fn run(command: Command) -> anyhow::Result<()> {
     match command {
-        Command::Rtt(flags) => scenario::single::run(&flags, &Interrupt::listen()?),
+        Command::Rtt(flags) => single(flags.scenario()?, &flags.single),
+        Command::Bulk(flags) => single(flags.scenario()?, &flags.single),
+        Command::Connect(flags) => single(flags.scenario()?, &flags.single),
+        Command::Idle(flags) => single(flags.scenario()?, &flags.single),
+        Command::Fanout(flags) => single(flags.scenario()?, &flags.single),
+        Command::Mixed(flags) => single(flags.scenario()?, &flags.single),
         Command::Bench(flags) => scenario::bench::run(&flags, &Interrupt::listen()?),
         Command::Target(flags) => target::run(&flags),
         Command::Forwarder(flags) => path::forwarder::run(&flags),

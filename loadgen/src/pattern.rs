@@ -1,5 +1,7 @@
 //! The bytes that are sent, so that every byte that comes back can be checked.
 
+use crate::target::request::MARK;
+
 /// Number of different places in the table at which a message may begin. A power of two.
 const OFFSETS: usize = 64 * 1024;
 
@@ -20,6 +22,10 @@ impl Pattern {
     pub(crate) fn new(size: usize) -> Self {
         let mut table = vec![0; size + OFFSETS];
         fastrand::Rng::with_seed(SEED).fill(&mut table);
+        // A connection that begins with the mark asks the target for something else than an echo.
+        for byte in table.iter_mut().filter(|byte| **byte == MARK) {
+            *byte = 1;
+        }
         Self {
             table: table.into_boxed_slice(),
             size,
@@ -52,6 +58,7 @@ mod tests {
             for sequence in 0..64 {
                 let message = pattern.message(connection, sequence);
                 assert_eq!(message.len(), 64);
+                assert_ne!(message[0], MARK);
                 assert_ne!(message, pattern.message(connection, sequence + 1));
                 assert_ne!(message, pattern.message(connection + 1, sequence));
             }

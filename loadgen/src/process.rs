@@ -17,12 +17,16 @@ use anyhow::{Context, bail};
 use rustix::process::{Pid, Signal};
 use rustix::thread::CpuSet;
 use serde_json::{Value, json};
+use tokio::net::{TcpListener, TcpSocket};
 
 use crate::cli::ChildFlags;
 use crate::interrupt::{Interrupt, Interrupted};
 
 /// Lines of a child's output that wait to be read; more are dropped, as nobody waits for them.
 const LINES_MAX: usize = 1024;
+
+/// Connections that may wait to be accepted by a server of ours.
+const LISTEN_BACKLOG: u32 = 4096;
 
 /// How long a child may take to end by itself after SIGTERM.
 const END_GRACE: Duration = Duration::from_secs(2);
@@ -39,6 +43,20 @@ pub(crate) fn announce(kind: &str, address: SocketAddr) -> io::Result<()> {
         json!({"event": "listening", "kind": kind, "address": address})
     )?;
     out.flush()
+}
+
+/// Listens with a long queue, so that many connections at once do not overflow it.
+///
+/// The kernel lowers it to net.core.somaxconn.
+pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() {
+        TcpSocket::new_v4()?
+    } else {
+        TcpSocket::new_v6()?
+    };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(LISTEN_BACKLOG)
 }
 
 /// Reports a failed accept and waits a little: a full descriptor table would make it spin.
@@ -58,19 +76,19 @@ pub(crate) struct Program {
     pub(crate) arguments: Vec<OsString>,
     /// Variables set on top of ours.
     pub(crate) environment: Vec<(String, OsString)>,
-    /// The core to run on, if processes are pinned.
-    pub(crate) core: Option<usize>,
+    /// The cores to run on; none means that it is not pinned.
+    pub(crate) cores: Vec<usize>,
 }
 
 impl Program {
     /// This very program with another subcommand.
-    pub(crate) fn own(name: &str, arguments: &[&str], core: Option<usize>) -> io::Result<Self> {
+    pub(crate) fn own(name: &str, arguments: &[&str], cores: Vec<usize>) -> io::Result<Self> {
         Ok(Self {
             name: name.to_owned(),
             path: std::env::current_exe()?,
             arguments: arguments.iter().map(OsString::from).collect(),
             environment: Vec::new(),
-            core,
+            cores,
         })
     }
 }
@@ -103,7 +121,7 @@ impl Running {
             .arg("child")
             .arg("--parent")
             .arg(std::process::id().to_string());
-        if let Some(core) = program.core {
+        for core in &program.cores {
             command.arg("--core").arg(core.to_string());
         }
         command
@@ -262,8 +280,8 @@ pub(crate) fn become_child(flags: &ChildFlags) -> anyhow::Result<()> {
     if u32::try_from(parent) != Ok(flags.parent) {
         bail!("the parent has ended");
     }
-    if let Some(core) = flags.core {
-        pin_to(core)?;
+    if !flags.cores.is_empty() {
+        pin_to(&flags.cores)?;
     }
     let [program, arguments @ ..] = flags.command.as_slice() else {
         bail!("no program given");
@@ -272,12 +290,12 @@ pub(crate) fn become_child(flags: &ChildFlags) -> anyhow::Result<()> {
     Err(error).with_context(|| format!("cannot start {}", program.to_string_lossy()))
 }
 
-/// Binds the calling thread, and the threads that it starts from now on, to one core.
-pub(crate) fn pin_to(core: usize) -> anyhow::Result<()> {
+/// Binds the calling thread, and the threads that it starts from now on, to these cores.
+pub(crate) fn pin_to(cores: &[usize]) -> anyhow::Result<()> {
     let mut set = CpuSet::new();
-    set.set(core);
+    cores.iter().for_each(|core| set.set(*core));
     rustix::thread::sched_setaffinity(None, &set)
-        .with_context(|| format!("cannot pin to core {core}"))
+        .with_context(|| format!("cannot pin to cores {cores:?}"))
 }
 
 #[cfg(test)]
@@ -303,7 +321,7 @@ mod tests {
             path: PathBuf::from("/nonexistent/relay"),
             arguments: Vec::new(),
             environment: Vec::new(),
-            core: None,
+            cores: Vec::new(),
         };
         let error = Running::start(&program, directory.path())
             .unwrap_err()

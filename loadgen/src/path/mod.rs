@@ -1,20 +1,20 @@
 //! The ways from the client to the target that are compared.
 
 pub(crate) mod forwarder;
+pub(crate) mod peer;
 pub(crate) mod relay;
 pub(crate) mod set;
 
 use std::fmt;
 use std::net::SocketAddr;
 
-use serde::Serialize;
+use serde::ser::{Serialize, Serializer};
 
 /// Longest tunnel name that fits the preamble and a DNS label.
 const TUNNEL_BYTES_MAX: usize = 63;
 
 /// Which way the bytes take.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(crate) enum PathKind {
     /// Client to target, nothing between.
     Direct,
@@ -22,6 +22,8 @@ pub(crate) enum PathKind {
     ForwarderTokio,
     /// Two bare forwarders in a row, on tokio-uring.
     ForwarderTokioUring,
+    /// Another program that does the same job. A run has a handful of names, kept for its life.
+    Peer(&'static str),
     /// Relay and agent.
     Relay,
 }
@@ -31,6 +33,16 @@ impl PathKind {
     pub(crate) fn is_forwarder(self) -> bool {
         matches!(self, Self::ForwarderTokio | Self::ForwarderTokioUring)
     }
+
+    /// Another program of this name.
+    pub(crate) fn peer(name: &str) -> Self {
+        Self::Peer(Box::leak(name.to_owned().into_boxed_str()))
+    }
+
+    /// Whether this is another program.
+    pub(crate) fn is_peer(self) -> bool {
+        matches!(self, Self::Peer(_))
+    }
 }
 
 impl fmt::Display for PathKind {
@@ -39,18 +51,25 @@ impl fmt::Display for PathKind {
             Self::Direct => "direct",
             Self::ForwarderTokio => "forwarder-tokio",
             Self::ForwarderTokioUring => "forwarder-tokio-uring",
+            Self::Peer(name) => name,
             Self::Relay => "relay",
         })
     }
 }
 
+impl Serialize for PathKind {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
 /// A process whose CPU time is counted.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Role {
     /// This program.
     Client,
-    /// The echo server.
+    /// The server at the end.
     Target,
     /// The hop next to the client: a forwarder, or the relay.
     NearHop,
@@ -65,10 +84,22 @@ pub(crate) struct Path {
     pub(crate) kind: PathKind,
     /// Where the client connects to.
     pub(crate) address: SocketAddr,
-    /// Bytes that the client sends first and that nobody answers.
-    pub(crate) preamble: Vec<u8>,
+    /// Bytes that the client sends first and that nobody answers. With several, one for each
+    /// tunnel, connections take turns.
+    pub(crate) preambles: Vec<Vec<u8>>,
     /// Processes that carry this path; one that is unknown is left out.
     pub(crate) processes: Vec<(Role, u32)>,
+    /// Whether every process between client and target is among them.
+    pub(crate) hops_known: bool,
+}
+
+impl Path {
+    /// What connection `id` sends first.
+    pub(crate) fn preamble(&self, id: u64) -> &[u8] {
+        let count = self.preambles.len().max(1) as u64;
+        let index = usize::try_from(id % count).unwrap_or(0);
+        self.preambles.get(index).map_or(&[], Vec::as_slice)
+    }
 }
 
 /// The relay's preamble on raw TCP: length as two bytes, big endian, then the tunnel's id.

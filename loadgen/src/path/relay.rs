@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -30,25 +31,30 @@ pub(crate) struct Binaries {
     pub(crate) relay_arguments: Vec<String>,
     /// Further arguments of `tieline serve`.
     pub(crate) agent_arguments: Vec<String>,
+    /// Tunnels, each with an agent of its own.
+    pub(crate) tunnels: usize,
 }
 
-/// A relay with one agent that published one tunnel. Fields end in this order: agent, then relay.
+/// A relay with its agents, each of which published one tunnel. Fields end in this order: agents,
+/// then relay.
 #[derive(Debug)]
 pub(crate) struct RelayPair {
-    /// The agent.
-    pub(crate) agent: Running,
+    /// The agents.
+    pub(crate) agents: Vec<Running>,
     /// The relay.
     pub(crate) relay: Running,
     /// Where frontends connect over raw TCP.
     pub(crate) frontend: SocketAddr,
-    /// The tunnel's id.
-    pub(crate) tunnel: String,
+    /// The tunnels' ids.
+    pub(crate) tunnels: Vec<String>,
     /// What the relay says about itself: driver, shards.
     pub(crate) health: Option<String>,
+    /// How relay and agent were started, and their defaults for everything else.
+    pub(crate) settings: Vec<String>,
 }
 
 impl RelayPair {
-    /// Starts both and waits for the registration.
+    /// Starts all and waits for the registrations.
     pub(crate) fn start(
         binaries: &Binaries,
         target: SocketAddr,
@@ -75,41 +81,95 @@ impl RelayPair {
             arguments.push("127.0.0.1:0".to_owned());
         }
         arguments.extend(binaries.relay_arguments.iter().cloned());
+        let mut settings = vec![told(&binaries.relay, &[], &arguments)];
         let mut relay = Running::start(
             &Program {
                 name: "relay".to_owned(),
                 path: binaries.relay.clone(),
                 arguments: arguments.into_iter().map(OsString::from).collect(),
                 environment: environment.clone(),
-                core: cores.0,
+                cores: cores.0.into_iter().collect(),
             },
             directory,
         )?;
         let [links, frontend, admin] = listeners(&mut relay, interrupt)?;
 
-        let mut arguments = vec!["serve".to_owned(), "--relay".to_owned()];
-        arguments.push(format!("tcp://{links}"));
-        arguments.extend(["--to".to_owned(), target.to_string(), "--json".to_owned()]);
-        arguments.extend(binaries.agent_arguments.iter().cloned());
-        let mut agent = Running::start(
-            &Program {
-                name: "agent".to_owned(),
-                path: binaries.agent.clone(),
-                arguments: arguments.into_iter().map(OsString::from).collect(),
-                environment,
-                core: cores.1,
-            },
-            directory,
-        )?;
-        let tunnel = agent.wait_for("a registration", START_PATIENCE, interrupt, registered)?;
+        let (mut agents, mut tunnels) = (Vec::new(), Vec::new());
+        for number in 0..binaries.tunnels {
+            let mut arguments = vec!["serve".to_owned(), "--relay".to_owned()];
+            arguments.push(format!("tcp://{links}"));
+            arguments.extend(["--to".to_owned(), target.to_string(), "--json".to_owned()]);
+            if binaries.tunnels > 1 {
+                // One key and one target would mean one name.
+                arguments.extend(["--name".to_owned(), format!("load-{number}")]);
+            }
+            arguments.extend(binaries.agent_arguments.iter().cloned());
+            if number == 0 {
+                settings.push(told(&binaries.agent, &["serve"], &arguments));
+            }
+            let mut agent = Running::start(
+                &Program {
+                    name: format!("agent-{number}"),
+                    path: binaries.agent.clone(),
+                    arguments: arguments.into_iter().map(OsString::from).collect(),
+                    environment: environment.clone(),
+                    cores: cores.1.into_iter().collect(),
+                },
+                directory,
+            )?;
+            tunnels.push(agent.wait_for(
+                "a registration",
+                START_PATIENCE,
+                interrupt,
+                registered,
+            )?);
+            agents.push(agent);
+        }
         Ok(Self {
-            agent,
+            agents,
             relay,
             frontend,
-            tunnel,
+            tunnels,
             health: health(admin),
+            settings,
         })
     }
+}
+
+/// A command line, and below it what the program's help says about defaults: together the settings
+/// in effect.
+fn told(binary: &Path, command: &[&str], arguments: &[String]) -> String {
+    let name = binary.file_name().unwrap_or_default().to_string_lossy();
+    let output = Command::new(binary)
+        .args(command)
+        .arg("--help")
+        .stdin(Stdio::null())
+        .output();
+    let help = output.map_or_else(
+        |_| String::new(),
+        |output| String::from_utf8_lossy(&output.stdout).into_owned(),
+    );
+    let mut text = format!("{name} {}", arguments.join(" "));
+    for (flag, value) in defaults(&help) {
+        if !arguments
+            .iter()
+            .any(|argument| argument == flag || argument.starts_with(&format!("{flag}=")))
+        {
+            text.push_str(&format!("\n  {flag} {value} (default)"));
+        }
+    }
+    text
+}
+
+/// The flags of a help text that have a default.
+fn defaults(help: &str) -> impl Iterator<Item = (&str, &str)> {
+    help.lines().filter_map(|line| {
+        let flag = line
+            .split_whitespace()
+            .find(|word| word.starts_with("--"))?;
+        let (_, value) = line.split_once("[default: ")?;
+        Some((flag, value.split_once(']')?.0))
+    })
 }
 
 /// Waits until the relay has named its agent, TCP and admin listeners, in any order.
@@ -162,6 +222,14 @@ fn health(admin: SocketAddr) -> Option<String> {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn defaults_are_read_from_the_help() {
+        let help = "Options:\n      --shards <N>  Threads [default: one per core]\n  \
+                    -h, --help  Print help\n      --log <F>  What [default: info]\n";
+        let found: Vec<_> = defaults(help).collect();
+        assert_eq!(found, [("--shards", "one per core"), ("--log", "info")]);
+    }
 
     #[test]
     fn the_registered_line_names_the_tunnel() {

@@ -1,12 +1,15 @@
 //! Starts the processes of all paths of a run and keeps them until the run ends.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use anyhow::Context;
 use tempfile::TempDir;
 
 use crate::interrupt::Interrupt;
 use crate::machine::usable_cores;
+use crate::path::peer::known::{Known, PeerFacts, Place, RunningPeer};
+use crate::path::peer::{PeerPid, PeerSpec};
 use crate::path::relay::{Binaries, RelayPair};
 use crate::path::{Path, PathKind, Role, tunnel_preamble};
 use crate::process::{Program, Running, pin_to};
@@ -16,12 +19,12 @@ use crate::process::{Program, Running, pin_to};
 pub(crate) struct ExternalRelay {
     /// Its raw TCP listener.
     pub(crate) address: SocketAddr,
-    /// The tunnel to ask for.
-    pub(crate) tunnel: String,
-    /// Process id of the relay, for its CPU time.
+    /// The tunnels to ask for.
+    pub(crate) tunnels: Vec<String>,
+    /// Process id of the relay, for its CPU time and memory.
     pub(crate) relay_pid: Option<u32>,
-    /// Process id of the agent.
-    pub(crate) agent_pid: Option<u32>,
+    /// Process ids of the agents.
+    pub(crate) agent_pids: Vec<u32>,
 }
 
 /// Where the relay path comes from.
@@ -33,7 +36,7 @@ pub(crate) enum RelaySource {
     External(ExternalRelay),
 }
 
-/// An echo target that somebody else runs.
+/// A target that somebody else runs.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ExternalTarget {
     /// Where it listens.
@@ -51,6 +54,12 @@ pub(crate) struct PathsWanted {
     pub(crate) target: Option<ExternalTarget>,
     /// Relay and agent, if that path is wanted.
     pub(crate) relay: Option<RelaySource>,
+    /// Peers that run already.
+    pub(crate) peers: Vec<PeerSpec>,
+    /// Their processes.
+    pub(crate) peer_pids: Vec<PeerPid>,
+    /// Start known peers from this folder.
+    pub(crate) known_peers: Option<PathBuf>,
     /// Whether processes may be pinned to cores.
     pub(crate) pin: bool,
 }
@@ -58,7 +67,9 @@ pub(crate) struct PathsWanted {
 /// The running processes. Fields are dropped in order: those that dial before those that listen.
 #[derive(Debug)]
 pub(crate) struct PathSet {
+    wanted: PathsWanted,
     pair: Option<RelayPair>,
+    peers: Vec<RunningPeer>,
     hops: Vec<Running>,
     target: Option<Running>,
     directory: TempDir,
@@ -69,10 +80,10 @@ pub(crate) struct PathSet {
     pub(crate) notes: Vec<String>,
 }
 
-/// The core of each role, when processes are pinned.
-#[derive(Clone, Copy, Debug)]
+/// The cores of the other roles, when processes are pinned.
+#[derive(Clone, Debug)]
 struct Cores {
-    target: usize,
+    target: Vec<usize>,
     near: usize,
     far: usize,
 }
@@ -81,7 +92,9 @@ impl PathSet {
     /// Starts what is wanted. A forwarder whose runtime cannot work here is left out with a note.
     pub(crate) fn start(wanted: &PathsWanted, interrupt: &Interrupt) -> anyhow::Result<Self> {
         let mut set = Self {
+            wanted: wanted.clone(),
             pair: None,
+            peers: Vec::new(),
             hops: Vec::new(),
             target: None,
             directory: tempfile::Builder::new()
@@ -91,23 +104,42 @@ impl PathSet {
             paths: Vec::new(),
             notes: Vec::new(),
         };
+        set.fill(interrupt)?;
+        Ok(set)
+    }
+
+    /// Ends every process that this program started and starts it anew: memory that an earlier
+    /// load left behind must not hide what the next one needs.
+    pub(crate) fn restart(&mut self, interrupt: &Interrupt) -> anyhow::Result<()> {
+        self.pair = None;
+        self.peers.clear();
+        self.hops.clear();
+        self.target = None;
+        self.paths.clear();
+        self.notes.clear();
+        self.fill(interrupt)
+    }
+
+    fn fill(&mut self, interrupt: &Interrupt) -> anyhow::Result<()> {
+        let wanted = self.wanted.clone();
         let target = match wanted.target {
             Some(external) => external,
-            None => set.start_target(interrupt)?,
+            None => self.start_target(interrupt)?,
         };
         for kind in &wanted.kinds {
             let started = match kind {
                 PathKind::Direct => Ok(Path {
                     kind: *kind,
                     address: target.address,
-                    preamble: Vec::new(),
+                    preambles: Vec::new(),
                     processes: Vec::new(),
+                    hops_known: false,
                 }),
-                PathKind::ForwarderTokio => set.start_forwarder(*kind, "tokio", target, interrupt),
+                PathKind::ForwarderTokio => self.start_forwarder(*kind, "tokio", target, interrupt),
                 PathKind::ForwarderTokioUring => {
-                    match set.start_forwarder(*kind, "tokio-uring", target, interrupt) {
+                    match self.start_forwarder(*kind, "tokio-uring", target, interrupt) {
                         Err(error) if !interrupt.is_raised() => {
-                            set.notes.push(format!("{kind} left out: {error:#}"));
+                            self.notes.push(format!("{kind} left out: {error:#}"));
                             continue;
                         }
                         started => started,
@@ -115,19 +147,28 @@ impl PathSet {
                 }
                 PathKind::Relay => {
                     let source = wanted.relay.as_ref().context("no relay was given")?;
-                    set.start_relay(source, target, interrupt)
+                    self.start_relay(source, target, interrupt)
                 }
+                PathKind::Peer(_) => continue,
             };
-            let mut path = started?;
+            self.paths.push(started?);
+        }
+        for peer in &wanted.peers {
+            self.paths.push(peer.path(&wanted.peer_pids));
+        }
+        if let Some(from) = &wanted.known_peers {
+            self.start_known_peers(from, target, interrupt)?;
+        }
+        for path in &mut self.paths {
             path.processes
                 .extend(target.pid.map(|pid| (Role::Target, pid)));
             path.processes.sort_unstable();
-            set.paths.push(path);
         }
-        Ok(set)
+        self.paths.sort_by_key(|path| path.kind);
+        Ok(())
     }
 
-    /// Whether each role has a core of its own.
+    /// Whether each role has cores of its own.
     pub(crate) fn is_pinned(&self) -> bool {
         self.cores.is_some()
     }
@@ -137,26 +178,39 @@ impl PathSet {
         self.pair.as_ref()?.health.as_deref()
     }
 
+    /// How relay and agent were started, and their defaults.
+    pub(crate) fn relay_settings(&self) -> Vec<String> {
+        let settings = self.pair.as_ref().map(|pair| pair.settings.clone());
+        settings.unwrap_or_default()
+    }
+
+    /// Versions and configurations of the peers that this program started.
+    pub(crate) fn peer_facts(&self) -> Vec<PeerFacts> {
+        self.peers.iter().map(|peer| peer.facts.clone()).collect()
+    }
+
     /// What to say about processes of ours that have ended although nobody asked them to.
     pub(crate) fn obituaries(&mut self) -> Vec<String> {
         let pair = self
             .pair
             .iter_mut()
-            .flat_map(|pair| [&mut pair.relay, &mut pair.agent]);
-        pair.chain(&mut self.hops)
+            .flat_map(|pair| std::iter::once(&mut pair.relay).chain(&mut pair.agents));
+        let own = pair
+            .chain(&mut self.hops)
             .chain(&mut self.target)
-            .filter_map(Running::obituary)
-            .collect()
+            .filter_map(Running::obituary);
+        let peers = self.peers.iter_mut().flat_map(RunningPeer::obituaries);
+        own.chain(peers).collect()
     }
 
     fn start_target(&mut self, interrupt: &Interrupt) -> anyhow::Result<ExternalTarget> {
-        let core = self.cores.map(|cores| cores.target);
-        let arguments = ["target", "echo", "--listen", "127.0.0.1:0"];
+        let cores = self.cores.as_ref().map(|cores| cores.target.clone());
+        let arguments = ["target", "any", "--listen", "127.0.0.1:0"];
         let mut target = Running::start(
-            &Program::own("target", &arguments, core)?,
+            &Program::own("target", &arguments, cores.unwrap_or_default())?,
             self.directory.path(),
         )?;
-        let address = target.wait_for_address("echo", interrupt)?;
+        let address = target.wait_for_address("target", interrupt)?;
         let pid = Some(target.pid());
         self.target = Some(target);
         Ok(ExternalTarget { address, pid })
@@ -173,8 +227,16 @@ impl PathSet {
         let mut address = target.address;
         let mut processes = Vec::new();
         let hops = [
-            (Role::FarHop, "far", self.cores.map(|cores| cores.far)),
-            (Role::NearHop, "near", self.cores.map(|cores| cores.near)),
+            (
+                Role::FarHop,
+                "far",
+                self.cores.as_ref().map(|cores| cores.far),
+            ),
+            (
+                Role::NearHop,
+                "near",
+                self.cores.as_ref().map(|cores| cores.near),
+            ),
         ];
         for (role, place, core) in hops {
             let to = address.to_string();
@@ -187,7 +249,8 @@ impl PathSet {
                 "--to",
                 &to,
             ];
-            let program = Program::own(&format!("{kind}-{place}"), &arguments, core)?;
+            let name = format!("{kind}-{place}");
+            let program = Program::own(&name, &arguments, core.into_iter().collect())?;
             let mut hop = Running::start(&program, self.directory.path())?;
             address = hop.wait_for_address("forwarder", interrupt)?;
             processes.push((role, hop.pid()));
@@ -197,9 +260,48 @@ impl PathSet {
         Ok(Path {
             kind,
             address,
-            preamble: Vec::new(),
+            preambles: Vec::new(),
             processes,
+            hops_known: true,
         })
+    }
+
+    /// One that cannot be started here is left out with a note.
+    fn start_known_peers(
+        &mut self,
+        from: &std::path::Path,
+        target: ExternalTarget,
+        interrupt: &Interrupt,
+    ) -> anyhow::Result<()> {
+        for known in Known::ALL {
+            let place = Place {
+                from,
+                target: target.address,
+                cores: (
+                    self.cores.as_ref().map(|cores| cores.near),
+                    self.cores.as_ref().map(|cores| cores.far),
+                ),
+                directory: self.directory.path(),
+            };
+            match known.start(&place, interrupt) {
+                Ok(peer) => {
+                    self.paths.push(Path {
+                        kind: known.kind(),
+                        address: peer.address,
+                        preambles: Vec::new(),
+                        processes: peer.processes(),
+                        hops_known: true,
+                    });
+                    self.peers.push(peer);
+                }
+                Err(error) => {
+                    interrupt.check()?;
+                    self.notes
+                        .push(format!("{} left out: {error:#}", known.name()));
+                }
+            }
+        }
+        Ok(())
     }
 
     fn start_relay(
@@ -208,16 +310,17 @@ impl PathSet {
         target: ExternalTarget,
         interrupt: &Interrupt,
     ) -> anyhow::Result<Path> {
-        let (address, tunnel, pids) = match source {
+        let (address, tunnels, relay_pid, agent_pids) = match source {
             RelaySource::External(relay) => (
                 relay.address,
-                relay.tunnel.clone(),
-                (relay.relay_pid, relay.agent_pid),
+                relay.tunnels.clone(),
+                relay.relay_pid,
+                relay.agent_pids.clone(),
             ),
             RelaySource::Start(binaries) => {
                 let cores = (
-                    self.cores.map(|cores| cores.near),
-                    self.cores.map(|cores| cores.far),
+                    self.cores.as_ref().map(|cores| cores.near),
+                    self.cores.as_ref().map(|cores| cores.far),
                 );
                 let pair = RelayPair::start(
                     binaries,
@@ -228,33 +331,66 @@ impl PathSet {
                 )?;
                 let found = (
                     pair.frontend,
-                    pair.tunnel.clone(),
-                    (Some(pair.relay.pid()), Some(pair.agent.pid())),
+                    pair.tunnels.clone(),
+                    Some(pair.relay.pid()),
+                    pair.agents.iter().map(Running::pid).collect(),
                 );
                 self.pair = Some(pair);
                 found
             }
         };
-        let preamble = tunnel_preamble(&tunnel)
-            .with_context(|| format!("`{tunnel}` cannot be the name of a tunnel"))?;
-        let mut processes = Vec::new();
-        processes.extend(pids.0.map(|pid| (Role::NearHop, pid)));
-        processes.extend(pids.1.map(|pid| (Role::FarHop, pid)));
+        let preamble = |tunnel: &String| {
+            tunnel_preamble(tunnel)
+                .with_context(|| format!("`{tunnel}` cannot be the name of a tunnel"))
+        };
+        let preambles = tunnels.iter().map(preamble).collect::<Result<_, _>>()?;
+        let hops_known = relay_pid.is_some() && !agent_pids.is_empty();
+        let near = relay_pid.into_iter().map(|pid| (Role::NearHop, pid));
+        let far = agent_pids.into_iter().map(|pid| (Role::FarHop, pid));
         Ok(Path {
             kind: PathKind::Relay,
             address,
-            preamble,
-            processes,
+            preambles,
+            processes: near.chain(far).collect(),
+            hops_known,
         })
     }
 }
 
-/// Gives each role a core where there are enough, and puts this process on the first.
+/// Gives each role cores of its own where there are enough, and puts this process on the first.
 fn pin_client() -> anyhow::Result<Option<Cores>> {
-    let usable = usable_cores();
-    let [client, target, near, far, ..] = usable[..] else {
+    let Some((client, cores)) = deal(&usable_cores()) else {
         return Ok(None);
     };
-    pin_to(client)?;
-    Ok(Some(Cores { target, near, far }))
+    pin_to(&client)?;
+    Ok(Some(cores))
+}
+
+/// The client's cores, and those of the others; none if there are fewer than four. Client and target
+/// have two threads in the mixed load, so they get two each as soon as there are six.
+fn deal(usable: &[usize]) -> Option<(Vec<usize>, Cores)> {
+    let (client, target, near, far) = match *usable {
+        [a, b, c, d, near, far, ..] => (vec![a, b], vec![c, d], near, far),
+        [client, target, near, far, ..] => (vec![client], vec![target], near, far),
+        _ => return None,
+    };
+    Some((client, Cores { target, near, far }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cores_are_dealt_where_there_are_four() {
+        assert!(deal(&[0, 1, 2]).is_none());
+        let (client, cores) = deal(&[0, 1, 2, 3, 4]).unwrap();
+        assert_eq!(
+            (client, cores.target, cores.near, cores.far),
+            (vec![0], vec![1], 2, 3)
+        );
+        let (client, cores) = deal(&[0, 1, 2, 3, 6, 7]).unwrap();
+        assert_eq!((client, cores.target), (vec![0, 1], vec![2, 3]));
+        assert_eq!((cores.near, cores.far), (6, 7));
+    }
 }

@@ -3,27 +3,23 @@
 use std::fmt::Write;
 
 use super::Report;
-use super::table::{against_forwarder, cpu, latency, overhead, remarks};
+use super::table::{grids, remarks};
 
-/// The whole document. `log` is the name of the histogram log beside it.
-pub(crate) fn markdown(report: &Report, log: &str) -> String {
-    let mut out = String::from("# Round trips\n\n");
+/// The whole document. `name` is that of the files beside it.
+pub(crate) fn markdown(report: &Report, name: &str) -> String {
+    let mut out = String::from("# Measurements\n\n");
     out.push_str(
-        "What a round trip costs over relay and agent, beside direct TCP and beside two bare \
-         forwarders in a row. Written by `tieline-loadgen bench`; the next run replaces it.\n\n\
+        "What the way over relay and agent costs, beside direct TCP, two bare forwarders in a row \
+         and, where there are any, other programs. Written by `tieline-loadgen bench`; the next run replaces it.\n\n\
          Each number is the median over the rounds, with the smallest and the largest in \
          brackets. `max` is the largest of all rounds.\n",
     );
     for scenario in &report.scenarios {
         let _ = writeln!(out, "\n## {}\n", scenario.scenario);
-        out.push_str(&latency(scenario).markdown());
-        let grids = [
-            overhead(scenario),
-            against_forwarder(scenario),
-            Some(cpu(scenario)),
-        ];
-        for grid in grids.iter().flatten() {
-            out.push('\n');
+        for (place, grid) in grids(scenario).iter().enumerate() {
+            if place > 0 {
+                out.push('\n');
+            }
             out.push_str(&grid.markdown());
         }
         let remarks = remarks(scenario);
@@ -44,7 +40,20 @@ pub(crate) fn markdown(report: &Report, log: &str) -> String {
     if let Some(health) = &report.relay_health {
         let _ = writeln!(out, "\nThe relay about itself:\n\n```text\n{health}\n```");
     }
-    let _ = writeln!(out, "\nLatency histograms: [{log}]({log}).");
+    if !report.relay_settings.is_empty() {
+        let settings = report.relay_settings.join("\n");
+        let _ = writeln!(out, "\nRelay and agent:\n\n```text\n{settings}\n```");
+    }
+    for peer in &report.peers {
+        let _ = writeln!(out, "\n{} ({}):\n", peer.name, peer.version);
+        for hop in &peer.hops {
+            let _ = writeln!(out, "```text\n{}\n```", hop.trim_end());
+        }
+    }
+    let _ = writeln!(
+        out,
+        "\nPlots: [{name}.html]({name}.html). Latency histograms: [{name}.hlog]({name}.hlog)."
+    );
     out.push_str("The method is described in [README.md](README.md).\n");
     out
 }

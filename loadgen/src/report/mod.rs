@@ -2,6 +2,9 @@
 
 mod arithmetic;
 pub(crate) mod document;
+mod metric;
+pub(crate) mod page;
+mod plot;
 mod table;
 
 use std::collections::BTreeMap;
@@ -10,22 +13,16 @@ use std::time::SystemTime;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
+use crate::histogram::{Recorder, Window};
 use crate::machine::{Machine, command_line, commit, utc};
+use crate::path::peer::known::PeerFacts;
 use crate::path::set::PathSet;
 use crate::path::{PathKind, Role};
-use crate::scenario::{Load, Measurement, Method, Outcome, Scenario};
+use crate::scenario::{Measurement, Method, Outcome, Scenario};
 
 pub(crate) use arithmetic::Spread;
 use arithmetic::{pick_better, ratios};
-
-/// Share of the machine that others may use in a round before it is marked.
-///
-/// The kernel samples the machine's time at its ticks and counts a process's exactly, so a quiet
-/// machine shows a few percent as well.
-const OTHERS_SHARE_MAX: f64 = 0.10;
-
-/// Share of the machine that the hypervisor may take in a round before it is marked.
-const STOLEN_SHARE_MAX: f64 = 0.03;
+use metric::{Metric, cpu_unit};
 
 /// A whole run.
 #[derive(Clone, Debug, Serialize)]
@@ -40,12 +37,16 @@ pub(crate) struct Report {
     pub(crate) command: String,
     /// The machine.
     pub(crate) machine: Machine,
-    /// Whether each process had a core of its own.
+    /// Whether each process had cores of its own.
     pub(crate) pinned: bool,
     /// Rounds and times.
     pub(crate) method: Method,
     /// What the relay said about its own configuration, if there was one that did.
     pub(crate) relay_health: Option<String>,
+    /// How relay and agent were started, and their defaults, if this program started them.
+    pub(crate) relay_settings: Vec<String>,
+    /// Versions and configurations of the peers that were started.
+    pub(crate) peers: Vec<PeerFacts>,
     /// What a reader should know.
     pub(crate) notes: Vec<String>,
     /// The results.
@@ -57,6 +58,10 @@ pub(crate) struct Report {
 pub(crate) struct ScenarioReport {
     /// The load.
     pub(crate) scenario: Scenario,
+    /// What CPU times are divided by.
+    pub(crate) cpu_unit: &'static str,
+    /// Rounds that were thrown away and run again because others used the machine.
+    pub(crate) repeated: usize,
     /// One entry per path, `direct` first.
     pub(crate) paths: Vec<PathReport>,
 }
@@ -66,48 +71,32 @@ pub(crate) struct ScenarioReport {
 pub(crate) struct PathReport {
     /// The path.
     pub(crate) path: PathKind,
-    /// Latency of all rounds together and of each, in microseconds.
-    pub(crate) p50_us: Spread,
-    /// As above.
-    pub(crate) p90_us: Spread,
-    /// As above.
-    pub(crate) p99_us: Spread,
-    /// As above.
-    pub(crate) p999_us: Spread,
-    /// As above.
-    pub(crate) max_us: Spread,
-    /// Answers per second.
-    pub(crate) answers_per_s: Spread,
-    /// CPU time of each process per round trip, in microseconds.
-    pub(crate) cpu_us: BTreeMap<Role, Spread>,
-    /// CPU time of both hops together per round trip, in microseconds.
-    pub(crate) hops_cpu_us: Option<Spread>,
-    /// How late the generator itself was, 99th percentile, in microseconds; open loop only.
-    pub(crate) send_delay_p99_us: Option<Spread>,
+    /// Its values.
+    #[serde(flatten)]
+    pub(crate) values: BTreeMap<Metric, Spread>,
+    /// CPU time of each role.
+    pub(crate) cpu: BTreeMap<Role, Spread>,
     /// Against `direct`.
     pub(crate) to_direct: Option<Ratios>,
     /// Against the bare forwarder that is better in the value concerned.
     pub(crate) to_forwarder: Option<Ratios>,
-    /// Round trips that were measured, over all rounds.
+    /// Against the peer that is best in the value concerned.
+    pub(crate) to_peer: Option<Ratios>,
+    /// Requests whose latency was measured, over all rounds.
     pub(crate) round_trips: u64,
+    /// Bulk bytes that were moved and checked, over all rounds.
+    pub(crate) bulk_bytes: u64,
     /// Requests without an answer, over all rounds.
     pub(crate) unanswered: u64,
+    /// Latency of all rounds together, in microseconds, at rising quantiles.
+    #[serde(skip)]
+    pub(crate) curve: Vec<(f64, f64)>,
     /// The rounds one by one.
     pub(crate) rounds: Vec<RoundReport>,
 }
 
 /// This path's values divided by those of another in the same round.
-#[derive(Clone, Debug, Serialize)]
-pub(crate) struct Ratios {
-    /// Median latency.
-    pub(crate) p50: Option<Ratio>,
-    /// 99th percentile.
-    pub(crate) p99: Option<Ratio>,
-    /// Answers per second.
-    pub(crate) answers_per_s: Option<Ratio>,
-    /// CPU time of both hops per round trip.
-    pub(crate) hops_cpu: Option<Ratio>,
-}
+pub(crate) type Ratios = BTreeMap<Metric, Ratio>;
 
 /// A ratio and what it is a ratio to.
 #[derive(Clone, Debug, Serialize)]
@@ -124,24 +113,11 @@ pub(crate) struct Ratio {
 pub(crate) struct RoundReport {
     /// Place in the order of the round, from 0.
     pub(crate) position: usize,
-    /// Latency in microseconds.
-    pub(crate) p50_us: f64,
-    /// As above.
-    pub(crate) p90_us: f64,
-    /// As above.
-    pub(crate) p99_us: f64,
-    /// As above.
-    pub(crate) p999_us: f64,
-    /// As above.
-    pub(crate) max_us: f64,
-    /// Answers per second.
-    pub(crate) answers_per_s: f64,
-    /// CPU time per round trip, in microseconds.
-    pub(crate) cpu_us: BTreeMap<Role, f64>,
-    /// CPU time of both hops, if both are known.
-    pub(crate) hops_cpu_us: Option<f64>,
-    /// How late the generator itself was, 99th percentile, in microseconds; open loop only.
-    pub(crate) send_delay_p99_us: Option<f64>,
+    /// Its values.
+    #[serde(flatten)]
+    pub(crate) values: BTreeMap<Metric, f64>,
+    /// CPU time of each role.
+    pub(crate) cpu: BTreeMap<Role, f64>,
     /// Share of the machine that others used.
     pub(crate) others_share: f64,
     /// Share of the machine that the hypervisor took.
@@ -162,6 +138,8 @@ impl Report {
             pinned: set.is_pinned(),
             method,
             relay_health: set.relay_health().map(str::to_owned),
+            relay_settings: set.relay_settings(),
+            peers: set.peer_facts(),
             notes: set.notes.clone(),
             scenarios: Vec::new(),
         }
@@ -177,7 +155,7 @@ impl Report {
         };
         let (cores, memory) = (machine.cores, machine.memory_mib);
         let pinned = if self.pinned {
-            "client, target, near and far hop each on a core of their own"
+            "client, target, near and far hop each on cores of their own"
         } else {
             "not pinned: all processes share the cores"
         };
@@ -186,8 +164,14 @@ impl Report {
             warm_up_s,
             measured_s,
             threads,
+            repeat_noisy,
             seed,
         } = self.method;
+        let repeats = if repeat_noisy > 0 {
+            format!(", up to {repeat_noisy} noisy rounds of a scenario run again")
+        } else {
+            String::new()
+        };
         vec![
             ("date", self.date.clone()),
             ("commit", self.commit.clone()),
@@ -202,7 +186,7 @@ impl Report {
                 "rounds",
                 format!(
                     "{rounds} of {measured_s} s after {warm_up_s} s of warm-up, order of the \
-                     paths by seed {seed}, {threads} generator thread(s)"
+                     paths by seed {seed}, {threads} generator thread(s){repeats}"
                 ),
             ),
         ]
@@ -217,34 +201,37 @@ impl ScenarioReport {
             .first()
             .map(|round| round.iter().map(|measurement| measurement.path).collect())
             .unwrap_or_default();
-        let is_open = outcome.scenario.load != Load::Closed;
+        let scenario = outcome.scenario;
         let mut paths: Vec<PathReport> = kinds
             .iter()
             .map(|kind| {
                 let of_path = outcome.rounds.iter().flatten().filter(|m| m.path == *kind);
-                PathReport::new(*kind, &of_path.collect::<Vec<_>>(), is_open)
+                PathReport::new(scenario, *kind, &of_path.collect::<Vec<_>>())
             })
             .collect();
         let bases = paths.clone();
-        let direct: Vec<&PathReport> = bases
-            .iter()
-            .filter(|base| base.path == PathKind::Direct)
-            .collect();
-        let forwarders: Vec<&PathReport> = bases
-            .iter()
-            .filter(|base| base.path.is_forwarder())
-            .collect();
+        let those = |wanted: fn(PathKind) -> bool| -> Vec<&PathReport> {
+            bases.iter().filter(|base| wanted(base.path)).collect()
+        };
+        let direct = those(|kind| kind == PathKind::Direct);
+        let forwarders = those(PathKind::is_forwarder);
+        let peers = those(PathKind::is_peer);
         for path in &mut paths {
             if path.path == PathKind::Direct {
                 continue;
             }
-            path.to_direct = Ratios::new(path, &direct);
+            path.to_direct = compare(scenario, path, &direct);
             if !path.path.is_forwarder() {
-                path.to_forwarder = Ratios::new(path, &forwarders);
+                path.to_forwarder = compare(scenario, path, &forwarders);
+            }
+            if path.path == PathKind::Relay {
+                path.to_peer = compare(scenario, path, &peers);
             }
         }
         Self {
-            scenario: outcome.scenario,
+            scenario,
+            cpu_unit: cpu_unit(scenario),
+            repeated: outcome.repeated,
             paths,
         }
     }
@@ -267,83 +254,79 @@ impl ScenarioReport {
 }
 
 impl PathReport {
-    fn new(path: PathKind, measurements: &[&Measurement], is_open: bool) -> Self {
+    fn new(scenario: Scenario, path: PathKind, measurements: &[&Measurement]) -> Self {
         let rounds: Vec<RoundReport> = measurements
             .iter()
-            .map(|measurement| RoundReport::new(measurement, is_open))
+            .map(|measurement| RoundReport::new(scenario, measurement))
             .collect();
-        let over = |value: fn(&RoundReport) -> f64| Spread::of(rounds.iter().map(value));
-        let over_known = |value: fn(&RoundReport) -> Option<f64>| {
-            let values: Option<Vec<f64>> = rounds.iter().map(value).collect();
-            values.filter(|values| !values.is_empty()).map(Spread::of)
-        };
-        let roles: Vec<Role> = rounds
-            .first()
-            .map(|round| round.cpu_us.keys().copied().collect())
-            .unwrap_or_default();
-        let cpu_of = |role: &Role| {
-            Spread::of(
-                rounds
-                    .iter()
-                    .filter_map(|round| round.cpu_us.get(role).copied()),
-            )
-        };
+        let mut latency = Recorder::new(Window {
+            from_ns: 0,
+            until_ns: 0,
+        });
+        for measurement in measurements {
+            latency.merge(&measurement.tally);
+        }
         Self {
             path,
-            p50_us: over(|round| round.p50_us),
-            p90_us: over(|round| round.p90_us),
-            p99_us: over(|round| round.p99_us),
-            p999_us: over(|round| round.p999_us),
-            max_us: over(|round| round.max_us),
-            answers_per_s: over(|round| round.answers_per_s),
-            cpu_us: roles.iter().map(|role| (*role, cpu_of(role))).collect(),
-            hops_cpu_us: over_known(|round| round.hops_cpu_us),
-            send_delay_p99_us: over_known(|round| round.send_delay_p99_us),
+            values: over_rounds(&rounds, |round| &round.values),
+            cpu: over_rounds(&rounds, |round| &round.cpu),
             to_direct: None,
             to_forwarder: None,
-            round_trips: measurements
-                .iter()
-                .map(|measurement| measurement.latency.len())
-                .sum(),
-            unanswered: measurements
-                .iter()
-                .map(|measurement| measurement.unanswered)
-                .sum(),
+            to_peer: None,
+            round_trips: latency.latency.len(),
+            bulk_bytes: latency.up_bytes + latency.down_bytes,
+            unanswered: latency.unanswered,
+            curve: curve(&latency.latency),
             rounds,
         }
     }
-}
 
-impl Ratios {
-    /// Ratios to the best of `bases` in each value; none if there are no bases to speak of.
-    fn new(path: &PathReport, bases: &[&PathReport]) -> Option<Self> {
-        if bases.is_empty() {
-            return None;
-        }
-        let lower = |value: fn(&RoundReport) -> Option<f64>| best(path, bases, value, false);
-        Some(Self {
-            p50: lower(|round| Some(round.p50_us)),
-            p99: lower(|round| Some(round.p99_us)),
-            answers_per_s: best(path, bases, |round| Some(round.answers_per_s), true),
-            hops_cpu: lower(|round| round.hops_cpu_us),
-        })
+    /// Median of a value; none if this path does not have it.
+    pub(crate) fn median(&self, metric: Metric) -> Option<f64> {
+        Some(self.values.get(&metric)?.median)
     }
 }
 
+/// The values that every round has.
+fn over_rounds<K: Copy + Ord>(
+    rounds: &[RoundReport],
+    of: impl Fn(&RoundReport) -> &BTreeMap<K, f64>,
+) -> BTreeMap<K, Spread> {
+    let Some(first) = rounds.first() else {
+        return BTreeMap::new();
+    };
+    let spread = |key: &K| {
+        let values: Option<Vec<f64>> = rounds
+            .iter()
+            .map(|round| of(round).get(key).copied())
+            .collect();
+        Some((*key, Spread::of(values?)))
+    };
+    of(first).keys().filter_map(spread).collect()
+}
+
+/// Ratios to the best of `bases` in each value; none if there are no bases to speak of.
+fn compare(scenario: Scenario, path: &PathReport, bases: &[&PathReport]) -> Option<Ratios> {
+    let compared = Metric::compared(scenario).iter();
+    let ratios: Ratios = compared
+        .filter_map(|metric| Some((*metric, best(path, bases, *metric)?)))
+        .collect();
+    (!ratios.is_empty()).then_some(ratios)
+}
+
 /// The ratio of one value to that of the base which is best in it.
-fn best(
-    path: &PathReport,
-    bases: &[&PathReport],
-    value: fn(&RoundReport) -> Option<f64>,
-    more_is_better: bool,
-) -> Option<Ratio> {
-    let values =
-        |path: &PathReport| -> Option<Vec<f64>> { path.rounds.iter().map(value).collect() };
+fn best(path: &PathReport, bases: &[&PathReport], metric: Metric) -> Option<Ratio> {
+    let values = |path: &PathReport| -> Option<Vec<f64>> {
+        let rounds = path.rounds.iter();
+        rounds
+            .map(|round| round.values.get(&metric).copied())
+            .collect()
+    };
     let known: Vec<(PathKind, Vec<f64>)> = bases
         .iter()
         .filter_map(|base| Some((base.path, values(base)?)))
         .collect();
-    let (to, base) = pick_better(&known, more_is_better)?;
+    let (to, base) = pick_better(&known, metric.more_is_better())?;
     Some(Ratio {
         to,
         spread: ratios(&values(path)?, base)?,
@@ -351,37 +334,30 @@ fn best(
 }
 
 impl RoundReport {
-    fn new(measurement: &Measurement, is_open: bool) -> Self {
-        let quantile = |quantile| microseconds(&measurement.latency, quantile);
-        let answered = measurement.answered as f64;
-        let cpu_us: BTreeMap<Role, f64> = measurement
-            .cpu
-            .iter()
-            .filter(|_| measurement.answered > 0)
-            .map(|(role, time)| (*role, round3(time.as_secs_f64() * 1e6 / answered)))
-            .collect();
-        let hops = [Role::NearHop, Role::FarHop].map(|role| cpu_us.get(&role).copied());
+    fn new(scenario: Scenario, measurement: &Measurement) -> Self {
+        let cpu = metric::cpu(scenario, measurement);
         Self {
             position: measurement.position,
-            p50_us: quantile(0.5),
-            p90_us: quantile(0.9),
-            p99_us: quantile(0.99),
-            p999_us: quantile(0.999),
-            max_us: round3(measurement.latency.max() as f64 / 1e3),
-            answers_per_s: round3(measurement.answered as f64 / measurement.length.as_secs_f64()),
-            hops_cpu_us: hops[0].zip(hops[1]).map(|(near, far)| round3(near + far)),
-            cpu_us,
-            send_delay_p99_us: is_open.then(|| microseconds(&measurement.send_delay, 0.99)),
+            values: metric::values(scenario, measurement, &cpu),
+            cpu,
             others_share: round3(measurement.others_share),
             stolen_share: round3(measurement.stolen_share),
-            noisy: measurement.others_share > OTHERS_SHARE_MAX
-                || measurement.stolen_share > STOLEN_SHARE_MAX,
+            noisy: measurement.is_noisy(),
         }
     }
 }
 
-fn microseconds(histogram: &Histogram<u64>, quantile: f64) -> f64 {
-    round3(histogram.value_at_quantile(quantile) as f64 / 1e3)
+/// Latency in microseconds at quantiles that get ten times rarer in eight steps, as far as there
+/// are enough values to tell.
+fn curve(latency: &Histogram<u64>) -> Vec<(f64, f64)> {
+    let steps = (0..).map(|step| 1.0 - 10f64.powf(-f64::from(step) / 8.0));
+    steps
+        .take_while(|quantile| (1.0 - quantile) * latency.len() as f64 >= 1.0)
+        .map(|quantile| {
+            let value = latency.value_at_quantile(quantile) as f64;
+            (quantile, round3(value / 1e3))
+        })
+        .collect()
 }
 
 /// Three digits behind the point: nanoseconds of a microsecond, and small artefacts.

@@ -2,20 +2,24 @@
 
 use std::fmt::Write;
 
-use super::{PathReport, Ratio, Report, ScenarioReport};
+use super::metric::{GIB, Metric};
+use super::{PathReport, Ratio, Ratios, Report, ScenarioReport};
 use crate::path::{PathKind, Role};
+use crate::scenario::Scenario;
 
 /// A table; the first column is text, the others are numbers.
 #[derive(Debug)]
 pub(super) struct Grid {
-    head: Vec<String>,
-    rows: Vec<Vec<String>>,
+    /// Headings.
+    pub(super) head: Vec<String>,
+    /// Cells, as many in each row as there are headings.
+    pub(super) rows: Vec<Vec<String>>,
 }
 
 impl Grid {
-    fn new<const N: usize>(head: [&str; N]) -> Self {
+    fn new(head: impl IntoIterator<Item = impl Into<String>>) -> Self {
         Self {
-            head: head.map(str::to_owned).into(),
+            head: head.into_iter().map(Into::into).collect(),
             rows: Vec::new(),
         }
     }
@@ -59,134 +63,155 @@ impl Grid {
     }
 }
 
-/// Latency and rate of each path.
-pub(super) fn latency(report: &ScenarioReport) -> Grid {
-    let head = [
-        "path",
-        "p50 µs",
-        "p90 µs",
-        "p99 µs",
-        "p99.9 µs",
-        "max µs",
-        "answers/s",
+/// Every table of a scenario, the most important first.
+pub(super) fn grids(report: &ScenarioReport) -> Vec<Grid> {
+    let tables = [
+        Some(values(report)),
+        overhead(report),
+        against(report, "the better forwarder", |path| {
+            path.to_forwarder.as_ref()
+        }),
+        against(report, "the best peer", |path| path.to_peer.as_ref()),
+        cpu(report),
     ];
-    let mut grid = Grid::new(head);
+    tables.into_iter().flatten().collect()
+}
+
+/// What was measured on each path.
+fn values(report: &ScenarioReport) -> Grid {
+    let metrics = Metric::of(report.scenario);
+    let head = metrics.iter().map(|metric| metric.label());
+    let mut grid = Grid::new(std::iter::once("path").chain(head));
+    let with_spread = Metric::compared(report.scenario);
     for path in &report.paths {
-        let us = |value: f64| format!("{value:.1}");
-        grid.rows.push(vec![
-            path.path.to_string(),
-            format!("{:.1}", path.p50_us),
-            us(path.p90_us.median),
-            format!("{:.1}", path.p99_us),
-            us(path.p999_us.median),
-            us(path.max_us.max),
-            format!("{:.0}", path.answers_per_s),
-        ]);
+        let cell = |metric: &Metric| {
+            let digits = metric.digits();
+            let Some(spread) = path.values.get(metric) else {
+                return "–".to_owned();
+            };
+            match metric {
+                Metric::MaxUs | Metric::LastMaxUs => format!("{:.digits$}", spread.max),
+                _ if with_spread.contains(metric) => format!("{spread:.digits$}"),
+                _ => format!("{:.digits$}", spread.median),
+            }
+        };
+        let cells = metrics.iter().map(cell);
+        grid.rows.push(
+            std::iter::once(path.path.to_string())
+                .chain(cells)
+                .collect(),
+        );
     }
     grid
 }
 
 /// What each path costs beside direct TCP; none if there is no direct path.
 pub(super) fn overhead(report: &ScenarioReport) -> Option<Grid> {
-    let direct = report
-        .paths
+    let mut of_paths = report.paths.iter();
+    let direct = of_paths.find(|path| path.path == PathKind::Direct)?;
+    // Nothing between client and target has no CPU time and no memory to be compared with.
+    let metrics: Vec<Metric> = Metric::compared(report.scenario)
         .iter()
-        .find(|path| path.path == PathKind::Direct)?;
-    let mut grid = Grid::new([
-        "against direct",
-        "p50 added µs",
-        "p50 ×",
-        "p99 ×",
-        "answers/s ×",
-    ]);
+        .copied()
+        .filter(|metric| direct.values.contains_key(metric))
+        .collect();
+    let has_latency = metrics.contains(&Metric::P50Us);
+    let mut head = vec!["against direct".to_owned()];
+    head.extend(has_latency.then(|| "p50 added µs".to_owned()));
+    head.extend(metrics.iter().map(|metric| times(*metric)));
+    let mut grid = Grid::new(head);
     for path in &report.paths {
         let Some(ratios) = &path.to_direct else {
             continue;
         };
-        grid.rows.push(vec![
-            path.path.to_string(),
-            format!("{:+.1}", path.p50_us.median - direct.p50_us.median),
-            ratio(ratios.p50.as_ref()),
-            ratio(ratios.p99.as_ref()),
-            ratio(ratios.answers_per_s.as_ref()),
-        ]);
-    }
-    (!grid.rows.is_empty()).then_some(grid)
-}
-
-/// What the relay costs beside the bare forwarders; none without both.
-pub(super) fn against_forwarder(report: &ScenarioReport) -> Option<Grid> {
-    let mut grid = Grid::new([
-        "against the better forwarder",
-        "p50 ×",
-        "p99 ×",
-        "answers/s ×",
-        "hops' CPU ×",
-    ]);
-    for path in report
-        .paths
-        .iter()
-        .filter(|path| path.path == PathKind::Relay)
-    {
-        let Some(ratios) = &path.to_forwarder else {
-            continue;
+        let mut row = vec![path.path.to_string()];
+        if let (true, Some(own), Some(base)) = (
+            has_latency,
+            path.median(Metric::P50Us),
+            direct.median(Metric::P50Us),
+        ) {
+            row.push(format!("{:+.1}", own - base));
+        }
+        let ratio = |metric| {
+            ratios
+                .get(metric)
+                .map(|ratio: &Ratio| ratio.spread.to_string())
         };
-        grid.rows.push(vec![
-            path.path.to_string(),
-            named(ratios.p50.as_ref()),
-            named(ratios.p99.as_ref()),
-            named(ratios.answers_per_s.as_ref()),
-            named(ratios.hops_cpu.as_ref()),
-        ]);
+        row.extend(metrics.iter().map(|metric| or_dash(ratio(metric))));
+        grid.rows.push(row);
     }
     (!grid.rows.is_empty()).then_some(grid)
 }
 
-/// CPU time of each process per round trip.
-pub(super) fn cpu(report: &ScenarioReport) -> Grid {
-    let head = [
-        "CPU µs per round trip",
-        "client",
-        "target",
-        "near hop",
-        "far hop",
-        "both hops",
-    ];
-    let mut grid = Grid::new(head);
+/// Ratios to the better one of several paths; none if no path has them.
+pub(super) fn against(
+    report: &ScenarioReport,
+    whom: &str,
+    of: fn(&PathReport) -> Option<&Ratios>,
+) -> Option<Grid> {
+    let metrics = Metric::compared(report.scenario);
+    let head = metrics.iter().map(|metric| times(*metric));
+    let mut grid = Grid::new(std::iter::once(format!("against {whom}")).chain(head));
     for path in &report.paths {
-        let role = |role| match path.cpu_us.get(&role) {
-            Some(spread) => format!("{:.2}", spread.median),
-            None => "–".to_owned(),
-        };
-        let hops = path
-            .hops_cpu_us
-            .map_or_else(|| "–".to_owned(), |spread| format!("{spread:.2}"));
-        grid.rows.push(vec![
-            path.path.to_string(),
-            role(Role::Client),
-            role(Role::Target),
-            role(Role::NearHop),
-            role(Role::FarHop),
-            hops,
-        ]);
+        let Some(ratios) = of(path) else { continue };
+        let cells = metrics.iter().map(|metric| {
+            let ratio = ratios.get(metric);
+            or_dash(ratio.map(|ratio| format!("{} {}", ratio.spread, short_name(ratio.to))))
+        });
+        grid.rows.push(
+            std::iter::once(path.path.to_string())
+                .chain(cells)
+                .collect(),
+        );
     }
-    grid
+    (!grid.rows.is_empty()).then_some(grid)
 }
 
-fn ratio(ratio: Option<&Ratio>) -> String {
-    ratio.map_or_else(|| "–".to_owned(), |ratio| ratio.spread.to_string())
+/// CPU time of each role, and the memory of the hops.
+fn cpu(report: &ScenarioReport) -> Option<Grid> {
+    let roles = [Role::Client, Role::Target, Role::NearHop, Role::FarHop];
+    let mut grid = Grid::new([
+        format!("CPU {}", report.cpu_unit),
+        "client".to_owned(),
+        "target".to_owned(),
+        "near hop".to_owned(),
+        "far hop".to_owned(),
+        "all hops".to_owned(),
+        Metric::HopsRssMib.label().to_owned(),
+    ]);
+    for path in &report.paths {
+        let of_role = |role| {
+            let spread = path.cpu.get(role);
+            or_dash(spread.map(|spread| format!("{:.2}", spread.median)))
+        };
+        let mut row = vec![path.path.to_string()];
+        row.extend(roles.iter().map(of_role));
+        for metric in [Metric::HopsCpu, Metric::HopsRssMib] {
+            let digits = metric.digits();
+            let spread = path.values.get(&metric);
+            row.push(or_dash(spread.map(|spread| format!("{spread:.digits$}"))));
+        }
+        grid.rows.push(row);
+    }
+    (!grid.rows.is_empty()).then_some(grid)
 }
 
-fn named(ratio: Option<&Ratio>) -> String {
-    let Some(ratio) = ratio else {
-        return "–".to_owned();
-    };
-    let runtime = if ratio.to == PathKind::ForwarderTokio {
-        "tokio"
-    } else {
-        "uring"
-    };
-    format!("{} {runtime}", ratio.spread)
+fn times(metric: Metric) -> String {
+    let label = metric.label();
+    format!("{} ×", label.strip_suffix(" µs").unwrap_or(label))
+}
+
+fn or_dash(cell: Option<String>) -> String {
+    cell.unwrap_or_else(|| "–".to_owned())
+}
+
+/// Enough of a name to tell the paths that may be compared with.
+pub(super) fn short_name(path: PathKind) -> String {
+    match path {
+        PathKind::ForwarderTokio => "tokio".to_owned(),
+        PathKind::ForwarderTokioUring => "uring".to_owned(),
+        _ => path.to_string(),
+    }
 }
 
 /// What a reader of one scenario should be told beside its tables.
@@ -195,7 +220,11 @@ pub(super) fn remarks(report: &ScenarioReport) -> Vec<String> {
     let all: usize = report.paths.iter().map(|path| path.rounds.len()).sum();
     let noisy = report.noisy_rounds();
     let count: usize = noisy.iter().map(|(_, rounds)| rounds.len()).sum();
-    if count > 0 {
+    if count > 0 && count == all {
+        remarks.push(format!(
+            "Doubtful: other processes took much CPU in all {all} measurements."
+        ));
+    } else if count > 0 {
         let list: Vec<String> = noisy
             .iter()
             .map(|(path, rounds)| {
@@ -208,12 +237,39 @@ pub(super) fn remarks(report: &ScenarioReport) -> Vec<String> {
             list.join("; ")
         ));
     }
+    if report.repeated > 0 {
+        remarks.push(format!(
+            "Thrown away and run again because other processes took much CPU: {} of {} rounds.",
+            report.repeated,
+            report.repeated + report.paths.first().map_or(0, |path| path.rounds.len())
+        ));
+    }
+    let moved: Vec<String> = report
+        .paths
+        .iter()
+        .filter(|path| path.bulk_bytes > 0)
+        .map(|path| format!("{} {:.1} GiB", path.path, path.bulk_bytes as f64 / GIB))
+        .collect();
+    if !moved.is_empty() {
+        remarks.push(format!(
+            "Moved and checked byte by byte: {}.",
+            moved.join(", ")
+        ));
+    }
     for path in &report.paths {
         if path.unanswered > 0 {
             remarks.push(format!(
                 "{}: {} of {} requests had no answer 5 s after the end; they count with the time \
                  they waited.",
                 path.path, path.unanswered, path.round_trips
+            ));
+        }
+        let is_fanout = matches!(report.scenario, Scenario::Fanout { .. });
+        if is_fanout && path.median(Metric::LastP50Us).is_none() {
+            remarks.push(format!(
+                "{}: in some round no burst began within the measured time, as the one of the \
+                 warm-up took longer: raise --duration.",
+                path.path
             ));
         }
         if let Some(late) = late_generator(path) {
@@ -225,8 +281,8 @@ pub(super) fn remarks(report: &ScenarioReport) -> Vec<String> {
 
 /// A note if the generator itself makes up a good part of what it measured.
 fn late_generator(path: &PathReport) -> Option<String> {
-    let delay = path.send_delay_p99_us?.median;
-    let p99 = path.p99_us.median;
+    let delay = path.median(Metric::SendDelayP99Us)?;
+    let p99 = path.median(Metric::P99Us)?;
     (delay > p99 / 4.0).then(|| {
         format!(
             "{}: the generator was up to {delay:.0} µs late for 99 % of its sends, which is part \
@@ -246,16 +302,12 @@ impl Report {
                 "\n{}; {} rounds of {} s, seed {}",
                 scenario.scenario, self.method.rounds, self.method.measured_s, self.method.seed
             );
-            out.push_str(&latency(scenario).text());
-            for grid in [overhead(scenario), against_forwarder(scenario)]
-                .iter()
-                .flatten()
-            {
-                out.push('\n');
+            for (place, grid) in grids(scenario).iter().enumerate() {
+                if place > 0 {
+                    out.push('\n');
+                }
                 out.push_str(&grid.text());
             }
-            out.push('\n');
-            out.push_str(&cpu(scenario).text());
             for remark in remarks(scenario) {
                 let _ = writeln!(out, "  {remark}");
             }
@@ -263,6 +315,9 @@ impl Report {
         out.push('\n');
         for (name, value) in self.facts() {
             let _ = writeln!(out, "{name}: {value}");
+        }
+        for peer in &self.peers {
+            let _ = writeln!(out, "peer {}: {}", peer.name, peer.version);
         }
         for note in &self.notes {
             let _ = writeln!(out, "note: {note}");

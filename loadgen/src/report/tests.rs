@@ -23,11 +23,11 @@ fn measurement(path: PathKind, latency_us: u64, hop_ms: Option<u64>) -> Measurem
         position: 0,
         started: UNIX_EPOCH,
         length: Duration::from_secs(2),
-        latency: recorder.latency,
-        send_delay: recorder.send_delay,
-        answered: recorder.answered_in_window,
-        unanswered: 0,
+        tally: recorder,
+        hops_known: hop_ms.is_some(),
         cpu,
+        memory_kib: Vec::new(),
+        memory_before_kib: Vec::new(),
         others_share: 0.0,
         stolen_share: 0.0,
     }
@@ -46,6 +46,7 @@ fn outcome() -> Outcome {
     Outcome {
         scenario: "1x256".parse().unwrap(),
         rounds: vec![round(1), round(2), round(1)],
+        repeated: 0,
     }
 }
 
@@ -58,26 +59,38 @@ fn ratios_are_to_the_forwarder_that_is_better_in_each_value() {
     let report = ScenarioReport::new(&outcome());
     let relay = report.paths.last().unwrap();
     let ratios = relay.to_forwarder.as_ref().unwrap();
-    let p50 = ratios.p50.as_ref().unwrap();
+    let p50 = &ratios[&Metric::P50Us];
     assert_eq!(p50.to, PathKind::ForwarderTokio);
     assert!(close(p50.spread.median, 1.5), "{:?}", p50.spread);
-    let cpu = ratios.hops_cpu.as_ref().unwrap();
+    let cpu = &ratios[&Metric::HopsCpu];
     assert_eq!(cpu.to, PathKind::ForwarderTokioUring);
     assert!(close(cpu.spread.median, 3.0), "{:?}", cpu.spread);
+    assert!(relay.to_peer.is_none());
+}
+
+#[test]
+fn a_peer_is_held_against_the_forwarders_and_the_relay_against_the_best_peer() {
+    let mut outcome = outcome();
+    for round in &mut outcome.rounds {
+        round.insert(3, measurement(PathKind::Peer("slow"), 300, Some(90)));
+        round.insert(3, measurement(PathKind::Peer("fast"), 45, Some(30)));
+    }
+    let report = ScenarioReport::new(&outcome);
+    let fast = &report.paths[3];
+    assert!(fast.to_forwarder.is_some() && fast.to_peer.is_none());
+    let relay = report.paths.last().unwrap();
+    let p50 = &relay.to_peer.as_ref().unwrap()[&Metric::P50Us];
+    assert_eq!(p50.to, PathKind::Peer("fast"));
+    assert!(close(p50.spread.median, 2.0), "{:?}", p50.spread);
 }
 
 #[test]
 fn a_slow_round_does_not_move_a_ratio() {
     let report = ScenarioReport::new(&outcome());
-    let to_direct = report.paths[3]
-        .to_direct
-        .as_ref()
-        .unwrap()
-        .p50
-        .as_ref()
-        .unwrap();
+    let relay = &report.paths[3];
+    let to_direct = &relay.to_direct.as_ref().unwrap()[&Metric::P50Us];
     assert!(close(to_direct.spread.min, 4.5) && close(to_direct.spread.max, 4.5));
-    assert!(close(report.paths[3].p50_us.max, 180.0));
+    assert!(close(relay.values[&Metric::P50Us].max, 180.0));
     assert!(report.paths[0].to_direct.is_none());
     assert!(report.paths[1].to_forwarder.is_none());
 }
@@ -86,11 +99,61 @@ fn a_slow_round_does_not_move_a_ratio() {
 fn cpu_time_is_per_answer_of_the_window() {
     let report = ScenarioReport::new(&outcome());
     let relay = report.paths.last().unwrap();
-    assert!(close(relay.cpu_us[&Role::NearHop].median, 15.0));
-    assert!(close(relay.hops_cpu_us.unwrap().median, 30.0));
-    assert!(close(relay.answers_per_s.median, 500.0));
-    assert!(report.paths[0].hops_cpu_us.is_none());
+    assert!(close(relay.cpu[&Role::NearHop].median, 15.0));
+    assert!(close(relay.median(Metric::HopsCpu).unwrap(), 30.0));
+    assert!(close(relay.median(Metric::AnswersPerS).unwrap(), 500.0));
+    assert!(report.paths[0].median(Metric::HopsCpu).is_none());
     assert_eq!(relay.round_trips, 3_000);
+}
+
+/// The values of a relay's measurement under another scenario.
+fn values(scenario: &str, change: fn(&mut Measurement)) -> BTreeMap<Metric, f64> {
+    let mut measurement = measurement(PathKind::Relay, 100, Some(256));
+    change(&mut measurement);
+    RoundReport::new(scenario.parse().unwrap(), &measurement).values
+}
+
+#[test]
+fn bulk_is_bytes_per_second_and_cpu_per_gib() {
+    let values = values("bulk-both-1", |measurement| {
+        // In 2 s.
+        measurement.tally.up_bytes = 1 << 30;
+        measurement.tally.down_bytes = 3 << 30;
+    });
+    assert!(close(values[&Metric::MibPerS], 2048.0));
+    assert!(close(values[&Metric::UpMibPerS], 512.0));
+    assert!(close(values[&Metric::HopsCpu], 2.0 * 0.256 / 4.0));
+}
+
+#[test]
+fn idle_memory_is_growth_per_session() {
+    let values = values("idle-100", |measurement| {
+        let kib = |near, far| {
+            vec![
+                (Role::NearHop, near),
+                (Role::FarHop, far),
+                (Role::FarHop, 7),
+            ]
+        };
+        measurement.memory_before_kib = kib(1000, 2000);
+        measurement.memory_kib = kib(1200, 2500);
+    });
+    assert!(close(values[&Metric::NearKib], 2.0));
+    assert!(close(values[&Metric::FarKib], 5.0));
+    assert!(close(values[&Metric::HopsKib], 7.0));
+}
+
+#[test]
+fn a_curve_ends_where_there_is_less_than_one_value() {
+    let report = ScenarioReport::new(&outcome());
+    let curve = &report.paths[0].curve;
+    // 3,000 values tell the quantiles up to 1 - 1/3,000.
+    let (last, _) = *curve.last().unwrap();
+    assert!(
+        curve[0].0 == 0.0 && (0.999..0.9997).contains(&last),
+        "{last}"
+    );
+    assert!(curve.is_sorted_by(|a, b| a.0 < b.0 && a.1 <= b.1));
 }
 
 #[test]
@@ -114,15 +177,18 @@ fn a_run_without_direct_path_has_no_ratio_to_it() {
     let report = ScenarioReport::new(&outcome);
     assert!(report.paths.iter().all(|path| path.to_direct.is_none()));
     assert!(table::overhead(&report).is_none());
-    assert!(table::against_forwarder(&report).is_some());
+    let relay = report.paths.last().unwrap();
+    assert!(relay.to_forwarder.is_some());
 }
 
 #[test]
 fn the_json_names_processes_and_ratios() {
     let json = serde_json::to_value(ScenarioReport::new(&outcome())).unwrap();
+    assert_eq!(json["scenario"]["name"], "1x256");
     let relay = &json["paths"][3];
     assert_eq!(relay["path"], "relay");
-    assert!(relay["cpu_us"]["near_hop"]["median"].is_number());
-    assert_eq!(relay["to_forwarder"]["p50"]["to"], "forwarder-tokio");
-    assert!(relay["to_forwarder"]["p50"]["median"].is_number());
+    assert!(relay["cpu"]["near_hop"]["median"].is_number());
+    assert!(relay["p50_us"]["median"].is_number());
+    assert_eq!(relay["to_forwarder"]["p50_us"]["to"], "forwarder-tokio");
+    assert!(relay["to_forwarder"]["p50_us"]["median"].is_number());
 }

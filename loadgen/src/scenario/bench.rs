@@ -13,15 +13,15 @@ use crate::histogram::{Interval, write_log};
 use crate::interrupt::Interrupt;
 use crate::machine::Machine;
 use crate::path::set::PathSet;
-use crate::report::{Report, ScenarioReport, document};
+use crate::report::{Report, ScenarioReport, document, page};
 use crate::scenario::Outcome;
 use crate::scenario::rounds;
 use crate::scenario::single::check_descriptors;
 
 /// Runs it.
 pub(crate) fn run(flags: &BenchFlags, interrupt: &Interrupt) -> anyhow::Result<()> {
-    let (method, wanted) = flags.checked()?;
-    check_descriptors(&flags.scenarios)?;
+    let (scenarios, method, wanted) = flags.checked()?;
+    check_descriptors(&scenarios)?;
     // A folder that cannot be written must not be found out after three minutes.
     fs::create_dir_all(&flags.out)
         .with_context(|| format!("cannot make the folder {}", flags.out.display()))?;
@@ -29,14 +29,14 @@ pub(crate) fn run(flags: &BenchFlags, interrupt: &Interrupt) -> anyhow::Result<(
     let (machine, date) = (Machine::read(), SystemTime::now());
     let mut set = PathSet::start(&wanted, interrupt)?;
     let pinned = if set.is_pinned() {
-        "each on a core of its own"
+        "each on cores of its own"
     } else {
         "not pinned"
     };
     eprintln!("seed {}, processes {pinned}", method.seed);
     let mut random = fastrand::Rng::with_seed(method.seed);
-    let mut outcomes = Vec::with_capacity(flags.scenarios.len());
-    for scenario in &flags.scenarios {
+    let mut outcomes = Vec::with_capacity(scenarios.len());
+    for scenario in &scenarios {
         outcomes.push(rounds::run(
             *scenario,
             &method,
@@ -57,8 +57,8 @@ pub(crate) fn run(flags: &BenchFlags, interrupt: &Interrupt) -> anyhow::Result<(
         print!("{}", report.text());
     }
     eprintln!(
-        "written: {}",
-        flags.out.join(&flags.name).with_extension("md").display()
+        "written: {} (and .json, .hlog, .html)",
+        flags.out.join(format!("{}.md", flags.name)).display()
     );
     Ok(())
 }
@@ -80,7 +80,8 @@ fn write(folder: &Path, name: &str, report: &Report, outcomes: &[Outcome]) -> an
         format!("{name}.json"),
         serde_json::to_string(report)? + "\n",
     )?;
-    save(format!("{name}.md"), document::markdown(report, &log))
+    save(format!("{name}.html"), page::html(report))?;
+    save(format!("{name}.md"), document::markdown(report, name))
 }
 
 /// One path of one scenario, all rounds together.
@@ -97,20 +98,23 @@ fn write_merged(out: &mut impl Write, outcomes: &[Outcome]) -> anyhow::Result<()
     let mut all: Vec<Merged> = Vec::new();
     for outcome in outcomes {
         for measurement in outcome.rounds.iter().flatten() {
+            if measurement.tally.latency.is_empty() {
+                continue;
+            }
             let tag = format!("{}:{}", outcome.scenario.name(), measurement.path);
             if let Some(merged) = all.iter_mut().find(|merged| merged.tag == tag) {
                 merged.started = merged.started.min(measurement.started);
                 merged.length += measurement.length;
                 merged
                     .latency
-                    .add(&measurement.latency)
+                    .add(&measurement.tally.latency)
                     .context("cannot add histograms")?;
             } else {
                 all.push(Merged {
                     tag,
                     started: measurement.started,
                     length: measurement.length,
-                    latency: measurement.latency.clone(),
+                    latency: measurement.tally.latency.clone(),
                 });
             }
         }
@@ -124,6 +128,6 @@ fn write_merged(out: &mut impl Write, outcomes: &[Outcome]) -> anyhow::Result<()
             latency: &merged.latency,
         })
         .collect();
-    let title = "round trips, latency in ns; one line for each scenario and path";
+    let title = "latency in ns; one line for each scenario and path";
     write_log(out, title, &intervals)
 }

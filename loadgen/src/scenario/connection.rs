@@ -1,52 +1,15 @@
 //! One connection of the generator: what is due, what was sent, what came back, byte by byte.
 
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
 use crate::path::Path;
 use crate::pattern::Pattern;
+use crate::scenario::failure::ConnectionError;
 
 /// How long to wait for a TCP connection, and for the preamble to be taken.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// What went wrong on one connection. The caller knows which and on what path.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum ConnectionError {
-    /// No TCP connection, or one that broke before the preamble was taken.
-    #[error("cannot connect")]
-    Connect(#[source] io::Error),
-    /// Reading or writing failed.
-    #[error("broke after {answered} answers")]
-    Broken {
-        /// Answers before.
-        answered: u64,
-        /// Why.
-        source: io::Error,
-    },
-    /// The other side ended the connection while an answer was due.
-    #[error("was closed after {answered} answers, {missing} bytes short of the next one")]
-    Closed {
-        /// Answers before.
-        answered: u64,
-        /// Bytes that did not come.
-        missing: usize,
-    },
-    /// A byte is not the one that was sent.
-    #[error("byte {offset} of answer {answered} is not the one that was sent")]
-    WrongByte {
-        /// Which answer, counted from 0.
-        answered: u64,
-        /// Which byte, counted from 0.
-        offset: usize,
-    },
-    /// More came back than went out.
-    #[error("brought {surplus} bytes that nobody asked for")]
-    Surplus {
-        /// How many, at least.
-        surplus: usize,
-    },
-}
 
 /// A connection to the near end of a path.
 #[derive(Debug)]
@@ -78,7 +41,7 @@ impl Connection {
             let mut stream = TcpStream::connect_timeout(&path.address, CONNECT_TIMEOUT)?;
             stream.set_nodelay(true)?;
             stream.set_write_timeout(Some(CONNECT_TIMEOUT))?;
-            stream.write_all(&path.preamble)?;
+            stream.write_all(path.preamble(id))?;
             stream.set_nonblocking(true)?;
             Ok(stream)
         };
@@ -204,8 +167,9 @@ mod tests {
         let path = Path {
             kind: PathKind::Direct,
             address: listener.local_addr().unwrap(),
-            preamble: Vec::new(),
+            preambles: Vec::new(),
             processes: Vec::new(),
+            hops_known: false,
         };
         Connection::open(&path, 3).unwrap()
     }

@@ -1,128 +1,28 @@
 //! What is run: the same load over each path, in interleaved rounds.
 
 pub(crate) mod bench;
+mod bulk;
+mod connect;
 mod connection;
+mod failure;
+mod load;
+pub(crate) mod measure;
+mod poller;
+mod round_trips;
 pub(crate) mod rounds;
-pub(crate) mod rtt;
+mod share;
 pub(crate) mod single;
-mod worker;
 
-use std::fmt;
-use std::str::FromStr;
 use std::time::{Duration, SystemTime};
 
-use hdrhistogram::Histogram;
 use serde::Serialize;
 
+use crate::histogram::Recorder;
 use crate::path::{PathKind, Role};
 
-/// Most connections of one scenario. Two hops need two descriptors each for every one.
-pub(crate) const CONNECTIONS_MAX: usize = 9_000;
-
-/// Largest message, in bytes.
-pub(crate) const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
-
-/// When the next request is sent.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Load {
-    /// As soon as the answer to the last one is complete, on each connection.
-    Closed,
-    /// At a constant rate over all connections, whatever became of the ones before.
-    Open {
-        /// Requests per second.
-        requests_per_s: u32,
-    },
-}
-
-/// One load.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
-pub(crate) struct Scenario {
-    /// Connections at once.
-    pub(crate) connections: usize,
-    /// Bytes of each message, and of each answer.
-    pub(crate) message_bytes: usize,
-    /// When requests are sent.
-    pub(crate) load: Load,
-}
-
-impl Scenario {
-    /// Short name for files: `64x256`, `16x256@3000`.
-    pub(crate) fn name(&self) -> String {
-        let shape = format!("{}x{}", self.connections, self.message_bytes);
-        match self.load {
-            Load::Closed => shape,
-            Load::Open { requests_per_s } => format!("{shape}@{requests_per_s}"),
-        }
-    }
-
-    /// Checks the limits.
-    pub(crate) fn checked(self) -> Result<Self, ScenarioError> {
-        if !(1..=CONNECTIONS_MAX).contains(&self.connections) {
-            return Err(ScenarioError::Connections(self.connections));
-        }
-        if !(1..=MESSAGE_BYTES_MAX).contains(&self.message_bytes) {
-            return Err(ScenarioError::Size(self.message_bytes));
-        }
-        if self.load == (Load::Open { requests_per_s: 0 }) {
-            return Err(ScenarioError::Rate);
-        }
-        Ok(self)
-    }
-}
-
-impl fmt::Display for Scenario {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let plural = if self.connections == 1 { "" } else { "s" };
-        write!(
-            f,
-            "{} connection{plural} x {} B, ",
-            self.connections, self.message_bytes
-        )?;
-        match self.load {
-            Load::Closed => write!(f, "closed loop"),
-            Load::Open { requests_per_s } => write!(f, "open loop at {requests_per_s}/s"),
-        }
-    }
-}
-
-/// A load that cannot be run.
-#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-pub(crate) enum ScenarioError {
-    /// Not as documented.
-    #[error(
-        "`{0}` is not CONNECTIONSxBYTES or CONNECTIONSxBYTES@RATE, such as 64x256 or 16x256@3000"
-    )]
-    Shape(String),
-    /// Too few or too many connections.
-    #[error("{0} connections: give 1 to {CONNECTIONS_MAX}")]
-    Connections(usize),
-    /// Message too small or too large.
-    #[error("messages of {0} bytes: give 1 to {MESSAGE_BYTES_MAX}")]
-    Size(usize),
-    /// An open loop without arrivals.
-    #[error("a rate of 0 sends nothing: give at least 1 request per second")]
-    Rate,
-}
-
-impl FromStr for Scenario {
-    type Err = ScenarioError;
-
-    fn from_str(text: &str) -> Result<Self, ScenarioError> {
-        let shape = || ScenarioError::Shape(text.to_owned());
-        let (connections, rest) = text.split_once('x').ok_or_else(shape)?;
-        let (size, rate) = match rest.split_once('@') {
-            Some((size, rate)) => (size, Some(rate.parse().map_err(|_| shape())?)),
-            None => (rest, None),
-        };
-        Self {
-            connections: connections.parse().map_err(|_| shape())?,
-            message_bytes: size.parse().map_err(|_| shape())?,
-            load: rate.map_or(Load::Closed, |requests_per_s| Load::Open { requests_per_s }),
-        }
-        .checked()
-    }
-}
+pub(crate) use load::{
+    CONNECTIONS_MAX, Direction, Messages, Pacing, SMALL_MESSAGE_BYTES, Scenario, ScenarioError,
+};
 
 /// How long and how often.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -135,6 +35,8 @@ pub(crate) struct Method {
     pub(crate) measured_s: f64,
     /// Threads of the generator.
     pub(crate) threads: usize,
+    /// How often at most a round of one scenario is run again because others used the machine.
+    pub(crate) repeat_noisy: usize,
     /// Seed of the order of the paths.
     pub(crate) seed: u64,
 }
@@ -150,20 +52,36 @@ pub(crate) struct Measurement {
     pub(crate) started: SystemTime,
     /// Length of the measured part.
     pub(crate) length: Duration,
-    /// Latency in nanoseconds.
-    pub(crate) latency: Histogram<u64>,
-    /// How late the generator itself was, in nanoseconds.
-    pub(crate) send_delay: Histogram<u64>,
-    /// Answers within the measured part.
-    pub(crate) answered: u64,
-    /// Requests that never got an answer.
-    pub(crate) unanswered: u64,
+    /// What the load recorded.
+    pub(crate) tally: Recorder,
+    /// Whether every process between client and target is known.
+    pub(crate) hops_known: bool,
     /// CPU time of each process in the measured part.
     pub(crate) cpu: Vec<(Role, Duration)>,
+    /// Resident memory of each process at the end of the measured part, in KiB.
+    pub(crate) memory_kib: Vec<(Role, u64)>,
+    /// What it was before the connections were opened; idle sessions only.
+    pub(crate) memory_before_kib: Vec<(Role, u64)>,
     /// Share of the machine that processes other than ours used, 0 to 1.
     pub(crate) others_share: f64,
     /// Share of the machine that the hypervisor gave to somebody else, 0 to 1.
     pub(crate) stolen_share: f64,
+}
+
+/// Share of the machine that others may use in a round before it is marked.
+///
+/// The kernel samples the machine's time at its ticks and counts a process's exactly, so a quiet
+/// machine shows a few percent as well.
+const OTHERS_SHARE_MAX: f64 = 0.10;
+
+/// Share of the machine that the hypervisor may take in a round before it is marked.
+const STOLEN_SHARE_MAX: f64 = 0.03;
+
+impl Measurement {
+    /// Whether others took so much that the round deserves doubt.
+    pub(crate) fn is_noisy(&self) -> bool {
+        self.others_share > OTHERS_SHARE_MAX || self.stolen_share > STOLEN_SHARE_MAX
+    }
 }
 
 /// All rounds of one scenario.
@@ -173,35 +91,6 @@ pub(crate) struct Outcome {
     pub(crate) scenario: Scenario,
     /// The rounds, each with one measurement per path.
     pub(crate) rounds: Vec<Vec<Measurement>>,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_scenario_reads_back_its_own_name() {
-        for name in ["1x256", "512x1024", "16x256@3000"] {
-            assert_eq!(
-                name.parse::<Scenario>().map(|scenario| scenario.name()),
-                Ok(name.to_owned())
-            );
-        }
-    }
-
-    #[test]
-    fn a_wrong_scenario_says_what_is_expected() {
-        for text in ["", "64", "x", "64x", "ax256", "64x256@", "64x256@fast"] {
-            assert_eq!(
-                text.parse::<Scenario>(),
-                Err(ScenarioError::Shape(text.to_owned()))
-            );
-        }
-        assert_eq!(
-            "0x1".parse::<Scenario>(),
-            Err(ScenarioError::Connections(0))
-        );
-        assert_eq!("1x0".parse::<Scenario>(), Err(ScenarioError::Size(0)));
-        assert_eq!("1x1@0".parse::<Scenario>(), Err(ScenarioError::Rate));
-    }
+    /// Rounds that were thrown away and run again because others used the machine.
+    pub(crate) repeated: usize,
 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use crate::interrupt::{Interrupt, Interrupted};
 use crate::path::set::PathSet;
-use crate::scenario::rtt::{RoundError, measure};
-use crate::scenario::{Method, Outcome, Scenario};
+use crate::scenario::measure::{RoundError, measure};
+use crate::scenario::{Measurement, Method, Outcome, Scenario};
 
 /// Between two measurements: the processes of the one before close their sockets.
 const SETTLE: Duration = Duration::from_millis(50);
@@ -25,32 +25,53 @@ pub(crate) fn run(
     interrupt: &Interrupt,
 ) -> anyhow::Result<Outcome> {
     let mut rounds = Vec::with_capacity(method.rounds);
-    for round in 0..method.rounds {
-        let mut order: Vec<usize> = (0..set.paths.len()).collect();
-        random.shuffle(&mut order);
-        let names: Vec<String> = order
-            .iter()
-            .map(|index| set.paths[*index].kind.to_string())
-            .collect();
-        eprintln!(
-            "  {scenario}: round {} of {}: {}",
-            round + 1,
-            method.rounds,
-            names.join(", ")
-        );
-        let mut measurements = Vec::with_capacity(order.len());
-        for (position, index) in order.into_iter().enumerate() {
-            let path = &set.paths[index];
-            match measure(scenario, method, path, position, interrupt) {
-                Ok(measurement) => measurements.push(measurement),
-                Err(error) => return Err(explain(error, set, interrupt)),
-            }
-            interrupt.pause(SETTLE)?;
+    let mut repeated = 0;
+    while rounds.len() < method.rounds {
+        if matches!(scenario, Scenario::Idle { .. }) {
+            set.restart(interrupt)?;
         }
-        measurements.sort_by_key(|measurement| measurement.path);
-        rounds.push(measurements);
+        let number = format!("{} of {}", rounds.len() + 1, method.rounds);
+        let round = run_once(scenario, method, set, random, interrupt, &number)?;
+        if repeated < method.repeat_noisy && round.iter().any(Measurement::is_noisy) {
+            repeated += 1;
+            eprintln!("    other processes took CPU: once more");
+            continue;
+        }
+        rounds.push(round);
     }
-    Ok(Outcome { scenario, rounds })
+    Ok(Outcome {
+        scenario,
+        rounds,
+        repeated,
+    })
+}
+
+fn run_once(
+    scenario: Scenario,
+    method: &Method,
+    set: &mut PathSet,
+    random: &mut fastrand::Rng,
+    interrupt: &Interrupt,
+    number: &str,
+) -> anyhow::Result<Vec<Measurement>> {
+    let mut order: Vec<usize> = (0..set.paths.len()).collect();
+    random.shuffle(&mut order);
+    let names: Vec<String> = order
+        .iter()
+        .map(|index| set.paths[*index].kind.to_string())
+        .collect();
+    eprintln!("  {scenario}: round {number}: {}", names.join(", "));
+    let mut measurements = Vec::with_capacity(order.len());
+    for (position, index) in order.into_iter().enumerate() {
+        let path = &set.paths[index];
+        match measure(scenario, method, path, position, interrupt) {
+            Ok(measurement) => measurements.push(measurement),
+            Err(error) => return Err(explain(error, set, interrupt)),
+        }
+        interrupt.pause(SETTLE)?;
+    }
+    measurements.sort_by_key(|measurement| measurement.path);
+    Ok(measurements)
 }
 
 /// Adds what is known about processes that have ended: they are the likely cause.

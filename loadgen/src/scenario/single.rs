@@ -1,4 +1,4 @@
-//! The `rtt` command: one scenario, printed.
+//! The commands that run one scenario and print it.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -6,20 +6,24 @@ use std::time::SystemTime;
 
 use anyhow::{Context, bail};
 
-use crate::cli::RttFlags;
+use crate::cli::SingleFlags;
 use crate::histogram::{Interval, write_log};
 use crate::interrupt::Interrupt;
 use crate::machine::{Machine, raise_open_files_limit};
 use crate::path::set::PathSet;
-use crate::report::{Report, ScenarioReport};
+use crate::report::{Report, ScenarioReport, page};
 use crate::scenario::{Outcome, Scenario, rounds};
 
 /// Descriptors that a process needs beside those of its connections.
 const SPARE_DESCRIPTORS: u64 = 64;
 
 /// Runs it.
-pub(crate) fn run(flags: &RttFlags, interrupt: &Interrupt) -> anyhow::Result<()> {
-    let (scenario, method, wanted) = flags.checked()?;
+pub(crate) fn run(
+    scenario: Scenario,
+    flags: &SingleFlags,
+    interrupt: &Interrupt,
+) -> anyhow::Result<()> {
+    let (method, wanted) = flags.checked()?;
     check_descriptors(&[scenario])?;
     // Before pinning narrows what we see.
     let (machine, date) = (Machine::read(), SystemTime::now());
@@ -37,6 +41,10 @@ pub(crate) fn run(flags: &RttFlags, interrupt: &Interrupt) -> anyhow::Result<()>
     }
     let mut report = Report::new(machine, date, method, &set);
     report.scenarios.push(ScenarioReport::new(&outcome));
+    if let Some(path) = &flags.html {
+        std::fs::write(path, page::html(&report))
+            .with_context(|| format!("cannot write {}", path.display()))?;
+    }
     if flags.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
@@ -55,7 +63,7 @@ fn write_rounds(out: &mut impl Write, outcome: &Outcome) -> anyhow::Result<()> {
             tag: measurement.path.to_string(),
             started: measurement.started,
             length: measurement.length,
-            latency: &measurement.latency,
+            latency: &measurement.tally.latency,
         })
         .collect();
     intervals.sort_by_key(|interval| interval.started);
@@ -71,7 +79,7 @@ pub(super) fn check_descriptors(scenarios: &[Scenario]) -> anyhow::Result<()> {
     let limit = raise_open_files_limit();
     let most = scenarios
         .iter()
-        .map(|scenario| scenario.connections as u64)
+        .map(|scenario| scenario.connections() as u64)
         .max()
         .unwrap_or(0);
     // A hop holds two for each connection.

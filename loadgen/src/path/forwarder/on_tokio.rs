@@ -6,9 +6,9 @@ use std::net::SocketAddr;
 use std::task::Poll;
 
 use anyhow::Context;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 
-use crate::process::{announce, pause_after_accept_error};
+use crate::process::{self, announce, pause_after_accept_error};
 use crate::pump::Pump;
 
 pub(super) fn run(listen: SocketAddr, to: SocketAddr) -> anyhow::Result<()> {
@@ -19,8 +19,7 @@ pub(super) fn run(listen: SocketAddr, to: SocketAddr) -> anyhow::Result<()> {
 }
 
 async fn serve(listen: SocketAddr, to: SocketAddr) -> anyhow::Result<()> {
-    let listener = TcpListener::bind(listen)
-        .await
+    let listener = process::listen(listen)
         .with_context(|| format!("cannot listen on {listen}: is another program there?"))?;
     announce("forwarder", listener.local_addr()?)?;
     loop {

@@ -1,6 +1,5 @@
 //! One thread of the generator: its connections and one epoll set, no allocation in mid-round.
 
-use std::io;
 use std::num::NonZeroU64;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,7 +13,8 @@ use rustix::time::{
 use crate::histogram::{Recorder, Schedule, Window};
 use crate::path::Path;
 use crate::pattern::Pattern;
-use crate::scenario::connection::{Connection, ConnectionError};
+use crate::scenario::connection::Connection;
+use crate::scenario::failure::{WorkerError, failed, wait_error};
 
 /// How long the first round trip of every connection may take, set-up of the path included.
 const FIRST_ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -27,6 +27,11 @@ const SLEEP_MAX: Timespec = Timespec {
     tv_sec: 0,
     tv_nsec: 100_000_000,
 };
+
+/// Connections that are opened before their first answers are awaited. A queue of connections to
+/// accept that overflows costs a second of waiting each (tcp(7), retransmission of SYN), and some
+/// programs have room for 128.
+const OPENED_AT_ONCE: usize = 100;
 
 /// Requests sent in one go when many are due: answers must be read meanwhile.
 const SENDS_MAX: usize = 64;
@@ -46,44 +51,17 @@ const EVENTS_MAX: usize = 256;
 /// The number that stands for the timer in the epoll set; connections count from 0.
 const TIMER: u64 = u64::MAX;
 
-/// Why a thread gave up. The caller adds the name of the path.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum WorkerError {
-    /// One connection failed.
-    #[error("connection {connection}")]
-    Connection {
-        /// Which, counted from 0 over all threads.
-        connection: u64,
-        /// How.
-        source: ConnectionError,
-    },
-    /// Answers did not come.
-    #[error("{silent} of {connections} connections got no answer within {seconds} s")]
-    Silent {
-        /// How many.
-        silent: usize,
-        /// Of how many on this thread.
-        connections: usize,
-        /// The patience.
-        seconds: u64,
-    },
-    /// The thread's own epoll set or timer failed.
-    #[error("cannot wait for events")]
-    Wait(#[source] io::Error),
-    /// Another thread failed, or a signal came.
-    #[error("stopped")]
-    Stopped,
-}
-
 /// When requests are sent.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Pace {
-    /// One on each connection, to set the path up.
-    Once,
+    /// One on each connection from this one on, to set the path up.
+    Once(usize),
     /// The next one after each answer.
     Closed,
     /// Each when it is due.
     Open(Schedule),
+    /// One on each connection, all due at this moment.
+    Burst(u64),
 }
 
 /// What one call to [`Worker::drive`] keeps.
@@ -113,7 +91,8 @@ pub(super) struct Worker<'a> {
 }
 
 impl<'a> Worker<'a> {
-    /// Opens this thread's connections.
+    /// Opens this thread's connections and makes one round trip on each, so that no set-up is left
+    /// for the measurement.
     pub(super) fn connect(
         path: &Path,
         ids: impl Iterator<Item = u64>,
@@ -127,37 +106,52 @@ impl<'a> Worker<'a> {
         // Edge-triggered: setting the timer anew clears it, so it need not be read.
         let edge = epoll::EventFlags::IN | epoll::EventFlags::ET;
         epoll::add(&epoll, &timer, epoll::EventData::new_u64(TIMER), edge).map_err(wait_error)?;
-        let mut connections: Vec<Connection> = Vec::new();
+        let mut worker = Self {
+            pattern,
+            origin,
+            stop,
+            connections: Vec::new(),
+            epoll,
+            timer,
+            buffer: vec![0; READ_BYTES].into_boxed_slice(),
+        };
+        let mut answered = 0;
         for id in ids {
             if stop.load(Ordering::Relaxed) {
                 return Err(WorkerError::Stopped);
             }
             let connection = Connection::open(path, id).map_err(|error| failed(id, error))?;
-            let data = epoll::EventData::new_u64(connections.len() as u64);
-            epoll::add(&epoll, &connection.stream, data, epoll::EventFlags::IN)
-                .map_err(wait_error)?;
-            connections.push(connection);
+            let data = epoll::EventData::new_u64(worker.connections.len() as u64);
+            epoll::add(
+                &worker.epoll,
+                &connection.stream,
+                data,
+                epoll::EventFlags::IN,
+            )
+            .map_err(wait_error)?;
+            worker.connections.push(connection);
+            if worker.connections.len() - answered == OPENED_AT_ONCE {
+                worker.round_trips_from(answered)?;
+                answered = worker.connections.len();
+            }
         }
-        let buffer = vec![0; READ_BYTES].into_boxed_slice();
-        Ok(Self {
-            pattern,
-            origin,
-            stop,
-            connections,
-            epoll,
-            timer,
-            buffer,
-        })
+        worker.round_trips_from(answered)?;
+        Ok(worker)
     }
 
-    /// Makes one round trip on each connection, so that no set-up is left for the measurement.
-    pub(super) fn first_round_trips(&mut self) -> Result<(), WorkerError> {
+    /// Makes one more round trip on each connection: is it still there?
+    pub(super) fn one_round_trip_each(&mut self) -> Result<(), WorkerError> {
+        self.round_trips_from(0)
+    }
+
+    fn round_trips_from(&mut self, first: usize) -> Result<(), WorkerError> {
         let now = self.now_ns();
         let nothing = Window {
             from_ns: now,
             until_ns: now,
         };
-        self.drive(Pace::Once, nothing, FIRST_ANSWER_TIMEOUT)
+        let recorder = Recorder::new(nothing);
+        self.drive(Pace::Once(first), nothing, FIRST_ANSWER_TIMEOUT, recorder)
             .map(drop)
     }
 
@@ -166,7 +160,24 @@ impl<'a> Worker<'a> {
         // By default the kernel may wake us 50 us late (prctl(2), PR_SET_TIMERSLACK). Refused: the
         // delay shows in the report as the generator's own.
         let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
-        self.drive(pace, window, DRAIN_TIMEOUT)
+        self.drive(pace, window, DRAIN_TIMEOUT, Recorder::new(window))
+    }
+
+    /// Sends on all connections at once and waits for the last answer, until the window ends.
+    pub(super) fn run_bursts(&mut self, window: Window) -> Result<Recorder, WorkerError> {
+        let mut recorder = Recorder::new(window);
+        loop {
+            let begun_ns = self.now_ns();
+            if begun_ns >= window.until_ns {
+                return Ok(recorder);
+            }
+            let now = Window {
+                from_ns: begun_ns,
+                until_ns: begun_ns,
+            };
+            recorder = self.drive(Pace::Burst(begun_ns), now, FIRST_ANSWER_TIMEOUT, recorder)?;
+            recorder.burst(begun_ns, self.now_ns());
+        }
     }
 
     fn drive(
@@ -174,11 +185,12 @@ impl<'a> Worker<'a> {
         pace: Pace,
         window: Window,
         patience: Duration,
+        recorder: Recorder,
     ) -> Result<Recorder, WorkerError> {
         let mut run = Run {
             pace,
             window,
-            recorder: Recorder::new(window),
+            recorder,
             next: 0,
             waiting: 0,
             timer_ns: 0,
@@ -186,8 +198,16 @@ impl<'a> Worker<'a> {
         let patience_ns = u64::try_from(patience.as_nanos()).unwrap_or(u64::MAX);
         let deadline_ns = window.until_ns.saturating_add(patience_ns);
         if !matches!(pace, Pace::Open(_)) {
-            for index in 0..self.connections.len() {
-                self.request(index, self.now_ns(), &mut run)?;
+            let first = match pace {
+                Pace::Once(first) => first,
+                _ => 0,
+            };
+            for index in first..self.connections.len() {
+                let due_ns = match pace {
+                    Pace::Burst(begun_ns) => begun_ns,
+                    _ => self.now_ns(),
+                };
+                self.request(index, due_ns, &mut run)?;
             }
         }
         let mut events = [epoll::Event {
@@ -361,14 +381,6 @@ fn intended_ns(pace: Pace, index: usize, answer: u64, due_ns: u64) -> u64 {
     match pace {
         // Answer 0 is the one of the first round trip, before the schedule began.
         Pace::Open(schedule) => schedule.due_ns((answer - 1) * schedule.own + index as u64),
-        Pace::Once | Pace::Closed => due_ns,
+        Pace::Once(_) | Pace::Closed | Pace::Burst(_) => due_ns,
     }
-}
-
-fn failed(connection: u64, source: ConnectionError) -> WorkerError {
-    WorkerError::Connection { connection, source }
-}
-
-fn wait_error(error: rustix::io::Errno) -> WorkerError {
-    WorkerError::Wait(error.into())
 }

@@ -1,17 +1,19 @@
-//! Round trips over one path for one round: starts the threads, reads the clocks, adds up.
+//! Measures one path for one round: starts the threads, reads the clocks, adds up.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::cpu::{MachineTime, process_time};
-use crate::histogram::{Recorder, Schedule, Window};
+use crate::cpu::{MachineTime, ProcessTime};
+use crate::histogram::{Recorder, Window};
 use crate::interrupt::{Interrupt, Interrupted};
+use crate::memory::resident_kib;
 use crate::path::{Path, PathKind, Role};
 use crate::pattern::Pattern;
-use crate::scenario::worker::{Pace, Worker, WorkerError};
-use crate::scenario::{Load, Measurement, Method, Scenario};
+use crate::scenario::failure::WorkerError;
+use crate::scenario::share::{Go, Share, Thread};
+use crate::scenario::{Measurement, Messages, Method, Pacing, SMALL_MESSAGE_BYTES, Scenario};
 
 /// From the moment at which all connections are ready to the first arrival of an open loop: time
 /// for every thread to get the word.
@@ -19,6 +21,12 @@ const LEAD: Duration = Duration::from_millis(5);
 
 /// How often the coordinating thread looks for a signal.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Sessions that come and go before idle ones are counted.
+const WARMING_SESSIONS: usize = 16;
+
+/// From the end of those to the reading of the memory: processes free what they held.
+const SETTLE: Duration = Duration::from_millis(100);
 
 /// A round that could not be finished.
 #[derive(Debug, thiserror::Error)]
@@ -62,13 +70,6 @@ enum Progress {
     Failed(WorkerError),
 }
 
-/// What a thread is told once all are ready.
-#[derive(Clone, Copy)]
-struct Go {
-    start_ns: u64,
-    window: Window,
-}
-
 /// Measures one path once. `position` is its place in the round's order.
 pub(crate) fn measure(
     scenario: Scenario,
@@ -77,33 +78,39 @@ pub(crate) fn measure(
     position: usize,
     interrupt: &Interrupt,
 ) -> Result<Measurement, RoundError> {
-    let pattern = Pattern::new(scenario.message_bytes);
+    let mut memory_before = Vec::new();
+    if matches!(scenario, Scenario::Idle { .. }) {
+        warm(method, path, interrupt)?;
+        interrupt.pause(SETTLE)?;
+        memory_before = memory(path);
+    }
+    let pattern = Pattern::new(scenario.message_bytes());
     let stop = AtomicBool::new(false);
     let origin = Instant::now();
-    let threads = method.threads.min(scenario.connections).max(1);
+    let shares = Share::all(scenario, method.threads);
     std::thread::scope(|scope| {
         // Each thread sends twice: that it is ready, and what came of it.
-        let (news_sender, news) = sync_channel(2 * threads);
+        let (news_sender, news) = sync_channel(2 * shares.len());
         let mut round = Round {
             path,
             interrupt,
             news,
             go: Vec::new(),
         };
-        for thread in 0..threads {
+        for share in shares {
             let (go_sender, go) = sync_channel(1);
             round.go.push(go_sender);
-            let share = Share {
-                scenario,
+            let thread = Thread {
                 path,
-                thread,
-                threads,
                 pattern: &pattern,
                 origin,
+                stop: &stop,
+                go,
             };
-            let (news, stop) = (news_sender.clone(), &stop);
+            let news = news_sender.clone();
             scope.spawn(move || {
-                let last = match share.run(stop, &go, &news) {
+                let ready = || drop(news.send(Progress::Ready));
+                let last = match thread.run(share, ready) {
                     Ok(recorder) => Progress::Done(Box::new(recorder)),
                     Err(error) => Progress::Failed(error),
                 };
@@ -112,7 +119,7 @@ pub(crate) fn measure(
             });
         }
         drop(news_sender);
-        let result = round.run(method, position, origin);
+        let result = round.run(method, position, origin, memory_before);
         // Whatever happened, no thread may outlive the round.
         if result.is_err() {
             stop.store(true, Ordering::Relaxed);
@@ -121,49 +128,28 @@ pub(crate) fn measure(
     })
 }
 
-/// What one thread is to do.
-#[derive(Clone, Copy)]
-struct Share<'a> {
-    scenario: Scenario,
-    path: &'a Path,
-    thread: usize,
-    threads: usize,
-    pattern: &'a Pattern,
-    origin: Instant,
+/// Some sessions that come and go, so that what a process sets up once is not counted as the cost
+/// of a session.
+fn warm(method: &Method, path: &Path, interrupt: &Interrupt) -> Result<(), RoundError> {
+    let warming = Scenario::RoundTrips {
+        messages: Messages {
+            connections: WARMING_SESSIONS,
+            bytes: SMALL_MESSAGE_BYTES,
+        },
+        pacing: Pacing::Closed,
+    };
+    let short = Method {
+        warm_up_s: 0.0,
+        measured_s: 0.05,
+        ..*method
+    };
+    measure(warming, &short, path, 0, interrupt).map(drop)
 }
 
-impl Share<'_> {
-    fn run(
-        self,
-        stop: &AtomicBool,
-        go: &Receiver<Go>,
-        news: &SyncSender<Progress>,
-    ) -> Result<Recorder, WorkerError> {
-        let ids = (self.thread..self.scenario.connections).step_by(self.threads);
-        let own = ids.len() as u64;
-        let mut worker = Worker::connect(
-            self.path,
-            ids.map(|id| id as u64),
-            self.pattern,
-            self.origin,
-            stop,
-        )?;
-        worker.first_round_trips()?;
-        let _ = news.send(Progress::Ready);
-        let Go { start_ns, window } = go.recv().map_err(|_| WorkerError::Stopped)?;
-        let pace = match self.scenario.load {
-            Load::Closed => Pace::Closed,
-            Load::Open { requests_per_s } => Pace::Open(Schedule {
-                rate: requests_per_s,
-                start_ns,
-                connections: self.scenario.connections as u64,
-                first: self.thread as u64,
-                step: self.threads as u64,
-                own,
-            }),
-        };
-        worker.run(pace, window)
-    }
+/// Resident memory of each process of a path; one that cannot be read is left out.
+fn memory(path: &Path) -> Vec<(Role, u64)> {
+    let of = |(role, pid): &(Role, u32)| Some((*role, resident_kib(*pid).ok()?));
+    path.processes.iter().filter_map(of).collect()
 }
 
 /// The coordinating thread's side.
@@ -177,7 +163,7 @@ struct Round<'a> {
 /// Clocks read at one moment.
 struct Snapshot {
     taken: Instant,
-    processes: Vec<(Role, Duration)>,
+    processes: Vec<(Role, ProcessTime)>,
     machine: MachineTime,
 }
 
@@ -187,6 +173,7 @@ impl Round<'_> {
         method: &Method,
         position: usize,
         origin: Instant,
+        memory_before_kib: Vec<(Role, u64)>,
     ) -> Result<Measurement, RoundError> {
         for _ in &self.go {
             self.wait(None)?;
@@ -210,8 +197,17 @@ impl Round<'_> {
         self.wait(Some(from))?;
         let (started, before) = (SystemTime::now(), self.snapshot()?);
         let mut done: Vec<Recorder> = Vec::new();
+        let mut memory_kib = Vec::new();
+        if !memory_before_kib.is_empty() {
+            // In the middle: at the end the sessions wake up again.
+            self.wait(Some(from + (until - from) / 2))?;
+            memory_kib = memory(self.path);
+        }
         done.extend(self.wait(Some(until))?);
         let after = self.snapshot()?;
+        if memory_before_kib.is_empty() {
+            memory_kib = memory(self.path);
+        }
         while done.len() < self.go.len() {
             done.extend(self.wait(None)?);
         }
@@ -220,7 +216,7 @@ impl Round<'_> {
 
         let length = after.taken - before.taken;
         let cpu: Vec<(Role, Duration)> = std::iter::zip(&before.processes, &after.processes)
-            .map(|((role, before), (_, after))| (*role, after.saturating_sub(*before)))
+            .map(|((role, before), (_, after))| (*role, after.since(*before)))
             .collect();
         let used: Duration = cpu.iter().map(|(_, time)| *time).sum();
         let (others_share, stolen_share) =
@@ -230,11 +226,11 @@ impl Round<'_> {
             position,
             started,
             length,
-            latency: merged.latency,
-            send_delay: merged.send_delay,
-            answered: merged.answered_in_window,
-            unanswered: merged.unanswered,
+            tally: merged,
+            hops_known: self.path.hops_known,
             cpu,
+            memory_kib,
+            memory_before_kib,
             others_share,
             stolen_share,
         })
@@ -264,6 +260,7 @@ impl Round<'_> {
     fn failed(&self, source: WorkerError) -> RoundError {
         let hint = match self.path.kind {
             PathKind::Relay => " (a relay that closes at once may not know the tunnel)",
+            PathKind::Peer(_) => " (a peer that closes at once may not reach the target)",
             PathKind::Direct | PathKind::ForwarderTokio | PathKind::ForwarderTokioUring => "",
         };
         RoundError::Path {
@@ -276,7 +273,7 @@ impl Round<'_> {
 
     fn snapshot(&self) -> Result<Snapshot, RoundError> {
         let client = (Role::Client, std::process::id());
-        let read = |(role, pid): (Role, u32)| match process_time(pid) {
+        let read = |(role, pid): (Role, u32)| match ProcessTime::read(pid) {
             Ok(time) => Ok((role, time)),
             Err(source) => Err(RoundError::Cpu {
                 path: self.path.kind,

@@ -1,0 +1,264 @@
+//! The values that a scenario yields: names, units, which way is better, how each is worked out.
+
+use std::collections::BTreeMap;
+
+use hdrhistogram::Histogram;
+use serde::Serialize;
+
+use super::round3;
+use crate::path::Role;
+use crate::scenario::{Direction, Measurement, Pacing, Scenario};
+
+/// Bytes of a MiB and of a GiB.
+const MIB: f64 = 1024.0 * 1024.0;
+pub(super) const GIB: f64 = 1024.0 * MIB;
+
+/// One value of a path in a round.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Metric {
+    /// Latency that half of all requests stay below.
+    P50Us,
+    /// Nine of ten.
+    P90Us,
+    /// 99 of 100.
+    P99Us,
+    /// 999 of 1,000.
+    P999Us,
+    /// The longest.
+    MaxUs,
+    /// From the start of a burst to its last answer, median of the bursts.
+    LastP50Us,
+    /// The longest of those.
+    LastMaxUs,
+    /// Answers per second.
+    AnswersPerS,
+    /// New connections per second.
+    ConnectionsPerS,
+    /// Bulk bytes per second, both ways together.
+    MibPerS,
+    /// Bulk bytes per second, client to target.
+    UpMibPerS,
+    /// Bulk bytes per second, target to client.
+    DownMibPerS,
+    /// CPU time of all hops together, per unit of work.
+    HopsCpu,
+    /// Memory of the hop next to the client per session.
+    NearKib,
+    /// Memory of the hop next to the target per session.
+    FarKib,
+    /// Both.
+    HopsKib,
+    /// Resident memory of all hops at the end.
+    HopsRssMib,
+    /// How late the generator itself was, 99th percentile.
+    SendDelayP99Us,
+}
+
+impl Metric {
+    /// Heading of a column or a plot.
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Self::P50Us => "p50 µs",
+            Self::P90Us => "p90 µs",
+            Self::P99Us => "p99 µs",
+            Self::P999Us => "p99.9 µs",
+            Self::MaxUs => "max µs",
+            Self::LastP50Us => "last answer p50 µs",
+            Self::LastMaxUs => "last answer max µs",
+            Self::AnswersPerS => "answers/s",
+            Self::ConnectionsPerS => "connections/s",
+            Self::MibPerS => "MiB/s",
+            Self::UpMibPerS => "up MiB/s",
+            Self::DownMibPerS => "down MiB/s",
+            Self::HopsCpu => "hops' CPU",
+            Self::NearKib => "near hop KiB/session",
+            Self::FarKib => "far hop KiB/session",
+            Self::HopsKib => "both hops KiB/session",
+            Self::HopsRssMib => "hops' RSS MiB",
+            Self::SendDelayP99Us => "generator late p99 µs",
+        }
+    }
+
+    /// Whether a larger value is the better one.
+    pub(crate) fn more_is_better(self) -> bool {
+        matches!(
+            self,
+            Self::AnswersPerS
+                | Self::ConnectionsPerS
+                | Self::MibPerS
+                | Self::UpMibPerS
+                | Self::DownMibPerS
+        )
+    }
+
+    /// Digits behind the point.
+    pub(crate) fn digits(self) -> usize {
+        match self {
+            Self::AnswersPerS
+            | Self::ConnectionsPerS
+            | Self::MibPerS
+            | Self::UpMibPerS
+            | Self::DownMibPerS => 0,
+            Self::HopsCpu | Self::NearKib | Self::FarKib | Self::HopsKib => 2,
+            _ => 1,
+        }
+    }
+
+    /// Those of a scenario's main table, in its order.
+    pub(crate) fn of(scenario: Scenario) -> Vec<Self> {
+        let latency = [
+            Self::P50Us,
+            Self::P90Us,
+            Self::P99Us,
+            Self::P999Us,
+            Self::MaxUs,
+        ];
+        match scenario {
+            Scenario::RoundTrips { .. } => [&latency[..], &[Self::AnswersPerS]].concat(),
+            Scenario::Bulk {
+                direction: Direction::Both,
+                ..
+            } => vec![Self::MibPerS, Self::UpMibPerS, Self::DownMibPerS],
+            Scenario::Bulk { .. } => vec![Self::MibPerS],
+            Scenario::Connect { .. } => vec![Self::ConnectionsPerS, Self::P50Us, Self::P99Us],
+            Scenario::Idle { .. } => vec![Self::NearKib, Self::FarKib, Self::HopsKib],
+            Scenario::Fanout { .. } => vec![
+                Self::LastP50Us,
+                Self::LastMaxUs,
+                Self::P50Us,
+                Self::P99Us,
+                Self::AnswersPerS,
+            ],
+            Scenario::Mixed { .. } => [&latency[..], &[Self::MibPerS]].concat(),
+        }
+    }
+
+    /// Those that are compared between paths, the most important first.
+    pub(crate) fn compared(scenario: Scenario) -> &'static [Self] {
+        match scenario {
+            Scenario::RoundTrips {
+                pacing: Pacing::Open { .. },
+                ..
+            } => &[Self::P50Us, Self::P99Us, Self::HopsCpu],
+            Scenario::RoundTrips { .. } => {
+                &[Self::P50Us, Self::P99Us, Self::AnswersPerS, Self::HopsCpu]
+            }
+            Scenario::Bulk { .. } => &[Self::MibPerS, Self::HopsCpu],
+            Scenario::Connect { .. } => &[Self::ConnectionsPerS, Self::P99Us, Self::HopsCpu],
+            Scenario::Idle { .. } => &[Self::NearKib, Self::FarKib, Self::HopsKib],
+            Scenario::Fanout { .. } => &[Self::LastP50Us, Self::P99Us, Self::HopsCpu],
+            Scenario::Mixed { .. } => &[Self::P50Us, Self::P99Us, Self::MibPerS],
+        }
+    }
+}
+
+/// What CPU time is divided by.
+pub(crate) fn cpu_unit(scenario: Scenario) -> &'static str {
+    match scenario {
+        Scenario::RoundTrips { .. } | Scenario::Fanout { .. } => "µs per round trip",
+        Scenario::Bulk { .. } => "s per GiB",
+        Scenario::Connect { .. } => "µs per connection",
+        Scenario::Idle { .. } => "ms per second",
+        Scenario::Mixed { .. } => "s per GiB of the bulk, the messages included",
+    }
+}
+
+/// CPU time of each role in that unit; the processes of a role together.
+pub(super) fn cpu(scenario: Scenario, measurement: &Measurement) -> BTreeMap<Role, f64> {
+    let tally = &measurement.tally;
+    let bytes = (tally.up_bytes + tally.down_bytes) as f64;
+    let (units, scale) = match scenario {
+        Scenario::Bulk { .. } | Scenario::Mixed { .. } => (bytes / GIB, 1.0),
+        Scenario::Idle { .. } => (measurement.length.as_secs_f64(), 1e3),
+        _ => (tally.answered_in_window as f64, 1e6),
+    };
+    let mut cpu = BTreeMap::new();
+    for (role, time) in measurement.cpu.iter().filter(|_| units > 0.0) {
+        *cpu.entry(*role).or_insert(0.0) += time.as_secs_f64() * scale / units;
+    }
+    cpu.values_mut().for_each(|value| *value = round3(*value));
+    cpu
+}
+
+/// All values that this measurement has.
+pub(super) fn values(
+    scenario: Scenario,
+    measurement: &Measurement,
+    cpu: &BTreeMap<Role, f64>,
+) -> BTreeMap<Metric, f64> {
+    let tally = &measurement.tally;
+    let per_second = |count: u64| count as f64 / measurement.length.as_secs_f64();
+    let mut values = BTreeMap::new();
+    let mut put = |metric, value: f64| values.insert(metric, round3(value));
+    if !tally.latency.is_empty() {
+        for (metric, quantile) in [
+            (Metric::P50Us, 0.5),
+            (Metric::P90Us, 0.9),
+            (Metric::P99Us, 0.99),
+            (Metric::P999Us, 0.999),
+        ] {
+            put(metric, microseconds(&tally.latency, quantile));
+        }
+        put(Metric::MaxUs, tally.latency.max() as f64 / 1e3);
+    }
+    match scenario {
+        Scenario::Connect { .. } => {
+            put(
+                Metric::ConnectionsPerS,
+                per_second(tally.answered_in_window),
+            );
+        }
+        Scenario::RoundTrips { .. } | Scenario::Fanout { .. } | Scenario::Mixed { .. } => {
+            put(Metric::AnswersPerS, per_second(tally.answered_in_window));
+        }
+        Scenario::Bulk { .. } | Scenario::Idle { .. } => {}
+    }
+    if matches!(scenario, Scenario::Bulk { .. } | Scenario::Mixed { .. }) {
+        put(
+            Metric::MibPerS,
+            per_second(tally.up_bytes + tally.down_bytes) / MIB,
+        );
+        put(Metric::UpMibPerS, per_second(tally.up_bytes) / MIB);
+        put(Metric::DownMibPerS, per_second(tally.down_bytes) / MIB);
+    }
+    if !tally.bursts.is_empty() {
+        put(Metric::LastP50Us, microseconds(&tally.bursts, 0.5));
+        put(Metric::LastMaxUs, tally.bursts.max() as f64 / 1e3);
+    }
+    if scenario.rate().is_some() {
+        put(
+            Metric::SendDelayP99Us,
+            microseconds(&tally.send_delay, 0.99),
+        );
+    }
+    let is_hop = |role: Role| matches!(role, Role::NearHop | Role::FarHop);
+    if measurement.hops_known {
+        let of_hops = cpu.iter().filter(|(role, _)| is_hop(**role));
+        put(Metric::HopsCpu, of_hops.map(|(_, value)| value).sum());
+    }
+    let memory = |list: &[(Role, u64)], role: Role| -> f64 {
+        let own = list.iter().filter(|(one, _)| *one == role);
+        own.map(|(_, kib)| *kib as f64).sum()
+    };
+    if measurement.hops_known {
+        let now = &measurement.memory_kib;
+        let both = memory(now, Role::NearHop) + memory(now, Role::FarHop);
+        put(Metric::HopsRssMib, both / 1024.0);
+        if let Scenario::Idle { sessions } = scenario {
+            let grown = |role| {
+                let before = memory(&measurement.memory_before_kib, role);
+                (memory(now, role) - before) / sessions as f64
+            };
+            let (near, far) = (grown(Role::NearHop), grown(Role::FarHop));
+            put(Metric::NearKib, near);
+            put(Metric::FarKib, far);
+            put(Metric::HopsKib, near + far);
+        }
+    }
+    values
+}
+
+fn microseconds(histogram: &Histogram<u64>, quantile: f64) -> f64 {
+    histogram.value_at_quantile(quantile) as f64 / 1e3
+}

@@ -1,0 +1,315 @@
+//! The report as one HTML page that needs nothing else: for somebody who was not there.
+
+mod charts;
+mod words;
+
+use std::fmt::Write;
+
+use super::metric::Metric;
+use super::plot::{Bar, bars, escape, grouped};
+use super::table::{Grid, grids, remarks, short_name};
+use super::{PathReport, Ratios, Report, ScenarioReport, Spread};
+use crate::path::PathKind;
+use charts::{latency_plot, scaling};
+
+/// Colours that people with colour-blindness tell apart (Okabe and Ito), and dashes besides.
+const RELAY: (&str, &str) = ("#d55e00", "");
+const DIRECT: (&str, &str) = ("#777777", "2 3");
+const TOKIO: (&str, &str) = ("#0072b2", "");
+const URING: (&str, &str) = ("#56b4e9", "6 3");
+const PEERS: [(&str, &str); 5] = [
+    ("#009e73", "6 2 2 2"),
+    ("#cc79a7", "8 3"),
+    ("#b8860b", "4 2"),
+    ("#7b5ea7", "10 3 2 3"),
+    ("#444444", "3 3"),
+];
+
+/// The whole page.
+pub(crate) fn html(report: &Report) -> String {
+    let mut out =
+        String::from("<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"/>");
+    let _ = write!(
+        out,
+        "<meta name=\"viewport\" content=\"width=device-width\"/><title>Tieline bench, {}</title>\
+         <style>{}</style></head>\n<body>",
+        escape(&report.date),
+        words::STYLE
+    );
+    let _ = write!(
+        out,
+        "<h1>What the way over a relay costs</h1>\n<p class=\"lead\">{}</p>\n",
+        words::LEAD
+    );
+    let styles = Styles::of(report);
+    let _ = write!(out, "<p>{}</p>\n<ul class=\"paths\">", words::PATHS);
+    for (path, (colour, _)) in &styles.0 {
+        let _ = write!(
+            out,
+            "<li><span class=\"dot\" style=\"background:{colour}\"></span><b>{}</b> {}{}</li>",
+            escape(&path.to_string()),
+            words::path(*path),
+            version(report, *path)
+        );
+    }
+    out.push_str("</ul>\n");
+    out.push_str(&summary(report));
+    out.push_str(&scaling(report, &styles));
+    for scenario in &report.scenarios {
+        out.push_str(&section(scenario, &styles));
+    }
+    out.push_str(&circumstances(report));
+    out.push_str("</body></html>\n");
+    out
+}
+
+/// What a peer says about its version, in brackets.
+fn version(report: &Report, path: PathKind) -> String {
+    let name = path.to_string();
+    let peer = report.peers.iter().find(|peer| peer.name == name);
+    peer.map_or_else(String::new, |peer| format!(" ({})", escape(&peer.version)))
+}
+
+/// Colour and dashes of each path, in the order of the report.
+struct Styles(Vec<(PathKind, (&'static str, &'static str))>);
+
+impl Styles {
+    fn of(report: &Report) -> Self {
+        let mut kinds: Vec<PathKind> = report
+            .scenarios
+            .iter()
+            .flat_map(|scenario| scenario.paths.iter().map(|path| path.path))
+            .collect();
+        kinds.sort_unstable();
+        kinds.dedup();
+        let mut peers = PEERS.iter().cycle();
+        let mut style = |kind| match kind {
+            PathKind::Direct => DIRECT,
+            PathKind::ForwarderTokio => TOKIO,
+            PathKind::ForwarderTokioUring => URING,
+            PathKind::Peer(_) => *peers.next().unwrap_or(&DIRECT),
+            PathKind::Relay => RELAY,
+        };
+        Self(kinds.into_iter().map(|kind| (kind, style(kind))).collect())
+    }
+
+    fn style(&self, kind: PathKind) -> (&'static str, &'static str) {
+        let found = self.0.iter().find(|(path, _)| *path == kind);
+        found.map_or(DIRECT, |(_, style)| *style)
+    }
+}
+
+/// The relay against everybody else, in one table; nothing without a relay.
+fn summary(report: &Report) -> String {
+    let mut rows = String::new();
+    let mut has_peer = false;
+    for scenario in &report.scenarios {
+        let relay = scenario
+            .paths
+            .iter()
+            .find(|path| path.path == PathKind::Relay);
+        let Some(relay) = relay else { continue };
+        let metrics = Metric::compared(scenario.scenario);
+        let known = metrics
+            .iter()
+            .filter(|metric| relay.values.contains_key(metric));
+        for (place, metric) in known.clone().enumerate() {
+            let name = if place == 0 {
+                format!(
+                    "<th rowspan=\"{}\"><a href=\"#{}\">{}</a>{}</th>",
+                    known.clone().count(),
+                    scenario.scenario.name(),
+                    escape(&scenario.scenario.to_string()),
+                    doubt(scenario)
+                )
+            } else {
+                String::new()
+            };
+            has_peer |= relay.to_peer.is_some();
+            let _ = writeln!(
+                rows,
+                "<tr>{name}<td class=\"t\">{}</td><td>{}</td>{}{}{}</tr>",
+                escape(&label(*metric, scenario)),
+                relay
+                    .median(*metric)
+                    .map_or_else(String::new, |value| grouped(value, metric.digits())),
+                judged(relay.to_direct.as_ref(), *metric, relay.rounds.len()),
+                judged(relay.to_forwarder.as_ref(), *metric, relay.rounds.len()),
+                judged(relay.to_peer.as_ref(), *metric, relay.rounds.len()),
+            );
+        }
+    }
+    if rows.is_empty() {
+        return String::new();
+    }
+    let peers = if has_peer { "" } else { " class=\"no-peers\"" };
+    format!(
+        "<h2>In short</h2>\n<p>{}</p>\n<table{peers}><tr><th class=\"t\">load</th><th class=\"t\">value</th><th>relay</th>\
+         <th>× direct</th><th>× better forwarder</th><th>× best peer</th></tr>\n{rows}</table>\n",
+        words::SUMMARY
+    )
+}
+
+/// How many measurements of a scenario deserve doubt; nothing if none do.
+fn doubt(report: &ScenarioReport) -> String {
+    let of_paths = report.paths.iter().flat_map(|path| &path.rounds);
+    match of_paths.clone().filter(|round| round.noisy).count() {
+        0 => String::new(),
+        noisy => format!(
+            "<small>{noisy} of {} measurements doubtful</small>",
+            of_paths.count()
+        ),
+    }
+}
+
+/// A ratio with a colour: only if all rounds agree is it called better or worse.
+fn judged(ratios: Option<&Ratios>, metric: Metric, rounds: usize) -> String {
+    let Some(ratio) = ratios.and_then(|ratios| ratios.get(&metric)) else {
+        return "<td class=\"none\">–</td>".to_owned();
+    };
+    let Spread { median, min, max } = ratio.spread;
+    let (class, mark) = match (metric.more_is_better(), min > 1.0, max < 1.0) {
+        // A round or two agree by chance.
+        _ if rounds < 3 => ("level", ""),
+        (true, true, _) | (false, _, true) => ("better", "▲"),
+        (true, _, true) | (false, true, _) => ("worse", "▼"),
+        _ => ("level", "≈"),
+    };
+    let name = match ratio.to {
+        PathKind::Direct => String::new(),
+        to => format!(" <i>{}</i>", escape(&short_name(to))),
+    };
+    let range = if max > min {
+        format!("<span class=\"range\"> {min:.2}..{max:.2}</span>")
+    } else {
+        String::new()
+    };
+    format!("<td class=\"{class}\">{mark} {median:.2}{range}{name}</td>")
+}
+
+fn label(metric: Metric, scenario: &ScenarioReport) -> String {
+    match metric {
+        Metric::HopsCpu => format!("hops' CPU, {}", scenario.cpu_unit),
+        _ => metric.label().to_owned(),
+    }
+}
+
+/// One scenario: what it is, bars, latency curve, tables, doubts.
+fn section(report: &ScenarioReport, styles: &Styles) -> String {
+    let scenario = report.scenario;
+    let mut out = format!(
+        "<section id=\"{}\"><h2>{}</h2>\n<p>{}</p>\n<div class=\"plots\">",
+        scenario.name(),
+        escape(&capital(&scenario.to_string())),
+        words::scenario(scenario)
+    );
+    for metric in Metric::compared(scenario) {
+        let of_path = |path: &PathReport| {
+            Some(Bar {
+                name: path.path.to_string(),
+                colour: styles.style(path.path).0,
+                spread: *path.values.get(metric)?,
+            })
+        };
+        let list: Vec<Bar> = report.paths.iter().filter_map(of_path).collect();
+        if list.is_empty() {
+            continue;
+        }
+        let better = if metric.more_is_better() {
+            "more is better"
+        } else {
+            "less is better"
+        };
+        let title = label(*metric, report);
+        let _ = writeln!(
+            out,
+            "<figure><figcaption><b>{}</b> <span>{better}</span></figcaption>{}</figure>",
+            escape(&title),
+            bars(&title, &list, metric.digits())
+        );
+    }
+    out.push_str(&latency_plot(report, styles));
+    out.push_str("</div>\n");
+    let remarks = remarks(report);
+    if !remarks.is_empty() {
+        out.push_str("<ul class=\"remarks\">");
+        for remark in remarks {
+            let class = if remark.starts_with("Doubtful") {
+                " class=\"doubt\""
+            } else {
+                ""
+            };
+            let _ = write!(out, "<li{class}>{}</li>", escape(&remark));
+        }
+        out.push_str("</ul>\n");
+    }
+    out.push_str("<details><summary>All numbers</summary>\n");
+    for grid in grids(report) {
+        out.push_str(&table(&grid));
+    }
+    out.push_str("</details></section>\n");
+    out
+}
+
+fn table(grid: &Grid) -> String {
+    let row = |cells: &[String], tag: &str| {
+        let cells: String = cells
+            .iter()
+            .map(|cell| format!("<{tag}>{}</{tag}>", escape(cell)))
+            .collect();
+        format!("<tr>{cells}</tr>\n")
+    };
+    let rows: String = grid.rows.iter().map(|cells| row(cells, "td")).collect();
+    format!(
+        "<table class=\"grid\">\n{}{rows}</table>\n",
+        row(&grid.head, "th")
+    )
+}
+
+/// Where, when, how, with what settings.
+fn circumstances(report: &Report) -> String {
+    let mut out = String::from("<h2>Where and how</h2>\n<table class=\"facts\">");
+    for (name, value) in report.facts() {
+        let _ = writeln!(
+            out,
+            "<tr><th>{name}</th><td>{}</td></tr>",
+            escape(value.trim_matches('`'))
+        );
+    }
+    for note in &report.notes {
+        let _ = writeln!(out, "<tr><th>note</th><td>{}</td></tr>", escape(note));
+    }
+    let _ = write!(out, "</table>\n<p>{}</p>\n", words::METHOD);
+    if !report.relay_settings.is_empty() {
+        out.push_str("<h3>Relay and agent: settings in effect</h3>\n");
+    }
+    for settings in &report.relay_settings {
+        let _ = writeln!(out, "<pre>{}</pre>", escape(settings));
+    }
+    if let Some(health) = &report.relay_health {
+        let _ = write!(
+            out,
+            "<h3>The relay about itself</h3>\n<pre>{}</pre>\n",
+            escape(health)
+        );
+    }
+    for peer in &report.peers {
+        let _ = writeln!(
+            out,
+            "<h3>{}: {}</h3>",
+            escape(&peer.name),
+            escape(&peer.version)
+        );
+        for hop in &peer.hops {
+            let _ = writeln!(out, "<pre>{}</pre>", escape(hop.trim_end()));
+        }
+    }
+    out
+}
+
+fn capital(text: &str) -> String {
+    let mut chars = text.chars();
+    chars.next().map_or_else(String::new, |first| {
+        first.to_uppercase().chain(chars).collect()
+    })
+}

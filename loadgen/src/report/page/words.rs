@@ -1,0 +1,111 @@
+//! What the page says: sentences and style sheet.
+
+use crate::path::PathKind;
+use crate::scenario::Scenario;
+
+pub(super) const LEAD: &str = "The same loads over several ways from a client to a server on one \
+     machine: directly, over two bare forwarders in a row, over relay and agent and, where there \
+     are any, over other programs that do the same job.";
+
+pub(super) const PATHS: &str = "Each way is called a path. In each round every path is measured \
+     once, in random order, so that a machine that gets slower meets all of them alike. The processes between client and \
+     target are its hops: the near hop is next to the client (a forwarder, the relay), the far hop \
+     next to the target (a forwarder, the agent).";
+
+pub(super) const SUMMARY: &str = "The relay's median over the rounds, then its ratio to another \
+     path in the same round: median, smallest and largest. \
+     <span class=\"better\">▲</span> better in every round, <span class=\"worse\">▼</span> worse \
+     in every round, <span class=\"level\">≈</span> the rounds do not agree; with fewer than three \
+     rounds nothing is said. Which forwarder or peer is the best one is decided for each value; its \
+     name stands behind the ratio.";
+
+pub(super) const SCALING: &str = "CPU time of all processes between client and target, per round \
+     trip. A flat or falling curve means that a connection costs no more because there are many.";
+
+pub(super) const METHOD: &str = "Bars show the median over the rounds, whiskers the smallest and \
+     the largest round; an arrow says that the whisker goes on. Every byte that comes back is \
+     compared with the one that was sent, and a difference ends the run. CPU times are those of \
+     the processes, user and system time. A round counts as doubtful if other processes took more \
+     than 10 % of the machine during it, or the hypervisor more than 3 %. On loopback all \
+     processes share the machine, so rates say less than CPU times and ratios do.";
+
+/// What a path is.
+pub(super) fn path(kind: PathKind) -> &'static str {
+    match kind {
+        PathKind::Direct => "client to target, nothing between: the machine's own cost",
+        PathKind::ForwarderTokio => {
+            "two bare forwarders in a row, on tokio (epoll): no names, no multiplexing, no auth"
+        }
+        PathKind::ForwarderTokioUring => {
+            "the same on tokio-uring (io_uring); ratios are to the better of the two"
+        }
+        PathKind::Peer(_) => "a peer: another program that does the same job",
+        PathKind::Relay => "tieline-relay and its agent, with their defaults",
+    }
+}
+
+/// What a scenario does, in a sentence or two.
+pub(super) fn scenario(scenario: Scenario) -> &'static str {
+    match scenario {
+        Scenario::RoundTrips { .. } if scenario.rate().is_some() => {
+            "Messages fall due at a constant rate, and latency counts from the moment at which a \
+             message was due: a stall counts against everything that fell due during it."
+        }
+        Scenario::RoundTrips { .. } => {
+            "Each connection sends its next message when the answer to the last one is complete; \
+             the server sends back what it gets."
+        }
+        Scenario::Bulk { .. } => {
+            "As many bytes as fit for the measured time. The receiving end checks every byte. CPU \
+             time is per GiB that was moved, both ways together."
+        }
+        Scenario::Connect { .. } => {
+            "Each connection is opened, gets one small answer and is closed; then the next one is \
+             opened in its place. Latency is from the attempt to connect to the last byte of the \
+             answer."
+        }
+        Scenario::Idle { .. } => {
+            "Fresh processes; sessions are opened, make one round trip each and then do nothing. \
+             What a hop's resident memory grew by, divided by the sessions. Memory of the kernel \
+             is not part of it. CPU time is what the hops use while nothing happens."
+        }
+        Scenario::Fanout { .. } => {
+            "One message on every connection at the same moment; when the last answer is there \
+             comes the next burst. Latency counts from the start of the burst, so it includes the \
+             time that the generator needs to send."
+        }
+        Scenario::Mixed { .. } => {
+            "Small messages fall due at a constant rate while one connection downloads as much as \
+             fits over the same tunnel. Latency is that of the small messages, MiB/s that of the \
+             download."
+        }
+    }
+}
+
+pub(super) const STYLE: &str = "\
+body{font:15px/1.5 system-ui,'DejaVu Sans',sans-serif;color:#1a1a1a;background:#fff;\
+max-width:1180px;margin:2rem auto;padding:0 1.2rem}\
+h1{font-size:1.7rem;margin:.2rem 0}h2{font-size:1.25rem;margin:2.2rem 0 .3rem;\
+border-top:1px solid #ddd;padding-top:1.1rem}h3{font-size:1rem;margin:1.2rem 0 .3rem}\
+p{max-width:52rem;margin:.4rem 0}.lead{font-size:1.05rem;color:#444}\
+ul.paths{list-style:none;padding:0}.dot{display:inline-block;width:.8em;height:.8em;\
+margin-right:.5em;border-radius:2px}\
+table{border-collapse:collapse;margin:.8rem 0;font-size:.88rem;font-variant-numeric:tabular-nums}\
+th,td{border:1px solid #ddd;padding:.2rem .55rem;text-align:right;vertical-align:top}\
+th{background:#f6f6f6;font-weight:600}th.t,th[rowspan],td.t,.grid td:first-child,\
+.grid th:first-child,.facts th,.facts td{text-align:left}th[rowspan]{max-width:17rem}\
+.no-peers tr>:last-child:not([rowspan]){display:none}\
+.better{color:#00694c}.worse{color:#a83200}.level,.none{color:#666}td.better,td.worse{\
+font-weight:600}th small{display:block;font-weight:400;color:#8a4b00}td i{font-weight:400;color:#666}.range{color:#777;font-weight:400;fill:#777}\
+.plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(34rem,100%),1fr));\
+gap:1rem 1.6rem;margin:.6rem 0}figure{margin:0;max-width:38rem}figcaption span{color:#666;font-size:.85rem}\
+svg{width:100%;height:auto;display:block;font:12px system-ui,'DejaVu Sans',sans-serif}\
+.whisker{stroke:#1a1a1a;stroke-width:1.2;fill:none}.grid{stroke:#e4e4e4}table.grid{stroke:none}\
+.curve{fill:none;stroke-width:2}.tick{fill:#555;font-size:11px}.axis{fill:#333}\
+.value{font-weight:600}.value .range{font-weight:400;font-size:10.5px}\
+.legend{display:flex;flex-wrap:wrap;gap:.2rem 1.1rem;font-size:.85rem}\
+svg.key{display:inline-block;width:30px;height:8px;vertical-align:middle}\
+.remarks{font-size:.88rem;color:#444;max-width:56rem}.doubt{color:#8a4b00;font-weight:600}\
+details{margin:.5rem 0;overflow-x:auto}summary{cursor:pointer;color:#0b5394}\
+pre{background:#f6f6f6;padding:.6rem .8rem;overflow-x:auto;font-size:.8rem;white-space:pre-wrap;\
+overflow-wrap:anywhere}@media print{details{display:block}}";

@@ -1,0 +1,63 @@
+use super::*;
+
+#[test]
+fn a_scenario_reads_back_its_own_name() {
+    for name in [
+        "1x256",
+        "512x1024",
+        "16x256@3000",
+        "bulk-up-1",
+        "bulk-down-8",
+        "bulk-both-2",
+        "connect-16",
+        "idle-2000",
+        "fanout-1000x64",
+        "mixed-16x256@3000",
+    ] {
+        assert_eq!(
+            name.parse::<Scenario>().map(|scenario| scenario.name()),
+            Ok(name.to_owned())
+        );
+    }
+}
+
+#[test]
+fn a_wrong_scenario_says_what_is_expected() {
+    for text in [
+        "",
+        "64",
+        "x",
+        "64x",
+        "ax256",
+        "64x256@",
+        "64x256@fast",
+        "bulk",
+        "bulk-1",
+        "bulk-in-1",
+        "idle-",
+        "idle-x",
+        "fanout-2x2@2",
+        "mixed-2x2",
+        "pour-3",
+    ] {
+        assert_eq!(
+            text.parse::<Scenario>(),
+            Err(ScenarioError::Shape(text.to_owned()))
+        );
+    }
+}
+
+#[test]
+fn limits_are_named() {
+    for (text, error) in [
+        ("0x1", ScenarioError::Connections(0)),
+        ("1x0", ScenarioError::Size(0)),
+        ("1x1@0", ScenarioError::Rate),
+        ("mixed-1x1@0", ScenarioError::Rate),
+        ("bulk-up-0", ScenarioError::Connections(0)),
+        ("bulk-up-2000", ScenarioError::Streams(2000)),
+        ("idle-10000", ScenarioError::Connections(10_000)),
+    ] {
+        assert_eq!(text.parse::<Scenario>(), Err(error));
+    }
+}

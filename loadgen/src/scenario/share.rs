@@ -1,0 +1,211 @@
+//! How a load is shared out among the generator's threads, and what each thread does.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Receiver;
+use std::time::{Duration, Instant};
+
+use crate::histogram::{Recorder, Schedule, Window};
+use crate::path::Path;
+use crate::pattern::Pattern;
+use crate::scenario::bulk::BulkWorker;
+use crate::scenario::connect::ConnectWorker;
+use crate::scenario::failure::WorkerError;
+use crate::scenario::poller::Poller;
+use crate::scenario::round_trips::{Pace, Worker};
+use crate::scenario::{Direction, Pacing, Scenario};
+
+/// One thread's part: connections `first`, `first + step`, ... below `connections`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Share {
+    duty: Duty,
+    connections: usize,
+    first: usize,
+    step: usize,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Duty {
+    RoundTrips(Pacing),
+    Bulk(Direction),
+    Connect,
+    Idle,
+    Bursts,
+}
+
+impl Share {
+    /// One share for each thread, at least one.
+    pub(super) fn all(scenario: Scenario, threads: usize) -> Vec<Self> {
+        let split = |duty, connections: usize| {
+            let step = match duty {
+                // A burst has one beginning and one end, so one thread holds them all.
+                Duty::Idle | Duty::Bursts => 1,
+                _ => threads.clamp(1, connections.max(1)),
+            };
+            (0..step)
+                .map(|first| Self {
+                    duty,
+                    connections,
+                    first,
+                    step,
+                })
+                .collect()
+        };
+        match scenario {
+            Scenario::RoundTrips { messages, pacing } => {
+                split(Duty::RoundTrips(pacing), messages.connections)
+            }
+            Scenario::Bulk {
+                direction,
+                connections,
+            } => split(Duty::Bulk(direction), connections),
+            Scenario::Connect { at_once } => split(Duty::Connect, at_once),
+            Scenario::Idle { sessions } => split(Duty::Idle, sessions),
+            Scenario::Fanout { messages } => split(Duty::Bursts, messages.connections),
+            Scenario::Mixed {
+                messages,
+                requests_per_s,
+            } => {
+                let pacing = Pacing::Open { requests_per_s };
+                let mut shares = split(Duty::RoundTrips(pacing), messages.connections);
+                // A thread of its own: what the generator does with the download must not delay
+                // the small messages any further than the path does.
+                shares.push(Self {
+                    duty: Duty::Bulk(Direction::Down),
+                    connections: 1,
+                    first: 0,
+                    step: 1,
+                });
+                shares
+            }
+        }
+    }
+
+    fn ids(self) -> impl ExactSizeIterator<Item = u64> {
+        (self.first..self.connections)
+            .step_by(self.step)
+            .map(|id| id as u64)
+    }
+}
+
+/// What a thread is told once all are ready.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Go {
+    /// When an open loop begins.
+    pub(super) start_ns: u64,
+    /// The part that counts.
+    pub(super) window: Window,
+}
+
+/// What the threads of one round share.
+#[derive(Debug)]
+pub(super) struct Thread<'a> {
+    /// The path under load.
+    pub(super) path: &'a Path,
+    /// The bytes of messages.
+    pub(super) pattern: &'a Pattern,
+    /// Zero of all times.
+    pub(super) origin: Instant,
+    /// Set when the round is given up.
+    pub(super) stop: &'a AtomicBool,
+    /// Brings the word to begin.
+    pub(super) go: Receiver<Go>,
+}
+
+impl Thread<'_> {
+    /// Opens the connections, calls `ready`, waits for the word, runs the load.
+    pub(super) fn run(&self, share: Share, ready: impl FnOnce()) -> Result<Recorder, WorkerError> {
+        let steady = |ids| Worker::connect(self.path, ids, self.pattern, self.origin, self.stop);
+        match share.duty {
+            Duty::RoundTrips(pacing) => {
+                let ids = share.ids();
+                let own = ids.len() as u64;
+                let mut worker = steady(ids)?;
+                let Go { start_ns, window } = self.await_go(ready)?;
+                let pace = match pacing {
+                    Pacing::Closed => Pace::Closed,
+                    Pacing::Open { requests_per_s } => Pace::Open(Schedule {
+                        rate: requests_per_s,
+                        start_ns,
+                        connections: share.connections as u64,
+                        first: share.first as u64,
+                        step: share.step as u64,
+                        own,
+                    }),
+                };
+                worker.run(pace, window)
+            }
+            Duty::Bursts => {
+                let mut worker = steady(share.ids())?;
+                let window = self.await_go(ready)?.window;
+                worker.run_bursts(window)
+            }
+            Duty::Idle => {
+                let mut worker = steady(share.ids())?;
+                let window = self.await_go(ready)?.window;
+                self.wait_until(window.until_ns)?;
+                // Sessions that were dropped meanwhile would have cost no memory.
+                worker.one_round_trip_each()?;
+                Ok(Recorder::new(window))
+            }
+            Duty::Bulk(direction) => {
+                let worker =
+                    BulkWorker::connect(self.path, direction, share.ids(), self.origin, self.stop)?;
+                let window = self.await_go(ready)?.window;
+                worker.run(window)
+            }
+            Duty::Connect => {
+                let numbers = (share.ids().len(), share.first as u64, share.step as u64);
+                let mut worker = ConnectWorker::prepare(
+                    self.path,
+                    self.pattern,
+                    numbers,
+                    self.origin,
+                    self.stop,
+                )?;
+                let window = self.await_go(ready)?.window;
+                worker.run(window)
+            }
+        }
+    }
+
+    fn await_go(&self, ready: impl FnOnce()) -> Result<Go, WorkerError> {
+        ready();
+        self.go.recv().map_err(|_| WorkerError::Stopped)
+    }
+
+    fn wait_until(&self, until_ns: u64) -> Result<(), WorkerError> {
+        let until = self.origin + Duration::from_nanos(until_ns);
+        let poller = Poller::new()?;
+        let mut nothing = Vec::new();
+        while let Some(rest) = until.checked_duration_since(Instant::now()) {
+            if self.stop.load(Ordering::Relaxed) {
+                return Err(WorkerError::Stopped);
+            }
+            poller.wait(rest, &mut nothing)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ids(name: &str, threads: usize) -> Vec<Vec<u64>> {
+        let shares = Share::all(name.parse().unwrap(), threads);
+        shares.iter().map(|share| share.ids().collect()).collect()
+    }
+
+    #[test]
+    fn connections_are_dealt_to_the_threads() {
+        assert_eq!(ids("5x1", 2), [vec![0, 2, 4], vec![1, 3]]);
+        assert_eq!(ids("bulk-up-2", 8), [vec![0], vec![1]]);
+        assert_eq!(ids("connect-3", 1), [vec![0, 1, 2]]);
+    }
+
+    #[test]
+    fn a_burst_has_one_thread_and_a_download_beside_messages_its_own() {
+        assert_eq!(ids("fanout-3x1", 4), [vec![0, 1, 2]]);
+        assert_eq!(ids("mixed-3x1@9", 1), [vec![0, 1, 2], vec![0]]);
+    }
+}

@@ -1,0 +1,363 @@
+//! Flags to settings: checked once, before anything is started.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::cli::{
+    BenchFlags, BulkFlags, ConnectFlags, DirectionFlag, FanoutFlags, IdleFlags, MethodFlags,
+    MixedFlags, PathFlag, PathFlags, PeerFlags, RttFlags, SingleFlags, Suite,
+};
+use crate::path::peer::{PeerPid, PeerSpec};
+use crate::path::relay::Binaries;
+use crate::path::set::{ExternalRelay, ExternalTarget, PathsWanted, RelaySource};
+use crate::path::{PathKind, tunnel_preamble};
+use crate::scenario::{Direction, Messages, Method, Pacing, Scenario, ScenarioError};
+
+/// Most rounds of one run.
+const ROUNDS_MAX: usize = 1_000;
+
+/// Most threads of the generator.
+const THREADS_MAX: usize = 64;
+
+/// Most tunnels that a bench publishes: each has an agent's process.
+const TUNNELS_MAX: usize = 256;
+
+/// Longest measured or warm-up time of one round.
+const ROUND_TIME_MAX: Duration = Duration::from_secs(600);
+
+/// Shortest measured time: where there is no exact CPU time it is counted in hundredths of a second.
+const MEASURED_MIN: Duration = Duration::from_millis(50);
+
+/// Flags that do not go together or are out of range: exit code 2.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum UsageError {
+    /// A load that cannot be run.
+    #[error(transparent)]
+    Scenario(#[from] ScenarioError),
+    /// A number out of range.
+    #[error("{flag} must be {range}")]
+    Range {
+        /// The flag.
+        flag: &'static str,
+        /// What it may be.
+        range: String,
+    },
+    /// The relay path without a relay.
+    #[error(
+        "--path relay needs --relay-tcp ADDR and --tunnel ID; `bench` starts a relay by itself"
+    )]
+    NoRelay,
+    /// Two peers of one name.
+    #[error("--peer {0} is there twice: each peer needs a name of its own")]
+    PeerTwice(String),
+    /// A process of a peer that is not there.
+    #[error("--peer-pid {0}: there is no --peer of that name")]
+    NoPeer(String),
+    /// Not the name of a tunnel.
+    #[error("--tunnel `{0}`: a tunnel's name has 1 to 63 bytes")]
+    Tunnel(String),
+    /// A name with a folder in it.
+    #[error("--name `{0}` must be a plain file name of letters, digits, `-`, `_` and `.`")]
+    Name(String),
+}
+
+impl MethodFlags {
+    fn checked(&self) -> Result<Method, UsageError> {
+        let range = |flag, range: String| Err(UsageError::Range { flag, range });
+        if !(1..=ROUNDS_MAX).contains(&self.rounds) {
+            return range("--rounds", format!("1 to {ROUNDS_MAX}"));
+        }
+        if self.repeat_noisy > ROUNDS_MAX {
+            return range("--repeat-noisy", format!("at most {ROUNDS_MAX}"));
+        }
+        if !(1..=THREADS_MAX).contains(&self.threads) {
+            return range("--threads", format!("1 to {THREADS_MAX}"));
+        }
+        if !(MEASURED_MIN..=ROUND_TIME_MAX).contains(&self.duration) {
+            return range(
+                "--duration",
+                format!("50ms to {}s", ROUND_TIME_MAX.as_secs()),
+            );
+        }
+        if self.warm_up > ROUND_TIME_MAX {
+            return range(
+                "--warm-up",
+                format!("at most {}s", ROUND_TIME_MAX.as_secs()),
+            );
+        }
+        Ok(Method {
+            rounds: self.rounds,
+            warm_up_s: self.warm_up.as_secs_f64(),
+            measured_s: self.duration.as_secs_f64(),
+            threads: self.threads,
+            repeat_noisy: self.repeat_noisy,
+            // Short enough to be typed again.
+            seed: self.seed.unwrap_or_else(|| fastrand::u64(1..1_000_000)),
+        })
+    }
+
+    fn pin(&self) -> bool {
+        !self.no_pin && self.threads == 1
+    }
+}
+
+impl RttFlags {
+    /// The load.
+    pub(crate) fn scenario(&self) -> Result<Scenario, UsageError> {
+        let scenario = Scenario::RoundTrips {
+            messages: Messages {
+                connections: self.connections,
+                bytes: self.size,
+            },
+            pacing: self
+                .rate
+                .map_or(Pacing::Closed, |requests_per_s| Pacing::Open {
+                    requests_per_s,
+                }),
+        };
+        Ok(scenario.checked()?)
+    }
+}
+
+impl BulkFlags {
+    /// The load.
+    pub(crate) fn scenario(&self) -> Result<Scenario, UsageError> {
+        let scenario = Scenario::Bulk {
+            direction: match self.direction {
+                DirectionFlag::Up => Direction::Up,
+                DirectionFlag::Down => Direction::Down,
+                DirectionFlag::Both => Direction::Both,
+            },
+            connections: self.connections,
+        };
+        Ok(scenario.checked()?)
+    }
+}
+
+impl ConnectFlags {
+    /// The load.
+    pub(crate) fn scenario(&self) -> Result<Scenario, UsageError> {
+        let at_once = self.at_once;
+        Ok(Scenario::Connect { at_once }.checked()?)
+    }
+}
+
+impl IdleFlags {
+    /// The load.
+    pub(crate) fn scenario(&self) -> Result<Scenario, UsageError> {
+        let sessions = self.sessions;
+        Ok(Scenario::Idle { sessions }.checked()?)
+    }
+}
+
+impl FanoutFlags {
+    /// The load.
+    pub(crate) fn scenario(&self) -> Result<Scenario, UsageError> {
+        let messages = Messages {
+            connections: self.connections,
+            bytes: self.size,
+        };
+        Ok(Scenario::Fanout { messages }.checked()?)
+    }
+}
+
+impl MixedFlags {
+    /// The load.
+    pub(crate) fn scenario(&self) -> Result<Scenario, UsageError> {
+        let scenario = Scenario::Mixed {
+            messages: Messages {
+                connections: self.connections,
+                bytes: self.size,
+            },
+            requests_per_s: self.rate,
+        };
+        Ok(scenario.checked()?)
+    }
+}
+
+impl PathFlags {
+    fn target(&self) -> Option<ExternalTarget> {
+        let pid = self.target_pid;
+        self.target.map(|address| ExternalTarget { address, pid })
+    }
+}
+
+impl PeerFlags {
+    fn checked(&self) -> Result<(Vec<PeerSpec>, Vec<PeerPid>), UsageError> {
+        for (place, peer) in self.peers.iter().enumerate() {
+            if self.peers[..place].iter().any(|one| one.name == peer.name) {
+                return Err(UsageError::PeerTwice(peer.name.clone()));
+            }
+        }
+        let is_known = |pid: &&PeerPid| self.peers.iter().any(|peer| peer.name == pid.name);
+        if let Some(pid) = self.peer_pids.iter().find(|pid| !is_known(pid)) {
+            return Err(UsageError::NoPeer(pid.name.clone()));
+        }
+        Ok((self.peers.clone(), self.peer_pids.clone()))
+    }
+}
+
+impl SingleFlags {
+    /// The method and the paths.
+    pub(crate) fn checked(&self) -> Result<(Method, PathsWanted), UsageError> {
+        let wrong = |tunnel: &&String| tunnel_preamble(tunnel).is_none();
+        if let Some(tunnel) = self.tunnels.iter().find(wrong) {
+            return Err(UsageError::Tunnel(tunnel.clone()));
+        }
+        let relay = self.relay_tcp.map(|address| {
+            RelaySource::External(ExternalRelay {
+                address,
+                tunnels: self.tunnels.clone(),
+                relay_pid: self.relay_pid,
+                agent_pids: self.agent_pids.clone(),
+            })
+        });
+        let kinds = path_kinds(&self.paths.paths, relay.is_some());
+        if kinds.contains(&PathKind::Relay) && relay.is_none() {
+            return Err(UsageError::NoRelay);
+        }
+        let (peers, peer_pids) = self.peers.checked()?;
+        let wanted = PathsWanted {
+            kinds,
+            target: self.paths.target(),
+            relay,
+            peers,
+            peer_pids,
+            known_peers: None,
+            pin: self.method.pin(),
+        };
+        Ok((self.method.checked()?, wanted))
+    }
+}
+
+/// What `just bench` runs; what needs fresh processes comes last.
+const QUICK: [&str; 10] = [
+    "1x256",
+    "64x256",
+    "512x1024",
+    "16x256@3000",
+    "bulk-up-1",
+    "bulk-down-1",
+    "mixed-16x256@3000",
+    "connect-16",
+    "fanout-1000x256",
+    "idle-2000",
+];
+
+/// What `just bench-peers` runs.
+const PEERS: [&str; 12] = [
+    "1x256",
+    "64x256",
+    "512x1024",
+    "16x256@3000",
+    "bulk-up-1",
+    "bulk-up-8",
+    "bulk-down-1",
+    "bulk-down-8",
+    "mixed-16x256@3000",
+    "connect-16",
+    "fanout-1000x256",
+    "idle-2000",
+];
+
+/// What `just bench-full` runs.
+const FULL: [&str; 22] = [
+    "1x256",
+    "4x256",
+    "16x256",
+    "64x256",
+    "256x256",
+    "1024x256",
+    "4096x256",
+    "1x65536",
+    "512x1024",
+    "16x256@3000",
+    "64x256@10000",
+    "bulk-up-1",
+    "bulk-up-8",
+    "bulk-down-1",
+    "bulk-down-8",
+    "bulk-both-1",
+    "mixed-16x256@3000",
+    "connect-1",
+    "connect-16",
+    "fanout-1000x256",
+    "fanout-9000x64",
+    "idle-2000",
+];
+
+impl BenchFlags {
+    /// The loads, the method and the paths.
+    pub(crate) fn checked(&self) -> Result<(Vec<Scenario>, Method, PathsWanted), UsageError> {
+        let names: &[&str] = match self.suite {
+            Suite::Quick => &QUICK,
+            Suite::Peers => &PEERS,
+            Suite::Full => &FULL,
+        };
+        let mut scenarios = self.scenarios.clone();
+        if scenarios.is_empty() {
+            let parsed = names.iter().map(|name| name.parse());
+            scenarios = parsed.collect::<Result<_, ScenarioError>>()?;
+        }
+        if !(1..=TUNNELS_MAX).contains(&self.tunnels) {
+            return Err(UsageError::Range {
+                flag: "--tunnels",
+                range: format!("1 to {TUNNELS_MAX}"),
+            });
+        }
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        if self.name.is_empty() || self.name.starts_with('.') || !self.name.chars().all(plain) {
+            return Err(UsageError::Name(self.name.clone()));
+        }
+        let beside = |given: &Option<PathBuf>, name: &str| {
+            given.clone().unwrap_or_else(|| {
+                std::env::current_exe()
+                    .map_or_else(|_| PathBuf::from(name), |own| own.with_file_name(name))
+            })
+        };
+        let binaries = Binaries {
+            relay: beside(&self.relay_bin, "tieline-relay"),
+            agent: beside(&self.agent_bin, "tieline"),
+            relay_arguments: self.relay_arguments.clone(),
+            agent_arguments: self.agent_arguments.clone(),
+            tunnels: self.tunnels,
+        };
+        let (peers, peer_pids) = self.peers.checked()?;
+        let wanted = PathsWanted {
+            kinds: path_kinds(&self.paths.paths, true),
+            target: self.paths.target(),
+            relay: Some(RelaySource::Start(binaries)),
+            peers,
+            peer_pids,
+            known_peers: self.known_peers.clone(),
+            pin: self.method.pin(),
+        };
+        Ok((scenarios, self.method.checked()?, wanted))
+    }
+}
+
+/// The paths in a fixed order, each once.
+fn path_kinds(flags: &[PathFlag], relay_by_default: bool) -> Vec<PathKind> {
+    let both = [PathKind::ForwarderTokio, PathKind::ForwarderTokioUring];
+    let mut kinds: Vec<PathKind> = flags
+        .iter()
+        .flat_map(|flag| match flag {
+            PathFlag::Direct => vec![PathKind::Direct],
+            PathFlag::Forwarder => both.to_vec(),
+            PathFlag::ForwarderTokio => vec![PathKind::ForwarderTokio],
+            PathFlag::ForwarderTokioUring => vec![PathKind::ForwarderTokioUring],
+            PathFlag::Relay => vec![PathKind::Relay],
+        })
+        .collect();
+    if flags.is_empty() {
+        kinds.push(PathKind::Direct);
+        kinds.extend(both);
+        kinds.extend(relay_by_default.then_some(PathKind::Relay));
+    }
+    kinds.sort_unstable();
+    kinds.dedup();
+    kinds
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,76 @@
+use super::*;
+use crate::cli::{Cli, Command};
+use clap::Parser;
+
+fn rtt(arguments: &[&str]) -> Result<(Scenario, Method, PathsWanted), UsageError> {
+    let words = ["tieline-loadgen", "rtt"].iter().chain(arguments);
+    let Command::Rtt(flags) = Cli::try_parse_from(words).unwrap().command else {
+        panic!("not rtt");
+    };
+    let scenario = flags.scenario()?;
+    let (method, wanted) = flags.single.checked()?;
+    Ok((scenario, method, wanted))
+}
+
+#[test]
+fn direct_and_both_forwarders_are_the_default() {
+    let (_, _, wanted) = rtt(&[]).unwrap();
+    use PathKind::{Direct, ForwarderTokio, ForwarderTokioUring, Relay};
+    assert_eq!(wanted.kinds, [Direct, ForwarderTokio, ForwarderTokioUring]);
+    let (_, _, wanted) = rtt(&["--relay-tcp", "127.0.0.1:1", "--tunnel", "maya"]).unwrap();
+    assert_eq!(
+        wanted.kinds,
+        [Direct, ForwarderTokio, ForwarderTokioUring, Relay]
+    );
+    let (_, _, wanted) = rtt(&["--path", "forwarder,direct", "--path", "direct"]).unwrap();
+    assert_eq!(wanted.kinds, [Direct, ForwarderTokio, ForwarderTokioUring]);
+}
+
+#[test]
+fn a_rate_makes_an_open_loop() {
+    let (scenario, _, _) = rtt(&["-c", "16", "--rate", "3000"]).unwrap();
+    assert_eq!(scenario.name(), "16x256@3000");
+    assert!(rtt(&["--rate", "0"]).is_err());
+}
+
+#[test]
+fn the_suites_are_sets_of_loads_that_can_be_run() {
+    for suite in ["quick", "peers", "full"] {
+        let words = ["tieline-loadgen", "bench", "--suite", suite];
+        let Command::Bench(flags) = Cli::try_parse_from(words).unwrap().command else {
+            panic!("not bench");
+        };
+        assert!(flags.checked().unwrap().0.len() >= 10);
+    }
+}
+
+#[test]
+fn peers_have_names_of_their_own() {
+    let target = ["--target", "127.0.0.1:1", "--peer", "a=127.0.0.1:2"];
+    let with = |more: [&'static str; 2]| rtt(&[&target[..], &more].concat());
+    assert_eq!(with(["--peer-pid", "a=7"]).unwrap().2.peer_pids.len(), 1);
+    assert!(
+        with(["--peer-pid", "b=7"])
+            .unwrap_err()
+            .to_string()
+            .contains("b")
+    );
+    let twice = with(["--peer", "a=127.0.0.1:3"]).unwrap_err().to_string();
+    assert!(twice.contains("twice"), "{twice}");
+}
+
+#[test]
+fn what_is_out_of_range_is_named() {
+    for (arguments, word) in [
+        (["--rounds", "0"], "--rounds"),
+        (["--threads", "0"], "--threads"),
+        (["--duration", "1ms"], "--duration"),
+        (["--warm-up", "1000s"], "--warm-up"),
+        (["--connections", "100000"], "100000"),
+        (["--size", "0"], "messages of 0"),
+        (["--path", "relay"], "--relay-tcp"),
+    ] {
+        let error = rtt(&arguments).unwrap_err().to_string();
+        assert!(error.contains(word), "{error}");
+    }
+}

@@ -1,0 +1,89 @@
+//! The server at the end of every path: it sends back what it gets, or sends and checks blocks.
+
+pub(crate) mod request;
+mod stream;
+
+use std::future::poll_fn;
+use std::net::SocketAddr;
+
+use anyhow::Context;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+use tokio::runtime;
+
+use crate::cli::{TargetFlags, TargetKind};
+use crate::process::{self, announce};
+use crate::pump::Pump;
+use crate::target::stream::Streams;
+
+/// Runs the target until the process is ended.
+pub(crate) fn run(flags: &TargetFlags) -> anyhow::Result<()> {
+    let (listen, streams) = match &flags.kind {
+        TargetKind::Echo(listen) => (listen, None),
+        TargetKind::Any(listen) => (listen, Some(Streams::start()?)),
+    };
+    runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?
+        .block_on(serve(listen.listen, streams))
+}
+
+/// Serves requests if there is a thread for streams, and echoes only if there is none.
+async fn serve(listen: SocketAddr, streams: Option<Streams>) -> anyhow::Result<()> {
+    let listener = process::listen(listen)
+        .with_context(|| format!("cannot listen on {listen}: is another program there?"))?;
+    let kind = if streams.is_some() { "target" } else { "echo" };
+    announce(kind, listener.local_addr()?)?;
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => drop(tokio::spawn(answer(stream, streams.clone()))),
+            Err(error) => process::pause_after_accept_error(&error).await,
+        }
+    }
+}
+
+async fn answer(mut stream: TcpStream, streams: Option<Streams>) {
+    if stream.set_nodelay(true).is_err() {
+        return;
+    }
+    if let Some(streams) = streams {
+        let mut first = [0];
+        // Looked at and not taken: an echo sends it back with the rest.
+        if !matches!(stream.peek(&mut first).await, Ok(1)) {
+            return;
+        }
+        if first == [request::MARK] {
+            let handed_over = match read_request(&mut stream).await {
+                Ok((duty, id)) => streams.hand_over(stream, duty, id).await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = handed_over {
+                eprintln!("refused a connection: {error:#}");
+            }
+            return;
+        }
+    }
+    let (mut from, mut to) = stream.split();
+    let mut pump = Pump::default();
+    // A caller that goes away is the normal end of a connection.
+    let _ = poll_fn(|cx| pump.poll(cx, &mut from, &mut to)).await;
+}
+
+/// Reads byte by byte, as what follows belongs to the stream; once for a connection.
+async fn read_request(stream: &mut TcpStream) -> anyhow::Result<(request::Duty, u64)> {
+    let mut line = Vec::new();
+    loop {
+        let byte = stream.read_u8().await?;
+        if byte == b'\n' {
+            break;
+        }
+        line.push(byte);
+        anyhow::ensure!(
+            line.len() < request::REQUEST_BYTES_MAX,
+            "a request without an end"
+        );
+    }
+    let line = line.get(1..).unwrap_or_default();
+    request::decode(line)
+        .with_context(|| format!("`{}` is no request", String::from_utf8_lossy(line)))
+}
