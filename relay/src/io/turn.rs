@@ -51,7 +51,8 @@ impl AtOnce {
             self.0.set(self.0.get() + 1);
         } else {
             self.0.set(0);
-            turn().await;
+            // Boxed: it is rare, and every wait of every socket would have room for it.
+            Box::pin(turn()).await;
         }
         outcome
     }

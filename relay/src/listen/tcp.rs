@@ -1,6 +1,6 @@
 //! Raw TCP frontends: `[u16 big endian: length][tunnel id]`, then the target's bytes.
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use tieline_wire::TunnelId;
 use tieline_wire::limits::TUNNEL_ID_BYTES_MAX;
 
@@ -27,8 +27,8 @@ pub(crate) async fn preamble(socket: &Socket) -> Option<(TunnelId, Bytes)> {
             Parsed::Short => {}
             Parsed::Garbage => return None,
             Parsed::Tunnel(tunnel, len) => {
-                read.advance(len);
-                return Some((tunnel, read.freeze()));
+                // Copied: the rest of the memory would live as long as the session.
+                return Some((tunnel, Bytes::copy_from_slice(&read[len..])));
             }
         }
     }

@@ -2,10 +2,12 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::future::Future;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
+
+use pin_project_lite::pin_project;
 
 use crate::io::Signal;
 
@@ -32,17 +34,7 @@ impl Gate {
             gate: Rc::clone(self),
             number: self.last.get(),
         };
-        monoio::spawn(async move {
-            let mut task = pin!(task);
-            poll_fn(|cx| {
-                if pass.poll_closed(cx) {
-                    Poll::Ready(())
-                } else {
-                    task.as_mut().poll(cx)
-                }
-            })
-            .await;
-        });
+        monoio::spawn(Gated { pass, task });
     }
 
     /// Drops every task.
@@ -76,6 +68,29 @@ impl Gate {
     pub(crate) async fn empty(&self) {
         while self.running.get() > 0 {
             self.emptied.wait().await;
+        }
+    }
+}
+
+pin_project! {
+    /// A task behind the gate. By hand, because an async block would hold the task twice: as what
+    /// it was given and as what it pins. A session's task is most of what a session costs.
+    struct Gated<T> {
+        pass: Pass,
+        #[pin]
+        task: T,
+    }
+}
+
+impl<T: Future<Output = ()>> Future for Gated<T> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.project();
+        if this.pass.poll_closed(cx) {
+            Poll::Ready(())
+        } else {
+            this.task.poll(cx)
         }
     }
 }

@@ -64,8 +64,9 @@ pub(crate) async fn splice(
         let unread = Cell::new(false);
         let up = pin!(upward(socket, &session, early, block, &unread, &cancelled));
         let down = pin!(downward(socket, &session));
-        let gone = pin!(gone(socket, &cancelled));
-        both(up, down, gone, &unread).await.err()
+        both(up, down, || gone(socket, &cancelled), &unread)
+            .await
+            .err()
     };
     match failed {
         // Ended in order; or the frontend went, and the session's drop tells the agent.
@@ -76,12 +77,12 @@ pub(crate) async fn splice(
         }
         Some(Failure::Lane) => {
             session.reset(Reason::LaneLost);
-            flush(socket).await;
+            Box::pin(flush(socket)).await;
             socket.abort();
             Some(Reason::LaneLost)
         }
         Some(Failure::Session(reason)) => {
-            flush(socket).await;
+            Box::pin(flush(socket)).await;
             socket.abort();
             Some(reason)
         }
@@ -99,13 +100,15 @@ enum Failure {
 
 /// Polls both until both are done or one failed; or until the frontend is `gone`, while it is
 /// `unread`.
-async fn both(
+async fn both<G: Future<Output = Failure>>(
     mut up: impl Future<Output = Result<(), Failure>> + Unpin,
     mut down: impl Future<Output = Result<(), Failure>> + Unpin,
-    mut gone: impl Future<Output = Failure> + Unpin,
+    gone: impl Fn() -> G,
     unread: &Cell<bool>,
 ) -> Result<(), Failure> {
     let (mut up_done, mut down_done) = (false, false);
+    // Made once it is needed.
+    let mut looking: Option<Pin<Box<G>>> = None;
     poll_fn(|cx| {
         if !up_done && let Poll::Ready(outcome) = Pin::new(&mut up).poll(cx) {
             outcome?;
@@ -119,8 +122,10 @@ async fn both(
             return Poll::Ready(Ok(()));
         }
         if up_done || unread.get() {
-            return Pin::new(&mut gone).poll(cx).map(Err);
+            let looking = looking.get_or_insert_with(|| Box::pin(gone()));
+            return looking.as_mut().poll(cx).map(Err);
         }
+        looking = None;
         Poll::Pending
     })
     .await
@@ -158,7 +163,10 @@ async fn upward(
         // slows the frontend down.
         match room().await {
             Room::Bytes(_) => socket.readable().await.map_err(frontend_failed)?,
-            Room::Lane(lane) => return lane::upward(socket, session, &lane, unread).await,
+            // Boxed, like all that few sessions ever do: each would have room for it.
+            Room::Lane(lane) => {
+                return Box::pin(lane::upward(socket, session, &lane, unread)).await;
+            }
             Room::Gone => return Ok(()),
         }
         let Room::Bytes(capacity) = room().await else {
@@ -216,7 +224,7 @@ async fn downward(socket: &Socket, session: &Session) -> Result<(), Failure> {
                     socket.writable().await.map_err(frontend_failed)?;
                 }
             }
-            Incoming::Lane(lane) => lane::downward(socket, session, &lane).await?,
+            Incoming::Lane(lane) => Box::pin(lane::downward(socket, session, &lane)).await?,
             Incoming::Finished => {
                 socket.finish();
                 return Ok(());
