@@ -61,6 +61,31 @@ struct Ends {
     inbox: RefCell<Inbox>,
     readable: Signal,
     writable: Signal,
+    /// Counts the session for as long as its holder has it.
+    _hold: Hold,
+}
+
+/// How many of the sessions that were opened with it somebody still holds.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Held(Rc<Cell<usize>>);
+
+impl Held {
+    pub(crate) fn count(&self) -> usize {
+        self.0.get()
+    }
+
+    fn hold(&self) -> Hold {
+        self.0.set(self.0.get() + 1);
+        Hold(self.clone())
+    }
+}
+
+struct Hold(Held);
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.0.0.set(self.0.0.get() - 1);
+    }
 }
 
 impl SharedMux {
@@ -81,8 +106,12 @@ impl SharedMux {
         })
     }
 
-    /// Opens a session; its payload may follow at once.
-    pub(crate) fn open(self: &Rc<Self>, tunnel: &TunnelId) -> Result<Session, OpenError> {
+    /// Opens a session, counted in `held`; its payload may follow at once.
+    pub(crate) fn open(
+        self: &Rc<Self>,
+        tunnel: &TunnelId,
+        held: &Held,
+    ) -> Result<Session, OpenError> {
         if self.closing.get().is_some() {
             return Err(OpenError::Closing);
         }
@@ -95,6 +124,7 @@ impl SharedMux {
             inbox: RefCell::new(Inbox::default()),
             readable: Signal::default(),
             writable: Signal::default(),
+            _hold: held.hold(),
         });
         state.sessions.insert(id, Rc::clone(&ends));
         self.count_sessions(&mut state);

@@ -10,7 +10,7 @@ use tieline_wire::{
     TunnelId,
 };
 
-use super::{Session, SharedMux};
+use super::{Held, Session, SharedMux};
 use crate::clock::Clock;
 use crate::metrics::ShardMetrics;
 
@@ -20,6 +20,7 @@ pub(crate) struct Link {
     pub(crate) agent: Mux,
     clock: Clock,
     metrics: Arc<ShardMetrics>,
+    pub(crate) held: Held,
 }
 
 impl Link {
@@ -33,6 +34,7 @@ impl Link {
             agent: Mux::agent(settings, now),
             clock,
             metrics,
+            held: Held::default(),
         };
         for _ in 0..2 {
             link.pump_up();
@@ -46,7 +48,8 @@ impl Link {
     }
 
     pub(crate) fn open(&self) -> Session {
-        self.relay.open(&TunnelId::parse("maya").unwrap()).unwrap()
+        let maya = TunnelId::parse("maya").unwrap();
+        self.relay.open(&maya, &self.held).unwrap()
     }
 
     /// Sessions that the metrics call open.
@@ -74,6 +77,11 @@ impl Link {
 fn bytes(transmit: &Transmit) -> Bytes {
     let slices = transmit.slices();
     slices.iter().flat_map(|slice| slice.to_vec()).collect()
+}
+
+/// What an agent says of itself.
+pub(crate) fn agent_hello() -> AgentHello {
+    signed(&RelayHello::new([7; 32], 10))
 }
 
 fn signed(relay: &RelayHello) -> AgentHello {

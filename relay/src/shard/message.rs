@@ -10,7 +10,7 @@ use bytes::Bytes;
 use tieline_wire::{AgentKey, Generation, InstanceId, Reason, TunnelId};
 use tokio::sync::oneshot;
 
-use crate::metrics::TunnelReport;
+use crate::metrics::TunnelBatch;
 use crate::registry::{LinkRef, TunnelInfo};
 
 /// One message into a mailbox.
@@ -59,8 +59,11 @@ pub(crate) enum Message {
     },
     /// From a name's home to a link's shard: the link must end.
     Fence { link: LinkRef, reason: Reason },
-    /// From the control thread: which tunnels are here?
-    Report(oneshot::Sender<Vec<TunnelReport>>),
+    /// From the control thread: which tunnels are here, behind a name?
+    Report {
+        after: String,
+        answer: oneshot::Sender<TunnelBatch>,
+    },
     /// Accept nothing new, let sessions end for so long, then stop.
     Stop { drain: Duration },
 }

@@ -85,6 +85,8 @@ pub(crate) struct Shard {
     registry: RefCell<Registry>,
     routes: RefCell<Routes>,
     names: RefCell<Names>,
+    /// Tunnels that the metrics know of already.
+    counted_tunnels: Cell<usize>,
     /// One for each shard, this one included: a message never finds its receiver busy.
     outboxes: RefCell<Vec<Outbox>>,
     flushing: Cell<bool>,
@@ -148,6 +150,7 @@ impl Shard {
             registry: RefCell::default(),
             routes: RefCell::default(),
             names: RefCell::new(names),
+            counted_tunnels: Cell::new(0),
             outboxes: RefCell::new((0..shards).map(|_| Outbox::default()).collect()),
             flushing: Cell::new(false),
             log_budget: LogBudget::default(),
@@ -240,7 +243,7 @@ impl Shard {
     }
 
     async fn links_gone(&self) {
-        while !self.registry.borrow().muxes().is_empty() {
+        while !self.registry.borrow().is_empty() {
             monoio::time::sleep(Duration::from_millis(2)).await;
         }
     }
@@ -283,9 +286,10 @@ impl Shard {
                 self.claim_refused(link, request, &tunnel, reason);
             }
             Message::Fence { link, reason } => self.fence(link, reason),
-            Message::Report(answer) => {
+            Message::Report { after, answer } => {
+                let registry = self.registry.borrow();
                 // Nobody may be waiting any more.
-                let _ = answer.send(self.registry.borrow().report(self.index, self.clock.now()));
+                let _ = answer.send(registry.report(&after, self.index, self.clock.now()));
             }
             Message::Stop { .. } => {}
         }
@@ -346,7 +350,7 @@ impl Shard {
             .clamp(Duration::from_millis(10), Duration::from_secs(1));
         loop {
             monoio::time::sleep(period).await;
-            self.sweep_links();
+            self.sweep_links().await;
             self.sweep_names();
         }
     }
