@@ -12,8 +12,8 @@ use tracing::debug;
 use crate::metrics::{TunnelBatch, TunnelReport};
 use crate::session::{Held, SharedMux};
 
-/// Tunnels that one report describes. A shard that serves sessions can spare the 50 us that takes.
-const REPORT_TUNNELS: usize = 100;
+/// Tunnels that one report describes: 120 us of a shard's time (0.5 us each, with 10,000 links).
+const REPORT_TUNNELS: usize = 250;
 
 /// A link's number on its shard; never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -53,11 +53,13 @@ fn a_report_is_short_and_goes_on_behind_its_last_name() {
         after = batch.next;
     }
     assert_eq!(lengths, [REPORT_TUNNELS, REPORT_TUNNELS, 50]);
-    let expected: Vec<_> = (0..250).map(|it| tunnel(it).to_string()).collect();
+    let expected: Vec<_> = (0..2 * REPORT_TUNNELS + 50)
+        .map(|it| tunnel(it).to_string())
+        .collect();
     assert_eq!(all, expected);
     // A name that nobody holds is a place in the order as well.
-    let behind = registry.report("seat-248x", 0, Moment::default());
-    assert_eq!((names(&behind), &behind.next), (vec!["seat-249"], &None));
+    let behind = registry.report("seat-548x", 0, Moment::default());
+    assert_eq!((names(&behind), &behind.next), (vec!["seat-549"], &None));
 }
 
 #[test]
