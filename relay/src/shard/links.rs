@@ -26,7 +26,7 @@ use crate::session::SharedMux;
 /// that registers faster than they decide would fill this shard's memory with what it said.
 const CLAIMS_MAX: usize = 1024;
 
-/// Links that are looked after before others get a turn: 50 us, where each is in no cache.
+/// Links that are looked after before others get a turn: 50 us of a shard with 10,000.
 const SWEEP_LINKS: usize = 256;
 
 impl Shard {
@@ -124,7 +124,9 @@ impl Shard {
                 if reason != Reason::LinkLost {
                     self.metrics.link_evicted(reason);
                 }
-                info!(link = id.0, reason = reason.word(), "link ended");
+                if self.may_log() {
+                    info!(link = id.0, reason = reason.word(), "link ended");
+                }
             }
             None => {
                 self.metrics.link_refused(reason);
@@ -260,14 +262,16 @@ impl LinkHost for Host {
         }
         let mut registry = shard.registry.borrow_mut();
         let entry = registry.link_mut(self.id).ok_or(Reason::LinkLost)?;
-        info!(
-            link = self.id.0,
-            peer = %self.peer,
-            agent = ?hello.key,
-            version = hello.agent_version,
-            transport = "tcp",
-            "link up"
-        );
+        if shard.may_log() {
+            info!(
+                link = self.id.0,
+                peer = %self.peer,
+                agent = ?hello.key,
+                version = hello.agent_version,
+                transport = "tcp",
+                "link up"
+            );
+        }
         entry.agent = Some(hello);
         shard.metrics.links_total.inc();
         Ok(())
