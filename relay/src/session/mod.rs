@@ -11,6 +11,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use tieline_wire::limits::PREFACE;
 use tieline_wire::{
     Counters, Error, Event, GoAway, Mode, Moment, Mux, Open, OpenError, Reason, SessionId,
     Transmit, TunnelId,
@@ -104,6 +105,16 @@ impl SharedMux {
             clock,
             metrics,
         })
+    }
+
+    /// Begins a link that was begun on another shard with the same hello. The agent has the relay's
+    /// greeting, and gets no second one; what it `said` since its preface is to be received.
+    pub(crate) fn greeted(&self, mut said: Bytes) -> Bytes {
+        let mut preface = said.split_to(PREFACE.len().min(said.len()));
+        // It was in order before. Were it not, the rest would show it.
+        let _ = self.receive(&mut preface, |_, _| {});
+        self.transmit(&mut Transmit::new());
+        said
     }
 
     /// Opens a session, counted in `held`; its payload may follow at once.

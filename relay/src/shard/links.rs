@@ -1,7 +1,6 @@
-//! Agents: placing a link, serving it, and taking its names back when it ends.
+//! Agents: serving a link, and taking its names back when it ends.
 
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -14,11 +13,11 @@ use tieline_wire::{
 use tracing::{Instrument, info, info_span};
 
 use super::Shard;
-use super::message::{Claim, Message};
+use super::message::{Claim, Greeting, Message};
+use super::placement::shard_of;
 use crate::auth::authorize;
 use crate::io::{Socket, turn};
-use crate::link::{self, LinkHost, NOTSENT_BYTES};
-use crate::metrics::HandoffKind;
+use crate::link::{self, Left, LinkHost, NOTSENT_BYTES, Stay};
 use crate::registry::{LinkEntry, LinkId, LinkRef, TunnelEntry, TunnelInfo};
 use crate::session::SharedMux;
 
@@ -30,44 +29,16 @@ const CLAIMS_MAX: usize = 1024;
 const SWEEP_LINKS: usize = 256;
 
 impl Shard {
-    /// A connection on an agent listener: it goes to the shard with the fewest links.
-    pub(super) fn agent_arrived(self: &Rc<Self>, socket: Socket, peer: SocketAddr) {
-        let to = self.least_loaded();
-        self.peers.loads[to].fetch_add(1, Ordering::Relaxed);
-        if to == self.index {
-            self.serve_link(socket, peer);
-            return;
-        }
-        let shard = Rc::clone(self);
-        self.gate.spawn(async move {
-            let moved = match socket.into_fd() {
-                Ok(fd) => shard.hand_off(to, Message::Link { fd, peer }).await,
-                Err(_) => false,
-            };
-            if moved {
-                shard.metrics.handed_off(HandoffKind::Link);
-            } else {
-                shard.peers.loads[to].fetch_sub(1, Ordering::Relaxed);
-                shard.metrics.link_refused(Reason::Overload);
-            }
-        });
-    }
-
-    /// A link that another shard placed here.
-    pub(super) fn link_moved_here(self: &Rc<Self>, fd: OwnedFd, peer: SocketAddr) {
-        match Socket::new(fd) {
-            Ok(socket) => self.serve_link(socket, peer),
-            Err(_) => {
-                self.peers.loads[self.index].fetch_sub(1, Ordering::Relaxed);
-                self.metrics.link_refused(Reason::Internal);
-            }
-        }
-    }
-
-    fn serve_link(self: &Rc<Self>, socket: Socket, peer: SocketAddr) {
+    pub(super) fn serve_link(
+        self: &Rc<Self>,
+        socket: Socket,
+        peer: SocketAddr,
+        greeting: Option<Greeting>,
+    ) {
         let config = &self.peers.config;
-        let mut nonce = [0; 32];
-        if SystemRandom::new().fill(&mut nonce).is_err() {
+        let greeted = greeting.is_some();
+        let Greeting { mut nonce, said } = greeting.unwrap_or_default();
+        if !greeted && SystemRandom::new().fill(&mut nonce).is_err() {
             // Without randomness nobody can prove a key.
             self.peers.loads[self.index].fetch_sub(1, Ordering::Relaxed);
             self.metrics.link_refused(Reason::Internal);
@@ -94,13 +65,24 @@ impl Shard {
         let guard = LinkGuard {
             shard: Rc::clone(self),
             id,
-            reason: Reason::ShuttingDown,
+            end: Some(Reason::ShuttingDown),
         };
+        let said = if greeted { mux.greeted(said) } else { said };
         self.gate.spawn(
             async move {
                 // Runs also when the gate drops this task.
                 let mut guard = guard;
-                guard.reason = link::run(socket, &mux, &host, &host.shard.link_block).await;
+                match link::run(socket, said, &mux, &host, &host.shard.link_block).await {
+                    Left::Ended(reason) => guard.end = Some(reason),
+                    Left::Moved { to, fd, said } => {
+                        guard.end = None;
+                        drop(guard);
+                        let greeting = Greeting { nonce, said };
+                        let message = Message::KnownLink { fd, peer, greeting };
+                        host.shard.peers.loads[to].fetch_add(1, Ordering::Relaxed);
+                        host.shard.move_link(to, message).await;
+                    }
+                }
             }
             .instrument(span),
         );
@@ -163,12 +145,16 @@ impl Shard {
 struct LinkGuard {
     shard: Rc<Shard>,
     id: LinkId,
-    reason: Reason,
+    /// Why it ended; `None` if it did not, but left for another shard.
+    end: Option<Reason>,
 }
 
 impl Drop for LinkGuard {
     fn drop(&mut self) {
-        self.shard.link_ended(self.id, self.reason);
+        match self.end {
+            Some(reason) => self.shard.link_ended(self.id, reason),
+            None => self.shard.link_left(self.id),
+        }
     }
 }
 
@@ -253,12 +239,18 @@ impl Host {
 }
 
 impl LinkHost for Host {
-    fn hello(&self, hello: AgentHello) -> Result<(), Reason> {
+    fn hello(&self, hello: AgentHello, may_move: bool) -> Result<Stay, Reason> {
         let shard = &self.shard;
         if let Some(domain) = &shard.peers.config.domain
             && !is_called(domain, &hello.relay_name)
         {
             return Err(Reason::RelayName);
+        }
+        if may_move
+            && let Some(to) = shard_of(&hello, shard.peers.mailboxes.len())
+            && to != shard.index
+        {
+            return Ok(Stay::OnShard(to));
         }
         let mut registry = shard.registry.borrow_mut();
         let entry = registry.link_mut(self.id).ok_or(Reason::LinkLost)?;
@@ -274,7 +266,7 @@ impl LinkHost for Host {
         }
         entry.agent = Some(hello);
         shard.metrics.links_total.inc();
-        Ok(())
+        Ok(Stay::Here)
     }
 
     fn register(&self, mux: &mut Mux, register: Register) {

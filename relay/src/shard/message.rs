@@ -17,6 +17,12 @@ use crate::registry::{LinkRef, TunnelInfo};
 pub(crate) enum Message {
     /// An agent's connection, nothing read from it yet.
     Link { fd: OwnedFd, peer: SocketAddr },
+    /// An agent's connection that belongs here, as its hello shows.
+    KnownLink {
+        fd: OwnedFd,
+        peer: SocketAddr,
+        greeting: Greeting,
+    },
     /// A raw frontend that named its tunnel.
     Frontend {
         fd: OwnedFd,
@@ -66,6 +72,15 @@ pub(crate) enum Message {
     },
     /// Accept nothing new, let sessions end for so long, then stop.
     Stop { drain: Duration },
+}
+
+/// The beginning of a link, to be read again on the shard where it goes on.
+#[derive(Debug, Default)]
+pub(crate) struct Greeting {
+    /// What the relay asked the agent to sign.
+    pub(crate) nonce: [u8; 32],
+    /// All that the agent has said, from its preface on.
+    pub(crate) said: Bytes,
 }
 
 impl Message {

@@ -7,7 +7,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tieline_wire::Reason;
@@ -32,6 +32,7 @@ mod log_budget;
 mod mailbox;
 mod message;
 mod names;
+mod placement;
 mod routes;
 
 use gate::Gate;
@@ -251,7 +252,10 @@ impl Shard {
     /// Does what another shard, or the control thread, asks for.
     fn handle(self: &Rc<Self>, message: Message) {
         match message {
-            Message::Link { fd, peer } => self.link_moved_here(fd, peer),
+            Message::Link { fd, peer } => self.link_moved_here(fd, peer, None),
+            Message::KnownLink { fd, peer, greeting } => {
+                self.link_moved_here(fd, peer, Some(greeting));
+            }
             Message::Frontend { fd, tunnel, early } => self.raw_moved_here(fd, tunnel, early),
             Message::Http { fd, peer } => self.http_moved_here(fd, peer),
             Message::Crossing {
@@ -364,14 +368,6 @@ impl Shard {
         SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0, |since| since.as_secs())
-    }
-
-    /// The shard with the fewest links; a tie goes to this one, then to the lowest number.
-    fn least_loaded(&self) -> usize {
-        let load = |shard: usize| self.peers.loads[shard].load(Ordering::Relaxed);
-        (0..self.peers.loads.len())
-            .min_by_key(|shard| (load(*shard), *shard != self.index))
-            .unwrap_or(self.index)
     }
 }
 
