@@ -10,6 +10,7 @@ mod pin;
 mod poll;
 mod signal;
 mod socket;
+mod spin;
 mod turn;
 mod waker;
 
@@ -21,5 +22,6 @@ pub(crate) use pin::pin_to_core;
 pub(crate) use poll::PollSocket;
 pub(crate) use signal::Signal;
 pub(crate) use socket::{Received, Socket, pair};
+pub(crate) use spin::Spin;
 pub(crate) use turn::turn;
 pub(crate) use waker::{Parker, Waker};

@@ -155,6 +155,8 @@ pub(crate) struct ShardMetrics {
     pub(crate) mailbox_full: Counter,
     /// Sessions whose frontend and link are on different shards.
     pub(crate) crossings: Counter,
+    /// Times that it polled instead of sleeping.
+    pub(crate) spin_passes: Counter,
     /// Route updates applied.
     pub(crate) route_updates: Counter,
     link_evictions: ByReason,

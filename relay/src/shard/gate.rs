@@ -18,6 +18,9 @@ pub(crate) struct Gate {
     waiters: RefCell<BTreeMap<u64, Waker>>,
     last: Cell<u64>,
     emptied: Signal,
+    /// Raised by each task that runs, if somebody wants to know.
+    ran: Signal,
+    watched: Cell<bool>,
 }
 
 impl Gate {
@@ -35,6 +38,9 @@ impl Gate {
         monoio::spawn(async move {
             let mut task = pin!(task);
             poll_fn(|cx| {
+                if pass.gate.watched.get() {
+                    pass.gate.ran.raise();
+                }
                 if pass.poll_closed(cx) {
                     Poll::Ready(())
                 } else {
@@ -65,6 +71,17 @@ impl Gate {
         for waker in waiters {
             waker.wake();
         }
+    }
+
+    /// Waits until one of its tasks runs, or ran since the last time. For one waiter.
+    pub(crate) async fn ran(&self) {
+        self.watched.set(true);
+        self.ran.wait().await;
+    }
+
+    /// Whether one of its tasks ran since the last time.
+    pub(crate) fn take_ran(&self) -> bool {
+        self.ran.take()
     }
 
     /// Tasks that run.

@@ -16,7 +16,7 @@ use tracing::{debug, error, info_span};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::error::ListenKind;
-use crate::io::{Chosen, Listener, pin_to_core};
+use crate::io::{Chosen, Listener, Spin, pin_to_core};
 use crate::link::LinkBlock;
 use crate::listen;
 use crate::metrics::ShardMetrics;
@@ -34,6 +34,7 @@ mod message;
 mod names;
 mod placement;
 mod routes;
+mod spin;
 
 use gate::Gate;
 use log_budget::LogBudget;
@@ -93,7 +94,7 @@ pub(crate) struct Shard {
     flushing: Cell<bool>,
     log_budget: LogBudget,
     listeners: RefCell<Vec<Rc<Listener>>>,
-    /// Accept loops; they end before the rest.
+    /// Accept loops, and what keeps the shard awake; they end before the rest.
     doors: Rc<Gate>,
     gate: Rc<Gate>,
     read_block: ReadBlock,
@@ -168,6 +169,11 @@ impl Shard {
         }
         let ticking = Rc::clone(&shard);
         shard.gate.spawn(async move { ticking.tick().await });
+        let spin_limit = Duration::from_micros(shard.peers.config.spin_us.into());
+        if !spin_limit.is_zero() {
+            let spinning = Rc::clone(&shard).spin(Spin::new()?, spin_limit);
+            shard.doors.spawn(spinning);
+        }
         Ok((shard, mailbox))
     }
 
