@@ -3,7 +3,6 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::future::{Future, poll_fn};
-use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
@@ -35,20 +34,18 @@ impl Gate {
             gate: Rc::clone(self),
             number: self.last.get(),
         };
-        monoio::spawn(async move {
-            let mut task = pin!(task);
-            poll_fn(|cx| {
-                if pass.gate.watched.get() {
-                    pass.gate.ran.raise();
-                }
-                if pass.poll_closed(cx) {
-                    Poll::Ready(())
-                } else {
-                    task.as_mut().poll(cx)
-                }
-            })
-            .await;
-        });
+        // Boxed: an async block would keep room for the task twice, where it came and where it runs.
+        let mut task = Box::pin(task);
+        monoio::spawn(poll_fn(move |cx| {
+            if pass.gate.watched.get() {
+                pass.gate.ran.raise();
+            }
+            if pass.poll_closed(cx) {
+                Poll::Ready(())
+            } else {
+                task.as_mut().poll(cx)
+            }
+        }));
     }
 
     /// Drops every task.
