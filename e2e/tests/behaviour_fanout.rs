@@ -102,8 +102,9 @@ async fn burst(
             anyhow::Ok(caller)
         });
     }
-    // One that fails ends the wait.
+    // One that fails ends the wait. One that is done already does not: it is counted below.
     tokio::select! {
+        biased;
         connected = within(limit(count), "all frontends", connected.wait()) => { connected?; }
         Some(ended) = frontends.join_next() => drop(ended??),
     }
