@@ -44,6 +44,11 @@ test filter='':
 sim:
     cargo test -p tieline-wire --test simulation -- --nocapture
 
+# SIZE links, names and frontends at a time, and what each costs; `ulimit -n` must be twice that
+[group('test')]
+fanout size='10000':
+    FANOUT={{ size }} cargo test -p tieline-e2e --test behaviour_fanout -- --nocapture --test-threads 1
+
 # Each fuzz target for SECONDS, from the seeds in wire/fuzz/corpus
 [group('test')]
 fuzz seconds='60':

@@ -58,7 +58,7 @@ pub struct ServeArgs {
     /// What a derived name is made from; by default the target
     #[arg(long, env = "TIELINE_LABEL")]
     pub label: Option<String>,
-    /// Links to the relay for this one tunnel
+    /// Links to the relay for this one tunnel, each served by another of the relay's cores
     #[arg(long, value_name = "N", default_value_t = 1, env = "TIELINE_LINKS")]
     pub links: u16,
     /// One link; end when it ends instead of dialling again

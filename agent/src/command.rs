@@ -1,11 +1,12 @@
 //! What the commands do: settings from flags, lines for people and programs, exit codes.
 
+use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::future::Future;
 use std::io::Write;
 use std::pin::pin;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use serde::Serialize;
 use tokio::sync::oneshot;
@@ -115,29 +116,57 @@ async fn until_signal<W: Future>(
 
 /// What an agent's events look like on standard output.
 fn printer(json: bool) -> impl Fn(&AgentEvent) + Send + Sync + 'static {
-    let up_before = AtomicBool::new(false);
+    let links = Mutex::new(Links::default());
     move |event| {
         if json {
             print_json(event);
             return;
         }
+        let mut links = links.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(line) = links.line(event) {
+            print_line(&line);
+        }
+    }
+}
+
+/// Which links of an agent are up: they have one URL, which works while one of them is.
+#[derive(Default)]
+struct Links {
+    up: BTreeSet<u16>,
+    /// Links that were lost while others went on.
+    missing: BTreeSet<u16>,
+}
+
+impl Links {
+    /// What a person is told.
+    fn line(&mut self, event: &AgentEvent) -> Option<String> {
         match event {
-            // Several links have one URL, which is said once for each time it comes up.
-            AgentEvent::Registered { .. } => {
-                if !up_before.swap(true, Ordering::Relaxed) {
-                    print_line(event);
+            AgentEvent::Registered { link, .. } => {
+                let first = self.up.is_empty();
+                let back = self.missing.remove(link);
+                self.up.insert(*link);
+                match (first, back) {
+                    (true, _) => Some(event.to_string()),
+                    (false, true) => Some(format!("link {link} is back")),
+                    (false, false) => None,
                 }
             }
-            AgentEvent::Disconnected { .. } | AgentEvent::GoingAway { .. } => {
-                up_before.store(false, Ordering::Relaxed);
-                print_line(event);
+            AgentEvent::Disconnected { link, .. } | AgentEvent::GoingAway { link, .. } => {
+                let was_up = self.up.remove(link);
+                if self.up.is_empty() {
+                    self.missing.clear();
+                    return Some(event.to_string());
+                }
+                // The first attempt that fails is news, and not each of the next ones.
+                let news = self.missing.insert(*link) || was_up;
+                news.then(|| format!("link {link}: {event}; {} still up", self.up.len()))
             }
-            AgentEvent::Stopped => print_line(event),
+            AgentEvent::Stopped => Some(event.to_string()),
             // The last line on standard error says it.
             AgentEvent::Refused { .. }
             | AgentEvent::Superseded { .. }
             | AgentEvent::Failed { .. }
-            | AgentEvent::Connecting { .. } => {}
+            | AgentEvent::Connecting { .. } => None,
         }
     }
 }
@@ -224,6 +253,33 @@ mod tests {
             panic!("serve was asked for")
         };
         config_of(args)
+    }
+
+    #[test]
+    fn a_link_that_is_lost_is_no_lost_tunnel_while_others_are_up() {
+        let registered = |link| AgentEvent::Registered {
+            link,
+            tunnel: "maya-1".to_owned(),
+            url: "http://r/w/maya-1".to_owned(),
+            urls: Vec::new(),
+            generation: 1,
+        };
+        let lost = |link| AgentEvent::Disconnected {
+            link,
+            reason: "link_lost",
+            message: "cut".to_owned(),
+            retry_ms: 500,
+        };
+        let mut links = Links::default();
+        let mut said = |event| links.line(&event).unwrap_or_default();
+        assert!(said(registered(0)).contains("http://r/w/maya-1"));
+        assert_eq!(said(registered(1)), "");
+        assert!(said(lost(1)).starts_with("link 1: disconnected: cut"));
+        assert_eq!(said(lost(1)), "");
+        assert_eq!(said(registered(1)), "link 1 is back");
+        assert!(said(lost(0)).ends_with("; 1 still up"));
+        assert!(said(lost(1)).starts_with("disconnected: cut"));
+        assert!(said(registered(1)).contains("http://r/w/maya-1"));
     }
 
     #[test]

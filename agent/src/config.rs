@@ -48,7 +48,7 @@ pub struct Config {
     pub capabilities: Vec<String>,
     /// A file that holds the token to register with; read again at every attempt.
     pub token_file: Option<PathBuf>,
-    /// Links to the relay, all serving the one tunnel.
+    /// Links to the relay, all serving the one tunnel; they go round the relay's shards.
     pub links: u16,
     /// Where key and status socket are kept; by default the platform's place for state.
     pub state_dir: Option<PathBuf>,

@@ -5,7 +5,7 @@
 //! however it ends, which the fixtures take as the end of their own life.
 
 use std::collections::VecDeque;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -30,7 +30,7 @@ pub struct Process {
     name: String,
     child: Child,
     /// Kept out of `child`, whose `wait` would close it.
-    _stdin: Option<ChildStdin>,
+    stdin: Option<ChildStdin>,
     output: Arc<Output>,
     readers: Vec<JoinHandle<()>>,
     reaped: bool,
@@ -61,7 +61,7 @@ impl Process {
         Ok(Self {
             name: name.to_owned(),
             child,
-            _stdin: stdin,
+            stdin,
             output,
             readers,
             reaped: false,
@@ -185,6 +185,15 @@ impl Process {
     pub fn signal(&self, signal: Signal) -> Result<()> {
         // Not reaped before `self` is gone, so its id cannot name a stranger.
         kill_process(self.pid()?, signal).with_context(|| format!("cannot signal {}", self.name))
+    }
+
+    /// Writes a line to its standard input.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn tell(&self, line: &str) -> Result<()> {
+        let mut stdin = self.stdin.as_ref().context("no standard input")?;
+        writeln!(stdin, "{line}").with_context(|| format!("cannot tell {}", self.name))
     }
 
     /// How many lines on standard error, as far as they are kept, `wanted` accepts.

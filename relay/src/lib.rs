@@ -306,25 +306,26 @@ struct Inspector {
 }
 
 impl Inspect for Inspector {
-    fn tunnels(&self) -> Tunnels {
+    fn tunnels(&self, wanted: Vec<(usize, String)>) -> Tunnels {
         let peers = Arc::clone(&self.peers);
         Box::pin(async move {
             let mut answers = Vec::new();
-            for mailbox in &peers.mailboxes {
-                let (answer, reports) = oneshot::channel();
-                let mut message = Message::Report(answer);
+            for (shard, after) in wanted {
+                let (answer, batch) = oneshot::channel();
+                let mut message = Message::Report { after, answer };
                 // The caller of this future has a deadline.
-                while let Err(back) = mailbox.try_send(message) {
+                while let Err(back) = peers.mailboxes[shard].try_send(message) {
                     message = back;
                     tokio::time::sleep(Duration::from_millis(1)).await;
                 }
-                answers.push(reports);
+                answers.push((shard, batch));
             }
-            let mut tunnels = Vec::new();
-            for reports in answers {
-                tunnels.extend(reports.await.unwrap_or_default());
+            let mut batches = Vec::new();
+            for (shard, batch) in answers {
+                // A shard that has stopped has no tunnels.
+                batches.push((shard, batch.await.unwrap_or_default()));
             }
-            merge(tunnels)
+            batches
         })
     }
 
@@ -337,30 +338,4 @@ impl Inspect for Inspector {
             })
             .collect()
     }
-}
-
-/// One row for each tunnel, however many links serve it.
-fn merge(mut reports: Vec<metrics::TunnelReport>) -> Vec<metrics::TunnelReport> {
-    reports.sort_by(|a, b| {
-        (&a.tunnel_id, std::cmp::Reverse(a.generation))
-            .cmp(&(&b.tunnel_id, std::cmp::Reverse(b.generation)))
-    });
-    let mut merged: Vec<metrics::TunnelReport> = Vec::new();
-    for report in reports {
-        match merged.last_mut() {
-            Some(last) if last.tunnel_id == report.tunnel_id => {
-                // A link that was superseded may still be on its way out.
-                if last.generation == report.generation {
-                    last.links += 1;
-                    last.session_count += report.session_count;
-                    last.registered_at_ms_ago =
-                        last.registered_at_ms_ago.max(report.registered_at_ms_ago);
-                    last.last_heartbeat_ms_ago =
-                        last.last_heartbeat_ms_ago.min(report.last_heartbeat_ms_ago);
-                }
-            }
-            _ => merged.push(report),
-        }
-    }
-    merged
 }

@@ -3,11 +3,12 @@
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::io::IoSlice;
+use std::os::fd::OwnedFd;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::Poll;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use tieline_wire::limits::{GATHER_BYTES_MAX, GATHER_SLICES_MAX};
 use tieline_wire::{AgentHello, Event, Mux, Reason, Register, Transmit, TunnelId};
 use tracing::debug;
@@ -18,6 +19,10 @@ use crate::session::SharedMux;
 /// Largest single read from a link, in bytes.
 const READ_BYTES_MAX: usize = 256 * 1024;
 
+/// Largest part of a handshake that can be read again on another shard, in bytes: some more than the
+/// longest hello. Whoever says more stays where it is.
+const SAID_BYTES_MAX: usize = 128 * 1024;
+
 /// Bytes that a writer sends before others get a turn.
 const TURN_BYTES_MAX: usize = 1024 * 1024;
 
@@ -27,11 +32,11 @@ pub(crate) const NOTSENT_BYTES: u32 = 128 * 1024;
 
 /// What a link tells its shard.
 pub(crate) trait LinkHost {
-    /// The agent proved its key.
+    /// The agent proved its key. Only a link that `may_move` can be told to.
     ///
     /// # Errors
     /// The link must end, for this reason.
-    fn hello(&self, hello: AgentHello) -> Result<(), Reason>;
+    fn hello(&self, hello: AgentHello, may_move: bool) -> Result<Stay, Reason>;
     /// The agent publishes a target; the answer goes into the mux, now or later.
     fn register(&self, mux: &mut Mux, register: Register);
     /// The agent takes a tunnel back.
@@ -40,26 +45,57 @@ pub(crate) trait LinkHost {
     fn going_away(&self);
 }
 
+/// Where a link goes on once its agent is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stay {
+    Here,
+    OnShard(usize),
+}
+
+/// How a link leaves its shard.
+pub(crate) enum Left {
+    /// Its socket is closed, and every session was reset.
+    Ended(Reason),
+    /// It goes on elsewhere, where all that its agent has said so far is read again.
+    Moved { to: usize, fd: OwnedFd, said: Bytes },
+}
+
 /// Memory of one shard that links are read into: one read is handed out whole before the next.
 #[derive(Default)]
 pub(crate) struct LinkBlock(RefCell<BytesMut>);
 
 /// Moves bytes until the link ends; says why it did. The socket is closed and every session reset
-/// before this returns.
+/// before this returns. `said` is what the agent has said before the link came here.
 pub(crate) async fn run(
     socket: Socket,
+    said: Bytes,
     link: &Rc<SharedMux>,
     host: &impl LinkHost,
     block: &LinkBlock,
-) -> Reason {
-    let reason = {
-        let reader = pin!(read(&socket, link, host, block));
-        let writer = pin!(write(&socket, link));
+) -> Left {
+    let end = {
+        let reader = pin!(read(&socket, said, link, host, block));
+        let writer = pin!(async { End::Ended(write(&socket, link).await) });
         first(reader, writer).await
     };
-    socket.shutdown();
+    let reason = match end {
+        End::Moves { to, said } => match socket.into_fd() {
+            Ok(fd) => return Left::Moved { to, fd, said },
+            Err(_) => Reason::Internal,
+        },
+        End::Ended(reason) => {
+            socket.shutdown();
+            reason
+        }
+    };
     link.fail_sessions(reason);
-    reason
+    Left::Ended(reason)
+}
+
+/// What ends a reader or a writer.
+enum End {
+    Ended(Reason),
+    Moves { to: usize, said: Bytes },
 }
 
 /// The outcome of whichever ends first.
@@ -80,25 +116,42 @@ async fn first<T>(
 
 async fn read(
     socket: &Socket,
+    said: Bytes,
     link: &Rc<SharedMux>,
     host: &impl LinkHost,
     block: &LinkBlock,
-) -> Reason {
+) -> End {
+    let mut again = Some(said).filter(|said| !said.is_empty());
+    // What can be read again elsewhere; kept until the agent is known.
+    let mut kept = again.is_none().then(BytesMut::new);
     loop {
-        if socket.readable().await.is_err() {
-            return Reason::LinkLost;
-        }
-        let mut input = {
+        let mut input = if let Some(said) = again.take() {
+            said
+        } else {
+            if socket.readable().await.is_err() {
+                return End::Ended(Reason::LinkLost);
+            }
             let mut block = block.0.borrow_mut();
             match socket.recv(&mut block, READ_BYTES_MAX) {
                 Ok(Received::Bytes(_)) => block.split().freeze(),
                 Ok(Received::Nothing) => continue,
-                Ok(Received::End) | Err(_) => return Reason::LinkLost,
+                Ok(Received::End) | Err(_) => return End::Ended(Reason::LinkLost),
             }
         };
-        let mut refused = None;
+        kept = kept.filter(|kept| kept.len() + input.len() <= SAID_BYTES_MAX);
+        kept.iter_mut()
+            .for_each(|kept| kept.extend_from_slice(&input));
+        let (mut known, mut moves, mut refused) = (false, None, None);
         let outcome = link.receive(&mut input, |mux, event| match event {
-            Event::AgentHello(hello) => refused = refused.or(host.hello(hello).err()),
+            _ if moves.is_some() => {}
+            Event::AgentHello(hello) => {
+                known = true;
+                match host.hello(hello, kept.is_some()) {
+                    Ok(Stay::Here) => {}
+                    Ok(Stay::OnShard(to)) => moves = Some(to),
+                    Err(reason) => refused = Some(reason),
+                }
+            }
             Event::Register(register) => host.register(mux, register),
             Event::Unregister(tunnel) => host.unregister(&tunnel),
             Event::GoAway(away) => {
@@ -111,6 +164,12 @@ async fn read(
             }
             _ => {}
         });
+        if let Some(kept) = kept.take_if(|_| known)
+            && let Some(to) = moves
+        {
+            let said = kept.freeze();
+            return End::Moves { to, said };
+        }
         if let Err(error) = outcome {
             debug!(%error, "link broken");
             link.close(error.reason);
@@ -187,7 +246,6 @@ async fn writable(socket: &Socket, link: &Rc<SharedMux>) -> bool {
 mod tests {
     use std::sync::Arc;
 
-    use bytes::Bytes;
     use tieline_wire::limits::PREFACE;
     use tieline_wire::{Refusal, RegisterAck, RelayHello, Settings};
 

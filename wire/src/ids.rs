@@ -1,5 +1,6 @@
 //! Names and numbers that must not be mixed up, each a type of its own.
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -176,6 +177,13 @@ impl TunnelId {
     /// The name.
     #[must_use]
     pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+// Equal, ordered and hashed as its text is: a map of names can be asked with a text.
+impl Borrow<str> for TunnelId {
+    fn borrow(&self) -> &str {
         &self.0
     }
 }

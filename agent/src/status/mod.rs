@@ -97,6 +97,11 @@ impl fmt::Display for AgentStatus {
         }
         let plural = if self.sessions == 1 { "" } else { "s" };
         write!(f, "  {} session{plural}", self.sessions)?;
+        if self.links.len() > 1 {
+            let up = |link: &&LinkStatus| link.state == State::Registered;
+            let up = self.links.iter().filter(up).count();
+            write!(f, "  {up} of {} links up", self.links.len())?;
+        }
         write!(f, "\n    {} -> {}", self.relay, self.target)?;
         write!(f, "  pid {}  up {}", self.pid, Uptime(self.uptime_s))
     }
@@ -297,6 +302,7 @@ mod tests {
             line.starts_with("maya-1  registered  http://relay/w/maya-1"),
             "{line}"
         );
+        assert!(line.contains("0 sessions  1 of 2 links up\n"), "{line}");
         assert_eq!(Uptime(59).to_string(), "59 s");
         assert_eq!(Uptime(61).to_string(), "1 min 1 s");
         assert_eq!(Uptime(7_260).to_string(), "2 h 1 min");

@@ -1,12 +1,14 @@
 //! What a relay says about itself on its admin port.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 
-use super::{HttpStream, soon};
+use super::{HttpStream, SOON, soon};
 
 /// One reading of `/metrics`.
 #[derive(Clone, Debug, Default)]
@@ -85,12 +87,14 @@ pub struct TunnelRow {
     pub session_count: usize,
     pub generation: String,
     pub shard: usize,
+    pub shards: Vec<usize>,
     pub links: usize,
 }
 
 #[derive(Deserialize)]
 struct Page {
     tunnels: Vec<TunnelRow>,
+    next: Option<String>,
 }
 
 pub(super) async fn metrics(address: SocketAddr) -> Result<Metrics> {
@@ -98,8 +102,30 @@ pub(super) async fn metrics(address: SocketAddr) -> Result<Metrics> {
 }
 
 pub(super) async fn tunnels(address: SocketAddr) -> Result<Vec<TunnelRow>> {
-    let page: Page = serde_json::from_str(&get(address, "/tunnels").await?)?;
-    Ok(page.tunnels)
+    let (mut rows, mut path) = (Vec::new(), "/tunnels".to_owned());
+    loop {
+        let page: Page = serde_json::from_str(&get(address, &path).await?)?;
+        rows.extend(page.tunnels);
+        match page.next {
+            Some(next) => path = format!("/tunnels?after={next}"),
+            None => return Ok(rows),
+        }
+    }
+}
+
+/// How long `/tunnels` takes to its first byte, and to its last. Blocks, so that what else the
+/// caller's runtime does is not measured with it.
+pub(super) fn time_tunnels(address: SocketAddr) -> Result<(Duration, Duration)> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(SOON))?;
+    let started = Instant::now();
+    stream.write_all(b"GET /tunnels HTTP/1.0\r\nHost: localhost\r\n\r\n")?;
+    let mut answer = vec![0];
+    stream.read_exact(&mut answer)?;
+    let first = started.elapsed();
+    stream.read_to_end(&mut answer)?;
+    ensure!(answer.ends_with(b"}"), "/tunnels broke off");
+    Ok((first, started.elapsed()))
 }
 
 pub(super) async fn get(address: SocketAddr, path: &str) -> Result<String> {

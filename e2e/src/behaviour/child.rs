@@ -5,6 +5,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use serde::Deserialize;
@@ -46,6 +47,76 @@ impl Child {
         })
     }
 
+    /// Runs `agents` agents in one process, all of which publish `target`; waits until all their
+    /// tunnels are up. `program` is the `child` binary of this crate.
+    ///
+    /// # Errors
+    /// It does not start, or they are not up within `limit`.
+    pub fn fleet(
+        program: &Path,
+        relay: &str,
+        target: &str,
+        agents: usize,
+        limit: Duration,
+    ) -> Result<(Self, Up)> {
+        let state_dir = TempDir::new()?;
+        let mut command = Command::new(program);
+        command
+            .args(["fleet", "--relay", relay, "--to", target, "--agents"])
+            .arg(agents.to_string())
+            .arg("--state-dir")
+            .arg(state_dir.path());
+        let fleet = Self {
+            process: Process::spawn("fleet", &mut command)?,
+            _state_dir: Some(state_dir),
+        };
+        let up = fleet.up_again(0, limit)?;
+        Ok((fleet, up))
+    }
+
+    /// A fleet: waits until all its tunnels are up for the time that comes after `earlier` times.
+    ///
+    /// # Errors
+    /// They are not within `limit`, or an agent gave up.
+    pub fn up_again(&self, earlier: usize, limit: Duration) -> Result<Up> {
+        let mut seen = 0;
+        self.process.wait_for(limit, |line| {
+            let line: FleetLine = serde_json::from_str(line).ok()?;
+            match line {
+                FleetLine::Up(up) => {
+                    seen += 1;
+                    (seen > earlier).then_some(Ok(up))
+                }
+                FleetLine::Failed { reason } => Some(Err(anyhow!("an agent gave up: {reason}"))),
+            }
+        })?
+    }
+
+    /// A fleet: ends so many agents without a goodbye, and starts them again in the same moment.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn restart_agents(&self, count: usize) -> Result<()> {
+        self.process.tell(&count.to_string())
+    }
+
+    /// A target that sends back what it gets, and its address.
+    ///
+    /// # Errors
+    /// It does not start in time.
+    pub fn echo(program: &Path) -> Result<(Self, SocketAddr)> {
+        let process = Process::spawn("echo", Command::new(program).arg("echo"))?;
+        let address = process.wait_for(SOON, |line| {
+            let line: Value = serde_json::from_str(line).ok()?;
+            line["address"].as_str()?.parse().ok()
+        })?;
+        let target = Self {
+            process,
+            _state_dir: None,
+        };
+        Ok((target, address))
+    }
+
     /// Its process id.
     #[must_use]
     pub fn id(&self) -> u32 {
@@ -85,6 +156,24 @@ impl Child {
     }
 }
 
+/// All tunnels of a fleet are up.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub struct Up {
+    /// How many.
+    pub agents: usize,
+    /// Milliseconds since the first was started or lost.
+    pub ms: u64,
+    /// Links that ended, and attempts to make one that failed, since the fleet started.
+    pub disconnects: usize,
+}
+
+#[derive(Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+enum FleetLine {
+    Up(Up),
+    Failed { reason: String },
+}
+
 /// A relay in a process of its own.
 pub struct ChildRelay {
     /// The process.
@@ -107,10 +196,14 @@ impl ChildRelay {
     /// # Errors
     /// It does not start in time.
     pub fn start(program: &Path, flags: &[&str]) -> Result<Self> {
+        Self::start_at(program, [([127, 0, 0, 1], 0).into(); 4], flags)
+    }
+
+    fn start_at(program: &Path, addresses: [SocketAddr; 4], flags: &[&str]) -> Result<Self> {
         let mut command = Command::new(program);
         command.arg("relay");
-        for listener in ["agent", "tcp", "http", "admin"] {
-            command.args([&format!("--{listener}-listen"), "127.0.0.1:0"]);
+        for (listener, address) in ["agent", "tcp", "http", "admin"].iter().zip(addresses) {
+            command.args([format!("--{listener}-listen"), address.to_string()]);
         }
         let process = Process::spawn("relay", command.args(flags))?;
         let bound = process.wait_for(SOON, |line| serde_json::from_str(line).ok());
@@ -121,6 +214,33 @@ impl ChildRelay {
                 _state_dir: None,
             },
         })
+    }
+
+    /// Ends it without a goodbye and starts another one with `flags` on the same ports.
+    ///
+    /// # Errors
+    /// It does not start again.
+    pub fn restart(self, program: &Path, flags: &[&str]) -> Result<Self> {
+        let Bound {
+            agent,
+            tcp,
+            http,
+            admin,
+        } = self.bound;
+        drop(self);
+        Self::start_at(program, [agent, tcp, http, admin], flags)
+    }
+
+    /// Where operators ask.
+    #[must_use]
+    pub const fn admin_address(&self) -> SocketAddr {
+        self.bound.admin
+    }
+
+    /// Where agents dial.
+    #[must_use]
+    pub const fn agent_address(&self) -> SocketAddr {
+        self.bound.agent
     }
 
     /// Where an agent dials, as its `--relay`.
@@ -153,12 +273,20 @@ impl ChildRelay {
         admin::metrics(self.bound.admin).await
     }
 
-    /// What `/tunnels` says.
+    /// What `/tunnels` says, all pages of it.
     ///
     /// # Errors
     /// It does not answer.
     pub async fn tunnels(&self) -> Result<Vec<TunnelRow>> {
         admin::tunnels(self.bound.admin).await
+    }
+
+    /// How long `/tunnels` takes to its first byte, and to the end of its first page. Blocks.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub fn time_tunnels(&self) -> Result<(Duration, Duration)> {
+        admin::time_tunnels(self.bound.admin)
     }
 
     /// Waits until `/metrics` looks as `wanted`, and returns it.

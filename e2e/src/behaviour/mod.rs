@@ -35,7 +35,7 @@ pub use agent::{AgentBuilder, Outcome, TestAgent};
 pub use bytes::{
     Digest, Noise, abort, echo_round_trip, half_close, is_reset, noise, read_to_close,
 };
-pub use child::{Child, ChildRelay};
+pub use child::{Child, ChildRelay, Up};
 pub use http::{Body, Head, HttpStream};
 pub use program::{Addresses, AgentProgram, RelayProgram};
 pub use relay::{RelayBuilder, TestRelay};

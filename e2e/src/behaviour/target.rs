@@ -48,8 +48,10 @@ impl Target {
     /// There is no port.
     pub async fn echo() -> Result<Self> {
         Self::tcp(|mut stream| async move {
-            let mut buffer = vec![0; ECHO_BYTES];
             loop {
+                // An idle connection holds no memory: there may be ten thousand of them.
+                stream.readable().await?;
+                let mut buffer = vec![0; ECHO_BYTES];
                 match stream.read(&mut buffer).await? {
                     0 => return Ok(()),
                     count => stream.write_all(&buffer[..count]).await?,

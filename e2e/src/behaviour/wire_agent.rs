@@ -75,13 +75,28 @@ impl WireKey {
     /// Never: an Ed25519 signature has 64 bytes.
     #[must_use]
     pub fn hello(&self, relay: &RelayHello, relay_name: &str, instance: u128) -> AgentHello {
+        self.hello_of_link(relay, relay_name, instance, (0, 1))
+    }
+
+    /// The same for one of several links: its index, and how many there are.
+    ///
+    /// # Panics
+    /// Never: an Ed25519 signature has 64 bytes.
+    #[must_use]
+    pub fn hello_of_link(
+        &self,
+        relay: &RelayHello,
+        relay_name: &str,
+        instance: u128,
+        (link_index, links): (u16, u16),
+    ) -> AgentHello {
         let mut hello = AgentHello {
             version: relay.choose_version().unwrap_or(1),
             key: self.public(),
             machine: self.machine,
             instance: InstanceId::new(instance.to_le_bytes()),
-            link_index: 0,
-            links: 1,
+            link_index,
+            links,
             relay_name: relay_name.to_owned(),
             agent_version: "test/1".to_owned(),
             signature: [0; 64],

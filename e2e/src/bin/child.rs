@@ -1,8 +1,12 @@
 //! Relay or agent as a process of its own, for tests that count its memory and descriptors.
 //!
 //! `child relay FLAGS...` and `child agent serve FLAGS...` take the flags of the real programs, run
-//! the same libraries, and are always built with the tests. They end when their standard input does,
-//! so that none outlives its test.
+//! the same libraries, and are always built with the tests. `child fleet` is the agent's example of
+//! that name, and `child echo` a target. They end when their standard input does, so that none
+//! outlives its test.
+
+#[path = "../../../agent/examples/fleet/fleet.rs"]
+mod fleet;
 
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
@@ -17,13 +21,18 @@ use tieline_relay::{Relay, config};
 fn main() -> Result<ExitCode> {
     let mut arguments: Vec<OsString> = std::env::args_os().collect();
     if arguments.len() < 2 {
-        bail!("child relay|agent FLAGS...");
+        bail!("child relay|agent|fleet|echo FLAGS...");
     }
     let role = arguments.remove(1);
     match role.to_str() {
         Some("relay") => relay(arguments),
         Some("agent") => agent(arguments),
-        _ => bail!("child relay|agent FLAGS..."),
+        Some("fleet") => match fleet::run(arguments) {
+            Ok(()) => Ok(ExitCode::SUCCESS),
+            Err(error) => bail!("fleet: {error}"),
+        },
+        Some("echo") => echo(),
+        _ => bail!("child relay|agent|fleet|echo FLAGS..."),
     }
 }
 
@@ -62,6 +71,25 @@ fn agent(arguments: Vec<OsString>) -> Result<ExitCode> {
         .build()
         .context("no runtime")?;
     Ok(runtime.block_on(tieline_agent::command::run(cli)))
+}
+
+/// Sends back what it gets, on a port of the kernel's choice.
+fn echo() -> Result<ExitCode> {
+    std::thread::Builder::new().spawn(|| {
+        until_stdin_ends();
+        std::process::exit(0);
+    })?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("no runtime")?;
+    runtime.block_on(async {
+        let target = tieline_e2e::behaviour::Target::echo().await?;
+        let mut stdout = io::stdout().lock();
+        writeln!(stdout, "{}", json!({ "address": target.address() }))?;
+        stdout.flush()?;
+        std::future::pending().await
+    })
 }
 
 fn until_stdin_ends() {

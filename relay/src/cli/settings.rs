@@ -104,6 +104,11 @@ pub(crate) const SETTINGS: &[Setting] = &[
     ),
     one("driver", "DRIVER", "auto, uring or epoll [default: auto]"),
     one(
+        "spin_us",
+        "N",
+        "Microseconds for which a shard polls before it sleeps [default: 0]",
+    ),
+    one(
         "auth",
         "MODE",
         "How agents prove themselves: open or jwt [default: open]",

@@ -51,6 +51,10 @@ pub fn load(flags: Layer, environment: Layer, file: Option<&Path>) -> Result<Opt
         settings.one("driver", "auto, uring or epoll", driver)?,
     );
     set(
+        &mut config.spin_us,
+        settings.one("spin_us", NUMBER, number)?,
+    );
+    set(
         &mut config.stale_timeout,
         settings.one("stale_timeout", TIME, parse_duration)?,
     );

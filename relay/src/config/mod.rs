@@ -25,6 +25,10 @@ pub const TUNNELS_MAX: usize = 1_000_000;
 /// Default of [`Config::bulk_run_bytes`].
 const BULK_RUN_BYTES: u64 = 1024 * 1024;
 
+/// Longest time that a shard polls before it sleeps, in microseconds: longer, and it would hardly
+/// ever sleep.
+pub const SPIN_US_MAX: u32 = 10_000;
+
 /// All that a relay is told. Times and counts have bounds, see [`Config::check`].
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -42,6 +46,8 @@ pub struct Config {
     pub shards: usize,
     /// How shards talk to the kernel.
     pub driver: DriverChoice,
+    /// How long a shard polls before it sleeps, in microseconds.
+    pub spin_us: u32,
     /// How agents prove themselves.
     pub auth: Auth,
     /// A link that is silent for this long is evicted.
@@ -129,6 +135,7 @@ impl Config {
                 .map_or(1, usize::from)
                 .min(SHARDS_MAX),
             driver: DriverChoice::Auto,
+            spin_us: 0,
             auth: Auth::Open { anywhere: false },
             stale_timeout: STALE_TIMEOUT,
             preamble_timeout: Duration::from_secs(5),
@@ -171,6 +178,7 @@ impl Config {
             ));
         }
         in_range("shards", self.shards, 1, SHARDS_MAX)?;
+        in_range("spin_us", self.spin_us, 0, SPIN_US_MAX)?;
         in_range("max_tunnels", self.max_tunnels, 1, TUNNELS_MAX)?;
         in_range("sessions_max", self.sessions_max, 1, SESSIONS_MAX)?;
         let ms = Duration::from_millis;

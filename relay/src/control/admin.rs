@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::http::{HeaderValue, StatusCode, header};
@@ -13,13 +14,10 @@ use axum::{Json, Router};
 use rustix::process::{Resource, getrlimit};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use tokio::time;
 
 use super::Inspect;
-use crate::metrics::{self, ShardMetrics, ShardStatus, TunnelReport};
-
-/// Time for all shards to report their tunnels.
-const SHARD_TIMEOUT: Duration = Duration::from_secs(2);
+use super::listing::{Listing, Page};
+use crate::metrics::{self, ShardMetrics, ShardStatus};
 
 /// Most tunnels in one answer, and how many there are unless asked otherwise.
 const PAGE_TUNNELS_MAX: usize = 1000;
@@ -78,25 +76,16 @@ fn uncached(mut answer: Response) -> Response {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Page {
+struct PageQuery {
     limit: Option<usize>,
     after: Option<String>,
 }
 
-#[derive(Serialize)]
-struct TunnelPage {
-    tunnels: Vec<TunnelReport>,
-    /// How many there are in all.
-    total: usize,
-    /// What to ask `after` for the next page, if there is one.
-    next: Option<String>,
-}
-
 async fn tunnels(
     State(admin): State<Arc<Admin>>,
-    page: Result<Query<Page>, QueryRejection>,
+    query: Result<Query<PageQuery>, QueryRejection>,
 ) -> Response {
-    let Ok(Query(Page { limit, after })) = page else {
+    let Ok(Query(PageQuery { limit, after })) = query else {
         let text = "the query may have `limit` and `after`, as in ?limit=100&after=maya-1";
         return refuse(StatusCode::BAD_REQUEST, "bad_query", text);
     };
@@ -105,30 +94,16 @@ async fn tunnels(
         let text = format!("`limit` must be 1 to {PAGE_TUNNELS_MAX}");
         return refuse(StatusCode::BAD_REQUEST, "bad_query", &text);
     }
-    let Ok(tunnels) = time::timeout(SHARD_TIMEOUT, admin.inspect.tunnels()).await else {
-        let text = "not every shard answered in time";
-        return refuse(StatusCode::SERVICE_UNAVAILABLE, "shards_busy", text);
-    };
-    uncached(Json(cut_page(tunnels, limit, after.as_deref())).into_response())
-}
-
-fn cut_page(mut tunnels: Vec<TunnelReport>, limit: usize, after: Option<&str>) -> TunnelPage {
-    let total = tunnels.len();
-    tunnels.sort_unstable_by(|a, b| (&a.tunnel_id, a.shard).cmp(&(&b.tunnel_id, b.shard)));
-    if let Some(after) = after {
-        tunnels.retain(|one| one.tunnel_id.as_str() > after);
+    let mut listing = Listing::begin(Arc::clone(&admin.inspect), &after.unwrap_or_default());
+    // Shards that are busy now show in the status, later ones only in an answer that breaks off.
+    if let Err(error) = listing.fill().await {
+        let text = error.to_string();
+        return refuse(StatusCode::SERVICE_UNAVAILABLE, "shards_busy", &text);
     }
-    let more = tunnels.len() > limit;
-    tunnels.truncate(limit);
-    let next = tunnels
-        .last()
-        .filter(|_| more)
-        .map(|last| last.tunnel_id.clone());
-    TunnelPage {
-        tunnels,
-        total,
-        next,
-    }
+    let total = admin.metrics.iter().map(|one| one.tunnels.read()).sum();
+    let page = Page::start(listing, limit, total);
+    let kind = [(header::CONTENT_TYPE, "application/json")];
+    uncached((kind, Body::new(page)).into_response())
 }
 
 #[derive(Deserialize)]

@@ -3,6 +3,7 @@
 //! It sees the shards through [`Inspect`] and their counters, and nothing it does can delay one.
 
 mod admin;
+mod listing;
 mod serve;
 
 use std::future::Future;
@@ -18,15 +19,15 @@ use tracing::info_span;
 
 use self::admin::Admin;
 use crate::error::{ListenKind, StartError};
-use crate::metrics::{ShardMetrics, ShardStatus, TunnelReport};
+use crate::metrics::{ShardMetrics, ShardStatus, TunnelBatch};
 
-/// Tunnels as the shards report them, once all have answered.
-pub(crate) type Tunnels = Pin<Box<dyn Future<Output = Vec<TunnelReport>> + Send>>;
+/// Some tunnels of each shard that was asked, once all have answered.
+pub(crate) type Tunnels = Pin<Box<dyn Future<Output = Vec<(usize, TunnelBatch)>> + Send>>;
 
 /// What the control thread may ask the shards.
 pub(crate) trait Inspect: Send + Sync {
-    /// Every tunnel, in any order.
-    fn tunnels(&self) -> Tunnels;
+    /// Some tunnels of each shard in `wanted`, those behind the name given with it.
+    fn tunnels(&self, wanted: Vec<(usize, String)>) -> Tunnels;
 
     /// How each shard runs.
     fn shards(&self) -> Vec<ShardStatus>;

@@ -1,25 +1,41 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use serde_json::Value;
 use tieline_wire::Reason;
 
 use super::*;
+use crate::metrics::TunnelReport;
 
-/// Shards that answer what a test wants, or never.
+/// Tunnels that a shard reports at a time.
+const BATCH: usize = 2;
+
+/// Two shards that answer what a test wants, up to some number of times.
 struct Fake {
-    tunnels: Vec<&'static str>,
-    silent: bool,
+    tunnels: [Vec<String>; 2],
+    answers: AtomicUsize,
 }
 
 impl Inspect for Fake {
-    fn tunnels(&self) -> Tunnels {
-        if self.silent {
+    fn tunnels(&self, wanted: Vec<(usize, String)>) -> Tunnels {
+        let answers = &self.answers;
+        let left =
+            answers.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |it| it.checked_sub(1));
+        if left.is_err() {
             return Box::pin(std::future::pending());
         }
-        let tunnels = self.tunnels.iter().map(|id| report(id)).collect();
-        Box::pin(std::future::ready(tunnels))
+        let batch = |(shard, after): (usize, String)| {
+            let mut ids: Vec<_> = self.tunnels[shard].iter().collect();
+            ids.sort();
+            ids.retain(|id| **id > after);
+            let rows: Vec<_> = ids.iter().take(BATCH).map(|id| report(id, shard)).collect();
+            let next = rows.last().filter(|_| ids.len() > BATCH);
+            let next = next.map(|row| row.tunnel_id.clone());
+            (shard, TunnelBatch { rows, next })
+        };
+        Box::pin(std::future::ready(wanted.into_iter().map(batch).collect()))
     }
 
     fn shards(&self) -> Vec<ShardStatus> {
@@ -39,7 +55,7 @@ impl Inspect for Fake {
     }
 }
 
-fn report(id: &str) -> TunnelReport {
+fn report(id: &str, shard: usize) -> TunnelReport {
     TunnelReport {
         tunnel_id: id.to_owned(),
         dcc: "maya".to_owned(),
@@ -49,7 +65,8 @@ fn report(id: &str) -> TunnelReport {
         last_heartbeat_ms_ago: 1,
         session_count: 3,
         generation: u64::MAX,
-        shard: 1,
+        shard,
+        shards: vec![shard],
         links: 1,
         target_scheme: "http",
     }
@@ -65,11 +82,21 @@ fn start(fake: Fake) -> (Control, Vec<Arc<ShardMetrics>>) {
     (control, metrics)
 }
 
-fn with_tunnels(tunnels: &[&'static str]) -> (Control, Vec<Arc<ShardMetrics>>) {
+/// Shards that all have answers to spare.
+fn with_tunnels(tunnels: [&[&str]; 2]) -> (Control, Vec<Arc<ShardMetrics>>) {
     start(Fake {
-        tunnels: tunnels.to_vec(),
-        silent: false,
+        tunnels: tunnels.map(|ids| ids.iter().map(|id| (*id).to_owned()).collect()),
+        answers: AtomicUsize::new(usize::MAX),
     })
+}
+
+/// Shards of so many tunnels each that answer so many times.
+fn that_answer(answers: usize, tunnels: usize) -> Fake {
+    let ids = |shard| (0..tunnels).map(move |it| format!("seat-{it:05}-{shard}"));
+    Fake {
+        tunnels: [ids(0).collect(), ids(1).collect()],
+        answers: AtomicUsize::new(answers),
+    }
 }
 
 /// Sends `head` and reads until the relay closes: status, head, body.
@@ -93,7 +120,8 @@ fn get(control: &Control, path: &str) -> (u16, String, String) {
     let host = control.addresses()[0];
     exchange(
         control,
-        &format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"),
+        // A page of tunnels comes in chunks, but not to those who do not know them.
+        &format!("GET {path} HTTP/1.0\r\nHost: {host}\r\n\r\n"),
     )
 }
 
@@ -116,7 +144,9 @@ fn ids(page: &Value) -> Vec<&str> {
 
 #[test]
 fn tunnels_are_listed_in_order_with_every_field() {
-    let (control, _) = with_tunnels(&["nuke", "maya", "blender"]);
+    let (control, metrics) = with_tunnels([&["maya"], &["nuke", "blender"]]);
+    metrics[0].tunnels.replace(0, 1);
+    metrics[1].tunnels.replace(0, 2);
     let (status, page) = get_json(&control, "/tunnels");
     assert_eq!(status, 200);
     assert_eq!(ids(&page), ["blender", "maya", "nuke"]);
@@ -127,8 +157,8 @@ fn tunnels_are_listed_in_order_with_every_field() {
     let expected = serde_json::json!({
         "tunnel_id": "blender", "dcc": "maya", "capabilities": ["tools"],
         "agent_version": "0.1.0", "registered_at_ms_ago": 5, "last_heartbeat_ms_ago": 1,
-        "session_count": 3, "generation": "18446744073709551615", "shard": 1, "links": 1,
-        "target_scheme": "http",
+        "session_count": 3, "generation": "18446744073709551615", "shard": 1,
+        "shards": [1], "links": 1, "target_scheme": "http",
     });
     assert_eq!(page["tunnels"][0], expected);
     control.stop();
@@ -136,7 +166,8 @@ fn tunnels_are_listed_in_order_with_every_field() {
 
 #[test]
 fn tunnels_come_in_pages() {
-    let (control, _) = with_tunnels(&["a", "b", "c", "d", "e"]);
+    let (control, metrics) = with_tunnels([&["a", "c", "d", "e"], &["b"]]);
+    metrics[0].tunnels.replace(0, 5);
     let (_, first) = get_json(&control, "/tunnels?limit=2");
     assert_eq!(
         (ids(&first), &first["next"]),
@@ -167,11 +198,60 @@ fn tunnels_come_in_pages() {
 }
 
 #[test]
+fn a_tunnel_on_two_shards_is_one_row() {
+    let (control, _) = with_tunnels([&["a", "maya", "z"], &["b", "c", "maya"]]);
+    let (_, page) = get_json(&control, "/tunnels");
+    assert_eq!(ids(&page), ["a", "b", "c", "maya", "z"]);
+    let maya = &page["tunnels"][3];
+    let expected = serde_json::json!([2, 6, 0, [0, 1]]);
+    let shown = ["links", "session_count", "shard", "shards"].map(|field| &maya[field]);
+    assert_eq!(serde_json::json!(shown), expected);
+}
+
+#[test]
+fn a_page_follows_the_other_to_the_last_of_many() {
+    let (control, _) = start(that_answer(usize::MAX, 1_250));
+    let (mut path, mut all, mut pages) = ("/tunnels".to_owned(), Vec::new(), 0);
+    loop {
+        let (status, page) = get_json(&control, &path);
+        assert_eq!(status, 200);
+        all.extend(ids(&page).into_iter().map(str::to_owned));
+        pages += 1;
+        match page["next"].as_str() {
+            Some(next) => path = format!("/tunnels?after={next}"),
+            None => break,
+        }
+    }
+    assert_eq!((all.len(), pages), (2_500, 3));
+    assert!(all.is_sorted_by(|a, b| a < b));
+}
+
+#[test]
+fn a_page_is_sent_while_it_is_built_and_one_that_breaks_off_is_no_whole_one() {
+    // Enough for a chunk, and not for the page.
+    let (control, _) = start(that_answer(200, 500));
+    let mut stream = TcpStream::connect(control.addresses()[0]).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(10)))
+        .unwrap();
+    stream
+        .write_all(b"GET /tunnels HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        .unwrap();
+    let mut answer = Vec::new();
+    let mut buffer = [0; 4096];
+    while !String::from_utf8_lossy(&answer).contains("seat-00001-1") {
+        let count = stream.read(&mut buffer).unwrap();
+        answer.extend_from_slice(&buffer[..count]);
+    }
+    // Closed by the relay, without the last chunk.
+    stream.read_to_end(&mut answer).unwrap();
+    let answer = String::from_utf8(answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200") && !answer.contains("\r\n0\r\n"));
+}
+
+#[test]
 fn shards_that_do_not_answer_are_not_waited_for() {
-    let (control, _) = start(Fake {
-        tunnels: vec![],
-        silent: true,
-    });
+    let (control, _) = start(that_answer(0, 0));
     let (status, error) = get_json(&control, "/tunnels");
     assert_eq!(
         (status, &error["error"]),
@@ -182,7 +262,7 @@ fn shards_that_do_not_answer_are_not_waited_for() {
 
 #[test]
 fn health_is_one_word_unless_asked_for_more() {
-    let (control, metrics) = with_tunnels(&[]);
+    let (control, metrics) = with_tunnels([&[], &[]]);
     metrics[1].links.inc();
     let (status, head, body) = get(&control, "/healthz");
     assert_eq!((status, body.as_str()), (200, "ok\n"));
@@ -207,7 +287,7 @@ fn health_is_one_word_unless_asked_for_more() {
 
 #[test]
 fn metrics_are_in_the_text_format() {
-    let (control, metrics) = with_tunnels(&[]);
+    let (control, metrics) = with_tunnels([&[], &[]]);
     metrics[0].link_evicted(Reason::Stale);
     let (status, head, body) = get(&control, "/metrics");
     assert_eq!(status, 200);
@@ -227,7 +307,7 @@ fn metrics_are_in_the_text_format() {
 
 #[test]
 fn what_is_not_there_is_refused_in_json() {
-    let (control, _) = with_tunnels(&[]);
+    let (control, _) = with_tunnels([&[], &[]]);
     let (status, error) = get_json(&control, "/");
     assert_eq!((status, &error["error"]), (404, &Value::from("not_found")));
     assert!(error["message"].as_str().unwrap().contains("/tunnels"));
@@ -243,7 +323,7 @@ fn what_is_not_there_is_refused_in_json() {
 
 #[test]
 fn a_name_that_was_rebound_to_loopback_is_turned_away() {
-    let (control, _) = with_tunnels(&[]);
+    let (control, _) = with_tunnels([&[], &[]]);
     let ask = |lines: &str| {
         exchange(
             &control,
@@ -281,10 +361,7 @@ fn a_name_that_was_rebound_to_loopback_is_turned_away() {
 fn a_taken_port_fails_the_start() {
     let holder = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = holder.local_addr().unwrap();
-    let fake = Arc::new(Fake {
-        tunnels: vec![],
-        silent: false,
-    });
+    let fake = Arc::new(that_answer(0, 0));
     let Err(error) = Control::start(&[address], fake, vec![]) else {
         panic!("started")
     };
@@ -297,10 +374,7 @@ fn a_taken_port_fails_the_start() {
 
 #[test]
 fn stop_waits_for_nobody() {
-    let (control, _) = start(Fake {
-        tunnels: vec![],
-        silent: true,
-    });
+    let (control, _) = start(that_answer(0, 0));
     let address = control.addresses()[0];
     let mut waiting = TcpStream::connect(address).unwrap();
     waiting

@@ -11,6 +11,7 @@ mod pipe;
 mod poll;
 mod signal;
 mod socket;
+mod spin;
 mod turn;
 mod waker;
 
@@ -23,5 +24,6 @@ pub(crate) use pipe::{Pipe, Pipes};
 pub(crate) use poll::PollSocket;
 pub(crate) use signal::Signal;
 pub(crate) use socket::{Received, Socket, pair};
+pub(crate) use spin::Spin;
 pub(crate) use turn::turn;
 pub(crate) use waker::{Parker, Waker};

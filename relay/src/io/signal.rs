@@ -23,7 +23,7 @@ impl Signal {
 
     /// Ready once raised; takes the flag down.
     pub(crate) fn poll_wait(&self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.raised.replace(false) {
+        if self.take() {
             return Poll::Ready(());
         }
         let mut waiter = self.waiter.borrow_mut();
@@ -32,6 +32,11 @@ impl Signal {
             none => *none = Some(cx.waker().clone()),
         }
         Poll::Pending
+    }
+
+    /// Whether it was raised; takes the flag down.
+    pub(crate) fn take(&self) -> bool {
+        self.raised.replace(false)
     }
 
     /// Waits until raised; takes the flag down.

@@ -6,7 +6,9 @@
 
 mod text;
 
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::cmp::Ordering;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicI64, AtomicU64};
 
 use serde::Serialize;
 use tieline_wire::Reason;
@@ -26,13 +28,13 @@ impl Counter {
     /// Adds `count`; for the owning shard only.
     pub(crate) fn add(&self, count: u64) {
         // One writer: nothing can come between the load and the store.
-        let sum = self.0.load(Ordering::Relaxed).wrapping_add(count);
-        self.0.store(sum, Ordering::Relaxed);
+        let sum = self.0.load(Relaxed).wrapping_add(count);
+        self.0.store(sum, Relaxed);
     }
 
     /// The number, from any thread.
     pub(crate) fn read(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+        self.0.load(Relaxed)
     }
 }
 
@@ -58,13 +60,13 @@ impl Gauge {
     }
 
     fn add(&self, count: i64) {
-        let sum = self.0.load(Ordering::Relaxed).wrapping_add(count);
-        self.0.store(sum, Ordering::Relaxed);
+        let sum = self.0.load(Relaxed).wrapping_add(count);
+        self.0.store(sum, Relaxed);
     }
 
     /// The number, from any thread.
     pub(crate) fn read(&self) -> i64 {
-        self.0.load(Ordering::Relaxed)
+        self.0.load(Relaxed)
     }
 }
 
@@ -141,7 +143,7 @@ const HTTP_CLASSES: usize = 5;
 pub(crate) struct ShardMetrics {
     /// Links that live here.
     pub(crate) links: Gauge,
-    /// Tunnels whose home or link is here, each counted on one shard only.
+    /// Tunnels whose home is here, however many links serve them.
     pub(crate) tunnels: Gauge,
     /// Sessions that live here.
     pub(crate) sessions: Gauge,
@@ -161,6 +163,8 @@ pub(crate) struct ShardMetrics {
     pub(crate) mailbox_full: Counter,
     /// Sessions whose frontend and link are on different shards.
     pub(crate) crossings: Counter,
+    /// Times that it polled instead of sleeping.
+    pub(crate) spin_passes: Counter,
     /// Route updates applied.
     pub(crate) route_updates: Counter,
     link_evictions: ByReason,
@@ -259,9 +263,43 @@ pub(crate) struct TunnelReport {
     /// As text, because it is larger than a JSON number may be without loss (2^53).
     #[serde(serialize_with = "as_text")]
     pub(crate) generation: u64,
+    /// The lowest of `shards`.
     pub(crate) shard: usize,
+    /// Where its links live.
+    pub(crate) shards: Vec<usize>,
     pub(crate) links: usize,
     pub(crate) target_scheme: &'static str,
+}
+
+impl TunnelReport {
+    /// Adds what is known of the same tunnel's other links. Those of an older generation do not
+    /// count: they were superseded, and are on their way out.
+    pub(crate) fn join(&mut self, other: Self) {
+        match other.generation.cmp(&self.generation) {
+            Ordering::Less => {}
+            Ordering::Greater => *self = other,
+            Ordering::Equal => {
+                self.links += other.links;
+                self.session_count += other.session_count;
+                self.registered_at_ms_ago =
+                    self.registered_at_ms_ago.max(other.registered_at_ms_ago);
+                self.last_heartbeat_ms_ago =
+                    self.last_heartbeat_ms_ago.min(other.last_heartbeat_ms_ago);
+                self.shards.extend(other.shards);
+                self.shards.sort_unstable();
+                self.shards.dedup();
+                self.shard = self.shard.min(other.shard);
+            }
+        }
+    }
+}
+
+/// Some of a shard's tunnels, in order of their names.
+#[derive(Debug, Default)]
+pub(crate) struct TunnelBatch {
+    pub(crate) rows: Vec<TunnelReport>,
+    /// The name behind which there are more.
+    pub(crate) next: Option<String>,
 }
 
 fn as_text<S: serde::Serializer>(number: &u64, serializer: S) -> Result<S::Ok, S::Error> {

@@ -65,6 +65,7 @@ fn every_counter_is_shown_once_it_is_counted() {
         &shard.mailbox_full,
         &shard.crossings,
         &shard.route_updates,
+        &shard.spin_passes,
     ] {
         counter.inc();
     }

@@ -89,6 +89,11 @@ impl Page<'_> {
             "Sessions that cross shards.",
             |m| &m.crossings,
         );
+        self.counter(
+            "relay_spin_passes_total",
+            "Times that a shard polled instead of sleeping.",
+            |m| &m.spin_passes,
+        );
         self.counter("relay_route_updates_total", "Route updates applied.", |m| {
             &m.route_updates
         });

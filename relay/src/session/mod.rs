@@ -11,6 +11,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use tieline_wire::limits::PREFACE;
 use tieline_wire::{
     Counters, Error, Event, GoAway, Mode, Moment, Mux, Open, OpenError, Reason, SessionId,
     Transmit, TunnelId,
@@ -66,6 +67,31 @@ struct Ends {
     readable: Signal,
     writable: Signal,
     lane: RefCell<Seat>,
+    /// Counts the session for as long as its holder has it.
+    _hold: Hold,
+}
+
+/// How many of the sessions that were opened with it somebody still holds.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Held(Rc<Cell<usize>>);
+
+impl Held {
+    pub(crate) fn count(&self) -> usize {
+        self.0.get()
+    }
+
+    fn hold(&self) -> Hold {
+        self.0.set(self.0.get() + 1);
+        Hold(self.clone())
+    }
+}
+
+struct Hold(Held);
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.0.0.set(self.0.0.get() - 1);
+    }
 }
 
 impl SharedMux {
@@ -92,8 +118,22 @@ impl SharedMux {
         })
     }
 
-    /// Opens a session; its payload may follow at once.
-    pub(crate) fn open(self: &Rc<Self>, tunnel: &TunnelId) -> Result<Session, OpenError> {
+    /// Begins a link that was begun on another shard with the same hello. The agent has the relay's
+    /// greeting, and gets no second one; what it `said` since its preface is to be received.
+    pub(crate) fn greeted(&self, mut said: Bytes) -> Bytes {
+        let mut preface = said.split_to(PREFACE.len().min(said.len()));
+        // It was in order before. Were it not, the rest would show it.
+        let _ = self.receive(&mut preface, |_, _| {});
+        self.transmit(&mut Transmit::new());
+        said
+    }
+
+    /// Opens a session, counted in `held`; its payload may follow at once.
+    pub(crate) fn open(
+        self: &Rc<Self>,
+        tunnel: &TunnelId,
+        held: &Held,
+    ) -> Result<Session, OpenError> {
         if self.closing.get().is_some() {
             return Err(OpenError::Closing);
         }
@@ -107,6 +147,7 @@ impl SharedMux {
             readable: Signal::default(),
             writable: Signal::default(),
             lane: RefCell::default(),
+            _hold: held.hold(),
         });
         state.sessions.insert(id, Rc::clone(&ends));
         self.count_sessions(&mut state);

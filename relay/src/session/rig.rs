@@ -10,7 +10,7 @@ use tieline_wire::{
     Transmit, TunnelId,
 };
 
-use super::{Lanes, Session, SharedMux};
+use super::{Held, Lanes, Session, SharedMux};
 use crate::clock::Clock;
 use crate::metrics::ShardMetrics;
 
@@ -21,6 +21,7 @@ pub(crate) struct Link {
     clock: Clock,
     metrics: Arc<ShardMetrics>,
     pub(super) lanes: Rc<Lanes>,
+    pub(crate) held: Held,
 }
 
 impl Link {
@@ -36,6 +37,7 @@ impl Link {
             clock,
             metrics,
             lanes,
+            held: Held::default(),
         };
         for _ in 0..2 {
             link.pump_up();
@@ -49,7 +51,8 @@ impl Link {
     }
 
     pub(crate) fn open(&self) -> Session {
-        self.relay.open(&TunnelId::parse("maya").unwrap()).unwrap()
+        let maya = TunnelId::parse("maya").unwrap();
+        self.relay.open(&maya, &self.held).unwrap()
     }
 
     pub(super) fn offer(&self, session: &Session) -> Option<BulkNonce> {
@@ -81,6 +84,11 @@ impl Link {
 fn bytes(transmit: &Transmit) -> Bytes {
     let slices = transmit.slices();
     slices.iter().flat_map(|slice| slice.to_vec()).collect()
+}
+
+/// What an agent says of itself.
+pub(crate) fn agent_hello() -> AgentHello {
+    signed(&RelayHello::new([7; 32], 10))
 }
 
 fn signed(relay: &RelayHello) -> AgentHello {

@@ -62,6 +62,7 @@ impl Shard {
             .names
             .borrow_mut()
             .release(tunnel, link, self.clock.now());
+        self.count_tunnels();
         self.tell_released(tunnel, link, released, Reason::Cancelled);
     }
 
@@ -114,6 +115,7 @@ impl Shard {
     /// Home: a shard has applied a revision.
     pub(super) fn route_confirmed(self: &Rc<Self>, tunnel: &TunnelId, revision: u64, shard: usize) {
         let confirmed = self.names.borrow_mut().confirm(tunnel, revision, shard);
+        self.count_tunnels();
         for it in confirmed {
             let claimed = Message::Claimed {
                 link: it.link,
@@ -128,6 +130,7 @@ impl Shard {
     /// Home: what took too long, and what nobody has used for long.
     pub(super) fn sweep_names(self: &Rc<Self>) {
         let (withdrawn, forgotten) = self.names.borrow_mut().sweep(self.clock.now());
+        self.count_tunnels();
         for late in withdrawn {
             let reason = Reason::ClaimTimeout;
             self.tell_released(&late.tunnel, late.link, late.released, reason);
@@ -136,6 +139,13 @@ impl Shard {
             debug!(tunnel = %update.tunnel, "name forgotten");
             self.broadcast(update);
         }
+    }
+
+    /// Home: the metrics follow the names.
+    fn count_tunnels(&self) {
+        let now = self.names.borrow().granted();
+        let before = self.counted_tunnels.replace(now);
+        self.metrics.tunnels.replace(before, now);
     }
 
     /// The link's shard: the name works everywhere; the agent may print its URL.
@@ -150,8 +160,8 @@ impl Shard {
         let mut registry = self.registry.borrow_mut();
         let known = registry.link_mut(link.link).and_then(|entry| {
             entry.claims = entry.claims.saturating_sub(1);
-            let it = entry.tunnels.get_mut(&tunnel)?;
-            Some((it, &entry.mux))
+            let mux = Rc::clone(&entry.mux);
+            Some((entry.tunnel_mut(&tunnel)?, mux))
         });
         let Some((it, mux)) = known else {
             drop(registry);
@@ -167,11 +177,7 @@ impl Shard {
             })
             .generation = generation;
         let base_path = it.info.base_path.clone();
-        let mux = Rc::clone(mux);
         drop(registry);
-        if first {
-            self.metrics.tunnels.inc();
-        }
         if first && self.may_log() {
             info!(%tunnel, link = link.link.0, generation = generation.0, "tunnel registered");
         }
@@ -209,14 +215,11 @@ impl Shard {
         entry.claims = entry.claims.saturating_sub(1);
         let mux = Rc::clone(&entry.mux);
         // A later claim may still be granted, and needs the entry.
-        let refused = match entry.tunnels.get(tunnel) {
-            Some(it) if it.request == request => entry.tunnels.remove(tunnel),
-            _ => None,
-        };
-        drop(registry);
-        if refused.is_some_and(|it| it.granted.is_some()) {
-            self.metrics.tunnels.dec();
+        let latest = entry.tunnels().get(tunnel).map(|it| it.request);
+        if latest == Some(request) {
+            registry.remove_tunnel(link.link, tunnel);
         }
+        drop(registry);
         self.metrics.registration_refused(reason);
         if self.may_log() {
             info!(%tunnel, link = link.link.0, reason = reason.word(), "tunnel refused");

@@ -197,10 +197,14 @@ impl Shard {
         let registry = self.registry.borrow();
         // The route's withdrawal may be on its way.
         let entry = registry.link(link.link).ok_or(Reason::TunnelOffline)?;
-        entry.mux.open(tunnel).map_err(|error| match error {
-            tieline_wire::OpenError::Full => Reason::SessionLimit,
-            tieline_wire::OpenError::Closing => Reason::TunnelOffline,
-        })
+        let it = entry.tunnels().get(tunnel).ok_or(Reason::TunnelOffline)?;
+        entry
+            .mux
+            .open(tunnel, &it.held)
+            .map_err(|error| match error {
+                tieline_wire::OpenError::Full => Reason::SessionLimit,
+                tieline_wire::OpenError::Closing => Reason::TunnelOffline,
+            })
     }
 
     fn count_frontend(self: &Rc<Self>) -> FrontendCount {

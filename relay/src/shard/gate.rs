@@ -20,6 +20,9 @@ pub(crate) struct Gate {
     waiters: RefCell<BTreeMap<u64, Waker>>,
     last: Cell<u64>,
     emptied: Signal,
+    /// Raised by each task that runs, if somebody wants to know.
+    ran: Signal,
+    watched: Cell<bool>,
 }
 
 impl Gate {
@@ -59,6 +62,17 @@ impl Gate {
         }
     }
 
+    /// Waits until one of its tasks runs, or ran since the last time. For one waiter.
+    pub(crate) async fn ran(&self) {
+        self.watched.set(true);
+        self.ran.wait().await;
+    }
+
+    /// Whether one of its tasks ran since the last time.
+    pub(crate) fn take_ran(&self) -> bool {
+        self.ran.take()
+    }
+
     /// Tasks that run.
     pub(crate) fn running(&self) -> usize {
         self.running.get()
@@ -87,6 +101,9 @@ impl<T: Future<Output = ()>> Future for Gated<T> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.project();
+        if this.pass.gate.watched.get() {
+            this.pass.gate.ran.raise();
+        }
         if this.pass.poll_closed(cx) {
             Poll::Ready(())
         } else {

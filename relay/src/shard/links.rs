@@ -1,84 +1,44 @@
-//! Agents: placing a link, serving it, and taking its names back when it ends.
+//! Agents: serving a link, and taking its names back when it ends.
 
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use ring::rand::{SecureRandom, SystemRandom};
-use tieline_wire::limits::{HANDSHAKE_TIMEOUT, TUNNELS_PER_LINK_MAX};
+use tieline_wire::limits::TUNNELS_PER_LINK_MAX;
 use tieline_wire::{
     AgentHello, Mux, Reason, Refusal, Register, RegisterAck, RelayHello, Settings, TunnelId,
 };
-use tracing::{Instrument, debug, info, info_span};
+use tracing::{Instrument, info, info_span};
 
 use super::Shard;
-use super::message::{Claim, Message};
+use super::message::{Claim, Greeting, Message};
+use super::placement::shard_of;
 use crate::auth::authorize;
-use crate::io::Socket;
-use crate::link::{self, LinkHost, NOTSENT_BYTES};
-use crate::listen::agent::{Opening, opening};
-use crate::metrics::HandoffKind;
-use crate::registry::{LinkId, LinkRef, TunnelEntry, TunnelInfo};
+use crate::io::{Socket, turn};
+use crate::link::{self, Left, LinkHost, NOTSENT_BYTES, Stay};
+use crate::registry::{LinkEntry, LinkId, LinkRef, TunnelEntry, TunnelInfo};
 use crate::session::SharedMux;
 
 /// Registrations of one link that may wait for the homes of their names. Without a bound, an agent
 /// that registers faster than they decide would fill this shard's memory with what it said.
 const CLAIMS_MAX: usize = 1024;
 
+/// Links that are looked after before others get a turn: 50 us of a shard with 10,000.
+const SWEEP_LINKS: usize = 256;
+
 impl Shard {
-    /// A connection on an agent listener: its first bytes say what it is for.
-    pub(super) fn agent_arrived(self: &Rc<Self>, socket: Socket, peer: SocketAddr) {
-        let shard = Rc::clone(self);
-        self.gate.spawn(async move {
-            match monoio::time::timeout(HANDSHAKE_TIMEOUT, opening(&socket)).await {
-                Ok(Some(Opening::Link)) => shard.place_link(socket, peer),
-                Ok(Some(Opening::Lane(nonce))) => shard.place_lane(socket, nonce).await,
-                Ok(None) => shard.metrics.link_refused(Reason::LinkLost),
-                Err(_) => shard.metrics.link_refused(Reason::HandshakeTimeout),
-            }
-        });
-    }
-
-    /// A link goes to the shard with the fewest.
-    fn place_link(self: &Rc<Self>, socket: Socket, peer: SocketAddr) {
-        let to = self.least_loaded();
-        self.peers.loads[to].fetch_add(1, Ordering::Relaxed);
-        if to == self.index {
-            self.serve_link(socket, peer);
-            return;
-        }
-        let shard = Rc::clone(self);
-        self.gate.spawn(async move {
-            let moved = match socket.into_fd() {
-                Ok(fd) => shard.hand_off(to, Message::Link { fd, peer }).await,
-                Err(_) => false,
-            };
-            if moved {
-                shard.metrics.handed_off(HandoffKind::Link);
-            } else {
-                shard.peers.loads[to].fetch_sub(1, Ordering::Relaxed);
-                shard.metrics.link_refused(Reason::Overload);
-            }
-        });
-    }
-
-    /// A link that another shard placed here.
-    pub(super) fn link_moved_here(self: &Rc<Self>, fd: OwnedFd, peer: SocketAddr) {
-        match Socket::new(fd) {
-            Ok(socket) => self.serve_link(socket, peer),
-            Err(_) => {
-                self.peers.loads[self.index].fetch_sub(1, Ordering::Relaxed);
-                self.metrics.link_refused(Reason::Internal);
-            }
-        }
-    }
-
-    fn serve_link(self: &Rc<Self>, socket: Socket, peer: SocketAddr) {
+    pub(super) fn serve_link(
+        self: &Rc<Self>,
+        socket: Socket,
+        peer: SocketAddr,
+        greeting: Option<Greeting>,
+    ) {
         let config = &self.peers.config;
-        let mut nonce = [0; 32];
-        if SystemRandom::new().fill(&mut nonce).is_err() {
+        let greeted = greeting.is_some();
+        let Greeting { mut nonce, said } = greeting.unwrap_or_default();
+        if !greeted && SystemRandom::new().fill(&mut nonce).is_err() {
             // Without randomness nobody can prove a key.
             self.peers.loads[self.index].fetch_sub(1, Ordering::Relaxed);
             self.metrics.link_refused(Reason::Internal);
@@ -111,13 +71,24 @@ impl Shard {
         let guard = LinkGuard {
             shard: Rc::clone(self),
             id,
-            reason: Reason::ShuttingDown,
+            end: Some(Reason::ShuttingDown),
         };
+        let said = if greeted { mux.greeted(said) } else { said };
         self.gate.spawn(
             async move {
                 // Runs also when the gate drops this task.
                 let mut guard = guard;
-                guard.reason = link::run(socket, &mux, &host, &host.shard.link_block).await;
+                match link::run(socket, said, &mux, &host, &host.shard.link_block).await {
+                    Left::Ended(reason) => guard.end = Some(reason),
+                    Left::Moved { to, fd, said } => {
+                        guard.end = None;
+                        drop(guard);
+                        let greeting = Greeting { nonce, said };
+                        let message = Message::KnownLink { fd, peer, greeting };
+                        host.shard.peers.loads[to].fetch_add(1, Ordering::Relaxed);
+                        host.shard.move_link(to, message).await;
+                    }
+                }
             }
             .instrument(span),
         );
@@ -141,7 +112,9 @@ impl Shard {
                 if reason != Reason::LinkLost {
                     self.metrics.link_evicted(reason);
                 }
-                info!(link = id.0, reason = reason.word(), "link ended");
+                if self.may_log() {
+                    info!(link = id.0, reason = reason.word(), "link ended");
+                }
             }
             None => {
                 self.metrics.link_refused(reason);
@@ -150,24 +123,26 @@ impl Shard {
                 }
             }
         }
-        for (tunnel, it) in entry.tunnels {
-            if it.granted.is_some() {
-                self.metrics.tunnels.dec();
-            }
+        for tunnel in entry.into_tunnels() {
             self.release(tunnel, link);
         }
     }
 
     /// Pings, and evicts what is stale.
-    pub(super) fn sweep_links(&self) {
-        let now = self.clock.now();
-        let registry = self.registry.borrow();
-        for (entry, error) in registry.overdue(now) {
-            debug!(%error, "link overdue");
-            entry.mux.close(error.reason);
-        }
-        for entry in registry.expired(Self::seconds_since_1970()) {
-            entry.mux.close(Reason::TokenExpired);
+    pub(super) async fn sweep_links(&self) {
+        let mut after = None;
+        loop {
+            let (now, now_seconds) = (self.clock.now(), Self::seconds_since_1970());
+            let end = |entry: &LinkEntry, reason| entry.mux.close(reason);
+            let swept = self
+                .registry
+                .borrow_mut()
+                .sweep(after, SWEEP_LINKS, now, now_seconds, end);
+            match swept {
+                Some(last) => after = Some(last),
+                None => return,
+            }
+            turn().await;
         }
     }
 }
@@ -176,12 +151,16 @@ impl Shard {
 struct LinkGuard {
     shard: Rc<Shard>,
     id: LinkId,
-    reason: Reason,
+    /// Why it ended; `None` if it did not, but left for another shard.
+    end: Option<Reason>,
 }
 
 impl Drop for LinkGuard {
     fn drop(&mut self) {
-        self.shard.link_ended(self.id, self.reason);
+        match self.end {
+            Some(reason) => self.shard.link_ended(self.id, reason),
+            None => self.shard.link_left(self.id),
+        }
     }
 }
 
@@ -222,8 +201,10 @@ impl Host {
             Some(name) => name,
             None => derived,
         };
-        let known = entry.tunnels.contains_key(&tunnel);
-        if !known && entry.tunnels.len() >= TUNNELS_PER_LINK_MAX as usize {
+        let known = entry.tunnels().get(&tunnel);
+        let granted = known.and_then(|it| it.granted);
+        let held = known.map(|it| it.held.clone());
+        if held.is_none() && entry.tunnels().len() >= TUNNELS_PER_LINK_MAX as usize {
             return Err(refusal(Reason::TunnelLimit));
         }
         if entry.claims >= CLAIMS_MAX {
@@ -249,17 +230,14 @@ impl Host {
             request: register.request,
             info: Arc::clone(&info),
         };
-        let granted = entry.tunnels.get(&tunnel).and_then(|it| it.granted);
-        let expires_at_seconds = permission.expires_at_seconds;
-        entry.tunnels.insert(
-            tunnel,
-            TunnelEntry {
-                info,
-                request: register.request,
-                granted,
-                expires_at_seconds,
-            },
-        );
+        let it = TunnelEntry {
+            info,
+            request: register.request,
+            granted,
+            expires_at_seconds: permission.expires_at_seconds,
+            held: held.unwrap_or_default(),
+        };
+        registry.add_tunnel(self.id, tunnel, it);
         drop(registry);
         shard.claim(claim);
         Ok(())
@@ -267,26 +245,34 @@ impl Host {
 }
 
 impl LinkHost for Host {
-    fn hello(&self, hello: AgentHello) -> Result<(), Reason> {
+    fn hello(&self, hello: AgentHello, may_move: bool) -> Result<Stay, Reason> {
         let shard = &self.shard;
         if let Some(domain) = &shard.peers.config.domain
             && !is_called(domain, &hello.relay_name)
         {
             return Err(Reason::RelayName);
         }
+        if may_move
+            && let Some(to) = shard_of(&hello, shard.peers.mailboxes.len())
+            && to != shard.index
+        {
+            return Ok(Stay::OnShard(to));
+        }
         let mut registry = shard.registry.borrow_mut();
         let entry = registry.link_mut(self.id).ok_or(Reason::LinkLost)?;
-        info!(
-            link = self.id.0,
-            peer = %self.peer,
-            agent = ?hello.key,
-            version = hello.agent_version,
-            transport = "tcp",
-            "link up"
-        );
+        if shard.may_log() {
+            info!(
+                link = self.id.0,
+                peer = %self.peer,
+                agent = ?hello.key,
+                version = hello.agent_version,
+                transport = "tcp",
+                "link up"
+            );
+        }
         entry.agent = Some(hello);
         shard.metrics.links_total.inc();
-        Ok(())
+        Ok(Stay::Here)
     }
 
     fn register(&self, mux: &mut Mux, register: Register) {
@@ -309,16 +295,9 @@ impl LinkHost for Host {
 
     fn unregister(&self, tunnel: &TunnelId) {
         let shard = &self.shard;
-        let mut registry = shard.registry.borrow_mut();
-        let Some(entry) = registry.link_mut(self.id) else {
+        let removed = shard.registry.borrow_mut().remove_tunnel(self.id, tunnel);
+        if removed.is_none() {
             return;
-        };
-        let Some(it) = entry.tunnels.remove(tunnel) else {
-            return;
-        };
-        drop(registry);
-        if it.granted.is_some() {
-            shard.metrics.tunnels.dec();
         }
         shard.release(
             tunnel.clone(),
@@ -332,7 +311,7 @@ impl LinkHost for Host {
     fn going_away(&self) {
         let shard = &self.shard;
         let tunnels: Vec<TunnelId> = match shard.registry.borrow().link(self.id) {
-            Some(entry) => entry.tunnels.keys().cloned().collect(),
+            Some(entry) => entry.tunnels().keys().cloned().collect(),
             None => return,
         };
         for tunnel in tunnels {

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use tieline_wire::{AgentKey, BulkNonce, Generation, InstanceId, Reason, TunnelId};
 use tokio::sync::oneshot;
 
-use crate::metrics::TunnelReport;
+use crate::metrics::TunnelBatch;
 use crate::registry::{LinkRef, TunnelInfo};
 
 /// One message into a mailbox.
@@ -19,6 +19,12 @@ pub(crate) enum Message {
     Link { fd: OwnedFd, peer: SocketAddr },
     /// A bulk lane, its hello read.
     Lane { fd: OwnedFd, nonce: BulkNonce },
+    /// An agent's connection that belongs here, as its hello shows.
+    KnownLink {
+        fd: OwnedFd,
+        peer: SocketAddr,
+        greeting: Greeting,
+    },
     /// A raw frontend that named its tunnel.
     Frontend {
         fd: OwnedFd,
@@ -61,10 +67,22 @@ pub(crate) enum Message {
     },
     /// From a name's home to a link's shard: the link must end.
     Fence { link: LinkRef, reason: Reason },
-    /// From the control thread: which tunnels are here?
-    Report(oneshot::Sender<Vec<TunnelReport>>),
+    /// From the control thread: which tunnels are here, behind a name?
+    Report {
+        after: String,
+        answer: oneshot::Sender<TunnelBatch>,
+    },
     /// Accept nothing new, let sessions end for so long, then stop.
     Stop { drain: Duration },
+}
+
+/// The beginning of a link, to be read again on the shard where it goes on.
+#[derive(Debug, Default)]
+pub(crate) struct Greeting {
+    /// What the relay asked the agent to sign.
+    pub(crate) nonce: [u8; 32],
+    /// All that the agent has said, from its preface on.
+    pub(crate) said: Bytes,
 }
 
 impl Message {

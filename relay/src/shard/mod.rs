@@ -7,7 +7,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tieline_wire::Reason;
@@ -16,7 +16,7 @@ use tracing::{debug, error, info_span};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::error::ListenKind;
-use crate::io::{Chosen, Listener, pin_to_core};
+use crate::io::{Chosen, Listener, Spin, pin_to_core};
 use crate::link::LinkBlock;
 use crate::listen;
 use crate::metrics::ShardMetrics;
@@ -34,7 +34,9 @@ mod log_budget;
 mod mailbox;
 mod message;
 mod names;
+mod placement;
 mod routes;
+mod spin;
 
 use gate::Gate;
 use log_budget::LogBudget;
@@ -87,12 +89,14 @@ pub(crate) struct Shard {
     registry: RefCell<Registry>,
     routes: RefCell<Routes>,
     names: RefCell<Names>,
+    /// Tunnels that the metrics know of already.
+    counted_tunnels: Cell<usize>,
     /// One for each shard, this one included: a message never finds its receiver busy.
     outboxes: RefCell<Vec<Outbox>>,
     flushing: Cell<bool>,
     log_budget: LogBudget,
     listeners: RefCell<Vec<Rc<Listener>>>,
-    /// Accept loops; they end before the rest.
+    /// Accept loops, and what keeps the shard awake; they end before the rest.
     doors: Rc<Gate>,
     gate: Rc<Gate>,
     read_block: ReadBlock,
@@ -152,6 +156,7 @@ impl Shard {
             registry: RefCell::default(),
             routes: RefCell::default(),
             names: RefCell::new(names),
+            counted_tunnels: Cell::new(0),
             outboxes: RefCell::new((0..shards).map(|_| Outbox::default()).collect()),
             flushing: Cell::new(false),
             log_budget: LogBudget::default(),
@@ -168,6 +173,11 @@ impl Shard {
         }
         let ticking = Rc::clone(&shard);
         shard.gate.spawn(async move { ticking.tick().await });
+        let spin_limit = Duration::from_micros(shard.peers.config.spin_us.into());
+        if !spin_limit.is_zero() {
+            let spinning = Rc::clone(&shard).spin(Spin::new()?, spin_limit);
+            shard.doors.spawn(spinning);
+        }
         Ok((shard, mailbox))
     }
 
@@ -244,7 +254,7 @@ impl Shard {
     }
 
     async fn links_gone(&self) {
-        while !self.registry.borrow().muxes().is_empty() {
+        while !self.registry.borrow().is_empty() {
             monoio::time::sleep(Duration::from_millis(2)).await;
         }
     }
@@ -252,7 +262,10 @@ impl Shard {
     /// Does what another shard, or the control thread, asks for.
     fn handle(self: &Rc<Self>, message: Message) {
         match message {
-            Message::Link { fd, peer } => self.link_moved_here(fd, peer),
+            Message::Link { fd, peer } => self.link_moved_here(fd, peer, None),
+            Message::KnownLink { fd, peer, greeting } => {
+                self.link_moved_here(fd, peer, Some(greeting));
+            }
             Message::Lane { fd, nonce } => self.lane_moved_here(fd, &nonce),
             Message::Frontend { fd, tunnel, early } => self.raw_moved_here(fd, tunnel, early),
             Message::Http { fd, peer } => self.http_moved_here(fd, peer),
@@ -288,9 +301,10 @@ impl Shard {
                 self.claim_refused(link, request, &tunnel, reason);
             }
             Message::Fence { link, reason } => self.fence(link, reason),
-            Message::Report(answer) => {
+            Message::Report { after, answer } => {
+                let registry = self.registry.borrow();
                 // Nobody may be waiting any more.
-                let _ = answer.send(self.registry.borrow().report(self.index, self.clock.now()));
+                let _ = answer.send(registry.report(&after, self.index, self.clock.now()));
             }
             Message::Stop { .. } => {}
         }
@@ -351,7 +365,7 @@ impl Shard {
             .clamp(Duration::from_millis(10), Duration::from_secs(1));
         loop {
             monoio::time::sleep(period).await;
-            self.sweep_links();
+            self.sweep_links().await;
             self.sweep_names();
         }
     }
@@ -365,14 +379,6 @@ impl Shard {
         SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0, |since| since.as_secs())
-    }
-
-    /// The shard with the fewest links; a tie goes to this one, then to the lowest number.
-    fn least_loaded(&self) -> usize {
-        let load = |shard: usize| self.peers.loads[shard].load(Ordering::Relaxed);
-        (0..self.peers.loads.len())
-            .min_by_key(|shard| (load(*shard), *shard != self.index))
-            .unwrap_or(self.index)
     }
 }
 

@@ -106,6 +106,7 @@ fn help_shows_the_defaults_that_hold() {
     let counts = [
         config.max_tunnels.to_string(),
         config.sessions_max.to_string(),
+        config.spin_us.to_string(),
     ];
     for default in addresses.iter().chain(&times).chain(&counts) {
         assert!(help.contains(&format!("[default: {default}]")), "{default}");
@@ -145,6 +146,7 @@ fn every_setting_of_a_file_arrives() {
         domain = "Relay.Example.com"
         shards = 2
         driver = "epoll"
+        spin_us = 50
         auth = "jwt"
         caller_auth = "none"
         jwt_secret_file = "secret"
@@ -164,6 +166,7 @@ fn every_setting_of_a_file_arrives() {
     assert!(config.http_listen.is_empty() && config.admin_listen.is_empty());
     assert_eq!(config.domain.as_deref(), Some("relay.example.com"));
     assert_eq!((config.shards, config.driver), (2, DriverChoice::Epoll));
+    assert_eq!(config.spin_us, 50);
     assert_eq!(config.stale_timeout, Duration::from_secs(90));
     assert_eq!(config.preamble_timeout, Duration::from_millis(250));
     assert_eq!(config.drain_timeout, Duration::ZERO);
@@ -253,4 +256,5 @@ fn the_manual_names_every_setting_and_its_file_is_good() {
     assert_eq!(config.drain_timeout, standard.drain_timeout);
     assert_eq!(config.max_tunnels, standard.max_tunnels);
     assert_eq!(config.sessions_max, standard.sessions_max);
+    assert_eq!(config.spin_us, standard.spin_us);
 }

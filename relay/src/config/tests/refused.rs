@@ -74,6 +74,10 @@ fn a_wrong_value_is_named_with_its_flag_or_variable() {
         ("--shards 0", "shards is 0, and must be 1 to "),
         ("--shards -1", "--shards: "),
         ("--max-tunnels 0", "max_tunnels is 0"),
+        (
+            "--spin-us 10001",
+            "spin_us is 10001, and must be 0 to 10000",
+        ),
         ("--sessions-max 65537", "sessions_max is 65537"),
         (
             "--stale-timeout 45",

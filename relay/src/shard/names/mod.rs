@@ -3,7 +3,7 @@
 //! One arbiter for a name makes takeovers a matter of order: whoever asks last with the right key
 //! holds the name, and is told so only once every shard routes to it.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -81,6 +81,8 @@ struct Name {
     links: Vec<Holder>,
     info: Arc<TunnelInfo>,
     waiting: Vec<Waiting>,
+    /// Its agent was told that it holds the name.
+    granted: bool,
     offline_since: Option<Moment>,
 }
 
@@ -108,6 +110,12 @@ pub(crate) struct Names {
     /// Last number given out, for revisions and generations alike.
     counter: u64,
     shards: usize,
+    /// How many are granted.
+    granted: usize,
+    /// Names without an agent, longest first.
+    offline: BTreeSet<(Moment, TunnelId)>,
+    /// When to look whether a claim has come to its end: a line, as all get the same time.
+    deadlines: VecDeque<(Moment, TunnelId)>,
     /// Live names of the whole relay, and how many there may be.
     live: Arc<AtomicUsize>,
     live_max: usize,
@@ -125,9 +133,17 @@ impl Names {
             names: HashMap::new(),
             counter: epoch_seconds << 24,
             shards,
+            granted: 0,
+            offline: BTreeSet::new(),
+            deadlines: VecDeque::new(),
             live,
             live_max,
         }
+    }
+
+    /// Names whose agents were told that they hold them.
+    pub(crate) const fn granted(&self) -> usize {
+        self.granted
     }
 
     fn next_number(&mut self) -> u64 {
@@ -162,6 +178,7 @@ impl Names {
                 links: Vec::new(),
                 info: Arc::clone(&claim.info),
                 waiting: Vec::new(),
+                granted: false,
                 offline_since: None,
             });
         let mut fence = Vec::new();
@@ -184,13 +201,17 @@ impl Names {
         });
         name.revision = revision;
         name.info = claim.info;
-        name.offline_since = None;
+        if let Some(since) = name.offline_since.take() {
+            self.offline.remove(&(since, claim.tunnel.clone()));
+        }
+        let deadline = now + CLAIM_TIMEOUT;
+        self.deadlines.push_back((deadline, claim.tunnel.clone()));
         let waiting = Waiting {
             link: claim.link,
             requests: vec![claim.request],
             revision,
             missing: (0..self.shards).collect(),
-            deadline: now + CLAIM_TIMEOUT,
+            deadline,
         };
         name.wait(waiting);
         Decision::Claimed {
@@ -225,6 +246,10 @@ impl Names {
             }
             !waiting.missing.is_empty()
         });
+        if !confirmed.is_empty() && !name.granted {
+            name.granted = true;
+            self.granted += 1;
+        }
         confirmed
     }
 
@@ -247,6 +272,8 @@ impl Names {
             name.revision = self.counter;
             if name.links.is_empty() {
                 name.offline_since = Some(now);
+                self.offline.insert((now, tunnel.clone()));
+                self.granted -= usize::from(std::mem::take(&mut name.granted));
                 self.live.fetch_sub(1, Ordering::Relaxed);
             }
             name.update(tunnel)
@@ -256,16 +283,22 @@ impl Names {
 
     /// Claims that took too long, and names to forget.
     pub(crate) fn sweep(&mut self, now: Moment) -> (Vec<Withdrawn>, Vec<RouteUpdate>) {
-        let late: Vec<(TunnelId, LinkRef)> = self
-            .names
-            .iter()
-            .flat_map(|(tunnel, name)| {
-                name.waiting
-                    .iter()
-                    .filter(|waiting| waiting.deadline <= now)
-                    .map(|waiting| (tunnel.clone(), waiting.link))
-            })
-            .collect();
+        let mut late = Vec::new();
+        while self
+            .deadlines
+            .front()
+            .is_some_and(|(deadline, _)| *deadline <= now)
+        {
+            let Some((_, tunnel)) = self.deadlines.pop_front() else {
+                break;
+            };
+            let waiting = self.names.get(&tunnel).map(|name| &name.waiting);
+            let overdue = waiting
+                .into_iter()
+                .flatten()
+                .filter(|it| it.deadline <= now);
+            late.extend(overdue.map(|it| (tunnel.clone(), it.link)));
+        }
         let withdrawn = late
             .into_iter()
             .map(|(tunnel, link)| {
@@ -294,23 +327,17 @@ impl Names {
     }
 
     /// Offline names past their time, and the oldest ones past their number.
-    fn offline_to_forget(&self, now: Moment) -> Vec<TunnelId> {
-        let mut offline: Vec<(Moment, &TunnelId)> = self
-            .names
-            .iter()
-            .filter_map(|(tunnel, name)| Some((name.offline_since?, tunnel)))
-            .collect();
+    fn offline_to_forget(&mut self, now: Moment) -> Vec<TunnelId> {
         let kept_max = self.live_max * OFFLINE_FACTOR / self.shards + 1;
-        let surplus = offline.len().saturating_sub(kept_max);
-        if surplus > 0 {
-            offline.sort_unstable();
+        let mut forgotten = Vec::new();
+        while let Some((since, tunnel)) = self.offline.pop_first() {
+            if self.offline.len() < kept_max && since + OFFLINE_KEPT > now {
+                self.offline.insert((since, tunnel));
+                break;
+            }
+            forgotten.push(tunnel);
         }
-        offline
-            .into_iter()
-            .enumerate()
-            .filter(|(index, (since, _))| *index < surplus || *since + OFFLINE_KEPT <= now)
-            .map(|(_, (_, tunnel))| tunnel.clone())
-            .collect()
+        forgotten
     }
 }
 

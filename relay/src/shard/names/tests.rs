@@ -241,3 +241,26 @@ fn a_takeover_fences_links_that_were_still_waiting() {
     let (_, fence) = claimed(names.claim(claim("maya", 1, 2, link(0, 3)), LATER));
     assert_eq!(fence, [link(0, 2), link(0, 1)]);
 }
+
+#[test]
+fn a_tunnel_is_one_from_its_first_grant_to_its_last_link() {
+    let mut names = names(1, 10);
+    let maya = TunnelId::parse("maya").unwrap();
+    let grant = |names: &mut Names, instance, id| {
+        let (update, _) = claimed(names.claim(claim("maya", 1, instance, link(0, id)), LATER));
+        assert_eq!(names.confirm(&maya, update.revision, 0).len(), 1);
+    };
+    let asked = claimed(names.claim(claim("maya", 1, 1, link(0, 1)), LATER));
+    assert_eq!(names.granted(), 0);
+    names.confirm(&maya, asked.0.revision, 0);
+    grant(&mut names, 1, 2);
+    // A takeover, also while it waits to be confirmed, changes who holds the tunnel.
+    grant(&mut names, 2, 3);
+    assert_eq!(names.granted(), 1);
+    grant(&mut names, 2, 4);
+    names.release(&maya, link(0, 3), LATER);
+    assert_eq!(names.granted(), 1);
+    names.release(&maya, link(0, 4), LATER);
+    names.release(&maya, link(0, 4), LATER);
+    assert_eq!(names.granted(), 0);
+}

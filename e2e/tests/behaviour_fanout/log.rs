@@ -1,0 +1,33 @@
+//! What many agents may write into the relay's log: whoever has a key can link up and leave.
+
+use std::time::Instant;
+
+use anyhow::{Result, ensure};
+use tieline_e2e::behaviour::{Addresses, RelayProgram, WireAgent, WireKey};
+
+use super::alone;
+
+const LINKS: usize = 500;
+
+/// Lines that peers may cause on one shard in a second.
+const LINES_MAX: usize = 100;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn agents_that_come_and_go_do_not_flood_the_log() -> Result<()> {
+    let _alone = alone().await;
+    let relay = RelayProgram::start(&[], Addresses::any(), &["--shards", "1"])?;
+    let (key, started) = (WireKey::new()?, Instant::now());
+    for number in 0..LINKS {
+        let mut agent = WireAgent::dial(relay.addresses.agent, &key, number as u128).await?;
+        // The answer comes behind the line.
+        agent.register(Some(&format!("seat-{number}"))).await??;
+    }
+    let metrics = relay
+        .until("all links are gone", |it| it.get("relay_links") == 0)
+        .await?;
+    ensure!(metrics.get("relay_links_total") == i64::try_from(LINKS)?);
+    let windows = usize::try_from(started.elapsed().as_secs())? + 2;
+    let lines = relay.log_count("link");
+    ensure!(lines > 0 && lines <= LINES_MAX * windows, "{lines} lines");
+    Ok(())
+}

@@ -1,0 +1,8 @@
+//! Where links and sessions live, and when their shards sleep.
+
+#[path = "behaviour_placement/links.rs"]
+mod links;
+#[path = "behaviour_placement/proxy.rs"]
+mod proxy;
+#[path = "behaviour_placement/spin.rs"]
+mod spin;

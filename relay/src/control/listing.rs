@@ -1,0 +1,188 @@
+//! `/tunnels` as it is asked for: row by row, from batches that no shard spends long on.
+//!
+//! Every shard lists its tunnels in order of their names, so a page is a merge that holds one
+//! batch of each, however many tunnels there are and however slowly the page is read.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body, Frame};
+use serde::Serialize;
+use tokio::sync::mpsc;
+use tokio::time;
+
+use super::Inspect;
+use crate::metrics::{TunnelBatch, TunnelReport};
+
+/// Time for all shards to report a batch.
+const SHARD_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Bytes of a page that are sent together.
+const CHUNK_BYTES: usize = 16 * 1024;
+
+/// A shard did not answer in time.
+#[derive(Debug, thiserror::Error)]
+#[error("not every shard answered in time")]
+pub(super) struct ShardsBusy;
+
+/// The tunnels of all shards, in order of their names.
+pub(super) struct Listing {
+    inspect: Arc<dyn Inspect>,
+    shards: Vec<ShardTunnels>,
+}
+
+/// What is known of one shard's tunnels.
+struct ShardTunnels {
+    rows: VecDeque<TunnelReport>,
+    /// Behind which name there may be more.
+    next: Option<String>,
+}
+
+impl Listing {
+    /// Begins behind the name `after`.
+    pub(super) fn begin(inspect: Arc<dyn Inspect>, after: &str) -> Self {
+        let shards = inspect.shards().into_iter().map(|_| ShardTunnels {
+            rows: VecDeque::new(),
+            next: Some(after.to_owned()),
+        });
+        Self {
+            shards: shards.collect(),
+            inspect,
+        }
+    }
+
+    /// Asks the shards whose next row is not known.
+    ///
+    /// # Errors
+    /// One of them did not answer.
+    pub(super) async fn fill(&mut self) -> Result<(), ShardsBusy> {
+        loop {
+            let wanted: Vec<_> = self.shards.iter().enumerate().filter_map(wanted).collect();
+            if wanted.is_empty() {
+                return Ok(());
+            }
+            let batches = time::timeout(SHARD_TIMEOUT, self.inspect.tunnels(wanted)).await;
+            for (shard, batch) in batches.map_err(|_| ShardsBusy)? {
+                let TunnelBatch { rows, next } = batch;
+                let known = &mut self.shards[shard];
+                (known.rows, known.next) = (rows.into(), next);
+            }
+        }
+    }
+
+    /// The next tunnel, if its row is known without asking.
+    fn pop(&mut self) -> Option<TunnelReport> {
+        if self
+            .shards
+            .iter()
+            .enumerate()
+            .any(|it| wanted(it).is_some())
+        {
+            return None;
+        }
+        let heads = self.shards.iter().filter_map(|shard| shard.rows.front());
+        let first = heads.map(|row| &row.tunnel_id).min()?.clone();
+        let mut rows = self.shards.iter_mut().filter_map(|shard| {
+            let is_first = shard.rows.front().is_some_and(|row| row.tunnel_id == first);
+            if is_first {
+                shard.rows.pop_front()
+            } else {
+                None
+            }
+        });
+        // One tunnel, whose links may live on several shards.
+        let mut row = rows.next()?;
+        rows.for_each(|other| row.join(other));
+        Some(row)
+    }
+
+    async fn next(&mut self) -> Result<Option<TunnelReport>, ShardsBusy> {
+        if let Some(row) = self.pop() {
+            return Ok(Some(row));
+        }
+        self.fill().await?;
+        Ok(self.pop())
+    }
+}
+
+/// What to ask a shard for, if its next row is not known.
+fn wanted((index, shard): (usize, &ShardTunnels)) -> Option<(usize, String)> {
+    let after = shard.next.as_ref().filter(|_| shard.rows.is_empty())?;
+    Some((index, after.clone()))
+}
+
+/// One page, written while it is read: `{"tunnels":[...],"total":2,"next":null}`.
+pub(super) struct Page {
+    chunks: mpsc::Receiver<Result<Bytes, ShardsBusy>>,
+}
+
+impl Page {
+    /// The next `limit` tunnels of `listing`; `total` is how many there are in all.
+    pub(super) fn start(listing: Listing, limit: usize, total: i64) -> Self {
+        // One chunk ahead of the reader.
+        let (sender, chunks) = mpsc::channel(1);
+        tokio::spawn(async move {
+            if let Err(error) = write(listing, limit, total, &sender).await {
+                // Breaks the answer off, which no reader takes for its end.
+                let _ = sender.send(Err(error)).await;
+            }
+        });
+        Self { chunks }
+    }
+}
+
+async fn write(
+    mut listing: Listing,
+    limit: usize,
+    total: i64,
+    chunks: &mpsc::Sender<Result<Bytes, ShardsBusy>>,
+) -> Result<(), ShardsBusy> {
+    let mut text = String::from(r#"{"tunnels":["#);
+    let mut last = None;
+    for row in 0..limit {
+        let Some(tunnel) = listing.next().await? else {
+            last = None;
+            break;
+        };
+        if row > 0 {
+            text.push(',');
+        }
+        text.push_str(&json(&tunnel));
+        last = Some(tunnel.tunnel_id);
+        if text.len() >= CHUNK_BYTES {
+            let chunk = std::mem::take(&mut text);
+            if chunks.send(Ok(chunk.into())).await.is_err() {
+                // Nobody reads it any more.
+                return Ok(());
+            }
+        }
+    }
+    let more = last.is_some() && listing.next().await?.is_some();
+    let next = json(&last.filter(|_| more));
+    text.push_str(&format!(r#"],"total":{total},"next":{next}}}"#));
+    let _ = chunks.send(Ok(text.into())).await;
+    Ok(())
+}
+
+fn json(value: &impl Serialize) -> String {
+    // Texts and numbers cannot fail.
+    serde_json::to_string(value).unwrap_or_default()
+}
+
+impl Body for Page {
+    type Data = Bytes;
+    type Error = ShardsBusy;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, ShardsBusy>>> {
+        self.chunks
+            .poll_recv(cx)
+            .map(|chunk| chunk.map(|bytes| bytes.map(Frame::data)))
+    }
+}

@@ -1,0 +1,283 @@
+//! This shard's links, and the tunnels that each of them serves.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::ops::Bound;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use tieline_wire::{AgentHello, Generation, Moment, Reason, Scheme, TunnelId};
+use tracing::debug;
+
+use crate::metrics::{TunnelBatch, TunnelReport};
+use crate::session::{Held, SharedMux};
+
+/// Tunnels that one report describes: 120 us of a shard's time (0.5 us each, with 10,000 links).
+const REPORT_TUNNELS: usize = 250;
+
+/// A link's number on its shard; never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct LinkId(pub(crate) u64);
+
+/// A link, from any shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct LinkRef {
+    pub(crate) shard: usize,
+    pub(crate) link: LinkId,
+}
+
+/// What an agent said of a tunnel's target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct TunnelInfo {
+    pub(crate) scheme: Scheme,
+    pub(crate) authority: String,
+    pub(crate) base_path: String,
+    pub(crate) dcc: String,
+    pub(crate) capabilities: Vec<String>,
+}
+
+/// A tunnel, as its link knows it.
+#[derive(Debug)]
+pub(crate) struct TunnelEntry {
+    pub(crate) info: Arc<TunnelInfo>,
+    /// The agent's number of the latest registration.
+    pub(crate) request: u32,
+    /// Set once the name is ours.
+    pub(crate) granted: Option<Grant>,
+    /// The first second since 1970 at which the agent's permission is over.
+    pub(crate) expires_at_seconds: Option<u64>,
+    /// Its sessions on this link; kept when it is registered again.
+    pub(crate) held: Held,
+}
+
+/// A name that a link holds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Grant {
+    pub(crate) generation: Generation,
+    pub(crate) since: Moment,
+}
+
+/// One link.
+pub(crate) struct LinkEntry {
+    pub(crate) mux: Rc<SharedMux>,
+    pub(crate) peer: SocketAddr,
+    /// Who the agent is, once it proved it.
+    pub(crate) agent: Option<AgentHello>,
+    tunnels: BTreeMap<TunnelId, TunnelEntry>,
+    /// No permission ends before this second since 1970, so that nobody need look through all.
+    expires_at_seconds: Option<u64>,
+    /// Claims that wait for an answer from their home; each gets one.
+    pub(crate) claims: usize,
+}
+
+impl LinkEntry {
+    pub(crate) const fn tunnels(&self) -> &BTreeMap<TunnelId, TunnelEntry> {
+        &self.tunnels
+    }
+
+    pub(crate) fn tunnel_mut(&mut self, tunnel: &TunnelId) -> Option<&mut TunnelEntry> {
+        self.tunnels.get_mut(tunnel)
+    }
+
+    pub(crate) fn into_tunnels(self) -> impl Iterator<Item = TunnelId> {
+        self.tunnels.into_keys()
+    }
+
+    /// Whether a permission is over at `now_seconds`.
+    fn is_expired(&mut self, now_seconds: u64) -> bool {
+        if self.expires_at_seconds.is_none_or(|end| end > now_seconds) {
+            return false;
+        }
+        let ends = self.tunnels.values().filter_map(|it| it.expires_at_seconds);
+        // Later than it was, if the earliest one was extended or taken back.
+        self.expires_at_seconds = ends.min();
+        self.expires_at_seconds
+            .is_some_and(|end| end <= now_seconds)
+    }
+}
+
+/// The links of one shard.
+#[derive(Default)]
+pub(crate) struct Registry {
+    links: BTreeMap<LinkId, LinkEntry>,
+    /// The links of each name, in order of the names: a report may begin at any of them.
+    names: BTreeMap<TunnelId, Vec<LinkId>>,
+    last: u64,
+}
+
+impl Registry {
+    /// Adds a link that is about to shake hands.
+    pub(crate) fn add(&mut self, mux: Rc<SharedMux>, peer: SocketAddr) -> LinkId {
+        self.last += 1;
+        let id = LinkId(self.last);
+        self.links.insert(
+            id,
+            LinkEntry {
+                mux,
+                peer,
+                agent: None,
+                tunnels: BTreeMap::new(),
+                expires_at_seconds: None,
+                claims: 0,
+            },
+        );
+        id
+    }
+
+    pub(crate) fn remove(&mut self, id: LinkId) -> Option<LinkEntry> {
+        let entry = self.links.remove(&id)?;
+        for tunnel in entry.tunnels.keys() {
+            unlist(&mut self.names, tunnel, id);
+        }
+        Some(entry)
+    }
+
+    pub(crate) fn link(&self, id: LinkId) -> Option<&LinkEntry> {
+        self.links.get(&id)
+    }
+
+    pub(crate) fn link_mut(&mut self, id: LinkId) -> Option<&mut LinkEntry> {
+        self.links.get_mut(&id)
+    }
+
+    /// Notes a tunnel of a link, in place of what was known of it.
+    pub(crate) fn add_tunnel(&mut self, id: LinkId, tunnel: TunnelId, it: TunnelEntry) {
+        let Some(entry) = self.links.get_mut(&id) else {
+            return;
+        };
+        if let Some(end) = it.expires_at_seconds {
+            let earliest = entry.expires_at_seconds.map_or(end, |now| now.min(end));
+            entry.expires_at_seconds = Some(earliest);
+        }
+        if entry.tunnels.insert(tunnel.clone(), it).is_none() {
+            self.names.entry(tunnel).or_default().push(id);
+        }
+    }
+
+    /// Forgets a tunnel of a link.
+    pub(crate) fn remove_tunnel(&mut self, id: LinkId, tunnel: &TunnelId) -> Option<TunnelEntry> {
+        let it = self.links.get_mut(&id)?.tunnels.remove(tunnel)?;
+        unlist(&mut self.names, tunnel, id);
+        Some(it)
+    }
+
+    /// Looks after up to `count` links behind `after`: pings where a ping is due, and `end`s those
+    /// that are overdue or hold a tunnel for longer than its token allows. The last link that was
+    /// looked at, if there are more.
+    pub(crate) fn sweep(
+        &mut self,
+        after: Option<LinkId>,
+        count: usize,
+        now: Moment,
+        now_seconds: u64,
+        end: impl Fn(&LinkEntry, Reason),
+    ) -> Option<LinkId> {
+        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut links = self.links.range_mut((start, Bound::Unbounded));
+        let mut last = None;
+        for (id, entry) in links.by_ref().take(count) {
+            if let Err(error) = entry.mux.tick(now) {
+                debug!(%error, "link overdue");
+                end(entry, error.reason);
+            } else if entry.is_expired(now_seconds) {
+                end(entry, Reason::TokenExpired);
+            }
+            last = Some(*id);
+        }
+        last.filter(|_| links.next().is_some())
+    }
+
+    /// Every link's mux.
+    pub(crate) fn muxes(&self) -> Vec<Rc<SharedMux>> {
+        self.links
+            .values()
+            .map(|entry| Rc::clone(&entry.mux))
+            .collect()
+    }
+
+    /// True if there is no link.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.links.is_empty()
+    }
+
+    /// True if no session runs on any link.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.links
+            .values()
+            .all(|entry| entry.mux.session_count() == 0)
+    }
+
+    /// Some of the tunnels whose names come behind `after`, as an operator sees them.
+    pub(crate) fn report(&self, after: &str, shard: usize, now: Moment) -> TunnelBatch {
+        let mut behind = self
+            .names
+            .range::<str, _>((Bound::Excluded(after), Bound::Unbounded));
+        let mut batch = TunnelBatch::default();
+        let mut seen = 0;
+        for (tunnel, links) in behind.by_ref() {
+            let mut row: Option<TunnelReport> = None;
+            for id in links {
+                let Some(one) = self.report_one(tunnel, *id, shard, now) else {
+                    continue;
+                };
+                match &mut row {
+                    Some(row) => row.join(one),
+                    None => row = Some(one),
+                }
+            }
+            batch.rows.extend(row);
+            seen += links.len();
+            if seen >= REPORT_TUNNELS {
+                batch.next = Some(tunnel.as_str().to_owned());
+                break;
+            }
+        }
+        // Behind the last one there is nothing to ask for.
+        batch.next = batch.next.filter(|_| behind.next().is_some());
+        batch
+    }
+
+    fn report_one(
+        &self,
+        tunnel: &TunnelId,
+        link: LinkId,
+        shard: usize,
+        now: Moment,
+    ) -> Option<TunnelReport> {
+        let ago =
+            |moment| u64::try_from(now.saturating_since(moment).as_millis()).unwrap_or(u64::MAX);
+        let entry = self.links.get(&link)?;
+        let it = entry.tunnels.get(tunnel)?;
+        let (agent, grant) = (entry.agent.as_ref()?, it.granted?);
+        Some(TunnelReport {
+            tunnel_id: tunnel.as_str().to_owned(),
+            dcc: it.info.dcc.clone(),
+            capabilities: it.info.capabilities.clone(),
+            agent_version: agent.agent_version.clone(),
+            registered_at_ms_ago: ago(grant.since),
+            last_heartbeat_ms_ago: ago(entry.mux.last_received()),
+            session_count: it.held.count(),
+            generation: grant.generation.0,
+            shard,
+            shards: vec![shard],
+            links: 1,
+            target_scheme: match it.info.scheme {
+                Scheme::Tcp => "tcp",
+                Scheme::Http => "http",
+                Scheme::Https => "https",
+            },
+        })
+    }
+}
+
+fn unlist(names: &mut BTreeMap<TunnelId, Vec<LinkId>>, tunnel: &TunnelId, link: LinkId) {
+    if let Some(links) = names.get_mut(tunnel) {
+        links.retain(|it| *it != link);
+        if links.is_empty() {
+            names.remove(tunnel);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

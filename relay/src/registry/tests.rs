@@ -1,0 +1,128 @@
+use super::*;
+use crate::session::rig;
+
+fn tunnel(number: usize) -> TunnelId {
+    TunnelId::parse(&format!("seat-{number:03}")).unwrap()
+}
+
+fn granted(generation: u64, expires_at_seconds: Option<u64>) -> TunnelEntry {
+    let info = TunnelInfo {
+        scheme: Scheme::Tcp,
+        authority: String::new(),
+        base_path: String::new(),
+        dcc: String::new(),
+        capabilities: Vec::new(),
+    };
+    TunnelEntry {
+        info: Arc::new(info),
+        request: 1,
+        granted: Some(Grant {
+            generation: Generation(generation),
+            since: Moment::default(),
+        }),
+        expires_at_seconds,
+        held: Held::default(),
+    }
+}
+
+fn linked(registry: &mut Registry) -> (LinkId, rig::Link) {
+    let link = rig::Link::established();
+    let id = registry.add(Rc::clone(&link.relay), ([127, 0, 0, 1], 1).into());
+    registry.link_mut(id).unwrap().agent = Some(rig::agent_hello());
+    (id, link)
+}
+
+fn names(batch: &TunnelBatch) -> Vec<&str> {
+    let rows = batch.rows.iter();
+    rows.map(|row| row.tunnel_id.as_str()).collect()
+}
+
+#[test]
+fn a_report_is_short_and_goes_on_behind_its_last_name() {
+    let mut registry = Registry::default();
+    let (id, _link) = linked(&mut registry);
+    for number in (0..2 * REPORT_TUNNELS + 50).rev() {
+        registry.add_tunnel(id, tunnel(number), granted(1, None));
+    }
+    let mut after = Some(String::new());
+    let (mut all, mut lengths) = (Vec::new(), Vec::new());
+    while let Some(name) = after {
+        let batch = registry.report(&name, 0, Moment::default());
+        lengths.push(batch.rows.len());
+        all.extend(names(&batch).into_iter().map(str::to_owned));
+        after = batch.next;
+    }
+    assert_eq!(lengths, [REPORT_TUNNELS, REPORT_TUNNELS, 50]);
+    let expected: Vec<_> = (0..2 * REPORT_TUNNELS + 50)
+        .map(|it| tunnel(it).to_string())
+        .collect();
+    assert_eq!(all, expected);
+    // A name that nobody holds is a place in the order as well.
+    let behind = registry.report("seat-548x", 0, Moment::default());
+    assert_eq!((names(&behind), &behind.next), (vec!["seat-549"], &None));
+}
+
+#[test]
+fn links_of_one_tunnel_are_one_row_and_superseded_ones_none() {
+    let mut registry = Registry::default();
+    for generation in [7, 8, 8] {
+        let (id, _) = linked(&mut registry);
+        registry.add_tunnel(id, tunnel(0), granted(generation, None));
+    }
+    let report = |registry: &Registry| registry.report("", 3, Moment::default()).rows;
+    let rows = report(&registry);
+    assert_eq!((rows.len(), rows[0].links, rows[0].generation), (1, 2, 8));
+    assert_eq!((rows[0].shard, &rows[0].shards), (3, &vec![3]));
+    registry.remove(LinkId(2));
+    assert_eq!(report(&registry)[0].links, 1);
+    assert!(registry.remove_tunnel(LinkId(3), &tunnel(0)).is_some());
+    registry.remove(LinkId(1));
+    assert!(report(&registry).is_empty() && registry.names.is_empty());
+}
+
+#[test]
+fn sessions_count_for_the_tunnel_that_they_were_opened_for() {
+    let mut registry = Registry::default();
+    let (id, link) = linked(&mut registry);
+    registry.add_tunnel(id, tunnel(0), granted(1, None));
+    let busy = TunnelEntry {
+        held: link.held.clone(),
+        ..granted(1, None)
+    };
+    registry.add_tunnel(id, tunnel(1), busy);
+    let counts = |registry: &Registry| {
+        let rows = registry.report("", 0, Moment::default()).rows;
+        rows.iter().map(|row| row.session_count).collect::<Vec<_>>()
+    };
+    let (first, second) = (link.open(), link.open());
+    assert_eq!(counts(&registry), [0, 2]);
+    first.leave();
+    drop(second);
+    assert_eq!(counts(&registry), [0, 0]);
+}
+
+#[test]
+fn a_sweep_looks_at_every_link_and_ends_those_whose_permission_is_over() {
+    let mut registry = Registry::default();
+    let links: Vec<_> = (0..5).map(|_| linked(&mut registry)).collect();
+    for (number, (id, _)) in links.iter().enumerate() {
+        registry.add_tunnel(*id, tunnel(number), granted(1, Some(10)));
+    }
+    // Registered again with a longer one, which the first must not cut short.
+    registry.add_tunnel(links[1].0, tunnel(1), granted(1, Some(20)));
+    let ended = std::cell::RefCell::new(Vec::new());
+    let (mut after, mut turns) = (None, 0);
+    loop {
+        let end = |entry: &LinkEntry, reason| {
+            assert_eq!(reason, Reason::TokenExpired);
+            ended.borrow_mut().push(Rc::as_ptr(&entry.mux));
+        };
+        after = registry.sweep(after, 2, Moment::default(), 15, end);
+        turns += 1;
+        if after.is_none() {
+            break;
+        }
+    }
+    let expected = [0, 2, 3, 4].map(|it: usize| Rc::as_ptr(&links[it].1.relay));
+    assert_eq!((turns, ended.into_inner()), (3, expected.to_vec()));
+}
