@@ -5,6 +5,7 @@
 //! `docs/PROTOCOL.md` describes the bytes.
 #![deny(unsafe_code)]
 
+mod backlog;
 pub mod claims;
 mod error;
 pub mod frame;
@@ -16,6 +17,7 @@ pub mod limits;
 mod message;
 mod mux;
 
+pub use backlog::Backlog;
 pub use error::{Error, Reason, Side};
 pub use ids::{
     AgentKey, Generation, InstanceId, MachineId, Moment, NameError, SessionId, TunnelId,

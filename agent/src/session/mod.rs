@@ -5,7 +5,6 @@
 //! up neither the link nor its receive buffers. What the target sends is read straight into the
 //! link's buffer, as far as the session has credit.
 
-mod backlog;
 mod lane;
 mod pipe;
 
@@ -17,13 +16,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tieline_wire::{Reason, SessionId};
+use tieline_wire::{Backlog, Reason, SessionId};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
-use self::backlog::Backlog;
 use self::lane::Seat;
 pub(crate) use self::lane::take_offer;
 use crate::link::{Link, Pull};

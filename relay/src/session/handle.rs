@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use tieline_wire::{Event, Reason, SendError, SessionId};
 
 use super::inbox::InboxEnd;
@@ -280,9 +280,8 @@ impl Session {
     /// as many more.
     pub(crate) fn take<E>(&self, take: impl FnOnce(&[u8]) -> Result<usize, E>) -> Result<usize, E> {
         let mut inbox = self.ends.inbox.borrow_mut();
-        let taken = take(&inbox.queue)?;
+        let taken = take(inbox.queue.front())?;
         inbox.queue.advance(taken);
-        inbox.shrink();
         drop(inbox);
         if taken > 0 {
             let mut state = self.link.state.borrow_mut();

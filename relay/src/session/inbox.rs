@@ -2,13 +2,9 @@
 
 use std::rc::Rc;
 
-use bytes::BytesMut;
-use tieline_wire::Reason;
+use tieline_wire::{Backlog, Reason};
 
 use crate::io::Socket;
-
-/// An empty queue above this is given back: a burst must not cost memory for ever.
-const KEPT_BYTES_MAX: usize = 4 * 1024;
 
 /// How the target's direction ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,7 +18,7 @@ pub(super) enum InboxEnd {
 pub(super) struct Inbox {
     /// A copy of what no socket took at once, so that a stalled session never pins the link's
     /// receive buffer.
-    pub(super) queue: BytesMut,
+    pub(super) queue: Backlog,
     pub(super) end: Option<InboxEnd>,
     /// The target's direction goes on over the lane, behind the queue.
     pub(super) moved: bool,
@@ -38,7 +34,7 @@ impl Inbox {
             Some(socket) if self.queue.is_empty() => socket.send(payload).unwrap_or(0),
             _ => 0,
         };
-        self.queue.extend_from_slice(&payload[taken..]);
+        self.queue.push(&payload[taken..]);
         taken
     }
 
@@ -52,12 +48,5 @@ impl Inbox {
     /// True once the target's direction is over and its last byte was taken.
     pub(super) fn is_drained_to_the_end(&self) -> bool {
         self.end.is_some() && self.queue.is_empty()
-    }
-
-    /// Gives memory back once it is not needed.
-    pub(super) fn shrink(&mut self) {
-        if self.queue.is_empty() && self.queue.capacity() > KEPT_BYTES_MAX {
-            self.queue = BytesMut::new();
-        }
     }
 }

@@ -1,4 +1,4 @@
-//! Bytes that a target did not take at once, copied off the link's receive buffer.
+//! Bytes that a session's last socket did not take at once, copied off the link's receive buffer.
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
@@ -13,21 +13,23 @@ const CHUNK_BYTES_MAX: usize = 64 * 1024;
 
 /// A queue of bytes, as long as the session's credit allows.
 ///
-/// Small frames share a chunk, so that a peer that sends single bytes cannot make us hold more
+/// In pieces, so that it is never copied to grow, and memory goes back as bytes leave. Small frames share a chunk, so that a peer that sends single bytes cannot make us hold more
 /// bookkeeping than payload.
 #[derive(Debug, Default)]
-pub(super) struct Backlog {
+pub struct Backlog {
     chunks: VecDeque<BytesMut>,
     len: usize,
 }
 
 impl Backlog {
-    pub(super) const fn is_empty(&self) -> bool {
+    /// True if nothing waits.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
         self.len == 0
     }
 
     /// Copies `bytes` behind what is there.
-    pub(super) fn push(&mut self, mut bytes: &[u8]) {
+    pub fn push(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             let spare = match self.chunks.back_mut() {
                 Some(chunk) => chunk.capacity() - chunk.len(),
@@ -51,8 +53,14 @@ impl Backlog {
         }
     }
 
+    /// The front of the queue, as far as it lies in one piece; empty if nothing waits.
+    #[must_use]
+    pub fn front(&self) -> &[u8] {
+        self.chunks.front().map_or(&[], |chunk| chunk)
+    }
+
     /// The front of the queue, for a gathered write; returns how many slices were filled.
-    pub(super) fn fill<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
+    pub fn fill<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
         slices
             .iter_mut()
             .zip(&self.chunks)
@@ -61,7 +69,10 @@ impl Backlog {
     }
 
     /// Drops the first `count` bytes.
-    pub(super) fn advance(&mut self, mut count: usize) {
+    ///
+    /// # Panics
+    /// If that is more than wait.
+    pub fn advance(&mut self, mut count: usize) {
         self.len -= count;
         while let Some(chunk) = self.chunks.front_mut() {
             if count < chunk.len() {
@@ -74,40 +85,46 @@ impl Backlog {
     }
 
     /// Drops everything, memory included.
-    pub(super) fn clear(&mut self) {
+    pub fn clear(&mut self) {
         *self = Self::default();
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
-    #[test]
-    fn bytes_come_out_as_they_went_in_whatever_the_pieces() {
-        let mut random = fastrand::Rng::with_seed(3);
-        let mut backlog = Backlog::default();
-        let (mut put, mut taken) = (0_usize, 0_usize);
-        let byte_at = |at: usize| at.to_le_bytes()[0] ^ at.to_le_bytes()[1];
-        for _ in 0..5_000 {
-            if random.bool() {
-                let len = random.usize(..3_000);
-                let bytes: Vec<u8> = (put..put + len).map(byte_at).collect();
-                backlog.push(&bytes);
-                put += len;
-            } else {
-                let mut slices = [IoSlice::new(&[]); 4];
-                let filled = backlog.fill(&mut slices);
-                let seen: Vec<u8> = slices[..filled].iter().flat_map(|s| s.to_vec()).collect();
-                let take = random.usize(..=seen.len());
-                for (index, byte) in seen[..take].iter().enumerate() {
-                    assert_eq!(*byte, byte_at(taken + index));
+    proptest! {
+        #[test]
+        fn bytes_come_out_as_they_went_in_whatever_the_pieces(
+            steps in prop::collection::vec((any::<bool>(), 0..3_000_usize), 0..500),
+        ) {
+            let mut backlog = Backlog::default();
+            let (mut put, mut taken) = (0_usize, 0_usize);
+            let byte_at = |at: usize| at.to_le_bytes()[0] ^ at.to_le_bytes()[1];
+            for (is_push, len) in steps {
+                if is_push {
+                    let bytes: Vec<u8> = (put..put + len).map(byte_at).collect();
+                    backlog.push(&bytes);
+                    put += len;
+                } else {
+                    let mut slices = [IoSlice::new(&[]); 4];
+                    let filled = backlog.fill(&mut slices);
+                    let seen: Vec<u8> = slices[..filled].iter().flat_map(|s| s.to_vec()).collect();
+                    prop_assert!(seen.starts_with(backlog.front()));
+                    let take = len.min(seen.len());
+                    for (index, byte) in seen[..take].iter().enumerate() {
+                        prop_assert_eq!(*byte, byte_at(taken + index));
+                    }
+                    backlog.advance(take);
+                    taken += take;
                 }
-                backlog.advance(take);
-                taken += take;
+                prop_assert_eq!(backlog.is_empty(), put == taken);
+                prop_assert_eq!(backlog.front().is_empty(), put == taken);
+                prop_assert_eq!(backlog.len, put - taken);
             }
-            assert_eq!(backlog.is_empty(), put == taken);
-            assert_eq!(backlog.len, put - taken);
         }
     }
 
