@@ -22,6 +22,7 @@ use crate::io::Signal;
 use crate::metrics::{Direction, DropKind, ShardMetrics};
 
 mod handle;
+mod held;
 mod inbox;
 mod lanes;
 #[cfg(test)]
@@ -31,6 +32,8 @@ mod stream;
 mod tests;
 
 pub(crate) use handle::{Incoming, Session};
+pub(crate) use held::Held;
+use held::Hold;
 use inbox::{Inbox, InboxEnd};
 use lanes::Seat;
 pub(crate) use lanes::{Lane, Lanes, shard_of};
@@ -69,29 +72,6 @@ struct Ends {
     lane: RefCell<Seat>,
     /// Counts the session for as long as its holder has it.
     _hold: Hold,
-}
-
-/// How many of the sessions that were opened with it somebody still holds.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Held(Rc<Cell<usize>>);
-
-impl Held {
-    pub(crate) fn count(&self) -> usize {
-        self.0.get()
-    }
-
-    fn hold(&self) -> Hold {
-        self.0.set(self.0.get() + 1);
-        Hold(self.clone())
-    }
-}
-
-struct Hold(Held);
-
-impl Drop for Hold {
-    fn drop(&mut self) {
-        self.0.0.set(self.0.0.get() - 1);
-    }
 }
 
 impl SharedMux {
