@@ -193,18 +193,17 @@ impl Session {
             };
         }
         if inbox.backlog.is_empty() {
+            // Also where the session was given up: what the lane brought before is accepted.
+            if inbox.moved
+                && let Seat::Taken(lane) = &inbox.lane
+            {
+                inbox.moved = false;
+                return (Step::Lane(Arc::clone(lane)), 0);
+            }
             let step = match inbox.end {
-                None if inbox.moved => match std::mem::take(&mut inbox.lane) {
-                    Seat::Taken(lane) => {
-                        inbox.moved = false;
-                        inbox.lane = Seat::Taken(Arc::clone(&lane));
-                        Step::Lane(lane)
-                    }
-                    Seat::Dialling => {
-                        inbox.lane = Seat::Dialling;
-                        Step::AwaitChange
-                    }
-                    Seat::Lost | Seat::Free => Step::Done(Delivered::LaneFailed),
+                None if inbox.moved => match inbox.lane {
+                    Seat::Dialling => Step::AwaitChange,
+                    _ => Step::Done(Delivered::LaneFailed),
                 },
                 None => Step::AwaitChange,
                 Some(End::Abort { .. }) => Step::Done(Delivered::Aborted),

@@ -86,6 +86,7 @@ mod kernel {
     use std::os::fd::OwnedFd;
 
     use rustix::io::retry_on_intr;
+    use rustix::net::{RecvFlags, recv};
     use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
     use tokio::io::Interest;
     use tokio::net::TcpStream;
@@ -118,8 +119,22 @@ mod kernel {
 
         pub(super) fn fill(&mut self, from: &TcpStream) -> io::Result<usize> {
             self.len = from.try_io(Interest::READABLE, || {
-                let into = || splice(from, None, &self.write, None, PIPE_BYTES, FLAGS);
-                Ok(retry_on_intr(into)?)
+                for _ in 0..2 {
+                    let into = || splice(from, None, &self.write, None, PIPE_BYTES, FLAGS);
+                    let moved = retry_on_intr(into);
+                    if moved.is_ok_and(|count| count > 0) {
+                        return Ok(moved?);
+                    }
+                    // It stops in front of urgent data and says nothing of it: that would look like
+                    // the end.
+                    let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+                    if !retry_on_intr(|| recv(from, &mut [0], flags)).is_ok_and(|(_, len)| len > 0)
+                    {
+                        return Ok(moved?);
+                    }
+                    // Or they came just now.
+                }
+                Err(io::ErrorKind::ConnectionReset.into())
             })?;
             Ok(self.len)
         }

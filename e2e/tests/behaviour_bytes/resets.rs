@@ -21,6 +21,7 @@ on_each_driver!(
     a_target_that_resets_in_mid_answer_aborts_the_answer,
     frames_of_a_session_that_was_reset_are_dropped_and_counted_and_the_link_lives,
     a_target_that_resets_during_an_upload_does_the_link_no_harm,
+    an_upload_that_breaks_off_never_looks_complete_to_a_target_that_has_ended,
 );
 
 /// The address of a port on which nobody listens.
@@ -230,5 +231,32 @@ async fn a_target_that_resets_during_an_upload_does_the_link_no_harm(
         .await?;
     assert_eq!(metrics.get("relay_links_total"), 1, "{metrics}");
     assert_eq!(metrics.get("relay_link_evictions_total"), 0, "{metrics}");
+    Ok(())
+}
+
+async fn an_upload_that_breaks_off_never_looks_complete_to_a_target_that_has_ended(
+    driver: DriverChoice,
+) -> Result<()> {
+    let (tell, mut ends) = tokio::sync::mpsc::channel(1);
+    let target = Target::tcp(move |mut stream| {
+        let tell = tell.clone();
+        async move {
+            stream.shutdown().await?;
+            let (_, end) = read_to_close(&mut stream).await;
+            tell.send(end).await?;
+            Ok(())
+        }
+    })
+    .await?;
+    let relay = TestRelay::with().driver(driver).start()?;
+    let agent = TestAgent::of(&target).start(&relay).await?;
+    let mut caller = relay.raw(agent.tunnel()).await?;
+    caller.write_all(b"the first half of it").await?;
+    let (answer, end) = soon("the target's end", read_to_close(&mut caller)).await?;
+    ensure!(answer.is_empty() && end.is_ok(), "{answer:?} {end:?}");
+    abort(caller)?;
+    let end = soon("the end at the target", ends.recv()).await?;
+    let end = end.context("no target")?;
+    assert!(is_reset(&end), "{end:?}");
     Ok(())
 }

@@ -43,14 +43,19 @@ impl Pipe {
     /// that is full. `from` must not block.
     pub(crate) fn fill(&mut self, from: &Socket) -> io::Result<Received> {
         assert!(self.is_empty(), "a pipe is drained before it is filled");
-        match again(|| splice(from, None, &self.write, None, PIPE_BYTES, FLAGS))? {
-            None => Ok(Received::Nothing),
-            Some(0) => Ok(Received::End),
-            Some(count) => {
+        for _ in 0..2 {
+            let moved = again(|| splice(from, None, &self.write, None, PIPE_BYTES, FLAGS))?;
+            if let Some(count) = moved.filter(|count| *count > 0) {
                 self.len = count;
-                Ok(Received::Bytes(count))
+                return Ok(Received::Bytes(count));
             }
+            // It stops in front of urgent data and says nothing of it: that would look like the end.
+            if from.peek(&mut [0])? == 0 {
+                return Ok(moved.map_or(Received::Nothing, |_| Received::End));
+            }
+            // Or they came just now.
         }
+        Err(io::ErrorKind::ConnectionReset.into())
     }
 
     /// Gives `to` what it takes at once; 0 means: wait for readiness. `to` must not block.
@@ -125,6 +130,39 @@ mod tests {
             assert_eq!(&seen[..], b"frames no more");
             a.finish();
             assert_eq!(pipe.fill(&from).unwrap(), Received::End);
+        })
+        .unwrap();
+    }
+
+    #[test]
+    fn urgent_data_is_an_error_and_no_end() {
+        use std::net::{TcpListener, TcpStream};
+
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let caller = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (accepted, _) = listener.accept().unwrap();
+        let sender = socket2::SockRef::from(&caller);
+        sender.send(b"before").unwrap();
+        sender.send_out_of_band(b"!").unwrap();
+        sender.send(b"after").unwrap();
+        drop(caller);
+        run(Chosen::Epoll, async {
+            let from = Socket::new(accepted.into()).unwrap();
+            from.set_nonblocking().unwrap();
+            let (to, _other) = pair().unwrap();
+            let to = Socket::new(to).unwrap();
+            let pipes = Pipes::default();
+            let mut pipe = pipes.take().unwrap();
+            let mut seen = 0;
+            let end = loop {
+                match pipe.fill(&from) {
+                    Ok(Received::Bytes(_)) => seen += pipe.drain(&to).unwrap(),
+                    Ok(Received::Nothing) => from.readable().await.unwrap(),
+                    Ok(Received::End) => panic!("an end after {seen} bytes"),
+                    Err(error) => break error.kind(),
+                }
+            };
+            assert_eq!((seen, end), (6, io::ErrorKind::ConnectionReset));
         })
         .unwrap();
     }

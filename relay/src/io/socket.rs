@@ -140,6 +140,17 @@ impl Socket {
         SockRef::from(&self.fd()).set_nonblocking(true)
     }
 
+    /// Lifts the listener's limit on how long the peer may take nothing.
+    pub(crate) fn wait_for_ever(&self) {
+        let _ = SockRef::from(&self.fd()).set_tcp_user_timeout(None);
+    }
+
+    /// Waits until a read will bring something, and lets everybody else have a turn before.
+    pub(crate) async fn readable_next_turn(&self) -> io::Result<()> {
+        self.reads.spend();
+        self.readable().await
+    }
+
     /// Ends our direction, behind what was written.
     pub(crate) fn finish(&self) {
         // The peer may be gone already, which ends the direction as well.

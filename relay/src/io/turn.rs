@@ -34,6 +34,11 @@ pub(crate) async fn turn() {
 pub(super) struct AtOnce(std::cell::Cell<u8>);
 
 impl AtOnce {
+    /// The next wait gives others a turn, also if it is over at once.
+    pub(super) fn spend(&self) {
+        self.0.set(AT_ONCE_MAX);
+    }
+
     /// Waits for `what`; if it never has to wait, others get a turn now and then. On the ring every
     /// wait is a turn.
     pub(super) async fn fairly<T>(&self, what: impl Future<Output = T>) -> T {

@@ -147,8 +147,9 @@ impl Session {
 
     fn give_up(&self, reason: Reason) {
         // Nothing is lost where the target's direction is over: ours is the last end, said now if
-        // it was not yet.
-        if self.ends.inbox.borrow().is_drained_to_the_end() {
+        // it was not yet. But what broke off must not look complete.
+        let broke_off = matches!(reason, Reason::FrontendReset | Reason::LaneLost);
+        if !broke_off && self.ends.inbox.borrow().is_drained_to_the_end() {
             return self.end_in_order();
         }
         if let Some(mut state) = self.detach() {
@@ -254,7 +255,10 @@ impl Session {
         let event = self.link.with_mux(|mux| mux.lane_ended(self.id, bytes));
         let end = match event {
             Some(Event::Finished { .. }) => InboxEnd::Finished,
-            Some(Event::Reset { reason, .. }) => InboxEnd::Reset(reason),
+            Some(Event::Reset { reason, .. }) => {
+                self.link.metrics.session_reset(reason);
+                InboxEnd::Reset(reason)
+            }
             _ => return,
         };
         self.link.state.borrow_mut().end(self.id, end);

@@ -105,6 +105,8 @@ impl Lanes {
     fn open(self: &Rc<Self>, socket: Socket) -> io::Result<Lane> {
         let (up, down) = (self.pipes.take()?, self.pipes.take()?);
         socket.set_nonblocking()?;
+        // A target may pause for longer than a caller that does not read is kept.
+        socket.wait_for_ever();
         // A new connection takes eight bytes at once.
         if socket.send(&LANE_PREFACE)? != LANE_PREFACE.len() {
             return Err(io::ErrorKind::WriteZero.into());

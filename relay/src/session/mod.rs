@@ -174,7 +174,7 @@ impl SharedMux {
                     self.metrics.session_reset(reason);
                     state.end(session, InboxEnd::Reset(reason));
                 }
-                Event::Bulk { session } => state.moved(session),
+                Event::Bulk { session } => state.moved(session, &self.metrics),
                 event => act(&mut state.mux, event),
             }
         }
@@ -362,7 +362,7 @@ impl Ends {
 
 impl State {
     /// The target's direction goes on over the lane.
-    fn moved(&mut self, session: SessionId) {
+    fn moved(&mut self, session: SessionId, metrics: &ShardMetrics) {
         let Some(ends) = self.sessions.get(&session) else {
             return;
         };
@@ -371,6 +371,7 @@ impl State {
             ends.readable.raise();
         } else {
             // There is no lane that it could have moved to.
+            metrics.session_reset(Reason::Protocol);
             self.mux.reset(session, Reason::Protocol);
             self.end(session, InboxEnd::Reset(Reason::Protocol));
         }

@@ -147,7 +147,7 @@ async fn carry(
             }
         }
         if turn >= TURN_BYTES {
-            from.readable().await.map_err(Broken::From)?;
+            from.readable_next_turn().await.map_err(Broken::From)?;
             turn = 0;
         }
     }

@@ -7,7 +7,7 @@
 use bytes::Bytes;
 
 use super::receive::never_opened;
-use super::sessions::{End, Lookup, SendHalf};
+use super::sessions::{Lookup, SendHalf};
 use super::{Event, Mux};
 use crate::error::{Error, Reason};
 use crate::frame::Kind;
@@ -141,12 +141,15 @@ impl Mux {
     ) -> Result<Option<Event>, Error> {
         let sent = Bulk::decode(payload)?.bytes_total;
         let relay = self.handshake.is_relay();
-        if !self.takes_frames(id)? {
-            return Ok(None);
-        }
-        let Some(session) = self.sessions.live_mut(id) else {
-            return Ok(None);
+        let session = match self.sessions.lookup(id) {
+            Lookup::Live(session) => session,
+            Lookup::NeverOpened => return Err(never_opened(id)),
+            Lookup::Ended => {
+                self.counters.frames_dropped += 1;
+                return Ok(None);
+            }
         };
+        let dropped = session.is_resetting();
         let recv = &mut session.recv;
         if recv.ended || recv.lane.is_some() || relay && !session.opened {
             return Err(Error::peer(
@@ -165,6 +168,11 @@ impl Mux {
         }
         recv.lane = Some(RecvLane::default());
         recv.credit.settle(&mut self.budget);
+        if dropped {
+            // Noted all the same: the peer's `Finish` will count what the lane carried.
+            self.counters.frames_dropped += 1;
+            return Ok(None);
+        }
         Ok(Some(Event::Bulk { session: id }))
     }
 
@@ -218,9 +226,9 @@ impl SendHalf {
         let SendLane::Marked(bytes) = self.lane else {
             return None;
         };
+        // Also in front of a reset: what the lane took before is read up to its end.
         self.lane = SendLane::Moved;
-        // A session that is given up needs no marker.
-        (!matches!(self.end, Some(End::Reset(_)))).then_some(bytes)
+        Some(bytes)
     }
 }
 

@@ -164,3 +164,40 @@ fn a_bulky_session_is_named_once_by_both_ends() {
         assert_eq!(mux.poll_bulky(), None);
     }
 }
+
+#[test]
+fn a_move_that_crosses_a_reset_leaves_the_link_alone() {
+    let mut pair = Pair::connected();
+    let id = pair.session();
+    assert!(pair.relay.move_to_lane(id));
+    pair.relay.lane_sent(id, 1000);
+    pair.relay.finish(id);
+    let late = take_output(&mut pair.relay, pair.now);
+    // Decided, and not sent yet.
+    pair.agent.reset(id, Reason::TargetReset);
+    assert_eq!(give_input(&mut pair.agent, pair.now, late).unwrap(), []);
+    pair.exchange();
+    assert_eq!(
+        [pair.relay.session_count(), pair.agent.session_count()],
+        [0, 0]
+    );
+}
+
+#[test]
+fn a_reset_comes_behind_the_marker_so_that_the_lane_is_read_up_to_its_end() {
+    let mut pair = Pair::connected();
+    let id = pair.session();
+    pair.relay.send(id, "framed".into(), false).unwrap();
+    assert!(pair.relay.move_to_lane(id));
+    pair.relay.reset(id, Reason::FrontendReset);
+    pair.exchange();
+    let reason = Reason::FrontendReset;
+    let ends = [
+        Event::Bulk { session: id },
+        Event::Reset {
+            session: id,
+            reason,
+        },
+    ];
+    assert_eq!(pair.agent_events[1..], ends);
+}
