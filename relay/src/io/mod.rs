@@ -6,7 +6,6 @@
 mod driver;
 mod fd_limit;
 mod listener;
-mod pin;
 mod pipe;
 mod poll;
 mod signal;
@@ -19,7 +18,6 @@ pub use driver::DriverReport;
 pub(crate) use driver::{Chosen, choose, run};
 pub(crate) use fd_limit::raise_fd_limit;
 pub(crate) use listener::{Listener, bind};
-pub(crate) use pin::pin_to_core;
 pub(crate) use pipe::{Pipe, Pipes};
 pub(crate) use poll::PollSocket;
 pub(crate) use signal::Signal;

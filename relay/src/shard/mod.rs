@@ -1,4 +1,4 @@
-//! One shard: a pinned thread that owns its ring, its links, its sessions and its counters.
+//! One shard: a thread that owns its ring, its links, its sessions and its counters.
 //!
 //! Shards share nothing but mailboxes and the load figures by which links are placed.
 
@@ -16,7 +16,7 @@ use tracing::{debug, error, info_span};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::error::ListenKind;
-use crate::io::{Chosen, Listener, Spin, pin_to_core};
+use crate::io::{Chosen, Listener, Spin};
 use crate::link::LinkBlock;
 use crate::listen;
 use crate::metrics::ShardMetrics;
@@ -107,8 +107,7 @@ pub(crate) struct Shard {
 /// Runs a shard on this thread until it is told to stop; `started` hears whether it could start.
 pub(crate) fn run(seed: Seed, started: impl FnOnce(io::Result<()>)) {
     let index = seed.index;
-    let pinned = pin_to_core(index, seed.peers.mailboxes.len());
-    debug!(shard = index, pinned, "shard starts");
+    debug!(shard = index, "shard starts");
     let driver = seed.driver;
     let started = Cell::new(Some(started));
     let tell = |outcome: io::Result<()>| {
