@@ -69,6 +69,10 @@ pub const LINK_QUEUE_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Sessions that may live on one link at a time.
 pub const SESSIONS_MAX: u32 = 65_536;
 
+/// Sessions beyond [`SESSIONS_MAX`] that an agent may still hold because their lanes bring bytes that
+/// the relay has counted out: far more lanes than relays open for one link.
+pub const LANES_LATE_MAX: u32 = 1024;
+
 /// Session ids left over when the relay must replace a link.
 pub const SESSION_IDS_MAX: u32 = u32::MAX - SESSIONS_MAX;
 

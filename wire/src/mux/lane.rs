@@ -151,7 +151,9 @@ impl Mux {
         };
         let dropped = session.is_resetting();
         let recv = &mut session.recv;
-        if recv.ended || recv.lane.is_some() || relay && !session.opened {
+        // An `Opened` that crossed our reset was dropped too.
+        let out_of_turn = recv.ended || recv.lane.is_some() || relay && !session.opened;
+        if out_of_turn && !dropped {
             return Err(Error::peer(
                 Reason::Protocol,
                 format!("session {id} moved to a lane out of turn"),

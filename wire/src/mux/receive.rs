@@ -9,7 +9,7 @@ use crate::error::{Error, Reason};
 use crate::frame::{Header, Kind};
 use crate::generated as structs;
 use crate::ids::{Moment, SessionId};
-use crate::limits::{IDLE_CREDIT_TIMEOUT, PREFACE};
+use crate::limits::{IDLE_CREDIT_TIMEOUT, LANES_LATE_MAX, PREFACE};
 use crate::message::{
     AgentHello, Decode, GoAway, Open, Opened, Register, RegisterAck, RelayHello, Unregistered,
 };
@@ -195,7 +195,9 @@ impl Mux {
                 format!("session {id} opened twice"),
             ));
         }
-        if self.sessions.len() >= self.settings.sessions_max as usize {
+        // The relay counts a session out at its `Finish`, while we may still read its lane.
+        let most = self.settings.sessions_max.saturating_add(LANES_LATE_MAX);
+        if self.sessions.len() >= most as usize {
             return Err(Error::peer(
                 Reason::SessionLimit,
                 "more sessions than agreed",

@@ -201,3 +201,21 @@ fn a_reset_comes_behind_the_marker_so_that_the_lane_is_read_up_to_its_end() {
     ];
     assert_eq!(pair.agent_events[1..], ends);
 }
+
+#[test]
+fn a_reset_that_crosses_the_opening_and_the_move_leaves_the_link_alone() {
+    let mut pair = Pair::connected();
+    let id = pair.relay.open(&open_message()).unwrap();
+    pair.exchange();
+    pair.agent.opened(id);
+    assert!(pair.agent.move_to_lane(id));
+    pair.agent.finish(id);
+    let late = take_output(&mut pair.agent, pair.now);
+    pair.relay.reset(id, Reason::FrontendGone);
+    assert_eq!(give_input(&mut pair.relay, pair.now, late).unwrap(), []);
+    pair.exchange();
+    assert_eq!(
+        [pair.relay.session_count(), pair.agent.session_count()],
+        [0, 0]
+    );
+}
