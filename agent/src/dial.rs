@@ -9,6 +9,7 @@ use tokio::net::TcpStream;
 
 use crate::address::{HostPort, deadline_in};
 use crate::error::{ConfigError, Error};
+use crate::socket;
 
 /// How long the relay may take to accept a connection.
 pub const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -17,7 +18,6 @@ pub const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
 ///
 /// Small enough that a heartbeat or a small session does not wait behind megabytes that one large
 /// session has in the kernel, and as much as one gathered send.
-#[cfg(any(target_os = "linux", target_os = "android"))]
 const NOTSENT_BYTES_MAX: u32 = 256 * 1024;
 
 /// Where the relay listens for agents, and over which transport.
@@ -88,14 +88,10 @@ impl fmt::Display for RelayUrl {
 }
 
 fn prepare(stream: &TcpStream) -> io::Result<()> {
-    stream.set_nodelay(true)?;
+    socket::prepare(stream, NOTSENT_BYTES_MAX)?;
+    // Unacknowledged data for this long, and the kernel ends the connection by itself.
     #[cfg(any(target_os = "linux", target_os = "android"))]
-    {
-        let socket = socket2::SockRef::from(stream);
-        // Unacknowledged data for this long, and the kernel ends the connection by itself.
-        socket.set_tcp_user_timeout(Some(STALE_TIMEOUT))?;
-        socket.set_tcp_notsent_lowat(NOTSENT_BYTES_MAX)?;
-    }
+    socket2::SockRef::from(stream).set_tcp_user_timeout(Some(STALE_TIMEOUT))?;
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
     let _ = STALE_TIMEOUT;
     Ok(())

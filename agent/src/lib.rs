@@ -32,6 +32,7 @@ mod link;
 mod reconnect;
 mod session;
 mod signals;
+mod socket;
 mod status;
 mod supervise;
 mod target;

@@ -7,6 +7,7 @@ use tieline_wire::Reason;
 use tokio::net::TcpStream;
 
 use crate::address::{HostPort, deadline_in};
+use crate::socket::{self, SESSION_NOTSENT_BYTES_MAX};
 
 /// Plain bytes to a host and port.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,9 +39,8 @@ impl TcpTarget {
             .connect(deadline_in(timeout))
             .await
             .map_err(|error| (reason_of(&error), error))?;
-        // The caller decided when to send; holding its bytes back only adds latency.
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "TCP_NODELAY on a target");
+        if let Err(error) = socket::prepare(&stream, SESSION_NOTSENT_BYTES_MAX) {
+            tracing::debug!(%error, "options of a target's socket");
         }
         Ok(stream)
     }

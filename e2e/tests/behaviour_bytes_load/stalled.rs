@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+use socket2::SockRef;
 use tieline_e2e::behaviour::{
     Child, ChildRelay, Metrics, Target, abort, echo_round_trip, noise, soon, within,
 };
@@ -14,15 +15,26 @@ use super::{MIB, alone, child};
 
 const WITNESSES: usize = 100;
 
+/// proc(5), `tcp`: a state.
+const ESTABLISHED: &str = "01";
+
 /// Short, so that several heartbeats fall into the test.
 const STALE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Most that a process may grow by because of one stalled session: its largest window, and buffers.
 const GROWTH_BYTES_MAX: u64 = 24 * MIB;
 
+/// What the kernel may hold at the test's own ends, in bytes: hundreds of them that stall must not
+/// use up the memory that TCP has for the whole machine.
+const OWN_BUFFER_BYTES: usize = 256 * 1024;
+
+/// Most that the kernel may hold for a caller that does not read: the relay's limit, and one write.
+const UNSENT_BYTES_MAX: u64 = MIB + 256 * 1024;
+
 /// A target that does what its first byte says: `f` floods, `d` is deaf, anything else echoes.
 async fn target() -> Result<Target> {
     Target::tcp(|mut stream| async move {
+        SockRef::from(&stream).set_send_buffer_size(OWN_BUFFER_BYTES)?;
         let mut buffer = vec![0; 64 * 1024];
         stream.read_exact(&mut buffer[..1]).await?;
         match buffer[0] {
@@ -76,6 +88,7 @@ async fn others_go_on(disturb: impl AsyncFnOnce(&mut TcpStream) -> Result<()>) -
 
     let mut stalled = relay.raw("maya").await?;
     disturb(&mut stalled).await?;
+    let relay_port = stalled.peer_addr()?.port();
 
     // Longer than a link may be silent, so that it lives only if heartbeats pass.
     let during = witnesses.measure(STALE_TIMEOUT * 2).await?;
@@ -83,6 +96,8 @@ async fn others_go_on(disturb: impl AsyncFnOnce(&mut TcpStream) -> Result<()>) -
 
     let processes = [("relay", &relay.process), ("agent", &agent)];
     assert_growth(processes, memory_before, GROWTH_BYTES_MAX)?;
+    let unsent = kernel_unsent_max(relay_port)?;
+    assert!(unsent <= UNSENT_BYTES_MAX, "the kernel holds {unsent} B");
     let metrics = relay.metrics().await?;
     assert_eq!(metrics.get("relay_links_total"), 1, "{metrics}");
     assert_eq!(metrics.get("relay_link_evictions_total"), 0, "{metrics}");
@@ -133,6 +148,7 @@ async fn many_frontends_that_never_read_share_one_budget() -> Result<()> {
     let mut stalled = Vec::new();
     for _ in 0..FRONTENDS {
         let mut frontend = relay.raw("maya").await?;
+        SockRef::from(&frontend).set_recv_buffer_size(OWN_BUFFER_BYTES)?;
         frontend.write_all(b"f").await?;
         stalled.push(frontend);
     }
@@ -158,7 +174,7 @@ async fn many_frontends_that_never_read_share_one_budget() -> Result<()> {
     )?;
 
     // Each still gets the rest once it reads.
-    for frontend in &mut stalled {
+    for mut frontend in stalled {
         let mut bytes = vec![0; 8 * 1024 * 1024];
         soon("the rest", frontend.read_exact(&mut bytes)).await??;
         ensure!(bytes[..65_536] == noise(1, 65_536), "the flood has changed");
@@ -168,6 +184,23 @@ async fn many_frontends_that_never_read_share_one_budget() -> Result<()> {
         ensure!(whole, "the flood has changed on the way");
     }
     Ok(())
+}
+
+/// The most bytes that the kernel holds to be sent on one connection from `port` (proc(5), `tcp`).
+fn kernel_unsent_max(port: u16) -> Result<u64> {
+    let local = format!(":{port:04X}");
+    let mut most = None;
+    for line in std::fs::read_to_string("/proc/net/tcp")?.lines().skip(1) {
+        let fields: Vec<_> = line.split_whitespace().collect();
+        let [_, from, _, state, queues, ..] = fields[..] else {
+            continue;
+        };
+        if state == ESTABLISHED && from.ends_with(&local) {
+            let (unsent, _) = queues.split_once(':').context("queues")?;
+            most = most.max(Some(u64::from_str_radix(unsent, 16)?));
+        }
+    }
+    most.context("no connection from the relay's port")
 }
 
 /// Panics if one of the processes ever held more memory than `growth_max` above `before`.

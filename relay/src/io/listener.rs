@@ -20,6 +20,12 @@ const BACKLOG: i32 = 4096;
 /// the connection: a caller that does not read, or is no longer there.
 const STALL_TIMEOUT: Duration = Duration::from_secs(300);
 
+/// Unsent bytes that the kernel may hold for a peer that reads slowly, on top of what the session
+/// holds: without a limit they grow to `net.ipv4.tcp_wmem`, and a few hundred callers that do not
+/// read use up the memory that TCP has for everybody (`net.ipv4.tcp_mem`). With less than this,
+/// bulk costs more wake-ups.
+const NOTSENT_BYTES_MAX: u32 = 1024 * 1024;
+
 /// When the kernel starts to ask a silent peer whether it is still there, and how often it asks.
 /// It gives up after [`STALL_TIMEOUT`].
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
@@ -78,6 +84,7 @@ fn socket(address: SocketAddr, shared: bool) -> io::Result<RawSocket> {
     // Accepted sockets inherit all of these (tcp(7)), which saves a call for each.
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_user_timeout(Some(STALL_TIMEOUT))?;
+    socket.set_tcp_notsent_lowat(NOTSENT_BYTES_MAX)?;
     let probes = TcpKeepalive::new()
         .with_time(KEEPALIVE_IDLE)
         .with_interval(KEEPALIVE_INTERVAL);
@@ -165,13 +172,14 @@ mod tests {
     }
 
     #[test]
-    fn accepted_connections_inherit_their_deadlines() {
+    fn accepted_connections_inherit_their_limits() {
         let (bound, sockets) = bind("127.0.0.1:0".parse().unwrap(), 1).unwrap();
         let _caller = std::net::TcpStream::connect(bound).unwrap();
         let (accepted, _) = sockets[0].accept().unwrap();
         let accepted = socket2::SockRef::from(&accepted);
         assert_eq!(accepted.tcp_user_timeout().unwrap(), Some(STALL_TIMEOUT));
         assert_eq!(accepted.tcp_keepalive_time().unwrap(), KEEPALIVE_IDLE);
+        assert_eq!(accepted.tcp_notsent_lowat().unwrap(), NOTSENT_BYTES_MAX);
         assert!(accepted.keepalive().unwrap() && accepted.tcp_nodelay().unwrap());
     }
 
