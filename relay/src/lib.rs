@@ -100,7 +100,7 @@ impl Relay {
         let (addresses, listeners) = bind_all(&config)?;
         let (mailboxes, inboxes) = mailboxes(config.shards)?;
         let metrics: Vec<_> = (0..config.shards)
-            .map(|_| Arc::new(ShardMetrics::default()))
+            .map(|_| Arc::new(ShardMetrics::new(config.shard_budget_bytes)))
             .collect();
         let peers = Arc::new(Peers {
             public_authority: public_authority(&config, &addresses),

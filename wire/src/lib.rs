@@ -26,4 +26,4 @@ pub use message::{
     AgentHello, BulkNonce, GoAway, Granted, Mode, Open, Refusal, Register, RegisterAck, RelayHello,
     Scheme, Token,
 };
-pub use mux::{Counters, Event, Mux, OpenError, SendError, Settings, Transmit};
+pub use mux::{Counters, Event, Mux, OpenError, SendError, Settings, SharedBudget, Transmit};

@@ -159,6 +159,11 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "Large pieces in a row before a session gets a lane of its own; 0: never [default: 1048576]",
     ),
     one(
+        "shard_budget_bytes",
+        "BYTES",
+        "What one shard's sessions may hold per direction, above 16 KiB each [default: 268435456]",
+    ),
+    one(
         "log",
         "FILTER",
         "What to log, as in `info,tieline_relay=debug` [default: RUST_LOG or info]",

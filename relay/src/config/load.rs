@@ -78,6 +78,10 @@ pub fn load(flags: Layer, environment: Layer, file: Option<&Path>) -> Result<Opt
         &mut config.bulk_run_bytes,
         settings.one("bulk_run_bytes", NUMBER, number)?,
     );
+    set(
+        &mut config.shard_budget_bytes,
+        settings.one("shard_budget_bytes", NUMBER, number)?,
+    );
     config.auth = settings.auth()?;
     config.check()?;
 

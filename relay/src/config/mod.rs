@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use tieline_wire::claims::Key;
-use tieline_wire::limits::{SESSIONS_MAX, STALE_TIMEOUT};
+use tieline_wire::limits::{LINK_BUDGET_BYTES, SESSIONS_MAX, STALE_TIMEOUT};
 
 pub use self::load::{load, parse_duration, read_secret};
 use crate::error::{ConfigError, ListenKind};
@@ -24,6 +24,13 @@ pub const TUNNELS_MAX: usize = 1_000_000;
 
 /// Default of [`Config::bulk_run_bytes`].
 const BULK_RUN_BYTES: u64 = 1024 * 1024;
+
+/// Default of [`Config::shard_budget_bytes`]: four links at full rate over a long way.
+const SHARD_BUDGET_BYTES: u64 = 4 * LINK_BUDGET_BYTES;
+
+/// Bounds of [`Config::shard_budget_bytes`].
+const SHARD_BUDGET_BYTES_MIN: u64 = 1024 * 1024;
+const SHARD_BUDGET_BYTES_MAX: u64 = 1 << 40;
 
 /// Longest time that a shard polls before it sleeps, in microseconds: longer, and it would hardly
 /// ever sleep.
@@ -63,6 +70,9 @@ pub struct Config {
     /// Payload bytes in a row of large pieces after which a raw TCP session is offered a
     /// connection of its own; 0 is never.
     pub bulk_run_bytes: u64,
+    /// Bytes that the sessions of one shard may hold in each direction, above what each starts
+    /// with.
+    pub shard_budget_bytes: u64,
 }
 
 /// How shards talk to the kernel.
@@ -143,6 +153,7 @@ impl Config {
             max_tunnels: 65_536,
             sessions_max: SESSIONS_MAX,
             bulk_run_bytes: BULK_RUN_BYTES,
+            shard_budget_bytes: SHARD_BUDGET_BYTES,
         }
     }
 
@@ -181,6 +192,12 @@ impl Config {
         in_range("spin_us", self.spin_us, 0, SPIN_US_MAX)?;
         in_range("max_tunnels", self.max_tunnels, 1, TUNNELS_MAX)?;
         in_range("sessions_max", self.sessions_max, 1, SESSIONS_MAX)?;
+        in_range(
+            "shard_budget_bytes",
+            self.shard_budget_bytes,
+            SHARD_BUDGET_BYTES_MIN,
+            SHARD_BUDGET_BYTES_MAX,
+        )?;
         let ms = Duration::from_millis;
         in_range("stale_timeout", self.stale_timeout, ms(100), ms(86_400_000))?;
         in_range(

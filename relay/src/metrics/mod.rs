@@ -7,11 +7,12 @@
 mod text;
 
 use std::cmp::Ordering;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicI64, AtomicU64};
 
 use serde::Serialize;
-use tieline_wire::Reason;
+use tieline_wire::{Reason, SharedBudget};
 
 pub(crate) use self::text::render;
 
@@ -151,6 +152,8 @@ pub(crate) struct ShardMetrics {
     pub(crate) frontends: Gauge,
     /// Bulk lanes that live here.
     pub(crate) lanes: Gauge,
+    /// What its links' sessions may hold.
+    pub(crate) budget: Arc<SharedBudget>,
     /// Links that completed their handshake.
     pub(crate) links_total: Counter,
     /// Sessions opened.
@@ -181,6 +184,14 @@ pub(crate) struct ShardMetrics {
 }
 
 impl ShardMetrics {
+    /// Those of a shard whose sessions may hold `budget_bytes` in each direction.
+    pub(crate) fn new(budget_bytes: u64) -> Self {
+        Self {
+            budget: Arc::new(SharedBudget::new(budget_bytes)),
+            ..Self::default()
+        }
+    }
+
     /// The relay removed a link that had been established.
     pub(crate) fn link_evicted(&self, reason: Reason) {
         self.link_evictions.inc(reason);

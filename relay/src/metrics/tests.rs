@@ -92,9 +92,19 @@ fn every_counter_is_shown_once_it_is_counted() {
     assert_eq!(shard.link_evictions.read(Reason::Stale), 1);
     let text = text_of(&[shard]);
     let samples = text.lines().filter(|line| !line.starts_with('#'));
-    for sample in samples.filter(|line| !line.starts_with("relay_start_epoch")) {
+    // The budget is the links', and no event counts it.
+    let others = ["relay_start_epoch", "relay_budget"];
+    let counted = |line: &&str| !others.iter().any(|other| line.starts_with(other));
+    for sample in samples.filter(counted) {
         assert!(sample.ends_with(" 1"), "{sample}");
     }
+}
+
+#[test]
+fn budgets_of_all_shards_are_added_up() {
+    let shards = [100, 20].map(|limit| Arc::new(ShardMetrics::new(limit)));
+    let text = text_of(&shards);
+    assert!(text.contains("\nrelay_budget_bytes 120\n"), "{text}");
 }
 
 #[test]

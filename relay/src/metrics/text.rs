@@ -3,7 +3,7 @@
 use std::fmt::{self, Write};
 use std::sync::Arc;
 
-use tieline_wire::Reason;
+use tieline_wire::{Reason, SharedBudget};
 
 use super::{Counter, Gauge, HTTP_CLASSES, ShardMetrics, ShardStatus};
 
@@ -98,6 +98,8 @@ impl Page<'_> {
             &m.route_updates
         });
 
+        self.budget();
+
         let reasons = Reason::ALL
             .iter()
             .map(|reason| reason.word())
@@ -171,6 +173,38 @@ impl Page<'_> {
             "HTTP requests answered.",
             classes,
             |m| &m.http_requests.0,
+        );
+    }
+
+    fn budget(&mut self) {
+        let metrics = self.metrics;
+        let sum = |pick: fn(&SharedBudget) -> u64| {
+            metrics
+                .iter()
+                .fold(0_u64, |sum, one| sum.saturating_add(pick(&one.budget)))
+        };
+        self.family(
+            "relay_budget_bytes",
+            "gauge",
+            "What sessions may hold per direction, above their first 16 KiB each.",
+            [(String::new(), sum(SharedBudget::limit))],
+        );
+        let used = [sum(SharedBudget::queued), sum(SharedBudget::windows)];
+        let samples = DIRECTIONS
+            .iter()
+            .zip(used)
+            .map(|(direction, used)| (format!("direction=\"{direction}\""), used));
+        self.family(
+            "relay_budget_used_bytes",
+            "gauge",
+            "Of this: payload that waits for links, and windows granted to agents.",
+            samples,
+        );
+        self.family(
+            "relay_budget_short_total",
+            "counter",
+            "Windows that the budget kept from growing.",
+            [(String::new(), sum(SharedBudget::short))],
         );
     }
 

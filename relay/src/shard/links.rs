@@ -52,7 +52,8 @@ impl Shard {
             ..Settings::default()
         };
         let hello = RelayHello::new(nonce, config.sessions_max);
-        let mux = Mux::relay(hello, settings, self.clock.now());
+        let mut mux = Mux::relay(hello, settings, self.clock.now());
+        mux.share_budget(Arc::clone(&self.metrics.budget));
         let mux = SharedMux::new(
             mux,
             self.clock,

@@ -1,6 +1,75 @@
-//! Window bytes that the sessions of one link share, beside the floor that each has for itself.
+//! Window bytes that the sessions of one link share, beside the floor that each has for itself, and
+//! what the links of one owner share.
 
-use crate::limits::{SESSION_CREDIT_BYTES, SESSION_WINDOW_BYTES_MAX};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use crate::limits::{LINK_QUEUE_BYTES_MAX, SESSION_CREDIT_BYTES, SESSION_WINDOW_BYTES_MAX};
+
+/// Queued bytes that a link may have without its owner's budget knowing, so that small messages
+/// cost no shared counter.
+const QUEUE_STEP_BYTES: usize = 64 * 1024;
+
+/// Session bytes that all links of one owner may hold per direction, above what each session
+/// starts with: windows granted to peers, and payload that waits for a link.
+///
+/// Once it is used up windows stop to grow, the larger ones shrink as grants fall due, and a sender is
+/// held to what a session starts with.
+#[derive(Debug)]
+pub struct SharedBudget {
+    limit: u64,
+    windows: AtomicU64,
+    /// Windows above the floor.
+    holders: AtomicU64,
+    queued: AtomicU64,
+    /// How often there was less left than wanted.
+    short: AtomicU64,
+}
+
+impl SharedBudget {
+    /// A budget of `limit` bytes per direction.
+    #[must_use]
+    pub const fn new(limit: u64) -> Self {
+        Self {
+            limit,
+            windows: AtomicU64::new(0),
+            holders: AtomicU64::new(0),
+            queued: AtomicU64::new(0),
+            short: AtomicU64::new(0),
+        }
+    }
+
+    /// Bytes that it allows per direction.
+    #[must_use]
+    pub const fn limit(&self) -> u64 {
+        self.limit
+    }
+
+    /// Bytes above the floor that peers were allowed to send.
+    #[must_use]
+    pub fn windows(&self) -> u64 {
+        self.windows.load(Relaxed)
+    }
+
+    /// Bytes that wait for a link; each link's last 64 KiB may be missing.
+    #[must_use]
+    pub fn queued(&self) -> u64 {
+        self.queued.load(Relaxed)
+    }
+
+    /// How often a window did not grow, or a sender was held back, because it was used up.
+    #[must_use]
+    pub fn short(&self) -> u64 {
+        self.short.load(Relaxed)
+    }
+}
+
+impl Default for SharedBudget {
+    /// No limit.
+    fn default() -> Self {
+        Self::new(u64::MAX)
+    }
+}
 
 /// How much of it is used, and by how many windows.
 #[derive(Debug)]
@@ -9,15 +78,47 @@ pub(super) struct Budget {
     used: u64,
     /// Windows above the floor.
     holders: u64,
+    /// Bytes of all sessions that wait for the link.
+    queued: usize,
+    /// As much of `queued` as `shared` knows.
+    queued_told: usize,
+    shared: Arc<SharedBudget>,
 }
 
 impl Budget {
-    pub(super) const fn new(limit: u64) -> Self {
+    pub(super) fn new(limit: u64) -> Self {
         Self {
             limit,
             used: 0,
             holders: 0,
+            queued: 0,
+            queued_told: 0,
+            shared: Arc::default(),
         }
+    }
+
+    /// From here on it is also part of `shared`.
+    pub(super) fn share_with(&mut self, shared: Arc<SharedBudget>) {
+        self.leave();
+        self.shared = shared;
+        self.shared.windows.fetch_add(self.used, Relaxed);
+        self.shared.holders.fetch_add(self.holders, Relaxed);
+        self.tell_queued();
+    }
+
+    /// Gives all back to what it was a part of.
+    fn leave(&mut self) {
+        self.shared.windows.fetch_sub(self.used, Relaxed);
+        self.shared.holders.fetch_sub(self.holders, Relaxed);
+        self.shared
+            .queued
+            .fetch_sub(self.queued_told as u64, Relaxed);
+        self.queued_told = 0;
+    }
+
+    #[cfg(test)]
+    pub(super) const fn queued(&self) -> usize {
+        self.queued
     }
 
     #[cfg(test)]
@@ -30,28 +131,104 @@ impl Budget {
         self.holders
     }
 
-    /// Bytes that no window holds.
-    pub(super) fn left(&self) -> u32 {
-        u32::try_from(self.limit - self.used).unwrap_or(u32::MAX)
+    /// By how much a window that is `window` now, and used up quickly, may grow: to twice its size
+    /// where there is room.
+    pub(super) fn growth(&self, window: u32) -> u32 {
+        let most = self.share(window).saturating_sub(window).min(window);
+        let left = bounded(self.limit - self.used);
+        let shared = bounded(self.shared.limit.saturating_sub(self.shared.windows()));
+        if shared < left.min(most) || self.is_share_short(window) {
+            self.shared.short.fetch_add(1, Relaxed);
+        }
+        most.min(left).min(shared)
     }
 
     /// How large a window that is `window` now may be, so that all that grow get the same.
     pub(super) fn share(&self, window: u32) -> u32 {
-        let holders = self.holders + u64::from(above_floor(window) == 0);
-        u32::try_from(self.limit / holders)
-            .unwrap_or(u32::MAX)
+        self.own_share(window)
+            .min(self.shared_share(window))
             .clamp(SESSION_CREDIT_BYTES, SESSION_WINDOW_BYTES_MAX)
+    }
+
+    fn own_share(&self, window: u32) -> u32 {
+        bounded(self.limit / (self.holders + newcomer(window)))
+    }
+
+    fn shared_share(&self, window: u32) -> u32 {
+        let holders = self.shared.holders.load(Relaxed) + newcomer(window);
+        bounded(self.shared.limit / holders.max(1))
+    }
+
+    /// True if a window cannot double because of what it shares with other links.
+    fn is_share_short(&self, window: u32) -> bool {
+        let wanted = window.saturating_mul(2).min(SESSION_WINDOW_BYTES_MAX);
+        self.shared_share(window) < wanted.min(self.own_share(window))
     }
 
     /// A window changes from `before` to `after`.
     pub(super) fn account(&mut self, before: u32, after: u32) {
         let (before, after) = (above_floor(before), above_floor(after));
-        self.used = self.used + after - before;
-        self.holders = self.holders + u64::from(after > 0) - u64::from(before > 0);
+        if before == after {
+            return;
+        }
+        let (used, holders) = (self.used, self.holders);
+        self.used = used + after - before;
+        self.holders = holders + u64::from(after > 0) - u64::from(before > 0);
+        // Sums modulo 2^64 come out right whichever way they go.
+        let Self { shared, .. } = self;
+        let change = |sum: &AtomicU64, before: u64, after: u64| {
+            sum.fetch_add(after.wrapping_sub(before), Relaxed);
+        };
+        change(&shared.windows, used, self.used);
+        change(&shared.holders, holders, self.holders);
+    }
+
+    /// `count` bytes joined a session's queue.
+    pub(super) fn queue(&mut self, count: usize) {
+        self.queued += count;
+        if self.queued >= self.queued_told + QUEUE_STEP_BYTES {
+            self.tell_queued();
+        }
+    }
+
+    /// `count` bytes left a session's queue.
+    pub(super) fn dequeue(&mut self, count: usize) {
+        self.queued -= count;
+        let is_empty = self.queued == 0 && self.queued_told > 0;
+        if is_empty || self.queued + QUEUE_STEP_BYTES <= self.queued_told {
+            self.tell_queued();
+        }
+    }
+
+    fn tell_queued(&mut self) {
+        let change = (self.queued as u64).wrapping_sub(self.queued_told as u64);
+        self.shared.queued.fetch_add(change, Relaxed);
+        self.queued_told = self.queued;
+    }
+
+    /// True once so much waits, here or on all links that share, that a session gets no more than
+    /// it starts with.
+    pub(super) fn is_queue_full(&self) -> bool {
+        self.queued >= LINK_QUEUE_BYTES_MAX || self.shared.queued() >= self.shared.limit
+    }
+}
+
+impl Drop for Budget {
+    fn drop(&mut self) {
+        self.leave();
     }
 }
 
 /// The part of a window that is drawn from a budget.
 fn above_floor(window: u32) -> u64 {
     u64::from(window.saturating_sub(SESSION_CREDIT_BYTES))
+}
+
+/// 1 for a window that is not counted yet.
+fn newcomer(window: u32) -> u64 {
+    u64::from(above_floor(window) == 0)
+}
+
+fn bounded(bytes: u64) -> u32 {
+    u32::try_from(bytes).unwrap_or(u32::MAX)
 }

@@ -200,8 +200,7 @@ impl RecvCredit {
             self.due -= less;
             self.resize(self.window - less, budget);
         } else if quick {
-            let left = budget.left();
-            let more = self.window.min(share - self.window).min(left);
+            let more = budget.growth(self.window);
             self.due += more;
             self.resize(self.window + more, budget);
         }

@@ -5,6 +5,7 @@
 //! [`Mux::poll_timeout`] call [`Mux::handle_timeout`]. An error from either ends the link.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::Error;
@@ -31,6 +32,7 @@ mod timers;
 mod transmit;
 
 use budget::Budget;
+pub use budget::SharedBudget;
 pub use event::{Counters, Event, OpenError, SendError};
 use handshake::Handshake;
 use input::Decoder;
@@ -105,8 +107,6 @@ pub struct Mux {
     grown: Vec<SessionId>,
     /// When to look for idle ones among them.
     idle_check_at: Moment,
-    /// Bytes of all sessions that wait for the link.
-    queued_bytes: usize,
     budget: Budget,
     timers: Timers,
     now: Moment,
@@ -144,13 +144,17 @@ impl Mux {
             bulky: VecDeque::new(),
             grown: Vec::new(),
             idle_check_at: now,
-            queued_bytes: 0,
             budget: Budget::new(settings.budget_bytes),
             timers: Timers::new(settings.heartbeat, settings.stale, now),
             now,
             going_away: false,
             counters: Counters::default(),
         }
+    }
+
+    /// Draws windows and queues from a budget that other links draw from as well.
+    pub fn share_budget(&mut self, shared: Arc<SharedBudget>) {
+        self.budget.share_with(shared);
     }
 
     /// Pings when due, and returns idle credit.
@@ -332,7 +336,7 @@ impl Mux {
     fn forget(&mut self, id: SessionId) {
         if let Some(session) = self.sessions.remove(id) {
             session.recv.credit.close(&mut self.budget);
-            self.queued_bytes -= session.send.queued_bytes;
+            self.budget.dequeue(session.send.queued_bytes);
             self.tidy_lists();
         }
     }

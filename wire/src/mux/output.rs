@@ -76,7 +76,7 @@ impl Mux {
         };
         match schedule::next(&mut session.send) {
             Next::Data(chunk) => {
-                self.queued_bytes -= chunk.cost();
+                self.budget.dequeue(chunk.cost());
                 let Chunk {
                     payload,
                     end_of_message,

@@ -51,7 +51,7 @@ impl Mux {
         let Some(session) = self.sessions.live_mut(id) else {
             return 0;
         };
-        let capacity = session.send.capacity(self.queued_bytes);
+        let capacity = session.send.capacity(&self.budget);
         session.send.blocked = capacity == 0;
         capacity
     }
@@ -75,9 +75,9 @@ impl Mux {
             return Ok(());
         }
         let fits = if payload.is_empty() {
-            send.takes_empty(self.queued_bytes)
+            send.takes_empty(&self.budget)
         } else {
-            payload.len() <= send.capacity(self.queued_bytes)
+            payload.len() <= send.capacity(&self.budget)
         };
         if !fits {
             return Err(SendError::Short);
@@ -93,7 +93,7 @@ impl Mux {
                 payload: piece,
                 end_of_message: end_of_message && last,
             };
-            self.queued_bytes += chunk.cost();
+            self.budget.queue(chunk.cost());
             send.push(chunk, self.now);
             if last {
                 break;
@@ -156,7 +156,7 @@ impl Mux {
     pub(super) fn wake_if_writable(&mut self, id: SessionId) {
         if let Some(session) = self.sessions.live_mut(id)
             && session.send.blocked
-            && session.send.capacity(self.queued_bytes) > 0
+            && session.send.capacity(&self.budget) > 0
         {
             session.send.blocked = false;
             if !session.send.listed_writable {
@@ -174,7 +174,7 @@ impl Mux {
             };
             session.send.listed_writable = false;
             // It may have been filled again, or ended, since it was listed.
-            session.send.blocked = session.send.capacity(self.queued_bytes) == 0;
+            session.send.blocked = session.send.capacity(&self.budget) == 0;
             if !session.send.blocked {
                 return Some(id);
             }

@@ -4,13 +4,12 @@ use std::collections::{HashMap, VecDeque};
 
 use bytes::Bytes;
 
+use super::budget::Budget;
 use super::credit::{RecvCredit, SendCredit};
 use super::lane::{RecvLane, Run, SendLane};
 use crate::error::Reason;
 use crate::ids::{Moment, SessionId};
-use crate::limits::{
-    HEADER_BYTES, LINK_QUEUE_BYTES_MAX, SESSION_CREDIT_BYTES, SESSION_QUEUE_BYTES_MAX,
-};
+use crate::limits::{HEADER_BYTES, SESSION_CREDIT_BYTES, SESSION_QUEUE_BYTES_MAX};
 
 /// Slots of an empty queue that a session keeps; a burst of tiny frames needs thousands.
 const QUEUE_SLOTS_KEPT: usize = 16;
@@ -65,27 +64,27 @@ pub(super) struct SendHalf {
 }
 
 impl SendHalf {
-    /// Payload bytes that may be queued now, while all sessions of the link queue `link_queued`.
-    pub(super) fn capacity(&self, link_queued: usize) -> usize {
-        self.credit.capacity(self.room(link_queued))
+    /// Payload bytes that may be queued now.
+    pub(super) fn capacity(&self, budget: &Budget) -> usize {
+        self.credit.capacity(self.room(budget))
     }
 
     /// True if an empty end of a message may be queued.
-    pub(super) fn takes_empty(&self, link_queued: usize) -> bool {
-        self.credit.covers(0) && self.room(link_queued) >= HEADER_BYTES
+    pub(super) fn takes_empty(&self, budget: &Budget) -> bool {
+        self.credit.covers(0) && self.room(budget) >= HEADER_BYTES
     }
 
     /// Bytes that may join the queue, headers included.
-    fn room(&self, link_queued: usize) -> usize {
+    fn room(&self, budget: &Budget) -> usize {
         if self.end.is_some() || self.lane != SendLane::Link || !self.may_start {
             return 0;
         }
         // The lower bound leaves every session room once its own queue is sent, so that whoever
         // waits for room is woken by a frame of its own.
-        let most = if link_queued < LINK_QUEUE_BYTES_MAX {
-            SESSION_QUEUE_BYTES_MAX
-        } else {
+        let most = if budget.is_queue_full() {
             SESSION_CREDIT_BYTES as usize
+        } else {
+            SESSION_QUEUE_BYTES_MAX
         };
         most.saturating_sub(self.queued_bytes)
     }

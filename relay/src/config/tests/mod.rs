@@ -107,6 +107,8 @@ fn help_shows_the_defaults_that_hold() {
         config.max_tunnels.to_string(),
         config.sessions_max.to_string(),
         config.spin_us.to_string(),
+        config.bulk_run_bytes.to_string(),
+        config.shard_budget_bytes.to_string(),
     ];
     for default in addresses.iter().chain(&times).chain(&counts) {
         assert!(help.contains(&format!("[default: {default}]")), "{default}");
@@ -156,6 +158,8 @@ fn every_setting_of_a_file_arrives() {
         drain_timeout = "0s"
         max_tunnels = 7
         sessions_max = 8
+        bulk_run_bytes = 9
+        shard_budget_bytes = 10000000
         log = "debug"
         json = true
     "#;
@@ -171,6 +175,10 @@ fn every_setting_of_a_file_arrives() {
     assert_eq!(config.preamble_timeout, Duration::from_millis(250));
     assert_eq!(config.drain_timeout, Duration::ZERO);
     assert_eq!((config.max_tunnels, config.sessions_max), (7, 8));
+    assert_eq!(
+        (config.bulk_run_bytes, config.shard_budget_bytes),
+        (9, 10_000_000)
+    );
     assert_eq!(
         (options.log.as_deref(), options.json),
         (Some("debug"), true)
@@ -257,4 +265,6 @@ fn the_manual_names_every_setting_and_its_file_is_good() {
     assert_eq!(config.max_tunnels, standard.max_tunnels);
     assert_eq!(config.sessions_max, standard.sessions_max);
     assert_eq!(config.spin_us, standard.spin_us);
+    assert_eq!(config.bulk_run_bytes, standard.bulk_run_bytes);
+    assert_eq!(config.shard_budget_bytes, standard.shard_budget_bytes);
 }

@@ -78,6 +78,10 @@ fn a_wrong_value_is_named_with_its_flag_or_variable() {
             "--spin-us 10001",
             "spin_us is 10001, and must be 0 to 10000",
         ),
+        (
+            "--shard-budget-bytes 1000",
+            "shard_budget_bytes is 1000, and must be 1048576 to ",
+        ),
         ("--sessions-max 65537", "sessions_max is 65537"),
         (
             "--stale-timeout 45",

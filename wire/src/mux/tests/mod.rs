@@ -18,6 +18,7 @@ mod lanes;
 mod life;
 mod order;
 mod session_ends;
+mod shared_budget;
 
 const NONCE: [u8; 32] = [7; 32];
 

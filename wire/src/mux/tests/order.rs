@@ -95,7 +95,7 @@ fn a_session_that_ends_in_the_schedule_stops_nobody() {
         assert!(sent.iter().any(|(it, _)| it.session == *id));
     }
     assert!(!pair.relay.wants_transmit());
-    assert_eq!(pair.relay.queued_bytes, 0);
+    assert_eq!(pair.relay.budget.queued(), 0);
 }
 
 #[test]

@@ -339,7 +339,7 @@ fn ten_thousand_short_sessions_leave_nothing_behind() {
     pair.pass(Duration::from_secs(2));
     for mux in [&pair.relay, &pair.agent] {
         assert_eq!(mux.list_lengths(), [0; 5]);
-        assert_eq!(mux.queued_bytes, 0);
+        assert_eq!(mux.budget.queued(), 0);
         assert_eq!(mux.budget.used(), 0);
         assert_eq!(mux.counters().sessions_opened, 10_000);
     }
