@@ -8,6 +8,8 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
+use crate::socket;
+
 /// Addresses of one name that are tried.
 const ADDRESSES_MAX: usize = 8;
 
@@ -82,7 +84,7 @@ impl HostPort {
             // An address that swallows packets must leave time for the next one.
             let left = deadline.saturating_duration_since(Instant::now());
             let share = left / u32::try_from(addresses.len() - index).unwrap_or(1);
-            match timeout_at(Instant::now() + share, TcpStream::connect(address)).await {
+            match timeout_at(Instant::now() + share, socket::connect(*address)).await {
                 Ok(Ok(stream)) => return Ok(stream),
                 Ok(Err(error)) => last_error = Some(error),
                 Err(_) => last_error = Some(too_late()),

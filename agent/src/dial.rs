@@ -4,12 +4,12 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
+#[cfg(any(target_os = "linux", target_os = "android"))]
 use tieline_wire::limits::STALE_TIMEOUT;
 use tokio::net::TcpStream;
 
 use crate::address::{HostPort, deadline_in};
 use crate::error::{ConfigError, Error};
-use crate::socket;
 
 /// How long the relay may take to accept a connection.
 pub const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -18,6 +18,7 @@ pub const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
 ///
 /// Small enough that a heartbeat or a small session does not wait behind megabytes that one large
 /// session has in the kernel, and as much as one gathered send.
+#[cfg(any(target_os = "linux", target_os = "android"))]
 const NOTSENT_BYTES_MAX: u32 = 256 * 1024;
 
 /// Where the relay listens for agents, and over which transport.
@@ -76,6 +77,7 @@ impl RelayUrl {
             .connect(deadline_in(DIAL_TIMEOUT))
             .await
             .map_err(failed)?;
+        #[cfg(any(target_os = "linux", target_os = "android"))]
         prepare(&stream).map_err(failed)?;
         Ok(stream)
     }
@@ -87,14 +89,12 @@ impl fmt::Display for RelayUrl {
     }
 }
 
+#[cfg(any(target_os = "linux", target_os = "android"))]
 fn prepare(stream: &TcpStream) -> io::Result<()> {
-    socket::prepare(stream, NOTSENT_BYTES_MAX)?;
+    let socket = socket2::SockRef::from(stream);
     // Unacknowledged data for this long, and the kernel ends the connection by itself.
-    #[cfg(any(target_os = "linux", target_os = "android"))]
-    socket2::SockRef::from(stream).set_tcp_user_timeout(Some(STALE_TIMEOUT))?;
-    #[cfg(not(any(target_os = "linux", target_os = "android")))]
-    let _ = STALE_TIMEOUT;
-    Ok(())
+    socket.set_tcp_user_timeout(Some(STALE_TIMEOUT))?;
+    socket.set_tcp_notsent_lowat(NOTSENT_BYTES_MAX)
 }
 
 #[cfg(test)]

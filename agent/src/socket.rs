@@ -1,20 +1,64 @@
-//! Options that every outgoing connection gets.
+//! Outgoing connections, with the options that all of them get.
 
 use std::io;
+use std::net::SocketAddr;
 
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 /// Unsent bytes that the kernel may hold for a target or a lane that reads slowly: without a limit
 /// they grow to `net.ipv4.tcp_wmem`, and a few hundred stalled sessions use up the memory that TCP
 /// has for everybody (`net.ipv4.tcp_mem`). With less than this, bulk costs more wake-ups.
-pub(crate) const SESSION_NOTSENT_BYTES_MAX: u32 = 1024 * 1024;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const NOTSENT_BYTES_MAX: u32 = 1024 * 1024;
 
-/// Lets bytes leave at once, and the kernel hold at most `notsent_bytes_max` that could not.
-pub(crate) fn prepare(stream: &TcpStream, notsent_bytes_max: u32) -> io::Result<()> {
-    stream.set_nodelay(true)?;
+/// The congestion control of connections within this machine: one that never paces. BBR does, even
+/// on loopback, with a timer for each segment (ADR 17). The kernel always has this one.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const LOOPBACK_CONGESTION: &[u8] = b"reno";
+
+/// Connects to `address`.
+///
+/// # Errors
+/// As connect(2).
+pub(crate) async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    // Who writes decided when to send; holding bytes back only adds latency.
+    socket.set_nodelay(true)?;
     #[cfg(any(target_os = "linux", target_os = "android"))]
-    socket2::SockRef::from(stream).set_tcp_notsent_lowat(notsent_bytes_max)?;
-    #[cfg(not(any(target_os = "linux", target_os = "android")))]
-    let _ = notsent_bytes_max;
-    Ok(())
+    {
+        let options = socket2::SockRef::from(&socket);
+        options.set_tcp_notsent_lowat(NOTSENT_BYTES_MAX)?;
+        // Before it is connected: a socket that began to pace never stops. Without it all works,
+        // only slower.
+        if address.ip().to_canonical().is_loopback() {
+            let _ = options.set_tcp_congestion(LOOPBACK_CONGESTION);
+        }
+    }
+    socket.connect(address).await
+}
+
+#[cfg(all(test, any(target_os = "linux", target_os = "android")))]
+mod tests {
+    use socket2::SockRef;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_within_this_machine_is_not_paced() {
+        for host in ["127.0.0.1:0", "[::1]:0"] {
+            let Ok(listener) = TcpListener::bind(host).await else {
+                continue; // No IPv6 here.
+            };
+            let stream = connect(listener.local_addr().unwrap()).await.unwrap();
+            let options = SockRef::from(&stream);
+            let congestion = options.tcp_congestion().unwrap();
+            assert!(congestion.starts_with(LOOPBACK_CONGESTION));
+            assert!(stream.nodelay().unwrap());
+            assert_eq!(options.tcp_notsent_lowat().unwrap(), NOTSENT_BYTES_MAX);
+        }
+    }
 }

@@ -20,6 +20,8 @@ pub(crate) struct Machine {
     pub(crate) memory_mib: u64,
     /// Kernel release.
     pub(crate) kernel: String,
+    /// What TCP connections use that choose nothing, such as `cubic`.
+    pub(crate) congestion_control: String,
 }
 
 impl Machine {
@@ -42,6 +44,9 @@ impl Machine {
                 .is_some_and(|flags| flags.split(' ').any(|flag| flag == "hypervisor")),
             memory_mib: memory_kib.unwrap_or(0) / 1024,
             kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
+            congestion_control: read("/proc/sys/net/ipv4/tcp_congestion_control")
+                .trim()
+                .to_owned(),
         }
     }
 }

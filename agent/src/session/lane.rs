@@ -18,7 +18,7 @@ use tokio::time::{sleep, timeout};
 use super::pipe::Pipe;
 use super::{Collected, Delivered, FLUSH_TIMEOUT, Session};
 use crate::link::{LaneEnd, Link};
-use crate::socket::{self, SESSION_NOTSENT_BYTES_MAX};
+use crate::socket;
 
 /// How long the relay may take to accept a lane; it forgets the offer a little later.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(8);
@@ -188,8 +188,7 @@ pub(super) async fn linger(lane: Arc<TcpStream>) {
 }
 
 async fn dial(relay: SocketAddr, nonce: &BulkNonce) -> io::Result<TcpStream> {
-    let mut lane = TcpStream::connect(relay).await?;
-    socket::prepare(&lane, SESSION_NOTSENT_BYTES_MAX)?;
+    let mut lane = socket::connect(relay).await?;
     lane.write_all(&nonce.lane_hello()).await?;
     let mut answer = LANE_PREFACE;
     lane.read_exact(&mut answer).await?;

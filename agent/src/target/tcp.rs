@@ -7,7 +7,6 @@ use tieline_wire::Reason;
 use tokio::net::TcpStream;
 
 use crate::address::{HostPort, deadline_in};
-use crate::socket::{self, SESSION_NOTSENT_BYTES_MAX};
 
 /// Plain bytes to a host and port.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,15 +33,10 @@ impl TcpTarget {
         &self,
         timeout: Duration,
     ) -> Result<TcpStream, (Reason, io::Error)> {
-        let stream = self
-            .address
+        self.address
             .connect(deadline_in(timeout))
             .await
-            .map_err(|error| (reason_of(&error), error))?;
-        if let Err(error) = socket::prepare(&stream, SESSION_NOTSENT_BYTES_MAX) {
-            tracing::debug!(%error, "options of a target's socket");
-        }
-        Ok(stream)
+            .map_err(|error| (reason_of(&error), error))
     }
 }
 

@@ -180,7 +180,13 @@ impl Report {
                 "machine",
                 format!("{}, {cores} cores{kind}, {memory} MiB", machine.cpu_model),
             ),
-            ("kernel", format!("Linux {}", machine.kernel)),
+            (
+                "kernel",
+                format!(
+                    "Linux {}, congestion control {}",
+                    machine.kernel, machine.congestion_control
+                ),
+            ),
             ("processes", pinned.to_owned()),
             (
                 "rounds",

@@ -26,6 +26,11 @@ const STALL_TIMEOUT: Duration = Duration::from_secs(300);
 /// bulk costs more wake-ups.
 const NOTSENT_BYTES_MAX: u32 = 1024 * 1024;
 
+/// The congestion control of connections within this machine: one that never paces. BBR does, even
+/// on loopback, with a timer for each segment (ADR 17). The kernel always has this one. It can only
+/// be inherited: a socket that began to pace never stops.
+const LOOPBACK_CONGESTION: &[u8] = b"reno";
+
 /// When the kernel starts to ask a silent peer whether it is still there, and how often it asks.
 /// It gives up after [`STALL_TIMEOUT`].
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
@@ -89,6 +94,10 @@ fn socket(address: SocketAddr, shared: bool) -> io::Result<RawSocket> {
         .with_time(KEEPALIVE_IDLE)
         .with_interval(KEEPALIVE_INTERVAL);
     socket.set_tcp_keepalive(&probes)?;
+    if address.ip().to_canonical().is_loopback() {
+        // Without it all works, only slower.
+        let _ = socket.set_tcp_congestion(LOOPBACK_CONGESTION);
+    }
     socket.bind(&address.into())?;
     Ok(socket)
 }
@@ -180,6 +189,8 @@ mod tests {
         assert_eq!(accepted.tcp_user_timeout().unwrap(), Some(STALL_TIMEOUT));
         assert_eq!(accepted.tcp_keepalive_time().unwrap(), KEEPALIVE_IDLE);
         assert_eq!(accepted.tcp_notsent_lowat().unwrap(), NOTSENT_BYTES_MAX);
+        let congestion = accepted.tcp_congestion().unwrap();
+        assert!(congestion.starts_with(LOOPBACK_CONGESTION));
         assert!(accepted.keepalive().unwrap() && accepted.tcp_nodelay().unwrap());
     }
 
