@@ -2,14 +2,13 @@
 
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
-use std::io::IoSlice;
 use std::os::fd::OwnedFd;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::Poll;
 
 use bytes::{Bytes, BytesMut};
-use tieline_wire::limits::{GATHER_BYTES_MAX, GATHER_SLICES_MAX};
+use tieline_wire::limits::GATHER_BYTES_MAX;
 use tieline_wire::{AgentHello, Event, Mux, Reason, Register, Transmit, TunnelId};
 use tracing::debug;
 
@@ -190,13 +189,9 @@ async fn write(socket: &Socket, link: &Rc<SharedMux>) -> Reason {
         poll_fn(|cx| link.poll_sendable(cx)).await;
         let mut turn = 0;
         while gather(link, &mut transmit) {
-            let sent = {
-                let mut slices = [IoSlice::new(&[]); GATHER_SLICES_MAX];
-                let filled = transmit.fill(&mut slices);
-                socket.send_vectored(&slices[..filled])
+            let Ok(sent) = transmit.send_with(|slices| socket.send_vectored(slices)) else {
+                break;
             };
-            let Ok(sent) = sent else { break };
-            transmit.advance(sent);
             turn += sent;
             if sent > 0 && turn < TURN_BYTES_MAX {
                 continue;

@@ -106,6 +106,11 @@ impl fmt::Display for Generation {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SessionId(pub u32);
 
+/// Sessions of one link by their ids, with a quick hash, since several are looked up for every frame.
+/// It is seeded all the same; a relay that found ids to collide would slow its own agents down and
+/// nobody else.
+pub type SessionMap<V> = std::collections::HashMap<SessionId, V, foldhash::fast::RandomState>;
+
 impl fmt::Display for SessionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(&self.0, f)

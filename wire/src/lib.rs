@@ -20,7 +20,7 @@ mod mux;
 pub use backlog::Backlog;
 pub use error::{Error, Reason, Side};
 pub use ids::{
-    AgentKey, Generation, InstanceId, MachineId, Moment, NameError, SessionId, TunnelId,
+    AgentKey, Generation, InstanceId, MachineId, Moment, NameError, SessionId, SessionMap, TunnelId,
 };
 pub use message::{
     AgentHello, BulkNonce, GoAway, Granted, Mode, Open, Refusal, Register, RegisterAck, RelayHello,

@@ -1,6 +1,6 @@
 //! Drives a link: reads its socket into the mux, writes what the mux has to say, keeps its time.
 
-use std::io::{self, IoSlice};
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,9 +24,6 @@ pub(super) const READ_BYTES_MIN: usize = 64 * 1024;
 
 /// Bytes after which a reader or writer that never has to wait lets others run.
 pub(super) const TURN_BYTES_MAX: usize = 1024 * 1024;
-
-/// Slices in one gathered write to the link.
-const SLICES_MAX: usize = 256;
 
 /// How long the last frames may take to reach the kernel.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
@@ -201,7 +198,7 @@ async fn write(link: Arc<Link>, writes: OwnedWriteHalf) -> io::Result<()> {
             continue;
         }
         while !out.is_empty() {
-            match send_some(&writes, &mut out) {
+            match out.send_with(|slices| writes.try_write_vectored(slices)) {
                 Ok(count) => turn_bytes += count,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     writes.writable().await?;
@@ -214,14 +211,6 @@ async fn write(link: Arc<Link>, writes: OwnedWriteHalf) -> io::Result<()> {
             }
         }
     }
-}
-
-fn send_some(writes: &OwnedWriteHalf, out: &mut Transmit) -> io::Result<usize> {
-    let mut slices = [IoSlice::new(&[]); SLICES_MAX];
-    let filled = out.fill(&mut slices);
-    let count = writes.try_write_vectored(&slices[..filled])?;
-    out.advance(count);
-    Ok(count)
 }
 
 /// Ends the sessions when the link's future ends or is dropped.

@@ -6,14 +6,15 @@ mod buffer;
 mod dispatch;
 mod driver;
 
-use std::collections::HashMap;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::BufMut;
-use tieline_wire::{Event, GoAway, Granted, Moment, Mux, Reason, SessionId, Settings, TunnelId};
+use tieline_wire::{
+    Event, GoAway, Granted, Moment, Mux, Reason, SessionId, SessionMap, Settings, TunnelId,
+};
 use tokio::io::AsyncReadExt;
 use tokio::net::tcp::OwnedReadHalf;
 use tokio::sync::{Notify, watch};
@@ -61,7 +62,7 @@ pub(crate) struct Link {
 #[derive(Debug)]
 struct Core {
     mux: Mux,
-    sessions: HashMap<SessionId, Arc<Session>>,
+    sessions: SessionMap<Arc<Session>>,
     buffer: ReadBuffer,
     /// When the clock will look at the mux next.
     wakes_at: Option<Moment>,
@@ -101,7 +102,7 @@ impl Link {
         Self {
             core: Mutex::new(Core {
                 mux,
-                sessions: HashMap::new(),
+                sessions: SessionMap::default(),
                 buffer: ReadBuffer::default(),
                 wakes_at: None,
                 tunnel: None,

@@ -4,7 +4,7 @@
 //! writes it. All on one shard, so nothing here is locked.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -14,7 +14,7 @@ use bytes::Bytes;
 use tieline_wire::limits::PREFACE;
 use tieline_wire::{
     Counters, Error, Event, GoAway, Mode, Moment, Mux, Open, OpenError, Reason, SessionId,
-    Transmit, TunnelId,
+    SessionMap, Transmit, TunnelId,
 };
 
 use crate::clock::Clock;
@@ -55,7 +55,7 @@ pub(crate) struct SharedMux {
 
 struct State {
     mux: Mux,
-    sessions: HashMap<SessionId, Rc<Ends>>,
+    sessions: SessionMap<Rc<Ends>>,
     /// Sessions that their holder left in order, and when the target must be done with them.
     abandoned: VecDeque<(SessionId, Moment)>,
     /// What the metrics know of already.
@@ -84,7 +84,7 @@ impl SharedMux {
         Rc::new(Self {
             state: RefCell::new(State {
                 mux,
-                sessions: HashMap::new(),
+                sessions: SessionMap::default(),
                 abandoned: VecDeque::new(),
                 counted: Counters::default(),
                 counted_sessions: 0,

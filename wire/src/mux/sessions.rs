@@ -1,6 +1,6 @@
 //! The sessions of one link: what each direction still has to do.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 
 use bytes::Bytes;
 
@@ -8,7 +8,7 @@ use super::budget::Budget;
 use super::credit::{RecvCredit, SendCredit};
 use super::lane::{RecvLane, Run, SendLane};
 use crate::error::Reason;
-use crate::ids::{Moment, SessionId};
+use crate::ids::{Moment, SessionId, SessionMap};
 use crate::limits::{HEADER_BYTES, SESSION_CREDIT_BYTES, SESSION_QUEUE_BYTES_MAX};
 
 /// Slots of an empty queue that a session keeps; a burst of tiny frames needs thousands.
@@ -182,7 +182,7 @@ impl Session {
 /// Every live session of a link, and which ids were ever used.
 #[derive(Debug, Default)]
 pub(super) struct Sessions {
-    live: HashMap<SessionId, Session>,
+    live: SessionMap<Session>,
     highest: u32,
 }
 

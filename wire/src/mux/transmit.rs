@@ -10,6 +10,9 @@ use crate::limits::{GATHER_BYTES_MAX, GATHER_SLICES_MAX};
 /// Room for frames of our own that an empty list keeps.
 const INLINE_BYTES_KEPT: usize = 64 * 1024;
 
+/// Slices of a list that is sent without much ado.
+const SLICES_FEW: usize = 64;
+
 /// A gather list that a socket takes in as many pieces as it likes.
 ///
 /// Headers and control frames are written into one buffer of its own; payloads stay where they
@@ -63,8 +66,30 @@ impl Transmit {
         self.len >= GATHER_BYTES_MAX || self.parts.len() + 2 > GATHER_SLICES_MAX
     }
 
-    /// Puts the unsent bytes into `slices`, as far as they go; returns how many were filled.
-    pub fn fill<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
+    /// Hands all unsent bytes, or as many slices of them as one call takes, to `send`, and takes note
+    /// of how many it took.
+    ///
+    /// # Errors
+    /// That of `send`; nothing was sent then.
+    ///
+    /// # Panics
+    /// If `send` says that it took more than it was given.
+    pub fn send_with<E>(
+        &mut self,
+        send: impl FnOnce(&[IoSlice<'_>]) -> Result<usize, E>,
+    ) -> Result<usize, E> {
+        // To clear a thousand slots for a single message would cost as much as the mux does.
+        let count = if self.parts.len() <= SLICES_FEW {
+            send(self.fill(&mut [IoSlice::new(&[]); SLICES_FEW]))?
+        } else {
+            send(self.fill(&mut [IoSlice::new(&[]); GATHER_SLICES_MAX]))?
+        };
+        self.advance(count);
+        Ok(count)
+    }
+
+    /// Puts the unsent bytes into `slices`, as far as they go; returns those that were filled.
+    fn fill<'a, 'b>(&'a self, slices: &'b mut [IoSlice<'a>]) -> &'b [IoSlice<'a>] {
         let mut filled = 0;
         let mut skip = self.sent;
         for (slot, part) in slices.iter_mut().zip(&self.parts) {
@@ -76,15 +101,14 @@ impl Transmit {
             skip = 0;
             filled += 1;
         }
-        filled
+        &slices[..filled]
     }
 
-    /// The slices of the list; for one that fits, see [`Transmit::fill`].
+    /// The slices of the list, as many as one gathered send takes.
     #[must_use]
     pub fn slices(&self) -> Vec<IoSlice<'_>> {
         let mut slices = vec![IoSlice::new(&[]); self.parts.len().min(GATHER_SLICES_MAX)];
-        let filled = self.fill(&mut slices);
-        slices.truncate(filled);
+        self.fill(&mut slices);
         slices
     }
 
