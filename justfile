@@ -101,6 +101,12 @@ bench-wire:
     mv target/wire.md docs/bench/wire.md
     cat docs/bench/wire.md
 
+# Instructions of relay and agent per round trip and MiB, by perf or valgrind, 2 minutes; writes docs/bench/instructions.md
+[group('bench')]
+instructions *arguments:
+    cargo build --release -p tieline-relay -p tieline-agent -p tieline-loadgen
+    target/release/tieline-loadgen instructions {{ arguments }}
+
 _bench name *arguments:
     cargo build --release -p tieline-relay -p tieline-agent -p tieline-loadgen
     target/release/tieline-loadgen bench --name {{ name }} {{ arguments }}
