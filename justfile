@@ -88,6 +88,25 @@ bench-peers *arguments: peers (_bench 'bench-peers' '--suite' 'peers' '--known-p
 peers:
     tools/peers/install target/peers
 
+# Frame codec and mux by themselves: ns per frame, bytes per session, 1 minute; writes docs/bench/wire.md
+[group('bench')]
+bench-wire:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    # A bench runs in its package's folder.
+    export CRITERION_HOME="$PWD/target/criterion"
+    cargo bench -p tieline-wire --bench codec --bench mux
+    cargo bench -p tieline-wire --bench state >"$CRITERION_HOME/state.jsonl"
+    tools/bench/wire.py "$CRITERION_HOME" >target/wire.md
+    mv target/wire.md docs/bench/wire.md
+    cat docs/bench/wire.md
+
+# Instructions of relay and agent per round trip and MiB, by perf or valgrind, 2 minutes; writes docs/bench/instructions.md
+[group('bench')]
+instructions *arguments:
+    cargo build --release -p tieline-relay -p tieline-agent -p tieline-loadgen
+    target/release/tieline-loadgen instructions {{ arguments }}
+
 _bench name *arguments:
     cargo build --release -p tieline-relay -p tieline-agent -p tieline-loadgen
     target/release/tieline-loadgen bench --name {{ name }} {{ arguments }}

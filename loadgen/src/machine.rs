@@ -1,5 +1,6 @@
 //! Facts about where and of what a number was measured. No host name: artefacts are published.
 
+use std::fmt;
 use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -48,6 +49,34 @@ impl Machine {
                 .trim()
                 .to_owned(),
         }
+    }
+}
+
+impl Machine {
+    /// The kernel, and how its TCP behaves where a program chooses nothing.
+    pub(crate) fn system(&self) -> String {
+        format!(
+            "Linux {}, congestion control {}",
+            self.kernel, self.congestion_control
+        )
+    }
+}
+
+impl fmt::Display for Machine {
+    /// Everything but the kernel, which reports name by itself.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = if self.virtual_machine {
+            ", a virtual machine"
+        } else {
+            ""
+        };
+        let Self {
+            cpu_model,
+            cores,
+            memory_mib,
+            ..
+        } = self;
+        write!(f, "{cpu_model}, {cores} cores{kind}, {memory_mib} MiB")
     }
 }
 

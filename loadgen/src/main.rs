@@ -11,6 +11,7 @@ mod blocks;
 mod cli;
 mod cpu;
 mod histogram;
+mod instructions;
 mod interrupt;
 mod machine;
 mod memory;
@@ -65,6 +66,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Fanout(flags) => single(flags.scenario()?, &flags.single),
         Command::Mixed(flags) => single(flags.scenario()?, &flags.single),
         Command::Bench(flags) => scenario::bench::run(&flags, &Interrupt::listen()?),
+        Command::Instructions(flags) => instructions::run(&flags, &Interrupt::listen()?),
         Command::Target(flags) => target::run(&flags),
         Command::Forwarder(flags) => path::forwarder::run(&flags),
         Command::Child(flags) => process::become_child(&flags),

@@ -78,6 +78,8 @@ pub(crate) struct Program {
     pub(crate) environment: Vec<(String, OsString)>,
     /// The cores to run on; none means that it is not pinned.
     pub(crate) cores: Vec<usize>,
+    /// A program that runs this one, with its own arguments; empty for none.
+    pub(crate) in_front: Vec<OsString>,
 }
 
 impl Program {
@@ -89,6 +91,7 @@ impl Program {
             arguments: arguments.iter().map(OsString::from).collect(),
             environment: Vec::new(),
             cores,
+            in_front: Vec::new(),
         })
     }
 }
@@ -126,6 +129,7 @@ impl Running {
         }
         command
             .arg("--")
+            .args(&program.in_front)
             .arg(&program.path)
             .args(&program.arguments);
         command.envs(
@@ -225,6 +229,38 @@ impl Running {
         ))
     }
 
+    /// Asks it to end and waits until it has, so that it can write what it counted.
+    pub(crate) fn end(mut self, patience: Duration) -> anyhow::Result<()> {
+        // Not SIGTERM, at which `perf stat` ends without a word.
+        self.signal(Signal::INT);
+        let deadline = Instant::now() + patience;
+        let rest = || deadline.saturating_duration_since(Instant::now());
+        while self.lines.recv_timeout(rest()).is_ok() {}
+        if rest().is_zero() {
+            bail!(
+                "{} did not end within {} s{}",
+                self.name,
+                patience.as_secs(),
+                self.log_tail()
+            );
+        }
+        // Its output ended, so it is about to.
+        self.child.wait()?;
+        Ok(())
+    }
+
+    /// Sends a signal to it and to what it started, unless it was waited for: its number might then
+    /// mean another.
+    fn signal(&mut self, signal: Signal) {
+        if let Ok(pid) = i32::try_from(self.child.id())
+            && let Some(pid) = Pid::from_raw(pid)
+            && matches!(self.child.try_wait(), Ok(None))
+        {
+            // Gone since: then there is nothing to end.
+            let _ = rustix::process::kill_process_group(pid, signal);
+        }
+    }
+
     fn log_tail(&self) -> String {
         let text = std::fs::read_to_string(&self.log).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
@@ -238,17 +274,13 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        if let Ok(pid) = i32::try_from(self.child.id())
-            && let Some(pid) = Pid::from_raw(pid)
-            && matches!(self.child.try_wait(), Ok(None))
-        {
-            // Not waited for yet, so the number still means this child and no other.
-            let _ = rustix::process::kill_process(pid, Signal::TERM);
+        if matches!(self.child.try_wait(), Ok(None)) {
+            self.signal(Signal::TERM);
             let deadline = Instant::now() + END_GRACE;
             let rest = || deadline.saturating_duration_since(Instant::now());
             // Its output ends when it ends; lines that still come are of no use.
             while self.lines.recv_timeout(rest()).is_ok() {}
-            let _ = self.child.kill();
+            self.signal(Signal::KILL);
         }
         let _ = self.child.wait();
     }
@@ -322,6 +354,7 @@ mod tests {
             arguments: Vec::new(),
             environment: Vec::new(),
             cores: Vec::new(),
+            in_front: Vec::new(),
         };
         let error = Running::start(&program, directory.path())
             .unwrap_err()

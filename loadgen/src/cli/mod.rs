@@ -38,6 +38,9 @@ pub(crate) enum Command {
     // A recipe sets flags, and whoever calls the recipe may set them otherwise.
     #[command(args_override_self = true)]
     Bench(BenchFlags),
+    /// Instructions that relay and agent need for a round trip and a MiB; writes a report
+    #[command(args_override_self = true)]
+    Instructions(InstructionsFlags),
     /// Run a target server; prints its address as one JSON line
     Target(TargetFlags),
     /// Run one hop of the bare forwarder; prints its address as one JSON line
@@ -173,6 +176,22 @@ pub(crate) struct BenchFlags {
     /// Print the report as JSON too
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct InstructionsFlags {
+    /// Rounds; in each, every load runs twice with fresh processes, short and long
+    #[arg(long, default_value_t = 5)]
+    pub(crate) rounds: usize,
+    /// The relay [default: tieline-relay beside this program]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) relay_bin: Option<PathBuf>,
+    /// The agent [default: tieline beside this program]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) agent_bin: Option<PathBuf>,
+    /// Folder for the report, instructions.md
+    #[arg(long, value_name = "DIR", default_value = "docs/bench")]
+    pub(crate) out: PathBuf,
 }
 
 /// A set of scenarios.

@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use serde_json::Value;
 
+use crate::instructions::counter::Counter;
 use crate::interrupt::Interrupt;
 use crate::process::{Program, Running, listening_address};
 
@@ -33,6 +34,15 @@ pub(crate) struct Binaries {
     pub(crate) agent_arguments: Vec<String>,
     /// Tunnels, each with an agent of its own.
     pub(crate) tunnels: usize,
+    /// What counts their instructions, if anything does.
+    pub(crate) counter: Option<Counter>,
+}
+
+impl Binaries {
+    fn in_front(&self, name: &str, directory: &Path) -> Vec<OsString> {
+        self.counter
+            .map_or_else(Vec::new, |counter| counter.in_front(name, directory))
+    }
 }
 
 /// A relay with its agents, each of which published one tunnel. Fields end in this order: agents,
@@ -89,6 +99,7 @@ impl RelayPair {
                 arguments: arguments.into_iter().map(OsString::from).collect(),
                 environment: environment.clone(),
                 cores: cores.0.into_iter().collect(),
+                in_front: binaries.in_front("relay", directory),
             },
             directory,
         )?;
@@ -107,9 +118,11 @@ impl RelayPair {
             if number == 0 {
                 settings.push(told(&binaries.agent, &["serve"], &arguments));
             }
+            let name = format!("agent-{number}");
             let mut agent = Running::start(
                 &Program {
-                    name: format!("agent-{number}"),
+                    in_front: binaries.in_front(&name, directory),
+                    name,
                     path: binaries.agent.clone(),
                     arguments: arguments.into_iter().map(OsString::from).collect(),
                     environment: environment.clone(),

@@ -147,13 +147,6 @@ impl Report {
 
     /// Where, when and how, as name and value.
     fn facts(&self) -> Vec<(&'static str, String)> {
-        let machine = &self.machine;
-        let kind = if machine.virtual_machine {
-            ", a virtual machine"
-        } else {
-            ""
-        };
-        let (cores, memory) = (machine.cores, machine.memory_mib);
         let pinned = if self.pinned {
             "client, target, near and far hop each on cores of their own"
         } else {
@@ -176,17 +169,8 @@ impl Report {
             ("date", self.date.clone()),
             ("commit", self.commit.clone()),
             ("command", format!("`{}`", self.command)),
-            (
-                "machine",
-                format!("{}, {cores} cores{kind}, {memory} MiB", machine.cpu_model),
-            ),
-            (
-                "kernel",
-                format!(
-                    "Linux {}, congestion control {}",
-                    machine.kernel, machine.congestion_control
-                ),
-            ),
+            ("machine", self.machine.to_string()),
+            ("kernel", self.machine.system()),
             ("processes", pinned.to_owned()),
             (
                 "rounds",

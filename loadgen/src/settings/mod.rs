@@ -4,9 +4,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::cli::{
-    BenchFlags, BulkFlags, ConnectFlags, DirectionFlag, FanoutFlags, IdleFlags, MethodFlags,
-    MixedFlags, PathFlag, PathFlags, PeerFlags, RttFlags, SingleFlags, Suite,
+    BenchFlags, BulkFlags, ConnectFlags, DirectionFlag, FanoutFlags, IdleFlags, InstructionsFlags,
+    MethodFlags, MixedFlags, PathFlag, PathFlags, PeerFlags, RttFlags, SingleFlags, Suite,
 };
+use crate::instructions::counter::Counter;
 use crate::path::peer::{PeerPid, PeerSpec};
 use crate::path::relay::Binaries;
 use crate::path::set::{ExternalRelay, ExternalTarget, PathsWanted, RelaySource};
@@ -61,12 +62,20 @@ pub(crate) enum UsageError {
     Name(String),
 }
 
+fn rounds_checked(rounds: usize) -> Result<usize, UsageError> {
+    if (1..=ROUNDS_MAX).contains(&rounds) {
+        return Ok(rounds);
+    }
+    Err(UsageError::Range {
+        flag: "--rounds",
+        range: format!("1 to {ROUNDS_MAX}"),
+    })
+}
+
 impl MethodFlags {
     fn checked(&self) -> Result<Method, UsageError> {
         let range = |flag, range: String| Err(UsageError::Range { flag, range });
-        if !(1..=ROUNDS_MAX).contains(&self.rounds) {
-            return range("--rounds", format!("1 to {ROUNDS_MAX}"));
-        }
+        let rounds = rounds_checked(self.rounds)?;
         if self.repeat_noisy > ROUNDS_MAX {
             return range("--repeat-noisy", format!("at most {ROUNDS_MAX}"));
         }
@@ -86,7 +95,7 @@ impl MethodFlags {
             );
         }
         Ok(Method {
-            rounds: self.rounds,
+            rounds,
             warm_up_s: self.warm_up.as_secs_f64(),
             measured_s: self.duration.as_secs_f64(),
             threads: self.threads,
@@ -286,6 +295,30 @@ const FULL: [&str; 22] = [
     "idle-2000",
 ];
 
+/// The binary that was given, or the one of that name beside this program.
+fn beside(given: Option<&PathBuf>, name: &str) -> PathBuf {
+    given.cloned().unwrap_or_else(|| {
+        std::env::current_exe().map_or_else(|_| PathBuf::from(name), |own| own.with_file_name(name))
+    })
+}
+
+impl InstructionsFlags {
+    /// Rounds, and the programs of which `counter` counts.
+    pub(crate) fn checked(&self, counter: Counter) -> Result<(usize, Binaries), UsageError> {
+        let rounds = rounds_checked(self.rounds)?;
+        let binaries = Binaries {
+            relay: beside(self.relay_bin.as_ref(), "tieline-relay"),
+            agent: beside(self.agent_bin.as_ref(), "tieline"),
+            // epoll: callgrind knows little of io_uring. One shard: no session is handed over.
+            relay_arguments: ["--driver=epoll", "--shards=1"].map(str::to_owned).into(),
+            agent_arguments: Vec::new(),
+            tunnels: 1,
+            counter: Some(counter),
+        };
+        Ok((rounds, binaries))
+    }
+}
+
 impl BenchFlags {
     /// The loads, the method and the paths.
     pub(crate) fn checked(&self) -> Result<(Vec<Scenario>, Method, PathsWanted), UsageError> {
@@ -309,18 +342,13 @@ impl BenchFlags {
         if self.name.is_empty() || self.name.starts_with('.') || !self.name.chars().all(plain) {
             return Err(UsageError::Name(self.name.clone()));
         }
-        let beside = |given: &Option<PathBuf>, name: &str| {
-            given.clone().unwrap_or_else(|| {
-                std::env::current_exe()
-                    .map_or_else(|_| PathBuf::from(name), |own| own.with_file_name(name))
-            })
-        };
         let binaries = Binaries {
-            relay: beside(&self.relay_bin, "tieline-relay"),
-            agent: beside(&self.agent_bin, "tieline"),
+            relay: beside(self.relay_bin.as_ref(), "tieline-relay"),
+            agent: beside(self.agent_bin.as_ref(), "tieline"),
             relay_arguments: self.relay_arguments.clone(),
             agent_arguments: self.agent_arguments.clone(),
             tunnels: self.tunnels,
+            counter: None,
         };
         let (peers, peer_pids) = self.peers.checked()?;
         let wanted = PathsWanted {

@@ -26,6 +26,22 @@ fn a_bench_without_its_relay_says_how_to_build_it() {
 }
 
 #[test]
+fn without_a_counter_the_way_to_one_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().to_str().unwrap();
+    let output = loadgen(&["instructions", "--out", out])
+        .env("PATH", "/nonexistent")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let error = stderr(&output);
+    assert!(
+        error.contains("perf stat") && error.contains("apt-get install valgrind"),
+        "{error}"
+    );
+}
+
+#[test]
 fn a_bench_writes_document_json_logs_and_page() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().to_str().unwrap();

@@ -40,7 +40,7 @@ const UNSAFE_DOORS: &[&str] = &[
     "loadgen/src/path/emulator/",
 ];
 
-/// Test files of this name may hold `unsafe` too.
+/// Files of this name may hold `unsafe` too, beside tests and benches.
 const UNSAFE_TEST_FILE: &str = "counting_allocator.rs";
 
 /// Row of a module of the relay, from 1.
@@ -199,14 +199,17 @@ pub(crate) fn unsafe_stays_behind_its_doors(sources: &[Source]) -> Vec<Finding> 
                 Some(_) => source.path.starts_with(door),
                 None => source.path == *door,
             });
-        let is_allocator = source.path.contains("/tests/")
+        let is_allocator = ["/tests/", "/benches/"]
+            .iter()
+            .any(|folder| source.path.contains(folder))
             && source.path.rsplit('/').next() == Some(UNSAFE_TEST_FILE);
         if is_door || is_allocator {
             continue;
         }
         for line in source.lines_with(&["unsafe"], true) {
             let doors = UNSAFE_DOORS.join(", ");
-            let what = format!("`unsafe` outside {doors} and a test's {UNSAFE_TEST_FILE}");
+            let what =
+                format!("`unsafe` outside {doors} and a {UNSAFE_TEST_FILE} of tests or benches");
             findings.push(Finding::new(source, line, what));
         }
     }

@@ -212,11 +212,11 @@ fn unsafe_outside_its_doors_is_caught() {
         &[1],
     );
     passes(rule, "relay/src/io/send.rs", "unsafe fn f() {}\n");
-    passes(
-        rule,
-        "relay/tests/memory/counting_allocator.rs",
-        "unsafe impl GlobalAlloc for A {}\n",
-    );
+    let allocator = "unsafe impl GlobalAlloc for A {}\n";
+    for folder in ["relay/tests/memory", "wire/benches/state"] {
+        passes(rule, &format!("{folder}/counting_allocator.rs"), allocator);
+    }
+    catches(rule, "wire/src/counting_allocator.rs", allocator, &[1]);
     passes(
         rule,
         "relay/src/link.rs",

@@ -173,6 +173,7 @@ impl Known {
                     libraries.clone().into_os_string(),
                 )],
                 cores: core.into_iter().collect(),
+                in_front: Vec::new(),
             };
             peer.facts.hops.push(told);
             anyhow::Ok(Running::start(&program, place.directory)?)

@@ -1,0 +1,134 @@
+//! The `instructions` command: what a round trip and a MiB cost relay and agent, counted.
+//!
+//! Time depends on the machine and on who else uses it; instructions hardly do. Each load runs
+//! twice on fresh processes, and the difference is divided by the difference in work: what start,
+//! registration and end cost falls out.
+
+pub(crate) mod counter;
+mod document;
+mod load;
+
+use std::fs;
+use std::time::{Duration, SystemTime};
+
+use anyhow::Context;
+
+use crate::cli::InstructionsFlags;
+use crate::interrupt::Interrupt;
+use crate::machine::Machine;
+use crate::path::relay::{Binaries, RelayPair};
+use crate::path::tunnel_preamble;
+use crate::process::{Program, Running};
+use crate::report::Spread;
+use counter::Counter;
+use load::Load;
+
+/// How long a process may take to end: callgrind then writes what it counted.
+const END_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Instructions of relay and agent.
+#[derive(Clone, Copy, Debug)]
+struct Counts {
+    relay: f64,
+    agent: f64,
+}
+
+/// One load over all rounds: instructions per unit of work.
+#[derive(Debug)]
+struct Counted {
+    load: Load,
+    relay: Spread,
+    agent: Spread,
+}
+
+/// Runs it.
+pub(crate) fn run(flags: &InstructionsFlags, interrupt: &Interrupt) -> anyhow::Result<()> {
+    fs::create_dir_all(&flags.out)
+        .with_context(|| format!("cannot make the folder {}", flags.out.display()))?;
+    let date = SystemTime::now();
+    let directory = tempfile::Builder::new()
+        .prefix("tieline-loadgen-")
+        .tempdir()?;
+    let counter = Counter::find(directory.path())?;
+    let (rounds, binaries) = flags.checked(counter)?;
+    eprintln!("counted by `{counter}`");
+
+    let mut counted: Vec<Vec<Counts>> = vec![Vec::new(); Load::ALL.len()];
+    for round in 1..=rounds {
+        for (load, counted) in Load::ALL.into_iter().zip(&mut counted) {
+            let [short, long] = load
+                .units()
+                .map(|units| once(load, units, &binaries, counter, interrupt));
+            let ((short, short_units), (long, long_units)) = (short?, long?);
+            let units = long_units - short_units;
+            let counts = Counts {
+                relay: (long.relay - short.relay) / units,
+                agent: (long.agent - short.agent) / units,
+            };
+            eprintln!(
+                "round {round}, {}: relay {:.0}, agent {:.0}",
+                load.name(),
+                counts.relay,
+                counts.agent
+            );
+            counted.push(counts);
+        }
+    }
+    let results: Vec<Counted> = Load::ALL
+        .into_iter()
+        .zip(&counted)
+        .map(|(load, counts)| Counted {
+            load,
+            relay: Spread::of(counts.iter().map(|it| it.relay)),
+            agent: Spread::of(counts.iter().map(|it| it.agent)),
+        })
+        .collect();
+    let text = document::markdown(&results, rounds, counter, &Machine::read(), date);
+    let path = flags.out.join("instructions.md");
+    fs::write(&path, &text).with_context(|| format!("cannot write {}", path.display()))?;
+    print!("{text}");
+    eprintln!("written: {}", path.display());
+    Ok(())
+}
+
+/// Starts a target, a relay and an agent, does the work over one connection and ends them in order.
+/// Returns what they counted from start to end, and how much work it was.
+fn once(
+    load: Load,
+    units: u64,
+    binaries: &Binaries,
+    counter: Counter,
+    interrupt: &Interrupt,
+) -> anyhow::Result<(Counts, f64)> {
+    interrupt.check()?;
+    let directory = tempfile::Builder::new()
+        .prefix("tieline-loadgen-")
+        .tempdir()?;
+    let program = Program::own("target", &["target", "any"], Vec::new())?;
+    let mut target = Running::start(&program, directory.path())?;
+    let address = target.wait_for_address("target", interrupt)?;
+    let mut binaries = binaries.clone();
+    let arguments = load.relay_arguments().iter().map(|&word| word.to_owned());
+    binaries.relay_arguments.extend(arguments);
+    let pair = RelayPair::start(
+        &binaries,
+        address,
+        (None, None),
+        directory.path(),
+        interrupt,
+    )?;
+    let tunnel = pair.tunnels.first().context("no tunnel")?;
+    let preamble = tunnel_preamble(tunnel).context("a tunnel's name has 1 to 63 bytes")?;
+    let done = load
+        .run(pair.frontend, &preamble, units)
+        .with_context(|| format!("{} failed", load.name()))?;
+    for process in pair.agents.into_iter().chain([pair.relay]) {
+        process.end(END_PATIENCE)?;
+    }
+    let total = |name| Ok::<_, anyhow::Error>(counter.total(name, directory.path())? as f64);
+    let counts = Counts {
+        relay: total("relay")?,
+        agent: total("agent-0")?,
+    };
+    Ok((counts, done))
+}
