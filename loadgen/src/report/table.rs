@@ -296,11 +296,12 @@ impl Report {
     /// The whole report for a terminal.
     pub(crate) fn text(&self) -> String {
         let mut out = String::new();
+        let method = self.circumstances.method;
         for scenario in &self.scenarios {
             let _ = writeln!(
                 out,
                 "\n{}; {} rounds of {} s, seed {}",
-                scenario.scenario, self.method.rounds, self.method.measured_s, self.method.seed
+                scenario.scenario, method.rounds, method.measured_s, method.seed
             );
             for (place, grid) in grids(scenario).iter().enumerate() {
                 if place > 0 {
@@ -312,16 +313,7 @@ impl Report {
                 let _ = writeln!(out, "  {remark}");
             }
         }
-        out.push('\n');
-        for (name, value) in self.facts() {
-            let _ = writeln!(out, "{name}: {value}");
-        }
-        for peer in &self.peers {
-            let _ = writeln!(out, "peer {}: {}", peer.name, peer.version);
-        }
-        for note in &self.notes {
-            let _ = writeln!(out, "note: {note}");
-        }
+        out.push_str(&self.circumstances.text());
         out
     }
 }

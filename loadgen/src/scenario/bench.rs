@@ -13,7 +13,7 @@ use crate::histogram::{Interval, write_log};
 use crate::interrupt::Interrupt;
 use crate::machine::Machine;
 use crate::path::set::PathSet;
-use crate::report::{Report, ScenarioReport, document, page};
+use crate::report::{Circumstances, Report, ScenarioReport, document, page};
 use crate::scenario::Outcome;
 use crate::scenario::rounds;
 use crate::scenario::single::check_descriptors;
@@ -45,10 +45,10 @@ pub(crate) fn run(flags: &BenchFlags, interrupt: &Interrupt) -> anyhow::Result<(
             interrupt,
         )?);
     }
-    let mut report = Report::new(machine, date, method, &set);
-    report
-        .scenarios
-        .extend(outcomes.iter().map(ScenarioReport::new));
+    let report = Report {
+        circumstances: Circumstances::new(machine, date, method, &set),
+        scenarios: outcomes.iter().map(ScenarioReport::new).collect(),
+    };
     drop(set);
     write(&flags.out, &flags.name, &report, &outcomes)?;
     if flags.json {

@@ -1,6 +1,7 @@
 //! The report as one HTML page that needs nothing else: for somebody who was not there.
 
 mod charts;
+mod circumstances;
 mod words;
 
 use std::fmt::Write;
@@ -11,6 +12,7 @@ use super::table::{Grid, grids, remarks, short_name};
 use super::{PathReport, Ratios, Report, ScenarioReport, Spread};
 use crate::path::PathKind;
 use charts::{latency_plot, scaling};
+use circumstances::circumstances;
 
 /// Colours that people with colour-blindness tell apart (Okabe and Ito), and dashes besides.
 const RELAY: (&str, &str) = ("#d55e00", "");
@@ -33,7 +35,7 @@ pub(crate) fn html(report: &Report) -> String {
         out,
         "<meta name=\"viewport\" content=\"width=device-width\"/><title>Tieline bench, {}</title>\
          <style>{}</style></head>\n<body>",
-        escape(&report.date),
+        escape(&report.circumstances.date),
         words::STYLE
     );
     let _ = write!(
@@ -58,7 +60,7 @@ pub(crate) fn html(report: &Report) -> String {
     for scenario in &report.scenarios {
         out.push_str(&section(scenario, &styles));
     }
-    out.push_str(&circumstances(report));
+    out.push_str(&circumstances(&report.circumstances, words::METHOD));
     out.push_str("</body></html>\n");
     out
 }
@@ -66,7 +68,8 @@ pub(crate) fn html(report: &Report) -> String {
 /// What a peer says about its version, in brackets.
 fn version(report: &Report, path: PathKind) -> String {
     let name = path.to_string();
-    let peer = report.peers.iter().find(|peer| peer.name == name);
+    let mut peers = report.circumstances.peers.iter();
+    let peer = peers.find(|peer| peer.name == name);
     peer.map_or_else(String::new, |peer| format!(" ({})", escape(&peer.version)))
 }
 
@@ -264,47 +267,6 @@ fn table(grid: &Grid) -> String {
         "<table class=\"grid\">\n{}{rows}</table>\n",
         row(&grid.head, "th")
     )
-}
-
-/// Where, when, how, with what settings.
-fn circumstances(report: &Report) -> String {
-    let mut out = String::from("<h2>Where and how</h2>\n<table class=\"facts\">");
-    for (name, value) in report.facts() {
-        let _ = writeln!(
-            out,
-            "<tr><th>{name}</th><td>{}</td></tr>",
-            escape(value.trim_matches('`'))
-        );
-    }
-    for note in &report.notes {
-        let _ = writeln!(out, "<tr><th>note</th><td>{}</td></tr>", escape(note));
-    }
-    let _ = write!(out, "</table>\n<p>{}</p>\n", words::METHOD);
-    if !report.relay_settings.is_empty() {
-        out.push_str("<h3>Relay and agent: settings in effect</h3>\n");
-    }
-    for settings in &report.relay_settings {
-        let _ = writeln!(out, "<pre>{}</pre>", escape(settings));
-    }
-    if let Some(health) = &report.relay_health {
-        let _ = write!(
-            out,
-            "<h3>The relay about itself</h3>\n<pre>{}</pre>\n",
-            escape(health)
-        );
-    }
-    for peer in &report.peers {
-        let _ = writeln!(
-            out,
-            "<h3>{}: {}</h3>",
-            escape(&peer.name),
-            escape(&peer.version)
-        );
-        for hop in &peer.hops {
-            let _ = writeln!(out, "<pre>{}</pre>", escape(hop.trim_end()));
-        }
-    }
-    out
 }
 
 fn capital(text: &str) -> String {
