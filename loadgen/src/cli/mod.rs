@@ -10,7 +10,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::scenario::Scenario;
 
-pub(crate) use flags::{MethodFlags, PathFlag, PathFlags, PeerFlags, SingleFlags};
+pub(crate) use flags::{
+    MethodFlags, OutputFlags, PathFlag, PathFlags, PeerFlags, ProgramFlags, SingleFlags,
+};
 
 /// Measures what a relay path costs beside direct TCP, bare two-hop forwarders and other programs
 #[derive(Debug, Parser)]
@@ -149,30 +151,16 @@ pub(crate) struct BenchFlags {
     /// Start nginx, HAProxy, rathole and bore, as far as they are in this folder, as further paths
     #[arg(long, value_name = "DIR")]
     pub(crate) known_peers: Option<PathBuf>,
-    /// The relay [default: tieline-relay beside this program]
-    #[arg(long, value_name = "FILE")]
-    pub(crate) relay_bin: Option<PathBuf>,
-    /// The agent [default: tieline beside this program]
-    #[arg(long, value_name = "FILE")]
-    pub(crate) agent_bin: Option<PathBuf>,
-    /// One more argument for the relay, such as --relay-arg=--shards=1; repeats
-    #[arg(long = "relay-arg", value_name = "ARG", allow_hyphen_values = true)]
-    pub(crate) relay_arguments: Vec<String>,
-    /// One more argument for `tieline serve`; repeats
-    #[arg(long = "agent-arg", value_name = "ARG", allow_hyphen_values = true)]
-    pub(crate) agent_arguments: Vec<String>,
+    #[command(flatten)]
+    pub(crate) programs: ProgramFlags,
     /// Tunnels over which the connections take turns, each with an agent of its own
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) tunnels: usize,
-    /// Folder for the report
-    #[arg(long, value_name = "DIR", default_value = "docs/bench")]
-    pub(crate) out: PathBuf,
     /// Name of the report's files; those of an earlier run are replaced
     #[arg(long, default_value = "bench")]
     pub(crate) name: String,
-    /// Print the report as JSON too
-    #[arg(long)]
-    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) output: OutputFlags,
 }
 
 /// A set of scenarios.

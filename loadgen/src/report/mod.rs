@@ -3,6 +3,7 @@
 mod arithmetic;
 mod circumstances;
 pub(crate) mod document;
+pub(crate) mod files;
 mod metric;
 pub(crate) mod page;
 mod plot;
