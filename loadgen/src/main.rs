@@ -65,6 +65,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Fanout(flags) => single(flags.scenario()?, &flags.single),
         Command::Mixed(flags) => single(flags.scenario()?, &flags.single),
         Command::Bench(flags) => scenario::bench::run(&flags, &Interrupt::listen()?),
+        Command::Scaling(flags) => scenario::scaling::run(&flags, &Interrupt::listen()?),
         Command::Target(flags) => target::run(&flags),
         Command::Forwarder(flags) => path::forwarder::run(&flags),
         Command::Child(flags) => process::become_child(&flags),

@@ -1,6 +1,7 @@
 //! Flags as typed, no meaning yet; `settings` checks them.
 
 mod flags;
+mod scaling;
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -13,6 +14,7 @@ use crate::scenario::Scenario;
 pub(crate) use flags::{
     MethodFlags, OutputFlags, PathFlag, PathFlags, PeerFlags, ProgramFlags, SingleFlags,
 };
+pub(crate) use scaling::{ScalingFlags, SeriesFlag};
 
 /// Measures what a relay path costs beside direct TCP, bare two-hop forwarders and other programs
 #[derive(Debug, Parser)]
@@ -40,6 +42,10 @@ pub(crate) enum Command {
     // A recipe sets flags, and whoever calls the recipe may set them otherwise.
     #[command(args_override_self = true)]
     Bench(BenchFlags),
+    /// Cost of a session and of a tunnel from 1 to 10,000 of them: starts relay, agents and target
+    /// anew for each number, writes a report
+    #[command(args_override_self = true)]
+    Scaling(ScalingFlags),
     /// Run a target server; prints its address as one JSON line
     Target(TargetFlags),
     /// Run one hop of the bare forwarder; prints its address as one JSON line

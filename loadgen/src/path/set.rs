@@ -2,12 +2,14 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Context;
 use tempfile::TempDir;
 
 use crate::interrupt::Interrupt;
 use crate::path::cores::{Cores, pin_client};
+use crate::path::fleet::{Fleet, folder_for_keys, tunnel_name};
 use crate::path::peer::known::{Known, PeerFacts, Place, RunningPeer};
 use crate::path::peer::{PeerPid, PeerSpec};
 use crate::path::relay::{Binaries, RelayPair};
@@ -72,7 +74,11 @@ pub(crate) struct PathSet {
     peers: Vec<RunningPeer>,
     hops: Vec<Running>,
     target: Option<Running>,
+    /// Where all paths end.
+    address: Option<SocketAddr>,
     directory: TempDir,
+    /// Keys of a fleet, made when the first one starts and used by all.
+    keys: Option<TempDir>,
     cores: Option<Cores>,
     /// The paths that work here.
     pub(crate) paths: Vec<Path>,
@@ -89,9 +95,11 @@ impl PathSet {
             peers: Vec::new(),
             hops: Vec::new(),
             target: None,
+            address: None,
             directory: tempfile::Builder::new()
                 .prefix("tieline-loadgen-")
                 .tempdir()?,
+            keys: None,
             cores: if wanted.pin { pin_client()? } else { None },
             paths: Vec::new(),
             notes: Vec::new(),
@@ -112,12 +120,52 @@ impl PathSet {
         self.fill(interrupt)
     }
 
+    /// Publishes `tunnels` more tunnels by a fleet of agents, whose process is the far hop of the
+    /// relay path from now on. Answers how long it took until all were up.
+    pub(crate) fn publish(
+        &mut self,
+        fleet: &std::path::Path,
+        tunnels: usize,
+        interrupt: &Interrupt,
+    ) -> anyhow::Result<Duration> {
+        let keys = match self.keys.take() {
+            Some(keys) => keys,
+            None => tempfile::Builder::new()
+                .prefix("tieline-fleet-")
+                .tempdir_in(folder_for_keys())?,
+        };
+        let keys = self.keys.insert(keys);
+        let pair = self.pair.as_mut().context("no relay was started")?;
+        let target = self.address.context("no target was started")?;
+        let fleet = Fleet::start(
+            fleet,
+            tunnels,
+            (pair.links, target),
+            self.cores.as_ref().map(|cores| cores.far),
+            (keys.path(), self.directory.path()),
+            interrupt,
+        )?;
+        let relay = self
+            .paths
+            .iter_mut()
+            .find(|path| path.kind == PathKind::Relay);
+        let relay = relay.context("no path over the relay was wanted")?;
+        relay.preambles = (0..tunnels)
+            .filter_map(|agent| tunnel_preamble(&tunnel_name(agent)))
+            .collect();
+        relay.processes.retain(|(role, _)| *role != Role::FarHop);
+        relay.processes.push((Role::FarHop, fleet.process.pid()));
+        pair.agents.push(fleet.process);
+        Ok(fleet.up)
+    }
+
     fn fill(&mut self, interrupt: &Interrupt) -> anyhow::Result<()> {
         let wanted = self.wanted.clone();
         let target = match wanted.target {
             Some(external) => external,
             None => self.start_target(interrupt)?,
         };
+        self.address = Some(target.address);
         for kind in &wanted.kinds {
             let started = match kind {
                 PathKind::Direct => Ok(Path {

@@ -7,6 +7,7 @@ pub(crate) mod files;
 mod metric;
 pub(crate) mod page;
 mod plot;
+pub(crate) mod scaling;
 mod table;
 
 use std::collections::BTreeMap;

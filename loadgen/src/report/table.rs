@@ -17,7 +17,8 @@ pub(super) struct Grid {
 }
 
 impl Grid {
-    fn new(head: impl IntoIterator<Item = impl Into<String>>) -> Self {
+    /// One without rows.
+    pub(super) fn new(head: impl IntoIterator<Item = impl Into<String>>) -> Self {
         Self {
             head: head.into_iter().map(Into::into).collect(),
             rows: Vec::new(),
@@ -201,7 +202,7 @@ fn times(metric: Metric) -> String {
     format!("{} ×", label.strip_suffix(" µs").unwrap_or(label))
 }
 
-fn or_dash(cell: Option<String>) -> String {
+pub(super) fn or_dash(cell: Option<String>) -> String {
     cell.unwrap_or_else(|| "–".to_owned())
 }
 

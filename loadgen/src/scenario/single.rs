@@ -15,7 +15,7 @@ use crate::report::{Circumstances, Report, ScenarioReport, page};
 use crate::scenario::{Outcome, Scenario, rounds};
 
 /// Descriptors that a process needs beside those of its connections.
-const SPARE_DESCRIPTORS: u64 = 64;
+pub(super) const SPARE_DESCRIPTORS: u64 = 64;
 
 /// Runs it.
 pub(crate) fn run(

@@ -1,5 +1,7 @@
 //! Flags to settings: checked once, before anything is started.
 
+mod scaling;
+
 use std::path::PathBuf;
 use std::time::Duration;
 

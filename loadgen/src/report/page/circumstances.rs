@@ -6,7 +6,7 @@ use crate::report::Circumstances;
 use crate::report::plot::escape;
 
 /// Where, when, how, with what settings.
-pub(super) fn circumstances(report: &Circumstances, method: &str) -> String {
+pub(in crate::report) fn circumstances(report: &Circumstances, method: &str) -> String {
     let mut out = String::from("<h2>Where and how</h2>\n<table class=\"facts\">");
     for (name, value) in report.facts() {
         let _ = writeln!(

@@ -11,13 +11,14 @@ use super::plot::{Bar, bars, escape, grouped};
 use super::table::{Grid, grids, remarks, short_name};
 use super::{PathReport, Ratios, Report, ScenarioReport, Spread};
 use crate::path::PathKind;
+pub(super) use charts::legend;
 use charts::{latency_plot, scaling};
-use circumstances::circumstances;
+pub(super) use circumstances::circumstances;
 
 /// Colours that people with colour-blindness tell apart (Okabe and Ito), and dashes besides.
-const RELAY: (&str, &str) = ("#d55e00", "");
-const DIRECT: (&str, &str) = ("#777777", "2 3");
-const TOKIO: (&str, &str) = ("#0072b2", "");
+pub(super) const RELAY: (&str, &str) = ("#d55e00", "");
+pub(super) const DIRECT: (&str, &str) = ("#777777", "2 3");
+pub(super) const TOKIO: (&str, &str) = ("#0072b2", "");
 const URING: (&str, &str) = ("#56b4e9", "6 3");
 const PEERS: [(&str, &str); 5] = [
     ("#009e73", "6 2 2 2"),
@@ -29,19 +30,11 @@ const PEERS: [(&str, &str); 5] = [
 
 /// The whole page.
 pub(crate) fn html(report: &Report) -> String {
-    let mut out =
-        String::from("<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"/>");
-    let _ = write!(
-        out,
-        "<meta name=\"viewport\" content=\"width=device-width\"/><title>Tieline bench, {}</title>\
-         <style>{}</style></head>\n<body>",
-        escape(&report.circumstances.date),
-        words::STYLE
-    );
-    let _ = write!(
-        out,
-        "<h1>What the way over a relay costs</h1>\n<p class=\"lead\">{}</p>\n",
-        words::LEAD
+    let date = &report.circumstances.date;
+    let mut out = begin(
+        &format!("Tieline bench, {date}"),
+        "What the way over a relay costs",
+        words::LEAD,
     );
     let styles = Styles::of(report);
     let _ = write!(out, "<p>{}</p>\n<ul class=\"paths\">", words::PATHS);
@@ -63,6 +56,17 @@ pub(crate) fn html(report: &Report) -> String {
     out.push_str(&circumstances(&report.circumstances, words::METHOD));
     out.push_str("</body></html>\n");
     out
+}
+
+/// The beginning of a page, as far as the first words.
+pub(super) fn begin(title: &str, heading: &str, lead: &str) -> String {
+    format!(
+        "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"/>\
+         <meta name=\"viewport\" content=\"width=device-width\"/><title>{}</title>\
+         <style>{}</style></head>\n<body><h1>{heading}</h1>\n<p class=\"lead\">{lead}</p>\n",
+        escape(title),
+        words::STYLE
+    )
 }
 
 /// What a peer says about its version, in brackets.
@@ -254,7 +258,8 @@ fn section(report: &ScenarioReport, styles: &Styles) -> String {
     out
 }
 
-fn table(grid: &Grid) -> String {
+/// A grid as a table.
+pub(super) fn table(grid: &Grid) -> String {
     let row = |cells: &[String], tag: &str| {
         let cells: String = cells
             .iter()
