@@ -83,6 +83,12 @@ bench-full *arguments: (_bench 'bench-full' '--suite' 'full' '--repeat-noisy' '2
 [group('bench')]
 bench-peers *arguments: peers (_bench 'bench-peers' '--suite' 'peers' '--known-peers' 'target/peers' '--repeat-noisy' '2' arguments)
 
+# Cost of a session and of a tunnel, from 1 to 10,000 of them; 5 minutes; `ulimit -n` must be 20,000
+[group('bench')]
+bench-scaling *arguments:
+    cargo build --release -p tieline-relay -p tieline-agent -p tieline-loadgen --bins --example fleet
+    target/release/tieline-loadgen scaling --rounds 3 --duration 1.5s {{ arguments }}
+
 # nginx, HAProxy, rathole and bore into target/peers; changes nothing else on the machine
 [group('bench')]
 peers:

@@ -67,6 +67,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Mixed(flags) => single(flags.scenario()?, &flags.single),
         Command::Bench(flags) => scenario::bench::run(&flags, &Interrupt::listen()?),
         Command::Instructions(flags) => instructions::run(&flags, &Interrupt::listen()?),
+        Command::Scaling(flags) => scenario::scaling::run(&flags, &Interrupt::listen()?),
         Command::Target(flags) => target::run(&flags),
         Command::Forwarder(flags) => path::forwarder::run(&flags),
         Command::Child(flags) => process::become_child(&flags),

@@ -111,6 +111,18 @@ impl Running {
     /// The child first becomes our `child` subcommand, which asks for a signal at our death and
     /// pins itself, and then turns into the program: same process, no `unsafe` between fork and exec.
     pub(crate) fn start(program: &Program, log_directory: &Path) -> anyhow::Result<Self> {
+        Self::launch(program, log_directory, Stdio::null())
+    }
+
+    /// The same for a program that ends when its standard input does: that stays open.
+    pub(crate) fn start_with_input(
+        program: &Program,
+        log_directory: &Path,
+    ) -> anyhow::Result<Self> {
+        Self::launch(program, log_directory, Stdio::piped())
+    }
+
+    fn launch(program: &Program, log_directory: &Path, input: Stdio) -> anyhow::Result<Self> {
         if !program.path.is_file() {
             bail!(
                 "{} not found at {}: build it with `cargo build --release`",
@@ -138,7 +150,7 @@ impl Running {
                 .iter()
                 .map(|(name, value)| (name, value)),
         );
-        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        command.stdin(input).stdout(Stdio::piped());
         command.stderr(File::create(&log).context("cannot create a log file")?);
         // A group of its own: Ctrl-C reaches us alone, and we end the children in order.
         command.process_group(0);

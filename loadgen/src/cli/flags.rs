@@ -66,6 +66,34 @@ pub(crate) struct PeerFlags {
     pub(crate) peer_pids: Vec<PeerPid>,
 }
 
+/// The relay and the agent to start.
+#[derive(Args, Debug)]
+pub(crate) struct ProgramFlags {
+    /// The relay [default: tieline-relay beside this program]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) relay_bin: Option<PathBuf>,
+    /// The agent [default: tieline beside this program]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) agent_bin: Option<PathBuf>,
+    /// One more argument for the relay, such as --relay-arg=--shards=1; repeats
+    #[arg(long = "relay-arg", value_name = "ARG", allow_hyphen_values = true)]
+    pub(crate) relay_arguments: Vec<String>,
+    /// One more argument for `tieline serve`; repeats
+    #[arg(long = "agent-arg", value_name = "ARG", allow_hyphen_values = true)]
+    pub(crate) agent_arguments: Vec<String>,
+}
+
+/// Where a report of several files goes.
+#[derive(Args, Debug)]
+pub(crate) struct OutputFlags {
+    /// Folder for the report
+    #[arg(long, value_name = "DIR", default_value = "docs/bench")]
+    pub(crate) out: PathBuf,
+    /// Print the report as JSON too
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
 /// Flags of the commands that run one scenario.
 #[derive(Args, Debug)]
 pub(crate) struct SingleFlags {
@@ -119,7 +147,7 @@ pub(crate) enum PathFlag {
 }
 
 /// `1.5s`, `300ms` or a plain number of seconds.
-fn parse_duration(text: &str) -> Result<Duration, String> {
+pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
     let (number, unit_s) = match text.strip_suffix("ms") {
         Some(number) => (number, 1e-3),
         None => (text.strip_suffix('s').unwrap_or(text), 1.0),

@@ -1,6 +1,7 @@
 //! Flags as typed, no meaning yet; `settings` checks them.
 
 mod flags;
+mod scaling;
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -10,7 +11,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::scenario::Scenario;
 
-pub(crate) use flags::{MethodFlags, PathFlag, PathFlags, PeerFlags, SingleFlags};
+pub(crate) use flags::{
+    MethodFlags, OutputFlags, PathFlag, PathFlags, PeerFlags, ProgramFlags, SingleFlags,
+};
+pub(crate) use scaling::{ScalingFlags, SeriesFlag};
 
 /// Measures what a relay path costs beside direct TCP, bare two-hop forwarders and other programs
 #[derive(Debug, Parser)]
@@ -41,6 +45,10 @@ pub(crate) enum Command {
     /// Instructions that relay and agent need for a round trip and a MiB; writes a report
     #[command(args_override_self = true)]
     Instructions(InstructionsFlags),
+    /// Cost of a session and of a tunnel from 1 to 10,000 of them: starts relay, agents and target
+    /// anew for each number, writes a report
+    #[command(args_override_self = true)]
+    Scaling(ScalingFlags),
     /// Run a target server; prints its address as one JSON line
     Target(TargetFlags),
     /// Run one hop of the bare forwarder; prints its address as one JSON line
@@ -152,30 +160,16 @@ pub(crate) struct BenchFlags {
     /// Start nginx, HAProxy, rathole and bore, as far as they are in this folder, as further paths
     #[arg(long, value_name = "DIR")]
     pub(crate) known_peers: Option<PathBuf>,
-    /// The relay [default: tieline-relay beside this program]
-    #[arg(long, value_name = "FILE")]
-    pub(crate) relay_bin: Option<PathBuf>,
-    /// The agent [default: tieline beside this program]
-    #[arg(long, value_name = "FILE")]
-    pub(crate) agent_bin: Option<PathBuf>,
-    /// One more argument for the relay, such as --relay-arg=--shards=1; repeats
-    #[arg(long = "relay-arg", value_name = "ARG", allow_hyphen_values = true)]
-    pub(crate) relay_arguments: Vec<String>,
-    /// One more argument for `tieline serve`; repeats
-    #[arg(long = "agent-arg", value_name = "ARG", allow_hyphen_values = true)]
-    pub(crate) agent_arguments: Vec<String>,
+    #[command(flatten)]
+    pub(crate) programs: ProgramFlags,
     /// Tunnels over which the connections take turns, each with an agent of its own
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) tunnels: usize,
-    /// Folder for the report
-    #[arg(long, value_name = "DIR", default_value = "docs/bench")]
-    pub(crate) out: PathBuf,
     /// Name of the report's files; those of an earlier run are replaced
     #[arg(long, default_value = "bench")]
     pub(crate) name: String,
-    /// Print the report as JSON too
-    #[arg(long)]
-    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) output: OutputFlags,
 }
 
 #[derive(Args, Debug)]
@@ -183,12 +177,8 @@ pub(crate) struct InstructionsFlags {
     /// Rounds; in each, every load runs twice with fresh processes, short and long
     #[arg(long, default_value_t = 5)]
     pub(crate) rounds: usize,
-    /// The relay [default: tieline-relay beside this program]
-    #[arg(long, value_name = "FILE")]
-    pub(crate) relay_bin: Option<PathBuf>,
-    /// The agent [default: tieline beside this program]
-    #[arg(long, value_name = "FILE")]
-    pub(crate) agent_bin: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) programs: ProgramFlags,
     /// Folder for the report, instructions.md
     #[arg(long, value_name = "DIR", default_value = "docs/bench")]
     pub(crate) out: PathBuf,

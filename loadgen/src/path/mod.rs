@@ -1,5 +1,7 @@
 //! The ways from the client to the target that are compared.
 
+mod cores;
+pub(crate) mod fleet;
 pub(crate) mod forwarder;
 pub(crate) mod peer;
 pub(crate) mod relay;

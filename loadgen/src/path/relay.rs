@@ -53,6 +53,8 @@ pub(crate) struct RelayPair {
     pub(crate) agents: Vec<Running>,
     /// The relay.
     pub(crate) relay: Running,
+    /// Where agents connect.
+    pub(crate) links: SocketAddr,
     /// Where frontends connect over raw TCP.
     pub(crate) frontend: SocketAddr,
     /// The tunnels' ids.
@@ -141,6 +143,7 @@ impl RelayPair {
         Ok(Self {
             agents,
             relay,
+            links,
             frontend,
             tunnels,
             health: health(admin),

@@ -2,17 +2,19 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Context;
 use tempfile::TempDir;
 
 use crate::interrupt::Interrupt;
-use crate::machine::usable_cores;
+use crate::path::cores::{Cores, pin_client};
+use crate::path::fleet::{Fleet, folder_for_keys, tunnel_name};
 use crate::path::peer::known::{Known, PeerFacts, Place, RunningPeer};
 use crate::path::peer::{PeerPid, PeerSpec};
 use crate::path::relay::{Binaries, RelayPair};
 use crate::path::{Path, PathKind, Role, tunnel_preamble};
-use crate::process::{Program, Running, pin_to};
+use crate::process::{Program, Running};
 
 /// A relay that somebody else runs.
 #[derive(Clone, Debug)]
@@ -72,20 +74,16 @@ pub(crate) struct PathSet {
     peers: Vec<RunningPeer>,
     hops: Vec<Running>,
     target: Option<Running>,
+    /// Where all paths end.
+    address: Option<SocketAddr>,
     directory: TempDir,
+    /// Keys of a fleet, made when the first one starts and used by all.
+    keys: Option<TempDir>,
     cores: Option<Cores>,
     /// The paths that work here.
     pub(crate) paths: Vec<Path>,
     /// What a reader of the numbers should know, such as a path that was left out.
     pub(crate) notes: Vec<String>,
-}
-
-/// The cores of the other roles, when processes are pinned.
-#[derive(Clone, Debug)]
-struct Cores {
-    target: Vec<usize>,
-    near: usize,
-    far: usize,
 }
 
 impl PathSet {
@@ -97,9 +95,11 @@ impl PathSet {
             peers: Vec::new(),
             hops: Vec::new(),
             target: None,
+            address: None,
             directory: tempfile::Builder::new()
                 .prefix("tieline-loadgen-")
                 .tempdir()?,
+            keys: None,
             cores: if wanted.pin { pin_client()? } else { None },
             paths: Vec::new(),
             notes: Vec::new(),
@@ -120,12 +120,52 @@ impl PathSet {
         self.fill(interrupt)
     }
 
+    /// Publishes `tunnels` more tunnels by a fleet of agents, whose process is the far hop of the
+    /// relay path from now on. Answers how long it took until all were up.
+    pub(crate) fn publish(
+        &mut self,
+        fleet: &std::path::Path,
+        tunnels: usize,
+        interrupt: &Interrupt,
+    ) -> anyhow::Result<Duration> {
+        let keys = match self.keys.take() {
+            Some(keys) => keys,
+            None => tempfile::Builder::new()
+                .prefix("tieline-fleet-")
+                .tempdir_in(folder_for_keys())?,
+        };
+        let keys = self.keys.insert(keys);
+        let pair = self.pair.as_mut().context("no relay was started")?;
+        let target = self.address.context("no target was started")?;
+        let fleet = Fleet::start(
+            fleet,
+            tunnels,
+            (pair.links, target),
+            self.cores.as_ref().map(|cores| cores.far),
+            (keys.path(), self.directory.path()),
+            interrupt,
+        )?;
+        let relay = self
+            .paths
+            .iter_mut()
+            .find(|path| path.kind == PathKind::Relay);
+        let relay = relay.context("no path over the relay was wanted")?;
+        relay.preambles = (0..tunnels)
+            .filter_map(|agent| tunnel_preamble(&tunnel_name(agent)))
+            .collect();
+        relay.processes.retain(|(role, _)| *role != Role::FarHop);
+        relay.processes.push((Role::FarHop, fleet.process.pid()));
+        pair.agents.push(fleet.process);
+        Ok(fleet.up)
+    }
+
     fn fill(&mut self, interrupt: &Interrupt) -> anyhow::Result<()> {
         let wanted = self.wanted.clone();
         let target = match wanted.target {
             Some(external) => external,
             None => self.start_target(interrupt)?,
         };
+        self.address = Some(target.address);
         for kind in &wanted.kinds {
             let started = match kind {
                 PathKind::Direct => Ok(Path {
@@ -354,43 +394,5 @@ impl PathSet {
             processes: near.chain(far).collect(),
             hops_known,
         })
-    }
-}
-
-/// Gives each role cores of its own where there are enough, and puts this process on the first.
-fn pin_client() -> anyhow::Result<Option<Cores>> {
-    let Some((client, cores)) = deal(&usable_cores()) else {
-        return Ok(None);
-    };
-    pin_to(&client)?;
-    Ok(Some(cores))
-}
-
-/// The client's cores, and those of the others; none if there are fewer than four. Client and target
-/// have two threads in the mixed load, so they get two each as soon as there are six.
-fn deal(usable: &[usize]) -> Option<(Vec<usize>, Cores)> {
-    let (client, target, near, far) = match *usable {
-        [a, b, c, d, near, far, ..] => (vec![a, b], vec![c, d], near, far),
-        [client, target, near, far, ..] => (vec![client], vec![target], near, far),
-        _ => return None,
-    };
-    Some((client, Cores { target, near, far }))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn cores_are_dealt_where_there_are_four() {
-        assert!(deal(&[0, 1, 2]).is_none());
-        let (client, cores) = deal(&[0, 1, 2, 3, 4]).unwrap();
-        assert_eq!(
-            (client, cores.target, cores.near, cores.far),
-            (vec![0], vec![1], 2, 3)
-        );
-        let (client, cores) = deal(&[0, 1, 2, 3, 6, 7]).unwrap();
-        assert_eq!((client, cores.target), (vec![0, 1], vec![2, 3]));
-        assert_eq!((cores.near, cores.far), (6, 7));
     }
 }

@@ -30,26 +30,7 @@ pub(crate) fn markdown(report: &Report, name: &str) -> String {
             let _ = writeln!(out, "- {remark}");
         }
     }
-    out.push_str("\n## Where and how\n\n");
-    for (name, value) in report.facts() {
-        let _ = writeln!(out, "- {name}: {value}");
-    }
-    for note in &report.notes {
-        let _ = writeln!(out, "- note: {note}");
-    }
-    if let Some(health) = &report.relay_health {
-        let _ = writeln!(out, "\nThe relay about itself:\n\n```text\n{health}\n```");
-    }
-    if !report.relay_settings.is_empty() {
-        let settings = report.relay_settings.join("\n");
-        let _ = writeln!(out, "\nRelay and agent:\n\n```text\n{settings}\n```");
-    }
-    for peer in &report.peers {
-        let _ = writeln!(out, "\n{} ({}):\n", peer.name, peer.version);
-        for hop in &peer.hops {
-            let _ = writeln!(out, "```text\n{}\n```", hop.trim_end());
-        }
-    }
+    out.push_str(&report.circumstances.markdown());
     let _ = writeln!(
         out,
         "\nPlots: [{name}.html]({name}.html). Latency histograms: [{name}.hlog]({name}.hlog)."

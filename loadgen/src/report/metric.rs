@@ -173,6 +173,11 @@ pub(super) fn cpu(scenario: Scenario, measurement: &Measurement) -> BTreeMap<Rol
         Scenario::Idle { .. } => (measurement.length.as_secs_f64(), 1e3),
         _ => (tally.answered_in_window as f64, 1e6),
     };
+    cpu_per(units, scale, measurement)
+}
+
+/// CPU time of each role per unit of work, in seconds times `scale`.
+pub(super) fn cpu_per(units: f64, scale: f64, measurement: &Measurement) -> BTreeMap<Role, f64> {
     let mut cpu = BTreeMap::new();
     for (role, time) in measurement.cpu.iter().filter(|_| units > 0.0) {
         *cpu.entry(*role).or_insert(0.0) += time.as_secs_f64() * scale / units;
@@ -237,10 +242,6 @@ pub(super) fn values(
         let of_hops = cpu.iter().filter(|(role, _)| is_hop(**role));
         put(Metric::HopsCpu, of_hops.map(|(_, value)| value).sum());
     }
-    let memory = |list: &[(Role, u64)], role: Role| -> f64 {
-        let own = list.iter().filter(|(one, _)| *one == role);
-        own.map(|(_, kib)| *kib as f64).sum()
-    };
     if measurement.hops_known {
         let now = &measurement.memory_kib;
         let both = memory(now, Role::NearHop) + memory(now, Role::FarHop);
@@ -259,6 +260,13 @@ pub(super) fn values(
     values
 }
 
-fn microseconds(histogram: &Histogram<u64>, quantile: f64) -> f64 {
+/// A quantile of latencies.
+pub(super) fn microseconds(histogram: &Histogram<u64>, quantile: f64) -> f64 {
     histogram.value_at_quantile(quantile) as f64 / 1e3
+}
+
+/// Memory of the processes of a role together, in KiB.
+pub(super) fn memory(list: &[(Role, u64)], role: Role) -> f64 {
+    let own = list.iter().filter(|(one, _)| *one == role);
+    own.map(|(_, kib)| *kib as f64).sum()
 }

@@ -1,54 +1,35 @@
 //! From measurements to what is told: medians over the rounds, their spread, ratios within rounds.
 
 mod arithmetic;
+mod circumstances;
 pub(crate) mod document;
+pub(crate) mod files;
 mod metric;
 pub(crate) mod page;
 mod plot;
+pub(crate) mod scaling;
 mod table;
 
 use std::collections::BTreeMap;
-use std::time::SystemTime;
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use crate::histogram::{Recorder, Window};
-use crate::machine::{Machine, command_line, commit, utc};
-use crate::path::peer::known::PeerFacts;
-use crate::path::set::PathSet;
 use crate::path::{PathKind, Role};
-use crate::scenario::{Measurement, Method, Outcome, Scenario};
+use crate::scenario::{Measurement, Outcome, Scenario};
 
 pub(crate) use arithmetic::Spread;
 use arithmetic::{pick_better, ratios};
+pub(crate) use circumstances::Circumstances;
 use metric::{Metric, cpu_unit};
 
 /// A whole run.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Report {
-    /// Version of this program.
-    pub(crate) version: &'static str,
-    /// When the run began.
-    pub(crate) date: String,
-    /// Commit of the working directory.
-    pub(crate) commit: String,
-    /// The command line.
-    pub(crate) command: String,
-    /// The machine.
-    pub(crate) machine: Machine,
-    /// Whether each process had cores of its own.
-    pub(crate) pinned: bool,
-    /// Rounds and times.
-    pub(crate) method: Method,
-    /// What the relay said about its own configuration, if there was one that did.
-    pub(crate) relay_health: Option<String>,
-    /// How relay and agent were started, and their defaults, if this program started them.
-    pub(crate) relay_settings: Vec<String>,
-    /// Versions and configurations of the peers that were started.
-    pub(crate) peers: Vec<PeerFacts>,
-    /// What a reader should know.
-    pub(crate) notes: Vec<String>,
+    /// Where, when and how.
+    #[serde(flatten)]
+    pub(crate) circumstances: Circumstances,
     /// The results.
     pub(crate) scenarios: Vec<ScenarioReport>,
 }
@@ -124,63 +105,6 @@ pub(crate) struct RoundReport {
     pub(crate) stolen_share: f64,
     /// Whether others took so much that the round deserves doubt.
     pub(crate) noisy: bool,
-}
-
-impl Report {
-    /// A report without results.
-    pub(crate) fn new(machine: Machine, date: SystemTime, method: Method, set: &PathSet) -> Self {
-        Self {
-            version: env!("CARGO_PKG_VERSION"),
-            date: utc(date),
-            commit: commit(),
-            command: command_line(),
-            machine,
-            pinned: set.is_pinned(),
-            method,
-            relay_health: set.relay_health().map(str::to_owned),
-            relay_settings: set.relay_settings(),
-            peers: set.peer_facts(),
-            notes: set.notes.clone(),
-            scenarios: Vec::new(),
-        }
-    }
-
-    /// Where, when and how, as name and value.
-    fn facts(&self) -> Vec<(&'static str, String)> {
-        let pinned = if self.pinned {
-            "client, target, near and far hop each on cores of their own"
-        } else {
-            "not pinned: all processes share the cores"
-        };
-        let Method {
-            rounds,
-            warm_up_s,
-            measured_s,
-            threads,
-            repeat_noisy,
-            seed,
-        } = self.method;
-        let repeats = if repeat_noisy > 0 {
-            format!(", up to {repeat_noisy} noisy rounds of a scenario run again")
-        } else {
-            String::new()
-        };
-        vec![
-            ("date", self.date.clone()),
-            ("commit", self.commit.clone()),
-            ("command", format!("`{}`", self.command)),
-            ("machine", self.machine.to_string()),
-            ("kernel", self.machine.system()),
-            ("processes", pinned.to_owned()),
-            (
-                "rounds",
-                format!(
-                    "{rounds} of {measured_s} s after {warm_up_s} s of warm-up, order of the \
-                     paths by seed {seed}, {threads} generator thread(s){repeats}"
-                ),
-            ),
-        ]
-    }
 }
 
 impl ScenarioReport {

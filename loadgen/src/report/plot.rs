@@ -41,6 +41,8 @@ pub(super) struct Curve {
     pub(super) dashes: &'static str,
     /// Places, in the units of the axes.
     pub(super) points: Vec<(f64, f64)>,
+    /// Smallest and largest value at each of them; where there are any, places get a dot.
+    pub(super) ranges: Vec<(f64, f64)>,
 }
 
 /// An axis.
@@ -181,6 +183,15 @@ pub(super) fn curves(title: &str, curves: &[Curve], x_axis: &Axis, y_axis: &Axis
             curve.dashes,
             escape(&curve.name)
         );
+        let colour = curve.colour;
+        for ((at, value), (min, max)) in std::iter::zip(&curve.points, &curve.ranges) {
+            let (at, value, min, max) = (x(*at), y(*value), y(*min), y(*max));
+            let _ = write!(
+                out,
+                "<path stroke=\"{colour}\" d=\"M{at:.1} {min:.1}V{max:.1}\"/>\
+                 <circle fill=\"{colour}\" cx=\"{at:.1}\" cy=\"{value:.1}\" r=\"3.2\"/>"
+            );
+        }
     }
     out.push_str("</svg>");
     out
@@ -270,6 +281,26 @@ mod tests {
         assert_eq!(grouped(999.94, 1), "999.9");
         assert_eq!(grouped(-12_345.0, 0), "-12,345");
         assert_eq!(grouped(0.5, 2), "0.50");
+    }
+
+    #[test]
+    fn a_place_with_a_range_has_a_dot_and_a_line() {
+        let axis = || Axis {
+            title: "n".to_owned(),
+            scale: |value| value,
+            ticks: [0.0, 10.0].map(|value| (value, value.to_string())).into(),
+        };
+        let curve = |ranges: Vec<(f64, f64)>| Curve {
+            name: "relay".to_owned(),
+            colour: "#000",
+            dashes: "",
+            points: vec![(1.0, 5.0), (2.0, 6.0)],
+            ranges,
+        };
+        let drawn = |ranges| curves("t", &[curve(ranges)], &axis(), &axis());
+        assert!(!drawn(Vec::new()).contains("<circle"));
+        let with = drawn(vec![(4.0, 6.0), (6.0, 6.0)]);
+        assert_eq!(with.matches("<circle").count(), 2);
     }
 
     #[test]

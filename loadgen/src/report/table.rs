@@ -17,7 +17,8 @@ pub(super) struct Grid {
 }
 
 impl Grid {
-    fn new(head: impl IntoIterator<Item = impl Into<String>>) -> Self {
+    /// One without rows.
+    pub(super) fn new(head: impl IntoIterator<Item = impl Into<String>>) -> Self {
         Self {
             head: head.into_iter().map(Into::into).collect(),
             rows: Vec::new(),
@@ -201,7 +202,7 @@ fn times(metric: Metric) -> String {
     format!("{} ×", label.strip_suffix(" µs").unwrap_or(label))
 }
 
-fn or_dash(cell: Option<String>) -> String {
+pub(super) fn or_dash(cell: Option<String>) -> String {
     cell.unwrap_or_else(|| "–".to_owned())
 }
 
@@ -296,11 +297,12 @@ impl Report {
     /// The whole report for a terminal.
     pub(crate) fn text(&self) -> String {
         let mut out = String::new();
+        let method = self.circumstances.method;
         for scenario in &self.scenarios {
             let _ = writeln!(
                 out,
                 "\n{}; {} rounds of {} s, seed {}",
-                scenario.scenario, self.method.rounds, self.method.measured_s, self.method.seed
+                scenario.scenario, method.rounds, method.measured_s, method.seed
             );
             for (place, grid) in grids(scenario).iter().enumerate() {
                 if place > 0 {
@@ -312,16 +314,7 @@ impl Report {
                 let _ = writeln!(out, "  {remark}");
             }
         }
-        out.push('\n');
-        for (name, value) in self.facts() {
-            let _ = writeln!(out, "{name}: {value}");
-        }
-        for peer in &self.peers {
-            let _ = writeln!(out, "peer {}: {}", peer.name, peer.version);
-        }
-        for note in &self.notes {
-            let _ = writeln!(out, "note: {note}");
-        }
+        out.push_str(&self.circumstances.text());
         out
     }
 }

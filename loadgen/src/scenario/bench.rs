@@ -1,8 +1,6 @@
 //! The `bench` command: starts everything, runs the scenarios, writes the report.
 
-use std::fs::{self, File};
 use std::io::{BufWriter, Write};
-use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
@@ -13,7 +11,8 @@ use crate::histogram::{Interval, write_log};
 use crate::interrupt::Interrupt;
 use crate::machine::Machine;
 use crate::path::set::PathSet;
-use crate::report::{Report, ScenarioReport, document, page};
+use crate::report::files::Files;
+use crate::report::{Circumstances, Report, ScenarioReport, document, page};
 use crate::scenario::Outcome;
 use crate::scenario::rounds;
 use crate::scenario::single::check_descriptors;
@@ -21,10 +20,9 @@ use crate::scenario::single::check_descriptors;
 /// Runs it.
 pub(crate) fn run(flags: &BenchFlags, interrupt: &Interrupt) -> anyhow::Result<()> {
     let (scenarios, method, wanted) = flags.checked()?;
+    let files = flags.output.files(&flags.name)?;
     check_descriptors(&scenarios)?;
-    // A folder that cannot be written must not be found out after three minutes.
-    fs::create_dir_all(&flags.out)
-        .with_context(|| format!("cannot make the folder {}", flags.out.display()))?;
+    files.prepare()?;
     // Before pinning narrows what we see.
     let (machine, date) = (Machine::read(), SystemTime::now());
     let mut set = PathSet::start(&wanted, interrupt)?;
@@ -45,43 +43,32 @@ pub(crate) fn run(flags: &BenchFlags, interrupt: &Interrupt) -> anyhow::Result<(
             interrupt,
         )?);
     }
-    let mut report = Report::new(machine, date, method, &set);
-    report
-        .scenarios
-        .extend(outcomes.iter().map(ScenarioReport::new));
+    let report = Report {
+        circumstances: Circumstances::new(machine, date, method, &set),
+        scenarios: outcomes.iter().map(ScenarioReport::new).collect(),
+    };
     drop(set);
-    write(&flags.out, &flags.name, &report, &outcomes)?;
-    if flags.json {
+    write(&files, &report, &outcomes)?;
+    if flags.output.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
         print!("{}", report.text());
     }
     eprintln!(
         "written: {} (and .json, .hlog, .html)",
-        flags.out.join(format!("{}.md", flags.name)).display()
+        files.path("md").display()
     );
     Ok(())
 }
 
-fn write(folder: &Path, name: &str, report: &Report, outcomes: &[Outcome]) -> anyhow::Result<()> {
-    let log = format!("{name}.hlog");
-    let path = folder.join(&log);
-    let file = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
-    let mut out = BufWriter::new(file);
+fn write(files: &Files, report: &Report, outcomes: &[Outcome]) -> anyhow::Result<()> {
+    let mut out = BufWriter::new(files.create("hlog")?);
     write_merged(&mut out, outcomes)?;
-    out.flush()
-        .with_context(|| format!("cannot write {}", path.display()))?;
-    let save = |file: String, text: String| {
-        let path = folder.join(file);
-        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
-    };
+    out.flush().context("cannot write the histograms")?;
     // On one line: it is for programs, and it is committed.
-    save(
-        format!("{name}.json"),
-        serde_json::to_string(report)? + "\n",
-    )?;
-    save(format!("{name}.html"), page::html(report))?;
-    save(format!("{name}.md"), document::markdown(report, name))
+    files.save("json", &(serde_json::to_string(report)? + "\n"))?;
+    files.save("html", &page::html(report))?;
+    files.save("md", &document::markdown(report, files.name()))
 }
 
 /// One path of one scenario, all rounds together.

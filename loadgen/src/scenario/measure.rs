@@ -26,7 +26,7 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 const WARMING_SESSIONS: usize = 16;
 
 /// From the end of those to the reading of the memory: processes free what they held.
-const SETTLE: Duration = Duration::from_millis(100);
+pub(super) const SETTLE: Duration = Duration::from_millis(100);
 
 /// A round that could not be finished.
 #[derive(Debug, thiserror::Error)]
@@ -80,9 +80,7 @@ pub(crate) fn measure(
 ) -> Result<Measurement, RoundError> {
     let mut memory_before = Vec::new();
     if matches!(scenario, Scenario::Idle { .. }) {
-        warm(method, path, interrupt)?;
-        interrupt.pause(SETTLE)?;
-        memory_before = memory(path);
+        memory_before = warm_memory(method, path, interrupt)?;
     }
     let pattern = Pattern::new(scenario.message_bytes());
     let stop = AtomicBool::new(false);
@@ -128,6 +126,17 @@ pub(crate) fn measure(
     })
 }
 
+/// Resident memory of each process of a path after its first sessions have gone.
+pub(super) fn warm_memory(
+    method: &Method,
+    path: &Path,
+    interrupt: &Interrupt,
+) -> Result<Vec<(Role, u64)>, RoundError> {
+    warm(method, path, interrupt)?;
+    interrupt.pause(SETTLE)?;
+    Ok(memory(path))
+}
+
 /// Some sessions that come and go, so that what a process sets up once is not counted as the cost
 /// of a session.
 fn warm(method: &Method, path: &Path, interrupt: &Interrupt) -> Result<(), RoundError> {
@@ -147,7 +156,7 @@ fn warm(method: &Method, path: &Path, interrupt: &Interrupt) -> Result<(), Round
 }
 
 /// Resident memory of each process of a path; one that cannot be read is left out.
-fn memory(path: &Path) -> Vec<(Role, u64)> {
+pub(super) fn memory(path: &Path) -> Vec<(Role, u64)> {
     let of = |(role, pid): &(Role, u32)| Some((*role, resident_kib(*pid).ok()?));
     path.processes.iter().filter_map(of).collect()
 }

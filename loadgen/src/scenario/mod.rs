@@ -10,6 +10,7 @@ pub(crate) mod measure;
 mod poller;
 mod round_trips;
 pub(crate) mod rounds;
+pub(crate) mod scaling;
 mod share;
 pub(crate) mod single;
 

@@ -11,7 +11,7 @@ use crate::scenario::measure::{RoundError, measure};
 use crate::scenario::{Measurement, Method, Outcome, Scenario};
 
 /// Between two measurements: the processes of the one before close their sockets.
-const SETTLE: Duration = Duration::from_millis(50);
+pub(super) const SETTLE: Duration = Duration::from_millis(50);
 
 /// How long a process that a failure points at may take to show that it has ended.
 const OBITUARY_DELAY: Duration = Duration::from_millis(100);
@@ -63,11 +63,9 @@ fn run_once(
     eprintln!("  {scenario}: round {number}: {}", names.join(", "));
     let mut measurements = Vec::with_capacity(order.len());
     for (position, index) in order.into_iter().enumerate() {
-        let path = &set.paths[index];
-        match measure(scenario, method, path, position, interrupt) {
-            Ok(measurement) => measurements.push(measurement),
-            Err(error) => return Err(explain(error, set, interrupt)),
-        }
+        let path = set.paths[index].clone();
+        let measured = measure(scenario, method, &path, position, interrupt);
+        measurements.push(measured.map_err(|error| explain(error, set, interrupt))?);
         interrupt.pause(SETTLE)?;
     }
     measurements.sort_by_key(|measurement| measurement.path);
@@ -75,7 +73,11 @@ fn run_once(
 }
 
 /// Adds what is known about processes that have ended: they are the likely cause.
-fn explain(error: RoundError, set: &mut PathSet, interrupt: &Interrupt) -> anyhow::Error {
+pub(super) fn explain(
+    error: RoundError,
+    set: &mut PathSet,
+    interrupt: &Interrupt,
+) -> anyhow::Error {
     // A signal that ended the processes is not told as their failure.
     if matches!(error, RoundError::Interrupted(_)) || interrupt.pause(OBITUARY_DELAY).is_err() {
         return Interrupted.into();

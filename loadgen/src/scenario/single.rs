@@ -11,11 +11,11 @@ use crate::histogram::{Interval, write_log};
 use crate::interrupt::Interrupt;
 use crate::machine::{Machine, raise_open_files_limit};
 use crate::path::set::PathSet;
-use crate::report::{Report, ScenarioReport, page};
+use crate::report::{Circumstances, Report, ScenarioReport, page};
 use crate::scenario::{Outcome, Scenario, rounds};
 
 /// Descriptors that a process needs beside those of its connections.
-const SPARE_DESCRIPTORS: u64 = 64;
+pub(super) const SPARE_DESCRIPTORS: u64 = 64;
 
 /// Runs it.
 pub(crate) fn run(
@@ -39,8 +39,10 @@ pub(crate) fn run(
         out.flush()
             .with_context(|| format!("cannot write the log {}", path.display()))?;
     }
-    let mut report = Report::new(machine, date, method, &set);
-    report.scenarios.push(ScenarioReport::new(&outcome));
+    let report = Report {
+        circumstances: Circumstances::new(machine, date, method, &set),
+        scenarios: vec![ScenarioReport::new(&outcome)],
+    };
     if let Some(path) = &flags.html {
         std::fs::write(path, page::html(&report))
             .with_context(|| format!("cannot write {}", path.display()))?;

@@ -1,17 +1,21 @@
 //! Flags to settings: checked once, before anything is started.
 
+mod instructions;
+mod scaling;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::cli::{
-    BenchFlags, BulkFlags, ConnectFlags, DirectionFlag, FanoutFlags, IdleFlags, InstructionsFlags,
-    MethodFlags, MixedFlags, PathFlag, PathFlags, PeerFlags, RttFlags, SingleFlags, Suite,
+    BenchFlags, BulkFlags, ConnectFlags, DirectionFlag, FanoutFlags, IdleFlags, MethodFlags,
+    MixedFlags, OutputFlags, PathFlag, PathFlags, PeerFlags, ProgramFlags, RttFlags, SingleFlags,
+    Suite,
 };
-use crate::instructions::counter::Counter;
 use crate::path::peer::{PeerPid, PeerSpec};
 use crate::path::relay::Binaries;
 use crate::path::set::{ExternalRelay, ExternalTarget, PathsWanted, RelaySource};
 use crate::path::{PathKind, tunnel_preamble};
+use crate::report::files::Files;
 use crate::scenario::{Direction, Messages, Method, Pacing, Scenario, ScenarioError};
 
 /// Most rounds of one run.
@@ -295,30 +299,6 @@ const FULL: [&str; 22] = [
     "idle-2000",
 ];
 
-/// The binary that was given, or the one of that name beside this program.
-fn beside(given: Option<&PathBuf>, name: &str) -> PathBuf {
-    given.cloned().unwrap_or_else(|| {
-        std::env::current_exe().map_or_else(|_| PathBuf::from(name), |own| own.with_file_name(name))
-    })
-}
-
-impl InstructionsFlags {
-    /// Rounds, and the programs of which `counter` counts.
-    pub(crate) fn checked(&self, counter: Counter) -> Result<(usize, Binaries), UsageError> {
-        let rounds = rounds_checked(self.rounds)?;
-        let binaries = Binaries {
-            relay: beside(self.relay_bin.as_ref(), "tieline-relay"),
-            agent: beside(self.agent_bin.as_ref(), "tieline"),
-            // epoll: callgrind knows little of io_uring. One shard: no session is handed over.
-            relay_arguments: ["--driver=epoll", "--shards=1"].map(str::to_owned).into(),
-            agent_arguments: Vec::new(),
-            tunnels: 1,
-            counter: Some(counter),
-        };
-        Ok((rounds, binaries))
-    }
-}
-
 impl BenchFlags {
     /// The loads, the method and the paths.
     pub(crate) fn checked(&self) -> Result<(Vec<Scenario>, Method, PathsWanted), UsageError> {
@@ -338,29 +318,49 @@ impl BenchFlags {
                 range: format!("1 to {TUNNELS_MAX}"),
             });
         }
-        let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-        if self.name.is_empty() || self.name.starts_with('.') || !self.name.chars().all(plain) {
-            return Err(UsageError::Name(self.name.clone()));
-        }
-        let binaries = Binaries {
-            relay: beside(self.relay_bin.as_ref(), "tieline-relay"),
-            agent: beside(self.agent_bin.as_ref(), "tieline"),
-            relay_arguments: self.relay_arguments.clone(),
-            agent_arguments: self.agent_arguments.clone(),
-            tunnels: self.tunnels,
-            counter: None,
-        };
         let (peers, peer_pids) = self.peers.checked()?;
         let wanted = PathsWanted {
             kinds: path_kinds(&self.paths.paths, true),
             target: self.paths.target(),
-            relay: Some(RelaySource::Start(binaries)),
+            relay: Some(RelaySource::Start(self.programs.binaries(self.tunnels))),
             peers,
             peer_pids,
             known_peers: self.known_peers.clone(),
             pin: self.method.pin(),
         };
         Ok((scenarios, self.method.checked()?, wanted))
+    }
+}
+
+impl ProgramFlags {
+    /// What to start for so many tunnels.
+    fn binaries(&self, tunnels: usize) -> Binaries {
+        Binaries {
+            relay: beside(self.relay_bin.as_ref(), "tieline-relay"),
+            agent: beside(self.agent_bin.as_ref(), "tieline"),
+            relay_arguments: self.relay_arguments.clone(),
+            agent_arguments: self.agent_arguments.clone(),
+            tunnels,
+            counter: None,
+        }
+    }
+}
+
+/// The file that is given, or the one of this name beside this program.
+fn beside(given: Option<&PathBuf>, name: &str) -> PathBuf {
+    given.cloned().unwrap_or_else(|| {
+        std::env::current_exe().map_or_else(|_| PathBuf::from(name), |own| own.with_file_name(name))
+    })
+}
+
+impl OutputFlags {
+    /// The files of a report of this name.
+    pub(crate) fn files(&self, name: &str) -> Result<Files, UsageError> {
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        if name.is_empty() || name.starts_with('.') || !name.chars().all(plain) {
+            return Err(UsageError::Name(name.to_owned()));
+        }
+        Ok(Files::new(&self.out, name))
     }
 }
 

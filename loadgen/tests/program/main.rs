@@ -6,6 +6,7 @@
 mod peers;
 mod reports;
 mod rtt;
+mod scaling;
 mod scenarios;
 
 use std::io::{BufRead, BufReader, Read, Write};
@@ -104,19 +105,28 @@ pub fn relay_in_small(
     change_up: fn(&mut [u8]),
     change_down: fn(&mut [u8]),
 ) -> SocketAddr {
+    let route = move |name: &[u8]| (name == tunnel.as_bytes()).then_some(to);
+    relay_by(route, change_up, change_down)
+}
+
+/// The same for tunnels whose targets are known only later.
+pub fn relay_by(
+    route: impl Fn(&[u8]) -> Option<SocketAddr> + Clone + Send + 'static,
+    change_up: fn(&mut [u8]),
+    change_down: fn(&mut [u8]),
+) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     thread::spawn(move || {
         for near in listener.incoming() {
             let mut near = near.unwrap();
+            let route = route.clone();
             thread::spawn(move || {
                 let mut length = [0; 2];
                 near.read_exact(&mut length).unwrap();
                 let mut name = vec![0; usize::from(u16::from_be_bytes(length))];
                 near.read_exact(&mut name).unwrap();
-                if name != tunnel.as_bytes() {
-                    return;
-                }
+                let Some(to) = route(&name) else { return };
                 near.set_nodelay(true).unwrap();
                 let far = TcpStream::connect(to).unwrap();
                 far.set_nodelay(true).unwrap();

@@ -112,7 +112,7 @@ fn a_bench_writes_document_json_logs_and_page() {
 }
 
 /// Every element is closed in order, and every `&` begins an entity.
-fn assert_is_well_formed(page: &str) {
+pub fn assert_is_well_formed(page: &str) {
     let mut open: Vec<&str> = Vec::new();
     let mut rest = page.strip_prefix("<!DOCTYPE html>").unwrap();
     while let Some((text, tail)) = rest.split_once('<') {
@@ -170,6 +170,8 @@ fn an_unknown_scenario_or_flag_is_answered_with_what_there_is() {
         (&["bulk", "sideways"], "down"),
         (&["bench", "--name", "../x"], "--name"),
         (&["bench", "--tunnels", "0"], "--tunnels"),
+        (&["scaling", "--sessions", "0"], "--sessions"),
+        (&["scaling", "--only", "links"], "tunnels"),
         (&["target"], "any"),
     ] {
         let output = loadgen(arguments).output().unwrap();

@@ -151,10 +151,12 @@ fn curve(kind: PathKind, points: Vec<(f64, f64)>, styles: &Styles) -> Curve {
         colour,
         dashes,
         points,
+        ranges: Vec::new(),
     }
 }
 
-fn legend(list: &[Curve]) -> String {
+/// Colour, dashes and name of each curve.
+pub(in crate::report) fn legend(list: &[Curve]) -> String {
     let mut out = String::from("<p class=\"legend\">");
     for curve in list {
         let _ = write!(

@@ -1,6 +1,7 @@
 //! The report as one HTML page that needs nothing else: for somebody who was not there.
 
 mod charts;
+mod circumstances;
 mod words;
 
 use std::fmt::Write;
@@ -10,12 +11,14 @@ use super::plot::{Bar, bars, escape, grouped};
 use super::table::{Grid, grids, remarks, short_name};
 use super::{PathReport, Ratios, Report, ScenarioReport, Spread};
 use crate::path::PathKind;
+pub(super) use charts::legend;
 use charts::{latency_plot, scaling};
+pub(super) use circumstances::circumstances;
 
 /// Colours that people with colour-blindness tell apart (Okabe and Ito), and dashes besides.
-const RELAY: (&str, &str) = ("#d55e00", "");
-const DIRECT: (&str, &str) = ("#777777", "2 3");
-const TOKIO: (&str, &str) = ("#0072b2", "");
+pub(super) const RELAY: (&str, &str) = ("#d55e00", "");
+pub(super) const DIRECT: (&str, &str) = ("#777777", "2 3");
+pub(super) const TOKIO: (&str, &str) = ("#0072b2", "");
 const URING: (&str, &str) = ("#56b4e9", "6 3");
 const PEERS: [(&str, &str); 5] = [
     ("#009e73", "6 2 2 2"),
@@ -27,19 +30,11 @@ const PEERS: [(&str, &str); 5] = [
 
 /// The whole page.
 pub(crate) fn html(report: &Report) -> String {
-    let mut out =
-        String::from("<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"/>");
-    let _ = write!(
-        out,
-        "<meta name=\"viewport\" content=\"width=device-width\"/><title>Tieline bench, {}</title>\
-         <style>{}</style></head>\n<body>",
-        escape(&report.date),
-        words::STYLE
-    );
-    let _ = write!(
-        out,
-        "<h1>What the way over a relay costs</h1>\n<p class=\"lead\">{}</p>\n",
-        words::LEAD
+    let date = &report.circumstances.date;
+    let mut out = begin(
+        &format!("Tieline bench, {date}"),
+        "What the way over a relay costs",
+        words::LEAD,
     );
     let styles = Styles::of(report);
     let _ = write!(out, "<p>{}</p>\n<ul class=\"paths\">", words::PATHS);
@@ -58,15 +53,27 @@ pub(crate) fn html(report: &Report) -> String {
     for scenario in &report.scenarios {
         out.push_str(&section(scenario, &styles));
     }
-    out.push_str(&circumstances(report));
+    out.push_str(&circumstances(&report.circumstances, words::METHOD));
     out.push_str("</body></html>\n");
     out
+}
+
+/// The beginning of a page, as far as the first words.
+pub(super) fn begin(title: &str, heading: &str, lead: &str) -> String {
+    format!(
+        "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"/>\
+         <meta name=\"viewport\" content=\"width=device-width\"/><title>{}</title>\
+         <style>{}</style></head>\n<body><h1>{heading}</h1>\n<p class=\"lead\">{lead}</p>\n",
+        escape(title),
+        words::STYLE
+    )
 }
 
 /// What a peer says about its version, in brackets.
 fn version(report: &Report, path: PathKind) -> String {
     let name = path.to_string();
-    let peer = report.peers.iter().find(|peer| peer.name == name);
+    let mut peers = report.circumstances.peers.iter();
+    let peer = peers.find(|peer| peer.name == name);
     peer.map_or_else(String::new, |peer| format!(" ({})", escape(&peer.version)))
 }
 
@@ -251,7 +258,8 @@ fn section(report: &ScenarioReport, styles: &Styles) -> String {
     out
 }
 
-fn table(grid: &Grid) -> String {
+/// A grid as a table.
+pub(super) fn table(grid: &Grid) -> String {
     let row = |cells: &[String], tag: &str| {
         let cells: String = cells
             .iter()
@@ -264,47 +272,6 @@ fn table(grid: &Grid) -> String {
         "<table class=\"grid\">\n{}{rows}</table>\n",
         row(&grid.head, "th")
     )
-}
-
-/// Where, when, how, with what settings.
-fn circumstances(report: &Report) -> String {
-    let mut out = String::from("<h2>Where and how</h2>\n<table class=\"facts\">");
-    for (name, value) in report.facts() {
-        let _ = writeln!(
-            out,
-            "<tr><th>{name}</th><td>{}</td></tr>",
-            escape(value.trim_matches('`'))
-        );
-    }
-    for note in &report.notes {
-        let _ = writeln!(out, "<tr><th>note</th><td>{}</td></tr>", escape(note));
-    }
-    let _ = write!(out, "</table>\n<p>{}</p>\n", words::METHOD);
-    if !report.relay_settings.is_empty() {
-        out.push_str("<h3>Relay and agent: settings in effect</h3>\n");
-    }
-    for settings in &report.relay_settings {
-        let _ = writeln!(out, "<pre>{}</pre>", escape(settings));
-    }
-    if let Some(health) = &report.relay_health {
-        let _ = write!(
-            out,
-            "<h3>The relay about itself</h3>\n<pre>{}</pre>\n",
-            escape(health)
-        );
-    }
-    for peer in &report.peers {
-        let _ = writeln!(
-            out,
-            "<h3>{}: {}</h3>",
-            escape(&peer.name),
-            escape(&peer.version)
-        );
-        for hop in &peer.hops {
-            let _ = writeln!(out, "<pre>{}</pre>", escape(hop.trim_end()));
-        }
-    }
-    out
 }
 
 fn capital(text: &str) -> String {

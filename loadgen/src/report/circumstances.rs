@@ -1,0 +1,134 @@
+//! Where, when and how a run was made: every report ends with it.
+
+use std::fmt::Write;
+use std::time::SystemTime;
+
+use serde::Serialize;
+
+use crate::machine::{Machine, command_line, commit, utc};
+use crate::path::peer::known::PeerFacts;
+use crate::path::set::PathSet;
+use crate::scenario::Method;
+
+/// What surrounds the numbers of a run.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Circumstances {
+    /// Version of this program.
+    pub(crate) version: &'static str,
+    /// When the run began.
+    pub(crate) date: String,
+    /// Commit of the working directory.
+    pub(crate) commit: String,
+    /// The command line.
+    pub(crate) command: String,
+    /// The machine.
+    pub(crate) machine: Machine,
+    /// Whether each process had cores of its own.
+    pub(crate) pinned: bool,
+    /// Rounds and times.
+    pub(crate) method: Method,
+    /// What the relay said about its own configuration, if there was one that did.
+    pub(crate) relay_health: Option<String>,
+    /// How relay and agent were started, and their defaults, if this program started them.
+    pub(crate) relay_settings: Vec<String>,
+    /// Versions and configurations of the peers that were started.
+    pub(crate) peers: Vec<PeerFacts>,
+    /// What a reader should know.
+    pub(crate) notes: Vec<String>,
+}
+
+impl Circumstances {
+    /// Asks the machine and the processes.
+    pub(crate) fn new(machine: Machine, date: SystemTime, method: Method, set: &PathSet) -> Self {
+        Self {
+            version: env!("CARGO_PKG_VERSION"),
+            date: utc(date),
+            commit: commit(),
+            command: command_line(),
+            machine,
+            pinned: set.is_pinned(),
+            method,
+            relay_health: set.relay_health().map(str::to_owned),
+            relay_settings: set.relay_settings(),
+            peers: set.peer_facts(),
+            notes: set.notes.clone(),
+        }
+    }
+
+    /// As name and value.
+    pub(super) fn facts(&self) -> Vec<(&'static str, String)> {
+        let pinned = if self.pinned {
+            "client, target, near and far hop each on cores of their own"
+        } else {
+            "not pinned: all processes share the cores"
+        };
+        let Method {
+            rounds,
+            warm_up_s,
+            measured_s,
+            threads,
+            repeat_noisy,
+            seed,
+        } = self.method;
+        let repeats = if repeat_noisy > 0 {
+            format!(", up to {repeat_noisy} noisy rounds of a scenario run again")
+        } else {
+            String::new()
+        };
+        vec![
+            ("date", self.date.clone()),
+            ("commit", self.commit.clone()),
+            ("command", format!("`{}`", self.command)),
+            ("machine", self.machine.to_string()),
+            ("kernel", self.machine.system()),
+            ("processes", pinned.to_owned()),
+            (
+                "rounds",
+                format!(
+                    "{rounds} of {measured_s} s after {warm_up_s} s of warm-up, in random order \
+                     by seed {seed}, {threads} generator thread(s){repeats}"
+                ),
+            ),
+        ]
+    }
+
+    /// As the last section of a Markdown document.
+    pub(super) fn markdown(&self) -> String {
+        let mut out = String::from("\n## Where and how\n\n");
+        for (name, value) in self.facts() {
+            let _ = writeln!(out, "- {name}: {value}");
+        }
+        for note in &self.notes {
+            let _ = writeln!(out, "- note: {note}");
+        }
+        if let Some(health) = &self.relay_health {
+            let _ = writeln!(out, "\nThe relay about itself:\n\n```text\n{health}\n```");
+        }
+        if !self.relay_settings.is_empty() {
+            let settings = self.relay_settings.join("\n");
+            let _ = writeln!(out, "\nRelay and agent:\n\n```text\n{settings}\n```");
+        }
+        for peer in &self.peers {
+            let _ = writeln!(out, "\n{} ({}):\n", peer.name, peer.version);
+            for hop in &peer.hops {
+                let _ = writeln!(out, "```text\n{}\n```", hop.trim_end());
+            }
+        }
+        out
+    }
+
+    /// For the end of what a terminal shows.
+    pub(super) fn text(&self) -> String {
+        let mut out = String::from("\n");
+        for (name, value) in self.facts() {
+            let _ = writeln!(out, "{name}: {value}");
+        }
+        for peer in &self.peers {
+            let _ = writeln!(out, "peer {}: {}", peer.name, peer.version);
+        }
+        for note in &self.notes {
+            let _ = writeln!(out, "note: {note}");
+        }
+        out
+    }
+}

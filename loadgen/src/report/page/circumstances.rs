@@ -1,0 +1,47 @@
+//! The end of a page: machine, commit, command, method, settings.
+
+use std::fmt::Write;
+
+use crate::report::Circumstances;
+use crate::report::plot::escape;
+
+/// Where, when, how, with what settings.
+pub(in crate::report) fn circumstances(report: &Circumstances, method: &str) -> String {
+    let mut out = String::from("<h2>Where and how</h2>\n<table class=\"facts\">");
+    for (name, value) in report.facts() {
+        let _ = writeln!(
+            out,
+            "<tr><th>{name}</th><td>{}</td></tr>",
+            escape(value.trim_matches('`'))
+        );
+    }
+    for note in &report.notes {
+        let _ = writeln!(out, "<tr><th>note</th><td>{}</td></tr>", escape(note));
+    }
+    let _ = write!(out, "</table>\n<p>{}</p>\n", method);
+    if !report.relay_settings.is_empty() {
+        out.push_str("<h3>Relay and agent: settings in effect</h3>\n");
+    }
+    for settings in &report.relay_settings {
+        let _ = writeln!(out, "<pre>{}</pre>", escape(settings));
+    }
+    if let Some(health) = &report.relay_health {
+        let _ = write!(
+            out,
+            "<h3>The relay about itself</h3>\n<pre>{}</pre>\n",
+            escape(health)
+        );
+    }
+    for peer in &report.peers {
+        let _ = writeln!(
+            out,
+            "<h3>{}: {}</h3>",
+            escape(&peer.name),
+            escape(&peer.version)
+        );
+        for hop in &peer.hops {
+            let _ = writeln!(out, "<pre>{}</pre>", escape(hop.trim_end()));
+        }
+    }
+    out
+}

@@ -1,0 +1,201 @@
+//! The tables, for a terminal and as Markdown.
+
+use std::fmt::Write;
+
+use super::value::SHARED_MIN;
+use super::{Change, ScalingReport, Series, Value};
+use crate::report::plot::grouped;
+use crate::report::table::{Grid, or_dash};
+
+/// The values by the number of sessions.
+const SESSIONS: [Value; 10] = [
+    Value::RelayCpuUs,
+    Value::AgentCpuUs,
+    Value::RelayKib,
+    Value::AgentKib,
+    Value::P50Us,
+    Value::P99Us,
+    Value::DirectP50Us,
+    Value::DirectP99Us,
+    Value::RelayMib,
+    Value::AgentMib,
+];
+
+/// The values by the number of tunnels.
+const TUNNELS: [Value; 11] = [
+    Value::RelayCpuUs,
+    Value::AgentCpuUs,
+    Value::RelayKib,
+    Value::IdleUs,
+    Value::IdleMs,
+    Value::ConnectP50Us,
+    Value::ConnectP99Us,
+    Value::P50Us,
+    Value::P99Us,
+    Value::UpMs,
+    Value::RelayMib,
+];
+
+/// The values that "in short" tells of: cost, and what a caller feels.
+const IN_SHORT: [Value; 8] = [
+    Value::RelayCpuUs,
+    Value::AgentCpuUs,
+    Value::RelayKib,
+    Value::AgentKib,
+    Value::IdleUs,
+    Value::ConnectP50Us,
+    Value::P50Us,
+    Value::P99Us,
+];
+
+impl ScalingReport {
+    /// A title and a series that was measured.
+    pub(super) fn series(&self) -> impl Iterator<Item = (&'static str, &Series, &'static [Value])> {
+        [
+            ("Sessions on one tunnel", &self.sessions, &SESSIONS[..]),
+            ("Tunnels", &self.tunnels, &TUNNELS[..]),
+        ]
+        .into_iter()
+        .filter(|(_, series, _)| !series.points.is_empty())
+    }
+
+    /// What was done, for the series of this title.
+    pub(super) fn explained(&self, series: &Series) -> String {
+        let load = &self.load;
+        let (rate, bytes) = (
+            grouped(f64::from(load.requests_per_s), 0),
+            load.message_bytes,
+        );
+        if std::ptr::eq(series, &self.sessions) {
+            format!(
+                "One agent with one tunnel. Requests of {bytes} B fall due {rate} times a second in \
+                 all, whatever the number of sessions, and the sessions take turns: so the load is \
+                 the same for each number, and what differs is what a session costs. (A closed loop \
+                 would have more requests under way with more sessions, which a relay does for less \
+                 each.) Memory is what the processes grew by while the sessions were open and did \
+                 nothing, from {SHARED_MIN} sessions on; less does not show beside pages of 4 KiB. \
+                 `direct` is the same load without relay and agent."
+            )
+        } else {
+            let callers = grouped(load.callers as f64, 0);
+            format!(
+                "Each tunnel has an agent and a link of its own; all agents of a number share one \
+                 process. {callers} sessions, whatever the number of tunnels, take turns over the \
+                 tunnels with {rate} requests of {bytes} B a second in all; where there are more \
+                 tunnels than sessions, others are left out in each round. Memory is what the relay \
+                 grew by when they were published, from {SHARED_MIN} tunnels on. Idle CPU time is that \
+                 of {} s without any caller, in the first round; that each is what comes on top of \
+                 the smallest number's. Connecting is from the attempt to connect to the first answer, \
+                 one caller after the other, to each tunnel in turn.",
+                load.idle_s
+            )
+        }
+    }
+
+    /// What deserves doubt.
+    pub(super) fn doubts(&self) -> Vec<String> {
+        let of_series = |(title, series, _): (&str, &Series, _)| {
+            let noisy = series.points.iter().filter(|point| point.noisy_rounds > 0);
+            let list: Vec<String> = noisy
+                .map(|point| {
+                    let count = grouped(point.count as f64, 0);
+                    format!(
+                        "{count} in {} of {}",
+                        point.noisy_rounds,
+                        point.rounds.len()
+                    )
+                })
+                .collect();
+            (!list.is_empty()).then(|| {
+                format!(
+                    "Doubtful: other processes took much CPU. {title}: {} rounds.",
+                    list.join(", ")
+                )
+            })
+        };
+        self.series().filter_map(of_series).collect()
+    }
+}
+
+/// The values at both ends, and how many times the one is the other.
+pub(super) fn in_short(title: &str, series: &Series) -> Grid {
+    let head = [title, "from", "value", "to", "value", "times"];
+    let mut grid = Grid::new(head);
+    for value in IN_SHORT {
+        let Some(Change { from, to, ratio }) = series.changes.get(&value) else {
+            continue;
+        };
+        let at = |wanted: usize| {
+            let mut spreads = series.spreads(value);
+            let found = spreads.find(|(count, _)| *count == wanted);
+            or_dash(found.map(|(_, spread)| grouped(spread.median, value.digits())))
+        };
+        grid.rows.push(vec![
+            value.label().to_owned(),
+            grouped(*from as f64, 0),
+            at(*from),
+            grouped(*to as f64, 0),
+            at(*to),
+            ratio.to_string(),
+        ]);
+    }
+    grid
+}
+
+/// All values of a series.
+pub(super) fn table(series: &Series, values: &[Value]) -> Grid {
+    let labels = values.iter().map(|value| value.label());
+    let mut grid = Grid::new(std::iter::once("number").chain(labels));
+    for point in &series.points {
+        let cell = |value: &Value| {
+            let digits = value.digits();
+            let spread = point.values.get(value);
+            or_dash(spread.map(|spread| format!("{spread:.digits$}")))
+        };
+        let cells = values.iter().map(cell);
+        let count = grouped(point.count as f64, 0);
+        grid.rows
+            .push(std::iter::once(count).chain(cells).collect());
+    }
+    grid
+}
+
+/// The whole document. `name` is that of the files beside it.
+pub(super) fn markdown(report: &ScalingReport, name: &str) -> String {
+    let mut out = String::from(
+        "# Cost by the number of sessions and of tunnels\n\n\
+         Written by `tieline-loadgen scaling`; the next run replaces it. Each number is the median over \
+         the rounds, with the smallest and the largest in brackets; \"times\" compares within each \
+         round.\n",
+    );
+    let _ = writeln!(out, "\nPlots: [{name}.html]({name}.html).");
+    for (title, series, _) in report.series() {
+        let _ = writeln!(out, "\n{}", in_short(title, series).markdown().trim_end());
+    }
+    for (title, series, values) in report.series() {
+        let _ = writeln!(out, "\n## {title}\n\n{}\n", report.explained(series));
+        out.push_str(&table(series, values).markdown());
+    }
+    let doubts = report.doubts();
+    if !doubts.is_empty() {
+        out.push('\n');
+    }
+    for doubt in doubts {
+        let _ = writeln!(out, "- {doubt}");
+    }
+    out.push_str(&report.circumstances.markdown());
+    out
+}
+
+/// The tables for a terminal.
+pub(super) fn text(report: &ScalingReport) -> String {
+    let mut out = String::new();
+    for (title, series, values) in report.series() {
+        let _ = write!(out, "\n{}", in_short(title, series).text());
+        let _ = write!(out, "\n{}", table(series, values).text());
+    }
+    for doubt in report.doubts() {
+        let _ = writeln!(out, "  {doubt}");
+    }
+    out + &report.circumstances.text()
+}

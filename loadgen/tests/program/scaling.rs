@@ -1,0 +1,171 @@
+//! The `scaling` command, with stand-ins for relay, agent and fleet: what it makes of them.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::reports::assert_is_well_formed;
+use crate::{loadgen, number, relay_by, stderr};
+
+/// Keeps what follows `--to`, in one piece: callers come only after the registration.
+const AGENT: &str = r#"
+while [ "$1" != --to ]; do shift; done
+echo "$2" > FOLDER/new && mv FOLDER/new FOLDER/target
+echo '{"event":"registered","tunnel":"maya-1"}'
+exec sleep 600"#;
+
+/// Is up, and stays for as long as its input does.
+const FLEET: &str = r#"
+while [ "$1" != --agents ]; do shift; done
+echo "{\"event\":\"up\",\"agents\":$2,\"ms\":7,\"disconnects\":0}"
+read nothing
+echo the input has ended >> FOLDER/ended"#;
+
+fn script(folder: &Path, name: &str, text: &str) -> String {
+    let path: PathBuf = folder.join(name);
+    let text = text.replace("FOLDER", folder.to_str().unwrap());
+    // Help is asked for what the report says about defaults.
+    let help = r#"case "$*" in *--help) exit ;; esac"#;
+    fs::write(&path, format!("#!/bin/sh\n{help}\n{text}\n")).unwrap();
+    fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn one_and_ten_sessions_and_tunnels_make_a_report() {
+    let folder = tempfile::tempdir().unwrap();
+    let target = folder.path().join("target");
+    let route = move |name: &[u8]| -> Option<SocketAddr> {
+        let known = name == b"maya-1" || name.starts_with(b"fleet-0000");
+        known.then(|| fs::read_to_string(&target).unwrap().trim().parse().unwrap())
+    };
+    let frontend = relay_by(route, |_| {}, |_| {});
+    // Nobody answers on the admin port, which a report does without.
+    let nowhere: SocketAddr = "127.0.0.1:1".parse().unwrap();
+    let listeners: String = [("agent", frontend), ("tcp", frontend), ("admin", nowhere)]
+        .map(|(kind, address)| {
+            let event = r#"{"event":"listening","kind":"#;
+            format!("echo '{event}\"{kind}\",\"address\":\"{address}\"}}'\n")
+        })
+        .concat();
+    let relay = script(folder.path(), "relay", &(listeners + "exec sleep 600"));
+    let agent = script(folder.path(), "agent", AGENT);
+    let fleet = script(folder.path(), "fleet", FLEET);
+    let out = folder.path().join("out");
+    let output = loadgen(&["scaling", "--sessions", "10,1", "--tunnels", "1,10"])
+        .args(["--callers", "20", "--rate", "500", "--idle", "100ms"])
+        .args(["--rounds", "2", "--duration", "100ms", "--warm-up", "20ms"])
+        .args([
+            "--relay-bin",
+            &relay,
+            "--agent-bin",
+            &agent,
+            "--fleet-bin",
+            &fleet,
+        ])
+        .args(["--out", out.to_str().unwrap()])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(
+        !folder.path().join("ended").exists(),
+        "a fleet lost its input"
+    );
+
+    let read = |name: &str| fs::read_to_string(out.join(name)).unwrap();
+    let json: Value = serde_json::from_str(&read("scaling.json")).unwrap();
+    for (series, values) in [
+        (
+            "sessions",
+            &[
+                "relay_cpu_us",
+                "agent_cpu_us",
+                "p50_us",
+                "direct_p99_us",
+                "relay_mib",
+            ][..],
+        ),
+        (
+            "tunnels",
+            &[
+                "relay_cpu_us",
+                "p99_us",
+                "connect_p50_us",
+                "up_ms",
+                "idle_ms",
+            ],
+        ),
+    ] {
+        let points = json[series]["points"].as_array().unwrap();
+        let counts: Vec<_> = points.iter().map(|point| number(&point["count"])).collect();
+        assert_eq!(counts, [1.0, 10.0]);
+        for point in points {
+            assert_eq!(point["rounds"].as_array().unwrap().len(), 2);
+            for value in values {
+                assert!(
+                    point["values"][value]["median"].is_number(),
+                    "{value}: {point}"
+                );
+            }
+        }
+        let ratio = &json[series]["changes"]["p50_us"];
+        assert!(
+            number(&ratio["ratio"]["median"]) > 0.0 && ratio["to"] == 10,
+            "{ratio}"
+        );
+    }
+    assert_eq!(json["load"]["requests_per_s"], 500);
+    // A heartbeat is long, so idle tunnels are watched in the first round only.
+    let rounds = &json["tunnels"]["points"][0]["rounds"];
+    assert!(rounds[0]["idle_ms"].is_number() && rounds[1].get("idle_ms").is_none());
+
+    let document = read("scaling.md");
+    let told = String::from_utf8_lossy(&output.stdout).into_owned();
+    for word in [
+        "machine",
+        "kernel",
+        "commit",
+        "command",
+        "seed",
+        "relay CPU",
+        "connect p99",
+    ] {
+        assert!(
+            document.contains(word) && told.contains(word),
+            "{word}: {document}\n{told}"
+        );
+    }
+    let page = read("scaling.html");
+    assert_is_well_formed(&page);
+    for word in [
+        "id=\"sessions\"",
+        "id=\"tunnels\"",
+        "Time to connect",
+        "<circle",
+        "Linux",
+    ] {
+        assert!(page.contains(word), "{word}");
+    }
+}
+
+#[test]
+fn what_cannot_work_is_said_before_anything_starts() {
+    let fleet = loadgen(&["scaling", "--fleet-bin", "/nonexistent/fleet"]).output();
+    // A shell lowers the limit for good: the program cannot raise it again.
+    let limited = std::process::Command::new("sh")
+        .args(["-c", "ulimit -n 300 && exec \"$0\" scaling --only sessions"])
+        .arg(env!("CARGO_BIN_EXE_tieline-loadgen"))
+        .output();
+    for (output, words) in [
+        (fleet, ["/nonexistent/fleet", "--example fleet"]),
+        (limited, ["10000 sessions", "ulimit -n"]),
+    ] {
+        let output = output.unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        let error = stderr(&output);
+        assert!(words.iter().all(|word| error.contains(word)), "{error}");
+    }
+}
