@@ -1,6 +1,6 @@
 //! One agent's connection: bytes between its socket and the mux, and news for the shard.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::io::IoSlice;
 use std::os::fd::OwnedFd;
@@ -13,7 +13,7 @@ use tieline_wire::limits::{GATHER_BYTES_MAX, GATHER_SLICES_MAX};
 use tieline_wire::{AgentHello, Event, Mux, Reason, Register, Transmit, TunnelId};
 use tracing::debug;
 
-use crate::io::{Received, Socket};
+use crate::io::{Received, Socket, wake_behind_others};
 use crate::session::SharedMux;
 
 /// Largest single read from a link, in bytes.
@@ -74,9 +74,10 @@ pub(crate) async fn run(
     block: &LinkBlock,
 ) -> Left {
     let end = {
-        let reader = pin!(read(&socket, said, link, host, block));
+        let heard = Cell::new(false);
+        let reader = pin!(read(&socket, said, link, host, block, &heard));
         let writer = pin!(async { End::Ended(write(&socket, link).await) });
-        first(reader, writer).await
+        both(reader, writer, || heard.take() && link.has_words()).await
     };
     let reason = match end {
         End::Moves { to, said } => match socket.into_fd() {
@@ -98,18 +99,26 @@ enum End {
     Moves { to: usize, said: Bytes },
 }
 
-/// The outcome of whichever ends first.
-async fn first<T>(
-    mut a: impl Future<Output = T> + Unpin,
-    mut b: impl Future<Output = T> + Unpin,
+/// The outcome of whichever ends first. When the reader `has_answers`, the writer waits until all
+/// who were woken before have run: what they read leaves with the answers, in one send.
+async fn both<T>(
+    mut reader: impl Future<Output = T> + Unpin,
+    mut writer: impl Future<Output = T> + Unpin,
+    has_answers: impl Fn() -> bool,
 ) -> T {
+    let mut waits = false;
     poll_fn(|cx| {
-        let a = Pin::new(&mut a).poll(cx);
-        if a.is_ready() {
-            a
-        } else {
-            Pin::new(&mut b).poll(cx)
+        let end = Pin::new(&mut reader).poll(cx);
+        if end.is_ready() {
+            return end;
         }
+        // Never twice in a row: a peer that says more and more must not keep us from answering.
+        waits = has_answers() && !waits;
+        if waits {
+            wake_behind_others(cx);
+            return Poll::Pending;
+        }
+        Pin::new(&mut writer).poll(cx)
     })
     .await
 }
@@ -120,6 +129,7 @@ async fn read(
     link: &Rc<SharedMux>,
     host: &impl LinkHost,
     block: &LinkBlock,
+    heard: &Cell<bool>,
 ) -> End {
     let mut again = Some(said).filter(|said| !said.is_empty());
     // What can be read again elsewhere; kept until the agent is known.
@@ -141,6 +151,7 @@ async fn read(
         kept = kept.filter(|kept| kept.len() + input.len() <= SAID_BYTES_MAX);
         kept.iter_mut()
             .for_each(|kept| kept.extend_from_slice(&input));
+        heard.set(true);
         let (mut known, mut moves, mut refused) = (false, None, None);
         let outcome = link.receive(&mut input, |mux, event| match event {
             _ if moves.is_some() => {}

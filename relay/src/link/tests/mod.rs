@@ -5,8 +5,47 @@ use tieline_wire::{Refusal, RegisterAck, RelayHello, Settings};
 
 use super::*;
 use crate::clock::Clock;
+use crate::io::{Chosen, choose, pair};
 use crate::metrics::ShardMetrics;
 use crate::session::Lanes;
+
+mod copies;
+
+/// A shard to which nobody but the sessions of an established link matters.
+struct Nobody;
+
+impl LinkHost for Nobody {
+    fn hello(&self, _: AgentHello, _: bool) -> Result<Stay, Reason> {
+        Ok(Stay::Here)
+    }
+
+    fn register(&self, _: &mut Mux, _: Register) {}
+
+    fn unregister(&self, _: &TunnelId) {}
+
+    fn going_away(&self) {}
+}
+
+fn on_each_driver(test: impl AsyncFn()) {
+    let (best, _) = choose(None).unwrap();
+    for driver in [best, Chosen::Epoll] {
+        crate::io::run(driver, test()).unwrap();
+    }
+}
+
+fn sockets() -> (Socket, Socket) {
+    let (one, other) = pair().unwrap();
+    (Socket::new(one).unwrap(), Socket::new(other).unwrap())
+}
+
+/// Serves an established link over `socket`.
+fn serve(link: &Rc<SharedMux>, socket: Socket) {
+    let link = Rc::clone(link);
+    monoio::spawn(async move {
+        let block = LinkBlock::default();
+        run(socket, Bytes::new(), &link, &Nobody, &block).await
+    });
+}
 
 #[test]
 fn an_agent_that_asks_without_end_and_reads_slowly_is_cut_off() {
