@@ -69,6 +69,36 @@ fn an_offer_of_a_lane_is_good_for_one_connection() {
 }
 
 #[test]
+fn a_lane_outlives_the_time_that_a_caller_may_take_nothing() {
+    use std::net::{TcpListener, TcpStream};
+    use std::time::Duration;
+
+    use socket2::SockRef;
+
+    use crate::io::{Chosen, Socket, run};
+
+    let link = Link::established();
+    let session = link.open();
+    session.want_lane();
+    let nonce = link.offer(&session).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let _agent = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (accepted, _) = listener.accept().unwrap();
+    run(Chosen::Epoll, async {
+        let socket = Socket::new(accepted.into()).unwrap();
+        // As the listener of agents does it.
+        let limit = Some(Duration::from_secs(20));
+        SockRef::from(&socket).set_tcp_user_timeout(limit).unwrap();
+        assert!(link.lanes.arrived(socket, &nonce, Clock::start().now()));
+        let lane = session.lane().unwrap();
+        let limit = SockRef::from(&lane.socket).tcp_user_timeout().unwrap();
+        assert_eq!(limit, None);
+        drop(session);
+    })
+    .unwrap();
+}
+
+#[test]
 fn lanes_on_offer_are_limited_and_those_of_ended_sessions_make_room() {
     let link = Link::established();
     let sessions: Vec<_> = (0..200).map(|_| link.open()).collect();

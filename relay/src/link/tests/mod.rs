@@ -10,6 +10,7 @@ use crate::metrics::ShardMetrics;
 use crate::session::Lanes;
 
 mod copies;
+mod shreds;
 
 /// A shard to which nobody but the sessions of an established link matters.
 struct Nobody;
