@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
+use tieline_wire::limits::GATHER_SLICES_MAX;
 use tieline_wire::{Reason, Register, Side, Transmit};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
@@ -24,9 +25,6 @@ pub(super) const READ_BYTES_MIN: usize = 64 * 1024;
 
 /// Bytes after which a reader or writer that never has to wait lets others run.
 pub(super) const TURN_BYTES_MAX: usize = 1024 * 1024;
-
-/// Slices in one gathered write to the link.
-const SLICES_MAX: usize = 256;
 
 /// How long the last frames may take to reach the kernel.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
@@ -217,9 +215,11 @@ async fn write(link: Arc<Link>, writes: OwnedWriteHalf) -> io::Result<()> {
 }
 
 fn send_some(writes: &OwnedWriteHalf, out: &mut Transmit) -> io::Result<usize> {
-    let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+    let mut slices = [IoSlice::new(&[]); GATHER_SLICES_MAX];
     let filled = out.fill(&mut slices);
     let count = writes.try_write_vectored(&slices[..filled])?;
+    #[cfg(test)]
+    crate::witness::written(writes.local_addr(), &slices[..filled], count);
     out.advance(count);
     Ok(count)
 }

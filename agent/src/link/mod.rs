@@ -5,6 +5,8 @@
 mod buffer;
 mod dispatch;
 mod driver;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::pin::pin;
@@ -183,6 +185,8 @@ impl Link {
             Poll::Ready(Ok(0)) => Pull::End,
             Poll::Ready(Ok(_)) => {
                 let payload = buffer.split().freeze();
+                #[cfg(test)]
+                crate::witness::read(stream.local_addr(), &payload);
                 match core.mux.send(id, payload, false) {
                     Ok(()) => Pull::Sent,
                     // The relay gave the session up just now; its abort is on the way.

@@ -263,7 +263,10 @@ enum Step {
 
 fn write_payloads(stream: &OwnedWriteHalf, payloads: &[Bytes]) -> io::Result<usize> {
     if let [payload] = payloads {
-        return stream.try_write(payload);
+        let count = stream.try_write(payload)?;
+        #[cfg(test)]
+        crate::witness::written(stream.local_addr(), &[IoSlice::new(payload)], count);
+        return Ok(count);
     }
     let mut slices = [IoSlice::new(&[]); SLICES_MAX];
     let mut filled = 0;
@@ -271,7 +274,10 @@ fn write_payloads(stream: &OwnedWriteHalf, payloads: &[Bytes]) -> io::Result<usi
         *slot = IoSlice::new(payload);
         filled += 1;
     }
-    stream.try_write_vectored(&slices[..filled])
+    let count = stream.try_write_vectored(&slices[..filled])?;
+    #[cfg(test)]
+    crate::witness::written(stream.local_addr(), &slices[..filled], count);
+    Ok(count)
 }
 
 /// Runs a session from its opening to its end.
