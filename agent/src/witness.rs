@@ -1,9 +1,14 @@
 //! Where bytes lie when connections are read and written, for tests that look for copies. Only
-//! what the test's own thread does. A connection goes by the agent's address of it.
+//! what the test's own thread does.
 
 use std::cell::RefCell;
-use std::io::{self, IoSlice};
+use std::io::IoSlice;
 use std::net::SocketAddr;
+
+use tokio::net::TcpStream;
+
+/// A connection: the agent's address, which may be that of another one too, and its peer's.
+pub(crate) type Connection = (SocketAddr, SocketAddr);
 
 /// A piece of memory: where it starts, and its length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,9 +33,9 @@ impl Place {
 #[derive(Debug, Default)]
 struct Calls {
     /// Memory that reads filled.
-    reads: Vec<(SocketAddr, Place)>,
+    reads: Vec<(Connection, Place)>,
     /// Pieces that writes were offered, and how many bytes they took.
-    writes: Vec<(SocketAddr, Vec<Place>, usize)>,
+    writes: Vec<(Connection, Vec<Place>, usize)>,
 }
 
 thread_local! {
@@ -42,29 +47,31 @@ pub(crate) fn watch() {
     CALLS.set(Some(Calls::default()));
 }
 
-pub(crate) fn read(connection: io::Result<SocketAddr>, filled: &[u8]) {
-    note(connection, |calls, at| {
+pub(crate) fn read(stream: &TcpStream, filled: &[u8]) {
+    note(stream, |calls, at| {
         calls.reads.push((at, Place::of(filled)))
     });
 }
 
-pub(crate) fn written(connection: io::Result<SocketAddr>, offered: &[IoSlice<'_>], taken: usize) {
-    note(connection, |calls, at| {
+pub(crate) fn written(stream: &TcpStream, offered: &[IoSlice<'_>], taken: usize) {
+    note(stream, |calls, at| {
         let places = offered.iter().map(|slice| Place::of(slice)).collect();
         calls.writes.push((at, places, taken));
     });
 }
 
-fn note(connection: io::Result<SocketAddr>, act: impl FnOnce(&mut Calls, SocketAddr)) {
+fn note(stream: &TcpStream, act: impl FnOnce(&mut Calls, Connection)) {
     CALLS.with_borrow_mut(|calls| {
-        if let (Some(calls), Ok(at)) = (calls, connection) {
-            act(calls, at);
+        if let Some(calls) = calls
+            && let (Ok(ours), Ok(theirs)) = (stream.local_addr(), stream.peer_addr())
+        {
+            act(calls, (ours, theirs));
         }
     });
 }
 
 /// What each read of a connection filled.
-pub(crate) fn reads_of(connection: SocketAddr) -> Vec<Place> {
+pub(crate) fn reads_of(connection: Connection) -> Vec<Place> {
     CALLS.with_borrow(|calls| {
         let reads = calls.iter().flat_map(|calls| &calls.reads);
         let ours = reads.filter(|(at, _)| *at == connection);
@@ -73,7 +80,7 @@ pub(crate) fn reads_of(connection: SocketAddr) -> Vec<Place> {
 }
 
 /// What each write of a connection was offered, and how many bytes it took.
-pub(crate) fn writes_of(connection: SocketAddr) -> Vec<(Vec<Place>, usize)> {
+pub(crate) fn writes_of(connection: Connection) -> Vec<(Vec<Place>, usize)> {
     CALLS.with_borrow(|calls| {
         let writes = calls.iter().flat_map(|calls| &calls.writes);
         let ours = writes.filter(|(at, ..)| *at == connection);

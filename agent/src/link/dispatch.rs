@@ -57,7 +57,7 @@ impl<'a> Dispatch<'a> {
             }
             let input = buffer.split().freeze();
             #[cfg(test)]
-            crate::witness::read(reads.local_addr(), &input);
+            crate::witness::read(reads.as_ref(), &input);
             let broken = self.parse(input, &mut events);
             self.act(&mut events)?;
             if let Some(error) = broken {

@@ -219,7 +219,7 @@ fn send_some(writes: &OwnedWriteHalf, out: &mut Transmit) -> io::Result<usize> {
     let filled = out.fill(&mut slices);
     let count = writes.try_write_vectored(&slices[..filled])?;
     #[cfg(test)]
-    crate::witness::written(writes.local_addr(), &slices[..filled], count);
+    crate::witness::written(writes.as_ref(), &slices[..filled], count);
     out.advance(count);
     Ok(count)
 }

@@ -186,7 +186,7 @@ impl Link {
             Poll::Ready(Ok(_)) => {
                 let payload = buffer.split().freeze();
                 #[cfg(test)]
-                crate::witness::read(stream.local_addr(), &payload);
+                crate::witness::read(stream.as_ref(), &payload);
                 match core.mux.send(id, payload, false) {
                     Ok(()) => Pull::Sent,
                     // The relay gave the session up just now; its abort is on the way.

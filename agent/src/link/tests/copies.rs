@@ -56,14 +56,14 @@ fn bytes_of(places: &[Place]) -> usize {
 async fn one_turn_of_many_sessions_is_one_send_of_what_lies_where_it_was_read() {
     let mut relay = Relay::linked(|_| {}).await;
     let (sessions, events) = one_turn(&mut relay).await;
-    let writes = witness::writes_of(relay.agent());
+    let writes = witness::writes_of(far_end(&relay.stream));
     let [(offered, taken)] = &writes[..] else {
         let sends: Vec<_> = writes.iter().map(|(it, taken)| (it.len(), taken)).collect();
         panic!("pieces and bytes of each send: {sends:?}");
     };
     assert_eq!(*taken, bytes_of(offered));
     for (_, target) in &sessions {
-        let reads = witness::reads_of(target.peer_addr().unwrap());
+        let reads = witness::reads_of(far_end(target));
         assert_eq!(bytes_of(&reads), ANSWER.len());
         assert!(reads.iter().all(|it| offered.contains(it)), "a copy left");
     }
@@ -79,12 +79,12 @@ async fn one_turn_of_many_sessions_is_one_send_of_what_lies_where_it_was_read() 
 async fn one_read_of_a_link_feeds_many_sessions_from_its_own_memory() {
     let mut relay = Relay::linked(|_| {}).await;
     let (sessions, _) = one_turn(&mut relay).await;
-    let reads = witness::reads_of(relay.agent());
+    let reads = witness::reads_of(far_end(&relay.stream));
     let [read] = &reads[..] else {
         panic!("{} reads", reads.len());
     };
     for (index, (_, target)) in sessions.iter().enumerate() {
-        let writes = witness::writes_of(target.peer_addr().unwrap());
+        let writes = witness::writes_of(far_end(target));
         let taken: usize = writes.iter().map(|(_, taken)| taken).sum();
         assert_eq!(taken, request(index).len());
         let offered: Vec<_> = writes.into_iter().flat_map(|(places, _)| places).collect();

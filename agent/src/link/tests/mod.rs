@@ -1,7 +1,5 @@
 //! A link over real connections: its relay and its targets are in the test's hands.
 
-use std::net::SocketAddr;
-
 use bytes::{Bytes, BytesMut};
 use socket2::SockRef;
 use tieline_wire::{Mode, Open, Register, RelayHello, Transmit};
@@ -11,6 +9,7 @@ use tokio::sync::mpsc;
 use super::*;
 use crate::identity::Identity;
 use crate::target::Target;
+use crate::witness::Connection;
 
 mod copies;
 mod shreds;
@@ -114,9 +113,9 @@ impl Relay {
         target.writable().await.unwrap();
         (id, target)
     }
+}
 
-    /// The agent's address of the link.
-    fn agent(&self) -> SocketAddr {
-        self.stream.peer_addr().unwrap()
-    }
+/// The connection that this is the other end of.
+fn far_end(stream: &TcpStream) -> Connection {
+    (stream.peer_addr().unwrap(), stream.local_addr().unwrap())
 }

@@ -52,7 +52,7 @@ async fn frames_that_leave_in_shreds_arrive_whole_and_in_order() {
         }
     }
     assert_eq!(heard, [EACH; 40]);
-    let writes = witness::writes_of(relay.agent());
+    let writes = witness::writes_of(far_end(&relay.stream));
     let short = writes
         .iter()
         .filter(|(offered, taken)| *taken < offered.iter().map(|it| it.len()).sum());
