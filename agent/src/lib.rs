@@ -37,6 +37,8 @@ mod status;
 mod supervise;
 mod target;
 mod token;
+#[cfg(test)]
+mod witness;
 
 pub use address::HostPort;
 pub use config::{Config, DRAIN_TIMEOUT, LINKS_MAX};

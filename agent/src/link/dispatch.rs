@@ -55,7 +55,10 @@ impl<'a> Dispatch<'a> {
                 Ok(count) => turn_bytes += count,
                 Err(error) => return Err(Error::link_lost(error.to_string())),
             }
-            let broken = self.parse(buffer.split().freeze(), &mut events);
+            let input = buffer.split().freeze();
+            #[cfg(test)]
+            crate::witness::read(reads.as_ref(), &input);
+            let broken = self.parse(input, &mut events);
             self.act(&mut events)?;
             if let Some(error) = broken {
                 return Err(error);

@@ -198,7 +198,13 @@ async fn write(link: Arc<Link>, writes: OwnedWriteHalf) -> io::Result<()> {
             continue;
         }
         while !out.is_empty() {
-            match out.send_with(|slices| writes.try_write_vectored(slices)) {
+            let sent: io::Result<usize> = out.send_with(|slices| {
+                let count = writes.try_write_vectored(slices)?;
+                #[cfg(test)]
+                crate::witness::written(writes.as_ref(), slices, count);
+                Ok(count)
+            });
+            match sent {
                 Ok(count) => turn_bytes += count,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     writes.writable().await?;

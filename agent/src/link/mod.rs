@@ -5,6 +5,8 @@
 mod buffer;
 mod dispatch;
 mod driver;
+#[cfg(test)]
+mod tests;
 
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -184,6 +186,8 @@ impl Link {
             Poll::Ready(Ok(0)) => Pull::End,
             Poll::Ready(Ok(_)) => {
                 let payload = buffer.split().freeze();
+                #[cfg(test)]
+                crate::witness::read(stream.as_ref(), &payload);
                 match core.mux.send(id, payload, false) {
                     Ok(()) => Pull::Sent,
                     // The relay gave the session up just now; its abort is on the way.

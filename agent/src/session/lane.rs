@@ -234,3 +234,91 @@ async fn carry(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tieline_wire::SessionId;
+    use tieline_wire::limits::LANE_HELLO_BYTES;
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::target::Target;
+
+    /// A session whose relay's direction goes over a lane.
+    struct OnLane {
+        session: Arc<Session>,
+        /// The relay's end of the lane.
+        relay: TcpStream,
+        /// The target's end of its connection.
+        target: TcpStream,
+    }
+
+    async fn on_lane() -> OnLane {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let session = Arc::new(Session::new(SessionId(1)));
+        let target = Target::parse(&address.to_string()).unwrap();
+        let link = Arc::new(Link::new());
+        tokio::spawn(super::super::run(link, Arc::clone(&session), target));
+        let (target, _) = listener.accept().await.unwrap();
+
+        assert!(session.takes_lane());
+        let offer = take_offer(Arc::clone(&session), address, BulkNonce::new([7; 16]));
+        let answer = async {
+            let (mut relay, _) = listener.accept().await.unwrap();
+            let mut hello = [0; LANE_HELLO_BYTES];
+            relay.read_exact(&mut hello).await.unwrap();
+            relay.write_all(&LANE_PREFACE).await.unwrap();
+            relay
+        };
+        let ((), relay) = tokio::join!(offer, answer);
+        session.moved();
+        OnLane {
+            session,
+            relay,
+            target,
+        }
+    }
+
+    async fn read_to_reset(mut target: TcpStream) -> usize {
+        let mut seen = Vec::new();
+        let end = target.read_to_end(&mut seen).await;
+        assert_eq!(end.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+        assert!(seen.iter().all(|byte| *byte == 7));
+        seen.len()
+    }
+
+    #[tokio::test]
+    async fn what_a_lane_brought_before_an_abort_reaches_the_target_before_the_reset() {
+        for closes in [false, true] {
+            let it = on_lane().await;
+            it.relay.writable().await.unwrap();
+            // Nobody runs between the two: the session hears of the abort first.
+            let accepted = it.relay.try_write(&[7; 100_000]).unwrap();
+            it.session.abort();
+            let lane = (!closes).then_some(it.relay);
+            assert_eq!(read_to_reset(it.target).await, accepted);
+            drop(lane);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_the_kernel_took_before_an_abort_reaches_a_slow_target_before_the_reset() {
+        let mut it = on_lane().await;
+        // More than the target's own socket has room for, and less than all on the way have.
+        let bytes = vec![7; 1024 * 1024];
+        it.relay.write_all(&bytes).await.unwrap();
+        it.session.abort();
+        drop(it.relay);
+        assert_eq!(read_to_reset(it.target).await, bytes.len());
+    }
+
+    #[tokio::test]
+    async fn a_lane_has_no_limit_on_how_long_its_relay_takes_nothing() {
+        let it = on_lane().await;
+        let lane = it.session.lane().unwrap();
+        #[cfg(target_os = "linux")]
+        assert_eq!(SockRef::from(&*lane).tcp_user_timeout().unwrap(), None);
+        drop(lane);
+    }
+}

@@ -25,6 +25,7 @@ use tokio::time::{Instant, sleep_until};
 use self::lane::Seat;
 pub(crate) use self::lane::take_offer;
 use crate::link::{Link, Pull};
+use crate::socket;
 use crate::target::Target;
 
 /// Slices in one gathered write to a target.
@@ -142,6 +143,14 @@ impl Session {
         }
         drop(inbox);
         self.changed.notify_one();
+    }
+
+    /// Until when what was accepted may still reach the target.
+    fn flush_deadline(&self) -> Instant {
+        match self.inbox().end {
+            Some(End::Abort { deadline }) => deadline,
+            _ => Instant::now() + FLUSH_TIMEOUT,
+        }
     }
 
     fn inbox(&self) -> MutexGuard<'_, Inbox> {
@@ -263,7 +272,10 @@ enum Step {
 
 fn write_payloads(stream: &OwnedWriteHalf, payloads: &[Bytes]) -> io::Result<usize> {
     if let [payload] = payloads {
-        return stream.try_write(payload);
+        let count = stream.try_write(payload)?;
+        #[cfg(test)]
+        crate::witness::written(stream.as_ref(), &[IoSlice::new(payload)], count);
+        return Ok(count);
     }
     let mut slices = [IoSlice::new(&[]); SLICES_MAX];
     let mut filled = 0;
@@ -271,7 +283,10 @@ fn write_payloads(stream: &OwnedWriteHalf, payloads: &[Bytes]) -> io::Result<usi
         *slot = IoSlice::new(payload);
         filled += 1;
     }
-    stream.try_write_vectored(&slices[..filled])
+    let count = stream.try_write_vectored(&slices[..filled])?;
+    #[cfg(test)]
+    crate::witness::written(stream.as_ref(), &slices[..filled], count);
+    Ok(count)
 }
 
 /// Runs a session from its opening to its end.
@@ -303,6 +318,7 @@ pub(crate) async fn run(link: Arc<Link>, session: Arc<Session>, target: Target) 
         tokio::spawn(lane::linger(lane));
     }
     if aborted {
+        socket::flush(reads.as_ref(), session.flush_deadline()).await;
         // Unlike a plain close, a reset cannot pass for a complete request or answer.
         let _ = reads.as_ref().set_zero_linger();
         // Dropping the half would send FIN ahead of the reset.

@@ -198,4 +198,32 @@ mod tests {
             assert_eq!(seen, expected);
         }
     }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn urgent_data_is_an_error_and_no_end() {
+        let (sender, from) = connected().await;
+        let (to, _receiver) = connected().await;
+        {
+            let sender = socket2::SockRef::from(&sender);
+            sender.send(b"before").unwrap();
+            sender.send_out_of_band(b"!").unwrap();
+            sender.send(b"after").unwrap();
+        }
+        drop(sender);
+        let mut pipe = Pipe::open();
+        assert!(matches!(pipe, Pipe::Kernel(_)));
+        let mut seen = 0;
+        let end = loop {
+            match pipe.fill(&from) {
+                Ok(0) => panic!("an end after {seen} bytes"),
+                Ok(_) => seen += pipe.drain(&to).unwrap(),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    from.readable().await.unwrap();
+                }
+                Err(error) => break error.kind(),
+            }
+        };
+        assert_eq!((seen, end), (6, io::ErrorKind::ConnectionReset));
+    }
 }

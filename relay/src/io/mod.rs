@@ -13,6 +13,8 @@ mod socket;
 mod spin;
 mod turn;
 mod waker;
+#[cfg(test)]
+pub(crate) mod witness;
 
 pub use driver::DriverReport;
 pub(crate) use driver::{Chosen, choose, run};
@@ -23,5 +25,5 @@ pub(crate) use poll::PollSocket;
 pub(crate) use signal::Signal;
 pub(crate) use socket::{Received, Socket, pair};
 pub(crate) use spin::Spin;
-pub(crate) use turn::turn;
+pub(crate) use turn::{turn, wake_behind_others};
 pub(crate) use waker::{Parker, Waker};

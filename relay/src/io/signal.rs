@@ -21,6 +21,16 @@ impl Signal {
         }
     }
 
+    /// Raises it, where the waiter runs anyway.
+    pub(crate) fn set(&self) {
+        self.raised.set(true);
+    }
+
+    /// Whether it is raised.
+    pub(crate) fn is_raised(&self) -> bool {
+        self.raised.get()
+    }
+
     /// Ready once raised; takes the flag down.
     pub(crate) fn poll_wait(&self, cx: &mut Context<'_>) -> Poll<()> {
         if self.take() {

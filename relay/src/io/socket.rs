@@ -93,6 +93,8 @@ impl Socket {
         };
         // SAFETY: `receive` initialised `count` bytes of the spare capacity.
         unsafe { buffer.advance_mut(count) };
+        #[cfg(test)]
+        super::witness::read(self, &buffer[buffer.len() - count..]);
         Ok(Received::Bytes(count))
     }
 
@@ -119,20 +121,27 @@ impl Socket {
 
     /// Writes what the kernel takes at once; 0 means: wait for readiness.
     pub(crate) fn send(&self, bytes: &[u8]) -> io::Result<usize> {
-        retry(|| rustix::net::send(self.fd(), bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL))
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        let taken = retry(|| rustix::net::send(self.fd(), bytes, flags))?;
+        #[cfg(test)]
+        super::witness::written(self, &[IoSlice::new(bytes)], taken);
+        Ok(taken)
     }
 
     /// Like [`Socket::send`], gathered.
     pub(crate) fn send_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-        retry(|| {
+        let taken = retry(|| {
             rustix::net::sendmsg(
                 self.fd(),
                 slices,
                 &mut SendAncillaryBuffer::default(),
                 flags,
             )
-        })
+        })?;
+        #[cfg(test)]
+        super::witness::written(self, slices, taken);
+        Ok(taken)
     }
 
     /// For splice(2), which knows no flag that would keep a socket from blocking.

@@ -4,6 +4,7 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::pin::pin;
+use std::task::Context;
 use std::time::Duration;
 
 use monoio::net::TcpStream;
@@ -27,6 +28,13 @@ pub(crate) async fn turn() {
         // Out of descriptors: a timer takes longer, but needs none.
         monoio::time::sleep(Duration::from_millis(1)).await;
     }
+}
+
+/// Wakes a task behind all that were woken before. A task that wakes itself would be the next to
+/// run (monoio, `LocalScheduler::yield_now`), so another one does it.
+pub(crate) fn wake_behind_others(cx: &Context<'_>) {
+    let waker = cx.waker().clone();
+    monoio::spawn(async move { waker.wake() });
 }
 
 /// Counts the waits that were over at once, one after the other.

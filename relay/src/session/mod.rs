@@ -138,7 +138,7 @@ impl SharedMux {
     }
 
     /// Feeds what the link's socket brought. Payload goes to its session; what concerns the link
-    /// is handed to `act`.
+    /// is handed to `act`. The link's writer is not woken: whoever calls this sees to it.
     ///
     /// # Errors
     /// The peer broke the protocol: the link must end.
@@ -183,7 +183,7 @@ impl SharedMux {
         self.count_drops(state);
         self.count_sessions(state);
         if state.mux.wants_transmit() {
-            self.writer.raise();
+            self.writer.set();
         }
         Ok(())
     }
@@ -191,15 +191,11 @@ impl SharedMux {
     fn count_drops(&self, state: &mut State) {
         let now = *state.mux.counters();
         let before = std::mem::replace(&mut state.counted, now);
+        let ended = now.frames_dropped - before.frames_dropped;
+        let optional = now.optional_frames_dropped - before.optional_frames_dropped;
         for (kind, count) in [
-            (
-                DropKind::EndedSession,
-                now.frames_dropped - before.frames_dropped,
-            ),
-            (
-                DropKind::Optional,
-                now.optional_frames_dropped - before.optional_frames_dropped,
-            ),
+            (DropKind::EndedSession, ended),
+            (DropKind::Optional, optional),
         ] {
             if count > 0 {
                 self.metrics.frames_dropped(kind, count);
@@ -324,6 +320,11 @@ impl SharedMux {
     /// Ready when something may be sent, or the link ends.
     pub(crate) fn poll_sendable(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.writer.poll_wait(cx)
+    }
+
+    /// Whether something may wait to be sent.
+    pub(crate) fn has_words(&self) -> bool {
+        self.writer.is_raised()
     }
 
     /// Says whether the link's socket takes bytes at the moment.

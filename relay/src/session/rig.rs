@@ -1,17 +1,20 @@
 //! A link without sockets, for tests: the relay's shared mux, and the agent's at the other end.
 
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use ring::signature::{Ed25519KeyPair, KeyPair};
 use tieline_wire::{
-    AgentHello, AgentKey, BulkNonce, Event, InstanceId, MachineId, Mux, RelayHello, Settings,
-    Transmit, TunnelId,
+    AgentHello, AgentKey, BulkNonce, Event, InstanceId, MachineId, Moment, Mux, RelayHello,
+    SessionId, Settings, Transmit, TunnelId,
 };
 
 use super::{Held, Lanes, Session, SharedMux};
 use crate::clock::Clock;
+use crate::io::turn;
 use crate::metrics::ShardMetrics;
 
 /// A link whose agent is a mux in the test's own hands.
@@ -64,20 +67,66 @@ impl Link {
         self.metrics.sessions.read()
     }
 
+    /// Sessions whose target connections stand, in the order in which they were opened.
+    pub(crate) fn open_to_targets(&mut self, count: usize) -> Vec<(Session, SessionId)> {
+        let sessions: Vec<_> = (0..count).map(|_| self.open()).collect();
+        let mut opened = Vec::new();
+        for event in self.pump_down() {
+            if let Event::Open { session, .. } = event {
+                self.agent.opened(session);
+                opened.push(session);
+            }
+        }
+        self.pump_up();
+        sessions.into_iter().zip(opened).collect()
+    }
+
+    /// The link's time.
+    pub(crate) fn now(&self) -> Moment {
+        self.clock.now()
+    }
+
+    /// What the agent's mux has to say.
+    pub(crate) fn agent_says(&mut self) -> Bytes {
+        let mut said = BytesMut::new();
+        let mut out = Transmit::new();
+        while self.agent.poll_transmit(self.clock.now(), &mut out) {
+            said.extend_from_slice(&bytes(&out));
+            out.advance(out.len());
+        }
+        said.freeze()
+    }
+
+    /// What the agent's mux makes of `said`.
+    pub(crate) fn agent_hears(&mut self, mut said: Bytes) -> Vec<Event> {
+        let now = self.clock.now();
+        std::iter::from_fn(|| self.agent.handle_input(now, &mut said).unwrap()).collect()
+    }
+
     /// What the agent's mux has to say reaches the relay's.
     pub(crate) fn pump_up(&mut self) {
-        let mut out = Transmit::new();
-        self.agent.poll_transmit(self.clock.now(), &mut out);
-        self.relay.receive(&mut bytes(&out), |_, _| {}).unwrap();
+        let mut said = self.agent_says();
+        self.relay.receive(&mut said, |_, _| {}).unwrap();
     }
 
     /// What the relay's mux has to say reaches the agent's; what that makes of it.
     pub(crate) fn pump_down(&mut self) -> Vec<Event> {
         let mut out = Transmit::new();
         self.relay.transmit(&mut out);
-        let mut input = bytes(&out);
-        let now = self.clock.now();
-        std::iter::from_fn(|| self.agent.handle_input(now, &mut input).unwrap()).collect()
+        self.agent_hears(bytes(&out))
+    }
+}
+
+/// Runs `future` until it waits for whatever it waits for, and drops it there.
+pub(crate) async fn drop_while_it_waits(future: impl Future) {
+    let mut future = Box::pin(future);
+    for _ in 0..3 {
+        let mut turn = pin!(turn());
+        poll_fn(|cx| {
+            assert!(future.as_mut().poll(cx).is_pending(), "it is over");
+            turn.as_mut().poll(cx)
+        })
+        .await;
     }
 }
 

@@ -1,3 +1,4 @@
+use bytes::BytesMut;
 use tieline_wire::Event;
 
 use super::rig::Link;
@@ -68,6 +69,36 @@ fn an_offer_of_a_lane_is_good_for_one_connection() {
 }
 
 #[test]
+fn a_lane_outlives_the_time_that_a_caller_may_take_nothing() {
+    use std::net::{TcpListener, TcpStream};
+    use std::time::Duration;
+
+    use socket2::SockRef;
+
+    use crate::io::{Chosen, Socket, run};
+
+    let link = Link::established();
+    let session = link.open();
+    session.want_lane();
+    let nonce = link.offer(&session).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let _agent = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (accepted, _) = listener.accept().unwrap();
+    run(Chosen::Epoll, async {
+        let socket = Socket::new(accepted.into()).unwrap();
+        // As the listener of agents does it.
+        let limit = Some(Duration::from_secs(20));
+        SockRef::from(&socket).set_tcp_user_timeout(limit).unwrap();
+        assert!(link.lanes.arrived(socket, &nonce, Clock::start().now()));
+        let lane = session.lane().unwrap();
+        let limit = SockRef::from(&lane.socket).tcp_user_timeout().unwrap();
+        assert_eq!(limit, None);
+        drop(session);
+    })
+    .unwrap();
+}
+
+#[test]
 fn lanes_on_offer_are_limited_and_those_of_ended_sessions_make_room() {
     let link = Link::established();
     let sessions: Vec<_> = (0..200).map(|_| link.open()).collect();
@@ -75,4 +106,42 @@ fn lanes_on_offer_are_limited_and_those_of_ended_sessions_make_room() {
     assert_eq!(offers, 64);
     drop(sessions);
     assert!(link.offer(&link.open()).is_some());
+}
+
+#[test]
+fn payload_is_copied_only_while_its_link_takes_nothing() {
+    let mut link = Link::established();
+    let (session, _) = link.open_to_targets(1).remove(0);
+    for (blocked, in_place) in [(false, 1), (true, 0)] {
+        link.relay.set_blocked(blocked);
+        let payload = Bytes::from(vec![7; 5_000]);
+        let read_at = payload.as_ptr();
+        session.send(payload).unwrap();
+        let mut out = Transmit::new();
+        link.relay.transmit(&mut out);
+        let slices = out.slices();
+        let sent = slices.iter().filter(|slice| slice.len() == 5_000);
+        assert_eq!(
+            sent.filter(|slice| slice.as_ptr() == read_at).count(),
+            in_place
+        );
+    }
+}
+
+#[test]
+fn a_session_whose_caller_reads_nothing_pins_no_memory_of_its_link() {
+    let mut link = Link::established();
+    let (session, id) = link.open_to_targets(1).remove(0);
+    link.agent.send(id, vec![7; 5_000].into(), false).unwrap();
+    let mut block = BytesMut::from(&link.agent_says()[..]);
+    let all = block.capacity();
+    link.relay
+        .receive(&mut block.split().freeze(), |_, _| {})
+        .unwrap();
+    assert!(block.try_reclaim(all), "the read's memory is still held");
+    let taken: Result<_, ()> = session.take(|waiting| {
+        assert!(waiting.iter().all(|byte| *byte == 7));
+        Ok(waiting.len())
+    });
+    assert_eq!(taken, Ok(5_000));
 }

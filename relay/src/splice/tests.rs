@@ -7,8 +7,8 @@ use socket2::SockRef;
 use tieline_wire::Event;
 
 use super::*;
-use crate::io::{Chosen, choose, run};
-use crate::session::rig::Link;
+use crate::io::{Chosen, choose, pair, run};
+use crate::session::rig::{Link, drop_while_it_waits};
 
 /// Far longer than the splice takes; only a hang reaches it.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -67,5 +67,42 @@ fn a_caller_that_resets_after_its_own_end_is_noticed() {
             caller.shutdown(std::net::Shutdown::Write).unwrap();
         });
         assert!(events.iter().any(is_frontend_reset), "{events:?}");
+    }
+}
+
+#[test]
+fn a_session_dropped_while_its_reads_and_writes_wait_ends_for_both_sides() {
+    let (best, _) = choose(None).unwrap();
+    for driver in [best, Chosen::Epoll] {
+        run(driver, async {
+            let mut link = Link::established();
+            let (session, id) = link.open_to_targets(1).remove(0);
+            let (caller, ours) = pair().unwrap();
+            let (caller, ours) = (Socket::new(caller).unwrap(), Socket::new(ours).unwrap());
+            // The caller's socket takes some of the answer, and then no more.
+            SockRef::from(&ours).set_send_buffer_size(1).unwrap();
+            link.agent.send(id, vec![7; 12_000].into(), false).unwrap();
+            link.pump_up();
+            let (socket, block) = (Rc::new(ours), ReadBlock::default());
+            drop_while_it_waits(splice(&socket, session, Bytes::new(), &block, || false)).await;
+            drop(socket);
+
+            let mut heard = BytesMut::new();
+            loop {
+                caller.readable().await.unwrap();
+                match caller.recv(&mut heard, 64 * 1024).unwrap() {
+                    Received::End => break,
+                    Received::Bytes(_) | Received::Nothing => {}
+                }
+            }
+            assert!(!heard.is_empty() && heard.len() < 12_000, "{}", heard.len());
+            let reason = Reason::FrontendGone;
+            let reset = Event::Reset {
+                session: id,
+                reason,
+            };
+            assert!(link.pump_down().contains(&reset));
+        })
+        .unwrap();
     }
 }

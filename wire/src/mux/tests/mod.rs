@@ -12,6 +12,7 @@ use crate::ids::{AgentKey, Generation, InstanceId, MachineId};
 use crate::limits::HEADER_BYTES;
 use crate::message::{Mode, Open, Opened};
 
+mod copies;
 mod credit_flow;
 mod handshaking;
 mod lanes;

@@ -1,6 +1,6 @@
 //! One agent's connection: bytes between its socket and the mux, and news for the shard.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::os::fd::OwnedFd;
 use std::pin::{Pin, pin};
@@ -12,7 +12,7 @@ use tieline_wire::limits::GATHER_BYTES_MAX;
 use tieline_wire::{AgentHello, Event, Mux, Reason, Register, Transmit, TunnelId};
 use tracing::debug;
 
-use crate::io::{Received, Socket};
+use crate::io::{Received, Socket, wake_behind_others};
 use crate::session::SharedMux;
 
 /// Largest single read from a link, in bytes.
@@ -73,9 +73,10 @@ pub(crate) async fn run(
     block: &LinkBlock,
 ) -> Left {
     let end = {
-        let reader = pin!(read(&socket, said, link, host, block));
+        let heard = Cell::new(false);
+        let reader = pin!(read(&socket, said, link, host, block, &heard));
         let writer = pin!(async { End::Ended(write(&socket, link).await) });
-        first(reader, writer).await
+        both(reader, writer, || heard.take() && link.has_words()).await
     };
     let reason = match end {
         End::Moves { to, said } => match socket.into_fd() {
@@ -97,18 +98,26 @@ enum End {
     Moves { to: usize, said: Bytes },
 }
 
-/// The outcome of whichever ends first.
-async fn first<T>(
-    mut a: impl Future<Output = T> + Unpin,
-    mut b: impl Future<Output = T> + Unpin,
+/// The outcome of whichever ends first. When the reader `has_answers`, the writer waits until all
+/// who were woken before have run: what they read leaves with the answers, in one send.
+async fn both<T>(
+    mut reader: impl Future<Output = T> + Unpin,
+    mut writer: impl Future<Output = T> + Unpin,
+    has_answers: impl Fn() -> bool,
 ) -> T {
+    let mut waits = false;
     poll_fn(|cx| {
-        let a = Pin::new(&mut a).poll(cx);
-        if a.is_ready() {
-            a
-        } else {
-            Pin::new(&mut b).poll(cx)
+        let end = Pin::new(&mut reader).poll(cx);
+        if end.is_ready() {
+            return end;
         }
+        // Never twice in a row: a peer that says more and more must not keep us from answering.
+        waits = has_answers() && !waits;
+        if waits {
+            wake_behind_others(cx);
+            return Poll::Pending;
+        }
+        Pin::new(&mut writer).poll(cx)
     })
     .await
 }
@@ -119,6 +128,7 @@ async fn read(
     link: &Rc<SharedMux>,
     host: &impl LinkHost,
     block: &LinkBlock,
+    heard: &Cell<bool>,
 ) -> End {
     let mut again = Some(said).filter(|said| !said.is_empty());
     // What can be read again elsewhere; kept until the agent is known.
@@ -140,6 +150,7 @@ async fn read(
         kept = kept.filter(|kept| kept.len() + input.len() <= SAID_BYTES_MAX);
         kept.iter_mut()
             .for_each(|kept| kept.extend_from_slice(&input));
+        heard.set(true);
         let (mut known, mut moves, mut refused) = (false, None, None);
         let outcome = link.receive(&mut input, |mux, event| match event {
             _ if moves.is_some() => {}
@@ -238,49 +249,4 @@ async fn writable(socket: &Socket, link: &Rc<SharedMux>) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use tieline_wire::limits::PREFACE;
-    use tieline_wire::{Refusal, RegisterAck, RelayHello, Settings};
-
-    use super::*;
-    use crate::clock::Clock;
-    use crate::metrics::ShardMetrics;
-    use crate::session::Lanes;
-
-    #[test]
-    fn an_agent_that_asks_without_end_and_reads_slowly_is_cut_off() {
-        let clock = Clock::start();
-        let hello = RelayHello::new([0; 32], 1);
-        let mux = Mux::relay(hello, Settings::default(), clock.now());
-        let link = {
-            let metrics = Arc::new(ShardMetrics::default());
-            let lanes = Lanes::new(0, Arc::clone(&metrics));
-            SharedMux::new(mux, clock, metrics, lanes)
-        };
-        link.receive(&mut Bytes::from_static(&PREFACE), |_, _| {})
-            .unwrap();
-        let mut transmit = Transmit::new();
-        for request in 0..100_000 {
-            if let Err(error) = link.receive(&mut Bytes::new(), |_, _| {}) {
-                assert_eq!(error.reason, Reason::Overload);
-                assert!(transmit.len() < 2 * GATHER_BYTES_MAX, "{}", transmit.len());
-                return;
-            }
-            let refusal = Refusal {
-                reason: Reason::BadToken,
-                message: "x".repeat(500),
-            };
-            let outcome = Err(refusal);
-            link.with_mux(|mux| mux.register_ack(&RegisterAck { request, outcome }));
-            // The socket takes a byte at a time.
-            assert!(gather(&link, &mut transmit));
-            transmit.advance(1);
-        }
-        panic!(
-            "{} bytes wait for a peer that does not read",
-            transmit.len()
-        );
-    }
-}
+mod tests;

@@ -1,0 +1,121 @@
+//! A link over real connections: its relay and its targets are in the test's hands.
+
+use bytes::{Bytes, BytesMut};
+use socket2::SockRef;
+use tieline_wire::{Mode, Open, Register, RelayHello, Transmit};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::mpsc;
+
+use super::*;
+use crate::identity::Identity;
+use crate::target::Target;
+use crate::witness::Connection;
+
+mod copies;
+mod shreds;
+
+/// The relay's end of a link that runs, and the listener of its target.
+struct Relay {
+    mux: Mux,
+    stream: TcpStream,
+    started_at: Instant,
+    targets: TcpListener,
+    _state: tempfile::TempDir,
+    _news: mpsc::Receiver<News>,
+}
+
+impl Relay {
+    /// Both ends of the link get what `tune` does to a socket.
+    async fn linked(tune: impl Fn(&SockRef<'_>)) -> Self {
+        let targets = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let sockets = [TcpSocket::new_v4().unwrap(), TcpSocket::new_v4().unwrap()];
+        sockets.iter().for_each(|it| tune(&SockRef::from(it)));
+        let [listener, agent] = sockets;
+        listener.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = listener.listen(1).unwrap();
+        let agent = agent.connect(listener.local_addr().unwrap());
+        let agent = agent.await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        let state = tempfile::tempdir().unwrap();
+        let (tell, news) = mpsc::channel(NEWS_MAX);
+        let start = Start {
+            identity: Arc::new(Identity::load(state.path(), Some("test")).unwrap()),
+            relay_name: "localhost".to_owned(),
+            link_index: 0,
+            links: 1,
+            register: Register::default(),
+            target: Target::parse(&targets.local_addr().unwrap().to_string()).unwrap(),
+            news: tell,
+        };
+        tokio::spawn(run(Arc::new(Link::new()), agent, start));
+        let hello = RelayHello::new([7; 32], 1_000);
+        let mut relay = Self {
+            mux: Mux::relay(hello, Settings::default(), Moment::from_micros(0)),
+            stream,
+            started_at: Instant::now(),
+            targets,
+            _state: state,
+            _news: news,
+        };
+        let registers = |event: &Event| matches!(event, Event::Register(_));
+        while !relay.hears().await.iter().any(registers) {}
+        relay
+    }
+
+    fn now(&self) -> Moment {
+        let micros = self.started_at.elapsed().as_micros();
+        Moment::from_micros(u64::try_from(micros).unwrap())
+    }
+
+    /// What the mux has to say.
+    fn words(&mut self) -> Bytes {
+        let mut words = BytesMut::new();
+        let mut out = Transmit::new();
+        while self.mux.poll_transmit(self.now(), &mut out) {
+            for slice in out.slices() {
+                words.extend_from_slice(&slice);
+            }
+            out.advance(out.len());
+        }
+        words.freeze()
+    }
+
+    /// Says what the mux has to say, and reads once.
+    async fn hears(&mut self) -> Vec<Event> {
+        self.hears_at_most(64 * 1024).await
+    }
+
+    async fn hears_at_most(&mut self, most: usize) -> Vec<Event> {
+        let mut words = self.words();
+        while !words.is_empty() {
+            self.stream.writable().await.unwrap();
+            if let Ok(count) = self.stream.try_write(&words) {
+                let _ = words.split_to(count);
+            }
+        }
+        let mut heard = BytesMut::with_capacity(most);
+        let mut limited = (&mut heard).limit(most);
+        assert_ne!(self.stream.read_buf(&mut limited).await.unwrap(), 0);
+        let (now, mut heard) = (self.now(), heard.freeze());
+        let mux = &mut self.mux;
+        std::iter::from_fn(|| mux.handle_input(now, &mut heard).unwrap()).collect()
+    }
+
+    /// A session, and its target's end of the connection.
+    async fn open(&mut self) -> (SessionId, TcpStream) {
+        let open = Open {
+            tunnel: TunnelId::parse("maya").unwrap(),
+            mode: Mode::Bytes,
+        };
+        let id = self.mux.open(&open).unwrap();
+        while self.hears().await != [Event::Opened { session: id }] {}
+        let (target, _) = self.targets.accept().await.unwrap();
+        target.writable().await.unwrap();
+        (id, target)
+    }
+}
+
+/// The connection that this is the other end of.
+fn far_end(stream: &TcpStream) -> Connection {
+    (stream.peer_addr().unwrap(), stream.local_addr().unwrap())
+}

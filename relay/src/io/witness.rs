@@ -1,0 +1,81 @@
+//! Where bytes lie when a socket reads and writes them, for tests that look for copies. Only what
+//! the test's own thread does.
+
+use std::cell::RefCell;
+use std::io::IoSlice;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+
+/// A piece of memory: where it starts, and its length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place(usize, usize);
+
+impl Place {
+    fn of(bytes: &[u8]) -> Self {
+        Self(bytes.as_ptr().addr(), bytes.len())
+    }
+
+    pub(crate) const fn len(self) -> usize {
+        self.1
+    }
+
+    /// True if all of `other` lies in it.
+    pub(crate) const fn holds(self, other: Self) -> bool {
+        self.0 <= other.0 && other.0 + other.1 <= self.0 + self.1
+    }
+}
+
+/// What the sockets of a thread did.
+#[derive(Debug, Default)]
+struct Calls {
+    /// Memory that reads filled.
+    reads: Vec<(RawFd, Place)>,
+    /// Pieces that writes were offered, and how many bytes they took.
+    writes: Vec<(RawFd, Vec<Place>, usize)>,
+}
+
+thread_local! {
+    static CALLS: RefCell<Option<Calls>> = const { RefCell::new(None) };
+}
+
+/// Begins to take note.
+pub(crate) fn watch() {
+    CALLS.set(Some(Calls::default()));
+}
+
+pub(super) fn read(socket: impl AsFd, filled: &[u8]) {
+    note(|calls| {
+        let fd = socket.as_fd().as_raw_fd();
+        calls.reads.push((fd, Place::of(filled)));
+    });
+}
+
+pub(super) fn written(socket: impl AsFd, offered: &[IoSlice<'_>], taken: usize) {
+    note(|calls| {
+        let fd = socket.as_fd().as_raw_fd();
+        let places = offered.iter().map(|slice| Place::of(slice)).collect();
+        calls.writes.push((fd, places, taken));
+    });
+}
+
+fn note(act: impl FnOnce(&mut Calls)) {
+    CALLS.with_borrow_mut(|calls| calls.as_mut().map(act));
+}
+
+/// What each read of a socket filled.
+pub(crate) fn reads_of(fd: RawFd) -> Vec<Place> {
+    CALLS.with_borrow(|calls| {
+        let reads = calls.iter().flat_map(|calls| &calls.reads);
+        let ours = reads.filter(|(of, _)| *of == fd);
+        ours.map(|(_, place)| *place).collect()
+    })
+}
+
+/// What each write of a socket was offered, and how many bytes it took.
+pub(crate) fn writes_of(fd: RawFd) -> Vec<(Vec<Place>, usize)> {
+    CALLS.with_borrow(|calls| {
+        let writes = calls.iter().flat_map(|calls| &calls.writes);
+        let ours = writes.filter(|(of, ..)| *of == fd);
+        ours.map(|(_, places, taken)| (places.clone(), *taken))
+            .collect()
+    })
+}

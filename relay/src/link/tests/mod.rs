@@ -1,0 +1,84 @@
+use std::sync::Arc;
+
+use tieline_wire::limits::PREFACE;
+use tieline_wire::{Refusal, RegisterAck, RelayHello, Settings};
+
+use super::*;
+use crate::clock::Clock;
+use crate::io::{Chosen, choose, pair};
+use crate::metrics::ShardMetrics;
+use crate::session::Lanes;
+
+mod copies;
+mod shreds;
+
+/// A shard to which nobody but the sessions of an established link matters.
+struct Nobody;
+
+impl LinkHost for Nobody {
+    fn hello(&self, _: AgentHello, _: bool) -> Result<Stay, Reason> {
+        Ok(Stay::Here)
+    }
+
+    fn register(&self, _: &mut Mux, _: Register) {}
+
+    fn unregister(&self, _: &TunnelId) {}
+
+    fn going_away(&self) {}
+}
+
+fn on_each_driver(test: impl AsyncFn()) {
+    let (best, _) = choose(None).unwrap();
+    for driver in [best, Chosen::Epoll] {
+        crate::io::run(driver, test()).unwrap();
+    }
+}
+
+fn sockets() -> (Socket, Socket) {
+    let (one, other) = pair().unwrap();
+    (Socket::new(one).unwrap(), Socket::new(other).unwrap())
+}
+
+/// Serves an established link over `socket`.
+fn serve(link: &Rc<SharedMux>, socket: Socket) {
+    let link = Rc::clone(link);
+    monoio::spawn(async move {
+        let block = LinkBlock::default();
+        run(socket, Bytes::new(), &link, &Nobody, &block).await
+    });
+}
+
+#[test]
+fn an_agent_that_asks_without_end_and_reads_slowly_is_cut_off() {
+    let clock = Clock::start();
+    let hello = RelayHello::new([0; 32], 1);
+    let mux = Mux::relay(hello, Settings::default(), clock.now());
+    let link = {
+        let metrics = Arc::new(ShardMetrics::default());
+        let lanes = Lanes::new(0, Arc::clone(&metrics));
+        SharedMux::new(mux, clock, metrics, lanes)
+    };
+    link.receive(&mut Bytes::from_static(&PREFACE), |_, _| {})
+        .unwrap();
+    let mut transmit = Transmit::new();
+    for request in 0..100_000 {
+        if let Err(error) = link.receive(&mut Bytes::new(), |_, _| {}) {
+            assert_eq!(error.reason, Reason::Overload);
+            assert!(transmit.len() < 2 * GATHER_BYTES_MAX, "{}", transmit.len());
+            return;
+        }
+        let refusal = Refusal {
+            reason: Reason::BadToken,
+            message: "x".repeat(500),
+        };
+        let outcome = Err(refusal);
+        link.with_mux(|mux| mux.register_ack(&RegisterAck { request, outcome }));
+        // The socket takes a byte at a time.
+        assert!(gather(&link, &mut transmit));
+        transmit.advance(1);
+    }
+    panic!(
+        "{} bytes wait for a peer that does not read",
+        transmit.len()
+    );
+}
