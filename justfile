@@ -87,7 +87,7 @@ bench-peers *arguments: peers (_bench 'bench-peers' '--suite' 'peers' '--known-p
 [group('bench')]
 bench-scaling *arguments:
     cargo build --release -p tieline-relay -p tieline-agent -p tieline-loadgen --bins --example fleet
-    target/release/tieline-loadgen scaling --rounds 3 --duration 1.5s {{ arguments }}
+    target/release/tieline-loadgen scaling --rounds 3 --duration 1s --warm-up 200ms {{ arguments }}
 
 # nginx, HAProxy, rathole and bore into target/peers; changes nothing else on the machine
 [group('bench')]
