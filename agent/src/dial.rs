@@ -1,7 +1,6 @@
 //! Connects to the relay, and sets what a link's socket needs.
 
 use std::fmt;
-use std::io;
 use std::time::Duration;
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -90,7 +89,7 @@ impl fmt::Display for RelayUrl {
 }
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
-fn prepare(stream: &TcpStream) -> io::Result<()> {
+fn prepare(stream: &TcpStream) -> std::io::Result<()> {
     let socket = socket2::SockRef::from(stream);
     // Unacknowledged data for this long, and the kernel ends the connection by itself.
     socket.set_tcp_user_timeout(Some(STALE_TIMEOUT))?;

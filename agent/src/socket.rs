@@ -36,9 +36,9 @@ pub(crate) async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     {
         let options = socket2::SockRef::from(&socket);
-        options.set_tcp_notsent_lowat(NOTSENT_BYTES_MAX)?;
-        // Before it is connected: a socket that began to pace never stops. Without it all works,
-        // only slower.
+        // Without these all works, only slower.
+        let _ = options.set_tcp_notsent_lowat(NOTSENT_BYTES_MAX);
+        // Before it is connected: a socket that began to pace never stops.
         if address.ip().to_canonical().is_loopback() {
             let _ = options.set_tcp_congestion(LOOPBACK_CONGESTION);
         }

@@ -26,4 +26,6 @@ pub use message::{
     AgentHello, BulkNonce, GoAway, Granted, Mode, Open, Refusal, Register, RegisterAck, RelayHello,
     Scheme, Token,
 };
-pub use mux::{Counters, Event, Mux, OpenError, SendError, Settings, SharedBudget, Transmit};
+pub use mux::{
+    Charge, Counters, Event, Mux, OpenError, SendError, Settings, SharedBudget, Transmit,
+};

@@ -302,6 +302,7 @@ mod tests {
         }
     }
 
+    #[cfg(target_os = "linux")]
     #[tokio::test]
     async fn what_the_kernel_took_before_an_abort_reaches_a_slow_target_before_the_reset() {
         let mut it = on_lane().await;

@@ -25,7 +25,8 @@ pub const TUNNELS_MAX: usize = 1_000_000;
 /// Default of [`Config::bulk_run_bytes`].
 const BULK_RUN_BYTES: u64 = 1024 * 1024;
 
-/// Default of [`Config::shard_budget_bytes`]: four links at full rate over a long way.
+/// Default of [`Config::shard_budget_bytes`]: two links at full rate over a long way, and as much
+/// for small windows.
 const SHARD_BUDGET_BYTES: u64 = 4 * LINK_BUDGET_BYTES;
 
 /// Bounds of [`Config::shard_budget_bytes`].

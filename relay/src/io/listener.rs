@@ -89,13 +89,13 @@ fn socket(address: SocketAddr, shared: bool) -> io::Result<RawSocket> {
     // Accepted sockets inherit all of these (tcp(7)), which saves a call for each.
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_user_timeout(Some(STALL_TIMEOUT))?;
-    socket.set_tcp_notsent_lowat(NOTSENT_BYTES_MAX)?;
     let probes = TcpKeepalive::new()
         .with_time(KEEPALIVE_IDLE)
         .with_interval(KEEPALIVE_INTERVAL);
     socket.set_tcp_keepalive(&probes)?;
+    // Without these all works, only slower.
+    let _ = socket.set_tcp_notsent_lowat(NOTSENT_BYTES_MAX);
     if address.ip().to_canonical().is_loopback() {
-        // Without it all works, only slower.
         let _ = socket.set_tcp_congestion(LOOPBACK_CONGESTION);
     }
     socket.bind(&address.into())?;

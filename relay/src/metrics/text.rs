@@ -203,7 +203,7 @@ impl Page<'_> {
         self.family(
             "relay_budget_short_total",
             "counter",
-            "Windows that the budget kept from growing.",
+            "Times that the budget kept a window from growing.",
             [(String::new(), sum(SharedBudget::short))],
         );
     }

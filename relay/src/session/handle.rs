@@ -261,7 +261,7 @@ impl Session {
             }
             _ => return,
         };
-        self.link.state.borrow_mut().end(self.id, end);
+        self.ends.end(end, &self.link.metrics);
     }
 
     /// Waits until the session is reset; for the one who would otherwise wait for
@@ -285,7 +285,7 @@ impl Session {
     pub(crate) fn take<E>(&self, take: impl FnOnce(&[u8]) -> Result<usize, E>) -> Result<usize, E> {
         let mut inbox = self.ends.inbox.borrow_mut();
         let taken = take(inbox.queue.front())?;
-        inbox.queue.advance(taken);
+        inbox.advance(taken);
         drop(inbox);
         if taken > 0 {
             let mut state = self.link.state.borrow_mut();

@@ -1,8 +1,9 @@
 //! What arrived for a session and waits for its last socket.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
-use tieline_wire::{Backlog, Reason};
+use tieline_wire::{Backlog, Charge, Reason, SharedBudget};
 
 use crate::io::Socket;
 
@@ -24,6 +25,10 @@ pub(super) struct Inbox {
     pub(super) moved: bool,
     /// Where payload may go directly.
     pub(super) sink: Option<Rc<Socket>>,
+    /// Bytes of the queue.
+    len: usize,
+    /// What is left of an ended session, which has no window any more to count it in.
+    left: Option<Box<Charge>>,
 }
 
 impl Inbox {
@@ -35,11 +40,24 @@ impl Inbox {
             _ => 0,
         };
         self.queue.push(&payload[taken..]);
+        self.len += payload.len() - taken;
         taken
     }
 
+    /// A socket took `count` bytes of the queue.
+    pub(super) fn advance(&mut self, count: usize) {
+        self.queue.advance(count);
+        self.len -= count;
+        if self.len == 0 {
+            self.left = None;
+        }
+    }
+
     /// The first end counts, but a reset may follow a finish.
-    pub(super) fn finish(&mut self, end: InboxEnd) {
+    pub(super) fn finish(&mut self, end: InboxEnd, budget: &Arc<SharedBudget>) {
+        if self.len > 0 && self.left.is_none() {
+            self.left = Some(Box::new(budget.charge(self.len as u64)));
+        }
         if !matches!(self.end, Some(InboxEnd::Reset(_))) {
             self.end = Some(end);
         }

@@ -21,6 +21,7 @@ use crate::clock::Clock;
 use crate::io::Signal;
 use crate::metrics::{Direction, DropKind, ShardMetrics};
 
+mod ends;
 mod handle;
 mod held;
 mod inbox;
@@ -31,9 +32,9 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
+use ends::Ends;
 pub(crate) use handle::{Incoming, Session};
 pub(crate) use held::Held;
-use held::Hold;
 use inbox::{Inbox, InboxEnd};
 use lanes::Seat;
 pub(crate) use lanes::{Lane, Lanes, shard_of};
@@ -62,16 +63,6 @@ struct State {
     counted: Counters,
     /// Sessions that the metrics count as open.
     counted_sessions: usize,
-}
-
-/// Where the link's driver and a session's holder meet.
-struct Ends {
-    inbox: RefCell<Inbox>,
-    readable: Signal,
-    writable: Signal,
-    lane: RefCell<Seat>,
-    /// Counts the session for as long as its holder has it.
-    _hold: Hold,
 }
 
 impl SharedMux {
@@ -169,10 +160,12 @@ impl SharedMux {
                 }
                 // A target that cannot be reached shows as a reset.
                 Event::Opened { .. } => {}
-                Event::Finished { session } => state.end(session, InboxEnd::Finished),
+                Event::Finished { session } => {
+                    state.end(session, InboxEnd::Finished, &self.metrics)
+                }
                 Event::Reset { session, reason } => {
                     self.metrics.session_reset(reason);
-                    state.end(session, InboxEnd::Reset(reason));
+                    state.end(session, InboxEnd::Reset(reason), &self.metrics);
                 }
                 Event::Bulk { session } => state.moved(session, &self.metrics),
                 event => act(&mut state.mux, event),
@@ -265,7 +258,7 @@ impl SharedMux {
         result
     }
 
-    /// Tells the agent to dial anew: sessions that run have until `deadline` to end.
+    /// Tells the agent to dial anew; sessions have until `deadline`.
     pub(crate) fn drain(&self, deadline: Duration) {
         self.go_away(Reason::ShuttingDown, deadline);
     }
@@ -305,11 +298,7 @@ impl SharedMux {
         let mut state = self.state.borrow_mut();
         for (_, ends) in state.sessions.drain() {
             self.metrics.session_reset(Reason::LinkLost);
-            ends.inbox
-                .borrow_mut()
-                .finish(InboxEnd::Reset(Reason::LinkLost));
-            ends.readable.raise();
-            ends.writable.raise();
+            ends.end(InboxEnd::Reset(Reason::LinkLost), &self.metrics);
         }
         let open = std::mem::take(&mut state.counted_sessions);
         self.metrics.sessions.replace(open, 0);
@@ -343,24 +332,6 @@ impl SharedMux {
     }
 }
 
-impl Ends {
-    /// Takes payload in; returns how much of it the last socket took at once.
-    fn deliver(&self, payload: &[u8]) -> usize {
-        let taken = self.inbox.borrow_mut().deliver(payload);
-        if taken < payload.len() {
-            self.readable.raise();
-        }
-        taken
-    }
-
-    /// The session's lane stands.
-    fn seat(&self, lane: Rc<Lane>) {
-        *self.lane.borrow_mut() = Seat::Taken(lane);
-        self.readable.raise();
-        self.writable.raise();
-    }
-}
-
 impl State {
     /// The target's direction goes on over the lane.
     fn moved(&mut self, session: SessionId, metrics: &ShardMetrics) {
@@ -374,17 +345,13 @@ impl State {
             // There is no lane that it could have moved to.
             metrics.session_reset(Reason::Protocol);
             self.mux.reset(session, Reason::Protocol);
-            self.end(session, InboxEnd::Reset(Reason::Protocol));
+            self.end(session, InboxEnd::Reset(Reason::Protocol), metrics);
         }
     }
 
-    fn end(&mut self, session: SessionId, end: InboxEnd) {
+    fn end(&self, session: SessionId, end: InboxEnd, metrics: &ShardMetrics) {
         if let Some(ends) = self.sessions.get(&session) {
-            ends.inbox.borrow_mut().finish(end);
-            ends.readable.raise();
-            if matches!(end, InboxEnd::Reset(_)) {
-                ends.writable.raise();
-            }
+            ends.end(end, metrics);
         }
     }
 

@@ -62,6 +62,11 @@ impl Link {
         self.lanes.offer(session.ends(), self.clock.now())
     }
 
+    /// Bytes that the shard's budget knows of.
+    pub(super) fn charged(&self) -> u64 {
+        self.metrics.budget.windows()
+    }
+
     /// Sessions that the metrics call open.
     pub(crate) fn counted(&self) -> i64 {
         self.metrics.sessions.read()

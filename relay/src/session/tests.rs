@@ -145,3 +145,26 @@ fn a_session_whose_caller_reads_nothing_pins_no_memory_of_its_link() {
     });
     assert_eq!(taken, Ok(5_000));
 }
+
+#[test]
+fn bytes_that_outlive_their_session_stay_in_the_budget_until_they_are_taken() {
+    for end_by_link in [false, true] {
+        let mut link = Link::established();
+        let (session, id) = link.open_to_targets(1).pop().unwrap();
+        link.agent.send(id, vec![7; 10_000].into(), false).unwrap();
+        link.pump_up();
+        assert_eq!(link.charged(), 0);
+        if end_by_link {
+            link.relay.fail_sessions(Reason::LinkLost);
+        } else {
+            link.agent.reset(id, Reason::TargetReset);
+            link.pump_up();
+        }
+        assert_eq!(link.charged(), 10_000);
+        let take = |most: usize| session.take(|front| Ok::<_, ()>(front.len().min(most)));
+        take(1).unwrap();
+        assert_eq!(link.charged(), 10_000);
+        while take(usize::MAX).unwrap() > 0 {}
+        assert_eq!(link.charged(), 0);
+    }
+}

@@ -10,6 +10,9 @@ use crate::limits::{LINK_QUEUE_BYTES_MAX, SESSION_CREDIT_BYTES, SESSION_WINDOW_B
 /// cost no shared counter.
 const QUEUE_STEP_BYTES: usize = 64 * 1024;
 
+/// A window below this may grow into the last half of what links share.
+const SMALL_WINDOW_BYTES: u32 = 256 * 1024;
+
 /// Session bytes that all links of one owner may hold per direction, above what each session
 /// starts with: windows granted to peers, and payload that waits for a link.
 ///
@@ -45,7 +48,28 @@ impl SharedBudget {
         self.limit
     }
 
-    /// Bytes above the floor that peers were allowed to send.
+    /// Counts `bytes` of a session that is over and that nobody has taken yet as if it still had a
+    /// window for them.
+    pub fn charge(self: &Arc<Self>, bytes: u64) -> Charge {
+        self.windows.fetch_add(bytes, Relaxed);
+        Charge {
+            shared: Arc::clone(self),
+            bytes,
+        }
+    }
+
+    /// What is left for a window that is `window` now. Half of it is kept for small ones: those who
+    /// let their windows grow and then stop to read cannot take all.
+    fn left(&self, window: u32) -> u64 {
+        let limit = if window < SMALL_WINDOW_BYTES {
+            self.limit
+        } else {
+            self.limit / 2
+        };
+        limit.saturating_sub(self.windows())
+    }
+
+    /// Bytes above the floor that peers were allowed to send, and those of [`SharedBudget::charge`].
     #[must_use]
     pub fn windows(&self) -> u64 {
         self.windows.load(Relaxed)
@@ -57,10 +81,23 @@ impl SharedBudget {
         self.queued.load(Relaxed)
     }
 
-    /// How often a window did not grow, or a sender was held back, because it was used up.
+    /// How often a window did not grow as it would have, because it was used up.
     #[must_use]
     pub fn short(&self) -> u64 {
         self.short.load(Relaxed)
+    }
+}
+
+/// Part of a [`SharedBudget`] until it is dropped.
+#[derive(Debug)]
+pub struct Charge {
+    shared: Arc<SharedBudget>,
+    bytes: u64,
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.shared.windows.fetch_sub(self.bytes, Relaxed);
     }
 }
 
@@ -136,7 +173,7 @@ impl Budget {
     pub(super) fn growth(&self, window: u32) -> u32 {
         let most = self.share(window).saturating_sub(window).min(window);
         let left = bounded(self.limit - self.used);
-        let shared = bounded(self.shared.limit.saturating_sub(self.shared.windows()));
+        let shared = bounded(self.shared.left(window));
         if shared < left.min(most) || self.is_share_short(window) {
             self.shared.short.fetch_add(1, Relaxed);
         }

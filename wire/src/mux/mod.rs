@@ -32,7 +32,7 @@ mod timers;
 mod transmit;
 
 use budget::Budget;
-pub use budget::SharedBudget;
+pub use budget::{Charge, SharedBudget};
 pub use event::{Counters, Event, OpenError, SendError};
 use handshake::Handshake;
 use input::Decoder;

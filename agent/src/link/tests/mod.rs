@@ -12,6 +12,7 @@ use crate::target::Target;
 use crate::witness::Connection;
 
 mod copies;
+#[cfg(unix)]
 mod shreds;
 
 /// The relay's end of a link that runs, and the listener of its target.

@@ -32,7 +32,7 @@ fn windows_of_all_links_stay_within_it_and_become_alike() {
     let sessions: Vec<_> = pairs.iter_mut().map(Pair::session).collect();
     // The first has it all to itself, for a while.
     pairs[0].stream_to_agent(sessions[0], 20_000_000);
-    assert!(budget.windows() > 2 * MIB);
+    assert!(budget.windows() > MIB);
     for _ in 0..40 {
         for (pair, id) in pairs.iter_mut().zip(&sessions) {
             pair.stream_to_agent(*id, 500_000);
@@ -106,4 +106,44 @@ fn small_messages_do_not_touch_it() {
         pairs[0].consume_at_agent(id);
         pairs[0].exchange();
     }
+}
+
+#[test]
+fn stalled_sessions_with_large_windows_leave_the_others_room() {
+    let (mut pairs, _, budget) = links(8, MIB, 16 * MIB);
+    for pair in &mut pairs[..4] {
+        // It grows as far as it can, and then nobody reads any more.
+        let id = pair.session();
+        pair.stream_to_agent(id, 60_000_000);
+        let len = pair.relay.send_capacity(id);
+        pair.relay.send(id, vec![1; len].into(), false).unwrap();
+        pair.exchange();
+    }
+    let stalled = budget.windows();
+    assert!(
+        stalled > 6 * MIB && stalled <= 8 * MIB + 4 * 256 * 1024,
+        "{stalled}"
+    );
+    for pair in &mut pairs[4..] {
+        let id = pair.session();
+        pair.stream_to_agent(id, 4_000_000);
+        let window = pair.agent.sessions.live(id).unwrap().recv.credit.window();
+        assert!(window >= 256 * 1024, "{window}");
+    }
+}
+
+#[test]
+fn what_is_left_of_an_ended_session_counts_until_it_is_taken() {
+    let budget = Arc::new(SharedBudget::new(MIB));
+    let (one, other) = (budget.charge(700_000), budget.charge(700_000));
+    assert_eq!(budget.windows(), 1_400_000);
+    let mut pair = Pair::connected();
+    pair.agent.share_budget(Arc::clone(&budget));
+    let id = pair.session();
+    pair.stream_to_agent(id, 500_000);
+    let window = |pair: &Pair| pair.agent.sessions.live(id).unwrap().recv.credit.window();
+    assert_eq!(window(&pair), SESSION_CREDIT_BYTES);
+    drop((one, other));
+    pair.stream_to_agent(id, 500_000);
+    assert!(window(&pair) > SESSION_CREDIT_BYTES);
 }

@@ -1,0 +1,47 @@
+//! What a session's holder and the link's driver share.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use super::held::Hold;
+use super::inbox::{Inbox, InboxEnd};
+use super::lanes::{Lane, Seat};
+use crate::io::Signal;
+use crate::metrics::ShardMetrics;
+
+/// Where the link's driver and a session's holder meet.
+pub(super) struct Ends {
+    pub(super) inbox: RefCell<Inbox>,
+    pub(super) readable: Signal,
+    pub(super) writable: Signal,
+    pub(super) lane: RefCell<Seat>,
+    /// Counts the session for as long as its holder has it.
+    pub(super) _hold: Hold,
+}
+
+impl Ends {
+    /// Takes payload in; returns how much of it the last socket took at once.
+    pub(super) fn deliver(&self, payload: &[u8]) -> usize {
+        let taken = self.inbox.borrow_mut().deliver(payload);
+        if taken < payload.len() {
+            self.readable.raise();
+        }
+        taken
+    }
+
+    /// The target's direction is over.
+    pub(super) fn end(&self, end: InboxEnd, metrics: &ShardMetrics) {
+        self.inbox.borrow_mut().finish(end, &metrics.budget);
+        self.readable.raise();
+        if matches!(end, InboxEnd::Reset(_)) {
+            self.writable.raise();
+        }
+    }
+
+    /// The session's lane stands.
+    pub(super) fn seat(&self, lane: Rc<Lane>) {
+        *self.lane.borrow_mut() = Seat::Taken(lane);
+        self.readable.raise();
+        self.writable.raise();
+    }
+}
