@@ -13,10 +13,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use serde::Serialize;
 
+use super::configuration::{
+    bore_arguments, haproxy_configuration, nginx_configuration, rathole_configurations,
+    seen_from_here,
+};
 use crate::interrupt::Interrupt;
 use crate::path::{PathKind, Role};
 use crate::process::{Program, Running};
-use crate::scenario::CONNECTIONS_MAX;
 
 /// How long a peer may take until bytes come back through it.
 const START_PATIENCE: Duration = Duration::from_secs(10);
@@ -26,12 +29,6 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// bore's server listens for its clients there and nowhere else.
 const BORE_CONTROL_PORT: u16 = 7835;
-
-/// Connections that a peer must bear.
-const CONNECTIONS: usize = CONNECTIONS_MAX + 100;
-
-/// Pipes for splice; by default HAProxy asks for so many that they exceed 20,000 descriptors.
-const PIPES: usize = 256;
 
 /// A program that this one knows how to set up.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -175,7 +172,7 @@ impl Known {
                 cores: core.into_iter().collect(),
                 in_front: Vec::new(),
             };
-            peer.facts.hops.push(told);
+            peer.facts.hops.push(seen_from_here(&told));
             anyhow::Ok(Running::start(&program, place.directory)?)
         };
         let (near_core, far_core) = place.cores;
@@ -305,84 +302,9 @@ fn stream_module(from: &Path) -> Option<PathBuf> {
         .find_map(|path| path.canonicalize().ok())
 }
 
-/// One process: the worker that does the work is the one whose time is counted.
-fn nginx_configuration(module: Option<&Path>, listen: SocketAddr, to: SocketAddr) -> String {
-    let module = module.map_or_else(String::new, |path| {
-        format!("load_module {};\n", path.display())
-    });
-    format!(
-        "{module}daemon off;\nmaster_process off;\npid nginx-{port}.pid;\n\
-         error_log stderr warn;\nevents {{ worker_connections {events}; }}\n\
-         stream {{\n  server {{\n    listen {listen} backlog=4096;\n    proxy_pass {to};\n    \
-         tcp_nodelay on;\n    proxy_half_close on;\n  }}\n}}\n",
-        port = listen.port(),
-        events = 2 * CONNECTIONS,
-    )
-}
-
-fn haproxy_configuration(listen: SocketAddr, to: SocketAddr) -> String {
-    format!(
-        "global\n  maxconn {CONNECTIONS}\n  maxpipes {PIPES}\ndefaults\n  mode tcp\n  timeout connect 5s\n  \
-         timeout client 1h\n  timeout server 1h\n  option splice-request\n  \
-         option splice-response\nlisten hop\n  bind {listen} backlog 4096\n  \
-         server next {to}\n"
-    )
-}
-
-fn rathole_configurations(
-    control: SocketAddr,
-    public: SocketAddr,
-    target: SocketAddr,
-) -> (String, String) {
-    let token = "default_token = \"bench\"\n";
-    (
-        format!(
-            "[server]\nbind_addr = \"{control}\"\n{token}[server.services.bench]\n\
-             bind_addr = \"{public}\"\n"
-        ),
-        format!(
-            "[client]\nremote_addr = \"{control}\"\n{token}[client.services.bench]\n\
-             local_addr = \"{target}\"\n"
-        ),
-    )
-}
-
-fn bore_arguments(port: u16, target: SocketAddr) -> (Vec<String>, Vec<String>) {
-    let words = |text: String| text.split(' ').map(str::to_owned).collect();
-    (
-        words("server --bind-addr 127.0.0.1".to_owned()),
-        words(format!(
-            "local {} --local-host {} --to 127.0.0.1 --port {port}",
-            target.port(),
-            target.ip()
-        )),
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn addresses() -> (SocketAddr, SocketAddr) {
-        (
-            "127.0.0.1:1001".parse().unwrap(),
-            "127.0.0.1:1002".parse().unwrap(),
-        )
-    }
-
-    #[test]
-    fn configurations_name_both_ends() {
-        let (listen, to) = addresses();
-        for text in [
-            nginx_configuration(None, listen, to),
-            haproxy_configuration(listen, to),
-        ] {
-            assert!(text.contains("127.0.0.1:1001") && text.contains("127.0.0.1:1002"));
-        }
-        let (server, client) = rathole_configurations(listen, to, listen);
-        assert!(server.contains("1001") && server.contains("1002"));
-        assert_eq!(client.matches("1001").count(), 2);
-    }
 
     #[test]
     fn a_peer_that_is_not_there_says_how_to_get_it() {

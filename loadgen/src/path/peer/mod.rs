@@ -1,5 +1,6 @@
 //! Other programs that do the same job: measured as further paths, in the same rounds.
 
+mod configuration;
 pub(crate) mod known;
 
 use std::net::{SocketAddr, ToSocketAddrs};
