@@ -1,17 +1,17 @@
 //! Listening sockets: one per shard and address, all on one port.
 
+use std::future::poll_fn;
 use std::io;
-use std::net::{SocketAddr, TcpListener as StdTcpListener};
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener as StdTcpListener};
+use std::os::fd::{AsFd, OwnedFd};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use monoio::net::TcpListener;
-use rustix::net::Shutdown;
+use rustix::net::{Shutdown, SocketFlags};
 use socket2::{Domain, Protocol, Socket as RawSocket, TcpKeepalive, Type};
 
+use super::readiness::{Readiness, Way};
 use super::socket::Socket;
-use super::turn::AtOnce;
 
 /// Connections that may wait to be accepted; the kernel lowers it to `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
@@ -106,38 +106,47 @@ fn local_address(socket: &RawSocket, asked: SocketAddr) -> io::Result<SocketAddr
     Ok(socket.local_addr()?.as_socket().unwrap_or(asked))
 }
 
+/// In place of an address that the kernel did not tell.
+const UNKNOWN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+
 /// A listening socket of this shard.
 pub(crate) struct Listener {
-    listener: TcpListener,
-    accepts: AtOnce,
+    // In front of the descriptor, so that it goes first.
+    readiness: Readiness,
+    fd: OwnedFd,
 }
 
 impl Listener {
     pub(crate) fn new(listener: StdTcpListener) -> io::Result<Self> {
-        // monoio's epoll driver accepts until the kernel has no more connections, and a blocking
-        // accept would then stop the whole shard; the ring's accept must wait, and not fail.
-        listener.set_nonblocking(monoio::utils::is_legacy())?;
-        Ok(Self {
-            listener: TcpListener::from_std(listener)?,
-            accepts: AtOnce::default(),
-        })
+        listener.set_nonblocking(true)?;
+        let fd = OwnedFd::from(listener);
+        // SAFETY: the descriptor is closed after it.
+        let readiness = unsafe { Readiness::new(fd.as_fd(), true) }?;
+        Ok(Self { readiness, fd })
     }
 
     /// Takes the next connection.
     pub(crate) async fn accept(&self) -> io::Result<(Socket, SocketAddr)> {
-        let (stream, peer) = self.accepts.fairly(self.listener.accept()).await?;
-        Ok((Socket::from_monoio(stream), peer))
+        loop {
+            poll_fn(|cx| self.readiness.poll(Way::In, cx)).await;
+            match rustix::net::acceptfrom_with(&self.fd, SocketFlags::CLOEXEC) {
+                Ok((fd, peer)) => {
+                    let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
+                    let peer = peer.unwrap_or(UNKNOWN);
+                    return Ok((Socket::new(fd)?, peer));
+                }
+                Err(rustix::io::Errno::AGAIN) => self.readiness.spend(Way::In),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
     }
 
     /// Listens no more: who waits to be accepted is refused, and an accept fails from now on with
     /// `InvalidInput` (accept(2), EINVAL).
-    ///
-    /// To drop an accept in flight instead would lose the connection that it may have just taken.
     pub(crate) fn shut(&self) {
-        // SAFETY: the listener keeps its descriptor open for as long as `self` is borrowed.
-        let fd = unsafe { BorrowedFd::borrow_raw(self.listener.as_raw_fd()) };
         // It fails only if it was shut before.
-        let _ = rustix::net::shutdown(fd, Shutdown::Read);
+        let _ = rustix::net::shutdown(&self.fd, Shutdown::Read);
     }
 }
 
@@ -156,7 +165,7 @@ mod tests {
 
     #[test]
     fn waiting_for_a_connection_holds_up_nothing_else_and_can_be_ended() {
-        use crate::io::{Chosen, choose, run};
+        use crate::io::{Chosen, choose, run, sleep, spawn};
         use std::time::Duration;
 
         let (best, _) = choose(None).unwrap();
@@ -167,12 +176,12 @@ mod tests {
                 let socket = sockets.into_iter().next().unwrap();
                 let listener = std::rc::Rc::new(Listener::new(socket).unwrap());
                 let ours = std::rc::Rc::clone(&listener);
-                let accepting = monoio::spawn(async move {
+                let accepting = spawn(async move {
                     let _first = ours.accept().await.unwrap();
                     // There is no second one.
                     ours.accept().await.err().unwrap().kind()
                 });
-                monoio::time::sleep(Duration::from_millis(20)).await;
+                sleep(Duration::from_millis(20)).await;
                 listener.shut();
                 accepting.await
             });

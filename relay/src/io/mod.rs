@@ -1,5 +1,5 @@
-//! What the shards need from the kernel beyond monoio: sockets read and written by direct calls,
-//! descriptors that move between shards, wake-ups, and the choice of the driver.
+//! What a shard runs on: tasks, timers and readiness of one thread, on io_uring or epoll; sockets read
+//! and written by direct calls, descriptors that move between shards, and wake-ups.
 //!
 //! The only unsafe code of the relay is here. Nothing here knows a frame.
 
@@ -8,22 +8,25 @@ mod fd_limit;
 mod listener;
 mod pipe;
 mod poll;
+mod readiness;
+mod runtime;
 mod signal;
 mod socket;
-mod spin;
-mod turn;
+mod timer;
 mod waker;
 #[cfg(test)]
 pub(crate) mod witness;
 
 pub use driver::DriverReport;
-pub(crate) use driver::{Chosen, choose, run};
+pub(crate) use driver::{Chosen, choose};
 pub(crate) use fd_limit::raise_fd_limit;
 pub(crate) use listener::{Listener, bind};
 pub(crate) use pipe::{Pipe, Pipes};
 pub(crate) use poll::PollSocket;
+#[cfg(test)]
+pub(crate) use runtime::run;
+pub(crate) use runtime::{Spin, run_spinning, spawn, turn};
 pub(crate) use signal::Signal;
 pub(crate) use socket::{Received, Socket, pair};
-pub(crate) use spin::Spin;
-pub(crate) use turn::{turn, wake_behind_others};
+pub(crate) use timer::{sleep, timeout};
 pub(crate) use waker::{Parker, Waker};

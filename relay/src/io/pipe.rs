@@ -60,7 +60,11 @@ impl Pipe {
 
     /// Gives `to` what it takes at once; 0 means: wait for readiness. `to` must not block.
     pub(crate) fn drain(&mut self, to: &Socket) -> io::Result<usize> {
-        let count = again(|| splice(&self.read, None, to, None, self.len, FLAGS))?.unwrap_or(0);
+        let moved = again(|| splice(&self.read, None, to, None, self.len, FLAGS))?;
+        if moved.is_none() {
+            to.found_no_room();
+        }
+        let count = moved.unwrap_or(0);
         self.len -= count;
         Ok(count)
     }
@@ -157,7 +161,7 @@ mod tests {
             let end = loop {
                 match pipe.fill(&from) {
                     Ok(Received::Bytes(_)) => seen += pipe.drain(&to).unwrap(),
-                    Ok(Received::Nothing) => from.readable().await.unwrap(),
+                    Ok(Received::Nothing) => from.readable().await,
                     Ok(Received::End) => panic!("an end after {seen} bytes"),
                     Err(error) => break error.kind(),
                 }

@@ -1,6 +1,5 @@
 //! A socket as hyper wants it: polled reads and writes.
 
-use std::future::Future;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -9,87 +8,53 @@ use hyper::rt::{Read, ReadBufCursor, Write};
 
 use super::socket::{Received, Socket};
 
-type Wait = Pin<Box<dyn Future<Output = io::Result<()>>>>;
-
-/// A socket that remembers the readiness it waits for.
-pub(crate) struct PollSocket {
-    socket: Socket,
-    read_wait: Option<Wait>,
-    write_wait: Option<Wait>,
-}
+/// A socket behind hyper's traits.
+pub(crate) struct PollSocket(Socket);
 
 impl PollSocket {
-    pub(crate) fn new(socket: Socket) -> Self {
-        Self {
-            socket,
-            read_wait: None,
-            write_wait: None,
-        }
-    }
-
-    fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let stream = self.socket.stream();
-        let wait = self
-            .read_wait
-            .get_or_insert_with(|| Box::pin(async move { stream.readable(false).await }));
-        let outcome = ready!(wait.as_mut().poll(cx));
-        self.read_wait = None;
-        Poll::Ready(outcome)
-    }
-
-    fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let stream = self.socket.stream();
-        let wait = self
-            .write_wait
-            .get_or_insert_with(|| Box::pin(async move { stream.writable(false).await }));
-        let outcome = ready!(wait.as_mut().poll(cx));
-        self.write_wait = None;
-        Poll::Ready(outcome)
+    pub(crate) const fn new(socket: Socket) -> Self {
+        Self(socket)
     }
 
     /// Reads into `buffer`; ready with the count, 0 at the peer's end.
     pub(crate) fn poll_read_some(
-        &mut self,
+        &self,
         cx: &mut Context<'_>,
         buffer: &mut ReadBufCursor<'_>,
     ) -> Poll<io::Result<usize>> {
         loop {
-            if self.read_wait.is_some() {
-                ready!(self.poll_readable(cx))?;
-            }
+            ready!(self.0.poll_readable(cx));
             // SAFETY: the memory is only written to, never read or un-initialised.
             let memory = unsafe { buffer.as_mut() };
             if memory.is_empty() {
                 return Poll::Ready(Ok(0));
             }
-            match self.socket.recv_uninit(memory)? {
+            match self.0.recv_uninit(memory)? {
                 Received::Bytes(count) => {
                     // SAFETY: `recv_uninit` initialised the first `count` bytes.
                     unsafe { buffer.advance(count) };
                     return Poll::Ready(Ok(count));
                 }
                 Received::End => return Poll::Ready(Ok(0)),
-                Received::Nothing => ready!(self.poll_readable(cx))?,
+                Received::Nothing => {}
             }
         }
     }
 
     /// Makes the coming close a reset.
     pub(crate) fn abort(&self) {
-        self.socket.abort();
+        self.0.abort();
     }
 
     fn poll_send(
-        &mut self,
+        &self,
         cx: &mut Context<'_>,
         send: impl Fn(&Socket) -> io::Result<usize>,
     ) -> Poll<io::Result<usize>> {
         loop {
-            if self.write_wait.is_some() {
-                ready!(self.poll_writable(cx))?;
-            }
-            match send(&self.socket)? {
-                0 => ready!(self.poll_writable(cx))?,
+            ready!(self.0.poll_writable(cx));
+            match send(&self.0)? {
+                0 => {}
                 count => return Poll::Ready(Ok(count)),
             }
         }
@@ -98,7 +63,7 @@ impl PollSocket {
 
 impl Read for PollSocket {
     fn poll_read(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         mut buffer: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
@@ -108,7 +73,7 @@ impl Read for PollSocket {
 
 impl Write for PollSocket {
     fn poll_write(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
@@ -123,7 +88,7 @@ impl Write for PollSocket {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.socket.finish();
+        self.0.finish();
         Poll::Ready(Ok(()))
     }
 
@@ -132,7 +97,7 @@ impl Write for PollSocket {
     }
 
     fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {

@@ -1,22 +1,23 @@
-//! A connected stream socket: readiness from the ring, bytes by direct non-blocking calls.
+//! A connected stream socket: readiness from the driver, bytes by direct calls.
 //!
-//! The descriptor stays in blocking mode (ring operations want that); every call here says
-//! `MSG_DONTWAIT` instead. A socket that nobody reads owns no buffer.
+//! Every call here says `MSG_DONTWAIT`, whatever mode the descriptor is in. A socket that nobody
+//! reads owns no buffer.
 
+use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
-use std::net::{SocketAddr, TcpStream as StdTcpStream};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
-use std::rc::Rc;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{BufMut, BytesMut};
-use monoio::net::TcpStream;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{AddressFamily, RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, SocketType};
 use socket2::SockRef;
 
-use super::turn::AtOnce;
+use super::readiness::{Readiness, Way};
+use super::runtime::turn;
 
 /// `linux/sockios.h`: unsent bytes of a socket.
 const SIOCOUTQ: rustix::ioctl::Opcode = 0x5411;
@@ -34,52 +35,69 @@ pub(crate) enum Received {
 
 /// A connected stream socket of this shard.
 pub(crate) struct Socket {
-    // monoio sees a descriptor whose readiness it waits for; the family does not matter to it.
-    stream: Rc<TcpStream>,
-    reads: AtOnce,
-    writes: AtOnce,
+    // In front of the descriptor, so that it goes first.
+    readiness: Readiness,
+    fd: OwnedFd,
 }
 
 impl Socket {
     /// Takes a descriptor into this shard.
     pub(crate) fn new(fd: OwnedFd) -> io::Result<Self> {
-        TcpStream::from_std(StdTcpStream::from(fd)).map(Self::from_monoio)
-    }
-
-    pub(super) fn from_monoio(stream: TcpStream) -> Self {
-        Self {
-            stream: Rc::new(stream),
-            reads: AtOnce::default(),
-            writes: AtOnce::default(),
-        }
+        // SAFETY: the descriptor is closed, or leaves, after it.
+        let readiness = unsafe { Readiness::new(fd.as_fd(), true) }?;
+        Ok(Self { readiness, fd })
     }
 
     /// Gives the descriptor up, for another shard.
-    ///
-    /// # Errors
-    /// If an operation is still in flight on it.
-    pub(crate) fn into_fd(self) -> io::Result<OwnedFd> {
-        let stream = Rc::try_unwrap(self.stream)
-            .map_err(|_| io::Error::other("a connection with an operation in flight moved"))?;
-        let raw = stream.into_raw_fd();
-        // SAFETY: `into_raw_fd` took the descriptor out of monoio, which will neither use nor close
-        // it; nobody else owns it.
-        Ok(unsafe { OwnedFd::from_raw_fd(raw) })
+    pub(crate) fn into_fd(self) -> OwnedFd {
+        let Self { readiness, fd } = self;
+        readiness.stays_open();
+        drop(readiness);
+        fd
     }
 
-    fn fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: the stream keeps its descriptor open for as long as `self` is borrowed.
-        unsafe { BorrowedFd::borrow_raw(self.stream.as_raw_fd()) }
+    /// Ready while a read may bring something.
+    pub(super) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.readiness.poll(Way::In, cx)
     }
 
-    /// Waits until a read will bring something.
-    pub(crate) async fn readable(&self) -> io::Result<()> {
-        self.reads.fairly(self.stream.readable(false)).await
+    /// Ready while a write may take something.
+    pub(super) fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.readiness.poll(Way::Out, cx)
     }
 
-    /// Waits until a write will take something.
-    pub(crate) async fn writable(&self) -> io::Result<()> {
-        self.writes.fairly(self.stream.writable(false)).await
+    /// Waits until a read may bring something.
+    pub(crate) async fn readable(&self) {
+        poll_fn(|cx| self.poll_readable(cx)).await;
+    }
+
+    /// Waits until a write may take something.
+    pub(crate) async fn writable(&self) {
+        poll_fn(|cx| self.poll_writable(cx)).await;
+    }
+
+    /// Waits until a read may bring something, and lets everybody else have a turn before.
+    pub(crate) async fn readable_next_turn(&self) {
+        turn().await;
+        self.readable().await;
+    }
+
+    /// A write took `taken` of `offered` bytes.
+    fn wrote(&self, taken: usize, offered: usize) -> usize {
+        if taken < offered {
+            self.readiness.spend(Way::Out);
+        }
+        taken
+    }
+
+    /// A call other than a read found nothing to read.
+    pub(super) fn found_nothing(&self) {
+        self.readiness.spend(Way::In);
+    }
+
+    /// A call other than a write found no room.
+    pub(super) fn found_no_room(&self) {
+        self.readiness.spend(Way::Out);
     }
 
     /// Reads up to `max` bytes behind what `buffer` holds, without waiting.
@@ -87,7 +105,7 @@ impl Socket {
         buffer.reserve(max);
         let spare = buffer.spare_capacity_mut();
         let max = max.min(spare.len());
-        let count = match receive(self.fd(), &mut spare[..max], RecvFlags::DONTWAIT)? {
+        let count = match self.receive(&mut spare[..max])? {
             Received::Bytes(count) => count,
             other => return Ok(other),
         };
@@ -100,20 +118,49 @@ impl Socket {
 
     /// Reads into uninitialised memory, without waiting.
     pub(crate) fn recv_uninit(&self, buffer: &mut [MaybeUninit<u8>]) -> io::Result<Received> {
-        receive(self.fd(), buffer, RecvFlags::DONTWAIT)
+        self.receive(buffer)
+    }
+
+    fn receive(&self, buffer: &mut [MaybeUninit<u8>]) -> io::Result<Received> {
+        if buffer.is_empty() {
+            return Ok(Received::Nothing);
+        }
+        loop {
+            let room = buffer.len();
+            match rustix::net::recv(&self.fd, &mut *buffer, RecvFlags::DONTWAIT) {
+                Ok((([], _), _)) => return Ok(Received::End),
+                Ok(((taken, _), _)) => {
+                    let count = taken.len();
+                    // A stream that fills no buffer has no more; its end would have been said.
+                    if count < room {
+                        self.readiness.spend(Way::In);
+                    }
+                    return Ok(Received::Bytes(count));
+                }
+                Err(rustix::io::Errno::INTR) => {}
+                Err(rustix::io::Errno::AGAIN) => {
+                    self.readiness.spend(Way::In);
+                    return Ok(Received::Nothing);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
     }
 
     /// Looks at what a read would bring, without taking it.
     pub(crate) fn peek(&self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
             match rustix::net::recv(
-                self.fd(),
+                &self.fd,
                 &mut *buffer,
                 RecvFlags::DONTWAIT | RecvFlags::PEEK,
             ) {
                 Ok((count, _)) => return Ok(count.min(buffer.len())),
                 Err(rustix::io::Errno::INTR) => {}
-                Err(rustix::io::Errno::AGAIN) => return Ok(0),
+                Err(rustix::io::Errno::AGAIN) => {
+                    self.found_nothing();
+                    return Ok(0);
+                }
                 Err(error) => return Err(error.into()),
             }
         }
@@ -122,61 +169,50 @@ impl Socket {
     /// Writes what the kernel takes at once; 0 means: wait for readiness.
     pub(crate) fn send(&self, bytes: &[u8]) -> io::Result<usize> {
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-        let taken = retry(|| rustix::net::send(self.fd(), bytes, flags))?;
+        let taken = retry(|| rustix::net::send(&self.fd, bytes, flags))?;
         #[cfg(test)]
         super::witness::written(self, &[IoSlice::new(bytes)], taken);
-        Ok(taken)
+        Ok(self.wrote(taken, bytes.len()))
     }
 
     /// Like [`Socket::send`], gathered.
     pub(crate) fn send_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
         let taken = retry(|| {
-            rustix::net::sendmsg(
-                self.fd(),
-                slices,
-                &mut SendAncillaryBuffer::default(),
-                flags,
-            )
+            rustix::net::sendmsg(&self.fd, slices, &mut SendAncillaryBuffer::default(), flags)
         })?;
         #[cfg(test)]
         super::witness::written(self, slices, taken);
-        Ok(taken)
+        Ok(self.wrote(taken, slices.iter().map(|slice| slice.len()).sum()))
     }
 
     /// For splice(2), which knows no flag that would keep a socket from blocking.
     pub(crate) fn set_nonblocking(&self) -> io::Result<()> {
-        SockRef::from(&self.fd()).set_nonblocking(true)
+        SockRef::from(&self.fd).set_nonblocking(true)
     }
 
     /// Lifts the listener's limit on how long the peer may take nothing.
     pub(crate) fn wait_for_ever(&self) {
-        let _ = SockRef::from(&self.fd()).set_tcp_user_timeout(None);
-    }
-
-    /// Waits until a read will bring something, and lets everybody else have a turn before.
-    pub(crate) async fn readable_next_turn(&self) -> io::Result<()> {
-        self.reads.spend();
-        self.readable().await
+        let _ = SockRef::from(&self.fd).set_tcp_user_timeout(None);
     }
 
     /// Ends our direction, behind what was written.
     pub(crate) fn finish(&self) {
         // The peer may be gone already, which ends the direction as well.
-        let _ = rustix::net::shutdown(self.fd(), Shutdown::Write);
+        let _ = rustix::net::shutdown(&self.fd, Shutdown::Write);
     }
 
     /// Ends both directions: whoever waits on the socket wakes up.
     pub(crate) fn shutdown(&self) {
-        let _ = rustix::net::shutdown(self.fd(), Shutdown::Both);
+        let _ = rustix::net::shutdown(&self.fd, Shutdown::Both);
     }
 
     /// Makes the coming close a reset (RST) instead of an end, and wakes whoever waits.
     pub(crate) fn abort(&self) {
         // Fails on a socket without TCP, which has no RST; its close tells the peer as much.
-        let _ = SockRef::from(&self.fd()).set_linger(Some(Duration::ZERO));
+        let _ = SockRef::from(&self.fd).set_linger(Some(Duration::ZERO));
         // Reads end at once; the write side is left for the close to reset.
-        let _ = rustix::net::shutdown(self.fd(), Shutdown::Read);
+        let _ = rustix::net::shutdown(&self.fd, Shutdown::Read);
     }
 
     /// True once the peer has reset the connection, or the kernel has given it up. Whoever reads or
@@ -194,7 +230,7 @@ impl Socket {
         // SAFETY: SIOCOUTQ writes one int (tcp(7)), which the getter provides.
         let unsent = unsafe {
             rustix::ioctl::ioctl(
-                self.fd(),
+                &self.fd,
                 rustix::ioctl::Getter::<SIOCOUTQ, std::ffi::c_int>::new(),
             )
         };
@@ -204,16 +240,10 @@ impl Socket {
             .unwrap_or(0)
     }
 
-    /// The stream, for futures that outlive a borrow.
-    pub(super) fn stream(&self) -> Rc<TcpStream> {
-        Rc::clone(&self.stream)
-    }
-
     /// Options of a link: how long unacknowledged bytes may linger, and how many unsent bytes
     /// the kernel may hold, so that its buffer does not undo the mux's order.
     pub(crate) fn tune_link(&self, user_timeout: Duration, notsent_bytes: u32) {
-        let fd = self.fd();
-        let socket = SockRef::from(&fd);
+        let socket = SockRef::from(&self.fd);
         // Each only sharpens what the heartbeat does anyway.
         let _ = socket.set_tcp_user_timeout(Some(user_timeout));
         let _ = socket.set_tcp_notsent_lowat(notsent_bytes);
@@ -221,13 +251,13 @@ impl Socket {
 
     /// The address of the peer, if it has one.
     pub(crate) fn peer_addr(&self) -> Option<SocketAddr> {
-        SockRef::from(&self.fd()).peer_addr().ok()?.as_socket()
+        SockRef::from(&self.fd).peer_addr().ok()?.as_socket()
     }
 }
 
 impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd()
+        self.fd.as_fd()
     }
 }
 
@@ -239,25 +269,6 @@ pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
         rustix::net::SocketFlags::CLOEXEC,
         None,
     )?)
-}
-
-fn receive(
-    fd: BorrowedFd<'_>,
-    buffer: &mut [MaybeUninit<u8>],
-    flags: RecvFlags,
-) -> io::Result<Received> {
-    if buffer.is_empty() {
-        return Ok(Received::Nothing);
-    }
-    loop {
-        match rustix::net::recv(fd, &mut *buffer, flags) {
-            Ok((([], _), _)) => return Ok(Received::End),
-            Ok(((taken, _), _)) => return Ok(Received::Bytes(taken.len())),
-            Err(rustix::io::Errno::INTR) => {}
-            Err(rustix::io::Errno::AGAIN) => return Ok(Received::Nothing),
-            Err(error) => return Err(error.into()),
-        }
-    }
 }
 
 fn retry(mut call: impl FnMut() -> rustix::io::Result<usize>) -> io::Result<usize> {
@@ -274,10 +285,10 @@ fn retry(mut call: impl FnMut() -> rustix::io::Result<usize>) -> io::Result<usiz
 #[cfg(test)]
 mod tests {
     use std::io::Write;
-    use std::net::{Shutdown, TcpListener};
+    use std::net::{Shutdown, TcpListener, TcpStream};
 
     use super::*;
-    use crate::io::{Chosen, choose, run};
+    use crate::io::{Chosen, choose, run, sleep};
 
     /// True once the peer's end is here, also behind bytes that nobody read.
     fn has_ended(socket: &Socket) -> bool {
@@ -290,23 +301,23 @@ mod tests {
         let (best, _) = choose(None).unwrap();
         for driver in [best, Chosen::Epoll] {
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-            let mut caller = StdTcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let mut caller = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
             let (accepted, _) = listener.accept().unwrap();
             caller.write_all(b"unread").unwrap();
             run(driver, async {
                 let socket = Socket::new(accepted.into()).unwrap();
-                socket.readable().await.unwrap();
+                socket.readable().await;
                 assert!(!socket.is_broken());
                 socket.finish();
                 caller.shutdown(Shutdown::Write).unwrap();
                 while !has_ended(&socket) {
-                    monoio::time::sleep(Duration::from_millis(1)).await;
+                    sleep(Duration::from_millis(1)).await;
                 }
                 assert!(!socket.is_broken());
             })
             .unwrap();
 
-            let mut caller = StdTcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let mut caller = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
             let (accepted, _) = listener.accept().unwrap();
             caller.write_all(b"unread").unwrap();
             run(driver, async {
@@ -316,7 +327,7 @@ mod tests {
                     .unwrap();
                 drop(caller);
                 while !socket.is_broken() {
-                    monoio::time::sleep(Duration::from_millis(1)).await;
+                    sleep(Duration::from_millis(1)).await;
                 }
             })
             .unwrap();

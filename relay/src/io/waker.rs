@@ -1,12 +1,13 @@
 //! Wakes a parked shard from another thread.
 
+use std::future::poll_fn;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use rustix::event::{EventfdFlags, eventfd};
 
-use super::socket::Socket;
+use super::readiness::{Readiness, Way};
 
 /// The sending half; any thread may hold it.
 #[derive(Clone)]
@@ -29,25 +30,25 @@ impl Waker {
 
     /// The waiting half, for the shard's own thread.
     pub(crate) fn parker(&self) -> io::Result<Parker> {
-        let fd = self.0.as_fd().try_clone_to_owned()?;
-        Ok(Parker {
-            socket: Socket::new(fd)?,
-            fd: Arc::clone(&self.0),
-        })
+        let fd = Arc::clone(&self.0);
+        // SAFETY: the descriptor is open for as long as anybody has it, and the parker does.
+        let readiness = unsafe { Readiness::new(fd.as_fd(), false) }?;
+        Ok(Parker { readiness, fd })
     }
 }
 
 /// The half that waits; belongs to one shard.
 pub(crate) struct Parker {
-    // Only its readiness is used.
-    socket: Socket,
+    // In front of the descriptor, so that it goes first.
+    readiness: Readiness,
     fd: Arc<OwnedFd>,
 }
 
 impl Parker {
     /// Waits for [`Waker::wake`], and forgets every call so far.
     pub(crate) async fn park(&self) -> io::Result<()> {
-        self.socket.readable().await?;
+        poll_fn(|cx| self.readiness.poll(Way::In, cx)).await;
+        self.readiness.spend(Way::In);
         let mut count = [0; 8];
         match rustix::io::read(&self.fd, &mut count) {
             Ok(_) | Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Ok(()),

@@ -12,7 +12,7 @@ use tieline_wire::limits::GATHER_BYTES_MAX;
 use tieline_wire::{AgentHello, Event, Mux, Reason, Register, Transmit, TunnelId};
 use tracing::debug;
 
-use crate::io::{Received, Socket, wake_behind_others};
+use crate::io::{Received, Socket};
 use crate::session::SharedMux;
 
 /// Largest single read from a link, in bytes.
@@ -79,10 +79,10 @@ pub(crate) async fn run(
         both(reader, writer, || heard.take() && link.has_words()).await
     };
     let reason = match end {
-        End::Moves { to, said } => match socket.into_fd() {
-            Ok(fd) => return Left::Moved { to, fd, said },
-            Err(_) => Reason::Internal,
-        },
+        End::Moves { to, said } => {
+            let fd = socket.into_fd();
+            return Left::Moved { to, fd, said };
+        }
         End::Ended(reason) => {
             socket.shutdown();
             reason
@@ -114,7 +114,7 @@ async fn both<T>(
         // Never twice in a row: a peer that says more and more must not keep us from answering.
         waits = has_answers() && !waits;
         if waits {
-            wake_behind_others(cx);
+            cx.waker().wake_by_ref();
             return Poll::Pending;
         }
         Pin::new(&mut writer).poll(cx)
@@ -137,9 +137,7 @@ async fn read(
         let mut input = if let Some(said) = again.take() {
             said
         } else {
-            if socket.readable().await.is_err() {
-                return End::Ended(Reason::LinkLost);
-            }
+            socket.readable().await;
             let mut block = block.0.borrow_mut();
             match socket.recv(&mut block, READ_BYTES_MAX) {
                 Ok(Received::Bytes(_)) => block.split().freeze(),
@@ -233,8 +231,8 @@ async fn writable(socket: &Socket, link: &Rc<SharedMux>) -> bool {
     let mut writable = pin!(socket.writable());
     link.set_blocked(true);
     let going_on = poll_fn(|cx| {
-        if let Poll::Ready(outcome) = writable.as_mut().poll(cx) {
-            return Poll::Ready(outcome.is_ok());
+        if writable.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(true);
         }
         while link.poll_sendable(cx).is_ready() {
             if link.closing().is_some() {

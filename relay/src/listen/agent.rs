@@ -21,7 +21,7 @@ pub(crate) enum Opening {
 
 /// Waits for the first bytes; `None` if the peer went away, or said something else.
 pub(crate) async fn opening(socket: &Socket) -> Option<Opening> {
-    socket.readable().await.ok()?;
+    socket.readable().await;
     let mut first = [0; TELLING_BYTES];
     let seen = socket.peek(&mut first).ok()?;
     if seen < TELLING_BYTES || first != LANE_PREFACE[..TELLING_BYTES] {
@@ -32,7 +32,7 @@ pub(crate) async fn opening(socket: &Socket) -> Option<Opening> {
         let missing = LANE_HELLO_BYTES - hello.len();
         match socket.recv(&mut hello, missing).ok()? {
             Received::Bytes(_) => {}
-            Received::Nothing => socket.readable().await.ok()?,
+            Received::Nothing => socket.readable().await,
             Received::End => return None,
         }
     }

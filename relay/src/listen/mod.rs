@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tracing::warn;
 
-use crate::io::{Listener, Socket};
+use crate::io::{Listener, Socket, sleep};
 
 pub(crate) mod agent;
 pub(crate) mod http;
@@ -35,7 +35,7 @@ pub(crate) async fn accept(listener: Rc<Listener>, mut arrived: impl FnMut(Socke
                     warned = Some(Instant::now());
                     warn!(%error, "cannot accept connections; is the limit of open files reached?");
                 }
-                monoio::time::sleep(ACCEPT_PAUSE).await;
+                sleep(ACCEPT_PAUSE).await;
             }
         }
     }

@@ -17,7 +17,7 @@ const READ_BYTES_MAX: usize = 4096;
 pub(crate) async fn preamble(socket: &Socket) -> Option<(TunnelId, Bytes)> {
     let mut read = BytesMut::new();
     loop {
-        socket.readable().await.ok()?;
+        socket.readable().await;
         match socket.recv(&mut read, READ_BYTES_MAX).ok()? {
             Received::Bytes(_) => {}
             Received::Nothing => continue,

@@ -296,7 +296,12 @@ impl SharedMux {
     pub(crate) fn fail_sessions(&self, reason: Reason) {
         self.closing.set(Some(self.closing.get().unwrap_or(reason)));
         let mut state = self.state.borrow_mut();
-        for (_, ends) in state.sessions.drain() {
+        let State { sessions, mux, .. } = &mut *state;
+        for (id, ends) in sessions.drain() {
+            // One whose ends both came is whole, also if its holder has not seen them yet.
+            if !mux.is_live(id) {
+                continue;
+            }
             self.metrics.session_reset(Reason::LinkLost);
             ends.end(InboxEnd::Reset(Reason::LinkLost), &self.metrics);
         }

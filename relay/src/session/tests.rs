@@ -45,6 +45,35 @@ fn a_session_that_is_given_up_or_loses_its_link_counts_no_more() {
 }
 
 #[test]
+fn an_answer_that_came_to_its_end_stays_whole_when_the_link_is_lost() {
+    use std::convert::Infallible;
+    use std::task::{Context, Poll, Waker};
+
+    let mut link = Link::established();
+    let (session, id) = link.open_to_targets(1).remove(0);
+    session.finish();
+    link.agent.send(id, "answer".into(), false).unwrap();
+    link.agent.finish(id);
+    link.pump_down();
+    link.pump_up();
+    // Its holder has not run since.
+    link.relay.fail_sessions(Reason::LinkLost);
+
+    let mut cx = Context::from_waker(Waker::noop());
+    let mut seen = Vec::new();
+    while let Poll::Ready(Incoming::Bytes) = session.poll_incoming(&mut cx) {
+        let all = |bytes: &[u8]| {
+            seen.extend_from_slice(bytes);
+            Ok::<_, Infallible>(bytes.len())
+        };
+        let Ok(_) = session.take(all);
+    }
+    assert_eq!(seen, b"answer");
+    let end = session.poll_incoming(&mut cx);
+    assert!(matches!(end, Poll::Ready(Incoming::Finished)));
+}
+
+#[test]
 fn an_offer_of_a_lane_is_good_for_one_connection() {
     use crate::io::{Chosen, Socket, pair, run};
 

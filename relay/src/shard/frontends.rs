@@ -13,7 +13,7 @@ use super::gateway::ShardGateway;
 use super::message::{Message, Verdict};
 use super::routes::Lookup;
 use super::{Shard, shown};
-use crate::io::{PollSocket, Socket};
+use crate::io::{PollSocket, Socket, timeout};
 use crate::listen::{http, tcp};
 use crate::metrics::{FrontendKind, HandoffKind};
 use crate::registry::LinkRef;
@@ -30,7 +30,7 @@ impl Shard {
         let shard = Rc::clone(self);
         self.gate.spawn(async move {
             let deadline = shard.peers.config.preamble_timeout;
-            match monoio::time::timeout(deadline, tcp::preamble(&socket)).await {
+            match timeout(deadline, tcp::preamble(&socket)).await {
                 Ok(Some((tunnel, early))) => shard.route_raw(socket, tunnel, early).await,
                 Ok(None) | Err(_) => {
                     debug!(
@@ -63,19 +63,15 @@ impl Shard {
                 session.want_lane();
                 splice(&socket, session, early, &self.read_block, || false).await;
             }
-            Place::Shard(to) => match socket.into_fd() {
-                Ok(fd) => {
-                    if self
-                        .hand_off(to, Message::Frontend { fd, tunnel, early })
-                        .await
-                    {
-                        self.metrics.handed_off(HandoffKind::Frontend);
-                    } else {
-                        self.metrics.frontend_refused(Reason::Overload);
-                    }
+            Place::Shard(to) => {
+                let fd = socket.into_fd();
+                let message = Message::Frontend { fd, tunnel, early };
+                if self.hand_off(to, message).await {
+                    self.metrics.handed_off(HandoffKind::Frontend);
+                } else {
+                    self.metrics.frontend_refused(Reason::Overload);
                 }
-                Err(_) => self.metrics.frontend_refused(Reason::Internal),
-            },
+            }
             Place::Nowhere(reason) => {
                 debug!(%tunnel, reason = reason.word(), "frontend refused");
                 self.metrics.frontend_refused(reason);
@@ -89,16 +85,13 @@ impl Shard {
         let shard = Rc::clone(self);
         self.gate.spawn(async move {
             let deadline = shard.peers.config.preamble_timeout;
-            if !matches!(
-                monoio::time::timeout(deadline, socket.readable()).await,
-                Ok(Ok(()))
-            ) {
+            if timeout(deadline, socket.readable()).await.is_err() {
                 debug!(%peer, "no request in time");
                 shard.metrics.frontend_refused(Reason::Preamble);
                 return;
             }
             if let Some(to) = shard.hinted_shard(&socket) {
-                let Ok(fd) = socket.into_fd() else { return };
+                let fd = socket.into_fd();
                 if shard.hand_off(to, Message::Http { fd, peer }).await {
                     shard.metrics.handed_off(HandoffKind::Frontend);
                 } else {

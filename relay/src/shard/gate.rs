@@ -1,28 +1,24 @@
 //! Counts the tasks of a shard and stops them: nothing outlives its relay.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use pin_project_lite::pin_project;
+use slab::Slab;
 
-use crate::io::Signal;
+use crate::io::{Signal, spawn};
 
 /// Through which every task of a shard runs.
 #[derive(Default)]
 pub(crate) struct Gate {
     running: Cell<usize>,
     closed: Cell<bool>,
-    /// One for each task that runs.
-    waiters: RefCell<BTreeMap<u64, Waker>>,
-    last: Cell<u64>,
+    /// One for each task that ran once.
+    waiters: RefCell<Slab<Waker>>,
     emptied: Signal,
-    /// Raised by each task that runs, if somebody wants to know.
-    ran: Signal,
-    watched: Cell<bool>,
 }
 
 impl Gate {
@@ -32,19 +28,18 @@ impl Gate {
             return;
         }
         self.running.set(self.running.get() + 1);
-        self.last.set(self.last.get() + 1);
         let pass = Pass {
             gate: Rc::clone(self),
-            number: self.last.get(),
+            place: Cell::new(None),
         };
-        monoio::spawn(Gated { pass, task });
+        spawn(Gated { pass, task }).detach();
     }
 
     /// Drops every task.
     pub(crate) fn close(&self) {
         self.closed.set(true);
         let waiters = std::mem::take(&mut *self.waiters.borrow_mut());
-        for waker in waiters.into_values() {
+        for (_, waker) in waiters {
             waker.wake();
         }
     }
@@ -56,21 +51,13 @@ impl Gate {
 
     /// Polls every task, so that each sees what changed around it.
     pub(crate) fn nudge(&self) {
-        let waiters: Vec<Waker> = self.waiters.borrow().values().cloned().collect();
+        let waiters: Vec<Waker> = {
+            let waiters = self.waiters.borrow();
+            waiters.iter().map(|(_, waker)| waker.clone()).collect()
+        };
         for waker in waiters {
             waker.wake();
         }
-    }
-
-    /// Waits until one of its tasks runs, or ran since the last time. For one waiter.
-    pub(crate) async fn ran(&self) {
-        self.watched.set(true);
-        self.ran.wait().await;
-    }
-
-    /// Whether one of its tasks ran since the last time.
-    pub(crate) fn take_ran(&self) -> bool {
-        self.ran.take()
     }
 
     /// Tasks that run.
@@ -101,9 +88,6 @@ impl<T: Future<Output = ()>> Future for Gated<T> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.project();
-        if this.pass.gate.watched.get() {
-            this.pass.gate.ran.raise();
-        }
         if this.pass.poll_closed(cx) {
             Poll::Ready(())
         } else {
@@ -115,7 +99,8 @@ impl<T: Future<Output = ()>> Future for Gated<T> {
 /// One task's way through the gate.
 struct Pass {
     gate: Rc<Gate>,
-    number: u64,
+    /// Where its waker is. A task has the same one all its life.
+    place: Cell<Option<usize>>,
 }
 
 impl Pass {
@@ -123,12 +108,9 @@ impl Pass {
         if self.gate.closed.get() {
             return true;
         }
-        let mut waiters = self.gate.waiters.borrow_mut();
-        match waiters.get_mut(&self.number) {
-            Some(waker) => waker.clone_from(cx.waker()),
-            None => {
-                waiters.insert(self.number, cx.waker().clone());
-            }
+        if self.place.get().is_none() {
+            let mut waiters = self.gate.waiters.borrow_mut();
+            self.place.set(Some(waiters.insert(cx.waker().clone())));
         }
         false
     }
@@ -136,7 +118,11 @@ impl Pass {
 
 impl Drop for Pass {
     fn drop(&mut self) {
-        self.gate.waiters.borrow_mut().remove(&self.number);
+        if let Some(place) = self.place.get() {
+            // Nothing is there once the gate has closed. Dropped behind the borrow.
+            let waker = self.gate.waiters.borrow_mut().try_remove(place);
+            drop(waker);
+        }
         self.gate.running.set(self.gate.running.get() - 1);
         if self.gate.running.get() == 0 {
             self.gate.emptied.raise();

@@ -15,7 +15,7 @@ use tieline_wire::{Reason, Scheme, TunnelId};
 use super::Shard;
 use super::message::{Message, Verdict};
 use super::routes::Lookup;
-use crate::io::{PollSocket, Socket, pair};
+use crate::io::{PollSocket, Socket, pair, sleep};
 use crate::listen::http::{Gateway, Target};
 use crate::session::{SessionEnded, SessionStream};
 
@@ -82,7 +82,7 @@ impl Gateway for ShardGateway {
     }
 
     fn sleep(&self, duration: Duration) -> impl Future<Output = ()> + 'static {
-        monoio::time::sleep(duration)
+        sleep(duration)
     }
 
     fn now(&self) -> Instant {
@@ -126,7 +126,7 @@ impl Drop for Crossing {
 
 impl Read for Crossing {
     fn poll_read(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         mut buffer: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {

@@ -18,8 +18,15 @@ impl Shard {
         if to == self.index {
             self.lane_arrived(socket, &nonce);
         } else if to < self.peers.mailboxes.len()
-            && let Ok(fd) = socket.into_fd()
-            && self.hand_off(to, Message::Lane { fd, nonce }).await
+            && self
+                .hand_off(
+                    to,
+                    Message::Lane {
+                        fd: socket.into_fd(),
+                        nonce,
+                    },
+                )
+                .await
         {
             self.metrics.handed_off(HandoffKind::Lane);
         } else {

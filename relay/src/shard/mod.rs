@@ -16,7 +16,7 @@ use tracing::{debug, error, info_span};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::error::ListenKind;
-use crate::io::{Chosen, Listener, Spin};
+use crate::io::{Chosen, Listener, Spin, run_spinning, sleep, timeout};
 use crate::link::LinkBlock;
 use crate::listen;
 use crate::metrics::ShardMetrics;
@@ -36,7 +36,6 @@ mod message;
 mod names;
 mod placement;
 mod routes;
-mod spin;
 
 use gate::Gate;
 use log_budget::LogBudget;
@@ -49,11 +48,8 @@ use routes::Routes;
 /// How often what did not fit into another shard's mailbox is tried again.
 const OUTBOX_PAUSE: Duration = Duration::from_millis(1);
 
-/// How long cancelled operations get to come back from the kernel at the end.
+/// How long the tasks of a shard get to be dropped at its end.
 const REAP_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// Turns of the ring from a cancelled operation to a closed descriptor, with some to spare.
-const REAP_TURNS: usize = 4;
 
 /// What all shards share.
 pub(crate) struct Peers {
@@ -115,7 +111,12 @@ pub(crate) fn run(seed: Seed, started: impl FnOnce(io::Result<()>)) {
             started(outcome);
         }
     };
-    let outcome = crate::io::run(driver, async {
+    let metrics = Arc::clone(&seed.metrics);
+    let spin = Spin {
+        limit: Duration::from_micros(seed.peers.config.spin_us.into()),
+        passed: &|| metrics.spin_passes.inc(),
+    };
+    let outcome = run_spinning(driver, &spin, async {
         let _span = info_span!("shard", id = index).entered();
         match Shard::open(seed) {
             Ok((shard, mailbox)) => {
@@ -172,11 +173,6 @@ impl Shard {
         }
         let ticking = Rc::clone(&shard);
         shard.gate.spawn(async move { ticking.tick().await });
-        let spin_limit = Duration::from_micros(shard.peers.config.spin_us.into());
-        if !spin_limit.is_zero() {
-            let spinning = Rc::clone(&shard).spin(Spin::new()?, spin_limit);
-            shard.doors.spawn(spinning);
-        }
         Ok((shard, mailbox))
     }
 
@@ -226,35 +222,30 @@ impl Shard {
         });
         let deadline = self.clock.now() + drain;
         while !self.registry.borrow().is_idle() && self.clock.now() < deadline {
-            monoio::time::sleep(Duration::from_millis(10)).await;
+            sleep(Duration::from_millis(10)).await;
         }
         for mux in self.registry.borrow().muxes() {
             mux.close(Reason::ShuttingDown);
         }
         // Writers send the farewell before their tasks end.
-        let _ = monoio::time::timeout(Duration::from_millis(200), self.links_gone()).await;
+        let _ = timeout(Duration::from_millis(200), self.links_gone()).await;
         self.doors.close();
         self.gate.close();
         let ended = async {
             self.gate.empty().await;
             self.doors.empty().await;
         };
-        if monoio::time::timeout(REAP_TIMEOUT, ended).await.is_err() {
+        if timeout(REAP_TIMEOUT, ended).await.is_err() {
             error!(
                 tasks = self.gate.running(),
                 "tasks are left at the end of the shard"
             );
         }
-        // Cancelled operations hold their descriptors until the kernel hands them back, and closing
-        // those is an operation again: each is the ring's at its next turn.
-        for _ in 0..REAP_TURNS {
-            monoio::time::sleep(Duration::from_millis(1)).await;
-        }
     }
 
     async fn links_gone(&self) {
         while !self.registry.borrow().is_empty() {
-            monoio::time::sleep(Duration::from_millis(2)).await;
+            sleep(Duration::from_millis(2)).await;
         }
     }
 
@@ -326,7 +317,7 @@ impl Shard {
 
     async fn flush_outboxes(&self) {
         loop {
-            monoio::time::sleep(OUTBOX_PAUSE).await;
+            sleep(OUTBOX_PAUSE).await;
             let mut outboxes = self.outboxes.borrow_mut();
             let mut left = false;
             for (outbox, mailbox) in outboxes.iter_mut().zip(&self.peers.mailboxes) {
@@ -352,7 +343,7 @@ impl Shard {
             if self.clock.now() >= deadline {
                 return false;
             }
-            monoio::time::sleep(OUTBOX_PAUSE).await;
+            sleep(OUTBOX_PAUSE).await;
         }
     }
 
@@ -363,7 +354,7 @@ impl Shard {
         let period = (self.peers.config.stale_timeout / 16)
             .clamp(Duration::from_millis(10), Duration::from_secs(1));
         loop {
-            monoio::time::sleep(period).await;
+            sleep(period).await;
             self.sweep_links().await;
             self.sweep_names();
         }

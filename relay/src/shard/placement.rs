@@ -12,7 +12,7 @@ use tieline_wire::{AgentHello, Reason};
 
 use super::Shard;
 use super::message::{Greeting, Message};
-use crate::io::Socket;
+use crate::io::{Socket, timeout};
 use crate::listen::agent::{Opening, opening};
 use crate::metrics::HandoffKind;
 use crate::registry::LinkId;
@@ -22,7 +22,7 @@ impl Shard {
     pub(super) fn agent_arrived(self: &Rc<Self>, socket: Socket, peer: SocketAddr) {
         let shard = Rc::clone(self);
         self.gate.spawn(async move {
-            match monoio::time::timeout(HANDSHAKE_TIMEOUT, opening(&socket)).await {
+            match timeout(HANDSHAKE_TIMEOUT, opening(&socket)).await {
                 Ok(Some(Opening::Link)) => shard.place_link(socket, peer).await,
                 Ok(Some(Opening::Lane(nonce))) => shard.place_lane(socket, nonce).await,
                 Ok(None) => shard.metrics.link_refused(Reason::LinkLost),
@@ -39,13 +39,8 @@ impl Shard {
             self.serve_link(socket, peer, None);
             return;
         }
-        match socket.into_fd() {
-            Ok(fd) => self.move_link(to, Message::Link { fd, peer }).await,
-            Err(_) => {
-                self.peers.loads[to].fetch_sub(1, Ordering::Relaxed);
-                self.metrics.link_refused(Reason::Internal);
-            }
-        }
+        let fd = socket.into_fd();
+        self.move_link(to, Message::Link { fd, peer }).await;
     }
 
     /// Hands a link over to a shard that counts it already.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use tieline_wire::Reason;
 
-use crate::io::{Received, Socket};
+use crate::io::{Received, Socket, sleep};
 use crate::session::{Incoming, Lane, Session};
 
 mod lane;
@@ -162,7 +162,7 @@ async fn upward(
         // Credit first: a session without it leaves the bytes in the kernel, whose window then
         // slows the frontend down.
         match room().await {
-            Room::Bytes(_) => socket.readable().await.map_err(frontend_failed)?,
+            Room::Bytes(_) => socket.readable().await,
             // Boxed, like all that few sessions ever do: each would have room for it.
             Room::Lane(lane) => {
                 return Box::pin(lane::upward(socket, session, &lane, unread)).await;
@@ -221,7 +221,7 @@ async fn downward(socket: &Socket, session: &Session) -> Result<(), Failure> {
                     .map_err(frontend_failed)?
                     == 0
                 {
-                    socket.writable().await.map_err(frontend_failed)?;
+                    socket.writable().await;
                 }
             }
             Incoming::Lane(lane) => Box::pin(lane::downward(socket, session, &lane)).await?,
@@ -238,7 +238,7 @@ async fn downward(socket: &Socket, session: &Session) -> Result<(), Failure> {
 /// target stalls, so nothing else would tell.
 async fn gone(socket: &Socket, cancelled: impl Fn() -> bool) -> Failure {
     loop {
-        monoio::time::sleep(LOOK_INTERVAL).await;
+        sleep(LOOK_INTERVAL).await;
         if cancelled() {
             return Failure::Frontend(Reason::Cancelled);
         }
@@ -261,7 +261,7 @@ async fn flush(socket: &Socket) {
     let mut waited = Duration::ZERO;
     while socket.unsent() > 0 && waited < FLUSH_TIMEOUT {
         // The kernel reports no event for an empty send queue.
-        monoio::time::sleep(pause).await;
+        sleep(pause).await;
         waited += pause;
         pause = (pause * 2).min(Duration::from_millis(50));
     }

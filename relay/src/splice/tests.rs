@@ -7,7 +7,7 @@ use socket2::SockRef;
 use tieline_wire::Event;
 
 use super::*;
-use crate::io::{Chosen, choose, pair, run};
+use crate::io::{Chosen, choose, pair, run, sleep, spawn, timeout};
 use crate::session::rig::{Link, drop_while_it_waits};
 
 /// Far longer than the splice takes; only a hang reaches it.
@@ -28,16 +28,16 @@ fn ends_of_a_reset(driver: Chosen, before: impl Fn(&mut TcpStream)) -> Vec<Event
     before(&mut caller);
     run(driver, async {
         let socket = Rc::new(Socket::new(accepted.into()).unwrap());
-        let task = monoio::spawn(async move {
+        let task = spawn(async move {
             let block = ReadBlock::default();
             splice(&socket, session, Bytes::new(), &block, || false).await
         });
-        monoio::time::sleep(Duration::from_millis(50)).await;
+        sleep(Duration::from_millis(50)).await;
         SockRef::from(&caller)
             .set_linger(Some(Duration::ZERO))
             .unwrap();
         drop(caller);
-        let reset = monoio::time::timeout(PATIENCE, task).await;
+        let reset = timeout(PATIENCE, task).await;
         assert_eq!(reset.expect("the splice still waits for credit"), None);
     })
     .unwrap();
@@ -89,7 +89,7 @@ fn a_session_dropped_while_its_reads_and_writes_wait_ends_for_both_sides() {
 
             let mut heard = BytesMut::new();
             loop {
-                caller.readable().await.unwrap();
+                caller.readable().await;
                 match caller.recv(&mut heard, 64 * 1024).unwrap() {
                     Received::End => break,
                     Received::Bytes(_) | Received::Nothing => {}

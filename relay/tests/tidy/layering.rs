@@ -107,7 +107,7 @@ pub(crate) fn wire_stays_pure(sources: &[Source]) -> Vec<Finding> {
         &["std", "process"],
         &["std", "os"],
         &["tokio"],
-        &["monoio"],
+        &["io_uring"],
         &["rustix"],
         &["socket2"],
     ];

@@ -126,7 +126,7 @@ fn io_in_wire_is_caught() {
     catches(
         rule,
         "wire/src/lib.rs",
-        "use tokio::net::TcpStream;\nuse monoio::spawn;\n",
+        "use tokio::net::TcpStream;\nuse io_uring::IoUring;\n",
         &[1, 2],
     );
     passes(

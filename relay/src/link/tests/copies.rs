@@ -7,8 +7,8 @@ use std::time::Duration;
 use tieline_wire::SessionId;
 
 use super::*;
-use crate::io::turn;
 use crate::io::witness::{self, Place};
+use crate::io::{spawn, turn};
 use crate::session::Session;
 use crate::session::rig::Link;
 use crate::splice::{ReadBlock, splice};
@@ -31,9 +31,8 @@ impl Frontend {
         let (caller, ours) = sockets();
         let fd = ours.as_fd().as_raw_fd();
         let block = Rc::clone(block);
-        monoio::spawn(async move {
-            splice(&Rc::new(ours), session, Bytes::new(), &block, || false).await
-        });
+        spawn(async move { splice(&Rc::new(ours), session, Bytes::new(), &block, || false).await })
+            .detach();
         Self { fd, caller }
     }
 
@@ -78,7 +77,7 @@ async fn one_turn(link: &mut Link) -> (RawFd, Vec<Frontend>, Vec<Event>, Vec<Ses
     }
     let (mut events, mut requests) = (Vec::new(), 0);
     while requests < SESSIONS {
-        theirs.readable().await.unwrap();
+        theirs.readable().await;
         let mut heard = BytesMut::new();
         theirs.recv(&mut heard, READ_BYTES_MAX).unwrap();
         for event in link.agent_hears(heard.freeze()) {

@@ -5,7 +5,7 @@ use tieline_wire::{Refusal, RegisterAck, RelayHello, Settings};
 
 use super::*;
 use crate::clock::Clock;
-use crate::io::{Chosen, choose, pair};
+use crate::io::{Chosen, choose, pair, spawn};
 use crate::metrics::ShardMetrics;
 use crate::session::Lanes;
 
@@ -42,10 +42,11 @@ fn sockets() -> (Socket, Socket) {
 /// Serves an established link over `socket`.
 fn serve(link: &Rc<SharedMux>, socket: Socket) {
     let link = Rc::clone(link);
-    monoio::spawn(async move {
+    spawn(async move {
         let block = LinkBlock::default();
         run(socket, Bytes::new(), &link, &Nobody, &block).await
-    });
+    })
+    .detach();
 }
 
 #[test]

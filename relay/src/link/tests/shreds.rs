@@ -55,7 +55,7 @@ fn frames_that_leave_in_shreds_arrive_whole_and_in_order() {
         let mut heard = HashMap::<SessionId, usize>::new();
         let (mut finished, mut most) = (0, 1);
         while finished < sessions.len() {
-            theirs.readable().await.unwrap();
+            theirs.readable().await;
             let mut piece = BytesMut::new();
             theirs.recv(&mut piece, most).unwrap();
             most = most * 2 % 1_999 + 1;
@@ -100,7 +100,7 @@ fn a_link_dropped_while_its_reads_and_writes_wait_closes_its_socket() {
 
         let mut heard = BytesMut::new();
         loop {
-            theirs.readable().await.unwrap();
+            theirs.readable().await;
             match theirs.recv(&mut heard, READ_BYTES_MAX).unwrap() {
                 Received::End => break,
                 Received::Bytes(_) | Received::Nothing => {}
@@ -112,7 +112,7 @@ fn a_link_dropped_while_its_reads_and_writes_wait_closes_its_socket() {
         // And the driver goes on.
         let (a, b) = sockets();
         a.send(b"on").unwrap();
-        b.readable().await.unwrap();
+        b.readable().await;
         assert_eq!(b.recv(&mut BytesMut::new(), 8).unwrap(), Received::Bytes(2));
     });
 }

@@ -12,7 +12,7 @@ use tieline_wire::{Generation, Scheme};
 
 use super::super::message::RouteUpdate;
 use super::*;
-use crate::io::{Chosen, Listener, Received, choose, run};
+use crate::io::{Chosen, Listener, Received, choose, run, sleep, spawn};
 use crate::registry::{LinkId, LinkRef, TunnelInfo};
 
 /// Far longer than anything takes; only a hang reaches it.
@@ -252,24 +252,25 @@ impl Flooded {
         self.waited.fetch_add(1, Ordering::SeqCst);
         if !self.flushing.replace(true) {
             let shard = Rc::clone(self);
-            monoio::spawn(async move {
+            spawn(async move {
                 loop {
-                    monoio::time::sleep(Duration::from_millis(1)).await;
+                    sleep(Duration::from_millis(1)).await;
                     if shard.outbox.borrow_mut().flush(&shard.peer) {
                         return shard.flushing.set(false);
                     }
                 }
-            });
+            })
+            .detach();
         }
     }
 
     async fn serve(self: Rc<Self>, mailbox: Mailbox, listener: TcpListener) {
         let listener = Listener::new(listener).unwrap();
-        monoio::spawn(async move {
+        spawn(async move {
             let (socket, _) = listener.accept().await.unwrap();
             let mut bytes = BytesMut::new();
             loop {
-                socket.readable().await.unwrap();
+                socket.readable().await;
                 match socket.recv(&mut bytes, 4096).unwrap() {
                     Received::Bytes(_) => assert_eq!(socket.send(&bytes).unwrap(), bytes.len()),
                     Received::Nothing => {}
@@ -277,7 +278,8 @@ impl Flooded {
                 }
                 bytes.clear();
             }
-        });
+        })
+        .detach();
         // Three mailboxes full on each side: both stay full, and both outboxes too.
         for count in 0..3 * MAILBOX_MESSAGES_MAX as u64 {
             self.post(numbered(count));
@@ -360,12 +362,13 @@ fn a_mailbox_that_is_never_empty_lets_timers_fire() {
             let mut mailbox = mailbox.open().unwrap();
             let ticks = Rc::new(std::cell::Cell::new(0));
             let ticking = Rc::clone(&ticks);
-            monoio::spawn(async move {
+            spawn(async move {
                 loop {
-                    monoio::time::sleep(Duration::from_millis(1)).await;
+                    sleep(Duration::from_millis(1)).await;
                     ticking.set(ticking.get() + 1);
                 }
-            });
+            })
+            .detach();
             send(&sender, numbered(0));
             send(&sender, numbered(0));
             let mut handled = 0;

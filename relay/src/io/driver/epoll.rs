@@ -1,0 +1,60 @@
+//! The epoll driver, edge-triggered: one call for each descriptor's life, and one for each wait.
+
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use rustix::buffer::spare_capacity;
+use rustix::event::Timespec;
+use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
+
+use super::Ready;
+
+/// Events that one wait brings; the next one brings the rest.
+const EVENTS: usize = 1024;
+
+/// An epoll instance.
+pub(in crate::io) struct Epoll {
+    fd: OwnedFd,
+    events: Vec<Event>,
+}
+
+impl Epoll {
+    pub(super) fn new() -> io::Result<Self> {
+        Ok(Self {
+            fd: epoll::create(CreateFlags::CLOEXEC)?,
+            events: Vec::with_capacity(EVENTS),
+        })
+    }
+
+    pub(super) fn watch(&self, fd: BorrowedFd<'_>, key: u64) -> io::Result<()> {
+        let asked = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
+        epoll::add(&self.fd, fd, EventData::new_u64(key), asked)?;
+        Ok(())
+    }
+
+    pub(super) fn forget(&self, fd: BorrowedFd<'_>) {
+        // It fails only for a descriptor that was never watched.
+        let _ = epoll::delete(&self.fd, fd);
+    }
+
+    pub(super) fn wait(
+        &mut self,
+        timeout: Option<Duration>,
+        ready: &mut Vec<(u64, Ready)>,
+    ) -> io::Result<()> {
+        // One that no timespec holds is as good as none.
+        let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
+        self.events.clear();
+        match epoll::wait(&self.fd, spare_capacity(&mut self.events), timeout.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let seen = self.events.iter().map(|event| {
+            let (flags, data) = (event.flags, event.data);
+            (data.u64(), Ready::of(flags.bits()))
+        });
+        ready.extend(seen);
+        Ok(())
+    }
+}

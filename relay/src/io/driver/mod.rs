@@ -1,0 +1,146 @@
+//! io_uring or epoll: found out once at start, by building the very ring that will be used. Either
+//! only says which descriptors became ready.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::time::Duration;
+
+mod epoll;
+mod uring;
+
+use epoll::Epoll;
+use uring::Uring;
+
+/// The driver of all shards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Chosen {
+    Uring,
+    Epoll,
+}
+
+/// Which driver runs, and why it is not the better one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DriverReport {
+    /// `uring` or `epoll`.
+    pub driver: &'static str,
+    /// Why epoll runs although nobody asked for it.
+    pub reason: Option<String>,
+}
+
+/// Finds the driver: `wanted` is `None` for the best that works.
+///
+/// # Errors
+/// If io_uring was demanded and is refused; the text says why.
+pub(crate) fn choose(wanted: Option<Chosen>) -> Result<(Chosen, DriverReport), String> {
+    let report = |driver, reason| DriverReport { driver, reason };
+    if wanted == Some(Chosen::Epoll) {
+        return Ok((Chosen::Epoll, report("epoll", None)));
+    }
+    match Uring::new() {
+        Ok(_) => Ok((Chosen::Uring, report("uring", None))),
+        Err(error) => {
+            let reason = explain(&error);
+            if wanted == Some(Chosen::Uring) {
+                return Err(reason);
+            }
+            Ok((Chosen::Epoll, report("epoll", Some(reason))))
+        }
+    }
+}
+
+fn explain(error: &io::Error) -> String {
+    use rustix::io::Errno;
+    let cause = match error.raw_os_error().map(Errno::from_raw_os_error) {
+        Some(Errno::PERM) => {
+            "a seccomp profile (containers often have one) or kernel.io_uring_disabled forbids it"
+        }
+        Some(Errno::NOSYS) => "the kernel has no io_uring, or a sandbox hides it",
+        Some(Errno::INVAL) => "the kernel is older than 6.1 and lacks a flag that is needed",
+        Some(Errno::NOMEM) => "the limit of locked memory is too low, see `ulimit -l`",
+        Some(Errno::MFILE | Errno::NFILE) => "the limit of open files is reached, see `ulimit -n`",
+        _ => return format!("io_uring is refused: {error}"),
+    };
+    format!("io_uring is refused ({error}): {cause}")
+}
+
+/// `poll.h`: bits that both drivers are asked for and answer with.
+mod bits {
+    pub(super) const IN: u32 = 0x1;
+    pub(super) const OUT: u32 = 0x4;
+    pub(super) const ERR: u32 = 0x8;
+    pub(super) const HUP: u32 = 0x10;
+    pub(super) const RDHUP: u32 = 0x2000;
+}
+
+/// What became of a descriptor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Ready {
+    pub(super) readable: bool,
+    pub(super) writable: bool,
+    /// The peer ended its direction, or the descriptor failed: reads never wait again.
+    pub(super) ended: bool,
+    /// The driver has forgotten the descriptor and must be told of it again.
+    pub(super) disarmed: bool,
+}
+
+impl Ready {
+    const fn of(seen: u32) -> Self {
+        let failed = seen & (bits::ERR | bits::HUP) != 0;
+        let ended = failed || seen & bits::RDHUP != 0;
+        Self {
+            readable: ended || seen & bits::IN != 0,
+            writable: failed || seen & bits::OUT != 0,
+            ended,
+            disarmed: false,
+        }
+    }
+}
+
+/// Says which descriptors became ready: once for each time that they did, not for as long as they are.
+pub(super) enum Driver {
+    Uring(Box<Uring>),
+    Epoll(Epoll),
+}
+
+impl Driver {
+    pub(super) fn new(chosen: Chosen) -> io::Result<Self> {
+        match chosen {
+            Chosen::Uring => Uring::new().map(|ring| Self::Uring(Box::new(ring))),
+            Chosen::Epoll => Epoll::new().map(Self::Epoll),
+        }
+    }
+
+    /// Watches `fd`. If it is ready already, the next [`Driver::wait`] says so.
+    pub(super) fn watch(&mut self, fd: BorrowedFd<'_>, key: u64) -> io::Result<()> {
+        match self {
+            Self::Uring(ring) => ring.watch(fd, key),
+            Self::Epoll(epoll) => epoll.watch(fd, key),
+        }
+    }
+
+    /// Watches `fd` no more; what was under way may still be said. `closes` if nobody else has the
+    /// descriptor, and it is closed now.
+    pub(super) fn forget(&mut self, fd: BorrowedFd<'_>, key: u64, closes: bool) {
+        match self {
+            Self::Uring(ring) => ring.forget(key),
+            Self::Epoll(epoll) if !closes => epoll.forget(fd),
+            // The kernel forgets what is closed.
+            Self::Epoll(_) => {}
+        }
+    }
+
+    /// Waits until a descriptor becomes ready, at most for `timeout`, and adds what did to `ready`.
+    pub(super) fn wait(
+        &mut self,
+        timeout: Option<Duration>,
+        ready: &mut Vec<(u64, Ready)>,
+    ) -> io::Result<()> {
+        match self {
+            Self::Uring(ring) => ring.wait(timeout, ready),
+            Self::Epoll(epoll) => epoll.wait(timeout, ready),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

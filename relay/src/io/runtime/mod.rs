@@ -1,0 +1,343 @@
+//! What one thread runs: tasks, and between them whatever the driver says is ready.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker as TaskWaker};
+use std::time::{Duration, Instant};
+
+use async_task::{Runnable, Task};
+use slab::Slab;
+
+use super::driver::{Chosen, Driver, Ready};
+use super::readiness::Slot;
+use super::timer::Timers;
+
+mod home;
+
+use home::{Home, Main};
+
+/// Tasks that run before the driver is asked what became ready.
+const TASKS_A_TURN: usize = 256;
+
+/// How often a task goes on without a wait, because what it waits for is there, before others run.
+const PASSES_A_TURN: u8 = 4;
+
+/// How soon it is tried again to watch what the driver had no room for.
+const REWATCH_PAUSE: Duration = Duration::from_millis(1);
+
+thread_local! {
+    static CURRENT: RefCell<Option<Rc<Runtime>>> = const { RefCell::new(None) };
+}
+
+/// Polling the driver for a while instead of sleeping in it.
+pub(crate) struct Spin<'a> {
+    /// How long after the last task that ran.
+    pub(crate) limit: Duration,
+    /// Told of each pass.
+    pub(crate) passed: &'a dyn Fn(),
+}
+
+/// Like [`run_spinning`], without.
+#[cfg(test)]
+pub(crate) fn run<F: Future>(driver: Chosen, future: F) -> io::Result<F::Output> {
+    let spin = Spin {
+        limit: Duration::ZERO,
+        passed: &|| {},
+    };
+    run_spinning(driver, &spin, future)
+}
+
+/// Runs a future, and all that it spawns, on this thread. What is left at its end is dropped, as far
+/// as anything could still wake it.
+///
+/// # Errors
+/// If the driver fails.
+pub(crate) fn run_spinning<F: Future>(
+    driver: Chosen,
+    spin: &Spin<'_>,
+    future: F,
+) -> io::Result<F::Output> {
+    let runtime = Entered::new(driver)?;
+    let main = Arc::new(Main::new(Arc::clone(&runtime.0.home)));
+    let waker = TaskWaker::from(Arc::clone(&main));
+    let mut future = pin!(future);
+    let mut ready = Vec::new();
+    let mut awake_until = None;
+    loop {
+        let mut ran = main.take_woken();
+        if ran {
+            runtime.0.passes.set(PASSES_A_TURN);
+            if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
+                return Ok(output);
+            }
+        }
+        ran |= runtime.0.run_tasks();
+        let mut timeout = runtime.0.idle_time(&main);
+        if !spin.limit.is_zero() && timeout != Some(Duration::ZERO) {
+            let now = Instant::now();
+            if ran {
+                awake_until = Some(now + spin.limit);
+            }
+            if awake_until.is_some_and(|until| now < until) {
+                (spin.passed)();
+                std::hint::spin_loop();
+                timeout = Some(Duration::ZERO);
+            }
+        }
+        runtime.0.turn(timeout, &mut ready)?;
+    }
+}
+
+/// Runs a task on this thread, beside those that are there.
+pub(crate) fn spawn<F: Future + 'static>(future: F) -> Task<F::Output>
+where
+    F::Output: 'static,
+{
+    let home = Arc::clone(&Runtime::current().home);
+    let (runnable, task) = async_task::spawn_local(future, move |task| Home::schedule(&home, task));
+    runnable.schedule();
+    task
+}
+
+/// Waits until the driver has looked at all I/O, and at the timers.
+pub(crate) async fn turn() {
+    let runtime = Runtime::current();
+    let begun = runtime.turns.get();
+    poll_fn(|cx| {
+        if runtime.turns.get() != begun {
+            return Poll::Ready(());
+        }
+        runtime.wake_next_turn(cx);
+        Poll::Pending
+    })
+    .await;
+}
+
+/// One thread's tasks, and what they wait for.
+pub(super) struct Runtime {
+    runnable: RefCell<VecDeque<Runnable>>,
+    /// Who wants to run once the driver was asked.
+    next_turn: RefCell<Vec<TaskWaker>>,
+    /// Counts how often the driver was asked.
+    turns: Cell<u64>,
+    /// What is left of the running task's [`PASSES_A_TURN`].
+    passes: Cell<u8>,
+    home: Arc<Home>,
+    pub(super) timers: RefCell<Timers>,
+    watched: RefCell<Slab<Watched>>,
+    /// Tells what has a place in `watched` from what had it before.
+    serial: Cell<u32>,
+    /// Keys that the driver forgot and had no room for again.
+    unwatched: RefCell<Vec<u64>>,
+    driver: RefCell<Driver>,
+}
+
+struct Watched {
+    key: u64,
+    fd: RawFd,
+    slot: Rc<Slot>,
+}
+
+impl Runtime {
+    /// The one of this thread.
+    ///
+    /// # Panics
+    /// Outside [`run_spinning`].
+    pub(super) fn current() -> Rc<Self> {
+        CURRENT.with_borrow(|current| {
+            let current = current.as_ref();
+            Rc::clone(current.expect("sockets and tasks belong to a thread that runs them"))
+        })
+    }
+
+    /// Runs what is runnable, up to a bound; false if nothing was.
+    fn run_tasks(&self) -> bool {
+        for count in 0..TASKS_A_TURN {
+            let Some(task) = self.runnable.borrow_mut().pop_front() else {
+                return count > 0;
+            };
+            self.passes.set(PASSES_A_TURN);
+            task.run();
+        }
+        true
+    }
+
+    /// How long nothing is to do; `None` for until something happens.
+    fn idle_time(&self, main: &Main) -> Option<Duration> {
+        let is_busy = !self.runnable.borrow().is_empty()
+            || !self.next_turn.borrow().is_empty()
+            || main.is_woken();
+        if is_busy {
+            return Some(Duration::ZERO);
+        }
+        let timer = self.timers.borrow().next();
+        let timer = timer.map(|at| at.saturating_duration_since(Instant::now()));
+        if self.unwatched.borrow().is_empty() {
+            return timer;
+        }
+        Some(timer.map_or(REWATCH_PAUSE, |timer| timer.min(REWATCH_PAUSE)))
+    }
+
+    /// Asks the driver and the clock what has happened, and wakes whom it concerns.
+    fn turn(&self, timeout: Option<Duration>, ready: &mut Vec<(u64, Ready)>) -> io::Result<()> {
+        for key in self.unwatched.take() {
+            self.rewatch(key);
+        }
+        self.driver.borrow_mut().wait(timeout, ready)?;
+        for (key, ready) in ready.drain(..) {
+            let slot = self.slot(key);
+            if let Some(slot) = slot {
+                slot.rise(ready);
+                if ready.disarmed {
+                    self.rewatch(key);
+                }
+            }
+        }
+        self.home.come_home(&mut self.runnable.borrow_mut());
+        let has_timers = self.timers.borrow().next().is_some();
+        if has_timers {
+            let now = Instant::now();
+            while let Some(waker) = { self.timers.borrow_mut().take_due(now) } {
+                waker.wake();
+            }
+        }
+        self.turns.set(self.turns.get() + 1);
+        for waker in self.next_turn.take() {
+            waker.wake();
+        }
+        Ok(())
+    }
+
+    fn wake_next_turn(&self, cx: &Context<'_>) {
+        self.next_turn.borrow_mut().push(cx.waker().clone());
+    }
+
+    /// Lets the running task go on at once, or at its next turn if it did so often enough.
+    pub(super) fn poll_pass(&self, cx: &Context<'_>) -> Poll<()> {
+        match self.passes.get().checked_sub(1) {
+            Some(left) => {
+                self.passes.set(left);
+                Poll::Ready(())
+            }
+            None => {
+                self.wake_next_turn(cx);
+                Poll::Pending
+            }
+        }
+    }
+
+    pub(super) fn watch(&self, fd: BorrowedFd<'_>) -> io::Result<(u64, Rc<Slot>)> {
+        let mut watched = self.watched.borrow_mut();
+        let entry = watched.vacant_entry();
+        let serial = self.serial.get().wrapping_add(1);
+        let place = u32::try_from(entry.key()).map_err(io::Error::other)?;
+        let key = u64::from(serial) << 32 | u64::from(place);
+        self.driver.borrow_mut().watch(fd, key)?;
+        self.serial.set(serial);
+        let slot = Rc::new(Slot::default());
+        entry.insert(Watched {
+            key,
+            fd: fd.as_raw_fd(),
+            slot: Rc::clone(&slot),
+        });
+        Ok((key, slot))
+    }
+
+    /// The place of `key`, whoever has it now.
+    fn place(key: u64) -> usize {
+        // The lower half is a place.
+        usize::try_from(key & u64::from(u32::MAX)).unwrap_or(usize::MAX)
+    }
+
+    fn slot(&self, key: u64) -> Option<Rc<Slot>> {
+        let watched = self.watched.borrow();
+        let it = watched.get(Self::place(key)).filter(|it| it.key == key)?;
+        Some(Rc::clone(&it.slot))
+    }
+
+    fn rewatch(&self, key: u64) {
+        let watched = self.watched.borrow();
+        let Some(it) = watched.get(Self::place(key)).filter(|it| it.key == key) else {
+            return;
+        };
+        // SAFETY: whoever watches a descriptor keeps it open until it has called `forget`, which
+        // takes it out of `watched`.
+        let fd = unsafe { BorrowedFd::borrow_raw(it.fd) };
+        if self.driver.borrow_mut().watch(fd, key).is_err() {
+            self.unwatched.borrow_mut().push(key);
+        }
+    }
+
+    /// Watches a descriptor no more, which is still open.
+    pub(super) fn forget(&self, fd: BorrowedFd<'_>, key: u64, closes: bool) {
+        let gone = self.watched.borrow_mut().try_remove(Self::place(key));
+        self.driver.borrow_mut().forget(fd, key, closes);
+        if let Some(gone) = gone {
+            // Behind the borrows: a waiter may be the last that a task lives by.
+            drop(gone.slot.abandon());
+        }
+    }
+}
+
+/// Makes a runtime the current one, and leaves nothing behind.
+struct Entered(Rc<Runtime>);
+
+impl Entered {
+    fn new(driver: Chosen) -> io::Result<Self> {
+        let runtime = Rc::new(Runtime {
+            runnable: RefCell::default(),
+            next_turn: RefCell::default(),
+            turns: Cell::new(0),
+            passes: Cell::new(0),
+            home: Arc::new(Home::new()?),
+            timers: RefCell::default(),
+            watched: RefCell::default(),
+            serial: Cell::new(0),
+            unwatched: RefCell::default(),
+            driver: RefCell::new(Driver::new(driver)?),
+        });
+        // For as long as the runtime: it is woken by it, and needs to know no more.
+        runtime.watch(runtime.home.bell())?;
+        let before = CURRENT.replace(Some(Rc::clone(&runtime)));
+        assert!(before.is_none(), "a thread runs one runtime at a time");
+        Ok(Self(runtime))
+    }
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        let runtime = &self.0;
+        loop {
+            let slots: Vec<_> = {
+                let watched = runtime.watched.borrow();
+                watched.iter().map(|(_, it)| Rc::clone(&it.slot)).collect()
+            };
+            for slot in slots {
+                drop(slot.abandon());
+            }
+            drop(runtime.timers.take());
+            drop(runtime.next_turn.take());
+            // Dropped by their last waker, they come here to be dropped as tasks.
+            let tasks = runtime.runnable.take();
+            if tasks.is_empty() {
+                break;
+            }
+            drop(tasks);
+        }
+        // What was forgotten closes for good once the driver knows.
+        let _ = runtime
+            .driver
+            .borrow_mut()
+            .wait(Some(Duration::ZERO), &mut Vec::new());
+        CURRENT.set(None);
+    }
+}
+
+#[cfg(test)]
+mod tests;

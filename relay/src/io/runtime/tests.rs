@@ -1,0 +1,229 @@
+//! Who runs when, on both drivers.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::thread;
+
+use super::*;
+use crate::io::{Socket, choose, pair, sleep, timeout};
+
+fn drivers() -> [Chosen; 2] {
+    let (best, _) = choose(None).unwrap();
+    [best, Chosen::Epoll]
+}
+
+fn sockets() -> (Socket, Socket) {
+    let (ours, theirs) = pair().unwrap();
+    (Socket::new(ours).unwrap(), Socket::new(theirs).unwrap())
+}
+
+/// A task that only ever runs when timers are looked at.
+fn ticks() -> Rc<Cell<u32>> {
+    let ticks = Rc::new(Cell::new(0));
+    let ticking = Rc::clone(&ticks);
+    spawn(async move {
+        loop {
+            sleep(Duration::from_millis(1)).await;
+            ticking.set(ticking.get() + 1);
+        }
+    })
+    .detach();
+    ticks
+}
+
+#[test]
+fn a_socket_that_is_always_ready_starves_nobody() {
+    for driver in drivers() {
+        let rounds = run(driver, async {
+            let (ours, theirs) = sockets();
+            assert_eq!(theirs.send(b"x").unwrap(), 1);
+            let ticks = ticks();
+            let mut rounds = 0;
+            while ticks.get() < 3 && rounds < 10_000_000 {
+                ours.readable().await;
+                ours.writable().await;
+                rounds += 1;
+            }
+            rounds
+        });
+        assert!(rounds.unwrap() < 10_000_000, "{driver:?}: no timer fired");
+    }
+}
+
+#[test]
+fn tasks_that_wake_one_another_starve_nobody() {
+    for driver in drivers() {
+        run(driver, async {
+            for _ in 0..2 {
+                spawn(poll_fn(|cx| {
+                    cx.waker().wake_by_ref();
+                    Poll::<()>::Pending
+                }))
+                .detach();
+            }
+            let (ours, theirs) = sockets();
+            spawn(async move {
+                sleep(Duration::from_millis(5)).await;
+                assert_eq!(theirs.send(b"x").unwrap(), 1);
+            })
+            .detach();
+            timeout(Duration::from_secs(20), ours.readable())
+                .await
+                .expect("neither the timer nor the socket was looked at");
+        })
+        .unwrap();
+    }
+}
+
+#[test]
+fn in_a_turn_timers_are_looked_at() {
+    for driver in drivers() {
+        let rounds = run(driver, async {
+            let ticks = ticks();
+            let mut rounds = 0;
+            while ticks.get() < 3 && rounds < 10_000_000 {
+                turn().await;
+                rounds += 1;
+            }
+            rounds
+        });
+        assert!(rounds.unwrap() < 10_000_000, "{driver:?}: no timer fired");
+    }
+}
+
+#[test]
+fn a_task_that_wakes_itself_runs_behind_those_that_were_woken_before() {
+    for driver in drivers() {
+        let order = run(driver, async {
+            let order = Rc::new(RefCell::new(Vec::new()));
+            let (first, second) = (Rc::clone(&order), Rc::clone(&order));
+            let mut polls = 0;
+            let first = spawn(poll_fn(move |cx| {
+                polls += 1;
+                first.borrow_mut().push(polls);
+                cx.waker().wake_by_ref();
+                if polls < 2 {
+                    Poll::Pending
+                } else {
+                    Poll::Ready(())
+                }
+            }));
+            spawn(async move { second.borrow_mut().push(10) }).detach();
+            first.await;
+            order.take()
+        });
+        assert_eq!(order.unwrap(), [1, 10, 2]);
+    }
+}
+
+#[test]
+fn a_task_can_be_woken_from_another_thread() {
+    for driver in drivers() {
+        run(driver, async {
+            let (woken, wakers) = mpsc::sync_channel::<TaskWaker>(1);
+            let flag = Arc::new(AtomicBool::new(false));
+            let set = Arc::clone(&flag);
+            let waking = thread::spawn(move || {
+                let waker = wakers.recv().unwrap();
+                set.store(true, Ordering::SeqCst);
+                waker.wake();
+            });
+            let mut woken = Some(woken);
+            let task = spawn(poll_fn(move |cx| {
+                if let Some(woken) = woken.take() {
+                    woken.send(cx.waker().clone()).unwrap();
+                }
+                if flag.load(Ordering::SeqCst) {
+                    Poll::Ready(())
+                } else {
+                    Poll::Pending
+                }
+            }));
+            timeout(Duration::from_secs(20), task)
+                .await
+                .expect("never woken");
+            waking.join().unwrap();
+        })
+        .unwrap();
+    }
+}
+
+#[test]
+fn what_still_waits_at_the_end_is_dropped() {
+    for driver in drivers() {
+        let alive = Rc::new(());
+        let (held, asleep) = (Rc::clone(&alive), Rc::clone(&alive));
+        let theirs = run(driver, async {
+            let (ours, theirs) = pair().unwrap();
+            let ours = Socket::new(ours).unwrap();
+            spawn(async move {
+                ours.readable().await;
+                drop(held);
+            })
+            .detach();
+            spawn(async move {
+                sleep(Duration::from_secs(3600)).await;
+                drop(asleep);
+            })
+            .detach();
+            turn().await;
+            theirs
+        })
+        .unwrap();
+        assert_eq!(Rc::strong_count(&alive), 1);
+        // Its socket, too: the other end reads that it is closed.
+        assert_eq!(rustix::io::read(&theirs, &mut [0; 1]).unwrap(), 0);
+    }
+}
+
+#[test]
+fn timers_fire_and_bytes_arrive_while_a_shard_spins() {
+    for driver in drivers() {
+        let passes = Cell::new(0_u32);
+        let spin = Spin {
+            limit: Duration::from_secs(10),
+            passed: &|| passes.set(passes.get() + 1),
+        };
+        run_spinning(driver, &spin, async {
+            let (ours, theirs) = sockets();
+            spawn(async move {
+                sleep(Duration::from_millis(5)).await;
+                assert_eq!(theirs.send(b"x").unwrap(), 1);
+            })
+            .detach();
+            timeout(Duration::from_secs(20), ours.readable())
+                .await
+                .expect("nothing arrived");
+        })
+        .unwrap();
+        // Did not sleep until the timer.
+        assert!(passes.get() > 10, "{driver:?}");
+    }
+}
+
+#[test]
+fn a_descriptor_that_moves_on_is_watched_where_it_went() {
+    for driver in drivers() {
+        let (theirs, fd) = run(driver, async {
+            let (ours, theirs) = sockets();
+            theirs.send(b"x").unwrap();
+            ours.readable().await;
+            (theirs.into_fd(), ours.into_fd())
+        })
+        .unwrap();
+        run(driver, async {
+            let moved = Socket::new(fd).unwrap();
+            moved.readable().await;
+            let mut heard = bytes::BytesMut::new();
+            moved.recv(&mut heard, 8).unwrap();
+            // What comes later is said here as well.
+            rustix::io::write(&theirs, b"y").unwrap();
+            moved.readable().await;
+            moved.recv(&mut heard, 8).unwrap();
+            assert_eq!(&heard[..], b"xy");
+        })
+        .unwrap();
+    }
+}
