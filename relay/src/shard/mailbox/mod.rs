@@ -4,14 +4,16 @@
 //! not fit in its own [`Outbox`], where newer route updates replace older ones, and goes on serving
 //! its own mailbox. So two shards with full mailboxes cannot block one another.
 
+mod park_flag;
+
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
 
 use tieline_wire::TunnelId;
 
+use self::park_flag::ParkFlag;
 use super::message::Message;
 use crate::io::{Parker, Waker, turn};
 
@@ -25,7 +27,7 @@ const BATCH_MESSAGES: usize = 64;
 #[derive(Clone)]
 pub(crate) struct MailboxSender {
     queue: SyncSender<Message>,
-    parked: Arc<AtomicBool>,
+    parked: Arc<ParkFlag>,
     waker: Waker,
 }
 
@@ -33,17 +35,10 @@ impl MailboxSender {
     /// Delivers a message, or gives it back if the mailbox is full. A shard that has stopped takes
     /// every message and drops it.
     pub(crate) fn try_send(&self, message: Message) -> Result<(), Message> {
-        match self.queue.try_send(message) {
-            Ok(()) => {
-                // One wake-up, and only for a shard that sleeps. Sequentially consistent with the
-                // receiver's store, so that either it sees the message or we see it parked.
-                if self.parked.swap(false, Ordering::SeqCst) {
-                    self.waker.wake();
-                }
-                Ok(())
-            }
+        let push = || self.queue.try_send(message);
+        match self.parked.send(push, || self.waker.wake()) {
+            Ok(()) | Err(TrySendError::Disconnected(_)) => Ok(()),
             Err(TrySendError::Full(message)) => Err(message),
-            Err(TrySendError::Disconnected(_)) => Ok(()),
         }
     }
 }
@@ -51,14 +46,14 @@ impl MailboxSender {
 /// The receiving half, before it belongs to its shard's thread.
 pub(crate) struct Mailbox {
     queue: Receiver<Message>,
-    parked: Arc<AtomicBool>,
+    parked: Arc<ParkFlag>,
     waker: Waker,
 }
 
 /// A mailbox and the way into it.
 pub(crate) fn mailbox() -> io::Result<(MailboxSender, Mailbox)> {
     let (sender, queue) = sync_channel(MAILBOX_MESSAGES_MAX);
-    let parked = Arc::new(AtomicBool::new(false));
+    let parked = Arc::<ParkFlag>::default();
     let waker = Waker::new()?;
     let sender = MailboxSender {
         queue: sender,
@@ -103,19 +98,12 @@ impl OpenMailbox {
     pub(crate) async fn next(&mut self) -> io::Result<Message> {
         loop {
             if self.handled < BATCH_MESSAGES {
-                if let Some(message) = self.try_next()? {
+                let parked = &self.mailbox.parked;
+                let step = parked.receive(|| self.try_next(), self.parker.park());
+                if let Some(message) = step.await? {
                     self.handled += 1;
                     return Ok(message);
                 }
-                self.mailbox.parked.store(true, Ordering::SeqCst);
-                // A message may have come before the sender could see us parked.
-                if let Some(message) = self.try_next()? {
-                    self.mailbox.parked.store(false, Ordering::SeqCst);
-                    self.handled += 1;
-                    return Ok(message);
-                }
-                self.parker.park().await?;
-                self.mailbox.parked.store(false, Ordering::SeqCst);
             } else {
                 turn().await;
             }
@@ -187,5 +175,7 @@ impl Outbox {
     }
 }
 
+#[cfg(test)]
+mod model;
 #[cfg(test)]
 mod tests;

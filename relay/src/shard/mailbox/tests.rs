@@ -3,12 +3,13 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::rc::Rc;
-use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use tieline_wire::{Generation, Scheme};
+use tokio::sync::oneshot;
 
 use super::super::message::RouteUpdate;
 use super::*;
@@ -173,6 +174,23 @@ fn a_full_mailbox_gives_the_message_back() {
     // A shard that has stopped holds nobody up.
     drop(mailbox);
     assert!(sender.try_send(numbered(1)).is_ok());
+}
+
+#[test]
+fn a_message_that_meets_a_stopping_shard_is_dropped() {
+    for delay in 0..1_000 {
+        let (sender, mailbox) = mailbox().unwrap();
+        let (answer, mut answered) = oneshot::channel();
+        let after = String::new();
+        thread::scope(|scope| {
+            scope.spawn(|| drop(mailbox));
+            (0..delay * 10).for_each(|_| std::hint::spin_loop());
+            assert!(sender.try_send(Message::Report { after, answer }).is_ok());
+        });
+        // Whoever asked would wait for ever.
+        let outcome = answered.try_recv().map(|_| ());
+        assert_eq!(outcome, Err(oneshot::error::TryRecvError::Closed));
+    }
 }
 
 #[test]
