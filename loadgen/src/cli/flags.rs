@@ -75,7 +75,8 @@ pub(crate) struct ProgramFlags {
     /// The agent [default: tieline beside this program]
     #[arg(long, value_name = "FILE")]
     pub(crate) agent_bin: Option<PathBuf>,
-    /// One more argument for the relay, such as --relay-arg=--shards=1; repeats
+    /// One more argument for the relay, such as --relay-arg=--shards=1; repeats. The variables
+    /// TIELINE_... of the environment do not reach it
     #[arg(long = "relay-arg", value_name = "ARG", allow_hyphen_values = true)]
     pub(crate) relay_arguments: Vec<String>,
     /// One more argument for `tieline serve`; repeats
