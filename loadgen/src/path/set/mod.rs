@@ -1,5 +1,7 @@
 //! Starts the processes of all paths of a run and keeps them until the run ends.
 
+mod start;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,11 +12,11 @@ use tempfile::TempDir;
 use crate::interrupt::Interrupt;
 use crate::path::cores::{Cores, pin_client};
 use crate::path::fleet::{Fleet, folder_for_keys, tunnel_name};
-use crate::path::peer::known::{Known, PeerFacts, Place, RunningPeer};
+use crate::path::peer::known::{PeerFacts, RunningPeer};
 use crate::path::peer::{PeerPid, PeerSpec};
 use crate::path::relay::{Binaries, RelayPair};
 use crate::path::{Path, PathKind, Role, tunnel_preamble};
-use crate::process::{Program, Running};
+use crate::process::Running;
 
 /// A relay that somebody else runs.
 #[derive(Clone, Debug)]
@@ -241,158 +243,5 @@ impl PathSet {
             .filter_map(Running::obituary);
         let peers = self.peers.iter_mut().flat_map(RunningPeer::obituaries);
         own.chain(peers).collect()
-    }
-
-    fn start_target(&mut self, interrupt: &Interrupt) -> anyhow::Result<ExternalTarget> {
-        let cores = self.cores.as_ref().map(|cores| cores.target.clone());
-        let arguments = ["target", "any", "--listen", "127.0.0.1:0"];
-        let mut target = Running::start(
-            &Program::own("target", &arguments, cores.unwrap_or_default())?,
-            self.directory.path(),
-        )?;
-        let address = target.wait_for_address("target", interrupt)?;
-        let pid = Some(target.pid());
-        self.target = Some(target);
-        Ok(ExternalTarget { address, pid })
-    }
-
-    /// Two hops: the far one dials the target, the near one dials the far one.
-    fn start_forwarder(
-        &mut self,
-        kind: PathKind,
-        runtime: &str,
-        target: ExternalTarget,
-        interrupt: &Interrupt,
-    ) -> anyhow::Result<Path> {
-        let mut address = target.address;
-        let mut processes = Vec::new();
-        let hops = [
-            (
-                Role::FarHop,
-                "far",
-                self.cores.as_ref().map(|cores| cores.far),
-            ),
-            (
-                Role::NearHop,
-                "near",
-                self.cores.as_ref().map(|cores| cores.near),
-            ),
-        ];
-        for (role, place, core) in hops {
-            let to = address.to_string();
-            let arguments = [
-                "forwarder",
-                "--runtime",
-                runtime,
-                "--listen",
-                "127.0.0.1:0",
-                "--to",
-                &to,
-            ];
-            let name = format!("{kind}-{place}");
-            let program = Program::own(&name, &arguments, core.into_iter().collect())?;
-            let mut hop = Running::start(&program, self.directory.path())?;
-            address = hop.wait_for_address("forwarder", interrupt)?;
-            processes.push((role, hop.pid()));
-            // Before the hops that are there: the near one dials the far one and ends first.
-            self.hops.insert(0, hop);
-        }
-        Ok(Path {
-            kind,
-            address,
-            preambles: Vec::new(),
-            processes,
-            hops_known: true,
-        })
-    }
-
-    /// One that cannot be started here is left out with a note.
-    fn start_known_peers(
-        &mut self,
-        from: &std::path::Path,
-        target: ExternalTarget,
-        interrupt: &Interrupt,
-    ) -> anyhow::Result<()> {
-        for known in Known::ALL {
-            let place = Place {
-                from,
-                target: target.address,
-                cores: (
-                    self.cores.as_ref().map(|cores| cores.near),
-                    self.cores.as_ref().map(|cores| cores.far),
-                ),
-                directory: self.directory.path(),
-            };
-            match known.start(&place, interrupt) {
-                Ok(peer) => {
-                    self.paths.push(Path {
-                        kind: known.kind(),
-                        address: peer.address,
-                        preambles: Vec::new(),
-                        processes: peer.processes(),
-                        hops_known: true,
-                    });
-                    self.peers.push(peer);
-                }
-                Err(error) => {
-                    interrupt.check()?;
-                    self.notes
-                        .push(format!("{} left out: {error:#}", known.name()));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn start_relay(
-        &mut self,
-        source: &RelaySource,
-        target: ExternalTarget,
-        interrupt: &Interrupt,
-    ) -> anyhow::Result<Path> {
-        let (address, tunnels, relay_pid, agent_pids) = match source {
-            RelaySource::External(relay) => (
-                relay.address,
-                relay.tunnels.clone(),
-                relay.relay_pid,
-                relay.agent_pids.clone(),
-            ),
-            RelaySource::Start(binaries) => {
-                let cores = (
-                    self.cores.as_ref().map(|cores| cores.near),
-                    self.cores.as_ref().map(|cores| cores.far),
-                );
-                let pair = RelayPair::start(
-                    binaries,
-                    target.address,
-                    cores,
-                    self.directory.path(),
-                    interrupt,
-                )?;
-                let found = (
-                    pair.frontend,
-                    pair.tunnels.clone(),
-                    Some(pair.relay.pid()),
-                    pair.agents.iter().map(Running::pid).collect(),
-                );
-                self.pair = Some(pair);
-                found
-            }
-        };
-        let preamble = |tunnel: &String| {
-            tunnel_preamble(tunnel)
-                .with_context(|| format!("`{tunnel}` cannot be the name of a tunnel"))
-        };
-        let preambles = tunnels.iter().map(preamble).collect::<Result<_, _>>()?;
-        let hops_known = relay_pid.is_some() && !agent_pids.is_empty();
-        let near = relay_pid.into_iter().map(|pid| (Role::NearHop, pid));
-        let far = agent_pids.into_iter().map(|pid| (Role::FarHop, pid));
-        Ok(Path {
-            kind: PathKind::Relay,
-            address,
-            preambles,
-            processes: near.chain(far).collect(),
-            hops_known,
-        })
     }
 }
