@@ -63,6 +63,8 @@ pub(crate) struct PathReport {
     pub(crate) to_forwarder: Option<Ratios>,
     /// Against the peer that is best in the value concerned.
     pub(crate) to_peer: Option<Ratios>,
+    /// What the epoll driver makes of it: against the relay with its defaults.
+    pub(crate) to_relay: Option<Ratios>,
     /// Requests whose latency was measured, over all rounds.
     pub(crate) round_trips: u64,
     /// Bulk bytes that were moved and checked, over all rounds.
@@ -130,6 +132,7 @@ impl ScenarioReport {
         let direct = those(|kind| kind == PathKind::Direct);
         let forwarders = those(PathKind::is_forwarder);
         let peers = those(PathKind::is_peer);
+        let relay = those(|kind| kind == PathKind::Relay);
         for path in &mut paths {
             if path.path == PathKind::Direct {
                 continue;
@@ -138,8 +141,11 @@ impl ScenarioReport {
             if !path.path.is_forwarder() {
                 path.to_forwarder = compare(scenario, path, &forwarders);
             }
-            if path.path == PathKind::Relay {
+            if path.path.is_relay() {
                 path.to_peer = compare(scenario, path, &peers);
+            }
+            if path.path == PathKind::RelayEpoll {
+                path.to_relay = compare(scenario, path, &relay);
             }
         }
         Self {
@@ -187,6 +193,7 @@ impl PathReport {
             to_direct: None,
             to_forwarder: None,
             to_peer: None,
+            to_relay: None,
             round_trips: latency.latency.len(),
             bulk_bytes: latency.up_bytes + latency.down_bytes,
             unanswered: latency.unanswered,

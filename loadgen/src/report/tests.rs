@@ -85,6 +85,40 @@ fn a_peer_is_held_against_the_forwarders_and_the_relay_against_the_best_peer() {
 }
 
 #[test]
+fn the_epoll_driver_is_held_against_all_others_and_nothing_against_it() {
+    let mut outcome = outcome();
+    for (round, factor) in outcome.rounds.iter_mut().zip([1, 2, 1]) {
+        round.insert(
+            3,
+            measurement(PathKind::Peer("peer"), 90 * factor, Some(30)),
+        );
+        // Better than everything else: it must not be taken for a base of `relay` all the same.
+        round.push(measurement(PathKind::RelayEpoll, 30 * factor, Some(1)));
+    }
+    let report = ScenarioReport::new(&outcome);
+    let [.., peer, relay, epoll] = &report.paths[..] else {
+        panic!("{}", report.paths.len());
+    };
+    let p50 = |ratios: &Option<Ratios>| {
+        let ratio = &ratios.as_ref().unwrap()[&Metric::P50Us];
+        (ratio.to, ratio.spread.median)
+    };
+    assert_eq!(p50(&epoll.to_relay).0, PathKind::Relay);
+    assert!(close(p50(&epoll.to_relay).1, 1.0 / 3.0));
+    assert_eq!(p50(&epoll.to_direct).0, PathKind::Direct);
+    assert_eq!(p50(&epoll.to_forwarder).0, PathKind::ForwarderTokio);
+    assert_eq!(p50(&epoll.to_peer).0, PathKind::Peer("peer"));
+    assert_eq!(p50(&relay.to_forwarder).0, PathKind::ForwarderTokio);
+    assert_eq!(p50(&relay.to_peer).0, PathKind::Peer("peer"));
+    assert!(relay.to_relay.is_none() && peer.to_peer.is_none());
+    let tables: String = table::grids(&report)
+        .iter()
+        .map(table::Grid::text)
+        .collect();
+    assert!(tables.contains("against relay "), "{tables}");
+}
+
+#[test]
 fn a_slow_round_does_not_move_a_ratio() {
     let report = ScenarioReport::new(&outcome());
     let relay = &report.paths[3];

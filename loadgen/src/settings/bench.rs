@@ -1,7 +1,8 @@
 //! What `bench` is to measure, checked.
 
 use super::{UsageError, path_kinds};
-use crate::cli::{BenchFlags, Suite};
+use crate::cli::{BenchFlags, ProgramFlags, Suite};
+use crate::path::PathKind;
 use crate::path::set::{PathsWanted, RelaySource};
 use crate::scenario::{Method, Scenario, ScenarioError};
 
@@ -23,7 +24,7 @@ const QUICK: [&str; 10] = [
 ];
 
 /// What `just bench-peers` runs.
-const PEERS: [&str; 12] = [
+const PEERS: [&str; 13] = [
     "1x256",
     "64x256",
     "512x1024",
@@ -32,6 +33,7 @@ const PEERS: [&str; 12] = [
     "bulk-up-8",
     "bulk-down-1",
     "bulk-down-8",
+    "bulk-both-1",
     "mixed-16x256@3000",
     "connect-16",
     "fanout-1000x256",
@@ -83,9 +85,19 @@ impl BenchFlags {
                 range: format!("1 to {TUNNELS_MAX}"),
             });
         }
+        let sets_driver = self.programs.sets_driver();
+        let by_default: &[PathKind] = if sets_driver {
+            &[PathKind::Relay]
+        } else {
+            &[PathKind::Relay, PathKind::RelayEpoll]
+        };
+        let kinds = path_kinds(&self.paths.paths, by_default);
+        if sets_driver && kinds.contains(&PathKind::RelayEpoll) {
+            return Err(UsageError::Driver);
+        }
         let (peers, peer_pids) = self.peers.checked()?;
         let wanted = PathsWanted {
-            kinds: path_kinds(&self.paths.paths, true),
+            kinds,
             target: self.paths.target(),
             relay: Some(RelaySource::Start(self.programs.binaries(self.tunnels))),
             peers,
@@ -94,5 +106,13 @@ impl BenchFlags {
             pin: self.method.pin(),
         };
         Ok((scenarios, self.method.checked()?, wanted))
+    }
+}
+
+impl ProgramFlags {
+    /// Whether the relay's driver is chosen already.
+    fn sets_driver(&self) -> bool {
+        let is_driver = |argument: &String| argument.split('=').next() == Some("--driver");
+        self.relay_arguments.iter().any(is_driver)
     }
 }

@@ -49,6 +49,15 @@ pub(crate) enum UsageError {
         "--path relay needs --relay-tcp ADDR and --tunnel ID; `bench` starts a relay by itself"
     )]
     NoRelay,
+    /// A second relay, where none is started.
+    #[error(
+        "--path relay-epoll is for `bench`, which starts relays by itself; start one with `--driver \
+         epoll` and give --path relay --relay-tcp ADDR --tunnel ID"
+    )]
+    NoRelayEpoll,
+    /// Two drivers at once.
+    #[error("--path relay-epoll sets the driver itself: leave --relay-arg=--driver out")]
+    Driver,
     /// Two peers of one name.
     #[error("--peer {0} is there twice: each peer needs a name of its own")]
     PeerTwice(String),
@@ -222,7 +231,15 @@ impl SingleFlags {
                 agent_pids: self.agent_pids.clone(),
             })
         });
-        let kinds = path_kinds(&self.paths.paths, relay.is_some());
+        let by_default: &[PathKind] = if relay.is_some() {
+            &[PathKind::Relay]
+        } else {
+            &[]
+        };
+        let kinds = path_kinds(&self.paths.paths, by_default);
+        if kinds.contains(&PathKind::RelayEpoll) {
+            return Err(UsageError::NoRelayEpoll);
+        }
         if kinds.contains(&PathKind::Relay) && relay.is_none() {
             return Err(UsageError::NoRelay);
         }
@@ -273,7 +290,7 @@ impl OutputFlags {
 }
 
 /// The paths in a fixed order, each once.
-fn path_kinds(flags: &[PathFlag], relay_by_default: bool) -> Vec<PathKind> {
+fn path_kinds(flags: &[PathFlag], relays_by_default: &[PathKind]) -> Vec<PathKind> {
     let both = [PathKind::ForwarderTokio, PathKind::ForwarderTokioUring];
     let mut kinds: Vec<PathKind> = flags
         .iter()
@@ -283,12 +300,13 @@ fn path_kinds(flags: &[PathFlag], relay_by_default: bool) -> Vec<PathKind> {
             PathFlag::ForwarderTokio => vec![PathKind::ForwarderTokio],
             PathFlag::ForwarderTokioUring => vec![PathKind::ForwarderTokioUring],
             PathFlag::Relay => vec![PathKind::Relay],
+            PathFlag::RelayEpoll => vec![PathKind::RelayEpoll],
         })
         .collect();
     if flags.is_empty() {
         kinds.push(PathKind::Direct);
         kinds.extend(both);
-        kinds.extend(relay_by_default.then_some(PathKind::Relay));
+        kinds.extend(relays_by_default);
     }
     kinds.sort_unstable();
     kinds.dedup();

@@ -14,7 +14,7 @@ use crate::path::cores::{Cores, pin_client};
 use crate::path::fleet::{Fleet, folder_for_keys, tunnel_name};
 use crate::path::peer::known::{PeerFacts, RunningPeer};
 use crate::path::peer::{PeerPid, PeerSpec};
-use crate::path::relay::{Binaries, RelayPair};
+use crate::path::relay::{Binaries, RelayFacts, RelayPair};
 use crate::path::{Path, PathKind, Role, tunnel_preamble};
 use crate::process::Running;
 
@@ -72,7 +72,7 @@ pub(crate) struct PathsWanted {
 #[derive(Debug)]
 pub(crate) struct PathSet {
     wanted: PathsWanted,
-    pair: Option<RelayPair>,
+    pairs: Vec<RelayPair>,
     peers: Vec<RunningPeer>,
     hops: Vec<Running>,
     target: Option<Running>,
@@ -93,7 +93,7 @@ impl PathSet {
     pub(crate) fn start(wanted: &PathsWanted, interrupt: &Interrupt) -> anyhow::Result<Self> {
         let mut set = Self {
             wanted: wanted.clone(),
-            pair: None,
+            pairs: Vec::new(),
             peers: Vec::new(),
             hops: Vec::new(),
             target: None,
@@ -113,7 +113,7 @@ impl PathSet {
     /// Ends every process that this program started and starts it anew: memory that an earlier
     /// load left behind must not hide what the next one needs.
     pub(crate) fn restart(&mut self, interrupt: &Interrupt) -> anyhow::Result<()> {
-        self.pair = None;
+        self.pairs.clear();
         self.peers.clear();
         self.hops.clear();
         self.target = None;
@@ -137,7 +137,9 @@ impl PathSet {
                 .tempdir_in(folder_for_keys())?,
         };
         let keys = self.keys.insert(keys);
-        let pair = self.pair.as_mut().context("no relay was started")?;
+        let own = |pair: &&mut RelayPair| pair.facts.path == PathKind::Relay;
+        let pair = self.pairs.iter_mut().find(own);
+        let pair = pair.context("no relay was started")?;
         let target = self.address.context("no target was started")?;
         let fleet = Fleet::start(
             fleet,
@@ -187,9 +189,9 @@ impl PathSet {
                         started => started,
                     }
                 }
-                PathKind::Relay => {
+                PathKind::Relay | PathKind::RelayEpoll => {
                     let source = wanted.relay.as_ref().context("no relay was given")?;
-                    self.start_relay(source, target, interrupt)
+                    self.start_relay(*kind, source, target, interrupt)
                 }
                 PathKind::Peer(_) => continue,
             };
@@ -207,6 +209,7 @@ impl PathSet {
             path.processes.sort_unstable();
         }
         self.paths.sort_by_key(|path| path.kind);
+        self.notes.extend(same_driver(&self.relay_facts()));
         Ok(())
     }
 
@@ -215,15 +218,9 @@ impl PathSet {
         self.cores.is_some()
     }
 
-    /// What the relay says about its own configuration.
-    pub(crate) fn relay_health(&self) -> Option<&str> {
-        self.pair.as_ref()?.health.as_deref()
-    }
-
-    /// How relay and agent were started, and their defaults.
-    pub(crate) fn relay_settings(&self) -> Vec<String> {
-        let settings = self.pair.as_ref().map(|pair| pair.settings.clone());
-        settings.unwrap_or_default()
+    /// Settings and drivers of the relays that this program started, that with defaults first.
+    pub(crate) fn relay_facts(&self) -> Vec<RelayFacts> {
+        self.pairs.iter().map(|pair| pair.facts.clone()).collect()
     }
 
     /// Versions and configurations of the peers that this program started.
@@ -233,15 +230,54 @@ impl PathSet {
 
     /// What to say about processes of ours that have ended although nobody asked them to.
     pub(crate) fn obituaries(&mut self) -> Vec<String> {
-        let pair = self
-            .pair
+        let pairs = self
+            .pairs
             .iter_mut()
             .flat_map(|pair| std::iter::once(&mut pair.relay).chain(&mut pair.agents));
-        let own = pair
+        let own = pairs
             .chain(&mut self.hops)
             .chain(&mut self.target)
             .filter_map(Running::obituary);
         let peers = self.peers.iter_mut().flat_map(RunningPeer::obituaries);
         own.chain(peers).collect()
+    }
+}
+
+/// A warning if two relays that should differ in their driver do not.
+fn same_driver(relays: &[RelayFacts]) -> Option<String> {
+    let on_epoll = |kind| {
+        let mut facts = relays.iter().filter(|facts| facts.path == kind);
+        facts.any(|facts| facts.driver().as_deref() == Some("epoll"))
+    };
+    (on_epoll(PathKind::Relay) && on_epoll(PathKind::RelayEpoll)).then(|| {
+        format!(
+            "{} runs on epoll here as {} does, because io_uring cannot be used: the two differ by \
+             chance only",
+            PathKind::Relay,
+            PathKind::RelayEpoll
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts(path: PathKind, driver: &str) -> RelayFacts {
+        RelayFacts {
+            path,
+            changed: Vec::new(),
+            settings: Vec::new(),
+            health: Some(format!("{{\"shards\":[{{\"driver\":\"{driver}\"}}]}}")),
+        }
+    }
+
+    #[test]
+    fn a_relay_that_fell_back_to_epoll_is_not_told_as_another_driver() {
+        let epoll = facts(PathKind::RelayEpoll, "epoll");
+        let told = same_driver(&[facts(PathKind::Relay, "epoll"), epoll.clone()]);
+        assert!(told.is_some_and(|told| told.contains("io_uring cannot be used")));
+        assert!(same_driver(&[facts(PathKind::Relay, "uring"), epoll]).is_none());
+        assert!(same_driver(&[facts(PathKind::Relay, "epoll")]).is_none());
     }
 }

@@ -113,23 +113,29 @@ impl PathSet {
 
     pub(super) fn start_relay(
         &mut self,
+        kind: PathKind,
         source: &RelaySource,
         target: ExternalTarget,
         interrupt: &Interrupt,
     ) -> anyhow::Result<Path> {
         let (address, tunnels, relay_pid, agent_pids) = match source {
-            RelaySource::External(relay) => (
-                relay.address,
-                relay.tunnels.clone(),
-                relay.relay_pid,
-                relay.agent_pids.clone(),
-            ),
+            RelaySource::External(relay) => {
+                let note = "relay and agent ran already: their settings are not known here";
+                self.notes.push(note.to_owned());
+                (
+                    relay.address,
+                    relay.tunnels.clone(),
+                    relay.relay_pid,
+                    relay.agent_pids.clone(),
+                )
+            }
             RelaySource::Start(binaries) => {
                 let cores = (
                     self.cores.as_ref().map(|cores| cores.near),
                     self.cores.as_ref().map(|cores| cores.far),
                 );
                 let pair = RelayPair::start(
+                    kind,
                     binaries,
                     target.address,
                     cores,
@@ -142,7 +148,7 @@ impl PathSet {
                     Some(pair.relay.pid()),
                     pair.agents.iter().map(Running::pid).collect(),
                 );
-                self.pair = Some(pair);
+                self.pairs.push(pair);
                 found
             }
         };
@@ -155,7 +161,7 @@ impl PathSet {
         let near = relay_pid.into_iter().map(|pid| (Role::NearHop, pid));
         let far = agent_pids.into_iter().map(|pid| (Role::FarHop, pid));
         Ok(Path {
-            kind: PathKind::Relay,
+            kind,
             address,
             preambles,
             processes: near.chain(far).collect(),
