@@ -75,7 +75,7 @@ fuzz seconds='60':
 [group('bench')]
 bench *arguments: (_bench 'bench' '--rounds' '3' '--duration' '1s' '--warm-up' '200ms' arguments)
 
-# All scenarios, 1 to 4,096 connections, 5 rounds; 25 minutes
+# All scenarios, 1 to 4,096 connections, 10,000 idle sessions, 5 rounds; 25 minutes
 [group('bench')]
 bench-full *arguments: (_bench 'bench-full' '--suite' 'full' '--repeat-noisy' '2' arguments)
 

@@ -101,6 +101,8 @@ pub(crate) struct Path {
     pub(crate) processes: Vec<(Role, u32)>,
     /// Whether every process between client and target is among them.
     pub(crate) hops_known: bool,
+    /// Most connections that its hops are set up for, where that is known.
+    pub(crate) connections_max: Option<usize>,
 }
 
 impl Path {

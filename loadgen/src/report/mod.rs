@@ -17,7 +17,7 @@ use serde::Serialize;
 
 use crate::histogram::{Recorder, Window};
 use crate::path::{PathKind, Role};
-use crate::scenario::{Measurement, Outcome, Scenario};
+use crate::scenario::{LeftOut, Measurement, Outcome, Scenario};
 
 pub(crate) use arithmetic::Spread;
 use arithmetic::{pick_better, ratios};
@@ -43,6 +43,8 @@ pub(crate) struct ScenarioReport {
     pub(crate) cpu_unit: &'static str,
     /// Rounds that were thrown away and run again because others used the machine.
     pub(crate) repeated: usize,
+    /// Paths that could not hold this load.
+    pub(crate) left_out: Vec<LeftOut>,
     /// One entry per path, `direct` first.
     pub(crate) paths: Vec<PathReport>,
 }
@@ -152,6 +154,7 @@ impl ScenarioReport {
             scenario,
             cpu_unit: cpu_unit(scenario),
             repeated: outcome.repeated,
+            left_out: outcome.left_out.clone(),
             paths,
         }
     }

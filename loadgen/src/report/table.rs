@@ -5,7 +5,7 @@ use std::fmt::Write;
 use super::metric::{GIB, Metric};
 use super::{PathReport, Ratio, Ratios, Report, ScenarioReport};
 use crate::path::{PathKind, Role};
-use crate::scenario::Scenario;
+use crate::scenario::{LeftOut, Scenario};
 
 /// A table; the first column is text, the others are numbers.
 #[derive(Debug)]
@@ -242,6 +242,9 @@ pub(super) fn remarks(report: &ScenarioReport) -> Vec<String> {
             "Doubtful: other processes took much CPU in {count} of {all} measurements: {}.",
             list.join("; ")
         ));
+    }
+    for LeftOut { path, reason } in &report.left_out {
+        remarks.push(format!("{path} left out: it {reason}."));
     }
     if report.repeated > 0 {
         remarks.push(format!(

@@ -46,6 +46,7 @@ fn outcome() -> Outcome {
     Outcome {
         scenario: "1x256".parse().unwrap(),
         rounds: vec![round(1), round(2), round(1)],
+        left_out: Vec::new(),
         repeated: 0,
     }
 }
@@ -116,6 +117,26 @@ fn the_epoll_driver_is_held_against_all_others_and_nothing_against_it() {
         .map(table::Grid::text)
         .collect();
     assert!(tables.contains("against relay "), "{tables}");
+}
+
+#[test]
+fn a_path_that_could_not_hold_a_load_is_told_with_its_reason() {
+    let mut outcome = outcome();
+    outcome.rounds.iter_mut().for_each(|round| {
+        round.remove(1);
+    });
+    outcome.left_out.push(LeftOut {
+        path: PathKind::ForwarderTokio,
+        reason: "needs 20064 descriptors".to_owned(),
+    });
+    let report = ScenarioReport::new(&outcome);
+    let told = table::remarks(&report).join("\n");
+    assert!(
+        told.contains("forwarder-tokio left out: it needs 20064"),
+        "{told}"
+    );
+    let json = serde_json::to_value(&report).unwrap();
+    assert_eq!(json["left_out"][0]["path"], "forwarder-tokio");
 }
 
 #[test]

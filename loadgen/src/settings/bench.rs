@@ -41,7 +41,7 @@ const PEERS: [&str; 13] = [
 ];
 
 /// What `just bench-full` runs.
-const FULL: [&str; 22] = [
+const FULL: [&str; 23] = [
     "1x256",
     "4x256",
     "16x256",
@@ -64,6 +64,7 @@ const FULL: [&str; 22] = [
     "fanout-1000x256",
     "fanout-9000x64",
     "idle-2000",
+    "idle-10000",
 ];
 
 impl BenchFlags {

@@ -78,6 +78,18 @@ fn a_bench_has_the_epoll_driver_beside_the_default_one_unless_told_otherwise() {
 }
 
 #[test]
+fn idle_memory_is_measured_at_2000_and_10000_sessions() {
+    let words = ["tieline-loadgen", "bench", "--suite", "full"];
+    let Command::Bench(flags) = Cli::try_parse_from(words).unwrap().command else {
+        panic!("not bench");
+    };
+    let scenarios = flags.checked().unwrap().0;
+    for sessions in [2_000, 10_000] {
+        assert!(scenarios.contains(&Scenario::Idle { sessions }));
+    }
+}
+
+#[test]
 fn peers_have_names_of_their_own() {
     let target = ["--target", "127.0.0.1:1", "--peer", "a=127.0.0.1:2"];
     let with = |more: [&'static str; 2]| rtt(&[&target[..], &more].concat());

@@ -102,6 +102,7 @@ impl PeerSpec {
             preambles: vec![self.preamble.clone()],
             hops_known: !processes.is_empty(),
             processes,
+            connections_max: None,
         }
     }
 }

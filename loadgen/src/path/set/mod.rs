@@ -178,6 +178,7 @@ impl PathSet {
                     preambles: Vec::new(),
                     processes: Vec::new(),
                     hops_known: false,
+                    connections_max: None,
                 }),
                 PathKind::ForwarderTokio => self.start_forwarder(*kind, "tokio", target, interrupt),
                 PathKind::ForwarderTokioUring => {

@@ -4,7 +4,7 @@ use anyhow::Context;
 
 use super::{ExternalTarget, PathSet, RelaySource};
 use crate::interrupt::Interrupt;
-use crate::path::peer::known::{Known, Place};
+use crate::path::peer::known::{CONNECTIONS_MAX, Known, Place};
 use crate::path::relay::RelayPair;
 use crate::path::{Path, PathKind, Role, tunnel_preamble};
 use crate::process::{Program, Running};
@@ -70,6 +70,7 @@ impl PathSet {
             preambles: Vec::new(),
             processes,
             hops_known: true,
+            connections_max: None,
         })
     }
 
@@ -98,6 +99,7 @@ impl PathSet {
                         preambles: Vec::new(),
                         processes: peer.processes(),
                         hops_known: true,
+                        connections_max: Some(CONNECTIONS_MAX),
                     });
                     self.peers.push(peer);
                 }
@@ -166,6 +168,7 @@ impl PathSet {
             preambles,
             processes: near.chain(far).collect(),
             hops_known,
+            connections_max: None,
         })
     }
 }
