@@ -76,15 +76,15 @@ fuzz seconds='60':
         cargo +nightly fuzz run "$target" "$found" "fuzz/corpus/$target" -- -max_total_time={{ seconds }}
     done
 
-# What the way over relay and agent costs: every scenario's main points, 3 minutes; writes docs/bench
+# What the way over relay and agent costs: every scenario's main points, 3.5 minutes; writes docs/bench
 [group('bench')]
 bench *arguments: (_bench 'bench' '--rounds' '3' '--duration' '1s' '--warm-up' '200ms' arguments)
 
-# All scenarios, 1 to 4,096 connections, 5 rounds; 20 minutes
+# All scenarios, 1 to 4,096 connections, 10,000 idle sessions, 5 rounds; 25 minutes
 [group('bench')]
 bench-full *arguments: (_bench 'bench-full' '--suite' 'full' '--repeat-noisy' '2' arguments)
 
-# Beside nginx, HAProxy, rathole and bore, which it puts into target/peers first; 20 minutes
+# Beside nginx, HAProxy, rathole and bore, which it puts into target/peers first; 25 minutes
 [group('bench')]
 bench-peers *arguments: peers (_bench 'bench-peers' '--suite' 'peers' '--known-peers' 'target/peers' '--repeat-noisy' '2' arguments)
 

@@ -3,7 +3,7 @@
 //! A child is ended by its handle when its guard is dropped, on every way out, Ctrl-C included.
 //! Should this process be killed outright, the kernel ends the children.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::SocketAddr;
@@ -144,6 +144,10 @@ impl Running {
             .args(&program.in_front)
             .arg(&program.path)
             .args(&program.arguments);
+        // What a report calls a default is one: settings of whoever runs this do not reach a child.
+        for (name, _) in std::env::vars_os().filter(|(name, _)| is_setting(name)) {
+            command.env_remove(name);
+        }
         command.envs(
             program
                 .environment
@@ -307,6 +311,11 @@ pub(crate) fn listening_address(line: &Value, kind: &str) -> Option<SocketAddr> 
     line.get("address")?.as_str()?.parse().ok()
 }
 
+/// Whether a variable of the environment is a setting of relay or agent.
+fn is_setting(name: &OsStr) -> bool {
+    name == "RUST_LOG" || name.as_encoded_bytes().starts_with(b"TIELINE_")
+}
+
 fn ended_how(status: ExitStatus) -> String {
     match (status.code(), status.signal()) {
         (Some(code), _) => format!("ended with exit code {code}"),
@@ -355,6 +364,14 @@ mod tests {
         );
         assert_eq!(listening_address(&line, "agent"), None);
         assert_eq!(listening_address(&json!({"event": "stopped"}), "tcp"), None);
+    }
+
+    #[test]
+    fn settings_of_relay_and_agent_are_known_by_their_names() {
+        for name in ["TIELINE_RELAY_DRIVER", "TIELINE_LINKS", "RUST_LOG"] {
+            assert!(is_setting(OsStr::new(name)), "{name}");
+        }
+        assert!(!is_setting(OsStr::new("PATH")) && !is_setting(OsStr::new("MY_TIELINE_LINKS")));
     }
 
     #[test]

@@ -37,8 +37,8 @@ pub(crate) struct MethodFlags {
 /// Which paths, and where they end.
 #[derive(Args, Debug)]
 pub(crate) struct PathFlags {
-    /// Paths to compare [default: direct, forwarder and the relay, if there is one]; peers that are
-    /// given are always among them
+    /// Paths to compare [default: direct, forwarder, the relay, if there is one, and relay-epoll, if
+    /// this program starts it]; peers that are given are always among them
     #[arg(long = "path", value_enum, value_delimiter = ',')]
     pub(crate) paths: Vec<PathFlag>,
     /// Use the target at this address in place of an own one (`tieline-loadgen target any`)
@@ -75,7 +75,8 @@ pub(crate) struct ProgramFlags {
     /// The agent [default: tieline beside this program]
     #[arg(long, value_name = "FILE")]
     pub(crate) agent_bin: Option<PathBuf>,
-    /// One more argument for the relay, such as --relay-arg=--shards=1; repeats
+    /// One more argument for the relay, such as --relay-arg=--shards=1; repeats. The variables
+    /// TIELINE_... of the environment do not reach it
     #[arg(long = "relay-arg", value_name = "ARG", allow_hyphen_values = true)]
     pub(crate) relay_arguments: Vec<String>,
     /// One more argument for `tieline serve`; repeats
@@ -144,6 +145,8 @@ pub(crate) enum PathFlag {
     ForwarderTokioUring,
     /// Relay and agent
     Relay,
+    /// The same on the relay's epoll driver; `bench` only
+    RelayEpoll,
 }
 
 /// `1.5s`, `300ms` or a plain number of seconds.

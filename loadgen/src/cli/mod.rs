@@ -189,7 +189,7 @@ pub(crate) struct InstructionsFlags {
 pub(crate) enum Suite {
     /// The important points of every scenario
     Quick,
-    /// Those, and bulk over several connections
+    /// Those, and bulk over several connections and both ways at once
     Peers,
     /// More sizes, more connections, and the cost from 1 to 4,096 connections
     Full,

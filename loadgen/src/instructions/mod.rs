@@ -17,7 +17,7 @@ use crate::cli::InstructionsFlags;
 use crate::interrupt::Interrupt;
 use crate::machine::Machine;
 use crate::path::relay::{Binaries, RelayPair};
-use crate::path::tunnel_preamble;
+use crate::path::{PathKind, tunnel_preamble};
 use crate::process::{Program, Running};
 use crate::report::Spread;
 use counter::Counter;
@@ -111,6 +111,7 @@ fn once(
     let arguments = load.relay_arguments().iter().map(|&word| word.to_owned());
     binaries.relay_arguments.extend(arguments);
     let pair = RelayPair::start(
+        PathKind::Relay,
         &binaries,
         address,
         (None, None),

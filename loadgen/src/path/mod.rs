@@ -26,11 +26,18 @@ pub(crate) enum PathKind {
     ForwarderTokioUring,
     /// Another program that does the same job. A run has a handful of names, kept for its life.
     Peer(&'static str),
-    /// Relay and agent.
+    /// Relay and agent with their defaults.
     Relay,
+    /// The same, but for `--driver epoll`.
+    RelayEpoll,
 }
 
 impl PathKind {
+    /// Whether this is our own relay, on whatever driver.
+    pub(crate) fn is_relay(self) -> bool {
+        matches!(self, Self::Relay | Self::RelayEpoll)
+    }
+
     /// Whether this is one of the bare forwarders.
     pub(crate) fn is_forwarder(self) -> bool {
         matches!(self, Self::ForwarderTokio | Self::ForwarderTokioUring)
@@ -55,6 +62,7 @@ impl fmt::Display for PathKind {
             Self::ForwarderTokioUring => "forwarder-tokio-uring",
             Self::Peer(name) => name,
             Self::Relay => "relay",
+            Self::RelayEpoll => "relay-epoll",
         })
     }
 }
@@ -93,6 +101,8 @@ pub(crate) struct Path {
     pub(crate) processes: Vec<(Role, u32)>,
     /// Whether every process between client and target is among them.
     pub(crate) hops_known: bool,
+    /// Most connections that its hops are set up for, where that is known.
+    pub(crate) connections_max: Option<usize>,
 }
 
 impl Path {

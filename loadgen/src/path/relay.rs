@@ -9,10 +9,12 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use serde::Serialize;
 use serde_json::Value;
 
 use crate::instructions::counter::Counter;
 use crate::interrupt::Interrupt;
+use crate::path::PathKind;
 use crate::process::{Program, Running, listening_address};
 
 /// How long relay and agent may take to come up.
@@ -59,23 +61,65 @@ pub(crate) struct RelayPair {
     pub(crate) frontend: SocketAddr,
     /// The tunnels' ids.
     pub(crate) tunnels: Vec<String>,
-    /// What the relay says about itself: driver, shards.
-    pub(crate) health: Option<String>,
+    /// For the report.
+    pub(crate) facts: RelayFacts,
+}
+
+/// What a reader of the numbers should know about relay and agent.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct RelayFacts {
+    /// Its path.
+    pub(crate) path: PathKind,
+    /// Arguments beyond what any start needs; without any, all settings are the defaults.
+    pub(crate) changed: Vec<String>,
     /// How relay and agent were started, and their defaults for everything else.
     pub(crate) settings: Vec<String>,
+    /// What the relay says about itself: driver, shards.
+    pub(crate) health: Option<String>,
+}
+
+impl RelayFacts {
+    /// What all shards run on, if the relay has told it.
+    pub(crate) fn driver(&self) -> Option<String> {
+        let health: Value = serde_json::from_str(self.health.as_deref()?).ok()?;
+        let shards = health.get("shards")?.as_array()?;
+        let driver = shards.first()?.get("driver")?;
+        let is_same = |shard: &Value| shard.get("driver") == Some(driver);
+        Some(driver.as_str()?.to_owned()).filter(|_| shards.iter().all(is_same))
+    }
+
+    /// What it is, in a few words.
+    pub(crate) fn described(&self) -> String {
+        if self.changed.is_empty() {
+            return "tieline-relay and its agent, with their defaults".to_owned();
+        }
+        let changed = self.changed.join(" ");
+        format!("tieline-relay and its agent, with {changed} and defaults otherwise")
+    }
+
+    /// The command lines without the defaults.
+    pub(crate) fn commands(&self) -> Vec<String> {
+        let first = |told: &String| told.lines().next().map(str::to_owned);
+        self.settings.iter().filter_map(first).collect()
+    }
 }
 
 impl RelayPair {
     /// Starts all and waits for the registrations.
     pub(crate) fn start(
+        path: PathKind,
         binaries: &Binaries,
         target: SocketAddr,
         cores: (Option<usize>, Option<usize>),
         directory: &Path,
         interrupt: &Interrupt,
     ) -> anyhow::Result<Self> {
+        let (suffix, driver) = match path {
+            PathKind::RelayEpoll => ("-epoll", Some("--driver=epoll".to_owned())),
+            _ => ("", None),
+        };
         // The agent's key and state belong to this run: the user's own are not touched.
-        let home = directory.join("agent-home");
+        let home = directory.join(format!("agent{suffix}-home"));
         std::fs::create_dir_all(&home).context("cannot make the agent's home directory")?;
         let environment: Vec<(String, OsString)> = [
             "HOME",
@@ -92,16 +136,17 @@ impl RelayPair {
             arguments.push(format!("--{listener}-listen"));
             arguments.push("127.0.0.1:0".to_owned());
         }
-        arguments.extend(binaries.relay_arguments.iter().cloned());
+        let relay_arguments = || binaries.relay_arguments.iter().chain(&driver).cloned();
+        arguments.extend(relay_arguments());
         let mut settings = vec![told(&binaries.relay, &[], &arguments)];
         let mut relay = Running::start(
             &Program {
-                name: "relay".to_owned(),
+                name: format!("relay{suffix}"),
                 path: binaries.relay.clone(),
                 arguments: arguments.into_iter().map(OsString::from).collect(),
                 environment: environment.clone(),
                 cores: cores.0.into_iter().collect(),
-                in_front: binaries.in_front("relay", directory),
+                in_front: binaries.in_front(&format!("relay{suffix}"), directory),
             },
             directory,
         )?;
@@ -120,7 +165,7 @@ impl RelayPair {
             if number == 0 {
                 settings.push(told(&binaries.agent, &["serve"], &arguments));
             }
-            let name = format!("agent-{number}");
+            let name = format!("agent{suffix}-{number}");
             let mut agent = Running::start(
                 &Program {
                     in_front: binaries.in_front(&name, directory),
@@ -146,8 +191,14 @@ impl RelayPair {
             links,
             frontend,
             tunnels,
-            health: health(admin),
-            settings,
+            facts: RelayFacts {
+                path,
+                changed: relay_arguments()
+                    .chain(binaries.agent_arguments.iter().cloned())
+                    .collect(),
+                settings,
+                health: health(admin),
+            },
         })
     }
 }
@@ -245,6 +296,26 @@ mod tests {
                     -h, --help  Print help\n      --log <F>  What [default: info]\n";
         let found: Vec<_> = defaults(help).collect();
         assert_eq!(found, [("--shards", "one per core"), ("--log", "info")]);
+    }
+
+    #[test]
+    fn facts_tell_driver_and_what_is_no_default() {
+        let with = |health: &str, changed: &[&str]| RelayFacts {
+            path: PathKind::Relay,
+            changed: changed.iter().map(|&word| word.to_owned()).collect(),
+            settings: vec!["tieline-relay --json\n  --driver auto (default)".to_owned()],
+            health: Some(health.to_owned()),
+        };
+        let facts = with(r#"{"shards":[{"driver":"uring"},{"driver":"uring"}]}"#, &[]);
+        assert_eq!(facts.driver().as_deref(), Some("uring"));
+        assert_eq!(facts.commands(), ["tieline-relay --json"]);
+        assert!(facts.described().ends_with("with their defaults"));
+        let facts = with(
+            r#"{"shards":[{"driver":"uring"},{"driver":"epoll"}]}"#,
+            &["--driver=epoll"],
+        );
+        assert_eq!(facts.driver(), None);
+        assert!(facts.described().contains("with --driver=epoll and"));
     }
 
     #[test]

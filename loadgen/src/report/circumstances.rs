@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::machine::{Machine, command_line, commit, utc};
 use crate::path::peer::known::PeerFacts;
+use crate::path::relay::RelayFacts;
 use crate::path::set::PathSet;
 use crate::scenario::Method;
 
@@ -27,10 +28,8 @@ pub(crate) struct Circumstances {
     pub(crate) pinned: bool,
     /// Rounds and times.
     pub(crate) method: Method,
-    /// What the relay said about its own configuration, if there was one that did.
-    pub(crate) relay_health: Option<String>,
-    /// How relay and agent were started, and their defaults, if this program started them.
-    pub(crate) relay_settings: Vec<String>,
+    /// Settings and drivers of the relays that were started.
+    pub(crate) relays: Vec<RelayFacts>,
     /// Versions and configurations of the peers that were started.
     pub(crate) peers: Vec<PeerFacts>,
     /// What a reader should know.
@@ -48,8 +47,7 @@ impl Circumstances {
             machine,
             pinned: set.is_pinned(),
             method,
-            relay_health: set.relay_health().map(str::to_owned),
-            relay_settings: set.relay_settings(),
+            relays: set.relay_facts(),
             peers: set.peer_facts(),
             notes: set.notes.clone(),
         }
@@ -92,6 +90,16 @@ impl Circumstances {
         ]
     }
 
+    /// Each relay with its settings in effect. The defaults are those of the first one and are told
+    /// there only.
+    pub(super) fn relays(&self) -> impl Iterator<Item = (&RelayFacts, String)> {
+        let relays = self.relays.iter().enumerate();
+        relays.map(|(place, facts)| match place {
+            0 => (facts, facts.settings.join("\n")),
+            _ => (facts, facts.commands().join("\n")),
+        })
+    }
+
     /// As the last section of a Markdown document.
     pub(super) fn markdown(&self) -> String {
         let mut out = String::from("\n## Where and how\n\n");
@@ -101,12 +109,12 @@ impl Circumstances {
         for note in &self.notes {
             let _ = writeln!(out, "- note: {note}");
         }
-        if let Some(health) = &self.relay_health {
-            let _ = writeln!(out, "\nThe relay about itself:\n\n```text\n{health}\n```");
-        }
-        if !self.relay_settings.is_empty() {
-            let settings = self.relay_settings.join("\n");
-            let _ = writeln!(out, "\nRelay and agent:\n\n```text\n{settings}\n```");
+        for (relay, settings) in self.relays() {
+            let (path, what) = (relay.path, relay.described());
+            let _ = writeln!(out, "\n{path}: {what}:\n\n```text\n{settings}\n```");
+            if let Some(health) = &relay.health {
+                let _ = writeln!(out, "\nIt says of itself:\n\n```text\n{health}\n```");
+            }
         }
         for peer in &self.peers {
             let _ = writeln!(out, "\n{} ({}):\n", peer.name, peer.version);
@@ -122,6 +130,12 @@ impl Circumstances {
         let mut out = String::from("\n");
         for (name, value) in self.facts() {
             let _ = writeln!(out, "{name}: {value}");
+        }
+        for (relay, settings) in self.relays() {
+            let _ = writeln!(out, "{}: {}", relay.path, relay.described());
+            for line in settings.lines().chain(relay.health.as_deref()) {
+                let _ = writeln!(out, "  {line}");
+            }
         }
         for peer in &self.peers {
             let _ = writeln!(out, "peer {}: {}", peer.name, peer.version);

@@ -17,7 +17,7 @@ use serde::Serialize;
 
 use crate::histogram::{Recorder, Window};
 use crate::path::{PathKind, Role};
-use crate::scenario::{Measurement, Outcome, Scenario};
+use crate::scenario::{LeftOut, Measurement, Outcome, Scenario};
 
 pub(crate) use arithmetic::Spread;
 use arithmetic::{pick_better, ratios};
@@ -43,6 +43,8 @@ pub(crate) struct ScenarioReport {
     pub(crate) cpu_unit: &'static str,
     /// Rounds that were thrown away and run again because others used the machine.
     pub(crate) repeated: usize,
+    /// Paths that could not hold this load.
+    pub(crate) left_out: Vec<LeftOut>,
     /// One entry per path, `direct` first.
     pub(crate) paths: Vec<PathReport>,
 }
@@ -63,6 +65,8 @@ pub(crate) struct PathReport {
     pub(crate) to_forwarder: Option<Ratios>,
     /// Against the peer that is best in the value concerned.
     pub(crate) to_peer: Option<Ratios>,
+    /// What the epoll driver makes of it: against the relay with its defaults.
+    pub(crate) to_relay: Option<Ratios>,
     /// Requests whose latency was measured, over all rounds.
     pub(crate) round_trips: u64,
     /// Bulk bytes that were moved and checked, over all rounds.
@@ -130,6 +134,7 @@ impl ScenarioReport {
         let direct = those(|kind| kind == PathKind::Direct);
         let forwarders = those(PathKind::is_forwarder);
         let peers = those(PathKind::is_peer);
+        let relay = those(|kind| kind == PathKind::Relay);
         for path in &mut paths {
             if path.path == PathKind::Direct {
                 continue;
@@ -138,14 +143,18 @@ impl ScenarioReport {
             if !path.path.is_forwarder() {
                 path.to_forwarder = compare(scenario, path, &forwarders);
             }
-            if path.path == PathKind::Relay {
+            if path.path.is_relay() {
                 path.to_peer = compare(scenario, path, &peers);
+            }
+            if path.path == PathKind::RelayEpoll {
+                path.to_relay = compare(scenario, path, &relay);
             }
         }
         Self {
             scenario,
             cpu_unit: cpu_unit(scenario),
             repeated: outcome.repeated,
+            left_out: outcome.left_out.clone(),
             paths,
         }
     }
@@ -187,6 +196,7 @@ impl PathReport {
             to_direct: None,
             to_forwarder: None,
             to_peer: None,
+            to_relay: None,
             round_trips: latency.latency.len(),
             bulk_bytes: latency.up_bytes + latency.down_bytes,
             unanswered: latency.unanswered,

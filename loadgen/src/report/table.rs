@@ -5,7 +5,7 @@ use std::fmt::Write;
 use super::metric::{GIB, Metric};
 use super::{PathReport, Ratio, Ratios, Report, ScenarioReport};
 use crate::path::{PathKind, Role};
-use crate::scenario::Scenario;
+use crate::scenario::{LeftOut, Scenario};
 
 /// A table; the first column is text, the others are numbers.
 #[derive(Debug)]
@@ -73,6 +73,7 @@ pub(super) fn grids(report: &ScenarioReport) -> Vec<Grid> {
             path.to_forwarder.as_ref()
         }),
         against(report, "the best peer", |path| path.to_peer.as_ref()),
+        against(report, "relay", |path| path.to_relay.as_ref()),
         cpu(report),
     ];
     tables.into_iter().flatten().collect()
@@ -157,7 +158,10 @@ pub(super) fn against(
         let Some(ratios) = of(path) else { continue };
         let cells = metrics.iter().map(|metric| {
             let ratio = ratios.get(metric);
-            or_dash(ratio.map(|ratio| format!("{} {}", ratio.spread, short_name(ratio.to))))
+            or_dash(ratio.map(|ratio| {
+                let text = format!("{} {}", ratio.spread, short_name(ratio.to));
+                text.trim_end().to_owned()
+            }))
         });
         grid.rows.push(
             std::iter::once(path.path.to_string())
@@ -206,11 +210,12 @@ pub(super) fn or_dash(cell: Option<String>) -> String {
     cell.unwrap_or_else(|| "–".to_owned())
 }
 
-/// Enough of a name to tell the paths that may be compared with.
+/// Enough of a name to tell the paths that may be compared with; nothing where there is one only.
 pub(super) fn short_name(path: PathKind) -> String {
     match path {
         PathKind::ForwarderTokio => "tokio".to_owned(),
         PathKind::ForwarderTokioUring => "uring".to_owned(),
+        PathKind::Direct | PathKind::Relay => String::new(),
         _ => path.to_string(),
     }
 }
@@ -237,6 +242,9 @@ pub(super) fn remarks(report: &ScenarioReport) -> Vec<String> {
             "Doubtful: other processes took much CPU in {count} of {all} measurements: {}.",
             list.join("; ")
         ));
+    }
+    for LeftOut { path, reason } in &report.left_out {
+        remarks.push(format!("{path} left out: it {reason}."));
     }
     if report.repeated > 0 {
         remarks.push(format!(

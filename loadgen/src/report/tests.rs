@@ -46,6 +46,7 @@ fn outcome() -> Outcome {
     Outcome {
         scenario: "1x256".parse().unwrap(),
         rounds: vec![round(1), round(2), round(1)],
+        left_out: Vec::new(),
         repeated: 0,
     }
 }
@@ -82,6 +83,60 @@ fn a_peer_is_held_against_the_forwarders_and_the_relay_against_the_best_peer() {
     let p50 = &relay.to_peer.as_ref().unwrap()[&Metric::P50Us];
     assert_eq!(p50.to, PathKind::Peer("fast"));
     assert!(close(p50.spread.median, 2.0), "{:?}", p50.spread);
+}
+
+#[test]
+fn the_epoll_driver_is_held_against_all_others_and_nothing_against_it() {
+    let mut outcome = outcome();
+    for (round, factor) in outcome.rounds.iter_mut().zip([1, 2, 1]) {
+        round.insert(
+            3,
+            measurement(PathKind::Peer("peer"), 90 * factor, Some(30)),
+        );
+        // Better than everything else: it must not be taken for a base of `relay` all the same.
+        round.push(measurement(PathKind::RelayEpoll, 30 * factor, Some(1)));
+    }
+    let report = ScenarioReport::new(&outcome);
+    let [.., peer, relay, epoll] = &report.paths[..] else {
+        panic!("{}", report.paths.len());
+    };
+    let p50 = |ratios: &Option<Ratios>| {
+        let ratio = &ratios.as_ref().unwrap()[&Metric::P50Us];
+        (ratio.to, ratio.spread.median)
+    };
+    assert_eq!(p50(&epoll.to_relay).0, PathKind::Relay);
+    assert!(close(p50(&epoll.to_relay).1, 1.0 / 3.0));
+    assert_eq!(p50(&epoll.to_direct).0, PathKind::Direct);
+    assert_eq!(p50(&epoll.to_forwarder).0, PathKind::ForwarderTokio);
+    assert_eq!(p50(&epoll.to_peer).0, PathKind::Peer("peer"));
+    assert_eq!(p50(&relay.to_forwarder).0, PathKind::ForwarderTokio);
+    assert_eq!(p50(&relay.to_peer).0, PathKind::Peer("peer"));
+    assert!(relay.to_relay.is_none() && peer.to_peer.is_none());
+    let tables: String = table::grids(&report)
+        .iter()
+        .map(table::Grid::text)
+        .collect();
+    assert!(tables.contains("against relay "), "{tables}");
+}
+
+#[test]
+fn a_path_that_could_not_hold_a_load_is_told_with_its_reason() {
+    let mut outcome = outcome();
+    outcome.rounds.iter_mut().for_each(|round| {
+        round.remove(1);
+    });
+    outcome.left_out.push(LeftOut {
+        path: PathKind::ForwarderTokio,
+        reason: "needs 20064 descriptors".to_owned(),
+    });
+    let report = ScenarioReport::new(&outcome);
+    let told = table::remarks(&report).join("\n");
+    assert!(
+        told.contains("forwarder-tokio left out: it needs 20064"),
+        "{told}"
+    );
+    let json = serde_json::to_value(&report).unwrap();
+    assert_eq!(json["left_out"][0]["path"], "forwarder-tokio");
 }
 
 #[test]

@@ -13,15 +13,13 @@ use crate::machine::Machine;
 use crate::path::set::PathSet;
 use crate::report::files::Files;
 use crate::report::{Circumstances, Report, ScenarioReport, document, page};
-use crate::scenario::Outcome;
-use crate::scenario::rounds;
-use crate::scenario::single::check_descriptors;
+use crate::scenario::{Outcome, descriptors, rounds};
 
 /// Runs it.
 pub(crate) fn run(flags: &BenchFlags, interrupt: &Interrupt) -> anyhow::Result<()> {
     let (scenarios, method, wanted) = flags.checked()?;
     let files = flags.output.files(&flags.name)?;
-    check_descriptors(&scenarios)?;
+    let limit = descriptors::check(&scenarios)?;
     files.prepare()?;
     // Before pinning narrows what we see.
     let (machine, date) = (Machine::read(), SystemTime::now());
@@ -39,6 +37,7 @@ pub(crate) fn run(flags: &BenchFlags, interrupt: &Interrupt) -> anyhow::Result<(
             *scenario,
             &method,
             &mut set,
+            limit,
             &mut random,
             interrupt,
         )?);

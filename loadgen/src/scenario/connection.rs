@@ -170,6 +170,7 @@ mod tests {
             preambles: Vec::new(),
             processes: Vec::new(),
             hops_known: false,
+            connections_max: None,
         };
         Connection::open(&path, 3).unwrap()
     }

@@ -268,7 +268,9 @@ impl Round<'_> {
 
     fn failed(&self, source: WorkerError) -> RoundError {
         let hint = match self.path.kind {
-            PathKind::Relay => " (a relay that closes at once may not know the tunnel)",
+            PathKind::Relay | PathKind::RelayEpoll => {
+                " (a relay that closes at once may not know the tunnel)"
+            }
             PathKind::Peer(_) => " (a peer that closes at once may not reach the target)",
             PathKind::Direct | PathKind::ForwarderTokio | PathKind::ForwarderTokioUring => "",
         };

@@ -4,6 +4,7 @@ pub(crate) mod bench;
 mod bulk;
 mod connect;
 mod connection;
+mod descriptors;
 mod failure;
 mod load;
 pub(crate) mod measure;
@@ -21,6 +22,7 @@ use serde::Serialize;
 use crate::histogram::Recorder;
 use crate::path::{PathKind, Role};
 
+pub(crate) use descriptors::LeftOut;
 pub(crate) use load::{
     CONNECTIONS_MAX, Direction, Messages, Pacing, SMALL_MESSAGE_BYTES, Scenario, ScenarioError,
 };
@@ -92,6 +94,8 @@ pub(crate) struct Outcome {
     pub(crate) scenario: Scenario,
     /// The rounds, each with one measurement per path.
     pub(crate) rounds: Vec<Vec<Measurement>>,
+    /// Paths that cannot hold this load here.
+    pub(crate) left_out: Vec<LeftOut>,
     /// Rounds that were thrown away and run again because others used the machine.
     pub(crate) repeated: usize,
 }

@@ -5,10 +5,13 @@
 
 use std::time::Duration;
 
+use anyhow::bail;
+
 use crate::interrupt::{Interrupt, Interrupted};
 use crate::path::set::PathSet;
+use crate::scenario::descriptors;
 use crate::scenario::measure::{RoundError, measure};
-use crate::scenario::{Measurement, Method, Outcome, Scenario};
+use crate::scenario::{LeftOut, Measurement, Method, Outcome, Scenario};
 
 /// Between two measurements: the processes of the one before close their sockets.
 pub(super) const SETTLE: Duration = Duration::from_millis(50);
@@ -16,14 +19,25 @@ pub(super) const SETTLE: Duration = Duration::from_millis(50);
 /// How long a process that a failure points at may take to show that it has ended.
 const OBITUARY_DELAY: Duration = Duration::from_millis(100);
 
-/// Runs all rounds of one scenario.
+/// Runs all rounds of one scenario, over the paths that can hold it with so many open files.
 pub(crate) fn run(
     scenario: Scenario,
     method: &Method,
     set: &mut PathSet,
+    files_max: u64,
     random: &mut fastrand::Rng,
     interrupt: &Interrupt,
 ) -> anyhow::Result<Outcome> {
+    let paths = set.paths.iter();
+    let left_out: Vec<LeftOut> = paths
+        .filter_map(|path| descriptors::left_out(scenario, path, files_max))
+        .collect();
+    for LeftOut { path, reason } in &left_out {
+        eprintln!("  {scenario}: {path} left out: it {reason}");
+    }
+    if left_out.len() == set.paths.len() {
+        bail!("no path can hold {scenario}");
+    }
     let mut rounds = Vec::with_capacity(method.rounds);
     let mut repeated = 0;
     while rounds.len() < method.rounds {
@@ -31,7 +45,7 @@ pub(crate) fn run(
             set.restart(interrupt)?;
         }
         let number = format!("{} of {}", rounds.len() + 1, method.rounds);
-        let round = run_once(scenario, method, set, random, interrupt, &number)?;
+        let round = run_once(scenario, method, set, &left_out, random, interrupt, &number)?;
         if repeated < method.repeat_noisy && round.iter().any(Measurement::is_noisy) {
             repeated += 1;
             eprintln!("    other processes took CPU: once more");
@@ -42,6 +56,7 @@ pub(crate) fn run(
     Ok(Outcome {
         scenario,
         rounds,
+        left_out,
         repeated,
     })
 }
@@ -50,11 +65,13 @@ fn run_once(
     scenario: Scenario,
     method: &Method,
     set: &mut PathSet,
+    left_out: &[LeftOut],
     random: &mut fastrand::Rng,
     interrupt: &Interrupt,
     number: &str,
 ) -> anyhow::Result<Vec<Measurement>> {
-    let mut order: Vec<usize> = (0..set.paths.len()).collect();
+    let is_in = |index: &usize| left_out.iter().all(|it| it.path != set.paths[*index].kind);
+    let mut order: Vec<usize> = (0..set.paths.len()).filter(is_in).collect();
     random.shuffle(&mut order);
     let names: Vec<String> = order
         .iter()

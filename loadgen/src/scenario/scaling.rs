@@ -18,9 +18,9 @@ use crate::path::{Path, PathKind};
 use crate::report::Circumstances;
 use crate::report::files::Files;
 use crate::report::scaling::{IdleTunnels, Sample, ScalingReport};
+use crate::scenario::descriptors;
 use crate::scenario::measure::{self, measure, memory, warm_memory};
 use crate::scenario::rounds::{self, explain};
-use crate::scenario::single::SPARE_DESCRIPTORS;
 use crate::scenario::{Measurement, Messages, Method, Pacing, SMALL_MESSAGE_BYTES, Scenario};
 
 /// What is measured.
@@ -103,7 +103,7 @@ impl Plan {
         // each process has one for each session.
         let most = self.tunnels.last();
         let both = most.map_or(0, |tunnels| tunnels + self.load.callers);
-        let needed = sessions.max(both) as u64 + SPARE_DESCRIPTORS;
+        let needed = sessions.max(both) as u64 + descriptors::SPARE;
         if needed <= limit {
             return Ok(());
         }

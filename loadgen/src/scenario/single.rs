@@ -4,18 +4,15 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::time::SystemTime;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 
 use crate::cli::SingleFlags;
 use crate::histogram::{Interval, write_log};
 use crate::interrupt::Interrupt;
-use crate::machine::{Machine, raise_open_files_limit};
+use crate::machine::Machine;
 use crate::path::set::PathSet;
 use crate::report::{Circumstances, Report, ScenarioReport, page};
-use crate::scenario::{Outcome, Scenario, rounds};
-
-/// Descriptors that a process needs beside those of its connections.
-pub(super) const SPARE_DESCRIPTORS: u64 = 64;
+use crate::scenario::{Outcome, Scenario, descriptors, rounds};
 
 /// Runs it.
 pub(crate) fn run(
@@ -24,13 +21,13 @@ pub(crate) fn run(
     interrupt: &Interrupt,
 ) -> anyhow::Result<()> {
     let (method, wanted) = flags.checked()?;
-    check_descriptors(&[scenario])?;
+    let limit = descriptors::check(&[scenario])?;
     // Before pinning narrows what we see.
     let (machine, date) = (Machine::read(), SystemTime::now());
     let mut set = PathSet::start(&wanted, interrupt)?;
     eprintln!("seed {}", method.seed);
     let mut random = fastrand::Rng::with_seed(method.seed);
-    let outcome = rounds::run(scenario, &method, &mut set, &mut random, interrupt)?;
+    let outcome = rounds::run(scenario, &method, &mut set, limit, &mut random, interrupt)?;
     if let Some(path) = &flags.log {
         let file = File::create(path)
             .with_context(|| format!("cannot write the log {}", path.display()))?;
@@ -74,23 +71,4 @@ fn write_rounds(out: &mut impl Write, outcome: &Outcome) -> anyhow::Result<()> {
         &format!("{}; latency in ns", outcome.scenario),
         &intervals,
     )
-}
-
-/// Fails early, and not in mid-run, where the limit of open files is too low.
-pub(super) fn check_descriptors(scenarios: &[Scenario]) -> anyhow::Result<()> {
-    let limit = raise_open_files_limit();
-    let most = scenarios
-        .iter()
-        .map(|scenario| scenario.connections() as u64)
-        .max()
-        .unwrap_or(0);
-    // A hop holds two for each connection.
-    let needed = 2 * most + SPARE_DESCRIPTORS;
-    if needed > limit {
-        bail!(
-            "{most} connections need {needed} descriptors a process and the limit is {limit}: \
-             raise it (`ulimit -n`) or use fewer connections"
-        );
-    }
-    Ok(())
 }

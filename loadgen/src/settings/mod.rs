@@ -1,5 +1,6 @@
 //! Flags to settings: checked once, before anything is started.
 
+mod bench;
 mod instructions;
 mod scaling;
 
@@ -7,9 +8,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::cli::{
-    BenchFlags, BulkFlags, ConnectFlags, DirectionFlag, FanoutFlags, IdleFlags, MethodFlags,
-    MixedFlags, OutputFlags, PathFlag, PathFlags, PeerFlags, ProgramFlags, RttFlags, SingleFlags,
-    Suite,
+    BulkFlags, ConnectFlags, DirectionFlag, FanoutFlags, IdleFlags, MethodFlags, MixedFlags,
+    OutputFlags, PathFlag, PathFlags, PeerFlags, ProgramFlags, RttFlags, SingleFlags,
 };
 use crate::path::peer::{PeerPid, PeerSpec};
 use crate::path::relay::Binaries;
@@ -23,9 +23,6 @@ const ROUNDS_MAX: usize = 1_000;
 
 /// Most threads of the generator.
 const THREADS_MAX: usize = 64;
-
-/// Most tunnels that a bench publishes: each has an agent's process.
-const TUNNELS_MAX: usize = 256;
 
 /// Longest measured or warm-up time of one round.
 const ROUND_TIME_MAX: Duration = Duration::from_secs(600);
@@ -52,6 +49,15 @@ pub(crate) enum UsageError {
         "--path relay needs --relay-tcp ADDR and --tunnel ID; `bench` starts a relay by itself"
     )]
     NoRelay,
+    /// A second relay, where none is started.
+    #[error(
+        "--path relay-epoll is for `bench`, which starts relays by itself; start one with `--driver \
+         epoll` and give --path relay --relay-tcp ADDR --tunnel ID"
+    )]
+    NoRelayEpoll,
+    /// Two drivers at once.
+    #[error("--path relay-epoll sets the driver itself: leave --relay-arg=--driver out")]
+    Driver,
     /// Two peers of one name.
     #[error("--peer {0} is there twice: each peer needs a name of its own")]
     PeerTwice(String),
@@ -225,7 +231,15 @@ impl SingleFlags {
                 agent_pids: self.agent_pids.clone(),
             })
         });
-        let kinds = path_kinds(&self.paths.paths, relay.is_some());
+        let by_default: &[PathKind] = if relay.is_some() {
+            &[PathKind::Relay]
+        } else {
+            &[]
+        };
+        let kinds = path_kinds(&self.paths.paths, by_default);
+        if kinds.contains(&PathKind::RelayEpoll) {
+            return Err(UsageError::NoRelayEpoll);
+        }
         if kinds.contains(&PathKind::Relay) && relay.is_none() {
             return Err(UsageError::NoRelay);
         }
@@ -240,95 +254,6 @@ impl SingleFlags {
             pin: self.method.pin(),
         };
         Ok((self.method.checked()?, wanted))
-    }
-}
-
-/// What `just bench` runs; what needs fresh processes comes last.
-const QUICK: [&str; 10] = [
-    "1x256",
-    "64x256",
-    "512x1024",
-    "16x256@3000",
-    "bulk-up-1",
-    "bulk-down-1",
-    "mixed-16x256@3000",
-    "connect-16",
-    "fanout-1000x256",
-    "idle-2000",
-];
-
-/// What `just bench-peers` runs.
-const PEERS: [&str; 12] = [
-    "1x256",
-    "64x256",
-    "512x1024",
-    "16x256@3000",
-    "bulk-up-1",
-    "bulk-up-8",
-    "bulk-down-1",
-    "bulk-down-8",
-    "mixed-16x256@3000",
-    "connect-16",
-    "fanout-1000x256",
-    "idle-2000",
-];
-
-/// What `just bench-full` runs.
-const FULL: [&str; 22] = [
-    "1x256",
-    "4x256",
-    "16x256",
-    "64x256",
-    "256x256",
-    "1024x256",
-    "4096x256",
-    "1x65536",
-    "512x1024",
-    "16x256@3000",
-    "64x256@10000",
-    "bulk-up-1",
-    "bulk-up-8",
-    "bulk-down-1",
-    "bulk-down-8",
-    "bulk-both-1",
-    "mixed-16x256@3000",
-    "connect-1",
-    "connect-16",
-    "fanout-1000x256",
-    "fanout-9000x64",
-    "idle-2000",
-];
-
-impl BenchFlags {
-    /// The loads, the method and the paths.
-    pub(crate) fn checked(&self) -> Result<(Vec<Scenario>, Method, PathsWanted), UsageError> {
-        let names: &[&str] = match self.suite {
-            Suite::Quick => &QUICK,
-            Suite::Peers => &PEERS,
-            Suite::Full => &FULL,
-        };
-        let mut scenarios = self.scenarios.clone();
-        if scenarios.is_empty() {
-            let parsed = names.iter().map(|name| name.parse());
-            scenarios = parsed.collect::<Result<_, ScenarioError>>()?;
-        }
-        if !(1..=TUNNELS_MAX).contains(&self.tunnels) {
-            return Err(UsageError::Range {
-                flag: "--tunnels",
-                range: format!("1 to {TUNNELS_MAX}"),
-            });
-        }
-        let (peers, peer_pids) = self.peers.checked()?;
-        let wanted = PathsWanted {
-            kinds: path_kinds(&self.paths.paths, true),
-            target: self.paths.target(),
-            relay: Some(RelaySource::Start(self.programs.binaries(self.tunnels))),
-            peers,
-            peer_pids,
-            known_peers: self.known_peers.clone(),
-            pin: self.method.pin(),
-        };
-        Ok((scenarios, self.method.checked()?, wanted))
     }
 }
 
@@ -365,7 +290,7 @@ impl OutputFlags {
 }
 
 /// The paths in a fixed order, each once.
-fn path_kinds(flags: &[PathFlag], relay_by_default: bool) -> Vec<PathKind> {
+fn path_kinds(flags: &[PathFlag], relays_by_default: &[PathKind]) -> Vec<PathKind> {
     let both = [PathKind::ForwarderTokio, PathKind::ForwarderTokioUring];
     let mut kinds: Vec<PathKind> = flags
         .iter()
@@ -375,12 +300,13 @@ fn path_kinds(flags: &[PathFlag], relay_by_default: bool) -> Vec<PathKind> {
             PathFlag::ForwarderTokio => vec![PathKind::ForwarderTokio],
             PathFlag::ForwarderTokioUring => vec![PathKind::ForwarderTokioUring],
             PathFlag::Relay => vec![PathKind::Relay],
+            PathFlag::RelayEpoll => vec![PathKind::RelayEpoll],
         })
         .collect();
     if flags.is_empty() {
         kinds.push(PathKind::Direct);
         kinds.extend(both);
-        kinds.extend(relay_by_default.then_some(PathKind::Relay));
+        kinds.extend(relays_by_default);
     }
     kinds.sort_unstable();
     kinds.dedup();

@@ -5,11 +5,10 @@ use crate::cli::{ScalingFlags, SeriesFlag};
 use crate::path::PathKind;
 use crate::path::set::{PathsWanted, RelaySource};
 use crate::scenario::scaling::{Load, Plan};
-use crate::scenario::{Messages, Pacing, Scenario};
+use crate::scenario::{CONNECTIONS_MAX, Messages, Pacing, Scenario};
 
-/// Most sessions or tunnels: they all come from one address, which has 28,000 ports to connect
-/// from (`net.ipv4.ip_local_port_range`), and some of those wait to be free again.
-const COUNT_MAX: usize = 25_000;
+/// Most sessions or tunnels: they too all come from one address.
+const COUNT_MAX: usize = CONNECTIONS_MAX;
 
 impl ScalingFlags {
     /// The numbers, the load, the method and what to start.

@@ -44,6 +44,51 @@ fn the_suites_are_sets_of_loads_that_can_be_run() {
     }
 }
 
+fn bench(arguments: &[&str]) -> Result<Vec<PathKind>, UsageError> {
+    let words = ["tieline-loadgen", "bench"].iter().chain(arguments);
+    let Command::Bench(flags) = Cli::try_parse_from(words).unwrap().command else {
+        panic!("not bench");
+    };
+    flags.checked().map(|(_, _, wanted)| wanted.kinds)
+}
+
+#[test]
+fn a_bench_has_the_epoll_driver_beside_the_default_one_unless_told_otherwise() {
+    use PathKind::{Direct, ForwarderTokio, ForwarderTokioUring, Relay, RelayEpoll};
+    let all = [
+        Direct,
+        ForwarderTokio,
+        ForwarderTokioUring,
+        Relay,
+        RelayEpoll,
+    ];
+    assert_eq!(bench(&[]).unwrap(), all);
+    assert_eq!(bench(&["--path", "relay"]).unwrap(), [Relay]);
+    assert_eq!(bench(&["--path", "relay-epoll"]).unwrap(), [RelayEpoll]);
+    // Whoever chooses the driver gets that one relay.
+    for chosen in [
+        &["--relay-arg=--driver=epoll"][..],
+        &["--relay-arg=--driver", "--relay-arg=epoll"],
+    ] {
+        assert_eq!(bench(chosen).unwrap(), all[..4]);
+        let both = [chosen, &["--path", "relay-epoll"]].concat();
+        let error = bench(&both).unwrap_err().to_string();
+        assert!(error.contains("--relay-arg=--driver"), "{error}");
+    }
+}
+
+#[test]
+fn idle_memory_is_measured_at_2000_and_10000_sessions() {
+    let words = ["tieline-loadgen", "bench", "--suite", "full"];
+    let Command::Bench(flags) = Cli::try_parse_from(words).unwrap().command else {
+        panic!("not bench");
+    };
+    let scenarios = flags.checked().unwrap().0;
+    for sessions in [2_000, 10_000] {
+        assert!(scenarios.contains(&Scenario::Idle { sessions }));
+    }
+}
+
 #[test]
 fn peers_have_names_of_their_own() {
     let target = ["--target", "127.0.0.1:1", "--peer", "a=127.0.0.1:2"];
@@ -69,6 +114,7 @@ fn what_is_out_of_range_is_named() {
         (["--connections", "100000"], "100000"),
         (["--size", "0"], "messages of 0"),
         (["--path", "relay"], "--relay-tcp"),
+        (["--path", "relay-epoll"], "`bench`"),
     ] {
         let error = rtt(&arguments).unwrap_err().to_string();
         assert!(error.contains(word), "{error}");

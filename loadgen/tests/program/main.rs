@@ -3,11 +3,13 @@
 // The helpers of these tests are not tests themselves, so the exemption for tests does not reach them.
 #![allow(clippy::unwrap_used, missing_docs, unreachable_pub)]
 
+mod drivers;
 mod peers;
 mod reports;
 mod rtt;
 mod scaling;
 mod scenarios;
+mod stand_in;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};

@@ -1,6 +1,9 @@
 //! Round trips.
 
 use std::net::TcpListener;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 use serde_json::Value;
 
@@ -172,6 +175,29 @@ fn nobody_listening_is_an_error_that_names_the_path() {
         error.contains("path direct") && error.contains("cannot connect"),
         "{error}"
     );
+}
+
+#[test]
+fn a_round_beside_a_busy_process_is_run_again_and_marked() {
+    let stop = Arc::new(AtomicBool::new(false));
+    let cores = thread::available_parallelism().unwrap().get();
+    let busy: Vec<_> = (0..cores)
+        .map(|_| {
+            let stop = Arc::clone(&stop);
+            thread::spawn(move || while !stop.load(Ordering::Relaxed) {})
+        })
+        .collect();
+    let arguments = ["--path", "direct", "--repeat-noisy", "1", "--json"];
+    let output = run(&["rtt"], &arguments);
+    stop.store(true, Ordering::Relaxed);
+    busy.into_iter().for_each(|thread| thread.join().unwrap());
+    let report = report(&output);
+    assert_eq!(report["scenarios"][0]["repeated"], 1);
+    let rounds = path(&report, "direct")["rounds"].as_array().unwrap();
+    assert_eq!(rounds.len(), 2);
+    for round in rounds {
+        assert!(number(&round["others_share"]) > 0.1 && round["noisy"] == true);
+    }
 }
 
 #[test]

@@ -1,21 +1,12 @@
 //! The `scaling` command, with stand-ins for relay, agent and fleet: what it makes of them.
 
 use std::fs;
-use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
 use crate::reports::assert_is_well_formed;
-use crate::{loadgen, number, relay_by, stderr};
-
-/// Keeps what follows `--to`, in one piece: callers come only after the registration.
-const AGENT: &str = r#"
-while [ "$1" != --to ]; do shift; done
-echo "$2" > FOLDER/new && mv FOLDER/new FOLDER/target
-echo '{"event":"registered","tunnel":"maya-1"}'
-exec sleep 600"#;
+use crate::stand_in::{relay_and_agent, script};
+use crate::{loadgen, number, stderr};
 
 /// Is up, and stays for as long as its input does.
 const FLEET: &str = r#"
@@ -24,35 +15,10 @@ echo "{\"event\":\"up\",\"agents\":$2,\"ms\":7,\"disconnects\":0}"
 read nothing
 echo the input has ended >> FOLDER/ended"#;
 
-fn script(folder: &Path, name: &str, text: &str) -> String {
-    let path: PathBuf = folder.join(name);
-    let text = text.replace("FOLDER", folder.to_str().unwrap());
-    // Help is asked for what the report says about defaults.
-    let help = r#"case "$*" in *--help) exit ;; esac"#;
-    fs::write(&path, format!("#!/bin/sh\n{help}\n{text}\n")).unwrap();
-    fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
-    path.to_str().unwrap().to_owned()
-}
-
 #[test]
 fn one_and_ten_sessions_and_tunnels_make_a_report() {
     let folder = tempfile::tempdir().unwrap();
-    let target = folder.path().join("target");
-    let route = move |name: &[u8]| -> Option<SocketAddr> {
-        let known = name == b"maya-1" || name.starts_with(b"fleet-0000");
-        known.then(|| fs::read_to_string(&target).unwrap().trim().parse().unwrap())
-    };
-    let frontend = relay_by(route, |_| {}, |_| {});
-    // Nobody answers on the admin port, which a report does without.
-    let nowhere: SocketAddr = "127.0.0.1:1".parse().unwrap();
-    let listeners: String = [("agent", frontend), ("tcp", frontend), ("admin", nowhere)]
-        .map(|(kind, address)| {
-            let event = r#"{"event":"listening","kind":"#;
-            format!("echo '{event}\"{kind}\",\"address\":\"{address}\"}}'\n")
-        })
-        .concat();
-    let relay = script(folder.path(), "relay", &(listeners + "exec sleep 600"));
-    let agent = script(folder.path(), "agent", AGENT);
+    let (relay, agent) = relay_and_agent(folder.path());
     let fleet = script(folder.path(), "fleet", FLEET);
     let out = folder.path().join("out");
     let output = loadgen(&["scaling", "--sessions", "10,1", "--tunnels", "1,10"])

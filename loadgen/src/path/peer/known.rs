@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use serde::Serialize;
 
+pub(crate) use super::configuration::CONNECTIONS_MAX;
 use super::configuration::{
     bore_arguments, haproxy_configuration, nginx_configuration, rathole_configurations,
     seen_from_here,

@@ -9,11 +9,12 @@ use std::str::FromStr;
 use crate::path::{Path, PathKind, Role};
 
 /// Names that other paths have.
-const TAKEN: [&str; 4] = [
+const TAKEN: [&str; 5] = [
     "direct",
     "forwarder-tokio",
     "forwarder-tokio-uring",
     "relay",
+    "relay-epoll",
 ];
 
 /// A program that somebody else runs, as given on the command line.
@@ -101,6 +102,7 @@ impl PeerSpec {
             preambles: vec![self.preamble.clone()],
             hops_known: !processes.is_empty(),
             processes,
+            connections_max: None,
         }
     }
 }
@@ -190,6 +192,7 @@ mod tests {
             ("=127.0.0.1:7000", "a name has"),
             ("a b=127.0.0.1:7000", "a name has"),
             ("relay=127.0.0.1:7000", "another path"),
+            ("relay-epoll=127.0.0.1:7000", "another path"),
             ("frp=7000", "HOST:PORT"),
             ("frp=127.0.0.1:7000,abc", "text:... or hex:..."),
             ("frp=127.0.0.1:7000,hex:abc", "two digits"),

@@ -19,18 +19,21 @@ pub(in crate::report) fn circumstances(report: &Circumstances, method: &str) -> 
         let _ = writeln!(out, "<tr><th>note</th><td>{}</td></tr>", escape(note));
     }
     let _ = write!(out, "</table>\n<p>{}</p>\n", method);
-    if !report.relay_settings.is_empty() {
-        out.push_str("<h3>Relay and agent: settings in effect</h3>\n");
-    }
-    for settings in &report.relay_settings {
-        let _ = writeln!(out, "<pre>{}</pre>", escape(settings));
-    }
-    if let Some(health) = &report.relay_health {
-        let _ = write!(
+    for (relay, settings) in report.relays() {
+        let _ = writeln!(
             out,
-            "<h3>The relay about itself</h3>\n<pre>{}</pre>\n",
-            escape(health)
+            "<h3>{}: {}</h3>\n<p>Settings in effect:</p>\n<pre>{}</pre>",
+            relay.path,
+            escape(&relay.described()),
+            escape(&settings)
         );
+        if let Some(health) = &relay.health {
+            let _ = writeln!(
+                out,
+                "<p>It says of itself:</p>\n<pre>{}</pre>",
+                escape(health)
+            );
+        }
     }
     for peer in &report.peers {
         let _ = writeln!(

@@ -2,14 +2,15 @@
 
 mod charts;
 mod circumstances;
+mod summary;
 mod words;
 
 use std::fmt::Write;
 
 use super::metric::Metric;
-use super::plot::{Bar, bars, escape, grouped};
-use super::table::{Grid, grids, remarks, short_name};
-use super::{PathReport, Ratios, Report, ScenarioReport, Spread};
+use super::plot::{Bar, bars, escape};
+use super::table::{Grid, grids, remarks};
+use super::{Circumstances, PathReport, Report, ScenarioReport};
 use crate::path::PathKind;
 pub(super) use charts::legend;
 use charts::{latency_plot, scaling};
@@ -17,6 +18,7 @@ pub(super) use circumstances::circumstances;
 
 /// Colours that people with colour-blindness tell apart (Okabe and Ito), and dashes besides.
 pub(super) const RELAY: (&str, &str) = ("#d55e00", "");
+const RELAY_EPOLL: (&str, &str) = ("#f0a36b", "6 3");
 pub(super) const DIRECT: (&str, &str) = ("#777777", "2 3");
 pub(super) const TOKIO: (&str, &str) = ("#0072b2", "");
 const URING: (&str, &str) = ("#56b4e9", "6 3");
@@ -41,14 +43,13 @@ pub(crate) fn html(report: &Report) -> String {
     for (path, (colour, _)) in &styles.0 {
         let _ = write!(
             out,
-            "<li><span class=\"dot\" style=\"background:{colour}\"></span><b>{}</b> {}{}</li>",
+            "<li><span class=\"dot\" style=\"background:{colour}\"></span><b>{}</b> {}</li>",
             escape(&path.to_string()),
-            words::path(*path),
-            version(report, *path)
+            escape(&described(report, *path))
         );
     }
     out.push_str("</ul>\n");
-    out.push_str(&summary(report));
+    out.push_str(&summary::summary(report));
     out.push_str(&scaling(report, &styles));
     for scenario in &report.scenarios {
         out.push_str(&section(scenario, &styles));
@@ -69,12 +70,17 @@ pub(super) fn begin(title: &str, heading: &str, lead: &str) -> String {
     )
 }
 
-/// What a peer says about its version, in brackets.
-fn version(report: &Report, path: PathKind) -> String {
+/// What a path is: a peer with its version, a relay with its settings.
+fn described(report: &Report, path: PathKind) -> String {
     let name = path.to_string();
-    let mut peers = report.circumstances.peers.iter();
-    let peer = peers.find(|peer| peer.name == name);
-    peer.map_or_else(String::new, |peer| format!(" ({})", escape(&peer.version)))
+    let Circumstances { peers, relays, .. } = &report.circumstances;
+    if let Some(peer) = peers.iter().find(|peer| peer.name == name) {
+        return format!("{} ({})", words::path(path), peer.version);
+    }
+    match (path, relays.iter().find(|relay| relay.path == path)) {
+        (PathKind::Relay, Some(relay)) => relay.described(),
+        _ => words::path(path).to_owned(),
+    }
 }
 
 /// Colour and dashes of each path, in the order of the report.
@@ -96,6 +102,7 @@ impl Styles {
             PathKind::ForwarderTokioUring => URING,
             PathKind::Peer(_) => *peers.next().unwrap_or(&DIRECT),
             PathKind::Relay => RELAY,
+            PathKind::RelayEpoll => RELAY_EPOLL,
         };
         Self(kinds.into_iter().map(|kind| (kind, style(kind))).collect())
     }
@@ -104,94 +111,6 @@ impl Styles {
         let found = self.0.iter().find(|(path, _)| *path == kind);
         found.map_or(DIRECT, |(_, style)| *style)
     }
-}
-
-/// The relay against everybody else, in one table; nothing without a relay.
-fn summary(report: &Report) -> String {
-    let mut rows = String::new();
-    let mut has_peer = false;
-    for scenario in &report.scenarios {
-        let relay = scenario
-            .paths
-            .iter()
-            .find(|path| path.path == PathKind::Relay);
-        let Some(relay) = relay else { continue };
-        let metrics = Metric::compared(scenario.scenario);
-        let known = metrics
-            .iter()
-            .filter(|metric| relay.values.contains_key(metric));
-        for (place, metric) in known.clone().enumerate() {
-            let name = if place == 0 {
-                format!(
-                    "<th rowspan=\"{}\"><a href=\"#{}\">{}</a>{}</th>",
-                    known.clone().count(),
-                    scenario.scenario.name(),
-                    escape(&scenario.scenario.to_string()),
-                    doubt(scenario)
-                )
-            } else {
-                String::new()
-            };
-            has_peer |= relay.to_peer.is_some();
-            let _ = writeln!(
-                rows,
-                "<tr>{name}<td class=\"t\">{}</td><td>{}</td>{}{}{}</tr>",
-                escape(&label(*metric, scenario)),
-                relay
-                    .median(*metric)
-                    .map_or_else(String::new, |value| grouped(value, metric.digits())),
-                judged(relay.to_direct.as_ref(), *metric, relay.rounds.len()),
-                judged(relay.to_forwarder.as_ref(), *metric, relay.rounds.len()),
-                judged(relay.to_peer.as_ref(), *metric, relay.rounds.len()),
-            );
-        }
-    }
-    if rows.is_empty() {
-        return String::new();
-    }
-    let peers = if has_peer { "" } else { " class=\"no-peers\"" };
-    format!(
-        "<h2>In short</h2>\n<p>{}</p>\n<table{peers}><tr><th class=\"t\">load</th><th class=\"t\">value</th><th>relay</th>\
-         <th>× direct</th><th>× better forwarder</th><th>× best peer</th></tr>\n{rows}</table>\n",
-        words::SUMMARY
-    )
-}
-
-/// How many measurements of a scenario deserve doubt; nothing if none do.
-fn doubt(report: &ScenarioReport) -> String {
-    let of_paths = report.paths.iter().flat_map(|path| &path.rounds);
-    match of_paths.clone().filter(|round| round.noisy).count() {
-        0 => String::new(),
-        noisy => format!(
-            "<small>{noisy} of {} measurements doubtful</small>",
-            of_paths.count()
-        ),
-    }
-}
-
-/// A ratio with a colour: only if all rounds agree is it called better or worse.
-fn judged(ratios: Option<&Ratios>, metric: Metric, rounds: usize) -> String {
-    let Some(ratio) = ratios.and_then(|ratios| ratios.get(&metric)) else {
-        return "<td class=\"none\">–</td>".to_owned();
-    };
-    let Spread { median, min, max } = ratio.spread;
-    let (class, mark) = match (metric.more_is_better(), min > 1.0, max < 1.0) {
-        // A round or two agree by chance.
-        _ if rounds < 3 => ("level", ""),
-        (true, true, _) | (false, _, true) => ("better", "▲"),
-        (true, _, true) | (false, true, _) => ("worse", "▼"),
-        _ => ("level", "≈"),
-    };
-    let name = match ratio.to {
-        PathKind::Direct => String::new(),
-        to => format!(" <i>{}</i>", escape(&short_name(to))),
-    };
-    let range = if max > min {
-        format!("<span class=\"range\"> {min:.2}..{max:.2}</span>")
-    } else {
-        String::new()
-    };
-    format!("<td class=\"{class}\">{mark} {median:.2}{range}{name}</td>")
 }
 
 fn label(metric: Metric, scenario: &ScenarioReport) -> String {

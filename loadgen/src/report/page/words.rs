@@ -19,6 +19,10 @@ pub(super) const SUMMARY: &str = "The relay's median over the rounds, then its r
      rounds nothing is said. Which forwarder or peer is the best one is decided for each value; its \
      name stands behind the ratio.";
 
+pub(super) const EPOLL: &str = "For hosts where io_uring is refused: <b>relay</b> uses io_uring where \
+     it can, <b>relay-epoll</b> is told not to. First against <b>relay</b>, then against the others as \
+     above. It counts neither as a forwarder nor as a peer: no ratio of <b>relay</b> is to it.";
+
 pub(super) const SCALING: &str = "CPU time of all processes between client and target, per round \
      trip. A flat or falling curve means that a connection costs no more because there are many.";
 
@@ -40,7 +44,11 @@ pub(super) fn path(kind: PathKind) -> &'static str {
             "the same on tokio-uring (io_uring); ratios are to the better of the two"
         }
         PathKind::Peer(_) => "a peer: another program that does the same job",
-        PathKind::Relay => "tieline-relay and its agent, with their defaults",
+        PathKind::Relay => "a relay and its agent that ran already",
+        PathKind::RelayEpoll => {
+            "the same relay and agent, with the relay on epoll (--driver=epoll): for hosts where \
+             io_uring is refused"
+        }
     }
 }
 
@@ -94,7 +102,6 @@ table{border-collapse:collapse;margin:.8rem 0;font-size:.88rem;font-variant-nume
 th,td{border:1px solid #ddd;padding:.2rem .55rem;text-align:right;vertical-align:top}\
 th{background:#f6f6f6;font-weight:600}th.t,th[rowspan],td.t,.grid td:first-child,\
 .grid th:first-child,.facts th,.facts td{text-align:left}th[rowspan]{max-width:17rem}\
-.no-peers tr>:last-child:not([rowspan]){display:none}\
 .better{color:#00694c}.worse{color:#a83200}.level,.none{color:#666}td.better,td.worse{\
 font-weight:600}th small{display:block;font-weight:400;color:#8a4b00}td i{font-weight:400;color:#666}.range{color:#777;font-weight:400;fill:#777}\
 .plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(34rem,100%),1fr));\

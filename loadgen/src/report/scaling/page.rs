@@ -12,7 +12,7 @@ const LEAD: &str = "One relay holds many sessions of a tunnel, or many tunnels. 
      first one does.";
 
 const METHOD: &str = "Relay, agents, target and this client are processes of their own, all started \
-     anew for each number, with default settings. Dots show the median over the rounds, the lines \
+     anew for each number, with the settings below. Dots show the median over the rounds, the lines \
      through them reach from the smallest to the largest round. The numbers are measured in another \
      order in each round, so that a machine that gets slower meets all of them alike, and \u{201c}times\u{201d} \
      compares within a round. Every byte that comes back is compared with the one that was sent. CPU \

@@ -5,8 +5,9 @@ use std::str::FromStr;
 
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
-/// Most connections of one scenario. Two hops need two descriptors each for every one.
-pub(crate) const CONNECTIONS_MAX: usize = 9_000;
+/// Most connections of one load: they all come from one address, which has 28,000 ports to connect
+/// from (`net.ipv4.ip_local_port_range`), and some of those wait to be free again.
+pub(crate) const CONNECTIONS_MAX: usize = 25_000;
 
 /// Most connections of a bulk transfer: each numbers its blocks with its own number.
 pub(crate) const STREAMS_MAX: usize = 1_024;

@@ -56,7 +56,7 @@ fn limits_are_named() {
         ("mixed-1x1@0", ScenarioError::Rate),
         ("bulk-up-0", ScenarioError::Connections(0)),
         ("bulk-up-2000", ScenarioError::Streams(2000)),
-        ("idle-10000", ScenarioError::Connections(10_000)),
+        ("idle-30000", ScenarioError::Connections(30_000)),
     ] {
         assert_eq!(text.parse::<Scenario>(), Err(error));
     }

@@ -1,5 +1,7 @@
 //! Starts the processes of all paths of a run and keeps them until the run ends.
 
+mod start;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,11 +12,11 @@ use tempfile::TempDir;
 use crate::interrupt::Interrupt;
 use crate::path::cores::{Cores, pin_client};
 use crate::path::fleet::{Fleet, folder_for_keys, tunnel_name};
-use crate::path::peer::known::{Known, PeerFacts, Place, RunningPeer};
+use crate::path::peer::known::{PeerFacts, RunningPeer};
 use crate::path::peer::{PeerPid, PeerSpec};
-use crate::path::relay::{Binaries, RelayPair};
+use crate::path::relay::{Binaries, RelayFacts, RelayPair};
 use crate::path::{Path, PathKind, Role, tunnel_preamble};
-use crate::process::{Program, Running};
+use crate::process::Running;
 
 /// A relay that somebody else runs.
 #[derive(Clone, Debug)]
@@ -70,7 +72,7 @@ pub(crate) struct PathsWanted {
 #[derive(Debug)]
 pub(crate) struct PathSet {
     wanted: PathsWanted,
-    pair: Option<RelayPair>,
+    pairs: Vec<RelayPair>,
     peers: Vec<RunningPeer>,
     hops: Vec<Running>,
     target: Option<Running>,
@@ -91,7 +93,7 @@ impl PathSet {
     pub(crate) fn start(wanted: &PathsWanted, interrupt: &Interrupt) -> anyhow::Result<Self> {
         let mut set = Self {
             wanted: wanted.clone(),
-            pair: None,
+            pairs: Vec::new(),
             peers: Vec::new(),
             hops: Vec::new(),
             target: None,
@@ -111,7 +113,7 @@ impl PathSet {
     /// Ends every process that this program started and starts it anew: memory that an earlier
     /// load left behind must not hide what the next one needs.
     pub(crate) fn restart(&mut self, interrupt: &Interrupt) -> anyhow::Result<()> {
-        self.pair = None;
+        self.pairs.clear();
         self.peers.clear();
         self.hops.clear();
         self.target = None;
@@ -135,7 +137,9 @@ impl PathSet {
                 .tempdir_in(folder_for_keys())?,
         };
         let keys = self.keys.insert(keys);
-        let pair = self.pair.as_mut().context("no relay was started")?;
+        let own = |pair: &&mut RelayPair| pair.facts.path == PathKind::Relay;
+        let pair = self.pairs.iter_mut().find(own);
+        let pair = pair.context("no relay was started")?;
         let target = self.address.context("no target was started")?;
         let fleet = Fleet::start(
             fleet,
@@ -174,6 +178,7 @@ impl PathSet {
                     preambles: Vec::new(),
                     processes: Vec::new(),
                     hops_known: false,
+                    connections_max: None,
                 }),
                 PathKind::ForwarderTokio => self.start_forwarder(*kind, "tokio", target, interrupt),
                 PathKind::ForwarderTokioUring => {
@@ -185,9 +190,9 @@ impl PathSet {
                         started => started,
                     }
                 }
-                PathKind::Relay => {
+                PathKind::Relay | PathKind::RelayEpoll => {
                     let source = wanted.relay.as_ref().context("no relay was given")?;
-                    self.start_relay(source, target, interrupt)
+                    self.start_relay(*kind, source, target, interrupt)
                 }
                 PathKind::Peer(_) => continue,
             };
@@ -205,6 +210,7 @@ impl PathSet {
             path.processes.sort_unstable();
         }
         self.paths.sort_by_key(|path| path.kind);
+        self.notes.extend(same_driver(&self.relay_facts()));
         Ok(())
     }
 
@@ -213,15 +219,9 @@ impl PathSet {
         self.cores.is_some()
     }
 
-    /// What the relay says about its own configuration.
-    pub(crate) fn relay_health(&self) -> Option<&str> {
-        self.pair.as_ref()?.health.as_deref()
-    }
-
-    /// How relay and agent were started, and their defaults.
-    pub(crate) fn relay_settings(&self) -> Vec<String> {
-        let settings = self.pair.as_ref().map(|pair| pair.settings.clone());
-        settings.unwrap_or_default()
+    /// Settings and drivers of the relays that this program started, that with defaults first.
+    pub(crate) fn relay_facts(&self) -> Vec<RelayFacts> {
+        self.pairs.iter().map(|pair| pair.facts.clone()).collect()
     }
 
     /// Versions and configurations of the peers that this program started.
@@ -231,168 +231,54 @@ impl PathSet {
 
     /// What to say about processes of ours that have ended although nobody asked them to.
     pub(crate) fn obituaries(&mut self) -> Vec<String> {
-        let pair = self
-            .pair
+        let pairs = self
+            .pairs
             .iter_mut()
             .flat_map(|pair| std::iter::once(&mut pair.relay).chain(&mut pair.agents));
-        let own = pair
+        let own = pairs
             .chain(&mut self.hops)
             .chain(&mut self.target)
             .filter_map(Running::obituary);
         let peers = self.peers.iter_mut().flat_map(RunningPeer::obituaries);
         own.chain(peers).collect()
     }
+}
 
-    fn start_target(&mut self, interrupt: &Interrupt) -> anyhow::Result<ExternalTarget> {
-        let cores = self.cores.as_ref().map(|cores| cores.target.clone());
-        let arguments = ["target", "any", "--listen", "127.0.0.1:0"];
-        let mut target = Running::start(
-            &Program::own("target", &arguments, cores.unwrap_or_default())?,
-            self.directory.path(),
-        )?;
-        let address = target.wait_for_address("target", interrupt)?;
-        let pid = Some(target.pid());
-        self.target = Some(target);
-        Ok(ExternalTarget { address, pid })
-    }
+/// A warning if two relays that should differ in their driver do not.
+fn same_driver(relays: &[RelayFacts]) -> Option<String> {
+    let on_epoll = |kind| {
+        let mut facts = relays.iter().filter(|facts| facts.path == kind);
+        facts.any(|facts| facts.driver().as_deref() == Some("epoll"))
+    };
+    (on_epoll(PathKind::Relay) && on_epoll(PathKind::RelayEpoll)).then(|| {
+        format!(
+            "{} runs on epoll here as {} does, because io_uring cannot be used: the two differ by \
+             chance only",
+            PathKind::Relay,
+            PathKind::RelayEpoll
+        )
+    })
+}
 
-    /// Two hops: the far one dials the target, the near one dials the far one.
-    fn start_forwarder(
-        &mut self,
-        kind: PathKind,
-        runtime: &str,
-        target: ExternalTarget,
-        interrupt: &Interrupt,
-    ) -> anyhow::Result<Path> {
-        let mut address = target.address;
-        let mut processes = Vec::new();
-        let hops = [
-            (
-                Role::FarHop,
-                "far",
-                self.cores.as_ref().map(|cores| cores.far),
-            ),
-            (
-                Role::NearHop,
-                "near",
-                self.cores.as_ref().map(|cores| cores.near),
-            ),
-        ];
-        for (role, place, core) in hops {
-            let to = address.to_string();
-            let arguments = [
-                "forwarder",
-                "--runtime",
-                runtime,
-                "--listen",
-                "127.0.0.1:0",
-                "--to",
-                &to,
-            ];
-            let name = format!("{kind}-{place}");
-            let program = Program::own(&name, &arguments, core.into_iter().collect())?;
-            let mut hop = Running::start(&program, self.directory.path())?;
-            address = hop.wait_for_address("forwarder", interrupt)?;
-            processes.push((role, hop.pid()));
-            // Before the hops that are there: the near one dials the far one and ends first.
-            self.hops.insert(0, hop);
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts(path: PathKind, driver: &str) -> RelayFacts {
+        RelayFacts {
+            path,
+            changed: Vec::new(),
+            settings: Vec::new(),
+            health: Some(format!("{{\"shards\":[{{\"driver\":\"{driver}\"}}]}}")),
         }
-        Ok(Path {
-            kind,
-            address,
-            preambles: Vec::new(),
-            processes,
-            hops_known: true,
-        })
     }
 
-    /// One that cannot be started here is left out with a note.
-    fn start_known_peers(
-        &mut self,
-        from: &std::path::Path,
-        target: ExternalTarget,
-        interrupt: &Interrupt,
-    ) -> anyhow::Result<()> {
-        for known in Known::ALL {
-            let place = Place {
-                from,
-                target: target.address,
-                cores: (
-                    self.cores.as_ref().map(|cores| cores.near),
-                    self.cores.as_ref().map(|cores| cores.far),
-                ),
-                directory: self.directory.path(),
-            };
-            match known.start(&place, interrupt) {
-                Ok(peer) => {
-                    self.paths.push(Path {
-                        kind: known.kind(),
-                        address: peer.address,
-                        preambles: Vec::new(),
-                        processes: peer.processes(),
-                        hops_known: true,
-                    });
-                    self.peers.push(peer);
-                }
-                Err(error) => {
-                    interrupt.check()?;
-                    self.notes
-                        .push(format!("{} left out: {error:#}", known.name()));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn start_relay(
-        &mut self,
-        source: &RelaySource,
-        target: ExternalTarget,
-        interrupt: &Interrupt,
-    ) -> anyhow::Result<Path> {
-        let (address, tunnels, relay_pid, agent_pids) = match source {
-            RelaySource::External(relay) => (
-                relay.address,
-                relay.tunnels.clone(),
-                relay.relay_pid,
-                relay.agent_pids.clone(),
-            ),
-            RelaySource::Start(binaries) => {
-                let cores = (
-                    self.cores.as_ref().map(|cores| cores.near),
-                    self.cores.as_ref().map(|cores| cores.far),
-                );
-                let pair = RelayPair::start(
-                    binaries,
-                    target.address,
-                    cores,
-                    self.directory.path(),
-                    interrupt,
-                )?;
-                let found = (
-                    pair.frontend,
-                    pair.tunnels.clone(),
-                    Some(pair.relay.pid()),
-                    pair.agents.iter().map(Running::pid).collect(),
-                );
-                self.pair = Some(pair);
-                found
-            }
-        };
-        let preamble = |tunnel: &String| {
-            tunnel_preamble(tunnel)
-                .with_context(|| format!("`{tunnel}` cannot be the name of a tunnel"))
-        };
-        let preambles = tunnels.iter().map(preamble).collect::<Result<_, _>>()?;
-        let hops_known = relay_pid.is_some() && !agent_pids.is_empty();
-        let near = relay_pid.into_iter().map(|pid| (Role::NearHop, pid));
-        let far = agent_pids.into_iter().map(|pid| (Role::FarHop, pid));
-        Ok(Path {
-            kind: PathKind::Relay,
-            address,
-            preambles,
-            processes: near.chain(far).collect(),
-            hops_known,
-        })
+    #[test]
+    fn a_relay_that_fell_back_to_epoll_is_not_told_as_another_driver() {
+        let epoll = facts(PathKind::RelayEpoll, "epoll");
+        let told = same_driver(&[facts(PathKind::Relay, "epoll"), epoll.clone()]);
+        assert!(told.is_some_and(|told| told.contains("io_uring cannot be used")));
+        assert!(same_driver(&[facts(PathKind::Relay, "uring"), epoll]).is_none());
+        assert!(same_driver(&[facts(PathKind::Relay, "epoll")]).is_none());
     }
 }

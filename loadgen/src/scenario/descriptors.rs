@@ -1,0 +1,93 @@
+//! The limit of open files: which paths can hold a load under it.
+
+use anyhow::bail;
+use serde::Serialize;
+
+use crate::machine::raise_open_files_limit;
+use crate::path::{Path, PathKind};
+use crate::scenario::Scenario;
+
+/// Descriptors that a process needs beside those of its connections.
+pub(super) const SPARE: u64 = 64;
+
+/// A path that a load was not run over.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct LeftOut {
+    /// Which.
+    pub(crate) path: PathKind,
+    /// Why.
+    pub(crate) reason: String,
+}
+
+/// Fails early, and not in mid-run, where the limit is too low for client and target, which hold one
+/// for each connection. Returns the limit.
+pub(super) fn check(scenarios: &[Scenario]) -> anyhow::Result<u64> {
+    let limit = raise_open_files_limit();
+    let connections = scenarios.iter().map(Scenario::connections);
+    let most = connections.max().unwrap_or(0);
+    let needed = most as u64 + SPARE;
+    if needed > limit {
+        bail!(
+            "{most} connections need {needed} descriptors a process and the limit is {limit}: \
+             raise it (`ulimit -n`) or use fewer connections"
+        );
+    }
+    Ok(limit)
+}
+
+/// Why this load cannot be run over this path; none if it can.
+pub(super) fn left_out(scenario: Scenario, path: &Path, limit: u64) -> Option<LeftOut> {
+    let connections = scenario.connections();
+    let each = match path.kind {
+        PathKind::Direct => 1,
+        // A large session may get a connection of its own between relay and agent.
+        PathKind::Relay | PathKind::RelayEpoll if !matches!(scenario, Scenario::Bulk { .. }) => 1,
+        _ => 2,
+    };
+    let needed = each * connections as u64 + SPARE;
+    let reason = match path.connections_max {
+        Some(max) if connections > max => format!("is set up for {max} connections"),
+        _ if needed > limit => {
+            format!("needs {needed} descriptors a process, the limit is {limit}")
+        }
+        _ => return None,
+    };
+    Some(LeftOut {
+        path: path.kind,
+        reason,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path(kind: PathKind, connections_max: Option<usize>) -> Path {
+        Path {
+            kind,
+            address: "127.0.0.1:1".parse().unwrap(),
+            preambles: Vec::new(),
+            processes: Vec::new(),
+            hops_known: false,
+            connections_max,
+        }
+    }
+
+    #[test]
+    fn a_hop_with_two_sockets_for_each_session_is_left_out_first() {
+        let reason = |name: &str, kind, connections_max, limit| {
+            let left_out = left_out(name.parse().unwrap(), &path(kind, connections_max), limit);
+            left_out.map(|left_out| left_out.reason)
+        };
+        use PathKind::{Direct, ForwarderTokio, Peer, Relay, RelayEpoll};
+        for kind in [Direct, Relay, RelayEpoll] {
+            assert_eq!(reason("idle-10000", kind, None, 20_000), None);
+        }
+        let told = reason("idle-10000", ForwarderTokio, None, 20_000).unwrap();
+        assert!(told.contains("20064") && told.contains("20000"), "{told}");
+        assert_eq!(reason("idle-10000", ForwarderTokio, None, 20_064), None);
+        let told = reason("idle-10000", Peer("nginx"), Some(9_000), 99_999).unwrap();
+        assert!(told.contains("9000"), "{told}");
+        assert!(reason("bulk-up-1000", Relay, None, 1_500).is_some());
+    }
+}

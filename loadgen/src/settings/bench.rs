@@ -1,0 +1,119 @@
+//! What `bench` is to measure, checked.
+
+use super::{UsageError, path_kinds};
+use crate::cli::{BenchFlags, ProgramFlags, Suite};
+use crate::path::PathKind;
+use crate::path::set::{PathsWanted, RelaySource};
+use crate::scenario::{Method, Scenario, ScenarioError};
+
+/// Most tunnels that a bench publishes: each has an agent's process.
+const TUNNELS_MAX: usize = 256;
+
+/// What `just bench` runs; what needs fresh processes comes last.
+const QUICK: [&str; 10] = [
+    "1x256",
+    "64x256",
+    "512x1024",
+    "16x256@3000",
+    "bulk-up-1",
+    "bulk-down-1",
+    "mixed-16x256@3000",
+    "connect-16",
+    "fanout-1000x256",
+    "idle-2000",
+];
+
+/// What `just bench-peers` runs.
+const PEERS: [&str; 13] = [
+    "1x256",
+    "64x256",
+    "512x1024",
+    "16x256@3000",
+    "bulk-up-1",
+    "bulk-up-8",
+    "bulk-down-1",
+    "bulk-down-8",
+    "bulk-both-1",
+    "mixed-16x256@3000",
+    "connect-16",
+    "fanout-1000x256",
+    "idle-2000",
+];
+
+/// What `just bench-full` runs.
+const FULL: [&str; 23] = [
+    "1x256",
+    "4x256",
+    "16x256",
+    "64x256",
+    "256x256",
+    "1024x256",
+    "4096x256",
+    "1x65536",
+    "512x1024",
+    "16x256@3000",
+    "64x256@10000",
+    "bulk-up-1",
+    "bulk-up-8",
+    "bulk-down-1",
+    "bulk-down-8",
+    "bulk-both-1",
+    "mixed-16x256@3000",
+    "connect-1",
+    "connect-16",
+    "fanout-1000x256",
+    "fanout-9000x64",
+    "idle-2000",
+    "idle-10000",
+];
+
+impl BenchFlags {
+    /// The loads, the method and the paths.
+    pub(crate) fn checked(&self) -> Result<(Vec<Scenario>, Method, PathsWanted), UsageError> {
+        let names: &[&str] = match self.suite {
+            Suite::Quick => &QUICK,
+            Suite::Peers => &PEERS,
+            Suite::Full => &FULL,
+        };
+        let mut scenarios = self.scenarios.clone();
+        if scenarios.is_empty() {
+            let parsed = names.iter().map(|name| name.parse());
+            scenarios = parsed.collect::<Result<_, ScenarioError>>()?;
+        }
+        if !(1..=TUNNELS_MAX).contains(&self.tunnels) {
+            return Err(UsageError::Range {
+                flag: "--tunnels",
+                range: format!("1 to {TUNNELS_MAX}"),
+            });
+        }
+        let sets_driver = self.programs.sets_driver();
+        let by_default: &[PathKind] = if sets_driver {
+            &[PathKind::Relay]
+        } else {
+            &[PathKind::Relay, PathKind::RelayEpoll]
+        };
+        let kinds = path_kinds(&self.paths.paths, by_default);
+        if sets_driver && kinds.contains(&PathKind::RelayEpoll) {
+            return Err(UsageError::Driver);
+        }
+        let (peers, peer_pids) = self.peers.checked()?;
+        let wanted = PathsWanted {
+            kinds,
+            target: self.paths.target(),
+            relay: Some(RelaySource::Start(self.programs.binaries(self.tunnels))),
+            peers,
+            peer_pids,
+            known_peers: self.known_peers.clone(),
+            pin: self.method.pin(),
+        };
+        Ok((scenarios, self.method.checked()?, wanted))
+    }
+}
+
+impl ProgramFlags {
+    /// Whether the relay's driver is chosen already.
+    fn sets_driver(&self) -> bool {
+        let is_driver = |argument: &String| argument.split('=').next() == Some("--driver");
+        self.relay_arguments.iter().any(is_driver)
+    }
+}

@@ -1,0 +1,52 @@
+//! Scripts that stand in for relay and agent: they say the lines that are waited for, and stay.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use crate::relay_by;
+
+/// Keeps what follows `--to`, in one piece: callers come only after the registration.
+const AGENT: &str = r#"
+while [ "$1" != --to ]; do shift; done
+echo "$2" > FOLDER/new && mv FOLDER/new FOLDER/target
+echo '{"event":"registered","tunnel":"maya-1"}'
+exec sleep 600"#;
+
+/// A script in `folder`, which its text calls FOLDER.
+pub fn script(folder: &Path, name: &str, text: &str) -> String {
+    let path = folder.join(name);
+    let text = text.replace("FOLDER", folder.to_str().unwrap());
+    // Help is asked for what the report says about defaults.
+    let help = r#"case "$*" in *--help) echo "  --driver <D>  [default: auto]"; exit ;; esac"#;
+    fs::write(&path, format!("#!/bin/sh\n{help}\n{text}\n")).unwrap();
+    fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+/// Relay and agent. What goes over them to `maya-1` or a tunnel of a fleet reaches the target, and
+/// each start of the relay is a line of FOLDER/started.
+pub fn relay_and_agent(folder: &Path) -> (String, String) {
+    let target = folder.join("target");
+    let route = move |name: &[u8]| -> Option<SocketAddr> {
+        let known = name == b"maya-1" || name.starts_with(b"fleet-0000");
+        known.then(|| fs::read_to_string(&target).unwrap().trim().parse().unwrap())
+    };
+    let frontend = relay_by(route, |_| {}, |_| {});
+    // Nobody answers on the admin port, which a report does without.
+    let nowhere: SocketAddr = "127.0.0.1:1".parse().unwrap();
+    let listeners: String = [("agent", frontend), ("tcp", frontend), ("admin", nowhere)]
+        .map(|(kind, address)| {
+            let event = r#"{"event":"listening","kind":"#;
+            format!("echo '{event}\"{kind}\",\"address\":\"{address}\"}}'\n")
+        })
+        .concat();
+    let text = format!(
+        "echo \"$* variable=$TIELINE_RELAY_DRIVER.\" >> FOLDER/started\n{listeners}exec sleep 600"
+    );
+    (
+        script(folder, "tieline-relay", &text),
+        script(folder, "tieline", AGENT),
+    )
+}
