@@ -189,7 +189,7 @@ fn a_lock_in_a_shard_is_caught() {
     );
     passes(
         rule,
-        "relay/src/shard/mailbox.rs",
+        "relay/src/shard/mailbox/mod.rs",
         "use std::sync::Mutex;\n",
     );
     passes(rule, "relay/src/control/mod.rs", "use std::sync::RwLock;\n");

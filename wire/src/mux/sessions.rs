@@ -35,11 +35,46 @@ impl Chunk {
     }
 }
 
+/// Frames that wait. The first lies in the session itself, so that one which sends and waits in turns
+/// needs no other memory.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    first: Option<Chunk>,
+    /// Behind the first; without one it is empty.
+    rest: VecDeque<Chunk>,
+}
+
+impl Queue {
+    pub(super) const fn is_empty(&self) -> bool {
+        self.first.is_none()
+    }
+
+    pub(super) const fn front(&self) -> Option<&Chunk> {
+        self.first.as_ref()
+    }
+
+    fn push(&mut self, chunk: Chunk) {
+        if self.first.is_none() {
+            self.first = Some(chunk);
+        } else {
+            self.rest.push_back(chunk);
+        }
+    }
+
+    fn pop(&mut self) -> Option<Chunk> {
+        let next = self.rest.pop_front();
+        if self.rest.is_empty() {
+            self.rest.shrink_to(QUEUE_SLOTS_KEPT);
+        }
+        std::mem::replace(&mut self.first, next)
+    }
+}
+
 /// The direction from us to the peer.
 #[derive(Debug)]
 pub(super) struct SendHalf {
     pub(super) credit: SendCredit,
-    pub(super) queue: VecDeque<Chunk>,
+    pub(super) queue: Queue,
     /// Bytes of the queued frames, headers included.
     pub(super) queued_bytes: usize,
     /// Payload may be sent: an agent's only once its target connection stands.
@@ -96,16 +131,13 @@ impl SendHalf {
         debug_assert!(covered, "capacity is what can be spent");
         self.bytes_total += u64::from(len);
         self.queued_bytes += chunk.cost();
-        self.queue.push_back(chunk);
+        self.queue.push(chunk);
     }
 
     /// Takes the front of the queue.
     pub(super) fn pop(&mut self) -> Option<Chunk> {
-        let chunk = self.queue.pop_front()?;
+        let chunk = self.queue.pop()?;
         self.queued_bytes -= chunk.cost();
-        if self.queue.is_empty() {
-            self.queue.shrink_to(QUEUE_SLOTS_KEPT);
-        }
         Some(chunk)
     }
 }
@@ -143,7 +175,7 @@ impl Session {
             bulky: false,
             send: SendHalf {
                 credit: SendCredit::new(now),
-                queue: VecDeque::new(),
+                queue: Queue::default(),
                 queued_bytes: 0,
                 may_start,
                 bytes_total: 0,
@@ -182,7 +214,8 @@ impl Session {
 /// Every live session of a link, and which ids were ever used.
 #[derive(Debug, Default)]
 pub(super) struct Sessions {
-    live: SessionMap<Session>,
+    // Boxed: up to half of a map's places are empty, and moved when it grows.
+    live: SessionMap<Box<Session>>,
     highest: u32,
 }
 
@@ -206,15 +239,15 @@ impl Sessions {
     pub(super) fn insert(&mut self, id: SessionId, may_start: bool, now: Moment) {
         debug_assert!(id.0 > self.highest, "session ids rise");
         self.highest = id.0;
-        self.live.insert(id, Session::new(may_start, now));
+        self.live.insert(id, Box::new(Session::new(may_start, now)));
     }
 
     pub(super) fn live(&self, id: SessionId) -> Option<&Session> {
-        self.live.get(&id)
+        self.live.get(&id).map(|session| &**session)
     }
 
     pub(super) fn live_mut(&mut self, id: SessionId) -> Option<&mut Session> {
-        self.live.get_mut(&id)
+        self.live.get_mut(&id).map(|session| &mut **session)
     }
 
     pub(super) fn lookup(&mut self, id: SessionId) -> Lookup<'_> {
@@ -226,7 +259,7 @@ impl Sessions {
     }
 
     /// Frees the slot of a session.
-    pub(super) fn remove(&mut self, id: SessionId) -> Option<Session> {
+    pub(super) fn remove(&mut self, id: SessionId) -> Option<Box<Session>> {
         self.live.remove(&id)
     }
 }
