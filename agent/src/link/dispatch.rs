@@ -85,7 +85,7 @@ impl<'a> Dispatch<'a> {
         let transmit = core.mux.wants_transmit();
         drop(core);
         if transmit {
-            self.link.transmit.notify_one();
+            self.link.transmit.ring();
         }
         broken
     }
@@ -158,7 +158,7 @@ impl<'a> Dispatch<'a> {
             let mut core = self.link.core();
             if core.draining {
                 core.mux.reset(id, Reason::ShuttingDown);
-                self.link.transmit.notify_one();
+                self.link.transmit.ring();
                 return;
             }
             core.sessions.insert(id, Arc::clone(&session));

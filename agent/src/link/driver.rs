@@ -165,7 +165,7 @@ async fn keep_time(link: &Link) -> Result<(), Error> {
             let now = link.now();
             if core.mux.poll_timeout() <= now {
                 core.mux.handle_timeout(now).map_err(link_error)?;
-                link.transmit.notify_one();
+                link.transmit.ring();
             }
             let wakes_at = core.mux.poll_timeout();
             core.wakes_at = Some(wakes_at);
@@ -174,7 +174,7 @@ async fn keep_time(link: &Link) -> Result<(), Error> {
         let at = link.started_at + Duration::from_micros(wakes_at.as_micros());
         tokio::select! {
             () = sleep_until(at) => {}
-            () = link.deadline.notified() => {}
+            () = link.deadline.heard() => {}
         }
     }
 }
@@ -194,7 +194,7 @@ async fn write(link: Arc<Link>, writes: OwnedWriteHalf) -> io::Result<()> {
         if out.is_empty() {
             link.flushed.notify_waiters();
             turn_bytes = 0;
-            link.transmit.notified().await;
+            link.transmit.heard().await;
             continue;
         }
         while !out.is_empty() {

@@ -50,7 +50,7 @@ impl Session {
     /// The relay's direction goes on over the lane.
     pub(crate) fn moved(&self) {
         self.inbox().moved = true;
-        self.changed.notify_one();
+        self.changed.ring();
     }
 
     /// A lane is on offer; false if the session needs none, because it had one.
@@ -66,8 +66,8 @@ impl Session {
     /// The lane stands, or cannot be had.
     fn seat(&self, lane: Option<Arc<TcpStream>>) {
         self.inbox().lane = lane.map_or(Seat::Lost, Seat::Taken);
-        self.changed.notify_one();
-        self.writable.notify_one();
+        self.changed.ring();
+        self.writable.ring();
     }
 
     pub(super) fn lane(&self) -> Option<Arc<TcpStream>> {

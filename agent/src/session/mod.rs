@@ -19,11 +19,11 @@ use bytes::Bytes;
 use tieline_wire::{Backlog, Reason, SessionId};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
 use self::lane::Seat;
 pub(crate) use self::lane::take_offer;
+use crate::bell::Bell;
 use crate::link::{Link, Pull};
 use crate::socket;
 use crate::target::Target;
@@ -40,9 +40,9 @@ pub(crate) struct Session {
     id: SessionId,
     inbox: Mutex<Inbox>,
     /// Something changed in the inbox.
-    changed: Notify,
+    changed: Bell,
     /// The session may send again.
-    pub(crate) writable: Notify,
+    pub(crate) writable: Bell,
 }
 
 #[derive(Debug, Default)]
@@ -88,8 +88,8 @@ impl Session {
         Self {
             id,
             inbox: Mutex::default(),
-            changed: Notify::new(),
-            writable: Notify::new(),
+            changed: Bell::default(),
+            writable: Bell::default(),
         }
     }
 
@@ -111,7 +111,7 @@ impl Session {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(_) => {
                     inbox.failed = true;
-                    self.changed.notify_one();
+                    self.changed.ring();
                     return 0;
                 }
             }
@@ -123,7 +123,7 @@ impl Session {
             inbox.backlog.push(&payload[skipped..]);
         }
         if !inbox.backlog.is_empty() {
-            self.changed.notify_one();
+            self.changed.ring();
         }
         taken
     }
@@ -131,7 +131,7 @@ impl Session {
     /// The relay's direction ended in order.
     pub(crate) fn finish(&self) {
         self.inbox().end.get_or_insert(End::Finish);
-        self.changed.notify_one();
+        self.changed.ring();
     }
 
     /// The session is given up: by the relay, or because its link ended.
@@ -142,7 +142,7 @@ impl Session {
             inbox.end = Some(End::Abort { deadline });
         }
         drop(inbox);
-        self.changed.notify_one();
+        self.changed.ring();
     }
 
     /// Until when what was accepted may still reach the target.
@@ -159,7 +159,7 @@ impl Session {
 
     async fn aborted(&self) {
         while !matches!(self.inbox().end, Some(End::Abort { .. })) {
-            self.changed.notified().await;
+            self.changed.heard().await;
         }
     }
 
@@ -178,10 +178,10 @@ impl Session {
                         return delivered;
                     }
                 }
-                Step::AwaitChange => self.changed.notified().await,
+                Step::AwaitChange => self.changed.heard().await,
                 Step::AwaitTarget(None) => tokio::select! {
                     ready = stream.writable() => if ready.is_err() { return Delivered::TargetFailed },
-                    () = self.changed.notified() => {}
+                    () = self.changed.heard() => {}
                 },
                 Step::AwaitTarget(Some(deadline)) => tokio::select! {
                     ready = stream.writable() => if ready.is_err() { return Delivered::Aborted },
@@ -252,7 +252,7 @@ impl Session {
             }
             match poll_fn(|context| link.poll_pull(context, self.id, stream)).await {
                 Pull::Sent => {}
-                Pull::NoCredit => self.writable.notified().await,
+                Pull::NoCredit => self.writable.heard().await,
                 Pull::End => return Collected::All,
                 Pull::Failed => return Collected::TargetFailed,
             }
