@@ -10,7 +10,7 @@ use tokio::net::tcp::OwnedReadHalf;
 use tokio::task::yield_now;
 
 use super::buffer::ReadBuffer;
-use super::driver::{READ_BYTES_MIN, Start, TURN_BYTES_MAX, link_error};
+use super::driver::{READ_BYTES_MIN, Start, TURN_BYTES_MAX, link_error, lost};
 use super::{Link, News};
 use crate::error::Error;
 use crate::session::{self, Session};
@@ -53,7 +53,7 @@ impl<'a> Dispatch<'a> {
             match reads.read_buf(buffer).await {
                 Ok(0) => return Err(Error::link_lost("the relay closed the connection")),
                 Ok(count) => turn_bytes += count,
-                Err(error) => return Err(Error::link_lost(error.to_string())),
+                Err(error) => return Err(lost(error)),
             }
             let input = buffer.split().freeze();
             #[cfg(test)]
