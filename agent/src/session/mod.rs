@@ -37,7 +37,7 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 /// One session's way from the link to its target.
 #[derive(Debug)]
 pub(crate) struct Session {
-    id: SessionId,
+    pub(crate) id: SessionId,
     inbox: Mutex<Inbox>,
     /// Something changed in the inbox.
     changed: Bell,
