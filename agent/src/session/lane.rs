@@ -5,6 +5,7 @@ use std::io;
 use std::net::{Shutdown, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use socket2::SockRef;
@@ -65,12 +66,17 @@ impl Session {
 
     /// The lane stands, or cannot be had.
     fn seat(&self, lane: Option<Arc<TcpStream>>) {
+        let seated = lane.is_some();
         self.inbox().lane = lane.map_or(Seat::Lost, Seat::Taken);
+        self.seated.store(seated, Ordering::Release);
         self.changed.ring();
         self.writable.ring();
     }
 
     pub(super) fn lane(&self) -> Option<Arc<TcpStream>> {
+        if !self.seated.load(Ordering::Acquire) {
+            return None;
+        }
         match &self.inbox().lane {
             Seat::Taken(lane) => Some(Arc::clone(lane)),
             Seat::Free | Seat::Dialling | Seat::Lost => None,

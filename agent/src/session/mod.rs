@@ -5,13 +5,14 @@
 //! up neither the link nor its receive buffers. What the target sends is read straight into the
 //! link's buffer, as far as the session has credit.
 
+mod from_target;
 mod lane;
 mod pipe;
 
-use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::net::Shutdown;
 use std::pin::pin;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -24,7 +25,7 @@ use tokio::time::{Instant, sleep_until};
 use self::lane::Seat;
 pub(crate) use self::lane::take_offer;
 use crate::bell::Bell;
-use crate::link::{Link, Pull};
+use crate::link::Link;
 use crate::socket;
 use crate::target::Target;
 
@@ -39,6 +40,8 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 pub(crate) struct Session {
     pub(crate) id: SessionId,
     inbox: Mutex<Inbox>,
+    /// The inbox has a lane: to ask before each read of the target takes no lock.
+    seated: AtomicBool,
     /// Something changed in the inbox.
     changed: Bell,
     /// The session may send again.
@@ -88,6 +91,7 @@ impl Session {
         Self {
             id,
             inbox: Mutex::default(),
+            seated: AtomicBool::new(false),
             changed: Bell::default(),
             writable: Bell::default(),
         }
@@ -120,7 +124,9 @@ impl Session {
         for payload in payloads {
             let skipped = skip.min(payload.len());
             skip -= skipped;
-            inbox.backlog.push(&payload[skipped..]);
+            if skipped < payload.len() {
+                inbox.backlog.push(&payload[skipped..]);
+            }
         }
         if !inbox.backlog.is_empty() {
             self.changed.ring();
@@ -241,23 +247,6 @@ impl Session {
             }
         }
     }
-
-    /// Reads the target until it ends, as far as there is credit.
-    async fn read_target(&self, link: &Link, stream: &mut OwnedReadHalf) -> Collected {
-        loop {
-            if let Some(lane) = self.lane()
-                && link.move_to_lane(self.id)
-            {
-                return self.read_to_lane(link, &lane, stream.as_ref()).await;
-            }
-            match poll_fn(|context| link.poll_pull(context, self.id, stream)).await {
-                Pull::Sent => {}
-                Pull::NoCredit => self.writable.heard().await,
-                Pull::End => return Collected::All,
-                Pull::Failed => return Collected::TargetFailed,
-            }
-        }
-    }
 }
 
 /// What the direction to the target waits for.
@@ -340,6 +329,7 @@ async fn join(
     let (mut delivered, mut collected) = (None, None);
     loop {
         tokio::select! {
+            biased;
             end = &mut to_target, if delivered.is_none() => delivered = Some(end),
             end = &mut from_target, if collected.is_none() => {
                 collected = Some(end);
