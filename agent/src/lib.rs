@@ -21,6 +21,7 @@ pub mod cli;
 pub mod command;
 
 mod address;
+mod bell;
 mod config;
 #[cfg(target_os = "linux")]
 mod demo;

@@ -10,8 +10,8 @@ use tokio::net::tcp::OwnedReadHalf;
 use tokio::task::yield_now;
 
 use super::buffer::ReadBuffer;
-use super::driver::{READ_BYTES_MIN, Start, TURN_BYTES_MAX, link_error};
-use super::{Link, News};
+use super::driver::{READ_BYTES_MIN, Start, TURN_BYTES_MAX, link_error, lost};
+use super::{Core, Link, News};
 use crate::error::Error;
 use crate::session::{self, Session};
 
@@ -28,8 +28,12 @@ pub(super) struct Dispatch<'a> {
     start: Start,
     /// What the relay said when it announced the link's end.
     pub(super) farewell: Option<(Reason, String)>,
-    /// Consecutive payloads of one session.
+    /// Whose payloads they are, and how many.
+    deliveries: Vec<(Arc<Session>, usize)>,
+    /// What came for the sessions' targets.
     payloads: Vec<Bytes>,
+    /// What the targets took.
+    taken: Vec<(SessionId, usize)>,
 }
 
 impl<'a> Dispatch<'a> {
@@ -39,29 +43,33 @@ impl<'a> Dispatch<'a> {
             relay,
             start,
             farewell: None,
+            deliveries: Vec::new(),
             payloads: Vec::new(),
+            taken: Vec::new(),
         }
     }
 
     /// Runs until the link ends.
     pub(super) async fn read(&mut self, reads: &mut OwnedReadHalf) -> Result<(), Error> {
         let mut memory = ReadBuffer::default();
-        let mut events = Vec::new();
         let mut turn_bytes = 0;
         loop {
             let buffer = memory.with_room(READ_BYTES_MIN);
             match reads.read_buf(buffer).await {
                 Ok(0) => return Err(Error::link_lost("the relay closed the connection")),
                 Ok(count) => turn_bytes += count,
-                Err(error) => return Err(Error::link_lost(error.to_string())),
+                Err(error) => return Err(lost(error)),
             }
-            let input = buffer.split().freeze();
+            let mut input = buffer.split().freeze();
             #[cfg(test)]
             crate::witness::read(reads.as_ref(), &input);
-            let broken = self.parse(input, &mut events);
-            self.act(&mut events)?;
-            if let Some(error) = broken {
-                return Err(error);
+            loop {
+                let event = self.collect(&mut input);
+                self.deliver();
+                match event? {
+                    Some(event) => self.act(event)?,
+                    None => break,
+                }
             }
             if turn_bytes >= TURN_BYTES_MAX {
                 turn_bytes = 0;
@@ -70,79 +78,90 @@ impl<'a> Dispatch<'a> {
         }
     }
 
-    /// Collects the events of one read, so that targets are written without the lock.
-    fn parse(&self, mut input: Bytes, events: &mut Vec<Event>) -> Option<Error> {
-        let mut core = self.link.core();
+    /// Collects payloads up to the next event of another kind, so that targets are written without
+    /// the lock.
+    fn collect(&mut self, input: &mut Bytes) -> Result<Option<Event>, Error> {
         let now = self.link.now();
-        let broken = loop {
-            match core.mux.handle_input(now, &mut input) {
-                Ok(Some(event)) => events.push(event),
-                Ok(None) => break None,
-                Err(error) => break Some(link_error(error)),
+        let mut core = self.link.core();
+        let event = loop {
+            match core.mux.handle_input(now, input) {
+                Ok(Some(Event::Data {
+                    session, payload, ..
+                })) => self.collect_payload(&mut core, session, payload),
+                Ok(event) => break Ok(event),
+                Err(error) => break Err(link_error(error)),
             }
         };
         core.after_turn(&self.link.deadline);
         let transmit = core.mux.wants_transmit();
         drop(core);
         if transmit {
-            self.link.transmit.notify_one();
+            self.link.transmit.ring();
         }
-        broken
+        event
     }
 
-    fn act(&mut self, events: &mut Vec<Event>) -> Result<(), Error> {
-        let mut events = events.drain(..).peekable();
-        while let Some(event) = events.next() {
-            match event {
-                // An empty message says nothing to a byte stream, and still takes credit.
-                Event::Data {
-                    session, payload, ..
-                } if payload.is_empty() => {
-                    self.link.consumed(session, 0);
-                }
-                Event::Data {
-                    session, payload, ..
-                } => {
-                    self.payloads.push(payload);
-                    while self.payloads.len() < PAYLOADS_MAX
-                        && let Some(Event::Data { payload, .. }) =
-                            events.next_if(|next| is_data_of(next, session))
-                    {
-                        self.payloads.push(payload);
-                    }
-                    self.deliver(session);
-                }
-                Event::Open { session, .. } => self.open(session),
-                Event::BulkOffer { session, nonce } => self.lane_offered(session, nonce),
-                Event::Bulk { session } => self.with_session(session, Session::moved),
-                Event::Finished { session } => self.with_session(session, Session::finish),
-                Event::Reset { session, .. } => self.with_session(session, Session::abort),
-                Event::RelayHello(hello) => self.introduce(&hello),
-                Event::RegisterAck(ack) => self.registered(ack)?,
-                Event::GoAway(away) => {
-                    if self.farewell.is_none() {
-                        self.farewell = Some((away.reason, away.message.clone()));
-                        self.tell(News::GoingAway(away));
-                    }
-                }
-                Event::Pong { rtt } => tracing::trace!(?rtt, "heartbeat"),
-                // A relay's mux refuses to let these through to an agent.
-                Event::AgentHello(_)
-                | Event::Register(_)
-                | Event::Unregister(_)
-                | Event::Opened { .. } => {}
+    fn collect_payload(&mut self, core: &mut Core, id: SessionId, payload: Bytes) {
+        // An empty message says nothing to a byte stream, and still takes credit.
+        if payload.is_empty() {
+            core.mux.consumed(id, 0);
+            return;
+        }
+        match self.deliveries.last_mut() {
+            Some((session, count)) if session.id == id && *count < PAYLOADS_MAX => *count += 1,
+            _ => match core.sessions.get(&id) {
+                Some(session) => self.deliveries.push((Arc::clone(session), 1)),
+                None => return,
+            },
+        }
+        self.payloads.push(payload);
+    }
+
+    /// Hands over what was collected.
+    fn deliver(&mut self) {
+        let mut payloads = &self.payloads[..];
+        for (session, count) in self.deliveries.drain(..) {
+            let (own, rest) = payloads.split_at(count);
+            payloads = rest;
+            let taken = session.deliver(own);
+            if taken > 0 {
+                self.taken.push((session.id, taken));
             }
         }
-        Ok(())
+        self.payloads.clear();
+        if !self.taken.is_empty() {
+            self.link.change(|mux| {
+                for (id, count) in self.taken.drain(..) {
+                    mux.consumed(id, count);
+                }
+            });
+        }
     }
 
-    fn deliver(&mut self, id: SessionId) {
-        let session = self.link.core().sessions.get(&id).cloned();
-        let taken = session.map_or(0, |session| session.deliver(&self.payloads));
-        self.payloads.clear();
-        if taken > 0 {
-            self.link.consumed(id, taken);
+    fn act(&mut self, event: Event) -> Result<(), Error> {
+        match event {
+            Event::Open { session, .. } => self.open(session),
+            Event::BulkOffer { session, nonce } => self.lane_offered(session, nonce),
+            Event::Bulk { session } => self.with_session(session, Session::moved),
+            Event::Finished { session } => self.with_session(session, Session::finish),
+            Event::Reset { session, .. } => self.with_session(session, Session::abort),
+            Event::RelayHello(hello) => self.introduce(&hello),
+            Event::RegisterAck(ack) => self.registered(ack)?,
+            Event::GoAway(away) => {
+                if self.farewell.is_none() {
+                    self.farewell = Some((away.reason, away.message.clone()));
+                    self.tell(News::GoingAway(away));
+                }
+            }
+            Event::Pong { rtt } => tracing::trace!(?rtt, "heartbeat"),
+            // Payloads were collected, and a relay's mux lets the others not through to an agent.
+            Event::Data { .. }
+            | Event::AgentHello(_)
+            | Event::Register(_)
+            | Event::Unregister(_)
+            | Event::Opened { .. } => {}
         }
+        Ok(())
     }
 
     fn with_session(&self, id: SessionId, act: impl FnOnce(&Session)) {
@@ -158,7 +177,7 @@ impl<'a> Dispatch<'a> {
             let mut core = self.link.core();
             if core.draining {
                 core.mux.reset(id, Reason::ShuttingDown);
-                self.link.transmit.notify_one();
+                self.link.transmit.ring();
                 return;
             }
             core.sessions.insert(id, Arc::clone(&session));
@@ -212,8 +231,4 @@ impl<'a> Dispatch<'a> {
         // Full only if the relay acknowledges again and again; the first word stands.
         let _ = self.start.news.try_send(news);
     }
-}
-
-fn is_data_of(event: &Event, id: SessionId) -> bool {
-    matches!(event, Event::Data { session, payload, .. } if *session == id && !payload.is_empty())
 }

@@ -53,21 +53,20 @@ pub(crate) struct Start {
 pub(crate) async fn run(link: Arc<Link>, stream: TcpStream, start: Start) -> Result<(), Error> {
     // Whatever ends this future, also being dropped, ends the sessions.
     let _abort = AbortOnDrop(&link);
-    let relay = stream
-        .peer_addr()
-        .map_err(|error| Error::link_lost(error.to_string()))?;
+    let relay = stream.peer_addr().map_err(lost)?;
     let (mut reads, writes) = stream.into_split();
-    let mut writer = JoinSet::new();
-    writer.spawn(write(Arc::clone(&link), writes));
+    // Tasks of their own, so that none of them is looked at whenever the link is read.
+    let mut others = JoinSet::new();
+    others.spawn(write(Arc::clone(&link), writes));
+    others.spawn(keep_time(Arc::clone(&link)));
+    others.spawn(closed(Arc::clone(&link)));
     let mut dispatch = Dispatch::new(&link, relay, start);
     let end = tokio::select! {
+        biased;
         end = dispatch.read(&mut reads) => end,
-        end = keep_time(&link) => end,
-        Some(end) = writer.join_next() => match end {
-            Ok(Err(error)) => Err(Error::link_lost(error.to_string())),
-            Ok(Ok(())) | Err(_) => Err(Error::link_lost("the writer stopped")),
-        },
-        () = closed(&link) => Ok(()),
+        Some(end) = others.join_next() => {
+            end.unwrap_or_else(|_| Err(Error::link_lost("a task of the link stopped")))
+        }
     };
     match &end {
         Ok(()) => {
@@ -110,7 +109,7 @@ fn farewell_error(reason: Reason, message: String) -> Error {
 }
 
 /// Waits until the link was asked to close, and its sessions are done or late.
-async fn closed(link: &Link) {
+async fn closed(link: Arc<Link>) -> Result<(), Error> {
     let mut requests = link.closing.subscribe();
     loop {
         let closing = *requests.borrow_and_update();
@@ -122,7 +121,7 @@ async fn closed(link: &Link) {
             },
         };
         if !asked_again {
-            return;
+            return Ok(());
         }
     }
 }
@@ -158,14 +157,14 @@ async fn say_farewell(reads: &mut OwnedReadHalf) {
 }
 
 /// Sends pings, and notices a relay that fell silent.
-async fn keep_time(link: &Link) -> Result<(), Error> {
+async fn keep_time(link: Arc<Link>) -> Result<(), Error> {
     loop {
         let wakes_at = {
             let mut core = link.core();
             let now = link.now();
             if core.mux.poll_timeout() <= now {
                 core.mux.handle_timeout(now).map_err(link_error)?;
-                link.transmit.notify_one();
+                link.transmit.ring();
             }
             let wakes_at = core.mux.poll_timeout();
             core.wakes_at = Some(wakes_at);
@@ -174,27 +173,28 @@ async fn keep_time(link: &Link) -> Result<(), Error> {
         let at = link.started_at + Duration::from_micros(wakes_at.as_micros());
         tokio::select! {
             () = sleep_until(at) => {}
-            () = link.deadline.notified() => {}
+            () = link.deadline.heard() => {}
         }
     }
 }
 
 /// Sends what the mux has to say, in gathered writes, until the socket fails.
-async fn write(link: Arc<Link>, writes: OwnedWriteHalf) -> io::Result<()> {
+async fn write(link: Arc<Link>, writes: OwnedWriteHalf) -> Result<(), Error> {
     let mut out = Transmit::new();
     let mut turn_bytes = 0;
     loop {
         {
             let mut core = link.core();
-            let now = link.now();
-            core.mux.poll_transmit(now, &mut out);
-            core.after_turn(&link.deadline);
+            if core.mux.wants_transmit() {
+                core.mux.poll_transmit(link.now(), &mut out);
+                core.after_turn(&link.deadline);
+            }
             core.sending = !out.is_empty();
         }
         if out.is_empty() {
             link.flushed.notify_waiters();
             turn_bytes = 0;
-            link.transmit.notified().await;
+            link.transmit.heard().await;
             continue;
         }
         while !out.is_empty() {
@@ -207,9 +207,9 @@ async fn write(link: Arc<Link>, writes: OwnedWriteHalf) -> io::Result<()> {
             match sent {
                 Ok(count) => turn_bytes += count,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    writes.writable().await?;
+                    writes.writable().await.map_err(lost)?;
                 }
-                Err(error) => return Err(error),
+                Err(error) => return Err(lost(error)),
             }
             if turn_bytes >= TURN_BYTES_MAX {
                 turn_bytes = 0;
@@ -226,6 +226,10 @@ impl Drop for AbortOnDrop<'_> {
     fn drop(&mut self) {
         self.0.abort_sessions();
     }
+}
+
+pub(super) fn lost(error: io::Error) -> Error {
+    Error::link_lost(error.to_string())
 }
 
 pub(super) fn link_error(error: tieline_wire::Error) -> Error {

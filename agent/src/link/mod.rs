@@ -24,6 +24,7 @@ use tokio::time::Instant;
 
 use self::buffer::ReadBuffer;
 pub(crate) use self::driver::{Start, run};
+use crate::bell::Bell;
 use crate::session::Session;
 
 /// Most bytes that one read of a target takes.
@@ -49,11 +50,11 @@ pub(crate) const NEWS_MAX: usize = 4;
 pub(crate) struct Link {
     core: Mutex<Core>,
     /// The mux has something to send.
-    transmit: Notify,
+    transmit: Bell,
     /// Everything that the mux had to send is with the kernel.
     flushed: Notify,
     /// A deadline moved nearer.
-    deadline: Notify,
+    deadline: Bell,
     /// The last session left.
     empty: Notify,
     /// Set once the link is to end: sessions that still run then are aborted.
@@ -111,9 +112,9 @@ impl Link {
                 sending: false,
                 draining: false,
             }),
-            transmit: Notify::new(),
+            transmit: Bell::default(),
             flushed: Notify::new(),
-            deadline: Notify::new(),
+            deadline: Bell::default(),
             empty: Notify::new(),
             closing: watch::Sender::new(None),
             started_at,
@@ -154,7 +155,7 @@ impl Link {
         }
         core.draining = true;
         drop(core);
-        self.transmit.notify_one();
+        self.transmit.ring();
         self.closing.send_if_modified(|closing| {
             let earlier = closing.is_none_or(|before| deadline < before);
             if earlier {
@@ -198,7 +199,7 @@ impl Link {
         };
         drop(guard);
         if matches!(pull, Pull::Sent) {
-            self.transmit.notify_one();
+            self.transmit.ring();
         }
         Poll::Ready(pull)
     }
@@ -208,7 +209,7 @@ impl Link {
     pub(crate) fn move_to_lane(&self, id: SessionId) -> bool {
         let moved = self.core().mux.move_to_lane(id);
         if moved {
-            self.transmit.notify_one();
+            self.transmit.ring();
         }
         moved
     }
@@ -228,7 +229,7 @@ impl Link {
     /// means.
     pub(crate) fn lane_ended(&self, id: SessionId, bytes: u64) -> Option<LaneEnd> {
         let event = self.core().mux.lane_ended(id, bytes)?;
-        self.transmit.notify_one();
+        self.transmit.ring();
         match event {
             Event::Finished { .. } => Some(LaneEnd::Finished),
             _ => Some(LaneEnd::Broken),
@@ -297,7 +298,7 @@ impl Link {
         let transmit = core.mux.wants_transmit();
         drop(core);
         if transmit {
-            self.transmit.notify_one();
+            self.transmit.ring();
         }
     }
 
@@ -313,10 +314,10 @@ impl Link {
 
 impl Core {
     /// Wakes the sessions that may send again, and the clock if it sleeps too long.
-    fn after_turn(&mut self, deadline: &Notify) {
+    fn after_turn(&mut self, deadline: &Bell) {
         while let Some(id) = self.mux.poll_writable() {
             if let Some(session) = self.sessions.get(&id) {
-                session.writable.notify_one();
+                session.writable.ring();
             }
         }
         if self
@@ -324,7 +325,7 @@ impl Core {
             .is_some_and(|wakes_at| self.mux.poll_timeout() < wakes_at)
         {
             self.wakes_at = None;
-            deadline.notify_one();
+            deadline.ring();
         }
     }
 }

@@ -5,6 +5,7 @@ use std::io;
 use std::net::{Shutdown, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use socket2::SockRef;
@@ -50,7 +51,7 @@ impl Session {
     /// The relay's direction goes on over the lane.
     pub(crate) fn moved(&self) {
         self.inbox().moved = true;
-        self.changed.notify_one();
+        self.changed.ring();
     }
 
     /// A lane is on offer; false if the session needs none, because it had one.
@@ -65,12 +66,17 @@ impl Session {
 
     /// The lane stands, or cannot be had.
     fn seat(&self, lane: Option<Arc<TcpStream>>) {
+        let seated = lane.is_some();
         self.inbox().lane = lane.map_or(Seat::Lost, Seat::Taken);
-        self.changed.notify_one();
-        self.writable.notify_one();
+        self.seated.store(seated, Ordering::Release);
+        self.changed.ring();
+        self.writable.ring();
     }
 
     pub(super) fn lane(&self) -> Option<Arc<TcpStream>> {
+        if !self.seated.load(Ordering::Acquire) {
+            return None;
+        }
         match &self.inbox().lane {
             Seat::Taken(lane) => Some(Arc::clone(lane)),
             Seat::Free | Seat::Dialling | Seat::Lost => None,

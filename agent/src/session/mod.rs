@@ -5,13 +5,14 @@
 //! up neither the link nor its receive buffers. What the target sends is read straight into the
 //! link's buffer, as far as the session has credit.
 
+mod from_target;
 mod lane;
 mod pipe;
 
-use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::net::Shutdown;
 use std::pin::pin;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -19,12 +20,12 @@ use bytes::Bytes;
 use tieline_wire::{Backlog, Reason, SessionId};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
 use self::lane::Seat;
 pub(crate) use self::lane::take_offer;
-use crate::link::{Link, Pull};
+use crate::bell::Bell;
+use crate::link::Link;
 use crate::socket;
 use crate::target::Target;
 
@@ -37,12 +38,14 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 /// One session's way from the link to its target.
 #[derive(Debug)]
 pub(crate) struct Session {
-    id: SessionId,
+    pub(crate) id: SessionId,
     inbox: Mutex<Inbox>,
+    /// The inbox has a lane: to ask before each read of the target takes no lock.
+    seated: AtomicBool,
     /// Something changed in the inbox.
-    changed: Notify,
+    changed: Bell,
     /// The session may send again.
-    pub(crate) writable: Notify,
+    pub(crate) writable: Bell,
 }
 
 #[derive(Debug, Default)]
@@ -88,8 +91,9 @@ impl Session {
         Self {
             id,
             inbox: Mutex::default(),
-            changed: Notify::new(),
-            writable: Notify::new(),
+            seated: AtomicBool::new(false),
+            changed: Bell::default(),
+            writable: Bell::default(),
         }
     }
 
@@ -111,7 +115,7 @@ impl Session {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(_) => {
                     inbox.failed = true;
-                    self.changed.notify_one();
+                    self.changed.ring();
                     return 0;
                 }
             }
@@ -120,10 +124,12 @@ impl Session {
         for payload in payloads {
             let skipped = skip.min(payload.len());
             skip -= skipped;
-            inbox.backlog.push(&payload[skipped..]);
+            if skipped < payload.len() {
+                inbox.backlog.push(&payload[skipped..]);
+            }
         }
         if !inbox.backlog.is_empty() {
-            self.changed.notify_one();
+            self.changed.ring();
         }
         taken
     }
@@ -131,7 +137,7 @@ impl Session {
     /// The relay's direction ended in order.
     pub(crate) fn finish(&self) {
         self.inbox().end.get_or_insert(End::Finish);
-        self.changed.notify_one();
+        self.changed.ring();
     }
 
     /// The session is given up: by the relay, or because its link ended.
@@ -142,7 +148,7 @@ impl Session {
             inbox.end = Some(End::Abort { deadline });
         }
         drop(inbox);
-        self.changed.notify_one();
+        self.changed.ring();
     }
 
     /// Until when what was accepted may still reach the target.
@@ -159,7 +165,7 @@ impl Session {
 
     async fn aborted(&self) {
         while !matches!(self.inbox().end, Some(End::Abort { .. })) {
-            self.changed.notified().await;
+            self.changed.heard().await;
         }
     }
 
@@ -178,10 +184,10 @@ impl Session {
                         return delivered;
                     }
                 }
-                Step::AwaitChange => self.changed.notified().await,
+                Step::AwaitChange => self.changed.heard().await,
                 Step::AwaitTarget(None) => tokio::select! {
                     ready = stream.writable() => if ready.is_err() { return Delivered::TargetFailed },
-                    () = self.changed.notified() => {}
+                    () = self.changed.heard() => {}
                 },
                 Step::AwaitTarget(Some(deadline)) => tokio::select! {
                     ready = stream.writable() => if ready.is_err() { return Delivered::Aborted },
@@ -238,23 +244,6 @@ impl Session {
             Err(_) => {
                 inbox.failed = true;
                 (Step::Again, 0)
-            }
-        }
-    }
-
-    /// Reads the target until it ends, as far as there is credit.
-    async fn read_target(&self, link: &Link, stream: &mut OwnedReadHalf) -> Collected {
-        loop {
-            if let Some(lane) = self.lane()
-                && link.move_to_lane(self.id)
-            {
-                return self.read_to_lane(link, &lane, stream.as_ref()).await;
-            }
-            match poll_fn(|context| link.poll_pull(context, self.id, stream)).await {
-                Pull::Sent => {}
-                Pull::NoCredit => self.writable.notified().await,
-                Pull::End => return Collected::All,
-                Pull::Failed => return Collected::TargetFailed,
             }
         }
     }
@@ -340,6 +329,7 @@ async fn join(
     let (mut delivered, mut collected) = (None, None);
     loop {
         tokio::select! {
+            biased;
             end = &mut to_target, if delivered.is_none() => delivered = Some(end),
             end = &mut from_target, if collected.is_none() => {
                 collected = Some(end);
