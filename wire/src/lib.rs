@@ -27,5 +27,5 @@ pub use message::{
     Scheme, Token,
 };
 pub use mux::{
-    Charge, Counters, Event, Mux, OpenError, SendError, Settings, SharedBudget, Transmit,
+    Charge, Counters, Event, Joining, Mux, OpenError, SendError, Settings, SharedBudget, Transmit,
 };

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use tieline_wire::{Reason, Register, Side, Transmit};
+use tieline_wire::{Joining, Reason, Register, Side, Transmit};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -183,6 +183,11 @@ async fn write(link: Arc<Link>, writes: OwnedWriteHalf) -> Result<(), Error> {
     let mut out = Transmit::new();
     let mut turn_bytes = 0;
     loop {
+        let mut joining = Joining::default();
+        while joining.goes_on(&link.core().mux) {
+            // Behind the next look at what is ready.
+            yield_now().await;
+        }
         {
             let mut core = link.core();
             if core.mux.wants_transmit() {

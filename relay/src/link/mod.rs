@@ -9,10 +9,10 @@ use std::task::Poll;
 
 use bytes::{Bytes, BytesMut};
 use tieline_wire::limits::GATHER_BYTES_MAX;
-use tieline_wire::{AgentHello, Event, Mux, Reason, Register, Transmit, TunnelId};
+use tieline_wire::{AgentHello, Event, Joining, Mux, Reason, Register, Transmit, TunnelId};
 use tracing::debug;
 
-use crate::io::{Received, Socket};
+use crate::io::{Received, Socket, turn};
 use crate::session::SharedMux;
 
 /// Largest single read from a link, in bytes.
@@ -196,6 +196,10 @@ async fn write(socket: &Socket, link: &Rc<SharedMux>) -> Reason {
     let mut transmit = Transmit::new();
     loop {
         poll_fn(|cx| link.poll_sendable(cx)).await;
+        let mut joining = Joining::default();
+        while link.goes_on(&mut joining) {
+            turn().await;
+        }
         let mut turn = 0;
         while gather(link, &mut transmit) {
             let Ok(sent) = transmit.send_with(|slices| socket.send_vectored(slices)) else {

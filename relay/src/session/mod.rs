@@ -13,7 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tieline_wire::limits::PREFACE;
 use tieline_wire::{
-    Counters, Error, Event, GoAway, Mode, Moment, Mux, Open, OpenError, Reason, SessionId,
+    Counters, Error, Event, GoAway, Joining, Mode, Moment, Mux, Open, OpenError, Reason, SessionId,
     SessionMap, Transmit, TunnelId,
 };
 
@@ -319,6 +319,11 @@ impl SharedMux {
     /// Whether something may wait to be sent.
     pub(crate) fn has_words(&self) -> bool {
         self.writer.is_raised()
+    }
+
+    /// Whether others may join what is to be sent.
+    pub(crate) fn goes_on(&self, joining: &mut Joining) -> bool {
+        joining.goes_on(&self.state.borrow().mux)
     }
 
     /// Says whether the link's socket takes bytes at the moment.

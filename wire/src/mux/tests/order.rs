@@ -201,3 +201,34 @@ fn a_list_that_is_never_quite_empty_does_not_grow() {
     }
     assert!(transmit.inline_bytes() < 64 * 1024);
 }
+
+#[test]
+fn few_sessions_are_sent_at_once_and_a_crowd_is_joined_while_it_grows() {
+    let mut pair = Pair::connected();
+    let sessions: Vec<_> = (0..40).map(|_| pair.session()).collect();
+    let mut speakers = sessions.iter();
+    let mut speak = |mux: &mut Mux, count| {
+        for id in speakers.by_ref().take(count) {
+            mux.send(*id, "hello".into(), false).unwrap();
+        }
+    };
+    let mux = &mut pair.relay;
+    assert!(!Joining::default().goes_on(mux), "nobody");
+    speak(mux, 3);
+    assert!(!Joining::default().goes_on(mux), "three");
+
+    speak(mux, 1);
+    let mut joining = Joining::default();
+    assert!(joining.goes_on(mux), "a crowd");
+    speak(mux, 1);
+    assert!(joining.goes_on(mux), "one more");
+    assert!(!joining.goes_on(mux), "nobody new");
+
+    // However many come, there is an end to it.
+    let mut joining = Joining::default();
+    let looks = std::iter::from_fn(|| {
+        speak(mux, 1);
+        joining.goes_on(mux).then_some(())
+    });
+    assert_eq!(looks.count(), 8);
+}
