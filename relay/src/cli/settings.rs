@@ -156,7 +156,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
     one(
         "bulk_run_bytes",
         "BYTES",
-        "Large pieces in a row before a session gets a lane of its own; 0: never [default: 1048576]",
+        "Large pieces in a row before a session gets a lane of its own; 0: never [default: 262144]",
     ),
     one(
         "shard_budget_bytes",

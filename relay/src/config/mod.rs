@@ -23,7 +23,7 @@ pub const SHARDS_MAX: usize = 1024;
 pub const TUNNELS_MAX: usize = 1_000_000;
 
 /// Default of [`Config::bulk_run_bytes`].
-const BULK_RUN_BYTES: u64 = 1024 * 1024;
+const BULK_RUN_BYTES: u64 = 256 * 1024;
 
 /// Default of [`Config::shard_budget_bytes`]: two links at full rate over a long way, and as much
 /// for small windows.
