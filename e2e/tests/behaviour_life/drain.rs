@@ -83,6 +83,30 @@ async fn start_once_free(relay: impl Fn() -> RelayBuilder) -> Result<TestRelay> 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_kept_alive_caller_that_asks_for_nothing_holds_no_stop_up() -> Result<()> {
+    let relay = TestRelay::with()
+        .shards(2)
+        .config(|config| config.drain_timeout = Duration::from_secs(600))
+        .start()?;
+    let target = Target::http(|mut http| async move {
+        http.head().await?;
+        http.respond("200 OK", "", b"hello").await?;
+        http.closed().await.map(drop)
+    })
+    .await?;
+    let agent = TestAgent::of(&target).start(&relay).await?;
+    let mut caller = relay.http().await?;
+    caller.get(&format!("/w/{}/", agent.tunnel())).await?;
+    ensure!(caller.answer().await?.0.status() == 200);
+
+    let stopping = spawn_blocking(move || relay.stop());
+    let rest = soon("the caller's end", caller.closed()).await??;
+    ensure!(rest.is_empty(), "{rest:?}");
+    soon("the relay's end, long before the deadline", stopping).await??;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_session_that_does_not_end_is_reset_at_the_drain_deadline() -> Result<()> {
     let relay = TestRelay::with()
         .shards(2)

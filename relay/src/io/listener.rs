@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::net::{Shutdown, SocketFlags};
 use socket2::{Domain, Protocol, Socket as RawSocket, TcpKeepalive, Type};
 
+use super::driver::Ways;
 use super::readiness::{Readiness, Way};
 use super::socket::Socket;
 
@@ -121,7 +122,7 @@ impl Listener {
         listener.set_nonblocking(true)?;
         let fd = OwnedFd::from(listener);
         // SAFETY: the descriptor is closed after it.
-        let readiness = unsafe { Readiness::new(fd.as_fd(), true) }?;
+        let readiness = unsafe { Readiness::new(fd.as_fd(), Ways::In, true) }?;
         Ok(Self { readiness, fd })
     }
 

@@ -9,8 +9,12 @@ use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use super::driver::Ready;
+use super::driver::{Ready, Ways};
 use super::runtime::Runtime;
+
+/// How often in a turn a wait is over at once, because what it waits for is there. Each way counts
+/// for itself: who reads without end must not keep the same task from writing.
+const PASSES_A_TURN: u8 = 4;
 
 /// One way of a descriptor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,13 +28,18 @@ pub(super) enum Way {
 pub(super) struct Slot {
     input: Half,
     output: Half,
-    /// Nothing makes it wait again.
+    /// Reads never wait again.
     ended: Cell<bool>,
+    /// The peer has sent urgent data, in front of which a read stops although more is there.
+    in_pieces: Cell<bool>,
 }
 
 #[derive(Default)]
 struct Half {
     ready: Cell<bool>,
+    /// Passes in a turn, and which one.
+    passes: Cell<u8>,
+    turn: Cell<u32>,
     waiter: RefCell<Option<Waker>>,
 }
 
@@ -41,6 +50,16 @@ impl Half {
         if let Some(waiter) = waiter {
             waiter.wake();
         }
+    }
+
+    /// Whether a wait may be over at once, in this turn.
+    fn passes(&self, turn: u32) -> bool {
+        if self.turn.replace(turn) != turn {
+            self.passes.set(0);
+        }
+        let passes = self.passes.get();
+        self.passes.set(passes.saturating_add(1));
+        passes < PASSES_A_TURN
     }
 }
 
@@ -55,6 +74,9 @@ impl Slot {
     pub(super) fn rise(&self, ready: Ready) {
         if ready.ended {
             self.ended.set(true);
+        }
+        if ready.urgent {
+            self.in_pieces.set(true);
         }
         if ready.readable {
             self.input.rise();
@@ -81,13 +103,14 @@ pub(super) struct Readiness {
 }
 
 impl Readiness {
-    /// Watches a descriptor; `closes` if nobody else has it, and it is closed right behind this.
+    /// Watches a descriptor, one way or both; `closes` if nobody else has it, and it is closed right
+    /// behind this.
     ///
     /// # Safety
     /// The descriptor stays open for as long as this is there.
-    pub(super) unsafe fn new(fd: BorrowedFd<'_>, closes: bool) -> io::Result<Self> {
+    pub(super) unsafe fn new(fd: BorrowedFd<'_>, ways: Ways, closes: bool) -> io::Result<Self> {
         let runtime = Runtime::current();
-        let (key, slot) = runtime.watch(fd)?;
+        let (key, slot) = runtime.watch(fd, ways)?;
         Ok(Self {
             runtime,
             slot,
@@ -97,12 +120,16 @@ impl Readiness {
         })
     }
 
-    /// Ready while nothing has shown that a call would wait. A task that is never made to wait gives
-    /// others a turn now and then.
+    /// Ready while nothing has shown that a call would wait. Who is never made to wait gives others a
+    /// turn now and then.
     pub(super) fn poll(&self, way: Way, cx: &mut Context<'_>) -> Poll<()> {
         let half = self.slot.half(way);
         if half.ready.get() {
-            return self.runtime.poll_pass(cx);
+            if half.passes(self.runtime.turn_number()) {
+                return Poll::Ready(());
+            }
+            self.runtime.wake_next_turn(cx);
+            return Poll::Pending;
         }
         let mut waiter = half.waiter.borrow_mut();
         match &mut *waiter {
@@ -112,7 +139,14 @@ impl Readiness {
         Poll::Pending
     }
 
-    /// A call could not go on, or took less than it might have.
+    /// A read of a stream brought less than it had room for.
+    pub(super) fn spend_by_short_read(&self) {
+        if !self.slot.in_pieces.get() {
+            self.spend(Way::In);
+        }
+    }
+
+    /// A call could not go on.
     pub(super) fn spend(&self, way: Way) {
         if way == Way::Out || !self.slot.ended.get() {
             self.slot.half(way).ready.set(false);

@@ -16,6 +16,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{AddressFamily, RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, SocketType};
 use socket2::SockRef;
 
+use super::driver::Ways;
 use super::readiness::{Readiness, Way};
 use super::runtime::turn;
 
@@ -44,7 +45,7 @@ impl Socket {
     /// Takes a descriptor into this shard.
     pub(crate) fn new(fd: OwnedFd) -> io::Result<Self> {
         // SAFETY: the descriptor is closed, or leaves, after it.
-        let readiness = unsafe { Readiness::new(fd.as_fd(), true) }?;
+        let readiness = unsafe { Readiness::new(fd.as_fd(), Ways::Both, true) }?;
         Ok(Self { readiness, fd })
     }
 
@@ -133,7 +134,7 @@ impl Socket {
                     let count = taken.len();
                     // A stream that fills no buffer has no more; its end would have been said.
                     if count < room {
-                        self.readiness.spend(Way::In);
+                        self.readiness.spend_by_short_read();
                     }
                     return Ok(Received::Bytes(count));
                 }

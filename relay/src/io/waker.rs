@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use rustix::event::{EventfdFlags, eventfd};
 
+use super::driver::Ways;
 use super::readiness::{Readiness, Way};
 
 /// The sending half; any thread may hold it.
@@ -32,7 +33,7 @@ impl Waker {
     pub(crate) fn parker(&self) -> io::Result<Parker> {
         let fd = Arc::clone(&self.0);
         // SAFETY: the descriptor is open for as long as anybody has it, and the parker does.
-        let readiness = unsafe { Readiness::new(fd.as_fd(), false) }?;
+        let readiness = unsafe { Readiness::new(fd.as_fd(), Ways::In, false) }?;
         Ok(Parker { readiness, fd })
     }
 }

@@ -197,7 +197,7 @@ async fn write(socket: &Socket, link: &Rc<SharedMux>) -> Reason {
     loop {
         poll_fn(|cx| link.poll_sendable(cx)).await;
         let mut joining = Joining::default();
-        while link.goes_on(&mut joining) {
+        while link.closing().is_none() && link.goes_on(&mut joining) {
             turn().await;
         }
         let mut turn = 0;

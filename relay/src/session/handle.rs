@@ -154,7 +154,10 @@ impl Session {
         }
         if let Some(mut state) = self.detach() {
             state.mux.reset(self.id, reason);
-            self.link.metrics.session_reset(reason);
+            // One that its link's end has reset was counted then.
+            if self.reset_reason().is_none() {
+                self.link.metrics.session_reset(reason);
+            }
             self.link.writer.raise();
         }
     }

@@ -44,11 +44,6 @@ impl Gate {
         }
     }
 
-    /// True once the gate is closed.
-    pub(crate) fn is_closed(&self) -> bool {
-        self.closed.get()
-    }
-
     /// Polls every task, so that each sees what changed around it.
     pub(crate) fn nudge(&self) {
         let waiters: Vec<Waker> = {

@@ -90,7 +90,7 @@ impl Gateway for ShardGateway {
     }
 
     fn is_draining(&self) -> bool {
-        self.0.doors.is_closed()
+        self.0.draining.get()
     }
 
     fn answered(&self, status: StatusCode, problem: Option<&'static str>) {

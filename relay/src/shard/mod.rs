@@ -92,8 +92,9 @@ pub(crate) struct Shard {
     flushing: Cell<bool>,
     log_budget: LogBudget,
     listeners: RefCell<Vec<Rc<Listener>>>,
-    /// Accept loops, and what keeps the shard awake; they end before the rest.
+    /// Accept loops; they end before the rest.
     doors: Rc<Gate>,
+    draining: Cell<bool>,
     gate: Rc<Gate>,
     read_block: ReadBlock,
     link_block: LinkBlock,
@@ -127,6 +128,7 @@ pub(crate) fn run(seed: Seed, started: impl FnOnce(io::Result<()>)) {
         }
     });
     if let Err(error) = outcome {
+        error!(shard = index, %error, "the shard's driver failed; its tunnels are gone");
         tell(Err(error));
     }
 }
@@ -162,6 +164,7 @@ impl Shard {
             log_budget: LogBudget::default(),
             listeners: RefCell::default(),
             doors: Rc::default(),
+            draining: Cell::new(false),
             gate: Rc::default(),
             read_block: ReadBlock::default(),
             link_block: LinkBlock::default(),
@@ -209,6 +212,7 @@ impl Shard {
             listener.shut();
         }
         // Kept-alive callers that wait for nothing end at once.
+        self.draining.set(true);
         self.gate.nudge();
         for mux in self.registry.borrow().muxes() {
             mux.drain(drain);

@@ -8,7 +8,7 @@ use rustix::buffer::spare_capacity;
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 
-use super::Ready;
+use super::{Ready, Ways};
 
 /// Events that one wait brings; the next one brings the rest.
 const EVENTS: usize = 1024;
@@ -27,8 +27,8 @@ impl Epoll {
         })
     }
 
-    pub(super) fn watch(&self, fd: BorrowedFd<'_>, key: u64) -> io::Result<()> {
-        let asked = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
+    pub(super) fn watch(&self, fd: BorrowedFd<'_>, ways: Ways, key: u64) -> io::Result<()> {
+        let asked = EventFlags::from_bits_retain(ways.bits()) | EventFlags::ET;
         epoll::add(&self.fd, fd, EventData::new_u64(key), asked)?;
         Ok(())
     }

@@ -66,10 +66,27 @@ fn explain(error: &io::Error) -> String {
 /// `poll.h`: bits that both drivers are asked for and answer with.
 mod bits {
     pub(super) const IN: u32 = 0x1;
+    pub(super) const PRI: u32 = 0x2;
     pub(super) const OUT: u32 = 0x4;
     pub(super) const ERR: u32 = 0x8;
     pub(super) const HUP: u32 = 0x10;
     pub(super) const RDHUP: u32 = 0x2000;
+}
+
+/// Which ways of a descriptor are of interest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ways {
+    In,
+    Both,
+}
+
+impl Ways {
+    const fn bits(self) -> u32 {
+        match self {
+            Self::In => bits::IN,
+            Self::Both => bits::IN | bits::PRI | bits::OUT | bits::RDHUP,
+        }
+    }
 }
 
 /// What became of a descriptor.
@@ -79,6 +96,8 @@ pub(super) struct Ready {
     pub(super) writable: bool,
     /// The peer ended its direction, or the descriptor failed: reads never wait again.
     pub(super) ended: bool,
+    /// There is urgent data (tcp(7)).
+    pub(super) urgent: bool,
     /// The driver has forgotten the descriptor and must be told of it again.
     pub(super) disarmed: bool,
 }
@@ -91,6 +110,7 @@ impl Ready {
             readable: ended || seen & bits::IN != 0,
             writable: failed || seen & bits::OUT != 0,
             ended,
+            urgent: seen & bits::PRI != 0,
             disarmed: false,
         }
     }
@@ -111,10 +131,10 @@ impl Driver {
     }
 
     /// Watches `fd`. If it is ready already, the next [`Driver::wait`] says so.
-    pub(super) fn watch(&mut self, fd: BorrowedFd<'_>, key: u64) -> io::Result<()> {
+    pub(super) fn watch(&mut self, fd: BorrowedFd<'_>, ways: Ways, key: u64) -> io::Result<()> {
         match self {
-            Self::Uring(ring) => ring.watch(fd, key),
-            Self::Epoll(epoll) => epoll.watch(fd, key),
+            Self::Uring(ring) => ring.watch(fd, ways, key),
+            Self::Epoll(epoll) => epoll.watch(fd, ways, key),
         }
     }
 

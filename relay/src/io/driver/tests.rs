@@ -31,7 +31,7 @@ fn readiness_is_said_once_and_again_when_more_comes() {
     for mut driver in drivers() {
         let (ours, theirs) = pair().unwrap();
         rustix::io::write(&theirs, b"x").unwrap();
-        driver.watch(ours.as_fd(), 7).unwrap();
+        driver.watch(ours.as_fd(), Ways::Both, 7).unwrap();
         let first = said(&mut driver, SOON)[&7];
         assert!(first.readable && first.writable && !first.ended && !first.disarmed);
         assert!(said(&mut driver, SOON).is_empty());
@@ -46,13 +46,13 @@ fn readiness_is_said_once_and_again_when_more_comes() {
 fn a_descriptor_that_is_forgotten_says_nothing_and_closes() {
     for mut driver in drivers() {
         let (ours, theirs) = pair().unwrap();
-        driver.watch(ours.as_fd(), 7).unwrap();
+        driver.watch(ours.as_fd(), Ways::Both, 7).unwrap();
         // At once: the ring has not even submitted it.
         driver.forget(ours.as_fd(), 7, false);
         rustix::io::write(&theirs, b"x").unwrap();
         said(&mut driver, SOON);
         assert!(said(&mut driver, SOON).is_empty());
-        driver.watch(ours.as_fd(), 8).unwrap();
+        driver.watch(ours.as_fd(), Ways::Both, 8).unwrap();
         driver.forget(ours.as_fd(), 8, true);
         drop(ours);
         said(&mut driver, Duration::ZERO);
@@ -80,7 +80,7 @@ fn a_ring_without_room_for_more_loses_neither_watches_nor_events() {
     let crowd = crowd();
     let mut key = 0;
     for (ours, _) in &crowd {
-        driver.watch(ours.as_fd(), key).unwrap();
+        driver.watch(ours.as_fd(), Ways::Both, key).unwrap();
         key += 1;
     }
     let mut armed: HashMap<u64, bool> = (0..key).map(|key| (key, false)).collect();
@@ -90,7 +90,9 @@ fn a_ring_without_room_for_more_loses_neither_watches_nor_events() {
             armed.insert(key, ready.writable);
             if ready.disarmed {
                 let place = usize::try_from(key).unwrap();
-                driver.watch(crowd[place].0.as_fd(), key).unwrap();
+                driver
+                    .watch(crowd[place].0.as_fd(), Ways::Both, key)
+                    .unwrap();
             }
         }
         if armed.values().all(|armed| *armed) {
@@ -108,7 +110,9 @@ fn a_ring_without_room_for_more_loses_neither_watches_nor_events() {
             *heard.entry(key).or_insert(false) |= ready.readable;
             if ready.disarmed {
                 let place = usize::try_from(key).unwrap();
-                driver.watch(crowd[place].0.as_fd(), key).unwrap();
+                driver
+                    .watch(crowd[place].0.as_fd(), Ways::Both, key)
+                    .unwrap();
             }
         }
         if heard.values().filter(|it| **it).count() == crowd.len() {

@@ -10,7 +10,7 @@ use io_uring::types::{Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 use rustix::io::Errno;
 
-use super::{Ready, bits};
+use super::{Ready, Ways};
 
 /// Submission entries of a ring. When they are used up, those there are go to the kernel.
 const ENTRIES: u32 = 1024;
@@ -57,9 +57,8 @@ impl Uring {
         })
     }
 
-    pub(super) fn watch(&mut self, fd: BorrowedFd<'_>, key: u64) -> io::Result<()> {
-        let asked = bits::IN | bits::OUT | bits::RDHUP;
-        let poll = opcode::PollAdd::new(Fd(fd.as_raw_fd()), asked)
+    pub(super) fn watch(&mut self, fd: BorrowedFd<'_>, ways: Ways, key: u64) -> io::Result<()> {
+        let poll = opcode::PollAdd::new(Fd(fd.as_raw_fd()), ways.bits())
             .multi(true)
             .build()
             .user_data(key);
@@ -185,12 +184,14 @@ fn outcome(entry: &cqueue::Entry) -> Ready {
             disarmed,
             ..Ready::of(seen)
         },
-        // The poll itself failed, and was not cancelled by us: whoever waits asks the descriptor.
+        // Cancelled by us, and then nobody has the key any more; or the poll itself failed. Whoever
+        // waits finds out by a call.
         Err(_) => Ready {
             readable: true,
             writable: true,
-            ended: true,
-            disarmed: false,
+            ended: false,
+            urgent: false,
+            disarmed: true,
         },
     }
 }

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use async_task::{Runnable, Task};
 use slab::Slab;
 
-use super::driver::{Chosen, Driver, Ready};
+use super::driver::{Chosen, Driver, Ready, Ways};
 use super::readiness::Slot;
 use super::timer::Timers;
 
@@ -25,10 +25,7 @@ use home::{Home, Main};
 /// Tasks that run before the driver is asked what became ready.
 const TASKS_A_TURN: usize = 256;
 
-/// How often a task goes on without a wait, because what it waits for is there, before others run.
-const PASSES_A_TURN: u8 = 4;
-
-/// How soon it is tried again to watch what the driver had no room for.
+/// How soon what the driver forgot is watched again.
 const REWATCH_PAUSE: Duration = Duration::from_millis(1);
 
 thread_local! {
@@ -71,11 +68,8 @@ pub(crate) fn run_spinning<F: Future>(
     let mut awake_until = None;
     loop {
         let mut ran = main.take_woken();
-        if ran {
-            runtime.0.passes.set(PASSES_A_TURN);
-            if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
-                return Ok(output);
-            }
+        if ran && let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            return Ok(output);
         }
         ran |= runtime.0.run_tasks();
         let mut timeout = runtime.0.idle_time(&main);
@@ -125,15 +119,13 @@ pub(super) struct Runtime {
     /// Who wants to run once the driver was asked.
     next_turn: RefCell<Vec<TaskWaker>>,
     /// Counts how often the driver was asked.
-    turns: Cell<u64>,
-    /// What is left of the running task's [`PASSES_A_TURN`].
-    passes: Cell<u8>,
+    turns: Cell<u32>,
     home: Arc<Home>,
     pub(super) timers: RefCell<Timers>,
     watched: RefCell<Slab<Watched>>,
     /// Tells what has a place in `watched` from what had it before.
     serial: Cell<u32>,
-    /// Keys that the driver forgot and had no room for again.
+    /// Keys that the driver forgot.
     unwatched: RefCell<Vec<u64>>,
     driver: RefCell<Driver>,
 }
@@ -141,6 +133,7 @@ pub(super) struct Runtime {
 struct Watched {
     key: u64,
     fd: RawFd,
+    ways: Ways,
     slot: Rc<Slot>,
 }
 
@@ -162,7 +155,6 @@ impl Runtime {
             let Some(task) = self.runnable.borrow_mut().pop_front() else {
                 return count > 0;
             };
-            self.passes.set(PASSES_A_TURN);
             task.run();
         }
         true
@@ -195,7 +187,7 @@ impl Runtime {
             if let Some(slot) = slot {
                 slot.rise(ready);
                 if ready.disarmed {
-                    self.rewatch(key);
+                    self.unwatched.borrow_mut().push(key);
                 }
             }
         }
@@ -207,43 +199,36 @@ impl Runtime {
                 waker.wake();
             }
         }
-        self.turns.set(self.turns.get() + 1);
+        self.turns.set(self.turns.get().wrapping_add(1));
         for waker in self.next_turn.take() {
             waker.wake();
         }
         Ok(())
     }
 
-    fn wake_next_turn(&self, cx: &Context<'_>) {
+    /// Wakes a task once the driver was asked.
+    pub(super) fn wake_next_turn(&self, cx: &Context<'_>) {
         self.next_turn.borrow_mut().push(cx.waker().clone());
     }
 
-    /// Lets the running task go on at once, or at its next turn if it did so often enough.
-    pub(super) fn poll_pass(&self, cx: &Context<'_>) -> Poll<()> {
-        match self.passes.get().checked_sub(1) {
-            Some(left) => {
-                self.passes.set(left);
-                Poll::Ready(())
-            }
-            None => {
-                self.wake_next_turn(cx);
-                Poll::Pending
-            }
-        }
+    /// Tells turns apart.
+    pub(super) fn turn_number(&self) -> u32 {
+        self.turns.get()
     }
 
-    pub(super) fn watch(&self, fd: BorrowedFd<'_>) -> io::Result<(u64, Rc<Slot>)> {
+    pub(super) fn watch(&self, fd: BorrowedFd<'_>, ways: Ways) -> io::Result<(u64, Rc<Slot>)> {
         let mut watched = self.watched.borrow_mut();
         let entry = watched.vacant_entry();
         let serial = self.serial.get().wrapping_add(1);
         let place = u32::try_from(entry.key()).map_err(io::Error::other)?;
         let key = u64::from(serial) << 32 | u64::from(place);
-        self.driver.borrow_mut().watch(fd, key)?;
+        self.driver.borrow_mut().watch(fd, ways, key)?;
         self.serial.set(serial);
         let slot = Rc::new(Slot::default());
         entry.insert(Watched {
             key,
             fd: fd.as_raw_fd(),
+            ways,
             slot: Rc::clone(&slot),
         });
         Ok((key, slot))
@@ -269,7 +254,7 @@ impl Runtime {
         // SAFETY: whoever watches a descriptor keeps it open until it has called `forget`, which
         // takes it out of `watched`.
         let fd = unsafe { BorrowedFd::borrow_raw(it.fd) };
-        if self.driver.borrow_mut().watch(fd, key).is_err() {
+        if self.driver.borrow_mut().watch(fd, it.ways, key).is_err() {
             self.unwatched.borrow_mut().push(key);
         }
     }
@@ -294,7 +279,6 @@ impl Entered {
             runnable: RefCell::default(),
             next_turn: RefCell::default(),
             turns: Cell::new(0),
-            passes: Cell::new(0),
             home: Arc::new(Home::new()?),
             timers: RefCell::default(),
             watched: RefCell::default(),
@@ -303,7 +287,7 @@ impl Entered {
             driver: RefCell::new(Driver::new(driver)?),
         });
         // For as long as the runtime: it is woken by it, and needs to know no more.
-        runtime.watch(runtime.home.bell())?;
+        runtime.watch(runtime.home.bell(), Ways::In)?;
         let before = CURRENT.replace(Some(Rc::clone(&runtime)));
         assert!(before.is_none(), "a thread runs one runtime at a time");
         Ok(Self(runtime))
@@ -323,6 +307,7 @@ impl Drop for Entered {
             }
             drop(runtime.timers.take());
             drop(runtime.next_turn.take());
+            runtime.home.come_home(&mut runtime.runnable.borrow_mut());
             // Dropped by their last waker, they come here to be dropped as tasks.
             let tasks = runtime.runnable.take();
             if tasks.is_empty() {
@@ -330,11 +315,13 @@ impl Drop for Entered {
             }
             drop(tasks);
         }
-        // What was forgotten closes for good once the driver knows.
-        let _ = runtime
-            .driver
-            .borrow_mut()
-            .wait(Some(Duration::ZERO), &mut Vec::new());
+        // What was forgotten closes for good once the driver knows, which it says.
+        let mut ready = Vec::new();
+        let mut driver = runtime.driver.borrow_mut();
+        while driver.wait(Some(Duration::ZERO), &mut ready).is_ok() && !ready.is_empty() {
+            ready.clear();
+        }
+        drop(driver);
         CURRENT.set(None);
     }
 }

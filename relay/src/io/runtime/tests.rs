@@ -1,6 +1,7 @@
 //! Who runs when, on both drivers.
 
 use std::cell::Cell;
+use std::net::{TcpListener, TcpStream};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
@@ -49,6 +50,57 @@ fn a_socket_that_is_always_ready_starves_nobody() {
             rounds
         });
         assert!(rounds.unwrap() < 10_000_000, "{driver:?}: no timer fired");
+    }
+}
+
+#[test]
+fn a_task_that_reads_without_end_still_writes() {
+    for driver in drivers() {
+        run(driver, async {
+            let (ours, theirs) = sockets();
+            assert_eq!(theirs.send(b"x").unwrap(), 1);
+            let mut reads = pin!(async {
+                loop {
+                    ours.readable().await;
+                }
+            });
+            let mut write = pin!(ours.writable());
+            let both = poll_fn(|cx| {
+                let _: Poll<()> = reads.as_mut().poll(cx);
+                write.as_mut().poll(cx)
+            });
+            let written = timeout(Duration::from_secs(20), both).await;
+            written.expect("the reader took every turn");
+        })
+        .unwrap();
+    }
+}
+
+#[test]
+fn what_lies_behind_urgent_data_is_read() {
+    for driver in drivers() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let caller = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (accepted, _) = listener.accept().unwrap();
+        let sender = socket2::SockRef::from(&caller);
+        sender.send(b"before").unwrap();
+        sender.send_out_of_band(b"!").unwrap();
+        sender.send(b"after").unwrap();
+        run(driver, async {
+            let socket = Socket::new(accepted.into()).unwrap();
+            let mut heard = bytes::BytesMut::new();
+            let reading = async {
+                // A read stops in front of it although there is more.
+                while heard.len() < b"beforeafter".len() {
+                    socket.readable().await;
+                    socket.recv(&mut heard, 1000).unwrap();
+                }
+            };
+            let read = timeout(Duration::from_secs(20), reading).await;
+            read.expect("no edge for what was there already");
+            assert_eq!(&heard[..], b"beforeafter");
+        })
+        .unwrap();
     }
 }
 
@@ -175,6 +227,52 @@ fn what_still_waits_at_the_end_is_dropped() {
         assert_eq!(Rc::strong_count(&alive), 1);
         // Its socket, too: the other end reads that it is closed.
         assert_eq!(rustix::io::read(&theirs, &mut [0; 1]).unwrap(), 0);
+    }
+}
+
+#[test]
+fn a_task_that_was_woken_elsewhere_at_the_end_is_dropped() {
+    for driver in drivers() {
+        let alive = Rc::new(());
+        let held = Rc::clone(&alive);
+        run(driver, async {
+            let (woken, wakers) = mpsc::sync_channel::<TaskWaker>(1);
+            spawn(poll_fn(move |cx| {
+                let _held = &held;
+                let _ = woken.try_send(cx.waker().clone());
+                Poll::<()>::Pending
+            }))
+            .detach();
+            turn().await;
+            let waking = thread::spawn(move || wakers.recv().unwrap().wake());
+            waking.join().unwrap();
+        })
+        .unwrap();
+        assert_eq!(Rc::strong_count(&alive), 1);
+    }
+}
+
+#[test]
+fn every_socket_is_closed_at_the_end_however_many_there_are() {
+    for driver in drivers() {
+        // More than a driver tells of in one wait.
+        let callers = run(driver, async {
+            let callers = (0..1_500).map(|_| {
+                let (ours, caller) = pair().unwrap();
+                let ours = Socket::new(ours).unwrap();
+                spawn(async move { ours.readable().await }).detach();
+                caller
+            });
+            let callers = callers.collect::<Vec<_>>();
+            turn().await;
+            callers
+        })
+        .unwrap();
+        let open = callers.iter().filter(|caller| {
+            rustix::io::ioctl_fionbio(caller, true).unwrap();
+            rustix::io::read(caller, &mut [0; 1]).is_err()
+        });
+        assert_eq!(open.count(), 0, "{driver:?}");
     }
 }
 
