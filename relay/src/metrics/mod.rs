@@ -173,7 +173,7 @@ pub(crate) struct ShardMetrics {
     link_evictions: ByReason,
     link_refused: ByReason,
     registrations_refused: ByReason,
-    session_resets: ByReason,
+    pub(crate) session_resets: ByReason,
     frontend_refused: ByReason,
     frontends_total: Counters<2>,
     bytes: Counters<2>,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use ring::signature::{Ed25519KeyPair, KeyPair};
 use tieline_wire::{
-    AgentHello, AgentKey, BulkNonce, Event, InstanceId, MachineId, Moment, Mux, RelayHello,
+    AgentHello, AgentKey, BulkNonce, Event, InstanceId, MachineId, Moment, Mux, Reason, RelayHello,
     SessionId, Settings, Transmit, TunnelId,
 };
 
@@ -70,6 +70,12 @@ impl Link {
     /// Sessions that the metrics call open.
     pub(crate) fn counted(&self) -> i64 {
         self.metrics.sessions.read()
+    }
+
+    /// Resets that the metrics know of, for whatever reason.
+    pub(super) fn resets(&self) -> u64 {
+        let of = |reason: &Reason| self.metrics.session_resets.read(*reason);
+        Reason::ALL.iter().map(of).sum()
     }
 
     /// Sessions whose target connections stand, in the order in which they were opened.

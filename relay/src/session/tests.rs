@@ -45,6 +45,17 @@ fn a_session_that_is_given_up_or_loses_its_link_counts_no_more() {
 }
 
 #[test]
+fn a_session_that_loses_its_link_with_bytes_unread_is_reset_once() {
+    let mut link = Link::established();
+    let (session, id) = link.open_to_targets(1).remove(0);
+    link.agent.send(id, "answer".into(), false).unwrap();
+    link.pump_up();
+    link.relay.fail_sessions(Reason::LinkLost);
+    drop(session);
+    assert_eq!(link.resets(), 1);
+}
+
+#[test]
 fn an_answer_that_came_to_its_end_stays_whole_when_the_link_is_lost() {
     use std::convert::Infallible;
     use std::task::{Context, Poll, Waker};

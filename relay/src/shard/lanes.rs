@@ -16,18 +16,11 @@ impl Shard {
     pub(super) async fn place_lane(self: &Rc<Self>, socket: Socket, nonce: BulkNonce) {
         let to = shard_of(&nonce);
         if to == self.index {
-            self.lane_arrived(socket, &nonce);
-        } else if to < self.peers.mailboxes.len()
-            && self
-                .hand_off(
-                    to,
-                    Message::Lane {
-                        fd: socket.into_fd(),
-                        nonce,
-                    },
-                )
-                .await
-        {
+            return self.lane_arrived(socket, &nonce);
+        }
+        let fd = socket.into_fd();
+        let message = Message::Lane { fd, nonce };
+        if to < self.peers.mailboxes.len() && self.hand_off(to, message).await {
             self.metrics.handed_off(HandoffKind::Lane);
         } else {
             self.metrics.link_refused(Reason::LaneRefused);

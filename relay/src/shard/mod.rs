@@ -107,10 +107,12 @@ pub(crate) fn run(seed: Seed, started: impl FnOnce(io::Result<()>)) {
     debug!(shard = index, "shard starts");
     let driver = seed.driver;
     let started = Cell::new(Some(started));
-    let tell = |outcome: io::Result<()>| {
-        if let Some(started) = started.take() {
-            started(outcome);
+    let tell = |outcome: io::Result<()>| match (started.take(), outcome) {
+        (Some(started), outcome) => started(outcome),
+        (None, Err(error)) => {
+            error!(shard = index, %error, "the shard's driver failed; its tunnels are gone");
         }
+        (None, Ok(())) => {}
     };
     let metrics = Arc::clone(&seed.metrics);
     let spin = Spin {
@@ -128,7 +130,6 @@ pub(crate) fn run(seed: Seed, started: impl FnOnce(io::Result<()>)) {
         }
     });
     if let Err(error) = outcome {
-        error!(shard = index, %error, "the shard's driver failed; its tunnels are gone");
         tell(Err(error));
     }
 }

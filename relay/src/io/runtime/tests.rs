@@ -34,22 +34,30 @@ fn ticks() -> Rc<Cell<u32>> {
     ticks
 }
 
+/// Goes round until timers have fired.
+async fn go_round(round: impl AsyncFn()) {
+    let ticks = ticks();
+    let mut rounds = 0;
+    while ticks.get() < 3 {
+        round().await;
+        rounds += 1;
+        assert!(rounds < 10_000_000, "no timer fired");
+    }
+}
+
 #[test]
 fn a_socket_that_is_always_ready_starves_nobody() {
     for driver in drivers() {
-        let rounds = run(driver, async {
+        run(driver, async {
             let (ours, theirs) = sockets();
             assert_eq!(theirs.send(b"x").unwrap(), 1);
-            let ticks = ticks();
-            let mut rounds = 0;
-            while ticks.get() < 3 && rounds < 10_000_000 {
+            go_round(async || {
                 ours.readable().await;
                 ours.writable().await;
-                rounds += 1;
-            }
-            rounds
-        });
-        assert!(rounds.unwrap() < 10_000_000, "{driver:?}: no timer fired");
+            })
+            .await;
+        })
+        .unwrap();
     }
 }
 
@@ -132,16 +140,7 @@ fn tasks_that_wake_one_another_starve_nobody() {
 #[test]
 fn in_a_turn_timers_are_looked_at() {
     for driver in drivers() {
-        let rounds = run(driver, async {
-            let ticks = ticks();
-            let mut rounds = 0;
-            while ticks.get() < 3 && rounds < 10_000_000 {
-                turn().await;
-                rounds += 1;
-            }
-            rounds
-        });
-        assert!(rounds.unwrap() < 10_000_000, "{driver:?}: no timer fired");
+        run(driver, go_round(turn)).unwrap();
     }
 }
 
