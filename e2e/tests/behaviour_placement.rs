@@ -1,5 +1,7 @@
 //! Where links and sessions live, and when their shards sleep.
 
+#[path = "behaviour_placement/callers.rs"]
+mod callers;
 #[path = "behaviour_placement/links.rs"]
 mod links;
 #[path = "behaviour_placement/proxy.rs"]

@@ -13,6 +13,7 @@ use socket2::{Domain, Protocol, Socket as RawSocket, TcpKeepalive, Type};
 use super::driver::Ways;
 use super::readiness::{Readiness, Way};
 use super::socket::Socket;
+use super::steering;
 
 /// Connections that may wait to be accepted; the kernel lowers it to `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
@@ -89,6 +90,8 @@ fn socket(address: SocketAddr, shared: bool) -> io::Result<RawSocket> {
     socket.set_reuse_port(shared)?;
     // Accepted sockets inherit all of these (tcp(7)), which saves a call for each.
     socket.set_tcp_nodelay(true)?;
+    // Else a byte that a peer calls urgent is not among those that are read.
+    socket.set_out_of_band_inline(true)?;
     socket.set_tcp_user_timeout(Some(STALL_TIMEOUT))?;
     let probes = TcpKeepalive::new()
         .with_time(KEEPALIVE_IDLE)
@@ -122,7 +125,7 @@ impl Listener {
         listener.set_nonblocking(true)?;
         let fd = OwnedFd::from(listener);
         // SAFETY: the descriptor is closed after it.
-        let readiness = unsafe { Readiness::new(fd.as_fd(), Ways::In, true) }?;
+        let readiness = unsafe { Readiness::new(fd.as_fd(), Ways::In, true) };
         Ok(Self { readiness, fd })
     }
 
@@ -134,13 +137,19 @@ impl Listener {
                 Ok((fd, peer)) => {
                     let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
                     let peer = peer.unwrap_or(UNKNOWN);
-                    return Ok((Socket::new(fd)?, peer));
+                    return Ok((Socket::new(fd), peer));
                 }
                 Err(rustix::io::Errno::AGAIN) => self.readiness.spend(Way::In),
                 Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
         }
+    }
+
+    /// Lets the sockets at `places` share the connections of this port, which are all alike; see
+    /// [`bind`] for the order.
+    pub(crate) fn steer(&self, places: &[u32]) -> io::Result<()> {
+        steering::steer(self.fd.as_fd(), places)
     }
 
     /// Listens no more: who waits to be accepted is refused, and an accept fails from now on with
@@ -202,6 +211,7 @@ mod tests {
         let congestion = accepted.tcp_congestion().unwrap();
         assert!(congestion.starts_with(LOOPBACK_CONGESTION));
         assert!(accepted.keepalive().unwrap() && accepted.tcp_nodelay().unwrap());
+        assert!(accepted.out_of_band_inline().unwrap());
     }
 
     #[test]

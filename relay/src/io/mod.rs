@@ -12,6 +12,7 @@ mod readiness;
 mod runtime;
 mod signal;
 mod socket;
+mod steering;
 mod timer;
 mod waker;
 #[cfg(test)]

@@ -43,10 +43,10 @@ pub(crate) struct Socket {
 
 impl Socket {
     /// Takes a descriptor into this shard.
-    pub(crate) fn new(fd: OwnedFd) -> io::Result<Self> {
+    pub(crate) fn new(fd: OwnedFd) -> Self {
         // SAFETY: the descriptor is closed, or leaves, after it.
-        let readiness = unsafe { Readiness::new(fd.as_fd(), Ways::Both, true) }?;
-        Ok(Self { readiness, fd })
+        let readiness = unsafe { Readiness::new(fd.as_fd(), Ways::Both, true) };
+        Self { readiness, fd }
     }
 
     /// Gives the descriptor up, for another shard.
@@ -149,18 +149,19 @@ impl Socket {
     }
 
     /// Looks at what a read would bring, without taking it.
-    pub(crate) fn peek(&self, buffer: &mut [u8]) -> io::Result<usize> {
+    pub(crate) fn peek(&self, buffer: &mut [u8]) -> io::Result<Received> {
         loop {
             match rustix::net::recv(
                 &self.fd,
                 &mut *buffer,
                 RecvFlags::DONTWAIT | RecvFlags::PEEK,
             ) {
-                Ok((count, _)) => return Ok(count.min(buffer.len())),
+                Ok((0, _)) => return Ok(Received::End),
+                Ok((count, _)) => return Ok(Received::Bytes(count.min(buffer.len()))),
                 Err(rustix::io::Errno::INTR) => {}
                 Err(rustix::io::Errno::AGAIN) => {
                     self.found_nothing();
-                    return Ok(0);
+                    return Ok(Received::Nothing);
                 }
                 Err(error) => return Err(error.into()),
             }
@@ -306,7 +307,7 @@ mod tests {
             let (accepted, _) = listener.accept().unwrap();
             caller.write_all(b"unread").unwrap();
             run(driver, async {
-                let socket = Socket::new(accepted.into()).unwrap();
+                let socket = Socket::new(accepted.into());
                 socket.readable().await;
                 assert!(!socket.is_broken());
                 socket.finish();
@@ -322,7 +323,7 @@ mod tests {
             let (accepted, _) = listener.accept().unwrap();
             caller.write_all(b"unread").unwrap();
             run(driver, async {
-                let socket = Socket::new(accepted.into()).unwrap();
+                let socket = Socket::new(accepted.into());
                 SockRef::from(&caller)
                     .set_linger(Some(Duration::ZERO))
                     .unwrap();

@@ -33,7 +33,7 @@ impl Waker {
     pub(crate) fn parker(&self) -> io::Result<Parker> {
         let fd = Arc::clone(&self.0);
         // SAFETY: the descriptor is open for as long as anybody has it, and the parker does.
-        let readiness = unsafe { Readiness::new(fd.as_fd(), Ways::In, false) }?;
+        let readiness = unsafe { Readiness::new(fd.as_fd(), Ways::In, false) };
         Ok(Parker { readiness, fd })
     }
 }

@@ -21,9 +21,15 @@ pub(crate) enum Opening {
 
 /// Waits for the first bytes; `None` if the peer went away, or said something else.
 pub(crate) async fn opening(socket: &Socket) -> Option<Opening> {
-    socket.readable().await;
     let mut first = [0; TELLING_BYTES];
-    let seen = socket.peek(&mut first).ok()?;
+    let seen = loop {
+        socket.readable().await;
+        match socket.peek(&mut first).ok()? {
+            Received::Bytes(seen) => break seen,
+            Received::End => return None,
+            Received::Nothing => {}
+        }
+    };
     if seen < TELLING_BYTES || first != LANE_PREFACE[..TELLING_BYTES] {
         return Some(Opening::Link);
     }

@@ -97,7 +97,7 @@ fn an_offer_of_a_lane_is_good_for_one_connection() {
         let mut arrived = [false; 2];
         for arrived in &mut arrived {
             let (ours, _theirs) = pair().unwrap();
-            let socket = Socket::new(ours).unwrap();
+            let socket = Socket::new(ours);
             *arrived = link.lanes.arrived(socket, &nonce, Clock::start().now());
         }
         assert_eq!(arrived, [true, false]);
@@ -125,7 +125,7 @@ fn a_lane_outlives_the_time_that_a_caller_may_take_nothing() {
     let _agent = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let (accepted, _) = listener.accept().unwrap();
     run(Chosen::Epoll, async {
-        let socket = Socket::new(accepted.into()).unwrap();
+        let socket = Socket::new(accepted.into());
         // As the listener of agents does it.
         let limit = Some(Duration::from_secs(20));
         SockRef::from(&socket).set_tcp_user_timeout(limit).unwrap();

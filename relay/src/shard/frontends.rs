@@ -13,7 +13,7 @@ use super::gateway::ShardGateway;
 use super::message::{Message, Verdict};
 use super::routes::Lookup;
 use super::{Shard, shown};
-use crate::io::{PollSocket, Socket, timeout};
+use crate::io::{PollSocket, Received, Socket, timeout};
 use crate::listen::{http, tcp};
 use crate::metrics::{FrontendKind, HandoffKind};
 use crate::registry::LinkRef;
@@ -45,14 +45,10 @@ impl Shard {
 
     /// A raw connection that another shard routed here.
     pub(super) fn raw_moved_here(self: &Rc<Self>, fd: OwnedFd, tunnel: TunnelId, early: Bytes) {
-        let Ok(socket) = Socket::new(fd) else {
-            self.metrics.frontend_refused(Reason::Internal);
-            return;
-        };
         let shard = Rc::clone(self);
         // The route may have changed meanwhile: this shard's own copy decides.
         self.gate
-            .spawn(async move { shard.route_raw(socket, tunnel, early).await });
+            .spawn(async move { shard.route_raw(Socket::new(fd), tunnel, early).await });
     }
 
     async fn route_raw(self: &Rc<Self>, socket: Socket, tunnel: TunnelId, early: Bytes) {
@@ -85,12 +81,12 @@ impl Shard {
         let shard = Rc::clone(self);
         self.gate.spawn(async move {
             let deadline = shard.peers.config.preamble_timeout;
-            if timeout(deadline, socket.readable()).await.is_err() {
+            let Ok(hint) = timeout(deadline, shard.hinted_shard(&socket)).await else {
                 debug!(%peer, "no request in time");
                 shard.metrics.frontend_refused(Reason::Preamble);
                 return;
-            }
-            if let Some(to) = shard.hinted_shard(&socket) {
+            };
+            if let Some(to) = hint {
                 let fd = socket.into_fd();
                 if shard.hand_off(to, Message::Http { fd, peer }).await {
                     shard.metrics.handed_off(HandoffKind::Frontend);
@@ -104,10 +100,16 @@ impl Shard {
     }
 
     /// The other shard that a connection should be served on, if there is one.
-    fn hinted_shard(&self, socket: &Socket) -> Option<usize> {
-        let mut head = [0; HINT_BYTES];
-        let len = socket.peek(&mut head).ok()?;
-        let tunnel = http::hint(&head[..len])?;
+    async fn hinted_shard(&self, socket: &Socket) -> Option<usize> {
+        let tunnel = loop {
+            socket.readable().await;
+            let mut head = [0; HINT_BYTES];
+            match socket.peek(&mut head).ok()? {
+                Received::Bytes(len) => break http::hint(&head[..len])?,
+                Received::End => return None,
+                Received::Nothing => {}
+            }
+        };
         match self.routes.borrow().lookup(&tunnel, self.index) {
             Lookup::Live(link, _) if link.shard != self.index => Some(link.shard),
             _ => None,
@@ -116,13 +118,9 @@ impl Shard {
 
     /// An HTTP connection that another shard placed here.
     pub(super) fn http_moved_here(self: &Rc<Self>, fd: OwnedFd, peer: SocketAddr) {
-        let Ok(socket) = Socket::new(fd) else {
-            self.metrics.frontend_refused(Reason::Internal);
-            return;
-        };
         let shard = Rc::clone(self);
         self.gate
-            .spawn(async move { shard.serve_http(socket, peer).await });
+            .spawn(async move { shard.serve_http(Socket::new(fd), peer).await });
     }
 
     async fn serve_http(self: &Rc<Self>, socket: Socket, peer: SocketAddr) {
@@ -143,10 +141,6 @@ impl Shard {
         tunnel: TunnelId,
         verdict: Arc<Verdict>,
     ) {
-        let Ok(socket) = Socket::new(fd) else {
-            verdict.reset(Reason::Internal);
-            return;
-        };
         let session = match self.place(&tunnel) {
             Place::Here(session) => session,
             // It moved on while the message was under way; the caller may ask again.
@@ -155,7 +149,7 @@ impl Shard {
         };
         let shard = Rc::clone(self);
         self.gate.spawn(async move {
-            let socket = Rc::new(socket);
+            let socket = Rc::new(Socket::new(fd));
             // Dropped before the socket: if the gate ends this task, the caller must not take the
             // end for an orderly one.
             let mut unfinished = Unfinished(Some(&verdict));

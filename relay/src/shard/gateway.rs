@@ -59,7 +59,7 @@ impl Gateway for ShardGateway {
         }
         shard.metrics.crossings.inc();
         let (ours, theirs) = pair().map_err(|_| Reason::Overload)?;
-        let socket = Socket::new(ours).map_err(|_| Reason::Overload)?;
+        let socket = Socket::new(ours);
         let verdict = Arc::new(Verdict::default());
         let crossing = Message::Crossing {
             fd: theirs,

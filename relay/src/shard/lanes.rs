@@ -29,10 +29,7 @@ impl Shard {
 
     /// A lane that another shard accepted.
     pub(super) fn lane_moved_here(&self, fd: OwnedFd, nonce: &BulkNonce) {
-        match Socket::new(fd) {
-            Ok(socket) => self.lane_arrived(socket, nonce),
-            Err(_) => self.metrics.link_refused(Reason::Internal),
-        }
+        self.lane_arrived(Socket::new(fd), nonce);
     }
 
     fn lane_arrived(&self, socket: Socket, nonce: &BulkNonce) {

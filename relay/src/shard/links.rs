@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use ring::rand::{SecureRandom, SystemRandom};
 use tieline_wire::limits::TUNNELS_PER_LINK_MAX;
@@ -40,7 +39,7 @@ impl Shard {
         let Greeting { mut nonce, said } = greeting.unwrap_or_default();
         if !greeted && SystemRandom::new().fill(&mut nonce).is_err() {
             // Without randomness nobody can prove a key.
-            self.peers.loads[self.index].fetch_sub(1, Ordering::Relaxed);
+            self.link_gone(self.index);
             self.metrics.link_refused(Reason::Internal);
             return;
         }
@@ -86,7 +85,7 @@ impl Shard {
                         drop(guard);
                         let greeting = Greeting { nonce, said };
                         let message = Message::KnownLink { fd, peer, greeting };
-                        host.shard.peers.loads[to].fetch_add(1, Ordering::Relaxed);
+                        host.shard.link_expected(to);
                         host.shard.move_link(to, message).await;
                     }
                 }
@@ -102,7 +101,7 @@ impl Shard {
         entry.mux.fail_sessions(reason);
         // The agent may close as soon as it hears why: what was decided here counts.
         let reason = entry.mux.closing().unwrap_or(reason);
-        self.peers.loads[self.index].fetch_sub(1, Ordering::Relaxed);
+        self.link_gone(self.index);
         self.metrics.links.dec();
         let link = LinkRef {
             shard: self.index,

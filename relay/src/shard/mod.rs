@@ -91,7 +91,7 @@ pub(crate) struct Shard {
     outboxes: RefCell<Vec<Outbox>>,
     flushing: Cell<bool>,
     log_budget: LogBudget,
-    listeners: RefCell<Vec<Rc<Listener>>>,
+    listeners: RefCell<Vec<(ListenKind, Rc<Listener>)>>,
     /// Accept loops; they end before the rest.
     doors: Rc<Gate>,
     draining: Cell<bool>,
@@ -183,7 +183,8 @@ impl Shard {
     fn listen(self: &Rc<Self>, kind: ListenKind, listener: Listener) {
         let shard = Rc::clone(self);
         let listener = Rc::new(listener);
-        self.listeners.borrow_mut().push(Rc::clone(&listener));
+        let entry = (kind, Rc::clone(&listener));
+        self.listeners.borrow_mut().push(entry);
         self.doors
             .spawn(listen::accept(listener, move |socket, peer| match kind {
                 ListenKind::Agent => shard.agent_arrived(socket, peer),
@@ -209,7 +210,7 @@ impl Shard {
 
     /// Drains: no new connections, a farewell to every agent, then the end of all tasks.
     async fn stop(self: &Rc<Self>, mut mailbox: OpenMailbox, drain: Duration) {
-        for listener in self.listeners.take() {
+        for (_, listener) in self.listeners.take() {
             listener.shut();
         }
         // Kept-alive callers that wait for nothing end at once.

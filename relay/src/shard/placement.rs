@@ -9,13 +9,18 @@ use std::sync::atomic::Ordering;
 
 use tieline_wire::limits::HANDSHAKE_TIMEOUT;
 use tieline_wire::{AgentHello, Reason};
+use tracing::debug;
 
 use super::Shard;
 use super::message::{Greeting, Message};
+use crate::error::ListenKind;
 use crate::io::{Socket, timeout};
 use crate::listen::agent::{Opening, opening};
 use crate::metrics::HandoffKind;
 use crate::registry::LinkId;
+
+/// How often a shard says anew where callers come in, while others change it.
+const STEERINGS_MAX: usize = 16;
 
 impl Shard {
     /// A connection on an agent listener: its first bytes say what it is for.
@@ -34,7 +39,7 @@ impl Shard {
     /// A link goes to the shard with the fewest.
     async fn place_link(self: &Rc<Self>, socket: Socket, peer: SocketAddr) {
         let to = self.least_loaded();
-        self.peers.loads[to].fetch_add(1, Ordering::Relaxed);
+        self.link_expected(to);
         if to == self.index {
             self.serve_link(socket, peer, None);
             return;
@@ -48,7 +53,7 @@ impl Shard {
         if self.hand_off(to, message).await {
             self.metrics.handed_off(HandoffKind::Link);
         } else {
-            self.peers.loads[to].fetch_sub(1, Ordering::Relaxed);
+            self.link_gone(to);
             self.metrics.link_refused(Reason::Overload);
         }
     }
@@ -60,20 +65,65 @@ impl Shard {
         peer: SocketAddr,
         greeting: Option<Greeting>,
     ) {
-        match Socket::new(fd) {
-            Ok(socket) => self.serve_link(socket, peer, greeting),
-            Err(_) => {
-                self.peers.loads[self.index].fetch_sub(1, Ordering::Relaxed);
-                self.metrics.link_refused(Reason::Internal);
-            }
-        }
+        self.serve_link(Socket::new(fd), peer, greeting);
     }
 
     /// A link goes on elsewhere: here it was never one.
     pub(super) fn link_left(&self, id: LinkId) {
         self.registry.borrow_mut().remove(id);
-        self.peers.loads[self.index].fetch_sub(1, Ordering::Relaxed);
+        self.link_gone(self.index);
         self.metrics.links.dec();
+    }
+
+    /// A link is on its way to a shard, or there.
+    pub(super) fn link_expected(&self, shard: usize) {
+        if self.peers.loads[shard].fetch_add(1, Ordering::SeqCst) == 0 {
+            self.steer_callers();
+        }
+    }
+
+    /// A link that was expected on a shard is not there, or no longer.
+    pub(super) fn link_gone(&self, shard: usize) {
+        if self.peers.loads[shard].fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.steer_callers();
+        }
+    }
+
+    /// Lets raw callers come in on the shards that have links: on any other they would only be handed
+    /// on.
+    fn steer_callers(&self) {
+        let mut places = self.places_with_links();
+        for _ in 0..STEERINGS_MAX {
+            for (kind, listener) in self.listeners.borrow().iter() {
+                if *kind == ListenKind::Tcp
+                    && let Err(error) = listener.steer(&places)
+                {
+                    // All works without, by way of one shard more.
+                    debug!(%error, "the kernel goes on to choose a shard for each caller");
+                    return;
+                }
+            }
+            // Another shard may have said what was right before.
+            let now = self.places_with_links();
+            if now == places {
+                return;
+            }
+            places = now;
+        }
+    }
+
+    /// The shards that have links, as the kernel counts them; all, where none has any.
+    fn places_with_links(&self) -> Vec<u32> {
+        let shards = (0..).zip(&self.peers.loads);
+        let with_links: Vec<u32> = shards
+            .clone()
+            .filter(|(_, load)| load.load(Ordering::SeqCst) > 0)
+            .map(|(shard, _)| shard)
+            .collect();
+        if with_links.is_empty() {
+            return shards.map(|(shard, _)| shard).collect();
+        }
+        with_links
     }
 
     /// The shard with the fewest links; a tie goes to this one, then to the lowest number.

@@ -27,7 +27,7 @@ fn ends_of_a_reset(driver: Chosen, before: impl Fn(&mut TcpStream)) -> Vec<Event
     let (mut caller, accepted) = connected();
     before(&mut caller);
     run(driver, async {
-        let socket = Rc::new(Socket::new(accepted.into()).unwrap());
+        let socket = Rc::new(Socket::new(accepted.into()));
         let task = spawn(async move {
             let block = ReadBlock::default();
             splice(&socket, session, Bytes::new(), &block, || false).await
@@ -78,7 +78,7 @@ fn a_session_dropped_while_its_reads_and_writes_wait_ends_for_both_sides() {
             let mut link = Link::established();
             let (session, id) = link.open_to_targets(1).remove(0);
             let (caller, ours) = pair().unwrap();
-            let (caller, ours) = (Socket::new(caller).unwrap(), Socket::new(ours).unwrap());
+            let (caller, ours) = (Socket::new(caller), Socket::new(ours));
             // The caller's socket takes some of the answer, and then no more.
             SockRef::from(&ours).set_send_buffer_size(1).unwrap();
             link.agent.send(id, vec![7; 12_000].into(), false).unwrap();

@@ -96,10 +96,18 @@ pub(super) struct Ready {
     pub(super) writable: bool,
     /// The peer ended its direction, or the descriptor failed: reads never wait again.
     pub(super) ended: bool,
-    /// There is urgent data (tcp(7)).
-    pub(super) urgent: bool,
+    pub(super) urgent: Urgent,
     /// The driver has forgotten the descriptor and must be told of it again.
     pub(super) disarmed: bool,
+}
+
+/// Whether there is urgent data (tcp(7)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub(super) enum Urgent {
+    #[default]
+    No,
+    Perhaps,
+    Yes,
 }
 
 impl Ready {
@@ -110,7 +118,11 @@ impl Ready {
             readable: ended || seen & bits::IN != 0,
             writable: failed || seen & bits::OUT != 0,
             ended,
-            urgent: seen & bits::PRI != 0,
+            urgent: if seen & bits::PRI == 0 {
+                Urgent::No
+            } else {
+                Urgent::Yes
+            },
             disarmed: false,
         }
     }

@@ -10,7 +10,7 @@ use io_uring::types::{Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 use rustix::io::Errno;
 
-use super::{Ready, Ways};
+use super::{Ready, Urgent, Ways};
 
 /// Submission entries of a ring. When they are used up, those there are go to the kernel.
 const ENTRIES: u32 = 1024;
@@ -180,17 +180,29 @@ fn going_on(entered: io::Result<usize>) -> io::Result<()> {
 fn outcome(entry: &cqueue::Entry) -> Ready {
     let disarmed = !cqueue::more(entry.flags());
     match u32::try_from(entry.result()) {
-        Ok(seen) => Ready {
-            disarmed,
-            ..Ready::of(seen)
-        },
+        Ok(seen) => {
+            let ready = Ready::of(seen);
+            // Most are what a socket said as it woke us, and it says that of all that comes in. What
+            // the kernel has looked at itself names both ways.
+            let is_guess = ready.urgent == Urgent::Yes && !ready.writable;
+            let urgent = if is_guess {
+                Urgent::Perhaps
+            } else {
+                ready.urgent
+            };
+            Ready {
+                urgent,
+                disarmed,
+                ..ready
+            }
+        }
         // Cancelled by us, and then nobody has the key any more; or the poll itself failed. Whoever
         // waits finds out by a call.
         Err(_) => Ready {
             readable: true,
             writable: true,
             ended: false,
-            urgent: false,
+            urgent: Urgent::No,
             disarmed: true,
         },
     }

@@ -16,7 +16,7 @@ use slab::Slab;
 
 use super::driver::{Chosen, Driver, Ready, Ways};
 use super::readiness::Slot;
-use super::timer::Timers;
+use super::timer::{Timers, sleep};
 
 mod home;
 
@@ -27,6 +27,11 @@ const TASKS_A_TURN: usize = 256;
 
 /// How soon what the driver forgot is watched again.
 const REWATCH_PAUSE: Duration = Duration::from_millis(1);
+
+/// When sockets are read once more that may have stopped in front of urgent data, and how many of
+/// them in a turn.
+const SECOND_LOOK: Duration = Duration::from_secs(1);
+const SECOND_LOOKS_A_TURN: usize = 64;
 
 thread_local! {
     static CURRENT: RefCell<Option<Rc<Runtime>>> = const { RefCell::new(None) };
@@ -99,6 +104,19 @@ where
     task
 }
 
+/// Tries the reads that shall be tried again.
+async fn second_looks() {
+    sleep(SECOND_LOOK).await;
+    let runtime = Runtime::current();
+    let keys = runtime.second_looks.take();
+    for keys in keys.chunks(SECOND_LOOKS_A_TURN) {
+        for slot in keys.iter().filter_map(|key| runtime.slot(*key)) {
+            slot.look_again();
+        }
+        turn().await;
+    }
+}
+
 /// Waits until the driver has looked at all I/O, and at the timers.
 pub(crate) async fn turn() {
     let runtime = Runtime::current();
@@ -127,6 +145,8 @@ pub(super) struct Runtime {
     serial: Cell<u32>,
     /// Keys that the driver forgot.
     unwatched: RefCell<Vec<u64>>,
+    /// Keys of what is looked at again soon.
+    second_looks: RefCell<Vec<u64>>,
     driver: RefCell<Driver>,
 }
 
@@ -216,22 +236,25 @@ impl Runtime {
         self.turns.get()
     }
 
-    pub(super) fn watch(&self, fd: BorrowedFd<'_>, ways: Ways) -> io::Result<(u64, Rc<Slot>)> {
+    /// Watches a descriptor from now on, or as soon as the driver has room for it.
+    pub(super) fn watch(&self, fd: BorrowedFd<'_>, ways: Ways, slot: Rc<Slot>) -> u64 {
         let mut watched = self.watched.borrow_mut();
         let entry = watched.vacant_entry();
         let serial = self.serial.get().wrapping_add(1);
-        let place = u32::try_from(entry.key()).map_err(io::Error::other)?;
-        let key = u64::from(serial) << 32 | u64::from(place);
-        self.driver.borrow_mut().watch(fd, ways, key)?;
         self.serial.set(serial);
-        let slot = Rc::new(Slot::default());
+        // No process has 2^32 descriptors.
+        let place = u32::try_from(entry.key()).unwrap_or(u32::MAX);
+        let key = u64::from(serial) << 32 | u64::from(place);
+        if self.driver.borrow_mut().watch(fd, ways, key).is_err() {
+            self.unwatched.borrow_mut().push(key);
+        }
         entry.insert(Watched {
             key,
             fd: fd.as_raw_fd(),
             ways,
-            slot: Rc::clone(&slot),
+            slot,
         });
-        Ok((key, slot))
+        key
     }
 
     /// The place of `key`, whoever has it now.
@@ -256,6 +279,16 @@ impl Runtime {
         let fd = unsafe { BorrowedFd::borrow_raw(it.fd) };
         if self.driver.borrow_mut().watch(fd, it.ways, key).is_err() {
             self.unwatched.borrow_mut().push(key);
+        }
+    }
+
+    /// Lets a read of `key` be tried in a while, although its driver says nothing new.
+    pub(super) fn look_again(&self, key: u64) {
+        let mut keys = self.second_looks.borrow_mut();
+        keys.push(key);
+        if keys.len() == 1 {
+            drop(keys);
+            spawn(second_looks()).detach();
         }
     }
 
@@ -284,10 +317,11 @@ impl Entered {
             watched: RefCell::default(),
             serial: Cell::new(0),
             unwatched: RefCell::default(),
+            second_looks: RefCell::default(),
             driver: RefCell::new(Driver::new(driver)?),
         });
         // For as long as the runtime: it is woken by it, and needs to know no more.
-        runtime.watch(runtime.home.bell(), Ways::In)?;
+        runtime.watch(runtime.home.bell(), Ways::In, Rc::default());
         let before = CURRENT.replace(Some(Rc::clone(&runtime)));
         assert!(before.is_none(), "a thread runs one runtime at a time");
         Ok(Self(runtime))

@@ -36,7 +36,7 @@ fn on_each_driver(test: impl AsyncFn()) {
 
 fn sockets() -> (Socket, Socket) {
     let (one, other) = pair().unwrap();
-    (Socket::new(one).unwrap(), Socket::new(other).unwrap())
+    (Socket::new(one), Socket::new(other))
 }
 
 /// Serves an established link over `socket`.

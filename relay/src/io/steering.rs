@@ -1,0 +1,115 @@
+//! Which of the sockets that listen on one port get its connections: a program of a few instructions
+//! that the kernel runs for each (`SO_ATTACH_REUSEPORT_CBPF`, socket(7)).
+
+use std::ffi::{c_int, c_void};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use libc::{sock_filter, sock_fprog, socklen_t};
+
+/// Instructions of the classic BPF machine (`linux/bpf_common.h`).
+const LOAD_WORD: u16 = 0x20;
+const MODULO: u16 = 0x94;
+const JUMP_UNLESS_EQUAL: u16 = 0x15;
+const RETURN: u16 = 0x06;
+
+/// Where a program finds a random number (`linux/filter.h`).
+const RANDOM: u32 = (libc::SKF_AD_OFF + libc::SKF_AD_RANDOM).cast_unsigned();
+
+/// No socket: the kernel chooses.
+const NO_PLACE: u32 = u32::MAX;
+
+/// Lets the sockets at `places` share the connections of the port that `listener` listens on. A place
+/// is where a socket came to listen, counted from 0.
+pub(super) fn steer(listener: BorrowedFd<'_>, places: &[u32]) -> io::Result<()> {
+    let mut program = program(places);
+    let fprog = sock_fprog {
+        len: u16::try_from(program.len()).map_err(io::Error::other)?,
+        filter: program.as_mut_ptr(),
+    };
+    let len = socklen_t::try_from(size_of::<sock_fprog>()).map_err(io::Error::other)?;
+    let value: *const c_void = (&raw const fprog).cast();
+    // SAFETY: the option takes a `sock_fprog` of `len` bytes, whose pointer and length are those of
+    // `program`; the kernel copies both during the call. The descriptor is borrowed, so it is open.
+    let outcome: c_int = unsafe {
+        libc::setsockopt(
+            listener.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_REUSEPORT_CBPF,
+            value,
+            len,
+        )
+    };
+    if outcome < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// Returns one of `places`, each as often as the others.
+fn program(places: &[u32]) -> Vec<sock_filter> {
+    let instruction = |code, k| sock_filter {
+        code,
+        jt: 0,
+        jf: 0,
+        k,
+    };
+    let mut program = Vec::new();
+    if places.len() > 1 {
+        program.push(instruction(LOAD_WORD, RANDOM));
+        // One for each shard, of which there are few.
+        let count = u32::try_from(places.len()).unwrap_or(u32::MAX);
+        program.push(instruction(MODULO, count));
+    }
+    for (number, place) in (0..).zip(places) {
+        if places.len() > 1 {
+            program.push(sock_filter {
+                jf: 1,
+                ..instruction(JUMP_UNLESS_EQUAL, number)
+            });
+        }
+        program.push(instruction(RETURN, *place));
+    }
+    program.push(instruction(RETURN, NO_PLACE));
+    program
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpStream;
+    use std::os::fd::AsFd;
+
+    use super::*;
+    use crate::io::bind;
+
+    #[test]
+    fn connections_go_to_the_chosen_sockets_and_to_all_of_them() {
+        let (bound, sockets) = bind("127.0.0.1:0".parse().unwrap(), 4).unwrap();
+        for socket in &sockets {
+            socket.set_nonblocking(true).unwrap();
+        }
+        // Any socket of the port will do to say it.
+        for (places, through) in [(&[2][..], 0), (&[0, 3], 1), (&[0, 1, 2, 3], 3), (&[1], 2)] {
+            steer(sockets[through].as_fd(), places).unwrap();
+            let callers: Vec<_> = (0..200)
+                .map(|_| TcpStream::connect(bound).unwrap())
+                .collect();
+            let accepted = sockets.iter().map(|socket| {
+                let mut count = 0;
+                while socket.accept().is_ok() {
+                    count += 1;
+                }
+                count
+            });
+            let accepted: Vec<usize> = accepted.collect();
+            assert_eq!(accepted.iter().sum::<usize>(), callers.len());
+            for (place, count) in (0..).zip(&accepted) {
+                // At random: each gets a quarter of its share at least.
+                let fair = callers.len() / places.len() / 4;
+                let wanted = if places.contains(&place) { fair } else { 0 };
+                assert!(*count >= wanted, "{accepted:?} for {places:?}");
+                assert!(*count == 0 || wanted > 0, "{accepted:?} for {places:?}");
+            }
+        }
+    }
+}
