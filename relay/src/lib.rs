@@ -17,6 +17,7 @@
 //! beside any other runtime of the process.
 
 use std::net::{SocketAddr, TcpListener};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::sync::mpsc::sync_channel;
@@ -24,7 +25,7 @@ use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::oneshot;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 mod auth;
 pub mod cli;
@@ -65,6 +66,15 @@ pub struct Relay {
     control: Option<Control>,
 }
 
+/// A shard that ended although nobody had asked it to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShardLost {
+    /// Which one, counted from 0.
+    pub shard: usize,
+    /// Why.
+    pub cause: String,
+}
+
 #[derive(Default)]
 struct Addresses {
     agent: Vec<SocketAddr>,
@@ -78,6 +88,19 @@ impl Relay {
     /// # Errors
     /// [`StartError`] names the address, driver or thread, and the likely cause.
     pub fn start(config: Config) -> Result<Self, StartError> {
+        Self::start_watched(config, |_| {})
+    }
+
+    /// Like [`Relay::start`]. `lost` hears, on a thread of the relay, of a shard that ended although
+    /// nobody had asked it to: its tunnels, and the names that it decides on, are gone until another
+    /// relay starts.
+    ///
+    /// # Errors
+    /// As [`Relay::start`].
+    pub fn start_watched(
+        config: Config,
+        lost: impl Fn(ShardLost) + Clone + Send + 'static,
+    ) -> Result<Self, StartError> {
         config.check()?;
         let fd_limit = io::raise_fd_limit();
         let (driver, report) = choose_driver(config.driver)?;
@@ -131,11 +154,23 @@ impl Relay {
                 metrics: Arc::clone(&metrics[index]),
                 peers: Arc::clone(&peers),
             };
-            let started = started.clone();
+            let (started, lost) = (started.clone(), lost.clone());
             let run = move || {
-                shard::run(seed, |outcome| {
+                let started = |outcome| {
                     // Whoever waited has given up.
                     let _ = started.send(outcome);
+                };
+                let ended = catch_unwind(AssertUnwindSafe(|| shard::run(seed, started)));
+                let cause = match ended {
+                    Ok(Ok(())) => return,
+                    Ok(Err(error)) => error.to_string(),
+                    // Said on stderr already.
+                    Err(_) => "a defect in the relay, see the panic above".to_owned(),
+                };
+                error!(shard = index, cause, "the shard is lost, and its tunnels");
+                lost(ShardLost {
+                    shard: index,
+                    cause,
                 });
             };
             let name = format!("shard-{index}");
@@ -209,9 +244,8 @@ impl Relay {
             deliver(mailbox, Message::Stop { drain });
         }
         for shard in self.shards.drain(..) {
-            if shard.join().is_err() {
-                warn!("a shard ended by a panic");
-            }
+            // It catches what could end it.
+            let _ = shard.join();
         }
         if let Some(control) = self.control.take() {
             control.stop();

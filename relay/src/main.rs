@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tieline_relay::cli::{self, Invocation, Layer, TokenOrder};
 use tieline_relay::config::{self, Options};
 use tieline_relay::error::{ConfigError, EXIT_FAILED, EXIT_USAGE, ListenKind, StartError};
-use tieline_relay::{Relay, issue_token};
+use tieline_relay::{Relay, ShardLost, issue_token};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -56,7 +56,11 @@ fn serve(config: Option<PathBuf>, flags: Layer) -> anyhow::Result<()> {
     let (sender, happened) = mpsc::sync_channel(2);
     watch_signals(sender.clone()).context("cannot watch for signals")?;
     let shards = config.shards;
-    let relay = Relay::start(config)?;
+    let lost = sender.clone();
+    let relay = Relay::start_watched(config, move |shard| {
+        // One is enough to stop for.
+        let _ = lost.try_send(Happened::Lost(shard));
+    })?;
     for (kind, addresses) in [
         (ListenKind::Agent, relay.agent_addresses()),
         (ListenKind::Tcp, relay.tcp_addresses()),
@@ -79,15 +83,21 @@ fn serve(config: Option<PathBuf>, flags: Layer) -> anyhow::Result<()> {
     let text = format!("ready      tieline-relay {version}, shards: {shards}, driver: {driver}");
     say(json, &text, &event);
 
-    let Ok(Happened::Signal(signal)) = happened.recv() else {
-        return Ok(());
+    let lost = match happened.recv() {
+        Ok(Happened::Signal(signal)) => {
+            let event = json!({ "event": "stopping", "signal": signal });
+            let text = format!("stopping   {signal}; once more ends it at once");
+            say(json, &text, &event);
+            None
+        }
+        Ok(Happened::Lost(it)) => {
+            let event = json!({ "event": "stopping", "shard": it.shard, "cause": it.cause });
+            let text = format!("stopping   shard {} is lost: {}", it.shard, it.cause);
+            say(json, &text, &event);
+            Some(it)
+        }
+        Ok(Happened::Stopped) | Err(_) => return Ok(()),
     };
-    let event = json!({ "event": "stopping", "signal": signal });
-    say(
-        json,
-        &format!("stopping   {signal}; once more ends it at once"),
-        &event,
-    );
     thread::Builder::new()
         .name("stop".to_owned())
         .spawn(move || {
@@ -95,16 +105,21 @@ fn serve(config: Option<PathBuf>, flags: Layer) -> anyhow::Result<()> {
             sender.send(Happened::Stopped)
         })
         .context("cannot stop in order")?;
-    match happened.recv() {
-        Ok(Happened::Stopped) => say(json, "stopped", &json!({ "event": "stopped" })),
+    let stopped = happened.iter().find(|it| !matches!(it, Happened::Lost(_)));
+    match stopped {
+        Some(Happened::Stopped) => say(json, "stopped", &json!({ "event": "stopped" })),
         _ => bail!("cut short by a second signal"),
     }
-    Ok(())
+    match lost {
+        Some(ShardLost { shard, cause }) => bail!("shard {shard} was lost: {cause}"),
+        None => Ok(()),
+    }
 }
 
 /// What ends the wait of the main thread.
 enum Happened {
     Signal(&'static str),
+    Lost(ShardLost),
     Stopped,
 }
 

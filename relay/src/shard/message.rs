@@ -74,6 +74,9 @@ pub(crate) enum Message {
     },
     /// Accept nothing new, let sessions end for so long, then stop.
     Stop { drain: Duration },
+    /// Be a defect.
+    #[cfg(test)]
+    Panic,
 }
 
 /// The beginning of a link, to be read again on the shard where it goes on.

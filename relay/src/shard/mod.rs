@@ -35,6 +35,7 @@ mod mailbox;
 mod message;
 mod names;
 mod placement;
+mod post;
 mod routes;
 
 use gate::Gate;
@@ -44,9 +45,6 @@ use mailbox::{OpenMailbox, Outbox};
 pub(crate) use message::Message;
 use names::Names;
 use routes::Routes;
-
-/// How often what did not fit into another shard's mailbox is tried again.
-const OUTBOX_PAUSE: Duration = Duration::from_millis(1);
 
 /// How long the tasks of a shard get to be dropped at its end.
 const REAP_TIMEOUT: Duration = Duration::from_secs(1);
@@ -102,17 +100,20 @@ pub(crate) struct Shard {
 }
 
 /// Runs a shard on this thread until it is told to stop; `started` hears whether it could start.
-pub(crate) fn run(seed: Seed, started: impl FnOnce(io::Result<()>)) {
+///
+/// # Errors
+/// What ended it before it was told to.
+pub(crate) fn run(seed: Seed, started: impl FnOnce(io::Result<()>)) -> io::Result<()> {
     let index = seed.index;
     debug!(shard = index, "shard starts");
     let driver = seed.driver;
     let started = Cell::new(Some(started));
-    let tell = |outcome: io::Result<()>| match (started.take(), outcome) {
-        (Some(started), outcome) => started(outcome),
-        (None, Err(error)) => {
-            error!(shard = index, %error, "the shard's driver failed; its tunnels are gone");
+    let tell = |outcome: io::Result<()>| match started.take() {
+        Some(started) => {
+            started(outcome);
+            Ok(())
         }
-        (None, Ok(())) => {}
+        None => outcome,
     };
     let metrics = Arc::clone(&seed.metrics);
     let spin = Spin {
@@ -123,14 +124,15 @@ pub(crate) fn run(seed: Seed, started: impl FnOnce(io::Result<()>)) {
         let _span = info_span!("shard", id = index).entered();
         match Shard::open(seed) {
             Ok((shard, mailbox)) => {
-                tell(Ok(()));
-                shard.serve(mailbox).await;
+                tell(Ok(()))?;
+                shard.serve(mailbox).await
             }
             Err(error) => tell(Err(error)),
         }
     });
-    if let Err(error) = outcome {
-        tell(Err(error));
+    match outcome {
+        Ok(ended) => ended,
+        Err(error) => tell(Err(error)),
     }
 }
 
@@ -194,18 +196,17 @@ impl Shard {
             }));
     }
 
-    async fn serve(self: Rc<Self>, mut mailbox: OpenMailbox) {
-        let drain = loop {
+    async fn serve(self: Rc<Self>, mut mailbox: OpenMailbox) -> io::Result<()> {
+        let _closed = ClosedAtTheEnd(&self);
+        let (drain, ended) = loop {
             match mailbox.next().await {
-                Ok(Message::Stop { drain }) => break drain,
+                Ok(Message::Stop { drain }) => break (drain, Ok(())),
                 Ok(message) => self.handle(message),
-                Err(error) => {
-                    error!(%error, "the mailbox failed; the shard stops");
-                    break Duration::ZERO;
-                }
+                Err(error) => break (Duration::ZERO, Err(error)),
             }
         };
         self.stop(mailbox, drain).await;
+        ended
     }
 
     /// Drains: no new connections, a farewell to every agent, then the end of all tasks.
@@ -303,53 +304,8 @@ impl Shard {
                 let _ = answer.send(registry.report(&after, self.index, self.clock.now()));
             }
             Message::Stop { .. } => {}
-        }
-    }
-
-    /// Sends a message that must arrive: what does not fit waits here.
-    fn post(self: &Rc<Self>, to: usize, message: Message) {
-        let mut outboxes = self.outboxes.borrow_mut();
-        outboxes[to].push(message);
-        let flushed = outboxes[to].flush(&self.peers.mailboxes[to]);
-        drop(outboxes);
-        if !flushed {
-            self.metrics.mailbox_full.inc();
-            if !self.flushing.replace(true) {
-                let shard = Rc::clone(self);
-                self.gate.spawn(async move { shard.flush_outboxes().await });
-            }
-        }
-    }
-
-    async fn flush_outboxes(&self) {
-        loop {
-            sleep(OUTBOX_PAUSE).await;
-            let mut outboxes = self.outboxes.borrow_mut();
-            let mut left = false;
-            for (outbox, mailbox) in outboxes.iter_mut().zip(&self.peers.mailboxes) {
-                left |= !outbox.is_empty() && !outbox.flush(mailbox);
-            }
-            if !left {
-                self.flushing.set(false);
-                return;
-            }
-        }
-    }
-
-    /// Sends a connection to another shard, or drops it if that shard is too busy to take it.
-    async fn hand_off(&self, to: usize, message: Message) -> bool {
-        let mut message = message;
-        let deadline = self.clock.now() + HANDOFF_TIMEOUT;
-        loop {
-            match self.peers.mailboxes[to].try_send(message) {
-                Ok(()) => return true,
-                Err(back) => message = back,
-            }
-            self.metrics.mailbox_full.inc();
-            if self.clock.now() >= deadline {
-                return false;
-            }
-            sleep(OUTBOX_PAUSE).await;
+            #[cfg(test)]
+            Message::Panic => panic!("as the test wants it"),
         }
     }
 
@@ -378,8 +334,15 @@ impl Shard {
     }
 }
 
-/// How long a connection may wait for room in another shard's mailbox.
-const HANDOFF_TIMEOUT: Duration = Duration::from_secs(2);
+/// However a shard ends, its tasks do, and what they hold is closed.
+struct ClosedAtTheEnd<'a>(&'a Shard);
+
+impl Drop for ClosedAtTheEnd<'_> {
+    fn drop(&mut self) {
+        self.0.doors.close();
+        self.0.gate.close();
+    }
+}
 
 /// A peer's address where a log wants one.
 fn shown(peer: Option<SocketAddr>) -> String {

@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::sync_channel;
 use std::thread;
 use std::time::Instant;
 
@@ -128,6 +129,30 @@ fn a_flood_of_messages_between_shards_starves_no_io() {
 #[test]
 fn a_flood_of_messages_between_shards_starves_no_io_on_epoll() {
     flood_beside_io(DriverChoice::Epoll);
+}
+
+#[test]
+fn a_shard_that_is_lost_is_told_of_and_the_others_go_on_and_stop() {
+    let (sender, lost) = sync_channel(SHARDS);
+    let config = Config {
+        shards: SHARDS,
+        ..Config::default()
+    };
+    let relay = Relay::start_watched(config, move |it| sender.send(it).unwrap()).unwrap();
+    assert!(relay.peers.mailboxes[1].try_send(Message::Panic).is_ok());
+    let it = lost.recv_timeout(ANSWER_TIME_MAX).unwrap();
+    assert_eq!(it.shard, 1);
+    assert!(it.cause.contains("panic"), "{it:?}");
+    // Its listener is gone, so every caller comes to the other.
+    for _ in 0..16 {
+        let answer = get(relay.http_addresses()[0], "/healthz");
+        assert!(answer.starts_with("HTTP/1.1 "), "{answer}");
+    }
+    relay.stop();
+    assert!(
+        lost.recv().is_err(),
+        "one that was told to stop is not lost"
+    );
 }
 
 /// Callers of a relay that stops, at whatever stage: all of them are let go.
