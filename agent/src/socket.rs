@@ -33,6 +33,8 @@ pub(crate) async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     };
     // Who writes decided when to send; holding bytes back only adds latency.
     socket.set_nodelay(true)?;
+    // Else a byte that the peer calls urgent is not among those that are read.
+    let _ = socket2::SockRef::from(&socket).set_out_of_band_inline(true);
     #[cfg(any(target_os = "linux", target_os = "android"))]
     {
         let options = socket2::SockRef::from(&socket);

@@ -91,9 +91,10 @@ impl Relay {
         Self::start_watched(config, |_| {})
     }
 
-    /// Like [`Relay::start`]. `lost` hears, on a thread of the relay, of a shard that ended although
-    /// nobody had asked it to: its tunnels, and the names that it decides on, are gone until another
-    /// relay starts.
+    /// Like [`Relay::start`]. `lost` hears of a shard that ended although nobody had asked it to: its
+    /// tunnels, and the names that it decides on, are gone, and new links may be lost with it, until
+    /// this relay is stopped and another starts. It is called on the shard's thread, so it must not
+    /// stop the relay itself.
     ///
     /// # Errors
     /// As [`Relay::start`].
@@ -156,7 +157,7 @@ impl Relay {
             };
             let (started, lost) = (started.clone(), lost.clone());
             let run = move || {
-                let started = |outcome| {
+                let started = move |outcome| {
                     // Whoever waited has given up.
                     let _ = started.send(outcome);
                 };

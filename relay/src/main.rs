@@ -83,7 +83,7 @@ fn serve(config: Option<PathBuf>, flags: Layer) -> anyhow::Result<()> {
     let text = format!("ready      tieline-relay {version}, shards: {shards}, driver: {driver}");
     say(json, &text, &event);
 
-    let lost = match happened.recv() {
+    let mut lost = match happened.recv() {
         Ok(Happened::Signal(signal)) => {
             let event = json!({ "event": "stopping", "signal": signal });
             let text = format!("stopping   {signal}; once more ends it at once");
@@ -105,11 +105,17 @@ fn serve(config: Option<PathBuf>, flags: Layer) -> anyhow::Result<()> {
             sender.send(Happened::Stopped)
         })
         .context("cannot stop in order")?;
-    let stopped = happened.iter().find(|it| !matches!(it, Happened::Lost(_)));
-    match stopped {
-        Some(Happened::Stopped) => say(json, "stopped", &json!({ "event": "stopped" })),
-        _ => bail!("cut short by a second signal"),
+    // The first signal asks for what a lost shard has begun already.
+    let mut signals = u8::from(lost.is_none());
+    loop {
+        match happened.recv() {
+            Ok(Happened::Lost(it)) => lost = lost.or(Some(it)),
+            Ok(Happened::Signal(_)) if signals == 0 => signals = 1,
+            Ok(Happened::Stopped) => break,
+            Ok(Happened::Signal(_)) | Err(_) => bail!("cut short by a second signal"),
+        }
     }
+    say(json, "stopped", &json!({ "event": "stopped" }));
     match lost {
         Some(ShardLost { shard, cause }) => bail!("shard {shard} was lost: {cause}"),
         None => Ok(()),

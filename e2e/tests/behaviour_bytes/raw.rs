@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use anyhow::Result;
+use socket2::SockRef;
 use tieline_e2e::behaviour::{
     Digest, Target, TestAgent, TestRelay, half_close, noise, read_to_close, soon,
 };
 use tieline_e2e::on_each_driver;
 use tieline_relay::DriverChoice;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 
 /// Far more than any window or socket buffer starts with.
@@ -19,6 +20,7 @@ on_each_driver!(
     a_caller_that_half_closes_gets_the_whole_answer,
     a_target_that_half_closes_first_gets_the_whole_request,
     bytes_sent_at_once_with_the_preamble_arrive,
+    urgent_bytes_reach_the_other_side_with_the_rest,
 );
 
 async fn an_answer_that_starts_two_seconds_after_the_end_of_the_request_arrives(
@@ -124,6 +126,23 @@ async fn bytes_sent_at_once_with_the_preamble_arrive(driver: DriverChoice) -> Re
         let (echo, end) = soon("the echo", read_to_close(&mut caller)).await?;
         end?;
         assert_eq!(echo, Digest::of(&early), "seed {seed}");
+    }
+    Ok(())
+}
+
+async fn urgent_bytes_reach_the_other_side_with_the_rest(driver: DriverChoice) -> Result<()> {
+    let target = Target::echo().await?;
+    let relay = TestRelay::with().driver(driver).start()?;
+    let agent = TestAgent::of(&target).start(&relay).await?;
+    let mut caller = relay.raw(agent.tunnel()).await?;
+    for round in 0..3 {
+        caller.write_all(b"before").await?;
+        SockRef::from(&caller).send_out_of_band(b"!")?;
+        // What comes behind it is answered without another byte that would wake anybody.
+        caller.write_all(b"after").await?;
+        let mut echo = [0; 12];
+        soon("the echo", caller.read_exact(&mut echo)).await??;
+        assert_eq!(&echo, b"before!after", "round {round}");
     }
     Ok(())
 }

@@ -81,11 +81,12 @@ impl Shard {
                 match link::run(socket, said, &mux, &host, &host.shard.link_block).await {
                     Left::Ended(reason) => guard.end = Some(reason),
                     Left::Moved { to, fd, said } => {
+                        // There first: otherwise callers would find no shard with a link meanwhile.
+                        host.shard.link_expected(to);
                         guard.end = None;
                         drop(guard);
                         let greeting = Greeting { nonce, said };
                         let message = Message::KnownLink { fd, peer, greeting };
-                        host.shard.link_expected(to);
                         host.shard.move_link(to, message).await;
                     }
                 }

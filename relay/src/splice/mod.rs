@@ -62,11 +62,22 @@ pub(crate) async fn splice(
     session.deliver_to(Rc::clone(socket));
     let failed = {
         let unread = Cell::new(false);
+        let over = Cell::new(false);
+        let _cut_off = CutOff {
+            socket,
+            over: &over,
+        };
         let up = pin!(upward(socket, &session, early, block, &unread, &cancelled));
-        let down = pin!(downward(socket, &session));
-        both(up, down, || gone(socket, &cancelled), &unread)
+        let down = pin!(async {
+            downward(socket, &session).await?;
+            over.set(true);
+            Ok(())
+        });
+        let failed = both(up, down, || gone(socket, &cancelled), &unread)
             .await
-            .err()
+            .err();
+        over.set(true);
+        failed
     };
     match failed {
         // Ended in order; or the frontend went, and the session's drop tells the agent.
@@ -85,6 +96,21 @@ pub(crate) async fn splice(
             Box::pin(flush(socket)).await;
             socket.abort();
             Some(reason)
+        }
+    }
+}
+
+/// Makes the close of a frontend a reset if its task is dropped before the answer was `over`: what broke
+/// off must not look complete.
+struct CutOff<'a> {
+    socket: &'a Socket,
+    over: &'a Cell<bool>,
+}
+
+impl Drop for CutOff<'_> {
+    fn drop(&mut self) {
+        if !self.over.get() {
+            self.socket.abort();
         }
     }
 }

@@ -1,6 +1,6 @@
 //! A splice between a real socket and a mux whose agent is another mux, without a network.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 
 use socket2::SockRef;
@@ -67,6 +67,29 @@ fn a_caller_that_resets_after_its_own_end_is_noticed() {
             caller.shutdown(std::net::Shutdown::Write).unwrap();
         });
         assert!(events.iter().any(is_frontend_reset), "{events:?}");
+    }
+}
+
+#[test]
+fn a_caller_whose_task_is_dropped_in_the_middle_of_its_answer_hears_of_it() {
+    let (best, _) = choose(None).unwrap();
+    for driver in [best, Chosen::Epoll] {
+        let link = Link::established();
+        let session = link.open();
+        let (mut caller, accepted) = connected();
+        run(driver, async {
+            let socket = Rc::new(Socket::new(accepted.into()));
+            let task = spawn(async move {
+                let block = ReadBlock::default();
+                splice(&socket, session, Bytes::new(), &block, || false).await
+            });
+            sleep(Duration::from_millis(10)).await;
+            task.cancel().await;
+        })
+        .unwrap();
+        let end = caller.read(&mut [0; 1]);
+        let kind = end.expect_err("it looked like an orderly end").kind();
+        assert_eq!(kind, io::ErrorKind::ConnectionReset);
     }
 }
 

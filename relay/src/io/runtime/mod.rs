@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use async_task::{Runnable, Task};
 use slab::Slab;
+use tracing::warn;
 
 use super::driver::{Chosen, Driver, Ready, Ways};
 use super::readiness::Slot;
@@ -25,8 +26,10 @@ use home::{Home, Main};
 /// Tasks that run before the driver is asked what became ready.
 const TASKS_A_TURN: usize = 256;
 
-/// How soon what the driver forgot is watched again.
-const REWATCH_PAUSE: Duration = Duration::from_millis(1);
+/// How often a driver that has no room for a descriptor is asked again while nothing else happens, and
+/// how often the log says so.
+const REWATCH_PAUSE: Duration = Duration::from_millis(50);
+const REWATCH_WARN_INTERVAL: Duration = Duration::from_secs(10);
 
 /// When sockets are read once more that may have stopped in front of urgent data, and how many of
 /// them in a turn.
@@ -145,6 +148,8 @@ pub(super) struct Runtime {
     serial: Cell<u32>,
     /// Keys that the driver forgot.
     unwatched: RefCell<Vec<u64>>,
+    /// When the log may say again that the driver has no room.
+    next_warning: Cell<Option<Instant>>,
     /// Keys of what is looked at again soon.
     second_looks: RefCell<Vec<u64>>,
     driver: RefCell<Driver>,
@@ -245,9 +250,7 @@ impl Runtime {
         // No process has 2^32 descriptors.
         let place = u32::try_from(entry.key()).unwrap_or(u32::MAX);
         let key = u64::from(serial) << 32 | u64::from(place);
-        if self.driver.borrow_mut().watch(fd, ways, key).is_err() {
-            self.unwatched.borrow_mut().push(key);
-        }
+        self.ask_to_watch(fd, ways, key);
         entry.insert(Watched {
             key,
             fd: fd.as_raw_fd(),
@@ -277,8 +280,20 @@ impl Runtime {
         // SAFETY: whoever watches a descriptor keeps it open until it has called `forget`, which
         // takes it out of `watched`.
         let fd = unsafe { BorrowedFd::borrow_raw(it.fd) };
-        if self.driver.borrow_mut().watch(fd, it.ways, key).is_err() {
-            self.unwatched.borrow_mut().push(key);
+        self.ask_to_watch(fd, it.ways, key);
+    }
+
+    /// What the driver has no room for is tried again.
+    fn ask_to_watch(&self, fd: BorrowedFd<'_>, ways: Ways, key: u64) {
+        let Err(error) = self.driver.borrow_mut().watch(fd, ways, key) else {
+            return;
+        };
+        self.unwatched.borrow_mut().push(key);
+        let now = Instant::now();
+        let due = self.next_warning.get().is_none_or(|at| at <= now);
+        if due {
+            self.next_warning.set(Some(now + REWATCH_WARN_INTERVAL));
+            warn!(%error, "the kernel watches no more connections for this shard; some will hang");
         }
     }
 
@@ -317,6 +332,7 @@ impl Entered {
             watched: RefCell::default(),
             serial: Cell::new(0),
             unwatched: RefCell::default(),
+            next_warning: Cell::new(None),
             second_looks: RefCell::default(),
             driver: RefCell::new(Driver::new(driver)?),
         });
