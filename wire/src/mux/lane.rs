@@ -57,9 +57,9 @@ pub(super) struct RecvLane {
 }
 
 impl Mux {
-    /// Relay: offers a lane for a session.
+    /// Relay: offers a lane for a session. Without effect at an agent, which must not.
     pub fn offer_bulk(&mut self, id: SessionId, nonce: &BulkNonce) {
-        if self.is_live(id) {
+        if self.handshake.is_relay() && self.is_live(id) {
             self.push_optional(Kind::BulkOffer, id, &BulkOffer(nonce));
         }
     }

@@ -35,6 +35,14 @@ fn an_offer_reaches_the_agent_and_an_agent_that_knows_no_lanes_skips_it() {
 }
 
 #[test]
+fn an_agent_that_offers_a_lane_says_nothing_that_its_relay_would_blame_it_for() {
+    let mut pair = Pair::connected();
+    let id = pair.session();
+    pair.agent.offer_bulk(id, &NONCE_OF_LANE);
+    assert!(take_output(&mut pair.agent, pair.now).is_empty());
+}
+
+#[test]
 fn the_marker_leaves_behind_what_was_queued_and_nothing_is_framed_after_it() {
     let (mut pair, id) = moved("framed");
     let events = std::mem::take(&mut pair.agent_events);
