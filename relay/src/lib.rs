@@ -245,8 +245,9 @@ impl Relay {
             deliver(mailbox, Message::Stop { drain });
         }
         for shard in self.shards.drain(..) {
-            // It catches what could end it.
-            let _ = shard.join();
+            if shard.join().is_err() {
+                warn!("whoever was told of a lost shard panicked");
+            }
         }
         if let Some(control) = self.control.take() {
             control.stop();

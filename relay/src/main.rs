@@ -106,11 +106,11 @@ fn serve(config: Option<PathBuf>, flags: Layer) -> anyhow::Result<()> {
         })
         .context("cannot stop in order")?;
     // The first signal asks for what a lost shard has begun already.
-    let mut signals = u8::from(lost.is_none());
+    let mut is_signalled = lost.is_none();
     loop {
         match happened.recv() {
             Ok(Happened::Lost(it)) => lost = lost.or(Some(it)),
-            Ok(Happened::Signal(_)) if signals == 0 => signals = 1,
+            Ok(Happened::Signal(_)) if !is_signalled => is_signalled = true,
             Ok(Happened::Stopped) => break,
             Ok(Happened::Signal(_)) | Err(_) => bail!("cut short by a second signal"),
         }

@@ -45,8 +45,9 @@ const TAKEN_PAUSE: Duration = Duration::from_millis(5);
 
 /// Binds `count` sockets to one address, among which the kernel spreads connections.
 ///
-/// They come to listen in their order, the first at place 0. Port 0 is chosen once, for all of them. The address is first bound alone, because with
-/// `SO_REUSEPORT` a second relay of the same user would silently share it.
+/// They come to listen in their order, the first at place 0. Port 0 is chosen once, for all of them.
+/// The address is first bound alone, because with `SO_REUSEPORT` a second relay of the same user
+/// would silently share it.
 #[expect(
     clippy::disallowed_methods,
     reason = "runs before any shard, and no event says it"

@@ -123,6 +123,7 @@ impl Pipes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::io::socket::with_urgent_byte;
     use crate::io::{Chosen, pair, run};
 
     #[test]
@@ -153,21 +154,9 @@ mod tests {
 
     #[test]
     fn urgent_data_goes_along_and_is_no_end() {
-        use std::net::{TcpListener, TcpStream};
-
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let caller = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let (accepted, _) = listener.accept().unwrap();
-        let sender = socket2::SockRef::from(&caller);
-        sender.send(b"before").unwrap();
-        sender.send_out_of_band(b"!").unwrap();
-        sender.send(b"after").unwrap();
-        drop(caller);
-        // As every socket that our listeners accept.
-        let inline = socket2::SockRef::from(&accepted).set_out_of_band_inline(true);
-        inline.unwrap();
         run(Chosen::Epoll, async {
-            let from = Socket::new(accepted.into());
+            let (from, caller) = with_urgent_byte();
+            drop(caller);
             from.set_nonblocking().unwrap();
             let (to, other) = pair().unwrap();
             let (to, other) = (Socket::new(to), Socket::new(other));

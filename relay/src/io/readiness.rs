@@ -214,6 +214,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::io::socket::with_urgent_byte;
     use crate::io::{Chosen, Received, Socket, choose, pair, run, timeout, turn};
 
     fn drivers() -> [Chosen; 2] {
@@ -224,26 +225,19 @@ mod tests {
     #[test]
     fn what_lies_behind_urgent_data_is_read() {
         for driver in drivers() {
-            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-            let caller = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-            let (accepted, _) = listener.accept().unwrap();
-            let sender = socket2::SockRef::from(&caller);
-            sender.send(b"before").unwrap();
-            sender.send_out_of_band(b"!").unwrap();
-            sender.send(b"after").unwrap();
             run(driver, async {
-                let socket = Socket::new(accepted.into());
+                let (socket, _caller) = with_urgent_byte();
                 let mut heard = bytes::BytesMut::new();
                 let reading = async {
                     // A read stops in front of it although there is more.
-                    while heard.len() < b"beforeafter".len() {
+                    while heard.len() < b"before!after".len() {
                         socket.readable().await;
                         socket.recv(&mut heard, 1000).unwrap();
                     }
                 };
                 let read = timeout(Duration::from_secs(20), reading).await;
                 read.expect("no edge for what was there already");
-                assert_eq!(&heard[..], b"beforeafter");
+                assert_eq!(&heard[..], b"before!after");
             })
             .unwrap();
         }

@@ -273,6 +273,22 @@ pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     )?)
 }
 
+/// A connection on which `before!after` has come, the `!` as urgent data, with the options of those that
+/// our listeners accept; and its peer.
+#[cfg(test)]
+pub(super) fn with_urgent_byte() -> (Socket, std::net::TcpStream) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let caller = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (accepted, _) = listener.accept().unwrap();
+    let inline = SockRef::from(&accepted).set_out_of_band_inline(true);
+    inline.unwrap();
+    let sender = SockRef::from(&caller);
+    sender.send(b"before").unwrap();
+    sender.send_out_of_band(b"!").unwrap();
+    sender.send(b"after").unwrap();
+    (Socket::new(accepted.into()), caller)
+}
+
 fn retry(mut call: impl FnMut() -> rustix::io::Result<usize>) -> io::Result<usize> {
     loop {
         match call() {

@@ -60,48 +60,43 @@ pub(crate) async fn splice(
     cancelled: impl Fn() -> bool,
 ) -> Option<Reason> {
     session.deliver_to(Rc::clone(socket));
+    let over = Cell::new(false);
+    let _cut_off = CutOff {
+        socket,
+        over: &over,
+    };
     let failed = {
         let unread = Cell::new(false);
-        let over = Cell::new(false);
-        let _cut_off = CutOff {
-            socket,
-            over: &over,
-        };
         let up = pin!(upward(socket, &session, early, block, &unread, &cancelled));
         let down = pin!(async {
             downward(socket, &session).await?;
             over.set(true);
             Ok(())
         });
-        let failed = both(up, down, || gone(socket, &cancelled), &unread)
+        both(up, down, || gone(socket, &cancelled), &unread)
             .await
-            .err();
-        over.set(true);
-        failed
+            .err()
     };
-    match failed {
-        // Ended in order; or the frontend went, and the session's drop tells the agent.
-        None => None,
-        Some(Failure::Frontend(reason)) => {
+    let reason = match failed? {
+        // Only the agent is there to be told.
+        Failure::Frontend(reason) => {
+            over.set(true);
             session.reset(reason);
-            None
+            return None;
         }
-        Some(Failure::Lane) => {
+        Failure::Lane => {
             session.reset(Reason::LaneLost);
-            Box::pin(flush(socket)).await;
-            socket.abort();
-            Some(Reason::LaneLost)
+            Reason::LaneLost
         }
-        Some(Failure::Session(reason)) => {
-            Box::pin(flush(socket)).await;
-            socket.abort();
-            Some(reason)
-        }
-    }
+        Failure::Session(reason) => reason,
+    };
+    over.set(false);
+    Box::pin(flush(socket)).await;
+    Some(reason)
 }
 
-/// Makes the close of a frontend a reset if its task is dropped before the answer was `over`: what broke
-/// off must not look complete.
+/// Makes the close of a frontend a reset unless its answer is `over`, also where its task is dropped:
+/// what broke off must not look complete.
 struct CutOff<'a> {
     socket: &'a Socket,
     over: &'a Cell<bool>,

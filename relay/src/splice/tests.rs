@@ -1,10 +1,10 @@
 //! A splice between a real socket and a mux whose agent is another mux, without a network.
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::{TcpListener, TcpStream};
 
 use socket2::SockRef;
-use tieline_wire::Event;
+use tieline_wire::{Event, SessionId};
 
 use super::*;
 use crate::io::{Chosen, choose, pair, run, sleep, spawn, timeout};
@@ -19,6 +19,15 @@ fn connected() -> (TcpStream, TcpStream) {
     (caller, listener.accept().unwrap().0)
 }
 
+/// A task that joins a caller's connection and its session.
+fn splicing(accepted: TcpStream, session: Session) -> impl Future<Output = Option<Reason>> {
+    let socket = Rc::new(Socket::new(accepted.into()));
+    spawn(async move {
+        let block = ReadBlock::default();
+        splice(&socket, session, Bytes::new(), &block, || false).await
+    })
+}
+
 /// What the agent hears of a caller that resets its connection once `before` is done to it, while
 /// the target neither reads nor answers.
 fn ends_of_a_reset(driver: Chosen, before: impl Fn(&mut TcpStream)) -> Vec<Event> {
@@ -27,11 +36,7 @@ fn ends_of_a_reset(driver: Chosen, before: impl Fn(&mut TcpStream)) -> Vec<Event
     let (mut caller, accepted) = connected();
     before(&mut caller);
     run(driver, async {
-        let socket = Rc::new(Socket::new(accepted.into()));
-        let task = spawn(async move {
-            let block = ReadBlock::default();
-            splice(&socket, session, Bytes::new(), &block, || false).await
-        });
+        let task = splicing(accepted, session);
         sleep(Duration::from_millis(50)).await;
         SockRef::from(&caller)
             .set_linger(Some(Duration::ZERO))
@@ -70,26 +75,37 @@ fn a_caller_that_resets_after_its_own_end_is_noticed() {
     }
 }
 
+/// How a caller's connection ends whose task is dropped once `before` is done at the agent.
+fn end_of_a_dropped_task(driver: Chosen, before: impl Fn(&mut Link, SessionId)) -> io::ErrorKind {
+    let mut link = Link::established();
+    let (session, id) = link.open_to_targets(1).remove(0);
+    let (mut caller, accepted) = connected();
+    // It takes little of an answer.
+    SockRef::from(&caller).set_recv_buffer_size(1).unwrap();
+    run(driver, async {
+        let task = splicing(accepted, session);
+        sleep(Duration::from_millis(10)).await;
+        before(&mut link, id);
+        link.pump_up();
+        sleep(Duration::from_millis(10)).await;
+        drop(task);
+    })
+    .unwrap();
+    let end = io::copy(&mut caller, &mut io::sink());
+    end.expect_err("it looked like an orderly end").kind()
+}
+
 #[test]
 fn a_caller_whose_task_is_dropped_in_the_middle_of_its_answer_hears_of_it() {
     let (best, _) = choose(None).unwrap();
     for driver in [best, Chosen::Epoll] {
-        let link = Link::established();
-        let session = link.open();
-        let (mut caller, accepted) = connected();
-        run(driver, async {
-            let socket = Rc::new(Socket::new(accepted.into()));
-            let task = spawn(async move {
-                let block = ReadBlock::default();
-                splice(&socket, session, Bytes::new(), &block, || false).await
-            });
-            sleep(Duration::from_millis(10)).await;
-            task.cancel().await;
-        })
-        .unwrap();
-        let end = caller.read(&mut [0; 1]);
-        let kind = end.expect_err("it looked like an orderly end").kind();
-        assert_eq!(kind, io::ErrorKind::ConnectionReset);
+        let end = end_of_a_dropped_task(driver, |_, _| {});
+        assert_eq!(end, io::ErrorKind::ConnectionReset, "while it waits");
+        let end = end_of_a_dropped_task(driver, |link, id| {
+            link.agent.send(id, vec![7; 12_000].into(), false).unwrap();
+            link.agent.reset(id, Reason::TargetReset);
+        });
+        assert_eq!(end, io::ErrorKind::ConnectionReset, "in front of its reset");
     }
 }
 
