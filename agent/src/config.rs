@@ -214,6 +214,7 @@ impl Config {
             dcc: self.dcc.clone(),
             capabilities: self.capabilities.clone(),
             token: Token::new(token),
+            expose_all: false,
         })
     }
 

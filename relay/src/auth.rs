@@ -175,6 +175,7 @@ mod tests {
             dcc: dcc.to_owned(),
             capabilities: vec![],
             token: Token::new(token.to_owned()),
+            expose_all: false,
         }
     }
 

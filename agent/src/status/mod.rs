@@ -268,6 +268,7 @@ mod tests {
             urls: vec!["http://relay/w/maya-1".to_owned()],
             generation: Generation(9),
             heartbeat_ms: 15_000,
+            expires_in_s: 0,
         }
     }
 

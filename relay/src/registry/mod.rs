@@ -34,6 +34,8 @@ pub(crate) struct TunnelInfo {
     pub(crate) base_path: String,
     pub(crate) dcc: String,
     pub(crate) capabilities: Vec<String>,
+    /// Callers may use every path of an HTTP target, not only those under `base_path`.
+    pub(crate) expose_all: bool,
 }
 
 /// A tunnel, as its link knows it.
@@ -48,6 +50,17 @@ pub(crate) struct TunnelEntry {
     pub(crate) expires_at_seconds: Option<u64>,
     /// Its sessions on this link; kept when it is registered again.
     pub(crate) held: Held,
+}
+
+impl TunnelEntry {
+    /// How long the agent's permission still lasts, as an acknowledgement says it: 0 is for ever, and
+    /// so one that ends just now has a second left.
+    pub(crate) fn expires_in_s(&self, now_seconds: u64) -> u32 {
+        self.expires_at_seconds.map_or(0, |end| {
+            let left = end.saturating_sub(now_seconds).max(1);
+            u32::try_from(left).unwrap_or(u32::MAX)
+        })
+    }
 }
 
 /// A name that a link holds.

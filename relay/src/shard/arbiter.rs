@@ -177,6 +177,7 @@ impl Shard {
             })
             .generation = generation;
         let base_path = it.info.base_path.clone();
+        let expires_in_s = it.expires_in_s(Self::seconds_since_1970());
         drop(registry);
         if first && self.may_log() {
             info!(%tunnel, link = link.link.0, generation = generation.0, "tunnel registered");
@@ -191,6 +192,7 @@ impl Shard {
             urls: vec![url],
             generation,
             heartbeat_ms: u32::try_from(heartbeat.as_millis()).unwrap_or(u32::MAX),
+            expires_in_s,
         };
         mux.with_mux(|mux| {
             mux.register_ack(&RegisterAck {

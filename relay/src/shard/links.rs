@@ -218,6 +218,7 @@ impl Host {
             base_path: register.base_path.clone(),
             dcc: register.dcc.clone(),
             capabilities: register.capabilities.clone(),
+            expose_all: register.expose_all,
         });
         let claim = Claim {
             tunnel: tunnel.clone(),

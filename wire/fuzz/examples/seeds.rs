@@ -69,6 +69,7 @@ fn granted() -> RegisterAck {
             urls: vec!["http://127.0.0.1:9080/w/maya/mcp".into()],
             generation: Generation(1 << 40),
             heartbeat_ms: 15_000,
+            expires_in_s: 3_600,
         }),
     }
 }
@@ -100,6 +101,7 @@ fn tables() -> Seeds {
         dcc: "maya".into(),
         capabilities: vec!["render".into(), "scene".into()],
         token: Token::new("secret".into()),
+        expose_all: true,
     };
     let refusal = RegisterAck {
         request: 7,

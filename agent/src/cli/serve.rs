@@ -1,0 +1,105 @@
+//! The flags of `tieline serve` as typed.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::StateArgs;
+
+/// Flags of `tieline serve`.
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// The relay: tcp://host:port
+    #[arg(long, value_name = "URL", env = "TIELINE_RELAY")]
+    pub relay: String,
+    /// The local server: host:port or http://host:port/path
+    #[arg(long, value_name = "TARGET", env = "TIELINE_TO")]
+    pub to: String,
+    /// Tunnel name to ask for; by default one that is derived from this agent's key
+    #[arg(long, env = "TIELINE_NAME")]
+    pub name: Option<String>,
+    /// Kind of application, such as maya or blender
+    #[arg(
+        long,
+        default_value = "",
+        hide_default_value = true,
+        env = "TIELINE_DCC"
+    )]
+    pub dcc: String,
+    /// File (mode 0600) with the token to register with
+    #[arg(long, value_name = "FILE", env = "TIELINE_TOKEN_FILE")]
+    pub token_file: Option<PathBuf>,
+    /// A word to list beside the tunnel; may be repeated
+    #[arg(
+        long = "capability",
+        value_name = "C",
+        env = "TIELINE_CAPABILITIES",
+        value_delimiter = ','
+    )]
+    pub capabilities: Vec<String>,
+    /// What a derived name is made from; by default the target
+    #[arg(long, env = "TIELINE_LABEL")]
+    pub label: Option<String>,
+    /// Links to the relay for this one tunnel, each served by another of the relay's cores
+    #[arg(long, value_name = "N", default_value_t = 1, env = "TIELINE_LINKS")]
+    pub links: u16,
+    /// One link; end when it ends instead of dialling again
+    #[arg(long)]
+    pub once: bool,
+    /// Print one JSON object per line
+    #[arg(long)]
+    pub json: bool,
+    /// Name of this machine, where hosts share an image and so look like one (containers)
+    #[arg(long, value_name = "NAME", env = "TIELINE_MACHINE")]
+    pub machine: Option<String>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub state: StateArgs,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use crate::cli::{Cli, Command};
+
+    #[test]
+    fn serve_takes_what_the_contract_lists() {
+        let cli = Cli::try_parse_from([
+            "tieline",
+            "serve",
+            "--relay",
+            "tcp://r:1",
+            "--to",
+            "127.0.0.1:2",
+            "--name",
+            "n",
+            "--dcc",
+            "maya",
+            "--token-file",
+            "t",
+            "--capability",
+            "a",
+            "--capability",
+            "b",
+            "--links",
+            "2",
+            "--once",
+            "--json",
+        ])
+        .unwrap();
+        let Command::Serve(args) = cli.command else {
+            panic!("serve was asked for")
+        };
+        assert_eq!(args.capabilities, ["a", "b"]);
+        assert_eq!(args.links, 2);
+        assert!(args.once && args.json);
+    }
+
+    #[test]
+    fn a_missing_flag_is_named() {
+        let error = Cli::try_parse_from(["tieline", "serve", "--to", "127.0.0.1:2"]).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        assert!(error.to_string().contains("--relay"), "{error}");
+    }
+}
