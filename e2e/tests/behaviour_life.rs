@@ -5,6 +5,8 @@
 mod drain;
 #[path = "behaviour_life/frozen.rs"]
 mod frozen;
+#[path = "behaviour_life/grace.rs"]
+mod grace;
 #[path = "behaviour_life/idle.rs"]
 mod idle;
 #[path = "behaviour_life/killed.rs"]

@@ -43,7 +43,7 @@ mod shard;
 mod splice;
 
 pub use auth::issue_token;
-pub use config::{Auth, Config, DriverChoice, JwtAuth};
+pub use config::{Auth, Config, DriverChoice, HttpConfig, JwtAuth};
 pub use error::{ConfigError, ListenKind, StartError};
 pub use io::DriverReport;
 

@@ -128,6 +128,31 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "Secret for HS256 tokens, 32 bytes or more",
     ),
     one("jwt_issuer", "NAME", "Accept tokens of this issuer only"),
+    many(
+        "allow_origin",
+        "ORIGIN",
+        "Web pages that may use tunnels, as in https://app.example; repeats, `*` for any",
+    ),
+    many(
+        "trusted_proxies",
+        "NET",
+        "Proxies that are believed who asks, as in 10.0.0.0/8; repeats",
+    ),
+    one(
+        "offline_grace",
+        "TIME",
+        "How long requests wait for an agent that was lost [default: 5s]",
+    ),
+    one(
+        "start_grace",
+        "TIME",
+        "For how long after the start unknown tunnels count as offline [default: 30s]",
+    ),
+    one(
+        "sse_keepalive",
+        "TIME",
+        "Quiet time before an event stream gets a comment; 0s: never [default: 15s]",
+    ),
     one(
         "stale_timeout",
         "TIME",

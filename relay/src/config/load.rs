@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tieline_wire::claims::Key;
 
-use super::{Auth, Config, DriverChoice, JwtAuth, Options, conflict};
+use super::{Auth, Config, DriverChoice, HttpConfig, JwtAuth, Options, conflict, http};
 use crate::cli::{Arity, Layer, Origin, Raw, Setting};
 use crate::error::ConfigError;
 
@@ -21,7 +21,7 @@ const FILE_BYTES_MAX: u64 = 1024 * 1024;
 const SECRET_MODE_FORBIDDEN: u32 = 0o027;
 
 const NUMBER: &str = "a whole number in range";
-const TIME: &str = "a time such as 500ms, 45s or 1h30m";
+pub(super) const TIME: &str = "a time such as 500ms, 45s or 1h30m";
 const SWITCH: &str = "true or false";
 
 /// Puts the sources together: flags win over the environment, and that over the file.
@@ -44,7 +44,7 @@ pub fn load(flags: Layer, environment: Layer, file: Option<&Path>) -> Result<Opt
         &mut config.admin_listen,
         settings.addresses("admin_listen")?,
     );
-    config.domain = settings.one("domain", "a host name", domain)?;
+    config.domain = settings.one("domain", "a host name", http::domain)?;
     set(&mut config.shards, settings.one("shards", NUMBER, number)?);
     set(
         &mut config.driver,
@@ -82,6 +82,7 @@ pub fn load(flags: Layer, environment: Layer, file: Option<&Path>) -> Result<Opt
         &mut config.shard_budget_bytes,
         settings.one("shard_budget_bytes", NUMBER, number)?,
     );
+    config.http = HttpConfig::read(&settings)?;
     config.auth = settings.auth()?;
     config.check()?;
 
@@ -90,14 +91,14 @@ pub fn load(flags: Layer, environment: Layer, file: Option<&Path>) -> Result<Opt
     Ok(Options { config, log, json })
 }
 
-fn set<T>(place: &mut T, value: Option<T>) {
+pub(super) fn set<T>(place: &mut T, value: Option<T>) {
     if let Some(value) = value {
         *place = value;
     }
 }
 
 /// The sources, the strongest first.
-struct Settings([Layer; 3]);
+pub(super) struct Settings([Layer; 3]);
 
 impl Settings {
     fn raw(&self, key: &str) -> Option<&Raw> {
@@ -105,7 +106,7 @@ impl Settings {
     }
 
     /// The value of `key`, parsed; `expected` says what would do.
-    fn one<T>(
+    pub(super) fn one<T>(
         &self,
         key: &str,
         expected: &'static str,
@@ -119,6 +120,24 @@ impl Settings {
             Some(value) => Ok(Some(value)),
             None => Err(wrong(raw, key, text, expected)),
         }
+    }
+
+    /// All values of `key`, each parsed.
+    pub(super) fn many<T>(
+        &self,
+        key: &str,
+        expected: &'static str,
+        parse: impl Fn(&str) -> Option<T>,
+    ) -> Result<Option<Vec<T>>, ConfigError> {
+        let Some(raw) = self.raw(key) else {
+            return Ok(None);
+        };
+        let parse = |text: &String| parse(text).ok_or_else(|| wrong(raw, key, text, expected));
+        raw.values
+            .iter()
+            .map(parse)
+            .collect::<Result<_, _>>()
+            .map(Some)
     }
 
     fn addresses(&self, key: &str) -> Result<Option<Vec<SocketAddr>>, ConfigError> {
@@ -244,19 +263,6 @@ fn driver(text: &str) -> Option<DriverChoice> {
         "epoll" => Some(DriverChoice::Epoll),
         _ => None,
     }
-}
-
-/// A host name (RFC 1123, 2.1), in lower case.
-fn domain(text: &str) -> Option<String> {
-    let is_label = |label: &str| {
-        (1..=63).contains(&label.len())
-            && label
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b == b'-')
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-    };
-    (text.len() <= 253 && text.split('.').all(is_label)).then(|| text.to_ascii_lowercase())
 }
 
 /// Reads a time such as `500ms`, `45s`, `5m`, `8h`, `7d` or `1h30m`; a bare number has no meaning.

@@ -3,6 +3,7 @@
 //! A program that embeds a relay starts from [`Config::default`] instead, and
 //! [`Config::check`] holds it to the same rules.
 
+mod http;
 mod load;
 
 use std::fmt;
@@ -13,6 +14,7 @@ use std::time::Duration;
 use tieline_wire::claims::Key;
 use tieline_wire::limits::{LINK_BUDGET_BYTES, SESSIONS_MAX, STALE_TIMEOUT};
 
+pub use self::http::HttpConfig;
 pub use self::load::{load, parse_duration, read_secret};
 use crate::error::{ConfigError, ListenKind};
 
@@ -74,6 +76,8 @@ pub struct Config {
     /// Bytes that the sessions of one shard may hold in each direction, above what each starts
     /// with.
     pub shard_budget_bytes: u64,
+    /// What callers over HTTP may do, and how long they wait.
+    pub http: HttpConfig,
 }
 
 /// How shards talk to the kernel.
@@ -155,6 +159,7 @@ impl Config {
             sessions_max: SESSIONS_MAX,
             bulk_run_bytes: BULK_RUN_BYTES,
             shard_budget_bytes: SHARD_BUDGET_BYTES,
+            http: HttpConfig::default(),
         }
     }
 
@@ -207,7 +212,11 @@ impl Config {
             ms(10),
             ms(600_000),
         )?;
-        in_range("drain_timeout", self.drain_timeout, ms(0), ms(3_600_000))
+        let http = &self.http;
+        in_range("drain_timeout", self.drain_timeout, ms(0), ms(3_600_000))?;
+        in_range("offline_grace", http.offline_grace, ms(0), ms(60_000))?;
+        in_range("start_grace", http.start_grace, ms(0), ms(3_600_000))?;
+        in_range("sse_keepalive", http.sse_keepalive, ms(0), ms(3_600_000))
     }
 
     /// Shards share their ports (`SO_REUSEPORT`), so the kernel would not object to one port with

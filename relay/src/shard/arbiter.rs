@@ -108,7 +108,8 @@ impl Shard {
         };
         let home = home(tunnel, self.peers.mailboxes.len());
         self.metrics.route_updates.inc();
-        self.routes.borrow_mut().apply(update);
+        let now = self.clock.now();
+        self.routes.borrow_mut().apply(update, now);
         self.post(home, applied);
     }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tieline_wire::Reason;
+use tieline_wire::{Moment, Reason};
 use tracing::{debug, error, info_span};
 
 use crate::clock::Clock;
@@ -97,6 +97,9 @@ pub(crate) struct Shard {
     read_block: ReadBlock,
     link_block: LinkBlock,
     lanes: Rc<Lanes>,
+    /// When it started, which is when the relay did.
+    started: Moment,
+    http_settings: Rc<listen::http::Settings>,
 }
 
 /// Runs a shard on this thread until it is told to stop; `started` hears whether it could start.
@@ -153,9 +156,12 @@ impl Shard {
             Arc::clone(&peers.live_tunnels),
             peers.config.max_tunnels,
         );
+        let clock = Clock::start();
         let shard = Rc::new(Self {
             index,
-            clock: Clock::start(),
+            started: clock.now(),
+            http_settings: Rc::new(frontends::http_settings(&peers.config)),
+            clock,
             lanes: Lanes::new(index, Arc::clone(&metrics)),
             metrics,
             registry: RefCell::default(),

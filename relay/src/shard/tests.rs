@@ -12,7 +12,7 @@ use tieline_wire::{AgentKey, InstanceId, Scheme, TunnelId};
 use super::message::Claim;
 use super::names::home;
 use super::*;
-use crate::config::DriverChoice;
+use crate::config::{DriverChoice, HttpConfig};
 use crate::registry::{LinkId, LinkRef, TunnelInfo};
 use crate::{Config, Relay};
 
@@ -69,6 +69,10 @@ fn flood_beside_io(driver: DriverChoice) {
     let relay = Relay::start(Config {
         shards: SHARDS,
         driver,
+        http: HttpConfig {
+            start_grace: Duration::ZERO,
+            ..HttpConfig::default()
+        },
         ..Config::default()
     })
     .unwrap();

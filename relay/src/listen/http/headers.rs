@@ -83,18 +83,12 @@ fn chunked_or_absent(headers: &HeaderMap) -> bool {
 
 /// Makes a request's headers fit for the target's connection. `length` is that of its body,
 /// `None` if only its end will tell.
-pub(super) fn for_target(
-    headers: &mut HeaderMap,
-    version: Version,
-    host: &HeaderValue,
-    length: Option<u64>,
-) {
+pub(super) fn for_target(headers: &mut HeaderMap, version: Version, length: Option<u64>) {
     let trailers = headers.get_all(TE).iter().any(|value| {
         // `trailers;q=0` is not legal: the keyword takes no weight (RFC 9110, section 10.1.4).
         tokens(value).any(|token| is(token, b"trailers"))
     });
     drop_hop_by_hop(headers);
-    headers.insert(HOST, host.clone());
     if trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
         headers.insert(CONNECTION, HeaderValue::from_static("te"));
@@ -193,8 +187,7 @@ mod tests {
 
     fn sent(lines: &[(&str, &str)], length: Option<u64>) -> HeaderMap {
         let mut headers = headers(lines);
-        let host = HeaderValue::from_static("127.0.0.1:8765");
-        for_target(&mut headers, Version::HTTP_11, &host, length);
+        for_target(&mut headers, Version::HTTP_11, length);
         headers
     }
 
@@ -202,7 +195,6 @@ mod tests {
     fn what_connection_names_is_dropped_and_the_rest_passes() {
         let passed = sent(
             &[
-                ("host", "relay.example"),
                 ("connection", "close, X-Private"),
                 ("connection", "keep-alive,x-other,, ,b@d"),
                 ("x-private", "1"),
@@ -215,11 +207,7 @@ mod tests {
             ],
             Some(0),
         );
-        let expected = headers(&[
-            ("host", "127.0.0.1:8765"),
-            ("mcp-param-x", "kept"),
-            ("authorization", "kept"),
-        ]);
+        let expected = headers(&[("mcp-param-x", "kept"), ("authorization", "kept")]);
         assert_eq!(passed, expected);
     }
 

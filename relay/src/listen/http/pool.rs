@@ -170,12 +170,9 @@ impl Connection {
         }
     }
 
-    /// Why a request could not even be sent.
-    pub(super) fn lost(&self) -> Problem {
-        match self.track.reason.get() {
-            Some(reason) => Problem::session(reason, self.tunnel.as_str(), false),
-            None => Problem::target_closed(),
-        }
+    /// Why a request could not even be sent, if the session's end said so.
+    pub(super) fn lost_reason(&self) -> Option<Reason> {
+        self.track.reason.get()
     }
 
     fn is_fit(&self, generation: Generation, now: Instant, is_repeatable: bool) -> bool {
