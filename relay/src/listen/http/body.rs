@@ -166,7 +166,7 @@ struct TargetBody<G: Gateway> {
     lease: Option<Lease<G>>,
     cut: Cut,
     /// What comes behind bytes of the stream that were held back.
-    trailers: Option<Frame<Bytes>>,
+    trailers: Option<Box<Frame<Bytes>>>,
     /// Why the answer broke off, and how often the caller's connection was flushed before.
     failed: Option<(hyper::Error, u64)>,
 }
@@ -249,7 +249,7 @@ impl<G: Gateway> TargetBody<G> {
         state: &State,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         if let Some(trailers) = self.trailers.take() {
-            return Poll::Ready(Some(Ok(trailers)));
+            return Poll::Ready(Some(Ok(*trailers)));
         }
         while self.failed.is_none() {
             let Poll::Ready(polled) = Pin::new(&mut self.incoming).poll_frame(cx) else {
@@ -274,7 +274,7 @@ impl<G: Gateway> TargetBody<G> {
                             if rest.is_empty() {
                                 return Poll::Ready(Some(Ok(trailers)));
                             }
-                            self.trailers = Some(trailers);
+                            self.trailers = Some(Box::new(trailers));
                             rest
                         }
                     };
@@ -289,8 +289,7 @@ impl<G: Gateway> TargetBody<G> {
                 Some(Err(error)) => {
                     self.lease = None;
                     self.failed = Some((error, state.flushes()));
-                    // Once: hyper flushes after this turn, and is to come back then.
-                    cx.waker().wake_by_ref();
+                    state.await_flush(cx);
                     if let Some(rest) = self.rest() {
                         return Poll::Ready(Some(Ok(rest)));
                     }

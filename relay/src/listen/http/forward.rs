@@ -18,7 +18,7 @@ use super::exposure::is_exposed;
 use super::forwarded::Client;
 use super::origin::{self, Page};
 use super::pool::{Connection, Failure, Lease, Pool};
-use super::problem::Problem;
+use super::problem::{self, Problem};
 use super::rewrite::{Mapping, Target};
 use super::route::{Named, Route, Way, named, split};
 use super::{Gateway, Peer, Settings, headers, sse};
@@ -32,7 +32,6 @@ pub(super) struct Front<G: Gateway> {
     pub(super) pool: Pool,
     settings: Rc<Settings>,
     peer: Peer,
-    state: Rc<State>,
 }
 
 /// Who asks, and under which name of ours.
@@ -53,42 +52,31 @@ struct Destination {
     is_get: bool,
 }
 
-/// What an answer says, before a body is made of it.
-enum Answer<G: Gateway> {
-    Target(Response<AnswerBody<G>>),
-    Own(Response<Bytes>),
-}
-
 impl<G: Gateway> Front<G> {
-    pub(super) fn new(gateway: G, settings: Rc<Settings>, peer: Peer, state: Rc<State>) -> Self {
+    pub(super) fn new(gateway: G, settings: Rc<Settings>, peer: Peer, is_http2: bool) -> Self {
         Self {
             gateway,
-            pool: Pool::default(),
+            pool: Pool::new(is_http2),
             settings,
             peer,
-            state,
         }
     }
 
-    /// Answers one request, by its target or by the relay itself.
+    /// Answers one request, by its target or by the relay itself. `state` is the connection's, or
+    /// the stream's where the connection has several.
     pub(super) async fn answer(
         self: Rc<Self>,
         request: Request<Incoming>,
+        state: Rc<State>,
     ) -> Response<AnswerBody<G>> {
-        self.state.begin(!request.body().is_end_stream());
+        state.begin(!request.body().is_end_stream());
         let (parts, body) = request.into_parts();
         let mut page = Page::Own;
-        let (answer, word) = match self.serve(parts, body, &mut page).await {
-            Ok(answer) => (answer, None),
+        let (mut response, word) = match self.serve(parts, body, &state, &mut page).await {
+            Ok(response) => (response, None),
             Err(problem) => {
                 let word = problem.word;
-                (Answer::Own(problem.into_response()), Some(word))
-            }
-        };
-        let mut response = match answer {
-            Answer::Target(response) => response,
-            Answer::Own(response) => {
-                response.map(|body| AnswerBody::own(body, Rc::clone(&self.state)))
+                (own(problem.into_response(), &state), Some(word))
             }
         };
         if let Page::Allowed(origin) = page {
@@ -103,16 +91,17 @@ impl<G: Gateway> Front<G> {
         self: &Rc<Self>,
         parts: Parts,
         body: Incoming,
+        state: &Rc<State>,
         page: &mut Page,
-    ) -> Result<Answer<G>, Problem> {
-        headers::check_request(&parts.method, parts.version, &parts.headers)?;
+    ) -> Result<Response<AnswerBody<G>>, Problem> {
+        headers::check_request(&parts)?;
         let asked = self.asked(&parts)?;
         *page = self.page(&parts.headers, &asked);
         if *page == Page::Refused {
             return Err(origin::refusal());
         }
         if origin::is_preflight(&parts.method, &parts.headers) {
-            return Ok(Answer::Own(origin::preflight(&parts.headers)));
+            return Ok(own(origin::preflight(&parts.headers), state));
         }
         let path = parts.uri.path_and_query().map_or("", PathAndQuery::as_str);
         let route = match split(asked.named, path).ok_or_else(Problem::not_found)? {
@@ -123,15 +112,15 @@ impl<G: Gateway> Front<G> {
                 };
                 named.filter(is_named).ok_or_else(Problem::not_found)?
             }
-            Way::Health => return Ok(Answer::Own(super::problem::alive())),
+            Way::Health => return Ok(own(problem::alive(), state)),
         };
         let destination = self.destination(&parts, &asked, &route).await?;
         let client = asked.client;
+        let body = RequestBody::new(Some(body), Rc::clone(state));
         let request = self.prepare(parts, body, &destination, client);
-        let (connection, answer) = self.exchange(request, &destination).await?;
-        self.state.head_arrived();
-        self.pass(answer, connection, destination)
-            .map(Answer::Target)
+        let (connection, answer) = self.exchange(request, &destination, state).await?;
+        state.head_arrived();
+        self.pass(answer, connection, destination, state)
     }
 
     fn asked<'a>(&self, parts: &'a Parts) -> Result<Asked<'a>, Problem> {
@@ -205,7 +194,7 @@ impl<G: Gateway> Front<G> {
     fn prepare(
         &self,
         mut parts: Parts,
-        body: Incoming,
+        body: RequestBody,
         destination: &Destination,
         client: Client,
     ) -> Request<RequestBody> {
@@ -217,7 +206,6 @@ impl<G: Gateway> Front<G> {
         parts.uri = Uri::from(destination.path.clone());
         parts.extensions = Extensions::new();
         let expects_continue = headers::expects_continue(&parts.headers);
-        let body = RequestBody::new(Some(body), Rc::clone(&self.state));
         let mut request = Request::from_parts(parts, body);
         if expects_continue {
             let (gateway, timeout) = (self.gateway.clone(), self.settings.continue_timeout);
@@ -232,6 +220,7 @@ impl<G: Gateway> Front<G> {
         &self,
         mut request: Request<RequestBody>,
         destination: &Destination,
+        state: &Rc<State>,
     ) -> Result<(Connection, Response<Incoming>), Problem> {
         let tunnel = &destination.tunnel;
         let mut target = Rc::clone(&destination.mapping.target);
@@ -246,7 +235,7 @@ impl<G: Gateway> Front<G> {
                 // The target closed the connection as the request came: to be expected after a
                 // pause, and no sign that it did anything.
                 Err(Failure::Silent(problem)) => {
-                    let body = RequestBody::new(None, Rc::clone(&self.state));
+                    let body = RequestBody::new(None, Rc::clone(state));
                     Request::from_parts(copy.ok_or(problem)?, body)
                 }
                 Err(Failure::Broken(problem)) => return Err(problem),
@@ -292,6 +281,7 @@ impl<G: Gateway> Front<G> {
         answer: Response<Incoming>,
         connection: Connection,
         destination: Destination,
+        state: &Rc<State>,
     ) -> Result<Response<AnswerBody<G>>, Problem> {
         let (mut parts, body) = answer.into_parts();
         headers::check_answer(parts.status, &parts.headers)?;
@@ -314,9 +304,14 @@ impl<G: Gateway> Front<G> {
             Cut::Hidden
         };
         let lease = Lease::new(Rc::clone(self), connection);
-        let body = AnswerBody::target(body, events, lease, cut, Rc::clone(&self.state));
+        let body = AnswerBody::target(body, events, lease, cut, Rc::clone(state));
         Ok(Response::from_parts(parts, body))
     }
+}
+
+/// An answer of the relay itself.
+fn own<G: Gateway>(response: Response<Bytes>, state: &Rc<State>) -> Response<AnswerBody<G>> {
+    response.map(|body| AnswerBody::own(body, Rc::clone(state)))
 }
 
 /// Writes the target's own address into a request: servers refuse what names another one, and

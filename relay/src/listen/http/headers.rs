@@ -5,6 +5,7 @@ use http::header::{
     CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderName, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION,
     TE, TRANSFER_ENCODING, UPGRADE,
 };
+use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
 use std::time::Duration;
 
@@ -27,21 +28,34 @@ const HOP_BY_HOP: [HeaderName; 8] = [
 ];
 
 /// Refuses what cannot be passed on without changing its meaning.
-pub(super) fn check_request(
-    method: &Method,
-    version: Version,
-    headers: &HeaderMap,
-) -> Result<(), Problem> {
+pub(super) fn check_request(parts: &Parts) -> Result<(), Problem> {
+    let Parts {
+        method,
+        uri,
+        version,
+        headers,
+        ..
+    } = parts;
+    let version = *version;
     if *method == Method::CONNECT {
         let why = "this is no forward proxy: a tunnel's URL is /w/<tunnel>/<path>";
         return Err(Problem::unsupported("connect_unsupported", why));
     }
     let hosts = headers.get_all(HOST).iter().count();
+    // RFC 9113, section 8.3.1: two names for one thing are malformed.
+    let named_twice = version == Version::HTTP_2
+        && uri
+            .authority()
+            .zip(headers.get(HOST))
+            .is_some_and(|(authority, host)| {
+                !host
+                    .as_bytes()
+                    .eq_ignore_ascii_case(authority.as_str().as_bytes())
+            });
     // RFC 9112, section 3.2: a server must refuse none in HTTP/1.1, and more than one.
-    if hosts > 1 || (hosts == 0 && version == Version::HTTP_11) {
-        return Err(Problem::bad_request(
-            "a request has exactly one Host header",
-        ));
+    if hosts > 1 || (hosts == 0 && version == Version::HTTP_11) || named_twice {
+        let why = "a request names exactly one host";
+        return Err(Problem::bad_request(why));
     }
     if !chunked_or_absent(headers) {
         let why = "no transfer coding but a single chunked is understood";

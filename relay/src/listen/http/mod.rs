@@ -1,4 +1,4 @@
-//! The HTTP/1.1 front: hyper's server towards a caller, hyper's client over sessions.
+//! The HTTP front, HTTP/1.1 and HTTP/2: hyper's server towards a caller, hyper's client over sessions.
 //!
 //! Owns how a request becomes a target's answer or the relay's own. What a session is, where a
 //! tunnel's link lives and what the time is comes from a [`Gateway`], so nothing here depends on
@@ -6,6 +6,7 @@
 
 mod body;
 mod caller;
+mod connection;
 mod deadline;
 mod events;
 mod exposure;
@@ -19,24 +20,19 @@ mod rewrite;
 mod route;
 mod sse;
 
-use std::convert::Infallible;
-use std::future::poll_fn;
 use std::net::SocketAddr;
-use std::pin::pin;
 use std::rc::Rc;
-use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
 use hyper::rt::{Read, Write};
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
 use ipnet::IpNet;
 use tieline_wire::{Reason, TunnelId};
 
 use crate::session::SessionEnded;
 use caller::{Caller, State};
-use deadline::{Watchdog, linger};
+use connection::Turns;
+use deadline::linger;
 use forward::Front;
 pub(crate) use origin::Origins;
 pub(crate) use rewrite::Target;
@@ -149,7 +145,7 @@ pub(crate) enum Ended {
     Closed,
     /// The caller closed or reset it before an answer was complete.
     CallerGone,
-    /// What the caller sent is not HTTP/1.1; it was told so if that was possible.
+    /// What the caller sent is no HTTP; it was told so if that was possible.
     Malformed,
     /// No complete head in time.
     HeadTimeout,
@@ -200,41 +196,22 @@ where
 {
     let state = Rc::new(State::new());
     let caller = Caller::new(io, Rc::clone(&state));
-    let ended = {
-        let front = Rc::new(Front::new(
-            gateway.clone(),
-            Rc::clone(&settings),
-            peer,
-            Rc::clone(&state),
-        ));
-        let service = service_fn(|request| {
-            let front = Rc::clone(&front);
-            async move { Ok::<_, Infallible>(front.answer(request).await) }
-        });
-        let mut connection = pin!(
-            http1::Builder::new()
-                .auto_date_header(false)
-                .header_read_timeout(None)
-                .max_buf_size(HTTP_BUFFER_BYTES_MAX)
-                .serve_connection(caller.clone(), service)
-        );
-        let mut watchdog = Watchdog::new();
-        let mut draining = false;
-        poll_fn(|cx| {
-            caller.begin_turn();
-            if !draining && gateway.is_draining() {
-                draining = true;
-                connection.as_mut().graceful_shutdown();
+    let turns = Turns {
+        state: &state,
+        gateway: &gateway,
+        settings: &settings,
+    };
+    let decided = turns.until(|cx| caller.poll_http2(cx).map(Ok)).await;
+    let ended = match decided {
+        Ok(is_http2) => {
+            let front = Front::new(gateway.clone(), Rc::clone(&settings), peer, is_http2);
+            if is_http2 {
+                connection::serve_http2(&caller, front, &turns).await
+            } else {
+                connection::serve_http1(&caller, front, &turns).await
             }
-            if let Poll::Ready(result) = connection.as_mut().poll(cx) {
-                return Poll::Ready(state.ended(result));
-            }
-            if caller.poll_gone(cx) {
-                return Poll::Ready(Ended::CallerGone);
-            }
-            watchdog.poll(cx, &state, &settings, &gateway)
-        })
-        .await
+        }
+        Err(ended) => ended,
     };
     let mut io = caller.into_inner();
     let unread = ended == Ended::Malformed || (ended == Ended::Closed && state.is_body_unread());

@@ -3,6 +3,7 @@
 mod early;
 mod endings;
 mod forwarding;
+mod http2;
 mod hygiene;
 mod lives;
 mod pages;
