@@ -12,20 +12,24 @@ pub struct ServeArgs {
     /// The relay: tcp://host:port
     #[arg(long, value_name = "URL", env = "TIELINE_RELAY")]
     pub relay: String,
-    /// The local server: host:port or http://host:port/path
-    #[arg(long, value_name = "TARGET", env = "TIELINE_TO")]
-    pub to: String,
+    /// A local server: host:port or http://host:port/path; may be repeated, and NAME= in front of
+    /// it asks for that tunnel name
+    #[arg(
+        long,
+        value_name = "[NAME=]TARGET",
+        env = "TIELINE_TO",
+        required = true
+    )]
+    pub to: Vec<String>,
     /// Tunnel name to ask for; by default one that is derived from this agent's key
     #[arg(long, env = "TIELINE_NAME")]
     pub name: Option<String>,
     /// Kind of application, such as maya or blender
-    #[arg(
-        long,
-        default_value = "",
-        hide_default_value = true,
-        env = "TIELINE_DCC"
-    )]
-    pub dcc: String,
+    #[arg(long, env = "TIELINE_DCC")]
+    pub dcc: Option<String>,
+    /// Let callers use every path of an HTTP target, not only those under its own
+    #[arg(long, env = "TIELINE_EXPOSE_ALL")]
+    pub expose_all: bool,
     /// File (mode 0600) with the token to register with
     #[arg(long, value_name = "FILE", env = "TIELINE_TOKEN_FILE")]
     pub token_file: Option<PathBuf>,
@@ -40,9 +44,9 @@ pub struct ServeArgs {
     /// What a derived name is made from; by default the target
     #[arg(long, env = "TIELINE_LABEL")]
     pub label: Option<String>,
-    /// Links to the relay for this one tunnel, each served by another of the relay's cores
-    #[arg(long, value_name = "N", default_value_t = 1, env = "TIELINE_LINKS")]
-    pub links: u16,
+    /// Links to the relay, each served by another of the relay's cores; 1 if nothing else is said
+    #[arg(long, value_name = "N", env = "TIELINE_LINKS")]
+    pub links: Option<u16>,
     /// One link; end when it ends instead of dialling again
     #[arg(long)]
     pub once: bool,
@@ -92,7 +96,7 @@ mod tests {
             panic!("serve was asked for")
         };
         assert_eq!(args.capabilities, ["a", "b"]);
-        assert_eq!(args.links, 2);
+        assert_eq!(args.links, Some(2));
         assert!(args.once && args.json);
     }
 

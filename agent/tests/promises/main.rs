@@ -11,4 +11,5 @@ mod command_line;
 mod lifecycle;
 mod rig;
 mod sessions;
+mod several;
 mod targets;
