@@ -10,7 +10,8 @@ use serde::Serialize;
 use tokio::sync::oneshot;
 
 use crate::cli::{Cli, Command, DemoArgs, ServeArgs, StatusArgs};
-use crate::config::Config;
+use crate::config::{Config, File};
+use crate::error::ConfigError;
 use crate::identity::default_state_dir;
 use crate::printer::printer;
 use crate::signals::Signals;
@@ -33,7 +34,7 @@ pub async fn run(cli: Cli) -> ExitCode {
 
 async fn serve(args: ServeArgs) -> u8 {
     let (once, json) = (args.once, args.json);
-    let config = match Config::of_args(&args) {
+    let config = match config_of(&args) {
         Ok(config) => config.with_event_hook(printer(json)),
         Err(error) => {
             complain(&error);
@@ -58,6 +59,20 @@ async fn serve(args: ServeArgs) -> u8 {
             error.exit_code()
         }
     }
+}
+
+/// The settings, after a word about the file that they are from.
+fn config_of(args: &ServeArgs) -> Result<Config, ConfigError> {
+    let file = File::of_args(args)?;
+    if let Some(file) = &file {
+        let path = file.path.display();
+        if args.json {
+            print_json(&serde_json::json!({"event": "config", "file": path.to_string()}));
+        } else {
+            complain(&format!("settings from {path}"));
+        }
+    }
+    Config::of_args(args, file)
 }
 
 /// Runs `work` with a future that is ready at the first signal; a second signal ends it at once.

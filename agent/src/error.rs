@@ -181,6 +181,26 @@ pub enum ConfigError {
         /// What they share.
         what: String,
     },
+    /// A file with settings cannot be used.
+    #[error("{place}: {problem}")]
+    File {
+        /// Which one, and the line if that is known.
+        place: String,
+        /// What is wrong, and what to do.
+        problem: String,
+    },
+    /// A setting that there must be.
+    #[error("no {what}: give {flag}, set {variable} or write `{key}` into tieline.toml")]
+    Missing {
+        /// What is missing.
+        what: &'static str,
+        /// The flag that sets it.
+        flag: &'static str,
+        /// The variable that sets it.
+        variable: &'static str,
+        /// The file's key that sets it.
+        key: &'static str,
+    },
     /// Something that is said of one target, beside several.
     #[error("{flag} is for one target, and there are several: name each with {instead}")]
     OneTarget {

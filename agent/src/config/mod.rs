@@ -1,5 +1,6 @@
 //! An agent's settings: checked once, then frozen.
 
+mod file;
 mod sources;
 mod target;
 
@@ -9,6 +10,7 @@ use std::time::Duration;
 
 use tieline_wire::Register;
 
+pub(crate) use self::file::File;
 pub use self::target::TargetConfig;
 use crate::dial::RelayUrl;
 use crate::error::{ConfigError, TokenError};
