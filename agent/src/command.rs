@@ -32,7 +32,7 @@ pub async fn run(cli: Cli) -> ExitCode {
     })
 }
 
-async fn serve(args: ServeArgs) -> u8 {
+async fn serve(args: Box<ServeArgs>) -> u8 {
     let (once, json) = (args.once, args.json);
     let config = match config_of(&args) {
         Ok(config) => config.with_event_hook(printer(json)),
