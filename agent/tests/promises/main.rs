@@ -9,6 +9,7 @@
 #[cfg(unix)]
 mod command_line;
 mod lifecycle;
+mod renewal;
 mod rig;
 mod sessions;
 mod several;
