@@ -17,3 +17,5 @@ mod names;
 mod race;
 #[path = "behaviour_life/takeover.rs"]
 mod takeover;
+#[path = "behaviour_life/targets.rs"]
+mod targets;

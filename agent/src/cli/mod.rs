@@ -21,7 +21,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Publish a local server until stopped.
-    Serve(ServeArgs),
+    Serve(Box<ServeArgs>),
     /// Show the agents that run here: tunnel, URL, round trip, sessions.
     Status(StatusArgs),
     /// Relay, agent and a small MCP server in one process, to see it work.

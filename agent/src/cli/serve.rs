@@ -11,21 +11,20 @@ use super::StateArgs;
 pub struct ServeArgs {
     /// The relay: tcp://host:port
     #[arg(long, value_name = "URL", env = "TIELINE_RELAY")]
-    pub relay: String,
-    /// The local server: host:port or http://host:port/path
-    #[arg(long, value_name = "TARGET", env = "TIELINE_TO")]
-    pub to: String,
+    pub relay: Option<String>,
+    /// A local server: host:port or http://host:port/path; may be repeated, and NAME= in front of
+    /// it asks for that tunnel name
+    #[arg(long, value_name = "[NAME=]TARGET", env = "TIELINE_TO")]
+    pub to: Vec<String>,
     /// Tunnel name to ask for; by default one that is derived from this agent's key
     #[arg(long, env = "TIELINE_NAME")]
     pub name: Option<String>,
     /// Kind of application, such as maya or blender
-    #[arg(
-        long,
-        default_value = "",
-        hide_default_value = true,
-        env = "TIELINE_DCC"
-    )]
-    pub dcc: String,
+    #[arg(long, env = "TIELINE_DCC")]
+    pub dcc: Option<String>,
+    /// Let callers use every path of an HTTP target, not only those under its own
+    #[arg(long, env = "TIELINE_EXPOSE_ALL")]
+    pub expose_all: bool,
     /// File (mode 0600) with the token to register with
     #[arg(long, value_name = "FILE", env = "TIELINE_TOKEN_FILE")]
     pub token_file: Option<PathBuf>,
@@ -40,9 +39,9 @@ pub struct ServeArgs {
     /// What a derived name is made from; by default the target
     #[arg(long, env = "TIELINE_LABEL")]
     pub label: Option<String>,
-    /// Links to the relay for this one tunnel, each served by another of the relay's cores
-    #[arg(long, value_name = "N", default_value_t = 1, env = "TIELINE_LINKS")]
-    pub links: u16,
+    /// Links to the relay, each served by another of the relay's cores; 1 if nothing else is said
+    #[arg(long, value_name = "N", env = "TIELINE_LINKS")]
+    pub links: Option<u16>,
     /// One link; end when it ends instead of dialling again
     #[arg(long)]
     pub once: bool,
@@ -52,6 +51,13 @@ pub struct ServeArgs {
     /// Name of this machine, where hosts share an image and so look like one (containers)
     #[arg(long, value_name = "NAME", env = "TIELINE_MACHINE")]
     pub machine: Option<String>,
+    /// File with settings; by default the nearest tieline.toml, in this folder or above it up to
+    /// the home folder. Flags and variables come before what it says
+    #[arg(long, value_name = "FILE", env = "TIELINE_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// Read no file with settings
+    #[arg(long)]
+    pub no_config: bool,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub state: StateArgs,
@@ -92,14 +98,7 @@ mod tests {
             panic!("serve was asked for")
         };
         assert_eq!(args.capabilities, ["a", "b"]);
-        assert_eq!(args.links, 2);
+        assert_eq!(args.links, Some(2));
         assert!(args.once && args.json);
-    }
-
-    #[test]
-    fn a_missing_flag_is_named() {
-        let error = Cli::try_parse_from(["tieline", "serve", "--to", "127.0.0.1:2"]).unwrap_err();
-        assert_eq!(error.exit_code(), 2);
-        assert!(error.to_string().contains("--relay"), "{error}");
     }
 }

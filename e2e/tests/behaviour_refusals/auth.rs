@@ -15,9 +15,9 @@ use tieline_relay::{Auth, JwtAuth, issue_token};
 use tieline_wire::Reason;
 use tieline_wire::claims::{Key, LEEWAY_SECONDS};
 
-const SECRET: [u8; 32] = [7; 32];
+pub(crate) const SECRET: [u8; 32] = [7; 32];
 
-fn order() -> TokenOrder {
+pub(crate) fn order() -> TokenOrder {
     TokenOrder {
         subject: "ada".to_owned(),
         dcc: Vec::new(),
@@ -30,7 +30,7 @@ fn order() -> TokenOrder {
 }
 
 /// A token that was issued `age_seconds` ago, for an hour.
-fn token(order: TokenOrder, secret: &[u8], age_seconds: u64) -> Result<String> {
+pub(crate) fn token(order: TokenOrder, secret: &[u8], age_seconds: u64) -> Result<String> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
     let key = Key::hs256(secret)?;
     Ok(issue_token(
@@ -42,7 +42,7 @@ fn token(order: TokenOrder, secret: &[u8], age_seconds: u64) -> Result<String> {
     )?)
 }
 
-fn relay() -> Result<TestRelay> {
+pub(crate) fn relay() -> Result<TestRelay> {
     let key = Key::hs256(&SECRET)?;
     let issuer = Some("studio".to_owned());
     TestRelay::with()
@@ -52,7 +52,7 @@ fn relay() -> Result<TestRelay> {
 }
 
 /// A token in a file that only its owner may read.
-fn write_token(path: &Path, token: &str) -> Result<()> {
+pub(crate) fn write_token(path: &Path, token: &str) -> Result<()> {
     std::fs::write(path, token)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
     Ok(())
