@@ -22,6 +22,8 @@ pub enum Command {
     Status(StatusArgs),
     /// Relay, agent and a small MCP server in one process, to see it work.
     Demo(DemoArgs),
+    /// Reach a relay's tunnels through a local address that adds your token.
+    Connect(crate::connect::ConnectArgs),
 }
 
 /// Flags of `tieline serve`.

@@ -31,6 +31,7 @@ pub async fn run(cli: Cli) -> ExitCode {
         Command::Serve(args) => serve(args).await,
         Command::Status(args) => show_status(args).await,
         Command::Demo(args) => demo(args).await,
+        Command::Connect(args) => crate::connect::run(args).await,
     })
 }
 
@@ -80,7 +81,7 @@ fn config_of(args: ServeArgs) -> Result<Config, ConfigError> {
 }
 
 /// Runs `work` with a future that is ready at the first signal; a second signal ends it at once.
-async fn until_signal<W: Future>(
+pub(crate) async fn until_signal<W: Future>(
     work: impl FnOnce(std::pin::Pin<Box<dyn Future<Output = ()> + Send>>) -> W,
 ) -> Option<W::Output> {
     let mut signals = match Signals::listen() {

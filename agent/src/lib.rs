@@ -19,6 +19,7 @@
 
 pub mod cli;
 pub mod command;
+pub mod connect;
 
 mod address;
 mod bell;
@@ -30,6 +31,7 @@ mod error;
 mod event;
 mod identity;
 mod link;
+mod paint;
 mod reconnect;
 mod session;
 mod signals;
