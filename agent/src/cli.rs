@@ -22,6 +22,8 @@ pub enum Command {
     Status(StatusArgs),
     /// Relay, agent and a small MCP server in one process, to see it work.
     Demo(DemoArgs),
+    /// Write a tunnel's URL into the configuration of MCP clients.
+    Init(crate::init::InitArgs),
     /// Reach a relay's tunnels through a local address that adds your token.
     Connect(crate::connect::ConnectArgs),
 }

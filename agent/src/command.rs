@@ -31,6 +31,7 @@ pub async fn run(cli: Cli) -> ExitCode {
         Command::Serve(args) => serve(args).await,
         Command::Status(args) => show_status(args).await,
         Command::Demo(args) => demo(args).await,
+        Command::Init(args) => crate::init::run(&args),
         Command::Connect(args) => crate::connect::run(args).await,
     })
 }

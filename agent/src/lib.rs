@@ -20,6 +20,7 @@
 pub mod cli;
 pub mod command;
 pub mod connect;
+pub mod init;
 
 mod address;
 mod bell;
