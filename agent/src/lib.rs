@@ -19,8 +19,10 @@
 
 pub mod cli;
 pub mod command;
+pub mod completions;
 pub mod connect;
 pub mod init;
+pub mod token_show;
 
 mod address;
 mod bell;

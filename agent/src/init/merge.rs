@@ -206,8 +206,8 @@ fn trailing_comma(gap: &str) -> bool {
     loop {
         let end = if rest.starts_with("//") {
             rest.find('\n')
-        } else if rest.starts_with("/*") {
-            rest[2..].find("*/").map(|at| at + 4)
+        } else if let Some(comment) = rest.strip_prefix("/*") {
+            comment.find("*/").map(|at| at + 4)
         } else {
             return rest.starts_with(',');
         };
