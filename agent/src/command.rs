@@ -29,6 +29,11 @@ pub async fn run(cli: Cli) -> ExitCode {
         Command::Serve(args) => serve(args).await,
         Command::Status(args) => show_status(args).await,
         Command::Demo(args) => demo(args).await,
+        Command::Token(args) => crate::token_show::run(&args),
+        Command::Completions(args) => crate::completions::completions(&args),
+        Command::Man(args) => crate::completions::man(&args),
+        Command::Init(args) => crate::init::run(&args),
+        Command::Connect(args) => crate::connect::run(args).await,
     })
 }
 
@@ -76,7 +81,7 @@ fn config_of(args: &ServeArgs) -> Result<Config, ConfigError> {
 }
 
 /// Runs `work` with a future that is ready at the first signal; a second signal ends it at once.
-async fn until_signal<W: Future>(
+pub(crate) async fn until_signal<W: Future>(
     work: impl FnOnce(std::pin::Pin<Box<dyn Future<Output = ()> + Send>>) -> W,
 ) -> Option<W::Output> {
     let mut signals = match Signals::listen() {

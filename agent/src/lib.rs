@@ -19,6 +19,10 @@
 
 pub mod cli;
 pub mod command;
+pub mod completions;
+pub mod connect;
+pub mod init;
+pub mod token_show;
 
 mod address;
 mod bell;
@@ -30,6 +34,7 @@ mod error;
 mod event;
 mod identity;
 mod link;
+mod paint;
 mod printer;
 mod reconnect;
 mod session;

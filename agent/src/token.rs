@@ -39,14 +39,19 @@ pub(crate) fn read(path: &Path) -> Result<String, TokenError> {
     file.take(TOKEN_BYTES_MAX as u64 + 3)
         .read_to_string(&mut text)
         .map_err(failed)?;
+    checked(&text).map(str::to_owned).map_err(content)
+}
+
+/// The token in `text`, without white space around it; else what is wrong with it.
+pub(crate) fn checked(text: &str) -> Result<&str, &'static str> {
     let token = text.trim();
     match token.len() {
-        0 => Err(content("it is empty")),
-        len if len > TOKEN_BYTES_MAX => Err(content("it is too long for a token")),
+        0 => Err("it is empty"),
+        len if len > TOKEN_BYTES_MAX => Err("it is too long for a token"),
         _ if !token.bytes().all(|byte| byte.is_ascii_graphic()) => {
-            Err(content("it must hold one token and nothing else"))
+            Err("it must hold one token and nothing else")
         }
-        _ => Ok(token.to_owned()),
+        _ => Ok(token),
     }
 }
 

@@ -26,6 +26,16 @@ pub enum Command {
     Status(StatusArgs),
     /// Relay, agent and a small MCP server in one process, to see it work.
     Demo(DemoArgs),
+    /// Write a tunnel's URL into the configuration of MCP clients.
+    Init(crate::init::InitArgs),
+    /// Reach a relay's tunnels through a local address that adds your token.
+    Connect(crate::connect::ConnectArgs),
+    /// Look at a token.
+    Token(crate::token_show::TokenArgs),
+    /// Print what a shell needs to complete this command line.
+    Completions(crate::completions::CompletionsArgs),
+    /// Print the manual page, in roff.
+    Man(crate::completions::ManArgs),
 }
 
 /// Flags of `tieline status`.

@@ -1,0 +1,56 @@
+//! Flags of `tieline connect`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::Connect;
+use super::error::ConnectError;
+
+/// Where the proxy listens unless told otherwise.
+pub const DEFAULT_LISTEN: &str = "127.0.0.1:51822";
+
+/// Flags of `tieline connect`.
+#[derive(Debug, Args)]
+pub struct ConnectArgs {
+    /// The relay: https://host or http://host:port
+    #[arg(long, value_name = "URL", env = "TIELINE_CONNECT_RELAY")]
+    pub relay: String,
+    /// Where local clients reach the proxy
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        default_value = DEFAULT_LISTEN,
+        env = "TIELINE_CONNECT_LISTEN"
+    )]
+    pub listen: String,
+    /// File (mode 0600) with the token to add to every request
+    #[arg(long, value_name = "FILE", env = "TIELINE_TOKEN_FILE")]
+    pub token_file: Option<PathBuf>,
+    /// File with the certificates (PEM) to check the relay by, instead of the system's
+    #[arg(long, value_name = "FILE", env = "TIELINE_CA")]
+    pub ca: Option<PathBuf>,
+    /// Web origin whose pages may use the proxy, besides those of this machine; may be repeated
+    #[arg(long = "allow-origin", value_name = "ORIGIN")]
+    pub allow_origins: Vec<String>,
+    /// Allow --listen on an address that others reach: they can then use your token
+    #[arg(long)]
+    pub share_token_with_network: bool,
+    /// Print one JSON object per line
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl ConnectArgs {
+    /// The settings that the flags say.
+    pub(super) fn settings(&self) -> Result<Connect, ConnectError> {
+        let mut connect =
+            Connect::new(&self.relay)?.with_listen(&self.listen, self.share_token_with_network)?;
+        for origin in &self.allow_origins {
+            connect = connect.with_allowed_origin(origin)?;
+        }
+        connect.token_file = self.token_file.clone();
+        connect.ca = self.ca.clone();
+        Ok(connect)
+    }
+}

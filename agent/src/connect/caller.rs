@@ -1,0 +1,208 @@
+//! The caller's side of a connection: what hyper reads and writes through, and whether the caller
+//! is still there.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use hyper::rt::{Read, ReadBuf, ReadBufCursor, Write};
+use hyper_util::rt::TokioIo;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout};
+
+/// Bytes read ahead of hyper to learn whether a caller that has pipelined more requests, or waits
+/// for `100 Continue`, is still there.
+const AHEAD_BYTES_MAX: usize = 4096;
+
+/// Longest time in which what a caller still sends is thrown away after the last answer. Closing
+/// earlier would reset the connection and could destroy an answer that the caller has not read
+/// yet (RFC 9112, section 9.6).
+const LINGER_MAX: Duration = Duration::from_secs(5);
+
+/// What is known of one connection, shared by its parts.
+#[derive(Debug, Default)]
+pub(super) struct State {
+    /// A request is being answered.
+    busy: AtomicBool,
+    /// The request's body, if it has one, was not taken to its end.
+    unread: AtomicBool,
+    /// The body goes to the relay as it comes.
+    uploading: AtomicBool,
+    read_blocked: AtomicBool,
+    flushes: AtomicU64,
+    /// The answer broke off where only a reset can show it.
+    cut_hidden: AtomicBool,
+}
+
+impl State {
+    /// A request's head is complete.
+    pub(super) fn begin(&self, has_body: bool) {
+        self.unread.store(has_body, Relaxed);
+        self.uploading.store(false, Relaxed);
+        self.busy.store(true, Relaxed);
+    }
+
+    /// The answer has been handed to hyper in full, or has been given up.
+    pub(super) fn answered(&self) {
+        self.busy.store(false, Relaxed);
+    }
+
+    pub(super) fn uploading(&self) {
+        self.uploading.store(true, Relaxed);
+    }
+
+    pub(super) fn uploaded(&self) {
+        self.uploading.store(false, Relaxed);
+        self.unread.store(false, Relaxed);
+    }
+
+    pub(super) fn set_cut_hidden(&self) {
+        self.cut_hidden.store(true, Relaxed);
+    }
+
+    /// How often everything that hyper had for the caller was written.
+    pub(super) fn flushes(&self) -> u64 {
+        self.flushes.load(Relaxed)
+    }
+}
+
+#[derive(Debug)]
+struct Inner {
+    io: TokioIo<TcpStream>,
+    ahead: Vec<u8>,
+}
+
+/// The caller's connection, held by hyper and by the driver of the connection, both in one task.
+#[derive(Clone, Debug)]
+pub(super) struct Caller {
+    inner: Arc<Mutex<Inner>>,
+    state: Arc<State>,
+}
+
+impl Caller {
+    pub(super) fn new(stream: TcpStream, state: Arc<State>) -> Self {
+        let inner = Inner {
+            io: TokioIo::new(stream),
+            ahead: Vec::new(),
+        };
+        Self {
+            inner: Arc::new(Mutex::new(inner)),
+            state,
+        }
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// To be called before hyper gets a turn.
+    pub(super) fn begin_turn(&self) {
+        self.state.read_blocked.store(false, Relaxed);
+    }
+
+    /// True if the caller has closed the connection where hyper does not look.
+    ///
+    /// hyper itself reads while it waits for an answer, but not past bytes that it cannot use
+    /// yet. Those of a body that the relay is slow to take are left to backpressure.
+    pub(super) fn poll_gone(&self, cx: &mut Context<'_>) -> bool {
+        let state = &self.state;
+        let is_hypers = state.read_blocked.load(Relaxed) || state.uploading.load(Relaxed);
+        if is_hypers || !state.busy.load(Relaxed) {
+            return false;
+        }
+        let inner = &mut *self.inner();
+        while inner.ahead.len() < AHEAD_BYTES_MAX {
+            let mut bytes = [0; 1024];
+            let mut buf = ReadBuf::new(&mut bytes);
+            match Pin::new(&mut inner.io).poll_read(cx, buf.unfilled()) {
+                Poll::Pending => return false,
+                Poll::Ready(Ok(())) if !buf.filled().is_empty() => {
+                    inner.ahead.extend_from_slice(buf.filled());
+                }
+                Poll::Ready(_) => return true,
+            }
+        }
+        false
+    }
+
+    /// Closes the connection so that the caller sees how its last answer ended. hyper's half is
+    /// dropped before.
+    pub(super) async fn close(self) {
+        let (cut_hidden, unread) = (&self.state.cut_hidden, &self.state.unread);
+        let (cut_hidden, unread) = (cut_hidden.load(Relaxed), unread.load(Relaxed));
+        let Some(inner) = Arc::into_inner(self.inner) else {
+            return;
+        };
+        let inner = inner.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let mut stream = inner.io.into_inner();
+        if cut_hidden {
+            // Else the close would look like the answer's end.
+            let _ = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+        } else if unread {
+            let deadline = Instant::now() + LINGER_MAX;
+            let mut bytes = vec![0; 16 * 1024];
+            while Instant::now() < deadline {
+                match timeout(LINGER_MAX, stream.read(&mut bytes)).await {
+                    Ok(Ok(count)) if count > 0 => {}
+                    _ => break,
+                }
+            }
+        }
+    }
+}
+
+impl Read for Caller {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        mut buf: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        let inner = &mut *self.inner();
+        if inner.ahead.is_empty() {
+            let polled = Pin::new(&mut inner.io).poll_read(cx, buf);
+            self.state.read_blocked.store(polled.is_pending(), Relaxed);
+            return polled;
+        }
+        let taken = inner.ahead.len().min(buf.remaining());
+        buf.put_slice(&inner.ahead[..taken]);
+        inner.ahead.drain(..taken);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Write for Caller {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner().io).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(Pin::new(&mut self.inner().io).poll_flush(cx))?;
+        // hyper flushes only after it has written all that it had.
+        self.state.flushes.fetch_add(1, Relaxed);
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner().io).poll_shutdown(cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner().io.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner().io).poll_write_vectored(cx, slices)
+    }
+}

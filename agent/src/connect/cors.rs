@@ -1,0 +1,47 @@
+//! What a browser asks before a page may use the proxy. The page's origin was checked already,
+//! and the relay never hears of it, so the answer is given here.
+
+use bytes::Bytes;
+use http::header::{
+    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
+    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS,
+    ACCESS_CONTROL_REQUEST_METHOD, VARY,
+};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
+
+/// Headers of an answer that MCP clients in a page need to read.
+const EXPOSED: HeaderValue =
+    HeaderValue::from_static("Mcp-Session-Id, Mcp-Protocol-Version, WWW-Authenticate, Location");
+
+/// How long a browser may remember an answer, in seconds.
+const MAX_AGE_SECONDS: HeaderValue = HeaderValue::from_static("600");
+
+/// The answer to a browser's question whether `origin` may send a request; `None` if this is
+/// the request itself.
+pub(super) fn preflight(
+    method: &Method,
+    headers: &HeaderMap,
+    origin: &HeaderValue,
+) -> Option<Response<Bytes>> {
+    let asked = headers.get(ACCESS_CONTROL_REQUEST_METHOD)?;
+    if *method != Method::OPTIONS {
+        return None;
+    }
+    let mut response = Response::new(Bytes::new());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    let answer = response.headers_mut();
+    answer.insert(ACCESS_CONTROL_ALLOW_METHODS, asked.clone());
+    if let Some(names) = headers.get(ACCESS_CONTROL_REQUEST_HEADERS) {
+        answer.insert(ACCESS_CONTROL_ALLOW_HEADERS, names.clone());
+    }
+    answer.insert(ACCESS_CONTROL_MAX_AGE, MAX_AGE_SECONDS);
+    allow(answer, origin);
+    Some(response)
+}
+
+/// Lets a page of `origin` read an answer.
+pub(super) fn allow(headers: &mut HeaderMap, origin: &HeaderValue) {
+    headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
+    headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED);
+    headers.append(VARY, HeaderValue::from_static("Origin"));
+}

@@ -1,0 +1,92 @@
+//! Why `tieline connect` cannot start.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use crate::error::TokenError;
+
+/// Why the proxy cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The relay's URL has no meaning.
+    #[error("relay {text:?}: {problem} (expected https://host or http://host:port)")]
+    Relay {
+        /// What was given.
+        text: String,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// The address to listen on has no meaning.
+    #[error("listen {text:?}: no address (expected such as 127.0.0.1:51822)")]
+    Listen {
+        /// What was given.
+        text: String,
+    },
+    /// Others could use the token.
+    #[error(
+        "listen {address}: whoever reaches this address could use your token; \
+         listen on 127.0.0.1, or say --share-token-with-network as well"
+    )]
+    Exposed {
+        /// What was given.
+        address: SocketAddr,
+    },
+    /// A web origin has no meaning.
+    #[error("allow-origin {text:?}: no origin (expected such as https://app.example)")]
+    AllowOrigin {
+        /// What was given.
+        text: String,
+    },
+    /// The token file cannot be used.
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    /// The file with certificates cannot be used.
+    #[error("ca {path}: {problem}")]
+    Ca {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A setting without effect.
+    #[error("--ca is for https:// relays; this one is http://")]
+    CaWithoutTls,
+    /// Nothing to trust an `https` relay by.
+    #[error(
+        "this system has no certificates to check an https:// relay by{0}; name some with --ca"
+    )]
+    NoRoots(String),
+    /// The cryptography has none of what TLS needs.
+    #[error("TLS cannot start: {0}")]
+    Tls(String),
+    /// Somebody else listens there.
+    #[error(
+        "cannot listen on {address}: the port is taken; does another tieline connect run? \
+         (--listen 127.0.0.1:0 takes a free one)"
+    )]
+    Taken {
+        /// Which one.
+        address: SocketAddr,
+    },
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}: {source}")]
+    Bind {
+        /// Which one.
+        address: SocketAddr,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl ConnectError {
+    /// The exit code that `tieline connect` ends with: 1 failed, 2 usage.
+    #[must_use]
+    pub const fn exit_code(&self) -> u8 {
+        match self {
+            Self::NoRoots(_) | Self::Tls(_) | Self::Taken { .. } | Self::Bind { .. } => 1,
+            _ => 2,
+        }
+    }
+}

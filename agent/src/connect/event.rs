@@ -1,0 +1,63 @@
+//! What the proxy reports while it runs: to a program as JSON, to a person as lines.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+/// Something that happened to the proxy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum ConnectEvent {
+    /// Callers can come.
+    Listening {
+        /// The bound address.
+        address: SocketAddr,
+        /// What stands in front of `/w/<tunnel>/…` in a client's configuration.
+        url: String,
+        /// The relay.
+        relay: String,
+        /// Whether requests get a token added.
+        token: bool,
+    },
+    /// The token file has another token, which is used from now on.
+    TokenReloaded,
+    /// The token file cannot be used any more; the last good token stays in use.
+    TokenKept {
+        /// Why, in a sentence.
+        message: String,
+    },
+    /// The proxy was asked to stop and has.
+    Stopped,
+}
+
+impl fmt::Display for ConnectEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Listening { address, relay, .. } => {
+                write!(f, "listening on {address} for {relay}")
+            }
+            Self::TokenReloaded => f.write_str("token reloaded"),
+            Self::TokenKept { message } => {
+                write!(f, "{message}; the token that was read before stays in use")
+            }
+            Self::Stopped => f.write_str("stopped"),
+        }
+    }
+}
+
+/// A function that is told every event. It must not block.
+#[derive(Clone)]
+pub(super) struct Hook(Arc<dyn Fn(&ConnectEvent) + Send + Sync>);
+
+impl Hook {
+    pub(super) fn new(hook: impl Fn(&ConnectEvent) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(hook))
+    }
+
+    pub(super) fn tell(&self, event: &ConnectEvent) {
+        (self.0)(event);
+    }
+}

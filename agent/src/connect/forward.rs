@@ -1,0 +1,180 @@
+//! One request: from the caller's head to the relay's answer.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::request::Parts;
+use http::uri::PathAndQuery;
+use http::{Extensions, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
+use http_body::Body;
+use hyper::body::Incoming;
+
+use super::body::{AnswerBody, RequestBody, await_continue};
+use super::caller::State;
+use super::credential::Credential;
+use super::event::Hook;
+use super::origin::{self, Origins};
+use super::pool::{Connection, Failure, Lease, Pool};
+use super::problem::Problem;
+use super::{cors, headers, rewrite};
+
+/// How long a body with `Expect: 100-continue` waits for the relay to ask for it.
+const CONTINUE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What all requests share.
+pub(super) struct Front {
+    pub(super) pool: Arc<Pool>,
+    pub(super) host: HeaderValue,
+    pub(super) credential: Option<Credential>,
+    pub(super) origins: Origins,
+    pub(super) hook: Hook,
+}
+
+impl Front {
+    /// Answers one request that came in at the address `local`, by the relay or by itself.
+    pub(super) async fn answer(
+        &self,
+        request: Request<Incoming>,
+        local: IpAddr,
+        state: Arc<State>,
+    ) -> Response<AnswerBody> {
+        state.begin(!request.body().is_end_stream());
+        let own = |body| AnswerBody::own(body, Arc::clone(&state));
+        let (page, host) =
+            match origin::check(request.uri(), request.headers(), local, &self.origins) {
+                Ok(passed) => passed,
+                Err(problem) => return problem.into_response().map(own),
+            };
+        let Some(page) = page else {
+            return self.forward(request, &host, &state).await;
+        };
+        if let Some(answer) = cors::preflight(request.method(), request.headers(), &page) {
+            return answer.map(own);
+        }
+        let mut answer = self.forward(request, &host, &state).await;
+        cors::allow(answer.headers_mut(), &page);
+        answer
+    }
+
+    async fn forward(
+        &self,
+        request: Request<Incoming>,
+        host: &str,
+        state: &Arc<State>,
+    ) -> Response<AnswerBody> {
+        match self.try_forward(request, host, state).await {
+            Ok(answer) => answer,
+            Err(problem) => {
+                tracing::debug!(?problem, "not forwarded");
+                let own = |body| AnswerBody::own(body, Arc::clone(state));
+                problem.into_response().map(own)
+            }
+        }
+    }
+
+    async fn try_forward(
+        &self,
+        request: Request<Incoming>,
+        host: &str,
+        state: &Arc<State>,
+    ) -> Result<Response<AnswerBody>, Problem> {
+        headers::check_request(request.method(), request.headers())?;
+        let version = request.version();
+        let request = self.prepare(request, state);
+        let (connection, answer) = self.exchange(request, state).await?;
+        let (mut parts, body) = answer.into_parts();
+        headers::check_answer(parts.status, &parts.headers)?;
+        if parts.status == StatusCode::UNAUTHORIZED
+            && let Some(event) = self.credential.as_ref().and_then(Credential::refused)
+        {
+            self.hook.tell(&event);
+        }
+        let length = body.size_hint().exact();
+        headers::for_caller(&mut parts.headers, length);
+        rewrite::apply(&mut parts.headers, self.pool.relay(), host);
+        // What hyper's server makes of it depends on the caller, not on the relay.
+        parts.version = Version::HTTP_11;
+        parts.extensions = Extensions::new();
+        let is_cut_hidden = length.is_none() && version == Version::HTTP_10;
+        let lease = Lease::new(Arc::clone(&self.pool), connection);
+        let body = AnswerBody::relay(body, lease, is_cut_hidden, Arc::clone(state));
+        Ok(Response::from_parts(parts, body))
+    }
+
+    fn prepare(&self, request: Request<Incoming>, state: &Arc<State>) -> Request<RequestBody> {
+        let (mut parts, body) = request.into_parts();
+        let credential = self.credential.as_ref().map(|credential| {
+            let (value, event) = credential.current();
+            if let Some(event) = event {
+                self.hook.tell(&event);
+            }
+            value
+        });
+        let length = body.size_hint().exact();
+        headers::for_relay(
+            &mut parts.headers,
+            parts.version,
+            &self.host,
+            credential,
+            length,
+        );
+        parts.version = Version::HTTP_11;
+        let path = parts.uri.path_and_query().cloned();
+        parts.uri = Uri::from(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
+        parts.extensions = Extensions::new();
+        let expects_continue = headers::expects_continue(&parts.headers);
+        let body = RequestBody::new(Some(body), Arc::clone(state));
+        let mut request = Request::from_parts(parts, body);
+        if expects_continue {
+            await_continue(&mut request, CONTINUE_TIMEOUT);
+        }
+        request
+    }
+
+    /// Sends the request over a kept connection or a new one.
+    async fn exchange(
+        &self,
+        mut request: Request<RequestBody>,
+        state: &Arc<State>,
+    ) -> Result<(Connection, Response<Incoming>), Problem> {
+        let is_repeatable = is_idempotent(request.method()) && request.body().is_end_stream();
+        if let Some(mut connection) = self.pool.take(is_repeatable) {
+            let copy = is_repeatable.then(|| copy(&request));
+            request = match connection.send(request).await {
+                Ok(answer) => return Ok((connection, answer)),
+                Err(Failure::Unsent(request)) => *request,
+                // The relay closed the connection as the request came: to be expected after a
+                // pause, and no sign that it did anything.
+                Err(Failure::Silent(problem)) => {
+                    let body = RequestBody::new(None, Arc::clone(state));
+                    Request::from_parts(copy.ok_or(problem)?, body)
+                }
+                Err(Failure::Broken(problem)) => return Err(problem),
+            };
+        }
+        let mut connection = self.pool.open().await?;
+        match connection.send(request).await {
+            Ok(answer) => Ok((connection, answer)),
+            Err(Failure::Unsent(_)) => Err(Problem::relay_closed()),
+            Err(Failure::Silent(problem) | Failure::Broken(problem)) => Err(problem),
+        }
+    }
+}
+
+/// The head once more, for a second try.
+fn copy(request: &Request<RequestBody>) -> Parts {
+    let (mut parts, ()) = Request::new(()).into_parts();
+    parts.method = request.method().clone();
+    parts.uri = request.uri().clone();
+    parts.headers = request.headers().clone();
+    parts
+}
+
+/// RFC 9110, section 9.2.2.
+fn is_idempotent(method: &Method) -> bool {
+    matches!(
+        *method,
+        Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE
+    )
+}

@@ -1,0 +1,152 @@
+//! The proxy's socket: accepts callers up to a limit, serves each in a task of its own, and lets
+//! them finish when it is asked to stop.
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioTimer;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use super::caller::{Caller, State};
+use super::error::ConnectError;
+use super::forward::Front;
+use super::problem::TOO_MANY;
+use super::{CONNECTIONS_MAX, DRAIN_TIMEOUT, HTTP_BUFFER_BYTES_MAX};
+
+/// Longest time for a request's head, and between two requests of a connection. An answer may
+/// take as long as it likes.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Connections beyond the limit that are told so at a time; further ones are closed unheard.
+const REFUSALS_MAX: usize = 16;
+
+/// Longest time that such a connection gets.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Wait after the system could not accept: it is out of descriptors, and tells so without pause.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Binds `address`.
+pub(super) async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), ConnectError> {
+    let failed = |source: io::Error| match source.kind() {
+        io::ErrorKind::AddrInUse => ConnectError::Taken { address },
+        _ => ConnectError::Bind { address, source },
+    };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let bound = listener.local_addr().map_err(failed)?;
+    Ok((listener, bound))
+}
+
+/// Serves callers until `shutdown`, and those that are here for a short while longer.
+pub(super) async fn serve(
+    listener: TcpListener,
+    front: Arc<Front>,
+    shutdown: impl Future<Output = ()>,
+) {
+    let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let refusals = Arc::new(Semaphore::new(REFUSALS_MAX));
+    let (stop, stopping) = watch::channel(false);
+    let mut callers = JoinSet::new();
+    let mut shutdown = pin!(shutdown);
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            Some(_) = callers.join_next() => continue,
+            () = &mut shutdown => break,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "no connection could be accepted");
+                tokio::select! {
+                    () = sleep(ACCEPT_PAUSE) => continue,
+                    () = &mut shutdown => break,
+                }
+            }
+        };
+        if let Ok(permit) = Arc::clone(&permits).try_acquire_owned() {
+            let (front, stopping) = (Arc::clone(&front), stopping.clone());
+            callers.spawn(async move {
+                serve_one(stream, front, stopping).await;
+                drop(permit);
+            });
+        } else if let Ok(permit) = Arc::clone(&refusals).try_acquire_owned() {
+            callers.spawn(async move {
+                let _ = timeout(REFUSAL_TIMEOUT, refuse(stream)).await;
+                drop(permit);
+            });
+        }
+    }
+    drop(listener);
+    let _ = stop.send(true);
+    let _ = timeout(DRAIN_TIMEOUT, async {
+        while callers.join_next().await.is_some() {}
+    })
+    .await;
+}
+
+async fn refuse(mut stream: TcpStream) -> io::Result<()> {
+    stream.write_all(TOO_MANY).await?;
+    stream.shutdown().await?;
+    // A close in front of unread bytes would destroy the answer.
+    let mut bytes = [0; 1024];
+    while stream.read(&mut bytes).await? > 0 {}
+    Ok(())
+}
+
+async fn serve_one(stream: TcpStream, front: Arc<Front>, mut stopping: watch::Receiver<bool>) {
+    let Ok(local) = stream.local_addr() else {
+        return;
+    };
+    // Who writes decided when to send; holding bytes back only adds latency.
+    let _ = stream.set_nodelay(true);
+    let state = Arc::new(State::default());
+    let caller = Caller::new(stream, Arc::clone(&state));
+    {
+        let service = service_fn(|request| {
+            let (front, state) = (Arc::clone(&front), Arc::clone(&state));
+            async move {
+                let answer = front.answer(request, local.ip(), state).await;
+                Ok::<_, std::convert::Infallible>(answer)
+            }
+        });
+        let mut connection = pin!(
+            http1::Builder::new()
+                .auto_date_header(false)
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEAD_TIMEOUT)
+                .max_buf_size(HTTP_BUFFER_BYTES_MAX)
+                .serve_connection(caller.clone(), service)
+        );
+        let mut asked = pin!(async {
+            // The sender outlives every caller, and says it at most once.
+            let _ = stopping.wait_for(|stop| *stop).await;
+        });
+        let mut is_stopping = false;
+        poll_fn(|cx| {
+            caller.begin_turn();
+            if !is_stopping && asked.as_mut().poll(cx).is_ready() {
+                is_stopping = true;
+                connection.as_mut().graceful_shutdown();
+            }
+            match connection.as_mut().poll(cx) {
+                Poll::Ready(_) => Poll::Ready(()),
+                Poll::Pending if caller.poll_gone(cx) => Poll::Ready(()),
+                Poll::Pending => Poll::Pending,
+            }
+        })
+        .await;
+    }
+    caller.close().await;
+}

@@ -1,0 +1,268 @@
+//! `tieline connect`: a proxy on this machine for callers, which adds their token to what they
+//! ask a relay, so that no client's configuration holds a secret.
+//!
+//! ```no_run
+//! use tieline_agent::connect::Connect;
+//!
+//! # async fn proxy() -> Result<(), tieline_agent::connect::ConnectError> {
+//! let connect = Connect::new("https://relay.studio.example")?
+//!     .with_token_file("ada.token")
+//!     .with_event_hook(|event| println!("{event}"));
+//! connect.run(std::future::pending()).await
+//! # }
+//! ```
+//!
+//! Both sides speak HTTP/1.1 through hyper; a body passes frame by frame, and either side's end
+//! ends the other. It knows nothing of tunnels: paths are the relay's.
+
+mod args;
+mod body;
+mod caller;
+mod cors;
+mod credential;
+mod error;
+mod event;
+mod forward;
+mod headers;
+mod listen;
+mod origin;
+mod pool;
+mod problem;
+mod rewrite;
+mod tls;
+
+use std::future::Future;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderValue;
+
+pub use self::args::{ConnectArgs, DEFAULT_LISTEN};
+use self::credential::Credential;
+pub use self::error::ConnectError;
+pub use self::event::ConnectEvent;
+use self::event::Hook;
+use self::forward::Front;
+use self::origin::Origins;
+pub use self::origin::RelayOrigin;
+use self::pool::Pool;
+use self::tls::Tls;
+use crate::command::{print_json, until_signal};
+use crate::paint::{GOOD, complain, paint, say, warn};
+
+/// Callers' connections at a time.
+pub const CONNECTIONS_MAX: usize = 256;
+
+/// How long requests that run may go on after the proxy was asked to stop.
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Most that is buffered of one connection in one direction, and so the longest head.
+const HTTP_BUFFER_BYTES_MAX: usize = 64 * 1024;
+
+/// The proxy's settings.
+pub struct Connect {
+    relay: RelayOrigin,
+    listen: SocketAddr,
+    token_file: Option<PathBuf>,
+    ca: Option<PathBuf>,
+    origins: Origins,
+    hook: Hook,
+}
+
+impl Connect {
+    /// A proxy for `relay`, written as on the command line; the rest is default.
+    ///
+    /// # Errors
+    /// [`ConnectError::Relay`] says what is wrong with it.
+    pub fn new(relay: &str) -> Result<Self, ConnectError> {
+        let relay = RelayOrigin::parse(relay)?;
+        Ok(Self {
+            relay,
+            listen: SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 51822),
+            token_file: None,
+            ca: None,
+            origins: Origins::default(),
+            hook: Hook::new(|_| {}),
+        })
+    }
+
+    /// Listens at `address`; one that others reach only if the token is to be shared with them.
+    ///
+    /// # Errors
+    /// [`ConnectError::Listen`] or [`ConnectError::Exposed`].
+    pub fn with_listen(mut self, address: &str, share_token: bool) -> Result<Self, ConnectError> {
+        let numeric = match address.strip_prefix("localhost:") {
+            Some(port) => format!("127.0.0.1:{port}"),
+            None => address.to_owned(),
+        };
+        let listen: SocketAddr = numeric.parse().map_err(|_| ConnectError::Listen {
+            text: address.to_owned(),
+        })?;
+        if !listen.ip().to_canonical().is_loopback() && !share_token {
+            return Err(ConnectError::Exposed { address: listen });
+        }
+        self.listen = listen;
+        Ok(self)
+    }
+
+    /// Adds the token in this file to every request, in place of the caller's own.
+    #[must_use]
+    pub fn with_token_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.token_file = Some(path.into());
+        self
+    }
+
+    /// Checks an `https` relay by the certificates in this file, and not by the system's.
+    #[must_use]
+    pub fn with_ca(mut self, path: impl Into<PathBuf>) -> Self {
+        self.ca = Some(path.into());
+        self
+    }
+
+    /// Lets pages of `origin` use the proxy, besides those of this machine.
+    ///
+    /// # Errors
+    /// [`ConnectError::AllowOrigin`] if it is none.
+    pub fn with_allowed_origin(mut self, origin: &str) -> Result<Self, ConnectError> {
+        self.origins.allow(origin)?;
+        Ok(self)
+    }
+
+    /// Tells every event to `hook`, which must not block.
+    #[must_use]
+    pub fn with_event_hook(mut self, hook: impl Fn(&ConnectEvent) + Send + Sync + 'static) -> Self {
+        self.hook = Hook::new(hook);
+        self
+    }
+
+    /// Serves until `shutdown`, and what runs then for [`DRAIN_TIMEOUT`] at most.
+    ///
+    /// Dropping the future ends everything at once.
+    ///
+    /// # Errors
+    /// [`ConnectError`], before anything is served.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), ConnectError> {
+        let Self { relay, hook, .. } = self;
+        let tls = match (relay.https, &self.ca) {
+            (true, ca) => Some(Tls::new(&relay.address, ca.as_deref())?),
+            (false, Some(_)) => return Err(ConnectError::CaWithoutTls),
+            (false, None) => None,
+        };
+        let credential = match &self.token_file {
+            Some(path) => Some(Credential::read(path)?),
+            None => None,
+        };
+        let authority = relay.authority();
+        let host = HeaderValue::try_from(&authority).map_err(|_| ConnectError::Relay {
+            text: authority,
+            problem: "it cannot stand in a header",
+        })?;
+        let (listener, address) = listen::bind(self.listen).await?;
+        hook.tell(&ConnectEvent::Listening {
+            address,
+            url: base_url(address),
+            relay: relay.to_string(),
+            token: credential.is_some(),
+        });
+        let front = Arc::new(Front {
+            pool: Arc::new(Pool::new(relay, tls)),
+            host,
+            credential,
+            origins: self.origins,
+            hook: hook.clone(),
+        });
+        listen::serve(listener, front, shutdown).await;
+        hook.tell(&ConnectEvent::Stopped);
+        Ok(())
+    }
+}
+
+/// How clients on this machine write the proxy's address.
+fn base_url(address: SocketAddr) -> String {
+    let any = |ip: IpAddr| ip == Ipv4Addr::LOCALHOST || ip == Ipv4Addr::UNSPECIFIED;
+    if any(address.ip()) || address.ip() == Ipv6Addr::UNSPECIFIED {
+        format!("http://localhost:{}", address.port())
+    } else {
+        format!("http://{address}")
+    }
+}
+
+/// Runs `tieline connect`; returns the exit code.
+pub(crate) async fn run(args: ConnectArgs) -> u8 {
+    let json = args.json;
+    let connect = match args.settings() {
+        Ok(connect) => connect.with_event_hook(move |event| print(event, json)),
+        Err(error) => {
+            complain(&error);
+            return error.exit_code();
+        }
+    };
+    match until_signal(|shutdown| connect.run(shutdown)).await {
+        None | Some(Ok(())) => 0,
+        Some(Err(error)) => {
+            complain(&error);
+            error.exit_code()
+        }
+    }
+}
+
+/// What a person or a program is told.
+fn print(event: &ConnectEvent, json: bool) {
+    match event {
+        // It belongs to whoever looks after the machine, and not among the results.
+        ConnectEvent::TokenKept { .. } => warn(event),
+        event if json => print_json(event),
+        ConnectEvent::Listening {
+            address,
+            url,
+            relay,
+            token,
+        } => {
+            let adds = if *token {
+                "adds your token"
+            } else {
+                "adds no token"
+            };
+            let listening = paint(GOOD, "listening");
+            say(&format!("{listening}  {address}, for {relay}; {adds}"));
+            say(&format!(
+                "url        {}",
+                paint(GOOD, format_args!("{url}/w/<tunnel>/mcp"))
+            ));
+        }
+        event => say(event),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_that_others_reach_needs_a_second_word() {
+        let listen = |address, twice| {
+            let connect = Connect::new("http://relay:9080").unwrap();
+            connect
+                .with_listen(address, twice)
+                .map(|connect| connect.listen)
+        };
+        for address in ["127.0.0.1:0", "127.3.2.1:80", "[::1]:0", "localhost:51822"] {
+            assert!(listen(address, false).is_ok(), "{address}");
+        }
+        for address in ["0.0.0.0:51822", "[::]:1", "10.0.0.1:1"] {
+            let error = listen(address, false).unwrap_err();
+            assert!(
+                error.to_string().contains("--share-token-with-network"),
+                "{error}"
+            );
+            assert_eq!(error.exit_code(), 2);
+            assert!(listen(address, true).is_ok());
+        }
+        for wrong in ["51822", "localhost", "relay.example:80", ""] {
+            let error = listen(wrong, true).unwrap_err();
+            assert!(matches!(error, ConnectError::Listen { .. }), "{error}");
+        }
+    }
+}

@@ -1,0 +1,324 @@
+//! The relay's origin, and which hosts and web pages may use the proxy.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use http::header::{HOST, ORIGIN};
+use http::{HeaderMap, HeaderValue, Uri};
+
+use super::error::ConnectError;
+use super::problem::Problem;
+use crate::address::HostPort;
+
+/// Where the relay's HTTP port is: a scheme, a host and a port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RelayOrigin {
+    /// Whether it is spoken to over TLS.
+    pub https: bool,
+    /// Where it listens.
+    pub address: HostPort,
+}
+
+impl RelayOrigin {
+    /// Reads `http://host[:port]` or `https://host[:port]`.
+    ///
+    /// # Errors
+    /// [`ConnectError::Relay`] says what is wrong with it.
+    pub fn parse(text: &str) -> Result<Self, ConnectError> {
+        let wrong = |problem| ConnectError::Relay {
+            text: text.to_owned(),
+            problem,
+        };
+        let (scheme, rest) = text
+            .split_once("://")
+            .ok_or_else(|| wrong("the scheme is missing"))?;
+        let https = match scheme.to_ascii_lowercase().as_str() {
+            "https" => true,
+            "http" => false,
+            "tcp" | "tls" | "ws" | "wss" | "quic" => {
+                return Err(wrong("callers come in at the relay's HTTP port"));
+            }
+            _ => return Err(wrong("unknown scheme")),
+        };
+        let authority = rest.strip_suffix('/').unwrap_or(rest);
+        if authority.contains('@') {
+            return Err(wrong("a token goes into a file, named by --token-file"));
+        }
+        if authority.contains(['/', '?', '#']) {
+            return Err(wrong("it ends behind host and port, without a path"));
+        }
+        HostPort::parse(authority, Some(default_port(https)))
+            .map(|address| Self { https, address })
+            .map_err(wrong)
+    }
+
+    /// Host and port as `Host` has them: without the port where it is the scheme's own.
+    #[must_use]
+    pub fn authority(&self) -> String {
+        let text = self.address.to_string();
+        let port = default_port(self.https);
+        match text.strip_suffix(&format!(":{port}")) {
+            Some(host) if self.address.port() == port => host.to_owned(),
+            _ => text,
+        }
+    }
+
+    /// True if `authority`, as it stands in a URL of that scheme, names the relay. Behind a TLS
+    /// terminator a relay may take itself for `http`, so the default ports count as one.
+    pub(super) fn is_named(&self, https: bool, authority: &[u8]) -> bool {
+        let Ok(authority) = str::from_utf8(authority) else {
+            return false;
+        };
+        let Ok(named) = HostPort::parse(authority, Some(default_port(https))) else {
+            return false;
+        };
+        let same_port = named.port() == self.address.port()
+            || (named.port() == default_port(https)
+                && self.address.port() == default_port(self.https));
+        same_port && named.host() == self.address.host()
+    }
+}
+
+impl fmt::Display for RelayOrigin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = if self.https { "https" } else { "http" };
+        write!(f, "{scheme}://{}", self.authority())
+    }
+}
+
+const fn default_port(https: bool) -> u16 {
+    if https { 443 } else { 80 }
+}
+
+/// Web origins that may use the proxy besides those of this machine.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Origins(Vec<String>);
+
+impl Origins {
+    pub(super) fn allow(&mut self, origin: &str) -> Result<(), ConnectError> {
+        let rest = origin.split_once("://").map(|(_, rest)| rest);
+        let is_origin = rest.is_some_and(|rest| {
+            let rest = rest.strip_suffix('/').unwrap_or(rest);
+            !rest.is_empty() && !rest.contains(['/', '*', '@', ' '])
+        });
+        if !is_origin {
+            return Err(ConnectError::AllowOrigin {
+                text: origin.to_owned(),
+            });
+        }
+        self.0.push(normal(origin));
+        Ok(())
+    }
+
+    fn has(&self, origin: &str) -> bool {
+        is_loopback(origin) || self.0.contains(&normal(origin))
+    }
+}
+
+/// An origin in the one spelling that is compared.
+fn normal(origin: &str) -> String {
+    let origin = origin.strip_suffix('/').unwrap_or(origin);
+    let origin = origin.to_ascii_lowercase();
+    for (scheme, port) in [("http://", ":80"), ("https://", ":443")] {
+        if let Some(host) = origin.strip_suffix(port)
+            && origin.starts_with(scheme)
+        {
+            return host.to_owned();
+        }
+    }
+    origin
+}
+
+fn is_loopback(origin: &str) -> bool {
+    let Some((scheme, authority)) = origin.split_once("://") else {
+        return false;
+    };
+    matches!(scheme, "http" | "https")
+        && HostPort::parse(authority, Some(80)).is_ok_and(|address| address.is_loopback())
+}
+
+/// Refuses what a page elsewhere could make a browser send: names of this machine that are not
+/// its own (DNS rebinding), and origins that nobody let in. Yields the page's origin, if a page
+/// asks, and the host that the caller knows the proxy by.
+///
+/// `local` is the address that the caller has connected to.
+pub(super) fn check(
+    uri: &Uri,
+    headers: &HeaderMap,
+    local: IpAddr,
+    origins: &Origins,
+) -> Result<(Option<HeaderValue>, String), Problem> {
+    let mut hosts = headers.get_all(HOST).iter();
+    // Named in the request line, it overrides the header (RFC 9112, section 3.2.2); a caller that
+    // says two things is refused by the stricter of both.
+    let header = match (hosts.next(), hosts.next()) {
+        (Some(only), None) => Some(text(only)),
+        (None, _) => None,
+        (Some(_), Some(_)) => {
+            let why = "a request has exactly one Host header";
+            return Err(Problem::bad_request(why));
+        }
+    };
+    let line = uri
+        .authority()
+        .map(|authority| authority.as_str().to_owned());
+    for host in [&line, &header].into_iter().flatten() {
+        if !is_own(host, local) {
+            return Err(Problem::host_refused(host));
+        }
+    }
+    let host = line.or(header).ok_or_else(|| Problem::host_refused(""))?;
+    let mut origin = None;
+    for value in headers.get_all(ORIGIN) {
+        let named = text(value);
+        if origin.is_some() || !origins.has(&named) {
+            return Err(Problem::origin_refused(&named));
+        }
+        origin = Some(value.clone());
+    }
+    Ok((origin, host))
+}
+
+fn text(value: &HeaderValue) -> String {
+    String::from_utf8_lossy(value.as_bytes()).into_owned()
+}
+
+/// True for the usual names of this machine's loopback, and for the very address that was
+/// connected to: neither can be a name that somebody else chose.
+fn is_own(host: &str, local: IpAddr) -> bool {
+    let Ok(address) = HostPort::parse(host, Some(80)) else {
+        return false;
+    };
+    let ip: Option<IpAddr> = address.host().parse().ok();
+    address.is_loopback() || ip.is_some_and(|ip| ip.to_canonical() == local.to_canonical())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    fn word(host: &str, origin: Option<&str>) -> String {
+        let mut headers = HeaderMap::new();
+        headers.insert(HOST, host.parse().unwrap());
+        if let Some(origin) = origin {
+            headers.insert(ORIGIN, origin.parse().unwrap());
+        }
+        let mut origins = Origins::default();
+        origins.allow("https://Studio.example:443").unwrap();
+        origins.allow("vscode-webview://abc").unwrap();
+        let local = Ipv4Addr::new(10, 1, 2, 3).into();
+        match check(&Uri::from_static("/w/x/mcp"), &headers, local, &origins) {
+            Ok(_) => "passes".to_owned(),
+            Err(problem) => {
+                let body: serde_json::Value = serde_json::from_slice(&problem.body()).unwrap();
+                body["error"].as_str().unwrap().to_owned()
+            }
+        }
+    }
+
+    #[test]
+    fn only_names_of_this_machine_pass_as_host() {
+        for host in [
+            "localhost",
+            "LOCALHOST:51822",
+            "127.0.0.1:51822",
+            "127.9.9.9",
+            "[::1]:1",
+            "10.1.2.3:51822",
+        ] {
+            assert_eq!(word(host, None), "passes", "{host}");
+        }
+        for host in [
+            "evil.example",
+            "localhost.evil.example:51822",
+            "127.0.0.1.evil.example",
+            "10.1.2.4",
+            "0.0.0.0",
+            "[::ffff:10.1.2.4]",
+            "user@localhost",
+            "",
+        ] {
+            assert_eq!(word(host, None), "host_refused", "{host}");
+        }
+    }
+
+    #[test]
+    fn a_host_in_the_request_line_is_checked_as_well() {
+        let mut headers = HeaderMap::new();
+        headers.insert(HOST, HeaderValue::from_static("localhost"));
+        let local = Ipv4Addr::LOCALHOST.into();
+        let refused = |uri: &'static str| {
+            let uri = Uri::from_static(uri);
+            check(&uri, &headers, local, &Origins::default()).is_err()
+        };
+        assert!(refused("http://evil.example/w/x/mcp"));
+        assert!(!refused("http://localhost:51822/w/x/mcp"));
+    }
+
+    #[test]
+    fn pages_elsewhere_are_refused_unless_they_are_listed() {
+        for origin in [
+            "http://localhost:6274",
+            "https://127.0.0.1",
+            "http://[::1]:3000",
+            "https://studio.example",
+            "vscode-webview://abc",
+        ] {
+            assert_eq!(word("localhost", Some(origin)), "passes", "{origin}");
+        }
+        for origin in [
+            "null",
+            "",
+            "https://evil.example",
+            "http://studio.example",
+            "https://studio.example:8443",
+            "http://localhost.evil.example",
+            "file://",
+            "http://127.0.0.1@evil.example",
+        ] {
+            assert_eq!(
+                word("localhost", Some(origin)),
+                "origin_refused",
+                "{origin}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_origin_to_allow_is_a_whole_one() {
+        for wrong in [
+            "*",
+            "null",
+            "studio.example",
+            "https://",
+            "https://*.x",
+            "https://x/y",
+        ] {
+            assert!(Origins::default().allow(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_relay_is_an_origin() {
+        let shown = |text| RelayOrigin::parse(text).map(|relay| relay.to_string());
+        assert_eq!(
+            shown("https://Relay.example/").unwrap(),
+            "https://relay.example"
+        );
+        assert_eq!(shown("http://h:9080").unwrap(), "http://h:9080");
+        assert_eq!(shown("https://[::1]:443").unwrap(), "https://[::1]");
+        assert_eq!(shown("http://h:443").unwrap(), "http://h:443");
+        for wrong in [
+            "relay.example",
+            "tcp://relay.example:9001",
+            "https://relay.example/w/maya",
+            "https://user:secret@relay.example",
+            "https://",
+            "ftp://x",
+        ] {
+            assert!(shown(wrong).is_err(), "{wrong}");
+        }
+    }
+}

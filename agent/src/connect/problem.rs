@@ -1,0 +1,126 @@
+//! The proxy's own answers: one stable word, one sentence for people, both in JSON.
+
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use http::{HeaderValue, Response, StatusCode};
+
+/// Why the proxy answers by itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Problem {
+    status: StatusCode,
+    /// One stable word; scripts match on it.
+    word: &'static str,
+    message: String,
+}
+
+impl Problem {
+    fn new(status: StatusCode, word: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            status,
+            word,
+            message: message.into(),
+        }
+    }
+
+    /// The request cannot be passed on in any form.
+    pub(super) fn bad_request(why: &str) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "bad_request", why)
+    }
+
+    /// The request asks for something that the proxy does not speak.
+    pub(super) fn unsupported(word: &'static str, why: &str) -> Self {
+        Self::new(StatusCode::NOT_IMPLEMENTED, word, why)
+    }
+
+    /// The request was meant for another host.
+    pub(super) fn host_refused(host: &str) -> Self {
+        let message = format!(
+            "this proxy answers to localhost and its own address, not to {host:?}; \
+             a web page that gave its own name this address gets no further"
+        );
+        Self::new(StatusCode::MISDIRECTED_REQUEST, "host_refused", message)
+    }
+
+    /// A web page may not use the proxy.
+    pub(super) fn origin_refused(origin: &str) -> Self {
+        let message = format!(
+            "pages of {origin:?} may not use this proxy; \
+             tieline connect --allow-origin ORIGIN lets one in"
+        );
+        Self::new(StatusCode::FORBIDDEN, "origin_refused", message)
+    }
+
+    /// No connection to the relay.
+    pub(super) fn relay_unreachable(message: String) -> Self {
+        Self::new(StatusCode::BAD_GATEWAY, "relay_unreachable", message)
+    }
+
+    /// A connection, but no trust in who is at the other end.
+    pub(super) fn relay_tls(message: String) -> Self {
+        Self::new(StatusCode::BAD_GATEWAY, "relay_tls", message)
+    }
+
+    /// The connection to the relay ended before the answer's head.
+    pub(super) fn relay_closed() -> Self {
+        let message = "the relay closed the connection before it answered; \
+                       whether it carried the request out is not known";
+        Self::new(StatusCode::BAD_GATEWAY, "relay_closed", message)
+    }
+
+    /// What the relay sent is not an answer in HTTP.
+    pub(super) fn relay_invalid(why: &str) -> Self {
+        let message = format!("the relay's answer is not usable: {why}");
+        Self::new(StatusCode::BAD_GATEWAY, "relay_invalid", message)
+    }
+
+    /// The answer's body.
+    pub(super) fn body(&self) -> Bytes {
+        let body = serde_json::json!({ "error": self.word, "message": self.message });
+        Bytes::from(body.to_string())
+    }
+
+    /// The answer for the caller.
+    pub(super) fn into_response(self) -> Response<Bytes> {
+        let mut response = Response::new(self.body());
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        response
+    }
+}
+
+/// What a connection beyond the limit is told.
+pub(super) const TOO_MANY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
+content-type: application/json\r\n\
+content-length: 110\r\n\
+retry-after: 1\r\n\
+connection: close\r\n\
+\r\n\
+{\"error\":\"too_many_connections\",\"message\":\"this proxy has as many connections as it takes; close one of them\"}";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_resort_is_whole_http_and_json() {
+        let text = str::from_utf8(TOO_MANY).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        assert!(
+            head.contains(&format!("content-length: {}\r\n", body.len())),
+            "{}",
+            body.len()
+        );
+        let body: serde_json::Value = serde_json::from_str(body).unwrap();
+        assert_eq!(body["error"], "too_many_connections");
+    }
+
+    #[test]
+    fn a_message_with_quotes_is_json_all_the_same() {
+        let problem = Problem::host_refused("\"x\\");
+        let body: serde_json::Value = serde_json::from_slice(&problem.body()).unwrap();
+        assert_eq!(body["error"], "host_refused");
+        assert_eq!(problem.into_response().status(), 421);
+    }
+}

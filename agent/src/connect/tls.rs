@@ -1,0 +1,118 @@
+//! TLS to the relay: whom to trust, and what a failure means in words.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{CertificateError, ClientConfig, RootCertStore};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::error::ConnectError;
+use crate::address::HostPort;
+
+/// Makes TLS connections to one relay.
+#[derive(Clone)]
+pub(super) struct Tls {
+    connector: TlsConnector,
+    name: ServerName<'static>,
+}
+
+impl Tls {
+    /// Trusts the certificates in `ca`, or else those that the system trusts.
+    pub(super) fn new(relay: &HostPort, ca: Option<&Path>) -> Result<Self, ConnectError> {
+        let roots = match ca {
+            Some(path) => roots_of(path)?,
+            None => system_roots()?,
+        };
+        let failed = |error: &dyn std::fmt::Display| ConnectError::Tls(error.to_string());
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|error| failed(&error))?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let name = ServerName::try_from(relay.host()).map_err(|error| failed(&error))?;
+        Ok(Self {
+            connector: TlsConnector::from(Arc::new(config)),
+            name,
+        })
+    }
+
+    pub(super) async fn connect(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+        self.connector.connect(self.name.clone(), stream).await
+    }
+}
+
+fn roots_of(path: &Path) -> Result<RootCertStore, ConnectError> {
+    let wrong = |problem: String| ConnectError::Ca {
+        path: path.to_owned(),
+        problem,
+    };
+    let text = fs::read(path).map_err(|error| wrong(error.to_string()))?;
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(&text) {
+        let certificate = certificate.map_err(|error| wrong(format!("no PEM: {error}")))?;
+        roots
+            .add(certificate)
+            .map_err(|error| wrong(format!("a certificate in it is not usable: {error}")))?;
+    }
+    if roots.is_empty() {
+        return Err(wrong("it holds no certificate in PEM form".to_owned()));
+    }
+    Ok(roots)
+}
+
+fn system_roots() -> Result<RootCertStore, ConnectError> {
+    let found = rustls_native_certs::load_native_certs();
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(found.certs);
+    if roots.is_empty() {
+        let cause = found.errors.first();
+        let cause = cause.map_or_else(String::new, |error| format!(" ({error})"));
+        return Err(ConnectError::NoRoots(cause));
+    }
+    Ok(roots)
+}
+
+/// What a failed handshake means and what to do about it; `None` if the connection failed below
+/// TLS.
+pub(super) fn explain(error: &io::Error) -> Option<String> {
+    let error = error.get_ref()?.downcast_ref::<rustls::Error>()?;
+    let text = match error {
+        rustls::Error::InvalidCertificate(error) => certificate(error),
+        rustls::Error::InvalidMessage(_) => {
+            "what answers there is not TLS; is the relay's URL http://?".to_owned()
+        }
+        other => format!("the TLS handshake failed: {other}"),
+    };
+    Some(text)
+}
+
+fn certificate(error: &CertificateError) -> String {
+    match error {
+        CertificateError::UnknownIssuer => {
+            "its certificate is signed by nobody that this machine trusts; \
+             if the studio has a certificate authority of its own, name its file with --ca"
+                .to_owned()
+        }
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+            "its certificate is for another name; give the relay's URL with the name that is in it"
+                .to_owned()
+        }
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+            "its certificate has expired, or this machine's clock is wrong".to_owned()
+        }
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+            "its certificate is not valid yet, or this machine's clock is wrong".to_owned()
+        }
+        other => {
+            format!("its certificate is not accepted ({other}); a private one is named with --ca")
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! The MCP clients whose configuration is known: which file, which key, which form.
+
+use std::path::{Path, PathBuf};
+
+use clap::ValueEnum;
+use serde_json::Value;
+
+use super::layout::{Layout, quoted};
+
+/// An MCP client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Client {
+    /// Claude Code: .mcp.json
+    ClaudeCode,
+    /// Cursor: .cursor/mcp.json
+    Cursor,
+    /// VS Code: .vscode/mcp.json
+    Vscode,
+    /// Claude Desktop: a block to paste
+    ClaudeDesktop,
+}
+
+impl Client {
+    /// Every client.
+    pub const ALL: [Self; 4] = [
+        Self::ClaudeCode,
+        Self::Cursor,
+        Self::Vscode,
+        Self::ClaudeDesktop,
+    ];
+
+    /// Its name on the command line.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::ClaudeCode => "claude-code",
+            Self::Cursor => "cursor",
+            Self::Vscode => "vscode",
+            Self::ClaudeDesktop => "claude-desktop",
+        }
+    }
+
+    /// Its file in a project; Claude Desktop has none there.
+    #[must_use]
+    pub fn file(self, dir: &Path) -> Option<PathBuf> {
+        match self {
+            Self::ClaudeCode => Some(dir.join(".mcp.json")),
+            Self::Cursor => Some(dir.join(".cursor").join("mcp.json")),
+            Self::Vscode => Some(dir.join(".vscode").join("mcp.json")),
+            Self::ClaudeDesktop => None,
+        }
+    }
+
+    /// True if a project shows that somebody uses it there.
+    #[must_use]
+    pub fn is_used_in(self, dir: &Path) -> bool {
+        match self {
+            Self::ClaudeCode => dir.join(".mcp.json").exists() || dir.join(".claude").is_dir(),
+            Self::Cursor => dir.join(".cursor").is_dir(),
+            Self::Vscode => dir.join(".vscode").is_dir(),
+            Self::ClaudeDesktop => false,
+        }
+    }
+
+    /// The key of the object that holds its servers.
+    #[must_use]
+    pub const fn list(self) -> &'static str {
+        match self {
+            Self::Vscode => "servers",
+            _ => "mcpServers",
+        }
+    }
+
+    /// Its entry for the server at `url`.
+    #[must_use]
+    pub fn entry(self, url: &str) -> Entry {
+        let text = |text: &str| Field::Text(text.to_owned());
+        Entry(match self {
+            Self::ClaudeCode | Self::Vscode => vec![("type", text("http")), ("url", text(url))],
+            Self::Cursor => vec![("url", text(url))],
+            // It starts servers itself and speaks to them over their standard input, so a
+            // program in between speaks HTTP.
+            Self::ClaudeDesktop => {
+                let mut words = vec!["-y", "mcp-remote", url];
+                if is_plain_remote(url) {
+                    words.push("--allow-http");
+                }
+                let words = words.into_iter().map(str::to_owned).collect();
+                vec![("command", text("npx")), ("args", Field::List(words))]
+            }
+        })
+    }
+}
+
+/// True for `http://` to anywhere but this machine, which mcp-remote refuses unless told.
+fn is_plain_remote(url: &str) -> bool {
+    let Some(rest) = url.strip_prefix("http://") else {
+        return false;
+    };
+    let end = rest.find(['/', ':', '?']).unwrap_or(rest.len());
+    !matches!(&rest[..end], "localhost" | "127.0.0.1")
+}
+
+/// One server's entry in a configuration: fields in the order in which people write them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry(Vec<(&'static str, Field)>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Field {
+    Text(String),
+    List(Vec<String>),
+}
+
+impl Entry {
+    /// As text, for a place whose line is indented by `indent`.
+    pub(super) fn render(&self, layout: &Layout, indent: &str) -> String {
+        let fields: Vec<_> = self
+            .0
+            .iter()
+            .map(|(name, field)| (*name, field.render()))
+            .collect();
+        layout.object(indent, &fields)
+    }
+
+    /// As a whole configuration, to be pasted.
+    #[must_use]
+    pub fn block(&self, list: &str, name: &str) -> String {
+        let layout = Layout::of("");
+        let entry = self.render(&layout, "    ");
+        let servers = layout.object("  ", &[(name, entry)]);
+        layout.object("", &[(list, servers)])
+    }
+
+    /// True if `present` says the same; it may say more, such as headers.
+    pub(super) fn is_in(&self, present: &Value) -> bool {
+        self.0
+            .iter()
+            .all(|(name, field)| present.get(name) == Some(&field.value()))
+    }
+}
+
+impl Field {
+    fn render(&self) -> String {
+        match self {
+            Self::Text(text) => quoted(text),
+            Self::List(words) => {
+                let words: Vec<_> = words.iter().map(|word| quoted(word)).collect();
+                format!("[{}]", words.join(", "))
+            }
+        }
+    }
+
+    fn value(&self) -> Value {
+        match self {
+            Self::Text(text) => text.as_str().into(),
+            Self::List(words) => words.clone().into(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn claude_desktop_gets_a_program_in_between() {
+        let entry = Client::ClaudeDesktop.entry("https://relay.example/w/maya/mcp");
+        assert_eq!(
+            entry.block("mcpServers", "maya"),
+            r#"{
+  "mcpServers": {
+    "maya": {
+      "command": "npx",
+      "args": ["-y", "mcp-remote", "https://relay.example/w/maya/mcp"]
+    }
+  }
+}"#
+        );
+        for (url, allowed) in [
+            ("http://localhost:51822/w/x/mcp", false),
+            ("http://127.0.0.1/w/x/mcp", false),
+            ("http://relay.example:9080/w/x/mcp", true),
+            ("http://localhost.example/mcp", true),
+        ] {
+            let block = Client::ClaudeDesktop.entry(url).block("mcpServers", "x");
+            assert_eq!(block.contains("--allow-http"), allowed, "{url}");
+        }
+    }
+
+    #[test]
+    fn an_entry_that_says_more_says_the_same() {
+        let entry = Client::ClaudeCode.entry("http://h/mcp");
+        let present = |text| entry.is_in(&serde_json::from_str(text).unwrap());
+        assert!(present(
+            r#"{"url":"http://h/mcp","type":"http","headers":{}}"#
+        ));
+        assert!(!present(r#"{"url":"http://h/mcp"}"#));
+        assert!(!present(r#"{"url":"http://h/","type":"http"}"#));
+        assert!(!present("7"));
+    }
+}

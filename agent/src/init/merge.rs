@@ -1,0 +1,238 @@
+//! Puts one entry into the text of a JSON file with comments, and leaves every other byte as it
+//! was: the parser tells where things are, and the text is only ever inserted into.
+
+use std::borrow::Cow;
+
+use jsonc_parser::ast::{Object, ObjectProp, Value as Node};
+use jsonc_parser::common::Ranged;
+use jsonc_parser::{CollectOptions, ParseOptions, parse_to_ast};
+use serde_json::Value;
+
+use super::client::Entry;
+use super::layout::{Layout, quoted};
+
+/// Some editors begin a file with it.
+const BYTE_ORDER_MARK: &str = "\u{feff}";
+
+/// What became of a file's text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Merged {
+    /// The entry is there already.
+    Unchanged,
+    /// The entry is new.
+    Added(String),
+    /// The entry stood there with other content, and was to be replaced.
+    Replaced(String),
+}
+
+/// Why a text cannot take the entry.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MergeError {
+    /// It is no JSON, even with comments.
+    #[error("line {line}, column {column}: {problem}")]
+    Syntax {
+        /// From 1.
+        line: usize,
+        /// From 1.
+        column: usize,
+        /// What is wrong there.
+        problem: String,
+    },
+    /// Something else stands where an object must be.
+    #[error("{0} is no object")]
+    NoObject(String),
+    /// The entry stands there with other content.
+    #[error("{0:?} is there already and differs; --force replaces it")]
+    Differs(String),
+}
+
+/// Puts `entry` as `name` into the object called `list` of `text`.
+///
+/// # Errors
+/// [`MergeError`]; the text is then to stay as it is.
+pub fn merge(
+    text: &str,
+    list: &str,
+    name: &str,
+    entry: &Entry,
+    force: bool,
+) -> Result<Merged, MergeError> {
+    let (mark, text) = match text.strip_prefix(BYTE_ORDER_MARK) {
+        Some(rest) => (BYTE_ORDER_MARK, rest),
+        None => ("", text),
+    };
+    let marked = |text: String| [mark, &text].concat();
+    let layout = Layout::of(text);
+    let Some(root) = parse(text)? else {
+        return Ok(Merged::Added(marked(fresh(
+            text, list, name, entry, &layout,
+        ))));
+    };
+    let Node::Object(root) = root else {
+        return Err(MergeError::NoObject("the file".to_owned()));
+    };
+    let Some(servers) = last(&root, list) else {
+        let indent = layout.child_indent(text, &root);
+        let inner = [&indent, layout.unit.as_str()].concat();
+        let object = layout.object(&indent, &[(name, entry.render(&layout, &inner))]);
+        return Ok(Merged::Added(marked(insert(
+            text, &root, &layout, list, &object,
+        ))));
+    };
+    let Node::Object(servers) = &servers.value else {
+        return Err(MergeError::NoObject(format!("{list:?}")));
+    };
+    let Some(present) = last(servers, name) else {
+        let indent = layout.child_indent(text, servers);
+        let value = entry.render(&layout, &indent);
+        return Ok(Merged::Added(marked(insert(
+            text, servers, &layout, name, &value,
+        ))));
+    };
+    if entry.is_in(&value_of(&present.value)) {
+        return Ok(Merged::Unchanged);
+    }
+    if !force {
+        return Err(MergeError::Differs(name.to_owned()));
+    }
+    let range = present.value.range();
+    let value = entry.render(&layout, &layout.child_indent(text, servers));
+    let text = [&text[..range.start], &value, &text[range.end..]].concat();
+    Ok(Merged::Replaced(marked(text)))
+}
+
+/// The one value of a text; `None` if it holds nothing but blanks and comments.
+fn parse(text: &str) -> Result<Option<Node<'_>>, MergeError> {
+    // What VS Code reads; everything beyond is JSON5, which no client does.
+    let options = ParseOptions {
+        allow_comments: true,
+        allow_trailing_commas: true,
+        allow_loose_object_property_names: false,
+        allow_missing_commas: false,
+        allow_single_quoted_strings: false,
+        allow_hexadecimal_numbers: false,
+        allow_unary_plus_numbers: false,
+        allow_bare_decimal_point_numbers: false,
+        allow_non_finite_numbers: false,
+        allow_extended_string_escapes: false,
+    };
+    match parse_to_ast(text, &CollectOptions::default(), &options) {
+        Ok(result) => Ok(result.value),
+        Err(error) => Err(MergeError::Syntax {
+            line: error.line_display(),
+            column: error.column_display(),
+            problem: error.kind().to_string(),
+        }),
+    }
+}
+
+/// Of several properties of one name, JSON readers take the last.
+fn last<'a, 'b>(object: &'a Object<'b>, name: &str) -> Option<&'a ObjectProp<'b>> {
+    let mut properties = object.properties.iter().rev();
+    properties.find(|property| property.name.as_str() == name)
+}
+
+/// A text that held no value yet, with one.
+fn fresh(text: &str, list: &str, name: &str, entry: &Entry, layout: &Layout) -> String {
+    let unit = &layout.unit;
+    let entry = entry.render(layout, &unit.repeat(2));
+    let servers = layout.object(unit, &[(name, entry)]);
+    let root = layout.object("", &[(list, servers)]);
+    let comments = text.trim_end();
+    let gap = if comments.is_empty() {
+        ""
+    } else {
+        layout.newline
+    };
+    [comments, gap, &root, layout.newline].concat()
+}
+
+/// `text` with a property more at the end of `object`.
+fn insert(text: &str, object: &Object<'_>, layout: &Layout, name: &str, value: &str) -> String {
+    let close = object.range.end - 1;
+    let (start, comma) = match object.properties.last() {
+        Some(property) => {
+            let end = property.range.end;
+            (end, trailing_comma(&text[end..close]))
+        }
+        None => (object.range.start + 1, true),
+    };
+    let is_empty = object.properties.is_empty();
+    let gap = &text[start..close];
+    let comma_before = if comma { "" } else { "," };
+    let property = format!("{}: {value}", quoted(name));
+    if !is_empty && !gap.contains('\n') {
+        // All on one line, so no comment reaches to the line's end.
+        let at = start + gap.trim_end().len();
+        return [
+            &text[..start],
+            comma_before,
+            &text[start..at],
+            " ",
+            &property,
+            &text[at..],
+        ]
+        .concat();
+    }
+    // Behind the last comment, at the end of its line.
+    let blank = start + gap.trim_end().len();
+    let rest = &text[blank..close];
+    let line_end = rest
+        .find('\n')
+        .map(|at| rest[..at].strip_suffix('\r').map_or(at, str::len));
+    let at = blank + line_end.unwrap_or(0);
+    let indent = layout.child_indent(text, object);
+    let comma_after = if comma && !is_empty { "," } else { "" };
+    let end: Cow<'_, str> = match line_end {
+        Some(_) => "".into(),
+        None => [layout.newline, Layout::indent_at(text, object.range.start)]
+            .concat()
+            .into(),
+    };
+    let own = [layout.newline, &indent, &property, comma_after, &end].concat();
+    [
+        &text[..start],
+        comma_before,
+        &text[start..at],
+        &own,
+        &text[at..],
+    ]
+    .concat()
+}
+
+/// True if a comma stands among the blanks and comments of `gap`.
+fn trailing_comma(gap: &str) -> bool {
+    let mut rest = gap.trim_start();
+    loop {
+        let end = if rest.starts_with("//") {
+            rest.find('\n')
+        } else if let Some(comment) = rest.strip_prefix("/*") {
+            comment.find("*/").map(|at| at + 4)
+        } else {
+            return rest.starts_with(',');
+        };
+        rest = end.map_or("", |end| rest[end..].trim_start());
+    }
+}
+
+/// A parsed value as plain JSON.
+fn value_of(node: &Node<'_>) -> Value {
+    match node {
+        Node::StringLit(text) => Value::String(text.value.clone().into_owned()),
+        Node::BooleanLit(boolean) => Value::Bool(boolean.value),
+        Node::NumberLit(number) => serde_json::from_str(number.value).unwrap_or(Value::Null),
+        Node::NullKeyword(_) => Value::Null,
+        Node::Array(array) => array.elements.iter().map(value_of).collect(),
+        Node::Object(object) => {
+            let pair = |property: &ObjectProp<'_>| {
+                let name = property.name.as_str().to_owned();
+                (name, value_of(&property.value))
+            };
+            object.properties.iter().map(pair).collect()
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "tests/merge.rs"]
+mod tests;

@@ -1,0 +1,284 @@
+//! The claims of a token, read without a key.
+
+use data_encoding::BASE64URL_NOPAD;
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use super::time::{Date, Span};
+
+/// What a token says, in the form that programs get.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub(super) enum Shown {
+    /// A JSON Web Token.
+    Jwt {
+        /// Always false: there is no key here to check it with.
+        verified: bool,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        algorithm: Option<String>,
+        state: State,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        expires_at: Option<Date>,
+        /// Negative once it has expired.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        expires_in_s: Option<i64>,
+        claims: Map<String, Value>,
+    },
+    /// Any other text: only who issued it knows what it means.
+    Opaque { characters: usize },
+}
+
+/// How a token stands to the time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum State {
+    Valid,
+    Expired,
+    NotYetValid,
+    /// It does not say until when.
+    Unknown,
+}
+
+impl Shown {
+    /// Reads `token` at the time `now`, in seconds since 1970.
+    pub(super) fn of(token: &str, now: u64) -> Self {
+        let Some((header, claims)) = parts(token) else {
+            return Self::Opaque {
+                characters: token.chars().count(),
+            };
+        };
+        let expires = claims.get("exp").and_then(seconds);
+        let starts = claims.get("nbf").and_then(seconds);
+        let state = match expires {
+            Some(expires) if expires <= now => State::Expired,
+            _ if starts.is_some_and(|starts| starts > now) => State::NotYetValid,
+            Some(_) => State::Valid,
+            None => State::Unknown,
+        };
+        let algorithm = header.get("alg").and_then(Value::as_str);
+        let whole = |seconds: u64| i64::try_from(seconds).unwrap_or(i64::MAX);
+        Self::Jwt {
+            verified: false,
+            algorithm: algorithm.map(str::to_owned),
+            state,
+            expires_at: expires.map(Date),
+            expires_in_s: expires.map(|expires| whole(expires).saturating_sub(whole(now))),
+            claims,
+        }
+    }
+
+    pub(super) const fn state(&self) -> State {
+        match self {
+            Self::Jwt { state, .. } => *state,
+            Self::Opaque { .. } => State::Unknown,
+        }
+    }
+
+    /// True if its end is less than `limit` seconds away.
+    pub(super) fn ends_within(&self, limit: u64) -> bool {
+        let Self::Jwt { expires_in_s, .. } = self else {
+            return false;
+        };
+        expires_in_s.is_some_and(|left| u64::try_from(left).unwrap_or(0) < limit)
+    }
+
+    /// Its end in words; `None` if it is not for us to know.
+    pub(super) fn expiry(&self) -> Option<String> {
+        let Self::Jwt {
+            expires_at,
+            expires_in_s,
+            ..
+        } = self
+        else {
+            return None;
+        };
+        let (Some(date), Some(left)) = (expires_at, expires_in_s) else {
+            return Some("never, as far as it says".to_owned());
+        };
+        let span = Span(left.unsigned_abs());
+        Some(if *left > 0 {
+            format!("in {span} ({date})")
+        } else {
+            format!("{span} ago ({date})")
+        })
+    }
+
+    /// Everything but the end, as a name and a text each.
+    pub(super) fn lines(&self) -> Vec<(&'static str, String)> {
+        let (algorithm, claims) = match self {
+            Self::Opaque { characters } => {
+                let kind = format!(
+                    "opaque, {characters} characters: what it allows, only the relay knows"
+                );
+                return vec![("kind", kind)];
+            }
+            Self::Jwt {
+                algorithm, claims, ..
+            } => (algorithm.as_deref().unwrap_or("nothing"), claims),
+        };
+        let kind = format!("JWT, signed with {algorithm}; the signature was NOT checked");
+        let mut lines = vec![("kind", kind)];
+        for (name, claim) in [
+            ("subject", "sub"),
+            ("issuer", "iss"),
+            ("audience", "aud"),
+            ("id", "jti"),
+        ] {
+            if let Some(value) = claims.get(claim) {
+                lines.push((name, words(value)));
+            }
+        }
+        let or = |claim: &str, absent: &str| match claims.get(claim) {
+            Some(value) => words(value),
+            None => absent.to_owned(),
+        };
+        lines.push(("scope", or("scope", "agent, caller (it names none)")));
+        lines.push(("tunnels", or("tunnels", "any")));
+        lines.push(("dcc", or("allowed_dcc", "any")));
+        for (name, claim) in [("issued", "iat"), ("from", "nbf")] {
+            if let Some(seconds) = claims.get(claim).and_then(seconds) {
+                lines.push((name, Date(seconds).to_string()));
+            }
+        }
+        lines
+    }
+}
+
+/// Header and claims of a JWT in its compact form (RFC 7519, section 3).
+fn parts(token: &str) -> Option<(Map<String, Value>, Map<String, Value>)> {
+    let mut parts = token.split('.');
+    let (header, claims, _signature) = (parts.next()?, parts.next()?, parts.next()?);
+    let object = |part: &str| {
+        let bytes = BASE64URL_NOPAD.decode(part.as_bytes()).ok()?;
+        serde_json::from_slice(&bytes).ok()
+    };
+    match parts.next() {
+        None => Some((object(header)?, object(claims)?)),
+        Some(_) => None,
+    }
+}
+
+/// A time claim, which may have a fraction (RFC 7519, section 2, `NumericDate`).
+fn seconds(value: &Value) -> Option<u64> {
+    let number = value.as_f64()?;
+    // The cast saturates, and a time before 1970 is as good as 1970.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    let whole = number as u64;
+    value.as_u64().or(Some(whole))
+}
+
+/// A list or a text, as people write it.
+fn words(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.split_whitespace().collect::<Vec<_>>().join(", "),
+        Value::Array(list) if list.is_empty() => "none".to_owned(),
+        Value::Array(list) => list.iter().map(words).collect::<Vec<_>>().join(", "),
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: u64 = 1_800_000_000;
+
+    fn shown(claims: &str) -> Shown {
+        let part = |text: &str| BASE64URL_NOPAD.encode(text.as_bytes());
+        let token = format!(
+            "{}.{}.c2lnbmF0dXJl",
+            part(r#"{"alg":"HS256"}"#),
+            part(claims)
+        );
+        Shown::of(&token, NOW)
+    }
+
+    fn line(shown: &Shown, name: &str) -> String {
+        let lines = shown.lines();
+        let found = lines.into_iter().find(|(found, _)| *found == name);
+        found.map(|(_, text)| text).unwrap_or_default()
+    }
+
+    #[test]
+    fn claims_are_read_and_said_to_be_unchecked() {
+        let shown = shown(
+            r#"{"sub":"ada","exp":1800011520,"scope":"agent caller","tunnels":["maya-*"],"allowed_dcc":[]}"#,
+        );
+        assert!(line(&shown, "kind").contains("HS256; the signature was NOT checked"));
+        assert_eq!(line(&shown, "subject"), "ada");
+        assert_eq!(line(&shown, "scope"), "agent, caller");
+        assert_eq!(line(&shown, "tunnels"), "maya-*");
+        assert_eq!(line(&shown, "dcc"), "none");
+        let expiry = shown.expiry().unwrap();
+        assert_eq!(expiry, "in 3 h 12 min (2027-01-15 11:12:00 UTC)");
+        assert_eq!(shown.state(), State::Valid);
+    }
+
+    #[test]
+    fn what_is_absent_is_told_as_the_relay_takes_it() {
+        let shown = shown(r#"{"sub":"ada"}"#);
+        assert_eq!(line(&shown, "tunnels"), "any");
+        assert!(line(&shown, "scope").starts_with("agent, caller"));
+        assert_eq!(shown.state(), State::Unknown);
+        assert!(!shown.ends_within(60));
+    }
+
+    #[test]
+    fn times_decide_the_state() {
+        for (claims, state) in [
+            (r#"{"exp":1800000000}"#, State::Expired),
+            (r#"{"exp":1799999999.9}"#, State::Expired),
+            (r#"{"exp":-5}"#, State::Expired),
+            (r#"{"exp":18446744073709551615}"#, State::Valid),
+            (r#"{"exp":1e300}"#, State::Valid),
+            (r#"{"exp":1900000000,"nbf":1850000000}"#, State::NotYetValid),
+            (r#"{"exp":"soon"}"#, State::Unknown),
+        ] {
+            let shown = shown(claims);
+            assert_eq!(shown.state(), state, "{claims}");
+            // No number makes words impossible.
+            let _ = shown.expiry();
+        }
+        assert!(shown(r#"{"exp":1800000059}"#).ends_within(60));
+        assert_eq!(
+            shown(r#"{"exp":1799996400}"#).expiry().unwrap(),
+            "1 h ago (2027-01-15 07:00:00 UTC)"
+        );
+    }
+
+    #[test]
+    fn other_texts_are_opaque() {
+        for token in [
+            "secret",
+            "a.b.c",
+            "a.b",
+            "e30.e30",
+            "e30.W10.x",
+            "e30.e30.x.y",
+            "",
+        ] {
+            assert!(
+                matches!(Shown::of(token, NOW), Shown::Opaque { .. }),
+                "{token}"
+            );
+        }
+    }
+
+    #[test]
+    fn no_form_holds_the_token() {
+        let shown = shown(r#"{"sub":"ada","exp":1900000000}"#);
+        let all = format!(
+            "{:?} {}",
+            shown.lines(),
+            serde_json::to_string(&shown).unwrap()
+        );
+        assert!(!all.contains("c2lnbmF0dXJl"), "{all}");
+        let shown = Shown::of("opaque-secret", NOW);
+        let all = format!(
+            "{:?} {}",
+            shown.lines(),
+            serde_json::to_string(&shown).unwrap()
+        );
+        assert!(!all.contains("opaque-secret"), "{all}");
+    }
+}

@@ -1,0 +1,130 @@
+//! `tieline token show`: what a token says of itself, for people and programs. Nothing here checks
+//! a signature, and nothing prints the token.
+
+mod claims;
+mod time;
+
+use std::io::{self, Read};
+use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use clap::{Args, Subcommand};
+use tieline_wire::limits::TOKEN_BYTES_MAX;
+
+use self::claims::{Shown, State};
+use crate::command::print_json;
+use crate::error::TokenError;
+use crate::paint::{BAD, GOOD, WARN, complain, paint, say};
+use crate::token;
+
+const DONE: u8 = 0;
+const FAILED: u8 = 1;
+
+/// A token that ends within this time is warned about: long enough to ask for another one.
+const SOON_SECONDS: u64 = 30 * 60;
+
+/// Flags of `tieline token`.
+#[derive(Debug, Args)]
+pub struct TokenArgs {
+    /// What to do with it.
+    #[command(subcommand)]
+    pub command: TokenCommand,
+}
+
+/// The commands of `tieline token`.
+#[derive(Debug, Subcommand)]
+pub enum TokenCommand {
+    /// Show what a token allows and until when, without checking its signature.
+    Show(ShowArgs),
+}
+
+/// Flags of `tieline token show`.
+#[derive(Debug, Args)]
+pub struct ShowArgs {
+    /// The token's file (mode 0600), or - for standard input
+    #[arg(value_name = "FILE", env = "TIELINE_TOKEN_FILE")]
+    pub file: PathBuf,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Runs `tieline token`; returns the exit code: 1 for a token that has expired.
+pub(crate) fn run(args: &TokenArgs) -> u8 {
+    let TokenCommand::Show(args) = &args.command;
+    let token = match read(args) {
+        Ok(token) => token,
+        Err(error) => {
+            complain(&error);
+            return FAILED;
+        }
+    };
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let shown = Shown::of(&token, now.map_or(0, |now| now.as_secs()));
+    if args.json {
+        print_json(&shown);
+    } else {
+        for (name, text) in shown.lines() {
+            say(&format!("{name:<9}{}", printable(&text)));
+        }
+        if let Some(text) = shown.expiry() {
+            let style = match shown.state() {
+                State::Expired => BAD,
+                State::Valid if !shown.ends_within(SOON_SECONDS) => GOOD,
+                _ => WARN,
+            };
+            say(&format!("{:<9}{}", "expires", paint(style, text)));
+        }
+    }
+    let problem = match shown.state() {
+        State::Expired => "the token has expired: ask for a new one",
+        State::NotYetValid => "the token is not valid yet, or this machine's clock is wrong",
+        State::Valid if shown.ends_within(SOON_SECONDS) => "the token expires soon",
+        State::Valid | State::Unknown => return DONE,
+    };
+    complain(&problem);
+    u8::from(shown.state() == State::Expired)
+}
+
+fn read(args: &ShowArgs) -> Result<String, TokenError> {
+    if args.file.as_os_str() != "-" {
+        return token::read(&args.file);
+    }
+    let path = || PathBuf::from("standard input");
+    let content = |problem| TokenError::Content {
+        path: path(),
+        problem,
+    };
+    let mut text = String::new();
+    io::stdin()
+        .lock()
+        .take(TOKEN_BYTES_MAX as u64 + 3)
+        .read_to_string(&mut text)
+        .map_err(|source| TokenError::Read {
+            path: path(),
+            source,
+        })?;
+    token::checked(&text).map(str::to_owned).map_err(content)
+}
+
+/// `text` without what a terminal would take for a command: claims are anybody's words.
+fn printable(text: &str) -> String {
+    let escaped = |c: char| -> String {
+        if c.is_control() {
+            c.escape_default().collect()
+        } else {
+            c.to_string()
+        }
+    };
+    text.chars().map(escaped).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn claims_cannot_command_a_terminal() {
+        assert_eq!(printable("a\u{1b}[2Jb\u{e9}\n"), "a\\u{1b}[2Jb\u{e9}\\n");
+    }
+}

@@ -1,0 +1,124 @@
+//! What reaches the caller.
+
+use crate::rig::{Proxy, Relay};
+
+const REQUEST: &str = "GET /w/x/mcp HTTP/1.1\r\nHost: localhost:51822\r\n\r\n";
+
+#[tokio::test]
+async fn every_event_of_a_stream_leaves_at_once() {
+    let relay = Relay::bind().await;
+    let proxy = Proxy::start(&relay.url()).await;
+    let mut caller = proxy.caller().await;
+    caller.send(REQUEST).await;
+    let mut target = relay.accept().await;
+    target.head().await;
+    target
+        .send("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
+        .await;
+    assert_eq!(
+        caller.head().await.value("content-type"),
+        "text/event-stream"
+    );
+    for number in 0..5 {
+        let event = format!("9\r\ndata: {number}\n\n\r\n");
+        target.send(&event).await;
+        // The next one is sent only after this one has arrived.
+        assert_eq!(caller.until("\n\n\r\n").await, event);
+    }
+}
+
+#[tokio::test]
+async fn answers_without_a_body_keep_their_headers_and_the_connection() {
+    let relay = Relay::bind().await;
+    let proxy = Proxy::start(&relay.url()).await;
+    let mut caller = proxy.caller().await;
+    let mut target = None;
+    for (method, answer, kept) in [
+        ("HEAD", "200 OK\r\ncontent-length: 5", "content-length: 5"),
+        ("DELETE", "204 No Content", ""),
+        ("GET", "304 Not Modified\r\netag: \"1\"", "etag: \"1\""),
+        (
+            "POST",
+            "202 Accepted\r\ncontent-length: 0",
+            "content-length: 0",
+        ),
+    ] {
+        caller
+            .send(&format!(
+                "{method} /w/x/mcp HTTP/1.1\r\nHost: localhost\r\n\r\n"
+            ))
+            .await;
+        if target.is_none() {
+            target = Some(relay.accept().await);
+        }
+        let target = target.as_mut().unwrap();
+        assert!(target.head().await.start().starts_with(method));
+        target.send(&format!("HTTP/1.1 {answer}\r\n\r\n")).await;
+        let head = caller.head().await;
+        let status = answer.lines().next().unwrap();
+        assert_eq!(head.start(), format!("HTTP/1.1 {status}"));
+        assert!(head.text.contains(kept), "{}", head.text);
+        assert!(head.values("transfer-encoding").is_empty(), "{}", head.text);
+    }
+}
+
+#[tokio::test]
+async fn urls_of_the_relay_become_urls_of_the_proxy() {
+    let relay = Relay::bind().await;
+    let proxy = Proxy::start(&relay.url()).await;
+    let mut caller = proxy.caller().await;
+    caller.send(REQUEST).await;
+    let mut target = relay.accept().await;
+    target.head().await;
+    let own = relay.url();
+    target
+        .send(&format!(
+            "HTTP/1.1 307 Temporary Redirect\r\nContent-Length: 0\r\nLocation: {own}/w/x/mcp/\r\n\
+             Content-Location: /w/x/mcp/\r\nSet-Cookie: a=b; Path=/w/x\r\n\
+             WWW-Authenticate: Bearer resource_metadata=\"{own}/.well-known/x\"\r\n\r\n"
+        ))
+        .await;
+    let head = caller.head().await;
+    assert_eq!(head.value("location"), "http://localhost:51822/w/x/mcp/");
+    assert_eq!(head.value("content-location"), "/w/x/mcp/");
+    assert_eq!(head.value("set-cookie"), "a=b; Path=/w/x");
+    assert_eq!(
+        head.value("www-authenticate"),
+        "Bearer resource_metadata=\"http://localhost:51822/.well-known/x\""
+    );
+}
+
+#[tokio::test]
+async fn a_relay_that_is_not_there_is_named_with_the_cause() {
+    let address = {
+        let relay = Relay::bind().await;
+        relay.address()
+    };
+    let proxy = Proxy::start(&format!("http://{address}")).await;
+    let mut caller = proxy.caller().await;
+    for _ in 0..2 {
+        caller.send(REQUEST).await;
+        let (head, body) = caller.json().await;
+        assert_eq!(head.start(), "HTTP/1.1 502 Bad Gateway");
+        assert_eq!(head.value("content-type"), "application/json");
+        assert_eq!(body["error"], "relay_unreachable");
+        let message = body["message"].as_str().unwrap();
+        assert!(
+            message.contains(&address.to_string()) && message.contains("refused"),
+            "{message}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_http_is_no_answer() {
+    let relay = Relay::bind().await;
+    let proxy = Proxy::start(&relay.url()).await;
+    let mut caller = proxy.caller().await;
+    caller.send(REQUEST).await;
+    let mut target = relay.accept().await;
+    target.head().await;
+    target.send("220 mail.example ESMTP\r\n").await;
+    let (_, body) = caller.json().await;
+    assert_eq!(body["error"], "relay_invalid");
+}

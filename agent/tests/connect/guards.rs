@@ -1,0 +1,124 @@
+//! Who may use the proxy, and how much of it.
+
+use tieline_agent::connect::{CONNECTIONS_MAX, Connect, ConnectError};
+
+use crate::rig::{Proxy, Relay, soon};
+
+fn request(headers: &str) -> String {
+    format!("POST /w/x/mcp HTTP/1.1\r\n{headers}Content-Length: 0\r\n\r\n")
+}
+
+#[tokio::test]
+async fn a_page_that_gave_its_name_this_address_gets_no_further() {
+    let relay = Relay::bind().await;
+    let proxy = Proxy::start(&relay.url()).await;
+    for (headers, status, word) in [
+        ("Host: evil.example\r\n", 421, "host_refused"),
+        (
+            "Host: localhost\r\nOrigin: https://evil.example\r\n",
+            403,
+            "origin_refused",
+        ),
+        ("Host: localhost\r\nOrigin: null\r\n", 403, "origin_refused"),
+    ] {
+        let mut caller = proxy.caller().await;
+        caller.send(&request(headers)).await;
+        let (head, body) = relay.is_not_dialled_during(caller.json()).await;
+        assert!(
+            head.start().contains(&status.to_string()),
+            "{}",
+            head.start()
+        );
+        assert_eq!(body["error"], word);
+        assert!(head.values("access-control-allow-origin").is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_page_that_was_let_in_may_ask_and_read() {
+    let relay = Relay::bind().await;
+    let origin = "https://app.example";
+    let proxy = Proxy::start_with(&relay.url(), |c| c.with_allowed_origin(origin).unwrap()).await;
+    let mut caller = proxy.caller().await;
+    caller
+        .send(&format!(
+            "OPTIONS /w/x/mcp HTTP/1.1\r\nHost: localhost\r\nOrigin: {origin}\r\n\
+             Access-Control-Request-Method: POST\r\n\
+             Access-Control-Request-Headers: content-type,mcp-session-id\r\n\r\n"
+        ))
+        .await;
+    let head = relay.is_not_dialled_during(caller.head()).await;
+    assert_eq!(head.start(), "HTTP/1.1 204 No Content");
+    assert_eq!(head.value("access-control-allow-origin"), origin);
+    assert_eq!(head.value("access-control-allow-methods"), "POST");
+    assert_eq!(
+        head.value("access-control-allow-headers"),
+        "content-type,mcp-session-id"
+    );
+    caller
+        .send(&request(&format!(
+            "Host: localhost\r\nOrigin: {origin}\r\n"
+        )))
+        .await;
+    let mut target = relay.accept().await;
+    assert!(target.head().await.values("origin").is_empty());
+    target
+        .send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        .await;
+    let head = caller.head().await;
+    assert_eq!(head.value("access-control-allow-origin"), origin);
+    assert!(
+        head.value("access-control-expose-headers")
+            .contains("Mcp-Session-Id")
+    );
+}
+
+#[tokio::test]
+async fn a_head_without_end_is_refused() {
+    let relay = Relay::bind().await;
+    let proxy = Proxy::start(&relay.url()).await;
+    let mut caller = proxy.caller().await;
+    let long = format!("Host: localhost\r\nX-Long: {}\r\n", "x".repeat(300_000));
+    caller.send(&request(&long)).await;
+    assert_eq!(
+        caller.head().await.start(),
+        "HTTP/1.1 431 Request Header Fields Too Large"
+    );
+}
+
+#[tokio::test]
+async fn connections_beyond_the_limit_are_told_so() {
+    let relay = Relay::bind().await;
+    let proxy = Proxy::start(&relay.url()).await;
+    let mut callers = Vec::new();
+    for _ in 0..CONNECTIONS_MAX {
+        callers.push(proxy.caller().await);
+    }
+    let mut further = proxy.caller().await;
+    let (head, body) = further.json().await;
+    assert_eq!(head.start(), "HTTP/1.1 503 Service Unavailable");
+    assert_eq!(body["error"], "too_many_connections");
+    drop(callers);
+    // The places are free again as soon as their holders were seen to leave.
+    soon(async {
+        loop {
+            let mut caller = proxy.caller().await;
+            caller.send(&request("Host: evil.example\r\n")).await;
+            if caller.head().await.start().contains("421") {
+                break;
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_port_that_is_taken_is_told_as_such() {
+    let relay = Relay::bind().await;
+    let taken = relay.address().to_string();
+    let connect = Connect::new(&relay.url()).unwrap();
+    let connect = connect.with_listen(&taken, false).unwrap();
+    let error = soon(connect.run(std::future::pending())).await.unwrap_err();
+    assert!(matches!(error, ConnectError::Taken { .. }), "{error}");
+    assert_eq!(error.exit_code(), 1);
+}

@@ -1,0 +1,187 @@
+//! What `tieline init` promises about files: modes, links, other content, and all or nothing.
+
+// Clippy allows it in test functions only, not in what they call.
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+fn init(dir: &Path, flags: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_tieline"))
+        .args(["init", "--tunnel", "maya-1", "--dir"])
+        .arg(dir)
+        .args(flags)
+        .output()
+        .unwrap()
+}
+
+fn project() -> TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+fn out(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn err(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+fn read(path: &Path) -> Value {
+    serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
+}
+
+const URL: &str = "http://localhost:51822/w/maya-1/mcp";
+
+#[test]
+fn an_empty_project_gets_a_file_for_claude_code() {
+    let dir = project();
+    let output = init(dir.path(), &[]);
+    assert_eq!(output.status.code(), Some(0), "{}", err(&output));
+    assert!(out(&output).starts_with("created"), "{}", out(&output));
+    assert_eq!(
+        read(&dir.path().join(".mcp.json")),
+        serde_json::json!({ "mcpServers": { "maya-1": { "type": "http", "url": URL } } })
+    );
+    let again = init(dir.path(), &[]);
+    assert!(out(&again).starts_with("unchanged"), "{}", out(&again));
+    assert_eq!(
+        fs::read_dir(dir.path()).unwrap().count(),
+        1,
+        "nothing is left behind"
+    );
+}
+
+#[test]
+fn each_client_gets_its_own_form() {
+    let dir = project();
+    let output = init(
+        dir.path(),
+        &[
+            "--client",
+            "claude-code,cursor,vscode,claude-desktop",
+            "--json",
+        ],
+    );
+    let lines: Vec<Value> = out(&output)
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let events: Vec<_> = lines
+        .iter()
+        .map(|line| line["event"].as_str().unwrap())
+        .collect();
+    assert_eq!(events, ["created", "created", "created", "block"]);
+    let desktop = &lines[3]["config"]["mcpServers"]["maya-1"];
+    assert_eq!(
+        desktop["args"],
+        serde_json::json!(["-y", "mcp-remote", URL])
+    );
+    let cursor = read(&dir.path().join(".cursor/mcp.json"));
+    assert_eq!(
+        cursor["mcpServers"]["maya-1"],
+        serde_json::json!({ "url": URL })
+    );
+    let vscode = read(&dir.path().join(".vscode/mcp.json"));
+    assert_eq!(
+        vscode["servers"]["maya-1"],
+        serde_json::json!({ "type": "http", "url": URL })
+    );
+}
+
+#[test]
+fn a_dry_run_shows_the_change_and_writes_nothing() {
+    let dir = project();
+    let path = dir.path().join(".mcp.json");
+    let text = "{\n  // mine\n  \"mcpServers\": {}\n}\n";
+    fs::write(&path, text).unwrap();
+    let output = init(dir.path(), &["--dry-run"]);
+    let diff = out(&output);
+    assert!(diff.contains("\n-  \"mcpServers\": {}\n"), "{diff}");
+    assert!(diff.contains("\n+    \"maya-1\": {\n"), "{diff}");
+    assert!(diff.contains("\n   // mine\n"), "{diff}");
+    assert_eq!(fs::read_to_string(&path).unwrap(), text);
+}
+
+#[test]
+fn an_entry_that_differs_stays_until_it_is_forced() {
+    let dir = project();
+    let path = dir.path().join(".mcp.json");
+    let text = "{\"mcpServers\": {\"maya-1\": {\"command\": \"maya\"}}}\n";
+    fs::write(&path, text).unwrap();
+    let output = init(dir.path(), &[]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(err(&output).contains("--force"), "{}", err(&output));
+    assert_eq!(fs::read_to_string(&path).unwrap(), text);
+    let output = init(dir.path(), &["--force"]);
+    assert!(out(&output).starts_with("replaced"), "{}", out(&output));
+    assert_eq!(read(&path)["mcpServers"]["maya-1"]["url"], URL);
+}
+
+#[test]
+fn one_file_that_cannot_be_read_leaves_all_as_they_are() {
+    let dir = project();
+    fs::create_dir(dir.path().join(".vscode")).unwrap();
+    let broken = dir.path().join(".vscode/mcp.json");
+    fs::write(&broken, "{\n  \"servers\": oops\n}\n").unwrap();
+    let output = init(dir.path(), &["--client", "claude-code,vscode"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        err(&output).contains("line 2, column 14"),
+        "{}",
+        err(&output)
+    );
+    assert!(!dir.path().join(".mcp.json").exists());
+    fs::write(&broken, [0xff, 0xfe]).unwrap();
+    let output = init(dir.path(), &["--client", "vscode"]);
+    assert!(err(&output).contains("UTF-8"), "{}", err(&output));
+}
+
+#[test]
+fn a_wrong_flag_is_code_2() {
+    let dir = project();
+    let output = init(dir.path(), &["--name", "a b"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert_eq!(err(&output).lines().count(), 1);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_link_stays_a_link_and_a_mode_stays_a_mode() {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    let dir = project();
+    let real = dir.path().join("dotfiles.json");
+    fs::write(&real, "{}\n").unwrap();
+    fs::set_permissions(&real, fs::Permissions::from_mode(0o640)).unwrap();
+    let link = dir.path().join(".mcp.json");
+    symlink("dotfiles.json", &link).unwrap();
+    let output = init(dir.path(), &[]);
+    assert_eq!(output.status.code(), Some(0), "{}", err(&output));
+    assert!(link.is_symlink());
+    assert_eq!(read(&real)["mcpServers"]["maya-1"]["url"], URL);
+    assert_eq!(
+        fs::metadata(&real).unwrap().permissions().mode() & 0o777,
+        0o640
+    );
+
+    fs::remove_file(&real).unwrap();
+    let output = init(dir.path(), &[]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(err(&output).contains("link to nothing"), "{}", err(&output));
+}
+
+#[cfg(unix)]
+#[test]
+fn a_folder_that_takes_no_file_is_told_and_the_old_text_stays() {
+    let dir = project();
+    // A folder where the file belongs stops everybody, root included.
+    fs::create_dir(dir.path().join(".mcp.json")).unwrap();
+    let output = init(dir.path(), &[]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(err(&output).contains(".mcp.json"), "{}", err(&output));
+}

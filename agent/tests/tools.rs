@@ -1,0 +1,166 @@
+//! What `tieline token show`, `completions` and `man` promise to those who call the binary.
+
+// Clippy allows it in test functions only, not in what they call.
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use data_encoding::BASE64URL_NOPAD;
+use tempfile::TempDir;
+
+fn tieline(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tieline"));
+    command.args(args).env_remove("TIELINE_TOKEN_FILE");
+    command
+}
+
+fn run(command: &mut Command) -> (Option<i32>, String, String) {
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = command.output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (status.code(), text(stdout), text(stderr))
+}
+
+/// A token that ends `left` seconds from now.
+fn jwt(left: i64) -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let exp = i64::try_from(now.as_secs()).unwrap() + left;
+    let part = |text: &str| BASE64URL_NOPAD.encode(text.as_bytes());
+    let claims = format!(r#"{{"sub":"ada","exp":{exp},"tunnels":["maya-*"]}}"#);
+    format!("{}.{}.signature", part(r#"{"alg":"HS256"}"#), part(&claims))
+}
+
+fn file(token: &str) -> (TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("token");
+    fs::write(&path, token).unwrap();
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    (dir, path)
+}
+
+#[test]
+fn a_token_is_shown_and_an_expired_one_is_code_1() {
+    let (_dir, path) = file(&jwt(10 * 3600));
+    let (code, out, err) = run(tieline(&["token", "show"]).env("TIELINE_TOKEN_FILE", &path));
+    assert_eq!((code, err.as_str()), (Some(0), ""));
+    assert!(out.contains("subject  ada\n"), "{out}");
+    assert!(
+        out.contains("expires  in 9 h 59 min (") || out.contains("expires  in 10 h ("),
+        "{out}"
+    );
+    assert!(
+        !out.contains("signature\n") && !out.contains("eyJ"),
+        "{out}"
+    );
+
+    let (_dir, path) = file(&jwt(600));
+    let (code, _, err) = run(tieline(&["token", "show"]).arg(&path));
+    assert_eq!(code, Some(0));
+    assert!(err.contains("expires soon"), "{err}");
+
+    let (_dir, path) = file(&jwt(-60));
+    let (code, out, err) = run(tieline(&["token", "show", "--json"]).arg(&path));
+    assert_eq!(code, Some(1));
+    assert!(err.contains("expired"), "{err}");
+    let shown: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(shown["kind"], "jwt");
+    assert_eq!(shown["state"], "expired");
+    assert_eq!(shown["verified"], false);
+    assert_eq!(shown["claims"]["tunnels"][0], "maya-*");
+}
+
+#[test]
+fn a_token_from_standard_input_is_never_printed() {
+    for args in [
+        &["token", "show", "-"][..],
+        &["token", "show", "-", "--json"],
+    ] {
+        let mut child = tieline(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child
+            .stdin
+            .take()
+            .unwrap()
+            .write_all(b"my-opaque-secret\n")
+            .unwrap();
+        let output = child.wait_with_output().unwrap();
+        let all = [output.stdout, output.stderr].concat();
+        let all = String::from_utf8(all).unwrap();
+        assert_eq!(output.status.code(), Some(0));
+        assert!(all.contains("opaque") && !all.contains("secret"), "{all}");
+    }
+}
+
+#[test]
+fn a_token_file_that_cannot_be_read_is_one_line() {
+    let (code, _, err) = run(tieline(&["token", "show", "/nonexistent"]).env("NO_COLOR", "1"));
+    assert_eq!(code, Some(1));
+    assert!(
+        err.contains("/nonexistent") && err.lines().count() == 1,
+        "{err}"
+    );
+    let (code, _, err) = run(&mut tieline(&["token", "show"]));
+    assert_eq!(code, Some(2));
+    assert!(err.contains("FILE"), "{err}");
+}
+
+#[test]
+fn every_shell_gets_a_script_that_knows_the_commands() {
+    for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
+        let (code, out, err) = run(&mut tieline(&["completions", shell]));
+        assert_eq!((code, err.as_str()), (Some(0), ""), "{shell}");
+        for word in ["serve", "connect", "share-token-with-network"] {
+            assert!(out.contains(word), "{shell}: {word}");
+        }
+    }
+}
+
+#[test]
+fn the_manual_is_one_page_or_one_for_each_command() {
+    let (code, out, _) = run(&mut tieline(&["man"]));
+    assert_eq!(code, Some(0));
+    assert!(out.contains(".TH tieline 1"), "{out}");
+    let dir = tempfile::tempdir().unwrap();
+    let pages = dir.path().join("man1");
+    let (code, _, err) = run(tieline(&["man", "--dir"]).arg(&pages));
+    assert_eq!((code, err.as_str()), (Some(0), ""));
+    for page in [
+        "tieline.1",
+        "tieline-serve.1",
+        "tieline-connect.1",
+        "tieline-token-show.1",
+    ] {
+        assert!(pages.join(page).exists(), "{page}");
+    }
+}
+
+#[test]
+fn colours_are_for_terminals_and_those_who_ask() {
+    let (_dir, path) = file(&jwt(-60));
+    let shown = |variables: &[(&str, &str)]| {
+        let mut command = tieline(&["token", "show"]);
+        for name in ["NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE"] {
+            command.env_remove(name);
+        }
+        let (_, out, err) = run(command.arg(&path).envs(variables.iter().copied()));
+        (out + &err).contains('\u{1b}')
+    };
+    assert!(!shown(&[]), "a pipe");
+    assert!(shown(&[("CLICOLOR_FORCE", "1")]));
+    assert!(!shown(&[("NO_COLOR", "1")]));
+}
