@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use tieline_wire::claims::{self, Claims, ClaimsError, Key, Scope};
+use tieline_wire::claims::{self, Claims, ClaimsError, Expected, Key, Scope};
 use tieline_wire::{Reason, Refusal, Register, TunnelId};
 
 use crate::cli::TokenOrder;
@@ -63,7 +63,11 @@ fn verify(jwt: &JwtAuth, register: &Register, now_seconds: u64) -> Result<Claims
         return Err(refusal(Reason::BadToken, text.to_owned()));
     }
     let token = register.token.reveal();
-    claims::verify(token, &jwt.key, now_seconds, jwt.issuer.as_deref()).map_err(|error| {
+    let expected = Expected {
+        issuer: jwt.issuer.as_deref(),
+        audience: &jwt.audience,
+    };
+    claims::verify(token, &jwt.keys, now_seconds, &expected).map_err(|error| {
         let reason = match error {
             ClaimsError::Expired { .. } => Reason::TokenExpired,
             _ => Reason::BadToken,
@@ -123,14 +127,16 @@ pub fn issue_token(
         allowed_dcc: unless_empty(order.dcc),
         tunnels: unless_empty(order.tunnels),
         scope: unless_empty(order.scopes),
+        aud: unless_empty(order.audience),
+        groups: order.groups,
+        reach: order.reach,
+        shared: order.shared,
     };
     claims::issue(&claims, key)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
-
     use tieline_wire::{Scheme, Token};
 
     use super::*;
@@ -143,20 +149,16 @@ mod tests {
 
     fn jwt(issuer: Option<&str>) -> Auth {
         Auth::Jwt(JwtAuth {
-            key: key(),
+            keys: key().into(),
             issuer: issuer.map(str::to_owned),
+            audience: Vec::new(),
         })
     }
 
     fn order() -> TokenOrder {
         TokenOrder {
             subject: "ada".to_owned(),
-            dcc: vec![],
-            tunnels: vec![],
-            scopes: vec![],
-            ttl: "1h".to_owned(),
-            secret_file: PathBuf::new(),
-            issuer: None,
+            ..TokenOrder::default()
         }
     }
 

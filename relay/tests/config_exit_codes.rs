@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Output};
 
 use tieline_relay::config::read_secret;
-use tieline_wire::claims::{Scope, verify};
+use tieline_wire::claims::{Expected, KeySet, Scope, verify};
 
 fn relay(words: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tieline-relay"));
@@ -103,22 +103,31 @@ fn an_issued_token_is_alone_on_stdout_and_good_for_what_was_asked() {
     fs::write(&path, "0123456789abcdef0123456789abcdef\n").unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
     let file = path.to_str().unwrap();
-    let words =
-        "token issue --sub ada --dcc maya --tunnel maya-* --scope agent --ttl 8h --issuer s";
+    let words = "token issue --sub ada --dcc maya --tunnel maya-* --scope agent --ttl 8h --issuer s \
+                 --audience r --group lighting --group fx --reach farm-* --shared";
     let mut command = relay(&words.split(' ').collect::<Vec<_>>());
     let output = command.args(["--jwt-secret-file", file]).output().unwrap();
     let (stdout, stderr) = texts(&output);
     assert_eq!((output.status.code(), stderr.as_str()), (Some(0), ""));
 
     let token = stdout.strip_suffix('\n').unwrap();
-    let key = read_secret(&path).unwrap();
-    let iat = verify(token, &key, 0, Some("s")).unwrap().iat.unwrap();
-    let claims = verify(token, &key, iat, Some("s")).unwrap();
+    let keys = KeySet::from(read_secret(&path).unwrap());
+    let expected = Expected {
+        issuer: Some("s"),
+        audience: &["r".to_owned()],
+    };
+    let iat = verify(token, &keys, 0, &expected).unwrap().iat.unwrap();
+    let claims = verify(token, &keys, iat, &expected).unwrap();
     assert_eq!((claims.sub.as_str(), claims.exp), ("ada", iat + 8 * 3600));
     assert!(claims.allows_dcc("maya") && !claims.allows_dcc("nuke"));
     assert!(claims.allows_tunnel("maya-1") && !claims.allows_tunnel("nuke-1"));
     assert!(claims.allows_scope(Scope::Agent) && !claims.allows_scope(Scope::Caller));
     assert_eq!(claims.jti.map(|number| number.len()), Some(32));
+    assert_eq!(claims.groups, ["lighting", "fx"]);
+    assert_eq!(
+        (claims.reach, claims.shared),
+        (vec!["farm-*".to_owned()], true)
+    );
 
     fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
     for ttl in ["8h", "8", "0s"] {

@@ -7,7 +7,7 @@ mod settings;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::builder::PossibleValuesParser;
+use clap::builder::{NonEmptyStringValueParser, PossibleValuesParser};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use tieline_wire::claims::Scope;
@@ -16,7 +16,7 @@ pub(crate) use self::settings::{Arity, Origin, Raw, SETTINGS, Setting};
 pub use self::settings::{CONFIG_VARIABLE, ENVIRONMENT_PREFIX, Layer, environment};
 
 /// A token to issue, as asked for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TokenOrder {
     /// Who gets it.
     pub subject: String,
@@ -32,6 +32,14 @@ pub struct TokenOrder {
     pub secret_file: PathBuf,
     /// Who issues it.
     pub issuer: Option<String>,
+    /// Relays that it is meant for; none given means any.
+    pub audience: Vec<String>,
+    /// Groups that its holder belongs to.
+    pub groups: Vec<String>,
+    /// Patterns of tunnel names that a caller may reach beside its own.
+    pub reach: Vec<String>,
+    /// Whether its agents may share a name with others.
+    pub shared: bool,
 }
 
 /// What the command line asks for.
@@ -116,6 +124,38 @@ fn issue_command() -> Command {
             "NAME",
             "Who issues it, for relays with --jwt-issuer",
         ))
+        .arg(
+            text(
+                "audience",
+                "NAME",
+                "Meant for this relay, for those with --jwt-audience; repeats",
+            )
+            .action(ArgAction::Append),
+        )
+        .arg(
+            text(
+                "group",
+                "NAME",
+                "Reaches the tunnels of this group, and they its own; repeats",
+            )
+            .action(ArgAction::Append)
+            .value_parser(NonEmptyStringValueParser::new()),
+        )
+        .arg(
+            text(
+                "reach",
+                "PATTERN",
+                "Reaches these tunnels of others too, as in 'farm-*'; repeats",
+            )
+            .action(ArgAction::Append)
+            .value_parser(tunnel_pattern),
+        )
+        .arg(
+            Arg::new("shared")
+                .long("shared")
+                .help("Its agents may share a name with others of the same --sub or --group")
+                .action(ArgAction::SetTrue),
+        )
 }
 
 /// A pattern with any other character could match no tunnel name.
@@ -186,6 +226,10 @@ fn token_order(matches: &ArgMatches) -> TokenOrder {
             .cloned()
             .unwrap_or_default(),
         issuer: one("issuer"),
+        audience: texts(matches, "audience"),
+        groups: texts(matches, "group"),
+        reach: texts(matches, "reach"),
+        shared: matches.get_flag("shared"),
     }
 }
 

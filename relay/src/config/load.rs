@@ -211,8 +211,9 @@ impl Settings {
             (!text.is_empty()).then(|| text.to_owned())
         })?;
         Ok(Auth::Jwt(JwtAuth {
-            key: read_secret(&path)?,
+            keys: read_secret(&path)?.into(),
             issuer,
+            audience: Vec::new(),
         }))
     }
 }

@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::thread;
 use std::time::Duration;
 
-use tieline_wire::claims::Key;
+use tieline_wire::claims::KeySet;
 use tieline_wire::limits::{LINK_BUDGET_BYTES, SESSIONS_MAX, STALE_TIMEOUT};
 
 pub use self::load::{load, parse_duration, read_secret};
@@ -101,12 +101,14 @@ pub enum Auth {
 }
 
 /// What a token is checked against.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct JwtAuth {
-    /// The secret.
-    pub key: Key,
+    /// The keys that may have signed it.
+    pub keys: KeySet,
     /// The only issuer that is accepted, if one is named.
     pub issuer: Option<String>,
+    /// What the relay is called as an audience, if tokens name theirs.
+    pub audience: Vec<String>,
 }
 
 /// A configuration, and how the program that runs it talks.
