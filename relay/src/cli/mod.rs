@@ -26,9 +26,9 @@ pub struct TokenOrder {
     pub tunnels: Vec<String>,
     /// What it may be used for; none given means agent and caller.
     pub scopes: Vec<String>,
-    /// How long it lasts, such as `8h`.
+    /// How long it lasts, such as `8h`; a random token may have none.
     pub ttl: String,
-    /// The file with the secret.
+    /// The file with the secret, for a signed one.
     pub secret_file: PathBuf,
     /// Who issues it.
     pub issuer: Option<String>,
@@ -52,8 +52,10 @@ pub enum Invocation {
         /// The flags.
         flags: Layer,
     },
-    /// Print a token.
+    /// Print a signed token.
     IssueToken(TokenOrder),
+    /// Print a random token, and its entry for the file of tokens.
+    NewToken(TokenOrder),
 }
 
 /// The command line of `tieline-relay`.
@@ -80,39 +82,15 @@ pub fn command() -> Command {
             Command::new("token")
                 .about("Tokens for agents and callers")
                 .subcommand_required(true)
-                .subcommand(issue_command()),
+                .subcommand(issue_command())
+                .subcommand(new_command()),
         )
 }
 
 fn issue_command() -> Command {
-    let text = |name: &'static str, value: &'static str, help: &'static str| {
-        Arg::new(name).long(name).value_name(value).help(help)
-    };
-    let scopes = Scope::ALL.map(Scope::word);
     Command::new("issue")
         .about("Prints a signed token")
-        .arg(text("sub", "NAME", "Who gets it").required(true))
-        .arg(
-            text("dcc", "DCC", "Good for this application only; repeats").action(ArgAction::Append),
-        )
-        .arg(
-            text(
-                "tunnel",
-                "PATTERN",
-                "Good for these tunnel names only, as in 'maya-*'; repeats",
-            )
-            .action(ArgAction::Append)
-            .value_parser(tunnel_pattern),
-        )
-        .arg(
-            text(
-                "scope",
-                "SCOPE",
-                "Good for this only; repeats [default: agent and caller]",
-            )
-            .action(ArgAction::Append)
-            .value_parser(PossibleValuesParser::new(scopes)),
-        )
+        .args(claim_arguments())
         .arg(text("ttl", "TIME", "How long it lasts, as in 8h").required(true))
         .arg(
             text("jwt-secret-file", "FILE", "The relay's secret")
@@ -132,30 +110,61 @@ fn issue_command() -> Command {
             )
             .action(ArgAction::Append),
         )
-        .arg(
-            text(
-                "group",
-                "NAME",
-                "Reaches the tunnels of this group, and they its own; repeats",
-            )
+}
+
+fn new_command() -> Command {
+    Command::new("new")
+        .about("Prints a random token, and its entry for --auth-tokens-file")
+        .args(claim_arguments())
+        .arg(text(
+            "ttl",
+            "TIME",
+            "How long it lasts, as in 90d [default: for ever]",
+        ))
+}
+
+fn text(name: &'static str, value: &'static str, help: &'static str) -> Arg {
+    Arg::new(name).long(name).value_name(value).help(help)
+}
+
+/// What a token may say, of either kind.
+fn claim_arguments() -> [Arg; 7] {
+    let patterns = |name, help| {
+        text(name, "PATTERN", help)
             .action(ArgAction::Append)
-            .value_parser(NonEmptyStringValueParser::new()),
+            .value_parser(tunnel_pattern)
+    };
+    let scopes = PossibleValuesParser::new(Scope::ALL.map(Scope::word));
+    [
+        text("sub", "NAME", "Who gets it").required(true),
+        text("dcc", "DCC", "Good for this application only; repeats").action(ArgAction::Append),
+        patterns(
+            "tunnel",
+            "Good for these tunnel names only, as in 'maya-*'; repeats",
+        ),
+        text(
+            "scope",
+            "SCOPE",
+            "Good for this only; repeats [default: agent and caller]",
         )
-        .arg(
-            text(
-                "reach",
-                "PATTERN",
-                "Reaches these tunnels of others too, as in 'farm-*'; repeats",
-            )
-            .action(ArgAction::Append)
-            .value_parser(tunnel_pattern),
+        .action(ArgAction::Append)
+        .value_parser(scopes),
+        text(
+            "group",
+            "NAME",
+            "Reaches the tunnels of this group, and they its own; repeats",
         )
-        .arg(
-            Arg::new("shared")
-                .long("shared")
-                .help("Its agents may share a name with others of the same --sub or --group")
-                .action(ArgAction::SetTrue),
-        )
+        .action(ArgAction::Append)
+        .value_parser(NonEmptyStringValueParser::new()),
+        patterns(
+            "reach",
+            "Reaches these tunnels of others too, as in 'farm-*'; repeats",
+        ),
+        Arg::new("shared")
+            .long("shared")
+            .help("Its agents may share a name with others of the same --sub or --group")
+            .action(ArgAction::SetTrue),
+    ]
 }
 
 /// A pattern with any other character could match no tunnel name.
@@ -173,11 +182,13 @@ fn tunnel_pattern(text: &str) -> Result<String, &'static str> {
 /// What `clap` says, `--help` and `--version` included.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation, clap::Error> {
     let matches = command().try_get_matches_from(arguments)?;
-    if let Some(issue) = matches
+    match matches
         .subcommand_matches("token")
-        .and_then(|token| token.subcommand_matches("issue"))
+        .and_then(ArgMatches::subcommand)
     {
-        return Ok(Invocation::IssueToken(token_order(issue)));
+        Some(("issue", issue)) => return Ok(Invocation::IssueToken(token_order(issue))),
+        Some((_, new)) => return Ok(Invocation::NewToken(token_order(new))),
+        None => {}
     }
     let given = |key: &str| matches.value_source(key) == Some(ValueSource::CommandLine);
     let flags = SETTINGS
@@ -206,7 +217,9 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation
 
 fn texts(matches: &ArgMatches, name: &str) -> Vec<String> {
     matches
-        .get_many::<String>(name)
+        .try_get_many::<String>(name)
+        .ok()
+        .flatten()
         .into_iter()
         .flatten()
         .cloned()
@@ -214,7 +227,8 @@ fn texts(matches: &ArgMatches, name: &str) -> Vec<String> {
 }
 
 fn token_order(matches: &ArgMatches) -> TokenOrder {
-    let one = |name| matches.get_one::<String>(name).cloned();
+    // Not every command has every flag.
+    let one = |name| matches.try_get_one::<String>(name).ok()?.cloned();
     TokenOrder {
         subject: one("sub").unwrap_or_default(),
         dcc: texts(matches, "dcc"),
@@ -222,7 +236,9 @@ fn token_order(matches: &ArgMatches) -> TokenOrder {
         scopes: texts(matches, "scope"),
         ttl: one("ttl").unwrap_or_default(),
         secret_file: matches
-            .get_one::<PathBuf>("jwt-secret-file")
+            .try_get_one::<PathBuf>("jwt-secret-file")
+            .ok()
+            .flatten()
             .cloned()
             .unwrap_or_default(),
         issuer: one("issuer"),

@@ -92,6 +92,7 @@ mod tests {
                 base_path: String::new(),
                 dcc: String::new(),
                 capabilities: Vec::new(),
+                ..TunnelInfo::default()
             }),
             forget: false,
         })

@@ -91,6 +91,14 @@ impl fmt::Debug for Key {
     }
 }
 
+impl PartialEq for KeySet {
+    fn eq(&self, other: &Self) -> bool {
+        let mut pairs = self.keys.iter().zip(&other.keys);
+        self.len() == other.len()
+            && pairs.all(|(one, other)| one.0 == other.0 && one.1.is(&other.1))
+    }
+}
+
 /// Keys, each with its name if it has one.
 #[derive(Clone, Debug, Default)]
 pub struct KeySet {

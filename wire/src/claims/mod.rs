@@ -132,7 +132,10 @@ impl Claims {
     }
 
     /// Whether everything in it has a size that can be kept beside every tunnel.
-    fn check_form(&self) -> Result<(), ClaimsError> {
+    ///
+    /// # Errors
+    /// [`ClaimsError::Malformed`] names the claim.
+    pub fn check_form(&self) -> Result<(), ClaimsError> {
         if self.sub.is_empty() {
             return Err(ClaimsError::malformed("`sub` is empty"));
         }
