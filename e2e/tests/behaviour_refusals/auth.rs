@@ -1,7 +1,7 @@
 //! Who may register what.
 
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -20,12 +20,8 @@ pub(crate) const SECRET: [u8; 32] = [7; 32];
 pub(crate) fn order() -> TokenOrder {
     TokenOrder {
         subject: "ada".to_owned(),
-        dcc: Vec::new(),
-        tunnels: Vec::new(),
-        scopes: Vec::new(),
-        ttl: String::new(),
-        secret_file: PathBuf::new(),
         issuer: Some("studio".to_owned()),
+        ..TokenOrder::default()
     }
 }
 
@@ -43,11 +39,14 @@ pub(crate) fn token(order: TokenOrder, secret: &[u8], age_seconds: u64) -> Resul
 }
 
 pub(crate) fn relay() -> Result<TestRelay> {
-    let key = Key::hs256(&SECRET)?;
-    let issuer = Some("studio".to_owned());
+    let jwt = JwtAuth {
+        keys: Key::hs256(&SECRET)?.into(),
+        issuer: Some("studio".to_owned()),
+        ..JwtAuth::default()
+    };
     TestRelay::with()
         .shards(2)
-        .config(|config| config.auth = Auth::Jwt(JwtAuth { key, issuer }))
+        .config(|config| config.auth = Auth::Jwt(jwt))
         .start()
 }
 

@@ -12,7 +12,7 @@ fn granted(generation: u64, expires_at_seconds: Option<u64>) -> TunnelEntry {
         base_path: String::new(),
         dcc: String::new(),
         capabilities: Vec::new(),
-        expose_all: false,
+        ..TunnelInfo::default()
     };
     TunnelEntry {
         info: Arc::new(info),
@@ -22,6 +22,7 @@ fn granted(generation: u64, expires_at_seconds: Option<u64>) -> TunnelEntry {
             since: Moment::default(),
         }),
         expires_at_seconds,
+        identity: None,
         held: Held::default(),
     }
 }

@@ -13,6 +13,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tieline_wire::{Moment, Reason};
 use tracing::{debug, error, info_span};
 
+use crate::auth::Snapshot;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::error::ListenKind;
@@ -24,6 +25,7 @@ use crate::registry::Registry;
 use crate::session::Lanes;
 use crate::splice::ReadBlock;
 
+mod admission;
 mod arbiter;
 mod frontends;
 mod gate;
@@ -52,6 +54,8 @@ const REAP_TIMEOUT: Duration = Duration::from_secs(1);
 /// What all shards share.
 pub(crate) struct Peers {
     pub(crate) config: Config,
+    /// Who is let in, at the start.
+    pub(crate) auth: Arc<Snapshot>,
     /// The way into each shard.
     pub(crate) mailboxes: Vec<MailboxSender>,
     /// Links of each shard, placed or on their way.
@@ -81,6 +85,8 @@ pub(crate) struct Shard {
     clock: Clock,
     metrics: Arc<ShardMetrics>,
     registry: RefCell<Registry>,
+    /// Who is let in; replaced as a whole.
+    auth: RefCell<Arc<Snapshot>>,
     routes: RefCell<Routes>,
     names: RefCell<Names>,
     /// Tunnels that the metrics know of already.
@@ -165,6 +171,7 @@ impl Shard {
             lanes: Lanes::new(index, Arc::clone(&metrics)),
             metrics,
             registry: RefCell::default(),
+            auth: RefCell::new(Arc::clone(&peers.auth)),
             routes: RefCell::default(),
             names: RefCell::new(names),
             counted_tunnels: Cell::new(0),
@@ -309,6 +316,7 @@ impl Shard {
                 // Nobody may be waiting any more.
                 let _ = answer.send(registry.report(&after, self.index, self.clock.now()));
             }
+            Message::Auth { snapshot, ended } => self.auth_changed(snapshot, ended),
             Message::Stop { .. } => {}
             #[cfg(test)]
             Message::Panic => panic!("as the test wants it"),

@@ -179,7 +179,7 @@ mod tests {
                 base_path: String::new(),
                 dcc: String::new(),
                 capabilities: Vec::new(),
-                expose_all: false,
+                ..TunnelInfo::default()
             }),
             forget: false,
         })

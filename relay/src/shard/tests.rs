@@ -39,7 +39,7 @@ fn claim(tunnel: &TunnelId, home: usize) -> Message {
             base_path: String::new(),
             dcc: String::new(),
             capabilities: Vec::new(),
-            expose_all: false,
+            ..TunnelInfo::default()
         }),
     })
 }

@@ -65,9 +65,7 @@ pub(super) fn target_at(base_path: &str, generation: Generation) -> Target {
         scheme: Scheme::Http,
         authority: AUTHORITY.to_owned(),
         base_path: base_path.to_owned(),
-        dcc: String::new(),
-        capabilities: Vec::new(),
-        expose_all: false,
+        ..TunnelInfo::default()
     };
     Target::new(&info, generation, generation.0).unwrap()
 }

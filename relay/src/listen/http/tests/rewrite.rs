@@ -7,9 +7,7 @@ fn info(scheme: Scheme, authority: &str) -> TunnelInfo {
         scheme,
         authority: authority.to_owned(),
         base_path: "/mcp".to_owned(),
-        dcc: String::new(),
-        capabilities: Vec::new(),
-        expose_all: false,
+        ..TunnelInfo::default()
     }
 }
 
