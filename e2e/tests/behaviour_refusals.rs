@@ -5,6 +5,8 @@
 mod auth;
 #[path = "behaviour_refusals/bystander.rs"]
 mod bystander;
+#[path = "behaviour_refusals/callers.rs"]
+mod callers;
 #[path = "behaviour_refusals/degraded.rs"]
 mod degraded;
 #[path = "behaviour_refusals/frontends.rs"]

@@ -43,7 +43,9 @@ mod shard;
 mod splice;
 
 pub use auth::{issue_token, new_token};
-pub use config::{Auth, Config, DriverChoice, HttpConfig, JwksSource, JwtAuth, TokensAuth};
+pub use config::{
+    Auth, CallerAuth, Config, DriverChoice, HttpConfig, JwksSource, JwtAuth, TokensAuth,
+};
 pub use error::{ConfigError, ListenKind, StartError};
 pub use io::DriverReport;
 

@@ -17,7 +17,6 @@ pub(crate) struct Owner {
 }
 
 impl Owner {
-    #[allow(dead_code, reason = "see `may_reach`")]
     /// Whether both are of one holder, or of one group.
     pub(crate) fn is_close_to(&self, other: &Self) -> bool {
         self.sub == other.sub || self.groups.iter().any(|group| other.groups.contains(group))
@@ -74,7 +73,6 @@ impl Identity {
 
 /// Whether `caller` may use a tunnel of `owner`: one of its own or of a group of both, or one that
 /// its token names. A tunnel of nobody is reached by name only.
-#[allow(dead_code, reason = "what the fronts ask about callers")]
 pub(crate) fn may_reach(caller: &Identity, tunnel: &TunnelId, owner: Option<&Owner>) -> bool {
     owner.is_some_and(|owner| caller.owner.is_close_to(owner))
         || caller

@@ -9,13 +9,8 @@ use std::sync::Arc;
 use tieline_wire::claims::{self, Claims, ClaimsError, Key, Scope};
 use tieline_wire::{AgentKey, Reason, Refusal, Register, TunnelId};
 
-#[allow(unused_imports, reason = "what the fronts ask about callers")]
-pub(crate) use self::identity::may_reach;
-pub(crate) use self::identity::{Identity, Owner};
-use self::snapshot::TokenRefusal;
-#[allow(unused_imports, reason = "what the fronts ask about callers")]
-pub(crate) use self::snapshot::{CallerRefusal, verify_caller};
-pub(crate) use self::snapshot::{Mode, Signed, Snapshot};
+pub(crate) use self::identity::{Identity, Owner, may_reach};
+pub(crate) use self::snapshot::{Mode, Signed, Snapshot, TokenRefusal, verify_caller};
 use crate::cli::TokenOrder;
 use crate::config::{TOKEN_PREFIX, TokenHash, rfc3339};
 

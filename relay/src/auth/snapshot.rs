@@ -68,10 +68,6 @@ pub(crate) enum TokenRefusal {
     NoTokens,
 }
 
-/// Why a caller is turned away.
-#[allow(dead_code, reason = "see `verify_caller`")]
-pub(crate) type CallerRefusal = TokenRefusal;
-
 impl Snapshot {
     /// What holds when a relay starts.
     pub(crate) fn of(config: &Config) -> Self {
@@ -149,13 +145,12 @@ impl Snapshot {
 /// Who the caller is that presents `token`.
 ///
 /// # Errors
-/// [`CallerRefusal`] says why not.
-#[allow(dead_code, reason = "what the fronts ask about callers")]
+/// [`TokenRefusal`] says why not.
 pub(crate) fn verify_caller(
     snapshot: &Snapshot,
     token: &str,
     now_seconds: u64,
-) -> Result<Identity, CallerRefusal> {
+) -> Result<Identity, TokenRefusal> {
     snapshot
         .verify(token, Scope::Caller, now_seconds)
         .map(|(identity, _)| identity)

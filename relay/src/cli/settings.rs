@@ -135,7 +135,8 @@ pub(crate) const SETTINGS: &[Setting] = &[
     one(
         "caller_auth",
         "MODE",
-        "How callers prove themselves: none [default: none]",
+        "How callers prove themselves: none or token [default: token if others can reach the \
+         relay and agents have tokens, else none]",
     ),
     one(
         "jwt_secret_file",
@@ -163,6 +164,11 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "trusted_proxies",
         "NET",
         "Proxies that are believed who asks, as in 10.0.0.0/8; repeats",
+    ),
+    one(
+        "target_authorization_header",
+        "FIELD",
+        "Field that brings a target's Authorization where the relay takes the caller's",
     ),
     one(
         "offline_grace",

@@ -7,7 +7,7 @@ use tieline_wire::claims::KeySet;
 use super::file::{read_jwks, read_public_key, read_tokens};
 use super::load::{SWITCH, Settings, boolean};
 use super::secret::read_secret;
-use super::{Auth, JwksSource, JwtAuth, TokensAuth, conflict};
+use super::{Auth, CallerAuth, Config, JwksSource, JwtAuth, TokensAuth, conflict};
 use crate::error::ConfigError;
 
 /// The modes, and the settings that do something in each.
@@ -52,6 +52,24 @@ impl Settings {
                 Ok(Auth::Open { anywhere })
             }
         }
+    }
+
+    /// How callers prove themselves. Unless it is said, those of other machines must as soon as
+    /// agents must.
+    pub(super) fn caller_auth(&self, config: &Config) -> Result<CallerAuth, ConfigError> {
+        let said = self.one("caller_auth", "none or token", |text| match text {
+            "none" => Some(CallerAuth::None),
+            "token" => Some(CallerAuth::Token),
+            _ => None,
+        })?;
+        let mut listeners = config.http_listen.iter().chain(&config.tcp_listen);
+        let is_public = listeners.any(|address| !address.ip().to_canonical().is_loopback());
+        Ok(match (said, &config.auth) {
+            (Some(said), _) => said,
+            (None, Auth::Open { .. }) => CallerAuth::None,
+            (None, Auth::Tokens(_) | Auth::Jwt(_)) if is_public => CallerAuth::Token,
+            (None, Auth::Tokens(_) | Auth::Jwt(_)) => CallerAuth::None,
+        })
     }
 
     fn tokens(&self) -> Result<TokensAuth, ConfigError> {

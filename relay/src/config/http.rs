@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use http::HeaderName;
 use ipnet::IpNet;
 
 use super::load::{Settings, TIME, parse_duration, set};
@@ -15,6 +16,8 @@ pub struct HttpConfig {
     pub allow_origins: Vec<String>,
     /// Proxies in front of the relay that are believed who asks.
     pub trusted_proxies: Vec<IpNet>,
+    /// Field that brings a target's own `Authorization`, where the relay takes that itself.
+    pub target_authorization: Option<HeaderName>,
     /// How long requests wait for an agent that was lost to come back.
     pub offline_grace: Duration,
     /// For so long after the relay's start an unknown tunnel counts as one that is offline.
@@ -28,6 +31,7 @@ impl Default for HttpConfig {
         Self {
             allow_origins: Vec::new(),
             trusted_proxies: Vec::new(),
+            target_authorization: None,
             offline_grace: Duration::from_secs(5),
             start_grace: Duration::from_secs(30),
             sse_keepalive: Duration::from_secs(15),
@@ -52,6 +56,9 @@ impl HttpConfig {
             &mut http.trusted_proxies,
             settings.many("trusted_proxies", networks, network)?,
         );
+        let field = "the name of a header field that is free, such as X-Target-Authorization";
+        http.target_authorization =
+            settings.one("target_authorization_header", field, free_field)?;
         for (key, place) in [
             ("offline_grace", &mut http.offline_grace),
             ("start_grace", &mut http.start_grace),
@@ -91,6 +98,33 @@ fn origin(text: &str) -> Option<String> {
             .bytes()
             .all(|b| b.is_ascii_graphic() && !b"/?#@\\,".contains(&b));
     (is_scheme && is_authority).then(|| text.to_ascii_lowercase())
+}
+
+/// A field that means nothing to the relay itself.
+fn free_field(text: &str) -> Option<HeaderName> {
+    let name: HeaderName = text.parse().ok()?;
+    let is_taken = [
+        "authorization",
+        "host",
+        "origin",
+        "connection",
+        "cookie",
+        "te",
+        "upgrade",
+    ]
+    .into_iter()
+    .chain([
+        "transfer-encoding",
+        "content-length",
+        "content-type",
+        "expect",
+        "forwarded",
+    ])
+    .any(|taken| name == taken);
+    let is_ours = ["x-forwarded-", "mcp-", "proxy-"]
+        .iter()
+        .any(|start| name.as_str().starts_with(start));
+    (!is_taken && !is_ours).then_some(name)
 }
 
 /// A network such as `10.0.0.0/8`, or one address.

@@ -75,6 +75,7 @@ pub fn load(flags: Layer, environment: Layer, file: Option<&Path>) -> Result<Opt
     );
     config.http = HttpConfig::read(&settings)?;
     config.auth = settings.auth()?;
+    config.caller_auth = settings.caller_auth(&config)?;
     if let Some(path) = settings.path("auth_denylist")? {
         config.denylist = read_denylist(&path)?;
         config.denylist_file = Some(path);
@@ -188,7 +189,6 @@ impl Settings {
             ("tls_cert", None, "TLS"),
             ("tls_key", None, "TLS"),
             ("auth", Some("provider"), "auth by a provider"),
-            ("caller_auth", Some("token"), "authentication of callers"),
         ];
         for (key, value, what) in unbuilt {
             if let Some(raw) = self.raw(key)
@@ -200,8 +200,7 @@ impl Settings {
                 });
             }
         }
-        self.one("caller_auth", "none", |text| (text == "none").then_some(()))
-            .map(drop)
+        Ok(())
     }
 }
 

@@ -71,6 +71,8 @@ pub struct Config {
     pub spin_us: u32,
     /// How agents prove themselves.
     pub auth: Auth,
+    /// How callers prove themselves.
+    pub caller_auth: CallerAuth,
     /// Who is turned away although a token is good.
     pub denylist: Denylist,
     /// Where that stands, read again when it changes.
@@ -121,6 +123,16 @@ pub enum Auth {
     Tokens(TokensAuth),
     /// By a signed token.
     Jwt(JwtAuth),
+}
+
+/// How callers prove themselves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CallerAuth {
+    /// They need not: whoever knows a tunnel's name may use it.
+    #[default]
+    None,
+    /// By a token of the kind that agents have.
+    Token,
 }
 
 /// The tokens that are accepted.
@@ -196,6 +208,7 @@ impl Config {
             driver: DriverChoice::Auto,
             spin_us: 0,
             auth: Auth::Open { anywhere: false },
+            caller_auth: CallerAuth::None,
             denylist: Denylist::default(),
             denylist_file: None,
             admin_token: None,
@@ -240,6 +253,17 @@ impl Config {
                 "agent_listen {open} can be reached from other machines and auth is open: \
                  use --auth tokens or jwt, or say --open-anywhere as well"
             ));
+        }
+        if self.caller_auth == CallerAuth::Token && matches!(self.auth, Auth::Open { .. }) {
+            return conflict(
+                "caller_auth token wants tokens that the relay can check: add --auth tokens or jwt",
+            );
+        }
+        if self.caller_auth == CallerAuth::None && self.http.target_authorization.is_some() {
+            return conflict(
+                "target_authorization_header does nothing here: without --caller-auth token the \
+                 target gets Authorization itself",
+            );
         }
         in_range("shards", self.shards, 1, SHARDS_MAX)?;
         in_range("spin_us", self.spin_us, 0, SPIN_US_MAX)?;

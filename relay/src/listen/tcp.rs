@@ -1,20 +1,34 @@
-//! Raw TCP frontends: `[u16 big endian: length][tunnel id]`, then the target's bytes.
+//! Raw TCP frontends: `[u16 big endian: length][tunnel id]`, then the target's bytes. Behind the id
+//! there may be a token, after a newline, within the length.
 
 use bytes::{Bytes, BytesMut};
 use tieline_wire::TunnelId;
-use tieline_wire::limits::TUNNEL_ID_BYTES_MAX;
+use tieline_wire::limits::{TOKEN_BYTES_MAX, TUNNEL_ID_BYTES_MAX};
 
 use crate::io::{Received, Socket};
 
 /// Bytes of the length.
 const LENGTH_BYTES: usize = 2;
 
+/// Longest name and token, with the newline between them.
+const PREAMBLE_BYTES_MAX: usize = TUNNEL_ID_BYTES_MAX + 1 + TOKEN_BYTES_MAX;
+
 /// Most that is read along with the preamble; the rest waits in the kernel.
 const READ_BYTES_MAX: usize = 4096;
 
-/// Reads the preamble; `None` if it is garbage or the caller went away. What was read behind it
-/// comes along.
-pub(crate) async fn preamble(socket: &Socket) -> Option<(TunnelId, Bytes)> {
+/// What a caller says first.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Preamble {
+    /// Where it wants to go.
+    pub(crate) tunnel: TunnelId,
+    /// With which right.
+    pub(crate) token: Option<String>,
+    /// What was read behind it.
+    pub(crate) early: Bytes,
+}
+
+/// Reads the preamble; `None` if it is garbage or the caller went away.
+pub(crate) async fn preamble(socket: &Socket) -> Option<Preamble> {
     let mut read = BytesMut::new();
     loop {
         socket.readable().await;
@@ -26,40 +40,66 @@ pub(crate) async fn preamble(socket: &Socket) -> Option<(TunnelId, Bytes)> {
         match parse(&read) {
             Parsed::Short => {}
             Parsed::Garbage => return None,
-            Parsed::Tunnel(tunnel, len) => {
+            Parsed::Whole { tunnel, token, len } => {
                 // Copied: the rest of the memory would live as long as the session.
-                return Some((tunnel, Bytes::copy_from_slice(&read[len..])));
+                return Some(Preamble {
+                    tunnel,
+                    token: token.map(str::to_owned),
+                    early: Bytes::copy_from_slice(&read[len..]),
+                });
             }
         }
     }
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum Parsed {
+enum Parsed<'a> {
     /// More bytes are needed.
     Short,
     Garbage,
-    /// The name, and the length of the whole preamble.
-    Tunnel(TunnelId, usize),
+    /// What it says, and the length of the whole preamble.
+    Whole {
+        tunnel: TunnelId,
+        token: Option<&'a str>,
+        len: usize,
+    },
 }
 
-fn parse(bytes: &[u8]) -> Parsed {
+fn parse(bytes: &[u8]) -> Parsed<'_> {
     let Some((length, rest)) = bytes.split_first_chunk::<LENGTH_BYTES>() else {
         return Parsed::Short;
     };
     let length = usize::from(u16::from_be_bytes(*length));
-    if length == 0 || length > TUNNEL_ID_BYTES_MAX {
+    let mut said = rest.iter().take(length);
+    let newline = said.position(|byte| *byte == b'\n');
+    let name_len = newline.unwrap_or(rest.len().min(length));
+    if length == 0 || length > PREAMBLE_BYTES_MAX || name_len > TUNNEL_ID_BYTES_MAX {
         return Parsed::Garbage;
     }
-    let Some(name) = rest.get(..length) else {
+    // A name that is no name is told before all of a token has come.
+    let is_text = rest[..name_len]
+        .iter()
+        .all(|byte| byte.is_ascii_alphanumeric() || *byte == b'-');
+    if !is_text {
+        return Parsed::Garbage;
+    }
+    let Some(said) = rest.get(..length) else {
         return Parsed::Short;
     };
-    match std::str::from_utf8(name)
-        .ok()
-        .and_then(|name| TunnelId::parse(name).ok())
-    {
-        Some(tunnel) => Parsed::Tunnel(tunnel, LENGTH_BYTES + length),
-        None => Parsed::Garbage,
+    let Ok(said) = str::from_utf8(said) else {
+        return Parsed::Garbage;
+    };
+    let (name, token) = match said.split_once('\n') {
+        Some((name, token)) => (name, Some(token.trim())),
+        None => (said, None),
+    };
+    match TunnelId::parse(name) {
+        Ok(tunnel) => Parsed::Whole {
+            tunnel,
+            token,
+            len: LENGTH_BYTES + length,
+        },
+        Err(_) => Parsed::Garbage,
     }
 }
 
@@ -73,14 +113,41 @@ mod tests {
         assert_eq!(parse(b"\0"), Parsed::Short);
         assert_eq!(parse(b"\0\x04may"), Parsed::Short);
         let maya = TunnelId::parse("maya").unwrap();
-        assert_eq!(parse(b"\0\x04mayaGET /"), Parsed::Tunnel(maya, 6));
+        let whole = |token, len| Parsed::Whole {
+            tunnel: maya.clone(),
+            token,
+            len,
+        };
+        assert_eq!(parse(b"\0\x04mayaGET /"), whole(None, 6));
+        assert_eq!(parse(b"\0\x08maya\nabcGET /"), whole(Some("abc"), 10));
+        assert_eq!(parse(b"\0\x06maya\r\n"), Parsed::Garbage);
+        assert_eq!(parse(b"\0\x05maya\n"), whole(Some(""), 7));
+    }
+
+    #[test]
+    fn a_token_may_be_long_and_has_an_end() {
+        let said = |token: usize| {
+            let length = u16::try_from(5 + token).unwrap().to_be_bytes();
+            [&length[..], b"maya\n", &vec![b'x'; token]].concat()
+        };
+        let whole = said(TOKEN_BYTES_MAX);
+        assert!(
+            matches!(parse(&whole), Parsed::Whole { token: Some(token), .. } if token.len() == TOKEN_BYTES_MAX)
+        );
+        assert_eq!(parse(&whole[..whole.len() - 1]), Parsed::Short);
+        let longest = PREAMBLE_BYTES_MAX - 5;
+        assert!(matches!(parse(&said(longest)), Parsed::Whole { .. }));
+        assert_eq!(parse(&said(longest + 1)), Parsed::Garbage);
     }
 
     #[test]
     fn garbage_is_told_from_its_first_bytes() {
         assert_eq!(parse(b"GET / HTTP/1.1\r\n"), Parsed::Garbage);
         assert_eq!(parse(b"\0\0"), Parsed::Garbage);
-        assert_eq!(parse(b"\0\x40"), Parsed::Garbage);
+        assert_eq!(
+            parse(&[&b"\0\x40"[..], &[b'a'; 64]].concat()),
+            Parsed::Garbage
+        );
         assert_eq!(parse(b"\0\x02a b"), Parsed::Garbage);
         assert_eq!(parse(b"\0\x02\xff\xff"), Parsed::Garbage);
     }

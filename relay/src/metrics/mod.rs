@@ -156,6 +156,7 @@ pub(crate) struct ShardMetrics {
     pub(crate) budget: Arc<SharedBudget>,
     /// Links that completed their handshake.
     pub(crate) links_total: Counter,
+    pub(crate) callers_revoked: Counter,
     /// Sessions opened.
     pub(crate) sessions_total: Counter,
     /// Lanes offered to agents.

@@ -59,6 +59,7 @@ fn every_counter_is_shown_once_it_is_counted() {
     }
     for counter in [
         &shard.links_total,
+        &shard.callers_revoked,
         &shard.lane_offers_total,
         &shard.lanes_total,
         &shard.sessions_total,

@@ -67,6 +67,11 @@ impl Page<'_> {
         self.gauge("relay_frontends", "Connected frontends.", |m| &m.frontends);
         self.gauge("relay_lanes", "Bulk lanes.", |m| &m.lanes);
 
+        self.counter(
+            "relay_callers_revoked_total",
+            "Callers cut off because their access was revoked.",
+            |m| &m.callers_revoked,
+        );
         self.counter("relay_links_total", "Links established.", |m| {
             &m.links_total
         });

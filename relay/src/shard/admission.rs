@@ -3,6 +3,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
+use tieline_wire::Reason;
 use tokio::sync::oneshot;
 
 use super::Shard;
@@ -27,6 +28,13 @@ impl Shard {
     ) {
         // Never an older one: they come from one sender, in order.
         *self.auth.borrow_mut() = Arc::clone(&snapshot);
+        let now_seconds = Self::seconds_since_1970();
+        // Those whose token is merely over keep what they have: they were let in with a good one.
+        let callers = self.callers.recheck(|identity| {
+            let allowed = snapshot.still_allows(Some(identity), None, now_seconds);
+            !matches!(allowed, Err(Reason::Revoked | Reason::AuthChanged))
+        });
+        self.metrics.callers_revoked.add(callers as u64);
         let shard = Rc::clone(self);
         self.gate.spawn(async move {
             // Nobody may be waiting any more.

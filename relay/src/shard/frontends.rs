@@ -1,19 +1,23 @@
 //! Callers: which shard serves a connection, and how it is joined to its session.
 
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 
 use bytes::Bytes;
 use tieline_wire::{Reason, TunnelId};
 use tracing::debug;
 
+use super::callers::{self, Caller};
 use super::gateway::ShardGateway;
-use super::message::{Message, Verdict};
+use super::message::{Frontend, Message, Verdict};
 use super::routes::Lookup;
 use super::{Shard, shown};
-use crate::config::Config;
+use crate::config::{CallerAuth, Config};
 use crate::io::{PollSocket, Received, Socket, timeout};
 use crate::listen::{http, tcp};
 use crate::metrics::{FrontendKind, HandoffKind};
@@ -32,7 +36,7 @@ impl Shard {
         self.gate.spawn(async move {
             let deadline = shard.peers.config.preamble_timeout;
             match timeout(deadline, tcp::preamble(&socket)).await {
-                Ok(Some((tunnel, early))) => shard.route_raw(socket, tunnel, early).await,
+                Ok(Some(preamble)) => shard.raw_named(socket, preamble).await,
                 Ok(None) | Err(_) => {
                     debug!(
                         peer = shown(socket.peer_addr()),
@@ -44,25 +48,74 @@ impl Shard {
         });
     }
 
-    /// A raw connection that another shard routed here.
-    pub(super) fn raw_moved_here(self: &Rc<Self>, fd: OwnedFd, tunnel: TunnelId, early: Bytes) {
-        let shard = Rc::clone(self);
-        // The route may have changed meanwhile: this shard's own copy decides.
-        self.gate
-            .spawn(async move { shard.route_raw(Socket::new(fd), tunnel, early).await });
+    /// A raw connection that said where it wants to go, and perhaps with which right.
+    async fn raw_named(self: &Rc<Self>, socket: Socket, preamble: tcp::Preamble) {
+        let tcp::Preamble {
+            tunnel,
+            token,
+            early,
+        } = preamble;
+        match self.caller(token.as_deref()) {
+            Ok(caller) => self.route_raw(socket, tunnel, early, caller).await,
+            Err(refusal) => {
+                debug!(%tunnel, %refusal, "frontend refused");
+                self.metrics.frontend_refused(callers::reason(&refusal));
+            }
+        }
     }
 
-    async fn route_raw(self: &Rc<Self>, socket: Socket, tunnel: TunnelId, early: Bytes) {
-        match self.place(&tunnel) {
+    /// A raw connection that another shard routed here.
+    pub(super) fn raw_moved_here(self: &Rc<Self>, frontend: Frontend) {
+        let shard = Rc::clone(self);
+        // The route may have changed meanwhile: this shard's own copy decides.
+        self.gate.spawn(async move {
+            let Frontend {
+                fd,
+                tunnel,
+                early,
+                identity,
+            } = frontend;
+            let caller = shard.caller_known(identity);
+            shard
+                .route_raw(Socket::new(fd), tunnel, early, caller)
+                .await;
+        });
+    }
+
+    async fn route_raw(
+        self: &Rc<Self>,
+        socket: Socket,
+        tunnel: TunnelId,
+        early: Bytes,
+        caller: Caller,
+    ) {
+        match self.place(&tunnel, &caller) {
             Place::Here(session) => {
                 let _here = self.count_frontend();
                 let socket = Rc::new(socket);
                 session.want_lane();
-                splice(&socket, session, early, &self.read_block, || false).await;
+                let block = &self.read_block;
+                match caller.known() {
+                    None => drop(splice(&socket, session, early, block, || false).await),
+                    Some(known) => {
+                        let mut splice = pin!(splice(&socket, session, early, block, || false));
+                        // Dropped in the middle, it resets what it has not finished.
+                        poll_fn(|cx| match known.poll_revoked(cx) {
+                            Poll::Ready(()) => Poll::Ready(()),
+                            Poll::Pending => splice.as_mut().poll(cx).map(drop),
+                        })
+                        .await;
+                    }
+                }
             }
             Place::Shard(to) => {
-                let fd = socket.into_fd();
-                let message = Message::Frontend { fd, tunnel, early };
+                let frontend = Frontend {
+                    fd: socket.into_fd(),
+                    tunnel,
+                    early,
+                    identity: caller.known().map(|known| Arc::clone(known.identity())),
+                };
+                let message = Message::Frontend(frontend);
                 if self.hand_off(to, message).await {
                     self.metrics.handed_off(HandoffKind::Frontend);
                 } else {
@@ -148,7 +201,8 @@ impl Shard {
         tunnel: TunnelId,
         verdict: Arc<Verdict>,
     ) {
-        let session = match self.place(&tunnel) {
+        // The shard that the caller came to let it in.
+        let session = match self.place(&tunnel, &self.caller_known(None)) {
             Place::Here(session) => session,
             // It moved on while the message was under way; the caller may ask again.
             Place::Shard(_) => return verdict.reset(Reason::TunnelOffline),
@@ -171,8 +225,12 @@ impl Shard {
     }
 
     /// Where a caller of `tunnel` is served; opens the session if that is here.
-    fn place(&self, tunnel: &TunnelId) -> Place {
-        let link = match self.routes.borrow().lookup(tunnel, self.index) {
+    fn place(&self, tunnel: &TunnelId, caller: &Caller) -> Place {
+        let routes = self.routes.borrow();
+        if !caller.may_reach(tunnel, routes.owner(tunnel)) {
+            return Place::Nowhere(Reason::UnknownTunnel);
+        }
+        let link = match routes.lookup(tunnel, self.index) {
             Lookup::Unknown => return Place::Nowhere(Reason::UnknownTunnel),
             Lookup::Offline => return Place::Nowhere(Reason::TunnelOffline),
             Lookup::Live(link) => link,
@@ -215,6 +273,8 @@ pub(super) fn http_settings(config: &Config) -> http::Settings {
         origins: http::Origins::new(front.allow_origins.clone()),
         trusted_proxies: front.trusted_proxies.clone(),
         sse_keepalive: front.sse_keepalive,
+        takes_tokens: config.caller_auth == CallerAuth::Token,
+        target_authorization: front.target_authorization.clone(),
         ..http::Settings::default()
     }
 }

@@ -13,8 +13,10 @@ use hyper::rt::{Read, ReadBufCursor, Write};
 use tieline_wire::{Reason, TunnelId};
 
 use super::Shard;
+use super::callers::{Caller, Known};
 use super::message::{Message, Verdict};
 use super::routes::{Found, Lookup};
+use crate::auth::TokenRefusal;
 use crate::io::{PollSocket, Socket, pair, sleep, timeout};
 use crate::listen::http::{Gateway, Target};
 use crate::session::{SessionEnded, SessionStream};
@@ -31,13 +33,41 @@ impl ShardGateway {
 
 impl Gateway for ShardGateway {
     type Stream = GatewayStream;
+    type Caller = Caller;
 
-    async fn find(&self, tunnel: &TunnelId, stale: Option<&Target>) -> Result<Rc<Target>, Reason> {
+    fn admit(&self, token: Option<&str>) -> Result<Caller, TokenRefusal> {
+        self.0.caller(token)
+    }
+
+    fn is_current(&self, caller: &Caller) -> bool {
+        let is_current = |known: &Known| known.is_current(Shard::seconds_since_1970());
+        caller.known().is_none_or(is_current)
+    }
+
+    fn poll_revoked(&self, cx: &mut Context<'_>, caller: &Caller) -> Poll<()> {
+        caller
+            .known()
+            .map_or(Poll::Pending, |known| known.poll_revoked(cx))
+    }
+
+    async fn find(
+        &self,
+        caller: &Caller,
+        tunnel: &TunnelId,
+        stale: Option<&Target>,
+    ) -> Result<Rc<Target>, Reason> {
         let shard = &self.0;
         let http = &shard.peers.config.http;
         let began = shard.clock.now();
         loop {
-            let found = shard.routes.borrow().find(tunnel);
+            let found = {
+                let routes = shard.routes.borrow();
+                if caller.may_reach(tunnel, routes.owner(tunnel)) {
+                    routes.find(tunnel)
+                } else {
+                    Found::Unknown
+                }
+            };
             let since = match found {
                 Found::Target(target)
                     if stale.is_none_or(|stale| stale.revision < target.revision) =>
@@ -61,8 +91,9 @@ impl Gateway for ShardGateway {
         }
     }
 
-    fn is_kind(&self, tunnel: &TunnelId, dcc: &str) -> bool {
-        self.0.routes.borrow().dcc(tunnel) == Some(dcc)
+    fn is_kind(&self, caller: &Caller, tunnel: &TunnelId, dcc: &str) -> bool {
+        let routes = self.0.routes.borrow();
+        routes.dcc(tunnel) == Some(dcc) && caller.may_reach(tunnel, routes.owner(tunnel))
     }
 
     async fn open(&self, tunnel: &TunnelId) -> Result<GatewayStream, Reason> {

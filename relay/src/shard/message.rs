@@ -10,7 +10,7 @@ use bytes::Bytes;
 use tieline_wire::{AgentKey, BulkNonce, Generation, InstanceId, Reason, TunnelId};
 use tokio::sync::oneshot;
 
-use crate::auth::Snapshot;
+use crate::auth::{Identity, Snapshot};
 use crate::metrics::TunnelBatch;
 use crate::registry::{LinkRef, TunnelInfo};
 
@@ -26,12 +26,8 @@ pub(crate) enum Message {
         peer: SocketAddr,
         greeting: Greeting,
     },
-    /// A raw frontend that named its tunnel.
-    Frontend {
-        fd: OwnedFd,
-        tunnel: TunnelId,
-        early: Bytes,
-    },
+    /// A raw frontend that named its tunnel, which it may reach.
+    Frontend(Frontend),
     /// An HTTP caller, nothing read from it yet.
     Http { fd: OwnedFd, peer: SocketAddr },
     /// One session of an HTTP caller that lives on another shard.
@@ -83,6 +79,16 @@ pub(crate) enum Message {
     /// Be a defect.
     #[cfg(test)]
     Panic,
+}
+
+/// A raw frontend that named its tunnel.
+pub(crate) struct Frontend {
+    pub(crate) fd: OwnedFd,
+    pub(crate) tunnel: TunnelId,
+    /// What it sent behind that.
+    pub(crate) early: Bytes,
+    /// Who it is, if it had to say.
+    pub(crate) identity: Option<Arc<Identity>>,
 }
 
 /// The beginning of a link, to be read again on the shard where it goes on.

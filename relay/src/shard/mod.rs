@@ -27,6 +27,7 @@ use crate::splice::ReadBlock;
 
 mod admission;
 mod arbiter;
+mod callers;
 mod frontends;
 mod gate;
 mod gateway;
@@ -40,6 +41,7 @@ mod placement;
 mod post;
 mod routes;
 
+use callers::Callers;
 use gate::Gate;
 use log_budget::LogBudget;
 pub(crate) use mailbox::{Mailbox, MailboxSender, mailbox};
@@ -106,6 +108,7 @@ pub(crate) struct Shard {
     /// When it started, which is when the relay did.
     started: Moment,
     http_settings: Rc<listen::http::Settings>,
+    callers: Rc<Callers>,
 }
 
 /// Runs a shard on this thread until it is told to stop; `started` hears whether it could start.
@@ -166,6 +169,7 @@ impl Shard {
         let shard = Rc::new(Self {
             index,
             started: clock.now(),
+            callers: Rc::default(),
             http_settings: Rc::new(frontends::http_settings(&peers.config)),
             clock,
             lanes: Lanes::new(index, Arc::clone(&metrics)),
@@ -277,7 +281,7 @@ impl Shard {
                 self.link_moved_here(fd, peer, Some(greeting));
             }
             Message::Lane { fd, nonce } => self.lane_moved_here(fd, &nonce),
-            Message::Frontend { fd, tunnel, early } => self.raw_moved_here(fd, tunnel, early),
+            Message::Frontend(frontend) => self.raw_moved_here(frontend),
             Message::Http { fd, peer } => self.http_moved_here(fd, peer),
             Message::Crossing {
                 fd,

@@ -9,6 +9,7 @@ use tieline_wire::{Moment, TunnelId};
 use tokio::sync::oneshot;
 
 use super::message::RouteUpdate;
+use crate::auth::Owner;
 use crate::listen::http::Target;
 use crate::registry::LinkRef;
 
@@ -123,6 +124,11 @@ impl Routes {
             Some(target) => Found::Target(Rc::clone(target)),
             None => Found::Unusable,
         }
+    }
+
+    /// Whose `tunnel` is, if it is anybody's.
+    pub(crate) fn owner(&self, tunnel: &TunnelId) -> Option<&Owner> {
+        self.routes.get(tunnel)?.update.info.owner.as_deref()
     }
 
     /// The kind of application behind `tunnel`, if there is such a tunnel.

@@ -84,10 +84,10 @@ fn a_static_token_allows_what_its_entry_says() {
     );
     assert!(verify_caller(&auth, "any", NOW).is_ok());
     let refused = |token| verify_caller(&auth, token, NOW).unwrap_err();
-    assert_eq!(refused(""), CallerRefusal::Missing);
-    assert!(matches!(refused("other"), CallerRefusal::Bad(_)));
+    assert_eq!(refused(""), TokenRefusal::Missing);
+    assert!(matches!(refused("other"), TokenRefusal::Bad(_)));
     let no_tokens = verify_caller(&open(true), "any", NOW);
-    assert_eq!(no_tokens, Err(CallerRefusal::NoTokens));
+    assert_eq!(no_tokens, Err(TokenRefusal::NoTokens));
 }
 
 #[test]
@@ -105,13 +105,13 @@ fn a_signed_token_makes_a_caller_with_all_its_claims() {
     assert_eq!(caller.owner.groups, ["fx"]);
     assert_eq!(caller.reach, ["farm-*"]);
     let late = verify_caller(&auth, &ours, NOW + 3700);
-    assert!(matches!(late, Err(CallerRefusal::Expired(_))));
+    assert!(matches!(late, Err(TokenRefusal::Expired(_))));
     let for_agents = token(TokenOrder {
         scopes: vec!["agent".into()],
         ..order()
     });
     let refused = verify_caller(&auth, &for_agents, NOW).unwrap_err();
-    assert_eq!(refused, CallerRefusal::Scope(Scope::Caller));
+    assert_eq!(refused, TokenRefusal::Scope(Scope::Caller));
     assert_eq!(
         refused.to_string(),
         "the token's scope does not include `caller`"

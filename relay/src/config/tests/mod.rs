@@ -138,6 +138,32 @@ fn flags_win_over_the_environment_and_that_over_the_file() {
 }
 
 #[test]
+fn callers_of_other_machines_need_a_token_once_agents_do() {
+    let folder = folder();
+    let secret = secret_file(folder.path(), &[b'x'; 40], 0o600);
+    let jwt = format!("--auth jwt --jwt-secret-file {}", secret.display());
+    let public = "--http-listen 0.0.0.0:9080";
+    for (flags, expected) in [
+        (String::new(), CallerAuth::None),
+        (jwt.clone(), CallerAuth::None),
+        (public.to_owned(), CallerAuth::None),
+        (format!("{jwt} {public}"), CallerAuth::Token),
+        (format!("{jwt} --tcp-listen [::]:9002"), CallerAuth::Token),
+        (
+            format!("{jwt} {public} --caller-auth none"),
+            CallerAuth::None,
+        ),
+        (format!("{jwt} --caller-auth token"), CallerAuth::Token),
+    ] {
+        assert_eq!(
+            Case::flags(&flags).config().caller_auth,
+            expected,
+            "{flags}"
+        );
+    }
+}
+
+#[test]
 fn every_setting_of_a_file_arrives() {
     let folder = folder();
     secret_file(folder.path(), &[b'x'; 40], 0o600);
@@ -151,7 +177,13 @@ fn every_setting_of_a_file_arrives() {
         driver = "epoll"
         spin_us = 50
         auth = "jwt"
-        caller_auth = "none"
+        caller_auth = "token"
+        allow_origin = ["https://App.example", "null"]
+        trusted_proxies = "10.1.2.3/8"
+        target_authorization_header = "X-Target-Authorization"
+        offline_grace = "1s"
+        start_grace = "2s"
+        sse_keepalive = "0s"
         jwt_secret_file = "secret"
         jwt_issuer = "studio"
         stale_timeout = "1m30s"
@@ -172,6 +204,16 @@ fn every_setting_of_a_file_arrives() {
     assert_eq!(config.domain.as_deref(), Some("relay.example.com"));
     assert_eq!((config.shards, config.driver), (2, DriverChoice::Epoll));
     assert_eq!(config.spin_us, 50);
+    assert_eq!(config.caller_auth, CallerAuth::Token);
+    let http = HttpConfig {
+        allow_origins: vec!["https://app.example".to_owned(), "null".to_owned()],
+        trusted_proxies: vec!["10.0.0.0/8".parse().unwrap()],
+        target_authorization: Some("x-target-authorization".parse().unwrap()),
+        offline_grace: Duration::from_secs(1),
+        start_grace: Duration::from_secs(2),
+        sse_keepalive: Duration::ZERO,
+    };
+    assert_eq!(config.http, http);
     assert_eq!(config.stale_timeout, Duration::from_secs(90));
     assert_eq!(config.preamble_timeout, Duration::from_millis(250));
     assert_eq!(config.drain_timeout, Duration::ZERO);

@@ -132,7 +132,6 @@ fn what_is_not_built_says_so() {
         "--tls-key a",
         "--agent-listen tls://0.0.0.0:1",
         "--auth provider",
-        "--caller-auth token",
     ] {
         let error = Case::flags(flags).error();
         let flag = flags.split(' ').next().unwrap();
@@ -141,6 +140,18 @@ fn what_is_not_built_says_so() {
             "{error}"
         );
     }
+}
+
+#[test]
+fn callers_tokens_want_somebody_who_can_check_them() {
+    let error = Case::flags("--caller-auth token").error();
+    assert!(error.contains("--auth tokens or jwt"), "{error}");
+    let error = Case::flags("--target-authorization-header X-Auth").error();
+    assert!(error.contains("does nothing here"), "{error}");
+    let error = Case::flags("--target-authorization-header Host").error();
+    assert!(error.contains("that is free"), "{error}");
+    let error = Case::flags("--caller-auth jwt").error();
+    assert!(error.contains("none or token"), "{error}");
 }
 
 #[test]

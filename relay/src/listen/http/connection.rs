@@ -12,6 +12,7 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 
 use super::caller::{Caller, State};
+use super::callers::Callers;
 use super::deadline::Watchdog;
 use super::forward::Front;
 use super::{Ended, Gateway, HTTP_BUFFER_BYTES_MAX, Settings};
@@ -60,6 +61,7 @@ impl<G: Gateway> Turns<'_, G> {
     async fn drive<C>(
         &self,
         connection: C,
+        callers: &Callers<G>,
         shut: impl Fn(Pin<&mut C>),
         mut is_gone: impl FnMut(&mut Context<'_>) -> bool,
         mut begin_turn: impl FnMut(),
@@ -87,6 +89,9 @@ impl<G: Gateway> Turns<'_, G> {
                 }
                 if is_gone(cx) {
                     return Poll::Ready(Ended::CallerGone);
+                }
+                if callers.poll_revoked(self.gateway, cx).is_ready() {
+                    return Poll::Ready(Ended::Revoked);
                 }
                 let Self {
                     state,
@@ -124,7 +129,9 @@ where
     let shut = http1::Connection::graceful_shutdown;
     let is_gone = |cx: &mut Context<'_>| caller.poll_gone(cx);
     turns
-        .drive(connection, shut, is_gone, || caller.begin_turn())
+        .drive(connection, &front.callers, shut, is_gone, || {
+            caller.begin_turn()
+        })
         .await
 }
 
@@ -154,7 +161,9 @@ where
         .serve_connection(caller.clone(), service);
     turns.state.begin_http2();
     let shut = http2::Connection::graceful_shutdown;
-    turns.drive(connection, shut, |_| false, || {}).await
+    turns
+        .drive(connection, &front.callers, shut, |_| false, || {})
+        .await
 }
 
 /// Runs a connection's streams as tasks of the shard; each ends with its connection.

@@ -13,6 +13,7 @@ use tieline_wire::{Reason, TunnelId};
 
 use super::body::{AnswerBody, RequestBody, await_continue};
 use super::caller::{Cut, State};
+use super::callers::{Callers, leave_credential};
 use super::events::Events;
 use super::exposure::is_exposed;
 use super::forwarded::Client;
@@ -30,6 +31,7 @@ const LOOKS_MAX: usize = 4;
 pub(super) struct Front<G: Gateway> {
     pub(super) gateway: G,
     pub(super) pool: Pool,
+    pub(super) callers: Callers<G>,
     settings: Rc<Settings>,
     peer: Peer,
 }
@@ -57,6 +59,7 @@ impl<G: Gateway> Front<G> {
         Self {
             gateway,
             pool: Pool::new(is_http2),
+            callers: Callers::new(),
             settings,
             peer,
         }
@@ -104,21 +107,29 @@ impl<G: Gateway> Front<G> {
             return Ok(own(origin::preflight(&parts.headers), state));
         }
         let path = parts.uri.path_and_query().map_or("", PathAndQuery::as_str);
-        let route = match split(asked.named, path).ok_or_else(Problem::not_found)? {
+        let way = split(asked.named, path);
+        if way == Some(Way::Health) {
+            return Ok(own(problem::alive(), state));
+        }
+        let takes_tokens = self.settings.takes_tokens;
+        let headers = &parts.headers;
+        let caller = self.callers.admit(&self.gateway, headers, takes_tokens)?;
+        let route = match way.ok_or_else(Problem::not_found)? {
             Way::Tunnel(route) => route,
             Way::Kind { dcc, named, .. } => {
                 let is_named = |route: &Route<'_>| {
-                    TunnelId::parse(route.tunnel).is_ok_and(|it| self.gateway.is_kind(&it, dcc))
+                    let is_kind = |it| self.gateway.is_kind(&caller, &it, dcc);
+                    TunnelId::parse(route.tunnel).is_ok_and(is_kind)
                 };
                 named.filter(is_named).ok_or_else(Problem::not_found)?
             }
-            Way::Health => return Ok(own(problem::alive(), state)),
+            Way::Health => return Err(Problem::not_found()),
         };
-        let destination = self.destination(&parts, &asked, &route).await?;
+        let destination = self.destination(&parts, &asked, &caller, &route).await?;
         let client = asked.client;
         let body = RequestBody::new(Some(body), Rc::clone(state));
         let request = self.prepare(parts, body, &destination, client);
-        let (connection, answer) = self.exchange(request, &destination, state).await?;
+        let (connection, answer) = self.exchange(request, &destination, &caller, state).await?;
         state.head_arrived();
         self.pass(answer, connection, destination, state)
     }
@@ -161,11 +172,16 @@ impl<G: Gateway> Front<G> {
         &self,
         parts: &Parts,
         asked: &Asked<'_>,
+        caller: &G::Caller,
         route: &Route<'_>,
     ) -> Result<Destination, Problem> {
         let refused = |reason| Problem::session(reason, route.tunnel, false);
         let tunnel = TunnelId::parse(route.tunnel).map_err(|_| refused(Reason::UnknownTunnel))?;
-        let target = self.gateway.find(&tunnel, None).await.map_err(refused)?;
+        let target = self
+            .gateway
+            .find(caller, &tunnel, None)
+            .await
+            .map_err(refused)?;
         let path = route.path();
         if !is_exposed(&target.exposed, &path) {
             let url = [route.prefix, &target.base_path].concat();
@@ -200,6 +216,12 @@ impl<G: Gateway> Front<G> {
     ) -> Request<RequestBody> {
         let length = body.size_hint().exact();
         headers::for_target(&mut parts.headers, parts.version, length);
+        if self.settings.takes_tokens {
+            leave_credential(
+                &mut parts.headers,
+                self.settings.target_authorization.as_ref(),
+            );
+        }
         let public = destination.mapping.public.as_deref();
         client.tell(&mut parts.headers, self.peer.address, public);
         parts.version = Version::HTTP_11;
@@ -220,6 +242,7 @@ impl<G: Gateway> Front<G> {
         &self,
         mut request: Request<RequestBody>,
         destination: &Destination,
+        caller: &G::Caller,
         state: &Rc<State>,
     ) -> Result<(Connection, Response<Incoming>), Problem> {
         let tunnel = &destination.tunnel;
@@ -265,7 +288,7 @@ impl<G: Gateway> Front<G> {
                 return Err(refused(away));
             }
             // The link went away under the request: its agent may be back within the grace.
-            let found = self.gateway.find(tunnel, Some(&target)).await;
+            let found = self.gateway.find(caller, tunnel, Some(&target)).await;
             target = found.map_err(refused)?;
             address_to(&target, request.headers_mut());
         }

@@ -6,6 +6,7 @@
 
 mod body;
 mod caller;
+mod callers;
 mod connection;
 mod deadline;
 mod events;
@@ -22,13 +23,15 @@ mod sse;
 
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use http::StatusCode;
+use http::{HeaderName, StatusCode};
 use hyper::rt::{Read, Write};
 use ipnet::IpNet;
 use tieline_wire::{Reason, TunnelId};
 
+use crate::auth::TokenRefusal;
 use crate::session::SessionEnded;
 use caller::{Caller, State};
 use connection::Turns;
@@ -51,6 +54,21 @@ pub(crate) trait Gateway: Clone + 'static {
     /// in order.
     type Stream: Read + Write + Unpin + 'static;
 
+    /// Who asks, for as long as they are served.
+    type Caller: 'static;
+
+    /// Who it is that presents `token`, or anybody where callers need not say.
+    ///
+    /// # Errors
+    /// [`TokenRefusal`] says why they are not let in.
+    fn admit(&self, token: Option<&str>) -> Result<Self::Caller, TokenRefusal>;
+
+    /// True while somebody who was let in would be so again.
+    fn is_current(&self, caller: &Self::Caller) -> bool;
+
+    /// Ready once somebody who was let in may stay no longer.
+    fn poll_revoked(&self, cx: &mut Context<'_>, caller: &Self::Caller) -> Poll<()>;
+
     /// Looks a tunnel up, without opening anything. One whose agent went away a moment ago is
     /// waited for, as is any newer route than the one to the target in `stale`.
     ///
@@ -59,12 +77,14 @@ pub(crate) trait Gateway: Clone + 'static {
     /// no agent serves it, and none came in time.
     fn find(
         &self,
+        caller: &Self::Caller,
         tunnel: &TunnelId,
         stale: Option<&Target>,
     ) -> impl Future<Output = Result<Rc<Target>, Reason>>;
 
-    /// True if there is a tunnel of this name and kind, whether or not its agent is here.
-    fn is_kind(&self, tunnel: &TunnelId, dcc: &str) -> bool;
+    /// True if there is a tunnel of this name and kind that the caller may reach, whether or not
+    /// its agent is here.
+    fn is_kind(&self, caller: &Self::Caller, tunnel: &TunnelId, dcc: &str) -> bool;
 
     /// Opens a session. It may resolve before the target has accepted: a refusal then comes as
     /// the session's reset. Dropping the future gives the session up.
@@ -107,6 +127,10 @@ pub(crate) struct Settings {
     pub(crate) origins: Origins,
     /// Proxies that are believed who asks.
     pub(crate) trusted_proxies: Vec<IpNet>,
+    /// Whether `Authorization` is for the relay; if not, it is for the target.
+    pub(crate) takes_tokens: bool,
+    /// Field that brings a target's `Authorization` where the relay takes that itself.
+    pub(crate) target_authorization: Option<HeaderName>,
     /// After so long without a byte an event stream gets a comment; zero for never.
     pub(crate) sse_keepalive: Duration,
     /// Longest time for a request's head.
@@ -128,6 +152,8 @@ impl Default for Settings {
             domain: None,
             origins: Origins::default(),
             trusted_proxies: Vec::new(),
+            takes_tokens: false,
+            target_authorization: None,
             sse_keepalive: Duration::from_secs(15),
             head_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(120),
@@ -153,6 +179,8 @@ pub(crate) enum Ended {
     IdleTimeout,
     /// The caller neither took nor sent what was due.
     Stalled,
+    /// The caller's access was revoked.
+    Revoked,
     /// The target broke off; the caller's framing shows that something is missing.
     Aborted,
     /// The target broke off, which only a reset can show the caller.
@@ -169,6 +197,7 @@ impl Ended {
             Self::HeadTimeout => "head_timeout",
             Self::IdleTimeout => "idle_timeout",
             Self::Stalled => "stalled",
+            Self::Revoked => "revoked",
             Self::Aborted => "aborted",
             Self::Truncated => "truncated",
         }
@@ -177,7 +206,7 @@ impl Ended {
     /// True if the connection must be reset: closing it would look like an answer's end, or
     /// would keep bytes for a caller that does not take them.
     pub(crate) fn is_reset(self) -> bool {
-        matches!(self, Self::Stalled | Self::Truncated)
+        matches!(self, Self::Stalled | Self::Revoked | Self::Truncated)
     }
 }
 

@@ -1,9 +1,11 @@
 //! The relay's own answers: one stable word, one sentence for people, both in JSON.
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use tieline_wire::Reason;
+
+use crate::auth::TokenRefusal;
 
 /// Seconds after which a caller may try an offline tunnel again: an agent that lost its link
 /// dials again within a few seconds.
@@ -18,6 +20,8 @@ pub(super) struct Problem {
     message: String,
     /// What is out of reach, if the fault lies behind the relay.
     down: Option<&'static str>,
+    /// How to come back with a token (RFC 6750, section 3).
+    challenge: Option<&'static str>,
 }
 
 impl Problem {
@@ -27,6 +31,7 @@ impl Problem {
             word,
             message: message.into(),
             down: None,
+            challenge: None,
         }
     }
 
@@ -58,6 +63,34 @@ impl Problem {
     /// The caller may not do that.
     pub(super) fn forbidden(word: &'static str, why: &str) -> Self {
         Self::new(StatusCode::FORBIDDEN, word, why)
+    }
+
+    /// The caller is not let in.
+    pub(super) fn token(refusal: TokenRefusal) -> Self {
+        let message = refusal.to_string();
+        let (status, word, challenge) = match refusal {
+            TokenRefusal::Missing => (StatusCode::UNAUTHORIZED, "unauthorized", "Bearer"),
+            TokenRefusal::Scope(_) => (
+                StatusCode::FORBIDDEN,
+                "insufficient_scope",
+                "Bearer error=\"insufficient_scope\"",
+            ),
+            TokenRefusal::Unavailable(_) => {
+                return Self::new(StatusCode::SERVICE_UNAVAILABLE, "auth_unavailable", message);
+            }
+            TokenRefusal::Bad(_)
+            | TokenRefusal::Expired(_)
+            | TokenRefusal::Revoked
+            | TokenRefusal::NoTokens => (
+                StatusCode::UNAUTHORIZED,
+                "invalid_token",
+                "Bearer error=\"invalid_token\"",
+            ),
+        };
+        Self {
+            challenge: Some(challenge),
+            ..Self::new(status, word, message)
+        }
     }
 
     /// The request cannot be passed on in any form.
@@ -154,6 +187,9 @@ impl Problem {
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
         own_headers(headers);
+        if let Some(challenge) = self.challenge {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+        }
         if self.status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(RETRY_AFTER, RETRY_AFTER_SECONDS);
         }

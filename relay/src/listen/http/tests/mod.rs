@@ -1,5 +1,6 @@
 //! The front between scripted callers and targets, on simulated time.
 
+mod callers;
 mod early;
 mod endings;
 mod forwarding;
@@ -15,6 +16,8 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 
 use hyper_util::rt::TokioIo;
+use std::task::Waker;
+use tieline_wire::claims::Scope;
 use tieline_wire::{Generation, Scheme};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
@@ -70,7 +73,16 @@ pub(super) fn target_at(base_path: &str, generation: Generation) -> Target {
     Target::new(&info, generation, generation.0).unwrap()
 }
 
+/// A caller, by the token that it has.
+struct Named(Option<String>);
+
 struct Shared {
+    wants_tokens: Cell<bool>,
+    /// How many were asked who they are.
+    admitted: Cell<usize>,
+    /// Whose access was revoked, and who wants to know.
+    revoked: RefCell<Option<String>>,
+    waiter: RefCell<Option<Waker>>,
     /// Where the targets serve callers.
     base_path: RefCell<String>,
     tunnels: RefCell<HashMap<String, Opens>>,
@@ -79,17 +91,63 @@ struct Shared {
     draining: Cell<bool>,
 }
 
+impl Shared {
+    fn is_revoked(&self, caller: &Named) -> bool {
+        caller.0.is_some() && caller.0 == *self.revoked.borrow()
+    }
+
+    fn revoke(&self, name: &str) {
+        *self.revoked.borrow_mut() = Some(name.to_owned());
+        if let Some(waiter) = self.waiter.take() {
+            waiter.wake();
+        }
+    }
+}
+
 #[derive(Clone)]
 struct Shard(Rc<Shared>);
 
 impl Gateway for Shard {
     type Stream = Session;
+    type Caller = Named;
 
-    async fn find(&self, tunnel: &TunnelId, stale: Option<&Target>) -> Result<Rc<Target>, Reason> {
-        let generation = match self.0.tunnels.borrow().get(tunnel.as_str()) {
+    fn admit(&self, token: Option<&str>) -> Result<Named, TokenRefusal> {
+        self.0.admitted.set(self.0.admitted.get() + 1);
+        match token {
+            None if self.0.wants_tokens.get() => Err(TokenRefusal::Missing),
+            None => Ok(Named(None)),
+            Some("revoked") => Err(TokenRefusal::Revoked),
+            Some("an agent's") => Err(TokenRefusal::Scope(Scope::Caller)),
+            Some("early") => Err(TokenRefusal::Unavailable("no keys yet".to_owned())),
+            Some(name) => Ok(Named(Some(name.to_owned()))),
+        }
+    }
+
+    fn is_current(&self, caller: &Named) -> bool {
+        !self.0.is_revoked(caller)
+    }
+
+    fn poll_revoked(&self, cx: &mut Context<'_>, caller: &Named) -> Poll<()> {
+        if self.0.is_revoked(caller) {
+            return Poll::Ready(());
+        }
+        *self.0.waiter.borrow_mut() = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    async fn find(
+        &self,
+        caller: &Named,
+        tunnel: &TunnelId,
+        stale: Option<&Target>,
+    ) -> Result<Rc<Target>, Reason> {
+        // Names are their holders' here.
+        let is_theirs = caller.0.as_deref().is_none_or(|it| it == tunnel.as_str());
+        let known = self.0.tunnels.borrow().get(tunnel.as_str()).copied();
+        let generation = match known.filter(|_| is_theirs) {
             None => return Err(Reason::UnknownTunnel),
             Some(Opens::Not(Reason::TunnelOffline)) => return Err(Reason::TunnelOffline),
-            Some(Opens::To(generation)) => *generation,
+            Some(Opens::To(generation)) => generation,
             Some(_) => Generation(1),
         };
         let target = target_at(&self.0.base_path.borrow(), generation);
@@ -99,7 +157,7 @@ impl Gateway for Shard {
         Ok(Rc::new(target))
     }
 
-    fn is_kind(&self, tunnel: &TunnelId, dcc: &str) -> bool {
+    fn is_kind(&self, _: &Named, tunnel: &TunnelId, dcc: &str) -> bool {
         tunnel.as_str() == dcc && self.0.tunnels.borrow().contains_key(dcc)
     }
 
@@ -174,6 +232,10 @@ impl Relay {
         let answered = RefCell::default();
         Self {
             shard: Shard(Rc::new(Shared {
+                wants_tokens: Cell::default(),
+                admitted: Cell::default(),
+                revoked: RefCell::default(),
+                waiter: RefCell::default(),
                 base_path: RefCell::default(),
                 tunnels,
                 opened,

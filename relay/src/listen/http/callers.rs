@@ -1,0 +1,131 @@
+//! Who asks on one frontend connection: let in once for a token, and not again for every request.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, HeaderName};
+use ring::digest::{SHA256, digest};
+
+use super::Gateway;
+use super::problem::Problem;
+
+/// Callers that one connection remembers: a proxy may ask for several over one.
+const REMEMBERED_MAX: usize = 8;
+
+/// What a token is remembered by.
+type Digest = [u8; 32];
+
+/// The callers of one frontend connection.
+pub(super) struct Callers<G: Gateway> {
+    known: RefCell<Vec<(Option<Digest>, Rc<G::Caller>)>>,
+}
+
+impl<G: Gateway> Callers<G> {
+    pub(super) fn new() -> Self {
+        Self {
+            known: RefCell::default(),
+        }
+    }
+
+    /// Who sends these headers.
+    pub(super) fn admit(
+        &self,
+        gateway: &G,
+        headers: &HeaderMap,
+        takes_tokens: bool,
+    ) -> Result<Rc<G::Caller>, Problem> {
+        let token = if takes_tokens { bearer(headers)? } else { None };
+        // By what it is made of: who measures how long this takes learns nothing of a token.
+        let key = token.map(|token| {
+            let mut key = Digest::default();
+            key.copy_from_slice(digest(&SHA256, token.as_bytes()).as_ref());
+            key
+        });
+        let mut known = self.known.borrow_mut();
+        known.retain(|(_, caller)| gateway.is_current(caller));
+        if let Some((_, caller)) = known.iter().find(|(known, _)| *known == key) {
+            return Ok(Rc::clone(caller));
+        }
+        let caller = Rc::new(gateway.admit(token).map_err(Problem::token)?);
+        if known.len() >= REMEMBERED_MAX {
+            known.remove(0);
+        }
+        known.push((key, Rc::clone(&caller)));
+        Ok(caller)
+    }
+
+    /// Ready once one of them may stay no longer: what runs for it cannot be told from the rest.
+    pub(super) fn poll_revoked(&self, gateway: &G, cx: &mut Context<'_>) -> Poll<()> {
+        let known = self.known.borrow();
+        let mut polls = known
+            .iter()
+            .map(|(_, caller)| gateway.poll_revoked(cx, caller));
+        if polls.any(|poll| poll.is_ready()) {
+            return Poll::Ready(());
+        }
+        Poll::Pending
+    }
+}
+
+/// The token of a request (RFC 6750, section 2.1).
+fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
+    let mut values = headers.get_all(AUTHORIZATION).iter();
+    let Some(value) = values.next() else {
+        return Ok(None);
+    };
+    if values.next().is_some() {
+        return Err(Problem::bad_request("there are two Authorization headers"));
+    }
+    let parts = value.to_str().ok().and_then(|text| text.split_once(' '));
+    Ok(parts
+        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+        .map(|(_, token)| token.trim()))
+}
+
+/// Takes the caller's credential out of a request, and puts the target's in its place where the
+/// operator named a field for that.
+pub(super) fn leave_credential(headers: &mut HeaderMap, target_field: Option<&HeaderName>) {
+    headers.remove(AUTHORIZATION);
+    if let Some(value) = target_field.and_then(|field| headers.remove(field)) {
+        headers.insert(AUTHORIZATION, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn headers(values: &[&'static str]) -> HeaderMap {
+        let values = values.iter().map(|&it| HeaderValue::from_static(it));
+        values.map(|value| (AUTHORIZATION, value)).collect()
+    }
+
+    #[test]
+    fn a_bearer_token_is_read_and_nothing_else() {
+        let token = |values: &[&'static str]| bearer(&headers(values)).unwrap().map(str::to_owned);
+        assert_eq!(token(&["Bearer t"]).as_deref(), Some("t"));
+        assert_eq!(token(&["bearer  t "]).as_deref(), Some("t"));
+        for other in [&["Basic dTpw"][..], &["Bearer"], &["t"], &[]] {
+            assert_eq!(token(other), None, "{other:?}");
+        }
+        let mut two = headers(&["Bearer a"]);
+        two.append(AUTHORIZATION, HeaderValue::from_static("Bearer b"));
+        assert!(bearer(&two).is_err());
+    }
+
+    #[test]
+    fn the_callers_credential_stays_and_the_targets_own_goes_on() {
+        let field = HeaderName::from_static("x-target-authorization");
+        let mut sent = headers(&["Bearer callers"]);
+        leave_credential(&mut sent, Some(&field));
+        assert!(sent.is_empty());
+        let mut sent = headers(&["Bearer callers"]);
+        sent.insert(&field, HeaderValue::from_static("Basic targets"));
+        leave_credential(&mut sent, Some(&field));
+        assert_eq!(sent, headers(&["Basic targets"]));
+    }
+}

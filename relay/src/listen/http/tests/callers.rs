@@ -1,0 +1,180 @@
+//! Callers that must say who they are.
+
+use super::*;
+
+fn relay() -> Relay {
+    let mut relay = Relay::new();
+    relay.settings().takes_tokens = true;
+    relay.shard.0.wants_tokens.set(true);
+    relay.settings().target_authorization = Some("x-target-authorization".parse().unwrap());
+    relay
+}
+
+fn with(lines: &str) -> String {
+    GET.replace("\r\n\r\n", &format!("\r\n{lines}\r\n\r\n"))
+}
+
+#[test]
+fn a_caller_without_a_good_token_is_told_how_to_come_back() {
+    run(async {
+        let mut relay = relay();
+        for (lines, status, challenge, word) in [
+            ("X: 1", 401, Some("Bearer"), "unauthorized"),
+            (
+                "Authorization: Basic dTpw",
+                401,
+                Some("Bearer"),
+                "unauthorized",
+            ),
+            (
+                "Authorization: Bearer revoked",
+                401,
+                Some("Bearer error=\"invalid_token\""),
+                "invalid_token",
+            ),
+            (
+                "Authorization: Bearer an agent's",
+                403,
+                Some("Bearer error=\"insufficient_scope\""),
+                "insufficient_scope",
+            ),
+            ("Authorization: Bearer early", 503, None, "auth_unavailable"),
+        ] {
+            // Whether there is such a tunnel makes no difference.
+            for tunnel in ["maya", "nobody"] {
+                let mut caller = relay.caller();
+                caller.send(with(lines).replace("maya", tunnel)).await;
+                let head = caller.head().await;
+                assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{head}");
+                let found = head
+                    .lines()
+                    .find_map(|it| it.strip_prefix("www-authenticate: "));
+                assert_eq!(found, challenge, "{lines}");
+                let body: serde_json::Value =
+                    serde_json::from_str(&caller.until("}").await).unwrap();
+                assert_eq!(body["error"], word);
+            }
+        }
+        assert!(!relay.has_opened());
+    });
+}
+
+#[test]
+fn a_tunnel_that_is_not_the_callers_looks_like_none() {
+    run(async {
+        let mut relay = relay();
+        let mut answers = Vec::new();
+        for tunnel in ["comfy", "there-is-none"] {
+            let mut caller = relay.caller();
+            let request =
+                with("Authorization: Bearer maya").replace("/w/maya", &format!("/w/{tunnel}"));
+            caller.send(request).await;
+            let answer = caller.head().await + &caller.until("}").await;
+            answers.push(answer.replace(tunnel, ""));
+        }
+        assert!(answers[0].starts_with("HTTP/1.1 404 "));
+        // But for its length, which is that of the name.
+        let without_length = |text: &String| {
+            let lines = text.lines().filter(|it| !it.starts_with("content-length"));
+            lines.collect::<Vec<_>>().join("\n")
+        };
+        assert_eq!(without_length(&answers[0]), without_length(&answers[1]));
+        assert!(!relay.has_opened());
+    });
+}
+
+#[test]
+fn the_callers_token_stays_here_and_the_targets_own_goes_on() {
+    run(async {
+        let mut relay = relay();
+        let mut caller = relay.caller();
+        caller.send(with("Authorization: Bearer maya")).await;
+        let mut target = relay.target().await;
+        assert!(!target.head().await.contains("authorization"));
+        target.send(OK).await;
+        caller.expect(OK).await;
+        caller
+            .send(with(
+                "Authorization: Bearer maya\r\nX-Target-Authorization: Bearer t",
+            ))
+            .await;
+        let head = target.head().await;
+        assert!(head.contains("\r\nauthorization: Bearer t\r\n"), "{head}");
+        assert!(!head.contains("x-target"), "{head}");
+    });
+}
+
+#[test]
+fn without_tokens_of_its_own_the_relay_passes_the_targets() {
+    run(async {
+        let mut relay = Relay::new();
+        let mut caller = relay.caller();
+        caller.send(with("Authorization: Bearer t")).await;
+        let head = relay.target().await.head().await;
+        assert!(head.contains("\r\nauthorization: Bearer t\r\n"), "{head}");
+    });
+}
+
+#[test]
+fn a_token_is_looked_at_once_for_a_connection() {
+    run(async {
+        let mut relay = relay();
+        let mut caller = relay.caller();
+        caller.send(with("Authorization: Bearer maya")).await;
+        let mut target = relay.target().await;
+        for _ in 0..3 {
+            target.head().await;
+            target.send(OK).await;
+            caller.expect(OK).await;
+            caller.send(with("Authorization: Bearer maya")).await;
+        }
+        assert_eq!(relay.shard.0.admitted.get(), 1);
+        target.head().await;
+        target.send(OK).await;
+        caller.expect(OK).await;
+        // Another one is another caller's.
+        let request = with("Authorization: Bearer comfy").replace("/w/maya", "/w/comfy");
+        caller.send(request).await;
+        relay.target().await.head().await;
+        assert_eq!(relay.shard.0.admitted.get(), 2);
+    });
+}
+
+#[test]
+fn a_caller_whose_access_is_revoked_is_cut_off_in_the_middle_of_a_stream() {
+    run(async {
+        let mut relay = relay();
+        let (mut caller, ended) = relay.connect();
+        caller.send(with("Authorization: Bearer maya")).await;
+        let mut target = relay.target().await;
+        target.head().await;
+        target
+            .send("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n")
+            .await;
+        caller.head().await;
+        relay.shard.0.revoke("somebody else");
+        seconds(1).await;
+        assert!(!ended.is_finished());
+        relay.shard.0.revoke("maya");
+        assert!(target.is_reset().await);
+        let ended = ended.await.unwrap();
+        assert_eq!(ended, Ended::Revoked);
+        assert!(ended.is_reset());
+        // And is not let in again.
+        let mut caller = relay.caller();
+        caller.send(with("Authorization: Bearer revoked")).await;
+        assert!(caller.head().await.starts_with("HTTP/1.1 401 "));
+    });
+}
+
+#[test]
+fn a_preflight_needs_no_token() {
+    run(async {
+        let mut relay = relay();
+        relay.settings().origins = Origins::new(vec!["*".to_owned()]);
+        let mut caller = relay.caller();
+        let lines = "Origin: https://app.example\r\nAccess-Control-Request-Method: POST";
+        caller.send(with(lines).replace("GET", "OPTIONS")).await;
+        assert!(caller.head().await.starts_with("HTTP/1.1 204 "));
+    });
+}

@@ -1,0 +1,190 @@
+//! Callers that proved who they are, for as long as they are served here: a change of who is let in
+//! ends those that it no longer allows.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use slab::Slab;
+use tieline_wire::{Reason, TunnelId};
+
+use super::Shard;
+use crate::auth::{Identity, Owner, TokenRefusal, may_reach, verify_caller};
+use crate::config::CallerAuth;
+
+/// The authenticated callers of one shard.
+#[derive(Default)]
+pub(super) struct Callers {
+    entries: RefCell<Slab<Rc<Entry>>>,
+}
+
+struct Entry {
+    identity: Arc<Identity>,
+    is_revoked: Cell<bool>,
+    waiter: RefCell<Option<Waker>>,
+}
+
+impl Callers {
+    /// Notes somebody who is served from now on.
+    pub(super) fn enter(self: &Rc<Self>, identity: Arc<Identity>) -> Known {
+        let entry = Rc::new(Entry {
+            identity,
+            is_revoked: Cell::new(false),
+            waiter: RefCell::default(),
+        });
+        let place = self.entries.borrow_mut().insert(Rc::clone(&entry));
+        Known {
+            entry,
+            place,
+            callers: Rc::clone(self),
+        }
+    }
+
+    /// Ends those that are `allowed` no longer; tells how many.
+    pub(super) fn recheck(&self, allowed: impl Fn(&Identity) -> bool) -> usize {
+        let mut ended = 0;
+        for (_, entry) in self.entries.borrow().iter() {
+            if !entry.is_revoked.get() && !allowed(&entry.identity) {
+                entry.is_revoked.set(true);
+                ended += 1;
+                if let Some(waiter) = entry.waiter.take() {
+                    waiter.wake();
+                }
+            }
+        }
+        ended
+    }
+}
+
+/// Somebody who proved who they are, while they are served.
+pub(super) struct Known {
+    entry: Rc<Entry>,
+    place: usize,
+    callers: Rc<Callers>,
+}
+
+impl Known {
+    pub(super) fn identity(&self) -> &Arc<Identity> {
+        &self.entry.identity
+    }
+
+    /// Ready once they may stay no longer.
+    pub(super) fn poll_revoked(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.entry.is_revoked.get() {
+            return Poll::Ready(());
+        }
+        let mut waiter = self.entry.waiter.borrow_mut();
+        match &mut *waiter {
+            Some(known) => known.clone_from(cx.waker()),
+            none => *none = Some(cx.waker().clone()),
+        }
+        Poll::Pending
+    }
+
+    /// True if a token that was good is so still.
+    pub(super) fn is_current(&self, now_seconds: u64) -> bool {
+        let ends = self.entry.identity.expires_at_seconds;
+        !self.entry.is_revoked.get() && ends.is_none_or(|end| now_seconds < end)
+    }
+}
+
+impl Drop for Known {
+    fn drop(&mut self) {
+        self.callers.entries.borrow_mut().remove(self.place);
+    }
+}
+
+/// Who calls: somebody known, or anybody where callers need not say.
+#[derive(Clone)]
+pub(super) struct Caller(Option<Rc<Known>>);
+
+impl Caller {
+    pub(super) fn known(&self) -> Option<&Known> {
+        self.0.as_deref()
+    }
+
+    /// Whether a tunnel of this name and owner is theirs to know of.
+    pub(super) fn may_reach(&self, tunnel: &TunnelId, owner: Option<&Owner>) -> bool {
+        self.known()
+            .is_none_or(|known| may_reach(known.identity(), tunnel, owner))
+    }
+}
+
+impl Shard {
+    /// Who it is that presents `token`.
+    pub(super) fn caller(&self, token: Option<&str>) -> Result<Caller, TokenRefusal> {
+        if self.peers.config.caller_auth == CallerAuth::None {
+            return Ok(Caller(None));
+        }
+        let now_seconds = Self::seconds_since_1970();
+        let token = token.unwrap_or_default();
+        let identity = verify_caller(&self.auth.borrow(), token, now_seconds)?;
+        Ok(self.caller_known(Some(Arc::new(identity))))
+    }
+
+    /// Somebody whom another shard let in.
+    pub(super) fn caller_known(&self, identity: Option<Arc<Identity>>) -> Caller {
+        Caller(identity.map(|identity| Rc::new(self.callers.enter(identity))))
+    }
+}
+
+/// Why a raw caller is turned away, for the counters.
+pub(super) fn reason(refusal: &TokenRefusal) -> Reason {
+    match refusal {
+        TokenRefusal::Expired(_) => Reason::TokenExpired,
+        TokenRefusal::Revoked => Reason::Revoked,
+        TokenRefusal::Unavailable(_) => Reason::AuthUnavailable,
+        TokenRefusal::Missing
+        | TokenRefusal::Bad(_)
+        | TokenRefusal::Scope(_)
+        | TokenRefusal::NoTokens => Reason::BadToken,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use super::*;
+
+    fn identity(sub: &str) -> Arc<Identity> {
+        let owner = Arc::new(Owner {
+            sub: sub.to_owned(),
+            groups: Vec::new(),
+        });
+        Arc::new(Identity {
+            owner,
+            expires_at_seconds: Some(100),
+            ..Identity::default()
+        })
+    }
+
+    #[tokio::test]
+    async fn only_those_who_are_allowed_no_longer_are_ended() {
+        let callers = Rc::new(Callers::default());
+        let (ada, bob) = (
+            callers.enter(identity("ada")),
+            callers.enter(identity("bob")),
+        );
+        assert_eq!(callers.recheck(|it| it.sub() != "bob"), 1);
+        assert_eq!(callers.recheck(|it| it.sub() != "bob"), 0);
+        poll_fn(|cx| bob.poll_revoked(cx)).await;
+        assert!(ada.is_current(99) && !bob.is_current(99));
+        poll_fn(|cx| Poll::Ready(assert!(ada.poll_revoked(cx).is_pending()))).await;
+    }
+
+    #[test]
+    fn who_is_served_no_longer_is_forgotten() {
+        let callers = Rc::new(Callers::default());
+        drop(callers.enter(identity("ada")));
+        assert!(callers.entries.borrow().is_empty());
+    }
+
+    #[test]
+    fn a_token_is_good_until_its_last_second() {
+        let callers = Rc::new(Callers::default());
+        let ada = callers.enter(identity("ada"));
+        assert!(ada.is_current(99) && !ada.is_current(100));
+    }
+}
