@@ -2,6 +2,7 @@
 //! the file.
 
 use std::env;
+use std::path::PathBuf;
 
 use super::{Config, File, TargetConfig};
 use crate::cli::ServeArgs;
@@ -17,6 +18,15 @@ impl File {
         if let Some(path) = &args.config {
             return Self::read(path).map(Some);
         }
+        Self::here()
+    }
+
+    /// The state directory that `tieline serve` would use here, if a file sets it.
+    pub(crate) fn state_dir_here() -> Result<Option<PathBuf>, ConfigError> {
+        Ok(Self::here()?.and_then(|file| file.state_dir))
+    }
+
+    fn here() -> Result<Option<Self>, ConfigError> {
         // A folder that is gone has no file.
         let found = env::current_dir()
             .ok()

@@ -10,10 +10,11 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::Agent;
 use super::registrations::{Change, REGISTER_TIMEOUT, Registrations};
-use crate::error::Error;
+use crate::error::{Error, refusal_words};
 use crate::event::AgentEvent;
 use crate::link::{self, Link, News, Start};
 use crate::reconnect::{Backoff, Next};
+use crate::status::RefusalStatus;
 
 /// Longest wait before a relay that asked us to move is dialled again, so that its agents do not
 /// all arrive together.
@@ -238,16 +239,22 @@ impl Slot {
         match change {
             Change::Ending(left) => self.ending(target, left, reason.word(), message),
             Change::Refused { is_final } => {
-                let error = Error::refused(reason, message);
-                let is_news = self.agent.board.refused(self.index, target, &error);
+                let tunnel = self.agent.board.tunnel(target);
+                let refusal = RefusalStatus {
+                    reason: reason.word().to_owned(),
+                    message: refusal_words(reason, &message, &tunnel),
+                    is_final,
+                };
+                let message = refusal.message.clone();
+                let is_news = self.agent.board.refused(self.index, target, refusal);
                 // The end of the agent, or of the link, says it where there is no other target.
                 if is_news && self.agent.targets.len() > 1 {
                     self.tell(AgentEvent::TunnelRefused {
                         link: self.index,
-                        tunnel: self.agent.board.tunnel(target),
+                        tunnel,
                         target: self.agent.targets[target].to_string(),
                         reason: reason.word(),
-                        message: error.to_string(),
+                        message,
                         is_final,
                     });
                 }
