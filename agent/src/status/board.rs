@@ -109,7 +109,7 @@ impl Board {
     pub(crate) fn refused(&self, link: u16, target: usize, refusal: RefusalStatus) -> bool {
         let mut now = self.now();
         now.slots[usize::from(link)].up[target] = false;
-        let before = std::mem::replace(&mut now.tunnels[target].refusal, Some(refusal));
+        let before = now.tunnels[target].refusal.replace(refusal);
         before != now.tunnels[target].refusal
     }
 
