@@ -183,7 +183,7 @@ pub enum ConfigError {
         given: usize,
     },
     /// Two targets would have one tunnel.
-    #[error("two targets have {what}: give each a name of its own, --to NAME=TARGET")]
+    #[error("two targets have {what}: give each a name of its own (--to NAME=TARGET)")]
     Twice {
         /// What they share.
         what: String,

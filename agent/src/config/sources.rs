@@ -116,7 +116,7 @@ fn add_to_the_only_one(args: &ServeArgs, targets: &mut [TargetConfig]) -> Result
         let [target] = targets else {
             return Err(one_only("--name", instead));
         };
-        if target.name.is_some() {
+        if !args.to.is_empty() && target.name.is_some() {
             return Err(ConfigError::NamedTwice);
         }
         *target = target.clone().with_name(name)?;
@@ -301,6 +301,14 @@ mod tests {
             (target.dcc.as_str(), &*target.capabilities),
             ("maya", &["gpu".to_owned()][..])
         );
+    }
+
+    #[test]
+    fn a_name_given_as_a_flag_beats_the_files() {
+        let file = "relay = 'tcp://r:1'\nto = 'h:1'\nname = 'file'";
+        let config = with_file(&["--name", "flag"], Some(file)).unwrap();
+        assert_eq!(config.targets[0].name.as_ref().unwrap().as_str(), "flag");
+        assert!(with_file(&["--name", "flag"], Some(FILE)).is_err());
     }
 
     #[test]

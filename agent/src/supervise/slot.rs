@@ -127,8 +127,9 @@ impl Slot {
         // In a set of its own, so that dropping the slot drops the link.
         let mut task = JoinSet::new();
         task.spawn(link::run(Arc::clone(&link), stream, start));
-        let mut it = Registrations::new(config.targets.len(), Instant::now());
-        let register_by = Instant::now() + REGISTER_TIMEOUT;
+        let now = Instant::now();
+        let mut it = Registrations::new(config.targets.len(), now);
+        let register_by = now + REGISTER_TIMEOUT;
         let mut stopping = false;
         loop {
             let wakes_at = it.wakes_at();
@@ -210,7 +211,10 @@ impl Slot {
         let at = self.agent.targets[target].to_string();
         match change {
             Change::Ending(left) => {
-                let message = "the token is the one before".to_owned();
+                let message = match &self.agent.config.token_file {
+                    Some(path) => format!("{} holds no fresh token yet", path.display()),
+                    None => "the relay did not extend it".to_owned(),
+                };
                 self.ending(target, left, Reason::TokenExpired.word(), message);
             }
             Change::Renewed => self.tell(AgentEvent::Renewed {
