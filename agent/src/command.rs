@@ -40,7 +40,10 @@ pub async fn run(cli: Cli) -> ExitCode {
 async fn serve(args: Box<ServeArgs>) -> u8 {
     let (once, json) = (args.once, args.json);
     let config = match config_of(&args) {
-        Ok(config) => config.with_event_hook(printer(json)),
+        Ok(config) => {
+            let targets = config.targets.len();
+            config.with_event_hook(printer(json, targets))
+        }
         Err(error) => {
             complain(&error);
             return USAGE;
@@ -116,7 +119,11 @@ pub(crate) async fn until_signal<W: Future>(
 }
 
 async fn show_status(args: StatusArgs) -> u8 {
-    let state_dir = match args.state.state_dir.map_or_else(default_state_dir, Ok) {
+    let state_dir = args.state.state_dir.map_or_else(
+        || File::state_dir_here().and_then(|dir| dir.map_or_else(default_state_dir, Ok)),
+        Ok,
+    );
+    let state_dir = match state_dir {
         Ok(dir) => dir,
         Err(error) => {
             complain(&error);

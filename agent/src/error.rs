@@ -67,6 +67,13 @@ impl fmt::Display for Words<'_> {
     }
 }
 
+/// Why a relay refuses a tunnel, without the name that stands beside it anyway.
+pub(crate) fn refusal_words(reason: Reason, message: &str, tunnel: &str) -> String {
+    let about = message.strip_prefix(tunnel);
+    let about = about.and_then(|rest| rest.strip_prefix(": "));
+    Words(reason, about.unwrap_or(message)).to_string()
+}
+
 impl Error {
     /// A link's end or a refusal, sorted by what the agent must do about it.
     pub(crate) fn refused(reason: Reason, message: String) -> Self {
@@ -176,7 +183,7 @@ pub enum ConfigError {
         given: usize,
     },
     /// Two targets would have one tunnel.
-    #[error("two targets have {what}: give each a name of its own, --to NAME=TARGET")]
+    #[error("two targets have {what}: give each a name of its own (--to NAME=TARGET)")]
     Twice {
         /// What they share.
         what: String,
@@ -326,6 +333,9 @@ mod tests {
         let twice = format!("seat: {}", Reason::NameTaken);
         let error = Error::refused(Reason::NameTaken, twice.clone());
         assert_eq!(error.to_string(), format!("the relay refused: {twice}"));
+        let words = |message| refusal_words(Reason::NameTaken, message, "seat");
+        assert_eq!(words(&twice), Reason::NameTaken.to_string());
+        assert_eq!(words("seat: no"), format!("{} (no)", Reason::NameTaken));
         assert!(matches!(
             Error::refused(Reason::Superseded, String::new()),
             Error::Superseded { .. }

@@ -152,8 +152,8 @@ impl fmt::Display for AgentEvent {
                 is_final,
                 ..
             } => {
-                write!(f, "refused     {tunnel}  {target}: {message}")?;
-                f.write_str(if *is_final { "" } else { "; tried again" })
+                write!(f, "refused     {tunnel}  {message}  -> {target}")?;
+                f.write_str(if *is_final { "" } else { "  (tried again)" })
             }
             Self::Renewed {
                 tunnel,

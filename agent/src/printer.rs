@@ -6,9 +6,12 @@ use std::sync::{Mutex, PoisonError};
 use crate::command::{print_json, print_line};
 use crate::event::AgentEvent;
 
-/// Prints an agent's events to standard output.
-pub(crate) fn printer(json: bool) -> impl Fn(&AgentEvent) + Send + Sync + 'static {
-    let links = Mutex::new(Links::default());
+/// Prints to standard output the events of an agent with so many targets.
+pub(crate) fn printer(json: bool, targets: usize) -> impl Fn(&AgentEvent) + Send + Sync + 'static {
+    let links = Mutex::new(Links {
+        several: targets > 1,
+        ..Links::default()
+    });
     move |event| {
         if json {
             print_json(event);
@@ -25,6 +28,8 @@ pub(crate) fn printer(json: bool) -> impl Fn(&AgentEvent) + Send + Sync + 'stati
 /// them is up.
 #[derive(Default)]
 struct Links {
+    /// There are several targets, so it must be said which one a tunnel is for.
+    several: bool,
     up: BTreeSet<u16>,
     /// Links that were lost while others went on.
     missing: BTreeSet<u16>,
@@ -37,12 +42,18 @@ impl Links {
     /// What a person is told.
     fn line(&mut self, event: &AgentEvent) -> Option<String> {
         match event {
-            AgentEvent::Registered { link, tunnel, .. } => {
+            AgentEvent::Registered {
+                link,
+                tunnel,
+                target,
+                ..
+            } => {
                 self.up.insert(*link);
                 let back = self.missing.remove(link);
                 let first = self.told.insert(tunnel.clone());
                 self.ending.remove(tunnel);
                 match (first, back) {
+                    (true, _) if self.several => Some(format!("{event}  -> {target}")),
                     (true, _) => Some(event.to_string()),
                     (false, true) => Some(format!("link {link} is back")),
                     (false, false) => None,
@@ -122,8 +133,13 @@ mod tests {
 
     #[test]
     fn every_tunnel_is_told_once_and_again_when_all_links_were_lost() {
-        let mut links = Links::default();
+        let mut links = Links {
+            several: true,
+            ..Links::default()
+        };
         let mut said = |event| links.line(&event).unwrap_or_default();
+        assert!(said(registered(2, "nuke")).ends_with("/w/nuke  -> 127.0.0.1:1"));
+        said(lost(2));
         for tunnel in ["maya", "comfy"] {
             assert!(said(registered(0, tunnel)).contains(tunnel));
             assert_eq!(said(registered(1, tunnel)), "");

@@ -56,7 +56,7 @@ pub(crate) fn checked(text: &str) -> Result<&str, &'static str> {
 }
 
 /// How often the file is looked at, once the end of a permission makes its changes matter.
-const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+const WATCH_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Notices that the token's file changed.
 #[derive(Clone, Debug)]
@@ -93,13 +93,14 @@ impl TokenWatch {
             let looked = tokio::task::spawn_blocking(move || stamp(&path)).await;
             looked.unwrap_or_default()
         };
-        let mut seen = look().await;
+        let first = look().await;
+        let mut settled = Settled {
+            told: first,
+            last: first,
+        };
         self.wanted.notified().await;
         loop {
-            let stamp = look().await;
-            // Between two files there may be none; that is no token to try.
-            if stamp.is_some() && stamp != seen {
-                seen = stamp;
+            if settled.is_new(look().await) {
                 self.versions.send_modify(|version| *version += 1);
             }
             sleep(WATCH_INTERVAL).await;
@@ -108,7 +109,29 @@ impl TokenWatch {
 }
 
 /// What differs between two versions of a file.
-fn stamp(path: &Path) -> Option<(SystemTime, u64)> {
+type Stamp = (SystemTime, u64);
+
+/// Which version of a file is news: half a token, caught while it is written, is refused for good.
+#[derive(Debug)]
+struct Settled {
+    told: Option<Stamp>,
+    last: Option<Stamp>,
+}
+
+impl Settled {
+    /// True once for a version that was seen twice, and so is complete.
+    fn is_new(&mut self, stamp: Option<Stamp>) -> bool {
+        let rests = std::mem::replace(&mut self.last, stamp) == stamp;
+        // Between two files there may be none; that is no token to try.
+        let is_new = rests && stamp.is_some() && stamp != self.told;
+        if is_new {
+            self.told = stamp;
+        }
+        is_new
+    }
+}
+
+fn stamp(path: &Path) -> Option<Stamp> {
     let data = fs::metadata(path).ok()?;
     Some((data.modified().ok()?, data.len()))
 }
@@ -129,6 +152,32 @@ mod tests {
         #[cfg(not(unix))]
         let _ = mode;
         (dir, path)
+    }
+
+    #[test]
+    fn a_file_is_news_once_it_is_no_longer_written() {
+        let at = |len| Some((SystemTime::UNIX_EPOCH, len));
+        let mut settled = Settled {
+            told: at(1),
+            last: at(1),
+        };
+        let seen = [
+            at(1),
+            None,
+            at(0),
+            at(5),
+            at(9),
+            at(9),
+            at(9),
+            None,
+            at(9),
+            at(2),
+            at(2),
+        ];
+        let news = seen.map(|stamp| settled.is_new(stamp));
+        let told: Vec<_> = seen.iter().zip(news).filter(|(_, news)| *news).collect();
+        assert_eq!(told, [(&at(9), true), (&at(2), true)]);
+        assert!(news[5] && news[10], "as soon as it was seen twice");
     }
 
     #[test]

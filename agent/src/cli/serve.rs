@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::builder::FalseyValueParser;
+use clap::{ArgAction, Args};
 
 use super::StateArgs;
 
@@ -23,7 +24,12 @@ pub struct ServeArgs {
     #[arg(long, env = "TIELINE_DCC")]
     pub dcc: Option<String>,
     /// Let callers use every path of an HTTP target, not only those under its own
-    #[arg(long, env = "TIELINE_EXPOSE_ALL")]
+    #[arg(
+        long,
+        env = "TIELINE_EXPOSE_ALL",
+        action = ArgAction::SetTrue,
+        value_parser = FalseyValueParser::new()
+    )]
     pub expose_all: bool,
     /// File (mode 0600) with the token to register with
     #[arg(long, value_name = "FILE", env = "TIELINE_TOKEN_FILE")]
@@ -51,8 +57,8 @@ pub struct ServeArgs {
     /// Name of this machine, where hosts share an image and so look like one (containers)
     #[arg(long, value_name = "NAME", env = "TIELINE_MACHINE")]
     pub machine: Option<String>,
-    /// File with settings; by default the nearest tieline.toml, in this folder or above it up to
-    /// the home folder. Flags and variables come before what it says
+    /// File with settings, in place of the nearest tieline.toml in this folder or above it; flags
+    /// and variables come before what it says
     #[arg(long, value_name = "FILE", env = "TIELINE_CONFIG")]
     pub config: Option<PathBuf>,
     /// Read no file with settings

@@ -6,6 +6,7 @@ use std::io;
 use tokio::net::TcpStream;
 
 /// What is moved at a time, in bytes.
+#[cfg(target_os = "linux")]
 const PIPE_BYTES: usize = 256 * 1024;
 
 /// Memory for one piece, where the kernel does not move it.

@@ -8,7 +8,6 @@ use tokio::task::JoinSet;
 
 use super::{AgentStatus, LinkStatus, RefusalStatus, State, TunnelStatus};
 use crate::config::Config;
-use crate::error::Error;
 use crate::identity::Identity;
 use crate::link::Link;
 use crate::target::WatchedTarget;
@@ -107,15 +106,10 @@ impl Board {
     }
 
     /// The relay gives a target no tunnel; true unless it said just that before.
-    pub(crate) fn refused(&self, link: u16, target: usize, error: &Error) -> bool {
-        let refusal = Some(RefusalStatus {
-            reason: error.word().to_owned(),
-            message: error.to_string(),
-            is_final: error.is_final(),
-        });
+    pub(crate) fn refused(&self, link: u16, target: usize, refusal: RefusalStatus) -> bool {
         let mut now = self.now();
         now.slots[usize::from(link)].up[target] = false;
-        let before = std::mem::replace(&mut now.tunnels[target].refusal, refusal);
+        let before = now.tunnels[target].refusal.replace(refusal);
         before != now.tunnels[target].refusal
     }
 
@@ -239,7 +233,7 @@ fn best(links: &[LinkStatus]) -> State {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use tieline_wire::{Generation, Reason};
+    use tieline_wire::Generation;
 
     use super::*;
     use crate::config::TargetConfig;
@@ -313,25 +307,28 @@ pub(super) mod tests {
     #[test]
     fn each_target_has_its_own_state_and_a_refusal_is_news_once() {
         let board = board(&["127.0.0.1:2", "127.0.0.1:3"]);
-        let error = Error::refused(Reason::NameTaken, String::new());
+        let refusal = RefusalStatus {
+            reason: "name_taken".to_owned(),
+            message: "somebody has it".to_owned(),
+            is_final: true,
+        };
         board.registered(0, 0, &granted());
         assert_eq!(board.status().tunnels[1].state, State::Connecting);
-        assert!(board.refused(0, 1, &error));
-        assert!(!board.refused(1, 1, &error));
+        assert!(board.refused(0, 1, refusal.clone()));
+        assert!(!board.refused(1, 1, refusal.clone()));
         let status = board.status();
         assert_eq!(status.state, State::Registered);
         assert_eq!(status.tunnels[0].state, State::Registered);
         assert_eq!(status.tunnels[1].state, State::Refused);
-        let refusal = status.tunnels[1].refusal.clone().unwrap();
-        assert_eq!((&*refusal.reason, refusal.is_final), ("name_taken", true));
+        assert_eq!(status.tunnels[1].refusal.as_ref(), Some(&refusal));
         let text = status.to_string();
         assert!(text.starts_with("1 of 2 tunnels  registered"), "{text}");
         assert!(text.contains("\n    maya-1  registered  http://relay/w/maya-1  -> 127.0.0.1:2"));
-        assert!(text.contains("  refused  -> 127.0.0.1:3\n        the relay refused: "));
+        assert!(text.contains("  refused  -> 127.0.0.1:3\n        somebody has it"));
         board.registered(1, 1, &granted());
         assert_eq!(board.status().tunnels[1].state, State::Registered);
         assert_eq!(board.status().tunnels[1].refusal, None);
-        assert!(board.refused(1, 1, &error));
+        assert!(board.refused(1, 1, refusal.clone()));
     }
 
     #[tokio::test]

@@ -10,10 +10,11 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::Agent;
 use super::registrations::{Change, REGISTER_TIMEOUT, Registrations};
-use crate::error::Error;
+use crate::error::{Error, refusal_words};
 use crate::event::AgentEvent;
 use crate::link::{self, Link, News, Start};
 use crate::reconnect::{Backoff, Next};
+use crate::status::RefusalStatus;
 
 /// Longest wait before a relay that asked us to move is dialled again, so that its agents do not
 /// all arrive together.
@@ -126,8 +127,9 @@ impl Slot {
         // In a set of its own, so that dropping the slot drops the link.
         let mut task = JoinSet::new();
         task.spawn(link::run(Arc::clone(&link), stream, start));
-        let mut it = Registrations::new(config.targets.len(), Instant::now());
-        let register_by = Instant::now() + REGISTER_TIMEOUT;
+        let now = Instant::now();
+        let mut it = Registrations::new(config.targets.len(), now);
+        let register_by = now + REGISTER_TIMEOUT;
         let mut stopping = false;
         loop {
             let wakes_at = it.wakes_at();
@@ -209,7 +211,10 @@ impl Slot {
         let at = self.agent.targets[target].to_string();
         match change {
             Change::Ending(left) => {
-                let message = "the token is the one before".to_owned();
+                let message = match &self.agent.config.token_file {
+                    Some(path) => format!("{} holds no fresh token yet", path.display()),
+                    None => "the relay did not extend it".to_owned(),
+                };
                 self.ending(target, left, Reason::TokenExpired.word(), message);
             }
             Change::Renewed => self.tell(AgentEvent::Renewed {
@@ -238,16 +243,22 @@ impl Slot {
         match change {
             Change::Ending(left) => self.ending(target, left, reason.word(), message),
             Change::Refused { is_final } => {
-                let error = Error::refused(reason, message);
-                let is_news = self.agent.board.refused(self.index, target, &error);
+                let tunnel = self.agent.board.tunnel(target);
+                let refusal = RefusalStatus {
+                    reason: reason.word().to_owned(),
+                    message: refusal_words(reason, &message, &tunnel),
+                    is_final,
+                };
+                let message = refusal.message.clone();
+                let is_news = self.agent.board.refused(self.index, target, refusal);
                 // The end of the agent, or of the link, says it where there is no other target.
                 if is_news && self.agent.targets.len() > 1 {
                     self.tell(AgentEvent::TunnelRefused {
                         link: self.index,
-                        tunnel: self.agent.board.tunnel(target),
+                        tunnel,
                         target: self.agent.targets[target].to_string(),
                         reason: reason.word(),
-                        message: error.to_string(),
+                        message,
                         is_final,
                     });
                 }

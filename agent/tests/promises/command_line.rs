@@ -150,7 +150,7 @@ async fn a_file_above_the_current_folder_says_what_to_publish() {
     let relay = Relay::bind().await;
     let path = state.path().canonicalize().unwrap().join("tieline.toml");
     let text = format!(
-        "relay = '{}'\n[[target]]\nto = '127.0.0.1:1'\nname = 'maya'\n",
+        "relay = '{}'\nstate_dir = 'own'\n[[target]]\nto = '127.0.0.1:1'\nname = 'maya'\n",
         relay.url()
     );
     std::fs::write(&path, &text).unwrap();
@@ -158,10 +158,19 @@ async fn a_file_above_the_current_folder_says_what_to_publish() {
     let deep = state.path().join("show/shot");
     std::fs::create_dir_all(&deep).unwrap();
     let mut command = tieline(&state);
-    command.current_dir(&deep).args(["serve", "--json"]);
+    command
+        .env_remove("TIELINE_STATE_DIR")
+        .current_dir(&deep)
+        .args(["serve", "--json"]);
     let mut serve = Serve::of(command.stdout(Stdio::piped()).spawn().unwrap());
     assert_eq!(serve.saw("config").await["file"], path.to_str().unwrap());
     let mut link = relay.accept().await;
+    let mut status = tieline(&state);
+    status.env_remove("TIELINE_STATE_DIR").current_dir(&deep);
+    let status = output(status.args(["status", "--json"])).await;
+    let status: Value = serde_json::from_slice(&status.stdout).unwrap();
+    assert_eq!(status["tunnels"][0]["name"], "maya");
+    assert_eq!(status["tunnels"][0]["health"]["state"], "refused");
     assert_eq!(link.register().name.as_deref(), Some("maya"));
     link.refuse(Reason::NameTaken).await;
     assert_eq!(serve.code().await, Some(3));
@@ -179,7 +188,7 @@ async fn a_file_above_the_current_folder_says_what_to_publish() {
     let said = String::from_utf8_lossy(&wrong.stderr).into_owned();
     assert_eq!(wrong.status.code(), Some(2), "{said}");
     assert!(
-        said.contains("tieline.toml:4: unknown field `nam`"),
+        said.contains("tieline.toml:5: unknown field `nam`"),
         "{said}"
     );
     assert_eq!(said.lines().count(), 1, "{said}");
