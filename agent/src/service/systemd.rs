@@ -41,17 +41,18 @@ fn content(order: &Order) -> String {
         Some(user) => format!("User={}\n", user.replace('%', "%%")),
         None => String::new(),
     };
-    let target = if order.system {
-        "multi-user.target"
+    // A user's manager knows nothing of the network; the agent dials until there is one.
+    let (target, network) = if order.system {
+        let network = "Wants=network-online.target\nAfter=network-online.target\n";
+        ("multi-user.target", network)
     } else {
-        "default.target"
+        ("default.target", "")
     };
     format!(
         "# {MARK}\n\
          [Unit]\n\
          Description=Tieline agent ({name})\n\
-         Wants=network-online.target\n\
-         After=network-online.target\n\
+         {network}\
          # It dials again by itself; this is for when it cannot even start.\n\
          StartLimitIntervalSec=0\n\
          \n\
@@ -120,6 +121,7 @@ mod tests {
             PathBuf::from("/etc/systemd/system/tieline.service")
         );
         assert!(plan.content.contains("\nUser=ada\n"));
+        assert!(plan.content.contains("\nAfter=network-online.target\n"));
         assert!(plan.content.contains("\nWantedBy=multi-user.target\n"));
         assert_eq!(plan.start[0].to_string(), "systemctl daemon-reload");
     }
