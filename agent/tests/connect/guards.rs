@@ -22,6 +22,11 @@ async fn a_page_that_gave_its_name_this_address_gets_no_further() {
             "origin_refused",
         ),
         ("Host: localhost\r\nOrigin: null\r\n", 403, "origin_refused"),
+        (
+            "Host: localhost\r\nSec-Fetch-Site: cross-site\r\n",
+            403,
+            "origin_refused",
+        ),
     ] {
         let mut caller = proxy.caller().await;
         caller.send(&request(headers)).await;
@@ -59,7 +64,7 @@ async fn a_page_that_was_let_in_may_ask_and_read() {
     );
     caller
         .send(&request(&format!(
-            "Host: localhost\r\nOrigin: {origin}\r\n"
+            "Host: localhost\r\nOrigin: {origin}\r\nSec-Fetch-Site: cross-site\r\n"
         )))
         .await;
     let mut target = relay.accept().await;
