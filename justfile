@@ -68,7 +68,7 @@ fuzz seconds='60':
         exit 1
     fi
     cd wire
-    for target in frame_decode message_verify mux_operations; do
+    for target in frame_decode message_verify mux_operations token_keys; do
         # libFuzzer writes new inputs to the first folder; the seeds stay as they are in git.
         found=../target/fuzz/$target
         mkdir -p "$found"

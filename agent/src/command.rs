@@ -1,21 +1,19 @@
 //! What the commands do: settings from flags, lines for people and programs, exit codes.
 
-use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::future::Future;
 use std::io::Write;
 use std::pin::pin;
 use std::process::ExitCode;
-use std::sync::{Mutex, PoisonError};
 
 use serde::Serialize;
 use tokio::sync::oneshot;
 
 use crate::cli::{Cli, Command, DemoArgs, ServeArgs, StatusArgs};
-use crate::config::Config;
+use crate::config::{Config, File};
 use crate::error::ConfigError;
-use crate::event::AgentEvent;
 use crate::identity::default_state_dir;
+use crate::printer::printer;
 use crate::signals::Signals;
 use crate::status;
 use crate::supervise::{run_once, run_with_reconnect};
@@ -40,9 +38,9 @@ pub async fn run(cli: Cli) -> ExitCode {
     })
 }
 
-async fn serve(args: ServeArgs) -> u8 {
+async fn serve(args: Box<ServeArgs>) -> u8 {
     let (once, json) = (args.once, args.json);
-    let config = match config_of(args) {
+    let config = match config_of(&args) {
         Ok(config) => config.with_event_hook(printer(json)),
         Err(error) => {
             complain(&error);
@@ -69,20 +67,18 @@ async fn serve(args: ServeArgs) -> u8 {
     }
 }
 
-fn config_of(args: ServeArgs) -> Result<Config, ConfigError> {
-    let mut config = Config::new(&args.relay, &args.to)?
-        .with_dcc(args.dcc)
-        .with_links(args.links);
-    if let Some(name) = &args.name {
-        config = config.with_name(name)?;
+/// The settings, after a word about the file that they are from.
+fn config_of(args: &ServeArgs) -> Result<Config, ConfigError> {
+    let file = File::of_args(args)?;
+    if let Some(file) = &file {
+        let path = file.path.display();
+        if args.json {
+            print_json(&serde_json::json!({"event": "config", "file": path.to_string()}));
+        } else {
+            complain(&format!("settings from {path}"));
+        }
     }
-    config.capabilities = args.capabilities;
-    config.label = args.label;
-    config.token_file = args.token_file;
-    config.machine = args.machine;
-    config.state_dir = args.state.state_dir;
-    config.check()?;
-    Ok(config)
+    Config::of_args(args, file)
 }
 
 /// Runs `work` with a future that is ready at the first signal; a second signal ends it at once.
@@ -116,63 +112,6 @@ pub(crate) async fn until_signal<W: Future>(
                 Some(stop) => drop(stop.send(())),
                 None => return None,
             },
-        }
-    }
-}
-
-/// What an agent's events look like on standard output.
-fn printer(json: bool) -> impl Fn(&AgentEvent) + Send + Sync + 'static {
-    let links = Mutex::new(Links::default());
-    move |event| {
-        if json {
-            print_json(event);
-            return;
-        }
-        let mut links = links.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(line) = links.line(event) {
-            print_line(&line);
-        }
-    }
-}
-
-/// Which links of an agent are up: they have one URL, which works while one of them is.
-#[derive(Default)]
-struct Links {
-    up: BTreeSet<u16>,
-    /// Links that were lost while others went on.
-    missing: BTreeSet<u16>,
-}
-
-impl Links {
-    /// What a person is told.
-    fn line(&mut self, event: &AgentEvent) -> Option<String> {
-        match event {
-            AgentEvent::Registered { link, .. } => {
-                let first = self.up.is_empty();
-                let back = self.missing.remove(link);
-                self.up.insert(*link);
-                match (first, back) {
-                    (true, _) => Some(event.to_string()),
-                    (false, true) => Some(format!("link {link} is back")),
-                    (false, false) => None,
-                }
-            }
-            AgentEvent::Disconnected { link, .. } | AgentEvent::GoingAway { link, .. } => {
-                let was_up = self.up.remove(link);
-                if self.up.is_empty() {
-                    self.missing.clear();
-                    return Some(event.to_string());
-                }
-                // The first attempt that fails is news, and not each of the next ones.
-                let news = self.missing.insert(*link) || was_up;
-                news.then(|| format!("link {link}: {event}; {} still up", self.up.len()))
-            }
-            AgentEvent::Stopped => Some(event.to_string()),
-            // The last line on standard error says it.
-            AgentEvent::Refused { .. }
-            | AgentEvent::Superseded { .. }
-            | AgentEvent::Failed { .. }
-            | AgentEvent::Connecting { .. } => None,
         }
     }
 }
@@ -242,95 +181,4 @@ pub(crate) fn print_json(object: &impl Serialize) {
 
 fn complain(problem: &impl Display) {
     let _ = writeln!(std::io::stderr().lock(), "tieline: {problem}");
-}
-
-#[cfg(test)]
-mod tests {
-    use clap::Parser;
-
-    use super::*;
-    use crate::error::Error;
-
-    fn config(flags: &[&str]) -> Result<Config, ConfigError> {
-        let line = ["tieline", "serve", "--to", "127.0.0.1:1"]
-            .iter()
-            .chain(flags);
-        let Command::Serve(args) = Cli::try_parse_from(line).unwrap().command else {
-            panic!("serve was asked for")
-        };
-        config_of(args)
-    }
-
-    #[test]
-    fn a_link_that_is_lost_is_no_lost_tunnel_while_others_are_up() {
-        let registered = |link| AgentEvent::Registered {
-            link,
-            tunnel: "maya-1".to_owned(),
-            url: "http://r/w/maya-1".to_owned(),
-            urls: Vec::new(),
-            generation: 1,
-        };
-        let lost = |link| AgentEvent::Disconnected {
-            link,
-            reason: "link_lost",
-            message: "cut".to_owned(),
-            retry_ms: 500,
-        };
-        let mut links = Links::default();
-        let mut said = |event| links.line(&event).unwrap_or_default();
-        assert!(said(registered(0)).contains("http://r/w/maya-1"));
-        assert_eq!(said(registered(1)), "");
-        assert!(said(lost(1)).starts_with("link 1: disconnected: cut"));
-        assert_eq!(said(lost(1)), "");
-        assert_eq!(said(registered(1)), "link 1 is back");
-        assert!(said(lost(0)).ends_with("; 1 still up"));
-        assert!(said(lost(1)).starts_with("disconnected: cut"));
-        assert!(said(registered(1)).contains("http://r/w/maya-1"));
-    }
-
-    #[test]
-    fn every_flag_reaches_the_settings() {
-        let config = config(&[
-            "--relay",
-            "tcp://r:1",
-            "--name",
-            "Seat-1",
-            "--dcc",
-            "maya",
-            "--capability",
-            "a",
-            "--label",
-            "l",
-            "--links",
-            "3",
-            "--machine",
-            "m",
-            "--state-dir",
-            "/s",
-        ])
-        .unwrap();
-        assert_eq!(config.name.unwrap().as_str(), "seat-1");
-        assert_eq!((config.dcc.as_str(), config.links), ("maya", 3));
-        assert_eq!(config.capabilities, ["a"]);
-        assert_eq!(config.label.as_deref(), Some("l"));
-        assert_eq!(config.machine.as_deref(), Some("m"));
-        assert_eq!(
-            config.state_dir.as_deref(),
-            Some(std::path::Path::new("/s"))
-        );
-    }
-
-    #[test]
-    fn wrong_settings_are_told_before_anything_is_dialled() {
-        for flags in [
-            &["--relay", "relay:1"][..],
-            &["--relay", "wss://relay:1"],
-            &["--relay", "tcp://r:1", "--name", "-"],
-            &["--relay", "tcp://r:1", "--links", "0"],
-            &["--relay", "tcp://r:1", "--token-file", "/nonexistent"],
-        ] {
-            let error = config(flags).unwrap_err();
-            assert_eq!(Error::from(error).exit_code(), USAGE, "{flags:?}");
-        }
-    }
 }

@@ -101,7 +101,7 @@ impl Error {
         match self {
             Self::Config(_) => "config",
             Self::Identity(_) => "identity",
-            Self::Token(_) => "token_file",
+            Self::Token(error) => error.word(),
             Self::Dial { .. } => "relay_unreachable",
             Self::Link { reason, .. } | Self::Refused { reason, .. } => reason.word(),
             Self::Superseded { .. } => Reason::Superseded.word(),
@@ -167,6 +167,57 @@ pub enum ConfigError {
         /// Of what.
         unit: &'static str,
     },
+    /// No target, or too many.
+    #[error("{given} targets: an agent publishes 1 to {max}")]
+    Targets {
+        /// The largest allowed.
+        max: usize,
+        /// What was given.
+        given: usize,
+    },
+    /// Two targets would have one tunnel.
+    #[error("two targets have {what}: give each a name of its own, --to NAME=TARGET")]
+    Twice {
+        /// What they share.
+        what: String,
+    },
+    /// A file with settings cannot be used.
+    #[error("{place}: {problem}")]
+    File {
+        /// Which one, and the line if that is known.
+        place: String,
+        /// What is wrong, and what to do.
+        problem: String,
+    },
+    /// A setting that there must be.
+    #[error("no {what}: give {flag}, set {variable} or write `{key}` into tieline.toml")]
+    Missing {
+        /// What is missing.
+        what: &'static str,
+        /// The flag that sets it.
+        flag: &'static str,
+        /// The variable that sets it.
+        variable: &'static str,
+        /// The file's key that sets it.
+        key: &'static str,
+    },
+    /// Something that is said of one target, beside several.
+    #[error("{flag} is for one target, and there are several: name each with {instead}")]
+    OneTarget {
+        /// What was given.
+        flag: &'static str,
+        /// What to write instead.
+        instead: &'static str,
+    },
+    /// A target has two names.
+    #[error("the target has a name in --to NAME=TARGET and another in --name: leave one out")]
+    NamedTwice,
+    /// Every path was to be exposed of a target that has none.
+    #[error("target {target:?} has no paths to expose: write it as http://host:port/path")]
+    NoPaths {
+        /// The target.
+        target: String,
+    },
     /// A number outside its range.
     #[error("links must be 1 to {max}, not {given}")]
     Links {
@@ -211,6 +262,13 @@ pub enum TokenError {
         /// What is wrong with it.
         problem: &'static str,
     },
+}
+
+impl TokenError {
+    /// The reason in one stable word, as in JSON.
+    pub(crate) const fn word(&self) -> &'static str {
+        "token_file"
+    }
 }
 
 /// Why the agent's identity cannot be read or made.

@@ -32,6 +32,49 @@ pub enum AgentEvent {
         /// The generation that the relay granted; as text in JSON, whose numbers end at 2^53.
         #[serde(serialize_with = "as_text")]
         generation: u64,
+        /// The target that it leads to.
+        target: String,
+    },
+    /// The relay gives a target no tunnel, while the agent's other targets may have theirs.
+    TunnelRefused {
+        /// Which of the agent's links, from 0.
+        link: u16,
+        /// The tunnel's name.
+        tunnel: String,
+        /// The target.
+        target: String,
+        /// Why, in one word.
+        reason: &'static str,
+        /// Why, in a sentence.
+        message: String,
+        /// Asking again cannot help; otherwise it is asked for again.
+        is_final: bool,
+    },
+    /// A tunnel may stay up for longer: the token's file had a fresh one, in time.
+    Renewed {
+        /// Which of the agent's links, from 0.
+        link: u16,
+        /// The tunnel's name.
+        tunnel: String,
+        /// The target that it leads to.
+        target: String,
+        /// For how long, in seconds; 0 is for ever.
+        expires_in_s: u32,
+    },
+    /// A tunnel's permission will end, and the token's file has no fresh one yet.
+    Ending {
+        /// Which of the agent's links, from 0.
+        link: u16,
+        /// The tunnel's name.
+        tunnel: String,
+        /// The target that it leads to.
+        target: String,
+        /// When, in seconds from now.
+        expires_in_s: u64,
+        /// Why it is not renewed, in one word.
+        reason: &'static str,
+        /// Why it is not renewed, in a sentence.
+        message: String,
     },
     /// The relay asks to move to a new link; sessions go on meanwhile.
     GoingAway {
@@ -102,6 +145,34 @@ impl fmt::Display for AgentEvent {
                 write!(f, "registered  {tunnel}")
             }
             Self::Registered { tunnel, url, .. } => write!(f, "registered  {tunnel}  {url}"),
+            Self::TunnelRefused {
+                tunnel,
+                target,
+                message,
+                is_final,
+                ..
+            } => {
+                write!(f, "refused     {tunnel}  {target}: {message}")?;
+                f.write_str(if *is_final { "" } else { "; tried again" })
+            }
+            Self::Renewed {
+                tunnel,
+                expires_in_s,
+                ..
+            } => write!(
+                f,
+                "{tunnel} may stay up for another {}",
+                Span((*expires_in_s).into())
+            ),
+            Self::Ending {
+                tunnel,
+                expires_in_s,
+                message,
+                ..
+            } => {
+                let left = Span(*expires_in_s);
+                write!(f, "the permission for {tunnel} ends in {left}: {message}")
+            }
             Self::GoingAway { reason, .. } => {
                 write!(
                     f,
@@ -118,6 +189,20 @@ impl fmt::Display for AgentEvent {
             | Self::Superseded { message }
             | Self::Failed { message, .. } => f.write_str(message),
             Self::Stopped => f.write_str("stopped"),
+        }
+    }
+}
+
+/// Seconds, in words for people.
+pub(crate) struct Span(pub(crate) u64);
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (minutes, seconds) = (self.0 / 60, self.0 % 60);
+        match (minutes / 60, minutes % 60) {
+            (0, 0) => write!(f, "{seconds} s"),
+            (0, minutes) => write!(f, "{minutes} min {seconds} s"),
+            (hours, minutes) => write!(f, "{hours} h {minutes} min"),
         }
     }
 }
@@ -167,10 +252,11 @@ mod tests {
             url: "http://r/w/maya-1".to_owned(),
             urls: vec!["http://r/w/maya-1".to_owned()],
             generation: 7,
+            target: "127.0.0.1:1".to_owned(),
         };
         assert_eq!(
             serde_json::to_string(&event).unwrap(),
-            r#"{"event":"registered","link":0,"tunnel":"maya-1","url":"http://r/w/maya-1","urls":["http://r/w/maya-1"],"generation":"7"}"#
+            r#"{"event":"registered","link":0,"tunnel":"maya-1","url":"http://r/w/maya-1","urls":["http://r/w/maya-1"],"generation":"7","target":"127.0.0.1:1"}"#
         );
         let event = AgentEvent::Disconnected {
             link: 0,
@@ -186,6 +272,13 @@ mod tests {
             serde_json::to_string(&event).unwrap(),
             r#"{"event":"disconnected","link":0,"reason":"link_lost","message":"cut","retry_ms":1250}"#
         );
+    }
+
+    #[test]
+    fn spans_read_well() {
+        assert_eq!(Span(59).to_string(), "59 s");
+        assert_eq!(Span(61).to_string(), "1 min 1 s");
+        assert_eq!(Span(7_260).to_string(), "2 h 1 min");
     }
 
     #[test]

@@ -36,6 +36,7 @@ mod event;
 mod identity;
 mod link;
 mod paint;
+mod printer;
 mod reconnect;
 mod session;
 mod signals;
@@ -48,12 +49,14 @@ mod token;
 mod witness;
 
 pub use address::HostPort;
-pub use config::{Config, DRAIN_TIMEOUT, LINKS_MAX};
+pub use config::{Config, DRAIN_TIMEOUT, LINKS_MAX, TARGETS_MAX, TargetConfig};
 pub use dial::{DIAL_TIMEOUT, RelayUrl};
 pub use error::{ConfigError, Error, IdentityError, TokenError};
 pub use event::AgentEvent;
 pub use identity::{Identity, default_state_dir};
 pub use reconnect::{BACKOFF_FIRST, BACKOFF_MAX, BACKOFF_MIN, Backoff, Next};
-pub use status::{AgentStatus, LinkStatus, State, list as list_agents};
+pub use status::{
+    AgentStatus, LinkStatus, RefusalStatus, State, TunnelStatus, list as list_agents,
+};
 pub use supervise::{run_once, run_with_reconnect};
-pub use target::{CONNECT_TIMEOUT, HttpTarget, Target, TcpTarget};
+pub use target::{CONNECT_TIMEOUT, Health, HealthState, HttpTarget, Target, TcpTarget};

@@ -1,10 +1,14 @@
 //! Reads the token from its file, and insists that nobody else can.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use tieline_wire::limits::TOKEN_BYTES_MAX;
+use tokio::sync::{Notify, watch};
+use tokio::time::sleep;
 
 use crate::error::TokenError;
 
@@ -51,18 +55,76 @@ pub(crate) fn checked(text: &str) -> Result<&str, &'static str> {
     }
 }
 
+/// How often the file is looked at, once the end of a permission makes its changes matter.
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Notices that the token's file changed.
+#[derive(Clone, Debug)]
+pub(crate) struct TokenWatch {
+    wanted: Arc<Notify>,
+    versions: watch::Sender<u64>,
+}
+
+impl Default for TokenWatch {
+    fn default() -> Self {
+        Self {
+            wanted: Arc::default(),
+            versions: watch::Sender::new(0),
+        }
+    }
+}
+
+impl TokenWatch {
+    /// A number that changes with the file.
+    pub(crate) fn versions(&self) -> watch::Receiver<u64> {
+        self.versions.subscribe()
+    }
+
+    /// From now on changes of the file matter.
+    pub(crate) fn want(&self) {
+        self.wanted.notify_one();
+    }
+
+    /// Looks at the file again and again, once that is wanted.
+    pub(crate) async fn run(self, path: PathBuf) {
+        let look = async || {
+            let path = path.clone();
+            // A shared file system may take its time.
+            let looked = tokio::task::spawn_blocking(move || stamp(&path)).await;
+            looked.unwrap_or_default()
+        };
+        let mut seen = look().await;
+        self.wanted.notified().await;
+        loop {
+            let stamp = look().await;
+            // Between two files there may be none; that is no token to try.
+            if stamp.is_some() && stamp != seen {
+                seen = stamp;
+                self.versions.send_modify(|version| *version += 1);
+            }
+            sleep(WATCH_INTERVAL).await;
+        }
+    }
+}
+
+/// What differs between two versions of a file.
+fn stamp(path: &Path) -> Option<(SystemTime, u64)> {
+    let data = fs::metadata(path).ok()?;
+    Some((data.modified().ok()?, data.len()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn write(content: &str, mode: u32) -> (tempfile::TempDir, std::path::PathBuf) {
+    fn write(content: &str, mode: u32) -> (tempfile::TempDir, PathBuf) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("token");
-        std::fs::write(&path, content).unwrap();
+        fs::write(&path, content).unwrap();
         #[cfg(unix)]
         {
             use std::os::unix::fs::PermissionsExt;
-            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
         }
         #[cfg(not(unix))]
         let _ = mode;

@@ -5,6 +5,8 @@
 mod drain;
 #[path = "behaviour_life/frozen.rs"]
 mod frozen;
+#[path = "behaviour_life/grace.rs"]
+mod grace;
 #[path = "behaviour_life/idle.rs"]
 mod idle;
 #[path = "behaviour_life/killed.rs"]
@@ -15,3 +17,5 @@ mod names;
 mod race;
 #[path = "behaviour_life/takeover.rs"]
 mod takeover;
+#[path = "behaviour_life/targets.rs"]
+mod targets;

@@ -11,3 +11,5 @@ mod degraded;
 mod frontends;
 #[path = "behaviour_refusals/links.rs"]
 mod links;
+#[path = "behaviour_refusals/renewal.rs"]
+mod renewal;

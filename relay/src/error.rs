@@ -92,6 +92,14 @@ pub enum ConfigError {
     /// Settings that are fine alone and wrong together.
     #[error("{0}")]
     Conflict(String),
+    /// A file that is read and cannot be used.
+    #[error("{}: {problem}", path.display())]
+    Content {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it, and the remedy.
+        problem: String,
+    },
     /// A secret that must not be used.
     #[error("{}: {problem}", path.display())]
     Secret {

@@ -24,7 +24,6 @@ use std::sync::mpsc::sync_channel;
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
 mod auth;
@@ -33,6 +32,7 @@ mod clock;
 pub mod config;
 mod control;
 pub mod error;
+mod inspector;
 mod io;
 mod link;
 mod listen;
@@ -42,14 +42,16 @@ mod session;
 mod shard;
 mod splice;
 
-pub use auth::issue_token;
-pub use config::{Auth, Config, DriverChoice, JwtAuth};
+pub use auth::{issue_token, new_token};
+pub use config::{Auth, Config, DriverChoice, HttpConfig, JwksSource, JwtAuth, TokensAuth};
 pub use error::{ConfigError, ListenKind, StartError};
 pub use io::DriverReport;
 
-use control::{Control, Inspect, Tunnels};
+use auth::Snapshot;
+use control::Control;
+use inspector::Inspector;
 use io::Chosen;
-use metrics::{ShardMetrics, ShardStatus};
+use metrics::ShardMetrics;
 use shard::{Mailbox, MailboxSender, Message, Peers, Seed};
 
 /// Below this limit of open files an operator is told that it is low; systemd's default is 524288
@@ -134,6 +136,7 @@ impl Relay {
             epoch_seconds: SystemTime::now()
                 .duration_since(UNIX_EPOCH)
                 .map_or(0, |since| since.as_secs()),
+            auth: Arc::new(Snapshot::of(&config)),
             config,
         });
         let mut relay = Self {
@@ -194,8 +197,12 @@ impl Relay {
             peers: Arc::clone(&peers),
             driver: relay.driver.clone(),
         };
-        let listen = &peers.config.admin_listen;
-        relay.control = Some(Control::start(listen, Arc::new(inspect), metrics)?);
+        relay.control = Some(Control::start(
+            &peers.config,
+            &peers.auth,
+            Arc::new(inspect),
+            metrics,
+        )?);
         Ok(relay)
     }
 
@@ -227,6 +234,14 @@ impl Relay {
     #[must_use]
     pub const fn driver(&self) -> &DriverReport {
         &self.driver
+    }
+
+    /// Reads the files that decide who is let in again, also if they look unchanged. Those that
+    /// change are read without being told, within some seconds.
+    pub fn reload(&self) {
+        if let Some(control) = &self.control {
+            control.reload();
+        }
     }
 
     /// Accepts nothing new, lets sessions end within the drain timeout, and stops.
@@ -332,46 +347,5 @@ fn deliver(mailbox: &MailboxSender, mut message: Message) {
     while let Err(back) = mailbox.try_send(message) {
         message = back;
         std::thread::yield_now();
-    }
-}
-
-/// The shards, as the control thread sees them.
-struct Inspector {
-    peers: Arc<Peers>,
-    driver: DriverReport,
-}
-
-impl Inspect for Inspector {
-    fn tunnels(&self, wanted: Vec<(usize, String)>) -> Tunnels {
-        let peers = Arc::clone(&self.peers);
-        Box::pin(async move {
-            let mut answers = Vec::new();
-            for (shard, after) in wanted {
-                let (answer, batch) = oneshot::channel();
-                let mut message = Message::Report { after, answer };
-                // The caller of this future has a deadline.
-                while let Err(back) = peers.mailboxes[shard].try_send(message) {
-                    message = back;
-                    tokio::time::sleep(Duration::from_millis(1)).await;
-                }
-                answers.push((shard, batch));
-            }
-            let mut batches = Vec::new();
-            for (shard, batch) in answers {
-                // A shard that has stopped has no tunnels.
-                batches.push((shard, batch.await.unwrap_or_default()));
-            }
-            batches
-        })
-    }
-
-    fn shards(&self) -> Vec<ShardStatus> {
-        (0..self.peers.mailboxes.len())
-            .map(|shard| ShardStatus {
-                shard,
-                driver: self.driver.driver,
-                driver_reason: self.driver.reason.clone(),
-            })
-            .collect()
     }
 }

@@ -8,12 +8,13 @@ use std::sync::mpsc::{self, SyncSender};
 use std::thread;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
+use ring::rand::{SecureRandom, SystemRandom};
 use serde_json::{Value, json};
 use tieline_relay::cli::{self, Invocation, Layer, TokenOrder};
 use tieline_relay::config::{self, Options};
 use tieline_relay::error::{ConfigError, EXIT_FAILED, EXIT_USAGE, ListenKind, StartError};
-use tieline_relay::{Relay, ShardLost, issue_token};
+use tieline_relay::{Relay, ShardLost, issue_token, new_token};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -21,6 +22,7 @@ fn main() -> ExitCode {
     let outcome = match cli::parse(std::env::args_os()) {
         Ok(Invocation::Serve { config, flags }) => serve(config, flags),
         Ok(Invocation::IssueToken(order)) => issue(order),
+        Ok(Invocation::NewToken(order)) => new(order),
         Err(error) => {
             // Help goes to stdout, and wrong usage to stderr with its own code.
             let _ = error.print();
@@ -83,7 +85,13 @@ fn serve(config: Option<PathBuf>, flags: Layer) -> anyhow::Result<()> {
     let text = format!("ready      tieline-relay {version}, shards: {shards}, driver: {driver}");
     say(json, &text, &event);
 
-    let mut lost = match happened.recv() {
+    let first = loop {
+        match happened.recv() {
+            Ok(Happened::Reload) => relay.reload(),
+            other => break other,
+        }
+    };
+    let mut lost = match first {
         Ok(Happened::Signal(signal)) => {
             let event = json!({ "event": "stopping", "signal": signal });
             let text = format!("stopping   {signal}; once more ends it at once");
@@ -96,7 +104,7 @@ fn serve(config: Option<PathBuf>, flags: Layer) -> anyhow::Result<()> {
             say(json, &text, &event);
             Some(it)
         }
-        Ok(Happened::Stopped) | Err(_) => return Ok(()),
+        Ok(Happened::Stopped | Happened::Reload) | Err(_) => return Ok(()),
     };
     thread::Builder::new()
         .name("stop".to_owned())
@@ -112,6 +120,8 @@ fn serve(config: Option<PathBuf>, flags: Layer) -> anyhow::Result<()> {
             Ok(Happened::Lost(it)) => lost = lost.or(Some(it)),
             Ok(Happened::Signal(_)) if !is_signalled => is_signalled = true,
             Ok(Happened::Stopped) => break,
+            // Too late to matter.
+            Ok(Happened::Reload) => {}
             Ok(Happened::Signal(_)) | Err(_) => bail!("cut short by a second signal"),
         }
     }
@@ -122,9 +132,10 @@ fn serve(config: Option<PathBuf>, flags: Layer) -> anyhow::Result<()> {
     }
 }
 
-/// What ends the wait of the main thread.
+/// What the main thread waits for.
 enum Happened {
     Signal(&'static str),
+    Reload,
     Lost(ShardLost),
     Stopped,
 }
@@ -156,17 +167,18 @@ fn start_logging(log: Option<String>) -> Result<(), ConfigError> {
     Ok(())
 }
 
-/// Reports each SIGINT and SIGTERM to `sender`.
+/// Reports each SIGINT, SIGTERM and SIGHUP to `sender`.
 fn watch_signals(sender: SyncSender<Happened>) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .build()?;
-    let (mut interrupt, mut terminate) = {
+    let (mut interrupt, mut terminate, mut hang_up) = {
         // The handlers are in place when this returns, so no signal is lost from here on.
         let _entered = runtime.enter();
         (
             signal(SignalKind::interrupt())?,
             signal(SignalKind::terminate())?,
+            signal(SignalKind::hangup())?,
         )
     };
     thread::Builder::new()
@@ -174,11 +186,12 @@ fn watch_signals(sender: SyncSender<Happened>) -> io::Result<()> {
         .spawn(move || {
             runtime.block_on(async {
                 loop {
-                    let signal = tokio::select! {
-                        _ = interrupt.recv() => "SIGINT",
-                        _ = terminate.recv() => "SIGTERM",
+                    let happened = tokio::select! {
+                        _ = interrupt.recv() => Happened::Signal("SIGINT"),
+                        _ = terminate.recv() => Happened::Signal("SIGTERM"),
+                        _ = hang_up.recv() => Happened::Reload,
                     };
-                    if sender.send(Happened::Signal(signal)).is_err() {
+                    if sender.send(happened).is_err() {
                         return;
                     }
                 }
@@ -187,7 +200,8 @@ fn watch_signals(sender: SyncSender<Happened>) -> io::Result<()> {
     Ok(())
 }
 
-fn issue(order: TokenOrder) -> anyhow::Result<()> {
+/// How long a token is to last, and what time it is; both in seconds.
+fn lifetime(order: &TokenOrder) -> anyhow::Result<(u64, u64)> {
     let wrong = |text: &str| ConfigError::Conflict(text.to_owned());
     let ttl = config::parse_duration(&order.ttl)
         .filter(|ttl| ttl.as_secs() > 0)
@@ -195,11 +209,30 @@ fn issue(order: TokenOrder) -> anyhow::Result<()> {
     if order.subject.is_empty() {
         return Err(wrong("--sub: empty").into());
     }
-    let key = config::read_secret(&order.secret_file)?;
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .context("the clock is before 1970")?;
+    Ok((ttl.as_secs(), now.as_secs()))
+}
+
+fn issue(order: TokenOrder) -> anyhow::Result<()> {
+    let (ttl_seconds, now_seconds) = lifetime(&order)?;
+    let key = config::read_secret(&order.secret_file)?;
     let number = format!("{:032x}", fastrand::u128(..));
-    let token = issue_token(order, &key, number, now.as_secs(), ttl.as_secs())?;
+    let token = issue_token(order, &key, number, now_seconds, ttl_seconds)?;
     writeln!(io::stdout(), "{token}").context("cannot write the token")
+}
+
+fn new(order: TokenOrder) -> anyhow::Result<()> {
+    let expires_at_seconds = match order.ttl.as_str() {
+        "" => None,
+        _ => lifetime(&order).map(|(ttl, now)| Some(now.saturating_add(ttl)))?,
+    };
+    let mut random = [0; 32];
+    SystemRandom::new()
+        .fill(&mut random)
+        .map_err(|_| anyhow!("the system has no random numbers"))?;
+    let (token, entry) = new_token(order, &random, expires_at_seconds)
+        .map_err(|error| ConfigError::Conflict(error.to_string()))?;
+    writeln!(io::stdout(), "{token}\n\n{entry}").context("cannot write the token")
 }

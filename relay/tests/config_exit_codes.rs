@@ -4,8 +4,8 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Output};
 
-use tieline_relay::config::read_secret;
-use tieline_wire::claims::{Scope, verify};
+use tieline_relay::config::{TokenHash, read_secret, read_tokens};
+use tieline_wire::claims::{Expected, KeySet, Scope, verify};
 
 fn relay(words: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tieline-relay"));
@@ -78,7 +78,7 @@ fn an_unknown_key_a_bad_address_and_a_missing_file_are_one_line_and_exit_2() {
     let line = one_line(relay(&["--auth", "tokens"]));
     assert_eq!(
         line,
-        "tieline-relay: --auth: auth with static tokens is not built yet\n"
+        "tieline-relay: auth tokens wants a file of tokens: --auth-tokens-file FILE\n"
     );
 }
 
@@ -103,22 +103,31 @@ fn an_issued_token_is_alone_on_stdout_and_good_for_what_was_asked() {
     fs::write(&path, "0123456789abcdef0123456789abcdef\n").unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
     let file = path.to_str().unwrap();
-    let words =
-        "token issue --sub ada --dcc maya --tunnel maya-* --scope agent --ttl 8h --issuer s";
+    let words = "token issue --sub ada --dcc maya --tunnel maya-* --scope agent --ttl 8h --issuer s \
+                 --audience r --group lighting --group fx --reach farm-* --shared";
     let mut command = relay(&words.split(' ').collect::<Vec<_>>());
     let output = command.args(["--jwt-secret-file", file]).output().unwrap();
     let (stdout, stderr) = texts(&output);
     assert_eq!((output.status.code(), stderr.as_str()), (Some(0), ""));
 
     let token = stdout.strip_suffix('\n').unwrap();
-    let key = read_secret(&path).unwrap();
-    let iat = verify(token, &key, 0, Some("s")).unwrap().iat.unwrap();
-    let claims = verify(token, &key, iat, Some("s")).unwrap();
+    let keys = KeySet::from(read_secret(&path).unwrap());
+    let expected = Expected {
+        issuer: Some("s"),
+        audience: &["r".to_owned()],
+    };
+    let iat = verify(token, &keys, 0, &expected).unwrap().iat.unwrap();
+    let claims = verify(token, &keys, iat, &expected).unwrap();
     assert_eq!((claims.sub.as_str(), claims.exp), ("ada", iat + 8 * 3600));
     assert!(claims.allows_dcc("maya") && !claims.allows_dcc("nuke"));
     assert!(claims.allows_tunnel("maya-1") && !claims.allows_tunnel("nuke-1"));
     assert!(claims.allows_scope(Scope::Agent) && !claims.allows_scope(Scope::Caller));
     assert_eq!(claims.jti.map(|number| number.len()), Some(32));
+    assert_eq!(claims.groups, ["lighting", "fx"]);
+    assert_eq!(
+        (claims.reach, claims.shared),
+        (vec!["farm-*".to_owned()], true)
+    );
 
     fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
     for ttl in ["8h", "8", "0s"] {
@@ -161,5 +170,45 @@ fn a_taken_port_is_one_line_with_its_likely_cause_and_exit_1() {
             "{line}"
         );
         assert_eq!(line.matches("Address already in use").count(), 1, "{line}");
+    }
+}
+
+#[test]
+fn a_new_token_comes_with_the_entry_that_knows_it() {
+    let words = "token new --sub ada --dcc maya --tunnel maya-* --scope agent --ttl 8h \
+                 --group lighting --reach farm-* --shared";
+    let output = relay(&words.split(' ').collect::<Vec<_>>())
+        .output()
+        .unwrap();
+    let (stdout, stderr) = texts(&output);
+    assert_eq!((output.status.code(), stderr.as_str()), (Some(0), ""));
+    let (token, entry) = stdout.split_once("\n\n").unwrap();
+    // 256 bits, in base 64.
+    assert_eq!(token.strip_prefix("tieline_").map(str::len), Some(43));
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tokens.toml");
+    fs::write(&path, entry).unwrap();
+    let table = read_tokens(&path).unwrap();
+    let known = table.find(&TokenHash::of(token)).unwrap();
+    let claims = &known.claims;
+    assert!(claims.allows_dcc("maya") && !claims.allows_dcc("nuke"));
+    assert!(claims.allows_tunnel("maya-1") && !claims.allows_tunnel("nuke-1"));
+    assert!(claims.allows_scope(Scope::Agent) && !claims.allows_scope(Scope::Caller));
+    assert_eq!((claims.sub.as_str(), claims.shared), ("ada", true));
+    assert_eq!(
+        (&claims.groups[0], &claims.reach[0]),
+        (&"lighting".to_owned(), &"farm-*".to_owned())
+    );
+    assert!(known.expires_at_seconds > Some(1_700_000_000));
+
+    let plain = relay(&["token", "new", "--sub", "b"]).output().unwrap();
+    let (stdout, _) = texts(&plain);
+    let (other, entry) = stdout.split_once("\n\n").unwrap();
+    assert_eq!(entry.trim_end().lines().count(), 3, "{entry}");
+    assert_ne!(other, token);
+    for bad in ["", "a\nb"] {
+        let line = one_line(relay(&["token", "new", "--sub", bad]));
+        assert!(line.contains("`sub`"), "{line}");
     }
 }

@@ -70,6 +70,7 @@ fn register() -> Register {
         dcc: "maya".into(),
         capabilities: vec!["render".into(), "scene".into()],
         token: Token::new("x".repeat(200)),
+        expose_all: false,
     }
 }
 

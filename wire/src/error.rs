@@ -129,6 +129,8 @@ reasons! {
     LengthMismatch = 48, "length_mismatch", retry, "a direction ended with other bytes than were sent";
     LaneLost = 49, "lane_lost", retry, "the session's bulk lane broke";
     LaneRefused = 50, "lane_refused", retry, "no bulk lane was offered to this connection";
+    AuthUnavailable = 51, "auth_unavailable", retry, "the relay cannot tell now who may do this";
+    AuthChanged = 52, "auth_changed", retry, "what the token allows has changed";
     // Sessions.
     TargetRefused = 64, "target_refused", retry, "the target refused the connection";
     TargetUnreachable = 65, "target_unreachable", retry, "the target cannot be reached";

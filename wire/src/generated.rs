@@ -1631,6 +1631,7 @@ impl<'a> Register<'a> {
     pub const VT_DCC: ::flatbuffers::VOffsetT = 16;
     pub const VT_CAPABILITIES: ::flatbuffers::VOffsetT = 18;
     pub const VT_TOKEN: ::flatbuffers::VOffsetT = 20;
+    pub const VT_EXPOSE_ALL: ::flatbuffers::VOffsetT = 22;
 
     #[inline]
     pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -1669,6 +1670,7 @@ impl<'a> Register<'a> {
             builder.add_name(x);
         }
         builder.add_request(args.request);
+        builder.add_expose_all(args.expose_all);
         builder.add_scheme(args.scheme);
         builder.finish()
     }
@@ -1768,6 +1770,18 @@ impl<'a> Register<'a> {
                 .get::<::flatbuffers::ForwardsUOffset<&str>>(Register::VT_TOKEN, None)
         }
     }
+    /// Callers may use every path of an HTTP target, not only those under `base_path`.
+    #[inline]
+    pub fn expose_all(&self) -> bool {
+        // Safety:
+        // Created from valid Table for this object
+        // which contains a valid value in this slot
+        unsafe {
+            self._tab
+                .get::<bool>(Register::VT_EXPOSE_ALL, Some(false))
+                .unwrap()
+        }
+    }
 }
 
 impl ::flatbuffers::Verifiable for Register<'_> {
@@ -1796,6 +1810,7 @@ impl ::flatbuffers::Verifiable for Register<'_> {
                 ::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<&'_ str>>,
             >>("capabilities", Self::VT_CAPABILITIES, false)?
             .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("token", Self::VT_TOKEN, false)?
+            .visit_field::<bool>("expose_all", Self::VT_EXPOSE_ALL, false)?
             .finish();
         Ok(())
     }
@@ -1814,6 +1829,7 @@ pub struct RegisterArgs<'a> {
         >,
     >,
     pub token: Option<::flatbuffers::WIPOffset<&'a str>>,
+    pub expose_all: bool,
 }
 impl<'a> Default for RegisterArgs<'a> {
     #[inline]
@@ -1828,6 +1844,7 @@ impl<'a> Default for RegisterArgs<'a> {
             dcc: None,
             capabilities: None,
             token: None,
+            expose_all: false,
         }
     }
 }
@@ -1889,6 +1906,11 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> RegisterBuilder<'a, 'b, A> {
             .push_slot_always::<::flatbuffers::WIPOffset<_>>(Register::VT_TOKEN, token);
     }
     #[inline]
+    pub fn add_expose_all(&mut self, expose_all: bool) {
+        self.fbb_
+            .push_slot::<bool>(Register::VT_EXPOSE_ALL, expose_all, false);
+    }
+    #[inline]
     pub fn new(
         _fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
     ) -> RegisterBuilder<'a, 'b, A> {
@@ -1917,6 +1939,7 @@ impl ::core::fmt::Debug for Register<'_> {
         ds.field("dcc", &self.dcc());
         ds.field("capabilities", &self.capabilities());
         ds.field("token", &self.token());
+        ds.field("expose_all", &self.expose_all());
         ds.finish()
     }
 }
@@ -1947,6 +1970,7 @@ impl<'a> RegisterAck<'a> {
     pub const VT_REASON: ::flatbuffers::VOffsetT = 14;
     pub const VT_IS_FINAL: ::flatbuffers::VOffsetT = 16;
     pub const VT_MESSAGE: ::flatbuffers::VOffsetT = 18;
+    pub const VT_EXPIRES_IN_S: ::flatbuffers::VOffsetT = 20;
 
     #[inline]
     pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -1964,6 +1988,7 @@ impl<'a> RegisterAck<'a> {
     ) -> ::flatbuffers::WIPOffset<RegisterAck<'bldr>> {
         let mut builder = RegisterAckBuilder::new(_fbb);
         builder.add_generation(args.generation);
+        builder.add_expires_in_s(args.expires_in_s);
         if let Some(x) = args.message {
             builder.add_message(x);
         }
@@ -2070,6 +2095,18 @@ impl<'a> RegisterAck<'a> {
                 .get::<::flatbuffers::ForwardsUOffset<&str>>(RegisterAck::VT_MESSAGE, None)
         }
     }
+    /// Granted: in how many seconds the relay ends the tunnel unless it is registered again; 0: never.
+    #[inline]
+    pub fn expires_in_s(&self) -> u32 {
+        // Safety:
+        // Created from valid Table for this object
+        // which contains a valid value in this slot
+        unsafe {
+            self._tab
+                .get::<u32>(RegisterAck::VT_EXPIRES_IN_S, Some(0))
+                .unwrap()
+        }
+    }
 }
 
 impl ::flatbuffers::Verifiable for RegisterAck<'_> {
@@ -2093,6 +2130,7 @@ impl ::flatbuffers::Verifiable for RegisterAck<'_> {
                 Self::VT_MESSAGE,
                 false,
             )?
+            .visit_field::<u32>("expires_in_s", Self::VT_EXPIRES_IN_S, false)?
             .finish();
         Ok(())
     }
@@ -2110,6 +2148,7 @@ pub struct RegisterAckArgs<'a> {
     pub reason: u16,
     pub is_final: bool,
     pub message: Option<::flatbuffers::WIPOffset<&'a str>>,
+    pub expires_in_s: u32,
 }
 impl<'a> Default for RegisterAckArgs<'a> {
     #[inline]
@@ -2123,6 +2162,7 @@ impl<'a> Default for RegisterAckArgs<'a> {
             reason: 0,
             is_final: false,
             message: None,
+            expires_in_s: 0,
         }
     }
 }
@@ -2178,6 +2218,11 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> RegisterAckBuilder<'a, 'b, A>
             .push_slot_always::<::flatbuffers::WIPOffset<_>>(RegisterAck::VT_MESSAGE, message);
     }
     #[inline]
+    pub fn add_expires_in_s(&mut self, expires_in_s: u32) {
+        self.fbb_
+            .push_slot::<u32>(RegisterAck::VT_EXPIRES_IN_S, expires_in_s, 0);
+    }
+    #[inline]
     pub fn new(
         _fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
     ) -> RegisterAckBuilder<'a, 'b, A> {
@@ -2205,6 +2250,7 @@ impl ::core::fmt::Debug for RegisterAck<'_> {
         ds.field("reason", &self.reason());
         ds.field("is_final", &self.is_final());
         ds.field("message", &self.message());
+        ds.field("expires_in_s", &self.expires_in_s());
         ds.finish()
     }
 }

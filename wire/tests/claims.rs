@@ -2,7 +2,8 @@
 
 use ring::hmac;
 use tieline_wire::claims::{
-    Claims, ClaimsError, Key, LEEWAY_SECONDS, SECRET_BYTES_MIN, Scope, issue, verify,
+    Claims, ClaimsError, Expected, Key, KeySet, LEEWAY_SECONDS, SECRET_BYTES_MIN, Scope, issue,
+    verify as verify_expecting,
 };
 
 const NOW: u64 = 1_800_000_000;
@@ -10,6 +11,14 @@ const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
 
 fn key() -> Key {
     Key::hs256(SECRET).expect("long enough")
+}
+
+fn verify(token: &str, key: &Key, now: u64, issuer: Option<&str>) -> Result<Claims, ClaimsError> {
+    let expected = Expected {
+        issuer,
+        ..Expected::default()
+    };
+    verify_expecting(token, &KeySet::from(key.clone()), now, &expected)
 }
 
 fn claims() -> Claims {
@@ -34,19 +43,8 @@ fn forge(header: &str, claims: &str) -> String {
     format!("{message}.{}", base64(tag.as_ref()))
 }
 
-/// Base 64 for URLs without padding (RFC 7515, 2).
 fn base64(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-    let mut text = String::new();
-    for chunk in bytes.chunks(3) {
-        let bits = (0..3).fold(0_u32, |bits, i| {
-            bits << 8 | u32::from(*chunk.get(i).unwrap_or(&0))
-        });
-        for digit in 0..=chunk.len() {
-            text.push(char::from(DIGITS[(bits >> (18 - 6 * digit) & 63) as usize]));
-        }
-    }
-    text
+    data_encoding::BASE64URL_NOPAD.encode(bytes)
 }
 
 fn verify_json(claims: &str) -> Result<Claims, ClaimsError> {
@@ -74,6 +72,10 @@ fn an_issued_token_comes_back_whole() {
         allowed_dcc: Some(vec!["maya".to_owned()]),
         tunnels: Some(vec!["maya-*".to_owned()]),
         scope: Some(vec!["agent".to_owned(), "caller".to_owned()]),
+        aud: None,
+        groups: vec!["lighting".to_owned()],
+        reach: vec!["farm-*".to_owned()],
+        shared: true,
     };
     let token = issue(&claims, &key()).unwrap();
     assert_eq!(verify(&token, &key(), NOW, Some("studio")), Ok(claims));

@@ -99,6 +99,7 @@ fn conversation() -> (Vec<u8>, Vec<(&'static str, Vec<u8>)>) {
         dcc: "maya".into(),
         capabilities: Vec::new(),
         token: Token::default(),
+        expose_all: false,
     });
     said.push(("hex agent", agent_says(&mut agent, &mut relay)));
     relay.register_ack(&RegisterAck {
@@ -108,6 +109,7 @@ fn conversation() -> (Vec<u8>, Vec<(&'static str, Vec<u8>)>) {
             urls: vec!["http://relay/w/maya/mcp".into()],
             generation: Generation(0x0102_0304),
             heartbeat_ms: 15_000,
+            expires_in_s: 3_600,
         }),
     });
     said.push(("hex relay", relay_says(&mut relay, &mut agent)));

@@ -38,9 +38,12 @@ prop_compose! {
         dcc in text(20),
         capabilities in prop::collection::vec(text(10), 0..limits::CAPABILITIES_MAX),
         token in "[a-zA-Z0-9._-]{0,400}",
+        expose_all: bool,
     ) -> Register {
         let token = Token::new(token);
-        Register { request, name, label, scheme, authority, base_path, dcc, capabilities, token }
+        Register {
+            request, name, label, scheme, authority, base_path, dcc, capabilities, token, expose_all,
+        }
     }
 }
 
@@ -48,15 +51,16 @@ fn register_ack() -> impl Strategy<Value = RegisterAck> {
     let granted = (
         tunnel(),
         prop::collection::vec(text(60), 0..5),
-        any::<(u64, u32)>(),
+        any::<(u64, u32, u32)>(),
     );
-    let granted = granted.prop_map(|(tunnel, urls, (generation, heartbeat_ms))| {
+    let granted = granted.prop_map(|(tunnel, urls, (generation, heartbeat_ms, expires_in_s))| {
         let generation = Generation(generation);
         Ok(Granted {
             tunnel,
             urls,
             generation,
             heartbeat_ms,
+            expires_in_s,
         })
     });
     let refused =

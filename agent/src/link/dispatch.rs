@@ -4,7 +4,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tieline_wire::{AgentHello, BulkNonce, Event, Reason, RegisterAck, RelayHello, SessionId};
+use tieline_wire::{
+    AgentHello, BulkNonce, Event, Reason, RegisterAck, RelayHello, SessionId, TunnelId,
+};
 use tokio::io::AsyncReadExt;
 use tokio::net::tcp::OwnedReadHalf;
 use tokio::task::yield_now;
@@ -67,7 +69,7 @@ impl<'a> Dispatch<'a> {
                 let event = self.collect(&mut input);
                 self.deliver();
                 match event? {
-                    Some(event) => self.act(event)?,
+                    Some(event) => self.act(event),
                     None => break,
                 }
             }
@@ -138,15 +140,15 @@ impl<'a> Dispatch<'a> {
         }
     }
 
-    fn act(&mut self, event: Event) -> Result<(), Error> {
+    fn act(&mut self, event: Event) {
         match event {
-            Event::Open { session, .. } => self.open(session),
+            Event::Open { session, open } => self.open(session, &open.tunnel),
             Event::BulkOffer { session, nonce } => self.lane_offered(session, nonce),
             Event::Bulk { session } => self.with_session(session, Session::moved),
             Event::Finished { session } => self.with_session(session, Session::finish),
             Event::Reset { session, .. } => self.with_session(session, Session::abort),
             Event::RelayHello(hello) => self.introduce(&hello),
-            Event::RegisterAck(ack) => self.registered(ack)?,
+            Event::RegisterAck(ack) => self.answered(ack),
             Event::GoAway(away) => {
                 if self.farewell.is_none() {
                     self.farewell = Some((away.reason, away.message.clone()));
@@ -161,7 +163,6 @@ impl<'a> Dispatch<'a> {
             | Event::Unregister(_)
             | Event::Opened { .. } => {}
         }
-        Ok(())
     }
 
     fn with_session(&self, id: SessionId, act: impl FnOnce(&Session)) {
@@ -171,18 +172,24 @@ impl<'a> Dispatch<'a> {
         }
     }
 
-    fn open(&self, id: SessionId) {
+    fn open(&self, id: SessionId, tunnel: &TunnelId) {
         let session = Arc::new(Session::new(id));
-        {
+        let target = {
             let mut core = self.link.core();
             if core.draining {
                 core.mux.reset(id, Reason::ShuttingDown);
                 self.link.transmit.ring();
                 return;
             }
+            let Some(target) = core.tunnels.target_of(tunnel) else {
+                core.mux.reset(id, Reason::UnknownTunnel);
+                self.link.transmit.ring();
+                return;
+            };
             core.sessions.insert(id, Arc::clone(&session));
-        }
-        let target = self.start.target.clone();
+            target
+        };
+        let target = self.start.targets[target].clone();
         tokio::spawn(session::run(Arc::clone(self.link), session, target));
     }
 
@@ -195,7 +202,7 @@ impl<'a> Dispatch<'a> {
         }
     }
 
-    fn introduce(&self, relay: &RelayHello) {
+    fn introduce(&mut self, relay: &RelayHello) {
         let start = &self.start;
         let mut hello = AgentHello {
             // The mux let the hello through, so there is a version that both speak.
@@ -210,25 +217,33 @@ impl<'a> Dispatch<'a> {
             signature: [0; 64],
         };
         hello.signature = start.identity.sign(&hello.transcript(&relay.nonce));
-        self.link.change(|mux| {
-            mux.hello(&hello);
-            mux.register(&start.register);
-        });
-    }
-
-    fn registered(&self, ack: RegisterAck) -> Result<(), Error> {
-        match ack.outcome {
-            Ok(granted) => {
-                self.link.core().tunnel = Some(granted.tunnel.clone());
-                self.tell(News::Registered(granted));
-                Ok(())
-            }
-            Err(refusal) => Err(Error::refused(refusal.reason, refusal.message)),
+        self.link.change(|mux| mux.hello(&hello));
+        let registers = std::mem::take(&mut self.start.registers);
+        let (registers, tunnels): (Vec<_>, Vec<_>) = registers.into_iter().unzip();
+        self.link.core().tunnels.expect(&tunnels);
+        for (target, register) in registers.into_iter().enumerate() {
+            self.link.register(target, register);
         }
     }
 
+    fn answered(&self, ack: RegisterAck) {
+        let mut core = self.link.core();
+        let Some(target) = core.tunnels.answered(ack.request) else {
+            return;
+        };
+        let news = match ack.outcome {
+            Ok(granted) => {
+                core.tunnels.granted(target, &granted.tunnel);
+                News::Registered { target, granted }
+            }
+            Err(refusal) => News::Refused { target, refusal },
+        };
+        drop(core);
+        self.tell(news);
+    }
+
     fn tell(&self, news: News) {
-        // Full only if the relay acknowledges again and again; the first word stands.
+        // Never full: an answer is one to a question, and those are counted.
         let _ = self.start.news.try_send(news);
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use tieline_wire::{Joining, Reason, Register, Side, Transmit};
+use tieline_wire::{Joining, Reason, Register, Side, Transmit, TunnelId};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -17,7 +17,7 @@ use super::dispatch::Dispatch;
 use super::{Link, News};
 use crate::error::Error;
 use crate::identity::Identity;
-use crate::target::Target;
+use crate::target::WatchedTarget;
 
 /// With less than this left in the buffer, a new one is taken.
 pub(super) const READ_BYTES_MIN: usize = 64 * 1024;
@@ -41,8 +41,9 @@ pub(crate) struct Start {
     pub(crate) relay_name: String,
     pub(crate) link_index: u16,
     pub(crate) links: u16,
-    pub(crate) register: Register,
-    pub(crate) target: Target,
+    /// What to register for each target, in their order; and the tunnel that comes of it.
+    pub(crate) registers: Vec<(Register, TunnelId)>,
+    pub(crate) targets: Arc<[WatchedTarget]>,
     pub(crate) news: mpsc::Sender<News>,
 }
 

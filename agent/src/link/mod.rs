@@ -7,6 +7,7 @@ mod dispatch;
 mod driver;
 #[cfg(test)]
 mod tests;
+mod tunnels;
 
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,7 +16,7 @@ use std::time::Duration;
 
 use bytes::BufMut;
 use tieline_wire::{
-    Event, GoAway, Granted, Moment, Mux, Reason, SessionId, SessionMap, Settings, TunnelId,
+    Event, GoAway, Granted, Moment, Mux, Reason, Refusal, Register, SessionId, SessionMap, Settings,
 };
 use tokio::io::AsyncReadExt;
 use tokio::net::tcp::OwnedReadHalf;
@@ -24,6 +25,7 @@ use tokio::time::Instant;
 
 use self::buffer::ReadBuffer;
 pub(crate) use self::driver::{Start, run};
+use self::tunnels::Tunnels;
 use crate::bell::Bell;
 use crate::session::Session;
 
@@ -36,14 +38,19 @@ const PULL_BYTES_MIN: usize = 16 * 1024;
 /// News of a link for the one who runs it; its end is the result of [`run`].
 #[derive(Debug)]
 pub(crate) enum News {
-    /// The tunnel is up.
-    Registered(Granted),
+    /// A target's tunnel is up.
+    Registered { target: usize, granted: Granted },
+    /// A target gets no tunnel, or no longer one.
+    Refused { target: usize, refusal: Refusal },
     /// The relay wants this link to end.
     GoingAway(GoAway),
 }
 
-/// News that one link can have: one registration, one farewell.
-pub(crate) const NEWS_MAX: usize = 4;
+/// News that a link with so many targets can have at a time: one farewell, and for each target an
+/// answer and one to a question that was asked again.
+pub(crate) const fn news_max(targets: usize) -> usize {
+    2 * targets + 1
+}
 
 /// One link, as its tasks and sessions see it.
 #[derive(Debug)]
@@ -69,8 +76,7 @@ struct Core {
     buffer: ReadBuffer,
     /// When the clock will look at the mux next.
     wakes_at: Option<Moment>,
-    /// The tunnel, once registered.
-    tunnel: Option<TunnelId>,
+    tunnels: Tunnels,
     /// The writer holds bytes that the kernel has not taken yet.
     sending: bool,
     /// No new sessions.
@@ -108,7 +114,7 @@ impl Link {
                 sessions: SessionMap::default(),
                 buffer: ReadBuffer::default(),
                 wakes_at: None,
-                tunnel: None,
+                tunnels: Tunnels::default(),
                 sending: false,
                 draining: false,
             }),
@@ -133,7 +139,7 @@ impl Link {
 
     /// Lets running sessions finish until `deadline`, then ends the link.
     ///
-    /// With `reason`, the relay is told first: no new sessions, and no more tunnel.
+    /// With `reason`, the relay is told first: no new sessions, and no more tunnels.
     pub(crate) fn close(&self, deadline: Instant, reason: Option<Reason>) {
         let mut core = self.core();
         if let Some(reason) = reason
@@ -149,7 +155,7 @@ impl Link {
                 message: String::new(),
             };
             core.mux.go_away(&away);
-            if let Some(tunnel) = core.tunnel.take() {
+            for tunnel in core.tunnels.take_granted() {
                 core.mux.unregister(&tunnel);
             }
         }
@@ -163,6 +169,18 @@ impl Link {
             }
             earlier
         });
+    }
+
+    /// Asks for a target's tunnel, for the first time or anew.
+    pub(crate) fn register(&self, target: usize, mut register: Register) {
+        let mut core = self.core();
+        if core.draining {
+            return;
+        }
+        register.request = core.tunnels.ask(target);
+        core.mux.register(&register);
+        drop(core);
+        self.transmit.ring();
     }
 
     /// Reads a target and queues what came, as far as the session has credit.

@@ -248,7 +248,7 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
-    use crate::target::Target;
+    use crate::target::{Target, WatchedTarget};
 
     /// A session whose relay's direction goes over a lane.
     struct OnLane {
@@ -263,7 +263,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let session = Arc::new(Session::new(SessionId(1)));
-        let target = Target::parse(&address.to_string()).unwrap();
+        let target = WatchedTarget::new(Target::parse(&address.to_string()).unwrap());
         let link = Arc::new(Link::new());
         tokio::spawn(super::super::run(link, Arc::clone(&session), target));
         let (target, _) = listener.accept().await.unwrap();

@@ -27,7 +27,7 @@ pub(crate) use self::lane::take_offer;
 use crate::bell::Bell;
 use crate::link::Link;
 use crate::socket;
-use crate::target::Target;
+use crate::target::WatchedTarget;
 
 /// Slices in one gathered write to a target.
 const SLICES_MAX: usize = 32;
@@ -279,7 +279,7 @@ fn write_payloads(stream: &OwnedWriteHalf, payloads: &[Bytes]) -> io::Result<usi
 }
 
 /// Runs a session from its opening to its end.
-pub(crate) async fn run(link: Arc<Link>, session: Arc<Session>, target: Target) {
+pub(crate) async fn run(link: Arc<Link>, session: Arc<Session>, target: WatchedTarget) {
     // Takes the session off the link, also when this task is dropped half-way.
     let _leave = Leave {
         link: &link,

@@ -24,11 +24,13 @@ use crate::identity::host_tag;
 /// Where the sockets are, in the state directory.
 const RUN_DIR: &str = "run";
 
-/// How long the other side of a status connection may take.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long the other side of a status connection may take: longer than an agent takes to look after its targets.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Longest status that is read.
-const STATUS_BYTES_MAX: u64 = 256 * 1024;
+///
+/// Room for as many targets as an agent may have, with the longest URLs that a relay may give them.
+const STATUS_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
 /// Rest before the next connection is accepted, when that failed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -104,7 +106,7 @@ impl Server {
     /// Answers until dropped.
     pub(crate) async fn serve(self, board: Arc<Board>) {
         loop {
-            // One at a time: an answer fits into the socket's buffer, so nobody waits for long.
+            // One at a time: who comes later finds the targets' health already looked at.
             let answered = match &self.listener {
                 #[cfg(unix)]
                 Listener::Unix(listener) => match listener.accept().await {
@@ -148,6 +150,7 @@ async fn answer(
                 return Ok(());
             }
         }
+        board.probe().await;
         let mut line = serde_json::to_vec(&board.status())?;
         line.push(b'\n');
         stream.write_all(&line).await?;
@@ -222,12 +225,10 @@ async fn within<T>(work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Config;
+    use crate::status::board;
 
     fn board() -> Arc<Board> {
-        Arc::new(Board::new(
-            &Config::new("tcp://127.0.0.1:1", "127.0.0.1:2").unwrap(),
-        ))
+        Arc::new(board::tests::board(&["127.0.0.1:2"]))
     }
 
     fn files(state_dir: &Path) -> usize {

@@ -1,5 +1,6 @@
 //! The local server that sessions are taken to.
 
+mod health;
 mod http;
 mod tcp;
 
@@ -10,6 +11,8 @@ use std::time::Duration;
 use tieline_wire::{Reason, Scheme};
 use tokio::net::TcpStream;
 
+pub(crate) use self::health::WatchedTarget;
+pub use self::health::{Health, HealthState};
 pub use self::http::HttpTarget;
 pub use self::tcp::TcpTarget;
 use crate::error::ConfigError;
@@ -108,7 +111,11 @@ impl Target {
     /// # Errors
     /// The reason for the session's reset, and what the system said.
     pub async fn connect(&self) -> Result<TcpStream, (Reason, io::Error)> {
-        self.tcp().connect(CONNECT_TIMEOUT).await
+        self.connect_within(CONNECT_TIMEOUT).await
+    }
+
+    async fn connect_within(&self, timeout: Duration) -> Result<TcpStream, (Reason, io::Error)> {
+        self.tcp().connect(timeout).await
     }
 
     const fn tcp(&self) -> &TcpTarget {

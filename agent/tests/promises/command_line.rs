@@ -13,6 +13,9 @@ fn tieline(state: &tempfile::TempDir) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tieline"));
     command
         .env("TIELINE_STATE_DIR", state.path())
+        // No file of the developer's own is found from here.
+        .env("HOME", state.path())
+        .current_dir(state.path())
         .stdin(Stdio::null())
         .kill_on_drop(true);
     command
@@ -126,8 +129,65 @@ async fn usage_errors_are_one_line_and_code_2() {
             "{flags:?}: {text}"
         );
     }
-    let output = output(tieline(&state).args(["serve", "--to", "h:1"])).await;
-    assert_eq!(output.status.code(), Some(2));
+    for (flags, word) in [
+        (&["--to", "h:1"][..], "--relay"),
+        (&["--relay", "tcp://r:1"], "--to"),
+        (&["--config", "/nowhere/at.toml"], "/nowhere/at.toml"),
+    ] {
+        let output = output(tieline(&state).arg("serve").args(flags)).await;
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{flags:?}: {text}");
+        assert!(
+            text.contains(word) && text.lines().count() == 1,
+            "{flags:?}: {text}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_file_above_the_current_folder_says_what_to_publish() {
+    let state = tempfile::tempdir().unwrap();
+    let relay = Relay::bind().await;
+    let path = state.path().canonicalize().unwrap().join("tieline.toml");
+    let text = format!(
+        "relay = '{}'\n[[target]]\nto = '127.0.0.1:1'\nname = 'maya'\n",
+        relay.url()
+    );
+    std::fs::write(&path, &text).unwrap();
+    set_mode(&path, 0o644);
+    let deep = state.path().join("show/shot");
+    std::fs::create_dir_all(&deep).unwrap();
+    let mut command = tieline(&state);
+    command.current_dir(&deep).args(["serve", "--json"]);
+    let mut serve = Serve::of(command.stdout(Stdio::piped()).spawn().unwrap());
+    assert_eq!(serve.saw("config").await["file"], path.to_str().unwrap());
+    let mut link = relay.accept().await;
+    assert_eq!(link.register().name.as_deref(), Some("maya"));
+    link.refuse(Reason::NameTaken).await;
+    assert_eq!(serve.code().await, Some(3));
+    // What another user may write decides nothing.
+    set_mode(&path, 0o666);
+    let refused = output(tieline(&state).arg("serve")).await;
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("chmod go-w"));
+    let flags = ["serve", "--no-config", "--to", "h:1"];
+    let none = output(tieline(&state).args(flags)).await;
+    assert!(String::from_utf8_lossy(&none.stderr).contains("--relay"));
+    set_mode(&path, 0o600);
+    std::fs::write(&path, text.replace("name", "nam")).unwrap();
+    let wrong = output(tieline(&state).arg("serve")).await;
+    let said = String::from_utf8_lossy(&wrong.stderr).into_owned();
+    assert_eq!(wrong.status.code(), Some(2), "{said}");
+    assert!(
+        said.contains("tieline.toml:4: unknown field `nam`"),
+        "{said}"
+    );
+    assert_eq!(said.lines().count(), 1, "{said}");
+}
+
+fn set_mode(path: &std::path::Path, mode: u32) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
 }
 
 #[tokio::test]

@@ -9,6 +9,8 @@
 #[cfg(unix)]
 mod command_line;
 mod lifecycle;
+mod renewal;
 mod rig;
 mod sessions;
+mod several;
 mod targets;

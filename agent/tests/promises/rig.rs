@@ -130,6 +130,7 @@ impl Link {
             tunnel,
             generation: Generation(41),
             heartbeat_ms: self.heartbeat_ms,
+            expires_in_s: 0,
         };
         self.answer(Ok(granted)).await;
     }

@@ -66,12 +66,16 @@ impl RelayBuilder {
 }
 
 impl TestRelay {
-    /// A relay with the standard settings, to be changed.
+    /// A relay with the standard settings, to be changed, except that what is missing is said at
+    /// once and not waited for.
     pub fn with() -> RelayBuilder {
-        RelayBuilder(Config::default())
+        let mut config = Config::default();
+        config.http.offline_grace = Duration::ZERO;
+        config.http.start_grace = Duration::ZERO;
+        RelayBuilder(config)
     }
 
-    /// A relay with the standard settings.
+    /// A relay as [`TestRelay::with`] has it.
     ///
     /// # Errors
     /// It does not start.

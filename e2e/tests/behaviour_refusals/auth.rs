@@ -1,7 +1,7 @@
 //! Who may register what.
 
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -15,22 +15,18 @@ use tieline_relay::{Auth, JwtAuth, issue_token};
 use tieline_wire::Reason;
 use tieline_wire::claims::{Key, LEEWAY_SECONDS};
 
-const SECRET: [u8; 32] = [7; 32];
+pub(crate) const SECRET: [u8; 32] = [7; 32];
 
-fn order() -> TokenOrder {
+pub(crate) fn order() -> TokenOrder {
     TokenOrder {
         subject: "ada".to_owned(),
-        dcc: Vec::new(),
-        tunnels: Vec::new(),
-        scopes: Vec::new(),
-        ttl: String::new(),
-        secret_file: PathBuf::new(),
         issuer: Some("studio".to_owned()),
+        ..TokenOrder::default()
     }
 }
 
 /// A token that was issued `age_seconds` ago, for an hour.
-fn token(order: TokenOrder, secret: &[u8], age_seconds: u64) -> Result<String> {
+pub(crate) fn token(order: TokenOrder, secret: &[u8], age_seconds: u64) -> Result<String> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
     let key = Key::hs256(secret)?;
     Ok(issue_token(
@@ -42,17 +38,20 @@ fn token(order: TokenOrder, secret: &[u8], age_seconds: u64) -> Result<String> {
     )?)
 }
 
-fn relay() -> Result<TestRelay> {
-    let key = Key::hs256(&SECRET)?;
-    let issuer = Some("studio".to_owned());
+pub(crate) fn relay() -> Result<TestRelay> {
+    let jwt = JwtAuth {
+        keys: Key::hs256(&SECRET)?.into(),
+        issuer: Some("studio".to_owned()),
+        ..JwtAuth::default()
+    };
     TestRelay::with()
         .shards(2)
-        .config(|config| config.auth = Auth::Jwt(JwtAuth { key, issuer }))
+        .config(|config| config.auth = Auth::Jwt(jwt))
         .start()
 }
 
 /// A token in a file that only its owner may read.
-fn write_token(path: &Path, token: &str) -> Result<()> {
+pub(crate) fn write_token(path: &Path, token: &str) -> Result<()> {
     std::fs::write(path, token)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
     Ok(())

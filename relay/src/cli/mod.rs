@@ -7,7 +7,7 @@ mod settings;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::builder::PossibleValuesParser;
+use clap::builder::{NonEmptyStringValueParser, PossibleValuesParser};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use tieline_wire::claims::Scope;
@@ -16,7 +16,7 @@ pub(crate) use self::settings::{Arity, Origin, Raw, SETTINGS, Setting};
 pub use self::settings::{CONFIG_VARIABLE, ENVIRONMENT_PREFIX, Layer, environment};
 
 /// A token to issue, as asked for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TokenOrder {
     /// Who gets it.
     pub subject: String,
@@ -26,12 +26,20 @@ pub struct TokenOrder {
     pub tunnels: Vec<String>,
     /// What it may be used for; none given means agent and caller.
     pub scopes: Vec<String>,
-    /// How long it lasts, such as `8h`.
+    /// How long it lasts, such as `8h`; a random token may have none.
     pub ttl: String,
-    /// The file with the secret.
+    /// The file with the secret, for a signed one.
     pub secret_file: PathBuf,
     /// Who issues it.
     pub issuer: Option<String>,
+    /// Relays that it is meant for; none given means any.
+    pub audience: Vec<String>,
+    /// Groups that its holder belongs to.
+    pub groups: Vec<String>,
+    /// Patterns of tunnel names that a caller may reach beside its own.
+    pub reach: Vec<String>,
+    /// Whether its agents may share a name with others.
+    pub shared: bool,
 }
 
 /// What the command line asks for.
@@ -44,8 +52,10 @@ pub enum Invocation {
         /// The flags.
         flags: Layer,
     },
-    /// Print a token.
+    /// Print a signed token.
     IssueToken(TokenOrder),
+    /// Print a random token, and its entry for the file of tokens.
+    NewToken(TokenOrder),
 }
 
 /// The command line of `tieline-relay`.
@@ -72,39 +82,15 @@ pub fn command() -> Command {
             Command::new("token")
                 .about("Tokens for agents and callers")
                 .subcommand_required(true)
-                .subcommand(issue_command()),
+                .subcommand(issue_command())
+                .subcommand(new_command()),
         )
 }
 
 fn issue_command() -> Command {
-    let text = |name: &'static str, value: &'static str, help: &'static str| {
-        Arg::new(name).long(name).value_name(value).help(help)
-    };
-    let scopes = Scope::ALL.map(Scope::word);
     Command::new("issue")
         .about("Prints a signed token")
-        .arg(text("sub", "NAME", "Who gets it").required(true))
-        .arg(
-            text("dcc", "DCC", "Good for this application only; repeats").action(ArgAction::Append),
-        )
-        .arg(
-            text(
-                "tunnel",
-                "PATTERN",
-                "Good for these tunnel names only, as in 'maya-*'; repeats",
-            )
-            .action(ArgAction::Append)
-            .value_parser(tunnel_pattern),
-        )
-        .arg(
-            text(
-                "scope",
-                "SCOPE",
-                "Good for this only; repeats [default: agent and caller]",
-            )
-            .action(ArgAction::Append)
-            .value_parser(PossibleValuesParser::new(scopes)),
-        )
+        .args(claim_arguments())
         .arg(text("ttl", "TIME", "How long it lasts, as in 8h").required(true))
         .arg(
             text("jwt-secret-file", "FILE", "The relay's secret")
@@ -116,6 +102,69 @@ fn issue_command() -> Command {
             "NAME",
             "Who issues it, for relays with --jwt-issuer",
         ))
+        .arg(
+            text(
+                "audience",
+                "NAME",
+                "Meant for this relay, for those with --jwt-audience; repeats",
+            )
+            .action(ArgAction::Append),
+        )
+}
+
+fn new_command() -> Command {
+    Command::new("new")
+        .about("Prints a random token, and its entry for --auth-tokens-file")
+        .args(claim_arguments())
+        .arg(text(
+            "ttl",
+            "TIME",
+            "How long it lasts, as in 90d [default: for ever]",
+        ))
+}
+
+fn text(name: &'static str, value: &'static str, help: &'static str) -> Arg {
+    Arg::new(name).long(name).value_name(value).help(help)
+}
+
+/// What a token may say, of either kind.
+fn claim_arguments() -> [Arg; 7] {
+    let patterns = |name, help| {
+        text(name, "PATTERN", help)
+            .action(ArgAction::Append)
+            .value_parser(tunnel_pattern)
+    };
+    let scopes = PossibleValuesParser::new(Scope::ALL.map(Scope::word));
+    [
+        text("sub", "NAME", "Who gets it").required(true),
+        text("dcc", "DCC", "Good for this application only; repeats").action(ArgAction::Append),
+        patterns(
+            "tunnel",
+            "Good for these tunnel names only, as in 'maya-*'; repeats",
+        ),
+        text(
+            "scope",
+            "SCOPE",
+            "Good for this only; repeats [default: agent and caller]",
+        )
+        .action(ArgAction::Append)
+        .value_parser(scopes),
+        text(
+            "group",
+            "NAME",
+            "Reaches the tunnels of this group, and they its own; repeats",
+        )
+        .action(ArgAction::Append)
+        .value_parser(NonEmptyStringValueParser::new()),
+        patterns(
+            "reach",
+            "Reaches these tunnels of others too, as in 'farm-*'; repeats",
+        ),
+        Arg::new("shared")
+            .long("shared")
+            .help("Its agents may share a name with others of the same --sub or --group")
+            .action(ArgAction::SetTrue),
+    ]
 }
 
 /// A pattern with any other character could match no tunnel name.
@@ -133,11 +182,13 @@ fn tunnel_pattern(text: &str) -> Result<String, &'static str> {
 /// What `clap` says, `--help` and `--version` included.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation, clap::Error> {
     let matches = command().try_get_matches_from(arguments)?;
-    if let Some(issue) = matches
+    match matches
         .subcommand_matches("token")
-        .and_then(|token| token.subcommand_matches("issue"))
+        .and_then(ArgMatches::subcommand)
     {
-        return Ok(Invocation::IssueToken(token_order(issue)));
+        Some(("issue", issue)) => return Ok(Invocation::IssueToken(token_order(issue))),
+        Some((_, new)) => return Ok(Invocation::NewToken(token_order(new))),
+        None => {}
     }
     let given = |key: &str| matches.value_source(key) == Some(ValueSource::CommandLine);
     let flags = SETTINGS
@@ -166,7 +217,9 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation
 
 fn texts(matches: &ArgMatches, name: &str) -> Vec<String> {
     matches
-        .get_many::<String>(name)
+        .try_get_many::<String>(name)
+        .ok()
+        .flatten()
         .into_iter()
         .flatten()
         .cloned()
@@ -174,7 +227,8 @@ fn texts(matches: &ArgMatches, name: &str) -> Vec<String> {
 }
 
 fn token_order(matches: &ArgMatches) -> TokenOrder {
-    let one = |name| matches.get_one::<String>(name).cloned();
+    // Not every command has every flag.
+    let one = |name| matches.try_get_one::<String>(name).ok()?.cloned();
     TokenOrder {
         subject: one("sub").unwrap_or_default(),
         dcc: texts(matches, "dcc"),
@@ -182,10 +236,16 @@ fn token_order(matches: &ArgMatches) -> TokenOrder {
         scopes: texts(matches, "scope"),
         ttl: one("ttl").unwrap_or_default(),
         secret_file: matches
-            .get_one::<PathBuf>("jwt-secret-file")
+            .try_get_one::<PathBuf>("jwt-secret-file")
+            .ok()
+            .flatten()
             .cloned()
             .unwrap_or_default(),
         issuer: one("issuer"),
+        audience: texts(matches, "audience"),
+        groups: texts(matches, "group"),
+        reach: texts(matches, "reach"),
+        shared: matches.get_flag("shared"),
     }
 }
 

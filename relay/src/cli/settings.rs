@@ -87,6 +87,11 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "Tunnels, health, metrics; repeats, `off` [default: 127.0.0.1:9003]",
     ),
     one(
+        "admin_token_file",
+        "FILE",
+        "What admin_listen wants as `Authorization: Bearer ...`",
+    ),
+    one(
         "tls_cert",
         "FILE",
         "Certificate for tls:// addresses (not built yet)",
@@ -111,7 +116,17 @@ pub(crate) const SETTINGS: &[Setting] = &[
     one(
         "auth",
         "MODE",
-        "How agents prove themselves: open or jwt [default: open]",
+        "How agents prove themselves: open, tokens or jwt [default: open]",
+    ),
+    one(
+        "auth_tokens_file",
+        "FILE",
+        "With auth tokens: their hashes, and what each is good for",
+    ),
+    one(
+        "auth_denylist",
+        "FILE",
+        "Tokens, holders and agents that are turned away all the same",
     ),
     switch(
         "open_anywhere",
@@ -127,7 +142,43 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "FILE",
         "Secret for HS256 tokens, 32 bytes or more",
     ),
+    one(
+        "jwt_public_key_file",
+        "FILE",
+        "Public key in PEM for RS256, ES256 or EdDSA tokens",
+    ),
+    one("jwt_jwks", "FILE", "Set of keys for tokens (RFC 7517)"),
     one("jwt_issuer", "NAME", "Accept tokens of this issuer only"),
+    many(
+        "jwt_audience",
+        "NAME",
+        "Accept tokens that are meant for this name only; repeats",
+    ),
+    many(
+        "allow_origin",
+        "ORIGIN",
+        "Web pages that may use tunnels, as in https://app.example; repeats, `*` for any",
+    ),
+    many(
+        "trusted_proxies",
+        "NET",
+        "Proxies that are believed who asks, as in 10.0.0.0/8; repeats",
+    ),
+    one(
+        "offline_grace",
+        "TIME",
+        "How long requests wait for an agent that was lost [default: 5s]",
+    ),
+    one(
+        "start_grace",
+        "TIME",
+        "For how long after the start unknown tunnels count as offline [default: 30s]",
+    ),
+    one(
+        "sse_keepalive",
+        "TIME",
+        "Quiet time before an event stream gets a comment; 0s: never [default: 15s]",
+    ),
     one(
         "stale_timeout",
         "TIME",

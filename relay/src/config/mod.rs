@@ -3,17 +3,30 @@
 //! A program that embeds a relay starts from [`Config::default`] instead, and
 //! [`Config::check`] holds it to the same rules.
 
+mod auth;
+mod denylist;
+mod file;
+mod http;
 mod load;
+mod secret;
+mod tokens;
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
-use tieline_wire::claims::Key;
+use tieline_wire::claims::KeySet;
 use tieline_wire::limits::{LINK_BUDGET_BYTES, SESSIONS_MAX, STALE_TIMEOUT};
 
-pub use self::load::{load, parse_duration, read_secret};
+pub use self::denylist::{Denied, Denylist};
+pub(crate) use self::file::{Stamp, read_jwks};
+pub use self::file::{read_denylist, read_tokens};
+pub use self::http::HttpConfig;
+pub use self::load::{load, parse_duration};
+pub use self::secret::{Secret, read_secret};
+pub use self::tokens::{TOKEN_PREFIX, TokenEntry, TokenHash, TokenTable, rfc3339};
 use crate::error::{ConfigError, ListenKind};
 
 /// Most shards of one relay.
@@ -58,6 +71,12 @@ pub struct Config {
     pub spin_us: u32,
     /// How agents prove themselves.
     pub auth: Auth,
+    /// Who is turned away although a token is good.
+    pub denylist: Denylist,
+    /// Where that stands, read again when it changes.
+    pub denylist_file: Option<PathBuf>,
+    /// What operators must present on the admin port, if they must.
+    pub admin_token: Option<Secret>,
     /// A link that is silent for this long is evicted.
     pub stale_timeout: Duration,
     /// A frontend must have named its tunnel by then.
@@ -74,6 +93,8 @@ pub struct Config {
     /// Bytes that the sessions of one shard may hold in each direction, above what each starts
     /// with.
     pub shard_budget_bytes: u64,
+    /// What callers over HTTP may do, and how long they wait.
+    pub http: HttpConfig,
 }
 
 /// How shards talk to the kernel.
@@ -96,17 +117,44 @@ pub enum Auth {
         /// Whether agents on other machines are accepted too.
         anywhere: bool,
     },
+    /// By a token out of a file.
+    Tokens(TokensAuth),
     /// By a signed token.
     Jwt(JwtAuth),
 }
 
+/// The tokens that are accepted.
+#[derive(Clone, Debug, Default)]
+pub struct TokensAuth {
+    /// The file that they stand in, read again when it changes.
+    pub file: Option<PathBuf>,
+    /// What it said at the start.
+    pub table: TokenTable,
+}
+
 /// What a token is checked against.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct JwtAuth {
-    /// The secret.
-    pub key: Key,
+    /// The keys that may have signed it, for as long as the relay runs.
+    pub keys: KeySet,
+    /// Where more keys come from.
+    pub jwks: Option<JwksSource>,
     /// The only issuer that is accepted, if one is named.
     pub issuer: Option<String>,
+    /// What the relay is called as an audience, if tokens name theirs.
+    pub audience: Vec<String>,
+}
+
+/// A set of keys that may change.
+#[derive(Clone, Debug)]
+pub enum JwksSource {
+    /// A file, read again when it changes.
+    File {
+        /// Where it is.
+        path: PathBuf,
+        /// What it said at the start.
+        keys: KeySet,
+    },
 }
 
 /// A configuration, and how the program that runs it talks.
@@ -148,6 +196,9 @@ impl Config {
             driver: DriverChoice::Auto,
             spin_us: 0,
             auth: Auth::Open { anywhere: false },
+            denylist: Denylist::default(),
+            denylist_file: None,
+            admin_token: None,
             stale_timeout: STALE_TIMEOUT,
             preamble_timeout: Duration::from_secs(5),
             drain_timeout: Duration::from_secs(10),
@@ -155,6 +206,7 @@ impl Config {
             sessions_max: SESSIONS_MAX,
             bulk_run_bytes: BULK_RUN_BYTES,
             shard_budget_bytes: SHARD_BUDGET_BYTES,
+            http: HttpConfig::default(),
         }
     }
 
@@ -186,7 +238,7 @@ impl Config {
         {
             return conflict(format!(
                 "agent_listen {open} can be reached from other machines and auth is open: \
-                 use --auth jwt, or say --open-anywhere as well"
+                 use --auth tokens or jwt, or say --open-anywhere as well"
             ));
         }
         in_range("shards", self.shards, 1, SHARDS_MAX)?;
@@ -207,7 +259,11 @@ impl Config {
             ms(10),
             ms(600_000),
         )?;
-        in_range("drain_timeout", self.drain_timeout, ms(0), ms(3_600_000))
+        let http = &self.http;
+        in_range("drain_timeout", self.drain_timeout, ms(0), ms(3_600_000))?;
+        in_range("offline_grace", http.offline_grace, ms(0), ms(60_000))?;
+        in_range("start_grace", http.start_grace, ms(0), ms(3_600_000))?;
+        in_range("sse_keepalive", http.sse_keepalive, ms(0), ms(3_600_000))
     }
 
     /// Shards share their ports (`SO_REUSEPORT`), so the kernel would not object to one port with

@@ -1,4 +1,4 @@
-//! What operators can ask: `/tunnels`, `/healthz` and `/metrics`.
+//! What operators can ask: `/tunnels`, `/healthz` and `/metrics`, and who may.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,57 +6,103 @@ use std::time::Instant;
 
 use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{Query, State};
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::extract::{DefaultBodyLimit, Query, Request, State};
+use axum::http::{HeaderValue, StatusCode, Uri, header};
+use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Json, Router};
 use rustix::process::{Resource, getrlimit};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::Inspect;
+use super::auth::Orders;
 use super::listing::{Listing, Page};
+use super::{Inspect, revoke};
+use crate::config::Secret;
 use crate::metrics::{self, ShardMetrics, ShardStatus};
 
 /// Most tunnels in one answer, and how many there are unless asked otherwise.
 const PAGE_TUNNELS_MAX: usize = 1000;
 
+/// Longest body of a request, in bytes.
+const BODY_BYTES_MAX: usize = 4096;
+
 /// What the answers are made from.
 pub(super) struct Admin {
     pub(super) inspect: Arc<dyn Inspect>,
+    pub(super) orders: Orders,
+    /// What a request must present, if it must.
+    pub(super) token: Option<Secret>,
     pub(super) metrics: Vec<Arc<ShardMetrics>>,
     pub(super) draining: Arc<AtomicBool>,
     pub(super) started: Instant,
     pub(super) start_epoch_seconds: u64,
 }
 
-pub(super) fn router(admin: Arc<Admin>) -> Router {
-    Router::new()
+/// The pages; those that change something answer without a token only where `is_local`.
+pub(super) fn router(admin: Arc<Admin>, is_local: bool) -> Router {
+    let change = if is_local || admin.token.is_some() {
+        post(revoke::revoke)
+    } else {
+        post(|| async {
+            let text = "on an address that others can reach this wants admin_token_file";
+            refuse(StatusCode::FORBIDDEN, "not_protected", text)
+        })
+    };
+    let router = Router::new()
         .route("/tunnels", get(tunnels))
         .route("/healthz", get(health))
         .route("/metrics", get(show_metrics))
+        .route("/revoke", change)
         .fallback(|| async {
             refuse(
                 StatusCode::NOT_FOUND,
                 "not_found",
-                "there are /tunnels, /healthz and /metrics",
+                "there are /tunnels, /healthz, /metrics and /revoke",
             )
         })
-        .method_not_allowed_fallback(|| async {
-            refuse(
-                StatusCode::METHOD_NOT_ALLOWED,
-                "method_not_allowed",
-                "only GET is answered",
-            )
+        .method_not_allowed_fallback(|uri: Uri| async move {
+            let text = match uri.path() {
+                "/revoke" => "only POST is answered",
+                _ => "only GET is answered",
+            };
+            refuse(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", text)
         })
-        .with_state(admin)
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX));
+    let router = match &admin.token {
+        Some(token) => router.layer(middleware::from_fn_with_state(
+            token.clone(),
+            refuse_strangers,
+        )),
+        None => router,
+    };
+    router.with_state(admin)
+}
+
+/// Lets requests pass that present the token.
+async fn refuse_strangers(State(token): State<Secret>, request: Request, next: Next) -> Response {
+    let presented = request
+        .headers()
+        .get(header::AUTHORIZATION)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|text| text.split_once(' '))
+        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+    if presented.is_some_and(|(_, text)| token.is(text.trim_start())) {
+        return next.run(request).await;
+    }
+    let text = "this listener wants `Authorization: Bearer` and the token of admin_token_file";
+    let mut answer = refuse(StatusCode::UNAUTHORIZED, "unauthorized", text);
+    answer
+        .headers_mut()
+        .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    answer
 }
 
 /// An error that a program can tell apart by `error` and a person can read.
 pub(super) fn refuse(status: StatusCode, error: &str, message: &str) -> Response {
     let mut answer = (status, Json(json!({ "error": error, "message": message }))).into_response();
-    if status == StatusCode::METHOD_NOT_ALLOWED {
+    if status == StatusCode::METHOD_NOT_ALLOWED && !message.contains("POST") {
         answer
             .headers_mut()
             .insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
@@ -64,7 +110,7 @@ pub(super) fn refuse(status: StatusCode, error: &str, message: &str) -> Response
     uncached(answer)
 }
 
-fn uncached(mut answer: Response) -> Response {
+pub(super) fn uncached(mut answer: Response) -> Response {
     let headers = answer.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(

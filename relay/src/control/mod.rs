@@ -3,7 +3,9 @@
 //! It sees the shards through [`Inspect`] and their counters, and nothing it does can delay one.
 
 mod admin;
+mod auth;
 mod listing;
+mod revoke;
 mod serve;
 
 use std::future::Future;
@@ -18,16 +20,25 @@ use tokio::sync::watch;
 use tracing::info_span;
 
 use self::admin::Admin;
+use self::auth::{Keeper, Order, Orders};
+use crate::auth::Snapshot;
+use crate::config::Config;
 use crate::error::{ListenKind, StartError};
 use crate::metrics::{ShardMetrics, ShardStatus, TunnelBatch};
 
 /// Some tunnels of each shard that was asked, once all have answered.
 pub(crate) type Tunnels = Pin<Box<dyn Future<Output = Vec<(usize, TunnelBatch)>> + Send>>;
 
+/// How many links were ended, once all shards have said so or took too long.
+pub(crate) type Ended = Pin<Box<dyn Future<Output = usize> + Send>>;
+
 /// What the control thread may ask the shards.
 pub(crate) trait Inspect: Send + Sync {
     /// Some tunnels of each shard in `wanted`, those behind the name given with it.
     fn tunnels(&self, wanted: Vec<(usize, String)>) -> Tunnels;
+
+    /// Gives every shard what decides who is let in; how many links that ended.
+    fn admit(&self, snapshot: Arc<Snapshot>) -> Ended;
 
     /// How each shard runs.
     fn shards(&self) -> Vec<ShardStatus>;
@@ -39,20 +50,24 @@ pub(crate) struct Control {
     stop: watch::Sender<bool>,
     draining: Arc<AtomicBool>,
     addresses: Vec<SocketAddr>,
+    orders: Orders,
 }
 
 impl Control {
-    /// Starts listening on `listen` and serving what `inspect` and `metrics` show.
+    /// Starts listening and serving what `inspect` and `metrics` show, and keeping up to date who is
+    /// let in, which is `snapshot` at first.
     ///
     /// # Errors
     /// [`StartError::Listen`] names the address, [`StartError::Thread`] the missing resource.
     pub(crate) fn start(
-        listen: &[SocketAddr],
+        config: &Config,
+        snapshot: &Snapshot,
         inspect: Arc<dyn Inspect>,
         metrics: Vec<Arc<ShardMetrics>>,
     ) -> Result<Self, StartError> {
         // Bound here and not on the thread, so that a taken port fails the start.
-        let listeners = listen
+        let listeners = config
+            .admin_listen
             .iter()
             .map(|one| bind(*one))
             .collect::<Result<Vec<_>, _>>()?;
@@ -67,8 +82,11 @@ impl Control {
             .map_err(failed)?;
 
         let draining = Arc::new(AtomicBool::new(false));
+        let (keeper, orders) = Keeper::new(config, snapshot.clone(), Arc::clone(&inspect));
         let admin = Arc::new(Admin {
             inspect,
+            orders: orders.clone(),
+            token: config.admin_token.clone(),
             metrics,
             draining: Arc::clone(&draining),
             started: Instant::now(),
@@ -81,7 +99,7 @@ impl Control {
             .name("control".to_owned())
             .spawn(move || {
                 let _span = info_span!("control").entered();
-                runtime.block_on(serve::run(listeners, &admin, stopped));
+                runtime.block_on(serve::run(listeners, &admin, keeper, stopped));
             })
             .map_err(failed)?;
         Ok(Self {
@@ -89,6 +107,7 @@ impl Control {
             stop,
             draining,
             addresses,
+            orders,
         })
     }
 
@@ -100,6 +119,12 @@ impl Control {
     /// From now on `/healthz` says that the relay is on its way out.
     pub(crate) fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Has all files that decide who is let in read again.
+    pub(crate) fn reload(&self) {
+        // One that waits already is as good.
+        let _ = self.orders.try_send(Order::Reload);
     }
 
     /// Ends the thread and waits for it.

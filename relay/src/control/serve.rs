@@ -20,6 +20,7 @@ use tokio::time;
 use tracing::{debug, warn};
 
 use super::admin::{self, Admin, refuse};
+use super::auth::Keeper;
 
 /// Admin connections at a time on one listener; more wait in the kernel's backlog.
 const CONNECTIONS_MAX: usize = 64;
@@ -37,9 +38,11 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub(super) async fn run(
     listeners: Vec<(SocketAddr, TcpListener)>,
     admin: &Arc<Admin>,
+    keeper: Keeper,
     mut stopped: watch::Receiver<bool>,
 ) {
     let mut tasks = JoinSet::new();
+    tasks.spawn(keeper.run());
     for (address, listener) in listeners {
         tasks.spawn(accept(address, listener, Arc::clone(admin)));
     }
@@ -53,8 +56,9 @@ async fn accept(address: SocketAddr, listener: TcpListener, admin: Arc<Admin>) {
         Ok(listener) => listener,
         Err(error) => return warn!(%address, %error, "admin listener lost"),
     };
-    let mut router = admin::router(admin);
-    if address.ip().to_canonical().is_loopback() {
+    let is_local = address.ip().to_canonical().is_loopback();
+    let mut router = admin::router(admin, is_local);
+    if is_local {
         router = router.layer(middleware::from_fn(refuse_foreign_names));
     }
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));

@@ -6,9 +6,10 @@ use std::ops::Bound;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use tieline_wire::{AgentHello, Generation, Moment, Reason, Scheme, TunnelId};
+use tieline_wire::{AgentHello, AgentKey, Generation, Moment, Reason, Scheme, TunnelId};
 use tracing::debug;
 
+use crate::auth::{Identity, Owner};
 use crate::metrics::{TunnelBatch, TunnelReport};
 use crate::session::{Held, SharedMux};
 
@@ -26,14 +27,21 @@ pub(crate) struct LinkRef {
     pub(crate) link: LinkId,
 }
 
-/// What an agent said of a tunnel's target.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What an agent said of a tunnel's target, and whose it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct TunnelInfo {
     pub(crate) scheme: Scheme,
     pub(crate) authority: String,
     pub(crate) base_path: String,
     pub(crate) dcc: String,
     pub(crate) capabilities: Vec<String>,
+    /// Callers may use every path of an HTTP target, not only those under `base_path`.
+    pub(crate) expose_all: bool,
+    /// Nobody's without authentication.
+    pub(crate) owner: Option<Arc<Owner>>,
+    /// Whether agents with other keys may serve it too, if they are close to its owner and say so
+    /// as well.
+    pub(crate) shared: bool,
 }
 
 /// A tunnel, as its link knows it.
@@ -46,8 +54,21 @@ pub(crate) struct TunnelEntry {
     pub(crate) granted: Option<Grant>,
     /// The first second since 1970 at which the agent's permission is over.
     pub(crate) expires_at_seconds: Option<u64>,
+    /// Who registered it; nobody without authentication.
+    pub(crate) identity: Option<Arc<Identity>>,
     /// Its sessions on this link; kept when it is registered again.
     pub(crate) held: Held,
+}
+
+impl TunnelEntry {
+    /// How long the agent's permission still lasts, as an acknowledgement says it: 0 is for ever, and
+    /// so one that ends just now has a second left.
+    pub(crate) fn expires_in_s(&self, now_seconds: u64) -> u32 {
+        self.expires_at_seconds.map_or(0, |end| {
+            let left = end.saturating_sub(now_seconds).max(1);
+            u32::try_from(left).unwrap_or(u32::MAX)
+        })
+    }
 }
 
 /// A name that a link holds.
@@ -185,6 +206,37 @@ impl Registry {
             last = Some(*id);
         }
         last.filter(|_| links.next().is_some())
+    }
+
+    /// Looks at up to `count` links behind `after`, and `end`s those with an agent, or a holder of
+    /// one of their tunnels, that `check` has a reason against. How many it ended, and the last link
+    /// that was looked at, if there are more.
+    pub(crate) fn recheck(
+        &self,
+        after: Option<LinkId>,
+        count: usize,
+        check: impl Fn(&AgentKey, Option<&Identity>) -> Result<(), Reason>,
+        end: impl Fn(&LinkEntry, Reason),
+    ) -> (usize, Option<LinkId>) {
+        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut links = self.links.range((start, Bound::Unbounded));
+        let (mut ended, mut last) = (0, None);
+        for (id, entry) in links.by_ref().take(count) {
+            last = Some(*id);
+            let Some(agent) = &entry.agent else { continue };
+            let holders = entry.tunnels.values().map(|it| it.identity.as_deref());
+            // The agent itself as well, if it has registered nothing yet.
+            let verdict = std::iter::once(None)
+                .chain(holders)
+                .try_for_each(|holder| check(&agent.key, holder));
+            if let Err(reason) = verdict
+                && entry.mux.closing().is_none()
+            {
+                end(entry, reason);
+                ended += 1;
+            }
+        }
+        (ended, last.filter(|_| links.next().is_some()))
     }
 
     /// Every link's mux.

@@ -12,6 +12,7 @@ fn granted(generation: u64, expires_at_seconds: Option<u64>) -> TunnelEntry {
         base_path: String::new(),
         dcc: String::new(),
         capabilities: Vec::new(),
+        ..TunnelInfo::default()
     };
     TunnelEntry {
         info: Arc::new(info),
@@ -21,6 +22,7 @@ fn granted(generation: u64, expires_at_seconds: Option<u64>) -> TunnelEntry {
             since: Moment::default(),
         }),
         expires_at_seconds,
+        identity: None,
         held: Held::default(),
     }
 }
@@ -35,6 +37,16 @@ fn linked(registry: &mut Registry) -> (LinkId, rig::Link) {
 fn names(batch: &TunnelBatch) -> Vec<&str> {
     let rows = batch.rows.iter();
     rows.map(|row| row.tunnel_id.as_str()).collect()
+}
+
+#[test]
+fn a_permission_that_ends_never_looks_endless() {
+    assert_eq!(granted(1, None).expires_in_s(50), 0);
+    assert_eq!(granted(1, Some(110)).expires_in_s(50), 60);
+    for late in [110, 111, u64::MAX] {
+        assert_eq!(granted(1, Some(110)).expires_in_s(late), 1);
+    }
+    assert_eq!(granted(1, Some(u64::MAX)).expires_in_s(50), u32::MAX);
 }
 
 #[test]

@@ -108,7 +108,8 @@ impl Shard {
         };
         let home = home(tunnel, self.peers.mailboxes.len());
         self.metrics.route_updates.inc();
-        self.routes.borrow_mut().apply(update);
+        let now = self.clock.now();
+        self.routes.borrow_mut().apply(update, now);
         self.post(home, applied);
     }
 
@@ -177,6 +178,7 @@ impl Shard {
             })
             .generation = generation;
         let base_path = it.info.base_path.clone();
+        let expires_in_s = it.expires_in_s(Self::seconds_since_1970());
         drop(registry);
         if first && self.may_log() {
             info!(%tunnel, link = link.link.0, generation = generation.0, "tunnel registered");
@@ -191,6 +193,7 @@ impl Shard {
             urls: vec![url],
             generation,
             heartbeat_ms: u32::try_from(heartbeat.as_millis()).unwrap_or(u32::MAX),
+            expires_in_s,
         };
         mux.with_mux(|mux| {
             mux.register_ack(&RegisterAck {

@@ -13,6 +13,7 @@ use super::gateway::ShardGateway;
 use super::message::{Message, Verdict};
 use super::routes::Lookup;
 use super::{Shard, shown};
+use crate::config::Config;
 use crate::io::{PollSocket, Received, Socket, timeout};
 use crate::listen::{http, tcp};
 use crate::metrics::{FrontendKind, HandoffKind};
@@ -101,17 +102,18 @@ impl Shard {
 
     /// The other shard that a connection should be served on, if there is one.
     async fn hinted_shard(&self, socket: &Socket) -> Option<usize> {
+        let domain = self.peers.config.domain.as_deref();
         let tunnel = loop {
             socket.readable().await;
             let mut head = [0; HINT_BYTES];
             match socket.peek(&mut head).ok()? {
-                Received::Bytes(len) => break http::hint(&head[..len])?,
+                Received::Bytes(len) => break http::hint(&head[..len], domain)?,
                 Received::End => return None,
                 Received::Nothing => {}
             }
         };
         match self.routes.borrow().lookup(&tunnel, self.index) {
-            Lookup::Live(link, _) if link.shard != self.index => Some(link.shard),
+            Lookup::Live(link) if link.shard != self.index => Some(link.shard),
             _ => None,
         }
     }
@@ -127,7 +129,12 @@ impl Shard {
         let _here = self.count_frontend();
         let gateway = ShardGateway::new(Rc::clone(self));
         let io = PollSocket::new(socket);
-        let (io, ended) = http::serve(io, gateway, http::Settings::default()).await;
+        let from = http::Peer {
+            address: peer,
+            https: false,
+        };
+        let settings = Rc::clone(&self.http_settings);
+        let (io, ended) = http::serve(io, gateway, from, settings).await;
         debug!(%peer, ended = ended.word(), "HTTP frontend ended");
         if ended.is_reset() {
             io.abort();
@@ -168,7 +175,7 @@ impl Shard {
         let link = match self.routes.borrow().lookup(tunnel, self.index) {
             Lookup::Unknown => return Place::Nowhere(Reason::UnknownTunnel),
             Lookup::Offline => return Place::Nowhere(Reason::TunnelOffline),
-            Lookup::Live(link, _) => link,
+            Lookup::Live(link) => link,
         };
         if link.shard != self.index {
             return Place::Shard(link.shard);
@@ -197,6 +204,18 @@ impl Shard {
     fn count_frontend(self: &Rc<Self>) -> FrontendCount {
         self.metrics.frontends.inc();
         FrontendCount(Rc::clone(self))
+    }
+}
+
+/// How HTTP frontends are served, as the operator wants it.
+pub(super) fn http_settings(config: &Config) -> http::Settings {
+    let front = &config.http;
+    http::Settings {
+        domain: config.domain.clone(),
+        origins: http::Origins::new(front.allow_origins.clone()),
+        trusted_proxies: front.trusted_proxies.clone(),
+        sse_keepalive: front.sse_keepalive,
+        ..http::Settings::default()
     }
 }
 

@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 
 use http::StatusCode;
 use hyper::rt::{Read, ReadBufCursor, Write};
-use tieline_wire::{Reason, Scheme, TunnelId};
+use tieline_wire::{Reason, TunnelId};
 
 use super::Shard;
 use super::message::{Message, Verdict};
-use super::routes::Lookup;
-use crate::io::{PollSocket, Socket, pair, sleep};
+use super::routes::{Found, Lookup};
+use crate::io::{PollSocket, Socket, pair, sleep, timeout};
 use crate::listen::http::{Gateway, Target};
 use crate::session::{SessionEnded, SessionStream};
 
@@ -32,17 +32,37 @@ impl ShardGateway {
 impl Gateway for ShardGateway {
     type Stream = GatewayStream;
 
-    fn find(&self, tunnel: &TunnelId) -> Result<Rc<Target>, Reason> {
-        match self.0.routes.borrow().lookup(tunnel, self.0.index) {
-            Lookup::Unknown => Err(Reason::UnknownTunnel),
-            Lookup::Offline => Err(Reason::TunnelOffline),
-            Lookup::Live(_, route) => {
-                let https = route.info.scheme == Scheme::Https;
-                Target::new(https, &route.info.authority, route.generation)
-                    .map(Rc::new)
-                    .ok_or(Reason::TargetUnreachable)
+    async fn find(&self, tunnel: &TunnelId, stale: Option<&Target>) -> Result<Rc<Target>, Reason> {
+        let shard = &self.0;
+        let http = &shard.peers.config.http;
+        let began = shard.clock.now();
+        loop {
+            let found = shard.routes.borrow().find(tunnel);
+            let since = match found {
+                Found::Target(target)
+                    if stale.is_none_or(|stale| stale.revision < target.revision) =>
+                {
+                    return Ok(target);
+                }
+                // Its link is gone, and word of that is on its way.
+                Found::Target(_) => began,
+                Found::Offline(since) => since,
+                Found::Unusable => return Err(Reason::TargetUnreachable),
+                Found::Unknown => return Err(shard.unknown()),
+            };
+            let left = (since + http.offline_grace).saturating_since(shard.clock.now());
+            let changed = shard.routes.borrow_mut().changed(tunnel);
+            let (Some(changed), false) = (changed, left.is_zero()) else {
+                return Err(Reason::TunnelOffline);
+            };
+            if timeout(left, changed).await.is_err() {
+                return Err(Reason::TunnelOffline);
             }
         }
+    }
+
+    fn is_kind(&self, tunnel: &TunnelId, dcc: &str) -> bool {
+        self.0.routes.borrow().dcc(tunnel) == Some(dcc)
     }
 
     async fn open(&self, tunnel: &TunnelId) -> Result<GatewayStream, Reason> {
@@ -51,7 +71,7 @@ impl Gateway for ShardGateway {
         let link = match lookup {
             Lookup::Unknown => return Err(Reason::UnknownTunnel),
             Lookup::Offline => return Err(Reason::TunnelOffline),
-            Lookup::Live(link, _) => link,
+            Lookup::Live(link) => link,
         };
         if link.shard == shard.index {
             let session = shard.open_session(link, tunnel)?;
@@ -97,6 +117,17 @@ impl Gateway for ShardGateway {
         self.0.metrics.http_answered(status.as_u16());
         if let Some(problem) = problem {
             tracing::debug!(status = status.as_u16(), problem, "HTTP request refused");
+        }
+    }
+}
+
+impl Shard {
+    /// Why a name is not known. Right after the relay's start, every agent has yet to come back.
+    fn unknown(&self) -> Reason {
+        if self.clock.now() < self.started + self.peers.config.http.start_grace {
+            Reason::TunnelOffline
+        } else {
+            Reason::UnknownTunnel
         }
     }
 }

@@ -177,7 +177,7 @@ impl Host {
     fn register(&self, register: &Register) -> Result<(), Refusal> {
         let shard = &self.shard;
         let now = Shard::seconds_since_1970();
-        let permission = authorize(&shard.peers.config.auth, register, self.peer, now)?;
+        let auth = shard.auth();
         let mut registry = shard.registry.borrow_mut();
         let refusal = |reason: Reason| Refusal {
             reason,
@@ -190,6 +190,7 @@ impl Host {
             .agent
             .as_ref()
             .ok_or_else(|| refusal(Reason::Protocol))?;
+        let permission = authorize(&auth, register, &agent.key, self.peer, now)?;
         let derived = TunnelId::derive(&agent.key, &agent.machine, &register.label);
         let tunnel = match permission.name {
             Some(name) if name.looks_derived() && name != derived => {
@@ -218,6 +219,9 @@ impl Host {
             base_path: register.base_path.clone(),
             dcc: register.dcc.clone(),
             capabilities: register.capabilities.clone(),
+            expose_all: register.expose_all,
+            owner: permission.identity.as_ref().map(|it| Arc::clone(&it.owner)),
+            shared: permission.identity.as_ref().is_some_and(|it| it.shared),
         });
         let claim = Claim {
             tunnel: tunnel.clone(),
@@ -236,6 +240,7 @@ impl Host {
             request: register.request,
             granted,
             expires_at_seconds: permission.expires_at_seconds,
+            identity: permission.identity,
             held: held.unwrap_or_default(),
         };
         registry.add_tunnel(self.id, tunnel, it);
@@ -259,6 +264,9 @@ impl LinkHost for Host {
         {
             return Ok(Stay::OnShard(to));
         }
+        shard
+            .auth()
+            .still_allows(None, Some(&hello.key), Shard::seconds_since_1970())?;
         let mut registry = shard.registry.borrow_mut();
         let entry = registry.link_mut(self.id).ok_or(Reason::LinkLost)?;
         if shard.may_log() {

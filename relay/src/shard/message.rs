@@ -10,6 +10,7 @@ use bytes::Bytes;
 use tieline_wire::{AgentKey, BulkNonce, Generation, InstanceId, Reason, TunnelId};
 use tokio::sync::oneshot;
 
+use crate::auth::Snapshot;
 use crate::metrics::TunnelBatch;
 use crate::registry::{LinkRef, TunnelInfo};
 
@@ -71,6 +72,11 @@ pub(crate) enum Message {
     Report {
         after: String,
         answer: oneshot::Sender<TunnelBatch>,
+    },
+    /// From the control thread: who is let in from now on, and how many links that ends.
+    Auth {
+        snapshot: Arc<Snapshot>,
+        ended: oneshot::Sender<usize>,
     },
     /// Accept nothing new, let sessions end for so long, then stop.
     Stop { drain: Duration },

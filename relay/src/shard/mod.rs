@@ -10,9 +10,10 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tieline_wire::Reason;
+use tieline_wire::{Moment, Reason};
 use tracing::{debug, error, info_span};
 
+use crate::auth::Snapshot;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::error::ListenKind;
@@ -24,6 +25,7 @@ use crate::registry::Registry;
 use crate::session::Lanes;
 use crate::splice::ReadBlock;
 
+mod admission;
 mod arbiter;
 mod frontends;
 mod gate;
@@ -52,6 +54,8 @@ const REAP_TIMEOUT: Duration = Duration::from_secs(1);
 /// What all shards share.
 pub(crate) struct Peers {
     pub(crate) config: Config,
+    /// Who is let in, at the start.
+    pub(crate) auth: Arc<Snapshot>,
     /// The way into each shard.
     pub(crate) mailboxes: Vec<MailboxSender>,
     /// Links of each shard, placed or on their way.
@@ -81,6 +85,8 @@ pub(crate) struct Shard {
     clock: Clock,
     metrics: Arc<ShardMetrics>,
     registry: RefCell<Registry>,
+    /// Who is let in; replaced as a whole.
+    auth: RefCell<Arc<Snapshot>>,
     routes: RefCell<Routes>,
     names: RefCell<Names>,
     /// Tunnels that the metrics know of already.
@@ -97,6 +103,9 @@ pub(crate) struct Shard {
     read_block: ReadBlock,
     link_block: LinkBlock,
     lanes: Rc<Lanes>,
+    /// When it started, which is when the relay did.
+    started: Moment,
+    http_settings: Rc<listen::http::Settings>,
 }
 
 /// Runs a shard on this thread until it is told to stop; `started` hears whether it could start.
@@ -153,12 +162,16 @@ impl Shard {
             Arc::clone(&peers.live_tunnels),
             peers.config.max_tunnels,
         );
+        let clock = Clock::start();
         let shard = Rc::new(Self {
             index,
-            clock: Clock::start(),
+            started: clock.now(),
+            http_settings: Rc::new(frontends::http_settings(&peers.config)),
+            clock,
             lanes: Lanes::new(index, Arc::clone(&metrics)),
             metrics,
             registry: RefCell::default(),
+            auth: RefCell::new(Arc::clone(&peers.auth)),
             routes: RefCell::default(),
             names: RefCell::new(names),
             counted_tunnels: Cell::new(0),
@@ -303,6 +316,7 @@ impl Shard {
                 // Nobody may be waiting any more.
                 let _ = answer.send(registry.report(&after, self.index, self.clock.now()));
             }
+            Message::Auth { snapshot, ended } => self.auth_changed(snapshot, ended),
             Message::Stop { .. } => {}
             #[cfg(test)]
             Message::Panic => panic!("as the test wants it"),

@@ -1,13 +1,19 @@
 //! This shard's copy of every route: which links lead to a tunnel, as the tunnel's home decided.
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::collections::HashMap;
+use std::rc::Rc;
 use std::sync::Arc;
 
-use tieline_wire::TunnelId;
+use tieline_wire::{Moment, TunnelId};
+use tokio::sync::oneshot;
 
 use super::message::RouteUpdate;
+use crate::listen::http::Target;
 use crate::registry::LinkRef;
+
+/// Requests of one shard that may wait for a route to change.
+const WAITING_MAX: usize = 16 * 1024;
 
 /// Where a tunnel leads.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,37 +23,71 @@ pub(crate) enum Lookup {
     /// The name is held, its agent is away.
     Offline,
     /// Through this link.
-    Live(LinkRef, Arc<RouteUpdate>),
+    Live(LinkRef),
 }
 
 /// Every route that this shard knows.
 #[derive(Default)]
 pub(crate) struct Routes {
-    routes: HashMap<TunnelId, Arc<RouteUpdate>>,
+    routes: HashMap<TunnelId, Known>,
     /// Spreads sessions over several links.
     turn: Cell<usize>,
+    /// Who wants to hear of a route's next change.
+    waiting: HashMap<TunnelId, Vec<oneshot::Sender<()>>>,
+    waiting_count: usize,
+}
+
+/// A route, and what this shard makes of it.
+struct Known {
+    update: Arc<RouteUpdate>,
+    /// Made when the first HTTP caller asks for it.
+    target: OnceCell<Option<Rc<Target>>>,
+    /// Since when there is no link.
+    offline_since: Option<Moment>,
+}
+
+/// What an HTTP caller finds.
+pub(crate) enum Found {
+    Unknown,
+    /// No agent serves it, since then.
+    Offline(Moment),
+    /// An agent serves it, whose description of its target is of no use.
+    Unusable,
+    Target(Rc<Target>),
 }
 
 impl Routes {
     /// Takes a decision over, unless a newer one is known.
-    pub(crate) fn apply(&mut self, update: Arc<RouteUpdate>) {
-        if self
-            .routes
-            .get(&update.tunnel)
-            .is_some_and(|known| known.revision >= update.revision)
-        {
+    pub(crate) fn apply(&mut self, update: Arc<RouteUpdate>, now: Moment) {
+        let known = self.routes.get(&update.tunnel);
+        if known.is_some_and(|known| known.update.revision >= update.revision) {
             return;
+        }
+        if let Some(waiting) = self.waiting.remove(&update.tunnel) {
+            self.waiting_count -= waiting.len();
+            for one in waiting {
+                // Whoever waited may have left.
+                let _ = one.send(());
+            }
         }
         if update.forget {
             self.routes.remove(&update.tunnel);
-        } else {
-            self.routes.insert(update.tunnel.clone(), update);
+            return;
         }
+        let since = known.and_then(|known| known.offline_since);
+        let offline_since = update.links.is_empty().then(|| since.unwrap_or(now));
+        let tunnel = update.tunnel.clone();
+        let known = Known {
+            update,
+            target: OnceCell::new(),
+            offline_since,
+        };
+        self.routes.insert(tunnel, known);
     }
 
     /// The link to use for a new session of `tunnel`; one on `shard` is preferred.
     pub(crate) fn lookup(&self, tunnel: &TunnelId, shard: usize) -> Lookup {
-        let Some(route) = self.routes.get(tunnel) else {
+        let Some(route) = self.routes.get(tunnel).map(|known| &known.update) else {
             return Lookup::Unknown;
         };
         let links = &route.links;
@@ -64,7 +104,54 @@ impl Routes {
         let chosen = *in_turn
             .find(|link| link.shard == shard)
             .unwrap_or_else(|| &links[turn % links.len()]);
-        Lookup::Live(chosen, Arc::clone(route))
+        Lookup::Live(chosen)
+    }
+
+    /// The target of `tunnel`.
+    pub(crate) fn find(&self, tunnel: &TunnelId) -> Found {
+        let Some(known) = self.routes.get(tunnel) else {
+            return Found::Unknown;
+        };
+        if let Some(since) = known.offline_since {
+            return Found::Offline(since);
+        }
+        let target = known.target.get_or_init(|| {
+            let update = &known.update;
+            Target::new(&update.info, update.generation, update.revision).map(Rc::new)
+        });
+        match target {
+            Some(target) => Found::Target(Rc::clone(target)),
+            None => Found::Unusable,
+        }
+    }
+
+    /// The kind of application behind `tunnel`, if there is such a tunnel.
+    pub(crate) fn dcc(&self, tunnel: &TunnelId) -> Option<&str> {
+        self.routes
+            .get(tunnel)
+            .map(|known| known.update.info.dcc.as_str())
+    }
+
+    /// Ready at the next change of a route; `None` if too many wait already.
+    pub(crate) fn changed(&mut self, tunnel: &TunnelId) -> Option<oneshot::Receiver<()>> {
+        if self.waiting_count >= WAITING_MAX {
+            self.forget_who_left();
+            if self.waiting_count >= WAITING_MAX {
+                return None;
+            }
+        }
+        let (sender, receiver) = oneshot::channel();
+        self.waiting.entry(tunnel.clone()).or_default().push(sender);
+        self.waiting_count += 1;
+        Some(receiver)
+    }
+
+    fn forget_who_left(&mut self) {
+        self.waiting.retain(|_, waiting| {
+            waiting.retain(|one| !one.is_closed());
+            !waiting.is_empty()
+        });
+        self.waiting_count = self.waiting.values().map(Vec::len).sum();
     }
 }
 
@@ -92,14 +179,17 @@ mod tests {
                 base_path: String::new(),
                 dcc: String::new(),
                 capabilities: Vec::new(),
+                ..TunnelInfo::default()
             }),
             forget: false,
         })
     }
 
+    const NOW: Moment = Moment::from_micros(0);
+
     fn link(routes: &Routes, shard: usize) -> Option<(usize, u64)> {
         match routes.lookup(&TunnelId::parse("maya").unwrap(), shard) {
-            Lookup::Live(link, _) => Some((link.shard, link.link.0)),
+            Lookup::Live(link) => Some((link.shard, link.link.0)),
             _ => None,
         }
     }
@@ -107,8 +197,8 @@ mod tests {
     #[test]
     fn an_older_decision_never_replaces_a_newer_one() {
         let mut routes = Routes::default();
-        routes.apply(update(2, &[(0, 2)]));
-        routes.apply(update(1, &[(0, 1)]));
+        routes.apply(update(2, &[(0, 2)]), NOW);
+        routes.apply(update(1, &[(0, 1)]), NOW);
         assert_eq!(link(&routes, 0), Some((0, 2)));
     }
 
@@ -117,20 +207,66 @@ mod tests {
         let mut routes = Routes::default();
         let maya = TunnelId::parse("maya").unwrap();
         assert_eq!(routes.lookup(&maya, 0), Lookup::Unknown);
-        routes.apply(update(1, &[]));
+        routes.apply(update(1, &[]), NOW);
         assert_eq!(routes.lookup(&maya, 0), Lookup::Offline);
         let forget = RouteUpdate {
             forget: true,
             ..(*update(2, &[])).clone()
         };
-        routes.apply(Arc::new(forget));
+        routes.apply(Arc::new(forget), NOW);
         assert_eq!(routes.lookup(&maya, 0), Lookup::Unknown);
+    }
+
+    #[test]
+    fn a_change_wakes_who_waits_for_it_and_nobody_else() {
+        let mut routes = Routes::default();
+        routes.apply(update(1, &[]), NOW);
+        let maya = TunnelId::parse("maya").unwrap();
+        let mut maya = routes.changed(&maya).unwrap();
+        let mut other = routes.changed(&TunnelId::parse("other").unwrap()).unwrap();
+        routes.apply(update(1, &[(0, 1)]), NOW);
+        assert!(maya.try_recv().is_err(), "that is no change");
+        routes.apply(update(2, &[(0, 1)]), NOW);
+        assert!(maya.try_recv().is_ok());
+        assert!(other.try_recv().is_err());
+        assert_eq!(routes.waiting_count, 1);
+    }
+
+    #[test]
+    fn who_waits_is_bounded_and_who_left_does_not_count() {
+        let mut routes = Routes::default();
+        let maya = TunnelId::parse("maya").unwrap();
+        let mut waiting: Vec<_> = (0..WAITING_MAX)
+            .map(|_| routes.changed(&maya).unwrap())
+            .collect();
+        assert!(routes.changed(&maya).is_none());
+        waiting.pop();
+        assert!(routes.changed(&maya).is_some());
+    }
+
+    #[test]
+    fn a_name_is_offline_since_its_last_link_left() {
+        let mut routes = Routes::default();
+        let maya = TunnelId::parse("maya").unwrap();
+        let at = Moment::from_micros;
+        routes.apply(update(1, &[(0, 1)]), at(1));
+        assert!(
+            matches!(routes.find(&maya), Found::Unusable),
+            "it has no authority"
+        );
+        routes.apply(update(2, &[]), at(2));
+        routes.apply(update(3, &[]), at(3));
+        let Found::Offline(since) = routes.find(&maya) else {
+            panic!("it is offline")
+        };
+        assert_eq!(since, at(2));
+        assert_eq!(routes.dcc(&maya), Some(""));
     }
 
     #[test]
     fn a_link_on_the_same_shard_is_preferred_and_several_take_turns() {
         let mut routes = Routes::default();
-        routes.apply(update(1, &[(0, 1), (1, 2), (1, 3)]));
+        routes.apply(update(1, &[(0, 1), (1, 2), (1, 3)]), NOW);
         assert_eq!(link(&routes, 0), Some((0, 1)));
         let used: std::collections::BTreeSet<_> = (0..6).map(|_| link(&routes, 1)).collect();
         assert_eq!(used, [Some((1, 2)), Some((1, 3))].into());

@@ -12,7 +12,7 @@ use tieline_wire::{AgentKey, InstanceId, Scheme, TunnelId};
 use super::message::Claim;
 use super::names::home;
 use super::*;
-use crate::config::DriverChoice;
+use crate::config::{DriverChoice, HttpConfig};
 use crate::registry::{LinkId, LinkRef, TunnelInfo};
 use crate::{Config, Relay};
 
@@ -39,6 +39,7 @@ fn claim(tunnel: &TunnelId, home: usize) -> Message {
             base_path: String::new(),
             dcc: String::new(),
             capabilities: Vec::new(),
+            ..TunnelInfo::default()
         }),
     })
 }
@@ -68,6 +69,10 @@ fn flood_beside_io(driver: DriverChoice) {
     let relay = Relay::start(Config {
         shards: SHARDS,
         driver,
+        http: HttpConfig {
+            start_grace: Duration::ZERO,
+            ..HttpConfig::default()
+        },
         ..Config::default()
     })
     .unwrap();

@@ -1,17 +1,14 @@
-//! The cryptography behind tokens: `ring`'s HMAC as a provider for `jsonwebtoken`.
+//! HS256 (RFC 7518, 3.2): HMAC with a secret that issuer and relay share.
 
-use std::sync::Once;
-
-use jsonwebtoken::crypto::{CryptoProvider, JwtSigner, JwtVerifier, KeyUtils};
-use jsonwebtoken::errors::ErrorKind;
-use jsonwebtoken::{Algorithm, AlgorithmFamily};
+use jsonwebtoken::Algorithm;
+use jsonwebtoken::crypto::{JwtSigner, JwtVerifier};
 use ring::hmac;
 
 /// A secret, as signer and as verifier.
-struct Hs256(hmac::Key);
+pub(super) struct Hs256(hmac::Key);
 
 impl Hs256 {
-    fn new(secret: &[u8]) -> Self {
+    pub(super) fn new(secret: &[u8]) -> Self {
         Self(hmac::Key::new(hmac::HMAC_SHA256, secret))
     }
 }
@@ -39,28 +36,4 @@ impl JwtVerifier for Hs256 {
     fn algorithm(&self) -> Algorithm {
         Algorithm::HS256
     }
-}
-
-static PROVIDER: CryptoProvider = CryptoProvider {
-    signer_factory: |algorithm, key| match (algorithm, key.family()) {
-        (Algorithm::HS256, AlgorithmFamily::Hmac) => Ok(Box::new(Hs256::new(key.as_bytes()))),
-        _ => Err(ErrorKind::UnsupportedAlgorithm.into()),
-    },
-    verifier_factory: |algorithm, key| match (algorithm, key.family()) {
-        (Algorithm::HS256, AlgorithmFamily::Hmac) => {
-            Ok(Box::new(Hs256::new(key.try_get_as_bytes()?)))
-        }
-        _ => Err(ErrorKind::UnsupportedAlgorithm.into()),
-    },
-    // Wanted for JSON Web Keys only, which nothing here reads.
-    key_utils: KeyUtils::new_unimplemented(),
-};
-
-/// Gives `jsonwebtoken` its cryptography, once per process.
-pub(super) fn install_provider() {
-    static INSTALLED: Once = Once::new();
-    INSTALLED.call_once(|| {
-        // A program that embeds us may have installed its own, which knows HS256 as well.
-        let _ = PROVIDER.install_default();
-    });
 }

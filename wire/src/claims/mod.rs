@@ -1,28 +1,40 @@
 //! Tokens: signed text to [`Claims`] and back.
 //!
-//! The caller brings the key and the time; nothing here reads a file or a clock. Only HS256
-//! (RFC 7518, 3.2) is accepted: a token that names another algorithm, `none` included, is refused
-//! before its signature is looked at.
+//! The caller brings the keys and the time; nothing here reads a file or a clock. HS256, RS256,
+//! ES256 and EdDSA with Ed25519 are accepted, each with keys that are for it and no other: what a
+//! token says of its algorithm only picks among them. `none` is refused before anything else.
 
+mod ed25519;
+mod error;
+mod es256;
+mod form;
 mod hs256;
+mod jwks;
+mod key;
+mod pattern;
+mod pem;
+mod provider;
+mod rs256;
 
-use std::fmt;
+use jsonwebtoken::{Algorithm, EncodingKey, Header, Validation};
+use serde::{Deserialize, Serialize};
 
-use jsonwebtoken::errors::{Error as TokenError, ErrorKind};
-use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-use self::hs256::install_provider;
+pub use self::error::ClaimsError;
+use self::form::{audience, numeric_date, present, scope_text, some_date};
+pub use self::jwks::{JWKS_BYTES_MAX, JWKS_KEYS_MAX, Jwks, SkippedKey};
+pub use self::key::{Key, KeySet, SECRET_BYTES_MIN};
+pub use self::pattern::matches_pattern;
+use self::provider::install_provider;
 use crate::limits::TOKEN_BYTES_MAX;
 
 /// Clock difference between issuer and relay that is forgiven, in seconds.
 pub const LEEWAY_SECONDS: u64 = 60;
 
-/// Shortest HS256 secret, in bytes: the length of the hash (RFC 7518, 3.2).
-pub const SECRET_BYTES_MIN: usize = 32;
+/// Most entries of one list in a token: the largest directories put 200 groups into theirs.
+pub const CLAIM_ENTRIES_MAX: usize = 256;
 
-/// Longest text of a foreign error that goes into a [`ClaimsError`], in characters.
-const DETAIL_CHARS_MAX: usize = 120;
+/// Longest text in a token, in bytes, lists and names alike.
+pub const CLAIM_BYTES_MAX: usize = 256;
 
 /// Facts from a verified token: who, which tunnels, until when.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,6 +47,9 @@ pub struct Claims {
     /// Who issued it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub iss: Option<String>,
+    /// Whom it is meant for; absent means anybody.
+    #[serde(default, with = "audience", skip_serializing_if = "Option::is_none")]
+    pub aud: Option<Vec<String>>,
     /// Start of validity, in seconds since 1970.
     #[serde(
         default,
@@ -69,6 +84,15 @@ pub struct Claims {
     /// What it may be used for, as words; see [`Claims::allows_scope`].
     #[serde(default, with = "scope_text", skip_serializing_if = "Option::is_none")]
     pub scope: Option<Vec<String>>,
+    /// The groups it belongs to: members of one group reach each other's tunnels.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<String>,
+    /// Patterns of tunnel names that a caller may reach beside its own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reach: Vec<String>,
+    /// Whether its agents may serve one name together with others of its `sub` or groups.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub shared: bool,
 }
 
 impl Claims {
@@ -80,10 +104,7 @@ impl Claims {
             .is_none_or(|allowed| allowed.iter().any(|one| one == dcc))
     }
 
-    /// True if the holder may ask for the tunnel name `name`.
-    ///
-    /// In a pattern `*` stands for any run of characters, an empty one included; letters compare
-    /// without case, as tunnel names do.
+    /// True if the holder may ask for the tunnel name `name`; see [`matches_pattern`].
     #[must_use]
     pub fn allows_tunnel(&self, name: &str) -> bool {
         self.tunnels.as_ref().is_none_or(|patterns| {
@@ -109,6 +130,54 @@ impl Claims {
     pub fn expires_at_seconds(&self) -> u64 {
         self.exp.saturating_add(LEEWAY_SECONDS)
     }
+
+    /// Whether everything in it has a size that can be kept beside every tunnel.
+    ///
+    /// # Errors
+    /// [`ClaimsError::Malformed`] names the claim.
+    pub fn check_form(&self) -> Result<(), ClaimsError> {
+        if self.sub.is_empty() {
+            return Err(ClaimsError::malformed("`sub` is empty"));
+        }
+        for (name, text) in [
+            ("sub", Some(&self.sub)),
+            ("iss", self.iss.as_ref()),
+            ("jti", self.jti.as_ref()),
+        ] {
+            if text.is_some_and(|text| text.len() > CLAIM_BYTES_MAX) {
+                let text = format!("`{name}` is longer than {CLAIM_BYTES_MAX} bytes");
+                return Err(ClaimsError::Malformed(text));
+            }
+        }
+        let empty = Vec::new();
+        for (name, list) in [
+            ("aud", self.aud.as_ref().unwrap_or(&empty)),
+            ("allowed_dcc", self.allowed_dcc.as_ref().unwrap_or(&empty)),
+            ("tunnels", self.tunnels.as_ref().unwrap_or(&empty)),
+            ("scope", self.scope.as_ref().unwrap_or(&empty)),
+            ("groups", &self.groups),
+            ("reach", &self.reach),
+        ] {
+            if list.len() > CLAIM_ENTRIES_MAX {
+                let text = format!("`{name}` has more than {CLAIM_ENTRIES_MAX} entries");
+                return Err(ClaimsError::Malformed(text));
+            }
+            if list.iter().any(|text| text.len() > CLAIM_BYTES_MAX) {
+                let text = format!("an entry of `{name}` is longer than {CLAIM_BYTES_MAX} bytes");
+                return Err(ClaimsError::Malformed(text));
+            }
+        }
+        // Two tokens without a group must not have one in common.
+        if self.groups.iter().any(String::is_empty) {
+            return Err(ClaimsError::malformed("a name in `groups` is empty"));
+        }
+        Ok(())
+    }
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // As serde wants it.
+fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 /// What a token may be used for.
@@ -137,111 +206,42 @@ impl Scope {
     }
 }
 
-/// A secret that signs and verifies tokens; its `Debug` is masked.
-#[derive(Clone)]
-pub struct Key(DecodingKey);
-
-impl Key {
-    /// A shared secret for HS256.
-    ///
-    /// # Errors
-    /// [`ClaimsError::ShortSecret`] below [`SECRET_BYTES_MIN`].
-    pub fn hs256(secret: &[u8]) -> Result<Self, ClaimsError> {
-        if secret.len() < SECRET_BYTES_MIN {
-            return Err(ClaimsError::ShortSecret(secret.len()));
-        }
-        Ok(Self(DecodingKey::from_secret(secret)))
-    }
-}
-
-impl fmt::Debug for Key {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Key(masked)")
-    }
-}
-
-/// Why a token, or a key, is no good. No variant carries the token or the secret.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ClaimsError {
-    /// Not the text of a token, or claims of the wrong form.
-    #[error("the token cannot be read: {0}")]
-    Malformed(String),
-    /// Signed with something else than HS256, or not at all.
-    #[error("the token is not signed with HS256")]
-    Algorithm,
-    /// Signed with another secret, or changed since.
-    #[error("the token's signature is wrong")]
-    Signature,
-    /// Too old.
-    #[error("the token expired {ago_seconds} s ago")]
-    Expired {
-        /// Since when.
-        ago_seconds: u64,
-    },
-    /// Not valid yet.
-    #[error("the token is valid only in {ahead_seconds} s (are the clocks right?)")]
-    NotYet {
-        /// How long to wait.
-        ahead_seconds: u64,
-    },
-    /// From somebody else.
-    #[error("the token's issuer is not {expected:?}")]
-    Issuer {
-        /// The only issuer that is accepted.
-        expected: String,
-    },
-    /// Meant for somebody else (RFC 7519, 4.1.3).
-    #[error("the token has an audience, and this relay is none")]
-    Audience,
-    /// A secret that is too easy to guess.
-    #[error("a secret of {0} bytes is too short, HS256 wants {SECRET_BYTES_MIN} or more")]
-    ShortSecret(usize),
+/// What a token must say of itself beside having a good signature.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Expected<'a> {
+    /// The only issuer that is accepted, if one is named.
+    pub issuer: Option<&'a str>,
+    /// What the relay is called as an audience. With names, a token must be meant for one of
+    /// them; without, a token that is meant for anybody in particular is not for us.
+    pub audience: &'a [String],
 }
 
 /// Checks a token's signature and validity at `now_seconds` since 1970, and reads it.
 ///
-/// With `issuer`, the token must come from it.
-///
 /// # Errors
-/// [`ClaimsError::Expired`] is the only one that the same holder can mend with a fresh token.
+/// [`ClaimsError::Expired`] is one that the same holder can mend with a fresh token;
+/// [`ClaimsError::UnknownKey`] may be mended by newer keys.
 pub fn verify(
     token: &str,
-    key: &Key,
+    keys: &KeySet,
     now_seconds: u64,
-    issuer: Option<&str>,
+    expected: &Expected<'_>,
 ) -> Result<Claims, ClaimsError> {
-    install_provider();
-    if token.len() > TOKEN_BYTES_MAX {
-        return Err(ClaimsError::Malformed(format!(
-            "longer than {TOKEN_BYTES_MAX} bytes"
-        )));
-    }
-    let header = jsonwebtoken::decode_header(token).map_err(header_error)?;
-    // The library knows no extension, and RFC 7515, 4.1.11 wants such a token refused.
-    if header.crit.is_some() {
-        return Err(ClaimsError::Malformed(
-            "its header has critical extensions".to_owned(),
-        ));
-    }
-
-    let mut validation = Validation::new(Algorithm::HS256);
-    // These two would read the system's clock.
-    validation.validate_exp = false;
-    validation.validate_nbf = false;
-    validation.required_spec_claims.clear();
-    let claims = jsonwebtoken::decode::<Claims>(token, &key.0, &validation)
-        .map_err(claims_error)?
-        .claims;
-
-    if claims.sub.is_empty() {
-        return Err(ClaimsError::Malformed("`sub` is empty".to_owned()));
-    }
-    if let Some(expected) = issuer
-        && claims.iss.as_deref() != Some(expected)
+    let claims = read_signed(token, keys)?;
+    claims.check_form()?;
+    if let Some(issuer) = expected.issuer
+        && claims.iss.as_deref() != Some(issuer)
     {
         return Err(ClaimsError::Issuer {
-            expected: expected.to_owned(),
+            expected: issuer.to_owned(),
         });
+    }
+    let is_for_us = match &claims.aud {
+        Some(names) => names.iter().any(|name| expected.audience.contains(name)),
+        None => expected.audience.is_empty(),
+    };
+    if !is_for_us {
+        return Err(ClaimsError::Audience);
     }
     if now_seconds >= claims.expires_at_seconds() {
         return Err(ClaimsError::Expired {
@@ -258,139 +258,75 @@ pub fn verify(
     Ok(claims)
 }
 
+/// The claims of a token that one of `keys` has signed.
+fn read_signed(token: &str, keys: &KeySet) -> Result<Claims, ClaimsError> {
+    install_provider();
+    if token.len() > TOKEN_BYTES_MAX {
+        let text = format!("longer than {TOKEN_BYTES_MAX} bytes");
+        return Err(ClaimsError::Malformed(text));
+    }
+    let header =
+        jsonwebtoken::decode_header(token).map_err(|error| ClaimsError::of_header(&error))?;
+    // The library knows no extension, and RFC 7515, 4.1.11 wants such a token refused.
+    if header.crit.is_some() {
+        return Err(ClaimsError::malformed("its header has critical extensions"));
+    }
+    let is_known = |algorithm| {
+        matches!(
+            algorithm,
+            Algorithm::HS256 | Algorithm::RS256 | Algorithm::ES256 | Algorithm::EdDSA
+        )
+    };
+    let id = header.kid.as_deref();
+    let is_unknown_key = id.is_some_and(|id| keys.has_names() && !keys.knows(id));
+    if !is_known(header.alg) || (!keys.has(header.alg) && !is_unknown_key) {
+        return Err(ClaimsError::Algorithm);
+    }
+    let mut validation = Validation::new(header.alg);
+    // The first two would read the system's clock.
+    validation.validate_exp = false;
+    validation.validate_nbf = false;
+    validation.validate_aud = false;
+    validation.required_spec_claims.clear();
+    let mut outcome = Err(if is_unknown_key {
+        ClaimsError::UnknownKey
+    } else {
+        ClaimsError::Signature
+    });
+    for key in keys.fitting(header.alg, id) {
+        match jsonwebtoken::decode::<Claims>(token, &key.decoding, &validation) {
+            Ok(read) => return Ok(read.claims),
+            Err(error) => match ClaimsError::of_claims(&error) {
+                ClaimsError::Signature => {}
+                other => outcome = Err(other),
+            },
+        }
+    }
+    outcome
+}
+
 /// Signs `claims` with `key`.
 ///
 /// # Errors
-/// [`ClaimsError::Malformed`] if the token would be longer than a relay accepts.
+/// [`ClaimsError::Algorithm`] unless it is a secret, [`ClaimsError::Malformed`] if no relay would
+/// accept the token.
 pub fn issue(claims: &Claims, key: &Key) -> Result<String, ClaimsError> {
     install_provider();
-    let secret = key.0.try_get_as_bytes().map_err(claims_error)?;
+    claims.check_form()?;
+    if key.algorithm != Algorithm::HS256 {
+        return Err(ClaimsError::Algorithm);
+    }
+    let failed = |error| ClaimsError::of_claims(&error);
+    let secret = key.decoding.try_get_as_bytes().map_err(failed)?;
     let token = jsonwebtoken::encode(
         &Header::new(Algorithm::HS256),
         claims,
         &EncodingKey::from_secret(secret),
     )
-    .map_err(claims_error)?;
+    .map_err(failed)?;
     if token.len() > TOKEN_BYTES_MAX {
-        return Err(ClaimsError::Malformed(format!(
-            "longer than {TOKEN_BYTES_MAX} bytes"
-        )));
+        let text = format!("longer than {TOKEN_BYTES_MAX} bytes");
+        return Err(ClaimsError::Malformed(text));
     }
     Ok(token)
-}
-
-fn header_error(error: TokenError) -> ClaimsError {
-    match error.kind() {
-        // Readable JSON that is no header we know: `none`, or an algorithm with another name.
-        ErrorKind::Json(json) if json.is_data() => ClaimsError::Algorithm,
-        // What an unverified header says is not repeated.
-        _ => ClaimsError::Malformed("it is not a JSON Web Token".to_owned()),
-    }
-}
-
-fn claims_error(error: TokenError) -> ClaimsError {
-    match error.kind() {
-        ErrorKind::InvalidAlgorithm | ErrorKind::UnsupportedAlgorithm => ClaimsError::Algorithm,
-        ErrorKind::InvalidSignature => ClaimsError::Signature,
-        ErrorKind::InvalidAudience => ClaimsError::Audience,
-        _ => ClaimsError::Malformed(error.to_string().chars().take(DETAIL_CHARS_MAX).collect()),
-    }
-}
-
-/// Glob match; remembers the last `*` only, so it never takes more than `pattern` times `name`
-/// steps.
-fn matches_pattern(pattern: &str, name: &str) -> bool {
-    let (pattern, name) = (pattern.as_bytes(), name.as_bytes());
-    let (mut p, mut n) = (0, 0);
-    let mut retry: Option<(usize, usize)> = None;
-    while n < name.len() {
-        match pattern.get(p) {
-            Some(b'*') => {
-                retry = Some((p, n));
-                p += 1;
-            }
-            Some(byte) if byte.eq_ignore_ascii_case(&name[n]) => {
-                p += 1;
-                n += 1;
-            }
-            _ => {
-                let Some((star, start)) = retry else {
-                    return false;
-                };
-                retry = Some((star, start + 1));
-                p = star + 1;
-                n = start + 1;
-            }
-        }
-    }
-    pattern[p..].iter().all(|byte| *byte == b'*')
-}
-
-/// A permission that is there must have its type: `null` must not read as "any".
-fn present<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
-where
-    D: Deserializer<'de>,
-    T: Deserialize<'de>,
-{
-    T::deserialize(deserializer).map(Some)
-}
-
-fn some_date<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
-    numeric_date(deserializer).map(Some)
-}
-
-/// Seconds since 1970, whole or not (RFC 7519, 2), held within `u64`.
-fn numeric_date<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
-    struct Seconds;
-
-    impl serde::de::Visitor<'_> for Seconds {
-        type Value = u64;
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("seconds since 1970")
-        }
-
-        fn visit_u64<E>(self, value: u64) -> Result<u64, E> {
-            Ok(value)
-        }
-
-        fn visit_i64<E>(self, value: i64) -> Result<u64, E> {
-            Ok(u64::try_from(value).unwrap_or(0))
-        }
-
-        #[allow(clippy::cast_possible_truncation)] // A float cast saturates, which is wanted.
-        fn visit_f64<E>(self, value: f64) -> Result<u64, E> {
-            Ok(value as u64)
-        }
-    }
-
-    deserializer.deserialize_any(Seconds)
-}
-
-/// The `scope` claim: words with spaces between (RFC 8693, 4.2); a list is read as well.
-mod scope_text {
-    use super::{Deserialize, Deserializer, Serializer};
-
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Either {
-        Text(String),
-        Words(Vec<String>),
-    }
-
-    pub(super) fn serialize<S: Serializer>(
-        words: &Option<Vec<String>>,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&words.as_deref().unwrap_or_default().join(" "))
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<Option<Vec<String>>, D::Error> {
-        Ok(Some(match Either::deserialize(deserializer)? {
-            Either::Text(text) => text.split_whitespace().map(str::to_owned).collect(),
-            Either::Words(words) => words,
-        }))
-    }
 }

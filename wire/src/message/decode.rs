@@ -133,6 +133,7 @@ impl Decode for Register {
             dcc: text("dcc", register.dcc(), STRING_BYTES_MAX)?,
             capabilities,
             token: Token::new(text("token", register.token(), TOKEN_BYTES_MAX)?),
+            expose_all: register.expose_all(),
         })
     }
 }
@@ -153,6 +154,7 @@ impl Decode for RegisterAck {
                     .collect::<Result<_, _>>()?,
                 generation: Generation(ack.generation()),
                 heartbeat_ms: ack.heartbeat_ms(),
+                expires_in_s: ack.expires_in_s(),
             })
         } else {
             Err(Refusal {

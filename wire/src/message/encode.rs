@@ -127,6 +127,7 @@ impl Message for Register {
                 dcc: Some(dcc),
                 capabilities: Some(capabilities),
                 token: Some(token),
+                expose_all: self.expose_all,
             },
         )
         .as_union_value()
@@ -151,6 +152,7 @@ impl Message for RegisterAck {
                 args.urls = Some(builder.create_vector(&urls));
                 args.generation = granted.generation.0;
                 args.heartbeat_ms = granted.heartbeat_ms;
+                args.expires_in_s = granted.expires_in_s;
             }
             Err(refusal) => {
                 args.reason = refusal.reason.code();

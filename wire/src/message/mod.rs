@@ -223,6 +223,8 @@ pub struct Register {
     pub capabilities: Vec<String>,
     /// The credential, if the relay wants one.
     pub token: Token,
+    /// Callers may use every path of an HTTP target, not only those under `base_path`.
+    pub expose_all: bool,
 }
 
 /// The relay's answer to [`Register`].
@@ -245,6 +247,8 @@ pub struct Granted {
     pub generation: Generation,
     /// How often the agent must be heard, in milliseconds; a third of the stale timeout.
     pub heartbeat_ms: u32,
+    /// In how many seconds the relay ends it unless it is registered again; 0: never.
+    pub expires_in_s: u32,
 }
 
 /// A registration was refused.

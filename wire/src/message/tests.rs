@@ -30,6 +30,7 @@ fn register() -> Register {
         dcc: "maya".into(),
         capabilities: vec!["render".into(), "scene".into()],
         token: Token::new("secret".into()),
+        expose_all: true,
     }
 }
 
@@ -82,6 +83,7 @@ fn every_message_reads_back_as_written() {
             urls: vec!["http://127.0.0.1:9080/w/maya/mcp".into()],
             generation: Generation(1 << 40),
             heartbeat_ms: 15_000,
+            expires_in_s: 3_600,
         }),
         Err(Refusal {
             reason: Reason::NameTaken,
@@ -151,6 +153,7 @@ fn the_longest_messages_that_are_accepted_fit_a_frame() {
         dcc: text.clone(),
         capabilities: vec!["c".repeat(CAPABILITY_BYTES_MAX); CAPABILITIES_MAX],
         token: Token::new("t".repeat(TOKEN_BYTES_MAX)),
+        expose_all: true,
     };
     assert_eq!(round_trip(&register).unwrap(), register);
     assert!(Encoder::new().encode(&register).len() <= TABLE_BYTES_MAX as usize);
@@ -161,6 +164,7 @@ fn the_longest_messages_that_are_accepted_fit_a_frame() {
             urls: vec!["u".repeat(URL_BYTES_MAX); URLS_MAX],
             generation: Generation(u64::MAX),
             heartbeat_ms: 1,
+            expires_in_s: u32::MAX,
         }),
     };
     assert_eq!(round_trip(&ack).unwrap(), ack);

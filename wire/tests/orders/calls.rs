@@ -106,6 +106,7 @@ pub(crate) fn make(mux: &mut Mux, now: &mut Moment, call: Call) {
                 urls: Vec::new(),
                 generation: Generation(1),
                 heartbeat_ms,
+                expires_in_s: 0,
             }),
         }),
         Call::Open => drop(mux.open(&open_message())),

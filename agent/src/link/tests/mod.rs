@@ -2,13 +2,13 @@
 
 use bytes::{Bytes, BytesMut};
 use socket2::SockRef;
-use tieline_wire::{Mode, Open, Register, RelayHello, Transmit};
+use tieline_wire::{Mode, Open, RelayHello, Transmit, TunnelId};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::mpsc;
 
 use super::*;
 use crate::identity::Identity;
-use crate::target::Target;
+use crate::target::{Target, WatchedTarget};
 use crate::witness::Connection;
 
 mod copies;
@@ -38,14 +38,15 @@ impl Relay {
         let agent = agent.await.unwrap();
         let (stream, _) = listener.accept().await.unwrap();
         let state = tempfile::tempdir().unwrap();
-        let (tell, news) = mpsc::channel(NEWS_MAX);
+        let target = Target::parse(&targets.local_addr().unwrap().to_string()).unwrap();
+        let (tell, news) = mpsc::channel(news_max(1));
         let start = Start {
             identity: Arc::new(Identity::load(state.path(), Some("test")).unwrap()),
             relay_name: "localhost".to_owned(),
             link_index: 0,
             links: 1,
-            register: Register::default(),
-            target: Target::parse(&targets.local_addr().unwrap().to_string()).unwrap(),
+            registers: vec![(Register::default(), tunnel())],
+            targets: vec![WatchedTarget::new(target)].into(),
             news: tell,
         };
         tokio::spawn(run(Arc::new(Link::new()), agent, start));
@@ -105,7 +106,7 @@ impl Relay {
     /// A session, and its target's end of the connection.
     async fn open(&mut self) -> (SessionId, TcpStream) {
         let open = Open {
-            tunnel: TunnelId::parse("maya").unwrap(),
+            tunnel: tunnel(),
             mode: Mode::Bytes,
         };
         let id = self.mux.open(&open).unwrap();
@@ -114,6 +115,10 @@ impl Relay {
         target.writable().await.unwrap();
         (id, target)
     }
+}
+
+fn tunnel() -> TunnelId {
+    TunnelId::parse("maya").unwrap()
 }
 
 /// The connection that this is the other end of.

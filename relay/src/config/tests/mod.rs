@@ -1,3 +1,4 @@
+mod auth;
 mod refused;
 
 use std::fs;
@@ -247,7 +248,7 @@ fn the_manual_names_every_setting_and_its_file_is_good() {
         .filter(|line| !line.starts_with("open_anywhere"));
     let text = text.collect::<Vec<_>>().join("\n");
     let folder = folder();
-    secret_file(folder.path(), &[b'x'; 32], 0o600);
+    auth::write_files(folder.path());
     let config = Case::file(folder.path(), &text).config();
 
     let standard = Config::standard();

@@ -14,6 +14,7 @@ use send_wrapper::SendWrapper;
 
 use super::Gateway;
 use super::caller::{Cut, State, Upload};
+use super::events::Events;
 use super::pool::{Lease, Track};
 
 /// A request's body on its way to the target.
@@ -161,8 +162,11 @@ enum Content<G: Gateway> {
 /// What a target answers, and the connection that it comes from.
 struct TargetBody<G: Gateway> {
     incoming: Incoming,
+    events: Option<Box<Events<G>>>,
     lease: Option<Lease<G>>,
     cut: Cut,
+    /// What comes behind bytes of the stream that were held back.
+    trailers: Option<Box<Frame<Bytes>>>,
     /// Why the answer broke off, and how often the caller's connection was flushed before.
     failed: Option<(hyper::Error, u64)>,
 }
@@ -176,13 +180,21 @@ impl<G: Gateway> AnswerBody<G> {
         }
     }
 
-    /// The target's, with the connection to give back at the end. `cut` says how it looks to the
-    /// caller if it breaks off.
-    pub(super) fn target(incoming: Incoming, lease: Lease<G>, cut: Cut, state: Rc<State>) -> Self {
+    /// The target's, with the connection to give back at the end, and what is done to it if it is
+    /// an event stream. `cut` says how it looks to the caller if it breaks off.
+    pub(super) fn target(
+        incoming: Incoming,
+        events: Option<Events<G>>,
+        lease: Lease<G>,
+        cut: Cut,
+        state: Rc<State>,
+    ) -> Self {
         let body = TargetBody {
             incoming,
+            events: events.map(Box::new),
             lease: Some(lease),
             cut,
+            trailers: None,
             failed: None,
         };
         Self {
@@ -216,7 +228,7 @@ impl<G: Gateway> Body for AnswerBody<G> {
     fn is_end_stream(&self) -> bool {
         match &self.content {
             Content::Own(body) => body.as_ref().is_none_or(Bytes::is_empty),
-            Content::Target(body) => body.incoming.is_end_stream(),
+            Content::Target(body) => body.is_end_stream(),
         }
     }
 
@@ -236,23 +248,51 @@ impl<G: Gateway> TargetBody<G> {
         cx: &mut Context<'_>,
         state: &State,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        if self.failed.is_none() {
-            match ready!(Pin::new(&mut self.incoming).poll_frame(cx)) {
+        if let Some(trailers) = self.trailers.take() {
+            return Poll::Ready(Some(Ok(*trailers)));
+        }
+        while self.failed.is_none() {
+            let Poll::Ready(polled) = Pin::new(&mut self.incoming).poll_frame(cx) else {
+                let Some(events) = &mut self.events else {
+                    return Poll::Pending;
+                };
+                let comment = ready!(events.poll_quiet(cx));
+                return Poll::Ready(Some(Ok(Frame::data(comment))));
+            };
+            match polled {
                 Some(Ok(frame)) => {
                     if frame.is_trailers() || self.incoming.is_end_stream() {
                         self.finish();
                     }
-                    return Poll::Ready(Some(Ok(frame)));
+                    let Some(events) = &mut self.events else {
+                        return Poll::Ready(Some(Ok(frame)));
+                    };
+                    let bytes = match frame.into_data() {
+                        Ok(piece) => events.pass(piece),
+                        Err(trailers) => {
+                            let rest = events.rest();
+                            if rest.is_empty() {
+                                return Poll::Ready(Some(Ok(trailers)));
+                            }
+                            self.trailers = Some(Box::new(trailers));
+                            rest
+                        }
+                    };
+                    if !bytes.is_empty() {
+                        return Poll::Ready(Some(Ok(Frame::data(bytes))));
+                    }
                 }
                 None => {
                     self.finish();
-                    return Poll::Ready(None);
+                    return Poll::Ready(self.rest().map(Ok));
                 }
                 Some(Err(error)) => {
                     self.lease = None;
                     self.failed = Some((error, state.flushes()));
-                    // Once: hyper flushes after this turn, and is to come back then.
-                    cx.waker().wake_by_ref();
+                    state.await_flush(cx);
+                    if let Some(rest) = self.rest() {
+                        return Poll::Ready(Some(Ok(rest)));
+                    }
                 }
             }
         }
@@ -268,6 +308,17 @@ impl<G: Gateway> TargetBody<G> {
             }
             None => Poll::Pending,
         }
+    }
+
+    /// What was held back of an event stream.
+    fn rest(&mut self) -> Option<Frame<Bytes>> {
+        let rest = self.events.as_mut()?.rest();
+        (!rest.is_empty()).then(|| Frame::data(rest))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let is_holding = self.events.as_ref().is_some_and(|it| it.is_holding());
+        self.incoming.is_end_stream() && self.trailers.is_none() && !is_holding
     }
 
     fn finish(&mut self) {

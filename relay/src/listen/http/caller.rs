@@ -5,7 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Instant;
 
 use hyper::rt::{Read, ReadBuf, ReadBufCursor, Write};
@@ -15,6 +15,9 @@ use super::{Ended, Settings};
 /// Bytes read ahead of hyper to learn whether a caller that has pipelined more requests, or waits
 /// for `100 Continue`, is still there.
 const AHEAD_BYTES_MAX: usize = 4096;
+
+/// What a client of HTTP/2 says first (RFC 9113, section 3.4).
+const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Where a connection stands in its requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,11 +69,24 @@ pub(super) struct State {
     /// Whether the answer's head is here: from then on the target may take its time.
     is_answering: Cell<bool>,
     cut: Cell<Option<Cut>>,
+    /// HTTP/2: what is known of the connection that this stream is one of.
+    connection: Option<StreamOf>,
+    is_http2: Cell<bool>,
+    /// HTTP/2: how many streams the connection has.
+    streams: Cell<usize>,
+    /// HTTP/2: streams that wait for a flush, and whom to ask for one.
+    waits_for_flush: RefCell<Vec<Waker>>,
+    driver: RefCell<Option<Waker>>,
 }
 
 impl State {
     pub(super) fn new() -> Self {
         Self {
+            connection: None,
+            is_http2: Cell::new(false),
+            streams: Cell::new(0),
+            waits_for_flush: RefCell::default(),
+            driver: RefCell::default(),
             phase: Cell::new(Phase::Fresh),
             since: Cell::new(None),
             stalled_since: Cell::new(None),
@@ -83,6 +99,27 @@ impl State {
             is_answering: Cell::new(false),
             cut: Cell::new(None),
         }
+    }
+
+    /// From now on requests come as streams, and what comes beside them is nothing to wait for.
+    pub(super) fn begin_http2(&self) {
+        self.is_http2.set(true);
+        self.enter(Phase::Idle);
+    }
+
+    /// State of a new stream of the connection in `connection`, which is busy while one lives.
+    pub(super) fn of_stream(connection: &Rc<Self>) -> Self {
+        connection.streams.set(connection.streams.get() + 1);
+        connection.enter(Phase::Busy);
+        Self {
+            connection: Some(StreamOf(Rc::clone(connection))),
+            ..Self::new()
+        }
+    }
+
+    /// Begins the time anew that the caller has now.
+    pub(super) fn extend(&self) {
+        self.since.set(None);
     }
 
     fn enter(&self, phase: Phase) {
@@ -125,7 +162,38 @@ impl State {
 
     /// How often everything that hyper had for the caller was written.
     pub(super) fn flushes(&self) -> u64 {
-        self.flushes.get()
+        self.connection
+            .as_ref()
+            .map_or(self.flushes.get(), |stream| stream.0.flushes.get())
+    }
+
+    /// Sees to it that hyper flushes, and wakes this task when it has.
+    pub(super) fn await_flush(&self, cx: &Context<'_>) {
+        let Some(StreamOf(connection)) = &self.connection else {
+            // Once: the same task flushes after this turn.
+            return cx.waker().wake_by_ref();
+        };
+        let mut waiting = connection.waits_for_flush.borrow_mut();
+        waiting.push(cx.waker().clone());
+        if let Some(driver) = &*connection.driver.borrow() {
+            driver.wake_by_ref();
+        }
+    }
+
+    /// Notes the task that drives the connection.
+    pub(super) fn driven_by(&self, waker: &Waker) {
+        let mut driver = self.driver.borrow_mut();
+        match &mut *driver {
+            Some(known) => known.clone_from(waker),
+            none => *none = Some(waker.clone()),
+        }
+    }
+
+    fn flushed(&self) {
+        self.flushes.set(self.flushes.get() + 1);
+        for waiting in self.waits_for_flush.take() {
+            waiting.wake();
+        }
     }
 
     /// True if the caller may still be sending a body that nobody reads.
@@ -140,6 +208,8 @@ impl State {
             (Some(Cut::Hidden), _) => Ended::Truncated,
             (None, Ok(())) => Ended::Closed,
             (None, Err(error)) if error.is_parse() => Ended::Malformed,
+            // It hangs up as it likes once nothing runs, and may do so in the middle of a goodbye.
+            (None, Err(_)) if self.is_http2.get() && self.streams.get() == 0 => Ended::Closed,
             (None, Err(_)) => Ended::CallerGone,
         }
     }
@@ -175,6 +245,25 @@ impl State {
         match self.phase.get() {
             Phase::Idle => (since + settings.idle_timeout, Ended::IdleTimeout),
             _ => (since + settings.head_timeout, Ended::HeadTimeout),
+        }
+    }
+}
+
+/// One stream of a connection.
+#[derive(Debug)]
+struct StreamOf(Rc<State>);
+
+impl Drop for StreamOf {
+    fn drop(&mut self) {
+        let Self(connection) = self;
+        let left = connection.streams.get() - 1;
+        connection.streams.set(left);
+        if left == 0 {
+            connection.enter(Phase::Idle);
+            // Its time begins now.
+            if let Some(driver) = &*connection.driver.borrow() {
+                driver.wake_by_ref();
+            }
         }
     }
 }
@@ -218,6 +307,33 @@ impl<IO: Read + Write + Unpin> Caller<IO> {
         inner.into_inner().io
     }
 
+    /// True if the caller begins as HTTP/2 does; ready as soon as that is decided.
+    pub(super) fn poll_http2(&self, cx: &mut Context<'_>) -> Poll<bool> {
+        let decided = || {
+            let ahead = &self.inner.borrow().ahead;
+            let is_whole = ahead.starts_with(HTTP2_PREFACE);
+            (is_whole || !HTTP2_PREFACE.starts_with(ahead)).then_some(is_whole)
+        };
+        loop {
+            if let Some(is_http2) = decided() {
+                return Poll::Ready(is_http2);
+            }
+            if !ready!(self.poll_ahead(cx)) {
+                return Poll::Ready(false);
+            }
+        }
+    }
+
+    /// Reads ahead of hyper; false at the caller's end.
+    fn poll_ahead(&self, cx: &mut Context<'_>) -> Poll<bool> {
+        let inner = &mut *self.inner.borrow_mut();
+        let mut bytes = [0; 1024];
+        let mut buf = ReadBuf::new(&mut bytes);
+        let polled = ready!(Pin::new(&mut inner.io).poll_read(cx, buf.unfilled()));
+        inner.ahead.extend_from_slice(buf.filled());
+        Poll::Ready(polled.is_ok() && !buf.filled().is_empty())
+    }
+
     /// To be called before hyper gets a turn.
     pub(super) fn begin_turn(&self) {
         self.state.read_blocked.set(false);
@@ -235,16 +351,11 @@ impl<IO: Read + Write + Unpin> Caller<IO> {
         {
             return false;
         }
-        let inner = &mut *self.inner.borrow_mut();
-        while inner.ahead.len() < AHEAD_BYTES_MAX {
-            let mut bytes = [0; 1024];
-            let mut buf = ReadBuf::new(&mut bytes);
-            match Pin::new(&mut inner.io).poll_read(cx, buf.unfilled()) {
+        while self.inner.borrow().ahead.len() < AHEAD_BYTES_MAX {
+            match self.poll_ahead(cx) {
                 Poll::Pending => return false,
-                Poll::Ready(Ok(())) if !buf.filled().is_empty() => {
-                    inner.ahead.extend_from_slice(buf.filled());
-                }
-                Poll::Ready(_) => return true,
+                Poll::Ready(true) => {}
+                Poll::Ready(false) => return true,
             }
         }
         false
@@ -271,7 +382,7 @@ impl<IO: Read + Unpin> Read for Caller<IO> {
             }
         }
         self.state.moved.set(true);
-        if self.state.phase.get() == Phase::Idle {
+        if self.state.phase.get() == Phase::Idle && !self.state.is_http2.get() {
             self.state.enter(Phase::Head);
         }
         Poll::Ready(Ok(()))
@@ -301,7 +412,7 @@ impl<IO: Write + Unpin> Write for Caller<IO> {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(Pin::new(&mut self.inner.borrow_mut().io).poll_flush(cx))?;
         // hyper flushes only after it has written all that it had.
-        self.state.flushes.set(self.state.flushes.get() + 1);
+        self.state.flushed();
         Poll::Ready(Ok(()))
     }
 

@@ -3,127 +3,209 @@
 use std::rc::Rc;
 
 use bytes::Bytes;
-use http::header::HOST;
+use http::header::{HOST, ORIGIN};
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{Extensions, Method, Request, Response, Uri, Version};
+use http::{Extensions, HeaderMap, Method, Request, Response, Uri, Version};
 use http_body::Body;
 use hyper::body::Incoming;
 use tieline_wire::{Reason, TunnelId};
 
 use super::body::{AnswerBody, RequestBody, await_continue};
 use super::caller::{Cut, State};
+use super::events::Events;
+use super::exposure::is_exposed;
+use super::forwarded::Client;
+use super::origin::{self, Page};
 use super::pool::{Connection, Failure, Lease, Pool};
-use super::problem::Problem;
+use super::problem::{self, Problem};
 use super::rewrite::{Mapping, Target};
-use super::{Gateway, Settings, headers, route};
+use super::route::{Named, Route, Way, named, split};
+use super::{Gateway, Peer, Settings, headers, sse};
+
+/// How often a request that was not sent yet looks for the tunnel anew, when its link went away.
+const LOOKS_MAX: usize = 4;
 
 /// What the requests of one frontend connection share.
 pub(super) struct Front<G: Gateway> {
     pub(super) gateway: G,
     pub(super) pool: Pool,
-    settings: Settings,
-    state: Rc<State>,
+    settings: Rc<Settings>,
+    peer: Peer,
 }
 
-/// Where a request goes, and how its URL at the relay relates to the target's.
+/// Who asks, and under which name of ours.
+struct Asked<'a> {
+    /// The relay's authority as the caller knows it.
+    authority: Option<&'a str>,
+    named: Named<'a>,
+    client: Client,
+}
+
+/// Where a request goes.
 struct Destination {
     tunnel: TunnelId,
-    target: Rc<Target>,
-    prefix: String,
+    mapping: Mapping,
     path: PathAndQuery,
-    bare: bool,
-    public: Option<Bytes>,
     version: Version,
+    /// True if a stream in the answer may begin with an endpoint of the older transport.
+    is_get: bool,
 }
 
 impl<G: Gateway> Front<G> {
-    pub(super) fn new(gateway: G, settings: Settings, state: Rc<State>) -> Self {
+    pub(super) fn new(gateway: G, settings: Rc<Settings>, peer: Peer, is_http2: bool) -> Self {
         Self {
             gateway,
-            pool: Pool::default(),
+            pool: Pool::new(is_http2),
             settings,
-            state,
+            peer,
         }
     }
 
-    /// Answers one request, by its target or by the relay itself.
+    /// Answers one request, by its target or by the relay itself. `state` is the connection's, or
+    /// the stream's where the connection has several.
     pub(super) async fn answer(
         self: Rc<Self>,
         request: Request<Incoming>,
+        state: Rc<State>,
     ) -> Response<AnswerBody<G>> {
-        self.state.begin(!request.body().is_end_stream());
-        let (response, word) = match self.forward(request).await {
+        state.begin(!request.body().is_end_stream());
+        let (parts, body) = request.into_parts();
+        let mut page = Page::Own;
+        let (mut response, word) = match self.serve(parts, body, &state, &mut page).await {
             Ok(response) => (response, None),
             Err(problem) => {
                 let word = problem.word;
-                let own = |body| AnswerBody::own(body, Rc::clone(&self.state));
-                (problem.into_response().map(own), Some(word))
+                (own(problem.into_response(), &state), Some(word))
             }
         };
+        if let Page::Allowed(origin) = page {
+            origin::mark(response.headers_mut(), origin);
+        }
         self.gateway.answered(response.status(), word);
         response
     }
 
-    async fn forward(
+    /// `page` is what the request says about the page that it comes from, for any answer to it.
+    async fn serve(
         self: &Rc<Self>,
-        request: Request<Incoming>,
+        parts: Parts,
+        body: Incoming,
+        state: &Rc<State>,
+        page: &mut Page,
     ) -> Result<Response<AnswerBody<G>>, Problem> {
-        headers::check_request(request.method(), request.version(), request.headers())?;
-        let destination = self.destination(&request)?;
-        let request = self.prepare(request, &destination);
-        let (connection, answer) = self.exchange(request, &destination).await?;
-        self.state.head_arrived();
-        self.pass(answer, connection, &destination)
+        headers::check_request(&parts)?;
+        let asked = self.asked(&parts)?;
+        *page = self.page(&parts.headers, &asked);
+        if *page == Page::Refused {
+            return Err(origin::refusal());
+        }
+        if origin::is_preflight(&parts.method, &parts.headers) {
+            return Ok(own(origin::preflight(&parts.headers), state));
+        }
+        let path = parts.uri.path_and_query().map_or("", PathAndQuery::as_str);
+        let route = match split(asked.named, path).ok_or_else(Problem::not_found)? {
+            Way::Tunnel(route) => route,
+            Way::Kind { dcc, named, .. } => {
+                let is_named = |route: &Route<'_>| {
+                    TunnelId::parse(route.tunnel).is_ok_and(|it| self.gateway.is_kind(&it, dcc))
+                };
+                named.filter(is_named).ok_or_else(Problem::not_found)?
+            }
+            Way::Health => return Ok(own(problem::alive(), state)),
+        };
+        let destination = self.destination(&parts, &asked, &route).await?;
+        let client = asked.client;
+        let body = RequestBody::new(Some(body), Rc::clone(state));
+        let request = self.prepare(parts, body, &destination, client);
+        let (connection, answer) = self.exchange(request, &destination, state).await?;
+        state.head_arrived();
+        self.pass(answer, connection, destination, state)
     }
 
-    fn destination(&self, request: &Request<Incoming>) -> Result<Destination, Problem> {
-        let uri = request.uri();
-        let path = uri.path_and_query().map_or("", PathAndQuery::as_str);
-        let route = route::split(path).ok_or_else(Problem::not_found)?;
+    fn asked<'a>(&self, parts: &'a Parts) -> Result<Asked<'a>, Problem> {
+        // Named in the request line, it overrides the header (RFC 9112, section 3.2.2).
+        let authority = match parts.uri.authority() {
+            Some(authority) => Some(authority.as_str()),
+            None => match parts.headers.get(HOST).map(|host| host.to_str()) {
+                Some(Ok(host)) => Some(host).filter(|host| !host.is_empty()),
+                Some(Err(_)) => return Err(Problem::bad_request("the Host header is not text")),
+                None => None,
+            },
+        };
+        let named = named(
+            authority.unwrap_or_default(),
+            self.settings.domain.as_deref(),
+        );
+        if named == Named::Other {
+            return Err(Problem::misdirected());
+        }
+        let settings = &self.settings;
+        let Peer { address, https } = self.peer;
+        let client = Client::of(&parts.headers, address, https, &settings.trusted_proxies);
+        Ok(Asked {
+            authority,
+            named,
+            client,
+        })
+    }
+
+    fn page(&self, headers: &HeaderMap, asked: &Asked<'_>) -> Page {
+        let authority = asked.authority.unwrap_or_default();
+        let is_known = self.settings.domain.is_some();
+        let https = asked.client.https;
+        origin::page(headers, authority, is_known, https, &self.settings.origins)
+    }
+
+    async fn destination(
+        &self,
+        parts: &Parts,
+        asked: &Asked<'_>,
+        route: &Route<'_>,
+    ) -> Result<Destination, Problem> {
         let refused = |reason| Problem::session(reason, route.tunnel, false);
         let tunnel = TunnelId::parse(route.tunnel).map_err(|_| refused(Reason::UnknownTunnel))?;
-        let target = self.gateway.find(&tunnel).map_err(refused)?;
-        let slash = if route.rest.starts_with('/') { "" } else { "/" };
-        let path = PathAndQuery::from_maybe_shared(Bytes::from([slash, route.rest].concat()))
-            .map_err(|_| Problem::bad_request("the path is not valid"))?;
-        // Named in the request line, it overrides the header (RFC 9112, section 3.2.2).
-        let public = match uri.authority() {
-            Some(authority) => Some(Bytes::copy_from_slice(authority.as_str().as_bytes())),
-            None => request
-                .headers()
-                .get(HOST)
-                .map(|host| Bytes::copy_from_slice(host.as_bytes())),
-        };
-        Ok(Destination {
-            bare: !route.rest.starts_with('/'),
-            prefix: route.prefix.to_owned(),
-            public: public.filter(|host| !host.is_empty()),
-            version: request.version(),
-            tunnel,
+        let target = self.gateway.find(&tunnel, None).await.map_err(refused)?;
+        let path = route.path();
+        if !is_exposed(&target.exposed, &path) {
+            let url = [route.prefix, &target.base_path].concat();
+            return Err(Problem::not_exposed(&url));
+        }
+        let authority = asked.authority.map(str::as_bytes);
+        let mapping = Mapping {
             target,
+            prefix: route.prefix.to_owned(),
+            path: path.clone(),
+            bare: !route.rest.starts_with('/'),
+            public: authority.map(Bytes::copy_from_slice),
+            https: asked.client.https,
+        };
+        let path = PathAndQuery::from_maybe_shared(Bytes::from(path))
+            .map_err(|_| Problem::bad_request("the path is not valid"))?;
+        Ok(Destination {
+            tunnel,
+            mapping,
             path,
+            version: parts.version,
+            is_get: parts.method == Method::GET,
         })
     }
 
     fn prepare(
         &self,
-        request: Request<Incoming>,
+        mut parts: Parts,
+        body: RequestBody,
         destination: &Destination,
+        client: Client,
     ) -> Request<RequestBody> {
-        let (mut parts, body) = request.into_parts();
         let length = body.size_hint().exact();
-        headers::for_target(
-            &mut parts.headers,
-            parts.version,
-            &destination.target.host,
-            length,
-        );
+        headers::for_target(&mut parts.headers, parts.version, length);
+        let public = destination.mapping.public.as_deref();
+        client.tell(&mut parts.headers, self.peer.address, public);
         parts.version = Version::HTTP_11;
         parts.uri = Uri::from(destination.path.clone());
         parts.extensions = Extensions::new();
         let expects_continue = headers::expects_continue(&parts.headers);
-        let body = RequestBody::new(Some(body), Rc::clone(&self.state));
         let mut request = Request::from_parts(parts, body);
         if expects_continue {
             let (gateway, timeout) = (self.gateway.clone(), self.settings.continue_timeout);
@@ -138,13 +220,14 @@ impl<G: Gateway> Front<G> {
         &self,
         mut request: Request<RequestBody>,
         destination: &Destination,
+        state: &Rc<State>,
     ) -> Result<(Connection, Response<Incoming>), Problem> {
-        let Destination { tunnel, target, .. } = destination;
+        let tunnel = &destination.tunnel;
+        let mut target = Rc::clone(&destination.mapping.target);
+        address_to(&target, request.headers_mut());
         let is_repeatable = is_idempotent(request.method()) && request.body().is_end_stream();
-        let kept = self
-            .pool
-            .take(tunnel, target, self.gateway.now(), is_repeatable);
-        if let Some(mut connection) = kept {
+        let now = self.gateway.now();
+        if let Some(mut connection) = self.pool.take(tunnel, &target, now, is_repeatable) {
             let copy = is_repeatable.then(|| copy(&request));
             request = match connection.send(request).await {
                 Ok(answer) => return Ok((connection, answer)),
@@ -152,42 +235,66 @@ impl<G: Gateway> Front<G> {
                 // The target closed the connection as the request came: to be expected after a
                 // pause, and no sign that it did anything.
                 Err(Failure::Silent(problem)) => {
-                    let body = RequestBody::new(None, Rc::clone(&self.state));
+                    let body = RequestBody::new(None, Rc::clone(state));
                     Request::from_parts(copy.ok_or(problem)?, body)
                 }
                 Err(Failure::Broken(problem)) => return Err(problem),
             };
         }
-        let refused = |reason| Problem::session(reason, tunnel.as_str(), false);
         let timeout = self.settings.open_timeout;
-        let opening = Connection::open(&self.gateway, tunnel.clone(), target.generation, timeout);
-        let mut connection = opening.await.map_err(refused)?;
-        match connection.send(request).await {
-            Ok(answer) => Ok((connection, answer)),
-            Err(Failure::Unsent(_)) => Err(connection.lost()),
-            Err(Failure::Silent(problem) | Failure::Broken(problem)) => Err(problem),
+        for _ in 0..LOOKS_MAX {
+            let generation = target.generation;
+            let opening = Connection::open(&self.gateway, tunnel.clone(), generation, timeout);
+            let away = match opening.await {
+                Ok(mut connection) => match connection.send(request).await {
+                    Ok(answer) => return Ok((connection, answer)),
+                    Err(Failure::Unsent(unsent)) => {
+                        request = *unsent;
+                        connection
+                            .lost_reason()
+                            .ok_or_else(Problem::target_closed)?
+                    }
+                    Err(Failure::Silent(problem) | Failure::Broken(problem)) => {
+                        return Err(problem);
+                    }
+                },
+                Err(reason) => reason,
+            };
+            let refused = |reason| Problem::session(reason, tunnel.as_str(), false);
+            if !is_away(away) {
+                return Err(refused(away));
+            }
+            // The link went away under the request: its agent may be back within the grace.
+            let found = self.gateway.find(tunnel, Some(&target)).await;
+            target = found.map_err(refused)?;
+            address_to(&target, request.headers_mut());
         }
+        Err(Problem::session(
+            Reason::TunnelOffline,
+            tunnel.as_str(),
+            false,
+        ))
     }
 
     fn pass(
         self: &Rc<Self>,
         answer: Response<Incoming>,
         connection: Connection,
-        destination: &Destination,
+        destination: Destination,
+        state: &Rc<State>,
     ) -> Result<Response<AnswerBody<G>>, Problem> {
         let (mut parts, body) = answer.into_parts();
         headers::check_answer(parts.status, &parts.headers)?;
         let length = body.size_hint().exact();
         headers::for_caller(&mut parts.headers, length);
-        let mapping = Mapping {
-            target: &destination.target,
-            prefix: &destination.prefix,
-            path: destination.path.as_str(),
-            bare: destination.bare,
-            public: destination.public.as_deref(),
-            https: self.settings.https,
-        };
+        let mapping = destination.mapping;
         mapping.apply(&mut parts.headers);
+        let is_stream = length.is_none() && sse::is_event_stream(&parts.headers);
+        let events = is_stream.then(|| {
+            let endpoint = destination.is_get.then(|| Rc::new(mapping));
+            let quiet_max = self.settings.sse_keepalive;
+            Events::new(self.gateway.clone(), quiet_max, endpoint)
+        });
         // What hyper's server makes of it depends on the caller, not on the target.
         parts.version = Version::HTTP_11;
         let is_delimited = length.is_some() || destination.version != Version::HTTP_10;
@@ -197,9 +304,31 @@ impl<G: Gateway> Front<G> {
             Cut::Hidden
         };
         let lease = Lease::new(Rc::clone(self), connection);
-        let body = AnswerBody::target(body, lease, cut, Rc::clone(&self.state));
+        let body = AnswerBody::target(body, events, lease, cut, Rc::clone(state));
         Ok(Response::from_parts(parts, body))
     }
+}
+
+/// An answer of the relay itself.
+fn own<G: Gateway>(response: Response<Bytes>, state: &Rc<State>) -> Response<AnswerBody<G>> {
+    response.map(|body| AnswerBody::own(body, Rc::clone(state)))
+}
+
+/// Writes the target's own address into a request: servers refuse what names another one, and
+/// pages from there. Whether this page may ask has been decided.
+fn address_to(target: &Target, headers: &mut HeaderMap) {
+    headers.insert(HOST, target.host.clone());
+    if let Some(page) = headers.get_mut(ORIGIN) {
+        *page = target.page.clone();
+    }
+}
+
+/// Reasons for which a session was not opened, and that pass when the agent comes back.
+fn is_away(reason: Reason) -> bool {
+    matches!(
+        reason,
+        Reason::TunnelOffline | Reason::LinkLost | Reason::Stale | Reason::Superseded
+    )
 }
 
 /// The head once more, for a second try.

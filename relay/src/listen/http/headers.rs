@@ -5,6 +5,7 @@ use http::header::{
     CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderName, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION,
     TE, TRANSFER_ENCODING, UPGRADE,
 };
+use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
 use std::time::Duration;
 
@@ -27,21 +28,34 @@ const HOP_BY_HOP: [HeaderName; 8] = [
 ];
 
 /// Refuses what cannot be passed on without changing its meaning.
-pub(super) fn check_request(
-    method: &Method,
-    version: Version,
-    headers: &HeaderMap,
-) -> Result<(), Problem> {
+pub(super) fn check_request(parts: &Parts) -> Result<(), Problem> {
+    let Parts {
+        method,
+        uri,
+        version,
+        headers,
+        ..
+    } = parts;
+    let version = *version;
     if *method == Method::CONNECT {
         let why = "this is no forward proxy: a tunnel's URL is /w/<tunnel>/<path>";
         return Err(Problem::unsupported("connect_unsupported", why));
     }
     let hosts = headers.get_all(HOST).iter().count();
+    // RFC 9113, section 8.3.1: two names for one thing are malformed.
+    let named_twice = version == Version::HTTP_2
+        && uri
+            .authority()
+            .zip(headers.get(HOST))
+            .is_some_and(|(authority, host)| {
+                !host
+                    .as_bytes()
+                    .eq_ignore_ascii_case(authority.as_str().as_bytes())
+            });
     // RFC 9112, section 3.2: a server must refuse none in HTTP/1.1, and more than one.
-    if hosts > 1 || (hosts == 0 && version == Version::HTTP_11) {
-        return Err(Problem::bad_request(
-            "a request has exactly one Host header",
-        ));
+    if hosts > 1 || (hosts == 0 && version == Version::HTTP_11) || named_twice {
+        let why = "a request names exactly one host";
+        return Err(Problem::bad_request(why));
     }
     if !chunked_or_absent(headers) {
         let why = "no transfer coding but a single chunked is understood";
@@ -83,18 +97,12 @@ fn chunked_or_absent(headers: &HeaderMap) -> bool {
 
 /// Makes a request's headers fit for the target's connection. `length` is that of its body,
 /// `None` if only its end will tell.
-pub(super) fn for_target(
-    headers: &mut HeaderMap,
-    version: Version,
-    host: &HeaderValue,
-    length: Option<u64>,
-) {
+pub(super) fn for_target(headers: &mut HeaderMap, version: Version, length: Option<u64>) {
     let trailers = headers.get_all(TE).iter().any(|value| {
         // `trailers;q=0` is not legal: the keyword takes no weight (RFC 9110, section 10.1.4).
         tokens(value).any(|token| is(token, b"trailers"))
     });
     drop_hop_by_hop(headers);
-    headers.insert(HOST, host.clone());
     if trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
         headers.insert(CONNECTION, HeaderValue::from_static("te"));
@@ -193,8 +201,7 @@ mod tests {
 
     fn sent(lines: &[(&str, &str)], length: Option<u64>) -> HeaderMap {
         let mut headers = headers(lines);
-        let host = HeaderValue::from_static("127.0.0.1:8765");
-        for_target(&mut headers, Version::HTTP_11, &host, length);
+        for_target(&mut headers, Version::HTTP_11, length);
         headers
     }
 
@@ -202,7 +209,6 @@ mod tests {
     fn what_connection_names_is_dropped_and_the_rest_passes() {
         let passed = sent(
             &[
-                ("host", "relay.example"),
                 ("connection", "close, X-Private"),
                 ("connection", "keep-alive,x-other,, ,b@d"),
                 ("x-private", "1"),
@@ -215,11 +221,7 @@ mod tests {
             ],
             Some(0),
         );
-        let expected = headers(&[
-            ("host", "127.0.0.1:8765"),
-            ("mcp-param-x", "kept"),
-            ("authorization", "kept"),
-        ]);
+        let expected = headers(&[("mcp-param-x", "kept"), ("authorization", "kept")]);
         assert_eq!(passed, expected);
     }
 

@@ -1,4 +1,4 @@
-//! The HTTP/1.1 front: hyper's server towards a caller, hyper's client over sessions.
+//! The HTTP front, HTTP/1.1 and HTTP/2: hyper's server towards a caller, hyper's client over sessions.
 //!
 //! Owns how a request becomes a target's answer or the relay's own. What a session is, where a
 //! tunnel's link lives and what the time is comes from a [`Gateway`], so nothing here depends on
@@ -6,31 +6,35 @@
 
 mod body;
 mod caller;
+mod connection;
 mod deadline;
+mod events;
+mod exposure;
 mod forward;
+mod forwarded;
 mod headers;
+mod origin;
 mod pool;
 mod problem;
 mod rewrite;
 mod route;
+mod sse;
 
-use std::convert::Infallible;
-use std::future::poll_fn;
-use std::pin::pin;
+use std::net::SocketAddr;
 use std::rc::Rc;
-use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
 use hyper::rt::{Read, Write};
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
+use ipnet::IpNet;
 use tieline_wire::{Reason, TunnelId};
 
 use crate::session::SessionEnded;
 use caller::{Caller, State};
-use deadline::{Watchdog, linger};
+use connection::Turns;
+use deadline::linger;
 use forward::Front;
+pub(crate) use origin::Origins;
 pub(crate) use rewrite::Target;
 pub(crate) use route::hint;
 
@@ -47,12 +51,20 @@ pub(crate) trait Gateway: Clone + 'static {
     /// in order.
     type Stream: Read + Write + Unpin + 'static;
 
-    /// Looks a tunnel up, without opening anything.
+    /// Looks a tunnel up, without opening anything. One whose agent went away a moment ago is
+    /// waited for, as is any newer route than the one to the target in `stale`.
     ///
     /// # Errors
     /// [`Reason::UnknownTunnel`] if the caller must not know of it, [`Reason::TunnelOffline`] if
-    /// no agent serves it at the moment.
-    fn find(&self, tunnel: &TunnelId) -> Result<Rc<Target>, Reason>;
+    /// no agent serves it, and none came in time.
+    fn find(
+        &self,
+        tunnel: &TunnelId,
+        stale: Option<&Target>,
+    ) -> impl Future<Output = Result<Rc<Target>, Reason>>;
+
+    /// True if there is a tunnel of this name and kind, whether or not its agent is here.
+    fn is_kind(&self, tunnel: &TunnelId, dcc: &str) -> bool;
 
     /// Opens a session. It may resolve before the target has accepted: a refusal then comes as
     /// the session's reset. Dropping the future gives the session up.
@@ -78,11 +90,25 @@ pub(crate) trait Gateway: Clone + 'static {
     fn answered(&self, status: StatusCode, problem: Option<&'static str>);
 }
 
-/// How a frontend connection is served.
+/// Where a frontend connection comes from.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Settings {
-    /// Whether the caller came by TLS, for the URLs that it is told.
+pub(crate) struct Peer {
+    pub(crate) address: SocketAddr,
+    /// Whether it came by TLS, for the URLs that it is told.
     pub(crate) https: bool,
+}
+
+/// How frontend connections are served.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    /// The relay's own name; tunnels are called by a label in front of it.
+    pub(crate) domain: Option<String>,
+    /// Pages from elsewhere that may ask.
+    pub(crate) origins: Origins,
+    /// Proxies that are believed who asks.
+    pub(crate) trusted_proxies: Vec<IpNet>,
+    /// After so long without a byte an event stream gets a comment; zero for never.
+    pub(crate) sse_keepalive: Duration,
     /// Longest time for a request's head.
     pub(crate) head_timeout: Duration,
     /// Longest time between two requests of a kept-alive connection.
@@ -99,7 +125,10 @@ pub(crate) struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            https: false,
+            domain: None,
+            origins: Origins::default(),
+            trusted_proxies: Vec::new(),
+            sse_keepalive: Duration::from_secs(15),
             head_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(120),
             stall_timeout: Duration::from_secs(300),
@@ -116,7 +145,7 @@ pub(crate) enum Ended {
     Closed,
     /// The caller closed or reset it before an answer was complete.
     CallerGone,
-    /// What the caller sent is not HTTP/1.1; it was told so if that was possible.
+    /// What the caller sent is no HTTP; it was told so if that was possible.
     Malformed,
     /// No complete head in time.
     HeadTimeout,
@@ -155,43 +184,34 @@ impl Ended {
 /// Serves one frontend connection until it ends, and returns it to be closed or reset.
 ///
 /// Dropping the future drops every session of the connection.
-pub(crate) async fn serve<IO, G>(io: IO, gateway: G, settings: Settings) -> (IO, Ended)
+pub(crate) async fn serve<IO, G>(
+    io: IO,
+    gateway: G,
+    peer: Peer,
+    settings: Rc<Settings>,
+) -> (IO, Ended)
 where
     IO: Read + Write + Unpin + 'static,
     G: Gateway,
 {
     let state = Rc::new(State::new());
     let caller = Caller::new(io, Rc::clone(&state));
-    let ended = {
-        let front = Rc::new(Front::new(gateway.clone(), settings, Rc::clone(&state)));
-        let service = service_fn(|request| {
-            let front = Rc::clone(&front);
-            async move { Ok::<_, Infallible>(front.answer(request).await) }
-        });
-        let mut connection = pin!(
-            http1::Builder::new()
-                .auto_date_header(false)
-                .header_read_timeout(None)
-                .max_buf_size(HTTP_BUFFER_BYTES_MAX)
-                .serve_connection(caller.clone(), service)
-        );
-        let mut watchdog = Watchdog::new();
-        let mut draining = false;
-        poll_fn(|cx| {
-            caller.begin_turn();
-            if !draining && gateway.is_draining() {
-                draining = true;
-                connection.as_mut().graceful_shutdown();
+    let turns = Turns {
+        state: &state,
+        gateway: &gateway,
+        settings: &settings,
+    };
+    let decided = turns.until(|cx| caller.poll_http2(cx).map(Ok)).await;
+    let ended = match decided {
+        Ok(is_http2) => {
+            let front = Front::new(gateway.clone(), Rc::clone(&settings), peer, is_http2);
+            if is_http2 {
+                connection::serve_http2(&caller, front, &turns).await
+            } else {
+                connection::serve_http1(&caller, front, &turns).await
             }
-            if let Poll::Ready(result) = connection.as_mut().poll(cx) {
-                return Poll::Ready(state.ended(result));
-            }
-            if caller.poll_gone(cx) {
-                return Poll::Ready(Ended::CallerGone);
-            }
-            watchdog.poll(cx, &state, &settings, &gateway)
-        })
-        .await
+        }
+        Err(ended) => ended,
     };
     let mut io = caller.into_inner();
     let unread = ended == Ended::Malformed || (ended == Ended::Closed && state.is_body_unread());

@@ -26,6 +26,9 @@ use super::{Gateway, HTTP_BUFFER_BYTES_MAX, SessionEnded, headers};
 /// Idle connections that one frontend connection may hold: one per tunnel, for few tunnels.
 const IDLE_CONNECTIONS_MAX: usize = 4;
 
+/// The same for a caller of HTTP/2, which asks for several things at once.
+const IDLE_CONNECTIONS_SEVERAL_MAX: usize = 16;
+
 /// Longest time that an idle connection is used again.
 const IDLE_MAX: Duration = Duration::from_secs(60);
 
@@ -170,12 +173,9 @@ impl Connection {
         }
     }
 
-    /// Why a request could not even be sent.
-    pub(super) fn lost(&self) -> Problem {
-        match self.track.reason.get() {
-            Some(reason) => Problem::session(reason, self.tunnel.as_str(), false),
-            None => Problem::target_closed(),
-        }
+    /// Why a request could not even be sent, if the session's end said so.
+    pub(super) fn lost_reason(&self) -> Option<Reason> {
+        self.track.reason.get()
     }
 
     fn is_fit(&self, generation: Generation, now: Instant, is_repeatable: bool) -> bool {
@@ -222,13 +222,25 @@ async fn drive(
     .await;
 }
 
-/// The idle connections of one frontend connection.
-#[derive(Default)]
+/// The idle connections of one frontend connection, in the order of their last use.
 pub(super) struct Pool {
     idle: RefCell<Vec<Connection>>,
+    idle_max: usize,
 }
 
 impl Pool {
+    /// One for a caller that asks one thing at a time, or `several`.
+    pub(super) fn new(several: bool) -> Self {
+        Self {
+            idle: RefCell::default(),
+            idle_max: if several {
+                IDLE_CONNECTIONS_SEVERAL_MAX
+            } else {
+                IDLE_CONNECTIONS_MAX
+            },
+        }
+    }
+
     /// Takes the connection kept for `tunnel`, if it is fit for another request.
     pub(super) fn take(
         &self,
@@ -238,26 +250,22 @@ impl Pool {
         is_repeatable: bool,
     ) -> Option<Connection> {
         let mut idle = self.idle.borrow_mut();
-        let place = idle
-            .iter()
-            .position(|connection| connection.tunnel == *tunnel)?;
-        let connection = idle.remove(place);
-        if connection.is_fit(target.generation, now, is_repeatable) {
-            return Some(connection);
+        // The one that was used last: the others have waited longer.
+        while let Some(place) = idle.iter().rposition(|kept| kept.tunnel == *tunnel) {
+            let connection = idle.remove(place);
+            if connection.is_fit(target.generation, now, is_repeatable) {
+                return Some(connection);
+            }
+            connection.release();
         }
-        connection.release();
         None
     }
 
     fn put(&self, mut connection: Connection, now: Instant) {
         let mut idle = self.idle.borrow_mut();
         connection.idle_since = Some(now);
-        let full = idle.len() >= IDLE_CONNECTIONS_MAX;
-        let same = idle
-            .iter()
-            .position(|kept| kept.tunnel == connection.tunnel);
-        if let Some(place) = same.or(full.then_some(0)) {
-            idle.remove(place).release();
+        if idle.len() >= self.idle_max {
+            idle.remove(0).release();
         }
         idle.push(connection);
     }

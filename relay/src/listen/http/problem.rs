@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
-use http::{HeaderValue, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use tieline_wire::Reason;
 
 /// Seconds after which a caller may try an offline tunnel again: an agent that lost its link
@@ -41,6 +41,23 @@ impl Problem {
     pub(super) fn not_found() -> Self {
         let hint = "no tunnel at this path; a tunnel's URL is /w/<tunnel>/<path>";
         Self::new(StatusCode::NOT_FOUND, "not_found", hint)
+    }
+
+    /// The target has more paths, but callers get only those under its own.
+    pub(super) fn not_exposed(url: &str) -> Self {
+        let message = format!("this tunnel serves {url} and what lies below it");
+        Self::new(StatusCode::NOT_FOUND, "not_exposed", message)
+    }
+
+    /// The host is none of the relay's.
+    pub(super) fn misdirected() -> Self {
+        let hint = "this relay does not answer to that host name";
+        Self::new(StatusCode::MISDIRECTED_REQUEST, "misdirected", hint)
+    }
+
+    /// The caller may not do that.
+    pub(super) fn forbidden(word: &'static str, why: &str) -> Self {
+        Self::new(StatusCode::FORBIDDEN, word, why)
     }
 
     /// The request cannot be passed on in any form.
@@ -114,7 +131,7 @@ impl Problem {
                 Self::new(
                     StatusCode::SERVICE_UNAVAILABLE,
                     "tunnel_offline",
-                    "the tunnel is known, but its agent is not connected at the moment",
+                    "no agent serves this tunnel at the moment; it may be back in a few seconds",
                 )
                 .down("agent")
             }
@@ -136,15 +153,26 @@ impl Problem {
         let mut response = Response::new(Bytes::from(body.to_string()));
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        // A 404 may be cached without being asked (RFC 9110, section 15.1); the next agent to
-        // take the name must not be hidden by that.
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        own_headers(headers);
         if self.status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(RETRY_AFTER, RETRY_AFTER_SECONDS);
         }
         response
     }
+}
+
+/// The answer to who asks whether the relay lives; it says nothing else about it.
+pub(super) fn alive() -> Response<Bytes> {
+    let mut response = Response::new(Bytes::from_static(b"{\"status\":\"ok\"}"));
+    own_headers(response.headers_mut());
+    response
+}
+
+/// What the relay's own answers are, and that they are not to be kept: a 404 may be cached without
+/// being asked (RFC 9110, section 15.1); the next agent to take the name must not be hidden by it.
+fn own_headers(headers: &mut HeaderMap) {
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
 }
 
 #[cfg(test)]

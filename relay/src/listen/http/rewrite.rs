@@ -1,36 +1,64 @@
-//! Maps what a target says about its own addresses back to the tunnel's public URL: redirects
-//! and cookie paths. Everything works on bytes, because header values need not be UTF-8.
+//! Maps what a target says about its own addresses back to the tunnel's public URL: redirects,
+//! cookie paths and where its metadata is. Everything works on bytes, because header values need
+//! not be UTF-8.
 
 use std::net::IpAddr;
+use std::rc::Rc;
 
 use bytes::Bytes;
-use http::header::{CONTENT_LOCATION, Entry, HeaderName, LOCATION, SET_COOKIE};
+use http::header::{CONTENT_LOCATION, Entry, HeaderName, LOCATION, SET_COOKIE, WWW_AUTHENTICATE};
 use http::uri::Authority;
 use http::{HeaderMap, HeaderValue};
-use tieline_wire::Generation;
+use tieline_wire::{Generation, Scheme};
+
+use super::route::split_well_known;
+use crate::registry::TunnelInfo;
+
+/// Parameter of a challenge that says where a resource's metadata is (RFC 9728, section 5.1).
+const METADATA: &[u8] = b"resource_metadata=\"";
 
 /// What the HTTP front must know about a tunnel's target.
 #[derive(Clone, Debug)]
 pub(crate) struct Target {
     /// Value of `Host` in requests to it.
     pub(super) host: HeaderValue,
+    /// Value of `Origin` in requests to it from pages that may ask.
+    pub(super) page: HeaderValue,
+    /// Path under which callers may ask; nothing if they may for all of it.
+    pub(super) exposed: String,
+    /// Path at which it serves MCP, or nothing.
+    pub(super) base_path: String,
     /// Who holds the tunnel; a connection made under an older generation is not used again.
     pub(super) generation: Generation,
+    /// Of the route that led here.
+    pub(crate) revision: u64,
     origin: Origin,
     https: bool,
 }
 
 impl Target {
-    /// A target at `authority`, which the agent dials with TLS if `https`.
+    /// The target of a route, as its agent described it.
     ///
-    /// `None` if the authority could not stand in a `Host` header.
-    pub(crate) fn new(https: bool, authority: &str, generation: Generation) -> Option<Self> {
+    /// `None` if its authority could not stand in a `Host` header.
+    pub(crate) fn new(info: &TunnelInfo, generation: Generation, revision: u64) -> Option<Self> {
+        let authority = &info.authority;
+        let https = info.scheme == Scheme::Https;
         let parsed: Authority = authority.parse().ok()?;
         let host = HeaderValue::from_str(authority).ok()?;
+        let scheme = if https { "https" } else { "http" };
+        let page = HeaderValue::from_str(&format!("{scheme}://{authority}")).ok()?;
         let origin = Origin::parse(parsed.as_str().as_bytes(), default_port(https))?;
-        (!authority.contains('@')).then_some(Self {
+        (!authority.contains('@')).then(|| Self {
             host,
+            page,
+            exposed: if info.expose_all {
+                String::new()
+            } else {
+                info.base_path.clone()
+            },
+            base_path: info.base_path.clone(),
             generation,
+            revision,
             origin,
             https,
         })
@@ -93,36 +121,38 @@ fn default_port(https: bool) -> u16 {
 
 /// How one request's URL at the relay relates to the target's.
 #[derive(Debug)]
-pub(super) struct Mapping<'a> {
-    pub(super) target: &'a Target,
-    /// `/w/<tunnel>` as the caller wrote it: cookie paths are compared byte by byte.
-    pub(super) prefix: &'a str,
+pub(super) struct Mapping {
+    pub(super) target: Rc<Target>,
+    /// `/w/<tunnel>` as the caller wrote it, since cookie paths are compared byte by byte; nothing
+    /// where the host names the tunnel.
+    pub(super) prefix: String,
     /// Path and query that the target was asked for.
-    pub(super) path: &'a str,
+    pub(super) path: String,
     /// True if the caller used no path behind the prefix, not even `/`.
     pub(super) bare: bool,
     /// The relay's authority as the caller knows it; `None` if the caller did not say.
-    pub(super) public: Option<&'a [u8]>,
+    pub(super) public: Option<Bytes>,
     /// Whether the caller came by TLS.
     pub(super) https: bool,
 }
 
-impl Mapping<'_> {
+impl Mapping {
     /// Rewrites an answer's headers.
     pub(super) fn apply(&self, headers: &mut HeaderMap) {
         for name in [LOCATION, CONTENT_LOCATION] {
             rewrite(headers, name, |value| self.location(value));
         }
         rewrite(headers, SET_COOKIE, |value| self.cookie(value));
+        rewrite(headers, WWW_AUTHENTICATE, |value| self.challenge(value));
     }
 
     /// The public form of a URI reference (RFC 3986, section 4.1); `None` if it can stay.
-    fn location(&self, value: &[u8]) -> Option<Vec<u8>> {
+    pub(super) fn location(&self, value: &[u8]) -> Option<Vec<u8>> {
         if let Some(rest) = value.strip_prefix(b"//") {
             return self.absolute(rest, b"", self.target.https);
         }
         if value.starts_with(b"/") {
-            return Some([self.prefix.as_bytes(), value].concat());
+            return (!self.prefix.is_empty()).then(|| [self.prefix.as_bytes(), value].concat());
         }
         let delimiter = value.iter().position(|b| b":/?#".contains(b));
         if let Some(colon) = delimiter.filter(|at| value[*at] == b':') {
@@ -131,10 +161,13 @@ impl Mapping<'_> {
                 return None;
             }
             let rest = value[colon + 1..].strip_prefix(b"//")?;
-            let scheme: &[u8] = if self.https { b"https:" } else { b"http:" };
-            return self.absolute(rest, scheme, https);
+            return self.absolute(rest, self.scheme(), https);
         }
         self.relative(value)
+    }
+
+    fn scheme(&self) -> &'static [u8] {
+        if self.https { b"https:" } else { b"http:" }
     }
 
     /// Maps `authority/path`, what follows a scheme and `//`, if it is the target's.
@@ -150,11 +183,48 @@ impl Mapping<'_> {
             return None;
         }
         let slash: &[u8] = if path.starts_with(b"/") { b"" } else { b"/" };
-        let start = match self.public {
+        Some([&self.start(scheme), self.prefix.as_bytes(), slash, path].concat())
+    }
+
+    /// What stands in front of the path in a public URL.
+    fn start(&self, scheme: &[u8]) -> Vec<u8> {
+        match &self.public {
             Some(public) => [scheme, b"//", public].concat(),
             None => Vec::new(),
-        };
-        Some([&start, self.prefix.as_bytes(), slash, path].concat())
+        }
+    }
+
+    /// The public form of a challenge; `None` if it can stay. Clients look for metadata at the
+    /// host's root, with the tunnel's path behind the well-known one (RFC 9728, section 3.1).
+    fn challenge(&self, value: &[u8]) -> Option<Vec<u8>> {
+        let found = value
+            .windows(METADATA.len())
+            .position(|window| window.eq_ignore_ascii_case(METADATA))?;
+        let (head, rest) = value.split_at(found + METADATA.len());
+        let (url, tail) = rest.split_at(rest.iter().position(|b| *b == b'"')?);
+        let mapped = self.metadata(url)?;
+        Some([head, &mapped, tail].concat())
+    }
+
+    fn metadata(&self, url: &[u8]) -> Option<Vec<u8>> {
+        let text = str::from_utf8(url).ok()?;
+        let (scheme, rest) = text.split_once("://")?;
+        let https = scheme.eq_ignore_ascii_case("https");
+        let path = rest.find('/').map_or("", |at| &rest[at..]);
+        let (well_known, resource) = split_well_known(path);
+        if well_known.is_empty() {
+            return self.location(url);
+        }
+        let authority = &rest.as_bytes()[..rest.len() - path.len()];
+        let origin = Origin::parse(authority, default_port(https))?;
+        let parts = [
+            well_known.as_bytes(),
+            self.prefix.as_bytes(),
+            resource.as_bytes(),
+        ];
+        origin
+            .is_same(&self.target.origin)
+            .then(|| [self.start(self.scheme()), parts.concat()].concat())
     }
 
     /// Resolves a relative path where the caller, who sees a longer path than the target, would
@@ -184,7 +254,8 @@ impl Mapping<'_> {
             let mut name_and_value = part.splitn(2, |b| *b == b'=');
             let name = name_and_value.next().unwrap_or_default().trim_ascii();
             let attribute = name_and_value.next().unwrap_or_default().trim_ascii();
-            if name.eq_ignore_ascii_case(b"path") && attribute.starts_with(b"/") {
+            let is_path = name.eq_ignore_ascii_case(b"path") && attribute.starts_with(b"/");
+            if is_path && !self.prefix.is_empty() {
                 // The prefix alone also matches the tunnel's bare URL; with a slash behind it,
                 // it would not (RFC 6265, section 5.1.4).
                 let path = if attribute == b"/" { b"" } else { attribute };

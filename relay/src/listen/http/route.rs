@@ -1,44 +1,183 @@
-//! Which tunnel a request names, and what is left of its path for the target.
+//! Where a request's URL leads: the tunnel that it names, and what is left of it for the target.
+//!
+//! Host and path are read here, once; what a name stands for is the shard's to say.
 
+use std::net::IpAddr;
+
+use http::uri::Authority;
 use tieline_wire::TunnelId;
-
-/// First path segment of every tunnel's public URL.
-const PREFIX: &str = "/w/";
 
 /// Longest method that [`hint`] looks past.
 const METHOD_BYTES_MAX: usize = 32;
 
-/// A path split at its tunnel.
+/// Metadata that clients look for at a host's root, with the resource's path behind it: RFC 9728
+/// (section 3.1), RFC 8414 (section 3.1), and OpenID Connect Discovery as the latter reads it.
+const WELL_KNOWN: [&str; 3] = [
+    "/.well-known/oauth-protected-resource",
+    "/.well-known/oauth-authorization-server",
+    "/.well-known/openid-configuration",
+];
+
+/// Whom a request's host names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Named<'a> {
+    /// The relay: the path names the tunnel.
+    Relay,
+    /// A tunnel, by its label in front of the relay's domain.
+    Tunnel(&'a str),
+    /// Somebody else.
+    Other,
+}
+
+/// Reads a request's authority. Without a `domain` of its own the relay answers to any name.
+///
+/// Addresses and `localhost` are the relay in any case: no name server can make them anything else.
+pub(super) fn named<'a>(authority: &'a str, domain: Option<&str>) -> Named<'a> {
+    let Some(domain) = domain else {
+        return Named::Relay;
+    };
+    let Some(host) = host(authority) else {
+        return Named::Other;
+    };
+    if is_ours_anywhere(host) || host.eq_ignore_ascii_case(domain) {
+        return Named::Relay;
+    }
+    let label = host
+        .len()
+        .checked_sub(domain.len() + 1)
+        .and_then(|end| host.split_at_checked(end));
+    match label {
+        Some((label, rest))
+            if rest.starts_with('.')
+                && rest[1..].eq_ignore_ascii_case(domain)
+                && !label.contains('.')
+                && !label.is_empty() =>
+        {
+            Named::Tunnel(label)
+        }
+        _ => Named::Other,
+    }
+}
+
+/// The host in an authority, without brackets' port and the root's dot.
+pub(super) fn host(authority: &str) -> Option<&str> {
+    // Checked by the parser, and taken from the text itself, whose life is longer.
+    let parsed: Authority = authority.parse().ok()?;
+    let (host, port) = authority.split_at_checked(parsed.host().len())?;
+    let digits = port.strip_prefix(':').unwrap_or(port);
+    if host != parsed.host() || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    Some(host.strip_suffix('.').unwrap_or(host))
+}
+
+/// True for an address, or for what every machine calls itself.
+pub(super) fn is_ours_anywhere(host: &str) -> bool {
+    let bare = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'))
+        .unwrap_or(host);
+    bare.parse::<IpAddr>().is_ok() || host.eq_ignore_ascii_case("localhost")
+}
+
+/// A tunnel by its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Route<'a> {
-    /// `/w/<tunnel>` as the caller wrote it.
+    /// What stands in front of the target's path in every public URL, as the caller wrote it:
+    /// `/w/<tunnel>`, or nothing where the host names the tunnel.
     pub(super) prefix: &'a str,
-    /// The tunnel's name as the caller wrote it.
+    /// The tunnel's name as the caller wrote it; empty for any of its kind.
     pub(super) tunnel: &'a str,
+    /// The well-known path that stood in front of the prefix, or nothing.
+    pub(super) well_known: &'a str,
     /// What follows: empty, or begins with `/` or `?`.
     pub(super) rest: &'a str,
 }
 
-/// Splits a path, with or without its query; `None` if it names no tunnel.
-pub(super) fn split(path: &str) -> Option<Route<'_>> {
-    let name_and_rest = path.strip_prefix(PREFIX)?;
-    let end = name_and_rest
-        .find(['/', '?'])
-        .unwrap_or(name_and_rest.len());
-    let (tunnel, rest) = name_and_rest.split_at(end);
-    let prefix = &path[..PREFIX.len() + end];
-    (!tunnel.is_empty()).then_some(Route {
-        prefix,
+impl Route<'_> {
+    /// Path and query for the target.
+    pub(super) fn path(&self) -> String {
+        let is_bare = self.well_known.is_empty() && !self.rest.starts_with('/');
+        let slash = if is_bare { "/" } else { "" };
+        [self.well_known, slash, self.rest].concat()
+    }
+}
+
+/// Where a request's URL leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way<'a> {
+    /// To one tunnel.
+    Tunnel(Route<'a>),
+    /// To any tunnel of the kind `dcc`; or to the one `named` by the next segment, if there is such
+    /// a tunnel of that kind.
+    Kind {
+        dcc: &'a str,
+        any: Route<'a>,
+        named: Option<Route<'a>>,
+    },
+    /// To the relay itself, for a sign of life.
+    Health,
+}
+
+/// Splits a path, with or without its query; `None` if it leads nowhere.
+pub(super) fn split<'a>(named: Named<'a>, path: &'a str) -> Option<Way<'a>> {
+    match named {
+        Named::Relay => {}
+        Named::Other => return None,
+        Named::Tunnel(tunnel) => {
+            return Some(Way::Tunnel(Route {
+                prefix: "",
+                tunnel,
+                well_known: "",
+                rest: path,
+            }));
+        }
+    }
+    if matches!(path.split_once('?').map_or(path, |it| it.0), "/health") {
+        return Some(Way::Health);
+    }
+    let (well_known, path) = split_well_known(path);
+    let (first, behind) = segment(path, 0)?;
+    let (second, behind_second) = segment(path, behind)?;
+    let route = |tunnel, end| Route {
+        prefix: &path[..end],
         tunnel,
-        rest,
-    })
+        well_known,
+        rest: &path[end..],
+    };
+    match first {
+        "w" | "tunnel" => Some(Way::Tunnel(route(second, behind_second))),
+        "dcc" => Some(Way::Kind {
+            dcc: second,
+            any: route("", behind_second),
+            named: segment(path, behind_second).map(|(name, end)| route(name, end)),
+        }),
+        _ => None,
+    }
+}
+
+/// Takes a well-known path off, if something or nothing at all follows it.
+pub(super) fn split_well_known(path: &str) -> (&str, &str) {
+    let found = WELL_KNOWN.iter().find(|known| {
+        let rest = path.strip_prefix(**known);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['/', '?']))
+    });
+    path.split_at(found.map_or(0, |known| known.len()))
+}
+
+/// The segment that begins with the slash at `start`, and where it ends; `None` if there is none,
+/// or an empty one.
+fn segment(path: &str, start: usize) -> Option<(&str, usize)> {
+    let inside = path.get(start..)?.strip_prefix('/')?;
+    let len = inside.find(['/', '?']).unwrap_or(inside.len());
+    (len > 0).then(|| (&inside[..len], start + 1 + len))
 }
 
 /// Guesses from the first bytes of a connection which tunnel its first request names.
 ///
 /// `None` where that is not decidable. Only a hint for placing the connection: the route is
 /// decided by hyper's parse of the whole head.
-pub(crate) fn hint(head: &[u8]) -> Option<TunnelId> {
+pub(crate) fn hint(head: &[u8], domain: Option<&str>) -> Option<TunnelId> {
     // Empty lines before a request line are to be ignored (RFC 9112, section 2.2).
     let start = head.iter().position(|b| !matches!(b, b'\r' | b'\n'))?;
     let line = &head[start..];
@@ -51,91 +190,43 @@ pub(crate) fn hint(head: &[u8]) -> Option<TunnelId> {
     let target_bytes = target
         .iter()
         .position(|b| matches!(b, b' ' | b'\r' | b'\n' | b'#'));
-    let complete = target_bytes.is_some();
-    let target = str::from_utf8(&target[..target_bytes.unwrap_or(target.len())]).ok()?;
-    let path = match target.split_once("://") {
-        Some((scheme, rest)) if !scheme.contains('/') => &rest[rest.find('/')?..],
-        _ => target,
+    let (target, fields) = target.split_at(target_bytes.unwrap_or(target.len()));
+    let target = str::from_utf8(target).ok()?;
+    let (authority, path) = match target.split_once("://") {
+        Some((scheme, rest)) if !scheme.contains('/') => {
+            let (authority, path) = rest.split_at(rest.find('/')?);
+            (Some(authority), path)
+        }
+        _ => (None, target),
     };
-    let route = split(path)?;
-    if route.rest.is_empty() && !complete {
+    let named = match domain {
+        None => Named::Relay,
+        Some(_) => named(authority.or_else(|| host_field(fields))?, domain),
+    };
+    let route = match split(named, path)? {
+        Way::Tunnel(route)
+        | Way::Kind {
+            named: Some(route), ..
+        } => route,
+        Way::Kind { .. } | Way::Health => return None,
+    };
+    if route.rest.is_empty() && target_bytes.is_none() {
         return None;
     }
     TunnelId::parse(route.tunnel).ok()
 }
 
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn hinted(head: &str) -> Option<String> {
-        hint(head.as_bytes()).map(|tunnel| tunnel.as_str().to_owned())
-    }
-
-    #[test]
-    fn a_path_splits_at_its_tunnel() {
-        let route = split("/w/maya-1/mcp?x=/w/other/").unwrap();
-        assert_eq!(route.prefix, "/w/maya-1");
-        assert_eq!(route.tunnel, "maya-1");
-        assert_eq!(route.rest, "/mcp?x=/w/other/");
-        assert_eq!(split("/w/maya?x").unwrap().rest, "?x");
-        assert_eq!(split("/w/maya").unwrap().rest, "");
-        for path in ["/", "/w", "/w/", "/w//mcp", "/W/maya/", "w/maya", "*", ""] {
-            assert_eq!(split(path), None, "{path}");
-        }
-    }
-
-    #[test]
-    fn the_hint_reads_the_tunnel_from_a_request_line() {
-        for head in [
-            "GET /w/Maya-1/mcp HTTP/1.1\r\nHost: x\r\n\r\n",
-            "\r\n\r\nPOST /w/maya-1/mcp HT",
-            "GET /w/maya-1?q HTTP/1.1",
-            "GET /w/maya-1 ",
-            "GET http://relay.example/w/maya-1/x HTTP/1.1",
-            "GET /w/maya-1/\r\n",
-        ] {
-            assert_eq!(hinted(head).as_deref(), Some("maya-1"), "{head}");
-        }
-    }
-
-    #[test]
-    fn the_hint_stays_silent_where_it_cannot_know() {
-        for head in [
-            "",
-            "\r\n",
-            "GET",
-            "GET /w/maya-1",
-            "GET /w/",
-            "GET / HTTP/1.1",
-            "GET http://relay.example",
-            "GET /w/ma%79a/ HTTP/1.1",
-            "GET /w/-maya/ HTTP/1.1",
-            "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-            "\x16\x03\x01\x02\0\x01\0",
-        ] {
-            assert_eq!(hinted(head), None, "{head}");
-        }
-        assert_eq!(hint(b"GET /w/\xff\xfe/ HTTP/1.1\r\n"), None);
-    }
-
-    proptest! {
-        #[test]
-        fn no_bytes_make_the_hint_panic(head in proptest::collection::vec(any::<u8>(), 0..300)) {
-            let _ = hint(&head);
-        }
-
-        #[test]
-        fn no_cut_changes_what_the_hint_says(
-            name in "[a-z0-9]([a-z0-9-]{0,20}[a-z0-9])?", cut in 0_usize..80
-        ) {
-            let head = format!("GET /w/{name}/mcp HTTP/1.1\r\nHost: x\r\n\r\n");
-            let cut = cut.min(head.len());
-            if let Some(tunnel) = hint(&head.as_bytes()[..cut]) {
-                prop_assert_eq!(tunnel.as_str(), name);
-            }
-        }
-    }
+/// The first `Host` among header lines that are complete.
+fn host_field(lines: &[u8]) -> Option<&str> {
+    let complete = lines.iter().rposition(|b| *b == b'\n')?;
+    let mut lines = lines[..complete].split(|b| *b == b'\n').skip(1);
+    let value = lines.find_map(|line| {
+        let (name, value) = line.split_at_checked(5)?;
+        name.eq_ignore_ascii_case(b"host:").then_some(value)
+    })?;
+    str::from_utf8(value.trim_ascii()).ok()
 }
+
+#[cfg(test)]
+#[path = "tests/route.rs"]
+mod tests;

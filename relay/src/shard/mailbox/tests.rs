@@ -54,6 +54,7 @@ fn route(tunnel: &str, revision: u64) -> Message {
             base_path: String::new(),
             dcc: String::new(),
             capabilities: Vec::new(),
+            ..TunnelInfo::default()
         }),
         forget: false,
     }))

@@ -31,6 +31,7 @@ fn claim(name: &str, key: u8, instance: u8, link: LinkRef) -> Claim {
             base_path: String::new(),
             dcc: String::new(),
             capabilities: Vec::new(),
+            ..TunnelInfo::default()
         }),
     }
 }

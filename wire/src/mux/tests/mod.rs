@@ -246,6 +246,7 @@ fn granted(heartbeat_ms: u32) -> RegisterAck {
             urls: Vec::new(),
             generation: Generation(1),
             heartbeat_ms,
+            expires_in_s: 0,
         }),
     }
 }

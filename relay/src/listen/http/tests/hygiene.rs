@@ -35,7 +35,7 @@ async fn seen(request: &str) -> (String, Vec<u16>) {
         .split("HTTP/1.1 ")
         .skip(1)
         .map(|answer| answer[..3].parse().unwrap());
-    let seen = seen.borrow().clone();
+    let seen = without_forwarded(&seen.borrow());
     (seen, statuses.collect())
 }
 

@@ -3,23 +3,26 @@
 mod early;
 mod endings;
 mod forwarding;
+mod http2;
 mod hygiene;
 mod lives;
+mod pages;
+mod peer;
+mod streams;
+mod ways;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::io;
-use std::pin::Pin;
-use std::task::{Context, Poll};
 
-use hyper::rt::ReadBufCursor;
 use hyper_util::rt::TokioIo;
-use tieline_wire::Generation;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream};
+use tieline_wire::{Generation, Scheme};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, LocalSet};
 
+use self::peer::{Fate, Peer, Session, without_forwarded};
 use super::*;
+use crate::registry::TunnelInfo;
 
 /// Bytes that a simulated socket holds.
 const SOCKET_BYTES: usize = 64 * 1024;
@@ -50,11 +53,26 @@ async fn seconds(seconds: u64) {
 #[derive(Clone, Copy)]
 enum Opens {
     To(Generation),
+    /// Once not, and then to a newer holder.
+    Once(Reason, Generation),
     Not(Reason),
     Never,
 }
 
+/// What the relay knows of a target at [`AUTHORITY`]; its route is as old as its holder.
+pub(super) fn target_at(base_path: &str, generation: Generation) -> Target {
+    let info = TunnelInfo {
+        scheme: Scheme::Http,
+        authority: AUTHORITY.to_owned(),
+        base_path: base_path.to_owned(),
+        ..TunnelInfo::default()
+    };
+    Target::new(&info, generation, generation.0).unwrap()
+}
+
 struct Shared {
+    /// Where the targets serve callers.
+    base_path: RefCell<String>,
     tunnels: RefCell<HashMap<String, Opens>>,
     opened: mpsc::Sender<Peer>,
     answered: RefCell<Vec<(u16, Option<&'static str>)>>,
@@ -67,14 +85,22 @@ struct Shard(Rc<Shared>);
 impl Gateway for Shard {
     type Stream = Session;
 
-    fn find(&self, tunnel: &TunnelId) -> Result<Rc<Target>, Reason> {
+    async fn find(&self, tunnel: &TunnelId, stale: Option<&Target>) -> Result<Rc<Target>, Reason> {
         let generation = match self.0.tunnels.borrow().get(tunnel.as_str()) {
             None => return Err(Reason::UnknownTunnel),
             Some(Opens::Not(Reason::TunnelOffline)) => return Err(Reason::TunnelOffline),
             Some(Opens::To(generation)) => *generation,
             Some(_) => Generation(1),
         };
-        Ok(Rc::new(Target::new(false, AUTHORITY, generation).unwrap()))
+        let target = target_at(&self.0.base_path.borrow(), generation);
+        if stale.is_some_and(|stale| stale.revision >= target.revision) {
+            return Err(Reason::TunnelOffline);
+        }
+        Ok(Rc::new(target))
+    }
+
+    fn is_kind(&self, tunnel: &TunnelId, dcc: &str) -> bool {
+        tunnel.as_str() == dcc && self.0.tunnels.borrow().contains_key(dcc)
     }
 
     async fn open(&self, tunnel: &TunnelId) -> Result<Session, Reason> {
@@ -82,6 +108,14 @@ impl Gateway for Shard {
         match opens {
             Opens::Never => std::future::pending().await,
             Opens::Not(reason) => Err(reason),
+            Opens::Once(reason, newer) => {
+                let newer = Opens::To(newer);
+                self.0
+                    .tunnels
+                    .borrow_mut()
+                    .insert(tunnel.as_str().to_owned(), newer);
+                Err(reason)
+            }
             Opens::To(_) => {
                 let (near, far) = tokio::io::duplex(SOCKET_BYTES);
                 let fate = Rc::new(Fate::default());
@@ -122,156 +156,12 @@ impl Gateway for Shard {
     }
 }
 
-/// How the two ends of a session end it.
-#[derive(Default)]
-struct Fate {
-    /// Why the target's side reset it.
-    reset: Cell<Option<Reason>>,
-    /// Whether the relay's side reset it, once it is gone.
-    relay_reset: Cell<Option<bool>>,
-    is_shut: Cell<bool>,
-}
-
-/// The relay's end of a session.
-struct Session {
-    io: DuplexStream,
-    fate: Rc<Fate>,
-}
-
-impl Drop for Session {
-    fn drop(&mut self) {
-        self.fate.relay_reset.set(Some(!self.fate.is_shut.get()));
-    }
-}
-
-impl Read for Session {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        mut buf: ReadBufCursor<'_>,
-    ) -> Poll<io::Result<()>> {
-        let mut bytes = [0; 8192];
-        let room = buf.remaining().min(bytes.len());
-        let mut read = tokio::io::ReadBuf::new(&mut bytes[..room]);
-        std::task::ready!(Pin::new(&mut self.io).poll_read(cx, &mut read))?;
-        match self.fate.reset.get() {
-            Some(reason) if read.filled().is_empty() => {
-                Poll::Ready(Err(SessionEnded(reason).into()))
-            }
-            _ => {
-                buf.put_slice(read.filled());
-                Poll::Ready(Ok(()))
-            }
-        }
-    }
-}
-
-impl Write for Session {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.fate.is_shut.set(true);
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
-}
-
-/// The far end of a connection: a caller's, or a target's.
-struct Peer {
-    io: Option<DuplexStream>,
-    fate: Rc<Fate>,
-}
-
-impl Peer {
-    fn io(&mut self) -> &mut DuplexStream {
-        self.io.as_mut().unwrap()
-    }
-
-    async fn send(&mut self, text: impl AsRef<[u8]>) {
-        self.io().write_all(text.as_ref()).await.unwrap();
-    }
-
-    /// Reads up to and with `end`.
-    async fn until(&mut self, end: &str) -> String {
-        let mut bytes = Vec::new();
-        while !bytes.ends_with(end.as_bytes()) {
-            match self.io().read_u8().await {
-                Ok(byte) => bytes.push(byte),
-                Err(_) => panic!("closed after {:?}", String::from_utf8_lossy(&bytes)),
-            }
-        }
-        String::from_utf8(bytes).unwrap()
-    }
-
-    async fn head(&mut self) -> String {
-        self.until("\r\n\r\n").await
-    }
-
-    /// Reads exactly this.
-    async fn expect(&mut self, text: impl AsRef<[u8]>) {
-        let expected = text.as_ref();
-        let mut bytes = vec![0; expected.len()];
-        self.io().read_exact(&mut bytes).await.unwrap();
-        let (read, expected) = (
-            String::from_utf8_lossy(&bytes),
-            String::from_utf8_lossy(expected),
-        );
-        assert_eq!(read, expected);
-    }
-
-    /// Reads until the end.
-    async fn rest(&mut self) -> String {
-        let mut bytes = Vec::new();
-        self.io().read_to_end(&mut bytes).await.unwrap();
-        String::from_utf8(bytes).unwrap()
-    }
-
-    async fn finish(&mut self) {
-        self.io().shutdown().await.unwrap();
-    }
-
-    fn close(&mut self) {
-        self.io = None;
-    }
-
-    fn reset(&mut self, reason: Reason) {
-        self.fate.reset.set(Some(reason));
-        self.close();
-    }
-
-    /// Waits until the relay has ended the session; true if by a reset.
-    async fn is_reset(&mut self) -> bool {
-        self.rest().await;
-        // The stream is dropped in the same turn in which its end is seen, or in the next.
-        tokio::task::yield_now().await;
-        self.fate.relay_reset.get().unwrap()
-    }
-
-    /// Writes until nothing more is taken; tells how much was.
-    async fn flood(&mut self) -> usize {
-        let chunk = [b'x'; 1024];
-        let mut taken = 0;
-        while let Ok(written) =
-            tokio::time::timeout(Duration::from_secs(1), self.io().write(&chunk)).await
-        {
-            taken += written.unwrap();
-        }
-        taken
-    }
-}
-
 /// A shard with some tunnels, and the ends of what comes out at their targets.
 struct Relay {
     shard: Shard,
+    settings: Rc<Settings>,
+    /// Where callers come from.
+    peer: super::Peer,
     opened: mpsc::Receiver<Peer>,
 }
 
@@ -284,13 +174,24 @@ impl Relay {
         let answered = RefCell::default();
         Self {
             shard: Shard(Rc::new(Shared {
+                base_path: RefCell::default(),
                 tunnels,
                 opened,
                 answered,
                 draining: Cell::new(false),
             })),
+            settings: Rc::default(),
+            peer: super::Peer {
+                address: "192.0.2.7:40000".parse().unwrap(),
+                https: false,
+            },
             opened: receiver,
         }
+    }
+
+    /// Serves callers in another way from now on.
+    fn settings(&mut self) -> &mut Settings {
+        Rc::make_mut(&mut self.settings)
     }
 
     fn set(&self, tunnel: &str, opens: Opens) {
@@ -304,7 +205,8 @@ impl Relay {
     /// A new caller, and how its connection will have ended.
     fn connect(&self) -> (Peer, JoinHandle<Ended>) {
         let (near, far) = tokio::io::duplex(SOCKET_BYTES);
-        let serving = serve(TokioIo::new(near), self.shard.clone(), Settings::default());
+        let (gateway, settings) = (self.shard.clone(), Rc::clone(&self.settings));
+        let serving = serve(TokioIo::new(near), gateway, self.peer, settings);
         let task = tokio::task::spawn_local(async { serving.await.1 });
         (
             Peer {

@@ -2,27 +2,51 @@
 
 use super::*;
 
-fn target() -> Target {
-    Target::new(false, "127.0.0.1:8765", Generation(1)).unwrap()
+fn info(scheme: Scheme, authority: &str) -> TunnelInfo {
+    TunnelInfo {
+        scheme,
+        authority: authority.to_owned(),
+        base_path: "/mcp".to_owned(),
+        ..TunnelInfo::default()
+    }
 }
 
-fn mapping<'a>(target: &'a Target, path: &'a str) -> Mapping<'a> {
-    let public = Some(&b"relay.example:9080"[..]);
+fn target() -> Target {
+    Target::new(&info(Scheme::Http, "127.0.0.1:8765"), Generation(1), 1).unwrap()
+}
+
+fn mapping_to(target: Target, path: &str) -> Mapping {
     Mapping {
-        target,
-        prefix: "/w/maya",
-        path,
+        target: Rc::new(target),
+        prefix: "/w/maya".to_owned(),
+        path: path.to_owned(),
         bare: false,
-        public,
+        public: Some(Bytes::from_static(b"relay.example:9080")),
         https: true,
     }
 }
 
-fn mapped(name: HeaderName, value: &str) -> String {
-    let target = target();
+fn mapping(path: &str) -> Mapping {
+    mapping_to(target(), path)
+}
+
+/// Where the host names the tunnel.
+fn of_a_host() -> Mapping {
+    Mapping {
+        prefix: String::new(),
+        public: Some(Bytes::from_static(b"maya.relay.example")),
+        ..mapping("/mcp")
+    }
+}
+
+fn mapped_by(mapping: &Mapping, name: HeaderName, value: &str) -> String {
     let mut headers = HeaderMap::from_iter([(name.clone(), value.parse().unwrap())]);
-    mapping(&target, "/mcp/a?q=/b/").apply(&mut headers);
+    mapping.apply(&mut headers);
     headers[&name].to_str().unwrap().to_owned()
+}
+
+fn mapped(name: HeaderName, value: &str) -> String {
+    mapped_by(&mapping("/mcp/a?q=/b/"), name, value)
 }
 
 fn location(value: &str) -> String {
@@ -70,10 +94,9 @@ fn an_absolute_url_of_the_target_becomes_the_public_one() {
 
 #[test]
 fn without_a_public_authority_only_the_path_is_told() {
-    let target = target();
     let mapping = Mapping {
         public: None,
-        ..mapping(&target, "/")
+        ..mapping("/")
     };
     assert_eq!(
         mapping.location(b"http://127.0.0.1:8765/x"),
@@ -83,8 +106,8 @@ fn without_a_public_authority_only_the_path_is_told() {
 
 #[test]
 fn a_default_port_may_be_left_out() {
-    let target = Target::new(true, "mcp.local", Generation(1)).unwrap();
-    let mapping = mapping(&target, "/");
+    let target = Target::new(&info(Scheme::Https, "mcp.local"), Generation(1), 1).unwrap();
+    let mapping = mapping_to(target, "/");
     let public = Some(b"https://relay.example:9080/w/maya/x".to_vec());
     assert_eq!(mapping.location(b"https://mcp.local:443/x"), public);
     assert_eq!(mapping.location(b"https://MCP.local/x"), public);
@@ -120,10 +143,9 @@ fn a_relative_path_that_climbs_stays_within_the_tunnel() {
 
 #[test]
 fn a_relative_path_is_resolved_where_the_caller_sees_no_slash() {
-    let target = target();
     let mapping = Mapping {
         bare: true,
-        ..mapping(&target, "/")
+        ..mapping("/")
     };
     assert_eq!(mapping.location(b"mcp"), Some(b"/w/maya/mcp".to_vec()));
     assert_eq!(mapping.location(b"?x"), None);
@@ -131,8 +153,7 @@ fn a_relative_path_is_resolved_where_the_caller_sees_no_slash() {
 
 #[test]
 fn bytes_that_are_no_utf8_do_not_hide_an_address() {
-    let target = target();
-    let mapped = mapping(&target, "/")
+    let mapped = mapping("/")
         .location(b"http://127.0.0.1:8765/\xff")
         .unwrap();
     assert_eq!(mapped, b"https://relay.example:9080/w/maya/\xff");
@@ -163,13 +184,50 @@ fn a_cookie_is_confined_to_the_tunnel() {
 
 #[test]
 fn every_cookie_of_an_answer_is_mapped() {
-    let target = target();
     let mut headers = HeaderMap::new();
     headers.append(SET_COOKIE, HeaderValue::from_static("a=1; Path=/a"));
     headers.append(SET_COOKIE, HeaderValue::from_static("b=1; Path=/b"));
-    mapping(&target, "/").apply(&mut headers);
+    mapping("/").apply(&mut headers);
     let cookies: Vec<_> = headers.get_all(SET_COOKIE).iter().collect();
     assert_eq!(cookies, ["a=1; Path=/w/maya/a", "b=1; Path=/w/maya/b"]);
+}
+
+#[test]
+fn where_the_host_names_the_tunnel_paths_stay() {
+    let host = of_a_host();
+    let location = |value| mapped_by(&host, LOCATION, value);
+    assert_eq!(location("/mcp/"), "/mcp/");
+    let public = "https://maya.relay.example/mcp/";
+    assert_eq!(location("http://127.0.0.1:8765/mcp/"), public);
+    let cookie = |value| mapped_by(&host, SET_COOKIE, value);
+    assert_eq!(cookie("a=1; Path=/"), "a=1; Path=/");
+    assert_eq!(cookie("a=1; Path=/x; Domain=localhost"), "a=1; Path=/x");
+}
+
+#[test]
+fn a_challenge_names_the_metadata_where_clients_look_for_it() {
+    let challenge =
+        |url: &str| format!("Bearer error=\"x\", resource_metadata=\"{url}\", scope=\"a\"");
+    let path = "/.well-known/oauth-protected-resource";
+    let theirs = challenge(&format!("http://127.0.0.1:8765{path}/mcp"));
+    let public = format!("https://relay.example:9080{path}/w/maya/mcp");
+    assert_eq!(mapped(WWW_AUTHENTICATE, &theirs), challenge(&public));
+    let public = format!("https://maya.relay.example{path}/mcp");
+    let mapped_for_host = mapped_by(&of_a_host(), WWW_AUTHENTICATE, &theirs);
+    assert_eq!(mapped_for_host, challenge(&public));
+    let bare = challenge(&format!("http://localhost:8765{path}"));
+    let public = format!("https://relay.example:9080{path}/w/maya");
+    assert_eq!(mapped(WWW_AUTHENTICATE, &bare), challenge(&public));
+    let other = challenge("http://127.0.0.1:8765/mcp/metadata");
+    let public = challenge("https://relay.example:9080/w/maya/mcp/metadata");
+    assert_eq!(mapped(WWW_AUTHENTICATE, &other), public);
+    for value in [
+        "Basic realm=\"x\"",
+        "Bearer resource_metadata=\"https://login.example/.well-known/oauth-protected-resource\"",
+        "Bearer resource_metadata=\"http://127.0.0.1:8765/unclosed",
+    ] {
+        assert_eq!(mapped(WWW_AUTHENTICATE, value), value);
+    }
 }
 
 #[test]
@@ -183,9 +241,9 @@ fn a_target_needs_an_authority_that_fits_a_host_header() {
         "host/path",
     ] {
         assert!(
-            Target::new(false, authority, Generation(1)).is_none(),
+            Target::new(&info(Scheme::Http, authority), Generation(1), 1).is_none(),
             "{authority:?}"
         );
     }
-    assert!(Target::new(false, "[::1]:8765", Generation(1)).is_some());
+    assert!(Target::new(&info(Scheme::Http, "[::1]:8765"), Generation(1), 1).is_some());
 }

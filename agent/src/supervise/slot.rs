@@ -1,27 +1,19 @@
-//! Keeps an agent's links up: dials, tells what happens, dials again, and knows when to stop.
+//! One of an agent's links, over all its reconnects: dials, registers, renews, dials again.
 
-use std::future::Future;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tieline_wire::{GoAway, Granted, Reason, Side};
+use tieline_wire::{GoAway, Granted, Reason, Refusal, Side};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::config::Config;
-use crate::error::{Error, IdentityError};
+use super::Agent;
+use super::registrations::{Change, REGISTER_TIMEOUT, Registrations};
+use crate::error::Error;
 use crate::event::AgentEvent;
-use crate::identity::Identity;
-use crate::link::{self, Link, NEWS_MAX, News, Start};
+use crate::link::{self, Link, News, Start};
 use crate::reconnect::{Backoff, Next};
-use crate::status::{self, Board};
-
-/// How long the relay may take to answer a registration.
-///
-/// Ten times the 2 s after which a relay withdraws a claim by itself.
-const REGISTER_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Longest wait before a relay that asked us to move is dialled again, so that its agents do not
 /// all arrive together.
@@ -30,133 +22,8 @@ const MOVE_WAIT_MAX: Duration = Duration::from_secs(1);
 /// Longest time that sessions go on over a link that the relay wants to end.
 const MOVE_DRAIN_MAX: Duration = Duration::from_secs(3600);
 
-/// Runs one link until it ends, and does not dial again.
-///
-/// # Errors
-/// Why the link ended, unless by `shutdown` or because the relay asked us to move; see
-/// [`Error::exit_code`].
-pub async fn run_once(
-    config: Config,
-    shutdown: impl Future<Output = ()> + Send + 'static,
-) -> Result<(), Error> {
-    run(config.with_links(1), true, shutdown).await
-}
-
-/// Publishes the target until `shutdown` is ready, and dials again whenever a link ends.
-///
-/// After `shutdown`, running sessions have [`Config::drain_timeout`] to finish. Dropping the
-/// future ends everything at once.
-///
-/// # Errors
-/// Only what trying again cannot help: wrong settings, or a final refusal by the relay.
-///
-/// ```no_run
-/// use tieline_agent::{Config, run_with_reconnect};
-///
-/// # async fn publish() -> Result<(), Box<dyn std::error::Error>> {
-/// let config = Config::new("tcp://relay.studio:9001", "http://127.0.0.1:8765/mcp")?
-///     .with_dcc("maya")
-///     .with_event_hook(|event| println!("{event}"));
-/// let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-/// let agent = tokio::spawn(run_with_reconnect(config, async {
-///     let _ = stopped.await;
-/// }));
-/// // ... the host application runs ...
-/// let _ = stop.send(());
-/// agent.await??;
-/// # Ok(())
-/// # }
-/// ```
-pub async fn run_with_reconnect(
-    config: Config,
-    shutdown: impl Future<Output = ()> + Send + 'static,
-) -> Result<(), Error> {
-    run(config, false, shutdown).await
-}
-
-/// What all links of an agent share.
-#[derive(Debug)]
-struct Agent {
-    config: Config,
-    identity: Arc<Identity>,
-    board: Arc<Board>,
-}
-
-async fn run(
-    config: Config,
-    once: bool,
-    shutdown: impl Future<Output = ()> + Send + 'static,
-) -> Result<(), Error> {
-    config.check()?;
-    let state_dir = config.state_dir()?;
-    let machine = config.machine.clone();
-    let dir = state_dir.clone();
-    let identity = tokio::task::spawn_blocking(move || Identity::load(&dir, machine.as_deref()))
-        .await
-        .map_err(|_| IdentityError::Random)??;
-    let board = Arc::new(Board::new(&config));
-    let mut services = JoinSet::new();
-    if config.status_socket {
-        match status::Server::bind(&state_dir, identity.instance()) {
-            Ok(server) => drop(services.spawn(server.serve(Arc::clone(&board)))),
-            // The tunnel matters more than its display.
-            Err(error) => tracing::warn!(%error, "`tieline status` will not see this agent"),
-        }
-    }
-    let agent = Arc::new(Agent {
-        config,
-        identity: Arc::new(identity),
-        board,
-    });
-    let result = run_slots(&agent, once, shutdown).await;
-    agent.config.on_event.tell(&match &result {
-        Ok(()) => AgentEvent::Stopped,
-        Err(error) => AgentEvent::ended_by(error),
-    });
-    result
-}
-
-async fn run_slots(
-    agent: &Arc<Agent>,
-    once: bool,
-    shutdown: impl Future<Output = ()>,
-) -> Result<(), Error> {
-    let (stop, stopping) = watch::channel(false);
-    let mut slots = JoinSet::new();
-    for index in 0..agent.config.links {
-        let slot = Slot {
-            agent: Arc::clone(agent),
-            index,
-            stop: stopping.clone(),
-            backoff: Backoff::default(),
-            random: fastrand::Rng::new(),
-            draining: JoinSet::new(),
-        };
-        slots.spawn(slot.run(once));
-    }
-    let mut shutdown = pin!(shutdown);
-    let mut result = Ok(());
-    loop {
-        tokio::select! {
-            () = &mut shutdown, if !*stopping.borrow() => {
-                agent.board.stopping();
-                stop.send_replace(true);
-            }
-            ended = slots.join_next() => match ended {
-                None => return result,
-                Some(ended) => {
-                    // One link's final refusal is every link's.
-                    stop.send_replace(true);
-                    let ended = ended.unwrap_or_else(|_| Err(Error::link_lost("a task stopped")));
-                    result = result.and(ended);
-                }
-            }
-        }
-    }
-}
-
 /// One of an agent's links, over all its reconnects.
-struct Slot {
+pub(super) struct Slot {
     agent: Arc<Agent>,
     index: u16,
     stop: watch::Receiver<bool>,
@@ -164,6 +31,8 @@ struct Slot {
     random: fastrand::Rng,
     /// Links that the relay asked us to leave, while their sessions run.
     draining: JoinSet<()>,
+    /// The token file's versions.
+    token: watch::Receiver<u64>,
 }
 
 /// How a link left its slot.
@@ -175,7 +44,19 @@ enum Left {
 }
 
 impl Slot {
-    async fn run(mut self, once: bool) -> Result<(), Error> {
+    pub(super) fn new(agent: Arc<Agent>, index: u16, stop: watch::Receiver<bool>) -> Self {
+        Self {
+            token: agent.token.versions(),
+            agent,
+            index,
+            stop,
+            backoff: Backoff::default(),
+            random: fastrand::Rng::new(),
+            draining: JoinSet::new(),
+        }
+    }
+
+    pub(super) async fn run(mut self, once: bool) -> Result<(), Error> {
         loop {
             self.tell(AgentEvent::Connecting {
                 link: self.index,
@@ -209,6 +90,8 @@ impl Slot {
             };
             tokio::select! {
                 () = sleep(wait) => {}
+                // A fresh token is what an expired one waits for.
+                () = changed(&mut self.token) => {}
                 () = stopped(&mut self.stop) => {
                     self.drained().await;
                     return Ok(());
@@ -221,38 +104,39 @@ impl Slot {
     async fn run_link(&mut self) -> Result<Left, Error> {
         let agent = Arc::clone(&self.agent);
         let config = &agent.config;
-        let register = config.registration()?;
+        self.token.mark_unchanged();
+        let registers = config.registrations()?.into_iter();
+        let tunnels = config.targets.iter().map(|it| it.tunnel(&agent.identity));
         let stream = tokio::select! {
             stream = config.relay.dial() => stream?,
             () = stopped(&mut self.stop) => return Ok(Left::Stopped),
         };
         let link = Arc::new(Link::new());
-        let (news, mut heard) = mpsc::channel(NEWS_MAX);
+        let (news, mut heard) = mpsc::channel(link::news_max(config.targets.len()));
         let start = Start {
             identity: Arc::clone(&agent.identity),
             relay_name: config.relay.name(),
             link_index: self.index,
             links: config.links,
-            register,
-            target: config.target.clone(),
+            registers: registers.zip(tunnels).collect(),
+            targets: Arc::clone(&agent.targets),
             news,
         };
         agent.board.linked(self.index, &link);
         // In a set of its own, so that dropping the slot drops the link.
         let mut task = JoinSet::new();
         task.spawn(link::run(Arc::clone(&link), stream, start));
+        let mut it = Registrations::new(config.targets.len(), Instant::now());
         let register_by = Instant::now() + REGISTER_TIMEOUT;
-        let (mut registered, mut stopping) = (false, false);
+        let mut stopping = false;
         loop {
+            let wakes_at = it.wakes_at();
             tokio::select! {
                 // News first: a link's end must not overtake the reason for it.
                 biased;
                 Some(news) = heard.recv() => match news {
-                    News::Registered(granted) if !registered => {
-                        registered = true;
-                        self.registered(granted);
-                    }
-                    News::Registered(_) => {}
+                    News::Registered { target, granted } => self.registered(&mut it, target, granted),
+                    News::Refused { target, refusal } => self.refused(&mut it, target, refusal),
                     News::GoingAway(away) if away.reason.is_final() || stopping => {
                         // The link's own end then says why.
                         link.close(self.drain_deadline(&away), None);
@@ -272,26 +156,115 @@ impl Slot {
                     let deadline = Instant::now() + config.drain_timeout;
                     link.close(deadline, Some(Reason::ShuttingDown));
                 }
-                () = sleep_until(register_by), if !registered && !stopping => {
-                    return Err(Error::Link {
-                        reason: Reason::ClaimTimeout,
-                        side: Side::Peer,
-                        detail: "no answer to the registration".to_owned(),
-                    });
+                () = until(wakes_at), if !stopping => {
+                    let now = Instant::now();
+                    if now >= register_by && !it.any_up() {
+                        return Err(Error::Link {
+                            reason: Reason::ClaimTimeout,
+                            side: Side::Peer,
+                            detail: "no answer to the registration".to_owned(),
+                        });
+                    }
+                    self.ask(&mut it, &link);
+                }
+                () = changed(&mut self.token), if !stopping => it.token_changed(Instant::now()),
+            }
+            if !stopping && let Some(error) = it.failure() {
+                return Err(error);
+            }
+        }
+    }
+
+    /// Asks for every target that is due, with the token as its file has it now.
+    fn ask(&mut self, it: &mut Registrations, link: &Link) {
+        let due = it.take_due(Instant::now());
+        if due.is_empty() {
+            return;
+        }
+        match self.agent.config.registrations() {
+            Ok(registers) => {
+                let registers = registers.into_iter().enumerate();
+                let asked = registers.filter(|(target, _)| due.contains(target));
+                asked.for_each(|(target, register)| link.register(target, register));
+            }
+            Err(error) => {
+                for target in due {
+                    let left = it.not_renewed(target, Instant::now(), &mut self.random);
+                    if let Some(left) = left {
+                        self.ending(target, left, error.word(), error.to_string());
+                    }
                 }
             }
         }
     }
 
-    fn registered(&mut self, granted: Granted) {
+    fn registered(&mut self, it: &mut Registrations, target: usize, granted: Granted) {
         self.backoff.registered();
-        self.agent.board.registered(self.index, &granted);
-        self.tell(AgentEvent::Registered {
+        let lasts = granted.expires_in_s;
+        if lasts > 0 {
+            self.agent.token.want();
+        }
+        let change = it.granted(target, lasts, Instant::now(), &mut self.random);
+        self.agent.board.registered(self.index, target, &granted);
+        let at = self.agent.targets[target].to_string();
+        match change {
+            Change::Ending(left) => {
+                let message = "the token is the one before".to_owned();
+                self.ending(target, left, Reason::TokenExpired.word(), message);
+            }
+            Change::Renewed => self.tell(AgentEvent::Renewed {
+                link: self.index,
+                tunnel: granted.tunnel.to_string(),
+                target: at,
+                expires_in_s: lasts,
+            }),
+            Change::Up | Change::Refused { .. } => self.tell(AgentEvent::Registered {
+                link: self.index,
+                tunnel: granted.tunnel.to_string(),
+                url: granted.urls.first().cloned().unwrap_or_default(),
+                generation: granted.generation.0,
+                urls: granted.urls,
+                target: at,
+            }),
+        }
+    }
+
+    fn refused(&mut self, it: &mut Registrations, target: usize, refusal: Refusal) {
+        let Refusal { reason, message } = refusal.clone();
+        if reason == Reason::TokenExpired {
+            self.agent.token.want();
+        }
+        let change = it.refused(target, refusal, Instant::now(), &mut self.random);
+        match change {
+            Change::Ending(left) => self.ending(target, left, reason.word(), message),
+            Change::Refused { is_final } => {
+                let error = Error::refused(reason, message);
+                let is_news = self.agent.board.refused(self.index, target, &error);
+                // The end of the agent, or of the link, says it where there is no other target.
+                if is_news && self.agent.targets.len() > 1 {
+                    self.tell(AgentEvent::TunnelRefused {
+                        link: self.index,
+                        tunnel: self.agent.board.tunnel(target),
+                        target: self.agent.targets[target].to_string(),
+                        reason: reason.word(),
+                        message: error.to_string(),
+                        is_final,
+                    });
+                }
+            }
+            Change::Up | Change::Renewed => {}
+        }
+    }
+
+    /// A tunnel's permission will end, and asking to renew it did not help yet.
+    fn ending(&self, target: usize, left: Duration, reason: &'static str, message: String) {
+        self.tell(AgentEvent::Ending {
             link: self.index,
-            tunnel: granted.tunnel.to_string(),
-            url: granted.urls.first().cloned().unwrap_or_default(),
-            generation: granted.generation.0,
-            urls: granted.urls,
+            tunnel: self.agent.board.tunnel(target),
+            target: self.agent.targets[target].to_string(),
+            expires_in_s: left.as_secs(),
+            reason,
+            message,
         });
     }
 
@@ -350,5 +323,20 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
     if stop.wait_for(|stop| *stop).await.is_err() {
         // The one who could ask is gone, and with it this task.
         std::future::pending::<()>().await;
+    }
+}
+
+/// Ready when the token's file is another one than before.
+async fn changed(token: &mut watch::Receiver<u64>) {
+    if token.changed().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Ready at `deadline`, if there is one.
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => std::future::pending().await,
     }
 }

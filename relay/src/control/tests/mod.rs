@@ -1,5 +1,9 @@
+mod life;
+mod revoke;
+
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::sync::Mutex;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
@@ -16,6 +20,8 @@ const BATCH: usize = 2;
 struct Fake {
     tunnels: [Vec<String>; 2],
     answers: AtomicUsize,
+    /// What decides who is let in, as the shards heard it.
+    admitted: Arc<Mutex<Vec<Arc<Snapshot>>>>,
 }
 
 impl Inspect for Fake {
@@ -36,6 +42,11 @@ impl Inspect for Fake {
             (shard, TunnelBatch { rows, next })
         };
         Box::pin(std::future::ready(wanted.into_iter().map(batch).collect()))
+    }
+
+    fn admit(&self, snapshot: Arc<Snapshot>) -> Ended {
+        self.admitted.lock().unwrap().push(snapshot);
+        Box::pin(std::future::ready(3))
     }
 
     fn shards(&self) -> Vec<ShardStatus> {
@@ -73,12 +84,16 @@ fn report(id: &str, shard: usize) -> TunnelReport {
 }
 
 fn start(fake: Fake) -> (Control, Vec<Arc<ShardMetrics>>) {
+    start_with(fake, &Config::default())
+}
+
+fn start_with(fake: Fake, config: &Config) -> (Control, Vec<Arc<ShardMetrics>>) {
     let metrics = vec![
         Arc::new(ShardMetrics::default()),
         Arc::new(ShardMetrics::default()),
     ];
-    let listen = ["127.0.0.1:0".parse().unwrap()];
-    let control = Control::start(&listen, Arc::new(fake), metrics.clone()).unwrap();
+    let snapshot = Snapshot::of(config);
+    let control = Control::start(config, &snapshot, Arc::new(fake), metrics.clone()).unwrap();
     (control, metrics)
 }
 
@@ -87,6 +102,7 @@ fn with_tunnels(tunnels: [&[&str]; 2]) -> (Control, Vec<Arc<ShardMetrics>>) {
     start(Fake {
         tunnels: tunnels.map(|ids| ids.iter().map(|id| (*id).to_owned()).collect()),
         answers: AtomicUsize::new(usize::MAX),
+        admitted: Arc::default(),
     })
 }
 
@@ -96,6 +112,7 @@ fn that_answer(answers: usize, tunnels: usize) -> Fake {
     Fake {
         tunnels: [ids(0).collect(), ids(1).collect()],
         answers: AtomicUsize::new(answers),
+        admitted: Arc::default(),
     }
 }
 
@@ -355,33 +372,4 @@ fn a_name_that_was_rebound_to_loopback_is_turned_away() {
     let absolute = "GET http://evil.example/tunnels HTTP/1.1\r\nHost: localhost\r\n\
                     Connection: close\r\n\r\n";
     assert_eq!(exchange(&control, absolute).0, 421);
-}
-
-#[test]
-fn a_taken_port_fails_the_start() {
-    let holder = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = holder.local_addr().unwrap();
-    let fake = Arc::new(that_answer(0, 0));
-    let Err(error) = Control::start(&[address], fake, vec![]) else {
-        panic!("started")
-    };
-    let text = error.to_string();
-    assert!(
-        text.contains(&address.to_string()) && text.contains("ss -ltnp"),
-        "{text}"
-    );
-}
-
-#[test]
-fn stop_waits_for_nobody() {
-    let (control, _) = start(that_answer(0, 0));
-    let address = control.addresses()[0];
-    let mut waiting = TcpStream::connect(address).unwrap();
-    waiting
-        .write_all(b"GET /tunnels HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        .unwrap();
-    let idle = TcpStream::connect(address).unwrap();
-    control.stop();
-    assert!(TcpStream::connect(address).is_err());
-    drop((waiting, idle));
 }

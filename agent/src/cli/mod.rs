@@ -1,0 +1,83 @@
+//! The command line as typed; what it means is decided in `config` and `command`.
+
+mod serve;
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+pub use self::serve::ServeArgs;
+
+/// Publishes a local MCP server under a stable URL, through a Tieline relay.
+#[derive(Debug, Parser)]
+#[command(name = "tieline", version, about, disable_help_subcommand = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands of `tieline`.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Publish a local server until stopped.
+    Serve(Box<ServeArgs>),
+    /// Show the agents that run here: tunnel, URL, round trip, sessions.
+    Status(StatusArgs),
+    /// Relay, agent and a small MCP server in one process, to see it work.
+    Demo(DemoArgs),
+    /// Write a tunnel's URL into the configuration of MCP clients.
+    Init(crate::init::InitArgs),
+    /// Reach a relay's tunnels through a local address that adds your token.
+    Connect(crate::connect::ConnectArgs),
+    /// Keep tieline serve running through log-ins and restarts.
+    Service(crate::service::ServiceArgs),
+    /// Look at a token.
+    Token(crate::token_show::TokenArgs),
+    /// Print what a shell needs to complete this command line.
+    Completions(crate::completions::CompletionsArgs),
+    /// Print the manual page, in roff.
+    Man(crate::completions::ManArgs),
+}
+
+/// Flags of `tieline status`.
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// Print one JSON object per line
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub state: StateArgs,
+}
+
+/// Flags of `tieline demo`.
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// Make the two calls, then end with 0 if they worked and 1 if not
+    #[arg(long)]
+    pub once: bool,
+    /// Print one JSON object per line
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Where the agent keeps what survives a restart.
+#[derive(Debug, Args)]
+pub struct StateArgs {
+    /// Directory of the agent's key and status socket
+    #[arg(long, value_name = "DIR", env = "TIELINE_STATE_DIR")]
+    pub state_dir: Option<PathBuf>,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,399 @@
+//! `tieline.toml`: where it is found, who may have written it, and what stands in it.
+
+use std::fs::{self, Metadata};
+use std::io::Read;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use toml::Spanned;
+
+use super::{LINKS_MAX, TargetConfig};
+use crate::dial::RelayUrl;
+use crate::error::ConfigError;
+
+/// The file that is looked for.
+pub(super) const FILE_NAME: &str = "tieline.toml";
+
+/// Largest file that is read, in bytes: 256 targets with everything said of them have far less.
+const FILE_BYTES_MAX: u64 = 1024 * 1024;
+
+/// A file with settings, read and checked as far as it alone can be.
+#[derive(Debug, Default)]
+pub(crate) struct File {
+    /// Where it is.
+    pub(crate) path: PathBuf,
+    pub(super) relay: Option<String>,
+    pub(super) token_file: Option<PathBuf>,
+    pub(super) links: Option<u16>,
+    pub(super) machine: Option<String>,
+    pub(super) state_dir: Option<PathBuf>,
+    pub(super) dcc: Option<String>,
+    pub(super) capabilities: Option<Vec<String>>,
+    pub(super) targets: Vec<FileTarget>,
+}
+
+/// A target of the file, and what it says itself instead of leaving it to the whole file.
+#[derive(Debug)]
+pub(super) struct FileTarget {
+    pub(super) target: TargetConfig,
+    pub(super) dcc: Option<String>,
+    pub(super) capabilities: Option<Vec<String>>,
+}
+
+/// The keys as they are written.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Keys {
+    relay: Option<Spanned<String>>,
+    token_file: Option<PathBuf>,
+    links: Option<Spanned<u16>>,
+    machine: Option<String>,
+    state_dir: Option<PathBuf>,
+    dcc: Option<String>,
+    capabilities: Option<Vec<String>>,
+    to: Option<Spanned<String>>,
+    name: Option<Spanned<String>>,
+    #[serde(default)]
+    target: Vec<TargetKeys>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TargetKeys {
+    to: Spanned<String>,
+    name: Option<Spanned<String>>,
+    dcc: Option<String>,
+    label: Option<String>,
+    capabilities: Option<Vec<String>>,
+    #[serde(default)]
+    expose_all: bool,
+}
+
+impl File {
+    /// The file nearest to `from`: in that folder or one above it, up to `home` or the root,
+    /// whichever comes first.
+    pub(crate) fn find(from: &Path, home: Option<&Path>) -> Option<PathBuf> {
+        for folder in from.ancestors() {
+            let path = folder.join(FILE_NAME);
+            if path.is_file() {
+                return Some(path);
+            }
+            if Some(folder) == home {
+                return None;
+            }
+        }
+        None
+    }
+
+    /// Reads a file that the user named.
+    pub(crate) fn read(path: &Path) -> Result<Self, ConfigError> {
+        Self::read_if(path, |_| Ok(()))
+    }
+
+    /// Reads a file that was found. It decides what is published, and nobody named it, so it must
+    /// be the user's own.
+    pub(crate) fn read_found(path: &Path) -> Result<Self, ConfigError> {
+        Self::read_if(path, |data| trusted(path, data))
+    }
+
+    fn read_if(
+        path: &Path,
+        trusted: impl FnOnce(&Metadata) -> Result<(), ConfigError>,
+    ) -> Result<Self, ConfigError> {
+        let failed = |error: std::io::Error| wrong(path, format!("cannot read it: {error}"));
+        let file = fs::File::open(path).map_err(failed)?;
+        trusted(&file.metadata().map_err(failed)?)?;
+        let mut text = String::new();
+        let mut limited = file.take(FILE_BYTES_MAX + 1);
+        limited.read_to_string(&mut text).map_err(failed)?;
+        if text.len() as u64 > FILE_BYTES_MAX {
+            let problem = format!("it has more than {FILE_BYTES_MAX} bytes");
+            return Err(wrong(path, problem));
+        }
+        Self::parse(path, &text)
+    }
+
+    fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        let source = Source { path, text };
+        let keys: Keys = toml::from_str(text).map_err(|error| {
+            let problem = error.message().replace('\n', "; ");
+            match error.span() {
+                Some(span) => source.wrong(&span, problem),
+                None => wrong(path, problem),
+            }
+        })?;
+        if let Some(relay) = &keys.relay {
+            source.checked(relay, RelayUrl::parse(relay.get_ref()))?;
+        }
+        if let Some(links) = &keys.links
+            && !(1..=LINKS_MAX).contains(links.get_ref())
+        {
+            let given = *links.get_ref();
+            let error = ConfigError::Links {
+                max: LINKS_MAX,
+                given,
+            };
+            return Err(source.wrong(&links.span(), error.to_string()));
+        }
+        let targets = match (keys.to, keys.name) {
+            (Some(to), name) if keys.target.is_empty() => {
+                let only = TargetKeys {
+                    to,
+                    name,
+                    dcc: None,
+                    label: None,
+                    capabilities: None,
+                    expose_all: false,
+                };
+                vec![source.target(only)?]
+            }
+            (Some(it), _) | (None, Some(it)) if !keys.target.is_empty() => {
+                let problem = "this is for a single target: write it into its [[target]]";
+                return Err(source.wrong(&it.span(), problem.to_owned()));
+            }
+            (_, Some(name)) => {
+                let problem = "`name` is the name of `to`, which is missing";
+                return Err(source.wrong(&name.span(), problem.to_owned()));
+            }
+            _ => {
+                let targets = keys.target.into_iter();
+                targets
+                    .map(|keys| source.target(keys))
+                    .collect::<Result<_, _>>()?
+            }
+        };
+        // A file means the same wherever it is read from.
+        let folder = path.parent().unwrap_or(Path::new(""));
+        Ok(Self {
+            path: path.to_owned(),
+            relay: keys.relay.map(Spanned::into_inner),
+            token_file: keys.token_file.map(|path| folder.join(path)),
+            links: keys.links.map(Spanned::into_inner),
+            machine: keys.machine,
+            state_dir: keys.state_dir.map(|path| folder.join(path)),
+            dcc: keys.dcc,
+            capabilities: keys.capabilities,
+            targets,
+        })
+    }
+}
+
+/// A file's text, for errors that say where.
+struct Source<'a> {
+    path: &'a Path,
+    text: &'a str,
+}
+
+impl Source<'_> {
+    fn target(&self, keys: TargetKeys) -> Result<FileTarget, ConfigError> {
+        let mut target = self.checked(&keys.to, TargetConfig::new(keys.to.get_ref()))?;
+        if let Some(name) = &keys.name {
+            target = self.checked(name, target.with_name(name.get_ref()))?;
+        }
+        target.label = keys.label;
+        target.expose_all = keys.expose_all;
+        // What the file says of one target is checked where it says it.
+        self.checked(&keys.to, target.check())?;
+        Ok(FileTarget {
+            target,
+            dcc: keys.dcc,
+            capabilities: keys.capabilities,
+        })
+    }
+
+    fn checked<T, V>(
+        &self,
+        value: &Spanned<V>,
+        result: Result<T, ConfigError>,
+    ) -> Result<T, ConfigError> {
+        result.map_err(|error| self.wrong(&value.span(), error.to_string()))
+    }
+
+    fn wrong(&self, span: &Range<usize>, problem: String) -> ConfigError {
+        let before = self.text.get(..span.start).unwrap_or(self.text);
+        let line = before.matches('\n').count() + 1;
+        ConfigError::File {
+            place: format!("{}:{line}", self.path.display()),
+            problem,
+        }
+    }
+}
+
+fn wrong(path: &Path, problem: String) -> ConfigError {
+    ConfigError::File {
+        place: path.display().to_string(),
+        problem,
+    }
+}
+
+#[cfg(unix)]
+fn trusted(path: &Path, data: &Metadata) -> Result<(), ConfigError> {
+    use std::os::unix::fs::MetadataExt;
+    let (mode, owner) = (data.mode() & 0o777, data.uid());
+    let instead = format!("or name it yourself with --config {}", path.display());
+    if owner != 0 && owner != rustix::process::geteuid().as_raw() {
+        let problem = format!(
+            "it belongs to another user and would decide what is published: run chown on it, {instead}"
+        );
+        return Err(wrong(path, problem));
+    }
+    if mode & 0o022 != 0 {
+        let problem = format!(
+            "others may write it (mode {mode:o}), and it decides what is published: run chmod go-w on it, {instead}"
+        );
+        return Err(wrong(path, problem));
+    }
+    Ok(())
+}
+
+// Access lists decide there; a user's folders are the user's own by default.
+#[cfg(not(unix))]
+fn trusted(_: &Path, _: &Metadata) -> Result<(), ConfigError> {
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<File, ConfigError> {
+        File::parse(Path::new("/etc/show/tieline.toml"), text)
+    }
+
+    #[test]
+    fn every_key_is_read_and_paths_start_at_the_files_folder() {
+        let file = parse(
+            r#"
+            relay = "tcp://relay.studio:9001"
+            token_file = "ada.token"
+            links = 2
+            machine = "seat-12"
+            state_dir = "/var/lib/tieline"
+            capabilities = ["gpu"]
+            dcc = "maya"
+
+            [[target]]
+            to = "http://127.0.0.1:8765/mcp"
+            name = "maya"
+
+            [[target]]
+            to = "http://127.0.0.1:8188"
+            dcc = "comfy"
+            label = "images"
+            capabilities = ["images", "gpu"]
+            expose_all = true
+            "#,
+        )
+        .unwrap();
+        assert_eq!(file.relay.as_deref(), Some("tcp://relay.studio:9001"));
+        let path = |path: &Option<PathBuf>| path.as_ref().unwrap().display().to_string();
+        assert_eq!(path(&file.token_file), "/etc/show/ada.token");
+        assert_eq!(path(&file.state_dir), "/var/lib/tieline");
+        assert_eq!(
+            (file.links, file.machine.as_deref()),
+            (Some(2), Some("seat-12"))
+        );
+        let [maya, comfy] = &file.targets[..] else {
+            panic!("two targets: {file:?}");
+        };
+        assert_eq!(maya.target.name.as_ref().unwrap().as_str(), "maya");
+        assert_eq!((&maya.dcc, maya.target.expose_all), (&None, false));
+        assert_eq!(comfy.target.label.as_deref(), Some("images"));
+        assert_eq!(comfy.dcc.as_deref(), Some("comfy"));
+        assert!(comfy.target.expose_all);
+        assert_eq!(comfy.capabilities.as_ref().unwrap().len(), 2);
+        let single = parse("to = '127.0.0.1:1'\nname = 'maya'").unwrap();
+        assert_eq!(single.targets.len(), 1);
+        assert!(parse("").unwrap().targets.is_empty());
+    }
+
+    #[test]
+    fn what_is_wrong_is_one_line_with_file_line_and_key() {
+        for (text, line, word) in [
+            ("relai = 'x'", 1, "unknown field `relai`"),
+            ("dcc = 'maya'\nrelay = 'wss://r'", 2, "not built"),
+            ("relay = 'r:1'", 1, "scheme"),
+            ("links = 0", 1, "links"),
+            ("\n\nlinks = 'two'", 3, "expected u16"),
+            ("links = 100000", 1, "u16"),
+            ("to = '127.0.0.1'", 1, "port"),
+            ("to = 'h:1'\nname = 'a b'", 2, "name"),
+            ("name = 'maya'", 1, "`to`"),
+            ("to = 'h:1'\n[[target]]\nto = 'h:2'", 1, "[[target]]"),
+            ("name = 'x'\n[[target]]\nto = 'h:2'", 1, "[[target]]"),
+            ("[[target]]\nname = 'x'", 1, "`to`"),
+            (
+                "[[target]]\nto = 'h:2'\nnam = 'x'",
+                3,
+                "unknown field `nam`",
+            ),
+            ("[[target]]\nto = 'h:2'\nexpose_all = true", 2, "no paths"),
+            ("[target]\nto = 'h:2'", 1, "expected a sequence"),
+            ("dcc = \n", 1, ""),
+        ] {
+            let error = parse(text).unwrap_err().to_string();
+            let place = format!("/etc/show/tieline.toml:{line}: ");
+            assert!(error.starts_with(&place), "{text:?}: {error}");
+            assert!(error.contains(word), "{text:?}: {error}");
+            assert_eq!(error.lines().count(), 1, "{error}");
+        }
+    }
+
+    #[test]
+    fn the_nearest_file_is_found_and_none_above_home() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().canonicalize().unwrap();
+        let (home, deep) = (root.join("home"), root.join("home/show/shot"));
+        fs::create_dir_all(&deep).unwrap();
+        fs::write(root.join(FILE_NAME), "").unwrap();
+        assert_eq!(File::find(&deep, Some(&home)), None);
+        assert_eq!(File::find(&deep, None), Some(root.join(FILE_NAME)));
+        fs::write(home.join(FILE_NAME), "").unwrap();
+        assert_eq!(File::find(&deep, Some(&home)), Some(home.join(FILE_NAME)));
+        fs::create_dir(deep.join(FILE_NAME)).unwrap();
+        assert_eq!(File::find(&deep, Some(&home)), Some(home.join(FILE_NAME)));
+        fs::write(home.join("show").join(FILE_NAME), "").unwrap();
+        assert_eq!(
+            File::find(&deep, Some(&home)),
+            Some(home.join("show").join(FILE_NAME))
+        );
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_found_file_that_others_may_write_is_refused() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(FILE_NAME);
+        fs::write(&path, "dcc = 'maya'").unwrap();
+        for (mode, fine) in [(0o644, true), (0o600, true), (0o664, false), (0o646, false)] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            let read = File::read_found(&path);
+            assert_eq!(read.is_ok(), fine, "{mode:o}: {read:?}");
+            if let Err(error) = read {
+                let text = error.to_string();
+                assert!(
+                    text.contains("chmod go-w") && text.contains("--config"),
+                    "{text}"
+                );
+            }
+            assert!(File::read(&path).is_ok(), "the user named it");
+        }
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_named() {
+        let error = File::read(Path::new("/nowhere/tieline.toml")).unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .contains("/nowhere/tieline.toml: cannot read it")
+        );
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("large.toml");
+        fs::write(&path, "#".repeat(1024 * 1024 + 1)).unwrap();
+        let error = File::read(&path).unwrap_err();
+        assert!(error.to_string().contains("more than"), "{error}");
+    }
+}

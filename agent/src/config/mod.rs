@@ -1,0 +1,341 @@
+//! An agent's settings: checked once, then frozen.
+
+mod file;
+mod sources;
+mod target;
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tieline_wire::Register;
+
+pub(crate) use self::file::File;
+pub use self::target::TargetConfig;
+use crate::dial::RelayUrl;
+use crate::error::{ConfigError, TokenError};
+use crate::event::{AgentEvent, EventHook};
+use crate::identity::{Identity, default_state_dir};
+use crate::token;
+
+/// Most links of one agent; more than a relay has shards gain nothing.
+pub const LINKS_MAX: u16 = 64;
+
+/// Most targets of one agent: its links go through all of them, and so does a person.
+pub const TARGETS_MAX: usize = 256;
+
+/// How long running sessions may go on after the agent was asked to stop.
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What an agent needs to know.
+///
+/// ```
+/// use tieline_agent::{Config, TargetConfig};
+///
+/// let config = Config::new("tcp://relay.studio:9001", "http://127.0.0.1:8765/mcp")?
+///     .with_dcc("maya")
+///     .with_name("maya-seat-12")?
+///     .with_event_hook(|event| println!("{event}"));
+/// assert_eq!(config.links, 1);
+///
+/// // Several targets, each with a tunnel of its own, over the same link.
+/// let config = config.with_target(TargetConfig::new("127.0.0.1:8188")?.with_dcc("comfy"));
+/// assert_eq!(config.targets.len(), 2);
+/// # Ok::<(), tieline_agent::ConfigError>(())
+/// ```
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Config {
+    /// Where to dial.
+    pub relay: RelayUrl,
+    /// What is published, each under a tunnel of its own; 1 to [`TARGETS_MAX`].
+    pub targets: Vec<TargetConfig>,
+    /// A file that holds the token to register with; read again at every attempt, and before the
+    /// permission that its token gave ends.
+    pub token_file: Option<PathBuf>,
+    /// Links to the relay, each serving all tunnels; they go round the relay's shards.
+    pub links: u16,
+    /// Where key and status socket are kept; by default the platform's place for state.
+    pub state_dir: Option<PathBuf>,
+    /// Replaces the system's machine id, for containers and cloned hosts.
+    pub machine: Option<String>,
+    /// How long running sessions may go on after the agent was asked to stop.
+    pub drain_timeout: Duration,
+    /// Whether `tieline status` finds this agent.
+    pub status_socket: bool,
+    pub(crate) on_event: EventHook,
+}
+
+impl Config {
+    /// Settings for `relay` and `target`, written as on the command line; the rest is default.
+    ///
+    /// # Errors
+    /// [`ConfigError`] says what is wrong with either.
+    pub fn new(relay: &str, target: &str) -> Result<Self, ConfigError> {
+        Self::of(relay, vec![TargetConfig::new(target)?])
+    }
+
+    /// Settings for `relay` and all of `targets`.
+    ///
+    /// # Errors
+    /// [`ConfigError`] says what is wrong with the relay; the targets are looked at when it runs.
+    pub fn of(relay: &str, targets: Vec<TargetConfig>) -> Result<Self, ConfigError> {
+        Ok(Self {
+            relay: RelayUrl::parse(relay)?,
+            targets,
+            token_file: None,
+            links: 1,
+            state_dir: None,
+            machine: None,
+            drain_timeout: DRAIN_TIMEOUT,
+            status_socket: true,
+            on_event: EventHook::default(),
+        })
+    }
+
+    /// Publishes one more target, with a tunnel of its own.
+    #[must_use]
+    pub fn with_target(mut self, target: TargetConfig) -> Self {
+        self.targets.push(target);
+        self
+    }
+
+    /// Asks for this tunnel name for the target added last.
+    ///
+    /// # Errors
+    /// [`ConfigError::Name`] if it is no tunnel name.
+    pub fn with_name(mut self, name: &str) -> Result<Self, ConfigError> {
+        if let Some(target) = self.targets.pop() {
+            self.targets.push(target.with_name(name)?);
+        }
+        Ok(self)
+    }
+
+    /// Sets the label that a derived name of the target added last is made from.
+    #[must_use]
+    pub fn with_label(self, label: impl Into<String>) -> Self {
+        self.change_last(|target| target.with_label(label))
+    }
+
+    /// Sets the kind of application behind the target added last.
+    #[must_use]
+    pub fn with_dcc(self, dcc: impl Into<String>) -> Self {
+        self.change_last(|target| target.with_dcc(dcc))
+    }
+
+    /// Adds a capability of the target added last.
+    #[must_use]
+    pub fn with_capability(self, capability: impl Into<String>) -> Self {
+        self.change_last(|target| target.with_capability(capability))
+    }
+
+    fn change_last(mut self, change: impl FnOnce(TargetConfig) -> TargetConfig) -> Self {
+        if let Some(target) = self.targets.pop() {
+            self.targets.push(change(target));
+        }
+        self
+    }
+
+    /// Sets the file that the token is read from.
+    #[must_use]
+    pub fn with_token_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.token_file = Some(path.into());
+        self
+    }
+
+    /// Sets the number of links.
+    #[must_use]
+    pub const fn with_links(mut self, links: u16) -> Self {
+        self.links = links;
+        self
+    }
+
+    /// Sets where key and status socket are kept.
+    #[must_use]
+    pub fn with_state_dir(mut self, path: impl Into<PathBuf>) -> Self {
+        self.state_dir = Some(path.into());
+        self
+    }
+
+    /// Replaces the system's machine id.
+    #[must_use]
+    pub fn with_machine(mut self, machine: impl Into<String>) -> Self {
+        self.machine = Some(machine.into());
+        self
+    }
+
+    /// Tells every event to `hook`, which must not block.
+    #[must_use]
+    pub fn with_event_hook(mut self, hook: impl Fn(&AgentEvent) + Send + Sync + 'static) -> Self {
+        self.on_event = EventHook::new(hook);
+        self
+    }
+
+    /// Finds what would fail later, so that a wrong setting is a usage error at the start.
+    pub(crate) fn check(&self) -> Result<(), ConfigError> {
+        if !(1..=LINKS_MAX).contains(&self.links) {
+            return Err(ConfigError::Links {
+                max: LINKS_MAX,
+                given: self.links,
+            });
+        }
+        if !(1..=TARGETS_MAX).contains(&self.targets.len()) {
+            return Err(ConfigError::Targets {
+                max: TARGETS_MAX,
+                given: self.targets.len(),
+            });
+        }
+        let mut ways = HashSet::new();
+        for target in &self.targets {
+            target.check()?;
+            let named = target.name.as_ref().map(ToString::to_string);
+            let what = match &named {
+                Some(name) => format!("the name {name}"),
+                None => format!("the label {}", target.label()),
+            };
+            if !ways.insert(named.ok_or_else(|| target.label())) {
+                return Err(ConfigError::Twice { what });
+            }
+        }
+        if let Some(path) = &self.token_file {
+            token::read(path)?;
+        }
+        Ok(())
+    }
+
+    /// The state directory to use.
+    pub(crate) fn state_dir(&self) -> Result<PathBuf, ConfigError> {
+        self.state_dir
+            .as_deref()
+            .map_or_else(default_state_dir, |dir| Ok(Path::to_owned(dir)))
+    }
+
+    /// Finds tunnels that would be one: a name that was asked for may be another target's derived
+    /// one.
+    pub(crate) fn check_tunnels(&self, identity: &Identity) -> Result<(), ConfigError> {
+        let mut tunnels = HashSet::new();
+        for target in &self.targets {
+            let tunnel = target.tunnel(identity);
+            if tunnels.contains(&tunnel) {
+                let what = format!("the name {tunnel}");
+                return Err(ConfigError::Twice { what });
+            }
+            tunnels.insert(tunnel);
+        }
+        Ok(())
+    }
+
+    /// What to register for each target, with the token as its file has it now.
+    pub(crate) fn registrations(&self) -> Result<Vec<Register>, TokenError> {
+        let token = match &self.token_file {
+            Some(path) => token::read(path)?,
+            None => String::new(),
+        };
+        let targets = self.targets.iter();
+        Ok(targets.map(|target| target.registration(&token)).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tieline_wire::limits::STRING_BYTES_MAX;
+
+    use super::*;
+
+    fn config() -> Config {
+        Config::new("tcp://127.0.0.1:9001", "http://127.0.0.1:8765/mcp").unwrap()
+    }
+
+    #[test]
+    fn settings_beyond_the_protocols_bounds_are_named() {
+        let wrong = [
+            config().with_links(0),
+            config().with_links(LINKS_MAX + 1),
+            config().with_dcc("x".repeat(STRING_BYTES_MAX + 1)),
+            config().with_label("x".repeat(STRING_BYTES_MAX + 1)),
+            config().with_capability("x".repeat(STRING_BYTES_MAX + 1)),
+        ];
+        for config in wrong {
+            assert!(config.check().is_err(), "{config:?}");
+        }
+        assert!(config().check().is_ok());
+        let error = config().with_name("no spaces").unwrap_err();
+        assert!(error.to_string().contains("no spaces"), "{error}");
+    }
+
+    #[test]
+    fn a_registration_carries_the_settings() {
+        let register = config()
+            .with_dcc("maya")
+            .with_capability("mcp")
+            .registrations()
+            .unwrap()
+            .remove(0);
+        assert_eq!(register.label, "maya-8765/mcp");
+        assert_eq!(register.base_path, "/mcp");
+        assert_eq!(register.authority, "127.0.0.1:8765");
+        assert_eq!(register.capabilities, ["mcp"]);
+        assert_eq!(register.name, None);
+        let labelled = config().with_label("seat").registrations().unwrap();
+        assert_eq!(labelled[0].label, "seat");
+    }
+
+    fn target(text: &str) -> TargetConfig {
+        TargetConfig::new(text).unwrap()
+    }
+
+    #[test]
+    fn each_target_registers_with_its_own_settings() {
+        let comfy = target("http://127.0.0.1:8188").with_dcc("comfy");
+        let config = config().with_target(comfy.exposing_all());
+        let config = config.with_name("Comfy").unwrap().with_capability("images");
+        let registers = config.registrations().unwrap();
+        assert_eq!((&*registers[0].label, &*registers[0].dcc), ("8765/mcp", ""));
+        assert_eq!(
+            (registers[0].name.as_deref(), registers[0].expose_all),
+            (None, false)
+        );
+        assert_eq!(registers[1].name.as_deref(), Some("comfy"));
+        assert_eq!(
+            (&*registers[1].dcc, registers[1].expose_all),
+            ("comfy", true)
+        );
+        assert_eq!(registers[1].capabilities, ["images"]);
+        assert!(config.check().is_ok());
+    }
+
+    #[test]
+    fn targets_that_would_share_a_tunnel_are_refused() {
+        let twice = config().with_target(target("http://localhost:8765/mcp"));
+        let error = twice.check().unwrap_err().to_string();
+        assert!(error.contains("the label 8765/mcp"), "{error}");
+        assert!(twice.with_dcc("maya").check().is_ok());
+        let named = |name| target("127.0.0.1:1").with_name(name).unwrap();
+        let twice = config()
+            .with_name("maya")
+            .unwrap()
+            .with_target(named("Maya"));
+        let error = twice.check().unwrap_err().to_string();
+        assert!(error.contains("the name maya"), "{error}");
+
+        let state = tempfile::tempdir().unwrap();
+        let identity = Identity::load(state.path(), Some("test")).unwrap();
+        let derived = config().targets[0].tunnel(&identity).to_string();
+        let twice = config().with_target(named(&derived));
+        assert!(twice.check().is_ok());
+        assert!(twice.check_tunnels(&identity).is_err());
+    }
+
+    #[test]
+    fn there_is_a_target_and_no_flood_of_them() {
+        let of = |count: usize| {
+            let targets = (1..=count).map(|port| target(&format!("127.0.0.1:{port}")));
+            Config::of("tcp://127.0.0.1:9001", targets.collect()).unwrap()
+        };
+        assert!(of(0).check().is_err());
+        assert!(of(TARGETS_MAX).check().is_ok());
+        assert!(of(TARGETS_MAX + 1).check().is_err());
+        let bytes = target("127.0.0.1:1").exposing_all();
+        assert!(config().with_target(bytes).check().is_err());
+    }
+}

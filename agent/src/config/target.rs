@@ -1,0 +1,153 @@
+//! One target of an agent, and what is asked of the relay for it.
+
+use tieline_wire::limits::{CAPABILITIES_MAX, CAPABILITY_BYTES_MAX, STRING_BYTES_MAX};
+use tieline_wire::{Register, Token, TunnelId};
+
+use crate::error::ConfigError;
+use crate::identity::Identity;
+use crate::target::Target;
+
+/// A local server to publish, and how.
+///
+/// ```
+/// use tieline_agent::TargetConfig;
+///
+/// let maya = TargetConfig::new("http://127.0.0.1:8765/mcp")?
+///     .with_name("maya-seat-12")?
+///     .with_dcc("maya");
+/// assert_eq!(maya.target.to_string(), "http://127.0.0.1:8765/mcp");
+/// # Ok::<(), tieline_agent::ConfigError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TargetConfig {
+    /// Where sessions are taken to.
+    pub target: Target,
+    /// The tunnel's name; without one the relay derives it from key, machine and label.
+    pub name: Option<TunnelId>,
+    /// What tells this target apart from others on the host; by default made from the target.
+    pub label: Option<String>,
+    /// The kind of application behind the target, such as `maya`; may be empty.
+    pub dcc: String,
+    /// Words that the relay lists beside the tunnel.
+    pub capabilities: Vec<String>,
+    /// Callers may use every path of an HTTP target, not only those under its own path.
+    pub expose_all: bool,
+}
+
+impl TargetConfig {
+    /// A target as written on the command line; the rest is default.
+    ///
+    /// # Errors
+    /// [`ConfigError`] says what is wrong with it.
+    pub fn new(target: &str) -> Result<Self, ConfigError> {
+        Ok(Self {
+            target: Target::parse(target)?,
+            name: None,
+            label: None,
+            dcc: String::new(),
+            capabilities: Vec::new(),
+            expose_all: false,
+        })
+    }
+
+    /// Asks for this tunnel name.
+    ///
+    /// # Errors
+    /// [`ConfigError::Name`] if it is no tunnel name.
+    pub fn with_name(mut self, name: &str) -> Result<Self, ConfigError> {
+        let parsed = TunnelId::parse(name).map_err(|source| ConfigError::Name {
+            text: name.to_owned(),
+            source,
+        })?;
+        self.name = Some(parsed);
+        Ok(self)
+    }
+
+    /// Sets the label that a derived name is made from.
+    #[must_use]
+    pub fn with_label(mut self, label: impl Into<String>) -> Self {
+        self.label = Some(label.into());
+        self
+    }
+
+    /// Sets the kind of application.
+    #[must_use]
+    pub fn with_dcc(mut self, dcc: impl Into<String>) -> Self {
+        self.dcc = dcc.into();
+        self
+    }
+
+    /// Adds a capability.
+    #[must_use]
+    pub fn with_capability(mut self, capability: impl Into<String>) -> Self {
+        self.capabilities.push(capability.into());
+        self
+    }
+
+    /// Lets callers use every path of an HTTP target.
+    #[must_use]
+    pub const fn exposing_all(mut self) -> Self {
+        self.expose_all = true;
+        self
+    }
+
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        if self.expose_all && !matches!(self.target, Target::Http(_)) {
+            return Err(ConfigError::NoPaths {
+                target: self.target.to_string(),
+            });
+        }
+        if self.capabilities.len() > CAPABILITIES_MAX {
+            return Err(ConfigError::TooLong {
+                field: "capabilities",
+                limit: CAPABILITIES_MAX,
+                unit: "entries",
+            });
+        }
+        let label = self.label();
+        let texts = [("dcc", &self.dcc), ("label", &label)];
+        let texts = texts.map(|(field, text)| (field, text, STRING_BYTES_MAX));
+        let words = self.capabilities.iter();
+        let words = words.map(|word| ("capability", word, CAPABILITY_BYTES_MAX));
+        for (field, text, limit) in texts.into_iter().chain(words) {
+            if text.len() > limit {
+                return Err(ConfigError::TooLong {
+                    field,
+                    limit,
+                    unit: "bytes",
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// The tunnel that the relay will grant, if it grants one.
+    pub(crate) fn tunnel(&self, identity: &Identity) -> TunnelId {
+        self.name.clone().unwrap_or_else(|| {
+            TunnelId::derive(&identity.key(), &identity.machine(), &self.label())
+        })
+    }
+
+    /// What to register; the link gives it a number.
+    pub(super) fn registration(&self, token: &str) -> Register {
+        Register {
+            request: 0,
+            name: self.name.as_ref().map(|name| name.as_str().to_owned()),
+            label: self.label(),
+            scheme: self.target.scheme(),
+            authority: self.target.authority(),
+            base_path: self.target.base_path().to_owned(),
+            dcc: self.dcc.clone(),
+            capabilities: self.capabilities.clone(),
+            token: Token::new(token.to_owned()),
+            expose_all: self.expose_all,
+        }
+    }
+
+    pub(super) fn label(&self) -> String {
+        self.label
+            .clone()
+            .unwrap_or_else(|| self.target.label(&self.dcc))
+    }
+}

@@ -1,0 +1,169 @@
+//! What `tieline serve` prints of its agent's events: lines for people, or JSON for programs.
+
+use std::collections::{BTreeSet, HashSet};
+use std::sync::{Mutex, PoisonError};
+
+use crate::command::{print_json, print_line};
+use crate::event::AgentEvent;
+
+/// Prints an agent's events to standard output.
+pub(crate) fn printer(json: bool) -> impl Fn(&AgentEvent) + Send + Sync + 'static {
+    let links = Mutex::new(Links::default());
+    move |event| {
+        if json {
+            print_json(event);
+            return;
+        }
+        let mut links = links.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(line) = links.line(event) {
+            print_line(&line);
+        }
+    }
+}
+
+/// Which links of an agent are up. Each carries all tunnels, and a tunnel's URL works while one of
+/// them is up.
+#[derive(Default)]
+struct Links {
+    up: BTreeSet<u16>,
+    /// Links that were lost while others went on.
+    missing: BTreeSet<u16>,
+    /// Tunnels that were told since the agent was last without any link, and those that will end.
+    told: HashSet<String>,
+    ending: HashSet<String>,
+}
+
+impl Links {
+    /// What a person is told.
+    fn line(&mut self, event: &AgentEvent) -> Option<String> {
+        match event {
+            AgentEvent::Registered { link, tunnel, .. } => {
+                self.up.insert(*link);
+                let back = self.missing.remove(link);
+                let first = self.told.insert(tunnel.clone());
+                self.ending.remove(tunnel);
+                match (first, back) {
+                    (true, _) => Some(event.to_string()),
+                    (false, true) => Some(format!("link {link} is back")),
+                    (false, false) => None,
+                }
+            }
+            AgentEvent::Disconnected { link, .. } | AgentEvent::GoingAway { link, .. } => {
+                let was_up = self.up.remove(link);
+                if self.up.is_empty() {
+                    self.missing.clear();
+                    self.told.clear();
+                    return Some(event.to_string());
+                }
+                // The first attempt that fails is news, and not each of the next ones.
+                let news = self.missing.insert(*link) || was_up;
+                news.then(|| format!("link {link}: {event}; {} still up", self.up.len()))
+            }
+            AgentEvent::TunnelRefused { tunnel, .. } => {
+                self.told.remove(tunnel);
+                Some(event.to_string())
+            }
+            // Once is enough; and all is well again without a word if it was not told at all.
+            AgentEvent::Ending { tunnel, .. } => {
+                let news = self.ending.insert(tunnel.clone());
+                news.then(|| event.to_string())
+            }
+            AgentEvent::Renewed { tunnel, .. } => {
+                let was_told = self.ending.remove(tunnel);
+                was_told.then(|| event.to_string())
+            }
+            AgentEvent::Stopped => Some(event.to_string()),
+            // The last line on standard error says it.
+            AgentEvent::Refused { .. }
+            | AgentEvent::Superseded { .. }
+            | AgentEvent::Failed { .. }
+            | AgentEvent::Connecting { .. } => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn registered(link: u16, tunnel: &str) -> AgentEvent {
+        AgentEvent::Registered {
+            link,
+            tunnel: tunnel.to_owned(),
+            url: format!("http://r/w/{tunnel}"),
+            urls: Vec::new(),
+            generation: 1,
+            target: "127.0.0.1:1".to_owned(),
+        }
+    }
+
+    fn lost(link: u16) -> AgentEvent {
+        AgentEvent::Disconnected {
+            link,
+            reason: "link_lost",
+            message: "cut".to_owned(),
+            retry_ms: 500,
+        }
+    }
+
+    #[test]
+    fn a_link_that_is_lost_is_no_lost_tunnel_while_others_are_up() {
+        let mut links = Links::default();
+        let mut said = |event| links.line(&event).unwrap_or_default();
+        assert!(said(registered(0, "maya-1")).contains("http://r/w/maya-1"));
+        assert_eq!(said(registered(1, "maya-1")), "");
+        assert!(said(lost(1)).starts_with("link 1: disconnected: cut"));
+        assert_eq!(said(lost(1)), "");
+        assert_eq!(said(registered(1, "maya-1")), "link 1 is back");
+        assert!(said(lost(0)).ends_with("; 1 still up"));
+        assert!(said(lost(1)).starts_with("disconnected: cut"));
+        assert!(said(registered(1, "maya-1")).contains("http://r/w/maya-1"));
+    }
+
+    #[test]
+    fn every_tunnel_is_told_once_and_again_when_all_links_were_lost() {
+        let mut links = Links::default();
+        let mut said = |event| links.line(&event).unwrap_or_default();
+        for tunnel in ["maya", "comfy"] {
+            assert!(said(registered(0, tunnel)).contains(tunnel));
+            assert_eq!(said(registered(1, tunnel)), "");
+        }
+        said(lost(1));
+        assert_eq!(said(registered(1, "maya")), "link 1 is back");
+        assert_eq!(said(registered(1, "comfy")), "");
+        said(lost(1));
+        said(lost(0));
+        for tunnel in ["maya", "comfy"] {
+            assert!(said(registered(0, tunnel)).contains(tunnel));
+        }
+    }
+
+    #[test]
+    fn an_end_that_comes_near_is_told_once_and_a_renewal_only_after_that() {
+        let (tunnel, target) = ("maya".to_owned(), "127.0.0.1:1".to_owned());
+        let renewed = AgentEvent::Renewed {
+            link: 0,
+            tunnel: tunnel.clone(),
+            target: target.clone(),
+            expires_in_s: 3_600,
+        };
+        let ending = AgentEvent::Ending {
+            link: 0,
+            tunnel,
+            target,
+            expires_in_s: 90,
+            reason: "token_expired",
+            message: "old".to_owned(),
+        };
+        let mut links = Links::default();
+        let mut said = |event: &AgentEvent| links.line(event).unwrap_or_default();
+        assert_eq!(said(&renewed), "");
+        assert_eq!(
+            said(&ending),
+            "the permission for maya ends in 1 min 30 s: old"
+        );
+        assert_eq!(said(&ending), "");
+        assert_eq!(said(&renewed), "maya may stay up for another 1 h 0 min");
+        assert_eq!(said(&renewed), "");
+    }
+}

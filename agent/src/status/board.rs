@@ -1,0 +1,357 @@
+//! Where the agent's tasks write down how far they are.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Instant;
+
+use tieline_wire::{Granted, TunnelId};
+use tokio::task::JoinSet;
+
+use super::{AgentStatus, LinkStatus, RefusalStatus, State, TunnelStatus};
+use crate::config::Config;
+use crate::error::Error;
+use crate::identity::Identity;
+use crate::link::Link;
+use crate::target::WatchedTarget;
+
+/// What is known of an agent, for those who ask.
+#[derive(Debug)]
+pub(crate) struct Board {
+    relay: String,
+    targets: Vec<Published>,
+    started_at: Instant,
+    now: Mutex<Now>,
+}
+
+/// A target, as the settings have it.
+#[derive(Debug)]
+struct Published {
+    target: WatchedTarget,
+    dcc: String,
+    /// The tunnel that is asked for.
+    tunnel: TunnelId,
+}
+
+#[derive(Debug)]
+struct Now {
+    tunnels: Vec<Tunnel>,
+    slots: Vec<Slot>,
+    /// Links that are being left.
+    draining: Vec<Weak<Link>>,
+    stopping: bool,
+}
+
+/// What the relay last said about a target.
+#[derive(Clone, Debug, Default)]
+struct Tunnel {
+    granted: Option<Granted>,
+    refusal: Option<RefusalStatus>,
+}
+
+#[derive(Clone, Debug)]
+struct Slot {
+    state: State,
+    link: Weak<Link>,
+    /// Which targets have their tunnels on this link.
+    up: Vec<bool>,
+}
+
+impl Board {
+    pub(crate) fn new(config: &Config, identity: &Identity, targets: &[WatchedTarget]) -> Self {
+        let published = config.targets.iter().zip(targets);
+        let published = published.map(|(it, target)| Published {
+            target: target.clone(),
+            dcc: it.dcc.clone(),
+            tunnel: it.tunnel(identity),
+        });
+        let slot = Slot {
+            state: State::Connecting,
+            link: Weak::new(),
+            up: vec![false; targets.len()],
+        };
+        Self {
+            relay: config.relay.to_string(),
+            targets: published.collect(),
+            started_at: Instant::now(),
+            now: Mutex::new(Now {
+                tunnels: vec![Tunnel::default(); targets.len()],
+                slots: vec![slot; usize::from(config.links)],
+                draining: Vec::new(),
+                stopping: false,
+            }),
+        }
+    }
+
+    pub(crate) fn connecting(&self, link: u16) {
+        let mut now = self.now();
+        now.draining.retain(|link| link.strong_count() > 0);
+        let slot = &mut now.slots[usize::from(link)];
+        slot.state = State::Connecting;
+        slot.up.fill(false);
+        let before = std::mem::take(&mut slot.link);
+        now.draining.push(before);
+    }
+
+    pub(crate) fn linked(&self, link: u16, handle: &Arc<Link>) {
+        self.now().slots[usize::from(link)].link = Arc::downgrade(handle);
+    }
+
+    pub(crate) fn registered(&self, link: u16, target: usize, granted: &Granted) {
+        let mut now = self.now();
+        let slot = &mut now.slots[usize::from(link)];
+        slot.state = State::Registered;
+        slot.up[target] = true;
+        now.tunnels[target] = Tunnel {
+            granted: Some(granted.clone()),
+            refusal: None,
+        };
+    }
+
+    /// The relay gives a target no tunnel; true unless it said just that before.
+    pub(crate) fn refused(&self, link: u16, target: usize, error: &Error) -> bool {
+        let refusal = Some(RefusalStatus {
+            reason: error.word().to_owned(),
+            message: error.to_string(),
+            is_final: error.is_final(),
+        });
+        let mut now = self.now();
+        now.slots[usize::from(link)].up[target] = false;
+        let before = std::mem::replace(&mut now.tunnels[target].refusal, refusal);
+        before != now.tunnels[target].refusal
+    }
+
+    pub(crate) fn backing_off(&self, link: u16) {
+        let slot = &mut self.now().slots[usize::from(link)];
+        slot.state = State::BackingOff;
+        slot.up.fill(false);
+    }
+
+    pub(crate) fn stopping(&self) {
+        self.now().stopping = true;
+    }
+
+    /// The name of a target's tunnel: the granted one, or the one that is asked for.
+    pub(crate) fn tunnel(&self, target: usize) -> String {
+        let now = self.now();
+        let granted = now.tunnels[target].granted.as_ref();
+        let tunnel = granted.map_or(&self.targets[target].tunnel, |it| &it.tunnel);
+        tunnel.to_string()
+    }
+
+    /// Looks whether the targets take connections, so that the next status tells.
+    pub(crate) async fn probe(&self) {
+        let mut probes = JoinSet::new();
+        for it in &self.targets {
+            let target = it.target.clone();
+            probes.spawn(async move { target.probe().await });
+        }
+        while probes.join_next().await.is_some() {}
+    }
+
+    /// What there is to say now.
+    pub(crate) fn status(&self) -> AgentStatus {
+        let now = self.now();
+        let links: Vec<_> = (0..)
+            .zip(&now.slots)
+            .map(|(index, slot)| of_slot(index, slot))
+            .collect();
+        let draining = now.draining.iter().filter_map(Weak::upgrade);
+        let sessions_left: usize = draining.map(|link| link.session_count()).sum();
+        let best = best(&links);
+        let tunnels: Vec<_> = (0..self.targets.len())
+            .map(|target| self.of_target(&now, target, best))
+            .collect();
+        // The settings have one at least.
+        let first = tunnels.first();
+        AgentStatus {
+            state: if now.stopping { State::Stopping } else { best },
+            tunnel: first
+                .filter(|it| it.generation.is_some())
+                .map(|it| it.name.clone()),
+            url: first.and_then(|it| it.url.clone()),
+            urls: first.map(|it| it.urls.clone()).unwrap_or_default(),
+            generation: first.and_then(|it| it.generation),
+            rtt_ms: links.iter().filter_map(|link| link.rtt_ms).reduce(f64::min),
+            sessions: sessions_left + links.iter().map(|link| link.sessions).sum::<usize>(),
+            relay: self.relay.clone(),
+            target: first.map(|it| it.target.clone()).unwrap_or_default(),
+            dcc: first.map(|it| it.dcc.clone()).unwrap_or_default(),
+            pid: std::process::id(),
+            uptime_s: self.started_at.elapsed().as_secs(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            links,
+            tunnels,
+        }
+    }
+
+    fn of_target(&self, now: &Now, target: usize, best: State) -> TunnelStatus {
+        let (it, tunnel) = (&self.targets[target], &now.tunnels[target]);
+        let granted = tunnel.granted.as_ref();
+        let is_up = now.slots.iter().any(|slot| slot.up[target]);
+        let state = match best {
+            _ if is_up => State::Registered,
+            _ if tunnel.refusal.is_some() => State::Refused,
+            // The link stands, and this target waits for its answer.
+            State::Registered => State::Connecting,
+            other => other,
+        };
+        TunnelStatus {
+            name: granted
+                .map_or(&it.tunnel, |granted| &granted.tunnel)
+                .to_string(),
+            state,
+            url: granted.and_then(|granted| granted.urls.first().cloned()),
+            urls: granted
+                .map(|granted| granted.urls.clone())
+                .unwrap_or_default(),
+            generation: granted.map(|granted| granted.generation.0),
+            target: it.target.to_string(),
+            dcc: it.dcc.clone(),
+            health: it.target.health(),
+            refusal: tunnel.refusal.clone(),
+        }
+    }
+
+    fn now(&self) -> MutexGuard<'_, Now> {
+        self.now.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn of_slot(link: u16, slot: &Slot) -> LinkStatus {
+    let handle = slot.link.upgrade();
+    let rtt = handle.as_ref().and_then(|link| link.rtt());
+    LinkStatus {
+        link,
+        state: slot.state,
+        // Microseconds are as exact as the clock that measured them.
+        rtt_ms: rtt.map(|rtt| (rtt.as_secs_f64() * 1e6).round() / 1e3),
+        sessions: handle.map_or(0, |link| link.session_count()),
+    }
+}
+
+fn best(links: &[LinkStatus]) -> State {
+    let any = |state| links.iter().any(|link| link.state == state);
+    match (any(State::Registered), any(State::Connecting)) {
+        (true, _) => State::Registered,
+        (false, true) => State::Connecting,
+        (false, false) => State::BackingOff,
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use tieline_wire::{Generation, Reason};
+
+    use super::*;
+    use crate::config::TargetConfig;
+
+    /// What an agent with these targets and two links writes on.
+    pub(in crate::status) fn board(targets: &[&str]) -> Board {
+        let targets = targets.iter().map(|text| TargetConfig::new(text).unwrap());
+        let config = Config::of("tcp://127.0.0.1:1", targets.collect()).unwrap();
+        let state = tempfile::tempdir().unwrap();
+        let identity = Identity::load(state.path(), Some("test")).unwrap();
+        let watched = config.targets.iter();
+        let watched = watched.map(|it| WatchedTarget::new(it.target.clone()));
+        let watched: Vec<_> = watched.collect();
+        Board::new(&config.with_links(2), &identity, &watched)
+    }
+
+    fn granted() -> Granted {
+        Granted {
+            tunnel: TunnelId::parse("maya-1").unwrap(),
+            urls: vec!["http://relay/w/maya-1".to_owned()],
+            generation: Generation(9),
+            heartbeat_ms: 15_000,
+            expires_in_s: 0,
+        }
+    }
+
+    #[test]
+    fn the_best_link_decides_the_state_and_the_url_outlives_the_link() {
+        let board = board(&["127.0.0.1:2"]);
+        assert_eq!(board.status().state, State::Connecting);
+        assert_eq!(board.status().tunnel, None);
+        board.backing_off(0);
+        board.registered(1, 0, &granted());
+        assert_eq!(board.status().state, State::Registered);
+        board.backing_off(1);
+        let status = board.status();
+        assert_eq!(status.state, State::BackingOff);
+        assert_eq!(status.tunnels[0].state, State::BackingOff);
+        assert_eq!(status.url.as_deref(), Some("http://relay/w/maya-1"));
+        board.stopping();
+        assert_eq!(board.status().state, State::Stopping);
+    }
+
+    #[test]
+    fn a_status_survives_json_and_reads_well() {
+        let board = board(&["127.0.0.1:2"]);
+        board.registered(0, 0, &granted());
+        let status = board.status();
+        let text = serde_json::to_string(&status).unwrap();
+        assert!(
+            text.contains(r#""state":"registered","tunnel":"maya-1""#),
+            "{text}"
+        );
+        assert_eq!(serde_json::from_str::<AgentStatus>(&text).unwrap(), status);
+        let line = status.to_string();
+        assert!(
+            line.starts_with("maya-1  registered  http://relay/w/maya-1"),
+            "{line}"
+        );
+        assert!(line.contains("0 sessions  1 of 2 links up\n"), "{line}");
+        // What an older agent says.
+        let before = text.split(r#","tunnels""#).next().unwrap();
+        let before: AgentStatus = serde_json::from_str(&format!("{before}}}")).unwrap();
+        assert!(
+            before
+                .to_string()
+                .contains("tcp://127.0.0.1:1 -> 127.0.0.1:2  pid")
+        );
+    }
+
+    #[test]
+    fn each_target_has_its_own_state_and_a_refusal_is_news_once() {
+        let board = board(&["127.0.0.1:2", "127.0.0.1:3"]);
+        let error = Error::refused(Reason::NameTaken, String::new());
+        board.registered(0, 0, &granted());
+        assert_eq!(board.status().tunnels[1].state, State::Connecting);
+        assert!(board.refused(0, 1, &error));
+        assert!(!board.refused(1, 1, &error));
+        let status = board.status();
+        assert_eq!(status.state, State::Registered);
+        assert_eq!(status.tunnels[0].state, State::Registered);
+        assert_eq!(status.tunnels[1].state, State::Refused);
+        let refusal = status.tunnels[1].refusal.clone().unwrap();
+        assert_eq!((&*refusal.reason, refusal.is_final), ("name_taken", true));
+        let text = status.to_string();
+        assert!(text.starts_with("1 of 2 tunnels  registered"), "{text}");
+        assert!(text.contains("\n    maya-1  registered  http://relay/w/maya-1  -> 127.0.0.1:2"));
+        assert!(text.contains("  refused  -> 127.0.0.1:3\n        the relay refused: "));
+        board.registered(1, 1, &granted());
+        assert_eq!(board.status().tunnels[1].state, State::Registered);
+        assert_eq!(board.status().tunnels[1].refusal, None);
+        assert!(board.refused(1, 1, &error));
+    }
+
+    #[tokio::test]
+    async fn a_dead_target_is_told_apart_from_a_dead_relay() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let up = listener.local_addr().unwrap().to_string();
+        let board = board(&[&up, "127.0.0.1:1"]);
+        assert_eq!(board.status().tunnels[0].health, None);
+        board.backing_off(0);
+        board.backing_off(1);
+        board.probe().await;
+        let text = board.status().to_string();
+        assert!(text.starts_with("0 of 2 tunnels  backing off"), "{text}");
+        assert!(
+            text.contains(&format!("{up} (target up for 0 s)")),
+            "{text}"
+        );
+        assert!(
+            text.contains("127.0.0.1:1 (target refuses connections for 0 s)"),
+            "{text}"
+        );
+    }
+}

@@ -1,0 +1,151 @@
+//! Keeps an agent's links up: starts one slot for each, tells what happens, and knows when to stop.
+
+mod registrations;
+mod slot;
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use self::slot::Slot;
+use crate::config::Config;
+use crate::error::{Error, IdentityError};
+use crate::event::AgentEvent;
+use crate::identity::Identity;
+use crate::status::{self, Board};
+use crate::target::WatchedTarget;
+use crate::token::TokenWatch;
+
+/// Runs one link until it ends, and does not dial again.
+///
+/// # Errors
+/// Why the link ended, unless by `shutdown` or because the relay asked us to move; see
+/// [`Error::exit_code`].
+pub async fn run_once(
+    config: Config,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), Error> {
+    run(config.with_links(1), true, shutdown).await
+}
+
+/// Publishes the targets until `shutdown` is ready, and dials again whenever a link ends.
+///
+/// After `shutdown`, running sessions have [`Config::drain_timeout`] to finish. Dropping the
+/// future ends everything at once.
+///
+/// # Errors
+/// Only what trying again cannot help: wrong settings, or a final refusal by the relay.
+///
+/// ```no_run
+/// use tieline_agent::{Config, run_with_reconnect};
+///
+/// # async fn publish() -> Result<(), Box<dyn std::error::Error>> {
+/// let config = Config::new("tcp://relay.studio:9001", "http://127.0.0.1:8765/mcp")?
+///     .with_dcc("maya")
+///     .with_event_hook(|event| println!("{event}"));
+/// let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+/// let agent = tokio::spawn(run_with_reconnect(config, async {
+///     let _ = stopped.await;
+/// }));
+/// // ... the host application runs ...
+/// let _ = stop.send(());
+/// agent.await??;
+/// # Ok(())
+/// # }
+/// ```
+pub async fn run_with_reconnect(
+    config: Config,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), Error> {
+    run(config, false, shutdown).await
+}
+
+/// What all links of an agent share.
+#[derive(Debug)]
+struct Agent {
+    config: Config,
+    identity: Arc<Identity>,
+    board: Arc<Board>,
+    /// In the order of the settings, which is how links and board speak of them.
+    targets: Arc<[WatchedTarget]>,
+    token: TokenWatch,
+}
+
+async fn run(
+    config: Config,
+    once: bool,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), Error> {
+    config.check()?;
+    let state_dir = config.state_dir()?;
+    let machine = config.machine.clone();
+    let dir = state_dir.clone();
+    let identity = tokio::task::spawn_blocking(move || Identity::load(&dir, machine.as_deref()))
+        .await
+        .map_err(|_| IdentityError::Random)??;
+    config.check_tunnels(&identity)?;
+    let targets = config.targets.iter();
+    let targets = targets.map(|it| WatchedTarget::new(it.target.clone()));
+    let targets: Arc<[WatchedTarget]> = targets.collect();
+    let board = Arc::new(Board::new(&config, &identity, &targets));
+    let mut services = JoinSet::new();
+    if config.status_socket {
+        match status::Server::bind(&state_dir, identity.instance()) {
+            Ok(server) => drop(services.spawn(server.serve(Arc::clone(&board)))),
+            // The tunnel matters more than its display.
+            Err(error) => tracing::warn!(%error, "`tieline status` will not see this agent"),
+        }
+    }
+    let token = TokenWatch::default();
+    if let Some(path) = &config.token_file {
+        services.spawn(token.clone().run(path.clone()));
+    }
+    let agent = Arc::new(Agent {
+        config,
+        identity: Arc::new(identity),
+        board,
+        targets,
+        token,
+    });
+    let result = run_slots(&agent, once, shutdown).await;
+    agent.config.on_event.tell(&match &result {
+        Ok(()) => AgentEvent::Stopped,
+        Err(error) => AgentEvent::ended_by(error),
+    });
+    result
+}
+
+async fn run_slots(
+    agent: &Arc<Agent>,
+    once: bool,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), Error> {
+    let (stop, stopping) = watch::channel(false);
+    let mut slots = JoinSet::new();
+    for index in 0..agent.config.links {
+        let slot = Slot::new(Arc::clone(agent), index, stopping.clone());
+        slots.spawn(slot.run(once));
+    }
+    let mut shutdown = pin!(shutdown);
+    let mut result = Ok(());
+    loop {
+        tokio::select! {
+            () = &mut shutdown, if !*stopping.borrow() => {
+                agent.board.stopping();
+                stop.send_replace(true);
+            }
+            ended = slots.join_next() => match ended {
+                None => return result,
+                Some(ended) => {
+                    // One link's final refusal is every link's.
+                    stop.send_replace(true);
+                    let ended = ended.unwrap_or_else(|_| Err(Error::link_lost("a task stopped")));
+                    result = result.and(ended);
+                }
+            }
+        }
+    }
+}

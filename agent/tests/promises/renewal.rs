@@ -1,0 +1,167 @@
+//! Permissions that end, and tokens that are rotated under a running agent.
+
+use std::path::PathBuf;
+
+use tempfile::TempDir;
+use tieline_agent::AgentEvent;
+use tieline_wire::{Event, Generation, Granted, Reason, Refusal, Register, RegisterAck};
+
+use crate::rig::{Agent, Link, Relay};
+
+/// A file with a token, to be rotated.
+struct TokenFile {
+    folder: TempDir,
+}
+
+impl TokenFile {
+    fn new(token: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let file = Self { folder };
+        file.rotate(token);
+        file
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("token")
+    }
+
+    /// Puts another token in place, at once.
+    fn rotate(&self, token: &str) {
+        let new = self.folder.path().join("new");
+        std::fs::write(&new, token).unwrap();
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o600)).unwrap();
+        }
+        std::fs::rename(new, self.path()).unwrap();
+    }
+}
+
+async fn start(relay: &Relay, file: &TokenFile) -> (Agent, Link) {
+    let path = file.path();
+    let agent = Agent::start_with(relay, "127.0.0.1:1", |config| config.with_token_file(path));
+    (agent, relay.accept().await)
+}
+
+async fn answer(link: &mut Link, request: u32, outcome: Result<u32, Reason>) {
+    let tunnel = link.tunnel();
+    let outcome = match outcome {
+        Ok(expires_in_s) => Ok(Granted {
+            tunnel,
+            urls: Vec::new(),
+            generation: Generation(41),
+            heartbeat_ms: 15_000,
+            expires_in_s,
+        }),
+        Err(reason) => Err(Refusal {
+            reason,
+            message: "says the test".to_owned(),
+        }),
+    };
+    link.mux.register_ack(&RegisterAck { request, outcome });
+    link.flush().await;
+}
+
+async fn registered(link: &mut Link) -> Register {
+    link.find(|event| match event {
+        Event::Register(register) => Some(register),
+        _ => None,
+    })
+    .await
+}
+
+async fn saw_ending(agent: &mut Agent) -> &'static str {
+    agent
+        .saw(|event| match event {
+            AgentEvent::Ending { reason, .. } => Some(*reason),
+            AgentEvent::Disconnected { message, .. } => panic!("{message}"),
+            _ => None,
+        })
+        .await
+}
+
+async fn saw_renewed(agent: &mut Agent) -> u32 {
+    agent
+        .saw(|event| match event {
+            AgentEvent::Renewed { expires_in_s, .. } => Some(*expires_in_s),
+            AgentEvent::Disconnected { message, .. } => panic!("{message}"),
+            _ => None,
+        })
+        .await
+}
+
+#[tokio::test]
+async fn a_permission_that_ends_is_renewed_on_the_same_link_in_time() {
+    let relay = Relay::bind().await;
+    let file = TokenFile::new("same");
+    let (mut agent, mut link) = start(&relay, &file).await;
+    let first = link.register().request;
+    answer(&mut link, first, Ok(2)).await;
+    agent.saw_registered().await;
+    // Long before the two seconds are over; nothing changed the file.
+    let again = registered(&mut link).await;
+    assert_eq!(again.token.reveal(), "same");
+    assert_ne!(again.request, first);
+    assert_eq!(again.label, link.register().label);
+    answer(&mut link, again.request, Ok(3_600)).await;
+    assert_eq!(saw_renewed(&mut agent).await, 3_600);
+}
+
+#[tokio::test]
+async fn a_rotated_token_is_registered_as_soon_as_it_is_there() {
+    let relay = Relay::bind().await;
+    let file = TokenFile::new("old");
+    let (mut agent, mut link) = start(&relay, &file).await;
+    let first = link.register().request;
+    // Two thirds of this are far beyond what the test waits for.
+    answer(&mut link, first, Ok(86_400)).await;
+    agent.saw_registered().await;
+    for token in ["new", "newer"] {
+        file.rotate(token);
+        let again = registered(&mut link).await;
+        assert_eq!(again.token.reveal(), token);
+        answer(&mut link, again.request, Ok(2 * 86_400)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_renewal_that_is_refused_is_not_final() {
+    let relay = Relay::bind().await;
+    let file = TokenFile::new("old");
+    let (mut agent, mut link) = start(&relay, &file).await;
+    let first = link.register().request;
+    answer(&mut link, first, Ok(86_400)).await;
+    agent.saw_registered().await;
+    // A file caught half-way, and one that is not good any more.
+    for (token, reason) in [("ne", Reason::BadToken), ("stale", Reason::TokenExpired)] {
+        file.rotate(token);
+        let again = registered(&mut link).await;
+        assert_eq!(again.token.reveal(), token);
+        answer(&mut link, again.request, Err(reason)).await;
+        assert_eq!(saw_ending(&mut agent).await, reason.word());
+    }
+    // A file with nothing in it is not even asked with.
+    file.rotate("");
+    assert_eq!(saw_ending(&mut agent).await, "token_file");
+    file.rotate("good");
+    let again = registered(&mut link).await;
+    assert_eq!(again.token.reveal(), "good");
+    answer(&mut link, again.request, Ok(86_400)).await;
+}
+
+#[tokio::test]
+async fn an_agent_whose_token_ran_out_dials_again_with_the_next_one() {
+    let relay = Relay::bind().await;
+    let file = TokenFile::new("old");
+    let (mut agent, mut link) = start(&relay, &file).await;
+    let first = link.register().request;
+    for _ in 0..8 {
+        // With every refusal the back-off grows, and the file cuts it short.
+        answer(&mut link, first, Err(Reason::TokenExpired)).await;
+        assert_eq!(agent.saw_disconnected().await, "token_expired");
+        file.rotate(&format!("token-{}", fastrand::u32(..)));
+        link = relay.accept().await;
+    }
+    assert!(link.register().token.reveal().starts_with("token-"));
+}

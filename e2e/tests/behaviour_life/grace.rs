@@ -1,0 +1,126 @@
+//! What a caller notices of an agent that is away for a moment, and of a relay that has just started.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use tempfile::TempDir;
+use tieline_e2e::behaviour::{Head, Target, TestAgent, TestRelay, soon};
+
+/// Longer than any agent here takes to come back.
+const GRACE: Duration = Duration::from_secs(15);
+
+fn patient() -> Result<TestRelay> {
+    let relay = TestRelay::with().shards(2);
+    relay
+        .config(|config| config.http.offline_grace = GRACE)
+        .start()
+}
+
+async fn web_target() -> Result<Target> {
+    Target::http_requests(|mut http, _| async move {
+        http.respond("200 OK", "", b"hello").await?;
+        Ok(http)
+    })
+    .await
+}
+
+async fn status(relay: &TestRelay, path: &str) -> Result<(u16, Head)> {
+    let mut caller = relay.http().await?;
+    caller.get(path).await?;
+    let (head, _) = soon("an answer", caller.answer()).await??;
+    Ok((head.status(), head))
+}
+
+/// Waits until the relay knows that a tunnel's agent is away.
+async fn is_offline(relay: &TestRelay) -> Result<()> {
+    relay
+        .until("the tunnel is offline", |it| it.get("relay_tunnels") == 0)
+        .await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_request_waits_for_an_agent_that_is_back_within_the_grace() -> Result<()> {
+    let relay = patient()?;
+    let target = web_target().await?;
+    let home = TempDir::new()?;
+    let agent = || TestAgent::of(&target).state_dir(home.path()).named("maya");
+    agent().start(&relay).await?.kill()?;
+    is_offline(&relay).await?;
+
+    let mut callers = Vec::new();
+    for _ in 0..8 {
+        let mut caller = relay.http().await?;
+        caller.get("/w/maya/").await?;
+        callers.push(caller);
+    }
+    let _agent = agent().start(&relay).await?;
+    for mut caller in callers {
+        let (head, body) = soon("the agent's answer", caller.answer()).await??;
+        ensure!(head.status() == 200 && body.bytes == b"hello", "{head:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn after_the_grace_a_tunnel_without_its_agent_is_a_503_at_once() -> Result<()> {
+    let relay = TestRelay::with()
+        .config(|config| config.http.offline_grace = Duration::from_millis(300))
+        .start()?;
+    let target = web_target().await?;
+    let agent = TestAgent::of(&target).named("maya").start(&relay).await?;
+    let began = Instant::now();
+    agent.kill()?;
+    is_offline(&relay).await?;
+    let (code, head) = status(&relay, "/w/maya/").await?;
+    ensure!(
+        code == 503 && head.header("retry-after") == Some("5"),
+        "{head:?}"
+    );
+    ensure!(began.elapsed() >= Duration::from_millis(300));
+    // From here on nobody has anything to wait for.
+    let began = Instant::now();
+    for _ in 0..20 {
+        let (code, head) = status(&relay, "/w/maya/").await?;
+        ensure!(code == 503, "{head:?}");
+    }
+    ensure!(began.elapsed() < Duration::from_millis(300) * 10);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_caller_that_leaves_while_it_waits_is_forgotten() -> Result<()> {
+    let relay = patient()?;
+    let target = web_target().await?;
+    let agent = TestAgent::of(&target).named("maya").start(&relay).await?;
+    agent.kill()?;
+    is_offline(&relay).await?;
+    let mut caller = relay.http().await?;
+    caller.get("/w/maya/").await?;
+    relay
+        .until("the caller is served", |it| it.get("relay_frontends") == 1)
+        .await?;
+    drop(caller);
+    let began = Instant::now();
+    relay
+        .until("the caller is gone", |it| it.get("relay_frontends") == 0)
+        .await?;
+    ensure!(began.elapsed() < GRACE / 2);
+    Ok(())
+}
+
+#[tokio::test]
+async fn right_after_the_relays_start_an_unknown_tunnel_counts_as_offline() -> Result<()> {
+    let relay = TestRelay::with()
+        .config(|config| config.http.start_grace = Duration::from_secs(3600))
+        .start()?;
+    let (code, head) = status(&relay, "/w/nobody/mcp").await?;
+    ensure!(
+        code == 503 && head.header("retry-after").is_some(),
+        "{head:?}"
+    );
+    let relay = TestRelay::start()?;
+    let (code, head) = status(&relay, "/w/nobody/mcp").await?;
+    ensure!(code == 404, "{head:?}");
+    Ok(())
+}

@@ -1,0 +1,63 @@
+//! Tokens that are rotated in time: their links never notice.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use tempfile::TempDir;
+use tieline_agent::{AgentEvent, TargetConfig};
+use tieline_e2e::behaviour::{Target, TestAgent, echo_round_trip};
+use tieline_wire::claims::LEEWAY_SECONDS;
+use tokio::time::{Instant, sleep_until};
+
+use super::auth::{SECRET, order, relay, token, write_token};
+
+/// How long the first token is still accepted.
+const LEFT_SECONDS: u64 = 6;
+
+#[tokio::test]
+async fn a_rotated_token_keeps_the_link() -> Result<()> {
+    let relay = relay()?;
+    let (maya, comfy) = (Target::echo().await?, Target::echo().await?);
+    let folder = TempDir::new()?;
+    let path = folder.path().join("token");
+    // Expired by its own time, and accepted for a little longer.
+    let age_seconds = 3600 + LEEWAY_SECONDS - LEFT_SECONDS;
+    write_token(&path, &token(order(), &SECRET, age_seconds)?)?;
+    let ends_at = Instant::now() + Duration::from_secs(LEFT_SECONDS);
+    let at = path.clone();
+    let second = TargetConfig::new(&comfy.to_string())?.with_name("comfy")?;
+    let mut agent = TestAgent::of(&maya)
+        .named("maya")
+        .config(move |config| config.with_token_file(at).with_target(second))
+        .spawn(&relay)?;
+    for _ in 0..2 {
+        agent.registered().await?;
+    }
+    let mut callers = [relay.raw("maya").await?, relay.raw("comfy").await?];
+    for caller in &mut callers {
+        echo_round_trip(caller, b"in time").await?;
+    }
+
+    // In place at once, as those do who rotate.
+    let new = folder.path().join("new");
+    write_token(&new, &token(order(), &SECRET, 0)?)?;
+    std::fs::rename(new, &path)?;
+    for _ in 0..2 {
+        let lasts = agent.saw(|event| match event {
+            AgentEvent::Renewed { expires_in_s, .. } if *expires_in_s > 60 => Some(*expires_in_s),
+            _ => None,
+        });
+        let lasts = u64::from(lasts.await?);
+        ensure!(lasts <= 3600 + LEEWAY_SECONDS, "{lasts}");
+    }
+
+    // The relay looks for ended permissions several times a second.
+    sleep_until(ends_at + Duration::from_secs(3)).await;
+    for caller in &mut callers {
+        echo_round_trip(caller, b"beyond the first token's end").await?;
+    }
+    let metrics = relay.metrics().await?;
+    ensure!(metrics.get("relay_links_total") == 1, "{metrics}");
+    ensure!(metrics.get("relay_link_evictions_total") == 0, "{metrics}");
+    Ok(())
+}

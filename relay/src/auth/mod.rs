@@ -1,0 +1,206 @@
+//! Whether an agent may register what it asks for, who a caller is, and the tokens that say so.
+
+mod identity;
+mod snapshot;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tieline_wire::claims::{self, Claims, ClaimsError, Key, Scope};
+use tieline_wire::{AgentKey, Reason, Refusal, Register, TunnelId};
+
+#[allow(unused_imports, reason = "what the fronts ask about callers")]
+pub(crate) use self::identity::may_reach;
+pub(crate) use self::identity::{Identity, Owner};
+use self::snapshot::TokenRefusal;
+#[allow(unused_imports, reason = "what the fronts ask about callers")]
+pub(crate) use self::snapshot::{CallerRefusal, verify_caller};
+pub(crate) use self::snapshot::{Mode, Signed, Snapshot};
+use crate::cli::TokenOrder;
+use crate::config::{TOKEN_PREFIX, TokenHash, rfc3339};
+
+/// What a registration may have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Permission {
+    /// Whom the token names; nobody without authentication.
+    pub(crate) identity: Option<Arc<Identity>>,
+    /// The name that was asked for, as it is to be routed on; without one the relay derives it.
+    pub(crate) name: Option<TunnelId>,
+    /// The first second since 1970 at which the permission is over; never without a token.
+    pub(crate) expires_at_seconds: Option<u64>,
+}
+
+/// Decides on one registration of the agent with `key` at `peer`, at `now_seconds` since 1970.
+///
+/// # Errors
+/// The refusal to send back; its reason says whether another try may help.
+pub(crate) fn authorize(
+    snapshot: &Snapshot,
+    register: &Register,
+    key: &AgentKey,
+    peer: SocketAddr,
+    now_seconds: u64,
+) -> Result<Permission, Refusal> {
+    let name = match register.name.as_deref().map(TunnelId::parse).transpose() {
+        Ok(name) => name,
+        Err(error) => return Err(refusal(Reason::NameInvalid, error.to_string())),
+    };
+    if snapshot.is_denied(None, Some(key)) {
+        return Err(refusal(Reason::Revoked, Reason::Revoked.to_string()));
+    }
+    match &snapshot.mode {
+        Mode::Open { anywhere } => {
+            if !anywhere && !peer.ip().to_canonical().is_loopback() {
+                let text = "this relay runs without authentication and takes local agents only";
+                return Err(refusal(Reason::NotLoopback, text.to_owned()));
+            }
+            Ok(Permission {
+                identity: None,
+                name,
+                expires_at_seconds: None,
+            })
+        }
+        Mode::Tokens(_) | Mode::Jwt(_) => {
+            let token = register.token.reveal();
+            let (identity, claims) = snapshot
+                .verify(token, Scope::Agent, now_seconds)
+                .map_err(refused)?;
+            permit(&claims, register, name.as_ref())?;
+            Ok(Permission {
+                name,
+                expires_at_seconds: identity.expires_at_seconds,
+                identity: Some(Arc::new(identity)),
+            })
+        }
+    }
+}
+
+/// What an agent hears of its token.
+fn refused(why: TokenRefusal) -> Refusal {
+    let reason = match &why {
+        TokenRefusal::Missing => {
+            let text = format!("{why}: --token-file FILE");
+            return refusal(Reason::BadToken, text);
+        }
+        TokenRefusal::Bad(_) | TokenRefusal::Scope(_) | TokenRefusal::NoTokens => Reason::BadToken,
+        TokenRefusal::Expired(_) => Reason::TokenExpired,
+        TokenRefusal::Revoked => Reason::Revoked,
+        TokenRefusal::Unavailable(_) => Reason::AuthUnavailable,
+    };
+    refusal(reason, why.to_string())
+}
+
+fn permit(claims: &Claims, register: &Register, name: Option<&TunnelId>) -> Result<(), Refusal> {
+    if !claims.allows_dcc(&register.dcc) {
+        let text = match register.dcc.as_str() {
+            "" => "the token is for certain applications only: --dcc NAME".to_owned(),
+            // A refusal has less room than a registration.
+            dcc => format!(
+                "the token is not for dcc {:?}",
+                dcc.chars().take(64).collect::<String>()
+            ),
+        };
+        return Err(refusal(Reason::DccNotAllowed, text));
+    }
+    if let Some(name) = name
+        && !claims.allows_tunnel(name.as_str())
+    {
+        let text = format!("the token is not for a tunnel called {name}");
+        return Err(refusal(Reason::NameNotAllowed, text));
+    }
+    Ok(())
+}
+
+fn refusal(reason: Reason, message: String) -> Refusal {
+    Refusal { reason, message }
+}
+
+/// Signs the token that `order` asks for: valid from `now_seconds` on, for `ttl_seconds`.
+///
+/// # Errors
+/// [`ClaimsError`] if it would be longer than a relay accepts.
+pub fn issue_token(
+    order: TokenOrder,
+    key: &Key,
+    number: String,
+    now_seconds: u64,
+    ttl_seconds: u64,
+) -> Result<String, ClaimsError> {
+    let claims = Claims {
+        exp: now_seconds.saturating_add(ttl_seconds),
+        iat: Some(now_seconds),
+        jti: Some(number),
+        ..ordered(order)
+    };
+    claims::issue(&claims, key)
+}
+
+fn ordered(order: TokenOrder) -> Claims {
+    let unless_empty = |list: Vec<String>| (!list.is_empty()).then_some(list);
+    Claims {
+        sub: order.subject,
+        iss: order.issuer,
+        aud: unless_empty(order.audience),
+        allowed_dcc: unless_empty(order.dcc),
+        tunnels: unless_empty(order.tunnels),
+        scope: unless_empty(order.scopes),
+        groups: order.groups,
+        reach: order.reach,
+        shared: order.shared,
+        ..Claims::default()
+    }
+}
+
+/// Makes the static token that `order` asks for out of `random` bits, and its entry for the file of
+/// tokens.
+///
+/// # Errors
+/// [`ClaimsError`] if no relay would accept the entry.
+pub fn new_token(
+    order: TokenOrder,
+    random: &[u8; 32],
+    expires_at_seconds: Option<u64>,
+) -> Result<(String, String), ClaimsError> {
+    let claims = ordered(order);
+    claims.check_form()?;
+    if claims.sub.chars().any(char::is_control) {
+        let text = "`sub` holds a control character".to_owned();
+        return Err(ClaimsError::Malformed(text));
+    }
+    let token = format!(
+        "{TOKEN_PREFIX}{}",
+        data_encoding::BASE64URL_NOPAD.encode(random)
+    );
+    // What JSON quotes reads the same in TOML, control characters aside.
+    let quoted = |text: &str| serde_json::Value::from(text).to_string();
+    let list = |name: &str, values: &[String]| {
+        let values: Vec<_> = values.iter().map(|value| quoted(value)).collect();
+        format!("{name} = [{}]\n", values.join(", "))
+    };
+    let mut entry = format!(
+        "[[token]]\nsub = {}\nhash = \"{}\"\n",
+        quoted(&claims.sub),
+        TokenHash::of(&token)
+    );
+    for (name, values) in [
+        ("tunnels", claims.tunnels.as_deref()),
+        ("dcc", claims.allowed_dcc.as_deref()),
+        ("scope", claims.scope.as_deref()),
+        ("groups", Some(&claims.groups[..])),
+        ("reach", Some(&claims.reach[..])),
+    ] {
+        if let Some(values) = values.filter(|values| !values.is_empty()) {
+            entry += &list(name, values);
+        }
+    }
+    if claims.shared {
+        entry += "shared = true\n";
+    }
+    if let Some(end) = expires_at_seconds {
+        entry += &format!("expires = {}\n", rfc3339(end));
+    }
+    Ok((token, entry))
+}
+
+#[cfg(test)]
+mod tests;

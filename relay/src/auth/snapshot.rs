@@ -1,0 +1,224 @@
+//! All that decides who is let in, at one moment.
+//!
+//! The control thread makes a new snapshot when something changes and sends it to every shard;
+//! nobody ever waits for it, and nothing in it is locked.
+
+use std::sync::Arc;
+
+use tieline_wire::claims::{self, Claims, ClaimsError, Expected, KeySet, Scope};
+use tieline_wire::{AgentKey, Reason};
+
+use super::identity::Identity;
+use crate::config::{Auth, Config, Denylist, JwksSource, JwtAuth, TokenHash, TokenTable};
+
+/// All that decides who is let in.
+#[derive(Clone, Debug)]
+pub(crate) struct Snapshot {
+    /// Rises with every change. Whoever goes on for long with an identity asks
+    /// [`Snapshot::still_allows`] again when this is another.
+    pub(crate) generation: u64,
+    pub(crate) mode: Mode,
+    /// Whom no token helps.
+    pub(crate) denied: Arc<Denylist>,
+}
+
+/// How somebody proves who they are.
+#[derive(Clone, Debug)]
+pub(crate) enum Mode {
+    Open { anywhere: bool },
+    Tokens(Arc<TokenTable>),
+    Jwt(Arc<Signed>),
+}
+
+/// What signed tokens are checked with.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Signed {
+    pub(crate) keys: KeySet,
+    pub(crate) issuer: Option<String>,
+    pub(crate) audience: Vec<String>,
+    /// There may be keys that the relay has not heard of yet.
+    pub(crate) may_learn: bool,
+    /// It has never heard of any from there.
+    pub(crate) is_ignorant: bool,
+}
+
+/// Why a token is no good here.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum TokenRefusal {
+    /// There is none.
+    #[error("this relay wants a token")]
+    Missing,
+    /// It is wrong, and stays wrong.
+    #[error("{0}")]
+    Bad(String),
+    /// A fresh one would do.
+    #[error("{0}")]
+    Expired(String),
+    /// Its holder, or it, is denied.
+    #[error("access was revoked")]
+    Revoked,
+    /// It is good, for something else.
+    #[error("the token's scope does not include `{}`", .0.word())]
+    Scope(Scope),
+    /// It cannot be judged now; later it may.
+    #[error("{0}")]
+    Unavailable(String),
+    /// The relay knows no tokens in the mode that it runs in.
+    #[error("this relay takes no tokens")]
+    NoTokens,
+}
+
+/// Why a caller is turned away.
+#[allow(dead_code, reason = "see `verify_caller`")]
+pub(crate) type CallerRefusal = TokenRefusal;
+
+impl Snapshot {
+    /// What holds when a relay starts.
+    pub(crate) fn of(config: &Config) -> Self {
+        let mode = match &config.auth {
+            Auth::Open { anywhere } => Mode::Open {
+                anywhere: *anywhere,
+            },
+            Auth::Tokens(tokens) => Mode::Tokens(Arc::new(tokens.table.clone())),
+            Auth::Jwt(jwt) => Mode::Jwt(Arc::new(Signed::of(jwt))),
+        };
+        Self {
+            generation: 0,
+            mode,
+            denied: Arc::new(config.denylist.clone()),
+        }
+    }
+
+    /// Whether somebody who was let in may stay; the reason to send them away if not.
+    pub(crate) fn still_allows(
+        &self,
+        identity: Option<&Identity>,
+        key: Option<&AgentKey>,
+        now_seconds: u64,
+    ) -> Result<(), Reason> {
+        if self.is_denied(identity, key) {
+            return Err(Reason::Revoked);
+        }
+        let Some(identity) = identity else {
+            return Ok(());
+        };
+        if let (Mode::Tokens(table), Some((hash, entry))) = (&self.mode, &identity.entry) {
+            match table.find(hash) {
+                None => return Err(Reason::Revoked),
+                Some(now) if now != entry => return Err(Reason::AuthChanged),
+                Some(_) => {}
+            }
+        }
+        match identity.expires_at_seconds {
+            Some(end) if end <= now_seconds => Err(Reason::TokenExpired),
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn is_denied(&self, identity: Option<&Identity>, key: Option<&AgentKey>) -> bool {
+        let jti = identity.and_then(|it| it.jti.as_deref());
+        self.denied.names(jti, identity.map(Identity::sub), key)
+    }
+
+    /// Who holds `token`, and what it says beside that, if it is good for `scope`.
+    pub(super) fn verify(
+        &self,
+        token: &str,
+        scope: Scope,
+        now_seconds: u64,
+    ) -> Result<(Identity, Claims), TokenRefusal> {
+        let verify: &dyn Fn() -> Result<(Identity, Claims), TokenRefusal> = match &self.mode {
+            Mode::Open { .. } => return Err(TokenRefusal::NoTokens),
+            Mode::Tokens(table) => &|| find(table, token, now_seconds),
+            Mode::Jwt(signed) => &|| signed.verify(token, now_seconds),
+        };
+        if token.is_empty() {
+            return Err(TokenRefusal::Missing);
+        }
+        let (identity, claims) = verify()?;
+        if !claims.allows_scope(scope) {
+            return Err(TokenRefusal::Scope(scope));
+        }
+        if self.is_denied(Some(&identity), None) {
+            return Err(TokenRefusal::Revoked);
+        }
+        Ok((identity, claims))
+    }
+}
+
+/// Who the caller is that presents `token`.
+///
+/// # Errors
+/// [`CallerRefusal`] says why not.
+#[allow(dead_code, reason = "what the fronts ask about callers")]
+pub(crate) fn verify_caller(
+    snapshot: &Snapshot,
+    token: &str,
+    now_seconds: u64,
+) -> Result<Identity, CallerRefusal> {
+    snapshot
+        .verify(token, Scope::Caller, now_seconds)
+        .map(|(identity, _)| identity)
+}
+
+fn find(
+    table: &TokenTable,
+    token: &str,
+    now_seconds: u64,
+) -> Result<(Identity, Claims), TokenRefusal> {
+    let hash = TokenHash::of(token);
+    let entry = table
+        .find(&hash)
+        .ok_or_else(|| TokenRefusal::Bad("this relay does not know the token".to_owned()))?;
+    if entry
+        .expires_at_seconds
+        .is_some_and(|end| end <= now_seconds)
+    {
+        return Err(TokenRefusal::Expired("the token has expired".to_owned()));
+    }
+    Ok((Identity::of_entry(hash, entry), entry.claims.clone()))
+}
+
+impl Signed {
+    fn of(jwt: &JwtAuth) -> Self {
+        let more = match &jwt.jwks {
+            Some(JwksSource::File { keys, .. }) => keys.clone(),
+            None => KeySet::default(),
+        };
+        Self::with(jwt, more)
+    }
+
+    /// With `more` keys beside those that never change.
+    pub(crate) fn with(jwt: &JwtAuth, more: KeySet) -> Self {
+        let mut keys = jwt.keys.clone();
+        keys.extend(more);
+        Self {
+            keys,
+            issuer: jwt.issuer.clone(),
+            audience: jwt.audience.clone(),
+            may_learn: false,
+            is_ignorant: false,
+        }
+    }
+
+    fn verify(&self, token: &str, now_seconds: u64) -> Result<(Identity, Claims), TokenRefusal> {
+        let expected = Expected {
+            issuer: self.issuer.as_deref(),
+            audience: &self.audience,
+        };
+        match claims::verify(token, &self.keys, now_seconds, &expected) {
+            Ok(claims) => Ok((Identity::signed(claims.clone()), claims)),
+            Err(error @ ClaimsError::Expired { .. }) => {
+                Err(TokenRefusal::Expired(error.to_string()))
+            }
+            Err(error @ ClaimsError::UnknownKey) if self.may_learn => {
+                Err(TokenRefusal::Unavailable(error.to_string()))
+            }
+            Err(ClaimsError::Algorithm | ClaimsError::Signature) if self.is_ignorant => {
+                let text = "the relay has not been able to fetch its keys yet";
+                Err(TokenRefusal::Unavailable(text.to_owned()))
+            }
+            Err(error) => Err(TokenRefusal::Bad(error.to_string())),
+        }
+    }
+}

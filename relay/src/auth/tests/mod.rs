@@ -1,0 +1,207 @@
+mod identities;
+
+use tieline_wire::{Scheme, Token};
+
+use super::*;
+use crate::config::{Auth, Config, JwtAuth};
+
+const NOW: u64 = 1_800_000_000;
+
+fn key() -> Key {
+    Key::hs256(&[7; 32]).unwrap()
+}
+
+fn snapshot(auth: Auth) -> Snapshot {
+    Snapshot::of(&Config {
+        auth,
+        ..Config::default()
+    })
+}
+
+fn open(anywhere: bool) -> Snapshot {
+    snapshot(Auth::Open { anywhere })
+}
+
+fn jwt(issuer: Option<&str>) -> Snapshot {
+    snapshot(Auth::Jwt(JwtAuth {
+        keys: key().into(),
+        issuer: issuer.map(str::to_owned),
+        ..JwtAuth::default()
+    }))
+}
+
+const AGENT: AgentKey = AgentKey::new([3; 32]);
+
+fn order() -> TokenOrder {
+    TokenOrder {
+        subject: "ada".to_owned(),
+        ..TokenOrder::default()
+    }
+}
+
+fn token(order: TokenOrder) -> String {
+    issue_token(order, &key(), "1".to_owned(), NOW, 3600).unwrap()
+}
+
+fn register(name: Option<&str>, dcc: &str, token: &str) -> Register {
+    Register {
+        request: 1,
+        name: name.map(str::to_owned),
+        label: "127.0.0.1:8765".to_owned(),
+        scheme: Scheme::Http,
+        authority: "127.0.0.1:8765".to_owned(),
+        base_path: "/mcp".to_owned(),
+        dcc: dcc.to_owned(),
+        capabilities: vec![],
+        token: Token::new(token.to_owned()),
+        expose_all: false,
+    }
+}
+
+fn peer(ip: &str) -> SocketAddr {
+    SocketAddr::new(ip.parse().unwrap(), 40_000)
+}
+
+fn reason(auth: &Snapshot, register: &Register, now: u64) -> Option<Reason> {
+    authorize(auth, register, &AGENT, peer("192.0.2.1"), now)
+        .err()
+        .map(|refusal| refusal.reason)
+}
+
+#[test]
+fn open_takes_local_agents_only_unless_said_otherwise() {
+    let closed = open(false);
+    let anywhere = open(true);
+    let ask = register(Some("Maya-1"), "maya", "");
+    for local in ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"] {
+        let permission = authorize(&closed, &ask, &AGENT, peer(local), NOW).unwrap();
+        assert_eq!(permission.name, Some(TunnelId::parse("maya-1").unwrap()));
+        assert_eq!(
+            (permission.identity, permission.expires_at_seconds),
+            (None, None)
+        );
+    }
+    for remote in ["192.0.2.1", "10.0.0.1", "::ffff:10.0.0.1", "2001:db8::1"] {
+        let refusal = authorize(&closed, &ask, &AGENT, peer(remote), NOW).unwrap_err();
+        assert_eq!(refusal.reason, Reason::NotLoopback, "{remote}");
+        assert!(authorize(&anywhere, &ask, &AGENT, peer(remote), NOW).is_ok());
+    }
+}
+
+#[test]
+fn a_name_must_be_one_in_every_mode() {
+    for auth in [open(true), jwt(None)] {
+        let ask = register(Some("a.b"), "maya", &token(order()));
+        assert_eq!(reason(&auth, &ask, NOW), Some(Reason::NameInvalid));
+    }
+}
+
+#[test]
+fn a_good_token_says_who_and_until_when() {
+    let ask = register(None, "maya", &token(order()));
+    let permission = authorize(&jwt(None), &ask, &AGENT, peer("192.0.2.1"), NOW).unwrap();
+    let expires_at_seconds = Some(NOW + 3600 + claims::LEEWAY_SECONDS);
+    assert_eq!(permission.name, None);
+    assert_eq!(permission.expires_at_seconds, expires_at_seconds);
+    let identity = permission.identity.unwrap();
+    assert_eq!(
+        (identity.sub(), identity.jti.as_deref()),
+        ("ada", Some("1"))
+    );
+}
+
+#[test]
+fn an_expired_token_may_be_renewed_and_a_bad_one_ends_it() {
+    let good = token(order());
+    let ask = register(None, "", &good);
+    assert_eq!(reason(&jwt(None), &ask, NOW + 3600), None);
+    let late = reason(&jwt(None), &ask, NOW + 3660).unwrap();
+    assert_eq!((late, late.is_final()), (Reason::TokenExpired, false));
+
+    let other = issue_token(order(), &Key::hs256(&[8; 32]).unwrap(), "1".into(), NOW, 1);
+    for bad in ["", "x", "a.b.c", &other.unwrap()] {
+        let refused = reason(&jwt(None), &register(None, "", bad), NOW).unwrap();
+        assert_eq!((refused, refused.is_final()), (Reason::BadToken, true));
+    }
+    assert_eq!(
+        reason(&jwt(Some("studio")), &ask, NOW),
+        Some(Reason::BadToken)
+    );
+    let ours = token(TokenOrder {
+        issuer: Some("studio".into()),
+        ..order()
+    });
+    assert_eq!(
+        reason(&jwt(Some("studio")), &register(None, "", &ours), NOW),
+        None
+    );
+}
+
+#[test]
+fn a_token_allows_what_it_names() {
+    let auth = jwt(None);
+    let dcc = token(TokenOrder {
+        dcc: vec!["maya".into(), "nuke".into()],
+        ..order()
+    });
+    assert_eq!(reason(&auth, &register(None, "maya", &dcc), NOW), None);
+    for dcc_asked in ["", "Maya", "blender"] {
+        let refused = reason(&auth, &register(None, dcc_asked, &dcc), NOW);
+        assert_eq!(refused, Some(Reason::DccNotAllowed), "{dcc_asked:?}");
+    }
+
+    let names = token(TokenOrder {
+        tunnels: vec!["maya-*".into()],
+        ..order()
+    });
+    for allowed in [None, Some("maya-1"), Some("MAYA-1")] {
+        assert_eq!(
+            reason(&auth, &register(allowed, "", &names), NOW),
+            None,
+            "{allowed:?}"
+        );
+    }
+    let refused = reason(&auth, &register(Some("nuke-1"), "", &names), NOW);
+    assert_eq!(refused, Some(Reason::NameNotAllowed));
+
+    for (scope, outcome) in [
+        ("agent", None),
+        ("caller", Some(Reason::BadToken)),
+        ("admin", Some(Reason::BadToken)),
+    ] {
+        let scoped = token(TokenOrder {
+            scopes: vec![scope.into()],
+            ..order()
+        });
+        assert_eq!(
+            reason(&auth, &register(None, "", &scoped), NOW),
+            outcome,
+            "{scope}"
+        );
+    }
+}
+
+#[test]
+fn a_refusal_fits_its_frame_and_keeps_the_token_to_itself() {
+    let long = "x".repeat(1024);
+    let dcc = token(TokenOrder {
+        dcc: vec![],
+        ..order()
+    });
+    for ask in [
+        register(Some(&long), &long, &dcc),
+        register(
+            None,
+            &long,
+            &token(TokenOrder {
+                dcc: vec!["a".into()],
+                ..order()
+            }),
+        ),
+        register(None, "", &long),
+    ] {
+        let refusal = authorize(&jwt(None), &ask, &AGENT, peer("127.0.0.1"), NOW).unwrap_err();
+        assert!(refusal.message.len() < 1024, "{}", refusal.message.len());
+        assert!(!refusal.message.contains(ask.token.reveal()));
+    }
+}

@@ -1,0 +1,102 @@
+//! The settings of authentication: what each mode wants, and what would do nothing in it.
+
+use std::path::PathBuf;
+
+use tieline_wire::claims::KeySet;
+
+use super::file::{read_jwks, read_public_key, read_tokens};
+use super::load::{SWITCH, Settings, boolean};
+use super::secret::read_secret;
+use super::{Auth, JwksSource, JwtAuth, TokensAuth, conflict};
+use crate::error::ConfigError;
+
+/// The modes, and the settings that do something in each.
+const MODES: &[(&str, &[&str])] = &[
+    ("open", &["open_anywhere"]),
+    ("tokens", &["auth_tokens_file"]),
+    (
+        "jwt",
+        &[
+            "jwt_secret_file",
+            "jwt_public_key_file",
+            "jwt_jwks",
+            "jwt_issuer",
+            "jwt_audience",
+        ],
+    ),
+];
+
+impl Settings {
+    /// How agents prove themselves.
+    pub(super) fn auth(&self) -> Result<Auth, ConfigError> {
+        let expected = "open, tokens or jwt";
+        let mode = self.one("auth", expected, |text| {
+            MODES.iter().map(|(mode, _)| *mode).find(|it| *it == text)
+        })?;
+        let mode = mode.unwrap_or("open");
+        // A setting that would do nothing is a misunderstanding, here a dangerous one.
+        for (other, keys) in MODES.iter().filter(|(other, _)| *other != mode) {
+            if let Some((key, raw)) = keys.iter().find_map(|key| Some((key, self.raw(key)?))) {
+                let remedy = match *other {
+                    "open" => "leave it out".to_owned(),
+                    other => format!("add --auth {other}"),
+                };
+                return conflict(format!("{} does nothing here; {remedy}", raw.describe(key)));
+            }
+        }
+        match mode {
+            "tokens" => self.tokens().map(Auth::Tokens),
+            "jwt" => self.jwt().map(Auth::Jwt),
+            _ => {
+                let anywhere = self.one("open_anywhere", SWITCH, boolean)?.unwrap_or(false);
+                Ok(Auth::Open { anywhere })
+            }
+        }
+    }
+
+    fn tokens(&self) -> Result<TokensAuth, ConfigError> {
+        let Some(path) = self.path("auth_tokens_file")? else {
+            return conflict("auth tokens wants a file of tokens: --auth-tokens-file FILE");
+        };
+        Ok(TokensAuth {
+            table: read_tokens(&path)?,
+            file: Some(path),
+        })
+    }
+
+    fn jwt(&self) -> Result<JwtAuth, ConfigError> {
+        let mut keys = KeySet::default();
+        if let Some(path) = self.path("jwt_secret_file")? {
+            keys.extend(read_secret(&path)?.into());
+        }
+        if let Some(path) = self.path("jwt_public_key_file")? {
+            keys.extend(read_public_key(&path)?.into());
+        }
+        let jwks = self.jwks()?;
+        if keys.is_empty() && jwks.is_none() {
+            return conflict(
+                "auth jwt wants a key: --jwt-secret-file, --jwt-public-key-file or --jwt-jwks",
+            );
+        }
+        let text = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+        let audience = self.raw("jwt_audience").map(|raw| raw.values.clone());
+        let audience = audience.unwrap_or_default();
+        if audience.iter().any(String::is_empty) {
+            return conflict("jwt_audience has an empty name");
+        }
+        Ok(JwtAuth {
+            keys,
+            jwks,
+            issuer: self.one("jwt_issuer", "a name", text)?,
+            audience,
+        })
+    }
+
+    fn jwks(&self) -> Result<Option<JwksSource>, ConfigError> {
+        let Some(path): Option<PathBuf> = self.path("jwt_jwks")? else {
+            return Ok(None);
+        };
+        let keys = read_jwks(&path)?;
+        Ok(Some(JwksSource::File { path, keys }))
+    }
+}

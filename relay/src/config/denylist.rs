@@ -1,0 +1,119 @@
+//! What is denied although its token is good: tokens by number, holders, and agents by their keys.
+
+use std::collections::HashSet;
+
+use serde::Deserialize;
+use tieline_wire::AgentKey;
+use tieline_wire::claims::CLAIM_BYTES_MAX;
+
+/// Most entries of one file.
+const ENTRIES_MAX: usize = 100_000;
+
+/// Bytes of a key that the log shows, and so the least that names one.
+const KEY_BYTES_MIN: usize = 6;
+
+/// One thing that is denied.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Denied {
+    /// A token's number, its `jti`.
+    Number(String),
+    /// A holder, the `sub` of tokens.
+    Subject(String),
+    /// An agent's key, or the beginning of it that the log shows.
+    Key(Vec<u8>),
+}
+
+impl Denied {
+    /// Reads an agent's key as the log prints it: 12 hexadecimal digits or more, with
+    /// `AgentKey(` and `..)` around them or without.
+    #[must_use]
+    pub fn parse_key(text: &str) -> Option<Self> {
+        let digits = text.strip_prefix("AgentKey(").unwrap_or(text);
+        let digits = digits.strip_suffix(')').unwrap_or(digits);
+        let digits = digits.strip_suffix("..").unwrap_or(digits);
+        let bytes = data_encoding::HEXLOWER_PERMISSIVE
+            .decode(digits.as_bytes())
+            .ok()?;
+        (KEY_BYTES_MIN..=32)
+            .contains(&bytes.len())
+            .then_some(Self::Key(bytes))
+    }
+}
+
+/// Everything that is denied.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Denylist(HashSet<Denied>);
+
+/// The file.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct DenylistForm {
+    #[serde(default)]
+    jti: Vec<String>,
+    #[serde(default)]
+    sub: Vec<String>,
+    #[serde(default)]
+    key: Vec<String>,
+}
+
+impl Denylist {
+    /// Adds an entry.
+    pub fn add(&mut self, denied: Denied) {
+        self.0.insert(denied);
+    }
+
+    /// Whether a token's number, its holder or an agent's key is in it.
+    #[must_use]
+    pub fn names(&self, jti: Option<&str>, sub: Option<&str>, key: Option<&AgentKey>) -> bool {
+        if self.0.is_empty() {
+            return false;
+        }
+        let has = |denied: Denied| self.0.contains(&denied);
+        let key_is_in = |key: &AgentKey| {
+            let bytes = key.as_bytes();
+            (KEY_BYTES_MIN..=bytes.len()).any(|len| has(Denied::Key(bytes[..len].to_vec())))
+        };
+        jti.is_some_and(|jti| has(Denied::Number(jti.to_owned())))
+            || sub.is_some_and(|sub| has(Denied::Subject(sub.to_owned())))
+            || key.is_some_and(key_is_in)
+    }
+
+    /// How many entries there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Takes a file over, or says which entry is wrong.
+    pub(super) fn new(form: DenylistForm) -> Result<Self, String> {
+        let DenylistForm { jti, sub, key } = form;
+        if jti.len() + sub.len() + key.len() > ENTRIES_MAX {
+            return Err(format!("more than {ENTRIES_MAX} entries"));
+        }
+        if jti
+            .iter()
+            .chain(&sub)
+            .any(|text| text.is_empty() || text.len() > CLAIM_BYTES_MAX)
+        {
+            return Err(format!(
+                "an entry is empty or longer than {CLAIM_BYTES_MAX} bytes"
+            ));
+        }
+        let mut list: HashSet<Denied> = jti.into_iter().map(Denied::Number).collect();
+        list.extend(sub.into_iter().map(Denied::Subject));
+        for text in key {
+            let denied = Denied::parse_key(&text).ok_or_else(|| {
+                let short: String = text.chars().take(80).collect();
+                format!("key {short:?} is not 12 to 64 hexadecimal digits, as the log prints it")
+            })?;
+            list.insert(denied);
+        }
+        Ok(Self(list))
+    }
+}

@@ -1,0 +1,236 @@
+//! Files that settings come from or name: what is read, and who may have written it.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use serde::de::DeserializeOwned;
+use tieline_wire::claims::{Jwks, Key, KeySet};
+use tracing::warn;
+
+use super::conflict;
+use super::denylist::Denylist;
+use super::load::SWITCH;
+use super::tokens::TokenTable;
+use crate::cli::{Arity, Layer, Origin, Raw, Setting};
+use crate::error::ConfigError;
+
+/// Longest file that is read, in bytes.
+const FILE_BYTES_MAX: u64 = 1024 * 1024;
+
+/// Longest file of tokens or denials that is read, in bytes: some 50,000 tokens.
+const TABLE_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
+/// Bits of a file's mode that must not be set where its writer decides who is let in.
+const TRUSTED_MODE_FORBIDDEN: u32 = 0o022;
+
+/// Reads the settings in a TOML file.
+pub(super) fn read_settings(path: &Path) -> Result<Layer, ConfigError> {
+    let table: toml::Table = parse(path, read(path)?.0)?;
+    let mut layer = Layer::default();
+    let mut flat = Vec::new();
+    flatten("", table, &mut flat);
+    for (written, key, value) in flat {
+        let mut raw = Raw {
+            values: Vec::new(),
+            origin: Origin::File(path.to_owned()),
+        };
+        let origin = raw.describe(&written);
+        let Some(setting) = Setting::find(&key) else {
+            return Err(ConfigError::Unknown {
+                origin,
+                known: Setting::all_names(),
+            });
+        };
+        raw.values = file_values(setting, &value).ok_or_else(|| ConfigError::Value {
+            origin,
+            value: format!("({})", value.type_str()),
+            expected: match setting.arity {
+                Arity::One => "a text or a number",
+                Arity::Many => "a list of texts",
+                Arity::Switch => SWITCH,
+            },
+        })?;
+        if layer.0.insert(setting.key, raw).is_some() {
+            return conflict(format!(
+                "`{}` in {} is there twice, alone and in a table",
+                setting.key,
+                path.display()
+            ));
+        }
+    }
+    Ok(layer)
+}
+
+fn file_values(setting: &Setting, value: &toml::Value) -> Option<Vec<String>> {
+    use toml::Value;
+    let one = match (setting.arity, value) {
+        (Arity::Many, Value::Array(list)) => {
+            return list
+                .iter()
+                .map(|one| one.as_str().map(str::to_owned))
+                .collect();
+        }
+        (Arity::One | Arity::Many, Value::String(text)) => text.clone(),
+        (Arity::One, Value::Integer(number)) => number.to_string(),
+        (Arity::Switch, Value::Boolean(yes)) => yes.to_string(),
+        _ => return None,
+    };
+    Some(vec![one])
+}
+
+/// The keys of a table are settings with the table's name in front: `[jwt] issuer` is `jwt_issuer`.
+/// Each comes out as it was written, as the setting it may be, and with its value.
+fn flatten(prefix: &str, table: toml::Table, flat: &mut Vec<(String, String, toml::Value)>) {
+    let dots = prefix.replace('_', ".");
+    for (key, value) in table {
+        let (written, name) = match prefix {
+            "" => (key.clone(), key.clone()),
+            // The table of a setting that has a value itself.
+            "auth" if key == "mode" => ("auth.mode".to_owned(), "auth".to_owned()),
+            _ => (format!("{dots}.{key}"), format!("{prefix}_{key}")),
+        };
+        let is_prefix = |setting: &Setting| {
+            let rest = setting.key.strip_prefix(name.as_str());
+            rest.is_some_and(|rest| rest.starts_with('_'))
+        };
+        match value {
+            toml::Value::Table(inner) if crate::cli::SETTINGS.iter().any(is_prefix) => {
+                flatten(&name, inner, flat);
+            }
+            value => flat.push((written, name, value)),
+        }
+    }
+}
+
+/// A TOML file's content.
+fn parse<T: DeserializeOwned>(path: &Path, content: Vec<u8>) -> Result<T, ConfigError> {
+    let text = String::from_utf8(content).map_err(|_| ConfigError::Syntax {
+        path: path.to_owned(),
+        line: 1,
+        message: "not UTF-8 text".to_owned(),
+    })?;
+    toml::from_str(&text).map_err(|error| {
+        let before = text
+            .get(..error.span().map_or(0, |span| span.start))
+            .unwrap_or("");
+        ConfigError::Syntax {
+            path: path.to_owned(),
+            line: before.matches('\n').count() + 1,
+            message: error.message().lines().collect::<Vec<_>>().join(", "),
+        }
+    })
+}
+
+/// Reads the file of tokens.
+///
+/// # Errors
+/// [`ConfigError`] names the file, and the token that is wrong.
+pub fn read_tokens(path: &Path) -> Result<TokenTable, ConfigError> {
+    let form = parse(path, read_trusted(path, TABLE_BYTES_MAX)?)?;
+    TokenTable::new(form).map_err(|problem| unfit(path, problem))
+}
+
+/// Reads the file of what is denied.
+///
+/// # Errors
+/// [`ConfigError`] names the file, and the entry that is wrong.
+pub fn read_denylist(path: &Path) -> Result<Denylist, ConfigError> {
+    let form = parse(path, read_trusted(path, TABLE_BYTES_MAX)?)?;
+    Denylist::new(form).map_err(|problem| unfit(path, problem))
+}
+
+/// Reads a public key in PEM.
+///
+/// # Errors
+/// [`ConfigError`] names the file and what it holds instead.
+pub(super) fn read_public_key(path: &Path) -> Result<Key, ConfigError> {
+    Key::from_pem(&read_trusted(path, FILE_BYTES_MAX)?)
+        .map_err(|error| unfit(path, error.to_string()))
+}
+
+/// Reads a set of keys; those that cannot be used are named in the log.
+///
+/// # Errors
+/// [`ConfigError`] names the file, also if no key in it can be used.
+pub(crate) fn read_jwks(path: &Path) -> Result<KeySet, ConfigError> {
+    let read = Jwks::read(&read_trusted(path, FILE_BYTES_MAX)?)
+        .map_err(|error| unfit(path, error.to_string()))?;
+    for skipped in &read.skipped {
+        warn!(file = %path.display(), "unusable: {skipped}");
+    }
+    if read.keys.is_empty() {
+        let why = read.skipped.first();
+        let why = why.map_or_else(|| "it is empty".to_owned(), ToString::to_string);
+        return Err(unfit(path, format!("no key in it can be used; {why}")));
+    }
+    Ok(read.keys)
+}
+
+pub(super) fn unfit(path: &Path, problem: String) -> ConfigError {
+    ConfigError::Content {
+        path: path.to_owned(),
+        problem,
+    }
+}
+
+/// A file that others must not be able to write.
+fn read_trusted(path: &Path, bytes_max: u64) -> Result<Vec<u8>, ConfigError> {
+    let (content, mode) = read_up_to(path, bytes_max)?;
+    if mode & TRUSTED_MODE_FORBIDDEN != 0 {
+        let problem = format!(
+            "others can change this file and with it who is let in (mode {:03o}); run `chmod \
+             go-w` on it",
+            mode & 0o777
+        );
+        return Err(unfit(path, problem));
+    }
+    Ok(content)
+}
+
+/// What tells one state of a file from another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    device: u64,
+    number: u64,
+    bytes: u64,
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    /// The file's state, if it is there.
+    pub(crate) fn of(path: &Path) -> Option<Self> {
+        let it = fs::metadata(path).ok()?;
+        Some(Self {
+            device: it.dev(),
+            number: it.ino(),
+            bytes: it.size(),
+            // Of the entry, so that a change of mode counts as well.
+            changed: (it.ctime(), it.ctime_nsec()),
+        })
+    }
+}
+
+/// A file's content and mode.
+pub(super) fn read(path: &Path) -> Result<(Vec<u8>, u32), ConfigError> {
+    read_up_to(path, FILE_BYTES_MAX)
+}
+
+fn read_up_to(path: &Path, bytes_max: u64) -> Result<(Vec<u8>, u32), ConfigError> {
+    let content = || -> io::Result<(Vec<u8>, u32)> {
+        let file = File::open(path)?;
+        let mode = file.metadata()?.mode();
+        let mut content = Vec::new();
+        file.take(bytes_max + 1).read_to_end(&mut content)?;
+        if content.len() as u64 > bytes_max {
+            let text = format!("the file is longer than {} MiB", bytes_max >> 20);
+            return Err(io::Error::other(text));
+        }
+        Ok((content, mode))
+    };
+    content().map_err(|source| ConfigError::Read {
+        path: path.to_owned(),
+        source,
+    })
+}

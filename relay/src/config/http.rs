@@ -1,0 +1,140 @@
+//! Settings of the HTTP front.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use super::load::{Settings, TIME, parse_duration, set};
+use crate::error::ConfigError;
+
+/// What callers over HTTP may do, and how long they wait.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HttpConfig {
+    /// Origins of web pages that may use tunnels, beside the relay's own; `*` for any.
+    pub allow_origins: Vec<String>,
+    /// Proxies in front of the relay that are believed who asks.
+    pub trusted_proxies: Vec<IpNet>,
+    /// How long requests wait for an agent that was lost to come back.
+    pub offline_grace: Duration,
+    /// For so long after the relay's start an unknown tunnel counts as one that is offline.
+    pub start_grace: Duration,
+    /// After so long without a byte an event stream gets a comment; zero is never.
+    pub sse_keepalive: Duration,
+}
+
+impl Default for HttpConfig {
+    fn default() -> Self {
+        Self {
+            allow_origins: Vec::new(),
+            trusted_proxies: Vec::new(),
+            offline_grace: Duration::from_secs(5),
+            start_grace: Duration::from_secs(30),
+            sse_keepalive: Duration::from_secs(15),
+        }
+    }
+}
+
+impl HttpConfig {
+    /// What the sources say.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the flag, variable or key.
+    pub(super) fn read(settings: &Settings) -> Result<Self, ConfigError> {
+        let mut http = Self::default();
+        let origins = "an origin such as https://app.example, or *";
+        let networks = "a network such as 10.0.0.0/8, or an address";
+        set(
+            &mut http.allow_origins,
+            settings.many("allow_origin", origins, origin)?,
+        );
+        set(
+            &mut http.trusted_proxies,
+            settings.many("trusted_proxies", networks, network)?,
+        );
+        for (key, place) in [
+            ("offline_grace", &mut http.offline_grace),
+            ("start_grace", &mut http.start_grace),
+            ("sse_keepalive", &mut http.sse_keepalive),
+        ] {
+            set(place, settings.one(key, TIME, parse_duration)?);
+        }
+        Ok(http)
+    }
+}
+
+/// A host name (RFC 1123, 2.1), in lower case.
+pub(super) fn domain(text: &str) -> Option<String> {
+    let is_label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'-')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    (text.len() <= 253 && text.split('.').all(is_label)).then(|| text.to_ascii_lowercase())
+}
+
+/// An origin as browsers write it (RFC 6454, section 6.2), `null`, or `*`.
+fn origin(text: &str) -> Option<String> {
+    if matches!(text, "*" | "null") {
+        return Some(text.to_owned());
+    }
+    let (scheme, authority) = text.split_once("://")?;
+    let is_scheme = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+        && scheme
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'));
+    let is_authority = !authority.is_empty()
+        && authority
+            .bytes()
+            .all(|b| b.is_ascii_graphic() && !b"/?#@\\,".contains(&b));
+    (is_scheme && is_authority).then(|| text.to_ascii_lowercase())
+}
+
+/// A network such as `10.0.0.0/8`, or one address.
+fn network(text: &str) -> Option<IpNet> {
+    let address = || text.parse::<IpAddr>().ok().map(IpNet::from);
+    text.parse()
+        .ok()
+        .map(|net: IpNet| net.trunc())
+        .or_else(address)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn origins_are_what_a_browser_sends() {
+        for (text, expected) in [
+            ("https://App.example", Some("https://app.example")),
+            ("http://localhost:3000", Some("http://localhost:3000")),
+            ("vscode-webview://abc", Some("vscode-webview://abc")),
+            ("*", Some("*")),
+            ("null", Some("null")),
+            ("app.example", None),
+            ("https://app.example/", None),
+            ("https://", None),
+            ("https://a,https://b", None),
+        ] {
+            assert_eq!(origin(text).as_deref(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn proxies_are_networks_or_single_addresses() {
+        for (text, expected) in [
+            ("10.1.2.3/8", Some("10.0.0.0/8")),
+            ("192.0.2.1", Some("192.0.2.1/32")),
+            ("2001:db8::/32", Some("2001:db8::/32")),
+            ("::1", Some("::1/128")),
+            ("10.0.0.0/33", None),
+            ("proxy.example", None),
+        ] {
+            let shown = network(text).map(|net| net.to_string());
+            assert_eq!(shown.as_deref(), expected, "{text}");
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! Secrets: read from files that nobody else can read, shown nowhere, compared in constant time.
+
+use std::fmt;
+use std::path::Path;
+
+use ring::{digest, hmac};
+use tieline_wire::claims::Key;
+
+use super::file::read;
+use crate::error::ConfigError;
+
+/// Bits of a secret file's mode that must not be set: others reading or writing, group writing.
+const SECRET_MODE_FORBIDDEN: u32 = 0o027;
+
+/// Shortest secret that others present or are presented with, in bytes.
+const TEXT_BYTES_MIN: usize = 16;
+
+/// A text that proves who somebody is; its `Debug` is masked.
+#[derive(Clone)]
+pub struct Secret(String);
+
+impl Secret {
+    /// A secret from its text.
+    #[must_use]
+    pub const fn new(text: String) -> Self {
+        Self(text)
+    }
+
+    /// The text, to be sent to where it is wanted.
+    #[must_use]
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether `text` is the secret; how long that takes tells nothing of it.
+    #[must_use]
+    pub fn is(&self, text: &str) -> bool {
+        // `ring` compares tags in constant time, and both are of one length.
+        let key = hmac::Key::new(hmac::HMAC_SHA256, self.0.as_bytes());
+        let tag = hmac::sign(
+            &key,
+            digest::digest(&digest::SHA256, text.as_bytes()).as_ref(),
+        );
+        let own = digest::digest(&digest::SHA256, self.0.as_bytes());
+        hmac::verify(&key, own.as_ref(), tag.as_ref()).is_ok()
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(masked)")
+    }
+}
+
+/// Reads the secret that signs tokens; a line break at its end is not part of it.
+///
+/// # Errors
+/// [`ConfigError::Secret`] if others may read the file, or the secret is too short.
+pub fn read_secret(path: &Path) -> Result<Key, ConfigError> {
+    let secret = read_bytes(path)?;
+    Key::hs256(&secret).map_err(|error| {
+        let problem = format!("{error}; `openssl rand -base64 48` prints a good one");
+        unfit(path, problem)
+    })
+}
+
+/// Reads a secret that is text, such as a bearer token.
+///
+/// # Errors
+/// [`ConfigError::Secret`] if others may read the file, or the secret could not stand in a header.
+pub(super) fn read_text_secret(path: &Path) -> Result<Secret, ConfigError> {
+    let secret = read_bytes(path)?;
+    if secret.len() < TEXT_BYTES_MIN || !secret.iter().all(u8::is_ascii_graphic) {
+        let problem = format!(
+            "a secret for a header has {TEXT_BYTES_MIN} or more characters, ASCII without \
+             blanks; `openssl rand -hex 32` prints a good one"
+        );
+        return Err(unfit(path, problem));
+    }
+    String::from_utf8(secret)
+        .map(Secret)
+        .map_err(|_| unfit(path, "not ASCII".to_owned()))
+}
+
+/// A secret file's content without the line break at its end.
+fn read_bytes(path: &Path) -> Result<Vec<u8>, ConfigError> {
+    let (mut secret, mode) = read(path)?;
+    if mode & SECRET_MODE_FORBIDDEN != 0 {
+        let problem = format!(
+            "others can read or change this secret (mode {:03o}); run `chmod 600` on it",
+            mode & 0o777
+        );
+        return Err(unfit(path, problem));
+    }
+    if secret.last() == Some(&b'\n') {
+        secret.pop();
+        secret.pop_if(|byte| *byte == b'\r');
+    }
+    Ok(secret)
+}
+
+fn unfit(path: &Path, problem: String) -> ConfigError {
+    ConfigError::Secret {
+        path: path.to_owned(),
+        problem,
+    }
+}

@@ -1,0 +1,256 @@
+//! Static tokens: the file holds their hashes, and what each is good for.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::hint::black_box;
+use std::sync::Arc;
+
+use ring::digest::{SHA256, digest};
+use serde::Deserialize;
+use tieline_wire::claims::{CLAIM_BYTES_MAX, Claims, Scope};
+use toml::value::{Datetime, Offset};
+
+/// What a static token starts with, for those who find one and for programs that look for them.
+pub const TOKEN_PREFIX: &str = "tieline_";
+
+/// Most tokens of one file.
+const TOKENS_MAX: usize = 100_000;
+
+/// How a hash starts.
+const HASH_PREFIX: &str = "sha256:";
+
+/// The hash of a token.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct TokenHash([u8; 32]);
+
+impl TokenHash {
+    /// Hashes a token.
+    #[must_use]
+    pub fn of(token: &str) -> Self {
+        let mut hash = [0; 32];
+        hash.copy_from_slice(digest(&SHA256, token.as_bytes()).as_ref());
+        Self(hash)
+    }
+
+    /// Reads `sha256:` and 64 hexadecimal digits.
+    fn parse(text: &str) -> Option<Self> {
+        let digits = text.strip_prefix(HASH_PREFIX)?;
+        let mut hash = [0; 32];
+        data_encoding::HEXLOWER_PERMISSIVE
+            .decode_mut(
+                digits.as_bytes(),
+                (digits.len() == 64).then_some(&mut hash[..])?,
+            )
+            .ok()?;
+        Some(Self(hash))
+    }
+
+    /// Compares in constant time.
+    fn is(&self, other: &Self) -> bool {
+        let pairs = self.0.iter().zip(&other.0);
+        pairs.fold(0, |sum, (one, other)| black_box(sum | (one ^ other))) == 0
+    }
+}
+
+impl fmt::Display for TokenHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{HASH_PREFIX}{}",
+            data_encoding::HEXLOWER.encode(&self.0)
+        )
+    }
+}
+
+impl fmt::Debug for TokenHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TokenHash(masked)")
+    }
+}
+
+/// What a static token is good for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenEntry {
+    /// As a signed token would say it.
+    pub claims: Claims,
+    /// The first second since 1970 at which it is no longer accepted.
+    pub expires_at_seconds: Option<u64>,
+}
+
+/// Every static token.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct TokenTable(HashMap<TokenHash, Arc<TokenEntry>>);
+
+impl fmt::Debug for TokenTable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TokenTable({} tokens)", self.0.len())
+    }
+}
+
+/// The file.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct TokensForm {
+    #[serde(default)]
+    token: Vec<TokenForm>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TokenForm {
+    sub: String,
+    hash: String,
+    tunnels: Option<Vec<String>>,
+    dcc: Option<Vec<String>>,
+    scope: Option<Vec<String>>,
+    #[serde(default)]
+    groups: Vec<String>,
+    #[serde(default)]
+    reach: Vec<String>,
+    #[serde(default)]
+    shared: bool,
+    expires: Option<Expiry>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Expiry {
+    Date(Datetime),
+    Text(String),
+}
+
+impl TokenTable {
+    /// The token itself is looked up by its hash alone.
+    #[must_use]
+    pub fn find(&self, hash: &TokenHash) -> Option<&Arc<TokenEntry>> {
+        // A hash of 256 random bits cannot be approached by guessing parts of it; compared in
+        // constant time all the same, so that this need not be argued.
+        let (found, entry) = self.0.get_key_value(hash)?;
+        found.is(hash).then_some(entry)
+    }
+
+    /// How many tokens there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Takes a file over, or says which token is wrong.
+    pub(super) fn new(form: TokensForm) -> Result<Self, String> {
+        if form.token.len() > TOKENS_MAX {
+            return Err(format!("more than {TOKENS_MAX} tokens"));
+        }
+        let mut table = HashMap::with_capacity(form.token.len());
+        for (index, token) in form.token.into_iter().enumerate() {
+            let sub: String = token.sub.chars().take(CLAIM_BYTES_MAX).collect();
+            let wrong = |problem: String| format!("token {} ({sub:?}): {problem}", index + 1);
+            let (hash, entry) = token.read().map_err(wrong)?;
+            if table.insert(hash, Arc::new(entry)).is_some() {
+                return Err(wrong("its hash is that of another token".to_owned()));
+            }
+        }
+        Ok(Self(table))
+    }
+}
+
+impl TokenForm {
+    fn read(self) -> Result<(TokenHash, TokenEntry), String> {
+        let hash = TokenHash::parse(&self.hash).ok_or(
+            "`hash` is `sha256:` and 64 hexadecimal digits, as `tieline-relay token new` prints it",
+        )?;
+        for word in self.scope.iter().flatten() {
+            if !Scope::ALL.iter().any(|scope| scope.word() == word) {
+                return Err(format!("scope {word:?} is none of agent, caller and admin"));
+            }
+        }
+        for pattern in self.tunnels.iter().flatten().chain(&self.reach) {
+            let fits = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '*';
+            if pattern.is_empty() || !pattern.chars().all(fits) {
+                return Err(format!(
+                    "{pattern:?} is no pattern of names: letters a-z, digits, '-' and '*'"
+                ));
+            }
+        }
+        let expires_at_seconds = self.expires.map(|it| it.seconds()).transpose()?;
+        let claims = Claims {
+            sub: self.sub,
+            exp: expires_at_seconds.unwrap_or(u64::MAX),
+            allowed_dcc: self.dcc,
+            tunnels: self.tunnels,
+            scope: self.scope,
+            groups: self.groups,
+            reach: self.reach,
+            shared: self.shared,
+            ..Claims::default()
+        };
+        claims.check_form().map_err(|error| error.to_string())?;
+        let entry = TokenEntry {
+            claims,
+            expires_at_seconds,
+        };
+        Ok((hash, entry))
+    }
+}
+
+impl Expiry {
+    fn seconds(self) -> Result<u64, String> {
+        let wrong = || "`expires` is a date, a time and its zone: 2027-01-31T18:00:00Z".to_owned();
+        let at: Datetime = match self {
+            Self::Date(at) => at,
+            Self::Text(text) => text.parse().map_err(|_| wrong())?,
+        };
+        let (Some(date), Some(time), Some(offset)) = (at.date, at.time, at.offset) else {
+            return Err(wrong());
+        };
+        let east_minutes = match offset {
+            Offset::Z => 0,
+            Offset::Custom { minutes } => i64::from(minutes),
+        };
+        let days = days_since_1970(date.year.into(), date.month.into(), date.day.into());
+        let minutes = i64::from(time.hour) * 60 + i64::from(time.minute) - east_minutes;
+        let seconds = days * 86_400 + minutes * 60 + i64::from(time.second.unwrap_or(0));
+        // Before 1970 is over, like 1970.
+        Ok(u64::try_from(seconds).unwrap_or(0))
+    }
+}
+
+/// Days from 1970-01-01 to a day of the Gregorian calendar: years are counted from March, so that
+/// the leap day is their last.
+const fn days_since_1970(year: i64, month: i64, day: i64) -> i64 {
+    let (year, month) = if month > 2 {
+        (year, month - 3)
+    } else {
+        (year - 1, month + 9)
+    };
+    let era = year.div_euclid(400);
+    let of_era = year.rem_euclid(400);
+    let of_year = (153 * month + 2) / 5 + day - 1;
+    era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468
+}
+
+/// A point in time as RFC 3339 writes it, in UTC.
+#[must_use]
+pub fn rfc3339(seconds: u64) -> String {
+    // The year 9999 is the last that the form has.
+    let seconds = seconds.min(253_402_300_799);
+    let (days, of_day) = (seconds / 86_400, seconds % 86_400);
+    let days = days + 719_468;
+    let (era, of_era) = (days / 146_097, days % 146_097);
+    let year = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year + year / 4 - year / 100);
+    let month = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * month + 2) / 5 + 1;
+    let (year, month) = if month < 10 {
+        (era * 400 + year, month + 3)
+    } else {
+        (era * 400 + year + 1, month - 9)
+    };
+    let (hour, minute, second) = (of_day / 3600, of_day / 60 % 60, of_day % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}

@@ -1,0 +1,171 @@
+//! The keeper of who is let in: reads again what changes, and tells every shard.
+
+mod file;
+mod revoked;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tieline_wire::claims::KeySet;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{self, Instant, MissedTickBehavior};
+use tracing::{info, warn};
+
+use self::file::Watched;
+use self::revoked::Revoked;
+pub(super) use self::revoked::{REVOKED_KEPT, RevokeError};
+use super::Inspect;
+use crate::auth::{Mode, Signed, Snapshot};
+use crate::config::{
+    Auth, Config, Denied, Denylist, JwksSource, JwtAuth, TokenTable, read_denylist, read_jwks,
+    read_tokens,
+};
+
+/// How often files are looked at.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Orders that may wait.
+const ORDERS_MAX: usize = 64;
+
+/// What others want of the keeper.
+pub(super) enum Order {
+    /// Deny something from now on; how many links that ended.
+    Revoke {
+        denied: Denied,
+        ended: oneshot::Sender<Result<usize, RevokeError>>,
+    },
+    /// Read all files again, whether they look changed or not.
+    Reload,
+}
+
+/// The way to the keeper.
+pub(super) type Orders = mpsc::Sender<Order>;
+
+/// The keeper of who is let in.
+pub(super) struct Keeper {
+    inspect: Arc<dyn Inspect>,
+    orders: mpsc::Receiver<Order>,
+    snapshot: Snapshot,
+    tokens: Option<Watched<TokenTable>>,
+    denylist: Option<Watched<Denylist>>,
+    jwt: JwtAuth,
+    jwks: Option<Watched<KeySet>>,
+    /// What the configuration denies, where no file does.
+    always_denied: Denylist,
+    revoked: Revoked,
+}
+
+impl Keeper {
+    /// A keeper that begins with what the shards have.
+    pub(super) fn new(
+        config: &Config,
+        snapshot: Snapshot,
+        inspect: Arc<dyn Inspect>,
+    ) -> (Self, Orders) {
+        let (sender, orders) = mpsc::channel(ORDERS_MAX);
+        let mut keeper = Self {
+            inspect,
+            orders,
+            snapshot,
+            tokens: None,
+            denylist: None,
+            jwt: JwtAuth::default(),
+            jwks: None,
+            always_denied: config.denylist.clone(),
+            revoked: Revoked::default(),
+        };
+        if let Some(path) = &config.denylist_file {
+            let known = config.denylist.clone();
+            keeper.denylist = Some(Watched::new(path, known, read_denylist));
+            keeper.always_denied = Denylist::default();
+        }
+        match &config.auth {
+            Auth::Open { .. } => {}
+            Auth::Tokens(tokens) => {
+                let known = tokens.table.clone();
+                let watch = |path| Watched::new(path, known, read_tokens);
+                keeper.tokens = tokens.file.as_deref().map(watch);
+            }
+            Auth::Jwt(jwt) => {
+                keeper.jwt = jwt.clone();
+                if let Some(JwksSource::File { path, keys }) = &jwt.jwks {
+                    keeper.jwks = Some(Watched::new(path, keys.clone(), read_jwks));
+                }
+            }
+        }
+        (keeper, sender)
+    }
+
+    /// Keeps until nobody can give orders any more.
+    pub(super) async fn run(mut self) {
+        let mut looks = time::interval(LOOK_INTERVAL);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                order = self.orders.recv() => match order {
+                    Some(Order::Revoke { denied, ended }) => {
+                        let outcome = self.revoke(denied).await;
+                        // Nobody may be waiting any more.
+                        let _ = ended.send(outcome);
+                    }
+                    Some(Order::Reload) => self.look(true).await,
+                    None => return,
+                },
+                _ = looks.tick() => self.look(false).await,
+            }
+        }
+    }
+
+    async fn revoke(&mut self, denied: Denied) -> Result<usize, RevokeError> {
+        self.revoked.add(denied.clone(), Instant::now())?;
+        self.renew_denied();
+        let links = self.publish().await;
+        info!(?denied, links, "revoked");
+        Ok(links)
+    }
+
+    /// Reads what has changed, or everything if `all`.
+    async fn look(&mut self, all: bool) {
+        let mut changed = false;
+        if let Some(table) = self.tokens.as_mut().and_then(|file| file.look(all)) {
+            info!(tokens = table.len(), "the tokens have changed");
+            self.snapshot.mode = Mode::Tokens(Arc::new(table));
+            changed = true;
+        }
+        if let Some(keys) = self.jwks.as_mut().and_then(|file| file.look(all)) {
+            info!(keys = keys.len(), "the set of keys has changed");
+            self.snapshot.mode = Mode::Jwt(Arc::new(Signed::with(&self.jwt, keys)));
+            changed = true;
+        }
+        let list = self.denylist.as_mut().and_then(|file| file.look(all));
+        if let Some(list) = &list {
+            info!(entries = list.len(), "the denylist has changed");
+        }
+        if self.revoked.forget(Instant::now()) || list.is_some() {
+            self.renew_denied();
+            changed = true;
+        }
+        if changed {
+            let links = self.publish().await;
+            if links > 0 {
+                warn!(links, "links end, as they are no longer allowed");
+            }
+        }
+    }
+
+    fn renew_denied(&mut self) {
+        let known = self.denylist.as_ref().map(Watched::known);
+        let mut list = known.unwrap_or(&self.always_denied).clone();
+        self.revoked.entries().for_each(|it| list.add(it.clone()));
+        self.snapshot.denied = Arc::new(list);
+    }
+
+    /// Gives every shard what is known now; how many links that ended.
+    async fn publish(&mut self) -> usize {
+        self.snapshot.generation += 1;
+        self.inspect.admit(Arc::new(self.snapshot.clone())).await
+    }
+}
+
+#[cfg(test)]
+mod tests;

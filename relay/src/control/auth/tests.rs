@@ -1,0 +1,179 @@
+use std::fs;
+use std::path::Path;
+use std::sync::Mutex;
+
+use tieline_wire::claims::Key;
+
+use super::*;
+use crate::config::{TokenHash, TokensAuth};
+use crate::control::{Ended, Tunnels};
+use crate::metrics::ShardStatus;
+
+/// Shards that only listen.
+#[derive(Default)]
+struct Listener(Mutex<Vec<Arc<Snapshot>>>);
+
+impl Inspect for Listener {
+    fn tunnels(&self, _: Vec<(usize, String)>) -> Tunnels {
+        Box::pin(std::future::ready(Vec::new()))
+    }
+
+    fn admit(&self, snapshot: Arc<Snapshot>) -> Ended {
+        self.0.lock().unwrap().push(snapshot);
+        Box::pin(std::future::ready(1))
+    }
+
+    fn shards(&self) -> Vec<ShardStatus> {
+        Vec::new()
+    }
+}
+
+fn keeper(config: &Config) -> (Keeper, Arc<Listener>) {
+    let listener = Arc::<Listener>::default();
+    let inspect = Arc::clone(&listener) as Arc<dyn Inspect>;
+    (
+        Keeper::new(config, Snapshot::of(config), inspect).0,
+        listener,
+    )
+}
+
+/// Writes a file as an editor does: beside it, and then in its place.
+fn replace(path: &Path, text: &str) {
+    let beside = path.with_extension("new");
+    fs::write(&beside, text).unwrap();
+    fs::rename(beside, path).unwrap();
+}
+
+fn tokens(names: &[&str]) -> String {
+    let entry = |name: &&str| {
+        let hash = TokenHash::of(name);
+        format!("[[token]]\nsub = \"{name}\"\nhash = \"{hash}\"\n")
+    };
+    names.iter().map(entry).collect()
+}
+
+#[tokio::test]
+async fn a_changed_file_is_read_once_it_stands_still_and_a_broken_one_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tokens.toml");
+    replace(&path, &tokens(&["one"]));
+    let config = Config {
+        auth: Auth::Tokens(TokensAuth {
+            table: read_tokens(&path).unwrap(),
+            file: Some(path.clone()),
+        }),
+        ..Config::default()
+    };
+    let (mut keeper, listener) = keeper(&config);
+    let heard = || listener.0.lock().unwrap().clone();
+    let knows = |name: &str| match &heard().last().unwrap().mode {
+        Mode::Tokens(table) => table.find(&TokenHash::of(name)).is_some(),
+        other => panic!("{other:?}"),
+    };
+    // What it says is what the relay started with.
+    keeper.look(false).await;
+    keeper.look(false).await;
+    assert_eq!(heard().len(), 0);
+
+    replace(&path, &tokens(&["one", "two"]));
+    keeper.look(false).await;
+    assert_eq!(heard().len(), 0, "it may still be written");
+    keeper.look(false).await;
+    assert_eq!(heard().len(), 1);
+    assert!(knows("one") && knows("two"));
+
+    for broken in ["[[token]]", "nonsense", &tokens(&["one", "one"])] {
+        replace(&path, broken);
+        keeper.look(true).await;
+    }
+    fs::remove_file(&path).unwrap();
+    keeper.look(true).await;
+    assert_eq!(heard().len(), 1);
+
+    replace(&path, &tokens(&["two"]));
+    keeper.look(true).await;
+    assert_eq!(heard().len(), 2);
+    assert!(!knows("one") && knows("two"));
+}
+
+#[tokio::test]
+async fn a_new_set_of_keys_joins_those_that_never_change() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("keys.json");
+    let set = |letter: char| {
+        let secret = letter.to_string().repeat(43);
+        format!(r#"{{"keys":[{{"kty":"oct","kid":"{letter}","k":"{secret}"}}]}}"#)
+    };
+    replace(&path, &set('A'));
+    let config = Config {
+        auth: Auth::Jwt(JwtAuth {
+            keys: Key::hs256(&[7; 32]).unwrap().into(),
+            jwks: Some(JwksSource::File {
+                keys: read_jwks(&path).unwrap(),
+                path: path.clone(),
+            }),
+            ..JwtAuth::default()
+        }),
+        ..Config::default()
+    };
+    let (mut keeper, listener) = keeper(&config);
+    keeper.look(true).await;
+    assert!(listener.0.lock().unwrap().is_empty());
+    replace(&path, &set('Q'));
+    keeper.look(true).await;
+    let latest = listener.0.lock().unwrap().last().cloned().unwrap();
+    let Mode::Jwt(signed) = &latest.mode else {
+        panic!("{latest:?}")
+    };
+    assert_eq!(signed.keys.len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn revocations_and_the_denylist_add_up_and_the_former_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("denied.toml");
+    replace(&path, "sub = [\"eve\"]");
+    let config = Config {
+        denylist: read_denylist(&path).unwrap(),
+        denylist_file: Some(path.clone()),
+        ..Config::default()
+    };
+    let (mut keeper, listener) = keeper(&config);
+    let latest = || listener.0.lock().unwrap().last().cloned().unwrap();
+    let ada = Denied::Subject("ada".to_owned());
+    assert_eq!(keeper.revoke(ada.clone()).await, Ok(1));
+    assert!(latest().denied.names(None, Some("eve"), None));
+    assert!(latest().denied.names(None, Some("ada"), None));
+
+    replace(&path, "jti = [\"9\"]");
+    keeper.look(true).await;
+    assert!(!latest().denied.names(None, Some("eve"), None));
+    assert!(latest().denied.names(Some("9"), None, None));
+    assert!(latest().denied.names(None, Some("ada"), None));
+
+    time::advance(REVOKED_KEPT - Duration::from_secs(1)).await;
+    keeper.look(true).await;
+    assert!(latest().denied.names(None, Some("ada"), None));
+    // Once more is for another day.
+    keeper.revoke(ada).await.unwrap();
+    time::advance(Duration::from_secs(2)).await;
+    keeper.look(true).await;
+    assert!(latest().denied.names(None, Some("ada"), None));
+    time::advance(REVOKED_KEPT).await;
+    keeper.look(true).await;
+    assert!(!latest().denied.names(None, Some("ada"), None));
+}
+
+#[tokio::test]
+async fn more_revocations_than_fit_are_refused_and_none_is_forgotten() {
+    let (mut keeper, listener) = keeper(&Config::default());
+    let number = |it: usize| Denied::Number(it.to_string());
+    for it in 0..10_000 {
+        keeper.revoked.add(number(it), Instant::now()).unwrap();
+    }
+    assert_eq!(keeper.revoke(number(10_000)).await, Err(RevokeError::Full));
+    assert!(listener.0.lock().unwrap().is_empty());
+    assert_eq!(keeper.revoke(number(0)).await, Ok(1));
+    let latest = listener.0.lock().unwrap().last().cloned().unwrap();
+    assert_eq!(latest.denied.len(), 10_000);
+}

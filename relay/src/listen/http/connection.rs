@@ -1,0 +1,168 @@
+//! A caller's connection, as hyper serves it: one request at a time over HTTP/1.1, or several over
+//! HTTP/2.
+
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use hyper::rt::{Executor, Read, Write};
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+
+use super::caller::{Caller, State};
+use super::deadline::Watchdog;
+use super::forward::Front;
+use super::{Ended, Gateway, HTTP_BUFFER_BYTES_MAX, Settings};
+
+/// Streams that one connection of HTTP/2 may have at a time.
+const STREAMS_MAX: u32 = 128;
+
+/// What a caller may send on one stream, and on all of a connection, before its targets take it.
+const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
+const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
+
+/// Bytes of one stream's answer that wait for the caller to take them.
+const SEND_BUFFER_BYTES: usize = 64 * 1024;
+
+/// Bytes of all names and values in a head, with 32 for each (RFC 9113, section 6.5.2).
+const HEAD_BYTES_MAX: u32 = 64 * 1024;
+
+/// What a connection's turns have in common.
+pub(super) struct Turns<'a, G: Gateway> {
+    pub(super) state: &'a Rc<State>,
+    pub(super) gateway: &'a G,
+    pub(super) settings: &'a Rc<Settings>,
+}
+
+impl<G: Gateway> Turns<'_, G> {
+    /// Polls until there is an outcome, or the caller's time is over.
+    pub(super) async fn until<T>(
+        &self,
+        mut poll: impl FnMut(&mut Context<'_>) -> Poll<Result<T, Ended>>,
+    ) -> Result<T, Ended> {
+        let mut watchdog = Watchdog::new();
+        poll_fn(|cx| {
+            if let Poll::Ready(outcome) = poll(cx) {
+                return Poll::Ready(outcome);
+            }
+            watchdog
+                .poll(cx, self.state, self.settings, self.gateway)
+                .map(Err)
+        })
+        .await
+    }
+
+    /// Drives a connection to its end; one that is idle for too long is told before it is closed.
+    /// `shut` asks it to end after what it is at, and `is_gone`
+    /// says that its caller has left where hyper does not look.
+    async fn drive<C>(
+        &self,
+        connection: C,
+        shut: impl Fn(Pin<&mut C>),
+        mut is_gone: impl FnMut(&mut Context<'_>) -> bool,
+        mut begin_turn: impl FnMut(),
+    ) -> Ended
+    where
+        C: Future<Output = Result<(), hyper::Error>>,
+    {
+        let mut connection = pin!(connection);
+        let mut watchdog = Watchdog::new();
+        let mut draining = false;
+        poll_fn(|cx| {
+            self.state.driven_by(cx.waker());
+            begin_turn();
+            let mut overdue = None;
+            loop {
+                let is_idle = overdue == Some(Ended::IdleTimeout);
+                if !draining && (self.gateway.is_draining() || is_idle) {
+                    draining = true;
+                    shut(connection.as_mut());
+                } else if let Some(ended) = overdue {
+                    return Poll::Ready(ended);
+                }
+                if let Poll::Ready(result) = connection.as_mut().poll(cx) {
+                    return Poll::Ready(overdue.unwrap_or_else(|| self.state.ended(result)));
+                }
+                if is_gone(cx) {
+                    return Poll::Ready(Ended::CallerGone);
+                }
+                let Self {
+                    state,
+                    settings,
+                    gateway,
+                } = self;
+                overdue = Some(ready!(watchdog.poll(cx, state, settings, *gateway)));
+                state.extend();
+            }
+        })
+        .await
+    }
+}
+
+/// Serves requests one after the other.
+pub(super) async fn serve_http1<IO, G>(
+    caller: &Caller<IO>,
+    front: Front<G>,
+    turns: &Turns<'_, G>,
+) -> Ended
+where
+    IO: Read + Write + Unpin + 'static,
+    G: Gateway,
+{
+    let front = Rc::new(front);
+    let service = service_fn(|request| {
+        let (front, state) = (Rc::clone(&front), Rc::clone(turns.state));
+        async move { Ok::<_, Infallible>(front.answer(request, state).await) }
+    });
+    let connection = http1::Builder::new()
+        .auto_date_header(false)
+        .header_read_timeout(None)
+        .max_buf_size(HTTP_BUFFER_BYTES_MAX)
+        .serve_connection(caller.clone(), service);
+    let shut = http1::Connection::graceful_shutdown;
+    let is_gone = |cx: &mut Context<'_>| caller.poll_gone(cx);
+    turns
+        .drive(connection, shut, is_gone, || caller.begin_turn())
+        .await
+}
+
+/// Serves several requests at once.
+pub(super) async fn serve_http2<IO, G>(
+    caller: &Caller<IO>,
+    front: Front<G>,
+    turns: &Turns<'_, G>,
+) -> Ended
+where
+    IO: Read + Write + Unpin + 'static,
+    G: Gateway,
+{
+    let front = Rc::new(front);
+    let service = service_fn(|request| {
+        let front = Rc::clone(&front);
+        let state = Rc::new(State::of_stream(turns.state));
+        async move { Ok::<_, Infallible>(front.answer(request, state).await) }
+    });
+    let connection = http2::Builder::new(Tasks(turns.gateway.clone()))
+        .auto_date_header(false)
+        .max_concurrent_streams(STREAMS_MAX)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_send_buf_size(SEND_BUFFER_BYTES)
+        .max_header_list_size(HEAD_BYTES_MAX)
+        .serve_connection(caller.clone(), service);
+    turns.state.begin_http2();
+    let shut = http2::Connection::graceful_shutdown;
+    turns.drive(connection, shut, |_| false, || {}).await
+}
+
+/// Runs a connection's streams as tasks of the shard; each ends with its connection.
+#[derive(Clone)]
+struct Tasks<G>(G);
+
+impl<G: Gateway, F: Future<Output = ()> + 'static> Executor<F> for Tasks<G> {
+    fn execute(&self, task: F) {
+        self.0.spawn(task);
+    }
+}

@@ -1,0 +1,226 @@
+//! Who asked, as the target is told: `X-Forwarded-*` and `Forwarded` (RFC 7239).
+//!
+//! What a caller says of itself there is believed only of proxies that the operator trusts.
+
+use std::net::{IpAddr, SocketAddr};
+
+use http::header::{FORWARDED, HeaderName};
+use http::{HeaderMap, HeaderValue};
+use ipnet::IpNet;
+
+const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+
+/// What proxies write about a caller, in the spellings that servers read.
+const CLAIMS: [HeaderName; 8] = [
+    FOR,
+    PROTO,
+    HOST,
+    FORWARDED,
+    HeaderName::from_static("x-forwarded-port"),
+    HeaderName::from_static("x-forwarded-prefix"),
+    HeaderName::from_static("x-forwarded-server"),
+    HeaderName::from_static("x-real-ip"),
+];
+
+/// Most addresses of a chain of proxies that are read.
+const CHAIN_MAX: usize = 32;
+
+/// The caller of one request, as far as is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Client {
+    /// The first address, from here, that is none of a trusted proxy.
+    pub(super) address: IpAddr,
+    /// Whether it came by TLS, to the relay or to a trusted proxy in front of it.
+    pub(super) https: bool,
+    is_trusted: bool,
+}
+
+impl Client {
+    /// Reads who asked, when the connection came from `peer`.
+    pub(super) fn of(
+        headers: &HeaderMap,
+        peer: SocketAddr,
+        https: bool,
+        trusted_proxies: &[IpNet],
+    ) -> Self {
+        let is_trusted = |address: &IpAddr| trusted_proxies.iter().any(|net| net.contains(address));
+        let mut address = peer.ip().to_canonical();
+        if !is_trusted(&address) {
+            return Self {
+                address,
+                https,
+                is_trusted: false,
+            };
+        }
+        let chain = headers.get_all(FOR).iter().rev().flat_map(|value| {
+            let texts = value.to_str().unwrap_or_default().rsplit(',');
+            texts.map(|text| address_in(text.trim()))
+        });
+        for hop in chain.take(CHAIN_MAX) {
+            let Some(hop) = hop else { break };
+            address = hop;
+            if !is_trusted(&address) {
+                break;
+            }
+        }
+        let proto = headers.get(PROTO).map(HeaderValue::as_bytes);
+        Self {
+            address,
+            https: proto.map_or(https, |proto| proto.eq_ignore_ascii_case(b"https")),
+            is_trusted: true,
+        }
+    }
+
+    /// Tells the target who asked `host`, by the connection from `peer`.
+    pub(super) fn tell(&self, headers: &mut HeaderMap, peer: SocketAddr, host: Option<&[u8]>) {
+        if !self.is_trusted {
+            for name in CLAIMS {
+                headers.remove(name);
+            }
+        }
+        let peer = peer.ip().to_canonical();
+        let proto = if self.https { "https" } else { "http" };
+        let host = host.and_then(|host| str::from_utf8(host).ok());
+        extend(headers, FOR, &peer.to_string());
+        headers
+            .entry(PROTO)
+            .or_insert(HeaderValue::from_static(proto));
+        if let Some(value) = host.and_then(|host| HeaderValue::from_str(host).ok()) {
+            headers.entry(HOST).or_insert(value);
+        }
+        let node = match peer {
+            IpAddr::V4(ip) => ip.to_string(),
+            IpAddr::V6(ip) => format!("\"[{ip}]\""),
+        };
+        let mut element = format!("for={node};proto={proto}");
+        if let Some(host) = host.filter(|host| !host.contains(['"', '\\'])) {
+            element.push_str(&format!(";host=\"{host}\""));
+        }
+        extend(headers, FORWARDED, &element);
+    }
+}
+
+/// Puts a member behind those of a list field, and makes one line of it.
+fn extend(headers: &mut HeaderMap, name: HeaderName, member: &str) {
+    let mut list = Vec::new();
+    for value in headers.get_all(&name) {
+        list.extend_from_slice(value.as_bytes());
+        list.extend_from_slice(b", ");
+    }
+    list.extend_from_slice(member.as_bytes());
+    // Parts of values, and an address or a host that was one.
+    if let Ok(value) = HeaderValue::from_bytes(&list) {
+        headers.insert(name, value);
+    }
+}
+
+/// An address, perhaps with a port, as proxies write it.
+fn address_in(text: &str) -> Option<IpAddr> {
+    let bare = text
+        .strip_prefix('[')
+        .and_then(|rest| rest.split_once(']'))
+        .map(|(address, _)| address);
+    bare.unwrap_or(text)
+        .parse()
+        .ok()
+        .or_else(|| text.parse().ok().map(|it: SocketAddr| it.ip()))
+        .map(|ip: IpAddr| ip.to_canonical())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PEER: &str = "192.0.2.7:40000";
+
+    fn told(lines: &[(&'static str, &str)], trusted: &[&str]) -> (Client, HeaderMap) {
+        let mut headers = HeaderMap::new();
+        for (name, value) in lines {
+            headers.append(*name, value.parse().unwrap());
+        }
+        let trusted: Vec<_> = trusted.iter().map(|net| net.parse().unwrap()).collect();
+        let peer = PEER.parse().unwrap();
+        let client = Client::of(&headers, peer, false, &trusted);
+        client.tell(&mut headers, peer, Some(b"relay.example:9080"));
+        (client, headers)
+    }
+
+    #[test]
+    fn a_target_hears_who_asked_for_which_host() {
+        let (client, headers) = told(&[], &[]);
+        assert_eq!(client.address, "192.0.2.7".parse::<IpAddr>().unwrap());
+        assert_eq!(headers["x-forwarded-for"], "192.0.2.7");
+        assert_eq!(headers["x-forwarded-proto"], "http");
+        assert_eq!(headers["x-forwarded-host"], "relay.example:9080");
+        let forwarded = "for=192.0.2.7;proto=http;host=\"relay.example:9080\"";
+        assert_eq!(headers["forwarded"], forwarded);
+    }
+
+    #[test]
+    fn what_a_caller_says_of_itself_is_not_believed() {
+        let spoofed = &[
+            ("x-forwarded-for", "10.0.0.1"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-host", "evil.example"),
+            ("forwarded", "for=10.0.0.1"),
+            ("x-real-ip", "10.0.0.1"),
+            ("x-forwarded-prefix", "/evil"),
+            ("x-forwarded-port", "1"),
+        ];
+        let (client, headers) = told(spoofed, &["10.0.0.0/8"]);
+        assert_eq!(client.address, "192.0.2.7".parse::<IpAddr>().unwrap());
+        assert!(!client.https);
+        let text = format!("{headers:?}");
+        assert!(
+            !text.contains("10.0.0.1") && !text.contains("evil"),
+            "{text}"
+        );
+        assert_eq!(headers.len(), 4, "{text}");
+    }
+
+    #[test]
+    fn a_trusted_proxys_word_is_kept_and_added_to() {
+        let lines = &[
+            ("x-forwarded-for", "203.0.113.9, 198.51.100.1"),
+            ("x-forwarded-for", "10.1.2.3"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-host", "public.example"),
+        ];
+        let (client, headers) = told(lines, &["192.0.2.0/24", "10.0.0.0/8"]);
+        // The address in front of it is what a stranger said.
+        assert_eq!(client.address, "198.51.100.1".parse::<IpAddr>().unwrap());
+        assert!(client.https);
+        let chain = "203.0.113.9, 198.51.100.1, 10.1.2.3, 192.0.2.7";
+        assert_eq!(headers["x-forwarded-for"], chain);
+        assert_eq!(headers.get_all("x-forwarded-for").iter().count(), 1);
+        assert_eq!(headers["x-forwarded-host"], "public.example");
+        assert_eq!(headers["x-forwarded-proto"], "https");
+    }
+
+    #[test]
+    fn addresses_are_read_as_proxies_write_them() {
+        for (text, address) in [
+            ("192.0.2.1", Some("192.0.2.1")),
+            ("192.0.2.1:80", Some("192.0.2.1")),
+            ("2001:db8::1", Some("2001:db8::1")),
+            ("[2001:db8::1]:80", Some("2001:db8::1")),
+            ("::ffff:192.0.2.1", Some("192.0.2.1")),
+            ("unknown", None),
+            ("", None),
+        ] {
+            let expected = address.map(|it| it.parse::<IpAddr>().unwrap());
+            assert_eq!(address_in(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn an_unreadable_chain_ends_at_what_was_read() {
+        let (client, _) = told(
+            &[("x-forwarded-for", "203.0.113.9, garbage, 10.1.1.1")],
+            &["192.0.2.0/24", "10.0.0.0/8"],
+        );
+        assert_eq!(client.address, "10.1.1.1".parse::<IpAddr>().unwrap());
+    }
+}

@@ -1,0 +1,267 @@
+//! Callers that speak HTTP/2: several requests at once on one connection.
+
+use http::{Request, Response, Version};
+use http_body_util::{BodyExt, Channel, Empty, combinators::UnsyncBoxBody};
+use hyper::body::Incoming;
+use hyper::client::conn::http2::{SendRequest, handshake};
+use hyper::rt::Executor;
+
+use super::*;
+
+type Body = UnsyncBoxBody<bytes::Bytes, std::convert::Infallible>;
+
+#[derive(Clone)]
+struct Local;
+
+impl<F: Future<Output = ()> + 'static> Executor<F> for Local {
+    fn execute(&self, task: F) {
+        tokio::task::spawn_local(task);
+    }
+}
+
+/// A caller, and how its connection will have ended.
+async fn connect(relay: &Relay) -> (SendRequest<Body>, JoinHandle<Ended>) {
+    let (mut peer, ended) = relay.connect();
+    let io = TokioIo::new(peer.io.take().unwrap());
+    let (sender, connection) = handshake(Local, io).await.unwrap();
+    tokio::task::spawn_local(async {
+        // Its end is seen at the relay's side.
+        let _ = connection.await;
+    });
+    (sender, ended)
+}
+
+fn request(method: &str, uri: &str, body: Body) -> Request<Body> {
+    let request = Request::builder().method(method).uri(uri);
+    request.version(Version::HTTP_2).body(body).unwrap()
+}
+
+fn get(uri: &str) -> Request<Body> {
+    request("GET", uri, Empty::new().boxed_unsync())
+}
+
+const MAYA: &str = "http://relay.example/w/maya/mcp";
+const COMFY: &str = "http://relay.example/w/comfy/mcp";
+
+async fn text(response: Response<Incoming>) -> String {
+    let bytes = response.into_body().collect().await.unwrap().to_bytes();
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+#[test]
+fn requests_of_one_connection_do_not_wait_for_one_another() {
+    run(async {
+        let mut relay = Relay::new();
+        let (mut sender, _) = connect(&relay).await;
+        let slow = tokio::task::spawn_local(sender.send_request(get(MAYA)));
+        let mut maya = relay.target().await;
+        assert!(
+            maya.head()
+                .await
+                .starts_with("GET /mcp HTTP/1.1\r\nhost: 127.0.0.1:8765\r\n")
+        );
+        let fast = tokio::task::spawn_local(sender.send_request(get(COMFY)));
+        let mut comfy = relay.target().await;
+        comfy.head().await;
+        comfy.send(OK).await;
+        assert_eq!(text(fast.await.unwrap().unwrap()).await, "ok");
+        maya.send(OK).await;
+        assert_eq!(text(slow.await.unwrap().unwrap()).await, "ok");
+        // Both connections are kept for the next requests.
+        let next = tokio::task::spawn_local(sender.send_request(get(MAYA)));
+        maya.head().await;
+        maya.send(OK).await;
+        next.await.unwrap().unwrap();
+        assert!(!relay.has_opened());
+    });
+}
+
+#[test]
+fn a_request_that_the_caller_gives_up_is_given_up_at_the_target_and_no_other() {
+    run(async {
+        let mut relay = Relay::new();
+        let (mut sender, _) = connect(&relay).await;
+        let given_up = tokio::task::spawn_local(sender.send_request(get(MAYA)));
+        let mut maya = relay.target().await;
+        maya.head().await;
+        let other = tokio::task::spawn_local(sender.send_request(get(COMFY)));
+        let mut comfy = relay.target().await;
+        comfy.head().await;
+        given_up.abort();
+        assert!(maya.is_reset().await);
+        comfy.send(OK).await;
+        assert_eq!(text(other.await.unwrap().unwrap()).await, "ok");
+    });
+}
+
+#[test]
+fn a_caller_that_goes_takes_all_its_requests_along() {
+    run(async {
+        let mut relay = Relay::new();
+        let (mut peer, ended) = relay.connect();
+        let (near, mut far) = tokio::io::duplex(SOCKET_BYTES);
+        let wire = tokio::task::spawn_local(async move {
+            tokio::io::copy_bidirectional(peer.io(), &mut far).await
+        });
+        let (mut sender, connection) = handshake(Local, TokioIo::new(near)).await.unwrap();
+        tokio::task::spawn_local(connection);
+        let mut targets = Vec::new();
+        for uri in [MAYA, COMFY] {
+            tokio::task::spawn_local(sender.send_request(get(uri)));
+            let mut target = relay.target().await;
+            target.head().await;
+            targets.push(target);
+        }
+        wire.abort();
+        for mut target in targets {
+            assert!(target.is_reset().await);
+        }
+        ended.await.unwrap();
+    });
+}
+
+#[test]
+fn events_leave_at_once_and_bodies_stream_both_ways() {
+    run(async {
+        let mut relay = Relay::new();
+        let (mut sender, _) = connect(&relay).await;
+        let (mut upload, body) = Channel::new(1);
+        let answer = sender.send_request(request("POST", MAYA, body.boxed_unsync()));
+        let answer = tokio::task::spawn_local(answer);
+        let mut target = relay.target().await;
+        assert!(
+            target
+                .head()
+                .await
+                .contains("\r\ntransfer-encoding: chunked\r\n")
+        );
+        upload.send_data("one".into()).await.unwrap();
+        target.expect("3\r\none\r\n").await;
+        let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\
+                    transfer-encoding: chunked\r\n\r\n";
+        target.send(head).await;
+        let mut body = answer.await.unwrap().unwrap().into_body();
+        for event in ["data: 1\n\n", "data: 2\n\n"] {
+            target
+                .send(format!("{:x}\r\n{event}\r\n", event.len()))
+                .await;
+            let frame = body.frame().await.unwrap().unwrap();
+            assert_eq!(frame.into_data().unwrap(), event);
+        }
+        upload.send_data("two".into()).await.unwrap();
+        target.expect("3\r\ntwo\r\n").await;
+        drop(upload);
+        target.expect("0\r\n\r\n").await;
+        let comment = body.frame().await.unwrap().unwrap();
+        assert_eq!(comment.into_data().unwrap(), ":\n\n");
+        target.send("0\r\n\r\n").await;
+        let last = body.frame().await.map(|frame| frame.unwrap().into_data());
+        let is_end = last
+            .as_ref()
+            .is_none_or(|it| it.as_ref().is_ok_and(|data| data.is_empty()));
+        assert!(is_end, "{last:?}");
+    });
+}
+
+#[test]
+fn an_answer_that_breaks_off_is_reset_behind_all_that_came() {
+    run(async {
+        let mut relay = Relay::new();
+        let (mut sender, _) = connect(&relay).await;
+        let answer = tokio::task::spawn_local(sender.send_request(get(MAYA)));
+        let mut target = relay.target().await;
+        target.head().await;
+        target
+            .send("HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\npart")
+            .await;
+        target.close();
+        let mut body = answer.await.unwrap().unwrap().into_body();
+        let part = body.frame().await.unwrap().unwrap().into_data().unwrap();
+        assert_eq!(part, "part");
+        assert!(body.frame().await.unwrap().is_err());
+        // The connection goes on.
+        let next = tokio::task::spawn_local(sender.send_request(get(COMFY)));
+        let mut comfy = relay.target().await;
+        comfy.head().await;
+        comfy.send(OK).await;
+        next.await.unwrap().unwrap();
+    });
+}
+
+#[test]
+fn a_caller_that_names_two_hosts_is_refused() {
+    run(async {
+        let mut relay = Relay::new();
+        let (mut sender, _) = connect(&relay).await;
+        let mut two = get(MAYA);
+        two.headers_mut()
+            .insert("host", "other.example".parse().unwrap());
+        let answer = sender.send_request(two).await.unwrap();
+        assert_eq!(answer.status(), 400);
+        assert!(!relay.has_opened());
+        assert!(text(answer).await.contains("bad_request"));
+    });
+}
+
+#[test]
+fn an_idle_connection_is_told_to_end_and_a_quiet_answer_lives_on() {
+    run(async {
+        let mut relay = Relay::new();
+        let (mut sender, ended) = connect(&relay).await;
+        let answer = tokio::task::spawn_local(sender.send_request(get(MAYA)));
+        let mut target = relay.target().await;
+        target.head().await;
+        seconds(3600).await;
+        target.send(OK).await;
+        assert_eq!(text(answer.await.unwrap().unwrap()).await, "ok");
+        seconds(119).await;
+        assert!(sender.is_ready(), "it was closed before its time");
+        assert_eq!(ended.await.unwrap(), Ended::Closed);
+        assert!(sender.send_request(get(MAYA)).await.is_err());
+    });
+}
+
+#[test]
+fn a_relay_that_drains_finishes_what_runs() {
+    run(async {
+        let mut relay = Relay::new();
+        let (mut sender, ended) = connect(&relay).await;
+        let answer = tokio::task::spawn_local(sender.send_request(get(MAYA)));
+        let mut target = relay.target().await;
+        target.head().await;
+        relay.shard.0.draining.set(true);
+        target.send(OK).await;
+        assert_eq!(text(answer.await.unwrap().unwrap()).await, "ok");
+        assert_eq!(ended.await.unwrap(), Ended::Closed);
+    });
+}
+
+#[test]
+fn what_only_begins_like_http_2_is_no_http() {
+    run(async {
+        for begin in [
+            "PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n",
+            "PRI * HTTP/1.1\r\n\r\n",
+            "P",
+        ] {
+            let relay = Relay::new();
+            let (mut caller, ended) = relay.connect();
+            caller.send(begin).await;
+            caller.finish().await;
+            caller.rest().await;
+            assert_ne!(ended.await.unwrap(), Ended::Closed, "{begin:?}");
+        }
+    });
+}
+
+#[test]
+fn a_preface_that_does_not_come_to_its_end_has_the_time_of_a_head() {
+    run(async {
+        let relay = Relay::new();
+        let (mut caller, ended) = relay.connect();
+        caller.send("PRI * HTT").await;
+        let began = tokio::time::Instant::now();
+        assert_eq!(ended.await.unwrap(), Ended::HeadTimeout);
+        assert_eq!(began.elapsed().as_secs(), 10);
+    });
+}

@@ -1,0 +1,174 @@
+//! The far ends of connections, played by the tests.
+
+use std::cell::Cell;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use hyper::rt::{Read, ReadBufCursor, Write};
+use tieline_wire::Reason;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream};
+
+use crate::session::SessionEnded;
+
+/// How the two ends of a session end it.
+#[derive(Default)]
+pub(super) struct Fate {
+    /// Why the target's side reset it.
+    pub(super) reset: Cell<Option<Reason>>,
+    /// Whether the relay's side reset it, once it is gone.
+    pub(super) relay_reset: Cell<Option<bool>>,
+    pub(super) is_shut: Cell<bool>,
+}
+
+/// The relay's end of a session.
+pub(super) struct Session {
+    pub(super) io: DuplexStream,
+    pub(super) fate: Rc<Fate>,
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.fate.relay_reset.set(Some(!self.fate.is_shut.get()));
+    }
+}
+
+impl Read for Session {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        mut buf: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        let mut bytes = [0; 8192];
+        let room = buf.remaining().min(bytes.len());
+        let mut read = tokio::io::ReadBuf::new(&mut bytes[..room]);
+        std::task::ready!(Pin::new(&mut self.io).poll_read(cx, &mut read))?;
+        match self.fate.reset.get() {
+            Some(reason) if read.filled().is_empty() => {
+                Poll::Ready(Err(SessionEnded(reason).into()))
+            }
+            _ => {
+                buf.put_slice(read.filled());
+                Poll::Ready(Ok(()))
+            }
+        }
+    }
+}
+
+impl Write for Session {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.fate.is_shut.set(true);
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+/// The far end of a connection: a caller's, or a target's.
+pub(super) struct Peer {
+    pub(super) io: Option<DuplexStream>,
+    pub(super) fate: Rc<Fate>,
+}
+
+impl Peer {
+    pub(super) fn io(&mut self) -> &mut DuplexStream {
+        self.io.as_mut().unwrap()
+    }
+
+    pub(super) async fn send(&mut self, text: impl AsRef<[u8]>) {
+        self.io().write_all(text.as_ref()).await.unwrap();
+    }
+
+    /// Reads up to and with `end`.
+    pub(super) async fn until(&mut self, end: &str) -> String {
+        let mut bytes = Vec::new();
+        while !bytes.ends_with(end.as_bytes()) {
+            match self.io().read_u8().await {
+                Ok(byte) => bytes.push(byte),
+                Err(_) => panic!("closed after {:?}", String::from_utf8_lossy(&bytes)),
+            }
+        }
+        String::from_utf8(bytes).unwrap()
+    }
+
+    /// The next head, without what the relay says in it about the caller.
+    pub(super) async fn head(&mut self) -> String {
+        without_forwarded(&self.whole_head().await)
+    }
+
+    pub(super) async fn whole_head(&mut self) -> String {
+        self.until("\r\n\r\n").await
+    }
+
+    /// Reads exactly this.
+    pub(super) async fn expect(&mut self, text: impl AsRef<[u8]>) {
+        let expected = text.as_ref();
+        let mut bytes = vec![0; expected.len()];
+        self.io().read_exact(&mut bytes).await.unwrap();
+        let (read, expected) = (
+            String::from_utf8_lossy(&bytes),
+            String::from_utf8_lossy(expected),
+        );
+        assert_eq!(read, expected);
+    }
+
+    /// Reads until the end.
+    pub(super) async fn rest(&mut self) -> String {
+        let mut bytes = Vec::new();
+        self.io().read_to_end(&mut bytes).await.unwrap();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    pub(super) async fn finish(&mut self) {
+        self.io().shutdown().await.unwrap();
+    }
+
+    pub(super) fn close(&mut self) {
+        self.io = None;
+    }
+
+    pub(super) fn reset(&mut self, reason: Reason) {
+        self.fate.reset.set(Some(reason));
+        self.close();
+    }
+
+    /// Waits until the relay has ended the session; true if by a reset.
+    pub(super) async fn is_reset(&mut self) -> bool {
+        self.rest().await;
+        // The stream is dropped in the same turn in which its end is seen, or in the next.
+        tokio::task::yield_now().await;
+        self.fate.relay_reset.get().unwrap()
+    }
+
+    /// Writes until nothing more is taken; tells how much was.
+    pub(super) async fn flood(&mut self) -> usize {
+        let chunk = [b'x'; 1024];
+        let mut taken = 0;
+        while let Ok(written) =
+            tokio::time::timeout(Duration::from_secs(1), self.io().write(&chunk)).await
+        {
+            taken += written.unwrap();
+        }
+        taken
+    }
+}
+
+pub(super) fn without_forwarded(text: &str) -> String {
+    let is_forwarded =
+        |line: &&str| line.starts_with("x-forwarded-") || line.starts_with("forwarded:");
+    text.split_inclusive("\r\n")
+        .filter(|line| !is_forwarded(line))
+        .collect()
+}

@@ -1,0 +1,188 @@
+//! The ways to name a tunnel, and what of its target they lead to.
+
+use super::*;
+
+fn get(path: &str, host: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n")
+}
+
+/// Status and error word of the relay's own answer.
+async fn refused(relay: &Relay, request: &str) -> (u16, String) {
+    let mut caller = relay.caller();
+    caller.send(request).await;
+    let head = caller.head().await;
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    let body: serde_json::Value = serde_json::from_str(&caller.until("}").await).unwrap();
+    (status, body["error"].as_str().unwrap().to_owned())
+}
+
+/// The request line that the target sees.
+async fn asked(relay: &mut Relay, request: &str) -> String {
+    let mut caller = relay.caller();
+    caller.send(request).await;
+    let mut target = relay.target().await;
+    let head = target.head().await;
+    target.send(OK).await;
+    caller.expect(OK).await;
+    head.lines().next().unwrap().to_owned()
+}
+
+#[test]
+fn every_way_to_a_tunnel_leads_to_the_same_path() {
+    run(async {
+        let mut relay = Relay::new();
+        relay.settings().domain = Some("relay.example".to_owned());
+        for (path, host) in [
+            ("/w/maya/mcp?x", "relay.example"),
+            ("/tunnel/maya/mcp?x", "relay.example:9080"),
+            ("/dcc/maya/maya/mcp?x", "127.0.0.1"),
+            ("/mcp?x", "maya.relay.example"),
+            ("/mcp?x", "MAYA.relay.example.:80"),
+            ("http://maya.relay.example/mcp?x", "relay.example"),
+        ] {
+            let line = asked(&mut relay, &get(path, host)).await;
+            assert_eq!(line, "GET /mcp?x HTTP/1.1", "{path} at {host}");
+        }
+        let metadata = "/.well-known/oauth-protected-resource";
+        for (path, host) in [
+            (format!("{metadata}/w/maya/mcp"), "relay.example"),
+            (format!("{metadata}/mcp"), "maya.relay.example"),
+            (format!("/w/maya{metadata}/mcp"), "relay.example"),
+        ] {
+            let line = asked(&mut relay, &get(&path, host)).await;
+            assert_eq!(
+                line,
+                format!("GET {metadata}/mcp HTTP/1.1"),
+                "{path} at {host}"
+            );
+        }
+    });
+}
+
+#[test]
+fn a_foreign_host_is_misdirected_and_not_routed_by_its_first_label() {
+    run(async {
+        let mut relay = Relay::new();
+        relay.settings().domain = Some("relay.example".to_owned());
+        for (path, host) in [
+            ("/mcp", "maya.evil.example"),
+            ("/w/maya/mcp", "evil.example"),
+            ("/mcp", "a.maya.relay.example"),
+            ("http://maya.evil.example/mcp", "maya.relay.example"),
+        ] {
+            let answer = refused(&relay, &get(path, host)).await;
+            assert_eq!(answer, (421, "misdirected".to_owned()), "{path} at {host}");
+        }
+        assert!(!relay.has_opened());
+    });
+}
+
+#[test]
+fn a_kind_is_no_way_to_a_tunnel_of_another_one() {
+    run(async {
+        let relay = Relay::new();
+        let answer = refused(&relay, &get("/dcc/maya/comfy/mcp", "r")).await;
+        assert_eq!(answer, (404, "not_found".to_owned()));
+    });
+}
+
+#[test]
+fn what_lies_outside_the_exposed_path_reaches_no_target() {
+    run(async {
+        let mut relay = Relay::new();
+        "/mcp".clone_into(&mut relay.shard.0.base_path.borrow_mut());
+        for path in [
+            "/w/maya",
+            "/w/maya/",
+            "/w/maya/admin",
+            "/w/maya/mcpx",
+            "/w/maya/mcp/../admin",
+            "/w/maya/mcp/%2e%2e/admin",
+            "/.well-known/oauth-protected-resource/w/maya/admin",
+        ] {
+            let answer = refused(&relay, &get(path, "r")).await;
+            assert_eq!(answer, (404, "not_exposed".to_owned()), "{path}");
+        }
+        assert!(!relay.has_opened());
+        for path in ["/w/maya/mcp", "/w/maya/mcp/x?y=../z"] {
+            asked(&mut relay, &get(path, "r")).await;
+        }
+    });
+}
+
+#[test]
+fn two_hosts_on_one_connection_keep_apart() {
+    run(async {
+        let mut relay = Relay::new();
+        relay.settings().domain = Some("relay.example".to_owned());
+        let mut caller = relay.caller();
+        caller.send(get("/a", "maya.relay.example")).await;
+        let mut maya = relay.target().await;
+        maya.head().await;
+        maya.send(OK).await;
+        caller.expect(OK).await;
+        caller.send(get("/b", "comfy.relay.example")).await;
+        let mut comfy = relay.target().await;
+        assert!(comfy.head().await.starts_with("GET /b "));
+        comfy.send(OK).await;
+        caller.expect(OK).await;
+        caller.send(get("/c", "maya.relay.example")).await;
+        assert!(maya.head().await.starts_with("GET /c "));
+    });
+}
+
+#[test]
+fn the_relay_says_that_it_lives_and_nothing_else() {
+    run(async {
+        let mut relay = Relay::new();
+        relay.settings().domain = Some("relay.example".to_owned());
+        let mut caller = relay.caller();
+        caller.send(get("/health", "relay.example")).await;
+        assert!(caller.head().await.starts_with("HTTP/1.1 200 "));
+        caller.expect("{\"status\":\"ok\"}").await;
+        let line = asked(&mut relay, &get("/health", "maya.relay.example")).await;
+        assert_eq!(line, "GET /health HTTP/1.1");
+    });
+}
+
+#[test]
+fn a_request_that_was_not_sent_goes_to_the_agent_that_came_back() {
+    run(async {
+        let mut relay = Relay::new();
+        relay.set("maya", Opens::Once(Reason::LinkLost, Generation(2)));
+        let mut caller = relay.caller();
+        caller.send(post("body")).await;
+        let mut target = relay.target().await;
+        target.until("body").await;
+        target.send(OK).await;
+        caller.expect(OK).await;
+    });
+}
+
+#[test]
+fn a_target_hears_who_asks_and_a_caller_cannot_pretend() {
+    run(async {
+        let mut relay = Relay::new();
+        let mut caller = relay.caller();
+        let spoof =
+            "X-Forwarded-For: 10.0.0.1\r\nForwarded: for=10.0.0.1\r\nTraceparent: 00-1\r\n\r\n";
+        caller.send(GET.replace("\r\n\r\n", "\r\n") + spoof).await;
+        let head = relay.target().await.whole_head().await;
+        for line in [
+            "x-forwarded-for: 192.0.2.7",
+            "x-forwarded-proto: http",
+            "x-forwarded-host: relay.example",
+            "traceparent: 00-1",
+        ] {
+            assert!(head.lines().any(|it| it == line), "{head}");
+        }
+        assert!(!head.contains("10.0.0.1"), "{head}");
+
+        relay.settings().trusted_proxies = vec!["192.0.2.0/24".parse().unwrap()];
+        let mut caller = relay.caller();
+        caller.send(GET.replace("\r\n\r\n", "\r\n") + spoof).await;
+        let head = relay.target().await.whole_head().await;
+        let line = "x-forwarded-for: 10.0.0.1, 192.0.2.7";
+        assert!(head.lines().any(|it| it == line), "{head}");
+    });
+}

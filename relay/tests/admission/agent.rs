@@ -1,0 +1,158 @@
+//! An agent that speaks the protocol over a plain socket, and an operator that asks by hand.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use ring::signature::{Ed25519KeyPair, KeyPair};
+use tieline_relay::Relay;
+use tieline_wire::{
+    AgentHello, AgentKey, Event, Granted, InstanceId, MachineId, Moment, Mux, Reason, Refusal,
+    Register, Scheme, Settings, Token, Transmit,
+};
+
+/// Longest wait for anything, on a machine that is busy with other tests.
+pub(crate) const SOON: Duration = Duration::from_secs(20);
+
+/// A link of an agent.
+pub(crate) struct Agent {
+    stream: TcpStream,
+    mux: Mux,
+    input: Bytes,
+    started_at: Instant,
+    key: AgentKey,
+}
+
+impl Agent {
+    /// A link of the agent whose key is made from `seed`.
+    pub(crate) fn dial(relay: &Relay, seed: u8) -> Self {
+        let address = relay.agent_addresses()[0];
+        let stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(SOON)).unwrap();
+        let pair = Ed25519KeyPair::from_seed_unchecked(&[seed; 32]).unwrap();
+        let key = AgentKey::new(pair.public_key().as_ref().try_into().unwrap());
+        let mut agent = Self {
+            stream,
+            mux: Mux::agent(Settings::default(), Moment::default()),
+            input: Bytes::new(),
+            started_at: Instant::now(),
+            key,
+        };
+        let Some(Event::RelayHello(hello)) = agent.event() else {
+            panic!("no hello")
+        };
+        let mut own = AgentHello {
+            version: hello.choose_version().unwrap(),
+            key,
+            machine: MachineId::new([7; 16]),
+            instance: InstanceId::new([1; 16]),
+            link_index: 0,
+            links: 1,
+            relay_name: address.to_string(),
+            agent_version: "test/1".to_owned(),
+            signature: [0; 64],
+        };
+        let signature = pair.sign(&own.transcript(&hello.nonce));
+        own.signature = signature.as_ref().try_into().unwrap();
+        agent.mux.hello(&own);
+        agent
+    }
+
+    pub(crate) const fn key(&self) -> AgentKey {
+        self.key
+    }
+
+    /// Whether it gets a tunnel, and is not sent away.
+    pub(crate) fn try_register(&mut self) -> bool {
+        self.ask(None, "");
+        loop {
+            match self.event() {
+                Some(Event::RegisterAck(ack)) => return ack.outcome.is_ok(),
+                Some(_) => {}
+                None => return false,
+            }
+        }
+    }
+
+    fn ask(&mut self, name: Option<&str>, token: &str) {
+        self.mux.register(&Register {
+            request: 1,
+            name: name.map(str::to_owned),
+            label: "test".to_owned(),
+            scheme: Scheme::Tcp,
+            authority: "127.0.0.1:1".to_owned(),
+            token: Token::new(token.to_owned()),
+            ..Register::default()
+        });
+    }
+
+    /// Asks for a tunnel.
+    pub(crate) fn register(&mut self, name: Option<&str>, token: &str) -> Result<Granted, Refusal> {
+        self.ask(name, token);
+        loop {
+            match self.event() {
+                Some(Event::RegisterAck(ack)) => return ack.outcome,
+                Some(Event::GoAway(away)) => panic!("the relay says {away:?}"),
+                Some(_) => {}
+                None => panic!("closed without an answer"),
+            }
+        }
+    }
+
+    /// Why the relay refuses it a tunnel.
+    pub(crate) fn refused(&mut self, name: Option<&str>, token: &str) -> Reason {
+        self.register(name, token).expect_err("refused").reason
+    }
+
+    /// Why the relay ends the link.
+    pub(crate) fn ended(&mut self) -> Reason {
+        let mut reason = None;
+        while let Some(event) = self.event() {
+            if let Event::GoAway(away) = event {
+                reason = Some(away.reason);
+            }
+        }
+        reason.expect("a reason")
+    }
+
+    /// The next event; `None` once the link is closed.
+    fn event(&mut self) -> Option<Event> {
+        loop {
+            let now = Moment::default() + self.started_at.elapsed();
+            if let Some(event) = self.mux.handle_input(now, &mut self.input).unwrap() {
+                return Some(event);
+            }
+            let mut out = Transmit::new();
+            self.mux.poll_transmit(now, &mut out);
+            for slice in out.slices() {
+                // The relay may be gone and its last words still here.
+                let _ = self.stream.write_all(&slice);
+            }
+            let mut buffer = BytesMut::zeroed(64 * 1024);
+            match self.stream.read(&mut buffer) {
+                Ok(0) => return None,
+                Ok(read) => self.input = buffer.freeze().slice(..read),
+                Err(error) if error.kind() == ErrorKind::ConnectionReset => return None,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+}
+
+/// Posts JSON to the admin port: status and body.
+pub(crate) fn post(address: SocketAddr, path: &str, body: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(SOON)).unwrap();
+    let length = body.len();
+    let head = format!(
+        "POST {path} HTTP/1.0\r\nHost: {address}\r\nContent-Type: application/json\r\n\
+         Content-Length: {length}\r\n\r\n"
+    );
+    stream.write_all((head + body).as_bytes()).unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap();
+    (head[9..12].parse().unwrap(), body.to_owned())
+}

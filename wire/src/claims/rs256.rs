@@ -1,0 +1,79 @@
+//! RS256 (RFC 7518, 3.3): RSA signatures with PKCS #1 v1.5 padding.
+
+use jsonwebtoken::crypto::JwtVerifier;
+use jsonwebtoken::errors::{Error, ErrorKind};
+use jsonwebtoken::{Algorithm, DecodingKey, DecodingKeyKind};
+use ring::signature::{RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents};
+
+use super::ClaimsError;
+
+/// Lengths of a modulus that `ring` verifies with, in bits.
+const MODULUS_BITS: std::ops::RangeInclusive<usize> = 2048..=8192;
+
+/// Longest exponent that `ring` verifies with, in bytes.
+const EXPONENT_BYTES_MAX: usize = 4;
+
+/// A public key, big-endian, without leading zeros.
+pub(super) struct Rs256 {
+    modulus: Vec<u8>,
+    exponent: Vec<u8>,
+}
+
+impl Rs256 {
+    pub(super) fn new(key: &DecodingKey) -> Result<Self, Error> {
+        match key.kind() {
+            DecodingKeyKind::RsaModulusExponent { n, e } => Ok(Self {
+                modulus: n.clone(),
+                exponent: e.clone(),
+            }),
+            DecodingKeyKind::SecretOrDer(_) => Err(ErrorKind::InvalidRsaKey(String::new()).into()),
+        }
+    }
+}
+
+/// A key from its numbers; one that nothing could be verified with is refused here already.
+pub(super) fn key(modulus: &[u8], exponent: &[u8]) -> Result<DecodingKey, ClaimsError> {
+    // Some issuers put a sign byte in front (RFC 7518, 6.3.1.1 says that they must not).
+    let (modulus, exponent) = (without_zeros(modulus), without_zeros(exponent));
+    let bits = modulus.first().map_or(0, |first| {
+        modulus.len() * 8 - first.leading_zeros() as usize
+    });
+    if !MODULUS_BITS.contains(&bits) {
+        let text = format!(
+            "an RSA key of {bits} bits, and {} to {} are accepted",
+            MODULUS_BITS.start(),
+            MODULUS_BITS.end()
+        );
+        return Err(ClaimsError::Key(text));
+    }
+    let is_odd = |number: &[u8]| number.last().is_some_and(|byte| byte & 1 == 1);
+    if !is_odd(modulus) || !is_odd(exponent) || matches!(exponent, [1]) {
+        return Err(ClaimsError::Key("its RSA numbers are wrong".to_owned()));
+    }
+    if exponent.len() > EXPONENT_BYTES_MAX {
+        return Err(ClaimsError::Key("its RSA exponent is too long".to_owned()));
+    }
+    Ok(DecodingKey::from_rsa_raw_components(modulus, exponent))
+}
+
+fn without_zeros(number: &[u8]) -> &[u8] {
+    let zeros = number.iter().take_while(|byte| **byte == 0).count();
+    &number[zeros..]
+}
+
+impl signature::Verifier<Vec<u8>> for Rs256 {
+    fn verify(&self, message: &[u8], tag: &Vec<u8>) -> Result<(), signature::Error> {
+        let key = RsaPublicKeyComponents {
+            n: &self.modulus,
+            e: &self.exponent,
+        };
+        key.verify(&RSA_PKCS1_2048_8192_SHA256, message, tag)
+            .map_err(|_| signature::Error::new())
+    }
+}
+
+impl JwtVerifier for Rs256 {
+    fn algorithm(&self) -> Algorithm {
+        Algorithm::RS256
+    }
+}
