@@ -22,6 +22,7 @@ pub mod command;
 pub mod completions;
 pub mod connect;
 pub mod init;
+pub mod service;
 pub mod token_show;
 
 mod address;

@@ -30,6 +30,8 @@ pub enum Command {
     Init(crate::init::InitArgs),
     /// Reach a relay's tunnels through a local address that adds your token.
     Connect(crate::connect::ConnectArgs),
+    /// Keep tieline serve running through log-ins and restarts.
+    Service(crate::service::ServiceArgs),
     /// Look at a token.
     Token(crate::token_show::TokenArgs),
     /// Print what a shell needs to complete this command line.

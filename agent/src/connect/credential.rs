@@ -1,6 +1,6 @@
 //! The caller's token, read again when its file changes.
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -32,7 +32,8 @@ struct Held {
     has_complained: bool,
 }
 
-type Stamp = (SystemTime, u64);
+/// When it was changed, its length, and who may read it.
+type Stamp = (SystemTime, u64, Permissions);
 
 impl Credential {
     pub(super) fn read(path: &Path) -> Result<Self, TokenError> {
@@ -92,7 +93,6 @@ impl Held {
                 is_new.then_some(ConnectEvent::TokenReloaded)
             }
             Err(error) => {
-                // A change of mode alone leaves no trace in the stamp.
                 self.stamp = None;
                 let is_news = !std::mem::replace(&mut self.has_complained, true);
                 is_news.then(|| ConnectEvent::TokenKept {
@@ -105,7 +105,11 @@ impl Held {
 
 fn stamp(path: &Path) -> Option<Stamp> {
     let metadata = fs::metadata(path).ok()?;
-    Some((metadata.modified().ok()?, metadata.len()))
+    Some((
+        metadata.modified().ok()?,
+        metadata.len(),
+        metadata.permissions(),
+    ))
 }
 
 fn header(path: &Path) -> Result<HeaderValue, TokenError> {
@@ -132,7 +136,7 @@ mod tests {
         #[cfg(unix)]
         {
             use std::os::unix::fs::PermissionsExt;
-            fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+            fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
         }
         #[cfg(not(unix))]
         let _ = (path, mode);
@@ -197,7 +201,6 @@ mod tests {
         later().await;
         assert_eq!(credential.current().1, None, "it is the same token");
         if cfg!(unix) {
-            write(&path, "other-one");
             mode(&path, 0o644);
             later().await;
             let (value, event) = credential.current();
@@ -206,7 +209,7 @@ mod tests {
                 matches!(event, Some(ConnectEvent::TokenKept { .. })),
                 "{event:?}"
             );
-            mode(&path, 0o600);
+            write(&path, "other-one");
             later().await;
             assert_eq!(credential.current().0, "Bearer other-one");
         }

@@ -3,12 +3,15 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use http::header::{HOST, ORIGIN};
+use http::header::{HOST, HeaderName, ORIGIN};
 use http::{HeaderMap, HeaderValue, Uri};
 
 use super::error::ConnectError;
 use super::problem::Problem;
 use crate::address::HostPort;
+
+/// How the page that asks stands to what it asks, in a browser's own words.
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// Where the relay's HTTP port is: a scheme, a host and a port.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -175,6 +178,12 @@ pub(super) fn check(
             return Err(Problem::origin_refused(&named));
         }
         origin = Some(value.clone());
+    }
+    // A picture or a link in a page asks without `Origin`, and the token would go with it (Fetch
+    // Metadata, section 2.3).
+    let site = headers.get(SEC_FETCH_SITE).map(HeaderValue::as_bytes);
+    if origin.is_none() && site.is_some_and(|site| site.eq_ignore_ascii_case(b"cross-site")) {
+        return Err(Problem::origin_refused("another site"));
     }
     Ok((origin, host))
 }

@@ -1,6 +1,8 @@
 //! What reaches the caller.
 
-use crate::rig::{Proxy, Relay};
+use std::time::Duration;
+
+use crate::rig::{Proxy, Relay, pass};
 
 const REQUEST: &str = "GET /w/x/mcp HTTP/1.1\r\nHost: localhost:51822\r\n\r\n";
 
@@ -121,4 +123,22 @@ async fn what_is_not_http_is_no_answer() {
     target.send("220 mail.example ESMTP\r\n").await;
     let (_, body) = caller.json().await;
     assert_eq!(body["error"], "relay_invalid");
+}
+
+#[tokio::test]
+async fn a_stream_may_be_silent_for_a_day() {
+    let relay = Relay::bind().await;
+    let proxy = Proxy::start(&relay.url()).await;
+    let mut caller = proxy.caller().await;
+    caller.send(REQUEST).await;
+    let mut target = relay.accept().await;
+    target.head().await;
+    pass(Duration::from_secs(3_600)).await;
+    target
+        .send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        .await;
+    caller.head().await;
+    pass(Duration::from_secs(24 * 3_600)).await;
+    target.send("1\r\na\r\n").await;
+    assert_eq!(caller.until("a\r\n").await, "1\r\na\r\n");
 }

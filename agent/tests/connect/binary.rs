@@ -6,7 +6,7 @@ use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 
-use crate::rig::{Relay, soon};
+use crate::rig::{Peer, Relay, soon};
 
 fn tieline(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tieline"));
@@ -124,4 +124,33 @@ async fn a_taken_port_is_one_line_and_code_1() {
         text.contains("taken") && text.lines().count() == 1,
         "{text}"
     );
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_it_at_once() {
+    let relay = Relay::bind().await;
+    let mut running =
+        Running::start(&["--relay", &relay.url(), "--listen", "127.0.0.1:0", "--json"]);
+    let listening = running.json().await;
+    let address = listening["address"].as_str().unwrap();
+    let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let mut caller = Peer::new(stream);
+    caller
+        .send("GET /w/x/mcp HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        .await;
+    let mut target = relay.accept().await;
+    target.head().await;
+    running.interrupt();
+    // It has heard the first one once it takes no more callers.
+    soon(async {
+        while tokio::net::TcpStream::connect(address).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    running.interrupt();
+    let last = soon(running.lines.next_line()).await.unwrap();
+    assert_eq!(last, None, "in order, it would have said that it stopped");
+    assert_eq!(soon(running.child.wait()).await.unwrap().code(), Some(0));
+    target.gone().await;
 }

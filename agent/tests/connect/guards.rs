@@ -1,8 +1,10 @@
 //! Who may use the proxy, and how much of it.
 
+use std::time::Duration;
+
 use tieline_agent::connect::{CONNECTIONS_MAX, Connect, ConnectError};
 
-use crate::rig::{Proxy, Relay, soon};
+use crate::rig::{Proxy, Relay, pass, soon};
 
 fn request(headers: &str) -> String {
     format!("POST /w/x/mcp HTTP/1.1\r\n{headers}Content-Length: 0\r\n\r\n")
@@ -20,6 +22,11 @@ async fn a_page_that_gave_its_name_this_address_gets_no_further() {
             "origin_refused",
         ),
         ("Host: localhost\r\nOrigin: null\r\n", 403, "origin_refused"),
+        (
+            "Host: localhost\r\nSec-Fetch-Site: cross-site\r\n",
+            403,
+            "origin_refused",
+        ),
     ] {
         let mut caller = proxy.caller().await;
         caller.send(&request(headers)).await;
@@ -57,7 +64,7 @@ async fn a_page_that_was_let_in_may_ask_and_read() {
     );
     caller
         .send(&request(&format!(
-            "Host: localhost\r\nOrigin: {origin}\r\n"
+            "Host: localhost\r\nOrigin: {origin}\r\nSec-Fetch-Site: cross-site\r\n"
         )))
         .await;
     let mut target = relay.accept().await;
@@ -121,4 +128,18 @@ async fn a_port_that_is_taken_is_told_as_such() {
     let error = soon(connect.run(std::future::pending())).await.unwrap_err();
     assert!(matches!(error, ConnectError::Taken { .. }), "{error}");
     assert_eq!(error.exit_code(), 1);
+}
+
+#[tokio::test]
+async fn a_connection_on_which_nothing_is_asked_ends() {
+    let relay = Relay::bind().await;
+    let proxy = Proxy::start(&relay.url()).await;
+    let mut caller = proxy.caller().await;
+    caller.send(&request("Host: evil.example\r\n")).await;
+    let (_, body) = caller.json().await;
+    assert_eq!(body["error"], "host_refused");
+    // Nor does it help to begin and never end.
+    caller.send("GET / HTTP/1.1\r\nX-Slow: ").await;
+    pass(Duration::from_secs(61)).await;
+    caller.gone().await;
 }

@@ -2,10 +2,11 @@
 
 use std::io::Write;
 use std::path::Path;
+use std::time::Duration;
 
 use tieline_agent::connect::ConnectEvent;
 
-use crate::rig::{Proxy, Relay, soon};
+use crate::rig::{Proxy, Relay, pass, soon};
 
 fn write_token(path: &Path, token: &str) {
     let mut options = std::fs::File::options();
@@ -145,6 +146,45 @@ async fn a_body_waits_until_the_relay_says_continue() {
 }
 
 #[tokio::test]
+async fn a_relay_that_knows_no_continue_gets_the_body_all_the_same() {
+    let relay = Relay::bind().await;
+    let proxy = Proxy::start(&relay.url()).await;
+    let mut caller = proxy.caller().await;
+    caller
+        .send(
+            "POST /w/x/mcp HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\n\
+             Content-Length: 4\r\n\r\nbody",
+        )
+        .await;
+    let mut target = relay.accept().await;
+    target.head().await;
+    pass(Duration::from_secs(1)).await;
+    assert_eq!(target.bytes(4).await, b"body");
+}
+
+#[tokio::test]
+async fn a_connection_that_was_idle_for_long_is_not_trusted_with_what_must_not_be_repeated() {
+    let answer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+    for (method, is_kept) in [("GET", true), ("POST", false)] {
+        let relay = Relay::bind().await;
+        let proxy = Proxy::start(&relay.url()).await;
+        let mut caller = proxy.caller().await;
+        let request = format!("{method} /w/x/mcp HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        caller.send(&request).await;
+        let mut target = relay.accept().await;
+        target.head().await;
+        target.send(answer).await;
+        caller.until("ok").await;
+        pass(Duration::from_secs(30)).await;
+        caller.send(&request).await;
+        if !is_kept {
+            target = relay.accept().await;
+        }
+        assert!(target.head().await.start().starts_with(method));
+    }
+}
+
+#[tokio::test]
 async fn a_relay_that_does_not_want_the_body_is_not_sent_it() {
     let relay = Relay::bind().await;
     let proxy = Proxy::start(&relay.url()).await;
@@ -181,7 +221,7 @@ async fn a_slow_relay_slows_the_caller() {
     let stuck = async {
         loop {
             let write = tokio::io::AsyncWriteExt::write_all(&mut caller.stream, &piece);
-            let patience = std::time::Duration::from_millis(500);
+            let patience = Duration::from_millis(500);
             if tokio::time::timeout(patience, write).await.is_err() {
                 break;
             }

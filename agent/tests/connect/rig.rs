@@ -23,6 +23,13 @@ pub(crate) async fn soon<T>(work: impl Future<Output = T>) -> T {
         .expect("this should not take so long")
 }
 
+/// Lets `time` pass for everything in this process, at once.
+pub(crate) async fn pass(time: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(time).await;
+    tokio::time::resume();
+}
+
 /// A running proxy.
 pub(crate) struct Proxy {
     pub(crate) address: SocketAddr,

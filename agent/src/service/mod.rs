@@ -1,0 +1,250 @@
+//! `tieline service`: keeps `tieline serve` running through log-ins and restarts of the machine,
+//! by what each system has for that.
+
+mod launchd;
+mod plan;
+mod schtasks;
+mod systemd;
+
+use std::io;
+use std::process::Command;
+
+use clap::{Args, Parser, Subcommand};
+use serde_json::json;
+
+use self::plan::{Installed, Order, Plan, ServiceError, Step};
+use crate::cli::Cli;
+use crate::command::print_json;
+use crate::paint::{GOOD, WARN, complain, paint, say, warn};
+
+const DONE: u8 = 0;
+const FAILED: u8 = 1;
+const USAGE: u8 = 2;
+
+/// Variables that `serve` reads instead of flags, and that a service does not inherit.
+const VARIABLES: &str = "TIELINE_";
+
+/// Flags of `tieline service`.
+#[derive(Debug, Args)]
+pub struct ServiceArgs {
+    /// What to do with it.
+    #[command(subcommand)]
+    pub command: ServiceCommand,
+}
+
+/// The commands of `tieline service`.
+#[derive(Debug, Subcommand)]
+pub enum ServiceCommand {
+    /// Run tieline serve with these flags from now on, and at every start.
+    Install(InstallArgs),
+    /// Stop it and forget it.
+    Uninstall(PlaceArgs),
+    /// Say whether it is installed and runs.
+    Status(PlaceArgs),
+}
+
+/// Flags of `tieline service install`.
+#[derive(Debug, Args)]
+pub struct InstallArgs {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub place: PlaceArgs,
+    /// With --system: the user to run as; by default the one who called sudo
+    #[arg(long, value_name = "USER", requires = "system")]
+    pub user: Option<String>,
+    /// Show what would be done and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Flags of tieline serve
+    #[arg(last = true, required = true, value_name = "SERVE FLAGS")]
+    pub serve: Vec<String>,
+}
+
+/// Which service is meant.
+#[derive(Clone, Debug, Args)]
+pub struct PlaceArgs {
+    /// For the whole machine, and not only while this user is logged in
+    #[arg(long)]
+    pub system: bool,
+    /// Name of the service, where several run on one machine
+    #[arg(long, default_value = "tieline")]
+    pub name: String,
+    /// Print one JSON object per line
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Runs `tieline service`; returns the exit code.
+pub(crate) fn run(args: &ServiceArgs) -> u8 {
+    let done = match &args.command {
+        ServiceCommand::Install(args) => install(args),
+        ServiceCommand::Uninstall(place) => uninstall(place),
+        ServiceCommand::Status(place) => status(place),
+    };
+    done.unwrap_or_else(|error| {
+        complain(&error);
+        error.exit_code()
+    })
+}
+
+fn install(args: &InstallArgs) -> Result<u8, ServiceError> {
+    // A service that does not start is found out about much later than a flag that is wrong now.
+    let line = ["tieline", "serve"].into_iter().map(str::to_owned);
+    if let Err(error) = Cli::try_parse_from(line.chain(args.serve.iter().cloned())) {
+        let _ = error.print();
+        return Ok(USAGE);
+    }
+    let variables = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    for name in variables.filter(|name| name.starts_with(VARIABLES)) {
+        warn(&format!(
+            "{name} is set here, and the service will not see it: give it as a flag"
+        ));
+    }
+    let order = Order::new(
+        &args.place.name,
+        args.place.system,
+        args.user.as_deref(),
+        &args.serve,
+    )?;
+    let plan = plan_for(&order)?;
+    if args.dry_run {
+        show(&plan, args.place.json);
+        return Ok(DONE);
+    }
+    let event = plan.write()?;
+    tell(args.place.json, event, &plan);
+    let code = carry_out(&plan.start, args.place.json)?;
+    if code == DONE
+        && !args.place.json
+        && let Some(hint) = &plan.hint
+    {
+        say(hint);
+    }
+    Ok(code)
+}
+
+fn uninstall(place: &PlaceArgs) -> Result<u8, ServiceError> {
+    let plan = plan_for(&Order::new(&place.name, place.system, None, &[])?)?;
+    if plan.installed()? == Installed::No {
+        return Err(ServiceError::NotInstalled {
+            path: plan.path.clone(),
+        });
+    }
+    // What cannot be stopped is removed all the same: it does not come back then.
+    let stopped = carry_out(&plan.stop, place.json).unwrap_or_else(|error| {
+        complain(&error);
+        FAILED
+    });
+    plan.remove()?;
+    tell(place.json, "removed", &plan);
+    let code = carry_out(&plan.forget, place.json)?;
+    Ok(stopped.max(code))
+}
+
+fn status(place: &PlaceArgs) -> Result<u8, ServiceError> {
+    let plan = plan_for(&Order::new(&place.name, place.system, None, &[])?)?;
+    let is_installed = plan.installed()? != Installed::No;
+    let state = match Command::new(&plan.ask[0]).args(&plan.ask[1..]).output() {
+        Ok(output) => {
+            let text = String::from_utf8_lossy(&output.stdout);
+            let word = text.lines().next().unwrap_or_default().trim().to_owned();
+            if word.is_empty() {
+                "unknown".to_owned()
+            } else {
+                word
+            }
+        }
+        Err(error) => format!("unknown ({}: {error})", plan.ask[0]),
+    };
+    let is_active = is_installed && plan.is_active(&state);
+    if place.json {
+        print_json(&json!({
+            "event": "status", "name": place.name, "installed": is_installed,
+            "active": is_active, "state": state, "path": plan.path,
+        }));
+    } else if is_installed {
+        let style = if is_active { GOOD } else { WARN };
+        say(&format!("{}  {}", paint(style, state), plan.path.display()));
+    } else {
+        say(&format!(
+            "not installed (looked for {})",
+            plan.path.display()
+        ));
+    }
+    Ok(if is_active { DONE } else { FAILED })
+}
+
+fn plan_for(order: &Order) -> Result<Plan, ServiceError> {
+    if cfg!(target_os = "linux") {
+        systemd::plan(order)
+    } else if cfg!(target_os = "macos") {
+        launchd::plan(order)
+    } else if cfg!(windows) {
+        schtasks::plan(order)
+    } else {
+        Err(ServiceError::NoSystem)
+    }
+}
+
+fn show(plan: &Plan, json: bool) {
+    let commands: Vec<_> = plan.start.iter().map(Step::to_string).collect();
+    if json {
+        print_json(&json!({
+            "event": "would_install", "path": plan.path, "content": plan.content,
+            "commands": commands,
+        }));
+        return;
+    }
+    say(&format!("# {}", plan.path.display()));
+    say(&plan.content.trim_end());
+    for command in commands {
+        say(&format!("# then: {command}"));
+    }
+}
+
+fn tell(json: bool, event: &str, plan: &Plan) {
+    if json {
+        print_json(&json!({ "event": event, "path": plan.path }));
+    } else {
+        say(&format!(
+            "{}  {}",
+            paint(GOOD, format_args!("{event:<8}")),
+            plan.path.display()
+        ));
+    }
+}
+
+/// Runs each step; the first that fails ends it.
+fn carry_out(steps: &[Step], json: bool) -> Result<u8, ServiceError> {
+    for step in steps {
+        let output = match Command::new(&step.words[0]).args(&step.words[1..]).output() {
+            Ok(output) => output,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                warn(&format!(
+                    "there is no {} here; left to do: {step}",
+                    step.words[0]
+                ));
+                continue;
+            }
+            Err(source) => {
+                let command = step.to_string();
+                return Err(ServiceError::Run { command, source });
+            }
+        };
+        if json {
+            let ok = output.status.success();
+            print_json(&json!({ "event": "ran", "command": step.to_string(), "ok": ok }));
+        } else if output.status.success() {
+            say(&format!("{}  {step}", paint(GOOD, "ran     ")));
+        }
+        if !output.status.success() && !step.may_fail {
+            let said = String::from_utf8_lossy(&output.stderr);
+            let said = said.lines().next().unwrap_or("it says nothing").to_owned();
+            return Err(ServiceError::Failed {
+                command: step.to_string(),
+                said,
+            });
+        }
+    }
+    Ok(DONE)
+}

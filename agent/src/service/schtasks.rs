@@ -1,0 +1,85 @@
+//! Windows: a scheduled task. A console program cannot be a Windows service, which has to speak
+//! with the service manager, but a task starts one at log-in or with the machine all the same.
+
+use super::plan::{MARK, Order, Plan, ServiceError, Step};
+
+pub(super) fn plan(order: &Order) -> Result<Plan, ServiceError> {
+    let folder = order.home.join("AppData").join("Local").join("tieline");
+    let path = folder.join(format!("{}.cmd", order.name));
+    let file = format!("\"{}\"", path.display());
+    let mut create = vec![
+        "schtasks",
+        "/Create",
+        "/F",
+        "/TN",
+        &order.name,
+        "/TR",
+        &file,
+    ];
+    create.extend_from_slice(if order.system {
+        &["/SC", "ONSTART", "/RU", "SYSTEM"]
+    } else {
+        &["/SC", "ONLOGON", "/RL", "LIMITED"]
+    });
+    Ok(Plan {
+        content: content(order)?,
+        start: vec![
+            Step::new(&create),
+            Step::new(&["schtasks", "/Run", "/TN", &order.name]),
+        ],
+        stop: vec![
+            Step::new(&["schtasks", "/End", "/TN", &order.name]),
+            Step::new(&["schtasks", "/Delete", "/F", "/TN", &order.name]),
+        ],
+        forget: Vec::new(),
+        ask: Step::new(&[
+            "powershell",
+            "-NoProfile",
+            "-Command",
+            &format!("(Get-ScheduledTask -TaskName '{}').State", order.name),
+        ])
+        .words,
+        active: &["Running"],
+        hint: None,
+        path,
+    })
+}
+
+fn content(order: &Order) -> Result<String, ServiceError> {
+    let mut words = Vec::new();
+    for word in order.command.iter().chain([&order.dir]) {
+        // The command interpreter has no way to write it within quotes.
+        if word.contains('"') {
+            return Err(ServiceError::Text(word.clone()));
+        }
+        words.push(format!("\"{}\"", word.replace('%', "%%")));
+    }
+    let dir = words.pop().unwrap_or_default();
+    Ok(format!(
+        "@rem {MARK}\r\n@cd /d {dir}\r\n@{}\r\n",
+        words.join(" ")
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::plan::order;
+    use super::*;
+
+    #[test]
+    fn a_task_runs_a_file_with_each_word_in_quotes() {
+        let plan = plan(&order(false, &["--name", "100% x"])).unwrap();
+        assert!(
+            plan.content
+                .ends_with("@\"/opt/tie line/tieline\" \"serve\" \"--name\" \"100%% x\"\r\n"),
+            "{}",
+            plan.content
+        );
+        assert!(
+            plan.start[0]
+                .to_string()
+                .ends_with("/SC ONLOGON /RL LIMITED")
+        );
+        assert!(super::plan(&order(false, &["a\"b"])).is_err());
+    }
+}

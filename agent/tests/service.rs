@@ -1,0 +1,163 @@
+//! What `tieline service` promises on Linux, with a `systemctl` that writes down how it is called.
+
+#![cfg(target_os = "linux")]
+// Clippy allows it in test functions only, not in what they call.
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::{Command, Output};
+
+use tempfile::TempDir;
+
+const SERVE: [&str; 5] = ["--", "--relay", "tcp://r:1", "--to", "127.0.0.1:1"];
+
+/// A user with a home of their own, and a systemd that obeys.
+struct Home {
+    dir: TempDir,
+}
+
+impl Home {
+    fn new(systemctl: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let program = dir.path().join("systemctl");
+        let log = dir.path().join("log");
+        let script = format!(
+            "#!/bin/sh\necho \"$*\" >> '{}'\n{systemctl}\n",
+            log.display()
+        );
+        fs::write(&program, script).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        Self { dir }
+    }
+
+    fn unit(&self) -> PathBuf {
+        self.dir.path().join(".config/systemd/user/tieline.service")
+    }
+
+    fn run(&self, args: &[&str]) -> (Option<i32>, String, String) {
+        let path = format!("{}:/usr/bin:/bin", self.dir.path().display());
+        let Output {
+            status,
+            stdout,
+            stderr,
+        } = Command::new(env!("CARGO_BIN_EXE_tieline"))
+            .arg("service")
+            .args(args)
+            .env_clear()
+            .env("PATH", path)
+            .env("HOME", self.dir.path())
+            .current_dir(self.dir.path())
+            .output()
+            .unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (status.code(), text(stdout), text(stderr))
+    }
+
+    fn called(&self) -> Vec<String> {
+        let text = fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
+        text.lines().map(str::to_owned).collect()
+    }
+}
+
+#[test]
+fn a_service_is_installed_shown_and_removed() {
+    let home = Home::new("echo active");
+    let (code, out, err) = home.run(&[&["install"], &SERVE[..]].concat());
+    assert_eq!(code, Some(0), "{err}");
+    assert!(out.starts_with("written "), "{out}");
+    let unit = fs::read_to_string(home.unit()).unwrap();
+    let exec = unit
+        .lines()
+        .find(|line| line.starts_with("ExecStart="))
+        .unwrap();
+    assert!(
+        exec.contains("tieline\" \"serve\" \"--relay\" \"tcp://r:1\""),
+        "{exec}"
+    );
+    assert_eq!(
+        home.called(),
+        [
+            "--user daemon-reload",
+            "--user enable tieline.service",
+            "--user restart tieline.service"
+        ]
+    );
+    let (code, out, _) = home.run(&["status"]);
+    assert_eq!(code, Some(0));
+    assert!(out.starts_with("active "), "{out}");
+    let (_, out, _) = home.run(&[&["install", "--json"], &SERVE[..]].concat());
+    assert!(out.starts_with("{\"event\":\"replaced\""), "{out}");
+    let (code, _, err) = home.run(&["uninstall"]);
+    assert_eq!((code, err.as_str()), (Some(0), ""));
+    assert!(!home.unit().exists());
+    let (code, out, _) = home.run(&["status"]);
+    assert_eq!(code, Some(1));
+    assert!(out.starts_with("not installed"), "{out}");
+    let (code, _, err) = home.run(&["uninstall"]);
+    assert_eq!(code, Some(1));
+    assert!(err.contains("not installed"), "{err}");
+}
+
+#[test]
+fn a_dry_run_shows_all_and_does_nothing() {
+    let home = Home::new("exit 1");
+    let (code, out, err) = home.run(&[&["install", "--dry-run"], &SERVE[..]].concat());
+    assert_eq!((code, err.as_str()), (Some(0), ""));
+    assert!(
+        out.contains("\nExecStart=") && out.contains("# then: systemctl"),
+        "{out}"
+    );
+    assert!(!home.unit().exists());
+    assert!(home.called().is_empty());
+}
+
+#[test]
+fn flags_that_serve_would_refuse_are_refused_before_anything_is_written() {
+    let home = Home::new("exit 0");
+    for args in [
+        &["install", "--", "--relay", "tcp://r:1", "--no-such-flag"][..],
+        &["install"],
+        &[
+            "install",
+            "--name",
+            "../x",
+            "--",
+            "--relay",
+            "tcp://r:1",
+            "--to",
+            "h:1",
+        ],
+    ] {
+        let (code, _, err) = home.run(args);
+        assert_eq!(code, Some(2), "{args:?}: {err}");
+    }
+    assert!(!home.dir.path().join(".config").exists());
+}
+
+#[test]
+fn a_unit_of_somebody_else_is_left_alone() {
+    let home = Home::new("exit 0");
+    fs::create_dir_all(home.unit().parent().unwrap()).unwrap();
+    fs::write(home.unit(), "[Unit]\n").unwrap();
+    for args in [&[&["install"], &SERVE[..]].concat()[..], &["uninstall"]] {
+        let (code, _, err) = home.run(args);
+        assert_eq!(code, Some(1));
+        assert!(err.contains("--name"), "{err}");
+    }
+    assert_eq!(fs::read_to_string(home.unit()).unwrap(), "[Unit]\n");
+    assert!(home.called().is_empty());
+}
+
+#[test]
+fn what_systemd_refuses_is_told_in_its_words() {
+    let home = Home::new("echo 'Failed to connect to bus' >&2; exit 1");
+    let (code, _, err) = home.run(&[&["install"], &SERVE[..]].concat());
+    assert_eq!(code, Some(1));
+    assert!(err.contains("Failed to connect to bus"), "{err}");
+    assert!(
+        home.unit().exists(),
+        "the file is there for when systemd is"
+    );
+}
