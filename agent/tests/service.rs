@@ -119,6 +119,7 @@ fn flags_that_serve_would_refuse_are_refused_before_anything_is_written() {
     for args in [
         &["install", "--", "--relay", "tcp://r:1", "--no-such-flag"][..],
         &["install"],
+        &["install", "--", "--relay", "tcp://r:1", "--to", "no-port"],
         &[
             "install",
             "--name",
@@ -134,6 +135,20 @@ fn flags_that_serve_would_refuse_are_refused_before_anything_is_written() {
         assert_eq!(code, Some(2), "{args:?}: {err}");
     }
     assert!(!home.dir.path().join(".config").exists());
+}
+
+#[test]
+fn settings_may_come_from_the_folders_file() {
+    let home = Home::new("exit 0");
+    let text = "relay = \"tcp://r:1\"\nto = \"127.0.0.1:1\"\n";
+    fs::write(home.dir.path().join("tieline.toml"), text).unwrap();
+    let (code, _, err) = home.run(&["install"]);
+    assert_eq!(code, Some(0), "{err}");
+    assert!(err.contains("tieline.toml"), "{err}");
+    let unit = fs::read_to_string(home.unit()).unwrap();
+    assert!(unit.contains("tieline\" \"serve\"\n"), "{unit}");
+    let folder = format!("\nWorkingDirectory={}\n", home.dir.path().display());
+    assert!(unit.contains(&folder), "{unit}");
 }
 
 #[test]

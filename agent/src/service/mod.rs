@@ -7,14 +7,15 @@ mod schtasks;
 mod systemd;
 
 use std::io;
-use std::process::Command;
+use std::process;
 
 use clap::{Args, Parser, Subcommand};
 use serde_json::json;
 
 use self::plan::{Installed, Order, Plan, ServiceError, Step};
-use crate::cli::Cli;
+use crate::cli::{Cli, Command};
 use crate::command::print_json;
+use crate::config::{Config, File};
 use crate::paint::{GOOD, WARN, complain, paint, say, warn};
 
 const DONE: u8 = 0;
@@ -55,8 +56,8 @@ pub struct InstallArgs {
     /// Show what would be done and do nothing
     #[arg(long)]
     pub dry_run: bool,
-    /// Flags of tieline serve
-    #[arg(last = true, required = true, value_name = "SERVE FLAGS")]
+    /// Flags of tieline serve; without any, what tieline.toml says
+    #[arg(last = true, value_name = "SERVE FLAGS")]
     pub serve: Vec<String>,
 }
 
@@ -90,9 +91,19 @@ pub(crate) fn run(args: &ServiceArgs) -> u8 {
 fn install(args: &InstallArgs) -> Result<u8, ServiceError> {
     // A service that does not start is found out about much later than a flag that is wrong now.
     let line = ["tieline", "serve"].into_iter().map(str::to_owned);
-    if let Err(error) = Cli::try_parse_from(line.chain(args.serve.iter().cloned())) {
-        let _ = error.print();
-        return Ok(USAGE);
+    let cli = match Cli::try_parse_from(line.chain(args.serve.iter().cloned())) {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return Ok(USAGE);
+        }
+    };
+    if let Command::Serve(serve) = &cli.command {
+        let file = File::of_args(serve)?;
+        if let Some(file) = &file {
+            warn(&format!("its settings come from {}", file.path.display()));
+        }
+        Config::of_args(serve, file)?;
     }
     let variables = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
     for name in variables.filter(|name| name.starts_with(VARIABLES)) {
@@ -144,7 +155,10 @@ fn uninstall(place: &PlaceArgs) -> Result<u8, ServiceError> {
 fn status(place: &PlaceArgs) -> Result<u8, ServiceError> {
     let plan = plan_for(&Order::new(&place.name, place.system, None, &[])?)?;
     let is_installed = plan.installed()? != Installed::No;
-    let state = match Command::new(&plan.ask[0]).args(&plan.ask[1..]).output() {
+    let state = match process::Command::new(&plan.ask[0])
+        .args(&plan.ask[1..])
+        .output()
+    {
         Ok(output) => {
             let text = String::from_utf8_lossy(&output.stdout);
             let word = text.lines().next().unwrap_or_default().trim().to_owned();
@@ -217,7 +231,10 @@ fn tell(json: bool, event: &str, plan: &Plan) {
 /// Runs each step; the first that fails ends it.
 fn carry_out(steps: &[Step], json: bool) -> Result<u8, ServiceError> {
     for step in steps {
-        let output = match Command::new(&step.words[0]).args(&step.words[1..]).output() {
+        let output = match process::Command::new(&step.words[0])
+            .args(&step.words[1..])
+            .output()
+        {
             Ok(output) => output,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 warn(&format!(

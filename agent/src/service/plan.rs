@@ -5,6 +5,8 @@ use std::fs;
 use std::io;
 use std::path::PathBuf;
 
+use crate::error::ConfigError;
+
 /// Stands in every file that is ours; others are left alone.
 pub(super) const MARK: &str = "Made by tieline service install";
 
@@ -175,6 +177,8 @@ impl Plan {
 /// Why a service cannot be made, removed or shown.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ServiceError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     #[error("name {0:?}: letters, digits, - and _, at most 64")]
     Name(String),
     #[error("{0:?} cannot stand in a service's file")]
@@ -212,7 +216,7 @@ impl ServiceError {
     /// 1 failed, 2 usage.
     pub(super) const fn exit_code(&self) -> u8 {
         match self {
-            Self::Name(_) | Self::Text(_) | Self::NoSystem => 2,
+            Self::Config(_) | Self::Name(_) | Self::Text(_) | Self::NoSystem => 2,
             _ => 1,
         }
     }
