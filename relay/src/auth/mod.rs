@@ -19,6 +19,16 @@ pub(crate) use self::snapshot::{Mode, Signed, Snapshot};
 use crate::cli::TokenOrder;
 use crate::config::{TOKEN_PREFIX, TokenHash, rfc3339};
 
+/// Questions of the shards that may wait for the control thread.
+pub(crate) const ASKS_MAX: usize = 1024;
+
+/// What a shard wants of the control thread.
+#[derive(Debug)]
+pub(crate) enum Ask {
+    /// A token is signed with a key that nobody knows; there may be a newer set.
+    NewerKeys,
+}
+
 /// What a registration may have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Permission {

@@ -183,9 +183,12 @@ impl Signed {
     fn of(jwt: &JwtAuth) -> Self {
         let more = match &jwt.jwks {
             Some(JwksSource::File { keys, .. }) => keys.clone(),
-            None => KeySet::default(),
+            Some(JwksSource::Url(_)) | None => KeySet::default(),
         };
-        Self::with(jwt, more)
+        Self {
+            is_ignorant: matches!(jwt.jwks, Some(JwksSource::Url(_))),
+            ..Self::with(jwt, more)
+        }
     }
 
     /// With `more` keys beside those that never change.
@@ -196,7 +199,7 @@ impl Signed {
             keys,
             issuer: jwt.issuer.clone(),
             audience: jwt.audience.clone(),
-            may_learn: false,
+            may_learn: matches!(jwt.jwks, Some(JwksSource::Url(_))),
             is_ignorant: false,
         }
     }

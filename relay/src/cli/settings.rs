@@ -147,7 +147,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "FILE",
         "Public key in PEM for RS256, ES256 or EdDSA tokens",
     ),
-    one("jwt_jwks", "FILE", "Set of keys for tokens (RFC 7517)"),
+    one("jwt_jwks", "FILE|URL", "Set of keys for tokens (RFC 7517)"),
     one("jwt_issuer", "NAME", "Accept tokens of this issuer only"),
     many(
         "jwt_audience",

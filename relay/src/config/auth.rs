@@ -7,7 +7,7 @@ use tieline_wire::claims::KeySet;
 use super::file::{read_jwks, read_public_key, read_tokens};
 use super::load::{SWITCH, Settings, boolean};
 use super::secret::read_secret;
-use super::{Auth, JwksSource, JwtAuth, TokensAuth, conflict};
+use super::{Auth, HttpUrl, JwksSource, JwtAuth, TokensAuth, conflict};
 use crate::error::ConfigError;
 
 /// The modes, and the settings that do something in each.
@@ -93,6 +93,16 @@ impl Settings {
     }
 
     fn jwks(&self) -> Result<Option<JwksSource>, ConfigError> {
+        let url = self.one("jwt_jwks", "a file, or an http or https URL", |text| {
+            if HttpUrl::is_meant(text) {
+                HttpUrl::parse(text).map(Some)
+            } else {
+                Some(None)
+            }
+        })?;
+        if let Some(url) = url.flatten() {
+            return Ok(Some(JwksSource::Url(url)));
+        }
         let Some(path): Option<PathBuf> = self.path("jwt_jwks")? else {
             return Ok(None);
         };

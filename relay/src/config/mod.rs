@@ -9,6 +9,7 @@ mod file;
 mod load;
 mod secret;
 mod tokens;
+mod url;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -25,6 +26,7 @@ pub use self::file::{read_denylist, read_tokens};
 pub use self::load::{load, parse_duration};
 pub use self::secret::{Secret, read_secret};
 pub use self::tokens::{TOKEN_PREFIX, TokenEntry, TokenHash, TokenTable, rfc3339};
+pub use self::url::HttpUrl;
 use crate::error::{ConfigError, ListenKind};
 
 /// Most shards of one relay.
@@ -151,6 +153,8 @@ pub enum JwksSource {
         /// What it said at the start.
         keys: KeySet,
     },
+    /// Behind a URL, fetched once the relay runs and then every now and again.
+    Url(HttpUrl),
 }
 
 /// A configuration, and how the program that runs it talks.

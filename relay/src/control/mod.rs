@@ -16,12 +16,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tracing::info_span;
 
 use self::admin::Admin;
 use self::auth::{Keeper, Order, Orders};
-use crate::auth::Snapshot;
+use crate::auth::{Ask, Snapshot};
 use crate::config::Config;
 use crate::error::{ListenKind, StartError};
 use crate::metrics::{ShardMetrics, ShardStatus, TunnelBatch};
@@ -62,6 +62,7 @@ impl Control {
     pub(crate) fn start(
         config: &Config,
         snapshot: &Snapshot,
+        asked: mpsc::Receiver<Ask>,
         inspect: Arc<dyn Inspect>,
         metrics: Vec<Arc<ShardMetrics>>,
     ) -> Result<Self, StartError> {
@@ -82,7 +83,7 @@ impl Control {
             .map_err(failed)?;
 
         let draining = Arc::new(AtomicBool::new(false));
-        let (keeper, orders) = Keeper::new(config, snapshot.clone(), Arc::clone(&inspect));
+        let (keeper, orders) = Keeper::new(config, snapshot.clone(), asked, Arc::clone(&inspect))?;
         let admin = Arc::new(Admin {
             inspect,
             orders: orders.clone(),

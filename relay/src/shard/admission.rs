@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use super::Shard;
-use crate::auth::Snapshot;
+use crate::auth::{Ask, Snapshot};
 use crate::io::turn;
 use crate::registry::LinkEntry;
 
@@ -17,6 +17,12 @@ impl Shard {
     /// What decides now who is let in.
     pub(super) fn auth(&self) -> Arc<Snapshot> {
         Arc::clone(&self.auth.borrow())
+    }
+
+    /// Has the control thread look for newer keys; it does so every now and then at most.
+    pub(super) fn wants_keys(&self) {
+        // If so many wait already, one of them wants the same.
+        let _ = self.peers.asks.try_send(Ask::NewerKeys);
     }
 
     /// Takes a snapshot over and ends the links that it no longer allows; `ended` hears how many.

@@ -285,6 +285,9 @@ impl LinkHost for Host {
 
     fn register(&self, mux: &mut Mux, register: Register) {
         if let Err(refusal) = Self::register(self, &register) {
+            if refusal.reason == Reason::AuthUnavailable {
+                self.shard.wants_keys();
+            }
             self.shard.metrics.registration_refused(refusal.reason);
             if self.shard.may_log() {
                 info!(

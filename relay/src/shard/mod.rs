@@ -11,9 +11,10 @@ use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tieline_wire::Reason;
+use tokio::sync::mpsc;
 use tracing::{debug, error, info_span};
 
-use crate::auth::Snapshot;
+use crate::auth::{Ask, Snapshot};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::error::ListenKind;
@@ -56,6 +57,8 @@ pub(crate) struct Peers {
     pub(crate) config: Config,
     /// Who is let in, at the start.
     pub(crate) auth: Arc<Snapshot>,
+    /// The way to the control thread.
+    pub(crate) asks: mpsc::Sender<Ask>,
     /// The way into each shard.
     pub(crate) mailboxes: Vec<MailboxSender>,
     /// Links of each shard, placed or on their way.

@@ -245,3 +245,31 @@ fn a_secret_is_compared_whole_and_never_shown() {
     }
     assert!(!format!("{secret:?} {:?}", TokenHash::of("x")).contains("0123"));
 }
+
+#[test]
+fn a_set_of_keys_may_be_a_url() {
+    for text in ["https://login.example/keys?v=1", "http://127.0.0.1:1/x"] {
+        let config = Case::flags(&format!("--auth jwt --jwt-jwks {text}")).config();
+        let Auth::Jwt(jwt) = &config.auth else {
+            panic!("{:?}", config.auth)
+        };
+        let Some(JwksSource::Url(url)) = &jwt.jwks else {
+            panic!("{jwt:?}")
+        };
+        assert_eq!(url.to_string(), text);
+        assert!(!url.is_exposed());
+    }
+    assert!(
+        HttpUrl::parse("http://login.example/")
+            .unwrap()
+            .is_exposed()
+    );
+    assert!(!HttpUrl::parse("http://[::1]/").unwrap().is_exposed());
+    for text in ["ftp://x/", "https://", "https://a:b@c/", "://x"] {
+        let error = Case::flags(&format!("--auth jwt --jwt-jwks {text}")).error();
+        assert!(
+            error.contains("is not a file, or an http or https URL"),
+            "{error}"
+        );
+    }
+}

@@ -31,10 +31,11 @@ impl Inspect for Listener {
 fn keeper(config: &Config) -> (Keeper, Arc<Listener>) {
     let listener = Arc::<Listener>::default();
     let inspect = Arc::clone(&listener) as Arc<dyn Inspect>;
-    (
-        Keeper::new(config, Snapshot::of(config), inspect).0,
-        listener,
-    )
+    {
+        let asked = mpsc::channel(1).1;
+        let (keeper, _) = Keeper::new(config, Snapshot::of(config), asked, inspect).unwrap();
+        (keeper, listener)
+    }
 }
 
 /// Writes a file as an editor does: beside it, and then in its place.

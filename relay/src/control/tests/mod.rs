@@ -93,7 +93,9 @@ fn start_with(fake: Fake, config: &Config) -> (Control, Vec<Arc<ShardMetrics>>) 
         Arc::new(ShardMetrics::default()),
     ];
     let snapshot = Snapshot::of(config);
-    let control = Control::start(config, &snapshot, Arc::new(fake), metrics.clone()).unwrap();
+    let asked = mpsc::channel(1).1;
+    let fake = Arc::new(fake);
+    let control = Control::start(config, &snapshot, asked, fake, metrics.clone()).unwrap();
     (control, metrics)
 }
 
