@@ -44,7 +44,7 @@ mod shard;
 mod splice;
 
 pub use auth::{issue_token, new_token};
-pub use config::{Auth, Config, DriverChoice, JwksSource, JwtAuth, TokensAuth};
+pub use config::{Auth, Config, DriverChoice, JwksSource, JwtAuth, ProviderAuth, TokensAuth};
 pub use error::{ConfigError, ListenKind, StartError};
 pub use io::DriverReport;
 

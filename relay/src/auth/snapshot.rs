@@ -4,6 +4,7 @@
 //! nobody ever waits for it, and nothing in it is locked.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tieline_wire::claims::{self, Claims, ClaimsError, Expected, KeySet, Scope};
 use tieline_wire::{AgentKey, Reason};
@@ -25,9 +26,16 @@ pub(crate) struct Snapshot {
 /// How somebody proves who they are.
 #[derive(Clone, Debug)]
 pub(crate) enum Mode {
-    Open { anywhere: bool },
+    Open {
+        anywhere: bool,
+    },
     Tokens(Arc<TokenTable>),
     Jwt(Arc<Signed>),
+    /// Another server is asked, and asked again.
+    Provider {
+        interval: Duration,
+        grace: Duration,
+    },
 }
 
 /// What signed tokens are checked with.
@@ -81,6 +89,10 @@ impl Snapshot {
             },
             Auth::Tokens(tokens) => Mode::Tokens(Arc::new(tokens.table.clone())),
             Auth::Jwt(jwt) => Mode::Jwt(Arc::new(Signed::of(jwt))),
+            Auth::Provider(provider) => Mode::Provider {
+                interval: provider.interval,
+                grace: provider.grace,
+            },
         };
         Self {
             generation: 0,
@@ -128,7 +140,7 @@ impl Snapshot {
         now_seconds: u64,
     ) -> Result<(Identity, Claims), TokenRefusal> {
         let verify: &dyn Fn() -> Result<(Identity, Claims), TokenRefusal> = match &self.mode {
-            Mode::Open { .. } => return Err(TokenRefusal::NoTokens),
+            Mode::Open { .. } | Mode::Provider { .. } => return Err(TokenRefusal::NoTokens),
             Mode::Tokens(table) => &|| find(table, token, now_seconds),
             Mode::Jwt(signed) => &|| signed.verify(token, now_seconds),
         };

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use tieline_wire::claims::KeySet;
 
 use super::file::{read_jwks, read_public_key, read_tokens};
-use super::load::{SWITCH, Settings, boolean};
-use super::secret::read_secret;
-use super::{Auth, HttpUrl, JwksSource, JwtAuth, TokensAuth, conflict};
+use super::load::{SWITCH, Settings, TIME, boolean, parse_duration, set};
+use super::secret::{read_secret, read_text_secret};
+use super::{Auth, HttpUrl, JwksSource, JwtAuth, ProviderAuth, TokensAuth, conflict};
 use crate::error::ConfigError;
 
 /// The modes, and the settings that do something in each.
@@ -24,12 +24,21 @@ const MODES: &[(&str, &[&str])] = &[
             "jwt_audience",
         ],
     ),
+    (
+        "provider",
+        &[
+            "auth_provider_url",
+            "auth_provider_secret_file",
+            "auth_provider_interval",
+            "auth_provider_grace",
+        ],
+    ),
 ];
 
 impl Settings {
     /// How agents prove themselves.
     pub(super) fn auth(&self) -> Result<Auth, ConfigError> {
-        let expected = "open, tokens or jwt";
+        let expected = "open, tokens, jwt or provider";
         let mode = self.one("auth", expected, |text| {
             MODES.iter().map(|(mode, _)| *mode).find(|it| *it == text)
         })?;
@@ -47,6 +56,7 @@ impl Settings {
         match mode {
             "tokens" => self.tokens().map(Auth::Tokens),
             "jwt" => self.jwt().map(Auth::Jwt),
+            "provider" => self.provider().map(Auth::Provider),
             _ => {
                 let anywhere = self.one("open_anywhere", SWITCH, boolean)?.unwrap_or(false);
                 Ok(Auth::Open { anywhere })
@@ -62,6 +72,21 @@ impl Settings {
             table: read_tokens(&path)?,
             file: Some(path),
         })
+    }
+
+    fn provider(&self) -> Result<ProviderAuth, ConfigError> {
+        let url = self.one("auth_provider_url", "an http or https URL", HttpUrl::parse)?;
+        let secret = self.path("auth_provider_secret_file")?;
+        let (Some(url), Some(secret)) = (url, secret) else {
+            return conflict(
+                "auth provider wants --auth-provider-url URL and --auth-provider-secret-file FILE",
+            );
+        };
+        let mut provider = ProviderAuth::new(url, read_text_secret(&secret)?);
+        let time = |key| self.one(key, TIME, parse_duration);
+        set(&mut provider.interval, time("auth_provider_interval")?);
+        set(&mut provider.grace, time("auth_provider_grace")?);
+        Ok(provider)
     }
 
     fn jwt(&self) -> Result<JwtAuth, ConfigError> {

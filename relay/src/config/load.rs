@@ -89,7 +89,7 @@ pub fn load(flags: Layer, environment: Layer, file: Option<&Path>) -> Result<Opt
     Ok(Options { config, log, json })
 }
 
-fn set<T>(place: &mut T, value: Option<T>) {
+pub(super) fn set<T>(place: &mut T, value: Option<T>) {
     if let Some(value) = value {
         *place = value;
     }
@@ -168,7 +168,6 @@ impl Settings {
             ("quic_listen", None, "QUIC"),
             ("tls_cert", None, "TLS"),
             ("tls_key", None, "TLS"),
-            ("auth", Some("provider"), "auth by a provider"),
             ("caller_auth", Some("token"), "authentication of callers"),
         ];
         for (key, value, what) in unbuilt {

@@ -119,6 +119,34 @@ pub enum Auth {
     Tokens(TokensAuth),
     /// By a signed token.
     Jwt(JwtAuth),
+    /// By whatever another server says of their token.
+    Provider(ProviderAuth),
+}
+
+/// Whom the relay asks about agents.
+#[derive(Clone, Debug)]
+pub struct ProviderAuth {
+    /// Where it is; `/api/verify` is added.
+    pub url: HttpUrl,
+    /// What the relay proves itself with.
+    pub secret: Secret,
+    /// How often it is asked again about a tunnel that lives.
+    pub interval: Duration,
+    /// How long a tunnel lives on if it gives no answer.
+    pub grace: Duration,
+}
+
+impl ProviderAuth {
+    /// With the standard times.
+    #[must_use]
+    pub const fn new(url: HttpUrl, secret: Secret) -> Self {
+        Self {
+            url,
+            secret,
+            interval: Duration::from_secs(60),
+            grace: Duration::from_secs(10 * 60),
+        }
+    }
 }
 
 /// The tokens that are accepted.
@@ -237,8 +265,25 @@ impl Config {
         {
             return conflict(format!(
                 "agent_listen {open} can be reached from other machines and auth is open: \
-                 use --auth tokens or jwt, or say --open-anywhere as well"
+                 use --auth tokens, jwt or provider, or say --open-anywhere as well"
             ));
+        }
+        if let Auth::Provider(provider) = &self.auth {
+            let seconds = Duration::from_secs;
+            let interval = provider.interval;
+            in_range(
+                "auth_provider_interval",
+                interval,
+                seconds(1),
+                seconds(86_400),
+            )?;
+            let grace = provider.grace;
+            in_range(
+                "auth_provider_grace",
+                grace,
+                seconds(0),
+                seconds(7 * 86_400),
+            )?;
         }
         in_range("shards", self.shards, 1, SHARDS_MAX)?;
         in_range("spin_us", self.spin_us, 0, SPIN_US_MAX)?;

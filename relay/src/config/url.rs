@@ -45,6 +45,13 @@ impl HttpUrl {
     pub(crate) const fn uri(&self) -> &Uri {
         &self.0
     }
+
+    /// With `path` behind its own.
+    pub(crate) fn join(&self, path: &str) -> Option<Self> {
+        let base = self.0.to_string();
+        let base = base.split(['?', '#']).next().unwrap_or("");
+        Self::parse(&format!("{}{path}", base.trim_end_matches('/')))
+    }
 }
 
 impl fmt::Display for HttpUrl {

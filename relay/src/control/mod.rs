@@ -21,7 +21,7 @@ use tracing::info_span;
 
 use self::admin::Admin;
 use self::auth::{Keeper, Order, Orders};
-use crate::auth::{Ask, Snapshot};
+use crate::auth::{Ask, Question, Ruling, Snapshot};
 use crate::config::Config;
 use crate::error::{ListenKind, StartError};
 use crate::metrics::{ShardMetrics, ShardStatus, TunnelBatch};
@@ -32,6 +32,9 @@ pub(crate) type Tunnels = Pin<Box<dyn Future<Output = Vec<(usize, TunnelBatch)>>
 /// How many links were ended, once all shards have said so or took too long.
 pub(crate) type Ended = Pin<Box<dyn Future<Output = usize> + Send>>;
 
+/// Done once a shard has a message.
+pub(crate) type Told = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 /// What the control thread may ask the shards.
 pub(crate) trait Inspect: Send + Sync {
     /// Some tunnels of each shard in `wanted`, those behind the name given with it.
@@ -39,6 +42,9 @@ pub(crate) trait Inspect: Send + Sync {
 
     /// Gives every shard what decides who is let in; how many links that ended.
     fn admit(&self, snapshot: Arc<Snapshot>) -> Ended;
+
+    /// Tells the shard that asked what the provider says.
+    fn rule(&self, question: Question, ruling: Ruling) -> Told;
 
     /// How each shard runs.
     fn shards(&self) -> Vec<ShardStatus>;

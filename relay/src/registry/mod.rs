@@ -6,7 +6,7 @@ use std::ops::Bound;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use tieline_wire::{AgentHello, AgentKey, Generation, Moment, Reason, Scheme, TunnelId};
+use tieline_wire::{AgentHello, AgentKey, Generation, Moment, Reason, Register, Scheme, TunnelId};
 use tracing::debug;
 
 use crate::auth::{Identity, Owner};
@@ -54,8 +54,29 @@ pub(crate) struct TunnelEntry {
     pub(crate) expires_at_seconds: Option<u64>,
     /// Who registered it; nobody without authentication.
     pub(crate) identity: Option<Arc<Identity>>,
+    /// When a provider is asked again; never without one.
+    pub(crate) renewal: Option<Renewal>,
     /// Its sessions on this link; kept when it is registered again.
     pub(crate) held: Held,
+}
+
+/// A permission that another server gave, and has to give again.
+#[derive(Debug)]
+pub(crate) struct Renewal {
+    /// What was asked for, token included.
+    pub(crate) register: Arc<Register>,
+    /// Never while an answer is awaited.
+    pub(crate) next_at: Option<Moment>,
+    /// Until when it lasts if no answer comes.
+    pub(crate) good_until: Moment,
+}
+
+/// A tunnel whose permission is to be renewed.
+#[derive(Debug)]
+pub(crate) struct Due {
+    pub(crate) link: LinkId,
+    pub(crate) tunnel: TunnelId,
+    pub(crate) register: Arc<Register>,
 }
 
 /// A name that a link holds.
@@ -85,6 +106,18 @@ impl LinkEntry {
 
     pub(crate) fn tunnel_mut(&mut self, tunnel: &TunnelId) -> Option<&mut TunnelEntry> {
         self.tunnels.get_mut(tunnel)
+    }
+
+    /// A tunnel's permission ends at another time than was known.
+    pub(crate) fn extend(&mut self, tunnel: &TunnelId, expires_at_seconds: Option<u64>) {
+        if let Some(it) = self.tunnels.get_mut(tunnel) {
+            it.expires_at_seconds = expires_at_seconds;
+        }
+        let earliest = self
+            .expires_at_seconds
+            .into_iter()
+            .chain(expires_at_seconds);
+        self.expires_at_seconds = earliest.min();
     }
 
     pub(crate) fn into_tunnels(self) -> impl Iterator<Item = TunnelId> {
@@ -224,6 +257,36 @@ impl Registry {
             }
         }
         (ended, last.filter(|_| links.next().is_some()))
+    }
+
+    /// The tunnels whose permissions are to be renewed at `now`, among up to `count` links behind
+    /// `after`; they count as asked about. And the last link that was looked at, if there are more.
+    pub(crate) fn renewals(
+        &mut self,
+        after: Option<LinkId>,
+        count: usize,
+        now: Moment,
+    ) -> (Vec<Due>, Option<LinkId>) {
+        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut links = self.links.range_mut((start, Bound::Unbounded));
+        let (mut due, mut last) = (Vec::new(), None);
+        for (id, entry) in links.by_ref().take(count) {
+            last = Some(*id);
+            for (tunnel, it) in &mut entry.tunnels {
+                let Some(renewal) = &mut it.renewal else {
+                    continue;
+                };
+                if renewal.next_at.is_some_and(|at| at <= now) {
+                    renewal.next_at = None;
+                    due.push(Due {
+                        link: *id,
+                        tunnel: tunnel.clone(),
+                        register: Arc::clone(&renewal.register),
+                    });
+                }
+            }
+        }
+        (due, last.filter(|_| links.next().is_some()))
     }
 
     /// Every link's mux.

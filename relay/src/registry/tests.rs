@@ -23,6 +23,7 @@ fn granted(generation: u64, expires_at_seconds: Option<u64>) -> TunnelEntry {
         }),
         expires_at_seconds,
         identity: None,
+        renewal: None,
         held: Held::default(),
     }
 }

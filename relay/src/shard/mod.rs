@@ -39,6 +39,7 @@ mod message;
 mod names;
 mod placement;
 mod post;
+mod provider;
 mod routes;
 
 use gate::Gate;
@@ -314,6 +315,7 @@ impl Shard {
                 let _ = answer.send(registry.report(&after, self.index, self.clock.now()));
             }
             Message::Auth { snapshot, ended } => self.auth_changed(snapshot, ended),
+            Message::Ruled(ruled) => self.ruled(&ruled.0, ruled.1),
             Message::Stop { .. } => {}
             #[cfg(test)]
             Message::Panic => panic!("as the test wants it"),
@@ -330,6 +332,7 @@ impl Shard {
             sleep(period).await;
             self.sweep_links().await;
             self.sweep_names();
+            self.renew_permissions().await;
         }
     }
 

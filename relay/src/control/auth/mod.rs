@@ -1,5 +1,6 @@
 //! The keeper of who is let in: reads again what changes, and tells every shard.
 
+mod clerk;
 mod client;
 mod file;
 mod jwks;
@@ -14,6 +15,7 @@ use tokio::task::JoinSet;
 use tokio::time::{self, Instant, MissedTickBehavior};
 use tracing::{info, warn};
 
+use self::clerk::{Clerk, Provider};
 use self::client::HttpClient;
 use self::file::Watched;
 use self::jwks::{Pace, RemoteKeys};
@@ -51,8 +53,9 @@ pub(super) type Orders = mpsc::Sender<Order>;
 pub(super) struct Keeper {
     inspect: Arc<dyn Inspect>,
     orders: mpsc::Receiver<Order>,
-    asked: mpsc::Receiver<Ask>,
     snapshot: Snapshot,
+    /// Answers the shards, once the keeper runs and has it run too.
+    clerk: Option<Clerk>,
     tokens: Option<Watched<TokenTable>>,
     denylist: Option<Watched<Denylist>>,
     jwt: JwtAuth,
@@ -61,8 +64,6 @@ pub(super) struct Keeper {
     remote: Option<RemoteKeys>,
     /// Keys that were fetched.
     fetched: mpsc::Receiver<KeySet>,
-    /// Rung when newer keys are wanted.
-    wishes: Arc<Notify>,
     /// What the configuration denies, where no file does.
     always_denied: Denylist,
     revoked: Revoked,
@@ -79,18 +80,19 @@ impl Keeper {
         let (sender, orders) = mpsc::channel(ORDERS_MAX);
         // The latest set is the only one that matters, so it waits until that is taken.
         let (news, fetched) = mpsc::channel(1);
+        let wishes = Arc::<Notify>::default();
+        let mut provider = None;
         let mut keeper = Self {
             inspect,
             orders,
-            asked,
             snapshot,
+            clerk: None,
             tokens: None,
             denylist: None,
             jwt: JwtAuth::default(),
             jwks: None,
             remote: None,
             fetched,
-            wishes: Arc::default(),
             always_denied: config.denylist.clone(),
             revoked: Revoked::default(),
         };
@@ -115,7 +117,7 @@ impl Keeper {
                     Some(JwksSource::Url(url)) => {
                         warn_if_exposed("jwt_jwks", url);
                         let client = HttpClient::new(url)?;
-                        let wishes = Arc::clone(&keeper.wishes);
+                        let wishes = Arc::clone(&wishes);
                         let remote =
                             RemoteKeys::new(url.clone(), client, Pace::STANDARD, wishes, news);
                         keeper.remote = Some(remote);
@@ -123,7 +125,10 @@ impl Keeper {
                     None => {}
                 }
             }
+            Auth::Provider(config) => provider = Some(Arc::new(Provider::new(config)?)),
         }
+        let inspect = Arc::clone(&keeper.inspect);
+        keeper.clerk = Some(Clerk::new(asked, wishes, inspect, provider));
         Ok((keeper, sender))
     }
 
@@ -133,6 +138,9 @@ impl Keeper {
         let mut tasks = JoinSet::new();
         if let Some(remote) = self.remote.take() {
             tasks.spawn(remote.run());
+        }
+        if let Some(clerk) = self.clerk.take() {
+            tasks.spawn(clerk.run());
         }
         let mut looks = time::interval(LOOK_INTERVAL);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -148,9 +156,6 @@ impl Keeper {
                     None => return,
                 },
                 Some(keys) = self.fetched.recv() => self.take_keys(keys).await,
-                Some(ask) = self.asked.recv() => match ask {
-                    Ask::NewerKeys => self.wishes.notify_one(),
-                },
                 _ = looks.tick() => self.look(false).await,
             }
         }

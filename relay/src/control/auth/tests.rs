@@ -5,8 +5,9 @@ use std::sync::Mutex;
 use tieline_wire::claims::Key;
 
 use super::*;
+use crate::auth::{Question, Ruling};
 use crate::config::{TokenHash, TokensAuth};
-use crate::control::{Ended, Tunnels};
+use crate::control::{Ended, Told, Tunnels};
 use crate::metrics::ShardStatus;
 
 /// Shards that only listen.
@@ -21,6 +22,10 @@ impl Inspect for Listener {
     fn admit(&self, snapshot: Arc<Snapshot>) -> Ended {
         self.0.lock().unwrap().push(snapshot);
         Box::pin(std::future::ready(1))
+    }
+
+    fn rule(&self, _: Question, _: Ruling) -> Told {
+        Box::pin(std::future::ready(()))
     }
 
     fn shards(&self) -> Vec<ShardStatus> {

@@ -49,6 +49,10 @@ impl Inspect for Fake {
         Box::pin(std::future::ready(3))
     }
 
+    fn rule(&self, _: Question, _: Ruling) -> Told {
+        Box::pin(std::future::ready(()))
+    }
+
     fn shards(&self) -> Vec<ShardStatus> {
         let reason = Some("io_uring_setup: not permitted".to_owned());
         vec![
