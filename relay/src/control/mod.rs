@@ -107,6 +107,8 @@ impl Control {
             .spawn(move || {
                 let _span = info_span!("control").entered();
                 runtime.block_on(serve::run(listeners, &admin, keeper, stopped));
+                // The system may still be looking a name up, and nobody waits for that.
+                runtime.shutdown_background();
             })
             .map_err(failed)?;
         Ok(Self {

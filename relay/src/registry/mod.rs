@@ -228,39 +228,43 @@ impl Registry {
         last.filter(|_| links.next().is_some())
     }
 
-    /// Looks at up to `count` links behind `after`, and `end`s those with an agent, or a holder of
-    /// one of their tunnels, that `check` has a reason against. How many it ended, and the last link
-    /// that was looked at, if there are more.
+    /// Looks at links behind `after`, and `end`s those with an agent, or a holder of one of their
+    /// tunnels, that `check` has a reason against; up to some `count` of links and tunnels. How many
+    /// it ended, and the last link that was looked at, if there are more.
     pub(crate) fn recheck(
         &self,
         after: Option<LinkId>,
         count: usize,
-        check: impl Fn(&AgentKey, Option<&Identity>) -> Result<(), Reason>,
+        check: impl Fn(Option<&AgentKey>, Option<&Identity>) -> Result<(), Reason>,
         end: impl Fn(&LinkEntry, Reason),
     ) -> (usize, Option<LinkId>) {
         let start = after.map_or(Bound::Unbounded, Bound::Excluded);
         let mut links = self.links.range((start, Bound::Unbounded));
-        let (mut ended, mut last) = (0, None);
-        for (id, entry) in links.by_ref().take(count) {
+        let (mut ended, mut seen, mut last) = (0, 0, None);
+        for (id, entry) in links.by_ref() {
             last = Some(*id);
-            let Some(agent) = &entry.agent else { continue };
-            let holders = entry.tunnels.values().map(|it| it.identity.as_deref());
-            // The agent itself as well, if it has registered nothing yet.
-            let verdict = std::iter::once(None)
-                .chain(holders)
-                .try_for_each(|holder| check(&agent.key, holder));
-            if let Err(reason) = verdict
-                && entry.mux.closing().is_none()
-            {
-                end(entry, reason);
-                ended += 1;
+            seen += 1 + entry.tunnels.len();
+            if let Some(agent) = &entry.agent {
+                let mut holders = entry.tunnels.values().map(|it| it.identity.as_deref());
+                let verdict = check(Some(&agent.key), None)
+                    .and_then(|()| holders.try_for_each(|holder| check(None, holder)));
+                if let Err(reason) = verdict
+                    && entry.mux.closing().is_none()
+                {
+                    end(entry, reason);
+                    ended += 1;
+                }
+            }
+            if seen >= count {
+                break;
             }
         }
         (ended, last.filter(|_| links.next().is_some()))
     }
 
-    /// The tunnels whose permissions are to be renewed at `now`, among up to `count` links behind
-    /// `after`; they count as asked about. And the last link that was looked at, if there are more.
+    /// The tunnels whose permissions are to be renewed at `now`, among some `count` of links and
+    /// tunnels behind `after`; they count as asked about. And the last link that was looked at, if
+    /// there are more.
     pub(crate) fn renewals(
         &mut self,
         after: Option<LinkId>,
@@ -269,9 +273,10 @@ impl Registry {
     ) -> (Vec<Due>, Option<LinkId>) {
         let start = after.map_or(Bound::Unbounded, Bound::Excluded);
         let mut links = self.links.range_mut((start, Bound::Unbounded));
-        let (mut due, mut last) = (Vec::new(), None);
-        for (id, entry) in links.by_ref().take(count) {
+        let (mut due, mut seen, mut last) = (Vec::new(), 0, None);
+        for (id, entry) in links.by_ref() {
             last = Some(*id);
+            seen += 1 + entry.tunnels.len();
             for (tunnel, it) in &mut entry.tunnels {
                 let Some(renewal) = &mut it.renewal else {
                     continue;
@@ -284,6 +289,9 @@ impl Registry {
                         register: Arc::clone(&renewal.register),
                     });
                 }
+            }
+            if seen >= count {
+                break;
             }
         }
         (due, last.filter(|_| links.next().is_some()))

@@ -17,8 +17,8 @@ use crate::registry::{LinkEntry, LinkId, LinkRef, Renewal, TunnelEntry, TunnelIn
 /// bound, an agent that registers faster than they decide would fill memory with what it said.
 pub(super) const CLAIMS_MAX: usize = 1024;
 
-/// Links that are checked before others get a turn: some 100 us.
-const RECHECK_LINKS: usize = 256;
+/// Links and tunnels that are checked before others get a turn: some 100 us.
+const RECHECK_COUNT: usize = 512;
 
 impl Shard {
     /// What decides now who is let in.
@@ -120,8 +120,8 @@ impl Shard {
             let now_seconds = Self::seconds_since_1970();
             let (ended, last) = self.registry.borrow().recheck(
                 after,
-                RECHECK_LINKS,
-                |key, identity| snapshot.still_allows(identity, Some(key), now_seconds),
+                RECHECK_COUNT,
+                |key, identity| snapshot.still_allows(identity, key, now_seconds),
                 |entry: &LinkEntry, reason| entry.mux.close(reason),
             );
             total += ended;

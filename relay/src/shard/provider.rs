@@ -13,8 +13,8 @@ use crate::auth::{Ask, Identity, Mode, Question, Ruling};
 use crate::io::turn;
 use crate::registry::{LinkId, Renewal};
 
-/// Links that are looked through before others get a turn.
-const RENEW_LINKS: usize = 256;
+/// Links and tunnels that are looked through before others get a turn.
+const RENEW_COUNT: usize = 2048;
 
 /// How soon a provider that gave no answer is asked again about a tunnel that lives.
 const RETRY: Duration = Duration::from_secs(5);
@@ -188,7 +188,7 @@ impl Shard {
         let mut after = None;
         loop {
             let now = self.clock.now();
-            let (due, last) = self.registry.borrow_mut().renewals(after, RENEW_LINKS, now);
+            let (due, last) = self.registry.borrow_mut().renewals(after, RENEW_COUNT, now);
             for due in due {
                 let question = Question {
                     shard: self.index,
