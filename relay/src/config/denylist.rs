@@ -1,6 +1,7 @@
 //! What is denied although its token is good: tokens by number, holders, and agents by their keys.
 
 use std::collections::HashSet;
+use std::fmt;
 
 use serde::Deserialize;
 use tieline_wire::AgentKey;
@@ -37,6 +38,16 @@ impl Denied {
         (KEY_BYTES_MIN..=32)
             .contains(&bytes.len())
             .then_some(Self::Key(bytes))
+    }
+}
+
+impl fmt::Display for Denied {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Number(jti) => write!(f, "jti {jti:?}"),
+            Self::Subject(sub) => write!(f, "sub {sub:?}"),
+            Self::Key(key) => write!(f, "key {}", data_encoding::HEXLOWER.encode(key)),
+        }
     }
 }
 

@@ -170,7 +170,7 @@ impl Keeper {
         self.revoked.add(denied.clone(), Instant::now())?;
         self.renew_denied();
         let links = self.publish().await;
-        info!(?denied, links, "revoked");
+        info!(links, "revoked: {denied}");
         Ok(links)
     }
 
