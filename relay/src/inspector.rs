@@ -7,8 +7,8 @@ use tokio::sync::oneshot;
 use tokio::time;
 
 use crate::DriverReport;
-use crate::auth::Snapshot;
-use crate::control::{Ended, Inspect, Tunnels};
+use crate::auth::{Question, Ruling, Snapshot};
+use crate::control::{Ended, Inspect, Told, Tunnels};
 use crate::metrics::ShardStatus;
 use crate::shard::{Message, Peers};
 
@@ -79,6 +79,18 @@ impl Inspect for Inspector {
                 }
             }
             total
+        })
+    }
+
+    fn rule(&self, question: Question, ruling: Ruling) -> Told {
+        let peers = Arc::clone(&self.peers);
+        Box::pin(async move {
+            let mailbox = &peers.mailboxes[question.shard];
+            let mut message = Message::Ruled(Box::new((question, ruling)));
+            while let Err(back) = mailbox.try_send(message) {
+                message = back;
+                time::sleep(Duration::from_millis(1)).await;
+            }
         })
     }
 

@@ -24,6 +24,7 @@ use std::sync::mpsc::sync_channel;
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
 mod auth;
@@ -44,12 +45,13 @@ mod splice;
 
 pub use auth::{issue_token, new_token};
 pub use config::{
-    Auth, CallerAuth, Config, DriverChoice, HttpConfig, JwksSource, JwtAuth, TokensAuth,
+    Auth, CallerAuth, Config, DriverChoice, HttpConfig, JwksSource, JwtAuth, ProviderAuth,
+    TokensAuth,
 };
 pub use error::{ConfigError, ListenKind, StartError};
 pub use io::DriverReport;
 
-use auth::Snapshot;
+use auth::{ASKS_MAX, Snapshot};
 use control::Control;
 use inspector::Inspector;
 use io::Chosen;
@@ -130,7 +132,9 @@ impl Relay {
         let metrics: Vec<_> = (0..config.shards)
             .map(|_| Arc::new(ShardMetrics::new(config.shard_budget_bytes)))
             .collect();
+        let (asks, asked) = mpsc::channel(ASKS_MAX);
         let peers = Arc::new(Peers {
+            asks,
             public_authority: public_authority(&config, &addresses),
             mailboxes,
             loads: (0..config.shards).map(|_| AtomicUsize::new(0)).collect(),
@@ -202,6 +206,7 @@ impl Relay {
         relay.control = Some(Control::start(
             &peers.config,
             &peers.auth,
+            asked,
             Arc::new(inspect),
             metrics,
         )?);

@@ -1,9 +1,11 @@
 //! What the program says, and how it ends, when it is called or configured in a wrong way.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
+use rustix::process::{Pid, Signal, kill_process};
 use tieline_relay::config::{TokenHash, read_secret, read_tokens};
 use tieline_wire::claims::{Expected, KeySet, Scope, verify};
 
@@ -211,4 +213,39 @@ fn a_new_token_comes_with_the_entry_that_knows_it() {
         let line = one_line(relay(&["token", "new", "--sub", bad]));
         assert!(line.contains("`sub`"), "{line}");
     }
+}
+
+#[test]
+fn a_hang_up_has_files_read_again_and_ends_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("denied.toml");
+    fs::write(&path, "").unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    let free = "127.0.0.1:0";
+    let mut command = relay(&[
+        "--shards",
+        "1",
+        "--tcp-listen",
+        "off",
+        "--http-listen",
+        "off",
+    ]);
+    command.args(["--agent-listen", free, "--admin-listen", "off"]);
+    command.args(["--auth-denylist", path.to_str().unwrap()]);
+    let mut program = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let id = Pid::from_raw(i32::try_from(program.id()).unwrap()).unwrap();
+    let mut said = BufReader::new(program.stdout.take().unwrap()).lines();
+    assert!(said.any(|line| line.unwrap().starts_with("ready")));
+    let mut log = BufReader::new(program.stderr.take().unwrap()).lines();
+
+    fs::write(&path, "sub = [\"eve\"]").unwrap();
+    kill_process(id, Signal::HUP).unwrap();
+    assert!(log.any(|line| line.unwrap().contains("the denylist has changed")));
+    kill_process(id, Signal::TERM).unwrap();
+    assert!(said.any(|line| line.unwrap().starts_with("stopping   SIGTERM")));
+    assert_eq!(program.wait().unwrap().code(), Some(0));
 }

@@ -44,7 +44,7 @@ async fn garbage_on_the_raw_port_is_closed_at_once(driver: DriverChoice) -> Resu
     let garbage = [
         &b"GET / HTTP/1.1\r\n\r\n"[..],
         b"\0\0",
-        b"\0\x40",
+        b"\x40\x41",
         b"\0\x03a b",
         b"\0\x02\xff\xff",
     ];

@@ -1,6 +1,7 @@
 //! Whether an agent may register what it asks for, who a caller is, and the tokens that say so.
 
 mod identity;
+mod provider;
 mod snapshot;
 
 use std::net::SocketAddr;
@@ -10,9 +11,30 @@ use tieline_wire::claims::{self, Claims, ClaimsError, Key, Scope};
 use tieline_wire::{AgentKey, Reason, Refusal, Register, TunnelId};
 
 pub(crate) use self::identity::{Identity, Owner, may_reach};
+pub(crate) use self::provider::{Question, Ruling};
 pub(crate) use self::snapshot::{Mode, Signed, Snapshot, TokenRefusal, verify_caller};
 use crate::cli::TokenOrder;
 use crate::config::{TOKEN_PREFIX, TokenHash, rfc3339};
+
+/// Questions of the shards that may wait for the control thread.
+pub(crate) const ASKS_MAX: usize = 1024;
+
+/// What a shard wants of the control thread.
+#[derive(Debug)]
+pub(crate) enum Ask {
+    /// A token is signed with a key that nobody knows; there may be a newer set.
+    NewerKeys,
+    /// What the provider says of a tunnel.
+    Rule(Question),
+}
+
+/// What becomes of a registration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Admission {
+    Granted(Permission),
+    /// A provider decides; this is the name that was asked for.
+    AskProvider(Option<TunnelId>),
+}
 
 /// What a registration may have.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,7 +57,7 @@ pub(crate) fn authorize(
     key: &AgentKey,
     peer: SocketAddr,
     now_seconds: u64,
-) -> Result<Permission, Refusal> {
+) -> Result<Admission, Refusal> {
     let name = match register.name.as_deref().map(TunnelId::parse).transpose() {
         Ok(name) => name,
         Err(error) => return Err(refusal(Reason::NameInvalid, error.to_string())),
@@ -49,11 +71,17 @@ pub(crate) fn authorize(
                 let text = "this relay runs without authentication and takes local agents only";
                 return Err(refusal(Reason::NotLoopback, text.to_owned()));
             }
-            Ok(Permission {
+            Ok(Admission::Granted(Permission {
                 identity: None,
                 name,
                 expires_at_seconds: None,
-            })
+            }))
+        }
+        Mode::Provider { .. } => {
+            if register.token.is_empty() {
+                return Err(refused(TokenRefusal::Missing));
+            }
+            Ok(Admission::AskProvider(name))
         }
         Mode::Tokens(_) | Mode::Jwt(_) => {
             let token = register.token.reveal();
@@ -61,11 +89,11 @@ pub(crate) fn authorize(
                 .verify(token, Scope::Agent, now_seconds)
                 .map_err(refused)?;
             permit(&claims, register, name.as_ref())?;
-            Ok(Permission {
+            Ok(Admission::Granted(Permission {
                 name,
                 expires_at_seconds: identity.expires_at_seconds,
                 identity: Some(Arc::new(identity)),
-            })
+            }))
         }
     }
 }

@@ -4,6 +4,7 @@
 //! nobody ever waits for it, and nothing in it is locked.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tieline_wire::claims::{self, Claims, ClaimsError, Expected, KeySet, Scope};
 use tieline_wire::{AgentKey, Reason};
@@ -25,9 +26,16 @@ pub(crate) struct Snapshot {
 /// How somebody proves who they are.
 #[derive(Clone, Debug)]
 pub(crate) enum Mode {
-    Open { anywhere: bool },
+    Open {
+        anywhere: bool,
+    },
     Tokens(Arc<TokenTable>),
     Jwt(Arc<Signed>),
+    /// Another server is asked, and asked again.
+    Provider {
+        interval: Duration,
+        grace: Duration,
+    },
 }
 
 /// What signed tokens are checked with.
@@ -77,6 +85,10 @@ impl Snapshot {
             },
             Auth::Tokens(tokens) => Mode::Tokens(Arc::new(tokens.table.clone())),
             Auth::Jwt(jwt) => Mode::Jwt(Arc::new(Signed::of(jwt))),
+            Auth::Provider(provider) => Mode::Provider {
+                interval: provider.interval,
+                grace: provider.grace,
+            },
         };
         Self {
             generation: 0,
@@ -124,7 +136,7 @@ impl Snapshot {
         now_seconds: u64,
     ) -> Result<(Identity, Claims), TokenRefusal> {
         let verify: &dyn Fn() -> Result<(Identity, Claims), TokenRefusal> = match &self.mode {
-            Mode::Open { .. } => return Err(TokenRefusal::NoTokens),
+            Mode::Open { .. } | Mode::Provider { .. } => return Err(TokenRefusal::NoTokens),
             Mode::Tokens(table) => &|| find(table, token, now_seconds),
             Mode::Jwt(signed) => &|| signed.verify(token, now_seconds),
         };
@@ -178,9 +190,12 @@ impl Signed {
     fn of(jwt: &JwtAuth) -> Self {
         let more = match &jwt.jwks {
             Some(JwksSource::File { keys, .. }) => keys.clone(),
-            None => KeySet::default(),
+            Some(JwksSource::Url(_)) | None => KeySet::default(),
         };
-        Self::with(jwt, more)
+        Self {
+            is_ignorant: matches!(jwt.jwks, Some(JwksSource::Url(_))),
+            ..Self::with(jwt, more)
+        }
     }
 
     /// With `more` keys beside those that never change.
@@ -191,7 +206,7 @@ impl Signed {
             keys,
             issuer: jwt.issuer.clone(),
             audience: jwt.audience.clone(),
-            may_learn: false,
+            may_learn: matches!(jwt.jwks, Some(JwksSource::Url(_))),
             is_ignorant: false,
         }
     }

@@ -116,12 +116,32 @@ pub(crate) const SETTINGS: &[Setting] = &[
     one(
         "auth",
         "MODE",
-        "How agents prove themselves: open, tokens or jwt [default: open]",
+        "How agents prove themselves: open, tokens, jwt or provider [default: open]",
     ),
     one(
         "auth_tokens_file",
         "FILE",
         "With auth tokens: their hashes, and what each is good for",
+    ),
+    one(
+        "auth_provider_url",
+        "URL",
+        "With auth provider: whom to ask, at URL/api/verify",
+    ),
+    one(
+        "auth_provider_secret_file",
+        "FILE",
+        "What the relay proves itself to the provider with",
+    ),
+    one(
+        "auth_provider_interval",
+        "TIME",
+        "How often the provider is asked again [default: 60s]",
+    ),
+    one(
+        "auth_provider_grace",
+        "TIME",
+        "How long tunnels live on while the provider is silent [default: 600s]",
     ),
     one(
         "auth_denylist",
@@ -148,7 +168,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "FILE",
         "Public key in PEM for RS256, ES256 or EdDSA tokens",
     ),
-    one("jwt_jwks", "FILE", "Set of keys for tokens (RFC 7517)"),
+    one("jwt_jwks", "FILE|URL", "Set of keys for tokens (RFC 7517)"),
     one("jwt_issuer", "NAME", "Accept tokens of this issuer only"),
     many(
         "jwt_audience",

@@ -5,9 +5,11 @@ use std::path::PathBuf;
 use tieline_wire::claims::KeySet;
 
 use super::file::{read_jwks, read_public_key, read_tokens};
-use super::load::{SWITCH, Settings, boolean};
-use super::secret::read_secret;
-use super::{Auth, CallerAuth, Config, JwksSource, JwtAuth, TokensAuth, conflict};
+use super::load::{SWITCH, Settings, TIME, boolean, parse_duration, set};
+use super::secret::{read_secret, read_text_secret};
+use super::{
+    Auth, CallerAuth, Config, HttpUrl, JwksSource, JwtAuth, ProviderAuth, TokensAuth, conflict,
+};
 use crate::error::ConfigError;
 
 /// The modes, and the settings that do something in each.
@@ -24,12 +26,21 @@ const MODES: &[(&str, &[&str])] = &[
             "jwt_audience",
         ],
     ),
+    (
+        "provider",
+        &[
+            "auth_provider_url",
+            "auth_provider_secret_file",
+            "auth_provider_interval",
+            "auth_provider_grace",
+        ],
+    ),
 ];
 
 impl Settings {
     /// How agents prove themselves.
     pub(super) fn auth(&self) -> Result<Auth, ConfigError> {
-        let expected = "open, tokens or jwt";
+        let expected = "open, tokens, jwt or provider";
         let mode = self.one("auth", expected, |text| {
             MODES.iter().map(|(mode, _)| *mode).find(|it| *it == text)
         })?;
@@ -47,6 +58,7 @@ impl Settings {
         match mode {
             "tokens" => self.tokens().map(Auth::Tokens),
             "jwt" => self.jwt().map(Auth::Jwt),
+            "provider" => self.provider().map(Auth::Provider),
             _ => {
                 let anywhere = self.one("open_anywhere", SWITCH, boolean)?.unwrap_or(false);
                 Ok(Auth::Open { anywhere })
@@ -64,12 +76,15 @@ impl Settings {
         })?;
         let mut listeners = config.http_listen.iter().chain(&config.tcp_listen);
         let is_public = listeners.any(|address| !address.ip().to_canonical().is_loopback());
-        Ok(match (said, &config.auth) {
-            (Some(said), _) => said,
-            (None, Auth::Open { .. }) => CallerAuth::None,
-            (None, Auth::Tokens(_) | Auth::Jwt(_)) if is_public => CallerAuth::Token,
-            (None, Auth::Tokens(_) | Auth::Jwt(_)) => CallerAuth::None,
-        })
+        match (said, &config.auth) {
+            (Some(said), _) => Ok(said),
+            (None, Auth::Tokens(_) | Auth::Jwt(_)) if is_public => Ok(CallerAuth::Token),
+            (None, Auth::Provider(_)) if is_public => conflict(
+                "callers of other machines can reach this relay, and a provider knows agents only: \
+                 say --caller-auth none if whoever knows a tunnel's name may use it",
+            ),
+            (None, _) => Ok(CallerAuth::None),
+        }
     }
 
     fn tokens(&self) -> Result<TokensAuth, ConfigError> {
@@ -80,6 +95,21 @@ impl Settings {
             table: read_tokens(&path)?,
             file: Some(path),
         })
+    }
+
+    fn provider(&self) -> Result<ProviderAuth, ConfigError> {
+        let url = self.one("auth_provider_url", "an http or https URL", HttpUrl::parse)?;
+        let secret = self.path("auth_provider_secret_file")?;
+        let (Some(url), Some(secret)) = (url, secret) else {
+            return conflict(
+                "auth provider wants --auth-provider-url URL and --auth-provider-secret-file FILE",
+            );
+        };
+        let mut provider = ProviderAuth::new(url, read_text_secret(&secret)?);
+        let time = |key| self.one(key, TIME, parse_duration);
+        set(&mut provider.interval, time("auth_provider_interval")?);
+        set(&mut provider.grace, time("auth_provider_grace")?);
+        Ok(provider)
     }
 
     fn jwt(&self) -> Result<JwtAuth, ConfigError> {
@@ -111,6 +141,16 @@ impl Settings {
     }
 
     fn jwks(&self) -> Result<Option<JwksSource>, ConfigError> {
+        let url = self.one("jwt_jwks", "a file, or an http or https URL", |text| {
+            if HttpUrl::is_meant(text) {
+                HttpUrl::parse(text).map(Some)
+            } else {
+                Some(None)
+            }
+        })?;
+        if let Some(url) = url.flatten() {
+            return Ok(Some(JwksSource::Url(url)));
+        }
         let Some(path): Option<PathBuf> = self.path("jwt_jwks")? else {
             return Ok(None);
         };

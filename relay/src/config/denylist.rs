@@ -1,6 +1,7 @@
 //! What is denied although its token is good: tokens by number, holders, and agents by their keys.
 
 use std::collections::HashSet;
+use std::fmt;
 
 use serde::Deserialize;
 use tieline_wire::AgentKey;
@@ -40,9 +41,23 @@ impl Denied {
     }
 }
 
+impl fmt::Display for Denied {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Number(jti) => write!(f, "jti {jti:?}"),
+            Self::Subject(sub) => write!(f, "sub {sub:?}"),
+            Self::Key(key) => write!(f, "key {}", data_encoding::HEXLOWER.encode(key)),
+        }
+    }
+}
+
 /// Everything that is denied.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Denylist(HashSet<Denied>);
+pub struct Denylist {
+    numbers: HashSet<String>,
+    subjects: HashSet<String>,
+    keys: HashSet<Vec<u8>>,
+}
 
 /// The file.
 #[derive(Deserialize)]
@@ -59,35 +74,36 @@ pub(super) struct DenylistForm {
 impl Denylist {
     /// Adds an entry.
     pub fn add(&mut self, denied: Denied) {
-        self.0.insert(denied);
+        match denied {
+            Denied::Number(jti) => self.numbers.insert(jti),
+            Denied::Subject(sub) => self.subjects.insert(sub),
+            Denied::Key(key) => self.keys.insert(key),
+        };
     }
 
     /// Whether a token's number, its holder or an agent's key is in it.
     #[must_use]
     pub fn names(&self, jti: Option<&str>, sub: Option<&str>, key: Option<&AgentKey>) -> bool {
-        if self.0.is_empty() {
-            return false;
-        }
-        let has = |denied: Denied| self.0.contains(&denied);
         let key_is_in = |key: &AgentKey| {
             let bytes = key.as_bytes();
-            (KEY_BYTES_MIN..=bytes.len()).any(|len| has(Denied::Key(bytes[..len].to_vec())))
+            !self.keys.is_empty()
+                && (KEY_BYTES_MIN..=bytes.len()).any(|len| self.keys.contains(&bytes[..len]))
         };
-        jti.is_some_and(|jti| has(Denied::Number(jti.to_owned())))
-            || sub.is_some_and(|sub| has(Denied::Subject(sub.to_owned())))
+        jti.is_some_and(|jti| self.numbers.contains(jti))
+            || sub.is_some_and(|sub| self.subjects.contains(sub))
             || key.is_some_and(key_is_in)
     }
 
     /// How many entries there are.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.numbers.len() + self.subjects.len() + self.keys.len()
     }
 
     /// Whether there is none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.len() == 0
     }
 
     /// Takes a file over, or says which entry is wrong.
@@ -105,15 +121,18 @@ impl Denylist {
                 "an entry is empty or longer than {CLAIM_BYTES_MAX} bytes"
             ));
         }
-        let mut list: HashSet<Denied> = jti.into_iter().map(Denied::Number).collect();
-        list.extend(sub.into_iter().map(Denied::Subject));
+        let mut list = Self {
+            numbers: jti.into_iter().collect(),
+            subjects: sub.into_iter().collect(),
+            keys: HashSet::new(),
+        };
         for text in key {
             let denied = Denied::parse_key(&text).ok_or_else(|| {
                 let short: String = text.chars().take(80).collect();
                 format!("key {short:?} is not 12 to 64 hexadecimal digits, as the log prints it")
             })?;
-            list.insert(denied);
+            list.add(denied);
         }
-        Ok(Self(list))
+        Ok(list)
     }
 }

@@ -185,15 +185,12 @@ impl Settings {
 
     fn refuse_unbuilt(&self) -> Result<(), ConfigError> {
         let unbuilt = [
-            ("quic_listen", None, "QUIC"),
-            ("tls_cert", None, "TLS"),
-            ("tls_key", None, "TLS"),
-            ("auth", Some("provider"), "auth by a provider"),
+            ("quic_listen", "QUIC"),
+            ("tls_cert", "TLS"),
+            ("tls_key", "TLS"),
         ];
-        for (key, value, what) in unbuilt {
-            if let Some(raw) = self.raw(key)
-                && value.is_none_or(|value| raw.values == [value])
-            {
+        for (key, what) in unbuilt {
+            if let Some(raw) = self.raw(key) {
                 return Err(ConfigError::NotBuilt {
                     origin: raw.describe(key),
                     what,

@@ -10,6 +10,7 @@ mod http;
 mod load;
 mod secret;
 mod tokens;
+mod url;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -27,6 +28,7 @@ pub use self::http::HttpConfig;
 pub use self::load::{load, parse_duration};
 pub use self::secret::{Secret, read_secret};
 pub use self::tokens::{TOKEN_PREFIX, TokenEntry, TokenHash, TokenTable, rfc3339};
+pub use self::url::HttpUrl;
 use crate::error::{ConfigError, ListenKind};
 
 /// Most shards of one relay.
@@ -123,6 +125,34 @@ pub enum Auth {
     Tokens(TokensAuth),
     /// By a signed token.
     Jwt(JwtAuth),
+    /// By whatever another server says of their token.
+    Provider(ProviderAuth),
+}
+
+/// Whom the relay asks about agents.
+#[derive(Clone, Debug)]
+pub struct ProviderAuth {
+    /// Where it is; `/api/verify` is added.
+    pub url: HttpUrl,
+    /// What the relay proves itself with.
+    pub secret: Secret,
+    /// How often it is asked again about a tunnel that lives.
+    pub interval: Duration,
+    /// How long a tunnel lives on if it gives no answer.
+    pub grace: Duration,
+}
+
+impl ProviderAuth {
+    /// With the standard times.
+    #[must_use]
+    pub const fn new(url: HttpUrl, secret: Secret) -> Self {
+        Self {
+            url,
+            secret,
+            interval: Duration::from_secs(60),
+            grace: Duration::from_secs(10 * 60),
+        }
+    }
 }
 
 /// How callers prove themselves.
@@ -167,6 +197,8 @@ pub enum JwksSource {
         /// What it said at the start.
         keys: KeySet,
     },
+    /// Behind a URL, fetched once the relay runs and then every now and again.
+    Url(HttpUrl),
 }
 
 /// A configuration, and how the program that runs it talks.
@@ -251,10 +283,12 @@ impl Config {
         {
             return conflict(format!(
                 "agent_listen {open} can be reached from other machines and auth is open: \
-                 use --auth tokens or jwt, or say --open-anywhere as well"
+                 use --auth tokens, jwt or provider, or say --open-anywhere as well"
             ));
         }
-        if self.caller_auth == CallerAuth::Token && matches!(self.auth, Auth::Open { .. }) {
+        if self.caller_auth == CallerAuth::Token
+            && matches!(self.auth, Auth::Open { .. } | Auth::Provider(_))
+        {
             return conflict(
                 "caller_auth token wants tokens that the relay can check: add --auth tokens or jwt",
             );
@@ -264,6 +298,23 @@ impl Config {
                 "target_authorization_header does nothing here: without --caller-auth token the \
                  target gets Authorization itself",
             );
+        }
+        if let Auth::Provider(provider) = &self.auth {
+            let seconds = Duration::from_secs;
+            let interval = provider.interval;
+            in_range(
+                "auth_provider_interval",
+                interval,
+                seconds(1),
+                seconds(86_400),
+            )?;
+            let grace = provider.grace;
+            in_range(
+                "auth_provider_grace",
+                grace,
+                seconds(0),
+                seconds(7 * 86_400),
+            )?;
         }
         in_range("shards", self.shards, 1, SHARDS_MAX)?;
         in_range("spin_us", self.spin_us, 0, SPIN_US_MAX)?;

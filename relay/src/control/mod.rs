@@ -16,12 +16,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tracing::info_span;
 
 use self::admin::Admin;
 use self::auth::{Keeper, Order, Orders};
-use crate::auth::Snapshot;
+use crate::auth::{Ask, Question, Ruling, Snapshot};
 use crate::config::Config;
 use crate::error::{ListenKind, StartError};
 use crate::metrics::{ShardMetrics, ShardStatus, TunnelBatch};
@@ -32,6 +32,9 @@ pub(crate) type Tunnels = Pin<Box<dyn Future<Output = Vec<(usize, TunnelBatch)>>
 /// How many links were ended, once all shards have said so or took too long.
 pub(crate) type Ended = Pin<Box<dyn Future<Output = usize> + Send>>;
 
+/// Done once a shard has a message.
+pub(crate) type Told = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 /// What the control thread may ask the shards.
 pub(crate) trait Inspect: Send + Sync {
     /// Some tunnels of each shard in `wanted`, those behind the name given with it.
@@ -39,6 +42,9 @@ pub(crate) trait Inspect: Send + Sync {
 
     /// Gives every shard what decides who is let in; how many links that ended.
     fn admit(&self, snapshot: Arc<Snapshot>) -> Ended;
+
+    /// Tells the shard that asked what the provider says.
+    fn rule(&self, question: Question, ruling: Ruling) -> Told;
 
     /// How each shard runs.
     fn shards(&self) -> Vec<ShardStatus>;
@@ -62,6 +68,7 @@ impl Control {
     pub(crate) fn start(
         config: &Config,
         snapshot: &Snapshot,
+        asked: mpsc::Receiver<Ask>,
         inspect: Arc<dyn Inspect>,
         metrics: Vec<Arc<ShardMetrics>>,
     ) -> Result<Self, StartError> {
@@ -82,7 +89,7 @@ impl Control {
             .map_err(failed)?;
 
         let draining = Arc::new(AtomicBool::new(false));
-        let (keeper, orders) = Keeper::new(config, snapshot.clone(), Arc::clone(&inspect));
+        let (keeper, orders) = Keeper::new(config, snapshot.clone(), asked, Arc::clone(&inspect))?;
         let admin = Arc::new(Admin {
             inspect,
             orders: orders.clone(),
@@ -100,6 +107,8 @@ impl Control {
             .spawn(move || {
                 let _span = info_span!("control").entered();
                 runtime.block_on(serve::run(listeners, &admin, keeper, stopped));
+                // The system may still be looking a name up, and nobody waits for that.
+                runtime.shutdown_background();
             })
             .map_err(failed)?;
         Ok(Self {

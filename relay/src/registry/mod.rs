@@ -1,17 +1,20 @@
 //! This shard's links, and the tunnels that each of them serves.
 
+mod tunnel;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::ops::Bound;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use tieline_wire::{AgentHello, AgentKey, Generation, Moment, Reason, Scheme, TunnelId};
+use tieline_wire::{AgentHello, AgentKey, Moment, Reason, Scheme, TunnelId};
 use tracing::debug;
 
-use crate::auth::{Identity, Owner};
+pub(crate) use self::tunnel::{Due, Grant, Renewal, TunnelEntry, TunnelInfo};
+use crate::auth::Identity;
 use crate::metrics::{TunnelBatch, TunnelReport};
-use crate::session::{Held, SharedMux};
+use crate::session::SharedMux;
 
 /// Tunnels that one report describes: 120 us of a shard's time (0.5 us each, with 10,000 links).
 const REPORT_TUNNELS: usize = 250;
@@ -25,57 +28,6 @@ pub(crate) struct LinkId(pub(crate) u64);
 pub(crate) struct LinkRef {
     pub(crate) shard: usize,
     pub(crate) link: LinkId,
-}
-
-/// What an agent said of a tunnel's target, and whose it is.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct TunnelInfo {
-    pub(crate) scheme: Scheme,
-    pub(crate) authority: String,
-    pub(crate) base_path: String,
-    pub(crate) dcc: String,
-    pub(crate) capabilities: Vec<String>,
-    /// Callers may use every path of an HTTP target, not only those under `base_path`.
-    pub(crate) expose_all: bool,
-    /// Nobody's without authentication.
-    pub(crate) owner: Option<Arc<Owner>>,
-    /// Whether agents with other keys may serve it too, if they are close to its owner and say so
-    /// as well.
-    pub(crate) shared: bool,
-}
-
-/// A tunnel, as its link knows it.
-#[derive(Debug)]
-pub(crate) struct TunnelEntry {
-    pub(crate) info: Arc<TunnelInfo>,
-    /// The agent's number of the latest registration.
-    pub(crate) request: u32,
-    /// Set once the name is ours.
-    pub(crate) granted: Option<Grant>,
-    /// The first second since 1970 at which the agent's permission is over.
-    pub(crate) expires_at_seconds: Option<u64>,
-    /// Who registered it; nobody without authentication.
-    pub(crate) identity: Option<Arc<Identity>>,
-    /// Its sessions on this link; kept when it is registered again.
-    pub(crate) held: Held,
-}
-
-impl TunnelEntry {
-    /// How long the agent's permission still lasts, as an acknowledgement says it: 0 is for ever, and
-    /// so one that ends just now has a second left.
-    pub(crate) fn expires_in_s(&self, now_seconds: u64) -> u32 {
-        self.expires_at_seconds.map_or(0, |end| {
-            let left = end.saturating_sub(now_seconds).max(1);
-            u32::try_from(left).unwrap_or(u32::MAX)
-        })
-    }
-}
-
-/// A name that a link holds.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Grant {
-    pub(crate) generation: Generation,
-    pub(crate) since: Moment,
 }
 
 /// One link.
@@ -98,6 +50,18 @@ impl LinkEntry {
 
     pub(crate) fn tunnel_mut(&mut self, tunnel: &TunnelId) -> Option<&mut TunnelEntry> {
         self.tunnels.get_mut(tunnel)
+    }
+
+    /// A tunnel's permission ends at another time than was known.
+    pub(crate) fn extend(&mut self, tunnel: &TunnelId, expires_at_seconds: Option<u64>) {
+        if let Some(it) = self.tunnels.get_mut(tunnel) {
+            it.expires_at_seconds = expires_at_seconds;
+        }
+        let earliest = self
+            .expires_at_seconds
+            .into_iter()
+            .chain(expires_at_seconds);
+        self.expires_at_seconds = earliest.min();
     }
 
     pub(crate) fn into_tunnels(self) -> impl Iterator<Item = TunnelId> {
@@ -208,35 +172,73 @@ impl Registry {
         last.filter(|_| links.next().is_some())
     }
 
-    /// Looks at up to `count` links behind `after`, and `end`s those with an agent, or a holder of
-    /// one of their tunnels, that `check` has a reason against. How many it ended, and the last link
-    /// that was looked at, if there are more.
+    /// Looks at links behind `after`, and `end`s those with an agent, or a holder of one of their
+    /// tunnels, that `check` has a reason against; up to some `count` of links and tunnels. How many
+    /// it ended, and the last link that was looked at, if there are more.
     pub(crate) fn recheck(
         &self,
         after: Option<LinkId>,
         count: usize,
-        check: impl Fn(&AgentKey, Option<&Identity>) -> Result<(), Reason>,
+        check: impl Fn(Option<&AgentKey>, Option<&Identity>) -> Result<(), Reason>,
         end: impl Fn(&LinkEntry, Reason),
     ) -> (usize, Option<LinkId>) {
         let start = after.map_or(Bound::Unbounded, Bound::Excluded);
         let mut links = self.links.range((start, Bound::Unbounded));
-        let (mut ended, mut last) = (0, None);
-        for (id, entry) in links.by_ref().take(count) {
+        let (mut ended, mut seen, mut last) = (0, 0, None);
+        for (id, entry) in links.by_ref() {
             last = Some(*id);
-            let Some(agent) = &entry.agent else { continue };
-            let holders = entry.tunnels.values().map(|it| it.identity.as_deref());
-            // The agent itself as well, if it has registered nothing yet.
-            let verdict = std::iter::once(None)
-                .chain(holders)
-                .try_for_each(|holder| check(&agent.key, holder));
-            if let Err(reason) = verdict
-                && entry.mux.closing().is_none()
-            {
-                end(entry, reason);
-                ended += 1;
+            seen += 1 + entry.tunnels.len();
+            if let Some(agent) = &entry.agent {
+                let mut holders = entry.tunnels.values().map(|it| it.identity.as_deref());
+                let verdict = check(Some(&agent.key), None)
+                    .and_then(|()| holders.try_for_each(|holder| check(None, holder)));
+                if let Err(reason) = verdict
+                    && entry.mux.closing().is_none()
+                {
+                    end(entry, reason);
+                    ended += 1;
+                }
+            }
+            if seen >= count {
+                break;
             }
         }
         (ended, last.filter(|_| links.next().is_some()))
+    }
+
+    /// The tunnels whose permissions are to be renewed at `now`, among some `count` of links and
+    /// tunnels behind `after`; they count as asked about. And the last link that was looked at, if
+    /// there are more.
+    pub(crate) fn renewals(
+        &mut self,
+        after: Option<LinkId>,
+        count: usize,
+        now: Moment,
+    ) -> (Vec<Due>, Option<LinkId>) {
+        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut links = self.links.range_mut((start, Bound::Unbounded));
+        let (mut due, mut seen, mut last) = (Vec::new(), 0, None);
+        for (id, entry) in links.by_ref() {
+            last = Some(*id);
+            seen += 1 + entry.tunnels.len();
+            for (tunnel, it) in &mut entry.tunnels {
+                let Some(renewal) = &mut it.renewal else {
+                    continue;
+                };
+                if renewal.next_at.is_some_and(|at| at <= now) {
+                    renewal.next_at = None;
+                    due.push(Due {
+                        link: *id,
+                        tunnel: tunnel.clone(),
+                        register: Arc::clone(&renewal.register),
+                    });
+                }
+            }
+            if seen >= count {
+                break;
+            }
+        }
+        (due, last.filter(|_| links.next().is_some()))
     }
 
     /// Every link's mux.

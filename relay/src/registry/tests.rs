@@ -1,5 +1,8 @@
+use tieline_wire::Generation;
+
 use super::*;
-use crate::session::rig;
+use crate::auth::Owner;
+use crate::session::{Held, rig};
 
 fn tunnel(number: usize) -> TunnelId {
     TunnelId::parse(&format!("seat-{number:03}")).unwrap()
@@ -7,11 +10,6 @@ fn tunnel(number: usize) -> TunnelId {
 
 fn granted(generation: u64, expires_at_seconds: Option<u64>) -> TunnelEntry {
     let info = TunnelInfo {
-        scheme: Scheme::Tcp,
-        authority: String::new(),
-        base_path: String::new(),
-        dcc: String::new(),
-        capabilities: Vec::new(),
         ..TunnelInfo::default()
     };
     TunnelEntry {
@@ -23,6 +21,7 @@ fn granted(generation: u64, expires_at_seconds: Option<u64>) -> TunnelEntry {
         }),
         expires_at_seconds,
         identity: None,
+        renewal: None,
         held: Held::default(),
     }
 }
@@ -137,4 +136,102 @@ fn a_sweep_looks_at_every_link_and_ends_those_whose_permission_is_over() {
     }
     let expected = [0, 2, 3, 4].map(|it: usize| Rc::as_ptr(&links[it].1.relay));
     assert_eq!((turns, ended.into_inner()), (3, expected.to_vec()));
+}
+
+fn of(sub: &str) -> TunnelEntry {
+    let owner = Owner {
+        sub: sub.to_owned(),
+        groups: Vec::new(),
+    };
+    TunnelEntry {
+        identity: Some(Arc::new(Identity {
+            owner: Arc::new(owner),
+            ..Identity::default()
+        })),
+        ..granted(1, None)
+    }
+}
+
+#[test]
+fn a_recheck_goes_on_behind_its_last_link_and_ends_each_link_once() {
+    let mut registry = Registry::default();
+    let holders = [
+        &["ada", "eve"][..],
+        &["ada"],
+        &[],
+        &["eve", "eve", "eve"],
+        &["bob"],
+    ];
+    let links: Vec<_> = holders
+        .iter()
+        .map(|subs| {
+            let (id, link) = linked(&mut registry);
+            for (number, sub) in subs.iter().enumerate() {
+                registry.add_tunnel(id, tunnel(number), of(sub));
+            }
+            (id, link)
+        })
+        .collect();
+    let recheck = |registry: &Registry, denied: &str| {
+        let (mut ended, mut turns, mut after) = (0, 0, None);
+        loop {
+            let (count, last) = registry.recheck(
+                after,
+                2,
+                |_, holder| match holder {
+                    Some(it) if it.sub() == denied => Err(Reason::Revoked),
+                    _ => Ok(()),
+                },
+                |entry, reason| entry.mux.close(reason),
+            );
+            (ended, turns) = (ended + count, turns + 1);
+            match last {
+                Some(_) => after = last,
+                None => return (ended, turns),
+            }
+        }
+    };
+    // The third link is too small for a turn of its own.
+    assert_eq!(recheck(&registry, "nobody"), (0, 4));
+    assert_eq!(recheck(&registry, "eve"), (2, 4));
+    let closing = |index: usize| registry.link(links[index].0).unwrap().mux.closing();
+    assert_eq!([0, 3].map(closing), [Some(Reason::Revoked); 2]);
+    assert_eq!([1, 2, 4].map(closing), [None; 3]);
+    // They are on their way out already.
+    assert_eq!(recheck(&registry, "eve"), (0, 4));
+}
+
+#[test]
+fn a_permission_is_renewed_once_when_its_time_has_come() {
+    let mut registry = Registry::default();
+    let at = Moment::from_micros;
+    let renewed = |micros| TunnelEntry {
+        renewal: Some(Renewal {
+            register: Arc::default(),
+            next_at: Some(at(micros)),
+            good_until: at(1000),
+        }),
+        ..granted(1, None)
+    };
+    let (first, _one) = linked(&mut registry);
+    let (second, _two) = linked(&mut registry);
+    registry.add_tunnel(first, tunnel(0), renewed(10));
+    registry.add_tunnel(first, tunnel(1), renewed(20));
+    registry.add_tunnel(first, tunnel(2), granted(1, None));
+    registry.add_tunnel(second, tunnel(3), renewed(10));
+    let mut due = |now| {
+        let (mut names, mut after) = (Vec::new(), None);
+        loop {
+            let (due, last) = registry.renewals(after, 1, at(now));
+            names.extend(due.into_iter().map(|it| it.tunnel));
+            match last {
+                Some(_) => after = last,
+                None => return names,
+            }
+        }
+    };
+    assert_eq!(due(9), []);
+    assert_eq!(due(10), [tunnel(0), tunnel(3)]);
+    assert_eq!(due(15), []);
+    assert_eq!(due(20), [tunnel(1)]);
 }

@@ -3,21 +3,101 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use tieline_wire::Reason;
+use tieline_wire::limits::TUNNELS_PER_LINK_MAX;
+use tieline_wire::{Reason, Refusal, Register, TunnelId};
 use tokio::sync::oneshot;
 
 use super::Shard;
-use crate::auth::Snapshot;
+use super::message::Claim;
+use crate::auth::{Ask, Identity, Snapshot};
 use crate::io::turn;
-use crate::registry::LinkEntry;
+use crate::registry::{LinkEntry, LinkId, LinkRef, Renewal, TunnelEntry, TunnelInfo};
 
-/// Links that are checked before others get a turn: some 100 us.
-const RECHECK_LINKS: usize = 256;
+/// Registrations of one link that may wait for a provider, or for the homes of their names. Without a
+/// bound, an agent that registers faster than they decide would fill memory with what it said.
+pub(super) const CLAIMS_MAX: usize = 1024;
+
+/// Links and tunnels that are checked before others get a turn: some 100 us.
+const RECHECK_COUNT: usize = 512;
 
 impl Shard {
     /// What decides now who is let in.
     pub(super) fn auth(&self) -> Arc<Snapshot> {
         Arc::clone(&self.auth.borrow())
+    }
+
+    /// Has the control thread look for newer keys; it does so every now and then at most.
+    pub(super) fn wants_keys(&self) {
+        // If so many wait already, one of them wants the same.
+        let _ = self.peers.asks.try_send(Ask::NewerKeys);
+    }
+
+    /// Notes a tunnel that a link may have, and claims its name if the link does not hold it yet.
+    ///
+    /// # Errors
+    /// The link has, or asks for, too much, or is gone.
+    pub(super) fn admit(
+        self: &Rc<Self>,
+        link: LinkId,
+        register: &Register,
+        tunnel: TunnelId,
+        identity: Option<Arc<Identity>>,
+        expires_at_seconds: Option<u64>,
+        renewal: Option<Renewal>,
+    ) -> Result<(), Refusal> {
+        let mut registry = self.registry.borrow_mut();
+        let entry = registry
+            .link_mut(link)
+            .ok_or_else(|| refusal(Reason::LinkLost))?;
+        let known = entry.tunnels().get(&tunnel);
+        let granted = known.and_then(|it| it.granted);
+        let held = known.map(|it| it.held.clone());
+        if held.is_none() && entry.tunnels().len() >= TUNNELS_PER_LINK_MAX as usize {
+            return Err(refusal(Reason::TunnelLimit));
+        }
+        if entry.claims >= CLAIMS_MAX {
+            return Err(refusal(Reason::Overload));
+        }
+        let agent = entry
+            .agent
+            .as_ref()
+            .ok_or_else(|| refusal(Reason::Protocol))?;
+        let info = Arc::new(TunnelInfo {
+            scheme: register.scheme,
+            authority: register.authority.clone(),
+            base_path: register.base_path.clone(),
+            dcc: register.dcc.clone(),
+            capabilities: register.capabilities.clone(),
+            expose_all: register.expose_all,
+            owner: identity.as_ref().map(|it| Arc::clone(&it.owner)),
+            shared: identity.as_ref().is_some_and(|it| it.shared),
+        });
+        let claim = Claim {
+            tunnel: tunnel.clone(),
+            key: agent.key,
+            instance: agent.instance,
+            link: LinkRef {
+                shard: self.index,
+                link,
+            },
+            link_index: agent.link_index,
+            request: register.request,
+            info: Arc::clone(&info),
+        };
+        entry.claims += 1;
+        let it = TunnelEntry {
+            info,
+            request: register.request,
+            granted,
+            expires_at_seconds,
+            identity,
+            renewal,
+            held: held.unwrap_or_default(),
+        };
+        registry.add_tunnel(link, tunnel, it);
+        drop(registry);
+        self.claim(claim);
+        Ok(())
     }
 
     /// Takes a snapshot over and ends the links that it no longer allows; `ended` hears how many.
@@ -48,8 +128,8 @@ impl Shard {
             let now_seconds = Self::seconds_since_1970();
             let (ended, last) = self.registry.borrow().recheck(
                 after,
-                RECHECK_LINKS,
-                |key, identity| snapshot.still_allows(identity, Some(key), now_seconds),
+                RECHECK_COUNT,
+                |key, identity| snapshot.still_allows(identity, key, now_seconds),
                 |entry: &LinkEntry, reason| entry.mux.close(reason),
             );
             total += ended;
@@ -59,5 +139,13 @@ impl Shard {
             }
             turn().await;
         }
+    }
+}
+
+/// A refusal in the words of its reason.
+pub(super) fn refusal(reason: Reason) -> Refusal {
+    Refusal {
+        reason,
+        message: reason.to_string(),
     }
 }

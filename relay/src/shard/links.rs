@@ -5,24 +5,20 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use ring::rand::{SecureRandom, SystemRandom};
-use tieline_wire::limits::TUNNELS_PER_LINK_MAX;
 use tieline_wire::{
     AgentHello, Mux, Reason, Refusal, Register, RegisterAck, RelayHello, Settings, TunnelId,
 };
 use tracing::{Instrument, info, info_span};
 
 use super::Shard;
-use super::message::{Claim, Greeting, Message};
+use super::admission::refusal;
+use super::message::{Greeting, Message};
 use super::placement::shard_of;
-use crate::auth::authorize;
+use crate::auth::{Admission, authorize};
 use crate::io::{Socket, turn};
 use crate::link::{self, Left, LinkHost, NOTSENT_BYTES, Stay};
-use crate::registry::{LinkEntry, LinkId, LinkRef, TunnelEntry, TunnelInfo};
+use crate::registry::{LinkEntry, LinkId, LinkRef};
 use crate::session::SharedMux;
-
-/// Registrations of one link that may wait for the homes of their names. Without a bound, an agent
-/// that registers faster than they decide would fill this shard's memory with what it said.
-const CLAIMS_MAX: usize = 1024;
 
 /// Links that are looked after before others get a turn: 50 us of a shard with 10,000.
 const SWEEP_LINKS: usize = 256;
@@ -173,26 +169,25 @@ struct Host {
 }
 
 impl Host {
-    /// The name that a registration gets, and a claim on it if the link does not hold it yet.
+    /// Decides about a registration, or has a provider asked.
     fn register(&self, register: &Register) -> Result<(), Refusal> {
         let shard = &self.shard;
         let now = Shard::seconds_since_1970();
         let auth = shard.auth();
-        let mut registry = shard.registry.borrow_mut();
-        let refusal = |reason: Reason| Refusal {
-            reason,
-            message: reason.to_string(),
-        };
-        let entry = registry
-            .link_mut(self.id)
-            .ok_or_else(|| refusal(Reason::LinkLost))?;
-        let agent = entry
+        let registry = shard.registry.borrow();
+        let agent = registry
+            .link(self.id)
+            .ok_or_else(|| refusal(Reason::LinkLost))?
             .agent
             .as_ref()
             .ok_or_else(|| refusal(Reason::Protocol))?;
-        let permission = authorize(&auth, register, &agent.key, self.peer, now)?;
+        let admission = authorize(&auth, register, &agent.key, self.peer, now)?;
         let derived = TunnelId::derive(&agent.key, &agent.machine, &register.label);
-        let tunnel = match permission.name {
+        let (name, permission) = match admission {
+            Admission::Granted(permission) => (permission.name.clone(), Some(permission)),
+            Admission::AskProvider(name) => (name, None),
+        };
+        let tunnel = match name {
             Some(name) if name.looks_derived() && name != derived => {
                 let message = format!("{name} looks like a derived name of another agent");
                 return Err(Refusal {
@@ -203,50 +198,14 @@ impl Host {
             Some(name) => name,
             None => derived,
         };
-        let known = entry.tunnels().get(&tunnel);
-        let granted = known.and_then(|it| it.granted);
-        let held = known.map(|it| it.held.clone());
-        if held.is_none() && entry.tunnels().len() >= TUNNELS_PER_LINK_MAX as usize {
-            return Err(refusal(Reason::TunnelLimit));
-        }
-        if entry.claims >= CLAIMS_MAX {
-            return Err(refusal(Reason::Overload));
-        }
-        entry.claims += 1;
-        let info = Arc::new(TunnelInfo {
-            scheme: register.scheme,
-            authority: register.authority.clone(),
-            base_path: register.base_path.clone(),
-            dcc: register.dcc.clone(),
-            capabilities: register.capabilities.clone(),
-            expose_all: register.expose_all,
-            owner: permission.identity.as_ref().map(|it| Arc::clone(&it.owner)),
-            shared: permission.identity.as_ref().is_some_and(|it| it.shared),
-        });
-        let claim = Claim {
-            tunnel: tunnel.clone(),
-            key: agent.key,
-            instance: agent.instance,
-            link: LinkRef {
-                shard: shard.index,
-                link: self.id,
-            },
-            link_index: agent.link_index,
-            request: register.request,
-            info: Arc::clone(&info),
-        };
-        let it = TunnelEntry {
-            info,
-            request: register.request,
-            granted,
-            expires_at_seconds: permission.expires_at_seconds,
-            identity: permission.identity,
-            held: held.unwrap_or_default(),
-        };
-        registry.add_tunnel(self.id, tunnel, it);
         drop(registry);
-        shard.claim(claim);
-        Ok(())
+        match permission {
+            Some(it) => {
+                let (identity, expires) = (it.identity, it.expires_at_seconds);
+                shard.admit(self.id, register, tunnel, identity, expires, None)
+            }
+            None => shard.ask_provider(self.id, register, tunnel),
+        }
     }
 }
 
@@ -286,6 +245,9 @@ impl LinkHost for Host {
 
     fn register(&self, mux: &mut Mux, register: Register) {
         if let Err(refusal) = Self::register(self, &register) {
+            if refusal.reason == Reason::AuthUnavailable {
+                self.shard.wants_keys();
+            }
             self.shard.metrics.registration_refused(refusal.reason);
             if self.shard.may_log() {
                 info!(

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use tieline_wire::{AgentKey, BulkNonce, Generation, InstanceId, Reason, TunnelId};
 use tokio::sync::oneshot;
 
-use crate::auth::{Identity, Snapshot};
+use crate::auth::{Identity, Question, Ruling, Snapshot};
 use crate::metrics::TunnelBatch;
 use crate::registry::{LinkRef, TunnelInfo};
 
@@ -74,6 +74,8 @@ pub(crate) enum Message {
         snapshot: Arc<Snapshot>,
         ended: oneshot::Sender<usize>,
     },
+    /// From the control thread: what the provider says.
+    Ruled(Box<(Question, Ruling)>),
     /// Accept nothing new, let sessions end for so long, then stop.
     Stop { drain: Duration },
     /// Be a defect.

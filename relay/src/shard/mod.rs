@@ -11,9 +11,10 @@ use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tieline_wire::{Moment, Reason};
+use tokio::sync::mpsc;
 use tracing::{debug, error, info_span};
 
-use crate::auth::Snapshot;
+use crate::auth::{Ask, Snapshot};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::error::ListenKind;
@@ -39,6 +40,7 @@ mod message;
 mod names;
 mod placement;
 mod post;
+mod provider;
 mod routes;
 
 use callers::Callers;
@@ -58,6 +60,8 @@ pub(crate) struct Peers {
     pub(crate) config: Config,
     /// Who is let in, at the start.
     pub(crate) auth: Arc<Snapshot>,
+    /// The way to the control thread.
+    pub(crate) asks: mpsc::Sender<Ask>,
     /// The way into each shard.
     pub(crate) mailboxes: Vec<MailboxSender>,
     /// Links of each shard, placed or on their way.
@@ -321,6 +325,7 @@ impl Shard {
                 let _ = answer.send(registry.report(&after, self.index, self.clock.now()));
             }
             Message::Auth { snapshot, ended } => self.auth_changed(snapshot, ended),
+            Message::Ruled(ruled) => self.ruled(&ruled.0, ruled.1),
             Message::Stop { .. } => {}
             #[cfg(test)]
             Message::Panic => panic!("as the test wants it"),
@@ -337,6 +342,7 @@ impl Shard {
             sleep(period).await;
             self.sweep_links().await;
             self.sweep_names();
+            self.renew_permissions().await;
         }
     }
 

@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod agent;
+mod elsewhere;
+mod server;
 
 use std::fs;
 use std::path::Path;

@@ -114,6 +114,12 @@ impl From<Key> for KeySet {
 }
 
 impl KeySet {
+    /// None yet.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { keys: Vec::new() }
+    }
+
     /// Adds a key; `id` is what tokens call it in their `kid`.
     pub fn add(&mut self, id: Option<String>, key: Key) {
         self.keys.push((id, key));

@@ -1,4 +1,5 @@
 mod identities;
+mod provider;
 
 use tieline_wire::{Scheme, Token};
 
@@ -28,6 +29,13 @@ fn jwt(issuer: Option<&str>) -> Snapshot {
         issuer: issuer.map(str::to_owned),
         ..JwtAuth::default()
     }))
+}
+
+fn granted(admission: Result<Admission, Refusal>) -> Permission {
+    match admission {
+        Ok(Admission::Granted(permission)) => permission,
+        other => panic!("{other:?}"),
+    }
 }
 
 const AGENT: AgentKey = AgentKey::new([3; 32]);
@@ -74,7 +82,7 @@ fn open_takes_local_agents_only_unless_said_otherwise() {
     let anywhere = open(true);
     let ask = register(Some("Maya-1"), "maya", "");
     for local in ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"] {
-        let permission = authorize(&closed, &ask, &AGENT, peer(local), NOW).unwrap();
+        let permission = granted(authorize(&closed, &ask, &AGENT, peer(local), NOW));
         assert_eq!(permission.name, Some(TunnelId::parse("maya-1").unwrap()));
         assert_eq!(
             (permission.identity, permission.expires_at_seconds),
@@ -99,7 +107,7 @@ fn a_name_must_be_one_in_every_mode() {
 #[test]
 fn a_good_token_says_who_and_until_when() {
     let ask = register(None, "maya", &token(order()));
-    let permission = authorize(&jwt(None), &ask, &AGENT, peer("192.0.2.1"), NOW).unwrap();
+    let permission = granted(authorize(&jwt(None), &ask, &AGENT, peer("192.0.2.1"), NOW));
     let expires_at_seconds = Some(NOW + 3600 + claims::LEEWAY_SECONDS);
     assert_eq!(permission.name, None);
     assert_eq!(permission.expires_at_seconds, expires_at_seconds);

@@ -33,6 +33,7 @@ pub(super) fn write_files(folder: &Path) {
     write(folder, "keys.json", KEYS, 0o644);
     write(folder, "tokens.toml", examples("[[token]]")[0], 0o644);
     write(folder, "denied.toml", examples("jti = [")[0], 0o644);
+    write(folder, "provider-secret", "0123456789abcdef", 0o600);
     write(folder, "admin-token", "0123456789abcdef\n", 0o600);
 }
 
@@ -51,6 +52,12 @@ fn every_example_of_a_mode_in_the_manual_is_good() {
                 assert_eq!(jwt.keys.len(), 2);
                 assert_eq!(jwt.audience, ["tieline"]);
                 assert!(jwt.jwks.is_some() && jwt.issuer.is_some());
+            }
+            Auth::Provider(provider) => {
+                assert!(!provider.url.is_exposed());
+                assert_eq!(provider.interval, Duration::from_secs(60));
+                assert_eq!(provider.grace, Duration::from_secs(600));
+                assert_eq!(provider.secret.reveal(), "0123456789abcdef");
             }
             other => panic!("{other:?}"),
         }
@@ -244,4 +251,71 @@ fn a_secret_is_compared_whole_and_never_shown() {
         assert!(!secret.is(other), "{other}");
     }
     assert!(!format!("{secret:?} {:?}", TokenHash::of("x")).contains("0123"));
+}
+
+#[test]
+fn a_set_of_keys_may_be_a_url() {
+    for text in ["https://login.example/keys?v=1", "http://127.0.0.1:1/x"] {
+        let config = Case::flags(&format!("--auth jwt --jwt-jwks {text}")).config();
+        let Auth::Jwt(jwt) = &config.auth else {
+            panic!("{:?}", config.auth)
+        };
+        let Some(JwksSource::Url(url)) = &jwt.jwks else {
+            panic!("{jwt:?}")
+        };
+        assert_eq!(url.to_string(), text);
+        assert!(!url.is_exposed());
+    }
+    assert!(
+        HttpUrl::parse("http://login.example/")
+            .unwrap()
+            .is_exposed()
+    );
+    assert!(!HttpUrl::parse("http://[::1]/").unwrap().is_exposed());
+    for text in ["ftp://x/", "https://", "https://a:b@c/", "://x"] {
+        let error = Case::flags(&format!("--auth jwt --jwt-jwks {text}")).error();
+        assert!(
+            error.contains("is not a file, or an http or https URL"),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn a_provider_wants_a_url_and_a_secret_and_has_bounds() {
+    let folder = folder();
+    let secret = write(folder.path(), "s", "0123456789abcdef", 0o600);
+    let flags = format!(
+        "--auth provider --auth-provider-secret-file {}",
+        secret.display()
+    );
+    let with = |more: &str| Case::flags(&format!("{flags} {more}"));
+    let Auth::Provider(provider) = with("--auth-provider-url http://localhost:1/base")
+        .config()
+        .auth
+    else {
+        panic!("another mode")
+    };
+    let at = provider.url.join("/api/verify").unwrap();
+    assert_eq!(at.to_string(), "http://localhost:1/base/api/verify");
+    for (more, wanted) in [
+        ("", "--auth-provider-url URL"),
+        ("--auth-provider-url x", "is not an http or https URL"),
+        (
+            "--auth-provider-url http://x --auth-provider-interval 1ms",
+            "auth_provider_interval is 1ms",
+        ),
+        (
+            "--auth-provider-url http://x --auth-provider-grace 8d",
+            "auth_provider_grace is ",
+        ),
+    ] {
+        let error = with(more).error();
+        assert!(error.contains(wanted), "{error}");
+    }
+    let error = Case::flags("--auth-provider-url http://x").error();
+    assert!(
+        error.ends_with("does nothing here; add --auth provider"),
+        "{error}"
+    );
 }

@@ -103,7 +103,7 @@ fn a_wrong_value_is_named_with_its_flag_or_variable() {
         ),
         (
             "--auth basic",
-            "--auth: \"basic\" is not open, tokens or jwt",
+            "--auth: \"basic\" is not open, tokens, jwt or provider",
         ),
         (
             "--caller-auth basic",
@@ -131,7 +131,6 @@ fn what_is_not_built_says_so() {
         "--tls-cert a",
         "--tls-key a",
         "--agent-listen tls://0.0.0.0:1",
-        "--auth provider",
     ] {
         let error = Case::flags(flags).error();
         let flag = flags.split(' ').next().unwrap();

@@ -1,25 +1,33 @@
 //! The keeper of who is let in: reads again what changes, and tells every shard.
 
+mod clerk;
+mod client;
 mod file;
+mod jwks;
 mod revoked;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tieline_wire::claims::KeySet;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::task::JoinSet;
 use tokio::time::{self, Instant, MissedTickBehavior};
 use tracing::{info, warn};
 
+use self::clerk::{Clerk, Provider};
+use self::client::HttpClient;
 use self::file::Watched;
+use self::jwks::{Pace, RemoteKeys};
 use self::revoked::Revoked;
 pub(super) use self::revoked::{REVOKED_KEPT, RevokeError};
 use super::Inspect;
-use crate::auth::{Mode, Signed, Snapshot};
+use crate::auth::{Ask, Mode, Signed, Snapshot};
 use crate::config::{
-    Auth, Config, Denied, Denylist, JwksSource, JwtAuth, TokenTable, read_denylist, read_jwks,
-    read_tokens,
+    Auth, Config, Denied, Denylist, HttpUrl, JwksSource, JwtAuth, TokenTable, read_denylist,
+    read_jwks, read_tokens,
 };
+use crate::error::ConfigError;
 
 /// How often files are looked at.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -46,10 +54,16 @@ pub(super) struct Keeper {
     inspect: Arc<dyn Inspect>,
     orders: mpsc::Receiver<Order>,
     snapshot: Snapshot,
+    /// Answers the shards, once the keeper runs and has it run too.
+    clerk: Option<Clerk>,
     tokens: Option<Watched<TokenTable>>,
     denylist: Option<Watched<Denylist>>,
     jwt: JwtAuth,
     jwks: Option<Watched<KeySet>>,
+    /// Fetches keys, until the keeper runs and has it run too.
+    remote: Option<RemoteKeys>,
+    /// Keys that were fetched.
+    fetched: mpsc::Receiver<KeySet>,
     /// What the configuration denies, where no file does.
     always_denied: Denylist,
     revoked: Revoked,
@@ -60,17 +74,25 @@ impl Keeper {
     pub(super) fn new(
         config: &Config,
         snapshot: Snapshot,
+        asked: mpsc::Receiver<Ask>,
         inspect: Arc<dyn Inspect>,
-    ) -> (Self, Orders) {
+    ) -> Result<(Self, Orders), ConfigError> {
         let (sender, orders) = mpsc::channel(ORDERS_MAX);
+        // The latest set is the only one that matters, so it waits until that is taken.
+        let (news, fetched) = mpsc::channel(1);
+        let wishes = Arc::<Notify>::default();
+        let mut provider = None;
         let mut keeper = Self {
             inspect,
             orders,
             snapshot,
+            clerk: None,
             tokens: None,
             denylist: None,
             jwt: JwtAuth::default(),
             jwks: None,
+            remote: None,
+            fetched,
             always_denied: config.denylist.clone(),
             revoked: Revoked::default(),
         };
@@ -88,16 +110,38 @@ impl Keeper {
             }
             Auth::Jwt(jwt) => {
                 keeper.jwt = jwt.clone();
-                if let Some(JwksSource::File { path, keys }) = &jwt.jwks {
-                    keeper.jwks = Some(Watched::new(path, keys.clone(), read_jwks));
+                match &jwt.jwks {
+                    Some(JwksSource::File { path, keys }) => {
+                        keeper.jwks = Some(Watched::new(path, keys.clone(), read_jwks));
+                    }
+                    Some(JwksSource::Url(url)) => {
+                        warn_if_exposed("jwt_jwks", url);
+                        let client = HttpClient::new(url)?;
+                        let wishes = Arc::clone(&wishes);
+                        let remote =
+                            RemoteKeys::new(url.clone(), client, Pace::STANDARD, wishes, news);
+                        keeper.remote = Some(remote);
+                    }
+                    None => {}
                 }
             }
+            Auth::Provider(config) => provider = Some(Arc::new(Provider::new(config)?)),
         }
-        (keeper, sender)
+        let inspect = Arc::clone(&keeper.inspect);
+        keeper.clerk = Some(Clerk::new(asked, wishes, inspect, provider));
+        Ok((keeper, sender))
     }
 
     /// Keeps until nobody can give orders any more.
     pub(super) async fn run(mut self) {
+        // Ends with this future: dropping the set aborts its tasks.
+        let mut tasks = JoinSet::new();
+        if let Some(remote) = self.remote.take() {
+            tasks.spawn(remote.run());
+        }
+        if let Some(clerk) = self.clerk.take() {
+            tasks.spawn(clerk.run());
+        }
         let mut looks = time::interval(LOOK_INTERVAL);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -111,16 +155,22 @@ impl Keeper {
                     Some(Order::Reload) => self.look(true).await,
                     None => return,
                 },
+                Some(keys) = self.fetched.recv() => self.take_keys(keys).await,
                 _ = looks.tick() => self.look(false).await,
             }
         }
+    }
+
+    async fn take_keys(&mut self, keys: KeySet) {
+        self.snapshot.mode = Mode::Jwt(Arc::new(Signed::with(&self.jwt, keys)));
+        self.publish().await;
     }
 
     async fn revoke(&mut self, denied: Denied) -> Result<usize, RevokeError> {
         self.revoked.add(denied.clone(), Instant::now())?;
         self.renew_denied();
         let links = self.publish().await;
-        info!(?denied, links, "revoked");
+        info!(links, "revoked: {denied}");
         Ok(links)
     }
 
@@ -164,6 +214,12 @@ impl Keeper {
     async fn publish(&mut self) -> usize {
         self.snapshot.generation += 1;
         self.inspect.admit(Arc::new(self.snapshot.clone())).await
+    }
+}
+
+fn warn_if_exposed(key: &str, url: &HttpUrl) {
+    if url.is_exposed() {
+        warn!("{key}: {url} is not encrypted; whoever is on the way decides who is let in");
     }
 }
 

@@ -5,8 +5,9 @@ use std::sync::Mutex;
 use tieline_wire::claims::Key;
 
 use super::*;
+use crate::auth::{Question, Ruling};
 use crate::config::{TokenHash, TokensAuth};
-use crate::control::{Ended, Tunnels};
+use crate::control::{Ended, Told, Tunnels};
 use crate::metrics::ShardStatus;
 
 /// Shards that only listen.
@@ -23,6 +24,10 @@ impl Inspect for Listener {
         Box::pin(std::future::ready(1))
     }
 
+    fn rule(&self, _: Question, _: Ruling) -> Told {
+        Box::pin(std::future::ready(()))
+    }
+
     fn shards(&self) -> Vec<ShardStatus> {
         Vec::new()
     }
@@ -31,10 +36,11 @@ impl Inspect for Listener {
 fn keeper(config: &Config) -> (Keeper, Arc<Listener>) {
     let listener = Arc::<Listener>::default();
     let inspect = Arc::clone(&listener) as Arc<dyn Inspect>;
-    (
-        Keeper::new(config, Snapshot::of(config), inspect).0,
-        listener,
-    )
+    {
+        let asked = mpsc::channel(1).1;
+        let (keeper, _) = Keeper::new(config, Snapshot::of(config), asked, inspect).unwrap();
+        (keeper, listener)
+    }
 }
 
 /// Writes a file as an editor does: beside it, and then in its place.

@@ -9,7 +9,9 @@ fn a_taken_port_fails_the_start() {
         ..Config::default()
     };
     let fake = Arc::new(that_answer(0, 0));
-    let Err(error) = Control::start(&config, &Snapshot::of(&config), fake, vec![]) else {
+    let snapshot = Snapshot::of(&config);
+    let asked = mpsc::channel(1).1;
+    let Err(error) = Control::start(&config, &snapshot, asked, fake, vec![]) else {
         panic!("started")
     };
     let text = error.to_string();

@@ -49,6 +49,10 @@ impl Inspect for Fake {
         Box::pin(std::future::ready(3))
     }
 
+    fn rule(&self, _: Question, _: Ruling) -> Told {
+        Box::pin(std::future::ready(()))
+    }
+
     fn shards(&self) -> Vec<ShardStatus> {
         let reason = Some("io_uring_setup: not permitted".to_owned());
         vec![
@@ -93,7 +97,9 @@ fn start_with(fake: Fake, config: &Config) -> (Control, Vec<Arc<ShardMetrics>>) 
         Arc::new(ShardMetrics::default()),
     ];
     let snapshot = Snapshot::of(config);
-    let control = Control::start(config, &snapshot, Arc::new(fake), metrics.clone()).unwrap();
+    let asked = mpsc::channel(1).1;
+    let fake = Arc::new(fake);
+    let control = Control::start(config, &snapshot, asked, fake, metrics.clone()).unwrap();
     (control, metrics)
 }
 

@@ -13,9 +13,9 @@ use hyper::body::Incoming;
 use send_wrapper::SendWrapper;
 
 use super::Gateway;
-use super::caller::{Cut, State, Upload};
 use super::events::Events;
 use super::pool::{Lease, Track};
+use super::state::{Cut, State, Upload};
 
 /// A request's body on its way to the target.
 pub(super) struct RequestBody {

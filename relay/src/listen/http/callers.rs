@@ -19,8 +19,11 @@ type Digest = [u8; 32];
 
 /// The callers of one frontend connection.
 pub(super) struct Callers<G: Gateway> {
-    known: RefCell<Vec<(Option<Digest>, Rc<G::Caller>)>>,
+    known: RefCell<Vec<Known<G>>>,
 }
+
+/// What somebody presented, and who it was.
+type Known<G> = (Option<Digest>, Rc<<G as Gateway>::Caller>);
 
 impl<G: Gateway> Callers<G> {
     pub(super) fn new() -> Self {

@@ -11,10 +11,11 @@ use hyper::rt::{Executor, Read, Write};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 
-use super::caller::{Caller, State};
+use super::caller::Caller;
 use super::callers::Callers;
 use super::deadline::Watchdog;
 use super::forward::Front;
+use super::state::State;
 use super::{Ended, Gateway, HTTP_BUFFER_BYTES_MAX, Settings};
 
 /// Streams that one connection of HTTP/2 may have at a time.

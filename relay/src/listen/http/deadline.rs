@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use hyper::rt::{Read, ReadBuf};
 
-use super::caller::State;
+use super::state::State;
 use super::{Ended, Gateway, Settings};
 
 /// Longest time in which what a caller still sends is thrown away after the last answer, and the

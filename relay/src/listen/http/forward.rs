@@ -12,7 +12,6 @@ use hyper::body::Incoming;
 use tieline_wire::{Reason, TunnelId};
 
 use super::body::{AnswerBody, RequestBody, await_continue};
-use super::caller::{Cut, State};
 use super::callers::{Callers, leave_credential};
 use super::events::Events;
 use super::exposure::is_exposed;
@@ -22,6 +21,7 @@ use super::pool::{Connection, Failure, Lease, Pool};
 use super::problem::{self, Problem};
 use super::rewrite::{Mapping, Target};
 use super::route::{Named, Route, Way, named, split};
+use super::state::{Cut, State};
 use super::{Gateway, Peer, Settings, headers, sse};
 
 /// How often a request that was not sent yet looks for the tunnel anew, when its link went away.

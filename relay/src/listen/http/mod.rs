@@ -20,6 +20,7 @@ mod problem;
 mod rewrite;
 mod route;
 mod sse;
+mod state;
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -33,13 +34,14 @@ use tieline_wire::{Reason, TunnelId};
 
 use crate::auth::TokenRefusal;
 use crate::session::SessionEnded;
-use caller::{Caller, State};
+use caller::Caller;
 use connection::Turns;
 use deadline::linger;
 use forward::Front;
 pub(crate) use origin::Origins;
 pub(crate) use rewrite::Target;
 pub(crate) use route::hint;
+use state::State;
 
 /// Most that is buffered of one connection in one direction, and so the longest head.
 const HTTP_BUFFER_BYTES_MAX: usize = 64 * 1024;

@@ -1,0 +1,61 @@
+//! URLs of servers that the relay asks.
+
+use std::fmt;
+
+use http::Uri;
+
+/// An `http` or `https` URL.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HttpUrl(Uri);
+
+impl HttpUrl {
+    /// Reads one; a user or a password has no place in it.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let uri: Uri = text.parse().ok()?;
+        let fits = matches!(uri.scheme_str(), Some("http" | "https"))
+            && uri.host().is_some_and(|host| !host.is_empty())
+            && uri.authority().is_some_and(|it| !it.as_str().contains('@'));
+        fits.then_some(Self(uri))
+    }
+
+    /// Whether it is a URL at all, and no file's name.
+    pub(super) fn is_meant(text: &str) -> bool {
+        text.contains("://")
+    }
+
+    /// Whether what goes there is encrypted.
+    #[must_use]
+    pub fn is_https(&self) -> bool {
+        self.0.scheme_str() == Some("https")
+    }
+
+    /// Whether it leads to another machine, and others on the way can read and change everything.
+    #[must_use]
+    pub fn is_exposed(&self) -> bool {
+        let host = self.0.host().unwrap_or("");
+        let bare = host.trim_start_matches('[').trim_end_matches(']');
+        let is_local = bare == "localhost"
+            || bare
+                .parse::<std::net::IpAddr>()
+                .is_ok_and(|ip| ip.to_canonical().is_loopback());
+        !self.is_https() && !is_local
+    }
+
+    pub(crate) const fn uri(&self) -> &Uri {
+        &self.0
+    }
+
+    /// With `path` behind its own.
+    pub(crate) fn join(&self, path: &str) -> Option<Self> {
+        let base = self.0.to_string();
+        let base = base.split(['?', '#']).next().unwrap_or("");
+        Self::parse(&format!("{}{path}", base.trim_end_matches('/')))
+    }
+}
+
+impl fmt::Display for HttpUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}

@@ -1,0 +1,290 @@
+//! Where a frontend connection stands in its requests, and how long its caller may take.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::task::{Context, Waker};
+use std::time::Instant;
+
+use super::{Ended, Settings};
+
+/// Where a connection stands in its requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Nothing answered yet: the whole first head must come in time.
+    Fresh,
+    /// Between requests.
+    Idle,
+    /// Bytes of a later request's head are here.
+    Head,
+    /// A request is being answered.
+    Busy,
+}
+
+/// What becomes of a request's body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Upload {
+    /// There is none, or all of it was taken.
+    Done,
+    /// Nobody takes it, or not yet.
+    Held,
+    /// It goes to the target as it comes.
+    Open,
+}
+
+/// How the framing of an answer that broke off looks to the caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cut {
+    /// A plain close shows that something is missing.
+    Visible,
+    /// A plain close would look like the answer's end.
+    Hidden,
+}
+
+/// State of one frontend connection, shared by its parts; all of them run in one task.
+#[derive(Debug)]
+pub(super) struct State {
+    phase: Cell<Phase>,
+    /// When the phase began; the driver of the connection fills it in.
+    since: Cell<Option<Instant>>,
+    /// When bytes last moved, known only while they should move and do not.
+    stalled_since: Cell<Option<Instant>>,
+    moved: Cell<bool>,
+    write_blocked: Cell<bool>,
+    read_blocked: Cell<bool>,
+    flushes: Cell<u64>,
+    upload: Cell<Upload>,
+    upload_wanted: Cell<bool>,
+    /// Whether the answer's head is here: from then on the target may take its time.
+    is_answering: Cell<bool>,
+    cut: Cell<Option<Cut>>,
+    /// HTTP/2: what is known of the connection that this stream is one of.
+    connection: Option<StreamOf>,
+    is_http2: Cell<bool>,
+    /// HTTP/2: how many streams the connection has.
+    streams: Cell<usize>,
+    /// HTTP/2: streams that wait for a flush, and whom to ask for one.
+    waits_for_flush: RefCell<Vec<Waker>>,
+    driver: RefCell<Option<Waker>>,
+}
+
+impl State {
+    pub(super) fn new() -> Self {
+        Self {
+            connection: None,
+            is_http2: Cell::new(false),
+            streams: Cell::new(0),
+            waits_for_flush: RefCell::default(),
+            driver: RefCell::default(),
+            phase: Cell::new(Phase::Fresh),
+            since: Cell::new(None),
+            stalled_since: Cell::new(None),
+            moved: Cell::new(false),
+            write_blocked: Cell::new(false),
+            read_blocked: Cell::new(false),
+            flushes: Cell::new(0),
+            upload: Cell::new(Upload::Done),
+            upload_wanted: Cell::new(false),
+            is_answering: Cell::new(false),
+            cut: Cell::new(None),
+        }
+    }
+
+    /// From now on requests come as streams, and what comes beside them is nothing to wait for.
+    pub(super) fn begin_http2(&self) {
+        self.is_http2.set(true);
+        self.enter(Phase::Idle);
+    }
+
+    /// State of a new stream of the connection in `connection`, which is busy while one lives.
+    pub(super) fn of_stream(connection: &Rc<Self>) -> Self {
+        connection.streams.set(connection.streams.get() + 1);
+        connection.enter(Phase::Busy);
+        Self {
+            connection: Some(StreamOf(Rc::clone(connection))),
+            ..Self::new()
+        }
+    }
+
+    /// Begins the time anew that the caller has now.
+    pub(super) fn extend(&self) {
+        self.since.set(None);
+    }
+
+    /// A turn of the connection begins.
+    pub(super) fn begin_turn(&self) {
+        self.read_blocked.set(false);
+    }
+
+    /// The caller was read, or had nothing.
+    pub(super) fn read_polled(&self, is_pending: bool) {
+        self.read_blocked.set(is_pending);
+    }
+
+    /// Bytes of the caller go to hyper.
+    pub(super) fn received(&self) {
+        self.moved.set(true);
+        if self.phase.get() == Phase::Idle && !self.is_http2.get() {
+            self.enter(Phase::Head);
+        }
+    }
+
+    /// The caller was written to, or takes nothing.
+    pub(super) fn write_polled(&self, is_pending: bool) {
+        self.write_blocked.set(is_pending);
+        if !is_pending {
+            self.moved.set(true);
+        }
+    }
+
+    /// True while nobody would notice that the caller leaves: hyper reads no further in this turn.
+    pub(super) fn is_unwatched(&self) -> bool {
+        self.phase.get() == Phase::Busy
+            && !self.read_blocked.get()
+            && self.upload.get() != Upload::Open
+    }
+
+    fn enter(&self, phase: Phase) {
+        self.phase.set(phase);
+        self.since.set(None);
+    }
+
+    /// A request's head is complete.
+    pub(super) fn begin(&self, has_body: bool) {
+        self.enter(Phase::Busy);
+        self.upload
+            .set(if has_body { Upload::Held } else { Upload::Done });
+        self.upload_wanted.set(false);
+        self.is_answering.set(false);
+    }
+
+    /// The answer has been handed to hyper in full, or has been given up.
+    pub(super) fn answered(&self) {
+        self.enter(Phase::Idle);
+    }
+
+    pub(super) fn set_upload(&self, upload: Upload) {
+        self.upload.set(upload);
+    }
+
+    /// Whether the target could take more of the body than the caller has sent.
+    pub(super) fn set_upload_wanted(&self, wanted: bool) {
+        self.upload_wanted.set(wanted);
+    }
+
+    /// The answer's head is here.
+    pub(super) fn head_arrived(&self) {
+        self.is_answering.set(true);
+    }
+
+    /// The answer breaks off.
+    pub(super) fn set_cut(&self, cut: Cut) {
+        self.cut.set(Some(cut));
+    }
+
+    /// How often everything that hyper had for the caller was written.
+    pub(super) fn flushes(&self) -> u64 {
+        self.connection
+            .as_ref()
+            .map_or(self.flushes.get(), |stream| stream.0.flushes.get())
+    }
+
+    /// Sees to it that hyper flushes, and wakes this task when it has.
+    pub(super) fn await_flush(&self, cx: &Context<'_>) {
+        let Some(StreamOf(connection)) = &self.connection else {
+            // Once: the same task flushes after this turn.
+            return cx.waker().wake_by_ref();
+        };
+        let mut waiting = connection.waits_for_flush.borrow_mut();
+        waiting.push(cx.waker().clone());
+        if let Some(driver) = &*connection.driver.borrow() {
+            driver.wake_by_ref();
+        }
+    }
+
+    /// Notes the task that drives the connection.
+    pub(super) fn driven_by(&self, waker: &Waker) {
+        let mut driver = self.driver.borrow_mut();
+        match &mut *driver {
+            Some(known) => known.clone_from(waker),
+            none => *none = Some(waker.clone()),
+        }
+    }
+
+    pub(super) fn flushed(&self) {
+        self.flushes.set(self.flushes.get() + 1);
+        for waiting in self.waits_for_flush.take() {
+            waiting.wake();
+        }
+    }
+
+    /// True if the caller may still be sending a body that nobody reads.
+    pub(super) fn is_body_unread(&self) -> bool {
+        self.upload.get() != Upload::Done
+    }
+
+    /// Why the connection ended, by what hyper says.
+    pub(super) fn ended(&self, result: Result<(), hyper::Error>) -> Ended {
+        match (self.cut.get(), result) {
+            (Some(Cut::Visible), _) => Ended::Aborted,
+            (Some(Cut::Hidden), _) => Ended::Truncated,
+            (None, Ok(())) => Ended::Closed,
+            (None, Err(error)) if error.is_parse() => Ended::Malformed,
+            // It hangs up as it likes once nothing runs, and may do so in the middle of a goodbye.
+            (None, Err(_)) if self.is_http2.get() && self.streams.get() == 0 => Ended::Closed,
+            (None, Err(_)) => Ended::CallerGone,
+        }
+    }
+
+    /// True while it is the target that everybody waits for: it may take its time.
+    pub(super) fn is_unhurried(&self) -> bool {
+        let unhurried = self.phase.get() == Phase::Busy && !self.is_stalled();
+        if unhurried {
+            self.stalled_since.set(None);
+        }
+        unhurried
+    }
+
+    fn is_stalled(&self) -> bool {
+        let awaits_caller = self.upload_wanted.get() && !self.is_answering.get();
+        self.write_blocked.get() || (self.phase.get() == Phase::Busy && awaits_caller)
+    }
+
+    /// By when the caller has to do something, after a turn that ended `now`.
+    pub(super) fn deadline(&self, settings: &Settings, now: Instant) -> (Instant, Ended) {
+        if self.is_stalled() {
+            let since = match self.stalled_since.get() {
+                Some(since) if !self.moved.get() => since,
+                _ => now,
+            };
+            self.moved.set(false);
+            self.stalled_since.set(Some(since));
+            return (since + settings.stall_timeout, Ended::Stalled);
+        }
+        self.stalled_since.set(None);
+        let since = self.since.get().unwrap_or(now);
+        self.since.set(Some(since));
+        match self.phase.get() {
+            Phase::Idle => (since + settings.idle_timeout, Ended::IdleTimeout),
+            _ => (since + settings.head_timeout, Ended::HeadTimeout),
+        }
+    }
+}
+
+/// One stream of a connection.
+#[derive(Debug)]
+struct StreamOf(Rc<State>);
+
+impl Drop for StreamOf {
+    fn drop(&mut self) {
+        let Self(connection) = self;
+        let left = connection.streams.get() - 1;
+        connection.streams.set(left);
+        if left == 0 {
+            connection.enter(Phase::Idle);
+            // Its time begins now.
+            if let Some(driver) = &*connection.driver.borrow() {
+                driver.wake_by_ref();
+            }
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! A tunnel, as its link knows it.
+
+use std::sync::Arc;
+
+use tieline_wire::{Generation, Moment, Register, Scheme, TunnelId};
+
+use super::LinkId;
+use crate::auth::{Identity, Owner};
+use crate::session::Held;
+
+/// What an agent said of a tunnel's target, and whose it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct TunnelInfo {
+    pub(crate) scheme: Scheme,
+    pub(crate) authority: String,
+    pub(crate) base_path: String,
+    pub(crate) dcc: String,
+    pub(crate) capabilities: Vec<String>,
+    /// Callers may use every path of an HTTP target, not only those under `base_path`.
+    pub(crate) expose_all: bool,
+    /// Nobody's without authentication.
+    pub(crate) owner: Option<Arc<Owner>>,
+    /// Whether agents with other keys may serve it too, if they are close to its owner and say so
+    /// as well.
+    pub(crate) shared: bool,
+}
+
+/// A tunnel, as its link knows it.
+#[derive(Debug)]
+pub(crate) struct TunnelEntry {
+    pub(crate) info: Arc<TunnelInfo>,
+    /// The agent's number of the latest registration.
+    pub(crate) request: u32,
+    /// Set once the name is ours.
+    pub(crate) granted: Option<Grant>,
+    /// The first second since 1970 at which the agent's permission is over.
+    pub(crate) expires_at_seconds: Option<u64>,
+    /// Who registered it; nobody without authentication.
+    pub(crate) identity: Option<Arc<Identity>>,
+    /// When a provider is asked again; never without one.
+    pub(crate) renewal: Option<Renewal>,
+    /// Its sessions on this link; kept when it is registered again.
+    pub(crate) held: Held,
+}
+
+impl TunnelEntry {
+    /// How long the agent's permission still lasts, as an acknowledgement says it: 0 is for ever, and
+    /// so one that ends just now has a second left.
+    pub(crate) fn expires_in_s(&self, now_seconds: u64) -> u32 {
+        self.expires_at_seconds.map_or(0, |end| {
+            let left = end.saturating_sub(now_seconds).max(1);
+            u32::try_from(left).unwrap_or(u32::MAX)
+        })
+    }
+}
+
+/// A permission that another server gave, and has to give again.
+#[derive(Debug)]
+pub(crate) struct Renewal {
+    /// What was asked for, token included.
+    pub(crate) register: Arc<Register>,
+    /// Never while an answer is awaited.
+    pub(crate) next_at: Option<Moment>,
+    /// Until when it lasts if no answer comes.
+    pub(crate) good_until: Moment,
+}
+
+/// A tunnel whose permission is to be renewed.
+#[derive(Debug)]
+pub(crate) struct Due {
+    pub(crate) link: LinkId,
+    pub(crate) tunnel: TunnelId,
+    pub(crate) register: Arc<Register>,
+}
+
+/// A name that a link holds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Grant {
+    pub(crate) generation: Generation,
+    pub(crate) since: Moment,
+}

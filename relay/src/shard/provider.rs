@@ -1,0 +1,220 @@
+//! Registrations that another server decides: asked by the control thread, so that no shard waits.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tieline_wire::{Moment, Reason, Refusal, Register, RegisterAck, TunnelId};
+use tracing::{debug, info};
+
+use super::Shard;
+use super::admission::{CLAIMS_MAX, refusal};
+use crate::auth::{Ask, Identity, Mode, Question, Ruling};
+use crate::io::turn;
+use crate::registry::{LinkId, Renewal};
+
+/// Links and tunnels that are looked through before others get a turn.
+const RENEW_COUNT: usize = 2048;
+
+/// How soon a provider that gave no answer is asked again about a tunnel that lives.
+const RETRY: Duration = Duration::from_secs(5);
+
+impl Shard {
+    /// Has the provider asked whether a link may have `tunnel`; the answer comes as a message.
+    ///
+    /// # Errors
+    /// Too many questions wait.
+    pub(super) fn ask_provider(
+        &self,
+        link: LinkId,
+        register: &Register,
+        tunnel: TunnelId,
+    ) -> Result<(), Refusal> {
+        let mut registry = self.registry.borrow_mut();
+        let entry = registry
+            .link_mut(link)
+            .ok_or_else(|| refusal(Reason::LinkLost))?;
+        if entry.claims >= CLAIMS_MAX {
+            return Err(refusal(Reason::Overload));
+        }
+        let question = Question {
+            shard: self.index,
+            link: link.0,
+            tunnel,
+            register: Arc::new(register.clone()),
+            is_renewal: false,
+            asked_at: Instant::now(),
+        };
+        let asked = self.peers.asks.try_send(Ask::Rule(question));
+        asked.map_err(|_| refusal(Reason::Overload))?;
+        entry.claims += 1;
+        Ok(())
+    }
+
+    /// The provider has decided, or not.
+    pub(super) fn ruled(self: &Rc<Self>, question: &Question, ruling: Ruling) {
+        if question.is_renewal {
+            return self.renewed(question, ruling);
+        }
+        let link = LinkId(question.link);
+        let mux = match self.registry.borrow_mut().link_mut(link) {
+            Some(entry) => {
+                entry.claims = entry.claims.saturating_sub(1);
+                Rc::clone(&entry.mux)
+            }
+            // It did not wait.
+            None => return,
+        };
+        let outcome = match ruling {
+            Ruling::Allowed {
+                identity,
+                expires_at_seconds,
+            } => self.allowed(question, identity, expires_at_seconds),
+            Ruling::Denied(refusal) => Err(refusal),
+            Ruling::Unavailable(why) => {
+                debug!(link = link.0, why, "no word from the provider");
+                Err(refusal(Reason::AuthUnavailable))
+            }
+        };
+        let Err(refusal) = outcome else { return };
+        self.metrics.registration_refused(refusal.reason);
+        if self.may_log() {
+            let reason = refusal.reason.word();
+            info!(link = link.0, tunnel = %question.tunnel, reason, "registration refused");
+        }
+        let request = question.register.request;
+        let outcome = Err(refusal);
+        mux.with_mux(|mux| mux.register_ack(&RegisterAck { request, outcome }));
+    }
+
+    fn allowed(
+        self: &Rc<Self>,
+        question: &Question,
+        identity: Option<Arc<Identity>>,
+        expires_at_seconds: Option<u64>,
+    ) -> Result<(), Refusal> {
+        let link = LinkId(question.link);
+        let auth = self.auth();
+        // It may have been revoked in the meantime.
+        if let Some(agent) = self
+            .registry
+            .borrow()
+            .link(link)
+            .and_then(|it| it.agent.as_ref())
+        {
+            auth.still_allows(
+                identity.as_deref(),
+                Some(&agent.key),
+                Self::seconds_since_1970(),
+            )
+            .map_err(refusal)?;
+        }
+        let Mode::Provider { interval, grace } = &auth.mode else {
+            return Err(refusal(Reason::AuthUnavailable));
+        };
+        let now = self.clock.now();
+        let renewal = Renewal {
+            register: Arc::clone(&question.register),
+            next_at: Some(after(now, *interval)),
+            good_until: now + *interval + *grace,
+        };
+        self.admit(
+            link,
+            &question.register,
+            question.tunnel.clone(),
+            identity,
+            expires_at_seconds,
+            Some(renewal),
+        )
+    }
+
+    /// The provider has spoken again about a tunnel that lives, or has not.
+    fn renewed(&self, question: &Question, ruling: Ruling) {
+        let auth = self.auth();
+        let Mode::Provider { interval, grace } = &auth.mode else {
+            return;
+        };
+        let now = self.clock.now();
+        let mut registry = self.registry.borrow_mut();
+        let Some(entry) = registry.link_mut(LinkId(question.link)) else {
+            return;
+        };
+        let mux = Rc::clone(&entry.mux);
+        let Some(it) = entry.tunnel_mut(&question.tunnel) else {
+            return;
+        };
+        let Some(renewal) = &mut it.renewal else {
+            return;
+        };
+        // It was registered again since, and asked about anew.
+        if !Arc::ptr_eq(&renewal.register, &question.register) {
+            return;
+        }
+        let owner = |identity: &Option<Arc<Identity>>| {
+            let identity = identity.as_ref();
+            identity.map(|it| (Arc::clone(&it.owner), it.shared))
+        };
+        let end = match ruling {
+            Ruling::Allowed { ref identity, .. } if owner(identity) != owner(&it.identity) => {
+                Some(Reason::AuthChanged)
+            }
+            Ruling::Allowed {
+                expires_at_seconds, ..
+            } => {
+                renewal.next_at = Some(after(now, *interval));
+                renewal.good_until = now + *interval + *grace;
+                entry.extend(&question.tunnel, expires_at_seconds);
+                None
+            }
+            Ruling::Denied(_) => Some(Reason::Revoked),
+            Ruling::Unavailable(_) if now >= renewal.good_until => Some(Reason::AuthUnavailable),
+            Ruling::Unavailable(why) => {
+                debug!(tunnel = %question.tunnel, why, "no word from the provider");
+                renewal.next_at = Some(after(now, RETRY.min(*interval)));
+                None
+            }
+        };
+        drop(registry);
+        if let Some(reason) = end {
+            mux.close(reason);
+        }
+    }
+
+    /// Has the provider asked again about tunnels whose time has come.
+    pub(super) async fn renew_permissions(&self) {
+        if !matches!(self.auth().mode, Mode::Provider { .. }) {
+            return;
+        }
+        let mut after = None;
+        loop {
+            let now = self.clock.now();
+            let (due, last) = self.registry.borrow_mut().renewals(after, RENEW_COUNT, now);
+            for due in due {
+                let question = Question {
+                    shard: self.index,
+                    link: due.link.0,
+                    tunnel: due.tunnel,
+                    register: due.register,
+                    is_renewal: true,
+                    asked_at: Instant::now(),
+                };
+                if let Err(full) = self.peers.asks.try_send(Ask::Rule(question))
+                    && let Ask::Rule(question) = full.into_inner()
+                {
+                    let why = "too many questions wait".to_owned();
+                    self.renewed(&question, Ruling::Unavailable(why));
+                }
+            }
+            match last {
+                Some(last) => after = Some(last),
+                None => return,
+            }
+            turn().await;
+        }
+    }
+}
+
+/// A moment not quite `pause` after `now`: agents that came together are asked about apart.
+fn after(now: Moment, pause: Duration) -> Moment {
+    now + pause.mul_f64(0.9 + fastrand::f64() / 10.0)
+}

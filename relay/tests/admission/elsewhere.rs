@@ -1,0 +1,164 @@
+//! What other servers say of a token: a set of keys, and a provider.
+
+use std::time::Duration;
+
+use data_encoding::BASE64URL_NOPAD;
+use ring::signature::{Ed25519KeyPair, KeyPair};
+use tieline_relay::config::{JwksSource, Secret};
+use tieline_relay::{Auth, JwtAuth, ProviderAuth, Relay};
+use tieline_wire::{Reason, TunnelId};
+
+use crate::agent::{Agent, SOON, post};
+use crate::server::Server;
+use crate::start;
+
+fn provider(server: &Server, interval: Duration, grace: Duration) -> Relay {
+    let secret = Secret::new("the-relay-itself".to_owned());
+    start(|config| {
+        config.auth = Auth::Provider(ProviderAuth {
+            interval,
+            grace,
+            ..ProviderAuth::new(server.url(), secret)
+        });
+    })
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(3600);
+const YES: Option<(u16, &str)> = Some((200, r#"{"subdomains":["*"],"owner":"ada"}"#));
+
+#[test]
+fn a_provider_decides_about_the_name_that_is_routed_on() {
+    let server = Server::start(Some((200, r#"{"subdomains":["maya-*"]}"#)));
+    let relay = provider(&server, HOUR, HOUR);
+    let mut agent = Agent::dial(&relay, 1);
+    let granted = agent.register(Some("Maya-1"), "s3cret").unwrap();
+    assert_eq!(granted.tunnel.as_str(), "maya-1");
+    let asked = server.asked();
+    assert!(
+        asked.starts_with("POST /api/verify HTTP/1.1\r\n"),
+        "{asked}"
+    );
+    assert!(
+        asked
+            .to_ascii_lowercase()
+            .contains("x-relay-secret: the-relay-itself\r\n")
+    );
+    assert!(
+        asked.ends_with(r#"{"token":"s3cret","subdomain":"maya-1"}"#),
+        "{asked}"
+    );
+
+    // Without a name, the derived one is asked about.
+    let mut other = Agent::dial(&relay, 2);
+    assert_eq!(other.refused(None, "s3cret"), Reason::NameNotAllowed);
+    let asked = server.asked();
+    let name = asked.rsplit('"').nth(1).unwrap();
+    assert!(TunnelId::parse(name).unwrap().looks_derived(), "{asked}");
+    server.replies(YES);
+    assert_eq!(
+        other.register(None, "s3cret").unwrap().tunnel.as_str(),
+        name
+    );
+
+    for (reply, reason) in [
+        ((401, ""), Reason::BadToken),
+        ((403, r#"{"error":"gone home"}"#), Reason::BadToken),
+        ((500, ""), Reason::AuthUnavailable),
+        ((200, "{"), Reason::AuthUnavailable),
+    ] {
+        server.replies(Some(reply));
+        assert_eq!(other.refused(Some("maya-2"), "s3cret"), reason, "{reply:?}");
+    }
+    // Nobody is asked about nothing.
+    assert_eq!(other.refused(Some("maya-2"), ""), Reason::BadToken);
+}
+
+#[test]
+fn a_silent_provider_holds_nobody_else_up() {
+    let server = Server::start(None);
+    let relay = provider(&server, HOUR, HOUR);
+    let mut waiting = Agent::dial(&relay, 1);
+    let patient = std::thread::spawn(move || waiting.refused(Some("maya-1"), "s3cret"));
+    server.asked();
+    server.replies(YES);
+    Agent::dial(&relay, 2)
+        .register(Some("maya-2"), "s3cret")
+        .unwrap();
+    let (status, _) = post(relay.admin_addresses()[0], "/revoke", r#"{"sub":"ada"}"#);
+    assert_eq!(status, 200);
+    assert_eq!(patient.join().unwrap(), Reason::AuthUnavailable);
+}
+
+#[test]
+fn a_no_to_a_tunnel_that_lives_ends_it_and_silence_does_so_after_a_grace() {
+    let server = Server::start(YES);
+    let relay = provider(&server, SECOND, HOUR);
+    let mut agent = Agent::dial(&relay, 1);
+    agent.register(Some("maya-1"), "s3cret").unwrap();
+    server.asked();
+    server.asked();
+    // It is not asked for nothing: silence is forgiven, and then a no.
+    server.replies(Some((503, "")));
+    server.asked();
+    server.asked();
+    agent
+        .register(Some("maya-1"), "s3cret")
+        .expect_err("no new ones meanwhile");
+    server.replies(Some((403, "")));
+    assert_eq!(agent.ended(), Reason::Revoked);
+
+    server.replies(YES);
+    let relay = provider(&server, SECOND, Duration::ZERO);
+    let mut agent = Agent::dial(&relay, 1);
+    agent.register(Some("maya-1"), "s3cret").unwrap();
+    server.replies(Some((503, "")));
+    assert_eq!(agent.ended(), Reason::AuthUnavailable);
+
+    server.replies(YES);
+    let relay = provider(&server, SECOND, HOUR);
+    let mut agent = Agent::dial(&relay, 1);
+    agent.register(Some("maya-1"), "s3cret").unwrap();
+    server.replies(Some((200, r#"{"subdomains":["*"],"owner":"bob"}"#)));
+    assert_eq!(agent.ended(), Reason::AuthChanged);
+}
+
+/// A token that the key of `seed`, called `id`, has signed, and the set with that key.
+fn signed(seed: u8, id: &str) -> (String, String) {
+    let pair = Ed25519KeyPair::from_seed_unchecked(&[seed; 32]).unwrap();
+    let header = format!(r#"{{"alg":"EdDSA","kid":"{id}"}}"#);
+    let claims = r#"{"sub":"ada","exp":4000000000}"#;
+    let [header, claims] =
+        [header.as_str(), claims].map(|it| BASE64URL_NOPAD.encode(it.as_bytes()));
+    let message = format!("{header}.{claims}");
+    let tag = BASE64URL_NOPAD.encode(pair.sign(message.as_bytes()).as_ref());
+    let x = BASE64URL_NOPAD.encode(pair.public_key().as_ref());
+    let set = format!(r#"{{"keys":[{{"kty":"OKP","crv":"Ed25519","kid":"{id}","x":"{x}"}}]}}"#);
+    (format!("{message}.{tag}"), set)
+}
+
+#[test]
+fn a_relay_starts_without_its_keys_and_learns_them() {
+    let (token, set) = signed(1, "one");
+    let server = Server::start(Some((500, "")));
+    let relay = start(|config| {
+        config.auth = Auth::Jwt(JwtAuth {
+            jwks: Some(JwksSource::Url(server.url())),
+            ..JwtAuth::default()
+        });
+    });
+    server.asked();
+    let mut agent = Agent::dial(&relay, 1);
+    assert_eq!(agent.refused(None, &token), Reason::AuthUnavailable);
+    server.replies(Some((200, &set)));
+    let deadline = std::time::Instant::now() + SOON;
+    while agent.register(None, &token).is_err() {
+        assert!(std::time::Instant::now() < deadline);
+    }
+    // A key that is not known yet is worth another try, a signature that does not fit is none.
+    let (unknown, _) = signed(2, "two");
+    let (forged, _) = signed(2, "one");
+    let mut other = Agent::dial(&relay, 2);
+    assert_eq!(other.refused(None, &unknown), Reason::AuthUnavailable);
+    assert_eq!(other.refused(None, &forged), Reason::BadToken);
+}
