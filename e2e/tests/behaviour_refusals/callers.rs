@@ -147,7 +147,7 @@ async fn a_raw_caller_brings_its_token_behind_the_name(driver: DriverChoice) -> 
     ] {
         let mut caller = raw(&relay, &said).await?;
         let (said, _) = soon("the end", read_to_close(&mut caller)).await?;
-        ensure!(said.len() == 0, "{said:?}");
+        ensure!(said.is_empty(), "{said:?}");
         let refused = |it: &tieline_e2e::behaviour::Metrics| {
             it.labelled("relay_frontend_refused_total", reason) >= 1
         };
