@@ -117,6 +117,40 @@ impl fmt::Display for SessionId {
     }
 }
 
+/// Names that no tunnel has: what relays serve beside tunnels, what could be the beginning of a
+/// target's path behind `/dcc/<dcc>/`, and hosts that every domain has (RFC 2142, RFC 6761).
+pub const RESERVED_NAMES: &[&str] = &[
+    "admin",
+    "agent",
+    "api",
+    "app",
+    "auth",
+    "connect",
+    "dashboard",
+    "dcc",
+    "docs",
+    "health",
+    "healthz",
+    "localhost",
+    "login",
+    "mail",
+    "mcp",
+    "message",
+    "messages",
+    "metrics",
+    "oauth",
+    "relay",
+    "revoke",
+    "sse",
+    "static",
+    "status",
+    "tunnel",
+    "tunnels",
+    "w",
+    "well-known",
+    "www",
+];
+
 /// Why a text is no tunnel name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
@@ -170,6 +204,14 @@ impl TunnelId {
             slug if slug.is_empty() => suffix.into(),
             slug => format!("{slug}-{suffix}").into(),
         })
+    }
+
+    /// True for a name that no agent gets: one that stands for something else in a URL or a host
+    /// name (see [`RESERVED_NAMES`]), or whose third and fourth characters are hyphens. Those labels
+    /// are not what they look like: browsers show `xn--…` in other scripts (RFC 5890, 2.3.1).
+    #[must_use]
+    pub fn is_reserved(&self) -> bool {
+        self.0.as_bytes().get(2..4) == Some(b"--") || RESERVED_NAMES.contains(&&*self.0)
     }
 
     /// True for a name that looks derived, which only the key it is derived from may ask for.
@@ -303,6 +345,20 @@ mod tests {
             assert!(name.looks_derived(), "{name}");
         }
         assert!(!TunnelId::parse("maya-1").unwrap().looks_derived());
+    }
+
+    #[test]
+    fn names_that_mean_something_else_are_reserved_and_derived_ones_never_are() {
+        for name in ["mcp", "MCP", "w", "xn--mya-2na", "ab--c"] {
+            assert!(TunnelId::parse(name).unwrap().is_reserved(), "{name}");
+        }
+        for name in ["maya", "mcp-1", "a--b", "seat-12", "x-n--a"] {
+            assert!(!TunnelId::parse(name).unwrap().is_reserved(), "{name}");
+        }
+        for label in ["xn--a", "ab--cd", "mcp", "w"] {
+            assert!(!derive(1, 1, label).is_reserved(), "{label}");
+        }
+        assert!(RESERVED_NAMES.is_sorted());
     }
 
     #[test]

@@ -20,7 +20,8 @@ mod mux;
 pub use backlog::Backlog;
 pub use error::{Error, Reason, Side};
 pub use ids::{
-    AgentKey, Generation, InstanceId, MachineId, Moment, NameError, SessionId, SessionMap, TunnelId,
+    AgentKey, Generation, InstanceId, MachineId, Moment, NameError, RESERVED_NAMES, SessionId,
+    SessionMap, TunnelId,
 };
 pub use message::{
     AgentHello, BulkNonce, GoAway, Granted, Mode, Open, Refusal, Register, RegisterAck, RelayHello,

@@ -166,6 +166,13 @@ fn every_reason_is_documented_with_its_code_and_finality() {
 }
 
 #[test]
+fn every_reserved_name_is_documented() {
+    for name in tieline_wire::RESERVED_NAMES {
+        assert!(DOCUMENT.contains(&format!("`{name}`")), "{name}");
+    }
+}
+
+#[test]
 fn every_limit_is_documented_with_its_number() {
     let seconds = |duration: std::time::Duration| duration.as_secs();
     for (name, number) in [

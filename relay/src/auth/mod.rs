@@ -62,6 +62,10 @@ pub(crate) fn authorize(
         Ok(name) => name,
         Err(error) => return Err(refusal(Reason::NameInvalid, error.to_string())),
     };
+    if let Some(reserved) = name.as_ref().filter(|name| name.is_reserved()) {
+        let text = format!("{reserved} is a reserved name; ask for another one, or for none");
+        return Err(refusal(Reason::NameInvalid, text));
+    }
     if snapshot.is_denied(None, Some(key)) {
         return Err(refusal(Reason::Revoked, Reason::Revoked.to_string()));
     }

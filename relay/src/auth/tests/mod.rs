@@ -99,8 +99,14 @@ fn open_takes_local_agents_only_unless_said_otherwise() {
 #[test]
 fn a_name_must_be_one_in_every_mode() {
     for auth in [open(true), jwt(None)] {
-        let ask = register(Some("a.b"), "maya", &token(order()));
-        assert_eq!(reason(&auth, &ask, NOW), Some(Reason::NameInvalid));
+        for name in ["a.b", "mcp", "xn--mya-2na"] {
+            let ask = register(Some(name), "maya", &token(order()));
+            assert_eq!(
+                reason(&auth, &ask, NOW),
+                Some(Reason::NameInvalid),
+                "{name}"
+            );
+        }
     }
 }
 
