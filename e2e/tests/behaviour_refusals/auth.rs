@@ -38,15 +38,20 @@ pub(crate) fn token(order: TokenOrder, secret: &[u8], age_seconds: u64) -> Resul
     )?)
 }
 
-pub(crate) fn relay() -> Result<TestRelay> {
-    let jwt = JwtAuth {
+/// Tokens of the studio are good.
+pub(crate) fn studio() -> Result<Auth> {
+    Ok(Auth::Jwt(JwtAuth {
         keys: Key::hs256(&SECRET)?.into(),
         issuer: Some("studio".to_owned()),
         ..JwtAuth::default()
-    };
+    }))
+}
+
+pub(crate) fn relay() -> Result<TestRelay> {
+    let auth = studio()?;
     TestRelay::with()
         .shards(2)
-        .config(|config| config.auth = Auth::Jwt(jwt))
+        .config(|config| config.auth = auth)
         .start()
 }
 

@@ -9,12 +9,11 @@ use tieline_e2e::behaviour::{
 };
 use tieline_e2e::on_each_driver;
 use tieline_relay::cli::TokenOrder;
-use tieline_relay::{Auth, CallerAuth, DriverChoice, JwtAuth};
-use tieline_wire::claims::Key;
+use tieline_relay::{CallerAuth, DriverChoice};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
-use super::auth::{SECRET, order, token, write_token};
+use super::auth::{SECRET, order, studio, token, write_token};
 
 on_each_driver!(
     a_caller_reaches_its_own_its_groups_and_what_its_token_names,
@@ -23,16 +22,12 @@ on_each_driver!(
 );
 
 fn relay(driver: DriverChoice) -> Result<TestRelay> {
-    let jwt = JwtAuth {
-        keys: Key::hs256(&SECRET)?.into(),
-        issuer: Some("studio".to_owned()),
-        ..JwtAuth::default()
-    };
+    let auth = studio()?;
     TestRelay::with()
         .shards(2)
         .driver(driver)
         .config(|config| {
-            config.auth = Auth::Jwt(jwt);
+            config.auth = auth;
             config.caller_auth = CallerAuth::Token;
         })
         .start()
