@@ -36,6 +36,7 @@ on_each_driver!(
     silence_on_either_port_is_closed_at_the_preamble_deadline,
     an_unknown_tunnel_is_a_close_on_tcp_and_a_404_on_http,
     a_tunnel_without_its_agent_is_a_close_on_tcp_and_a_503_on_http,
+    raw_callers_do_not_get_around_a_targets_path,
 );
 
 async fn garbage_on_the_raw_port_is_closed_at_once(driver: DriverChoice) -> Result<()> {
@@ -92,6 +93,29 @@ async fn silence_on_either_port_is_closed_at_the_preamble_deadline(
     let metrics = relay.metrics().await?;
     ensure!(metrics.labelled(REFUSED, "preamble") == 4, "{metrics}");
     bystander.stays_well(&relay).await
+}
+
+/// An HTTP server under a path has more paths, and raw bytes could ask for any of them.
+async fn raw_callers_do_not_get_around_a_targets_path(driver: DriverChoice) -> Result<()> {
+    let relay = TestRelay::with().shards(2).driver(driver).start()?;
+    let target = Target::http_requests(|mut http, _| async move {
+        http.respond("200 OK", "", b"hello").await?;
+        Ok(http)
+    })
+    .await?;
+    let url = format!("http://{}/mcp", target.address());
+    let _agent = TestAgent::to(&url).named("maya").start(&relay).await?;
+    closed(&mut relay.raw("maya").await?).await?;
+    let exposed = TestAgent::to(&url).named("open").config(|mut config| {
+        config.targets[0].expose_all = true;
+        config
+    });
+    let _exposed = exposed.start(&relay).await?;
+    let mut raw = HttpStream::new(relay.raw("open").await?);
+    raw.get("/admin").await?;
+    let (head, _) = soon("an answer", raw.answer()).await??;
+    ensure!(head.status() == 200, "{head:?}");
+    Ok(())
 }
 
 /// The answer to a GET: status, and the body, which is JSON with two texts.

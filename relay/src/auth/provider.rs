@@ -62,9 +62,9 @@ struct Yes {
 }
 
 /// A no.
-#[derive(Default, Deserialize)]
+#[derive(Deserialize)]
 struct No {
-    error: Option<String>,
+    error: String,
 }
 
 impl Question {
@@ -86,8 +86,12 @@ impl Question {
                 Err(_) => Ruling::Unavailable("its answer is not understood".to_owned()),
             },
             401 | 403 => {
-                let No { error } = serde_json::from_slice(body).unwrap_or_default();
-                let error = error.unwrap_or_else(|| "the provider says no".to_owned());
+                // Whatever stands in front of a provider says no in its own words, which are
+                // nothing to end tunnels for.
+                let Ok(No { error }) = serde_json::from_slice(body) else {
+                    let text = format!("it answers with status {status} and without an `error`");
+                    return Ruling::Unavailable(text);
+                };
                 let printable = error.chars().filter(|c| !c.is_control());
                 let text = printable.take(REASON_CHARS_MAX).collect();
                 Ruling::Denied(refusal(Reason::BadToken, text))

@@ -8,6 +8,7 @@ use tieline_wire::{Reason, Refusal, Register, TunnelId};
 use tokio::sync::oneshot;
 
 use super::Shard;
+use super::callers::ends_what_runs;
 use super::message::Claim;
 use crate::auth::{Ask, Identity, Snapshot};
 use crate::io::turn;
@@ -109,10 +110,9 @@ impl Shard {
         // Never an older one: they come from one sender, in order.
         *self.auth.borrow_mut() = Arc::clone(&snapshot);
         let now_seconds = Self::seconds_since_1970();
-        // Those whose token is merely over keep what they have: they were let in with a good one.
         let callers = self.callers.recheck(|identity| {
             let allowed = snapshot.still_allows(Some(identity), None, now_seconds);
-            !matches!(allowed, Err(Reason::Revoked | Reason::AuthChanged))
+            !allowed.is_err_and(ends_what_runs)
         });
         self.metrics.callers_revoked.add(callers as u64);
         let shard = Rc::clone(self);

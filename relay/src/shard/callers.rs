@@ -124,13 +124,32 @@ impl Shard {
             self.wants_keys();
         }
         let identity = verified?;
-        Ok(self.caller_known(Some(Arc::new(identity))))
+        Ok(Caller(Some(Rc::new(
+            self.callers.enter(Arc::new(identity)),
+        ))))
     }
 
-    /// Somebody whom another shard let in.
-    pub(super) fn caller_known(&self, identity: Option<Arc<Identity>>) -> Caller {
-        Caller(identity.map(|identity| Rc::new(self.callers.enter(identity))))
+    /// Somebody whom another shard let in. What this shard knows of revocations may be newer.
+    pub(super) fn caller_from(&self, identity: Option<Arc<Identity>>) -> Result<Caller, Reason> {
+        let Some(identity) = identity else {
+            return Ok(Caller(None));
+        };
+        let now_seconds = Self::seconds_since_1970();
+        let allowed = self
+            .auth
+            .borrow()
+            .still_allows(Some(&identity), None, now_seconds);
+        match allowed {
+            Err(reason) if ends_what_runs(reason) => Err(reason),
+            _ => Ok(Caller(Some(Rc::new(self.callers.enter(identity))))),
+        }
     }
+}
+
+/// Whether a change of who is let in ends what runs: those whose token is merely over keep what
+/// they have, as they were let in with a good one.
+pub(super) fn ends_what_runs(reason: Reason) -> bool {
+    matches!(reason, Reason::Revoked | Reason::AuthChanged)
 }
 
 /// Why a raw caller is turned away, for the counters.

@@ -17,6 +17,7 @@ use super::gateway::ShardGateway;
 use super::message::{Frontend, Message, Verdict};
 use super::routes::Lookup;
 use super::{Shard, shown};
+use crate::auth::Identity;
 use crate::config::{CallerAuth, Config};
 use crate::io::{PollSocket, Received, Socket, timeout};
 use crate::listen::{http, tcp};
@@ -75,10 +76,13 @@ impl Shard {
                 early,
                 identity,
             } = frontend;
-            let caller = shard.caller_known(identity);
-            shard
-                .route_raw(Socket::new(fd), tunnel, early, caller)
-                .await;
+            match shard.caller_from(identity) {
+                Ok(caller) => {
+                    let socket = Socket::new(fd);
+                    shard.route_raw(socket, tunnel, early, caller).await;
+                }
+                Err(reason) => shard.metrics.frontend_refused(reason),
+            }
         });
     }
 
@@ -89,7 +93,13 @@ impl Shard {
         early: Bytes,
         caller: Caller,
     ) {
-        match self.place(&tunnel, &caller) {
+        let place = if self.routes.borrow().is_open_to_raw(&tunnel) {
+            self.place(&tunnel, &caller)
+        } else {
+            debug!(%tunnel, "HTTP under a path of its own is reached over HTTP only");
+            Place::Nowhere(Reason::UnknownTunnel)
+        };
+        match place {
             Place::Here(session) => {
                 let _here = self.count_frontend();
                 let socket = Rc::new(socket);
@@ -199,11 +209,16 @@ impl Shard {
         self: &Rc<Self>,
         fd: OwnedFd,
         tunnel: TunnelId,
+        identity: Option<Arc<Identity>>,
         verdict: Arc<Verdict>,
     ) {
-        // The shard that the caller came to let it in.
-        let session = match self.place(&tunnel, &self.caller_known(None)) {
+        let placed = self
+            .caller_from(identity)
+            .map(|caller| self.place(&tunnel, &caller));
+        let session = match placed.unwrap_or_else(Place::Nowhere) {
             Place::Here(session) => session,
+            // The shard that it came from knew it: word of the route is on its way here.
+            Place::Nowhere(Reason::UnknownTunnel) => return verdict.reset(Reason::TunnelOffline),
             // It moved on while the message was under way; the caller may ask again.
             Place::Shard(_) => return verdict.reset(Reason::TunnelOffline),
             Place::Nowhere(reason) => return verdict.reset(reason),

@@ -81,10 +81,11 @@ impl Gateway for ShardGateway {
                 Found::Unknown => return Err(shard.unknown()),
             };
             let left = (since + http.offline_grace).saturating_since(shard.clock.now());
-            let changed = shard.routes.borrow_mut().changed(tunnel);
-            let (Some(changed), false) = (changed, left.is_zero()) else {
+            if left.is_zero() {
                 return Err(Reason::TunnelOffline);
-            };
+            }
+            let changed = shard.routes.borrow_mut().changed(tunnel);
+            let changed = changed.ok_or(Reason::TunnelOffline)?;
             if timeout(left, changed).await.is_err() {
                 return Err(Reason::TunnelOffline);
             }
@@ -96,9 +97,16 @@ impl Gateway for ShardGateway {
         routes.dcc(tunnel) == Some(dcc) && caller.may_reach(tunnel, routes.owner(tunnel))
     }
 
-    async fn open(&self, tunnel: &TunnelId) -> Result<GatewayStream, Reason> {
+    async fn open(&self, caller: &Caller, tunnel: &TunnelId) -> Result<GatewayStream, Reason> {
         let shard = &self.0;
-        let lookup = shard.routes.borrow().lookup(tunnel, shard.index);
+        let lookup = {
+            let routes = shard.routes.borrow();
+            // Once more: since the look-up, the name may have gone to somebody else.
+            if !caller.may_reach(tunnel, routes.owner(tunnel)) {
+                return Err(Reason::UnknownTunnel);
+            }
+            routes.lookup(tunnel, shard.index)
+        };
         let link = match lookup {
             Lookup::Unknown => return Err(Reason::UnknownTunnel),
             Lookup::Offline => return Err(Reason::TunnelOffline),
@@ -115,6 +123,7 @@ impl Gateway for ShardGateway {
         let crossing = Message::Crossing {
             fd: theirs,
             tunnel: tunnel.clone(),
+            identity: caller.known().map(|known| Arc::clone(known.identity())),
             verdict: Arc::clone(&verdict),
         };
         if !shard.hand_off(link.shard, crossing).await {

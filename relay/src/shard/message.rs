@@ -34,6 +34,8 @@ pub(crate) enum Message {
     Crossing {
         fd: OwnedFd,
         tunnel: TunnelId,
+        /// Who calls, if it had to say.
+        identity: Option<Arc<Identity>>,
         verdict: Arc<Verdict>,
     },
     /// To a name's home: a link wants it.

@@ -290,8 +290,9 @@ impl Shard {
             Message::Crossing {
                 fd,
                 tunnel,
+                identity,
                 verdict,
-            } => self.crossing_arrived(fd, tunnel, verdict),
+            } => self.crossing_arrived(fd, tunnel, identity, verdict),
             Message::Claim(claim) => self.decide(claim),
             Message::Release { tunnel, link } => self.name_released(&tunnel, link),
             Message::Route(update) => self.route_decided(update),

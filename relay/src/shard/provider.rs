@@ -159,8 +159,10 @@ impl Shard {
                 Some(Reason::AuthChanged)
             }
             Ruling::Allowed {
-                expires_at_seconds, ..
+                identity,
+                expires_at_seconds,
             } => {
+                it.identity = identity;
                 renewal.next_at = Some(after(now, *interval));
                 renewal.good_until = now + *interval + *grace;
                 entry.extend(&question.tunnel, expires_at_seconds);

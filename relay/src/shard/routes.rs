@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use tieline_wire::{Moment, TunnelId};
+use tieline_wire::{Moment, Scheme, TunnelId};
 use tokio::sync::oneshot;
 
 use super::message::RouteUpdate;
@@ -126,6 +126,15 @@ impl Routes {
         }
     }
 
+    /// Whether raw callers may have `tunnel`: its target is no HTTP server, or one whose every path
+    /// callers may use. What they would send is theirs alone to say.
+    pub(crate) fn is_open_to_raw(&self, tunnel: &TunnelId) -> bool {
+        self.routes.get(tunnel).is_none_or(|known| {
+            let info = &known.update.info;
+            info.scheme == Scheme::Tcp || info.base_path.is_empty() || info.expose_all
+        })
+    }
+
     /// Whose `tunnel` is, if it is anybody's.
     pub(crate) fn owner(&self, tunnel: &TunnelId) -> Option<&Owner> {
         self.routes.get(tunnel)?.update.info.owner.as_deref()
@@ -165,7 +174,7 @@ impl Routes {
 mod tests {
     use super::*;
     use crate::registry::{LinkId, TunnelInfo};
-    use tieline_wire::{Generation, Scheme};
+    use tieline_wire::Generation;
 
     fn update(revision: u64, links: &[(usize, u64)]) -> Arc<RouteUpdate> {
         Arc::new(RouteUpdate {

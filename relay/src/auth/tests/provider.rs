@@ -66,8 +66,8 @@ fn a_no_is_final_and_anything_else_is_worth_another_try() {
         other => panic!("{other:?}"),
     };
     for (status, body, reason) in [
-        (401, "", Reason::BadToken),
-        (403, "<html>", Reason::BadToken),
+        (401, r#"{"error":"unknown"}"#, Reason::BadToken),
+        (403, r#"{"error":"gone","more":1}"#, Reason::BadToken),
         (200, r#"{"subdomains":[]}"#, Reason::NameNotAllowed),
         (200, r#"{"subdomains":["maya"]}"#, Reason::NameNotAllowed),
         (
@@ -87,6 +87,9 @@ fn a_no_is_final_and_anything_else_is_worth_another_try() {
     assert!(said.message.starts_with("gonehomexx") && said.message.len() == 200);
     let many = format!(r#"{{"subdomains":["*"],"owner":"{}"}}"#, "x".repeat(300));
     for (status, body) in [
+        // Whatever stands in front of it.
+        (401, ""),
+        (403, "<html>"),
         (200, ""),
         (200, "[]"),
         (200, "{}"),

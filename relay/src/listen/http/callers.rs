@@ -15,15 +15,25 @@ use super::problem::Problem;
 const REMEMBERED_MAX: usize = 8;
 
 /// What a token is remembered by.
-type Digest = [u8; 32];
+pub(super) type Digest = [u8; 32];
 
 /// The callers of one frontend connection.
 pub(super) struct Callers<G: Gateway> {
-    known: RefCell<Vec<Known<G>>>,
+    known: RefCell<Vec<Rc<Presented<G>>>>,
 }
 
-/// What somebody presented, and who it was.
-type Known<G> = (Option<Digest>, Rc<<G as Gateway>::Caller>);
+/// Somebody who was let in, and what they presented. Whatever runs for them holds it.
+pub(super) struct Presented<G: Gateway> {
+    key: Option<Digest>,
+    pub(super) caller: G::Caller,
+}
+
+impl<G: Gateway> Presented<G> {
+    /// Tells apart those whose connections to targets are not to be mixed.
+    pub(super) fn key(&self) -> Option<Digest> {
+        self.key
+    }
+}
 
 impl<G: Gateway> Callers<G> {
     pub(super) fn new() -> Self {
@@ -32,13 +42,14 @@ impl<G: Gateway> Callers<G> {
         }
     }
 
-    /// Who sends these headers.
+    /// Who sends these headers; and whether that is news, which whoever polls
+    /// [`Callers::poll_revoked`] must hear of.
     pub(super) fn admit(
         &self,
         gateway: &G,
         headers: &HeaderMap,
         takes_tokens: bool,
-    ) -> Result<Rc<G::Caller>, Problem> {
+    ) -> Result<(Rc<Presented<G>>, bool), Problem> {
         let token = if takes_tokens { bearer(headers)? } else { None };
         // By what it is made of: who measures how long this takes learns nothing of a token.
         let key = token.map(|token| {
@@ -47,24 +58,28 @@ impl<G: Gateway> Callers<G> {
             key
         });
         let mut known = self.known.borrow_mut();
-        known.retain(|(_, caller)| gateway.is_current(caller));
-        if let Some((_, caller)) = known.iter().find(|(known, _)| *known == key) {
-            return Ok(Rc::clone(caller));
+        let mut fitting = known.iter().filter(|it| it.key == key);
+        if let Some(it) = fitting.find(|it| gateway.is_current(&it.caller)) {
+            return Ok((Rc::clone(it), false));
         }
-        let caller = Rc::new(gateway.admit(token).map_err(Problem::token)?);
-        if known.len() >= REMEMBERED_MAX {
-            known.remove(0);
+        let caller = gateway.admit(token).map_err(Problem::token)?;
+        // Those for whom something runs stay, however many: their streams are bounded.
+        let is_idle = |it: &Rc<Presented<G>>| Rc::strong_count(it) == 1;
+        known.retain(|it| !is_idle(it) || gateway.is_current(&it.caller));
+        if known.len() >= REMEMBERED_MAX
+            && let Some(place) = known.iter().position(is_idle)
+        {
+            known.remove(place);
         }
-        known.push((key, Rc::clone(&caller)));
-        Ok(caller)
+        let presented = Rc::new(Presented { key, caller });
+        known.push(Rc::clone(&presented));
+        Ok((presented, true))
     }
 
     /// Ready once one of them may stay no longer: what runs for it cannot be told from the rest.
     pub(super) fn poll_revoked(&self, gateway: &G, cx: &mut Context<'_>) -> Poll<()> {
         let known = self.known.borrow();
-        let mut polls = known
-            .iter()
-            .map(|(_, caller)| gateway.poll_revoked(cx, caller));
+        let mut polls = known.iter().map(|it| gateway.poll_revoked(cx, &it.caller));
         if polls.any(|poll| poll.is_ready()) {
             return Poll::Ready(());
         }

@@ -85,6 +85,10 @@ impl<G: Gateway> Turns<'_, G> {
                 } else if let Some(ended) = overdue {
                     return Poll::Ready(ended);
                 }
+                // First: what has come for somebody who may stay no longer does not go out.
+                if callers.poll_revoked(self.gateway, cx).is_ready() {
+                    return Poll::Ready(Ended::Revoked);
+                }
                 if let Poll::Ready(result) = connection.as_mut().poll(cx) {
                     return Poll::Ready(overdue.unwrap_or_else(|| self.state.ended(result)));
                 }

@@ -12,7 +12,7 @@ use hyper::body::Incoming;
 use tieline_wire::{Reason, TunnelId};
 
 use super::body::{AnswerBody, RequestBody, await_continue};
-use super::callers::{Callers, leave_credential};
+use super::callers::{Callers, Presented, leave_credential};
 use super::events::Events;
 use super::exposure::is_exposed;
 use super::forwarded::Client;
@@ -23,6 +23,7 @@ use super::rewrite::{Mapping, Target};
 use super::route::{Named, Route, Way, named, split};
 use super::state::{Cut, State};
 use super::{Gateway, Peer, Settings, headers, sse};
+use crate::auth::TokenRefusal;
 
 /// How often a request that was not sent yet looks for the tunnel anew, when its link went away.
 const LOOKS_MAX: usize = 4;
@@ -113,25 +114,31 @@ impl<G: Gateway> Front<G> {
         }
         let takes_tokens = self.settings.takes_tokens;
         let headers = &parts.headers;
-        let caller = self.callers.admit(&self.gateway, headers, takes_tokens)?;
+        let (presented, is_new) = self.callers.admit(&self.gateway, headers, takes_tokens)?;
+        if is_new {
+            state.wake_driver();
+        }
+        let caller = &presented.caller;
         let route = match way.ok_or_else(Problem::not_found)? {
             Way::Tunnel(route) => route,
             Way::Kind { dcc, named, .. } => {
                 let is_named = |route: &Route<'_>| {
-                    let is_kind = |it| self.gateway.is_kind(&caller, &it, dcc);
+                    let is_kind = |it| self.gateway.is_kind(caller, &it, dcc);
                     TunnelId::parse(route.tunnel).is_ok_and(is_kind)
                 };
                 named.filter(is_named).ok_or_else(Problem::not_found)?
             }
             Way::Health => return Err(Problem::not_found()),
         };
-        let destination = self.destination(&parts, &asked, &caller, &route).await?;
+        let destination = self.destination(&parts, &asked, caller, &route).await?;
         let client = asked.client;
         let body = RequestBody::new(Some(body), Rc::clone(state));
         let request = self.prepare(parts, body, &destination, client);
-        let (connection, answer) = self.exchange(request, &destination, &caller, state).await?;
+        let (connection, answer) = self
+            .exchange(request, &destination, &presented, state)
+            .await?;
         state.head_arrived();
-        self.pass(answer, connection, destination, state)
+        self.pass(answer, connection, destination, presented, state)
     }
 
     fn asked<'a>(&self, parts: &'a Parts) -> Result<Asked<'a>, Problem> {
@@ -144,16 +151,15 @@ impl<G: Gateway> Front<G> {
                 None => None,
             },
         };
-        let named = named(
-            authority.unwrap_or_default(),
-            self.settings.domain.as_deref(),
-        );
-        if named == Named::Other {
-            return Err(Problem::misdirected());
-        }
         let settings = &self.settings;
         let Peer { address, https } = self.peer;
         let client = Client::of(&parts.headers, address, https, &settings.trusted_proxies);
+        let domain = settings.domain.as_deref();
+        let is_local = client.is_this_machine();
+        let named = named(authority.unwrap_or_default(), domain, is_local);
+        if named == Named::Other {
+            return Err(Problem::misdirected());
+        }
         Ok(Asked {
             authority,
             named,
@@ -242,15 +248,18 @@ impl<G: Gateway> Front<G> {
         &self,
         mut request: Request<RequestBody>,
         destination: &Destination,
-        caller: &G::Caller,
+        presented: &Rc<Presented<G>>,
         state: &Rc<State>,
     ) -> Result<(Connection, Response<Incoming>), Problem> {
-        let tunnel = &destination.tunnel;
+        let (tunnel, caller) = (&destination.tunnel, &presented.caller);
         let mut target = Rc::clone(&destination.mapping.target);
         address_to(&target, request.headers_mut());
         let is_repeatable = is_idempotent(request.method()) && request.body().is_end_stream();
         let now = self.gateway.now();
-        if let Some(mut connection) = self.pool.take(tunnel, &target, now, is_repeatable) {
+        let kept = self
+            .pool
+            .take(tunnel, presented.key(), &target, now, is_repeatable);
+        if let Some(mut connection) = kept {
             let copy = is_repeatable.then(|| copy(&request));
             request = match connection.send(request).await {
                 Ok(answer) => return Ok((connection, answer)),
@@ -267,8 +276,12 @@ impl<G: Gateway> Front<G> {
         let timeout = self.settings.open_timeout;
         for _ in 0..LOOKS_MAX {
             let generation = target.generation;
-            let opening = Connection::open(&self.gateway, tunnel.clone(), generation, timeout);
-            let away = match opening.await {
+            if !self.gateway.is_current(caller) {
+                return Err(Problem::token(TokenRefusal::Revoked));
+            }
+            let opening = Connection::open(&self.gateway, caller, tunnel, timeout);
+            let opened = opening.await;
+            let away = match opened.map(|it| it.of(presented.key(), generation)) {
                 Ok(mut connection) => match connection.send(request).await {
                     Ok(answer) => return Ok((connection, answer)),
                     Err(Failure::Unsent(unsent)) => {
@@ -290,6 +303,11 @@ impl<G: Gateway> Front<G> {
             // The link went away under the request: its agent may be back within the grace.
             let found = self.gateway.find(caller, tunnel, Some(&target)).await;
             target = found.map_err(refused)?;
+            let (path, prefix) = (&destination.mapping.path, &destination.mapping.prefix);
+            if !is_exposed(&target.exposed, path) {
+                let url = [prefix.as_str(), &target.base_path].concat();
+                return Err(Problem::not_exposed(&url));
+            }
             address_to(&target, request.headers_mut());
         }
         Err(Problem::session(
@@ -304,6 +322,7 @@ impl<G: Gateway> Front<G> {
         answer: Response<Incoming>,
         connection: Connection,
         destination: Destination,
+        presented: Rc<Presented<G>>,
         state: &Rc<State>,
     ) -> Result<Response<AnswerBody<G>>, Problem> {
         let (mut parts, body) = answer.into_parts();
@@ -326,7 +345,7 @@ impl<G: Gateway> Front<G> {
         } else {
             Cut::Hidden
         };
-        let lease = Lease::new(Rc::clone(self), connection);
+        let lease = Lease::new(Rc::clone(self), connection, presented);
         let body = AnswerBody::target(body, events, lease, cut, Rc::clone(state));
         Ok(Response::from_parts(parts, body))
     }

@@ -73,6 +73,11 @@ impl Client {
         }
     }
 
+    /// True if it runs on this machine, and not behind a proxy that does.
+    pub(super) fn is_this_machine(&self) -> bool {
+        !self.is_trusted && self.address.is_loopback()
+    }
+
     /// Tells the target who asked `host`, by the connection from `peer`.
     pub(super) fn tell(&self, headers: &mut HeaderMap, peer: SocketAddr, host: Option<&[u8]>) {
         if !self.is_trusted {

@@ -2,8 +2,8 @@
 //! body is checked, everything else passes untouched.
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderName, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION,
-    TE, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderName, PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
 };
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
@@ -103,6 +103,7 @@ pub(super) fn for_target(headers: &mut HeaderMap, version: Version, length: Opti
         tokens(value).any(|token| is(token, b"trailers"))
     });
     drop_hop_by_hop(headers);
+    join_cookies(headers);
     if trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
         headers.insert(CONNECTION, HeaderValue::from_static("te"));
@@ -162,6 +163,22 @@ pub(super) fn kept_alive_for(headers: &HeaderMap) -> Option<Duration> {
         .split(',')
         .find_map(parameter)
         .map(Duration::from_secs)
+}
+
+/// Puts cookies together that HTTP/2 sends one by one (RFC 9113, section 8.2.3): servers of HTTP/1.1
+/// read the first line only.
+fn join_cookies(headers: &mut HeaderMap) {
+    let crumbs: Vec<_> = headers
+        .get_all(COOKIE)
+        .iter()
+        .map(HeaderValue::as_bytes)
+        .collect();
+    if crumbs.len() < 2 {
+        return;
+    }
+    if let Ok(cookie) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..])) {
+        headers.insert(COOKIE, cookie);
+    }
 }
 
 fn drop_hop_by_hop(headers: &mut HeaderMap) {
@@ -234,6 +251,14 @@ mod tests {
         assert_eq!(passed[TE], "trailers");
         assert_eq!(passed[CONNECTION], "te");
         assert!(!sent(&[("te", "gzip")], Some(0)).contains_key(TE));
+    }
+
+    #[test]
+    fn cookies_become_one_line() {
+        let passed = sent(&[("cookie", "a=1"), ("cookie", "b=2; c=3")], Some(0));
+        assert_eq!(passed, headers(&[("cookie", "a=1; b=2; c=3")]));
+        let one = sent(&[("cookie", "a=1")], Some(0));
+        assert_eq!(one, headers(&[("cookie", "a=1")]));
     }
 
     #[test]

@@ -93,7 +93,11 @@ pub(crate) trait Gateway: Clone + 'static {
     ///
     /// # Errors
     /// Why there is none: those of [`Gateway::find`], or what the agent reports of its target.
-    fn open(&self, tunnel: &TunnelId) -> impl Future<Output = Result<Self::Stream, Reason>>;
+    fn open(
+        &self,
+        caller: &Self::Caller,
+        tunnel: &TunnelId,
+    ) -> impl Future<Output = Result<Self::Stream, Reason>>;
 
     /// Runs a task on this thread.
     fn spawn(&self, task: impl Future<Output = ()> + 'static);

@@ -18,6 +18,7 @@ use tieline_wire::{Generation, Reason, TunnelId};
 use tokio::sync::oneshot;
 
 use super::body::RequestBody;
+use super::callers::{Digest, Presented};
 use super::forward::Front;
 use super::problem::Problem;
 use super::rewrite::Target;
@@ -82,6 +83,8 @@ pub(super) struct Connection {
     end: oneshot::Sender<()>,
     track: Rc<Track>,
     tunnel: TunnelId,
+    /// For whom it was opened: a target may know its callers by their connections.
+    whose: Option<Digest>,
     generation: Generation,
     idle_since: Option<Instant>,
     kept_alive_for: Option<Duration>,
@@ -91,12 +94,12 @@ impl Connection {
     /// Opens a session and begins to speak HTTP over it.
     pub(super) async fn open<G: Gateway>(
         gateway: &G,
-        tunnel: TunnelId,
-        generation: Generation,
+        caller: &G::Caller,
+        tunnel: &TunnelId,
         timeout: Duration,
     ) -> Result<Self, Reason> {
         let stream = {
-            let mut opening = pin!(gateway.open(&tunnel));
+            let mut opening = pin!(gateway.open(caller, tunnel));
             let mut timeout = pin!(gateway.sleep(timeout));
             poll_fn(|cx| match opening.as_mut().poll(cx) {
                 Poll::Pending => timeout
@@ -125,11 +128,21 @@ impl Connection {
             sender,
             end,
             track,
-            tunnel,
-            generation,
+            tunnel: tunnel.clone(),
+            whose: None,
+            generation: Generation::default(),
             idle_since,
             kept_alive_for,
         })
+    }
+
+    /// The same, kept for nobody but who presented `whose`, under that generation of its tunnel.
+    pub(super) fn of(self, whose: Option<Digest>, generation: Generation) -> Self {
+        Self {
+            whose,
+            generation,
+            ..self
+        }
     }
 
     /// Sends a request, whose body goes on while the answer comes.
@@ -245,13 +258,17 @@ impl Pool {
     pub(super) fn take(
         &self,
         tunnel: &TunnelId,
+        whose: Option<Digest>,
         target: &Target,
         now: Instant,
         is_repeatable: bool,
     ) -> Option<Connection> {
         let mut idle = self.idle.borrow_mut();
         // The one that was used last: the others have waited longer.
-        while let Some(place) = idle.iter().rposition(|kept| kept.tunnel == *tunnel) {
+        while let Some(place) = idle
+            .iter()
+            .rposition(|kept| kept.tunnel == *tunnel && kept.whose == whose)
+        {
             let connection = idle.remove(place);
             if connection.is_fit(target.generation, now, is_repeatable) {
                 return Some(connection);
@@ -283,11 +300,21 @@ impl Drop for Pool {
 pub(super) struct Lease<G: Gateway> {
     front: Rc<Front<G>>,
     connection: Connection,
+    /// For whom it runs: whose access is revoked in the middle is to be found.
+    _presented: Rc<Presented<G>>,
 }
 
 impl<G: Gateway> Lease<G> {
-    pub(super) fn new(front: Rc<Front<G>>, connection: Connection) -> Self {
-        Self { front, connection }
+    pub(super) fn new(
+        front: Rc<Front<G>>,
+        connection: Connection,
+        presented: Rc<Presented<G>>,
+    ) -> Self {
+        Self {
+            front,
+            connection,
+            _presented: presented,
+        }
     }
 
     /// The answer is complete. If the request is, too, the connection can serve another one.

@@ -56,7 +56,8 @@ impl Problem {
 
     /// The host is none of the relay's.
     pub(super) fn misdirected() -> Self {
-        let hint = "this relay does not answer to that host name";
+        let hint =
+            "this relay does not answer to that host name; its operator can give it one: --domain";
         Self::new(StatusCode::MISDIRECTED_REQUEST, "misdirected", hint)
     }
 

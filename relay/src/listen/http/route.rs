@@ -32,9 +32,17 @@ pub(super) enum Named<'a> {
 /// Reads a request's authority. Without a `domain` of its own the relay answers to any name.
 ///
 /// Addresses and `localhost` are the relay in any case: no name server can make them anything else.
-pub(super) fn named<'a>(authority: &'a str, domain: Option<&str>) -> Named<'a> {
+///
+/// `is_local` says that the caller runs on this machine and is no proxy. A web page in a browser here
+/// can give itself a name that leads to loopback (DNS rebinding), and its browser then asks as if it
+/// were the relay's own; such names have a dot.
+pub(super) fn named<'a>(authority: &'a str, domain: Option<&str>, is_local: bool) -> Named<'a> {
     let Some(domain) = domain else {
-        return Named::Relay;
+        let is_ours = |host: &str| is_ours_anywhere(host) || !host.contains('.');
+        return match host(authority) {
+            Some(host) if is_local && !is_ours(host) => Named::Other,
+            _ => Named::Relay,
+        };
     };
     let Some(host) = host(authority) else {
         return Named::Other;
@@ -201,7 +209,7 @@ pub(crate) fn hint(head: &[u8], domain: Option<&str>) -> Option<TunnelId> {
     };
     let named = match domain {
         None => Named::Relay,
-        Some(_) => named(authority.or_else(|| host_field(fields))?, domain),
+        Some(_) => named(authority.or_else(|| host_field(fields))?, domain, false),
     };
     let route = match split(named, path)? {
         Way::Tunnel(route)

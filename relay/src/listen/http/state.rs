@@ -201,6 +201,15 @@ impl State {
         }
     }
 
+    /// Has the connection look at what changed in one of its streams.
+    pub(super) fn wake_driver(&self) {
+        if let Some(StreamOf(connection)) = &self.connection
+            && let Some(driver) = &*connection.driver.borrow()
+        {
+            driver.wake_by_ref();
+        }
+    }
+
     /// Notes the task that drives the connection.
     pub(super) fn driven_by(&self, waker: &Waker) {
         let mut driver = self.driver.borrow_mut();

@@ -168,6 +168,23 @@ fn a_caller_whose_access_is_revoked_is_cut_off_in_the_middle_of_a_stream() {
 }
 
 #[test]
+fn two_callers_of_one_connection_never_share_a_session() {
+    run(async {
+        let mut relay = relay();
+        relay.shard.0.wants_tokens.set(false);
+        let mut caller = relay.caller();
+        caller.send(with("Authorization: Bearer maya")).await;
+        let mut first = relay.target().await;
+        first.head().await;
+        first.send(OK).await;
+        caller.expect(OK).await;
+        // Anybody is somebody else.
+        caller.send(GET).await;
+        relay.target().await.head().await;
+    });
+}
+
+#[test]
 fn a_preflight_needs_no_token() {
     run(async {
         let mut relay = relay();

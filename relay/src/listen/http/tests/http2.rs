@@ -236,6 +236,51 @@ fn a_relay_that_drains_finishes_what_runs() {
     });
 }
 
+fn with_token(uri: &str, token: &str) -> Request<Body> {
+    let mut request = get(uri);
+    let value = format!("Bearer {token}").parse().unwrap();
+    request.headers_mut().insert("authorization", value);
+    request
+}
+
+#[test]
+fn a_caller_whose_access_is_revoked_is_cut_off_while_its_request_waits() {
+    run(async {
+        let mut relay = Relay::new();
+        relay.settings().takes_tokens = true;
+        let (mut sender, ended) = connect(&relay).await;
+        let answer = tokio::task::spawn_local(sender.send_request(with_token(MAYA, "maya")));
+        let mut target = relay.target().await;
+        target.head().await;
+        seconds(1).await;
+        relay.shard.0.revoke("maya");
+        assert!(target.is_reset().await);
+        assert_eq!(ended.await.unwrap(), Ended::Revoked);
+        assert!(answer.await.unwrap().is_err());
+    });
+}
+
+#[test]
+fn a_caller_is_remembered_for_as_long_as_something_runs_for_it() {
+    run(async {
+        let mut relay = Relay::new();
+        relay.settings().takes_tokens = true;
+        let (mut sender, ended) = connect(&relay).await;
+        let waiting = tokio::task::spawn_local(sender.send_request(with_token(MAYA, "maya")));
+        let mut target = relay.target().await;
+        target.head().await;
+        // More callers than one connection remembers.
+        for name in 0..20 {
+            let request = with_token(COMFY, &format!("other-{name}"));
+            assert_eq!(sender.send_request(request).await.unwrap().status(), 404);
+        }
+        relay.shard.0.revoke("maya");
+        assert!(target.is_reset().await);
+        assert_eq!(ended.await.unwrap(), Ended::Revoked);
+        assert!(waiting.await.unwrap().is_err());
+    });
+}
+
 #[test]
 fn what_only_begins_like_http_2_is_no_http() {
     run(async {

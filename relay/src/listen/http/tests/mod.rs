@@ -161,7 +161,7 @@ impl Gateway for Shard {
         tunnel.as_str() == dcc && self.0.tunnels.borrow().contains_key(dcc)
     }
 
-    async fn open(&self, tunnel: &TunnelId) -> Result<Session, Reason> {
+    async fn open(&self, _: &Named, tunnel: &TunnelId) -> Result<Session, Reason> {
         let opens = self.0.tunnels.borrow()[tunnel.as_str()];
         match opens {
             Opens::Never => std::future::pending().await,

@@ -108,9 +108,14 @@ fn a_label_in_front_of_the_domain_names_a_tunnel() {
         ("", Named::Other),
         ("ä.relay.example", Named::Other),
     ] {
-        assert_eq!(named(authority, domain), expected, "{authority}");
+        assert_eq!(named(authority, domain, true), expected, "{authority}");
     }
-    assert_eq!(named("evil.example", None), Named::Relay);
+    assert_eq!(named("evil.example", None, false), Named::Relay);
+    // A page could give itself a name with a dot that leads to this machine.
+    assert_eq!(named("evil.example:9080", None, true), Named::Other);
+    for ours in ["localhost:9080", "127.0.0.1:9080", "[::1]", "render-01", ""] {
+        assert_eq!(named(ours, None, true), Named::Relay, "{ours}");
+    }
     let way = split(Named::Tunnel("maya"), "/w/other/mcp");
     let expected = tunnel("", "maya", "/w/other/mcp");
     assert_eq!(way, Some(Way::Tunnel(expected)));
@@ -184,9 +189,9 @@ proptest! {
 
     #[test]
     fn no_host_makes_the_reader_panic(host in "\\PC{0,40}", domain in "[a-z]{1,9}(\\.[a-z]{1,9})?") {
-        let _ = named(&host, Some(&domain));
+        let _ = named(&host, Some(&domain), true);
         let tunnels = format!("x.{domain}");
-        prop_assert_eq!(named(&tunnels, Some(&domain)), Named::Tunnel("x"));
+        prop_assert_eq!(named(&tunnels, Some(&domain), false), Named::Tunnel("x"));
     }
 
     #[test]
