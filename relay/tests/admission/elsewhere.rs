@@ -62,8 +62,10 @@ fn a_provider_decides_about_the_name_that_is_routed_on() {
     );
 
     for (reply, reason) in [
-        ((401, ""), Reason::BadToken),
+        ((401, r#"{"error":"who?"}"#), Reason::BadToken),
         ((403, r#"{"error":"gone home"}"#), Reason::BadToken),
+        // In the words of whatever stands in front of it.
+        ((401, ""), Reason::AuthUnavailable),
         ((500, ""), Reason::AuthUnavailable),
         ((200, "{"), Reason::AuthUnavailable),
     ] {
