@@ -107,8 +107,9 @@ impl Agent {
 
     /// Why the relay ends the link.
     pub(crate) fn ended(&mut self) -> Reason {
-        let mut reason = None;
+        let (mut reason, began) = (None, Instant::now());
         while let Some(event) = self.event() {
+            assert!(began.elapsed() < SOON, "the link goes on");
             if let Event::GoAway(away) = event {
                 reason = Some(away.reason);
             }

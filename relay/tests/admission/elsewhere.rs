@@ -107,7 +107,7 @@ fn a_no_to_a_tunnel_that_lives_ends_it_and_silence_does_so_after_a_grace() {
     agent
         .register(Some("maya-1"), "s3cret")
         .expect_err("no new ones meanwhile");
-    server.replies(Some((403, "")));
+    server.replies(Some((403, r#"{"error":"gone"}"#)));
     assert_eq!(agent.ended(), Reason::Revoked);
 
     server.replies(YES);

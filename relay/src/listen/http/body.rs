@@ -14,8 +14,9 @@ use send_wrapper::SendWrapper;
 
 use super::Gateway;
 use super::events::Events;
-use super::pool::{Lease, Track};
+use super::pool::Lease;
 use super::state::{Cut, State, Upload};
+use super::track::Track;
 
 /// A request's body on its way to the target.
 pub(super) struct RequestBody {

@@ -21,6 +21,7 @@ mod rewrite;
 mod route;
 mod sse;
 mod state;
+mod track;
 
 use std::net::SocketAddr;
 use std::rc::Rc;

@@ -1,19 +1,17 @@
 //! Connections to targets: one session each, driven by a task of its own, kept for the next
 //! request of the same frontend connection and never shared with another one.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::future::poll_fn;
-use std::io::{self, IoSlice};
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::{self, SendRequest};
-use hyper::rt::{Read, ReadBufCursor, Write};
 use tieline_wire::{Generation, Reason, TunnelId};
 use tokio::sync::oneshot;
 
@@ -22,7 +20,8 @@ use super::callers::{Digest, Presented};
 use super::forward::Front;
 use super::problem::Problem;
 use super::rewrite::Target;
-use super::{Gateway, HTTP_BUFFER_BYTES_MAX, SessionEnded, headers};
+use super::track::{TargetStream, Track};
+use super::{Gateway, HTTP_BUFFER_BYTES_MAX, headers};
 
 /// Idle connections that one frontend connection may hold: one per tunnel, for few tunnels.
 const IDLE_CONNECTIONS_MAX: usize = 4;
@@ -40,31 +39,6 @@ const IDLE_UNREPEATABLE_MAX: Duration = Duration::from_secs(3);
 
 /// Taken off what a target says about its patience, for the link's round trip.
 const IDLE_MARGIN: Duration = Duration::from_secs(1);
-
-/// What is known about one connection and the request on it.
-#[derive(Debug, Default)]
-pub(super) struct Track {
-    /// Reads that brought bytes or the end, since the request began.
-    reads: Cell<u64>,
-    reason: Cell<Option<Reason>>,
-    request_done: Cell<bool>,
-    request_failed: Cell<bool>,
-}
-
-impl Track {
-    pub(super) fn set_request_done(&self, done: bool) {
-        self.request_done.set(done);
-    }
-
-    pub(super) fn set_request_failed(&self) {
-        self.request_failed.set(true);
-    }
-
-    fn ended(&self, error: &io::Error) {
-        self.reason
-            .set(SessionEnded::reason(error).or(self.reason.get()));
-    }
-}
 
 /// Why a request got no answer.
 pub(super) enum Failure {
@@ -111,11 +85,7 @@ impl Connection {
             .await?
         };
         let track = Rc::new(Track::default());
-        let stream = TargetStream {
-            stream,
-            track: Rc::clone(&track),
-            is_write_dead: false,
-        };
+        let stream = TargetStream::new(stream, Rc::clone(&track));
         let (sender, driver) = http1::Builder::new()
             .max_buf_size(HTTP_BUFFER_BYTES_MAX)
             .handshake(stream)
@@ -324,90 +294,5 @@ impl<G: Gateway> Lease<G> {
                 .pool
                 .put(self.connection, self.front.gateway.now());
         }
-    }
-}
-
-/// A session as hyper's client sees it.
-struct TargetStream<S> {
-    stream: S,
-    track: Rc<Track>,
-    /// The target takes no more; what it has answered is still to be read.
-    is_write_dead: bool,
-}
-
-impl<S: Read + Unpin> Read for TargetStream<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: ReadBufCursor<'_>,
-    ) -> Poll<io::Result<()>> {
-        let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
-        match &polled {
-            Poll::Pending => {}
-            Poll::Ready(Ok(())) => self.track.reads.set(self.track.reads.get() + 1),
-            Poll::Ready(Err(error)) => self.track.ended(error),
-        }
-        polled
-    }
-}
-
-impl<S: Write + Unpin> TargetStream<S> {
-    /// Keeps a failed write from hyper, which would give up at once: a target that answers
-    /// early and closes (say, 413) makes our writes fail before its answer is read. Reading
-    /// brings the answer, or the end of the connection.
-    fn wrote<T>(&mut self, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        match polled {
-            Poll::Ready(Err(error)) => {
-                self.track.ended(&error);
-                self.is_write_dead = true;
-                Poll::Pending
-            }
-            other => other,
-        }
-    }
-}
-
-impl<S: Write + Unpin> Write for TargetStream<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        if self.is_write_dead {
-            return Poll::Pending;
-        }
-        let polled = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.wrote(polled)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.is_write_dead {
-            return Poll::Pending;
-        }
-        let polled = Pin::new(&mut self.stream).poll_flush(cx);
-        self.wrote(polled)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.is_write_dead {
-            return Poll::Ready(Ok(()));
-        }
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        if self.is_write_dead {
-            return Poll::Pending;
-        }
-        let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
-        self.wrote(polled)
     }
 }
