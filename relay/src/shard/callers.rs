@@ -2,10 +2,13 @@
 //! ends those that it no longer allows.
 
 use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
+use pin_project_lite::pin_project;
 use slab::Slab;
 use tieline_wire::{Reason, TunnelId};
 
@@ -104,10 +107,39 @@ impl Caller {
         self.0.as_deref()
     }
 
+    /// Runs what is done for them, and drops it in the middle once they may stay no longer.
+    pub(super) fn while_welcome<T>(self, task: T) -> WhileWelcome<T> {
+        WhileWelcome { caller: self, task }
+    }
+
     /// Whether a tunnel of this name and owner is theirs to know of.
     pub(super) fn may_reach(&self, tunnel: &TunnelId, owner: Option<&Owner>) -> bool {
         self.known()
             .is_none_or(|known| may_reach(known.identity(), tunnel, owner))
+    }
+}
+
+pin_project! {
+    /// What is done for a caller. By hand, because an async block would hold the task twice, and a
+    /// session's task is most of what an idle session costs.
+    pub(super) struct WhileWelcome<T> {
+        caller: Caller,
+        #[pin]
+        task: T,
+    }
+}
+
+impl<T: Future> Future for WhileWelcome<T> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.project();
+        if let Some(known) = this.caller.known()
+            && known.poll_revoked(cx).is_ready()
+        {
+            return Poll::Ready(());
+        }
+        this.task.poll(cx).map(drop)
     }
 }
 

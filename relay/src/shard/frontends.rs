@@ -1,12 +1,9 @@
 //! Callers: which shard serves a connection, and how it is joined to its session.
 
-use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
 
 use bytes::Bytes;
 use tieline_wire::{Reason, TunnelId};
@@ -37,7 +34,12 @@ impl Shard {
         self.gate.spawn(async move {
             let deadline = shard.peers.config.preamble_timeout;
             match timeout(deadline, tcp::preamble(&socket)).await {
-                Ok(Some(preamble)) => shard.raw_named(socket, preamble).await,
+                Ok(Some(preamble)) => {
+                    if let Some(caller) = shard.raw_caller(&preamble) {
+                        let tcp::Preamble { tunnel, early, .. } = preamble;
+                        shard.route_raw(socket, tunnel, early, caller).await;
+                    }
+                }
                 Ok(None) | Err(_) => {
                     debug!(
                         peer = shown(socket.peer_addr()),
@@ -49,18 +51,14 @@ impl Shard {
         });
     }
 
-    /// A raw connection that said where it wants to go, and perhaps with which right.
-    async fn raw_named(self: &Rc<Self>, socket: Socket, preamble: tcp::Preamble) {
-        let tcp::Preamble {
-            tunnel,
-            token,
-            early,
-        } = preamble;
-        match self.caller(token.as_deref()) {
-            Ok(caller) => self.route_raw(socket, tunnel, early, caller).await,
+    /// Who a raw caller is, if they may be here.
+    fn raw_caller(&self, preamble: &tcp::Preamble) -> Option<Caller> {
+        match self.caller(preamble.token.as_deref()) {
+            Ok(caller) => Some(caller),
             Err(refusal) => {
-                debug!(%tunnel, %refusal, "frontend refused");
+                debug!(tunnel = %preamble.tunnel, %refusal, "frontend refused");
                 self.metrics.frontend_refused(callers::reason(&refusal));
+                None
             }
         }
     }
@@ -104,19 +102,8 @@ impl Shard {
                 let _here = self.count_frontend();
                 let socket = Rc::new(socket);
                 session.want_lane();
-                let block = &self.read_block;
-                match caller.known() {
-                    None => drop(splice(&socket, session, early, block, || false).await),
-                    Some(known) => {
-                        let mut splice = pin!(splice(&socket, session, early, block, || false));
-                        // Dropped in the middle, it resets what it has not finished.
-                        poll_fn(|cx| match known.poll_revoked(cx) {
-                            Poll::Ready(()) => Poll::Ready(()),
-                            Poll::Pending => splice.as_mut().poll(cx).map(drop),
-                        })
-                        .await;
-                    }
-                }
+                let spliced = splice(&socket, session, early, &self.read_block, || false);
+                caller.while_welcome(spliced).await;
             }
             Place::Shard(to) => {
                 let frontend = Frontend {
