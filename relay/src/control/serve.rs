@@ -1,6 +1,6 @@
 //! Admin connections: how many, for how long, and for which names.
 
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +21,7 @@ use tracing::{debug, warn};
 
 use super::admin::{self, Admin, refuse};
 use super::auth::Keeper;
+use crate::listen::http::is_ours_anywhere;
 
 /// Admin connections at a time on one listener; more wait in the kernel's backlog.
 const CONNECTIONS_MAX: usize = 64;
@@ -110,8 +111,8 @@ async fn refuse_foreign_names(request: Request, next: Next) -> Response {
                 .ok()
                 .and_then(|text| text.parse::<Authority>().ok())
         })
-        .all(|authority| authority.is_some_and(|authority| is_local_name(authority.host())));
-    let uri_fits = request.uri().host().is_none_or(is_local_name);
+        .all(|authority| authority.is_some_and(|authority| is_ours_anywhere(authority.host())));
+    let uri_fits = request.uri().host().is_none_or(is_ours_anywhere);
     if headers_fit && uri_fits {
         return next.run(request).await;
     }
@@ -120,12 +121,4 @@ async fn refuse_foreign_names(request: Request, next: Next) -> Response {
         "misdirected",
         "on loopback this listener answers to localhost and addresses only",
     )
-}
-
-fn is_local_name(host: &str) -> bool {
-    let bare = host
-        .strip_prefix('[')
-        .and_then(|host| host.strip_suffix(']'))
-        .unwrap_or(host);
-    bare.parse::<IpAddr>().is_ok() || bare.trim_end_matches('.').eq_ignore_ascii_case("localhost")
 }

@@ -309,6 +309,11 @@ fn a_provider_wants_a_url_and_a_secret_and_has_bounds() {
             "--auth-provider-url http://x --auth-provider-grace 8d",
             "auth_provider_grace is ",
         ),
+        // Nobody could say who its callers are.
+        (
+            "--auth-provider-url http://x --http-listen 0.0.0.0:9080",
+            "say --caller-auth none",
+        ),
     ] {
         let error = with(more).error();
         assert!(error.contains(wanted), "{error}");

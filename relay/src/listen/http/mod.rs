@@ -41,7 +41,7 @@ use deadline::linger;
 use forward::Front;
 pub(crate) use origin::Origins;
 pub(crate) use rewrite::Target;
-pub(crate) use route::hint;
+pub(crate) use route::{hint, is_ours_anywhere};
 use state::State;
 
 /// Most that is buffered of one connection in one direction, and so the longest head.

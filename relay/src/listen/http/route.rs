@@ -79,13 +79,14 @@ pub(super) fn host(authority: &str) -> Option<&str> {
     Some(host.strip_suffix('.').unwrap_or(host))
 }
 
-/// True for an address, or for what every machine calls itself.
-pub(super) fn is_ours_anywhere(host: &str) -> bool {
+/// True for an address, or for what every machine calls itself: no page can have such a name lead
+/// here (DNS rebinding).
+pub(crate) fn is_ours_anywhere(host: &str) -> bool {
     let bare = host
         .strip_prefix('[')
         .and_then(|host| host.strip_suffix(']'))
         .unwrap_or(host);
-    bare.parse::<IpAddr>().is_ok() || host.eq_ignore_ascii_case("localhost")
+    bare.parse::<IpAddr>().is_ok() || bare.trim_end_matches('.').eq_ignore_ascii_case("localhost")
 }
 
 /// A tunnel by its name.
