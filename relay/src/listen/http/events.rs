@@ -1,7 +1,6 @@
 //! An event stream on its way to the caller: kept alive while it is quiet, its endpoint mapped.
 
 use std::pin::Pin;
-use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -16,7 +15,7 @@ pub(super) struct Events<G: Gateway> {
     gateway: G,
     border: Border,
     /// The first event, where it may name an endpoint, and how to map that.
-    opening: Option<(Opening, Rc<Mapping>)>,
+    opening: Option<(Opening, Mapping)>,
     /// Longest time without a byte; zero for as long as it takes.
     quiet_max: Duration,
     /// When the last byte left.
@@ -26,7 +25,7 @@ pub(super) struct Events<G: Gateway> {
 
 impl<G: Gateway> Events<G> {
     /// A stream that begins now. With `endpoint`, its first event may name one.
-    pub(super) fn new(gateway: G, quiet_max: Duration, endpoint: Option<Rc<Mapping>>) -> Self {
+    pub(super) fn new(gateway: G, quiet_max: Duration, endpoint: Option<Mapping>) -> Self {
         Self {
             last: gateway.now(),
             gateway,

@@ -14,7 +14,6 @@ use tieline_wire::{Reason, TunnelId};
 use super::body::{AnswerBody, RequestBody, await_continue};
 use super::callers::{Callers, Presented, leave_credential};
 use super::events::Events;
-use super::exposure::is_exposed;
 use super::forwarded::Client;
 use super::origin::{self, Page};
 use super::pool::{Connection, Failure, Lease, Pool};
@@ -119,23 +118,23 @@ impl<G: Gateway> Front<G> {
             state.wake_driver();
         }
         let caller = &presented.caller;
-        let route = match way.ok_or_else(Problem::not_found)? {
-            Way::Tunnel(route) => route,
-            Way::Kind { dcc, named, .. } => {
+        let route = match way {
+            Some(Way::Tunnel(route)) => route,
+            Some(Way::Kind { dcc, named, .. }) => {
                 let is_named = |route: &Route<'_>| {
                     let is_kind = |it| self.gateway.is_kind(caller, &it, dcc);
                     TunnelId::parse(route.tunnel).is_ok_and(is_kind)
                 };
                 named.filter(is_named).ok_or_else(Problem::not_found)?
             }
-            Way::Health => return Err(Problem::not_found()),
+            Some(Way::Health) | None => return Err(Problem::not_found()),
         };
-        let destination = self.destination(&parts, &asked, caller, &route).await?;
+        let mut destination = self.destination(&parts, &asked, caller, &route).await?;
         let client = asked.client;
         let body = RequestBody::new(Some(body), Rc::clone(state));
         let request = self.prepare(parts, body, &destination, client);
         let (connection, answer) = self
-            .exchange(request, &destination, &presented, state)
+            .exchange(request, &mut destination, &presented, state)
             .await?;
         state.head_arrived();
         self.pass(answer, connection, destination, presented, state)
@@ -189,10 +188,6 @@ impl<G: Gateway> Front<G> {
             .await
             .map_err(refused)?;
         let path = route.path();
-        if !is_exposed(&target.exposed, &path) {
-            let url = [route.prefix, &target.base_path].concat();
-            return Err(Problem::not_exposed(&url));
-        }
         let authority = asked.authority.map(str::as_bytes);
         let mapping = Mapping {
             target,
@@ -202,6 +197,7 @@ impl<G: Gateway> Front<G> {
             public: authority.map(Bytes::copy_from_slice),
             https: asked.client.https,
         };
+        mapping.check_exposed()?;
         let path = PathAndQuery::from_maybe_shared(Bytes::from(path))
             .map_err(|_| Problem::bad_request("the path is not valid"))?;
         Ok(Destination {
@@ -243,22 +239,25 @@ impl<G: Gateway> Front<G> {
         request
     }
 
-    /// Sends the request over the kept connection or a new one.
+    /// Sends the request over the kept connection or a new one; `destination` has the target in the
+    /// end that it went to.
     async fn exchange(
         &self,
         mut request: Request<RequestBody>,
-        destination: &Destination,
+        destination: &mut Destination,
         presented: &Rc<Presented<G>>,
         state: &Rc<State>,
     ) -> Result<(Connection, Response<Incoming>), Problem> {
-        let (tunnel, caller) = (&destination.tunnel, &presented.caller);
-        let mut target = Rc::clone(&destination.mapping.target);
-        address_to(&target, request.headers_mut());
+        let Destination {
+            tunnel, mapping, ..
+        } = destination;
+        let (tunnel, caller) = (&*tunnel, &presented.caller);
+        address_to(&mapping.target, request.headers_mut());
         let is_repeatable = is_idempotent(request.method()) && request.body().is_end_stream();
         let now = self.gateway.now();
         let kept = self
             .pool
-            .take(tunnel, presented.key(), &target, now, is_repeatable);
+            .take(tunnel, presented.key(), &mapping.target, now, is_repeatable);
         if let Some(mut connection) = kept {
             let copy = is_repeatable.then(|| copy(&request));
             request = match connection.send(request).await {
@@ -275,7 +274,7 @@ impl<G: Gateway> Front<G> {
         }
         let timeout = self.settings.open_timeout;
         for _ in 0..LOOKS_MAX {
-            let generation = target.generation;
+            let generation = mapping.target.generation;
             if !self.gateway.is_current(caller) {
                 return Err(Problem::token(TokenRefusal::Revoked));
             }
@@ -301,14 +300,11 @@ impl<G: Gateway> Front<G> {
                 return Err(refused(away));
             }
             // The link went away under the request: its agent may be back within the grace.
-            let found = self.gateway.find(caller, tunnel, Some(&target)).await;
-            target = found.map_err(refused)?;
-            let (path, prefix) = (&destination.mapping.path, &destination.mapping.prefix);
-            if !is_exposed(&target.exposed, path) {
-                let url = [prefix.as_str(), &target.base_path].concat();
-                return Err(Problem::not_exposed(&url));
-            }
-            address_to(&target, request.headers_mut());
+            let stale = Some(&*mapping.target);
+            let found = self.gateway.find(caller, tunnel, stale).await;
+            mapping.target = found.map_err(refused)?;
+            mapping.check_exposed()?;
+            address_to(&mapping.target, request.headers_mut());
         }
         Err(Problem::session(
             Reason::TunnelOffline,
@@ -333,7 +329,7 @@ impl<G: Gateway> Front<G> {
         mapping.apply(&mut parts.headers);
         let is_stream = length.is_none() && sse::is_event_stream(&parts.headers);
         let events = is_stream.then(|| {
-            let endpoint = destination.is_get.then(|| Rc::new(mapping));
+            let endpoint = destination.is_get.then_some(mapping);
             let quiet_max = self.settings.sse_keepalive;
             Events::new(self.gateway.clone(), quiet_max, endpoint)
         });

@@ -11,6 +11,8 @@ use http::uri::Authority;
 use http::{HeaderMap, HeaderValue};
 use tieline_wire::{Generation, Scheme};
 
+use super::exposure::is_exposed;
+use super::problem::Problem;
 use super::route::split_well_known;
 use crate::registry::TunnelInfo;
 
@@ -137,6 +139,15 @@ pub(super) struct Mapping {
 }
 
 impl Mapping {
+    /// Whether callers may ask the target for that path.
+    pub(super) fn check_exposed(&self) -> Result<(), Problem> {
+        if is_exposed(&self.target.exposed, &self.path) {
+            return Ok(());
+        }
+        let url = [&self.prefix[..], &self.target.base_path].concat();
+        Err(Problem::not_exposed(&url))
+    }
+
     /// Rewrites an answer's headers.
     pub(super) fn apply(&self, headers: &mut HeaderMap) {
         for name in [LOCATION, CONTENT_LOCATION] {

@@ -62,11 +62,11 @@ enum Opens {
     Never,
 }
 
-/// What the relay knows of a target at [`AUTHORITY`]; its route is as old as its holder.
-pub(super) fn target_at(base_path: &str, generation: Generation) -> Target {
+/// What the relay knows of a target; its route is as old as its holder.
+pub(super) fn target_at(authority: &str, base_path: &str, generation: Generation) -> Target {
     let info = TunnelInfo {
         scheme: Scheme::Http,
-        authority: AUTHORITY.to_owned(),
+        authority: authority.to_owned(),
         base_path: base_path.to_owned(),
         ..TunnelInfo::default()
     };
@@ -83,6 +83,9 @@ struct Shared {
     /// Whose access was revoked, and who wants to know.
     revoked: RefCell<Option<String>>,
     waiter: RefCell<Option<Waker>>,
+    authority: RefCell<String>,
+    /// Where the targets are for a newer holder.
+    moves_to: Cell<Option<&'static str>>,
     /// Where the targets serve callers.
     base_path: RefCell<String>,
     tunnels: RefCell<HashMap<String, Opens>>,
@@ -150,7 +153,11 @@ impl Gateway for Shard {
             Some(Opens::To(generation)) => generation,
             Some(_) => Generation(1),
         };
-        let target = target_at(&self.0.base_path.borrow(), generation);
+        let target = target_at(
+            &self.0.authority.borrow(),
+            &self.0.base_path.borrow(),
+            generation,
+        );
         if stale.is_some_and(|stale| stale.revision >= target.revision) {
             return Err(Reason::TunnelOffline);
         }
@@ -167,6 +174,9 @@ impl Gateway for Shard {
             Opens::Never => std::future::pending().await,
             Opens::Not(reason) => Err(reason),
             Opens::Once(reason, newer) => {
+                if let Some(authority) = self.0.moves_to.take() {
+                    authority.clone_into(&mut self.0.authority.borrow_mut());
+                }
                 let newer = Opens::To(newer);
                 self.0
                     .tunnels
@@ -236,6 +246,8 @@ impl Relay {
                 admitted: Cell::default(),
                 revoked: RefCell::default(),
                 waiter: RefCell::default(),
+                authority: RefCell::new(AUTHORITY.to_owned()),
+                moves_to: Cell::default(),
                 base_path: RefCell::default(),
                 tunnels,
                 opened,

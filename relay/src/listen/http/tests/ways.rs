@@ -160,6 +160,27 @@ fn a_request_that_was_not_sent_goes_to_the_agent_that_came_back() {
 }
 
 #[test]
+fn a_target_that_came_back_elsewhere_is_known_by_its_new_address() {
+    run(async {
+        let mut relay = Relay::new();
+        relay.set("maya", Opens::Once(Reason::LinkLost, Generation(2)));
+        relay.shard.0.moves_to.set(Some("127.0.0.1:9999"));
+        let mut caller = relay.caller();
+        caller.send(GET).await;
+        let mut target = relay.target().await;
+        assert!(target.head().await.contains("\r\nhost: 127.0.0.1:9999\r\n"));
+        let moved =
+            "HTTP/1.1 307 X\r\nlocation: http://127.0.0.1:9999/mcp/\r\ncontent-length: 0\r\n\r\n";
+        target.send(moved).await;
+        let head = caller.head().await;
+        assert!(
+            head.contains("location: http://relay.example/w/maya/mcp/\r\n"),
+            "{head}"
+        );
+    });
+}
+
+#[test]
 fn a_target_hears_who_asks_and_a_caller_cannot_pretend() {
     run(async {
         let mut relay = Relay::new();
