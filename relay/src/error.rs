@@ -142,6 +142,9 @@ pub enum StartError {
         /// What the kernel says.
         source: io::Error,
     },
+    /// Nothing to make secrets from.
+    #[error("cannot start: the kernel gives no random numbers (getrandom, /dev/urandom)")]
+    Randomness,
 }
 
 impl StartError {
@@ -150,7 +153,9 @@ impl StartError {
     pub const fn exit_code(&self) -> u8 {
         match self {
             Self::Config(_) => EXIT_USAGE,
-            Self::Listen { .. } | Self::Driver { .. } | Self::Thread { .. } => EXIT_FAILED,
+            Self::Listen { .. } | Self::Driver { .. } | Self::Thread { .. } | Self::Randomness => {
+                EXIT_FAILED
+            }
         }
     }
 }

@@ -55,6 +55,7 @@ use auth::{ASKS_MAX, Snapshot};
 use control::Control;
 use inspector::Inspector;
 use io::Chosen;
+use listen::http::Sealer;
 use metrics::ShardMetrics;
 use shard::{Mailbox, MailboxSender, Message, Peers, Seed};
 
@@ -139,6 +140,7 @@ impl Relay {
             mailboxes,
             loads: (0..config.shards).map(|_| AtomicUsize::new(0)).collect(),
             live_tunnels: Arc::default(),
+            sealer: Sealer::random().ok_or(StartError::Randomness)?,
             epoch_seconds: SystemTime::now()
                 .duration_since(UNIX_EPOCH)
                 .map_or(0, |since| since.as_secs()),

@@ -280,29 +280,40 @@ pub(crate) struct TunnelReport {
     /// Where its links live.
     pub(crate) shards: Vec<usize>,
     pub(crate) links: usize,
+    /// How many agents share it, this one included.
+    pub(crate) agents: usize,
+    #[serde(skip)]
+    pub(crate) tags: Vec<[u8; 8]>,
+    #[serde(skip)]
+    pub(crate) is_shared: bool,
     pub(crate) target_scheme: &'static str,
 }
 
 impl TunnelReport {
     /// Adds what is known of the same tunnel's other links. Those of an older generation do not
-    /// count: they were superseded, and are on their way out.
+    /// count where the name is one agent's: they were superseded, and are on their way out.
     pub(crate) fn join(&mut self, other: Self) {
-        match other.generation.cmp(&self.generation) {
-            Ordering::Less => {}
-            Ordering::Greater => *self = other,
-            Ordering::Equal => {
-                self.links += other.links;
-                self.session_count += other.session_count;
-                self.registered_at_ms_ago =
-                    self.registered_at_ms_ago.max(other.registered_at_ms_ago);
-                self.last_heartbeat_ms_ago =
-                    self.last_heartbeat_ms_ago.min(other.last_heartbeat_ms_ago);
-                self.shards.extend(other.shards);
-                self.shards.sort_unstable();
-                self.shards.dedup();
-                self.shard = self.shard.min(other.shard);
-            }
+        let is_shared = self.is_shared && other.is_shared;
+        let (mut other, newer) = match other.generation.cmp(&self.generation) {
+            Ordering::Less if !is_shared => return,
+            Ordering::Greater => (std::mem::replace(self, other), true),
+            Ordering::Less | Ordering::Equal => (other, false),
+        };
+        if newer && !is_shared {
+            return;
         }
+        self.links += other.links;
+        self.session_count += other.session_count;
+        self.registered_at_ms_ago = self.registered_at_ms_ago.max(other.registered_at_ms_ago);
+        self.last_heartbeat_ms_ago = self.last_heartbeat_ms_ago.min(other.last_heartbeat_ms_ago);
+        self.shards.append(&mut other.shards);
+        self.shards.sort_unstable();
+        self.shards.dedup();
+        self.shard = self.shard.min(other.shard);
+        self.tags.append(&mut other.tags);
+        self.tags.sort_unstable();
+        self.tags.dedup();
+        self.agents = self.tags.len();
     }
 }
 

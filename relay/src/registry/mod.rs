@@ -8,7 +8,8 @@ use std::ops::Bound;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use tieline_wire::{AgentHello, AgentKey, Moment, Reason, Scheme, TunnelId};
+use ring::digest::{SHA256, digest};
+use tieline_wire::{AgentHello, AgentKey, MachineId, Moment, Reason, Scheme, TunnelId};
 use tracing::debug;
 
 pub(crate) use self::tunnel::{Due, Grant, Renewal, TunnelEntry, TunnelInfo};
@@ -28,6 +29,22 @@ pub(crate) struct LinkId(pub(crate) u64);
 pub(crate) struct LinkRef {
     pub(crate) shard: usize,
     pub(crate) link: LinkId,
+}
+
+/// What an agent is called where only those that share a name are to be told apart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct AgentTag(pub(crate) [u8; 8]);
+
+impl AgentTag {
+    /// The same key on another machine is another agent.
+    pub(crate) fn of(key: &AgentKey, machine: &MachineId) -> Self {
+        let text = [&key.as_bytes()[..], machine.as_bytes()].concat();
+        let mut tag = Self::default();
+        let len = tag.0.len();
+        tag.0
+            .copy_from_slice(&digest(&SHA256, &text).as_ref()[..len]);
+        tag
+    }
 }
 
 /// One link.
@@ -315,6 +332,9 @@ impl Registry {
             shard,
             shards: vec![shard],
             links: 1,
+            agents: 1,
+            tags: vec![AgentTag::of(&agent.key, &agent.machine).0],
+            is_shared: it.info.shared,
             target_scheme: match it.info.scheme {
                 Scheme::Tcp => "tcp",
                 Scheme::Http => "http",

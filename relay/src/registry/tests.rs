@@ -92,6 +92,27 @@ fn links_of_one_tunnel_are_one_row_and_superseded_ones_none() {
 }
 
 #[test]
+fn agents_that_share_a_name_are_one_row_that_counts_them() {
+    let mut registry = Registry::default();
+    let shared = |generation| TunnelEntry {
+        info: Arc::new(TunnelInfo {
+            shared: true,
+            ..(*granted(generation, None).info).clone()
+        }),
+        ..granted(generation, None)
+    };
+    for (machine, generation) in [(1, 7), (1, 7), (2, 9), (3, 8)] {
+        let (id, _) = linked(&mut registry);
+        let agent = registry.link_mut(id).unwrap().agent.as_mut().unwrap();
+        agent.machine = MachineId::new([machine; 16]);
+        registry.add_tunnel(id, tunnel(0), shared(generation));
+    }
+    let rows = registry.report("", 0, Moment::default()).rows;
+    assert_eq!((rows.len(), rows[0].links, rows[0].agents), (1, 4, 3));
+    assert_eq!(rows[0].generation, 9);
+}
+
+#[test]
 fn sessions_count_for_the_tunnel_that_they_were_opened_for() {
     let mut registry = Registry::default();
     let (id, link) = linked(&mut registry);

@@ -25,6 +25,14 @@ pub(crate) struct TunnelInfo {
     pub(crate) shared: bool,
 }
 
+impl TunnelInfo {
+    /// Whether raw callers may have it: its target is no HTTP server, or one whose every path
+    /// callers may use. What they would send is theirs alone to say.
+    pub(crate) fn is_open_to_raw(&self) -> bool {
+        self.scheme == Scheme::Tcp || self.base_path.is_empty() || self.expose_all
+    }
+}
+
 /// A tunnel, as its link knows it.
 #[derive(Debug)]
 pub(crate) struct TunnelEntry {

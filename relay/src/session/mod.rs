@@ -35,6 +35,8 @@ mod tests;
 use ends::Ends;
 pub(crate) use handle::{Incoming, Session};
 pub(crate) use held::Held;
+#[cfg(test)]
+pub(crate) use held::Hold;
 use inbox::{Inbox, InboxEnd};
 use lanes::Seat;
 pub(crate) use lanes::{Lane, Lanes, shard_of};

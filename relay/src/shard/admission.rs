@@ -53,7 +53,9 @@ impl Shard {
         let known = entry.tunnels().get(&tunnel);
         let granted = known.and_then(|it| it.granted);
         let held = known.map(|it| it.held.clone());
-        if held.is_none() && entry.tunnels().len() >= TUNNELS_PER_LINK_MAX as usize {
+        let is_new = held.is_none();
+        let held = held.unwrap_or_default();
+        if is_new && entry.tunnels().len() >= TUNNELS_PER_LINK_MAX as usize {
             return Err(refusal(Reason::TunnelLimit));
         }
         if entry.claims >= CLAIMS_MAX {
@@ -76,11 +78,13 @@ impl Shard {
         let claim = Claim {
             tunnel: tunnel.clone(),
             key: agent.key,
+            machine: agent.machine,
             instance: agent.instance,
             link: LinkRef {
                 shard: self.index,
                 link,
             },
+            held: held.clone(),
             link_index: agent.link_index,
             request: register.request,
             info: Arc::clone(&info),
@@ -93,7 +97,7 @@ impl Shard {
             expires_at_seconds,
             identity,
             renewal,
-            held: held.unwrap_or_default(),
+            held,
         };
         registry.add_tunnel(link, tunnel, it);
         drop(registry);

@@ -15,7 +15,7 @@ impl Shard {
     /// Asks a name's home for it.
     pub(super) fn claim(self: &Rc<Self>, claim: Claim) {
         let home = home(&claim.tunnel, self.peers.mailboxes.len());
-        self.post(home, Message::Claim(claim));
+        self.post(home, Message::Claim(Box::new(claim)));
     }
 
     /// Gives a name back.

@@ -13,8 +13,9 @@ use slab::Slab;
 use tieline_wire::{Reason, TunnelId};
 
 use super::Shard;
-use crate::auth::{Identity, Owner, TokenRefusal, may_reach, verify_caller};
+use crate::auth::{Identity, TokenRefusal, may_reach, verify_caller};
 use crate::config::CallerAuth;
+use crate::registry::TunnelInfo;
 
 /// The authenticated callers of one shard.
 #[derive(Default)]
@@ -112,10 +113,10 @@ impl Caller {
         WhileWelcome { caller: self, task }
     }
 
-    /// Whether a tunnel of this name and owner is theirs to know of.
-    pub(super) fn may_reach(&self, tunnel: &TunnelId, owner: Option<&Owner>) -> bool {
+    /// Whether a tunnel of this name is theirs to know of, as one of its agents registered it.
+    pub(super) fn may_reach(&self, tunnel: &TunnelId, info: &TunnelInfo) -> bool {
         self.known()
-            .is_none_or(|known| may_reach(known.identity(), tunnel, owner))
+            .is_none_or(|known| may_reach(known.identity(), tunnel, info.owner.as_deref()))
     }
 }
 
@@ -202,6 +203,7 @@ mod tests {
     use std::future::poll_fn;
 
     use super::*;
+    use crate::auth::Owner;
 
     fn identity(sub: &str) -> Arc<Identity> {
         let owner = Arc::new(Owner {

@@ -12,14 +12,14 @@ use tracing::debug;
 use super::callers::{self, Caller};
 use super::gateway::ShardGateway;
 use super::message::{Frontend, Message, Verdict};
-use super::routes::Lookup;
+use super::routes::{Choice, Lookup};
 use super::{Shard, shown};
 use crate::auth::Identity;
 use crate::config::{CallerAuth, Config};
 use crate::io::{PollSocket, Received, Socket, timeout};
 use crate::listen::{http, tcp};
 use crate::metrics::{FrontendKind, HandoffKind};
-use crate::registry::LinkRef;
+use crate::registry::{AgentTag, LinkRef, TunnelInfo};
 use crate::session::Session;
 use crate::splice::splice;
 
@@ -37,7 +37,8 @@ impl Shard {
                 Ok(Some(preamble)) => {
                     if let Some(caller) = shard.raw_caller(&preamble) {
                         let tcp::Preamble { tunnel, early, .. } = preamble;
-                        shard.route_raw(socket, tunnel, early, caller).await;
+                        let choice = Choice::Any;
+                        shard.route_raw(socket, tunnel, choice, early, caller).await;
                     }
                 }
                 Ok(None) | Err(_) => {
@@ -77,7 +78,8 @@ impl Shard {
             match shard.caller_from(identity) {
                 Ok(caller) => {
                     let socket = Socket::new(fd);
-                    shard.route_raw(socket, tunnel, early, caller).await;
+                    let choice = Choice::Here;
+                    shard.route_raw(socket, tunnel, choice, early, caller).await;
                 }
                 Err(reason) => shard.metrics.frontend_refused(reason),
             }
@@ -88,16 +90,13 @@ impl Shard {
         self: &Rc<Self>,
         socket: Socket,
         tunnel: TunnelId,
+        choice: Choice,
         early: Bytes,
         caller: Caller,
     ) {
-        let place = if self.routes.borrow().is_open_to_raw(&tunnel) {
-            self.place(&tunnel, &caller)
-        } else {
-            debug!(%tunnel, "HTTP under a path of its own is reached over HTTP only");
-            Place::Nowhere(Reason::UnknownTunnel)
-        };
-        match place {
+        // HTTP under a path of its own is reached over HTTP only.
+        let fit = |info: &TunnelInfo| caller.may_reach(&tunnel, info) && info.is_open_to_raw();
+        match self.place(&tunnel, choice, fit) {
             Place::Here(session) => {
                 let _here = self.count_frontend();
                 let socket = Rc::new(socket);
@@ -162,10 +161,8 @@ impl Shard {
                 Received::Nothing => {}
             }
         };
-        match self.routes.borrow().lookup(&tunnel, self.index) {
-            Lookup::Live(link) if link.shard != self.index => Some(link.shard),
-            _ => None,
-        }
+        let only = self.routes.borrow().only_shard(&tunnel, self.index);
+        only.filter(|shard| *shard != self.index)
     }
 
     /// An HTTP connection that another shard placed here.
@@ -196,12 +193,14 @@ impl Shard {
         self: &Rc<Self>,
         fd: OwnedFd,
         tunnel: TunnelId,
+        agent: AgentTag,
         identity: Option<Arc<Identity>>,
         verdict: Arc<Verdict>,
     ) {
-        let placed = self
-            .caller_from(identity)
-            .map(|caller| self.place(&tunnel, &caller));
+        let placed = self.caller_from(identity).map(|caller| {
+            let fit = |info: &TunnelInfo| caller.may_reach(&tunnel, info);
+            self.place(&tunnel, Choice::Agent(agent), fit)
+        });
         let session = match placed.unwrap_or_else(Place::Nowhere) {
             Place::Here(session) => session,
             // The shard that it came from knew it: word of the route is on its way here.
@@ -226,13 +225,11 @@ impl Shard {
         });
     }
 
-    /// Where a caller of `tunnel` is served; opens the session if that is here.
-    fn place(&self, tunnel: &TunnelId, caller: &Caller) -> Place {
+    /// Where a caller of `tunnel` is served, by an agent that is `fit`; opens the session if that is
+    /// here.
+    fn place(&self, tunnel: &TunnelId, choice: Choice, fit: impl Fn(&TunnelInfo) -> bool) -> Place {
         let routes = self.routes.borrow();
-        if !caller.may_reach(tunnel, routes.owner(tunnel)) {
-            return Place::Nowhere(Reason::UnknownTunnel);
-        }
-        let link = match routes.lookup(tunnel, self.index) {
+        let link = match routes.lookup(tunnel, self.index, choice, fit) {
             Lookup::Unknown => return Place::Nowhere(Reason::UnknownTunnel),
             Lookup::Offline => return Place::Nowhere(Reason::TunnelOffline),
             Lookup::Live(link) => link,

@@ -15,10 +15,11 @@ use tieline_wire::{Reason, TunnelId};
 use super::Shard;
 use super::callers::{Caller, Known};
 use super::message::{Message, Verdict};
-use super::routes::{Found, Lookup};
+use super::routes::{Choice, Found, Lookup, Search};
 use crate::auth::TokenRefusal;
 use crate::io::{PollSocket, Socket, pair, sleep, timeout};
-use crate::listen::http::{Gateway, Target};
+use crate::listen::http::{Aim, Gateway, Nowhere, Sealer, Target, Wanted};
+use crate::registry::{AgentTag, TunnelInfo};
 use crate::session::{SessionEnded, SessionStream};
 
 /// A shard, as one frontend connection sees it.
@@ -50,63 +51,76 @@ impl Gateway for ShardGateway {
             .map_or(Poll::Pending, |known| known.poll_revoked(cx))
     }
 
+    fn subject<'a>(&self, caller: &'a Caller) -> Option<&'a str> {
+        caller.known().map(|known| known.identity().sub())
+    }
+
+    fn sealer(&self) -> &Rc<Sealer> {
+        &self.0.sealer
+    }
+
     async fn find(
         &self,
         caller: &Caller,
-        tunnel: &TunnelId,
+        wanted: &Wanted,
         stale: Option<&Target>,
-    ) -> Result<Rc<Target>, Reason> {
+        kept: impl Fn(&TunnelId, AgentTag) -> bool,
+    ) -> Result<Rc<Target>, Nowhere> {
         let shard = &self.0;
         let http = &shard.peers.config.http;
         let began = shard.clock.now();
+        let search = Search {
+            wanted,
+            stale,
+            fit: &|tunnel, info| caller.may_reach(tunnel, info),
+            kept: &kept,
+        };
+        let offline = Nowhere::Refused(Reason::TunnelOffline);
+        let too_late = match wanted.pin {
+            Some(_) => Nowhere::AgentGone,
+            None => offline,
+        };
+        let aim = match &wanted.pin {
+            Some(pin) => Aim::Tunnel(pin.tunnel.clone()),
+            None => wanted.aim.clone(),
+        };
         loop {
-            let found = {
-                let routes = shard.routes.borrow();
-                if caller.may_reach(tunnel, routes.owner(tunnel)) {
-                    routes.find(tunnel)
-                } else {
-                    Found::Unknown
-                }
-            };
+            let found = shard.routes.borrow().find(&search);
             let since = match found {
-                Found::Target(target)
-                    if stale.is_none_or(|stale| stale.revision < target.revision) =>
-                {
-                    return Ok(target);
-                }
+                Found::Target(target) => return Ok(target),
                 // Its link is gone, and word of that is on its way.
-                Found::Target(_) => began,
+                Found::Stale => began,
                 Found::Offline(since) => since,
-                Found::Unusable => return Err(Reason::TargetUnreachable),
-                Found::Unknown => return Err(shard.unknown()),
+                Found::Gone => return Err(Nowhere::AgentGone),
+                Found::Unusable => return Err(Nowhere::Refused(Reason::TargetUnreachable)),
+                Found::Unknown => return Err(Nowhere::Refused(shard.unknown())),
             };
             let left = (since + http.offline_grace).saturating_since(shard.clock.now());
             if left.is_zero() {
-                return Err(Reason::TunnelOffline);
+                return Err(too_late);
             }
-            let changed = shard.routes.borrow_mut().changed(tunnel);
-            let changed = changed.ok_or(Reason::TunnelOffline)?;
-            if timeout(left, changed).await.is_err() {
-                return Err(Reason::TunnelOffline);
+            let changed = shard.routes.borrow_mut().changed(&aim);
+            if timeout(left, changed.ok_or(offline)?).await.is_err() {
+                return Err(too_late);
             }
         }
     }
 
     fn is_kind(&self, caller: &Caller, tunnel: &TunnelId, dcc: &str) -> bool {
         let routes = self.0.routes.borrow();
-        routes.dcc(tunnel) == Some(dcc) && caller.may_reach(tunnel, routes.owner(tunnel))
+        routes.is_kind(tunnel, dcc, |info| caller.may_reach(tunnel, info))
     }
 
-    async fn open(&self, caller: &Caller, tunnel: &TunnelId) -> Result<GatewayStream, Reason> {
+    async fn open(&self, caller: &Caller, target: &Target) -> Result<GatewayStream, Reason> {
         let shard = &self.0;
-        let lookup = {
-            let routes = shard.routes.borrow();
-            // Once more: since the look-up, the name may have gone to somebody else.
-            if !caller.may_reach(tunnel, routes.owner(tunnel)) {
-                return Err(Reason::UnknownTunnel);
-            }
-            routes.lookup(tunnel, shard.index)
-        };
+        let tunnel = &target.tunnel;
+        // Once more: since the look-up, the name may have gone to somebody else.
+        let fit = |info: &TunnelInfo| caller.may_reach(tunnel, info);
+        let choice = Choice::Agent(target.agent);
+        let lookup = shard
+            .routes
+            .borrow()
+            .lookup(tunnel, shard.index, choice, fit);
         let link = match lookup {
             Lookup::Unknown => return Err(Reason::UnknownTunnel),
             Lookup::Offline => return Err(Reason::TunnelOffline),
@@ -123,6 +137,7 @@ impl Gateway for ShardGateway {
         let crossing = Message::Crossing {
             fd: theirs,
             tunnel: tunnel.clone(),
+            agent: target.agent,
             identity: caller.known().map(|known| Arc::clone(known.identity())),
             verdict: Arc::clone(&verdict),
         };

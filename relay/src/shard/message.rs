@@ -7,12 +7,13 @@ use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tieline_wire::{AgentKey, BulkNonce, Generation, InstanceId, Reason, TunnelId};
+use tieline_wire::{AgentKey, BulkNonce, Generation, InstanceId, MachineId, Reason, TunnelId};
 use tokio::sync::oneshot;
 
 use crate::auth::{Identity, Question, Ruling, Snapshot};
 use crate::metrics::TunnelBatch;
-use crate::registry::{LinkRef, TunnelInfo};
+use crate::registry::{AgentTag, LinkRef, TunnelInfo};
+use crate::session::Held;
 
 /// One message into a mailbox.
 pub(crate) enum Message {
@@ -34,12 +35,14 @@ pub(crate) enum Message {
     Crossing {
         fd: OwnedFd,
         tunnel: TunnelId,
+        /// Which of the tunnel's agents it is for.
+        agent: AgentTag,
         /// Who calls, if it had to say.
         identity: Option<Arc<Identity>>,
         verdict: Arc<Verdict>,
     },
     /// To a name's home: a link wants it.
-    Claim(Claim),
+    Claim(Box<Claim>),
     /// To a name's home: a link no longer serves it.
     Release { tunnel: TunnelId, link: LinkRef },
     /// From a name's home: who serves it.
@@ -119,8 +122,11 @@ impl Message {
 pub(crate) struct Claim {
     pub(crate) tunnel: TunnelId,
     pub(crate) key: AgentKey,
+    pub(crate) machine: MachineId,
     pub(crate) instance: InstanceId,
     pub(crate) link: LinkRef,
+    /// Its sessions on that link.
+    pub(crate) held: Held,
     /// Which of the agent's links this is: the latest one of a number counts.
     pub(crate) link_index: u16,
     /// The agent's number of the registration.
@@ -129,18 +135,36 @@ pub(crate) struct Claim {
 }
 
 /// The whole route of a name, as its home decided.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) struct RouteUpdate {
     pub(crate) tunnel: TunnelId,
     /// Rises with every change; a shard ignores what is not higher than what it has.
     pub(crate) revision: u64,
-    /// Rises with every takeover.
-    pub(crate) generation: Generation,
-    /// Empty while the agent is away.
-    pub(crate) links: Vec<LinkRef>,
+    /// Nobody while its agents are away; several if they share it.
+    pub(crate) agents: Vec<ServingAgent>,
+    /// What was last said of it.
     pub(crate) info: Arc<TunnelInfo>,
     /// The name is forgotten.
     pub(crate) forget: bool,
+}
+
+/// An agent that serves a name.
+#[derive(Clone, Debug)]
+pub(crate) struct ServingAgent {
+    pub(crate) tag: AgentTag,
+    /// Rises when another instance takes over; never that of another agent.
+    pub(crate) generation: Generation,
+    pub(crate) info: Arc<TunnelInfo>,
+    /// At least one.
+    pub(crate) links: Vec<ServingLink>,
+}
+
+/// A link by which an agent serves a name.
+#[derive(Clone, Debug)]
+pub(crate) struct ServingLink {
+    pub(crate) at: LinkRef,
+    /// The name's sessions on it.
+    pub(crate) held: Held,
 }
 
 /// What the two shards of a crossing session tell one another beside its bytes.

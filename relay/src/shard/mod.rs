@@ -70,6 +70,8 @@ pub(crate) struct Peers {
     pub(crate) live_tunnels: Arc<AtomicUsize>,
     /// `host:port` of public URLs.
     pub(crate) public_authority: String,
+    /// The same for all: a caller comes back to any shard.
+    pub(crate) sealer: listen::http::Sealer,
     /// When the relay started, in seconds since 1970.
     pub(crate) epoch_seconds: u64,
 }
@@ -112,6 +114,7 @@ pub(crate) struct Shard {
     /// When it started, which is when the relay did.
     started: Moment,
     http_settings: Rc<listen::http::Settings>,
+    sealer: Rc<listen::http::Sealer>,
     callers: Rc<Callers>,
 }
 
@@ -175,6 +178,7 @@ impl Shard {
             started: clock.now(),
             callers: Rc::default(),
             http_settings: Rc::new(frontends::http_settings(&peers.config)),
+            sealer: Rc::new(peers.sealer.clone()),
             clock,
             lanes: Lanes::new(index, Arc::clone(&metrics)),
             metrics,
@@ -290,10 +294,11 @@ impl Shard {
             Message::Crossing {
                 fd,
                 tunnel,
+                agent,
                 identity,
                 verdict,
-            } => self.crossing_arrived(fd, tunnel, identity, verdict),
-            Message::Claim(claim) => self.decide(claim),
+            } => self.crossing_arrived(fd, tunnel, agent, identity, verdict),
+            Message::Claim(claim) => self.decide(*claim),
             Message::Release { tunnel, link } => self.name_released(&tunnel, link),
             Message::Route(update) => self.route_decided(update),
             Message::RouteApplied {

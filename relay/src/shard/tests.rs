@@ -7,13 +7,14 @@ use std::sync::mpsc::sync_channel;
 use std::thread;
 use std::time::Instant;
 
-use tieline_wire::{AgentKey, InstanceId, Scheme, TunnelId};
+use tieline_wire::{AgentKey, InstanceId, MachineId, Scheme, TunnelId};
 
 use super::message::Claim;
 use super::names::home;
 use super::*;
 use crate::config::{DriverChoice, HttpConfig};
 use crate::registry::{LinkId, LinkRef, TunnelInfo};
+use crate::session::Held;
 use crate::{Config, Relay};
 
 const SHARDS: usize = 2;
@@ -23,14 +24,16 @@ const ANSWER_TIME_MAX: Duration = Duration::from_secs(3);
 
 /// A claim that the home decides, every shard hears of, and no link hears the outcome of.
 fn claim(tunnel: &TunnelId, home: usize) -> Message {
-    Message::Claim(Claim {
+    Message::Claim(Box::new(Claim {
         tunnel: tunnel.clone(),
         key: AgentKey::new([1; 32]),
+        machine: MachineId::new([1; 16]),
         instance: InstanceId::new([1; 16]),
         link: LinkRef {
             shard: 1 - home,
             link: LinkId(u64::MAX),
         },
+        held: Held::default(),
         link_index: 0,
         request: 1,
         info: Arc::new(TunnelInfo {
@@ -41,7 +44,7 @@ fn claim(tunnel: &TunnelId, home: usize) -> Message {
             capabilities: Vec::new(),
             ..TunnelInfo::default()
         }),
-    })
+    }))
 }
 
 fn mailbox_full(metrics: &str) -> u64 {

@@ -83,6 +83,9 @@ fn report(id: &str, shard: usize) -> TunnelReport {
         shard,
         shards: vec![shard],
         links: 1,
+        agents: 1,
+        tags: vec![[0; 8]],
+        is_shared: false,
         target_scheme: "http",
     }
 }
@@ -181,7 +184,7 @@ fn tunnels_are_listed_in_order_with_every_field() {
         "tunnel_id": "blender", "dcc": "maya", "capabilities": ["tools"],
         "agent_version": "0.1.0", "registered_at_ms_ago": 5, "last_heartbeat_ms_ago": 1,
         "session_count": 3, "generation": "18446744073709551615", "shard": 1,
-        "shards": [1], "links": 1, "target_scheme": "http",
+        "shards": [1], "links": 1, "agents": 1, "target_scheme": "http",
     });
     assert_eq!(page["tunnels"][0], expected);
     control.stop();

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::Gateway;
-use super::rewrite::Mapping;
+use super::endpoint::Endpoint;
 use super::sse::{Border, COMMENT, Opening};
 
 /// One stream, between its target and its caller.
@@ -15,7 +15,7 @@ pub(super) struct Events<G: Gateway> {
     gateway: G,
     border: Border,
     /// The first event, where it may name an endpoint, and how to map that.
-    opening: Option<(Opening, Mapping)>,
+    opening: Option<(Opening, Endpoint)>,
     /// Longest time without a byte; zero for as long as it takes.
     quiet_max: Duration,
     /// When the last byte left.
@@ -25,12 +25,12 @@ pub(super) struct Events<G: Gateway> {
 
 impl<G: Gateway> Events<G> {
     /// A stream that begins now. With `endpoint`, its first event may name one.
-    pub(super) fn new(gateway: G, quiet_max: Duration, endpoint: Option<Mapping>) -> Self {
+    pub(super) fn new(gateway: G, quiet_max: Duration, endpoint: Option<Endpoint>) -> Self {
         Self {
             last: gateway.now(),
             gateway,
             border: Border::default(),
-            opening: endpoint.map(|mapping| (Opening::default(), mapping)),
+            opening: endpoint.map(|endpoint| (Opening::default(), endpoint)),
             quiet_max,
             timer: None,
         }
@@ -39,7 +39,7 @@ impl<G: Gateway> Events<G> {
     /// What goes on of a piece from the target; nothing if all of it is held back.
     pub(super) fn pass(&mut self, piece: Bytes) -> Bytes {
         let out = match &mut self.opening {
-            Some((opening, mapping)) => opening.pass(piece, |url| mapping.location(url)),
+            Some((opening, endpoint)) => opening.pass(piece, |url| endpoint.public(url)),
             None => piece,
         };
         self.border.pass(&out);

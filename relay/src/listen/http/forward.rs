@@ -9,18 +9,21 @@ use http::uri::PathAndQuery;
 use http::{Extensions, HeaderMap, Method, Request, Response, Uri, Version};
 use http_body::Body;
 use hyper::body::Incoming;
-use tieline_wire::{Reason, TunnelId};
+use tieline_wire::Reason;
 
 use super::body::{AnswerBody, RequestBody, await_continue};
 use super::callers::{Callers, Presented, leave_credential};
+use super::destination::{Destination, nowhere, seal_sessions};
+use super::endpoint::Endpoint;
 use super::events::Events;
 use super::forwarded::Client;
 use super::origin::{self, Page};
 use super::pool::{Connection, Failure, Lease, Pool};
 use super::problem::{self, Problem};
-use super::rewrite::{Mapping, Target};
-use super::route::{Named, Route, Way, named, split};
+use super::route::{Named, Way, named, split};
 use super::state::{Cut, State};
+use super::target::Target;
+use super::wanted::Nowhere;
 use super::{Gateway, Peer, Settings, headers, sse};
 use crate::auth::TokenRefusal;
 
@@ -32,26 +35,16 @@ pub(super) struct Front<G: Gateway> {
     pub(super) gateway: G,
     pub(super) pool: Pool,
     pub(super) callers: Callers<G>,
-    settings: Rc<Settings>,
+    pub(super) settings: Rc<Settings>,
     peer: Peer,
 }
 
 /// Who asks, and under which name of ours.
-struct Asked<'a> {
+pub(super) struct Asked<'a> {
     /// The relay's authority as the caller knows it.
-    authority: Option<&'a str>,
+    pub(super) authority: Option<&'a str>,
     named: Named<'a>,
-    client: Client,
-}
-
-/// Where a request goes.
-struct Destination {
-    tunnel: TunnelId,
-    mapping: Mapping,
-    path: PathAndQuery,
-    version: Version,
-    /// True if a stream in the answer may begin with an endpoint of the older transport.
-    is_get: bool,
+    pub(super) client: Client,
 }
 
 impl<G: Gateway> Front<G> {
@@ -117,19 +110,8 @@ impl<G: Gateway> Front<G> {
         if is_new {
             state.wake_driver();
         }
-        let caller = &presented.caller;
-        let route = match way {
-            Some(Way::Tunnel(route)) => route,
-            Some(Way::Kind { dcc, named, .. }) => {
-                let is_named = |route: &Route<'_>| {
-                    let is_kind = |it| self.gateway.is_kind(caller, &it, dcc);
-                    TunnelId::parse(route.tunnel).is_ok_and(is_kind)
-                };
-                named.filter(is_named).ok_or_else(Problem::not_found)?
-            }
-            Some(Way::Health) | None => return Err(Problem::not_found()),
-        };
-        let mut destination = self.destination(&parts, &asked, caller, &route).await?;
+        let named = self.named(way, &presented.caller)?;
+        let mut destination = self.destination(&parts, &asked, &presented, named).await?;
         let client = asked.client;
         let body = RequestBody::new(Some(body), Rc::clone(state));
         let request = self.prepare(parts, body, &destination, client);
@@ -173,42 +155,6 @@ impl<G: Gateway> Front<G> {
         origin::page(headers, authority, is_known, https, &self.settings.origins)
     }
 
-    async fn destination(
-        &self,
-        parts: &Parts,
-        asked: &Asked<'_>,
-        caller: &G::Caller,
-        route: &Route<'_>,
-    ) -> Result<Destination, Problem> {
-        let refused = |reason| Problem::session(reason, route.tunnel, false);
-        let tunnel = TunnelId::parse(route.tunnel).map_err(|_| refused(Reason::UnknownTunnel))?;
-        let target = self
-            .gateway
-            .find(caller, &tunnel, None)
-            .await
-            .map_err(refused)?;
-        let path = route.path();
-        let authority = asked.authority.map(str::as_bytes);
-        let mapping = Mapping {
-            target,
-            prefix: route.prefix.to_owned(),
-            path: path.clone(),
-            bare: !route.rest.starts_with('/'),
-            public: authority.map(Bytes::copy_from_slice),
-            https: asked.client.https,
-        };
-        mapping.check_exposed()?;
-        let path = PathAndQuery::from_maybe_shared(Bytes::from(path))
-            .map_err(|_| Problem::bad_request("the path is not valid"))?;
-        Ok(Destination {
-            tunnel,
-            mapping,
-            path,
-            version: parts.version,
-            is_get: parts.method == Method::GET,
-        })
-    }
-
     fn prepare(
         &self,
         mut parts: Parts,
@@ -226,6 +172,7 @@ impl<G: Gateway> Front<G> {
         }
         let public = destination.mapping.public.as_deref();
         client.tell(&mut parts.headers, self.peer.address, public);
+        destination.unseal(&mut parts.headers);
         parts.version = Version::HTTP_11;
         parts.uri = Uri::from(destination.path.clone());
         parts.extensions = Extensions::new();
@@ -249,15 +196,15 @@ impl<G: Gateway> Front<G> {
         state: &Rc<State>,
     ) -> Result<(Connection, Response<Incoming>), Problem> {
         let Destination {
-            tunnel, mapping, ..
+            wanted, mapping, ..
         } = destination;
-        let (tunnel, caller) = (&*tunnel, &presented.caller);
+        let caller = &presented.caller;
         address_to(&mapping.target, request.headers_mut());
         let is_repeatable = is_idempotent(request.method()) && request.body().is_end_stream();
         let now = self.gateway.now();
         let kept = self
             .pool
-            .take(tunnel, presented.key(), &mapping.target, now, is_repeatable);
+            .take(presented.key(), &mapping.target, now, is_repeatable);
         if let Some(mut connection) = kept {
             let copy = is_repeatable.then(|| copy(&request));
             request = match connection.send(request).await {
@@ -274,13 +221,11 @@ impl<G: Gateway> Front<G> {
         }
         let timeout = self.settings.open_timeout;
         for _ in 0..LOOKS_MAX {
-            let generation = mapping.target.generation;
             if !self.gateway.is_current(caller) {
                 return Err(Problem::token(TokenRefusal::Revoked));
             }
-            let opening = Connection::open(&self.gateway, caller, tunnel, timeout);
-            let opened = opening.await;
-            let away = match opened.map(|it| it.of(presented.key(), generation)) {
+            let opening = Connection::open(&self.gateway, presented, &mapping.target, timeout);
+            let away = match opening.await {
                 Ok(mut connection) => match connection.send(request).await {
                     Ok(answer) => return Ok((connection, answer)),
                     Err(Failure::Unsent(unsent)) => {
@@ -295,22 +240,17 @@ impl<G: Gateway> Front<G> {
                 },
                 Err(reason) => reason,
             };
-            let refused = |reason| Problem::session(reason, tunnel.as_str(), false);
             if !is_away(away) {
-                return Err(refused(away));
+                return Err(nowhere(Nowhere::Refused(away), &wanted.aim));
             }
             // The link went away under the request: its agent may be back within the grace.
-            let stale = Some(&*mapping.target);
-            let found = self.gateway.find(caller, tunnel, stale).await;
-            mapping.target = found.map_err(refused)?;
-            mapping.check_exposed()?;
+            let stale = Rc::clone(&mapping.target);
+            mapping.target = self.find(wanted, presented, Some(&stale)).await?;
+            mapping.check_exposed(wanted)?;
             address_to(&mapping.target, request.headers_mut());
         }
-        Err(Problem::session(
-            Reason::TunnelOffline,
-            tunnel.as_str(),
-            false,
-        ))
+        let away = Nowhere::Refused(Reason::TunnelOffline);
+        Err(nowhere(away, &wanted.aim))
     }
 
     fn pass(
@@ -327,9 +267,20 @@ impl<G: Gateway> Front<G> {
         headers::for_caller(&mut parts.headers, length);
         let mapping = destination.mapping;
         mapping.apply(&mut parts.headers);
+        let (sealer, subject) = (
+            self.gateway.sealer(),
+            self.gateway.subject(&presented.caller),
+        );
+        if mapping.is_of_several() {
+            seal_sessions(&mut parts.headers, sealer, &mapping.target, subject);
+        }
         let is_stream = length.is_none() && sse::is_event_stream(&parts.headers);
         let events = is_stream.then(|| {
-            let endpoint = destination.is_get.then_some(mapping);
+            let endpoint = destination.is_get.then(|| Endpoint {
+                mapping,
+                sealer: Rc::clone(sealer),
+                caller: subject.map(str::to_owned),
+            });
             let quiet_max = self.settings.sse_keepalive;
             Events::new(self.gateway.clone(), quiet_max, endpoint)
         });

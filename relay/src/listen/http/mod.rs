@@ -9,6 +9,8 @@ mod caller;
 mod callers;
 mod connection;
 mod deadline;
+mod destination;
+mod endpoint;
 mod events;
 mod exposure;
 mod forward;
@@ -19,9 +21,12 @@ mod pool;
 mod problem;
 mod rewrite;
 mod route;
+mod seal;
 mod sse;
 mod state;
+mod target;
 mod track;
+mod wanted;
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -34,15 +39,18 @@ use ipnet::IpNet;
 use tieline_wire::{Reason, TunnelId};
 
 use crate::auth::TokenRefusal;
+use crate::registry::AgentTag;
 use crate::session::SessionEnded;
 use caller::Caller;
 use connection::Turns;
 use deadline::linger;
 use forward::Front;
 pub(crate) use origin::Origins;
-pub(crate) use rewrite::Target;
 pub(crate) use route::{hint, is_ours_anywhere};
+pub(crate) use seal::Sealer;
 use state::State;
+pub(crate) use target::Target;
+pub(crate) use wanted::{Aim, Nowhere, Pin, Wanted};
 
 /// Most that is buffered of one connection in one direction, and so the longest head.
 const HTTP_BUFFER_BYTES_MAX: usize = 64 * 1024;
@@ -72,24 +80,33 @@ pub(crate) trait Gateway: Clone + 'static {
     /// Ready once somebody who was let in may stay no longer.
     fn poll_revoked(&self, cx: &mut Context<'_>, caller: &Self::Caller) -> Poll<()>;
 
+    /// The name of somebody who had to say it.
+    fn subject<'a>(&self, caller: &'a Self::Caller) -> Option<&'a str>;
+
+    /// Marks what leads back to one agent.
+    fn sealer(&self) -> &Rc<Sealer>;
+
     /// Looks a tunnel up, without opening anything. One whose agent went away a moment ago is
-    /// waited for, as is any newer route than the one to the target in `stale`.
+    /// waited for, as is any newer route than the one to the target in `stale`. Of several agents,
+    /// one for which a connection is `kept` is preferred to those with as much to do.
     ///
     /// # Errors
     /// [`Reason::UnknownTunnel`] if the caller must not know of it, [`Reason::TunnelOffline`] if
-    /// no agent serves it, and none came in time.
+    /// no agent serves it, and none came in time; [`Nowhere::AgentGone`] if that was to be a
+    /// certain one.
     fn find(
         &self,
         caller: &Self::Caller,
-        tunnel: &TunnelId,
+        wanted: &Wanted,
         stale: Option<&Target>,
-    ) -> impl Future<Output = Result<Rc<Target>, Reason>>;
+        kept: impl Fn(&TunnelId, AgentTag) -> bool,
+    ) -> impl Future<Output = Result<Rc<Target>, Nowhere>>;
 
     /// True if there is a tunnel of this name and kind that the caller may reach, whether or not
     /// its agent is here.
     fn is_kind(&self, caller: &Self::Caller, tunnel: &TunnelId, dcc: &str) -> bool;
 
-    /// Opens a session. It may resolve before the target has accepted: a refusal then comes as
+    /// Opens a session to the agent of `target`. It may resolve before the target has accepted: a refusal then comes as
     /// the session's reset. Dropping the future gives the session up.
     ///
     /// # Errors
@@ -97,7 +114,7 @@ pub(crate) trait Gateway: Clone + 'static {
     fn open(
         &self,
         caller: &Self::Caller,
-        tunnel: &TunnelId,
+        target: &Target,
     ) -> impl Future<Output = Result<Self::Stream, Reason>>;
 
     /// Runs a task on this thread.

@@ -12,16 +12,17 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::{self, SendRequest};
-use tieline_wire::{Generation, Reason, TunnelId};
+use tieline_wire::{Reason, TunnelId};
 use tokio::sync::oneshot;
 
 use super::body::RequestBody;
 use super::callers::{Digest, Presented};
 use super::forward::Front;
 use super::problem::Problem;
-use super::rewrite::Target;
+use super::target::Target;
 use super::track::{TargetStream, Track};
 use super::{Gateway, HTTP_BUFFER_BYTES_MAX, headers};
+use crate::registry::AgentTag;
 
 /// Idle connections that one frontend connection may hold: one per tunnel, for few tunnels.
 const IDLE_CONNECTIONS_MAX: usize = 4;
@@ -56,10 +57,9 @@ pub(super) struct Connection {
     /// Dropped: the task that drives the connection drops it. Used: the task lets it end.
     end: oneshot::Sender<()>,
     track: Rc<Track>,
-    tunnel: TunnelId,
+    target: Rc<Target>,
     /// For whom it was opened: a target may know its callers by their connections.
     whose: Option<Digest>,
-    generation: Generation,
     idle_since: Option<Instant>,
     kept_alive_for: Option<Duration>,
 }
@@ -68,12 +68,12 @@ impl Connection {
     /// Opens a session and begins to speak HTTP over it.
     pub(super) async fn open<G: Gateway>(
         gateway: &G,
-        caller: &G::Caller,
-        tunnel: &TunnelId,
+        presented: &Presented<G>,
+        target: &Rc<Target>,
         timeout: Duration,
     ) -> Result<Self, Reason> {
         let stream = {
-            let mut opening = pin!(gateway.open(caller, tunnel));
+            let mut opening = pin!(gateway.open(&presented.caller, target));
             let mut timeout = pin!(gateway.sleep(timeout));
             poll_fn(|cx| match opening.as_mut().poll(cx) {
                 Poll::Pending => timeout
@@ -98,21 +98,11 @@ impl Connection {
             sender,
             end,
             track,
-            tunnel: tunnel.clone(),
-            whose: None,
-            generation: Generation::default(),
+            target: Rc::clone(target),
+            whose: presented.key(),
             idle_since,
             kept_alive_for,
         })
-    }
-
-    /// The same, kept for nobody but who presented `whose`, under that generation of its tunnel.
-    pub(super) fn of(self, whose: Option<Digest>, generation: Generation) -> Self {
-        Self {
-            whose,
-            generation,
-            ..self
-        }
     }
 
     /// Sends a request, whose body goes on while the answer comes.
@@ -145,7 +135,7 @@ impl Connection {
         // The connection's end is itself a read.
         let ends = u64::from(error.is_incomplete_message());
         let problem = match track.reason.get() {
-            Some(reason) => Problem::session(reason, self.tunnel.as_str(), true),
+            Some(reason) => Problem::session(reason, self.target.tunnel.as_str(), true),
             None if error.is_parse() => Problem::target_invalid("it is not HTTP/1.1"),
             None => Problem::target_closed(),
         };
@@ -161,7 +151,11 @@ impl Connection {
         self.track.reason.get()
     }
 
-    fn is_fit(&self, generation: Generation, now: Instant, is_repeatable: bool) -> bool {
+    fn is_to(&self, tunnel: &TunnelId, agent: AgentTag) -> bool {
+        self.target.tunnel == *tunnel && self.target.agent == agent
+    }
+
+    fn is_fit(&self, target: &Target, now: Instant, is_repeatable: bool) -> bool {
         let patience = self
             .kept_alive_for
             .map_or(IDLE_MAX, |t| t.saturating_sub(IDLE_MARGIN));
@@ -173,7 +167,8 @@ impl Connection {
         let idle = self
             .idle_since
             .map_or(Duration::ZERO, |t| now.saturating_duration_since(t));
-        self.generation == generation && self.sender.is_ready() && idle < patience.min(limit)
+        let is_current = self.target.generation == target.generation;
+        is_current && self.sender.is_ready() && idle < patience.min(limit)
     }
 
     /// Lets an idle connection end in order.
@@ -224,10 +219,16 @@ impl Pool {
         }
     }
 
-    /// Takes the connection kept for `tunnel`, if it is fit for another request.
+    /// Whether a connection to that agent is kept.
+    pub(super) fn keeps(&self, tunnel: &TunnelId, agent: AgentTag, whose: Option<Digest>) -> bool {
+        let idle = self.idle.borrow();
+        let mut kept = idle.iter();
+        kept.any(|kept| kept.is_to(tunnel, agent) && kept.whose == whose)
+    }
+
+    /// Takes the connection kept for `target`, if it is fit for another request.
     pub(super) fn take(
         &self,
-        tunnel: &TunnelId,
         whose: Option<Digest>,
         target: &Target,
         now: Instant,
@@ -237,10 +238,10 @@ impl Pool {
         // The one that was used last: the others have waited longer.
         while let Some(place) = idle
             .iter()
-            .rposition(|kept| kept.tunnel == *tunnel && kept.whose == whose)
+            .rposition(|kept| kept.is_to(&target.tunnel, target.agent) && kept.whose == whose)
         {
             let connection = idle.remove(place);
-            if connection.is_fit(target.generation, now, is_repeatable) {
+            if connection.is_fit(target, now, is_repeatable) {
                 return Some(connection);
             }
             connection.release();

@@ -48,6 +48,19 @@ impl Problem {
         Self::new(StatusCode::NOT_FOUND, "not_found", hint)
     }
 
+    /// The path names a kind of which there is nothing.
+    pub(super) fn no_such_kind(kind: &str) -> Self {
+        let message = format!("there is no tunnel of kind {kind:?} here");
+        Self::new(StatusCode::NOT_FOUND, "unknown_tunnel", message)
+    }
+
+    /// The `mcp_session` is not known here; clients then begin a new one.
+    pub(super) fn session_gone() -> Self {
+        let message = "this Mcp-Session-Id leads nowhere: its agent is gone, or it was given to \
+                       somebody else, or by an earlier run of the relay; initialize again";
+        Self::new(StatusCode::NOT_FOUND, "unknown_session", message)
+    }
+
     /// The target has more paths, but callers get only those under its own.
     pub(super) fn not_exposed(url: &str) -> Self {
         let message = format!("this tunnel serves {url} and what lies below it");

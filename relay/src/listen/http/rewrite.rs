@@ -2,124 +2,20 @@
 //! cookie paths and where its metadata is. Everything works on bytes, because header values need
 //! not be UTF-8.
 
-use std::net::IpAddr;
 use std::rc::Rc;
 
 use bytes::Bytes;
 use http::header::{CONTENT_LOCATION, Entry, HeaderName, LOCATION, SET_COOKIE, WWW_AUTHENTICATE};
-use http::uri::Authority;
 use http::{HeaderMap, HeaderValue};
-use tieline_wire::{Generation, Scheme};
 
 use super::exposure::is_exposed;
 use super::problem::Problem;
 use super::route::split_well_known;
-use crate::registry::TunnelInfo;
+use super::target::{Origin, Target, default_port};
+use super::wanted::Wanted;
 
 /// Parameter of a challenge that says where a resource's metadata is (RFC 9728, section 5.1).
 const METADATA: &[u8] = b"resource_metadata=\"";
-
-/// What the HTTP front must know about a tunnel's target.
-#[derive(Clone, Debug)]
-pub(crate) struct Target {
-    /// Value of `Host` in requests to it.
-    pub(super) host: HeaderValue,
-    /// Value of `Origin` in requests to it from pages that may ask.
-    pub(super) page: HeaderValue,
-    /// Path under which callers may ask; nothing if they may for all of it.
-    pub(super) exposed: String,
-    /// Path at which it serves MCP, or nothing.
-    pub(super) base_path: String,
-    /// Who holds the tunnel; a connection made under an older generation is not used again.
-    pub(super) generation: Generation,
-    /// Of the route that led here.
-    pub(crate) revision: u64,
-    origin: Origin,
-    https: bool,
-}
-
-impl Target {
-    /// The target of a route, as its agent described it.
-    ///
-    /// `None` if its authority could not stand in a `Host` header.
-    pub(crate) fn new(info: &TunnelInfo, generation: Generation, revision: u64) -> Option<Self> {
-        let authority = &info.authority;
-        let https = info.scheme == Scheme::Https;
-        let parsed: Authority = authority.parse().ok()?;
-        let host = HeaderValue::from_str(authority).ok()?;
-        let scheme = if https { "https" } else { "http" };
-        let page = HeaderValue::from_str(&format!("{scheme}://{authority}")).ok()?;
-        let origin = Origin::parse(parsed.as_str().as_bytes(), default_port(https))?;
-        (!authority.contains('@')).then(|| Self {
-            host,
-            page,
-            exposed: if info.expose_all {
-                String::new()
-            } else {
-                info.base_path.clone()
-            },
-            base_path: info.base_path.clone(),
-            generation,
-            revision,
-            origin,
-            https,
-        })
-    }
-}
-
-/// Host and port.
-#[derive(Clone, Debug)]
-struct Origin {
-    host: Vec<u8>,
-    port: u16,
-}
-
-impl Origin {
-    fn parse(authority: &[u8], default_port: u16) -> Option<Self> {
-        let user_end = authority
-            .iter()
-            .rposition(|b| *b == b'@')
-            .map_or(0, |at| at + 1);
-        let authority = &authority[user_end..];
-        let host_end = match authority.iter().position(|b| *b == b']') {
-            Some(bracket) => bracket + 1,
-            None => authority
-                .iter()
-                .position(|b| *b == b':')
-                .unwrap_or(authority.len()),
-        };
-        let (host, port) = authority.split_at(host_end);
-        let port = match port {
-            b"" | b":" => default_port,
-            [b':', digits @ ..] => str::from_utf8(digits).ok()?.parse().ok()?,
-            _ => return None,
-        };
-        (!host.is_empty()).then(|| Self {
-            host: host.to_ascii_lowercase(),
-            port,
-        })
-    }
-
-    /// True if both name one server; on the target's host all names of itself are one.
-    fn is_same(&self, other: &Self) -> bool {
-        self.port == other.port
-            && (self.host == other.host || (self.names_itself() && other.names_itself()))
-    }
-
-    fn names_itself(&self) -> bool {
-        let host = self.host.strip_prefix(b"[").unwrap_or(&self.host);
-        let host = host.strip_suffix(b"]").unwrap_or(host);
-        host == b"localhost"
-            || str::from_utf8(host)
-                .ok()
-                .and_then(|host| host.parse::<IpAddr>().ok())
-                .is_some_and(|ip| ip.is_loopback() || ip.is_unspecified())
-    }
-}
-
-fn default_port(https: bool) -> u16 {
-    if https { 443 } else { 80 }
-}
 
 /// How one request's URL at the relay relates to the target's.
 #[derive(Debug)]
@@ -136,16 +32,31 @@ pub(super) struct Mapping {
     pub(super) public: Option<Bytes>,
     /// Whether the caller came by TLS.
     pub(super) https: bool,
+    /// Whether the URL names any tunnel of a kind.
+    pub(super) is_any: bool,
 }
 
 impl Mapping {
     /// Whether callers may ask the target for that path.
-    pub(super) fn check_exposed(&self) -> Result<(), Problem> {
-        if is_exposed(&self.target.exposed, &self.path) {
+    pub(super) fn check_exposed(&self, wanted: &Wanted) -> Result<(), Problem> {
+        if wanted.is_invited || is_exposed(&self.target.exposed, &self.path) {
             return Ok(());
         }
         let url = [&self.prefix[..], &self.target.base_path].concat();
         Err(Problem::not_exposed(&url))
+    }
+
+    /// Whether the same URL may lead to another agent next time.
+    pub(super) fn is_of_several(&self) -> bool {
+        self.is_any || self.target.is_shared
+    }
+
+    /// The prefix under which this very tunnel is reached.
+    pub(super) fn prefix_of_one(&self) -> String {
+        match self.is_any {
+            true => [&self.prefix, "/", self.target.tunnel.as_str()].concat(),
+            false => self.prefix.clone(),
+        }
     }
 
     /// Rewrites an answer's headers.
@@ -157,24 +68,34 @@ impl Mapping {
         rewrite(headers, WWW_AUTHENTICATE, |value| self.challenge(value));
     }
 
-    /// The public form of a URI reference (RFC 3986, section 4.1); `None` if it can stay.
+    /// The public form of a URI reference; `None` if it can stay.
     pub(super) fn location(&self, value: &[u8]) -> Option<Vec<u8>> {
-        if let Some(rest) = value.strip_prefix(b"//") {
-            return self.absolute(rest, b"", self.target.https);
-        }
-        if value.starts_with(b"/") {
-            return (!self.prefix.is_empty()).then(|| [self.prefix.as_bytes(), value].concat());
-        }
-        let delimiter = value.iter().position(|b| b":/?#".contains(b));
-        if let Some(colon) = delimiter.filter(|at| value[*at] == b':') {
-            let https = value[..colon].eq_ignore_ascii_case(b"https");
-            if !https && !value[..colon].eq_ignore_ascii_case(b"http") {
-                return None;
+        match Reference::of(value) {
+            Reference::Network(rest) => self.absolute(rest, b"", self.target.https),
+            Reference::Absolute { https, rest } => self.absolute(rest, self.scheme(), https),
+            Reference::Path => {
+                (!self.prefix.is_empty()).then(|| [self.prefix.as_bytes(), value].concat())
             }
-            let rest = value[colon + 1..].strip_prefix(b"//")?;
-            return self.absolute(rest, self.scheme(), https);
+            Reference::Relative => self.relative(value),
+            Reference::Other => None,
         }
-        self.relative(value)
+    }
+
+    /// Path and query on the target that a URI reference in its answer means; `None` if it means
+    /// somebody else.
+    pub(super) fn own_path(&self, value: &[u8]) -> Option<Vec<u8>> {
+        let end = value.iter().position(|b| *b == b'#');
+        let value = &value[..end.unwrap_or(value.len())];
+        match Reference::of(value) {
+            Reference::Network(rest) => self.own(rest, self.target.https).map(rooted),
+            Reference::Absolute { https, rest } => self.own(rest, https).map(rooted),
+            Reference::Path => Some(value.to_vec()),
+            Reference::Relative => {
+                let (path, query) = value.split_at(path_len(value));
+                Some([&self.resolved(path), query].concat())
+            }
+            Reference::Other => None,
+        }
     }
 
     fn scheme(&self) -> &'static [u8] {
@@ -183,6 +104,12 @@ impl Mapping {
 
     /// Maps `authority/path`, what follows a scheme and `//`, if it is the target's.
     fn absolute(&self, rest: &[u8], scheme: &[u8], https: bool) -> Option<Vec<u8>> {
+        let path = rooted(self.own(rest, https)?);
+        Some([&self.start(scheme), self.prefix.as_bytes(), &path].concat())
+    }
+
+    /// The part behind the authority, if that is the target's.
+    fn own<'a>(&self, rest: &'a [u8], https: bool) -> Option<&'a [u8]> {
         // Browsers read a backslash as a slash (WHATWG URL, "authority state").
         let end = rest
             .iter()
@@ -190,11 +117,7 @@ impl Mapping {
             .unwrap_or(rest.len());
         let (authority, path) = rest.split_at(end);
         let origin = Origin::parse(authority, default_port(https))?;
-        if !origin.is_same(&self.target.origin) {
-            return None;
-        }
-        let slash: &[u8] = if path.starts_with(b"/") { b"" } else { b"/" };
-        Some([&self.start(scheme), self.prefix.as_bytes(), slash, path].concat())
+        origin.is_same(&self.target.origin).then_some(path)
     }
 
     /// What stands in front of the path in a public URL.
@@ -241,19 +164,19 @@ impl Mapping {
     /// Resolves a relative path where the caller, who sees a longer path than the target, would
     /// come to another result.
     fn relative(&self, value: &[u8]) -> Option<Vec<u8>> {
-        let end = value
-            .iter()
-            .position(|b| b"?#".contains(b))
-            .unwrap_or(value.len());
-        let (path, suffix) = value.split_at(end);
+        let (path, suffix) = value.split_at(path_len(value));
         let climbs = path.split(|b| *b == b'/').any(|segment| segment == b"..");
         if path.is_empty() || !(climbs || self.bare) {
             return None;
         }
+        Some([self.prefix.as_bytes(), &self.resolved(path), suffix].concat())
+    }
+
+    /// A relative path as the target means it.
+    fn resolved(&self, path: &[u8]) -> Vec<u8> {
         let base = self.path.split('?').next().unwrap_or_default().as_bytes();
         let directory_end = base.iter().rposition(|b| *b == b'/').map_or(0, |at| at + 1);
-        let resolved = without_dots(&[&base[..directory_end], path].concat());
-        Some([self.prefix.as_bytes(), &resolved, suffix].concat())
+        without_dots(&[&base[..directory_end], path].concat())
     }
 
     /// The public form of a cookie (RFC 6265, section 4.1); `None` if it can stay.
@@ -292,6 +215,55 @@ impl Mapping {
         };
         origin.is_same(&self.target.origin)
     }
+}
+
+/// The forms of a URI reference (RFC 3986, section 4.1).
+enum Reference<'a> {
+    /// `//authority/path`: what is behind the slashes.
+    Network(&'a [u8]),
+    /// The same behind `http:` or `https:`.
+    Absolute { https: bool, rest: &'a [u8] },
+    /// `/path`
+    Path,
+    /// Relative to where it was found.
+    Relative,
+    /// With a scheme that is not HTTP's.
+    Other,
+}
+
+impl<'a> Reference<'a> {
+    fn of(value: &'a [u8]) -> Self {
+        if let Some(rest) = value.strip_prefix(b"//") {
+            return Self::Network(rest);
+        }
+        if value.starts_with(b"/") {
+            return Self::Path;
+        }
+        let delimiter = value.iter().position(|b| b":/?#".contains(b));
+        let Some(colon) = delimiter.filter(|at| value[*at] == b':') else {
+            return Self::Relative;
+        };
+        let (scheme, rest) = (&value[..colon], &value[colon + 1..]);
+        let https = scheme.eq_ignore_ascii_case(b"https");
+        match rest.strip_prefix(b"//") {
+            Some(rest) if https || scheme.eq_ignore_ascii_case(b"http") => {
+                Self::Absolute { https, rest }
+            }
+            _ => Self::Other,
+        }
+    }
+}
+
+/// Length of the path that a reference begins with.
+fn path_len(value: &[u8]) -> usize {
+    let end = value.iter().position(|b| b"?#".contains(b));
+    end.unwrap_or(value.len())
+}
+
+/// What stands behind an authority, as a path with its query.
+fn rooted(path: &[u8]) -> Vec<u8> {
+    let slash: &[u8] = if path.starts_with(b"/") { b"" } else { b"/" };
+    [slash, path].concat()
 }
 
 /// Removes `.` and `..` from an absolute path (RFC 3986, section 5.2.4).

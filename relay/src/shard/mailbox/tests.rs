@@ -8,13 +8,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use tieline_wire::{Generation, Scheme};
+use tieline_wire::Scheme;
 use tokio::sync::oneshot;
 
 use super::super::message::RouteUpdate;
 use super::*;
 use crate::io::{Chosen, Listener, Received, choose, run, sleep, spawn};
-use crate::registry::{LinkId, LinkRef, TunnelInfo};
+use crate::registry::TunnelInfo;
 
 /// Far longer than anything takes; only a hang reaches it.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -43,11 +43,7 @@ fn route(tunnel: &str, revision: u64) -> Message {
     Message::Route(Arc::new(RouteUpdate {
         tunnel: name(tunnel),
         revision,
-        generation: Generation(revision),
-        links: vec![LinkRef {
-            shard: 0,
-            link: LinkId(revision),
-        }],
+        agents: Vec::new(),
         info: Arc::new(TunnelInfo {
             scheme: Scheme::Tcp,
             authority: String::new(),

@@ -3,16 +3,20 @@
 //! One arbiter for a name makes takeovers a matter of order: whoever asks last with the right key
 //! holds the name, and is told so only once every shard routes to it.
 
+mod holder;
+mod name;
+
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tieline_wire::{AgentKey, Generation, InstanceId, Moment, Reason, TunnelId};
+use tieline_wire::{Generation, Moment, Reason, TunnelId};
 
+use self::name::{Name, Place, Waiting};
 use super::message::{Claim, RouteUpdate};
-use crate::registry::{LinkRef, TunnelInfo};
+use crate::registry::LinkRef;
 
 /// Longest time for every shard to hear of a claim.
 pub(crate) const CLAIM_TIMEOUT: Duration = Duration::from_secs(2);
@@ -22,9 +26,6 @@ const OFFLINE_KEPT: Duration = Duration::from_secs(24 * 3600);
 
 /// Names without an agent that are remembered, for each that may be live.
 const OFFLINE_FACTOR: usize = 2;
-
-/// Instances that are remembered because a newer one took their name over.
-const SUPERSEDED_KEPT: usize = 8;
 
 /// The shard that decides about a name.
 pub(crate) fn home(tunnel: &TunnelId, shards: usize) -> usize {
@@ -68,40 +69,6 @@ pub(crate) struct Withdrawn {
     pub(crate) tunnel: TunnelId,
     pub(crate) link: LinkRef,
     pub(crate) released: Released,
-}
-
-struct Name {
-    key: AgentKey,
-    instance: InstanceId,
-    /// Earlier instances, oldest first: none of them gets the name back, also if it never heard
-    /// that it lost it.
-    superseded: VecDeque<InstanceId>,
-    generation: Generation,
-    revision: u64,
-    links: Vec<Holder>,
-    info: Arc<TunnelInfo>,
-    waiting: Vec<Waiting>,
-    /// Its agent was told that it holds the name.
-    granted: bool,
-    offline_since: Option<Moment>,
-}
-
-/// A link that serves a name.
-struct Holder {
-    link: LinkRef,
-    /// Its number among the links of the instance.
-    index: u16,
-}
-
-/// What one link waits to hear.
-struct Waiting {
-    link: LinkRef,
-    /// All of these are answered at once.
-    requests: Vec<u32>,
-    revision: u64,
-    /// Shards that have not confirmed.
-    missing: Vec<usize>,
-    deadline: Moment,
 }
 
 /// The names that this shard decides about.
@@ -154,51 +121,36 @@ impl Names {
     /// Decides about a claim.
     pub(crate) fn claim(&mut self, claim: Claim, now: Moment) -> Decision {
         let known = self.names.get(&claim.tunnel);
-        if known.is_some_and(|name| name.key != claim.key) {
-            return Decision::Refused(Reason::NameTaken);
-        }
-        if known.is_some_and(|name| name.superseded.contains(&claim.instance)) {
-            return Decision::Refused(Reason::Superseded);
-        }
-        let was_live = known.is_some_and(|name| !name.links.is_empty());
-        if !was_live && self.live.fetch_add(1, Ordering::Relaxed) >= self.live_max {
+        let place = match known.map(|name| name.place(&claim)).transpose() {
+            Ok(place) => place.unwrap_or(Place::New),
+            Err(reason) => return Decision::Refused(reason),
+        };
+        if !known.is_some_and(Name::is_live)
+            && self.live.fetch_add(1, Ordering::Relaxed) >= self.live_max
+        {
             self.live.fetch_sub(1, Ordering::Relaxed);
             return Decision::Refused(Reason::TunnelLimit);
         }
         let revision = self.next_number();
+        let generation = Generation(revision);
         let name = self
             .names
             .entry(claim.tunnel.clone())
-            .or_insert_with(|| Name {
-                key: claim.key,
-                instance: claim.instance,
-                superseded: VecDeque::new(),
-                generation: Generation(revision),
-                revision,
-                links: Vec::new(),
-                info: Arc::clone(&claim.info),
-                waiting: Vec::new(),
-                granted: false,
-                offline_since: None,
-            });
-        let mut fence = Vec::new();
-        if name.instance != claim.instance {
+            .or_insert_with(|| Name::new(&claim));
+        let holder = name.make_way(place, &claim, generation);
+        let before = holder.tag;
+        let mut fence = holder.claim(&claim, generation);
+        let (agent, current) = (holder.tag, holder.generation);
+        if current == generation {
             // Their links end, which answers what they asked.
-            fence.extend(name.links.drain(..).map(|holder| holder.link));
-            for waiting in name.waiting.drain(..) {
-                if !fence.contains(&waiting.link) {
+            name.waiting.retain(|waiting| {
+                let is_over = waiting.agent == before;
+                if is_over && !fence.contains(&waiting.link) {
                     fence.push(waiting.link);
                 }
-            }
-            name.take_over(claim.instance, Generation(revision));
+                !is_over
+            });
         }
-        // A link of the same number was lost, even if its shard has not noticed yet: the network
-        // of an agent that moved may stay silent until the old link is stale.
-        name.links.retain(|holder| holder.index != claim.link_index);
-        name.links.push(Holder {
-            link: claim.link,
-            index: claim.link_index,
-        });
         name.revision = revision;
         name.info = claim.info;
         if let Some(since) = name.offline_since.take() {
@@ -208,6 +160,8 @@ impl Names {
         self.deadlines.push_back((deadline, claim.tunnel.clone()));
         let waiting = Waiting {
             link: claim.link,
+            agent,
+            generation: current,
             requests: vec![claim.request],
             revision,
             missing: (0..self.shards).collect(),
@@ -230,14 +184,13 @@ impl Names {
         let Some(name) = self.names.get_mut(tunnel) else {
             return Vec::new();
         };
-        let generation = name.generation;
         let mut confirmed = Vec::new();
         name.waiting.retain_mut(|waiting| {
             if waiting.revision <= revision {
                 waiting.missing.retain(|missing| *missing != shard);
             }
             if waiting.missing.is_empty() {
-                let link = waiting.link;
+                let (link, generation) = (waiting.link, waiting.generation);
                 confirmed.extend(waiting.requests.drain(..).map(|request| Confirmed {
                     link,
                     request,
@@ -265,12 +218,11 @@ impl Names {
             }
             waiting.link != link
         });
-        let before = name.links.len();
-        name.links.retain(|holder| holder.link != link);
-        let update = (name.links.len() < before).then(|| {
+        let mut holders = name.holders.iter_mut();
+        let update = holders.any(|holder| holder.release(link)).then(|| {
             self.counter += 1;
             name.revision = self.counter;
-            if name.links.is_empty() {
+            if !name.is_live() {
                 name.offline_since = Some(now);
                 self.offline.insert((now, tunnel.clone()));
                 self.granted -= usize::from(std::mem::take(&mut name.granted));
@@ -341,40 +293,7 @@ impl Names {
     }
 }
 
-impl Name {
-    /// A new instance holds the name.
-    fn take_over(&mut self, instance: InstanceId, generation: Generation) {
-        self.superseded.push_back(self.instance);
-        if self.superseded.len() > SUPERSEDED_KEPT {
-            self.superseded.pop_front();
-        }
-        self.instance = instance;
-        self.generation = generation;
-    }
-
-    /// Notes whom to tell once every shard has heard. A link that asks again hears of both claims
-    /// then, and no later than it would have of the first.
-    fn wait(&mut self, new: Waiting) {
-        match self.waiting.iter_mut().find(|it| it.link == new.link) {
-            Some(old) => {
-                old.requests.extend(new.requests);
-                (old.revision, old.missing) = (new.revision, new.missing);
-            }
-            None => self.waiting.push(new),
-        }
-    }
-
-    fn update(&self, tunnel: &TunnelId) -> RouteUpdate {
-        RouteUpdate {
-            tunnel: tunnel.clone(),
-            revision: self.revision,
-            generation: self.generation,
-            links: self.links.iter().map(|holder| holder.link).collect(),
-            info: Arc::clone(&self.info),
-            forget: false,
-        }
-    }
-}
-
+#[cfg(test)]
+mod sharing;
 #[cfg(test)]
 mod tests;

@@ -1,28 +1,33 @@
 //! Claims in every order, on a home without shards around it.
 
+use tieline_wire::{AgentKey, InstanceId, MachineId, Scheme};
+
+use super::holder::SUPERSEDED_KEPT;
 use super::*;
-use crate::registry::LinkId;
-use tieline_wire::Scheme;
+use crate::registry::{LinkId, TunnelInfo};
+use crate::session::Held;
 
-const LATER: Moment = Moment::from_micros(10_000_000);
+pub(super) const LATER: Moment = Moment::from_micros(10_000_000);
 
-fn names(shards: usize, live_max: usize) -> Names {
+pub(super) fn names(shards: usize, live_max: usize) -> Names {
     Names::new(1, shards, Arc::new(AtomicUsize::new(0)), live_max)
 }
 
-fn link(shard: usize, id: u64) -> LinkRef {
+pub(super) fn link(shard: usize, id: u64) -> LinkRef {
     LinkRef {
         shard,
         link: LinkId(id),
     }
 }
 
-fn claim(name: &str, key: u8, instance: u8, link: LinkRef) -> Claim {
+pub(super) fn claim(name: &str, key: u8, instance: u8, link: LinkRef) -> Claim {
     Claim {
         tunnel: TunnelId::parse(name).unwrap(),
         key: AgentKey::new([key; 32]),
+        machine: MachineId::new([1; 16]),
         instance: InstanceId::new([instance; 16]),
         link,
+        held: Held::default(),
         link_index: u16::try_from(link.link.0).unwrap(),
         request: 0,
         info: Arc::new(TunnelInfo {
@@ -36,14 +41,26 @@ fn claim(name: &str, key: u8, instance: u8, link: LinkRef) -> Claim {
     }
 }
 
-fn claimed(decision: Decision) -> (RouteUpdate, Vec<LinkRef>) {
+/// The links of a route, agent by agent.
+pub(super) fn links(update: &RouteUpdate) -> Vec<LinkRef> {
+    let agents = update.agents.iter();
+    agents
+        .flat_map(|agent| agent.links.iter().map(|link| link.at))
+        .collect()
+}
+
+fn generation(update: &RouteUpdate) -> Generation {
+    update.agents[0].generation
+}
+
+pub(super) fn claimed(decision: Decision) -> (RouteUpdate, Vec<LinkRef>) {
     match decision {
         Decision::Claimed { update, fence } => (update, fence),
         Decision::Refused(reason) => panic!("refused: {reason}"),
     }
 }
 
-fn refused(decision: Decision) -> Reason {
+pub(super) fn refused(decision: Decision) -> Reason {
     match decision {
         Decision::Refused(reason) => reason,
         Decision::Claimed { .. } => panic!("claimed"),
@@ -60,7 +77,7 @@ fn a_claim_is_acknowledged_once_every_shard_has_it() {
     assert!(names.confirm(&maya, update.revision, 2).is_empty());
     let confirmed = names.confirm(&maya, update.revision, 1);
     assert_eq!(confirmed[0].link, link(0, 1));
-    assert_eq!(confirmed[0].generation, update.generation);
+    assert_eq!(confirmed[0].generation, generation(&update));
     assert!(names.confirm(&maya, update.revision, 1).is_empty());
 }
 
@@ -70,13 +87,13 @@ fn the_same_key_with_a_new_instance_takes_over_and_fences() {
     let (first, _) = claimed(names.claim(claim("maya", 1, 1, link(0, 1)), LATER));
     let (more, fence) = claimed(names.claim(claim("maya", 1, 1, link(0, 2)), LATER));
     assert_eq!(
-        (more.generation, fence.len(), more.links.len()),
-        (first.generation, 0, 2)
+        (generation(&more), fence.len(), links(&more).len()),
+        (generation(&first), 0, 2)
     );
     let (second, fence) = claimed(names.claim(claim("maya", 1, 2, link(0, 3)), LATER));
-    assert!(second.generation > first.generation && second.revision > more.revision);
+    assert!(generation(&second) > generation(&first) && second.revision > more.revision);
     assert_eq!(fence, [link(0, 1), link(0, 2)]);
-    assert_eq!(second.links, [link(0, 3)]);
+    assert_eq!(links(&second), [link(0, 3)]);
     // The late release of a fenced link changes nothing.
     let maya = TunnelId::parse("maya").unwrap();
     assert!(names.release(&maya, link(0, 1), LATER).update.is_none());
@@ -92,7 +109,7 @@ fn another_key_is_refused_also_while_the_agent_is_away() {
         Reason::NameTaken
     );
     let update = names.release(&maya, link(0, 1), LATER).update.unwrap();
-    assert!(update.links.is_empty() && !update.forget);
+    assert!(update.agents.is_empty() && !update.forget);
     assert_eq!(
         refused(names.claim(claim("maya", 2, 1, link(0, 2)), LATER)),
         Reason::NameTaken
@@ -116,7 +133,7 @@ fn a_claim_that_not_every_shard_hears_of_is_withdrawn() {
             .update
             .as_ref()
             .unwrap()
-            .links
+            .agents
             .is_empty()
     );
     assert!(names.confirm(&update.tunnel, update.revision, 1).is_empty());
@@ -171,12 +188,15 @@ fn an_instance_that_was_superseded_never_gets_the_name_back() {
         Reason::Superseded
     );
     let (update, _) = claimed(names.claim(claim("maya", 1, 2, link(0, 4)), LATER));
-    assert_eq!(update.links, [link(0, 4)]);
+    assert_eq!(links(&update), [link(0, 4)]);
     // The memory of them is bounded.
     for instance in 3..100 {
         claimed(names.claim(claim("maya", 1, instance, link(0, 5)), LATER));
     }
-    assert_eq!(names.names[&maya].superseded.len(), SUPERSEDED_KEPT);
+    assert_eq!(
+        names.names[&maya].holders[0].superseded.len(),
+        SUPERSEDED_KEPT
+    );
 }
 
 #[test]
@@ -190,8 +210,8 @@ fn a_link_that_dials_again_takes_the_place_of_the_one_it_lost() {
     claimed(names.claim(numbered(2, 1), LATER));
     // The network changed: the relay still believes in the first link.
     let (update, fence) = claimed(names.claim(numbered(3, 0), LATER));
-    assert_eq!(update.links, [link(0, 2), link(0, 3)]);
-    assert_eq!((update.generation, fence.len()), (first.generation, 0));
+    assert_eq!(links(&update), [link(0, 2), link(0, 3)]);
+    assert_eq!((generation(&update), fence.len()), (generation(&first), 0));
     // It turns stale later, which changes nothing.
     let released = names.release(&update.tunnel, link(0, 1), LATER);
     assert!(released.update.is_none());

@@ -1,5 +1,6 @@
 //! The front between scripted callers and targets, on simulated time.
 
+mod bound;
 mod callers;
 mod early;
 mod endings;
@@ -25,7 +26,7 @@ use tokio::task::{JoinHandle, LocalSet};
 
 use self::peer::{Fate, Peer, Session, without_forwarded};
 use super::*;
-use crate::registry::TunnelInfo;
+use crate::registry::{AgentTag, TunnelInfo};
 
 /// Bytes that a simulated socket holds.
 const SOCKET_BYTES: usize = 64 * 1024;
@@ -70,7 +71,8 @@ pub(super) fn target_at(authority: &str, base_path: &str, generation: Generation
         base_path: base_path.to_owned(),
         ..TunnelInfo::default()
     };
-    Target::new(&info, generation, generation.0).unwrap()
+    let maya = TunnelId::parse("maya").unwrap();
+    Target::new(&maya, AgentTag::default(), &info, generation, generation.0).unwrap()
 }
 
 /// A caller, by the token that it has.
@@ -78,6 +80,10 @@ struct Named(Option<String>);
 
 struct Shared {
     wants_tokens: Cell<bool>,
+    sealer: Rc<Sealer>,
+    /// Whether tunnels may have several agents, and which one is there.
+    is_shared: Cell<bool>,
+    agent: Cell<AgentTag>,
     /// How many were asked who they are.
     admitted: Cell<usize>,
     /// Whose access was revoked, and who wants to know.
@@ -138,28 +144,51 @@ impl Gateway for Shard {
         Poll::Pending
     }
 
+    fn subject<'a>(&self, caller: &'a Named) -> Option<&'a str> {
+        caller.0.as_deref()
+    }
+
+    fn sealer(&self) -> &Rc<Sealer> {
+        &self.0.sealer
+    }
+
     async fn find(
         &self,
         caller: &Named,
-        tunnel: &TunnelId,
+        wanted: &Wanted,
         stale: Option<&Target>,
-    ) -> Result<Rc<Target>, Reason> {
+        _: impl Fn(&TunnelId, AgentTag) -> bool,
+    ) -> Result<Rc<Target>, Nowhere> {
+        let refused = |reason| Err(Nowhere::Refused(reason));
+        // A kind has one tunnel here, of its own name.
+        let tunnel = match &wanted.aim {
+            Aim::Tunnel(tunnel) => tunnel.clone(),
+            Aim::Kind(kind) => TunnelId::parse(kind).unwrap(),
+        };
         // Names are their holders' here.
         let is_theirs = caller.0.as_deref().is_none_or(|it| it == tunnel.as_str());
         let known = self.0.tunnels.borrow().get(tunnel.as_str()).copied();
         let generation = match known.filter(|_| is_theirs) {
-            None => return Err(Reason::UnknownTunnel),
-            Some(Opens::Not(Reason::TunnelOffline)) => return Err(Reason::TunnelOffline),
+            None => return refused(Reason::UnknownTunnel),
+            Some(Opens::Not(Reason::TunnelOffline)) => return refused(Reason::TunnelOffline),
             Some(Opens::To(generation)) => generation,
             Some(_) => Generation(1),
         };
-        let target = target_at(
-            &self.0.authority.borrow(),
-            &self.0.base_path.borrow(),
-            generation,
-        );
+        let target = Target {
+            is_shared: self.0.is_shared.get(),
+            tunnel,
+            agent: self.0.agent.get(),
+            ..target_at(
+                &self.0.authority.borrow(),
+                &self.0.base_path.borrow(),
+                generation,
+            )
+        };
+        if wanted.pin.as_ref().is_some_and(|pin| *pin != target.pin()) {
+            return Err(Nowhere::AgentGone);
+        }
         if stale.is_some_and(|stale| stale.revision >= target.revision) {
-            return Err(Reason::TunnelOffline);
+            return refused(Reason::TunnelOffline);
         }
         Ok(Rc::new(target))
     }
@@ -168,7 +197,8 @@ impl Gateway for Shard {
         tunnel.as_str() == dcc && self.0.tunnels.borrow().contains_key(dcc)
     }
 
-    async fn open(&self, _: &Named, tunnel: &TunnelId) -> Result<Session, Reason> {
+    async fn open(&self, _: &Named, target: &Target) -> Result<Session, Reason> {
+        let tunnel = &target.tunnel;
         let opens = self.0.tunnels.borrow()[tunnel.as_str()];
         match opens {
             Opens::Never => std::future::pending().await,
@@ -243,6 +273,9 @@ impl Relay {
         Self {
             shard: Shard(Rc::new(Shared {
                 wants_tokens: Cell::default(),
+                sealer: Rc::new(Sealer::random().unwrap()),
+                is_shared: Cell::default(),
+                agent: Cell::default(),
                 admitted: Cell::default(),
                 revoked: RefCell::default(),
                 waiter: RefCell::default(),

@@ -1,6 +1,9 @@
 //! Redirects and cookies.
 
+use tieline_wire::{Generation, Scheme, TunnelId};
+
 use super::*;
+use crate::registry::{AgentTag, TunnelInfo};
 
 fn info(scheme: Scheme, authority: &str) -> TunnelInfo {
     TunnelInfo {
@@ -11,8 +14,13 @@ fn info(scheme: Scheme, authority: &str) -> TunnelInfo {
     }
 }
 
+fn target_of(scheme: Scheme, authority: &str) -> Option<Target> {
+    let (maya, info) = (TunnelId::parse("maya").unwrap(), info(scheme, authority));
+    Target::new(&maya, AgentTag::default(), &info, Generation(1), 1)
+}
+
 fn target() -> Target {
-    Target::new(&info(Scheme::Http, "127.0.0.1:8765"), Generation(1), 1).unwrap()
+    target_of(Scheme::Http, "127.0.0.1:8765").unwrap()
 }
 
 fn mapping_to(target: Target, path: &str) -> Mapping {
@@ -23,6 +31,7 @@ fn mapping_to(target: Target, path: &str) -> Mapping {
         bare: false,
         public: Some(Bytes::from_static(b"relay.example:9080")),
         https: true,
+        is_any: false,
     }
 }
 
@@ -106,7 +115,7 @@ fn without_a_public_authority_only_the_path_is_told() {
 
 #[test]
 fn a_default_port_may_be_left_out() {
-    let target = Target::new(&info(Scheme::Https, "mcp.local"), Generation(1), 1).unwrap();
+    let target = target_of(Scheme::Https, "mcp.local").unwrap();
     let mapping = mapping_to(target, "/");
     let public = Some(b"https://relay.example:9080/w/maya/x".to_vec());
     assert_eq!(mapping.location(b"https://mcp.local:443/x"), public);
@@ -241,9 +250,31 @@ fn a_target_needs_an_authority_that_fits_a_host_header() {
         "host/path",
     ] {
         assert!(
-            Target::new(&info(Scheme::Http, authority), Generation(1), 1).is_none(),
+            target_of(Scheme::Http, authority).is_none(),
             "{authority:?}"
         );
     }
-    assert!(Target::new(&info(Scheme::Http, "[::1]:8765"), Generation(1), 1).is_some());
+    assert!(target_of(Scheme::Http, "[::1]:8765").is_some());
+}
+
+#[test]
+fn what_a_reference_means_on_the_target_is_known_in_every_form() {
+    let own = |at: &str, value: &str| {
+        let path = mapping(at).own_path(value.as_bytes());
+        path.map(|path| String::from_utf8(path).unwrap())
+    };
+    for (value, path) in [
+        ("/messages/?id=1#x", "/messages/?id=1"),
+        ("http://localhost:8765/m?id=1", "/m?id=1"),
+        ("http://localhost:8765", "/"),
+        ("//127.0.0.1:8765/m", "/m"),
+        ("messages?id=1", "/a/messages?id=1"),
+        ("../m", "/m"),
+        ("?id=1", "/a/?id=1"),
+    ] {
+        assert_eq!(own("/a/sse", value).as_deref(), Some(path), "{value}");
+    }
+    for value in ["http://elsewhere.example/m", "//elsewhere/m", "mailto:a"] {
+        assert_eq!(own("/a/sse", value), None, "{value}");
+    }
 }

@@ -80,9 +80,38 @@ fn a_foreign_host_is_misdirected_and_not_routed_by_its_first_label() {
 #[test]
 fn a_kind_is_no_way_to_a_tunnel_of_another_one() {
     run(async {
-        let relay = Relay::new();
+        let mut relay = Relay::new();
+        "/mcp".clone_into(&mut relay.shard.0.base_path.borrow_mut());
+        for name in ["comfy", "nobody"] {
+            let path = format!("/dcc/maya/{name}/mcp");
+            let answer = refused(&relay, &get(&path, "r")).await;
+            assert_eq!(answer, (404, "unknown_tunnel".to_owned()), "{name}");
+        }
+        // One whose agent is away is not there for its callers, but will be.
+        relay.set("comfy", Opens::Not(Reason::TunnelOffline));
         let answer = refused(&relay, &get("/dcc/maya/comfy/mcp", "r")).await;
-        assert_eq!(answer, (404, "not_found".to_owned()));
+        assert_eq!(answer, (503, "tunnel_offline".to_owned()));
+        let answer = refused(&relay, &get("/dcc/nuke/mcp", "r")).await;
+        assert_eq!(answer, (404, "unknown_tunnel".to_owned()));
+        assert!(!relay.has_opened());
+    });
+}
+
+#[test]
+fn a_kind_leads_to_any_tunnel_of_it() {
+    run(async {
+        let mut relay = Relay::new();
+        for path in [
+            "/dcc/maya/mcp?x",
+            "/dcc/maya/mcp/a/b",
+            "/dcc/maya",
+            "/dcc/maya?y",
+        ] {
+            let rest = path.strip_prefix("/dcc/maya").unwrap();
+            let slash = if rest.starts_with('/') { "" } else { "/" };
+            let line = asked(&mut relay, &get(path, "r")).await;
+            assert_eq!(line, format!("GET {slash}{rest} HTTP/1.1"));
+        }
     });
 }
 

@@ -1,0 +1,261 @@
+//! Where a request goes: from what its URL names, and what it brings of an earlier answer, to one
+//! agent's target.
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+use http::header::Entry;
+use http::request::Parts;
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
+use tieline_wire::{Reason, TunnelId};
+
+use super::Gateway;
+use super::callers::Presented;
+use super::forward::{Asked, Front};
+use super::problem::Problem;
+use super::rewrite::Mapping;
+use super::route::{Route, Way};
+use super::seal::Sealer;
+use super::target::Target;
+use super::wanted::{Aim, Nowhere, Wanted};
+
+/// MCP's own sessions, from 2025-03-26 on.
+const MCP_SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
+
+/// What a request's URL names.
+pub(super) struct Named<'a> {
+    aim: Aim,
+    route: Route<'a>,
+    /// What the first segment behind a kind would be if it were a tunnel's name.
+    or_tunnel: Option<TunnelId>,
+}
+
+impl<'a> Named<'a> {
+    fn new(aim: Aim, route: Route<'a>) -> Self {
+        Self {
+            aim,
+            route,
+            or_tunnel: None,
+        }
+    }
+}
+
+/// Where a request goes.
+pub(super) struct Destination {
+    pub(super) wanted: Wanted,
+    pub(super) mapping: Mapping,
+    pub(super) path: PathAndQuery,
+    pub(super) version: Version,
+    /// True if a stream in the answer may begin with an endpoint of the older transport.
+    pub(super) is_get: bool,
+    /// The target's own id of the `mcp_session`, where the caller knows it by another one.
+    session: Option<HeaderValue>,
+}
+
+impl Destination {
+    /// Gives the target its own id of the `mcp_session` back.
+    pub(super) fn unseal(&self, headers: &mut HeaderMap) {
+        if let Some(id) = &self.session {
+            headers.insert(MCP_SESSION, id.clone());
+        }
+    }
+}
+
+impl<G: Gateway> Front<G> {
+    /// What the URL names.
+    pub(super) fn named<'a>(
+        &self,
+        way: Option<Way<'a>>,
+        caller: &G::Caller,
+    ) -> Result<Named<'a>, Problem> {
+        let tunnel = |route: &Route<'_>| TunnelId::parse(route.tunnel).ok();
+        match way {
+            Some(Way::Tunnel(route)) => match tunnel(&route) {
+                Some(tunnel) => Ok(Named::new(Aim::Tunnel(tunnel), route)),
+                None => Err(Problem::session(Reason::UnknownTunnel, route.tunnel, false)),
+            },
+            Some(Way::Kind { dcc, any, named }) => {
+                let named = named.and_then(|route| Some((tunnel(&route)?, route)));
+                match named {
+                    Some((tunnel, route)) if self.gateway.is_kind(caller, &tunnel, dcc) => {
+                        Ok(Named::new(Aim::Tunnel(tunnel), route))
+                    }
+                    named => Ok(Named {
+                        or_tunnel: named.map(|(tunnel, _)| tunnel),
+                        ..Named::new(Aim::Kind(dcc.to_owned()), any)
+                    }),
+                }
+            }
+            Some(Way::Health) | None => Err(Problem::not_found()),
+        }
+    }
+
+    /// Where the request goes, once there is an agent to take it.
+    pub(super) async fn destination(
+        &self,
+        parts: &Parts,
+        asked: &Asked<'_>,
+        presented: &Presented<G>,
+        named: Named<'_>,
+    ) -> Result<Destination, Problem> {
+        let Named {
+            aim,
+            route,
+            or_tunnel,
+        } = named;
+        let subject = self.gateway.subject(&presented.caller);
+        let (wanted, session) = self.wanted(parts, aim, &route, subject);
+        let is_any = matches!(wanted.aim, Aim::Kind(_));
+        if is_any && matches!(session, Session::Unmarked) {
+            return Err(Problem::session_gone());
+        }
+        let target = self.find(&wanted, presented, None).await?;
+        if target.is_shared && matches!(session, Session::Unmarked) {
+            return Err(Problem::session_gone());
+        }
+        let authority = asked.authority.map(str::as_bytes);
+        let mapping = Mapping {
+            target,
+            prefix: route.prefix.to_owned(),
+            path: wanted.path.clone(),
+            bare: !route.rest.starts_with('/'),
+            public: authority.map(Bytes::copy_from_slice),
+            https: asked.client.https,
+            is_any,
+        };
+        if let Err(problem) = mapping.check_exposed(&wanted) {
+            return Err(match or_tunnel {
+                Some(tunnel) => self.unknown(tunnel, presented).await,
+                None => problem,
+            });
+        }
+        let path = PathAndQuery::from_maybe_shared(Bytes::from(wanted.path.clone()))
+            .map_err(|_| Problem::bad_request("the path is not valid"))?;
+        Ok(Destination {
+            wanted,
+            mapping,
+            path,
+            version: parts.version,
+            is_get: parts.method == Method::GET,
+            session: match session {
+                Session::Marked(id) => Some(id),
+                Session::Unmarked | Session::None => None,
+            },
+        })
+    }
+
+    /// What to say of a name that leads to none of the tunnels of its kind.
+    async fn unknown(&self, tunnel: TunnelId, presented: &Presented<G>) -> Problem {
+        let wanted = Wanted {
+            aim: Aim::Tunnel(tunnel),
+            pin: None,
+            path: String::new(),
+            is_invited: false,
+        };
+        match self.find(&wanted, presented, None).await {
+            Err(problem) => problem,
+            // It is there, but of another kind.
+            Ok(_) => nowhere(Nowhere::Refused(Reason::UnknownTunnel), &wanted.aim),
+        }
+    }
+
+    /// What the request is for, and what it says of an `mcp_session`.
+    fn wanted(
+        &self,
+        parts: &Parts,
+        aim: Aim,
+        route: &Route<'_>,
+        subject: Option<&str>,
+    ) -> (Wanted, Session) {
+        let sealer = self.gateway.sealer();
+        let path = route.path();
+        let (mut pin, mut session) = (None, Session::None);
+        if let Some(value) = parts.headers.get(MCP_SESSION) {
+            session = Session::Unmarked;
+            let opened = value.to_str().ok();
+            if let Some((to, id)) = opened.and_then(|it| sealer.open_session(subject, it))
+                && let Ok(id) = HeaderValue::from_str(id)
+            {
+                (pin, session) = (Some(to), Session::Marked(id));
+            }
+        }
+        // Only what the older transport sends to an endpoint.
+        let invited = match &aim {
+            Aim::Tunnel(tunnel) if parts.method == Method::POST => {
+                sealer.open_path(tunnel, subject, &path)
+            }
+            _ => None,
+        };
+        let is_invited = invited.is_some();
+        let path = match invited {
+            Some((to, path)) => {
+                pin = Some(to);
+                path.to_owned()
+            }
+            None => path,
+        };
+        let wanted = Wanted {
+            aim,
+            pin,
+            path,
+            is_invited,
+        };
+        (wanted, session)
+    }
+
+    /// The target that the request goes to.
+    pub(super) async fn find(
+        &self,
+        wanted: &Wanted,
+        presented: &Presented<G>,
+        stale: Option<&Target>,
+    ) -> Result<Rc<Target>, Problem> {
+        let kept = |tunnel: &TunnelId, agent| self.pool.keeps(tunnel, agent, presented.key());
+        let found = self
+            .gateway
+            .find(&presented.caller, wanted, stale, kept)
+            .await;
+        found.map_err(|why| nowhere(why, &wanted.aim))
+    }
+}
+
+/// What a request says of an `mcp_session`.
+enum Session {
+    None,
+    /// The target's own id of one that the relay marked.
+    Marked(HeaderValue),
+    /// The relay did not mark it, or not for this caller.
+    Unmarked,
+}
+
+/// The answer where there is nowhere to go.
+pub(super) fn nowhere(why: Nowhere, aim: &Aim) -> Problem {
+    match (why, aim) {
+        (Nowhere::AgentGone, _) => Problem::session_gone(),
+        (Nowhere::Refused(Reason::UnknownTunnel), Aim::Kind(kind)) => Problem::no_such_kind(kind),
+        (Nowhere::Refused(reason), Aim::Kind(kind)) => Problem::session(reason, kind, false),
+        (Nowhere::Refused(reason), Aim::Tunnel(tunnel)) => {
+            Problem::session(reason, tunnel.as_str(), false)
+        }
+    }
+}
+
+/// Marks the ids of an `mcp_session` in an answer, so that whoever brings one is led to its agent.
+pub(super) fn seal_sessions(
+    headers: &mut HeaderMap,
+    sealer: &Sealer,
+    target: &Target,
+    subject: Option<&str>,
+) {
+    let Entry::Occupied(mut ids) = headers.entry(MCP_SESSION) else {
+        return;
+    };
+    for id in ids.iter_mut() {
+        let sealed = id.to_str().ok();
+        let sealed = sealed.map(|it| sealer.session(&target.pin(), subject, it));
+        if let Some(Ok(sealed)) = sealed.map(|it| HeaderValue::from_str(&it)) {
+            *id = sealed;
+        }
+    }
+}

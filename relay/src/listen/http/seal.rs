@@ -1,0 +1,193 @@
+//! What binds a request to one of several agents: a mark on the target's own names for things, so
+//! that whoever comes back with one is led to the agent that gave it. The relay keeps nothing.
+//!
+//! A mark holds the agent's tag, and a code over that, the tunnel, the caller and what it stands
+//! on. Another caller's is worth nothing, and nobody can make one up.
+
+use data_encoding::BASE64URL_NOPAD;
+use ring::digest::SHA256_OUTPUT_LEN;
+use ring::hmac;
+use ring::rand::SystemRandom;
+use tieline_wire::TunnelId;
+
+use super::wanted::Pin;
+use crate::registry::AgentTag;
+
+/// Bytes of a mark: agent and code.
+const MARK_BYTES: usize = 8 + SHA256_OUTPUT_LEN;
+
+/// The same as text, 6 bits a character.
+const MARK_CHARS: usize = (MARK_BYTES * 8).div_ceil(6);
+
+/// Stands in front of a mark in a path.
+const IN_PATH: &str = "/~";
+
+/// Makes marks and knows its own.
+#[derive(Clone, Debug)]
+pub(crate) struct Sealer(hmac::Key);
+
+/// What a mark stands on.
+#[derive(Clone, Copy)]
+enum On {
+    Session = 1,
+    Path = 2,
+}
+
+impl Sealer {
+    /// One with a key of its own; its clones know its marks. `None` without randomness.
+    pub(crate) fn random() -> Option<Self> {
+        let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new());
+        key.ok().map(Self)
+    }
+
+    /// An `mcp_session` as `caller` is to know it: the target's id, mark, tunnel.
+    pub(super) fn session(&self, pin: &Pin, caller: Option<&str>, id: &str) -> String {
+        let mark = self.mark(On::Session, pin, caller, id);
+        [id, ".", &mark, ".", pin.tunnel.as_str()].concat()
+    }
+
+    /// Takes such a name apart: where it leads, and the target's id.
+    pub(super) fn open_session<'a>(
+        &self,
+        caller: Option<&str>,
+        sealed: &'a str,
+    ) -> Option<(Pin, &'a str)> {
+        let (rest, tunnel) = sealed.rsplit_once('.')?;
+        let (id, mark) = rest.rsplit_once('.')?;
+        let tunnel = TunnelId::parse(tunnel).ok()?;
+        let pin = self.check(On::Session, tunnel, caller, id, mark)?;
+        Some((pin, id))
+    }
+
+    /// A path of a target as `caller` is to know it, behind the tunnel's prefix.
+    pub(super) fn path(&self, pin: &Pin, caller: Option<&str>, path: &str) -> String {
+        let mark = self.mark(On::Path, pin, caller, path);
+        [IN_PATH, &mark, path].concat()
+    }
+
+    /// Takes such a path apart: where it leads, and the target's path.
+    pub(super) fn open_path<'a>(
+        &self,
+        tunnel: &TunnelId,
+        caller: Option<&str>,
+        sealed: &'a str,
+    ) -> Option<(Pin, &'a str)> {
+        let rest = sealed.strip_prefix(IN_PATH)?;
+        let (mark, path) = rest.split_at_checked(MARK_CHARS)?;
+        let pin = self.check(On::Path, tunnel.clone(), caller, path, mark)?;
+        Some((pin, path))
+    }
+
+    fn mark(&self, on: On, pin: &Pin, caller: Option<&str>, text: &str) -> String {
+        let code = hmac::sign(&self.0, &said(on, pin, caller, text));
+        BASE64URL_NOPAD.encode(&[&pin.agent.0, code.as_ref()].concat())
+    }
+
+    fn check(
+        &self,
+        on: On,
+        tunnel: TunnelId,
+        caller: Option<&str>,
+        text: &str,
+        mark: &str,
+    ) -> Option<Pin> {
+        let mark = BASE64URL_NOPAD.decode(mark.as_bytes()).ok()?;
+        let (agent, code) = mark.split_first_chunk()?;
+        let pin = Pin {
+            tunnel,
+            agent: AgentTag(*agent),
+        };
+        hmac::verify(&self.0, &said(on, &pin, caller, text), code).ok()?;
+        Some(pin)
+    }
+}
+
+/// What a code is over. No two things look the same: all but the last are of known length.
+fn said(on: On, pin: &Pin, caller: Option<&str>, text: &str) -> Vec<u8> {
+    let sized = |part: &str| part.len().to_be_bytes();
+    let (tunnel, name) = (pin.tunnel.as_str(), caller.unwrap_or_default());
+    let head = [on as u8, u8::from(caller.is_some())];
+    let parts: [&[u8]; 7] = [
+        &head,
+        &pin.agent.0,
+        &sized(tunnel),
+        tunnel.as_bytes(),
+        &sized(name),
+        name.as_bytes(),
+        text.as_bytes(),
+    ];
+    parts.concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn pin(tunnel: &str) -> Pin {
+        Pin {
+            tunnel: TunnelId::parse(tunnel).unwrap(),
+            agent: AgentTag(*b"12345678"),
+        }
+    }
+
+    fn sealer() -> Sealer {
+        keyed(7)
+    }
+
+    fn keyed(key: u8) -> Sealer {
+        Sealer(hmac::Key::new(hmac::HMAC_SHA256, &[key; 32]))
+    }
+
+    #[test]
+    fn what_was_sealed_leads_back_to_its_agent_for_the_same_caller_only() {
+        let sealed = sealer().session(&pin("maya"), Some("ada"), "a.b-1");
+        let open = |caller| sealer().open_session(caller, &sealed);
+        assert_eq!(open(Some("ada")), Some((pin("maya"), "a.b-1")));
+        assert_eq!(open(Some("bob")), None);
+        assert_eq!(open(None), None);
+        assert!(keyed(8).open_session(Some("ada"), &sealed).is_none());
+
+        let path = sealer().path(&pin("maya"), None, "/messages/?id=1");
+        let open = |tunnel: &str, path: &str| {
+            let tunnel = TunnelId::parse(tunnel).unwrap();
+            let opened = sealer().open_path(&tunnel, None, path);
+            opened.map(|(pin, path)| (pin.agent, path.to_owned()))
+        };
+        let opened = Some((pin("maya").agent, "/messages/?id=1".to_owned()));
+        assert_eq!(open("maya", &path), opened);
+        assert_eq!(open("comfy", &path), None);
+        assert_eq!(open("maya", &(path.clone() + "&admin")), None);
+    }
+
+    #[test]
+    fn a_mark_on_one_thing_is_none_on_another() {
+        let session = sealer().session(&pin("maya"), None, "/x");
+        let mark = session.split('.').nth(1).unwrap();
+        assert_eq!(mark.len(), MARK_CHARS);
+        let path = ["/~", mark, "/x"].concat();
+        assert!(
+            sealer()
+                .open_path(&pin("maya").tunnel, None, &path)
+                .is_none()
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn a_mark_that_was_changed_is_worth_nothing(at in 0_usize..MARK_CHARS, to in "[A-Za-z0-9_-]") {
+            let sealed = sealer().session(&pin("maya"), Some("ada"), "id");
+            let mut changed = sealed.clone();
+            changed.replace_range(3 + at..4 + at, &to);
+            let opened = sealer().open_session(Some("ada"), &changed);
+            prop_assert_eq!(opened.is_some(), changed == sealed);
+        }
+
+        #[test]
+        fn no_text_makes_it_panic(text in "\\PC{0,80}") {
+            let _ = sealer().open_session(None, &text);
+            let _ = sealer().open_path(&pin("maya").tunnel, None, &text);
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! A target, as the HTTP front must know it to speak to it and about it.
+
+use std::net::IpAddr;
+
+use http::HeaderValue;
+use http::uri::Authority;
+use tieline_wire::{Generation, Scheme, TunnelId};
+
+use super::wanted::Pin;
+use crate::registry::{AgentTag, TunnelInfo};
+
+/// What the HTTP front must know about a tunnel's target.
+#[derive(Clone, Debug)]
+pub(crate) struct Target {
+    pub(crate) tunnel: TunnelId,
+    /// Which of the tunnel's agents it belongs to.
+    pub(crate) agent: AgentTag,
+    /// Whether the tunnel may have several agents.
+    pub(super) is_shared: bool,
+    /// Value of `Host` in requests to it.
+    pub(super) host: HeaderValue,
+    /// Value of `Origin` in requests to it from pages that may ask.
+    pub(super) page: HeaderValue,
+    /// Path under which callers may ask; nothing if they may for all of it.
+    pub(super) exposed: String,
+    /// Path at which it serves MCP, or nothing.
+    pub(super) base_path: String,
+    /// Who holds the tunnel; a connection made under an older generation is not used again.
+    pub(super) generation: Generation,
+    /// Of the route that led here.
+    pub(crate) revision: u64,
+    pub(super) origin: Origin,
+    pub(super) https: bool,
+}
+
+impl Target {
+    /// The target of a route, as its agent described it.
+    ///
+    /// `None` if its authority could not stand in a `Host` header.
+    pub(crate) fn new(
+        tunnel: &TunnelId,
+        agent: AgentTag,
+        info: &TunnelInfo,
+        generation: Generation,
+        revision: u64,
+    ) -> Option<Self> {
+        let authority = &info.authority;
+        let https = info.scheme == Scheme::Https;
+        let parsed: Authority = authority.parse().ok()?;
+        let host = HeaderValue::from_str(authority).ok()?;
+        let scheme = if https { "https" } else { "http" };
+        let page = HeaderValue::from_str(&format!("{scheme}://{authority}")).ok()?;
+        let origin = Origin::parse(parsed.as_str().as_bytes(), default_port(https))?;
+        (!authority.contains('@')).then(|| Self {
+            tunnel: tunnel.clone(),
+            agent,
+            is_shared: info.shared,
+            host,
+            page,
+            exposed: if info.expose_all {
+                String::new()
+            } else {
+                info.base_path.clone()
+            },
+            base_path: info.base_path.clone(),
+            generation,
+            revision,
+            origin,
+            https,
+        })
+    }
+
+    /// The one agent that it belongs to.
+    pub(super) fn pin(&self) -> Pin {
+        Pin {
+            tunnel: self.tunnel.clone(),
+            agent: self.agent,
+        }
+    }
+}
+
+/// Host and port.
+#[derive(Clone, Debug)]
+pub(super) struct Origin {
+    pub(super) host: Vec<u8>,
+    pub(super) port: u16,
+}
+
+impl Origin {
+    pub(super) fn parse(authority: &[u8], default_port: u16) -> Option<Self> {
+        let user_end = authority
+            .iter()
+            .rposition(|b| *b == b'@')
+            .map_or(0, |at| at + 1);
+        let authority = &authority[user_end..];
+        let host_end = match authority.iter().position(|b| *b == b']') {
+            Some(bracket) => bracket + 1,
+            None => authority
+                .iter()
+                .position(|b| *b == b':')
+                .unwrap_or(authority.len()),
+        };
+        let (host, port) = authority.split_at(host_end);
+        let port = match port {
+            b"" | b":" => default_port,
+            [b':', digits @ ..] => str::from_utf8(digits).ok()?.parse().ok()?,
+            _ => return None,
+        };
+        (!host.is_empty()).then(|| Self {
+            host: host.to_ascii_lowercase(),
+            port,
+        })
+    }
+
+    /// True if both name one server; on the target's host all names of itself are one.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        self.port == other.port
+            && (self.host == other.host || (self.names_itself() && other.names_itself()))
+    }
+
+    fn names_itself(&self) -> bool {
+        let host = self.host.strip_prefix(b"[").unwrap_or(&self.host);
+        let host = host.strip_suffix(b"]").unwrap_or(host);
+        host == b"localhost"
+            || str::from_utf8(host)
+                .ok()
+                .and_then(|host| host.parse::<IpAddr>().ok())
+                .is_some_and(|ip| ip.is_loopback() || ip.is_unspecified())
+    }
+}
+
+pub(super) fn default_port(https: bool) -> u16 {
+    if https { 443 } else { 80 }
+}

@@ -1,0 +1,107 @@
+//! One agent among those that hold a name: which of its runs counts, and by which links.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use tieline_wire::{AgentKey, Generation, InstanceId, MachineId};
+
+use crate::registry::{AgentTag, LinkRef, TunnelInfo};
+use crate::session::Held;
+use crate::shard::message::{Claim, ServingAgent, ServingLink};
+
+/// Instances that are remembered because a newer one took over.
+pub(super) const SUPERSEDED_KEPT: usize = 8;
+
+/// An agent that holds a name, alone or with others.
+pub(super) struct Holder {
+    pub(super) key: AgentKey,
+    pub(super) machine: MachineId,
+    pub(super) tag: AgentTag,
+    instance: InstanceId,
+    /// Earlier instances, oldest first: none of them gets the name back, also if it never heard
+    /// that it lost it.
+    pub(super) superseded: VecDeque<InstanceId>,
+    pub(super) generation: Generation,
+    pub(super) info: Arc<TunnelInfo>,
+    links: Vec<Line>,
+}
+
+/// A link by which an agent serves a name.
+struct Line {
+    link: LinkRef,
+    /// Its number among the links of the instance.
+    index: u16,
+    held: Held,
+}
+
+impl Holder {
+    /// Who makes a claim, before any link of theirs serves the name.
+    pub(super) fn new(claim: &Claim, generation: Generation) -> Self {
+        Self {
+            key: claim.key,
+            machine: claim.machine,
+            tag: AgentTag::of(&claim.key, &claim.machine),
+            instance: claim.instance,
+            superseded: VecDeque::new(),
+            generation,
+            info: Arc::clone(&claim.info),
+            links: Vec::new(),
+        }
+    }
+
+    pub(super) fn is_live(&self) -> bool {
+        !self.links.is_empty()
+    }
+
+    /// Whether a newer run of this agent has the name.
+    pub(super) fn has_superseded(&self, claim: &Claim) -> bool {
+        self.superseded.contains(&claim.instance)
+    }
+
+    /// Takes a claim over; the links of an earlier run, which serve no more.
+    pub(super) fn claim(&mut self, claim: &Claim, generation: Generation) -> Vec<LinkRef> {
+        let mut fenced = Vec::new();
+        if self.instance != claim.instance {
+            fenced.extend(self.links.drain(..).map(|line| line.link));
+            self.superseded.push_back(self.instance);
+            if self.superseded.len() > SUPERSEDED_KEPT {
+                self.superseded.pop_front();
+            }
+            self.instance = claim.instance;
+            self.machine = claim.machine;
+            self.tag = AgentTag::of(&claim.key, &claim.machine);
+            self.generation = generation;
+        }
+        // A link of the same number was lost, even if its shard has not noticed yet: the network
+        // of an agent that moved may stay silent until the old link is stale.
+        self.links.retain(|line| line.index != claim.link_index);
+        self.links.push(Line {
+            link: claim.link,
+            index: claim.link_index,
+            held: claim.held.clone(),
+        });
+        self.info = Arc::clone(&claim.info);
+        fenced
+    }
+
+    /// Takes a link out; tells whether it was one.
+    pub(super) fn release(&mut self, link: LinkRef) -> bool {
+        let before = self.links.len();
+        self.links.retain(|line| line.link != link);
+        self.links.len() < before
+    }
+
+    /// As every shard is told of it, while it has a link.
+    pub(super) fn serving(&self) -> Option<ServingAgent> {
+        let link = |line: &Line| ServingLink {
+            at: line.link,
+            held: line.held.clone(),
+        };
+        self.is_live().then(|| ServingAgent {
+            tag: self.tag,
+            generation: self.generation,
+            info: Arc::clone(&self.info),
+            links: self.links.iter().map(link).collect(),
+        })
+    }
+}

@@ -1,0 +1,245 @@
+//! Which of a name's agents, or of a kind's tunnels, a session goes to.
+
+use std::rc::Rc;
+
+use tieline_wire::{Moment, TunnelId};
+
+use super::{Known, Routes};
+use crate::listen::http::{Aim, Pin, Target, Wanted};
+use crate::registry::{AgentTag, LinkRef, TunnelInfo};
+use crate::shard::message::ServingAgent;
+
+/// Agents among which one is chosen: some 20 us of a shard's time.
+const CANDIDATES_MAX: usize = 256;
+
+/// Where a tunnel leads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Lookup {
+    /// No such name.
+    Unknown,
+    /// The name is held, its agent is away.
+    Offline,
+    /// Through this link.
+    Live(LinkRef),
+}
+
+/// Which of a tunnel's agents a session is for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Choice {
+    /// The one with the fewest sessions.
+    Any,
+    /// One that has a link on this very shard, if there is one.
+    Here,
+    /// That one.
+    Agent(AgentTag),
+}
+
+/// What an HTTP caller finds.
+#[derive(Debug)]
+pub(crate) enum Found {
+    Unknown,
+    /// No agent serves it, since then; or the one that has to is away.
+    Offline(Moment),
+    /// The only agent that could serve it is one whose link is known to be gone.
+    Stale,
+    /// The agent that has to serve it is not there, and was not of late.
+    Gone,
+    /// An agent serves it, whose description of its target is of no use.
+    Unusable,
+    Target(Rc<Target>),
+}
+
+/// What an HTTP caller is looking for.
+pub(crate) struct Search<'a> {
+    pub(crate) wanted: &'a Wanted,
+    /// The target to which a link was found to be gone.
+    pub(crate) stale: Option<&'a Target>,
+    /// Whether the caller may know of a tunnel, as one of its agents registered it.
+    pub(crate) fit: &'a dyn Fn(&TunnelId, &TunnelInfo) -> bool,
+    /// Whether a connection to an agent is kept for the caller.
+    pub(crate) kept: &'a dyn Fn(&TunnelId, AgentTag) -> bool,
+}
+
+/// What speaks against an agent: of no use, work, unknown to the caller.
+type Weight = (bool, usize, bool);
+
+impl Routes {
+    /// The link to use for a new session of `tunnel`, from `shard`; one there is preferred.
+    pub(crate) fn lookup(
+        &self,
+        tunnel: &TunnelId,
+        shard: usize,
+        choice: Choice,
+        fit: impl Fn(&TunnelInfo) -> bool,
+    ) -> Lookup {
+        let Some(known) = self.routes.get(tunnel) else {
+            return Lookup::Unknown;
+        };
+        if !known.infos().any(&fit) {
+            return Lookup::Unknown;
+        }
+        let agents = &known.update.agents;
+        let weight = |agent: &ServingAgent| {
+            let is_there = agent.links.iter().any(|link| link.at.shard == shard);
+            let is_elsewhere = matches!(choice, Choice::Here) && !is_there;
+            (is_elsewhere, held(agent))
+        };
+        let candidates = self.in_turn(agents.len()).map(|place| &agents[place]);
+        let candidates = candidates.filter(|agent| match choice {
+            Choice::Agent(tag) => agent.tag == tag,
+            Choice::Any | Choice::Here => true,
+        });
+        let chosen = candidates
+            .filter(|agent| fit(&agent.info))
+            .min_by_key(|agent| weight(agent));
+        chosen.map_or(Lookup::Offline, |agent| {
+            Lookup::Live(self.link_of(agent, shard))
+        })
+    }
+
+    /// A link of `agent`; one on `shard` is preferred, and several take turns.
+    pub(super) fn link_of(&self, agent: &ServingAgent, shard: usize) -> LinkRef {
+        let links = &agent.links;
+        let is_here = |place: &usize| links[*place].at.shard == shard;
+        let mut places = self.in_turn(links.len());
+        let first = places.clone().next().unwrap_or_default();
+        links[places.find(is_here).unwrap_or(first)].at
+    }
+
+    /// Numbers up to `count`, beginning with another one each time.
+    fn in_turn(&self, count: usize) -> impl Iterator<Item = usize> + Clone + use<> {
+        let turn = self.turn.get();
+        if count > 1 {
+            self.turn.set(turn.wrapping_add(1));
+        }
+        (0..count).map(move |place| (place + turn % count) % count)
+    }
+
+    /// The target that a request goes to.
+    pub(crate) fn find(&self, search: &Search<'_>) -> Found {
+        match (&search.wanted.pin, &search.wanted.aim) {
+            (Some(pin), _) => self.find_pinned(pin, search),
+            (None, Aim::Tunnel(tunnel)) => self.find_tunnel(tunnel, search),
+            (None, Aim::Kind(kind)) => self.find_kind(kind, search),
+        }
+    }
+
+    fn find_pinned(&self, pin: &Pin, search: &Search<'_>) -> Found {
+        let Some(known) = self.routes.get(&pin.tunnel) else {
+            return Found::Gone;
+        };
+        let is_there = match &search.wanted.aim {
+            Aim::Tunnel(tunnel) => *tunnel == pin.tunnel,
+            Aim::Kind(kind) => known.update.info.dcc == *kind,
+        };
+        if !is_there {
+            return Found::Gone;
+        }
+        let fit = |info: &TunnelInfo| (search.fit)(&pin.tunnel, info);
+        if !known.infos().any(fit) {
+            return Found::Unknown;
+        }
+        let agents = &known.update.agents;
+        match agents.iter().position(|agent| agent.tag == pin.agent) {
+            Some(place) if !fit(&agents[place].info) => Found::Unknown,
+            Some(place) if known.is_stale(place, search.stale) => Found::Stale,
+            Some(place) => found(known.target(place)),
+            None => {
+                let mut departed = known.departed.iter();
+                let left = departed.find(|(tag, _)| *tag == pin.agent);
+                left.map_or(Found::Gone, |(_, since)| Found::Offline(*since))
+            }
+        }
+    }
+
+    fn find_tunnel(&self, tunnel: &TunnelId, search: &Search<'_>) -> Found {
+        let Some(known) = self.routes.get(tunnel) else {
+            return Found::Unknown;
+        };
+        let fit = |info: &TunnelInfo| (search.fit)(tunnel, info);
+        if !known.infos().any(fit) {
+            return Found::Unknown;
+        }
+        if let Some(since) = known.offline_since {
+            return Found::Offline(since);
+        }
+        let agents = &known.update.agents;
+        let places = self.in_turn(agents.len());
+        let places = places.filter(|place| fit(&agents[*place].info));
+        let fresh = places.filter(|place| !known.is_stale(*place, search.stale));
+        lightest(fresh, |place| known.weight(*place, search))
+            .map_or(Found::Stale, |place| found(known.target(place)))
+    }
+
+    fn find_kind(&self, kind: &str, search: &Search<'_>) -> Found {
+        let Some(kind) = self.kinds.get(kind) else {
+            return Found::Unknown;
+        };
+        let known = |tunnel: &TunnelId| self.routes.get(tunnel);
+        let fit = |known: &Known, info: &TunnelInfo| (search.fit)(&known.update.tunnel, info);
+        let live = self.in_turn(kind.live.len());
+        let live = live.filter_map(|place| known(kind.live.get_index(place)?));
+        let agents = live.flat_map(|known| {
+            let places = 0..known.update.agents.len();
+            places.map(move |place| (known, place))
+        });
+        let mut is_there = false;
+        let fresh = agents
+            .filter(|(known, place)| fit(known, &known.update.agents[*place].info))
+            .inspect(|_| is_there = true)
+            .take(CANDIDATES_MAX)
+            .filter(|(known, place)| !known.is_stale(*place, search.stale));
+        match lightest(fresh, |(known, place)| known.weight(*place, search)) {
+            Some((known, place)) => return found(known.target(place)),
+            None if is_there => return Found::Stale,
+            None => {}
+        }
+        let offline = kind.offline.iter().filter_map(known);
+        let offline = offline.filter(|known| fit(known, &known.update.info));
+        let latest = offline.filter_map(|known| known.offline_since).max();
+        latest.map_or(Found::Unknown, Found::Offline)
+    }
+}
+
+impl Known {
+    /// Whether the link to one of the agents is known to be gone, and word of that on its way.
+    fn is_stale(&self, place: usize, stale: Option<&Target>) -> bool {
+        stale.is_some_and(|stale| {
+            stale.agent == self.update.agents[place].tag
+                && stale.tunnel == self.update.tunnel
+                && stale.revision >= self.update.revision
+        })
+    }
+
+    /// A session that is only kept for who searches is no work for its agent.
+    fn weight(&self, place: usize, search: &Search<'_>) -> Weight {
+        let agent = &self.update.agents[place];
+        let is_of_use = self.target(place).is_some() && search.wanted.is_exposed_by(&agent.info);
+        let is_kept = (search.kept)(&self.update.tunnel, agent.tag);
+        let sessions = held(agent).saturating_sub(usize::from(is_kept));
+        (!is_of_use, sessions, !is_kept)
+    }
+}
+
+/// Sessions of the name that run through an agent.
+fn held(agent: &ServingAgent) -> usize {
+    agent.links.iter().map(|link| link.held.count()).sum()
+}
+
+/// The first of the lightest.
+fn lightest<T>(
+    mut candidates: impl Iterator<Item = T>,
+    weight: impl Fn(&T) -> Weight,
+) -> Option<T> {
+    let first = candidates.next()?;
+    let Some(second) = candidates.next() else {
+        // The usual case: nothing to weigh.
+        return Some(first);
+    };
+    let all = [first, second].into_iter().chain(candidates);
+    all.min_by_key(weight)
+}
+
+fn found(target: Option<&Rc<Target>>) -> Found {
+    target.map_or(Found::Unusable, |target| Found::Target(Rc::clone(target)))
+}

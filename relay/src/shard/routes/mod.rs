@@ -1,0 +1,182 @@
+//! This shard's copy of every route: which agents and links lead to a tunnel, as the tunnel's home
+//! decided.
+
+mod choice;
+mod kinds;
+
+use std::cell::{Cell, OnceCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tieline_wire::{Moment, TunnelId};
+use tokio::sync::oneshot;
+
+pub(crate) use self::choice::{Choice, Found, Lookup, Search};
+use self::kinds::Kinds;
+use super::message::{RouteUpdate, ServingAgent};
+use crate::listen::http::{Aim, Target};
+use crate::registry::{AgentTag, TunnelInfo};
+
+/// Requests of one shard that may wait for a route to change.
+const WAITING_MAX: usize = 16 * 1024;
+
+/// How long it is remembered that an agent served a name beside others: longer than any grace.
+const DEPARTED_KEPT: Duration = Duration::from_secs(600);
+
+/// Agents of one name of which that is remembered.
+const DEPARTED_MAX: usize = 64;
+
+/// Every route that this shard knows.
+#[derive(Default)]
+pub(crate) struct Routes {
+    routes: HashMap<TunnelId, Known>,
+    kinds: Kinds,
+    /// Spreads sessions over several agents and links.
+    turn: Cell<usize>,
+    /// Who wants to hear of a route's next change.
+    waiting: HashMap<Aim, Vec<oneshot::Sender<()>>>,
+    waiting_count: usize,
+}
+
+/// A route, and what this shard makes of it.
+struct Known {
+    update: Arc<RouteUpdate>,
+    /// One for each agent, made when the first HTTP caller asks for it.
+    targets: Box<[OnceCell<Option<Rc<Target>>>]>,
+    /// Since when there is no link.
+    offline_since: Option<Moment>,
+    /// Agents that left, and when; the latest at the end.
+    departed: Vec<(AgentTag, Moment)>,
+}
+
+impl Routes {
+    /// Takes a decision over, unless a newer one is known.
+    pub(crate) fn apply(&mut self, update: Arc<RouteUpdate>, now: Moment) {
+        let known = self.routes.get(&update.tunnel);
+        if known.is_some_and(|known| known.update.revision >= update.revision) {
+            return;
+        }
+        let known = self.routes.remove(&update.tunnel);
+        self.wake(&Aim::Tunnel(update.tunnel.clone()));
+        self.wake(&Aim::Kind(update.info.dcc.clone()));
+        if let Some(known) = &known
+            && (update.forget || known.update.info.dcc != update.info.dcc)
+        {
+            self.kinds.remove(&known.update.info.dcc, &update.tunnel);
+        }
+        if update.forget {
+            return;
+        }
+        let is_live = !update.agents.is_empty();
+        self.kinds.add(&update.info.dcc, &update.tunnel, is_live);
+        let known = Known::new(known, update, now);
+        self.routes.insert(known.update.tunnel.clone(), known);
+    }
+
+    fn wake(&mut self, aim: &Aim) {
+        if let Some(waiting) = self.waiting.remove(aim) {
+            self.waiting_count -= waiting.len();
+            for one in waiting {
+                // Whoever waited may have left.
+                let _ = one.send(());
+            }
+        }
+    }
+
+    /// Whether there is a tunnel of this name and kind that is `fit`.
+    pub(crate) fn is_kind(
+        &self,
+        tunnel: &TunnelId,
+        kind: &str,
+        fit: impl Fn(&TunnelInfo) -> bool,
+    ) -> bool {
+        self.routes
+            .get(tunnel)
+            .is_some_and(|known| known.update.info.dcc == kind && known.infos().any(fit))
+    }
+
+    /// The shard of the only link to `tunnel`, if it has one agent only.
+    pub(crate) fn only_shard(&self, tunnel: &TunnelId, shard: usize) -> Option<usize> {
+        match &self.routes.get(tunnel)?.update.agents[..] {
+            [agent] => Some(self.link_of(agent, shard).shard),
+            _ => None,
+        }
+    }
+
+    /// Ready at the next change of a route; `None` if too many wait already.
+    pub(crate) fn changed(&mut self, aim: &Aim) -> Option<oneshot::Receiver<()>> {
+        if self.waiting_count >= WAITING_MAX {
+            self.forget_who_left();
+            if self.waiting_count >= WAITING_MAX {
+                return None;
+            }
+        }
+        let (sender, receiver) = oneshot::channel();
+        self.waiting.entry(aim.clone()).or_default().push(sender);
+        self.waiting_count += 1;
+        Some(receiver)
+    }
+
+    fn forget_who_left(&mut self) {
+        self.waiting.retain(|_, waiting| {
+            waiting.retain(|one| !one.is_closed());
+            !waiting.is_empty()
+        });
+        self.waiting_count = self.waiting.values().map(Vec::len).sum();
+    }
+}
+
+impl Known {
+    fn new(before: Option<Self>, update: Arc<RouteUpdate>, now: Moment) -> Self {
+        let (mut departed, mut since) = (Vec::new(), None);
+        if let Some(before) = before {
+            let is_here = update.agents.iter().map(|agent| agent.tag);
+            let has_left = |tag: &AgentTag| !is_here.clone().any(|it| it == *tag);
+            departed = before.departed;
+            departed.extend(before.update.agents.iter().map(|agent| (agent.tag, now)));
+            departed.retain(|(tag, at)| has_left(tag) && *at + DEPARTED_KEPT > now);
+            let too_many = departed.len().saturating_sub(DEPARTED_MAX);
+            departed.drain(..too_many);
+            since = before.offline_since;
+        }
+        Self {
+            targets: update.agents.iter().map(|_| OnceCell::new()).collect(),
+            offline_since: update.agents.is_empty().then(|| since.unwrap_or(now)),
+            departed,
+            update,
+        }
+    }
+
+    /// What its agents say of their targets, or what was said last.
+    fn infos(&self) -> impl Iterator<Item = &TunnelInfo> {
+        let agents = &self.update.agents;
+        let last = agents.is_empty().then_some(&*self.update.info);
+        agents.iter().map(|agent| &*agent.info).chain(last)
+    }
+
+    /// The target of one of its agents, if its description is of any use.
+    fn target(&self, place: usize) -> Option<&Rc<Target>> {
+        let (agent, target) = (&self.update.agents[place], &self.targets[place]);
+        let ServingAgent {
+            tag,
+            generation,
+            info,
+            ..
+        } = agent;
+        let of = || {
+            Target::new(
+                &self.update.tunnel,
+                *tag,
+                info,
+                *generation,
+                self.update.revision,
+            )
+        };
+        target.get_or_init(|| of().map(Rc::new)).as_ref()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,384 @@
+//! Decisions in every order, and which agents they lead to.
+
+use std::collections::BTreeSet;
+
+use tieline_wire::{Generation, Scheme};
+
+use super::*;
+use crate::auth::Owner;
+use crate::listen::http::{Pin, Wanted};
+use crate::registry::{LinkId, LinkRef};
+use crate::session::{Held, Hold};
+use crate::shard::message::ServingLink;
+
+const NOW: Moment = Moment::from_micros(0);
+
+fn tunnel(name: &str) -> TunnelId {
+    TunnelId::parse(name).unwrap()
+}
+
+/// An agent with those links, whose target serves callers under `base_path`.
+fn agent(tag: u8, links: &[(usize, u64)], base_path: &str) -> ServingAgent {
+    let link = |(shard, id): &(usize, u64)| ServingLink {
+        at: LinkRef {
+            shard: *shard,
+            link: LinkId(*id),
+        },
+        held: Held::default(),
+    };
+    ServingAgent {
+        tag: AgentTag([tag; 8]),
+        generation: Generation(tag.into()),
+        info: info(base_path, "farm"),
+        links: links.iter().map(link).collect(),
+    }
+}
+
+fn info(base_path: &str, sub: &str) -> Arc<TunnelInfo> {
+    let owner = Owner {
+        sub: sub.to_owned(),
+        groups: Vec::new(),
+    };
+    Arc::new(TunnelInfo {
+        scheme: Scheme::Http,
+        authority: "127.0.0.1:1".to_owned(),
+        base_path: base_path.to_owned(),
+        dcc: "maya".to_owned(),
+        owner: Some(Arc::new(owner)),
+        shared: true,
+        ..TunnelInfo::default()
+    })
+}
+
+fn route(name: &str, revision: u64, agents: Vec<ServingAgent>) -> Arc<RouteUpdate> {
+    let info = agents.last().map(|agent| Arc::clone(&agent.info));
+    Arc::new(RouteUpdate {
+        tunnel: tunnel(name),
+        revision,
+        agents,
+        info: info.unwrap_or_else(|| self::info("", "farm")),
+        forget: false,
+    })
+}
+
+/// The tunnel `maya` with one agent, or without.
+fn update(revision: u64, links: &[(usize, u64)]) -> Arc<RouteUpdate> {
+    let agents = Vec::from_iter((!links.is_empty()).then(|| agent(1, links, "")));
+    route("maya", revision, agents)
+}
+
+fn lookup(routes: &Routes, shard: usize, choice: Choice) -> Lookup {
+    routes.lookup(&tunnel("maya"), shard, choice, |_| true)
+}
+
+fn link(routes: &Routes, shard: usize) -> Option<(usize, u64)> {
+    match lookup(routes, shard, Choice::Any) {
+        Lookup::Live(link) => Some((link.shard, link.link.0)),
+        _ => None,
+    }
+}
+
+fn kind() -> Aim {
+    Aim::Kind("maya".to_owned())
+}
+
+fn maya() -> Aim {
+    Aim::Tunnel(tunnel("maya"))
+}
+
+fn wanted(aim: Aim) -> Wanted {
+    Wanted {
+        aim,
+        pin: None,
+        path: "/mcp".to_owned(),
+        is_invited: false,
+    }
+}
+
+fn find(routes: &Routes, wanted: &Wanted) -> Found {
+    routes.find(&Search {
+        wanted,
+        stale: None,
+        fit: &|_, _| true,
+        kept: &|_, _| false,
+    })
+}
+
+/// Name and agent of what was found.
+fn place(found: &Found) -> Option<(String, u8)> {
+    match found {
+        Found::Target(target) => Some((target.tunnel.as_str().to_owned(), target.agent.0[0])),
+        _ => None,
+    }
+}
+
+/// Makes an agent busy for as long as it is held.
+fn hold(update: &RouteUpdate, place: usize) -> Hold {
+    update.agents[place].links[0].held.hold()
+}
+
+#[test]
+fn an_older_decision_never_replaces_a_newer_one() {
+    let mut routes = Routes::default();
+    routes.apply(update(2, &[(0, 2)]), NOW);
+    routes.apply(update(1, &[(0, 1)]), NOW);
+    assert_eq!(link(&routes, 0), Some((0, 2)));
+}
+
+#[test]
+fn a_name_without_links_is_offline_and_a_forgotten_one_unknown() {
+    let mut routes = Routes::default();
+    assert_eq!(lookup(&routes, 0, Choice::Any), Lookup::Unknown);
+    routes.apply(update(1, &[]), NOW);
+    assert_eq!(lookup(&routes, 0, Choice::Any), Lookup::Offline);
+    let forget = RouteUpdate {
+        forget: true,
+        ..(*update(2, &[])).clone()
+    };
+    routes.apply(Arc::new(forget), NOW);
+    assert_eq!(lookup(&routes, 0, Choice::Any), Lookup::Unknown);
+}
+
+#[test]
+fn a_change_wakes_who_waits_for_it_and_nobody_else() {
+    let mut routes = Routes::default();
+    routes.apply(update(1, &[]), NOW);
+    let mut maya = routes.changed(&maya()).unwrap();
+    let mut kind = routes.changed(&kind()).unwrap();
+    let mut other = routes.changed(&Aim::Kind("other".to_owned())).unwrap();
+    routes.apply(update(1, &[(0, 1)]), NOW);
+    assert!(maya.try_recv().is_err(), "that is no change");
+    routes.apply(update(2, &[(0, 1)]), NOW);
+    assert!(maya.try_recv().is_ok() && kind.try_recv().is_ok());
+    assert!(other.try_recv().is_err());
+    assert_eq!(routes.waiting_count, 1);
+}
+
+#[test]
+fn who_waits_is_bounded_and_who_left_does_not_count() {
+    let mut routes = Routes::default();
+    let mut waiting: Vec<_> = (0..WAITING_MAX)
+        .map(|_| routes.changed(&maya()).unwrap())
+        .collect();
+    assert!(routes.changed(&maya()).is_none());
+    waiting.pop();
+    assert!(routes.changed(&maya()).is_some());
+}
+
+#[test]
+fn a_name_is_offline_since_its_last_link_left() {
+    let mut routes = Routes::default();
+    let at = Moment::from_micros;
+    routes.apply(update(1, &[(0, 1)]), at(1));
+    routes.apply(update(2, &[]), at(2));
+    routes.apply(update(3, &[]), at(3));
+    for aim in [maya(), kind()] {
+        let Found::Offline(since) = find(&routes, &wanted(aim)) else {
+            panic!("it is offline")
+        };
+        assert_eq!(since, at(2));
+    }
+    assert!(routes.is_kind(&tunnel("maya"), "maya", |_| true));
+    assert!(!routes.is_kind(&tunnel("maya"), "blender", |_| true));
+    assert!(!routes.is_kind(&tunnel("maya"), "maya", |_| false));
+}
+
+#[test]
+fn a_target_without_an_address_is_of_no_use() {
+    let mut routes = Routes::default();
+    let mut nowhere = agent(1, &[(0, 1)], "");
+    nowhere.info = Arc::default();
+    routes.apply(route("maya", 1, vec![nowhere]), NOW);
+    assert!(matches!(find(&routes, &wanted(maya())), Found::Unusable));
+}
+
+#[test]
+fn a_link_on_the_same_shard_is_preferred_and_several_take_turns() {
+    let mut routes = Routes::default();
+    routes.apply(update(1, &[(0, 1), (1, 2), (1, 3)]), NOW);
+    assert_eq!(link(&routes, 0), Some((0, 1)));
+    let used: BTreeSet<_> = (0..6).map(|_| link(&routes, 1)).collect();
+    assert_eq!(used, [Some((1, 2)), Some((1, 3))].into());
+}
+
+#[test]
+fn the_agent_with_the_fewest_sessions_is_chosen_and_equals_take_turns() {
+    let mut routes = Routes::default();
+    let agents = (1..=3).map(|n| agent(n, &[(0, n.into())], "")).collect();
+    let update = route("maya", 1, agents);
+    routes.apply(Arc::clone(&update), NOW);
+    let found = |routes: &Routes| place(&find(routes, &wanted(maya()))).unwrap().1;
+    let all: BTreeSet<_> = (0..3).map(|_| found(&routes)).collect();
+    assert_eq!(all, [1, 2, 3].into());
+    let _busy = [hold(&update, 0), hold(&update, 2)];
+    for _ in 0..4 {
+        assert_eq!(found(&routes), 2);
+        assert_eq!(link(&routes, 0), Some((0, 2)));
+    }
+    // What a caller keeps there for itself is no work.
+    let third = Search {
+        wanted: &wanted(maya()),
+        stale: None,
+        fit: &|_, _| true,
+        kept: &|_, agent| agent.0[0] == 3,
+    };
+    assert_eq!(place(&routes.find(&third)).unwrap().1, 3);
+}
+
+#[test]
+fn a_caller_that_was_handed_here_stays_here() {
+    let mut routes = Routes::default();
+    let update = route(
+        "maya",
+        1,
+        vec![agent(1, &[(0, 1)], ""), agent(2, &[(1, 2)], "")],
+    );
+    routes.apply(Arc::clone(&update), NOW);
+    let _busy = [hold(&update, 1), hold(&update, 1)];
+    let here = |shard| match lookup(&routes, shard, Choice::Here) {
+        Lookup::Live(link) => link.shard,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!((here(0), here(1), here(2)), (0, 1, 0));
+    let second = Choice::Agent(AgentTag([2; 8]));
+    assert!(matches!(
+        lookup(&routes, 0, second),
+        Lookup::Live(LinkRef { shard: 1, .. })
+    ));
+    let nobody = Choice::Agent(AgentTag([9; 8]));
+    assert_eq!(lookup(&routes, 0, nobody), Lookup::Offline);
+}
+
+#[test]
+fn only_agents_that_the_caller_may_reach_are_chosen() {
+    let mut routes = Routes::default();
+    let mut others = agent(1, &[(0, 1)], "");
+    others.info = info("", "others");
+    routes.apply(route("maya", 1, vec![others, agent(2, &[(0, 2)], "")]), NOW);
+    let is_ours = |info: &TunnelInfo| info.owner.as_ref().is_some_and(|it| it.sub == "farm");
+    for aim in [maya(), kind()] {
+        for _ in 0..3 {
+            let found = routes.find(&Search {
+                wanted: &wanted(aim.clone()),
+                stale: None,
+                fit: &|_, info| is_ours(info),
+                kept: &|_, _| false,
+            });
+            assert_eq!(place(&found).unwrap().1, 2);
+        }
+        let found = routes.find(&Search {
+            wanted: &wanted(aim),
+            stale: None,
+            fit: &|_, _| false,
+            kept: &|_, _| false,
+        });
+        assert!(matches!(found, Found::Unknown), "it must not be known");
+    }
+    assert_eq!(
+        routes.lookup(&tunnel("maya"), 0, Choice::Any, |_| false),
+        Lookup::Unknown
+    );
+}
+
+#[test]
+fn a_kind_leads_to_a_tunnel_of_it_that_serves_the_path() {
+    let mut routes = Routes::default();
+    let apply = |routes: &mut Routes, name, revision, agents| {
+        routes.apply(route(name, revision, agents), NOW);
+    };
+    apply(&mut routes, "a", 1, vec![agent(1, &[(0, 1)], "/sse")]);
+    apply(&mut routes, "b", 1, vec![agent(2, &[(0, 2)], "/mcp")]);
+    apply(&mut routes, "c", 1, vec![]);
+    for _ in 0..4 {
+        assert_eq!(place(&find(&routes, &wanted(kind()))).unwrap().0, "b");
+    }
+    // What is left serves another path: whoever asks hears that of it.
+    apply(&mut routes, "b", 2, vec![]);
+    assert_eq!(place(&find(&routes, &wanted(kind()))).unwrap().0, "a");
+    let forget = RouteUpdate {
+        forget: true,
+        ..(*route("a", 2, vec![])).clone()
+    };
+    routes.apply(Arc::new(forget), NOW);
+    assert!(matches!(find(&routes, &wanted(kind())), Found::Offline(_)));
+    // One that becomes of another kind leaves this one.
+    let mut other = agent(3, &[(0, 3)], "");
+    other.info = Arc::new(TunnelInfo {
+        dcc: "blender".to_owned(),
+        ..(*other.info).clone()
+    });
+    for name in ["b", "c"] {
+        apply(&mut routes, name, 3, vec![other.clone()]);
+    }
+    assert!(matches!(find(&routes, &wanted(kind())), Found::Unknown));
+    let blender = Aim::Kind("blender".to_owned());
+    assert!(place(&find(&routes, &wanted(blender))).is_some());
+}
+
+#[test]
+fn who_is_bound_to_an_agent_gets_that_one_or_hears_that_it_is_gone() {
+    let mut routes = Routes::default();
+    let at = Moment::from_micros;
+    let two = || vec![agent(1, &[(0, 1)], ""), agent(2, &[(0, 2)], "")];
+    routes.apply(route("maya", 1, two()), at(1));
+    let bound = |aim, tag| Wanted {
+        pin: Some(Pin {
+            tunnel: tunnel("maya"),
+            agent: AgentTag([tag; 8]),
+        }),
+        ..wanted(aim)
+    };
+    for aim in [maya(), kind()] {
+        for _ in 0..3 {
+            assert_eq!(place(&find(&routes, &bound(aim.clone(), 2))).unwrap().1, 2);
+        }
+    }
+    let other = Aim::Tunnel(tunnel("other"));
+    assert!(matches!(find(&routes, &bound(other, 2)), Found::Gone));
+    assert!(matches!(find(&routes, &bound(maya(), 3)), Found::Gone));
+    routes.apply(route("maya", 2, vec![agent(1, &[(0, 1)], "")]), at(2));
+    routes.apply(route("maya", 3, vec![]), at(3));
+    let since = |tag| match find(&routes, &bound(maya(), tag)) {
+        Found::Offline(since) => since,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!((since(2), since(1)), (at(2), at(3)));
+    routes.apply(route("maya", 4, two()), at(4));
+    assert_eq!(place(&find(&routes, &bound(maya(), 2))).unwrap().1, 2);
+    let later = NOW + DEPARTED_KEPT + Duration::from_secs(1);
+    routes.apply(route("maya", 5, vec![]), at(5));
+    routes.apply(route("maya", 6, vec![]), later);
+    assert!(matches!(find(&routes, &bound(maya(), 2)), Found::Gone));
+}
+
+#[test]
+fn a_link_that_is_known_to_be_gone_is_not_found_again() {
+    let mut routes = Routes::default();
+    let find = |routes: &Routes, stale: &Target, aim| {
+        routes.find(&Search {
+            wanted: &wanted(aim),
+            stale: Some(stale),
+            fit: &|_, _| true,
+            kept: &|_, _| false,
+        })
+    };
+    routes.apply(update(1, &[(0, 1)]), NOW);
+    let Found::Target(stale) = tests::find(&routes, &wanted(maya())) else {
+        panic!("it is there")
+    };
+    for aim in [maya(), kind()] {
+        assert!(matches!(find(&routes, &stale, aim), Found::Stale));
+    }
+    // Another one may go on with it, and so may the same one over a newer link.
+    let two = vec![agent(1, &[(0, 1)], ""), agent(2, &[(0, 2)], "")];
+    routes.apply(route("maya", 2, two), NOW);
+    let mut newest = (*stale).clone();
+    newest.revision = 2;
+    for _ in 0..3 {
+        assert_eq!(place(&find(&routes, &newest, maya())).unwrap().1, 2);
+    }
+    let all: BTreeSet<_> = (0..2)
+        .map(|_| place(&find(&routes, &stale, maya())).unwrap().1)
+        .collect();
+    assert_eq!(all, [1, 2].into());
+}
