@@ -1,7 +1,9 @@
 //! The servers and clients of the interop tests, ready to start.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::process::Command;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
@@ -21,7 +23,11 @@ const CLIENT_LIMIT: Duration = Duration::from_secs(60);
 pub struct Setup {
     python: Result<Python, String>,
     node: Result<Node, String>,
+    seen: Mutex<HashMap<String, Arc<Seen>>>,
 }
+
+/// What came of something that is done once, or why nothing did.
+type Seen = OnceLock<Result<Value, String>>;
 
 impl Setup {
     /// Prepares everything under `interop`, both halves at once.
@@ -33,8 +39,25 @@ impl Setup {
             let node = node
                 .join()
                 .unwrap_or_else(|_| Err("its preparation panicked".to_owned()));
-            Self { python, node }
+            Self {
+                python,
+                node,
+                seen: Mutex::default(),
+            }
         })
+    }
+
+    /// What `look` sees, called once for each `what`: every way is compared with the same direct
+    /// one, which need not be seen again for each.
+    ///
+    /// # Errors
+    /// Those of `look`, whoever called it.
+    pub fn once(&self, what: &str, look: impl FnOnce() -> Result<Value>) -> Result<Value> {
+        let mut all = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let seen = Arc::clone(all.entry(what.to_owned()).or_default());
+        drop(all);
+        let found = seen.get_or_init(|| look().map_err(|error| format!("{error:#}")));
+        found.clone().map_err(|why| anyhow!("{what}: {why}"))
     }
 
     /// Why a test that needs `needs` cannot run here, if it cannot.
@@ -102,9 +125,8 @@ impl Setup {
     pub fn inspector(&self, url: &str, arguments: &[&str]) -> Result<String> {
         // It keeps settings and credentials in the home directory; the user's are not its business.
         let home = TempDir::new()?;
-        let mut command = self
-            .node()?
-            .program("mcp-inspector", &["end-with-stdin.cjs"]);
+        let preload = ["end-with-stdin.cjs", "resolve-test-names.cjs"];
+        let mut command = self.node()?.program("mcp-inspector", &preload);
         command.args([
             "--cli",
             url,

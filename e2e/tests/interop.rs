@@ -1,7 +1,7 @@
 //! Relay and agent between MCP programs that nobody here wrote.
 //!
 //! Every test runs on every [`Path`]. What is not the same through the relay as it is directly is a
-//! fault of ours, so most tests on the relay also ask the server directly and compare.
+//! fault of ours, so most tests on the relay compare with what a server says directly.
 //!
 //! What a test needs comes from package registries. Where they cannot be reached, or Python or Node
 //! is missing, the test is reported as ignored with the reason. With `TIELINE_INTEROP=require` in
@@ -28,6 +28,9 @@ mod spacing;
 
 /// Longest time for one test. Every wait inside has a shorter limit of its own.
 const TEST_LIMIT: Duration = Duration::from_secs(150);
+
+/// Tests at a time for each core. They wait more than they compute.
+const TESTS_PER_CORE: usize = 2;
 
 /// Longest part of a reason that stands beside a test's name; all of it is on standard error.
 const REASON_CHARS_MAX: usize = 100;
@@ -58,7 +61,9 @@ impl Case {
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::from_args();
+    let mut arguments = Arguments::from_args();
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    arguments.test_threads.get_or_insert(cores * TESTS_PER_CORE);
     let cases: Vec<(Case, Path)> = [everything::cases(), era_2026::cases(), inspector::cases()]
         .into_iter()
         .flatten()
