@@ -1,13 +1,14 @@
 //! The servers and clients of the interop tests, ready to start.
 
 use std::collections::HashMap;
+use std::fs;
 use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::environment::{Node, Python};
@@ -103,6 +104,39 @@ impl Setup {
             "server_2026.py",
             &mut self.python()?.script("server_2026.py"),
         )
+    }
+
+    /// Starts our own server that has what the scenarios of npm's `conformance` ask for.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn conformance_server(&self) -> Result<Server> {
+        let script = "server_conformance.py";
+        Server::start(script, &mut self.python()?.script(script))
+    }
+
+    /// Runs every scenario of npm's `conformance` that `revision` requires of a server against
+    /// `url`: what it printed, how it ended, and what it kept of each scenario.
+    ///
+    /// # Errors
+    /// It took too long, or kept nothing.
+    pub fn conformance(&self, url: &str, revision: &str) -> Result<Value> {
+        let directory = TempDir::new()?;
+        let preload = ["end-with-stdin.cjs", "resolve-test-names.cjs"];
+        let mut command = self.node()?.program("conformance", &preload);
+        command.args(["server", "--url", url, "--requirements", revision]);
+        command.args(["--output-dir", "kept"]);
+        command.current_dir(directory.path());
+        let ended = Process::spawn("conformance", &mut command)?.ended(CLIENT_LIMIT)?;
+        let mut checks = serde_json::Map::new();
+        let kept = directory.path().join("kept");
+        for entry in fs::read_dir(&kept).with_context(|| ended.quote.clone())? {
+            let entry = entry?;
+            let text = fs::read(entry.path().join("checks.json"))?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            checks.insert(name, serde_json::from_slice(&text)?);
+        }
+        Ok(json!({ "code": ended.status.code(), "printed": ended.stdout, "checks": checks }))
     }
 
     /// Runs a scenario of a client script against `url` and returns its report.

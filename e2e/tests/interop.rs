@@ -17,6 +17,8 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use tieline_e2e::interop::{Needs, Setup};
 use tieline_e2e::path::Path;
 
+#[path = "interop/conformance.rs"]
+mod conformance;
 #[path = "interop/era_2026.rs"]
 mod era_2026;
 #[path = "interop/everything.rs"]
@@ -43,6 +45,7 @@ struct Case {
     name: &'static str,
     needs: Needs,
     check: Check,
+    paths: &'static [Path],
 }
 
 impl Case {
@@ -52,7 +55,13 @@ impl Case {
             name,
             needs,
             check,
+            paths: &Path::ALL,
         }
+    }
+
+    /// The same on these paths only.
+    const fn on(self, paths: &'static [Path]) -> Self {
+        Self { paths, ..self }
     }
 
     fn name_on(&self, path: Path) -> String {
@@ -64,10 +73,16 @@ fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     arguments.test_threads.get_or_insert(cores * TESTS_PER_CORE);
-    let cases: Vec<(Case, Path)> = [everything::cases(), era_2026::cases(), inspector::cases()]
+    let groups = [
+        everything::cases(),
+        era_2026::cases(),
+        inspector::cases(),
+        conformance::cases(),
+    ];
+    let cases: Vec<(Case, Path)> = groups
         .into_iter()
         .flatten()
-        .flat_map(|case| Path::ALL.map(|path| (Case { ..case }, path)))
+        .flat_map(|case| case.paths.iter().map(move |path| (Case { ..case }, *path)))
         .collect();
 
     let setup = wanted(&arguments, &cases).then(|| Arc::new(Setup::prepare(&interop_directory())));
