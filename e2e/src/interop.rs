@@ -1,11 +1,14 @@
 //! The servers and clients of the interop tests, ready to start.
 
+use std::collections::HashMap;
+use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::environment::{Node, Python};
@@ -21,7 +24,11 @@ const CLIENT_LIMIT: Duration = Duration::from_secs(60);
 pub struct Setup {
     python: Result<Python, String>,
     node: Result<Node, String>,
+    seen: Mutex<HashMap<String, Arc<Seen>>>,
 }
+
+/// What came of something that is done once, or why nothing did.
+type Seen = OnceLock<Result<Value, String>>;
 
 impl Setup {
     /// Prepares everything under `interop`, both halves at once.
@@ -33,8 +40,25 @@ impl Setup {
             let node = node
                 .join()
                 .unwrap_or_else(|_| Err("its preparation panicked".to_owned()));
-            Self { python, node }
+            Self {
+                python,
+                node,
+                seen: Mutex::default(),
+            }
         })
+    }
+
+    /// What `look` sees, called once for each `what`: every way is compared with the same direct
+    /// one, which need not be seen again for each.
+    ///
+    /// # Errors
+    /// Those of `look`, whoever called it.
+    pub fn once(&self, what: &str, look: impl FnOnce() -> Result<Value>) -> Result<Value> {
+        let mut all = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let seen = Arc::clone(all.entry(what.to_owned()).or_default());
+        drop(all);
+        let found = seen.get_or_init(|| look().map_err(|error| format!("{error:#}")));
+        found.clone().map_err(|why| anyhow!("{what}: {why}"))
     }
 
     /// Why a test that needs `needs` cannot run here, if it cannot.
@@ -82,6 +106,39 @@ impl Setup {
         )
     }
 
+    /// Starts our own server that has what the scenarios of npm's `conformance` ask for.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn conformance_server(&self) -> Result<Server> {
+        let script = "server_conformance.py";
+        Server::start(script, &mut self.python()?.script(script))
+    }
+
+    /// Runs every scenario of npm's `conformance` that `revision` requires of a server against
+    /// `url`: what it printed, how it ended, and what it kept of each scenario.
+    ///
+    /// # Errors
+    /// It took too long, or kept nothing.
+    pub fn conformance(&self, url: &str, revision: &str) -> Result<Value> {
+        let directory = TempDir::new()?;
+        let preload = ["end-with-stdin.cjs", "resolve-test-names.cjs"];
+        let mut command = self.node()?.program("conformance", &preload);
+        command.args(["server", "--url", url, "--requirements", revision]);
+        command.args(["--output-dir", "kept"]);
+        command.current_dir(directory.path());
+        let ended = Process::spawn("conformance", &mut command)?.ended(CLIENT_LIMIT)?;
+        let mut checks = serde_json::Map::new();
+        let kept = directory.path().join("kept");
+        for entry in fs::read_dir(&kept).with_context(|| ended.quote.clone())? {
+            let entry = entry?;
+            let text = fs::read(entry.path().join("checks.json"))?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            checks.insert(name, serde_json::from_slice(&text)?);
+        }
+        Ok(json!({ "code": ended.status.code(), "printed": ended.stdout, "checks": checks }))
+    }
+
     /// Runs a scenario of a client script against `url` and returns its report.
     ///
     /// # Errors
@@ -102,9 +159,8 @@ impl Setup {
     pub fn inspector(&self, url: &str, arguments: &[&str]) -> Result<String> {
         // It keeps settings and credentials in the home directory; the user's are not its business.
         let home = TempDir::new()?;
-        let mut command = self
-            .node()?
-            .program("mcp-inspector", &["end-with-stdin.cjs"]);
+        let preload = ["end-with-stdin.cjs", "resolve-test-names.cjs"];
+        let mut command = self.node()?.program("mcp-inspector", &preload);
         command.args([
             "--cli",
             url,

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use crate::tunnel::Tunnel;
+use crate::tunnel::{Tunnel, Way};
 
 /// A way to a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -10,32 +10,47 @@ pub enum Path {
     /// The server's own address.
     Direct,
     /// A relay in front, an agent beside the server.
-    Relay,
+    Tunnel(Way),
 }
 
 impl Path {
+    /// The shortest way through relay and agent.
+    pub const RELAY: Self = Self::Tunnel(Way::Name);
+
+    /// The way over every program of ours.
+    pub const CONNECT: Self = Self::Tunnel(Way::Proxy);
+
     /// Every way, the plain one first.
-    pub const ALL: [Self; 2] = [Self::Direct, Self::Relay];
+    pub const ALL: [Self; 5] = [
+        Self::Direct,
+        Self::RELAY,
+        Self::Tunnel(Way::Kind),
+        Self::Tunnel(Way::Domain),
+        Self::CONNECT,
+    ];
 
     /// Its name in the name of a test.
     #[must_use]
     pub fn word(self) -> &'static str {
         match self {
             Self::Direct => "direct",
-            Self::Relay => "relay",
+            Self::Tunnel(Way::Name) => "relay",
+            Self::Tunnel(Way::Kind) => "dcc",
+            Self::Tunnel(Way::Domain) => "domain",
+            Self::Tunnel(Way::Proxy) => "connect",
         }
     }
 
     /// Opens the way to the MCP server at `target`, an `http://` URL.
     ///
     /// # Errors
-    /// Relay or agent did not start, or the agent was not registered in time.
+    /// Something of ours did not start, or the agent was not registered in time.
     pub fn open(self, target: &str) -> Result<Opened> {
         match self {
             Self::Direct => Ok(Opened::Direct {
                 url: target.to_owned(),
             }),
-            Self::Relay => Ok(Opened::Relay(Box::new(Tunnel::start(target)?))),
+            Self::Tunnel(way) => Ok(Opened::Tunnel(Box::new(Tunnel::start(way, target)?))),
         }
     }
 }
@@ -48,7 +63,7 @@ pub enum Opened {
         url: String,
     },
     /// Relay and agent in between.
-    Relay(Box<Tunnel>),
+    Tunnel(Box<Tunnel>),
 }
 
 impl Opened {
@@ -57,7 +72,7 @@ impl Opened {
     pub fn url(&self) -> &str {
         match self {
             Self::Direct { url } => url,
-            Self::Relay(tunnel) => tunnel.url(),
+            Self::Tunnel(tunnel) => tunnel.url(),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Relay and agent between MCP programs that nobody here wrote.
 //!
 //! Every test runs on every [`Path`]. What is not the same through the relay as it is directly is a
-//! fault of ours, so most tests on the relay also ask the server directly and compare.
+//! fault of ours, so most tests on the relay compare with what a server says directly.
 //!
 //! What a test needs comes from package registries. Where they cannot be reached, or Python or Node
 //! is missing, the test is reported as ignored with the reason. With `TIELINE_INTEROP=require` in
@@ -17,6 +17,8 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use tieline_e2e::interop::{Needs, Setup};
 use tieline_e2e::path::Path;
 
+#[path = "interop/conformance.rs"]
+mod conformance;
 #[path = "interop/era_2026.rs"]
 mod era_2026;
 #[path = "interop/everything.rs"]
@@ -29,6 +31,9 @@ mod spacing;
 /// Longest time for one test. Every wait inside has a shorter limit of its own.
 const TEST_LIMIT: Duration = Duration::from_secs(150);
 
+/// Tests at a time for each core. They wait more than they compute.
+const TESTS_PER_CORE: usize = 2;
+
 /// Longest part of a reason that stands beside a test's name; all of it is on standard error.
 const REASON_CHARS_MAX: usize = 100;
 
@@ -40,6 +45,7 @@ struct Case {
     name: &'static str,
     needs: Needs,
     check: Check,
+    paths: &'static [Path],
 }
 
 impl Case {
@@ -49,7 +55,13 @@ impl Case {
             name,
             needs,
             check,
+            paths: &Path::ALL,
         }
+    }
+
+    /// The same on these paths only.
+    const fn on(self, paths: &'static [Path]) -> Self {
+        Self { paths, ..self }
     }
 
     fn name_on(&self, path: Path) -> String {
@@ -58,11 +70,19 @@ impl Case {
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::from_args();
-    let cases: Vec<(Case, Path)> = [everything::cases(), era_2026::cases(), inspector::cases()]
+    let mut arguments = Arguments::from_args();
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    arguments.test_threads.get_or_insert(cores * TESTS_PER_CORE);
+    let groups = [
+        everything::cases(),
+        era_2026::cases(),
+        inspector::cases(),
+        conformance::cases(),
+    ];
+    let cases: Vec<(Case, Path)> = groups
         .into_iter()
         .flatten()
-        .flat_map(|case| Path::ALL.map(|path| (Case { ..case }, path)))
+        .flat_map(|case| case.paths.iter().map(move |path| (Case { ..case }, *path)))
         .collect();
 
     let setup = wanted(&arguments, &cases).then(|| Arc::new(Setup::prepare(&interop_directory())));

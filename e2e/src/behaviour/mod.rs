@@ -21,7 +21,9 @@ mod bytes;
 mod child;
 mod http;
 mod program;
+mod proxy;
 mod relay;
+pub mod studio;
 mod target;
 mod wire_agent;
 
@@ -38,6 +40,7 @@ pub use bytes::{
 pub use child::{Child, ChildRelay, Up};
 pub use http::{Body, Head, HttpStream};
 pub use program::{Addresses, AgentProgram, RelayProgram};
+pub use proxy::TestProxy;
 pub use relay::{RelayBuilder, TestRelay};
 pub use target::Target;
 pub use wire_agent::{WireAgent, WireKey, registration};

@@ -1,51 +1,18 @@
 //! Who may register what.
 
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
 use tieline_agent::{AgentEvent, Error};
+use tieline_e2e::behaviour::studio::{SECRET, order, studio, token, write_token};
 use tieline_e2e::behaviour::{
     AgentProgram, Target, TestAgent, TestRelay, echo_round_trip, is_reset, read_to_close, soon,
 };
+use tieline_relay::Auth;
 use tieline_relay::cli::TokenOrder;
-use tieline_relay::{Auth, JwtAuth, issue_token};
 use tieline_wire::Reason;
-use tieline_wire::claims::{Key, LEEWAY_SECONDS};
-
-pub(crate) const SECRET: [u8; 32] = [7; 32];
-
-pub(crate) fn order() -> TokenOrder {
-    TokenOrder {
-        subject: "ada".to_owned(),
-        issuer: Some("studio".to_owned()),
-        ..TokenOrder::default()
-    }
-}
-
-/// A token that was issued `age_seconds` ago, for an hour.
-pub(crate) fn token(order: TokenOrder, secret: &[u8], age_seconds: u64) -> Result<String> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
-    let key = Key::hs256(secret)?;
-    Ok(issue_token(
-        order,
-        &key,
-        "1".to_owned(),
-        now - age_seconds,
-        3600,
-    )?)
-}
-
-/// Tokens of the studio are good.
-pub(crate) fn studio() -> Result<Auth> {
-    Ok(Auth::Jwt(JwtAuth {
-        keys: Key::hs256(&SECRET)?.into(),
-        issuer: Some("studio".to_owned()),
-        ..JwtAuth::default()
-    }))
-}
+use tieline_wire::claims::LEEWAY_SECONDS;
 
 pub(crate) fn relay() -> Result<TestRelay> {
     let auth = studio()?;
@@ -53,13 +20,6 @@ pub(crate) fn relay() -> Result<TestRelay> {
         .shards(2)
         .config(|config| config.auth = auth)
         .start()
-}
-
-/// A token in a file that only its owner may read.
-pub(crate) fn write_token(path: &Path, token: &str) -> Result<()> {
-    std::fs::write(path, token)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-    Ok(())
 }
 
 /// How a registration with `token` as `dcc` is refused for good.

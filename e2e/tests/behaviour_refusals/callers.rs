@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
+use tieline_e2e::behaviour::studio::{SECRET, order, studio, token, write_token};
 use tieline_e2e::behaviour::{
     Head, HttpStream, Target, TestAgent, TestRelay, echo_round_trip, read_to_close, soon,
 };
@@ -12,8 +13,6 @@ use tieline_relay::cli::TokenOrder;
 use tieline_relay::{CallerAuth, DriverChoice};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-
-use super::auth::{SECRET, order, studio, token, write_token};
 
 on_each_driver!(
     a_caller_reaches_its_own_its_groups_and_what_its_token_names,

@@ -5,11 +5,12 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use tempfile::TempDir;
 use tieline_agent::{AgentEvent, TargetConfig};
+use tieline_e2e::behaviour::studio::{SECRET, order, token, write_token};
 use tieline_e2e::behaviour::{Target, TestAgent, echo_round_trip};
 use tieline_wire::claims::LEEWAY_SECONDS;
 use tokio::time::{Instant, sleep_until};
 
-use super::auth::{SECRET, order, relay, token, write_token};
+use super::auth::relay;
 
 /// How long the first token is still accepted.
 const LEFT_SECONDS: u64 = 6;

@@ -26,17 +26,37 @@ pub(crate) fn cases() -> Vec<Case> {
 }
 
 /// Runs the inspector on `path`; on another than the direct one it must print the same bytes.
-fn same_as_direct(setup: &Setup, path: Path, server: &Server, arguments: &[&str]) -> Result<Value> {
-    let way = path.open(server.url())?;
-    let printed = setup.inspector(way.url(), arguments)?;
+fn same_as_direct(
+    setup: &Setup,
+    path: Path,
+    start: impl Fn() -> Result<Server>,
+    arguments: &[&str],
+) -> Result<(Server, Value)> {
+    let (server, printed) = printed(setup, path, &start, arguments)?;
     if path != Path::Direct {
-        let direct = setup.inspector(server.url(), arguments)?;
+        let direct = setup.once(&format!("inspector {arguments:?}"), || {
+            let (_server, direct) = self::printed(setup, Path::Direct, &start, arguments)?;
+            Ok(Value::String(direct))
+        })?;
         ensure!(
-            printed == direct,
+            direct == *printed,
             "{printed}\nis not what it prints directly:\n{direct}"
         );
     }
-    Ok(serde_json::from_str::<Value>(&printed)?["result"].take())
+    let result = serde_json::from_str::<Value>(&printed)?["result"].take();
+    Ok((server, result))
+}
+
+fn printed(
+    setup: &Setup,
+    path: Path,
+    start: impl Fn() -> Result<Server>,
+    arguments: &[&str],
+) -> Result<(Server, String)> {
+    let server = start()?;
+    let way = path.open(server.url())?;
+    let printed = setup.inspector(way.url(), arguments)?;
+    Ok((server, printed))
 }
 
 fn has_tool(printed: &Value, name: &str) -> bool {
@@ -48,12 +68,8 @@ fn has_tool(printed: &Value, name: &str) -> bool {
 }
 
 fn lists_the_tools_of_server_everything(setup: &Setup, path: Path) -> Result<()> {
-    let printed = same_as_direct(
-        setup,
-        path,
-        &setup.everything()?,
-        &["--method", "tools/list"],
-    )?;
+    let list = ["--method", "tools/list"];
+    let (_server, printed) = same_as_direct(setup, path, || setup.everything(), &list)?;
     ensure!(
         has_tool(&printed, "trigger-long-running-operation"),
         "{printed:#}"
@@ -70,7 +86,7 @@ fn calls_a_tool_of_server_everything(setup: &Setup, path: Path) -> Result<()> {
         "--tool-arg",
         "message=tie line",
     ];
-    let printed = same_as_direct(setup, path, &setup.everything()?, &call)?;
+    let (_server, printed) = same_as_direct(setup, path, || setup.everything(), &call)?;
     ensure!(
         printed["content"][0]["text"] == "Echo: tie line",
         "{printed:#}"
@@ -79,9 +95,8 @@ fn calls_a_tool_of_server_everything(setup: &Setup, path: Path) -> Result<()> {
 }
 
 fn lists_the_tools_of_a_2026_server(setup: &Setup, path: Path) -> Result<()> {
-    let server = setup.sdk_server()?;
     let list = ["--protocol-era", "modern", "--method", "tools/list"];
-    let printed = same_as_direct(setup, path, &server, &list)?;
+    let (server, printed) = same_as_direct(setup, path, || setup.sdk_server(), &list)?;
     ensure!(has_tool(&printed, "announce"), "{printed:#}");
     // It really spoke that era: no session was opened for it.
     let requests = server.requests(std::time::Duration::from_secs(10), 1)?;

@@ -1,0 +1,90 @@
+//! `tieline connect` in this process, on a thread and a runtime of its own.
+
+use std::path::Path;
+use std::thread::JoinHandle;
+
+use anyhow::{Context, Result, anyhow, bail};
+use tieline_agent::connect::{Connect, ConnectError, ConnectEvent};
+use tokio::sync::{mpsc, oneshot};
+
+use super::soon;
+
+/// Events that may wait to be read; later ones are lost.
+const EVENTS_MAX: usize = 64;
+
+/// A running proxy for callers. Dropping it ends it at once.
+#[derive(Debug)]
+pub struct TestProxy {
+    url: String,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<Result<(), ConnectError>>>,
+}
+
+impl TestProxy {
+    /// Starts one for the relay at `relay`, an `http://` URL, that adds the token in a file.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub async fn start(relay: &str, token_file: &Path) -> Result<Self> {
+        let (tell, mut events) = mpsc::channel(EVENTS_MAX);
+        let connect = Connect::new(relay)?
+            .with_listen("127.0.0.1:0", false)?
+            .with_token_file(token_file)
+            .with_event_hook(move |event| {
+                // Full means that nobody reads any more.
+                let _heard = tell.try_send(event.clone());
+            });
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let (stop, stopped) = oneshot::channel::<()>();
+        let run = move || {
+            runtime.block_on(async move {
+                tokio::select! {
+                    outcome = connect.run(std::future::pending()) => outcome,
+                    _ = stopped => Ok(()),
+                }
+            })
+        };
+        let thread = std::thread::Builder::new()
+            .name("connect".to_owned())
+            .spawn(run)?;
+        let mut proxy = Self {
+            url: String::new(),
+            stop: Some(stop),
+            thread: Some(thread),
+        };
+        match soon("the proxy's address", events.recv()).await? {
+            Some(ConnectEvent::Listening { url, .. }) => proxy.url = url,
+            Some(event) => bail!("the proxy began with {event:?}"),
+            None => {
+                proxy.end()?;
+                bail!("the proxy did not start");
+            }
+        }
+        Ok(proxy)
+    }
+
+    /// What stands in front of `/w/<tunnel>/…` in a client's configuration.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    fn end(&mut self) -> Result<()> {
+        drop(self.stop.take());
+        let Some(thread) = self.thread.take() else {
+            return Ok(());
+        };
+        let outcome = thread.join().map_err(|_| anyhow!("the proxy panicked"))?;
+        outcome.context("the proxy failed")
+    }
+}
+
+impl Drop for TestProxy {
+    fn drop(&mut self) {
+        if let Err(error) = self.end() {
+            eprintln!("{error:#}");
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! npm's `conformance` in front: what it says of a server is the same through the tunnel, to the
+//! byte, as far as two runs against the server itself are.
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use tieline_e2e::interop::{Needs, Setup};
+use tieline_e2e::path::Path;
+
+use crate::Case;
+
+/// The suite speaks of DNS rebinding to servers at `localhost` and addresses only, so not on
+/// [`tieline_e2e::tunnel::Way::Domain`]; and nothing but the first segments of the path tells
+/// [`tieline_e2e::tunnel::Way::Kind`] from [`Path::RELAY`].
+const PATHS: [Path; 3] = [Path::Direct, Path::RELAY, Path::CONNECT];
+
+/// What no two runs have in common, by name: when, and what the server or the suite drew at random.
+const RANDOM: [&str; 8] = [
+    "timestamp",
+    "date",
+    "sessionId",
+    "sessionIdSent",
+    "mcp-session-id",
+    "requestState",
+    "subscriptionId",
+    "io.modelcontextprotocol/subscriptionId",
+];
+
+/// The scenario of several streams at once, whose events are numbered as they happen to come.
+const STREAMS: &str = "server-server-sse-multiple-streams";
+
+/// The check that a name which is not the server's is refused. Through the tunnel the relay does,
+/// or the proxy, in front of the server and in words of its own.
+const REFUSED: &str = "localhost-host-rebinding-rejected";
+
+pub(crate) fn cases() -> Vec<Case> {
+    let case = |name, check| Case::new("conformance", name, Needs::PythonAndNode, check).on(&PATHS);
+    vec![
+        case("says_the_same_for_2025_11_25", |setup, path| {
+            says_the_same(setup, path, "2025-11-25")
+        }),
+        case("says_the_same_for_2026_07_28", |setup, path| {
+            says_the_same(setup, path, "2026-07-28")
+        }),
+    ]
+}
+
+/// On the direct path itself two runs are compared, which shows that what is taken out of both is
+/// all that differs by nature.
+fn says_the_same(setup: &Setup, path: Path, revision: &str) -> Result<()> {
+    let direct = setup.once(&format!("conformance {revision}"), || {
+        said(setup, Path::Direct, revision)
+    })?;
+    ensure!(direct["code"] == 0, "{direct:#}");
+    let said = said(setup, path, revision)?;
+    for part in ["code", "printed"] {
+        let (said, direct) = (&said[part], &direct[part]);
+        ensure!(
+            said == direct,
+            "{said}\nis not what comes directly:\n{direct}"
+        );
+    }
+    let all = scenarios(&said)?;
+    ensure!(all.len() > 30, "only {} scenarios", all.len());
+    let mut differences = Vec::new();
+    compare("", &said["checks"], &direct["checks"], &mut differences);
+    ensure!(
+        differences.is_empty(),
+        "not what comes directly:\n{}",
+        differences.join("\n")
+    );
+    Ok(())
+}
+
+/// Where two values differ, and what is there.
+fn compare(place: &str, said: &Value, direct: &Value, differences: &mut Vec<String>) {
+    match (said, direct) {
+        (Value::Object(said), Value::Object(direct)) if said.keys().eq(direct.keys()) => {
+            for (name, said) in said {
+                compare(&format!("{place}/{name}"), said, &direct[name], differences);
+            }
+        }
+        (Value::Array(said), Value::Array(direct)) if said.len() == direct.len() => {
+            for (index, (said, direct)) in said.iter().zip(direct).enumerate() {
+                compare(&format!("{place}/{index}"), said, direct, differences);
+            }
+        }
+        _ if said == direct => {}
+        _ => differences.push(format!("{place}: {said}, and directly {direct}")),
+    }
+}
+
+fn scenarios(said: &Value) -> Result<&serde_json::Map<String, Value>> {
+    said["checks"].as_object().context("no scenarios")
+}
+
+fn said(setup: &Setup, path: Path, revision: &str) -> Result<Value> {
+    let server = setup.conformance_server()?;
+    let way = path.open(server.url())?;
+    let said = setup.conformance(way.url(), revision)?;
+    let url = way.url();
+    let (_, rest) = url.split_once("://").context("no URL")?;
+    let (host, _) = rest.split_once('/').context("no path")?;
+    let plain = |text: &str| text.replace(url, "<url>").replace(host, "<host>");
+
+    let printed = said["printed"].as_str().context("nothing printed")?;
+    let printed: Vec<_> = plain(printed).lines().map(without_time).collect();
+    let mut checks = serde_json::Map::new();
+    for (name, mut scenario) in scenarios(&said)?.clone() {
+        let name = without_time(&name);
+        take_out(&mut scenario, &plain);
+        for check in scenario.as_array_mut().into_iter().flatten() {
+            take_out_of_check(&name, check);
+        }
+        checks.insert(name, scenario);
+    }
+    Ok(json!({ "code": said["code"], "printed": printed, "checks": checks }))
+}
+
+/// Without the time that a scenario's directory is named after, as in `-2026-11-22T01-35-37-832Z`.
+fn without_time(line: &str) -> String {
+    const PATTERN: &[u8] = b"-0000-00-00T00-00-00-000Z";
+    let is_like = |tail: &str| {
+        tail.bytes().zip(PATTERN).all(|(byte, like)| match like {
+            b'0' => byte.is_ascii_digit(),
+            _ => byte == *like,
+        })
+    };
+    let split = line.len().checked_sub(PATTERN.len());
+    match split.and_then(|at| line.split_at_checked(at)) {
+        Some((start, tail)) if is_like(tail) => start.to_owned(),
+        _ => line.to_owned(),
+    }
+}
+
+/// Takes out of what the suite kept whatever differs between two runs.
+fn take_out(value: &mut Value, plain: &impl Fn(&str) -> String) {
+    match value {
+        Value::String(text) => *text = plain(text),
+        Value::Array(values) => values.iter_mut().for_each(|value| take_out(value, plain)),
+        Value::Object(fields) => {
+            for (name, field) in fields {
+                if RANDOM.contains(&name.as_str()) {
+                    *field = Value::Null;
+                }
+                take_out(field, plain);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Takes out what differs in one check only.
+fn take_out_of_check(scenario: &str, check: &mut Value) {
+    let is_refused = check["id"] == REFUSED && check["status"] == "SUCCESS";
+    let details = &mut check["details"];
+    if let Some(headers) = details["headers"].as_object_mut() {
+        // A field of one connection, which a gateway does not pass on (RFC 9110, section 7.6.1).
+        headers.remove("connection");
+    }
+    if is_refused {
+        details["statusCode"].take();
+        details["body"].take();
+    }
+    if scenario == STREAMS {
+        for result in details["results"].as_array_mut().into_iter().flatten() {
+            result["event"]["id"].take();
+        }
+    }
+}
