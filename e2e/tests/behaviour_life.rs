@@ -15,6 +15,8 @@ mod killed;
 mod names;
 #[path = "behaviour_life/race.rs"]
 mod race;
+#[path = "behaviour_life/shared.rs"]
+mod shared;
 #[path = "behaviour_life/takeover.rs"]
 mod takeover;
 #[path = "behaviour_life/targets.rs"]

@@ -89,6 +89,7 @@ pub struct TunnelRow {
     pub shard: usize,
     pub shards: Vec<usize>,
     pub links: usize,
+    pub agents: usize,
 }
 
 #[derive(Deserialize)]
