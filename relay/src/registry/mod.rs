@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use ring::digest::{SHA256, digest};
-use tieline_wire::{AgentHello, AgentKey, MachineId, Moment, Reason, Scheme, TunnelId};
+use tieline_wire::{AgentHello, AgentKey, MachineId, Moment, Reason, TunnelId};
 use tracing::debug;
 
 pub(crate) use self::tunnel::{Due, Grant, Renewal, TunnelEntry, TunnelInfo};
@@ -335,11 +335,7 @@ impl Registry {
             agents: 1,
             tags: vec![AgentTag::of(&agent.key, &agent.machine).0],
             is_shared: it.info.shared,
-            target_scheme: match it.info.scheme {
-                Scheme::Tcp => "tcp",
-                Scheme::Http => "http",
-                Scheme::Https => "https",
-            },
+            target_scheme: it.info.scheme_word(),
         })
     }
 }

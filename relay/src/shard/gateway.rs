@@ -17,10 +17,13 @@ use super::callers::{Caller, Known};
 use super::message::{Message, Verdict};
 use super::routes::{Choice, Found, Lookup, Search};
 use crate::auth::TokenRefusal;
-use crate::io::{PollSocket, Socket, pair, sleep, timeout};
-use crate::listen::http::{Aim, Gateway, Nowhere, Sealer, Target, Wanted};
+use crate::io::{PollSocket, Socket, pair, sleep, timeout, turn};
+use crate::listen::http::{Aim, Gateway, Listing, Nowhere, Sealer, Target, Wanted};
 use crate::registry::{AgentTag, TunnelInfo};
 use crate::session::{SessionEnded, SessionStream};
+
+/// Tunnels after which a page of them is long enough: some 50 KiB.
+const LISTED_ENOUGH: usize = 250;
 
 /// A shard, as one frontend connection sees it.
 #[derive(Clone)]
@@ -104,6 +107,24 @@ impl Gateway for ShardGateway {
                 return Err(too_late);
             }
         }
+    }
+
+    async fn list(&self, caller: &Caller, after: &str) -> Listing {
+        let mut listing = Listing {
+            tunnels: Vec::new(),
+            next: Some(after.to_owned()),
+        };
+        let fit = |tunnel: &TunnelId, info: &TunnelInfo| caller.may_reach(tunnel, info);
+        while let Some(after) = listing.next.take() {
+            let (some, next) = self.0.routes.borrow().list(&after, fit);
+            listing.tunnels.extend(some);
+            listing.next = next;
+            if listing.tunnels.len() >= LISTED_ENOUGH {
+                break;
+            }
+            turn().await;
+        }
+        listing
     }
 
     fn is_kind(&self, caller: &Caller, tunnel: &TunnelId, dcc: &str) -> bool {

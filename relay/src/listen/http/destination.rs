@@ -87,7 +87,7 @@ impl<G: Gateway> Front<G> {
                     }),
                 }
             }
-            Some(Way::Health) | None => Err(Problem::not_found()),
+            Some(Way::Health | Way::Tunnels { .. }) | None => Err(Problem::not_found()),
         }
     }
 

@@ -110,7 +110,17 @@ impl<G: Gateway> Front<G> {
         if is_new {
             state.wake_driver();
         }
-        let named = self.named(way, &presented.caller)?;
+        let caller = &presented.caller;
+        // Where nobody has to say who they are, names are for those who were told them.
+        let may_list = self.gateway.subject(caller).is_some() || asked.client.is_this_machine();
+        if let Some(Way::Tunnels { after }) = way
+            && parts.method == Method::GET
+            && may_list
+        {
+            let listing = self.gateway.list(caller, after).await;
+            return Ok(own(listing.into_response(), state));
+        }
+        let named = self.named(way, caller)?;
         let mut destination = self.destination(&parts, &asked, &presented, named).await?;
         let client = asked.client;
         let body = RequestBody::new(Some(body), Rc::clone(state));

@@ -16,6 +16,7 @@ mod exposure;
 mod forward;
 mod forwarded;
 mod headers;
+mod listing;
 mod origin;
 mod pool;
 mod problem;
@@ -45,6 +46,7 @@ use caller::Caller;
 use connection::Turns;
 use deadline::linger;
 use forward::Front;
+pub(crate) use listing::{Listed, Listing};
 pub(crate) use origin::Origins;
 pub(crate) use route::{hint, is_ours_anywhere};
 pub(crate) use seal::Sealer;
@@ -101,6 +103,9 @@ pub(crate) trait Gateway: Clone + 'static {
         stale: Option<&Target>,
         kept: impl Fn(&TunnelId, AgentTag) -> bool,
     ) -> impl Future<Output = Result<Rc<Target>, Nowhere>>;
+
+    /// The tunnels behind `after` that the caller may reach, or some of them.
+    fn list(&self, caller: &Self::Caller, after: &str) -> impl Future<Output = Listing>;
 
     /// True if there is a tunnel of this name and kind that the caller may reach, whether or not
     /// its agent is here.
