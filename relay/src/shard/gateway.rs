@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::io;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -16,18 +17,21 @@ use super::Shard;
 use super::callers::{Caller, Known};
 use super::message::{Message, Verdict};
 use super::routes::{Found, Lookup};
+use crate::audit::Call;
 use crate::auth::TokenRefusal;
 use crate::io::{PollSocket, Socket, pair, sleep, timeout};
 use crate::listen::http::{Gateway, Target};
-use crate::session::{SessionEnded, SessionStream};
+use crate::metrics::FrontendKind;
+use crate::session::{SessionEnded, SessionStream, Visitor};
 
 /// A shard, as one frontend connection sees it.
 #[derive(Clone)]
-pub(super) struct ShardGateway(Rc<Shard>);
+pub(super) struct ShardGateway(Rc<Shard>, IpAddr);
 
 impl ShardGateway {
-    pub(super) fn new(shard: Rc<Shard>) -> Self {
-        Self(shard)
+    /// For a connection from `address`.
+    pub(super) fn new(shard: Rc<Shard>, address: IpAddr) -> Self {
+        Self(shard, address.to_canonical())
     }
 }
 
@@ -68,6 +72,9 @@ impl Gateway for ShardGateway {
                     Found::Unknown
                 }
             };
+            if !matches!(found, Found::Unknown) && shard.is_paused(tunnel) {
+                return Err(Reason::TunnelPaused);
+            }
             let since = match found {
                 Found::Target(target)
                     if stale.is_none_or(|stale| stale.revision < target.revision) =>
@@ -113,7 +120,13 @@ impl Gateway for ShardGateway {
             Lookup::Live(link) => link,
         };
         if link.shard == shard.index {
-            let session = shard.open_session(link, tunnel)?;
+            let visitor = Visitor {
+                identity: caller.identity(),
+                address: Some(self.1),
+                kind: FrontendKind::Http,
+                noted: None,
+            };
+            let session = shard.open_session(link, tunnel, visitor)?;
             return Ok(GatewayStream::Local(SessionStream::new(session)));
         }
         shard.metrics.crossings.inc();
@@ -123,7 +136,8 @@ impl Gateway for ShardGateway {
         let crossing = Message::Crossing {
             fd: theirs,
             tunnel: tunnel.clone(),
-            identity: caller.known().map(|known| Arc::clone(known.identity())),
+            identity: caller.identity(),
+            address: Some(self.1),
             verdict: Arc::clone(&verdict),
         };
         if !shard.hand_off(link.shard, crossing).await {
@@ -158,6 +172,23 @@ impl Gateway for ShardGateway {
         if let Some(problem) = problem {
             tracing::debug!(status = status.as_u16(), problem, "HTTP request refused");
         }
+    }
+
+    fn is_audited(&self) -> bool {
+        self.0.peers.audit.is_on()
+    }
+
+    fn note(
+        &self,
+        call: Call,
+        caller: Option<&Caller>,
+        status: StatusCode,
+        problem: Option<&'static str>,
+    ) {
+        let known = caller.and_then(Caller::known);
+        let identity = known.map(|known| &**known.identity());
+        let audit = &self.0.peers.audit;
+        audit.note(|| call.answered(identity, status.as_u16(), problem));
     }
 }
 

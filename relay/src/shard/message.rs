@@ -1,6 +1,6 @@
 //! What shards tell one another.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
@@ -10,8 +10,9 @@ use bytes::Bytes;
 use tieline_wire::{AgentKey, BulkNonce, Generation, InstanceId, Reason, TunnelId};
 use tokio::sync::oneshot;
 
+use super::operator::Paused;
 use crate::auth::{Identity, Question, Ruling, Snapshot};
-use crate::metrics::TunnelBatch;
+use crate::metrics::{Cut, TunnelBatch, TunnelDetail};
 use crate::registry::{LinkRef, TunnelInfo};
 
 /// One message into a mailbox.
@@ -34,8 +35,9 @@ pub(crate) enum Message {
     Crossing {
         fd: OwnedFd,
         tunnel: TunnelId,
-        /// Who calls, if it had to say.
+        /// Who calls, if it had to say, and where from.
         identity: Option<Arc<Identity>>,
+        address: Option<IpAddr>,
         verdict: Arc<Verdict>,
     },
     /// To a name's home: a link wants it.
@@ -71,6 +73,21 @@ pub(crate) enum Message {
         after: String,
         answer: oneshot::Sender<TunnelBatch>,
     },
+    /// From the control thread: what is there of one tunnel, and who uses it?
+    Detail {
+        tunnel: TunnelId,
+        answer: oneshot::Sender<TunnelDetail>,
+    },
+    /// From the control thread: end a tunnel's sessions and links.
+    Kick {
+        tunnel: TunnelId,
+        answer: oneshot::Sender<Cut>,
+    },
+    /// From the control thread: these tunnels take no callers.
+    Pause {
+        tunnels: Arc<Paused>,
+        answer: oneshot::Sender<Cut>,
+    },
     /// From the control thread: who is let in from now on, and how many links that ends.
     Auth {
         snapshot: Arc<Snapshot>,
@@ -91,6 +108,8 @@ pub(crate) struct Frontend {
     pub(crate) tunnel: TunnelId,
     /// What it sent behind that.
     pub(crate) early: Bytes,
+    /// Where it comes from.
+    pub(crate) peer: SocketAddr,
     /// Who it is, if it had to say.
     pub(crate) identity: Option<Arc<Identity>>,
 }

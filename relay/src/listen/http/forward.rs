@@ -18,9 +18,11 @@ use super::forwarded::Client;
 use super::origin::{self, Page};
 use super::pool::{Connection, Failure, Lease, Pool};
 use super::problem::{self, Problem};
+use super::repeat::{copy, is_away, is_idempotent};
 use super::rewrite::{Mapping, Target};
 use super::route::{Named, Route, Way, named, split};
 use super::state::{Cut, State};
+use super::trail::Trail;
 use super::{Gateway, Peer, Settings, headers, sse};
 use crate::auth::TokenRefusal;
 
@@ -75,7 +77,9 @@ impl<G: Gateway> Front<G> {
         state.begin(!request.body().is_end_stream());
         let (parts, body) = request.into_parts();
         let mut page = Page::Own;
-        let (mut response, word) = match self.serve(parts, body, &state, &mut page).await {
+        let mut trail = Trail::begin(&self.gateway, &parts);
+        let served = self.serve(parts, body, &state, &mut page, &mut trail);
+        let (mut response, word) = match served.await {
             Ok(response) => (response, None),
             Err(problem) => {
                 let word = problem.word;
@@ -86,6 +90,7 @@ impl<G: Gateway> Front<G> {
             origin::mark(response.headers_mut(), origin);
         }
         self.gateway.answered(response.status(), word);
+        trail.note(&self.gateway, response.status(), word);
         response
     }
 
@@ -96,19 +101,23 @@ impl<G: Gateway> Front<G> {
         body: Incoming,
         state: &Rc<State>,
         page: &mut Page,
+        trail: &mut Trail<G>,
     ) -> Result<Response<AnswerBody<G>>, Problem> {
         headers::check_request(&parts)?;
         let asked = self.asked(&parts)?;
+        trail.comes_from(asked.client.address);
         *page = self.page(&parts.headers, &asked);
         if *page == Page::Refused {
             return Err(origin::refusal());
         }
         if origin::is_preflight(&parts.method, &parts.headers) {
+            trail.forget();
             return Ok(own(origin::preflight(&parts.headers), state));
         }
         let path = parts.uri.path_and_query().map_or("", PathAndQuery::as_str);
         let way = split(asked.named, path);
         if way == Some(Way::Health) {
+            trail.forget();
             return Ok(own(problem::alive(), state));
         }
         let takes_tokens = self.settings.takes_tokens;
@@ -117,6 +126,7 @@ impl<G: Gateway> Front<G> {
         if is_new {
             state.wake_driver();
         }
+        trail.is_of(&presented);
         let caller = &presented.caller;
         let route = match way {
             Some(Way::Tunnel(route)) => route,
@@ -129,6 +139,7 @@ impl<G: Gateway> Front<G> {
             }
             Some(Way::Health) | None => return Err(Problem::not_found()),
         };
+        trail.leads_to(route.tunnel);
         let mut destination = self.destination(&parts, &asked, caller, &route).await?;
         let client = asked.client;
         let body = RequestBody::new(Some(body), Rc::clone(state));
@@ -359,29 +370,4 @@ fn address_to(target: &Target, headers: &mut HeaderMap) {
     if let Some(page) = headers.get_mut(ORIGIN) {
         *page = target.page.clone();
     }
-}
-
-/// Reasons for which a session was not opened, and that pass when the agent comes back.
-fn is_away(reason: Reason) -> bool {
-    matches!(
-        reason,
-        Reason::TunnelOffline | Reason::LinkLost | Reason::Stale | Reason::Superseded
-    )
-}
-
-/// The head once more, for a second try.
-fn copy(request: &Request<RequestBody>) -> Parts {
-    let (mut parts, ()) = Request::new(()).into_parts();
-    parts.method = request.method().clone();
-    parts.uri = request.uri().clone();
-    parts.headers = request.headers().clone();
-    parts
-}
-
-/// RFC 9110, section 9.2.2.
-fn is_idempotent(method: &Method) -> bool {
-    matches!(
-        *method,
-        Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE
-    )
 }

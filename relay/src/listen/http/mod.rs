@@ -17,11 +17,13 @@ mod headers;
 mod origin;
 mod pool;
 mod problem;
+mod repeat;
 mod rewrite;
 mod route;
 mod sse;
 mod state;
 mod track;
+mod trail;
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -33,6 +35,7 @@ use hyper::rt::{Read, Write};
 use ipnet::IpNet;
 use tieline_wire::{Reason, TunnelId};
 
+use crate::audit::Call;
 use crate::auth::TokenRefusal;
 use crate::session::SessionEnded;
 use caller::Caller;
@@ -115,6 +118,21 @@ pub(crate) trait Gateway: Clone + 'static {
 
     /// Counts an answer; `problem` is the error's word if the relay answered by itself.
     fn answered(&self, status: StatusCode, problem: Option<&'static str>);
+
+    /// Whether requests are noted one by one.
+    fn is_audited(&self) -> bool {
+        false
+    }
+
+    /// Notes one that is answered; `problem` as above.
+    fn note(
+        &self,
+        _call: Call,
+        _caller: Option<&Self::Caller>,
+        _status: StatusCode,
+        _problem: Option<&'static str>,
+    ) {
+    }
 }
 
 /// Where a frontend connection comes from.
