@@ -39,6 +39,11 @@ impl<'a> Named<'a> {
             or_tunnel: None,
         }
     }
+
+    /// The tunnel that the URL names, or nothing.
+    pub(super) fn word(&self) -> &'a str {
+        self.route.tunnel
+    }
 }
 
 /// Where a request goes.

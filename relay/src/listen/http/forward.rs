@@ -20,9 +20,11 @@ use super::forwarded::Client;
 use super::origin::{self, Page};
 use super::pool::{Connection, Failure, Lease, Pool};
 use super::problem::{self, Problem};
+use super::repeat::{copy, is_away, is_idempotent};
 use super::route::{Named, Way, named, split};
 use super::state::{Cut, State};
 use super::target::Target;
+use super::trail::Trail;
 use super::wanted::Nowhere;
 use super::{Gateway, Peer, Settings, headers, sse};
 use crate::auth::TokenRefusal;
@@ -68,7 +70,9 @@ impl<G: Gateway> Front<G> {
         state.begin(!request.body().is_end_stream());
         let (parts, body) = request.into_parts();
         let mut page = Page::Own;
-        let (mut response, word) = match self.serve(parts, body, &state, &mut page).await {
+        let mut trail = Trail::begin(&self.gateway, &parts);
+        let served = self.serve(parts, body, &state, &mut page, &mut trail);
+        let (mut response, word) = match served.await {
             Ok(response) => (response, None),
             Err(problem) => {
                 let word = problem.word;
@@ -79,6 +83,7 @@ impl<G: Gateway> Front<G> {
             origin::mark(response.headers_mut(), origin);
         }
         self.gateway.answered(response.status(), word);
+        trail.note(&self.gateway, response.status(), word);
         response
     }
 
@@ -89,19 +94,23 @@ impl<G: Gateway> Front<G> {
         body: Incoming,
         state: &Rc<State>,
         page: &mut Page,
+        trail: &mut Trail<G>,
     ) -> Result<Response<AnswerBody<G>>, Problem> {
         headers::check_request(&parts)?;
         let asked = self.asked(&parts)?;
+        trail.comes_from(asked.client.address);
         *page = self.page(&parts.headers, &asked);
         if *page == Page::Refused {
             return Err(origin::refusal());
         }
         if origin::is_preflight(&parts.method, &parts.headers) {
+            trail.forget();
             return Ok(own(origin::preflight(&parts.headers), state));
         }
         let path = parts.uri.path_and_query().map_or("", PathAndQuery::as_str);
         let way = split(asked.named, path);
         if way == Some(Way::Health) {
+            trail.forget();
             return Ok(own(problem::alive(), state));
         }
         let takes_tokens = self.settings.takes_tokens;
@@ -110,6 +119,7 @@ impl<G: Gateway> Front<G> {
         if is_new {
             state.wake_driver();
         }
+        trail.is_of(&presented);
         let caller = &presented.caller;
         // Where nobody has to say who they are, names are for those who were told them.
         let may_list = self.gateway.subject(caller).is_some() || asked.client.is_this_machine();
@@ -121,7 +131,9 @@ impl<G: Gateway> Front<G> {
             return Ok(own(listing.into_response(), state));
         }
         let named = self.named(way, caller)?;
+        trail.leads_to(named.word());
         let mut destination = self.destination(&parts, &asked, &presented, named).await?;
+        trail.leads_to(destination.mapping.target.tunnel.as_str());
         let client = asked.client;
         let body = RequestBody::new(Some(body), Rc::clone(state));
         let request = self.prepare(parts, body, &destination, client);
@@ -320,29 +332,4 @@ fn address_to(target: &Target, headers: &mut HeaderMap) {
     if let Some(page) = headers.get_mut(ORIGIN) {
         *page = target.page.clone();
     }
-}
-
-/// Reasons for which a session was not opened, and that pass when the agent comes back.
-fn is_away(reason: Reason) -> bool {
-    matches!(
-        reason,
-        Reason::TunnelOffline | Reason::LinkLost | Reason::Stale | Reason::Superseded
-    )
-}
-
-/// The head once more, for a second try.
-fn copy(request: &Request<RequestBody>) -> Parts {
-    let (mut parts, ()) = Request::new(()).into_parts();
-    parts.method = request.method().clone();
-    parts.uri = request.uri().clone();
-    parts.headers = request.headers().clone();
-    parts
-}
-
-/// RFC 9110, section 9.2.2.
-fn is_idempotent(method: &Method) -> bool {
-    matches!(
-        *method,
-        Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE
-    )
 }

@@ -20,6 +20,7 @@ mod listing;
 mod origin;
 mod pool;
 mod problem;
+mod repeat;
 mod rewrite;
 mod route;
 mod seal;
@@ -27,6 +28,7 @@ mod sse;
 mod state;
 mod target;
 mod track;
+mod trail;
 mod wanted;
 
 use std::net::SocketAddr;
@@ -39,6 +41,7 @@ use hyper::rt::{Read, Write};
 use ipnet::IpNet;
 use tieline_wire::{Reason, TunnelId};
 
+use crate::audit::Call;
 use crate::auth::TokenRefusal;
 use crate::registry::AgentTag;
 use crate::session::SessionEnded;
@@ -137,6 +140,21 @@ pub(crate) trait Gateway: Clone + 'static {
 
     /// Counts an answer; `problem` is the error's word if the relay answered by itself.
     fn answered(&self, status: StatusCode, problem: Option<&'static str>);
+
+    /// Whether requests are noted one by one.
+    fn is_audited(&self) -> bool {
+        false
+    }
+
+    /// Notes one that is answered; `problem` as above.
+    fn note(
+        &self,
+        _call: Call,
+        _caller: Option<&Self::Caller>,
+        _status: StatusCode,
+        _problem: Option<&'static str>,
+    ) {
+    }
 }
 
 /// Where a frontend connection comes from.

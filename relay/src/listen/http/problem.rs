@@ -167,7 +167,13 @@ impl Problem {
                 "overload",
                 message("the tunnel takes no more requests at the moment"),
             ),
+            Reason::TunnelPaused if !sent => Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "tunnel_paused",
+                message("this tunnel takes no requests at the moment"),
+            ),
             Reason::TunnelOffline
+            | Reason::Kicked
             | Reason::LinkLost
             | Reason::Stale
             | Reason::ShuttingDown

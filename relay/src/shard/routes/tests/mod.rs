@@ -10,7 +10,7 @@ use super::*;
 use crate::auth::Owner;
 use crate::listen::http::{Pin, Wanted};
 use crate::registry::{LinkId, LinkRef};
-use crate::session::{Held, Hold};
+use crate::session::Load;
 use crate::shard::message::ServingLink;
 
 const NOW: Moment = Moment::from_micros(0);
@@ -26,7 +26,7 @@ fn agent(tag: u8, links: &[(usize, u64)], base_path: &str) -> ServingAgent {
             shard: *shard,
             link: LinkId(*id),
         },
-        held: Held::default(),
+        load: Load::default(),
     };
     ServingAgent {
         tag: AgentTag([tag; 8]),
@@ -114,9 +114,9 @@ fn place(found: &Found) -> Option<(String, u8)> {
     }
 }
 
-/// Makes an agent busy for as long as it is held.
-fn hold(update: &RouteUpdate, place: usize) -> Hold {
-    update.agents[place].links[0].held.hold()
+/// Gives an agent that many sessions.
+fn keep_busy(update: &RouteUpdate, place: usize, sessions: usize) {
+    update.agents[place].links[0].load.set(sessions);
 }
 
 #[test]

@@ -11,7 +11,8 @@ fn the_agent_with_the_fewest_sessions_is_chosen_and_equals_take_turns() {
     let found = |routes: &Routes| place(&find(routes, &wanted(maya()))).unwrap().1;
     let all: BTreeSet<_> = (0..3).map(|_| found(&routes)).collect();
     assert_eq!(all, [1, 2, 3].into());
-    let _busy = [hold(&update, 0), hold(&update, 2)];
+    keep_busy(&update, 0, 1);
+    keep_busy(&update, 2, 1);
     for _ in 0..4 {
         assert_eq!(found(&routes), 2);
         assert_eq!(link(&routes, 0), Some((0, 2)));
@@ -35,7 +36,7 @@ fn a_caller_that_was_handed_here_stays_here() {
         vec![agent(1, &[(0, 1)], ""), agent(2, &[(1, 2)], "")],
     );
     routes.apply(Arc::clone(&update), NOW);
-    let _busy = [hold(&update, 1), hold(&update, 1)];
+    keep_busy(&update, 1, 2);
     let here = |shard| match lookup(&routes, shard, Choice::Here) {
         Lookup::Live(link) => link.shard,
         other => panic!("{other:?}"),
