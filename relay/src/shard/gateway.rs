@@ -20,6 +20,7 @@ use super::routes::{Found, Lookup};
 use crate::audit::Call;
 use crate::auth::TokenRefusal;
 use crate::io::{PollSocket, Socket, pair, sleep, timeout};
+use crate::limits::{Limited, Pass};
 use crate::listen::http::{Gateway, Target};
 use crate::metrics::FrontendKind;
 use crate::session::{SessionEnded, SessionStream, Visitor};
@@ -124,7 +125,7 @@ impl Gateway for ShardGateway {
                 identity: caller.identity(),
                 address: Some(self.1),
                 kind: FrontendKind::Http,
-                noted: None,
+                ..Visitor::default()
             };
             let session = shard.open_session(link, tunnel, visitor)?;
             return Ok(GatewayStream::Local(SessionStream::new(session)));
@@ -172,6 +173,14 @@ impl Gateway for ShardGateway {
         if let Some(problem) = problem {
             tracing::debug!(status = status.as_u16(), problem, "HTTP request refused");
         }
+    }
+
+    fn arrive(&self, address: IpAddr) -> Result<Pass, Limited> {
+        self.0.arrive(address)
+    }
+
+    fn identify(&self, pass: &mut Pass, caller: &Caller) -> Result<(), Limited> {
+        self.0.identify(pass, caller)
     }
 
     fn is_audited(&self) -> bool {

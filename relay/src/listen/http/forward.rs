@@ -120,6 +120,7 @@ impl<G: Gateway> Front<G> {
             trail.forget();
             return Ok(own(problem::alive(), state));
         }
+        state.enter(self.gateway.arrive(asked.client.address)?);
         let takes_tokens = self.settings.takes_tokens;
         let headers = &parts.headers;
         let (presented, is_new) = self.callers.admit(&self.gateway, headers, takes_tokens)?;
@@ -128,6 +129,7 @@ impl<G: Gateway> Front<G> {
         }
         trail.is_of(&presented);
         let caller = &presented.caller;
+        state.identify(|pass| self.gateway.identify(pass, caller))?;
         let route = match way {
             Some(Way::Tunnel(route)) => route,
             Some(Way::Kind { dcc, named, .. }) => {

@@ -25,7 +25,7 @@ mod state;
 mod track;
 mod trail;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -37,6 +37,7 @@ use tieline_wire::{Reason, TunnelId};
 
 use crate::audit::Call;
 use crate::auth::TokenRefusal;
+use crate::limits::{Limited, Pass};
 use crate::session::SessionEnded;
 use caller::Caller;
 use connection::Turns;
@@ -118,6 +119,22 @@ pub(crate) trait Gateway: Clone + 'static {
 
     /// Counts an answer; `problem` is the error's word if the relay answered by itself.
     fn answered(&self, status: StatusCode, problem: Option<&'static str>);
+
+    /// Lets a request from `address` in.
+    ///
+    /// # Errors
+    /// There are too many from there.
+    fn arrive(&self, _address: IpAddr) -> Result<Pass, Limited> {
+        Ok(Pass::default())
+    }
+
+    /// The same, now that it is known whose it is.
+    ///
+    /// # Errors
+    /// There are too many of theirs.
+    fn identify(&self, _pass: &mut Pass, _caller: &Self::Caller) -> Result<(), Limited> {
+        Ok(())
+    }
 
     /// Whether requests are noted one by one.
     fn is_audited(&self) -> bool {
