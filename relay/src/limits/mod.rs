@@ -189,11 +189,13 @@ impl Side {
 }
 
 /// Somebody who was let in, for as long as what they do goes on: a raw session, or an HTTP request
-/// and its answer.
+/// and its answer. Nothing where nothing is limited; each session's task has one.
 #[derive(Debug, Default)]
-pub(crate) struct Pass {
-    /// Absent where nothing is limited.
-    limits: Option<Arc<Limits>>,
+pub(crate) struct Pass(Option<Box<Counted>>);
+
+#[derive(Debug)]
+struct Counted {
+    limits: Arc<Limits>,
     address: Option<Seat>,
     sub: Option<Seat>,
     /// Bytes that are still to be counted.
@@ -212,16 +214,22 @@ impl Pass {
     /// # Errors
     /// There is too much from there.
     pub(crate) fn arrive(limits: Option<&Arc<Limits>>, address: IpAddr) -> Result<Self, Limited> {
-        let mut pass = Self::default();
         let Some(limits) = limits else {
-            return Ok(pass);
+            return Ok(Self::default());
         };
-        if let Some((side, at)) = limits.address(address) {
-            let is_session = side.enter(at, limits.now_ns())?;
-            pass.address = Some(Seat { at, is_session });
-        }
-        pass.limits = Some(Arc::clone(limits));
-        Ok(pass)
+        let address = match limits.address(address) {
+            Some((side, at)) => Some(Seat {
+                at,
+                is_session: side.enter(at, limits.now_ns())?,
+            }),
+            None => None,
+        };
+        Ok(Self(Some(Box::new(Counted {
+            limits: Arc::clone(limits),
+            address,
+            sub: None,
+            uncharged: Cell::new(0),
+        }))))
     }
 
     /// They have the token of `sub`.
@@ -229,56 +237,53 @@ impl Pass {
     /// # Errors
     /// That holder does too much.
     pub(crate) fn identify(&mut self, sub: &str) -> Result<(), Limited> {
-        if let Some(limits) = &self.limits
-            && self.sub.is_none()
-            && let Some((side, at)) = limits.sub(sub)
+        if let Some(it) = &mut self.0
+            && it.sub.is_none()
+            && let Some((side, at)) = it.limits.sub(sub)
         {
-            let is_session = side.enter(at, limits.now_ns())?;
-            self.sub = Some(Seat { at, is_session });
+            let is_session = side.enter(at, it.limits.now_ns())?;
+            it.sub = Some(Seat { at, is_session });
         }
         Ok(())
     }
 
     /// Bytes went one way or the other.
     pub(crate) fn moved(&self, count: u64) {
-        if self.limits.is_some() {
-            let bytes = self.uncharged.get() + count;
-            self.uncharged.set(bytes);
+        if let Some(it) = &self.0 {
+            let bytes = it.uncharged.get() + count;
+            it.uncharged.set(bytes);
             if bytes >= CHARGE_BYTES {
-                self.charge();
+                it.charge();
             }
         }
     }
+}
 
+impl Counted {
     fn charge(&self) {
         let bytes = self.uncharged.take();
-        for (side, seat, limits) in self.seats() {
+        let debt_ns = DEBT_MAX.as_secs() * 1_000_000_000;
+        for (side, seat) in self.seats() {
             if let Some(rate) = side.bytes {
-                let debt_ns = DEBT_MAX.as_secs() * 1_000_000_000;
-                let when = (limits.now_ns(), debt_ns);
+                let when = (self.limits.now_ns(), debt_ns);
                 side.table.charge(seat.at, BYTES, rate, bytes, when);
             }
         }
     }
 
-    fn seats(&self) -> impl Iterator<Item = (&Side, Seat, &Limits)> {
-        let limits = self.limits.as_deref();
-        let both = limits.map(|limits| {
-            let address = limits.addresses.as_ref().zip(self.address);
-            let sub = limits.subs.as_ref().zip(self.sub);
-            let both = [address, sub].into_iter().flatten();
-            both.map(move |(side, seat)| (side, seat, limits))
-        });
-        both.into_iter().flatten()
+    fn seats(&self) -> impl Iterator<Item = (&Side, Seat)> {
+        let address = self.limits.addresses.as_ref().zip(self.address);
+        let sub = self.limits.subs.as_ref().zip(self.sub);
+        [address, sub].into_iter().flatten()
     }
 }
 
-impl Drop for Pass {
+impl Drop for Counted {
     fn drop(&mut self) {
         if self.uncharged.get() > 0 {
             self.charge();
         }
-        for (side, seat, _) in self.seats() {
+        for (side, seat) in self.seats() {
             side.leave(seat.at, seat.is_session);
         }
     }

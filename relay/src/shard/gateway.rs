@@ -113,6 +113,9 @@ impl Gateway for ShardGateway {
             if !caller.may_reach(tunnel, routes.owner(tunnel)) {
                 return Err(Reason::UnknownTunnel);
             }
+            if shard.is_paused(tunnel) {
+                return Err(Reason::TunnelPaused);
+            }
             routes.lookup(tunnel, shard.index)
         };
         let link = match lookup {
