@@ -11,6 +11,8 @@ mod callers;
 mod degraded;
 #[path = "behaviour_refusals/frontends.rs"]
 mod frontends;
+#[path = "behaviour_refusals/limits.rs"]
+mod limits;
 #[path = "behaviour_refusals/links.rs"]
 mod links;
 #[path = "behaviour_refusals/operators.rs"]

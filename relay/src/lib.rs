@@ -36,6 +36,7 @@ mod control;
 pub mod error;
 mod inspector;
 mod io;
+mod limits;
 mod link;
 mod listen;
 mod metrics;
@@ -46,8 +47,8 @@ mod splice;
 
 pub use auth::{issue_token, new_token};
 pub use config::{
-    AuditConfig, Auth, CallerAuth, Config, DriverChoice, HttpConfig, JwksSource, JwtAuth,
-    ProviderAuth, TokensAuth,
+    Allowance, AuditConfig, Auth, CallerAuth, Config, DriverChoice, HttpConfig, JwksSource,
+    JwtAuth, LimitsConfig, ProviderAuth, TokensAuth,
 };
 pub use error::{ConfigError, ListenKind, StartError};
 pub use io::DriverReport;
@@ -57,6 +58,7 @@ use auth::{ASKS_MAX, Snapshot};
 use control::Control;
 use inspector::Inspector;
 use io::Chosen;
+use limits::Limits;
 use listen::http::Sealer;
 use metrics::ShardMetrics;
 use shard::{Mailbox, MailboxSender, Message, Peers, Seed};
@@ -152,6 +154,7 @@ impl Relay {
                 .map_or(0, |since| since.as_secs()),
             auth: Arc::new(Snapshot::of(&config)),
             audit,
+            limits: Limits::new(&config.limits),
             config,
         });
         let mut relay = Self {

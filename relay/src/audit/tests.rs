@@ -116,3 +116,24 @@ fn a_file_that_cannot_be_written_stops_the_start() {
     let text = error.to_string();
     assert!(text.contains("/nowhere/at/all/audit.log"), "{text}");
 }
+
+#[test]
+#[ignore = "measures; by hand, with --release"]
+fn how_long_a_request_takes_to_note() {
+    const ROUNDS: u32 = 5_000;
+    let folder = tempfile::tempdir().unwrap();
+    let config = AuditConfig::new(folder.path().join("audit.log"));
+    let (audit, writer) = Audit::start(Some(&config)).unwrap();
+    let (ada, maya) = (ada(), TunnelId::parse("maya").unwrap());
+    let began = std::time::Instant::now();
+    for _ in 0..ROUNDS {
+        audit.note(|| {
+            let mut call = Call::new(Method::POST, "/w/maya/mcp");
+            call.tunnel = Some(maya.clone());
+            call.answered(Some(&ada), 200, None)
+        });
+    }
+    println!("{:?} each", began.elapsed() / ROUNDS);
+    assert_eq!(audit.dropped(), 0);
+    writer.unwrap().stop();
+}

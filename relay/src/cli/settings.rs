@@ -248,6 +248,46 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "N",
         "Rotated audit files to keep [default: 10]",
     ),
+    one(
+        "limits_sub_registrations_per_minute",
+        "N",
+        "Registrations in a minute, of each holder of tokens [default: any]",
+    ),
+    one(
+        "limits_sub_sessions",
+        "N",
+        "Sessions and open requests at a time, of each holder of tokens [default: any]",
+    ),
+    one(
+        "limits_sub_requests_per_second",
+        "N",
+        "Requests and new sessions in a second, of each holder of tokens [default: any]",
+    ),
+    one(
+        "limits_sub_bytes_per_second",
+        "BYTES",
+        "Payload in a second, of each holder of tokens [default: any]",
+    ),
+    one(
+        "limits_address_registrations_per_minute",
+        "N",
+        "Registrations in a minute, of each address [default: any]",
+    ),
+    one(
+        "limits_address_sessions",
+        "N",
+        "Sessions and open requests at a time, of each address [default: any]",
+    ),
+    one(
+        "limits_address_requests_per_second",
+        "N",
+        "Requests and new sessions in a second, of each address [default: any]",
+    ),
+    one(
+        "limits_address_bytes_per_second",
+        "BYTES",
+        "Payload in a second, of each address [default: any]",
+    ),
     switch("json", "Print one JSON object per line on stdout"),
 ];
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::file::{read_denylist, read_settings};
 use super::secret::read_text_secret;
-use super::{AuditConfig, Config, DriverChoice, HttpConfig, Options, http};
+use super::{AuditConfig, Config, DriverChoice, HttpConfig, LimitsConfig, Options, http};
 use crate::cli::{Layer, Origin, Raw};
 use crate::error::ConfigError;
 
@@ -85,6 +85,7 @@ pub fn load(flags: Layer, environment: Layer, file: Option<&Path>) -> Result<Opt
         .map(|path| read_text_secret(&path))
         .transpose()?;
     config.audit = AuditConfig::read(&settings)?;
+    config.limits = LimitsConfig::read(&settings)?;
     config.check()?;
 
     let log = settings.one("log", "a log filter", |text| Some(text.to_owned()))?;

@@ -8,6 +8,7 @@ mod auth;
 mod denylist;
 mod file;
 mod http;
+mod limits;
 mod load;
 mod secret;
 mod tokens;
@@ -27,6 +28,7 @@ pub use self::denylist::{Denied, Denylist};
 pub(crate) use self::file::{Stamp, read_jwks};
 pub use self::file::{read_denylist, read_tokens};
 pub use self::http::HttpConfig;
+pub use self::limits::{Allowance, LimitsConfig};
 pub use self::load::{load, parse_duration};
 pub use self::secret::{Secret, read_secret};
 pub use self::tokens::{TOKEN_PREFIX, TokenEntry, TokenHash, TokenTable, rfc3339};
@@ -103,6 +105,8 @@ pub struct Config {
     pub http: HttpConfig,
     /// Where it notes who did what, if it does.
     pub audit: Option<AuditConfig>,
+    /// How much somebody may use.
+    pub limits: LimitsConfig,
 }
 
 /// How shards talk to the kernel.
@@ -264,6 +268,7 @@ impl Config {
             shard_budget_bytes: SHARD_BUDGET_BYTES,
             http: HttpConfig::default(),
             audit: None,
+            limits: LimitsConfig::default(),
         }
     }
 
@@ -317,6 +322,7 @@ impl Config {
         if let Some(audit) = &self.audit {
             audit.check()?;
         }
+        self.limits.check(&self.auth)?;
         in_range("shards", self.shards, 1, SHARDS_MAX)?;
         in_range("spin_us", self.spin_us, 0, SPIN_US_MAX)?;
         in_range("max_tunnels", self.max_tunnels, 1, TUNNELS_MAX)?;

@@ -129,6 +129,22 @@ pub(crate) enum HandoffKind {
     Lane,
 }
 
+/// What somebody wanted too much of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LimitKind {
+    Registrations,
+    Sessions,
+    Requests,
+    Bytes,
+}
+
+impl LimitKind {
+    /// Its word in metrics and answers.
+    pub(crate) const fn word(self) -> &'static str {
+        text::LIMIT_KINDS[self as usize]
+    }
+}
+
 /// Why a frame of a sound link was dropped.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum DropKind {
@@ -184,6 +200,7 @@ pub(crate) struct ShardMetrics {
     lane_bytes: Counters<2>,
     frames_dropped: Counters<2>,
     handoffs: Counters<3>,
+    limited: Counters<4>,
     http_requests: Counters<HTTP_CLASSES>,
 }
 
@@ -245,6 +262,11 @@ impl ShardMetrics {
     /// A connection left for another shard.
     pub(crate) fn handed_off(&self, kind: HandoffKind) {
         self.handoffs.0[kind as usize].inc();
+    }
+
+    /// Somebody was turned away because of a limit.
+    pub(crate) fn limited(&self, kind: LimitKind) {
+        self.limited.0[kind as usize].inc();
     }
 
     /// An HTTP request was answered with `status`.

@@ -89,6 +89,14 @@ fn every_counter_is_shown_once_it_is_counted() {
     shard.handed_off(HandoffKind::Link);
     shard.handed_off(HandoffKind::Frontend);
     shard.handed_off(HandoffKind::Lane);
+    for kind in [
+        LimitKind::Registrations,
+        LimitKind::Sessions,
+        LimitKind::Requests,
+        LimitKind::Bytes,
+    ] {
+        shard.limited(kind);
+    }
     for status in [100, 200, 302, 404, 503] {
         shard.http_answered(status);
     }

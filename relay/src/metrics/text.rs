@@ -11,6 +11,7 @@ const DIRECTIONS: [&str; 2] = ["to_target", "to_frontend"];
 const FRONTEND_KINDS: [&str; 2] = ["tcp", "http"];
 const HANDOFF_KINDS: [&str; 3] = ["link", "frontend", "lane"];
 const DROP_KINDS: [&str; 2] = ["ended_session", "optional"];
+pub(super) const LIMIT_KINDS: [&str; 4] = ["registrations", "sessions", "requests", "bytes"];
 const STATUS_CLASSES: [&str; HTTP_CLASSES] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
 /// All metrics in the Prometheus text format.
@@ -178,6 +179,13 @@ impl Page<'_> {
             "Connections moved to another shard.",
             kinds,
             |m| &m.handoffs.0,
+        );
+        let kinds = ("limit", LIMIT_KINDS.as_slice());
+        self.counters(
+            "relay_limited_total",
+            "Turned away because of a limit.",
+            kinds,
+            |m| &m.limited.0,
         );
         let classes = ("status", STATUS_CLASSES.as_slice());
         self.counters(

@@ -8,6 +8,7 @@ use tieline_wire::{Moment, SessionId, TunnelId};
 
 use crate::audit::{Audit, Entry, Kind};
 use crate::auth::Identity;
+use crate::limits::Pass;
 use crate::metrics::{Direction, FrontendKind};
 
 /// For whom a session is opened.
@@ -19,6 +20,8 @@ pub(crate) struct Visitor {
     pub(crate) address: Option<IpAddr>,
     /// How.
     pub(crate) kind: FrontendKind,
+    /// As what they were let in, where that is counted for the whole session.
+    pub(crate) pass: Pass,
     /// Where its beginning and its end are noted, if they are.
     pub(crate) noted: Option<Box<Noted>>,
 }
@@ -62,6 +65,7 @@ impl Visit {
             Direction::ToFrontend => &self.to_frontend,
         };
         sum.set(sum.get() + count as u64);
+        self.visitor.pass.moved(count as u64);
     }
 
     /// Payload so far: to the target, and to the frontend.

@@ -46,6 +46,9 @@ impl Shard {
         expires_at_seconds: Option<u64>,
         renewal: Option<Renewal>,
     ) -> Result<(), Refusal> {
+        if let Some(identity) = &identity {
+            self.may_register(|limits| limits.register_as(identity.sub()))?;
+        }
         let mut registry = self.registry.borrow_mut();
         let entry = registry
             .link_mut(link)

@@ -17,6 +17,7 @@ use super::routes::{Choice, Lookup};
 use crate::auth::Identity;
 use crate::config::{CallerAuth, Config};
 use crate::io::{PollSocket, Received, Socket, timeout};
+use crate::limits::Pass;
 use crate::listen::{http, tcp};
 use crate::metrics::{FrontendKind, HandoffKind};
 use crate::registry::{AgentTag, LinkRef, TunnelInfo};
@@ -31,15 +32,19 @@ impl Shard {
     pub(super) fn raw_arrived(self: &Rc<Self>, socket: Socket, peer: SocketAddr) {
         self.metrics.frontend_accepted(FrontendKind::Tcp);
         let shard = Rc::clone(self);
+        let Ok(mut pass) = self.arrive(peer.ip()) else {
+            return self.raw_refused(peer, None, None, Reason::Limited);
+        };
         self.gate.spawn(async move {
             let deadline = shard.peers.config.preamble_timeout;
             match timeout(deadline, tcp::preamble(&socket)).await {
                 Ok(Some(preamble)) => {
-                    if let Some(caller) = shard.raw_caller(&preamble, peer) {
+                    if let Some(caller) = shard.raw_caller(&preamble, peer, &mut pass) {
                         let tcp::Preamble { tunnel, early, .. } = preamble;
                         let raw = Raw {
                             socket,
                             peer,
+                            pass,
                             early,
                         };
                         shard.route_raw(raw, tunnel, Choice::Any, caller).await;
@@ -54,9 +59,19 @@ impl Shard {
     }
 
     /// Who a raw caller is, if they may be here.
-    fn raw_caller(&self, preamble: &tcp::Preamble, peer: SocketAddr) -> Option<Caller> {
+    fn raw_caller(
+        &self,
+        preamble: &tcp::Preamble,
+        peer: SocketAddr,
+        pass: &mut Pass,
+    ) -> Option<Caller> {
         match self.caller(preamble.token.as_deref()) {
-            Ok(caller) => Some(caller),
+            Ok(caller) if self.identify(pass, &caller).is_ok() => Some(caller),
+            Ok(caller) => {
+                let (tunnel, caller) = (Some(&preamble.tunnel), Some(&caller));
+                self.raw_refused(peer, tunnel, caller, Reason::Limited);
+                None
+            }
             Err(refusal) => {
                 debug!(tunnel = %preamble.tunnel, %refusal, "frontend refused");
                 let reason = callers::reason(&refusal);
@@ -67,7 +82,7 @@ impl Shard {
     }
 
     /// A raw connection that another shard routed here.
-    pub(super) fn raw_moved_here(self: &Rc<Self>, frontend: Frontend) {
+    pub(super) fn raw_moved_here(self: &Rc<Self>, frontend: Box<Frontend>) {
         let shard = Rc::clone(self);
         // The route may have changed meanwhile: this shard's own copy decides.
         self.gate.spawn(async move {
@@ -76,14 +91,16 @@ impl Shard {
                 tunnel,
                 early,
                 peer,
+                pass,
                 identity,
-            } = frontend;
+            } = *frontend;
             match shard.caller_from(identity) {
                 Ok(caller) => {
                     let socket = Socket::new(fd);
                     let raw = Raw {
                         socket,
                         peer,
+                        pass,
                         early,
                     };
                     shard.route_raw(raw, tunnel, Choice::Here, caller).await;
@@ -103,6 +120,7 @@ impl Shard {
         let Raw {
             socket,
             peer,
+            mut pass,
             early,
         } = raw;
         // HTTP under a path of its own is reached over HTTP only.
@@ -111,6 +129,7 @@ impl Shard {
             identity: caller.identity(),
             address: Some(peer.ip().to_canonical()),
             kind: FrontendKind::Tcp,
+            pass: std::mem::take(&mut pass),
             noted: self.noted(peer, &tunnel),
         };
         match self.place(&tunnel, choice, fit, visitor) {
@@ -127,9 +146,10 @@ impl Shard {
                     tunnel: tunnel.clone(),
                     early,
                     peer,
+                    pass,
                     identity: caller.identity(),
                 };
-                let message = Message::Frontend(frontend);
+                let message = Message::Frontend(Box::new(frontend));
                 if self.hand_off(to, message).await {
                     self.metrics.handed_off(HandoffKind::Frontend);
                 } else {
@@ -221,7 +241,7 @@ impl Shard {
                 identity: caller.identity(),
                 address,
                 kind: FrontendKind::Http,
-                noted: None,
+                ..Visitor::default()
             };
             self.place(&tunnel, Choice::Agent(agent), fit, visitor)
         });
@@ -318,6 +338,7 @@ pub(super) fn http_settings(config: &Config) -> http::Settings {
 struct Raw {
     socket: Socket,
     peer: SocketAddr,
+    pass: Pass,
     early: Bytes,
 }
 

@@ -20,6 +20,7 @@ use super::routes::{Choice, Found, Lookup, Search};
 use crate::audit::Call;
 use crate::auth::TokenRefusal;
 use crate::io::{PollSocket, Socket, pair, sleep, timeout, turn};
+use crate::limits::{Limited, Pass};
 use crate::listen::http::{Aim, Gateway, Listing, Nowhere, Sealer, Target, Wanted};
 use crate::metrics::FrontendKind;
 use crate::registry::{AgentTag, TunnelInfo};
@@ -153,6 +154,9 @@ impl Gateway for ShardGateway {
             .routes
             .borrow()
             .lookup(tunnel, shard.index, choice, fit);
+        if shard.is_paused(tunnel) && lookup != Lookup::Unknown {
+            return Err(Reason::TunnelPaused);
+        }
         let link = match lookup {
             Lookup::Unknown => return Err(Reason::UnknownTunnel),
             Lookup::Offline => return Err(Reason::TunnelOffline),
@@ -163,7 +167,7 @@ impl Gateway for ShardGateway {
                 identity: caller.identity(),
                 address: Some(self.1),
                 kind: FrontendKind::Http,
-                noted: None,
+                ..Visitor::default()
             };
             let session = shard.open_session(link, tunnel, visitor)?;
             return Ok(GatewayStream::Local(SessionStream::new(session)));
@@ -212,6 +216,14 @@ impl Gateway for ShardGateway {
         if let Some(problem) = problem {
             tracing::debug!(status = status.as_u16(), problem, "HTTP request refused");
         }
+    }
+
+    fn arrive(&self, address: IpAddr) -> Result<Pass, Limited> {
+        self.0.arrive(address)
+    }
+
+    fn identify(&self, pass: &mut Pass, caller: &Caller) -> Result<(), Limited> {
+        self.0.identify(pass, caller)
     }
 
     fn is_audited(&self) -> bool {

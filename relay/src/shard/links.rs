@@ -173,6 +173,8 @@ impl Host {
     /// Decides about a registration, or has a provider asked.
     fn register(&self, register: &Register) -> Result<(), Refusal> {
         let shard = &self.shard;
+        // First: to look at a token costs more.
+        shard.may_register(|limits| limits.register_from(self.peer.ip()))?;
         let now = Shard::seconds_since_1970();
         let auth = shard.auth();
         let registry = shard.registry.borrow();

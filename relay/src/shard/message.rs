@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 
 use super::operator::Paused;
 use crate::auth::{Identity, Question, Ruling, Snapshot};
+use crate::limits::Pass;
 use crate::metrics::{Cut, TunnelBatch, TunnelDetail};
 use crate::registry::{AgentTag, LinkRef, TunnelInfo};
 use crate::session::Load;
@@ -29,7 +30,7 @@ pub(crate) enum Message {
         greeting: Greeting,
     },
     /// A raw frontend that named its tunnel, which it may reach.
-    Frontend(Frontend),
+    Frontend(Box<Frontend>),
     /// An HTTP caller, nothing read from it yet.
     Http { fd: OwnedFd, peer: SocketAddr },
     /// One session of an HTTP caller that lives on another shard.
@@ -111,8 +112,9 @@ pub(crate) struct Frontend {
     pub(crate) tunnel: TunnelId,
     /// What it sent behind that.
     pub(crate) early: Bytes,
-    /// Where it comes from.
+    /// Where it comes from, and how it was let in.
     pub(crate) peer: SocketAddr,
+    pub(crate) pass: Pass,
     /// Who it is, if it had to say.
     pub(crate) identity: Option<Arc<Identity>>,
 }

@@ -20,6 +20,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::error::ListenKind;
 use crate::io::{Chosen, Listener, Spin, run_spinning, sleep, timeout};
+use crate::limits::Limits;
 use crate::link::LinkBlock;
 use crate::listen;
 use crate::metrics::ShardMetrics;
@@ -35,6 +36,7 @@ mod frontends;
 mod gate;
 mod gateway;
 mod lanes;
+mod limits;
 mod links;
 mod log_budget;
 mod mailbox;
@@ -66,6 +68,8 @@ pub(crate) struct Peers {
     pub(crate) auth: Arc<Snapshot>,
     /// Who did what.
     pub(crate) audit: Audit,
+    /// How much somebody may do, where that is limited.
+    pub(crate) limits: Option<Arc<Limits>>,
     /// The way to the control thread.
     pub(crate) asks: mpsc::Sender<Ask>,
     /// The way into each shard.

@@ -4,6 +4,7 @@
 
 mod agent;
 mod elsewhere;
+mod limits;
 mod server;
 
 use std::fs;

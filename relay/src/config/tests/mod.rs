@@ -1,5 +1,6 @@
 mod auth;
 mod refused;
+mod tables;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

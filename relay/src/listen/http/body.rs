@@ -72,6 +72,7 @@ impl Body for RequestBody {
         this.state.set_upload_wanted(polled.is_pending());
         match ready!(polled) {
             Some(Ok(frame)) => {
+                this.state.passed(&frame);
                 if frame.is_trailers() || incoming.is_end_stream() {
                     this.done();
                 }
@@ -222,7 +223,13 @@ impl<G: Gateway> Body for AnswerBody<G> {
         let this = &mut *self;
         match &mut this.content {
             Content::Own(body) => Poll::Ready(body.take().map(|body| Ok(Frame::data(body)))),
-            Content::Target(body) => body.poll_frame(cx, &this.state),
+            Content::Target(body) => {
+                let polled = body.poll_frame(cx, &this.state);
+                if let Poll::Ready(Some(Ok(frame))) = &polled {
+                    this.state.passed(frame);
+                }
+                polled
+            }
         }
     }
 

@@ -113,6 +113,7 @@ impl<G: Gateway> Front<G> {
             trail.forget();
             return Ok(own(problem::alive(), state));
         }
+        state.enter(self.gateway.arrive(asked.client.address)?);
         let takes_tokens = self.settings.takes_tokens;
         let headers = &parts.headers;
         let (presented, is_new) = self.callers.admit(&self.gateway, headers, takes_tokens)?;
@@ -121,6 +122,7 @@ impl<G: Gateway> Front<G> {
         }
         trail.is_of(&presented);
         let caller = &presented.caller;
+        state.identify(|pass| self.gateway.identify(pass, caller))?;
         // Where nobody has to say who they are, names are for those who were told them.
         let may_list = self.gateway.subject(caller).is_some() || asked.client.is_this_machine();
         if let Some(Way::Tunnels { after }) = way

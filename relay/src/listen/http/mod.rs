@@ -31,7 +31,7 @@ mod track;
 mod trail;
 mod wanted;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -43,6 +43,7 @@ use tieline_wire::{Reason, TunnelId};
 
 use crate::audit::Call;
 use crate::auth::TokenRefusal;
+use crate::limits::{Limited, Pass};
 use crate::registry::AgentTag;
 use crate::session::SessionEnded;
 use caller::Caller;
@@ -140,6 +141,22 @@ pub(crate) trait Gateway: Clone + 'static {
 
     /// Counts an answer; `problem` is the error's word if the relay answered by itself.
     fn answered(&self, status: StatusCode, problem: Option<&'static str>);
+
+    /// Lets a request from `address` in.
+    ///
+    /// # Errors
+    /// There are too many from there.
+    fn arrive(&self, _address: IpAddr) -> Result<Pass, Limited> {
+        Ok(Pass::default())
+    }
+
+    /// The same, now that it is known whose it is.
+    ///
+    /// # Errors
+    /// There are too many of theirs.
+    fn identify(&self, _pass: &mut Pass, _caller: &Self::Caller) -> Result<(), Limited> {
+        Ok(())
+    }
 
     /// Whether requests are noted one by one.
     fn is_audited(&self) -> bool {

@@ -6,6 +6,7 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use tieline_wire::Reason;
 
 use crate::auth::TokenRefusal;
+use crate::limits::Limited;
 
 /// Seconds after which a caller may try an offline tunnel again: an agent that lost its link
 /// dials again within a few seconds.
@@ -22,6 +23,8 @@ pub(super) struct Problem {
     down: Option<&'static str>,
     /// How to come back with a token (RFC 6750, section 3).
     challenge: Option<&'static str>,
+    /// What there was too much of, and when to come back.
+    limited: Option<Limited>,
 }
 
 impl Problem {
@@ -32,6 +35,7 @@ impl Problem {
             message: message.into(),
             down: None,
             challenge: None,
+            limited: None,
         }
     }
 
@@ -203,6 +207,9 @@ impl Problem {
         if let Some(down) = self.down {
             body["down"] = down.into();
         }
+        if let Some(limited) = self.limited {
+            body["limit"] = limited.kind.word().into();
+        }
         let mut response = Response::new(Bytes::from(body.to_string()));
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
@@ -214,10 +221,28 @@ impl Problem {
             // Where such a request ends, others may see otherwise (RFC 9112, section 11.2).
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
+        if let Some(limited) = self.limited {
+            // Rounded up, as it has whole seconds: too early is in vain.
+            let seconds = limited.retry_after.as_millis().div_ceil(1000).max(1);
+            if let Ok(value) = HeaderValue::try_from(seconds.to_string()) {
+                headers.insert(RETRY_AFTER, value);
+            }
+        }
         if self.status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(RETRY_AFTER, RETRY_AFTER_SECONDS);
         }
         response
+    }
+}
+
+impl From<Limited> for Problem {
+    fn from(limited: Limited) -> Self {
+        let message = limited.to_string();
+        let status = StatusCode::TOO_MANY_REQUESTS;
+        Self {
+            limited: Some(limited),
+            ..Self::new(status, "too_many_requests", message)
+        }
     }
 }
 
@@ -242,7 +267,10 @@ fn own_headers(headers: &mut HeaderMap) {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::metrics::LimitKind;
 
     #[test]
     fn an_offline_tunnel_is_never_a_404_and_an_unknown_one_always_is() {
@@ -267,6 +295,24 @@ mod tests {
         let after = Problem::session(Reason::LinkLost, "maya", true).into_response();
         assert_eq!(after.status(), StatusCode::BAD_GATEWAY);
         assert!(!after.headers().contains_key(RETRY_AFTER));
+    }
+
+    #[test]
+    fn too_much_is_told_what_it_was_and_when_to_come_back() {
+        for (ms, seconds) in [(0, "1"), (1, "1"), (1000, "1"), (1001, "2"), (60_000, "60")] {
+            let limited = Limited {
+                kind: LimitKind::Bytes,
+                retry_after: Duration::from_millis(ms),
+            };
+            let response = Problem::from(limited).into_response();
+            assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS);
+            assert_eq!(response.headers()[RETRY_AFTER], seconds);
+            let body: serde_json::Value = serde_json::from_slice(response.body()).unwrap();
+            assert_eq!(
+                (&body["error"], &body["limit"]),
+                (&"too_many_requests".into(), &"bytes".into())
+            );
+        }
     }
 
     #[test]

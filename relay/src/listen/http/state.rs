@@ -5,7 +5,11 @@ use std::rc::Rc;
 use std::task::{Context, Waker};
 use std::time::Instant;
 
+use bytes::Bytes;
+use http_body::Frame;
+
 use super::{Ended, Settings};
+use crate::limits::Pass;
 
 /// Where a connection stands in its requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +69,8 @@ pub(super) struct State {
     /// HTTP/2: streams that wait for a flush, and whom to ask for one.
     waits_for_flush: RefCell<Vec<Waker>>,
     driver: RefCell<Option<Waker>>,
+    /// As what the request was let in that is being answered.
+    pass: RefCell<Pass>,
 }
 
 impl State {
@@ -75,6 +81,7 @@ impl State {
             streams: Cell::new(0),
             waits_for_flush: RefCell::default(),
             driver: RefCell::default(),
+            pass: RefCell::default(),
             phase: Cell::new(Phase::Fresh),
             since: Cell::new(None),
             stalled_since: Cell::new(None),
@@ -92,13 +99,13 @@ impl State {
     /// From now on requests come as streams, and what comes beside them is nothing to wait for.
     pub(super) fn begin_http2(&self) {
         self.is_http2.set(true);
-        self.enter(Phase::Idle);
+        self.begin_phase(Phase::Idle);
     }
 
     /// State of a new stream of the connection in `connection`, which is busy while one lives.
     pub(super) fn of_stream(connection: &Rc<Self>) -> Self {
         connection.streams.set(connection.streams.get() + 1);
-        connection.enter(Phase::Busy);
+        connection.begin_phase(Phase::Busy);
         Self {
             connection: Some(StreamOf(Rc::clone(connection))),
             ..Self::new()
@@ -124,7 +131,7 @@ impl State {
     pub(super) fn received(&self) {
         self.moved.set(true);
         if self.phase.get() == Phase::Idle && !self.is_http2.get() {
-            self.enter(Phase::Head);
+            self.begin_phase(Phase::Head);
         }
     }
 
@@ -143,14 +150,14 @@ impl State {
             && self.upload.get() != Upload::Open
     }
 
-    fn enter(&self, phase: Phase) {
+    fn begin_phase(&self, phase: Phase) {
         self.phase.set(phase);
         self.since.set(None);
     }
 
     /// A request's head is complete.
     pub(super) fn begin(&self, has_body: bool) {
-        self.enter(Phase::Busy);
+        self.begin_phase(Phase::Busy);
         self.upload
             .set(if has_body { Upload::Held } else { Upload::Done });
         self.upload_wanted.set(false);
@@ -159,7 +166,28 @@ impl State {
 
     /// The answer has been handed to hyper in full, or has been given up.
     pub(super) fn answered(&self) {
-        self.enter(Phase::Idle);
+        self.begin_phase(Phase::Idle);
+        self.pass.take();
+    }
+
+    /// The request was let in.
+    pub(super) fn enter(&self, pass: Pass) {
+        self.pass.replace(pass);
+    }
+
+    /// It is known whose it is.
+    pub(super) fn identify<E>(
+        &self,
+        check: impl FnOnce(&mut Pass) -> Result<(), E>,
+    ) -> Result<(), E> {
+        check(&mut self.pass.borrow_mut())
+    }
+
+    /// Bytes of a body went by.
+    pub(super) fn passed(&self, frame: &Frame<Bytes>) {
+        if let Some(bytes) = frame.data_ref() {
+            self.pass.borrow().moved(bytes.len() as u64);
+        }
     }
 
     pub(super) fn set_upload(&self, upload: Upload) {
@@ -289,7 +317,7 @@ impl Drop for StreamOf {
         let left = connection.streams.get() - 1;
         connection.streams.set(left);
         if left == 0 {
-            connection.enter(Phase::Idle);
+            connection.begin_phase(Phase::Idle);
             // Its time begins now.
             if let Some(driver) = &*connection.driver.borrow() {
                 driver.wake_by_ref();

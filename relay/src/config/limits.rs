@@ -1,0 +1,74 @@
+//! Settings of what somebody may use; without them nothing is limited.
+
+use super::load::{NUMBER, Settings, number, set};
+use super::{Auth, conflict, in_range};
+use crate::error::ConfigError;
+
+/// Most of what is counted one by one: more would be no limit.
+const COUNT_MAX: u32 = 1_000_000;
+
+/// Most bytes in a second.
+const BYTES_MAX: u64 = 1 << 40;
+
+/// What one holder of a token, or one address, may use; 0 is as much as it likes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Allowance {
+    /// Tunnels that its agents may ask for in a minute, again or for the first time.
+    pub registrations_per_minute: u32,
+    /// Raw sessions, and HTTP requests that are being answered, at a time.
+    pub sessions: u32,
+    /// HTTP requests, and raw sessions, that may begin in a second.
+    pub requests_per_second: u32,
+    /// Payload in either direction in a second.
+    pub bytes_per_second: u64,
+}
+
+/// What is limited.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LimitsConfig {
+    /// For each holder of tokens.
+    pub sub: Allowance,
+    /// For each address; a network of 64 bits with IPv6.
+    pub address: Allowance,
+}
+
+impl LimitsConfig {
+    /// What the sources say.
+    pub(super) fn read(settings: &Settings) -> Result<Self, ConfigError> {
+        let mut limits = Self::default();
+        for (whose, it) in [("sub", &mut limits.sub), ("address", &mut limits.address)] {
+            let key = |what: &str| format!("limits_{whose}_{what}");
+            for (what, place) in [
+                ("registrations_per_minute", &mut it.registrations_per_minute),
+                ("sessions", &mut it.sessions),
+                ("requests_per_second", &mut it.requests_per_second),
+            ] {
+                set(place, settings.one(&key(what), NUMBER, number)?);
+            }
+            let bytes = settings.one(&key("bytes_per_second"), NUMBER, number)?;
+            set(&mut it.bytes_per_second, bytes);
+        }
+        Ok(limits)
+    }
+
+    pub(super) fn check(&self, auth: &Auth) -> Result<(), ConfigError> {
+        if self.sub != Allowance::default() && matches!(auth, Auth::Open { .. }) {
+            return conflict(
+                "limits_sub does nothing here: without --auth tokens, jwt or provider nobody has a \
+                 token; limits_address counts by address",
+            );
+        }
+        for (whose, it) in [("sub", &self.sub), ("address", &self.address)] {
+            for (what, count) in [
+                ("registrations_per_minute", it.registrations_per_minute),
+                ("sessions", it.sessions),
+                ("requests_per_second", it.requests_per_second),
+            ] {
+                in_range(&format!("limits_{whose}_{what}"), count, 0, COUNT_MAX)?;
+            }
+            let key = format!("limits_{whose}_bytes_per_second");
+            in_range(&key, it.bytes_per_second, 0, BYTES_MAX)?;
+        }
+        Ok(())
+    }
+}

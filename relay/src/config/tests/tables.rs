@@ -1,0 +1,80 @@
+//! Settings that are mostly written in tables: the audit log and the limits.
+
+use super::*;
+
+#[test]
+fn the_audit_log_is_set_in_any_of_the_three_places() {
+    let folder = folder();
+    assert_eq!(Case::default().config().audit, None);
+    let text = "[audit]\nfile = \"audit.log\"\nmax_bytes = 100000\nkeep = 3";
+    let wanted = AuditConfig {
+        file: folder.path().join("audit.log"),
+        max_bytes: 100_000,
+        keep: 3,
+    };
+    assert_eq!(Case::file(folder.path(), text).config().audit, Some(wanted));
+    let audit = Case::flags("--audit-file /a/log --audit-keep 0")
+        .and_variable("TIELINE_RELAY_AUDIT_KEEP", "7")
+        .config()
+        .audit
+        .unwrap();
+    let standard = AuditConfig::new("/a/log".into());
+    assert_eq!(
+        audit,
+        AuditConfig {
+            keep: 0,
+            ..standard
+        }
+    );
+}
+
+#[test]
+fn limits_are_set_for_holders_and_addresses_apart() {
+    assert_eq!(Case::default().config().limits, LimitsConfig::default());
+    let folder = folder();
+    secret_file(folder.path(), &[7; 32], 0o600);
+    let text = "auth = \"jwt\"\njwt_secret_file = \"secret\"\n\
+                [limits.sub]\nsessions = 5\nbytes_per_second = 1000000\n\
+                [limits.address]\nrequests_per_second = 9";
+    let limits = Case::file(folder.path(), text)
+        .and_flags("--limits-address-registrations-per-minute 60")
+        .and_variable("TIELINE_RELAY_LIMITS_SUB_SESSIONS", "6")
+        .config()
+        .limits;
+    let wanted = LimitsConfig {
+        sub: Allowance {
+            sessions: 6,
+            bytes_per_second: 1_000_000,
+            ..Allowance::default()
+        },
+        address: Allowance {
+            requests_per_second: 9,
+            registrations_per_minute: 60,
+            ..Allowance::default()
+        },
+    };
+    assert_eq!(limits, wanted);
+}
+
+#[test]
+fn what_would_do_nothing_or_too_much_is_refused() {
+    for (flags, wanted) in [
+        ("--audit-keep 3", "do nothing without audit_file"),
+        ("--audit-max-bytes 100000", "do nothing without audit_file"),
+        ("--audit-file a --audit-max-bytes 1", "audit_max_bytes is 1"),
+        ("--audit-file a --audit-keep 1001", "audit_keep is 1001"),
+        ("--limits-sub-sessions 1", "limits_sub does nothing here"),
+        (
+            "--limits-address-sessions 1000001",
+            "limits_address_sessions is 1000001",
+        ),
+        (
+            "--limits-address-bytes-per-second -1",
+            "--limits-address-bytes-per-second: \"-1\"",
+        ),
+    ] {
+        let flags = flags.replace(" -1", "=-1");
+        let error = Case::flags(&flags).error();
+        assert!(error.contains(wanted), "{flags}: {error}");
+    }
+}

@@ -1,0 +1,135 @@
+use super::*;
+
+const NONE: Allowance = Allowance {
+    registrations_per_minute: 0,
+    sessions: 0,
+    requests_per_second: 0,
+    bytes_per_second: 0,
+};
+
+fn limits(sub: Allowance, address: Allowance) -> Arc<Limits> {
+    Limits::new(&LimitsConfig { sub, address }).unwrap()
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn kind(outcome: Result<impl Sized, Limited>) -> Option<LimitKind> {
+    outcome.err().map(|it| it.kind)
+}
+
+#[test]
+fn where_nothing_is_limited_nothing_is_counted() {
+    assert!(Limits::new(&LimitsConfig::default()).is_none());
+    let mut pass = Pass::arrive(None, ip("192.0.2.1")).unwrap();
+    pass.identify("ada").unwrap();
+    pass.moved(u64::MAX);
+}
+
+#[test]
+fn an_address_and_a_holder_have_limits_of_their_own() {
+    let two = Allowance {
+        sessions: 2,
+        ..NONE
+    };
+    let three = Allowance {
+        sessions: 3,
+        ..NONE
+    };
+    let limits = limits(two, three);
+    let arrive = || Pass::arrive(Some(&limits), ip("192.0.2.1"));
+    let mut passes = [arrive().unwrap(), arrive().unwrap(), arrive().unwrap()];
+    assert_eq!(kind(arrive()), Some(LimitKind::Sessions));
+    assert!(Pass::arrive(Some(&limits), ip("192.0.2.2")).is_ok());
+    passes[0].identify("ada").unwrap();
+    // Once more is no other session.
+    passes[0].identify("ada").unwrap();
+    passes[1].identify("ada").unwrap();
+    assert_eq!(kind(passes[2].identify("ada")), Some(LimitKind::Sessions));
+    passes[2].identify("bob").unwrap();
+    drop(passes);
+    let mut again = [arrive().unwrap(), arrive().unwrap()];
+    assert!(again.iter_mut().all(|it| it.identify("ada").is_ok()));
+}
+
+#[test]
+fn a_network_of_ipv6_counts_as_one_and_mapped_addresses_are_what_they_map() {
+    let one = Allowance {
+        sessions: 1,
+        ..NONE
+    };
+    let limits = limits(NONE, one);
+    let arrive = |text| Pass::arrive(Some(&limits), ip(text));
+    let _first = arrive("2001:db8:0:1::1").unwrap();
+    assert!(arrive("2001:db8:0:1:ffff::2").is_err());
+    let _other = arrive("2001:db8:0:2::1").unwrap();
+    let _mapped = arrive("::ffff:192.0.2.1").unwrap();
+    assert!(arrive("192.0.2.1").is_err());
+}
+
+#[test]
+fn requests_beyond_the_rate_are_told_when_to_come_back_and_are_no_sessions() {
+    let some = Allowance {
+        sessions: 100,
+        requests_per_second: 2,
+        ..NONE
+    };
+    let limits = limits(NONE, some);
+    let arrive = || Pass::arrive(Some(&limits), ip("192.0.2.1"));
+    let passed = (0..100).map_while(|_| arrive().ok()).count();
+    // Ten seconds' worth, and what came in meanwhile.
+    assert!((20..30).contains(&passed), "{passed}");
+    let limited = arrive().unwrap_err();
+    assert_eq!(limited.kind, LimitKind::Requests);
+    assert!(limited.retry_after <= Duration::from_millis(500));
+    let (side, at) = limits.address(ip("192.0.2.1")).unwrap();
+    assert!(side.table.open(at, 1), "a session is left over");
+}
+
+#[test]
+fn whoever_moved_too_much_gets_nothing_new_but_keeps_what_runs() {
+    let some = Allowance {
+        bytes_per_second: 1_000_000,
+        ..NONE
+    };
+    let limits = limits(some, NONE);
+    let arrive = |sub: &str| {
+        let mut pass = Pass::arrive(Some(&limits), ip("192.0.2.1")).unwrap();
+        pass.identify(sub).map(|()| pass)
+    };
+    let first = arrive("ada").unwrap();
+    first.moved(9_000_000);
+    assert!(arrive("ada").is_ok());
+    // Small pieces count too, at the end.
+    for _ in 0..60_000 {
+        first.moved(50);
+    }
+    drop(first);
+    let limited = arrive("ada").unwrap_err();
+    assert_eq!(limited.kind, LimitKind::Bytes);
+    assert!(limited.retry_after <= Duration::from_secs(2), "{limited:?}");
+    assert!(arrive("bob").is_ok());
+}
+
+#[test]
+fn registrations_are_counted_apart() {
+    let three = Allowance {
+        registrations_per_minute: 3,
+        ..NONE
+    };
+    let limits = limits(three.clone(), three);
+    for _ in 0..3 {
+        limits.register_from(ip("192.0.2.1")).unwrap();
+        limits.register_as("ada").unwrap();
+    }
+    let from = limits.register_from(ip("192.0.2.1"));
+    assert_eq!(kind(from), Some(LimitKind::Registrations));
+    let limited = limits.register_as("ada").unwrap_err();
+    assert!(
+        limited.retry_after <= Duration::from_secs(20),
+        "{limited:?}"
+    );
+    limits.register_as("bob").unwrap();
+    assert!(Pass::arrive(Some(&limits), ip("192.0.2.1")).is_ok());
+}
