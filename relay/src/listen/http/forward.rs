@@ -6,12 +6,13 @@ use bytes::Bytes;
 use http::header::{HOST, ORIGIN};
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{Extensions, HeaderMap, Method, Request, Response, Uri, Version};
+use http::{Extensions, HeaderMap, Request, Response, Uri, Version};
 use http_body::Body;
 use hyper::body::Incoming;
+use tieline_hop::{await_continue, copy_head, headers};
 use tieline_wire::Reason;
 
-use super::body::{AnswerBody, RequestBody, await_continue};
+use super::body::{AnswerBody, Progress, RequestBody};
 use super::callers::{Callers, Presented, leave_credential};
 use super::destination::{Destination, nowhere, seal_sessions};
 use super::endpoint::Endpoint;
@@ -24,7 +25,7 @@ use super::route::{Named, Way, named, split};
 use super::state::{Cut, State};
 use super::target::Target;
 use super::wanted::Nowhere;
-use super::{Gateway, Peer, Settings, headers, sse};
+use super::{Gateway, Peer, Settings, sse};
 use crate::auth::TokenRefusal;
 
 /// How often a request that was not sent yet looks for the tunnel anew, when its link went away.
@@ -90,7 +91,7 @@ impl<G: Gateway> Front<G> {
         state: &Rc<State>,
         page: &mut Page,
     ) -> Result<Response<AnswerBody<G>>, Problem> {
-        headers::check_request(&parts)?;
+        headers::check_request(&parts.method, &parts.uri, parts.version, &parts.headers)?;
         let asked = self.asked(&parts)?;
         *page = self.page(&parts.headers, &asked);
         if *page == Page::Refused {
@@ -113,7 +114,7 @@ impl<G: Gateway> Front<G> {
         let named = self.named(way, &presented.caller)?;
         let mut destination = self.destination(&parts, &asked, &presented, named).await?;
         let client = asked.client;
-        let body = RequestBody::new(Some(body), Rc::clone(state));
+        let body = request_body(Some(body), state);
         let request = self.prepare(parts, body, &destination, client);
         let (connection, answer) = self
             .exchange(request, &mut destination, &presented, state)
@@ -163,7 +164,7 @@ impl<G: Gateway> Front<G> {
         client: Client,
     ) -> Request<RequestBody> {
         let length = body.size_hint().exact();
-        headers::for_target(&mut parts.headers, parts.version, length);
+        headers::for_next_hop(&mut parts.headers, parts.version, length);
         if self.settings.takes_tokens {
             leave_credential(
                 &mut parts.headers,
@@ -176,12 +177,12 @@ impl<G: Gateway> Front<G> {
         parts.version = Version::HTTP_11;
         parts.uri = Uri::from(destination.path.clone());
         parts.extensions = Extensions::new();
-        let expects_continue = headers::expects_continue(&parts.headers);
         let mut request = Request::from_parts(parts, body);
-        if expects_continue {
+        if headers::expects_continue(request.headers()) {
             let (gateway, timeout) = (self.gateway.clone(), self.settings.continue_timeout);
             // Counts from when the body is first asked for.
-            await_continue(&mut request, async move { gateway.sleep(timeout).await });
+            let timeout = Box::pin(async move { gateway.sleep(timeout).await });
+            await_continue(&mut request, timeout);
         }
         request
     }
@@ -200,20 +201,20 @@ impl<G: Gateway> Front<G> {
         } = destination;
         let caller = &presented.caller;
         address_to(&mapping.target, request.headers_mut());
-        let is_repeatable = is_idempotent(request.method()) && request.body().is_end_stream();
+        let is_repeatable = request.method().is_idempotent() && request.body().is_end_stream();
         let now = self.gateway.now();
         let kept = self
             .pool
             .take(presented.key(), &mapping.target, now, is_repeatable);
         if let Some(mut connection) = kept {
-            let copy = is_repeatable.then(|| copy(&request));
+            let copy = is_repeatable.then(|| copy_head(&request));
             request = match connection.send(request).await {
                 Ok(answer) => return Ok((connection, answer)),
                 Err(Failure::Unsent(request)) => *request,
                 // The target closed the connection as the request came: to be expected after a
                 // pause, and no sign that it did anything.
                 Err(Failure::Silent(problem)) => {
-                    let body = RequestBody::new(None, Rc::clone(state));
+                    let body = request_body(None, state);
                     Request::from_parts(copy.ok_or(problem)?, body)
                 }
                 Err(Failure::Broken(problem)) => return Err(problem),
@@ -262,7 +263,8 @@ impl<G: Gateway> Front<G> {
         state: &Rc<State>,
     ) -> Result<Response<AnswerBody<G>>, Problem> {
         let (mut parts, body) = answer.into_parts();
-        headers::check_answer(parts.status, &parts.headers)?;
+        let checked = headers::check_answer(parts.status, &parts.headers);
+        checked.map_err(Problem::target_invalid)?;
         let length = body.size_hint().exact();
         headers::for_caller(&mut parts.headers, length);
         let mapping = destination.mapping;
@@ -303,6 +305,11 @@ fn own<G: Gateway>(response: Response<Bytes>, state: &Rc<State>) -> Response<Ans
     response.map(|body| AnswerBody::own(body, Rc::clone(state)))
 }
 
+fn request_body(incoming: Option<Incoming>, state: &Rc<State>) -> RequestBody {
+    let state = Rc::clone(state);
+    RequestBody::new(incoming, Progress { state, track: None })
+}
+
 /// Writes the target's own address into a request: servers refuse what names another one, and
 /// pages from there. Whether this page may ask has been decided.
 fn address_to(target: &Target, headers: &mut HeaderMap) {
@@ -317,22 +324,5 @@ fn is_away(reason: Reason) -> bool {
     matches!(
         reason,
         Reason::TunnelOffline | Reason::LinkLost | Reason::Stale | Reason::Superseded
-    )
-}
-
-/// The head once more, for a second try.
-fn copy(request: &Request<RequestBody>) -> Parts {
-    let (mut parts, ()) = Request::new(()).into_parts();
-    parts.method = request.method().clone();
-    parts.uri = request.uri().clone();
-    parts.headers = request.headers().clone();
-    parts
-}
-
-/// RFC 9110, section 9.2.2.
-fn is_idempotent(method: &Method) -> bool {
-    matches!(
-        *method,
-        Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE
     )
 }

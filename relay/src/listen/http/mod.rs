@@ -15,7 +15,6 @@ mod events;
 mod exposure;
 mod forward;
 mod forwarded;
-mod headers;
 mod origin;
 mod pool;
 mod problem;
@@ -25,7 +24,6 @@ mod seal;
 mod sse;
 mod state;
 mod target;
-mod track;
 mod wanted;
 
 use std::net::SocketAddr;

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use tieline_hop::Refusal;
 use tieline_wire::Reason;
 
 use crate::auth::TokenRefusal;
@@ -112,11 +113,6 @@ impl Problem {
         Self::new(StatusCode::BAD_REQUEST, "bad_request", why)
     }
 
-    /// The request asks for something that the relay does not speak.
-    pub(super) fn unsupported(word: &'static str, why: &str) -> Self {
-        Self::new(StatusCode::NOT_IMPLEMENTED, word, why)
-    }
-
     /// What the target sent is not an answer in HTTP.
     pub(super) fn target_invalid(why: &str) -> Self {
         let message = format!("the target's answer is not usable: {why}");
@@ -208,6 +204,12 @@ impl Problem {
             headers.insert(RETRY_AFTER, RETRY_AFTER_SECONDS);
         }
         response
+    }
+}
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        Self::new(refusal.status, refusal.word, refusal.why)
     }
 }
 
