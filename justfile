@@ -96,9 +96,14 @@ fuzz seconds='60':
         cargo +nightly fuzz run "$target" "$found" "fuzz/corpus/$target" -- -max_total_time={{ seconds }}
     done
 
-# What the way over relay and agent costs: every scenario's main points, 3.5 minutes; writes docs/bench
+# What the way over relay and agent costs: every scenario's main points, 3.5 minutes; writes docs/bench. `just bench http`: see bench-http
 [group('bench')]
-bench *arguments: (_bench 'bench' '--rounds' '3' '--duration' '1s' '--warm-up' '200ms' arguments)
+bench *arguments:
+    just {{ if arguments =~ '^http( |$)' { 'bench-' + arguments } else { "_bench bench --rounds 3 --duration 1s --warm-up 200ms " + arguments } }}
+
+# Calls, first events and open event streams over HTTP, beside nginx as a reverse proxy, 5 rounds; 7 minutes
+[group('bench')]
+bench-http *arguments: (peers 'nginx') (_bench 'bench-http' '--suite' 'http' '--known-peers' 'target/peers' '--rounds' '5' '--duration' '2s' '--warm-up' '300ms' arguments)
 
 # All scenarios, 1 to 4,096 connections, 10,000 idle sessions, 5 rounds; 25 minutes
 [group('bench')]
@@ -114,10 +119,10 @@ bench-scaling *arguments:
     cargo build --release -p tieline-relay -p tieline-agent -p tieline-loadgen --bins --example fleet
     target/release/tieline-loadgen scaling --rounds 3 --duration 1s --warm-up 200ms {{ arguments }}
 
-# nginx, HAProxy, rathole and bore into target/peers; changes nothing else on the machine
+# nginx, HAProxy, rathole and bore, or those that are named, into target/peers; changes nothing else on the machine
 [group('bench')]
-peers:
-    tools/peers/install target/peers
+peers *names:
+    tools/peers/install target/peers {{ names }}
 
 # Frame codec and mux by themselves: ns per frame, bytes per session, 1 minute; writes docs/bench/wire.md
 [group('bench')]

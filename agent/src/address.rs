@@ -94,7 +94,16 @@ impl HostPort {
             .unwrap_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address")))
     }
 
-    async fn resolve(&self) -> io::Result<Vec<SocketAddr>> {
+    /// True if no name server is asked: it is a number, or `localhost`.
+    pub(crate) fn is_known(&self) -> bool {
+        match &self.host {
+            Host::Ip(_) => true,
+            Host::Name(name) => name == "localhost",
+        }
+    }
+
+    /// The addresses of the host, at most [`ADDRESSES_MAX`].
+    pub(crate) async fn resolve(&self) -> io::Result<Vec<SocketAddr>> {
         match &self.host {
             Host::Ip(ip) => Ok(vec![SocketAddr::new(*ip, self.port)]),
             // RFC 6761, 6.3: never ask a name server for this name. It also spares a thread per

@@ -30,6 +30,7 @@ pub async fn run(cli: Cli) -> ExitCode {
         Command::Status(args) => show_status(args).await,
         Command::Demo(args) => demo(args).await,
         Command::Service(args) => crate::service::run(&args),
+        Command::Diag(args) => crate::diag::run(args).await,
         Command::Token(args) => crate::token_show::run(&args),
         Command::Completions(args) => crate::completions::completions(&args),
         Command::Man(args) => crate::completions::man(&args),
@@ -186,6 +187,6 @@ pub(crate) fn print_json(object: &impl Serialize) {
     }
 }
 
-fn complain(problem: &impl Display) {
+pub(crate) fn complain(problem: &impl Display) {
     let _ = writeln!(std::io::stderr().lock(), "tieline: {problem}");
 }

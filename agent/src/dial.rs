@@ -62,6 +62,10 @@ impl RelayUrl {
         self.address.to_string()
     }
 
+    pub(crate) const fn address(&self) -> &HostPort {
+        &self.address
+    }
+
     /// Connects.
     ///
     /// # Errors

@@ -21,6 +21,7 @@ pub mod cli;
 pub mod command;
 pub mod completions;
 pub mod connect;
+pub mod diag;
 pub mod init;
 pub mod service;
 pub mod token_show;

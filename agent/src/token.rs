@@ -85,22 +85,16 @@ impl TokenWatch {
         self.wanted.notify_one();
     }
 
-    /// Looks at the file again and again, once that is wanted.
-    pub(crate) async fn run(self, path: PathBuf) {
-        let look = async || {
-            let path = path.clone();
-            // A shared file system may take its time.
-            let looked = tokio::task::spawn_blocking(move || stamp(&path)).await;
-            looked.unwrap_or_default()
-        };
-        let first = look().await;
+    /// Looks at the file again and again, once that is wanted. `first` is what [`look`] saw before
+    /// anybody read the token.
+    pub(crate) async fn run(self, path: PathBuf, first: Option<Stamp>) {
         let mut settled = Settled {
             told: first,
             last: first,
         };
         self.wanted.notified().await;
         loop {
-            if settled.is_new(look().await) {
+            if settled.is_new(look(&path).await) {
                 self.versions.send_modify(|version| *version += 1);
             }
             sleep(WATCH_INTERVAL).await;
@@ -108,8 +102,16 @@ impl TokenWatch {
     }
 }
 
-/// What differs between two versions of a file.
-type Stamp = (SystemTime, u64);
+/// What differs between two versions of a file: time, length, and which file it is.
+pub(crate) type Stamp = (SystemTime, u64, u64);
+
+/// Which version of the file is there.
+pub(crate) async fn look(path: &Path) -> Option<Stamp> {
+    let path = path.to_owned();
+    // A shared file system may take its time.
+    let looked = tokio::task::spawn_blocking(move || stamp(&path)).await;
+    looked.unwrap_or_default()
+}
 
 /// Which version of a file is news: half a token, caught while it is written, is refused for good.
 #[derive(Debug)]
@@ -133,7 +135,12 @@ impl Settled {
 
 fn stamp(path: &Path) -> Option<Stamp> {
     let data = fs::metadata(path).ok()?;
-    Some((data.modified().ok()?, data.len()))
+    // The clock of file systems is coarse: two tokens of one length may come within one tick.
+    #[cfg(unix)]
+    let number = std::os::unix::fs::MetadataExt::ino(&data);
+    #[cfg(not(unix))]
+    let number = 0;
+    Some((data.modified().ok()?, data.len(), number))
 }
 
 #[cfg(test)]
@@ -156,7 +163,7 @@ mod tests {
 
     #[test]
     fn a_file_is_news_once_it_is_no_longer_written() {
-        let at = |len| Some((SystemTime::UNIX_EPOCH, len));
+        let at = |len| Some((SystemTime::UNIX_EPOCH, len, 0));
         let mut settled = Settled {
             told: at(1),
             last: at(1),
@@ -178,6 +185,20 @@ mod tests {
         let told: Vec<_> = seen.iter().zip(news).filter(|(_, news)| *news).collect();
         assert_eq!(told, [(&at(9), true), (&at(2), true)]);
         assert!(news[5] && news[10], "as soon as it was seen twice");
+    }
+
+    #[tokio::test]
+    async fn a_change_is_noticed_also_before_anybody_looks_for_it() {
+        let (dir, path) = write("old", 0o600);
+        let watch = TokenWatch::default();
+        let mut versions = watch.versions();
+        let first = look(&path).await;
+        fs::write(dir.path().join("new"), "new").unwrap();
+        fs::rename(dir.path().join("new"), &path).unwrap();
+        let running = tokio::spawn(watch.clone().run(path, first));
+        watch.want();
+        versions.changed().await.unwrap();
+        running.abort();
     }
 
     #[test]

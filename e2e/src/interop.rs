@@ -1,6 +1,7 @@
 //! The servers and clients of the interop tests, ready to start.
 
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -95,6 +96,27 @@ impl Setup {
         Server::start("server-everything", &mut command)
     }
 
+    /// Starts npm's `supergateway` with `server-everything` as a child that it talks to over
+    /// standard input and output; it speaks `transport` to the outside.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn gateway(&self, transport: &str) -> Result<Server> {
+        let node = self.node()?;
+        let mut child = node.program("mcp-server-everything", &["end-with-input.cjs"]);
+        child.arg("stdio");
+        let words = words(&child).map(|word| format!("'{}'", word.to_string_lossy()));
+        let child: Vec<_> = words.collect();
+        let preload = ["end-with-stdin.cjs", "bind-loopback.cjs"];
+        let mut command = node.program("supergateway", &preload);
+        command.args(["--stdio", &child.join(" ")]);
+        command.args(["--outputTransport", transport]);
+        if transport == "streamableHttp" {
+            command.arg("--stateful");
+        }
+        Server::start("supergateway", &mut command)
+    }
+
     /// Starts our own server on the Python SDK.
     ///
     /// # Errors
@@ -152,6 +174,42 @@ impl Setup {
         serde_json::from_str(&printed).with_context(|| format!("{script} printed {printed:?}"))
     }
 
+    /// Runs a scenario of the Python SDK in the 2025 era as the client of `bridge`, a program that
+    /// it talks to over standard input and output and that is a client of `url`, and returns its
+    /// report. Every request over HTTP gets these `headers`.
+    ///
+    /// # Errors
+    /// One of them failed, or took too long.
+    pub fn bridged(
+        &self,
+        bridge: Bridge,
+        scenario: &str,
+        url: &str,
+        headers: &[&str],
+    ) -> Result<Value> {
+        let script = "client_stdio.py";
+        // It keeps credentials in the home directory; the user's are not its business.
+        let home = TempDir::new()?;
+        let preload = ["end-with-input.cjs", "resolve-test-names.cjs"];
+        let mut inner = self.node()?.program(bridge.program(), &preload);
+        match bridge {
+            Bridge::McpRemote => {
+                inner.args([url, "--allow-http", "--transport", "http-only", "--silent"])
+            }
+            Bridge::Gateway => inner.args(["--streamableHttp", url, "--logLevel", "none"]),
+            Bridge::GatewaySse => inner.args(["--sse", url, "--logLevel", "none"]),
+        };
+        for header in headers {
+            inner.args(["--header", header]);
+        }
+        let mut command = self.python()?.script(script);
+        command.arg(scenario).args(words(&inner));
+        command.env("HOME", home.path());
+        let name = format!("{script} {scenario} {}", bridge.program());
+        let printed = Process::spawn(&name, &mut command)?.finish(CLIENT_LIMIT)?;
+        serde_json::from_str(&printed).with_context(|| format!("{script} printed {printed:?}"))
+    }
+
     /// Runs the npm inspector's command line against `url` and returns what it printed.
     ///
     /// # Errors
@@ -205,6 +263,31 @@ impl Client {
     }
 }
 
+/// A program between a client that starts its server and a server that listens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bridge {
+    /// npm's `mcp-remote`.
+    McpRemote,
+    /// npm's `supergateway`, over Streamable HTTP.
+    Gateway,
+    /// npm's `supergateway`, over the older transport with two endpoints.
+    GatewaySse,
+}
+
+impl Bridge {
+    const fn program(self) -> &'static str {
+        match self {
+            Self::McpRemote => "mcp-remote",
+            Self::Gateway | Self::GatewaySse => "supergateway",
+        }
+    }
+}
+
+/// The program and the arguments of a command.
+fn words(command: &Command) -> impl Iterator<Item = &OsStr> {
+    std::iter::once(command.get_program()).chain(command.get_args())
+}
+
 /// A running MCP server. It ends when it is dropped.
 pub struct Server {
     process: Process,
@@ -231,6 +314,12 @@ impl Server {
     #[must_use]
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// The URL of the whole server.
+    #[must_use]
+    pub fn root(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
     }
 
     /// The port of its listener, on 127.0.0.1.

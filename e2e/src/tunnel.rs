@@ -36,7 +36,16 @@ pub struct Tunnel {
     _relay: TestRelay,
     runtime: Runtime,
     url: String,
+    guarded: Option<Guarded>,
     _home: TempDir,
+}
+
+/// A relay's own URL for a tunnel, where the relay wants a token.
+pub struct Guarded {
+    /// The URL.
+    pub url: String,
+    /// The token of a caller who may use it.
+    pub token: String,
 }
 
 impl Tunnel {
@@ -48,7 +57,8 @@ impl Tunnel {
     pub fn start(way: Way, target: &str) -> Result<Self> {
         let home = TempDir::new()?;
         let token_file = home.path().join("token");
-        write_token(&token_file, &token(order(), &SECRET, 0)?)?;
+        let token = token(order(), &SECRET, 0)?;
+        write_token(&token_file, &token)?;
         let studio = studio()?;
         let relay = TestRelay::with().config(|config| match way {
             Way::Name | Way::Kind => {}
@@ -80,7 +90,7 @@ impl Tunnel {
         let path = told
             .strip_prefix(&named)
             .with_context(|| format!("{told} is not under {named}"))?;
-        let mut proxy = None;
+        let (mut proxy, mut guarded) = (None, None);
         let url = match way {
             Way::Name => told.to_owned(),
             Way::Kind => format!("http://{front}/dcc/{DCC}/{tunnel}{path}"),
@@ -92,6 +102,10 @@ impl Tunnel {
                 let started = runtime.block_on(TestProxy::start(&relay, &token_file))?;
                 let url = format!("{}{path}", started.url());
                 proxy = Some(started);
+                guarded = Some(Guarded {
+                    url: told.to_owned(),
+                    token,
+                });
                 url
             }
         };
@@ -101,8 +115,15 @@ impl Tunnel {
             _relay: relay,
             runtime,
             url,
+            guarded,
             _home: home,
         })
+    }
+
+    /// The relay's own URL, if it wants a token there.
+    #[must_use]
+    pub const fn guarded(&self) -> Option<&Guarded> {
+        self.guarded.as_ref()
     }
 
     /// The public URL of the target.

@@ -13,10 +13,10 @@ mod idle;
 mod killed;
 #[path = "behaviour_life/names.rs"]
 mod names;
+#[path = "behaviour_life/pools.rs"]
+mod pools;
 #[path = "behaviour_life/race.rs"]
 mod race;
-#[path = "behaviour_life/shared.rs"]
-mod shared;
 #[path = "behaviour_life/takeover.rs"]
 mod takeover;
 #[path = "behaviour_life/targets.rs"]

@@ -13,5 +13,7 @@ mod degraded;
 mod frontends;
 #[path = "behaviour_refusals/links.rs"]
 mod links;
+#[path = "behaviour_refusals/operators.rs"]
+mod operators;
 #[path = "behaviour_refusals/renewal.rs"]
 mod renewal;

@@ -17,6 +17,8 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use tieline_e2e::interop::{Needs, Setup};
 use tieline_e2e::path::Path;
 
+#[path = "interop/bridges.rs"]
+mod bridges;
 #[path = "interop/conformance.rs"]
 mod conformance;
 #[path = "interop/era_2026.rs"]
@@ -77,6 +79,7 @@ fn main() -> ExitCode {
         everything::cases(),
         era_2026::cases(),
         inspector::cases(),
+        bridges::cases(),
         conformance::cases(),
     ];
     let cases: Vec<(Case, Path)> = groups

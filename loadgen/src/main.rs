@@ -10,6 +10,7 @@ compile_error!("tieline-loadgen drives epoll and reads /proc, so it runs on Linu
 mod blocks;
 mod cli;
 mod cpu;
+mod exchange;
 mod histogram;
 mod instructions;
 mod interrupt;

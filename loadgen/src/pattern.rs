@@ -32,6 +32,17 @@ impl Pattern {
         }
     }
 
+    /// The same of letters, digits and blanks, which stand in JSON as they are.
+    pub(crate) fn printable(size: usize) -> Self {
+        const LETTERS: &[u8; 64] =
+            b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 .";
+        let mut pattern = Self::new(size);
+        for byte in &mut pattern.table {
+            *byte = LETTERS[usize::from(*byte) % LETTERS.len()];
+        }
+        pattern
+    }
+
     /// Length of every message, in bytes.
     pub(crate) fn size(&self) -> usize {
         self.size
@@ -63,6 +74,14 @@ mod tests {
                 assert_ne!(message, pattern.message(connection + 1, sequence));
             }
         }
+    }
+
+    #[test]
+    fn a_printable_message_needs_no_escapes() {
+        let pattern = Pattern::printable(500);
+        let text = std::str::from_utf8(pattern.message(3, 4)).unwrap();
+        assert_eq!(serde_json::to_string(text).unwrap(), format!("\"{text}\""));
+        assert_ne!(text.as_bytes(), pattern.message(3, 5));
     }
 
     #[test]

@@ -1,24 +1,81 @@
 //! The shards, as the control thread sees them.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tieline_wire::TunnelId;
 use tokio::sync::oneshot;
 use tokio::time;
 
 use crate::DriverReport;
 use crate::auth::{Question, Ruling, Snapshot};
-use crate::control::{Ended, Inspect, Told, Tunnels};
-use crate::metrics::ShardStatus;
-use crate::shard::{Message, Peers};
+use crate::control::{Cuts, Detail, Ended, Inspect, Told, Tunnels};
+use crate::metrics::{Cut, ShardStatus, TunnelDetail};
+use crate::shard::{Message, Paused, Peers};
 
-/// Time for all shards to say how many links a change ended.
-const ENDED_TIMEOUT: Duration = Duration::from_secs(2);
+/// Time for all shards to say what they know, or what a change ended.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Callers of one tunnel that an operator is shown.
+const CALLERS_MAX: usize = 1000;
 
 /// The way into the shards.
 pub(crate) struct Inspector {
     pub(crate) peers: Arc<Peers>,
     pub(crate) driver: DriverReport,
+}
+
+impl Inspector {
+    /// Sends every shard a message, for as long as that takes; what each answered in time.
+    fn ask_all<T: Send + 'static>(
+        &self,
+        message: impl Fn(oneshot::Sender<T>) -> Message + Send + 'static,
+    ) -> impl Future<Output = Vec<Option<T>>> + Send + 'static {
+        let peers = Arc::clone(&self.peers);
+        async move {
+            let mut answers = Vec::new();
+            let mut waiting: Vec<_> = peers
+                .mailboxes
+                .iter()
+                .map(|mailbox| {
+                    let (sender, answer) = oneshot::channel();
+                    answers.push(answer);
+                    (mailbox, Some(message(sender)))
+                })
+                .collect();
+            // No shard may miss it, and none waits for another.
+            loop {
+                for (mailbox, message) in &mut waiting {
+                    *message = message.take().and_then(|it| mailbox.try_send(it).err());
+                }
+                waiting.retain(|(_, message)| message.is_some());
+                if waiting.is_empty() {
+                    break;
+                }
+                time::sleep(Duration::from_millis(1)).await;
+            }
+            let deadline = time::Instant::now() + ANSWER_TIMEOUT;
+            let mut said = Vec::new();
+            for answer in answers {
+                let answer = time::timeout_at(deadline, answer).await;
+                said.push(answer.ok().and_then(Result::ok));
+            }
+            said
+        }
+    }
+
+    fn cut_all(
+        &self,
+        message: impl Fn(oneshot::Sender<Cut>) -> Message + Send + 'static,
+    ) -> impl Future<Output = Cut> + Send + 'static {
+        let asked = self.ask_all(message);
+        // A shard that has stopped has nothing to end.
+        async move {
+            let said = asked.await.into_iter().flatten();
+            said.fold(Cut::default(), Cut::and)
+        }
+    }
 }
 
 impl Inspect for Inspector {
@@ -45,41 +102,41 @@ impl Inspect for Inspector {
         })
     }
 
-    fn admit(&self, snapshot: Arc<Snapshot>) -> Ended {
-        let peers = Arc::clone(&self.peers);
+    fn detail(&self, tunnel: TunnelId) -> Detail {
+        let asked = self.ask_all(move |answer| Message::Detail {
+            tunnel: tunnel.clone(),
+            answer,
+        });
         Box::pin(async move {
-            let mut answers = Vec::new();
-            let mut waiting: Vec<_> = peers
-                .mailboxes
-                .iter()
-                .map(|mailbox| {
-                    let (ended, answer) = oneshot::channel();
-                    answers.push(answer);
-                    let snapshot = Arc::clone(&snapshot);
-                    (mailbox, Some(Message::Auth { snapshot, ended }))
-                })
-                .collect();
-            // No shard may miss it, and none waits for another.
-            loop {
-                for (mailbox, message) in &mut waiting {
-                    *message = message.take().and_then(|it| mailbox.try_send(it).err());
-                }
-                waiting.retain(|(_, message)| message.is_some());
-                if waiting.is_empty() {
-                    break;
-                }
-                time::sleep(Duration::from_millis(1)).await;
+            let mut all = TunnelDetail::default();
+            for said in asked.await {
+                all.join(said?, CALLERS_MAX);
             }
-            let deadline = time::Instant::now() + ENDED_TIMEOUT;
-            let mut total = 0;
-            for answer in answers {
-                // A shard that has stopped has no links.
-                if let Ok(Ok(ended)) = time::timeout_at(deadline, answer).await {
-                    total += ended;
-                }
-            }
-            total
+            Some(all)
         })
+    }
+
+    fn kick(&self, tunnel: TunnelId) -> Cuts {
+        Box::pin(self.cut_all(move |answer| Message::Kick {
+            tunnel: tunnel.clone(),
+            answer,
+        }))
+    }
+
+    fn pause(&self, tunnels: Arc<Paused>) -> Cuts {
+        Box::pin(self.cut_all(move |answer| Message::Pause {
+            tunnels: Arc::clone(&tunnels),
+            answer,
+        }))
+    }
+
+    fn admit(&self, snapshot: Arc<Snapshot>) -> Ended {
+        let asked = self.ask_all(move |ended| Message::Auth {
+            snapshot: Arc::clone(&snapshot),
+            ended,
+        });
+        // A shard that has stopped has no links.
+        Box::pin(async move { asked.await.into_iter().flatten().sum() })
     }
 
     fn rule(&self, question: Question, ruling: Ruling) -> Told {

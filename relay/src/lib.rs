@@ -27,6 +27,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
+mod audit;
 mod auth;
 pub mod cli;
 mod clock;
@@ -45,12 +46,13 @@ mod splice;
 
 pub use auth::{issue_token, new_token};
 pub use config::{
-    Auth, CallerAuth, Config, DriverChoice, HttpConfig, JwksSource, JwtAuth, ProviderAuth,
-    TokensAuth,
+    AuditConfig, Auth, CallerAuth, Config, DriverChoice, HttpConfig, JwksSource, JwtAuth,
+    ProviderAuth, TokensAuth,
 };
 pub use error::{ConfigError, ListenKind, StartError};
 pub use io::DriverReport;
 
+use audit::{Audit, Entry, Kind};
 use auth::{ASKS_MAX, Snapshot};
 use control::Control;
 use inspector::Inspector;
@@ -71,6 +73,8 @@ pub struct Relay {
     shards: Vec<JoinHandle<()>>,
     peers: Arc<Peers>,
     control: Option<Control>,
+    /// Writes what `peers.audit` is told.
+    writer: Option<audit::Writer>,
 }
 
 /// A shard that ended although nobody had asked it to.
@@ -130,6 +134,8 @@ impl Relay {
         }
         let (addresses, listeners) = bind_all(&config)?;
         let (mailboxes, inboxes) = mailboxes(config.shards)?;
+        let (audit, writer) = Audit::start(config.audit.as_ref())?;
+        audit.note(|| Entry::new(Kind::Started).what(env!("CARGO_PKG_VERSION").to_owned()));
         let metrics: Vec<_> = (0..config.shards)
             .map(|_| Arc::new(ShardMetrics::new(config.shard_budget_bytes)))
             .collect();
@@ -145,6 +151,7 @@ impl Relay {
                 .duration_since(UNIX_EPOCH)
                 .map_or(0, |since| since.as_secs()),
             auth: Arc::new(Snapshot::of(&config)),
+            audit,
             config,
         });
         let mut relay = Self {
@@ -154,6 +161,7 @@ impl Relay {
             shards: Vec::new(),
             peers: Arc::clone(&peers),
             control: None,
+            writer,
         };
         // From here on a failure drops `relay`, which stops what runs already.
         let (started, starts) = sync_channel(metrics.len());
@@ -211,6 +219,7 @@ impl Relay {
             asked,
             Arc::new(inspect),
             metrics,
+            peers.audit.clone(),
         )?);
         Ok(relay)
     }
@@ -245,9 +254,12 @@ impl Relay {
         &self.driver
     }
 
-    /// Reads the files that decide who is let in again, also if they look unchanged. Those that
-    /// change are read without being told, within some seconds.
+    /// Reads the files that decide who is let in again, also if they look unchanged, and opens the
+    /// audit log's by its name. Files that change are read without being told, within some seconds.
     pub fn reload(&self) {
+        if let Some(writer) = &self.writer {
+            writer.reopen();
+        }
         if let Some(control) = &self.control {
             control.reload();
         }
@@ -275,6 +287,11 @@ impl Relay {
         }
         if let Some(control) = self.control.take() {
             control.stop();
+        }
+        // Last: whatever happened until now is in there.
+        if let Some(writer) = self.writer.take() {
+            self.peers.audit.note(|| Entry::new(Kind::Stopped));
+            writer.stop();
         }
     }
 }

@@ -131,6 +131,7 @@ reasons! {
     LaneRefused = 50, "lane_refused", retry, "no bulk lane was offered to this connection";
     AuthUnavailable = 51, "auth_unavailable", retry, "the relay cannot tell now who may do this";
     AuthChanged = 52, "auth_changed", retry, "what the token allows has changed";
+    Kicked = 53, "kicked", retry, "an operator ended the link";
     // Sessions.
     TargetRefused = 64, "target_refused", retry, "the target refused the connection";
     TargetUnreachable = 65, "target_unreachable", retry, "the target cannot be reached";
@@ -142,6 +143,7 @@ reasons! {
     UnknownTunnel = 71, "unknown_tunnel", retry, "there is no such tunnel";
     Preamble = 72, "preamble", retry, "the caller did not name a tunnel in time or in form";
     TunnelOffline = 73, "tunnel_offline", retry, "the tunnel's agent is not connected";
+    TunnelPaused = 74, "tunnel_paused", retry, "an operator paused the tunnel";
     // 0 is no reason: it stands for success.
     Internal = 127, "internal", retry, "an error without a better name";
 }

@@ -32,6 +32,8 @@ pub enum Command {
     Connect(crate::connect::ConnectArgs),
     /// Keep tieline serve running through log-ins and restarts.
     Service(crate::service::ServiceArgs),
+    /// Find out why an agent cannot reach its relay or its target: one line for each check.
+    Diag(crate::diag::DiagArgs),
     /// Look at a token.
     Token(crate::token_show::TokenArgs),
     /// Print what a shell needs to complete this command line.

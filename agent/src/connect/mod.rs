@@ -29,7 +29,7 @@ mod origin;
 mod pool;
 mod problem;
 mod rewrite;
-mod tls;
+pub(crate) mod tls;
 
 use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

@@ -1,7 +1,7 @@
 //! The proxy's own answers: one stable word, one sentence for people, both in JSON.
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE};
 use http::{HeaderValue, Response, StatusCode};
 use tieline_hop::Refusal;
 
@@ -77,6 +77,10 @@ impl Problem {
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if self.status == StatusCode::NOT_IMPLEMENTED {
+            // Where such a request ends, others may see otherwise (RFC 9112, section 11.2).
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
         response
     }
 }

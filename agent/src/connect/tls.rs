@@ -17,14 +17,14 @@ use crate::address::HostPort;
 
 /// Makes TLS connections to one relay.
 #[derive(Clone)]
-pub(super) struct Tls {
+pub(crate) struct Tls {
     connector: TlsConnector,
     name: ServerName<'static>,
 }
 
 impl Tls {
     /// Trusts the certificates in `ca`, or else those that the system trusts.
-    pub(super) fn new(relay: &HostPort, ca: Option<&Path>) -> Result<Self, ConnectError> {
+    pub(crate) fn new(relay: &HostPort, ca: Option<&Path>) -> Result<Self, ConnectError> {
         let roots = match ca {
             Some(path) => roots_of(path)?,
             None => system_roots()?,
@@ -44,7 +44,7 @@ impl Tls {
         })
     }
 
-    pub(super) async fn connect(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+    pub(crate) async fn connect(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
         self.connector.connect(self.name.clone(), stream).await
     }
 }
@@ -82,7 +82,7 @@ fn system_roots() -> Result<RootCertStore, ConnectError> {
 
 /// What a failed handshake means and what to do about it; `None` if the connection failed below
 /// TLS.
-pub(super) fn explain(error: &io::Error) -> Option<String> {
+pub(crate) fn explain(error: &io::Error) -> Option<String> {
     let error = error.get_ref()?.downcast_ref::<rustls::Error>()?;
     let text = match error {
         rustls::Error::InvalidCertificate(error) => certificate(error),

@@ -72,6 +72,28 @@ impl Identity {
         })
     }
 
+    /// One that is kept nowhere: nothing that it registers is anybody else's.
+    ///
+    /// # Errors
+    /// [`IdentityError::Random`] if the system has no randomness.
+    pub(crate) fn throw_away() -> Result<Self, IdentityError> {
+        let random = SystemRandom::new();
+        let fill = |bytes: &mut [u8]| random.fill(bytes).map_err(|_| IdentityError::Random);
+        let (mut seed, mut machine, mut instance) = ([0; 32], [0; 16], [0; 16]);
+        fill(&mut seed)?;
+        fill(&mut machine)?;
+        fill(&mut instance)?;
+        let key_pair =
+            Ed25519KeyPair::from_seed_unchecked(&seed).map_err(|_| IdentityError::Random)?;
+        let public = <[u8; 32]>::try_from(key_pair.public_key().as_ref());
+        Ok(Self {
+            key: AgentKey::new(public.map_err(|_| IdentityError::Random)?),
+            key_pair,
+            machine: MachineId::new(machine),
+            instance: InstanceId::new(instance),
+        })
+    }
+
     /// The public key.
     #[must_use]
     pub const fn key(&self) -> AgentKey {
@@ -149,6 +171,17 @@ mod tests {
         assert_eq!(first.key(), second.key());
         assert_eq!(first.machine(), second.machine());
         assert_ne!(first.instance(), second.instance());
+    }
+
+    #[test]
+    fn one_that_is_thrown_away_is_like_no_other() {
+        let (one, other) = (
+            Identity::throw_away().unwrap(),
+            Identity::throw_away().unwrap(),
+        );
+        assert_ne!((one.key(), one.machine()), (other.key(), other.machine()));
+        let key = UnparsedPublicKey::new(&ED25519, one.key().as_bytes().to_vec());
+        assert!(key.verify(b"message", &one.sign(b"message")).is_ok());
     }
 
     #[test]

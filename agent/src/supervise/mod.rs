@@ -17,7 +17,7 @@ use crate::event::AgentEvent;
 use crate::identity::Identity;
 use crate::status::{self, Board};
 use crate::target::WatchedTarget;
-use crate::token::TokenWatch;
+use crate::token::{self, TokenWatch};
 
 /// Runs one link until it ends, and does not dial again.
 ///
@@ -99,16 +99,18 @@ async fn run(
             Err(error) => tracing::warn!(%error, "`tieline status` will not see this agent"),
         }
     }
-    let token = TokenWatch::default();
+    let watch = TokenWatch::default();
     if let Some(path) = &config.token_file {
-        services.spawn(token.clone().run(path.clone()));
+        // Before a link reads it: what comes after that is a change.
+        let first = token::look(path).await;
+        services.spawn(watch.clone().run(path.clone(), first));
     }
     let agent = Arc::new(Agent {
         config,
         identity: Arc::new(identity),
         board,
         targets,
-        token,
+        token: watch,
     });
     let result = run_slots(&agent, once, shutdown).await;
     agent.config.on_event.tell(&match &result {

@@ -67,6 +67,14 @@ impl Shown {
         }
     }
 
+    /// A claim that is a time, in seconds since 1970.
+    pub(super) fn time(&self, claim: &str) -> Option<u64> {
+        match self {
+            Self::Jwt { claims, .. } => claims.get(claim).and_then(seconds),
+            Self::Opaque { .. } => None,
+        }
+    }
+
     pub(super) const fn state(&self) -> State {
         match self {
             Self::Jwt { state, .. } => *state,

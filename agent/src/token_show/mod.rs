@@ -2,7 +2,7 @@
 //! a signature, and nothing prints the token.
 
 mod claims;
-mod time;
+pub(crate) mod time;
 
 use std::io::{self, Read};
 use std::path::PathBuf;
@@ -47,6 +47,30 @@ pub struct ShowArgs {
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
+}
+
+/// How a token stands to the time, as far as it says.
+#[derive(Debug)]
+pub(crate) struct Standing {
+    /// Its end in words, if it is a token that may have one.
+    pub(crate) expiry: Option<String>,
+    /// Its end was in the past.
+    pub(crate) has_expired: bool,
+    /// When it was issued, or begins if it does not say that, in seconds since 1970.
+    pub(crate) since: Option<u64>,
+    /// When it ends, in seconds since 1970.
+    pub(crate) until: Option<u64>,
+}
+
+/// Looks at `token` at the time `now`, in seconds since 1970.
+pub(crate) fn standing(token: &str, now: u64) -> Standing {
+    let shown = Shown::of(token, now);
+    Standing {
+        expiry: shown.expiry(),
+        has_expired: shown.state() == State::Expired,
+        since: shown.time("iat").or_else(|| shown.time("nbf")),
+        until: shown.time("exp"),
+    }
 }
 
 /// Runs `tieline token`; returns the exit code: 1 for a token that has expired.

@@ -51,7 +51,7 @@ const fn civil(day: u64) -> (u64, u64, u64) {
 
 /// A length of time, in seconds, shown in its two largest units.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Span(pub(super) u64);
+pub(crate) struct Span(pub(crate) u64);
 
 impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -9,7 +9,7 @@ use tokio::process::{Child, ChildStdout, Command};
 
 use crate::rig::{Relay, soon};
 
-fn tieline(state: &tempfile::TempDir) -> Command {
+pub(crate) fn tieline(state: &tempfile::TempDir) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tieline"));
     command
         .env("TIELINE_STATE_DIR", state.path())
@@ -21,7 +21,7 @@ fn tieline(state: &tempfile::TempDir) -> Command {
     command
 }
 
-async fn output(command: &mut Command) -> Output {
+pub(crate) async fn output(command: &mut Command) -> Output {
     soon(command.output()).await.unwrap()
 }
 

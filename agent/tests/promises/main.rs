@@ -8,6 +8,8 @@
 // Signals and modes are part of it.
 #[cfg(unix)]
 mod command_line;
+#[cfg(unix)]
+mod diag;
 mod lifecycle;
 mod renewal;
 mod rig;

@@ -1,5 +1,6 @@
 //! `tieline connect` in this process, on a thread and a runtime of its own.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::thread::JoinHandle;
 
@@ -16,6 +17,7 @@ const EVENTS_MAX: usize = 64;
 #[derive(Debug)]
 pub struct TestProxy {
     url: String,
+    address: SocketAddr,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<Result<(), ConnectError>>>,
 }
@@ -51,11 +53,14 @@ impl TestProxy {
             .spawn(run)?;
         let mut proxy = Self {
             url: String::new(),
+            address: SocketAddr::from(([127, 0, 0, 1], 0)),
             stop: Some(stop),
             thread: Some(thread),
         };
         match soon("the proxy's address", events.recv()).await? {
-            Some(ConnectEvent::Listening { url, .. }) => proxy.url = url,
+            Some(ConnectEvent::Listening { url, address, .. }) => {
+                (proxy.url, proxy.address) = (url, address);
+            }
             Some(event) => bail!("the proxy began with {event:?}"),
             None => {
                 proxy.end()?;
@@ -69,6 +74,12 @@ impl TestProxy {
     #[must_use]
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
     }
 
     fn end(&mut self) -> Result<()> {

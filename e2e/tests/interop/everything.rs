@@ -63,7 +63,7 @@ fn report(setup: &Setup, path: Path, client: Client, scenario: &str) -> Result<V
     setup.client(client, scenario, way.url())
 }
 
-fn assert_inventory(report: &Value) -> Result<()> {
+pub(crate) fn assert_inventory(report: &Value) -> Result<()> {
     ensure!(report["protocol_version"] == "2025-11-25", "{report:#}");
     ensure!(
         report["server"]["name"] == "mcp-servers/everything",

@@ -148,7 +148,8 @@ pub(crate) struct BenchFlags {
     pub(crate) suite: Suite,
     /// One load; repeats. CONNECTIONSxBYTES (closed loop), CONNECTIONSxBYTES@RATE (open loop),
     /// bulk-up-N, bulk-down-N, bulk-both-N, connect-N, idle-N, fanout-CONNECTIONSxBYTES,
-    /// mixed-CONNECTIONSxBYTES@RATE
+    /// mixed-CONNECTIONSxBYTES@RATE; or, over HTTP, calls-CONNECTIONS, events-CONNECTIONS@RATE,
+    /// streams-N
     #[arg(long = "scenario", value_delimiter = ',')]
     pub(crate) scenarios: Vec<Scenario>,
     #[command(flatten)]
@@ -157,7 +158,8 @@ pub(crate) struct BenchFlags {
     pub(crate) paths: PathFlags,
     #[command(flatten)]
     pub(crate) peers: PeerFlags,
-    /// Start nginx, HAProxy, rathole and bore, as far as they are in this folder, as further paths
+    /// Start nginx, HAProxy, rathole and bore, as far as they are in this folder, as further paths;
+    /// for loads over HTTP nginx as a reverse proxy in front of each forwarder
     #[arg(long, value_name = "DIR")]
     pub(crate) known_peers: Option<PathBuf>,
     #[command(flatten)]
@@ -193,6 +195,8 @@ pub(crate) enum Suite {
     Peers,
     /// More sizes, more connections, and the cost from 1 to 4,096 connections
     Full,
+    /// Calls, first events and open event streams over HTTP
+    Http,
 }
 
 #[derive(Args, Debug)]
@@ -207,6 +211,8 @@ pub(crate) enum TargetKind {
     Any(ListenFlags),
     /// Send back what comes and nothing else; enough for rtt, connect, idle and fanout
     Echo(ListenFlags),
+    /// Answer calls over HTTP with JSON and with events, as an MCP server does
+    Http(ListenFlags),
 }
 
 #[derive(Args, Debug)]

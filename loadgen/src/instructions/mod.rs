@@ -113,7 +113,7 @@ fn once(
     let pair = RelayPair::start(
         PathKind::Relay,
         &binaries,
-        address,
+        &address.to_string(),
         (None, None),
         directory.path(),
         interrupt,

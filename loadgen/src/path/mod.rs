@@ -97,6 +97,9 @@ pub(crate) struct Path {
     /// Bytes that the client sends first and that nobody answers. With several, one for each
     /// tunnel, connections take turns.
     pub(crate) preambles: Vec<Vec<u8>>,
+    /// Path of the target's URL as seen from here, for loads over HTTP; with several tunnels,
+    /// connections take turns.
+    pub(crate) pages: Vec<String>,
     /// Processes that carry this path; one that is unknown is left out.
     pub(crate) processes: Vec<(Role, u32)>,
     /// Whether every process between client and target is among them.
@@ -108,10 +111,18 @@ pub(crate) struct Path {
 impl Path {
     /// What connection `id` sends first.
     pub(crate) fn preamble(&self, id: u64) -> &[u8] {
-        let count = self.preambles.len().max(1) as u64;
-        let index = usize::try_from(id % count).unwrap_or(0);
-        self.preambles.get(index).map_or(&[], Vec::as_slice)
+        in_turn(&self.preambles, id).map_or(&[], Vec::as_slice)
     }
+
+    /// What connection `id` asks for over HTTP.
+    pub(crate) fn page(&self, id: u64) -> &str {
+        in_turn(&self.pages, id).map_or("/", String::as_str)
+    }
+}
+
+fn in_turn<T>(list: &[T], id: u64) -> Option<&T> {
+    let count = list.len().max(1) as u64;
+    list.get(usize::try_from(id % count).unwrap_or(0))
 }
 
 /// The relay's preamble on raw TCP: length as two bytes, big endian, then the tunnel's id.

@@ -59,6 +59,8 @@ pub(crate) struct RelayPair {
     pub(crate) links: SocketAddr,
     /// Where frontends connect over raw TCP.
     pub(crate) frontend: SocketAddr,
+    /// Where they connect over HTTP.
+    pub(crate) http: SocketAddr,
     /// The tunnels' ids.
     pub(crate) tunnels: Vec<String>,
     /// For the report.
@@ -105,11 +107,11 @@ impl RelayFacts {
 }
 
 impl RelayPair {
-    /// Starts all and waits for the registrations.
+    /// Starts all and waits for the registrations. `target` is what the agent publishes.
     pub(crate) fn start(
         path: PathKind,
         binaries: &Binaries,
-        target: SocketAddr,
+        target: &str,
         cores: (Option<usize>, Option<usize>),
         directory: &Path,
         interrupt: &Interrupt,
@@ -150,13 +152,13 @@ impl RelayPair {
             },
             directory,
         )?;
-        let [links, frontend, admin] = listeners(&mut relay, interrupt)?;
+        let [links, frontend, http, admin] = listeners(&mut relay, interrupt)?;
 
         let (mut agents, mut tunnels) = (Vec::new(), Vec::new());
         for number in 0..binaries.tunnels {
             let mut arguments = vec!["serve".to_owned(), "--relay".to_owned()];
             arguments.push(format!("tcp://{links}"));
-            arguments.extend(["--to".to_owned(), target.to_string(), "--json".to_owned()]);
+            arguments.extend(["--to".to_owned(), target.to_owned(), "--json".to_owned()]);
             if binaries.tunnels > 1 {
                 // One key and one target would mean one name.
                 arguments.extend(["--name".to_owned(), format!("load-{number}")]);
@@ -190,6 +192,7 @@ impl RelayPair {
             relay,
             links,
             frontend,
+            http,
             tunnels,
             facts: RelayFacts {
                 path,
@@ -239,10 +242,10 @@ fn defaults(help: &str) -> impl Iterator<Item = (&str, &str)> {
     })
 }
 
-/// Waits until the relay has named its agent, TCP and admin listeners, in any order.
-fn listeners(relay: &mut Running, interrupt: &Interrupt) -> anyhow::Result<[SocketAddr; 3]> {
-    let kinds = ["agent", "tcp", "admin"];
-    let mut found = [None; 3];
+/// Waits until the relay has named its agent, TCP, HTTP and admin listeners, in any order.
+fn listeners(relay: &mut Running, interrupt: &Interrupt) -> anyhow::Result<[SocketAddr; 4]> {
+    let kinds = ["agent", "tcp", "http", "admin"];
+    let mut found = [None; 4];
     while let Some(missing) = found.iter().position(Option::is_none) {
         let what = format!("the address of its {} listener", kinds[missing]);
         let (index, address) = relay.wait_for(&what, START_PATIENCE, interrupt, |line| {
@@ -252,10 +255,10 @@ fn listeners(relay: &mut Running, interrupt: &Interrupt) -> anyhow::Result<[Sock
         })?;
         found[index] = Some(address);
     }
-    let [Some(links), Some(frontend), Some(admin)] = found else {
+    let [Some(links), Some(frontend), Some(http), Some(admin)] = found else {
         bail!("the relay did not name its listeners");
     };
-    Ok([links, frontend, admin])
+    Ok([links, frontend, http, admin])
 }
 
 /// The tunnel of the agent's `registered` line.

@@ -70,6 +70,15 @@ pub(super) fn ratios(values: &[f64], base: &[f64]) -> Option<Spread> {
     ))
 }
 
+/// Round by round, `values` less `base`. None unless both have the same rounds.
+pub(super) fn differences(values: &[f64], base: &[f64]) -> Option<Spread> {
+    if values.is_empty() || values.len() != base.len() {
+        return None;
+    }
+    let pairs = std::iter::zip(values, base);
+    Some(Spread::of(pairs.map(|(value, base)| round3(value - base))))
+}
+
 /// The entry with the best median.
 pub(super) fn pick_better<N: Copy>(
     entries: &[(N, Vec<f64>)],
@@ -151,6 +160,15 @@ mod tests {
         assert_eq!(ratios(&[1.0, 2.0], &[1.0]), None);
         assert_eq!(ratios(&[1.0], &[0.0]), None);
         assert_eq!(ratios(&[], &[]), None);
+    }
+
+    #[test]
+    fn a_difference_compares_within_each_round() {
+        let spread = differences(&[30.0, 60.0, 33.0], &[10.0, 45.0, 10.0]);
+        let expected = Spread::of([20.0, 15.0, 23.0]);
+        assert_eq!(spread, Some(expected));
+        assert_eq!(differences(&[1.0, 2.0], &[1.0]), None);
+        assert_eq!(differences(&[], &[]), None);
     }
 
     #[test]

@@ -56,6 +56,9 @@ pub(crate) enum Metric {
 }
 
 impl Metric {
+    /// Those of which it is told by how much they exceed the ones of `direct`.
+    pub(super) const ADDED: [Self; 2] = [Self::P50Us, Self::P99Us];
+
     /// Heading of a column or a plot.
     pub(crate) fn label(self) -> &'static str {
         match self {
@@ -115,14 +118,19 @@ impl Metric {
             Self::MaxUs,
         ];
         match scenario {
-            Scenario::RoundTrips { .. } => [&latency[..], &[Self::AnswersPerS]].concat(),
+            Scenario::RoundTrips { .. } | Scenario::Calls { .. } => {
+                [&latency[..], &[Self::AnswersPerS]].concat()
+            }
+            Scenario::FirstEvents { .. } => latency.to_vec(),
             Scenario::Bulk {
                 direction: Direction::Both,
                 ..
             } => vec![Self::MibPerS, Self::UpMibPerS, Self::DownMibPerS],
             Scenario::Bulk { .. } => vec![Self::MibPerS],
             Scenario::Connect { .. } => vec![Self::ConnectionsPerS, Self::P50Us, Self::P99Us],
-            Scenario::Idle { .. } => vec![Self::NearKib, Self::FarKib, Self::HopsKib],
+            Scenario::Idle { .. } | Scenario::Streams { .. } => {
+                vec![Self::NearKib, Self::FarKib, Self::HopsKib]
+            }
             Scenario::Fanout { .. } => vec![
                 Self::LastP50Us,
                 Self::LastMaxUs,
@@ -141,12 +149,15 @@ impl Metric {
                 pacing: Pacing::Open { .. },
                 ..
             } => &[Self::P50Us, Self::P99Us, Self::HopsCpu],
-            Scenario::RoundTrips { .. } => {
+            Scenario::RoundTrips { .. } | Scenario::Calls { .. } => {
                 &[Self::P50Us, Self::P99Us, Self::AnswersPerS, Self::HopsCpu]
             }
+            Scenario::FirstEvents { .. } => &[Self::P50Us, Self::P99Us, Self::HopsCpu],
             Scenario::Bulk { .. } => &[Self::MibPerS, Self::HopsCpu],
             Scenario::Connect { .. } => &[Self::ConnectionsPerS, Self::P99Us, Self::HopsCpu],
-            Scenario::Idle { .. } => &[Self::NearKib, Self::FarKib, Self::HopsKib],
+            Scenario::Idle { .. } | Scenario::Streams { .. } => {
+                &[Self::NearKib, Self::FarKib, Self::HopsKib]
+            }
             Scenario::Fanout { .. } => &[Self::LastP50Us, Self::P99Us, Self::HopsCpu],
             Scenario::Mixed { .. } => &[Self::P50Us, Self::P99Us, Self::MibPerS],
         }
@@ -157,9 +168,11 @@ impl Metric {
 pub(crate) fn cpu_unit(scenario: Scenario) -> &'static str {
     match scenario {
         Scenario::RoundTrips { .. } | Scenario::Fanout { .. } => "µs per round trip",
+        Scenario::Calls { .. } => "µs per call",
+        Scenario::FirstEvents { .. } => "µs per call and its events",
         Scenario::Bulk { .. } => "s per GiB",
         Scenario::Connect { .. } => "µs per connection",
-        Scenario::Idle { .. } => "ms per second",
+        Scenario::Idle { .. } | Scenario::Streams { .. } => "ms per second",
         Scenario::Mixed { .. } => "s per GiB of the bulk, the messages included",
     }
 }
@@ -170,7 +183,7 @@ pub(super) fn cpu(scenario: Scenario, measurement: &Measurement) -> BTreeMap<Rol
     let bytes = (tally.up_bytes + tally.down_bytes) as f64;
     let (units, scale) = match scenario {
         Scenario::Bulk { .. } | Scenario::Mixed { .. } => (bytes / GIB, 1.0),
-        Scenario::Idle { .. } => (measurement.length.as_secs_f64(), 1e3),
+        Scenario::Idle { .. } | Scenario::Streams { .. } => (measurement.length.as_secs_f64(), 1e3),
         _ => (tally.answered_in_window as f64, 1e6),
     };
     cpu_per(units, scale, measurement)
@@ -214,10 +227,14 @@ pub(super) fn values(
                 per_second(tally.answered_in_window),
             );
         }
-        Scenario::RoundTrips { .. } | Scenario::Fanout { .. } | Scenario::Mixed { .. } => {
+        Scenario::RoundTrips { .. }
+        | Scenario::Fanout { .. }
+        | Scenario::Mixed { .. }
+        | Scenario::Calls { .. }
+        | Scenario::FirstEvents { .. } => {
             put(Metric::AnswersPerS, per_second(tally.answered_in_window));
         }
-        Scenario::Bulk { .. } | Scenario::Idle { .. } => {}
+        Scenario::Bulk { .. } | Scenario::Idle { .. } | Scenario::Streams { .. } => {}
     }
     if matches!(scenario, Scenario::Bulk { .. } | Scenario::Mixed { .. }) {
         put(
@@ -246,10 +263,10 @@ pub(super) fn values(
         let now = &measurement.memory_kib;
         let both = memory(now, Role::NearHop) + memory(now, Role::FarHop);
         put(Metric::HopsRssMib, both / 1024.0);
-        if let Scenario::Idle { sessions } = scenario {
+        if scenario.grows_memory() {
             let grown = |role| {
                 let before = memory(&measurement.memory_before_kib, role);
-                (memory(now, role) - before) / sessions as f64
+                (memory(now, role) - before) / scenario.connections() as f64
             };
             let (near, far) = (grown(Role::NearHop), grown(Role::FarHop));
             put(Metric::NearKib, near);

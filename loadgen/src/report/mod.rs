@@ -20,7 +20,7 @@ use crate::path::{PathKind, Role};
 use crate::scenario::{LeftOut, Measurement, Outcome, Scenario};
 
 pub(crate) use arithmetic::Spread;
-use arithmetic::{pick_better, ratios};
+use arithmetic::{differences, pick_better, ratios};
 pub(crate) use circumstances::Circumstances;
 use metric::{Metric, cpu_unit};
 
@@ -59,6 +59,9 @@ pub(crate) struct PathReport {
     pub(crate) values: BTreeMap<Metric, Spread>,
     /// CPU time of each role.
     pub(crate) cpu: BTreeMap<Role, Spread>,
+    /// Latency less that of `direct` in the same round; over HTTP only.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) added: BTreeMap<Metric, Spread>,
     /// Against `direct`.
     pub(crate) to_direct: Option<Ratios>,
     /// Against the bare forwarder that is better in the value concerned.
@@ -140,6 +143,9 @@ impl ScenarioReport {
                 continue;
             }
             path.to_direct = compare(scenario, path, &direct);
+            if let (true, [direct]) = (scenario.is_http(), &direct[..]) {
+                path.added = path.added_to(direct);
+            }
             if !path.path.is_forwarder() {
                 path.to_forwarder = compare(scenario, path, &forwarders);
             }
@@ -193,6 +199,7 @@ impl PathReport {
             path,
             values: over_rounds(&rounds, |round| &round.values),
             cpu: over_rounds(&rounds, |round| &round.cpu),
+            added: BTreeMap::new(),
             to_direct: None,
             to_forwarder: None,
             to_peer: None,
@@ -203,6 +210,23 @@ impl PathReport {
             curve: curve(&latency.latency),
             rounds,
         }
+    }
+
+    /// What every round has of a value; none if one lacks it.
+    fn over_rounds(&self, metric: Metric) -> Option<Vec<f64>> {
+        let rounds = self.rounds.iter();
+        rounds
+            .map(|round| round.values.get(&metric).copied())
+            .collect()
+    }
+
+    /// Latency beyond that of another path.
+    fn added_to(&self, base: &Self) -> BTreeMap<Metric, Spread> {
+        let added = |metric| {
+            let (own, base) = (self.over_rounds(metric)?, base.over_rounds(metric)?);
+            Some((metric, differences(&own, &base)?))
+        };
+        Metric::ADDED.into_iter().filter_map(added).collect()
     }
 
     /// Median of a value; none if this path does not have it.
@@ -240,20 +264,14 @@ fn compare(scenario: Scenario, path: &PathReport, bases: &[&PathReport]) -> Opti
 
 /// The ratio of one value to that of the base which is best in it.
 fn best(path: &PathReport, bases: &[&PathReport], metric: Metric) -> Option<Ratio> {
-    let values = |path: &PathReport| -> Option<Vec<f64>> {
-        let rounds = path.rounds.iter();
-        rounds
-            .map(|round| round.values.get(&metric).copied())
-            .collect()
-    };
     let known: Vec<(PathKind, Vec<f64>)> = bases
         .iter()
-        .filter_map(|base| Some((base.path, values(base)?)))
+        .filter_map(|base| Some((base.path, base.over_rounds(metric)?)))
         .collect();
     let (to, base) = pick_better(&known, metric.more_is_better())?;
     Some(Ratio {
         to,
-        spread: ratios(&values(path)?, base)?,
+        spread: ratios(&path.over_rounds(metric)?, base)?,
     })
 }
 

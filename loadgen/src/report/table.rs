@@ -118,8 +118,16 @@ pub(super) fn overhead(report: &ScenarioReport) -> Option<Grid> {
         .filter(|metric| direct.values.contains_key(metric))
         .collect();
     let has_latency = metrics.contains(&Metric::P50Us);
+    let added: &[Metric] = match (has_latency, report.scenario.is_http()) {
+        (true, true) => &Metric::ADDED,
+        (true, false) => &Metric::ADDED[..1],
+        (false, _) => &[],
+    };
     let mut head = vec!["against direct".to_owned()];
-    head.extend(has_latency.then(|| "p50 added µs".to_owned()));
+    head.extend(added.iter().map(|metric| {
+        let label = metric.label();
+        format!("{} added µs", label.strip_suffix(" µs").unwrap_or(label))
+    }));
     head.extend(metrics.iter().map(|metric| times(*metric)));
     let mut grid = Grid::new(head);
     for path in &report.paths {
@@ -127,13 +135,13 @@ pub(super) fn overhead(report: &ScenarioReport) -> Option<Grid> {
             continue;
         };
         let mut row = vec![path.path.to_string()];
-        if let (true, Some(own), Some(base)) = (
-            has_latency,
-            path.median(Metric::P50Us),
-            direct.median(Metric::P50Us),
-        ) {
-            row.push(format!("{:+.1}", own - base));
-        }
+        row.extend(added.iter().map(|metric| {
+            if let Some(spread) = path.added.get(metric) {
+                return format!("{spread:.1}");
+            }
+            let medians = path.median(*metric).zip(direct.median(*metric));
+            or_dash(medians.map(|(own, base)| format!("{:+.1}", own - base)))
+        }));
         let ratio = |metric| {
             ratios
                 .get(metric)
@@ -278,6 +286,14 @@ pub(super) fn remarks(report: &ScenarioReport) -> Vec<String> {
             remarks.push(format!(
                 "{}: in some round no burst began within the measured time, as the one of the \
                  warm-up took longer: raise --duration.",
+                path.path
+            ));
+        }
+        if let Scenario::FirstEvents { .. } = report.scenario
+            && let Some(added) = path.added.get(&Metric::P99Us)
+        {
+            remarks.push(format!(
+                "{}: p99 of the first event is {added:.0} µs above that of direct.",
                 path.path
             ));
         }

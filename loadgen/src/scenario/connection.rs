@@ -1,92 +1,86 @@
 //! One connection of the generator: what is due, what was sent, what came back, byte by byte.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::TcpStream;
-use std::time::Duration;
 
 use crate::path::Path;
 use crate::pattern::Pattern;
 use crate::scenario::failure::ConnectionError;
-
-/// How long to wait for a TCP connection, and for the preamble to be taken.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+use crate::scenario::seat::{Dialogue, Seat};
 
 /// A connection to the near end of a path.
 #[derive(Debug)]
 pub(super) struct Connection {
-    /// Its number in the scenario; it decides which bytes are sent.
-    pub(super) id: u64,
-    /// The socket, non-blocking.
-    pub(super) stream: TcpStream,
-    /// When the request under way was due; used in a closed loop, where there is one at most.
-    pub(super) due_ns: u64,
-    /// Whether the socket took less than was sent, so that we wait for it to take more.
-    pub(super) is_full: bool,
-    /// Requests that are due: every one below this number may be sent.
-    due: u64,
+    seat: Seat,
     /// Requests that the socket took in full.
     sent: u64,
     /// Bytes that it took of the one after those.
     sent_bytes: usize,
-    /// Answers that came in full.
-    answered: u64,
-    /// Bytes that came of the one after those.
+    /// Bytes that came of the answer after those that came in full.
     answered_bytes: usize,
 }
 
 impl Connection {
-    /// Connects, turns the delay of small writes off, sends the preamble.
+    /// Connects and sends the preamble.
     pub(super) fn open(path: &Path, id: u64) -> Result<Self, ConnectionError> {
-        let connect = || {
-            let mut stream = TcpStream::connect_timeout(&path.address, CONNECT_TIMEOUT)?;
-            stream.set_nodelay(true)?;
-            stream.set_write_timeout(Some(CONNECT_TIMEOUT))?;
-            stream.write_all(path.preamble(id))?;
-            stream.set_nonblocking(true)?;
-            Ok(stream)
-        };
         Ok(Self {
-            id,
-            stream: connect().map_err(ConnectionError::Connect)?,
-            due_ns: 0,
-            is_full: false,
-            due: 0,
+            seat: Seat::open(path, id, path.preamble(id))?,
             sent: 0,
             sent_bytes: 0,
-            answered: 0,
             answered_bytes: 0,
         })
     }
 
-    /// Answers that came in full so far.
-    pub(super) fn answered(&self) -> u64 {
-        self.answered
+    fn check(&mut self, pattern: &Pattern, mut bytes: &[u8]) -> Result<u64, ConnectionError> {
+        let before = self.seat.answered;
+        while !bytes.is_empty() {
+            if self.seat.waiting() == 0 {
+                return Err(ConnectionError::Surplus {
+                    surplus: bytes.len(),
+                });
+            }
+            let expected =
+                &pattern.message(self.seat.id, self.seat.answered)[self.answered_bytes..];
+            let len = expected.len().min(bytes.len());
+            let (piece, rest) = bytes.split_at(len);
+            if piece != &expected[..len] {
+                let differs = piece
+                    .iter()
+                    .zip(expected)
+                    .take_while(|(a, b)| a == b)
+                    .count();
+                return Err(ConnectionError::WrongByte {
+                    answered: self.seat.answered,
+                    offset: self.answered_bytes + differs,
+                });
+            }
+            bytes = rest;
+            self.answered_bytes += len;
+            if self.answered_bytes == pattern.size() {
+                self.seat.answered += 1;
+                self.answered_bytes = 0;
+            }
+        }
+        Ok(self.seat.answered - before)
+    }
+}
+
+impl Dialogue for Connection {
+    fn seat(&self) -> &Seat {
+        &self.seat
     }
 
-    /// Requests that are due and not answered.
-    pub(super) fn waiting(&self) -> u64 {
-        self.due - self.answered
+    fn seat_mut(&mut self) -> &mut Seat {
+        &mut self.seat
     }
 
-    /// One more request is due; [`flush`](Self::flush) sends it.
-    pub(super) fn add_due(&mut self) {
-        self.due += 1;
-    }
-
-    /// Sends what is due. Answers whether everything went out; if not, the socket is full.
-    pub(super) fn flush(&mut self, pattern: &Pattern) -> Result<bool, ConnectionError> {
-        while self.sent < self.due {
-            let message = pattern.message(self.id, self.sent);
-            match (&self.stream).write(&message[self.sent_bytes..]) {
+    fn flush(&mut self, pattern: &Pattern) -> Result<bool, ConnectionError> {
+        while self.sent < self.seat.due {
+            let message = pattern.message(self.seat.id, self.sent);
+            match (&self.seat.stream).write(&message[self.sent_bytes..]) {
                 Ok(taken) => self.sent_bytes += taken,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(source) => {
-                    return Err(ConnectionError::Broken {
-                        answered: self.answered,
-                        source,
-                    });
-                }
+                Err(error) => return Err(self.seat.broken(error)),
             }
             if self.sent_bytes == message.len() {
                 self.sent += 1;
@@ -96,16 +90,11 @@ impl Connection {
         Ok(true)
     }
 
-    /// Reads once and checks every byte. Returns how many answers became complete.
-    pub(super) fn receive(
-        &mut self,
-        pattern: &Pattern,
-        buffer: &mut [u8],
-    ) -> Result<u64, ConnectionError> {
-        match (&self.stream).read(buffer) {
+    fn receive(&mut self, pattern: &Pattern, buffer: &mut [u8]) -> Result<u64, ConnectionError> {
+        match (&self.seat.stream).read(buffer) {
             Ok(0) => Err(ConnectionError::Closed {
-                answered: self.answered,
-                missing: if self.waiting() == 0 {
+                answered: self.seat.answered,
+                missing: if self.seat.waiting() == 0 {
                     0
                 } else {
                     pattern.size() - self.answered_bytes
@@ -117,43 +106,8 @@ impl Connection {
             {
                 Ok(0)
             }
-            Err(source) => Err(ConnectionError::Broken {
-                answered: self.answered,
-                source,
-            }),
+            Err(error) => Err(self.seat.broken(error)),
         }
-    }
-
-    fn check(&mut self, pattern: &Pattern, mut bytes: &[u8]) -> Result<u64, ConnectionError> {
-        let before = self.answered;
-        while !bytes.is_empty() {
-            if self.waiting() == 0 {
-                return Err(ConnectionError::Surplus {
-                    surplus: bytes.len(),
-                });
-            }
-            let expected = &pattern.message(self.id, self.answered)[self.answered_bytes..];
-            let len = expected.len().min(bytes.len());
-            let (piece, rest) = bytes.split_at(len);
-            if piece != &expected[..len] {
-                let differs = piece
-                    .iter()
-                    .zip(expected)
-                    .take_while(|(a, b)| a == b)
-                    .count();
-                return Err(ConnectionError::WrongByte {
-                    answered: self.answered,
-                    offset: self.answered_bytes + differs,
-                });
-            }
-            bytes = rest;
-            self.answered_bytes += len;
-            if self.answered_bytes == pattern.size() {
-                self.answered += 1;
-                self.answered_bytes = 0;
-            }
-        }
-        Ok(self.answered - before)
     }
 }
 
@@ -168,6 +122,7 @@ mod tests {
             kind: PathKind::Direct,
             address: listener.local_addr().unwrap(),
             preambles: Vec::new(),
+            pages: Vec::new(),
             processes: Vec::new(),
             hops_known: false,
             connections_max: None,
@@ -179,7 +134,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut connection = connection_to(&listener);
         for _ in 0..count {
-            connection.add_due();
+            connection.seat.due += 1;
         }
         (connection, Pattern::new(100))
     }
@@ -199,7 +154,7 @@ mod tests {
                 complete += connection.check(&pattern, bytes).unwrap();
             }
             assert_eq!(
-                (complete, connection.waiting()),
+                (complete, connection.seat.waiting()),
                 (3, 0),
                 "pieces of {piece}"
             );
@@ -242,13 +197,13 @@ mod tests {
         let mut connection = connection_to(&listener);
         let (mut accepted, _) = listener.accept().unwrap();
         let pattern = Pattern::new(100);
-        connection.add_due();
+        connection.seat.due += 1;
         assert!(connection.flush(&pattern).unwrap());
         // Taken in full before the close, so that the kernel sends an end and not a reset.
         accepted.read_exact(&mut [0; 100]).unwrap();
         accepted.write_all(&answers(&pattern, 1)[..60]).unwrap();
         drop(accepted);
-        connection.stream.set_nonblocking(false).unwrap();
+        connection.seat.stream.set_nonblocking(false).unwrap();
         let mut buffer = [0; 1000];
         let error = loop {
             match connection.receive(&pattern, &mut buffer) {

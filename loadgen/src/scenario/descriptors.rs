@@ -67,6 +67,7 @@ mod tests {
             kind,
             address: "127.0.0.1:1".parse().unwrap(),
             preambles: Vec::new(),
+            pages: Vec::new(),
             processes: Vec::new(),
             hops_known: false,
             connections_max,

@@ -70,6 +70,12 @@ pub(crate) enum ConnectionError {
          the end of the path?"
     )]
     NoTarget,
+    /// Another answer than the target's: a hop's own, most likely.
+    #[error("was answered with status {0} and not with 200")]
+    Status(u16),
+    /// Not the HTTP/1.1 that was asked for.
+    #[error("got an answer that is not as HTTP/1.1 says: {0}")]
+    NotHttp(&'static str),
     /// More came back than went out.
     #[error("brought {surplus} bytes that nobody asked for")]
     Surplus {

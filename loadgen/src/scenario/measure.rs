@@ -79,10 +79,14 @@ pub(crate) fn measure(
     interrupt: &Interrupt,
 ) -> Result<Measurement, RoundError> {
     let mut memory_before = Vec::new();
-    if matches!(scenario, Scenario::Idle { .. }) {
-        memory_before = warm_memory(method, path, interrupt)?;
+    if scenario.grows_memory() {
+        memory_before = warm_memory(method, path, scenario.is_http(), interrupt)?;
     }
-    let pattern = Pattern::new(scenario.message_bytes());
+    let pattern = if scenario.is_http() {
+        Pattern::printable(scenario.message_bytes())
+    } else {
+        Pattern::new(scenario.message_bytes())
+    };
     let stop = AtomicBool::new(false);
     let origin = Instant::now();
     let shares = Share::all(scenario, method.threads);
@@ -130,22 +134,33 @@ pub(crate) fn measure(
 pub(super) fn warm_memory(
     method: &Method,
     path: &Path,
+    is_http: bool,
     interrupt: &Interrupt,
 ) -> Result<Vec<(Role, u64)>, RoundError> {
-    warm(method, path, interrupt)?;
+    warm(method, path, is_http, interrupt)?;
     interrupt.pause(SETTLE)?;
     Ok(memory(path))
 }
 
 /// Some sessions that come and go, so that what a process sets up once is not counted as the cost
 /// of a session.
-fn warm(method: &Method, path: &Path, interrupt: &Interrupt) -> Result<(), RoundError> {
-    let warming = Scenario::RoundTrips {
-        messages: Messages {
-            connections: WARMING_SESSIONS,
-            bytes: SMALL_MESSAGE_BYTES,
-        },
-        pacing: Pacing::Closed,
+fn warm(
+    method: &Method,
+    path: &Path,
+    is_http: bool,
+    interrupt: &Interrupt,
+) -> Result<(), RoundError> {
+    let connections = WARMING_SESSIONS;
+    let warming = if is_http {
+        Scenario::Calls { connections }
+    } else {
+        Scenario::RoundTrips {
+            messages: Messages {
+                connections,
+                bytes: SMALL_MESSAGE_BYTES,
+            },
+            pacing: Pacing::Closed,
+        }
     };
     let short = Method {
         warm_up_s: 0.0,

@@ -6,14 +6,17 @@ mod connect;
 mod connection;
 mod descriptors;
 mod failure;
+mod http;
 mod load;
 pub(crate) mod measure;
 mod poller;
 mod round_trips;
 pub(crate) mod rounds;
 pub(crate) mod scaling;
+mod seat;
 mod share;
 pub(crate) mod single;
+mod streams;
 
 use std::time::{Duration, SystemTime};
 

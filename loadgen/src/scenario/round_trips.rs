@@ -11,10 +11,9 @@ use rustix::time::{
 };
 
 use crate::histogram::{Recorder, Schedule, Window};
-use crate::path::Path;
 use crate::pattern::Pattern;
-use crate::scenario::connection::Connection;
-use crate::scenario::failure::{WorkerError, failed, wait_error};
+use crate::scenario::failure::{ConnectionError, WorkerError, failed, wait_error};
+use crate::scenario::seat::Dialogue;
 
 /// How long the first round trip of every connection may take, set-up of the path included.
 const FIRST_ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -80,21 +79,21 @@ struct Run {
 
 /// A thread's share of the connections of one path.
 #[derive(Debug)]
-pub(super) struct Worker<'a> {
+pub(super) struct Worker<'a, D> {
     pattern: &'a Pattern,
     origin: Instant,
     stop: &'a AtomicBool,
-    connections: Vec<Connection>,
+    connections: Vec<D>,
     epoll: OwnedFd,
     timer: OwnedFd,
     buffer: Box<[u8]>,
 }
 
-impl<'a> Worker<'a> {
+impl<'a, D: Dialogue> Worker<'a, D> {
     /// Opens this thread's connections and makes one round trip on each, so that no set-up is left
     /// for the measurement.
     pub(super) fn connect(
-        path: &Path,
+        open: impl Fn(u64) -> Result<D, ConnectionError>,
         ids: impl Iterator<Item = u64>,
         pattern: &'a Pattern,
         origin: Instant,
@@ -120,11 +119,11 @@ impl<'a> Worker<'a> {
             if stop.load(Ordering::Relaxed) {
                 return Err(WorkerError::Stopped);
             }
-            let connection = Connection::open(path, id).map_err(|error| failed(id, error))?;
+            let connection = open(id).map_err(|error| failed(id, error))?;
             let data = epoll::EventData::new_u64(worker.connections.len() as u64);
             epoll::add(
                 &worker.epoll,
-                &connection.stream,
+                &connection.seat().stream,
                 data,
                 epoll::EventFlags::IN,
             )
@@ -299,37 +298,42 @@ impl<'a> Worker<'a> {
         let now_ns = self.now_ns();
         run.recorder.sent(due_ns, now_ns);
         run.waiting += 1;
-        let connection = &mut self.connections[index];
-        connection.due_ns = due_ns;
-        connection.add_due();
+        let seat = self.connections[index].seat_mut();
+        seat.due_ns = due_ns;
+        seat.due += 1;
         self.flush(index)
     }
 
     /// Sends what the socket takes, and asks to be told when it takes more.
     fn flush(&mut self, index: usize) -> Result<(), WorkerError> {
         let connection = &mut self.connections[index];
-        let id = connection.id;
-        let everything = connection
-            .flush(self.pattern)
-            .map_err(|error| failed(id, error))?;
-        if connection.is_full == everything {
-            connection.is_full = !everything;
+        let flushed = connection.flush(self.pattern);
+        let seat = connection.seat_mut();
+        let everything = flushed.map_err(|error| failed(seat.id, error))?;
+        if seat.is_full == everything {
+            seat.is_full = !everything;
             let mut interest = epoll::EventFlags::IN;
             if !everything {
                 interest |= epoll::EventFlags::OUT;
             }
             let data = epoll::EventData::new_u64(index as u64);
-            epoll::modify(&self.epoll, &connection.stream, data, interest).map_err(wait_error)?;
+            epoll::modify(&self.epoll, &seat.stream, data, interest).map_err(wait_error)?;
         }
         Ok(())
     }
 
     fn receive(&mut self, index: usize, run: &mut Run) -> Result<(), WorkerError> {
         let connection = &mut self.connections[index];
-        let (id, due_ns, first) = (connection.id, connection.due_ns, connection.answered());
+        let (id, due_ns, first) = {
+            let seat = connection.seat();
+            (seat.id, seat.due_ns, seat.answered)
+        };
         let complete = connection
             .receive(self.pattern, &mut self.buffer)
             .map_err(|error| failed(id, error))?;
+        if connection.has_turn() {
+            self.flush(index)?;
+        }
         if complete == 0 {
             return Ok(());
         }
@@ -353,7 +357,7 @@ impl<'a> Worker<'a> {
         run: &mut Run,
     ) -> Result<(), WorkerError> {
         if !matches!(run.pace, Pace::Open(_)) {
-            let waiting = |connection: &&Connection| connection.waiting() > 0;
+            let waiting = |connection: &&D| connection.seat().waiting() > 0;
             return Err(WorkerError::Silent {
                 silent: self.connections.iter().filter(waiting).count(),
                 connections: self.connections.len(),
@@ -362,8 +366,8 @@ impl<'a> Worker<'a> {
         }
         // More arrivals than the path can carry is a result, not a failure.
         for (index, connection) in self.connections.iter().enumerate() {
-            let first = connection.answered();
-            for answer in first..first + connection.waiting() {
+            let seat = connection.seat();
+            for answer in seat.answered..seat.due {
                 run.recorder
                     .gave_up(intended_ns(run.pace, index, answer, 0), now_ns);
             }

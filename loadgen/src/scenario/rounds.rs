@@ -41,7 +41,7 @@ pub(crate) fn run(
     let mut rounds = Vec::with_capacity(method.rounds);
     let mut repeated = 0;
     while rounds.len() < method.rounds {
-        if matches!(scenario, Scenario::Idle { .. }) {
+        if scenario.grows_memory() {
             set.restart(interrupt)?;
         }
         let number = format!("{} of {}", rounds.len() + 1, method.rounds);

@@ -193,7 +193,7 @@ impl Plan {
         interrupt: &Interrupt,
     ) -> anyhow::Result<Sample> {
         let first = path(set, PathKind::Relay)?;
-        let before_kib = warm_memory(&self.method, &first, interrupt)
+        let before_kib = warm_memory(&self.method, &first, false, interrupt)
             .map_err(|error| explain(error, set, interrupt))?;
         let up = set.publish(&self.fleet, tunnels, interrupt)?;
         let mut relay = path(set, PathKind::Relay)?;

@@ -4,14 +4,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
+use crate::exchange::Ask;
 use crate::histogram::{Recorder, Schedule, Window};
 use crate::path::Path;
 use crate::pattern::Pattern;
 use crate::scenario::bulk::BulkWorker;
 use crate::scenario::connect::ConnectWorker;
+use crate::scenario::connection::Connection;
 use crate::scenario::failure::WorkerError;
+use crate::scenario::http::HttpConnection;
 use crate::scenario::poller::Poller;
 use crate::scenario::round_trips::{Pace, Worker};
+use crate::scenario::seat::Dialogue;
+use crate::scenario::streams::StreamsWorker;
 use crate::scenario::{Direction, Pacing, Scenario};
 
 /// One thread's part: connections `first`, `first + step`, ... below `connections`.
@@ -26,6 +31,10 @@ pub(super) struct Share {
 #[derive(Clone, Copy, Debug)]
 enum Duty {
     RoundTrips(Pacing),
+    /// Requests over HTTP.
+    Http(Ask, Pacing),
+    /// Streams of events over HTTP.
+    Streams,
     Bulk(Direction),
     Connect,
     Idle,
@@ -38,7 +47,7 @@ impl Share {
         let split = |duty, connections: usize| {
             let step = match duty {
                 // A burst has one beginning and one end, so one thread holds them all.
-                Duty::Idle | Duty::Bursts => 1,
+                Duty::Idle | Duty::Streams | Duty::Bursts => 1,
                 _ => threads.clamp(1, connections.max(1)),
             };
             (0..step)
@@ -54,6 +63,17 @@ impl Share {
             Scenario::RoundTrips { messages, pacing } => {
                 split(Duty::RoundTrips(pacing), messages.connections)
             }
+            Scenario::Calls { connections } => {
+                split(Duty::Http(Ask::Call, Pacing::Closed), connections)
+            }
+            Scenario::FirstEvents {
+                connections,
+                requests_per_s,
+            } => {
+                let pacing = Pacing::Open { requests_per_s };
+                split(Duty::Http(Ask::Report, pacing), connections)
+            }
+            Scenario::Streams { streams } => split(Duty::Streams, streams),
             Scenario::Bulk {
                 direction,
                 connections,
@@ -114,25 +134,23 @@ pub(super) struct Thread<'a> {
 impl Thread<'_> {
     /// Opens the connections, calls `ready`, waits for the word, runs the load.
     pub(super) fn run(&self, share: Share, ready: impl FnOnce()) -> Result<Recorder, WorkerError> {
-        let steady = |ids| Worker::connect(self.path, ids, self.pattern, self.origin, self.stop);
+        let open = |id| Connection::open(self.path, id);
+        let steady = |ids| Worker::connect(open, ids, self.pattern, self.origin, self.stop);
         match share.duty {
-            Duty::RoundTrips(pacing) => {
+            Duty::RoundTrips(pacing) => self.paced(steady(share.ids())?, share, pacing, ready),
+            Duty::Http(ask, pacing) => {
+                let open = |id| HttpConnection::open(self.path, id, ask);
                 let ids = share.ids();
-                let own = ids.len() as u64;
-                let mut worker = steady(ids)?;
-                let Go { start_ns, window } = self.await_go(ready)?;
-                let pace = match pacing {
-                    Pacing::Closed => Pace::Closed,
-                    Pacing::Open { requests_per_s } => Pace::Open(Schedule {
-                        rate: requests_per_s,
-                        start_ns,
-                        connections: share.connections as u64,
-                        first: share.first as u64,
-                        step: share.step as u64,
-                        own,
-                    }),
-                };
-                worker.run(pace, window)
+                let worker = Worker::connect(open, ids, self.pattern, self.origin, self.stop)?;
+                self.paced(worker, share, pacing, ready)
+            }
+            Duty::Streams => {
+                let ids = share.ids();
+                let mut worker = StreamsWorker::connect(self.path, ids, self.pattern, self.stop)?;
+                let window = self.await_go(ready)?.window;
+                self.wait_until(window.until_ns)?;
+                worker.one_event_each()?;
+                Ok(Recorder::new(window))
             }
             Duty::Bursts => {
                 let mut worker = steady(share.ids())?;
@@ -166,6 +184,28 @@ impl Thread<'_> {
                 worker.run(window)
             }
         }
+    }
+
+    fn paced<D: Dialogue>(
+        &self,
+        mut worker: Worker<'_, D>,
+        share: Share,
+        pacing: Pacing,
+        ready: impl FnOnce(),
+    ) -> Result<Recorder, WorkerError> {
+        let Go { start_ns, window } = self.await_go(ready)?;
+        let pace = match pacing {
+            Pacing::Closed => Pace::Closed,
+            Pacing::Open { requests_per_s } => Pace::Open(Schedule {
+                rate: requests_per_s,
+                start_ns,
+                connections: share.connections as u64,
+                first: share.first as u64,
+                step: share.step as u64,
+                own: share.ids().len() as u64,
+            }),
+        };
+        worker.run(pace, window)
     }
 
     fn await_go(&self, ready: impl FnOnce()) -> Result<Go, WorkerError> {

@@ -67,6 +67,9 @@ const FULL: [&str; 23] = [
     "idle-10000",
 ];
 
+/// What `just bench http` runs. The first events are so few that the machine is idle between them.
+const HTTP: [&str; 4] = ["calls-1", "calls-64", "events-16@200", "streams-2000"];
+
 impl BenchFlags {
     /// The loads, the method and the paths.
     pub(crate) fn checked(&self) -> Result<(Vec<Scenario>, Method, PathsWanted), UsageError> {
@@ -74,11 +77,16 @@ impl BenchFlags {
             Suite::Quick => &QUICK,
             Suite::Peers => &PEERS,
             Suite::Full => &FULL,
+            Suite::Http => &HTTP,
         };
         let mut scenarios = self.scenarios.clone();
         if scenarios.is_empty() {
             let parsed = names.iter().map(|name| name.parse());
             scenarios = parsed.collect::<Result<_, ScenarioError>>()?;
+        }
+        let is_http = scenarios.iter().any(Scenario::is_http);
+        if is_http && !scenarios.iter().all(Scenario::is_http) {
+            return Err(UsageError::TwoTargets);
         }
         if !(1..=TUNNELS_MAX).contains(&self.tunnels) {
             return Err(UsageError::Range {
@@ -104,6 +112,7 @@ impl BenchFlags {
             peers,
             peer_pids,
             known_peers: self.known_peers.clone(),
+            is_http,
             pin: self.method.pin(),
         };
         Ok((scenarios, self.method.checked()?, wanted))

@@ -58,6 +58,9 @@ pub(crate) enum UsageError {
     /// Two drivers at once.
     #[error("--path relay-epoll sets the driver itself: leave --relay-arg=--driver out")]
     Driver,
+    /// Loads that need different targets.
+    #[error("loads over HTTP need a target of their own: run them without the others")]
+    TwoTargets,
     /// Two peers of one name.
     #[error("--peer {0} is there twice: each peer needs a name of its own")]
     PeerTwice(String),
@@ -251,6 +254,7 @@ impl SingleFlags {
             peers,
             peer_pids,
             known_peers: None,
+            is_http: false,
             pin: self.method.pin(),
         };
         Ok((self.method.checked()?, wanted))

@@ -62,6 +62,7 @@ impl ScalingFlags {
                 peers: Vec::new(),
                 peer_pids: Vec::new(),
                 known_peers: None,
+                is_http: false,
                 pin: self.method.pin(),
             },
             fleet: self

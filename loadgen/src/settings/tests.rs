@@ -35,12 +35,14 @@ fn a_rate_makes_an_open_loop() {
 
 #[test]
 fn the_suites_are_sets_of_loads_that_can_be_run() {
-    for suite in ["quick", "peers", "full"] {
+    for (suite, loads) in [("quick", 10), ("peers", 13), ("full", 23), ("http", 4)] {
         let words = ["tieline-loadgen", "bench", "--suite", suite];
         let Command::Bench(flags) = Cli::try_parse_from(words).unwrap().command else {
             panic!("not bench");
         };
-        assert!(flags.checked().unwrap().0.len() >= 10);
+        let (scenarios, _, wanted) = flags.checked().unwrap();
+        assert_eq!(scenarios.len(), loads);
+        assert_eq!(wanted.is_http, suite == "http");
     }
 }
 

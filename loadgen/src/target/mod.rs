@@ -1,10 +1,13 @@
-//! The server at the end of every path: it sends back what it gets, or sends and checks blocks.
+//! The server at the end of every path: it sends back what it gets, sends and checks blocks, or
+//! answers calls over HTTP.
 
+mod http;
 pub(crate) mod request;
 mod stream;
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use anyhow::Context;
 use tokio::io::AsyncReadExt;
@@ -18,14 +21,36 @@ use crate::target::stream::Streams;
 
 /// Runs the target until the process is ended.
 pub(crate) fn run(flags: &TargetFlags) -> anyhow::Result<()> {
-    let (listen, streams) = match &flags.kind {
-        TargetKind::Echo(listen) => (listen, None),
-        TargetKind::Any(listen) => (listen, Some(Streams::start()?)),
-    };
-    runtime::Builder::new_current_thread()
+    let runtime = runtime::Builder::new_current_thread()
         .enable_all()
-        .build()?
-        .block_on(serve(listen.listen, streams))
+        .build()?;
+    match &flags.kind {
+        TargetKind::Echo(listen) => runtime.block_on(serve(listen.listen, None)),
+        TargetKind::Any(listen) => runtime.block_on(serve(listen.listen, Some(Streams::start()?))),
+        TargetKind::Http(listen) => runtime.block_on(serve_http(listen.listen)),
+    }
+}
+
+/// Serves calls and streams over HTTP.
+async fn serve_http(listen: SocketAddr) -> anyhow::Result<()> {
+    let listener = process::listen(listen)
+        .with_context(|| format!("cannot listen on {listen}: is another program there?"))?;
+    announce("http-target", listener.local_addr()?)?;
+    let server = Arc::new(http::Server::new());
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let server = Arc::clone(&server);
+                drop(tokio::spawn(async move {
+                    let _ = stream.set_nodelay(true);
+                    if let Err(error) = server.serve(stream).await {
+                        eprintln!("gave a connection up: {error:#}");
+                    }
+                }));
+            }
+            Err(error) => process::pause_after_accept_error(&error).await,
+        }
+    }
 }
 
 /// Serves requests if there is a thread for streams, and echoes only if there is none.

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, missing_docs, unreachable_pub)]
 
 mod drivers;
+mod http;
 mod peers;
 mod reports;
 mod rtt;
@@ -80,7 +81,11 @@ impl Target {
             .read_line(&mut line)
             .unwrap();
         let line: Value = serde_json::from_str(&line).unwrap();
-        let expected = if kind == "any" { "target" } else { kind };
+        let expected = match kind {
+            "any" => "target",
+            "http" => "http-target",
+            other => other,
+        };
         assert_eq!(
             (&line["event"], &line["kind"]),
             (&"listening".into(), &expected.into())

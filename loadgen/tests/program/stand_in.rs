@@ -1,11 +1,12 @@
 //! Scripts that stand in for relay and agent: they say the lines that are waited for, and stay.
 
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::thread;
 
-use crate::relay_by;
+use crate::{pump, relay_by};
 
 /// Keeps what follows `--to`, in one piece: callers come only after the registration.
 const AGENT: &str = r#"
@@ -28,20 +29,36 @@ pub fn script(folder: &Path, name: &str, text: &str) -> String {
 /// Relay and agent. What goes over them to `maya-1` or a tunnel of a fleet reaches the target, and
 /// each start of the relay is a line of FOLDER/started.
 pub fn relay_and_agent(folder: &Path) -> (String, String) {
-    let target = folder.join("target");
+    relay_and_agent_with(folder, |_| {})
+}
+
+/// The same, with what comes back over HTTP changed.
+pub fn relay_and_agent_with(folder: &Path, change_down: fn(&mut [u8])) -> (String, String) {
+    let file = folder.join("target");
+    let target = move || -> SocketAddr {
+        let text = fs::read_to_string(&file).unwrap();
+        let address = text.trim().trim_start_matches("http://");
+        address.trim_end_matches("/mcp").parse().unwrap()
+    };
+    let http = forward(target.clone(), change_down);
     let route = move |name: &[u8]| -> Option<SocketAddr> {
         let known = name == b"maya-1" || name.starts_with(b"fleet-0000");
-        known.then(|| fs::read_to_string(&target).unwrap().trim().parse().unwrap())
+        known.then(&target)
     };
     let frontend = relay_by(route, |_| {}, |_| {});
     // Nobody answers on the admin port, which a report does without.
     let nowhere: SocketAddr = "127.0.0.1:1".parse().unwrap();
-    let listeners: String = [("agent", frontend), ("tcp", frontend), ("admin", nowhere)]
-        .map(|(kind, address)| {
-            let event = r#"{"event":"listening","kind":"#;
-            format!("echo '{event}\"{kind}\",\"address\":\"{address}\"}}'\n")
-        })
-        .concat();
+    let listeners: String = [
+        ("agent", frontend),
+        ("tcp", frontend),
+        ("http", http),
+        ("admin", nowhere),
+    ]
+    .map(|(kind, address)| {
+        let event = r#"{"event":"listening","kind":"#;
+        format!("echo '{event}\"{kind}\",\"address\":\"{address}\"}}'\n")
+    })
+    .concat();
     let text = format!(
         "echo \"$* variable=$TIELINE_RELAY_DRIVER.\" >> FOLDER/started\n{listeners}exec sleep 600"
     );
@@ -49,4 +66,29 @@ pub fn relay_and_agent(folder: &Path) -> (String, String) {
         script(folder, "tieline-relay", &text),
         script(folder, "tieline", AGENT),
     )
+}
+
+/// The HTTP front as far as a target needs it that takes any path: bytes there and back.
+fn forward(
+    to: impl Fn() -> SocketAddr + Clone + Send + 'static,
+    change_down: fn(&mut [u8]),
+) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for near in listener.incoming() {
+            let near = near.unwrap();
+            // A run that ends takes its target with it.
+            let Ok(far) = TcpStream::connect(to()) else {
+                continue;
+            };
+            for stream in [&near, &far] {
+                stream.set_nodelay(true).unwrap();
+            }
+            let back = (far.try_clone().unwrap(), near.try_clone().unwrap());
+            thread::spawn(move || pump(back.0, back.1, change_down));
+            thread::spawn(move || pump(near, far, |_| {}));
+        }
+    });
+    address
 }

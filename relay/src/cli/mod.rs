@@ -2,6 +2,7 @@
 //!
 //! Values are text here and know where they came from; what they mean is [`crate::config`]'s.
 
+mod environment;
 mod settings;
 
 use std::ffi::OsString;
@@ -12,8 +13,9 @@ use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use tieline_wire::claims::Scope;
 
-pub(crate) use self::settings::{Arity, Origin, Raw, SETTINGS, Setting};
-pub use self::settings::{CONFIG_VARIABLE, ENVIRONMENT_PREFIX, Layer, environment};
+pub use self::environment::{CONFIG_VARIABLE, ENVIRONMENT_PREFIX, Layer, environment};
+pub(crate) use self::environment::{Origin, Raw};
+pub(crate) use self::settings::{Arity, SETTINGS, Setting};
 
 /// A token to issue, as asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -1,18 +1,6 @@
-//! The table of settings, and the environment read by it.
-
-use std::collections::BTreeMap;
-use std::ffi::OsString;
-use std::path::PathBuf;
+//! The table of settings.
 
 use clap::{Arg, ArgAction};
-
-use crate::error::ConfigError;
-
-/// What all environment variables start with.
-pub const ENVIRONMENT_PREFIX: &str = "TIELINE_RELAY_";
-
-/// The environment variable that names the configuration file.
-pub const CONFIG_VARIABLE: &str = "TIELINE_RELAY_CONFIG";
 
 /// How many values a setting takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -245,6 +233,21 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "FILTER",
         "What to log, as in `info,tieline_relay=debug` [default: RUST_LOG or info]",
     ),
+    one(
+        "audit_file",
+        "FILE",
+        "Who registered, who called what, and who was refused, as JSON lines [default: none]",
+    ),
+    one(
+        "audit_max_bytes",
+        "BYTES",
+        "Length from which audit_file is rotated [default: 67108864]",
+    ),
+    one(
+        "audit_keep",
+        "N",
+        "Rotated audit files to keep [default: 10]",
+    ),
     switch("json", "Print one JSON object per line on stdout"),
 ];
 
@@ -278,89 +281,4 @@ impl Setting {
             Arity::Switch => argument.action(ArgAction::SetTrue),
         }
     }
-}
-
-/// Where a value was written.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Origin {
-    Flag,
-    Environment,
-    File(PathBuf),
-}
-
-/// A setting's value as it was written.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Raw {
-    pub(crate) values: Vec<String>,
-    pub(crate) origin: Origin,
-}
-
-impl Raw {
-    /// How to point at `key` in an error.
-    pub(crate) fn describe(&self, key: &str) -> String {
-        match &self.origin {
-            Origin::Flag => format!("--{}", key.replace('_', "-")),
-            Origin::Environment => variable(key),
-            Origin::File(path) => format!("`{key}` in {}", path.display()),
-        }
-    }
-}
-
-/// Settings from one source, by key.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Layer(pub(crate) BTreeMap<&'static str, Raw>);
-
-fn variable(key: &str) -> String {
-    format!("{ENVIRONMENT_PREFIX}{}", key.to_ascii_uppercase())
-}
-
-/// Picks our settings out of the environment; lists have commas, an empty value counts as unset.
-///
-/// # Errors
-/// [`ConfigError::Unknown`] for a variable with our prefix that is no setting.
-pub fn environment(
-    variables: impl IntoIterator<Item = (OsString, OsString)>,
-) -> Result<Layer, ConfigError> {
-    let mut layer = Layer::default();
-    for (name, value) in variables {
-        let Some(name) = name.to_str() else { continue };
-        let Some(rest) = name.strip_prefix(ENVIRONMENT_PREFIX) else {
-            continue;
-        };
-        if name == CONFIG_VARIABLE || is_service_link(rest) || value.is_empty() {
-            continue;
-        }
-        let Some(setting) = Setting::find(&rest.to_ascii_lowercase()) else {
-            return Err(ConfigError::Unknown {
-                origin: name.to_owned(),
-                known: Setting::all_names(),
-            });
-        };
-        let Ok(value) = value.into_string() else {
-            let value = "(bytes)".to_owned();
-            return Err(ConfigError::Value {
-                origin: name.to_owned(),
-                value,
-                expected: "text",
-            });
-        };
-        let values = match setting.arity {
-            Arity::Many => value.split(',').map(|one| one.trim().to_owned()).collect(),
-            Arity::One | Arity::Switch => vec![value],
-        };
-        layer.0.insert(
-            setting.key,
-            Raw {
-                values,
-                origin: Origin::Environment,
-            },
-        );
-    }
-    Ok(layer)
-}
-
-/// Kubernetes puts `TIELINE_RELAY_PORT_9001_TCP` and the like into every pod beside a service
-/// called `tieline-relay` (its documentation: "Service", environment variables).
-fn is_service_link(rest: &str) -> bool {
-    rest == "PORT" || rest.starts_with("PORT_") || rest.starts_with("SERVICE_")
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use http::HeaderName;
 use ipnet::IpNet;
 
+use super::in_range;
 use super::load::{Settings, TIME, parse_duration, set};
 use crate::error::ConfigError;
 
@@ -67,6 +68,13 @@ impl HttpConfig {
             set(place, settings.one(key, TIME, parse_duration)?);
         }
         Ok(http)
+    }
+
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        let ms = Duration::from_millis;
+        in_range("offline_grace", self.offline_grace, ms(0), ms(60_000))?;
+        in_range("start_grace", self.start_grace, ms(0), ms(3_600_000))?;
+        in_range("sse_keepalive", self.sse_keepalive, ms(0), ms(3_600_000))
     }
 }
 

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use super::file::{read_denylist, read_settings};
 use super::secret::read_text_secret;
-use super::{Config, DriverChoice, HttpConfig, Options, http};
+use super::{AuditConfig, Config, DriverChoice, HttpConfig, Options, http};
 use crate::cli::{Layer, Origin, Raw};
 use crate::error::ConfigError;
 
-const NUMBER: &str = "a whole number in range";
+pub(super) const NUMBER: &str = "a whole number in range";
 pub(super) const TIME: &str = "a time such as 500ms, 45s or 1h30m";
 pub(super) const SWITCH: &str = "true or false";
 
@@ -84,6 +84,7 @@ pub fn load(flags: Layer, environment: Layer, file: Option<&Path>) -> Result<Opt
         .path("admin_token_file")?
         .map(|path| read_text_secret(&path))
         .transpose()?;
+    config.audit = AuditConfig::read(&settings)?;
     config.check()?;
 
     let log = settings.one("log", "a log filter", |text| Some(text.to_owned()))?;
@@ -209,7 +210,7 @@ pub(super) fn wrong(raw: &Raw, key: &str, text: &str, expected: &'static str) ->
     }
 }
 
-fn number<T: FromStr>(text: &str) -> Option<T> {
+pub(super) fn number<T: FromStr>(text: &str) -> Option<T> {
     text.parse().ok()
 }
 

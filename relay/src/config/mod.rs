@@ -3,6 +3,7 @@
 //! A program that embeds a relay starts from [`Config::default`] instead, and
 //! [`Config::check`] holds it to the same rules.
 
+mod audit;
 mod auth;
 mod denylist;
 mod file;
@@ -21,6 +22,7 @@ use std::time::Duration;
 use tieline_wire::claims::KeySet;
 use tieline_wire::limits::{LINK_BUDGET_BYTES, SESSIONS_MAX, STALE_TIMEOUT};
 
+pub use self::audit::AuditConfig;
 pub use self::denylist::{Denied, Denylist};
 pub(crate) use self::file::{Stamp, read_jwks};
 pub use self::file::{read_denylist, read_tokens};
@@ -99,6 +101,8 @@ pub struct Config {
     pub shard_budget_bytes: u64,
     /// What callers over HTTP may do, and how long they wait.
     pub http: HttpConfig,
+    /// Where it notes who did what, if it does.
+    pub audit: Option<AuditConfig>,
 }
 
 /// How shards talk to the kernel.
@@ -152,6 +156,13 @@ impl ProviderAuth {
             interval: Duration::from_secs(60),
             grace: Duration::from_secs(10 * 60),
         }
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let days = |count: u64| Duration::from_secs(count * 86_400);
+        let second = Duration::from_secs(1);
+        in_range("auth_provider_interval", self.interval, second, days(1))?;
+        in_range("auth_provider_grace", self.grace, days(0), days(7))
     }
 }
 
@@ -252,6 +263,7 @@ impl Config {
             bulk_run_bytes: BULK_RUN_BYTES,
             shard_budget_bytes: SHARD_BUDGET_BYTES,
             http: HttpConfig::default(),
+            audit: None,
         }
     }
 
@@ -300,21 +312,10 @@ impl Config {
             );
         }
         if let Auth::Provider(provider) = &self.auth {
-            let seconds = Duration::from_secs;
-            let interval = provider.interval;
-            in_range(
-                "auth_provider_interval",
-                interval,
-                seconds(1),
-                seconds(86_400),
-            )?;
-            let grace = provider.grace;
-            in_range(
-                "auth_provider_grace",
-                grace,
-                seconds(0),
-                seconds(7 * 86_400),
-            )?;
+            provider.check()?;
+        }
+        if let Some(audit) = &self.audit {
+            audit.check()?;
         }
         in_range("shards", self.shards, 1, SHARDS_MAX)?;
         in_range("spin_us", self.spin_us, 0, SPIN_US_MAX)?;
@@ -334,11 +335,8 @@ impl Config {
             ms(10),
             ms(600_000),
         )?;
-        let http = &self.http;
         in_range("drain_timeout", self.drain_timeout, ms(0), ms(3_600_000))?;
-        in_range("offline_grace", http.offline_grace, ms(0), ms(60_000))?;
-        in_range("start_grace", http.start_grace, ms(0), ms(3_600_000))?;
-        in_range("sse_keepalive", http.sse_keepalive, ms(0), ms(3_600_000))
+        self.http.check()
     }
 
     /// Shards share their ports (`SO_REUSEPORT`), so the kernel would not object to one port with

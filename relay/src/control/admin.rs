@@ -7,7 +7,7 @@ use std::time::Instant;
 use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{DefaultBodyLimit, Query, Request, State};
-use axum::http::{HeaderValue, StatusCode, Uri, header};
+use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -18,7 +18,9 @@ use serde_json::json;
 
 use super::auth::Orders;
 use super::listing::{Listing, Page};
+use super::tunnel::{self, Pauses};
 use super::{Inspect, revoke};
+use crate::audit::Audit;
 use crate::config::Secret;
 use crate::metrics::{self, ShardMetrics, ShardStatus};
 
@@ -35,6 +37,8 @@ pub(super) struct Admin {
     /// What a request must present, if it must.
     pub(super) token: Option<Secret>,
     pub(super) metrics: Vec<Arc<ShardMetrics>>,
+    pub(super) audit: Audit,
+    pub(super) pauses: Pauses,
     pub(super) draining: Arc<AtomicBool>,
     pub(super) started: Instant,
     pub(super) start_epoch_seconds: u64,
@@ -42,30 +46,35 @@ pub(super) struct Admin {
 
 /// The pages; those that change something answer without a token only where `is_local`.
 pub(super) fn router(admin: Arc<Admin>, is_local: bool) -> Router {
-    let change = if is_local || admin.token.is_some() {
-        post(revoke::revoke)
+    let changes = Router::new()
+        .route("/revoke", post(revoke::revoke))
+        .route("/tunnels/{name}/kick", post(tunnel::kick))
+        .route("/tunnels/{name}/pause", post(tunnel::pause))
+        .route("/tunnels/{name}/resume", post(tunnel::resume));
+    let changes = if is_local || admin.token.is_some() {
+        changes
     } else {
-        post(|| async {
-            let text = "on an address that others can reach this wants admin_token_file";
-            refuse(StatusCode::FORBIDDEN, "not_protected", text)
-        })
+        changes.layer(middleware::from_fn(refuse_changes))
     };
-    let router = Router::new()
+    let router = changes
         .route("/tunnels", get(tunnels))
+        .route("/tunnels/{name}", get(tunnel::show))
         .route("/healthz", get(health))
         .route("/metrics", get(show_metrics))
-        .route("/revoke", change)
         .fallback(|| async {
             refuse(
                 StatusCode::NOT_FOUND,
                 "not_found",
-                "there are /tunnels, /healthz, /metrics and /revoke",
+                "there are /tunnels, /tunnels/<name>, /healthz, /metrics and /revoke",
             )
         })
         .method_not_allowed_fallback(|uri: Uri| async move {
-            let text = match uri.path() {
-                "/revoke" => "only POST is answered",
-                _ => "only GET is answered",
+            let path = uri.path();
+            let changes = ["/revoke", "/kick", "/pause", "/resume"];
+            let text = if changes.iter().any(|end| path.ends_with(end)) {
+                "only POST is answered"
+            } else {
+                "only GET is answered"
             };
             refuse(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", text)
         })
@@ -97,6 +106,15 @@ async fn refuse_strangers(State(token): State<Secret>, request: Request, next: N
         .headers_mut()
         .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     answer
+}
+
+/// Lets nothing pass that changes something, where others can reach it and need show nothing.
+async fn refuse_changes(request: Request, next: Next) -> Response {
+    if request.method() != Method::POST {
+        return next.run(request).await;
+    }
+    let text = "on an address that others can reach this wants admin_token_file";
+    refuse(StatusCode::FORBIDDEN, "not_protected", text)
 }
 
 /// An error that a program can tell apart by `error` and a person can read.
@@ -223,7 +241,12 @@ impl Admin {
 
 async fn show_metrics(State(admin): State<Arc<Admin>>) -> Response {
     let shards = admin.inspect.shards();
-    let text = metrics::render(&admin.metrics, &shards, admin.start_epoch_seconds);
+    let text = metrics::render(
+        &admin.metrics,
+        &shards,
+        admin.start_epoch_seconds,
+        admin.audit.dropped(),
+    );
     // The text format, version 0.0.4, of prometheus.io's "Exposition formats".
     let kind = [(
         header::CONTENT_TYPE,

@@ -7,6 +7,7 @@ mod auth;
 mod listing;
 mod revoke;
 mod serve;
+mod tunnel;
 
 use std::future::Future;
 use std::net::{SocketAddr, TcpListener};
@@ -16,21 +17,31 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use tieline_wire::TunnelId;
 use tokio::sync::{mpsc, watch};
 use tracing::info_span;
 
 use self::admin::Admin;
 use self::auth::{Keeper, Order, Orders};
+use self::tunnel::Pauses;
+use crate::audit::Audit;
 use crate::auth::{Ask, Question, Ruling, Snapshot};
 use crate::config::Config;
 use crate::error::{ListenKind, StartError};
-use crate::metrics::{ShardMetrics, ShardStatus, TunnelBatch};
+use crate::metrics::{Cut, ShardMetrics, ShardStatus, TunnelBatch, TunnelDetail};
+use crate::shard::Paused;
 
 /// Some tunnels of each shard that was asked, once all have answered.
 pub(crate) type Tunnels = Pin<Box<dyn Future<Output = Vec<(usize, TunnelBatch)>> + Send>>;
 
 /// How many links were ended, once all shards have said so or took too long.
 pub(crate) type Ended = Pin<Box<dyn Future<Output = usize> + Send>>;
+
+/// One tunnel and its callers, unless a shard took too long.
+pub(crate) type Detail = Pin<Box<dyn Future<Output = Option<TunnelDetail>> + Send>>;
+
+/// What was ended, once all shards have said so or took too long.
+pub(crate) type Cuts = Pin<Box<dyn Future<Output = Cut> + Send>>;
 
 /// Done once a shard has a message.
 pub(crate) type Told = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -39,6 +50,15 @@ pub(crate) type Told = Pin<Box<dyn Future<Output = ()> + Send>>;
 pub(crate) trait Inspect: Send + Sync {
     /// Some tunnels of each shard in `wanted`, those behind the name given with it.
     fn tunnels(&self, wanted: Vec<(usize, String)>) -> Tunnels;
+
+    /// What all shards know of one tunnel.
+    fn detail(&self, tunnel: TunnelId) -> Detail;
+
+    /// Ends a tunnel's sessions and links.
+    fn kick(&self, tunnel: TunnelId) -> Cuts;
+
+    /// Tells every shard which tunnels take no callers, and ends what those have.
+    fn pause(&self, tunnels: Arc<Paused>) -> Cuts;
 
     /// Gives every shard what decides who is let in; how many links that ended.
     fn admit(&self, snapshot: Arc<Snapshot>) -> Ended;
@@ -71,6 +91,7 @@ impl Control {
         asked: mpsc::Receiver<Ask>,
         inspect: Arc<dyn Inspect>,
         metrics: Vec<Arc<ShardMetrics>>,
+        audit: Audit,
     ) -> Result<Self, StartError> {
         // Bound here and not on the thread, so that a taken port fails the start.
         let listeners = config
@@ -95,6 +116,8 @@ impl Control {
             orders: orders.clone(),
             token: config.admin_token.clone(),
             metrics,
+            audit,
+            pauses: Pauses::default(),
             draining: Arc::clone(&draining),
             started: Instant::now(),
             start_epoch_seconds: SystemTime::now()

@@ -16,6 +16,7 @@ use tokio::time;
 
 use super::admin::{Admin, refuse, uncached};
 use super::auth::{Order, REVOKED_KEPT};
+use crate::audit::{Entry, Kind};
 use crate::config::Denied;
 
 /// Time for every shard to say what it ended.
@@ -66,6 +67,7 @@ pub(super) async fn revoke(
         },
         _ => return bad("one of `jti`, `sub` and `key`, not empty"),
     };
+    let what = denied.to_string();
     let (ended, answer) = oneshot::channel();
     let order = Order::Revoke { denied, ended };
     let busy = || {
@@ -77,6 +79,8 @@ pub(super) async fn revoke(
     }
     match time::timeout(ENDED_TIMEOUT, answer).await {
         Ok(Ok(Ok(links))) => {
+            let entry = || Entry::new(Kind::Revoked).what(what).count(links as u64);
+            admin.audit.note(entry);
             let kept = REVOKED_KEPT.as_secs();
             let answer = json!({ "links_ended": links, "kept_for_seconds": kept });
             uncached(Json(answer).into_response())

@@ -6,7 +6,6 @@
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -249,11 +248,6 @@ impl Socket {
         // Each only sharpens what the heartbeat does anyway.
         let _ = socket.set_tcp_user_timeout(Some(user_timeout));
         let _ = socket.set_tcp_notsent_lowat(notsent_bytes);
-    }
-
-    /// The address of the peer, if it has one.
-    pub(crate) fn peer_addr(&self) -> Option<SocketAddr> {
-        SockRef::from(&self.fd).peer_addr().ok()?.as_socket()
     }
 }
 

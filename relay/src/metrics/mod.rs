@@ -4,9 +4,9 @@
 //! is a plain load and store, no locked instruction; a reader on another thread sees a value that
 //! is at most a moment old.
 
+mod report;
 mod text;
 
-use std::cmp::Ordering;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicI64, AtomicU64};
@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64};
 use serde::Serialize;
 use tieline_wire::{Reason, SharedBudget};
 
+pub(crate) use self::report::{CallerReport, Cut, TunnelBatch, TunnelDetail, TunnelReport};
 pub(crate) use self::text::render;
 
 /// A number that only rises.
@@ -107,9 +108,11 @@ pub(crate) enum Direction {
 }
 
 /// How a frontend came.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub(crate) enum FrontendKind {
     /// Over raw TCP.
+    #[default]
     Tcp,
     /// Over HTTP.
     Http,
@@ -260,73 +263,6 @@ pub(crate) struct ShardStatus {
     pub(crate) driver: &'static str,
     /// Why not `io_uring`, if it is not.
     pub(crate) driver_reason: Option<String>,
-}
-
-/// What an operator sees of a tunnel.
-#[derive(Clone, Debug, Serialize)]
-pub(crate) struct TunnelReport {
-    pub(crate) tunnel_id: String,
-    pub(crate) dcc: String,
-    pub(crate) capabilities: Vec<String>,
-    pub(crate) agent_version: String,
-    pub(crate) registered_at_ms_ago: u64,
-    pub(crate) last_heartbeat_ms_ago: u64,
-    pub(crate) session_count: usize,
-    /// As text, because it is larger than a JSON number may be without loss (2^53).
-    #[serde(serialize_with = "as_text")]
-    pub(crate) generation: u64,
-    /// The lowest of `shards`.
-    pub(crate) shard: usize,
-    /// Where its links live.
-    pub(crate) shards: Vec<usize>,
-    pub(crate) links: usize,
-    /// How many agents share it, this one included.
-    pub(crate) agents: usize,
-    #[serde(skip)]
-    pub(crate) tags: Vec<[u8; 8]>,
-    #[serde(skip)]
-    pub(crate) is_shared: bool,
-    pub(crate) target_scheme: &'static str,
-}
-
-impl TunnelReport {
-    /// Adds what is known of the same tunnel's other links. Those of an older generation do not
-    /// count where the name is one agent's: they were superseded, and are on their way out.
-    pub(crate) fn join(&mut self, other: Self) {
-        let is_shared = self.is_shared && other.is_shared;
-        let (mut other, newer) = match other.generation.cmp(&self.generation) {
-            Ordering::Less if !is_shared => return,
-            Ordering::Greater => (std::mem::replace(self, other), true),
-            Ordering::Less | Ordering::Equal => (other, false),
-        };
-        if newer && !is_shared {
-            return;
-        }
-        self.links += other.links;
-        self.session_count += other.session_count;
-        self.registered_at_ms_ago = self.registered_at_ms_ago.max(other.registered_at_ms_ago);
-        self.last_heartbeat_ms_ago = self.last_heartbeat_ms_ago.min(other.last_heartbeat_ms_ago);
-        self.shards.append(&mut other.shards);
-        self.shards.sort_unstable();
-        self.shards.dedup();
-        self.shard = self.shard.min(other.shard);
-        self.tags.append(&mut other.tags);
-        self.tags.sort_unstable();
-        self.tags.dedup();
-        self.agents = self.tags.len();
-    }
-}
-
-/// Some of a shard's tunnels, in order of their names.
-#[derive(Debug, Default)]
-pub(crate) struct TunnelBatch {
-    pub(crate) rows: Vec<TunnelReport>,
-    /// The name behind which there are more.
-    pub(crate) next: Option<String>,
-}
-
-fn as_text<S: serde::Serializer>(number: &u64, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(number)
 }
 
 #[cfg(test)]

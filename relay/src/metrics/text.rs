@@ -18,12 +18,19 @@ pub(crate) fn render(
     metrics: &[Arc<ShardMetrics>],
     shards: &[ShardStatus],
     start_epoch_seconds: u64,
+    audit_dropped: u64,
 ) -> String {
     let mut page = Page {
         text: String::with_capacity(16 * 1024),
         metrics,
     };
     page.write(start_epoch_seconds, shards);
+    page.family(
+        "relay_audit_dropped_total",
+        "counter",
+        "Entries that did not reach the audit log.",
+        [(String::new(), audit_dropped)],
+    );
     page.text
 }
 

@@ -1,5 +1,6 @@
 //! This shard's links, and the tunnels that each of them serves.
 
+mod report;
 mod tunnel;
 
 use std::collections::BTreeMap;
@@ -9,16 +10,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use ring::digest::{SHA256, digest};
-use tieline_wire::{AgentHello, AgentKey, MachineId, Moment, Reason, Scheme, TunnelId};
+use tieline_wire::{AgentHello, AgentKey, MachineId, Moment, Reason, TunnelId};
 use tracing::debug;
 
 pub(crate) use self::tunnel::{Due, Grant, Renewal, TunnelEntry, TunnelInfo};
 use crate::auth::Identity;
-use crate::metrics::{TunnelBatch, TunnelReport};
 use crate::session::SharedMux;
-
-/// Tunnels that one report describes: 120 us of a shard's time (0.5 us each, with 10,000 links).
-const REPORT_TUNNELS: usize = 250;
 
 /// A link's number on its shard; never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -278,69 +275,10 @@ impl Registry {
             .all(|entry| entry.mux.session_count() == 0)
     }
 
-    /// Some of the tunnels whose names come behind `after`, as an operator sees them.
-    pub(crate) fn report(&self, after: &str, shard: usize, now: Moment) -> TunnelBatch {
-        let mut behind = self
-            .names
-            .range::<str, _>((Bound::Excluded(after), Bound::Unbounded));
-        let mut batch = TunnelBatch::default();
-        let mut seen = 0;
-        for (tunnel, links) in behind.by_ref() {
-            let mut row: Option<TunnelReport> = None;
-            for id in links {
-                let Some(one) = self.report_one(tunnel, *id, shard, now) else {
-                    continue;
-                };
-                match &mut row {
-                    Some(row) => row.join(one),
-                    None => row = Some(one),
-                }
-            }
-            batch.rows.extend(row);
-            seen += links.len();
-            if seen >= REPORT_TUNNELS {
-                batch.next = Some(tunnel.as_str().to_owned());
-                break;
-            }
-        }
-        // Behind the last one there is nothing to ask for.
-        batch.next = batch.next.filter(|_| behind.next().is_some());
-        batch
-    }
-
-    fn report_one(
-        &self,
-        tunnel: &TunnelId,
-        link: LinkId,
-        shard: usize,
-        now: Moment,
-    ) -> Option<TunnelReport> {
-        let ago =
-            |moment| u64::try_from(now.saturating_since(moment).as_millis()).unwrap_or(u64::MAX);
-        let entry = self.links.get(&link)?;
-        let it = entry.tunnels.get(tunnel)?;
-        let (agent, grant) = (entry.agent.as_ref()?, it.granted?);
-        Some(TunnelReport {
-            tunnel_id: tunnel.as_str().to_owned(),
-            dcc: it.info.dcc.clone(),
-            capabilities: it.info.capabilities.clone(),
-            agent_version: agent.agent_version.clone(),
-            registered_at_ms_ago: ago(grant.since),
-            last_heartbeat_ms_ago: ago(entry.mux.last_received()),
-            session_count: it.held.count(),
-            generation: grant.generation.0,
-            shard,
-            shards: vec![shard],
-            links: 1,
-            agents: 1,
-            tags: vec![AgentTag::of(&agent.key, &agent.machine).0],
-            is_shared: it.info.shared,
-            target_scheme: match it.info.scheme {
-                Scheme::Tcp => "tcp",
-                Scheme::Http => "http",
-                Scheme::Https => "https",
-            },
-        })
+    /// The links that serve `tunnel`.
+    pub(crate) fn links_of(&self, tunnel: &TunnelId) -> impl Iterator<Item = &LinkEntry> {
+        let ids = self.names.get(tunnel).into_iter().flatten();
+        ids.filter_map(|id| self.links.get(id))
     }
 }
 

@@ -1,7 +1,9 @@
 use tieline_wire::Generation;
 
+use super::report::REPORT_TUNNELS;
 use super::*;
 use crate::auth::Owner;
+use crate::metrics::TunnelBatch;
 use crate::session::{Held, rig};
 
 fn tunnel(number: usize) -> TunnelId {

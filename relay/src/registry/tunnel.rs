@@ -26,6 +26,15 @@ pub(crate) struct TunnelInfo {
 }
 
 impl TunnelInfo {
+    /// What its target speaks, in a stable word.
+    pub(crate) const fn scheme_word(&self) -> &'static str {
+        match self.scheme {
+            Scheme::Tcp => "tcp",
+            Scheme::Http => "http",
+            Scheme::Https => "https",
+        }
+    }
+
     /// Whether raw callers may have it: its target is no HTTP server, or one whose every path
     /// callers may use. What they would send is theirs alone to say.
     pub(crate) fn is_open_to_raw(&self) -> bool {

@@ -15,8 +15,8 @@ pub(super) struct Ends {
     pub(super) readable: Signal,
     pub(super) writable: Signal,
     pub(super) lane: RefCell<Seat>,
-    /// Counts the session for as long as its holder has it.
-    pub(super) _hold: Hold,
+    /// Counts the session, and what goes over it, for as long as its holder has it.
+    pub(super) hold: Hold,
 }
 
 impl Ends {

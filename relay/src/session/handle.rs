@@ -103,6 +103,7 @@ impl Session {
         match sent {
             Ok(()) => {
                 self.link.metrics.bytes_moved(Direction::ToTarget, len);
+                self.ends.hold.visit().moved(Direction::ToTarget, len);
                 self.link.writer.raise();
                 Ok(())
             }
@@ -238,6 +239,7 @@ impl Session {
         self.link
             .metrics
             .lane_bytes_moved(Direction::ToTarget, count);
+        self.ends.hold.visit().moved(Direction::ToTarget, count);
         let mut state = self.link.state.borrow_mut();
         state.mux.lane_sent(self.id, count as u64);
     }
@@ -247,6 +249,7 @@ impl Session {
         self.link
             .metrics
             .lane_bytes_moved(Direction::ToFrontend, count);
+        self.ends.hold.visit().moved(Direction::ToFrontend, count);
         let now = self.link.clock.now();
         let mut state = self.link.state.borrow_mut();
         state.mux.lane_received(now, count as u64);

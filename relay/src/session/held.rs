@@ -1,31 +1,129 @@
-//! Counts sessions by who holds them.
+//! The sessions of one tunnel on one link: how many somebody holds, whose they are, and what went
+//! over them.
 
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// How many of the sessions that were opened with it somebody still holds.
-///
-/// Written by the shard of its link only; others read it to choose among agents, and need not be
-/// exact.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Held(Arc<AtomicUsize>);
+use slab::Slab;
 
-impl Held {
+use super::visit::Visit;
+
+/// The sessions that were opened with it and that somebody still holds.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Held(Rc<Inner>);
+
+/// How many sessions are held, for other shards, which choose among agents by it and need not be
+/// exact. Only the shard of the link writes it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Load(Arc<AtomicUsize>);
+
+impl Load {
     pub(crate) fn count(&self) -> usize {
         self.0.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn hold(&self) -> Hold {
-        self.0.fetch_add(1, Ordering::Relaxed);
-        Hold(self.clone())
+    pub(crate) fn set(&self, count: usize) {
+        self.0.store(count, Ordering::Relaxed);
+    }
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    load: Load,
+    visits: RefCell<Slab<Rc<Visit>>>,
+    /// Bytes of those that are over: to the target, and to the frontend.
+    bytes: Cell<(u64, u64)>,
+}
+
+impl Held {
+    pub(crate) fn count(&self) -> usize {
+        self.0.visits.borrow().len()
+    }
+
+    /// The same, for other shards.
+    pub(crate) fn load(&self) -> &Load {
+        &self.0.load
+    }
+
+    /// Payload of all sessions that there were: to the target, and to the frontend.
+    pub(crate) fn bytes(&self) -> (u64, u64) {
+        let visits = self.0.visits.borrow();
+        let live = visits.iter().map(|(_, visit)| visit.bytes());
+        live.fold(self.0.bytes.get(), add)
+    }
+
+    /// Those that are held now.
+    pub(crate) fn visits(&self) -> Vec<Rc<Visit>> {
+        let visits = self.0.visits.borrow();
+        visits.iter().map(|(_, visit)| Rc::clone(visit)).collect()
+    }
+
+    pub(super) fn hold(&self, visit: Visit) -> Hold {
+        let visit = Rc::new(visit);
+        visit.began();
+        let place = self.0.visits.borrow_mut().insert(Rc::clone(&visit));
+        self.0.load.set(self.count());
+        Hold {
+            held: self.clone(),
+            place,
+            visit,
+        }
     }
 }
 
 /// One of them.
-pub(crate) struct Hold(Held);
+pub(super) struct Hold {
+    held: Held,
+    place: usize,
+    visit: Rc<Visit>,
+}
+
+impl Hold {
+    /// Whose it is.
+    pub(super) fn visit(&self) -> &Visit {
+        &self.visit
+    }
+}
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        self.0.0.fetch_sub(1, Ordering::Relaxed);
+        let inner = &self.held.0;
+        inner.visits.borrow_mut().remove(self.place);
+        inner.load.set(self.held.count());
+        inner.bytes.set(add(inner.bytes.get(), self.visit.bytes()));
+        self.visit.ended();
+    }
+}
+
+fn add(one: (u64, u64), other: (u64, u64)) -> (u64, u64) {
+    (one.0.wrapping_add(other.0), one.1.wrapping_add(other.1))
+}
+
+#[cfg(test)]
+mod tests {
+    use tieline_wire::{Moment, SessionId};
+
+    use super::*;
+    use crate::metrics::Direction;
+    use crate::session::Visitor;
+
+    #[test]
+    fn what_went_over_a_session_still_counts_when_it_is_over() {
+        let held = Held::default();
+        let hold = || {
+            let id = SessionId(1);
+            held.hold(Visit::new(id, Moment::default(), Visitor::default()))
+        };
+        let (first, second) = (hold(), hold());
+        first.visit().moved(Direction::ToTarget, 10);
+        second.visit().moved(Direction::ToFrontend, 5);
+        assert_eq!((held.count(), held.bytes()), (2, (10, 5)));
+        drop(first);
+        assert_eq!((held.count(), held.bytes()), (1, (10, 5)));
+        assert_eq!(held.visits()[0].bytes(), (0, 5));
+        drop(second);
+        assert_eq!((held.count(), held.bytes()), (0, (10, 5)));
     }
 }

@@ -31,16 +31,16 @@ pub(crate) mod rig;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod visit;
 
 use ends::Ends;
 pub(crate) use handle::{Incoming, Session};
-pub(crate) use held::Held;
-#[cfg(test)]
-pub(crate) use held::Hold;
+pub(crate) use held::{Held, Load};
 use inbox::{Inbox, InboxEnd};
 use lanes::Seat;
 pub(crate) use lanes::{Lane, Lanes, shard_of};
 pub(crate) use stream::{SessionEnded, SessionStream};
+pub(crate) use visit::{Noted, Visit, Visitor};
 
 /// One link's mux, shared by the link's driver and the sessions on it.
 pub(crate) struct SharedMux {
@@ -101,11 +101,12 @@ impl SharedMux {
         said
     }
 
-    /// Opens a session, counted in `held`; its payload may follow at once.
+    /// Opens a session for `visitor`, counted in `held`; its payload may follow at once.
     pub(crate) fn open(
         self: &Rc<Self>,
         tunnel: &TunnelId,
         held: &Held,
+        visitor: Visitor,
     ) -> Result<Session, OpenError> {
         if self.closing.get().is_some() {
             return Err(OpenError::Closing);
@@ -120,7 +121,7 @@ impl SharedMux {
             readable: Signal::default(),
             writable: Signal::default(),
             lane: RefCell::default(),
-            _hold: held.hold(),
+            hold: held.hold(Visit::new(id, self.clock.now(), visitor)),
         });
         state.sessions.insert(id, Rc::clone(&ends));
         self.count_sessions(&mut state);
@@ -151,7 +152,11 @@ impl SharedMux {
                     self.metrics
                         .bytes_moved(Direction::ToFrontend, payload.len());
                     let taken = match state.sessions.get(&session) {
-                        Some(ends) => ends.deliver(&payload),
+                        Some(ends) => {
+                            let visit = ends.hold.visit();
+                            visit.moved(Direction::ToFrontend, payload.len());
+                            ends.deliver(&payload)
+                        }
                         // Left by its holder: nobody wants the rest.
                         None => payload.len(),
                     };
@@ -292,6 +297,24 @@ impl SharedMux {
     /// Why the link ends, if that is decided.
     pub(crate) fn closing(&self) -> Option<Reason> {
         self.closing.get()
+    }
+
+    /// Resets the sessions that `held` counts; how many.
+    pub(crate) fn cut(&self, held: &Held, reason: Reason) -> usize {
+        let mut state = self.state.borrow_mut();
+        let mut count = 0;
+        for visit in held.visits() {
+            if state.mux.is_live(visit.id) {
+                state.mux.reset(visit.id, reason);
+                self.metrics.session_reset(reason);
+                state.end(visit.id, InboxEnd::Reset(reason), &self.metrics);
+                count += 1;
+            }
+        }
+        self.count_sessions(&mut state);
+        drop(state);
+        self.writer.raise();
+        count
     }
 
     /// The link is gone: every session that is not over is reset.

@@ -12,7 +12,7 @@ use tieline_wire::{
     SessionId, Settings, Transmit, TunnelId,
 };
 
-use super::{Held, Lanes, Session, SharedMux};
+use super::{Held, Lanes, Session, SharedMux, Visitor};
 use crate::clock::Clock;
 use crate::io::turn;
 use crate::metrics::ShardMetrics;
@@ -55,7 +55,9 @@ impl Link {
 
     pub(crate) fn open(&self) -> Session {
         let maya = TunnelId::parse("maya").unwrap();
-        self.relay.open(&maya, &self.held).unwrap()
+        self.relay
+            .open(&maya, &self.held, Visitor::default())
+            .unwrap()
     }
 
     pub(super) fn offer(&self, session: &Session) -> Option<BulkNonce> {

@@ -84,7 +84,7 @@ impl Shard {
                 shard: self.index,
                 link,
             },
-            held: held.clone(),
+            load: held.load().clone(),
             link_index: agent.link_index,
             request: register.request,
             info: Arc::clone(&info),

@@ -180,6 +180,9 @@ impl Shard {
         let base_path = it.info.base_path.clone();
         let expires_in_s = it.expires_in_s(Self::seconds_since_1970());
         drop(registry);
+        if first {
+            self.note_registered(link.link, &tunnel);
+        }
         if first && self.may_log() {
             info!(%tunnel, link = link.link.0, generation = generation.0, "tunnel registered");
         }
@@ -211,6 +214,7 @@ impl Shard {
         tunnel: &TunnelId,
         reason: Reason,
     ) {
+        self.note_unregistered(link.link, Some(tunnel), reason);
         let mut registry = self.registry.borrow_mut();
         let Some(entry) = registry.link_mut(link.link) else {
             return;

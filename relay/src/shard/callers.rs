@@ -108,6 +108,10 @@ impl Caller {
         self.0.as_deref()
     }
 
+    pub(super) fn identity(&self) -> Option<Arc<Identity>> {
+        self.known().map(|known| Arc::clone(known.identity()))
+    }
+
     /// Runs what is done for them, and drops it in the middle once they may stay no longer.
     pub(super) fn while_welcome<T>(self, task: T) -> WhileWelcome<T> {
         WhileWelcome { caller: self, task }

@@ -1,6 +1,6 @@
 //! Callers: which shard serves a connection, and how it is joined to its session.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -9,18 +9,18 @@ use bytes::Bytes;
 use tieline_wire::{Reason, TunnelId};
 use tracing::debug;
 
+use super::Shard;
 use super::callers::{self, Caller};
 use super::gateway::ShardGateway;
 use super::message::{Frontend, Message, Verdict};
 use super::routes::{Choice, Lookup};
-use super::{Shard, shown};
 use crate::auth::Identity;
 use crate::config::{CallerAuth, Config};
 use crate::io::{PollSocket, Received, Socket, timeout};
 use crate::listen::{http, tcp};
 use crate::metrics::{FrontendKind, HandoffKind};
 use crate::registry::{AgentTag, LinkRef, TunnelInfo};
-use crate::session::Session;
+use crate::session::{Session, Visitor};
 use crate::splice::splice;
 
 /// Bytes of a first request that are looked at to place a connection.
@@ -28,37 +28,39 @@ const HINT_BYTES: usize = 4096;
 
 impl Shard {
     /// A raw connection: it says where it wants to go, and goes there.
-    pub(super) fn raw_arrived(self: &Rc<Self>, socket: Socket) {
+    pub(super) fn raw_arrived(self: &Rc<Self>, socket: Socket, peer: SocketAddr) {
         self.metrics.frontend_accepted(FrontendKind::Tcp);
         let shard = Rc::clone(self);
         self.gate.spawn(async move {
             let deadline = shard.peers.config.preamble_timeout;
             match timeout(deadline, tcp::preamble(&socket)).await {
                 Ok(Some(preamble)) => {
-                    if let Some(caller) = shard.raw_caller(&preamble) {
+                    if let Some(caller) = shard.raw_caller(&preamble, peer) {
                         let tcp::Preamble { tunnel, early, .. } = preamble;
-                        let choice = Choice::Any;
-                        shard.route_raw(socket, tunnel, choice, early, caller).await;
+                        let raw = Raw {
+                            socket,
+                            peer,
+                            early,
+                        };
+                        shard.route_raw(raw, tunnel, Choice::Any, caller).await;
                     }
                 }
                 Ok(None) | Err(_) => {
-                    debug!(
-                        peer = shown(socket.peer_addr()),
-                        "no tunnel named in time or in form"
-                    );
-                    shard.metrics.frontend_refused(Reason::Preamble);
+                    debug!(%peer, "no tunnel named in time or in form");
+                    shard.raw_refused(peer, None, None, Reason::Preamble);
                 }
             }
         });
     }
 
     /// Who a raw caller is, if they may be here.
-    fn raw_caller(&self, preamble: &tcp::Preamble) -> Option<Caller> {
+    fn raw_caller(&self, preamble: &tcp::Preamble, peer: SocketAddr) -> Option<Caller> {
         match self.caller(preamble.token.as_deref()) {
             Ok(caller) => Some(caller),
             Err(refusal) => {
                 debug!(tunnel = %preamble.tunnel, %refusal, "frontend refused");
-                self.metrics.frontend_refused(callers::reason(&refusal));
+                let reason = callers::reason(&refusal);
+                self.raw_refused(peer, Some(&preamble.tunnel), None, reason);
                 None
             }
         }
@@ -73,30 +75,45 @@ impl Shard {
                 fd,
                 tunnel,
                 early,
+                peer,
                 identity,
             } = frontend;
             match shard.caller_from(identity) {
                 Ok(caller) => {
                     let socket = Socket::new(fd);
-                    let choice = Choice::Here;
-                    shard.route_raw(socket, tunnel, choice, early, caller).await;
+                    let raw = Raw {
+                        socket,
+                        peer,
+                        early,
+                    };
+                    shard.route_raw(raw, tunnel, Choice::Here, caller).await;
                 }
-                Err(reason) => shard.metrics.frontend_refused(reason),
+                Err(reason) => shard.raw_refused(peer, Some(&tunnel), None, reason),
             }
         });
     }
 
     async fn route_raw(
         self: &Rc<Self>,
-        socket: Socket,
+        raw: Raw,
         tunnel: TunnelId,
         choice: Choice,
-        early: Bytes,
         caller: Caller,
     ) {
+        let Raw {
+            socket,
+            peer,
+            early,
+        } = raw;
         // HTTP under a path of its own is reached over HTTP only.
         let fit = |info: &TunnelInfo| caller.may_reach(&tunnel, info) && info.is_open_to_raw();
-        match self.place(&tunnel, choice, fit) {
+        let visitor = || Visitor {
+            identity: caller.identity(),
+            address: Some(peer.ip().to_canonical()),
+            kind: FrontendKind::Tcp,
+            noted: self.noted(peer, &tunnel),
+        };
+        match self.place(&tunnel, choice, fit, visitor) {
             Place::Here(session) => {
                 let _here = self.count_frontend();
                 let socket = Rc::new(socket);
@@ -107,20 +124,21 @@ impl Shard {
             Place::Shard(to) => {
                 let frontend = Frontend {
                     fd: socket.into_fd(),
-                    tunnel,
+                    tunnel: tunnel.clone(),
                     early,
-                    identity: caller.known().map(|known| Arc::clone(known.identity())),
+                    peer,
+                    identity: caller.identity(),
                 };
                 let message = Message::Frontend(frontend);
                 if self.hand_off(to, message).await {
                     self.metrics.handed_off(HandoffKind::Frontend);
                 } else {
-                    self.metrics.frontend_refused(Reason::Overload);
+                    self.raw_refused(peer, Some(&tunnel), Some(&caller), Reason::Overload);
                 }
             }
             Place::Nowhere(reason) => {
                 debug!(%tunnel, reason = reason.word(), "frontend refused");
-                self.metrics.frontend_refused(reason);
+                self.raw_refused(peer, Some(&tunnel), Some(&caller), reason);
             }
         }
     }
@@ -174,7 +192,7 @@ impl Shard {
 
     async fn serve_http(self: &Rc<Self>, socket: Socket, peer: SocketAddr) {
         let _here = self.count_frontend();
-        let gateway = ShardGateway::new(Rc::clone(self));
+        let gateway = ShardGateway::new(Rc::clone(self), peer.ip());
         let io = PollSocket::new(socket);
         let from = http::Peer {
             address: peer,
@@ -194,12 +212,18 @@ impl Shard {
         fd: OwnedFd,
         tunnel: TunnelId,
         agent: AgentTag,
-        identity: Option<Arc<Identity>>,
+        (identity, address): (Option<Arc<Identity>>, Option<IpAddr>),
         verdict: Arc<Verdict>,
     ) {
         let placed = self.caller_from(identity).map(|caller| {
             let fit = |info: &TunnelInfo| caller.may_reach(&tunnel, info);
-            self.place(&tunnel, Choice::Agent(agent), fit)
+            let visitor = || Visitor {
+                identity: caller.identity(),
+                address,
+                kind: FrontendKind::Http,
+                noted: None,
+            };
+            self.place(&tunnel, Choice::Agent(agent), fit, visitor)
         });
         let session = match placed.unwrap_or_else(Place::Nowhere) {
             Place::Here(session) => session,
@@ -225,33 +249,45 @@ impl Shard {
         });
     }
 
-    /// Where a caller of `tunnel` is served, by an agent that is `fit`; opens the session if that is
-    /// here.
-    fn place(&self, tunnel: &TunnelId, choice: Choice, fit: impl Fn(&TunnelInfo) -> bool) -> Place {
+    /// Where a caller of `tunnel` is served, by an agent that is `fit`; opens the session, for
+    /// `visitor`, if that is here.
+    fn place(
+        &self,
+        tunnel: &TunnelId,
+        choice: Choice,
+        fit: impl Fn(&TunnelInfo) -> bool,
+        visitor: impl FnOnce() -> Visitor,
+    ) -> Place {
         let routes = self.routes.borrow();
         let link = match routes.lookup(tunnel, self.index, choice, fit) {
             Lookup::Unknown => return Place::Nowhere(Reason::UnknownTunnel),
+            _ if self.is_paused(tunnel) => return Place::Nowhere(Reason::TunnelPaused),
             Lookup::Offline => return Place::Nowhere(Reason::TunnelOffline),
             Lookup::Live(link) => link,
         };
         if link.shard != self.index {
             return Place::Shard(link.shard);
         }
-        match self.open_session(link, tunnel) {
+        match self.open_session(link, tunnel, visitor()) {
             Ok(session) => Place::Here(session),
             Err(reason) => Place::Nowhere(reason),
         }
     }
 
     /// Opens a session on a link of this shard.
-    pub(super) fn open_session(&self, link: LinkRef, tunnel: &TunnelId) -> Result<Session, Reason> {
+    pub(super) fn open_session(
+        &self,
+        link: LinkRef,
+        tunnel: &TunnelId,
+        visitor: Visitor,
+    ) -> Result<Session, Reason> {
         let registry = self.registry.borrow();
         // The route's withdrawal may be on its way.
         let entry = registry.link(link.link).ok_or(Reason::TunnelOffline)?;
         let it = entry.tunnels().get(tunnel).ok_or(Reason::TunnelOffline)?;
         entry
             .mux
-            .open(tunnel, &it.held)
+            .open(tunnel, &it.held, visitor)
             .map_err(|error| match error {
                 tieline_wire::OpenError::Full => Reason::SessionLimit,
                 tieline_wire::OpenError::Closing => Reason::TunnelOffline,
@@ -276,6 +312,13 @@ pub(super) fn http_settings(config: &Config) -> http::Settings {
         target_authorization: front.target_authorization.clone(),
         ..http::Settings::default()
     }
+}
+
+/// A raw connection, and what was read of it behind its preamble.
+struct Raw {
+    socket: Socket,
+    peer: SocketAddr,
+    early: Bytes,
 }
 
 enum Place {

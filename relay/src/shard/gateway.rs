@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::io;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -16,19 +17,25 @@ use super::Shard;
 use super::callers::{Caller, Known};
 use super::message::{Message, Verdict};
 use super::routes::{Choice, Found, Lookup, Search};
+use crate::audit::Call;
 use crate::auth::TokenRefusal;
-use crate::io::{PollSocket, Socket, pair, sleep, timeout};
-use crate::listen::http::{Aim, Gateway, Nowhere, Sealer, Target, Wanted};
+use crate::io::{PollSocket, Socket, pair, sleep, timeout, turn};
+use crate::listen::http::{Aim, Gateway, Listing, Nowhere, Sealer, Target, Wanted};
+use crate::metrics::FrontendKind;
 use crate::registry::{AgentTag, TunnelInfo};
-use crate::session::{SessionEnded, SessionStream};
+use crate::session::{SessionEnded, SessionStream, Visitor};
+
+/// Tunnels after which a page of them is long enough: some 50 KiB.
+const LISTED_ENOUGH: usize = 250;
 
 /// A shard, as one frontend connection sees it.
 #[derive(Clone)]
-pub(super) struct ShardGateway(Rc<Shard>);
+pub(super) struct ShardGateway(Rc<Shard>, IpAddr);
 
 impl ShardGateway {
-    pub(super) fn new(shard: Rc<Shard>) -> Self {
-        Self(shard)
+    /// For a connection from `address`.
+    pub(super) fn new(shard: Rc<Shard>, address: IpAddr) -> Self {
+        Self(shard, address.to_canonical())
     }
 }
 
@@ -69,10 +76,11 @@ impl Gateway for ShardGateway {
         let shard = &self.0;
         let http = &shard.peers.config.http;
         let began = shard.clock.now();
+        let fit = |tunnel: &TunnelId, info: &TunnelInfo| caller.may_reach(tunnel, info);
         let search = Search {
             wanted,
             stale,
-            fit: &|tunnel, info| caller.may_reach(tunnel, info),
+            fit: &|tunnel, info| fit(tunnel, info) && !shard.is_paused(tunnel),
             kept: &kept,
         };
         let offline = Nowhere::Refused(Reason::TunnelOffline);
@@ -93,7 +101,13 @@ impl Gateway for ShardGateway {
                 Found::Offline(since) => since,
                 Found::Gone => return Err(Nowhere::AgentGone),
                 Found::Unusable => return Err(Nowhere::Refused(Reason::TargetUnreachable)),
-                Found::Unknown => return Err(Nowhere::Refused(shard.unknown())),
+                Found::Unknown => {
+                    let search = Search {
+                        fit: &fit,
+                        ..search
+                    };
+                    return Err(Nowhere::Refused(shard.unknown(&search)));
+                }
             };
             let left = (since + http.offline_grace).saturating_since(shard.clock.now());
             if left.is_zero() {
@@ -104,6 +118,24 @@ impl Gateway for ShardGateway {
                 return Err(too_late);
             }
         }
+    }
+
+    async fn list(&self, caller: &Caller, after: &str) -> Listing {
+        let mut listing = Listing {
+            tunnels: Vec::new(),
+            next: Some(after.to_owned()),
+        };
+        let fit = |tunnel: &TunnelId, info: &TunnelInfo| caller.may_reach(tunnel, info);
+        while let Some(after) = listing.next.take() {
+            let (some, next) = self.0.routes.borrow().list(&after, fit);
+            listing.tunnels.extend(some);
+            listing.next = next;
+            if listing.tunnels.len() >= LISTED_ENOUGH {
+                break;
+            }
+            turn().await;
+        }
+        listing
     }
 
     fn is_kind(&self, caller: &Caller, tunnel: &TunnelId, dcc: &str) -> bool {
@@ -127,7 +159,13 @@ impl Gateway for ShardGateway {
             Lookup::Live(link) => link,
         };
         if link.shard == shard.index {
-            let session = shard.open_session(link, tunnel)?;
+            let visitor = Visitor {
+                identity: caller.identity(),
+                address: Some(self.1),
+                kind: FrontendKind::Http,
+                noted: None,
+            };
+            let session = shard.open_session(link, tunnel, visitor)?;
             return Ok(GatewayStream::Local(SessionStream::new(session)));
         }
         shard.metrics.crossings.inc();
@@ -138,7 +176,8 @@ impl Gateway for ShardGateway {
             fd: theirs,
             tunnel: tunnel.clone(),
             agent: target.agent,
-            identity: caller.known().map(|known| Arc::clone(known.identity())),
+            identity: caller.identity(),
+            address: Some(self.1),
             verdict: Arc::clone(&verdict),
         };
         if !shard.hand_off(link.shard, crossing).await {
@@ -174,12 +213,32 @@ impl Gateway for ShardGateway {
             tracing::debug!(status = status.as_u16(), problem, "HTTP request refused");
         }
     }
+
+    fn is_audited(&self) -> bool {
+        self.0.peers.audit.is_on()
+    }
+
+    fn note(
+        &self,
+        call: Call,
+        caller: Option<&Caller>,
+        status: StatusCode,
+        problem: Option<&'static str>,
+    ) {
+        let known = caller.and_then(Caller::known);
+        let identity = known.map(|known| &**known.identity());
+        let audit = &self.0.peers.audit;
+        audit.note(|| call.answered(identity, status.as_u16(), problem));
+    }
 }
 
 impl Shard {
-    /// Why a name is not known. Right after the relay's start, every agent has yet to come back.
-    fn unknown(&self) -> Reason {
-        if self.clock.now() < self.started + self.peers.config.http.start_grace {
+    /// Why there is nothing to be found that is not paused. Right after the relay's start, every agent
+    /// has yet to come back.
+    fn unknown(&self, anything: &Search<'_>) -> Reason {
+        if !matches!(self.routes.borrow().find(anything), Found::Unknown) {
+            Reason::TunnelPaused
+        } else if self.clock.now() < self.started + self.peers.config.http.start_grace {
             Reason::TunnelOffline
         } else {
             Reason::UnknownTunnel

@@ -100,6 +100,7 @@ impl Shard {
         let reason = entry.mux.closing().unwrap_or(reason);
         self.link_gone(self.index);
         self.metrics.links.dec();
+        self.note_link_end(&entry, reason);
         let link = LinkRef {
             shard: self.index,
             link: id,
@@ -249,6 +250,10 @@ impl LinkHost for Host {
                 self.shard.wants_keys();
             }
             self.shard.metrics.registration_refused(refusal.reason);
+            let name = register.name.as_deref().map(TunnelId::parse);
+            let name = name.and_then(Result::ok);
+            self.shard
+                .note_unregistered(self.id, name.as_ref(), refusal.reason);
             if self.shard.may_log() {
                 info!(
                     link = self.id.0,

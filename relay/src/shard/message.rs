@@ -1,6 +1,6 @@
 //! What shards tell one another.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
@@ -10,10 +10,11 @@ use bytes::Bytes;
 use tieline_wire::{AgentKey, BulkNonce, Generation, InstanceId, MachineId, Reason, TunnelId};
 use tokio::sync::oneshot;
 
+use super::operator::Paused;
 use crate::auth::{Identity, Question, Ruling, Snapshot};
-use crate::metrics::TunnelBatch;
+use crate::metrics::{Cut, TunnelBatch, TunnelDetail};
 use crate::registry::{AgentTag, LinkRef, TunnelInfo};
-use crate::session::Held;
+use crate::session::Load;
 
 /// One message into a mailbox.
 pub(crate) enum Message {
@@ -37,8 +38,9 @@ pub(crate) enum Message {
         tunnel: TunnelId,
         /// Which of the tunnel's agents it is for.
         agent: AgentTag,
-        /// Who calls, if it had to say.
+        /// Who calls, if it had to say, and where from.
         identity: Option<Arc<Identity>>,
+        address: Option<IpAddr>,
         verdict: Arc<Verdict>,
     },
     /// To a name's home: a link wants it.
@@ -74,6 +76,21 @@ pub(crate) enum Message {
         after: String,
         answer: oneshot::Sender<TunnelBatch>,
     },
+    /// From the control thread: what is there of one tunnel, and who uses it?
+    Detail {
+        tunnel: TunnelId,
+        answer: oneshot::Sender<TunnelDetail>,
+    },
+    /// From the control thread: end a tunnel's sessions and links.
+    Kick {
+        tunnel: TunnelId,
+        answer: oneshot::Sender<Cut>,
+    },
+    /// From the control thread: these tunnels take no callers.
+    Pause {
+        tunnels: Arc<Paused>,
+        answer: oneshot::Sender<Cut>,
+    },
     /// From the control thread: who is let in from now on, and how many links that ends.
     Auth {
         snapshot: Arc<Snapshot>,
@@ -94,6 +111,8 @@ pub(crate) struct Frontend {
     pub(crate) tunnel: TunnelId,
     /// What it sent behind that.
     pub(crate) early: Bytes,
+    /// Where it comes from.
+    pub(crate) peer: SocketAddr,
     /// Who it is, if it had to say.
     pub(crate) identity: Option<Arc<Identity>>,
 }
@@ -126,7 +145,7 @@ pub(crate) struct Claim {
     pub(crate) instance: InstanceId,
     pub(crate) link: LinkRef,
     /// Its sessions on that link.
-    pub(crate) held: Held,
+    pub(crate) load: Load,
     /// Which of the agent's links this is: the latest one of a number counts.
     pub(crate) link_index: u16,
     /// The agent's number of the registration.
@@ -164,7 +183,7 @@ pub(crate) struct ServingAgent {
 pub(crate) struct ServingLink {
     pub(crate) at: LinkRef,
     /// The name's sessions on it.
-    pub(crate) held: Held,
+    pub(crate) load: Load,
 }
 
 /// What the two shards of a crossing session tell one another beside its bytes.

@@ -4,7 +4,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -14,6 +14,7 @@ use tieline_wire::{Moment, Reason};
 use tokio::sync::mpsc;
 use tracing::{debug, error, info_span};
 
+use crate::audit::Audit;
 use crate::auth::{Ask, Snapshot};
 use crate::clock::Clock;
 use crate::config::Config;
@@ -28,6 +29,7 @@ use crate::splice::ReadBlock;
 
 mod admission;
 mod arbiter;
+mod audit;
 mod callers;
 mod frontends;
 mod gate;
@@ -38,6 +40,7 @@ mod log_budget;
 mod mailbox;
 mod message;
 mod names;
+mod operator;
 mod placement;
 mod post;
 mod provider;
@@ -50,6 +53,7 @@ pub(crate) use mailbox::{Mailbox, MailboxSender, mailbox};
 use mailbox::{OpenMailbox, Outbox};
 pub(crate) use message::Message;
 use names::Names;
+pub(crate) use operator::Paused;
 use routes::Routes;
 
 /// How long the tasks of a shard get to be dropped at its end.
@@ -60,6 +64,8 @@ pub(crate) struct Peers {
     pub(crate) config: Config,
     /// Who is let in, at the start.
     pub(crate) auth: Arc<Snapshot>,
+    /// Who did what.
+    pub(crate) audit: Audit,
     /// The way to the control thread.
     pub(crate) asks: mpsc::Sender<Ask>,
     /// The way into each shard.
@@ -95,6 +101,8 @@ pub(crate) struct Shard {
     registry: RefCell<Registry>,
     /// Who is let in; replaced as a whole.
     auth: RefCell<Arc<Snapshot>>,
+    /// What takes no callers; replaced as a whole.
+    paused: RefCell<Arc<Paused>>,
     routes: RefCell<Routes>,
     names: RefCell<Names>,
     /// Tunnels that the metrics know of already.
@@ -184,6 +192,7 @@ impl Shard {
             metrics,
             registry: RefCell::default(),
             auth: RefCell::new(Arc::clone(&peers.auth)),
+            paused: RefCell::default(),
             routes: RefCell::default(),
             names: RefCell::new(names),
             counted_tunnels: Cell::new(0),
@@ -215,7 +224,7 @@ impl Shard {
         self.doors
             .spawn(listen::accept(listener, move |socket, peer| match kind {
                 ListenKind::Agent => shard.agent_arrived(socket, peer),
-                ListenKind::Tcp => shard.raw_arrived(socket),
+                ListenKind::Tcp => shard.raw_arrived(socket, peer),
                 ListenKind::Http => shard.http_arrived(socket, peer),
                 ListenKind::Admin => {}
             }));
@@ -296,8 +305,9 @@ impl Shard {
                 tunnel,
                 agent,
                 identity,
+                address,
                 verdict,
-            } => self.crossing_arrived(fd, tunnel, agent, identity, verdict),
+            } => self.crossing_arrived(fd, tunnel, agent, (identity, address), verdict),
             Message::Claim(claim) => self.decide(*claim),
             Message::Release { tunnel, link } => self.name_released(&tunnel, link),
             Message::Route(update) => self.route_decided(update),
@@ -325,11 +335,11 @@ impl Shard {
                 self.claim_refused(link, request, &tunnel, reason);
             }
             Message::Fence { link, reason } => self.fence(link, reason),
-            Message::Report { after, answer } => {
-                let registry = self.registry.borrow();
-                // Nobody may be waiting any more.
-                let _ = answer.send(registry.report(&after, self.index, self.clock.now()));
-            }
+            // Nobody may be waiting for any of these any more.
+            Message::Report { after, answer } => drop(answer.send(self.report(&after))),
+            Message::Detail { tunnel, answer } => drop(answer.send(self.detail(&tunnel))),
+            Message::Kick { tunnel, answer } => drop(answer.send(self.kick(&tunnel))),
+            Message::Pause { tunnels, answer } => drop(answer.send(self.pause(tunnels))),
             Message::Auth { snapshot, ended } => self.auth_changed(snapshot, ended),
             Message::Ruled(ruled) => self.ruled(&ruled.0, ruled.1),
             Message::Stop { .. } => {}
@@ -372,11 +382,6 @@ impl Drop for ClosedAtTheEnd<'_> {
         self.0.doors.close();
         self.0.gate.close();
     }
-}
-
-/// A peer's address where a log wants one.
-fn shown(peer: Option<SocketAddr>) -> String {
-    peer.map_or_else(|| "unknown".to_owned(), |peer| peer.to_string())
 }
 
 #[cfg(test)]

@@ -78,6 +78,7 @@ impl Shard {
         };
         let Err(refusal) = outcome else { return };
         self.metrics.registration_refused(refusal.reason);
+        self.note_unregistered(link, Some(&question.tunnel), refusal.reason);
         if self.may_log() {
             let reason = refusal.reason.word();
             info!(link = link.0, tunnel = %question.tunnel, reason, "registration refused");

@@ -1,7 +1,7 @@
 //! Whole shards under a flood of messages, as one relay runs them.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::thread;
@@ -14,7 +14,7 @@ use super::names::home;
 use super::*;
 use crate::config::{DriverChoice, HttpConfig};
 use crate::registry::{LinkId, LinkRef, TunnelInfo};
-use crate::session::Held;
+use crate::session::Load;
 use crate::{Config, Relay};
 
 const SHARDS: usize = 2;
@@ -33,7 +33,7 @@ fn claim(tunnel: &TunnelId, home: usize) -> Message {
             shard: 1 - home,
             link: LinkId(u64::MAX),
         },
-        held: Held::default(),
+        load: Load::default(),
         link_index: 0,
         request: 1,
         info: Arc::new(TunnelInfo {

@@ -12,6 +12,7 @@ const ROWS: &[&[&str]] = &[
     &["listen", "link", "frontend"],
     &["registry", "sweep", "splice"],
     &["session"],
+    &["audit", "limits"],
     &["auth"],
     &["config"],
     &["cli", "metrics"],
@@ -19,8 +20,8 @@ const ROWS: &[&[&str]] = &[
     &["io"],
 ];
 
-/// Rows of [`ROWS`] that run on shards: `shard` down to `session`.
-const SHARD_ROWS: std::ops::RangeInclusive<usize> = 3..=6;
+/// Rows of [`ROWS`] that run on shards: `shard` down to `audit` and `limits`.
+const SHARD_ROWS: std::ops::RangeInclusive<usize> = 3..=7;
 
 /// Ways to share memory between threads that no shard may use.
 const SHARED_TYPES: &[&str] = &[

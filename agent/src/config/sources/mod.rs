@@ -41,6 +41,17 @@ impl File {
 impl Config {
     /// The settings that `args` ask for, and where they say nothing `file`.
     pub(crate) fn of_args(args: &ServeArgs, file: Option<File>) -> Result<Self, ConfigError> {
+        let config = Self::gathered(args, file, true)?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// The same, but not checked, and without a target if none is needed and none is there.
+    pub(crate) fn gathered(
+        args: &ServeArgs,
+        file: Option<File>,
+        needs_target: bool,
+    ) -> Result<Self, ConfigError> {
         let mut file = file.unwrap_or_default();
         let relay = args.relay.clone().or(file.relay.take());
         let relay = relay.ok_or(ConfigError::Missing {
@@ -54,7 +65,7 @@ impl Config {
         } else {
             targets_of_args(args, &file)?
         };
-        if targets.is_empty() {
+        if targets.is_empty() && needs_target {
             return Err(ConfigError::Missing {
                 what: "target",
                 flag: "--to TARGET",
@@ -69,7 +80,6 @@ impl Config {
         config.token_file = args.token_file.clone().or(file.token_file);
         config.machine = args.machine.clone().or(file.machine);
         config.state_dir = args.state.state_dir.clone().or(file.state_dir);
-        config.check()?;
         Ok(config)
     }
 }

@@ -40,6 +40,30 @@ pub(super) fn nginx_configuration(
     )
 }
 
+/// A reverse proxy that keeps its connections, to clients and to the server behind it. All is as
+/// nginx has it by default but for what would end a connection in mid-load, and for the folders of
+/// its files. `folder` is where those lie.
+pub(super) fn proxy_configuration(listen: SocketAddr, to: SocketAddr, folder: &Path) -> String {
+    let port = listen.port();
+    let files: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+        .map(|kind| {
+            let folder = folder.display();
+            format!("  {kind}_temp_path {folder}/nginx-{port}-{kind};\n")
+        })
+        .concat();
+    format!(
+        "daemon off;\nmaster_process off;\npid nginx-{port}.pid;\nerror_log stderr warn;\n\
+         events {{ worker_connections {events}; }}\nhttp {{\n{files}  access_log off;\n  \
+         keepalive_requests 1000000000;\n  keepalive_timeout 1h;\n  \
+         upstream chain {{\n    server {to};\n    keepalive {CONNECTIONS};\n    \
+         keepalive_requests 1000000000;\n    keepalive_timeout 1h;\n  }}\n  \
+         server {{\n    listen {listen} backlog=4096;\n    location / {{\n      \
+         proxy_pass http://chain;\n      proxy_http_version 1.1;\n      \
+         proxy_set_header Connection \"\";\n      proxy_read_timeout 1h;\n    }}\n  }}\n}}\n",
+        events = 2 * CONNECTIONS,
+    )
+}
+
 pub(super) fn haproxy_configuration(listen: SocketAddr, to: SocketAddr) -> String {
     format!(
         "global\n  maxconn {CONNECTIONS}\n  maxpipes {PIPES}\ndefaults\n  mode tcp\n  timeout connect 5s\n  \
@@ -104,6 +128,7 @@ mod tests {
         for text in [
             nginx_configuration(None, listen, to),
             haproxy_configuration(listen, to),
+            proxy_configuration(listen, to, Path::new("/run")),
         ] {
             assert!(text.contains("127.0.0.1:1001") && text.contains("127.0.0.1:1002"));
         }

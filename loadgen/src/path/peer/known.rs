@@ -58,7 +58,7 @@ pub(crate) struct PeerFacts {
 /// A peer that runs. Dropping it ends it, the hop next to the client first.
 #[derive(Debug)]
 pub(crate) struct RunningPeer {
-    hops: Vec<Running>,
+    pub(super) hops: Vec<Running>,
     /// Where the client connects to.
     pub(crate) address: SocketAddr,
     /// For the report.
@@ -76,6 +76,14 @@ pub(crate) struct Place<'a> {
     pub(crate) cores: (Option<usize>, Option<usize>),
     /// The run's own folder.
     pub(crate) directory: &'a Path,
+}
+
+impl Place<'_> {
+    /// Libraries that came with the binaries.
+    pub(super) fn libraries(&self) -> PathBuf {
+        let folder = format!("{}-linux-gnu", std::env::consts::ARCH);
+        self.from.join("usr/lib").join(folder)
+    }
 }
 
 impl Known {
@@ -98,7 +106,7 @@ impl Known {
     }
 
     /// In the folder, else installed on the machine.
-    fn binary(self, from: &Path) -> anyhow::Result<PathBuf> {
+    pub(super) fn binary(self, from: &Path) -> anyhow::Result<PathBuf> {
         let name = self.name();
         let places = [
             from.join("bin").join(name),
@@ -114,7 +122,7 @@ impl Known {
         })
     }
 
-    fn version(self, binary: &Path, libraries: &Path) -> String {
+    pub(super) fn version(self, binary: &Path, libraries: &Path) -> String {
         let flag = match self {
             Self::Nginx | Self::HaProxy => "-v",
             Self::Rathole | Self::Bore => "--version",
@@ -148,10 +156,7 @@ impl Known {
         interrupt: &Interrupt,
     ) -> anyhow::Result<RunningPeer> {
         let binary = self.binary(place.from)?;
-        let libraries = place
-            .from
-            .join("usr/lib")
-            .join(format!("{}-linux-gnu", std::env::consts::ARCH));
+        let libraries = place.libraries();
         let mut peer = RunningPeer {
             hops: Vec::new(),
             address: place.target,
@@ -267,11 +272,11 @@ impl RunningPeer {
 
 /// An address that nobody listens on now. Others may take it before the peer does; then the peer
 /// ends with its own message.
-fn free_address() -> anyhow::Result<SocketAddr> {
+pub(super) fn free_address() -> anyhow::Result<SocketAddr> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
 }
 
-fn wait_until(
+pub(super) fn wait_until(
     interrupt: &Interrupt,
     mut is_there: impl FnMut() -> anyhow::Result<bool>,
 ) -> anyhow::Result<()> {

@@ -2,6 +2,7 @@
 
 mod configuration;
 pub(crate) mod known;
+pub(crate) mod proxy;
 
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::str::FromStr;
@@ -100,6 +101,7 @@ impl PeerSpec {
             kind: PathKind::peer(&self.name),
             address: self.address,
             preambles: vec![self.preamble.clone()],
+            pages: Vec::new(),
             hops_known: !processes.is_empty(),
             processes,
             connections_max: None,

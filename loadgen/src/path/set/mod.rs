@@ -18,6 +18,13 @@ use crate::path::relay::{Binaries, RelayFacts, RelayPair};
 use crate::path::{Path, PathKind, Role, tunnel_preamble};
 use crate::process::Running;
 
+/// What the forwarders run on, as their flag says it.
+const TOKIO: &str = "tokio";
+const TOKIO_URING: &str = "tokio-uring";
+
+/// Path of the target's URL. It takes any.
+const TARGET_PAGE: &str = "/mcp";
+
 /// A relay that somebody else runs.
 #[derive(Clone, Debug)]
 pub(crate) struct ExternalRelay {
@@ -64,6 +71,8 @@ pub(crate) struct PathsWanted {
     pub(crate) peer_pids: Vec<PeerPid>,
     /// Start known peers from this folder.
     pub(crate) known_peers: Option<PathBuf>,
+    /// Whether the loads speak HTTP: then so does the target, and the paths have pages.
+    pub(crate) is_http: bool,
     /// Whether processes may be pinned to cores.
     pub(crate) pin: bool,
 }
@@ -176,13 +185,14 @@ impl PathSet {
                     kind: *kind,
                     address: target.address,
                     preambles: Vec::new(),
+                    pages: vec![TARGET_PAGE.to_owned()],
                     processes: Vec::new(),
                     hops_known: false,
                     connections_max: None,
                 }),
-                PathKind::ForwarderTokio => self.start_forwarder(*kind, "tokio", target, interrupt),
+                PathKind::ForwarderTokio => self.start_forwarder(*kind, TOKIO, target, interrupt),
                 PathKind::ForwarderTokioUring => {
-                    match self.start_forwarder(*kind, "tokio-uring", target, interrupt) {
+                    match self.start_forwarder(*kind, TOKIO_URING, target, interrupt) {
                         Err(error) if !interrupt.is_raised() => {
                             self.notes.push(format!("{kind} left out: {error:#}"));
                             continue;
@@ -201,8 +211,10 @@ impl PathSet {
         for peer in &wanted.peers {
             self.paths.push(peer.path(&wanted.peer_pids));
         }
-        if let Some(from) = &wanted.known_peers {
-            self.start_known_peers(from, target, interrupt)?;
+        match &wanted.known_peers {
+            Some(from) if wanted.is_http => self.start_proxies(from, target, interrupt)?,
+            Some(from) => self.start_known_peers(from, target, interrupt)?,
+            None => {}
         }
         for path in &mut self.paths {
             path.processes

@@ -2,9 +2,10 @@
 
 use anyhow::Context;
 
-use super::{ExternalTarget, PathSet, RelaySource};
+use super::{ExternalTarget, PathSet, RelaySource, TARGET_PAGE, TOKIO, TOKIO_URING};
 use crate::interrupt::Interrupt;
 use crate::path::peer::known::{CONNECTIONS_MAX, Known, Place};
+use crate::path::peer::proxy;
 use crate::path::relay::RelayPair;
 use crate::path::{Path, PathKind, Role, tunnel_preamble};
 use crate::process::{Program, Running};
@@ -12,12 +13,17 @@ use crate::process::{Program, Running};
 impl PathSet {
     pub(super) fn start_target(&mut self, interrupt: &Interrupt) -> anyhow::Result<ExternalTarget> {
         let cores = self.cores.as_ref().map(|cores| cores.target.clone());
-        let arguments = ["target", "any", "--listen", "127.0.0.1:0"];
+        let (word, kind) = if self.wanted.is_http {
+            ("http", "http-target")
+        } else {
+            ("any", "target")
+        };
+        let arguments = ["target", word, "--listen", "127.0.0.1:0"];
         let mut target = Running::start(
             &Program::own("target", &arguments, cores.unwrap_or_default())?,
             self.directory.path(),
         )?;
-        let address = target.wait_for_address("target", interrupt)?;
+        let address = target.wait_for_address(kind, interrupt)?;
         let pid = Some(target.pid());
         self.target = Some(target);
         Ok(ExternalTarget { address, pid })
@@ -68,10 +74,67 @@ impl PathSet {
             kind,
             address,
             preambles: Vec::new(),
+            pages: vec![TARGET_PAGE.to_owned()],
             processes,
             hops_known: true,
             connections_max: None,
         })
+    }
+
+    /// nginx as a reverse proxy in front of forwarders of its own, one for each runtime; one that
+    /// cannot be started here is left out with a note.
+    pub(super) fn start_proxies(
+        &mut self,
+        from: &std::path::Path,
+        target: ExternalTarget,
+        interrupt: &Interrupt,
+    ) -> anyhow::Result<()> {
+        for (runtime, name) in [(TOKIO, "nginx-tokio"), (TOKIO_URING, "nginx-uring")] {
+            let kind = PathKind::Peer(name);
+            match self.start_proxy(kind, runtime, from, target, interrupt) {
+                Ok(path) => self.paths.push(path),
+                Err(error) => {
+                    interrupt.check()?;
+                    self.notes.push(format!("{name} left out: {error:#}"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn start_proxy(
+        &mut self,
+        kind: PathKind,
+        runtime: &str,
+        from: &std::path::Path,
+        target: ExternalTarget,
+        interrupt: &Interrupt,
+    ) -> anyhow::Result<Path> {
+        let mut path = self.start_forwarder(kind, runtime, target, interrupt)?;
+        let place = self.place(from, path.address);
+        let nginx = proxy::start(&kind.to_string(), &place, interrupt)?;
+        path.address = nginx.address;
+        // Behind the proxy both forwarders are far from the client.
+        path.processes
+            .iter_mut()
+            .for_each(|(role, _)| *role = Role::FarHop);
+        path.processes.extend(nginx.processes());
+        path.connections_max = Some(CONNECTIONS_MAX);
+        self.peers.push(nginx);
+        Ok(path)
+    }
+
+    /// Where a known peer starts that leads to `target`.
+    fn place<'a>(&'a self, from: &'a std::path::Path, target: std::net::SocketAddr) -> Place<'a> {
+        Place {
+            from,
+            target,
+            cores: (
+                self.cores.as_ref().map(|cores| cores.near),
+                self.cores.as_ref().map(|cores| cores.far),
+            ),
+            directory: self.directory.path(),
+        }
     }
 
     /// One that cannot be started here is left out with a note.
@@ -82,21 +145,14 @@ impl PathSet {
         interrupt: &Interrupt,
     ) -> anyhow::Result<()> {
         for known in Known::ALL {
-            let place = Place {
-                from,
-                target: target.address,
-                cores: (
-                    self.cores.as_ref().map(|cores| cores.near),
-                    self.cores.as_ref().map(|cores| cores.far),
-                ),
-                directory: self.directory.path(),
-            };
+            let place = self.place(from, target.address);
             match known.start(&place, interrupt) {
                 Ok(peer) => {
                     self.paths.push(Path {
                         kind: known.kind(),
                         address: peer.address,
                         preambles: Vec::new(),
+                        pages: Vec::new(),
                         processes: peer.processes(),
                         hops_known: true,
                         connections_max: Some(CONNECTIONS_MAX),
@@ -136,16 +192,17 @@ impl PathSet {
                     self.cores.as_ref().map(|cores| cores.near),
                     self.cores.as_ref().map(|cores| cores.far),
                 );
-                let pair = RelayPair::start(
-                    kind,
-                    binaries,
-                    target.address,
-                    cores,
-                    self.directory.path(),
-                    interrupt,
-                )?;
+                let ending = if self.wanted.is_http { TARGET_PAGE } else { "" };
+                let scheme = if self.wanted.is_http { "http://" } else { "" };
+                let to = format!("{scheme}{}{ending}", target.address);
+                let pair =
+                    RelayPair::start(kind, binaries, &to, cores, self.directory.path(), interrupt)?;
                 let found = (
-                    pair.frontend,
+                    if self.wanted.is_http {
+                        pair.http
+                    } else {
+                        pair.frontend
+                    },
                     pair.tunnels.clone(),
                     Some(pair.relay.pid()),
                     pair.agents.iter().map(Running::pid).collect(),
@@ -158,7 +215,13 @@ impl PathSet {
             tunnel_preamble(tunnel)
                 .with_context(|| format!("`{tunnel}` cannot be the name of a tunnel"))
         };
-        let preambles = tunnels.iter().map(preamble).collect::<Result<_, _>>()?;
+        let (mut preambles, mut pages) = (Vec::new(), Vec::new());
+        if self.wanted.is_http {
+            let page = |tunnel: &String| format!("/w/{tunnel}{TARGET_PAGE}");
+            pages = tunnels.iter().map(page).collect();
+        } else {
+            preambles = tunnels.iter().map(preamble).collect::<Result<_, _>>()?;
+        }
         let hops_known = relay_pid.is_some() && !agent_pids.is_empty();
         let near = relay_pid.into_iter().map(|pid| (Role::NearHop, pid));
         let far = agent_pids.into_iter().map(|pid| (Role::FarHop, pid));
@@ -166,6 +229,7 @@ impl PathSet {
             kind,
             address,
             preambles,
+            pages,
             processes: near.chain(far).collect(),
             hops_known,
             connections_max: None,

@@ -82,6 +82,21 @@ pub(super) fn scenario(scenario: Scenario) -> &'static str {
              comes the next burst. Latency counts from the start of the burst, so it includes the \
              time that the generator needs to send."
         }
+        Scenario::Calls { .. } => {
+            "Each connection is kept, and calls a tool when the answer to its last call is \
+             complete: a POST with 200 B of arguments, answered with JSON of 1.1 KiB."
+        }
+        Scenario::FirstEvents { .. } => {
+            "Calls fall due at a constant rate, low enough that the machine is idle in between. The \
+             target answers with a stream of events, the first at once and the other 10 ms later. \
+             Latency is from the moment at which the call was due to the last byte of the first \
+             event."
+        }
+        Scenario::Streams { .. } => {
+            "Fresh processes; streams of events are opened, bring one event each and then nothing. \
+             What a hop's resident memory grew by, divided by the streams. Memory of the kernel is \
+             not part of it. CPU time is what the hops use while nothing happens."
+        }
         Scenario::Mixed { .. } => {
             "Small messages fall due at a constant rate while one connection downloads as much as \
              fits over the same tunnel. Latency is that of the small messages, MiB/s that of the \

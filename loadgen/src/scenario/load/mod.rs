@@ -1,9 +1,13 @@
 //! The loads: what each does, its short name, its limits.
 
+mod parse;
+
 use std::fmt;
-use std::str::FromStr;
 
 use serde::ser::{Serialize, SerializeMap, Serializer};
+
+use crate::exchange;
+pub(crate) use parse::ScenarioError;
 
 /// Most connections of one load: they all come from one address, which has 28,000 ports to connect
 /// from (`net.ipv4.ip_local_port_range`), and some of those wait to be free again.
@@ -86,6 +90,24 @@ pub(crate) enum Scenario {
         /// Their rate.
         requests_per_s: u32,
     },
+    /// Calls over HTTP that are answered with JSON, on connections that are kept.
+    Calls {
+        /// Connections at once.
+        connections: usize,
+    },
+    /// Calls over HTTP at a constant rate that are answered with a stream of events: up to the
+    /// first one.
+    FirstEvents {
+        /// Connections at once.
+        connections: usize,
+        /// Calls per second.
+        requests_per_s: u32,
+    },
+    /// Streams of events over HTTP that stay open.
+    Streams {
+        /// How many.
+        streams: usize,
+    },
 }
 
 /// Bytes of the message of a new or an idle connection.
@@ -110,6 +132,12 @@ impl Scenario {
                 messages,
                 requests_per_s,
             } => format!("mixed-{messages}@{requests_per_s}"),
+            Self::Calls { connections } => format!("calls-{connections}"),
+            Self::FirstEvents {
+                connections,
+                requests_per_s,
+            } => format!("events-{connections}@{requests_per_s}"),
+            Self::Streams { streams } => format!("streams-{streams}"),
         }
     }
 
@@ -122,6 +150,9 @@ impl Scenario {
             Self::Idle { .. } => "idle",
             Self::Fanout { .. } => "fanout",
             Self::Mixed { .. } => "mixed",
+            Self::Calls { .. } => "calls",
+            Self::FirstEvents { .. } => "events",
+            Self::Streams { .. } => "streams",
         }
     }
 
@@ -129,12 +160,28 @@ impl Scenario {
     pub(crate) fn connections(&self) -> usize {
         match *self {
             Self::RoundTrips { messages, .. } | Self::Fanout { messages } => messages.connections,
-            Self::Bulk { connections, .. } => connections,
+            Self::Bulk { connections, .. }
+            | Self::Calls { connections }
+            | Self::FirstEvents { connections, .. } => connections,
+            Self::Streams { streams } => streams,
             Self::Connect { at_once } => at_once,
             Self::Idle { sessions } => sessions,
             // The bulk download comes on top.
             Self::Mixed { messages, .. } => messages.connections + 1,
         }
+    }
+
+    /// Whether it is said over HTTP: then it needs a target that speaks it.
+    pub(crate) fn is_http(&self) -> bool {
+        matches!(
+            self,
+            Self::Calls { .. } | Self::FirstEvents { .. } | Self::Streams { .. }
+        )
+    }
+
+    /// Whether it tells the memory that connections need, which fresh processes show.
+    pub(crate) fn grows_memory(&self) -> bool {
+        matches!(self, Self::Idle { .. } | Self::Streams { .. })
     }
 
     /// Bytes of each message; none where there are no messages.
@@ -144,6 +191,9 @@ impl Scenario {
             | Self::Fanout { messages }
             | Self::Mixed { messages, .. } => messages.bytes,
             Self::Connect { .. } | Self::Idle { .. } => SMALL_MESSAGE_BYTES,
+            Self::Calls { .. } | Self::FirstEvents { .. } | Self::Streams { .. } => {
+                exchange::TEXT_BYTES
+            }
             Self::Bulk { .. } => 0,
         }
     }
@@ -155,7 +205,8 @@ impl Scenario {
                 pacing: Pacing::Open { requests_per_s },
                 ..
             }
-            | Self::Mixed { requests_per_s, .. } => Some(requests_per_s),
+            | Self::Mixed { requests_per_s, .. }
+            | Self::FirstEvents { requests_per_s, .. } => Some(requests_per_s),
             _ => None,
         }
     }
@@ -224,6 +275,20 @@ impl fmt::Display for Scenario {
                 "{} at {requests_per_s}/s beside a bulk download",
                 described(messages)
             ),
+            Self::Calls { connections } => write!(
+                f,
+                "tools/call over HTTP, {}, closed loop",
+                plural(*connections, "connection")
+            ),
+            Self::FirstEvents {
+                connections,
+                requests_per_s,
+            } => write!(
+                f,
+                "first event of an answer, {} at {requests_per_s}/s",
+                plural(*connections, "connection")
+            ),
+            Self::Streams { streams } => write!(f, "{}", plural(*streams, "open event stream")),
         }
     }
 }
@@ -262,93 +327,6 @@ impl fmt::Display for Messages {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}x{}", self.connections, self.bytes)
     }
-}
-
-/// A load that cannot be run.
-#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-pub(crate) enum ScenarioError {
-    /// Not as documented.
-    #[error(
-        "`{0}` is no load: write CONNECTIONSxBYTES for a closed loop (64x256), \
-         CONNECTIONSxBYTES@RATE for an open one (16x256@3000), bulk-up-N, bulk-down-N, \
-         bulk-both-N, connect-N, idle-N, fanout-CONNECTIONSxBYTES or \
-         mixed-CONNECTIONSxBYTES@RATE"
-    )]
-    Shape(String),
-    /// Too few or too many connections.
-    #[error("{0} connections: give 1 to {CONNECTIONS_MAX}")]
-    Connections(usize),
-    /// Too many bulk transfers at once.
-    #[error("{0} bulk transfers at once: give 1 to {STREAMS_MAX}")]
-    Streams(usize),
-    /// Message too small or too large.
-    #[error("messages of {0} bytes: give 1 to {MESSAGE_BYTES_MAX}")]
-    Size(usize),
-    /// An open loop without arrivals.
-    #[error("a rate of 0 sends nothing: give at least 1 request per second")]
-    Rate,
-}
-
-impl FromStr for Scenario {
-    type Err = ScenarioError;
-
-    fn from_str(text: &str) -> Result<Self, ScenarioError> {
-        parse(text)
-            .ok_or_else(|| ScenarioError::Shape(text.to_owned()))?
-            .checked()
-    }
-}
-
-fn parse(text: &str) -> Option<Scenario> {
-    let Some((kind, rest)) = text.split_once('-') else {
-        let (messages, rate) = parse_messages(text)?;
-        let pacing = rate.map_or(Pacing::Closed, |requests_per_s| Pacing::Open {
-            requests_per_s,
-        });
-        return Some(Scenario::RoundTrips { messages, pacing });
-    };
-    Some(match kind {
-        "bulk" => {
-            let (word, connections) = rest.split_once('-')?;
-            let directions = [Direction::Up, Direction::Down, Direction::Both];
-            Scenario::Bulk {
-                direction: directions.into_iter().find(|way| way.word() == word)?,
-                connections: connections.parse().ok()?,
-            }
-        }
-        "connect" => Scenario::Connect {
-            at_once: rest.parse().ok()?,
-        },
-        "idle" => Scenario::Idle {
-            sessions: rest.parse().ok()?,
-        },
-        "fanout" => match parse_messages(rest)? {
-            (messages, None) => Scenario::Fanout { messages },
-            (_, Some(_)) => return None,
-        },
-        "mixed" => match parse_messages(rest)? {
-            (messages, Some(requests_per_s)) => Scenario::Mixed {
-                messages,
-                requests_per_s,
-            },
-            (_, None) => return None,
-        },
-        _ => return None,
-    })
-}
-
-/// `CONNECTIONSxBYTES` and, if there is one, `@RATE`.
-fn parse_messages(text: &str) -> Option<(Messages, Option<u32>)> {
-    let (connections, rest) = text.split_once('x')?;
-    let (bytes, rate) = match rest.split_once('@') {
-        Some((bytes, rate)) => (bytes, Some(rate.parse().ok()?)),
-        None => (rest, None),
-    };
-    let messages = Messages {
-        connections: connections.parse().ok()?,
-        bytes: bytes.parse().ok()?,
-    };
-    Some((messages, rate))
 }
 
 #[cfg(test)]

@@ -13,6 +13,9 @@ fn a_scenario_reads_back_its_own_name() {
         "idle-2000",
         "fanout-1000x64",
         "mixed-16x256@3000",
+        "calls-64",
+        "events-8@100",
+        "streams-2000",
     ] {
         assert_eq!(
             name.parse::<Scenario>().map(|scenario| scenario.name()),
@@ -39,6 +42,9 @@ fn a_wrong_scenario_says_what_is_expected() {
         "fanout-2x2@2",
         "mixed-2x2",
         "pour-3",
+        "calls-64@9",
+        "events-8",
+        "streams-",
     ] {
         assert_eq!(
             text.parse::<Scenario>(),
@@ -57,7 +63,20 @@ fn limits_are_named() {
         ("bulk-up-0", ScenarioError::Connections(0)),
         ("bulk-up-2000", ScenarioError::Streams(2000)),
         ("idle-30000", ScenarioError::Connections(30_000)),
+        ("calls-0", ScenarioError::Connections(0)),
+        ("events-8@0", ScenarioError::Rate),
     ] {
         assert_eq!(text.parse::<Scenario>(), Err(error));
     }
+}
+
+#[test]
+fn loads_over_http_are_told_from_others() {
+    let of = |name: &str| name.parse::<Scenario>().unwrap();
+    for name in ["calls-1", "events-8@100", "streams-9"] {
+        assert!(of(name).is_http(), "{name}");
+    }
+    assert!(!of("1x256").is_http() && !of("idle-9").is_http());
+    assert!(of("streams-9").grows_memory() && of("idle-9").grows_memory());
+    assert!(!of("calls-9").grows_memory());
 }

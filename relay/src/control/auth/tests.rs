@@ -2,13 +2,15 @@ use std::fs;
 use std::path::Path;
 use std::sync::Mutex;
 
+use tieline_wire::TunnelId;
 use tieline_wire::claims::Key;
 
 use super::*;
 use crate::auth::{Question, Ruling};
 use crate::config::{TokenHash, TokensAuth};
-use crate::control::{Ended, Told, Tunnels};
-use crate::metrics::ShardStatus;
+use crate::control::{Cuts, Detail, Ended, Told, Tunnels};
+use crate::metrics::{Cut, ShardStatus};
+use crate::shard::Paused;
 
 /// Shards that only listen.
 #[derive(Default)]
@@ -17,6 +19,18 @@ struct Listener(Mutex<Vec<Arc<Snapshot>>>);
 impl Inspect for Listener {
     fn tunnels(&self, _: Vec<(usize, String)>) -> Tunnels {
         Box::pin(std::future::ready(Vec::new()))
+    }
+
+    fn detail(&self, _: TunnelId) -> Detail {
+        Box::pin(std::future::ready(None))
+    }
+
+    fn kick(&self, _: TunnelId) -> Cuts {
+        Box::pin(std::future::ready(Cut::default()))
+    }
+
+    fn pause(&self, _: Arc<Paused>) -> Cuts {
+        Box::pin(std::future::ready(Cut::default()))
     }
 
     fn admit(&self, snapshot: Arc<Snapshot>) -> Ended {

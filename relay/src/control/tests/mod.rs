@@ -1,5 +1,7 @@
+mod fake;
 mod life;
 mod revoke;
+mod tunnel;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -10,85 +12,8 @@ use std::time::Duration;
 use serde_json::Value;
 use tieline_wire::Reason;
 
+use self::fake::Fake;
 use super::*;
-use crate::metrics::TunnelReport;
-
-/// Tunnels that a shard reports at a time.
-const BATCH: usize = 2;
-
-/// Two shards that answer what a test wants, up to some number of times.
-struct Fake {
-    tunnels: [Vec<String>; 2],
-    answers: AtomicUsize,
-    /// What decides who is let in, as the shards heard it.
-    admitted: Arc<Mutex<Vec<Arc<Snapshot>>>>,
-}
-
-impl Inspect for Fake {
-    fn tunnels(&self, wanted: Vec<(usize, String)>) -> Tunnels {
-        let answers = &self.answers;
-        let left =
-            answers.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |it| it.checked_sub(1));
-        if left.is_err() {
-            return Box::pin(std::future::pending());
-        }
-        let batch = |(shard, after): (usize, String)| {
-            let mut ids: Vec<_> = self.tunnels[shard].iter().collect();
-            ids.sort();
-            ids.retain(|id| **id > after);
-            let rows: Vec<_> = ids.iter().take(BATCH).map(|id| report(id, shard)).collect();
-            let next = rows.last().filter(|_| ids.len() > BATCH);
-            let next = next.map(|row| row.tunnel_id.clone());
-            (shard, TunnelBatch { rows, next })
-        };
-        Box::pin(std::future::ready(wanted.into_iter().map(batch).collect()))
-    }
-
-    fn admit(&self, snapshot: Arc<Snapshot>) -> Ended {
-        self.admitted.lock().unwrap().push(snapshot);
-        Box::pin(std::future::ready(3))
-    }
-
-    fn rule(&self, _: Question, _: Ruling) -> Told {
-        Box::pin(std::future::ready(()))
-    }
-
-    fn shards(&self) -> Vec<ShardStatus> {
-        let reason = Some("io_uring_setup: not permitted".to_owned());
-        vec![
-            ShardStatus {
-                shard: 0,
-                driver: "uring",
-                driver_reason: None,
-            },
-            ShardStatus {
-                shard: 1,
-                driver: "epoll",
-                driver_reason: reason,
-            },
-        ]
-    }
-}
-
-fn report(id: &str, shard: usize) -> TunnelReport {
-    TunnelReport {
-        tunnel_id: id.to_owned(),
-        dcc: "maya".to_owned(),
-        capabilities: vec!["tools".to_owned()],
-        agent_version: "0.1.0".to_owned(),
-        registered_at_ms_ago: 5,
-        last_heartbeat_ms_ago: 1,
-        session_count: 3,
-        generation: u64::MAX,
-        shard,
-        shards: vec![shard],
-        links: 1,
-        agents: 1,
-        tags: vec![[0; 8]],
-        is_shared: false,
-        target_scheme: "http",
-    }
-}
 
 fn start(fake: Fake) -> (Control, Vec<Arc<ShardMetrics>>) {
     start_with(fake, &Config::default())
@@ -102,7 +27,9 @@ fn start_with(fake: Fake, config: &Config) -> (Control, Vec<Arc<ShardMetrics>>) 
     let snapshot = Snapshot::of(config);
     let asked = mpsc::channel(1).1;
     let fake = Arc::new(fake);
-    let control = Control::start(config, &snapshot, asked, fake, metrics.clone()).unwrap();
+    let audit = Audit::default();
+    let control = Control::start(config, &snapshot, asked, fake, metrics.clone(), audit);
+    let control = control.unwrap();
     (control, metrics)
 }
 
@@ -111,7 +38,7 @@ fn with_tunnels(tunnels: [&[&str]; 2]) -> (Control, Vec<Arc<ShardMetrics>>) {
     start(Fake {
         tunnels: tunnels.map(|ids| ids.iter().map(|id| (*id).to_owned()).collect()),
         answers: AtomicUsize::new(usize::MAX),
-        admitted: Arc::default(),
+        ..Fake::default()
     })
 }
 
@@ -121,7 +48,7 @@ fn that_answer(answers: usize, tunnels: usize) -> Fake {
     Fake {
         tunnels: [ids(0).collect(), ids(1).collect()],
         answers: AtomicUsize::new(answers),
-        admitted: Arc::default(),
+        ..Fake::default()
     }
 }
 
@@ -185,6 +112,7 @@ fn tunnels_are_listed_in_order_with_every_field() {
         "agent_version": "0.1.0", "registered_at_ms_ago": 5, "last_heartbeat_ms_ago": 1,
         "session_count": 3, "generation": "18446744073709551615", "shard": 1,
         "shards": [1], "links": 1, "agents": 1, "target_scheme": "http",
+        "paused": false, "bytes_to_target": 7, "bytes_to_frontend": 8,
     });
     assert_eq!(page["tunnels"][0], expected);
     control.stop();

@@ -39,6 +39,11 @@ impl<'a> Named<'a> {
             or_tunnel: None,
         }
     }
+
+    /// The tunnel that the URL names, or nothing.
+    pub(super) fn word(&self) -> &'a str {
+        self.route.tunnel
+    }
 }
 
 /// Where a request goes.
@@ -87,7 +92,7 @@ impl<G: Gateway> Front<G> {
                     }),
                 }
             }
-            Some(Way::Health) | None => Err(Problem::not_found()),
+            Some(Way::Health | Way::Tunnels { .. }) | None => Err(Problem::not_found()),
         }
     }
 

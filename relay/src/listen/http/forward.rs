@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::header::{HOST, ORIGIN};
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{Extensions, HeaderMap, Request, Response, Uri, Version};
+use http::{Extensions, HeaderMap, Method, Request, Response, Uri, Version};
 use http_body::Body;
 use hyper::body::Incoming;
 use tieline_hop::{await_continue, copy_head, headers};
@@ -24,6 +24,7 @@ use super::problem::{self, Problem};
 use super::route::{Named, Way, named, split};
 use super::state::{Cut, State};
 use super::target::Target;
+use super::trail::Trail;
 use super::wanted::Nowhere;
 use super::{Gateway, Peer, Settings, sse};
 use crate::auth::TokenRefusal;
@@ -69,7 +70,9 @@ impl<G: Gateway> Front<G> {
         state.begin(!request.body().is_end_stream());
         let (parts, body) = request.into_parts();
         let mut page = Page::Own;
-        let (mut response, word) = match self.serve(parts, body, &state, &mut page).await {
+        let mut trail = Trail::begin(&self.gateway, &parts);
+        let served = self.serve(parts, body, &state, &mut page, &mut trail);
+        let (mut response, word) = match served.await {
             Ok(response) => (response, None),
             Err(problem) => {
                 let word = problem.word;
@@ -80,6 +83,7 @@ impl<G: Gateway> Front<G> {
             origin::mark(response.headers_mut(), origin);
         }
         self.gateway.answered(response.status(), word);
+        trail.note(&self.gateway, response.status(), word);
         response
     }
 
@@ -90,19 +94,23 @@ impl<G: Gateway> Front<G> {
         body: Incoming,
         state: &Rc<State>,
         page: &mut Page,
+        trail: &mut Trail<G>,
     ) -> Result<Response<AnswerBody<G>>, Problem> {
         headers::check_request(&parts.method, &parts.uri, parts.version, &parts.headers)?;
         let asked = self.asked(&parts)?;
+        trail.comes_from(asked.client.address);
         *page = self.page(&parts.headers, &asked);
         if *page == Page::Refused {
             return Err(origin::refusal());
         }
         if origin::is_preflight(&parts.method, &parts.headers) {
+            trail.forget();
             return Ok(own(origin::preflight(&parts.headers), state));
         }
         let path = parts.uri.path_and_query().map_or("", PathAndQuery::as_str);
         let way = split(asked.named, path);
         if way == Some(Way::Health) {
+            trail.forget();
             return Ok(own(problem::alive(), state));
         }
         let takes_tokens = self.settings.takes_tokens;
@@ -111,8 +119,21 @@ impl<G: Gateway> Front<G> {
         if is_new {
             state.wake_driver();
         }
-        let named = self.named(way, &presented.caller)?;
+        trail.is_of(&presented);
+        let caller = &presented.caller;
+        // Where nobody has to say who they are, names are for those who were told them.
+        let may_list = self.gateway.subject(caller).is_some() || asked.client.is_this_machine();
+        if let Some(Way::Tunnels { after }) = way
+            && parts.method == Method::GET
+            && may_list
+        {
+            let listing = self.gateway.list(caller, after).await;
+            return Ok(own(listing.into_response(), state));
+        }
+        let named = self.named(way, caller)?;
+        trail.leads_to(named.word());
         let mut destination = self.destination(&parts, &asked, &presented, named).await?;
+        trail.leads_to(destination.mapping.target.tunnel.as_str());
         let client = asked.client;
         let body = request_body(Some(body), state);
         let request = self.prepare(parts, body, &destination, client);
@@ -323,6 +344,10 @@ fn address_to(target: &Target, headers: &mut HeaderMap) {
 fn is_away(reason: Reason) -> bool {
     matches!(
         reason,
-        Reason::TunnelOffline | Reason::LinkLost | Reason::Stale | Reason::Superseded
+        Reason::TunnelOffline
+            | Reason::Kicked
+            | Reason::LinkLost
+            | Reason::Stale
+            | Reason::Superseded
     )
 }

@@ -15,6 +15,7 @@ mod events;
 mod exposure;
 mod forward;
 mod forwarded;
+mod listing;
 mod origin;
 mod pool;
 mod problem;
@@ -24,6 +25,7 @@ mod seal;
 mod sse;
 mod state;
 mod target;
+mod trail;
 mod wanted;
 
 use std::net::SocketAddr;
@@ -36,6 +38,7 @@ use hyper::rt::{Read, Write};
 use ipnet::IpNet;
 use tieline_wire::{Reason, TunnelId};
 
+use crate::audit::Call;
 use crate::auth::TokenRefusal;
 use crate::registry::AgentTag;
 use crate::session::SessionEnded;
@@ -43,6 +46,7 @@ use caller::Caller;
 use connection::Turns;
 use deadline::linger;
 use forward::Front;
+pub(crate) use listing::{Listed, Listing};
 pub(crate) use origin::Origins;
 pub(crate) use route::{hint, is_ours_anywhere};
 pub(crate) use seal::Sealer;
@@ -100,6 +104,9 @@ pub(crate) trait Gateway: Clone + 'static {
         kept: impl Fn(&TunnelId, AgentTag) -> bool,
     ) -> impl Future<Output = Result<Rc<Target>, Nowhere>>;
 
+    /// The tunnels behind `after` that the caller may reach, or some of them.
+    fn list(&self, caller: &Self::Caller, after: &str) -> impl Future<Output = Listing>;
+
     /// True if there is a tunnel of this name and kind that the caller may reach, whether or not
     /// its agent is here.
     fn is_kind(&self, caller: &Self::Caller, tunnel: &TunnelId, dcc: &str) -> bool;
@@ -130,6 +137,21 @@ pub(crate) trait Gateway: Clone + 'static {
 
     /// Counts an answer; `problem` is the error's word if the relay answered by itself.
     fn answered(&self, status: StatusCode, problem: Option<&'static str>);
+
+    /// Whether requests are noted one by one.
+    fn is_audited(&self) -> bool {
+        false
+    }
+
+    /// Notes one that is answered; `problem` as above.
+    fn note(
+        &self,
+        _call: Call,
+        _caller: Option<&Self::Caller>,
+        _status: StatusCode,
+        _problem: Option<&'static str>,
+    ) {
+    }
 }
 
 /// Where a frontend connection comes from.

@@ -1,7 +1,7 @@
 //! The relay's own answers: one stable word, one sentence for people, both in JSON.
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use tieline_hop::Refusal;
 use tieline_wire::Reason;
@@ -163,7 +163,13 @@ impl Problem {
                 "overload",
                 message("the tunnel takes no more requests at the moment"),
             ),
+            Reason::TunnelPaused if !sent => Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "tunnel_paused",
+                message("this tunnel takes no requests at the moment"),
+            ),
             Reason::TunnelOffline
+            | Reason::Kicked
             | Reason::LinkLost
             | Reason::Stale
             | Reason::ShuttingDown
@@ -200,6 +206,10 @@ impl Problem {
         if let Some(challenge) = self.challenge {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
         }
+        if self.status == StatusCode::NOT_IMPLEMENTED {
+            // Where such a request ends, others may see otherwise (RFC 9112, section 11.2).
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
         if self.status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(RETRY_AFTER, RETRY_AFTER_SECONDS);
         }
@@ -215,7 +225,12 @@ impl From<Refusal> for Problem {
 
 /// The answer to who asks whether the relay lives; it says nothing else about it.
 pub(super) fn alive() -> Response<Bytes> {
-    let mut response = Response::new(Bytes::from_static(b"{\"status\":\"ok\"}"));
+    json(Bytes::from_static(b"{\"status\":\"ok\"}"))
+}
+
+/// An answer of the relay's own that is none of its problems.
+pub(super) fn json(body: Bytes) -> Response<Bytes> {
+    let mut response = Response::new(body);
     own_headers(response.headers_mut());
     response
 }

@@ -41,6 +41,7 @@ pub(super) fn named<'a>(authority: &'a str, domain: Option<&str>, is_local: bool
         let is_ours = |host: &str| is_ours_anywhere(host) || !host.contains('.');
         return match host(authority) {
             Some(host) if is_local && !is_ours(host) => Named::Other,
+            None if !authority.is_empty() => Named::Other,
             _ => Named::Relay,
         };
     };
@@ -126,6 +127,8 @@ pub(super) enum Way<'a> {
     },
     /// To the relay itself, for a sign of life.
     Health,
+    /// To the relay itself, for the tunnels that the caller may reach; behind a name, or nothing.
+    Tunnels { after: &'a str },
 }
 
 /// Splits a path, with or without its query; `None` if it leads nowhere.
@@ -142,8 +145,16 @@ pub(super) fn split<'a>(named: Named<'a>, path: &'a str) -> Option<Way<'a>> {
             }));
         }
     }
-    if matches!(path.split_once('?').map_or(path, |it| it.0), "/health") {
-        return Some(Way::Health);
+    match path.split_once('?').unwrap_or((path, "")) {
+        ("/health", _) => return Some(Way::Health),
+        ("/tunnels", query) => {
+            let mut fields = query.split('&');
+            let after = fields.find_map(|field| field.strip_prefix("after="));
+            return Some(Way::Tunnels {
+                after: after.unwrap_or_default(),
+            });
+        }
+        _ => {}
     }
     let (well_known, path) = split_well_known(path);
     let (first, behind) = segment(path, 0)?;
@@ -217,7 +228,7 @@ pub(crate) fn hint(head: &[u8], domain: Option<&str>) -> Option<TunnelId> {
         | Way::Kind {
             named: Some(route), ..
         } => route,
-        Way::Kind { .. } | Way::Health => return None,
+        Way::Kind { .. } | Way::Health | Way::Tunnels { .. } => return None,
     };
     if route.rest.is_empty() && target_bytes.is_none() {
         return None;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tieline_wire::{AgentKey, Generation, InstanceId, MachineId};
 
 use crate::registry::{AgentTag, LinkRef, TunnelInfo};
-use crate::session::Held;
+use crate::session::Load;
 use crate::shard::message::{Claim, ServingAgent, ServingLink};
 
 /// Instances that are remembered because a newer one took over.
@@ -31,7 +31,7 @@ struct Line {
     link: LinkRef,
     /// Its number among the links of the instance.
     index: u16,
-    held: Held,
+    load: Load,
 }
 
 impl Holder {
@@ -78,7 +78,7 @@ impl Holder {
         self.links.push(Line {
             link: claim.link,
             index: claim.link_index,
-            held: claim.held.clone(),
+            load: claim.load.clone(),
         });
         self.info = Arc::clone(&claim.info);
         fenced
@@ -95,7 +95,7 @@ impl Holder {
     pub(super) fn serving(&self) -> Option<ServingAgent> {
         let link = |line: &Line| ServingLink {
             at: line.link,
-            held: line.held.clone(),
+            load: line.load.clone(),
         };
         self.is_live().then(|| ServingAgent {
             tag: self.tag,

@@ -5,7 +5,7 @@ use tieline_wire::{AgentKey, InstanceId, MachineId, Scheme};
 use super::holder::SUPERSEDED_KEPT;
 use super::*;
 use crate::registry::{LinkId, TunnelInfo};
-use crate::session::Held;
+use crate::session::Load;
 
 pub(super) const LATER: Moment = Moment::from_micros(10_000_000);
 
@@ -27,7 +27,7 @@ pub(super) fn claim(name: &str, key: u8, instance: u8, link: LinkRef) -> Claim {
         machine: MachineId::new([1; 16]),
         instance: InstanceId::new([instance; 16]),
         link,
-        held: Held::default(),
+        load: Load::default(),
         link_index: u16::try_from(link.link.0).unwrap(),
         request: 0,
         info: Arc::new(TunnelInfo {

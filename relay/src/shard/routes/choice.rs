@@ -223,7 +223,7 @@ impl Known {
 
 /// Sessions of the name that run through an agent.
 fn held(agent: &ServingAgent) -> usize {
-    agent.links.iter().map(|link| link.held.count()).sum()
+    agent.links.iter().map(|link| link.load.count()).sum()
 }
 
 /// The first of the lightest.

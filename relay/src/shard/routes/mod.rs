@@ -5,7 +5,8 @@ mod choice;
 mod kinds;
 
 use std::cell::{Cell, OnceCell};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
+use std::ops::Bound;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,8 +17,11 @@ use tokio::sync::oneshot;
 pub(crate) use self::choice::{Choice, Found, Lookup, Search};
 use self::kinds::Kinds;
 use super::message::{RouteUpdate, ServingAgent};
-use crate::listen::http::{Aim, Target};
+use crate::listen::http::{Aim, Listed, Target};
 use crate::registry::{AgentTag, TunnelInfo};
+
+/// Tunnels that are looked at together for a list: some 100 us.
+const LIST_COUNT: usize = 250;
 
 /// Requests of one shard that may wait for a route to change.
 const WAITING_MAX: usize = 16 * 1024;
@@ -32,6 +36,8 @@ const DEPARTED_MAX: usize = 64;
 #[derive(Default)]
 pub(crate) struct Routes {
     routes: HashMap<TunnelId, Known>,
+    /// The same in order, for who wants to see them.
+    names: BTreeSet<TunnelId>,
     kinds: Kinds,
     /// Spreads sessions over several agents and links.
     turn: Cell<usize>,
@@ -67,7 +73,11 @@ impl Routes {
             self.kinds.remove(&known.update.info.dcc, &update.tunnel);
         }
         if update.forget {
+            self.names.remove(&update.tunnel);
             return;
+        }
+        if known.is_none() {
+            self.names.insert(update.tunnel.clone());
         }
         let is_live = !update.agents.is_empty();
         self.kinds.add(&update.info.dcc, &update.tunnel, is_live);
@@ -83,6 +93,30 @@ impl Routes {
                 let _ = one.send(());
             }
         }
+    }
+
+    /// Those among the next [`LIST_COUNT`] tunnels behind `after` that are `fit`; and the last one
+    /// that was looked at, if there are more.
+    pub(crate) fn list(
+        &self,
+        after: &str,
+        fit: impl Fn(&TunnelId, &TunnelInfo) -> bool,
+    ) -> (Vec<Listed>, Option<String>) {
+        let mut behind = self
+            .names
+            .range::<str, _>((Bound::Excluded(after), Bound::Unbounded));
+        let (mut listed, mut last) = (Vec::new(), None);
+        for tunnel in behind.by_ref().take(LIST_COUNT) {
+            last = Some(tunnel);
+            let known = self.routes.get(tunnel);
+            let fitting = known.and_then(|known| known.infos().find(|info| fit(tunnel, info)));
+            if let (Some(known), Some(info)) = (known, fitting) {
+                let online = known.offline_since.is_none();
+                listed.push(Listed::new(tunnel.as_str(), info, online));
+            }
+        }
+        let last = last.map(|tunnel| tunnel.as_str().to_owned());
+        (listed, last.filter(|_| behind.next().is_some()))
     }
 
     /// Whether there is a tunnel of this name and kind that is `fit`.

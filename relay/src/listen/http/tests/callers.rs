@@ -195,3 +195,43 @@ fn a_preflight_needs_no_token() {
         assert!(caller.head().await.starts_with("HTTP/1.1 204 "));
     });
 }
+
+#[test]
+fn a_caller_may_see_what_it_may_reach_and_nobody_else_sees_anything() {
+    run(async {
+        let relay = relay();
+        let list = |after: &str, lines: &str| {
+            format!("GET /tunnels{after} HTTP/1.1\r\nHost: r\r\n{lines}\r\n")
+        };
+        let token = "Authorization: Bearer maya\r\n";
+        for (after, names) in [("", vec!["maya"]), ("?after=maya", vec![])] {
+            let mut caller = relay.caller();
+            caller.send(list(after, token)).await;
+            let head = caller.head().await;
+            assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+            let body: serde_json::Value =
+                serde_json::from_str(&caller.until("null}").await).unwrap();
+            let listed: Vec<_> = body["tunnels"].as_array().unwrap().iter().collect();
+            let listed: Vec<_> = listed
+                .iter()
+                .map(|it| it["tunnel_id"].as_str().unwrap())
+                .collect();
+            assert_eq!(listed, names);
+        }
+        let mut caller = relay.caller();
+        caller.send(list("", "")).await;
+        assert!(caller.head().await.starts_with("HTTP/1.1 401 "));
+
+        // Where callers need no token, names are for those who were told them; and for this machine.
+        let mut open = Relay::new();
+        for (address, status) in [("192.0.2.7:1", 404), ("127.0.0.1:1", 200)] {
+            open.peer.address = address.parse().unwrap();
+            let mut caller = open.caller();
+            caller
+                .send(list("", "").replace("Host: r", "Host: localhost"))
+                .await;
+            let head = caller.head().await;
+            assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{head}");
+        }
+    });
+}

@@ -175,3 +175,14 @@ fn a_malformed_chunk_aborts_the_request_at_the_target() {
         }
     });
 }
+
+#[test]
+fn nothing_is_read_behind_a_coding_that_others_may_read_in_another_way() {
+    run(async {
+        let hidden = "GET /w/maya/hidden HTTP/1.1\r\nHost: r\r\n\r\n";
+        for coding in ["gzip, chunked", "chunked, chunked", "identity, chunked"] {
+            let request = head(&format!("Transfer-Encoding: {coding}")) + "0\r\n\r\n" + hidden;
+            assert_eq!(seen(&request).await, (String::new(), vec![501]), "{coding}");
+        }
+    });
+}

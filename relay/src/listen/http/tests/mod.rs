@@ -193,6 +193,19 @@ impl Gateway for Shard {
         Ok(Rc::new(target))
     }
 
+    async fn list(&self, caller: &Named, after: &str) -> Listing {
+        let tunnels = self.0.tunnels.borrow();
+        let is_theirs = |name: &str| caller.0.as_deref().is_none_or(|it| it == name);
+        let mut names: Vec<_> = tunnels.keys().filter(|name| is_theirs(name)).collect();
+        names.retain(|name| name.as_str() > after);
+        names.sort_unstable();
+        let listed = |name: &&String| Listed::new(name, &TunnelInfo::default(), true);
+        Listing {
+            tunnels: names.iter().map(listed).collect(),
+            next: None,
+        }
+    }
+
     fn is_kind(&self, _: &Named, tunnel: &TunnelId, dcc: &str) -> bool {
         tunnel.as_str() == dcc && self.0.tunnels.borrow().contains_key(dcc)
     }

@@ -111,6 +111,9 @@ fn a_label_in_front_of_the_domain_names_a_tunnel() {
         assert_eq!(named(authority, domain, true), expected, "{authority}");
     }
     assert_eq!(named("evil.example", None, false), Named::Relay);
+    for unreadable in ["u@localhost", "u@evil.example", "localhost:x", "a b"] {
+        assert_eq!(named(unreadable, None, false), Named::Other, "{unreadable}");
+    }
     // A page could give itself a name with a dot that leads to this machine.
     assert_eq!(named("evil.example:9080", None, true), Named::Other);
     for ours in ["localhost:9080", "127.0.0.1:9080", "[::1]", "render-01", ""] {

@@ -1,205 +1,6 @@
-//! Decisions in every order, and which agents they lead to.
-
-use std::collections::BTreeSet;
-
-use tieline_wire::{Generation, Scheme};
+//! Which of several agents, or of a kind's tunnels, is chosen.
 
 use super::*;
-use crate::auth::Owner;
-use crate::listen::http::{Pin, Wanted};
-use crate::registry::{LinkId, LinkRef};
-use crate::session::{Held, Hold};
-use crate::shard::message::ServingLink;
-
-const NOW: Moment = Moment::from_micros(0);
-
-fn tunnel(name: &str) -> TunnelId {
-    TunnelId::parse(name).unwrap()
-}
-
-/// An agent with those links, whose target serves callers under `base_path`.
-fn agent(tag: u8, links: &[(usize, u64)], base_path: &str) -> ServingAgent {
-    let link = |(shard, id): &(usize, u64)| ServingLink {
-        at: LinkRef {
-            shard: *shard,
-            link: LinkId(*id),
-        },
-        held: Held::default(),
-    };
-    ServingAgent {
-        tag: AgentTag([tag; 8]),
-        generation: Generation(tag.into()),
-        info: info(base_path, "farm"),
-        links: links.iter().map(link).collect(),
-    }
-}
-
-fn info(base_path: &str, sub: &str) -> Arc<TunnelInfo> {
-    let owner = Owner {
-        sub: sub.to_owned(),
-        groups: Vec::new(),
-    };
-    Arc::new(TunnelInfo {
-        scheme: Scheme::Http,
-        authority: "127.0.0.1:1".to_owned(),
-        base_path: base_path.to_owned(),
-        dcc: "maya".to_owned(),
-        owner: Some(Arc::new(owner)),
-        shared: true,
-        ..TunnelInfo::default()
-    })
-}
-
-fn route(name: &str, revision: u64, agents: Vec<ServingAgent>) -> Arc<RouteUpdate> {
-    let info = agents.last().map(|agent| Arc::clone(&agent.info));
-    Arc::new(RouteUpdate {
-        tunnel: tunnel(name),
-        revision,
-        agents,
-        info: info.unwrap_or_else(|| self::info("", "farm")),
-        forget: false,
-    })
-}
-
-/// The tunnel `maya` with one agent, or without.
-fn update(revision: u64, links: &[(usize, u64)]) -> Arc<RouteUpdate> {
-    let agents = Vec::from_iter((!links.is_empty()).then(|| agent(1, links, "")));
-    route("maya", revision, agents)
-}
-
-fn lookup(routes: &Routes, shard: usize, choice: Choice) -> Lookup {
-    routes.lookup(&tunnel("maya"), shard, choice, |_| true)
-}
-
-fn link(routes: &Routes, shard: usize) -> Option<(usize, u64)> {
-    match lookup(routes, shard, Choice::Any) {
-        Lookup::Live(link) => Some((link.shard, link.link.0)),
-        _ => None,
-    }
-}
-
-fn kind() -> Aim {
-    Aim::Kind("maya".to_owned())
-}
-
-fn maya() -> Aim {
-    Aim::Tunnel(tunnel("maya"))
-}
-
-fn wanted(aim: Aim) -> Wanted {
-    Wanted {
-        aim,
-        pin: None,
-        path: "/mcp".to_owned(),
-        is_invited: false,
-    }
-}
-
-fn find(routes: &Routes, wanted: &Wanted) -> Found {
-    routes.find(&Search {
-        wanted,
-        stale: None,
-        fit: &|_, _| true,
-        kept: &|_, _| false,
-    })
-}
-
-/// Name and agent of what was found.
-fn place(found: &Found) -> Option<(String, u8)> {
-    match found {
-        Found::Target(target) => Some((target.tunnel.as_str().to_owned(), target.agent.0[0])),
-        _ => None,
-    }
-}
-
-/// Makes an agent busy for as long as it is held.
-fn hold(update: &RouteUpdate, place: usize) -> Hold {
-    update.agents[place].links[0].held.hold()
-}
-
-#[test]
-fn an_older_decision_never_replaces_a_newer_one() {
-    let mut routes = Routes::default();
-    routes.apply(update(2, &[(0, 2)]), NOW);
-    routes.apply(update(1, &[(0, 1)]), NOW);
-    assert_eq!(link(&routes, 0), Some((0, 2)));
-}
-
-#[test]
-fn a_name_without_links_is_offline_and_a_forgotten_one_unknown() {
-    let mut routes = Routes::default();
-    assert_eq!(lookup(&routes, 0, Choice::Any), Lookup::Unknown);
-    routes.apply(update(1, &[]), NOW);
-    assert_eq!(lookup(&routes, 0, Choice::Any), Lookup::Offline);
-    let forget = RouteUpdate {
-        forget: true,
-        ..(*update(2, &[])).clone()
-    };
-    routes.apply(Arc::new(forget), NOW);
-    assert_eq!(lookup(&routes, 0, Choice::Any), Lookup::Unknown);
-}
-
-#[test]
-fn a_change_wakes_who_waits_for_it_and_nobody_else() {
-    let mut routes = Routes::default();
-    routes.apply(update(1, &[]), NOW);
-    let mut maya = routes.changed(&maya()).unwrap();
-    let mut kind = routes.changed(&kind()).unwrap();
-    let mut other = routes.changed(&Aim::Kind("other".to_owned())).unwrap();
-    routes.apply(update(1, &[(0, 1)]), NOW);
-    assert!(maya.try_recv().is_err(), "that is no change");
-    routes.apply(update(2, &[(0, 1)]), NOW);
-    assert!(maya.try_recv().is_ok() && kind.try_recv().is_ok());
-    assert!(other.try_recv().is_err());
-    assert_eq!(routes.waiting_count, 1);
-}
-
-#[test]
-fn who_waits_is_bounded_and_who_left_does_not_count() {
-    let mut routes = Routes::default();
-    let mut waiting: Vec<_> = (0..WAITING_MAX)
-        .map(|_| routes.changed(&maya()).unwrap())
-        .collect();
-    assert!(routes.changed(&maya()).is_none());
-    waiting.pop();
-    assert!(routes.changed(&maya()).is_some());
-}
-
-#[test]
-fn a_name_is_offline_since_its_last_link_left() {
-    let mut routes = Routes::default();
-    let at = Moment::from_micros;
-    routes.apply(update(1, &[(0, 1)]), at(1));
-    routes.apply(update(2, &[]), at(2));
-    routes.apply(update(3, &[]), at(3));
-    for aim in [maya(), kind()] {
-        let Found::Offline(since) = find(&routes, &wanted(aim)) else {
-            panic!("it is offline")
-        };
-        assert_eq!(since, at(2));
-    }
-    assert!(routes.is_kind(&tunnel("maya"), "maya", |_| true));
-    assert!(!routes.is_kind(&tunnel("maya"), "blender", |_| true));
-    assert!(!routes.is_kind(&tunnel("maya"), "maya", |_| false));
-}
-
-#[test]
-fn a_target_without_an_address_is_of_no_use() {
-    let mut routes = Routes::default();
-    let mut nowhere = agent(1, &[(0, 1)], "");
-    nowhere.info = Arc::default();
-    routes.apply(route("maya", 1, vec![nowhere]), NOW);
-    assert!(matches!(find(&routes, &wanted(maya())), Found::Unusable));
-}
-
-#[test]
-fn a_link_on_the_same_shard_is_preferred_and_several_take_turns() {
-    let mut routes = Routes::default();
-    routes.apply(update(1, &[(0, 1), (1, 2), (1, 3)]), NOW);
-    assert_eq!(link(&routes, 0), Some((0, 1)));
-    let used: BTreeSet<_> = (0..6).map(|_| link(&routes, 1)).collect();
-    assert_eq!(used, [Some((1, 2)), Some((1, 3))].into());
-}
 
 #[test]
 fn the_agent_with_the_fewest_sessions_is_chosen_and_equals_take_turns() {
@@ -210,7 +11,8 @@ fn the_agent_with_the_fewest_sessions_is_chosen_and_equals_take_turns() {
     let found = |routes: &Routes| place(&find(routes, &wanted(maya()))).unwrap().1;
     let all: BTreeSet<_> = (0..3).map(|_| found(&routes)).collect();
     assert_eq!(all, [1, 2, 3].into());
-    let _busy = [hold(&update, 0), hold(&update, 2)];
+    keep_busy(&update, 0, 1);
+    keep_busy(&update, 2, 1);
     for _ in 0..4 {
         assert_eq!(found(&routes), 2);
         assert_eq!(link(&routes, 0), Some((0, 2)));
@@ -234,7 +36,7 @@ fn a_caller_that_was_handed_here_stays_here() {
         vec![agent(1, &[(0, 1)], ""), agent(2, &[(1, 2)], "")],
     );
     routes.apply(Arc::clone(&update), NOW);
-    let _busy = [hold(&update, 1), hold(&update, 1)];
+    keep_busy(&update, 1, 2);
     let here = |shard| match lookup(&routes, shard, Choice::Here) {
         Lookup::Live(link) => link.shard,
         other => panic!("{other:?}"),

@@ -1,0 +1,152 @@
+//! Whether this machine's clock is right, by whatever there is to hold it against.
+
+use super::check::Check;
+use crate::token_show::time::Span;
+
+/// Clocks may differ by so many seconds: the relay's own leeway with tokens.
+const SKEW_SECONDS_MAX: u64 = 60;
+
+/// What tells the time beside our own clock, in seconds since 1970.
+#[derive(Debug, Default)]
+pub(super) struct Evidence {
+    /// `Date` of an answer from where the relay speaks HTTP.
+    pub(super) date: Option<u64>,
+    /// When the token was issued.
+    pub(super) since: Option<u64>,
+    /// When it ends.
+    pub(super) until: Option<u64>,
+    /// For how many seconds more the relay takes the token.
+    pub(super) left: Option<u64>,
+    /// The relay said that the token has expired.
+    pub(super) said_expired: bool,
+    /// Where the relay speaks HTTP.
+    pub(super) urls: Vec<String>,
+}
+
+pub(super) fn judge(now: u64, evidence: &Evidence) -> Check {
+    let fine = |whose: &str, theirs: u64| {
+        let skew = now.abs_diff(theirs);
+        Check::ok("clock", format!("within {skew} s of {whose}"))
+    };
+    if let Some(date) = evidence.date {
+        let whose = "the Date of the relay's HTTP answers";
+        if now.abs_diff(date) > SKEW_SECONDS_MAX {
+            return wrong(now, date, "", whose);
+        }
+        return fine(whose, date);
+    }
+    // The end of the token less what is left of it. A provider that decides on its own how long a
+    // permission lasts leaves something else, so a difference proves nothing.
+    let by_token = evidence.until.zip(evidence.left);
+    let by_token = by_token.and_then(|(until, left)| until.checked_sub(left));
+    if let Some(theirs) = by_token.filter(|theirs| now.abs_diff(*theirs) <= SKEW_SECONDS_MAX) {
+        return fine("the relay's, by the time that it gives the token", theirs);
+    }
+    if let Some(since) = evidence.since.filter(|it| *it > now + SKEW_SECONDS_MAX) {
+        return wrong(
+            now,
+            since,
+            "at least ",
+            "the one by which the token was issued",
+        );
+    }
+    if let Some(until) = evidence
+        .until
+        .filter(|it| evidence.said_expired && *it > now)
+    {
+        return wrong(
+            now,
+            until,
+            "at least ",
+            "the relay's, to which the token has expired",
+        );
+    }
+    Check::not_applicable(
+        "clock",
+        "nothing to compare with: the relay's HTTP answers have no Date, and the token does not help",
+    )
+}
+
+fn wrong(now: u64, theirs: u64, least: &str, whose: &str) -> Check {
+    let way = if now < theirs { "behind" } else { "ahead of" };
+    Check::failed(
+        "clock",
+        format!(
+            "this machine is {least}{} {way} {whose}",
+            Span(now.abs_diff(theirs))
+        ),
+        "set the clock (by NTP): tokens look expired, or not yet valid, to one that is wrong",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::check::Outcome;
+    use super::*;
+
+    const NOW: u64 = 1_800_000_000;
+
+    fn outcome(evidence: &Evidence) -> (Outcome, String) {
+        let check = judge(NOW, evidence);
+        (check.outcome, check.detail)
+    }
+
+    #[test]
+    fn the_date_of_an_answer_comes_before_what_a_token_says() {
+        let with = |date| Evidence {
+            date: Some(date),
+            since: Some(NOW + 9_000),
+            ..Evidence::default()
+        };
+        let (found, text) = outcome(&with(NOW - 2));
+        assert!(
+            found == Outcome::Ok && text.contains("within 2 s"),
+            "{text}"
+        );
+        let (found, text) = outcome(&with(NOW + 300));
+        assert!(
+            found == Outcome::Failed && text.contains("5 min behind"),
+            "{text}"
+        );
+        let (_, text) = outcome(&with(NOW - 7200));
+        assert!(text.contains("2 h ahead of"), "{text}");
+    }
+
+    #[test]
+    fn what_is_left_of_a_token_tells_the_relays_time_where_it_fits() {
+        let with = |left| Evidence {
+            until: Some(NOW + 600),
+            left: Some(left),
+            ..Evidence::default()
+        };
+        let (found, text) = outcome(&with(598));
+        assert!(
+            found == Outcome::Ok && text.contains("within 2 s"),
+            "{text}"
+        );
+        // A provider's own term.
+        assert_eq!(outcome(&with(60)).0, Outcome::NotApplicable);
+    }
+
+    #[test]
+    fn a_token_from_the_future_and_one_that_ended_too_early_give_a_clock_away() {
+        let issued = |since| Evidence {
+            since: Some(since),
+            ..Evidence::default()
+        };
+        assert_eq!(outcome(&issued(NOW + 61)).0, Outcome::Failed);
+        assert_eq!(outcome(&issued(NOW + 60)).0, Outcome::NotApplicable);
+        let ended = |until| Evidence {
+            until: Some(until),
+            said_expired: true,
+            ..Evidence::default()
+        };
+        let (found, text) = outcome(&ended(NOW + 600));
+        assert!(
+            found == Outcome::Failed && text.contains("behind the relay's"),
+            "{text}"
+        );
+        assert_eq!(outcome(&ended(NOW - 1)).0, Outcome::NotApplicable);
+        assert_eq!(outcome(&Evidence::default()).0, Outcome::NotApplicable);
+    }
+}

@@ -1,0 +1,200 @@
+//! `tieline diag`: tries each step on the way to the relay and to the targets by itself, and says
+//! what to do about the first one that fails. It disturbs no agent that runs.
+
+mod check;
+mod clock;
+mod network;
+mod target;
+mod trial;
+mod web;
+
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use clap::Args;
+use tokio::net::TcpStream;
+
+use self::check::{Check, Outcome};
+use self::clock::Evidence;
+use crate::cli::{ServeArgs, StateArgs};
+use crate::command::{complain, print_json};
+use crate::config::{Config, File};
+use crate::error::ConfigError;
+use crate::paint::say;
+use crate::token;
+use crate::token_show::{Standing, standing};
+
+const DONE: u8 = 0;
+const FAILED: u8 = 1;
+const USAGE: u8 = 2;
+
+/// Flags of `tieline diag`: those of `tieline serve` that say where things are.
+#[derive(Debug, Args)]
+pub struct DiagArgs {
+    /// The relay: tcp://host:port
+    #[arg(long, value_name = "URL", env = "TIELINE_RELAY")]
+    pub relay: Option<String>,
+    /// A local server, as for tieline serve; may be repeated
+    #[arg(long, value_name = "[NAME=]TARGET", env = "TIELINE_TO")]
+    pub to: Vec<String>,
+    /// Kind of application, such as maya or blender
+    #[arg(long, env = "TIELINE_DCC")]
+    pub dcc: Option<String>,
+    /// File (mode 0600) with the token to register with
+    #[arg(long, value_name = "FILE", env = "TIELINE_TOKEN_FILE")]
+    pub token_file: Option<PathBuf>,
+    /// Print one JSON object for each check
+    #[arg(long)]
+    pub json: bool,
+    /// File with settings, in place of the nearest tieline.toml in this folder or above it
+    #[arg(long, value_name = "FILE", env = "TIELINE_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// Read no file with settings
+    #[arg(long)]
+    pub no_config: bool,
+}
+
+/// Runs `tieline diag`; returns the exit code: 0 if nothing failed.
+pub(crate) async fn run(args: DiagArgs) -> u8 {
+    let json = args.json;
+    let config = match settings(args) {
+        Ok(config) => config,
+        Err(error) => {
+            complain(&error);
+            return USAGE;
+        }
+    };
+    let mut teller = Teller { json, failed: 0 };
+    look(&config, &mut teller).await;
+    if teller.failed > 0 { FAILED } else { DONE }
+}
+
+/// The settings that `tieline serve` would have, but for what decides on names alone.
+fn settings(args: DiagArgs) -> Result<Config, ConfigError> {
+    let args = ServeArgs {
+        relay: args.relay,
+        to: args.to,
+        name: None,
+        dcc: args.dcc,
+        expose_all: false,
+        token_file: args.token_file,
+        capabilities: Vec::new(),
+        label: None,
+        links: None,
+        once: false,
+        json: args.json,
+        machine: None,
+        config: args.config,
+        no_config: args.no_config,
+        state: StateArgs { state_dir: None },
+    };
+    let file = File::of_args(&args)?;
+    if let (Some(file), false) = (&file, args.json) {
+        complain(&format!("settings from {}", file.path.display()));
+    }
+    Config::gathered(&args, file, false)
+}
+
+/// Prints each check as soon as it is done.
+struct Teller {
+    json: bool,
+    failed: usize,
+}
+
+impl Teller {
+    fn tell(&mut self, check: &Check) {
+        self.failed += usize::from(check.outcome == Outcome::Failed);
+        if self.json {
+            print_json(check);
+        } else {
+            say(check);
+        }
+    }
+}
+
+async fn look(config: &Config, teller: &mut Teller) {
+    let address = config.relay.address();
+    let named = network::dns(address).await;
+    let has_address = named.outcome != Outcome::Failed;
+    teller.tell(&named);
+    let (reached, stream) = network::tcp(&config.relay, has_address).await;
+    teller.tell(&reached);
+    for transport in ["tls", "quic", "websocket"] {
+        teller.tell(&network::to_come(transport));
+    }
+    teller.tell(&network::proxy(|name| std::env::var_os(name)));
+
+    let now = now_seconds();
+    let token = config.token_file.as_deref();
+    let (known, evidence) = auth(config, token, stream, now, teller).await;
+    let answer = match &evidence.urls[..] {
+        [] => None,
+        urls => web::date_of(urls).await,
+    };
+    let evidence = Evidence {
+        date: answer,
+        since: known.as_ref().and_then(|token| token.since),
+        until: known.as_ref().and_then(|token| token.until),
+        left: evidence.left,
+        said_expired: evidence.said_expired,
+        ..evidence
+    };
+    teller.tell(&clock::judge(now_seconds(), &evidence));
+    if config.targets.is_empty() {
+        let text = "no target is given: --to TARGET, or to in tieline.toml";
+        teller.tell(&Check::not_applicable("target", text));
+    }
+    for target in &config.targets {
+        teller.tell(&target::look(&target.target).await);
+    }
+}
+
+/// Reads the token, and tries it where the relay was reached. Answers what the token says, and what
+/// the relay's answer tells of its clock.
+async fn auth(
+    config: &Config,
+    path: Option<&Path>,
+    stream: Option<TcpStream>,
+    now: u64,
+    teller: &mut Teller,
+) -> (Option<Standing>, Evidence) {
+    let nothing = Evidence::default();
+    let token = match path.map(token::read).transpose() {
+        Ok(token) => token,
+        Err(error) => {
+            teller.tell(&Check::failed(
+                "auth",
+                &error,
+                "it must hold one token, for you alone to read",
+            ));
+            return (None, nothing);
+        }
+    };
+    let known = token.as_deref().map(|token| standing(token, now));
+    let Some(stream) = stream else {
+        let text = match &known {
+            None => "the relay was not reached, and no token file is given".to_owned(),
+            Some(token) => format!("the relay was not reached; {}", words(token)),
+        };
+        teller.tell(&Check::not_applicable("auth", text));
+        return (known, nothing);
+    };
+    let trial = trial::run(config, token.as_deref().unwrap_or_default(), stream).await;
+    let (check, evidence) = trial::judge(trial, config, known.as_ref());
+    teller.tell(&check);
+    (known, evidence)
+}
+
+/// What a token says of its end.
+fn words(token: &Standing) -> String {
+    match &token.expiry {
+        Some(expiry) if token.has_expired => format!("the token expired {expiry}"),
+        Some(expiry) => format!("the token expires {expiry}"),
+        None => "the token does not say until when it is good".to_owned(),
+    }
+}
+
+fn now_seconds() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.map_or(0, |now| now.as_secs())
+}

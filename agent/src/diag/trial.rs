@@ -1,0 +1,322 @@
+//! A registration that takes nothing from anybody: under a key that is made for it and thrown away,
+//! and so under a name that nobody has. An agent of this machine that runs keeps its tunnels.
+
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tieline_wire::{
+    AgentHello, Event, Granted, Moment, Mux, Reason, Refusal, Register, RelayHello, Scheme,
+    Settings, Token, Transmit,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout};
+
+use super::check::Check;
+use super::clock::Evidence;
+use super::words;
+use crate::config::Config;
+use crate::identity::Identity;
+use crate::token_show::Standing;
+
+/// How long the relay may take for all of it; a provider that it asks has 5 s.
+const TRIAL_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// How long the relay may take to close its side after we closed ours.
+const FAREWELL_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// Room for one read.
+const READ_BYTES: usize = 16 * 1024;
+
+const AGENT_VERSION: &str = concat!("tieline/", env!("CARGO_PKG_VERSION"), " (diag)");
+
+/// What came of it.
+pub(super) enum Trial {
+    /// The relay answered each registration.
+    Answered {
+        relay: String,
+        answers: Vec<Result<Granted, Refusal>>,
+    },
+    /// There was no handshake, or the relay ended the link.
+    Ended { why: String, reason: Option<Reason> },
+}
+
+/// Registers once for each kind of application, which a token may allow or not, and takes all of
+/// it back.
+pub(super) async fn run(config: &Config, token: &str, stream: TcpStream) -> Trial {
+    let ended = |why: String| Trial::Ended { why, reason: None };
+    let identity = match Identity::throw_away() {
+        Ok(identity) => identity,
+        Err(error) => return ended(error.to_string()),
+    };
+    let mut dccs: Vec<&str> = config.targets.iter().map(|it| &*it.dcc).collect();
+    dccs.sort_unstable();
+    dccs.dedup();
+    if dccs.is_empty() {
+        dccs.push("");
+    }
+    let registers = (0..).zip(dccs).map(|(request, dcc)| Register {
+        request,
+        name: None,
+        label: format!("diag-{request}"),
+        scheme: Scheme::Tcp,
+        authority: String::new(),
+        base_path: String::new(),
+        dcc: dcc.to_owned(),
+        capabilities: Vec::new(),
+        token: Token::new(token.to_owned()),
+        expose_all: false,
+    });
+    let mut end = End {
+        stream,
+        mux: Mux::agent(Settings::default(), Moment::from_micros(0)),
+        started_at: Instant::now(),
+    };
+    let talk = end.talk(&identity, config.relay.name(), registers.collect());
+    match timeout(TRIAL_TIMEOUT, talk).await {
+        Ok(trial) => trial,
+        Err(_) => {
+            let seconds = TRIAL_TIMEOUT.as_secs();
+            ended(format!("the relay did not answer within {seconds} s"))
+        }
+    }
+}
+
+/// The agent's end of the link.
+struct End {
+    stream: TcpStream,
+    mux: Mux,
+    started_at: Instant,
+}
+
+impl End {
+    async fn talk(
+        &mut self,
+        identity: &Identity,
+        relay_name: String,
+        registers: Vec<Register>,
+    ) -> Trial {
+        let mut relay = String::new();
+        let mut answers = Vec::new();
+        let mut buffer = BytesMut::with_capacity(READ_BYTES);
+        loop {
+            if let Err(error) = self.flush().await {
+                let why = format!("the link broke: {error}");
+                return Trial::Ended { why, reason: None };
+            }
+            if answers.len() == registers.len() {
+                self.say_farewell().await;
+                return Trial::Answered { relay, answers };
+            }
+            buffer.reserve(READ_BYTES);
+            match self.stream.read_buf(&mut buffer).await {
+                Ok(1..) => {}
+                _ => {
+                    let why = "the relay closed the connection".to_owned();
+                    return Trial::Ended { why, reason: None };
+                }
+            }
+            let mut input = buffer.split().freeze();
+            loop {
+                match self.mux.handle_input(self.now(), &mut input) {
+                    Ok(None) => break,
+                    Ok(Some(event)) => match event {
+                        Event::RelayHello(hello) => {
+                            relay.clone_from(&hello.relay_version);
+                            self.introduce(identity, &relay_name, &hello);
+                            registers.iter().for_each(|it| self.mux.register(it));
+                        }
+                        Event::RegisterAck(ack) => {
+                            if let Ok(granted) = &ack.outcome {
+                                self.mux.unregister(&granted.tunnel);
+                            }
+                            answers.push(ack.outcome);
+                        }
+                        Event::GoAway(away) => {
+                            return Trial::Ended {
+                                why: away.message,
+                                reason: Some(away.reason),
+                            };
+                        }
+                        // Nobody knows the name, so nobody calls; who does gets nothing here.
+                        Event::Open { session, .. } => {
+                            self.mux.reset(session, Reason::ShuttingDown);
+                        }
+                        _ => {}
+                    },
+                    Err(error) => {
+                        return Trial::Ended {
+                            why: error.detail,
+                            reason: Some(error.reason),
+                        };
+                    }
+                }
+            }
+        }
+    }
+
+    fn introduce(&mut self, identity: &Identity, relay_name: &str, relay: &RelayHello) {
+        let mut hello = AgentHello {
+            // The mux let the hello through, so there is a version that both speak.
+            version: relay.choose_version().unwrap_or_default(),
+            key: identity.key(),
+            machine: identity.machine(),
+            instance: identity.instance(),
+            link_index: 0,
+            links: 1,
+            relay_name: relay_name.to_owned(),
+            agent_version: AGENT_VERSION.to_owned(),
+            signature: [0; 64],
+        };
+        hello.signature = identity.sign(&hello.transcript(&relay.nonce));
+        self.mux.hello(&hello);
+    }
+
+    async fn flush(&mut self) -> std::io::Result<()> {
+        let mut out = Transmit::new();
+        while self.mux.poll_transmit(self.now(), &mut out) {
+            while !out.is_empty() {
+                let count = self.stream.write_vectored(&out.slices()).await?;
+                out.advance(count);
+            }
+        }
+        Ok(())
+    }
+
+    /// Closes our side, and reads on until the relay has closed its own, so that it hears the last
+    /// frames.
+    async fn say_farewell(&mut self) {
+        let _ = self.stream.shutdown().await;
+        let mut rest = BytesMut::with_capacity(READ_BYTES);
+        let _ = timeout(FAREWELL_TIMEOUT, async {
+            while matches!(self.stream.read_buf(&mut rest).await, Ok(1..)) {
+                rest.clear();
+            }
+        })
+        .await;
+    }
+
+    fn now(&self) -> Moment {
+        let elapsed = self.started_at.elapsed().as_micros();
+        Moment::from_micros(u64::try_from(elapsed).unwrap_or(u64::MAX))
+    }
+}
+
+/// What a trial means, and what it tells of the relay's clock.
+pub(super) fn judge(trial: Trial, config: &Config, token: Option<&Standing>) -> (Check, Evidence) {
+    let mut evidence = Evidence::default();
+    let (relay, answers) = match trial {
+        Trial::Answered { relay, answers } => (relay, answers),
+        Trial::Ended { why, reason } => {
+            let (text, advice) = match reason {
+                Some(reason) => (format!("{reason} ({why})"), advice(reason)),
+                None => (
+                    why,
+                    "is that the relay's port for agents, and not the one for HTTP or callers?",
+                ),
+            };
+            return (Check::failed("auth", text, advice), evidence);
+        }
+    };
+    for granted in answers.iter().flatten() {
+        evidence.urls.clone_from(&granted.urls);
+        evidence.left = Some(u64::from(granted.expires_in_s)).filter(|left| *left > 0);
+    }
+    if let Some(refusal) = answers.iter().find_map(|it| it.as_ref().err()) {
+        evidence.said_expired = refusal.reason == Reason::TokenExpired;
+        let own = token.map_or_else(|| "no token file is given".to_owned(), words);
+        let text = format!("{relay} refuses: {} ({own})", refusal.message);
+        let check = Check::failed("auth", text, advice(refusal.reason));
+        return (check, evidence);
+    }
+    let mut text = format!("{relay} takes an agent");
+    match token {
+        Some(token) => text.push_str(&format!(" with this token; {}", words(token))),
+        None => text.push_str(" without a token"),
+    }
+    if config.targets.iter().any(|it| it.name.is_some()) {
+        // Registering a name takes it over from the agent that has it.
+        text.push_str("; whether it allows the names that are asked for shows when serving");
+    }
+    (Check::ok("auth", text), evidence)
+}
+
+fn advice(reason: Reason) -> &'static str {
+    match reason {
+        Reason::BadToken => {
+            "ask the relay's operator for a token for agents, and give it with --token-file FILE \
+             (tieline token show FILE tells what it says)"
+        }
+        Reason::TokenExpired => "put a fresh token into the file; the agent finds it there",
+        Reason::DccNotAllowed => "ask for a token that allows this kind of application (--dcc)",
+        Reason::NameNotAllowed => {
+            "it allows certain names only: ask for one of those, --to NAME=TARGET"
+        }
+        Reason::Revoked => "ask the relay's operator why",
+        Reason::NotLoopback => "the relay needs --auth to take agents from elsewhere",
+        Reason::RelayName => "dial the relay by the name that it has for agents",
+        Reason::Version => "relay and agent are too far apart: update the older one",
+        Reason::Preface | Reason::Protocol | Reason::FrameTooLong | Reason::Table => {
+            "what answers there is no relay: is that its port for agents (9001), without TLS?"
+        }
+        reason if reason.is_final() => "ask the relay's operator",
+        _ => "this may pass: try again",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::check::Outcome;
+    use super::*;
+
+    fn refused(reason: Reason) -> Trial {
+        let refusal = Refusal {
+            reason,
+            message: "no".to_owned(),
+        };
+        Trial::Answered {
+            relay: "relay/1".to_owned(),
+            answers: vec![Err(refusal)],
+        }
+    }
+
+    fn config() -> Config {
+        Config::new("tcp://127.0.0.1:9001", "127.0.0.1:1").unwrap()
+    }
+
+    #[test]
+    fn every_refusal_comes_with_advice() {
+        for reason in Reason::ALL {
+            let (check, _) = judge(refused(*reason), &config(), None);
+            assert_eq!(check.outcome, Outcome::Failed);
+            assert!(check.detail.contains("no token file is given"), "{check}");
+        }
+        let (_, evidence) = judge(refused(Reason::TokenExpired), &config(), None);
+        assert!(evidence.said_expired);
+    }
+
+    #[test]
+    fn what_is_no_relay_is_told_from_a_relay_that_refuses() {
+        let ended = |reason| Trial::Ended {
+            why: "it spoke HTTP".to_owned(),
+            reason,
+        };
+        for reason in [None, Some(Reason::Preface)] {
+            let (check, _) = judge(ended(reason), &config(), None);
+            let line = check.to_string();
+            assert!(line.contains("port for agents"), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_is_asked_for_is_not_tried() {
+        let trial = || Trial::Answered {
+            relay: "relay/1".to_owned(),
+            answers: Vec::new(),
+        };
+        let (check, _) = judge(trial(), &config().with_name("maya").unwrap(), None);
+        assert!(check.detail.contains("shows when serving"), "{check}");
+        let (check, _) = judge(trial(), &config(), None);
+        assert!(!check.detail.contains("shows when serving"), "{check}");
+    }
+}

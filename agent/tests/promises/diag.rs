@@ -1,0 +1,181 @@
+//! `tieline diag`: what it finds, and that it takes nothing from an agent that runs.
+
+use std::os::unix::fs::PermissionsExt;
+use std::process::Output;
+
+use serde_json::Value;
+use tieline_wire::{Event, Reason};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpListener;
+
+use crate::command_line::{output, tieline};
+use crate::rig::{Agent, Relay, soon};
+
+/// A listener that takes connections, as a target does.
+async fn target() -> (TcpListener, String) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    (listener, address)
+}
+
+async fn diag(state: &tempfile::TempDir, flags: &[&str]) -> Output {
+    output(tieline(state).args(["diag", "--json"]).args(flags)).await
+}
+
+/// Each check's name and outcome, in order, and all that was printed.
+fn checks(output: &Output) -> (Vec<(String, String)>, String) {
+    let text = String::from_utf8(output.stdout.clone()).unwrap();
+    let of = |line: &str| {
+        let value: Value = serde_json::from_str(line).unwrap();
+        let word = |name: &str| value[name].as_str().unwrap().to_owned();
+        (word("check"), word("outcome"))
+    };
+    (text.lines().map(of).collect(), text)
+}
+
+fn outcome<'a>(checks: &'a [(String, String)], name: &str) -> &'a str {
+    let found = checks.iter().find(|(check, _)| check == name);
+    found.map_or("missing", |(_, outcome)| outcome)
+}
+
+#[tokio::test]
+async fn a_way_that_works_is_ok_and_the_running_agent_keeps_its_tunnel() {
+    let relay = Relay::bind().await;
+    let mut agent = Agent::start(&relay, "127.0.0.1:1");
+    let link = relay.accept_registered().await;
+    let (_target, to) = target().await;
+    let state = tempfile::tempdir().unwrap();
+    let (url, flags) = (relay.url(), ["--relay", "--to"]);
+    let flags = [flags[0], &url, flags[1], &to];
+    let (output, ()) = tokio::join!(diag(&state, &flags), async {
+        let mut trial = relay.accept().await;
+        // Another key asks for no name, so the relay derives one that nobody has.
+        assert_ne!(trial.hello().key, link.hello().key);
+        assert_eq!(trial.register().name, None);
+        assert_ne!(trial.tunnel(), link.tunnel());
+        trial.grant().await;
+        match trial.event().await {
+            Event::Unregister(tunnel) => assert_eq!(tunnel, trial.tunnel()),
+            other => panic!("it should take its tunnel back, not {other:?}"),
+        }
+        assert!(trial.try_event().await.is_none());
+    });
+    let (found, text) = checks(&output);
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    let names: Vec<_> = found.iter().map(|(name, _)| name.as_str()).collect();
+    let all = [
+        "dns",
+        "tcp",
+        "tls",
+        "quic",
+        "websocket",
+        "proxy",
+        "auth",
+        "clock",
+        "target",
+    ];
+    assert_eq!(names, all, "{text}");
+    for (name, expected) in [
+        ("dns", "not_applicable"),
+        ("tcp", "ok"),
+        ("tls", "skipped"),
+        ("quic", "skipped"),
+        ("websocket", "skipped"),
+        ("auth", "ok"),
+        ("clock", "not_applicable"),
+        ("target", "ok"),
+    ] {
+        assert_eq!(outcome(&found, name), expected, "{name}: {text}");
+    }
+    assert!(text.contains("this version dials tcp:// only"), "{text}");
+    // No key of its own is kept, and nothing happened to the agent.
+    assert!(!state.path().join("agent-key").exists());
+    agent.saw_registered().await;
+    assert!(agent.events.try_recv().is_err());
+    agent.stop();
+    assert!(agent.ended().await.is_ok());
+}
+
+#[tokio::test]
+async fn a_refusal_says_why_and_what_to_do() {
+    let relay = Relay::bind().await;
+    let state = tempfile::tempdir().unwrap();
+    let token = state.path().join("token");
+    std::fs::write(&token, "some-secret-token").unwrap();
+    std::fs::set_permissions(&token, PermissionsExt::from_mode(0o600)).unwrap();
+    let url = relay.url();
+    let flags = ["--relay", &url, "--token-file", token.to_str().unwrap()];
+    let (output, ()) = tokio::join!(diag(&state, &flags), async {
+        let mut trial = relay.accept().await;
+        assert_eq!(trial.register().token.reveal(), "some-secret-token");
+        trial.refuse(Reason::BadToken).await;
+        while trial.try_event().await.is_some() {}
+    });
+    let (found, text) = checks(&output);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert_eq!(outcome(&found, "auth"), "failed");
+    assert_eq!(outcome(&found, "target"), "not_applicable");
+    assert!(
+        text.contains("says the test") && text.contains("tieline token show"),
+        "{text}"
+    );
+    assert!(!text.contains("some-secret"), "{text}");
+}
+
+#[tokio::test]
+async fn what_cannot_be_tried_is_not_called_a_failure() {
+    let state = tempfile::tempdir().unwrap();
+    let (gone, address) = target().await;
+    drop(gone);
+    let token = state.path().join("token");
+    std::fs::write(&token, "secret").unwrap();
+    std::fs::set_permissions(&token, PermissionsExt::from_mode(0o644)).unwrap();
+    let relay = format!("tcp://{address}");
+    let output = diag(&state, &["--relay", &relay, "--to", &address]).await;
+    let (found, text) = checks(&output);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert_eq!(outcome(&found, "tcp"), "failed");
+    assert_eq!(outcome(&found, "auth"), "not_applicable");
+    assert_eq!(outcome(&found, "target"), "failed");
+    assert!(text.contains("is the relay running"), "{text}");
+    // A token that others may read is one, whether the relay is there or not.
+    let flags = ["--relay", &relay, "--token-file", token.to_str().unwrap()];
+    let (found, text) = checks(&diag(&state, &flags).await);
+    assert_eq!(outcome(&found, "auth"), "failed", "{text}");
+    assert!(text.contains("mode 644"), "{text}");
+}
+
+#[tokio::test]
+async fn a_port_where_no_relay_listens_is_told() {
+    let (other, address) = target().await;
+    let state = tempfile::tempdir().unwrap();
+    let relay = format!("tcp://{address}");
+    let flags = ["--relay", &relay];
+    let (output, ()) = tokio::join!(diag(&state, &flags), async {
+        let (mut stream, _) = soon(other.accept()).await.unwrap();
+        let answer = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n";
+        stream.write_all(answer).await.unwrap();
+    });
+    let (found, text) = checks(&output);
+    assert_eq!(outcome(&found, "auth"), "failed", "{text}");
+    assert!(text.contains("port for agents"), "{text}");
+}
+
+#[tokio::test]
+async fn settings_are_those_of_serve_and_wrong_ones_are_code_2() {
+    let relay = Relay::bind().await;
+    let state = tempfile::tempdir().unwrap();
+    let text = format!("relay = \"{}\"\nto = \"127.0.0.1:1\"\n", relay.url());
+    std::fs::write(state.path().join("tieline.toml"), text).unwrap();
+    let (output, ()) = tokio::join!(diag(&state, &[]), async {
+        let mut trial = relay.accept_registered().await;
+        while trial.try_event().await.is_some() {}
+    });
+    let (found, text) = checks(&output);
+    assert_eq!(outcome(&found, "auth"), "ok", "{text}");
+    assert_eq!(outcome(&found, "target"), "failed", "{text}");
+    for flags in [&["--no-config"][..], &["--relay", "wss://r:1"]] {
+        let output = diag(&state, flags).await;
+        assert_eq!(output.status.code(), Some(2), "{flags:?}");
+    }
+}

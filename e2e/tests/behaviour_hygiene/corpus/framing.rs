@@ -1,0 +1,300 @@
+//! What frames a body: lengths, codings, both, chunks and what stands behind them.
+
+use super::{CHUNKS, Entry, Fate, HIDDEN, declined, entry, post, posted, refused, request};
+use crate::recorder::Framing;
+
+pub(super) fn all() -> Vec<Entry> {
+    [lengths(), codings(), both(), chunks(), trailers()].concat()
+}
+
+fn lengths() -> Vec<Entry> {
+    let twice = |first: &str, second: &str| {
+        post(
+            &format!("Content-Length: {first}\r\nContent-Length: {second}"),
+            "abc",
+        )
+    };
+    let one = |length: &str| post(&format!("Content-Length: {length}"), "abc");
+    vec![
+        refused("two lengths", 400, twice("3", "4")),
+        refused("two lengths, the larger first", 400, twice("4", "3")),
+        posted("a length twice", Framing::Length, twice("3", "3")),
+        refused("a list of lengths", 400, one("3, 4")),
+        refused("a list of the same length", 400, one("3, 3")),
+        refused("a length with a plus", 400, one("+3")),
+        refused("a length with a minus", 400, one("-3")),
+        refused("a hexadecimal length", 400, one("0x3")),
+        refused("a length with a point", 400, one("3.0")),
+        refused("a length with a blank inside", 400, one("3 3")),
+        refused("an empty length", 400, one("")),
+        refused("a length in other digits", 400, one("\u{663}")),
+        refused("a length that overflows", 400, one("18446744073709551619")),
+        posted("a length with zeros in front", Framing::Length, one("003")),
+        posted("a length in blanks", Framing::Length, one(" \t3 \t")),
+        refused(
+            "a blank behind the name",
+            400,
+            post("Content-Length : 3", "abc"),
+        ),
+        refused(
+            "a tab behind the name",
+            400,
+            post("Content-Length\t: 3", "abc"),
+        ),
+        refused(
+            "a line break behind the name",
+            400,
+            post("Content-Length\r\n: 3", "abc"),
+        ),
+        entry(
+            "a GET with a request as its body",
+            format!(
+                "GET /w/maya/in HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{HIDDEN}",
+                HIDDEN.len()
+            ),
+            Fate::Passed(vec![request("GET", "/in", Framing::Length, HIDDEN)]),
+        ),
+        entry(
+            "a request in a chunk",
+            post(
+                "Transfer-Encoding: chunked",
+                &format!("{:x}\r\n{HIDDEN}\r\n0\r\n\r\n", HIDDEN.len()),
+            ),
+            Fate::Passed(vec![request("POST", "/in", Framing::Chunked, HIDDEN)]),
+        ),
+        entry(
+            "a length of zero and a request behind it",
+            post("Content-Length: 0", HIDDEN),
+            Fate::Passed(vec![
+                request("POST", "/in", Framing::Length, ""),
+                request("GET", "/hidden", Framing::None, ""),
+            ]),
+        ),
+        entry(
+            "a name that looks like a length's",
+            post("Content_Length: 3", HIDDEN),
+            Fate::Passed(vec![
+                request("POST", "/in", Framing::None, ""),
+                request("GET", "/hidden", Framing::None, ""),
+            ]),
+        ),
+    ]
+}
+
+fn codings() -> Vec<Entry> {
+    let with = |lines: &str| post(lines, CHUNKS);
+    vec![
+        posted(
+            "chunked",
+            Framing::Chunked,
+            with("Transfer-Encoding: chunked"),
+        ),
+        posted(
+            "chunked in capitals",
+            Framing::Chunked,
+            with("Transfer-Encoding: CHUNKED"),
+        ),
+        posted(
+            "chunked behind a tab",
+            Framing::Chunked,
+            with("Transfer-Encoding:\tchunked"),
+        ),
+        refused(
+            "chunked, identity",
+            400,
+            with("Transfer-Encoding: chunked, identity"),
+        ),
+        declined(
+            "identity, chunked",
+            501,
+            with("Transfer-Encoding: identity, chunked"),
+        ),
+        refused("identity", 400, with("Transfer-Encoding: identity")),
+        refused("xchunked", 400, with("Transfer-Encoding: xchunked")),
+        refused("chunkedx", 400, with("Transfer-Encoding: chunkedx")),
+        refused(
+            "quoted chunked",
+            400,
+            with("Transfer-Encoding: \"chunked\""),
+        ),
+        refused(
+            "chunked with a parameter",
+            400,
+            with("Transfer-Encoding: chunked;q=1"),
+        ),
+        declined(
+            "chunked twice in a list",
+            501,
+            with("Transfer-Encoding: chunked, chunked"),
+        ),
+        declined(
+            "chunked twice",
+            501,
+            with("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked"),
+        ),
+        refused(
+            "chunked and then another",
+            400,
+            with("Transfer-Encoding: chunked\r\nTransfer-Encoding: cow"),
+        ),
+        refused("an empty coding", 400, with("Transfer-Encoding:")),
+        declined(
+            "chunked behind a comma",
+            501,
+            with("Transfer-Encoding: , chunked"),
+        ),
+        refused(
+            "chunked with a null",
+            400,
+            with("Transfer-Encoding: chunked\0"),
+        ),
+        refused(
+            "chunked behind a vertical tab",
+            400,
+            with("Transfer-Encoding: \x0bchunked"),
+        ),
+        refused(
+            "chunked on the next line",
+            400,
+            with("Transfer-Encoding:\r\n chunked"),
+        ),
+        refused(
+            "a coding's name behind a blank",
+            400,
+            with(" Transfer-Encoding: chunked"),
+        ),
+        refused(
+            "a blank behind a coding's name",
+            400,
+            with("Transfer-Encoding : chunked"),
+        ),
+        refused(
+            "a bare return before a coding",
+            400,
+            with("X: y\rTransfer-Encoding: chunked"),
+        ),
+    ]
+}
+
+fn both() -> Vec<Entry> {
+    let with = |lines: &str| post(lines, &format!("{CHUNKS}{HIDDEN}"));
+    let then_hidden = |name, lines: &str| {
+        let requests = vec![
+            request("POST", "/in", Framing::Chunked, "abc"),
+            request("GET", "/hidden", Framing::None, ""),
+        ];
+        entry(name, with(lines), Fate::Passed(requests))
+    };
+    vec![
+        then_hidden(
+            "chunks and a request behind them",
+            "Transfer-Encoding: chunked",
+        ),
+        posted(
+            "a length and then chunks",
+            Framing::Chunked,
+            with("Content-Length: 30\r\nTransfer-Encoding: chunked"),
+        ),
+        posted(
+            "chunks and then a length",
+            Framing::Chunked,
+            with("Transfer-Encoding: chunked\r\nContent-Length: 3"),
+        ),
+        posted(
+            "chunks and a length of zero",
+            Framing::Chunked,
+            with("Transfer-Encoding: chunked\r\nContent-Length: 0"),
+        ),
+        refused(
+            "a length and an unknown coding",
+            400,
+            with("Content-Length: 3\r\nTransfer-Encoding: xchunked"),
+        ),
+        refused(
+            "a length and chunked, identity",
+            400,
+            with("Content-Length: 3\r\nTransfer-Encoding: chunked, identity"),
+        ),
+        posted(
+            "a length that Connection names",
+            Framing::Length,
+            post("Connection: Content-Length\r\nContent-Length: 3", "abc"),
+        ),
+        posted(
+            "chunks that Connection names",
+            Framing::Chunked,
+            post(
+                "Connection: Transfer-Encoding\r\nTransfer-Encoding: chunked",
+                CHUNKS,
+            ),
+        ),
+    ]
+}
+
+fn chunks() -> Vec<Entry> {
+    let with = |body: &str| post("Transfer-Encoding: chunked", &format!("{body}{HIDDEN}"));
+    let broken = |name, body: &str| refused(name, 400, with(body));
+    vec![
+        broken("no number for a size", "zz\r\nabc\r\n0\r\n\r\n"),
+        broken("an empty size", "\r\nabc\r\n0\r\n\r\n"),
+        broken("a negative size", "-3\r\nabc\r\n0\r\n\r\n"),
+        broken("a size with a plus", "+3\r\nabc\r\n0\r\n\r\n"),
+        broken("a size with 0x", "0x3\r\nabc\r\n0\r\n\r\n"),
+        broken(
+            "a size that overflows",
+            "10000000000000003\r\nabc\r\n0\r\n\r\n",
+        ),
+        broken("a size behind a blank", " 3\r\nabc\r\n0\r\n\r\n"),
+        broken("a size with a line feed", "3\nabc\r\n0\r\n\r\n"),
+        broken("a size with a return", "3\rabc\r\n0\r\n\r\n"),
+        broken("a chunk with a line feed", "3\r\nabc\n0\r\n\r\n"),
+        broken("a chunk with nothing behind it", "3\r\nabc0\r\n\r\n"),
+        broken("a chunk that is too long", "3\r\nabcd\r\n0\r\n\r\n"),
+        broken(
+            "an extension with a line feed",
+            "3;a\nb\r\nabc\r\n0\r\n\r\n",
+        ),
+        broken("an end with line feeds", "3\r\nabc\r\n0\n\n"),
+    ]
+}
+
+fn trailers() -> Vec<Entry> {
+    let with = |body: &str| post("Transfer-Encoding: chunked", body);
+    vec![
+        posted(
+            "an extension",
+            Framing::Chunked,
+            with("3;a=b\r\nabc\r\n0\r\n\r\n"),
+        ),
+        posted(
+            "a quoted extension",
+            Framing::Chunked,
+            with("3;a=\"b\"\r\nabc\r\n0;c\r\n\r\n"),
+        ),
+        posted(
+            "zeros in front of a size",
+            Framing::Chunked,
+            with("0003\r\nabc\r\n000\r\n\r\n"),
+        ),
+        posted(
+            "a trailer",
+            Framing::Chunked,
+            with("3\r\nabc\r\n0\r\nX-Sum: 1\r\n\r\n"),
+        ),
+        posted(
+            "a length as a trailer",
+            Framing::Chunked,
+            with("3\r\nabc\r\n0\r\nContent-Length: 60\r\n\r\n"),
+        ),
+        posted(
+            "a coding as a trailer",
+            Framing::Chunked,
+            with("3\r\nabc\r\n0\r\nTransfer-Encoding: chunked\r\n\r\n"),
+        ),
+        posted(
+            "a host as a trailer",
+            Framing::Chunked,
+            with("3\r\nabc\r\n0\r\nHost: evil.example\r\n\r\n"),
+        ),
+    ]
+}

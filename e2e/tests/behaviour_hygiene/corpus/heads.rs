@@ -1,0 +1,138 @@
+//! What a head is made of: lines, targets, sizes, versions.
+
+use super::{CHUNKS, Entry, HIDDEN, declined, declined_then, post, posted, refused, two};
+use crate::recorder::Framing;
+
+pub(super) fn all() -> Vec<Entry> {
+    [lines(), targets(), sizes(), versions()].concat()
+}
+
+fn lines() -> Vec<Entry> {
+    let get = |lines: &str| {
+        format!("GET /w/maya/in HTTP/1.1\r\nHost: localhost\r\n{lines}\r\n\r\n{HIDDEN}")
+    };
+    let bare = get("X: a").replace("\r\n", "\n");
+    vec![
+        two("two requests at once", get("X: a")),
+        two("bare line feeds", bare),
+        two(
+            "a bare line feed in the head",
+            get("X: a").replacen("\r\nX", "\nX", 1),
+        ),
+        posted(
+            "bare line feeds around a length",
+            Framing::Length,
+            post("Content-Length: 3", "abc").replace("\r\n", "\n"),
+        ),
+        refused("bare returns", 400, get("X: a").replace("\r\n", "\r")),
+        refused("a bare return in a value", 400, get("X: a\rb: c")),
+        refused("a return before a line's end", 400, get("X: a\r")),
+        refused("a folded line", 400, get("X: a\r\n b")),
+        refused("a line folded by a tab", 400, get("X: a\r\n\tb")),
+        refused("a folded first line", 400, get(" X: a")),
+        refused("a line without a colon", 400, get("X")),
+        refused("a line without a name", 400, get(": a")),
+        refused("a null in a value", 400, get("X: a\0b")),
+        refused("a null in a name", 400, get("X\0Y: a")),
+        refused("a name in quotes", 400, get("\"X\": a")),
+        declined_then("two hosts", 400, get("Host: localhost")),
+        declined("no host", 400, "GET /w/maya/in HTTP/1.1\r\n\r\n"),
+        two("empty lines in front", format!("\r\n\r\n{}", get("X: a"))),
+    ]
+}
+
+fn targets() -> Vec<Entry> {
+    let get =
+        |target: &str, host: &str| format!("GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n{HIDDEN}");
+    vec![
+        two(
+            "an absolute form",
+            get("http://localhost/w/maya/in", "localhost"),
+        ),
+        declined_then(
+            "an absolute form elsewhere",
+            421,
+            get("http://evil.example/w/maya/in", "localhost"),
+        ),
+        two(
+            "an absolute form and a host elsewhere",
+            get("http://localhost/w/maya/in", "evil.example"),
+        ),
+        declined_then("a host elsewhere", 421, get("/w/maya/in", "evil.example")),
+        refused("a path with a null", 400, get("/w/maya/in\0", "localhost")),
+        refused("a path with a blank", 400, get("/w/maya/in x", "localhost")),
+        refused(
+            "a path behind two blanks",
+            400,
+            get(" /w/maya/in", "localhost"),
+        ),
+        refused(
+            "a tab behind the path",
+            400,
+            get("/w/maya/in\t", "localhost"),
+        ),
+        declined_then("an authority form", 404, get("localhost:80", "localhost")),
+        declined(
+            "CONNECT",
+            501,
+            "CONNECT localhost:80 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        ),
+    ]
+}
+
+fn sizes() -> Vec<Entry> {
+    let get = |path: &str, lines: &str| {
+        format!("GET /w/maya/{path} HTTP/1.1\r\nHost: localhost\r\n{lines}\r\n\r\n")
+    };
+    // More than twice of what a head may have: up to there it depends on how the bytes come.
+    let long = "x".repeat(200_000);
+    vec![
+        refused("a long value", 431, get("in", &format!("X: {long}"))),
+        refused("a long name", 431, get("in", &format!("{long}: x"))),
+        refused("a long path", 431, get(&long, "X: a")),
+        refused("many lines", 431, get("in", &"X: a\r\n".repeat(200))),
+    ]
+}
+
+fn versions() -> Vec<Entry> {
+    let coded = "Host: localhost\r\nTransfer-Encoding: chunked";
+    vec![
+        refused("no version", 400, "GET /w/maya/in\r\n\r\n"),
+        refused("no version, one line", 400, "GET /w/maya/in\r\n"),
+        refused(
+            "HTTP/0.9",
+            400,
+            "GET /w/maya/in HTTP/0.9\r\nHost: localhost\r\n\r\n",
+        ),
+        posted(
+            "a length in HTTP/1.0 and a request behind it",
+            Framing::Length,
+            post("Content-Length: 3", &format!("abc{HIDDEN}")).replacen("1.1", "1.0", 1),
+        ),
+        refused(
+            "HTTP/1.2",
+            400,
+            "GET /w/maya/in HTTP/1.2\r\nHost: localhost\r\n\r\n",
+        ),
+        refused(
+            "HTTP/2.0",
+            400,
+            "GET /w/maya/in HTTP/2.0\r\nHost: localhost\r\n\r\n",
+        ),
+        refused(
+            "http/1.1",
+            400,
+            "GET /w/maya/in http/1.1\r\nHost: localhost\r\n\r\n",
+        ),
+        refused(
+            "chunks in HTTP/1.0",
+            400,
+            format!("POST /w/maya/in HTTP/1.0\r\n{coded}\r\n\r\n{CHUNKS}"),
+        ),
+        refused(
+            "chunks and a length in HTTP/1.0",
+            400,
+            format!("POST /w/maya/in HTTP/1.0\r\n{coded}\r\nContent-Length: 3\r\n\r\n{CHUNKS}"),
+        ),
+    ]
+}

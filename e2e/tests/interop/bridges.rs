@@ -1,0 +1,108 @@
+//! Programs that join clients and servers of one transport to those of another: npm's `mcp-remote`
+//! and `supergateway` in front, `supergateway` behind.
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use tieline_e2e::interop::{Bridge, Client, Needs, Setup};
+use tieline_e2e::path::{Opened, Path};
+
+use crate::Case;
+use crate::everything::assert_inventory;
+use crate::spacing::assert_one_by_one;
+
+/// Where steps are timed, which takes seconds: the other ways differ in how they name the tunnel.
+const TIMED: [Path; 3] = [Path::Direct, Path::RELAY, Path::CONNECT];
+
+pub(crate) fn cases() -> Vec<Case> {
+    let case = |name, check| Case::new("bridges", name, Needs::PythonAndNode, check);
+    vec![
+        case("mcp_remote_tells_all_of_a_server", |setup, path| {
+            tells_all(setup, path, Bridge::McpRemote)
+        }),
+        case("mcp_remote_passes_progress_on", |setup, path| {
+            passes_progress_on(setup, path, Bridge::McpRemote)
+        })
+        .on(&TIMED),
+        case("mcp_remote_brings_a_token", brings_a_token).on(&[Path::CONNECT]),
+        case("supergateway_tells_all_of_a_server", |setup, path| {
+            tells_all(setup, path, Bridge::Gateway)
+        }),
+        case("supergateway_publishes_a_child", publishes_a_child),
+        case("supergateway_streams_what_a_child_says", streams_a_child).on(&TIMED),
+        case("two_gateways_speak_the_older_transport", older_transport),
+    ]
+}
+
+/// A bridge to npm's `server-everything`.
+fn inventory(setup: &Setup, path: Path, bridge: Bridge) -> Result<Value> {
+    let server = setup.everything()?;
+    let way = path.open(server.url())?;
+    setup.bridged(bridge, "inventory", way.url(), &[])
+}
+
+fn tells_all(setup: &Setup, path: Path, bridge: Bridge) -> Result<()> {
+    same_as_direct(setup, path, &format!("{bridge:?}"), |path| {
+        inventory(setup, path, bridge)
+    })
+}
+
+/// Looks on `path`; on another than the direct one it must see the same as there.
+fn same_as_direct(
+    setup: &Setup,
+    path: Path,
+    what: &str,
+    look: impl Fn(Path) -> Result<Value>,
+) -> Result<()> {
+    let direct = setup.once(&format!("bridges {what}"), || look(Path::Direct))?;
+    assert_inventory(&direct)?;
+    if path != Path::Direct {
+        let seen = look(path)?;
+        ensure!(
+            seen == direct,
+            "{seen:#}\nis not what comes directly:\n{direct:#}"
+        );
+    }
+    Ok(())
+}
+
+fn passes_progress_on(setup: &Setup, path: Path, bridge: Bridge) -> Result<()> {
+    let server = setup.everything()?;
+    let way = path.open(server.url())?;
+    assert_one_by_one(&setup.bridged(bridge, "progress", way.url(), &[])?)
+}
+
+/// At the relay itself, which turns away whoever has none.
+fn brings_a_token(setup: &Setup, path: Path) -> Result<()> {
+    let server = setup.everything()?;
+    let Opened::Tunnel(tunnel) = path.open(server.url())? else {
+        anyhow::bail!("no tunnel");
+    };
+    let guarded = tunnel.guarded().context("anybody may come")?;
+    let header = format!("Authorization: Bearer {}", guarded.token);
+    let report = setup.bridged(Bridge::McpRemote, "inventory", &guarded.url, &[&header])?;
+    assert_inventory(&report)
+}
+
+fn publishes_a_child(setup: &Setup, path: Path) -> Result<()> {
+    same_as_direct(setup, path, "child", |path| {
+        let gateway = setup.gateway("streamableHttp")?;
+        let way = path.open(gateway.url())?;
+        setup.client(Client::Era2025, "inventory", way.url())
+    })
+}
+
+fn streams_a_child(setup: &Setup, path: Path) -> Result<()> {
+    let gateway = setup.gateway("streamableHttp")?;
+    let way = path.open(gateway.url())?;
+    assert_one_by_one(&setup.client(Client::Era2025, "progress", way.url())?)
+}
+
+/// The server's first event names a second URL, at which the client must find it.
+fn older_transport(setup: &Setup, path: Path) -> Result<()> {
+    same_as_direct(setup, path, "older transport", |path| {
+        let gateway = setup.gateway("sse")?;
+        let way = path.open(&gateway.root())?;
+        let url = format!("{}/sse", way.url().trim_end_matches('/'));
+        setup.bridged(Bridge::GatewaySse, "inventory", &url, &[])
+    })
+}

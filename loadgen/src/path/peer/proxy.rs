@@ -1,0 +1,80 @@
+//! nginx as a plain reverse proxy in front of forwarders that are there already: what an operator
+//! would put in front of a port that was forwarded by hand.
+
+use std::ffi::OsString;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use anyhow::Context;
+
+use super::configuration::{proxy_configuration, seen_from_here};
+use super::known::{Known, PeerFacts, Place, RunningPeer, free_address, wait_until};
+use crate::exchange::{self, Ask};
+use crate::interrupt::Interrupt;
+use crate::process::{Program, Running};
+
+/// How long one try for an answer may take.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What an answer begins with that came from the target.
+const ACCEPTED: &[u8] = b"HTTP/1.1 200 ";
+
+/// Starts it in front of `place.target` and waits until an answer comes through.
+pub(crate) fn start(
+    name: &str,
+    place: &Place<'_>,
+    interrupt: &Interrupt,
+) -> anyhow::Result<RunningPeer> {
+    let known = Known::Nginx;
+    let binary = known.binary(place.from)?;
+    let libraries = place.libraries();
+    let address = free_address()?;
+    let text = proxy_configuration(address, place.target, place.directory);
+    let file = place.directory.join(format!("{name}.conf"));
+    std::fs::write(&file, &text).with_context(|| format!("cannot write {}", file.display()))?;
+    let folder = place.directory.to_string_lossy().into_owned();
+    let arguments = ["-p", &folder, "-e", "stderr", "-c", &file.to_string_lossy()];
+    let program = Program {
+        name: format!("{name}-proxy"),
+        path: binary.clone(),
+        arguments: arguments.iter().map(OsString::from).collect(),
+        environment: vec![(
+            "LD_LIBRARY_PATH".to_owned(),
+            libraries.clone().into_os_string(),
+        )],
+        cores: place.cores.0.into_iter().collect(),
+        in_front: Vec::new(),
+    };
+    let told = text.replace(&format!("{folder}/"), "");
+    let version = known.version(&binary, &libraries);
+    let mut peer = RunningPeer {
+        hops: vec![Running::start(&program, place.directory)?],
+        address,
+        facts: PeerFacts {
+            name: name.to_owned(),
+            version: format!("{version}, a reverse proxy in front of two bare forwarders"),
+            hops: vec![seen_from_here(&told)],
+        },
+    };
+    let is_there = || {
+        let obituaries: Vec<String> = peer.obituaries().collect();
+        anyhow::ensure!(obituaries.is_empty(), obituaries.join("\n"));
+        Ok(answers(address).unwrap_or(false))
+    };
+    wait_until(interrupt, is_there).with_context(|| format!("{name} brings nothing back"))?;
+    Ok(peer)
+}
+
+/// Whether a call is answered.
+fn answers(address: SocketAddr) -> std::io::Result<bool> {
+    let mut stream = TcpStream::connect_timeout(&address, ANSWER_TIMEOUT)?;
+    stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
+    let mut request = Vec::new();
+    let host = address.to_string();
+    exchange::request(Ask::Call, (&host, "/"), 0, "?", &mut request);
+    stream.write_all(&request)?;
+    let mut first = [0; ACCEPTED.len()];
+    stream.read_exact(&mut first)?;
+    Ok(first == *ACCEPTED)
+}

@@ -1,0 +1,267 @@
+//! Reads an answer of HTTP/1.1 as it comes: its head, the bytes of its body, its end.
+
+use httparse::{EMPTY_HEADER, Response, Status};
+
+use crate::exchange::{FIELDS_MAX, HEAD_BYTES_MAX};
+use crate::scenario::failure::ConnectionError;
+
+/// The length of a chunk, extensions included, is no longer than this.
+const CHUNK_LINE_BYTES_MAX: usize = 256;
+
+/// Length and meaning of a piece, if all of it is there.
+type Read<T> = Result<Status<(usize, T)>, ConnectionError>;
+
+/// Where in an answer we are.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Place {
+    Head,
+    /// So many bytes of the body are left.
+    Length(u64),
+    ChunkLine,
+    /// So many bytes of the chunk are left.
+    Chunk(u64),
+    /// So many bytes of the line's end behind it.
+    ChunkEnd(u64),
+    Trailers,
+    Over,
+}
+
+/// What was found next.
+#[derive(Debug, Eq, PartialEq)]
+pub(super) enum Found<'a> {
+    /// The input is used up.
+    Nothing,
+    /// Bytes of the body.
+    Body(&'a [u8]),
+    /// The end of the answer.
+    End,
+}
+
+/// An answer that is being read.
+#[derive(Debug)]
+pub(super) struct Answer {
+    place: Place,
+    /// The beginning of a head or a line whose end has not come yet.
+    held: Vec<u8>,
+}
+
+impl Answer {
+    /// Before the first byte.
+    pub(super) fn new() -> Self {
+        Self {
+            place: Place::Head,
+            held: Vec::new(),
+        }
+    }
+
+    /// Whether the end was found.
+    pub(super) fn is_over(&self) -> bool {
+        self.place == Place::Over
+    }
+
+    /// Takes what comes next from `input`.
+    pub(super) fn next<'a>(&mut self, input: &mut &'a [u8]) -> Result<Found<'a>, ConnectionError> {
+        loop {
+            self.place = match self.place {
+                Place::Over => return Ok(Found::Nothing),
+                Place::Length(0) => {
+                    self.place = Place::Over;
+                    return Ok(Found::End);
+                }
+                _ if input.is_empty() => return Ok(Found::Nothing),
+                Place::Length(left) => {
+                    let body = take(input, left);
+                    self.place = Place::Length(left - body.len() as u64);
+                    return Ok(Found::Body(body));
+                }
+                Place::Chunk(0) => Place::ChunkEnd(2),
+                Place::Chunk(left) => {
+                    let body = take(input, left);
+                    self.place = Place::Chunk(left - body.len() as u64);
+                    return Ok(Found::Body(body));
+                }
+                Place::ChunkEnd(0) => Place::ChunkLine,
+                Place::ChunkEnd(left) => {
+                    let end = take(input, left);
+                    if end != &b"\r\n"[usize::try_from(2 - left).unwrap_or(0)..][..end.len()] {
+                        return Err(ConnectionError::NotHttp("a chunk is longer than it says"));
+                    }
+                    Place::ChunkEnd(left - end.len() as u64)
+                }
+                Place::Head => match self.piece(input, HEAD_BYTES_MAX, head)? {
+                    Some(place) => place,
+                    None => return Ok(Found::Nothing),
+                },
+                Place::ChunkLine => match self.piece(input, CHUNK_LINE_BYTES_MAX, chunk_line)? {
+                    Some(0) => Place::Trailers,
+                    Some(length) => Place::Chunk(length),
+                    None => return Ok(Found::Nothing),
+                },
+                Place::Trailers => match self.piece(input, HEAD_BYTES_MAX, trailers)? {
+                    Some(()) => {
+                        self.place = Place::Over;
+                        return Ok(Found::End);
+                    }
+                    None => return Ok(Found::Nothing),
+                },
+            };
+        }
+    }
+
+    /// Takes a piece that has to be there as a whole to be read; holds its beginning until then.
+    fn piece<T>(
+        &mut self,
+        input: &mut &[u8],
+        bytes_max: usize,
+        read: fn(&[u8]) -> Read<T>,
+    ) -> Result<Option<T>, ConnectionError> {
+        let before = self.held.len();
+        let found = if before == 0 {
+            read(input)?
+        } else {
+            self.held.extend_from_slice(input);
+            read(&self.held)?
+        };
+        let Status::Complete((len, piece)) = found else {
+            if before == 0 {
+                self.held.extend_from_slice(input);
+            }
+            *input = &[];
+            if self.held.len() > bytes_max {
+                return Err(ConnectionError::NotHttp("a head or a line without an end"));
+            }
+            return Ok(None);
+        };
+        *input = input.get(len - before..).unwrap_or_default();
+        self.held.clear();
+        Ok(Some(piece))
+    }
+}
+
+/// The first `most` bytes, or all there are.
+fn take<'a>(input: &mut &'a [u8], most: u64) -> &'a [u8] {
+    let len = usize::try_from(most).unwrap_or(usize::MAX).min(input.len());
+    let (piece, rest) = input.split_at(len);
+    *input = rest;
+    piece
+}
+
+fn head(bytes: &[u8]) -> Read<Place> {
+    let mut fields = [EMPTY_HEADER; FIELDS_MAX];
+    let mut response = Response::new(&mut fields);
+    let Status::Complete(len) = response.parse(bytes).map_err(not_http)? else {
+        return Ok(Status::Partial);
+    };
+    let status = response.code.unwrap_or(0);
+    if status != 200 {
+        return Err(ConnectionError::Status(status));
+    }
+    let field = |name: &str| {
+        let mut fields = response.headers.iter();
+        let field = fields.find(|field| field.name.eq_ignore_ascii_case(name))?;
+        std::str::from_utf8(field.value).ok()
+    };
+    let is_chunked = field("transfer-encoding").is_some_and(|value| value.trim() == "chunked");
+    let length = field("content-length").and_then(|value| value.trim().parse().ok());
+    match (is_chunked, length) {
+        (true, None) => Ok(Status::Complete((len, Place::ChunkLine))),
+        (false, Some(length)) => Ok(Status::Complete((len, Place::Length(length)))),
+        _ => Err(ConnectionError::NotHttp(
+            "an answer needs a length or chunks, and not both",
+        )),
+    }
+}
+
+fn chunk_line(bytes: &[u8]) -> Read<u64> {
+    httparse::parse_chunk_size(bytes).map_err(|_| ConnectionError::NotHttp("a chunk has no length"))
+}
+
+fn trailers(bytes: &[u8]) -> Read<()> {
+    let mut fields = [EMPTY_HEADER; FIELDS_MAX];
+    let found = httparse::parse_headers(bytes, &mut fields).map_err(not_http)?;
+    Ok(match found {
+        Status::Complete((len, _)) => Status::Complete((len, ())),
+        Status::Partial => Status::Partial,
+    })
+}
+
+fn not_http(_: httparse::Error) -> ConnectionError {
+    ConnectionError::NotHttp("its head cannot be read")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WITH_LENGTH: &str = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello";
+    const IN_CHUNKS: &str = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n\
+                             2\r\nhe\r\n3;x=y\r\nllo\r\n0\r\nvary: x\r\n\r\n";
+
+    /// The body, if the answer has its end just behind the text.
+    fn body(text: &[u8], piece: usize) -> Result<Vec<u8>, ConnectionError> {
+        let mut answer = Answer::new();
+        let (mut body, mut ends) = (Vec::new(), 0);
+        for mut input in text.chunks(piece) {
+            loop {
+                match answer.next(&mut input)? {
+                    Found::Body(bytes) => body.extend_from_slice(bytes),
+                    Found::End => ends += 1,
+                    Found::Nothing => break,
+                }
+            }
+            assert!(input.is_empty());
+        }
+        assert!(answer.is_over() && ends == 1);
+        Ok(body)
+    }
+
+    #[test]
+    fn answers_may_come_in_any_pieces() {
+        for text in [WITH_LENGTH, IN_CHUNKS] {
+            for piece in 1..=text.len() {
+                assert_eq!(body(text.as_bytes(), piece).unwrap(), b"hello", "{piece}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_empty_body_has_its_end_behind_the_head() {
+        let text = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+        assert_eq!(body(text, text.len()).unwrap(), b"");
+    }
+
+    #[test]
+    fn what_belongs_to_the_next_answer_is_left() {
+        let text = [WITH_LENGTH, "HTTP"].concat();
+        let (mut answer, mut input) = (Answer::new(), text.as_bytes());
+        while answer.next(&mut input).unwrap() != Found::End {}
+        assert_eq!(answer.next(&mut input).unwrap(), Found::Nothing);
+        assert_eq!(input, b"HTTP");
+    }
+
+    #[test]
+    fn other_answers_are_refused() {
+        for (text, word) in [
+            ("HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n", "503"),
+            ("HTTP/1.1 200 OK\r\n\r\n", "length"),
+            (
+                "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+                "not both",
+            ),
+            ("220 smtp\r\n\r\n", "head"),
+            (
+                "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\nab\r\n",
+                "longer",
+            ),
+            (
+                "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
+                "no length",
+            ),
+        ] {
+            let error = body(text.as_bytes(), text.len()).unwrap_err();
+            assert!(error.to_string().contains(word), "{text}: {error}");
+        }
+        let endless = "HTTP/1.1 200 OK\r\nx: y".repeat(2_000);
+        assert!(body(endless.as_bytes(), 1000).is_err());
+    }
+}

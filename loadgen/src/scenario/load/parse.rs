@@ -1,0 +1,107 @@
+//! Short names to loads, and what is wrong with one.
+
+use std::str::FromStr;
+
+use super::{
+    CONNECTIONS_MAX, Direction, MESSAGE_BYTES_MAX, Messages, Pacing, STREAMS_MAX, Scenario,
+};
+
+/// A load that cannot be run.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub(crate) enum ScenarioError {
+    /// Not as documented.
+    #[error(
+        "`{0}` is no load: write CONNECTIONSxBYTES for a closed loop (64x256), \
+         CONNECTIONSxBYTES@RATE for an open one (16x256@3000), bulk-up-N, bulk-down-N, \
+         bulk-both-N, connect-N, idle-N, fanout-CONNECTIONSxBYTES or \
+         mixed-CONNECTIONSxBYTES@RATE; over HTTP calls-N, events-N@RATE or streams-N"
+    )]
+    Shape(String),
+    /// Too few or too many connections.
+    #[error("{0} connections: give 1 to {CONNECTIONS_MAX}")]
+    Connections(usize),
+    /// Too many bulk transfers at once.
+    #[error("{0} bulk transfers at once: give 1 to {STREAMS_MAX}")]
+    Streams(usize),
+    /// Message too small or too large.
+    #[error("messages of {0} bytes: give 1 to {MESSAGE_BYTES_MAX}")]
+    Size(usize),
+    /// An open loop without arrivals.
+    #[error("a rate of 0 sends nothing: give at least 1 request per second")]
+    Rate,
+}
+
+impl FromStr for Scenario {
+    type Err = ScenarioError;
+
+    fn from_str(text: &str) -> Result<Self, ScenarioError> {
+        parse(text)
+            .ok_or_else(|| ScenarioError::Shape(text.to_owned()))?
+            .checked()
+    }
+}
+
+fn parse(text: &str) -> Option<Scenario> {
+    let Some((kind, rest)) = text.split_once('-') else {
+        let (messages, rate) = parse_messages(text)?;
+        let pacing = rate.map_or(Pacing::Closed, |requests_per_s| Pacing::Open {
+            requests_per_s,
+        });
+        return Some(Scenario::RoundTrips { messages, pacing });
+    };
+    Some(match kind {
+        "bulk" => {
+            let (word, connections) = rest.split_once('-')?;
+            let directions = [Direction::Up, Direction::Down, Direction::Both];
+            Scenario::Bulk {
+                direction: directions.into_iter().find(|way| way.word() == word)?,
+                connections: connections.parse().ok()?,
+            }
+        }
+        "connect" => Scenario::Connect {
+            at_once: rest.parse().ok()?,
+        },
+        "idle" => Scenario::Idle {
+            sessions: rest.parse().ok()?,
+        },
+        "calls" => Scenario::Calls {
+            connections: rest.parse().ok()?,
+        },
+        "events" => {
+            let (connections, rate) = rest.split_once('@')?;
+            Scenario::FirstEvents {
+                connections: connections.parse().ok()?,
+                requests_per_s: rate.parse().ok()?,
+            }
+        }
+        "streams" => Scenario::Streams {
+            streams: rest.parse().ok()?,
+        },
+        "fanout" => match parse_messages(rest)? {
+            (messages, None) => Scenario::Fanout { messages },
+            (_, Some(_)) => return None,
+        },
+        "mixed" => match parse_messages(rest)? {
+            (messages, Some(requests_per_s)) => Scenario::Mixed {
+                messages,
+                requests_per_s,
+            },
+            (_, None) => return None,
+        },
+        _ => return None,
+    })
+}
+
+/// `CONNECTIONSxBYTES` and, if there is one, `@RATE`.
+fn parse_messages(text: &str) -> Option<(Messages, Option<u32>)> {
+    let (connections, rest) = text.split_once('x')?;
+    let (bytes, rate) = match rest.split_once('@') {
+        Some((bytes, rate)) => (bytes, Some(rate.parse().ok()?)),
+        None => (rest, None),
+    };
+    let messages = Messages {
+        connections: connections.parse().ok()?,
+        bytes: bytes.parse().ok()?,
+    };
+    Some((messages, rate))
+}

@@ -1,0 +1,113 @@
+//! Streams of events that stay open and bring nothing, until each brings one more.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::exchange::Ask;
+use crate::path::Path;
+use crate::pattern::Pattern;
+use crate::scenario::failure::{WorkerError, failed};
+use crate::scenario::http::HttpConnection;
+use crate::scenario::poller::{Poller, Ready};
+use crate::scenario::seat::Dialogue;
+
+/// How long the next event of all streams may take, set-up of the path included.
+const EVENT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Streams that are opened before their first events are awaited, for the sake of queues of
+/// connections to accept.
+const OPENED_AT_ONCE: usize = 100;
+
+/// Bytes taken in one read; an event is smaller.
+const READ_BYTES: usize = 4096;
+
+/// The streams of one path.
+#[derive(Debug)]
+pub(super) struct StreamsWorker<'a> {
+    path: &'a Path,
+    pattern: &'a Pattern,
+    stop: &'a AtomicBool,
+    poller: Poller,
+    streams: Vec<HttpConnection>,
+}
+
+impl<'a> StreamsWorker<'a> {
+    /// Opens all and waits for the first event of each.
+    pub(super) fn connect(
+        path: &'a Path,
+        ids: impl Iterator<Item = u64>,
+        pattern: &'a Pattern,
+        stop: &'a AtomicBool,
+    ) -> Result<Self, WorkerError> {
+        let mut worker = Self {
+            path,
+            pattern,
+            stop,
+            poller: Poller::new()?,
+            streams: Vec::new(),
+        };
+        for id in ids {
+            worker.ask(id, Ask::Stream)?;
+            if worker.streams.len().is_multiple_of(OPENED_AT_ONCE) {
+                worker.await_all()?;
+            }
+        }
+        worker.await_all()?;
+        Ok(worker)
+    }
+
+    /// Has one more event sent on every stream and waits for it: all are still there.
+    pub(super) fn one_event_each(&mut self) -> Result<(), WorkerError> {
+        for stream in &mut self.streams {
+            stream.expect_event(self.pattern);
+        }
+        self.ask(self.streams.len() as u64, Ask::Publish)?;
+        self.await_all()
+    }
+
+    fn ask(&mut self, id: u64, ask: Ask) -> Result<(), WorkerError> {
+        let opened = HttpConnection::open(self.path, id, ask);
+        let mut connection = opened.map_err(|error| failed(id, error))?;
+        connection.seat_mut().due += 1;
+        // The first bytes on a fresh socket: it has room for more than a request.
+        let sent = connection.flush(self.pattern);
+        sent.map_err(|error| failed(id, error))?;
+        let index = self.streams.len();
+        self.poller.add(&connection.seat().stream, index, false)?;
+        self.streams.push(connection);
+        Ok(())
+    }
+
+    /// Waits until nothing is due any more.
+    fn await_all(&mut self) -> Result<(), WorkerError> {
+        let deadline = Instant::now() + EVENT_TIMEOUT;
+        let is_waiting = |stream: &&HttpConnection| stream.seat().waiting() > 0;
+        let mut waiting = self.streams.iter().filter(is_waiting).count();
+        let mut ready: Vec<Ready> = Vec::new();
+        let mut buffer = [0; READ_BYTES];
+        while waiting > 0 {
+            if self.stop.load(Ordering::Relaxed) {
+                return Err(WorkerError::Stopped);
+            }
+            let rest = deadline.saturating_duration_since(Instant::now());
+            if rest.is_zero() {
+                return Err(WorkerError::Silent {
+                    silent: waiting,
+                    connections: self.streams.len(),
+                    seconds: EVENT_TIMEOUT.as_secs(),
+                });
+            }
+            self.poller.wait(rest, &mut ready)?;
+            for event in &ready {
+                let Some(stream) = self.streams.get_mut(event.index) else {
+                    continue;
+                };
+                let id = stream.seat().id;
+                let received = stream.receive(self.pattern, &mut buffer);
+                let came = received.map_err(|error| failed(id, error))?;
+                waiting -= usize::from(came > 0);
+            }
+        }
+        Ok(())
+    }
+}

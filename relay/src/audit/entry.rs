@@ -1,0 +1,234 @@
+//! One line of the audit log.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use http::Method;
+use serde::{Serialize, Serializer};
+use tieline_wire::{AgentKey, TunnelId};
+
+use crate::auth::{Identity, Owner};
+use crate::config::rfc3339;
+
+/// Longest path that is noted, in bytes; what is longer is cut there.
+const PATH_BYTES_MAX: usize = 256;
+
+/// Bytes of an agent's key that are noted, from its start.
+const KEY_BYTES: usize = 16;
+
+/// What happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Kind {
+    /// The relay started.
+    Started,
+    /// The relay stops.
+    Stopped,
+    /// An agent got a tunnel.
+    Registered,
+    /// An agent did not get a tunnel.
+    RegistrationRefused,
+    /// An agent's connection became no link.
+    LinkRefused,
+    /// A link ended.
+    LinkEnded,
+    /// An HTTP request was answered, also by the relay itself.
+    Request,
+    /// A raw session began.
+    Session,
+    /// A raw session ended.
+    SessionEnded,
+    /// A raw caller was turned away.
+    SessionRefused,
+    /// An operator took access back.
+    Revoked,
+    /// An operator ended the links of a tunnel.
+    Kicked,
+    /// An operator turned a tunnel's callers away.
+    Paused,
+    /// An operator let them come again.
+    Resumed,
+    /// Entries are missing here.
+    Lost,
+}
+
+/// One line. What is not known of it is left out.
+#[derive(Debug, Serialize)]
+pub(crate) struct Entry {
+    #[serde(serialize_with = "as_time")]
+    time: SystemTime,
+    event: Kind,
+    /// Whose token it was; absent for somebody who had none.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "as_sub")]
+    sub: Option<Arc<Owner>>,
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "as_hex")]
+    agent: Option<AgentKey>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    address: Option<IpAddr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    port: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "as_name")]
+    tunnel: Option<TunnelId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dcc: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "as_method")]
+    method: Option<Method>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<u16>,
+    /// Why not, in the words of metrics and answers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bytes_to_target: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bytes_to_frontend: Option<u64>,
+    /// What an operator said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    what: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    count: Option<u64>,
+}
+
+impl Entry {
+    /// Of something that happens now.
+    pub(crate) fn new(event: Kind) -> Self {
+        Self {
+            time: SystemTime::now(),
+            event,
+            sub: None,
+            agent: None,
+            address: None,
+            port: None,
+            tunnel: None,
+            dcc: None,
+            method: None,
+            path: None,
+            status: None,
+            reason: None,
+            bytes_to_target: None,
+            bytes_to_frontend: None,
+            what: None,
+            count: None,
+        }
+    }
+
+    /// Of who has this identity, or of somebody without one.
+    pub(crate) fn of(mut self, identity: Option<&Identity>) -> Self {
+        self.sub = identity.map(|it| Arc::clone(&it.owner));
+        self
+    }
+
+    pub(crate) fn agent(mut self, key: AgentKey) -> Self {
+        self.agent = Some(key);
+        self
+    }
+
+    pub(crate) fn from(mut self, peer: SocketAddr) -> Self {
+        (self.address, self.port) = (Some(peer.ip().to_canonical()), Some(peer.port()));
+        self
+    }
+
+    pub(crate) fn tunnel(mut self, tunnel: TunnelId) -> Self {
+        self.tunnel = Some(tunnel);
+        self
+    }
+
+    pub(crate) fn dcc(mut self, dcc: &str) -> Self {
+        self.dcc = (!dcc.is_empty()).then(|| dcc.to_owned());
+        self
+    }
+
+    pub(crate) const fn reason(mut self, word: &'static str) -> Self {
+        self.reason = Some(word);
+        self
+    }
+
+    pub(crate) const fn bytes(mut self, to_target: u64, to_frontend: u64) -> Self {
+        (self.bytes_to_target, self.bytes_to_frontend) = (Some(to_target), Some(to_frontend));
+        self
+    }
+
+    pub(crate) fn what(mut self, what: String) -> Self {
+        self.what = Some(what);
+        self
+    }
+
+    pub(crate) const fn count(mut self, count: u64) -> Self {
+        self.count = Some(count);
+        self
+    }
+}
+
+/// An HTTP request, until its answer is known.
+#[derive(Debug)]
+pub(crate) struct Call {
+    pub(crate) method: Method,
+    path: String,
+    pub(crate) address: Option<IpAddr>,
+    pub(crate) tunnel: Option<TunnelId>,
+}
+
+impl Call {
+    /// One for `path`, which has no query.
+    pub(crate) fn new(method: Method, path: &str) -> Self {
+        let cut = path.char_indices().map(|(at, _)| at).chain([path.len()]);
+        let end = cut.take_while(|at| *at <= PATH_BYTES_MAX).last();
+        Self {
+            method,
+            path: path[..end.unwrap_or(0)].to_owned(),
+            address: None,
+            tunnel: None,
+        }
+    }
+
+    /// Its line: `reason` is the relay's own word, if it answered by itself.
+    pub(crate) fn answered(
+        self,
+        identity: Option<&Identity>,
+        status: u16,
+        reason: Option<&'static str>,
+    ) -> Entry {
+        Entry {
+            address: self.address,
+            tunnel: self.tunnel,
+            method: Some(self.method),
+            path: Some(self.path),
+            status: Some(status),
+            reason,
+            ..Entry::new(Kind::Request).of(identity)
+        }
+    }
+}
+
+fn as_time<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let whole = rfc3339(since.as_secs());
+    let text = format!(
+        "{}.{:03}Z",
+        whole.trim_end_matches('Z'),
+        since.subsec_millis()
+    );
+    serializer.serialize_str(&text)
+}
+
+fn as_sub<S: Serializer>(owner: &Option<Arc<Owner>>, serializer: S) -> Result<S::Ok, S::Error> {
+    owner.as_ref().map(|it| &it.sub).serialize(serializer)
+}
+
+fn as_name<S: Serializer>(tunnel: &Option<TunnelId>, serializer: S) -> Result<S::Ok, S::Error> {
+    let name = tunnel.as_ref().map(TunnelId::as_str);
+    name.serialize(serializer)
+}
+
+fn as_method<S: Serializer>(method: &Option<Method>, serializer: S) -> Result<S::Ok, S::Error> {
+    let word = method.as_ref().map(Method::as_str);
+    word.serialize(serializer)
+}
+
+fn as_hex<S: Serializer>(key: &Option<AgentKey>, serializer: S) -> Result<S::Ok, S::Error> {
+    let start = |key: &AgentKey| data_encoding::HEXLOWER.encode(&key.as_bytes()[..KEY_BYTES]);
+    key.as_ref().map(start).serialize(serializer)
+}

@@ -1,0 +1,297 @@
+//! The file of the audit log: nobody else may read it, and it does not grow for ever.
+
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::config::AuditConfig;
+
+/// Mode of a new file. A group may be allowed to read it afterwards, and no more.
+const MODE: u32 = 0o600;
+const MODE_WIDEST: u32 = 0o640;
+
+/// Bytes that are written together.
+const WRITE_BYTES: usize = 64 * 1024;
+
+/// A file that is renamed, and begun anew, before it grows too long.
+#[derive(Debug)]
+pub(super) struct RotatedFile {
+    path: PathBuf,
+    max_bytes: u64,
+    keep: u32,
+    /// Absent after an error, until the next attempt.
+    file: Option<File>,
+    len: u64,
+    /// Whole lines that are still to be written, and how many they are.
+    waiting: Vec<u8>,
+    lines: u64,
+    /// The last write may have left half a line.
+    is_torn: bool,
+}
+
+impl RotatedFile {
+    /// Opens the file, behind what is in it.
+    pub(super) fn open(config: &AuditConfig) -> io::Result<Self> {
+        let mut it = Self {
+            path: config.file.clone(),
+            max_bytes: config.max_bytes,
+            keep: config.keep,
+            file: None,
+            len: 0,
+            waiting: Vec::new(),
+            lines: 0,
+            is_torn: false,
+        };
+        it.file()?;
+        Ok(it)
+    }
+
+    fn file(&mut self) -> io::Result<&mut File> {
+        let file = match self.file.take() {
+            Some(file) => file,
+            None => {
+                let file = open(&self.path)?;
+                self.len = file.metadata()?.len();
+                file
+            }
+        };
+        Ok(self.file.insert(file))
+    }
+
+    /// From the next line on, the file that has the name then is written to.
+    pub(super) fn reopen(&mut self) {
+        self.file = None;
+    }
+
+    /// Adds a line, line break included. It is written when there are many, or by
+    /// [`RotatedFile::flush`].
+    ///
+    /// # Errors
+    /// How many lines were lost, and why.
+    pub(super) fn add(&mut self, line: &[u8]) -> Result<(), (u64, io::Error)> {
+        let ahead = self.len + self.waiting.len() as u64;
+        if ahead > 0 && ahead + line.len() as u64 > self.max_bytes {
+            self.flush()?;
+            if let Err(error) = self.rotate() {
+                // It goes on in the file that there is, and tries again with the next line.
+                tracing::debug!(%error, "the audit log was not rotated");
+            }
+        }
+        self.waiting.extend_from_slice(line);
+        self.lines += 1;
+        if self.waiting.len() >= WRITE_BYTES {
+            return self.flush();
+        }
+        Ok(())
+    }
+
+    /// Writes what waits.
+    ///
+    /// # Errors
+    /// How many lines were lost, and why.
+    pub(super) fn flush(&mut self) -> Result<(), (u64, io::Error)> {
+        if self.waiting.is_empty() {
+            return Ok(());
+        }
+        let outcome = self.write();
+        self.waiting.clear();
+        let lines = std::mem::take(&mut self.lines);
+        outcome.map_err(|error| {
+            self.file = None;
+            self.is_torn = true;
+            (lines, error)
+        })
+    }
+
+    fn write(&mut self) -> io::Result<()> {
+        let is_torn = self.is_torn;
+        let waiting = std::mem::take(&mut self.waiting);
+        let file = self.file()?;
+        if is_torn {
+            file.write_all(b"\n")?;
+        }
+        let outcome = file.write_all(&waiting);
+        // Others may have shortened it.
+        let len = file.metadata().map(|it| it.len());
+        self.waiting = waiting;
+        outcome?;
+        (self.is_torn, self.len) = (false, len?);
+        Ok(())
+    }
+
+    /// What was written is to outlive the machine.
+    pub(super) fn sync(&self) {
+        if let Some(file) = &self.file {
+            // There is nobody left to tell.
+            let _ = file.sync_data();
+        }
+    }
+
+    fn rotate(&mut self) -> io::Result<()> {
+        if self.keep == 0 {
+            fs::remove_file(&self.path)?;
+        } else {
+            for number in (1..self.keep).rev() {
+                match fs::rename(self.numbered(number), self.numbered(number + 1)) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                    _ => {}
+                }
+            }
+            fs::rename(&self.path, self.numbered(1))?;
+        }
+        self.reopen();
+        self.len = 0;
+        Ok(())
+    }
+
+    fn numbered(&self, number: u32) -> PathBuf {
+        let mut name = self.path.clone().into_os_string();
+        name.push(format!(".{number}"));
+        name.into()
+    }
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    // To open a named pipe would wait for its reader.
+    if fs::metadata(path).is_ok_and(|it| !it.is_file()) {
+        let text = "it is not a regular file";
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+    }
+    let file = OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(MODE)
+        .open(path)?;
+    let mode = file.metadata()?.permissions().mode() & 0o777;
+    if mode & !MODE_WIDEST != 0 {
+        file.set_permissions(Permissions::from_mode(mode & MODE_WIDEST))?;
+    }
+    Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(folder: &tempfile::TempDir, max_bytes: u64, keep: u32) -> AuditConfig {
+        AuditConfig {
+            file: folder.path().join("audit.log"),
+            max_bytes,
+            keep,
+        }
+    }
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    fn files(folder: &tempfile::TempDir) -> Vec<(String, String)> {
+        let entries = fs::read_dir(folder.path()).unwrap();
+        let mut files: Vec<_> = entries
+            .map(|it| {
+                let path = it.unwrap().path();
+                let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+                (name, fs::read_to_string(path).unwrap())
+            })
+            .collect();
+        files.sort();
+        files
+    }
+
+    #[test]
+    fn a_full_file_is_renamed_and_the_oldest_goes() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut file = RotatedFile::open(&config(&folder, 10, 2)).unwrap();
+        for line in [
+            "one\n", "two\n", "three\n", "four\n", "five\n", "six\n", "seven\n",
+        ] {
+            file.add(line.as_bytes()).unwrap();
+        }
+        file.flush().unwrap();
+        let found: Vec<_> = files(&folder);
+        let wanted = [
+            ("audit.log", "six\nseven\n"),
+            ("audit.log.1", "four\nfive\n"),
+            ("audit.log.2", "three\n"),
+        ];
+        let wanted = wanted.map(|(name, text)| (name.to_owned(), text.to_owned()));
+        assert_eq!(found, wanted);
+        for (name, _) in found {
+            assert_eq!(mode(&folder.path().join(name)), MODE);
+        }
+    }
+
+    #[test]
+    fn none_may_be_kept_and_what_was_there_counts() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("audit.log"), "before\n").unwrap();
+        let mut file = RotatedFile::open(&config(&folder, 12, 0)).unwrap();
+        file.add(b"one\n").unwrap();
+        file.flush().unwrap();
+        assert_eq!(files(&folder)[0].1, "before\none\n");
+        file.add(b"two\n").unwrap();
+        file.flush().unwrap();
+        assert_eq!(
+            files(&folder),
+            [("audit.log".to_owned(), "two\n".to_owned())]
+        );
+    }
+
+    #[test]
+    fn others_cannot_read_what_was_open_to_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = config(&folder, 100, 1);
+        for (before, after) in [
+            (0o644, 0o640),
+            (0o666, 0o640),
+            (0o600, 0o600),
+            (0o640, 0o640),
+        ] {
+            fs::write(&config.file, "").unwrap();
+            fs::set_permissions(&config.file, Permissions::from_mode(before)).unwrap();
+            RotatedFile::open(&config).unwrap();
+            assert_eq!(mode(&config.file), after, "{before:o}");
+        }
+    }
+
+    #[test]
+    fn after_a_move_from_outside_the_name_is_opened_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = config(&folder, 100, 1);
+        let mut file = RotatedFile::open(&config).unwrap();
+        file.add(b"one\n").unwrap();
+        file.flush().unwrap();
+        fs::rename(&config.file, folder.path().join("moved")).unwrap();
+        file.reopen();
+        file.add(b"two\n").unwrap();
+        file.flush().unwrap();
+        assert_eq!(fs::read_to_string(&config.file).unwrap(), "two\n");
+    }
+
+    #[test]
+    fn a_write_that_fails_says_how_many_lines_it_cost_and_the_next_begins_a_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = config(&folder, 1000, 1);
+        let mut file = RotatedFile::open(&config).unwrap();
+        // As a disk that is full does.
+        file.file = Some(OpenOptions::new().write(true).open("/dev/full").unwrap());
+        file.add(b"one\n").unwrap();
+        file.add(b"two\n").unwrap();
+        let (lost, error) = file.flush().unwrap_err();
+        assert_eq!((lost, error.kind()), (2, io::ErrorKind::StorageFull));
+        file.add(b"three\n").unwrap();
+        file.flush().unwrap();
+        assert_eq!(fs::read_to_string(&config.file).unwrap(), "\nthree\n");
+    }
+
+    #[test]
+    fn a_pipe_and_a_folder_are_refused_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut it = config(&folder, 100, 1);
+        it.file = folder.path().to_owned();
+        assert!(RotatedFile::open(&it).is_err());
+        it.file = "/dev/null".into();
+        assert!(RotatedFile::open(&it).is_err());
+    }
+}

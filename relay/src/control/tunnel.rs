@@ -1,0 +1,168 @@
+//! `/tunnels/<name>`: one tunnel and its callers; to end them, or to turn callers away for a while.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use serde_json::json;
+use tieline_wire::TunnelId;
+use tokio::sync::Mutex;
+
+use super::admin::{Admin, refuse, uncached};
+use crate::audit::{Entry, Kind};
+use crate::metrics::Cut;
+use crate::shard::Paused;
+
+/// Most tunnels that are paused at a time: each pause sends all of them to every shard.
+const PAUSED_MAX: usize = 1000;
+
+/// What is paused, held while the shards are told, so that they hear of changes in order.
+pub(super) type Pauses = Arc<Mutex<Arc<Paused>>>;
+
+/// Nothing is said in it yet. As with `/revoke`, it is JSON that no page of another site can send.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Nothing {}
+
+type Body = Result<Json<Nothing>, JsonRejection>;
+
+/// Shows it.
+pub(super) async fn show(State(admin): State<Arc<Admin>>, Path(name): Path<String>) -> Response {
+    let Ok(tunnel) = TunnelId::parse(&name) else {
+        return unknown(&name);
+    };
+    let Some(detail) = admin.inspect.detail(tunnel.clone()).await else {
+        let text = "not every shard answered in time";
+        return refuse(StatusCode::SERVICE_UNAVAILABLE, "shards_busy", text);
+    };
+    if detail.row.is_some() {
+        return uncached(Json(detail).into_response());
+    }
+    if !admin.pauses.lock().await.contains(&tunnel) {
+        return unknown(&name);
+    }
+    let absent = json!({
+        "tunnel_id": tunnel.as_str(), "paused": true, "links": 0, "callers": [], "callers_total": 0,
+    });
+    uncached(Json(absent).into_response())
+}
+
+/// Ends its sessions, and the links that serve it.
+pub(super) async fn kick(
+    State(admin): State<Arc<Admin>>,
+    Path(name): Path<String>,
+    body: Body,
+) -> Response {
+    let tunnel = match checked(&name, body) {
+        Ok(tunnel) => tunnel,
+        Err(answer) => return *answer,
+    };
+    let Cut { links, sessions } = finished(admin.inspect.kick(tunnel.clone())).await;
+    if links == 0 {
+        return unknown(&name);
+    }
+    admin.note(Kind::Kicked, tunnel, links);
+    uncached(Json(json!({ "links_ended": links, "sessions_ended": sessions })).into_response())
+}
+
+/// Turns its callers away from now on, and those that it has.
+pub(super) async fn pause(
+    State(admin): State<Arc<Admin>>,
+    Path(name): Path<String>,
+    body: Body,
+) -> Response {
+    let tunnel = match checked(&name, body) {
+        Ok(tunnel) => tunnel,
+        Err(answer) => return *answer,
+    };
+    let change = |paused: &mut Paused| {
+        if paused.len() >= PAUSED_MAX && !paused.contains(&tunnel) {
+            return false;
+        }
+        paused.insert(tunnel.clone());
+        true
+    };
+    let Some(Cut { sessions, .. }) = admin.change_pauses(change).await else {
+        let text = format!("{PAUSED_MAX} tunnels are paused already");
+        return refuse(StatusCode::INSUFFICIENT_STORAGE, "too_many", &text);
+    };
+    admin.note(Kind::Paused, tunnel, sessions);
+    uncached(Json(json!({ "paused": true, "sessions_ended": sessions })).into_response())
+}
+
+/// Lets callers come again.
+pub(super) async fn resume(
+    State(admin): State<Arc<Admin>>,
+    Path(name): Path<String>,
+    body: Body,
+) -> Response {
+    let tunnel = match checked(&name, body) {
+        Ok(tunnel) => tunnel,
+        Err(answer) => return *answer,
+    };
+    let mut was_paused = false;
+    let change = |paused: &mut Paused| {
+        was_paused = paused.remove(&tunnel);
+        was_paused
+    };
+    let _none_was_cut = admin.change_pauses(change).await;
+    if was_paused {
+        admin.note(Kind::Resumed, tunnel, 0);
+    }
+    uncached(Json(json!({ "paused": false })).into_response())
+}
+
+impl Admin {
+    /// Changes what is paused and tells every shard, if `change` says so; what that ended.
+    async fn change_pauses(&self, change: impl FnOnce(&mut Paused) -> bool) -> Option<Cut> {
+        let mut pauses = Arc::clone(&self.pauses).lock_owned().await;
+        let mut paused = Paused::clone(&pauses);
+        if !change(&mut paused) {
+            return None;
+        }
+        *pauses = Arc::new(paused);
+        let told = self.inspect.pause(Arc::clone(&pauses));
+        let told = async move {
+            let cut = told.await;
+            drop(pauses);
+            cut
+        };
+        Some(finished(told).await)
+    }
+
+    fn note(&self, kind: Kind, tunnel: TunnelId, count: usize) {
+        let entry = || Entry::new(kind).tunnel(tunnel).count(count as u64);
+        self.audit.note(entry);
+    }
+}
+
+/// Runs to its end also if whoever asked does not wait: some shards would know, and others not.
+async fn finished(told: impl Future<Output = Cut> + Send + 'static) -> Cut {
+    // It fails only with the runtime, which ends this too.
+    tokio::spawn(told).await.unwrap_or_default()
+}
+
+fn checked(name: &str, body: Body) -> Result<TunnelId, Box<Response>> {
+    let outcome = match body {
+        Ok(Json(Nothing {})) => TunnelId::parse(name).map_err(|_| unknown(name)),
+        Err(JsonRejection::MissingJsonContentType(_)) => {
+            let text = "the body is {}, and its Content-Type: application/json";
+            Err(refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, "not_json", text))
+        }
+        Err(_) => Err(refuse(
+            StatusCode::BAD_REQUEST,
+            "bad_body",
+            "the body is {}",
+        )),
+    };
+    outcome.map_err(Box::new)
+}
+
+fn unknown(name: &str) -> Response {
+    let text = format!("no agent serves a tunnel named {name:?}");
+    refuse(StatusCode::NOT_FOUND, "unknown_tunnel", &text)
+}

@@ -1,0 +1,64 @@
+//! What is known of one request beside its answer: who asked for what, for the audit log.
+
+use std::net::IpAddr;
+use std::rc::Rc;
+
+use http::StatusCode;
+use http::request::Parts;
+use tieline_wire::TunnelId;
+
+use super::Gateway;
+use super::callers::Presented;
+use crate::audit::Call;
+
+/// One request, as far as it has come.
+pub(super) struct Trail<G: Gateway> {
+    /// Absent where nobody wants to know.
+    call: Option<Call>,
+    presented: Option<Rc<Presented<G>>>,
+}
+
+impl<G: Gateway> Trail<G> {
+    /// A request begins. Of its path the query is left out: secrets travel there.
+    pub(super) fn begin(gateway: &G, parts: &Parts) -> Self {
+        let call = || Call::new(parts.method.clone(), parts.uri.path());
+        Self {
+            call: gateway.is_audited().then(call),
+            presented: None,
+        }
+    }
+
+    /// Where it comes from.
+    pub(super) fn comes_from(&mut self, address: IpAddr) {
+        if let Some(call) = &mut self.call {
+            call.address = Some(address);
+        }
+    }
+
+    /// Who asks.
+    pub(super) fn is_of(&mut self, presented: &Rc<Presented<G>>) {
+        if self.call.is_some() {
+            self.presented = Some(Rc::clone(presented));
+        }
+    }
+
+    /// What for.
+    pub(super) fn leads_to(&mut self, tunnel: &str) {
+        if let Some(call) = &mut self.call {
+            call.tunnel = TunnelId::parse(tunnel).ok();
+        }
+    }
+
+    /// It asks nothing of any tunnel.
+    pub(super) fn forget(&mut self) {
+        self.call = None;
+    }
+
+    /// It is answered.
+    pub(super) fn note(self, gateway: &G, status: StatusCode, problem: Option<&'static str>) {
+        if let Some(call) = self.call {
+            let caller = self.presented.as_ref().map(|it| &it.caller);
+            gateway.note(call, caller, status, problem);
+        }
+    }
+}
