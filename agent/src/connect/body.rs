@@ -5,117 +5,42 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use tokio::sync::Notify;
-use tokio::time::timeout;
 
 use super::caller::State;
 use super::pool::{Lease, Track};
 
 /// A request's body on its way to the relay.
-pub(super) struct RequestBody {
-    /// `None` for the empty body of a repeated request.
-    incoming: Option<Incoming>,
-    /// Holds the body back until the relay asks for it.
-    gate: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
-    state: Arc<State>,
-    track: Option<Arc<Track>>,
+pub(super) type RequestBody = tieline_hop::RequestBody<Progress>;
+
+/// How a request's body fares.
+pub(super) struct Progress {
+    pub(super) state: Arc<State>,
+    pub(super) track: Option<Arc<Track>>,
 }
 
-impl RequestBody {
-    pub(super) fn new(incoming: Option<Incoming>, state: Arc<State>) -> Self {
-        Self {
-            incoming,
-            gate: None,
-            state,
-            track: None,
-        }
-    }
+impl tieline_hop::Progress for Progress {
+    type Timeout = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-    /// Notes from now on in `track` how the body fares.
-    pub(super) fn attach(&mut self, track: Arc<Track>) {
-        if self.is_end_stream() {
-            track.request_done();
-        }
-        self.track = Some(track);
+    fn asked(&self, _is_pending: bool) {
+        self.state.uploading();
     }
 
     fn done(&self) {
         self.state.uploaded();
         if let Some(track) = &self.track {
-            track.request_done();
-        }
-    }
-}
-
-impl Body for RequestBody {
-    type Data = Bytes;
-    type Error = hyper::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let this = &mut *self;
-        if let Some(gate) = &mut this.gate {
-            ready!(gate.as_mut().poll(cx));
-            this.gate = None;
-        }
-        let Some(incoming) = &mut this.incoming else {
-            return Poll::Ready(None);
-        };
-        this.state.uploading();
-        match ready!(Pin::new(&mut *incoming).poll_frame(cx)) {
-            Some(Ok(frame)) => {
-                if frame.is_trailers() || incoming.is_end_stream() {
-                    this.done();
-                }
-                Poll::Ready(Some(Ok(frame)))
-            }
-            Some(Err(error)) => {
-                if let Some(track) = &this.track {
-                    track.request_failed();
-                }
-                Poll::Ready(Some(Err(error)))
-            }
-            None => {
-                this.done();
-                Poll::Ready(None)
-            }
+            track.set_request_done(true);
         }
     }
 
-    fn is_end_stream(&self) -> bool {
-        self.incoming.as_ref().is_none_or(Body::is_end_stream)
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.incoming
-            .as_ref()
-            .map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
-    }
-}
-
-/// Makes `request` wait for `100 Continue`, or for so long that the relay seems not to know of
-/// that. The time counts from when the body is first asked for.
-///
-/// The caller's own `100 Continue` is sent by hyper as soon as its body is first read.
-pub(super) fn await_continue(request: &mut Request<RequestBody>, patience: Duration) {
-    let given = Arc::new(Notify::new());
-    let giver = Arc::clone(&given);
-    hyper::ext::on_informational(request, move |response| {
-        if response.status() == StatusCode::CONTINUE {
-            giver.notify_one();
+    fn failed(&self) {
+        if let Some(track) = &self.track {
+            track.set_request_failed(true);
         }
-    });
-    request.body_mut().gate = Some(Box::pin(async move {
-        let _ = timeout(patience, given.notified()).await;
-    }));
+    }
 }
 
 /// An answer's body on its way to the caller.

@@ -4,20 +4,23 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{Extensions, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
+use http::{Extensions, HeaderValue, Request, Response, StatusCode, Uri, Version};
 use http_body::Body;
 use hyper::body::Incoming;
+use tieline_hop::headers::{check_answer, check_request, expects_continue, for_caller};
+use tieline_hop::{await_continue, copy_head};
+use tokio::time::sleep;
 
-use super::body::{AnswerBody, RequestBody, await_continue};
+use super::body::{AnswerBody, Progress, RequestBody};
 use super::caller::State;
 use super::credential::Credential;
 use super::event::Hook;
+use super::headers::for_relay;
 use super::origin::{self, Origins};
 use super::pool::{Connection, Failure, Lease, Pool};
 use super::problem::Problem;
-use super::{cors, headers, rewrite};
+use super::{cors, rewrite};
 
 /// How long a body with `Expect: 100-continue` waits for the relay to ask for it.
 const CONTINUE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -41,11 +44,10 @@ impl Front {
     ) -> Response<AnswerBody> {
         state.begin(!request.body().is_end_stream());
         let own = |body| AnswerBody::own(body, Arc::clone(&state));
-        let (page, host) =
-            match origin::check(request.uri(), request.headers(), local, &self.origins) {
-                Ok(passed) => passed,
-                Err(problem) => return problem.into_response().map(own),
-            };
+        let (page, host) = match self.check(&request, local) {
+            Ok(passed) => passed,
+            Err(problem) => return problem.into_response().map(own),
+        };
         let Some(page) = page else {
             return self.forward(request, &host, &state).await;
         };
@@ -55,6 +57,17 @@ impl Front {
         let mut answer = self.forward(request, &host, &state).await;
         cors::allow(answer.headers_mut(), &page);
         answer
+    }
+
+    /// Yields the page that asks, if one does, and the proxy's name as the caller knows it.
+    fn check(
+        &self,
+        request: &Request<Incoming>,
+        local: IpAddr,
+    ) -> Result<(Option<HeaderValue>, String), Problem> {
+        let (uri, headers) = (request.uri(), request.headers());
+        check_request(request.method(), uri, request.version(), headers)?;
+        origin::check(uri, headers, local, &self.origins)
     }
 
     async fn forward(
@@ -79,19 +92,18 @@ impl Front {
         host: &str,
         state: &Arc<State>,
     ) -> Result<Response<AnswerBody>, Problem> {
-        headers::check_request(request.method(), request.headers())?;
         let version = request.version();
         let request = self.prepare(request, state);
         let (connection, answer) = self.exchange(request, state).await?;
         let (mut parts, body) = answer.into_parts();
-        headers::check_answer(parts.status, &parts.headers)?;
+        check_answer(parts.status, &parts.headers).map_err(Problem::relay_invalid)?;
         if parts.status == StatusCode::UNAUTHORIZED
             && let Some(event) = self.credential.as_ref().and_then(Credential::refused)
         {
             self.hook.tell(&event);
         }
         let length = body.size_hint().exact();
-        headers::for_caller(&mut parts.headers, length);
+        for_caller(&mut parts.headers, length);
         rewrite::apply(&mut parts.headers, self.pool.relay(), host);
         // What hyper's server makes of it depends on the caller, not on the relay.
         parts.version = Version::HTTP_11;
@@ -112,7 +124,7 @@ impl Front {
             value
         });
         let length = body.size_hint().exact();
-        headers::for_relay(
+        for_relay(
             &mut parts.headers,
             parts.version,
             &self.host,
@@ -123,11 +135,13 @@ impl Front {
         let path = parts.uri.path_and_query().cloned();
         parts.uri = Uri::from(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
         parts.extensions = Extensions::new();
-        let expects_continue = headers::expects_continue(&parts.headers);
-        let body = RequestBody::new(Some(body), Arc::clone(state));
-        let mut request = Request::from_parts(parts, body);
-        if expects_continue {
-            await_continue(&mut request, CONTINUE_TIMEOUT);
+        let mut request = Request::from_parts(parts, request_body(Some(body), state));
+        if expects_continue(request.headers()) {
+            // Counts from when the body is first asked for.
+            await_continue(
+                &mut request,
+                Box::pin(async { sleep(CONTINUE_TIMEOUT).await }),
+            );
         }
         request
     }
@@ -138,16 +152,16 @@ impl Front {
         mut request: Request<RequestBody>,
         state: &Arc<State>,
     ) -> Result<(Connection, Response<Incoming>), Problem> {
-        let is_repeatable = is_idempotent(request.method()) && request.body().is_end_stream();
+        let is_repeatable = request.method().is_idempotent() && request.body().is_end_stream();
         if let Some(mut connection) = self.pool.take(is_repeatable) {
-            let copy = is_repeatable.then(|| copy(&request));
+            let copy = is_repeatable.then(|| copy_head(&request));
             request = match connection.send(request).await {
                 Ok(answer) => return Ok((connection, answer)),
                 Err(Failure::Unsent(request)) => *request,
                 // The relay closed the connection as the request came: to be expected after a
                 // pause, and no sign that it did anything.
                 Err(Failure::Silent(problem)) => {
-                    let body = RequestBody::new(None, Arc::clone(state));
+                    let body = request_body(None, state);
                     Request::from_parts(copy.ok_or(problem)?, body)
                 }
                 Err(Failure::Broken(problem)) => return Err(problem),
@@ -162,19 +176,7 @@ impl Front {
     }
 }
 
-/// The head once more, for a second try.
-fn copy(request: &Request<RequestBody>) -> Parts {
-    let (mut parts, ()) = Request::new(()).into_parts();
-    parts.method = request.method().clone();
-    parts.uri = request.uri().clone();
-    parts.headers = request.headers().clone();
-    parts
-}
-
-/// RFC 9110, section 9.2.2.
-fn is_idempotent(method: &Method) -> bool {
-    matches!(
-        *method,
-        Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE
-    )
+fn request_body(incoming: Option<Incoming>, state: &Arc<State>) -> RequestBody {
+    let state = Arc::clone(state);
+    RequestBody::new(incoming, Progress { state, track: None })
 }

@@ -1,73 +1,8 @@
-//! Header rules of a gateway, the same as the relay's: what belongs to one connection only is
-//! dropped, what frames a body is checked, everything else passes untouched.
+//! What a request has in its head at the relay, beside the rules of every hop.
 
-use std::time::Duration;
-
-use http::header::{
-    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderName, ORIGIN,
-    PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
-};
-use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
-
-use super::problem::Problem;
-
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-
-/// Fields of one connection (RFC 9110, section 7.6.1). `Trailer` is not among them: it announces
-/// trailers, and those pass.
-const HOP_BY_HOP: [HeaderName; 8] = [
-    CONNECTION,
-    KEEP_ALIVE,
-    PROXY_CONNECTION,
-    PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION,
-    TE,
-    TRANSFER_ENCODING,
-    UPGRADE,
-];
-
-/// Refuses what cannot be passed on without changing its meaning.
-pub(super) fn check_request(method: &Method, headers: &HeaderMap) -> Result<(), Problem> {
-    if *method == Method::CONNECT {
-        let why = "this is no forward proxy: a tunnel's URL is /w/<tunnel>/<path>";
-        return Err(Problem::unsupported("connect_unsupported", why));
-    }
-    if !chunked_or_absent(headers) {
-        let why = "no transfer coding but a single chunked is understood";
-        return Err(Problem::unsupported("coding_unsupported", why));
-    }
-    // A server may ignore an offer to upgrade (RFC 9110, section 7.8), but a WebSocket client
-    // is not content with that.
-    let websocket = |value: &HeaderValue| tokens(value).any(|t| is(t, b"websocket"));
-    if headers.get_all(UPGRADE).iter().any(websocket) {
-        let why = "this proxy takes no WebSocket connections, only HTTP requests";
-        return Err(Problem::unsupported("upgrade_unsupported", why));
-    }
-    Ok(())
-}
-
-/// Refuses an answer that cannot be passed on without changing its meaning.
-pub(super) fn check_answer(status: StatusCode, headers: &HeaderMap) -> Result<(), Problem> {
-    if status.is_informational() {
-        return Err(Problem::relay_invalid("it switches protocols, unasked"));
-    }
-    if !chunked_or_absent(headers) {
-        let why = "its transfer coding is not a single chunked";
-        return Err(Problem::relay_invalid(why));
-    }
-    Ok(())
-}
-
-/// True if `Transfer-Encoding` is absent or exactly `chunked`, the only coding that hyper undoes.
-fn chunked_or_absent(headers: &HeaderMap) -> bool {
-    let mut values = headers.get_all(TRANSFER_ENCODING).iter();
-    match (values.next(), values.next()) {
-        (None, _) => true,
-        (Some(only), None) => is(only.as_bytes().trim_ascii(), b"chunked"),
-        (Some(_), Some(_)) => false,
-    }
-}
+use http::header::{AUTHORIZATION, HOST, ORIGIN};
+use http::{HeaderMap, HeaderValue, Version};
+use tieline_hop::headers::for_next_hop;
 
 /// Makes a request's headers fit for the relay's connection. `length` is that of its body, `None`
 /// if only its end will tell; `credential` takes the place of the caller's own.
@@ -78,100 +13,19 @@ pub(super) fn for_relay(
     credential: Option<HeaderValue>,
     length: Option<u64>,
 ) {
-    let trailers = headers.get_all(TE).iter().any(|value| {
-        // `trailers;q=0` is not legal: the keyword takes no weight (RFC 9110, section 10.1.4).
-        tokens(value).any(|token| is(token, b"trailers"))
-    });
-    drop_hop_by_hop(headers);
+    for_next_hop(headers, version, length);
     headers.insert(HOST, host.clone());
     // It was checked here; the relay's own list is for browsers that ask it directly.
     headers.remove(ORIGIN);
     if let Some(credential) = credential {
         headers.insert(AUTHORIZATION, credential);
     }
-    if trailers {
-        headers.insert(TE, HeaderValue::from_static("trailers"));
-        headers.insert(CONNECTION, HeaderValue::from_static("te"));
-    }
-    if length.is_none() {
-        headers.remove(CONTENT_LENGTH);
-        // Said explicitly, else hyper sends a GET's body of unknown length as none at all.
-        headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-    }
-    // An expectation of HTTP/1.0 is to be ignored, one without a body is not to be sent
-    // (RFC 9110, section 10.1.1).
-    if version == Version::HTTP_10 || length == Some(0) {
-        headers.remove(EXPECT);
-    }
-}
-
-/// Makes an answer's headers fit for the caller's connection. `length` as in [`for_relay`].
-pub(super) fn for_caller(headers: &mut HeaderMap, length: Option<u64>) {
-    // A transfer coding overrides a length, which must not be passed on beside it (RFC 9112,
-    // section 6.3).
-    if headers.contains_key(TRANSFER_ENCODING) {
-        headers.remove(CONTENT_LENGTH);
-    }
-    drop_hop_by_hop(headers);
-    // hyper has proven that repeated lengths agree; the caller gets one.
-    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
-    let is_list = lengths
-        .next()
-        .is_some_and(|value| value.as_bytes().contains(&b','));
-    let is_repeated = is_list || lengths.next().is_some();
-    if let Some(length) = length.filter(|_| is_repeated) {
-        headers.insert(CONTENT_LENGTH, length.into());
-    }
-}
-
-/// True if the request waits for `100 Continue` before it sends its body.
-pub(super) fn expects_continue(headers: &HeaderMap) -> bool {
-    headers
-        .get(EXPECT)
-        .is_some_and(|value| is(value.as_bytes(), b"100-continue"))
-}
-
-/// How long the relay, or what stands in front of it, says that it keeps an idle connection.
-pub(super) fn kept_alive_for(headers: &HeaderMap) -> Option<Duration> {
-    let value = headers.get(KEEP_ALIVE)?.to_str().ok()?;
-    let parameter = |text: &str| {
-        let (name, value) = text.split_once('=')?;
-        name.trim()
-            .eq_ignore_ascii_case("timeout")
-            .then(|| value.trim().parse().ok())?
-    };
-    value
-        .split(',')
-        .find_map(parameter)
-        .map(Duration::from_secs)
-}
-
-fn drop_hop_by_hop(headers: &mut HeaderMap) {
-    let connection: Vec<_> = headers.get_all(CONNECTION).iter().cloned().collect();
-    for token in connection.iter().flat_map(tokens) {
-        if let Ok(name) = HeaderName::from_bytes(token) {
-            headers.remove(name);
-        }
-    }
-    for name in HOP_BY_HOP {
-        headers.remove(name);
-    }
-}
-
-/// The members of a comma-separated value.
-fn tokens(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
-    value
-        .as_bytes()
-        .split(|b| *b == b',')
-        .map(<[u8]>::trim_ascii)
-}
-
-fn is(text: &[u8], word: &[u8]) -> bool {
-    text.eq_ignore_ascii_case(word)
 }
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderName;
+
     use super::*;
 
     fn headers(lines: &[(&str, &str)]) -> HeaderMap {
@@ -225,30 +79,5 @@ mod tests {
         // Named as a field of one connection, it is dropped, and the token is there all the same.
         let passed = sent(&[("connection", "authorization")], Some("Bearer t"));
         assert_eq!(passed[AUTHORIZATION], "Bearer t");
-    }
-
-    #[test]
-    fn te_is_kept_only_as_trailers_and_named_in_connection() {
-        let passed = sent(&[("te", "gzip;q=0.5, Trailers")], None);
-        assert_eq!(passed[TE], "trailers");
-        assert_eq!(passed[CONNECTION], "te");
-        assert!(!sent(&[("te", "gzip")], None).contains_key(TE));
-    }
-
-    #[test]
-    fn an_answers_length_is_one_and_never_beside_a_transfer_coding() {
-        let mut answer = headers(&[("transfer-encoding", "chunked"), ("content-length", "3")]);
-        for_caller(&mut answer, None);
-        assert!(answer.is_empty(), "{answer:?}");
-        let mut answer = headers(&[("content-length", "3"); 2]);
-        for_caller(&mut answer, Some(3));
-        assert_eq!(answer, headers(&[("content-length", "3")]));
-    }
-
-    #[test]
-    fn the_relay_says_how_long_it_keeps_a_connection() {
-        let said = |value| kept_alive_for(&headers(&[("keep-alive", value)]));
-        assert_eq!(said("max=100, Timeout = 7"), Some(Duration::from_secs(7)));
-        assert_eq!(said("5"), None);
     }
 }

@@ -151,17 +151,9 @@ pub(super) fn check(
     local: IpAddr,
     origins: &Origins,
 ) -> Result<(Option<HeaderValue>, String), Problem> {
-    let mut hosts = headers.get_all(HOST).iter();
     // Named in the request line, it overrides the header (RFC 9112, section 3.2.2); a caller that
-    // says two things is refused by the stricter of both.
-    let header = match (hosts.next(), hosts.next()) {
-        (Some(only), None) => Some(text(only)),
-        (None, _) => None,
-        (Some(_), Some(_)) => {
-            let why = "a request has exactly one Host header";
-            return Err(Problem::bad_request(why));
-        }
-    };
+    // says two things is refused by the stricter of both. There is one header at most.
+    let header = headers.get(HOST).map(text);
     let line = uri
         .authority()
         .map(|authority| authority.as_str().to_owned());

@@ -3,20 +3,18 @@
 //! They are shared by all callers of the proxy, who are one user with one token, so that a call
 //! after a pause costs no TLS handshake.
 
-use std::future::poll_fn;
-use std::io::{self, IoSlice};
-use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::{Request, Response};
+use http_body::Body;
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::{self, SendRequest};
-use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
+use tieline_hop::headers::kept_alive_for;
+use tieline_hop::{Fault, Watched, drive, reusable_for};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
@@ -39,8 +37,8 @@ const IDLE_MAX: Duration = Duration::from_secs(60);
 /// turns out to have closed the connection.
 const IDLE_UNREPEATABLE_MAX: Duration = Duration::from_secs(20);
 
-/// Taken off what the other side says about its patience, for the way there.
-const IDLE_MARGIN: Duration = Duration::from_secs(1);
+/// Why a request got no answer.
+pub(super) type Failure = tieline_hop::Failure<RequestBody, Problem>;
 
 /// What is known about one connection and the request on it.
 #[derive(Debug, Default)]
@@ -52,23 +50,13 @@ pub(super) struct Track {
 }
 
 impl Track {
-    pub(super) fn request_done(&self) {
-        self.request_done.store(true, Relaxed);
+    pub(super) fn set_request_done(&self, done: bool) {
+        self.request_done.store(done, Relaxed);
     }
 
-    pub(super) fn request_failed(&self) {
-        self.request_failed.store(true, Relaxed);
+    pub(super) fn set_request_failed(&self, failed: bool) {
+        self.request_failed.store(failed, Relaxed);
     }
-}
-
-/// Why a request got no answer.
-pub(super) enum Failure {
-    /// It was never sent; here it is back.
-    Unsent(Box<Request<RequestBody>>),
-    /// The connection ended without a byte of an answer.
-    Silent(Problem),
-    /// There was an answer, but none that can be passed on; or the caller's body was at fault.
-    Broken(Problem),
 }
 
 /// A connection to the relay. Dropping it closes it, whatever is under way.
@@ -89,65 +77,37 @@ impl Connection {
     ) -> Result<Response<Incoming>, Failure> {
         let track = &self.track;
         track.reads.store(0, Relaxed);
-        track.request_done.store(false, Relaxed);
-        track.request_failed.store(false, Relaxed);
-        request.body_mut().attach(Arc::clone(track));
+        track.set_request_done(request.body().is_end_stream());
+        track.set_request_failed(false);
+        request.body_mut().progress_mut().track = Some(Arc::clone(track));
         match self.sender.try_send_request(request).await {
             Ok(answer) => {
-                self.kept_alive_for = super::headers::kept_alive_for(answer.headers());
+                self.kept_alive_for = kept_alive_for(answer.headers());
                 Ok(answer)
             }
             Err(error) => Err(self.failure(error)),
         }
     }
 
-    fn failure(&self, mut error: TrySendError<Request<RequestBody>>) -> Failure {
-        if let Some(request) = error.take_message() {
-            return Failure::Unsent(Box::new(request));
-        }
-        let error = error.into_error();
-        if self.track.request_failed.load(Relaxed) {
-            let why = "the request's body is malformed or broke off";
-            return Failure::Broken(Problem::bad_request(why));
-        }
-        // The connection's end is itself a read.
-        let ends = u64::from(error.is_incomplete_message());
-        let problem = if error.is_parse() {
-            Problem::relay_invalid("it is not HTTP/1.1")
-        } else {
-            Problem::relay_closed()
-        };
-        if self.track.reads.load(Relaxed) > ends {
-            Failure::Broken(problem)
-        } else {
-            Failure::Silent(problem)
-        }
+    fn failure(&self, error: TrySendError<Request<RequestBody>>) -> Failure {
+        let is_body_broken = self.track.request_failed.load(Relaxed);
+        let reads = self.track.reads.load(Relaxed);
+        Failure::of(error, is_body_broken, reads, |fault| match fault {
+            Fault::Request(refusal) => refusal.into(),
+            Fault::Malformed => Problem::relay_invalid("it is not HTTP/1.1"),
+            Fault::Closed => Problem::relay_closed(),
+        })
     }
 
     fn is_fit(&self, now: Instant, is_repeatable: bool) -> bool {
-        let patience = self
-            .kept_alive_for
-            .map_or(IDLE_MAX, |t| t.saturating_sub(IDLE_MARGIN));
         let limit = if is_repeatable {
             IDLE_MAX
         } else {
             IDLE_UNREPEATABLE_MAX
         };
-        !self.sender.is_closed() && now.duration_since(self.idle_since) < patience.min(limit)
+        let idle = now.duration_since(self.idle_since);
+        !self.sender.is_closed() && idle < reusable_for(self.kept_alive_for, limit)
     }
-}
-
-/// Drives a connection until it ends, or until its holder is gone.
-async fn drive(
-    driver: impl Future<Output = Result<(), hyper::Error>>,
-    held: oneshot::Receiver<()>,
-) {
-    let (mut driver, mut held) = (pin!(driver), pin!(held));
-    poll_fn(|cx| match held.as_mut().poll(cx) {
-        Poll::Ready(_) => Poll::Ready(()),
-        Poll::Pending => driver.as_mut().poll(cx).map(|_| ()),
-    })
-    .await;
 }
 
 /// Makes connections to the relay and keeps those that are idle.
@@ -199,11 +159,12 @@ impl Pool {
         let deadline = deadline_in(DIAL_TIMEOUT);
         let stream = self.dial(deadline).await?;
         let track = Arc::new(Track::default());
-        let stream = RelayStream {
-            stream: TokioIo::new(stream),
-            track: Arc::clone(&track),
-            is_write_dead: false,
-        };
+        let noting = Arc::clone(&track);
+        let stream = Watched::new(TokioIo::new(stream), move |noted| {
+            if noted.is_ok() {
+                noting.reads.fetch_add(1, Relaxed);
+            }
+        });
         let (sender, driver) = http1::Builder::new()
             .max_buf_size(HTTP_BUFFER_BYTES_MAX)
             .handshake(stream)
@@ -265,85 +226,3 @@ impl Lease {
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
-
-/// The relay as hyper's client sees it.
-struct RelayStream {
-    stream: TokioIo<Box<dyn Stream>>,
-    track: Arc<Track>,
-    /// The relay takes no more; what it has answered is still to be read.
-    is_write_dead: bool,
-}
-
-impl Read for RelayStream {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: ReadBufCursor<'_>,
-    ) -> Poll<io::Result<()>> {
-        let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
-        if matches!(polled, Poll::Ready(Ok(()))) {
-            self.track.reads.fetch_add(1, Relaxed);
-        }
-        polled
-    }
-}
-
-impl RelayStream {
-    /// Keeps a failed write from hyper, which would give up at once: a relay that answers early
-    /// and closes (say, 413) makes our writes fail before its answer is read. Reading brings the
-    /// answer, or the end of the connection.
-    fn wrote<T>(&mut self, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        match polled {
-            Poll::Ready(Err(_)) => {
-                self.is_write_dead = true;
-                Poll::Pending
-            }
-            other => other,
-        }
-    }
-}
-
-impl Write for RelayStream {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        if self.is_write_dead {
-            return Poll::Pending;
-        }
-        let polled = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.wrote(polled)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.is_write_dead {
-            return Poll::Pending;
-        }
-        let polled = Pin::new(&mut self.stream).poll_flush(cx);
-        self.wrote(polled)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.is_write_dead {
-            return Poll::Ready(Ok(()));
-        }
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        if self.is_write_dead {
-            return Poll::Pending;
-        }
-        let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
-        self.wrote(polled)
-    }
-}

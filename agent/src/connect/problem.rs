@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE};
 use http::{HeaderValue, Response, StatusCode};
+use tieline_hop::Refusal;
 
 /// Why the proxy answers by itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,16 +21,6 @@ impl Problem {
             word,
             message: message.into(),
         }
-    }
-
-    /// The request cannot be passed on in any form.
-    pub(super) fn bad_request(why: &str) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, "bad_request", why)
-    }
-
-    /// The request asks for something that the proxy does not speak.
-    pub(super) fn unsupported(word: &'static str, why: &str) -> Self {
-        Self::new(StatusCode::NOT_IMPLEMENTED, word, why)
     }
 
     /// The request was meant for another host.
@@ -91,6 +82,12 @@ impl Problem {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         response
+    }
+}
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        Self::new(refusal.status, refusal.word, refusal.why)
     }
 }
 

@@ -2,30 +2,25 @@
 
 use std::time::Duration;
 
-use crate::rig::{Proxy, Relay, pass};
+use crate::rig::{Exchange, Proxy, Relay, pass};
 
 const REQUEST: &str = "GET /w/x/mcp HTTP/1.1\r\nHost: localhost:51822\r\n\r\n";
 
 #[tokio::test]
 async fn every_event_of_a_stream_leaves_at_once() {
-    let relay = Relay::bind().await;
-    let proxy = Proxy::start(&relay.url()).await;
-    let mut caller = proxy.caller().await;
-    caller.send(REQUEST).await;
-    let mut target = relay.accept().await;
-    target.head().await;
-    target
+    let mut it = Exchange::begin(REQUEST).await;
+    it.target
         .send("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
         .await;
     assert_eq!(
-        caller.head().await.value("content-type"),
+        it.caller.head().await.value("content-type"),
         "text/event-stream"
     );
     for number in 0..5 {
         let event = format!("9\r\ndata: {number}\n\n\r\n");
-        target.send(&event).await;
+        it.target.send(&event).await;
         // The next one is sent only after this one has arrived.
-        assert_eq!(caller.until("\n\n\r\n").await, event);
+        assert_eq!(it.caller.until("\n\n\r\n").await, event);
     }
 }
 
@@ -66,21 +61,16 @@ async fn answers_without_a_body_keep_their_headers_and_the_connection() {
 
 #[tokio::test]
 async fn urls_of_the_relay_become_urls_of_the_proxy() {
-    let relay = Relay::bind().await;
-    let proxy = Proxy::start(&relay.url()).await;
-    let mut caller = proxy.caller().await;
-    caller.send(REQUEST).await;
-    let mut target = relay.accept().await;
-    target.head().await;
-    let own = relay.url();
-    target
+    let mut it = Exchange::begin(REQUEST).await;
+    let own = it.relay.url();
+    it.target
         .send(&format!(
             "HTTP/1.1 307 Temporary Redirect\r\nContent-Length: 0\r\nLocation: {own}/w/x/mcp/\r\n\
              Content-Location: /w/x/mcp/\r\nSet-Cookie: a=b; Path=/w/x\r\n\
              WWW-Authenticate: Bearer resource_metadata=\"{own}/.well-known/x\"\r\n\r\n"
         ))
         .await;
-    let head = caller.head().await;
+    let head = it.caller.head().await;
     assert_eq!(head.value("location"), "http://localhost:51822/w/x/mcp/");
     assert_eq!(head.value("content-location"), "/w/x/mcp/");
     assert_eq!(head.value("set-cookie"), "a=b; Path=/w/x");
@@ -114,31 +104,21 @@ async fn a_relay_that_is_not_there_is_named_with_the_cause() {
 
 #[tokio::test]
 async fn what_is_not_http_is_no_answer() {
-    let relay = Relay::bind().await;
-    let proxy = Proxy::start(&relay.url()).await;
-    let mut caller = proxy.caller().await;
-    caller.send(REQUEST).await;
-    let mut target = relay.accept().await;
-    target.head().await;
-    target.send("220 mail.example ESMTP\r\n").await;
-    let (_, body) = caller.json().await;
+    let mut it = Exchange::begin(REQUEST).await;
+    it.target.send("220 mail.example ESMTP\r\n").await;
+    let (_, body) = it.caller.json().await;
     assert_eq!(body["error"], "relay_invalid");
 }
 
 #[tokio::test]
 async fn a_stream_may_be_silent_for_a_day() {
-    let relay = Relay::bind().await;
-    let proxy = Proxy::start(&relay.url()).await;
-    let mut caller = proxy.caller().await;
-    caller.send(REQUEST).await;
-    let mut target = relay.accept().await;
-    target.head().await;
+    let mut it = Exchange::begin(REQUEST).await;
     pass(Duration::from_secs(3_600)).await;
-    target
+    it.target
         .send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
         .await;
-    caller.head().await;
+    it.caller.head().await;
     pass(Duration::from_secs(24 * 3_600)).await;
-    target.send("1\r\na\r\n").await;
-    assert_eq!(caller.until("a\r\n").await, "1\r\na\r\n");
+    it.target.send("1\r\na\r\n").await;
+    assert_eq!(it.caller.until("a\r\n").await, "1\r\na\r\n");
 }

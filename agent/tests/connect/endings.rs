@@ -4,38 +4,23 @@ use std::time::{Duration, Instant};
 
 use tokio::net::TcpStream;
 
-use crate::rig::{Peer, Proxy, Relay, soon};
+use crate::rig::{Exchange, soon};
 
 /// Within this time a caller's end must be known to the relay.
 const AT_ONCE: Duration = Duration::from_millis(100);
-
-async fn started(
-    proxy: &Proxy,
-    relay: &Relay,
-    request: &str,
-) -> (Peer<TcpStream>, Peer<TcpStream>) {
-    let mut caller = proxy.caller().await;
-    caller.send(request).await;
-    let mut target = relay.accept().await;
-    target.head().await;
-    (caller, target)
-}
 
 const GET: &str = "GET /w/x/mcp HTTP/1.1\r\nHost: localhost\r\n\r\n";
 const STREAM: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\none\r\n";
 
 /// How long after its caller the relay sees the proxy go.
 async fn leaving(request: &str, answer: &str) -> Duration {
-    let relay = Relay::bind().await;
-    let proxy = Proxy::start(&relay.url()).await;
-    let (mut caller, mut target) = started(&proxy, &relay, request).await;
+    let mut it = Exchange::begin(request).await;
     if !answer.is_empty() {
-        target.send(answer).await;
-        caller.until("one\r\n").await;
+        it.pass(answer, "one\r\n").await;
     }
     let left_at = Instant::now();
-    drop(caller);
-    target.gone().await;
+    drop(it.caller);
+    it.target.gone().await;
     left_at.elapsed()
 }
 
@@ -64,12 +49,10 @@ async fn a_caller_that_leaves_is_gone_at_the_relay_at_once() {
 #[tokio::test]
 async fn an_answer_that_breaks_off_does_so_for_the_caller() {
     for answer in [STREAM, "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\none"] {
-        let relay = Relay::bind().await;
-        let proxy = Proxy::start(&relay.url()).await;
-        let (mut caller, mut target) = started(&proxy, &relay, GET).await;
-        target.send(answer).await;
-        drop(target);
-        let (text, _) = caller.rest().await;
+        let mut it = Exchange::begin(GET).await;
+        it.target.send(answer).await;
+        drop(it.target);
+        let (text, _) = it.caller.rest().await;
         assert!(text.contains("one"), "{text}");
         assert!(!text.ends_with("0\r\n\r\n"), "{text}");
     }
@@ -77,40 +60,32 @@ async fn an_answer_that_breaks_off_does_so_for_the_caller() {
 
 #[tokio::test]
 async fn a_caller_that_knows_no_chunks_sees_a_reset_where_an_answer_breaks_off() {
-    let relay = Relay::bind().await;
-    let proxy = Proxy::start(&relay.url()).await;
     let request = "GET /w/x/mcp HTTP/1.0\r\nHost: localhost\r\n\r\n";
-    let (mut caller, mut target) = started(&proxy, &relay, request).await;
-    target.send(STREAM).await;
-    caller.until("one").await;
-    drop(target);
-    assert!(caller.rest().await.1, "a close would look like the end");
+    let mut it = Exchange::begin(request).await;
+    it.pass(STREAM, "one").await;
+    drop(it.target);
+    assert!(it.caller.rest().await.1, "a close would look like the end");
 }
 
 #[tokio::test]
 async fn an_early_answer_arrives_though_the_body_goes_on() {
-    let relay = Relay::bind().await;
-    let proxy = Proxy::start(&relay.url()).await;
     let request = "POST /w/x/mcp HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000000\r\n\r\n";
-    let (mut caller, mut target) = started(&proxy, &relay, request).await;
-    target
+    let mut it = Exchange::begin(request).await;
+    it.target
         .send("HTTP/1.1 413 Content Too Large\r\nContent-Length: 3\r\nConnection: close\r\n\r\nbig")
         .await;
-    drop(target);
-    caller.send(&"x".repeat(100_000)).await;
-    assert!(caller.until("big").await.contains("413"));
+    drop(it.target);
+    it.caller.send(&"x".repeat(100_000)).await;
+    assert!(it.caller.until("big").await.contains("413"));
 }
 
 #[tokio::test]
 async fn a_proxy_that_stops_lets_what_runs_finish() {
-    let relay = Relay::bind().await;
-    let mut proxy = Proxy::start(&relay.url()).await;
-    let idle = proxy.caller().await;
-    let (mut caller, mut target) = started(&proxy, &relay, GET).await;
-    target.send(STREAM).await;
-    caller.until("one\r\n").await;
-    let address = proxy.address;
-    proxy.stop();
+    let mut it = Exchange::begin(GET).await;
+    let idle = it.proxy.caller().await;
+    it.pass(STREAM, "one\r\n").await;
+    let address = it.proxy.address;
+    it.proxy.stop();
     // No new callers from now on.
     soon(async {
         while TcpStream::connect(address).await.is_ok() {
@@ -118,21 +93,18 @@ async fn a_proxy_that_stops_lets_what_runs_finish() {
         }
     })
     .await;
-    target.send("3\r\ntwo\r\n0\r\n\r\n").await;
-    assert!(caller.rest().await.0.ends_with("two\r\n0\r\n\r\n"));
-    proxy.ended().await.unwrap();
+    it.target.send("3\r\ntwo\r\n0\r\n\r\n").await;
+    assert!(it.caller.rest().await.0.ends_with("two\r\n0\r\n\r\n"));
+    it.proxy.ended().await.unwrap();
     drop(idle);
 }
 
 #[tokio::test]
 async fn a_proxy_that_stops_does_not_wait_for_an_endless_stream() {
-    let relay = Relay::bind().await;
-    let mut proxy = Proxy::start(&relay.url()).await;
-    let (mut caller, mut target) = started(&proxy, &relay, GET).await;
-    target.send(STREAM).await;
-    caller.until("one\r\n").await;
-    proxy.stop();
-    proxy.ended().await.unwrap();
-    assert!(!caller.rest().await.0.ends_with("0\r\n\r\n"));
-    target.gone().await;
+    let mut it = Exchange::begin(GET).await;
+    it.pass(STREAM, "one\r\n").await;
+    it.proxy.stop();
+    it.proxy.ended().await.unwrap();
+    assert!(!it.caller.rest().await.0.ends_with("0\r\n\r\n"));
+    it.target.gone().await;
 }

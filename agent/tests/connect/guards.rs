@@ -81,6 +81,19 @@ async fn a_page_that_was_let_in_may_ask_and_read() {
 }
 
 #[tokio::test]
+async fn a_request_that_does_not_name_one_host_is_malformed() {
+    let relay = Relay::bind().await;
+    let proxy = Proxy::start(&relay.url()).await;
+    for hosts in ["", "Host: localhost\r\nHost: localhost\r\n"] {
+        let mut caller = proxy.caller().await;
+        caller.send(&request(hosts)).await;
+        let (head, body) = relay.is_not_dialled_during(caller.json()).await;
+        assert_eq!(head.start(), "HTTP/1.1 400 Bad Request");
+        assert_eq!(body["error"], "bad_request");
+    }
+}
+
+#[tokio::test]
 async fn a_head_without_end_is_refused() {
     let relay = Relay::bind().await;
     let proxy = Proxy::start(&relay.url()).await;

@@ -120,6 +120,44 @@ impl Relay {
     }
 }
 
+/// A proxy in front of a relay, and a caller whose request has begun to pass.
+pub(crate) struct Exchange {
+    pub(crate) relay: Relay,
+    pub(crate) proxy: Proxy,
+    pub(crate) caller: Peer<TcpStream>,
+    pub(crate) target: Peer<TcpStream>,
+    /// What the relay was sent.
+    pub(crate) head: Head,
+}
+
+impl Exchange {
+    pub(crate) async fn begin(request: &str) -> Self {
+        Self::begin_with(request, |connect| connect).await
+    }
+
+    pub(crate) async fn begin_with(request: &str, change: impl FnOnce(Connect) -> Connect) -> Self {
+        let relay = Relay::bind().await;
+        let proxy = Proxy::start_with(&relay.url(), change).await;
+        let mut caller = proxy.caller().await;
+        caller.send(request).await;
+        let mut target = relay.accept().await;
+        let head = target.head().await;
+        Self {
+            relay,
+            proxy,
+            caller,
+            target,
+            head,
+        }
+    }
+
+    /// The relay sends `answer`, and the caller has it up to `end`.
+    pub(crate) async fn pass(&mut self, answer: &str, end: &str) {
+        self.target.send(answer).await;
+        self.caller.until(end).await;
+    }
+}
+
 /// One end of a connection, and what was read beyond what the test asked for.
 pub(crate) struct Peer<S> {
     pub(crate) stream: S,

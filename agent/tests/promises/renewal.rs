@@ -44,6 +44,15 @@ async fn start(relay: &Relay, file: &TokenFile) -> (Agent, Link) {
     (agent, relay.accept().await)
 }
 
+/// The same, with a first permission for `expires_in_s`; and the number of that registration.
+async fn start_granted(relay: &Relay, file: &TokenFile, expires_in_s: u32) -> (Agent, Link, u32) {
+    let (mut agent, mut link) = start(relay, file).await;
+    let first = link.register().request;
+    answer(&mut link, first, Ok(expires_in_s)).await;
+    agent.saw_registered().await;
+    (agent, link, first)
+}
+
 async fn answer(link: &mut Link, request: u32, outcome: Result<u32, Reason>) {
     let tunnel = link.tunnel();
     let outcome = match outcome {
@@ -63,64 +72,60 @@ async fn answer(link: &mut Link, request: u32, outcome: Result<u32, Reason>) {
     link.flush().await;
 }
 
-async fn registered(link: &mut Link) -> Register {
-    link.find(|event| match event {
+/// The next registration, which is to come with `token`.
+async fn registered_with(link: &mut Link, token: &str) -> Register {
+    let register = link.find(|event| match event {
         Event::Register(register) => Some(register),
         _ => None,
-    })
-    .await
+    });
+    let register = register.await;
+    assert_eq!(register.token.reveal(), token);
+    register
+}
+
+/// What `choose` finds in an event, as long as the link lives.
+async fn saw<T>(agent: &mut Agent, choose: impl Fn(&AgentEvent) -> Option<T>) -> T {
+    let found = agent.saw(|event| match event {
+        AgentEvent::Disconnected { message, .. } => panic!("{message}"),
+        event => choose(event),
+    });
+    found.await
 }
 
 async fn saw_ending(agent: &mut Agent) -> &'static str {
-    agent
-        .saw(|event| match event {
-            AgentEvent::Ending { reason, .. } => Some(*reason),
-            AgentEvent::Disconnected { message, .. } => panic!("{message}"),
-            _ => None,
-        })
-        .await
-}
-
-async fn saw_renewed(agent: &mut Agent) -> u32 {
-    agent
-        .saw(|event| match event {
-            AgentEvent::Renewed { expires_in_s, .. } => Some(*expires_in_s),
-            AgentEvent::Disconnected { message, .. } => panic!("{message}"),
-            _ => None,
-        })
-        .await
+    saw(agent, |event| match event {
+        AgentEvent::Ending { reason, .. } => Some(*reason),
+        _ => None,
+    })
+    .await
 }
 
 #[tokio::test]
 async fn a_permission_that_ends_is_renewed_on_the_same_link_in_time() {
     let relay = Relay::bind().await;
     let file = TokenFile::new("same");
-    let (mut agent, mut link) = start(&relay, &file).await;
-    let first = link.register().request;
-    answer(&mut link, first, Ok(2)).await;
-    agent.saw_registered().await;
+    let (mut agent, mut link, first) = start_granted(&relay, &file, 2).await;
     // Long before the two seconds are over; nothing changed the file.
-    let again = registered(&mut link).await;
-    assert_eq!(again.token.reveal(), "same");
+    let again = registered_with(&mut link, "same").await;
     assert_ne!(again.request, first);
     assert_eq!(again.label, link.register().label);
     answer(&mut link, again.request, Ok(3_600)).await;
-    assert_eq!(saw_renewed(&mut agent).await, 3_600);
+    let renewed = saw(&mut agent, |event| match event {
+        AgentEvent::Renewed { expires_in_s, .. } => Some(*expires_in_s),
+        _ => None,
+    });
+    assert_eq!(renewed.await, 3_600);
 }
 
 #[tokio::test]
 async fn a_rotated_token_is_registered_as_soon_as_it_is_there() {
     let relay = Relay::bind().await;
     let file = TokenFile::new("old");
-    let (mut agent, mut link) = start(&relay, &file).await;
-    let first = link.register().request;
     // Two thirds of this are far beyond what the test waits for.
-    answer(&mut link, first, Ok(86_400)).await;
-    agent.saw_registered().await;
+    let (_agent, mut link, _) = start_granted(&relay, &file, 86_400).await;
     for token in ["new", "newer"] {
         file.rotate(token);
-        let again = registered(&mut link).await;
-        assert_eq!(again.token.reveal(), token);
+        let again = registered_with(&mut link, token).await;
         answer(&mut link, again.request, Ok(2 * 86_400)).await;
     }
 }
@@ -129,15 +134,11 @@ async fn a_rotated_token_is_registered_as_soon_as_it_is_there() {
 async fn a_renewal_that_is_refused_is_not_final() {
     let relay = Relay::bind().await;
     let file = TokenFile::new("old");
-    let (mut agent, mut link) = start(&relay, &file).await;
-    let first = link.register().request;
-    answer(&mut link, first, Ok(86_400)).await;
-    agent.saw_registered().await;
+    let (mut agent, mut link, _) = start_granted(&relay, &file, 86_400).await;
     // A file caught half-way, and one that is not good any more.
     for (token, reason) in [("ne", Reason::BadToken), ("stale", Reason::TokenExpired)] {
         file.rotate(token);
-        let again = registered(&mut link).await;
-        assert_eq!(again.token.reveal(), token);
+        let again = registered_with(&mut link, token).await;
         answer(&mut link, again.request, Err(reason)).await;
         assert_eq!(saw_ending(&mut agent).await, reason.word());
     }
@@ -145,8 +146,7 @@ async fn a_renewal_that_is_refused_is_not_final() {
     file.rotate("");
     assert_eq!(saw_ending(&mut agent).await, "token_file");
     file.rotate("good");
-    let again = registered(&mut link).await;
-    assert_eq!(again.token.reveal(), "good");
+    let again = registered_with(&mut link, "good").await;
     answer(&mut link, again.request, Ok(86_400)).await;
 }
 

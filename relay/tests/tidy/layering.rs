@@ -99,7 +99,7 @@ pub(crate) fn imports_point_downwards(sources: &[Source]) -> Vec<Finding> {
     findings
 }
 
-pub(crate) fn wire_stays_pure(sources: &[Source]) -> Vec<Finding> {
+pub(crate) fn wire_and_hop_stay_pure(sources: &[Source]) -> Vec<Finding> {
     const MODULES: &[&[&str]] = &[
         &["std", "net"],
         &["core", "net"],
@@ -114,7 +114,10 @@ pub(crate) fn wire_stays_pure(sources: &[Source]) -> Vec<Finding> {
     ];
     let mut findings = Vec::new();
     for source in sources {
-        if !source.path.starts_with("wire/src/") && !source.path.starts_with("wire/tests/") {
+        let mut folders = source.path.split('/');
+        let home = folders.next().unwrap_or("");
+        let is_in = matches!(folders.next(), Some("src" | "tests"));
+        if !matches!(home, "wire" | "hop") || !is_in {
             continue;
         }
         for path in source.paths() {
@@ -127,7 +130,7 @@ pub(crate) fn wire_stays_pure(sources: &[Source]) -> Vec<Finding> {
                 .any(|word| matches!(*word, "Instant" | "SystemTime"));
             if outside || clock {
                 let what = format!(
-                    "`{}`: wire does no I/O and has no clock",
+                    "`{}`: {home} does no I/O and has no clock",
                     segments.join("::")
                 );
                 findings.push(Finding::new(source, path.line, what));
@@ -143,11 +146,12 @@ pub(crate) fn crates_keep_apart(sources: &[Source]) -> Vec<Finding> {
         let home = source.path.split('/').next().unwrap_or("");
         let allowed: &[&str] = match home {
             "wire" => &["tieline_wire"],
-            "relay" => &["tieline_wire", "tieline_relay"],
+            "hop" => &["tieline_hop"],
+            "relay" => &["tieline_wire", "tieline_hop", "tieline_relay"],
             "agent" if source.path.starts_with("agent/src/demo") => {
                 &["tieline_wire", "tieline_relay", "tieline_agent"]
             }
-            "agent" => &["tieline_wire", "tieline_agent"],
+            "agent" => &["tieline_wire", "tieline_hop", "tieline_agent"],
             "e2e" => &[
                 "tieline_wire",
                 "tieline_relay",
@@ -170,7 +174,7 @@ pub(crate) fn crates_keep_apart(sources: &[Source]) -> Vec<Finding> {
 fn is_our_crate(name: &str) -> bool {
     matches!(
         name.trim_start_matches("tieline_"),
-        "wire" | "relay" | "agent" | "loadgen" | "e2e"
+        "wire" | "hop" | "relay" | "agent" | "loadgen" | "e2e"
     )
 }
 

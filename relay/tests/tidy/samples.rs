@@ -2,7 +2,7 @@
 
 use crate::layering::{
     crates_have_no_features, crates_keep_apart, imports_point_downwards, shards_share_nothing,
-    unsafe_stays_behind_its_doors, wire_stays_pure,
+    unsafe_stays_behind_its_doors, wire_and_hop_stay_pure,
 };
 use crate::rules::{
     files_say_what_they_hold, files_stay_short, ignored_tests_say_why, modules_have_real_names,
@@ -102,8 +102,8 @@ fn a_frame_in_io_is_caught() {
 }
 
 #[test]
-fn io_in_wire_is_caught() {
-    let rule = wire_stays_pure;
+fn io_in_wire_and_hop_is_caught() {
+    let rule = wire_and_hop_stay_pure;
     catches(
         rule,
         "wire/src/mux/mod.rs",
@@ -134,6 +134,7 @@ fn io_in_wire_is_caught() {
         "wire/src/lib.rs",
         "use std::time::Duration;\nuse std::io::IoSlice;\n",
     );
+    catches(rule, "hop/src/body.rs", "use tokio::time::sleep;\n", &[1]);
     passes(rule, "relay/src/io/mod.rs", "use std::net::TcpStream;\n");
 }
 
@@ -153,6 +154,7 @@ fn crates_that_meet_are_caught() {
         &[1],
     );
     catches(rule, "wire/src/lib.rs", "use tieline_relay::Relay;\n", &[1]);
+    catches(rule, "hop/src/lib.rs", "use tieline_wire::Reason;\n", &[1]);
     catches(
         rule,
         "loadgen/src/main.rs",
@@ -168,7 +170,7 @@ fn crates_that_meet_are_caught() {
     passes(
         rule,
         "agent/src/link.rs",
-        "// tieline_relay\nuse tieline_wire::Mux;\n",
+        "// tieline_relay\nuse {tieline_hop::drive, tieline_wire::Mux};\n",
     );
 }
 

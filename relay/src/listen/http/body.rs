@@ -1,152 +1,52 @@
 //! Bodies on their way through: passed on frame by frame, with the end and the failure of each
 //! noted. Nothing is kept but the one frame in flight, so a slow reader slows its sender.
 
-use std::cell::Cell;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::{Request, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use send_wrapper::SendWrapper;
 
 use super::Gateway;
 use super::events::Events;
-use super::pool::Lease;
+use super::pool::{Lease, Track};
 use super::state::{Cut, State, Upload};
-use super::track::Track;
 
 /// A request's body on its way to the target.
-pub(super) struct RequestBody {
-    /// `None` for the empty body of a repeated request.
-    incoming: Option<Incoming>,
-    gate: Option<Gate>,
-    state: Rc<State>,
-    track: Option<Rc<Track>>,
+pub(super) type RequestBody = tieline_hop::RequestBody<Progress>;
+
+/// How a request's body fares.
+pub(super) struct Progress {
+    pub(super) state: Rc<State>,
+    pub(super) track: Option<Rc<Track>>,
 }
 
-impl RequestBody {
-    pub(super) fn new(incoming: Option<Incoming>, state: Rc<State>) -> Self {
-        Self {
-            incoming,
-            gate: None,
-            state,
-            track: None,
-        }
+impl tieline_hop::Progress for Progress {
+    type Timeout = Pin<Box<dyn Future<Output = ()>>>;
+
+    fn asked(&self, is_pending: bool) {
+        self.state.set_upload(Upload::Open);
+        self.state.set_upload_wanted(is_pending);
     }
 
-    /// Notes from now on in `track` how the body fares.
-    pub(super) fn attach(&mut self, track: Rc<Track>) {
-        track.set_request_done(self.is_end_stream());
-        self.track = Some(track);
+    fn passed(&self, frame: &Frame<Bytes>) {
+        self.state.passed(frame);
     }
 
     fn done(&self) {
         self.state.set_upload(Upload::Done);
         if let Some(track) = &self.track {
-            track.set_request_done(true);
-        }
-    }
-}
-
-impl Body for RequestBody {
-    type Data = Bytes;
-    type Error = hyper::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let this = &mut *self;
-        if let Some(gate) = &mut this.gate {
-            ready!(gate.poll(cx));
-            this.gate = None;
-        }
-        let Some(incoming) = &mut this.incoming else {
-            return Poll::Ready(None);
-        };
-        this.state.set_upload(Upload::Open);
-        let polled = Pin::new(&mut *incoming).poll_frame(cx);
-        this.state.set_upload_wanted(polled.is_pending());
-        match ready!(polled) {
-            Some(Ok(frame)) => {
-                this.state.passed(&frame);
-                if frame.is_trailers() || incoming.is_end_stream() {
-                    this.done();
-                }
-                Poll::Ready(Some(Ok(frame)))
-            }
-            Some(Err(error)) => {
-                if let Some(track) = &this.track {
-                    track.set_request_failed();
-                }
-                Poll::Ready(Some(Err(error)))
-            }
-            None => {
-                this.done();
-                Poll::Ready(None)
-            }
+            track.request_done.set(true);
         }
     }
 
-    fn is_end_stream(&self) -> bool {
-        self.incoming.as_ref().is_none_or(Body::is_end_stream)
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.incoming
-            .as_ref()
-            .map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
-    }
-}
-
-/// Holds a body back until the target asks for it with `100 Continue`, or for so long that the
-/// target seems not to know of that.
-///
-/// The caller's own `100 Continue` is sent by hyper as soon as the body is first asked for.
-struct Gate {
-    signal: Rc<Signal>,
-    timeout: Pin<Box<dyn Future<Output = ()>>>,
-}
-
-#[derive(Default)]
-struct Signal {
-    given: Cell<bool>,
-    waker: Cell<Option<Waker>>,
-}
-
-impl Gate {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.signal.given.get() {
-            return Poll::Ready(());
+    fn failed(&self) {
+        if let Some(track) = &self.track {
+            track.request_failed.set(true);
         }
-        self.signal.waker.set(Some(cx.waker().clone()));
-        self.timeout.as_mut().poll(cx)
     }
-}
-
-/// Makes `request` wait for `100 Continue`, until `timeout` at the latest.
-pub(super) fn await_continue(
-    request: &mut Request<RequestBody>,
-    timeout: impl Future<Output = ()> + 'static,
-) {
-    let signal = Rc::new(Signal::default());
-    // Both ends live in this thread; hyper asks for a callback that could leave it.
-    let giver = SendWrapper::new(Rc::clone(&signal));
-    hyper::ext::on_informational(request, move |response| {
-        if response.status() == StatusCode::CONTINUE {
-            giver.given.set(true);
-            if let Some(waker) = giver.waker.take() {
-                waker.wake();
-            }
-        }
-    });
-    request.body_mut().gate = Some(Gate {
-        signal,
-        timeout: Box::pin(timeout),
-    });
 }
 
 /// An answer's body on its way to the caller.

@@ -9,9 +9,10 @@ use http::uri::PathAndQuery;
 use http::{Extensions, HeaderMap, Method, Request, Response, Uri, Version};
 use http_body::Body;
 use hyper::body::Incoming;
+use tieline_hop::{await_continue, copy_head, headers};
 use tieline_wire::Reason;
 
-use super::body::{AnswerBody, RequestBody, await_continue};
+use super::body::{AnswerBody, Progress, RequestBody};
 use super::callers::{Callers, Presented, leave_credential};
 use super::destination::{Destination, nowhere, seal_sessions};
 use super::endpoint::Endpoint;
@@ -20,13 +21,12 @@ use super::forwarded::Client;
 use super::origin::{self, Page};
 use super::pool::{Connection, Failure, Lease, Pool};
 use super::problem::{self, Problem};
-use super::repeat::{copy, is_away, is_idempotent};
 use super::route::{Named, Way, named, split};
 use super::state::{Cut, State};
 use super::target::Target;
 use super::trail::Trail;
 use super::wanted::Nowhere;
-use super::{Gateway, Peer, Settings, headers, sse};
+use super::{Gateway, Peer, Settings, sse};
 use crate::auth::TokenRefusal;
 
 /// How often a request that was not sent yet looks for the tunnel anew, when its link went away.
@@ -96,7 +96,7 @@ impl<G: Gateway> Front<G> {
         page: &mut Page,
         trail: &mut Trail<G>,
     ) -> Result<Response<AnswerBody<G>>, Problem> {
-        headers::check_request(&parts)?;
+        headers::check_request(&parts.method, &parts.uri, parts.version, &parts.headers)?;
         let asked = self.asked(&parts)?;
         trail.comes_from(asked.client.address);
         *page = self.page(&parts.headers, &asked);
@@ -137,7 +137,7 @@ impl<G: Gateway> Front<G> {
         let mut destination = self.destination(&parts, &asked, &presented, named).await?;
         trail.leads_to(destination.mapping.target.tunnel.as_str());
         let client = asked.client;
-        let body = RequestBody::new(Some(body), Rc::clone(state));
+        let body = request_body(Some(body), state);
         let request = self.prepare(parts, body, &destination, client);
         let (connection, answer) = self
             .exchange(request, &mut destination, &presented, state)
@@ -187,7 +187,7 @@ impl<G: Gateway> Front<G> {
         client: Client,
     ) -> Request<RequestBody> {
         let length = body.size_hint().exact();
-        headers::for_target(&mut parts.headers, parts.version, length);
+        headers::for_next_hop(&mut parts.headers, parts.version, length);
         if self.settings.takes_tokens {
             leave_credential(
                 &mut parts.headers,
@@ -200,12 +200,12 @@ impl<G: Gateway> Front<G> {
         parts.version = Version::HTTP_11;
         parts.uri = Uri::from(destination.path.clone());
         parts.extensions = Extensions::new();
-        let expects_continue = headers::expects_continue(&parts.headers);
         let mut request = Request::from_parts(parts, body);
-        if expects_continue {
+        if headers::expects_continue(request.headers()) {
             let (gateway, timeout) = (self.gateway.clone(), self.settings.continue_timeout);
             // Counts from when the body is first asked for.
-            await_continue(&mut request, async move { gateway.sleep(timeout).await });
+            let timeout = Box::pin(async move { gateway.sleep(timeout).await });
+            await_continue(&mut request, timeout);
         }
         request
     }
@@ -224,20 +224,20 @@ impl<G: Gateway> Front<G> {
         } = destination;
         let caller = &presented.caller;
         address_to(&mapping.target, request.headers_mut());
-        let is_repeatable = is_idempotent(request.method()) && request.body().is_end_stream();
+        let is_repeatable = request.method().is_idempotent() && request.body().is_end_stream();
         let now = self.gateway.now();
         let kept = self
             .pool
             .take(presented.key(), &mapping.target, now, is_repeatable);
         if let Some(mut connection) = kept {
-            let copy = is_repeatable.then(|| copy(&request));
+            let copy = is_repeatable.then(|| copy_head(&request));
             request = match connection.send(request).await {
                 Ok(answer) => return Ok((connection, answer)),
                 Err(Failure::Unsent(request)) => *request,
                 // The target closed the connection as the request came: to be expected after a
                 // pause, and no sign that it did anything.
                 Err(Failure::Silent(problem)) => {
-                    let body = RequestBody::new(None, Rc::clone(state));
+                    let body = request_body(None, state);
                     Request::from_parts(copy.ok_or(problem)?, body)
                 }
                 Err(Failure::Broken(problem)) => return Err(problem),
@@ -286,7 +286,8 @@ impl<G: Gateway> Front<G> {
         state: &Rc<State>,
     ) -> Result<Response<AnswerBody<G>>, Problem> {
         let (mut parts, body) = answer.into_parts();
-        headers::check_answer(parts.status, &parts.headers)?;
+        let checked = headers::check_answer(parts.status, &parts.headers);
+        checked.map_err(Problem::target_invalid)?;
         let length = body.size_hint().exact();
         headers::for_caller(&mut parts.headers, length);
         let mapping = destination.mapping;
@@ -327,6 +328,11 @@ fn own<G: Gateway>(response: Response<Bytes>, state: &Rc<State>) -> Response<Ans
     response.map(|body| AnswerBody::own(body, Rc::clone(state)))
 }
 
+fn request_body(incoming: Option<Incoming>, state: &Rc<State>) -> RequestBody {
+    let state = Rc::clone(state);
+    RequestBody::new(incoming, Progress { state, track: None })
+}
+
 /// Writes the target's own address into a request: servers refuse what names another one, and
 /// pages from there. Whether this page may ask has been decided.
 fn address_to(target: &Target, headers: &mut HeaderMap) {
@@ -334,4 +340,16 @@ fn address_to(target: &Target, headers: &mut HeaderMap) {
     if let Some(page) = headers.get_mut(ORIGIN) {
         *page = target.page.clone();
     }
+}
+
+/// Reasons for which a session was not opened, and that pass when the agent comes back.
+fn is_away(reason: Reason) -> bool {
+    matches!(
+        reason,
+        Reason::TunnelOffline
+            | Reason::Kicked
+            | Reason::LinkLost
+            | Reason::Stale
+            | Reason::Superseded
+    )
 }

@@ -1,17 +1,21 @@
 //! Connections to targets: one session each, driven by a task of its own, kept for the next
 //! request of the same frontend connection and never shared with another one.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
+use std::io;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use http::{Request, Response};
+use http_body::Body;
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::{self, SendRequest};
+use tieline_hop::headers::kept_alive_for;
+use tieline_hop::{Fault, Watched, drive, reusable_for};
 use tieline_wire::{Reason, TunnelId};
 use tokio::sync::oneshot;
 
@@ -20,8 +24,7 @@ use super::callers::{Digest, Presented};
 use super::forward::Front;
 use super::problem::Problem;
 use super::target::Target;
-use super::track::{TargetStream, Track};
-use super::{Gateway, HTTP_BUFFER_BYTES_MAX, headers};
+use super::{Gateway, HTTP_BUFFER_BYTES_MAX, SessionEnded};
 use crate::registry::AgentTag;
 
 /// Idle connections that one frontend connection may hold: one per tunnel, for few tunnels.
@@ -38,17 +41,29 @@ const IDLE_MAX: Duration = Duration::from_secs(60);
 /// the link's round trip.
 const IDLE_UNREPEATABLE_MAX: Duration = Duration::from_secs(3);
 
-/// Taken off what a target says about its patience, for the link's round trip.
-const IDLE_MARGIN: Duration = Duration::from_secs(1);
-
 /// Why a request got no answer.
-pub(super) enum Failure {
-    /// It was never sent; here it is back.
-    Unsent(Box<Request<RequestBody>>),
-    /// The connection ended without a byte of an answer.
-    Silent(Problem),
-    /// There was an answer, but none that can be passed on; or the caller's body was at fault.
-    Broken(Problem),
+pub(super) type Failure = tieline_hop::Failure<RequestBody, Problem>;
+
+/// What is known about one connection and the request on it.
+#[derive(Debug, Default)]
+pub(super) struct Track {
+    /// Reads that brought bytes or the end, since the request began.
+    reads: Cell<u64>,
+    reason: Cell<Option<Reason>>,
+    pub(super) request_done: Cell<bool>,
+    pub(super) request_failed: Cell<bool>,
+}
+
+impl Track {
+    fn note(&self, noted: Result<(), &io::Error>) {
+        match noted {
+            Ok(()) => self.reads.set(self.reads.get() + 1),
+            Err(error) => {
+                let reason = SessionEnded::reason(error).or(self.reason.get());
+                self.reason.set(reason);
+            }
+        }
+    }
 }
 
 /// A connection to a target. Dropping it resets the session, whatever is under way.
@@ -85,7 +100,8 @@ impl Connection {
             .await?
         };
         let track = Rc::new(Track::default());
-        let stream = TargetStream::new(stream, Rc::clone(&track));
+        let noting = Rc::clone(&track);
+        let stream = Watched::new(stream, move |noted| noting.note(noted));
         let (sender, driver) = http1::Builder::new()
             .max_buf_size(HTTP_BUFFER_BYTES_MAX)
             .handshake(stream)
@@ -110,40 +126,34 @@ impl Connection {
         &mut self,
         mut request: Request<RequestBody>,
     ) -> Result<Response<Incoming>, Failure> {
-        self.track.reads.set(0);
-        self.track.request_failed.set(false);
-        request.body_mut().attach(Rc::clone(&self.track));
+        let track = &self.track;
+        track.reads.set(0);
+        track.request_done.set(request.body().is_end_stream());
+        track.request_failed.set(false);
+        request.body_mut().progress_mut().track = Some(Rc::clone(track));
         match self.sender.try_send_request(request).await {
             Ok(response) => {
-                self.kept_alive_for = headers::kept_alive_for(response.headers());
+                self.kept_alive_for = kept_alive_for(response.headers());
                 Ok(response)
             }
             Err(error) => Err(self.failure(error)),
         }
     }
 
-    fn failure(&self, mut error: TrySendError<Request<RequestBody>>) -> Failure {
-        if let Some(request) = error.take_message() {
-            return Failure::Unsent(Box::new(request));
-        }
-        let error = error.into_error();
+    fn failure(&self, error: TrySendError<Request<RequestBody>>) -> Failure {
         let track = &self.track;
-        if track.request_failed.get() {
-            let why = "the request's body is malformed or broke off";
-            return Failure::Broken(Problem::bad_request(why));
-        }
-        // The connection's end is itself a read.
-        let ends = u64::from(error.is_incomplete_message());
-        let problem = match track.reason.get() {
-            Some(reason) => Problem::session(reason, self.target.tunnel.as_str(), true),
-            None if error.is_parse() => Problem::target_invalid("it is not HTTP/1.1"),
-            None => Problem::target_closed(),
-        };
-        if track.reads.get() > ends {
-            Failure::Broken(problem)
-        } else {
-            Failure::Silent(problem)
-        }
+        let tunnel = self.target.tunnel.as_str();
+        Failure::of(
+            error,
+            track.request_failed.get(),
+            track.reads.get(),
+            |fault| match (fault, track.reason.get()) {
+                (Fault::Request(refusal), _) => refusal.into(),
+                (_, Some(reason)) => Problem::session(reason, tunnel, true),
+                (Fault::Malformed, None) => Problem::target_invalid("it is not HTTP/1.1"),
+                (Fault::Closed, None) => Problem::target_closed(),
+            },
+        )
     }
 
     /// Why a request could not even be sent, if the session's end said so.
@@ -156,9 +166,6 @@ impl Connection {
     }
 
     fn is_fit(&self, target: &Target, now: Instant, is_repeatable: bool) -> bool {
-        let patience = self
-            .kept_alive_for
-            .map_or(IDLE_MAX, |t| t.saturating_sub(IDLE_MARGIN));
         let limit = if is_repeatable {
             IDLE_MAX
         } else {
@@ -168,7 +175,7 @@ impl Connection {
             .idle_since
             .map_or(Duration::ZERO, |t| now.saturating_duration_since(t));
         let is_current = self.target.generation == target.generation;
-        is_current && self.sender.is_ready() && idle < patience.min(limit)
+        is_current && self.sender.is_ready() && idle < reusable_for(self.kept_alive_for, limit)
     }
 
     /// Lets an idle connection end in order.
@@ -178,26 +185,6 @@ impl Connection {
             let _ = self.end.send(());
         }
     }
-}
-
-/// Drives a connection until it ends, or until its holder is gone.
-async fn drive(
-    driver: impl Future<Output = Result<(), hyper::Error>>,
-    ended: oneshot::Receiver<()>,
-) {
-    let mut driver = pin!(driver);
-    let mut ended = pin!(ended);
-    let mut is_held = true;
-    poll_fn(|cx| {
-        if is_held && let Poll::Ready(released) = ended.as_mut().poll(cx) {
-            is_held = false;
-            if released.is_err() {
-                return Poll::Ready(());
-            }
-        }
-        driver.as_mut().poll(cx).map(|_| ())
-    })
-    .await;
 }
 
 /// The idle connections of one frontend connection, in the order of their last use.

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use tieline_hop::Refusal;
 use tieline_wire::Reason;
 
 use crate::auth::TokenRefusal;
@@ -114,11 +115,6 @@ impl Problem {
     /// The request cannot be passed on in any form.
     pub(super) fn bad_request(why: &str) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "bad_request", why)
-    }
-
-    /// The request asks for something that the relay does not speak.
-    pub(super) fn unsupported(word: &'static str, why: &str) -> Self {
-        Self::new(StatusCode::NOT_IMPLEMENTED, word, why)
     }
 
     /// What the target sent is not an answer in HTTP.
@@ -243,6 +239,12 @@ impl From<Limited> for Problem {
             limited: Some(limited),
             ..Self::new(status, "too_many_requests", message)
         }
+    }
+}
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        Self::new(refusal.status, refusal.word, refusal.why)
     }
 }
 

@@ -5,17 +5,15 @@
 use std::rc::Rc;
 
 use bytes::Bytes;
-use http::header::{CONTENT_LOCATION, Entry, HeaderName, LOCATION, SET_COOKIE, WWW_AUTHENTICATE};
-use http::{HeaderMap, HeaderValue};
+use http::HeaderMap;
+use http::header::{CONTENT_LOCATION, LOCATION, SET_COOKIE, WWW_AUTHENTICATE};
+use tieline_hop::rewrite::{metadata, split_authority, values};
 
 use super::exposure::is_exposed;
 use super::problem::Problem;
 use super::route::split_well_known;
 use super::target::{Origin, Target, default_port};
 use super::wanted::Wanted;
-
-/// Parameter of a challenge that says where a resource's metadata is (RFC 9728, section 5.1).
-const METADATA: &[u8] = b"resource_metadata=\"";
 
 /// How one request's URL at the relay relates to the target's.
 #[derive(Debug)]
@@ -62,10 +60,12 @@ impl Mapping {
     /// Rewrites an answer's headers.
     pub(super) fn apply(&self, headers: &mut HeaderMap) {
         for name in [LOCATION, CONTENT_LOCATION] {
-            rewrite(headers, name, |value| self.location(value));
+            values(headers, name, |value| self.location(value));
         }
-        rewrite(headers, SET_COOKIE, |value| self.cookie(value));
-        rewrite(headers, WWW_AUTHENTICATE, |value| self.challenge(value));
+        values(headers, SET_COOKIE, |value| self.cookie(value));
+        values(headers, WWW_AUTHENTICATE, |value| {
+            metadata(value, |url| self.metadata(url))
+        });
     }
 
     /// The public form of a URI reference; `None` if it can stay.
@@ -110,12 +110,7 @@ impl Mapping {
 
     /// The part behind the authority, if that is the target's.
     fn own<'a>(&self, rest: &'a [u8], https: bool) -> Option<&'a [u8]> {
-        // Browsers read a backslash as a slash (WHATWG URL, "authority state").
-        let end = rest
-            .iter()
-            .position(|b| b"/?#\\".contains(b))
-            .unwrap_or(rest.len());
-        let (authority, path) = rest.split_at(end);
+        let (authority, path) = split_authority(rest);
         let origin = Origin::parse(authority, default_port(https))?;
         origin.is_same(&self.target.origin).then_some(path)
     }
@@ -128,18 +123,8 @@ impl Mapping {
         }
     }
 
-    /// The public form of a challenge; `None` if it can stay. Clients look for metadata at the
+    /// The public form of the URL of metadata; `None` if it can stay. Clients look for it at the
     /// host's root, with the tunnel's path behind the well-known one (RFC 9728, section 3.1).
-    fn challenge(&self, value: &[u8]) -> Option<Vec<u8>> {
-        let found = value
-            .windows(METADATA.len())
-            .position(|window| window.eq_ignore_ascii_case(METADATA))?;
-        let (head, rest) = value.split_at(found + METADATA.len());
-        let (url, tail) = rest.split_at(rest.iter().position(|b| *b == b'"')?);
-        let mapped = self.metadata(url)?;
-        Some([head, &mapped, tail].concat())
-    }
-
     fn metadata(&self, url: &[u8]) -> Option<Vec<u8>> {
         let text = str::from_utf8(url).ok()?;
         let (scheme, rest) = text.split_once("://")?;
@@ -287,21 +272,6 @@ fn without_dots(path: &[u8]) -> Vec<u8> {
         .iter()
         .flat_map(|segment| [b"/", *segment].concat())
         .collect()
-}
-
-fn rewrite(headers: &mut HeaderMap, name: HeaderName, map: impl Fn(&[u8]) -> Option<Vec<u8>>) {
-    let Entry::Occupied(mut values) = headers.entry(name) else {
-        return;
-    };
-    for value in values.iter_mut() {
-        let Some(mapped) = map(value.as_bytes()) else {
-            continue;
-        };
-        // Cannot fail: it is put together from parts of header values and of a parsed path.
-        if let Ok(mapped) = HeaderValue::from_maybe_shared(Bytes::from(mapped)) {
-            *value = mapped;
-        }
-    }
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use hyper::rt::Executor;
 use super::*;
 
 type Body = UnsyncBoxBody<bytes::Bytes, std::convert::Infallible>;
+type Sender = SendRequest<Body>;
 
 #[derive(Clone)]
 struct Local;
@@ -20,7 +21,7 @@ impl<F: Future<Output = ()> + 'static> Executor<F> for Local {
 }
 
 /// A caller, and how its connection will have ended.
-async fn connect(relay: &Relay) -> (SendRequest<Body>, JoinHandle<Ended>) {
+async fn connect(relay: &Relay) -> (Sender, JoinHandle<Ended>) {
     let (mut peer, ended) = relay.connect();
     let io = TokioIo::new(peer.io.take().unwrap());
     let (sender, connection) = handshake(Local, io).await.unwrap();
@@ -48,6 +49,23 @@ async fn text(response: Response<Incoming>) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
+/// An answer on its way.
+type Asked = JoinHandle<hyper::Result<Response<Incoming>>>;
+
+/// Sends `request`, which a new target gets, up to its body.
+async fn ask(relay: &mut Relay, sender: &mut Sender, request: Request<Body>) -> (Asked, Peer) {
+    let asked = tokio::task::spawn_local(sender.send_request(request));
+    let mut target = relay.target().await;
+    target.head().await;
+    (asked, target)
+}
+
+/// The target answers, and the caller gets that.
+async fn answered(asked: Asked, target: &mut Peer) {
+    target.send(OK).await;
+    assert_eq!(text(asked.await.unwrap().unwrap()).await, "ok");
+}
+
 #[test]
 fn requests_of_one_connection_do_not_wait_for_one_another() {
     run(async {
@@ -60,18 +78,13 @@ fn requests_of_one_connection_do_not_wait_for_one_another() {
                 .await
                 .starts_with("GET /mcp HTTP/1.1\r\nhost: 127.0.0.1:8765\r\n")
         );
-        let fast = tokio::task::spawn_local(sender.send_request(get(COMFY)));
-        let mut comfy = relay.target().await;
-        comfy.head().await;
-        comfy.send(OK).await;
-        assert_eq!(text(fast.await.unwrap().unwrap()).await, "ok");
-        maya.send(OK).await;
-        assert_eq!(text(slow.await.unwrap().unwrap()).await, "ok");
+        let (fast, mut comfy) = ask(&mut relay, &mut sender, get(COMFY)).await;
+        answered(fast, &mut comfy).await;
+        answered(slow, &mut maya).await;
         // Both connections are kept for the next requests.
         let next = tokio::task::spawn_local(sender.send_request(get(MAYA)));
         maya.head().await;
-        maya.send(OK).await;
-        next.await.unwrap().unwrap();
+        answered(next, &mut maya).await;
         assert!(!relay.has_opened());
     });
 }
@@ -81,16 +94,11 @@ fn a_request_that_the_caller_gives_up_is_given_up_at_the_target_and_no_other() {
     run(async {
         let mut relay = Relay::new();
         let (mut sender, _) = connect(&relay).await;
-        let given_up = tokio::task::spawn_local(sender.send_request(get(MAYA)));
-        let mut maya = relay.target().await;
-        maya.head().await;
-        let other = tokio::task::spawn_local(sender.send_request(get(COMFY)));
-        let mut comfy = relay.target().await;
-        comfy.head().await;
+        let (given_up, mut maya) = ask(&mut relay, &mut sender, get(MAYA)).await;
+        let (other, mut comfy) = ask(&mut relay, &mut sender, get(COMFY)).await;
         given_up.abort();
         assert!(maya.is_reset().await);
-        comfy.send(OK).await;
-        assert_eq!(text(other.await.unwrap().unwrap()).await, "ok");
+        answered(other, &mut comfy).await;
     });
 }
 
@@ -107,10 +115,7 @@ fn a_caller_that_goes_takes_all_its_requests_along() {
         tokio::task::spawn_local(connection);
         let mut targets = Vec::new();
         for uri in [MAYA, COMFY] {
-            tokio::task::spawn_local(sender.send_request(get(uri)));
-            let mut target = relay.target().await;
-            target.head().await;
-            targets.push(target);
+            targets.push(ask(&mut relay, &mut sender, get(uri)).await.1);
         }
         wire.abort();
         for mut target in targets {
@@ -168,9 +173,7 @@ fn an_answer_that_breaks_off_is_reset_behind_all_that_came() {
     run(async {
         let mut relay = Relay::new();
         let (mut sender, _) = connect(&relay).await;
-        let answer = tokio::task::spawn_local(sender.send_request(get(MAYA)));
-        let mut target = relay.target().await;
-        target.head().await;
+        let (answer, mut target) = ask(&mut relay, &mut sender, get(MAYA)).await;
         target
             .send("HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\npart")
             .await;
@@ -180,11 +183,8 @@ fn an_answer_that_breaks_off_is_reset_behind_all_that_came() {
         assert_eq!(part, "part");
         assert!(body.frame().await.unwrap().is_err());
         // The connection goes on.
-        let next = tokio::task::spawn_local(sender.send_request(get(COMFY)));
-        let mut comfy = relay.target().await;
-        comfy.head().await;
-        comfy.send(OK).await;
-        next.await.unwrap().unwrap();
+        let (next, mut comfy) = ask(&mut relay, &mut sender, get(COMFY)).await;
+        answered(next, &mut comfy).await;
     });
 }
 
@@ -208,12 +208,9 @@ fn an_idle_connection_is_told_to_end_and_a_quiet_answer_lives_on() {
     run(async {
         let mut relay = Relay::new();
         let (mut sender, ended) = connect(&relay).await;
-        let answer = tokio::task::spawn_local(sender.send_request(get(MAYA)));
-        let mut target = relay.target().await;
-        target.head().await;
+        let (answer, mut target) = ask(&mut relay, &mut sender, get(MAYA)).await;
         seconds(3600).await;
-        target.send(OK).await;
-        assert_eq!(text(answer.await.unwrap().unwrap()).await, "ok");
+        answered(answer, &mut target).await;
         seconds(119).await;
         assert!(sender.is_ready(), "it was closed before its time");
         assert_eq!(ended.await.unwrap(), Ended::Closed);
@@ -226,12 +223,9 @@ fn a_relay_that_drains_finishes_what_runs() {
     run(async {
         let mut relay = Relay::new();
         let (mut sender, ended) = connect(&relay).await;
-        let answer = tokio::task::spawn_local(sender.send_request(get(MAYA)));
-        let mut target = relay.target().await;
-        target.head().await;
+        let (answer, mut target) = ask(&mut relay, &mut sender, get(MAYA)).await;
         relay.shard.0.draining.set(true);
-        target.send(OK).await;
-        assert_eq!(text(answer.await.unwrap().unwrap()).await, "ok");
+        answered(answer, &mut target).await;
         assert_eq!(ended.await.unwrap(), Ended::Closed);
     });
 }
@@ -243,20 +237,24 @@ fn with_token(uri: &str, token: &str) -> Request<Body> {
     request
 }
 
+/// The caller `maya` is revoked, and what runs for it ends on both sides.
+async fn is_cut_off(relay: &Relay, asked: Asked, mut target: Peer, ended: JoinHandle<Ended>) {
+    relay.shard.0.revoke("maya");
+    assert!(target.is_reset().await);
+    assert_eq!(ended.await.unwrap(), Ended::Revoked);
+    assert!(asked.await.unwrap().is_err());
+}
+
 #[test]
 fn a_caller_whose_access_is_revoked_is_cut_off_while_its_request_waits() {
     run(async {
         let mut relay = Relay::new();
         relay.settings().takes_tokens = true;
         let (mut sender, ended) = connect(&relay).await;
-        let answer = tokio::task::spawn_local(sender.send_request(with_token(MAYA, "maya")));
-        let mut target = relay.target().await;
-        target.head().await;
+        let request = with_token(MAYA, "maya");
+        let (answer, target) = ask(&mut relay, &mut sender, request).await;
         seconds(1).await;
-        relay.shard.0.revoke("maya");
-        assert!(target.is_reset().await);
-        assert_eq!(ended.await.unwrap(), Ended::Revoked);
-        assert!(answer.await.unwrap().is_err());
+        is_cut_off(&relay, answer, target, ended).await;
     });
 }
 
@@ -266,18 +264,14 @@ fn a_caller_is_remembered_for_as_long_as_something_runs_for_it() {
         let mut relay = Relay::new();
         relay.settings().takes_tokens = true;
         let (mut sender, ended) = connect(&relay).await;
-        let waiting = tokio::task::spawn_local(sender.send_request(with_token(MAYA, "maya")));
-        let mut target = relay.target().await;
-        target.head().await;
+        let request = with_token(MAYA, "maya");
+        let (waiting, target) = ask(&mut relay, &mut sender, request).await;
         // More callers than one connection remembers.
         for name in 0..20 {
             let request = with_token(COMFY, &format!("other-{name}"));
             assert_eq!(sender.send_request(request).await.unwrap().status(), 404);
         }
-        relay.shard.0.revoke("maya");
-        assert!(target.is_reset().await);
-        assert_eq!(ended.await.unwrap(), Ended::Revoked);
-        assert!(waiting.await.unwrap().is_err());
+        is_cut_off(&relay, waiting, target, ended).await;
     });
 }
 

@@ -2,6 +2,8 @@
 
 use tieline_wire::{Generation, Scheme, TunnelId};
 
+use http::{HeaderName, HeaderValue};
+
 use super::*;
 use crate::registry::{AgentTag, TunnelInfo};
 
@@ -232,6 +234,7 @@ fn a_challenge_names_the_metadata_where_clients_look_for_it() {
     assert_eq!(mapped(WWW_AUTHENTICATE, &other), public);
     for value in [
         "Basic realm=\"x\"",
+        "Bearer error=\"resource_metadata=\\\"http://127.0.0.1:8765/mcp\\\"\"",
         "Bearer resource_metadata=\"https://login.example/.well-known/oauth-protected-resource\"",
         "Bearer resource_metadata=\"http://127.0.0.1:8765/unclosed",
     ] {

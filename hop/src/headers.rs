@@ -1,15 +1,15 @@
 //! Header rules of a gateway: what belongs to one connection only is dropped, what frames a
 //! body is checked, everything else passes untouched.
 
+use std::time::Duration;
+
 use http::header::{
     CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderName, PROXY_AUTHENTICATE,
     PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
 };
-use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
-use std::time::Duration;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version};
 
-use super::problem::Problem;
+use crate::refusal::Refusal;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -27,19 +27,19 @@ const HOP_BY_HOP: [HeaderName; 8] = [
     UPGRADE,
 ];
 
-/// Refuses what cannot be passed on without changing its meaning.
-pub(super) fn check_request(parts: &Parts) -> Result<(), Problem> {
-    let Parts {
-        method,
-        uri,
-        version,
-        headers,
-        ..
-    } = parts;
-    let version = *version;
+/// Refuses a request that cannot be passed on without changing its meaning.
+///
+/// # Errors
+/// What it is told.
+pub fn check_request(
+    method: &Method,
+    uri: &Uri,
+    version: Version,
+    headers: &HeaderMap,
+) -> Result<(), Refusal> {
     if *method == Method::CONNECT {
         let why = "this is no forward proxy: a tunnel's URL is /w/<tunnel>/<path>";
-        return Err(Problem::unsupported("connect_unsupported", why));
+        return Err(Refusal::unsupported("connect_unsupported", why));
     }
     let hosts = headers.get_all(HOST).iter().count();
     // RFC 9113, section 8.3.1: two names for one thing are malformed.
@@ -47,19 +47,14 @@ pub(super) fn check_request(parts: &Parts) -> Result<(), Problem> {
         && uri
             .authority()
             .zip(headers.get(HOST))
-            .is_some_and(|(authority, host)| {
-                !host
-                    .as_bytes()
-                    .eq_ignore_ascii_case(authority.as_str().as_bytes())
-            });
+            .is_some_and(|(authority, host)| !is(host.as_bytes(), authority.as_str().as_bytes()));
     // RFC 9112, section 3.2: a server must refuse none in HTTP/1.1, and more than one.
     if hosts > 1 || (hosts == 0 && version == Version::HTTP_11) || named_twice {
-        let why = "a request names exactly one host";
-        return Err(Problem::bad_request(why));
+        return Err(Refusal::bad_request("a request names exactly one host"));
     }
     if !chunked_or_absent(headers) {
         let why = "no transfer coding but a single chunked is understood";
-        return Err(Problem::unsupported("coding_unsupported", why));
+        return Err(Refusal::unsupported("coding_unsupported", why));
     }
     // A server may ignore an offer to upgrade (RFC 9110, section 7.8). Some clients make the
     // one for HTTP/2 with every first request and are content with HTTP/1.1; a WebSocket client
@@ -67,20 +62,21 @@ pub(super) fn check_request(parts: &Parts) -> Result<(), Problem> {
     let websocket = |value: &HeaderValue| tokens(value).any(|t| is(t, b"websocket"));
     if headers.get_all(UPGRADE).iter().any(websocket) {
         let why = "this URL takes no WebSocket connections, only HTTP requests";
-        return Err(Problem::unsupported("upgrade_unsupported", why));
+        return Err(Refusal::unsupported("upgrade_unsupported", why));
     }
     Ok(())
 }
 
 /// Refuses an answer that cannot be passed on without changing its meaning.
-pub(super) fn check_answer(status: StatusCode, headers: &HeaderMap) -> Result<(), Problem> {
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_answer(status: StatusCode, headers: &HeaderMap) -> Result<(), &'static str> {
     if status.is_informational() {
-        return Err(Problem::target_invalid("it switches protocols, unasked"));
+        return Err("it switches protocols, unasked");
     }
     if !chunked_or_absent(headers) {
-        return Err(Problem::target_invalid(
-            "its transfer coding is not a single chunked",
-        ));
+        return Err("its transfer coding is not a single chunked");
     }
     Ok(())
 }
@@ -95,9 +91,9 @@ fn chunked_or_absent(headers: &HeaderMap) -> bool {
     }
 }
 
-/// Makes a request's headers fit for the target's connection. `length` is that of its body,
+/// Makes a request's headers fit for the connection to the next hop. `length` is that of its body,
 /// `None` if only its end will tell.
-pub(super) fn for_target(headers: &mut HeaderMap, version: Version, length: Option<u64>) {
+pub fn for_next_hop(headers: &mut HeaderMap, version: Version, length: Option<u64>) {
     let trailers = headers.get_all(TE).iter().any(|value| {
         // `trailers;q=0` is not legal: the keyword takes no weight (RFC 9110, section 10.1.4).
         tokens(value).any(|token| is(token, b"trailers"))
@@ -120,8 +116,8 @@ pub(super) fn for_target(headers: &mut HeaderMap, version: Version, length: Opti
     }
 }
 
-/// Makes an answer's headers fit for the caller's connection. `length` as in [`for_target`].
-pub(super) fn for_caller(headers: &mut HeaderMap, length: Option<u64>) {
+/// Makes an answer's headers fit for the caller's connection. `length` as in [`for_next_hop`].
+pub fn for_caller(headers: &mut HeaderMap, length: Option<u64>) {
     // A transfer coding overrides a length, which must not be passed on beside it (RFC 9112,
     // section 6.3).
     if headers.contains_key(TRANSFER_ENCODING) {
@@ -129,29 +125,27 @@ pub(super) fn for_caller(headers: &mut HeaderMap, length: Option<u64>) {
     }
     drop_hop_by_hop(headers);
     // hyper has proven that repeated lengths agree; the caller gets one.
-    let repeated = |headers: &HeaderMap| {
-        let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
-        let listed = lengths
-            .next()
-            .is_some_and(|value| value.as_bytes().contains(&b','));
-        listed || lengths.next().is_some()
-    };
-    if let Some(length) = length
-        && repeated(headers)
-    {
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    let is_list = lengths
+        .next()
+        .is_some_and(|value| value.as_bytes().contains(&b','));
+    let is_repeated = is_list || lengths.next().is_some();
+    if let Some(length) = length.filter(|_| is_repeated) {
         headers.insert(CONTENT_LENGTH, length.into());
     }
 }
 
 /// True if the request waits for `100 Continue` before it sends its body.
-pub(super) fn expects_continue(headers: &HeaderMap) -> bool {
+#[must_use]
+pub fn expects_continue(headers: &HeaderMap) -> bool {
     headers
         .get(EXPECT)
         .is_some_and(|value| is(value.as_bytes(), b"100-continue"))
 }
 
-/// How long the target says that it keeps an idle connection.
-pub(super) fn kept_alive_for(headers: &HeaderMap) -> Option<Duration> {
+/// How long the next hop says that it keeps an idle connection.
+#[must_use]
+pub fn kept_alive_for(headers: &HeaderMap) -> Option<Duration> {
     let value = headers.get(KEEP_ALIVE)?.to_str().ok()?;
     let parameter = |text: &str| {
         let (name, value) = text.split_once('=')?;
@@ -218,7 +212,7 @@ mod tests {
 
     fn sent(lines: &[(&str, &str)], length: Option<u64>) -> HeaderMap {
         let mut headers = headers(lines);
-        for_target(&mut headers, Version::HTTP_11, length);
+        for_next_hop(&mut headers, Version::HTTP_11, length);
         headers
     }
 
@@ -281,6 +275,29 @@ mod tests {
     }
 
     #[test]
+    fn a_request_names_exactly_one_host() {
+        let word = |version, uri: &'static str, lines: &[(&str, &str)]| {
+            let uri = Uri::from_static(uri);
+            check_request(&Method::GET, &uri, version, &headers(lines)).err()
+        };
+        let one = &[("host", "a")][..];
+        let uri = "http://A/x";
+        assert_eq!(word(Version::HTTP_11, "/x", one), None);
+        assert_eq!(word(Version::HTTP_10, "/x", &[]), None);
+        assert_eq!(word(Version::HTTP_2, uri, &[]), None);
+        assert_eq!(word(Version::HTTP_2, uri, one), None);
+        for (version, uri, lines) in [
+            (Version::HTTP_11, "/x", &[][..]),
+            (Version::HTTP_11, uri, &[]),
+            (Version::HTTP_10, "/x", &[("host", "a"); 2]),
+            (Version::HTTP_2, uri, &[("host", "b")]),
+        ] {
+            let refusal = word(version, uri, lines).unwrap();
+            assert_eq!(refusal.word, "bad_request", "{version:?} {lines:?}");
+        }
+    }
+
+    #[test]
     fn only_a_single_chunked_is_understood() {
         for coding in [
             "gzip, chunked",
@@ -304,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn the_target_says_how_long_it_keeps_a_connection() {
+    fn the_next_hop_says_how_long_it_keeps_a_connection() {
         let said = |value| kept_alive_for(&headers(&[("keep-alive", value)]));
         assert_eq!(said("timeout=5"), Some(Duration::from_secs(5)));
         assert_eq!(said("max=100, Timeout = 7"), Some(Duration::from_secs(7)));

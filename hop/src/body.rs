@@ -1,0 +1,105 @@
+//! A request's body on its way to the next hop: passed on frame by frame, with its end and its
+//! failure noted. Nothing is kept but the one frame in flight, so a slow reader slows its sender.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::Request;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+
+use crate::gate::Gate;
+
+/// What a hop notes of a request's body.
+pub trait Progress: Unpin {
+    /// Ends the wait for `100 Continue`.
+    type Timeout: Future<Output = ()> + Unpin;
+
+    /// The next hop asked for more; `is_pending` says that the caller has sent no more yet.
+    fn asked(&self, is_pending: bool);
+
+    /// A piece of it goes on.
+    fn passed(&self, _frame: &Frame<Bytes>) {}
+
+    /// The body was taken to its end.
+    fn done(&self);
+
+    /// The body is malformed or broke off.
+    fn failed(&self);
+}
+
+/// A request's body on its way to the next hop.
+pub struct RequestBody<P: Progress> {
+    /// `None` for the empty body of a repeated request.
+    incoming: Option<Incoming>,
+    gate: Option<Gate<P::Timeout>>,
+    progress: P,
+}
+
+impl<P: Progress> RequestBody<P> {
+    /// Passes `incoming` on; nothing for a request that is repeated.
+    pub const fn new(incoming: Option<Incoming>, progress: P) -> Self {
+        Self {
+            incoming,
+            gate: None,
+            progress,
+        }
+    }
+
+    /// Where it is noted how the body fares.
+    pub const fn progress_mut(&mut self) -> &mut P {
+        &mut self.progress
+    }
+}
+
+/// Makes `request` wait for `100 Continue`, until `timeout` at the latest, which is first polled
+/// when the body is first asked for.
+///
+/// The caller's own `100 Continue` is sent by hyper as soon as its body is first read.
+pub fn await_continue<P: Progress>(request: &mut Request<RequestBody<P>>, timeout: P::Timeout) {
+    let gate = Gate::new(request, timeout);
+    request.body_mut().gate = Some(gate);
+}
+
+impl<P: Progress> Body for RequestBody<P> {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let this = &mut *self;
+        if let Some(gate) = &mut this.gate {
+            ready!(Pin::new(gate).poll(cx));
+            this.gate = None;
+        }
+        let Some(incoming) = &mut this.incoming else {
+            return Poll::Ready(None);
+        };
+        let polled = Pin::new(&mut *incoming).poll_frame(cx);
+        this.progress.asked(polled.is_pending());
+        let frame = ready!(polled);
+        if let Some(Ok(frame)) = &frame {
+            this.progress.passed(frame);
+        }
+        match &frame {
+            Some(Ok(frame)) if !frame.is_trailers() && !incoming.is_end_stream() => {}
+            Some(Err(_)) => this.progress.failed(),
+            _ => this.progress.done(),
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming
+            .as_ref()
+            .map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+    }
+}

@@ -1,0 +1,130 @@
+//! One request and its answer on a connection to the next hop, driven by hyper's client.
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use http::Request;
+use http::request::Parts;
+use hyper::client::conn::TrySendError;
+
+use crate::refusal::Refusal;
+
+/// Taken off what the other side says about its patience, for the way there.
+const IDLE_MARGIN: Duration = Duration::from_secs(1);
+
+/// Why a request got no answer; `P` is what the caller is told.
+pub enum Failure<B, P> {
+    /// It was never sent; here it is back.
+    Unsent(Box<Request<B>>),
+    /// The connection ended without a byte of an answer.
+    Silent(P),
+    /// There was an answer, but none that can be passed on; or the caller's body was at fault.
+    Broken(P),
+}
+
+/// What was at fault when a request got no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The caller's request.
+    Request(Refusal),
+    /// The answer is not HTTP/1.1.
+    Malformed,
+    /// The connection ended.
+    Closed,
+}
+
+impl<B, P> Failure<B, P> {
+    /// Reads hyper's `error`. `is_body_broken` says that the request's body failed, `reads` how
+    /// many reads brought bytes or the end since the request began.
+    pub fn of(
+        mut error: TrySendError<Request<B>>,
+        is_body_broken: bool,
+        reads: u64,
+        problem: impl FnOnce(Fault) -> P,
+    ) -> Self {
+        if let Some(request) = error.take_message() {
+            return Self::Unsent(Box::new(request));
+        }
+        if is_body_broken {
+            let refusal = Refusal::bad_request("the request's body is malformed or broke off");
+            return Self::Broken(problem(Fault::Request(refusal)));
+        }
+        let error = error.into_error();
+        let problem = problem(match error.is_parse() {
+            true => Fault::Malformed,
+            false => Fault::Closed,
+        });
+        // The connection's end is itself a read.
+        match reads > u64::from(error.is_incomplete_message()) {
+            true => Self::Broken(problem),
+            false => Self::Silent(problem),
+        }
+    }
+}
+
+/// The head of `request` once more, for a second try.
+pub fn copy_head<B>(request: &Request<B>) -> Parts {
+    let (mut parts, ()) = Request::new(()).into_parts();
+    parts.method = request.method().clone();
+    parts.uri = request.uri().clone();
+    parts.headers = request.headers().clone();
+    parts
+}
+
+/// Drives a connection until it ends, or until `holder` does with an error: its holder is gone.
+pub async fn drive<E>(driver: impl Future, holder: impl Future<Output = Result<(), E>>) {
+    let (mut driver, mut holder) = (pin!(driver), pin!(holder));
+    let mut is_held = true;
+    poll_fn(|cx| {
+        if is_held && let Poll::Ready(released) = holder.as_mut().poll(cx) {
+            is_held = false;
+            if released.is_err() {
+                return Poll::Ready(());
+            }
+        }
+        driver.as_mut().poll(cx).map(|_| ())
+    })
+    .await;
+}
+
+/// How long an idle connection is used again: `limit`, or less if the other side `said` that it
+/// has less patience.
+#[must_use]
+pub fn reusable_for(said: Option<Duration>, limit: Duration) -> Duration {
+    said.map_or(limit, |said| said.saturating_sub(IDLE_MARGIN).min(limit))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, ready};
+    use std::task::{Context, Waker};
+
+    use super::*;
+
+    fn is_over(task: impl Future) -> bool {
+        let mut cx = Context::from_waker(Waker::noop());
+        pin!(task).poll(&mut cx).is_ready()
+    }
+
+    #[test]
+    fn a_connection_is_dropped_with_its_holder_and_lives_on_when_released() {
+        assert!(is_over(drive(pending::<()>(), ready(Err(())))));
+        assert!(!is_over(drive(pending::<()>(), ready(Ok::<_, ()>(())))));
+        assert!(!is_over(drive(
+            pending::<()>(),
+            pending::<Result<(), ()>>()
+        )));
+        assert!(is_over(drive(ready(()), ready(Ok::<_, ()>(())))));
+    }
+
+    #[test]
+    fn nobody_is_trusted_beyond_what_they_said() {
+        let [limit, second] = [60, 1].map(Duration::from_secs);
+        assert_eq!(reusable_for(None, limit), limit);
+        assert_eq!(reusable_for(Some(5 * second), limit), 4 * second);
+        assert_eq!(reusable_for(Some(100 * second), limit), limit);
+        assert_eq!(reusable_for(Some(Duration::ZERO), limit), Duration::ZERO);
+    }
+}

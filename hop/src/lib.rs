@@ -1,0 +1,19 @@
+//! What every HTTP hop of ours does the same way: the relay between callers and targets, and the
+//! agent's proxy between local clients and the relay.
+//!
+//! Rules as functions, and adapters around hyper's types. Which connection is used, how long
+//! anything may take and what an answer of our own says is each hop's to decide. No runtime, no
+//! I/O, no clock: a wait comes in as a future.
+
+mod body;
+mod exchange;
+mod gate;
+pub mod headers;
+mod refusal;
+pub mod rewrite;
+mod watched;
+
+pub use body::{Progress, RequestBody, await_continue};
+pub use exchange::{Failure, Fault, copy_head, drive, reusable_for};
+pub use refusal::Refusal;
+pub use watched::Watched;

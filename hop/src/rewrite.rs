@@ -1,0 +1,135 @@
+//! Maps URLs in an answer's headers. Everything works on bytes, because header values need not be
+//! UTF-8.
+
+use bytes::Bytes;
+use http::header::{Entry, HeaderName};
+use http::{HeaderMap, HeaderValue};
+
+/// The parameter of a challenge that points to the resource's metadata (RFC 9728, section 5.1).
+const RESOURCE_METADATA: &[u8] = b"resource_metadata";
+
+/// Applies `map` to every value of a header; what it yields `None` for stays.
+pub fn values(headers: &mut HeaderMap, name: HeaderName, map: impl Fn(&[u8]) -> Option<Vec<u8>>) {
+    let Entry::Occupied(mut values) = headers.entry(name) else {
+        return;
+    };
+    for value in values.iter_mut() {
+        let Some(mapped) = map(value.as_bytes()) else {
+            continue;
+        };
+        // Cannot fail: it is put together from parts of header values and of URLs.
+        if let Ok(mapped) = HeaderValue::from_maybe_shared(Bytes::from(mapped)) {
+            *value = mapped;
+        }
+    }
+}
+
+/// Splits what follows a scheme and `//` in a URL behind its authority.
+#[must_use]
+pub fn split_authority(rest: &[u8]) -> (&[u8], &[u8]) {
+    // Browsers read a backslash as a slash (WHATWG URL, "authority state").
+    let end = rest.iter().position(|b| b"/?#\\".contains(b));
+    rest.split_at(end.unwrap_or(rest.len()))
+}
+
+/// A challenge with `map` applied to the URL of its resource's metadata; `None` if it can stay.
+pub fn metadata(value: &[u8], map: impl Fn(&[u8]) -> Option<Vec<u8>>) -> Option<Vec<u8>> {
+    let mut rest = value;
+    let mut mapped = Vec::new();
+    let mut changed = false;
+    // What stands between quotes is every second part; a quoted pair is not among what a URL
+    // may hold.
+    while let Some(start) = rest.iter().position(|b| *b == b'"') {
+        let (before, quoted) = rest.split_at(start + 1);
+        let end = closing_quote(quoted)?;
+        let (inside, after) = quoted.split_at(end);
+        mapped.extend_from_slice(before);
+        match names_metadata(before).then(|| map(inside)).flatten() {
+            Some(url) => {
+                mapped.extend_from_slice(&url);
+                changed = true;
+            }
+            None => mapped.extend_from_slice(inside),
+        }
+        mapped.push(b'"');
+        rest = &after[1..];
+    }
+    mapped.extend_from_slice(rest);
+    changed.then_some(mapped)
+}
+
+fn closing_quote(quoted: &[u8]) -> Option<usize> {
+    let mut at = 0;
+    loop {
+        match quoted.get(at)? {
+            b'"' => return Some(at),
+            b'\\' => at += 2,
+            _ => at += 1,
+        }
+    }
+}
+
+/// True if `before` ends in `resource_metadata="`.
+fn names_metadata(before: &[u8]) -> bool {
+    let name = before
+        .strip_suffix(b"\"")
+        .unwrap_or(before)
+        .trim_ascii_end();
+    let Some(name) = name.strip_suffix(b"=") else {
+        return false;
+    };
+    let name = name.trim_ascii_end();
+    let start = name
+        .iter()
+        .rposition(|b| b", \t".contains(b))
+        .map_or(0, |at| at + 1);
+    name[start..].eq_ignore_ascii_case(RESOURCE_METADATA)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_url_of_metadata_is_mapped_in_a_challenge() {
+        let ours = |url: &[u8]| (url == b"https://a/x").then(|| b"http://b/x".to_vec());
+        let value = br#"Bearer realm="https://a/x", error="a \"b\"", Resource_Metadata = "https://a/x", scope="x""#;
+        let mapped = metadata(value, ours).unwrap();
+        assert_eq!(
+            String::from_utf8(mapped).unwrap(),
+            r#"Bearer realm="https://a/x", error="a \"b\"", Resource_Metadata = "http://b/x", scope="x""#
+        );
+        for value in [
+            &br#"Bearer resource_metadata="https://other/x""#[..],
+            br#"Bearer x_resource_metadata="https://a/x""#,
+            br#"Bearer error="resource_metadata=\"https://a/x\"""#,
+            br#"Bearer resource_metadata="https://a/x"#,
+            b"Basic",
+            b"",
+        ] {
+            assert_eq!(metadata(value, ours), None);
+        }
+    }
+
+    #[test]
+    fn every_value_of_a_header_is_mapped() {
+        let mut headers = HeaderMap::new();
+        for value in ["a", "b", "a"] {
+            headers.append("x", HeaderValue::from_static(value));
+        }
+        values(&mut headers, HeaderName::from_static("x"), |value| {
+            (value == b"a").then(|| b"c".to_vec())
+        });
+        let all: Vec<_> = headers.get_all("x").iter().collect();
+        assert_eq!(all, ["c", "b", "c"]);
+    }
+
+    #[test]
+    fn an_authority_ends_where_browsers_end_it() {
+        for (rest, authority) in [("a/b", "a"), ("a\\@b/", "a"), ("a?b/", "a"), ("a", "a")] {
+            let (start, path) = split_authority(rest.as_bytes());
+            assert_eq!(start, authority.as_bytes());
+            assert_eq!([start, path].concat(), rest.as_bytes());
+        }
+    }
+}
