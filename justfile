@@ -173,6 +173,26 @@ run-agent *arguments:
 demo:
     cargo run --release --bin tieline -- demo --once
 
+# An object made in Blender through the tunnel; needs Python 3.11, and downloads 400 MB the first time
+[group('run')]
+dcc-demo:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    # bpy, which is Blender as a module, is built for one version of Python.
+    if ! python=$(command -v python3.11); then
+        echo 'just dcc-demo needs python3.11' >&2
+        exit 1
+    fi
+    pins=e2e/fixtures/dcc/requirements.txt
+    if ! cmp -s "$pins" target/dcc/pins; then
+        rm -rf target/dcc
+        "$python" -m venv target/dcc
+        target/dcc/bin/python -m pip install --quiet --disable-pip-version-check --only-binary :all: -r "$pins"
+        cp "$pins" target/dcc/pins
+    fi
+    cargo build --release --bin tieline-relay --bin tieline
+    target/dcc/bin/python e2e/fixtures/dcc/demo.py target/release/tieline-relay target/release/tieline
+
 # Everything that must hold, in order, with the time each step took
 [group('ci')]
 ci:

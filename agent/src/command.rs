@@ -35,6 +35,7 @@ pub async fn run(cli: Cli) -> ExitCode {
         Command::Completions(args) => crate::completions::completions(&args),
         Command::Man(args) => crate::completions::man(&args),
         Command::Init(args) => crate::init::run(&args),
+        Command::List(args) => crate::list::run(args).await,
         Command::Connect(args) => crate::connect::run(args).await,
     })
 }

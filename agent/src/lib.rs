@@ -23,6 +23,7 @@ pub mod completions;
 pub mod connect;
 pub mod diag;
 pub mod init;
+pub mod list;
 pub mod service;
 pub mod token_show;
 
@@ -46,6 +47,7 @@ mod status;
 mod supervise;
 mod target;
 mod token;
+mod web;
 #[cfg(test)]
 mod witness;
 

@@ -112,14 +112,15 @@ impl Node {
                 "--fetch-retry-mintimeout=1000",
             ]);
             install.current_dir(directory);
-            step("npm ci", &mut install)
+            step("npm ci", &mut install)?;
+            // To npm they are optional, since one machine takes one of them: it says nothing.
+            let is_one_for_us = cfg!(any(target_arch = "x86_64", target_arch = "aarch64"));
+            if is_one_for_us && packaged_node(directory).is_none() {
+                bail!("npm ci left its Node out");
+            }
+            Ok(())
         })?;
-        let modules = ready.directory.join("node_modules");
-        let node = NODE_PACKAGES
-            .map(|package| modules.join(package).join("bin/node"))
-            .into_iter()
-            .find(|node| node.exists())
-            .unwrap_or_else(|| "node".into());
+        let node = packaged_node(&ready.directory).unwrap_or_else(|| "node".into());
         Ok(Self { ready, node })
     }
 
@@ -134,6 +135,13 @@ impl Node {
         without_proxies(&mut command);
         command
     }
+}
+
+/// The Node among the packages in `directory`.
+fn packaged_node(directory: &Path) -> Option<PathBuf> {
+    let modules = directory.join("node_modules");
+    let nodes = NODE_PACKAGES.map(|package| modules.join(package).join("bin/node"));
+    nodes.into_iter().find(|node| node.exists())
 }
 
 /// A prepared directory, and the shared lock that keeps it as it is.

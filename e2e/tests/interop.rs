@@ -1,7 +1,8 @@
 //! Relay and agent between MCP programs that nobody here wrote.
 //!
-//! Every test runs on every [`Path`]. What is not the same through the relay as it is directly is a
-//! fault of ours, so most tests on the relay compare with what a server says directly.
+//! Every test runs on every [`Path`], unless its file says why not. What is not the same through
+//! the relay as it is directly is a fault of ours, so most tests on the relay compare with what a
+//! server says directly.
 //!
 //! What a test needs comes from package registries. Where they cannot be reached, or Python or Node
 //! is missing, the test is reported as ignored with the reason. With `TIELINE_INTEROP=require` in

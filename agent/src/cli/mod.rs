@@ -30,6 +30,8 @@ pub enum Command {
     Init(crate::init::InitArgs),
     /// Reach a relay's tunnels through a local address that adds your token.
     Connect(crate::connect::ConnectArgs),
+    /// List the tunnels at a relay that you may reach.
+    List(crate::list::ListArgs),
     /// Keep tieline serve running through log-ins and restarts.
     Service(crate::service::ServiceArgs),
     /// Find out why an agent cannot reach its relay or its target: one line for each check.

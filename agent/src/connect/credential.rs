@@ -17,7 +17,7 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The value of `Authorization`, and the file that it comes from.
 #[derive(Debug)]
-pub(super) struct Credential {
+pub(crate) struct Credential {
     path: PathBuf,
     held: Mutex<Held>,
 }
@@ -36,7 +36,7 @@ struct Held {
 type Stamp = (SystemTime, u64, Permissions);
 
 impl Credential {
-    pub(super) fn read(path: &Path) -> Result<Self, TokenError> {
+    pub(crate) fn read(path: &Path) -> Result<Self, TokenError> {
         // Before the content: a change in between is then seen at the next look.
         let stamp = stamp(path);
         let value = header(path)?;
@@ -54,7 +54,7 @@ impl Credential {
     }
 
     /// The value to send now, and what there is to tell of its file.
-    pub(super) fn current(&self) -> (HeaderValue, Option<ConnectEvent>) {
+    pub(crate) fn current(&self) -> (HeaderValue, Option<ConnectEvent>) {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         let mut event = None;

@@ -19,7 +19,7 @@ mod args;
 mod body;
 mod caller;
 mod cors;
-mod credential;
+pub(crate) mod credential;
 mod error;
 mod event;
 mod forward;

@@ -4,8 +4,8 @@ use http::Method;
 use tieline_wire::Reason;
 
 use super::check::Check;
-use super::web;
 use crate::target::Target;
+use crate::web::Question;
 
 pub(super) async fn look(target: &Target) -> Check {
     let stream = match target.connect().await {
@@ -27,17 +27,25 @@ pub(super) async fn look(target: &Target) -> Check {
         "" => "/",
         path => path,
     };
-    match web::ask(Method::OPTIONS, &target.authority(), path, stream).await {
-        Ok((status, _)) if status.is_server_error() && status != 501 => Check::failed(
+    let authority = target.authority();
+    let question = Question {
+        method: Method::OPTIONS,
+        authority: &authority,
+        path,
+        authorization: None,
+    };
+    let answer = question.ask(stream, false).await;
+    match answer.map(|(head, _)| head.status) {
+        Ok(status) if status.is_server_error() && status != 501 => Check::failed(
             "target",
             format!("{target} answers with {status}"),
             "look at the server's own log",
         ),
-        Ok((status, _)) if status == 404 => Check::ok(
+        Ok(status) if status == 404 => Check::ok(
             "target",
             format!("{target} speaks HTTP; if callers get 404 too, the path is wrong"),
         ),
-        Ok((status, _)) => Check::ok(
+        Ok(status) => Check::ok(
             "target",
             format!("{target} speaks HTTP (OPTIONS: {status})"),
         ),

@@ -1,50 +1,16 @@
-//! One request that changes nothing, over a connection of its own.
+//! What time a relay has.
 
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::UNIX_EPOCH;
 
-use bytes::Bytes;
-use http::header::{DATE, HOST};
-use http::{HeaderMap, Method, Request, StatusCode, Uri};
-use http_body_util::Empty;
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::timeout;
+use http::header::DATE;
+use http::{Method, Uri};
 
-use crate::address::{HostPort, deadline_in};
+use crate::address::HostPort;
 use crate::connect::tls::Tls;
-
-/// How long one answer may take.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+use crate::web::Question;
 
 /// The page on which a relay says that it lives.
 const HEALTH: &str = "/health";
-
-/// Status and fields of the answer; in words what went wrong.
-pub(super) async fn ask(
-    method: Method,
-    authority: &str,
-    path: &str,
-    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
-) -> Result<(StatusCode, HeaderMap), String> {
-    let request = Request::builder()
-        .method(method)
-        .uri(path)
-        .header(HOST, authority)
-        .body(Empty::<Bytes>::new())
-        .map_err(|error| error.to_string())?;
-    let exchange = async {
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-        let connection = tokio::spawn(connection);
-        let answer = sender.send_request(request).await;
-        connection.abort();
-        answer.map(|answer| (answer.status(), answer.headers().clone()))
-    };
-    match timeout(ANSWER_TIMEOUT, exchange).await {
-        Ok(answer) => answer.map_err(|error: hyper::Error| error.to_string()),
-        Err(_) => Err(format!("no answer in {} s", ANSWER_TIMEOUT.as_secs())),
-    }
-}
 
 /// The time, in seconds since 1970, that an answer from the first of `urls` tells, if it does.
 pub(super) async fn date_of(urls: &[String]) -> Option<u64> {
@@ -56,18 +22,19 @@ pub(super) async fn date_of(urls: &[String]) -> Option<u64> {
         _ => return None,
     };
     let address = HostPort::parse(authority, Some(if is_tls { 443 } else { 80 })).ok()?;
-    let stream = address.connect(deadline_in(ANSWER_TIMEOUT)).await.ok()?;
-    let (_, fields) = if is_tls {
-        let tls = Tls::new(&address, None).ok()?;
-        let stream = timeout(ANSWER_TIMEOUT, tls.connect(stream))
-            .await
-            .ok()?
-            .ok()?;
-        ask(Method::GET, authority, HEALTH, stream).await.ok()?
+    let tls = if is_tls {
+        Some(Tls::new(&address, None).ok()?)
     } else {
-        ask(Method::GET, authority, HEALTH, stream).await.ok()?
+        None
     };
-    let date = httpdate::parse_http_date(fields.get(DATE)?.to_str().ok()?).ok()?;
+    let question = Question {
+        method: Method::GET,
+        authority,
+        path: HEALTH,
+        authorization: None,
+    };
+    let (head, _) = question.ask_at(&address, tls.as_ref(), false).await.ok()?;
+    let date = httpdate::parse_http_date(head.headers.get(DATE)?.to_str().ok()?).ok()?;
     Some(date.duration_since(UNIX_EPOCH).ok()?.as_secs())
 }
 
