@@ -10,7 +10,7 @@ use tieline_e2e::on_each_driver;
 use tieline_relay::cli::TokenOrder;
 use tieline_relay::{CallerAuth, Config, DriverChoice};
 
-use super::auth::{SECRET, order, studio, token, write_token};
+use tieline_e2e::behaviour::studio::{SECRET, order, studio, token, write_token};
 
 on_each_driver!(
     an_address_has_so_many_sessions_at_a_time_over_either_port,

@@ -15,8 +15,8 @@ use tieline_relay::{AuditConfig, CallerAuth, DriverChoice};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
-use super::auth::{SECRET, order, studio, token, write_token};
 use crate::bystander::Bystander;
+use tieline_e2e::behaviour::studio::{SECRET, order, studio, token, write_token};
 
 on_each_driver!(
     a_paused_tunnel_takes_no_callers_until_it_is_resumed,

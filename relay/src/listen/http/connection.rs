@@ -7,10 +7,13 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
+use http::{Request, Response};
+use hyper::body::Incoming;
 use hyper::rt::{Executor, Read, Write};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 
+use super::body::AnswerBody;
 use super::caller::Caller;
 use super::callers::Callers;
 use super::deadline::Watchdog;
@@ -111,6 +114,16 @@ impl<G: Gateway> Turns<'_, G> {
     }
 }
 
+/// An answer to come. In a box, because hyper keeps as much room as it needs for as long as the
+/// answer's body lasts: an open event stream would cost 4 KiB more.
+fn answered<G: Gateway>(
+    front: Rc<Front<G>>,
+    request: Request<Incoming>,
+    state: Rc<State>,
+) -> Pin<Box<impl Future<Output = Result<Response<AnswerBody<G>>, Infallible>>>> {
+    Box::pin(async move { Ok(front.answer(request, state).await) })
+}
+
 /// Serves requests one after the other.
 pub(super) async fn serve_http1<IO, G>(
     caller: &Caller<IO>,
@@ -124,7 +137,7 @@ where
     let front = Rc::new(front);
     let service = service_fn(|request| {
         let (front, state) = (Rc::clone(&front), Rc::clone(turns.state));
-        async move { Ok::<_, Infallible>(front.answer(request, state).await) }
+        answered(front, request, state)
     });
     let connection = http1::Builder::new()
         .auto_date_header(false)
@@ -152,9 +165,8 @@ where
 {
     let front = Rc::new(front);
     let service = service_fn(|request| {
-        let front = Rc::clone(&front);
         let state = Rc::new(State::of_stream(turns.state));
-        async move { Ok::<_, Infallible>(front.answer(request, state).await) }
+        answered(Rc::clone(&front), request, state)
     });
     let connection = http2::Builder::new(Tasks(turns.gateway.clone()))
         .auto_date_header(false)
