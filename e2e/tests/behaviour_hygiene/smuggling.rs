@@ -125,14 +125,12 @@ async fn send(entry: &Entry, address: SocketAddr) -> Result<Told> {
 }
 
 /// What differs at the proxy: it is for this machine only, and refuses every other name that a
-/// request bears, or none, in its own words.
+/// request bears.
 fn at_proxy(mut entry: Entry) -> Entry {
-    let of_nobody = ["no host", "an absolute form and a host elsewhere"];
-    if of_nobody.contains(&entry.name) {
-        entry.fate = match entry.fate {
-            Fate::Passed(requests) => Fate::Declined(421, requests[1..].to_vec()),
-            _ => Fate::Declined(421, Vec::new()),
-        };
+    if entry.name == "an absolute form and a host elsewhere"
+        && let Fate::Passed(requests) = entry.fate
+    {
+        entry.fate = Fate::Declined(421, requests[1..].to_vec());
     }
     entry
 }

@@ -58,6 +58,11 @@ fn targets() -> Vec<Entry> {
             "an absolute form and a host elsewhere",
             get("http://localhost/w/maya/in", "evil.example"),
         ),
+        declined_then(
+            "an absolute form with a user",
+            421,
+            get("http://u@localhost/w/maya/in", "localhost"),
+        ),
         declined_then("a host elsewhere", 421, get("/w/maya/in", "evil.example")),
         refused("a path with a null", 400, get("/w/maya/in\0", "localhost")),
         refused("a path with a blank", 400, get("/w/maya/in x", "localhost")),
