@@ -17,5 +17,7 @@ mod limits;
 mod links;
 #[path = "behaviour_refusals/operators.rs"]
 mod operators;
+#[path = "behaviour_refusals/proxied.rs"]
+mod proxied;
 #[path = "behaviour_refusals/renewal.rs"]
 mod renewal;

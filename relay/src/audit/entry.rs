@@ -184,11 +184,11 @@ impl Call {
         }
     }
 
-    /// Its line: `reason` is the relay's own word, if it answered by itself.
+    /// Its line: `reason` is the relay's own word, if it answered by itself, or why it has no status.
     pub(crate) fn answered(
         self,
         identity: Option<&Identity>,
-        status: u16,
+        status: Option<u16>,
         reason: Option<&'static str>,
     ) -> Entry {
         Entry {
@@ -196,7 +196,7 @@ impl Call {
             tunnel: self.tunnel,
             method: Some(self.method),
             path: Some(self.path),
-            status: Some(status),
+            status,
             reason,
             ..Entry::new(Kind::Request).of(identity)
         }

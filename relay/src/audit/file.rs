@@ -72,7 +72,8 @@ impl RotatedFile {
     pub(super) fn add(&mut self, line: &[u8]) -> Result<(), (u64, io::Error)> {
         let ahead = self.len + self.waiting.len() as u64;
         if ahead > 0 && ahead + line.len() as u64 > self.max_bytes {
-            self.flush()?;
+            // This line goes with those before it.
+            self.flush().map_err(|(lost, error)| (lost + 1, error))?;
             if let Err(error) = self.rotate() {
                 // It goes on in the file that there is, and tries again with the next line.
                 tracing::debug!(%error, "the audit log was not rotated");
@@ -129,6 +130,12 @@ impl RotatedFile {
     }
 
     fn rotate(&mut self) -> io::Result<()> {
+        if !self.path.try_exists()? {
+            // Somebody else moved it away: there is nothing to rotate, and nobody reads on here.
+            self.reopen();
+            self.len = 0;
+            return Ok(());
+        }
         if self.keep == 0 {
             fs::remove_file(&self.path)?;
         } else {
@@ -219,6 +226,31 @@ mod tests {
         assert_eq!(found, wanted);
         for (name, _) in found {
             assert_eq!(mode(&folder.path().join(name)), MODE);
+        }
+    }
+
+    #[test]
+    fn a_file_that_was_moved_away_costs_no_older_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut file = RotatedFile::open(&config(&folder, 10, 2)).unwrap();
+        for line in ["one\n", "two\n", "three\n"] {
+            file.add(line.as_bytes()).unwrap();
+        }
+        file.flush().unwrap();
+        fs::rename(folder.path().join("audit.log"), folder.path().join("x")).unwrap();
+        for line in ["four\n", "five\n", "six\n"] {
+            file.add(line.as_bytes()).unwrap();
+        }
+        file.flush().unwrap();
+        let found = files(&folder);
+        let names: Vec<_> = found.iter().map(|it| it.0.as_str()).collect();
+        assert!(
+            names.contains(&"audit.log") && names.contains(&"x"),
+            "{found:?}"
+        );
+        let all: String = found.iter().map(|it| it.1.as_str()).collect();
+        for line in ["one\n", "two\n", "six\n"] {
+            assert!(all.contains(line), "{found:?}");
         }
     }
 

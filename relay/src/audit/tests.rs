@@ -51,7 +51,7 @@ fn every_entry_is_a_line_of_its_own_and_all_are_there_after_a_stop() {
     audit.note(|| {
         let mut call = Call::new(Method::POST, "/w/maya/mcp");
         (call.address, call.tunnel) = (Some(peer.ip().to_canonical()), Some(maya()));
-        call.answered(None, 503, Some("tunnel_offline"))
+        call.answered(None, Some(503), Some("tunnel_offline"))
     });
     audit.note(|| {
         Entry::new(Kind::Revoked)
@@ -72,7 +72,7 @@ fn every_entry_is_a_line_of_its_own_and_all_are_there_after_a_stop() {
 #[test]
 fn a_long_path_is_cut_between_two_characters() {
     let call = Call::new(Method::GET, &("/".to_owned() + &"ä".repeat(200)));
-    let entry = serde_json::to_value(call.answered(None, 200, None)).unwrap();
+    let entry = serde_json::to_value(call.answered(None, Some(200), None)).unwrap();
     let path = entry["path"].as_str().unwrap();
     assert_eq!(path.len(), 255);
     assert!(path.ends_with('ä'));
@@ -130,7 +130,7 @@ fn how_long_a_request_takes_to_note() {
         audit.note(|| {
             let mut call = Call::new(Method::POST, "/w/maya/mcp");
             call.tunnel = Some(maya.clone());
-            call.answered(Some(&ada), 200, None)
+            call.answered(Some(&ada), Some(200), None)
         });
     }
     println!("{:?} each", began.elapsed() / ROUNDS);

@@ -173,6 +173,10 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "NET",
         "Proxies that are believed who asks, as in 10.0.0.0/8; repeats",
     ),
+    switch(
+        "proxy_protocol",
+        "Connections from trusted proxies begin with the PROXY protocol, version 2",
+    ),
     one(
         "target_authorization_header",
         "FIELD",

@@ -7,7 +7,7 @@ use http::HeaderName;
 use ipnet::IpNet;
 
 use super::in_range;
-use super::load::{Settings, TIME, parse_duration, set};
+use super::load::{SWITCH, Settings, TIME, boolean, parse_duration, set};
 use crate::error::ConfigError;
 
 /// What callers over HTTP may do, and how long they wait.
@@ -17,6 +17,9 @@ pub struct HttpConfig {
     pub allow_origins: Vec<String>,
     /// Proxies in front of the relay that are believed who asks.
     pub trusted_proxies: Vec<IpNet>,
+    /// Whether these proxies say whom they connect, before the first byte (PROXY protocol, version
+    /// 2), on the ports for callers.
+    pub proxy_protocol: bool,
     /// Field that brings a target's own `Authorization`, where the relay takes that itself.
     pub target_authorization: Option<HeaderName>,
     /// How long requests wait for an agent that was lost to come back.
@@ -32,6 +35,7 @@ impl Default for HttpConfig {
         Self {
             allow_origins: Vec::new(),
             trusted_proxies: Vec::new(),
+            proxy_protocol: false,
             target_authorization: None,
             offline_grace: Duration::from_secs(5),
             start_grace: Duration::from_secs(30),
@@ -57,6 +61,10 @@ impl HttpConfig {
             &mut http.trusted_proxies,
             settings.many("trusted_proxies", networks, network)?,
         );
+        set(
+            &mut http.proxy_protocol,
+            settings.one("proxy_protocol", SWITCH, boolean)?,
+        );
         let field = "the name of a header field that is free, such as X-Target-Authorization";
         http.target_authorization =
             settings.one("target_authorization_header", field, free_field)?;
@@ -71,6 +79,11 @@ impl HttpConfig {
     }
 
     pub(super) fn check(&self) -> Result<(), ConfigError> {
+        if self.proxy_protocol && self.trusted_proxies.is_empty() {
+            let text = "proxy_protocol: anybody could say that they are somebody else; \
+                        name the proxies that say so in trusted_proxies";
+            return Err(ConfigError::Conflict(text.to_owned()));
+        }
         let ms = Duration::from_millis;
         in_range("offline_grace", self.offline_grace, ms(0), ms(60_000))?;
         in_range("start_grace", self.start_grace, ms(0), ms(3_600_000))?;

@@ -11,6 +11,7 @@ use crate::io::{Listener, Socket, sleep};
 
 pub(crate) mod agent;
 pub(crate) mod http;
+pub(crate) mod proxied;
 pub(crate) mod tcp;
 
 /// How long an accept loop rests after an error that will not pass by itself at once.

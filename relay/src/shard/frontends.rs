@@ -18,6 +18,7 @@ use crate::auth::Identity;
 use crate::config::{CallerAuth, Config};
 use crate::io::{PollSocket, Received, Socket, timeout};
 use crate::limits::Pass;
+use crate::listen::proxied::{self, Source};
 use crate::listen::{http, tcp};
 use crate::metrics::{FrontendKind, HandoffKind};
 use crate::registry::{AgentTag, LinkRef, TunnelInfo};
@@ -32,10 +33,13 @@ impl Shard {
     pub(super) fn raw_arrived(self: &Rc<Self>, socket: Socket, peer: SocketAddr) {
         self.metrics.frontend_accepted(FrontendKind::Tcp);
         let shard = Rc::clone(self);
-        let Ok(mut pass) = self.arrive(peer.ip()) else {
-            return self.raw_refused(peer, None, None, Reason::Limited);
-        };
         self.gate.spawn(async move {
+            let Some(peer) = shard.source(&socket, peer).await else {
+                return shard.raw_refused(peer, None, None, Reason::Preamble);
+            };
+            let Ok(mut pass) = shard.arrive(peer.ip()) else {
+                return shard.raw_refused(peer, None, None, Reason::Limited);
+            };
             let deadline = shard.peers.config.preamble_timeout;
             match timeout(deadline, tcp::preamble(&socket)).await {
                 Ok(Some(preamble)) => {
@@ -56,6 +60,25 @@ impl Shard {
                 }
             }
         });
+    }
+
+    /// Where a caller comes from, as a proxy in front of the relay says where it is to say it;
+    /// `None` if it does not, in time.
+    async fn source(&self, socket: &Socket, peer: SocketAddr) -> Option<SocketAddr> {
+        let config = &self.peers.config;
+        let address = peer.ip().to_canonical();
+        let mut trusted = config.http.trusted_proxies.iter();
+        if !config.http.proxy_protocol || !trusted.any(|net| net.contains(&address)) {
+            return Some(peer);
+        }
+        match timeout(config.preamble_timeout, proxied::source(socket)).await {
+            Ok(Some(Source::Address(source))) => Some(source),
+            Ok(Some(Source::Proxy)) => Some(peer),
+            Ok(None) | Err(_) => {
+                debug!(%peer, "a proxy that should say whom it connects did not");
+                None
+            }
+        }
     }
 
     /// Who a raw caller is, if they may be here.
@@ -168,6 +191,9 @@ impl Shard {
         self.metrics.frontend_accepted(FrontendKind::Http);
         let shard = Rc::clone(self);
         self.gate.spawn(async move {
+            let Some(peer) = shard.source(&socket, peer).await else {
+                return shard.metrics.frontend_refused(Reason::Preamble);
+            };
             let deadline = shard.peers.config.preamble_timeout;
             let Ok(hint) = timeout(deadline, shard.hinted_shard(&socket)).await else {
                 debug!(%peer, "no request in time");

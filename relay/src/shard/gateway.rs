@@ -234,13 +234,14 @@ impl Gateway for ShardGateway {
         &self,
         call: Call,
         caller: Option<&Caller>,
-        status: StatusCode,
+        status: Option<StatusCode>,
         problem: Option<&'static str>,
     ) {
         let known = caller.and_then(Caller::known);
         let identity = known.map(|known| &**known.identity());
         let audit = &self.0.peers.audit;
-        audit.note(|| call.answered(identity, status.as_u16(), problem));
+        let status = status.map(|status| status.as_u16());
+        audit.note(|| call.answered(identity, status, problem));
     }
 }
 

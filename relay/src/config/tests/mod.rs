@@ -181,6 +181,7 @@ fn every_setting_of_a_file_arrives() {
         caller_auth = "token"
         allow_origin = ["https://App.example", "null"]
         trusted_proxies = "10.1.2.3/8"
+        proxy_protocol = true
         target_authorization_header = "X-Target-Authorization"
         offline_grace = "1s"
         start_grace = "2s"
@@ -209,6 +210,7 @@ fn every_setting_of_a_file_arrives() {
     let http = HttpConfig {
         allow_origins: vec!["https://app.example".to_owned(), "null".to_owned()],
         trusted_proxies: vec!["10.0.0.0/8".parse().unwrap()],
+        proxy_protocol: true,
         target_authorization: Some("x-target-authorization".parse().unwrap()),
         offline_grace: Duration::from_secs(1),
         start_grace: Duration::from_secs(2),

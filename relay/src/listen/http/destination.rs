@@ -54,14 +54,14 @@ pub(super) struct Destination {
     pub(super) version: Version,
     /// True if a stream in the answer may begin with an endpoint of the older transport.
     pub(super) is_get: bool,
-    /// The target's own id of the `mcp_session`, where the caller knows it by another one.
-    session: Option<HeaderValue>,
+    /// What it says of an `mcp_session`.
+    pub(super) session: Session,
 }
 
 impl Destination {
     /// Gives the target its own id of the `mcp_session` back.
     pub(super) fn unseal(&self, headers: &mut HeaderMap) {
-        if let Some(id) = &self.session {
+        if let Session::Marked(id) = &self.session {
             headers.insert(MCP_SESSION, id.clone());
         }
     }
@@ -110,15 +110,13 @@ impl<G: Gateway> Front<G> {
             or_tunnel,
         } = named;
         let subject = self.gateway.subject(&presented.caller);
-        let (wanted, session) = self.wanted(parts, aim, &route, subject);
+        let (wanted, session) = self.wanted(parts, aim, &route, subject)?;
         let is_any = matches!(wanted.aim, Aim::Kind(_));
         if is_any && matches!(session, Session::Unmarked) {
             return Err(Problem::session_gone());
         }
         let target = self.find(&wanted, presented, None).await?;
-        if target.is_shared && matches!(session, Session::Unmarked) {
-            return Err(Problem::session_gone());
-        }
+        session.check(&target)?;
         let authority = asked.authority.map(str::as_bytes);
         let mapping = Mapping {
             target,
@@ -143,10 +141,7 @@ impl<G: Gateway> Front<G> {
             path,
             version: parts.version,
             is_get: parts.method == Method::GET,
-            session: match session {
-                Session::Marked(id) => Some(id),
-                Session::Unmarked | Session::None => None,
-            },
+            session,
         })
     }
 
@@ -172,7 +167,7 @@ impl<G: Gateway> Front<G> {
         aim: Aim,
         route: &Route<'_>,
         subject: Option<&str>,
-    ) -> (Wanted, Session) {
+    ) -> Result<(Wanted, Session), Problem> {
         let sealer = self.gateway.sealer();
         let path = route.path();
         let (mut pin, mut session) = (None, Session::None);
@@ -194,6 +189,10 @@ impl<G: Gateway> Front<G> {
         };
         let is_invited = invited.is_some();
         let path = match invited {
+            // A mark on one thing says nothing of another.
+            Some((to, _)) if pin.as_ref().is_some_and(|pin| *pin != to) => {
+                return Err(Problem::session_gone());
+            }
             Some((to, path)) => {
                 pin = Some(to);
                 path.to_owned()
@@ -206,7 +205,7 @@ impl<G: Gateway> Front<G> {
             path,
             is_invited,
         };
-        (wanted, session)
+        Ok((wanted, session))
     }
 
     /// The target that the request goes to.
@@ -226,12 +225,22 @@ impl<G: Gateway> Front<G> {
 }
 
 /// What a request says of an `mcp_session`.
-enum Session {
+pub(super) enum Session {
     None,
     /// The target's own id of one that the relay marked.
     Marked(HeaderValue),
     /// The relay did not mark it, or not for this caller.
     Unmarked,
+}
+
+impl Session {
+    /// Where several agents may be, an id without a mark leads to none of them.
+    pub(super) fn check(&self, target: &Target) -> Result<(), Problem> {
+        match self {
+            Self::Unmarked if target.is_shared => Err(Problem::session_gone()),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// The answer where there is nowhere to go.

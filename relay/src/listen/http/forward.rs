@@ -17,11 +17,11 @@ use super::callers::{Callers, Presented, leave_credential};
 use super::destination::{Destination, nowhere, seal_sessions};
 use super::endpoint::Endpoint;
 use super::events::Events;
-use super::forwarded::Client;
+use super::forwarded::{Client, is_forwarded};
 use super::origin::{self, Page};
 use super::pool::{Connection, Failure, Lease, Pool};
 use super::problem::{self, Problem};
-use super::route::{Named, Way, named, split};
+use super::route::{Named, Way, host, is_ours_anywhere, named, split};
 use super::state::{Cut, State};
 use super::target::Target;
 use super::trail::Trail;
@@ -49,6 +49,15 @@ pub(super) struct Asked<'a> {
     pub(super) client: Client,
 }
 
+impl Asked<'_> {
+    /// Whether nothing hints at a proxy that nobody declared: it would make everybody who comes
+    /// through it a caller of its own machine.
+    fn is_direct(&self, headers: &HeaderMap) -> bool {
+        let host = self.authority.and_then(host);
+        host.is_some_and(is_ours_anywhere) && !is_forwarded(headers)
+    }
+}
+
 impl<G: Gateway> Front<G> {
     pub(super) fn new(gateway: G, settings: Rc<Settings>, peer: Peer, is_http2: bool) -> Self {
         Self {
@@ -70,7 +79,7 @@ impl<G: Gateway> Front<G> {
         state.begin(!request.body().is_end_stream());
         let (parts, body) = request.into_parts();
         let mut page = Page::Own;
-        let mut trail = Trail::begin(&self.gateway, &parts);
+        let mut trail = Trail::begin(&self.gateway, &parts, self.peer.address.ip());
         let served = self.serve(parts, body, &state, &mut page, &mut trail);
         let (mut response, word) = match served.await {
             Ok(response) => (response, None),
@@ -83,7 +92,7 @@ impl<G: Gateway> Front<G> {
             origin::mark(response.headers_mut(), origin);
         }
         self.gateway.answered(response.status(), word);
-        trail.note(&self.gateway, response.status(), word);
+        trail.note(response.status(), word);
         response
     }
 
@@ -124,7 +133,8 @@ impl<G: Gateway> Front<G> {
         let caller = &presented.caller;
         state.identify(|pass| self.gateway.identify(pass, caller))?;
         // Where nobody has to say who they are, names are for those who were told them.
-        let may_list = self.gateway.subject(caller).is_some() || asked.client.is_this_machine();
+        let is_local = || asked.client.is_this_machine() && asked.is_direct(&parts.headers);
+        let may_list = self.gateway.subject(caller).is_some() || is_local();
         if let Some(Way::Tunnels { after }) = way
             && parts.method == Method::GET
             && may_list
@@ -142,6 +152,8 @@ impl<G: Gateway> Front<G> {
         let (connection, answer) = self
             .exchange(request, &mut destination, &presented, state)
             .await?;
+        // The agent that it was to go to may have left meanwhile.
+        trail.leads_to(destination.mapping.target.tunnel.as_str());
         state.head_arrived();
         self.pass(answer, connection, destination, presented, state)
     }
@@ -220,7 +232,10 @@ impl<G: Gateway> Front<G> {
         state: &Rc<State>,
     ) -> Result<(Connection, Response<Incoming>), Problem> {
         let Destination {
-            wanted, mapping, ..
+            wanted,
+            mapping,
+            session,
+            ..
         } = destination;
         let caller = &presented.caller;
         address_to(&mapping.target, request.headers_mut());
@@ -270,6 +285,7 @@ impl<G: Gateway> Front<G> {
             // The link went away under the request: its agent may be back within the grace.
             let stale = Rc::clone(&mapping.target);
             mapping.target = self.find(wanted, presented, Some(&stale)).await?;
+            session.check(&mapping.target)?;
             mapping.check_exposed(wanted)?;
             address_to(&mapping.target, request.headers_mut());
         }

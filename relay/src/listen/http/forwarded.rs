@@ -4,7 +4,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use http::header::{FORWARDED, HeaderName};
+use http::header::{FORWARDED, HeaderName, VIA};
 use http::{HeaderMap, HeaderValue};
 use ipnet::IpNet;
 
@@ -26,6 +26,13 @@ const CLAIMS: [HeaderName; 8] = [
 
 /// Most addresses of a chain of proxies that are read.
 const CHAIN_MAX: usize = 32;
+
+/// Whether a proxy says that it passed the request on.
+pub(super) fn is_forwarded(headers: &HeaderMap) -> bool {
+    let others = [VIA.as_str(), "x-real-ip"];
+    others.iter().any(|name| headers.contains_key(*name))
+        || CLAIMS.iter().any(|name| headers.contains_key(name))
+}
 
 /// The caller of one request, as far as is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -160,12 +160,12 @@ pub(crate) trait Gateway: Clone + 'static {
         false
     }
 
-    /// Notes one that is answered; `problem` as above.
+    /// Notes one that is answered, or given up before that; `problem` as above.
     fn note(
         &self,
         _call: Call,
         _caller: Option<&Self::Caller>,
-        _status: StatusCode,
+        _status: Option<StatusCode>,
         _problem: Option<&'static str>,
     ) {
     }

@@ -166,6 +166,8 @@ impl Mapping {
 
     /// The public form of a cookie (RFC 6265, section 4.1); `None` if it can stay.
     fn cookie(&self, value: &[u8]) -> Option<Vec<u8>> {
+        // Cookies of one of several tunnels are not for the others.
+        let prefix = self.prefix_of_one();
         let mut parts = value.split(|b| *b == b';');
         let mut mapped = parts.next()?.to_vec();
         let mut changed = false;
@@ -174,12 +176,12 @@ impl Mapping {
             let name = name_and_value.next().unwrap_or_default().trim_ascii();
             let attribute = name_and_value.next().unwrap_or_default().trim_ascii();
             let is_path = name.eq_ignore_ascii_case(b"path") && attribute.starts_with(b"/");
-            if is_path && !self.prefix.is_empty() {
+            if is_path && !prefix.is_empty() {
                 // The prefix alone also matches the tunnel's bare URL; with a slash behind it,
                 // it would not (RFC 6265, section 5.1.4).
                 let path = if attribute == b"/" { b"" } else { attribute };
                 mapped.extend_from_slice(b"; Path=");
-                mapped.extend_from_slice(self.prefix.as_bytes());
+                mapped.extend_from_slice(prefix.as_bytes());
                 mapped.extend_from_slice(path);
                 changed = true;
             } else if name.eq_ignore_ascii_case(b"domain") && self.is_targets(attribute) {

@@ -13,6 +13,7 @@ use crate::audit::Call;
 
 /// One request, as far as it has come.
 pub(super) struct Trail<G: Gateway> {
+    gateway: G,
     /// Absent where nobody wants to know.
     call: Option<Call>,
     presented: Option<Rc<Presented<G>>>,
@@ -20,9 +21,14 @@ pub(super) struct Trail<G: Gateway> {
 
 impl<G: Gateway> Trail<G> {
     /// A request begins. Of its path the query is left out: secrets travel there.
-    pub(super) fn begin(gateway: &G, parts: &Parts) -> Self {
-        let call = || Call::new(parts.method.clone(), parts.uri.path());
+    pub(super) fn begin(gateway: &G, parts: &Parts, peer: IpAddr) -> Self {
+        let call = || {
+            let mut call = Call::new(parts.method.clone(), parts.uri.path());
+            call.address = Some(peer);
+            call
+        };
         Self {
+            gateway: gateway.clone(),
             call: gateway.is_audited().then(call),
             presented: None,
         }
@@ -55,10 +61,22 @@ impl<G: Gateway> Trail<G> {
     }
 
     /// It is answered.
-    pub(super) fn note(self, gateway: &G, status: StatusCode, problem: Option<&'static str>) {
-        if let Some(call) = self.call {
+    pub(super) fn note(mut self, status: StatusCode, problem: Option<&'static str>) {
+        self.end(Some(status), problem);
+    }
+
+    fn end(&mut self, status: Option<StatusCode>, problem: Option<&'static str>) {
+        if let Some(call) = self.call.take() {
             let caller = self.presented.as_ref().map(|it| &it.caller);
-            gateway.note(call, caller, status, problem);
+            self.gateway.note(call, caller, status, problem);
         }
+    }
+}
+
+impl<G: Gateway> Drop for Trail<G> {
+    fn drop(&mut self) {
+        // Its caller did not wait for an answer, or may have none; its target may have worked on it
+        // all the same.
+        self.end(None, Some("given_up"));
     }
 }

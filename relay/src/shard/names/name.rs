@@ -67,35 +67,31 @@ impl Name {
     /// A name is bound to one key, or shared by agents whose tokens all say so and whose owners are
     /// close. Of those who share it, one on another machine is another one, also with the same key.
     pub(super) fn place(&self, claim: &Claim) -> Result<Place, Reason> {
-        let mut others = self.holders.iter().filter(|it| it.key != claim.key);
-        let is_shared = claim.info.shared && self.holders.iter().all(|it| it.info.shared);
-        if !is_shared && others.any(Holder::is_live) {
+        let holders = &self.holders;
+        let is_shared = claim.info.shared && holders.iter().all(|it| it.info.shared);
+        let is_it = |it: &Holder| it.key == claim.key && it.machine == claim.machine;
+        // The only one may move to another machine, as a run that takes over.
+        let only = match &holders[..] {
+            [only] if !is_shared && only.key == claim.key => Some(0),
+            _ => None,
+        };
+        let place = holders.iter().position(is_it).or(only);
+        let others = holders
+            .iter()
+            .enumerate()
+            .filter(|(at, _)| Some(*at) != place);
+        let live: Vec<_> = others.map(|it| it.1).filter(|it| it.is_live()).collect();
+        let may_join = is_shared && live.iter().all(|it| is_close(&it.info, claim));
+        if !live.is_empty() && !may_join {
             return Err(Reason::NameTaken);
         }
-        let is_it =
-            |it: &Holder| it.key == claim.key && (!is_shared || it.machine == claim.machine);
-        match self.holders.iter().position(is_it) {
-            Some(place) if self.holders[place].has_superseded(claim) => Err(Reason::Superseded),
+        match place {
+            Some(place) if holders[place].has_superseded(claim) => Err(Reason::Superseded),
             Some(place) => Ok(Place::Known(place)),
-            None if is_shared && self.is_close_to(&claim.info) => {
-                let live = self.holders.iter().filter(|it| it.is_live()).count();
-                (live < HOLDERS_MAX)
-                    .then_some(Place::New)
-                    .ok_or(Reason::TunnelLimit)
-            }
-            None => Err(Reason::NameTaken),
+            None if !is_shared || !is_close(&self.info, claim) => Err(Reason::NameTaken),
+            None if live.len() >= HOLDERS_MAX => Err(Reason::TunnelLimit),
+            None => Ok(Place::New),
         }
-    }
-
-    /// Whether agents of that owner belong to those that share the name.
-    fn is_close_to(&self, info: &TunnelInfo) -> bool {
-        let Some(owner) = &info.owner else {
-            return false;
-        };
-        let is_close =
-            |info: &TunnelInfo| info.owner.as_ref().is_some_and(|it| it.is_close_to(owner));
-        let mut live = self.holders.iter().filter(|it| it.is_live());
-        self.info.dcc == info.dcc && is_close(&self.info) && live.all(|it| is_close(&it.info))
     }
 
     /// Who makes a claim; of those who are away, some are forgotten where there are too many.
@@ -147,4 +143,10 @@ impl Name {
             forget: false,
         }
     }
+}
+
+/// Whether a claim is of an owner close to that of `info`, and of the same kind.
+fn is_close(info: &TunnelInfo, claim: &Claim) -> bool {
+    let owners = info.owner.as_ref().zip(claim.info.owner.as_ref());
+    info.dcc == claim.info.dcc && owners.is_some_and(|(one, other)| one.is_close_to(other))
 }

@@ -114,6 +114,42 @@ fn nobody_joins_without_being_allowed_to() {
 }
 
 #[test]
+fn one_of_several_cannot_change_the_name_under_the_others() {
+    let mut names = names(1, 10);
+    claimed(names.claim(shared(1, 1, 1, 1, "ada"), LATER));
+    claimed(names.claim(shared(1, 2, 1, 2, "ada"), LATER));
+    let changed = |change: fn(&mut TunnelInfo)| {
+        let it = shared(1, 1, 1, 1, "ada");
+        let mut info = (*it.info).clone();
+        change(&mut info);
+        Claim {
+            info: Arc::new(info),
+            ..it
+        }
+    };
+    let stranger = |info: &mut TunnelInfo| {
+        info.owner = Some(Arc::new(Owner {
+            sub: "eve".to_owned(),
+            groups: Vec::new(),
+        }));
+    };
+    for change in [
+        |info: &mut TunnelInfo| info.shared = false,
+        |info: &mut TunnelInfo| "nuke".clone_into(&mut info.dcc),
+        stranger,
+    ] {
+        let refusal = refused(names.claim(changed(change), LATER));
+        assert_eq!(refusal, Reason::NameTaken);
+    }
+    let (update, _) = claimed(names.claim(shared(1, 1, 1, 1, "ada"), LATER));
+    assert_eq!(update.agents.len(), 2);
+    // Alone, it may.
+    let pool = TunnelId::parse("pool").unwrap();
+    names.release(&pool, link(0, 2), LATER);
+    claimed(names.claim(changed(|info| "nuke".clone_into(&mut info.dcc)), LATER));
+}
+
+#[test]
 fn the_agents_of_a_name_are_limited_and_who_left_makes_room() {
     let mut names = names(1, 10);
     let nth = |n: usize| {

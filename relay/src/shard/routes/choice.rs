@@ -1,5 +1,6 @@
 //! Which of a name's agents, or of a kind's tunnels, a session goes to.
 
+use std::cell::Cell;
 use std::rc::Rc;
 
 use tieline_wire::{Moment, TunnelId};
@@ -11,6 +12,14 @@ use crate::shard::message::ServingAgent;
 
 /// Agents among which one is chosen: some 20 us of a shard's time.
 const CANDIDATES_MAX: usize = 256;
+
+/// Whose turn it is among equals; each kind of choice has its own, so that none upsets another.
+#[derive(Default)]
+pub(super) struct Turns {
+    agents: Cell<usize>,
+    links: Cell<usize>,
+    tunnels: Cell<usize>,
+}
 
 /// Where a tunnel leads.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,14 +93,16 @@ impl Routes {
             let is_elsewhere = matches!(choice, Choice::Here) && !is_there;
             (is_elsewhere, held(agent))
         };
-        let candidates = self.in_turn(agents.len()).map(|place| &agents[place]);
-        let candidates = candidates.filter(|agent| match choice {
-            Choice::Agent(tag) => agent.tag == tag,
-            Choice::Any | Choice::Here => true,
-        });
-        let chosen = candidates
-            .filter(|agent| fit(&agent.info))
-            .min_by_key(|agent| weight(agent));
+        let chosen = match choice {
+            Choice::Agent(tag) => {
+                let mut agents = agents.iter();
+                agents.find(|agent| agent.tag == tag && fit(&agent.info))
+            }
+            Choice::Any | Choice::Here => in_turn(&self.turns.agents, agents.len())
+                .map(|place| &agents[place])
+                .filter(|agent| fit(&agent.info))
+                .min_by_key(|agent| weight(agent)),
+        };
         chosen.map_or(Lookup::Offline, |agent| {
             Lookup::Live(self.link_of(agent, shard))
         })
@@ -101,18 +112,9 @@ impl Routes {
     pub(super) fn link_of(&self, agent: &ServingAgent, shard: usize) -> LinkRef {
         let links = &agent.links;
         let is_here = |place: &usize| links[*place].at.shard == shard;
-        let mut places = self.in_turn(links.len());
+        let mut places = in_turn(&self.turns.links, links.len());
         let first = places.clone().next().unwrap_or_default();
         links[places.find(is_here).unwrap_or(first)].at
-    }
-
-    /// Numbers up to `count`, beginning with another one each time.
-    fn in_turn(&self, count: usize) -> impl Iterator<Item = usize> + Clone + use<> {
-        let turn = self.turn.get();
-        if count > 1 {
-            self.turn.set(turn.wrapping_add(1));
-        }
-        (0..count).map(move |place| (place + turn % count) % count)
     }
 
     /// The target that a request goes to.
@@ -164,7 +166,7 @@ impl Routes {
             return Found::Offline(since);
         }
         let agents = &known.update.agents;
-        let places = self.in_turn(agents.len());
+        let places = in_turn(&self.turns.agents, agents.len());
         let places = places.filter(|place| fit(&agents[*place].info));
         let fresh = places.filter(|place| !known.is_stale(*place, search.stale));
         lightest(fresh, |place| known.weight(*place, search))
@@ -177,7 +179,7 @@ impl Routes {
         };
         let known = |tunnel: &TunnelId| self.routes.get(tunnel);
         let fit = |known: &Known, info: &TunnelInfo| (search.fit)(&known.update.tunnel, info);
-        let live = self.in_turn(kind.live.len());
+        let live = in_turn(&self.turns.tunnels, kind.live.len());
         let live = live.filter_map(|place| known(kind.live.get_index(place)?));
         let agents = live.flat_map(|known| {
             let places = 0..known.update.agents.len();
@@ -190,14 +192,22 @@ impl Routes {
             .take(CANDIDATES_MAX)
             .filter(|(known, place)| !known.is_stale(*place, search.stale));
         match lightest(fresh, |(known, place)| known.weight(*place, search)) {
-            Some((known, place)) => return found(known.target(place)),
-            None if is_there => return Found::Stale,
-            None => {}
+            Some((known, place)) if !known.weight(place, search).0 => found(known.target(place)),
+            // None of them is of use. One that is may be back soon.
+            useless => {
+                let offline = kind.offline.iter().filter_map(known);
+                let mut offline = offline.filter(|known| fit(known, &known.update.info));
+                let is_of_use = |known: &&Known| search.wanted.is_exposed_by(&known.update.info);
+                match useless {
+                    Some((known, place)) => match latest(offline.filter(is_of_use)) {
+                        Some(since) => Found::Offline(since),
+                        None => found(known.target(place)),
+                    },
+                    None if is_there => Found::Stale,
+                    None => latest(&mut offline).map_or(Found::Unknown, Found::Offline),
+                }
+            }
         }
-        let offline = kind.offline.iter().filter_map(known);
-        let offline = offline.filter(|known| fit(known, &known.update.info));
-        let latest = offline.filter_map(|known| known.offline_since).max();
-        latest.map_or(Found::Unknown, Found::Offline)
     }
 }
 
@@ -219,6 +229,20 @@ impl Known {
         let sessions = held(agent).saturating_sub(usize::from(is_kept));
         (!is_of_use, sessions, !is_kept)
     }
+}
+
+/// When the last of these was lost.
+fn latest<'a>(offline: impl Iterator<Item = &'a Known>) -> Option<Moment> {
+    offline.filter_map(|known| known.offline_since).max()
+}
+
+/// Numbers up to `count`, beginning with another one each time.
+fn in_turn(turn: &Cell<usize>, count: usize) -> impl Iterator<Item = usize> + Clone + use<> {
+    let first = turn.get();
+    if count > 1 {
+        turn.set(first.wrapping_add(1));
+    }
+    (0..count).map(move |place| (place + first % count) % count)
 }
 
 /// Sessions of the name that run through an agent.

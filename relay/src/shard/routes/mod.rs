@@ -4,7 +4,7 @@
 mod choice;
 mod kinds;
 
-use std::cell::{Cell, OnceCell};
+use std::cell::OnceCell;
 use std::collections::{BTreeSet, HashMap};
 use std::ops::Bound;
 use std::rc::Rc;
@@ -14,6 +14,7 @@ use std::time::Duration;
 use tieline_wire::{Moment, TunnelId};
 use tokio::sync::oneshot;
 
+use self::choice::Turns;
 pub(crate) use self::choice::{Choice, Found, Lookup, Search};
 use self::kinds::Kinds;
 use super::message::{RouteUpdate, ServingAgent};
@@ -40,7 +41,7 @@ pub(crate) struct Routes {
     names: BTreeSet<TunnelId>,
     kinds: Kinds,
     /// Spreads sessions over several agents and links.
-    turn: Cell<usize>,
+    turns: Turns,
     /// Who wants to hear of a route's next change.
     waiting: HashMap<Aim, Vec<oneshot::Sender<()>>>,
     waiting_count: usize,

@@ -211,3 +211,39 @@ fn an_endpoint_of_one_of_several_agents_leads_to_that_one() {
         }
     });
 }
+
+#[test]
+fn a_mark_for_one_agent_opens_no_door_with_that_for_another() {
+    run(async {
+        let mut relay = shared();
+        let url = endpoint(&mut relay, "/w/maya/sse", "/messages?id=1").await;
+        relay.shard.0.agent.set(OTHER);
+        let session = begin(&mut relay, "/w/maya/mcp", "1").await;
+        let asked = request("POST", &url, &with_session(&session));
+        let both = goes_on(&mut relay, &asked).await;
+        assert_eq!(both, Err("404".to_owned()));
+    });
+}
+
+#[test]
+fn a_cookie_of_any_of_a_kind_is_for_that_one_alone() {
+    run(async {
+        let mut relay = shared();
+        for (path, cookie) in [
+            ("/dcc/maya/mcp", "a=1; Path=/dcc/maya/maya"),
+            ("/w/maya/mcp", "a=1; Path=/w/maya"),
+        ] {
+            let mut caller = relay.caller();
+            caller.send(request("GET", path, "")).await;
+            let mut target = relay.target().await;
+            target.head().await;
+            let head = "HTTP/1.1 200 OK\r\nset-cookie: a=1; Path=/\r\ncontent-length: 0\r\n\r\n";
+            target.send(head).await;
+            let head = caller.head().await;
+            assert!(
+                head.contains(&format!("set-cookie: {cookie}\r\n")),
+                "{head}"
+            );
+        }
+    });
+}

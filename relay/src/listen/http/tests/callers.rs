@@ -233,5 +233,15 @@ fn a_caller_may_see_what_it_may_reach_and_nobody_else_sees_anything() {
             let head = caller.head().await;
             assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{head}");
         }
+        // A proxy that nobody declared makes everybody a caller of its machine.
+        for asked in [
+            list("", "X-Forwarded-For: 192.0.2.7\r\n").replace("Host: r", "Host: localhost"),
+            list("", "Via: 1.1 caddy\r\n").replace("Host: r", "Host: localhost"),
+            list("", ""),
+        ] {
+            let mut caller = open.caller();
+            caller.send(asked).await;
+            assert!(caller.head().await.starts_with("HTTP/1.1 404 "));
+        }
     });
 }

@@ -90,12 +90,17 @@ fn a_kind_leads_to_a_tunnel_of_it_that_serves_the_path() {
     };
     apply(&mut routes, "a", 1, vec![agent(1, &[(0, 1)], "/sse")]);
     apply(&mut routes, "b", 1, vec![agent(2, &[(0, 2)], "/mcp")]);
-    apply(&mut routes, "c", 1, vec![]);
+    let away = |name, revision| {
+        let mut it = (*route(name, revision, vec![])).clone();
+        it.info = info("/sse", "farm");
+        Arc::new(it)
+    };
+    routes.apply(away("c", 1), NOW);
     for _ in 0..4 {
         assert_eq!(place(&find(&routes, &wanted(kind()))).unwrap().0, "b");
     }
     // What is left serves another path: whoever asks hears that of it.
-    apply(&mut routes, "b", 2, vec![]);
+    routes.apply(away("b", 2), NOW);
     assert_eq!(place(&find(&routes, &wanted(kind()))).unwrap().0, "a");
     let forget = RouteUpdate {
         forget: true,
@@ -183,4 +188,36 @@ fn a_link_that_is_known_to_be_gone_is_not_found_again() {
         .map(|_| place(&find(&routes, &stale, maya())).unwrap().1)
         .collect();
     assert_eq!(all, [1, 2].into());
+}
+
+#[test]
+fn equals_take_turns_however_many_there_are_and_whoever_else_asks() {
+    for count in 2..=6_u8 {
+        let mut routes = Routes::default();
+        let agents = (1..=count).map(|n| agent(n, &[(0, n.into()), (1, 100 + u64::from(n))], ""));
+        routes.apply(route("maya", 1, agents.collect()), NOW);
+        let mut found = BTreeSet::new();
+        for _ in 0..count {
+            let (_, tag) = place(&find(&routes, &wanted(maya()))).unwrap();
+            found.insert(tag);
+            // A session is opened there.
+            let there = Choice::Agent(AgentTag([tag; 8]));
+            assert!(matches!(lookup(&routes, 0, there), Lookup::Live(_)));
+        }
+        assert_eq!(found.len(), usize::from(count));
+    }
+}
+
+#[test]
+fn a_tunnel_that_serves_the_path_and_is_away_is_waited_for() {
+    let mut routes = Routes::default();
+    routes.apply(route("a", 1, vec![agent(1, &[(0, 1)], "/mcp")]), NOW);
+    routes.apply(route("b", 1, vec![agent(2, &[(0, 2)], "/sse")]), NOW);
+    let mut away = (*route("a", 2, vec![])).clone();
+    away.info = info("/mcp", "farm");
+    routes.apply(Arc::new(away), Moment::from_micros(7));
+    let Found::Offline(since) = find(&routes, &wanted(kind())) else {
+        panic!("it may be back")
+    };
+    assert_eq!(since, Moment::from_micros(7));
 }

@@ -1,0 +1,109 @@
+//! Callers behind a load balancer that says whom it connects.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use tieline_e2e::behaviour::{
+    Digest, HttpStream, Target, TestAgent, TestRelay, echo_round_trip, read_to_close, soon,
+};
+use tieline_e2e::on_each_driver;
+use tieline_relay::DriverChoice;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+
+on_each_driver!(
+    a_proxy_says_who_calls_over_http_and_raw_tcp,
+    a_trusted_proxy_that_does_not_say_it_is_turned_away,
+);
+
+/// `192.0.2.7:40000` to `10.0.0.1:80`, with an extension behind the addresses.
+const HEADER: &[u8] =
+    b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0f\xc0\0\x02\x07\x0a\0\0\x01\x9c\x40\0\x50\x04\0\0";
+
+/// The balancer asks for itself, whether the relay lives.
+const LOCAL: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
+
+fn relay(driver: DriverChoice) -> Result<TestRelay> {
+    let relay = TestRelay::with().shards(2).driver(driver);
+    relay
+        .config(|config| {
+            config.http.proxy_protocol = true;
+            config.http.trusted_proxies = vec!["127.0.0.0/8".parse().expect("a network")];
+            config.preamble_timeout = Duration::from_millis(300);
+        })
+        .start()
+}
+
+/// A target that says where the relay says that the caller is.
+async fn told() -> Result<Target> {
+    Target::http_requests(|mut http, head| async move {
+        let from = head
+            .header("x-forwarded-for")
+            .unwrap_or_default()
+            .to_owned();
+        http.respond("200 OK", "", from.as_bytes()).await?;
+        Ok(http)
+    })
+    .await
+}
+
+async fn ask(relay: &TestRelay, header: &[u8], path: &str) -> Result<(u16, String)> {
+    let mut stream = TcpStream::connect(relay.http_address()).await?;
+    // Byte by byte, as a network may bring it.
+    for byte in header {
+        stream.write_all(&[*byte]).await?;
+    }
+    let mut caller = HttpStream::new(stream);
+    caller
+        .write(format!("GET {path} HTTP/1.1\r\nHost: r\r\n\r\n"))
+        .await?;
+    let (head, body) = soon("an answer", caller.answer()).await??;
+    Ok((head.status(), String::from_utf8(body.bytes)?))
+}
+
+async fn a_proxy_says_who_calls_over_http_and_raw_tcp(driver: DriverChoice) -> Result<()> {
+    let relay = relay(driver)?;
+    let (web, raw) = (told().await?, Target::echo().await?);
+    let _web = TestAgent::of(&web).named("maya").start(&relay).await?;
+    let _raw = TestAgent::of(&raw).named("echo").start(&relay).await?;
+    let (status, from) = ask(&relay, HEADER, "/w/maya/").await?;
+    ensure!(
+        status == 200 && from.ends_with("192.0.2.7"),
+        "{status} {from}"
+    );
+    let (status, body) = ask(&relay, LOCAL, "/health").await?;
+    ensure!(status == 200, "{status} {body}");
+
+    let mut caller = TcpStream::connect(relay.tcp_address()).await?;
+    caller
+        .write_all(&[HEADER, b"\0\x04echo"].concat())
+        .await
+        .context("the relay takes it")?;
+    echo_round_trip(&mut caller, b"hello").await?;
+    Ok(())
+}
+
+async fn a_trusted_proxy_that_does_not_say_it_is_turned_away(driver: DriverChoice) -> Result<()> {
+    let relay = relay(driver)?;
+    let web = told().await?;
+    let _web = TestAgent::of(&web).named("maya").start(&relay).await?;
+    for said in [
+        &b"GET /w/maya/ HTTP/1.1\r\nHost: r\r\n\r\n"[..],
+        b"PROXY TCP4 192.0.2.7 10.0.0.1 40000 80\r\n",
+        &HEADER[..20],
+        b"",
+    ] {
+        for address in [relay.http_address(), relay.tcp_address()] {
+            let mut caller = TcpStream::connect(address).await?;
+            caller.write_all(said).await?;
+            let (told, _end) = soon("the end", read_to_close(&mut caller)).await?;
+            ensure!(told == Digest::of(b""), "it was told something");
+        }
+    }
+    relay
+        .until("all of them count", |it| {
+            it.labelled("relay_frontend_refused_total", "preamble") == 8
+        })
+        .await?;
+    Ok(())
+}

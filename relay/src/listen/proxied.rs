@@ -1,0 +1,143 @@
+//! What a proxy in front of the relay says of a connection, before its first byte: the PROXY
+//! protocol, version 2.
+
+use std::net::SocketAddr;
+
+use bytes::BytesMut;
+use proxy_header::{Error, ParseConfig, ProxyHeader};
+
+use crate::io::{Received, Socket};
+
+/// Signature, version, family and length.
+const FIXED_BYTES: usize = 16;
+
+/// Longest header: addresses take at most 216 bytes, and what balancers add has room in the rest.
+const HEADER_BYTES_MAX: usize = FIXED_BYTES + 2048;
+
+/// Version 1 is text, whose end one has to look for byte by byte.
+const CONFIG: ParseConfig = ParseConfig {
+    include_tlvs: false,
+    allow_v1: false,
+    allow_v2: true,
+};
+
+/// Whom a proxy connects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    Address(SocketAddr),
+    /// The proxy itself, as it does to see whether the relay lives; or somebody without an address.
+    Proxy,
+}
+
+/// Reads the header, and no byte more; `None` if it is garbage, too long, or the proxy went away.
+pub(crate) async fn source(socket: &Socket) -> Option<Source> {
+    let mut read = BytesMut::new();
+    let mut wanted = FIXED_BYTES;
+    loop {
+        socket.readable().await;
+        let missing = wanted - read.len();
+        match socket.recv(&mut read, missing).ok()? {
+            Received::Bytes(_) => {}
+            Received::Nothing => continue,
+            Received::End => return None,
+        }
+        if read.len() < wanted {
+            continue;
+        }
+        match parse(&read)? {
+            Parsed::Whole(source) => return Some(source),
+            Parsed::Of(length) => wanted = length,
+        }
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Parsed {
+    Whole(Source),
+    /// There is more to read, up to this length.
+    Of(usize),
+}
+
+/// Of the fixed part, or of all.
+fn parse(bytes: &[u8]) -> Option<Parsed> {
+    match ProxyHeader::parse(bytes, CONFIG) {
+        Ok((header, _)) => {
+            let source = header.proxied_address().map(|it| it.source);
+            Some(Parsed::Whole(source.map_or(Source::Proxy, Source::Address)))
+        }
+        Err(Error::BufferTooShort) => {
+            let length = bytes.get(FIXED_BYTES - 2..)?.first_chunk()?;
+            let whole = FIXED_BYTES + usize::from(u16::from_be_bytes(*length));
+            let is_more = whole > bytes.len() && whole <= HEADER_BYTES_MAX;
+            is_more.then_some(Parsed::Of(whole))
+        }
+        Err(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
+
+    fn header(command: u8, family: u8, rest: &[u8]) -> Vec<u8> {
+        let length = u16::try_from(rest.len()).unwrap().to_be_bytes();
+        [SIGNATURE, &[command, family], &length, rest].concat()
+    }
+
+    /// What is made of a header whose fixed part comes first.
+    fn read(header: &[u8]) -> Option<Source> {
+        match parse(&header[..FIXED_BYTES])? {
+            Parsed::Whole(source) => Some(source),
+            Parsed::Of(length) => match parse(&header[..length])? {
+                Parsed::Whole(source) => Some(source),
+                Parsed::Of(_) => None,
+            },
+        }
+    }
+
+    #[test]
+    fn a_proxy_says_whom_it_connects() {
+        let four = [192, 0, 2, 7, 10, 0, 0, 1, 0x9c, 0x40, 0, 80];
+        let address = Source::Address("192.0.2.7:40000".parse().unwrap());
+        assert_eq!(read(&header(0x21, 0x11, &four)), Some(address));
+        let more = [&four[..], &[4, 0, 1, 0]].concat();
+        assert_eq!(read(&header(0x21, 0x11, &more)), Some(address));
+        let mut six = [0; 36];
+        (six[15], six[33]) = (1, 9);
+        let address = Source::Address("[::1]:9".parse().unwrap());
+        assert_eq!(read(&header(0x21, 0x21, &six)), Some(address));
+    }
+
+    #[test]
+    fn a_proxy_that_asks_for_itself_is_the_caller() {
+        assert_eq!(read(&header(0x20, 0, &[])), Some(Source::Proxy));
+        assert_eq!(read(&header(0x20, 0x11, &[0; 12])), Some(Source::Proxy));
+        assert_eq!(read(&header(0x21, 0, &[])), Some(Source::Proxy));
+    }
+
+    #[test]
+    fn what_is_no_header_is_refused_with_its_first_bytes() {
+        let long = header(0x21, 0x11, &[0; 2049]);
+        for bad in [
+            b"GET /w/maya/mcp HTTP/1.1\r\n".to_vec(),
+            b"PROXY TCP4 192.0.2.7 10.0.0.1 1 2\r\n".to_vec(),
+            header(0x31, 0x11, &[0; 12]),
+            header(0x21, 0x11, &[0; 4]),
+            long,
+        ] {
+            assert_eq!(read(&bad), None, "{bad:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_makes_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
+            let _ = parse(&bytes);
+            let _ = parse(&[SIGNATURE, &bytes].concat());
+        }
+    }
+}
