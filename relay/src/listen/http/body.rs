@@ -10,9 +10,11 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::Gateway;
-use super::events::Events;
-use super::pool::{Lease, Track};
+use super::events::{Events, Quiet};
+use super::pool::Lease;
+use super::source::{Broken, Source};
 use super::state::{Cut, State, Upload};
+use super::tap::Track;
 
 /// A request's body on its way to the target.
 pub(super) type RequestBody = tieline_hop::RequestBody<Progress>;
@@ -38,13 +40,13 @@ impl tieline_hop::Progress for Progress {
     fn done(&self) {
         self.state.set_upload(Upload::Done);
         if let Some(track) = &self.track {
-            track.request_done.set(true);
+            track.request_done();
         }
     }
 
     fn failed(&self) {
         if let Some(track) = &self.track {
-            track.request_failed.set(true);
+            track.request_failed();
         }
     }
 }
@@ -58,19 +60,18 @@ pub(super) struct AnswerBody<G: Gateway> {
 enum Content<G: Gateway> {
     /// The relay's own answer.
     Own(Option<Bytes>),
-    Target(TargetBody<G>),
+    Target(Box<TargetBody<G>>),
 }
 
-/// What a target answers, and the connection that it comes from.
+/// What a target answers.
 struct TargetBody<G: Gateway> {
-    incoming: Incoming,
+    source: Source<G>,
     events: Option<Box<Events<G>>>,
-    lease: Option<Lease<G>>,
     cut: Cut,
     /// What comes behind bytes of the stream that were held back.
     trailers: Option<Box<Frame<Bytes>>>,
     /// Why the answer broke off, and how often the caller's connection was flushed before.
-    failed: Option<(hyper::Error, u64)>,
+    failed: Option<(Broken, u64)>,
 }
 
 impl<G: Gateway> AnswerBody<G> {
@@ -92,15 +93,14 @@ impl<G: Gateway> AnswerBody<G> {
         state: Rc<State>,
     ) -> Self {
         let body = TargetBody {
-            incoming,
+            source: Source::new(incoming, lease),
             events: events.map(Box::new),
-            lease: Some(lease),
             cut,
             trailers: None,
             failed: None,
         };
         Self {
-            content: Content::Target(body),
+            content: Content::Target(Box::new(body)),
             state,
         }
     }
@@ -114,12 +114,12 @@ impl<G: Gateway> Drop for AnswerBody<G> {
 
 impl<G: Gateway> Body for AnswerBody<G> {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = Broken;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         let this = &mut *self;
         match &mut this.content {
             Content::Own(body) => Poll::Ready(body.take().map(|body| Ok(Frame::data(body)))),
@@ -145,7 +145,7 @@ impl<G: Gateway> Body for AnswerBody<G> {
             Content::Own(body) => {
                 SizeHint::with_exact(body.as_ref().map_or(0, |body| body.len() as u64))
             }
-            Content::Target(body) => body.incoming.size_hint(),
+            Content::Target(body) => body.source.size_hint(),
         }
     }
 }
@@ -155,23 +155,23 @@ impl<G: Gateway> TargetBody<G> {
         &mut self,
         cx: &mut Context<'_>,
         state: &State,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         if let Some(trailers) = self.trailers.take() {
             return Poll::Ready(Some(Ok(*trailers)));
         }
         while self.failed.is_none() {
-            let Poll::Ready(polled) = Pin::new(&mut self.incoming).poll_frame(cx) else {
+            let Poll::Ready(polled) = self.source.poll_frame(cx) else {
                 let Some(events) = &mut self.events else {
                     return Poll::Pending;
                 };
-                let comment = ready!(events.poll_quiet(cx));
-                return Poll::Ready(Some(Ok(Frame::data(comment))));
+                match ready!(events.poll_quiet(cx)) {
+                    Quiet::Comment(comment) => return Poll::Ready(Some(Ok(Frame::data(comment)))),
+                    Quiet::Pause => events.paused(self.source.settle()),
+                }
+                continue;
             };
             match polled {
                 Some(Ok(frame)) => {
-                    if frame.is_trailers() || self.incoming.is_end_stream() {
-                        self.finish();
-                    }
                     let Some(events) = &mut self.events else {
                         return Poll::Ready(Some(Ok(frame)));
                     };
@@ -190,12 +190,8 @@ impl<G: Gateway> TargetBody<G> {
                         return Poll::Ready(Some(Ok(Frame::data(bytes))));
                     }
                 }
-                None => {
-                    self.finish();
-                    return Poll::Ready(self.rest().map(Ok));
-                }
+                None => return Poll::Ready(self.rest().map(Ok)),
                 Some(Err(error)) => {
-                    self.lease = None;
                     self.failed = Some((error, state.flushes()));
                     state.await_flush(cx);
                     if let Some(rest) = self.rest() {
@@ -226,21 +222,6 @@ impl<G: Gateway> TargetBody<G> {
 
     fn is_end_stream(&self) -> bool {
         let is_holding = self.events.as_ref().is_some_and(|it| it.is_holding());
-        self.incoming.is_end_stream() && self.trailers.is_none() && !is_holding
-    }
-
-    fn finish(&mut self) {
-        if let Some(lease) = self.lease.take() {
-            lease.finish();
-        }
-    }
-}
-
-impl<G: Gateway> Drop for TargetBody<G> {
-    fn drop(&mut self) {
-        // hyper does not ask for the end of a body whose length it knows.
-        if self.failed.is_none() && self.incoming.is_end_stream() {
-            self.finish();
-        }
+        self.source.is_end_stream() && self.trailers.is_none() && !is_holding
     }
 }

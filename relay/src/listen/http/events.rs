@@ -10,6 +10,18 @@ use super::Gateway;
 use super::endpoint::Endpoint;
 use super::sse::{Border, COMMENT, Opening};
 
+/// After so long without a byte a stream is taken for one that stays open and brings little. An
+/// answer that has its events at once is over by then, and its connection serves the next request.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// What comes of a stream's silence.
+pub(super) enum Quiet {
+    /// It pauses: what holds buffers for it may let go.
+    Pause,
+    /// It was quiet for so long that its caller gets a comment.
+    Comment(Bytes),
+}
+
 /// One stream, between its target and its caller.
 pub(super) struct Events<G: Gateway> {
     gateway: G,
@@ -18,15 +30,25 @@ pub(super) struct Events<G: Gateway> {
     opening: Option<(Opening, Endpoint)>,
     /// Longest time without a byte; zero for as long as it takes.
     quiet_max: Duration,
+    /// After how long without a byte it pauses, until it did.
+    pauses_after: Option<Duration>,
     /// When the last byte left.
     last: Instant,
     timer: Option<Pin<Box<dyn Future<Output = ()>>>>,
 }
 
 impl<G: Gateway> Events<G> {
-    /// A stream that begins now. With `endpoint`, its first event may name one.
-    pub(super) fn new(gateway: G, quiet_max: Duration, endpoint: Option<Endpoint>) -> Self {
+    /// A stream that begins now; one that is an answer to a GET will stay. With `endpoint`, its first
+    /// event may name one.
+    pub(super) fn new(
+        gateway: G,
+        quiet_max: Duration,
+        is_get: bool,
+        endpoint: Option<Endpoint>,
+    ) -> Self {
+        let pauses_after = if is_get { Duration::ZERO } else { PAUSE };
         Self {
+            pauses_after: Some(pauses_after),
             last: gateway.now(),
             gateway,
             border: Border::default(),
@@ -60,11 +82,9 @@ impl<G: Gateway> Events<G> {
             .is_some_and(|(opening, _)| opening.is_holding())
     }
 
-    /// A comment, once the stream was quiet for long enough; never in the middle of an event.
-    pub(super) fn poll_quiet(&mut self, cx: &mut Context<'_>) -> Poll<Bytes> {
-        if self.quiet_max.is_zero() {
-            return Poll::Pending;
-        }
+    /// A pause, once; a comment, each time the stream was quiet for long enough, but never in the
+    /// middle of an event.
+    pub(super) fn poll_quiet(&mut self, cx: &mut Context<'_>) -> Poll<Quiet> {
         loop {
             if let Some(timer) = &mut self.timer {
                 ready!(timer.as_mut().poll(cx));
@@ -72,15 +92,29 @@ impl<G: Gateway> Events<G> {
             }
             let now = self.gateway.now();
             let quiet = now.saturating_duration_since(self.last);
-            if quiet >= self.quiet_max {
-                self.last = now;
-                if self.border.is_reached() && !self.is_holding() {
-                    return Poll::Ready(COMMENT);
+            let left = match self.pauses_after {
+                Some(pause) if quiet >= pause => return Poll::Ready(Quiet::Pause),
+                Some(pause) => pause.saturating_sub(quiet),
+                None if self.quiet_max.is_zero() => return Poll::Pending,
+                None if quiet < self.quiet_max => self.quiet_max.saturating_sub(quiet),
+                None => {
+                    self.last = now;
+                    if self.border.is_reached() && !self.is_holding() {
+                        return Poll::Ready(Quiet::Comment(COMMENT));
+                    }
+                    self.quiet_max
                 }
-            }
-            let left = self.quiet_max.saturating_sub(quiet);
-            let left = if left.is_zero() { self.quiet_max } else { left };
+            };
             self.timer = Some(Box::pin(self.gateway.sleep(left)));
+        }
+    }
+
+    /// The pause was used, or could not be: then there is another one, once the stream was quiet for
+    /// longer.
+    pub(super) fn paused(&mut self, is_used: bool) {
+        let before = self.pauses_after.take();
+        if !is_used && before.is_some_and(|before| before < PAUSE) {
+            self.pauses_after = Some(PAUSE);
         }
     }
 }

@@ -35,7 +35,7 @@ const LOOKS_MAX: usize = 4;
 /// What the requests of one frontend connection share.
 pub(super) struct Front<G: Gateway> {
     pub(super) gateway: G,
-    pub(super) pool: Pool,
+    pub(super) pool: Pool<G>,
     pub(super) callers: Callers<G>,
     pub(super) settings: Rc<Settings>,
     peer: Peer,
@@ -230,7 +230,7 @@ impl<G: Gateway> Front<G> {
         destination: &mut Destination,
         presented: &Rc<Presented<G>>,
         state: &Rc<State>,
-    ) -> Result<(Connection, Response<Incoming>), Problem> {
+    ) -> Result<(Connection<G>, Response<Incoming>), Problem> {
         let Destination {
             wanted,
             mapping,
@@ -296,7 +296,7 @@ impl<G: Gateway> Front<G> {
     fn pass(
         self: &Rc<Self>,
         answer: Response<Incoming>,
-        connection: Connection,
+        connection: Connection<G>,
         destination: Destination,
         presented: Rc<Presented<G>>,
         state: &Rc<State>,
@@ -323,7 +323,12 @@ impl<G: Gateway> Front<G> {
                 caller: subject.map(str::to_owned),
             });
             let quiet_max = self.settings.sse_keepalive;
-            Events::new(self.gateway.clone(), quiet_max, endpoint)
+            Events::new(
+                self.gateway.clone(),
+                quiet_max,
+                destination.is_get,
+                endpoint,
+            )
         });
         // What hyper's server makes of it depends on the caller, not on the target.
         parts.version = Version::HTTP_11;

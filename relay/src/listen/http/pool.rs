@@ -1,9 +1,8 @@
 //! Connections to targets: one session each, driven by a task of its own, kept for the next
 //! request of the same frontend connection and never shared with another one.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::future::poll_fn;
-use std::io;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
@@ -21,10 +20,12 @@ use tokio::sync::oneshot;
 
 use super::body::RequestBody;
 use super::callers::{Digest, Presented};
+use super::direct::Direct;
 use super::forward::Front;
 use super::problem::Problem;
+use super::tap::{Line, Track};
 use super::target::Target;
-use super::{Gateway, HTTP_BUFFER_BYTES_MAX, SessionEnded};
+use super::{Gateway, HTTP_BUFFER_BYTES_MAX};
 use crate::registry::AgentTag;
 
 /// Idle connections that one frontend connection may hold: one per tunnel, for few tunnels.
@@ -44,30 +45,9 @@ const IDLE_UNREPEATABLE_MAX: Duration = Duration::from_secs(3);
 /// Why a request got no answer.
 pub(super) type Failure = tieline_hop::Failure<RequestBody, Problem>;
 
-/// What is known about one connection and the request on it.
-#[derive(Debug, Default)]
-pub(super) struct Track {
-    /// Reads that brought bytes or the end, since the request began.
-    reads: Cell<u64>,
-    reason: Cell<Option<Reason>>,
-    pub(super) request_done: Cell<bool>,
-    pub(super) request_failed: Cell<bool>,
-}
-
-impl Track {
-    fn note(&self, noted: Result<(), &io::Error>) {
-        match noted {
-            Ok(()) => self.reads.set(self.reads.get() + 1),
-            Err(error) => {
-                let reason = SessionEnded::reason(error).or(self.reason.get());
-                self.reason.set(reason);
-            }
-        }
-    }
-}
-
 /// A connection to a target. Dropping it resets the session, whatever is under way.
-pub(super) struct Connection {
+pub(super) struct Connection<G: Gateway> {
+    line: Line<G::Stream>,
     sender: SendRequest<RequestBody>,
     /// Dropped: the task that drives the connection drops it. Used: the task lets it end.
     end: oneshot::Sender<()>,
@@ -79,9 +59,9 @@ pub(super) struct Connection {
     kept_alive_for: Option<Duration>,
 }
 
-impl Connection {
+impl<G: Gateway> Connection<G> {
     /// Opens a session and begins to speak HTTP over it.
-    pub(super) async fn open<G: Gateway>(
+    pub(super) async fn open(
         gateway: &G,
         presented: &Presented<G>,
         target: &Rc<Target>,
@@ -101,7 +81,8 @@ impl Connection {
         };
         let track = Rc::new(Track::default());
         let noting = Rc::clone(&track);
-        let stream = Watched::new(stream, move |noted| noting.note(noted));
+        let line = Line::new(stream);
+        let stream = Watched::new(line.tap(&track), move |noted| noting.note(noted));
         let (sender, driver) = http1::Builder::new()
             .max_buf_size(HTTP_BUFFER_BYTES_MAX)
             .handshake(stream)
@@ -111,6 +92,7 @@ impl Connection {
         gateway.spawn(drive(driver, ended));
         let (idle_since, kept_alive_for) = (None, None);
         Ok(Self {
+            line,
             sender,
             end,
             track,
@@ -127,9 +109,7 @@ impl Connection {
         mut request: Request<RequestBody>,
     ) -> Result<Response<Incoming>, Failure> {
         let track = &self.track;
-        track.reads.set(0);
-        track.request_done.set(request.body().is_end_stream());
-        track.request_failed.set(false);
+        track.begin(!request.body().is_end_stream());
         request.body_mut().progress_mut().track = Some(Rc::clone(track));
         match self.sender.try_send_request(request).await {
             Ok(response) => {
@@ -145,9 +125,9 @@ impl Connection {
         let tunnel = self.target.tunnel.as_str();
         Failure::of(
             error,
-            track.request_failed.get(),
-            track.reads.get(),
-            |fault| match (fault, track.reason.get()) {
+            track.is_request_failed(),
+            track.reads(),
+            |fault| match (fault, track.reason()) {
                 (Fault::Request(refusal), _) => refusal.into(),
                 (_, Some(reason)) => Problem::session(reason, tunnel, true),
                 (Fault::Malformed, None) => Problem::target_invalid("it is not HTTP/1.1"),
@@ -158,7 +138,7 @@ impl Connection {
 
     /// Why a request could not even be sent, if the session's end said so.
     pub(super) fn lost_reason(&self) -> Option<Reason> {
-        self.track.reason.get()
+        self.track.reason()
     }
 
     fn is_to(&self, tunnel: &TunnelId, agent: AgentTag) -> bool {
@@ -188,12 +168,12 @@ impl Connection {
 }
 
 /// The idle connections of one frontend connection, in the order of their last use.
-pub(super) struct Pool {
-    idle: RefCell<Vec<Connection>>,
+pub(super) struct Pool<G: Gateway> {
+    idle: RefCell<Vec<Connection<G>>>,
     idle_max: usize,
 }
 
-impl Pool {
+impl<G: Gateway> Pool<G> {
     /// One for a caller that asks one thing at a time, or `several`.
     pub(super) fn new(several: bool) -> Self {
         Self {
@@ -220,7 +200,7 @@ impl Pool {
         target: &Target,
         now: Instant,
         is_repeatable: bool,
-    ) -> Option<Connection> {
+    ) -> Option<Connection<G>> {
         let mut idle = self.idle.borrow_mut();
         // The one that was used last: the others have waited longer.
         while let Some(place) = idle
@@ -236,7 +216,7 @@ impl Pool {
         None
     }
 
-    fn put(&self, mut connection: Connection, now: Instant) {
+    fn put(&self, mut connection: Connection<G>, now: Instant) {
         let mut idle = self.idle.borrow_mut();
         connection.idle_since = Some(now);
         if idle.len() >= self.idle_max {
@@ -246,7 +226,7 @@ impl Pool {
     }
 }
 
-impl Drop for Pool {
+impl<G: Gateway> Drop for Pool<G> {
     fn drop(&mut self) {
         for connection in self.idle.get_mut().drain(..) {
             connection.release();
@@ -257,27 +237,35 @@ impl Drop for Pool {
 /// A connection while an answer comes over it. Dropping it resets the session.
 pub(super) struct Lease<G: Gateway> {
     front: Rc<Front<G>>,
-    connection: Connection,
+    connection: Connection<G>,
     /// For whom it runs: whose access is revoked in the middle is to be found.
-    _presented: Rc<Presented<G>>,
+    presented: Rc<Presented<G>>,
 }
 
 impl<G: Gateway> Lease<G> {
     pub(super) fn new(
         front: Rc<Front<G>>,
-        connection: Connection,
+        connection: Connection<G>,
         presented: Rc<Presented<G>>,
     ) -> Self {
         Self {
             front,
             connection,
-            _presented: presented,
+            presented,
         }
+    }
+
+    /// The stream of events that the answer is, without hyper, if hyper holds nothing of it after
+    /// the bytes of data that it has `passed` on. This connection is to be dropped then.
+    pub(super) fn take_stream(&self, passed: u64) -> Option<Direct<G>> {
+        let chunks = self.connection.track.settled(passed)?;
+        let stream = self.connection.line.take()?;
+        Some(Direct::new(stream, chunks, Rc::clone(&self.presented)))
     }
 
     /// The answer is complete. If the request is, too, the connection can serve another one.
     pub(super) fn finish(self) {
-        if self.connection.track.request_done.get() && !self.connection.sender.is_closed() {
+        if self.connection.track.is_request_done() && !self.connection.sender.is_closed() {
             self.front
                 .pool
                 .put(self.connection, self.front.gateway.now());

@@ -10,6 +10,7 @@ mod hygiene;
 mod lives;
 mod pages;
 mod peer;
+mod quiet_streams;
 mod streams;
 mod ways;
 
