@@ -20,11 +20,15 @@ impl Path {
     /// The way over every program of ours.
     pub const CONNECT: Self = Self::Tunnel(Way::Proxy);
 
+    /// The way on which each request looks for an agent.
+    pub const ANY_OF_KIND: Self = Self::Tunnel(Way::AnyOfKind);
+
     /// Every way, the plain one first.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Direct,
         Self::RELAY,
         Self::Tunnel(Way::Kind),
+        Self::ANY_OF_KIND,
         Self::Tunnel(Way::Domain),
         Self::CONNECT,
     ];
@@ -36,6 +40,7 @@ impl Path {
             Self::Direct => "direct",
             Self::Tunnel(Way::Name) => "relay",
             Self::Tunnel(Way::Kind) => "dcc",
+            Self::Tunnel(Way::AnyOfKind) => "any_of_kind",
             Self::Tunnel(Way::Domain) => "domain",
             Self::Tunnel(Way::Proxy) => "connect",
         }

@@ -23,6 +23,9 @@ pub enum Way {
     Name,
     /// `/dcc/<dcc>/<tunnel>/…` at the relay.
     Kind,
+    /// `/dcc/<dcc>/…` at the relay: any tunnel of the kind, so that what belongs to one agent bears a
+    /// mark of the relay's.
+    AnyOfKind,
     /// `<tunnel>.<domain>/…`.
     Domain,
     /// `/w/<tunnel>/…` at a `tieline connect`, and the relay wants a token.
@@ -61,7 +64,7 @@ impl Tunnel {
         write_token(&token_file, &token)?;
         let studio = studio()?;
         let relay = TestRelay::with().config(|config| match way {
-            Way::Name | Way::Kind => {}
+            Way::Name | Way::Kind | Way::AnyOfKind => {}
             Way::Domain => config.domain = Some(DOMAIN.to_owned()),
             Way::Proxy => {
                 config.auth = studio;
@@ -94,6 +97,7 @@ impl Tunnel {
         let url = match way {
             Way::Name => told.to_owned(),
             Way::Kind => format!("http://{front}/dcc/{DCC}/{tunnel}{path}"),
+            Way::AnyOfKind => format!("http://{front}/dcc/{DCC}{path}"),
             Way::Domain => format!("http://{tunnel}.{DOMAIN}:{}{path}", front.port()),
             Way::Proxy => {
                 let path = agent.path(path);

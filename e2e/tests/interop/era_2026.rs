@@ -8,8 +8,8 @@ use serde_json::Value;
 use tieline_e2e::interop::{Client, Needs, Server, Setup};
 use tieline_e2e::path::Path;
 
-use crate::Case;
 use crate::spacing::assert_one_by_one;
+use crate::{Case, ensure_same};
 
 /// Longest time until the server has told of what it has already answered.
 const TELL_LIMIT: Duration = Duration::from_secs(10);
@@ -59,10 +59,7 @@ fn same_as_direct(setup: &Setup, path: Path, client: Client, scenario: &str) -> 
     })?;
     if path != Path::Direct {
         let (_server, report) = report(setup, path, client, scenario)?;
-        ensure!(
-            report == direct,
-            "{report:#}\nis not what comes directly:\n{direct:#}"
-        );
+        ensure_same(path, report, &direct)?;
     }
     Ok(direct)
 }

@@ -5,8 +5,8 @@ use serde_json::Value;
 use tieline_e2e::interop::{Client, Needs, Setup};
 use tieline_e2e::path::Path;
 
-use crate::Case;
 use crate::spacing::assert_one_by_one;
+use crate::{Case, ensure_same};
 
 pub(crate) fn cases() -> Vec<Case> {
     let case = |name, check| Case::new("everything", name, Needs::PythonAndNode, check);
@@ -48,11 +48,7 @@ fn same_as_direct(setup: &Setup, path: Path, client: Client, scenario: &str) -> 
         report(setup, Path::Direct, client, scenario)
     })?;
     if path != Path::Direct {
-        let report = report(setup, path, client, scenario)?;
-        ensure!(
-            report == direct,
-            "{report:#}\nis not what comes directly:\n{direct:#}"
-        );
+        ensure_same(path, report(setup, path, client, scenario)?, &direct)?;
     }
     Ok(direct)
 }
