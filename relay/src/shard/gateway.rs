@@ -16,7 +16,7 @@ use tieline_wire::{Reason, TunnelId};
 use super::Shard;
 use super::callers::{Caller, Known};
 use super::message::{Message, Verdict};
-use super::routes::{Choice, Found, Lookup, Search};
+use super::routes::{Choice, Found, Lookup, Search, Whose};
 use crate::audit::Call;
 use crate::auth::TokenRefusal;
 use crate::io::{PollSocket, Socket, pair, sleep, timeout, turn};
@@ -78,9 +78,15 @@ impl Gateway for ShardGateway {
         let http = &shard.peers.config.http;
         let began = shard.clock.now();
         let fit = |tunnel: &TunnelId, info: &TunnelInfo| caller.may_reach(tunnel, info);
+        let identity = caller.known().map(|known| &**known.identity());
+        let whose = match &wanted.aim {
+            Aim::Kind(_) if wanted.pin.is_none() => Whose::of_caller(identity),
+            _ => Vec::new(),
+        };
         let search = Search {
             wanted,
             stale,
+            whose: &whose,
             fit: &|tunnel, info| fit(tunnel, info) && !shard.is_paused(tunnel),
             kept: &kept,
         };

@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use tieline_wire::{Moment, TunnelId};
 
+use super::kinds::{Kind, Whose};
 use super::{Known, Routes};
 use crate::listen::http::{Aim, Pin, Target, Wanted};
 use crate::registry::{AgentTag, LinkRef, TunnelInfo};
@@ -63,6 +64,8 @@ pub(crate) struct Search<'a> {
     pub(crate) wanted: &'a Wanted,
     /// The target to which a link was found to be gone.
     pub(crate) stale: Option<&'a Target>,
+    /// Among whose tunnels, where any of a kind will do.
+    pub(crate) whose: &'a [Whose],
     /// Whether the caller may know of a tunnel, as one of its agents registered it.
     pub(crate) fit: &'a dyn Fn(&TunnelId, &TunnelInfo) -> bool,
     /// Whether a connection to an agent is kept for the caller.
@@ -174,13 +177,12 @@ impl Routes {
     }
 
     fn find_kind(&self, kind: &str, search: &Search<'_>) -> Found {
-        let Some(kind) = self.kinds.get(kind) else {
-            return Found::Unknown;
-        };
+        let kinds = self.kinds.get(kind, search.whose);
         let known = |tunnel: &TunnelId| self.routes.get(tunnel);
         let fit = |known: &Known, info: &TunnelInfo| (search.fit)(&known.update.tunnel, info);
-        let live = in_turn(&self.turns.tunnels, kind.live.len());
-        let live = live.filter_map(|place| known(kind.live.get_index(place)?));
+        let count = kinds.iter().map(|kind| kind.live.len()).sum();
+        let live = in_turn(&self.turns.tunnels, count);
+        let live = live.filter_map(|place| known(live_at(&kinds, place)?));
         let agents = live.flat_map(|known| {
             let places = 0..known.update.agents.len();
             places.map(move |place| (known, place))
@@ -195,7 +197,8 @@ impl Routes {
             Some((known, place)) if !known.weight(place, search).0 => found(known.target(place)),
             // None of them is of use. One that is may be back soon.
             useless => {
-                let offline = kind.offline.iter().filter_map(known);
+                let offline = kinds.iter().flat_map(|kind| &kind.offline);
+                let offline = offline.filter_map(known);
                 let mut offline = offline.filter(|known| fit(known, &known.update.info));
                 let is_of_use = |known: &&Known| search.wanted.is_exposed_by(&known.update.info);
                 match useless {
@@ -229,6 +232,17 @@ impl Known {
         let sessions = held(agent).saturating_sub(usize::from(is_kept));
         (!is_of_use, sessions, !is_kept)
     }
+}
+
+/// The live tunnel with a number, counted through all of them.
+fn live_at<'a>(kinds: &[&'a Kind], mut place: usize) -> Option<&'a TunnelId> {
+    for kind in kinds {
+        match kind.live.get_index(place) {
+            Some(tunnel) => return Some(tunnel),
+            None => place -= kind.live.len(),
+        }
+    }
+    None
 }
 
 /// When the last of these was lost.

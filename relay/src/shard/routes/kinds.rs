@@ -1,15 +1,63 @@
-//! The tunnels of each kind of application, those with an agent apart from those without.
+//! The tunnels of each kind of application, those with an agent apart from those without; and for
+//! those who may not reach all of them, the ones of each owner.
 
 use std::collections::HashMap;
 
 use indexmap::IndexSet;
 use tieline_wire::TunnelId;
 
+use crate::auth::{Identity, Owner};
+use crate::shard::message::RouteUpdate;
+
+/// Whose tunnels.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Whose {
+    Anybody,
+    Holder(String),
+    Group(String),
+}
+
+impl Whose {
+    /// Where the tunnels are that a caller may reach, with others among them; everywhere for one who
+    /// need not say who they are.
+    pub(crate) fn of_caller(identity: Option<&Identity>) -> Vec<Self> {
+        match identity {
+            Some(identity) if identity.reach.is_empty() => {
+                Self::close_to(&identity.owner).collect()
+            }
+            // What a token names may belong to anybody.
+            _ => vec![Self::Anybody],
+        }
+    }
+
+    fn close_to(owner: &Owner) -> impl Iterator<Item = Self> {
+        let groups = owner.groups.iter().cloned().map(Self::Group);
+        std::iter::once(Self::Holder(owner.sub.clone())).chain(groups)
+    }
+
+    /// Where a tunnel is to be found.
+    fn of_tunnel(update: &RouteUpdate) -> Vec<Self> {
+        let mut all = vec![Self::Anybody];
+        let infos = update.agents.iter().map(|agent| &agent.info);
+        for owner in infos
+            .chain([&update.info])
+            .filter_map(|it| it.owner.as_deref())
+        {
+            for whose in Self::close_to(owner) {
+                if !all.contains(&whose) {
+                    all.push(whose);
+                }
+            }
+        }
+        all
+    }
+}
+
 /// Every kind that a tunnel was registered as.
 #[derive(Default)]
-pub(super) struct Kinds(HashMap<String, Kind>);
+pub(super) struct Kinds(HashMap<String, HashMap<Whose, Kind>>);
 
-/// The tunnels of one kind. Any of them is found by its number, and taken out in no time.
+/// Tunnels of one kind. Any of them is found by its number, and taken out in no time.
 #[derive(Default)]
 pub(super) struct Kind {
     pub(super) live: IndexSet<TunnelId>,
@@ -17,36 +65,65 @@ pub(super) struct Kind {
 }
 
 impl Kinds {
-    pub(super) fn get(&self, kind: &str) -> Option<&Kind> {
-        self.0.get(kind)
+    /// Those of the tunnels of a kind; some may be in several.
+    pub(super) fn get(&self, kind: &str, whose: &[Whose]) -> Vec<&Kind> {
+        let Some(it) = self.0.get(kind) else {
+            return Vec::new();
+        };
+        whose.iter().filter_map(|whose| it.get(whose)).collect()
     }
 
-    /// Notes a tunnel; those of no kind are found by name only.
-    pub(super) fn add(&mut self, kind: &str, tunnel: &TunnelId, is_live: bool) {
-        if kind.is_empty() {
-            return;
+    /// Takes a decision about a tunnel over; those of no kind are found by name only.
+    pub(super) fn change(&mut self, before: Option<&RouteUpdate>, now: Option<&RouteUpdate>) {
+        let places = |update: &RouteUpdate| (update.info.dcc.clone(), Whose::of_tunnel(update));
+        let (left, taken) = (before.map(places), now.map(places));
+        if let Some(before) = before
+            && left != taken
+        {
+            self.remove(before);
         }
-        if !self.0.contains_key(kind) {
-            self.0.insert(kind.to_owned(), Kind::default());
-        }
-        if let Some(it) = self.0.get_mut(kind) {
-            let (to, from) = match is_live {
-                true => (&mut it.live, &mut it.offline),
-                false => (&mut it.offline, &mut it.live),
-            };
-            from.swap_remove(tunnel);
-            to.insert(tunnel.clone());
+        if let (Some(now), Some((kind, whose))) = (now, taken)
+            && !kind.is_empty()
+        {
+            let it = self.0.entry(kind).or_default();
+            for whose in whose {
+                it.entry(whose).or_default().put(now);
+            }
         }
     }
 
-    pub(super) fn remove(&mut self, kind: &str, tunnel: &TunnelId) {
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn remove(&mut self, update: &RouteUpdate) {
+        let kind = &update.info.dcc;
         let Some(it) = self.0.get_mut(kind) else {
             return;
         };
-        it.live.swap_remove(tunnel);
-        it.offline.swap_remove(tunnel);
-        if it.live.is_empty() && it.offline.is_empty() {
+        for whose in Whose::of_tunnel(update) {
+            if let Some(some) = it.get_mut(&whose) {
+                some.live.swap_remove(&update.tunnel);
+                some.offline.swap_remove(&update.tunnel);
+                if some.live.is_empty() && some.offline.is_empty() {
+                    it.remove(&whose);
+                }
+            }
+        }
+        if it.is_empty() {
             self.0.remove(kind);
         }
+    }
+}
+
+impl Kind {
+    fn put(&mut self, update: &RouteUpdate) {
+        let (to, from) = match update.agents.is_empty() {
+            true => (&mut self.offline, &mut self.live),
+            false => (&mut self.live, &mut self.offline),
+        };
+        from.swap_remove(&update.tunnel);
+        to.insert(update.tunnel.clone());
     }
 }

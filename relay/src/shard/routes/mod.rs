@@ -17,6 +17,7 @@ use tokio::sync::oneshot;
 use self::choice::Turns;
 pub(crate) use self::choice::{Choice, Found, Lookup, Search};
 use self::kinds::Kinds;
+pub(crate) use self::kinds::Whose;
 use super::message::{RouteUpdate, ServingAgent};
 use crate::listen::http::{Aim, Listed, Target};
 use crate::registry::{AgentTag, TunnelInfo};
@@ -68,11 +69,9 @@ impl Routes {
         let known = self.routes.remove(&update.tunnel);
         self.wake(&Aim::Tunnel(update.tunnel.clone()));
         self.wake(&Aim::Kind(update.info.dcc.clone()));
-        if let Some(known) = &known
-            && (update.forget || known.update.info.dcc != update.info.dcc)
-        {
-            self.kinds.remove(&known.update.info.dcc, &update.tunnel);
-        }
+        let before = known.as_ref().map(|known| &*known.update);
+        let now_here = (!update.forget).then_some(&*update);
+        self.kinds.change(before, now_here);
         if update.forget {
             self.names.remove(&update.tunnel);
             return;
@@ -80,8 +79,6 @@ impl Routes {
         if known.is_none() {
             self.names.insert(update.tunnel.clone());
         }
-        let is_live = !update.agents.is_empty();
-        self.kinds.add(&update.info.dcc, &update.tunnel, is_live);
         let known = Known::new(known, update, now);
         self.routes.insert(known.update.tunnel.clone(), known);
     }

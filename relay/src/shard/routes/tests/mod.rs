@@ -1,5 +1,6 @@
 //! Decisions in every order, and what callers find by them.
 
+mod kinds;
 mod several;
 
 use std::collections::BTreeSet;
@@ -101,6 +102,7 @@ fn find(routes: &Routes, wanted: &Wanted) -> Found {
     routes.find(&Search {
         wanted,
         stale: None,
+        whose: &[Whose::Anybody],
         fit: &|_, _| true,
         kept: &|_, _| false,
     })

@@ -21,6 +21,7 @@ fn the_agent_with_the_fewest_sessions_is_chosen_and_equals_take_turns() {
     let third = Search {
         wanted: &wanted(maya()),
         stale: None,
+        whose: &[Whose::Anybody],
         fit: &|_, _| true,
         kept: &|_, agent| agent.0[0] == 3,
     };
@@ -63,6 +64,7 @@ fn only_agents_that_the_caller_may_reach_are_chosen() {
             let found = routes.find(&Search {
                 wanted: &wanted(aim.clone()),
                 stale: None,
+                whose: &[Whose::Anybody],
                 fit: &|_, info| is_ours(info),
                 kept: &|_, _| false,
             });
@@ -71,6 +73,7 @@ fn only_agents_that_the_caller_may_reach_are_chosen() {
         let found = routes.find(&Search {
             wanted: &wanted(aim),
             stale: None,
+            whose: &[Whose::Anybody],
             fit: &|_, _| false,
             kept: &|_, _| false,
         });
@@ -165,6 +168,7 @@ fn a_link_that_is_known_to_be_gone_is_not_found_again() {
         routes.find(&Search {
             wanted: &wanted(aim),
             stale: Some(stale),
+            whose: &[Whose::Anybody],
             fit: &|_, _| true,
             kept: &|_, _| false,
         })
