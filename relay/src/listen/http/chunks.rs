@@ -1,5 +1,8 @@
 //! The chunked transfer coding (RFC 9112, section 7.1), followed from byte to byte.
 
+/// Longest line in front of a chunk: nobody needs to see what is in it.
+const LINE_BYTES_MAX: u16 = 16 * 1024;
+
 /// What a chunked body broke.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("its chunks are malformed")]
@@ -11,6 +14,8 @@ pub(super) struct Chunks {
     at: At,
     /// Bytes of this chunk that are still to come; its size, as far as it was read, before them.
     left: u64,
+    /// Bytes of the line in front of it.
+    line: u16,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -56,6 +61,11 @@ impl Chunks {
     }
 
     fn step(&mut self, byte: u8) -> Result<At, Malformed> {
+        self.line = match self.at {
+            At::DataReturn | At::DataFeed => 0,
+            _ if self.line == LINE_BYTES_MAX => return Err(Malformed),
+            _ => self.line + 1,
+        };
         Ok(match (self.at, byte) {
             (At::Size | At::MoreSize, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => {
                 let digit = char::from(byte).to_digit(16).ok_or(Malformed)?;
@@ -122,6 +132,16 @@ mod tests {
         ] {
             assert_eq!(read(&[body.as_bytes()]), Err(Malformed), "{body:?}");
         }
+    }
+
+    #[test]
+    fn a_line_has_an_end() {
+        let line = |len: usize| [&b"3;"[..], &vec![b'x'; len], b"\r\nabc\r\n"].concat();
+        let longest = usize::from(LINE_BYTES_MAX) - 4;
+        let body = [line(longest), line(longest)].concat();
+        assert_eq!(read(&[&body]).unwrap().0, b"abcabc");
+        assert_eq!(read(&[&line(longest + 1)]), Err(Malformed));
+        assert_eq!(read(&[&vec![b'0'; 20_000]]), Err(Malformed));
     }
 
     proptest! {

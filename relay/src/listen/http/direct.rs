@@ -17,7 +17,7 @@ use super::callers::Presented;
 use super::chunks::{Chunks, Malformed};
 
 /// Most that is read at a time.
-const READ_BYTES: usize = 4096;
+const READ_BYTES: usize = 16 * 1024;
 
 /// Longest section of trailers, in bytes and in lines: hyper's limits.
 const TRAILER_BYTES_MAX: usize = 16 * 1024;
@@ -69,8 +69,9 @@ impl<G: Gateway> Direct<G> {
                 return Poll::Ready(Some(Err(malformed())));
             }
             if let Some(trailers) = self.trailers()? {
-                // Its end in order: nothing but a new request could follow.
-                ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
+                // Its end in order: nothing but a new request could follow. Whether the target still
+                // hears of it is no matter.
+                let _told = ready!(Pin::new(&mut self.stream).poll_shutdown(cx));
                 self.is_over = true;
                 let frame = (!trailers.is_empty()).then(|| Ok(Frame::trailers(trailers)));
                 return Poll::Ready(frame);
