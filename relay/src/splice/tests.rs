@@ -130,7 +130,7 @@ fn a_splice_is_small() {
         let socket = Rc::new(Socket::new(accepted.into()));
         let session = Link::established().open();
         let spliced = splice(socket, session, Bytes::new(), Rc::default(), || false);
-        assert!(size_of_val(&spliced) <= 256, "{}", size_of_val(&spliced));
+        assert!(size_of_val(&spliced) <= 224, "{}", size_of_val(&spliced));
     })
     .unwrap();
 }
