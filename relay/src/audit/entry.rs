@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::Method;
 use serde::{Serialize, Serializer};
@@ -51,6 +51,8 @@ pub(crate) enum Kind {
     Resumed,
     /// Entries are missing here.
     Lost,
+    /// Refusals are missing here, of which there were too many.
+    RefusalsLeftOut,
 }
 
 /// One line. What is not known of it is left out.
@@ -90,6 +92,9 @@ pub(crate) struct Entry {
     what: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     count: Option<u64>,
+    /// When the first of them was.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "as_since")]
+    since: Option<SystemTime>,
 }
 
 impl Entry {
@@ -112,6 +117,7 @@ impl Entry {
             bytes_to_frontend: None,
             what: None,
             count: None,
+            since: None,
         }
     }
 
@@ -158,6 +164,12 @@ impl Entry {
 
     pub(crate) const fn count(mut self, count: u64) -> Self {
         self.count = Some(count);
+        self
+    }
+
+    /// The first of them was so long ago.
+    pub(crate) fn since(mut self, ago: Duration) -> Self {
+        self.since = self.time.checked_sub(ago);
         self
     }
 }
@@ -212,6 +224,10 @@ fn as_time<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::
         since.subsec_millis()
     );
     serializer.serialize_str(&text)
+}
+
+fn as_since<S: Serializer>(time: &Option<SystemTime>, serializer: S) -> Result<S::Ok, S::Error> {
+    as_time(&time.unwrap_or(UNIX_EPOCH), serializer)
 }
 
 fn as_sub<S: Serializer>(owner: &Option<Arc<Owner>>, serializer: S) -> Result<S::Ok, S::Error> {

@@ -5,16 +5,20 @@
 
 mod entry;
 mod file;
+mod refusals;
 mod writer;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread::Thread;
 
 pub(crate) use self::entry::{Call, Entry, Kind};
+use self::refusals::{Refusals, Ruling};
 pub(crate) use self::writer::Writer;
 use crate::config::AuditConfig;
 use crate::error::StartError;
+use crate::metrics::AuditCounts;
 
 /// Entries that may wait for the writer: with one look every 50 ms, 160,000 in a second. Some 4 MiB
 /// when it is full.
@@ -22,12 +26,30 @@ const QUEUE_MAX: usize = 8192;
 
 /// The way into the audit log, if there is one.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Audit(Option<Queue>);
+pub(crate) struct Audit(Option<Arc<Queue>>);
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct Queue {
     entries: SyncSender<Box<Entry>>,
-    dropped: Arc<AtomicU64>,
+    tally: Arc<Tally>,
+    writer: Thread,
+}
+
+/// What those who note and the one who writes both know.
+#[derive(Debug, Default)]
+struct Tally {
+    /// Entries that were lost, in the queue or at the disk.
+    dropped: AtomicU64,
+    refusals: Refusals,
+    /// The writer sleeps until somebody wakes it, or is about to. Only ever swapped: of an entry and a
+    /// writer that is about to sleep either sees the other, as at a shard's mailbox.
+    is_asleep: AtomicBool,
+}
+
+impl Tally {
+    fn is_asleep(&self, now: bool) -> bool {
+        self.is_asleep.swap(now, Ordering::AcqRel)
+    }
 }
 
 impl Audit {
@@ -42,13 +64,14 @@ impl Audit {
             return Ok((Self::default(), None));
         };
         let (sender, entries) = sync_channel(QUEUE_MAX);
-        let dropped = Arc::<AtomicU64>::default();
-        let writer = Writer::start(config, entries, Arc::clone(&dropped))?;
+        let tally = Arc::<Tally>::default();
+        let writer = Writer::start(config, entries, Arc::clone(&tally))?;
         let queue = Queue {
             entries: sender,
-            dropped,
+            tally,
+            writer: writer.thread().clone(),
         };
-        Ok((Self(Some(queue)), Some(writer)))
+        Ok((Self(Some(Arc::new(queue))), Some(writer)))
     }
 
     /// Whether anybody wants to know.
@@ -56,21 +79,50 @@ impl Audit {
         self.0.is_some()
     }
 
-    /// Notes what `entry` makes, without waiting for anything. The writer looks by itself: a shard
-    /// that woke it would pay for that with a system call.
+    /// Notes what `entry` makes, without waiting for anything.
     pub(crate) fn note(&self, entry: impl FnOnce() -> Entry) {
-        if let Some(queue) = &self.0
-            && queue.entries.try_send(Box::new(entry())).is_err()
-        {
-            queue.dropped.fetch_add(1, Ordering::Relaxed);
+        if let Some(queue) = &self.0 {
+            queue.put(entry());
         }
     }
 
-    /// Entries that did not reach the file.
-    pub(crate) fn dropped(&self) -> u64 {
-        self.0
-            .as_ref()
-            .map_or(0, |queue| queue.dropped.load(Ordering::Relaxed))
+    /// The same for something that was refused, which strangers can cause without end: in a flood of
+    /// them most are only counted.
+    pub(crate) fn note_refused(&self, entry: impl FnOnce() -> Entry) {
+        let Some(queue) = &self.0 else {
+            return;
+        };
+        let refusals = &queue.tally.refusals;
+        match refusals.rule(refusals.now()) {
+            Ruling::Noted => queue.put(entry()),
+            Ruling::First => queue.wake(),
+            Ruling::LeftOut => {}
+        }
+    }
+
+    /// Entries that did not reach the file, and refusals that were only counted.
+    pub(crate) fn counts(&self) -> AuditCounts {
+        let tally = self.0.as_ref().map(|queue| &queue.tally);
+        AuditCounts {
+            dropped: tally.map_or(0, |it| it.dropped.load(Ordering::Relaxed)),
+            refusals_left_out: tally.map_or(0, |it| it.refusals.left_out()),
+        }
+    }
+}
+
+impl Queue {
+    fn put(&self, entry: Entry) {
+        match self.entries.try_send(Box::new(entry)) {
+            Ok(()) => self.wake(),
+            Err(_) => drop(self.tally.dropped.fetch_add(1, Ordering::Relaxed)),
+        }
+    }
+
+    /// That is a system call; while the writer has something to do it looks by itself.
+    fn wake(&self) {
+        if self.tally.is_asleep(false) {
+            self.writer.unpark();
+        }
     }
 }
 

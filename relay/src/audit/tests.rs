@@ -84,16 +84,17 @@ fn what_does_not_fit_is_counted_and_said_in_the_file() {
     let config = AuditConfig::new(folder.path().join("audit.log"));
     // Nobody reads yet: the queue fills up.
     let (sender, entries) = sync_channel(QUEUE_MAX);
-    let dropped = Arc::<AtomicU64>::default();
-    let audit = Audit(Some(Queue {
+    let tally = Arc::<Tally>::default();
+    let audit = Audit(Some(Arc::new(Queue {
         entries: sender,
-        dropped: Arc::clone(&dropped),
-    }));
+        tally: Arc::clone(&tally),
+        writer: std::thread::current(),
+    })));
     for _ in 0..QUEUE_MAX + 7 {
         audit.note(|| Entry::new(Kind::Started));
     }
-    assert_eq!(audit.dropped(), 7);
-    let writer = Writer::start(&config, entries, dropped).unwrap();
+    assert_eq!(audit.counts().dropped, 7);
+    let writer = Writer::start(&config, entries, tally).unwrap();
     writer.stop();
     let lines = lines(&config.file);
     assert_eq!(lines.len(), QUEUE_MAX + 1);
@@ -101,11 +102,74 @@ fn what_does_not_fit_is_counted_and_said_in_the_file() {
 }
 
 #[test]
+fn a_flood_of_refusals_leaves_room_for_what_was_let_in() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = AuditConfig::new(folder.path().join("audit.log"));
+    let (audit, writer) = Audit::start(Some(&config)).unwrap();
+    for number in 0..20_000 {
+        audit.note_refused(|| Entry::new(Kind::SessionRefused).reason("bad_token"));
+        if number % 5_000 == 0 {
+            audit.note(|| Entry::new(Kind::Registered));
+        }
+    }
+    let AuditCounts {
+        dropped,
+        refusals_left_out,
+    } = audit.counts();
+    writer.unwrap().stop();
+    let lines = lines(&config.file);
+    let of = |event: &str| lines.iter().filter(|line| line["event"] == event).count() as u64;
+    assert_eq!((dropped, of("registered")), (0, 4));
+    assert_eq!(of("session_refused") + refusals_left_out, 20_000);
+    assert!(of("session_refused") < 2_000, "{}", of("session_refused"));
+    let told = lines.last().unwrap();
+    assert_eq!(told["event"], "refusals_left_out");
+    assert_eq!(told["count"], refusals_left_out);
+    assert!(told["since"].as_str().unwrap().ends_with('Z'));
+}
+
+#[test]
+fn an_entry_wakes_a_writer_that_sleeps_or_is_about_to() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = AuditConfig::new(folder.path().join("audit.log"));
+    let (audit, writer) = Audit::start(Some(&config)).unwrap();
+    let tally = Arc::clone(&audit.0.as_ref().unwrap().tally);
+    let until = |what: &dyn Fn() -> bool| {
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        while !what() {
+            assert!(std::time::Instant::now() < deadline, "nobody writes");
+            std::thread::yield_now();
+        }
+    };
+    for count in 1..=20 {
+        until(&|| tally.is_asleep.load(Ordering::Acquire));
+        audit.note(|| Entry::new(Kind::Session));
+        until(&|| lines(&config.file).len() == count);
+    }
+    writer.unwrap().stop();
+}
+
+#[test]
+fn a_file_that_was_moved_away_is_opened_anew_while_nothing_happens() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = AuditConfig::new(folder.path().join("audit.log"));
+    let (audit, writer) = Audit::start(Some(&config)).unwrap();
+    let writer = writer.unwrap();
+    audit.note(|| Entry::new(Kind::Started));
+    let moved = folder.path().join("moved");
+    fs::rename(&config.file, &moved).unwrap();
+    writer.reopen();
+    writer.reopen();
+    writer.stop();
+    assert_eq!(lines(&moved), [json!({"event": "started"})]);
+}
+
+#[test]
 fn without_a_file_nothing_is_made() {
     let (audit, writer) = Audit::start(None).unwrap();
     assert!(!audit.is_on() && writer.is_none());
     audit.note(|| panic!("nobody wants it"));
-    assert_eq!(audit.dropped(), 0);
+    assert_eq!(audit.counts().dropped, 0);
 }
 
 #[test]
@@ -134,6 +198,6 @@ fn how_long_a_request_takes_to_note() {
         });
     }
     println!("{:?} each", began.elapsed() / ROUNDS);
-    assert_eq!(audit.dropped(), 0);
+    assert_eq!(audit.counts().dropped, 0);
     writer.unwrap().stop();
 }

@@ -2,20 +2,24 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::thread;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
+use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use tracing::{error, warn};
 
+use super::Tally;
 use super::entry::{Entry, Kind};
 use super::file::RotatedFile;
 use crate::config::AuditConfig;
 use crate::error::{ConfigError, StartError};
 
-/// How often the writer looks for entries, and so how late a line may be.
+/// How often the writer looks for entries while there are any, and so how late a line may be.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+
+/// How often the file is tried that took nothing.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How often the log says that entries are lost.
 const SAY_INTERVAL: Duration = Duration::from_secs(10);
@@ -32,15 +36,18 @@ enum Order {
     Stop(SyncSender<()>),
 }
 
-/// The thread that writes, while it runs.
+/// The thread that writes, while it runs. Dropped, it ends by itself.
 #[derive(Debug)]
-pub(crate) struct Writer(SyncSender<Order>);
+pub(crate) struct Writer {
+    orders: Option<SyncSender<Order>>,
+    thread: Thread,
+}
 
 impl Writer {
     pub(super) fn start(
         config: &AuditConfig,
         entries: Receiver<Box<Entry>>,
-        dropped: Arc<AtomicU64>,
+        tally: Arc<Tally>,
     ) -> Result<Self, StartError> {
         let file = RotatedFile::open(config).map_err(|source| ConfigError::Content {
             path: config.file.clone(),
@@ -50,34 +57,55 @@ impl Writer {
         let mut pen = Pen {
             file,
             entries,
-            dropped,
+            tally,
             told: 0,
             said: 0,
             said_at: None,
         };
-        thread::Builder::new()
+        let thread = thread::Builder::new()
             .name("audit".to_owned())
             .spawn(move || pen.run(&orders))
             .map_err(|source| StartError::Thread {
                 what: "the audit log's thread".to_owned(),
                 source,
             })?;
-        Ok(Self(sender))
+        Ok(Self {
+            orders: Some(sender),
+            thread: thread.thread().clone(),
+        })
+    }
+
+    /// Whom to wake when there is something to write.
+    pub(super) const fn thread(&self) -> &Thread {
+        &self.thread
     }
 
     /// Has the file opened again by its name: somebody may have moved it.
     pub(crate) fn reopen(&self) {
         // One that waits already is as good.
-        let _ = self.0.try_send(Order::Reopen);
+        self.order(Order::Reopen);
     }
 
     /// Waits until all that was noted is written, if the disk takes it in time.
     pub(crate) fn stop(self) {
         let (done, is_done) = sync_channel(1);
-        let told = self.0.try_send(Order::Stop(done));
-        if told.is_err() || is_done.recv_timeout(STOP_TIMEOUT).is_err() {
+        if !self.order(Order::Stop(done)) || is_done.recv_timeout(STOP_TIMEOUT).is_err() {
             error!("the audit log's file takes nothing; the last entries are lost");
         }
+    }
+
+    fn order(&self, order: Order) -> bool {
+        let sent = self.orders.as_ref().map(|orders| orders.try_send(order));
+        self.thread.unpark();
+        matches!(sent, Some(Ok(())))
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        // It sees that nobody is left when it next runs.
+        self.orders = None;
+        self.thread.unpark();
     }
 }
 
@@ -85,9 +113,8 @@ impl Writer {
 struct Pen {
     file: RotatedFile,
     entries: Receiver<Box<Entry>>,
-    /// Entries that were lost, in the queue or here.
-    dropped: Arc<AtomicU64>,
-    /// Of these, how many the file knows of.
+    tally: Arc<Tally>,
+    /// Of the entries that were lost, how many the file knows of.
     told: u64,
     /// Of these, how many the log knows of, and when it was told.
     said: u64,
@@ -97,39 +124,78 @@ struct Pen {
 impl Pen {
     fn run(&mut self, orders: &Receiver<Order>) {
         loop {
-            match orders.recv_timeout(LOOK_INTERVAL) {
-                Err(RecvTimeoutError::Timeout) => self.write(),
+            let is_busy = self.write(false);
+            match orders.try_recv() {
+                Err(TryRecvError::Empty) => self.rest(is_busy),
                 Ok(Order::Reopen) => {
                     // What happened before belongs into the file that it was.
-                    self.write();
+                    self.write(true);
                     self.file.reopen();
                 }
                 Ok(Order::Stop(done)) => {
-                    self.write();
+                    self.write(true);
                     self.file.sync();
                     // Whoever waited may have given up.
                     let _ = done.try_send(());
                     return;
                 }
-                Err(RecvTimeoutError::Disconnected) => return self.write(),
+                Err(TryRecvError::Disconnected) => {
+                    self.write(true);
+                    return;
+                }
             }
         }
     }
 
-    /// Writes all that waits.
-    fn write(&mut self) {
+    /// Waits until there may be something to do; an order wakes it from any sleep. Where there was
+    /// something just now, more is expected, and nobody has to wake it for that.
+    fn rest(&mut self, is_busy: bool) {
+        if is_busy {
+            return thread::park_timeout(LOOK_INTERVAL);
+        }
+        self.tally.is_asleep(true);
+        // Somebody may have noted something who could not see that.
+        if !self.write(false) {
+            let refusals = &self.tally.refusals;
+            let is_behind = self.tally.dropped.load(Ordering::Relaxed) > self.told;
+            let retry = is_behind.then_some(RETRY_INTERVAL);
+            match retry
+                .into_iter()
+                .chain(refusals.due_in(refusals.now()))
+                .min()
+            {
+                Some(wait) => thread::park_timeout(wait),
+                None => thread::park(),
+            }
+        }
+        self.tally.is_asleep(false);
+    }
+
+    /// Writes all that waits; whether that was anything. What is only counted is said after a while,
+    /// or now if it is the last chance.
+    fn write(&mut self, is_last: bool) -> bool {
         let mut line = Vec::new();
+        let mut is_busy = false;
         // Not what comes meanwhile: an order must not wait behind a flood.
         for _ in 0..super::QUEUE_MAX {
             let Ok(entry) = self.entries.try_recv() else {
                 break;
             };
             self.add(&mut line, &entry);
+            is_busy = true;
+        }
+        let tally = Arc::clone(&self.tally);
+        let now = tally.refusals.now();
+        let due = tally.refusals.due_in(now);
+        if due.is_some_and(|wait| is_last || wait.is_zero()) {
+            let (count, ago) = tally.refusals.tell(now);
+            let entry = Entry::new(Kind::RefusalsLeftOut).count(count).since(ago);
+            self.add(&mut line, &entry);
         }
         let outcome = self.file.flush();
         self.lost(outcome);
         // Behind what is there: what is missing, is missing about here.
-        let dropped = self.dropped.load(Ordering::Relaxed);
+        let dropped = tally.dropped.load(Ordering::Relaxed);
         if dropped > self.told {
             let entry = Entry::new(Kind::Lost).count(dropped - self.told);
             render(&mut line, &entry);
@@ -141,6 +207,7 @@ impl Pen {
             }
             self.say(None);
         }
+        is_busy
     }
 
     fn add(&mut self, line: &mut Vec<u8>, entry: &Entry) {
@@ -151,14 +218,14 @@ impl Pen {
 
     fn lost(&mut self, outcome: Result<(), (u64, io::Error)>) {
         if let Err((lines, error)) = outcome {
-            self.dropped.fetch_add(lines, Ordering::Relaxed);
+            self.tally.dropped.fetch_add(lines, Ordering::Relaxed);
             self.say(Some(&error));
         }
     }
 
     /// Says in the log that entries are lost, now and then.
     fn say(&mut self, error: Option<&io::Error>) {
-        let dropped = self.dropped.load(Ordering::Relaxed);
+        let dropped = self.tally.dropped.load(Ordering::Relaxed);
         let is_new = self.said_at.is_none_or(|at| at.elapsed() >= SAY_INTERVAL);
         if dropped == self.said || !is_new {
             return;

@@ -245,7 +245,7 @@ async fn show_metrics(State(admin): State<Arc<Admin>>) -> Response {
         &admin.metrics,
         &shards,
         admin.start_epoch_seconds,
-        admin.audit.dropped(),
+        &admin.audit.counts(),
     );
     // The text format, version 0.0.4, of prometheus.io's "Exposition formats".
     let kind = [(

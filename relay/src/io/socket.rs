@@ -57,12 +57,12 @@ impl Socket {
     }
 
     /// Ready while a read may bring something.
-    pub(super) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
+    pub(crate) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.readiness.poll(Way::In, cx)
     }
 
     /// Ready while a write may take something.
-    pub(super) fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<()> {
+    pub(crate) fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.readiness.poll(Way::Out, cx)
     }
 

@@ -133,6 +133,8 @@ struct Side {
     registrations: Option<Rate>,
     requests: Option<Rate>,
     bytes: Option<Rate>,
+    /// How many may be open at once. Where bytes are limited they are counted without a bound too: a
+    /// place that somebody is in is given to nobody else, who would pay for their bytes.
     sessions: Option<u32>,
 }
 
@@ -154,7 +156,10 @@ impl Side {
             }),
             requests: rate(allowance.requests_per_second.into()),
             bytes: rate(allowance.bytes_per_second),
-            sessions: (allowance.sessions > 0).then_some(allowance.sessions),
+            sessions: match allowance.sessions {
+                0 => (allowance.bytes_per_second > 0).then_some(u32::MAX),
+                max => Some(max),
+            },
         })
     }
 

@@ -113,6 +113,30 @@ fn whoever_moved_too_much_gets_nothing_new_but_keeps_what_runs() {
 }
 
 #[test]
+fn whoever_moves_bytes_keeps_their_place_in_a_flood_of_others() {
+    let some = Allowance {
+        bytes_per_second: 1_000_000,
+        ..NONE
+    };
+    let limits = limits(some, NONE);
+    let arrive = |sub: &str| {
+        let mut pass = Pass::arrive(Some(&limits), ip("192.0.2.1")).unwrap();
+        pass.identify(sub).map(|()| pass)
+    };
+    let pass = arrive("ada").unwrap();
+    // So many that each place has been somebody else's, were it free.
+    let flood = (0..20 * SUBS).filter(|number| arrive(&number.to_string()).is_err());
+    assert_eq!(flood.count(), 0);
+    pass.moved(50_000_000);
+    assert_eq!(kind(arrive("ada")), Some(LimitKind::Bytes));
+    let others = (0..20 * SUBS).filter(|number| arrive(&number.to_string()).is_err());
+    assert_eq!(others.count(), 0, "somebody else pays for it");
+    drop(pass);
+    let (side, at) = limits.sub("ada").unwrap();
+    assert!(side.table.open(at, 1), "a session is left over");
+}
+
+#[test]
 fn registrations_are_counted_apart() {
     let three = Allowance {
         registrations_per_minute: 3,

@@ -14,7 +14,9 @@ use std::sync::atomic::{AtomicI64, AtomicU64};
 use serde::Serialize;
 use tieline_wire::{Reason, SharedBudget};
 
-pub(crate) use self::report::{CallerReport, Cut, TunnelBatch, TunnelDetail, TunnelReport};
+pub(crate) use self::report::{
+    AuditCounts, CallerReport, Cut, TunnelBatch, TunnelDetail, TunnelReport,
+};
 pub(crate) use self::text::render;
 
 /// A number that only rises.

@@ -137,3 +137,12 @@ impl Cut {
         }
     }
 }
+
+/// What the audit log does without.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct AuditCounts {
+    /// Entries that did not reach the file.
+    pub(crate) dropped: u64,
+    /// Refusals that the file only counts.
+    pub(crate) refusals_left_out: u64,
+}

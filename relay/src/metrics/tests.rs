@@ -13,7 +13,10 @@ fn text_of(metrics: &[Arc<ShardMetrics>]) -> String {
         metrics,
         &[status(0, "uring"), status(1, "epoll")],
         1_800_000_000,
-        1,
+        &AuditCounts {
+            dropped: 1,
+            refusals_left_out: 1,
+        },
     )
 }
 
@@ -42,6 +45,7 @@ fn shards_are_added_up() {
         "relay_driver{driver=\"epoll\",shard=\"1\"} 1",
         "relay_start_epoch_seconds 1800000000",
         "relay_audit_dropped_total 1",
+        "relay_audit_refusals_left_out_total 1",
     ] {
         assert!(text.lines().any(|one| one == line), "{line}\n{text}");
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tieline_wire::{Reason, SharedBudget};
 
-use super::{Counter, Gauge, HTTP_CLASSES, ShardMetrics, ShardStatus};
+use super::{AuditCounts, Counter, Gauge, HTTP_CLASSES, ShardMetrics, ShardStatus};
 
 const DIRECTIONS: [&str; 2] = ["to_target", "to_frontend"];
 const FRONTEND_KINDS: [&str; 2] = ["tcp", "http"];
@@ -19,7 +19,7 @@ pub(crate) fn render(
     metrics: &[Arc<ShardMetrics>],
     shards: &[ShardStatus],
     start_epoch_seconds: u64,
-    audit_dropped: u64,
+    audit: &AuditCounts,
 ) -> String {
     let mut page = Page {
         text: String::with_capacity(16 * 1024),
@@ -30,7 +30,13 @@ pub(crate) fn render(
         "relay_audit_dropped_total",
         "counter",
         "Entries that did not reach the audit log.",
-        [(String::new(), audit_dropped)],
+        [(String::new(), audit.dropped)],
+    );
+    page.family(
+        "relay_audit_refusals_left_out_total",
+        "counter",
+        "Refusals that the audit log only counts, as there were too many.",
+        [(String::new(), audit.refusals_left_out)],
     );
     page.text
 }

@@ -50,6 +50,8 @@ pub(crate) struct LinkEntry {
     pub(crate) peer: SocketAddr,
     /// Who the agent is, once it proved it.
     pub(crate) agent: Option<AgentHello>,
+    /// It got a tunnel at some time.
+    pub(crate) has_served: bool,
     tunnels: BTreeMap<TunnelId, TunnelEntry>,
     /// No permission ends before this second since 1970, so that nobody need look through all.
     expires_at_seconds: Option<u64>,
@@ -115,6 +117,7 @@ impl Registry {
                 mux,
                 peer,
                 agent: None,
+                has_served: false,
                 tunnels: BTreeMap::new(),
                 expires_at_seconds: None,
                 claims: 0,

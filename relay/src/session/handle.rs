@@ -74,15 +74,7 @@ impl Session {
         }
     }
 
-    /// Waits for capacity.
-    ///
-    /// # Errors
-    /// Why the session is gone.
-    pub(crate) async fn capacity(&self) -> Result<usize, Reason> {
-        poll_fn(|cx| self.poll_capacity(cx)).await
-    }
-
-    /// Sends payload, at most [`Session::capacity`] of it.
+    /// Sends payload, at most [`Session::poll_capacity`] of it.
     ///
     /// # Errors
     /// Why the session is gone.
@@ -197,11 +189,6 @@ impl Session {
         }
     }
 
-    /// Waits for bytes or an end.
-    pub(crate) async fn incoming(&self) -> Incoming {
-        poll_fn(|cx| self.poll_incoming(cx)).await
-    }
-
     #[cfg(test)]
     pub(super) const fn ends(&self) -> &Rc<Ends> {
         &self.ends
@@ -255,7 +242,7 @@ impl Session {
         state.mux.lane_received(now, count as u64);
     }
 
-    /// The lane brought its end behind `bytes`; [`Session::incoming`] tells once the link has said
+    /// The lane brought its end behind `bytes`; [`Session::poll_incoming`] tells once the link has said
     /// what that means.
     pub(crate) fn lane_ended(&self, bytes: u64) {
         let event = self.link.with_mux(|mux| mux.lane_ended(self.id, bytes));
@@ -271,7 +258,7 @@ impl Session {
     }
 
     /// Waits until the session is reset; for the one who would otherwise wait for
-    /// [`Session::incoming`].
+    /// [`Session::poll_incoming`].
     pub(crate) async fn reset_by_agent(&self) -> Reason {
         poll_fn(|cx| {
             loop {

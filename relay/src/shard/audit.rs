@@ -13,7 +13,12 @@ use crate::session::Noted;
 impl Shard {
     /// A link got a tunnel.
     pub(super) fn note_registered(&self, link: LinkId, tunnel: &TunnelId) {
-        self.note_registration(Kind::Registered, link, Some(tunnel), |entry| entry);
+        let mut registry = self.registry.borrow_mut();
+        if let Some(link) = registry.link_mut(link) {
+            link.has_served = true;
+            let entry = || registration(Kind::Registered, link, Some(tunnel));
+            self.peers.audit.note(entry);
+        }
     }
 
     /// A link did not get the tunnel that it asked for, or one without a name of its own choice.
@@ -23,49 +28,29 @@ impl Shard {
         tunnel: Option<&TunnelId>,
         reason: Reason,
     ) {
-        let why = |entry: Entry| entry.reason(reason.word());
-        self.note_registration(Kind::RegistrationRefused, link, tunnel, why);
-    }
-
-    fn note_registration(
-        &self,
-        kind: Kind,
-        link: LinkId,
-        tunnel: Option<&TunnelId>,
-        more: impl FnOnce(Entry) -> Entry,
-    ) {
-        if !self.peers.audit.is_on() {
-            return;
+        if let Some(link) = self.registry.borrow().link(link) {
+            let entry = || registration(Kind::RegistrationRefused, link, tunnel);
+            let entry = || entry().reason(reason.word());
+            self.peers.audit.note_refused(entry);
         }
-        let registry = self.registry.borrow();
-        let Some(link) = registry.link(link) else {
-            return;
-        };
-        self.peers.audit.note(|| {
-            let mut entry = Entry::new(kind).from(link.peer);
-            if let Some(agent) = &link.agent {
-                entry = entry.agent(agent.key);
-            }
-            if let Some(tunnel) = tunnel {
-                entry = entry.tunnel(tunnel.clone());
-                if let Some(it) = link.tunnels().get(tunnel) {
-                    entry = entry.of(it.identity.as_deref()).dcc(&it.info.dcc);
-                }
-            }
-            more(entry)
-        });
     }
 
-    /// A link is gone, or a connection did not become one.
+    /// A link is gone, or a connection did not become one. Anybody can make a key and shake hands: a
+    /// link that never got a tunnel is no more than a connection that was turned away.
     pub(super) fn note_link_end(&self, link: &LinkEntry, reason: Reason) {
-        self.peers.audit.note(|| {
+        let entry = || {
             match &link.agent {
                 Some(agent) => Entry::new(Kind::LinkEnded).agent(agent.key),
                 None => Entry::new(Kind::LinkRefused),
             }
             .from(link.peer)
             .reason(reason.word())
-        });
+        };
+        if link.has_served {
+            self.peers.audit.note(entry);
+        } else {
+            self.peers.audit.note_refused(entry);
+        }
     }
 
     /// A raw caller is turned away.
@@ -77,7 +62,7 @@ impl Shard {
         reason: Reason,
     ) {
         self.metrics.frontend_refused(reason);
-        self.peers.audit.note(|| {
+        self.peers.audit.note_refused(|| {
             let known = caller.and_then(Caller::known);
             let identity = known.map(|known| &**known.identity());
             let entry = Entry::new(Kind::SessionRefused).of(identity);
@@ -100,4 +85,19 @@ impl Shard {
             })
         })
     }
+}
+
+/// What is said of a registration: whose tunnel it is is known where the link has it.
+fn registration(kind: Kind, link: &LinkEntry, tunnel: Option<&TunnelId>) -> Entry {
+    let mut entry = Entry::new(kind).from(link.peer);
+    if let Some(agent) = &link.agent {
+        entry = entry.agent(agent.key);
+    }
+    if let Some(tunnel) = tunnel {
+        entry = entry.tunnel(tunnel.clone());
+        if let Some(it) = link.tunnels().get(tunnel) {
+            entry = entry.of(it.identity.as_deref()).dcc(&it.info.dcc);
+        }
+    }
+    entry
 }

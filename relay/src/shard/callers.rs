@@ -112,9 +112,14 @@ impl Caller {
         self.known().map(|known| Arc::clone(known.identity()))
     }
 
-    /// Runs what is done for them, and drops it in the middle once they may stay no longer.
-    pub(super) fn while_welcome<T>(self, task: T) -> WhileWelcome<T> {
-        WhileWelcome { caller: self, task }
+    /// Runs what is done for them, and drops it in the middle once they may stay no longer; `beside`
+    /// lives for as long.
+    pub(super) fn while_welcome<T, B>(self, task: T, beside: B) -> WhileWelcome<T, B> {
+        WhileWelcome {
+            task,
+            caller: self,
+            beside,
+        }
     }
 
     /// Whether a tunnel of this name is theirs to know of, as one of its agents registered it.
@@ -127,14 +132,15 @@ impl Caller {
 pin_project! {
     /// What is done for a caller. By hand, because an async block would hold the task twice, and a
     /// session's task is most of what an idle session costs.
-    pub(super) struct WhileWelcome<T> {
-        caller: Caller,
+    pub(super) struct WhileWelcome<T, B> {
         #[pin]
         task: T,
+        caller: Caller,
+        beside: B,
     }
 }
 
-impl<T: Future> Future for WhileWelcome<T> {
+impl<T: Future, B> Future for WhileWelcome<T, B> {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {

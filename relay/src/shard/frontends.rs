@@ -156,13 +156,7 @@ impl Shard {
             noted: self.noted(peer, &tunnel),
         };
         match self.place(&tunnel, choice, fit, visitor) {
-            Place::Here(session) => {
-                let _here = self.count_frontend();
-                let socket = Rc::new(socket);
-                session.want_lane();
-                let spliced = splice(&socket, session, early, &self.read_block, || false);
-                caller.while_welcome(spliced).await;
-            }
+            Place::Here(session) => self.serve_raw(socket, session, early, caller),
             Place::Shard(to) => {
                 let frontend = Frontend {
                     fd: socket.into_fd(),
@@ -184,6 +178,16 @@ impl Shard {
                 self.raw_refused(peer, Some(&tunnel), Some(&caller), reason);
             }
         }
+    }
+
+    /// Joins a raw caller and its session, in a task of its own: this one has room for all that came
+    /// before, and the session may last for days.
+    fn serve_raw(self: &Rc<Self>, socket: Socket, session: Session, early: Bytes, caller: Caller) {
+        session.want_lane();
+        let (socket, block) = (Rc::new(socket), Rc::clone(&self.read_block));
+        let spliced = splice(socket, session, early, block, || false);
+        self.gate
+            .spawn(caller.while_welcome(spliced, self.count_frontend()));
     }
 
     /// An HTTP connection: its first request hints at the shard to serve it.
@@ -279,15 +283,15 @@ impl Shard {
             Place::Shard(_) => return verdict.reset(Reason::TunnelOffline),
             Place::Nowhere(reason) => return verdict.reset(reason),
         };
-        let shard = Rc::clone(self);
+        let block = Rc::clone(&self.read_block);
         self.gate.spawn(async move {
             let socket = Rc::new(Socket::new(fd));
             // Dropped before the socket: if the gate ends this task, the caller must not take the
             // end for an orderly one.
             let mut unfinished = Unfinished(Some(&verdict));
             let cancelled = || verdict.is_cancelled();
-            let block = &shard.read_block;
-            let reset = splice(&socket, session, Bytes::new(), block, cancelled).await;
+            let spliced = splice(Rc::clone(&socket), session, Bytes::new(), block, cancelled);
+            let reset = spliced.await;
             unfinished.0 = None;
             if let Some(reason) = reset {
                 verdict.reset(reason);

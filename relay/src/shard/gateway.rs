@@ -246,8 +246,20 @@ impl Gateway for ShardGateway {
         let known = caller.and_then(Caller::known);
         let identity = known.map(|known| &**known.identity());
         let audit = &self.0.peers.audit;
+        let is_refused = match status {
+            // Its target may have worked on what ended this way.
+            Some(StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT) => false,
+            Some(_) => problem.is_some(),
+            // Given up; by somebody who was let in, if a tunnel is known.
+            None => call.tunnel.is_none(),
+        };
         let status = status.map(|status| status.as_u16());
-        audit.note(|| call.answered(identity, status, problem));
+        let entry = || call.answered(identity, status, problem);
+        if is_refused {
+            audit.note_refused(entry);
+        } else {
+            audit.note(entry);
+        }
     }
 }
 

@@ -120,7 +120,7 @@ pub(crate) struct Shard {
     doors: Rc<Gate>,
     draining: Cell<bool>,
     gate: Rc<Gate>,
-    read_block: ReadBlock,
+    read_block: Rc<ReadBlock>,
     link_block: LinkBlock,
     lanes: Rc<Lanes>,
     /// When it started, which is when the relay did.
@@ -207,7 +207,7 @@ impl Shard {
             doors: Rc::default(),
             draining: Cell::new(false),
             gate: Rc::default(),
-            read_block: ReadBlock::default(),
+            read_block: Rc::default(),
             link_block: LinkBlock::default(),
             peers,
         });

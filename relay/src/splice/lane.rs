@@ -5,6 +5,7 @@ use std::cell::Cell;
 use std::future::Future;
 use std::io;
 use std::pin::pin;
+use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -30,7 +31,7 @@ enum Broken {
 pub(super) async fn upward(
     socket: &Socket,
     session: &Session,
-    lane: &Lane,
+    lane: Rc<Lane>,
     unread: &Cell<bool>,
 ) -> Result<(), Failure> {
     let Some(mut pipe) = lane.up.take() else {
@@ -58,7 +59,7 @@ pub(super) async fn upward(
 pub(super) async fn downward(
     socket: &Socket,
     session: &Session,
-    lane: &Lane,
+    lane: Rc<Lane>,
 ) -> Result<(), Failure> {
     let Some(mut pipe) = lane.down.take() else {
         return Ok(());

@@ -3,16 +3,16 @@
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tieline_wire::Reason;
 
 use crate::io::{Received, Socket, sleep};
-use crate::session::{Incoming, Lane, Session};
+use crate::session::{Incoming, Session};
 
 mod lane;
 
@@ -52,57 +52,63 @@ impl ReadBlock {
 ///
 /// `early` was read behind the preamble. An end of the frontend's direction is a cancel where
 /// `cancelled` says so.
-pub(crate) async fn splice(
-    socket: &Rc<Socket>,
+pub(crate) fn splice(
+    socket: Rc<Socket>,
     session: Session,
-    early: Bytes,
-    block: &ReadBlock,
+    mut early: Bytes,
+    block: Rc<ReadBlock>,
     cancelled: impl Fn() -> bool,
-) -> Option<Reason> {
-    session.deliver_to(Rc::clone(socket));
-    let over = Cell::new(false);
-    let _cut_off = CutOff {
+) -> impl Future<Output = Option<Reason>> {
+    session.deliver_to(Rc::clone(&socket));
+    // Also if nobody ever polls what follows.
+    let frontend = CutOff {
         socket,
-        over: &over,
+        over: Cell::new(false),
     };
-    let failed = {
+    async move {
         let unread = Cell::new(false);
-        let up = pin!(upward(socket, &session, early, block, &unread, &cancelled));
-        let down = pin!(async {
-            downward(socket, &session).await?;
-            over.set(true);
-            Ok(())
-        });
-        both(up, down, || gone(socket, &cancelled), &unread)
-            .await
-            .err()
-    };
-    let reason = match failed? {
-        // Only the agent is there to be told.
-        Failure::Frontend(reason) => {
-            over.set(true);
-            session.reset(reason);
-            return None;
-        }
-        Failure::Lane => {
-            session.reset(Reason::LaneLost);
-            Reason::LaneLost
-        }
-        Failure::Session(reason) => reason,
-    };
-    over.set(false);
-    Box::pin(flush(socket)).await;
-    Some(reason)
+        let failed = {
+            let mut ways = Ways {
+                frontend: &frontend,
+                session: &session,
+                block: &block,
+                cancelled: &cancelled,
+                early: &mut early,
+                unread: &unread,
+                up: Way::Link,
+                down: Way::Link,
+                is_full: false,
+                looking: None,
+            };
+            poll_fn(|cx| ways.poll(cx)).await.err()
+        };
+        let reason = match failed? {
+            // Only the agent is there to be told.
+            Failure::Frontend(reason) => {
+                frontend.over.set(true);
+                session.reset(reason);
+                return None;
+            }
+            Failure::Lane => {
+                session.reset(Reason::LaneLost);
+                Reason::LaneLost
+            }
+            Failure::Session(reason) => reason,
+        };
+        frontend.over.set(false);
+        Box::pin(flush(&frontend.socket)).await;
+        Some(reason)
+    }
 }
 
 /// Makes the close of a frontend a reset unless its answer is `over`, also where its task is dropped:
 /// what broke off must not look complete.
-struct CutOff<'a> {
-    socket: &'a Socket,
-    over: &'a Cell<bool>,
+struct CutOff {
+    socket: Rc<Socket>,
+    over: Cell<bool>,
 }
 
-impl Drop for CutOff<'_> {
+impl Drop for CutOff {
     fn drop(&mut self) {
         if !self.over.get() {
             self.socket.abort();
@@ -119,138 +125,144 @@ enum Failure {
     Lane,
 }
 
-/// Polls both until both are done or one failed; or until the frontend is `gone`, while it is
-/// `unread`.
-async fn both<G: Future<Output = Failure>>(
-    mut up: impl Future<Output = Result<(), Failure>> + Unpin,
-    mut down: impl Future<Output = Result<(), Failure>> + Unpin,
-    gone: impl Fn() -> G,
-    unread: &Cell<bool>,
-) -> Result<(), Failure> {
-    let (mut up_done, mut down_done) = (false, false);
-    // Made once it is needed.
-    let mut looking: Option<Pin<Box<G>>> = None;
-    poll_fn(|cx| {
-        if !up_done && let Poll::Ready(outcome) = Pin::new(&mut up).poll(cx) {
+/// Both ways of a session. By hand: an async function for each would hold what it is given twice,
+/// and have room for all that it might ever wait for.
+struct Ways<'a, C> {
+    frontend: &'a CutOff,
+    session: &'a Session,
+    block: &'a ReadBlock,
+    cancelled: &'a C,
+    /// Goes to the target before anything else.
+    early: &'a mut Bytes,
+    /// Nobody reads the frontend at the moment.
+    unread: &'a Cell<bool>,
+    up: Way<'a>,
+    down: Way<'a>,
+    /// The frontend took nothing of what is there for it.
+    is_full: bool,
+    /// Looks at the frontend while nobody reads it.
+    looking: Option<Rare<'a, Failure>>,
+}
+
+/// How far one of them is.
+enum Way<'a> {
+    /// Over the link.
+    Link,
+    /// Over the lane.
+    Lane(Rare<'a, Result<(), Failure>>),
+    Over,
+}
+
+/// What few sessions ever do: each would have room for it.
+type Rare<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
+
+impl<C: Fn() -> bool> Ways<'_, C> {
+    /// Ready once both are over or one failed; or once the frontend is gone, while nobody reads it.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+        if !matches!(self.up, Way::Over)
+            && let Poll::Ready(outcome) = self.poll_up(cx)
+        {
             outcome?;
-            up_done = true;
+            self.up = Way::Over;
         }
-        if !down_done && let Poll::Ready(outcome) = Pin::new(&mut down).poll(cx) {
+        if !matches!(self.down, Way::Over)
+            && let Poll::Ready(outcome) = self.poll_down(cx)
+        {
             outcome?;
-            down_done = true;
+            self.down = Way::Over;
         }
-        if up_done && down_done {
+        let is_up_over = matches!(self.up, Way::Over);
+        if is_up_over && matches!(self.down, Way::Over) {
             return Poll::Ready(Ok(()));
         }
-        if up_done || unread.get() {
-            let looking = looking.get_or_insert_with(|| Box::pin(gone()));
+        if is_up_over || self.unread.get() {
+            let gone = || Box::pin(gone(&self.frontend.socket, self.cancelled)) as Rare<'_, _>;
+            let looking = self.looking.get_or_insert_with(gone);
             return looking.as_mut().poll(cx).map(Err);
         }
-        looking = None;
+        self.looking = None;
         Poll::Pending
-    })
-    .await
-}
-
-async fn upward(
-    socket: &Socket,
-    session: &Session,
-    mut early: Bytes,
-    block: &ReadBlock,
-    unread: &Cell<bool>,
-    cancelled: impl Fn() -> bool,
-) -> Result<(), Failure> {
-    let room = async || {
-        // Only while this waits does anybody else look.
-        unread.set(true);
-        let room = room(session).await;
-        unread.set(false);
-        room
-    };
-    while !early.is_empty() {
-        unread.set(true);
-        let capacity = session.capacity().await;
-        unread.set(false);
-        let Ok(capacity) = capacity else {
-            return Ok(());
-        };
-        let piece = early.split_to(early.len().min(capacity));
-        if session.send(piece).is_err() {
-            return Ok(());
-        }
     }
-    loop {
-        // Credit first: a session without it leaves the bytes in the kernel, whose window then
-        // slows the frontend down.
-        match room().await {
-            Room::Bytes(_) => socket.readable().await,
-            // Boxed, like all that few sessions ever do: each would have room for it.
-            Room::Lane(lane) => {
-                return Box::pin(lane::upward(socket, session, &lane, unread)).await;
+
+    /// From the frontend to the target.
+    fn poll_up(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+        let (socket, session) = (&*self.frontend.socket, self.session);
+        loop {
+            if let Way::Lane(carrying) = &mut self.up {
+                return carrying.as_mut().poll(cx);
             }
-            Room::Gone => return Ok(()),
-        }
-        let Room::Bytes(capacity) = room().await else {
-            continue;
-        };
-        let (received, payload) = block
-            .recv(socket, capacity.min(READ_BYTES_MAX))
-            .map_err(frontend_failed)?;
-        match received {
-            Received::Bytes(_) => {
-                if session.send(payload).is_err() {
-                    return Ok(());
+            if self.early.is_empty() {
+                ready!(socket.poll_readable(cx));
+                if let Some(lane) = session.lane() {
+                    self.unread.set(false);
+                    let carrying = lane::upward(socket, session, lane, self.unread);
+                    self.up = Way::Lane(Box::pin(carrying));
+                    continue;
                 }
             }
-            Received::End if cancelled() => return Err(Failure::Frontend(Reason::Cancelled)),
-            Received::End => {
-                session.finish();
-                return Ok(());
+            // A session without credit leaves the bytes in the kernel, whose window then slows the
+            // frontend down.
+            let capacity = match session.poll_capacity(cx) {
+                Poll::Ready(Ok(capacity)) => capacity,
+                // The other direction delivers what came before, and says why.
+                Poll::Ready(Err(_)) => return Poll::Ready(Ok(())),
+                Poll::Pending => {
+                    self.unread.set(true);
+                    return Poll::Pending;
+                }
+            };
+            self.unread.set(false);
+            let payload = if self.early.is_empty() {
+                let max = capacity.min(READ_BYTES_MAX);
+                let received = self.block.recv(socket, max);
+                match received.map_err(frontend_failed)? {
+                    (Received::Bytes(_), payload) => payload,
+                    (Received::Nothing, _) => continue,
+                    (Received::End, _) if (self.cancelled)() => {
+                        return Poll::Ready(Err(Failure::Frontend(Reason::Cancelled)));
+                    }
+                    (Received::End, _) => {
+                        session.finish();
+                        return Poll::Ready(Ok(()));
+                    }
+                }
+            } else {
+                self.early.split_to(self.early.len().min(capacity))
+            };
+            if session.send(payload).is_err() {
+                return Poll::Ready(Ok(()));
             }
-            Received::Nothing => {}
         }
     }
-}
 
-/// Where the next bytes towards the target go.
-enum Room {
-    /// So many may go over the link.
-    Bytes(usize),
-    /// All of them go over the lane.
-    Lane(Rc<Lane>),
-    /// The session is gone: the other direction delivers what came before, and says so.
-    Gone,
-}
-
-async fn room(session: &Session) -> Room {
-    poll_fn(|cx| match session.lane() {
-        Some(lane) => Poll::Ready(Room::Lane(lane)),
-        None => session.poll_capacity(cx).map(|capacity| match capacity {
-            Ok(bytes) => Room::Bytes(bytes),
-            Err(_) => Room::Gone,
-        }),
-    })
-    .await
-}
-
-async fn downward(socket: &Socket, session: &Session) -> Result<(), Failure> {
-    loop {
-        match session.incoming().await {
-            Incoming::Bytes => {
-                if session
-                    .take(|bytes| socket.send(bytes))
-                    .map_err(frontend_failed)?
-                    == 0
-                {
-                    socket.writable().await;
+    /// From the target to the frontend.
+    fn poll_down(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+        let (socket, session) = (&*self.frontend.socket, self.session);
+        loop {
+            if let Way::Lane(carrying) = &mut self.down {
+                ready!(carrying.as_mut().poll(cx))?;
+                self.down = Way::Link;
+            }
+            if self.is_full {
+                ready!(socket.poll_writable(cx));
+                self.is_full = false;
+            }
+            match ready!(session.poll_incoming(cx)) {
+                Incoming::Bytes => {
+                    let taken = session.take(|bytes| socket.send(bytes));
+                    self.is_full = taken.map_err(frontend_failed)? == 0;
                 }
+                Incoming::Lane(lane) => {
+                    let carrying = lane::downward(socket, session, lane);
+                    self.down = Way::Lane(Box::pin(carrying));
+                }
+                Incoming::Finished => {
+                    socket.finish();
+                    self.frontend.over.set(true);
+                    return Poll::Ready(Ok(()));
+                }
+                Incoming::Reset(reason) => return Poll::Ready(Err(Failure::Session(reason))),
             }
-            Incoming::Lane(lane) => Box::pin(lane::downward(socket, session, &lane)).await?,
-            Incoming::Finished => {
-                socket.finish();
-                return Ok(());
-            }
-            Incoming::Reset(reason) => return Err(Failure::Session(reason)),
         }
     }
 }

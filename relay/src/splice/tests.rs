@@ -22,10 +22,9 @@ fn connected() -> (TcpStream, TcpStream) {
 /// A task that joins a caller's connection and its session.
 fn splicing(accepted: TcpStream, session: Session) -> impl Future<Output = Option<Reason>> {
     let socket = Rc::new(Socket::new(accepted.into()));
-    spawn(async move {
-        let block = ReadBlock::default();
-        splice(&socket, session, Bytes::new(), &block, || false).await
-    })
+    spawn(splice(socket, session, Bytes::new(), Rc::default(), || {
+        false
+    }))
 }
 
 /// What the agent hears of a caller that resets its connection once `before` is done to it, while
@@ -110,6 +109,33 @@ fn a_caller_whose_task_is_dropped_in_the_middle_of_its_answer_hears_of_it() {
 }
 
 #[test]
+fn a_caller_whose_task_never_ran_hears_of_it() {
+    run(Chosen::Epoll, async {
+        let mut link = Link::established();
+        let (session, _) = link.open_to_targets(1).remove(0);
+        let (mut caller, accepted) = connected();
+        drop(splicing(accepted, session));
+        sleep(Duration::from_millis(10)).await;
+        let end = io::copy(&mut caller, &mut io::sink()).unwrap_err().kind();
+        assert_eq!(end, io::ErrorKind::ConnectionReset);
+    })
+    .unwrap();
+}
+
+/// It lives as long as its session: what it has room for is most of what an idle session costs.
+#[test]
+fn a_splice_is_small() {
+    run(Chosen::Epoll, async {
+        let (_caller, accepted) = connected();
+        let socket = Rc::new(Socket::new(accepted.into()));
+        let session = Link::established().open();
+        let spliced = splice(socket, session, Bytes::new(), Rc::default(), || false);
+        assert!(size_of_val(&spliced) <= 224, "{}", size_of_val(&spliced));
+    })
+    .unwrap();
+}
+
+#[test]
 fn a_session_dropped_while_its_reads_and_writes_wait_ends_for_both_sides() {
     let (best, _) = choose(None).unwrap();
     for driver in [best, Chosen::Epoll] {
@@ -122,9 +148,9 @@ fn a_session_dropped_while_its_reads_and_writes_wait_ends_for_both_sides() {
             SockRef::from(&ours).set_send_buffer_size(1).unwrap();
             link.agent.send(id, vec![7; 12_000].into(), false).unwrap();
             link.pump_up();
-            let (socket, block) = (Rc::new(ours), ReadBlock::default());
-            drop_while_it_waits(splice(&socket, session, Bytes::new(), &block, || false)).await;
-            drop(socket);
+            let socket = Rc::new(ours);
+            let spliced = splice(socket, session, Bytes::new(), Rc::default(), || false);
+            drop_while_it_waits(spliced).await;
 
             let mut heard = BytesMut::new();
             loop {

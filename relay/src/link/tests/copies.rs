@@ -31,8 +31,8 @@ impl Frontend {
         let (caller, ours) = sockets();
         let fd = ours.as_fd().as_raw_fd();
         let block = Rc::clone(block);
-        spawn(async move { splice(&Rc::new(ours), session, Bytes::new(), &block, || false).await })
-            .detach();
+        let spliced = splice(Rc::new(ours), session, Bytes::new(), block, || false);
+        spawn(spliced).detach();
         Self { fd, caller }
     }
 

@@ -11,53 +11,53 @@ use super::Gateway;
 use super::callers::Presented;
 use crate::audit::Call;
 
-/// One request, as far as it has come.
-pub(super) struct Trail<G: Gateway> {
+/// One request, as far as it has come; nothing where nobody wants to know.
+pub(super) struct Trail<G: Gateway>(Option<Noted<G>>);
+
+struct Noted<G: Gateway> {
     gateway: G,
-    /// Absent where nobody wants to know.
-    call: Option<Call>,
+    call: Call,
     presented: Option<Rc<Presented<G>>>,
 }
 
 impl<G: Gateway> Trail<G> {
     /// A request begins. Of its path the query is left out: secrets travel there.
     pub(super) fn begin(gateway: &G, parts: &Parts, peer: IpAddr) -> Self {
-        let call = || {
+        Self(gateway.is_audited().then(|| {
             let mut call = Call::new(parts.method.clone(), parts.uri.path());
             call.address = Some(peer);
-            call
-        };
-        Self {
-            gateway: gateway.clone(),
-            call: gateway.is_audited().then(call),
-            presented: None,
-        }
+            Noted {
+                gateway: gateway.clone(),
+                call,
+                presented: None,
+            }
+        }))
     }
 
     /// Where it comes from.
     pub(super) fn comes_from(&mut self, address: IpAddr) {
-        if let Some(call) = &mut self.call {
-            call.address = Some(address);
+        if let Some(it) = &mut self.0 {
+            it.call.address = Some(address);
         }
     }
 
     /// Who asks.
     pub(super) fn is_of(&mut self, presented: &Rc<Presented<G>>) {
-        if self.call.is_some() {
-            self.presented = Some(Rc::clone(presented));
+        if let Some(it) = &mut self.0 {
+            it.presented = Some(Rc::clone(presented));
         }
     }
 
     /// What for.
     pub(super) fn leads_to(&mut self, tunnel: &str) {
-        if let Some(call) = &mut self.call {
-            call.tunnel = TunnelId::parse(tunnel).ok();
+        if let Some(it) = &mut self.0 {
+            it.call.tunnel = TunnelId::parse(tunnel).ok();
         }
     }
 
     /// It asks nothing of any tunnel.
     pub(super) fn forget(&mut self) {
-        self.call = None;
+        self.0 = None;
     }
 
     /// It is answered.
@@ -66,9 +66,9 @@ impl<G: Gateway> Trail<G> {
     }
 
     fn end(&mut self, status: Option<StatusCode>, problem: Option<&'static str>) {
-        if let Some(call) = self.call.take() {
-            let caller = self.presented.as_ref().map(|it| &it.caller);
-            self.gateway.note(call, caller, status, problem);
+        if let Some(it) = self.0.take() {
+            let caller = it.presented.as_ref().map(|it| &it.caller);
+            it.gateway.note(it.call, caller, status, problem);
         }
     }
 }
