@@ -103,6 +103,7 @@ impl Connection {
         let noting = Rc::clone(&track);
         let stream = Watched::new(stream, move |noted| noting.note(noted));
         let (sender, driver) = http1::Builder::new()
+            .max_header_size(HTTP_BUFFER_BYTES_MAX)
             .max_buf_size(HTTP_BUFFER_BYTES_MAX)
             .handshake(stream)
             .await
