@@ -42,12 +42,12 @@ pub fn check_request(
         return Err(Refusal::unsupported("connect_unsupported", why));
     }
     let hosts = headers.get_all(HOST).iter().count();
-    // RFC 9113, section 8.3.1: two names for one thing are malformed.
-    let named_twice = version == Version::HTTP_2
-        && uri
-            .authority()
-            .zip(headers.get(HOST))
-            .is_some_and(|(authority, host)| !is(host.as_bytes(), authority.as_str().as_bytes()));
+    // Two names for one thing are malformed (RFC 9113, section 8.3.1). RFC 9112, section 3.2.2, has the
+    // one in the request line win; whoever comes behind us may think that the other one does.
+    let named_twice = uri
+        .authority()
+        .zip(headers.get(HOST))
+        .is_some_and(|(authority, host)| !is(host.as_bytes(), authority.as_str().as_bytes()));
     // RFC 9112, section 3.2: a server must refuse none in HTTP/1.1, and more than one.
     if hosts > 1 || (hosts == 0 && version == Version::HTTP_11) || named_twice {
         return Err(Refusal::bad_request("a request names exactly one host"));
@@ -286,11 +286,19 @@ mod tests {
         assert_eq!(word(Version::HTTP_10, "/x", &[]), None);
         assert_eq!(word(Version::HTTP_2, uri, &[]), None);
         assert_eq!(word(Version::HTTP_2, uri, one), None);
+        assert_eq!(word(Version::HTTP_11, uri, one), None);
+        assert_eq!(word(Version::HTTP_10, uri, &[]), None);
         for (version, uri, lines) in [
             (Version::HTTP_11, "/x", &[][..]),
             (Version::HTTP_11, uri, &[]),
             (Version::HTTP_10, "/x", &[("host", "a"); 2]),
             (Version::HTTP_2, uri, &[("host", "b")]),
+            (Version::HTTP_11, uri, &[("host", "b")]),
+            (Version::HTTP_11, uri, &[("host", "a:80")]),
+            (Version::HTTP_11, uri, &[("host", "")]),
+            (Version::HTTP_11, "http://u@a/x", one),
+            (Version::HTTP_11, "a:80", one),
+            (Version::HTTP_10, uri, &[("host", "b")]),
         ] {
             let refusal = word(version, uri, lines).unwrap();
             assert_eq!(refusal.word, "bad_request", "{version:?} {lines:?}");

@@ -11,9 +11,11 @@ mod gate;
 pub mod headers;
 mod refusal;
 pub mod rewrite;
+mod scanner;
 mod watched;
 
 pub use body::{Progress, RequestBody, await_continue};
 pub use exchange::{Failure, Fault, copy_head, drive, reusable_for};
 pub use refusal::Refusal;
+pub use scanner::Scanner;
 pub use watched::Watched;

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use hyper::rt::{Read, ReadBuf, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
-use tokio::io::AsyncReadExt;
+use tieline_hop::Scanner;
+use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
@@ -60,6 +61,11 @@ impl State {
         self.unread.store(false, Relaxed);
     }
 
+    /// The caller is told that it does not speak HTTP; what it still sends is of no use.
+    pub(super) fn malformed(&self) {
+        self.unread.store(true, Relaxed);
+    }
+
     pub(super) fn set_cut_hidden(&self) {
         self.cut_hidden.store(true, Relaxed);
     }
@@ -74,6 +80,8 @@ impl State {
 struct Inner {
     io: TokioIo<TcpStream>,
     ahead: Vec<u8>,
+    /// Sees each byte when it goes to hyper.
+    scanner: Scanner,
 }
 
 /// The caller's connection, held by hyper and by the driver of the connection, both in one task.
@@ -88,6 +96,7 @@ impl Caller {
         let inner = Inner {
             io: TokioIo::new(stream),
             ahead: Vec::new(),
+            scanner: Scanner::new(),
         };
         Self {
             inner: Arc::new(Mutex::new(inner)),
@@ -161,15 +170,41 @@ impl Read for Caller {
         cx: &mut Context<'_>,
         mut buf: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
-        let inner = &mut *self.inner();
-        if inner.ahead.is_empty() {
-            let polled = Pin::new(&mut inner.io).poll_read(cx, buf);
+        let Inner { io, ahead, scanner } = &mut *self.inner();
+        if scanner.read_instead(&mut buf) {
+            return Poll::Ready(Ok(()));
+        }
+        if ahead.is_empty() {
+            let stream = io.inner_mut();
+            let polled =
+                Pin::new(&mut TokioIo::new(Scanned { stream, scanner })).poll_read(cx, buf);
             self.state.read_blocked.store(polled.is_pending(), Relaxed);
             return polled;
         }
-        let taken = inner.ahead.len().min(buf.remaining());
-        buf.put_slice(&inner.ahead[..taken]);
-        inner.ahead.drain(..taken);
+        let taken = ahead.len().min(buf.remaining());
+        let passed = scanner.pass(&mut ahead[..taken]);
+        buf.put_slice(&ahead[..passed]);
+        ahead.drain(..taken);
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// A read of the caller that the scanner sees before hyper does.
+struct Scanned<'a> {
+    stream: &'a mut TcpStream,
+    scanner: &'a mut Scanner,
+}
+
+impl AsyncRead for Scanned<'_> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut tokio::io::ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut *self.stream).poll_read(cx, buf))?;
+        let passed = self.scanner.pass(&mut buf.filled_mut()[before..]);
+        buf.set_filled(before + passed);
         Poll::Ready(Ok(()))
     }
 }

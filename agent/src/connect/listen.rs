@@ -126,6 +126,7 @@ async fn serve_one(stream: TcpStream, front: Arc<Front>, mut stopping: watch::Re
                 .auto_date_header(false)
                 .timer(TokioTimer::new())
                 .header_read_timeout(HEAD_TIMEOUT)
+                .max_header_size(HTTP_BUFFER_BYTES_MAX)
                 .max_buf_size(HTTP_BUFFER_BYTES_MAX)
                 .serve_connection(caller.clone(), service)
         );
@@ -141,6 +142,10 @@ async fn serve_one(stream: TcpStream, front: Arc<Front>, mut stopping: watch::Re
                 connection.as_mut().graceful_shutdown();
             }
             match connection.as_mut().poll(cx) {
+                Poll::Ready(Err(error)) if error.is_parse() => {
+                    state.malformed();
+                    Poll::Ready(())
+                }
                 Poll::Ready(_) => Poll::Ready(()),
                 Poll::Pending if caller.poll_gone(cx) => Poll::Ready(()),
                 Poll::Pending => Poll::Pending,

@@ -166,6 +166,7 @@ impl Pool {
             }
         });
         let (sender, driver) = http1::Builder::new()
+            .max_header_size(HTTP_BUFFER_BYTES_MAX)
             .max_buf_size(HTTP_BUFFER_BYTES_MAX)
             .handshake(stream)
             .await

@@ -107,6 +107,25 @@ async fn a_head_without_end_is_refused() {
 }
 
 #[tokio::test]
+async fn a_head_with_two_readings_is_refused_before_its_end() {
+    let relay = Relay::bind().await;
+    let proxy = Proxy::start(&relay.url()).await;
+    for lines in [
+        "Host: localhost\n",
+        "Host: localhost\r\nContent-Length: 0\r\nContent-Length:",
+        "Host: localhost\r\nContent-Length: 0\r\nTransfer-Encoding:",
+        "Host: localhost\r\nTransfer-Encoding: chunked\r\nContent-Length:",
+    ] {
+        let mut caller = proxy.caller().await;
+        caller
+            .send(&format!("POST /w/x/mcp HTTP/1.1\r\n{lines}"))
+            .await;
+        let head = relay.is_not_dialled_during(caller.head()).await;
+        assert_eq!(head.start(), "HTTP/1.1 400 Bad Request", "{lines:?}");
+    }
+}
+
+#[tokio::test]
 async fn connections_beyond_the_limit_are_told_so() {
     let relay = Relay::bind().await;
     let proxy = Proxy::start(&relay.url()).await;

@@ -23,7 +23,7 @@ pub(crate) use driver::{Chosen, choose};
 pub(crate) use fd_limit::raise_fd_limit;
 pub(crate) use listener::{Listener, bind};
 pub(crate) use pipe::{Pipe, Pipes};
-pub(crate) use poll::PollSocket;
+pub(crate) use poll::{PollSocket, poll_read_through};
 #[cfg(test)]
 pub(crate) use runtime::run;
 pub(crate) use runtime::{Spin, run_spinning, spawn, turn};

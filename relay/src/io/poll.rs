@@ -4,7 +4,7 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper::rt::{Read, ReadBuf, ReadBufCursor, Write};
 
 use super::socket::{Received, Socket};
 
@@ -106,4 +106,27 @@ impl Write for PollSocket {
         }
         self.poll_send(cx, |socket| socket.send_vectored(slices))
     }
+}
+
+/// Reads as hyper does; `pass` sees what came before hyper does, may change it, and says how many of
+/// those bytes go on. The rest is dropped.
+pub(crate) fn poll_read_through<R: Read + Unpin>(
+    io: &mut R,
+    cx: &mut Context<'_>,
+    buffer: &mut ReadBufCursor<'_>,
+    pass: impl FnOnce(&mut [u8]) -> usize,
+) -> Poll<io::Result<()>> {
+    // SAFETY: the memory is only written to, never un-initialised.
+    let memory = unsafe { buffer.as_mut() };
+    let mut read = ReadBuf::uninit(memory);
+    ready!(Pin::new(io).poll_read(cx, read.unfilled()))?;
+    let count = read.filled().len();
+    let filled = &mut memory[..count];
+    // SAFETY: `read` was filled so far, so these bytes are initialised; the exclusive borrow of
+    // them is taken over.
+    let filled = unsafe { &mut *(std::ptr::from_mut(filled) as *mut [u8]) };
+    let passed = pass(filled).min(count);
+    // SAFETY: these are among the bytes above.
+    unsafe { buffer.advance(passed) };
+    Poll::Ready(Ok(()))
 }

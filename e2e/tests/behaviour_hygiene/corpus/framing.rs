@@ -18,7 +18,19 @@ fn lengths() -> Vec<Entry> {
     vec![
         refused("two lengths", 400, twice("3", "4")),
         refused("two lengths, the larger first", 400, twice("4", "3")),
-        posted("a length twice", Framing::Length, twice("3", "3")),
+        refused("a length twice", 400, twice("3", "3")),
+        refused(
+            "a length twice, in other letters",
+            400,
+            post("Content-Length: 3\r\ncontent-LENGTH: 3", "abc"),
+        ),
+        refused(
+            "a length twice, far apart",
+            400,
+            post("Content-Length: 3\r\nX: a\r\nContent-Length: 3", "abc"),
+        ),
+        refused("a length of zero twice", 400, twice("0", "0")),
+        refused("a length, and an empty one", 400, twice("3", "")),
         refused("a list of lengths", 400, one("3, 4")),
         refused("a list of the same length", 400, one("3, 3")),
         refused("a length with a plus", 400, one("+3")),
@@ -190,20 +202,30 @@ fn both() -> Vec<Entry> {
             "chunks and a request behind them",
             "Transfer-Encoding: chunked",
         ),
-        posted(
+        refused(
             "a length and then chunks",
-            Framing::Chunked,
+            400,
             with("Content-Length: 30\r\nTransfer-Encoding: chunked"),
         ),
-        posted(
+        refused(
             "chunks and then a length",
-            Framing::Chunked,
+            400,
             with("Transfer-Encoding: chunked\r\nContent-Length: 3"),
         ),
-        posted(
+        refused(
+            "chunks and then a length, far apart and in other letters",
+            400,
+            with("TRANSFER-ENCODING: chunked\r\nX: a\r\ncontent-length: 3"),
+        ),
+        refused(
             "chunks and a length of zero",
-            Framing::Chunked,
+            400,
             with("Transfer-Encoding: chunked\r\nContent-Length: 0"),
+        ),
+        refused(
+            "chunks and an empty length",
+            400,
+            with("Transfer-Encoding: chunked\r\nContent-Length:"),
         ),
         refused(
             "a length and an unknown coding",
@@ -255,6 +277,11 @@ fn chunks() -> Vec<Entry> {
             "3;a\nb\r\nabc\r\n0\r\n\r\n",
         ),
         broken("an end with line feeds", "3\r\nabc\r\n0\n\n"),
+        broken("an end with a bare line feed", "3\r\nabc\r\n0\r\n\n"),
+        broken("a trailer with a line feed", "0\r\nX: a\nY: b\r\n\r\n"),
+        broken("a trailer that ends with a line feed", "0\r\nX: a\n\r\n"),
+        broken("trailers that end with a line feed", "0\r\nX: a\r\n\n"),
+        broken("a folded trailer", "0\r\nX: a\r\n b\r\n\r\n"),
     ]
 }
 

@@ -1,7 +1,13 @@
 //! What a head is made of: lines, targets, sizes, versions.
 
-use super::{CHUNKS, Entry, HIDDEN, declined, declined_then, post, posted, refused, two};
+use super::{
+    CHUNKS, Entry, Fate, HIDDEN, declined, declined_then, entry, post, posted, refused, request,
+    two,
+};
 use crate::recorder::Framing;
+
+/// Longest head that is taken.
+const HEAD_BYTES_MAX: usize = 64 * 1024;
 
 pub(super) fn all() -> Vec<Entry> {
     [lines(), targets(), sizes(), versions()].concat()
@@ -14,14 +20,37 @@ fn lines() -> Vec<Entry> {
     let bare = get("X: a").replace("\r\n", "\n");
     vec![
         two("two requests at once", get("X: a")),
-        two("bare line feeds", bare),
-        two(
+        refused("bare line feeds", 400, &bare),
+        refused(
             "a bare line feed in the head",
+            400,
             get("X: a").replacen("\r\nX", "\nX", 1),
         ),
-        posted(
+        refused(
+            "a bare line feed behind the request line",
+            400,
+            get("X: a").replacen("\r\n", "\n", 1),
+        ),
+        refused(
+            "a bare line feed at the head's end",
+            400,
+            get("X: a").replacen("a\r\n\r\n", "a\r\n\n", 1),
+        ),
+        refused(
+            "a bare line feed behind the last line",
+            400,
+            get("X: a").replacen("a\r\n\r\n", "a\n\r\n", 1),
+        ),
+        refused("two line feeds at the head's end", 400, get("X: a\n")),
+        refused("a line feed in front", 400, format!("\n{}", get("X: a"))),
+        refused(
+            "a bare line feed in front",
+            400,
+            format!("\r\n\n{}", get("X: a")),
+        ),
+        refused(
             "bare line feeds around a length",
-            Framing::Length,
+            400,
             post("Content-Length: 3", "abc").replace("\r\n", "\n"),
         ),
         refused("bare returns", 400, get("X: a").replace("\r\n", "\r")),
@@ -49,18 +78,47 @@ fn targets() -> Vec<Entry> {
             "an absolute form",
             get("http://localhost/w/maya/in", "localhost"),
         ),
-        declined_then(
-            "an absolute form elsewhere",
-            421,
-            get("http://evil.example/w/maya/in", "localhost"),
+        two(
+            "an absolute form in capitals",
+            get("http://LOCALHOST/w/maya/in", "localhost"),
         ),
         two(
+            "an absolute form with a port",
+            get("http://localhost:80/w/maya/in", "localhost:80"),
+        ),
+        declined_then(
+            "an absolute form with a port, and a host without",
+            400,
+            get("http://localhost:80/w/maya/in", "localhost"),
+        ),
+        declined_then(
+            "an absolute form without a port, and a host with one",
+            400,
+            get("http://localhost/w/maya/in", "localhost:80"),
+        ),
+        declined_then(
+            "an absolute form and an empty host",
+            400,
+            get("http://localhost/w/maya/in", ""),
+        ),
+        declined_then(
+            "an absolute form elsewhere",
+            400,
+            get("http://evil.example/w/maya/in", "localhost"),
+        ),
+        declined_then(
+            "an absolute form and its host elsewhere",
+            421,
+            get("http://evil.example/w/maya/in", "evil.example"),
+        ),
+        declined_then(
             "an absolute form and a host elsewhere",
+            400,
             get("http://localhost/w/maya/in", "evil.example"),
         ),
         declined_then(
             "an absolute form with a user",
-            421,
+            400,
             get("http://u@localhost/w/maya/in", "localhost"),
         ),
         declined_then("a host elsewhere", 421, get("/w/maya/in", "evil.example")),
@@ -76,7 +134,7 @@ fn targets() -> Vec<Entry> {
             400,
             get("/w/maya/in\t", "localhost"),
         ),
-        declined_then("an authority form", 404, get("localhost:80", "localhost")),
+        declined_then("an authority form", 400, get("localhost:80", "localhost")),
         declined(
             "CONNECT",
             501,
@@ -89,9 +147,23 @@ fn sizes() -> Vec<Entry> {
     let get = |path: &str, lines: &str| {
         format!("GET /w/maya/{path} HTTP/1.1\r\nHost: localhost\r\n{lines}\r\n\r\n")
     };
-    // More than twice of what a head may have: up to there it depends on how the bytes come.
+    let head = |len: usize| {
+        let rest = get("in", "X: ").len();
+        get("in", &format!("X: {}", "x".repeat(len - rest)))
+    };
+    let taken = |name, bytes: String| {
+        let request = request("GET", "/in", Framing::None, "");
+        entry(name, bytes, Fate::Passed(vec![request]))
+    };
     let long = "x".repeat(200_000);
     vec![
+        taken(
+            "a head one byte below the longest",
+            head(HEAD_BYTES_MAX - 1),
+        ),
+        taken("the longest head", head(HEAD_BYTES_MAX)),
+        refused("a head one byte too long", 431, head(HEAD_BYTES_MAX + 1)),
+        refused("a head twice too long", 431, head(2 * HEAD_BYTES_MAX)),
         refused("a long value", 431, get("in", &format!("X: {long}"))),
         refused("a long name", 431, get("in", &format!("{long}: x"))),
         refused("a long path", 431, get(&long, "X: a")),

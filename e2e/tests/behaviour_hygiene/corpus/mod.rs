@@ -2,6 +2,7 @@
 
 mod framing;
 mod heads;
+mod pipelined;
 
 use crate::recorder::{Framing, Request};
 
@@ -10,6 +11,8 @@ use crate::recorder::{Framing, Request};
 pub(crate) enum Fate {
     /// Answered with this status and the connection's end; no target hears of it.
     Refused(u16),
+    /// The target got these requests, and what follows them is refused.
+    PassedThenRefused(Vec<Request>, u16),
     /// Answered with this status. Where the request ends is clear, so the connection may go on; then
     /// the target gets these requests.
     Declined(u16, Vec<Request>),
@@ -20,7 +23,7 @@ pub(crate) enum Fate {
 /// Bytes of a caller.
 #[derive(Clone, Debug)]
 pub(crate) struct Entry {
-    pub(crate) name: &'static str,
+    pub(crate) name: String,
     pub(crate) bytes: Vec<u8>,
     pub(crate) fate: Fate,
 }
@@ -31,9 +34,9 @@ const HIDDEN: &str = "GET /w/maya/hidden HTTP/1.1\r\nHost: localhost\r\n\r\n";
 /// A chunked body with three bytes.
 const CHUNKS: &str = "3\r\nabc\r\n0\r\n\r\n";
 
-fn entry(name: &'static str, bytes: impl AsRef<[u8]>, fate: Fate) -> Entry {
+fn entry(name: impl Into<String>, bytes: impl AsRef<[u8]>, fate: Fate) -> Entry {
     Entry {
-        name,
+        name: name.into(),
         bytes: bytes.as_ref().to_vec(),
         fate,
     }
@@ -81,5 +84,5 @@ fn two(name: &'static str, bytes: impl AsRef<[u8]>) -> Entry {
 
 /// Every entry.
 pub(crate) fn all() -> Vec<Entry> {
-    [framing::all(), heads::all()].concat()
+    [framing::all(), heads::all(), pipelined::all()].concat()
 }

@@ -8,8 +8,10 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use hyper::rt::{Read, ReadBuf, ReadBufCursor, Write};
+use tieline_hop::Scanner;
 
 use super::state::State;
+use crate::io::poll_read_through;
 
 /// Bytes read ahead of hyper to learn whether a caller that has pipelined more requests, or waits
 /// for `100 Continue`, is still there.
@@ -22,6 +24,8 @@ const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 struct Inner<IO> {
     io: IO,
     ahead: Vec<u8>,
+    /// Sees each byte when it goes to hyper; none over HTTP/2.
+    scanner: Option<Scanner>,
 }
 
 /// The caller's connection, held by hyper and by the driver of the connection.
@@ -46,6 +50,7 @@ impl<IO: Read + Write + Unpin> Caller<IO> {
             inner: Rc::new(RefCell::new(Inner {
                 io,
                 ahead: Vec::new(),
+                scanner: Some(Scanner::new()),
             })),
             state,
         }
@@ -66,6 +71,9 @@ impl<IO: Read + Write + Unpin> Caller<IO> {
         };
         loop {
             if let Some(is_http2) = decided() {
+                if is_http2 {
+                    self.inner.borrow_mut().scanner = None;
+                }
                 return Poll::Ready(is_http2);
             }
             if !ready!(self.poll_ahead(cx)) {
@@ -114,17 +122,26 @@ impl<IO: Read + Unpin> Read for Caller<IO> {
         cx: &mut Context<'_>,
         mut buf: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
-        let inner = &mut *self.inner.borrow_mut();
-        if inner.ahead.is_empty() {
-            let polled = Pin::new(&mut inner.io).poll_read(cx, buf);
+        let Inner { io, ahead, scanner } = &mut *self.inner.borrow_mut();
+        let is_refused = |scanner: &mut Scanner| scanner.read_instead(&mut buf);
+        if scanner.as_mut().is_some_and(is_refused) {
+            return Poll::Ready(Ok(()));
+        }
+        let mut pass = |bytes: &mut [u8]| match scanner {
+            Some(scanner) => scanner.pass(bytes),
+            None => bytes.len(),
+        };
+        if ahead.is_empty() {
+            let polled = poll_read_through(io, cx, &mut buf, pass);
             self.state.read_polled(polled.is_pending());
             ready!(polled)?;
         } else {
-            let taken = inner.ahead.len().min(buf.remaining());
-            buf.put_slice(&inner.ahead[..taken]);
-            inner.ahead.drain(..taken);
-            if inner.ahead.is_empty() {
-                inner.ahead = Vec::new();
+            let taken = ahead.len().min(buf.remaining());
+            let passed = pass(&mut ahead[..taken]);
+            buf.put_slice(&ahead[..passed]);
+            ahead.drain(..taken);
+            if ahead.is_empty() {
+                *ahead = Vec::new();
             }
         }
         self.state.received();

@@ -142,6 +142,7 @@ where
     let connection = http1::Builder::new()
         .auto_date_header(false)
         .header_read_timeout(None)
+        .max_header_size(HTTP_BUFFER_BYTES_MAX)
         .max_buf_size(HTTP_BUFFER_BYTES_MAX)
         .serve_connection(caller.clone(), service);
     let shut = http1::Connection::graceful_shutdown;

@@ -159,7 +159,7 @@ impl<G: Gateway> Front<G> {
     }
 
     fn asked<'a>(&self, parts: &'a Parts) -> Result<Asked<'a>, Problem> {
-        // Named in the request line, it overrides the header (RFC 9112, section 3.2.2).
+        // Named in the request line too, it is the same.
         let authority = match parts.uri.authority() {
             Some(authority) => Some(authority.as_str()),
             None => match parts.headers.get(HOST).map(|host| host.to_str()) {

@@ -84,6 +84,7 @@ impl<G: Gateway> Connection<G> {
         let line = Line::new(stream);
         let stream = Watched::new(line.tap(&track), move |noted| noting.note(noted));
         let (sender, driver) = http1::Builder::new()
+            .max_header_size(HTTP_BUFFER_BYTES_MAX)
             .max_buf_size(HTTP_BUFFER_BYTES_MAX)
             .handshake(stream)
             .await

@@ -38,7 +38,8 @@ fn every_way_to_a_tunnel_leads_to_the_same_path() {
             ("/dcc/maya/maya/mcp?x", "127.0.0.1"),
             ("/mcp?x", "maya.relay.example"),
             ("/mcp?x", "MAYA.relay.example.:80"),
-            ("http://maya.relay.example/mcp?x", "relay.example"),
+            ("http://maya.relay.example/mcp?x", "maya.relay.example"),
+            ("http://Maya.relay.example/mcp?x", "maya.RELAY.example"),
         ] {
             let line = asked(&mut relay, &get(path, host)).await;
             assert_eq!(line, "GET /mcp?x HTTP/1.1", "{path} at {host}");
@@ -68,10 +69,28 @@ fn a_foreign_host_is_misdirected_and_not_routed_by_its_first_label() {
             ("/mcp", "maya.evil.example"),
             ("/w/maya/mcp", "evil.example"),
             ("/mcp", "a.maya.relay.example"),
-            ("http://maya.evil.example/mcp", "maya.relay.example"),
+            ("http://maya.evil.example/mcp", "maya.evil.example"),
         ] {
             let answer = refused(&relay, &get(path, host)).await;
             assert_eq!(answer, (421, "misdirected".to_owned()), "{path} at {host}");
+        }
+        assert!(!relay.has_opened());
+    });
+}
+
+#[test]
+fn a_request_that_names_two_hosts_goes_to_neither() {
+    run(async {
+        let mut relay = Relay::new();
+        relay.settings().domain = Some("relay.example".to_owned());
+        for (path, host) in [
+            ("http://maya.relay.example/mcp", "relay.example"),
+            ("http://maya.relay.example/mcp", "nuke.relay.example"),
+            ("http://maya.evil.example/mcp", "maya.relay.example"),
+            ("http://maya.relay.example:80/mcp", "maya.relay.example"),
+        ] {
+            let answer = refused(&relay, &get(path, host)).await;
+            assert_eq!(answer, (400, "bad_request".to_owned()), "{path} at {host}");
         }
         assert!(!relay.has_opened());
     });
