@@ -8,10 +8,7 @@ use http::header::{
     ACCESS_CONTROL_REQUEST_METHOD, VARY,
 };
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
-
-/// Headers of an answer that MCP clients in a page need to read.
-const EXPOSED: HeaderValue =
-    HeaderValue::from_static("Mcp-Session-Id, Mcp-Protocol-Version, WWW-Authenticate, Location");
+use tieline_hop::headers::EXPOSED;
 
 /// How long a browser may remember an answer, in seconds.
 const MAX_AGE_SECONDS: HeaderValue = HeaderValue::from_static("600");

@@ -10,6 +10,7 @@ use http::header::{
     ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_REQUEST_METHOD, HeaderName, ORIGIN, VARY,
 };
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
+use tieline_hop::headers::EXPOSED;
 
 use super::problem::Problem;
 use super::route::{host, is_ours_anywhere};
@@ -35,10 +36,6 @@ const MCP_FIELDS: &str = "mcp-";
 
 /// Longest list of further fields that an answer repeats, in bytes.
 const ASKED_BYTES_MAX: usize = 4096;
-
-/// Fields of an answer that a page may read, beside the few that it always may.
-const EXPOSED: HeaderValue =
-    HeaderValue::from_static("Mcp-Session-Id, WWW-Authenticate, MCP-Protocol-Version, Retry-After");
 
 /// Seconds for which a browser need not ask again: what Firefox takes at most is a day, Chromium
 /// two hours.

@@ -6,19 +6,16 @@
 
 use std::cell::{Cell, RefCell};
 use std::io::{self, IoSlice};
-use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
-use hyper::rt::{Read, ReadBuf, ReadBufCursor, Write};
+use hyper::rt::{Read, ReadBufCursor, Write};
 use tieline_wire::Reason;
 
 use super::SessionEnded;
 use super::chunks::Chunks;
-
-/// Most that is read at a time while an answer is followed.
-const FOLLOWED_BYTES: usize = 4096;
+use crate::io::poll_read_through;
 
 /// Header lines of an answer that is looked at.
 const HEADERS_MAX: usize = 64;
@@ -198,14 +195,15 @@ impl<S: Read + Unpin> Read for Tap<S> {
         if matches!(self.track.answer.get(), Answer::Other) {
             return self.with(|stream| Pin::new(stream).poll_read(cx, buf));
         }
-        let mut bytes = [MaybeUninit::uninit(); FOLLOWED_BYTES];
-        let room = buf.remaining().min(bytes.len());
-        let mut read = ReadBuf::uninit(&mut bytes[..room]);
-        let polled = self.with(|stream| Pin::new(stream).poll_read(cx, read.unfilled()));
-        let outcome = ready!(polled);
-        self.track.follow(read.filled());
-        buf.put_slice(read.filled());
-        Poll::Ready(outcome)
+        let follow = |bytes: &mut [u8]| {
+            self.track.follow(bytes);
+            bytes.len()
+        };
+        let polled = self.with(|stream| poll_read_through(stream, cx, &mut buf, follow));
+        if matches!(polled, Poll::Ready(Err(_))) {
+            self.track.follow(&[]);
+        }
+        polled
     }
 }
 
