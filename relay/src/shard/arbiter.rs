@@ -231,10 +231,15 @@ impl Shard {
         let mux = Rc::clone(&entry.mux);
         // A later claim may still be granted, and needs the entry.
         let latest = entry.tunnels().get(tunnel).map(|it| it.request);
-        if latest == Some(request) {
-            registry.remove_tunnel(link.link, tunnel);
-        }
+        let lost = match latest == Some(request) {
+            true => registry.remove_tunnel(link.link, tunnel),
+            false => None,
+        };
         drop(registry);
+        if lost.is_some_and(|it| it.granted.is_some()) {
+            // It was not renewed; its home must not go on routing to it.
+            self.release(tunnel.clone(), link);
+        }
         self.metrics.registration_refused(reason);
         if self.may_log() {
             info!(%tunnel, link = link.link.0, reason = reason.word(), "tunnel refused");

@@ -148,6 +148,22 @@ fn a_permission_that_is_over_costs_its_tunnel_and_no_other() {
     }
 }
 
+#[test]
+fn an_agent_that_stops_sharing_a_name_does_not_keep_it_from_the_others() {
+    let shared = Some((200, r#"{"subdomains":["*"],"owner":"ada","shared":true}"#));
+    let server = Server::start(shared);
+    let relay = provider(&server, HOUR, HOUR);
+    let mut agents = [1, 2].map(|seed| Agent::dial(&relay, seed));
+    for agent in &mut agents {
+        agent.register(Some("pool"), "s3cret").unwrap();
+    }
+    server.replies(YES);
+    let [first, second] = &mut agents;
+    assert_eq!(first.refused(Some("pool"), "s3cret"), Reason::NameTaken);
+    second.register(Some("pool"), "s3cret").unwrap();
+    assert_eq!(first.refused(Some("pool"), "s3cret"), Reason::NameTaken);
+}
+
 /// A token that the key of `seed`, called `id`, has signed, and the set with that key.
 fn signed(seed: u8, id: &str) -> (String, String) {
     let pair = Ed25519KeyPair::from_seed_unchecked(&[seed; 32]).unwrap();
