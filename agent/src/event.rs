@@ -35,7 +35,8 @@ pub enum AgentEvent {
         /// The target that it leads to.
         target: String,
     },
-    /// The relay gives a target no tunnel, while the agent's other targets may have theirs.
+    /// The relay gives a target no tunnel, or takes it back, while the agent's other targets may have
+    /// theirs.
     TunnelRefused {
         /// Which of the agent's links, from 0.
         link: u16,

@@ -21,3 +21,5 @@ mod operators;
 mod proxied;
 #[path = "behaviour_refusals/renewal.rs"]
 mod renewal;
+#[path = "behaviour_refusals/withdrawn.rs"]
+mod withdrawn;

@@ -131,7 +131,7 @@ reasons! {
     LaneRefused = 50, "lane_refused", retry, "no bulk lane was offered to this connection";
     AuthUnavailable = 51, "auth_unavailable", retry, "the relay cannot tell now who may do this";
     AuthChanged = 52, "auth_changed", retry, "what the token allows has changed";
-    Kicked = 53, "kicked", retry, "an operator ended the link";
+    Kicked = 53, "kicked", retry, "an operator ended the tunnel";
     Limited = 54, "limited", retry, "more was asked for than the relay's limits allow";
     // Sessions.
     TargetRefused = 64, "target_refused", retry, "the target refused the connection";

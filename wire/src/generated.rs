@@ -1946,7 +1946,8 @@ impl ::core::fmt::Debug for Register<'_> {
 pub enum RegisterAckOffset {}
 #[derive(Copy, Clone, PartialEq)]
 
-/// Relay: answers one `Register`. `reason` 0 means granted.
+/// Relay: answers one `Register`. `reason` 0 means granted; another one beside a `tunnel` takes that
+/// tunnel back and answers nothing.
 pub struct RegisterAck<'a> {
     pub _tab: ::flatbuffers::Table<'a>,
 }

@@ -25,7 +25,7 @@ pub use ids::{
 };
 pub use message::{
     AgentHello, BulkNonce, GoAway, Granted, Mode, Open, Refusal, Register, RegisterAck, RelayHello,
-    Scheme, Token,
+    Scheme, Token, Withdrawal,
 };
 pub use mux::{
     Charge, Counters, Event, Joining, Mux, OpenError, SendError, Settings, SharedBudget, Transmit,

@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use tieline_wire::frame::{self, Kind};
 use tieline_wire::{
     AgentHello, Event, Generation, GoAway, Granted, Mode, Mux, Open, Reason, Refusal, Register,
-    RegisterAck, RelayHello, Scheme, SessionId, Settings, Token, TunnelId, limits,
+    RegisterAck, RelayHello, Scheme, SessionId, Settings, Token, TunnelId, Withdrawal, limits,
 };
 
 fn text(longest: usize) -> impl Strategy<Value = String> {
@@ -144,6 +144,8 @@ proptest! {
         ack in register_ack(),
         tunnel in tunnel(),
         messages: bool,
+        reason in reason(),
+        message in text(100),
         away in (any::<(u32, u32)>(), reason(), text(100)),
     ) {
         let (mut relay, mut agent) = connected(Settings::default());
@@ -152,14 +154,23 @@ proptest! {
         let events = give_input(&mut relay, START, take_output(&mut agent, START)).unwrap();
         prop_assert_eq!(events, [Event::Register(register), Event::Unregister(tunnel.clone())]);
 
+        let refusal = Refusal { reason, message };
+        let (request, of) = (ack.request, tunnel.clone());
+        let withdrawal = Withdrawal { request, tunnel: of, refusal };
         relay.register_ack(&ack);
+        relay.withdraw(&withdrawal);
         let open = Open { tunnel, mode: if messages { Mode::Messages } else { Mode::Bytes } };
         let session = relay.open(&open).unwrap();
         let ((last_session, deadline_ms), reason, message) = away;
         let away = GoAway { last_session, reason, deadline_ms, message };
         relay.go_away(&away);
         let events = give_input(&mut agent, START, take_output(&mut relay, START)).unwrap();
-        let expected = [Event::RegisterAck(ack), Event::Open { session, open }, Event::GoAway(away)];
+        let expected = [
+            Event::RegisterAck(ack),
+            Event::Withdrawn(withdrawal),
+            Event::Open { session, open },
+            Event::GoAway(away),
+        ];
         prop_assert_eq!(events, expected);
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tieline_wire::{
-    AgentHello, BulkNonce, Event, Reason, RegisterAck, RelayHello, SessionId, TunnelId,
+    AgentHello, BulkNonce, Event, Reason, RegisterAck, RelayHello, SessionId, TunnelId, Withdrawal,
 };
 use tokio::io::AsyncReadExt;
 use tokio::net::tcp::OwnedReadHalf;
@@ -149,6 +149,7 @@ impl<'a> Dispatch<'a> {
             Event::Reset { session, .. } => self.with_session(session, Session::abort),
             Event::RelayHello(hello) => self.introduce(&hello),
             Event::RegisterAck(ack) => self.answered(ack),
+            Event::Withdrawn(withdrawal) => self.withdrawn(withdrawal),
             Event::GoAway(away) => {
                 if self.farewell.is_none() {
                     self.farewell = Some((away.reason, away.message.clone()));
@@ -242,8 +243,20 @@ impl<'a> Dispatch<'a> {
         self.tell(news);
     }
 
+    /// Its sessions are the relay's to reset.
+    fn withdrawn(&self, withdrawal: Withdrawal) {
+        let Withdrawal {
+            tunnel, refusal, ..
+        } = withdrawal;
+        let target = self.link.core().tunnels.withdrawn(&tunnel);
+        if let Some(target) = target {
+            self.tell(News::Withdrawn { target, refusal });
+        }
+    }
+
     fn tell(&self, news: News) {
-        // Never full: an answer is one to a question, and those are counted.
+        // Never full: an answer is one to a question, and those are counted; only what was granted is
+        // taken back.
         let _ = self.start.news.try_send(news);
     }
 }

@@ -40,16 +40,18 @@ const PULL_BYTES_MIN: usize = 16 * 1024;
 pub(crate) enum News {
     /// A target's tunnel is up.
     Registered { target: usize, granted: Granted },
-    /// A target gets no tunnel, or no longer one.
+    /// A target gets no tunnel, or its permission no renewal.
     Refused { target: usize, refusal: Refusal },
+    /// A target has its tunnel no more.
+    Withdrawn { target: usize, refusal: Refusal },
     /// The relay wants this link to end.
     GoingAway(GoAway),
 }
 
 /// News that a link with so many targets can have at a time: one farewell, and for each target an
-/// answer and one to a question that was asked again.
+/// answer and one to a question that was asked again. Each may grant a tunnel that is taken back.
 pub(crate) const fn news_max(targets: usize) -> usize {
-    2 * targets + 1
+    4 * targets + 1
 }
 
 /// One link, as its tasks and sessions see it.

@@ -41,6 +41,13 @@ impl Tunnels {
         self.granted.insert(target, tunnel.clone());
     }
 
+    /// The target whose tunnel the relay takes back; none if it has none. A question about it may
+    /// still wait for its answer.
+    pub(super) fn withdrawn(&mut self, tunnel: &TunnelId) -> Option<usize> {
+        let target = self.target_of(tunnel)?;
+        self.granted.remove(&target).map(|_| target)
+    }
+
     pub(super) fn target_of(&self, tunnel: &TunnelId) -> Option<usize> {
         self.targets.get(tunnel).copied()
     }
@@ -81,5 +88,29 @@ mod tests {
         assert_eq!(tunnels.target_of(&tunnel("nuke")), Some(1));
         assert_eq!(tunnels.take_granted(), [tunnel("nuke")]);
         assert!(tunnels.take_granted().is_empty());
+    }
+
+    #[test]
+    fn a_tunnel_is_taken_back_once_and_what_is_asked_about_it_still_counts() {
+        let mut tunnels = Tunnels::default();
+        tunnels.expect(&[tunnel("maya"), tunnel("comfy")]);
+        assert_eq!(
+            tunnels.withdrawn(&tunnel("maya")),
+            None,
+            "it was not granted"
+        );
+        for (target, name) in [(0, "maya"), (1, "comfy")] {
+            let asked = tunnels.ask(target);
+            assert_eq!(tunnels.answered(asked), Some(target));
+            tunnels.granted(target, &tunnel(name));
+        }
+        let renewal = tunnels.ask(0);
+        assert_eq!(tunnels.withdrawn(&tunnel("maya")), Some(0));
+        assert_eq!(tunnels.withdrawn(&tunnel("maya")), None);
+        assert_eq!(tunnels.withdrawn(&tunnel("nuke")), None);
+        assert_eq!(tunnels.answered(renewal), Some(0));
+        // A route may bring a caller before the answer to the next question.
+        assert_eq!(tunnels.target_of(&tunnel("maya")), Some(0));
+        assert_eq!(tunnels.take_granted(), [tunnel("comfy")]);
     }
 }

@@ -139,6 +139,7 @@ impl Slot {
                 Some(news) = heard.recv() => match news {
                     News::Registered { target, granted } => self.registered(&mut it, target, granted),
                     News::Refused { target, refusal } => self.refused(&mut it, target, refusal),
+                    News::Withdrawn { target, refusal } => self.withdrawn(&mut it, target, refusal),
                     News::GoingAway(away) if away.reason.is_final() || stopping => {
                         // The link's own end then says why.
                         link.close(self.drain_deadline(&away), None);
@@ -235,11 +236,20 @@ impl Slot {
     }
 
     fn refused(&mut self, it: &mut Registrations, target: usize, refusal: Refusal) {
-        let Refusal { reason, message } = refusal.clone();
+        let change = it.refused(target, refusal.clone(), Instant::now(), &mut self.random);
+        self.not_granted(target, change, refusal);
+    }
+
+    fn withdrawn(&mut self, it: &mut Registrations, target: usize, refusal: Refusal) {
+        let change = it.lost(target, refusal.clone(), Instant::now(), &mut self.random);
+        self.not_granted(target, change, refusal);
+    }
+
+    fn not_granted(&self, target: usize, change: Change, refusal: Refusal) {
+        let Refusal { reason, message } = refusal;
         if reason == Reason::TokenExpired {
             self.agent.token.want();
         }
-        let change = it.refused(target, refusal, Instant::now(), &mut self.random);
         match change {
             Change::Ending(left) => self.ending(target, left, reason.word(), message),
             Change::Refused { is_final } => {

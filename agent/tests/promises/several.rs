@@ -3,7 +3,7 @@
 use tieline_agent::{AgentEvent, Config, State, TARGETS_MAX, TargetConfig, list_agents};
 use tieline_wire::{
     Event, Generation, Granted, Mode, Open, Reason, Refusal, Register, RegisterAck, SessionId,
-    TunnelId,
+    TunnelId, Withdrawal,
 };
 
 use crate::rig::{Agent, Link, Relay, soon};
@@ -71,6 +71,16 @@ async fn refuse(link: &mut Link, register: &Register, reason: Reason) {
 async fn answer(link: &mut Link, register: &Register, outcome: Result<Granted, Refusal>) {
     let request = register.request;
     link.mux.register_ack(&RegisterAck { request, outcome });
+    link.flush().await;
+}
+
+async fn take_back(link: &mut Link, register: &Register, reason: Reason) {
+    let message = "says the test".to_owned();
+    link.mux.withdraw(&Withdrawal {
+        request: register.request,
+        tunnel: tunnel(register),
+        refusal: Refusal { reason, message },
+    });
     link.flush().await;
 }
 
@@ -250,4 +260,58 @@ async fn as_many_targets_as_an_agent_may_have_fit_its_status() {
         .iter()
         .filter(|it| it.state == State::Registered);
     assert_eq!(up.count(), TARGETS_MAX);
+}
+
+#[tokio::test]
+async fn a_tunnel_that_is_taken_back_is_asked_for_again_and_the_other_goes_on() {
+    let relay = Relay::bind().await;
+    let mut agent = start(&relay, two().await, |config| config);
+    let (mut link, registers) = accept(&relay, 2).await;
+    for register in &registers {
+        grant(&mut link, register).await;
+        saw_up(&mut agent).await;
+    }
+    let [maya, comfy] = &registers[..] else {
+        panic!("{registers:?}")
+    };
+    let lost = |reason, is_final| ("maya".to_owned(), reason, is_final);
+    take_back(&mut link, maya, Reason::Kicked).await;
+    assert_eq!(saw_refused(&mut agent).await, lost("kicked", false));
+    assert_eq!(says(&mut link, tunnel(comfy)).await, "comfy");
+    // Over the same link, with a number of its own.
+    let again = registered(&mut link).await;
+    assert!(again.name == maya.name && again.request > comfy.request);
+    grant(&mut link, &again).await;
+    assert_eq!(saw_up(&mut agent).await.0, "maya");
+    assert_eq!(says(&mut link, tunnel(maya)).await, "maya");
+
+    take_back(&mut link, &again, Reason::Revoked).await;
+    assert_eq!(saw_refused(&mut agent).await, lost("revoked", true));
+    assert_eq!(says(&mut link, tunnel(comfy)).await, "comfy");
+    // With the last one the link is of no use, and another one may bring both.
+    take_back(&mut link, comfy, Reason::Kicked).await;
+    let (_link, registers) = accept(&relay, 2).await;
+    assert_eq!(registers[0].name, maya.name);
+}
+
+#[tokio::test]
+async fn an_agent_whose_only_tunnel_is_taken_back_for_good_ends() {
+    let relay = Relay::bind().await;
+    let mut agent = start(&relay, two().await, |mut config| {
+        config.targets.truncate(1);
+        config
+    });
+    let (mut link, registers) = accept(&relay, 1).await;
+    grant(&mut link, &registers[0]).await;
+    saw_up(&mut agent).await;
+    // Not its own: it crossed something on its way.
+    let other = Register {
+        name: Some("comfy".to_owned()),
+        ..registers[0].clone()
+    };
+    take_back(&mut link, &other, Reason::Revoked).await;
+    assert_eq!(says(&mut link, tunnel(&registers[0])).await, "maya");
+    take_back(&mut link, &registers[0], Reason::Revoked).await;
+    let error = agent.ended().await.unwrap_err();
+    assert_eq!((error.word(), error.exit_code()), ("revoked", 3));
 }

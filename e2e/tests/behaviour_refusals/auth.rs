@@ -164,7 +164,7 @@ async fn a_link_ends_with_its_token_and_comes_back_with_a_new_one() -> Result<()
         })
         .await?;
     ensure!(
-        metrics.labelled("relay_link_evictions_total", "token_expired") == 1,
+        metrics.labelled("relay_tunnels_withdrawn_total", "token_expired") == 1,
         "{metrics}"
     );
     write_token(&path, &token(order(), &SECRET, 0)?)?;

@@ -25,7 +25,7 @@ on_each_driver!(
     the_audit_log_says_who_did_what_and_no_secret,
 );
 
-async fn asked(relay: &TestRelay, method: &str, path: &str) -> Result<(u16, Value)> {
+pub(crate) async fn asked(relay: &TestRelay, method: &str, path: &str) -> Result<(u16, Value)> {
     let mut admin = HttpStream::connect(relay.admin_address()).await?;
     let body = if method == "POST" { "{}" } else { "" };
     admin
@@ -140,7 +140,7 @@ async fn a_kicked_agent_comes_back(driver: DriverChoice) -> Result<()> {
     let mut session = relay.raw("maya").await?;
     echo_round_trip(&mut session, b"hello again").await?;
     let metrics = relay.metrics().await?;
-    let kicked = metrics.labelled("relay_link_evictions_total", "kicked");
+    let kicked = metrics.labelled("relay_tunnels_withdrawn_total", "kicked");
     ensure!(kicked == 2, "{metrics}");
     let (status, _) = asked(&relay, "POST", "/tunnels/nobody/kick").await?;
     ensure!(status == 404);
@@ -243,6 +243,7 @@ async fn the_audit_log_says_who_did_what_and_no_secret(driver: DriverChoice) -> 
         soon("the end", read_to_close(&mut caller)).await?.1.ok();
     }
     asked(&relay, "POST", "/tunnels/maya-1/pause").await?;
+    asked(&relay, "POST", "/tunnels/maya-1/kick").await?;
     drop(agent);
     relay.stop();
 
@@ -292,6 +293,12 @@ async fn the_audit_log_says_who_did_what_and_no_secret(driver: DriverChoice) -> 
     let refused = one("session_refused", Some("bad_token"))?;
     ensure!(refused["tunnel"] == "maya-1", "{refused}");
     one("paused", None)?;
+    ensure!(one("kicked", None)?["count"] == 1);
+    let kicked = one("registration_refused", Some("kicked"))?;
+    ensure!(
+        kicked["sub"] == sub.as_str() && kicked["tunnel"] == "maya-1",
+        "{kicked}"
+    );
     one("link_ended", None)?;
     ensure!(all.first().is_some_and(|it| it["event"] == "started"));
     ensure!(all.last().is_some_and(|it| it["event"] == "stopped"));

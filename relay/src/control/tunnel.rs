@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::rejection::JsonRejection;
-use axum::extract::{Path, State};
+use axum::extract::{FromRequest, FromRequestParts, Path, Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
@@ -26,9 +26,35 @@ pub(super) type Pauses = Arc<Mutex<Arc<Paused>>>;
 /// Nothing is said in it yet. As with `/revoke`, it is JSON that no page of another site can send.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Nothing {}
+struct Nothing {}
 
-type Body = Result<Json<Nothing>, JsonRejection>;
+/// Something is to be done to this tunnel.
+pub(super) struct Order(TunnelId);
+
+impl<S: Send + Sync> FromRequest<S> for Order {
+    type Rejection = Response;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Response> {
+        let (mut parts, body) = request.into_parts();
+        let path = Path::<String>::from_request_parts(&mut parts, state).await;
+        let Path(name) = path.map_err(IntoResponse::into_response)?;
+        let request = Request::from_parts(parts, body);
+        match Json::from_request(request, state).await {
+            Ok(Json(Nothing {})) => match TunnelId::parse(&name) {
+                Ok(tunnel) => Ok(Self(tunnel)),
+                Err(_) => Err(unknown(&name)),
+            },
+            Err(JsonRejection::MissingJsonContentType(_)) => {
+                let text = "the body is {}, and its Content-Type: application/json";
+                Err(refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, "not_json", text))
+            }
+            Err(_) => {
+                let text = "the body is {}";
+                Err(refuse(StatusCode::BAD_REQUEST, "bad_body", text))
+            }
+        }
+    }
+}
 
 /// Shows it.
 pub(super) async fn show(State(admin): State<Arc<Admin>>, Path(name): Path<String>) -> Response {
@@ -51,34 +77,18 @@ pub(super) async fn show(State(admin): State<Arc<Admin>>, Path(name): Path<Strin
     uncached(Json(absent).into_response())
 }
 
-/// Ends its sessions, and the links that serve it.
-pub(super) async fn kick(
-    State(admin): State<Arc<Admin>>,
-    Path(name): Path<String>,
-    body: Body,
-) -> Response {
-    let tunnel = match checked(&name, body) {
-        Ok(tunnel) => tunnel,
-        Err(answer) => return *answer,
-    };
+/// Takes it from the links that serve it, with its sessions.
+pub(super) async fn kick(State(admin): State<Arc<Admin>>, Order(tunnel): Order) -> Response {
     let Cut { links, sessions } = finished(admin.inspect.kick(tunnel.clone())).await;
     if links == 0 {
-        return unknown(&name);
+        return unknown(tunnel.as_str());
     }
     admin.note(Kind::Kicked, tunnel, links);
     uncached(Json(json!({ "links_ended": links, "sessions_ended": sessions })).into_response())
 }
 
 /// Turns its callers away from now on, and those that it has.
-pub(super) async fn pause(
-    State(admin): State<Arc<Admin>>,
-    Path(name): Path<String>,
-    body: Body,
-) -> Response {
-    let tunnel = match checked(&name, body) {
-        Ok(tunnel) => tunnel,
-        Err(answer) => return *answer,
-    };
+pub(super) async fn pause(State(admin): State<Arc<Admin>>, Order(tunnel): Order) -> Response {
     let change = |paused: &mut Paused| {
         if paused.len() >= PAUSED_MAX && !paused.contains(&tunnel) {
             return false;
@@ -95,15 +105,7 @@ pub(super) async fn pause(
 }
 
 /// Lets callers come again.
-pub(super) async fn resume(
-    State(admin): State<Arc<Admin>>,
-    Path(name): Path<String>,
-    body: Body,
-) -> Response {
-    let tunnel = match checked(&name, body) {
-        Ok(tunnel) => tunnel,
-        Err(answer) => return *answer,
-    };
+pub(super) async fn resume(State(admin): State<Arc<Admin>>, Order(tunnel): Order) -> Response {
     let mut was_paused = false;
     let change = |paused: &mut Paused| {
         was_paused = paused.remove(&tunnel);
@@ -144,22 +146,6 @@ impl Admin {
 async fn finished(told: impl Future<Output = Cut> + Send + 'static) -> Cut {
     // It fails only with the runtime, which ends this too.
     tokio::spawn(told).await.unwrap_or_default()
-}
-
-fn checked(name: &str, body: Body) -> Result<TunnelId, Box<Response>> {
-    let outcome = match body {
-        Ok(Json(Nothing {})) => TunnelId::parse(name).map_err(|_| unknown(name)),
-        Err(JsonRejection::MissingJsonContentType(_)) => {
-            let text = "the body is {}, and its Content-Type: application/json";
-            Err(refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, "not_json", text))
-        }
-        Err(_) => Err(refuse(
-            StatusCode::BAD_REQUEST,
-            "bad_body",
-            "the body is {}",
-        )),
-    };
-    outcome.map_err(Box::new)
 }
 
 fn unknown(name: &str) -> Response {

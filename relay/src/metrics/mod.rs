@@ -195,6 +195,7 @@ pub(crate) struct ShardMetrics {
     link_evictions: ByReason,
     link_refused: ByReason,
     registrations_refused: ByReason,
+    tunnels_withdrawn: ByReason,
     pub(crate) session_resets: ByReason,
     frontend_refused: ByReason,
     frontends_total: Counters<2>,
@@ -228,6 +229,11 @@ impl ShardMetrics {
     /// An agent was denied a tunnel.
     pub(crate) fn registration_refused(&self, reason: Reason) {
         self.registrations_refused.inc(reason);
+    }
+
+    /// A link lost a tunnel, and goes on.
+    pub(crate) fn tunnel_withdrawn(&self, reason: Reason) {
+        self.tunnels_withdrawn.inc(reason);
     }
 
     /// A session was aborted, by whichever side.

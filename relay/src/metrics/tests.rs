@@ -80,6 +80,7 @@ fn every_counter_is_shown_once_it_is_counted() {
         shard.link_evicted(*reason);
         shard.link_refused(*reason);
         shard.registration_refused(*reason);
+        shard.tunnel_withdrawn(*reason);
         shard.session_reset(*reason);
         shard.frontend_refused(*reason);
     }

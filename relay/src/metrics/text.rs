@@ -143,6 +143,12 @@ impl Page<'_> {
             |m| &m.registrations_refused.0,
         );
         self.counters(
+            "relay_tunnels_withdrawn_total",
+            "Tunnels taken from links that go on.",
+            reasons,
+            |m| &m.tunnels_withdrawn.0,
+        );
+        self.counters(
             "relay_session_resets_total",
             "Sessions aborted.",
             reasons,

@@ -84,16 +84,20 @@ impl LinkEntry {
         self.tunnels.into_keys()
     }
 
-    /// Whether a permission is over at `now_seconds`.
-    fn is_expired(&mut self, now_seconds: u64) -> bool {
-        if self.expires_at_seconds.is_none_or(|end| end > now_seconds) {
-            return false;
+    /// Up to `count` tunnels whose permissions are over at `now_seconds`.
+    fn expired(&mut self, count: usize, now_seconds: u64) -> Vec<TunnelId> {
+        let is_over = |end: &u64| *end <= now_seconds;
+        if !self.expires_at_seconds.as_ref().is_some_and(is_over) {
+            return Vec::new();
         }
         let ends = self.tunnels.values().filter_map(|it| it.expires_at_seconds);
         // Later than it was, if the earliest one was extended or taken back.
         self.expires_at_seconds = ends.min();
-        self.expires_at_seconds
-            .is_some_and(|end| end <= now_seconds)
+        let over = self
+            .tunnels
+            .iter()
+            .filter(|(_, it)| it.expires_at_seconds.as_ref().is_some_and(is_over));
+        over.take(count).map(|it| it.0.clone()).collect()
     }
 }
 
@@ -163,30 +167,38 @@ impl Registry {
         Some(it)
     }
 
-    /// Looks after up to `count` links behind `after`: pings where a ping is due, and `end`s those
-    /// that are overdue or hold a tunnel for longer than its token allows. The last link that was
-    /// looked at, if there are more.
+    /// Looks after links, `from` one on: pings where a ping is due, and `end`s those that are overdue.
+    /// The tunnels that links hold for longer than their tokens allow, which the caller takes from
+    /// them, and the link to go on with; up to some `count` of links and such tunnels.
     pub(crate) fn sweep(
         &mut self,
-        after: Option<LinkId>,
+        from: Option<LinkId>,
         count: usize,
         now: Moment,
         now_seconds: u64,
         end: impl Fn(&LinkEntry, Reason),
-    ) -> Option<LinkId> {
-        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let mut links = self.links.range_mut((start, Bound::Unbounded));
-        let mut last = None;
-        for (id, entry) in links.by_ref().take(count) {
+    ) -> (Vec<(LinkId, TunnelId)>, Option<LinkId>) {
+        let start = from.map_or(Bound::Unbounded, Bound::Included);
+        let (mut expired, mut seen) = (Vec::new(), 0);
+        for (id, entry) in self.links.range_mut((start, Bound::Unbounded)) {
+            if seen >= count {
+                return (expired, Some(*id));
+            }
+            seen += 1;
             if let Err(error) = entry.mux.tick(now) {
                 debug!(%error, "link overdue");
                 end(entry, error.reason);
-            } else if entry.is_expired(now_seconds) {
-                end(entry, Reason::TokenExpired);
+            } else if entry.mux.closing().is_none() {
+                let over = entry.expired(count, now_seconds);
+                let has_more = over.len() == count;
+                seen += over.len();
+                expired.extend(over.into_iter().map(|tunnel| (*id, tunnel)));
+                if has_more {
+                    return (expired, Some(*id));
+                }
             }
-            last = Some(*id);
         }
-        last.filter(|_| links.next().is_some())
+        (expired, None)
     }
 
     /// Looks at links behind `after`, and `end`s those with an agent, or a holder of one of their
@@ -279,9 +291,9 @@ impl Registry {
     }
 
     /// The links that serve `tunnel`.
-    pub(crate) fn links_of(&self, tunnel: &TunnelId) -> impl Iterator<Item = &LinkEntry> {
+    pub(crate) fn links_of(&self, tunnel: &TunnelId) -> impl Iterator<Item = (LinkId, &LinkEntry)> {
         let ids = self.names.get(tunnel).into_iter().flatten();
-        ids.filter_map(|id| self.links.get(id))
+        ids.filter_map(|id| Some((*id, self.links.get(id)?)))
     }
 }
 

@@ -18,6 +18,7 @@ fn granted(generation: u64, expires_at_seconds: Option<u64>) -> TunnelEntry {
         info: Arc::new(info),
         request: 1,
         granted: Some(Grant {
+            request: 1,
             generation: Generation(generation),
             since: Moment::default(),
         }),
@@ -136,29 +137,51 @@ fn sessions_count_for_the_tunnel_that_they_were_opened_for() {
 }
 
 #[test]
-fn a_sweep_looks_at_every_link_and_ends_those_whose_permission_is_over() {
+fn a_sweep_looks_at_every_link_and_names_the_tunnels_whose_permission_is_over() {
     let mut registry = Registry::default();
     let links: Vec<_> = (0..5).map(|_| linked(&mut registry)).collect();
-    for (number, (id, _)) in links.iter().enumerate() {
+    let ids: Vec<LinkId> = links.iter().map(|it| it.0).collect();
+    for (number, id) in ids.iter().enumerate() {
         registry.add_tunnel(*id, tunnel(number), granted(1, Some(10)));
+        registry.add_tunnel(*id, tunnel(9), granted(1, Some(30)));
     }
     // Registered again with a longer one, which the first must not cut short.
-    registry.add_tunnel(links[1].0, tunnel(1), granted(1, Some(20)));
-    let ended = std::cell::RefCell::new(Vec::new());
-    let (mut after, mut turns) = (None, 0);
-    loop {
-        let end = |entry: &LinkEntry, reason| {
-            assert_eq!(reason, Reason::TokenExpired);
-            ended.borrow_mut().push(Rc::as_ptr(&entry.mux));
-        };
-        after = registry.sweep(after, 2, Moment::default(), 15, end);
-        turns += 1;
-        if after.is_none() {
-            break;
-        }
+    registry.add_tunnel(ids[1], tunnel(1), granted(1, Some(20)));
+    // One has more of them than a turn is for, and one is on its way out anyway.
+    for number in [20, 21, 22] {
+        registry.add_tunnel(ids[3], tunnel(number), granted(1, Some(10)));
     }
-    let expected = [0, 2, 3, 4].map(|it: usize| Rc::as_ptr(&links[it].1.relay));
-    assert_eq!((turns, ended.into_inner()), (3, expected.to_vec()));
+    links[4].1.relay.close(Reason::Kicked);
+    let mut swept = |now_seconds| {
+        let (mut all, mut from, mut turns) = (Vec::new(), None, 0);
+        loop {
+            let end = |_: &LinkEntry, reason| panic!("{reason}");
+            let (expired, next) = registry.sweep(from, 2, Moment::default(), now_seconds, end);
+            for (id, tunnel) in &expired {
+                registry.remove_tunnel(*id, tunnel).unwrap();
+            }
+            all.extend(expired);
+            turns += 1;
+            match next {
+                Some(_) => from = next,
+                None => return (all, turns),
+            }
+        }
+    };
+    assert_eq!(swept(9), (Vec::new(), 3));
+    let of = |link: usize, number| (ids[link], tunnel(number));
+    let expected = vec![
+        of(0, 0),
+        of(2, 2),
+        of(3, 3),
+        of(3, 20),
+        of(3, 21),
+        of(3, 22),
+    ];
+    assert_eq!(swept(15).0, expected);
+    assert_eq!(swept(15), (Vec::new(), 3));
+    let (expired, _) = swept(25);
+    assert_eq!(expired, [of(1, 1)]);
 }
 
 fn of(sub: &str) -> TunnelEntry {

@@ -93,6 +93,8 @@ pub(crate) struct Due {
 /// A name that a link holds.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Grant {
+    /// The agent's number of the registration that was answered with it last.
+    pub(crate) request: u32,
     pub(crate) generation: Generation,
     pub(crate) since: Moment,
 }

@@ -136,7 +136,14 @@ impl Shard {
             let (ended, last) = self.registry.borrow().recheck(
                 after,
                 RECHECK_COUNT,
-                |key, identity| snapshot.still_allows(identity, key, now_seconds),
+                |key, identity| {
+                    let allowed = snapshot.still_allows(identity, key, now_seconds);
+                    // What is merely over, the sweep takes from the link by itself.
+                    allowed.or_else(|reason| match ends_what_runs(reason) {
+                        true => Err(reason),
+                        false => Ok(()),
+                    })
+                },
                 |entry: &LinkEntry, reason| entry.mux.close(reason),
             );
             total += ended;

@@ -7,6 +7,7 @@ use tieline_wire::{Generation, Granted, Reason, Refusal, RegisterAck, TunnelId};
 use tracing::{debug, info};
 
 use super::Shard;
+use super::admission::refusal;
 use super::message::{Claim, Message, RouteUpdate};
 use super::names::{Decision, Released, home};
 use crate::registry::{Grant, LinkRef};
@@ -159,24 +160,31 @@ impl Shard {
     ) {
         let now = self.clock.now();
         let mut registry = self.registry.borrow_mut();
-        let known = registry.link_mut(link.link).and_then(|entry| {
+        let known = registry.link_mut(link.link).map(|entry| {
             entry.claims = entry.claims.saturating_sub(1);
             let mux = Rc::clone(&entry.mux);
-            Some((entry.tunnel_mut(&tunnel)?, mux))
+            (entry.tunnel_mut(&tunnel), mux)
         });
-        let Some((it, mux)) = known else {
-            drop(registry);
-            // The link is gone, or wants the name no more; its home must not go on routing to it.
-            self.release(tunnel, link);
-            return;
+        let (it, mux) = match known {
+            Some((Some(it), mux)) => (it, mux),
+            gone => {
+                let mux = gone.map(|(_, mux)| mux);
+                drop(registry);
+                // The link is gone, or has the tunnel no more; its home must not go on routing to it.
+                self.release(tunnel, link);
+                if let Some(mux) = mux {
+                    let outcome = Err(refusal(Reason::Cancelled));
+                    mux.with_mux(|mux| mux.register_ack(&RegisterAck { request, outcome }));
+                }
+                return;
+            }
         };
-        let first = it.granted.is_none();
-        it.granted
-            .get_or_insert(Grant {
-                generation,
-                since: now,
-            })
-            .generation = generation;
+        let before = it.granted.replace(Grant {
+            request,
+            generation,
+            since: it.granted.map_or(now, |before| before.since),
+        });
+        let first = before.is_none();
         let base_path = it.info.base_path.clone();
         let expires_in_s = it.expires_in_s(Self::seconds_since_1970());
         drop(registry);
@@ -223,10 +231,15 @@ impl Shard {
         let mux = Rc::clone(&entry.mux);
         // A later claim may still be granted, and needs the entry.
         let latest = entry.tunnels().get(tunnel).map(|it| it.request);
-        if latest == Some(request) {
-            registry.remove_tunnel(link.link, tunnel);
-        }
+        let lost = match latest == Some(request) {
+            true => registry.remove_tunnel(link.link, tunnel),
+            false => None,
+        };
         drop(registry);
+        if lost.is_some_and(|it| it.granted.is_some()) {
+            // It was not renewed; its home must not go on routing to it.
+            self.release(tunnel.clone(), link);
+        }
         self.metrics.registration_refused(reason);
         if self.may_log() {
             info!(%tunnel, link = link.link.0, reason = reason.word(), "tunnel refused");

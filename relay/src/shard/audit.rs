@@ -21,7 +21,8 @@ impl Shard {
         }
     }
 
-    /// A link did not get the tunnel that it asked for, or one without a name of its own choice.
+    /// A link did not get the tunnel that it asked for, or one without a name of its own choice; or it
+    /// lost one that it had.
     pub(super) fn note_unregistered(
         &self,
         link: LinkId,

@@ -126,20 +126,22 @@ impl Shard {
         }
     }
 
-    /// Pings, and evicts what is stale.
-    pub(super) async fn sweep_links(&self) {
-        let mut after = None;
+    /// Pings, evicts what is stale, and takes tunnels back whose time is over.
+    pub(super) async fn sweep_links(self: &Rc<Self>) {
+        let mut from = None;
         loop {
             let (now, now_seconds) = (self.clock.now(), Self::seconds_since_1970());
             let end = |entry: &LinkEntry, reason| entry.mux.close(reason);
-            let swept = self
-                .registry
-                .borrow_mut()
-                .sweep(after, SWEEP_LINKS, now, now_seconds, end);
-            match swept {
-                Some(last) => after = Some(last),
-                None => return,
+            let (expired, next) =
+                self.registry
+                    .borrow_mut()
+                    .sweep(from, SWEEP_LINKS, now, now_seconds, end);
+            // Before anybody else's turn: what is renewed in time is not over.
+            self.withdraw_expired(expired);
+            if next.is_none() {
+                return;
             }
+            from = next;
             turn().await;
         }
     }

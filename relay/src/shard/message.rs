@@ -82,7 +82,7 @@ pub(crate) enum Message {
         tunnel: TunnelId,
         answer: oneshot::Sender<TunnelDetail>,
     },
-    /// From the control thread: end a tunnel's sessions and links.
+    /// From the control thread: take a tunnel from its links, with its sessions.
     Kick {
         tunnel: TunnelId,
         answer: oneshot::Sender<Cut>,

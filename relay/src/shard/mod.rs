@@ -47,6 +47,7 @@ mod placement;
 mod post;
 mod provider;
 mod routes;
+mod withdrawal;
 
 use callers::Callers;
 use gate::Gate;

@@ -1,11 +1,13 @@
 //! What an operator wants of single tunnels: to see them, to end them, to turn their callers away.
 
 use std::collections::HashSet;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use tieline_wire::{Reason, TunnelId};
 
 use super::Shard;
+use super::admission::refusal;
 use crate::metrics::{Cut, TunnelBatch, TunnelDetail};
 
 /// Tunnels that callers are turned away from.
@@ -40,19 +42,17 @@ impl Shard {
         self.paused.borrow().contains(tunnel)
     }
 
-    /// Ends a tunnel's sessions, and the links that serve it, whatever else they serve: an agent
-    /// cannot be told that it lost one of its tunnels, and would not ask for it again.
-    pub(super) fn kick(&self, tunnel: &TunnelId) -> Cut {
-        let cut = self.cut(tunnel, Reason::Kicked);
+    /// Takes a tunnel from the links that serve it, with its sessions; the agents may ask for it again.
+    pub(super) fn kick(self: &Rc<Self>, tunnel: &TunnelId) -> Cut {
         let registry = self.registry.borrow();
-        let mut links = 0;
-        for link in registry.links_of(tunnel) {
-            if link.mux.closing().is_none() {
-                link.mux.close(Reason::Kicked);
-                links += 1;
-            }
-        }
-        Cut { links, ..cut }
+        let links = registry.links_of(tunnel);
+        let links = links.filter(|(_, link)| link.mux.closing().is_none());
+        let links: Vec<_> = links.map(|(id, _)| id).collect();
+        drop(registry);
+        let kicked = |link| self.withdraw(link, tunnel, refusal(Reason::Kicked));
+        let cuts = links.into_iter().filter_map(kicked);
+        cuts.map(|sessions| Cut { links: 1, sessions })
+            .fold(Cut::default(), Cut::and)
     }
 
     /// From now on callers of these tunnels are turned away, and of no others; ends what they have.
@@ -66,7 +66,7 @@ impl Shard {
     fn cut(&self, tunnel: &TunnelId, reason: Reason) -> Cut {
         let registry = self.registry.borrow();
         let mut sessions = 0;
-        for link in registry.links_of(tunnel) {
+        for (_, link) in registry.links_of(tunnel) {
             if let Some(it) = link.tunnels().get(tunnel) {
                 sessions += link.mux.cut(&it.held, reason);
             }

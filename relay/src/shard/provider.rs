@@ -130,7 +130,7 @@ impl Shard {
     }
 
     /// The provider has spoken again about a tunnel that lives, or has not.
-    fn renewed(&self, question: &Question, ruling: Ruling) {
+    fn renewed(self: &Rc<Self>, question: &Question, ruling: Ruling) {
         let auth = self.auth();
         let Mode::Provider { interval, grace } = &auth.mode else {
             return;
@@ -140,7 +140,6 @@ impl Shard {
         let Some(entry) = registry.link_mut(LinkId(question.link)) else {
             return;
         };
-        let mux = Rc::clone(&entry.mux);
         let Some(it) = entry.tunnel_mut(&question.tunnel) else {
             return;
         };
@@ -157,7 +156,7 @@ impl Shard {
         };
         let end = match ruling {
             Ruling::Allowed { ref identity, .. } if owner(identity) != owner(&it.identity) => {
-                Some(Reason::AuthChanged)
+                Some(refusal(Reason::AuthChanged))
             }
             Ruling::Allowed {
                 identity,
@@ -169,8 +168,13 @@ impl Shard {
                 entry.extend(&question.tunnel, expires_at_seconds);
                 None
             }
-            Ruling::Denied(_) => Some(Reason::Revoked),
-            Ruling::Unavailable(_) if now >= renewal.good_until => Some(Reason::AuthUnavailable),
+            Ruling::Denied(why) => Some(Refusal {
+                reason: Reason::Revoked,
+                ..why
+            }),
+            Ruling::Unavailable(_) if now >= renewal.good_until => {
+                Some(refusal(Reason::AuthUnavailable))
+            }
             Ruling::Unavailable(why) => {
                 debug!(tunnel = %question.tunnel, why, "no word from the provider");
                 renewal.next_at = Some(after(now, RETRY.min(*interval)));
@@ -178,13 +182,13 @@ impl Shard {
             }
         };
         drop(registry);
-        if let Some(reason) = end {
-            mux.close(reason);
+        if let Some(why) = end {
+            self.withdraw(LinkId(question.link), &question.tunnel, why);
         }
     }
 
     /// Has the provider asked again about tunnels whose time has come.
-    pub(super) async fn renew_permissions(&self) {
+    pub(super) async fn renew_permissions(self: &Rc<Self>) {
         if !matches!(self.auth().mode, Mode::Provider { .. }) {
             return;
         }

@@ -105,6 +105,18 @@ impl Agent {
         self.register(name, token).expect_err("refused").reason
     }
 
+    /// Why the relay takes a tunnel back, while the link goes on.
+    pub(crate) fn withdrawn(&mut self, tunnel: &str) -> Refusal {
+        loop {
+            match self.event() {
+                Some(Event::Withdrawn(it)) if it.tunnel.as_str() == tunnel => return it.refusal,
+                Some(Event::GoAway(away)) => panic!("the relay says {away:?}"),
+                Some(_) => {}
+                None => panic!("closed without a word"),
+            }
+        }
+    }
+
     /// Why the relay ends the link.
     pub(crate) fn ended(&mut self) -> Reason {
         let (mut reason, began) = (None, Instant::now());

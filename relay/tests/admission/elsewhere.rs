@@ -108,21 +108,60 @@ fn a_no_to_a_tunnel_that_lives_ends_it_and_silence_does_so_after_a_grace() {
         .register(Some("maya-1"), "s3cret")
         .expect_err("no new ones meanwhile");
     server.replies(Some((403, r#"{"error":"gone"}"#)));
-    assert_eq!(agent.ended(), Reason::Revoked);
+    let refusal = agent.withdrawn("maya-1");
+    assert_eq!(
+        (refusal.reason, &*refusal.message),
+        (Reason::Revoked, "gone")
+    );
+    // The link is there for whatever else it serves, and for another try.
+    server.replies(YES);
+    agent.register(Some("maya-1"), "s3cret").unwrap();
 
     server.replies(YES);
     let relay = provider(&server, SECOND, Duration::ZERO);
     let mut agent = Agent::dial(&relay, 1);
     agent.register(Some("maya-1"), "s3cret").unwrap();
     server.replies(Some((503, "")));
-    assert_eq!(agent.ended(), Reason::AuthUnavailable);
+    assert_eq!(agent.withdrawn("maya-1").reason, Reason::AuthUnavailable);
 
     server.replies(YES);
     let relay = provider(&server, SECOND, HOUR);
     let mut agent = Agent::dial(&relay, 1);
     agent.register(Some("maya-1"), "s3cret").unwrap();
     server.replies(Some((200, r#"{"subdomains":["*"],"owner":"bob"}"#)));
-    assert_eq!(agent.ended(), Reason::AuthChanged);
+    assert_eq!(agent.withdrawn("maya-1").reason, Reason::AuthChanged);
+}
+
+#[test]
+fn a_permission_that_is_over_costs_its_tunnel_and_no_other() {
+    let server = Server::start(Some((200, r#"{"subdomains":["*"],"expires_in":2}"#)));
+    let relay = provider(&server, HOUR, HOUR);
+    let mut agent = Agent::dial(&relay, 1);
+    let granted = agent.register(Some("maya-1"), "s3cret").unwrap();
+    assert!((1..=2).contains(&granted.expires_in_s), "{granted:?}");
+    server.replies(YES);
+    let granted = agent.register(Some("maya-2"), "s3cret").unwrap();
+    assert_eq!(granted.expires_in_s, 0);
+    assert_eq!(agent.withdrawn("maya-1").reason, Reason::TokenExpired);
+    for name in ["maya-2", "maya-1"] {
+        agent.register(Some(name), "s3cret").unwrap();
+    }
+}
+
+#[test]
+fn an_agent_that_stops_sharing_a_name_does_not_keep_it_from_the_others() {
+    let shared = Some((200, r#"{"subdomains":["*"],"owner":"ada","shared":true}"#));
+    let server = Server::start(shared);
+    let relay = provider(&server, HOUR, HOUR);
+    let mut agents = [1, 2].map(|seed| Agent::dial(&relay, seed));
+    for agent in &mut agents {
+        agent.register(Some("pool"), "s3cret").unwrap();
+    }
+    server.replies(YES);
+    let [first, second] = &mut agents;
+    assert_eq!(first.refused(Some("pool"), "s3cret"), Reason::NameTaken);
+    second.register(Some("pool"), "s3cret").unwrap();
+    assert_eq!(first.refused(Some("pool"), "s3cret"), Reason::NameTaken);
 }
 
 /// A token that the key of `seed`, called `id`, has signed, and the set with that key.

@@ -60,6 +60,7 @@ fn write_again(muxes: &mut [Mux; 2], reader: usize, event: Event) {
     match &event {
         Event::Register(register) => muxes[AGENT].register(register),
         Event::RegisterAck(ack) => muxes[RELAY].register_ack(ack),
+        Event::Withdrawn(withdrawal) => muxes[RELAY].withdraw(withdrawal),
         Event::Unregister(tunnel) => muxes[AGENT].unregister(tunnel),
         Event::GoAway(away) => muxes[RELAY].go_away(away),
         Event::BulkOffer { session, nonce } => muxes[RELAY].offer_bulk(*session, nonce),

@@ -4,7 +4,7 @@ use flatbuffers::{Follow, Verifiable, VerifierOptions, root_with_opts};
 
 use super::{
     AgentHello, Bulk, BulkNonce, GoAway, Granted, Mode, Open, Refusal, Register, RegisterAck,
-    RelayHello, Scheme, Token,
+    RelayHello, Scheme, Token, Withdrawal,
 };
 use crate::error::{Error, Reason};
 use crate::generated as table;
@@ -138,9 +138,17 @@ impl Decode for Register {
     }
 }
 
-impl Decode for RegisterAck {
+/// What a `RegisterAck` says.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Acked {
+    Answered(RegisterAck),
+    Withdrawn(Withdrawal),
+}
+
+impl Decode for Acked {
     fn decode(bytes: &[u8]) -> Result<Self, Error> {
         let ack = root::<table::RegisterAck<'_>>(bytes)?;
+        let request = ack.request();
         let outcome = if ack.reason() == 0 {
             let urls = ack.urls().unwrap_or_default();
             if urls.len() > URLS_MAX {
@@ -157,15 +165,21 @@ impl Decode for RegisterAck {
                 expires_in_s: ack.expires_in_s(),
             })
         } else {
-            Err(Refusal {
+            let refusal = Refusal {
                 reason: Reason::from_code(ack.reason()),
                 message: text("message", ack.message(), STRING_BYTES_MAX)?,
-            })
+            };
+            // A refusal is of something that has no name yet.
+            if ack.tunnel().is_some_and(|name| !name.is_empty()) {
+                return Ok(Self::Withdrawn(Withdrawal {
+                    request,
+                    tunnel: tunnel(ack.tunnel())?,
+                    refusal,
+                }));
+            }
+            Err(refusal)
         };
-        Ok(Self {
-            request: ack.request(),
-            outcome,
-        })
+        Ok(Self::Answered(RegisterAck { request, outcome }))
     }
 }
 

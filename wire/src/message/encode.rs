@@ -4,7 +4,10 @@ use std::fmt;
 
 use flatbuffers::{FlatBufferBuilder, UnionWIPOffset, WIPOffset};
 
-use super::{AgentHello, BulkNonce, GoAway, Mode, Open, Register, RegisterAck, RelayHello, Scheme};
+use super::{
+    AgentHello, BulkNonce, GoAway, Mode, Open, Refusal, Register, RegisterAck, RelayHello, Scheme,
+    Withdrawal,
+};
 use crate::generated as table;
 use crate::ids::TunnelId;
 use crate::limits::{STRING_BYTES_MAX, URLS_MAX};
@@ -154,14 +157,28 @@ impl Message for RegisterAck {
                 args.heartbeat_ms = granted.heartbeat_ms;
                 args.expires_in_s = granted.expires_in_s;
             }
-            Err(refusal) => {
-                args.reason = refusal.reason.code();
-                args.is_final = refusal.reason.is_final();
-                args.message = Some(builder.create_string(&line(&refusal.message)));
-            }
+            Err(refusal) => refuse(builder, &mut args, refusal),
         }
         table::RegisterAck::create(builder, &args).as_union_value()
     }
+}
+
+impl Message for Withdrawal {
+    fn build(&self, builder: &mut Builder) -> Root {
+        let mut args = table::RegisterAckArgs {
+            request: self.request,
+            tunnel: Some(builder.create_string(self.tunnel.as_str())),
+            ..Default::default()
+        };
+        refuse(builder, &mut args, &self.refusal);
+        table::RegisterAck::create(builder, &args).as_union_value()
+    }
+}
+
+fn refuse(builder: &mut Builder, args: &mut table::RegisterAckArgs<'static>, refusal: &Refusal) {
+    args.reason = refusal.reason.code();
+    args.is_final = refusal.reason.is_final();
+    args.message = Some(builder.create_string(&line(&refusal.message)));
 }
 
 /// An agent takes one tunnel back.

@@ -15,7 +15,7 @@ mod encode;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use decode::{Decode, Unregistered};
+pub(crate) use decode::{Acked, Decode, Unregistered};
 pub(crate) use encode::{Bulk, BulkOffer, Encoder, Message, Opened, Unregister};
 
 /// A credential; its `Debug` shows nothing of it.
@@ -259,6 +259,17 @@ pub struct Refusal {
     pub reason: Reason,
     /// For the person at the agent.
     pub message: String,
+}
+
+/// The relay takes back a tunnel that it granted; nobody asked for this, and it answers nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Withdrawal {
+    /// From the registration that was granted last.
+    pub request: u32,
+    /// The tunnel.
+    pub tunnel: TunnelId,
+    /// Why; [`Reason::is_final`] says whether another registration can help.
+    pub refusal: Refusal,
 }
 
 /// The relay opens a session.

@@ -8,6 +8,10 @@ use crate::limits::{
 };
 
 fn round_trip<T: Message + Decode>(message: &T) -> Result<T, crate::Error> {
+    read_back(message)
+}
+
+fn read_back<T: Decode>(message: &impl Message) -> Result<T, crate::Error> {
     let mut encoder = Encoder::new();
     let bytes = encoder.encode(message).to_vec();
     // A table lies at any address in a receive buffer.
@@ -31,6 +35,17 @@ fn register() -> Register {
         capabilities: vec!["render".into(), "scene".into()],
         token: Token::new("secret".into()),
         expose_all: true,
+    }
+}
+
+fn withdrawal() -> Withdrawal {
+    Withdrawal {
+        request: 3,
+        tunnel: TunnelId::parse("maya").unwrap(),
+        refusal: Refusal {
+            reason: Reason::Kicked,
+            message: "by an operator".into(),
+        },
     }
 }
 
@@ -98,8 +113,11 @@ fn every_message_reads_back_as_written() {
             request: 3,
             outcome,
         };
-        assert_eq!(round_trip(&ack).unwrap(), ack);
+        assert_eq!(read_back::<Acked>(&ack).unwrap(), Acked::Answered(ack));
     }
+    let withdrawal = withdrawal();
+    let read = read_back::<Acked>(&withdrawal).unwrap();
+    assert_eq!(read, Acked::Withdrawn(withdrawal));
     let mut encoder = Encoder::new();
     let id = TunnelId::parse("maya").unwrap();
     let bytes = encoder.encode(&Unregister(&id)).to_vec();
@@ -167,7 +185,10 @@ fn the_longest_messages_that_are_accepted_fit_a_frame() {
             expires_in_s: u32::MAX,
         }),
     };
-    assert_eq!(round_trip(&ack).unwrap(), ack);
+    assert_eq!(
+        read_back::<Acked>(&ack).unwrap(),
+        Acked::Answered(ack.clone())
+    );
     assert!(Encoder::new().encode(&ack).len() <= TABLE_BYTES_MAX as usize);
 }
 
@@ -227,7 +248,7 @@ proptest! {
         let _ = RelayHello::decode(&bytes);
         let _ = AgentHello::decode(&bytes);
         let _ = Register::decode(&bytes);
-        let _ = RegisterAck::decode(&bytes);
+        let _ = Acked::decode(&bytes);
         let _ = Open::decode(&bytes);
         let _ = GoAway::decode(&bytes);
         let _ = Unregistered::decode(&bytes);
@@ -241,5 +262,6 @@ proptest! {
         bytes[at] = byte;
         bytes.truncate(cut.max(1));
         let _ = Register::decode(&bytes);
+        let _ = Acked::decode(&bytes);
     }
 }

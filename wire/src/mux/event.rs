@@ -6,7 +6,9 @@ use bytes::Bytes;
 
 use crate::error::Reason;
 use crate::ids::{SessionId, TunnelId};
-use crate::message::{AgentHello, BulkNonce, GoAway, Open, Register, RegisterAck, RelayHello};
+use crate::message::{
+    AgentHello, BulkNonce, GoAway, Open, Register, RegisterAck, RelayHello, Withdrawal,
+};
 
 /// What happened on the link.
 #[derive(Debug, PartialEq, Eq)]
@@ -19,6 +21,8 @@ pub enum Event {
     Register(Register),
     /// The relay's answer to a registration.
     RegisterAck(RegisterAck),
+    /// The relay takes back a tunnel that it granted, and resets its sessions.
+    Withdrawn(Withdrawal),
     /// The agent takes a tunnel back.
     Unregister(TunnelId),
     /// The relay opened a session: answer with [`super::Mux::opened`] or [`super::Mux::reset`].

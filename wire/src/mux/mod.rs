@@ -15,6 +15,7 @@ use crate::ids::{Moment, SessionId, TunnelId};
 use crate::limits::{IDLE_CREDIT_TIMEOUT, LINK_BUDGET_BYTES, PREFACE, SESSIONS_MAX, STALE_TIMEOUT};
 use crate::message::{
     AgentHello, Encoder, GoAway, Granted, Message, Register, RegisterAck, RelayHello, Unregister,
+    Withdrawal,
 };
 
 mod budget;
@@ -262,6 +263,11 @@ impl Mux {
     /// Relay: answers a registration.
     pub fn register_ack(&mut self, ack: &RegisterAck) {
         self.push_control(Kind::RegisterAck, LINK, ack);
+    }
+
+    /// Relay: takes a tunnel back that was granted; its sessions are for the caller to reset.
+    pub fn withdraw(&mut self, withdrawal: &Withdrawal) {
+        self.push_control(Kind::RegisterAck, LINK, withdrawal);
     }
 
     /// Says that this side will close the link; no session can be opened on it any more.

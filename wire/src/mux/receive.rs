@@ -11,7 +11,7 @@ use crate::generated as structs;
 use crate::ids::{Moment, SessionId};
 use crate::limits::{IDLE_CREDIT_TIMEOUT, LANES_LATE_MAX, PREFACE};
 use crate::message::{
-    AgentHello, Decode, GoAway, Open, Opened, Register, RegisterAck, RelayHello, Unregistered,
+    Acked, AgentHello, Decode, GoAway, Open, Opened, Register, RelayHello, Unregistered,
 };
 
 impl Mux {
@@ -152,13 +152,15 @@ impl Mux {
             Kind::Unregister if relay => {
                 Ok(Some(Event::Unregister(Unregistered::decode(payload)?.0)))
             }
-            Kind::RegisterAck if !relay => {
-                let ack = RegisterAck::decode(payload)?;
-                if let Ok(granted) = &ack.outcome {
-                    self.granted(granted);
+            Kind::RegisterAck if !relay => Ok(Some(match Acked::decode(payload)? {
+                Acked::Answered(ack) => {
+                    if let Ok(granted) = &ack.outcome {
+                        self.granted(granted);
+                    }
+                    Event::RegisterAck(ack)
                 }
-                Ok(Some(Event::RegisterAck(ack)))
-            }
+                Acked::Withdrawn(withdrawal) => Event::Withdrawn(withdrawal),
+            })),
             Kind::GoAway => {
                 self.going_away = true;
                 Ok(Some(Event::GoAway(GoAway::decode(payload)?)))

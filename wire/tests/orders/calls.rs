@@ -3,8 +3,8 @@
 use proptest::prelude::*;
 use tieline_wire::frame::{self, Kind};
 use tieline_wire::{
-    BulkNonce, Generation, GoAway, Granted, Moment, Mux, Reason, Register, RegisterAck, SessionId,
-    TunnelId,
+    BulkNonce, Generation, GoAway, Granted, Moment, Mux, Reason, Refusal, Register, RegisterAck,
+    SessionId, TunnelId, Withdrawal,
 };
 
 use crate::peers::{give_input, open_message, signed_hello, take_output};
@@ -36,6 +36,7 @@ pub(crate) enum Call {
     Hello,
     Register,
     RegisterAck(u32),
+    Withdraw(u32),
     Open,
     Opened(u32),
     Send(u32, usize, bool),
@@ -68,6 +69,7 @@ pub(crate) fn call() -> impl Strategy<Value = Call> {
         1 => Just(Call::Hello),
         1 => Just(Call::Register),
         1 => any::<u32>().prop_map(Call::RegisterAck),
+        1 => any::<u32>().prop_map(Call::Withdraw),
         3 => Just(Call::Open),
         2 => id().prop_map(Call::Opened),
         4 => (id(), 0..50_000_usize, any::<bool>())
@@ -108,6 +110,14 @@ pub(crate) fn make(mux: &mut Mux, now: &mut Moment, call: Call) {
                 heartbeat_ms,
                 expires_in_s: 0,
             }),
+        }),
+        Call::Withdraw(request) => mux.withdraw(&Withdrawal {
+            request,
+            tunnel: TunnelId::parse("maya").unwrap(),
+            refusal: Refusal {
+                reason: Reason::Kicked,
+                message: String::new(),
+            },
         }),
         Call::Open => drop(mux.open(&open_message())),
         Call::Opened(id) => mux.opened(SessionId(id)),

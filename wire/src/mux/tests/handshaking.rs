@@ -1,5 +1,5 @@
 use super::*;
-use crate::message::Token;
+use crate::message::{Refusal, Token};
 
 #[test]
 fn both_sides_learn_who_the_other_is() {
@@ -47,9 +47,19 @@ fn a_registration_is_answered() {
     assert_eq!(pair.relay_events, [Event::Register(register)]);
     let ack = granted(15_000);
     pair.relay.register_ack(&ack);
+    let withdrawal = Withdrawal {
+        request: 1,
+        tunnel: TunnelId::parse("maya").unwrap(),
+        refusal: Refusal {
+            reason: Reason::Kicked,
+            message: String::new(),
+        },
+    };
+    pair.relay.withdraw(&withdrawal);
     pair.agent.unregister(&TunnelId::parse("maya").unwrap());
     pair.exchange();
-    assert_eq!(pair.agent_events, [Event::RegisterAck(ack)]);
+    let heard = [Event::RegisterAck(ack), Event::Withdrawn(withdrawal)];
+    assert_eq!(pair.agent_events, heard);
     assert_eq!(
         pair.relay_events[1],
         Event::Unregister(TunnelId::parse("maya").unwrap())
@@ -182,7 +192,7 @@ fn free_text_of_ours_never_breaks_the_peers_rules() {
     let message = format!("first line\nsecond {}", "ä".repeat(2000));
     pair.relay.register_ack(&RegisterAck {
         request: 1,
-        outcome: Err(crate::message::Refusal {
+        outcome: Err(Refusal {
             reason: Reason::BadToken,
             message: message.clone(),
         }),

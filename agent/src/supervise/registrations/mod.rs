@@ -113,6 +113,18 @@ impl Registrations {
         {
             return Change::Ending(left);
         }
+        self.lost(target, refusal, now, random)
+    }
+
+    /// A target has no tunnel: the relay refused it, or took it back. The latter answers no question;
+    /// one that crossed it on its way has its answer to come, and that counts.
+    pub(super) fn lost(
+        &mut self,
+        target: usize,
+        refusal: Refusal,
+        now: Instant,
+        random: &mut fastrand::Rng,
+    ) -> Change {
         let it = &mut self.0[target];
         let error = Error::refused(refusal.reason, refusal.message.clone());
         it.phase = Phase::Refused(refusal);
@@ -194,7 +206,7 @@ impl Registrations {
     ///
     /// It is final if all answers are; otherwise a new link may bring better ones.
     pub(super) fn failure(&self) -> Option<Error> {
-        let mut first = None;
+        let mut first: Option<Error> = None;
         for it in &self.0 {
             let Phase::Refused(refusal) = &it.phase else {
                 return None;
@@ -203,17 +215,18 @@ impl Registrations {
                 return None;
             }
             let error = Error::refused(refusal.reason, refusal.message.clone());
-            if !error.is_final() {
-                return Some(error);
-            }
-            first = first.or(Some(error));
+            first = match first {
+                Some(first) if !first.is_final() || error.is_final() => Some(first),
+                _ => Some(error),
+            };
         }
         first
     }
 }
 
-/// Whether a tunnel that is up stays so when it is not renewed for this reason. The relay looks at
-/// the token before it touches the name; who holds the name it decides last.
+/// Whether a tunnel that is up stays so when the answer to its renewal is this. The relay looks at
+/// the token before it touches the name; who holds the name it decides last. One that it takes back,
+/// for whatever reason, does not.
 const fn keeps_tunnel(reason: Reason) -> bool {
     !matches!(
         reason,
@@ -236,153 +249,4 @@ fn renew_again_in(left: Duration, random: &mut fastrand::Rng) -> Duration {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const HOUR_S: u32 = 3_600;
-
-    fn random() -> fastrand::Rng {
-        fastrand::Rng::with_seed(7)
-    }
-
-    fn after(now: Instant, seconds: u64) -> Instant {
-        now + Duration::from_secs(seconds)
-    }
-
-    fn refusal(reason: Reason) -> Refusal {
-        let message = String::new();
-        Refusal { reason, message }
-    }
-
-    #[test]
-    fn a_permission_is_renewed_well_before_its_end_and_not_by_all_at_once() {
-        for seed in 0..100 {
-            let mut random = fastrand::Rng::with_seed(seed);
-            for lasts in [8, 10, 20, 60, 3_600, 30 * 86_400].map(Duration::from_secs) {
-                let wait = renew_in(lasts, &mut random);
-                assert!(
-                    wait <= lasts * 2 / 3 && wait >= lasts / 4,
-                    "{lasts:?}: {wait:?}"
-                );
-                assert!(lasts - wait >= RENEW_MARGIN, "{lasts:?}: {wait:?}");
-            }
-            for lasts in [1, 2, 5].map(Duration::from_secs) {
-                let wait = renew_in(lasts, &mut random);
-                assert!(
-                    wait < lasts && wait >= RENEW_PAUSE_MIN / 2,
-                    "{lasts:?}: {wait:?}"
-                );
-            }
-        }
-        let mut random = random();
-        let waits: Vec<_> = (0..9)
-            .map(|_| renew_in(Duration::from_secs(3_600), &mut random))
-            .collect();
-        assert!(waits.iter().any(|wait| *wait != waits[0]));
-    }
-
-    #[test]
-    fn a_token_that_does_not_change_is_tried_ever_sooner_and_never_in_a_flood() {
-        let (start, mut random) = (Instant::now(), random());
-        let mut it = Registrations::new(1, start);
-        assert_eq!(it.granted(0, HOUR_S, start, &mut random), Change::Up);
-        let end = after(start, HOUR_S.into());
-        let (mut attempts, mut last_wait) = (0, Duration::MAX);
-        loop {
-            let now = it.wakes_at().unwrap();
-            if now >= end {
-                break;
-            }
-            assert_eq!(it.take_due(now), [0]);
-            let left = u32::try_from((end - now).as_secs()).unwrap().max(1);
-            let change = it.granted(0, left, now, &mut random);
-            assert!(matches!(change, Change::Ending(_)), "{change:?}");
-            let wait = it.wakes_at().unwrap() - now;
-            assert!(wait >= RENEW_PAUSE_MIN && wait <= last_wait, "{wait:?}");
-            (attempts, last_wait) = (attempts + 1, wait.max(RENEW_PAUSE_MAX));
-        }
-        assert!((8..30).contains(&attempts), "{attempts}");
-        let now = after(start, 3_599);
-        assert_eq!(it.granted(0, HOUR_S, now, &mut random), Change::Renewed);
-    }
-
-    #[test]
-    fn a_renewal_that_is_refused_leaves_the_tunnel_up_and_is_tried_again() {
-        let (start, mut random) = (Instant::now(), random());
-        for reason in [Reason::TokenExpired, Reason::BadToken, Reason::Overload] {
-            let mut it = Registrations::new(1, start);
-            it.granted(0, 60, start, &mut random);
-            let now = it.wakes_at().unwrap();
-            it.take_due(now);
-            let change = it.refused(0, refusal(reason), now, &mut random);
-            assert!(matches!(change, Change::Ending(_)), "{reason:?}");
-            assert!(it.any_up() && it.failure().is_none(), "{reason:?}");
-            it.token_changed(now);
-            assert_eq!(it.take_due(now), [0], "{reason:?}");
-            assert_eq!(it.granted(0, 60, now, &mut random), Change::Renewed);
-        }
-    }
-
-    #[test]
-    fn a_name_that_is_lost_when_it_is_renewed_is_lost() {
-        let (now, mut random) = (Instant::now(), random());
-        let mut it = Registrations::new(1, now);
-        it.granted(0, 60, now, &mut random);
-        it.refused(0, refusal(Reason::ClaimTimeout), now, &mut random);
-        assert!(!it.any_up());
-        assert!(!it.failure().unwrap().is_final());
-        it.refused(0, refusal(Reason::NameTaken), now, &mut random);
-        assert!(it.failure().unwrap().is_final());
-    }
-
-    #[test]
-    fn a_permission_without_end_is_never_renewed() {
-        let (now, mut random) = (Instant::now(), random());
-        let mut it = Registrations::new(2, now);
-        assert_eq!(it.granted(0, 0, now, &mut random), Change::Up);
-        assert_eq!(it.granted(1, 0, now, &mut random), Change::Up);
-        it.token_changed(now);
-        assert_eq!(it.wakes_at(), None);
-        assert!(it.take_due(after(now, 1_000_000)).is_empty());
-    }
-
-    #[test]
-    fn one_targets_refusal_does_not_end_the_others() {
-        let (now, mut random) = (Instant::now(), random());
-        let mut it = Registrations::new(3, now);
-        let change = it.refused(0, refusal(Reason::NameTaken), now, &mut random);
-        assert_eq!(change, Change::Refused { is_final: true });
-        assert!(it.failure().is_none(), "two have no answer yet");
-        it.granted(1, 0, now, &mut random);
-        let change = it.refused(2, refusal(Reason::TunnelLimit), now, &mut random);
-        assert_eq!(change, Change::Refused { is_final: false });
-        assert!(it.failure().is_none());
-        // What may get better is asked for again on the same link, and what cannot is not.
-        assert_eq!(it.take_due(after(now, 60)), [2]);
-        assert_eq!(it.granted(2, 0, after(now, 60), &mut random), Change::Up);
-    }
-
-    #[test]
-    fn all_refused_is_final_only_if_each_of_them_is() {
-        let (now, mut random) = (Instant::now(), random());
-        let mut it = Registrations::new(2, now);
-        it.refused(0, refusal(Reason::BadToken), now, &mut random);
-        it.refused(1, refusal(Reason::NameTaken), now, &mut random);
-        let error = it.failure().unwrap();
-        assert_eq!((error.word(), error.is_final()), ("bad_token", true));
-        it.refused(1, refusal(Reason::Overload), now, &mut random);
-        let error = it.failure().unwrap();
-        assert_eq!((error.word(), error.is_final()), ("overload", false));
-    }
-
-    #[test]
-    fn an_answer_that_does_not_come_is_asked_for_again() {
-        let (now, mut random) = (Instant::now(), random());
-        let mut it = Registrations::new(2, now);
-        it.granted(0, 0, now, &mut random);
-        let late = now + REGISTER_TIMEOUT;
-        assert_eq!(it.wakes_at(), Some(late));
-        assert_eq!(it.take_due(late), [1]);
-        assert_eq!(it.take_due(late), [] as [usize; 0]);
-    }
-}
+mod tests;

@@ -1,0 +1,58 @@
+//! One tunnel of a link ends, and the link goes on with the others.
+
+use std::rc::Rc;
+
+use tieline_wire::{Reason, Refusal, TunnelId, Withdrawal};
+use tracing::info;
+
+use super::Shard;
+use super::admission::refusal;
+use crate::registry::{LinkId, LinkRef};
+
+impl Shard {
+    /// Takes a tunnel from a link, as if the link had ended for it: its sessions are reset, its home
+    /// is told, and the agent hears why. How many sessions that ended; `None` if the link has no such
+    /// tunnel.
+    pub(super) fn withdraw(
+        self: &Rc<Self>,
+        link: LinkId,
+        tunnel: &TunnelId,
+        refusal: Refusal,
+    ) -> Option<usize> {
+        let reason = refusal.reason;
+        let registry = self.registry.borrow();
+        let entry = registry.link(link)?;
+        let mux = Rc::clone(&entry.mux);
+        let granted = entry.tunnels().get(tunnel)?.granted;
+        drop(registry);
+        if granted.is_some() {
+            // While it is known whose it was.
+            self.note_unregistered(link, Some(tunnel), reason);
+        }
+        let it = self.registry.borrow_mut().remove_tunnel(link, tunnel)?;
+        let sessions = mux.cut(&it.held, reason);
+        // One that was not granted yet has its answer to come, from its home.
+        if let Some(grant) = granted {
+            self.metrics.tunnel_withdrawn(reason);
+            if self.may_log() {
+                info!(%tunnel, link = link.0, reason = reason.word(), "tunnel withdrawn");
+            }
+            let withdrawal = Withdrawal {
+                request: grant.request,
+                tunnel: tunnel.clone(),
+                refusal,
+            };
+            mux.with_mux(|mux| mux.withdraw(&withdrawal));
+        }
+        let shard = self.index;
+        self.release(tunnel.clone(), LinkRef { shard, link });
+        Some(sessions)
+    }
+
+    /// Takes tunnels from links whose permissions for them are over.
+    pub(super) fn withdraw_expired(self: &Rc<Self>, expired: Vec<(LinkId, TunnelId)>) {
+        for (link, tunnel) in expired {
+            self.withdraw(link, &tunnel, refusal(Reason::TokenExpired));
+        }
+    }
+}
