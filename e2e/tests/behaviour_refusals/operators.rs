@@ -294,7 +294,7 @@ async fn the_audit_log_says_who_did_what_and_no_secret(driver: DriverChoice) -> 
     ensure!(refused["tunnel"] == "maya-1", "{refused}");
     one("paused", None)?;
     ensure!(one("kicked", None)?["count"] == 1);
-    let kicked = one("registration_refused", Some("kicked"))?;
+    let kicked = one("withdrawn", Some("kicked"))?;
     ensure!(
         kicked["sub"] == sub.as_str() && kicked["tunnel"] == "maya-1",
         "{kicked}"

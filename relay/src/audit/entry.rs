@@ -29,6 +29,8 @@ pub(crate) enum Kind {
     Registered,
     /// An agent did not get a tunnel.
     RegistrationRefused,
+    /// An agent lost a tunnel that it had, and its link goes on.
+    Withdrawn,
     /// An agent's connection became no link.
     LinkRefused,
     /// A link ended.
@@ -43,7 +45,7 @@ pub(crate) enum Kind {
     SessionRefused,
     /// An operator took access back.
     Revoked,
-    /// An operator ended the links of a tunnel.
+    /// An operator took a tunnel from its agents.
     Kicked,
     /// An operator turned a tunnel's callers away.
     Paused,

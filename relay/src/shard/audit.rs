@@ -21,8 +21,13 @@ impl Shard {
         }
     }
 
-    /// A link did not get the tunnel that it asked for, or one without a name of its own choice; or it
-    /// lost one that it had.
+    /// A link loses a tunnel that it had. To be noted while it is known whose it was.
+    pub(super) fn note_withdrawn(&self, link: &LinkEntry, tunnel: &TunnelId, reason: Reason) {
+        let entry = || registration(Kind::Withdrawn, link, Some(tunnel)).reason(reason.word());
+        self.peers.audit.note(entry);
+    }
+
+    /// A link did not get the tunnel that it asked for, or one without a name of its own choice.
     pub(super) fn note_unregistered(
         &self,
         link: LinkId,

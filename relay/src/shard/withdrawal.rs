@@ -24,11 +24,10 @@ impl Shard {
         let entry = registry.link(link)?;
         let mux = Rc::clone(&entry.mux);
         let granted = entry.tunnels().get(tunnel)?.granted;
-        drop(registry);
         if granted.is_some() {
-            // While it is known whose it was.
-            self.note_unregistered(link, Some(tunnel), reason);
+            self.note_withdrawn(entry, tunnel, reason);
         }
+        drop(registry);
         let it = self.registry.borrow_mut().remove_tunnel(link, tunnel)?;
         let sessions = mux.cut(&it.held, reason);
         // One that was not granted yet has its answer to come, from its home.
