@@ -141,7 +141,7 @@ fn an_entry_wakes_a_writer_that_sleeps_or_is_about_to() {
             std::thread::yield_now();
         }
     };
-    for count in 1..=20 {
+    for count in 1..=8 {
         until(&|| tally.is_asleep.load(Ordering::Acquire));
         audit.note(|| Entry::new(Kind::Session));
         until(&|| lines(&config.file).len() == count);

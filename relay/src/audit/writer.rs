@@ -147,28 +147,36 @@ impl Pen {
         }
     }
 
-    /// Waits until there may be something to do; an order wakes it from any sleep. Where there was
-    /// something just now, more is expected, and nobody has to wake it for that.
+    /// Waits until there may be something to do. Where there is, for a while longer: those who note more
+    /// then need not wake anybody, and meet nobody at the queue. An order ends any wait.
     fn rest(&mut self, is_busy: bool) {
-        if is_busy {
-            return thread::park_timeout(LOOK_INTERVAL);
-        }
-        self.tally.is_asleep(true);
-        // Somebody may have noted something who could not see that.
-        if !self.write(false) {
-            let refusals = &self.tally.refusals;
-            let is_behind = self.tally.dropped.load(Ordering::Relaxed) > self.told;
-            let retry = is_behind.then_some(RETRY_INTERVAL);
-            match retry
-                .into_iter()
-                .chain(refusals.due_in(refusals.now()))
-                .min()
-            {
-                Some(wait) => thread::park_timeout(wait),
-                None => thread::park(),
+        if !is_busy {
+            self.tally.is_asleep(true);
+            // Somebody may have noted something who could not see that.
+            if !self.write(false) {
+                self.sleep();
+            }
+            let is_called = !self.tally.is_asleep(false);
+            if !is_called {
+                return;
             }
         }
-        self.tally.is_asleep(false);
+        thread::park_timeout(LOOK_INTERVAL);
+    }
+
+    /// Sleeps until somebody calls, or until there is something to say without that.
+    fn sleep(&self) {
+        let refusals = &self.tally.refusals;
+        let is_behind = self.tally.dropped.load(Ordering::Relaxed) > self.told;
+        let retry = is_behind.then_some(RETRY_INTERVAL);
+        match retry
+            .into_iter()
+            .chain(refusals.due_in(refusals.now()))
+            .min()
+        {
+            Some(wait) => thread::park_timeout(wait),
+            None => thread::park(),
+        }
     }
 
     /// Writes all that waits; whether that was anything. What is only counted is said after a while,
