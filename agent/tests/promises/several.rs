@@ -39,6 +39,17 @@ async fn accept(relay: &Relay, count: usize) -> (Link, Vec<Register>) {
     (link, registers)
 }
 
+/// An agent of two targets, with both tunnels up.
+async fn both_up(relay: &Relay) -> (Agent, Link, Vec<Register>) {
+    let mut agent = start(relay, two().await, |config| config);
+    let (mut link, registers) = accept(relay, 2).await;
+    for register in &registers {
+        grant(&mut link, register).await;
+        saw_up(&mut agent).await;
+    }
+    (agent, link, registers)
+}
+
 async fn registered(link: &mut Link) -> Register {
     link.find(|event| match event {
         Event::Register(register) => Some(register),
@@ -215,12 +226,7 @@ async fn a_tunnel_that_may_get_better_is_asked_for_again_on_the_same_link() {
 #[tokio::test]
 async fn stopped_an_agent_takes_all_its_tunnels_back() {
     let relay = Relay::bind().await;
-    let mut agent = start(&relay, two().await, |config| config);
-    let (mut link, registers) = accept(&relay, 2).await;
-    for register in &registers {
-        grant(&mut link, register).await;
-        saw_up(&mut agent).await;
-    }
+    let (mut agent, mut link, _) = both_up(&relay).await;
     agent.stop();
     let mut back = Vec::new();
     while let Some(event) = soon(link.try_event()).await {
@@ -265,12 +271,7 @@ async fn as_many_targets_as_an_agent_may_have_fit_its_status() {
 #[tokio::test]
 async fn a_tunnel_that_is_taken_back_is_asked_for_again_and_the_other_goes_on() {
     let relay = Relay::bind().await;
-    let mut agent = start(&relay, two().await, |config| config);
-    let (mut link, registers) = accept(&relay, 2).await;
-    for register in &registers {
-        grant(&mut link, register).await;
-        saw_up(&mut agent).await;
-    }
+    let (mut agent, mut link, registers) = both_up(&relay).await;
     let [maya, comfy] = &registers[..] else {
         panic!("{registers:?}")
     };

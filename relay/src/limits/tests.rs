@@ -87,17 +87,26 @@ fn requests_beyond_the_rate_are_told_when_to_come_back_and_are_no_sessions() {
     assert!(side.table.open(at, 1), "a session is left over");
 }
 
-#[test]
-fn whoever_moved_too_much_gets_nothing_new_but_keeps_what_runs() {
+/// Holders may move a megabyte a second, and are let in.
+fn megabyte_a_second() -> (Arc<Limits>, impl Fn(&str) -> Result<Pass, Limited>) {
     let some = Allowance {
         bytes_per_second: 1_000_000,
         ..NONE
     };
     let limits = limits(some, NONE);
-    let arrive = |sub: &str| {
-        let mut pass = Pass::arrive(Some(&limits), ip("192.0.2.1")).unwrap();
-        pass.identify(sub).map(|()| pass)
+    let arrive = {
+        let limits = Arc::clone(&limits);
+        move |sub: &str| {
+            let mut pass = Pass::arrive(Some(&limits), ip("192.0.2.1")).unwrap();
+            pass.identify(sub).map(|()| pass)
+        }
     };
+    (limits, arrive)
+}
+
+#[test]
+fn whoever_moved_too_much_gets_nothing_new_but_keeps_what_runs() {
+    let (_, arrive) = megabyte_a_second();
     let first = arrive("ada").unwrap();
     first.moved(9_000_000);
     assert!(arrive("ada").is_ok());
@@ -114,15 +123,7 @@ fn whoever_moved_too_much_gets_nothing_new_but_keeps_what_runs() {
 
 #[test]
 fn whoever_moves_bytes_keeps_their_place_in_a_flood_of_others() {
-    let some = Allowance {
-        bytes_per_second: 1_000_000,
-        ..NONE
-    };
-    let limits = limits(some, NONE);
-    let arrive = |sub: &str| {
-        let mut pass = Pass::arrive(Some(&limits), ip("192.0.2.1")).unwrap();
-        pass.identify(sub).map(|()| pass)
-    };
+    let (limits, arrive) = megabyte_a_second();
     let pass = arrive("ada").unwrap();
     // So many that each place has been somebody else's, were it free.
     let flood = (0..20 * SUBS).filter(|number| arrive(&number.to_string()).is_err());
