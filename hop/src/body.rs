@@ -85,8 +85,11 @@ impl<P: Progress> Body for RequestBody<P> {
         if let Some(Ok(frame)) = &frame {
             this.progress.passed(frame);
         }
+        // hyper asks for no more than the length that was announced; over HTTP/2 the end itself may come
+        // later.
+        let is_whole = incoming.is_end_stream() || incoming.size_hint().exact() == Some(0);
         match &frame {
-            Some(Ok(frame)) if !frame.is_trailers() && !incoming.is_end_stream() => {}
+            Some(Ok(frame)) if !frame.is_trailers() && !is_whole => {}
             Some(Err(_)) => this.progress.failed(),
             _ => this.progress.done(),
         }

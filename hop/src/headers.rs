@@ -109,10 +109,17 @@ pub fn for_next_hop(headers: &mut HeaderMap, version: Version, length: Option<u6
         headers.insert(TE, HeaderValue::from_static("trailers"));
         headers.insert(CONNECTION, HeaderValue::from_static("te"));
     }
-    if length.is_none() {
-        headers.remove(CONTENT_LENGTH);
-        // Said explicitly, else hyper sends a GET's body of unknown length as none at all.
-        headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    match length {
+        // hyper leaves what is there, and over HTTP/2 there may be several, or an empty one.
+        Some(length) if headers.contains_key(CONTENT_LENGTH) => {
+            headers.insert(CONTENT_LENGTH, length.into());
+        }
+        Some(_) => {}
+        None => {
+            headers.remove(CONTENT_LENGTH);
+            // Said explicitly, else hyper sends a GET's body of unknown length as none at all.
+            headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
     }
     // An expectation of HTTP/1.0 is to be ignored, one without a body is not to be sent
     // (RFC 9110, section 10.1.1).
@@ -239,6 +246,19 @@ mod tests {
         );
         let expected = headers(&[("mcp-param-x", "kept"), ("authorization", "kept")]);
         assert_eq!(passed, expected);
+    }
+
+    #[test]
+    fn a_length_is_written_anew() {
+        for said in [&["2"][..], &["02"], &["2", "2"], &["2", ""]] {
+            let lines: Vec<_> = said.iter().map(|it| ("content-length", *it)).collect();
+            assert_eq!(sent(&lines, Some(2)), headers(&[("content-length", "2")]));
+        }
+        assert_eq!(
+            sent(&[("content-length", "")], Some(0))[CONTENT_LENGTH],
+            "0"
+        );
+        assert!(sent(&[], Some(0)).is_empty());
     }
 
     #[test]

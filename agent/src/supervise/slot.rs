@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::Agent;
-use super::registrations::{Change, REGISTER_TIMEOUT, Registrations};
+use super::registrations::{Change, Registrations};
 use crate::error::{Error, refusal_words};
 use crate::event::AgentEvent;
 use crate::link::{self, Link, News, Start};
@@ -127,9 +127,7 @@ impl Slot {
         // In a set of its own, so that dropping the slot drops the link.
         let mut task = JoinSet::new();
         task.spawn(link::run(Arc::clone(&link), stream, start));
-        let now = Instant::now();
-        let mut it = Registrations::new(config.targets.len(), now);
-        let register_by = now + REGISTER_TIMEOUT;
+        let mut it = Registrations::new(config.targets.len(), Instant::now());
         let mut stopping = false;
         loop {
             let wakes_at = it.wakes_at();
@@ -160,8 +158,7 @@ impl Slot {
                     link.close(deadline, Some(Reason::ShuttingDown));
                 }
                 () = until(wakes_at), if !stopping => {
-                    let now = Instant::now();
-                    if now >= register_by && !it.any_up() {
+                    if it.is_unanswered(Instant::now()) {
                         return Err(Error::Link {
                             reason: Reason::ClaimTimeout,
                             side: Side::Peer,

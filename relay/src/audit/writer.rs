@@ -198,7 +198,10 @@ impl Pen {
         if due.is_some_and(|wait| is_last || wait.is_zero()) {
             let (count, ago) = tally.refusals.tell(now);
             let entry = Entry::new(Kind::RefusalsLeftOut).count(count).since(ago);
-            self.add(&mut line, &entry);
+            // The last one may have been told already, as it came.
+            if count > 0 {
+                self.add(&mut line, &entry);
+            }
         }
         let outcome = self.file.flush();
         self.lost(outcome);

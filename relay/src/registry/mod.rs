@@ -53,6 +53,8 @@ pub(crate) struct LinkEntry {
     /// It got a tunnel at some time.
     pub(crate) has_served: bool,
     tunnels: BTreeMap<TunnelId, TunnelEntry>,
+    /// Tunnels that the agent took back while sessions of theirs went on.
+    left: Vec<TunnelEntry>,
     /// No permission ends before this second since 1970, so that nobody need look through all.
     expires_at_seconds: Option<u64>,
     /// Claims that wait for an answer from their home; each gets one.
@@ -78,6 +80,23 @@ impl LinkEntry {
             .into_iter()
             .chain(expires_at_seconds);
         self.expires_at_seconds = earliest.min();
+    }
+
+    /// The agent took a tunnel back. Its sessions may go on, and its holder is still known.
+    pub(crate) fn leave(&mut self, it: TunnelEntry) {
+        // Once in a while: each that stays has a session, and those are bounded.
+        if self.left.len() == self.left.capacity() {
+            self.left.retain(|it| it.held.count() > 0);
+        }
+        if it.held.count() > 0 {
+            self.left.push(it);
+        }
+    }
+
+    /// Who holds its tunnels, and those that have sessions left.
+    fn holders(&self) -> impl Iterator<Item = Option<&Identity>> {
+        let all = self.tunnels.values().chain(&self.left);
+        all.map(|it| it.identity.as_deref())
     }
 
     pub(crate) fn into_tunnels(self) -> impl Iterator<Item = TunnelId> {
@@ -123,6 +142,7 @@ impl Registry {
                 agent: None,
                 has_served: false,
                 tunnels: BTreeMap::new(),
+                left: Vec::new(),
                 expires_at_seconds: None,
                 claims: 0,
             },
@@ -216,11 +236,12 @@ impl Registry {
         let (mut ended, mut seen, mut last) = (0, 0, None);
         for (id, entry) in links.by_ref() {
             last = Some(*id);
-            seen += 1 + entry.tunnels.len();
+            seen += 1 + entry.tunnels.len() + entry.left.len();
             if let Some(agent) = &entry.agent {
-                let mut holders = entry.tunnels.values().map(|it| it.identity.as_deref());
-                let verdict = check(Some(&agent.key), None)
-                    .and_then(|()| holders.try_for_each(|holder| check(None, holder)));
+                let verdict = check(Some(&agent.key), None).and_then(|()| {
+                    let mut holders = entry.holders();
+                    holders.try_for_each(|holder| check(None, holder))
+                });
                 if let Err(reason) = verdict
                     && entry.mux.closing().is_none()
                 {

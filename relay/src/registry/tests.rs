@@ -4,7 +4,7 @@ use super::report::REPORT_TUNNELS;
 use super::*;
 use crate::auth::Owner;
 use crate::metrics::TunnelBatch;
-use crate::session::{Held, rig};
+use crate::session::{Held, Visitor, rig};
 
 fn tunnel(number: usize) -> TunnelId {
     TunnelId::parse(&format!("seat-{number:03}")).unwrap()
@@ -245,6 +245,39 @@ fn a_recheck_goes_on_behind_its_last_link_and_ends_each_link_once() {
     assert_eq!([1, 2, 4].map(closing), [None; 3]);
     // They are on their way out already.
     assert_eq!(recheck(&registry, "eve"), (0, 4));
+}
+
+#[test]
+fn a_holder_whose_sessions_outlive_their_tunnel_is_not_out_of_reach() {
+    let mut registry = Registry::default();
+    let (id, link) = linked(&mut registry);
+    let take_back = |registry: &mut Registry, number: usize| {
+        let it = registry.remove_tunnel(id, &tunnel(number)).unwrap();
+        registry.link_mut(id).unwrap().leave(it);
+    };
+    let is_reached = |registry: &Registry| {
+        let is_eve = |_: Option<&AgentKey>, holder: Option<&Identity>| match holder {
+            Some(it) if it.sub() == "eve" => Err(Reason::Revoked),
+            _ => Ok(()),
+        };
+        registry.recheck(None, 10, is_eve, |_, _| {}).0 == 1
+    };
+    registry.add_tunnel(id, tunnel(0), of("eve"));
+    let held = &registry.link(id).unwrap().tunnels()[&tunnel(0)].held;
+    let session = link.relay.open(&tunnel(0), held, Visitor::default());
+    take_back(&mut registry, 0);
+    assert!(is_reached(&registry));
+    drop(session);
+    for number in 1..10 {
+        registry.add_tunnel(id, tunnel(number), of("ada"));
+        let held = &registry.link(id).unwrap().tunnels()[&tunnel(number)].held;
+        let _session = link.relay.open(&tunnel(number), held, Visitor::default());
+        take_back(&mut registry, number);
+    }
+    assert!(
+        !is_reached(&registry),
+        "those without a session are forgotten"
+    );
 }
 
 #[test]

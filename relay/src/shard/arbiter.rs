@@ -236,8 +236,10 @@ impl Shard {
             false => None,
         };
         drop(registry);
-        if lost.is_some_and(|it| it.granted.is_some()) {
-            // It was not renewed; its home must not go on routing to it.
+        if let Some(it) = lost.filter(|it| it.granted.is_some()) {
+            // It was not renewed; its home must not go on routing to it, and what runs through it would
+            // be out of everybody's reach.
+            mux.cut(&it.held, reason);
             self.release(tunnel.clone(), link);
         }
         self.metrics.registration_refused(reason);

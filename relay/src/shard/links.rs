@@ -275,10 +275,14 @@ impl LinkHost for Host {
 
     fn unregister(&self, tunnel: &TunnelId) {
         let shard = &self.shard;
-        let removed = shard.registry.borrow_mut().remove_tunnel(self.id, tunnel);
-        if removed.is_none() {
+        let mut registry = shard.registry.borrow_mut();
+        let Some(it) = registry.remove_tunnel(self.id, tunnel) else {
             return;
+        };
+        if let Some(entry) = registry.link_mut(self.id) {
+            entry.leave(it);
         }
+        drop(registry);
         shard.release(
             tunnel.clone(),
             LinkRef {

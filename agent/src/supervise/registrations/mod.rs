@@ -12,7 +12,7 @@ use crate::reconnect::{BACKOFF_MAX, Backoff, Next};
 /// How long the relay may take to answer a registration.
 ///
 /// Ten times the 2 s after which a relay withdraws a claim by itself.
-pub(super) const REGISTER_TIMEOUT: Duration = Duration::from_secs(20);
+const REGISTER_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A permission is renewed so long before its end, if it lasts much longer than that.
 const RENEW_MARGIN: Duration = Duration::from_secs(5);
@@ -194,6 +194,12 @@ impl Registrations {
             None => it.due_at,
         };
         self.0.iter().filter_map(wakes_at).min()
+    }
+
+    /// Whether the relay leaves a question unanswered while no tunnel is up: the link is of no use.
+    pub(super) fn is_unanswered(&self, now: Instant) -> bool {
+        let is_late = |at: Instant| now >= at + REGISTER_TIMEOUT;
+        !self.any_up() && self.0.iter().any(|it| it.asked_at.is_some_and(is_late))
     }
 
     /// Whether any tunnel is up.

@@ -213,3 +213,22 @@ fn an_answer_that_does_not_come_is_asked_for_again() {
     assert_eq!(it.take_due(late), [1]);
     assert_eq!(it.take_due(late), [] as [usize; 0]);
 }
+
+#[test]
+fn a_relay_that_was_asked_a_moment_ago_may_still_answer_however_old_the_link_is() {
+    let (start, mut random) = (Instant::now(), random());
+    let mut it = Registrations::new(2, start);
+    it.granted(0, 0, start, &mut random);
+    it.granted(1, 0, start, &mut random);
+    let old = after(start, 3_600);
+    for target in 0..2 {
+        it.lost(target, refusal(Reason::Kicked), old, &mut random);
+    }
+    let asked = it.wakes_at().unwrap();
+    assert!(!it.take_due(asked).is_empty());
+    assert!(!it.is_unanswered(asked));
+    assert!(it.is_unanswered(asked + REGISTER_TIMEOUT));
+    it.granted(0, 0, asked, &mut random);
+    it.granted(1, 0, asked, &mut random);
+    assert!(!it.is_unanswered(asked + REGISTER_TIMEOUT));
+}

@@ -12,15 +12,14 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use http_body::Frame;
 use hyper::rt::{Read, ReadBuf, Write};
 
-use super::Gateway;
 use super::callers::Presented;
 use super::chunks::{Chunks, Malformed};
+use super::{Gateway, HTTP_BUFFER_BYTES_MAX};
 
 /// Most that is read at a time.
 const READ_BYTES: usize = 16 * 1024;
 
-/// Longest section of trailers, in bytes and in lines: hyper's limits.
-const TRAILER_BYTES_MAX: usize = 16 * 1024;
+/// Most trailers: as many as hyper takes, and as long.
 const TRAILERS_MAX: usize = 100;
 
 /// A chunked body on a stream. Dropped before its end it resets the session.
@@ -118,7 +117,7 @@ impl<G: Gateway> Direct<G> {
             return Err(malformed());
         };
         let httparse::Status::Complete((_, lines)) = parsed else {
-            let is_long = self.tail.len() >= TRAILER_BYTES_MAX;
+            let is_long = self.tail.len() >= HTTP_BUFFER_BYTES_MAX;
             return if is_long { Err(malformed()) } else { Ok(None) };
         };
         let field = |line: &httparse::Header<'_>| {

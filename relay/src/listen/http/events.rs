@@ -32,6 +32,8 @@ pub(super) struct Events<G: Gateway> {
     quiet_max: Duration,
     /// After how long without a byte it pauses, until it did.
     pauses_after: Option<Duration>,
+    /// The same, where nothing else is known of it.
+    pause: Duration,
     /// When the last byte left.
     last: Instant,
     timer: Option<Pin<Box<dyn Future<Output = ()>>>>,
@@ -46,9 +48,15 @@ impl<G: Gateway> Events<G> {
         is_get: bool,
         endpoint: Option<Endpoint>,
     ) -> Self {
-        let pauses_after = if is_get { Duration::ZERO } else { PAUSE };
+        // Not behind the first comment: each begins the quiet time anew.
+        let pause = match quiet_max.is_zero() {
+            true => PAUSE,
+            false => PAUSE.min(quiet_max),
+        };
+        let pauses_after = if is_get { Duration::ZERO } else { pause };
         Self {
             pauses_after: Some(pauses_after),
+            pause,
             last: gateway.now(),
             gateway,
             border: Border::default(),
@@ -113,8 +121,8 @@ impl<G: Gateway> Events<G> {
     /// longer.
     pub(super) fn paused(&mut self, is_used: bool) {
         let before = self.pauses_after.take();
-        if !is_used && before.is_some_and(|before| before < PAUSE) {
-            self.pauses_after = Some(PAUSE);
+        if !is_used && before.is_some_and(|before| before < self.pause) {
+            self.pauses_after = Some(self.pause);
         }
     }
 }

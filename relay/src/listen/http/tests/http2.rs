@@ -304,3 +304,31 @@ fn a_preface_that_does_not_come_to_its_end_has_the_time_of_a_head() {
         assert_eq!(began.elapsed().as_secs(), 10);
     });
 }
+
+#[test]
+fn a_body_whose_end_comes_late_leaves_its_connection_to_the_next_one() {
+    run(async {
+        let mut relay = Relay::new();
+        let (mut sender, _) = connect(&relay).await;
+        let mut target = None;
+        for _ in 0..3 {
+            let (mut upload, body) = Channel::new(1);
+            let ending = tokio::task::spawn_local(async move {
+                upload.send_data("{}".into()).await.unwrap();
+                seconds(1).await;
+            });
+            let mut request = request("POST", MAYA, body.boxed_unsync());
+            request.headers_mut().insert("content-length", 2.into());
+            let asked = tokio::task::spawn_local(sender.send_request(request));
+            let target = match &mut target {
+                Some(target) => target,
+                none => none.insert(relay.target().await),
+            };
+            target.head().await;
+            target.expect("{}").await;
+            answered(asked, target).await;
+            ending.await.unwrap();
+        }
+        assert!(!relay.has_opened());
+    });
+}

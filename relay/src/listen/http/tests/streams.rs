@@ -43,6 +43,28 @@ fn a_quiet_stream_gets_a_comment_every_15_seconds() {
 }
 
 #[test]
+fn comments_may_come_more_often_than_once_a_second() {
+    run(async {
+        let mut relay = Relay::new();
+        relay.settings().sse_keepalive = Duration::from_millis(300);
+        let mut caller = relay.caller();
+        caller.send(post("{}")).await;
+        let mut target = relay.target().await;
+        target.head().await;
+        target.send(STREAM).await;
+        caller.head().await;
+        for _ in 0..3 {
+            target.send(chunk("data: x\n\n")).await;
+            caller.expect(chunk("data: x\n\n")).await;
+            for _ in 0..3 {
+                is_quiet_for(&mut caller, Duration::from_millis(290)).await;
+                caller.expect(chunk(":\n\n")).await;
+            }
+        }
+    });
+}
+
+#[test]
 fn no_comment_comes_in_the_middle_of_an_event() {
     run(async {
         let mut relay = Relay::new();
