@@ -105,6 +105,11 @@ impl Agent {
         self.register(name, token).expect_err("refused").reason
     }
 
+    /// Waits until the relay opens a session.
+    pub(crate) fn opened(&mut self) {
+        while !matches!(self.event().expect("the link's end"), Event::Open { .. }) {}
+    }
+
     /// Why the relay takes a tunnel back, while the link goes on.
     pub(crate) fn withdrawn(&mut self, tunnel: &str) -> Refusal {
         loop {

@@ -1,5 +1,7 @@
 //! What other servers say of a token: a set of keys, and a provider.
 
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
 use std::time::Duration;
 
 use data_encoding::BASE64URL_NOPAD;
@@ -153,13 +155,18 @@ fn an_agent_that_stops_sharing_a_name_does_not_keep_it_from_the_others() {
     let shared = Some((200, r#"{"subdomains":["*"],"owner":"ada","shared":true}"#));
     let server = Server::start(shared);
     let relay = provider(&server, HOUR, HOUR);
-    let mut agents = [1, 2].map(|seed| Agent::dial(&relay, seed));
-    for agent in &mut agents {
-        agent.register(Some("pool"), "s3cret").unwrap();
-    }
+    let [mut first, mut second] = [1, 2].map(|seed| Agent::dial(&relay, seed));
+    first.register(Some("pool"), "s3cret").unwrap();
+    let mut caller = TcpStream::connect(relay.tcp_addresses()[0]).unwrap();
+    caller.set_read_timeout(Some(SOON)).unwrap();
+    caller.write_all(b"\0\x04pool").unwrap();
+    first.opened();
+    second.register(Some("pool"), "s3cret").unwrap();
     server.replies(YES);
-    let [first, second] = &mut agents;
     assert_eq!(first.refused(Some("pool"), "s3cret"), Reason::NameTaken);
+    // What ran through it would be out of the reach of operators and revocations.
+    let end = caller.read_to_end(&mut Vec::new());
+    assert_eq!(end.unwrap_err().kind(), ErrorKind::ConnectionReset);
     second.register(Some("pool"), "s3cret").unwrap();
     assert_eq!(first.refused(Some("pool"), "s3cret"), Reason::NameTaken);
 }
