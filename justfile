@@ -64,10 +64,10 @@ test filter='':
 sim:
     cargo test -p tieline-wire --test simulation -- --nocapture
 
-# The wake-ups of a mailbox in all orders of steps with up to PREEMPTIONS forced switches; 3 minutes
+# Mailbox wake-ups and the table of limits, in all orders of steps with up to PREEMPTIONS forced switches; 3 minutes
 [group('test')]
 loom preemptions='4':
-    LOOM_MAX_PREEMPTIONS={{ preemptions }} cargo test -p tieline-relay --lib mailbox::model
+    LOOM_MAX_PREEMPTIONS={{ preemptions }} cargo test -p tieline-relay --lib -- mailbox::model limits::model
 
 # SIZE links, names and frontends at a time, and what each costs; `ulimit -n` must be twice that
 [group('test')]

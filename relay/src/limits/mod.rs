@@ -1,5 +1,7 @@
 //! How much somebody may do: by the holder of a token, and by address.
 
+#[cfg(test)]
+mod model;
 mod table;
 
 use std::cell::Cell;
@@ -8,7 +10,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use self::table::{Index, Rate, Table};
+use self::table::{Index, Pin, Rate, Table};
 use crate::config::{Allowance, LimitsConfig};
 use crate::metrics::LimitKind;
 
@@ -82,7 +84,7 @@ impl Limits {
         u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX / 2)
     }
 
-    fn address(&self, address: IpAddr) -> Option<(&Side, Index)> {
+    fn address(&self, address: IpAddr) -> Option<(&Side, Pin<'_>)> {
         let side = self.addresses.as_ref()?;
         // A network of IPv6 gives one machine as many addresses as it likes in its /64.
         let hash = match address.to_canonical() {
@@ -92,7 +94,7 @@ impl Limits {
         Some((side, side.table.find(hash)?))
     }
 
-    fn sub(&self, sub: &str) -> Option<(&Side, Index)> {
+    fn sub(&self, sub: &str) -> Option<(&Side, Pin<'_>)> {
         let side = self.subs.as_ref()?;
         Some((side, side.table.find(self.hasher.hash_one(sub))?))
     }
@@ -113,7 +115,7 @@ impl Limits {
         self.register(self.sub(sub))
     }
 
-    fn register(&self, found: Option<(&Side, Index)>) -> Result<(), Limited> {
+    fn register(&self, found: Option<(&Side, Pin<'_>)>) -> Result<(), Limited> {
         let Some((side, at)) = found else {
             return Ok(());
         };
@@ -121,7 +123,7 @@ impl Limits {
             return Ok(());
         };
         side.table
-            .spend(at, REGISTRATIONS, rate, 1, self.now_ns())
+            .spend(*at, REGISTRATIONS, rate, 1, self.now_ns())
             .map_err(|late_ns| Limited::new(LimitKind::Registrations, late_ns))
     }
 }
@@ -133,8 +135,7 @@ struct Side {
     registrations: Option<Rate>,
     requests: Option<Rate>,
     bytes: Option<Rate>,
-    /// How many may be open at once. Where bytes are limited they are counted without a bound too: a
-    /// place that somebody is in is given to nobody else, who would pay for their bytes.
+    /// How many may be open at once.
     sessions: Option<u32>,
 }
 
@@ -156,40 +157,39 @@ impl Side {
             }),
             requests: rate(allowance.requests_per_second.into()),
             bytes: rate(allowance.bytes_per_second),
-            sessions: match allowance.sessions {
-                0 => (allowance.bytes_per_second > 0).then_some(u32::MAX),
-                max => Some(max),
-            },
+            sessions: (allowance.sessions > 0).then_some(allowance.sessions),
         })
     }
 
-    /// Lets a request or a session in; whether it counts as a session.
-    fn enter(&self, at: Index, now_ns: u64) -> Result<bool, Limited> {
+    /// Lets a request or a session in.
+    fn enter(&self, at: Pin<'_>, now_ns: u64) -> Result<Seat, Limited> {
         if let Some(rate) = self.bytes {
-            let checked = self.table.check(at, BYTES, rate, now_ns);
+            let checked = self.table.check(*at, BYTES, rate, now_ns);
             checked.map_err(|late_ns| Limited::new(LimitKind::Bytes, late_ns))?;
         }
         if let Some(max) = self.sessions
-            && !self.table.open(at, max)
+            && !self.table.open(*at, max)
         {
             return Err(Limited {
                 kind: LimitKind::Sessions,
                 retry_after: SESSIONS_RETRY,
             });
         }
+        let seat = Seat(at.keep());
         if let Some(rate) = self.requests
-            && let Err(late_ns) = self.table.spend(at, REQUESTS, rate, 1, now_ns)
+            && let Err(late_ns) = self.table.spend(seat.0, REQUESTS, rate, 1, now_ns)
         {
-            self.leave(at, self.sessions.is_some());
+            self.leave(seat);
             return Err(Limited::new(LimitKind::Requests, late_ns));
         }
-        Ok(self.sessions.is_some())
+        Ok(seat)
     }
 
-    fn leave(&self, at: Index, is_counted: bool) {
-        if is_counted {
-            self.table.close(at);
+    fn leave(&self, seat: Seat) {
+        if self.sessions.is_some() {
+            self.table.close(seat.0);
         }
+        self.table.leave(seat.0);
     }
 }
 
@@ -207,11 +207,9 @@ struct Counted {
     uncharged: Cell<u64>,
 }
 
+/// A place in use: its holder keeps it, so that no other holder pays for these bytes.
 #[derive(Clone, Copy, Debug)]
-struct Seat {
-    at: Index,
-    is_session: bool,
-}
+struct Seat(Index);
 
 impl Pass {
     /// For somebody from `address`.
@@ -223,10 +221,7 @@ impl Pass {
             return Ok(Self::default());
         };
         let address = match limits.address(address) {
-            Some((side, at)) => Some(Seat {
-                at,
-                is_session: side.enter(at, limits.now_ns())?,
-            }),
+            Some((side, at)) => Some(side.enter(at, limits.now_ns())?),
             None => None,
         };
         Ok(Self(Some(Box::new(Counted {
@@ -246,8 +241,7 @@ impl Pass {
             && it.sub.is_none()
             && let Some((side, at)) = it.limits.sub(sub)
         {
-            let is_session = side.enter(at, it.limits.now_ns())?;
-            it.sub = Some(Seat { at, is_session });
+            it.sub = Some(side.enter(at, it.limits.now_ns())?);
         }
         Ok(())
     }
@@ -271,7 +265,7 @@ impl Counted {
         for (side, seat) in self.seats() {
             if let Some(rate) = side.bytes {
                 let when = (self.limits.now_ns(), debt_ns);
-                side.table.charge(seat.at, BYTES, rate, bytes, when);
+                side.table.charge(seat.0, BYTES, rate, bytes, when);
             }
         }
     }
@@ -289,7 +283,7 @@ impl Drop for Counted {
             self.charge();
         }
         for (side, seat) in self.seats() {
-            side.leave(seat.at, seat.is_session);
+            side.leave(seat);
         }
     }
 }

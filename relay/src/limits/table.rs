@@ -1,40 +1,128 @@
-//! Who used how much of what, for all shards: a table of fixed size without locks.
+//! Usage of each holder of tokens or each address, for all shards: a table of fixed size, of atomics.
 //!
-//! Nothing is allocated for a new address, so that a flood of them costs no memory. Where a place is
-//! needed, that of whoever used least is taken: a flood cannot wash out those who use most.
+//! Nothing is allocated for a new address, so a flood of addresses costs no memory. A new holder takes
+//! the place of the one that used least, so a flood cannot wash out those who use most.
 
-use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
-use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::cell::Cell;
+use std::ops::Deref;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::{self, AcqRel, Acquire, Relaxed, Release};
 
 /// Places that one holder can have: the processor looks through them in some 20 ns.
 const WAYS: usize = 8;
 
-/// How often a place is looked for while other shards take them.
-const ATTEMPTS_MAX: usize = 4;
+/// Times that a shard lets others run while one of them gives a place of the same group to a new holder.
+/// That takes less than a microsecond, but the kernel may stop the other shard in the middle of it.
+const YIELDS_MAX: usize = 1000;
 
 /// Kinds of rates that are counted for each.
 pub(super) const RATES: usize = 3;
 
-/// What one holder used. Cache lines of its own: the next one is somebody else's, on another shard.
-#[derive(Debug, Default)]
-#[repr(align(64))]
-struct Place {
-    /// Whose it is: a hash, or 0 for nobody.
-    holder: AtomicU64,
-    /// When all that was used is paid for, in nanoseconds.
-    paid_at: [AtomicU64; RATES],
-    /// Sessions that are open. Never set anew, so that whoever counted one up can count it down.
-    sessions: AtomicU32,
+/// Bit of [`Place::users`] that is set while the place changes its holder.
+const CHANGING: u64 = 1 << 63;
+
+/// What the table needs of a number that threads share; a type of its own lets `model` run this code.
+pub(super) trait Number: Default {
+    fn load(&self, order: Ordering) -> u64;
+    fn store(&self, to: u64, order: Ordering);
+    fn add(&self, count: u64, order: Ordering) -> u64;
+    fn subtract(&self, count: u64, order: Ordering) -> u64;
+    fn exchange(&self, from: u64, to: u64, order: Ordering) -> Result<u64, u64>;
+    /// Lets other threads run.
+    fn pause();
+
+    /// Replaces the value by what `next` makes of it, unless that is `None`; whether it did.
+    fn update(&self, next: impl Fn(u64) -> Option<u64>) -> bool {
+        let mut now = self.load(Acquire);
+        while let Some(to) = next(now) {
+            match self.exchange(now, to, AcqRel) {
+                Ok(_) => return true,
+                Err(other) => now = other,
+            }
+        }
+        false
+    }
 }
 
-impl Place {
+impl Number for AtomicU64 {
+    fn load(&self, order: Ordering) -> u64 {
+        Self::load(self, order)
+    }
+
+    fn store(&self, to: u64, order: Ordering) {
+        Self::store(self, to, order);
+    }
+
+    fn add(&self, count: u64, order: Ordering) -> u64 {
+        self.fetch_add(count, order)
+    }
+
+    fn subtract(&self, count: u64, order: Ordering) -> u64 {
+        self.fetch_sub(count, order)
+    }
+
+    fn exchange(&self, from: u64, to: u64, order: Ordering) -> Result<u64, u64> {
+        self.compare_exchange_weak(from, to, order, Acquire)
+    }
+
+    fn pause() {
+        std::thread::yield_now();
+    }
+}
+
+/// Usage of one holder. It fills a cache line, because its neighbours change on other shards.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+struct Place<N> {
+    /// A hash of the holder; 0 before the first one. It changes under [`CHANGING`] only.
+    holder: N,
+    /// When all that was used is paid for, in nanoseconds.
+    paid_at: [N; RATES],
+    /// Sessions that are open; each of them is among the users.
+    sessions: N,
+    /// Users of the place, who keep its holder as it is; and [`CHANGING`].
+    users: N,
+}
+
+impl<N: Number> Place<N> {
     fn used_until(&self) -> u64 {
         let paid_at = self.paid_at.iter().map(|it| it.load(Relaxed));
         paid_at.max().unwrap_or(0)
     }
+
+    /// Becomes a user of the place if it is `holder`'s.
+    fn enter(&self, holder: u64) -> bool {
+        if self.holder.load(Acquire) != holder {
+            return false;
+        }
+        let users = self.users.add(1, Acquire);
+        // Users keep the holder as it is from here on, unless it was changing already.
+        let is_entered = users & CHANGING == 0 && self.holder.load(Acquire) == holder;
+        if !is_entered {
+            self.leave();
+        }
+        is_entered
+    }
+
+    fn leave(&self) {
+        self.users.subtract(1, Release);
+    }
+
+    /// Gives the place to a new holder, who is its first user; false if it has users.
+    fn change(&self, holder: u64) -> bool {
+        // Not an `update`: a place with users is no candidate, however often it is looked at.
+        if self.users.exchange(0, CHANGING, Acquire).is_err() {
+            return false;
+        }
+        self.paid_at.iter().for_each(|it| it.store(0, Relaxed));
+        self.holder.store(holder, Release);
+        // Shards that meet the bit count themselves up and down again, so the rest stays as it is.
+        self.users.subtract(CHANGING - 1, Release);
+        true
+    }
 }
 
-/// A place in a table.
+/// Number of a place in a table.
 pub(super) type Index = u32;
 
 /// How fast something may be used: so many in so much time, all of them at once if none was used
@@ -52,46 +140,91 @@ impl Rate {
     }
 }
 
-/// All holders of one kind.
+/// All holders of one kind, in groups of `ways` places; a holder's hash says which group.
 #[derive(Debug)]
-pub(super) struct Table(Box<[Place]>);
+pub(super) struct Table<N = AtomicU64> {
+    places: Box<[Place<N>]>,
+    /// One for each group: 1 while a shard gives one of its places to a new holder.
+    changing: Box<[N]>,
+    ways: usize,
+}
+
+/// A holder's place. The holder keeps it for as long as this lives.
+#[derive(Debug)]
+pub(super) struct Pin<'a, N: Number = AtomicU64> {
+    table: &'a Table<N>,
+    at: Index,
+}
+
+impl<N: Number> Pin<'_, N> {
+    /// Keeps the place until [`Table::leave`].
+    pub(super) fn keep(self) -> Index {
+        let at = self.at;
+        std::mem::forget(self);
+        at
+    }
+}
+
+impl<N: Number> Deref for Pin<'_, N> {
+    type Target = Index;
+
+    fn deref(&self) -> &Index {
+        &self.at
+    }
+}
+
+impl<N: Number> Drop for Pin<'_, N> {
+    fn drop(&mut self) {
+        self.table.leave(self.at);
+    }
+}
 
 impl Table {
     /// One for `places` holders, rounded up to whole groups.
     pub(super) fn new(places: usize) -> Self {
-        let places = places.div_ceil(WAYS).max(1) * WAYS;
-        Self((0..places).map(|_| Place::default()).collect())
+        Self::with_groups(places.div_ceil(WAYS).max(1), WAYS)
+    }
+}
+
+impl<N: Number> Table<N> {
+    /// One of `groups` groups, each of `ways` places.
+    pub(super) fn with_groups(groups: usize, ways: usize) -> Self {
+        Self {
+            places: (0..groups * ways).map(|_| Place::default()).collect(),
+            changing: (0..groups).map(|_| N::default()).collect(),
+            ways,
+        }
     }
 
-    /// The place of a holder, by a hash that nobody else can predict. `None` if every place that it
-    /// could have is taken by somebody with an open session: it then goes uncounted.
-    pub(super) fn find(&self, hash: u64) -> Option<Index> {
+    /// The place of the holder whose keyed hash this is, so that no caller can choose the group. `None` if
+    /// every place that it could have is in use by another holder: it then goes uncounted.
+    pub(super) fn find(&self, hash: u64) -> Option<Pin<'_, N>> {
         let holder = hash.max(1);
-        let groups = self.0.len() / WAYS;
         // The remainder is below the number of groups, a usize.
-        let first = usize::try_from(holder % groups as u64).ok()? * WAYS;
-        let group = &self.0[first..first + WAYS];
-        for _ in 0..ATTEMPTS_MAX {
-            let known = group
-                .iter()
-                .position(|it| it.holder.load(Acquire) == holder);
-            if let Some(way) = known {
-                return Index::try_from(first + way).ok();
+        let group = usize::try_from(holder % self.changing.len() as u64).ok()?;
+        let first = group * self.ways;
+        let places = &self.places[first..first + self.ways];
+        let known = || places.iter().position(|it| it.enter(holder));
+        let way = known().or_else(|| {
+            let changing = &self.changing[group];
+            for _ in 0..YIELDS_MAX {
+                if changing.exchange(0, 1, Acquire).is_ok() {
+                    // Another shard may have given the holder a place since the first look.
+                    let way = known().or_else(|| least_used(places, holder));
+                    changing.store(0, Release);
+                    return way;
+                }
+                N::pause();
             }
-            let free = group.iter().enumerate();
-            let free = free.filter(|(_, it)| it.sessions.load(Acquire) == 0);
-            let (way, place) = free.min_by_key(|(_, it)| it.used_until())?;
-            let before = place.holder.load(Acquire);
-            let taken = place
-                .holder
-                .compare_exchange(before, holder, AcqRel, Acquire);
-            if taken.is_ok() {
-                // What another shard counts for the one before in this moment is lost.
-                place.paid_at.iter().for_each(|it| it.store(0, Relaxed));
-                return Index::try_from(first + way).ok();
-            }
-        }
-        None
+            None
+        })?;
+        let at = Index::try_from(first + way).ok()?;
+        Some(Pin { table: self, at })
+    }
+
+    /// Ends a use that began with [`Pin::keep`].
+    pub(super) fn leave(&self, at: Index) {
+        self.places[at as usize].leave();
     }
 
     /// Uses `count` at `now_ns`, all or nothing.
@@ -107,15 +240,16 @@ impl Table {
         now_ns: u64,
     ) -> Result<(), u64> {
         let price = allowed.price_ns(count);
-        let mut late_ns = 0;
-        let spent = self
-            .paid_at(at, rate)
-            .fetch_update(AcqRel, Acquire, |paid_at| {
-                let then = paid_at.max(now_ns) + price;
-                late_ns = then.saturating_sub(now_ns + allowed.window_ns);
-                (late_ns == 0).then_some(then)
-            });
-        spent.map(drop).map_err(|_| late_ns)
+        let late_ns = Cell::new(0);
+        let is_spent = self.paid_at(at, rate).update(|paid_at| {
+            let then = paid_at.max(now_ns) + price;
+            late_ns.set(then.saturating_sub(now_ns + allowed.window_ns));
+            (late_ns.get() == 0).then_some(then)
+        });
+        match is_spent {
+            true => Ok(()),
+            false => Err(late_ns.get()),
+        }
     }
 
     /// Notes that `count` was used, whether or not it was allowed; what is owed beyond `debt_ns` is
@@ -129,13 +263,10 @@ impl Table {
         (now_ns, debt_ns): (u64, u64),
     ) {
         let price = allowed.price_ns(count);
-        // It always has a new value.
-        let _ = self
-            .paid_at(at, rate)
-            .fetch_update(AcqRel, Acquire, |paid_at| {
-                let then = paid_at.max(now_ns).saturating_add(price);
-                Some(then.min(now_ns + allowed.window_ns + debt_ns))
-            });
+        self.paid_at(at, rate).update(|paid_at| {
+            let then = paid_at.max(now_ns).saturating_add(price);
+            Some(then.min(now_ns + allowed.window_ns + debt_ns))
+        });
     }
 
     /// Whether more was used than allowed.
@@ -158,24 +289,36 @@ impl Table {
 
     /// Counts a session; false if there are as many as may be.
     pub(super) fn open(&self, at: Index, sessions_max: u32) -> bool {
-        let counted = self
-            .sessions(at)
-            .fetch_update(AcqRel, Acquire, |now| (now < sessions_max).then(|| now + 1));
-        counted.is_ok()
+        self.sessions(at)
+            .update(|now| (now < sessions_max.into()).then(|| now + 1))
     }
 
     /// A session that was counted is over.
     pub(super) fn close(&self, at: Index) {
-        self.sessions(at).fetch_sub(1, AcqRel);
+        self.sessions(at).subtract(1, AcqRel);
     }
 
-    fn paid_at(&self, at: Index, rate: usize) -> &AtomicU64 {
-        &self.0[at as usize].paid_at[rate]
+    fn paid_at(&self, at: Index, rate: usize) -> &N {
+        &self.places[at as usize].paid_at[rate]
     }
 
-    fn sessions(&self, at: Index) -> &AtomicU32 {
-        &self.0[at as usize].sessions
+    fn sessions(&self, at: Index) -> &N {
+        &self.places[at as usize].sessions
     }
+}
+
+/// Gives `holder` the place without users whose holder used least, if there is one.
+fn least_used<N: Number>(places: &[Place<N>], holder: u64) -> Option<usize> {
+    // A place that gets a user after it was chosen is passed over, so each may be chosen once.
+    for _ in 0..places.len() {
+        let free = places.iter().enumerate();
+        let free = free.filter(|(_, it)| it.users.load(Acquire) == 0);
+        let (way, place) = free.min_by_key(|(_, it)| it.used_until())?;
+        if place.change(holder) {
+            return Some(way);
+        }
+    }
+    None
 }
 
 #[cfg(test)]
@@ -193,6 +336,11 @@ mod tests {
         window_ns: 10 * SECOND,
     };
 
+    /// The holder's place, without a use that keeps it.
+    fn place(table: &Table, hash: u64) -> Index {
+        *table.find(hash).unwrap()
+    }
+
     fn allowed(table: &Table, at: Index, attempts: usize, now_ns: u64) -> usize {
         let spend = |_: &usize| table.spend(at, 0, TEN, 1, now_ns).is_ok();
         (0..attempts).filter(spend).count()
@@ -201,7 +349,7 @@ mod tests {
     #[test]
     fn what_was_saved_up_is_there_at_once_and_then_it_comes_evenly() {
         let table = Table::new(8);
-        let at = table.find(7).unwrap();
+        let at = place(&table, 7);
         let start = 100 * SECOND;
         assert_eq!(allowed(&table, at, 50, start), 10);
         assert_eq!(table.spend(at, 0, TEN, 1, start), Err(SECOND));
@@ -211,14 +359,14 @@ mod tests {
         assert_eq!(allowed(&table, at, 50, start + 1000 * SECOND), 10);
         // Another kind, and another holder, have their own.
         assert_eq!(table.spend(at, 1, TEN, 10, start), Ok(()));
-        let other = table.find(8).unwrap();
+        let other = place(&table, 8);
         assert_eq!(allowed(&table, other, 50, start), 10);
     }
 
     #[test]
     fn more_than_allowed_may_be_owed_but_not_for_ever() {
         let table = Table::new(8);
-        let at = table.find(7).unwrap();
+        let at = place(&table, 7);
         let charge = |count, now| table.charge(at, 2, TEN, count, (now, 60 * SECOND));
         charge(10, SECOND);
         assert_eq!(table.check(at, 2, TEN, SECOND), Ok(()));
@@ -232,7 +380,7 @@ mod tests {
     #[test]
     fn so_many_sessions_and_no_more() {
         let table = Table::new(8);
-        let at = table.find(7).unwrap();
+        let at = place(&table, 7);
         assert!((0..3).all(|_| table.open(at, 3)));
         assert!(!table.open(at, 3));
         table.close(at);
@@ -242,29 +390,26 @@ mod tests {
     #[test]
     fn a_flood_of_holders_does_not_wash_out_who_uses_most_nor_who_has_sessions() {
         let table = Table::new(64);
-        let heavy = table.find(1).unwrap();
+        let heavy = place(&table, 1);
         assert_eq!(allowed(&table, heavy, 10, SECOND), 10);
-        let open = table.find(2).unwrap();
-        assert!(table.open(open, 10));
+        let in_use = table.find(2).unwrap();
         for hash in 1000..100_000 {
-            let at = table.find(hash).unwrap();
+            let at = place(&table, hash);
             table.spend(at, 0, TEN, 1, SECOND).unwrap();
         }
-        assert_eq!(table.find(1), Some(heavy));
+        assert_eq!(place(&table, 1), heavy);
         assert_eq!(allowed(&table, heavy, 10, SECOND), 0);
-        assert_eq!(table.find(2), Some(open));
+        assert_eq!(place(&table, 2), *in_use);
     }
 
     #[test]
-    fn where_all_have_sessions_a_new_one_goes_uncounted() {
+    fn where_all_places_are_in_use_a_new_holder_goes_uncounted() {
         let table = Table::new(WAYS);
-        for hash in 1..=WAYS as u64 {
-            assert!(table.open(table.find(hash).unwrap(), 1));
-        }
-        assert_eq!(table.find(1000), None);
-        table.close(table.find(3).unwrap());
-        assert_eq!(table.find(1000), table.find(1000));
-        assert!(table.find(1000).is_some());
+        let mut pins: Vec<_> = (1..=WAYS as u64).map(|hash| table.find(hash)).collect();
+        assert!(pins.iter().all(Option::is_some));
+        assert!(table.find(1000).is_none());
+        pins.swap_remove(3);
+        assert_eq!(place(&table, 1000), place(&table, 1000));
     }
 
     #[test]
@@ -276,10 +421,10 @@ mod tests {
                 scope.spawn(|| {
                     for _ in 0..1000 {
                         let at = table.find(7).unwrap();
-                        if table.open(at, 2) {
-                            table.close(at);
+                        if table.open(*at, 2) {
+                            table.close(*at);
                         }
-                        if table.spend(at, 0, TEN, 1, SECOND).is_ok() {
+                        if table.spend(*at, 0, TEN, 1, SECOND).is_ok() {
                             passed.fetch_add(1, Relaxed);
                         }
                     }
@@ -287,7 +432,7 @@ mod tests {
             }
         });
         assert_eq!(passed.into_inner(), 10);
-        let at = table.find(7).unwrap();
+        let at = place(&table, 7);
         assert!(table.open(at, 1), "a session is left over");
     }
 
@@ -304,9 +449,9 @@ mod tests {
             for round in 0..rounds {
                 let hash = (round % holders + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
                 let at = table.find(hash).unwrap();
-                table.spend(at, 1, rate, 1, round).unwrap();
-                assert!(table.open(at, 10));
-                table.close(at);
+                table.spend(*at, 1, rate, 1, round).unwrap();
+                assert!(table.open(*at, 10));
+                table.close(*at);
             }
             let each = began.elapsed().as_secs_f64() * 1e9 / rounds as f64;
             println!("{holders} holders: {each:.1} ns");

@@ -84,7 +84,7 @@ fn requests_beyond_the_rate_are_told_when_to_come_back_and_are_no_sessions() {
     assert_eq!(limited.kind, LimitKind::Requests);
     assert!(limited.retry_after <= Duration::from_millis(500));
     let (side, at) = limits.address(ip("192.0.2.1")).unwrap();
-    assert!(side.table.open(at, 1), "a session is left over");
+    assert!(side.table.open(*at, 1), "a session is left over");
 }
 
 /// Holders may move a megabyte a second, and are let in.
@@ -134,7 +134,7 @@ fn whoever_moves_bytes_keeps_their_place_in_a_flood_of_others() {
     assert_eq!(others.count(), 0, "somebody else pays for it");
     drop(pass);
     let (side, at) = limits.sub("ada").unwrap();
-    assert!(side.table.open(at, 1), "a session is left over");
+    assert!(side.table.open(*at, 1), "a session is left over");
 }
 
 #[test]
