@@ -25,6 +25,10 @@ const RANDOM: [&str; 8] = [
     "io.modelcontextprotocol/subscriptionId",
 ];
 
+/// Fields that hold an id of an event. The server counts events of all its streams together, so the numbers
+/// depend on how many events of other scenarios happened before; which fields hold the same id does not.
+const EVENT_IDS: [&str; 4] = ["eventId", "lastEventId", "lastEventIdUsed", "last-event-id"];
+
 /// The scenario of several streams at once, whose events are numbered as they happen to come.
 const STREAMS: &str = "server-server-sse-multiple-streams";
 
@@ -108,6 +112,7 @@ fn said(setup: &Setup, path: Path, revision: &str) -> Result<Value> {
     for (name, mut scenario) in scenarios(&said)?.clone() {
         let name = without_time(&name);
         take_out(&mut scenario, &plain);
+        name_event_ids(&mut scenario, &mut Vec::new());
         for check in scenario.as_array_mut().into_iter().flatten() {
             take_out_of_check(&name, check);
         }
@@ -143,6 +148,28 @@ fn take_out(value: &mut Value, plain: &impl Fn(&str) -> String) {
                     *field = Value::Null;
                 }
                 take_out(field, plain);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Replaces each event id of a scenario by the place at which it was first seen among `known`.
+fn name_event_ids(value: &mut Value, known: &mut Vec<Value>) {
+    match value {
+        Value::Array(values) => values.iter_mut().for_each(|it| name_event_ids(it, known)),
+        Value::Object(fields) => {
+            for (name, field) in fields {
+                if EVENT_IDS.contains(&name.as_str()) && !field.is_null() {
+                    let seen = known.iter().position(|it| it == field);
+                    let place = seen.unwrap_or_else(|| {
+                        known.push(field.clone());
+                        known.len() - 1
+                    });
+                    *field = json!(format!("<event {place}>"));
+                } else {
+                    name_event_ids(field, known);
+                }
             }
         }
         _ => {}
