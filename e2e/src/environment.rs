@@ -62,7 +62,7 @@ impl Python {
             ]);
             install.args(["--no-input", "--only-binary", ":all:", "--retries", "2"]);
             install.arg("--requirement").arg(&requirements);
-            step("pip install", &mut install)
+            step("pip install of the MCP SDK, 70 MB", &mut install)
         })?;
         Ok(Self { ready })
     }
@@ -112,7 +112,7 @@ impl Node {
                 "--fetch-retry-mintimeout=1000",
             ]);
             install.current_dir(directory);
-            step("npm ci", &mut install)?;
+            step("npm ci of MCP servers and clients, 400 MB", &mut install)?;
             // To npm they are optional, since one machine takes one of them: it says nothing.
             let is_one_for_us = cfg!(any(target_arch = "x86_64", target_arch = "aarch64"));
             if is_one_for_us && packaged_node(directory).is_none() {
@@ -185,7 +185,10 @@ impl Ready {
                 let Some(make) = make.take() else {
                     bail!("another process keeps changing {}", directory.display());
                 };
-                eprintln!("preparing {} (once)", directory.display());
+                eprintln!(
+                    "preparing {}: the first run makes it, in a minute or two, and later runs use it",
+                    directory.display()
+                );
                 if directory.exists() {
                     fs::remove_dir_all(&directory)?;
                 }
@@ -226,7 +229,10 @@ fn version(program: &str) -> Result<String> {
 }
 
 fn step(name: &str, command: &mut Command) -> Result<()> {
-    Process::spawn(name, command)?.finish(STEP_LIMIT).map(drop)
+    let started = Instant::now();
+    Process::spawn(name, command)?.finish(STEP_LIMIT)?;
+    eprintln!("{name}: done in {} s", started.elapsed().as_secs());
+    Ok(())
 }
 
 /// Takes away the proxy settings: the programs under test talk to this machine only.
