@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
-use crate::socket;
+use crate::socket::{self, Unfinished};
 
 /// Addresses of one name that are tried.
 const ADDRESSES_MAX: usize = 8;
@@ -76,6 +76,15 @@ impl HostPort {
     /// # Errors
     /// The last address's error; `TimedOut` if the deadline passed.
     pub async fn connect(&self, deadline: Instant) -> io::Result<TcpStream> {
+        self.connect_with(deadline, Unfinished::Ends).await
+    }
+
+    /// Like [`HostPort::connect`]; says what a close before the orderly end looks like.
+    pub(crate) async fn connect_with(
+        &self,
+        deadline: Instant,
+        unfinished: Unfinished,
+    ) -> io::Result<TcpStream> {
         let addresses = timeout_at(deadline, self.resolve())
             .await
             .map_err(|_| too_late())??;
@@ -84,7 +93,8 @@ impl HostPort {
             // An address that swallows packets must leave time for the next one.
             let left = deadline.saturating_duration_since(Instant::now());
             let share = left / u32::try_from(addresses.len() - index).unwrap_or(1);
-            match timeout_at(Instant::now() + share, socket::connect(*address)).await {
+            let connecting = socket::connect(*address, unfinished);
+            match timeout_at(Instant::now() + share, connecting).await {
                 Ok(Ok(stream)) => return Ok(stream),
                 Ok(Err(error)) => last_error = Some(error),
                 Err(_) => last_error = Some(too_late()),

@@ -2,7 +2,7 @@
 //! kernel before.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Shutdown, SocketAddr};
 #[cfg(target_os = "linux")]
 use std::time::Duration;
 
@@ -22,11 +22,34 @@ const NOTSENT_BYTES_MAX: u32 = 1024 * 1024;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 const LOOPBACK_CONGESTION: &[u8] = b"reno";
 
+/// What a connection looks like to its peer when it is closed without [`finish`], as the kernel does for
+/// a process that was killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unfinished {
+    /// Reset: the peer cannot take what it has for all of it (`SO_LINGER` of 0 s, socket(7)).
+    Resets,
+    /// Ended in order: the bytes on it have lengths and ends of their own.
+    Ends,
+}
+
+/// From now on the close of the connection is an orderly end.
+pub(crate) fn end_in_order(stream: &TcpStream) {
+    // It fails only on a connection that is gone.
+    let _ = socket2::SockRef::from(stream).set_linger(None);
+}
+
+/// Ends our direction in order, behind what was written: the peer has all that there is.
+pub(crate) fn finish(stream: &TcpStream) {
+    end_in_order(stream);
+    // A peer that is gone already shows in the direction from it.
+    let _ = socket2::SockRef::from(stream).shutdown(Shutdown::Write);
+}
+
 /// Connects to `address`.
 ///
 /// # Errors
 /// As connect(2).
-pub(crate) async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+pub(crate) async fn connect(address: SocketAddr, unfinished: Unfinished) -> io::Result<TcpStream> {
     let socket = match address {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
         SocketAddr::V6(_) => TcpSocket::new_v6()?,
@@ -44,6 +67,9 @@ pub(crate) async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
         if address.ip().to_canonical().is_loopback() {
             let _ = options.set_tcp_congestion(LOOPBACK_CONGESTION);
         }
+    }
+    if unfinished == Unfinished::Resets {
+        socket.set_zero_linger()?;
     }
     socket.connect(address).await
 }
@@ -94,7 +120,9 @@ mod tests {
             let Ok(listener) = TcpListener::bind(host).await else {
                 continue; // No IPv6 here.
             };
-            let stream = connect(listener.local_addr().unwrap()).await.unwrap();
+            let stream = connect(listener.local_addr().unwrap(), Unfinished::Ends)
+                .await
+                .unwrap();
             let options = SockRef::from(&stream);
             let congestion = options.tcp_congestion().unwrap();
             assert!(congestion.starts_with(LOOPBACK_CONGESTION));

@@ -1,6 +1,8 @@
 //! How tunnels live: they stay up while their agent does, end with it, come back with it, and
 //! belong to one agent at a time.
 
+#[path = "behaviour_life/cut_off.rs"]
+mod cut_off;
 #[path = "behaviour_life/drain.rs"]
 mod drain;
 #[path = "behaviour_life/frozen.rs"]

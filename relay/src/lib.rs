@@ -57,7 +57,7 @@ use audit::{Audit, Entry, Kind};
 use auth::{ASKS_MAX, Snapshot};
 use control::Control;
 use inspector::Inspector;
-use io::Chosen;
+use io::{Chosen, Unfinished};
 use limits::Limits;
 use listen::http::Sealer;
 use metrics::ShardMetrics;
@@ -335,13 +335,18 @@ fn bind_all(config: &Config) -> Result<(Addresses, Listeners), StartError> {
         (ListenKind::Tcp, &mut addresses.tcp),
         (ListenKind::Http, &mut addresses.http),
     ] {
+        // What an agent's connection carries says itself where it ends.
+        let unfinished = match kind {
+            ListenKind::Agent => Unfinished::Ends,
+            _ => Unfinished::Resets,
+        };
         for address in config.listen(kind) {
-            let (local, sockets) =
-                io::bind(*address, config.shards).map_err(|source| StartError::Listen {
-                    kind,
-                    address: *address,
-                    source,
-                })?;
+            let bound_sockets = io::bind(*address, config.shards, unfinished);
+            let (local, sockets) = bound_sockets.map_err(|source| StartError::Listen {
+                kind,
+                address: *address,
+                source,
+            })?;
             bound.push(local);
             for (shard, socket) in listeners.iter_mut().zip(sockets) {
                 shard.push((kind, socket));

@@ -15,6 +15,8 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
+use crate::socket;
+
 /// Bytes read ahead of hyper to learn whether a caller that has pipelined more requests, or waits
 /// for `100 Continue`, is still there.
 const AHEAD_BYTES_MAX: usize = 4096;
@@ -93,6 +95,8 @@ pub(super) struct Caller {
 
 impl Caller {
     pub(super) fn new(stream: TcpStream, state: Arc<State>) -> Self {
+        // Until the orderly end: should this process be killed, no answer looks complete.
+        let _ = stream.set_zero_linger();
         let inner = Inner {
             io: TokioIo::new(stream),
             ahead: Vec::new(),
@@ -150,8 +154,11 @@ impl Caller {
         let mut stream = inner.io.into_inner();
         if cut_hidden {
             // Else the close would look like the answer's end.
-            let _ = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
-        } else if unread {
+            let _ = stream.set_zero_linger();
+            return;
+        }
+        socket::finish(&stream);
+        if unread {
             let deadline = Instant::now() + LINGER_MAX;
             let mut bytes = vec![0; 16 * 1024];
             while Instant::now() < deadline {
@@ -226,7 +233,9 @@ impl Write for Caller {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner().io).poll_shutdown(cx)
+        let mut inner = self.inner();
+        socket::end_in_order(inner.io.inner());
+        Pin::new(&mut inner.io).poll_shutdown(cx)
     }
 
     fn is_write_vectored(&self) -> bool {

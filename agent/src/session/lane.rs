@@ -19,7 +19,7 @@ use tokio::time::{sleep, timeout};
 use super::pipe::Pipe;
 use super::{Collected, Delivered, FLUSH_TIMEOUT, Session};
 use crate::link::{LaneEnd, Link};
-use crate::socket;
+use crate::socket::{self, Unfinished};
 
 /// How long the relay may take to accept a lane; it forgets the offer a little later.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(8);
@@ -194,7 +194,7 @@ pub(super) async fn linger(lane: Arc<TcpStream>) {
 }
 
 async fn dial(relay: SocketAddr, nonce: &BulkNonce) -> io::Result<TcpStream> {
-    let mut lane = socket::connect(relay).await?;
+    let mut lane = socket::connect(relay, Unfinished::Ends).await?;
     lane.write_all(&nonce.lane_hello()).await?;
     let mut answer = LANE_PREFACE;
     lane.read_exact(&mut answer).await?;

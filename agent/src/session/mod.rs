@@ -10,7 +10,7 @@ mod lane;
 mod pipe;
 
 use std::io::{self, IoSlice};
-use std::net::Shutdown;
+use std::ops::Deref;
 use std::pin::pin;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -50,7 +50,7 @@ pub(crate) struct Session {
 
 #[derive(Debug, Default)]
 struct Inbox {
-    stream: Option<Arc<OwnedWriteHalf>>,
+    stream: Option<Arc<Writes>>,
     backlog: Backlog,
     end: Option<End>,
     /// The target takes no more bytes.
@@ -170,7 +170,7 @@ impl Session {
     }
 
     /// Writes the backlog until it is empty and its end is reached.
-    async fn write_target(&self, link: &Link, stream: &OwnedWriteHalf) -> Delivered {
+    async fn write_target(&self, link: &Link, stream: &Writes) -> Delivered {
         loop {
             let (step, taken) = self.write_some(stream);
             if taken > 0 {
@@ -180,7 +180,7 @@ impl Session {
                 Step::Done(delivered) => return delivered,
                 Step::Again => {}
                 Step::Lane(lane) => {
-                    if let Some(delivered) = self.write_lane(link, &lane, stream.as_ref()).await {
+                    if let Some(delivered) = self.write_lane(link, &lane, stream).await {
                         return delivered;
                     }
                 }
@@ -197,7 +197,7 @@ impl Session {
         }
     }
 
-    fn write_some(&self, stream: &OwnedWriteHalf) -> (Step, usize) {
+    fn write_some(&self, stream: &Writes) -> (Step, usize) {
         let mut guard = self.inbox();
         let inbox = &mut *guard;
         if inbox.failed {
@@ -223,8 +223,7 @@ impl Session {
                 None => Step::AwaitChange,
                 Some(End::Abort { .. }) => Step::Done(Delivered::Aborted),
                 Some(End::Finish) => {
-                    // A target that is gone already shows in the direction from it.
-                    let _ = socket2::SockRef::from(stream.as_ref()).shutdown(Shutdown::Write);
+                    socket::finish(stream);
                     Step::Done(Delivered::All)
                 }
             };
@@ -249,6 +248,29 @@ impl Session {
     }
 }
 
+/// The half of a target's connection that is written to. Unlike tokio's own it never ends its
+/// direction by being dropped: the close of a connection that nobody finished is a reset, which
+/// cannot pass for a complete request or answer.
+#[derive(Debug)]
+struct Writes(Option<OwnedWriteHalf>);
+
+impl Deref for Writes {
+    type Target = TcpStream;
+
+    fn deref(&self) -> &TcpStream {
+        let half = self.0.as_ref().expect("only the drop takes it");
+        half.as_ref()
+    }
+}
+
+impl Drop for Writes {
+    fn drop(&mut self) {
+        if let Some(half) = self.0.take() {
+            half.forget();
+        }
+    }
+}
+
 /// What the direction to the target waits for.
 enum Step {
     Again,
@@ -259,11 +281,11 @@ enum Step {
     Done(Delivered),
 }
 
-fn write_payloads(stream: &OwnedWriteHalf, payloads: &[Bytes]) -> io::Result<usize> {
+fn write_payloads(stream: &Writes, payloads: &[Bytes]) -> io::Result<usize> {
     if let [payload] = payloads {
         let count = stream.try_write(payload)?;
         #[cfg(test)]
-        crate::witness::written(stream.as_ref(), &[IoSlice::new(payload)], count);
+        crate::witness::written(stream, &[IoSlice::new(payload)], count);
         return Ok(count);
     }
     let mut slices = [IoSlice::new(&[]); SLICES_MAX];
@@ -274,7 +296,7 @@ fn write_payloads(stream: &OwnedWriteHalf, payloads: &[Bytes]) -> io::Result<usi
     }
     let count = stream.try_write_vectored(&slices[..filled])?;
     #[cfg(test)]
-    crate::witness::written(stream.as_ref(), &slices[..filled], count);
+    crate::witness::written(stream, &slices[..filled], count);
     Ok(count)
 }
 
@@ -298,7 +320,7 @@ pub(crate) async fn run(link: Arc<Link>, session: Arc<Session>, target: WatchedT
         }
     };
     let (mut reads, writes) = stream.into_split();
-    let writes = Arc::new(writes);
+    let writes = Arc::new(Writes(Some(writes)));
     session.inbox().stream = Some(Arc::clone(&writes));
     link.opened(session.id);
     let aborted = join(&link, &session, &mut reads, &writes).await;
@@ -308,22 +330,13 @@ pub(crate) async fn run(link: Arc<Link>, session: Arc<Session>, target: WatchedT
     }
     if aborted {
         socket::flush(reads.as_ref(), session.flush_deadline()).await;
-        // Unlike a plain close, a reset cannot pass for a complete request or answer.
+        // Also where the direction to the target had been finished.
         let _ = reads.as_ref().set_zero_linger();
-        // Dropping the half would send FIN ahead of the reset.
-        if let Some(writes) = Arc::into_inner(writes) {
-            writes.forget();
-        }
     }
 }
 
 /// Runs both directions to their ends; true if the target's connection must be reset.
-async fn join(
-    link: &Link,
-    session: &Session,
-    reads: &mut OwnedReadHalf,
-    writes: &OwnedWriteHalf,
-) -> bool {
+async fn join(link: &Link, session: &Session, reads: &mut OwnedReadHalf, writes: &Writes) -> bool {
     let mut to_target = pin!(session.write_target(link, writes));
     let mut from_target = pin!(session.read_target(link, reads));
     let (mut delivered, mut collected) = (None, None);

@@ -10,7 +10,8 @@ use tieline_wire::Reason;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use super::Target;
+use super::{CONNECT_TIMEOUT, Target};
+use crate::socket::Unfinished;
 
 /// How long a target may take to accept a connection that only looks whether it is there; the one
 /// who asked for a status waits so long.
@@ -85,9 +86,12 @@ impl WatchedTarget {
         }
     }
 
-    /// Connects to the target.
+    /// Connects a session to the target. The connection is reset unless it is finished.
     pub(crate) async fn connect(&self) -> Result<TcpStream, (Reason, io::Error)> {
-        let connected = self.target.connect().await;
+        let connecting = self
+            .target
+            .connect_within(CONNECT_TIMEOUT, Unfinished::Resets);
+        let connected = connecting.await;
         self.note(&connected);
         connected
     }
@@ -102,7 +106,9 @@ impl WatchedTarget {
             }
             noted.probed_at = Some(now);
         }
-        self.note(&self.target.connect_within(PROBE_TIMEOUT).await);
+        // Nothing is sent, so the target may see an orderly end.
+        let connecting = self.target.connect_within(PROBE_TIMEOUT, Unfinished::Ends);
+        self.note(&connecting.await);
     }
 
     /// What is known; nothing before the first connection.

@@ -16,6 +16,7 @@ pub use self::health::{Health, HealthState};
 pub use self::http::HttpTarget;
 pub use self::tcp::TcpTarget;
 use crate::error::ConfigError;
+use crate::socket::Unfinished;
 
 /// How long a target may take to accept a connection.
 ///
@@ -111,11 +112,15 @@ impl Target {
     /// # Errors
     /// The reason for the session's reset, and what the system said.
     pub async fn connect(&self) -> Result<TcpStream, (Reason, io::Error)> {
-        self.connect_within(CONNECT_TIMEOUT).await
+        self.connect_within(CONNECT_TIMEOUT, Unfinished::Ends).await
     }
 
-    async fn connect_within(&self, timeout: Duration) -> Result<TcpStream, (Reason, io::Error)> {
-        self.tcp().connect(timeout).await
+    async fn connect_within(
+        &self,
+        timeout: Duration,
+        unfinished: Unfinished,
+    ) -> Result<TcpStream, (Reason, io::Error)> {
+        self.tcp().connect(timeout, unfinished).await
     }
 
     const fn tcp(&self) -> &TcpTarget {

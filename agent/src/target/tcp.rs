@@ -7,6 +7,7 @@ use tieline_wire::Reason;
 use tokio::net::TcpStream;
 
 use crate::address::{HostPort, deadline_in};
+use crate::socket::Unfinished;
 
 /// Plain bytes to a host and port.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,9 +33,10 @@ impl TcpTarget {
     pub(super) async fn connect(
         &self,
         timeout: Duration,
+        unfinished: Unfinished,
     ) -> Result<TcpStream, (Reason, io::Error)> {
         self.address
-            .connect(deadline_in(timeout))
+            .connect_with(deadline_in(timeout), unfinished)
             .await
             .map_err(|error| (reason_of(&error), error))
     }
@@ -61,7 +63,8 @@ mod tests {
         };
         let reason = |text: String| async move {
             let target = TcpTarget::parse(&text).unwrap();
-            target.connect(Duration::from_secs(5)).await.unwrap_err().0
+            let connecting = target.connect(Duration::from_secs(5), Unfinished::Ends);
+            connecting.await.unwrap_err().0
         };
         assert_eq!(
             reason(format!("127.0.0.1:{port}")).await,

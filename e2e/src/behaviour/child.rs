@@ -117,6 +117,26 @@ impl Child {
         Ok((target, address))
     }
 
+    /// `tieline connect` for the relay at `relay`, and its address.
+    ///
+    /// # Errors
+    /// It does not start in time.
+    pub fn proxy(program: &Path, relay: &str) -> Result<(Self, SocketAddr)> {
+        let mut command = Command::new(program);
+        command.args(["agent", "connect", "--json", "--relay", relay]);
+        command.args(["--listen", "127.0.0.1:0"]);
+        let process = Process::spawn("connect", &mut command)?;
+        let address = process.wait_for(SOON, |line| {
+            let event: Value = serde_json::from_str(line).ok()?;
+            event["address"].as_str()?.parse().ok()
+        })?;
+        let proxy = Self {
+            process,
+            _state_dir: None,
+        };
+        Ok((proxy, address))
+    }
+
     /// Its process id.
     #[must_use]
     pub fn id(&self) -> u32 {

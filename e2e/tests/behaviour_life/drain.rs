@@ -208,8 +208,8 @@ async fn an_agent_that_stops_in_order_is_gone_at_once_and_its_sessions_end() -> 
     // The session has the agent's drain timeout to end by itself.
     echo_round_trip(&mut caller, b"meanwhile").await?;
     let mut late = relay.raw(&tunnel).await?;
-    let (nothing, _) = soon("the late one's end", read_to_close(&mut late)).await?;
-    ensure!(nothing.is_empty());
+    let (nothing, end) = soon("the late one's end", read_to_close(&mut late)).await?;
+    ensure!(nothing.is_empty() && is_reset(&end), "{nothing:?} {end:?}");
     let (_, end) = soon("the session's end", read_to_close(&mut caller)).await?;
     ensure!(is_reset(&end), "{end:?}");
     let outcome = stopping.await??;

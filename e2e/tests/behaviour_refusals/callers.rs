@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 use tieline_e2e::behaviour::studio::{SECRET, order, studio, token, write_token};
 use tieline_e2e::behaviour::{
-    Head, HttpStream, Target, TestAgent, TestRelay, echo_round_trip, read_to_close, soon,
+    Head, HttpStream, Target, TestAgent, TestRelay, echo_round_trip, is_reset, read_to_close, soon,
 };
 use tieline_e2e::on_each_driver;
 use tieline_relay::cli::TokenOrder;
@@ -140,8 +140,8 @@ async fn a_raw_caller_brings_its_token_behind_the_name(driver: DriverChoice) -> 
         ),
     ] {
         let mut caller = raw(&relay, &said).await?;
-        let (said, _) = soon("the end", read_to_close(&mut caller)).await?;
-        ensure!(said.is_empty(), "{said:?}");
+        let (said, end) = soon("the end", read_to_close(&mut caller)).await?;
+        ensure!(said.is_empty() && is_reset(&end), "{said:?} {end:?}");
         let refused = |it: &tieline_e2e::behaviour::Metrics| {
             it.labelled("relay_frontend_refused_total", reason) >= 1
         };

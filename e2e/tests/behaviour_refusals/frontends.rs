@@ -1,12 +1,13 @@
 //! Callers that name no tunnel, or none that there is.
 
+use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use serde_json::Value;
 use tieline_e2e::behaviour::{
-    ChildRelay, HttpStream, Target, TestAgent, TestRelay, echo_round_trip, soon, within,
+    ChildRelay, HttpStream, Target, TestAgent, TestRelay, echo_round_trip, is_reset, soon, within,
 };
 use tieline_e2e::on_each_driver;
 use tieline_relay::DriverChoice;
@@ -22,24 +23,31 @@ const SLACK: Duration = Duration::from_secs(2);
 
 const REFUSED: &str = "relay_frontend_refused_total";
 
-/// Reads to the end, which may be a reset; how long that took, and that nothing came.
-async fn closed(stream: &mut TcpStream) -> Result<Duration> {
+/// Reads to the end, without a byte: how it ended, and how long that took.
+async fn closed(stream: &mut TcpStream) -> Result<(io::Result<()>, Duration)> {
     let started = Instant::now();
     let mut bytes = Vec::new();
-    let _end = soon("the end", stream.read_to_end(&mut bytes)).await?;
+    let end = soon("the end", stream.read_to_end(&mut bytes)).await?;
     ensure!(bytes.is_empty(), "{bytes:?}");
-    Ok(started.elapsed())
+    Ok((end.map(drop), started.elapsed()))
+}
+
+/// The same, for a caller that is refused: an orderly end would be an empty answer of its target.
+async fn reset(stream: &mut TcpStream) -> Result<Duration> {
+    let (end, took) = closed(stream).await?;
+    ensure!(is_reset(&end), "{end:?}");
+    Ok(took)
 }
 
 on_each_driver!(
-    garbage_on_the_raw_port_is_closed_at_once,
-    silence_on_either_port_is_closed_at_the_preamble_deadline,
-    an_unknown_tunnel_is_a_close_on_tcp_and_a_404_on_http,
-    a_tunnel_without_its_agent_is_a_close_on_tcp_and_a_503_on_http,
+    garbage_on_the_raw_port_is_reset_at_once,
+    silence_on_either_port_ends_at_the_preamble_deadline,
+    an_unknown_tunnel_is_a_reset_on_tcp_and_a_404_on_http,
+    a_tunnel_without_its_agent_is_a_reset_on_tcp_and_a_503_on_http,
     raw_callers_do_not_get_around_a_targets_path,
 );
 
-async fn garbage_on_the_raw_port_is_closed_at_once(driver: DriverChoice) -> Result<()> {
+async fn garbage_on_the_raw_port_is_reset_at_once(driver: DriverChoice) -> Result<()> {
     let relay = TestRelay::with().shards(2).driver(driver).start()?;
     let bystander = Bystander::beside(&relay).await?;
     let garbage = [
@@ -52,7 +60,7 @@ async fn garbage_on_the_raw_port_is_closed_at_once(driver: DriverChoice) -> Resu
     for bytes in garbage {
         let mut stream = TcpStream::connect(relay.tcp_address()).await?;
         stream.write_all(bytes).await?;
-        let took = closed(&mut stream).await?;
+        let took = reset(&mut stream).await?;
         // The deadline is 5 s, and nothing has to be waited for.
         ensure!(took < Duration::from_secs(3), "{bytes:?} took {took:?}");
     }
@@ -61,9 +69,7 @@ async fn garbage_on_the_raw_port_is_closed_at_once(driver: DriverChoice) -> Resu
     bystander.stays_well(&relay).await
 }
 
-async fn silence_on_either_port_is_closed_at_the_preamble_deadline(
-    driver: DriverChoice,
-) -> Result<()> {
+async fn silence_on_either_port_ends_at_the_preamble_deadline(driver: DriverChoice) -> Result<()> {
     let relay = TestRelay::with()
         .shards(2)
         .driver(driver)
@@ -83,7 +89,9 @@ async fn silence_on_either_port_is_closed_at_the_preamble_deadline(
     }
     for (mut stream, since, is_http) in streams {
         let what = if is_http { "HTTP" } else { "TCP" };
-        within(PREAMBLE + SLACK, what, closed(&mut stream)).await??;
+        let (end, _) = within(PREAMBLE + SLACK, what, closed(&mut stream)).await??;
+        // Over HTTP nothing was asked, so nothing is missing.
+        ensure!(is_reset(&end) != is_http, "{what}: {end:?}");
         let took = since.elapsed();
         ensure!(
             took > PREAMBLE / 2,
@@ -105,7 +113,7 @@ async fn raw_callers_do_not_get_around_a_targets_path(driver: DriverChoice) -> R
     .await?;
     let url = format!("http://{}/mcp", target.address());
     let _agent = TestAgent::to(&url).named("maya").start(&relay).await?;
-    closed(&mut relay.raw("maya").await?).await?;
+    reset(&mut relay.raw("maya").await?).await?;
     let exposed = TestAgent::to(&url).named("open").config(|mut config| {
         config.targets[0].expose_all = true;
         config
@@ -136,11 +144,11 @@ async fn problem(relay: &TestRelay, path: &str) -> Result<(u16, Option<String>, 
     Ok((head.status(), retry_after, body))
 }
 
-async fn an_unknown_tunnel_is_a_close_on_tcp_and_a_404_on_http(driver: DriverChoice) -> Result<()> {
+async fn an_unknown_tunnel_is_a_reset_on_tcp_and_a_404_on_http(driver: DriverChoice) -> Result<()> {
     let relay = TestRelay::with().shards(2).driver(driver).start()?;
     let bystander = Bystander::beside(&relay).await?;
     let mut raw = relay.raw("nobody").await?;
-    closed(&mut raw).await?;
+    reset(&mut raw).await?;
     for path in ["/w/nobody", "/w/nobody/mcp", "/w/nobody/mcp?x=1"] {
         let (status, retry_after, body) = problem(&relay, path).await?;
         ensure!(
@@ -158,7 +166,7 @@ async fn an_unknown_tunnel_is_a_close_on_tcp_and_a_404_on_http(driver: DriverCho
     bystander.stays_well(&relay).await
 }
 
-async fn a_tunnel_without_its_agent_is_a_close_on_tcp_and_a_503_on_http(
+async fn a_tunnel_without_its_agent_is_a_reset_on_tcp_and_a_503_on_http(
     driver: DriverChoice,
 ) -> Result<()> {
     let relay = TestRelay::with().shards(2).driver(driver).start()?;
@@ -171,7 +179,7 @@ async fn a_tunnel_without_its_agent_is_a_close_on_tcp_and_a_503_on_http(
         })
         .await?;
     let mut raw = relay.raw("maya").await?;
-    closed(&mut raw).await?;
+    reset(&mut raw).await?;
     let (status, retry_after, body) = problem(&relay, "/w/maya/mcp").await?;
     ensure!(status == 503 && retry_after.is_some(), "{status} {body}");
     ensure!(

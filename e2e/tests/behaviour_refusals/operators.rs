@@ -92,8 +92,8 @@ async fn a_paused_tunnel_takes_no_callers_until_it_is_resumed(driver: DriverChoi
         );
         ensure!(head.header("retry-after").is_some(), "{head:?}");
         let mut caller = relay.raw("comfy").await?;
-        let (said, _) = soon("the end", read_to_close(&mut caller)).await?;
-        ensure!(said.is_empty(), "{said:?}");
+        let (said, end) = soon("the end", read_to_close(&mut caller)).await?;
+        ensure!(said.is_empty() && is_reset(&end), "{said:?} {end:?}");
     }
     let metrics = relay.metrics().await?;
     let refused = metrics.labelled("relay_frontend_refused_total", "tunnel_paused");

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use super::whole_lines::mend;
 use crate::config::AuditConfig;
 
 /// Mode of a new file. A group may be allowed to read it afterwards, and no more.
@@ -26,12 +27,10 @@ pub(super) struct RotatedFile {
     /// Whole lines that are still to be written, and how many they are.
     waiting: Vec<u8>,
     lines: u64,
-    /// The last write may have left half a line.
-    is_torn: bool,
 }
 
 impl RotatedFile {
-    /// Opens the file, behind what is in it.
+    /// Opens the file, behind the whole lines that are in it.
     pub(super) fn open(config: &AuditConfig) -> io::Result<Self> {
         let mut it = Self {
             path: config.file.clone(),
@@ -41,7 +40,6 @@ impl RotatedFile {
             len: 0,
             waiting: Vec::new(),
             lines: 0,
-            is_torn: false,
         };
         it.file()?;
         Ok(it)
@@ -95,30 +93,37 @@ impl RotatedFile {
         if self.waiting.is_empty() {
             return Ok(());
         }
-        let outcome = self.write();
-        self.waiting.clear();
-        let lines = std::mem::take(&mut self.lines);
+        let mut waiting = std::mem::take(&mut self.waiting);
+        let (written, outcome) = self.write(&waiting);
+        let lost = self.lines - whole_lines(&waiting[..written]);
+        self.lines = 0;
+        waiting.clear();
+        self.waiting = waiting;
         outcome.map_err(|error| {
+            // To open it again cuts off the half line that it may end with.
             self.file = None;
-            self.is_torn = true;
-            (lines, error)
+            (lost, error)
         })
     }
 
-    fn write(&mut self) -> io::Result<()> {
-        let is_torn = self.is_torn;
-        let waiting = std::mem::take(&mut self.waiting);
-        let file = self.file()?;
-        if is_torn {
-            file.write_all(b"\n")?;
+    /// Says also how many bytes the file took.
+    fn write(&mut self, waiting: &[u8]) -> (usize, io::Result<()>) {
+        let file = match self.file() {
+            Ok(file) => file,
+            Err(error) => return (0, Err(error)),
+        };
+        let mut written = 0;
+        while written < waiting.len() {
+            match file.write(&waiting[written..]) {
+                Ok(0) => return (written, Err(io::ErrorKind::WriteZero.into())),
+                Ok(count) => written += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return (written, Err(error)),
+            }
         }
-        let outcome = file.write_all(&waiting);
         // Others may have shortened it.
         let len = file.metadata().map(|it| it.len());
-        self.waiting = waiting;
-        outcome?;
-        (self.is_torn, self.len) = (false, len?);
-        Ok(())
+        (written, len.map(|len| self.len = len))
     }
 
     /// What was written is to outlive the machine.
@@ -174,11 +179,18 @@ fn open(path: &Path) -> io::Result<File> {
     if mode & !MODE_WIDEST != 0 {
         file.set_permissions(Permissions::from_mode(mode & MODE_WIDEST))?;
     }
+    mend(path, &file)?;
     Ok(file)
+}
+
+fn whole_lines(bytes: &[u8]) -> u64 {
+    bytes.iter().filter(|byte| **byte == b'\n').count() as u64
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
+
     use super::*;
 
     fn config(folder: &tempfile::TempDir, max_bytes: u64, keep: u32) -> AuditConfig {
@@ -314,7 +326,32 @@ mod tests {
         assert_eq!((lost, error.kind()), (2, io::ErrorKind::StorageFull));
         file.add(b"three\n").unwrap();
         file.flush().unwrap();
-        assert_eq!(fs::read_to_string(&config.file).unwrap(), "\nthree\n");
+        assert_eq!(fs::read_to_string(&config.file).unwrap(), "three\n");
+    }
+
+    #[test]
+    fn a_write_that_breaks_off_counts_the_lines_that_are_missing() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = config(&folder, 1_000_000, 1);
+        let mut file = RotatedFile::open(&config).unwrap();
+        // It takes a part, and then says that it is full.
+        let flags = rustix::pipe::PipeFlags::NONBLOCK;
+        let (mut reads, writes) = rustix::pipe::pipe_with(flags)
+            .map(|(reads, writes)| {
+                rustix::pipe::fcntl_setpipe_size(&writes, 4096).unwrap();
+                (File::from(reads), File::from(writes))
+            })
+            .unwrap();
+        file.file = Some(writes);
+        let line = [&[b'x'; 99][..], b"\n"].concat();
+        for _ in 0..100 {
+            file.add(&line).unwrap();
+        }
+        let (lost, _) = file.flush().unwrap_err();
+        let mut taken = vec![0; 10_000];
+        let taken = reads.read(&mut taken).unwrap();
+        assert_eq!(lost, 100 - taken as u64 / 100);
+        assert!(lost > 0 && lost < 100, "{lost}");
     }
 
     #[test]

@@ -6,6 +6,7 @@
 mod entry;
 mod file;
 mod refusals;
+mod whole_lines;
 mod writer;
 
 use std::sync::Arc;

@@ -43,6 +43,16 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const TAKEN_TIMEOUT: Duration = Duration::from_millis(500);
 const TAKEN_PAUSE: Duration = Duration::from_millis(5);
 
+/// What a connection that a listener accepted looks like to its peer when it is closed without
+/// [`Socket::finish`], as the kernel does for a process that was killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unfinished {
+    /// Reset: the peer cannot take what it has for all of it (`SO_LINGER` of 0 s, socket(7)).
+    Resets,
+    /// Ended in order: the bytes on it have lengths and ends of their own.
+    Ends,
+}
+
 /// Binds `count` sockets to one address, among which the kernel spreads connections.
 ///
 /// They come to listen in their order, the first at place 0. Port 0 is chosen once, for all of them.
@@ -55,10 +65,11 @@ const TAKEN_PAUSE: Duration = Duration::from_millis(5);
 pub(crate) fn bind(
     address: SocketAddr,
     count: usize,
+    unfinished: Unfinished,
 ) -> io::Result<(SocketAddr, Vec<StdTcpListener>)> {
     let deadline = Instant::now() + TAKEN_TIMEOUT;
     loop {
-        match bind_once(address, count) {
+        match bind_once(address, count, unfinished) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
                 thread::sleep(TAKEN_PAUSE);
             }
@@ -67,13 +78,17 @@ pub(crate) fn bind(
     }
 }
 
-fn bind_once(address: SocketAddr, count: usize) -> io::Result<(SocketAddr, Vec<StdTcpListener>)> {
-    let probe = socket(address, false)?;
+fn bind_once(
+    address: SocketAddr,
+    count: usize,
+    unfinished: Unfinished,
+) -> io::Result<(SocketAddr, Vec<StdTcpListener>)> {
+    let probe = socket(address, false, unfinished)?;
     let bound = local_address(&probe, address)?;
     drop(probe);
     let sockets = (0..count)
         .map(|_| {
-            let socket = socket(bound, true)?;
+            let socket = socket(bound, true, unfinished)?;
             socket.listen(BACKLOG)?;
             Ok(StdTcpListener::from(socket))
         })
@@ -81,7 +96,7 @@ fn bind_once(address: SocketAddr, count: usize) -> io::Result<(SocketAddr, Vec<S
     Ok((bound, sockets))
 }
 
-fn socket(address: SocketAddr, shared: bool) -> io::Result<RawSocket> {
+fn socket(address: SocketAddr, shared: bool, unfinished: Unfinished) -> io::Result<RawSocket> {
     let socket = RawSocket::new(
         Domain::for_address(address),
         Type::STREAM,
@@ -98,6 +113,9 @@ fn socket(address: SocketAddr, shared: bool) -> io::Result<RawSocket> {
         .with_time(KEEPALIVE_IDLE)
         .with_interval(KEEPALIVE_INTERVAL);
     socket.set_tcp_keepalive(&probes)?;
+    if unfinished == Unfinished::Resets {
+        socket.set_linger(Some(Duration::ZERO))?;
+    }
     // Without these all works, only slower.
     let _ = socket.set_tcp_notsent_lowat(NOTSENT_BYTES_MAX);
     if address.ip().to_canonical().is_loopback() {
@@ -167,7 +185,7 @@ mod tests {
 
     #[test]
     fn port_zero_is_chosen_once_for_all_shards() {
-        let (bound, sockets) = bind("127.0.0.1:0".parse().unwrap(), 3).unwrap();
+        let (bound, sockets) = bind("127.0.0.1:0".parse().unwrap(), 3, Unfinished::Ends).unwrap();
         assert_ne!(bound.port(), 0);
         for socket in sockets {
             assert_eq!(socket.local_addr().unwrap(), bound);
@@ -181,7 +199,8 @@ mod tests {
 
         let (best, _) = choose(None).unwrap();
         for driver in [best, Chosen::Epoll] {
-            let (bound, sockets) = bind("127.0.0.1:0".parse().unwrap(), 1).unwrap();
+            let (bound, sockets) =
+                bind("127.0.0.1:0".parse().unwrap(), 1, Unfinished::Ends).unwrap();
             let _caller = std::net::TcpStream::connect(bound).unwrap();
             let ended = run(driver, async {
                 let socket = sockets.into_iter().next().unwrap();
@@ -202,7 +221,7 @@ mod tests {
 
     #[test]
     fn accepted_connections_inherit_their_limits() {
-        let (bound, sockets) = bind("127.0.0.1:0".parse().unwrap(), 1).unwrap();
+        let (bound, sockets) = bind("127.0.0.1:0".parse().unwrap(), 1, Unfinished::Ends).unwrap();
         let _caller = std::net::TcpStream::connect(bound).unwrap();
         let (accepted, _) = sockets[0].accept().unwrap();
         let accepted = socket2::SockRef::from(&accepted);
@@ -216,23 +235,52 @@ mod tests {
     }
 
     #[test]
+    fn what_is_closed_without_an_orderly_end_is_reset_where_that_is_wanted() {
+        use std::io::Read;
+
+        for (unfinished, is_finished, resets) in [
+            (Unfinished::Resets, false, true),
+            (Unfinished::Resets, true, false),
+            (Unfinished::Ends, false, false),
+        ] {
+            let (bound, sockets) = bind("127.0.0.1:0".parse().unwrap(), 1, unfinished).unwrap();
+            let mut caller = std::net::TcpStream::connect(bound).unwrap();
+            crate::io::run(crate::io::Chosen::Epoll, async {
+                let socket = sockets.into_iter().next().unwrap();
+                let (accepted, _) = Listener::new(socket).unwrap().accept().await.unwrap();
+                assert_eq!(accepted.send(b"some").unwrap(), 4);
+                if is_finished {
+                    accepted.finish();
+                }
+            })
+            .unwrap();
+            let end = caller.read_to_end(&mut Vec::new());
+            let is_reset = end.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionReset);
+            assert_eq!(is_reset, resets, "{unfinished:?}, finished: {is_finished}");
+        }
+    }
+
+    #[test]
     #[expect(
         clippy::disallowed_methods,
         reason = "the time that passes is what is tested"
     )]
     fn a_port_that_becomes_free_in_a_moment_is_waited_for() {
-        let (bound, sockets) = bind("127.0.0.1:0".parse().unwrap(), 2).unwrap();
+        let (bound, sockets) = bind("127.0.0.1:0".parse().unwrap(), 2, Unfinished::Ends).unwrap();
         let leaving = thread::spawn(move || {
             thread::sleep(TAKEN_TIMEOUT / 10);
             drop(sockets);
         });
-        assert_eq!(bind(bound, 2).unwrap().0, bound);
+        assert_eq!(bind(bound, 2, Unfinished::Ends).unwrap().0, bound);
         leaving.join().unwrap();
     }
 
     #[test]
     fn a_taken_port_is_an_error_although_ports_are_shared() {
-        let (bound, _sockets) = bind("127.0.0.1:0".parse().unwrap(), 2).unwrap();
-        assert_eq!(bind(bound, 2).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        let (bound, _sockets) = bind("127.0.0.1:0".parse().unwrap(), 2, Unfinished::Ends).unwrap();
+        assert_eq!(
+            bind(bound, 2, Unfinished::Ends).unwrap_err().kind(),
+            io::ErrorKind::AddrInUse
+        );
     }
 }

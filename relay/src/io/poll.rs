@@ -41,9 +41,13 @@ impl PollSocket {
         }
     }
 
-    /// Makes the coming close a reset.
-    pub(crate) fn abort(&self) {
-        self.0.abort();
+    /// Makes the coming close a reset, or an orderly end.
+    pub(crate) fn end(&self, is_reset: bool) {
+        if is_reset {
+            self.0.abort();
+        } else {
+            self.0.finish();
+        }
     }
 
     fn poll_send(

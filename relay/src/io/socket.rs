@@ -197,8 +197,10 @@ impl Socket {
         let _ = SockRef::from(&self.fd).set_tcp_user_timeout(None);
     }
 
-    /// Ends our direction, behind what was written.
+    /// Ends our direction in order, behind what was written: the peer has all that there is.
     pub(crate) fn finish(&self) {
+        // The listener had it set, so that whatever ends before this is a reset.
+        let _ = SockRef::from(&self.fd).set_linger(None);
         // The peer may be gone already, which ends the direction as well.
         let _ = rustix::net::shutdown(&self.fd, Shutdown::Write);
     }

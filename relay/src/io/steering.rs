@@ -81,11 +81,11 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::*;
-    use crate::io::bind;
+    use crate::io::{Unfinished, bind};
 
     #[test]
     fn connections_go_to_the_chosen_sockets_and_to_all_of_them() {
-        let (bound, sockets) = bind("127.0.0.1:0".parse().unwrap(), 4).unwrap();
+        let (bound, sockets) = bind("127.0.0.1:0".parse().unwrap(), 4, Unfinished::Ends).unwrap();
         for socket in &sockets {
             socket.set_nonblocking(true).unwrap();
         }

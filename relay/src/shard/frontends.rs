@@ -201,6 +201,8 @@ impl Shard {
             let deadline = shard.peers.config.preamble_timeout;
             let Ok(hint) = timeout(deadline, shard.hinted_shard(&socket)).await else {
                 debug!(%peer, "no request in time");
+                // Nothing was asked, so nothing is missing.
+                socket.finish();
                 shard.metrics.frontend_refused(Reason::Preamble);
                 return;
             };
@@ -251,9 +253,7 @@ impl Shard {
         let settings = Rc::clone(&self.http_settings);
         let (io, ended) = http::serve(io, gateway, from, settings).await;
         debug!(%peer, ended = ended.word(), "HTTP frontend ended");
-        if ended.is_reset() {
-            io.abort();
-        }
+        io.end(ended.is_reset());
     }
 
     /// One session of an HTTP connection that lives on another shard.
