@@ -6,6 +6,8 @@
 //! I/O, no clock: a wait comes in as a future.
 
 mod body;
+mod endpoints;
+pub mod events;
 mod exchange;
 mod gate;
 pub mod headers;

@@ -1,0 +1,410 @@
+//! Event streams (WHATWG HTML, "Server-sent events") on their way through a hop: the URL in an
+//! `endpoint` event of MCP's older transport (2024-11-05, "HTTP with SSE") is mapped, everything
+//! else passes byte by byte.
+
+use bytes::{Buf, Bytes, BytesMut};
+use memchr::memchr2;
+
+/// Longest event that is looked at, in bytes: a URL, and fields and comments beside it.
+const EVENT_BYTES_MAX: usize = 8 * 1024;
+
+/// What a stream may begin with; it belongs to no line.
+const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
+
+/// Finds `endpoint` events, wherever in a stream they stand and however it is cut.
+///
+/// A client acts on an event when it is complete, so holding an event back until then delays
+/// nothing that it does. Comments are never held back, and of a longer event than
+/// [`EVENT_BYTES_MAX`] nothing is.
+#[derive(Debug, Default)]
+pub struct Endpoints {
+    /// Of the event that is being read, from its beginning.
+    held: BytesMut,
+    /// Where in `held` the line begins that is not complete.
+    line: usize,
+    /// The last field `event` of this event says `endpoint`.
+    is_endpoint: bool,
+    /// The last byte was a return: a line feed behind it belongs to the same line end.
+    after_return: bool,
+    at: At,
+}
+
+/// Where in a stream a reader is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum At {
+    /// In front of the first byte that is not of a byte order mark.
+    #[default]
+    Start,
+    /// In an event, or in front of one.
+    Event,
+    /// In a comment in front of an event, which passes.
+    Comment,
+    /// In an event that is too long to be looked at; `is_line_empty` says whether it ends with the
+    /// next line end.
+    Long { is_line_empty: bool },
+}
+
+impl Endpoints {
+    /// Takes a piece, and yields what may go on. `map` gets an endpoint's URL, and yields what to put
+    /// in its place; `None` if it can stay.
+    pub fn pass(&mut self, piece: &[u8], map: impl Fn(&[u8]) -> Option<Vec<u8>>) -> Bytes {
+        let mut out = BytesMut::new();
+        let mut rest = piece;
+        if self.at == At::Start {
+            self.begin(&mut rest, &mut out);
+        }
+        while !rest.is_empty() {
+            match self.at {
+                At::Start => break,
+                At::Event => self.event(&mut rest, &mut out, &map),
+                At::Comment => self.comment(&mut rest, &mut out),
+                At::Long { is_line_empty } => self.long(&mut rest, &mut out, is_line_empty),
+            }
+        }
+        out.freeze()
+    }
+
+    /// True if there are bytes that it has not let go.
+    #[must_use]
+    pub fn is_holding(&self) -> bool {
+        !self.held.is_empty()
+    }
+
+    /// What was held back when the stream ended. No client acts on it: the event is not complete.
+    pub fn rest(&mut self) -> Bytes {
+        self.line = 0;
+        std::mem::take(&mut self.held).freeze()
+    }
+
+    /// In front of the first line.
+    fn begin(&mut self, rest: &mut &[u8], out: &mut BytesMut) {
+        while let (Some(byte), Some(wanted)) = (rest.first(), BYTE_ORDER_MARK.get(self.held.len()))
+        {
+            if byte != wanted {
+                break;
+            }
+            self.held.extend_from_slice(&[*byte]);
+            rest.advance(1);
+        }
+        if self.held.len() == BYTE_ORDER_MARK.len() {
+            out.extend_from_slice(&std::mem::take(&mut self.held));
+        } else if rest.is_empty() {
+            return;
+        }
+        self.at = At::Event;
+    }
+
+    /// Reads one line of an event, or what is there of it.
+    fn event(
+        &mut self,
+        rest: &mut &[u8],
+        out: &mut BytesMut,
+        map: impl Fn(&[u8]) -> Option<Vec<u8>>,
+    ) {
+        if self.after_return && rest[0] == b'\n' {
+            self.after_return = false;
+            if self.held.is_empty() {
+                out.extend_from_slice(b"\n");
+            } else {
+                self.held.extend_from_slice(b"\n");
+                self.line += 1;
+            }
+            return rest.advance(1);
+        }
+        self.after_return = false;
+        if self.held.is_empty() && rest[0] == b':' {
+            self.at = At::Comment;
+            return;
+        }
+        let end = memchr2(b'\r', b'\n', rest);
+        self.held
+            .extend_from_slice(&rest[..end.map_or(rest.len(), |end| end + 1)]);
+        let Some(end) = end else {
+            *rest = &[];
+            if self.held.len() > EVENT_BYTES_MAX {
+                self.let_go(out, self.line == self.held.len());
+            }
+            return;
+        };
+        self.after_return = rest[end] == b'\r';
+        rest.advance(end + 1);
+        let line = &self.held[self.line..self.held.len() - 1];
+        if line.is_empty() {
+            let is_endpoint = std::mem::take(&mut self.is_endpoint);
+            let mapped = is_endpoint.then(|| mapped(&self.held, map)).flatten();
+            out.extend_from_slice(mapped.as_deref().unwrap_or(&self.held));
+            self.held = BytesMut::new();
+            self.line = 0;
+            return;
+        }
+        if let Some(kind) = field(line, b"event") {
+            self.is_endpoint = kind == b"endpoint";
+        }
+        self.line = self.held.len();
+        if self.held.len() > EVENT_BYTES_MAX {
+            self.let_go(out, true);
+        }
+    }
+
+    /// Gives up an event that is too long.
+    fn let_go(&mut self, out: &mut BytesMut, is_line_empty: bool) {
+        out.extend_from_slice(&self.rest());
+        self.is_endpoint = false;
+        self.at = At::Long { is_line_empty };
+    }
+
+    fn comment(&mut self, rest: &mut &[u8], out: &mut BytesMut) {
+        let end = memchr2(b'\r', b'\n', rest);
+        let len = end.map_or(rest.len(), |end| end + 1);
+        out.extend_from_slice(&rest[..len]);
+        if let Some(end) = end {
+            self.after_return = rest[end] == b'\r';
+            self.at = At::Event;
+        }
+        rest.advance(len);
+    }
+
+    fn long(&mut self, rest: &mut &[u8], out: &mut BytesMut, is_line_empty: bool) {
+        if self.after_return && rest[0] == b'\n' {
+            self.after_return = false;
+            out.extend_from_slice(b"\n");
+            return rest.advance(1);
+        }
+        self.after_return = false;
+        let end = memchr2(b'\r', b'\n', rest);
+        let len = end.map_or(rest.len(), |end| end + 1);
+        out.extend_from_slice(&rest[..len]);
+        self.at = match end {
+            None => At::Long {
+                is_line_empty: false,
+            },
+            Some(end) => {
+                self.after_return = rest[end] == b'\r';
+                match is_line_empty && end == 0 {
+                    true => At::Event,
+                    false => At::Long {
+                        is_line_empty: true,
+                    },
+                }
+            }
+        };
+        rest.advance(len);
+    }
+}
+
+/// The value of a field, if the line is one of that name.
+fn field<'a>(line: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+    let rest = line.strip_prefix(name)?;
+    if rest.is_empty() {
+        return Some(rest);
+    }
+    let value = rest.strip_prefix(b":")?;
+    Some(value.strip_prefix(b" ").unwrap_or(value))
+}
+
+/// A complete event with its URL mapped; `None` if it can stay.
+fn mapped(event: &[u8], map: impl Fn(&[u8]) -> Option<Vec<u8>>) -> Option<Vec<u8>> {
+    // A URL in several lines is one: what reads it drops line ends (WHATWG URL, "basic URL
+    // parser").
+    let data = lines(event).filter_map(|(line, _)| field(line, b"data"));
+    let url = data.collect::<Vec<_>>().concat();
+    let mapped = map(url.trim_ascii())?;
+    let mut mapped = Some(mapped);
+    let mut out = Vec::with_capacity(event.len() + 64);
+    for (line, end) in lines(event) {
+        match field(line, b"data") {
+            Some(_) => {
+                if let Some(mapped) = mapped.take() {
+                    out.extend_from_slice(b"data: ");
+                    out.extend_from_slice(&mapped);
+                    out.extend_from_slice(end);
+                }
+            }
+            None => {
+                out.extend_from_slice(line);
+                out.extend_from_slice(end);
+            }
+        }
+    }
+    Some(out)
+}
+
+/// The lines of a complete event, each with its end.
+fn lines(event: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+    let mut rest = event;
+    std::iter::from_fn(move || {
+        let end = memchr2(b'\r', b'\n', rest)?;
+        let is_pair = rest[end] == b'\r' && rest.get(end + 1) == Some(&b'\n');
+        let (whole, behind) = rest.split_at(end + 1 + usize::from(is_pair));
+        rest = behind;
+        Some(whole.split_at(end))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn map(url: &[u8]) -> Option<Vec<u8>> {
+        url.starts_with(b"/").then(|| [b"/w/maya", url].concat())
+    }
+
+    /// What comes out of `pieces`, each by itself, and then the rest.
+    fn passed(pieces: &[&[u8]]) -> Vec<String> {
+        let mut endpoints = Endpoints::default();
+        let text = |bytes: Bytes| String::from_utf8_lossy(&bytes).into_owned();
+        let mut out: Vec<_> = pieces
+            .iter()
+            .map(|piece| text(endpoints.pass(piece, map)))
+            .collect();
+        out.push(text(endpoints.rest()));
+        out
+    }
+
+    fn whole(text: &str) -> String {
+        passed(&[text.as_bytes()]).concat()
+    }
+
+    #[test]
+    fn an_endpoint_is_mapped_in_every_legal_order_and_at_every_cut() {
+        for (given, expected) in [
+            (
+                "event: endpoint\ndata: /m?s=1\n\ndata: /x\n\n",
+                "event: endpoint\ndata: /w/maya/m?s=1\n\ndata: /x\n\n",
+            ),
+            (
+                "id: 7\nevent: endpoint\ndata: /m\n\n",
+                "id: 7\nevent: endpoint\ndata: /w/maya/m\n\n",
+            ),
+            (
+                "data: /m\nevent: endpoint\n\n",
+                "data: /w/maya/m\nevent: endpoint\n\n",
+            ),
+            (
+                "event: ping\ndata: 1\n\nevent: endpoint\ndata: /m\n\n",
+                "event: ping\ndata: 1\n\nevent: endpoint\ndata: /w/maya/m\n\n",
+            ),
+            (
+                "\u{FEFF}event: endpoint\ndata: /m\n\n",
+                "\u{FEFF}event: endpoint\ndata: /w/maya/m\n\n",
+            ),
+            (
+                ": hello\r\n\r\nevent: endpoint\r\ndata:/m?s=1\r\n\r\n",
+                ": hello\r\n\r\nevent: endpoint\r\ndata: /w/maya/m?s=1\r\n\r\n",
+            ),
+            (
+                ":\nevent:endpoint\n: between\ndata:/m\nretry: 5\n\n",
+                ":\nevent:endpoint\n: between\ndata: /w/maya/m\nretry: 5\n\n",
+            ),
+            (
+                "retry: 5\revent:endpoint\rdata: /m\r\rdata: 1\r\r",
+                "retry: 5\revent:endpoint\rdata: /w/maya/m\r\rdata: 1\r\r",
+            ),
+            (
+                "event: endpoint\ndata: /m\r\ndata: ?s=1\ndata\n\n",
+                "event: endpoint\ndata: /w/maya/m?s=1\r\n\n",
+            ),
+            (
+                "event: message\nevent: endpoint\ndata: /m\n\n",
+                "event: message\nevent: endpoint\ndata: /w/maya/m\n\n",
+            ),
+            (
+                "event: endpoint\ndata: /a\n\nevent: endpoint\ndata: /b\n\n",
+                "event: endpoint\ndata: /w/maya/a\n\nevent: endpoint\ndata: /w/maya/b\n\n",
+            ),
+        ] {
+            assert_eq!(whole(given), expected);
+            let given = given.as_bytes();
+            for cut in 0..given.len() {
+                let (front, back) = given.split_at(cut);
+                assert_eq!(passed(&[front, back]).concat(), expected, "cut at {cut}");
+            }
+            let bytes: Vec<_> = given.chunks(1).collect();
+            assert_eq!(passed(&bytes).concat(), expected);
+        }
+    }
+
+    #[test]
+    fn what_names_no_endpoint_stays() {
+        for text in [
+            "event: endpoint\ndata: http://elsewhere/m\n\n",
+            "event: endpoints\ndata: /m\n\n",
+            "Event: endpoint\ndata: /m\n\n",
+            " event: endpoint\ndata: /m\n\n",
+            "event: endpoint\nevent: message\ndata: /m\n\n",
+            "event: endpoint\nevent\ndata: /m\n\n",
+            "event: endpoint\n\ndata: /m\n\n",
+            "\n\u{FEFF}event: endpoint\ndata: /m\n\n",
+            "event: endpoint\nxdata: /m\n\n",
+            "event: endpoint\ndata: /m\n",
+        ] {
+            assert_eq!(whole(text), text, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn an_event_leaves_with_its_last_byte_and_a_comment_at_once() {
+        let mut endpoints = Endpoints::default();
+        let mut pass = |piece: &str| endpoints.pass(piece.as_bytes(), map);
+        assert_eq!(pass("event: endpoint\rdata: /m\r"), "");
+        assert_eq!(pass("\r"), "event: endpoint\rdata: /w/maya/m\r\r");
+        assert_eq!(pass("\n: pi"), "\n: pi");
+        assert_eq!(pass("ng"), "ng");
+        assert_eq!(pass("\ndata: 1\n"), "\n");
+        assert_eq!(pass("\ndata"), "data: 1\n\n");
+        assert!(endpoints.is_holding());
+    }
+
+    #[test]
+    fn a_long_event_is_let_go_and_the_next_one_is_read() {
+        let long = format!("data: {}", "x".repeat(EVENT_BYTES_MAX));
+        for end in ["\n\n", "\r\n\r\n", "\r\r"] {
+            let endpoint = format!("event: endpoint{end}data: /m\n\n");
+            let same = format!("{long}\nevent: endpoint\ndata: /m\n\n");
+            assert_eq!(whole(&same), same);
+            assert_eq!(whole(&endpoint), endpoint);
+            let next = "event: endpoint\ndata: /m\n\n";
+            let mapped = "event: endpoint\ndata: /w/maya/m\n\n";
+            assert_eq!(
+                whole(&[&long, end, next].concat()),
+                [&long, end, mapped].concat()
+            );
+        }
+        let mut endpoints = Endpoints::default();
+        assert_eq!(endpoints.pass(long.as_bytes(), map), long);
+        assert!(!endpoints.is_holding());
+        let many = "id: 1\n".repeat(EVENT_BYTES_MAX);
+        let mut endpoints = Endpoints::default();
+        assert_eq!(endpoints.pass(many.as_bytes(), map), many);
+        assert_eq!(
+            endpoints
+                .pass(b"\nevent: endpoint\ndata: /m\n\n", map)
+                .len(),
+            34
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn without_an_endpoint_nothing_is_changed_and_cuts_make_no_difference(
+            text in "(event: endpoint\n|data: /m\r|[a-z:\r\n ]{0,20}){0,6}",
+            cuts in proptest::collection::vec(0_usize..90, 0..4),
+        ) {
+            let bytes = text.as_bytes();
+            let mut cuts: Vec<_> = cuts.into_iter().map(|cut| cut.min(bytes.len())).collect();
+            cuts.extend([0, bytes.len()]);
+            cuts.sort_unstable();
+            let pieces: Vec<_> = cuts.windows(2).map(|cut| &bytes[cut[0]..cut[1]]).collect();
+            prop_assert_eq!(passed(&pieces).concat(), whole(&text));
+            let mut endpoints = Endpoints::default();
+            let mut same = Vec::new();
+            for piece in pieces {
+                same.extend_from_slice(&endpoints.pass(piece, |_| None));
+            }
+            same.extend_from_slice(&endpoints.rest());
+            prop_assert_eq!(same, bytes);
+        }
+    }
+}

@@ -1,0 +1,305 @@
+//! An event stream on its way through a hop: undone where it is compressed, its endpoints mapped.
+
+use std::fmt;
+use std::io::{self, Write};
+
+use bytes::{Buf, Bytes};
+use flate2::write::{MultiGzDecoder, ZlibDecoder};
+use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, ETAG};
+use http::{HeaderMap, HeaderValue, Method};
+
+use crate::endpoints::Endpoints;
+
+/// Most that is decoded at a time, in bytes of input; the decoder gives out 32 KiB at most for it.
+const INPUT_BYTES_MAX: usize = 512;
+
+/// True if the media type of an answer is that of event streams.
+#[must_use]
+pub fn is_event_stream(headers: &HeaderMap) -> bool {
+    let media_type = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
+    media_type.is_some_and(is_events)
+}
+
+fn is_events(media_type: &[u8]) -> bool {
+    let essence = media_type.split(|b| *b == b';').next().unwrap_or_default();
+    essence
+        .trim_ascii()
+        .eq_ignore_ascii_case(b"text/event-stream")
+}
+
+/// Asks the next hop for event streams as they are, where the caller asks for such a stream: what
+/// is in a compressed one could not be mapped. Other requests keep what they say.
+pub fn ask_for_plain(method: &Method, headers: &mut HeaderMap) {
+    let accepts = |value: &HeaderValue| value.as_bytes().split(|b| *b == b',').any(is_events);
+    if *method == Method::GET && headers.get_all(ACCEPT).iter().any(accepts) {
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    }
+}
+
+/// How the body of an answer is coded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Coding {
+    /// Not at all.
+    Plain,
+    /// RFC 1952.
+    Gzip,
+    /// RFC 1950.
+    Deflate,
+}
+
+impl Coding {
+    /// Reads an answer's head; `None` for a coding that is not known here, or several.
+    #[must_use]
+    pub fn of(headers: &HeaderMap) -> Option<Self> {
+        let values = headers.get_all(CONTENT_ENCODING).iter();
+        let codings = values.flat_map(|value| value.as_bytes().split(|b| *b == b','));
+        let mut codings = codings
+            .map(|coding| coding.trim_ascii().to_ascii_lowercase())
+            .filter(|coding| !coding.is_empty() && coding != b"identity");
+        let coding = match codings.next().as_deref() {
+            None => Self::Plain,
+            Some(b"gzip" | b"x-gzip") => Self::Gzip,
+            Some(b"deflate") => Self::Deflate,
+            Some(_) => return None,
+        };
+        codings.next().is_none().then_some(coding)
+    }
+}
+
+/// One event stream between the next hop and the caller.
+#[derive(Default)]
+pub struct Events {
+    endpoints: Endpoints,
+    decoder: Option<Decoder>,
+    /// What came and is not decoded yet.
+    input: Bytes,
+}
+
+impl Events {
+    /// Makes an answer's head fit for what comes out of here; `None` if its body is coded in a way
+    /// that is not known here.
+    pub fn begin(headers: &mut HeaderMap) -> Option<Self> {
+        let decoder = Decoder::new(Coding::of(headers)?);
+        if decoder.is_some() {
+            headers.remove(CONTENT_ENCODING);
+            // It is a name for the coded bytes (RFC 9110, section 8.8.3).
+            headers.remove(ETAG);
+        }
+        headers.remove(CONTENT_LENGTH);
+        Some(Self {
+            decoder,
+            ..Self::default()
+        })
+    }
+
+    /// Takes a piece from the next hop. All that [`Events::next`] yields was asked for before.
+    pub fn push(&mut self, piece: Bytes) {
+        self.input = piece;
+    }
+
+    /// What may go on to the caller; `None` once the next piece is to be pushed. `map` gets an
+    /// endpoint's URL, and yields what to put in its place; `None` if it can stay.
+    ///
+    /// # Errors
+    /// The stream is not coded as its head says.
+    pub fn next(&mut self, map: impl Fn(&[u8]) -> Option<Vec<u8>>) -> io::Result<Option<Bytes>> {
+        while !self.input.is_empty() {
+            let out = match &mut self.decoder {
+                None => self.endpoints.pass(&std::mem::take(&mut self.input), &map),
+                Some(decoder) => {
+                    let plain = decoder.decode(&mut self.input)?;
+                    self.endpoints.pass(&plain, &map)
+                }
+            };
+            if !out.is_empty() {
+                return Ok(Some(out));
+            }
+        }
+        Ok(None)
+    }
+
+    /// True if there are bytes that it has not let go.
+    #[must_use]
+    pub fn is_holding(&self) -> bool {
+        self.endpoints.is_holding() || !self.input.is_empty()
+    }
+
+    /// What was held back when the stream ended.
+    pub fn rest(&mut self) -> Bytes {
+        self.endpoints.rest()
+    }
+}
+
+impl fmt::Debug for Events {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Events")
+            .field("endpoints", &self.endpoints)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Undoes a coding piece by piece. What one piece becomes is bounded, so a small one that grows
+/// a thousandfold costs time of its caller only.
+enum Decoder {
+    Gzip(Box<MultiGzDecoder<Vec<u8>>>),
+    Deflate(Box<ZlibDecoder<Vec<u8>>>),
+}
+
+impl Decoder {
+    fn new(coding: Coding) -> Option<Self> {
+        match coding {
+            Coding::Plain => None,
+            Coding::Gzip => Some(Self::Gzip(Box::new(MultiGzDecoder::new(Vec::new())))),
+            Coding::Deflate => Some(Self::Deflate(Box::new(ZlibDecoder::new(Vec::new())))),
+        }
+    }
+
+    /// Decodes the beginning of `input`.
+    fn decode(&mut self, input: &mut Bytes) -> io::Result<Vec<u8>> {
+        let piece = &input[..input.len().min(INPUT_BYTES_MAX)];
+        let (taken, out) = match self {
+            Self::Gzip(it) => {
+                let taken = it.write(piece)?;
+                it.flush()?;
+                (taken, it.get_mut())
+            }
+            Self::Deflate(it) => {
+                let taken = it.write(piece)?;
+                it.flush()?;
+                (taken, it.get_mut())
+            }
+        };
+        if taken == 0 {
+            // Behind the end of what is coded.
+            input.clear();
+        }
+        input.advance(taken);
+        Ok(std::mem::take(out))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use flate2::Compression;
+    use flate2::write::{GzEncoder, ZlibEncoder};
+
+    use super::*;
+
+    fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in lines {
+            headers.append(*name, HeaderValue::from_static(value));
+        }
+        headers
+    }
+
+    #[test]
+    fn event_streams_are_known_in_any_spelling() {
+        for kind in [
+            "text/event-stream",
+            "Text/Event-Stream; charset=utf-8",
+            " text/event-stream ;x",
+        ] {
+            assert!(
+                is_event_stream(&headers(&[("content-type", kind)])),
+                "{kind}"
+            );
+        }
+        assert!(!is_event_stream(&headers(&[(
+            "content-type",
+            "text/event-streams"
+        )])));
+        assert!(!is_event_stream(&headers(&[])));
+    }
+
+    #[test]
+    fn codings_are_known_in_any_spelling() {
+        let of = |values: &[&'static str]| {
+            let lines: Vec<_> = values.iter().map(|it| ("content-encoding", *it)).collect();
+            Coding::of(&headers(&lines))
+        };
+        assert_eq!(of(&[]), Some(Coding::Plain));
+        assert_eq!(of(&["", "identity"]), Some(Coding::Plain));
+        assert_eq!(of(&["GZIP"]), Some(Coding::Gzip));
+        assert_eq!(of(&["identity, x-gzip"]), Some(Coding::Gzip));
+        assert_eq!(of(&["deflate"]), Some(Coding::Deflate));
+        assert_eq!(of(&["br"]), None);
+        assert_eq!(of(&["gzip", "gzip"]), None);
+        assert_eq!(of(&["gzip, br"]), None);
+    }
+
+    #[test]
+    fn only_who_asks_for_a_stream_asks_for_a_plain_one() {
+        let asked = |method: Method, accept: &'static str| {
+            let mut headers = headers(&[("accept", accept), ("accept-encoding", "gzip, br")]);
+            ask_for_plain(&method, &mut headers);
+            headers[ACCEPT_ENCODING] == "identity"
+        };
+        assert!(asked(Method::GET, "text/event-stream"));
+        assert!(asked(
+            Method::GET,
+            "application/json, Text/Event-Stream;q=0.9"
+        ));
+        assert!(!asked(Method::GET, "*/*"));
+        assert!(!asked(Method::POST, "application/json, text/event-stream"));
+    }
+
+    /// What becomes of a stream that is coded by `coding` and comes in `pieces`.
+    fn passed(coding: &'static str, pieces: &[&[u8]]) -> io::Result<String> {
+        let mut headers = headers(&[("content-encoding", coding), ("content-length", "9")]);
+        let mut events = Events::begin(&mut headers).unwrap();
+        assert!(headers.is_empty());
+        let mut out = Vec::new();
+        for piece in pieces {
+            events.push(Bytes::copy_from_slice(piece));
+            while let Some(bytes) = events.next(|url| Some([b"/w/maya", url].concat()))? {
+                assert!(bytes.len() <= 128 * 1024, "{}", bytes.len());
+                out.extend_from_slice(&bytes);
+            }
+        }
+        assert!(!events.is_holding());
+        Ok(String::from_utf8(out).unwrap())
+    }
+
+    const STREAM: &str = "id: 7\nevent: endpoint\ndata: /m?s=1\n\n";
+    const MAPPED: &str = "id: 7\nevent: endpoint\ndata: /w/maya/m?s=1\n\n";
+
+    fn gzip(text: &str) -> Vec<u8> {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+        encoder.write_all(text.as_bytes()).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    #[test]
+    fn a_compressed_stream_is_mapped_at_every_cut() {
+        let mut zlib = ZlibEncoder::new(Vec::new(), Compression::fast());
+        zlib.write_all(STREAM.as_bytes()).unwrap();
+        for (coding, coded) in [("gzip", gzip(STREAM)), ("deflate", zlib.finish().unwrap())] {
+            for cut in 0..coded.len() {
+                let (front, back) = coded.split_at(cut);
+                assert_eq!(passed(coding, &[front, back]).unwrap(), MAPPED, "{cut}");
+            }
+            let bytes: Vec<_> = coded.chunks(1).collect();
+            assert_eq!(passed(coding, &bytes).unwrap(), MAPPED);
+        }
+    }
+
+    #[test]
+    fn an_event_that_was_flushed_leaves_before_the_stream_ends() {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+        encoder.write_all(STREAM.as_bytes()).unwrap();
+        encoder.flush().unwrap();
+        assert_eq!(passed("gzip", &[encoder.get_ref()]).unwrap(), MAPPED);
+    }
+
+    #[test]
+    fn what_grows_a_thousandfold_comes_in_small_pieces() {
+        let long = "data: ".to_owned() + &"x".repeat(8_000_000) + "\n\n";
+        assert_eq!(passed("gzip", &[&gzip(&long)]).unwrap(), long);
+    }
+
+    #[test]
+    fn what_is_not_coded_as_it_says_breaks_off() {
+        assert!(passed("gzip", &[STREAM.as_bytes()]).is_err());
+    }
+}
