@@ -9,6 +9,8 @@ mod cancel;
 mod http;
 #[path = "behaviour_bytes/keep_alive.rs"]
 mod keep_alive;
+#[path = "behaviour_bytes/mapping.rs"]
+mod mapping;
 #[path = "behaviour_bytes/raw.rs"]
 mod raw;
 #[path = "behaviour_bytes/resets.rs"]

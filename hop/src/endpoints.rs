@@ -17,7 +17,7 @@ const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 /// nothing that it does. Comments are never held back, and of a longer event than
 /// [`EVENT_BYTES_MAX`] nothing is.
 #[derive(Debug, Default)]
-pub struct Endpoints {
+pub(crate) struct Endpoints {
     /// Of the event that is being read, from its beginning.
     held: BytesMut,
     /// Where in `held` the line begins that is not complete.
@@ -47,7 +47,7 @@ enum At {
 impl Endpoints {
     /// Takes a piece, and yields what may go on. `map` gets an endpoint's URL, and yields what to put
     /// in its place; `None` if it can stay.
-    pub fn pass(&mut self, piece: &[u8], map: impl Fn(&[u8]) -> Option<Vec<u8>>) -> Bytes {
+    pub(crate) fn pass(&mut self, piece: &[u8], map: impl Fn(&[u8]) -> Option<Vec<u8>>) -> Bytes {
         let mut out = BytesMut::new();
         let mut rest = piece;
         if self.at == At::Start {
@@ -65,13 +65,17 @@ impl Endpoints {
     }
 
     /// True if there are bytes that it has not let go.
-    #[must_use]
-    pub fn is_holding(&self) -> bool {
+    pub(crate) fn is_holding(&self) -> bool {
         !self.held.is_empty()
     }
 
+    /// True if what stands in front of the first event has passed.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.at != At::Start || self.held.is_empty()
+    }
+
     /// What was held back when the stream ended. No client acts on it: the event is not complete.
-    pub fn rest(&mut self) -> Bytes {
+    pub(crate) fn rest(&mut self) -> Bytes {
         self.line = 0;
         std::mem::take(&mut self.held).freeze()
     }

@@ -124,6 +124,13 @@ impl Events {
         self.endpoints.is_holding() || !self.input.is_empty()
     }
 
+    /// True if a comment may come next where an event could: no part of a byte order mark is held
+    /// back, which belongs in front of everything.
+    #[must_use]
+    pub fn has_begun(&self) -> bool {
+        self.endpoints.has_begun()
+    }
+
     /// What was held back when the stream ended.
     pub fn rest(&mut self) -> Bytes {
         self.endpoints.rest()

@@ -58,6 +58,31 @@ pub fn metadata(value: &[u8], map: impl Fn(&[u8]) -> Option<Vec<u8>>) -> Option<
     changed.then_some(mapped)
 }
 
+/// A list of links (RFC 8288, section 3) with `map` applied to each target; `None` if it can stay.
+pub fn links(value: &[u8], map: impl Fn(&[u8]) -> Option<Vec<u8>>) -> Option<Vec<u8>> {
+    let mut rest = value;
+    let mut mapped = Vec::new();
+    let mut changed = false;
+    while let Some(at) = rest.iter().position(|b| b"<\"".contains(b)) {
+        let (before, behind) = rest.split_at(at + 1);
+        mapped.extend_from_slice(before);
+        let end = match rest[at] {
+            b'"' => closing_quote(behind)?,
+            _ => behind.iter().position(|b| *b == b'>')?,
+        };
+        let (inside, after) = behind.split_at(end);
+        let url = (rest[at] == b'<')
+            .then(|| map(inside.trim_ascii()))
+            .flatten();
+        changed |= url.is_some();
+        mapped.extend_from_slice(url.as_deref().unwrap_or(inside));
+        mapped.push(after[0]);
+        rest = &after[1..];
+    }
+    mapped.extend_from_slice(rest);
+    changed.then_some(mapped)
+}
+
 fn closing_quote(quoted: &[u8]) -> Option<usize> {
     let mut at = 0;
     loop {
@@ -108,6 +133,19 @@ mod tests {
             b"",
         ] {
             assert_eq!(metadata(value, ours), None);
+        }
+    }
+
+    #[test]
+    fn only_the_targets_of_links_are_mapped() {
+        let map = |url: &[u8]| url.starts_with(b"/").then(|| [b"/p", url].concat());
+        let value = br#"</a>; rel="x, </b>; \"y", < /c >;rel=next , <http://a/d>"#;
+        assert_eq!(
+            String::from_utf8(links(value, map).unwrap()).unwrap(),
+            r#"</p/a>; rel="x, </b>; \"y", </p/c>;rel=next , <http://a/d>"#
+        );
+        for value in [&b"<http://a>; rel=x"[..], b"</a", b"\"</a>", b""] {
+            assert_eq!(links(value, map), None);
         }
     }
 

@@ -145,7 +145,7 @@ impl<G: Gateway> Body for AnswerBody<G> {
             Content::Own(body) => {
                 SizeHint::with_exact(body.as_ref().map_or(0, |body| body.len() as u64))
             }
-            Content::Target(body) => body.source.size_hint(),
+            Content::Target(body) => body.size_hint(),
         }
     }
 }
@@ -160,6 +160,15 @@ impl<G: Gateway> TargetBody<G> {
             return Poll::Ready(Some(Ok(*trailers)));
         }
         while self.failed.is_none() {
+            match self.events.as_mut().map(|events| events.next()) {
+                Some(Ok(Some(bytes))) => return Poll::Ready(Some(Ok(Frame::data(bytes)))),
+                Some(Err(error)) => {
+                    self.failed = Some((error.into(), state.flushes()));
+                    state.await_flush(cx);
+                    break;
+                }
+                Some(Ok(None)) | None => {}
+            }
             let Poll::Ready(polled) = self.source.poll_frame(cx) else {
                 let Some(events) = &mut self.events else {
                     return Poll::Pending;
@@ -175,19 +184,16 @@ impl<G: Gateway> TargetBody<G> {
                     let Some(events) = &mut self.events else {
                         return Poll::Ready(Some(Ok(frame)));
                     };
-                    let bytes = match frame.into_data() {
-                        Ok(piece) => events.pass(piece),
+                    match frame.into_data() {
+                        Ok(piece) => events.push(piece),
                         Err(trailers) => {
                             let rest = events.rest();
                             if rest.is_empty() {
                                 return Poll::Ready(Some(Ok(trailers)));
                             }
                             self.trailers = Some(Box::new(trailers));
-                            rest
+                            return Poll::Ready(Some(Ok(Frame::data(rest))));
                         }
-                    };
-                    if !bytes.is_empty() {
-                        return Poll::Ready(Some(Ok(Frame::data(bytes))));
                     }
                 }
                 None => return Poll::Ready(self.rest().map(Ok)),
@@ -218,6 +224,13 @@ impl<G: Gateway> TargetBody<G> {
     fn rest(&mut self) -> Option<Frame<Bytes>> {
         let rest = self.events.as_mut()?.rest();
         (!rest.is_empty()).then(|| Frame::data(rest))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self.events {
+            Some(_) => SizeHint::default(),
+            None => self.source.size_hint(),
+        }
     }
 
     fn is_end_stream(&self) -> bool {

@@ -13,6 +13,7 @@ use tieline_wire::{Reason, TunnelId};
 use super::Gateway;
 use super::callers::Presented;
 use super::forward::{Asked, Front};
+use super::ours::Ours;
 use super::problem::Problem;
 use super::rewrite::Mapping;
 use super::route::{Route, Way};
@@ -52,7 +53,7 @@ pub(super) struct Destination {
     pub(super) mapping: Mapping,
     pub(super) path: PathAndQuery,
     pub(super) version: Version,
-    /// True if a stream in the answer may begin with an endpoint of the older transport.
+    /// True if a stream in the answer may name an endpoint of the older transport.
     pub(super) is_get: bool,
     /// What it says of an `mcp_session`.
     pub(super) session: Session,
@@ -117,15 +118,15 @@ impl<G: Gateway> Front<G> {
         }
         let target = self.find(&wanted, presented, None).await?;
         session.check(&target)?;
-        let authority = asked.authority.map(str::as_bytes);
         let mapping = Mapping {
             target,
             prefix: route.prefix.to_owned(),
             path: wanted.path.clone(),
-            bare: !route.rest.starts_with('/'),
-            public: authority.map(Bytes::copy_from_slice),
+            bare: wanted.is_invited || !route.rest.starts_with('/'),
+            ours: self.ours(&parts.headers, asked),
             https: asked.client.https,
             is_any,
+            referer: None,
         };
         if let Err(problem) = mapping.check_exposed(&wanted) {
             return Err(match or_tunnel {
@@ -143,6 +144,17 @@ impl<G: Gateway> Front<G> {
             is_get: parts.method == Method::GET,
             session,
         })
+    }
+
+    /// Names of the relay that the request shows.
+    fn ours(&self, headers: &HeaderMap, asked: &Asked<'_>) -> Ours {
+        let inner = asked.authority.map(str::as_bytes);
+        let outer = asked.client.host(headers);
+        Ours {
+            public: outer.or(inner).map(Bytes::copy_from_slice),
+            inner: outer.and(inner).map(Bytes::copy_from_slice),
+            domain: self.settings.domain.clone(),
+        }
     }
 
     /// What to say of a name that leads to none of the tunnels of its kind.

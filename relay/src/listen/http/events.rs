@@ -1,14 +1,16 @@
-//! An event stream on its way to the caller: kept alive while it is quiet, its endpoint mapped.
+//! An event stream on its way to the caller: kept alive while it is quiet, its endpoints mapped.
 
+use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use tieline_hop::events;
 
 use super::Gateway;
 use super::endpoint::Endpoint;
-use super::sse::{Border, COMMENT, Opening};
+use super::sse::{Border, COMMENT};
 
 /// After so long without a byte a stream is taken for one that stays open and brings little. An
 /// answer that has its events at once is over by then, and its connection serves the next request.
@@ -26,8 +28,10 @@ pub(super) enum Quiet {
 pub(super) struct Events<G: Gateway> {
     gateway: G,
     border: Border,
-    /// The first event, where it may name an endpoint, and how to map that.
-    opening: Option<(Opening, Endpoint)>,
+    /// What finds endpoints in it, where it may name some, and how to map them.
+    mapped: Option<(events::Events, Endpoint)>,
+    /// Of a stream without any, what came and has not left.
+    piece: Bytes,
     /// Longest time without a byte; zero for as long as it takes.
     quiet_max: Duration,
     /// After how long without a byte it pauses, until it did.
@@ -40,13 +44,13 @@ pub(super) struct Events<G: Gateway> {
 }
 
 impl<G: Gateway> Events<G> {
-    /// A stream that begins now; one that is an answer to a GET will stay. With `endpoint`, its first
-    /// event may name one.
+    /// A stream that begins now; one that is an answer to a GET will stay. With `mapped`, it may name
+    /// endpoints.
     pub(super) fn new(
         gateway: G,
         quiet_max: Duration,
         is_get: bool,
-        endpoint: Option<Endpoint>,
+        mapped: Option<(events::Events, Endpoint)>,
     ) -> Self {
         // Not behind the first comment: each begins the quiet time anew.
         let pause = match quiet_max.is_zero() {
@@ -60,34 +64,50 @@ impl<G: Gateway> Events<G> {
             last: gateway.now(),
             gateway,
             border: Border::default(),
-            opening: endpoint.map(|endpoint| (Opening::default(), endpoint)),
+            mapped,
+            piece: Bytes::new(),
             quiet_max,
             timer: None,
         }
     }
 
-    /// What goes on of a piece from the target; nothing if all of it is held back.
-    pub(super) fn pass(&mut self, piece: Bytes) -> Bytes {
-        let out = match &mut self.opening {
-            Some((opening, endpoint)) => opening.pass(piece, |url| endpoint.public(url)),
-            None => piece,
-        };
-        self.border.pass(&out);
+    /// Takes a piece from the target.
+    pub(super) fn push(&mut self, piece: Bytes) {
         self.last = self.gateway.now();
-        out
+        match &mut self.mapped {
+            Some((events, _)) => events.push(piece),
+            None => self.piece = piece,
+        }
+    }
+
+    /// What goes on of what was pushed; `None` once the next piece is to come.
+    pub(super) fn next(&mut self) -> io::Result<Option<Bytes>> {
+        let out = match &mut self.mapped {
+            Some((events, endpoint)) => events.next(|url| endpoint.public(url))?,
+            None => Some(std::mem::take(&mut self.piece)).filter(|piece| !piece.is_empty()),
+        };
+        if let Some(out) = &out {
+            self.border.pass(out);
+        }
+        Ok(out)
     }
 
     /// What was held back when the target ended the stream.
     pub(super) fn rest(&mut self) -> Bytes {
-        let opening = self.opening.take();
-        opening.map_or_else(Bytes::new, |(mut opening, _)| opening.rest())
+        let mapped = self.mapped.take();
+        mapped.map_or_else(Bytes::new, |(mut events, _)| events.rest())
     }
 
     /// True if something is held back.
     pub(super) fn is_holding(&self) -> bool {
-        self.opening
-            .as_ref()
-            .is_some_and(|(opening, _)| opening.is_holding())
+        let mapped = self.mapped.as_ref();
+        !self.piece.is_empty() || mapped.is_some_and(|(events, _)| events.is_holding())
+    }
+
+    /// True if a comment may come next: what is held back is the beginning of an event.
+    fn takes_comment(&self) -> bool {
+        let mapped = self.mapped.as_ref();
+        self.border.is_reached() && mapped.is_none_or(|(events, _)| events.has_begun())
     }
 
     /// A pause, once; a comment, each time the stream was quiet for long enough, but never in the
@@ -107,7 +127,7 @@ impl<G: Gateway> Events<G> {
                 None if quiet < self.quiet_max => self.quiet_max.saturating_sub(quiet),
                 None => {
                     self.last = now;
-                    if self.border.is_reached() && !self.is_holding() {
+                    if self.takes_comment() {
                         return Poll::Ready(Quiet::Comment(COMMENT));
                     }
                     self.quiet_max

@@ -3,13 +3,13 @@
 use std::rc::Rc;
 
 use bytes::Bytes;
-use http::header::{HOST, ORIGIN};
+use http::header::HOST;
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{Extensions, HeaderMap, Method, Request, Response, Uri, Version};
 use http_body::Body;
 use hyper::body::Incoming;
-use tieline_hop::{await_continue, copy_head, headers};
+use tieline_hop::{await_continue, copy_head, events, headers};
 use tieline_wire::Reason;
 
 use super::body::{AnswerBody, Progress, RequestBody};
@@ -23,10 +23,9 @@ use super::pool::{Connection, Failure, Lease, Pool};
 use super::problem::{self, Problem};
 use super::route::{Named, Way, host, is_ours_anywhere, named, split};
 use super::state::{Cut, State};
-use super::target::Target;
 use super::trail::Trail;
 use super::wanted::Nowhere;
-use super::{Gateway, Peer, Settings, sse};
+use super::{Gateway, Peer, Settings};
 use crate::auth::TokenRefusal;
 
 /// How often a request that was not sent yet looks for the tunnel anew, when its link went away.
@@ -148,7 +147,7 @@ impl<G: Gateway> Front<G> {
         trail.leads_to(destination.mapping.target.tunnel.as_str());
         let client = asked.client;
         let body = request_body(Some(body), state);
-        let request = self.prepare(parts, body, &destination, client);
+        let request = self.prepare(parts, body, &mut destination, client);
         let (connection, answer) = self
             .exchange(request, &mut destination, &presented, state)
             .await?;
@@ -195,19 +194,22 @@ impl<G: Gateway> Front<G> {
         &self,
         mut parts: Parts,
         body: RequestBody,
-        destination: &Destination,
+        destination: &mut Destination,
         client: Client,
     ) -> Request<RequestBody> {
         let length = body.size_hint().exact();
         headers::for_next_hop(&mut parts.headers, parts.version, length);
+        events::ask_for_plain(&parts.method, &mut parts.headers);
+        destination.mapping.read(&mut parts.headers);
         if self.settings.takes_tokens {
             leave_credential(
                 &mut parts.headers,
                 self.settings.target_authorization.as_ref(),
             );
         }
-        let public = destination.mapping.public.as_deref();
-        client.tell(&mut parts.headers, self.peer.address, public);
+        let mapping = &destination.mapping;
+        let (public, prefix) = (mapping.public().map(|it| &it[..]), mapping.prefix_of_one());
+        client.tell(&mut parts.headers, self.peer.address, public, &prefix);
         destination.unseal(&mut parts.headers);
         parts.version = Version::HTTP_11;
         parts.uri = Uri::from(destination.path.clone());
@@ -238,7 +240,7 @@ impl<G: Gateway> Front<G> {
             ..
         } = destination;
         let caller = &presented.caller;
-        address_to(&mapping.target, request.headers_mut());
+        mapping.address(request.headers_mut());
         let is_repeatable = request.method().is_idempotent() && request.body().is_end_stream();
         let now = self.gateway.now();
         let kept = self
@@ -287,7 +289,7 @@ impl<G: Gateway> Front<G> {
             mapping.target = self.find(wanted, presented, Some(&stale)).await?;
             session.check(&mapping.target)?;
             mapping.check_exposed(wanted)?;
-            address_to(&mapping.target, request.headers_mut());
+            mapping.address(request.headers_mut());
         }
         let away = Nowhere::Refused(Reason::TunnelOffline);
         Err(nowhere(away, &wanted.aim))
@@ -315,20 +317,26 @@ impl<G: Gateway> Front<G> {
         if mapping.is_of_several() {
             seal_sessions(&mut parts.headers, sealer, &mapping.target, subject);
         }
-        let is_stream = length.is_none() && sse::is_event_stream(&parts.headers);
-        let events = is_stream.then(|| {
-            let endpoint = destination.is_get.then(|| Endpoint {
+        let is_stream = events::is_event_stream(&parts.headers);
+        let (is_get, is_plain) = (
+            destination.is_get,
+            events::Coding::of(&parts.headers) == Some(events::Coding::Plain),
+        );
+        let mapped = (is_stream && is_get && length != Some(0))
+            .then(|| events::Events::begin(&mut parts.headers))
+            .flatten();
+        // What a mapped one will be long is not known.
+        let length = length.filter(|_| mapped.is_none());
+        let is_open = is_stream && is_plain && length.is_none();
+        let events = (is_open || mapped.is_some()).then(|| {
+            let endpoint = Endpoint {
                 mapping,
                 sealer: Rc::clone(sealer),
                 caller: subject.map(str::to_owned),
-            });
+            };
+            let mapped = mapped.map(|events| (events, endpoint));
             let quiet_max = self.settings.sse_keepalive;
-            Events::new(
-                self.gateway.clone(),
-                quiet_max,
-                destination.is_get,
-                endpoint,
-            )
+            Events::new(self.gateway.clone(), quiet_max, is_get, mapped)
         });
         // What hyper's server makes of it depends on the caller, not on the target.
         parts.version = Version::HTTP_11;
@@ -352,15 +360,6 @@ fn own<G: Gateway>(response: Response<Bytes>, state: &Rc<State>) -> Response<Ans
 fn request_body(incoming: Option<Incoming>, state: &Rc<State>) -> RequestBody {
     let state = Rc::clone(state);
     RequestBody::new(incoming, Progress { state, track: None })
-}
-
-/// Writes the target's own address into a request: servers refuse what names another one, and
-/// pages from there. Whether this page may ask has been decided.
-fn address_to(target: &Target, headers: &mut HeaderMap) {
-    headers.insert(HOST, target.host.clone());
-    if let Some(page) = headers.get_mut(ORIGIN) {
-        *page = target.page.clone();
-    }
 }
 
 /// Reasons for which a session was not opened, and that pass when the agent comes back.

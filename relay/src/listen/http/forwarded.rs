@@ -11,6 +11,7 @@ use ipnet::IpNet;
 const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
 
 /// What proxies write about a caller, in the spellings that servers read.
 const CLAIMS: [HeaderName; 8] = [
@@ -19,7 +20,7 @@ const CLAIMS: [HeaderName; 8] = [
     HOST,
     FORWARDED,
     HeaderName::from_static("x-forwarded-port"),
-    HeaderName::from_static("x-forwarded-prefix"),
+    PREFIX,
     HeaderName::from_static("x-forwarded-server"),
     HeaderName::from_static("x-real-ip"),
 ];
@@ -85,8 +86,23 @@ impl Client {
         !self.is_trusted && self.address.is_loopback()
     }
 
-    /// Tells the target who asked `host`, by the connection from `peer`.
-    pub(super) fn tell(&self, headers: &mut HeaderMap, peer: SocketAddr, host: Option<&[u8]>) {
+    /// The authority that the caller asked for, where a trusted proxy says so.
+    pub(super) fn host<'a>(&self, headers: &'a HeaderMap) -> Option<&'a [u8]> {
+        let said = headers.get(HOST).filter(|_| self.is_trusted)?.as_bytes();
+        // Each of several proxies adds its own; the first is the caller's.
+        let first = said.split(|b| *b == b',').next()?.trim_ascii();
+        (!first.is_empty()).then_some(first)
+    }
+
+    /// Tells the target who asked `host`, by the connection from `peer`, and what stands in front of
+    /// its own paths there.
+    pub(super) fn tell(
+        &self,
+        headers: &mut HeaderMap,
+        peer: SocketAddr,
+        host: Option<&[u8]>,
+        prefix: &str,
+    ) {
         if !self.is_trusted {
             for name in CLAIMS {
                 headers.remove(name);
@@ -101,6 +117,12 @@ impl Client {
             .or_insert(HeaderValue::from_static(proto));
         if let Some(value) = host.and_then(|host| HeaderValue::from_str(host).ok()) {
             headers.entry(HOST).or_insert(value);
+        }
+        headers.remove(PREFIX);
+        if let Ok(prefix) = HeaderValue::from_str(prefix)
+            && !prefix.is_empty()
+        {
+            headers.insert(PREFIX, prefix);
         }
         let node = match peer {
             IpAddr::V4(ip) => ip.to_string(),
@@ -155,7 +177,7 @@ mod tests {
         let trusted: Vec<_> = trusted.iter().map(|net| net.parse().unwrap()).collect();
         let peer = PEER.parse().unwrap();
         let client = Client::of(&headers, peer, false, &trusted);
-        client.tell(&mut headers, peer, Some(b"relay.example:9080"));
+        client.tell(&mut headers, peer, Some(b"relay.example:9080"), "/w/maya");
         (client, headers)
     }
 
@@ -166,6 +188,7 @@ mod tests {
         assert_eq!(headers["x-forwarded-for"], "192.0.2.7");
         assert_eq!(headers["x-forwarded-proto"], "http");
         assert_eq!(headers["x-forwarded-host"], "relay.example:9080");
+        assert_eq!(headers["x-forwarded-prefix"], "/w/maya");
         let forwarded = "for=192.0.2.7;proto=http;host=\"relay.example:9080\"";
         assert_eq!(headers["forwarded"], forwarded);
     }
@@ -189,7 +212,7 @@ mod tests {
             !text.contains("10.0.0.1") && !text.contains("evil"),
             "{text}"
         );
-        assert_eq!(headers.len(), 4, "{text}");
+        assert_eq!(headers.len(), 5, "{text}");
     }
 
     #[test]

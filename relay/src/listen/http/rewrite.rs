@@ -1,16 +1,20 @@
-//! Maps what a target says about its own addresses back to the tunnel's public URL: redirects,
-//! cookie paths and where its metadata is. Everything works on bytes, because header values need
-//! not be UTF-8.
+//! Maps what a target says about its own addresses to the tunnel's public URL, and what a caller says
+//! about that to the target's. Everything works on bytes, because header values need not be UTF-8.
 
 use std::rc::Rc;
 
 use bytes::Bytes;
-use http::HeaderMap;
-use http::header::{CONTENT_LOCATION, LOCATION, SET_COOKIE, WWW_AUTHENTICATE};
-use tieline_hop::rewrite::{metadata, split_authority, values};
+use http::header::{
+    CONTENT_LOCATION, COOKIE, HOST, LINK, LOCATION, ORIGIN, REFERER, SET_COOKIE, WWW_AUTHENTICATE,
+};
+use http::{HeaderMap, HeaderValue};
+use tieline_hop::rewrite::{links, metadata, split_authority, values};
 
+use super::cookies;
 use super::exposure::is_exposed;
+use super::ours::{Carried, Ours, Whose, carried};
 use super::problem::Problem;
+use super::reference::{Reference, has_dots, path_len, resolved, rooted};
 use super::route::split_well_known;
 use super::target::{Origin, Target, default_port};
 use super::wanted::Wanted;
@@ -24,14 +28,17 @@ pub(super) struct Mapping {
     pub(super) prefix: String,
     /// Path and query that the target was asked for.
     pub(super) path: String,
-    /// True if the caller used no path behind the prefix, not even `/`.
+    /// True if the path that the caller used does not end as the target's does, so that what is
+    /// relative to one is not so to the other.
     pub(super) bare: bool,
-    /// The relay's authority as the caller knows it; `None` if the caller did not say.
-    pub(super) public: Option<Bytes>,
+    /// Names of the relay.
+    pub(super) ours: Ours,
     /// Whether the caller came by TLS.
     pub(super) https: bool,
     /// Whether the URL names any tunnel of a kind.
     pub(super) is_any: bool,
+    /// Path on the target of the page that led to the request, if that is the tunnel's.
+    pub(super) referer: Option<Vec<u8>>,
 }
 
 impl Mapping {
@@ -57,12 +64,60 @@ impl Mapping {
         }
     }
 
+    /// The authority by which the caller knows the relay.
+    pub(super) fn public(&self) -> Option<&Bytes> {
+        self.ours.public.as_ref()
+    }
+
+    /// Reads what a request says of pages and cookies under the relay's name.
+    pub(super) fn read(&mut self, headers: &mut HeaderMap) {
+        if !self.prefix.is_empty() {
+            values(headers, COOKIE, cookies::for_target);
+        }
+        let Some(page) = headers.get(REFERER) else {
+            return;
+        };
+        let Reference::Absolute { https, rest } = Reference::of(page.as_bytes()) else {
+            return;
+        };
+        let (authority, _) = split_authority(rest);
+        if self.ours.whose(https, authority) == Whose::Foreign {
+            return;
+        }
+        self.referer = self.own_path(page.as_bytes());
+        if self.referer.is_none() {
+            // It is another tunnel's, and nothing for this target to know.
+            headers.remove(REFERER);
+        }
+    }
+
+    /// Writes the target's own address into a request: servers refuse what names another one, and
+    /// pages from there. Whether this page may ask has been decided.
+    pub(super) fn address(&self, headers: &mut HeaderMap) {
+        headers.insert(HOST, self.target.host.clone());
+        if let Some(page) = headers.get_mut(ORIGIN) {
+            *page = self.target.page.clone();
+        }
+        if let Some(path) = &self.referer
+            && let Ok(page) = HeaderValue::try_from([self.target.page.as_bytes(), path].concat())
+        {
+            headers.insert(REFERER, page);
+        }
+    }
+
     /// Rewrites an answer's headers.
     pub(super) fn apply(&self, headers: &mut HeaderMap) {
         for name in [LOCATION, CONTENT_LOCATION] {
             values(headers, name, |value| self.location(value));
         }
-        values(headers, SET_COOKIE, |value| self.cookie(value));
+        values(headers, LINK, |value| {
+            links(value, |url| self.location(url))
+        });
+        // Cookies of one of several tunnels are not for the others.
+        let prefix = self.prefix_of_one();
+        values(headers, SET_COOKIE, |value| {
+            Some(cookies::for_caller(value, &prefix, &self.path))
+        });
         values(headers, WWW_AUTHENTICATE, |value| {
             metadata(value, |url| self.metadata(url))
         });
@@ -71,41 +126,82 @@ impl Mapping {
     /// The public form of a URI reference; `None` if it can stay.
     pub(super) fn location(&self, value: &[u8]) -> Option<Vec<u8>> {
         match Reference::of(value) {
-            Reference::Network(rest) => self.absolute(rest, b"", self.target.https),
-            Reference::Absolute { https, rest } => self.absolute(rest, self.scheme(), https),
-            Reference::Path => {
-                (!self.prefix.is_empty()).then(|| [self.prefix.as_bytes(), value].concat())
-            }
+            Reference::Network(rest) => self.absolute(value, rest, b"", self.target.https),
+            Reference::Absolute { https, rest } => self.absolute(value, rest, self.scheme(), https),
+            Reference::Path => self.placed(value),
             Reference::Relative => self.relative(value),
             Reference::Other => None,
         }
     }
 
-    /// Path and query on the target that a URI reference in its answer means; `None` if it means
-    /// somebody else.
+    /// Path and query on the target that a URI reference in its answer means, with or without the
+    /// tunnel's prefix; `None` if it means something else.
     pub(super) fn own_path(&self, value: &[u8]) -> Option<Vec<u8>> {
         let end = value.iter().position(|b| *b == b'#');
         let value = &value[..end.unwrap_or(value.len())];
         match Reference::of(value) {
-            Reference::Network(rest) => self.own(rest, self.target.https).map(rooted),
-            Reference::Absolute { https, rest } => self.own(rest, https).map(rooted),
-            Reference::Path => Some(value.to_vec()),
-            Reference::Relative => {
-                let (path, query) = value.split_at(path_len(value));
-                Some([&self.resolved(path), query].concat())
-            }
+            Reference::Network(rest) => self.own_path_at(rest, self.https),
+            Reference::Absolute { https, rest } => self.own_path_at(rest, https),
+            Reference::Path => Some(self.without_prefix(value)),
+            Reference::Relative => Some(resolved(self.path.as_bytes(), value)),
             Reference::Other => None,
         }
+    }
+
+    /// The same for `authority/path`, what follows a scheme and `//`.
+    fn own_path_at(&self, rest: &[u8], https: bool) -> Option<Vec<u8>> {
+        if let Some(path) = self.own(rest, https) {
+            return Some(self.without_prefix(&rooted(path)));
+        }
+        let (authority, path) = split_authority(rest);
+        let path = rooted(path);
+        match self.ours.whose(https, authority) {
+            Whose::Tunnel(label) => self.is_this(label).then_some(path),
+            Whose::Relay if self.carried(&path) == Carried::Another => None,
+            Whose::Relay => Some(self.without_prefix(&path)),
+            Whose::Foreign => None,
+        }
+    }
+
+    fn is_this(&self, label: &str) -> bool {
+        label.eq_ignore_ascii_case(self.target.tunnel.as_str())
     }
 
     fn scheme(&self) -> &'static [u8] {
         if self.https { b"https:" } else { b"http:" }
     }
 
-    /// Maps `authority/path`, what follows a scheme and `//`, if it is the target's.
-    fn absolute(&self, rest: &[u8], scheme: &[u8], https: bool) -> Option<Vec<u8>> {
-        let path = rooted(self.own(rest, https)?);
-        Some([&self.start(scheme), self.prefix.as_bytes(), &path].concat())
+    /// Maps a URL with an authority: `authority/path` is what follows its scheme and `//`.
+    fn absolute(&self, value: &[u8], rest: &[u8], scheme: &[u8], https: bool) -> Option<Vec<u8>> {
+        if let Some(path) = self.own(rest, https) {
+            let path = rooted(path);
+            let path = self.placed(&path).unwrap_or(path);
+            return Some([&self.start(scheme), &path[..]].concat());
+        }
+        let (start, path) = self.without_a_tunnel(value, rest, https)?;
+        Some([start, self.prefix_at_relay().as_bytes(), &rooted(path)].concat())
+    }
+
+    /// A URL at the relay that names no tunnel, cut in front of its path: a target that believes
+    /// `X-Forwarded-Host` and does not know its prefix writes such.
+    fn without_a_tunnel<'a>(
+        &self,
+        value: &'a [u8],
+        rest: &'a [u8],
+        https: bool,
+    ) -> Option<(&'a [u8], &'a [u8])> {
+        let (authority, path) = split_authority(rest);
+        let is_relay = self.ours.whose(https, authority) == Whose::Relay;
+        let is_bare = is_relay && self.carried(path) == Carried::Nothing;
+        is_bare.then(|| value.split_at(value.len() - path.len()))
+    }
+
+    /// The prefix that a URL needs which names the relay by host.
+    fn prefix_at_relay(&self) -> String {
+        match self.prefix.is_empty() {
+            true => ["/w/", self.target.tunnel.as_str()].concat(),
+            false => self.prefix.clone(),
+        }
     }
 
     /// The part behind the authority, if that is the target's.
@@ -115,9 +211,47 @@ impl Mapping {
         origin.is_same(&self.target.origin).then_some(path)
     }
 
+    /// What a path says of tunnels. One that the target serves is its own, even if it looks like a
+    /// tunnel's: the target may be a relay.
+    fn carried<'a>(&self, path: &'a [u8]) -> Carried<'a> {
+        let text = match str::from_utf8(path) {
+            Ok(text) => text,
+            Err(error) => str::from_utf8(&path[..error.valid_up_to()]).unwrap_or_default(),
+        };
+        let (tunnel, base) = (&self.target.tunnel, &self.target.base_path);
+        let is_own = carried(base, tunnel, &self.prefix) != Carried::Nothing
+            && text.starts_with(base.as_str());
+        match is_own {
+            true => Carried::Nothing,
+            false => carried(text, tunnel, &self.prefix),
+        }
+    }
+
+    /// A path of the target with the prefix in front; `None` if it can stay.
+    fn placed(&self, path: &[u8]) -> Option<Vec<u8>> {
+        if self.prefix.is_empty() || matches!(self.carried(path), Carried::This { .. }) {
+            return None;
+        }
+        // Behind the prefix they would lead to what lies in front of it.
+        let plain = has_dots(&path[..path_len(path)]).then(|| resolved(b"/", path));
+        Some([self.prefix.as_bytes(), plain.as_deref().unwrap_or(path)].concat())
+    }
+
+    /// A path without the tunnel's prefix, as the target knows it.
+    fn without_prefix(&self, path: &[u8]) -> Vec<u8> {
+        match self.carried(path) {
+            Carried::This { well_known, rest } => {
+                let bytes = path.len() - text_len(path);
+                let behind = &path[path.len() - bytes..];
+                [well_known.as_bytes(), &rooted(rest.as_bytes()), behind].concat()
+            }
+            _ => resolved(b"/", path),
+        }
+    }
+
     /// What stands in front of the path in a public URL.
     fn start(&self, scheme: &[u8]) -> Vec<u8> {
-        match &self.public {
+        match self.public() {
             Some(public) => [scheme, b"//", public].concat(),
             None => Vec::new(),
         }
@@ -126,154 +260,48 @@ impl Mapping {
     /// The public form of the URL of metadata; `None` if it can stay. Clients look for it at the
     /// host's root, with the tunnel's path behind the well-known one (RFC 9728, section 3.1).
     fn metadata(&self, url: &[u8]) -> Option<Vec<u8>> {
-        let text = str::from_utf8(url).ok()?;
-        let (scheme, rest) = text.split_once("://")?;
-        let https = scheme.eq_ignore_ascii_case("https");
-        let path = rest.find('/').map_or("", |at| &rest[at..]);
-        let (well_known, resource) = split_well_known(path);
+        let Reference::Absolute { https, rest } = Reference::of(url) else {
+            return self.location(url);
+        };
+        let (_, path) = split_authority(rest);
+        let text = str::from_utf8(path).ok()?;
+        let (well_known, resource) = split_well_known(text);
         if well_known.is_empty() {
             return self.location(url);
         }
-        let authority = &rest.as_bytes()[..rest.len() - path.len()];
-        let origin = Origin::parse(authority, default_port(https))?;
-        let parts = [
-            well_known.as_bytes(),
-            self.prefix.as_bytes(),
-            resource.as_bytes(),
-        ];
-        origin
-            .is_same(&self.target.origin)
-            .then(|| [self.start(self.scheme()), parts.concat()].concat())
+        let (start, prefix) = match self.own(rest, https) {
+            Some(_) if self.prefix.is_empty() => (self.start(self.scheme()), String::new()),
+            Some(_) => match self.carried(path) {
+                Carried::This { .. } => (self.start(self.scheme()), String::new()),
+                _ => (self.start(self.scheme()), self.prefix.clone()),
+            },
+            None => {
+                let (start, _) = self.without_a_tunnel(url, rest, https)?;
+                (start.to_vec(), self.prefix_at_relay())
+            }
+        };
+        let parts = [well_known, &prefix, resource].concat();
+        Some([start, parts.into_bytes()].concat())
     }
 
     /// Resolves a relative path where the caller, who sees a longer path than the target, would
     /// come to another result.
     fn relative(&self, value: &[u8]) -> Option<Vec<u8>> {
-        let (path, suffix) = value.split_at(path_len(value));
-        let climbs = path.split(|b| *b == b'/').any(|segment| segment == b"..");
-        if path.is_empty() || !(climbs || self.bare) {
+        let path = &value[..path_len(value)];
+        if path.is_empty() || !(has_dots(path) || self.bare) {
             return None;
         }
-        Some([self.prefix.as_bytes(), &self.resolved(path), suffix].concat())
-    }
-
-    /// A relative path as the target means it.
-    fn resolved(&self, path: &[u8]) -> Vec<u8> {
-        let base = self.path.split('?').next().unwrap_or_default().as_bytes();
-        let directory_end = base.iter().rposition(|b| *b == b'/').map_or(0, |at| at + 1);
-        without_dots(&[&base[..directory_end], path].concat())
-    }
-
-    /// The public form of a cookie (RFC 6265, section 4.1); `None` if it can stay.
-    fn cookie(&self, value: &[u8]) -> Option<Vec<u8>> {
-        // Cookies of one of several tunnels are not for the others.
-        let prefix = self.prefix_of_one();
-        let mut parts = value.split(|b| *b == b';');
-        let mut mapped = parts.next()?.to_vec();
-        let mut changed = false;
-        for part in parts {
-            let mut name_and_value = part.splitn(2, |b| *b == b'=');
-            let name = name_and_value.next().unwrap_or_default().trim_ascii();
-            let attribute = name_and_value.next().unwrap_or_default().trim_ascii();
-            let is_path = name.eq_ignore_ascii_case(b"path") && attribute.starts_with(b"/");
-            if is_path && !prefix.is_empty() {
-                // The prefix alone also matches the tunnel's bare URL; with a slash behind it,
-                // it would not (RFC 6265, section 5.1.4).
-                let path = if attribute == b"/" { b"" } else { attribute };
-                mapped.extend_from_slice(b"; Path=");
-                mapped.extend_from_slice(prefix.as_bytes());
-                mapped.extend_from_slice(path);
-                changed = true;
-            } else if name.eq_ignore_ascii_case(b"domain") && self.is_targets(attribute) {
-                changed = true;
-            } else {
-                mapped.push(b';');
-                mapped.extend_from_slice(part);
-            }
-        }
-        changed.then_some(mapped)
-    }
-
-    fn is_targets(&self, domain: &[u8]) -> bool {
-        let domain = domain.strip_prefix(b".").unwrap_or(domain);
-        let origin = Origin {
-            host: domain.to_ascii_lowercase(),
-            port: self.target.origin.port,
-        };
-        origin.is_same(&self.target.origin)
+        let resolved = resolved(self.path.as_bytes(), value);
+        Some([self.prefix.as_bytes(), &resolved].concat())
     }
 }
 
-/// The forms of a URI reference (RFC 3986, section 4.1).
-enum Reference<'a> {
-    /// `//authority/path`: what is behind the slashes.
-    Network(&'a [u8]),
-    /// The same behind `http:` or `https:`.
-    Absolute { https: bool, rest: &'a [u8] },
-    /// `/path`
-    Path,
-    /// Relative to where it was found.
-    Relative,
-    /// With a scheme that is not HTTP's.
-    Other,
-}
-
-impl<'a> Reference<'a> {
-    fn of(value: &'a [u8]) -> Self {
-        if let Some(rest) = value.strip_prefix(b"//") {
-            return Self::Network(rest);
-        }
-        if value.starts_with(b"/") {
-            return Self::Path;
-        }
-        let delimiter = value.iter().position(|b| b":/?#".contains(b));
-        let Some(colon) = delimiter.filter(|at| value[*at] == b':') else {
-            return Self::Relative;
-        };
-        let (scheme, rest) = (&value[..colon], &value[colon + 1..]);
-        let https = scheme.eq_ignore_ascii_case(b"https");
-        match rest.strip_prefix(b"//") {
-            Some(rest) if https || scheme.eq_ignore_ascii_case(b"http") => {
-                Self::Absolute { https, rest }
-            }
-            _ => Self::Other,
-        }
+/// How much of a path is text.
+fn text_len(path: &[u8]) -> usize {
+    match str::from_utf8(path) {
+        Ok(_) => path.len(),
+        Err(error) => error.valid_up_to(),
     }
-}
-
-/// Length of the path that a reference begins with.
-fn path_len(value: &[u8]) -> usize {
-    let end = value.iter().position(|b| b"?#".contains(b));
-    end.unwrap_or(value.len())
-}
-
-/// What stands behind an authority, as a path with its query.
-fn rooted(path: &[u8]) -> Vec<u8> {
-    let slash: &[u8] = if path.starts_with(b"/") { b"" } else { b"/" };
-    [slash, path].concat()
-}
-
-/// Removes `.` and `..` from an absolute path (RFC 3986, section 5.2.4).
-fn without_dots(path: &[u8]) -> Vec<u8> {
-    let mut segments: Vec<&[u8]> = Vec::new();
-    let mut parts = path.split(|b| *b == b'/').skip(1).peekable();
-    while let Some(part) = parts.next() {
-        let last = parts.peek().is_none();
-        match part {
-            b".." => {
-                segments.pop();
-            }
-            b"." => {}
-            other => segments.push(other),
-        }
-        if last && matches!(part, b"." | b"..") {
-            segments.push(b"");
-        }
-    }
-    segments
-        .iter()
-        .flat_map(|segment| [b"/", *segment].concat())
-        .collect()
 }
 
 #[cfg(test)]

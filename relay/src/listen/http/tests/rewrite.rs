@@ -25,15 +25,23 @@ fn target() -> Target {
     target_of(Scheme::Http, "127.0.0.1:8765").unwrap()
 }
 
+fn named(public: &'static str) -> Ours {
+    Ours {
+        public: Some(Bytes::from_static(public.as_bytes())),
+        ..Ours::default()
+    }
+}
+
 fn mapping_to(target: Target, path: &str) -> Mapping {
     Mapping {
         target: Rc::new(target),
         prefix: "/w/maya".to_owned(),
         path: path.to_owned(),
         bare: false,
-        public: Some(Bytes::from_static(b"relay.example:9080")),
+        ours: named("relay.example:9080"),
         https: true,
         is_any: false,
+        referer: None,
     }
 }
 
@@ -45,7 +53,10 @@ fn mapping(path: &str) -> Mapping {
 fn of_a_host() -> Mapping {
     Mapping {
         prefix: String::new(),
-        public: Some(Bytes::from_static(b"maya.relay.example")),
+        ours: Ours {
+            domain: Some("relay.example".to_owned()),
+            ..named("maya.relay.example")
+        },
         ..mapping("/mcp")
     }
 }
@@ -106,7 +117,7 @@ fn an_absolute_url_of_the_target_becomes_the_public_one() {
 #[test]
 fn without_a_public_authority_only_the_path_is_told() {
     let mapping = Mapping {
-        public: None,
+        ours: Ours::default(),
         ..mapping("/")
     };
     assert_eq!(
@@ -171,29 +182,6 @@ fn bytes_that_are_no_utf8_do_not_hide_an_address() {
 }
 
 #[test]
-fn a_cookie_is_confined_to_the_tunnel() {
-    let cookie = |value| mapped(SET_COOKIE, value);
-    assert_eq!(
-        cookie("a=1; Path=/; HttpOnly"),
-        "a=1; Path=/w/maya; HttpOnly"
-    );
-    assert_eq!(
-        cookie("a=/; path = /mcp ;Secure"),
-        "a=/; Path=/w/maya/mcp;Secure"
-    );
-    assert_eq!(cookie("a=1; Domain=127.0.0.1; Max-Age=5"), "a=1; Max-Age=5");
-    for value in [
-        "a=1",
-        "a=1; Secure",
-        "a=1; Path=x",
-        "a=1; Domain=example.com",
-        "path=/x",
-    ] {
-        assert_eq!(cookie(value), value);
-    }
-}
-
-#[test]
 fn every_cookie_of_an_answer_is_mapped() {
     let mut headers = HeaderMap::new();
     headers.append(SET_COOKIE, HeaderValue::from_static("a=1; Path=/a"));
@@ -211,7 +199,6 @@ fn where_the_host_names_the_tunnel_paths_stay() {
     let public = "https://maya.relay.example/mcp/";
     assert_eq!(location("http://127.0.0.1:8765/mcp/"), public);
     let cookie = |value| mapped_by(&host, SET_COOKIE, value);
-    assert_eq!(cookie("a=1; Path=/"), "a=1; Path=/");
     assert_eq!(cookie("a=1; Path=/x; Domain=localhost"), "a=1; Path=/x");
 }
 
@@ -273,11 +260,129 @@ fn what_a_reference_means_on_the_target_is_known_in_every_form() {
         ("//127.0.0.1:8765/m", "/m"),
         ("messages?id=1", "/a/messages?id=1"),
         ("../m", "/m"),
-        ("?id=1", "/a/?id=1"),
+        ("?id=1", "/a/sse?id=1"),
+        ("/../m", "/m"),
+        ("/w/maya/m?id=1", "/m?id=1"),
+        ("/w/comfy/m", "/w/comfy/m"),
+        ("http://relay.example:9080/m?id=1", "/m?id=1"),
+        ("https://relay.example:9080/w/maya/m", "/m"),
     ] {
         assert_eq!(own("/a/sse", value).as_deref(), Some(path), "{value}");
     }
-    for value in ["http://elsewhere.example/m", "//elsewhere/m", "mailto:a"] {
+    for value in [
+        "http://elsewhere.example/m",
+        "//elsewhere/m",
+        "mailto:a",
+        "http://relay.example:9080/w/comfy/m",
+    ] {
         assert_eq!(own("/a/sse", value), None, "{value}");
+    }
+}
+
+#[test]
+fn a_url_of_ours_without_a_prefix_is_given_it() {
+    let at = |path: &str| format!("http://relay.example:9080{path}");
+    for (value, expected) in [
+        ("/mcp/", "/w/maya/mcp/"),
+        ("/?x", "/w/maya/?x"),
+        ("", "/w/maya/"),
+        ("?x", "/w/maya/?x"),
+        ("/health", "/w/maya/health"),
+        // It names this tunnel, or another one.
+        ("/w/maya/mcp/", "/w/maya/mcp/"),
+        ("/tunnel/Maya/mcp/", "/tunnel/Maya/mcp/"),
+        ("/w/comfy/mcp/", "/w/comfy/mcp/"),
+        ("/dcc/any/mcp/", "/dcc/any/mcp/"),
+    ] {
+        assert_eq!(location(&at(value)), at(expected));
+    }
+    assert_eq!(
+        location("//relay.example:9080/x"),
+        "//relay.example:9080/w/maya/x"
+    );
+    assert_eq!(location("/w/maya/mcp/"), "/w/maya/mcp/");
+    let link = mapped(
+        LINK,
+        "<http://relay.example:9080/2>; rel=next, </3>; rel=\"last\"",
+    );
+    let expected = "<http://relay.example:9080/w/maya/2>; rel=next, </w/maya/3>; rel=\"last\"";
+    assert_eq!(link, expected);
+    let metadata = |url: &str| {
+        let value = format!("Bearer resource_metadata=\"{}\"", at(url));
+        mapped(WWW_AUTHENTICATE, &value)
+    };
+    let path = "/.well-known/oauth-protected-resource";
+    for (theirs, public) in [
+        ("/mcp", "/w/maya/mcp"),
+        ("", "/w/maya"),
+        ("/w/maya/mcp", "/w/maya/mcp"),
+    ] {
+        let public = format!(
+            "Bearer resource_metadata=\"{}\"",
+            at(&format!("{path}{public}"))
+        );
+        assert_eq!(metadata(&format!("{path}{theirs}")), public);
+    }
+}
+
+#[test]
+fn on_a_tunnels_own_host_only_the_relays_name_needs_a_prefix() {
+    let host = of_a_host();
+    let location = |value| mapped_by(&host, LOCATION, value);
+    for value in [
+        "https://maya.relay.example/mcp/",
+        "https://comfy.relay.example/mcp/",
+        "https://relay.example/w/maya/mcp/",
+    ] {
+        assert_eq!(location(value), value);
+    }
+    let named = "https://relay.example/w/maya/mcp/";
+    assert_eq!(location("https://relay.example/mcp/"), named);
+}
+
+#[test]
+fn a_targets_own_path_is_its_own_even_if_it_looks_like_a_tunnels() {
+    let mut relay = target();
+    relay.base_path = "/w/maya".to_owned();
+    let mapping = mapping_to(relay, "/w/maya/mcp");
+    let location = mapping.location(b"/w/maya/mcp/").unwrap();
+    assert_eq!(location, b"/w/maya/w/maya/mcp/");
+}
+
+#[test]
+fn dots_in_a_path_do_not_lead_out_of_the_tunnel() {
+    assert_eq!(location("/../../etc?a=/../"), "/w/maya/etc?a=/../");
+    assert_eq!(location("/%2e%2E/x"), "/w/maya/x");
+    let public = "https://relay.example:9080/w/maya/x";
+    assert_eq!(location("http://127.0.0.1:8765/../../x"), public);
+}
+
+#[test]
+fn a_page_of_the_tunnel_is_told_as_the_targets_own() {
+    let read = |mut mapping: Mapping, page: &str| {
+        let mut headers = HeaderMap::from_iter([(REFERER, page.parse().unwrap())]);
+        mapping.read(&mut headers);
+        mapping.address(&mut headers);
+        headers
+            .get(REFERER)
+            .map(|it| it.to_str().unwrap().to_owned())
+    };
+    let relay = "http://relay.example:9080";
+    for (path, page) in [
+        ("/w/maya/tree?x=1", Some("http://127.0.0.1:8765/tree?x=1")),
+        ("/w/maya", Some("http://127.0.0.1:8765/")),
+        ("/", Some("http://127.0.0.1:8765/")),
+        ("/w/comfy/secret", None),
+    ] {
+        assert_eq!(
+            read(mapping("/x"), &format!("{relay}{path}")).as_deref(),
+            page
+        );
+    }
+    let host = read(of_a_host(), "https://maya.relay.example/tree");
+    assert_eq!(host.as_deref(), Some("http://127.0.0.1:8765/tree"));
+    assert_eq!(read(of_a_host(), "https://comfy.relay.example/x"), None);
+    for foreign in ["https://app.example/w/maya/x", "about:blank", "/w/maya/x"] {
+        assert_eq!(read(mapping("/x"), foreign).as_deref(), Some(foreign));
     }
 }

@@ -68,7 +68,23 @@ fn comments_may_come_more_often_than_once_a_second() {
 fn no_comment_comes_in_the_middle_of_an_event() {
     run(async {
         let mut relay = Relay::new();
+        // In front of an event that is held back, one may come; in a byte order mark it may not.
         let (mut caller, mut target) = stream(&mut relay, STREAM).await;
+        target.send(chunk("data: begun\n")).await;
+        seconds(16).await;
+        caller.expect(chunk(":\n\n")).await;
+        target.send(chunk("\n")).await;
+        caller.expect(chunk("data: begun\n\n")).await;
+        let (mut caller, mut target) = stream(&mut relay, STREAM).await;
+        target.send(b"1\r\n\xEF\r\n").await;
+        is_quiet_for(&mut caller, Duration::from_secs(600)).await;
+        // One that passes as it comes.
+        let mut caller = relay.caller();
+        caller.send(post("{}")).await;
+        let mut target = relay.target().await;
+        target.head().await;
+        target.send(STREAM).await;
+        caller.head().await;
         target.send(chunk("data: begun\n")).await;
         caller.expect(chunk("data: begun\n")).await;
         is_quiet_for(&mut caller, Duration::from_secs(600)).await;
@@ -85,8 +101,7 @@ fn only_event_streams_that_can_take_a_comment_get_one() {
         let mut relay = Relay::new();
         for head in [
             STREAM.replace("text/event-stream", "application/json"),
-            STREAM.replace("\r\n\r\n", "\r\nContent-Encoding: gzip\r\n\r\n"),
-            STREAM.replace("Transfer-Encoding: chunked", "Content-Length: 10"),
+            STREAM.replace("\r\n\r\n", "\r\nContent-Encoding: br\r\n\r\n"),
         ] {
             let (mut caller, _target) = stream(&mut relay, &head).await;
             is_quiet_for(&mut caller, Duration::from_secs(3600)).await;
@@ -106,11 +121,14 @@ fn an_endpoint_of_the_older_transport_is_mapped_to_the_tunnel() {
             .send(chunk("event: endpoint\ndata: /messages/"))
             .await;
         seconds(20).await;
+        caller.expect(chunk(":\n\n")).await;
         target.send(chunk("?session_id=1\n\n")).await;
         let mapped = "event: endpoint\ndata: /w/maya/messages/?session_id=1\n\n";
         caller.expect(chunk(mapped)).await;
-        target.send(chunk("event: endpoint\ndata: /x\n\n")).await;
-        caller.expect(chunk("event: endpoint\ndata: /x\n\n")).await;
+        target.send(chunk("event: endpoint\ndata: ?x\n\n")).await;
+        caller
+            .expect(chunk("event: endpoint\ndata: /w/maya/mcp?x\n\n"))
+            .await;
     });
 }
 
@@ -149,5 +167,99 @@ fn last_event_id_and_retry_pass() {
             .await;
         caller.head().await;
         caller.expect(chunk("retry: 500\nid: 8\ndata:\n\n")).await;
+    });
+}
+
+/// What a caller of `/w/maya/sse` gets of a stream, however its target frames it.
+async fn mapped(relay: &mut Relay, head: &str, body: &[u8]) -> (String, String) {
+    let mut caller = relay.caller();
+    caller.send(GET.replace("/mcp", "/sse")).await;
+    let mut target = relay.target().await;
+    target.head().await;
+    target.send(head).await;
+    target.send(body).await;
+    target.close();
+    let head = caller.head().await;
+    let rest = caller.rest().await;
+    let chunks = rest.split("\r\n").skip(1).step_by(2);
+    (head, chunks.collect())
+}
+
+#[test]
+fn an_endpoint_is_mapped_whatever_its_target_writes() {
+    run(async {
+        let mut relay = Relay::new();
+        let expected = "data: /w/maya/messages?s=1\n";
+        for url in [
+            "/messages?s=1",
+            "messages?s=1",
+            "http://127.0.0.1:8765/messages?s=1",
+            "http://relay.example/messages?s=1",
+            "http://relay.example/w/maya/messages?s=1",
+            "//relay.example/messages?s=1",
+        ] {
+            for event in [
+                format!("id: 7\nevent: endpoint\ndata: {url}\n\n"),
+                format!("data: {url}\nevent: endpoint\n\n"),
+                format!("event: ping\ndata: 1\n\nevent: endpoint\ndata: {url}\n\n"),
+                format!("\u{FEFF}event: endpoint\ndata: {url}\n\n"),
+            ] {
+                let body = chunk_of(event.as_bytes());
+                let (_, body) = mapped(&mut relay, STREAM, &body).await;
+                assert!(body.contains(expected), "{event:?} {body:?}");
+            }
+        }
+    });
+}
+
+fn chunk_of(bytes: &[u8]) -> Vec<u8> {
+    [
+        format!("{:X}\r\n", bytes.len()).as_bytes(),
+        bytes,
+        b"\r\n0\r\n\r\n",
+    ]
+    .concat()
+}
+
+#[test]
+fn a_stream_that_is_compressed_or_has_a_length_is_mapped_too() {
+    run(async {
+        let mut relay = Relay::new();
+        let event = "id: 7\nevent: endpoint\ndata: ?s=1\n\n";
+        let expected = "id: 7\nevent: endpoint\ndata: /w/maya/sse?s=1\n\n";
+        let head = format!(
+            "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: {}\r\n\r\n",
+            event.len()
+        );
+        let (head, body) = mapped(&mut relay, &head, event.as_bytes()).await;
+        assert!(!head.contains("content-length"), "{head}");
+        assert_eq!(body, expected);
+        let coded = [0x1f, 0x8b, 0x08, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x03];
+        let stored = u16::try_from(event.len()).unwrap();
+        let mut coded = coded.to_vec();
+        // One block that is stored as it is (RFC 1951, section 3.2.4), not yet followed by a sum.
+        coded.push(0);
+        coded.extend_from_slice(&stored.to_le_bytes());
+        coded.extend_from_slice(&(!stored).to_le_bytes());
+        coded.extend_from_slice(event.as_bytes());
+        let head = STREAM.replace("\r\n\r\n", "\r\nContent-Encoding: gzip\r\n\r\n");
+        let (head, body) = mapped(&mut relay, &head, &chunk_of(&coded)).await;
+        assert!(!head.contains("content-encoding"), "{head}");
+        assert_eq!(body, expected);
+        let head = STREAM.replace("\r\n\r\n", "\r\nContent-Encoding: gzip\r\n\r\n");
+        let (_, body) = mapped(&mut relay, &head, &chunk_of(event.as_bytes())).await;
+        assert_eq!(body, "");
+    });
+}
+
+#[test]
+fn who_asks_for_a_stream_asks_the_target_for_a_plain_one() {
+    run(async {
+        let mut relay = Relay::new();
+        let mut caller = relay.caller();
+        let fields = "\r\nAccept: text/event-stream\r\nAccept-Encoding: gzip, br\r\n\r\n";
+        caller.send(GET.replace("\r\n\r\n", fields)).await;
+        let head = relay.target().await.head().await;
+        assert!(head.contains("\r\naccept-encoding: identity\r\n"), "{head}");
     });
 }

@@ -1,0 +1,194 @@
+//! The relay's own names, as targets and callers write them in URLs: by which of them one tunnel, or
+//! another, is meant.
+
+use bytes::Bytes;
+use tieline_wire::TunnelId;
+
+use super::route::{Named, Way, named, split};
+use super::target::{Origin, default_port};
+
+/// Names of the relay that one request shows.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Ours {
+    /// The authority by which the caller knows the relay; `None` if it did not say.
+    pub(super) public: Option<Bytes>,
+    /// The authority in the request that reached the relay, where a trusted proxy says that the
+    /// caller asked for another one.
+    pub(super) inner: Option<Bytes>,
+    /// The relay's domain.
+    pub(super) domain: Option<String>,
+}
+
+/// Whose a URL's authority is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Whose<'a> {
+    /// The relay's: the path may name a tunnel.
+    Relay,
+    /// The tunnel's of this label.
+    Tunnel(&'a str),
+    /// Not the relay's.
+    Foreign,
+}
+
+impl Ours {
+    /// Whose name `authority` is in a URL of that scheme.
+    pub(super) fn whose<'a>(&self, https: bool, authority: &'a [u8]) -> Whose<'a> {
+        let Ok(text) = str::from_utf8(authority) else {
+            return Whose::Foreign;
+        };
+        let Some(origin) = Origin::parse(authority, default_port(https)) else {
+            return Whose::Foreign;
+        };
+        let names = [&self.public, &self.inner].into_iter().flatten();
+        let is_known = names.into_iter().any(|name| is_same(&origin, https, name));
+        let domain = self.domain.as_deref();
+        if !is_known && !domain.is_some_and(|it| self.is_below(&origin, https, it)) {
+            return Whose::Foreign;
+        }
+        match named(text, domain, false) {
+            Named::Tunnel(label) => Whose::Tunnel(label),
+            Named::Relay => Whose::Relay,
+            Named::Other if is_known => Whose::Relay,
+            Named::Other => Whose::Foreign,
+        }
+    }
+
+    /// True for the relay's domain, and a name below it, with the port by which the caller came or
+    /// that of the scheme.
+    fn is_below(&self, origin: &Origin, https: bool, domain: &str) -> bool {
+        let domain = domain.to_ascii_lowercase();
+        let host = origin.host.strip_suffix(b".").unwrap_or(&origin.host);
+        let is_below = host
+            .strip_suffix(domain.as_bytes())
+            .is_some_and(|label| label.is_empty() || label.ends_with(b"."));
+        let asked = self.public.as_deref();
+        let asked = asked.and_then(|it| Origin::parse(it, default_port(https)));
+        let is_port = origin.port == default_port(https);
+        is_below && (is_port || asked.is_some_and(|asked| asked.port == origin.port))
+    }
+}
+
+/// True if `origin` is `name`. Behind a TLS terminator a target may take the relay for `http`, so the
+/// default ports count as one.
+fn is_same(origin: &Origin, https: bool, name: &[u8]) -> bool {
+    let Some(mut name) = Origin::parse(name, default_port(https)) else {
+        return false;
+    };
+    let is_default = |port| port == default_port(true) || port == default_port(false);
+    if is_default(origin.port) && is_default(name.port) {
+        name.port = origin.port;
+    }
+    name.is_same(origin)
+}
+
+/// What a path at the relay says of tunnels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Carried<'a> {
+    /// It names the tunnel: what stands in front of its prefix, or nothing, and what follows that.
+    This { well_known: &'a str, rest: &'a str },
+    /// It names another tunnel, or a kind.
+    Another,
+    /// It names none.
+    Nothing,
+}
+
+/// Reads a path, with or without a query, for the prefix of `tunnel`, or for `prefix`, by which it was
+/// asked for.
+pub(super) fn carried<'a>(path: &'a str, tunnel: &TunnelId, prefix: &str) -> Carried<'a> {
+    let is_this = |name: &str| TunnelId::parse(name).is_ok_and(|name| name == *tunnel);
+    let route = match split(Named::Relay, path) {
+        Some(Way::Tunnel(route)) => Some(route).filter(|route| is_this(route.tunnel)),
+        Some(Way::Kind { any, named, .. }) => named
+            .filter(|route| is_this(route.tunnel))
+            .or_else(|| Some(any).filter(|any| any.prefix == prefix)),
+        Some(Way::Health | Way::Tunnels { .. }) | None => return Carried::Nothing,
+    };
+    route.map_or(Carried::Another, |route| Carried::This {
+        well_known: route.well_known,
+        rest: route.rest,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ours(public: &'static str, domain: Option<&str>) -> Ours {
+        Ours {
+            public: Some(Bytes::from_static(public.as_bytes())),
+            inner: Some(Bytes::from_static(b"inner:9080")),
+            domain: domain.map(str::to_owned),
+        }
+    }
+
+    #[test]
+    fn the_relay_is_known_by_the_names_that_a_request_shows() {
+        let ours = ours("relay.example:9080", None);
+        for (https, authority) in [
+            (false, "relay.example:9080"),
+            (true, "Relay.Example:9080"),
+            (false, "inner:9080"),
+        ] {
+            assert_eq!(ours.whose(https, authority.as_bytes()), Whose::Relay);
+        }
+        for authority in ["relay.example", "relay.example:80", "other:9080", "", "a b"] {
+            let whose = ours.whose(false, authority.as_bytes());
+            assert_eq!(whose, Whose::Foreign, "{authority}");
+        }
+    }
+
+    #[test]
+    fn default_ports_count_as_one() {
+        for public in ["relay.example", "relay.example:80", "relay.example:443"] {
+            let ours = ours(public, None);
+            for (https, authority) in [
+                (true, "relay.example"),
+                (false, "relay.example"),
+                (true, "relay.example:443"),
+                (false, "relay.example:80"),
+            ] {
+                let whose = ours.whose(https, authority.as_bytes());
+                assert_eq!(whose, Whose::Relay, "{public} {https} {authority}");
+            }
+            assert_eq!(ours.whose(true, b"relay.example:9080"), Whose::Foreign);
+        }
+    }
+
+    #[test]
+    fn on_this_machine_all_names_of_it_are_one() {
+        let ours = ours("127.0.0.1:9080", None);
+        assert_eq!(ours.whose(false, b"localhost:9080"), Whose::Relay);
+        assert_eq!(ours.whose(false, b"localhost:9081"), Whose::Foreign);
+    }
+
+    #[test]
+    fn a_name_below_the_domain_is_a_tunnels() {
+        let ours = ours("maya.relay.example:9080", Some("relay.example"));
+        let whose = |authority: &'static str| ours.whose(false, authority.as_bytes());
+        assert_eq!(whose("maya.relay.example:9080"), Whose::Tunnel("maya"));
+        assert_eq!(whose("comfy.relay.example"), Whose::Tunnel("comfy"));
+        assert_eq!(whose("relay.example:9080"), Whose::Relay);
+        assert_eq!(whose("relay.example:1234"), Whose::Foreign);
+        assert_eq!(whose("evilrelay.example"), Whose::Foreign);
+        assert_eq!(whose("a.b.relay.example"), Whose::Foreign);
+    }
+
+    #[test]
+    fn a_path_carries_this_tunnels_prefix_or_anothers_or_none() {
+        let maya = TunnelId::parse("maya").unwrap();
+        let of = |path: &'static str| carried(path, &maya, "/dcc/maya-kind");
+        let this = |well_known, rest| Carried::This { well_known, rest };
+        assert_eq!(of("/w/maya/x?y"), this("", "/x?y"));
+        assert_eq!(of("/tunnel/maya"), this("", ""));
+        assert_eq!(of("/dcc/any/maya/x"), this("", "/x"));
+        assert_eq!(of("/dcc/maya-kind/x"), this("", "/x"));
+        let known = "/.well-known/oauth-protected-resource";
+        let path = "/.well-known/oauth-protected-resource/w/maya/mcp";
+        assert_eq!(of(path), this(known, "/mcp"));
+        assert_eq!(of("/w/mayax/x"), Carried::Another);
+        assert_eq!(of("/dcc/any/x"), Carried::Another);
+        for path in ["/x", "/", "/w", "/wx/maya", "/health", "/tunnels"] {
+            assert_eq!(of(path), Carried::Nothing, "{path}");
+        }
+    }
+}
