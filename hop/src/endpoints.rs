@@ -1,6 +1,8 @@
 //! Event streams (WHATWG HTML, "Server-sent events") on their way through a hop: the URL in an
 //! `endpoint` event of MCP's older transport (2024-11-05, "HTTP with SSE") is mapped, everything
 //! else passes byte by byte.
+//!
+//! Long because each legal order of an event's lines stands as a case at its foot.
 
 use bytes::{Buf, Bytes, BytesMut};
 use memchr::memchr2;

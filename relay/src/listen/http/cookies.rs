@@ -228,7 +228,7 @@ mod tests {
             "__Secure-__host-http-a=1; Secure; Path=/w/maya"
         );
         for name in ["__Secure-a", "x__Host-a", "__Hosta"] {
-            let kept = super::for_caller(format!("{name}=1").as_bytes(), "/w/maya", "/");
+            let kept = for_caller(format!("{name}=1").as_bytes(), "/w/maya", "/");
             assert!(kept.starts_with(format!("{name}=1;").as_bytes()));
         }
         let back = |value: &str| {
