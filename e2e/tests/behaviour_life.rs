@@ -9,6 +9,8 @@ mod drain;
 mod frozen;
 #[path = "behaviour_life/grace.rs"]
 mod grace;
+#[path = "behaviour_life/holders.rs"]
+mod holders;
 #[path = "behaviour_life/idle.rs"]
 mod idle;
 #[path = "behaviour_life/killed.rs"]

@@ -142,6 +142,14 @@ pub enum StartError {
         /// What the kernel says.
         source: io::Error,
     },
+    /// The state folder, or a file in it, cannot be used now.
+    #[error("state_dir: {} {problem}", path.display())]
+    State {
+        /// The folder or file.
+        path: PathBuf,
+        /// What is wrong with it, and the remedy.
+        problem: String,
+    },
     /// Nothing to make secrets from.
     #[error("cannot start: the kernel gives no random numbers (getrandom, /dev/urandom)")]
     Randomness,
@@ -153,9 +161,11 @@ impl StartError {
     pub const fn exit_code(&self) -> u8 {
         match self {
             Self::Config(_) => EXIT_USAGE,
-            Self::Listen { .. } | Self::Driver { .. } | Self::Thread { .. } | Self::Randomness => {
-                EXIT_FAILED
-            }
+            Self::Listen { .. }
+            | Self::Driver { .. }
+            | Self::Thread { .. }
+            | Self::State { .. }
+            | Self::Randomness => EXIT_FAILED,
         }
     }
 }

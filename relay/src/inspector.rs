@@ -10,9 +10,9 @@ use tokio::time;
 
 use crate::DriverReport;
 use crate::auth::{Question, Ruling, Snapshot};
-use crate::control::{Cuts, Detail, Ended, Inspect, Told, Tunnels};
+use crate::control::{Cuts, Detail, Ended, Forgetting, Inspect, Told, Tunnels};
 use crate::metrics::{Cut, ShardStatus, TunnelDetail};
-use crate::shard::{Message, Paused, Peers};
+use crate::shard::{Message, Paused, Peers, home};
 
 /// Time for all shards to say what they know, or what a change ended.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
@@ -121,6 +121,23 @@ impl Inspect for Inspector {
             tunnel: tunnel.clone(),
             answer,
         }))
+    }
+
+    fn forget(&self, tunnel: TunnelId) -> Forgetting {
+        let peers = Arc::clone(&self.peers);
+        Box::pin(async move {
+            let mailbox = &peers.mailboxes[home(&tunnel, peers.mailboxes.len())];
+            let (answer, answered) = oneshot::channel();
+            let mut message = Message::Forget { tunnel, answer };
+            let told = async {
+                while let Err(back) = mailbox.try_send(message) {
+                    message = back;
+                    time::sleep(Duration::from_millis(1)).await;
+                }
+                answered.await.ok()
+            };
+            time::timeout(ANSWER_TIMEOUT, told).await.ok().flatten()
+        })
     }
 
     fn pause(&self, tunnels: Arc<Paused>) -> Cuts {

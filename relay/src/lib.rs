@@ -1,4 +1,5 @@
 //! Tieline's relay: joins callers to agents that dialled out from behind NAT.
+//! Long because a start is told in one place, and a stop beside it.
 //!
 //! ```no_run
 //! use tieline_relay::{Config, Relay};
@@ -22,7 +23,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::sync::mpsc::sync_channel;
 use std::thread::{Builder, JoinHandle};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
@@ -44,6 +45,7 @@ mod registry;
 mod session;
 mod shard;
 mod splice;
+mod state;
 
 pub use auth::{issue_token, new_token};
 pub use config::{
@@ -58,10 +60,11 @@ use auth::{ASKS_MAX, Snapshot};
 use control::Control;
 use inspector::Inspector;
 use io::{Chosen, Unfinished};
-use limits::Limits;
+use limits::{Limits, LiveTunnels};
 use listen::http::Sealer;
 use metrics::ShardMetrics;
-use shard::{Mailbox, MailboxSender, Message, Peers, Seed};
+use shard::{Mailbox, MailboxSender, Message, Owners, Peers, Restored, Seed};
+use state::{Kept, State};
 
 /// Below this limit of open files an operator is told that it is low; systemd's default is 524288
 /// (systemd.exec(5), `LimitNOFILE=`).
@@ -77,6 +80,8 @@ pub struct Relay {
     control: Option<Control>,
     /// Writes what `peers.audit` is told.
     writer: Option<audit::Writer>,
+    /// What outlasts a restart, until it is given up.
+    state: Option<State>,
 }
 
 /// A shard that ended although nobody had asked it to.
@@ -135,6 +140,7 @@ impl Relay {
             );
         }
         let (addresses, listeners) = bind_all(&config)?;
+        let (state, kept) = take_state(&config)?;
         let (mailboxes, inboxes) = mailboxes(config.shards)?;
         let (audit, writer) = Audit::start(config.audit.as_ref())?;
         audit.note(|| Entry::new(Kind::Started).what(env!("CARGO_PKG_VERSION").to_owned()));
@@ -148,10 +154,10 @@ impl Relay {
             mailboxes,
             loads: (0..config.shards).map(|_| AtomicUsize::new(0)).collect(),
             live_tunnels: Arc::default(),
-            sealer: Sealer::random().ok_or(StartError::Randomness)?,
-            epoch_seconds: SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .map_or(0, |since| since.as_secs()),
+            sealer: Sealer::keyed(&kept.seal_key),
+            epoch_seconds: kept.epoch_seconds,
+            live_of_accounts: Arc::new(LiveTunnels::new(&config)),
+            book: state.as_ref().map(State::book).unwrap_or_default(),
             auth: Arc::new(Snapshot::of(&config)),
             audit,
             limits: Limits::new(&config.limits),
@@ -165,7 +171,9 @@ impl Relay {
             peers: Arc::clone(&peers),
             control: None,
             writer,
+            state,
         };
+        let restored = restored(kept);
         // From here on a failure drops `relay`, which stops what runs already.
         let (started, starts) = sync_channel(metrics.len());
         for (index, (mailbox, listeners)) in inboxes.into_iter().zip(listeners).enumerate() {
@@ -176,6 +184,7 @@ impl Relay {
                 listeners,
                 metrics: Arc::clone(&metrics[index]),
                 peers: Arc::clone(&peers),
+                restored: Arc::clone(&restored),
             };
             let (started, lost) = (started.clone(), lost.clone());
             let run = move || {
@@ -202,7 +211,7 @@ impl Relay {
                 .shards
                 .push(thread.map_err(|source| StartError::Thread { what: name, source })?);
         }
-        drop(started);
+        drop((started, restored));
         for _ in 0..metrics.len() {
             let outcome = starts
                 .recv()
@@ -268,6 +277,14 @@ impl Relay {
         }
     }
 
+    /// Gives the state folder up for another relay: all that was noted is on the disk then, and from now
+    /// on this relay notes nothing more. It goes on without the folder.
+    pub fn release_state(&mut self) {
+        if let Some(mut state) = self.state.take() {
+            state.release();
+        }
+    }
+
     /// Accepts nothing new, lets sessions end within the drain timeout, and stops.
     pub fn stop(mut self) {
         self.stop_within(self.drain);
@@ -291,6 +308,7 @@ impl Relay {
         if let Some(control) = self.control.take() {
             control.stop();
         }
+        self.release_state();
         // Last: whatever happened until now is in there.
         if let Some(writer) = self.writer.take() {
             self.peers.audit.note(|| Entry::new(Kind::Stopped));
@@ -323,6 +341,31 @@ fn choose_driver(choice: DriverChoice) -> Result<(Chosen, DriverReport), StartEr
         driver: "uring",
         reason,
     })
+}
+
+/// The state folder and what it holds; without a folder, what a relay that keeps nothing starts with.
+fn take_state(config: &Config) -> Result<(Option<State>, Kept), StartError> {
+    // Every live name, and as many again that are absent as shards remember.
+    let names_max = config.max_tunnels.saturating_mul(3);
+    if let Some((state, kept)) = state::take(config.state_dir.as_deref(), names_max)? {
+        info!(names = kept.bindings.len(), "the state folder is taken");
+        return Ok((Some(state), kept));
+    }
+    if !matches!(config.auth, Auth::Open { .. }) {
+        warn!(
+            "without state_dir a restart forgets who a requested name belongs to: the first agent that              asks for it then has it"
+        );
+    }
+    Ok((None, Kept::nothing()?))
+}
+
+/// The names that were bound before this start, and their routes.
+fn restored(kept: Kept) -> Arc<[Restored]> {
+    let mut owners = Owners::default();
+    let names = kept.bindings.into_iter();
+    names
+        .map(|binding| Restored::new(binding, kept.epoch_seconds, &mut owners))
+        .collect()
 }
 
 type Listeners = Vec<Vec<(ListenKind, TcpListener)>>;

@@ -133,6 +133,7 @@ reasons! {
     AuthChanged = 52, "auth_changed", retry, "what the token allows has changed";
     Kicked = 53, "kicked", retry, "an operator ended the tunnel";
     Limited = 54, "limited", retry, "more was asked for than the relay's limits allow";
+    NameBound = 55, "name_bound", retry, "the tunnel name is bound to an agent with another key";
     // Sessions.
     TargetRefused = 64, "target_refused", retry, "the target refused the connection";
     TargetUnreachable = 65, "target_unreachable", retry, "the target cannot be reached";

@@ -51,6 +51,8 @@ pub(crate) enum Kind {
     Paused,
     /// An operator let them come again.
     Resumed,
+    /// An operator unbound a name.
+    Forgotten,
     /// Entries are missing here.
     Lost,
     /// Refusals are missing here, of which there were too many.

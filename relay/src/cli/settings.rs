@@ -233,6 +233,11 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "What one shard's sessions may hold per direction, above 16 KiB each [default: 268435456]",
     ),
     one(
+        "state_dir",
+        "DIR",
+        "Folder where bindings of names outlast a restart [default: none, they end with the relay]",
+    ),
+    one(
         "log",
         "FILTER",
         "What to log, as in `info,tieline_relay=debug` [default: RUST_LOG or info]",
@@ -271,6 +276,16 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "limits_sub_bytes_per_second",
         "BYTES",
         "Payload in a second, of each holder of tokens [default: any]",
+    ),
+    one(
+        "limits_sub_tunnels",
+        "N",
+        "Tunnels at a time of each holder of tokens; 0: any [default: an eighth of max_tunnels]",
+    ),
+    one(
+        "limits_address_tunnels",
+        "N",
+        "Tunnels at a time of each address whose agents show no holder; 0: any [default: 16384]",
     ),
     one(
         "limits_address_registrations_per_minute",

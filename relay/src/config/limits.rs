@@ -23,6 +23,13 @@ pub struct Allowance {
     pub bytes_per_second: u64,
 }
 
+/// Tunnels at a time that one holder of tokens may have, whatever `max_tunnels` is, unless that would
+/// be more than half of it.
+const SUB_TUNNELS_MIN: usize = 1024;
+
+/// Default of [`LimitsConfig::address_tunnels`]: a quarter of what a relay holds by default.
+const ADDRESS_TUNNELS: u32 = 16_384;
+
 /// What is limited.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LimitsConfig {
@@ -30,6 +37,11 @@ pub struct LimitsConfig {
     pub sub: Allowance,
     /// For each address; a network of 64 bits with IPv6.
     pub address: Allowance,
+    /// Tunnels at a time of one holder of tokens; 0 is as many as it likes, and without a number it is
+    /// an eighth of all that there may be.
+    pub sub_tunnels: Option<u32>,
+    /// The same of one address, for tunnels whose agents show no holder.
+    pub address_tunnels: Option<u32>,
 }
 
 impl LimitsConfig {
@@ -48,11 +60,28 @@ impl LimitsConfig {
             let bytes = settings.one(&key("bytes_per_second"), NUMBER, number)?;
             set(&mut it.bytes_per_second, bytes);
         }
+        limits.sub_tunnels = settings.one("limits_sub_tunnels", NUMBER, number)?;
+        limits.address_tunnels = settings.one("limits_address_tunnels", NUMBER, number)?;
         Ok(limits)
     }
 
+    /// Tunnels at a time of one holder of tokens, where the relay holds `max_tunnels`; 0 is any number.
+    /// By default one holder never has more than half of the places, and never needs more than an eighth
+    /// of many.
+    pub(crate) fn tunnels_of_sub(&self, max_tunnels: usize) -> u32 {
+        let share = (max_tunnels / 8).max(SUB_TUNNELS_MIN.min(max_tunnels / 2));
+        let share = u32::try_from(share.max(1)).unwrap_or(u32::MAX);
+        self.sub_tunnels.unwrap_or(share)
+    }
+
+    /// Tunnels at a time of one address, for agents without a holder; 0 is any number.
+    pub(crate) fn tunnels_of_address(&self) -> u32 {
+        self.address_tunnels.unwrap_or(ADDRESS_TUNNELS)
+    }
+
     pub(super) fn check(&self, auth: &Auth) -> Result<(), ConfigError> {
-        if self.sub != Allowance::default() && matches!(auth, Auth::Open { .. }) {
+        let is_sub_limited = self.sub != Allowance::default() || self.sub_tunnels.is_some();
+        if is_sub_limited && matches!(auth, Auth::Open { .. }) {
             return conflict(
                 "limits_sub does nothing here: without --auth tokens, jwt or provider nobody has a \
                  token; limits_address counts by address",
@@ -68,6 +97,10 @@ impl LimitsConfig {
             }
             let key = format!("limits_{whose}_bytes_per_second");
             in_range(&key, it.bytes_per_second, 0, BYTES_MAX)?;
+        }
+        for (whose, count) in [("sub", self.sub_tunnels), ("address", self.address_tunnels)] {
+            let key = format!("limits_{whose}_tunnels");
+            in_range(&key, count.unwrap_or_default(), 0, COUNT_MAX)?;
         }
         Ok(())
     }

@@ -86,6 +86,7 @@ pub fn load(flags: Layer, environment: Layer, file: Option<&Path>) -> Result<Opt
         .transpose()?;
     config.audit = AuditConfig::read(&settings)?;
     config.limits = LimitsConfig::read(&settings)?;
+    config.state_dir = settings.path("state_dir")?;
     config.check()?;
 
     let log = settings.one("log", "a log filter", |text| Some(text.to_owned()))?;
@@ -173,9 +174,9 @@ impl Settings {
             .map(Some)
     }
 
-    /// The file that `key` names; a relative path starts at the folder of the settings' file.
+    /// The file or folder that `key` names; a relative path starts at the folder of the settings' file.
     pub(super) fn path(&self, key: &str) -> Result<Option<PathBuf>, ConfigError> {
-        let path = self.one(key, "a file", |text| {
+        let path = self.one(key, "a file or folder", |text| {
             (!text.is_empty()).then(|| PathBuf::from(text))
         })?;
         let folder = self.raw(key).and_then(|raw| match &raw.origin {

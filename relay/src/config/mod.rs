@@ -107,6 +107,8 @@ pub struct Config {
     pub audit: Option<AuditConfig>,
     /// How much somebody may use.
     pub limits: LimitsConfig,
+    /// The folder of this relay's own where bindings of names outlast a restart, if it has one.
+    pub state_dir: Option<PathBuf>,
 }
 
 /// How shards talk to the kernel.
@@ -269,6 +271,7 @@ impl Config {
             http: HttpConfig::default(),
             audit: None,
             limits: LimitsConfig::default(),
+            state_dir: None,
         }
     }
 

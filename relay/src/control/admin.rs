@@ -50,7 +50,8 @@ pub(super) fn router(admin: Arc<Admin>, is_local: bool) -> Router {
         .route("/revoke", post(revoke::revoke))
         .route("/tunnels/{name}/kick", post(tunnel::kick))
         .route("/tunnels/{name}/pause", post(tunnel::pause))
-        .route("/tunnels/{name}/resume", post(tunnel::resume));
+        .route("/tunnels/{name}/resume", post(tunnel::resume))
+        .route("/tunnels/{name}/forget", post(tunnel::forget));
     let changes = if is_local || admin.token.is_some() {
         changes
     } else {
@@ -70,7 +71,7 @@ pub(super) fn router(admin: Arc<Admin>, is_local: bool) -> Router {
         })
         .method_not_allowed_fallback(|uri: Uri| async move {
             let path = uri.path();
-            let changes = ["/revoke", "/kick", "/pause", "/resume"];
+            let changes = ["/revoke", "/kick", "/pause", "/resume", "/forget"];
             let text = if changes.iter().any(|end| path.ends_with(end)) {
                 "only POST is answered"
             } else {

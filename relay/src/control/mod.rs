@@ -29,7 +29,7 @@ use crate::auth::{Ask, Question, Ruling, Snapshot};
 use crate::config::Config;
 use crate::error::{ListenKind, StartError};
 use crate::metrics::{Cut, ShardMetrics, ShardStatus, TunnelBatch, TunnelDetail};
-use crate::shard::Paused;
+use crate::shard::{Forgotten, Paused};
 
 /// Some tunnels of each shard that was asked, once all have answered.
 pub(crate) type Tunnels = Pin<Box<dyn Future<Output = Vec<(usize, TunnelBatch)>> + Send>>;
@@ -42,6 +42,9 @@ pub(crate) type Detail = Pin<Box<dyn Future<Output = Option<TunnelDetail>> + Sen
 
 /// What was ended, once all shards have said so or took too long.
 pub(crate) type Cuts = Pin<Box<dyn Future<Output = Cut> + Send>>;
+
+/// What became of an order to unbind a name, unless its home took too long.
+pub(crate) type Forgetting = Pin<Box<dyn Future<Output = Option<Forgotten>> + Send>>;
 
 /// Done once a shard has a message.
 pub(crate) type Told = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -56,6 +59,9 @@ pub(crate) trait Inspect: Send + Sync {
 
     /// Ends a tunnel's sessions and links.
     fn kick(&self, tunnel: TunnelId) -> Cuts;
+
+    /// Unbinds a name that no agent serves.
+    fn forget(&self, tunnel: TunnelId) -> Forgetting;
 
     /// Tells every shard which tunnels take no callers, and ends what those have.
     fn pause(&self, tunnels: Arc<Paused>) -> Cuts;

@@ -1,4 +1,5 @@
-//! `/tunnels/<name>`: one tunnel and its callers; to end them, or to turn callers away for a while.
+//! `/tunnels/<name>`: one tunnel and its callers; to end them, to turn callers away for a while, or to
+//! unbind the name.
 
 use std::sync::Arc;
 
@@ -15,7 +16,7 @@ use tokio::sync::Mutex;
 use super::admin::{Admin, refuse, uncached};
 use crate::audit::{Entry, Kind};
 use crate::metrics::Cut;
-use crate::shard::Paused;
+use crate::shard::{Forgotten, Paused};
 
 /// Most tunnels that are paused at a time: each pause sends all of them to every shard.
 const PAUSED_MAX: usize = 1000;
@@ -68,12 +69,17 @@ pub(super) async fn show(State(admin): State<Arc<Admin>>, Path(name): Path<Strin
     if detail.row.is_some() {
         return uncached(Json(detail).into_response());
     }
-    if !admin.pauses.lock().await.contains(&tunnel) {
+    let paused = admin.pauses.lock().await.contains(&tunnel);
+    if !paused && detail.bound.is_none() {
         return unknown(&name);
     }
-    let absent = json!({
-        "tunnel_id": tunnel.as_str(), "paused": true, "links": 0, "callers": [], "callers_total": 0,
+    let mut absent = json!({
+        "tunnel_id": tunnel.as_str(), "paused": paused, "links": 0, "callers": [],
+        "callers_total": 0,
     });
+    if let Some(bound) = detail.bound {
+        absent["bound"] = json!(bound);
+    }
     uncached(Json(absent).into_response())
 }
 
@@ -81,10 +87,36 @@ pub(super) async fn show(State(admin): State<Arc<Admin>>, Path(name): Path<Strin
 pub(super) async fn kick(State(admin): State<Arc<Admin>>, Order(tunnel): Order) -> Response {
     let Cut { links, sessions } = finished(admin.inspect.kick(tunnel.clone())).await;
     if links == 0 {
-        return unknown(tunnel.as_str());
+        let detail = admin.inspect.detail(tunnel.clone()).await;
+        return match detail.and_then(|it| it.bound) {
+            Some(_) => absent(&tunnel),
+            None => unknown(tunnel.as_str()),
+        };
     }
     admin.note(Kind::Kicked, tunnel, links);
     uncached(Json(json!({ "links_ended": links, "sessions_ended": sessions })).into_response())
+}
+
+/// Unbinds the name, so that another agent may have it.
+pub(super) async fn forget(State(admin): State<Arc<Admin>>, Order(tunnel): Order) -> Response {
+    match admin.inspect.forget(tunnel.clone()).await {
+        Some(Forgotten::Free) => {
+            admin.note(Kind::Forgotten, tunnel, 0);
+            uncached(Json(json!({ "forgotten": true })).into_response())
+        }
+        Some(Forgotten::Unknown) => unknown(tunnel.as_str()),
+        Some(Forgotten::Live) => {
+            let text = format!(
+                "an agent serves {tunnel}, and would have it again at once: revoke its token, its \
+                 holder or its key first (POST /revoke), or stop it"
+            );
+            refuse(StatusCode::CONFLICT, "tunnel_live", &text)
+        }
+        None => {
+            let text = "the name's shard did not answer in time";
+            refuse(StatusCode::SERVICE_UNAVAILABLE, "shards_busy", text)
+        }
+    }
 }
 
 /// Turns its callers away from now on, and those that it has.
@@ -146,6 +178,14 @@ impl Admin {
 async fn finished(told: impl Future<Output = Cut> + Send + 'static) -> Cut {
     // It fails only with the runtime, which ends this too.
     tokio::spawn(told).await.unwrap_or_default()
+}
+
+fn absent(tunnel: &TunnelId) -> Response {
+    let text = format!(
+        "no agent serves {tunnel} now, and the name is still bound to the one that did: GET \
+         /tunnels/{tunnel} tells to whom, POST /tunnels/{tunnel}/forget frees it"
+    );
+    refuse(StatusCode::CONFLICT, "tunnel_absent", &text)
 }
 
 fn unknown(name: &str) -> Response {

@@ -3,6 +3,7 @@
 #[cfg(test)]
 mod model;
 mod table;
+mod tunnels;
 
 use std::cell::Cell;
 use std::hash::{BuildHasher, RandomState};
@@ -11,6 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use self::table::{Index, Pin, Rate, Table};
+pub(crate) use self::tunnels::{Account, LiveTunnels};
 use crate::config::{Allowance, LimitsConfig};
 use crate::metrics::LimitKind;
 

@@ -2,6 +2,7 @@
 //!
 //! Nothing is allocated for a new address, so a flood of addresses costs no memory. A new holder takes
 //! the place of the one that used least, so a flood cannot wash out those who use most.
+//! Long because its tests stand beside the steps that two shards take at once.
 
 use std::cell::Cell;
 use std::ops::Deref;

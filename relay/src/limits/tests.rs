@@ -8,7 +8,12 @@ const NONE: Allowance = Allowance {
 };
 
 fn limits(sub: Allowance, address: Allowance) -> Arc<Limits> {
-    Limits::new(&LimitsConfig { sub, address }).unwrap()
+    let config = LimitsConfig {
+        sub,
+        address,
+        ..LimitsConfig::default()
+    };
+    Limits::new(&config).unwrap()
 }
 
 fn ip(text: &str) -> IpAddr {

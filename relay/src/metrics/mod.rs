@@ -15,7 +15,7 @@ use serde::Serialize;
 use tieline_wire::{Reason, SharedBudget};
 
 pub(crate) use self::report::{
-    AuditCounts, CallerReport, Cut, TunnelBatch, TunnelDetail, TunnelReport,
+    AuditCounts, BoundReport, CallerReport, Cut, TunnelBatch, TunnelDetail, TunnelReport,
 };
 pub(crate) use self::text::render;
 
@@ -138,6 +138,7 @@ pub(crate) enum LimitKind {
     Sessions,
     Requests,
     Bytes,
+    Tunnels,
 }
 
 impl LimitKind {
@@ -203,7 +204,9 @@ pub(crate) struct ShardMetrics {
     lane_bytes: Counters<2>,
     frames_dropped: Counters<2>,
     handoffs: Counters<3>,
-    limited: Counters<4>,
+    limited: Counters<5>,
+    /// Bindings of names that the state folder was not told of.
+    pub(crate) state_dropped: Counter,
     http_requests: Counters<HTTP_CLASSES>,
 }
 

@@ -106,6 +106,23 @@ pub(crate) struct TunnelDetail {
     pub(crate) callers: Vec<CallerReport>,
     /// How many there are.
     pub(crate) callers_total: usize,
+    /// Whose the name is, whether an agent serves it or not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) bound: Option<BoundReport>,
+}
+
+/// Whose a name is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct BoundReport {
+    /// The holder of the token that it was registered with, if there was one.
+    pub(crate) sub: Option<String>,
+    /// The beginning of the key of the agent that has it, or had it last.
+    pub(crate) agent: String,
+    /// Whether agents with other keys may have it too.
+    pub(crate) shared: bool,
+    /// For how long it stays bound if its agent stays away; absent while an agent serves it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) kept_for_seconds: Option<u64>,
 }
 
 impl TunnelDetail {
@@ -118,6 +135,7 @@ impl TunnelDetail {
         let room = callers_max.saturating_sub(self.callers.len());
         self.callers.extend(other.callers.into_iter().take(room));
         self.callers_total += other.callers_total;
+        self.bound = self.bound.take().or(other.bound);
     }
 }
 

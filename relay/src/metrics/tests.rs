@@ -73,6 +73,7 @@ fn every_counter_is_shown_once_it_is_counted() {
         &shard.crossings,
         &shard.route_updates,
         &shard.spin_passes,
+        &shard.state_dropped,
     ] {
         counter.inc();
     }
@@ -99,6 +100,7 @@ fn every_counter_is_shown_once_it_is_counted() {
         LimitKind::Sessions,
         LimitKind::Requests,
         LimitKind::Bytes,
+        LimitKind::Tunnels,
     ] {
         shard.limited(kind);
     }

@@ -11,7 +11,8 @@ const DIRECTIONS: [&str; 2] = ["to_target", "to_frontend"];
 const FRONTEND_KINDS: [&str; 2] = ["tcp", "http"];
 const HANDOFF_KINDS: [&str; 3] = ["link", "frontend", "lane"];
 const DROP_KINDS: [&str; 2] = ["ended_session", "optional"];
-pub(super) const LIMIT_KINDS: [&str; 4] = ["registrations", "sessions", "requests", "bytes"];
+pub(super) const LIMIT_KINDS: [&str; 5] =
+    ["registrations", "sessions", "requests", "bytes", "tunnels"];
 const STATUS_CLASSES: [&str; HTTP_CLASSES] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
 /// All metrics in the Prometheus text format.
@@ -112,6 +113,11 @@ impl Page<'_> {
             "relay_spin_passes_total",
             "Times that a shard polled instead of sleeping.",
             |m| &m.spin_passes,
+        );
+        self.counter(
+            "relay_state_dropped_total",
+            "Bindings of names that the state folder was not told of.",
+            |m| &m.state_dropped,
         );
         self.counter("relay_route_updates_total", "Route updates applied.", |m| {
             &m.route_updates

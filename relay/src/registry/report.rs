@@ -92,6 +92,7 @@ impl Registry {
                 row,
                 callers: callers.map(|it| caller(it, shard, now)).collect(),
                 callers_total: visits.len(),
+                bound: None,
             };
             detail.join(of_link, REPORT_CALLERS);
         }

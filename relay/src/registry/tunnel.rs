@@ -8,6 +8,9 @@ use super::LinkId;
 use crate::auth::{Identity, Owner};
 use crate::session::Held;
 
+/// Texts that are kept of a tunnel without an agent, in bytes; those that do not fit are dropped.
+const KEPT_BYTES_MAX: usize = 256;
+
 /// What an agent said of a tunnel's target, and whose it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct TunnelInfo {
@@ -26,6 +29,37 @@ pub(crate) struct TunnelInfo {
 }
 
 impl TunnelInfo {
+    /// What is kept of it while no agent serves it: what a list of tunnels shows and what decides who
+    /// may reach it, up to [`KEPT_BYTES_MAX`] beside the owner.
+    pub(crate) fn kept(&self, owner: Option<Arc<Owner>>) -> Self {
+        let mut left = KEPT_BYTES_MAX;
+        let mut fits = |text: &str| {
+            let is_short = text.len() <= left;
+            left -= if is_short { text.len() } else { 0 };
+            is_short
+        };
+        let mut text = |text: &String| match fits(text) {
+            true => text.clone(),
+            false => String::new(),
+        };
+        let (dcc, base_path) = (text(&self.dcc), text(&self.base_path));
+        let words = self.capabilities.iter().map(String::len).sum::<usize>();
+        let words_cost = words + self.capabilities.len() * size_of::<String>();
+        Self {
+            scheme: self.scheme,
+            authority: String::new(),
+            base_path,
+            dcc,
+            capabilities: match words_cost <= KEPT_BYTES_MAX {
+                true => self.capabilities.clone(),
+                false => Vec::new(),
+            },
+            expose_all: self.expose_all,
+            owner,
+            shared: self.shared,
+        }
+    }
+
     /// What its target speaks, in a stable word.
     pub(crate) const fn scheme_word(&self) -> &'static str {
         match self.scheme {

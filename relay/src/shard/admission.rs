@@ -87,6 +87,7 @@ impl Shard {
                 shard: self.index,
                 link,
             },
+            address: entry.peer.ip().to_canonical(),
             load: held.load().clone(),
             link_index: agent.link_index,
             request: register.request,

@@ -4,13 +4,18 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use tieline_wire::{Generation, Granted, Reason, Refusal, RegisterAck, TunnelId};
+use tokio::sync::oneshot;
 use tracing::{debug, info};
 
 use super::Shard;
 use super::admission::refusal;
-use super::message::{Claim, Message, RouteUpdate};
+use super::message::{Claim, Forgotten, Message, Parting, RouteUpdate};
 use super::names::{Decision, Released, home};
+use crate::metrics::LimitKind;
 use crate::registry::{Grant, LinkRef};
+
+/// Notes that wait on one shard for a disk that takes nothing: some 100 MiB.
+const UNSAVED_MAX: usize = 256 * 1024;
 
 impl Shard {
     /// Asks a name's home for it.
@@ -20,9 +25,14 @@ impl Shard {
     }
 
     /// Gives a name back.
-    pub(super) fn release(self: &Rc<Self>, tunnel: TunnelId, link: LinkRef) {
+    pub(super) fn release(self: &Rc<Self>, tunnel: TunnelId, link: LinkRef, parting: Parting) {
         let home = home(&tunnel, self.peers.mailboxes.len());
-        self.post(home, Message::Release { tunnel, link });
+        let release = Message::Release {
+            tunnel,
+            link,
+            parting,
+        };
+        self.post(home, release);
     }
 
     /// Home: decides about a claim.
@@ -34,13 +44,17 @@ impl Shard {
             ..
         } = claim.clone();
         let decision = self.names.borrow_mut().claim(claim, self.clock.now());
+        self.keep_notes();
         match decision {
-            Decision::Refused(reason) => {
+            Decision::Refused(refusal) => {
+                if refusal.reason == Reason::Limited {
+                    self.metrics.limited(LimitKind::Tunnels);
+                }
                 let refused = Message::ClaimRefused {
                     link,
                     request,
                     tunnel,
-                    reason,
+                    refusal,
                 };
                 self.post(link.shard, refused);
             }
@@ -58,12 +72,17 @@ impl Shard {
     }
 
     /// Home: a link is gone, or gave the name back.
-    pub(super) fn name_released(self: &Rc<Self>, tunnel: &TunnelId, link: LinkRef) {
-        let released = self
-            .names
-            .borrow_mut()
-            .release(tunnel, link, self.clock.now());
+    pub(super) fn name_released(
+        self: &Rc<Self>,
+        tunnel: &TunnelId,
+        link: LinkRef,
+        parting: Parting,
+    ) {
+        let mut names = self.names.borrow_mut();
+        let released = names.release(tunnel, link, parting, self.clock.now());
+        drop(names);
         self.count_tunnels();
+        self.keep_notes();
         self.tell_released(tunnel, link, released, Reason::Cancelled);
     }
 
@@ -77,11 +96,12 @@ impl Shard {
         reason: Reason,
     ) {
         for request in released.requests {
+            let message = format!("{tunnel}: {reason}");
             let refused = Message::ClaimRefused {
                 link,
                 request,
                 tunnel: tunnel.clone(),
-                reason,
+                refusal: Refusal { reason, message },
             };
             self.post(link.shard, refused);
         }
@@ -141,6 +161,45 @@ impl Shard {
             debug!(tunnel = %update.tunnel, "name forgotten");
             self.broadcast(update);
         }
+        self.keep_notes();
+    }
+
+    /// Home: an operator unbinds a name.
+    pub(super) fn forget_name(
+        self: &Rc<Self>,
+        tunnel: &TunnelId,
+        answer: oneshot::Sender<Forgotten>,
+    ) {
+        let (outcome, update) = self.names.borrow_mut().forget(tunnel);
+        if let Some(update) = update {
+            info!(%tunnel, "name forgotten, as an operator wants it");
+            self.broadcast(update);
+        }
+        self.keep_notes();
+        // The operator may have stopped waiting.
+        let _ = answer.send(outcome);
+    }
+
+    /// Home: has the state folder keep what became of names. What finds no room waits for the next time;
+    /// of a name only its latest state counts.
+    fn keep_notes(&self) {
+        let notes = self.names.borrow_mut().take_notes();
+        let mut unsaved = self.unsaved.borrow_mut();
+        for note in notes.into_iter().map(Box::new) {
+            match unsaved.get_mut(note.tunnel()) {
+                Some(waiting) => *waiting = note,
+                None => drop(unsaved.insert(note.tunnel().clone(), note)),
+            }
+        }
+        while let Some((_, note)) = unsaved.pop() {
+            if let Err(back) = self.peers.book.note(note) {
+                unsaved.insert(back.tunnel().clone(), back);
+                break;
+            }
+        }
+        let too_many = unsaved.len().saturating_sub(UNSAVED_MAX);
+        unsaved.truncate(UNSAVED_MAX);
+        self.metrics.state_dropped.add(too_many as u64);
     }
 
     /// Home: the metrics follow the names.
@@ -171,7 +230,7 @@ impl Shard {
                 let mux = gone.map(|(_, mux)| mux);
                 drop(registry);
                 // The link is gone, or has the tunnel no more; its home must not go on routing to it.
-                self.release(tunnel, link);
+                self.release(tunnel, link, Parting::Away);
                 if let Some(mux) = mux {
                     let outcome = Err(refusal(Reason::Cancelled));
                     mux.with_mux(|mux| mux.register_ack(&RegisterAck { request, outcome }));
@@ -220,8 +279,9 @@ impl Shard {
         link: LinkRef,
         request: u32,
         tunnel: &TunnelId,
-        reason: Reason,
+        refusal: Refusal,
     ) {
+        let reason = refusal.reason;
         self.note_unregistered(link.link, Some(tunnel), reason);
         let mut registry = self.registry.borrow_mut();
         let Some(entry) = registry.link_mut(link.link) else {
@@ -240,14 +300,13 @@ impl Shard {
             // It was not renewed; its home must not go on routing to it, and what runs through it would
             // be out of everybody's reach.
             mux.cut(&it.held, reason);
-            self.release(tunnel.clone(), link);
+            self.release(tunnel.clone(), link, Parting::Away);
         }
         self.metrics.registration_refused(reason);
         if self.may_log() {
             info!(%tunnel, link = link.link.0, reason = reason.word(), "tunnel refused");
         }
-        let message = format!("{tunnel}: {reason}");
-        let outcome = Err(Refusal { reason, message });
+        let outcome = Err(refusal);
         mux.with_mux(|mux| mux.register_ack(&RegisterAck { request, outcome }));
     }
 

@@ -12,7 +12,7 @@ use tracing::{Instrument, info, info_span};
 
 use super::Shard;
 use super::admission::refusal;
-use super::message::{Greeting, Message};
+use super::message::{Greeting, Message, Parting};
 use super::placement::shard_of;
 use crate::auth::{Admission, authorize};
 use crate::io::{Socket, turn};
@@ -121,8 +121,12 @@ impl Shard {
                 }
             }
         }
+        let parting = match reason {
+            Reason::AuthChanged => Parting::HolderChanged,
+            _ => Parting::Away,
+        };
         for tunnel in entry.into_tunnels() {
-            self.release(tunnel, link);
+            self.release(tunnel, link, parting);
         }
     }
 
@@ -274,22 +278,7 @@ impl LinkHost for Host {
     }
 
     fn unregister(&self, tunnel: &TunnelId) {
-        let shard = &self.shard;
-        let mut registry = shard.registry.borrow_mut();
-        let Some(it) = registry.remove_tunnel(self.id, tunnel) else {
-            return;
-        };
-        if let Some(entry) = registry.link_mut(self.id) {
-            entry.leave(it);
-        }
-        drop(registry);
-        shard.release(
-            tunnel.clone(),
-            LinkRef {
-                shard: shard.index,
-                link: self.id,
-            },
-        );
+        self.part(tunnel, Parting::TakenBack);
     }
 
     fn going_away(&self) {
@@ -299,8 +288,28 @@ impl LinkHost for Host {
             None => return,
         };
         for tunnel in tunnels {
-            self.unregister(&tunnel);
+            self.part(&tunnel, Parting::Away);
         }
+    }
+}
+
+impl Host {
+    /// A tunnel of the link takes no new sessions; those that run go on.
+    fn part(&self, tunnel: &TunnelId, parting: Parting) {
+        let shard = &self.shard;
+        let mut registry = shard.registry.borrow_mut();
+        let Some(it) = registry.remove_tunnel(self.id, tunnel) else {
+            return;
+        };
+        if let Some(entry) = registry.link_mut(self.id) {
+            entry.leave(it);
+        }
+        drop(registry);
+        let link = LinkRef {
+            shard: shard.index,
+            link: self.id,
+        };
+        shard.release(tunnel.clone(), link, parting);
     }
 }
 

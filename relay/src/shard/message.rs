@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tieline_wire::{AgentKey, BulkNonce, Generation, InstanceId, MachineId, Reason, TunnelId};
+use tieline_wire::{
+    AgentKey, BulkNonce, Generation, InstanceId, MachineId, Reason, Refusal, TunnelId,
+};
 use tokio::sync::oneshot;
 
 use super::operator::Paused;
@@ -47,7 +49,11 @@ pub(crate) enum Message {
     /// To a name's home: a link wants it.
     Claim(Box<Claim>),
     /// To a name's home: a link no longer serves it.
-    Release { tunnel: TunnelId, link: LinkRef },
+    Release {
+        tunnel: TunnelId,
+        link: LinkRef,
+        parting: Parting,
+    },
     /// From a name's home: who serves it.
     Route(Arc<RouteUpdate>),
     /// To a name's home: this shard has applied a revision.
@@ -68,7 +74,7 @@ pub(crate) enum Message {
         link: LinkRef,
         request: u32,
         tunnel: TunnelId,
-        reason: Reason,
+        refusal: Refusal,
     },
     /// From a name's home to a link's shard: the link must end.
     Fence { link: LinkRef, reason: Reason },
@@ -81,6 +87,11 @@ pub(crate) enum Message {
     Detail {
         tunnel: TunnelId,
         answer: oneshot::Sender<TunnelDetail>,
+    },
+    /// From the control thread, to a name's home: unbind it, unless an agent serves it.
+    Forget {
+        tunnel: TunnelId,
+        answer: oneshot::Sender<Forgotten>,
     },
     /// From the control thread: take a tunnel from its links, with its sessions.
     Kick {
@@ -146,6 +157,8 @@ pub(crate) struct Claim {
     pub(crate) machine: MachineId,
     pub(crate) instance: InstanceId,
     pub(crate) link: LinkRef,
+    /// Where the link comes from.
+    pub(crate) address: IpAddr,
     /// Its sessions on that link.
     pub(crate) load: Load,
     /// Which of the agent's links this is: the latest one of a number counts.
@@ -153,6 +166,29 @@ pub(crate) struct Claim {
     /// The agent's number of the registration.
     pub(crate) request: u32,
     pub(crate) info: Arc<TunnelInfo>,
+}
+
+/// How a link parts with a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Parting {
+    /// The agent is away, and the name stays bound.
+    Away,
+    /// The agent took back this one tunnel: what only this agent can ever have again is forgotten.
+    TakenBack,
+    /// What the relay is told of the agent's holder has changed: the same key may come back for
+    /// another holder.
+    HolderChanged,
+}
+
+/// What became of an order to unbind a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Forgotten {
+    /// It is free.
+    Free,
+    /// An agent serves it.
+    Live,
+    /// It was not bound.
+    Unknown,
 }
 
 /// The whole route of a name, as its home decided.
@@ -165,6 +201,8 @@ pub(crate) struct RouteUpdate {
     pub(crate) agents: Vec<ServingAgent>,
     /// What was last said of it.
     pub(crate) info: Arc<TunnelInfo>,
+    /// Agents that served it before the relay started, and may be on their way back.
+    pub(crate) expected: Vec<AgentTag>,
     /// The name is forgotten.
     pub(crate) forget: bool,
 }

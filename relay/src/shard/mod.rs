@@ -1,4 +1,5 @@
 //! One shard: a thread that owns its ring, its links, its sessions and its counters.
+//! Long because what a shard owns and what it is told stand together.
 //!
 //! Shards share nothing but mailboxes and the load figures by which links are placed.
 
@@ -10,7 +11,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tieline_wire::{Moment, Reason};
+use indexmap::IndexMap;
+use tieline_wire::{Moment, Reason, TunnelId};
 use tokio::sync::mpsc;
 use tracing::{debug, error, info_span};
 
@@ -20,13 +22,14 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::error::ListenKind;
 use crate::io::{Chosen, Listener, Spin, run_spinning, sleep, timeout};
-use crate::limits::Limits;
+use crate::limits::{Limits, LiveTunnels};
 use crate::link::LinkBlock;
 use crate::listen;
 use crate::metrics::ShardMetrics;
 use crate::registry::Registry;
 use crate::session::Lanes;
 use crate::splice::ReadBlock;
+use crate::state::{Book, Note};
 
 mod admission;
 mod arbiter;
@@ -54,8 +57,9 @@ use gate::Gate;
 use log_budget::LogBudget;
 pub(crate) use mailbox::{Mailbox, MailboxSender, mailbox};
 use mailbox::{OpenMailbox, Outbox};
-pub(crate) use message::Message;
-use names::Names;
+pub(crate) use message::{Forgotten, Message};
+use names::{Names, Rules};
+pub(crate) use names::{Owners, Restored, home};
 pub(crate) use operator::Paused;
 use routes::Routes;
 
@@ -83,8 +87,12 @@ pub(crate) struct Peers {
     pub(crate) public_authority: String,
     /// The same for all: a caller comes back to any shard.
     pub(crate) sealer: listen::http::Sealer,
-    /// When the relay started, in seconds since 1970.
+    /// The number of the relay's start: when it was, in seconds since 1970, or more.
     pub(crate) epoch_seconds: u64,
+    /// The same of each account.
+    pub(crate) live_of_accounts: Arc<LiveTunnels>,
+    /// Where bindings of names are noted, to outlast a restart.
+    pub(crate) book: Book,
 }
 
 /// What one shard is given to start.
@@ -95,6 +103,8 @@ pub(crate) struct Seed {
     pub(crate) listeners: Vec<(ListenKind, TcpListener)>,
     pub(crate) metrics: Arc<ShardMetrics>,
     pub(crate) peers: Arc<Peers>,
+    /// Names that were bound before the relay started, of all shards.
+    pub(crate) restored: Arc<[Restored]>,
 }
 
 /// One core's share of the relay.
@@ -110,6 +120,8 @@ pub(crate) struct Shard {
     paused: RefCell<Arc<Paused>>,
     routes: RefCell<Routes>,
     names: RefCell<Names>,
+    /// What the state folder has yet to be told of names.
+    unsaved: RefCell<IndexMap<TunnelId, Box<Note>>>,
     /// Tunnels that the metrics know of already.
     counted_tunnels: Cell<usize>,
     /// One for each shard, this one included: a message never finds its receiver busy.
@@ -176,16 +188,27 @@ impl Shard {
             listeners,
             metrics,
             peers,
+            restored,
             ..
         } = seed;
         let shards = peers.mailboxes.len();
-        let names = Names::new(
-            peers.epoch_seconds,
+        let mut names = Names::new(Rules {
+            epoch_seconds: peers.epoch_seconds,
             shards,
-            Arc::clone(&peers.live_tunnels),
-            peers.config.max_tunnels,
-        );
+            live: Arc::clone(&peers.live_tunnels),
+            live_max: peers.config.max_tunnels,
+            live_of_accounts: Arc::clone(&peers.live_of_accounts),
+            is_kept: peers.book.is_kept(),
+        });
+        let mut routes = Routes::default();
         let clock = Clock::start();
+        for it in restored.iter() {
+            if home(&it.binding.tunnel, shards) == index {
+                names.restore(it, clock.now());
+            }
+            routes.apply(Arc::clone(&it.update), clock.now());
+        }
+        drop(restored);
         let shard = Rc::new(Self {
             index,
             started: clock.now(),
@@ -198,8 +221,9 @@ impl Shard {
             registry: RefCell::default(),
             auth: RefCell::new(Arc::clone(&peers.auth)),
             paused: RefCell::default(),
-            routes: RefCell::default(),
+            routes: RefCell::new(routes),
             names: RefCell::new(names),
+            unsaved: RefCell::default(),
             counted_tunnels: Cell::new(0),
             outboxes: RefCell::new((0..shards).map(|_| Outbox::default()).collect()),
             flushing: Cell::new(false),
@@ -314,7 +338,11 @@ impl Shard {
                 verdict,
             } => self.crossing_arrived(fd, tunnel, agent, (identity, address), verdict),
             Message::Claim(claim) => self.decide(*claim),
-            Message::Release { tunnel, link } => self.name_released(&tunnel, link),
+            Message::Release {
+                tunnel,
+                link,
+                parting,
+            } => self.name_released(&tunnel, link, parting),
             Message::Route(update) => self.route_decided(update),
             Message::RouteApplied {
                 tunnel,
@@ -335,14 +363,15 @@ impl Shard {
                 link,
                 request,
                 tunnel,
-                reason,
+                refusal,
             } => {
-                self.claim_refused(link, request, &tunnel, reason);
+                self.claim_refused(link, request, &tunnel, refusal);
             }
             Message::Fence { link, reason } => self.fence(link, reason),
             // Nobody may be waiting for any of these any more.
             Message::Report { after, answer } => drop(answer.send(self.report(&after))),
             Message::Detail { tunnel, answer } => drop(answer.send(self.detail(&tunnel))),
+            Message::Forget { tunnel, answer } => self.forget_name(&tunnel, answer),
             Message::Kick { tunnel, answer } => drop(answer.send(self.kick(&tunnel))),
             Message::Pause { tunnels, answer } => drop(answer.send(self.pause(tunnels))),
             Message::Auth { snapshot, ended } => self.auth_changed(snapshot, ended),

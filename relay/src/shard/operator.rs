@@ -34,6 +34,8 @@ impl Shard {
         if let Some(row) = &mut detail.row {
             row.paused = self.is_paused(tunnel);
         }
+        // Its home knows; any other shard has nothing to say.
+        detail.bound = self.names.borrow().bound(tunnel, self.clock.now());
         detail
     }
 

@@ -33,6 +33,7 @@ fn claim(tunnel: &TunnelId, home: usize) -> Message {
             shard: 1 - home,
             link: LinkId(u64::MAX),
         },
+        address: [127, 0, 0, 1].into(),
         load: Load::default(),
         link_index: 0,
         request: 1,

@@ -7,6 +7,7 @@ use tracing::info;
 
 use super::Shard;
 use super::admission::refusal;
+use super::message::Parting;
 use crate::registry::{LinkId, LinkRef};
 
 impl Shard {
@@ -44,7 +45,11 @@ impl Shard {
             mux.with_mux(|mux| mux.withdraw(&withdrawal));
         }
         let shard = self.index;
-        self.release(tunnel.clone(), LinkRef { shard, link });
+        let parting = match reason {
+            Reason::AuthChanged => Parting::HolderChanged,
+            _ => Parting::Away,
+        };
+        self.release(tunnel.clone(), LinkRef { shard, link }, parting);
         Some(sessions)
     }
 

@@ -12,7 +12,7 @@ const ROWS: &[&[&str]] = &[
     &["listen", "link", "frontend"],
     &["registry", "sweep", "splice"],
     &["session"],
-    &["audit", "limits"],
+    &["audit", "limits", "state"],
     &["auth"],
     &["config"],
     &["cli", "metrics"],

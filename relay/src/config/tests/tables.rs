@@ -34,10 +34,10 @@ fn limits_are_set_for_holders_and_addresses_apart() {
     let folder = folder();
     secret_file(folder.path(), &[7; 32], 0o600);
     let text = "auth = \"jwt\"\njwt_secret_file = \"secret\"\n\
-                [limits.sub]\nsessions = 5\nbytes_per_second = 1000000\n\
+                [limits.sub]\nsessions = 5\nbytes_per_second = 1000000\ntunnels = 7\n\
                 [limits.address]\nrequests_per_second = 9";
     let limits = Case::file(folder.path(), text)
-        .and_flags("--limits-address-registrations-per-minute 60")
+        .and_flags("--limits-address-registrations-per-minute 60 --limits-address-tunnels 0")
         .and_variable("TIELINE_RELAY_LIMITS_SUB_SESSIONS", "6")
         .config()
         .limits;
@@ -52,8 +52,24 @@ fn limits_are_set_for_holders_and_addresses_apart() {
             registrations_per_minute: 60,
             ..Allowance::default()
         },
+        sub_tunnels: Some(7),
+        address_tunnels: Some(0),
     };
     assert_eq!(limits, wanted);
+}
+
+#[test]
+fn the_state_folder_has_a_place_beside_the_settings_file() {
+    assert_eq!(Case::default().config().state_dir, None);
+    let folder = folder();
+    let config = Case::file(folder.path(), "state_dir = \"state\"").config();
+    assert_eq!(config.state_dir, Some(folder.path().join("state")));
+    let config = Case::flags("--state-dir /var/lib/tieline-relay").config();
+    assert_eq!(config.state_dir, Some("/var/lib/tieline-relay".into()));
+    let config = Case::default()
+        .and_variable("TIELINE_RELAY_STATE_DIR", "state")
+        .config();
+    assert_eq!(config.state_dir, Some("state".into()));
 }
 
 #[test]
@@ -64,6 +80,11 @@ fn what_would_do_nothing_or_too_much_is_refused() {
         ("--audit-file a --audit-max-bytes 1", "audit_max_bytes is 1"),
         ("--audit-file a --audit-keep 1001", "audit_keep is 1001"),
         ("--limits-sub-sessions 1", "limits_sub does nothing here"),
+        ("--limits-sub-tunnels 1", "limits_sub does nothing here"),
+        (
+            "--limits-address-tunnels 1000001",
+            "limits_address_tunnels is 1000001",
+        ),
         (
             "--limits-address-sessions 1000001",
             "limits_address_sessions is 1000001",

@@ -8,7 +8,7 @@ use tieline_wire::claims::Key;
 use super::*;
 use crate::auth::{Question, Ruling};
 use crate::config::{TokenHash, TokensAuth};
-use crate::control::{Cuts, Detail, Ended, Told, Tunnels};
+use crate::control::{Cuts, Detail, Ended, Forgetting, Told, Tunnels};
 use crate::metrics::{Cut, ShardStatus};
 use crate::shard::Paused;
 
@@ -27,6 +27,10 @@ impl Inspect for Listener {
 
     fn kick(&self, _: TunnelId) -> Cuts {
         Box::pin(std::future::ready(Cut::default()))
+    }
+
+    fn forget(&self, _: TunnelId) -> Forgetting {
+        Box::pin(std::future::ready(None))
     }
 
     fn pause(&self, _: Arc<Paused>) -> Cuts {

@@ -4,7 +4,8 @@ use std::sync::Mutex;
 use std::sync::atomic::AtomicUsize;
 
 use super::super::*;
-use crate::metrics::{CallerReport, FrontendKind, TunnelReport};
+use crate::metrics::{BoundReport, CallerReport, FrontendKind, TunnelReport};
+use crate::shard::Forgotten;
 
 /// Tunnels that a shard reports at a time.
 const BATCH: usize = 2;
@@ -16,6 +17,8 @@ pub(super) struct Fake {
     pub(super) answers: AtomicUsize,
     /// What decides who is let in, as the shards heard it.
     pub(super) admitted: Arc<Mutex<Vec<Arc<Snapshot>>>>,
+    /// Names that are bound and without an agent.
+    pub(super) absent: Mutex<Vec<String>>,
     /// What takes no callers, as the shards heard it.
     pub(super) paused: Arc<Mutex<Vec<Arc<Paused>>>>,
 }
@@ -50,9 +53,19 @@ impl Inspect for Fake {
                 callers_total: callers.len(),
                 row,
                 callers,
+                bound: None,
             };
             all.join(detail, 1);
         }
+        let mut absent = self.absent.lock().unwrap().clone().into_iter();
+        all.bound = absent
+            .find(|id| id == tunnel.as_str())
+            .map(|_| BoundReport {
+                sub: Some("ada".to_owned()),
+                agent: "0102030405ab".to_owned(),
+                shared: false,
+                kept_for_seconds: Some(60),
+            });
         Box::pin(std::future::ready(Some(all)))
     }
 
@@ -61,6 +74,22 @@ impl Inspect for Fake {
         let links = ids.filter(|id| **id == tunnel.as_str()).count();
         let sessions = 2 * links;
         Box::pin(std::future::ready(Cut { links, sessions }))
+    }
+
+    fn forget(&self, tunnel: TunnelId) -> Forgetting {
+        let is_live = self
+            .tunnels
+            .iter()
+            .flatten()
+            .any(|id| *id == tunnel.as_str());
+        let mut absent = self.absent.lock().unwrap();
+        let before = absent.len();
+        absent.retain(|id| id != tunnel.as_str());
+        Box::pin(std::future::ready(Some(match absent.len() < before {
+            true => Forgotten::Free,
+            false if is_live => Forgotten::Live,
+            false => Forgotten::Unknown,
+        })))
     }
 
     fn pause(&self, tunnels: Arc<Paused>) -> Cuts {

@@ -57,6 +57,35 @@ fn a_kick_says_what_it_ended() {
 }
 
 #[test]
+fn a_name_without_an_agent_is_shown_and_can_be_unbound() {
+    let (fake, _) = fake();
+    fake.absent.lock().unwrap().push("seat".to_owned());
+    let (control, _) = start(fake);
+    let (status, shown) = get_json(&control, "/tunnels/seat");
+    assert_eq!((status, &shown["links"]), (200, &Value::from(0)));
+    let bound = serde_json::json!({
+        "sub": "ada", "agent": "0102030405ab", "shared": false, "kept_for_seconds": 60,
+    });
+    assert_eq!(shown["bound"], bound);
+    let (status, error) = post(&control, "/tunnels/seat/kick", JSON, "{}");
+    assert_eq!(
+        (status, &error["error"]),
+        (409, &Value::from("tunnel_absent"))
+    );
+    let text = error["message"].as_str().unwrap();
+    assert!(text.contains("POST /tunnels/seat/forget"), "{text}");
+    let forget = |name: &str| {
+        let (status, answer) = post(&control, &format!("/tunnels/{name}/forget"), JSON, "{}");
+        let word = answer["error"].as_str().unwrap_or_default().to_owned();
+        (status, word)
+    };
+    assert_eq!(forget("Seat"), (200, String::new()));
+    assert_eq!(forget("seat"), (404, "unknown_tunnel".to_owned()));
+    assert_eq!(get_json(&control, "/tunnels/seat").0, 404);
+    assert_eq!(forget("maya"), (409, "tunnel_live".to_owned()));
+}
+
+#[test]
 fn every_shard_hears_of_all_that_is_paused() {
     let (fake, paused) = fake();
     let (control, _) = start(fake);
@@ -103,7 +132,7 @@ fn what_a_page_of_another_site_could_send_changes_nothing() {
         (JSON, "", 400),
         (JSON, r#"{"for":"1h"}"#, 400),
     ] {
-        for order in ["kick", "pause", "resume"] {
+        for order in ["kick", "pause", "resume", "forget"] {
             let path = format!("/tunnels/maya/{order}");
             let (status, answer) = post(&control, &path, extra, body);
             assert_eq!(status, wanted, "{order}: {answer}");
@@ -121,7 +150,7 @@ fn where_others_can_reach_it_nothing_is_ended_without_a_token() {
         ..Config::default()
     };
     let (control, _) = start_with(fake().0, &config);
-    for order in ["kick", "pause", "resume"] {
+    for order in ["kick", "pause", "resume", "forget"] {
         let path = format!("/tunnels/maya/{order}");
         assert_eq!(post(&control, &path, JSON, "{}").0, 403);
     }

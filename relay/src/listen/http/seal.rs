@@ -7,7 +7,6 @@
 use data_encoding::BASE64URL_NOPAD;
 use ring::digest::SHA256_OUTPUT_LEN;
 use ring::hmac;
-use ring::rand::SystemRandom;
 use tieline_wire::TunnelId;
 
 use super::wanted::Pin;
@@ -34,10 +33,9 @@ enum On {
 }
 
 impl Sealer {
-    /// One with a key of its own; its clones know its marks. `None` without randomness.
-    pub(crate) fn random() -> Option<Self> {
-        let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new());
-        key.ok().map(Self)
+    /// One with this key: it knows the marks of all that have the same.
+    pub(crate) fn keyed(key: &[u8; 32]) -> Self {
+        Self(hmac::Key::new(hmac::HMAC_SHA256, key))
     }
 
     /// An `mcp_session` as `caller` is to know it: the target's id, mark, tunnel.
@@ -137,7 +135,7 @@ mod tests {
     }
 
     fn keyed(key: u8) -> Sealer {
-        Sealer(hmac::Key::new(hmac::HMAC_SHA256, &[key; 32]))
+        Sealer::keyed(&[key; 32])
     }
 
     #[test]

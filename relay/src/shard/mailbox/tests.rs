@@ -52,6 +52,7 @@ fn route(tunnel: &str, revision: u64) -> Message {
             capabilities: Vec::new(),
             ..TunnelInfo::default()
         }),
+        expected: Vec::new(),
         forget: false,
     }))
 }

@@ -1,13 +1,16 @@
 //! One agent among those that hold a name: which of its runs counts, and by which links.
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use tieline_wire::{AgentKey, Generation, InstanceId, MachineId};
 
+use crate::auth::Owner;
 use crate::registry::{AgentTag, LinkRef, TunnelInfo};
 use crate::session::Load;
 use crate::shard::message::{Claim, ServingAgent, ServingLink};
+use crate::state::Binding;
 
 /// Instances that are remembered because a newer one took over.
 pub(super) const SUPERSEDED_KEPT: usize = 8;
@@ -17,7 +20,12 @@ pub(super) struct Holder {
     pub(super) key: AgentKey,
     pub(super) machine: MachineId,
     pub(super) tag: AgentTag,
-    instance: InstanceId,
+    /// The holder of its tokens, as the name is bound to it; nobody's if it never showed one.
+    pub(super) owner: Option<Arc<Owner>>,
+    /// Where its latest link comes from; unknown if it has not been here since the relay started.
+    pub(super) address: Option<IpAddr>,
+    /// Its latest run; unknown likewise.
+    instance: Option<InstanceId>,
     /// Earlier instances, oldest first: none of them gets the name back, also if it never heard
     /// that it lost it.
     pub(super) superseded: VecDeque<InstanceId>,
@@ -41,12 +49,35 @@ impl Holder {
             key: claim.key,
             machine: claim.machine,
             tag: AgentTag::of(&claim.key, &claim.machine),
-            instance: claim.instance,
+            owner: claim.info.owner.clone(),
+            address: Some(claim.address),
+            instance: Some(claim.instance),
             superseded: VecDeque::new(),
             generation,
             info: Arc::clone(&claim.info),
             links: Vec::new(),
         }
+    }
+
+    /// The agent to which a name was bound before the relay started.
+    pub(super) fn restored(binding: &Binding, info: Arc<TunnelInfo>) -> Self {
+        Self {
+            key: binding.key,
+            machine: binding.machine,
+            tag: AgentTag::of(&binding.key, &binding.machine),
+            owner: info.owner.clone(),
+            address: None,
+            instance: None,
+            superseded: VecDeque::new(),
+            generation: Generation::default(),
+            info,
+            links: Vec::new(),
+        }
+    }
+
+    /// Name of the holder that the name is bound to.
+    pub(super) fn sub(&self) -> Option<&str> {
+        self.owner.as_deref().map(|owner| owner.sub.as_str())
     }
 
     pub(super) fn is_live(&self) -> bool {
@@ -61,13 +92,13 @@ impl Holder {
     /// Takes a claim over; the links of an earlier run, which serve no more.
     pub(super) fn claim(&mut self, claim: &Claim, generation: Generation) -> Vec<LinkRef> {
         let mut fenced = Vec::new();
-        if self.instance != claim.instance {
+        if self.instance != Some(claim.instance) {
             fenced.extend(self.links.drain(..).map(|line| line.link));
-            self.superseded.push_back(self.instance);
+            self.superseded.extend(self.instance);
             if self.superseded.len() > SUPERSEDED_KEPT {
                 self.superseded.pop_front();
             }
-            self.instance = claim.instance;
+            self.instance = Some(claim.instance);
             self.machine = claim.machine;
             self.tag = AgentTag::of(&claim.key, &claim.machine);
             self.generation = generation;
@@ -80,8 +111,20 @@ impl Holder {
             index: claim.link_index,
             load: claim.load.clone(),
         });
+        self.address = Some(claim.address);
         self.info = Arc::clone(&claim.info);
+        // One that shows no holder now does not unbind the name from the one that it had.
+        if let Some(owner) = &claim.info.owner {
+            self.owner = Some(Arc::clone(owner));
+        }
         fenced
+    }
+
+    /// Keeps what is needed of an agent that is away.
+    pub(super) fn shrink(&mut self, info: &Arc<TunnelInfo>) {
+        self.info = Arc::clone(info);
+        self.links = Vec::new();
+        self.superseded.shrink_to_fit();
     }
 
     /// Takes a link out; tells whether it was one.

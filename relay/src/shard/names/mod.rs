@@ -2,21 +2,30 @@
 //!
 //! One arbiter for a name makes takeovers a matter of order: whoever asks last with the right key
 //! holds the name, and is told so only once every shard routes to it.
+//! holds the name, and is told so only once every shard routes to it.
+//! Long because each change of a name touches all that is counted of it.
 
+mod absent;
 mod holder;
 mod name;
+mod owners;
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tieline_wire::{Generation, Moment, Reason, TunnelId};
+use tieline_wire::{Generation, Moment, Reason, Refusal, TunnelId};
 
+use self::absent::Absent;
 use self::name::{Name, Place, Waiting};
-use super::message::{Claim, RouteUpdate};
-use crate::registry::LinkRef;
+pub(crate) use self::owners::Owners;
+use super::message::{Claim, Forgotten, Parting, RouteUpdate};
+use crate::limits::{Account, LiveTunnels};
+use crate::metrics::BoundReport;
+use crate::registry::{AgentTag, LinkRef, TunnelInfo};
+use crate::state::{Binding, Note, now_seconds};
 
 /// Longest time for every shard to hear of a claim.
 pub(crate) const CLAIM_TIMEOUT: Duration = Duration::from_secs(2);
@@ -38,7 +47,7 @@ pub(crate) fn home(tunnel: &TunnelId, shards: usize) -> usize {
 /// What becomes of a claim.
 #[derive(Debug)]
 pub(crate) enum Decision {
-    Refused(Reason),
+    Refused(Refusal),
     /// Tell every shard; when all have confirmed, [`Names::confirm`] names the link to tell.
     Claimed {
         update: RouteUpdate,
@@ -71,41 +80,156 @@ pub(crate) struct Withdrawn {
     pub(crate) released: Released,
 }
 
+/// A name that was bound before the relay started, and its route.
+#[derive(Debug)]
+pub(crate) struct Restored {
+    pub(crate) binding: Binding,
+    pub(crate) update: Arc<RouteUpdate>,
+}
+
+impl Restored {
+    /// The name of `binding` at a relay that started in `epoch_seconds`; `owners` finds the same owner
+    /// for all of its names.
+    pub(crate) fn new(binding: Binding, epoch_seconds: u64, owners: &mut Owners) -> Self {
+        let owner = binding
+            .sub
+            .as_ref()
+            .map(|sub| owners.find(sub, &binding.groups));
+        let info = TunnelInfo {
+            scheme: binding.scheme,
+            authority: String::new(),
+            base_path: binding.base_path.clone(),
+            dcc: binding.dcc.clone(),
+            capabilities: binding.capabilities.clone(),
+            expose_all: binding.expose_all,
+            owner,
+            shared: binding.shared,
+        };
+        let update = RouteUpdate {
+            tunnel: binding.tunnel.clone(),
+            revision: first_number(epoch_seconds),
+            agents: Vec::new(),
+            info: Arc::new(info),
+            expected: vec![AgentTag::of(&binding.key, &binding.machine)],
+            forget: false,
+        };
+        Self {
+            binding,
+            update: Arc::new(update),
+        }
+    }
+}
+
+/// A number below all that a relay which started in `epoch_seconds` gives out, and above those of
+/// earlier starts.
+const fn first_number(epoch_seconds: u64) -> u64 {
+    epoch_seconds << 24
+}
+
+/// What all names of a relay have in common.
+pub(crate) struct Rules {
+    /// When the relay started: numbers of a later start are higher.
+    pub(crate) epoch_seconds: u64,
+    pub(crate) shards: usize,
+    /// Live names of the whole relay, and how many there may be.
+    pub(crate) live: Arc<AtomicUsize>,
+    pub(crate) live_max: usize,
+    /// The same for each account.
+    pub(crate) live_of_accounts: Arc<LiveTunnels>,
+    /// Whether bindings are noted, to be kept over a restart.
+    pub(crate) is_kept: bool,
+}
+
 /// The names that this shard decides about.
 pub(crate) struct Names {
+    rules: Rules,
     names: HashMap<TunnelId, Name>,
     /// Last number given out, for revisions and generations alike.
     counter: u64,
-    shards: usize,
     /// How many are granted.
     granted: usize,
-    /// Names without an agent, longest first.
-    offline: BTreeSet<(Moment, TunnelId)>,
+    absent: Absent,
+    owners: Owners,
     /// When to look whether a claim has come to its end: a line, as all get the same time.
     deadlines: VecDeque<(Moment, TunnelId)>,
-    /// Live names of the whole relay, and how many there may be.
-    live: Arc<AtomicUsize>,
-    live_max: usize,
+    /// What is to be kept over a restart and was not noted yet.
+    notes: Vec<Note>,
 }
 
 impl Names {
-    /// `epoch_seconds` is when the relay started: numbers of a later start are higher.
-    pub(crate) fn new(
-        epoch_seconds: u64,
-        shards: usize,
-        live: Arc<AtomicUsize>,
-        live_max: usize,
-    ) -> Self {
+    pub(crate) fn new(rules: Rules) -> Self {
         Self {
             names: HashMap::new(),
-            counter: epoch_seconds << 24,
-            shards,
+            counter: first_number(rules.epoch_seconds),
             granted: 0,
-            offline: BTreeSet::new(),
+            absent: Absent::default(),
+            owners: Owners::default(),
             deadlines: VecDeque::new(),
-            live,
-            live_max,
+            notes: Vec::new(),
+            rules,
         }
+    }
+
+    /// Takes up a name that was bound before the relay started, for as long as it has left.
+    pub(crate) fn restore(&mut self, restored: &Restored, now: Moment) {
+        let Restored { binding, update } = restored;
+        // Its agent was there to the end, if nothing says when it left.
+        let away_for = binding
+            .away_since
+            .map_or(0, |at| now_seconds().saturating_sub(at));
+        let left = OFFLINE_KEPT.saturating_sub(Duration::from_secs(away_for));
+        let mut name = Name::restored(binding, update);
+        let account = match &binding.sub {
+            Some(sub) => Account::Holder(sub.as_str().into()),
+            None => Account::UNKNOWN,
+        };
+        let tunnel = &binding.tunnel;
+        let place = self.absent.add(tunnel, &account, &binding.key, now + left);
+        name.absent = Some(place);
+        self.names.insert(tunnel.clone(), name);
+    }
+
+    /// What is to be kept over a restart since this was asked last.
+    pub(crate) fn take_notes(&mut self) -> Vec<Note> {
+        std::mem::take(&mut self.notes)
+    }
+
+    /// Whose a name is.
+    pub(crate) fn bound(&self, tunnel: &TunnelId, now: Moment) -> Option<BoundReport> {
+        let name = self.names.get(tunnel)?;
+        let latest = name.latest()?;
+        Some(BoundReport {
+            sub: latest.sub().map(str::to_owned),
+            agent: name::short(latest),
+            shared: name.info.shared,
+            kept_for_seconds: name.absent.map(|place| place.left(now).as_secs()),
+        })
+    }
+
+    /// Unbinds a name that no agent serves.
+    pub(crate) fn forget(&mut self, tunnel: &TunnelId) -> (Forgotten, Option<RouteUpdate>) {
+        match self.names.get(tunnel) {
+            None => (Forgotten::Unknown, None),
+            Some(name) if name.is_live() => (Forgotten::Live, None),
+            Some(_) => (Forgotten::Free, self.remove(tunnel)),
+        }
+    }
+
+    /// Removes a name without an agent; what to tell every shard.
+    fn remove(&mut self, tunnel: &TunnelId) -> Option<RouteUpdate> {
+        let name = self.names.remove(tunnel)?;
+        if let Some(place) = name.absent {
+            self.absent.remove(tunnel, place);
+        }
+        if self.rules.is_kept {
+            self.notes.push(Note::Forgotten(tunnel.clone()));
+        }
+        let revision = self.next_number();
+        Some(RouteUpdate {
+            revision,
+            forget: true,
+            ..name.update(tunnel)
+        })
     }
 
     /// Names whose agents were told that they hold them.
@@ -119,24 +243,32 @@ impl Names {
     }
 
     /// Decides about a claim.
+    ///
+    /// # Errors
+    /// [`Decision::Refused`] is counted by its reason; where the account has as many tunnels as it may,
+    /// that is [`Reason::Limited`].
     pub(crate) fn claim(&mut self, claim: Claim, now: Moment) -> Decision {
         let known = self.names.get(&claim.tunnel);
         let place = match known.map(|name| name.place(&claim)).transpose() {
             Ok(place) => place.unwrap_or(Place::New),
-            Err(reason) => return Decision::Refused(reason),
+            Err(refusal) => return Decision::Refused(refusal),
         };
-        if !known.is_some_and(Name::is_live)
-            && self.live.fetch_add(1, Ordering::Relaxed) >= self.live_max
-        {
-            self.live.fetch_sub(1, Ordering::Relaxed);
-            return Decision::Refused(Reason::TunnelLimit);
-        }
+        let is_new = known.is_none();
+        let account = match known.is_some_and(Name::is_live) {
+            true => None,
+            false => match self.count_in(&claim) {
+                Ok(account) => Some(account),
+                Err(refusal) => return Decision::Refused(refusal),
+            },
+        };
         let revision = self.next_number();
         let generation = Generation(revision);
         let name = self
             .names
             .entry(claim.tunnel.clone())
             .or_insert_with(|| Name::new(&claim));
+        let was = (name.absent.is_some(), Arc::clone(&name.info));
+        let was_rekeyed = matches!(place, Place::New | Place::Rekeyed);
         let holder = name.make_way(place, &claim, generation);
         let before = holder.tag;
         let mut fence = holder.claim(&claim, generation);
@@ -153,8 +285,16 @@ impl Names {
         }
         name.revision = revision;
         name.info = claim.info;
-        if let Some(since) = name.offline_since.take() {
-            self.offline.remove(&(since, claim.tunnel.clone()));
+        if let Some(place) = name.absent.take() {
+            self.absent.remove(&claim.tunnel, place);
+        }
+        if account.is_some() {
+            name.counted = account;
+        }
+        let is_changed = is_new || was_rekeyed || was.0 || *was.1 != *name.info;
+        if self.rules.is_kept && is_changed {
+            let binding = name.binding(&claim.tunnel, None);
+            self.notes.extend(binding.map(Note::Bound));
         }
         let deadline = now + CLAIM_TIMEOUT;
         self.deadlines.push_back((deadline, claim.tunnel.clone()));
@@ -164,7 +304,7 @@ impl Names {
             generation: current,
             requests: vec![claim.request],
             revision,
-            missing: (0..self.shards).collect(),
+            missing: (0..self.rules.shards).collect(),
             deadline,
         };
         name.wait(waiting);
@@ -172,6 +312,31 @@ impl Names {
             update: name.update(&claim.tunnel),
             fence,
         }
+    }
+
+    /// Counts a name that goes live, for the relay and for its account.
+    fn count_in(&self, claim: &Claim) -> Result<Account, Refusal> {
+        let tunnel = &claim.tunnel;
+        let Rules { live, live_max, .. } = &self.rules;
+        if live.fetch_add(1, Ordering::Relaxed) >= *live_max {
+            live.fetch_sub(1, Ordering::Relaxed);
+            let reason = Reason::TunnelLimit;
+            let message = format!("{tunnel}: {reason}");
+            return Err(Refusal { reason, message });
+        }
+        let account = Account::of(claim.info.owner.as_deref(), claim.address);
+        if self.rules.live_of_accounts.enter(&account) {
+            return Ok(account);
+        }
+        live.fetch_sub(1, Ordering::Relaxed);
+        let whose = match account {
+            Account::Holder(_) => "the holder of this token",
+            Account::Address(_) => "this address",
+        };
+        Err(Refusal {
+            reason: Reason::Limited,
+            message: format!("{tunnel}: {whose} has as many tunnels as it may"),
+        })
     }
 
     /// A shard has applied a revision, and with it all earlier ones of that name.
@@ -207,7 +372,13 @@ impl Names {
     }
 
     /// A link no longer serves a name.
-    pub(crate) fn release(&mut self, tunnel: &TunnelId, link: LinkRef, now: Moment) -> Released {
+    pub(crate) fn release(
+        &mut self,
+        tunnel: &TunnelId,
+        link: LinkRef,
+        parting: Parting,
+        now: Moment,
+    ) -> Released {
         let Some(name) = self.names.get_mut(tunnel) else {
             return Released::default();
         };
@@ -218,19 +389,61 @@ impl Names {
             }
             waiting.link != link
         });
-        let mut holders = name.holders.iter_mut();
-        let update = holders.any(|holder| holder.release(link)).then(|| {
-            self.counter += 1;
-            name.revision = self.counter;
-            if !name.is_live() {
-                name.offline_since = Some(now);
-                self.offline.insert((now, tunnel.clone()));
-                self.granted -= usize::from(std::mem::take(&mut name.granted));
-                self.live.fetch_sub(1, Ordering::Relaxed);
-            }
-            name.update(tunnel)
-        });
+        let Some(holder) = name
+            .holders
+            .iter_mut()
+            .find_map(|it| it.release(link).then_some(it))
+        else {
+            return Released {
+                update: None,
+                requests,
+            };
+        };
+        if parting == Parting::HolderChanged {
+            holder.owner = None;
+        }
+        if !holder.is_live() {
+            let owner = holder.info.owner.as_ref();
+            let owner = owner.map(|owner| self.owners.find(&owner.sub, &owner.groups));
+            let kept = Arc::new(holder.info.kept(owner));
+            holder.shrink(&kept);
+        }
+        self.counter += 1;
+        name.revision = self.counter;
+        let update = match name.is_live() {
+            true => Some(name.update(tunnel)),
+            false => self.went_away(tunnel, parting, now),
+        };
         Released { update, requests }
+    }
+
+    /// The last link of a name is gone; what to tell every shard.
+    fn went_away(
+        &mut self,
+        tunnel: &TunnelId,
+        parting: Parting,
+        now: Moment,
+    ) -> Option<RouteUpdate> {
+        let name = self.names.get_mut(tunnel)?;
+        self.granted -= usize::from(std::mem::take(&mut name.granted));
+        self.rules.live.fetch_sub(1, Ordering::Relaxed);
+        let account = name.counted.take().unwrap_or(Account::UNKNOWN);
+        self.rules.live_of_accounts.leave(&account);
+        if parting == Parting::TakenBack && tunnel.looks_derived() {
+            // No other key can have it, so there is nothing to keep for its agent.
+            return self.remove(tunnel);
+        }
+        let owner = name.info.owner.as_ref();
+        let owner = owner.map(|owner| self.owners.find(&owner.sub, &owner.groups));
+        name.shrink(Arc::new(name.info.kept(owner)));
+        let key = name.latest()?.key;
+        let place = self.absent.add(tunnel, &account, &key, now + OFFLINE_KEPT);
+        name.absent = Some(place);
+        if self.rules.is_kept {
+            let binding = name.binding(tunnel, Some(now_seconds()));
+            self.notes.extend(binding.map(Note::Bound));
+        }
+        Some(name.update(tunnel))
     }
 
     /// Claims that took too long, and names to forget.
@@ -254,7 +467,7 @@ impl Names {
         let withdrawn = late
             .into_iter()
             .map(|(tunnel, link)| {
-                let released = self.release(&tunnel, link, now);
+                let released = self.release(&tunnel, link, Parting::Away, now);
                 Withdrawn {
                     tunnel,
                     link,
@@ -262,37 +475,28 @@ impl Names {
                 }
             })
             .collect();
-        let forgotten = self
-            .offline_to_forget(now)
-            .into_iter()
-            .filter_map(|tunnel| {
-                let revision = self.next_number();
-                let name = self.names.remove(&tunnel)?;
-                Some(RouteUpdate {
-                    revision,
-                    forget: true,
-                    ..name.update(&tunnel)
-                })
-            })
-            .collect();
-        (withdrawn, forgotten)
+        (withdrawn, self.forget_absent(now))
     }
 
-    /// Offline names past their time, and the oldest ones past their number.
-    fn offline_to_forget(&mut self, now: Moment) -> Vec<TunnelId> {
-        let kept_max = self.live_max * OFFLINE_FACTOR / self.shards + 1;
+    /// Forgets names whose time without an agent is over, and the most expendable ones of too many.
+    fn forget_absent(&mut self, now: Moment) -> Vec<RouteUpdate> {
+        let kept_max = self.rules.live_max * OFFLINE_FACTOR / self.rules.shards + 1;
         let mut forgotten = Vec::new();
-        while let Some((since, tunnel)) = self.offline.pop_first() {
-            if self.offline.len() < kept_max && since + OFFLINE_KEPT > now {
-                self.offline.insert((since, tunnel));
-                break;
-            }
-            forgotten.push(tunnel);
+        loop {
+            let next = match self.absent.overdue(now) {
+                None if self.absent.len() > kept_max => self.absent.most_expendable(),
+                overdue => overdue,
+            };
+            let Some(tunnel) = next else {
+                return forgotten;
+            };
+            forgotten.extend(self.remove(&tunnel));
         }
-        forgotten
     }
 }
 
+#[cfg(test)]
+mod binding;
 #[cfg(test)]
 mod sharing;
 #[cfg(test)]

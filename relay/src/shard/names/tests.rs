@@ -4,13 +4,25 @@ use tieline_wire::{AgentKey, InstanceId, MachineId, Scheme};
 
 use super::holder::SUPERSEDED_KEPT;
 use super::*;
+use crate::Config;
 use crate::registry::{LinkId, TunnelInfo};
 use crate::session::Load;
 
 pub(super) const LATER: Moment = Moment::from_micros(10_000_000);
 
 pub(super) fn names(shards: usize, live_max: usize) -> Names {
-    Names::new(1, shards, Arc::new(AtomicUsize::new(0)), live_max)
+    let config = Config {
+        max_tunnels: live_max,
+        ..Config::default()
+    };
+    Names::new(Rules {
+        epoch_seconds: 1,
+        shards,
+        live: Arc::new(AtomicUsize::new(0)),
+        live_max,
+        live_of_accounts: Arc::new(LiveTunnels::new(&config)),
+        is_kept: true,
+    })
 }
 
 pub(super) fn link(shard: usize, id: u64) -> LinkRef {
@@ -27,6 +39,7 @@ pub(super) fn claim(name: &str, key: u8, instance: u8, link: LinkRef) -> Claim {
         machine: MachineId::new([1; 16]),
         instance: InstanceId::new([instance; 16]),
         link,
+        address: [127, 0, 0, 1].into(),
         load: Load::default(),
         link_index: u16::try_from(link.link.0).unwrap(),
         request: 0,
@@ -56,13 +69,13 @@ fn generation(update: &RouteUpdate) -> Generation {
 pub(super) fn claimed(decision: Decision) -> (RouteUpdate, Vec<LinkRef>) {
     match decision {
         Decision::Claimed { update, fence } => (update, fence),
-        Decision::Refused(reason) => panic!("refused: {reason}"),
+        Decision::Refused(refusal) => panic!("refused: {refusal}"),
     }
 }
 
 pub(super) fn refused(decision: Decision) -> Reason {
     match decision {
-        Decision::Refused(reason) => reason,
+        Decision::Refused(refusal) => refusal.reason,
         Decision::Claimed { .. } => panic!("claimed"),
     }
 }
@@ -96,7 +109,12 @@ fn the_same_key_with_a_new_instance_takes_over_and_fences() {
     assert_eq!(links(&second), [link(0, 3)]);
     // The late release of a fenced link changes nothing.
     let maya = TunnelId::parse("maya").unwrap();
-    assert!(names.release(&maya, link(0, 1), LATER).update.is_none());
+    assert!(
+        names
+            .release(&maya, link(0, 1), Parting::Away, LATER)
+            .update
+            .is_none()
+    );
 }
 
 #[test]
@@ -108,11 +126,12 @@ fn another_key_is_refused_also_while_the_agent_is_away() {
         refused(names.claim(claim("maya", 2, 1, link(0, 2)), LATER)),
         Reason::NameTaken
     );
-    let update = names.release(&maya, link(0, 1), LATER).update.unwrap();
+    let released = names.release(&maya, link(0, 1), Parting::Away, LATER);
+    let update = released.update.unwrap();
     assert!(update.agents.is_empty() && !update.forget);
     assert_eq!(
         refused(names.claim(claim("maya", 2, 1, link(0, 2)), LATER)),
-        Reason::NameTaken
+        Reason::NameBound
     );
     let (_, forgotten) = names.sweep(LATER + OFFLINE_KEPT);
     assert!(forgotten[0].forget && forgotten[0].revision > update.revision);
@@ -149,7 +168,12 @@ fn the_number_of_live_names_is_limited_for_the_whole_relay() {
         Reason::TunnelLimit
     );
     claimed(names.claim(claim("b", 1, 2, link(0, 2)), LATER));
-    names.release(&TunnelId::parse("a").unwrap(), link(0, 1), LATER);
+    names.release(
+        &TunnelId::parse("a").unwrap(),
+        link(0, 1),
+        Parting::Away,
+        LATER,
+    );
     claimed(names.claim(claim("c", 1, 1, link(0, 1)), LATER));
 }
 
@@ -160,7 +184,12 @@ fn offline_names_are_remembered_up_to_a_number() {
         let name = format!("n{index}");
         claimed(names.claim(claim(&name, 1, 1, link(0, index)), LATER));
         let id = TunnelId::parse(&name).unwrap();
-        names.release(&id, link(0, index), Moment::from_micros(index));
+        names.release(
+            &id,
+            link(0, index),
+            Parting::Away,
+            Moment::from_micros(index),
+        );
     }
     let (_, forgotten) = names.sweep(LATER);
     assert_eq!(forgotten.len(), 20 - 9);
@@ -182,7 +211,7 @@ fn an_instance_that_was_superseded_never_gets_the_name_back() {
         refused(names.claim(claim("maya", 1, 1, link(0, 3)), LATER)),
         Reason::Superseded
     );
-    names.release(&maya, link(0, 2), LATER);
+    names.release(&maya, link(0, 2), Parting::Away, LATER);
     assert_eq!(
         refused(names.claim(claim("maya", 1, 1, link(0, 3)), LATER)),
         Reason::Superseded
@@ -213,7 +242,7 @@ fn a_link_that_dials_again_takes_the_place_of_the_one_it_lost() {
     assert_eq!(links(&update), [link(0, 2), link(0, 3)]);
     assert_eq!((generation(&update), fence.len()), (generation(&first), 0));
     // It turns stale later, which changes nothing.
-    let released = names.release(&update.tunnel, link(0, 1), LATER);
+    let released = names.release(&update.tunnel, link(0, 1), Parting::Away, LATER);
     assert!(released.update.is_none());
 }
 
@@ -239,7 +268,7 @@ fn every_claim_of_a_link_is_answered_once() {
 
     claimed(names.claim(asked(3), LATER));
     claimed(names.claim(asked(4), LATER));
-    let released = names.release(&maya, link(0, 1), LATER);
+    let released = names.release(&maya, link(0, 1), Parting::Away, LATER);
     assert_eq!(released.requests, [3, 4]);
     assert!(names.sweep(LATER + CLAIM_TIMEOUT).0.is_empty());
 
@@ -279,9 +308,9 @@ fn a_tunnel_is_one_from_its_first_grant_to_its_last_link() {
     grant(&mut names, 2, 3);
     assert_eq!(names.granted(), 1);
     grant(&mut names, 2, 4);
-    names.release(&maya, link(0, 3), LATER);
+    names.release(&maya, link(0, 3), Parting::Away, LATER);
     assert_eq!(names.granted(), 1);
-    names.release(&maya, link(0, 4), LATER);
-    names.release(&maya, link(0, 4), LATER);
+    names.release(&maya, link(0, 4), Parting::Away, LATER);
+    names.release(&maya, link(0, 4), Parting::Away, LATER);
     assert_eq!(names.granted(), 0);
 }

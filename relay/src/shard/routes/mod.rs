@@ -162,7 +162,8 @@ impl Routes {
 
 impl Known {
     fn new(before: Option<Self>, update: Arc<RouteUpdate>, now: Moment) -> Self {
-        let (mut departed, mut since) = (Vec::new(), None);
+        let mut departed: Vec<_> = update.expected.iter().map(|tag| (*tag, now)).collect();
+        let mut since = None;
         if let Some(before) = before {
             let is_here = update.agents.iter().map(|agent| agent.tag);
             let has_left = |tag: &AgentTag| !is_here.clone().any(|it| it == *tag);

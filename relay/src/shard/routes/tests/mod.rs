@@ -56,6 +56,7 @@ fn info(base_path: &str, sub: &str) -> Arc<TunnelInfo> {
 fn route(name: &str, revision: u64, agents: Vec<ServingAgent>) -> Arc<RouteUpdate> {
     let info = agents.last().map(|agent| Arc::clone(&agent.info));
     Arc::new(RouteUpdate {
+        expected: Vec::new(),
         tunnel: tunnel(name),
         revision,
         agents,

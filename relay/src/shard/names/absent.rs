@@ -1,0 +1,212 @@
+//! Names without an agent: until when each is kept, and which ones go first where there are too many.
+//!
+//! The account with most of them loses first, and of its keys the one with most, the oldest first. So a
+//! flood of names that are used once costs the one who causes it, and nobody else a binding.
+
+use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
+
+use slab::Slab;
+use tieline_wire::{AgentKey, Moment, TunnelId};
+
+use crate::limits::Account;
+
+/// All names of one home shard that are without an agent.
+#[derive(Default)]
+pub(super) struct Absent {
+    /// In the order in which their time is over.
+    ends: BTreeSet<(Moment, TunnelId)>,
+    accounts: Slab<(Account, usize)>,
+    account_of: HashMap<Account, usize>,
+    pairs: Slab<Pair>,
+    pair_of: HashMap<(usize, AgentKey), usize>,
+    /// Accounts, those with fewest names first.
+    by_account: BTreeSet<(usize, usize)>,
+    /// Pairs of each account, those with fewest names first.
+    by_pair: BTreeSet<(usize, usize, usize)>,
+    /// The names of each pair, oldest first.
+    names: BTreeSet<(usize, Moment, TunnelId)>,
+}
+
+/// One key of one account.
+struct Pair {
+    account: usize,
+    key: AgentKey,
+    count: usize,
+}
+
+/// Where a name without an agent is noted.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    ends_at: Moment,
+    pair: usize,
+}
+
+impl Place {
+    /// For how long the name is kept.
+    pub(super) fn left(self, now: Moment) -> Duration {
+        self.ends_at.saturating_since(now)
+    }
+}
+
+impl Absent {
+    pub(super) fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Notes a name that is kept until `ends_at`.
+    pub(super) fn add(
+        &mut self,
+        tunnel: &TunnelId,
+        account: &Account,
+        key: &AgentKey,
+        ends_at: Moment,
+    ) -> Place {
+        let account = match self.account_of.get(account) {
+            Some(known) => *known,
+            None => {
+                let new = self.accounts.insert((account.clone(), 0));
+                self.account_of.insert(account.clone(), new);
+                new
+            }
+        };
+        let pair = *self.pair_of.entry((account, *key)).or_insert_with(|| {
+            self.pairs.insert(Pair {
+                account,
+                key: *key,
+                count: 0,
+            })
+        });
+        self.count(pair, |count| count + 1);
+        self.ends.insert((ends_at, tunnel.clone()));
+        self.names.insert((pair, ends_at, tunnel.clone()));
+        Place { ends_at, pair }
+    }
+
+    /// An agent serves the name again, or it is forgotten.
+    pub(super) fn remove(&mut self, tunnel: &TunnelId, place: Place) {
+        let Place { ends_at, pair } = place;
+        if !self.names.remove(&(pair, ends_at, tunnel.clone())) {
+            return;
+        }
+        self.ends.remove(&(ends_at, tunnel.clone()));
+        self.count(pair, |count| count - 1);
+    }
+
+    /// Counts a name of a pair in or out, and forgets accounts and pairs without one.
+    fn count(&mut self, at: usize, change: fn(usize) -> usize) {
+        let pair = &mut self.pairs[at];
+        let (account, before) = (pair.account, pair.count);
+        pair.count = change(before);
+        let now = pair.count;
+        self.by_pair.remove(&(account, before, at));
+        if now == 0 {
+            let Pair { account, key, .. } = self.pairs.remove(at);
+            self.pair_of.remove(&(account, key));
+        } else {
+            self.by_pair.insert((account, now, at));
+        }
+        let of_account = &mut self.accounts[account].1;
+        let before = *of_account;
+        *of_account = change(before);
+        let now = *of_account;
+        self.by_account.remove(&(before, account));
+        if now == 0 {
+            let (account, _) = self.accounts.remove(account);
+            self.account_of.remove(&account);
+        } else {
+            self.by_account.insert((now, account));
+        }
+    }
+
+    /// The name whose time is over, if there is one.
+    pub(super) fn overdue(&self, now: Moment) -> Option<TunnelId> {
+        let (ends_at, tunnel) = self.ends.first()?;
+        (*ends_at <= now).then(|| tunnel.clone())
+    }
+
+    /// The name that goes first where there are too many.
+    pub(super) fn most_expendable(&self) -> Option<TunnelId> {
+        let (_, account) = *self.by_account.last()?;
+        let pairs = (account, 0, 0)..=(account, usize::MAX, usize::MAX);
+        let (_, _, pair) = *self.by_pair.range(pairs).next_back()?;
+        let from = (pair, Moment::default());
+        let oldest = self.names.range((pair, from.1, least())..).next()?;
+        Some(oldest.2.clone())
+    }
+}
+
+/// A name that is no greater than any other.
+fn least() -> TunnelId {
+    // One character, and none that is allowed is lower, but for one that must not stand alone.
+    TunnelId::parse("0").expect("a digit is a name")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(text: &str) -> TunnelId {
+        TunnelId::parse(text).unwrap()
+    }
+
+    fn account(sub: &str) -> Account {
+        Account::Holder(sub.into())
+    }
+
+    const fn at(micros: u64) -> Moment {
+        Moment::from_micros(micros)
+    }
+
+    #[test]
+    fn whoever_has_most_loses_its_own_oldest_first() {
+        let mut absent = Absent::default();
+        let key = |n| AgentKey::new([n; 32]);
+        // The oldest of all is Ada's.
+        absent.add(&name("ada-1"), &account("ada"), &key(1), at(1));
+        for n in 0..10_u8 {
+            // A seat of Eve's that floods, and one that does not.
+            let seat = if n == 0 { 2 } else { 3 };
+            let eves = name(&format!("eve-{n}"));
+            absent.add(&eves, &account("eve"), &key(seat), at(u64::from(n) + 10));
+        }
+        let mut lost = Vec::new();
+        let mut places: HashMap<_, _> = HashMap::new();
+        for (pair, ends_at, tunnel) in &absent.names {
+            let place = Place {
+                ends_at: *ends_at,
+                pair: *pair,
+            };
+            places.insert(tunnel.clone(), place);
+        }
+        while absent.len() > 2 {
+            let gone = absent.most_expendable().unwrap();
+            absent.remove(&gone, places[&gone]);
+            lost.push(gone.as_str().to_owned());
+        }
+        assert_eq!(lost[..3], ["eve-1", "eve-2", "eve-3"]);
+        assert!(!lost.contains(&"ada-1".to_owned()), "{lost:?}");
+        assert_eq!(absent.overdue(at(1)), Some(name("ada-1")));
+    }
+
+    #[test]
+    fn nothing_is_left_of_names_that_are_gone() {
+        let mut absent = Absent::default();
+        let mut places = Vec::new();
+        for n in 0..50_u8 {
+            let tunnel = name(&format!("n{n}"));
+            let (account, key) = (account(&format!("sub-{}", n % 3)), [n % 7; 32]);
+            let place = absent.add(&tunnel, &account, &AgentKey::new(key), at(n.into()));
+            places.push((tunnel, place));
+        }
+        for (tunnel, place) in places {
+            absent.remove(&tunnel, place);
+            // Twice is once.
+            absent.remove(&tunnel, place);
+        }
+        assert!(absent.ends.is_empty() && absent.names.is_empty());
+        assert!(absent.accounts.is_empty() && absent.account_of.is_empty());
+        assert!(absent.pairs.is_empty() && absent.pair_of.is_empty());
+        assert!(absent.by_account.is_empty() && absent.by_pair.is_empty());
+    }
+}

@@ -1,0 +1,152 @@
+//! One name that is bound, as the journal has it.
+
+use data_encoding::HEXLOWER_PERMISSIVE as HEX;
+use serde::{Deserialize, Serialize};
+use tieline_wire::{AgentKey, MachineId, Scheme, TunnelId};
+
+/// A name, and whom it belongs to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Binding {
+    pub(crate) tunnel: TunnelId,
+    pub(crate) key: AgentKey,
+    pub(crate) machine: MachineId,
+    /// The holder of the token that it was registered with; nobody without authentication.
+    pub(crate) sub: Option<String>,
+    /// The groups of that token.
+    pub(crate) groups: Vec<String>,
+    /// Whether agents with other keys may serve it too.
+    pub(crate) shared: bool,
+    pub(crate) scheme: Scheme,
+    pub(crate) base_path: String,
+    pub(crate) dcc: String,
+    pub(crate) capabilities: Vec<String>,
+    pub(crate) expose_all: bool,
+    /// The second since 1970 at which its agent left; absent while an agent serves it.
+    pub(crate) away_since: Option<u64>,
+}
+
+/// What happened to a name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Note {
+    /// It is bound like this from now on.
+    Bound(Binding),
+    /// It is free again.
+    Forgotten(TunnelId),
+}
+
+impl Note {
+    /// The name.
+    pub(crate) const fn tunnel(&self) -> &TunnelId {
+        match self {
+            Self::Bound(binding) => &binding.tunnel,
+            Self::Forgotten(tunnel) => tunnel,
+        }
+    }
+
+    /// A line of JSON, line break included.
+    pub(super) fn write(&self, out: &mut Vec<u8>) {
+        let line = match self {
+            Self::Bound(binding) => Line::of(binding),
+            Self::Forgotten(tunnel) => Line {
+                name: tunnel.as_str().to_owned(),
+                forgotten: true,
+                ..Line::default()
+            },
+        };
+        // Texts and numbers cannot fail.
+        let _ = serde_json::to_writer(&mut *out, &line);
+        out.push(b'\n');
+    }
+
+    /// Reads a line; fields that this version does not know are passed over.
+    pub(super) fn read(line: &[u8]) -> Option<Self> {
+        let line: Line = serde_json::from_slice(line).ok()?;
+        let tunnel = TunnelId::parse(&line.name).ok()?;
+        if line.forgotten {
+            return Some(Self::Forgotten(tunnel));
+        }
+        Some(Self::Bound(Binding {
+            key: AgentKey::new(bytes(&line.key)?),
+            machine: MachineId::new(bytes(&line.machine)?),
+            sub: line.sub.filter(|sub| !sub.is_empty()),
+            groups: line.groups,
+            shared: line.shared,
+            scheme: match &*line.scheme {
+                "http" => Scheme::Http,
+                "https" => Scheme::Https,
+                _ => Scheme::Tcp,
+            },
+            base_path: line.base_path,
+            dcc: line.dcc,
+            capabilities: line.capabilities,
+            expose_all: line.expose_all,
+            away_since: line.away_since,
+            tunnel,
+        }))
+    }
+}
+
+/// A line of the journal.
+#[derive(Default, Serialize, Deserialize)]
+#[serde(default)]
+struct Line {
+    name: String,
+    #[serde(skip_serializing_if = "is_false")]
+    forgotten: bool,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    key: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    machine: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sub: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    groups: Vec<String>,
+    #[serde(skip_serializing_if = "is_false")]
+    shared: bool,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    scheme: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    base_path: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    dcc: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    capabilities: Vec<String>,
+    #[serde(skip_serializing_if = "is_false")]
+    expose_all: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    away_since: Option<u64>,
+}
+
+impl Line {
+    fn of(binding: &Binding) -> Self {
+        Self {
+            name: binding.tunnel.as_str().to_owned(),
+            forgotten: false,
+            key: HEX.encode(binding.key.as_bytes()),
+            machine: HEX.encode(binding.machine.as_bytes()),
+            sub: binding.sub.clone(),
+            groups: binding.groups.clone(),
+            shared: binding.shared,
+            scheme: match binding.scheme {
+                Scheme::Tcp => "tcp",
+                Scheme::Http => "http",
+                Scheme::Https => "https",
+            }
+            .to_owned(),
+            base_path: binding.base_path.clone(),
+            dcc: binding.dcc.clone(),
+            capabilities: binding.capabilities.clone(),
+            expose_all: binding.expose_all,
+            away_since: binding.away_since,
+        }
+    }
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // As serde wants it.
+fn is_false(value: &bool) -> bool {
+    !*value
+}
+
+fn bytes<const N: usize>(text: &str) -> Option<[u8; N]> {
+    HEX.decode(text.as_bytes()).ok()?.try_into().ok()
+}

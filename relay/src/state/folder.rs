@@ -1,0 +1,219 @@
+//! The folder itself: who may use it, which relay has it, and files that are replaced as a whole.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::process::geteuid;
+
+use crate::error::{ConfigError, StartError};
+
+/// Mode of the folder, and of the files in it.
+const FOLDER_MODE: u32 = 0o700;
+const FILE_MODE: u32 = 0o600;
+
+/// Bits of the folder's mode that must not be set: other users could put files of theirs into it.
+const FOLDER_MODE_FORBIDDEN: u32 = 0o022;
+
+/// Bits of a file's mode that must not be set: other users could read or change it.
+const FILE_MODE_FORBIDDEN: u32 = 0o077;
+
+/// Longest file that is read as a whole, in bytes.
+const FILE_BYTES_MAX: u64 = 4096;
+
+/// The file whose lock says which relay has the folder; it holds that relay's process id.
+const LOCK_FILE: &str = "lock";
+
+/// A folder that only this relay's user can change.
+#[derive(Debug)]
+pub(crate) struct Folder {
+    path: PathBuf,
+}
+
+/// Says that this relay has the folder; dropped, it is free.
+#[derive(Debug)]
+pub(super) struct Lock(#[expect(dead_code, reason = "the lock lasts as long as the file")] File);
+
+impl Folder {
+    /// Opens the folder, and makes it if it is missing. Takes no lock.
+    ///
+    /// # Errors
+    /// It cannot be made, belongs to another user, or other users may change it.
+    pub(crate) fn open(path: &Path) -> Result<Self, StartError> {
+        let failed = |problem: String| StartError::State {
+            path: path.to_owned(),
+            problem,
+        };
+        let unfit = |problem: String| {
+            let path = path.to_owned();
+            StartError::Config(ConfigError::Content { path, problem })
+        };
+        let mut builder = DirBuilder::new();
+        builder.recursive(true).mode(FOLDER_MODE);
+        builder
+            .create(path)
+            .map_err(|source| failed(format!("cannot be made: {source}")))?;
+        // The folder that a link leads to is the one that counts.
+        let it =
+            fs::metadata(path).map_err(|source| failed(format!("cannot be read: {source}")))?;
+        if !it.is_dir() {
+            return Err(unfit("is not a folder".to_owned()));
+        }
+        let (owner, user) = (it.uid(), geteuid().as_raw());
+        if owner != user {
+            return Err(unfit(format!(
+                "belongs to user {owner}, and the relay runs as user {user}: give it to the relay \
+                 (chown), or name another folder"
+            )));
+        }
+        if it.mode() & FOLDER_MODE_FORBIDDEN != 0 {
+            return Err(unfit(format!(
+                "other users can change it and with it who a name belongs to (mode {:03o}); run \
+                 `chmod 700` on it",
+                it.mode() & 0o777
+            )));
+        }
+        Ok(Self {
+            path: path.to_owned(),
+        })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Takes the folder for this relay.
+    ///
+    /// # Errors
+    /// Another relay has it.
+    pub(super) fn lock(&self) -> Result<Lock, StartError> {
+        let path = self.path.join(LOCK_FILE);
+        let unfit = |problem: String| StartError::State {
+            path: self.path.clone(),
+            problem,
+        };
+        let opened = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(FILE_MODE)
+            .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
+            .open(&path);
+        let mut file = opened.map_err(|source| unfit(format!("cannot be locked: {source}")))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut holder = String::new();
+                let _ = Read::by_ref(&mut file).take(32).read_to_string(&mut holder);
+                let holder = match holder.trim() {
+                    "" => String::new(),
+                    pid => format!(" (process {pid})"),
+                };
+                return Err(unfit(format!(
+                    "another tieline-relay{holder} is using it: stop that one, or name another \
+                     folder"
+                )));
+            }
+            Err(TryLockError::Error(source)) => {
+                return Err(unfit(format!("cannot be locked: {source}")));
+            }
+        }
+        // For the message above; the lock holds without it.
+        let _ = file
+            .set_len(0)
+            .and_then(|()| writeln!(file, "{}", std::process::id()));
+        Ok(Lock(file))
+    }
+
+    /// A short file's content, if the file is there.
+    ///
+    /// # Errors
+    /// It cannot be read, or other users may read or change it.
+    pub(super) fn read(&self, name: &str) -> Result<Option<Vec<u8>>, StartError> {
+        let path = self.path.join(name);
+        let unfit = |problem: String| StartError::State {
+            path: path.clone(),
+            problem,
+        };
+        let file = match open_own(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(unfit(format!("cannot be read: {source}"))),
+        };
+        let mut content = Vec::new();
+        file.take(FILE_BYTES_MAX)
+            .read_to_end(&mut content)
+            .map_err(|source| unfit(format!("cannot be read: {source}")))?;
+        Ok(Some(content))
+    }
+
+    /// Puts a file in place of what there is, all or nothing.
+    ///
+    /// # Errors
+    /// The disk does not take it.
+    pub(super) fn replace(&self, name: &str, content: &[u8]) -> Result<(), StartError> {
+        let path = self.path.join(name);
+        let write = |file: &mut File| file.write_all(content);
+        replace(&path, write).map_err(|source| StartError::State {
+            path,
+            problem: format!("cannot be written: {source}"),
+        })
+    }
+}
+
+/// Opens a regular file that only its owner can read and change.
+pub(super) fn open_own(path: &Path) -> io::Result<File> {
+    // Without waiting where the name is a pipe's.
+    let flags = libc::O_NOFOLLOW | libc::O_CLOEXEC | libc::O_NONBLOCK;
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(flags)
+        .open(path)?;
+    let it = file.metadata()?;
+    let user = geteuid().as_raw();
+    let problem = if !it.is_file() {
+        Some("is not a regular file".to_owned())
+    } else if it.uid() != user {
+        Some(format!("belongs to user {}, not to {user}", it.uid()))
+    } else if it.mode() & FILE_MODE_FORBIDDEN != 0 {
+        let mode = it.mode() & 0o777;
+        Some(format!(
+            "other users can read or change it (mode {mode:03o}); run `chmod 600` on it"
+        ))
+    } else {
+        None
+    };
+    match problem {
+        Some(problem) => Err(io::Error::other(problem)),
+        None => Ok(file),
+    }
+}
+
+/// Writes a file beside `path` and renames it over that: a crash leaves the one or the other, whole.
+pub(super) fn replace(
+    path: &Path,
+    write: impl FnOnce(&mut File) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".new");
+    let beside = PathBuf::from(beside);
+    // What a relay left behind that was killed while it wrote.
+    match fs::remove_file(&beside) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(FILE_MODE)
+        .custom_flags(libc::O_CLOEXEC)
+        .open(&beside)?;
+    write(&mut file)?;
+    file.sync_all()?;
+    fs::rename(&beside, path)?;
+    // The name itself is the folder's content.
+    let folder = path.parent().unwrap_or_else(|| Path::new("."));
+    File::open(folder)?.sync_all()
+}

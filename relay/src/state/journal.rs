@@ -1,0 +1,167 @@
+//! The file with the names: lines are added at its end, and it is written anew when most of them are
+//! out of date.
+//!
+//! The last line may be half a line, where the relay was killed or the disk was full; reading passes
+//! over it, and writing never continues it.
+
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use tieline_wire::TunnelId;
+use tracing::warn;
+
+use super::binding::{Binding, Note};
+use super::folder::{open_own, replace};
+
+/// Longest line that is read, in bytes: a token's groups are most of a long one.
+const LINE_BYTES_MAX: u64 = 256 * 1024;
+
+/// The file is written anew once it is twice as long as it was then, and this much longer, in bytes.
+const GROWTH_BYTES: u64 = 4 * 1024 * 1024;
+
+/// The file, open at its end.
+#[derive(Debug)]
+pub(super) struct Journal {
+    path: PathBuf,
+    names_max: usize,
+    /// Absent after an error, until the next attempt.
+    file: Option<File>,
+    bytes: u64,
+    /// From this length on it is written anew.
+    rewrite_at: u64,
+    /// The last write may have left half a line.
+    is_torn: bool,
+}
+
+impl Journal {
+    /// Opens the file, and reads what it says: at most `names_max` names.
+    ///
+    /// # Errors
+    /// It is there and cannot be read, or it cannot be written.
+    pub(super) fn open(path: &Path, names_max: usize) -> io::Result<(Self, Vec<Binding>)> {
+        let bindings = read(path, names_max)?;
+        let mut journal = Self {
+            path: path.to_owned(),
+            names_max,
+            file: None,
+            bytes: 0,
+            rewrite_at: 0,
+            is_torn: true,
+        };
+        if let Err(error) = journal.rewrite(&bindings) {
+            // A full disk is no reason to stand still: the old file says the same.
+            warn!(path = %path.display(), %error, "not written anew; lines are added to it");
+            journal.file()?;
+        }
+        Ok((journal, bindings.into_values().collect()))
+    }
+
+    /// Adds whole lines and has the disk keep them.
+    ///
+    /// # Errors
+    /// The disk does not take them; the same lines may be added again.
+    pub(super) fn add(&mut self, lines: &[u8]) -> io::Result<()> {
+        let outcome = self.try_add(lines);
+        if outcome.is_err() {
+            (self.file, self.is_torn) = (None, true);
+        }
+        outcome
+    }
+
+    fn try_add(&mut self, lines: &[u8]) -> io::Result<()> {
+        let is_torn = self.is_torn;
+        let file = self.file()?;
+        if is_torn {
+            // An empty line says nothing, and ends half a line.
+            file.write_all(b"\n")?;
+        }
+        file.write_all(lines)?;
+        file.sync_data()?;
+        self.is_torn = false;
+        self.bytes += lines.len() as u64;
+        if self.bytes > self.rewrite_at {
+            // In vain, it is tried again when the file is longer still.
+            self.rewrite_at = self.bytes + GROWTH_BYTES;
+            let now = read(&self.path, self.names_max);
+            if let Err(error) = now.and_then(|now| self.rewrite(&now)) {
+                warn!(path = %self.path.display(), %error, "not written anew, and so longer than it need be");
+            }
+        }
+        Ok(())
+    }
+
+    fn rewrite(&mut self, bindings: &HashMap<TunnelId, Binding>) -> io::Result<()> {
+        let mut bytes = 0;
+        replace(&self.path, |file| {
+            let mut out = BufWriter::new(file);
+            let mut line = Vec::new();
+            for binding in bindings.values() {
+                line.clear();
+                Note::Bound(binding.clone()).write(&mut line);
+                bytes += line.len() as u64;
+                out.write_all(&line)?;
+            }
+            out.flush()
+        })?;
+        (self.file, self.is_torn) = (None, false);
+        (self.bytes, self.rewrite_at) = (bytes, 2 * bytes + GROWTH_BYTES);
+        self.file()?;
+        Ok(())
+    }
+
+    fn file(&mut self) -> io::Result<&mut File> {
+        let file = match self.file.take() {
+            Some(file) => file,
+            None => {
+                let file = OpenOptions::new()
+                    .append(true)
+                    .create(true)
+                    .mode(0o600)
+                    .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
+                    .open(&self.path)?;
+                self.bytes = file.metadata()?.len();
+                file
+            }
+        };
+        Ok(self.file.insert(file))
+    }
+}
+
+/// What the lines of the file come to.
+fn read(path: &Path, names_max: usize) -> io::Result<HashMap<TunnelId, Binding>> {
+    let mut bindings = HashMap::new();
+    let file = match open_own(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(bindings),
+        Err(error) => return Err(error),
+    };
+    let mut reader = BufReader::new(file);
+    let (mut line, mut unread, mut too_many) = (Vec::new(), 0_usize, 0_usize);
+    loop {
+        line.clear();
+        let mut limited = Read::by_ref(&mut reader).take(LINE_BYTES_MAX);
+        if limited.read_until(b'\n', &mut line)? == 0 {
+            break;
+        }
+        match Note::read(&line) {
+            Some(Note::Bound(binding)) => {
+                if bindings.len() < names_max || bindings.contains_key(&binding.tunnel) {
+                    bindings.insert(binding.tunnel.clone(), binding);
+                } else {
+                    too_many += 1;
+                }
+            }
+            Some(Note::Forgotten(tunnel)) => drop(bindings.remove(&tunnel)),
+            None if line == b"\n" => {}
+            None => unread += 1,
+        }
+    }
+    if unread > 0 || too_many > 0 {
+        let file = path.display();
+        warn!(%file, unread, too_many, "lines were passed over");
+    }
+    Ok(bindings)
+}
