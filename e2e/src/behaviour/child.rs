@@ -293,7 +293,7 @@ impl ChildRelay {
         admin::metrics(self.bound.admin).await
     }
 
-    /// What `/tunnels` says, all pages of it.
+    /// What `/tunnels` says.
     ///
     /// # Errors
     /// It does not answer.

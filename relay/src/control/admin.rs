@@ -17,14 +17,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::auth::Orders;
-use super::listing::{Listing, Page};
+use super::listing::{Extent, Listing, Rows};
 use super::tunnel::{self, Pauses};
 use super::{Inspect, revoke};
 use crate::audit::Audit;
 use crate::config::Secret;
 use crate::metrics::{self, ShardMetrics, ShardStatus};
 
-/// Most tunnels in one answer, and how many there are unless asked otherwise.
+/// Most tunnels of one page, and how many it has unless the query says otherwise.
 const PAGE_TUNNELS_MAX: usize = 1000;
 
 /// Longest body of a request, in bytes.
@@ -154,6 +154,8 @@ async fn tunnels(
         let text = "the query may have `limit` and `after`, as in ?limit=100&after=maya-1";
         return refuse(StatusCode::BAD_REQUEST, "bad_query", text);
     };
+    // A bare question gets all rows as one array, which is the contract of the older DCC relay.
+    let is_paged = limit.is_some() || after.is_some();
     let limit = limit.unwrap_or(PAGE_TUNNELS_MAX);
     if !(1..=PAGE_TUNNELS_MAX).contains(&limit) {
         let text = format!("`limit` must be 1 to {PAGE_TUNNELS_MAX}");
@@ -165,10 +167,15 @@ async fn tunnels(
         let text = error.to_string();
         return refuse(StatusCode::SERVICE_UNAVAILABLE, "shards_busy", &text);
     }
-    let total = admin.metrics.iter().map(|one| one.tunnels.read()).sum();
-    let page = Page::start(listing, limit, total);
+    let extent = if is_paged {
+        let total = admin.metrics.iter().map(|one| one.tunnels.read()).sum();
+        Extent::Page { limit, total }
+    } else {
+        Extent::All
+    };
+    let rows = Rows::start(listing, extent);
     let kind = [(header::CONTENT_TYPE, "application/json")];
-    uncached((kind, Body::new(page)).into_response())
+    uncached((kind, Body::new(rows)).into_response())
 }
 
 #[derive(Deserialize)]

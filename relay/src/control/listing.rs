@@ -1,7 +1,7 @@
 //! `/tunnels` as it is asked for: row by row, from batches that no shard spends long on.
 //!
-//! Every shard lists its tunnels in order of their names, so a page is a merge that holds one
-//! batch of each, however many tunnels there are and however slowly the page is read.
+//! Every shard lists its tunnels in order of their names, so an answer is a merge that holds one
+//! batch of each, however many tunnels there are and however slowly the answer is read.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -21,7 +21,7 @@ use crate::metrics::{TunnelBatch, TunnelReport};
 /// Time for all shards to report a batch.
 const SHARD_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Bytes of a page that are sent together.
+/// Bytes of an answer that are sent together.
 const CHUNK_BYTES: usize = 16 * 1024;
 
 /// A shard did not answer in time.
@@ -115,18 +115,28 @@ fn wanted((index, shard): (usize, &ShardTunnels)) -> Option<(usize, String)> {
     Some((index, after.clone()))
 }
 
-/// One page, written while it is read: `{"tunnels":[...],"total":2,"next":null}`.
-pub(super) struct Page {
+/// How much of a listing is asked for, and in which form.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Extent {
+    /// Every tunnel: `[...]`.
+    All,
+    /// The next `limit` tunnels, and how many there are in all:
+    /// `{"tunnels":[...],"total":2,"next":null}`.
+    Page { limit: usize, total: i64 },
+}
+
+/// An answer that is written while it is read.
+pub(super) struct Rows {
     chunks: mpsc::Receiver<Result<Bytes, ShardsBusy>>,
 }
 
-impl Page {
-    /// The next `limit` tunnels of `listing`; `total` is how many there are in all.
-    pub(super) fn start(listing: Listing, limit: usize, total: i64) -> Self {
+impl Rows {
+    /// Writes the next tunnels of `listing`.
+    pub(super) fn start(listing: Listing, extent: Extent) -> Self {
         // One chunk ahead of the reader.
         let (sender, chunks) = mpsc::channel(1);
         tokio::spawn(async move {
-            if let Err(error) = write(listing, limit, total, &sender).await {
+            if let Err(error) = write(listing, extent, &sender).await {
                 // Breaks the answer off, which no reader takes for its end.
                 let _ = sender.send(Err(error)).await;
             }
@@ -137,11 +147,14 @@ impl Page {
 
 async fn write(
     mut listing: Listing,
-    limit: usize,
-    total: i64,
+    extent: Extent,
     chunks: &mpsc::Sender<Result<Bytes, ShardsBusy>>,
 ) -> Result<(), ShardsBusy> {
-    let mut text = String::from(r#"{"tunnels":["#);
+    let (start, limit) = match extent {
+        Extent::All => ("[", usize::MAX),
+        Extent::Page { limit, .. } => (r#"{"tunnels":["#, limit),
+    };
+    let mut text = String::from(start);
     let mut last = None;
     for row in 0..limit {
         let Some(tunnel) = listing.next().await? else {
@@ -156,14 +169,19 @@ async fn write(
         if text.len() >= CHUNK_BYTES {
             let chunk = std::mem::take(&mut text);
             if chunks.send(Ok(chunk.into())).await.is_err() {
-                // Nobody reads it any more.
+                // The reader is gone.
                 return Ok(());
             }
         }
     }
-    let more = last.is_some() && listing.next().await?.is_some();
-    let next = json(&last.filter(|_| more));
-    text.push_str(&format!(r#"],"total":{total},"next":{next}}}"#));
+    match extent {
+        Extent::All => text.push(']'),
+        Extent::Page { total, .. } => {
+            let more = last.is_some() && listing.next().await?.is_some();
+            let next = json(&last.filter(|_| more));
+            text.push_str(&format!(r#"],"total":{total},"next":{next}}}"#));
+        }
+    }
     let _ = chunks.send(Ok(text.into())).await;
     Ok(())
 }
@@ -173,7 +191,7 @@ fn json(value: &impl Serialize) -> String {
     serde_json::to_string(value).unwrap_or_default()
 }
 
-impl Body for Page {
+impl Body for Rows {
     type Data = Bytes;
     type Error = ShardsBusy;
 

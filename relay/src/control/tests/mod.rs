@@ -86,9 +86,11 @@ fn get_json(control: &Control, path: &str) -> (u16, Value) {
     )
 }
 
-fn ids(page: &Value) -> Vec<&str> {
-    page["tunnels"]
+/// The names in a page of tunnels, or in the array of all.
+fn ids(answer: &Value) -> Vec<&str> {
+    answer
         .as_array()
+        .or_else(|| answer["tunnels"].as_array())
         .unwrap()
         .iter()
         .map(|one| one["tunnel_id"].as_str().unwrap())
@@ -100,13 +102,9 @@ fn tunnels_are_listed_in_order_with_every_field() {
     let (control, metrics) = with_tunnels([&["maya"], &["nuke", "blender"]]);
     metrics[0].tunnels.replace(0, 1);
     metrics[1].tunnels.replace(0, 2);
-    let (status, page) = get_json(&control, "/tunnels");
+    let (status, all) = get_json(&control, "/tunnels");
     assert_eq!(status, 200);
-    assert_eq!(ids(&page), ["blender", "maya", "nuke"]);
-    assert_eq!(
-        (&page["total"], &page["next"]),
-        (&Value::from(3), &Value::Null)
-    );
+    assert_eq!(ids(&all), ["blender", "maya", "nuke"]);
     let expected = serde_json::json!({
         "tunnel_id": "blender", "dcc": "maya", "capabilities": ["tools"],
         "agent_version": "0.1.0", "registered_at_ms_ago": 5, "last_heartbeat_ms_ago": 1,
@@ -114,7 +112,10 @@ fn tunnels_are_listed_in_order_with_every_field() {
         "shards": [1], "links": 1, "agents": 1, "target_scheme": "http",
         "paused": false, "bytes_to_target": 7, "bytes_to_frontend": 8,
     });
-    assert_eq!(page["tunnels"][0], expected);
+    assert_eq!(all[0], expected);
+    let (_, page) = get_json(&control, "/tunnels?after=");
+    let expected = serde_json::json!({ "tunnels": all, "total": 3, "next": null });
+    assert_eq!(page, expected);
     control.stop();
 }
 
@@ -154,9 +155,9 @@ fn tunnels_come_in_pages() {
 #[test]
 fn a_tunnel_on_two_shards_is_one_row() {
     let (control, _) = with_tunnels([&["a", "maya", "z"], &["b", "c", "maya"]]);
-    let (_, page) = get_json(&control, "/tunnels");
-    assert_eq!(ids(&page), ["a", "b", "c", "maya", "z"]);
-    let maya = &page["tunnels"][3];
+    let (_, all) = get_json(&control, "/tunnels");
+    assert_eq!(ids(&all), ["a", "b", "c", "maya", "z"]);
+    let maya = &all[3];
     let expected = serde_json::json!([2, 6, 0, [0, 1]]);
     let shown = ["links", "session_count", "shard", "shards"].map(|field| &maya[field]);
     assert_eq!(serde_json::json!(shown), expected);
@@ -165,7 +166,7 @@ fn a_tunnel_on_two_shards_is_one_row() {
 #[test]
 fn a_page_follows_the_other_to_the_last_of_many() {
     let (control, _) = start(that_answer(usize::MAX, 1_250));
-    let (mut path, mut all, mut pages) = ("/tunnels".to_owned(), Vec::new(), 0);
+    let (mut path, mut all, mut pages) = ("/tunnels?after=".to_owned(), Vec::new(), 0);
     loop {
         let (status, page) = get_json(&control, &path);
         assert_eq!(status, 200);
@@ -178,6 +179,16 @@ fn a_page_follows_the_other_to_the_last_of_many() {
     }
     assert_eq!((all.len(), pages), (2_500, 3));
     assert!(all.is_sorted_by(|a, b| a < b));
+}
+
+#[test]
+fn without_a_query_every_tunnel_is_in_one_array_however_many_there_are() {
+    let (control, _) = start(that_answer(usize::MAX, 1_250));
+    let (status, all) = get_json(&control, "/tunnels");
+    assert_eq!((status, all.as_array().map(Vec::len)), (200, Some(2_500)));
+    assert!(ids(&all).is_sorted_by(|a, b| a < b));
+    let (control, _) = with_tunnels([&[], &[]]);
+    assert_eq!(get_json(&control, "/tunnels").1, serde_json::json!([]));
 }
 
 #[test]
