@@ -11,11 +11,6 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version};
 
 use crate::refusal::Refusal;
 
-/// Fields of an answer that a page from elsewhere may read, beside the few that it always may.
-pub const EXPOSED: HeaderValue = HeaderValue::from_static(
-    "Mcp-Session-Id, WWW-Authenticate, MCP-Protocol-Version, Retry-After, Location",
-);
-
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 

@@ -6,6 +6,7 @@
 //! I/O, no clock: a wait comes in as a future.
 
 mod body;
+pub mod cors;
 mod endpoints;
 pub mod events;
 mod exchange;

@@ -4,11 +4,10 @@
 use bytes::Bytes;
 use http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
-    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS,
-    ACCESS_CONTROL_REQUEST_METHOD, VARY,
+    ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_REQUEST_METHOD,
 };
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
-use tieline_hop::headers::EXPOSED;
+use tieline_hop::cors;
 
 /// How long a browser may remember an answer, in seconds.
 const MAX_AGE_SECONDS: HeaderValue = HeaderValue::from_static("600");
@@ -39,6 +38,6 @@ pub(super) fn preflight(
 /// Lets a page of `origin` read an answer.
 pub(super) fn allow(headers: &mut HeaderMap, origin: &HeaderValue) {
     headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
-    headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED);
-    headers.append(VARY, HeaderValue::from_static("Origin"));
+    cors::expose(headers);
+    cors::vary(headers, &["Origin"]);
 }

@@ -28,13 +28,7 @@ pub(super) fn is_exposed(base: &str, path: &str) -> bool {
 fn climbs(path: &str) -> bool {
     let mut path = path.as_bytes().to_vec();
     for _ in 0..DECODINGS_MAX {
-        let dots = |segment: &[u8]| matches!(segment, b"." | b"..");
-        // What follows a semicolon is a parameter to some servers (RFC 3986, section 3.3).
-        let segments = path.split(|b| matches!(b, b'/' | b'\\'));
-        if segments
-            .filter_map(|segment| segment.split(|b| *b == b';').next())
-            .any(dots)
-        {
+        if has_dots(&sound(&path)) || has_dots(&lenient(&path)) {
             return true;
         }
         match decoded(&path) {
@@ -45,28 +39,125 @@ fn climbs(path: &str) -> bool {
     true
 }
 
+/// True if a segment is `.` or `..`, once what servers pass over is gone.
+fn has_dots(text: &str) -> bool {
+    let text: String = text.chars().map(folded).collect();
+    let is_dots = |segment: &str| {
+        // What follows a semicolon is a parameter to some servers (RFC 3986, section 3.3), what follows
+        // a colon a stream to Windows, and an encoded `?` or `#` ends a path that is parsed twice.
+        let name = segment
+            .split([';', ':', '?', '#'])
+            .next()
+            .unwrap_or_default();
+        matches!(name, "." | "..")
+    };
+    text.split('/').any(|segment| {
+        // To programs in C a null ends a name; others leave it out.
+        let ended = segment.split('\0').next().unwrap_or_default();
+        is_dots(ended) || is_dots(&segment.replace('\0', ""))
+    })
+}
+
+/// What a character may become on its way to a file's name: what looks like a dot or a slash does so where
+/// text is normalised (NFKC) or brought into an old code page, and blanks and what cannot be seen
+/// are trimmed off.
+fn folded(c: char) -> &'static str {
+    match c {
+        '/' | '\\' => "/",
+        // Fraction and division slashes, full-width and small ones; the currencies stand where old
+        // Japanese and Korean code pages have the backslash.
+        '\u{2044}' | '\u{2215}' | '\u{2216}' | '\u{29f5}' | '\u{29f8}' | '\u{fe68}'
+        | '\u{ff0f}' | '\u{ff3c}' | '\u{a5}' | '\u{20a9}' => "/",
+        '.' | '\u{2024}' | '\u{fe52}' | '\u{ff0e}' | '\u{3002}' | '\u{ff61}' => ".",
+        '\u{2025}' | '\u{fe30}' => "..",
+        '\0' => "\0",
+        ';' => ";",
+        ':' => ":",
+        '?' => "?",
+        '#' => "#",
+        // A blank in forms, and so in some servers' paths.
+        '+' => "",
+        c if c.is_whitespace() || c.is_control() => "",
+        // Soft hyphen, zero-width characters, marks of direction and of byte order, what stands for
+        // bytes that are no text.
+        '\u{ad}'
+        | '\u{180e}'
+        | '\u{200b}'..='\u{200f}'
+        | '\u{202a}'..='\u{202e}'
+        | '\u{2060}'..='\u{206f}'
+        | '\u{feff}'
+        | '\u{fffd}' => "",
+        // Which one does not matter.
+        _ => "x",
+    }
+}
+
+/// The path's text; bytes that are none become a replacement.
+fn sound(path: &[u8]) -> String {
+    String::from_utf8_lossy(path).into_owned()
+}
+
+/// The path as decoders read it that put the bits of UTF-8 together without a look at what they are
+/// (RFC 3629, section 10): two bytes and more can then be a dot.
+fn lenient(path: &[u8]) -> String {
+    let mut out = String::with_capacity(path.len());
+    let mut rest = path;
+    while let Some((lead, behind)) = rest.split_first() {
+        let ones = lead.leading_ones() as usize;
+        let (mut value, count) = match ones {
+            2..=6 => (u32::from(lead & (0x7f >> ones)), ones - 1),
+            _ => (u32::from(*lead), 0),
+        };
+        let count = count.min(behind.len());
+        for byte in &behind[..count] {
+            value = value << 6 | u32::from(byte & 0x3f);
+        }
+        out.push(char::from_u32(value).unwrap_or('\u{fffd}'));
+        rest = &behind[count..];
+    }
+    out
+}
+
 /// The path with its percent signs resolved once; `None` if it has none that could be.
 fn decoded(path: &[u8]) -> Option<Vec<u8>> {
     let mut out = Vec::with_capacity(path.len());
     let mut rest = path;
     while let Some((byte, behind)) = rest.split_first() {
-        let hex = (*byte == b'%').then(|| behind.get(..2)).flatten();
-        let value = hex
-            .and_then(|hex| str::from_utf8(hex).ok())
-            .filter(|hex| !hex.starts_with('+'))
-            .and_then(|hex| u8::from_str_radix(hex, 16).ok());
+        let escaped = (*byte == b'%').then(|| escaped(behind)).flatten();
+        let Some((value, length)) = escaped else {
+            out.push(*byte);
+            rest = behind;
+            continue;
+        };
         match value {
-            Some(value) => {
-                out.push(value);
-                rest = &behind[2..];
-            }
-            None => {
-                out.push(*byte);
-                rest = behind;
-            }
+            Value::Byte(value) => out.push(value),
+            Value::Text(text) => out.extend_from_slice(text.encode_utf8(&mut [0; 4]).as_bytes()),
         }
+        rest = &behind[length..];
     }
     (out.len() < path.len()).then_some(out)
+}
+
+/// What a percent sign stands for.
+enum Value {
+    Byte(u8),
+    Text(char),
+}
+
+/// What stands for something behind a percent sign, and its length.
+fn escaped(behind: &[u8]) -> Option<(Value, usize)> {
+    let number = |digits: &[u8]| {
+        let digits = str::from_utf8(digits).ok()?;
+        let is_hex = digits.bytes().all(|it| it.is_ascii_hexdigit());
+        is_hex.then(|| u32::from_str_radix(digits, 16).ok())?
+    };
+    if let [b'u' | b'U', digits @ ..] = behind {
+        // Of IIS, and of JavaScript's `escape`.
+        let value = char::from_u32(number(digits.get(..4)?)?)?;
+        return Some((Value::Text(value), 5));
+    }
+    let value = u8::try_from(number(behind.get(..2)?)?).ok()?;
+    Some((Value::Byte(value), 2))
 }
 
 #[cfg(test)]
@@ -85,6 +176,13 @@ mod tests {
             "/mcp/%C3%A4",
             "/mcp/...",
             "/mcp/100%",
+            "/mcp/%u00",
+            "/mcp/.well-known",
+            "/mcp/a..b/..c",
+            "/mcp/a%20b+c",
+            "/mcp/file.%20txt",
+            "/mcp/%E2%82%AC/x:y",
+            "/mcp/%E6%97%A5%E6%9C%AC.txt",
             "/.well-known/oauth-protected-resource",
             "/.well-known/oauth-protected-resource/mcp",
             "/.well-known/openid-configuration/?x",
@@ -120,6 +218,50 @@ mod tests {
             "/mcp/%25252e%25252e/admin",
             "/mcp/..;x=1/admin",
             "/mcp/%2525252525252e./x",
+            // Nulls, blanks and what is not seen.
+            "/mcp/..%00/x",
+            "/mcp/..%00x/admin",
+            "/mcp/%00../admin",
+            "/mcp/.%00./admin",
+            "/mcp/..%20/admin",
+            "/mcp/%20../admin",
+            "/mcp/..%09/admin",
+            "/mcp/.%0d%0a./admin",
+            "/mcp/..+/admin",
+            "/mcp/..%c2%a0/admin",
+            "/mcp/%e2%80%8b../admin",
+            "/mcp/%ef%bb%bf../admin",
+            "/mcp/..%ff/admin",
+            "/mcp/%e9../admin",
+            "/mcp/%e9/../admin",
+            "/mcp/%7f..",
+            // Other ways to write a dot or a slash.
+            "/mcp/%u002e%u002e/admin",
+            "/mcp/%U002E./admin",
+            "/mcp/..%u2215admin",
+            "/mcp/%uff0e%uff0e/admin",
+            "/mcp/%u2025/admin",
+            "/mcp/%c0%ae%c0%ae/admin",
+            "/mcp/.%c0%ae/admin",
+            "/mcp/%c0%2e./admin",
+            "/mcp/%e0%80%ae./admin",
+            "/mcp/%f0%80%80%ae./admin",
+            "/mcp/%f8%80%80%80%ae./admin",
+            "/mcp/..%c0%afadmin",
+            "/mcp/..%c1%9cadmin",
+            "/mcp/%ef%bc%8e%ef%bc%8e/admin",
+            "/mcp/..%ef%bc%8fadmin",
+            "/mcp/\u{ff0e}\u{ff0e}/admin",
+            "/mcp/%25c0%25ae./admin",
+            "/mcp/%25u002e./admin",
+            "/mcp/%2%65./admin",
+            "/mcp/%%32%65./admin",
+            // What servers cut off.
+            "/mcp/..;/admin",
+            "/mcp/..%3bx/admin",
+            "/mcp/..::$INDEX_ALLOCATION/admin",
+            "/mcp/..%3f/admin",
+            "/mcp/..%23/admin",
         ] {
             assert!(!is_exposed("/mcp", path), "{path}");
         }

@@ -9,11 +9,12 @@ use http::uri::PathAndQuery;
 use http::{Extensions, HeaderMap, Method, Request, Response, Uri, Version};
 use http_body::Body;
 use hyper::body::Incoming;
-use tieline_hop::{await_continue, copy_head, events, headers};
+use tieline_hop::{await_continue, copy_head, cors, events, headers};
 use tieline_wire::Reason;
 
 use super::body::{AnswerBody, Progress, RequestBody};
 use super::callers::{Callers, Presented, leave_credential};
+use super::claims;
 use super::destination::{Destination, nowhere, seal_sessions};
 use super::endpoint::Endpoint;
 use super::events::Events;
@@ -87,9 +88,7 @@ impl<G: Gateway> Front<G> {
                 (own(problem.into_response(), &state), Some(word))
             }
         };
-        if let Page::Allowed(origin) = page {
-            origin::mark(response.headers_mut(), origin);
-        }
+        origin::mark(response.headers_mut(), page, &self.settings.origins);
         self.gateway.answered(response.status(), word);
         trail.note(response.status(), word);
         response
@@ -187,7 +186,14 @@ impl<G: Gateway> Front<G> {
         let authority = asked.authority.unwrap_or_default();
         let is_known = self.settings.domain.is_some();
         let https = asked.client.https;
-        origin::page(headers, authority, is_known, https, &self.settings.origins)
+        let origins = &self.settings.origins;
+        let is_here = asked.client.is_this_machine();
+        // Elsewhere a browser brings nothing of its user's but cookies, which are the target's.
+        let is_ambient = is_here || !self.settings.takes_tokens;
+        if is_ambient && origin::is_blind(headers, is_here, origins) {
+            return Page::Refused;
+        }
+        origin::page(headers, authority, is_known, https, origins)
     }
 
     fn prepare(
@@ -201,11 +207,10 @@ impl<G: Gateway> Front<G> {
         headers::for_next_hop(&mut parts.headers, parts.version, length);
         events::ask_for_plain(&parts.method, &mut parts.headers);
         destination.mapping.read(&mut parts.headers);
+        let own = self.settings.target_authorization.as_ref();
+        claims::drop_from_request(&mut parts.headers, client.is_trusted(), own);
         if self.settings.takes_tokens {
-            leave_credential(
-                &mut parts.headers,
-                self.settings.target_authorization.as_ref(),
-            );
+            leave_credential(&mut parts.headers, own);
         }
         let mapping = &destination.mapping;
         let (public, prefix) = (mapping.public().map(|it| &it[..]), mapping.prefix_of_one());
@@ -308,6 +313,8 @@ impl<G: Gateway> Front<G> {
         checked.map_err(Problem::target_invalid)?;
         let length = body.size_hint().exact();
         headers::for_caller(&mut parts.headers, length);
+        claims::drop_from_answer(&mut parts.headers);
+        cors::drop_permissions(&mut parts.headers);
         let mapping = destination.mapping;
         mapping.apply(&mut parts.headers);
         let (sealer, subject) = (

@@ -4,7 +4,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use http::header::{FORWARDED, HeaderName, VIA};
+use http::header::{FORWARDED, HeaderName};
 use http::{HeaderMap, HeaderValue};
 use ipnet::IpNet;
 
@@ -13,26 +13,16 @@ const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
 
-/// What proxies write about a caller, in the spellings that servers read.
-const CLAIMS: [HeaderName; 8] = [
-    FOR,
-    PROTO,
-    HOST,
-    FORWARDED,
-    HeaderName::from_static("x-forwarded-port"),
-    PREFIX,
-    HeaderName::from_static("x-forwarded-server"),
-    HeaderName::from_static("x-real-ip"),
-];
-
 /// Most addresses of a chain of proxies that are read.
 const CHAIN_MAX: usize = 32;
 
 /// Whether a proxy says that it passed the request on.
 pub(super) fn is_forwarded(headers: &HeaderMap) -> bool {
-    let others = [VIA.as_str(), "x-real-ip"];
-    others.iter().any(|name| headers.contains_key(*name))
-        || CLAIMS.iter().any(|name| headers.contains_key(name))
+    let is_proxys = |name: &HeaderName| {
+        let name = name.as_str();
+        matches!(name, "via" | "forwarded" | "x-real-ip") || name.starts_with("x-forwarded-")
+    };
+    headers.keys().any(is_proxys)
 }
 
 /// The caller of one request, as far as is known.
@@ -86,6 +76,11 @@ impl Client {
         !self.is_trusted && self.address.is_loopback()
     }
 
+    /// True if the connection came from a proxy that the operator trusts.
+    pub(super) const fn is_trusted(&self) -> bool {
+        self.is_trusted
+    }
+
     /// The authority that the caller asked for, where a trusted proxy says so.
     pub(super) fn host<'a>(&self, headers: &'a HeaderMap) -> Option<&'a [u8]> {
         let said = headers.get(HOST).filter(|_| self.is_trusted)?.as_bytes();
@@ -95,7 +90,7 @@ impl Client {
     }
 
     /// Tells the target who asked `host`, by the connection from `peer`, and what stands in front of
-    /// its own paths there.
+    /// its own paths there. What callers claim of themselves was dropped before.
     pub(super) fn tell(
         &self,
         headers: &mut HeaderMap,
@@ -103,11 +98,6 @@ impl Client {
         host: Option<&[u8]>,
         prefix: &str,
     ) {
-        if !self.is_trusted {
-            for name in CLAIMS {
-                headers.remove(name);
-            }
-        }
         let peer = peer.ip().to_canonical();
         let proto = if self.https { "https" } else { "http" };
         let host = host.and_then(|host| str::from_utf8(host).ok());
@@ -166,6 +156,7 @@ fn address_in(text: &str) -> Option<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::listen::http::claims::drop_from_request;
 
     const PEER: &str = "192.0.2.7:40000";
 
@@ -177,6 +168,7 @@ mod tests {
         let trusted: Vec<_> = trusted.iter().map(|net| net.parse().unwrap()).collect();
         let peer = PEER.parse().unwrap();
         let client = Client::of(&headers, peer, false, &trusted);
+        drop_from_request(&mut headers, client.is_trusted(), None);
         client.tell(&mut headers, peer, Some(b"relay.example:9080"), "/w/maya");
         (client, headers)
     }

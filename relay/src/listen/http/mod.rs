@@ -8,6 +8,7 @@ mod body;
 mod caller;
 mod callers;
 mod chunks;
+mod claims;
 mod connection;
 mod cookies;
 mod deadline;

@@ -5,21 +5,21 @@
 
 use bytes::Bytes;
 use http::header::{
-    ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
-    ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE,
-    ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_REQUEST_METHOD, HeaderName, ORIGIN, VARY,
+    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
+    ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_REQUEST_METHOD,
+    HeaderName, ORIGIN,
 };
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
-use tieline_hop::headers::EXPOSED;
+use tieline_hop::cors;
 
 use super::problem::Problem;
 use super::route::{host, is_ours_anywhere};
 
-/// What a page may send: everything that MCP clients do.
-const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE");
+/// Methods that a page may use, beside the one that it asks for.
+const METHODS: [&str; 6] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"];
 
-/// Fields that a page may send, beside those that begin with [`MCP_FIELDS`].
-const FIELDS: &[&str] = &[
+/// Fields that a page may send, beside those that it asks for.
+const FIELDS: [&str; 9] = [
     "accept",
     "authorization",
     "content-type",
@@ -31,11 +31,14 @@ const FIELDS: &[&str] = &[
     "baggage",
 ];
 
-/// MCP's own fields, `Mcp-Param-*` and those to come.
-const MCP_FIELDS: &str = "mcp-";
+/// Longest name of a method that an answer repeats, in bytes.
+const METHOD_BYTES_MAX: usize = 32;
 
-/// Longest list of further fields that an answer repeats, in bytes.
-const ASKED_BYTES_MAX: usize = 4096;
+/// How the page that asks stands to what it asks, in a browser's own words (Fetch Metadata).
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+
+/// What a browser does with the answer.
+const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 
 /// Seconds for which a browser need not ask again: what Firefox takes at most is a day, Chromium
 /// two hours.
@@ -53,6 +56,10 @@ impl Origins {
     pub(crate) fn new(listed: Vec<String>) -> Self {
         let any = listed.iter().any(|one| one == "*");
         Self { listed, any }
+    }
+
+    fn is_none(&self) -> bool {
+        self.listed.is_empty()
     }
 
     fn has(&self, origin: &[u8]) -> bool {
@@ -102,6 +109,19 @@ pub(super) fn page(
     Page::Refused
 }
 
+/// True if a page of another site has its browser ask without saying whose page it is, as pictures,
+/// scripts, forms and links do. No list can allow such a page, unless it allows all.
+///
+/// A link that is followed to another machine (`is_here` is false) is its user's doing.
+pub(super) fn is_blind(headers: &HeaderMap, is_here: bool, origins: &Origins) -> bool {
+    let says = |name: HeaderName, word: &str| {
+        let mut values = headers.get_all(name).iter();
+        values.any(|value| value.as_bytes().eq_ignore_ascii_case(word.as_bytes()))
+    };
+    let is_link = !is_here && says(SEC_FETCH_MODE, "navigate");
+    !headers.contains_key(ORIGIN) && says(SEC_FETCH_SITE, "cross-site") && !is_link && !origins.any
+}
+
 fn is_same(origin: &[u8], authority: &str, is_known: bool, https: bool) -> bool {
     let scheme: &[u8] = if https { b"https://" } else { b"http://" };
     let Some(named) = origin.strip_prefix(scheme) else {
@@ -126,40 +146,46 @@ pub(super) fn preflight(asked: &HeaderMap) -> Response<Bytes> {
     let mut response = Response::new(Bytes::new());
     *response.status_mut() = StatusCode::NO_CONTENT;
     let headers = response.headers_mut();
-    headers.insert(ACCESS_CONTROL_ALLOW_METHODS, METHODS);
-    headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, fields(asked));
+    headers.insert(ACCESS_CONTROL_ALLOW_METHODS, methods(asked));
+    // Whatever the page wants to send: which pages may ask at all has been decided, and what is not
+    // for targets does not reach them.
+    let fields = cors::joined(&FIELDS, asked.get_all(ACCESS_CONTROL_REQUEST_HEADERS));
+    headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, fields);
     headers.insert(ACCESS_CONTROL_MAX_AGE, MAX_AGE);
+    let on = [
+        ACCESS_CONTROL_REQUEST_METHOD,
+        ACCESS_CONTROL_REQUEST_HEADERS,
+    ];
+    cors::vary(headers, &on.each_ref().map(HeaderName::as_str));
     response
 }
 
-/// The fields that may be sent, among them the asked-for ones that are MCP's.
-fn fields(asked: &HeaderMap) -> HeaderValue {
-    let mut list = FIELDS.join(", ");
-    let asked = asked.get_all(ACCESS_CONTROL_REQUEST_HEADERS).iter();
-    for value in asked.filter_map(|value| value.to_str().ok()) {
-        for name in value.split(',').map(str::trim) {
-            let is_mcp = name
-                .get(..MCP_FIELDS.len())
-                .is_some_and(|start| start.eq_ignore_ascii_case(MCP_FIELDS));
-            let is_new = !FIELDS.iter().any(|one| one.eq_ignore_ascii_case(name));
-            let fits = list.len() + name.len() < ASKED_BYTES_MAX;
-            if is_mcp && is_new && fits && HeaderName::from_bytes(name.as_bytes()).is_ok() {
-                list.push_str(", ");
-                list.push_str(name);
-            }
-        }
+/// The methods that may be used, among them the asked-for one.
+fn methods(asked: &HeaderMap) -> HeaderValue {
+    let method = asked
+        .get(ACCESS_CONTROL_REQUEST_METHOD)
+        .map(HeaderValue::as_bytes)
+        .filter(|name| name.len() <= METHOD_BYTES_MAX)
+        .and_then(|name| Method::from_bytes(name).ok());
+    let mut list = METHODS.join(", ");
+    if let Some(method) = method.filter(|method| !METHODS.contains(&method.as_str())) {
+        list.push_str(", ");
+        list.push_str(method.as_str());
     }
-    // Names of fields and commas.
+    // Names of methods and commas.
     HeaderValue::from_str(&list).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 
-/// Marks an answer for the page that may read it; what the target says of pages is about its own
-/// address, which the page does not know.
-pub(super) fn mark(headers: &mut HeaderMap, origin: HeaderValue) {
-    headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-    headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED);
-    headers.remove(ACCESS_CONTROL_ALLOW_CREDENTIALS);
-    headers.append(VARY, HeaderValue::from_static("origin"));
+/// Marks an answer for the page that may read it. Where some pages may and others not, a cache must not
+/// give one the answer for another, also if the first who asked was not a page.
+pub(super) fn mark(headers: &mut HeaderMap, page: Page, origins: &Origins) {
+    if let Page::Allowed(origin) = page {
+        headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+        cors::expose(headers);
+    }
+    if !origins.is_none() {
+        cors::vary(headers, &["Origin"]);
+    }
 }
 
 /// What a page hears that may not ask.
@@ -234,40 +260,110 @@ mod tests {
     }
 
     #[test]
-    fn a_preflight_allows_what_mcp_clients_send() {
+    fn a_preflight_allows_what_mcp_clients_send_and_what_is_asked_for() {
         let ask = asked(&[
             (ORIGIN, "https://app.example"),
-            (ACCESS_CONTROL_REQUEST_METHOD, "POST"),
+            (ACCESS_CONTROL_REQUEST_METHOD, "REPORT"),
             (
                 ACCESS_CONTROL_REQUEST_HEADERS,
-                "authorization,Mcp-Param-Region, x-evil,mcp-session-id,mcp-b@d",
+                "authorization,Mcp-Param-Region, x-api-key,x-target-authorization,b@d",
             ),
         ]);
         assert!(is_preflight(&Method::OPTIONS, &ask));
         assert!(!is_preflight(&Method::POST, &ask));
         let answer = preflight(&ask);
-        let fields = answer.headers()[ACCESS_CONTROL_ALLOW_HEADERS]
-            .to_str()
-            .unwrap();
+        let list = |name: HeaderName| answer.headers()[name].to_str().unwrap().to_owned();
+        let fields = list(ACCESS_CONTROL_ALLOW_HEADERS);
         for wanted in [
             "authorization",
             "mcp-session-id",
             "last-event-id",
             "Mcp-Param-Region",
+            "x-api-key",
+            "x-target-authorization",
         ] {
-            assert!(fields.split(", ").any(|it| it == wanted), "{fields}");
+            assert_eq!(
+                fields.split(", ").filter(|it| *it == wanted).count(),
+                1,
+                "{fields}"
+            );
         }
-        assert!(
-            !fields.contains("evil") && !fields.contains('@'),
-            "{fields}"
-        );
+        assert!(!fields.contains('@'), "{fields}");
+        assert!(list(ACCESS_CONTROL_ALLOW_METHODS).ends_with("DELETE, REPORT"));
         assert_eq!(answer.status(), StatusCode::NO_CONTENT);
     }
 
     #[test]
-    fn a_long_list_of_fields_is_not_repeated_without_end() {
-        let long = (0..3000).map(|n| format!("mcp-{n}")).collect::<Vec<_>>();
-        let ask = asked(&[(ACCESS_CONTROL_REQUEST_HEADERS, &long.join(","))]);
-        assert!(fields(&ask).len() < ASKED_BYTES_MAX + 64);
+    fn a_method_that_is_none_is_not_repeated() {
+        let long = "X".repeat(METHOD_BYTES_MAX + 1);
+        for method in ["GET", "G\"T", "", &long] {
+            let ask = asked(&[(ACCESS_CONTROL_REQUEST_METHOD, method)]);
+            assert_eq!(
+                methods(&ask),
+                "GET, HEAD, POST, PUT, PATCH, DELETE",
+                "{method}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_another_sites_page_has_its_browser_ask_is_noticed() {
+        let blind = |lines: &[(&'static str, &str)], is_here, listed: &[&str]| {
+            let mut headers = HeaderMap::new();
+            for (name, value) in lines {
+                headers.append(*name, value.parse().unwrap());
+            }
+            let origins = Origins::new(listed.iter().map(|&it| it.to_owned()).collect());
+            is_blind(&headers, is_here, &origins)
+        };
+        let picture = &[
+            ("sec-fetch-site", "Cross-Site"),
+            ("sec-fetch-mode", "no-cors"),
+        ];
+        let link = &[
+            ("sec-fetch-site", "cross-site"),
+            ("sec-fetch-mode", "navigate"),
+        ];
+        let twice = &[("sec-fetch-site", "none"), ("sec-fetch-site", "cross-site")];
+        let app = &["https://app.example"];
+        assert!(blind(picture, true, &[]) && blind(picture, false, app) && blind(twice, true, app));
+        assert!(blind(link, true, &[]));
+        assert!(!blind(link, false, &[]));
+        assert!(!blind(picture, true, &["*"]));
+        for site in ["none", "same-origin", "same-site"] {
+            assert!(!blind(&[("sec-fetch-site", site)], true, &[]), "{site}");
+        }
+        let said = [("origin", "https://app.example"), picture[0]];
+        assert!(!blind(&said, true, &[]) && !blind(&[], true, &[]));
+    }
+
+    #[test]
+    fn a_cache_is_told_that_answers_depend_on_the_page() {
+        let marked = |page, listed: &[&str]| {
+            let mut headers = asked(&[
+                (http::header::VARY, "Accept-Encoding"),
+                (http::header::ACCESS_CONTROL_EXPOSE_HEADERS, "x-total"),
+            ]);
+            let origins = Origins::new(listed.iter().map(|&it| it.to_owned()).collect());
+            mark(&mut headers, page, &origins);
+            headers
+        };
+        let app = "https://app.example";
+        let headers = marked(Page::Allowed(app.parse().unwrap()), &[app]);
+        assert_eq!(headers[ACCESS_CONTROL_ALLOW_ORIGIN], app);
+        assert_eq!(headers[http::header::VARY], "Origin, Accept-Encoding");
+        let exposed = headers[http::header::ACCESS_CONTROL_EXPOSE_HEADERS]
+            .to_str()
+            .unwrap();
+        assert!(exposed.starts_with("Mcp-Session-Id, ") && exposed.ends_with(", x-total"));
+        for page in [Page::Own, Page::Refused] {
+            let headers = marked(page, &[app]);
+            assert_eq!(headers[http::header::VARY], "Origin, Accept-Encoding");
+            assert!(!headers.contains_key(ACCESS_CONTROL_ALLOW_ORIGIN));
+        }
+        assert_eq!(
+            marked(Page::Own, &[])[http::header::VARY],
+            "Accept-Encoding"
+        );
     }
 }

@@ -227,3 +227,30 @@ fn nothing_is_read_behind_a_coding_that_others_may_read_in_another_way() {
         }
     });
 }
+
+#[test]
+fn neither_side_speaks_for_a_proxy() {
+    run(async {
+        let mut relay = Relay::new();
+        let mut caller = relay.caller();
+        caller
+            .send(
+                "GET /w/maya/mcp HTTP/1.1\r\nHost: relay.example\r\nX_Forwarded_For: 10.0.0.1\r\n\
+                 Proxy: http://evil.example\r\nX-Original-URL: /admin\r\nx_custom: kept\r\n\r\n",
+            )
+            .await;
+        let mut target = relay.target().await;
+        assert_eq!(
+            target.head().await,
+            "GET /mcp HTTP/1.1\r\nhost: 127.0.0.1:8765\r\nx_custom: kept\r\n\r\n"
+        );
+        target
+            .send(
+                "HTTP/1.1 200 OK\r\nx-accel-redirect: /secret\r\nx-sendfile: /etc/passwd\r\n\
+                 x-accel-buffering: no\r\ncontent-length: 0\r\n\r\n",
+            )
+            .await;
+        let expected = "HTTP/1.1 200 OK\r\nx-accel-buffering: no\r\ncontent-length: 0\r\n\r\n";
+        caller.expect(expected).await;
+    });
+}

@@ -1,0 +1,225 @@
+//! Fields that mean something to a server beside the message itself: who asks, for what, and which
+//! file to answer with. Callers and targets are not to decide that for one another.
+
+use http::{HeaderMap, HeaderName};
+
+/// What only proxies and gateways say about a request: to whom it belongs, and which path it was
+/// before they changed it. Servers and frameworks believe it of every connection.
+const ABOUT_REQUESTS: [&str; 21] = [
+    "forwarded",
+    "x-forwarded",
+    "x-real-ip",
+    "x-client-ip",
+    "x-cluster-client-ip",
+    "x-original-forwarded-for",
+    "x-remote-addr",
+    "x-remote-ip",
+    "true-client-ip",
+    "cf-connecting-ip",
+    "fastly-client-ip",
+    "front-end-https",
+    "x-url-scheme",
+    "x-original-host",
+    "x-original-uri",
+    "x-original-url",
+    "x-rewrite-url",
+    "x-script-name",
+    "script-name",
+    // Rack asks a proxy by these which files it would send in place of the answer.
+    "x-sendfile-type",
+    // CGI has the proxy for requests of its own in `HTTP_PROXY` (CVE-2016-5385).
+    "proxy",
+];
+
+/// How further ones begin.
+const ABOUT_REQUESTS_PREFIXES: [&str; 2] = ["x-forwarded-", "x-accel-"];
+
+/// What a trusted proxy may say, in exactly this form.
+const OF_PROXIES: [&str; 3] = ["forwarded", "x-real-ip", "x-forwarded-"];
+
+/// Fields that a hop reads or writes itself. CGI and WSGI tell `Content_Length` from
+/// `Content-Length` no better than `X_Forwarded_For` from `X-Forwarded-For`.
+const OF_HOPS: [&str; 8] = [
+    "content-length",
+    "content-type",
+    "transfer-encoding",
+    "keep-alive",
+    "proxy-connection",
+    "proxy-authorization",
+    "mcp-session-id",
+    "mcp-protocol-version",
+];
+
+/// What a server in front of the relay would answer with in place of the target's answer: files of
+/// that server's machine, or whatever a URL leads to.
+const REDIRECTS: [&str; 6] = [
+    "x-sendfile",
+    "x-sendfile2",
+    "x-lighttpd-send-file",
+    "x-lighttpd-send-tempfile",
+    "x-litespeed-location",
+    "x-accel-redirect",
+];
+
+/// How further ones begin.
+const REDIRECT_PREFIXES: [&str; 2] = ["x-accel-", "x-reproxy-"];
+
+/// Whether a server in front buffers the answer is the target's to say; event streams need it.
+const HARMLESS: &str = "x-accel-buffering";
+
+/// Drops of a request what its caller says in a proxy's place; `is_trusted` if it is one. `own` is a
+/// field that the relay reads itself.
+pub(super) fn drop_from_request(
+    headers: &mut HeaderMap,
+    is_trusted: bool,
+    own: Option<&HeaderName>,
+) {
+    let own = own.map(HeaderName::as_str);
+    let own_dashed = own.map(dashed);
+    drop_where(headers, |name| {
+        if own == Some(name) {
+            return false;
+        }
+        let dashed = dashed(name);
+        let is_changed = dashed != name;
+        let begins = |it: &&str| dashed.starts_with(it);
+        let is_claim =
+            ABOUT_REQUESTS.contains(&&*dashed) || ABOUT_REQUESTS_PREFIXES.iter().any(begins);
+        if is_claim {
+            let is_proxys = |it: &&str| *it == dashed || (it.ends_with('-') && begins(it));
+            return is_changed || !is_trusted || !OF_PROXIES.iter().any(is_proxys);
+        }
+        own_dashed.as_ref() == Some(&dashed) || (is_changed && OF_HOPS.contains(&&*dashed))
+    });
+}
+
+/// Drops of an answer what would have a server in front of the relay answer with something else.
+pub(super) fn drop_from_answer(headers: &mut HeaderMap) {
+    drop_where(headers, |name| {
+        let dashed = dashed(name);
+        let is_redirect = REDIRECTS.contains(&&*dashed)
+            || REDIRECT_PREFIXES.iter().any(|it| dashed.starts_with(it));
+        is_redirect && name != HARMLESS
+    });
+}
+
+fn drop_where(headers: &mut HeaderMap, is_dropped: impl Fn(&str) -> bool) {
+    let names = headers.keys().filter(|name| is_dropped(name.as_str()));
+    for name in names.cloned().collect::<Vec<_>>() {
+        headers.remove(name);
+    }
+}
+
+/// A name as servers see it that make a variable of it: whatever is neither letter nor digit is the
+/// same to them.
+fn dashed(name: &str) -> String {
+    let as_dash = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
+    name.chars().map(as_dash).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    /// Which of these fields of a request go on.
+    fn kept(names: &[&str], is_trusted: bool) -> Vec<String> {
+        let own = HeaderName::from_static("x-target-authorization");
+        let mut headers = all(names);
+        drop_from_request(&mut headers, is_trusted, Some(&own));
+        headers.keys().map(ToString::to_string).collect()
+    }
+
+    fn all(names: &[&str]) -> HeaderMap {
+        let value = HeaderValue::from_static("1");
+        let field = |name: &&str| {
+            (
+                HeaderName::from_bytes(name.as_bytes()).unwrap(),
+                value.clone(),
+            )
+        };
+        names.iter().map(field).collect()
+    }
+
+    #[test]
+    fn no_spelling_of_a_proxys_claim_passes() {
+        for name in [
+            "X-Forwarded-For",
+            "X_Forwarded_For",
+            "x_forwarded-FOR",
+            "x.forwarded.for",
+            "x-forwarded-user",
+            "X_Forwarded_Anything",
+            "Forwarded",
+            "X_Real_IP",
+            "Proxy",
+            "X-Original-URL",
+            "X_Rewrite_Url",
+            "X-Sendfile-Type",
+            "X-Accel-Mapping",
+            "Content_Length",
+            "Transfer_Encoding",
+            "Mcp_Session_Id",
+            "X_Target_Authorization",
+        ] {
+            assert!(kept(&[name], false).is_empty(), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_a_claim_passes_also_with_underscores() {
+        let names = [
+            "x_custom",
+            "content-length",
+            "mcp-session-id",
+            "mcp-param-a_b",
+            "x-api-key",
+        ];
+        for is_trusted in [false, true] {
+            let mut passed = kept(&names, is_trusted);
+            passed.sort_unstable();
+            let mut expected = names.map(str::to_owned);
+            expected.sort_unstable();
+            assert_eq!(passed, expected);
+        }
+    }
+
+    #[test]
+    fn a_trusted_proxy_is_believed_to_the_letter_only() {
+        let names = [
+            "x-forwarded-for",
+            "x-forwarded-prefix",
+            "forwarded",
+            "x-real-ip",
+        ];
+        assert_eq!(kept(&names, true).len(), names.len());
+        let others = [
+            "x_forwarded_for",
+            "x_real_ip",
+            "proxy",
+            "x-original-url",
+            "x-sendfile-type",
+        ];
+        assert!(kept(&others, true).is_empty());
+    }
+
+    #[test]
+    fn an_answer_names_no_file_of_the_server_in_front() {
+        let mut headers = all(&[
+            "X-Accel-Redirect",
+            "X-Accel-Expires",
+            "X_Accel_Redirect",
+            "X-Sendfile",
+            "X-LIGHTTPD-send-file",
+            "X-LiteSpeed-Location",
+            "X-Reproxy-URL",
+            "X-Accel-Buffering",
+            "X-Frame-Options",
+        ]);
+        drop_from_answer(&mut headers);
+        let mut left: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["x-accel-buffering", "x-frame-options"]);
+    }
+}
