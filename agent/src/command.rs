@@ -16,7 +16,7 @@ use crate::identity::default_state_dir;
 use crate::printer::printer;
 use crate::signals::Signals;
 use crate::status;
-use crate::supervise::{run_once, run_with_reconnect};
+use crate::supervise::{run_once, run_standing_by, run_with_reconnect};
 
 /// Exit codes of `tieline`; 3, refused for good, comes from the error itself.
 const DONE: u8 = 0;
@@ -41,7 +41,7 @@ pub async fn run(cli: Cli) -> ExitCode {
 }
 
 async fn serve(args: Box<ServeArgs>) -> u8 {
-    let (once, json) = (args.once, args.json);
+    let (once, stand_by, json) = (args.once, args.stand_by, args.json);
     let config = match config_of(&args) {
         Ok(config) => {
             let targets = config.targets.len();
@@ -59,6 +59,8 @@ async fn serve(args: Box<ServeArgs>) -> u8 {
     let ended = until_signal(|shutdown| async move {
         if once {
             run_once(config, shutdown).await
+        } else if stand_by {
+            run_standing_by(config, shutdown).await
         } else {
             run_with_reconnect(config, shutdown).await
         }

@@ -233,6 +233,12 @@ pub enum ConfigError {
         /// What was given.
         given: u16,
     },
+    /// A time beyond its range.
+    #[error("the drain timeout is at most {max_s} s")]
+    DrainTimeout {
+        /// The longest allowed, in seconds.
+        max_s: u64,
+    },
     /// The token file cannot be used.
     #[error(transparent)]
     Token(#[from] TokenError),

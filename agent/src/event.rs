@@ -109,12 +109,21 @@ pub enum AgentEvent {
         /// Why, in a sentence.
         message: String,
     },
+    /// A newer run of this agent took over; this one waits for its end.
+    StandingBy,
     /// The agent failed and ends.
     Failed {
         /// Why, in one word.
         reason: &'static str,
         /// Why, in a sentence.
         message: String,
+    },
+    /// The agent was asked to stop, takes no more calls, and waits for those in flight.
+    Stopping {
+        /// Sessions that are open; those without a call in flight end at once.
+        sessions: usize,
+        /// For how long, in milliseconds.
+        drain_ms: u64,
     },
     /// The agent was asked to stop and has.
     Stopped,
@@ -189,6 +198,14 @@ impl fmt::Display for AgentEvent {
             Self::Refused { message, .. }
             | Self::Superseded { message }
             | Self::Failed { message, .. } => f.write_str(message),
+            Self::StandingBy => {
+                f.write_str("another run of this agent took over; waiting for its end")
+            }
+            Self::Stopping { drain_ms, .. } => write!(
+                f,
+                "stopping: calls in flight have {} s to finish; the same signal again ends them",
+                drain_ms.div_ceil(1_000)
+            ),
             Self::Stopped => f.write_str("stopped"),
         }
     }

@@ -37,6 +37,7 @@ mod error;
 mod event;
 mod identity;
 mod link;
+mod network;
 mod paint;
 mod printer;
 mod reconnect;
@@ -52,14 +53,16 @@ mod web;
 mod witness;
 
 pub use address::HostPort;
-pub use config::{Config, DRAIN_TIMEOUT, LINKS_MAX, TARGETS_MAX, TargetConfig};
+pub use config::{Config, DRAIN_TIMEOUT, DRAIN_TIMEOUT_MAX, LINKS_MAX, TARGETS_MAX, TargetConfig};
 pub use dial::{DIAL_TIMEOUT, RelayUrl};
 pub use error::{ConfigError, Error, IdentityError, TokenError};
 pub use event::AgentEvent;
 pub use identity::{Identity, default_state_dir};
-pub use reconnect::{BACKOFF_FIRST, BACKOFF_MAX, BACKOFF_MIN, Backoff, Next};
+pub use reconnect::{
+    BACKOFF_FIRST, BACKOFF_MAX, BACKOFF_MIN, Backoff, Next, QUICK_PHASE, QUICK_WAIT_MAX,
+};
 pub use status::{
     AgentStatus, LinkStatus, RefusalStatus, State, TunnelStatus, list as list_agents,
 };
-pub use supervise::{run_once, run_with_reconnect};
+pub use supervise::{run_once, run_standing_by, run_with_reconnect};
 pub use target::{CONNECT_TIMEOUT, Health, HealthState, HttpTarget, Target, TcpTarget};

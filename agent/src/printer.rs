@@ -83,7 +83,14 @@ impl Links {
                 let was_told = self.ending.remove(tunnel);
                 was_told.then(|| event.to_string())
             }
-            AgentEvent::Stopped => Some(event.to_string()),
+            AgentEvent::StandingBy => {
+                *self = Self {
+                    several: self.several,
+                    ..Self::default()
+                };
+                Some(event.to_string())
+            }
+            AgentEvent::Stopping { .. } | AgentEvent::Stopped => Some(event.to_string()),
             // The last line on standard error says it.
             AgentEvent::Refused { .. }
             | AgentEvent::Superseded { .. }

@@ -3,6 +3,8 @@
 
 #[path = "behaviour_life/cut_off.rs"]
 mod cut_off;
+#[path = "behaviour_life/dead_path.rs"]
+mod dead_path;
 #[path = "behaviour_life/drain.rs"]
 mod drain;
 #[path = "behaviour_life/frozen.rs"]
@@ -15,6 +17,8 @@ mod holders;
 mod idle;
 #[path = "behaviour_life/killed.rs"]
 mod killed;
+#[path = "behaviour_life/leave.rs"]
+mod leave;
 #[path = "behaviour_life/names.rs"]
 mod names;
 #[path = "behaviour_life/pools.rs"]

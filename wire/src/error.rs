@@ -134,6 +134,7 @@ reasons! {
     Kicked = 53, "kicked", retry, "an operator ended the tunnel";
     Limited = 54, "limited", retry, "more was asked for than the relay's limits allow";
     NameBound = 55, "name_bound", retry, "the tunnel name is bound to an agent with another key";
+    TokenNotYet = 56, "token_not_yet", retry, "the token is not valid yet";
     // Sessions.
     TargetRefused = 64, "target_refused", retry, "the target refused the connection";
     TargetUnreachable = 65, "target_unreachable", retry, "the target cannot be reached";

@@ -85,6 +85,13 @@ pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Without any byte from the peer for this long, a link is dead.
 pub const STALE_TIMEOUT: Duration = Duration::from_secs(45);
 
+/// What was sent and is not known to have arrived after this long is followed by a ping.
+pub const PROBE_AFTER: Duration = Duration::from_secs(1);
+
+/// Without an answer to that ping, and without anything else than the peer's own pings, for this
+/// long, a link is dead.
+pub const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
+
 /// A sender that was idle this long returns the credit it holds above the floor.
 pub const IDLE_CREDIT_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -117,5 +124,6 @@ const _: () = {
     let words = CAPABILITIES_MAX * (CAPABILITY_BYTES_MAX + 16);
     assert!(TOKEN_BYTES_MAX + 16 * STRING_BYTES_MAX + words < TABLE_BYTES_MAX as usize);
     assert!(URLS_MAX * (URL_BYTES_MAX + 16) + 2 * STRING_BYTES_MAX < TABLE_BYTES_MAX as usize);
+    assert!(PROBE_AFTER.as_secs() + PROBE_TIMEOUT.as_secs() < 5);
     assert!(DATA_BYTES_SENT_MAX + HEADER_BYTES <= GATHER_BYTES_MAX);
 };

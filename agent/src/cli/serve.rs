@@ -1,11 +1,13 @@
 //! The flags of `tieline serve` as typed.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::builder::FalseyValueParser;
 use clap::{ArgAction, Args};
 
 use super::StateArgs;
+use crate::config::parse_time;
 
 /// Flags of `tieline serve`.
 #[derive(Debug, Args)]
@@ -48,9 +50,17 @@ pub struct ServeArgs {
     /// Links to the relay, each served by another of the relay's cores; 1 if nothing else is said
     #[arg(long, value_name = "N", env = "TIELINE_LINKS")]
     pub links: Option<u16>,
+    /// On a signal to stop, how long calls in flight may go on: 30s unless given, at most 1h; a
+    /// second signal ends them at once
+    #[arg(long, value_name = "TIME", env = "TIELINE_DRAIN_TIMEOUT", value_parser = parse_time)]
+    pub drain_timeout: Option<Duration>,
     /// One link; end when it ends instead of dialling again
     #[arg(long)]
     pub once: bool,
+    /// When a newer run of this agent takes over, wait for its end and come back, in place of ending
+    /// with exit code 3; what tieline service install asks for
+    #[arg(long, conflicts_with = "once")]
+    pub stand_by: bool,
     /// Print one JSON object per line
     #[arg(long)]
     pub json: bool,

@@ -3,6 +3,7 @@
 mod file;
 mod sources;
 mod target;
+mod time;
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -12,6 +13,7 @@ use tieline_wire::Register;
 
 pub(crate) use self::file::File;
 pub use self::target::TargetConfig;
+pub(crate) use self::time::parse_time;
 use crate::dial::RelayUrl;
 use crate::error::{ConfigError, TokenError};
 use crate::event::{AgentEvent, EventHook};
@@ -24,8 +26,11 @@ pub const LINKS_MAX: u16 = 64;
 /// Most targets of one agent: its links go through all of them, and so does a person.
 pub const TARGETS_MAX: usize = 256;
 
-/// How long running sessions may go on after the agent was asked to stop.
-pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long calls in flight may go on after the agent was asked to stop.
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Longest [`Config::drain_timeout`]: what a relay takes for its own.
+pub const DRAIN_TIMEOUT_MAX: Duration = Duration::from_secs(3600);
 
 /// What an agent needs to know.
 ///
@@ -59,7 +64,7 @@ pub struct Config {
     pub state_dir: Option<PathBuf>,
     /// Replaces the system's machine id, for containers and cloned hosts.
     pub machine: Option<String>,
-    /// How long running sessions may go on after the agent was asked to stop.
+    /// How long calls in flight may go on after the agent was asked to stop.
     pub drain_timeout: Duration,
     /// Whether `tieline status` finds this agent.
     pub status_socket: bool,
@@ -164,6 +169,13 @@ impl Config {
         self
     }
 
+    /// Sets how long calls in flight may go on after the agent was asked to stop.
+    #[must_use]
+    pub const fn with_drain_timeout(mut self, drain_timeout: Duration) -> Self {
+        self.drain_timeout = drain_timeout;
+        self
+    }
+
     /// Tells every event to `hook`, which must not block.
     #[must_use]
     pub fn with_event_hook(mut self, hook: impl Fn(&AgentEvent) + Send + Sync + 'static) -> Self {
@@ -183,6 +195,11 @@ impl Config {
             return Err(ConfigError::Targets {
                 max: TARGETS_MAX,
                 given: self.targets.len(),
+            });
+        }
+        if self.drain_timeout > DRAIN_TIMEOUT_MAX {
+            return Err(ConfigError::DrainTimeout {
+                max_s: DRAIN_TIMEOUT_MAX.as_secs(),
             });
         }
         let mut ways = HashSet::new();

@@ -90,6 +90,7 @@ impl Demo {
         let config = Config::new(&format!("tcp://{address}"), &server.url())?
             .with_label("demo")
             .with_state_dir(&state.0)
+            .with_drain_timeout(DRAIN_TIMEOUT)
             .with_event_hook(move |event| {
                 if let AgentEvent::Registered { url, .. } = event {
                     tell.send_replace(Some(url.clone()));

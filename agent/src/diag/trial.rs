@@ -248,6 +248,10 @@ fn advice(reason: Reason) -> &'static str {
              (tieline token show FILE tells what it says)"
         }
         Reason::TokenExpired => "put a fresh token into the file; the agent finds it there",
+        Reason::TokenNotYet => {
+            "set the clock of this machine or of the one that issued the token, or wait: the agent \
+             asks until the token is valid"
+        }
         Reason::DccNotAllowed => "ask for a token that allows this kind of application (--dcc)",
         Reason::NameNotAllowed => {
             "it allows certain names only: ask for one of those, --to NAME=TARGET"

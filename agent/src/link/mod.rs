@@ -185,6 +185,16 @@ impl Link {
         self.transmit.ring();
     }
 
+    /// Asks the relay now whether the path to it still works; if it stays silent, the link ends.
+    pub(crate) fn probe(&self) {
+        let now = self.now();
+        let mut core = self.core();
+        core.mux.probe(now);
+        core.after_turn(&self.deadline);
+        drop(core);
+        self.transmit.ring();
+    }
+
     /// Reads a target and queues what came, as far as the session has credit.
     pub(crate) fn poll_pull(
         &self,

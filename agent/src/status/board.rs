@@ -119,8 +119,13 @@ impl Board {
         slot.up.fill(false);
     }
 
-    pub(crate) fn stopping(&self) {
-        self.now().stopping = true;
+    /// The agent takes its leave; how many sessions it still has.
+    pub(crate) fn stopping(&self) -> usize {
+        let mut now = self.now();
+        now.stopping = true;
+        let links = now.slots.iter().map(|slot| &slot.link);
+        let links = links.chain(&now.draining).filter_map(Weak::upgrade);
+        links.map(|link| link.session_count()).sum()
     }
 
     /// The name of a target's tunnel: the granted one, or the one that is asked for.

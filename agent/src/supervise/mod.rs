@@ -2,6 +2,7 @@
 
 mod registrations;
 mod slot;
+mod stand_by;
 
 use std::future::Future;
 use std::pin::pin;
@@ -11,10 +12,12 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use self::slot::Slot;
+pub use self::stand_by::run_standing_by;
 use crate::config::Config;
 use crate::error::{Error, IdentityError};
 use crate::event::AgentEvent;
 use crate::identity::Identity;
+use crate::network::NetworkWatch;
 use crate::status::{self, Board};
 use crate::target::WatchedTarget;
 use crate::token::{self, TokenWatch};
@@ -33,8 +36,8 @@ pub async fn run_once(
 
 /// Publishes the targets until `shutdown` is ready, and dials again whenever a link ends.
 ///
-/// After `shutdown`, running sessions have [`Config::drain_timeout`] to finish. Dropping the
-/// future ends everything at once.
+/// After `shutdown` the relay is told to send no more calls, and those in flight have
+/// [`Config::drain_timeout`] to finish. Dropping the future ends everything at once.
 ///
 /// # Errors
 /// Only what trying again cannot help: wrong settings, or a final refusal by the relay.
@@ -72,6 +75,7 @@ struct Agent {
     /// In the order of the settings, which is how links and board speak of them.
     targets: Arc<[WatchedTarget]>,
     token: TokenWatch,
+    network: NetworkWatch,
 }
 
 async fn run(
@@ -99,6 +103,8 @@ async fn run(
             Err(error) => tracing::warn!(%error, "`tieline status` will not see this agent"),
         }
     }
+    let network = NetworkWatch::default();
+    services.spawn(network.clone().run());
     let watch = TokenWatch::default();
     if let Some(path) = &config.token_file {
         // Before a link reads it: what comes after that is a change.
@@ -111,6 +117,7 @@ async fn run(
         board,
         targets,
         token: watch,
+        network,
     });
     let result = run_slots(&agent, once, shutdown).await;
     agent.config.on_event.tell(&match &result {
@@ -136,8 +143,15 @@ async fn run_slots(
     loop {
         tokio::select! {
             () = &mut shutdown, if !*stopping.borrow() => {
-                agent.board.stopping();
+                let sessions = agent.board.stopping();
                 stop.send_replace(true);
+                if sessions > 0 {
+                    let drain_ms = agent.config.drain_timeout.as_millis();
+                    agent.config.on_event.tell(&AgentEvent::Stopping {
+                        sessions,
+                        drain_ms: u64::try_from(drain_ms).unwrap_or(u64::MAX),
+                    });
+                }
             }
             ended = slots.join_next() => match ended {
                 None => return result,

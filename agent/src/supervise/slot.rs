@@ -9,16 +9,17 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::Agent;
-use super::registrations::{Change, Registrations};
+use super::registrations::{Change, Registrations, awaits_token};
 use crate::error::{Error, refusal_words};
 use crate::event::AgentEvent;
 use crate::link::{self, Link, News, Start};
+use crate::network::is_gone;
 use crate::reconnect::{Backoff, Next};
 use crate::status::RefusalStatus;
 
 /// Longest wait before a relay that asked us to move is dialled again, so that its agents do not
 /// all arrive together.
-const MOVE_WAIT_MAX: Duration = Duration::from_secs(1);
+const MOVE_WAIT_MAX: Duration = Duration::from_millis(500);
 
 /// Longest time that sessions go on over a link that the relay wants to end.
 const MOVE_DRAIN_MAX: Duration = Duration::from_secs(3600);
@@ -34,6 +35,8 @@ pub(super) struct Slot {
     draining: JoinSet<()>,
     /// The token file's versions.
     token: watch::Receiver<u64>,
+    /// Changes of this machine's network.
+    network: watch::Receiver<u64>,
 }
 
 /// How a link left its slot.
@@ -48,6 +51,7 @@ impl Slot {
     pub(super) fn new(agent: Arc<Agent>, index: u16, stop: watch::Receiver<bool>) -> Self {
         Self {
             token: agent.token.versions(),
+            network: agent.network.changes(),
             agent,
             index,
             stop,
@@ -64,6 +68,8 @@ impl Slot {
                 relay: self.agent.config.relay.to_string(),
             });
             self.agent.board.connecting(self.index);
+            // Whether the relay was out of reach, and did not ask for patience.
+            let mut seeks = false;
             let wait = match self.run_link().await {
                 Ok(Left::Stopped) => {
                     self.drained().await;
@@ -78,6 +84,7 @@ impl Slot {
                 Err(error) => match self.backoff.after(&error, &mut self.random) {
                     Next::GiveUp => return Err(error),
                     Next::RetryIn(wait) => {
+                        seeks = matches!(error, Error::Dial { .. } | Error::Link { .. });
                         self.agent.board.backing_off(self.index);
                         self.tell(AgentEvent::Disconnected {
                             link: self.index,
@@ -93,6 +100,8 @@ impl Slot {
                 () = sleep(wait) => {}
                 // A fresh token is what an expired one waits for.
                 () = changed(&mut self.token) => {}
+                // The relay may be in reach again.
+                () = changed(&mut self.network), if seeks => {}
                 () = stopped(&mut self.stop) => {
                     self.drained().await;
                     return Ok(());
@@ -106,12 +115,14 @@ impl Slot {
         let agent = Arc::clone(&self.agent);
         let config = &agent.config;
         self.token.mark_unchanged();
+        self.network.mark_unchanged();
         let registers = config.registrations()?.into_iter();
         let tunnels = config.targets.iter().map(|it| it.tunnel(&agent.identity));
         let stream = tokio::select! {
             stream = config.relay.dial() => stream?,
             () = stopped(&mut self.stop) => return Ok(Left::Stopped),
         };
+        let address = stream.local_addr().ok().map(|address| address.ip());
         let link = Arc::new(Link::new());
         let (news, mut heard) = mpsc::channel(link::news_max(config.targets.len()));
         let start = Start {
@@ -167,6 +178,13 @@ impl Slot {
                     }
                     self.ask(&mut it, &link);
                 }
+                () = changed(&mut self.network) => match address {
+                    Some(address) if is_gone(address) => {
+                        let lost = format!("this machine has lost the address {address}");
+                        return Err(Error::link_lost(lost));
+                    }
+                    _ => link.probe(),
+                },
                 () = changed(&mut self.token), if !stopping => it.token_changed(Instant::now()),
             }
             if !stopping && let Some(error) = it.failure() {
@@ -244,7 +262,7 @@ impl Slot {
 
     fn not_granted(&self, target: usize, change: Change, refusal: Refusal) {
         let Refusal { reason, message } = refusal;
-        if reason == Reason::TokenExpired {
+        if awaits_token(reason) {
             self.agent.token.want();
         }
         match change {
@@ -337,16 +355,16 @@ async fn drain(
 }
 
 /// Ready once the agent is to stop.
-async fn stopped(stop: &mut watch::Receiver<bool>) {
+pub(super) async fn stopped(stop: &mut watch::Receiver<bool>) {
     if stop.wait_for(|stop| *stop).await.is_err() {
         // The one who could ask is gone, and with it this task.
         std::future::pending::<()>().await;
     }
 }
 
-/// Ready when the token's file is another one than before.
-async fn changed(token: &mut watch::Receiver<u64>) {
-    if token.changed().await.is_err() {
+/// Ready when what is counted there has changed.
+async fn changed(count: &mut watch::Receiver<u64>) {
+    if count.changed().await.is_err() {
         std::future::pending::<()>().await;
     }
 }

@@ -317,3 +317,19 @@ async fn a_relay_that_is_down_is_dialled_until_it_is_up() {
     assert_eq!(agent.saw_disconnected().await, "link_lost");
     relay.accept_registered().await;
 }
+
+#[tokio::test]
+async fn a_relay_that_answers_nothing_is_given_up_within_seconds_while_something_is_sent() {
+    let relay = Relay::bind().await;
+    let mut agent = Agent::start(&relay, &echo().await);
+    let mut link = relay.accept_registered().await;
+    agent.saw_registered().await;
+    let id = link.open().await;
+    link.exchange(id, b"one", |answer| answer.bytes == b"one")
+        .await;
+    // From here on the path back is dead: nobody reads what the agent sends.
+    let began = Instant::now();
+    assert_eq!(agent.saw_disconnected().await, "stale");
+    assert!(began.elapsed() < Duration::from_secs(10));
+    relay.accept_registered().await;
+}

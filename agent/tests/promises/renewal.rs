@@ -165,3 +165,21 @@ async fn an_agent_whose_token_ran_out_dials_again_with_the_next_one() {
     }
     assert!(link.register().token.reveal().starts_with("token-"));
 }
+
+#[tokio::test]
+async fn a_token_that_is_not_valid_yet_is_tried_again() {
+    let relay = Relay::bind().await;
+    let file = TokenFile::new("early");
+    let (mut agent, mut link) = start(&relay, &file).await;
+    link.refuse(Reason::TokenNotYet).await;
+    assert_eq!(agent.saw_disconnected().await, "token_not_yet");
+    // By itself at first, and at once when the file has another one.
+    let mut link = relay.accept().await;
+    link.refuse(Reason::TokenNotYet).await;
+    agent.saw_disconnected().await;
+    file.rotate("valid");
+    let mut link = relay.accept().await;
+    assert_eq!(link.register().token.reveal(), "valid");
+    link.grant().await;
+    agent.saw_registered().await;
+}

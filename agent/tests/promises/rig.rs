@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tempfile::TempDir;
-use tieline_agent::{AgentEvent, Config, Error, run_with_reconnect};
+use tieline_agent::{AgentEvent, Config, Error, run_standing_by, run_with_reconnect};
 use tieline_wire::{
     AgentHello, Event, Generation, Granted, Mode, Moment, Mux, Open, Reason, Refusal, Register,
     RegisterAck, RelayHello, SessionId, Settings, Transmit, TunnelId,
@@ -90,8 +90,8 @@ impl Relay {
 
     /// True if nobody dials for a while.
     pub(crate) async fn stays_alone(&self) -> bool {
-        // Longer than the longest first wait of the back-off.
-        timeout(Duration::from_millis(1_500), self.listener.accept())
+        // Longer than the longest wait of the quick phase.
+        timeout(Duration::from_millis(2_500), self.listener.accept())
             .await
             .is_err()
     }
@@ -318,6 +318,24 @@ impl Agent {
         target: &str,
         change: impl FnOnce(Config) -> Config,
     ) -> Self {
+        Self::launch(relay, target, change, false)
+    }
+
+    /// One that waits for the end of a newer run instead of ending.
+    pub(crate) fn standing_by(
+        relay: &Relay,
+        target: &str,
+        change: impl FnOnce(Config) -> Config,
+    ) -> Self {
+        Self::launch(relay, target, change, true)
+    }
+
+    fn launch(
+        relay: &Relay,
+        target: &str,
+        change: impl FnOnce(Config) -> Config,
+        stands_by: bool,
+    ) -> Self {
         let state = tempfile::tempdir().unwrap();
         let (tell, events) = mpsc::channel(EVENTS_MAX);
         let (stop, stopped) = oneshot::channel::<()>();
@@ -326,9 +344,17 @@ impl Agent {
             .with_state_dir(state.path())
             .with_machine("test")
             .with_event_hook(move |event| drop(tell.try_send(event.clone())));
-        let task = tokio::spawn(run_with_reconnect(change(config), async {
-            let _ = stopped.await;
-        }));
+        let config = change(config);
+        let task = tokio::spawn(async move {
+            let stopped = async {
+                let _ = stopped.await;
+            };
+            if stands_by {
+                run_standing_by(config, stopped).await
+            } else {
+                run_with_reconnect(config, stopped).await
+            }
+        });
         Self {
             events,
             stop: Some(stop),
@@ -340,6 +366,12 @@ impl Agent {
     /// Asks it to stop.
     pub(crate) fn stop(&mut self) {
         drop(self.stop.take());
+    }
+
+    /// Ends it without a farewell.
+    pub(crate) async fn kill(self) {
+        self.task.abort();
+        assert!(self.task.await.unwrap_err().is_cancelled());
     }
 
     /// What it ended with.

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use tempfile::TempDir;
@@ -16,6 +17,9 @@ const EVENTS_MAX: usize = 4096;
 
 /// What an agent ended with.
 pub type Outcome = Result<(), Error>;
+
+/// How long sessions may go on after a stop: less than a test waits for the agent's end.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// An agent to be.
 #[must_use]
@@ -100,6 +104,8 @@ impl AgentBuilder {
                 let _heard = tell.try_send(event.clone());
             });
         config.status_socket = false;
+        // Whoever tests what a stop waits for says how long.
+        config.drain_timeout = DRAIN_TIMEOUT;
         let config = self
             .changes
             .into_iter()

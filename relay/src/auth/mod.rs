@@ -111,6 +111,7 @@ fn refused(why: TokenRefusal) -> Refusal {
         }
         TokenRefusal::Bad(_) | TokenRefusal::Scope(_) | TokenRefusal::NoTokens => Reason::BadToken,
         TokenRefusal::Expired(_) => Reason::TokenExpired,
+        TokenRefusal::NotYet(_) => Reason::TokenNotYet,
         TokenRefusal::Revoked => Reason::Revoked,
         TokenRefusal::Unavailable(_) => Reason::AuthUnavailable,
     };

@@ -62,6 +62,9 @@ pub(crate) enum TokenRefusal {
     /// A fresh one would do.
     #[error("{0}")]
     Expired(String),
+    /// It will be good later.
+    #[error("{0}")]
+    NotYet(String),
     /// Its holder, or it, is denied.
     #[error("access was revoked")]
     Revoked,
@@ -221,6 +224,7 @@ impl Signed {
             Err(error @ ClaimsError::Expired { .. }) => {
                 Err(TokenRefusal::Expired(error.to_string()))
             }
+            Err(error @ ClaimsError::NotYet { .. }) => Err(TokenRefusal::NotYet(error.to_string())),
             Err(error @ ClaimsError::UnknownKey) if self.may_learn => {
                 Err(TokenRefusal::Unavailable(error.to_string()))
             }

@@ -5,7 +5,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -17,10 +17,13 @@ use tieline_wire::{
     SessionMap, Transmit, TunnelId,
 };
 
+use tracing::debug;
+
 use crate::clock::Clock;
 use crate::io::Signal;
 use crate::metrics::{Direction, DropKind, ShardMetrics};
 
+mod asking;
 mod ends;
 mod handle;
 mod held;
@@ -33,6 +36,7 @@ mod stream;
 mod tests;
 mod visit;
 
+pub(crate) use asking::Asking;
 use ends::Ends;
 pub(crate) use handle::{Incoming, Session};
 pub(crate) use held::{Held, Load};
@@ -54,6 +58,10 @@ pub(crate) struct SharedMux {
     clock: Clock,
     metrics: Arc<ShardMetrics>,
     lanes: Rc<Lanes>,
+    asking: Rc<Asking>,
+    /// It is among those that ask something.
+    is_asking: Cell<bool>,
+    this: Weak<Self>,
 }
 
 struct State {
@@ -73,8 +81,9 @@ impl SharedMux {
         clock: Clock,
         metrics: Arc<ShardMetrics>,
         lanes: Rc<Lanes>,
+        asking: Rc<Asking>,
     ) -> Rc<Self> {
-        Rc::new(Self {
+        Rc::new_cyclic(|this| Self {
             state: RefCell::new(State {
                 mux,
                 sessions: SessionMap::default(),
@@ -88,6 +97,9 @@ impl SharedMux {
             clock,
             metrics,
             lanes,
+            asking,
+            is_asking: Cell::new(false),
+            this: Weak::clone(this),
         })
     }
 
@@ -231,6 +243,9 @@ impl SharedMux {
         let any = state.mux.poll_transmit(self.clock.now(), out);
         state.wake_writable();
         self.count_sessions(&mut state);
+        if state.mux.is_asking() && !self.is_asking.replace(true) {
+            self.asking.add(Weak::clone(&self.this));
+        }
         any
     }
 
@@ -256,6 +271,22 @@ impl SharedMux {
             self.writer.raise();
         }
         Ok(())
+    }
+
+    /// Looks whether what was sent has arrived, and ends the link if its path is dead; whether to
+    /// look again.
+    fn look(&self, now: Moment) -> bool {
+        let is_alive = match self.tick(now) {
+            Ok(()) => self.closing.get().is_none(),
+            Err(error) => {
+                debug!(%error, "link overdue");
+                self.close(error.reason);
+                false
+            }
+        };
+        let goes_on = is_alive && self.state.borrow().mux.is_asking();
+        self.is_asking.set(goes_on);
+        goes_on
     }
 
     /// Acts on the mux, and sends what that queued.

@@ -12,7 +12,7 @@ use tieline_wire::{
     SessionId, Settings, Transmit, TunnelId,
 };
 
-use super::{Held, Lanes, Session, SharedMux, Visitor};
+use super::{Asking, Held, Lanes, Session, SharedMux, Visitor};
 use crate::clock::Clock;
 use crate::io::turn;
 use crate::metrics::ShardMetrics;
@@ -24,6 +24,7 @@ pub(crate) struct Link {
     clock: Clock,
     metrics: Arc<ShardMetrics>,
     pub(super) lanes: Rc<Lanes>,
+    pub(super) asking: Rc<Asking>,
     pub(crate) held: Held,
 }
 
@@ -33,13 +34,21 @@ impl Link {
         let (now, settings) = (clock.now(), Settings::default());
         let metrics = Arc::new(ShardMetrics::default());
         let lanes = Lanes::new(0, Arc::clone(&metrics));
+        let asking = Rc::new(Asking::default());
         let relay = Mux::relay(RelayHello::new([7; 32], 10), settings, now);
         let mut link = Self {
-            relay: SharedMux::new(relay, clock, Arc::clone(&metrics), Rc::clone(&lanes)),
+            relay: SharedMux::new(
+                relay,
+                clock,
+                Arc::clone(&metrics),
+                Rc::clone(&lanes),
+                Rc::clone(&asking),
+            ),
             agent: Mux::agent(settings, now),
             clock,
             metrics,
             lanes,
+            asking,
             held: Held::default(),
         };
         for _ in 0..2 {

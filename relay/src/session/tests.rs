@@ -208,3 +208,39 @@ fn bytes_that_outlive_their_session_stay_in_the_budget_until_they_are_taken() {
         assert_eq!(link.charged(), 0);
     }
 }
+
+fn seconds_on(link: &Link, seconds: u64) -> Moment {
+    link.now() + Duration::from_secs(seconds)
+}
+
+#[test]
+fn a_link_that_asks_in_vain_is_ended_and_its_sessions_are_reset() {
+    let mut link = Link::established();
+    let _session = link.open();
+    link.pump_down();
+    assert_eq!(link.asking.len(), 1);
+    link.asking.look(seconds_on(&link, 1));
+    // The path is dead: what is sent from here on reaches nothing.
+    for half_seconds in 2..=8 {
+        assert_eq!(link.relay.closing(), None);
+        let now = link.now() + Duration::from_millis(500 * half_seconds);
+        link.asking.look(now + Duration::from_millis(250));
+        link.asking.look(now + Duration::from_millis(499));
+    }
+    assert_eq!(link.relay.closing(), Some(Reason::Stale));
+    assert_eq!(link.asking.len(), 0);
+}
+
+#[test]
+fn a_link_that_knows_enough_is_no_longer_looked_at() {
+    let mut link = Link::established();
+    let _session = link.open();
+    link.pump_down();
+    assert_eq!(link.asking.len(), 1, "once, however often it sends");
+    link.asking.look(seconds_on(&link, 1));
+    // The ping, and its answer.
+    link.pump_down();
+    link.pump_up();
+    link.asking.look(seconds_on(&link, 2));
+    assert_eq!((link.relay.closing(), link.asking.len()), (None, 0));
+}

@@ -199,6 +199,7 @@ pub(super) fn ends_what_runs(reason: Reason) -> bool {
 pub(super) fn reason(refusal: &TokenRefusal) -> Reason {
     match refusal {
         TokenRefusal::Expired(_) => Reason::TokenExpired,
+        TokenRefusal::NotYet(_) => Reason::TokenNotYet,
         TokenRefusal::Revoked => Reason::Revoked,
         TokenRefusal::Unavailable(_) => Reason::AuthUnavailable,
         TokenRefusal::Missing

@@ -201,6 +201,14 @@ impl Gateway for ShardGateway {
         }))
     }
 
+    fn away(&self, target: &Target) -> impl Future<Output = ()> + 'static {
+        let mut routes = self.0.routes.borrow_mut();
+        let served = routes.served(&target.tunnel, target.agent, target.generation());
+        async move {
+            let _ = served.await;
+        }
+    }
+
     fn spawn(&self, task: impl Future<Output = ()> + 'static) {
         self.0.gate.spawn(task);
     }

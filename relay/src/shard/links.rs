@@ -54,6 +54,7 @@ impl Shard {
             self.clock,
             Arc::clone(&self.metrics),
             Rc::clone(&self.lanes),
+            Rc::clone(&self.asking),
         );
         let id = self.registry.borrow_mut().add(Rc::clone(&mux), peer);
         socket.tune_link(config.stale_timeout, NOTSENT_BYTES);

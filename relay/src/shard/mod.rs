@@ -27,7 +27,7 @@ use crate::link::LinkBlock;
 use crate::listen;
 use crate::metrics::ShardMetrics;
 use crate::registry::Registry;
-use crate::session::Lanes;
+use crate::session::{Asking, Lanes};
 use crate::splice::ReadBlock;
 use crate::state::{Book, Note};
 
@@ -136,6 +136,7 @@ pub(crate) struct Shard {
     read_block: Rc<ReadBlock>,
     link_block: LinkBlock,
     lanes: Rc<Lanes>,
+    asking: Rc<Asking>,
     /// When it started, which is when the relay did.
     started: Moment,
     http_settings: Rc<listen::http::Settings>,
@@ -217,6 +218,7 @@ impl Shard {
             sealer: Rc::new(peers.sealer.clone()),
             clock,
             lanes: Lanes::new(index, Arc::clone(&metrics)),
+            asking: Rc::default(),
             metrics,
             registry: RefCell::default(),
             auth: RefCell::new(Arc::clone(&peers.auth)),
@@ -242,6 +244,10 @@ impl Shard {
         }
         let ticking = Rc::clone(&shard);
         shard.gate.spawn(async move { ticking.tick().await });
+        let (asking, clock) = (Rc::clone(&shard.asking), shard.clock);
+        shard
+            .gate
+            .spawn(async move { asking.watch(|| clock.now()).await });
         Ok((shard, mailbox))
     }
 

@@ -29,7 +29,7 @@ pub enum ClaimsError {
         ago_seconds: u64,
     },
     /// Not valid yet.
-    #[error("the token is valid only in {ahead_seconds} s (are the clocks right?)")]
+    #[error("the token is not valid before {ahead_seconds} s from now (is a clock wrong?)")]
     NotYet {
         /// How long to wait.
         ahead_seconds: u64,

@@ -100,6 +100,7 @@ impl Mux {
     /// Takes note that bytes arrived on a lane: as good a sign of life as those of the link.
     pub fn lane_received(&mut self, now: Moment, bytes: u64) {
         self.timers.received(now);
+        self.timers.heard(now);
         self.counters.bytes_received += bytes;
     }
 

@@ -100,6 +100,8 @@ pub struct Mux {
     encoder: Encoder,
     /// The pong that is due: only the latest ping deserves one.
     pong: Option<u64>,
+    /// Among the control frames is one that is to be known to have arrived.
+    asks: bool,
     /// Sessions that are due a grant.
     due: VecDeque<SessionId>,
     /// Sessions that can be written again, for [`Mux::poll_writable`].
@@ -142,6 +144,7 @@ impl Mux {
             control: Vec::new(),
             encoder: Encoder::new(),
             pong: None,
+            asks: false,
             due: VecDeque::new(),
             writable: VecDeque::new(),
             bulky: VecDeque::new(),
@@ -168,15 +171,19 @@ impl Mux {
     pub fn handle_timeout(&mut self, now: Moment) -> Result<(), Error> {
         self.now = now;
         if self.timers.check(now)? {
-            let stamp = self.timers.ping(now);
-            let header = frame::encode(Kind::Ping, LINK, 8, false);
-            self.control.extend_from_slice(&header);
-            self.control.extend_from_slice(&structs::Ping::new(stamp).0);
+            self.ping();
         }
         if now >= self.idle_check_at {
             self.return_idle_credits();
         }
         Ok(())
+    }
+
+    fn ping(&mut self) {
+        let stamp = self.timers.ping(self.now);
+        let header = frame::encode(Kind::Ping, LINK, 8, false);
+        self.control.extend_from_slice(&header);
+        self.control.extend_from_slice(&structs::Ping::new(stamp).0);
     }
 
     fn return_idle_credits(&mut self) {
@@ -233,6 +240,7 @@ impl Mux {
         self.control
             .extend_from_slice(&frame::encode(kind, session, len, false));
         self.control.extend_from_slice(payload);
+        self.asks = true;
     }
 
     /// Like [`Mux::push_control`], for a frame that an older peer may skip.
@@ -286,6 +294,22 @@ impl Mux {
     #[must_use]
     pub const fn last_received(&self) -> Moment {
         self.timers.last_received()
+    }
+
+    /// True while something that was sent is not known to have arrived: [`Mux::poll_timeout`] is
+    /// near then.
+    #[must_use]
+    pub const fn is_asking(&self) -> bool {
+        self.timers.is_asking()
+    }
+
+    /// Asks now whether the peer is still there, as after a change of this side's addresses.
+    pub fn probe(&mut self, now: Moment) {
+        if self.timers.is_shaken() {
+            self.now = now;
+            self.timers.asked(now);
+            self.ping();
+        }
     }
 
     /// Sessions that are not over.

@@ -23,6 +23,9 @@ impl Mux {
             out.push_inline(&self.control);
             self.control.clear();
             self.control.shrink_to(CONTROL_BYTES_KEPT);
+            if std::mem::take(&mut self.asks) {
+                self.timers.asked(now);
+            }
         }
         if let Some(stamp) = self.pong.take() {
             out.push_inline(&frame::encode(Kind::Pong, LINK, 8, false));
@@ -85,6 +88,7 @@ impl Mux {
                 out.push_inline(&frame::encode(Kind::Data, id, len, end_of_message));
                 self.counters.bytes_sent += u64::from(len);
                 out.push_payload(payload);
+                self.timers.asked(self.now);
                 self.wake_if_writable(id);
             }
             Next::Bulk(bytes_total) => {
@@ -92,17 +96,20 @@ impl Mux {
                 let len = u32::try_from(payload.len()).unwrap_or(u32::MAX);
                 out.push_inline(&frame::encode(Kind::Bulk, id, len, false));
                 out.push_inline(payload);
+                self.timers.asked(self.now);
             }
             Next::Yield => self.schedule.rotate(),
             Next::Idle => self.schedule.drop_front(),
             Next::End(End::Finish) => {
                 out.push_inline(&frame::encode(Kind::Finish, id, 8, false));
                 out.push_inline(&structs::Finish::new(session.send.bytes_total).0);
+                self.timers.asked(self.now);
                 self.forget_if_over(id);
             }
             Next::End(End::Reset(reason)) => {
                 out.push_inline(&frame::encode(Kind::Reset, id, 2, false));
                 out.push_inline(&structs::Reset::new(reason.code()).0);
+                self.timers.asked(self.now);
                 self.forget_if_over(id);
             }
         }

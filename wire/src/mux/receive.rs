@@ -39,6 +39,10 @@ impl Mux {
     }
 
     fn handle_item(&mut self, item: Item) -> Result<Option<Event>, Error> {
+        let is_ping = matches!(&item, Item::Frame { kind, .. } if *kind == Kind::Ping);
+        if !is_ping {
+            self.timers.heard(self.now);
+        }
         match item {
             Item::Preface => {
                 if let Some(hello) = self.handshake.preface() {

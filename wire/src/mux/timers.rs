@@ -1,10 +1,17 @@
-//! Heartbeat, stale and handshake deadlines as plain data.
+//! Heartbeat, probe, stale and handshake deadlines as plain data.
 
 use std::time::Duration;
 
 use crate::error::{Error, Reason};
 use crate::ids::Moment;
-use crate::limits::HANDSHAKE_TIMEOUT;
+use crate::limits::{HANDSHAKE_TIMEOUT, PROBE_AFTER, PROBE_TIMEOUT};
+
+/// How often a link whose probe waits for an answer is looked at.
+const PROBE_LOOK: Duration = Duration::from_millis(500);
+
+/// Two looks further apart than this mean that this process was halted, or far too busy: what came
+/// meanwhile may wait in the socket, unread.
+const HALTED_MIN: Duration = Duration::from_secs(1);
 
 /// What a link waits for.
 #[derive(Debug)]
@@ -13,6 +20,15 @@ pub(super) struct Timers {
     stale: Duration,
     started_at: Moment,
     received_at: Moment,
+    /// When something else than the peer's own pings was last heard: those arrive also over a path
+    /// that takes nothing to the peer.
+    heard_at: Moment,
+    /// When the first frame left that no ping has followed yet.
+    asked_at: Option<Moment>,
+    /// The ping that followed such a frame, while its answer is due.
+    probed_at: Option<Moment>,
+    /// When the deadlines were last looked at.
+    looked_at: Moment,
     /// When the next ping is due.
     ping_at: Moment,
     /// The first and the last ping that still await a pong: the peer may answer only the last of
@@ -29,6 +45,10 @@ impl Timers {
             stale,
             started_at: now,
             received_at: now,
+            heard_at: now,
+            asked_at: None,
+            probed_at: None,
+            looked_at: now,
             ping_at: now,
             pings_sent: None,
             shaken: false,
@@ -53,6 +73,21 @@ impl Timers {
         self.received_at = now;
     }
 
+    /// Something else than a ping of the peer's arrived.
+    pub(super) fn heard(&mut self, now: Moment) {
+        self.heard_at = now;
+    }
+
+    /// A frame left that is to be known to have arrived.
+    pub(super) fn asked(&mut self, now: Moment) {
+        self.asked_at.get_or_insert(now);
+    }
+
+    /// True while something that was sent is not known to have arrived.
+    pub(super) const fn is_asking(&self) -> bool {
+        self.shaken && (self.asked_at.is_some() || self.probed_at.is_some())
+    }
+
     pub(super) const fn last_received(&self) -> Moment {
         self.received_at
     }
@@ -66,7 +101,7 @@ impl Timers {
     }
 
     /// Whether a ping is due.
-    pub(super) fn check(&self, now: Moment) -> Result<bool, Error> {
+    pub(super) fn check(&mut self, now: Moment) -> Result<bool, Error> {
         if !self.shaken {
             if now >= self.started_at + HANDSHAKE_TIMEOUT {
                 return Err(Error::peer(Reason::HandshakeTimeout, "no hello in time"));
@@ -80,12 +115,39 @@ impl Timers {
                 format!("silent for {:.1} s", silent.as_secs_f64()),
             ));
         }
-        Ok(now >= self.ping_at)
+        let was_halted = now.saturating_since(self.looked_at) > HALTED_MIN;
+        self.looked_at = now;
+        if let Some(probed_at) = &mut self.probed_at {
+            if was_halted {
+                *probed_at = now;
+                return Ok(true);
+            }
+            let since = self.heard_at.max(*probed_at);
+            if now >= since + PROBE_TIMEOUT {
+                let silent = now.saturating_since(since);
+                return Err(Error::peer(
+                    Reason::Stale,
+                    format!("no answer to a ping for {:.1} s", silent.as_secs_f64()),
+                ));
+            }
+        }
+        Ok(now >= self.ping_at || self.probe_at().is_some_and(|at| now >= at))
+    }
+
+    /// When a ping is due for what was sent.
+    fn probe_at(&self) -> Option<Moment> {
+        self.asked_at
+            .filter(|_| self.probed_at.is_none())
+            .map(|asked_at| asked_at + PROBE_AFTER)
     }
 
     /// A ping leaves now; its stamp.
     pub(super) fn ping(&mut self, now: Moment) -> u64 {
         self.ping_at = now + self.heartbeat;
+        // Also one that a heartbeat brought: it follows what was sent.
+        if self.asked_at.take().is_some() {
+            self.probed_at.get_or_insert(now);
+        }
         let first = self.pings_sent.map_or(now, |(first, _)| first);
         self.pings_sent = Some((first, now));
         now.as_micros()
@@ -99,6 +161,8 @@ impl Timers {
             return None;
         }
         self.pings_sent = (sent < last).then(|| (sent + Duration::from_micros(1), last));
+        // An answer to an earlier ping says nothing of what was sent since.
+        self.probed_at = self.probed_at.filter(|probed_at| sent < *probed_at);
         let rtt = now.saturating_since(sent);
         self.rtt = Some(rtt);
         Some(rtt)
@@ -106,7 +170,14 @@ impl Timers {
 
     pub(super) fn next(&self) -> Moment {
         if self.shaken {
-            self.ping_at.min(self.received_at + self.stale)
+            let probe_at = self.probe_at();
+            let look_at = self.probed_at.map(|probed_at| {
+                let overdue_at = self.heard_at.max(probed_at) + PROBE_TIMEOUT;
+                overdue_at.min(self.looked_at + PROBE_LOOK)
+            });
+            let heartbeat = self.ping_at.min(self.received_at + self.stale);
+            let probe = probe_at.into_iter().chain(look_at);
+            probe.fold(heartbeat, Moment::min)
         } else {
             self.started_at + HANDSHAKE_TIMEOUT
         }
@@ -148,9 +219,102 @@ mod tests {
         assert_eq!(timers.pong(stamp, at(4)), None);
     }
 
+    /// The first round trip is known, and nothing is asked.
+    fn settled() -> Timers {
+        let mut timers = timers();
+        let stamp = timers.ping(at(1));
+        timers.pong(stamp, at(1));
+        timers
+    }
+
+    const fn at_ms(milliseconds: u64) -> Moment {
+        Moment::from_micros(milliseconds * 1_000)
+    }
+
+    /// Goes from one deadline to the next, as a driver does; when the link is given up.
+    fn ends_at(timers: &mut Timers, until: Moment) -> Option<Moment> {
+        while timers.next() < until {
+            let now = timers.next();
+            match timers.check(now) {
+                Ok(true) => drop(timers.ping(now)),
+                Ok(false) => {}
+                Err(_) => return Some(now),
+            }
+        }
+        None
+    }
+
+    #[test]
+    fn what_is_asked_in_vain_ends_the_link_within_five_seconds() {
+        let mut timers = settled();
+        timers.asked(at(10));
+        assert!(timers.is_asking());
+        assert_eq!(timers.next(), at(11));
+        assert_eq!(ends_at(&mut timers, at(30)), Some(at(14)));
+    }
+
+    #[test]
+    fn pings_of_the_peer_prove_no_way_to_it_and_anything_else_does() {
+        let mut timers = settled();
+        timers.asked(at(10));
+        assert_eq!(ends_at(&mut timers, at(13)), None);
+        // A ping of the peer.
+        timers.received(at(13));
+        assert_eq!(ends_at(&mut timers, at(20)), Some(at(14)));
+
+        let mut timers = settled();
+        timers.asked(at(10));
+        assert_eq!(ends_at(&mut timers, at(13)), None);
+        // Bytes of a stream behind which the answer waits its turn.
+        timers.received(at(13));
+        timers.heard(at(13));
+        assert_eq!(ends_at(&mut timers, at(20)), Some(at(16)));
+    }
+
+    #[test]
+    fn an_answer_settles_it_and_the_next_frame_asks_anew() {
+        let mut timers = settled();
+        timers.asked(at(10));
+        assert!(timers.check(at(11)).unwrap());
+        let stamp = timers.ping(at(11));
+        timers.asked(at_ms(11_500));
+        timers.pong(stamp, at(12));
+        assert!(timers.is_asking(), "the second frame left behind the ping");
+        assert_eq!(timers.next(), at_ms(12_500));
+        assert!(timers.check(at_ms(12_500)).unwrap());
+        let stamp = timers.ping(at_ms(12_500));
+        timers.pong(stamp, at(13));
+        assert!(!timers.is_asking());
+        assert_eq!(timers.next(), at_ms(27_500), "as without a question");
+    }
+
+    #[test]
+    fn a_ping_that_leaves_anyway_serves_as_probe() {
+        let mut timers = settled();
+        timers.asked(at_ms(15_500));
+        assert!(timers.check(at(16)).unwrap());
+        timers.ping(at(16));
+        assert!(timers.next() > at_ms(16_499));
+        assert_eq!(ends_at(&mut timers, at(30)), Some(at(19)));
+    }
+
+    #[test]
+    fn a_process_that_was_halted_asks_again_before_it_judges() {
+        let mut timers = settled();
+        timers.asked(at(10));
+        assert!(timers.check(at(11)).unwrap());
+        timers.ping(at(11));
+        assert!(!timers.check(at_ms(11_500)).unwrap());
+        // Stopped and continued: the answer may lie in the socket.
+        assert!(timers.check(at(30)).unwrap());
+        let stamp = timers.ping(at(30));
+        timers.pong(stamp, at_ms(30_001));
+        assert!(!timers.is_asking());
+    }
+
     #[test]
     fn a_handshake_has_a_deadline() {
-        let timers = Timers::new(Duration::from_secs(15), Duration::from_secs(45), at(0));
+        let mut timers = Timers::new(Duration::from_secs(15), Duration::from_secs(45), at(0));
         assert_eq!(timers.next(), at(5));
         assert_eq!(
             timers.check(at(5)).unwrap_err().reason,

@@ -7,11 +7,12 @@ use std::fs::{self, Metadata};
 use std::io::Read;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::{LINKS_MAX, TargetConfig};
+use super::{LINKS_MAX, TargetConfig, parse_time};
 use crate::dial::RelayUrl;
 use crate::error::ConfigError;
 
@@ -29,6 +30,7 @@ pub(crate) struct File {
     pub(super) relay: Option<String>,
     pub(super) token_file: Option<PathBuf>,
     pub(super) links: Option<u16>,
+    pub(super) drain_timeout: Option<Duration>,
     pub(super) machine: Option<String>,
     pub(super) state_dir: Option<PathBuf>,
     pub(super) dcc: Option<String>,
@@ -51,6 +53,7 @@ struct Keys {
     relay: Option<Spanned<String>>,
     token_file: Option<PathBuf>,
     links: Option<Spanned<u16>>,
+    drain_timeout: Option<Spanned<String>>,
     machine: Option<String>,
     state_dir: Option<PathBuf>,
     dcc: Option<String>,
@@ -139,6 +142,10 @@ impl File {
             };
             return Err(source.wrong(&links.span(), error.to_string()));
         }
+        let drain_timeout = keys.drain_timeout.as_ref().map(|written| {
+            parse_time(written.get_ref()).map_err(|error| source.wrong(&written.span(), error))
+        });
+        let drain_timeout = drain_timeout.transpose()?;
         let targets = match (keys.to, keys.name) {
             (Some(to), name) if keys.target.is_empty() => {
                 let only = TargetKeys {
@@ -173,6 +180,7 @@ impl File {
             relay: keys.relay.map(Spanned::into_inner),
             token_file: keys.token_file.map(|path| folder.join(path)),
             links: keys.links.map(Spanned::into_inner),
+            drain_timeout,
             machine: keys.machine,
             state_dir: keys.state_dir.map(|path| folder.join(path)),
             dcc: keys.dcc,

@@ -11,6 +11,7 @@ fn every_key_is_read_and_paths_start_at_the_files_folder() {
         relay = "tcp://relay.studio:9001"
         token_file = "ada.token"
         links = 2
+        drain_timeout = "90s"
         machine = "seat-12"
         state_dir = "/var/lib/tieline"
         capabilities = ["gpu"]
@@ -33,6 +34,7 @@ fn every_key_is_read_and_paths_start_at_the_files_folder() {
     let path = |path: &Option<PathBuf>| path.as_ref().unwrap().display().to_string();
     assert_eq!(path(&file.token_file), "/etc/show/ada.token");
     assert_eq!(path(&file.state_dir), "/var/lib/tieline");
+    assert_eq!(file.drain_timeout, Some(Duration::from_secs(90)));
     assert_eq!(
         (file.links, file.machine.as_deref()),
         (Some(2), Some("seat-12"))
@@ -69,6 +71,7 @@ fn what_is_wrong_is_one_line_with_file_line_and_key() {
         ("links = 0", 1, "links"),
         ("\n\nlinks = 'two'", 3, "expected u16"),
         ("links = 100000", 1, "u16"),
+        ("drain_timeout = '30'", 1, "30s"),
         ("to = '127.0.0.1'", 1, "port"),
         ("to = 'h:1'\nname = 'a b'", 2, "name"),
         ("name = 'maya'", 1, "`to`"),

@@ -7,7 +7,7 @@ mod tests;
 use std::env;
 use std::path::PathBuf;
 
-use super::{Config, File, TargetConfig};
+use super::{Config, DRAIN_TIMEOUT, File, TargetConfig};
 use crate::cli::ServeArgs;
 use crate::error::ConfigError;
 use crate::target::Target;
@@ -77,6 +77,8 @@ impl Config {
         add_to_all(args, &mut targets);
         let mut config = Self::of(&relay, targets)?;
         config.links = args.links.or(file.links).unwrap_or(1);
+        let drain_timeout = args.drain_timeout.or(file.drain_timeout);
+        config.drain_timeout = drain_timeout.unwrap_or(DRAIN_TIMEOUT);
         config.token_file = args.token_file.clone().or(file.token_file);
         config.machine = args.machine.clone().or(file.machine);
         config.state_dir = args.state.state_dir.clone().or(file.state_dir);

@@ -161,7 +161,7 @@ impl Registrations {
         for it in &mut self.0 {
             let waits = match &it.phase {
                 Phase::Up { ends_at } => ends_at.is_some(),
-                Phase::Refused(refusal) => refusal.reason == Reason::TokenExpired,
+                Phase::Refused(refusal) => awaits_token(refusal.reason),
                 Phase::Asked => false,
             };
             if waits {
@@ -238,6 +238,11 @@ const fn keeps_tunnel(reason: Reason) -> bool {
         reason,
         Reason::NameTaken | Reason::Superseded | Reason::ClaimTimeout | Reason::Cancelled
     )
+}
+
+/// Whether another token in its file may change this refusal.
+pub(super) const fn awaits_token(reason: Reason) -> bool {
+    matches!(reason, Reason::TokenExpired | Reason::TokenNotYet)
 }
 
 /// When to renew a permission that lasts so long: after two thirds, and a little before, so that

@@ -132,6 +132,21 @@ fn an_expired_token_may_be_renewed_and_a_bad_one_ends_it() {
     let late = reason(&jwt(None), &ask, NOW + 3660).unwrap();
     assert_eq!((late, late.is_final()), (Reason::TokenExpired, false));
 
+    // Issued by a machine whose clock is two minutes ahead.
+    let ahead = Claims {
+        exp: NOW + 3600,
+        nbf: Some(NOW + 120),
+        ..ordered(order())
+    };
+    let ahead = claims::issue(&ahead, &key()).unwrap();
+    let early = reason(&jwt(None), &register(None, "", &ahead), NOW).unwrap();
+    assert_eq!((early, early.is_final()), (Reason::TokenNotYet, false));
+    let leeway = NOW + 120 - claims::LEEWAY_SECONDS;
+    assert_eq!(
+        reason(&jwt(None), &register(None, "", &ahead), leeway),
+        None
+    );
+
     let other = issue_token(order(), &Key::hs256(&[8; 32]).unwrap(), "1".into(), NOW, 1);
     for bad in ["", "x", "a.b.c", &other.unwrap()] {
         let refused = reason(&jwt(None), &register(None, "", bad), NOW).unwrap();

@@ -57,7 +57,7 @@ fn an_agent_that_asks_without_end_and_reads_slowly_is_cut_off() {
     let link = {
         let metrics = Arc::new(ShardMetrics::default());
         let lanes = Lanes::new(0, Arc::clone(&metrics));
-        SharedMux::new(mux, clock, metrics, lanes)
+        SharedMux::new(mux, clock, metrics, lanes, Rc::default())
     };
     link.receive(&mut Bytes::from_static(&PREFACE), |_, _| {})
         .unwrap();

@@ -270,7 +270,8 @@ impl<G: Gateway> Front<G> {
             if !self.gateway.is_current(caller) {
                 return Err(Problem::token(TokenRefusal::Revoked));
             }
-            let opening = Connection::open(&self.gateway, presented, &mapping.target, timeout);
+            let (gateway, pool) = (&self.gateway, &self.pool);
+            let opening = Connection::open(gateway, presented, &mapping.target, timeout, pool);
             let away = match opening.await {
                 Ok(mut connection) => match connection.send(request).await {
                     Ok(answer) => return Ok((connection, answer)),
@@ -378,5 +379,6 @@ fn is_away(reason: Reason) -> bool {
             | Reason::LinkLost
             | Reason::Stale
             | Reason::Superseded
+            | Reason::ShuttingDown
     )
 }

@@ -131,6 +131,12 @@ pub(crate) trait Gateway: Clone + 'static {
         target: &Target,
     ) -> impl Future<Output = Result<Self::Stream, Reason>>;
 
+    /// Ready once the agent of `target` serves its tunnel no more, so that connections through it
+    /// are not to be kept for further requests.
+    fn away(&self, _target: &Target) -> impl Future<Output = ()> + 'static {
+        std::future::pending()
+    }
+
     /// Runs a task on this thread.
     fn spawn(&self, task: impl Future<Output = ()> + 'static);
 

@@ -1,10 +1,10 @@
 //! Connections to targets: one session each, driven by a task of its own, kept for the next
 //! request of the same frontend connection and never shared with another one.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::pin::pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -53,6 +53,8 @@ pub(super) struct Connection<G: Gateway> {
     end: oneshot::Sender<()>,
     track: Rc<Track>,
     target: Rc<Target>,
+    /// Its agent takes no more requests: it is not kept after this one.
+    is_last: Rc<Cell<bool>>,
     /// For whom it was opened: a target may know its callers by their connections.
     whose: Option<Digest>,
     idle_since: Option<Instant>,
@@ -66,6 +68,7 @@ impl<G: Gateway> Connection<G> {
         presented: &Presented<G>,
         target: &Rc<Target>,
         timeout: Duration,
+        pool: &Pool<G>,
     ) -> Result<Self, Reason> {
         let stream = {
             let mut opening = pin!(gateway.open(&presented.caller, target));
@@ -90,7 +93,9 @@ impl<G: Gateway> Connection<G> {
             .await
             .map_err(|_| Reason::Internal)?;
         let (end, ended) = oneshot::channel();
-        gateway.spawn(drive(driver, ended));
+        let is_last = Rc::new(Cell::new(false));
+        let away = pool.retire(Rc::clone(&is_last), gateway.away(target));
+        gateway.spawn(beside(drive(driver, ended), away));
         let (idle_since, kept_alive_for) = (None, None);
         Ok(Self {
             line,
@@ -98,6 +103,7 @@ impl<G: Gateway> Connection<G> {
             end,
             track,
             target: Rc::clone(target),
+            is_last,
             whose: presented.key(),
             idle_since,
             kept_alive_for,
@@ -155,7 +161,7 @@ impl<G: Gateway> Connection<G> {
         let idle = self
             .idle_since
             .map_or(Duration::ZERO, |t| now.saturating_duration_since(t));
-        let is_current = self.target.generation == target.generation;
+        let is_current = self.target.generation == target.generation && !self.is_last.get();
         is_current && self.sender.is_ready() && idle < reusable_for(self.kept_alive_for, limit)
     }
 
@@ -168,9 +174,11 @@ impl<G: Gateway> Connection<G> {
     }
 }
 
+type Idle<G> = RefCell<Vec<Connection<G>>>;
+
 /// The idle connections of one frontend connection, in the order of their last use.
 pub(super) struct Pool<G: Gateway> {
-    idle: RefCell<Vec<Connection<G>>>,
+    idle: Rc<Idle<G>>,
     idle_max: usize,
 }
 
@@ -178,7 +186,7 @@ impl<G: Gateway> Pool<G> {
     /// One for a caller that asks one thing at a time, or `several`.
     pub(super) fn new(several: bool) -> Self {
         Self {
-            idle: RefCell::default(),
+            idle: Rc::default(),
             idle_max: if several {
                 IDLE_CONNECTIONS_SEVERAL_MAX
             } else {
@@ -217,7 +225,31 @@ impl<G: Gateway> Pool<G> {
         None
     }
 
+    /// Once its agent is `away`, ends a connection if it is idle, and marks it if it is not: an agent
+    /// that takes its leave waits for what is in flight, not for what is kept.
+    fn retire<A>(&self, is_last: Rc<Cell<bool>>, away: A) -> impl Future<Output = ()> + use<G, A>
+    where
+        A: Future<Output = ()>,
+    {
+        let idle: Weak<Idle<G>> = Rc::downgrade(&self.idle);
+        async move {
+            away.await;
+            is_last.set(true);
+            let Some(idle) = idle.upgrade() else {
+                return;
+            };
+            let mut idle = idle.borrow_mut();
+            let place = idle.iter().position(|it| Rc::ptr_eq(&it.is_last, &is_last));
+            if let Some(place) = place {
+                idle.remove(place).release();
+            }
+        }
+    }
+
     fn put(&self, mut connection: Connection<G>, now: Instant) {
+        if connection.is_last.get() {
+            return connection.release();
+        }
         let mut idle = self.idle.borrow_mut();
         connection.idle_since = Some(now);
         if idle.len() >= self.idle_max {
@@ -229,10 +261,21 @@ impl<G: Gateway> Pool<G> {
 
 impl<G: Gateway> Drop for Pool<G> {
     fn drop(&mut self) {
-        for connection in self.idle.get_mut().drain(..) {
+        for connection in self.idle.take() {
             connection.release();
         }
     }
+}
+
+/// Runs `work` to its end, and `other` beside it for as long.
+async fn beside(work: impl Future<Output = ()>, other: impl Future<Output = ()>) {
+    let (mut work, mut other) = (pin!(work), pin!(other));
+    let mut is_over = false;
+    poll_fn(|cx| {
+        is_over = is_over || other.as_mut().poll(cx).is_ready();
+        work.as_mut().poll(cx)
+    })
+    .await;
 }
 
 /// A connection while an answer comes over it. Dropping it resets the session.

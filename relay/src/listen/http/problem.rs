@@ -99,6 +99,7 @@ impl Problem {
             }
             TokenRefusal::Bad(_)
             | TokenRefusal::Expired(_)
+            | TokenRefusal::NotYet(_)
             | TokenRefusal::Revoked
             | TokenRefusal::NoTokens => (
                 StatusCode::UNAUTHORIZED,

@@ -70,6 +70,11 @@ impl Target {
         })
     }
 
+    /// Who holds the tunnel.
+    pub(crate) const fn generation(&self) -> Generation {
+        self.generation
+    }
+
     /// The one agent that it belongs to.
     pub(super) fn pin(&self) -> Pin {
         Pin {

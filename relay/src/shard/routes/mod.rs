@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tieline_wire::{Moment, TunnelId};
+use tieline_wire::{Generation, Moment, TunnelId};
 use tokio::sync::oneshot;
 
 use self::choice::Turns;
@@ -46,6 +46,16 @@ pub(crate) struct Routes {
     /// Who wants to hear of a route's next change.
     waiting: HashMap<Aim, Vec<oneshot::Sender<()>>>,
     waiting_count: usize,
+    /// Kept connections to agents that serve a tunnel, to be told when theirs does so no more.
+    kept: HashMap<TunnelId, Vec<Kept>>,
+}
+
+/// A kept connection.
+struct Kept {
+    agent: AgentTag,
+    generation: Generation,
+    /// Dropped when the agent serves the tunnel no more.
+    held: oneshot::Sender<()>,
 }
 
 /// A route, and what this shard makes of it.
@@ -66,6 +76,7 @@ impl Routes {
         if known.is_some_and(|known| known.update.revision >= update.revision) {
             return;
         }
+        self.let_go(&update);
         let known = self.routes.remove(&update.tunnel);
         self.wake(&Aim::Tunnel(update.tunnel.clone()));
         self.wake(&Aim::Kind(update.info.dcc.clone()));
@@ -81,6 +92,39 @@ impl Routes {
         }
         let known = Known::new(known, update, now);
         self.routes.insert(known.update.tunnel.clone(), known);
+    }
+
+    /// Ready once the agent with that tag serves the tunnel no more, or did not when this was asked.
+    pub(crate) fn served(
+        &mut self,
+        tunnel: &TunnelId,
+        agent: AgentTag,
+        generation: Generation,
+    ) -> oneshot::Receiver<()> {
+        let (held, receiver) = oneshot::channel();
+        let known = self.routes.get(tunnel).map(|known| &*known.update);
+        if known.is_some_and(|update| serves(update, agent, generation)) {
+            let kept = self.kept.entry(tunnel.clone()).or_default();
+            if kept.len() == kept.capacity() {
+                kept.retain(|it| !it.held.is_closed());
+            }
+            kept.push(Kept {
+                agent,
+                generation,
+                held,
+            });
+        }
+        receiver
+    }
+
+    fn let_go(&mut self, update: &RouteUpdate) {
+        let Some(kept) = self.kept.get_mut(&update.tunnel) else {
+            return;
+        };
+        kept.retain(|it| !it.held.is_closed() && serves(update, it.agent, it.generation));
+        if kept.is_empty() {
+            self.kept.remove(&update.tunnel);
+        }
     }
 
     fn wake(&mut self, aim: &Aim) {
@@ -158,6 +202,11 @@ impl Routes {
         });
         self.waiting_count = self.waiting.values().map(Vec::len).sum();
     }
+}
+
+fn serves(update: &RouteUpdate, agent: AgentTag, generation: Generation) -> bool {
+    let mut agents = update.agents.iter();
+    !update.forget && agents.any(|it| (it.tag, it.generation) == (agent, generation))
 }
 
 impl Known {

@@ -1,0 +1,148 @@
+//! A path between agent and relay that is dead in one direction, while both ends of the connection think
+//! that it stands.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use tieline_e2e::behaviour::{Target, TestAgent, TestRelay, soon};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+
+/// What is promised, and what a busy machine takes.
+const NOTICED_MAX: Duration = Duration::from_secs(10);
+
+/// A network in between. What it is told to lose, it takes and drops; connections that are made
+/// afterwards work.
+struct Network {
+    address: String,
+    losing: Arc<Losing>,
+    server: JoinHandle<()>,
+}
+
+#[derive(Default)]
+struct Losing {
+    to_agent: AtomicBool,
+    to_relay: AtomicBool,
+    made: AtomicUsize,
+    /// Only connections up to this one are concerned.
+    last: AtomicUsize,
+}
+
+impl Network {
+    async fn start(relay: &TestRelay) -> Result<Self> {
+        let relay = relay.agent_url().trim_start_matches("tcp://").to_owned();
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let address = format!("tcp://{}", listener.local_addr()?);
+        let losing = Arc::new(Losing::default());
+        let shared = Arc::clone(&losing);
+        let server = tokio::spawn(async move {
+            while let Ok((agent, _)) = listener.accept().await {
+                let Ok(relay) = TcpStream::connect(&relay).await else {
+                    continue;
+                };
+                let nth = shared.made.fetch_add(1, Ordering::SeqCst) + 1;
+                let (from_agent, to_agent) = agent.into_split();
+                let (from_relay, to_relay) = relay.into_split();
+                let loses = |flag: fn(&Losing) -> &AtomicBool| {
+                    let losing = Arc::clone(&shared);
+                    move || {
+                        nth <= losing.last.load(Ordering::SeqCst)
+                            && flag(&losing).load(Ordering::SeqCst)
+                    }
+                };
+                tokio::spawn(carry(from_relay, to_agent, loses(|it| &it.to_agent)));
+                tokio::spawn(carry(from_agent, to_relay, loses(|it| &it.to_relay)));
+            }
+        });
+        Ok(Self {
+            address,
+            losing,
+            server,
+        })
+    }
+
+    fn lose(&self, flag: fn(&Losing) -> &AtomicBool) {
+        let made = self.losing.made.load(Ordering::SeqCst);
+        self.losing.last.store(made, Ordering::SeqCst);
+        flag(&self.losing).store(true, Ordering::SeqCst);
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}
+
+async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, loses: impl Fn() -> bool) {
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        let count = from.read(&mut buffer).await.unwrap_or(0);
+        // An end gets lost as well.
+        if loses() {
+            if count == 0 {
+                return std::future::pending().await;
+            }
+            continue;
+        }
+        if count == 0 || to.write_all(&buffer[..count]).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn rig() -> Result<(TestRelay, Network, Target, TestAgent)> {
+    let relay = TestRelay::with().shards(2).start()?;
+    let network = Network::start(&relay).await?;
+    let target = Target::http_requests(|mut http, _| async move {
+        http.respond("200 OK", "", b"hello").await?;
+        Ok(http)
+    })
+    .await?;
+    let agent = TestAgent::of(&target).named("maya");
+    let agent = agent.start_at(&network.address).await?;
+    Ok((relay, network, target, agent))
+}
+
+#[tokio::test]
+async fn a_path_that_takes_nothing_to_the_agent_is_given_up_once_something_is_asked() -> Result<()>
+{
+    let (relay, network, _target, _agent) = rig().await?;
+    network.lose(|it| &it.to_agent);
+    let began = Instant::now();
+    let mut caller = relay.http().await?;
+    caller.get("/w/maya/").await?;
+    let metrics = relay
+        .until("the link is given up", |it| it.get("relay_links") == 0)
+        .await?;
+    ensure!(began.elapsed() < NOTICED_MAX, "{:?}", began.elapsed());
+    ensure!(
+        metrics.labelled("relay_link_evictions_total", "stale") == 1,
+        "{metrics}"
+    );
+    let (head, _) = soon("an answer", caller.answer()).await??;
+    ensure!([502, 503].contains(&head.status()), "{head:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_path_that_takes_nothing_to_the_relay_is_given_up_by_the_agent_too() -> Result<()> {
+    let (relay, network, _target, mut agent) = rig().await?;
+    let before = network.losing.made.load(Ordering::SeqCst);
+    network.lose(|it| &it.to_relay);
+    let began = Instant::now();
+    let mut caller = relay.http().await?;
+    caller.get("/w/maya/").await?;
+    agent.registered().await?;
+    ensure!(began.elapsed() < NOTICED_MAX, "{:?}", began.elapsed());
+    ensure!(network.losing.made.load(Ordering::SeqCst) > before);
+    let mut next = relay.http().await?;
+    next.get("/w/maya/").await?;
+    let (head, _) = soon("the answer over the new link", next.answer()).await??;
+    ensure!(head.status() == 200, "{head:?}");
+    Ok(())
+}
