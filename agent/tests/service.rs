@@ -73,7 +73,7 @@ fn a_service_is_installed_shown_and_removed() {
         .find(|line| line.starts_with("ExecStart="))
         .unwrap();
     assert!(
-        exec.contains("tieline\" \"serve\" \"--relay\" \"tcp://r:1\""),
+        exec.contains("tieline\" \"serve\" \"--stand-by\" \"--relay\" \"tcp://r:1\""),
         "{exec}"
     );
     assert_eq!(
@@ -146,7 +146,10 @@ fn settings_may_come_from_the_folders_file() {
     assert_eq!(code, Some(0), "{err}");
     assert!(err.contains("tieline.toml"), "{err}");
     let unit = fs::read_to_string(home.unit()).unwrap();
-    assert!(unit.contains("tieline\" \"serve\"\n"), "{unit}");
+    assert!(
+        unit.contains("tieline\" \"serve\" \"--stand-by\"\n"),
+        "{unit}"
+    );
     let folder = format!("\nWorkingDirectory={}\n", home.dir.path().display());
     assert!(unit.contains(&folder), "{unit}");
 }
@@ -175,4 +178,71 @@ fn what_systemd_refuses_is_told_in_its_words() {
         home.unit().exists(),
         "the file is there for when systemd is"
     );
+}
+
+#[test]
+fn a_folder_or_user_that_would_add_lines_to_the_unit_is_refused() {
+    let home = Home::new("exit 0");
+    let folder = home.dir.path().join("x\nExecStartPre=+/bin/true");
+    fs::create_dir_all(&folder).unwrap();
+    let program = env!("CARGO_BIN_EXE_tieline");
+    let run = |folder: &std::path::Path, user: &[&str], variable: &str| {
+        let output = Command::new(program)
+            .args(["service", "install", "--dry-run", "--system"])
+            .args(user)
+            .args(SERVE)
+            .env_clear()
+            .env("HOME", home.dir.path())
+            .env("SUDO_USER", variable)
+            .current_dir(folder)
+            .output()
+            .unwrap();
+        (
+            output.status.code(),
+            String::from_utf8(output.stdout).unwrap(),
+        )
+    };
+    let evil = "root\nExecStartPre=+/bin/true";
+    let plain = home.dir.path();
+    for (folder, user, variable) in [
+        (&*folder, &[][..], "ada"),
+        (plain, &["--user", evil][..], "ada"),
+        (plain, &[][..], evil),
+    ] {
+        let (code, out) = run(folder, user, variable);
+        assert_eq!(code, Some(2), "{out}");
+        assert!(!out.contains("ExecStartPre"), "{out}");
+    }
+    let (code, out) = run(plain, &[], "ada");
+    assert_eq!(code, Some(0));
+    assert!(out.contains("\nUser=ada\n"), "{out}");
+}
+
+/// What systemd itself thinks of the units, where it is there to be asked.
+#[test]
+fn systemd_calls_a_units_exposure_ok() {
+    let home = Home::new("exit 0");
+    for (args, level_max) in [(&["--system"][..], 5.0), (&[], 7.0)] {
+        let dry = [&["install", "--dry-run", "--json"], args, &SERVE[..]].concat();
+        let (code, out, err) = home.run(&dry);
+        assert_eq!(code, Some(0), "{err}");
+        let line: serde_json::Value = serde_json::from_str(out.lines().next().unwrap()).unwrap();
+        let unit = home.dir.path().join("tieline.service");
+        fs::write(&unit, line["content"].as_str().unwrap()).unwrap();
+        let asked = Command::new("systemd-analyze")
+            .args(["security", "--offline=true", "--no-pager"])
+            .arg(&unit)
+            .output();
+        let Ok(answer) = asked else {
+            eprintln!("systemd-analyze is not here; the units stay unjudged");
+            return;
+        };
+        let text = String::from_utf8(answer.stdout).unwrap();
+        let Some((_, rest)) = text.rsplit_once("tieline.service: ") else {
+            eprintln!("this systemd-analyze judges no files; the units stay unjudged");
+            return;
+        };
+        let level: f64 = rest.split(' ').next().unwrap().parse().unwrap();
+        assert!(level < level_max, "{args:?}: {level}\n{text}");
+    }
 }

@@ -49,6 +49,7 @@ fn content(order: &Order, label: &str, log: &str) -> String {
         ),
         None => String::new(),
     };
+    let stop_seconds = order.stop_seconds;
     let (words, dir, log) = (words.concat(), escaped(&order.dir), escaped(log));
     format!(
         r#"<?xml version="1.0" encoding="UTF-8"?>
@@ -70,6 +71,8 @@ fn content(order: &Order, label: &str, log: &str) -> String {
     <key>SuccessfulExit</key>
     <false/>
   </dict>
+  <key>ExitTimeOut</key>
+  <integer>{stop_seconds}</integer>
   <key>ThrottleInterval</key>
   <integer>{THROTTLE_SECONDS}</integer>
   <key>StandardErrorPath</key>

@@ -15,7 +15,7 @@ use serde_json::json;
 use self::plan::{Installed, Order, Plan, ServiceError, Step};
 use crate::cli::{Cli, Command};
 use crate::command::print_json;
-use crate::config::{Config, File};
+use crate::config::{Config, DRAIN_TIMEOUT, File};
 use crate::paint::{GOOD, WARN, complain, paint, say, warn};
 
 const DONE: u8 = 0;
@@ -98,12 +98,13 @@ fn install(args: &InstallArgs) -> Result<u8, ServiceError> {
             return Ok(USAGE);
         }
     };
+    let mut drain_timeout = DRAIN_TIMEOUT;
     if let Command::Serve(serve) = &cli.command {
         let file = File::of_args(serve)?;
         if let Some(file) = &file {
             warn(&format!("its settings come from {}", file.path.display()));
         }
-        Config::of_args(serve, file)?;
+        drain_timeout = Config::of_args(serve, file)?.drain_timeout;
     }
     let variables = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
     for name in variables.filter(|name| name.starts_with(VARIABLES)) {
@@ -116,6 +117,7 @@ fn install(args: &InstallArgs) -> Result<u8, ServiceError> {
         args.place.system,
         args.user.as_deref(),
         &args.serve,
+        drain_timeout,
     )?;
     let plan = plan_for(&order)?;
     if args.dry_run {
@@ -135,7 +137,7 @@ fn install(args: &InstallArgs) -> Result<u8, ServiceError> {
 }
 
 fn uninstall(place: &PlaceArgs) -> Result<u8, ServiceError> {
-    let plan = plan_for(&Order::new(&place.name, place.system, None, &[])?)?;
+    let plan = plan_for(&order_of(place)?)?;
     if plan.installed()? == Installed::No {
         return Err(ServiceError::NotInstalled {
             path: plan.path.clone(),
@@ -153,7 +155,7 @@ fn uninstall(place: &PlaceArgs) -> Result<u8, ServiceError> {
 }
 
 fn status(place: &PlaceArgs) -> Result<u8, ServiceError> {
-    let plan = plan_for(&Order::new(&place.name, place.system, None, &[])?)?;
+    let plan = plan_for(&order_of(place)?)?;
     let is_installed = plan.installed()? != Installed::No;
     let state = match process::Command::new(&plan.ask[0])
         .args(&plan.ask[1..])
@@ -186,6 +188,11 @@ fn status(place: &PlaceArgs) -> Result<u8, ServiceError> {
         ));
     }
     Ok(if is_active { DONE } else { FAILED })
+}
+
+/// The service that is meant, where only its place matters.
+fn order_of(place: &PlaceArgs) -> Result<Order, ServiceError> {
+    Order::new(&place.name, place.system, None, &[], DRAIN_TIMEOUT)
 }
 
 fn plan_for(order: &Order) -> Result<Plan, ServiceError> {

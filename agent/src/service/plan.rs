@@ -4,6 +4,7 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::error::ConfigError;
 
@@ -29,7 +30,17 @@ pub(super) struct Order {
     pub(super) home: PathBuf,
     /// Where programs keep a user's settings.
     pub(super) config: PathBuf,
+    /// Where programs lie that only administrators may change.
+    pub(super) programs: PathBuf,
+    /// How long it takes to stop at most.
+    pub(super) stop_seconds: u64,
 }
+
+/// What a stop takes beyond the time for calls in flight, in seconds.
+const STOP_MARGIN_SECONDS: u64 = 10;
+
+/// Longest name of a user (useradd(8) allows 32; directory services have longer ones).
+const USER_BYTES_MAX: usize = 256;
 
 impl Order {
     pub(super) fn new(
@@ -37,6 +48,7 @@ impl Order {
         system: bool,
         user: Option<&str>,
         serve: &[String],
+        drain_timeout: Duration,
     ) -> Result<Self, ServiceError> {
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
         if name.is_empty() || name.len() > NAME_BYTES_MAX || !name.chars().all(plain) {
@@ -50,11 +62,12 @@ impl Order {
         let program = text(std::env::current_exe().map_err(here)?)?;
         let dir = text(std::env::current_dir().map_err(here)?)?;
         let mut command = vec![program, "serve".to_owned()];
-        command.extend_from_slice(serve);
-        // No format of a service's file has a place for them.
-        if let Some(wrong) = command.iter().find(|word| word.contains(char::is_control)) {
-            return Err(ServiceError::Text(wrong.clone()));
+        // A run by hand takes over; the service comes back when that one has ended.
+        let says = |flag: &str| serve.iter().any(|word| word == flag);
+        if !says("--once") && !says("--stand-by") {
+            command.push("--stand-by".to_owned());
         }
+        command.extend_from_slice(serve);
         let folder = |name| {
             std::env::var_os(name)
                 .filter(|dir| !dir.is_empty())
@@ -63,7 +76,8 @@ impl Order {
         let home = folder("HOME").or_else(|| folder("USERPROFILE"));
         let home = home.ok_or(ServiceError::NoHome)?;
         let caller = std::env::var("SUDO_USER").ok();
-        Ok(Self {
+        let programs = folder("ProgramFiles").unwrap_or_else(|| r"C:\Program Files".into());
+        let order = Self {
             name: name.to_owned(),
             system,
             user: user.map(str::to_owned).or(caller).filter(|_| system),
@@ -71,8 +85,49 @@ impl Order {
             dir,
             config: folder("XDG_CONFIG_HOME").unwrap_or_else(|| home.join(".config")),
             home,
-        })
+            programs,
+            stop_seconds: drain_timeout.as_secs() + STOP_MARGIN_SECONDS,
+        };
+        order.checked()
     }
+
+    /// Refuses what could stand for something else in a service's file.
+    pub(super) fn checked(self) -> Result<Self, ServiceError> {
+        let folders = [&self.home, &self.config].map(|path| path.display().to_string());
+        let words = self.command.iter().chain([&self.dir]).chain(&folders);
+        for word in words {
+            if word.contains(is_unwritable) {
+                return Err(ServiceError::Text(word.clone()));
+            }
+        }
+        // It stands at the end of a line, unquoted: systemd joins that with the next one, or cuts it.
+        if self.dir.ends_with('\\') || self.dir.trim() != self.dir {
+            return Err(ServiceError::Text(self.dir));
+        }
+        if let Some(user) = &self.user
+            && !is_user(user)
+        {
+            return Err(ServiceError::User(user.clone()));
+        }
+        Ok(self)
+    }
+}
+
+/// Whether no format of a service's file has a place for a character: control characters end a line,
+/// and the last two are none in XML (XML 1.0, 2.2).
+fn is_unwritable(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}')
+}
+
+/// Whether a text can be a user's name: also one of a directory service, such as `STUDIO\ada` or
+/// `ada@studio.example`.
+fn is_user(text: &str) -> bool {
+    let fits = |c: char| c.is_alphanumeric() || matches!(c, '.' | '_' | '-' | '@' | '\\' | '$');
+    !text.is_empty()
+        && text.len() <= USER_BYTES_MAX
+        && text.chars().all(fits)
+        && !text.starts_with(['-', '\\'])
+        && !text.ends_with('\\')
 }
 
 /// A program to run, with its arguments.
@@ -183,6 +238,15 @@ pub(super) enum ServiceError {
     Name(String),
     #[error("{0:?} cannot stand in a service's file")]
     Text(String),
+    #[error("user {0:?}: that is not a user's name")]
+    User(String),
+    #[error(
+        "{} lies in a user's own folder, and the service would run it with more rights than that \
+         user has: move it to where only administrators write, such as {}",
+        program.display(),
+        instead.display()
+    )]
+    Writable { program: PathBuf, instead: PathBuf },
     #[error("no place for the service's file: the variable HOME is not set")]
     NoHome,
     #[error("this program or folder cannot be found: {source}")]
@@ -216,7 +280,12 @@ impl ServiceError {
     /// 1 failed, 2 usage.
     pub(super) const fn exit_code(&self) -> u8 {
         match self {
-            Self::Config(_) | Self::Name(_) | Self::Text(_) | Self::NoSystem => 2,
+            Self::Config(_)
+            | Self::Name(_)
+            | Self::Text(_)
+            | Self::User(_)
+            | Self::Writable { .. }
+            | Self::NoSystem => 2,
             _ => 1,
         }
     }
@@ -241,5 +310,58 @@ pub(super) fn order(system: bool, words: &[&str]) -> Order {
         dir: "/home/ada".to_owned(),
         home: "/home/ada".into(),
         config: "/home/ada/.config".into(),
+        programs: "/programs".into(),
+        stop_seconds: 40,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_could_end_a_line_or_join_two_is_refused_wherever_it_comes_from() {
+        assert!(order(true, &["--to", "h:1"]).checked().is_ok());
+        let bad = "/srv/x\nExecStartPre=+/bin/sh";
+        for change in [
+            (|order, bad| order.dir = bad) as fn(&mut Order, String),
+            |order, bad| order.command.push(bad),
+            |order, bad| order.user = Some(bad),
+            |order, bad| order.home = bad.into(),
+            |order, bad| order.config = bad.into(),
+        ] {
+            for bad in [bad, "/a\rb", "/a\0b", "/a\u{85}b", "/a\u{ffff}b"] {
+                let mut order = order(true, &[]);
+                change(&mut order, bad.to_owned());
+                let error = order.checked().unwrap_err();
+                assert_eq!(error.exit_code(), 2);
+                let text = error.to_string();
+                assert!(!text.contains(char::is_control), "{text:?}");
+            }
+        }
+        for dir in ["/srv/x\\", "/srv/x ", "/srv/x\u{a0}"] {
+            let mut order = order(false, &[]);
+            order.dir = dir.to_owned();
+            assert!(order.checked().is_err(), "{dir:?}");
+        }
+    }
+
+    #[test]
+    fn a_user_is_named_and_nothing_else() {
+        for user in [
+            "ada",
+            "ada.l-1_x",
+            "STUDIO\\ada",
+            "ada@studio.example",
+            "seat$",
+            "zoé",
+        ] {
+            assert!(is_user(user), "{user}");
+        }
+        for user in [
+            "", "-x", "ada ", "a b", "ada\\", "\\ada", "a:b", "a/b", "a%h\n", "a\"b", "a;b",
+        ] {
+            assert!(!is_user(user), "{user:?}");
+        }
     }
 }

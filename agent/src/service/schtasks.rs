@@ -1,10 +1,24 @@
 //! Windows: a scheduled task. A console program cannot be a Windows service, which has to speak
 //! with the service manager, but a task starts one at log-in or with the machine all the same.
 
+use std::path::Path;
+
 use super::plan::{MARK, Order, Plan, ServiceError, Step};
 
 pub(super) fn plan(order: &Order) -> Result<Plan, ServiceError> {
-    let folder = order.home.join("AppData").join("Local").join("tieline");
+    // A task of the machine runs as SYSTEM: what it runs must not be for a user to change.
+    let folder = if order.system {
+        let program = Path::new(&order.command[0]);
+        if program.starts_with(&order.home) {
+            return Err(ServiceError::Writable {
+                program: program.to_owned(),
+                instead: order.programs.join("tieline"),
+            });
+        }
+        order.programs.join("tieline")
+    } else {
+        order.home.join("AppData").join("Local").join("tieline")
+    };
     let path = folder.join(format!("{}.cmd", order.name));
     let file = format!("\"{}\"", path.display());
     let mut create = vec![
@@ -81,5 +95,23 @@ mod tests {
                 .ends_with("/SC ONLOGON /RL LIMITED")
         );
         assert!(super::plan(&order(false, &["a\"b"])).is_err());
+    }
+
+    #[test]
+    fn a_task_of_the_machine_runs_nothing_that_a_user_may_change() {
+        let machine = plan(&order(true, &[])).unwrap();
+        assert!(machine.path.starts_with("/programs/tieline"), "{machine:?}");
+        assert!(machine.start[0].to_string().contains("/RU SYSTEM"));
+        let mut own = order(true, &[]);
+        own.command[0] = "/home/ada/.cargo/bin/tieline".to_owned();
+        let error = plan(&own).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        assert!(error.to_string().contains("/programs"), "{error}");
+        assert!(
+            plan(&order(false, &[]))
+                .unwrap()
+                .path
+                .starts_with("/home/ada")
+        );
     }
 }

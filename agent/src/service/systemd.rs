@@ -7,6 +7,42 @@ use super::plan::{MARK, Order, Plan, ServiceError, Step};
 /// Where an administrator's units lie (systemd.unit(5)).
 const SYSTEM_DIR: &str = "/etc/systemd/system";
 
+/// What an agent never does, as far as every user's manager can forbid it: it asks for a network, its
+/// state folder and the files that its settings name.
+const HARDENED: &str = "\
+NoNewPrivileges=yes
+LockPersonality=yes
+MemoryDenyWriteExecute=yes
+RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK
+RestrictNamespaces=yes
+RestrictRealtime=yes
+RestrictSUIDSGID=yes
+SystemCallArchitectures=native
+SystemCallFilter=@system-service
+SystemCallFilter=~@privileged @resources
+SystemCallErrorNumber=EPERM
+UMask=0077
+";
+
+/// What only the machine's manager can do. A user's would need name spaces, which many systems do not
+/// let users make, and the service would not start there.
+const SYSTEM_ONLY: &str = "\
+CapabilityBoundingSet=
+AmbientCapabilities=
+DevicePolicy=closed
+PrivateDevices=yes
+ProcSubset=pid
+ProtectClock=yes
+ProtectControlGroups=yes
+ProtectHostname=yes
+ProtectKernelLogs=yes
+ProtectKernelModules=yes
+ProtectKernelTunables=yes
+ProtectProc=invisible
+ProtectSystem=full
+RemoveIPC=yes
+";
+
 pub(super) fn plan(order: &Order) -> Result<Plan, ServiceError> {
     let unit = format!("{}.service", order.name);
     let dir = if order.system {
@@ -36,17 +72,20 @@ pub(super) fn plan(order: &Order) -> Result<Plan, ServiceError> {
 }
 
 fn content(order: &Order) -> String {
-    let command: Vec<_> = order.command.iter().map(|word| quoted(word)).collect();
+    let mut command = order.command.iter();
+    let program = command.next().map(|program| quoted(program, false));
+    let words = command.map(|word| quoted(word, true));
+    let command: Vec<_> = program.into_iter().chain(words).collect();
     let user = match &order.user {
         Some(user) => format!("User={}\n", user.replace('%', "%%")),
         None => String::new(),
     };
     // A user's manager knows nothing of the network; the agent dials until there is one.
-    let (target, network) = if order.system {
+    let (target, network, system) = if order.system {
         let network = "Wants=network-online.target\nAfter=network-online.target\n";
-        ("multi-user.target", network)
+        ("multi-user.target", network, SYSTEM_ONLY)
     } else {
-        ("default.target", "")
+        ("default.target", "", "")
     };
     format!(
         "# {MARK}\n\
@@ -64,23 +103,30 @@ fn content(order: &Order) -> String {
          RestartSec=5\n\
          # Wrong usage and a refusal for good: starting again helps neither.\n\
          RestartPreventExitStatus=2 3\n\
+         # Calls in flight have their time to finish.\n\
+         TimeoutStopSec={stop_seconds}\n\
+         \n\
+         {HARDENED}\
+         {system}\
          \n\
          [Install]\n\
          WantedBy={target}\n",
         name = order.name,
         command = command.join(" "),
         dir = order.dir.replace('%', "%%"),
+        stop_seconds = order.stop_seconds,
     )
 }
 
-/// A word of a command line, safe from specifiers and variables (systemd.service(5), "Command
-/// lines").
-fn quoted(word: &str) -> String {
+/// A word of a command line, safe from specifiers and, where they are looked for, from variables: not
+/// in the program's own path (systemd.service(5), "Command lines").
+fn quoted(word: &str, has_variables: bool) -> String {
     let mut text = String::from("\"");
     for c in word.chars() {
         match c {
             '"' | '\\' => text.extend(['\\', c]),
-            '%' | '$' => text.extend([c, c]),
+            '%' => text.push_str("%%"),
+            '$' if has_variables => text.push_str("$$"),
             other => text.push(other),
         }
     }
@@ -129,8 +175,30 @@ mod tests {
     #[test]
     fn no_word_is_taken_for_more_than_text() {
         assert_eq!(
-            quoted(r#"a "b" \ %h $HOME 'c'"#),
+            quoted(r#"a "b" \ %h $HOME 'c'"#, true),
             r#""a \"b\" \\ %%h $$HOME 'c'""#
         );
+        assert_eq!(quoted("/opt/$x/%n", false), r#""/opt/$x/%%n""#);
+        let mut hostile = order(true, &[]);
+        hostile.dir = r#"/srv/%h/"a" b"#.to_owned();
+        hostile.user = Some(r"STUDIO\ada".to_owned());
+        let text = content(&hostile);
+        assert!(
+            text.contains("\nWorkingDirectory=/srv/%%h/\"a\" b\n"),
+            "{text}"
+        );
+        assert!(text.contains("\nUser=STUDIO\\ada\n"), "{text}");
+    }
+
+    #[test]
+    fn a_unit_forbids_what_an_agent_never_does() {
+        for system in [false, true] {
+            let text = content(&order(system, &[]));
+            for line in HARDENED.lines() {
+                assert!(text.contains(&format!("\n{line}\n")), "{line}: {text}");
+            }
+            assert!(text.contains("\nTimeoutStopSec=40\n"), "{text}");
+            assert_eq!(text.contains("\nProtectSystem=full\n"), system, "{text}");
+        }
     }
 }
