@@ -1,4 +1,6 @@
 //! A relay that does what a test says, and an agent that tells what happens to it.
+//!
+//! Long because relay, link and agent of these tests are one rig that knows all three.
 
 use std::collections::VecDeque;
 use std::future::Future;

@@ -2,6 +2,8 @@
 //!
 //! The link's driver feeds the mux and hands payload out; whoever holds a [`Session`] reads and
 //! writes it. All on one shard, so nothing here is locked.
+//!
+//! Long because a link's driver and its sessions share one state, and each way into it stands here.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;

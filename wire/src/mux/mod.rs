@@ -3,6 +3,8 @@
 //! Call order for a driver, per turn: [`Mux::handle_input`] until it returns `None`, act on each
 //! event, [`Mux::poll_writable`] until `None`, then [`Mux::poll_transmit`] and send. At
 //! [`Mux::poll_timeout`] call [`Mux::handle_timeout`]. An error from either ends the link.
+//!
+//! Long because what a driver calls that concerns the whole link stands in one place.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
