@@ -7,7 +7,8 @@ use http::header::{
     CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderName, PROXY_AUTHENTICATE,
     PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
 };
-use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version};
+use http::{Extensions, HeaderMap, HeaderValue, Method, StatusCode, Uri, Version};
+use hyper::ext::ReasonPhrase;
 
 use crate::refusal::Refusal;
 
@@ -140,6 +141,17 @@ pub fn for_caller(headers: &mut HeaderMap, length: Option<u64>) {
     if let Some(length) = length.filter(|_| is_repeated) {
         headers.insert(CONTENT_LENGTH, length.into());
     }
+}
+
+/// What hyper's server needs to know of an answer that hyper's client read, beside its fields: its reason
+/// phrase. The rest says how the answer came, and not how it goes on.
+#[must_use]
+pub fn kept_extensions(read: &Extensions) -> Extensions {
+    let mut kept = Extensions::new();
+    if let Some(reason) = read.get::<ReasonPhrase>() {
+        kept.insert(reason.clone());
+    }
+    kept
 }
 
 /// True if the request waits for `100 Continue` before it sends its body.

@@ -29,6 +29,22 @@ pub enum ConnectEvent {
         /// Why, in a sentence.
         message: String,
     },
+    /// The relay gives callers no answer; told once until it does.
+    RelayAway {
+        /// Why, in a sentence.
+        message: String,
+    },
+    /// The relay answers again.
+    RelayBack,
+    /// The relay does not let callers in with this token, or without one; told once until it does.
+    TokenRefused {
+        /// In one word, as the relay has it.
+        reason: &'static str,
+        /// It was shown the token of the file.
+        has_token: bool,
+    },
+    /// The relay lets callers in again.
+    TokenTaken,
     /// The proxy was asked to stop and has.
     Stopped,
 }
@@ -43,6 +59,21 @@ impl fmt::Display for ConnectEvent {
             Self::TokenKept { message } => {
                 write!(f, "{message}; the token that was read before stays in use")
             }
+            Self::RelayAway { message } => {
+                write!(f, "callers get no answer from the relay: {message}")
+            }
+            Self::RelayBack => f.write_str("the relay answers again"),
+            Self::TokenRefused {
+                has_token: false, ..
+            } => f.write_str(
+                "the relay asks callers for a token: give its file with --token-file FILE",
+            ),
+            Self::TokenRefused { reason, .. } => write!(
+                f,
+                "the relay refuses the token ({reason}): tieline token show FILE tells when it ends; a new \
+                 one in its file is used at once"
+            ),
+            Self::TokenTaken => f.write_str("the relay lets callers in again"),
             Self::Stopped => f.write_str("stopped"),
         }
     }

@@ -8,7 +8,9 @@ use http::uri::PathAndQuery;
 use http::{Extensions, HeaderValue, Request, Response, StatusCode, Uri, Version};
 use http_body::Body;
 use hyper::body::Incoming;
-use tieline_hop::headers::{check_answer, check_request, expects_continue, for_caller};
+use tieline_hop::headers::{
+    check_answer, check_request, expects_continue, for_caller, kept_extensions,
+};
 use tieline_hop::{await_continue, copy_head};
 use tokio::time::sleep;
 
@@ -18,6 +20,7 @@ use super::credential::Credential;
 use super::event::Hook;
 use super::headers::for_relay;
 use super::origin::{self, Origins};
+use super::outlook::Outlook;
 use super::pool::{Connection, Failure, Lease, Pool};
 use super::problem::Problem;
 use super::{cors, rewrite};
@@ -31,6 +34,7 @@ pub(super) struct Front {
     pub(super) host: HeaderValue,
     pub(super) credential: Option<Credential>,
     pub(super) origins: Origins,
+    pub(super) outlook: Outlook,
     pub(super) hook: Hook,
 }
 
@@ -80,6 +84,9 @@ impl Front {
             Ok(answer) => answer,
             Err(problem) => {
                 tracing::debug!(?problem, "not forwarded");
+                if let Some(event) = self.outlook.failed(&problem) {
+                    self.hook.tell(&event);
+                }
                 let own = |body| AnswerBody::own(body, Arc::clone(state));
                 problem.into_response().map(own)
             }
@@ -102,12 +109,17 @@ impl Front {
         {
             self.hook.tell(&event);
         }
+        let has_token = self.credential.is_some();
+        let news = self
+            .outlook
+            .answered(parts.status, &parts.headers, has_token);
+        news.for_each(|event| self.hook.tell(&event));
         let length = body.size_hint().exact();
         for_caller(&mut parts.headers, length);
         rewrite::apply(&mut parts.headers, self.pool.relay(), host);
         // What hyper's server makes of it depends on the caller, not on the relay.
         parts.version = Version::HTTP_11;
-        parts.extensions = Extensions::new();
+        parts.extensions = kept_extensions(&parts.extensions);
         let is_cut_hidden = length.is_none() && version == Version::HTTP_10;
         let lease = Lease::new(Arc::clone(&self.pool), connection);
         let body = AnswerBody::relay(body, lease, is_cut_hidden, Arc::clone(state));

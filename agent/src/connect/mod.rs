@@ -26,6 +26,7 @@ mod forward;
 mod headers;
 mod listen;
 mod origin;
+mod outlook;
 mod pool;
 mod problem;
 mod rewrite;
@@ -47,10 +48,11 @@ use self::event::Hook;
 use self::forward::Front;
 use self::origin::Origins;
 pub use self::origin::RelayOrigin;
+use self::outlook::Outlook;
 use self::pool::Pool;
 use self::tls::Tls;
-use crate::command::{print_json, until_signal};
-use crate::paint::{GOOD, complain, paint, say, warn};
+use crate::command::until_signal;
+use crate::paint::{GOOD, complain, paint, print_json, say, warn};
 
 /// Callers' connections at a time.
 pub const CONNECTIONS_MAX: usize = 256;
@@ -171,6 +173,7 @@ impl Connect {
             host,
             credential,
             origins: self.origins,
+            outlook: Outlook::default(),
             hook: hook.clone(),
         });
         listen::serve(listener, front, shutdown).await;
@@ -211,9 +214,10 @@ pub(crate) async fn run(args: ConnectArgs) -> u8 {
 /// What a person or a program is told.
 fn print(event: &ConnectEvent, json: bool) {
     match event {
-        // It belongs to whoever looks after the machine, and not among the results.
+        // It is for the person who looks after the machine, and not among the results.
         ConnectEvent::TokenKept { .. } => warn(event),
         event if json => print_json(event),
+        ConnectEvent::RelayAway { .. } | ConnectEvent::TokenRefused { .. } => warn(event),
         ConnectEvent::Listening {
             address,
             url,

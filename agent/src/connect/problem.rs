@@ -64,6 +64,16 @@ impl Problem {
         Self::new(StatusCode::BAD_GATEWAY, "relay_invalid", message)
     }
 
+    /// True if the relay could not be reached, or not trusted.
+    pub(super) fn is_relay_away(&self) -> bool {
+        matches!(self.word, "relay_unreachable" | "relay_tls")
+    }
+
+    /// What is wrong, in a sentence.
+    pub(super) fn message(&self) -> &str {
+        &self.message
+    }
+
     /// The answer's body.
     pub(super) fn body(&self) -> Bytes {
         let body = serde_json::json!({ "error": self.word, "message": self.message });

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use tieline_agent::connect::ConnectEvent;
+use tokio::net::TcpSocket;
+
 use crate::rig::{Exchange, Proxy, Relay, pass};
 
 const REQUEST: &str = "GET /w/x/mcp HTTP/1.1\r\nHost: localhost:51822\r\n\r\n";
@@ -100,6 +103,67 @@ async fn a_relay_that_is_not_there_is_named_with_the_cause() {
             "{message}"
         );
     }
+}
+
+#[tokio::test]
+async fn a_dead_relay_is_told_once_and_that_it_is_back_as_well() {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = socket.local_addr().unwrap();
+    let mut proxy = Proxy::start(&format!("http://{address}")).await;
+    let mut caller = proxy.caller().await;
+    for _ in 0..3 {
+        caller.send(REQUEST).await;
+        caller.json().await;
+    }
+    let relay = Relay::listening(socket);
+    caller.send(REQUEST).await;
+    let mut target = relay.accept().await;
+    target.head().await;
+    target
+        .send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        .await;
+    caller.head().await;
+    let first = proxy.event().await;
+    assert!(
+        matches!(&first, ConnectEvent::RelayAway { message } if message.contains("refused")),
+        "{first:?}"
+    );
+    assert_eq!(proxy.event().await, ConnectEvent::RelayBack);
+}
+
+#[tokio::test]
+async fn the_reason_phrase_arrives_as_it_was_sent() {
+    for phrase in ["Try Again", "Fine"] {
+        let mut it = Exchange::begin(REQUEST).await;
+        let answer = format!("HTTP/1.1 200 {phrase}\r\nContent-Length: 0\r\n\r\n");
+        it.target.send(&answer).await;
+        let start = it.caller.head().await.start().to_owned();
+        assert_eq!(start, format!("HTTP/1.1 200 {phrase}"));
+    }
+}
+
+#[tokio::test]
+async fn trailers_that_are_announced_arrive() {
+    let mut it = Exchange::begin(
+        "GET /w/x/mcp HTTP/1.1\r\nHost: localhost\r\nTE: trailers\r\nConnection: TE\r\n\r\n",
+    )
+    .await;
+    it.target
+        .send(
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n\
+             1\r\na\r\n0\r\nX-Sum: 7\r\n\r\n",
+        )
+        .await;
+    assert_eq!(it.caller.head().await.value("trailer"), "X-Sum");
+    let rest = it.caller.until("\r\n\r\n").await;
+    assert!(rest.to_lowercase().ends_with("x-sum: 7\r\n\r\n"), "{rest}");
+}
+
+#[tokio::test]
+async fn a_question_about_the_server_as_a_whole_stays_one() {
+    let it = Exchange::begin("OPTIONS * HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+    assert_eq!(it.head.start(), "OPTIONS * HTTP/1.1");
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tieline_agent::connect::{Connect, ConnectError, ConnectEvent};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -93,6 +93,12 @@ pub(crate) struct Relay {
 impl Relay {
     pub(crate) async fn bind() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self { listener }
+    }
+
+    /// One whose port was taken before, without anything that listens there.
+    pub(crate) fn listening(socket: TcpSocket) -> Self {
+        let listener = socket.listen(16).unwrap();
         Self { listener }
     }
 

@@ -1,0 +1,172 @@
+//! What became of the last requests at the relay, for the terminal that `tieline connect` runs in: a relay
+//! that is out of reach or a token that it does not take is told when it begins and when it is over, and not
+//! for each request.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use http::header::{CACHE_CONTROL, WWW_AUTHENTICATE};
+use http::{HeaderMap, StatusCode};
+use tokio::time::Instant;
+
+use super::event::ConnectEvent;
+use super::problem::Problem;
+
+/// Shortest time between two beginnings of the same trouble that are told.
+const TELL_PAUSE: Duration = Duration::from_secs(10);
+
+/// What callers get from the relay now.
+#[derive(Debug, Default)]
+pub(super) struct Outlook(Mutex<Troubles>);
+
+#[derive(Debug, Default)]
+struct Troubles {
+    relay: Trouble,
+    token: Trouble,
+}
+
+/// One kind of trouble.
+#[derive(Debug, Default)]
+struct Trouble {
+    /// It is there, and whether that was told.
+    now: Option<bool>,
+    told_at: Option<Instant>,
+}
+
+impl Trouble {
+    /// True if this is to be told.
+    fn begins(&mut self) -> bool {
+        if self.now.is_some() {
+            return false;
+        }
+        let now = Instant::now();
+        let is_due = |at: Instant| now.duration_since(at) >= TELL_PAUSE;
+        let is_told = self.told_at.is_none_or(is_due);
+        if is_told {
+            self.told_at = Some(now);
+        }
+        self.now = Some(is_told);
+        is_told
+    }
+
+    /// True if this is to be told.
+    fn ends(&mut self) -> bool {
+        self.now.take() == Some(true)
+    }
+}
+
+impl Outlook {
+    /// The relay gave no answer.
+    pub(super) fn failed(&self, problem: &Problem) -> Option<ConnectEvent> {
+        let mut it = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        (problem.is_relay_away() && it.relay.begins()).then(|| ConnectEvent::RelayAway {
+            message: problem.message().to_owned(),
+        })
+    }
+
+    /// The relay, or a target behind it, answered. `has_token` says that it was shown a token of ours.
+    pub(super) fn answered(
+        &self,
+        status: StatusCode,
+        headers: &HeaderMap,
+        has_token: bool,
+    ) -> impl Iterator<Item = ConnectEvent> + use<> {
+        let mut it = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let back = it.relay.ends().then_some(ConnectEvent::RelayBack);
+        let token = match refusal(status, headers) {
+            Some(reason) => it
+                .token
+                .begins()
+                .then_some(ConnectEvent::TokenRefused { reason, has_token }),
+            // What a target refuses says nothing of the relay's token, which it came past.
+            None => it.token.ends().then_some(ConnectEvent::TokenTaken),
+        };
+        back.into_iter().chain(token)
+    }
+}
+
+/// Why the relay itself, and not a target behind it, does not let a caller in. A target's challenge names
+/// more than the error, and its answers seldom forbid that they are kept.
+fn refusal(status: StatusCode, headers: &HeaderMap) -> Option<&'static str> {
+    let is = |name, text: &str| {
+        let mut values = headers.get_all(name).iter();
+        values.next().is_some_and(|it| it == text) && values.next().is_none()
+    };
+    if !is(CACHE_CONTROL, "no-store") {
+        return None;
+    }
+    match status {
+        StatusCode::UNAUTHORIZED if is(WWW_AUTHENTICATE, "Bearer") => Some("unauthorized"),
+        StatusCode::UNAUTHORIZED if is(WWW_AUTHENTICATE, "Bearer error=\"invalid_token\"") => {
+            Some("invalid_token")
+        }
+        StatusCode::FORBIDDEN if is(WWW_AUTHENTICATE, "Bearer error=\"insufficient_scope\"") => {
+            Some("insufficient_scope")
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn answer(
+        outlook: &Outlook,
+        status: u16,
+        challenge: Option<&'static str>,
+    ) -> Vec<&'static str> {
+        let mut headers = HeaderMap::new();
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if let Some(challenge) = challenge {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+        }
+        let status = StatusCode::from_u16(status).unwrap();
+        outlook
+            .answered(status, &headers, true)
+            .map(|event| match event {
+                ConnectEvent::RelayBack => "back",
+                ConnectEvent::TokenRefused { reason, .. } => reason,
+                ConnectEvent::TokenTaken => "taken",
+                other => panic!("{other:?}"),
+            })
+            .collect()
+    }
+
+    fn fail(outlook: &Outlook) -> bool {
+        let problem = Problem::relay_unreachable("it is away".to_owned());
+        outlook.failed(&problem).is_some()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn trouble_is_told_when_it_begins_and_when_it_is_over() {
+        let outlook = Outlook::default();
+        assert!(answer(&outlook, 200, None).is_empty());
+        assert!(fail(&outlook) && !fail(&outlook));
+        assert_eq!(answer(&outlook, 404, None), ["back"]);
+        assert!(answer(&outlook, 200, None).is_empty());
+        // A relay that comes and goes does not fill the terminal.
+        for _ in 0..3 {
+            assert!(!fail(&outlook));
+            assert!(answer(&outlook, 200, None).is_empty());
+        }
+        tokio::time::advance(TELL_PAUSE).await;
+        assert!(fail(&outlook));
+        assert_eq!(answer(&outlook, 200, None), ["back"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refused_token_is_the_relays_word_and_not_a_targets() {
+        let outlook = Outlook::default();
+        let bad = Some("Bearer error=\"invalid_token\"");
+        assert_eq!(answer(&outlook, 401, bad), ["invalid_token"]);
+        assert!(answer(&outlook, 401, bad).is_empty());
+        assert_eq!(answer(&outlook, 200, None), ["taken"]);
+        let targets = Some("Bearer error=\"invalid_token\", resource_metadata=\"https://t\"");
+        tokio::time::advance(TELL_PAUSE).await;
+        assert!(answer(&outlook, 401, targets).is_empty());
+        assert_eq!(answer(&outlook, 401, Some("Bearer")), ["unauthorized"]);
+    }
+}
