@@ -1,18 +1,20 @@
 //! What the commands do: settings from flags, lines for people and programs, exit codes.
 
-use std::fmt::Display;
+use std::borrow::Cow;
 use std::future::Future;
-use std::io::Write;
 use std::pin::pin;
 use std::process::ExitCode;
 
-use serde::Serialize;
+use clap::Parser;
 use tokio::sync::oneshot;
 
-use crate::cli::{Cli, Command, DemoArgs, ServeArgs, StatusArgs};
+use crate::announce::announcing;
+use crate::cli::{Cli, Command, DemoArgs, ServeArgs, StatusArgs, environment};
 use crate::config::{Config, File};
 use crate::error::ConfigError;
 use crate::identity::default_state_dir;
+use crate::paint::{complain, print_json, say_lines, say_lines_to_stderr, stderr_has_colours};
+use crate::plain::masked;
 use crate::printer::printer;
 use crate::signals::Signals;
 use crate::status;
@@ -22,6 +24,37 @@ use crate::supervise::{run_once, run_standing_by, run_with_reconnect};
 const DONE: u8 = 0;
 const FAILED: u8 = 1;
 const USAGE: u8 = 2;
+
+/// Reads the command line, and looks at the environment.
+///
+/// # Errors
+/// The exit code, after help or a line that says what is wrong.
+pub fn parse() -> Result<Cli, ExitCode> {
+    let cli = Cli::try_parse().map_err(|error| {
+        let text = error.render().to_string();
+        match masked(&text) {
+            // A token in the wrong place is not for the scroll-back.
+            Cow::Owned(text) => say_lines_to_stderr(&text.trim_end()),
+            Cow::Borrowed(_) => drop(error.print()),
+        }
+        ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(USAGE))
+    })?;
+    let reads_none = matches!(
+        cli.command,
+        Command::Completions(_) | Command::Man(_) | Command::Demo(_)
+    );
+    if !reads_none && let Err(problem) = environment::check(std::env::vars_os()) {
+        complain(&problem);
+        return Err(ExitCode::from(USAGE));
+    }
+    Ok(cli)
+}
+
+/// Whether what is logged may have colours: standard error is a terminal that shows them.
+#[must_use]
+pub fn logs_have_colours() -> bool {
+    stderr_has_colours()
+}
 
 /// Runs a command to its end; returns the process's exit code.
 pub async fn run(cli: Cli) -> ExitCode {
@@ -34,7 +67,7 @@ pub async fn run(cli: Cli) -> ExitCode {
         Command::Token(args) => crate::token_show::run(&args),
         Command::Completions(args) => crate::completions::completions(&args),
         Command::Man(args) => crate::completions::man(&args),
-        Command::Init(args) => crate::init::run(&args),
+        Command::Init(args) => crate::init::run(&args).await,
         Command::List(args) => crate::list::run(args).await,
         Command::Connect(args) => crate::connect::run(args).await,
     })
@@ -45,7 +78,13 @@ async fn serve(args: Box<ServeArgs>) -> u8 {
     let config = match config_of(&args) {
         Ok(config) => {
             let targets = config.targets.len();
-            config.with_event_hook(printer(json, targets))
+            let printer = printer(json, targets);
+            if args.no_look {
+                config.with_event_hook(printer)
+            } else {
+                let announcing = announcing(&config, printer);
+                config.with_event_hook(announcing)
+            }
         }
         Err(error) => {
             complain(&error);
@@ -148,7 +187,7 @@ async fn show_status(args: StatusArgs) -> u8 {
                 if args.json {
                     print_json(agent);
                 } else {
-                    print_line(agent);
+                    say_lines(agent);
                 }
             }
             DONE
@@ -176,20 +215,4 @@ async fn demo(args: DemoArgs) -> u8 {
 async fn demo(_args: DemoArgs) -> u8 {
     complain(&"the demo runs a relay, which needs Linux; tieline serve works here");
     USAGE
-}
-
-/// Prints a line; whoever closed the pipe does not want it.
-pub(crate) fn print_line(line: &impl Display) {
-    let _ = writeln!(std::io::stdout().lock(), "{line}");
-}
-
-/// Prints one JSON object on a line of its own.
-pub(crate) fn print_json(object: &impl Serialize) {
-    if let Ok(text) = serde_json::to_string(object) {
-        print_line(&text);
-    }
-}
-
-pub(crate) fn complain(problem: &impl Display) {
-    let _ = writeln!(std::io::stderr().lock(), "tieline: {problem}");
 }

@@ -39,17 +39,22 @@ pub(crate) fn completions(args: &CompletionsArgs) -> u8 {
 pub(crate) fn man(args: &ManArgs) -> u8 {
     let Some(dir) = &args.dir else {
         let mut page = Vec::new();
-        return match clap_mangen::Man::new(Cli::command()).render(&mut page) {
+        return match clap_mangen::Man::new(pages()).render(&mut page) {
             Ok(()) => print(&page),
             Err(error) => failed(&error),
         };
     };
     let written =
-        std::fs::create_dir_all(dir).and_then(|()| clap_mangen::generate_to(Cli::command(), dir));
+        std::fs::create_dir_all(dir).and_then(|()| clap_mangen::generate_to(pages(), dir));
     match written {
         Ok(()) => DONE,
         Err(error) => failed(&format!("{}: {error}", dir.display())),
     }
+}
+
+/// The commands that have a page; `tieline help` shows theirs.
+fn pages() -> clap::Command {
+    Cli::command().disable_help_subcommand(true)
 }
 
 fn print(text: &[u8]) -> u8 {

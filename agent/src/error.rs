@@ -140,12 +140,20 @@ pub enum ConfigError {
         problem: &'static str,
     },
     /// The target has no meaning.
-    #[error("target {text:?}: {problem} (expected host:port or http://host:port/path)")]
+    #[error("target {text:?}: {problem} (expected PORT, host:port or http://host:port/path)")]
     Target {
         /// What was given.
         text: String,
         /// What is wrong with it.
         problem: &'static str,
+    },
+    /// A target that is an HTTP server's, but for how it is written.
+    #[error("target {text:?}: a path belongs to an HTTP server: write {instead}")]
+    TargetForm {
+        /// What was given.
+        text: String,
+        /// The URL that was meant.
+        instead: String,
     },
     /// A transport or target of the design that this build lacks.
     #[error("{what} is not built yet; this version has {instead}")]
@@ -259,6 +267,12 @@ pub enum TokenError {
         #[source]
         source: io::Error,
     },
+    /// A token stands where its file's path belongs; it is not kept here, so that nothing shows it.
+    #[error(
+        "what is given as the token's file looks like a token: write the token into a file of mode \
+         0600 and give that file's path (--token-file, TIELINE_TOKEN_FILE or `token_file`)"
+    )]
+    Pasted,
     /// Others may read it.
     #[error("token file {path} may be read by others (mode {mode:o}): run chmod 600 on it")]
     Mode {
@@ -284,6 +298,9 @@ impl TokenError {
     }
 }
 
+/// What to do about a place of another user.
+const OWN_IT: &str = "run chown on it, or set a directory of your own with --state-dir";
+
 /// Why the agent's identity cannot be read or made.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
@@ -295,6 +312,33 @@ pub enum IdentityError {
         /// What the system said.
         #[source]
         source: io::Error,
+    },
+    /// A folder or file belongs to another user.
+    #[error("{path} belongs to another user (uid {owner}), who could replace the key: {OWN_IT}")]
+    Owner {
+        /// Which one.
+        path: PathBuf,
+        /// Whose it is.
+        owner: u32,
+    },
+    /// Others may write into the folder.
+    #[error(
+        "others may write into {path} (mode {mode:o}) and could replace the key: run chmod go-w on \
+         it, or set another directory with --state-dir"
+    )]
+    Folder {
+        /// Which one.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// A link, a folder, a pipe or a device stands in a file's place.
+    #[error(
+        "{path} is not a regular file: move it away, or set another directory with --state-dir"
+    )]
+    Kind {
+        /// Which one.
+        path: PathBuf,
     },
     /// The key may be read by others.
     #[error("the key {path} may be read by others (mode {mode:o}): run chmod 600 on it")]

@@ -35,6 +35,37 @@ pub enum AgentEvent {
         /// The target that it leads to.
         target: String,
     },
+    /// What one look at a target found, after its tunnel came up. Told by the program, not by the
+    /// library.
+    Target {
+        /// The tunnel's name.
+        tunnel: String,
+        /// The target.
+        target: String,
+        /// What was seen, in one word.
+        state: &'static str,
+        /// Callers get what they came for.
+        is_good: bool,
+        /// What was seen, in a sentence that says what to do about it.
+        message: String,
+        /// What an MCP server calls itself.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        server: Option<String>,
+        /// Its version.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        version: Option<String>,
+    },
+    /// What callers of the relay need. Told by the program, not by the library.
+    Callers {
+        /// The tunnel that came up first.
+        tunnel: String,
+        /// Its URL.
+        url: String,
+        /// The relay's address for callers; empty where no URL tells it.
+        relay: String,
+        /// Whether the relay asks them for a token.
+        token: CallerToken,
+    },
     /// The relay gives a target no tunnel, or takes it back, while the agent's other targets may have
     /// theirs.
     TunnelRefused {
@@ -129,6 +160,19 @@ pub enum AgentEvent {
     Stopped,
 }
 
+/// Whether a relay asks callers for a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum CallerToken {
+    /// It does.
+    Needed,
+    /// It does not.
+    NotNeeded,
+    /// It could not be asked from here.
+    Unknown,
+}
+
 fn as_text<S: serde::Serializer>(number: &u64, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(number)
 }
@@ -155,6 +199,27 @@ impl fmt::Display for AgentEvent {
                 write!(f, "registered  {tunnel}")
             }
             Self::Registered { tunnel, url, .. } => write!(f, "registered  {tunnel}  {url}"),
+            Self::Target { message, .. } => write!(f, "target      {message}"),
+            Self::Callers {
+                tunnel,
+                url,
+                relay,
+                token,
+            } => match token {
+                CallerToken::Needed => write!(
+                    f,
+                    "callers     need a token of this relay. On a caller's machine: tieline connect \
+                     --relay {relay} --token-file FILE, then tieline init --tunnel {tunnel}"
+                ),
+                CallerToken::NotNeeded => {
+                    write!(f, "callers     need no token: tieline init --url {url}")
+                }
+                CallerToken::Unknown => write!(
+                    f,
+                    "callers     tieline init --url {url} (whether this relay asks callers for a token \
+                     could not be found out from here)"
+                ),
+            },
             Self::TunnelRefused {
                 tunnel,
                 target,

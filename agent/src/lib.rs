@@ -28,6 +28,7 @@ pub mod service;
 pub mod token_show;
 
 mod address;
+mod announce;
 mod bell;
 mod config;
 #[cfg(target_os = "linux")]
@@ -39,6 +40,7 @@ mod identity;
 mod link;
 mod network;
 mod paint;
+mod plain;
 mod printer;
 mod reconnect;
 mod session;
@@ -56,7 +58,7 @@ pub use address::HostPort;
 pub use config::{Config, DRAIN_TIMEOUT, DRAIN_TIMEOUT_MAX, LINKS_MAX, TARGETS_MAX, TargetConfig};
 pub use dial::{DIAL_TIMEOUT, RelayUrl};
 pub use error::{ConfigError, Error, IdentityError, TokenError};
-pub use event::AgentEvent;
+pub use event::{AgentEvent, CallerToken};
 pub use identity::{Identity, default_state_dir};
 pub use reconnect::{
     BACKOFF_FIRST, BACKOFF_MAX, BACKOFF_MIN, Backoff, Next, QUICK_PHASE, QUICK_WAIT_MAX,

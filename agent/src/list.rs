@@ -1,20 +1,19 @@
 //! `tieline list`: the tunnels at a relay that this caller may reach.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use http::{HeaderValue, Method, StatusCode};
 use serde::{Deserialize, Serialize};
 
-use crate::command::print_json;
 use crate::connect::credential::Credential;
 use crate::connect::tls::Tls;
 use crate::connect::{ConnectError, RelayOrigin};
-use crate::paint::{BAD, GOOD, complain, paint, say};
+use crate::paint::{BAD, GOOD, complain, paint, print_json, say};
 use crate::web::Question;
 
-/// Where a relay tells it.
-const PATH: &str = "/tunnels";
+/// Where a relay tells it, so many at a time.
+const PATH: &str = "/tunnels?limit=1000";
 
 /// Pages after which a relay that goes on is not believed: four times what one may hold.
 const PAGES_MAX: usize = 1_000;
@@ -44,6 +43,14 @@ pub struct ListArgs {
 struct Page {
     tunnels: Vec<Told>,
     next: Option<String>,
+}
+
+/// An answer: some of the tunnels, or all of them where the relay has no pages.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Answer {
+    Page(Page),
+    All(Vec<Told>),
 }
 
 #[derive(Debug, Deserialize)]
@@ -85,8 +92,8 @@ pub(crate) async fn run(args: ListArgs) -> u8 {
     };
     let rows = match relay.rows().await {
         Ok(rows) => rows,
-        Err(problem) => {
-            complain(&problem);
+        Err(Problem { text, .. }) => {
+            complain(&text);
             return FAILED;
         }
     };
@@ -114,41 +121,102 @@ pub(crate) async fn run(args: ListArgs) -> u8 {
     DONE
 }
 
+/// Why there is no list.
+#[derive(Debug)]
+struct Problem {
+    /// The relay wants a token.
+    wants_token: bool,
+    text: String,
+}
+
+/// Whether a relay knows a tunnel.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Known {
+    /// It is among those that may be reached.
+    Yes,
+    /// It is not; these are.
+    No(Vec<String>),
+    /// Why that cannot be told.
+    Unsure(String),
+}
+
+/// Asks the relay at `origin`, or the proxy there, for `tunnel`, without a token.
+pub(crate) async fn is_known(origin: &str, tunnel: &str) -> Known {
+    let relay = match Relay::at(origin, None) {
+        Ok(relay) => relay,
+        Err(error) => return Known::Unsure(error.to_string()),
+    };
+    match relay.rows().await {
+        Ok(rows)
+            if rows
+                .iter()
+                .any(|row| row.tunnel.eq_ignore_ascii_case(tunnel)) =>
+        {
+            Known::Yes
+        }
+        Ok(rows) => Known::No(rows.into_iter().map(|row| row.tunnel).collect()),
+        Err(Problem { wants_token, .. }) if wants_token => {
+            Known::Unsure(format!("{origin} tells its tunnels to token holders only"))
+        }
+        Err(Problem { text, .. }) => Known::Unsure(text),
+    }
+}
+
 impl Relay {
-    fn of(args: &ListArgs) -> Result<Self, ConnectError> {
-        let origin = RelayOrigin::parse(&args.relay)?;
-        let tls = match (origin.https, &args.ca) {
-            (true, ca) => Some(Tls::new(&origin.address, ca.as_deref())?),
+    fn at(origin: &str, ca: Option<&Path>) -> Result<Self, ConnectError> {
+        let origin = RelayOrigin::parse(origin)?;
+        let tls = match (origin.https, ca) {
+            (true, ca) => Some(Tls::new(&origin.address, ca)?),
             (false, Some(_)) => return Err(ConnectError::CaWithoutTls),
             (false, None) => None,
         };
+        Ok(Self {
+            origin,
+            tls,
+            authorization: None,
+        })
+    }
+
+    fn of(args: &ListArgs) -> Result<Self, ConnectError> {
         let credential = args
             .token_file
             .as_deref()
             .map(Credential::read)
             .transpose()?;
         Ok(Self {
-            origin,
-            tls,
             authorization: credential.map(|it| it.current().0),
+            ..Self::at(&args.relay, args.ca.as_deref())?
         })
     }
 
-    async fn rows(&self) -> Result<Vec<Row>, String> {
+    async fn rows(&self) -> Result<Vec<Row>, Problem> {
         let mut rows = Vec::new();
         let mut path = PATH.to_owned();
         for _ in 0..PAGES_MAX {
-            let page = self.page(&path).await?;
+            let page = match self.answer(&path).await? {
+                Answer::Page(page) => page,
+                Answer::All(tunnels) => Page {
+                    tunnels,
+                    next: None,
+                },
+            };
             rows.extend(page.tunnels.into_iter().map(|told| self.row(told)));
             match page.next {
-                Some(next) => path = format!("{PATH}?after={next}"),
+                Some(next) => path = format!("{PATH}&after={next}"),
                 None => return Ok(rows),
             }
         }
-        Err(format!("{}: its list of tunnels has no end", self.origin))
+        Err(self.problem(&"its list of tunnels has no end"))
     }
 
-    async fn page(&self, path: &str) -> Result<Page, String> {
+    fn problem(&self, what: &dyn std::fmt::Display) -> Problem {
+        Problem {
+            wants_token: false,
+            text: format!("{}: {what}", self.origin),
+        }
+    }
+
+    async fn answer(&self, path: &str) -> Result<Answer, Problem> {
         let authority = self.origin.authority();
         let question = Question {
             method: Method::GET,
@@ -156,7 +224,7 @@ impl Relay {
             path,
             authorization: self.authorization.clone(),
         };
-        let said = |what: &dyn std::fmt::Display| format!("{}: {what}", self.origin);
+        let said = |what: &dyn std::fmt::Display| self.problem(what);
         let asked = question
             .ask_at(&self.origin.address, self.tls.as_ref(), true)
             .await;
@@ -164,10 +232,13 @@ impl Relay {
         match head.status {
             StatusCode::OK => serde_json::from_slice(&body)
                 .map_err(|_| said(&"what answers there is no relay that lists tunnels")),
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(said(&format!(
-                "{}; your token goes into --token-file",
-                message(&body)
-            ))),
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(Problem {
+                wants_token: true,
+                ..said(&format!(
+                    "{}; your token goes into --token-file",
+                    message(&body)
+                ))
+            }),
             StatusCode::NOT_FOUND => Err(said(
                 &"this relay tells nobody which tunnels there are; ask whoever runs the one you want",
             )),
@@ -187,12 +258,12 @@ impl Relay {
     }
 }
 
-/// What the relay says to people, without what could command a terminal.
+/// What the relay says to people.
 fn message(body: &[u8]) -> String {
     let value: Option<serde_json::Value> = serde_json::from_slice(body).ok();
     let text = value.as_ref().and_then(|it| it["message"].as_str());
     let text = text.unwrap_or("it gives no reason");
-    text.chars().filter(|c| !c.is_control()).take(300).collect()
+    text.chars().take(300).collect()
 }
 
 #[cfg(test)]
@@ -251,11 +322,11 @@ mod tests {
         assert_eq!((&rows[1].url, rows[1].online), (&Some(url), true));
         let asked = serving.await.unwrap();
         assert!(
-            asked[0].starts_with("GET /tunnels HTTP/1.1\r\n"),
+            asked[0].starts_with("GET /tunnels?limit=1000 HTTP/1.1\r\n"),
             "{asked:?}"
         );
         assert!(
-            asked[1].starts_with("GET /tunnels?after=comfy HTTP/1.1\r\n"),
+            asked[1].starts_with("GET /tunnels?limit=1000&after=comfy HTTP/1.1\r\n"),
             "{asked:?}"
         );
         assert!(
@@ -263,6 +334,22 @@ mod tests {
                 .iter()
                 .all(|it| it.contains("authorization: Bearer t\r\n"))
         );
+    }
+
+    #[tokio::test]
+    async fn a_tunnel_is_known_unknown_or_not_to_be_told() {
+        const ROWS: &str = r#"[{"tunnel_id":"maya-1","dcc":"maya","capabilities":[],
+            "online":true,"path":"/w/maya-1/mcp","target_scheme":"http"}]"#;
+        let answers = &[("200 OK", ROWS), ("200 OK", ROWS), ("401 U", "{}")];
+        let (relay, _serving) = relay(answers).await;
+        let origin = relay.origin.to_string();
+        assert_eq!(is_known(&origin, "Maya-1").await, Known::Yes);
+        let others = Known::No(vec!["maya-1".to_owned()]);
+        assert_eq!(is_known(&origin, "nuke").await, others);
+        let Known::Unsure(why) = is_known(&origin, "nuke").await else {
+            panic!("it was not told")
+        };
+        assert!(why.contains("token holders only"), "{why}");
     }
 
     #[tokio::test]
@@ -279,7 +366,7 @@ mod tests {
         ] {
             let answers: &'static [(&str, &str)] = vec![(status, body)].leak();
             let (relay, _serving) = relay(answers).await;
-            let problem = relay.rows().await.unwrap_err();
+            let problem = relay.rows().await.unwrap_err().text;
             assert!(problem.contains(said), "{problem}");
         }
     }

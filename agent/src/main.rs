@@ -2,16 +2,19 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
-use tieline_agent::cli::Cli;
 use tieline_agent::command;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match command::parse() {
+        Ok(cli) => cli,
+        Err(code) => return code,
+    };
     // Standard output belongs to the lines that programs read.
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
+        // A file or a pipe gets text alone.
+        .with_ansi(command::logs_have_colours())
         .with_env_filter(
             EnvFilter::try_from_env("TIELINE_LOG").unwrap_or_else(|_| EnvFilter::new("warn")),
         )

@@ -2,9 +2,13 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-use crate::command::{print_json, print_line};
 use crate::event::AgentEvent;
+use crate::paint::{WARN, paint, print_json, say};
+
+/// How long the same problem is not told again while the agent keeps trying.
+const SAME_PROBLEM_PAUSE: Duration = Duration::from_secs(30);
 
 /// Prints to standard output the events of an agent with so many targets.
 pub(crate) fn printer(json: bool, targets: usize) -> impl Fn(&AgentEvent) + Send + Sync + 'static {
@@ -19,7 +23,7 @@ pub(crate) fn printer(json: bool, targets: usize) -> impl Fn(&AgentEvent) + Send
         }
         let mut links = links.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(line) = links.line(event) {
-            print_line(&line);
+            say(&line);
         }
     }
 }
@@ -36,9 +40,26 @@ struct Links {
     /// Tunnels that were told since the agent was last without any link, and those that will end.
     told: HashSet<String>,
     ending: HashSet<String>,
+    /// Why the agent was without any link when that was last told, and when.
+    problem: Option<(String, Instant)>,
 }
 
 impl Links {
+    /// Whether an end of the last link is for another reason than the one told a moment ago.
+    fn is_news(&mut self, event: &AgentEvent) -> bool {
+        let AgentEvent::Disconnected { message, .. } = event else {
+            return true;
+        };
+        let is_told = self
+            .problem
+            .as_ref()
+            .is_some_and(|(told, at)| told == message && at.elapsed() < SAME_PROBLEM_PAUSE);
+        if !is_told {
+            self.problem = Some((message.clone(), Instant::now()));
+        }
+        !is_told
+    }
+
     /// What a person is told.
     fn line(&mut self, event: &AgentEvent) -> Option<String> {
         match event {
@@ -49,6 +70,7 @@ impl Links {
                 ..
             } => {
                 self.up.insert(*link);
+                self.problem = None;
                 let back = self.missing.remove(link);
                 let first = self.told.insert(tunnel.clone());
                 self.ending.remove(tunnel);
@@ -64,7 +86,7 @@ impl Links {
                 if self.up.is_empty() {
                     self.missing.clear();
                     self.told.clear();
-                    return Some(event.to_string());
+                    return self.is_news(event).then(|| event.to_string());
                 }
                 // The first attempt that fails is news, and not each of the next ones.
                 let news = self.missing.insert(*link) || was_up;
@@ -90,7 +112,14 @@ impl Links {
                 };
                 Some(event.to_string())
             }
-            AgentEvent::Stopping { .. } | AgentEvent::Stopped => Some(event.to_string()),
+            AgentEvent::Target { is_good: false, .. } => {
+                let line = event.to_string();
+                Some(line.replacen("target", &paint(WARN, "target"), 1))
+            }
+            AgentEvent::Target { .. }
+            | AgentEvent::Callers { .. }
+            | AgentEvent::Stopping { .. }
+            | AgentEvent::Stopped => Some(event.to_string()),
             // The last line on standard error says it.
             AgentEvent::Refused { .. }
             | AgentEvent::Superseded { .. }
@@ -159,6 +188,23 @@ mod tests {
         for tunnel in ["maya", "comfy"] {
             assert!(said(registered(0, tunnel)).contains(tunnel));
         }
+    }
+
+    #[test]
+    fn the_same_problem_is_told_once_and_another_one_at_once() {
+        let mut links = Links::default();
+        let mut said = |event| links.line(&event).unwrap_or_default();
+        assert!(said(lost(0)).starts_with("disconnected: cut"));
+        assert_eq!(said(lost(0)), "");
+        let other = AgentEvent::Disconnected {
+            link: 0,
+            reason: "link_lost",
+            message: "torn".to_owned(),
+            retry_ms: 1,
+        };
+        assert!(said(other).starts_with("disconnected: torn"));
+        assert!(said(registered(0, "maya-1")).contains("maya-1"));
+        assert!(said(lost(0)).starts_with("disconnected: cut"));
     }
 
     #[test]

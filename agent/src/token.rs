@@ -11,12 +11,18 @@ use tokio::sync::{Notify, watch};
 use tokio::time::sleep;
 
 use crate::error::TokenError;
+use crate::plain::is_token_like;
 
 /// The token in `path`, without white space around it.
 pub(crate) fn read(path: &Path) -> Result<String, TokenError> {
-    let failed = |source| TokenError::Read {
-        path: path.to_owned(),
-        source,
+    // The folder in front of it may be that of the file with settings.
+    let last = path.file_name().unwrap_or_default().to_string_lossy();
+    let failed = |source| match is_token_like(&last) {
+        true => TokenError::Pasted,
+        false => TokenError::Read {
+            path: path.to_owned(),
+            source,
+        },
     };
     let content = |problem| TokenError::Content {
         path: path.to_owned(),
@@ -207,6 +213,14 @@ mod tests {
         assert_eq!(read(&path).unwrap(), "secret.token");
         let (_dir, path) = write("secret", 0o400);
         assert_eq!(read(&path).unwrap(), "secret");
+    }
+
+    #[test]
+    fn a_token_in_the_place_of_its_file_is_not_shown() {
+        let pasted = format!("eyJhbGciOiJIUzI1NiJ9.{}.c2ln", "x".repeat(300));
+        let error = read(Path::new(&pasted)).unwrap_err();
+        assert!(matches!(error, TokenError::Pasted), "{error}");
+        assert!(!format!("{error} {error:?}").contains("eyJ"), "{error:?}");
     }
 
     #[cfg(unix)]

@@ -164,3 +164,107 @@ fn colours_are_for_terminals_and_those_who_ask() {
     assert!(shown(&[("CLICOLOR_FORCE", "1")]));
     assert!(!shown(&[("NO_COLOR", "1")]));
 }
+
+#[test]
+fn help_is_a_command_and_nonsense_is_told() {
+    let (code, out, err) = run(&mut tieline(&["help", "serve"]));
+    assert_eq!((code, err.as_str()), (Some(0), ""));
+    assert!(out.contains("--token-file"), "{out}");
+    let (code, _, err) = run(&mut tieline(&["help", "nonsense"]));
+    assert_eq!(code, Some(2));
+    assert!(err.contains("nonsense"), "{err}");
+}
+
+#[test]
+fn a_variable_that_nothing_reads_stops_the_start() {
+    let (code, _, err) = run(tieline(&["status"]).env("TIELINE_TOKEN_FLIE", "x"));
+    assert_eq!(code, Some(2));
+    assert!(
+        err.contains("TIELINE_TOKEN_FLIE") && err.contains("TIELINE_TOKEN_FILE?"),
+        "{err}"
+    );
+    assert_eq!(err.lines().count(), 1, "{err}");
+    let both = [("TIELINE_RELAY_SHARDS", "2"), ("TIELINE_SERVICE_HOST", "h")];
+    let state = tempfile::tempdir().unwrap();
+    let mut status = tieline(&["status", "--state-dir"]);
+    let (code, _, err) = run(status.arg(state.path()).envs(both));
+    assert_eq!(code, Some(1), "{err}");
+    assert!(err.contains("no agent runs here"), "{err}");
+}
+
+#[test]
+fn a_pasted_token_is_never_echoed() {
+    let state = tempfile::tempdir().unwrap();
+    let token = jwt(600);
+    let config = state.path().join("tieline.toml");
+    let toml = format!("relay = \"tcp://r:1\"\nto = \"1\"\ntoken_file = \"{token}\"\n");
+    fs::write(&config, toml).unwrap();
+    let place = ["--relay", "tcp://127.0.0.1:1", "--to", "1"];
+    let serve = |args: &[&str]| {
+        let mut command = tieline(&["serve"]);
+        command.args(args).current_dir(state.path());
+        run(command.env("TIELINE_STATE_DIR", state.path()))
+    };
+    let config = config.to_str().unwrap();
+    for (args, is_said) in [
+        ([&place[..], &["--token-file", &token]].concat(), true),
+        (vec!["--config", config], true),
+        ([&place[..], &["--config", &token]].concat(), false),
+        ([&place[..], &["--links", &token]].concat(), false),
+        (vec![&token], false),
+        (vec!["--relay", &token, "--to", "1"], false),
+        (vec!["--relay", "tcp://r:1", "--to", &token], false),
+    ] {
+        let (code, out, err) = serve(&args);
+        let all = out + &err;
+        assert_eq!(code, Some(2), "{all}");
+        assert!(!all.contains("eyJ") && !all.is_empty(), "{all}");
+        assert!(!is_said || all.contains("looks like a token"), "{all}");
+    }
+    let (code, _, err) = run(tieline(&["token", "show"]).env("TIELINE_TOKEN_FILE", &token));
+    assert_eq!(code, Some(1));
+    assert!(
+        !err.contains("eyJ") && err.contains("looks like a token"),
+        "{err}"
+    );
+}
+
+#[test]
+fn what_is_logged_into_a_file_has_no_escapes() {
+    let state = tempfile::tempdir().unwrap();
+    let mut serve = tieline(&[
+        "serve",
+        "--relay",
+        "tcp://127.0.0.1:1",
+        "--to",
+        "1",
+        "--once",
+    ]);
+    serve
+        .env("TIELINE_STATE_DIR", state.path())
+        .env("TIELINE_LOG", "debug");
+    let (code, out, err) = run(serve.current_dir(state.path()));
+    assert_eq!(code, Some(1), "{err}");
+    assert!(err.contains("DEBUG"), "{err}");
+    assert!(!(out + &err).contains('\u{1b}'));
+}
+
+#[cfg(unix)]
+#[test]
+fn names_of_others_command_no_terminal() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = "{\n  \"mcpServers\": {\n    \"a\u{1b}]0;x\u{7}\u{202e}\": {}\n  }\n}\n";
+    fs::write(dir.path().join(".mcp.json"), text).unwrap();
+    let init = ["init", "--tunnel", "m", "--offline", "--dry-run", "--dir"];
+    for flags in [&[][..], &["--json"]] {
+        let mut init = tieline(&init);
+        init.arg(dir.path()).args(flags).env("CLICOLOR_FORCE", "1");
+        let (code, out, err) = run(&mut init);
+        assert_eq!(code, Some(0), "{err}");
+        assert!(
+            !out.contains("\u{1b}]") && !out.contains('\u{202e}'),
+            "{out}"
+        );
+        assert!(out.contains("202e"), "{out}");
+    }
+}

@@ -1,5 +1,6 @@
 //! The command line as typed; what it means is decided in `config` and `command`.
 
+pub(crate) mod environment;
 mod serve;
 
 use std::path::PathBuf;
@@ -10,7 +11,7 @@ pub use self::serve::ServeArgs;
 
 /// Publishes a local MCP server under a stable URL, through a Tieline relay.
 #[derive(Debug, Parser)]
-#[command(name = "tieline", version, about, disable_help_subcommand = true)]
+#[command(name = "tieline", version, about)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]

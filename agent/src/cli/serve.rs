@@ -61,6 +61,9 @@ pub struct ServeArgs {
     /// with exit code 3; what tieline service install asks for
     #[arg(long, conflicts_with = "once")]
     pub stand_by: bool,
+    /// Do not look at the targets or ask the relay as a caller would once a tunnel is up
+    #[arg(long)]
+    pub no_look: bool,
     /// Print one JSON object per line
     #[arg(long)]
     pub json: bool,

@@ -58,6 +58,8 @@ pub struct Config {
     /// A file that holds the token to register with; read again at every attempt, and before the
     /// permission that its token gave ends.
     pub token_file: Option<PathBuf>,
+    /// The kind of application that was given for all targets; `diag` tries it where there is none.
+    pub(crate) dcc: String,
     /// Links to the relay, each serving all tunnels; they go round the relay's shards.
     pub links: u16,
     /// Where key and status socket are kept; by default the platform's place for state.
@@ -89,6 +91,7 @@ impl Config {
             relay: RelayUrl::parse(relay)?,
             targets,
             token_file: None,
+            dcc: String::new(),
             links: 1,
             state_dir: None,
             machine: None,

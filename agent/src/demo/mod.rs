@@ -20,10 +20,10 @@ use tokio::time::timeout;
 
 use self::client::Client;
 use self::server::Server;
-use crate::command::{print_json, print_line};
 use crate::config::Config;
 use crate::error::Error;
 use crate::event::AgentEvent;
+use crate::paint::{print_json, say, say_lines};
 use crate::supervise::run_with_reconnect;
 
 /// How long the tunnel may take to come up, all on this machine.
@@ -194,13 +194,13 @@ impl Report {
             return;
         }
         let driver = relay.driver().driver;
-        print_line(&format!("MCP server   {server}"));
+        say(&format!("MCP server   {server}"));
         if let Some(address) = relay.agent_addresses().first() {
-            print_line(&format!(
+            say(&format!(
                 "agent        dials tcp://{address}, serves {server}"
             ));
         }
-        print_line(&format!("relay        {driver}, publishes {url}\n"));
+        say_lines(&format!("relay        {driver}, publishes {url}\n"));
     }
 
     /// Makes a call and prints it with its latency.
@@ -220,7 +220,7 @@ impl Report {
                 "event": "call", "method": method, "params": params, "ms": ms, "result": result,
             }));
         } else {
-            print_line(&format!("{method:<12} {ms:.2} ms  {}", summary(&result)));
+            say(&format!("{method:<12} {ms:.2} ms  {}", summary(&result)));
         }
         Ok(result)
     }
@@ -233,9 +233,9 @@ impl Report {
                 "event": "ready", "url": url, "mcpServers": servers["mcpServers"],
             }));
         } else if once {
-            print_line(&"\nboth calls went through the tunnel");
+            say_lines(&"\nboth calls went through the tunnel");
         } else {
-            print_line(&format!(
+            say_lines(&format!(
                 "\nMCP URL      {url}\n\n{servers:#}\n\nCtrl-C ends the demo"
             ));
         }

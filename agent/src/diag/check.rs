@@ -5,6 +5,7 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::paint::{BAD, GOOD, WARN, paint};
+use crate::plain::Plain;
 
 /// What came of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -72,12 +73,10 @@ impl fmt::Display for Check {
             Outcome::NotApplicable => (WARN, "not applicable"),
             Outcome::Skipped => (WARN, "skipped"),
         };
-        // A relay's or a target's words may hold what a terminal would take for a command.
-        let plain = |text: &str| -> String { text.chars().filter(|c| !c.is_control()).collect() };
         let outcome = paint(style, format_args!("{word}: "));
-        write!(f, "{:<10}{outcome}{}", self.check, plain(&self.detail))?;
+        write!(f, "{:<10}{outcome}{}", self.check, Plain(&self.detail))?;
         match &self.advice {
-            Some(advice) => write!(f, "; {}", plain(advice)),
+            Some(advice) => write!(f, "; {}", Plain(advice)),
             None => Ok(()),
         }
     }
@@ -92,7 +91,7 @@ mod tests {
         let check = Check::failed("tcp", "refused\u{1b}[2J\n", "start it");
         let line = check.to_string();
         assert!(
-            line.starts_with("tcp  ") && line.ends_with("refused[2J; start it"),
+            line.starts_with("tcp  ") && line.ends_with("refused\\u{1b}[2J\\n; start it"),
             "{line}"
         );
         assert_eq!(line.lines().count(), 1);

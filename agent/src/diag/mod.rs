@@ -17,10 +17,9 @@ use tokio::net::TcpStream;
 use self::check::{Check, Outcome};
 use self::clock::Evidence;
 use crate::cli::{ServeArgs, StateArgs};
-use crate::command::{complain, print_json};
 use crate::config::{Config, File};
 use crate::error::ConfigError;
-use crate::paint::say;
+use crate::paint::{complain, print_json, say};
 use crate::token;
 use crate::token_show::{Standing, standing};
 
@@ -84,6 +83,7 @@ fn settings(args: DiagArgs) -> Result<Config, ConfigError> {
         links: None,
         once: false,
         stand_by: false,
+        no_look: true,
         json: args.json,
         machine: None,
         config: args.config,

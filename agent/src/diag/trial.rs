@@ -17,6 +17,7 @@ use super::clock::Evidence;
 use super::words;
 use crate::config::Config;
 use crate::identity::Identity;
+use crate::link::stranger;
 use crate::token_show::Standing;
 
 /// How long the relay may take for all of it; a provider that it asks has 5 s.
@@ -53,7 +54,7 @@ pub(super) async fn run(config: &Config, token: &str, stream: TcpStream) -> Tria
     dccs.sort_unstable();
     dccs.dedup();
     if dccs.is_empty() {
-        dccs.push("");
+        dccs.push(&config.dcc);
     }
     let registers = (0..).zip(dccs).map(|(request, dcc)| Register {
         request,
@@ -98,6 +99,7 @@ impl End {
     ) -> Trial {
         let mut relay = String::new();
         let mut answers = Vec::new();
+        let mut first = Vec::new();
         let mut buffer = BytesMut::with_capacity(READ_BYTES);
         loop {
             if let Err(error) = self.flush().await {
@@ -112,11 +114,14 @@ impl End {
             match self.stream.read_buf(&mut buffer).await {
                 Ok(1..) => {}
                 _ => {
-                    let why = "the relay closed the connection".to_owned();
+                    let why = "the connection was closed".to_owned();
                     return Trial::Ended { why, reason: None };
                 }
             }
             let mut input = buffer.split().freeze();
+            if first.is_empty() {
+                first.extend_from_slice(&input[..input.len().min(stranger::FIRST_BYTES_MAX)]);
+            }
             loop {
                 match self.mux.handle_input(self.now(), &mut input) {
                     Ok(None) => break,
@@ -145,8 +150,12 @@ impl End {
                         _ => {}
                     },
                     Err(error) => {
+                        let is_stranger = error.reason == Reason::Preface;
                         return Trial::Ended {
-                            why: error.detail,
+                            why: match is_stranger {
+                                true => stranger::describe(&first),
+                                false => error.detail,
+                            },
                             reason: Some(error.reason),
                         };
                     }
@@ -224,6 +233,13 @@ pub(super) fn judge(trial: Trial, config: &Config, token: Option<&Standing>) -> 
     }
     if let Some(refusal) = answers.iter().find_map(|it| it.as_ref().err()) {
         evidence.said_expired = refusal.reason == Reason::TokenExpired;
+        if let Some(text) = limits_of(refusal.reason, config) {
+            let own = token.map(words).unwrap_or_default();
+            return (
+                Check::ok("auth", format!("{relay} knows this token: {text}; {own}")),
+                evidence,
+            );
+        }
         let own = token.map_or_else(|| "no token file is given".to_owned(), words);
         let text = format!("{relay} refuses: {} ({own})", refusal.message);
         let check = Check::failed("auth", text, advice(refusal.reason));
@@ -239,6 +255,22 @@ pub(super) fn judge(trial: Trial, config: &Config, token: Option<&Standing>) -> 
         text.push_str("; whether it allows the names that are asked for shows when serving");
     }
     (Check::ok("auth", text), evidence)
+}
+
+/// What a refusal says of a good token where nothing was said that it could allow: the trial has
+/// neither a kind of application nor a name then.
+fn limits_of(reason: Reason, config: &Config) -> Option<&'static str> {
+    let is_named = !config.targets.is_empty() && config.targets.iter().all(|it| it.name.is_some());
+    match reason {
+        Reason::DccNotAllowed if config.targets.is_empty() && config.dcc.is_empty() => {
+            Some("it is for certain kinds of application only, so give --dcc KIND to try one")
+        }
+        Reason::NameNotAllowed if config.targets.is_empty() || is_named => Some(
+            "it allows certain names only, which are not tried; whether it allows the one that \
+             --to NAME=TARGET asks for shows when serving",
+        ),
+        _ => None,
+    }
 }
 
 fn advice(reason: Reason) -> &'static str {
@@ -286,6 +318,22 @@ mod tests {
 
     fn config() -> Config {
         Config::new("tcp://127.0.0.1:9001", "127.0.0.1:1").unwrap()
+    }
+
+    #[test]
+    fn a_good_token_is_not_called_bad_where_nothing_was_asked_for_that_it_limits() {
+        let bare = Config::of("tcp://127.0.0.1:9001", Vec::new()).unwrap();
+        let named = config().with_name("maya").unwrap();
+        let outcome = |reason, config: &Config| judge(refused(reason), config, None).0.outcome;
+        assert_eq!(outcome(Reason::DccNotAllowed, &bare), Outcome::Ok);
+        assert_eq!(outcome(Reason::NameNotAllowed, &bare), Outcome::Ok);
+        assert_eq!(outcome(Reason::NameNotAllowed, &named), Outcome::Ok);
+        assert_eq!(outcome(Reason::NameNotAllowed, &config()), Outcome::Failed);
+        assert_eq!(outcome(Reason::DccNotAllowed, &config()), Outcome::Failed);
+        let mut asked = bare.clone();
+        asked.dcc = "maya".to_owned();
+        assert_eq!(outcome(Reason::DccNotAllowed, &asked), Outcome::Failed);
+        assert_eq!(outcome(Reason::BadToken, &bare), Outcome::Failed);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Who this agent is: a key that survives restarts, the machine, and this run of the process.
 
 mod machine;
-mod store;
+pub(crate) mod store;
 
 use std::path::{Path, PathBuf};
 

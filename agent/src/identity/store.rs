@@ -14,16 +14,40 @@ const FILE_BYTES_MAX: u64 = 4096;
 /// How often a file that another process is writing is read again, every 10 ms.
 const READS_MAX: u32 = 50;
 
-/// Makes `dir` and its parents; a new one is for its owner alone.
-pub(super) fn make_private_dir(dir: &Path) -> Result<(), IdentityError> {
+/// Makes `dir` and its parents, a new one for its owner alone; one that is there must be this user's
+/// or root's, and nobody else may write into it.
+pub(crate) fn make_private_dir(dir: &Path) -> Result<(), IdentityError> {
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true);
     #[cfg(unix)]
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(dir).map_err(|source| IdentityError::File {
+    builder
+        .create(dir)
+        .and_then(|()| fs::metadata(dir))
+        .map_err(|source| IdentityError::File {
+            path: dir.to_owned(),
+            source,
+        })
+        .and_then(|metadata| check_folder(dir, &metadata))
+}
+
+#[cfg(unix)]
+pub(crate) fn check_folder(dir: &Path, metadata: &fs::Metadata) -> Result<(), IdentityError> {
+    check_owner(dir, metadata)?;
+    let mode = mode(metadata);
+    if mode & 0o022 == 0 {
+        return Ok(());
+    }
+    Err(IdentityError::Folder {
         path: dir.to_owned(),
-        source,
+        mode,
     })
+}
+
+// Access lists decide there; a user's folders are the user's own by default.
+#[cfg(not(unix))]
+pub(crate) fn check_folder(_: &Path, _: &fs::Metadata) -> Result<(), IdentityError> {
+    Ok(())
 }
 
 /// Reads `path` with `parse`; if there is no such file, writes one with the bytes of `make`.
@@ -38,7 +62,13 @@ pub(super) fn read_or_make<T>(
         path: path.to_owned(),
         source,
     };
-    if !path.try_exists().map_err(failed)? {
+    // A link is there too, also one that leads nowhere, and is refused when it is read.
+    let is_there = match fs::symlink_metadata(path) {
+        Ok(_) => true,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+        Err(error) => return Err(failed(error)),
+    };
+    if !is_there {
         match write_once(path, &make()?) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -95,11 +125,17 @@ fn read_private(path: &Path) -> Result<Vec<u8>, IdentityError> {
         path: path.to_owned(),
         source,
     };
-    let file = File::open(path).map_err(failed)?;
+    let file = open(path)?;
+    let metadata = file.metadata().map_err(failed)?;
+    if !metadata.is_file() {
+        return Err(IdentityError::Kind {
+            path: path.to_owned(),
+        });
+    }
     #[cfg(unix)]
     {
-        use std::os::unix::fs::PermissionsExt;
-        let mode = file.metadata().map_err(failed)?.permissions().mode() & 0o777;
+        check_owner(path, &metadata)?;
+        let mode = mode(&metadata);
         if mode & 0o077 != 0 {
             return Err(IdentityError::Mode {
                 path: path.to_owned(),
@@ -112,6 +148,44 @@ fn read_private(path: &Path) -> Result<Vec<u8>, IdentityError> {
         .read_to_end(&mut content)
         .map_err(failed)?;
     Ok(content)
+}
+
+/// Opens a file that must be one itself: a link could lead to a file that someone else chose, and a
+/// pipe could keep us waiting.
+fn open(path: &Path) -> Result<File, IdentityError> {
+    let mut options = OpenOptions::new();
+    options.read(true);
+    #[cfg(unix)]
+    {
+        use rustix::fs::OFlags;
+        let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, flags.bits().cast_signed());
+    }
+    options.open(path).map_err(|source| {
+        let path = path.to_owned();
+        match fs::symlink_metadata(&path).is_ok_and(|it| !it.is_file()) {
+            true => IdentityError::Kind { path },
+            false => IdentityError::File { path, source },
+        }
+    })
+}
+
+/// Whose place it is must be this user's or root's: anybody else could put another key there.
+#[cfg(unix)]
+fn check_owner(path: &Path, metadata: &fs::Metadata) -> Result<(), IdentityError> {
+    let owner = std::os::unix::fs::MetadataExt::uid(metadata);
+    if owner == 0 || owner == rustix::process::geteuid().as_raw() {
+        return Ok(());
+    }
+    Err(IdentityError::Owner {
+        path: path.to_owned(),
+        owner,
+    })
+}
+
+#[cfg(unix)]
+fn mode(metadata: &fs::Metadata) -> u32 {
+    std::os::unix::fs::PermissionsExt::mode(&metadata.permissions()) & 0o777
 }
 
 #[cfg(test)]
@@ -137,6 +211,72 @@ mod tests {
             1,
             "no temporary file stays"
         );
+    }
+
+    #[cfg(unix)]
+    fn chmod(path: &Path, mode: u32) {
+        use std::os::unix::fs::PermissionsExt;
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_folder_that_others_may_write_is_refused_with_the_remedy() {
+        let dir = tempfile::tempdir().unwrap();
+        for mode in [0o770, 0o722, 0o777] {
+            chmod(dir.path(), mode);
+            let error = make_private_dir(dir.path()).unwrap_err().to_string();
+            assert!(error.contains("chmod go-w"), "{error}");
+        }
+        chmod(dir.path(), 0o755);
+        make_private_dir(dir.path()).unwrap();
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_belongs_to_another_user_is_refused() {
+        let metadata = |path: &Path| fs::metadata(path).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        check_owner(dir.path(), &metadata(dir.path())).unwrap();
+        // Only root can give a folder away, and so see it refused here.
+        if std::os::unix::fs::chown(dir.path(), Some(54_321), None).is_ok() {
+            let error = make_private_dir(dir.path()).unwrap_err();
+            assert!(matches!(error, IdentityError::Owner { owner: 54_321, .. }));
+            assert!(error.to_string().contains("--state-dir"), "{error}");
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_key_is_a_file_and_neither_a_link_nor_a_pipe_nor_a_folder() {
+        let dir = tempfile::tempdir().unwrap();
+        let real = dir.path().join("real");
+        fs::write(&real, "key").unwrap();
+        chmod(&real, 0o600);
+        let read = |name: &str| {
+            let path = dir.path().join(name);
+            read_or_make(&path, || Ok(b"new".to_vec()), |b| Some(b.to_vec()))
+        };
+        assert_eq!(read("real").unwrap(), b"key");
+        std::os::unix::fs::symlink(&real, dir.path().join("link")).unwrap();
+        std::os::unix::fs::symlink("nothing", dir.path().join("dangling")).unwrap();
+        fs::create_dir(dir.path().join("folder")).unwrap();
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            dir.path().join("pipe"),
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::from_raw_mode(0o600),
+            0,
+        )
+        .unwrap();
+        for name in ["link", "dangling", "folder", "pipe"] {
+            let error = read(name).unwrap_err();
+            assert!(
+                matches!(error, IdentityError::Kind { .. }),
+                "{name}: {error}"
+            );
+        }
+        assert!(!dir.path().join("nothing").exists());
     }
 
     #[test]

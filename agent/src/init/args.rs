@@ -43,9 +43,13 @@ pub struct InitArgs {
     /// Show what would change and write nothing
     #[arg(long)]
     pub dry_run: bool,
-    /// Replace an entry of the same name that differs
+    /// Replace an entry of the same name that differs (its headers stay); write also where a link
+    /// leads out of the project, and for a tunnel that the relay does not know
     #[arg(long)]
     pub force: bool,
+    /// Do not ask the relay whether it knows the tunnel
+    #[arg(long)]
+    pub offline: bool,
     /// Print one JSON object per line
     #[arg(long)]
     pub json: bool,
@@ -55,6 +59,8 @@ pub struct InitArgs {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Plan {
     pub(super) url: String,
+    /// Where the relay, or a proxy in front of it, may know the tunnel, and its name there.
+    pub(super) known_at: Option<(String, String)>,
     pub(super) name: String,
     pub(super) clients: Vec<Client>,
 }
@@ -65,14 +71,25 @@ impl InitArgs {
         if !self.dir.is_dir() {
             return Err(format!("dir {}: no folder", self.dir.display()));
         }
+        let mut known_at = None;
         let (url, default_name) = match (&self.url, &self.tunnel) {
             (Some(url), _) => {
                 let host = host_of(url).ok_or_else(|| {
                     format!("url {url:?}: no URL (expected such as https://relay/w/<tunnel>/mcp)")
                 })?;
-                (url.clone(), tunnel_in(url).unwrap_or(host))
+                let named = named_in(url);
+                if let Some((origin, tunnel, _)) = &named {
+                    known_at = tunnel.clone().map(|tunnel| (origin.clone(), tunnel));
+                }
+                let name = named.map(|(_, _, name)| name).filter(|it| !it.is_empty());
+                (url.clone(), name.unwrap_or(host))
             }
-            (None, Some(tunnel)) => (self.url_of(tunnel)?, tunnel.clone()),
+            (None, Some(tunnel)) => {
+                let (base, id) = self.place_of(tunnel)?;
+                let url = format!("{base}/w/{id}{}", self.path);
+                known_at = Some((base, id));
+                (url, tunnel.clone())
+            }
             (None, None) => return Err("--url or --tunnel is missing".to_owned()),
         };
         let name = match &self.name {
@@ -88,12 +105,14 @@ impl InitArgs {
         };
         Ok(Plan {
             url,
+            known_at: known_at.filter(|_| !self.offline),
             name,
             clients: self.clients(),
         })
     }
 
-    fn url_of(&self, tunnel: &str) -> Result<String, String> {
+    /// The relay's address, or that of the proxy in front of it, and the tunnel as it is known there.
+    fn place_of(&self, tunnel: &str) -> Result<(String, String), String> {
         let id = TunnelId::parse(tunnel).map_err(|error| format!("tunnel {tunnel:?}: {error}"))?;
         if !self.path.starts_with('/') || self.path.parse::<Uri>().is_err() {
             return Err(format!(
@@ -110,7 +129,7 @@ impl InitArgs {
                 format!("http://localhost:{port}")
             }
         };
-        Ok(format!("{base}/w/{}{}", id.as_str(), self.path))
+        Ok((base, id.as_str().to_owned()))
     }
 
     fn clients(&self) -> Vec<Client> {
@@ -140,11 +159,33 @@ fn host_of(url: &str) -> Option<String> {
     (is_web && is_plain).then(|| authority.host().to_owned())
 }
 
-/// The tunnel that a URL names.
-fn tunnel_in(url: &str) -> Option<String> {
-    let (_, rest) = url.split_once("/w/")?;
-    let end = rest.find(['/', '?']).unwrap_or(rest.len());
-    (end > 0).then(|| rest[..end].to_owned())
+/// What a URL says of its tunnel: the relay's address, the tunnel's name if the relay could be asked for
+/// it, and the words that tell this URL from others.
+fn named_in(url: &str) -> Option<(String, Option<String>, String)> {
+    let uri: Uri = url.parse().ok()?;
+    let origin = format!("{}://{}", uri.scheme_str()?, uri.authority()?);
+    let segments: Vec<_> = uri.path().split('/').filter(|it| !it.is_empty()).collect();
+    let is_end = |it: &str| matches!(it, "mcp" | "sse");
+    let at = segments
+        .iter()
+        .position(|it| matches!(*it, "w" | "tunnel" | "dcc"));
+    match at.map(|at| (at, &segments[at..])) {
+        Some((at, ["w" | "tunnel", tunnel, ..])) => {
+            // Behind a prefix of something else in front, the list of tunnels is not at the root.
+            let known = (at == 0).then(|| (*tunnel).to_owned());
+            Some((origin, known, (*tunnel).to_owned()))
+        }
+        Some((_, ["dcc", kind, rest @ ..])) => {
+            let named = rest.first().filter(|it| !is_end(it));
+            let words: Vec<_> = [kind].into_iter().chain(named).copied().collect();
+            Some((origin, None, words.join("-")))
+        }
+        _ => {
+            let words = segments.into_iter().filter(|it| !is_end(it));
+            let words: Vec<_> = uri.host().into_iter().chain(words).collect();
+            Some((origin, None, words.join("-")))
+        }
+    }
 }
 
 fn is_name(name: &str) -> bool {
@@ -152,8 +193,27 @@ fn is_name(name: &str) -> bool {
     (1..=NAME_BYTES_MAX).contains(&name.len()) && name.chars().all(plain)
 }
 
-/// A name that clients take, made from one that they may not.
+/// A name that clients take, made from one that they may not take; two texts have two names.
 fn name_from(text: &str) -> String {
+    const MARK_BYTES: usize = 4;
+    const REST_CHARS_MAX: usize = NAME_BYTES_MAX - 1 - 2 * MARK_BYTES;
+    let plain = plain_name(text);
+    // Letters that are lost, and what does not fit, may be all that tells two names apart.
+    let is_lossy = text.len() > NAME_BYTES_MAX || !text.is_ascii() || text.contains('%');
+    if !is_lossy && !plain.is_empty() {
+        return plain;
+    }
+    let digest = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
+    let mark = data_encoding::HEXLOWER.encode(&digest.as_ref()[..MARK_BYTES]);
+    let rest: String = plain.chars().take(REST_CHARS_MAX).collect();
+    match rest.trim_matches('-') {
+        "" => format!("tunnel-{mark}"),
+        rest => format!("{rest}-{mark}"),
+    }
+}
+
+/// `text` with a dash for each character that clients do not take.
+fn plain_name(text: &str) -> String {
     let plain = |c: char| {
         if is_name(c.encode_utf8(&mut [0; 4])) {
             c
@@ -213,6 +273,63 @@ mod tests {
             url(&["--url", "https://mcp.r.example/"]),
             pair("https://mcp.r.example/", "mcp-r-example")
         );
+    }
+
+    #[test]
+    fn each_url_has_a_name_of_its_own_and_none_is_empty() {
+        let mut names = std::collections::HashSet::new();
+        for (given, name) in [
+            ("http://r/w/x/mcp", "x"),
+            ("http://r/tunnel/y/mcp", "y"),
+            ("http://r/relay/w/z/mcp", "z"),
+            ("http://r/dcc/maya/mcp", "maya"),
+            ("http://r/dcc/maya/x/mcp", "maya-x"),
+            ("http://r/dcc/nuke/x", "nuke-x"),
+            ("https://mcp.r.example/", "mcp-r-example"),
+            ("https://mcp.r.example/a/mcp", "mcp-r-example-a"),
+        ] {
+            let (_, own) = url(&["--url", given]);
+            assert_eq!(own, name, "{given}");
+            assert!(names.insert(own), "{given}");
+        }
+        for given in [
+            "\u{43c}\u{430}\u{439}\u{44f}",
+            "\u{43d}\u{44e}\u{43a}-1",
+            "\u{43d}\u{44e}\u{43b}-1",
+            "---",
+            "%D0%BC",
+        ] {
+            let own = name_from(given);
+            assert!(
+                is_name(&own) && own.trim_matches('-') == own,
+                "{given}: {own}"
+            );
+            assert!(names.insert(own), "{given}");
+        }
+        let long = |end: &str| name_from(&("x".repeat(80) + end));
+        assert!(is_name(&long("a")) && long("a") != long("b"));
+    }
+
+    #[test]
+    fn the_relay_is_asked_where_it_can_be() {
+        let at = |flags: &[&str]| plan(flags).unwrap().known_at;
+        let pair = |origin: &str, tunnel: &str| Some((origin.to_owned(), tunnel.to_owned()));
+        assert_eq!(
+            at(&["--tunnel", "Maya"]),
+            pair("http://localhost:51822", "maya")
+        );
+        assert_eq!(
+            at(&["--url", "https://r:1/w/x/mcp"]),
+            pair("https://r:1", "x")
+        );
+        for flags in [
+            &["--tunnel", "x", "--offline"][..],
+            &["--url", "https://r/dcc/maya/mcp"],
+            &["--url", "https://r/relay/w/x/mcp"],
+            &["--url", "https://r/mcp"],
+        ] {
+            assert_eq!(at(flags), None, "{flags:?}");
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
+use http::Uri;
 use serde_json::Value;
 
 use super::layout::{Layout, quoted};
@@ -131,12 +132,55 @@ impl Entry {
         layout.object("", &[(list, servers)])
     }
 
-    /// True if `present` says the same; it may say more, such as headers.
+    /// Each field as text.
+    pub(super) fn fields(&self) -> impl Iterator<Item = (&'static str, String)> {
+        self.0.iter().map(|(name, field)| (*name, field.render()))
+    }
+
+    /// True if `present` says the same in the same words; it may say more, such as headers.
     pub(super) fn is_in(&self, present: &Value) -> bool {
         self.0
             .iter()
             .all(|(name, field)| present.get(name) == Some(&field.value()))
     }
+
+    /// True if `present` means the same, however it is written: clients have several words for one
+    /// transport, and a URL several forms.
+    pub(super) fn is_meant_by(&self, present: &Value) -> bool {
+        let means = |(name, field): &(&str, Field)| {
+            let (ours, theirs) = (field.value(), present.get(name));
+            match (*name, ours.as_str(), theirs.and_then(Value::as_str)) {
+                ("type", Some(ours), Some(theirs)) => transport(ours) == transport(theirs),
+                ("url", Some(ours), Some(theirs)) => same_place(ours, theirs),
+                _ => theirs == Some(&ours),
+            }
+        };
+        self.0.iter().all(means)
+    }
+}
+
+/// A transport by the one of its names that we write.
+fn transport(word: &str) -> String {
+    let word = word.to_ascii_lowercase().replace(['-', '_'], "");
+    match word.as_str() {
+        "streamablehttp" => "http".to_owned(),
+        _ => word,
+    }
+}
+
+/// True for two URLs of one place: case of scheme and host, a default port, and a slash at the end make
+/// no difference.
+fn same_place(one: &str, other: &str) -> bool {
+    let parts = |url: &str| {
+        let uri: Uri = url.trim().parse().ok()?;
+        let scheme = uri.scheme_str()?.to_ascii_lowercase();
+        let host = uri.host()?.to_ascii_lowercase();
+        let usual = if scheme == "https" { 443 } else { 80 };
+        let port = uri.port_u16().unwrap_or(usual);
+        let path = uri.path().trim_end_matches('/').to_owned();
+        Some((scheme, host, port, path, uri.query().map(str::to_owned)))
+    };
+    one == other || parts(one).is_some_and(|it| Some(it) == parts(other))
 }
 
 impl Field {
@@ -195,6 +239,24 @@ mod tests {
             r#"{"url":"http://h/mcp","type":"http","headers":{}}"#
         ));
         assert!(!present(r#"{"url":"http://h/mcp"}"#));
+        let meant = |text| entry.is_meant_by(&serde_json::from_str(text).unwrap());
+        for same in [
+            r#"{"type":"streamable-http","url":"http://h/mcp"}"#,
+            r#"{"type":"streamableHttp","url":"http://h/mcp"}"#,
+            r#"{"type":"HTTP","url":"HTTP://H:80/mcp/"}"#,
+        ] {
+            assert!(meant(same), "{same}");
+        }
+        for other in [
+            r#"{"type":"sse","url":"http://h/mcp"}"#,
+            r#"{"type":"http","url":"https://h/mcp"}"#,
+            r#"{"type":"http","url":"http://h/mcp?x"}"#,
+            r#"{"type":"http","url":"http://h:81/mcp"}"#,
+            r#"{"type":"http","url":"h"}"#,
+            r#"{"url":"http://h/mcp"}"#,
+        ] {
+            assert!(!meant(other), "{other}");
+        }
         assert!(!present(r#"{"url":"http://h/","type":"http"}"#));
         assert!(!present("7"));
     }

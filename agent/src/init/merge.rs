@@ -89,16 +89,55 @@ pub fn merge(
             text, servers, &layout, name, &value,
         ))));
     };
-    if entry.is_in(&value_of(&present.value)) {
+    let value = value_of(&present.value);
+    if entry.is_in(&value) || (!force && entry.is_meant_by(&value)) {
         return Ok(Merged::Unchanged);
     }
     if !force {
         return Err(MergeError::Differs(name.to_owned()));
     }
+    // A server that a client starts is something else altogether; one that it calls keeps what was
+    // said of it beside its URL, such as headers.
+    if value.get("url").is_some() && value.get("command").is_none() {
+        let text = with_fields(text, &[list, name], entry, &layout)?;
+        return Ok(Merged::Replaced(marked(text)));
+    }
     let range = present.value.range();
     let value = entry.render(&layout, &layout.child_indent(text, servers));
     let text = [&text[..range.start], &value, &text[range.end..]].concat();
     Ok(Merged::Replaced(marked(text)))
+}
+
+/// `text` with each field of `entry` in the object that `path` leads to; its other fields stay.
+fn with_fields(
+    text: &str,
+    path: &[&str],
+    entry: &Entry,
+    layout: &Layout,
+) -> Result<String, MergeError> {
+    let mut text = text.to_owned();
+    for (field, value) in entry.fields() {
+        let root = parse(&text)?;
+        let mut at = root.as_ref();
+        for name in path {
+            let Some(Node::Object(object)) = at else {
+                return Err(MergeError::NoObject(format!("{name:?}")));
+            };
+            at = last(object, name).map(|property| &property.value);
+        }
+        let Some(Node::Object(object)) = at else {
+            return Err(MergeError::NoObject("the entry".to_owned()));
+        };
+        let changed = match last(object, field) {
+            Some(property) => {
+                let range = property.value.range();
+                [&text[..range.start], &value, &text[range.end..]].concat()
+            }
+            None => insert(&text, object, layout, field, &value),
+        };
+        text = changed;
+    }
+    Ok(text)
 }
 
 /// The one value of a text; `None` if it holds nothing but blanks and comments.

@@ -15,15 +15,19 @@ use serde::Serialize;
 use similar::TextDiff;
 
 pub use self::args::InitArgs;
+use self::args::Plan;
 pub use self::client::{Client, Entry};
 use self::file::Found;
 pub use self::merge::{MergeError, Merged, merge};
-use crate::command::print_json;
-use crate::paint::{BAD, GOOD, complain, paint, say};
+use crate::list::{Known, is_known};
+use crate::paint::{BAD, GOOD, complain, paint, print_json, say, say_lines, warn};
 
 const DONE: u8 = 0;
 const FAILED: u8 = 1;
 const USAGE: u8 = 2;
+
+/// Names that are shown of a relay's other tunnels.
+const NAMES_SHOWN_MAX: usize = 5;
 
 /// Lines of a diff that are shown around a change.
 const DIFF_CONTEXT_LINES: usize = 3;
@@ -87,7 +91,7 @@ impl Change {
 }
 
 /// Runs `tieline init`; returns the exit code.
-pub(crate) fn run(args: &InitArgs) -> u8 {
+pub(crate) async fn run(args: &InitArgs) -> u8 {
     let plan = match args.plan() {
         Ok(plan) => plan,
         Err(problem) => {
@@ -95,6 +99,48 @@ pub(crate) fn run(args: &InitArgs) -> u8 {
             return USAGE;
         }
     };
+    if let Some((origin, tunnel)) = &plan.known_at
+        && !is_expected(origin, tunnel, args.force).await
+    {
+        return FAILED;
+    }
+    write(args, &plan)
+}
+
+/// Whether to go on with a tunnel, as far as the relay tells.
+async fn is_expected(origin: &str, tunnel: &str, force: bool) -> bool {
+    match is_known(origin, tunnel).await {
+        Known::Yes => true,
+        Known::No(others) => {
+            let problem = unknown(origin, tunnel, &others);
+            match force {
+                true => warn(&problem),
+                false => complain(&format!("{problem}; --force writes it all the same")),
+            }
+            force
+        }
+        Known::Unsure(why) => {
+            warn(&format!(
+                "not checked whether there is a tunnel {tunnel} ({why}); --offline does not ask"
+            ));
+            true
+        }
+    }
+}
+
+fn unknown(origin: &str, tunnel: &str, others: &[String]) -> String {
+    let shown = others.iter().take(NAMES_SHOWN_MAX).map(String::as_str);
+    let shown = shown.collect::<Vec<_>>().join(", ");
+    let there = match others.len() {
+        0 => "it lists none".to_owned(),
+        count if count > NAMES_SHOWN_MAX => format!("it lists {count}, such as {shown}"),
+        _ => format!("it lists {shown}"),
+    };
+    format!("{origin} lists no tunnel {tunnel} ({there})")
+}
+
+/// Puts the entry where the plan says.
+fn write(args: &InitArgs, plan: &Plan) -> u8 {
     let (name, url) = (plan.name.as_str(), plan.url.as_str());
     let report = |event, client: Client| Report {
         event,
@@ -112,7 +158,7 @@ pub(crate) fn run(args: &InitArgs) -> u8 {
         let Some(path) = client.file(&args.dir) else {
             continue;
         };
-        match prepare(client, &path, name, url, args.force) {
+        match prepare(client, &path, plan, args) {
             Ok((found, merged)) => changes.push(Change {
                 client,
                 path,
@@ -155,7 +201,7 @@ pub(crate) fn run(args: &InitArgs) -> u8 {
                 ..report(event, change.client)
             });
         } else if let Some(diff) = diff {
-            say(&coloured(&diff));
+            say_lines(&coloured(&diff));
         } else {
             let event = paint(GOOD, format_args!("{event:<9}"));
             say(&format!(
@@ -176,7 +222,7 @@ pub(crate) fn run(args: &InitArgs) -> u8 {
             });
         } else {
             say(&"For Claude Desktop: Settings, Developer, Edit Config; then restart it.");
-            say(&block);
+            say_lines(&block);
         }
     }
     DONE
@@ -185,13 +231,13 @@ pub(crate) fn run(args: &InitArgs) -> u8 {
 fn prepare(
     client: Client,
     path: &Path,
-    name: &str,
-    url: &str,
-    force: bool,
+    plan: &Plan,
+    args: &InitArgs,
 ) -> Result<(Found, Merged), String> {
-    let found = Found::read(path).map_err(|error| error.to_string())?;
+    let found = Found::read(path, &args.dir, args.force).map_err(|error| error.to_string())?;
     let text = found.text.as_deref().unwrap_or_default();
-    let merged = merge(text, client.list(), name, &client.entry(url), force)
+    let entry = client.entry(&plan.url);
+    let merged = merge(text, client.list(), &plan.name, &entry, args.force)
         .map_err(|error| error.to_string())?;
     Ok((found, merged))
 }

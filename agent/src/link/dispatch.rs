@@ -13,7 +13,7 @@ use tokio::task::yield_now;
 
 use super::buffer::ReadBuffer;
 use super::driver::{READ_BYTES_MIN, Start, TURN_BYTES_MAX, link_error, lost};
-use super::{Core, Link, News};
+use super::{Core, Link, News, stranger};
 use crate::error::Error;
 use crate::session::{self, Session};
 
@@ -28,6 +28,8 @@ pub(super) struct Dispatch<'a> {
     /// Where the link leads; lanes go there too.
     relay: SocketAddr,
     start: Start,
+    /// The first bytes that came.
+    first: Vec<u8>,
     /// What the relay said when it announced the link's end.
     pub(super) farewell: Option<(Reason, String)>,
     /// Whose payloads they are, and how many.
@@ -44,6 +46,7 @@ impl<'a> Dispatch<'a> {
             link,
             relay,
             start,
+            first: Vec::new(),
             farewell: None,
             deliveries: Vec::new(),
             payloads: Vec::new(),
@@ -63,6 +66,10 @@ impl<'a> Dispatch<'a> {
                 Err(error) => return Err(lost(error)),
             }
             let mut input = buffer.split().freeze();
+            if self.first.is_empty() {
+                let first = &input[..input.len().min(stranger::FIRST_BYTES_MAX)];
+                self.first.extend_from_slice(first);
+            }
             #[cfg(test)]
             crate::witness::read(reads.as_ref(), &input);
             loop {
@@ -77,6 +84,29 @@ impl<'a> Dispatch<'a> {
                 turn_bytes = 0;
                 yield_now().await;
             }
+        }
+    }
+
+    /// Says of a link's end what answered in the place of a relay, if that is what ended it.
+    pub(super) fn explained(&self, error: Error) -> Error {
+        match error {
+            Error::Link {
+                reason,
+                side,
+                detail,
+            } if reason == Reason::Preface || self.first.is_empty() => {
+                let who = stranger::describe(&self.first);
+                let detail = match reason {
+                    Reason::Preface => who,
+                    _ => format!("{detail}: {who}"),
+                };
+                Error::Link {
+                    reason,
+                    side,
+                    detail,
+                }
+            }
+            error => error,
         }
     }
 

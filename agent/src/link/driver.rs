@@ -69,6 +69,7 @@ pub(crate) async fn run(link: Arc<Link>, stream: TcpStream, start: Start) -> Res
             end.unwrap_or_else(|_| Err(Error::link_lost("a task of the link stopped")))
         }
     };
+    let end = end.map_err(|error| dispatch.explained(error));
     match &end {
         Ok(()) => {
             link.abort_sessions();

@@ -5,6 +5,7 @@
 mod buffer;
 mod dispatch;
 mod driver;
+pub(crate) mod stranger;
 #[cfg(test)]
 mod tests;
 mod tunnels;

@@ -14,9 +14,8 @@ use serde_json::json;
 
 use self::plan::{Installed, Order, Plan, ServiceError, Step};
 use crate::cli::{Cli, Command};
-use crate::command::print_json;
 use crate::config::{Config, DRAIN_TIMEOUT, File};
-use crate::paint::{GOOD, WARN, complain, paint, say, warn};
+use crate::paint::{GOOD, WARN, complain, paint, print_json, say, say_lines, warn};
 
 const DONE: u8 = 0;
 const FAILED: u8 = 1;
@@ -217,7 +216,7 @@ fn show(plan: &Plan, json: bool) {
         return;
     }
     say(&format!("# {}", plan.path.display()));
-    say(&plan.content.trim_end());
+    say_lines(&plan.content.trim_end());
     for command in commands {
         say(&format!("# then: {command}"));
     }

@@ -11,6 +11,7 @@ pub(crate) use self::board::Board;
 pub(crate) use self::socket::Server;
 pub use self::socket::list;
 use crate::event::Span;
+use crate::plain::Plain;
 use crate::target::Health;
 
 /// How far one link, one tunnel or the whole agent has got.
@@ -90,14 +91,19 @@ pub struct TunnelStatus {
 
 impl fmt::Display for TunnelStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}  {}", self.name, self.state)?;
+        write!(f, "{}  {}", Plain(&self.name), self.state)?;
         if let Some(url) = &self.url {
-            write!(f, "  {url}")?;
+            write!(f, "  {}", Plain(url))?;
         }
-        write!(f, "  -> {}{}", self.target, Aside(self.health.as_ref()))?;
+        write!(
+            f,
+            "  -> {}{}",
+            Plain(&self.target),
+            Aside(self.health.as_ref())
+        )?;
         match &self.refusal {
             Some(refusal) if self.state != State::Registered => {
-                write!(f, "\n        {}", refusal.message)
+                write!(f, "\n        {}", Plain(&refusal.message))
             }
             _ => Ok(()),
         }
@@ -163,9 +169,9 @@ impl fmt::Display for AgentStatus {
             write!(f, "{up} of {} tunnels  {}", self.tunnels.len(), self.state)?;
         } else {
             let tunnel = self.tunnel.as_deref().unwrap_or("(no tunnel yet)");
-            write!(f, "{tunnel}  {}", self.state)?;
+            write!(f, "{}  {}", Plain(tunnel), self.state)?;
             if let Some(url) = &self.url {
-                write!(f, "  {url}")?;
+                write!(f, "  {}", Plain(url))?;
             }
         }
         if let Some(rtt_ms) = self.rtt_ms {
@@ -178,10 +184,10 @@ impl fmt::Display for AgentStatus {
             let up = self.links.iter().filter(up).count();
             write!(f, "  {up} of {} links up", self.links.len())?;
         }
-        write!(f, "\n    {}", self.relay)?;
+        write!(f, "\n    {}", Plain(&self.relay))?;
         if !several {
             let health = self.tunnels.first().and_then(|it| it.health.as_ref());
-            write!(f, " -> {}{}", self.target, Aside(health))?;
+            write!(f, " -> {}{}", Plain(&self.target), Aside(health))?;
         }
         write!(f, "  pid {}  up {}", self.pid, Span(self.uptime_s))?;
         if several {

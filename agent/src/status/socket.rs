@@ -20,6 +20,7 @@ use tokio::time::timeout;
 
 use super::{AgentStatus, Board};
 use crate::identity::host_tag;
+use crate::identity::store::{check_folder, make_private_dir};
 
 /// Where the sockets are, in the state directory.
 const RUN_DIR: &str = "run";
@@ -60,7 +61,7 @@ impl Server {
     /// Binds this process's socket under `state_dir`.
     pub(crate) fn bind(state_dir: &Path, instance: InstanceId) -> io::Result<Self> {
         let dir = state_dir.join(RUN_DIR);
-        fs::create_dir_all(&dir)?;
+        private_dir(&dir)?;
         let run = data_encoding::HEXLOWER.encode(&instance.as_bytes()[..4]);
         // Short: a socket's path has at most 107 bytes (unix(7)).
         let name = format!("{}-{}-{run}", host_tag(), std::process::id());
@@ -159,16 +160,32 @@ async fn answer(
     .await
 }
 
+/// Makes the folder of the sockets. Earlier versions left it open to a group where the umask does; it
+/// lies in a folder that only its owner may write, so it is closed without a word.
+fn private_dir(dir: &Path) -> io::Result<()> {
+    let made = make_private_dir(dir);
+    #[cfg(unix)]
+    if let Err(crate::error::IdentityError::Folder { .. }) = made {
+        use std::os::unix::fs::PermissionsExt;
+        fs::set_permissions(dir, fs::Permissions::from_mode(0o700))?;
+        return make_private_dir(dir).map_err(io::Error::other);
+    }
+    made.map_err(io::Error::other)
+}
+
 /// The status of every agent that runs on this host with this state directory.
 ///
 /// # Errors
 /// If the directory cannot be read; one that is not there holds no agents.
 pub async fn list(state_dir: &Path) -> io::Result<Vec<AgentStatus>> {
-    let entries = match fs::read_dir(state_dir.join(RUN_DIR)) {
+    let dir = state_dir.join(RUN_DIR);
+    let entries = match fs::read_dir(&dir) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(error),
     };
+    // What another user could put there says nothing of this user's agents.
+    check_folder(&dir, &fs::metadata(&dir)?).map_err(io::Error::other)?;
     // Another host's sockets in a shared home refuse here, and are none of our business.
     let prefix = format!("{}-", host_tag());
     let mut agents = Vec::new();
@@ -260,7 +277,7 @@ mod tests {
     async fn the_socket_of_a_dead_process_is_removed_and_another_hosts_is_not() {
         let dir = tempfile::tempdir().unwrap();
         let run = dir.path().join(RUN_DIR);
-        fs::create_dir(&run).unwrap();
+        make_private_dir(&run).unwrap();
         drop(UnixListener::bind(run.join(format!("{}-1-aa.sock", host_tag()))).unwrap());
         drop(UnixListener::bind(run.join("00000000-1-aa.sock")).unwrap());
         assert_eq!(files(dir.path()), 2);

@@ -2,6 +2,7 @@
 
 mod health;
 mod http;
+pub(crate) mod look;
 mod tcp;
 
 use std::fmt;
@@ -46,8 +47,21 @@ impl Target {
             return Err(not_built("a stdio: target"));
         }
         match text.split_once("://") {
-            None => TcpTarget::parse(text).map(Self::Tcp).map_err(wrong),
+            None => match web_form(text) {
+                Some(instead) => Err(ConfigError::TargetForm {
+                    text: text.to_owned(),
+                    instead,
+                }),
+                None => TcpTarget::parse(text).map(Self::Tcp).map_err(wrong),
+            },
             Some((scheme, rest)) => match scheme.to_ascii_lowercase().as_str() {
+                // A host of digits alone is a port whose host was forgotten.
+                "http" if is_port(rest.split('/').next().unwrap_or_default()) => {
+                    Err(ConfigError::TargetForm {
+                        text: text.to_owned(),
+                        instead: web_url(rest),
+                    })
+                }
                 "http" => HttpTarget::parse(rest).map(Self::Http).map_err(wrong),
                 "tcp" => TcpTarget::parse(rest).map(Self::Tcp).map_err(wrong),
                 "https" => Err(not_built("an https:// target")),
@@ -140,6 +154,27 @@ impl fmt::Display for Target {
     }
 }
 
+/// The URL that was meant where a path stands behind a port, which only HTTP servers have.
+fn web_form(text: &str) -> Option<String> {
+    let rest = text.strip_prefix("http:").unwrap_or(text);
+    let rest = rest.trim_start_matches('/');
+    (rest.contains('/') || rest.len() < text.len()).then(|| web_url(rest))
+}
+
+/// `http://` in front of a host and a path, or of a port of this machine and a path.
+fn web_url(rest: &str) -> String {
+    let host = rest.split('/').next().unwrap_or_default();
+    match is_port(host) || host.is_empty() {
+        true => format!("http://127.0.0.1:{rest}"),
+        false => format!("http://{rest}"),
+    }
+}
+
+/// True for a number alone.
+fn is_port(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
 fn not_built(what: &str) -> ConfigError {
     ConfigError::NotBuilt {
         what: what.to_owned(),
@@ -162,6 +197,33 @@ mod tests {
         assert_eq!(target.scheme(), Scheme::Tcp);
         assert_eq!(target.base_path(), "");
         assert_eq!(target, Target::parse("tcp://localhost:7001").unwrap());
+    }
+
+    #[test]
+    fn a_bare_port_is_this_machines() {
+        for text in ["8765", "tcp://8765"] {
+            let target = Target::parse(text).unwrap();
+            assert_eq!(target, Target::parse("127.0.0.1:8765").unwrap());
+        }
+        for text in ["0", "65536", "123456"] {
+            let error = Target::parse(text).unwrap_err().to_string();
+            assert!(error.contains("from 1 to 65535"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_path_without_a_scheme_is_told_the_url_to_write() {
+        for (text, url) in [
+            ("8765/mcp", "http://127.0.0.1:8765/mcp"),
+            ("localhost:8765/mcp", "http://localhost:8765/mcp"),
+            ("http:8765/mcp", "http://127.0.0.1:8765/mcp"),
+            ("http:/localhost:1/x", "http://localhost:1/x"),
+            ("http://8765/mcp", "http://127.0.0.1:8765/mcp"),
+            ("http://8765", "http://127.0.0.1:8765"),
+        ] {
+            let error = Target::parse(text).unwrap_err().to_string();
+            assert!(error.ends_with(&format!("write {url}")), "{error}");
+        }
     }
 
     #[test]

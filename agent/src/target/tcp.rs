@@ -17,7 +17,13 @@ pub struct TcpTarget {
 
 impl TcpTarget {
     pub(super) fn parse(text: &str) -> Result<Self, &'static str> {
-        HostPort::parse(text, None).map(Self::new)
+        // A number alone is a port of this machine.
+        let is_port = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        let address = match is_port {
+            true => HostPort::parse(&format!("127.0.0.1:{text}"), None),
+            false => HostPort::parse(text, None),
+        };
+        address.map(Self::new)
     }
 
     pub(super) const fn new(address: HostPort) -> Self {

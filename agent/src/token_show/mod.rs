@@ -12,9 +12,8 @@ use clap::{Args, Subcommand};
 use tieline_wire::limits::TOKEN_BYTES_MAX;
 
 use self::claims::{Shown, State};
-use crate::command::print_json;
 use crate::error::TokenError;
-use crate::paint::{BAD, GOOD, WARN, complain, paint, say};
+use crate::paint::{BAD, GOOD, WARN, complain, paint, print_json, say};
 use crate::token;
 
 const DONE: u8 = 0;
@@ -89,7 +88,7 @@ pub(crate) fn run(args: &TokenArgs) -> u8 {
         print_json(&shown);
     } else {
         for (name, text) in shown.lines() {
-            say(&format!("{name:<9}{}", printable(&text)));
+            say(&format!("{name:<9}{}", text));
         }
         if let Some(text) = shown.expiry() {
             let style = match shown.state() {
@@ -129,26 +128,4 @@ fn read(args: &ShowArgs) -> Result<String, TokenError> {
             source,
         })?;
     token::checked(&text).map(str::to_owned).map_err(content)
-}
-
-/// `text` without what a terminal would take for a command: claims are anybody's words.
-fn printable(text: &str) -> String {
-    let escaped = |c: char| -> String {
-        if c.is_control() {
-            c.escape_default().collect()
-        } else {
-            c.to_string()
-        }
-    };
-    text.chars().map(escaped).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn claims_cannot_command_a_terminal() {
-        assert_eq!(printable("a\u{1b}[2Jb\u{e9}\n"), "a\\u{1b}[2Jb\u{e9}\\n");
-    }
 }

@@ -11,8 +11,14 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 fn init(dir: &Path, flags: &[&str]) -> Output {
+    run(dir, &["--tunnel", "maya-1", "--offline"], flags)
+}
+
+fn run(dir: &Path, what: &[&str], flags: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_tieline"))
-        .args(["init", "--tunnel", "maya-1", "--dir"])
+        .arg("init")
+        .args(what)
+        .arg("--dir")
         .arg(dir)
         .args(flags)
         .output()
@@ -184,4 +190,136 @@ fn a_folder_that_takes_no_file_is_told_and_the_old_text_stays() {
     let output = init(dir.path(), &[]);
     assert_eq!(output.status.code(), Some(1));
     assert!(err(&output).contains(".mcp.json"), "{}", err(&output));
+}
+
+#[cfg(unix)]
+#[test]
+fn a_link_out_of_the_project_is_shown_and_followed_only_when_told() {
+    use std::os::unix::fs::symlink;
+
+    let (dir, elsewhere) = (project(), project());
+    let real = elsewhere.path().join("shared.json");
+    fs::write(&real, "{}\n").unwrap();
+    symlink(&real, dir.path().join(".mcp.json")).unwrap();
+    // A folder that is a link leads out as well, whether the file is there yet or not.
+    symlink(elsewhere.path(), dir.path().join(".cursor")).unwrap();
+    for client in ["claude-code", "cursor"] {
+        let output = init(dir.path(), &["--client", client]);
+        assert_eq!(output.status.code(), Some(1), "{client}");
+        let said = err(&output);
+        let shown = fs::canonicalize(elsewhere.path()).unwrap();
+        assert!(said.contains(shown.to_str().unwrap()), "{said}");
+        assert!(said.contains("--force"), "{said}");
+    }
+    assert_eq!(fs::read_to_string(&real).unwrap(), "{}\n");
+    assert_eq!(fs::read_dir(elsewhere.path()).unwrap().count(), 1);
+    let output = init(dir.path(), &["--client", "claude-code,cursor", "--force"]);
+    assert_eq!(output.status.code(), Some(0), "{}", err(&output));
+    assert!(dir.path().join(".mcp.json").is_symlink());
+    assert_eq!(read(&real)["mcpServers"]["maya-1"]["url"], URL);
+    assert!(elsewhere.path().join("mcp.json").exists());
+}
+
+#[cfg(unix)]
+#[test]
+fn only_regular_files_are_read_and_nothing_is_waited_for() {
+    use std::os::unix::fs::symlink;
+    use std::os::unix::net::UnixListener;
+
+    let dir = project();
+    let place = dir.path().join(".mcp.json");
+    let pipe = || {
+        assert!(
+            Command::new("mkfifo")
+                .arg(&place)
+                .status()
+                .unwrap()
+                .success()
+        )
+    };
+    let socket = || drop(UnixListener::bind(&place).unwrap());
+    let device = || symlink("/dev/null", &place).unwrap();
+    for make in [&pipe as &dyn Fn(), &socket, &device] {
+        make();
+        let output = init(dir.path(), &["--force"]);
+        assert_eq!(output.status.code(), Some(1));
+        let said = err(&output);
+        assert!(said.contains("not a regular file"), "{said}");
+        fs::remove_file(&place).unwrap();
+    }
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_file_with_two_names_is_parted_only_when_told() {
+    let dir = project();
+    let (one, other) = (dir.path().join(".mcp.json"), dir.path().join("kept.json"));
+    fs::write(&one, "{}\n").unwrap();
+    fs::hard_link(&one, &other).unwrap();
+    let output = init(dir.path(), &[]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(err(&output).contains("hard links"), "{}", err(&output));
+    let output = init(dir.path(), &["--force"]);
+    assert_eq!(output.status.code(), Some(0), "{}", err(&output));
+    assert_eq!(fs::read_to_string(&other).unwrap(), "{}\n");
+}
+
+/// A relay that answers each request with this list of tunnels.
+fn relay(rows: &'static str) -> String {
+    use std::io::{Read, Write};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        while let Ok((mut stream, _)) = listener.accept() {
+            let mut request = [0; 1024];
+            let _ = stream.read(&mut request);
+            let length = rows.len();
+            let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n");
+            let _ = stream.write_all((head + rows).as_bytes());
+        }
+    });
+    format!("http://{address}")
+}
+
+#[test]
+fn a_tunnel_that_the_relay_does_not_know_is_not_written_unless_told() {
+    let dir = project();
+    let relay = relay(
+        r#"{"tunnels":[{"tunnel_id":"maya-1","dcc":"","capabilities":[],"online":false,
+            "path":"/w/maya-1/mcp","target_scheme":"http"}],"next":null}"#,
+    );
+    let with =
+        |tunnel, flags: &[&str]| run(dir.path(), &["--tunnel", tunnel, "--relay", &relay], flags);
+    let output = with("nuke-7", &[]);
+    assert_eq!(output.status.code(), Some(1));
+    let said = err(&output);
+    for word in ["nuke-7", "maya-1", &relay, "--force"] {
+        assert!(said.contains(word), "{said}");
+    }
+    assert!(!dir.path().join(".mcp.json").exists());
+    let by_url = format!("{relay}/w/nuke-7/mcp");
+    let output = run(dir.path(), &["--url", &by_url], &[]);
+    assert_eq!(output.status.code(), Some(1), "{}", err(&output));
+    assert_eq!(with("maya-1", &[]).status.code(), Some(0));
+    assert_eq!(with("nuke-7", &["--offline"]).status.code(), Some(0));
+    assert_eq!(with("nuke-8", &["--force"]).status.code(), Some(0));
+}
+
+#[test]
+fn a_relay_out_of_reach_is_told_and_does_not_stop_anything() {
+    let dir = project();
+    let closed = {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.local_addr().unwrap()
+    };
+    let relay = format!("http://{closed}");
+    let output = run(dir.path(), &["--tunnel", "maya-1", "--relay", &relay], &[]);
+    assert_eq!(output.status.code(), Some(0), "{}", err(&output));
+    let said = err(&output);
+    assert!(
+        said.contains("not checked") && said.contains(&relay),
+        "{said}"
+    );
+    assert!(dir.path().join(".mcp.json").exists());
 }

@@ -76,6 +76,7 @@ impl Config {
         add_to_the_only_one(args, &mut targets)?;
         add_to_all(args, &mut targets);
         let mut config = Self::of(&relay, targets)?;
+        config.dcc = args.dcc.clone().or(file.dcc).unwrap_or_default();
         config.links = args.links.or(file.links).unwrap_or(1);
         let drain_timeout = args.drain_timeout.or(file.drain_timeout);
         config.drain_timeout = drain_timeout.unwrap_or(DRAIN_TIMEOUT);

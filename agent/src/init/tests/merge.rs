@@ -95,6 +95,39 @@ fn an_entry_that_is_there_is_left_alone_and_another_one_only_replaced_when_told(
 }
 
 #[test]
+fn a_forced_entry_keeps_its_headers_and_comments() {
+    let run = |text: &str| merge(text, "servers", "maya", &Client::Vscode.entry(URL), true);
+    let old = "{\n  \"servers\": {\n    \"maya\": {\n      // ours\n      \"url\": \"http://old/mcp\", // was here\n      \"headers\": { \"X\": \"1\" }\n    }\n  }\n}\n";
+    let Ok(Merged::Replaced(text)) = run(old) else {
+        panic!("it differs");
+    };
+    let new = expected(
+        "{\n  \"servers\": {\n    \"maya\": {\n      // ours\n      \"url\": \"$\", // was here\n      \"headers\": { \"X\": \"1\" },\n      \"type\": \"http\"\n    }\n  }\n}\n",
+    );
+    assert_eq!(text, new);
+    assert_eq!(run(&text), Ok(Merged::Unchanged));
+
+    let started = "{\"servers\": {\"maya\": {\"command\": \"maya\", \"url\": \"x\", \"env\": {}}}}";
+    let Ok(Merged::Replaced(text)) = run(started) else {
+        panic!("it differs");
+    };
+    assert!(!text.contains("command") && !text.contains("env"), "{text}");
+}
+
+#[test]
+fn an_entry_in_other_words_is_left_alone_unless_forced() {
+    let entry = Client::Vscode.entry(URL);
+    let text =
+        expected("{\"servers\": {\"maya\": {\"type\": \"streamable-http\", \"url\": \"$/\"}}}");
+    let run = |force| merge(&text, "servers", "maya", &entry, force);
+    assert_eq!(run(false), Ok(Merged::Unchanged));
+    let exact = text
+        .replace("streamable-http", "http")
+        .replace("mcp/", "mcp");
+    assert_eq!(run(true), Ok(Merged::Replaced(exact)));
+}
+
+#[test]
 fn what_is_no_configuration_is_told_with_its_place() {
     assert_eq!(
         cursor("{\n  \"mcpServers\": {\n    oops\n"),

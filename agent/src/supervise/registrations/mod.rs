@@ -52,6 +52,10 @@ struct Standing {
     asked_at: Option<Instant>,
     /// When to ask next.
     due_at: Option<Instant>,
+    /// The token's file changed since it was last asked for.
+    has_new_token: bool,
+    /// The question that waits, or was answered last, had the changed token.
+    asked_with_new_token: bool,
     backoff: Backoff,
 }
 
@@ -69,6 +73,8 @@ impl Registrations {
             phase: Phase::Asked,
             asked_at: Some(now),
             due_at: None,
+            has_new_token: false,
+            asked_with_new_token: false,
             backoff: Backoff::default(),
         };
         Self(std::iter::repeat_with(standing).take(targets).collect())
@@ -88,8 +94,12 @@ impl Registrations {
         it.asked_at = None;
         it.backoff.registered();
         let before = std::mem::replace(&mut it.phase, Phase::Up { ends_at });
+        let is_fresh = std::mem::take(&mut it.asked_with_new_token);
         let (change, wait) = match (before, ends_at) {
-            (Phase::Up { ends_at: Some(was) }, Some(end)) if end < was + RENEWED_MIN => {
+            // Another token may well end sooner than the one before: it is the one that counts now.
+            (Phase::Up { ends_at: Some(was) }, Some(end))
+                if end < was + RENEWED_MIN && !(is_fresh && end + RENEWED_MIN <= was) =>
+            {
                 (Change::Ending(lasts), Some(renew_again_in(lasts, random)))
             }
             (Phase::Up { .. }, _) => (Change::Renewed, ends_at.map(|_| renew_in(lasts, random))),
@@ -166,6 +176,7 @@ impl Registrations {
             };
             if waits {
                 it.due_at = Some(now);
+                it.has_new_token = true;
             }
         }
     }
@@ -181,6 +192,7 @@ impl Registrations {
             if late || is_due {
                 it.asked_at = Some(now);
                 it.due_at = None;
+                it.asked_with_new_token |= std::mem::take(&mut it.has_new_token);
                 due.push(target);
             }
         }

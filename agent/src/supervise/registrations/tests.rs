@@ -87,6 +87,30 @@ fn a_renewal_that_is_refused_leaves_the_tunnel_up_and_is_tried_again() {
 }
 
 #[test]
+fn a_fresh_token_is_taken_even_where_it_ends_sooner() {
+    let (start, mut random) = (Instant::now(), random());
+    let mut it = Registrations::new(1, start);
+    it.granted(0, HOUR_S, start, &mut random);
+    // The file was touched, and holds what it held.
+    let now = after(start, 60);
+    it.token_changed(now);
+    assert_eq!(it.take_due(now), [0]);
+    let change = it.granted(0, HOUR_S - 60, now, &mut random);
+    assert!(matches!(change, Change::Ending(_)), "{change:?}");
+    // Another token, good for five minutes.
+    it.token_changed(now);
+    assert_eq!(it.take_due(now), [0]);
+    assert_eq!(it.granted(0, 300, now, &mut random), Change::Renewed);
+    let due = it.wakes_at().unwrap();
+    assert!(due <= after(now, 200), "{:?}", due - now);
+    // The same once more is not fresh.
+    assert_eq!(it.take_due(due), [0]);
+    let left = 300 - u32::try_from((due - now).as_secs()).unwrap();
+    let change = it.granted(0, left, due, &mut random);
+    assert!(matches!(change, Change::Ending(_)), "{change:?}");
+}
+
+#[test]
 fn a_name_that_is_lost_when_it_is_renewed_is_lost() {
     let (now, mut random) = (Instant::now(), random());
     let mut it = Registrations::new(1, now);

@@ -1,0 +1,291 @@
+//! What `tieline serve` finds out once a tunnel is up, for the person who will give its URL to callers:
+//! whether the target answers, whether the relay asks callers for a token, and what to type next.
+//!
+//! It runs beside the agent and holds up nothing: each target gets one look in a run, and the relay one
+//! question, which never reaches a target.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use http::{Method, StatusCode, Uri};
+use serde_json::Value;
+use tokio::sync::Semaphore;
+
+use crate::config::Config;
+use crate::connect::RelayOrigin;
+use crate::connect::tls::Tls;
+use crate::event::{AgentEvent, CallerToken};
+use crate::target::{Target, look};
+use crate::web::Question;
+
+/// Looks at a time, where an agent has many targets.
+const LOOKS_MAX: usize = 8;
+
+/// Tells `hook` every event of an agent, and after a registration what was found out about it.
+pub(crate) fn announcing(
+    config: &Config,
+    hook: impl Fn(&AgentEvent) + Send + Sync + 'static,
+) -> impl Fn(&AgentEvent) + Send + Sync + 'static {
+    let shared = Arc::new(Shared {
+        targets: config
+            .targets
+            .iter()
+            .map(|it| Published {
+                target: it.target.clone(),
+                exposes_all: it.expose_all,
+            })
+            .collect(),
+        turns: Semaphore::new(LOOKS_MAX),
+        hook: Box::new(hook),
+        begun: Mutex::default(),
+    });
+    move |event| {
+        (shared.hook)(event);
+        if let AgentEvent::Registered {
+            tunnel,
+            urls,
+            target,
+            ..
+        } = event
+        {
+            shared.registered(tunnel, urls, target);
+        }
+    }
+}
+
+struct Published {
+    target: Target,
+    exposes_all: bool,
+}
+
+struct Shared {
+    targets: Vec<Published>,
+    turns: Semaphore,
+    hook: Box<dyn Fn(&AgentEvent) + Send + Sync>,
+    begun: Mutex<Begun>,
+}
+
+/// What was begun in this run, and is not done again.
+#[derive(Default)]
+struct Begun {
+    tunnels: HashSet<String>,
+    asked_relay: bool,
+}
+
+impl Shared {
+    fn registered(self: &Arc<Self>, tunnel: &str, urls: &[String], target: &str) {
+        let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = self
+            .targets
+            .iter()
+            .position(|it| it.target.to_string() == target);
+        let Some(index) = found.filter(|_| begun.tunnels.insert(tunnel.to_owned())) else {
+            return;
+        };
+        let is_http = matches!(self.targets[index].target, Target::Http(_));
+        let asks = is_http && !urls.is_empty() && !std::mem::replace(&mut begun.asked_relay, true);
+        let (shared, tunnel, urls) = (Arc::clone(self), tunnel.to_owned(), urls.to_vec());
+        tokio::spawn(async move {
+            shared.look(index, &tunnel).await;
+            if asks {
+                shared.tell_callers(index, &tunnel, &urls).await;
+            }
+        });
+    }
+
+    async fn look(&self, index: usize, tunnel: &str) {
+        let Ok(_turn) = self.turns.acquire().await else {
+            return;
+        };
+        let target = &self.targets[index].target;
+        let sight = look::look(target).await;
+        (self.hook)(&AgentEvent::Target {
+            tunnel: tunnel.to_owned(),
+            target: target.to_string(),
+            state: sight.state,
+            is_good: sight.is_good(),
+            message: sight.message,
+            server: sight.server,
+            version: sight.version,
+        });
+    }
+
+    async fn tell_callers(&self, index: usize, tunnel: &str, urls: &[String]) {
+        let token = asks_token(tunnel, urls, &self.targets[index]).await;
+        let url = urls.first().cloned().unwrap_or_default();
+        let relay = by_path(tunnel, urls).map(|(origin, _)| origin);
+        (self.hook)(&AgentEvent::Callers {
+            tunnel: tunnel.to_owned(),
+            url,
+            relay: relay.unwrap_or_default(),
+            token,
+        });
+    }
+}
+
+/// The relay's address and the path of the tunnel there, from the first URL that has the tunnel in its
+/// path.
+fn by_path(tunnel: &str, urls: &[String]) -> Option<(String, String)> {
+    urls.iter().find_map(|url| {
+        let uri: Uri = url.parse().ok()?;
+        let rest = uri.path().strip_prefix("/w/")?.strip_prefix(tunnel)?;
+        let origin = format!("{}://{}", uri.scheme_str()?, uri.authority()?);
+        (rest.is_empty() || rest.starts_with('/')).then(|| (origin, rest.to_owned()))
+    })
+}
+
+/// Asks the relay as a caller without a token would, for a path that no target gets to see: one beside
+/// the tunnel's own, or where there is none beside it one of a tunnel that does not exist.
+async fn asks_token(tunnel: &str, urls: &[String], published: &Published) -> CallerToken {
+    let Some((origin, base)) = by_path(tunnel, urls) else {
+        return CallerToken::Unknown;
+    };
+    let mark = format!("tieline-look-{:08x}", fastrand::u32(..));
+    let path = match base.is_empty() || published.exposes_all {
+        true => format!("/w/{mark}/"),
+        false => format!("/w/{tunnel}/{mark}"),
+    };
+    let Ok(origin) = RelayOrigin::parse(&origin) else {
+        return CallerToken::Unknown;
+    };
+    let tls = match origin.https {
+        true => match Tls::new(&origin.address, None) {
+            Ok(tls) => Some(tls),
+            Err(_) => return CallerToken::Unknown,
+        },
+        false => None,
+    };
+    let authority = origin.authority();
+    let question = Question {
+        method: Method::GET,
+        authority: &authority,
+        path: &path,
+        authorization: None,
+    };
+    let asked = question.ask_at(&origin.address, tls.as_ref(), true).await;
+    let Ok((head, body)) = asked else {
+        return CallerToken::Unknown;
+    };
+    // Something else in front may answer with the same codes.
+    let body: Value = serde_json::from_slice(&body).unwrap_or_default();
+    let is_relays = body["error"].is_string() && body["message"].is_string();
+    match head.status {
+        StatusCode::UNAUTHORIZED if is_relays => CallerToken::Needed,
+        StatusCode::NOT_FOUND if is_relays => CallerToken::NotNeeded,
+        _ => CallerToken::Unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    /// A relay's HTTP port with one answer, and the first line of what it was asked.
+    async fn relay(answer: &'static str) -> (String, tokio::task::JoinHandle<String>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let origin = format!("http://{}", listener.local_addr().unwrap());
+        let asked = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = [0; 1024];
+            let len = stream.read(&mut request).await.unwrap();
+            stream.write_all(answer.as_bytes()).await.unwrap();
+            let request = String::from_utf8_lossy(&request[..len]).into_owned();
+            request.lines().next().unwrap_or_default().to_owned()
+        });
+        (origin, asked)
+    }
+
+    const DENIED: &str =
+        "HTTP/1.1 401 U\r\nconnection: close\r\n\r\n{\"error\":\"unauthorized\",\"message\":\"x\"}";
+    const UNKNOWN: &str =
+        "HTTP/1.1 404 N\r\nconnection: close\r\n\r\n{\"error\":\"unknown\",\"message\":\"x\"}";
+    const OTHER: &str = "HTTP/1.1 404 N\r\nconnection: close\r\n\r\n<html>";
+
+    #[tokio::test]
+    async fn a_relay_is_asked_where_no_target_hears_of_it() {
+        for (base, all, answer, token, path) in [
+            (
+                "/mcp",
+                false,
+                DENIED,
+                CallerToken::Needed,
+                "GET /w/maya/tieline-look-",
+            ),
+            (
+                "/mcp",
+                false,
+                UNKNOWN,
+                CallerToken::NotNeeded,
+                "GET /w/maya/tieline-look-",
+            ),
+            (
+                "",
+                false,
+                DENIED,
+                CallerToken::Needed,
+                "GET /w/tieline-look-",
+            ),
+            (
+                "/mcp",
+                true,
+                UNKNOWN,
+                CallerToken::NotNeeded,
+                "GET /w/tieline-look-",
+            ),
+            ("/mcp", false, OTHER, CallerToken::Unknown, "GET /w/maya/"),
+        ] {
+            let (origin, asked) = relay(answer).await;
+            let published = Published {
+                target: Target::parse(&format!("http://127.0.0.1:1{base}")).unwrap(),
+                exposes_all: all,
+            };
+            let urls = [
+                format!("http://maya.r.example{base}"),
+                format!("{origin}/w/maya{base}"),
+            ];
+            assert_eq!(asks_token("maya", &urls, &published).await, token);
+            let line = asked.await.unwrap();
+            assert!(line.starts_with(path), "{line}");
+        }
+        let published = Published {
+            target: Target::parse("http://127.0.0.1:1").unwrap(),
+            exposes_all: false,
+        };
+        let urls = ["http://maya.r.example".to_owned()];
+        assert_eq!(
+            asks_token("maya", &urls, &published).await,
+            CallerToken::Unknown
+        );
+    }
+
+    #[tokio::test]
+    async fn each_target_is_looked_at_once_in_a_run() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let config = Config::new("tcp://127.0.0.1:9", &address).unwrap();
+        let (send, mut told) = mpsc::channel(8);
+        let hook = announcing(&config, move |event| send.try_send(event.clone()).unwrap());
+        let registered = AgentEvent::Registered {
+            link: 0,
+            tunnel: "maya".to_owned(),
+            url: String::new(),
+            urls: Vec::new(),
+            generation: 1,
+            target: address.clone(),
+        };
+        hook(&registered);
+        hook(&registered);
+        assert_eq!(told.recv().await, Some(registered.clone()));
+        assert_eq!(told.recv().await, Some(registered));
+        let Some(AgentEvent::Target { state, target, .. }) = told.recv().await else {
+            panic!("it looks")
+        };
+        assert_eq!((state, target), ("open", address));
+        drop(hook);
+        assert_eq!(told.recv().await, None);
+    }
+}

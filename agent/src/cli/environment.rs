@@ -1,0 +1,144 @@
+//! Variables that nothing reads: one that is spelled wrong would otherwise be a setting without
+//! effect.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+
+use clap::{Command, CommandFactory};
+
+use super::Cli;
+
+/// All variables of the agent begin so.
+const PREFIX: &str = "TIELINE_";
+
+/// Those of the relay, which may share an environment with an agent and checks them itself.
+const RELAY_PREFIX: &str = "TIELINE_RELAY_";
+
+/// What is logged; read before the command line is.
+pub(crate) const LOG_VARIABLE: &str = "TIELINE_LOG";
+
+/// How alike two names are that may be one with a slip in it, from 0 to 1.
+const ALIKE_MIN: f64 = 0.7;
+
+/// Finds a variable among `variables` that looks like a setting of the agent and is none.
+///
+/// # Errors
+/// One line that names it, and the names that may have been meant.
+pub(crate) fn check(variables: impl Iterator<Item = (OsString, OsString)>) -> Result<(), String> {
+    let known = known();
+    for (name, value) in variables {
+        let name = name.to_string_lossy();
+        let Some(rest) = name.strip_prefix(PREFIX) else {
+            continue;
+        };
+        let is_exempt = value.is_empty()
+            || name.starts_with(RELAY_PREFIX)
+            || is_service_link(rest, &value.to_string_lossy());
+        if is_exempt || known.contains(&*name) {
+            continue;
+        }
+        return Err(problem(&name, &known));
+    }
+    Ok(())
+}
+
+fn problem(name: &str, known: &BTreeSet<String>) -> String {
+    // Without what they all begin with, which would make them all alike.
+    let own = |name: &str| name.replacen(PREFIX, "", 1);
+    let alike = |it: &str| strsim::normalized_damerau_levenshtein(&own(name), &own(it));
+    let mut near: Vec<_> = known
+        .iter()
+        .map(|it| (alike(it), it.as_str()))
+        .filter(|(alike, _)| *alike >= ALIKE_MIN)
+        .collect();
+    near.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let near: Vec<_> = near.into_iter().take(3).map(|(_, it)| it).collect();
+    let all: Vec<_> = known.iter().map(String::as_str).collect();
+    let hint = match near.is_empty() {
+        true => format!("tieline reads {}", all.join(", ")),
+        false => format!("did you mean {}?", near.join(" or ")),
+    };
+    format!("no setting is called {name}, but this variable is set (correct or unset it): {hint}")
+}
+
+/// The variables that the commands read.
+fn known() -> BTreeSet<String> {
+    let mut known = BTreeSet::from([LOG_VARIABLE.to_owned()]);
+    collect(&Cli::command(), &mut known);
+    known
+}
+
+fn collect(command: &Command, known: &mut BTreeSet<String>) {
+    let variables = command.get_arguments().filter_map(|it| it.get_env());
+    known.extend(variables.map(|it| it.to_string_lossy().into_owned()));
+    for command in command.get_subcommands() {
+        collect(command, known);
+    }
+}
+
+/// Kubernetes puts `TIELINE_SERVICE_HOST`, `TIELINE_PORT_9001_TCP_ADDR` and the like into every pod
+/// beside a service called `tieline` or `tieline-…` (its documentation: "Service", environment
+/// variables).
+fn is_service_link(rest: &str, value: &str) -> bool {
+    let rest = format!("_{rest}");
+    let is_of_port = |after: &str| {
+        let digits = after.trim_start_matches(|c: char| c.is_ascii_digit());
+        digits.len() < after.len()
+            && ["_TCP", "_UDP", "_SCTP"]
+                .iter()
+                .any(|protocol| digits.starts_with(protocol))
+    };
+    rest.ends_with("_SERVICE_HOST")
+        || rest.ends_with("_SERVICE_PORT")
+        || rest.contains("_SERVICE_PORT_")
+        || (rest.ends_with("_PORT") && value.contains("://"))
+        || rest
+            .match_indices("_PORT_")
+            .any(|(at, it)| is_of_port(&rest[at + it.len()..]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(name: &str, value: &str) -> Result<(), String> {
+        check([(name.into(), value.into())].into_iter())
+    }
+
+    #[test]
+    fn a_variable_that_nothing_reads_is_named_with_those_that_are_like_it() {
+        for (name, near) in [
+            ("TIELINE_TOKEN_FLIE", "TIELINE_TOKEN_FILE"),
+            ("TIELINE_RELY", "TIELINE_RELAY"),
+            ("TIELINE_STATEDIR", "TIELINE_STATE_DIR"),
+            ("TIELINE_XYZZY", "TIELINE_CONNECT_LISTEN"),
+        ] {
+            let problem = of(name, "x").unwrap_err();
+            assert!(
+                problem.contains(name) && problem.contains(near),
+                "{problem}"
+            );
+        }
+    }
+
+    #[test]
+    fn variables_of_others_are_left_alone() {
+        for (name, value) in [
+            ("TIELINE_RELAY", "tcp://r:1"),
+            ("TIELINE_RELAY_SHARDS", "2"),
+            ("TIELINE_TO", "127.0.0.1:1"),
+            ("TIELINE_LOG", "debug"),
+            ("TIELINE_CONNECT_LISTEN", "127.0.0.1:1"),
+            ("TIELINE_SERVICE_HOST", "10.0.0.1"),
+            ("TIELINE_SERVICE_PORT_HTTP", "80"),
+            ("TIELINE_PORT", "tcp://10.0.0.1:9001"),
+            ("TIELINE_PORT_9001_TCP_PROTO", "tcp"),
+            ("TIELINE_CONNECT_SERVICE_PORT", "80"),
+            ("TIELINE_CONNECT_PORT_80_TCP_ADDR", "10.0.0.1"),
+            ("TIELINE_EMPTY", ""),
+            ("XTIELINE_TO", "x"),
+        ] {
+            assert_eq!(of(name, value), Ok(()), "{name}");
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! What answers at an address where a relay was expected, in words that say what to do.
+
+/// Bytes that are kept of what came first: enough for a status line.
+pub(crate) const FIRST_BYTES_MAX: usize = 48;
+
+/// The question that leads from a wrong port to the right one.
+const AGENT_PORT: &str =
+    "is this the relay's port for agents (9001 unless its operator says otherwise)?";
+
+/// Who begins to speak so, instead of a relay; nothing at all is a silence, or an early end.
+pub(crate) fn describe(first: &[u8]) -> String {
+    let begins = |text: &[u8]| first.starts_with(text);
+    let who = if first.is_empty() {
+        "nothing was said before it"
+    } else if begins(b"HTTP/") || begins(b"<") {
+        "an HTTP server answers there"
+    } else if begins(b"SSH-") {
+        "an SSH server answers there"
+    } else if begins(b"220") {
+        "a mail or FTP server answers there"
+    } else if matches!(first, [0x15 | 0x16, 0x03, ..]) {
+        return "a TLS server answers there, and this version dials plain TCP only: give the relay's \
+                port for agents (9001 unless its operator says otherwise) without TLS in front"
+            .to_owned();
+    } else {
+        "what answers there is not a Tieline relay"
+    };
+    format!("{who}; {AGENT_PORT}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strangers_are_called_by_what_they_say_first() {
+        for (first, word) in [
+            (&b"HTTP/1.1 400 Bad Request\r\n"[..], "HTTP server"),
+            (b"<html>", "HTTP server"),
+            (b"SSH-2.0-OpenSSH_9.6", "SSH server"),
+            (b"220 mail.example ESMTP", "mail or FTP"),
+            (b"\x15\x03\x03\x00\x02", "TLS server"),
+            (b"J\x00\x00\x00\x0a8.0.36", "not a Tieline relay"),
+            (b"", "nothing was said"),
+        ] {
+            let said = describe(first);
+            assert!(said.contains(word) && said.contains("9001"), "{said}");
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! Text of relays, targets, tokens and other people's files on its way to a terminal: a character
+//! that could command the terminal, or change what a reader sees, is shown as an escape; a token is
+//! not shown at all.
+
+use std::borrow::Cow;
+use std::fmt::{self, Display, Write};
+
+/// Tokens that `tieline-relay token new` makes begin so, and 32 random bytes in base64url follow.
+const OPAQUE_PREFIX: &str = "tieline_";
+const OPAQUE_BYTES: usize = OPAQUE_PREFIX.len() + 43;
+
+/// A signed token is a base64url object first: `{"` in that coding.
+const SIGNED_PREFIX: &str = "eyJ";
+
+/// Shortest text that is taken for a token; nothing that signs anything is shorter.
+const TOKEN_BYTES_MIN: usize = 20;
+
+/// Shown in the place of a token.
+const MASK: &str = "(a token, not shown)";
+
+/// Shows a value with its hidden characters escaped, on one line.
+pub(crate) struct Plain<T>(pub(crate) T);
+
+impl<T: Display> Display for Plain<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(Escaping(f), "{}", self.0)
+    }
+}
+
+struct Escaping<'a, 'b>(&'a mut fmt::Formatter<'b>);
+
+impl Write for Escaping<'_, '_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for c in text.chars() {
+            match is_hidden(c) {
+                true => write!(self.0, "{}", c.escape_default())?,
+                false => self.0.write_char(c)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// True for a character that has no shape of its own: controls (among them the escape character and
+/// its 8-bit relatives), marks that reorder text, blanks of no width, line and paragraph separators,
+/// tags, and code points that are no characters.
+pub(crate) fn is_hidden(c: char) -> bool {
+    c.is_control()
+        || matches!(
+            c,
+            '\u{ad}'
+                | '\u{61c}'
+                | '\u{115f}'..='\u{1160}'
+                | '\u{180b}'..='\u{180f}'
+                | '\u{200b}'..='\u{200f}'
+                | '\u{2028}'..='\u{202e}'
+                | '\u{2060}'..='\u{206f}'
+                | '\u{3164}'
+                | '\u{fdd0}'..='\u{fdef}'
+                | '\u{feff}'
+                | '\u{ffa0}'
+                | '\u{fff0}'..='\u{fffb}'
+                | '\u{e0000}'..='\u{e0fff}'
+        )
+}
+
+/// JSON text in which no character is hidden; it means the same.
+pub(crate) fn escape_json(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if is_hidden(c) {
+            // A hidden character outside a string would not be JSON, so each stands in a string.
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                let _ = write!(out, "\\u{unit:04x}");
+            }
+        } else {
+            out.push(c);
+        }
+    }
+    out
+}
+
+/// True for text that is a token and not, say, a file's path: signed (`eyJ….….…`), or random as
+/// relays make them.
+pub(crate) fn is_token_like(text: &str) -> bool {
+    let text = text.trim();
+    let text = text.strip_prefix("Bearer ").unwrap_or(text).trim_start();
+    (text.len() >= TOKEN_BYTES_MIN && run_of_token(text) == text.len() && begins_token(text))
+        || is_random(text)
+}
+
+/// True for one long word of base64url with letters of both cases and digits.
+fn is_random(text: &str) -> bool {
+    const RANDOM_BYTES_MIN: usize = 40;
+    let has = |test: fn(&u8) -> bool| text.bytes().any(|byte| test(&byte));
+    text.len() >= RANDOM_BYTES_MIN
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+        && has(u8::is_ascii_uppercase)
+        && has(u8::is_ascii_lowercase)
+        && has(u8::is_ascii_digit)
+}
+
+fn begins_token(text: &str) -> bool {
+    let is_signed = text.starts_with(SIGNED_PREFIX) && text.contains('.');
+    is_signed || (text.starts_with(OPAQUE_PREFIX) && text.len() == OPAQUE_BYTES)
+}
+
+/// How many bytes at the start of `text` may stand in a token.
+fn run_of_token(text: &str) -> usize {
+    let in_token = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'=');
+    text.bytes()
+        .position(|b| !in_token(b))
+        .unwrap_or(text.len())
+}
+
+/// `text` without the tokens in it.
+pub(crate) fn masked(text: &str) -> Cow<'_, str> {
+    let mut out = String::new();
+    let mut copied = 0;
+    let mut at = 0;
+    while let Some(rest) = text.get(at..).filter(|rest| !rest.is_empty()) {
+        let run = run_of_token(rest);
+        if run >= TOKEN_BYTES_MIN && begins_token(&rest[..run]) {
+            out.push_str(&text[copied..at]);
+            out.push_str(MASK);
+            copied = at + run;
+        }
+        let next = rest[run..].chars().next().map_or(0, char::len_utf8);
+        at += run + next;
+    }
+    if copied == 0 {
+        return Cow::Borrowed(text);
+    }
+    out.push_str(&text[copied..]);
+    Cow::Owned(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SIGNED: &str = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhZGEifQ.c2lnbmF0dXJl";
+
+    #[test]
+    fn what_could_command_a_terminal_is_shown_as_an_escape() {
+        let plain = |text: &str| Plain(text).to_string();
+        assert_eq!(
+            plain("a\u{1b}[2Jb\u{e9}\n\u{9b}2J"),
+            "a\\u{1b}[2Jb\u{e9}\\n\\u{9b}2J"
+        );
+        assert_eq!(
+            plain("\u{202e}exe\u{2066}\u{200b}"),
+            "\\u{202e}exe\\u{2066}\\u{200b}"
+        );
+        assert_eq!(plain("\u{e0041}\u{feff}"), "\\u{e0041}\\u{feff}");
+        assert_eq!(
+            plain("maya-1 \u{65e5}\u{672c} \\"),
+            "maya-1 \u{65e5}\u{672c} \\"
+        );
+    }
+
+    #[test]
+    fn json_stays_json_and_means_the_same() {
+        let value = serde_json::json!({ "a": "\u{1b}[2J\u{9b}\u{202e}\u{e0041}\"\u{e9}" });
+        let text = escape_json(&value.to_string());
+        assert!(!text.chars().any(is_hidden), "{text}");
+        let read: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(read, value);
+    }
+
+    #[test]
+    fn tokens_are_told_from_paths() {
+        let random = "q7XbT0yJm2cRkPz4VwNd8LsHf3GaUe6YoI1CtBxQ5Kv";
+        let opaque = format!("tieline_{random}");
+        for token in [SIGNED, &format!("Bearer {SIGNED}\n"), random, &opaque] {
+            assert!(is_token_like(token), "{token}");
+        }
+        for path in [
+            "ada.token",
+            "/home/ada/secrets/maya-seat-12.production.token",
+            "./eyJ.token",
+            "tieline_token_of_the_maya_seat.txt",
+            "C:\\Users\\ada\\AppData\\Local\\tieline\\token",
+            "a-rather-long-file-name-for-a-token-of-maya.txt",
+            "",
+        ] {
+            assert!(!is_token_like(path), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_token_within_a_line_is_not_shown() {
+        assert_eq!(
+            masked(&format!("file \"{SIGNED}\": no such file")),
+            "file \"(a token, not shown)\": no such file"
+        );
+        for text in ["eyJ", "http://r/w/eyJ.x/mcp", "\u{e9}\u{65e5} plain", ""] {
+            assert_eq!(masked(text), text);
+        }
+    }
+}

@@ -1,0 +1,545 @@
+//! One look at a target, as an MCP client would come: whether it is there, speaks HTTP, and speaks MCP.
+//!
+//! It is one `initialize`, which servers of every version of MCP know or answer with an error of theirs;
+//! one that has no such method any more gets one `server/discover`. A session that came of it is ended at
+//! once. Time and bytes are bounded, and nothing else of the target is used.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ACCEPT, CONTENT_TYPE, HOST, LOCATION, USER_AGENT};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use tieline_wire::Reason;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use super::Target;
+
+/// How long all of it may take.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long the target may take to hear that its session is over.
+const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Most that is read of an answer; that to `initialize` has a hundredth of it.
+const BODY_BYTES_MAX: usize = 256 * 1024;
+
+/// Most characters that are shown of a text of the target's own.
+const WORDS_CHARS_MAX: usize = 100;
+
+/// The version that is asked for: the newest one with sessions, from which servers choose down.
+const VERSION: &str = "2025-11-25";
+const VERSION_SESSIONLESS: &str = "2026-07-28";
+
+const SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-id");
+const PROTOCOL_VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
+const MCP_METHOD: HeaderName = HeaderName::from_static("mcp-method");
+
+const AGENT: HeaderValue =
+    HeaderValue::from_static(concat!("tieline/", env!("CARGO_PKG_VERSION"), " (look)"));
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const BOTH: HeaderValue = HeaderValue::from_static("application/json, text/event-stream");
+
+/// What was seen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Sight {
+    /// In one word, as in JSON.
+    pub(crate) state: &'static str,
+    /// In a sentence, with what to do.
+    pub(crate) message: String,
+    /// What an MCP server calls itself.
+    pub(crate) server: Option<String>,
+    /// Its version.
+    pub(crate) version: Option<String>,
+}
+
+impl Sight {
+    fn new(state: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            state,
+            message: message.into(),
+            server: None,
+            version: None,
+        }
+    }
+
+    /// Callers get what they came for.
+    pub(crate) fn is_good(&self) -> bool {
+        matches!(self.state, "mcp" | "open" | "unauthorized")
+    }
+}
+
+/// Looks at `target`.
+pub(crate) async fn look(target: &Target) -> Sight {
+    match timeout(LOOK_TIMEOUT, look_at(target)).await {
+        Ok(sight) => sight,
+        Err(_) => Sight::new(
+            "timeout",
+            format!(
+                "{target} takes connections and does not answer MCP's initialize within {} s",
+                LOOK_TIMEOUT.as_secs()
+            ),
+        ),
+    }
+}
+
+async fn look_at(target: &Target) -> Sight {
+    let path = match target.base_path() {
+        "" => "/",
+        path => path,
+    };
+    if let Target::Tcp(_) = target {
+        return match target.connect_within(LOOK_TIMEOUT).await {
+            Ok(_) => Sight::new(
+                "open",
+                format!(
+                    "{target} takes connections, and callers get its raw bytes; an MCP server over \
+                     HTTP is --to http://{target}/mcp"
+                ),
+            ),
+            Err((reason, error)) => absent(target, reason, &error),
+        };
+    }
+    let ask = Ask {
+        target,
+        path: path.to_owned(),
+    };
+    match ask.initialize().await {
+        Ok(sight) => sight,
+        Err(Trouble::Connect(reason, error)) => absent(target, reason, &error),
+        Err(Trouble::Http(why)) => Sight::new(
+            "not_http",
+            format!(
+                "{target} takes connections, but does not speak HTTP ({why}): is it another kind of \
+                 server (--to host:port), or one that wants https?"
+            ),
+        ),
+    }
+}
+
+fn absent(target: &Target, reason: Reason, error: &std::io::Error) -> Sight {
+    match reason {
+        Reason::TargetRefused => Sight::new(
+            "refused",
+            format!("nothing listens at {target}: start the server; callers get 502 until it runs"),
+        ),
+        Reason::TargetTimeout => {
+            let words =
+                format!("{target} does not take the connection: is it busy, or firewalled?");
+            Sight::new("timeout", words)
+        }
+        _ => Sight::new(
+            "unreachable",
+            format!("{target} cannot be reached: {error}"),
+        ),
+    }
+}
+
+/// Why there was no answer.
+enum Trouble {
+    Connect(Reason, std::io::Error),
+    Http(String),
+}
+
+/// An answer: its head, and the first JSON-RPC message of its body, if there is one.
+struct Answer {
+    status: StatusCode,
+    headers: HeaderMap,
+    message: Value,
+}
+
+struct Ask<'a> {
+    target: &'a Target,
+    path: String,
+}
+
+impl Ask<'_> {
+    async fn initialize(mut self) -> Result<Sight, Trouble> {
+        let request = json!({
+            "jsonrpc": "2.0", "id": 1, "method": "initialize",
+            "params": {
+                "protocolVersion": VERSION, "capabilities": {},
+                "clientInfo": {"name": "tieline", "version": env!("CARGO_PKG_VERSION")},
+            },
+        });
+        let mut answer = self.post(&request, &HeaderMap::new()).await?;
+        if let Some(path) = self.redirect(&answer) {
+            self.path = path;
+            answer = self.post(&request, &HeaderMap::new()).await?;
+        }
+        if let Some(id) = answer.headers.get(SESSION_ID) {
+            let farewell = self.end_session(id.clone(), &answer.message);
+            let _ = timeout(FAREWELL_TIMEOUT, farewell).await;
+        }
+        if answer.message["error"].is_object() {
+            // A server of the era without sessions has no `initialize`.
+            let found = self.discover().await?;
+            if found.message["result"].is_object() {
+                answer = found;
+            }
+        }
+        Ok(self.judge(&answer))
+    }
+
+    async fn discover(&self) -> Result<Answer, Trouble> {
+        let request = json!({
+            "jsonrpc": "2.0", "id": 1, "method": "server/discover",
+            "params": { "_meta": {
+                "io.modelcontextprotocol/protocolVersion": VERSION_SESSIONLESS,
+                "io.modelcontextprotocol/clientCapabilities": {},
+                "io.modelcontextprotocol/clientInfo":
+                    {"name": "tieline", "version": env!("CARGO_PKG_VERSION")},
+            }},
+        });
+        let mut headers = HeaderMap::new();
+        headers.insert(
+            PROTOCOL_VERSION,
+            HeaderValue::from_static(VERSION_SESSIONLESS),
+        );
+        headers.insert(MCP_METHOD, HeaderValue::from_static("server/discover"));
+        self.post(&request, &headers).await
+    }
+
+    async fn end_session(&self, id: HeaderValue, message: &Value) -> Result<Answer, Trouble> {
+        let mut headers = HeaderMap::new();
+        headers.insert(SESSION_ID, id);
+        let version = message["result"]["protocolVersion"].as_str();
+        if let Some(Ok(version)) = version.map(HeaderValue::from_str) {
+            headers.insert(PROTOCOL_VERSION, version);
+        }
+        self.send(Method::DELETE, Bytes::new(), &headers).await
+    }
+
+    async fn post(&self, message: &Value, more: &HeaderMap) -> Result<Answer, Trouble> {
+        let mut headers = more.clone();
+        headers.insert(CONTENT_TYPE, JSON);
+        self.send(Method::POST, Bytes::from(message.to_string()), &headers)
+            .await
+    }
+
+    /// One request over a connection of its own, which ends with this.
+    async fn send(&self, method: Method, body: Bytes, more: &HeaderMap) -> Result<Answer, Trouble> {
+        let connected = self.target.connect_within(LOOK_TIMEOUT).await;
+        let stream = connected.map_err(|(reason, error)| Trouble::Connect(reason, error))?;
+        let http = |error: &dyn std::fmt::Display| Trouble::Http(error.to_string());
+        let mut request = Request::builder()
+            .method(method)
+            .uri(&*self.path)
+            .header(HOST, self.target.authority())
+            .header(USER_AGENT, AGENT)
+            .header(ACCEPT, BOTH)
+            .body(Full::new(body))
+            .map_err(|error| http(&error))?;
+        request.headers_mut().extend(more.clone());
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| http(&error))?;
+        let mut driver = JoinSet::new();
+        driver.spawn(connection);
+        let answer = sender.send_request(request).await;
+        let (head, body) = answer.map_err(|error| http(&error))?.into_parts();
+        let is_stream = head
+            .headers
+            .get(CONTENT_TYPE)
+            .is_some_and(|it| it.as_bytes().starts_with(b"text/event-stream"));
+        Ok(Answer {
+            status: head.status,
+            headers: head.headers,
+            message: message_of(body, is_stream).await,
+        })
+    }
+
+    /// Where a server sends its callers that knows its path in another form, such as with a slash at
+    /// the end.
+    fn redirect(&self, answer: &Answer) -> Option<String> {
+        let is_same_method = matches!(
+            answer.status,
+            StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT
+        );
+        let location: Uri = answer.headers.get(LOCATION)?.to_str().ok()?.parse().ok()?;
+        let own = self.target.authority();
+        let is_here = location.authority().is_none_or(|it| it.as_str() == own);
+        (is_same_method && is_here).then(|| location.path().to_owned())
+    }
+
+    fn judge(&self, answer: &Answer) -> Sight {
+        let (target, status) = (self.target, answer.status);
+        let result = &answer.message["result"];
+        if result.is_object() {
+            return known(target, result);
+        }
+        if status == StatusCode::UNAUTHORIZED || status == StatusCode::FORBIDDEN {
+            let words = format!(
+                "{target} needs authorization ({}) of its callers",
+                status.as_u16()
+            );
+            return Sight::new("unauthorized", words);
+        }
+        if let Some(error) = answer.message["error"]["message"].as_str() {
+            let words = format!("{target} speaks MCP, and answers: {}", short(error));
+            return Sight::new("mcp", words);
+        }
+        let advice = match target.base_path() {
+            "" => format!("is it http://{}/mcp?", target.authority()),
+            path if path.ends_with("/sse") && status == StatusCode::METHOD_NOT_ALLOWED => {
+                "a server of MCP's older transport (SSE) does that, and callers must know it"
+                    .to_owned()
+            }
+            _ => "is the path right?".to_owned(),
+        };
+        let words = format!(
+            "{target} answers HTTP, but not MCP ({} at {}): {advice}",
+            status.as_u16(),
+            self.path
+        );
+        Sight::new("not_mcp", words)
+    }
+}
+
+/// A server that answered as MCP has it.
+fn known(target: &Target, result: &Value) -> Sight {
+    let info = match result["serverInfo"].is_object() {
+        true => &result["serverInfo"],
+        false => &result["_meta"]["io.modelcontextprotocol/serverInfo"],
+    };
+    let text = |name: &str| info[name].as_str().map(short);
+    let (server, version) = (text("name"), text("version"));
+    let protocol = result["protocolVersion"]
+        .as_str()
+        .or_else(|| result["supportedVersions"][0].as_str());
+    let mut words = server.clone().unwrap_or_else(|| "an MCP server".to_owned());
+    if let Some(version) = &version {
+        words = format!("{words} {version}");
+    }
+    words = format!("{words} answers at {target}");
+    if let Some(protocol) = protocol {
+        words = format!("{words} (MCP {})", short(protocol));
+    }
+    Sight {
+        server,
+        version,
+        ..Sight::new("mcp", words)
+    }
+}
+
+fn short(text: &str) -> String {
+    text.chars().take(WORDS_CHARS_MAX).collect()
+}
+
+/// The first JSON-RPC answer in a body; null if there is none. A stream is read no further than that.
+async fn message_of(mut body: Incoming, is_stream: bool) -> Value {
+    let mut text = Vec::new();
+    while let Some(Ok(frame)) = body.frame().await {
+        let Ok(data) = frame.into_data() else {
+            continue;
+        };
+        text.extend_from_slice(&data);
+        if text.len() > BODY_BYTES_MAX {
+            return Value::Null;
+        }
+        if is_stream && let Some(message) = message_in(&text) {
+            return message;
+        }
+    }
+    match is_stream {
+        true => message_in(&text).unwrap_or(Value::Null),
+        false => answer_in(&text).unwrap_or(Value::Null),
+    }
+}
+
+fn answer_in(json: &[u8]) -> Option<Value> {
+    let value: Value = serde_json::from_slice(json).ok()?;
+    let is_answer = value["jsonrpc"] == "2.0"
+        && (value.get("result").is_some() || value.get("error").is_some());
+    is_answer.then_some(value)
+}
+
+/// The first answer among an event stream's events that are complete; other messages may come first.
+fn message_in(text: &[u8]) -> Option<Value> {
+    let text = str::from_utf8(text).ok()?.replace("\r\n", "\n");
+    // What follows the last empty line is not complete.
+    let (complete, _) = text.rsplit_once("\n\n")?;
+    complete.split("\n\n").find_map(|event| {
+        let data: Vec<_> = event
+            .lines()
+            .filter_map(|line| line.strip_prefix("data:"))
+            .map(|data| data.strip_prefix(' ').unwrap_or(data))
+            .collect();
+        answer_in(data.join("\n").as_bytes())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    type Heads = Arc<Mutex<Vec<String>>>;
+
+    /// A server that gives these answers, one for each connection, and what it was asked.
+    async fn server(answers: &'static [&str]) -> (String, Heads) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let heads = Heads::default();
+        let seen = Arc::clone(&heads);
+        tokio::spawn(async move {
+            for answer in answers {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut request = [0; 4096];
+                let len = stream.read(&mut request).await.unwrap();
+                let request = String::from_utf8_lossy(&request[..len]).into_owned();
+                seen.lock().unwrap().push(request);
+                stream.write_all(answer.as_bytes()).await.unwrap();
+                if answer.contains("event-stream") {
+                    // It stays open, as such streams may.
+                    std::mem::forget(stream);
+                }
+            }
+        });
+        (address, heads)
+    }
+
+    async fn seen(path: &str, answers: &'static [&str]) -> (Sight, Vec<String>) {
+        let (address, heads) = server(answers).await;
+        let target = Target::parse(&format!("http://{address}{path}")).unwrap();
+        let sight = look(&target).await;
+        let heads = heads.lock().unwrap().clone();
+        (sight, heads)
+    }
+
+    const RESULT: &str = r#"{"jsonrpc":"2.0","id":1,"result":{"protocolVersion":"2025-06-18","serverInfo":{"name":"maya","version":"1.2"}}}"#;
+
+    fn ok(head: &str, body: &str) -> &'static str {
+        let length = body.len();
+        Box::leak(
+            format!("HTTP/1.1 200 OK\r\n{head}content-length: {length}\r\n\r\n{body}")
+                .into_boxed_str(),
+        )
+    }
+
+    #[tokio::test]
+    async fn an_mcp_server_is_called_by_its_name_and_its_session_is_ended() {
+        let answers = vec![
+            ok(
+                "content-type: application/json\r\nmcp-session-id: s1\r\n",
+                RESULT,
+            ),
+            ok("", ""),
+        ];
+        let (sight, heads) = seen("/mcp", answers.leak()).await;
+        assert_eq!((sight.state, sight.is_good()), ("mcp", true));
+        assert!(
+            sight.message.starts_with("maya 1.2 answers at http://"),
+            "{sight:?}"
+        );
+        assert!(sight.message.ends_with("(MCP 2025-06-18)"), "{sight:?}");
+        assert!(heads[0].starts_with("POST /mcp HTTP/1.1\r\n"), "{heads:?}");
+        assert!(heads[0].contains("user-agent: tieline/"), "{heads:?}");
+        assert!(
+            heads[1].starts_with("DELETE /mcp HTTP/1.1\r\n"),
+            "{heads:?}"
+        );
+        assert!(heads[1].contains("mcp-session-id: s1\r\n"), "{heads:?}");
+        assert_eq!(heads.len(), 2);
+    }
+
+    #[tokio::test]
+    async fn an_event_stream_is_read_up_to_the_answer() {
+        let stream = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n: hello\n\nevent: message\ndata: {\"jsonrpc\":\"2.0\",\"method\":\"x\"}\n\ndata: {\"jsonrpc\":\"2.0\",\"id\":1,\ndata: \"result\":{}}\n\n";
+        let (sight, heads) = seen("/mcp", vec![stream].leak()).await;
+        assert_eq!((sight.state, heads.len()), ("mcp", 1), "{sight:?}");
+        assert!(
+            sight.message.starts_with("an MCP server answers"),
+            "{sight:?}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_server_without_sessions_is_discovered() {
+        let error =
+            r#"{"jsonrpc":"2.0","id":1,"error":{"code":-32601,"message":"no such method"}}"#;
+        let found = r#"{"jsonrpc":"2.0","id":1,"result":{"supportedVersions":["2026-07-28"],"_meta":{"io.modelcontextprotocol/serverInfo":{"name":"new"}}}}"#;
+        let answers = vec![ok("", error), ok("", found)];
+        let (sight, heads) = seen("/mcp", answers.leak()).await;
+        assert_eq!(sight.server.as_deref(), Some("new"));
+        assert!(
+            heads[1].contains("mcp-method: server/discover\r\n"),
+            "{heads:?}"
+        );
+    }
+
+    #[tokio::test]
+    async fn what_is_not_mcp_is_told_with_what_to_do() {
+        const MISSING: &str = "HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n";
+        const DENIED: &str = "HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\n\r\n";
+        const METHOD: &str = "HTTP/1.1 405 No\r\ncontent-length: 0\r\n\r\n";
+        for (path, answer, state, words) in [
+            ("", &[MISSING], "not_mcp", "/mcp?"),
+            (
+                "/mpc",
+                &[MISSING],
+                "not_mcp",
+                "(404 at /mpc): is the path right?",
+            ),
+            ("/sse", &[METHOD], "not_mcp", "older transport"),
+            (
+                "/mcp",
+                &[DENIED],
+                "unauthorized",
+                "needs authorization (401)",
+            ),
+            (
+                "/mcp",
+                &["SSH-2.0-x\r\n"],
+                "not_http",
+                "does not speak HTTP",
+            ),
+        ] {
+            let (sight, heads) = seen(path, answer).await;
+            assert_eq!((sight.state, heads.len()), (state, 1), "{sight:?}");
+            assert!(sight.message.contains(words), "{sight:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_slash_at_the_end_is_followed_once() {
+        let moved = "HTTP/1.1 307 Moved\r\nlocation: /mcp/\r\ncontent-length: 0\r\n\r\n";
+        let (sight, heads) = seen("/mcp", vec![moved, ok("", RESULT)].leak()).await;
+        assert_eq!(sight.state, "mcp");
+        assert!(heads[1].starts_with("POST /mcp/ "), "{heads:?}");
+        let (sight, heads) = seen("/mcp", vec![moved, moved].leak()).await;
+        assert_eq!((sight.state, heads.len()), ("not_mcp", 2));
+    }
+
+    #[tokio::test]
+    async fn a_closed_port_and_a_raw_one_are_told_apart() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let raw = Target::parse(&address.to_string()).unwrap();
+        let sight = look(&raw).await;
+        assert_eq!(sight.state, "open");
+        drop(listener);
+        for text in [address.to_string(), format!("http://{address}/mcp")] {
+            let sight = look(&Target::parse(&text).unwrap()).await;
+            assert_eq!((sight.state, sight.is_good()), ("refused", false));
+            assert!(sight.message.contains("start the server"), "{sight:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_target_is_not_waited_for_for_long() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let sight = look(&Target::parse(&format!("http://{address}/mcp")).unwrap()).await;
+        assert_eq!(sight.state, "timeout");
+    }
+}
