@@ -19,6 +19,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::Target;
+use crate::socket::Unfinished;
 
 /// How long all of it may take.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
@@ -94,7 +95,7 @@ async fn look_at(target: &Target) -> Sight {
         path => path,
     };
     if let Target::Tcp(_) = target {
-        return match target.connect_within(LOOK_TIMEOUT).await {
+        return match target.connect_within(LOOK_TIMEOUT, Unfinished::Ends).await {
             Ok(_) => Sight::new(
                 "open",
                 format!(
@@ -224,7 +225,10 @@ impl Ask<'_> {
 
     /// One request over a connection of its own, which ends with this.
     async fn send(&self, method: Method, body: Bytes, more: &HeaderMap) -> Result<Answer, Trouble> {
-        let connected = self.target.connect_within(LOOK_TIMEOUT).await;
+        let connected = self
+            .target
+            .connect_within(LOOK_TIMEOUT, Unfinished::Ends)
+            .await;
         let stream = connected.map_err(|(reason, error)| Trouble::Connect(reason, error))?;
         let http = |error: &dyn std::fmt::Display| Trouble::Http(error.to_string());
         let mut request = Request::builder()

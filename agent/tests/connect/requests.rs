@@ -158,7 +158,7 @@ async fn a_relay_that_does_not_want_the_body_is_not_sent_it() {
         .send("HTTP/1.1 413 Content Too Large\r\nContent-Length: 0\r\n\r\n")
         .await;
     let head = it.caller.head().await;
-    assert_eq!(head.start(), "HTTP/1.1 413 Payload Too Large");
+    assert_eq!(head.start(), "HTTP/1.1 413 Content Too Large");
 }
 
 #[tokio::test]

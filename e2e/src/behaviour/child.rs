@@ -33,7 +33,16 @@ impl Child {
         let state_dir = TempDir::new()?;
         let mut command = Command::new(program);
         command
-            .args(["agent", "serve", "--json", "--relay", relay, "--to", target])
+            .args([
+                "agent",
+                "serve",
+                "--json",
+                "--no-look",
+                "--relay",
+                relay,
+                "--to",
+                target,
+            ])
             .args(["--name", name, "--state-dir"])
             .arg(state_dir.path());
         let process = Process::spawn("agent", &mut command)?;

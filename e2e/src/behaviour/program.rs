@@ -251,7 +251,16 @@ impl AgentProgram {
     ) -> Result<Self> {
         let mut command = Command::new(program);
         command
-            .args(["agent", "serve", "--json", "--relay", relay, "--to", to])
+            .args([
+                "agent",
+                "serve",
+                "--json",
+                "--no-look",
+                "--relay",
+                relay,
+                "--to",
+                to,
+            ])
             .args(flags)
             .arg("--state-dir")
             .arg(state_dir);
