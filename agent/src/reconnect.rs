@@ -98,6 +98,8 @@ const fn backs_off_at_once(error: &Error) -> bool {
                 | Reason::TokenExpired
                 | Reason::TokenNotYet
                 | Reason::NameBound
+                // Something else answers there, and will tomorrow.
+                | Reason::Preface
         ),
         Error::Token(_) => true,
         _ => false,
