@@ -1,6 +1,8 @@
 //! How tunnels live: they stay up while their agent does, end with it, come back with it, and
 //! belong to one agent at a time.
 
+#[path = "behaviour_life/again.rs"]
+mod again;
 #[path = "behaviour_life/cut_off.rs"]
 mod cut_off;
 #[path = "behaviour_life/dead_path.rs"]
@@ -17,6 +19,8 @@ mod holders;
 mod idle;
 #[path = "behaviour_life/killed.rs"]
 mod killed;
+#[path = "behaviour_life/last_moment.rs"]
+mod last_moment;
 #[path = "behaviour_life/leave.rs"]
 mod leave;
 #[path = "behaviour_life/names.rs"]

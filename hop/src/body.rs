@@ -1,5 +1,5 @@
 //! A request's body on its way to the next hop: passed on frame by frame, with its end and its
-//! failure noted. Nothing is kept but the one frame in flight, so a slow reader slows its sender.
+//! failure noted. Nothing is kept here but the one frame in flight, so a slow reader slows its sender.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -32,17 +32,34 @@ pub trait Progress: Unpin {
 
 /// A request's body on its way to the next hop.
 pub struct RequestBody<P: Progress> {
-    /// `None` for the empty body of a repeated request.
-    incoming: Option<Incoming>,
+    source: Source,
     gate: Option<Gate<P::Timeout>>,
     progress: P,
 }
 
+/// Where a request's body comes from.
+enum Source {
+    /// The caller.
+    Incoming(Incoming),
+    /// What the caller sent before, as one piece; empty once that is passed on.
+    Again(Bytes),
+}
+
 impl<P: Progress> RequestBody<P> {
     /// Passes `incoming` on; nothing for a request that is repeated.
-    pub const fn new(incoming: Option<Incoming>, progress: P) -> Self {
+    pub fn new(incoming: Option<Incoming>, progress: P) -> Self {
+        let source = incoming.map_or_else(|| Source::Again(Bytes::new()), Source::Incoming);
         Self {
-            incoming,
+            source,
+            gate: None,
+            progress,
+        }
+    }
+
+    /// Passes a whole body on that the caller sent before, for a request that is repeated.
+    pub const fn again(body: Bytes, progress: P) -> Self {
+        Self {
+            source: Source::Again(body),
             gate: None,
             progress,
         }
@@ -76,8 +93,15 @@ impl<P: Progress> Body for RequestBody<P> {
             ready!(Pin::new(gate).poll(cx));
             this.gate = None;
         }
-        let Some(incoming) = &mut this.incoming else {
-            return Poll::Ready(None);
+        let incoming = match &mut this.source {
+            Source::Incoming(incoming) => incoming,
+            Source::Again(body) if body.is_empty() => return Poll::Ready(None),
+            Source::Again(body) => {
+                let frame = Frame::data(std::mem::take(body));
+                this.progress.passed(&frame);
+                this.progress.done();
+                return Poll::Ready(Some(Ok(frame)));
+            }
         };
         let polled = Pin::new(&mut *incoming).poll_frame(cx);
         this.progress.asked(polled.is_pending());
@@ -97,12 +121,16 @@ impl<P: Progress> Body for RequestBody<P> {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.as_ref().is_none_or(Body::is_end_stream)
+        match &self.source {
+            Source::Incoming(incoming) => incoming.is_end_stream(),
+            Source::Again(body) => body.is_empty(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming
-            .as_ref()
-            .map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+        match &self.source {
+            Source::Incoming(incoming) => incoming.size_hint(),
+            Source::Again(body) => SizeHint::with_exact(body.len() as u64),
+        }
     }
 }

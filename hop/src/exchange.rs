@@ -35,6 +35,26 @@ pub enum Fault {
     Closed,
 }
 
+/// Whether the next hop may have had a request that got no answer; callers are told its word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Delivery {
+    /// It may have, and may have acted on it.
+    Sent,
+    /// It has not: to send the request again is harmless.
+    NotSent,
+}
+
+impl Delivery {
+    /// Its word in the field `request` of an answer's JSON.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Sent => "sent",
+            Self::NotSent => "not_sent",
+        }
+    }
+}
+
 impl<B, P> Failure<B, P> {
     /// Reads hyper's `error`. `is_body_broken` says that the request's body failed, `reads` how
     /// many reads brought bytes or the end since the request began.

@@ -18,7 +18,7 @@ mod scanner;
 mod watched;
 
 pub use body::{Progress, RequestBody, await_continue};
-pub use exchange::{Failure, Fault, copy_head, drive, reusable_for};
+pub use exchange::{Delivery, Failure, Fault, copy_head, drive, reusable_for};
 pub use refusal::Refusal;
 pub use scanner::Scanner;
 pub use watched::Watched;

@@ -63,7 +63,7 @@ use io::{Chosen, Unfinished};
 use limits::{Limits, LiveTunnels};
 use listen::http::Sealer;
 use metrics::ShardMetrics;
-use shard::{Mailbox, MailboxSender, Message, Owners, Peers, Restored, Seed};
+use shard::{Mailbox, MailboxSender, Message, Owners, Peers, Restored, Seed, Stop};
 use state::{Kept, State};
 
 /// Below this limit of open files an operator is told that it is low; systemd's default is 524288
@@ -153,6 +153,7 @@ impl Relay {
             public_authority: public_authority(&config, &addresses),
             mailboxes,
             loads: (0..config.shards).map(|_| AtomicUsize::new(0)).collect(),
+            callers: Arc::default(),
             live_tunnels: Arc::default(),
             sealer: Sealer::keyed(&kept.seal_key),
             epoch_seconds: kept.epoch_seconds,
@@ -297,8 +298,12 @@ impl Relay {
         if let Some(control) = &self.control {
             control.drain();
         }
+        let stop = Stop {
+            drain,
+            hands_over: false,
+        };
         for mailbox in &self.peers.mailboxes {
-            deliver(mailbox, Message::Stop { drain });
+            deliver(mailbox, Message::Stop(stop));
         }
         for shard in self.shards.drain(..) {
             if shard.join().is_err() {

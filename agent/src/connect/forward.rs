@@ -11,8 +11,8 @@ use hyper::body::Incoming;
 use tieline_hop::headers::{
     check_answer, check_request, expects_continue, for_caller, kept_extensions,
 };
-use tieline_hop::{await_continue, copy_head};
-use tokio::time::sleep;
+use tieline_hop::{Delivery, await_continue, copy_head};
+use tokio::time::{Instant, sleep};
 
 use super::body::{AnswerBody, Progress, RequestBody};
 use super::caller::State;
@@ -27,6 +27,14 @@ use super::{cors, rewrite};
 
 /// How long a body with `Expect: 100-continue` waits for the relay to ask for it.
 const CONTINUE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How often a request is sent that the relay has not had, because it closed the connection.
+const TRIES_MAX: usize = 3;
+
+/// For how long a relay that is not there is dialled again for a request, and how often: a relay that
+/// restarts is back sooner.
+const AWAY_GRACE: Duration = Duration::from_secs(3);
+const AWAY_PAUSE: Duration = Duration::from_millis(100);
 
 /// What all requests share.
 pub(super) struct Front {
@@ -179,11 +187,28 @@ impl Front {
                 Err(Failure::Broken(problem)) => return Err(problem),
             };
         }
-        let mut connection = self.pool.open().await?;
-        match connection.send(request).await {
-            Ok(answer) => Ok((connection, answer)),
-            Err(Failure::Unsent(_)) => Err(Problem::relay_closed()),
-            Err(Failure::Silent(problem) | Failure::Broken(problem)) => Err(problem),
+        for _ in 0..TRIES_MAX {
+            let mut connection = self.open().await?;
+            match connection.send(request).await {
+                Ok(answer) => return Ok((connection, answer)),
+                Err(Failure::Unsent(unsent)) => request = *unsent,
+                Err(Failure::Silent(problem) | Failure::Broken(problem)) => return Err(problem),
+            }
+        }
+        Err(Problem::relay_closed(Delivery::NotSent))
+    }
+
+    /// Dials the relay; one that is not there is dialled again for a while, as it may be about to start.
+    async fn open(&self) -> Result<Connection, Problem> {
+        let deadline = Instant::now() + AWAY_GRACE;
+        loop {
+            match self.pool.open().await {
+                Err(problem) if problem.may_pass() && Instant::now() < deadline => {
+                    tracing::debug!(?problem, "dialled again");
+                    sleep(AWAY_PAUSE).await;
+                }
+                opened => return opened,
+            }
         }
     }
 }

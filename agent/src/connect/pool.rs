@@ -14,7 +14,7 @@ use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tieline_hop::headers::kept_alive_for;
-use tieline_hop::{Fault, Watched, drive, reusable_for};
+use tieline_hop::{Delivery, Fault, Watched, drive, reusable_for};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
@@ -95,7 +95,7 @@ impl Connection {
         Failure::of(error, is_body_broken, reads, |fault| match fault {
             Fault::Request(refusal) => refusal.into(),
             Fault::Malformed => Problem::relay_invalid("it is not HTTP/1.1"),
-            Fault::Closed => Problem::relay_closed(),
+            Fault::Closed => Problem::relay_closed(Delivery::Sent),
         })
     }
 
@@ -170,7 +170,7 @@ impl Pool {
             .max_buf_size(HTTP_BUFFER_BYTES_MAX)
             .handshake(stream)
             .await
-            .map_err(|_| Problem::relay_closed())?;
+            .map_err(|_| Problem::relay_closed(Delivery::NotSent))?;
         let (end, held) = oneshot::channel();
         tokio::spawn(drive(driver, held));
         Ok(Connection {

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE};
 use http::{HeaderValue, Response, StatusCode};
-use tieline_hop::Refusal;
+use tieline_hop::{Delivery, Refusal};
 
 /// Why the proxy answers by itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,6 +12,8 @@ pub(super) struct Problem {
     /// One stable word; scripts match on it.
     word: &'static str,
     message: String,
+    /// Whether the relay may have had the request, where it was to have it.
+    delivery: Option<Delivery>,
 }
 
 impl Problem {
@@ -20,7 +22,20 @@ impl Problem {
             status,
             word,
             message: message.into(),
+            delivery: None,
         }
+    }
+
+    fn delivered(self, delivery: Delivery) -> Self {
+        Self {
+            delivery: Some(delivery),
+            ..self
+        }
+    }
+
+    /// Whether another try may help: the relay is not there, and had nothing of the request.
+    pub(super) fn may_pass(&self) -> bool {
+        self.word == "relay_unreachable"
     }
 
     /// The request was meant for another host.
@@ -44,24 +59,30 @@ impl Problem {
     /// No connection to the relay.
     pub(super) fn relay_unreachable(message: String) -> Self {
         Self::new(StatusCode::BAD_GATEWAY, "relay_unreachable", message)
+            .delivered(Delivery::NotSent)
     }
 
     /// A connection, but no trust in who is at the other end.
     pub(super) fn relay_tls(message: String) -> Self {
-        Self::new(StatusCode::BAD_GATEWAY, "relay_tls", message)
+        Self::new(StatusCode::BAD_GATEWAY, "relay_tls", message).delivered(Delivery::NotSent)
     }
 
     /// The connection to the relay ended before the answer's head.
-    pub(super) fn relay_closed() -> Self {
-        let message = "the relay closed the connection before it answered; \
-                       whether it carried the request out is not known";
-        Self::new(StatusCode::BAD_GATEWAY, "relay_closed", message)
+    pub(super) fn relay_closed(delivery: Delivery) -> Self {
+        let message = match delivery {
+            Delivery::Sent => {
+                "the relay closed the connection before it answered; \
+                 whether it carried the request out is not known"
+            }
+            Delivery::NotSent => "the relay closed the connection before it had the request",
+        };
+        Self::new(StatusCode::BAD_GATEWAY, "relay_closed", message).delivered(delivery)
     }
 
     /// What the relay sent is not an answer in HTTP.
     pub(super) fn relay_invalid(why: &str) -> Self {
         let message = format!("the relay's answer is not usable: {why}");
-        Self::new(StatusCode::BAD_GATEWAY, "relay_invalid", message)
+        Self::new(StatusCode::BAD_GATEWAY, "relay_invalid", message).delivered(Delivery::Sent)
     }
 
     /// True if the relay could not be reached, or not trusted.
@@ -76,7 +97,10 @@ impl Problem {
 
     /// The answer's body.
     pub(super) fn body(&self) -> Bytes {
-        let body = serde_json::json!({ "error": self.word, "message": self.message });
+        let mut body = serde_json::json!({ "error": self.word, "message": self.message });
+        if let Some(delivery) = self.delivery {
+            body["request"] = delivery.word().into();
+        }
         Bytes::from(body.to_string())
     }
 

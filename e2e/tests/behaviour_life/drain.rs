@@ -138,26 +138,31 @@ async fn a_relay_that_is_asked_to_stop_says_so_drains_and_exits_with_0() -> Resu
     let agent = TestAgent::of(&target).start_at(&relay.agent_url()).await?;
     let mut caller = relay.raw(agent.tunnel()).await?;
     echo_round_trip(&mut caller, b"before").await?;
-    ensure!(relay.admin("/healthz").await? == "ok\n");
+    let mut health = HttpStream::connect(relay.addresses.admin).await?;
+    health.get("/healthz").await?;
+    let (head, body) = soon("the health", health.answer()).await??;
+    ensure!(
+        head.status() == 200 && body.bytes == b"ok\n",
+        "{head:?} {body:?}"
+    );
 
     relay.ask_to_stop()?;
     relay
         .process()
         .wait_for(SOON, |line| line.contains("\"stopping\"").then_some(()))?;
-    // A load balancer sends nobody here any more.
+    // The port is free for the next relay: a load balancer's check fails.
     soon("the health check fails", async {
-        loop {
-            let mut http = HttpStream::connect(relay.addresses.admin).await?;
-            http.get("/healthz").await?;
-            let (head, body) = http.answer().await?;
-            if head.status() == 503 {
-                ensure!(body.bytes == b"draining\n", "{body:?}");
-                return Ok(());
-            }
+        while HttpStream::connect(relay.addresses.admin).await.is_ok() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     })
-    .await??;
+    .await?;
+    health.get("/healthz").await?;
+    let (head, body) = soon("the health", health.answer()).await??;
+    ensure!(
+        head.status() == 503 && body.bytes == b"draining\n",
+        "{head:?} {body:?}"
+    );
     echo_round_trip(&mut caller, b"while it drains").await?;
     drop(caller);
     let ended = relay.ended()?;

@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use tempfile::TempDir;
-use tieline_e2e::behaviour::{Head, Target, TestAgent, TestRelay, soon};
+use tieline_e2e::behaviour::{Head, HttpStream, Target, TestAgent, TestRelay, soon};
+use tokio::io::AsyncWriteExt;
 
 /// Longer than any agent here takes to come back.
 const GRACE: Duration = Duration::from_secs(15);
@@ -122,5 +123,62 @@ async fn right_after_the_relays_start_an_unknown_tunnel_counts_as_offline() -> R
     let relay = TestRelay::start()?;
     let (code, head) = status(&relay, "/w/nobody/mcp").await?;
     ensure!(code == 404, "{head:?}");
+    Ok(())
+}
+
+/// The relay has just started, and knows no name: the agent's first dial comes after the request.
+#[tokio::test]
+async fn right_after_the_relays_start_a_request_waits_for_an_agent_that_is_on_its_way() -> Result<()>
+{
+    let relay = TestRelay::with()
+        .shards(2)
+        .config(|config| {
+            config.http.offline_grace = GRACE;
+            config.http.start_grace = Duration::from_secs(3600);
+        })
+        .start()?;
+    let target = web_target().await?;
+    let mut callers = Vec::new();
+    for path in ["/w/maya/", "/w/maya/", "/dcc/dcc-m/", "/dcc/dcc-m/maya/"] {
+        let mut caller = relay.http().await?;
+        caller.get(path).await?;
+        callers.push(caller);
+    }
+    let mut raw = relay.raw("maya").await?;
+    let ask = format!("GET / HTTP/1.1\r\nHost: {}\r\n\r\n", relay.tcp_address());
+    raw.write_all(ask.as_bytes()).await?;
+    relay
+        .until("all callers wait", |it| it.get("relay_frontends") >= 4)
+        .await?;
+    let agent = TestAgent::of(&target).named("maya");
+    let _agent = agent
+        .config(|it| it.with_dcc("dcc-m"))
+        .start(&relay)
+        .await?;
+    for mut caller in callers {
+        let (head, body) = soon("the agent's answer", caller.answer()).await??;
+        ensure!(head.status() == 200 && body.bytes == b"hello", "{head:?}");
+    }
+    let (head, _) = soon("the raw answer", HttpStream::new(raw).answer()).await??;
+    ensure!(head.status() == 200, "{head:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn who_waits_for_an_agent_that_never_comes_is_told_after_the_grace() -> Result<()> {
+    let grace = Duration::from_millis(400);
+    let relay = TestRelay::with()
+        .config(|config| {
+            config.http.offline_grace = grace;
+            config.http.start_grace = Duration::from_secs(3600);
+        })
+        .start()?;
+    let began = Instant::now();
+    let (code, head) = status(&relay, "/w/nobody/mcp").await?;
+    ensure!(
+        code == 503 && head.header("retry-after") == Some("5"),
+        "{head:?}"
+    );
+    ensure!(began.elapsed() >= grace);
     Ok(())
 }

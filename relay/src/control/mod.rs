@@ -76,10 +76,19 @@ pub(crate) trait Inspect: Send + Sync {
     fn shards(&self) -> Vec<ShardStatus>;
 }
 
+/// How far the control thread is on its way out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Phase {
+    Serves,
+    /// Its listeners are closed, its connections go on.
+    Drains,
+    Stops,
+}
+
 /// The control thread, while it runs.
 pub(crate) struct Control {
     thread: Option<JoinHandle<()>>,
-    stop: watch::Sender<bool>,
+    stop: watch::Sender<Phase>,
     draining: Arc<AtomicBool>,
     addresses: Vec<SocketAddr>,
     orders: Orders,
@@ -130,12 +139,12 @@ impl Control {
                 .duration_since(UNIX_EPOCH)
                 .map_or(0, |since| since.as_secs()),
         });
-        let (stop, stopped) = watch::channel(false);
+        let (stop, phase) = watch::channel(Phase::Serves);
         let thread = thread::Builder::new()
             .name("control".to_owned())
             .spawn(move || {
                 let _span = info_span!("control").entered();
-                runtime.block_on(serve::run(listeners, &admin, keeper, stopped));
+                runtime.block_on(serve::run(listeners, &admin, keeper, phase));
                 // The system may still be looking a name up, and nobody waits for that.
                 runtime.shutdown_background();
             })
@@ -154,9 +163,11 @@ impl Control {
         &self.addresses
     }
 
-    /// From now on `/healthz` says that the relay is on its way out.
+    /// From now on there are no new connections, and `/healthz` says on the open ones that the relay is
+    /// on its way out.
     pub(crate) fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
+        self.stop.send_replace(Phase::Drains);
     }
 
     /// Has all files that decide who is let in read again.
@@ -171,8 +182,7 @@ impl Control {
     }
 
     fn end(&mut self) {
-        // Fails only if the thread has ended already.
-        let _ = self.stop.send(true);
+        self.stop.send_replace(Phase::Stops);
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {

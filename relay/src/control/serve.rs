@@ -19,6 +19,7 @@ use tokio::task::JoinSet;
 use tokio::time;
 use tracing::{debug, warn};
 
+use super::Phase;
 use super::admin::{self, Admin, refuse};
 use super::auth::Keeper;
 use crate::listen::http::is_ours_anywhere;
@@ -35,24 +36,30 @@ const CONNECTION_TIMEOUT: Duration = Duration::from_secs(300);
 /// Pause after an accept that failed, which is mostly for lack of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves all listeners until `stopped` turns true; what is in flight then is cut.
+/// Serves all listeners until the relay drains, and their connections until it stops; what is in
+/// flight then is cut.
 pub(super) async fn run(
     listeners: Vec<(SocketAddr, TcpListener)>,
     admin: &Arc<Admin>,
     keeper: Keeper,
-    mut stopped: watch::Receiver<bool>,
+    mut phase: watch::Receiver<Phase>,
 ) {
     let mut tasks = JoinSet::new();
     tasks.spawn(keeper.run());
     for (address, listener) in listeners {
-        tasks.spawn(accept(address, listener, Arc::clone(admin)));
+        tasks.spawn(accept(address, listener, Arc::clone(admin), phase.clone()));
     }
     // An error means that the sender is gone, which is a stop as well.
-    let _ = stopped.wait_for(|stopped| *stopped).await;
+    let _ = phase.wait_for(|phase| *phase == Phase::Stops).await;
     // Dropping the set aborts its tasks, and each accept task its connections.
 }
 
-async fn accept(address: SocketAddr, listener: TcpListener, admin: Arc<Admin>) {
+async fn accept(
+    address: SocketAddr,
+    listener: TcpListener,
+    admin: Arc<Admin>,
+    mut phase: watch::Receiver<Phase>,
+) {
     let listener = match tokio::net::TcpListener::from_std(listener) {
         Ok(listener) => listener,
         Err(error) => return warn!(%address, %error, "admin listener lost"),
@@ -69,7 +76,13 @@ async fn accept(address: SocketAddr, listener: TcpListener, admin: Arc<Admin>) {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else {
             return;
         };
-        match listener.accept().await {
+        let accepted = tokio::select! {
+            // First: what has connected before the drain is answered.
+            biased;
+            accepted = listener.accept() => accepted,
+            _ = phase.wait_for(|phase| *phase >= Phase::Drains) => break,
+        };
+        match accepted {
             Ok((stream, _)) => {
                 let router = router.clone();
                 connections.spawn(async move {
@@ -84,6 +97,8 @@ async fn accept(address: SocketAddr, listener: TcpListener, admin: Arc<Admin>) {
         }
         while connections.try_join_next().is_some() {}
     }
+    drop(listener);
+    while connections.join_next().await.is_some() {}
 }
 
 async fn serve(stream: TcpStream, router: Router) {

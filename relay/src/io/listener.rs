@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
 use rustix::net::{Shutdown, SocketFlags};
 use socket2::{Domain, Protocol, Socket as RawSocket, TcpKeepalive, Type};
 
@@ -152,17 +153,37 @@ impl Listener {
     pub(crate) async fn accept(&self) -> io::Result<(Socket, SocketAddr)> {
         loop {
             poll_fn(|cx| self.readiness.poll(Way::In, cx)).await;
-            match rustix::net::acceptfrom_with(&self.fd, SocketFlags::CLOEXEC) {
-                Ok((fd, peer)) => {
-                    let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
-                    let peer = peer.unwrap_or(UNKNOWN);
-                    return Ok((Socket::new(fd), peer));
-                }
-                Err(rustix::io::Errno::AGAIN) => self.readiness.spend(Way::In),
-                Err(rustix::io::Errno::INTR) => {}
+            match self.accept_once() {
+                Ok(accepted) => return Ok(accepted),
+                Err(Errno::AGAIN) => self.readiness.spend(Way::In),
+                Err(Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
         }
+    }
+
+    /// Takes a connection that waits to be accepted, if one does.
+    pub(crate) fn accept_waiting(&self) -> Option<(Socket, SocketAddr)> {
+        loop {
+            match self.accept_once() {
+                Ok(accepted) => return Some(accepted),
+                // Its caller went away, or a signal came: there may be another one.
+                Err(Errno::CONNABORTED | Errno::INTR) => {}
+                Err(_) => return None,
+            }
+        }
+    }
+
+    fn accept_once(&self) -> Result<(Socket, SocketAddr), Errno> {
+        let (fd, peer) = rustix::net::acceptfrom_with(&self.fd, SocketFlags::CLOEXEC)?;
+        let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
+        Ok((Socket::new(fd), peer.unwrap_or(UNKNOWN)))
+    }
+
+    /// Begins no more connections: whoever tries gets no answer, and tries again after a second. Those
+    /// that have begun can still be accepted.
+    pub(crate) fn turn_away(&self) -> io::Result<()> {
+        steering::turn_away(self.fd.as_fd())
     }
 
     /// Lets the sockets at `places` share the connections of this port, which are all alike; see

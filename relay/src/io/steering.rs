@@ -1,5 +1,6 @@
-//! Which of the sockets that listen on one port get its connections: a program of a few instructions
-//! that the kernel runs for each (`SO_ATTACH_REUSEPORT_CBPF`, socket(7)).
+//! Programs of a few instructions that the kernel runs for a listening socket: which of the sockets on
+//! one port gets a connection (`SO_ATTACH_REUSEPORT_CBPF`, socket(7)), and that no new one begins
+//! (`SO_ATTACH_FILTER`).
 
 use std::ffi::{c_int, c_void};
 use std::io;
@@ -9,6 +10,8 @@ use libc::{sock_filter, sock_fprog, socklen_t};
 
 /// Instructions of the classic BPF machine (`linux/bpf_common.h`).
 const LOAD_WORD: u16 = 0x20;
+const LOAD_BYTE: u16 = 0x30;
+const AND: u16 = 0x54;
 const MODULO: u16 = 0x94;
 const JUMP_UNLESS_EQUAL: u16 = 0x15;
 const RETURN: u16 = 0x06;
@@ -16,44 +19,69 @@ const RETURN: u16 = 0x06;
 /// Where a program finds a random number (`linux/filter.h`).
 const RANDOM: u32 = (libc::SKF_AD_OFF + libc::SKF_AD_RANDOM).cast_unsigned();
 
+/// Where a TCP header has its flags, and two of them (RFC 9293, section 3.1).
+const FLAGS_AT: u32 = 13;
+const SYN: u32 = 0x02;
+const ACK: u32 = 0x10;
+
 /// No socket: the kernel chooses.
 const NO_PLACE: u32 = u32::MAX;
 
 /// Lets the sockets at `places` share the connections of the port that `listener` listens on. A place
 /// is where a socket came to listen, counted from 0.
 pub(super) fn steer(listener: BorrowedFd<'_>, places: &[u32]) -> io::Result<()> {
-    let mut program = program(places);
+    attach(listener, libc::SO_ATTACH_REUSEPORT_CBPF, program(places))
+}
+
+/// Lets no connection begin on `listener`: its peer hears nothing, as from a lost packet. A handshake
+/// that has begun goes on.
+pub(super) fn turn_away(listener: BorrowedFd<'_>) -> io::Result<()> {
+    // A filter of a TCP socket sees segments from the first byte of their header.
+    let program = vec![
+        instruction(LOAD_BYTE, FLAGS_AT),
+        instruction(AND, SYN | ACK),
+        sock_filter {
+            jf: 1,
+            ..instruction(JUMP_UNLESS_EQUAL, SYN)
+        },
+        instruction(RETURN, 0),
+        instruction(RETURN, u32::MAX),
+    ];
+    attach(listener, libc::SO_ATTACH_FILTER, program)
+}
+
+fn attach(
+    listener: BorrowedFd<'_>,
+    option: c_int,
+    mut program: Vec<sock_filter>,
+) -> io::Result<()> {
     let fprog = sock_fprog {
         len: u16::try_from(program.len()).map_err(io::Error::other)?,
         filter: program.as_mut_ptr(),
     };
     let len = socklen_t::try_from(size_of::<sock_fprog>()).map_err(io::Error::other)?;
     let value: *const c_void = (&raw const fprog).cast();
-    // SAFETY: the option takes a `sock_fprog` of `len` bytes, whose pointer and length are those of
+    // SAFETY: both options take a `sock_fprog` of `len` bytes, whose pointer and length are those of
     // `program`; the kernel copies both during the call. The descriptor is borrowed, so it is open.
-    let outcome: c_int = unsafe {
-        libc::setsockopt(
-            listener.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_ATTACH_REUSEPORT_CBPF,
-            value,
-            len,
-        )
-    };
+    let outcome: c_int =
+        unsafe { libc::setsockopt(listener.as_raw_fd(), libc::SOL_SOCKET, option, value, len) };
     if outcome < 0 {
         return Err(io::Error::last_os_error());
     }
     Ok(())
 }
 
-/// Returns one of `places`, each as often as the others.
-fn program(places: &[u32]) -> Vec<sock_filter> {
-    let instruction = |code, k| sock_filter {
+const fn instruction(code: u16, k: u32) -> sock_filter {
+    sock_filter {
         code,
         jt: 0,
         jf: 0,
         k,
-    };
+    }
+}
+
+/// Returns one of `places`, each as often as the others.
+fn program(places: &[u32]) -> Vec<sock_filter> {
     let mut program = Vec::new();
     if places.len() > 1 {
         program.push(instruction(LOAD_WORD, RANDOM));
@@ -82,6 +110,19 @@ mod tests {
 
     use super::*;
     use crate::io::{Unfinished, bind};
+
+    #[test]
+    fn a_listener_that_turns_away_keeps_what_waits_and_begins_nothing() {
+        let (bound, sockets) = bind("127.0.0.1:0".parse().unwrap(), 1, Unfinished::Ends).unwrap();
+        let waiting = TcpStream::connect(bound).unwrap();
+        turn_away(sockets[0].as_fd()).unwrap();
+        let late = TcpStream::connect_timeout(&bound, Duration::from_millis(300));
+        assert_eq!(late.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        let (_, peer) = sockets[0].accept().unwrap();
+        assert_eq!(peer, waiting.local_addr().unwrap());
+        sockets[0].set_nonblocking(true).unwrap();
+        assert!(sockets[0].accept().is_err());
+    }
 
     #[test]
     fn connections_go_to_the_chosen_sockets_and_to_all_of_them() {

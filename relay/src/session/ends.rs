@@ -1,6 +1,6 @@
 //! What a session's holder and the link's driver share.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use super::held::Hold;
@@ -15,11 +15,37 @@ pub(super) struct Ends {
     pub(super) readable: Signal,
     pub(super) writable: Signal,
     pub(super) lane: RefCell<Seat>,
+    /// The target's connection stood.
+    is_opened: Cell<bool>,
+    /// The agent reset the session before that: its target had no byte of it.
+    pub(super) is_not_sent: Cell<bool>,
     /// Counts the session, and what goes over it, for as long as its holder has it.
     pub(super) hold: Hold,
 }
 
 impl Ends {
+    pub(super) fn new(hold: Hold) -> Self {
+        Self {
+            inbox: RefCell::default(),
+            readable: Signal::default(),
+            writable: Signal::default(),
+            lane: RefCell::default(),
+            is_opened: Cell::new(false),
+            is_not_sent: Cell::new(false),
+            hold,
+        }
+    }
+
+    /// The target's connection stands.
+    pub(super) fn opened(&self) {
+        self.is_opened.set(true);
+    }
+
+    /// The agent resets the session.
+    pub(super) fn turned_down(&self) {
+        self.is_not_sent.set(!self.is_opened.get());
+    }
+
     /// Takes payload in; returns how much of it the last socket took at once.
     pub(super) fn deliver(&self, payload: &[u8]) -> usize {
         let taken = self.inbox.borrow_mut().deliver(payload);

@@ -34,6 +34,16 @@ pub(crate) enum Incoming {
     Reset(Reason),
 }
 
+/// What became of a session, for the one who has given it away.
+pub(crate) struct Fate(Rc<Ends>);
+
+impl Fate {
+    /// True once it is known that the session's target had no byte of it.
+    pub(crate) fn is_not_sent(&self) -> bool {
+        self.0.is_not_sent.get()
+    }
+}
+
 /// One session, held by whoever serves its frontend. Dropping it before its end resets it.
 pub(crate) struct Session {
     link: Rc<SharedMux>,
@@ -102,6 +112,11 @@ impl Session {
             Err(SendError::Closed) => Err(self.reset_reason().unwrap_or(Reason::LinkLost)),
             Err(SendError::Short) => Err(Reason::Internal),
         }
+    }
+
+    /// What tells, also after the session's end, whether its target had any of it.
+    pub(crate) fn fate(&self) -> Fate {
+        Fate(Rc::clone(&self.ends))
     }
 
     fn reset_reason(&self) -> Option<Reason> {

@@ -42,7 +42,7 @@ pub(crate) use asking::Asking;
 use ends::Ends;
 pub(crate) use handle::{Incoming, Session};
 pub(crate) use held::{Held, Load};
-use inbox::{Inbox, InboxEnd};
+use inbox::InboxEnd;
 use lanes::Seat;
 pub(crate) use lanes::{Lane, Lanes, shard_of};
 pub(crate) use stream::{SessionEnded, SessionStream};
@@ -130,13 +130,8 @@ impl SharedMux {
             tunnel: tunnel.clone(),
             mode: Mode::Bytes,
         })?;
-        let ends = Rc::new(Ends {
-            inbox: RefCell::new(Inbox::default()),
-            readable: Signal::default(),
-            writable: Signal::default(),
-            lane: RefCell::default(),
-            hold: held.hold(Visit::new(id, self.clock.now(), visitor)),
-        });
+        let hold = held.hold(Visit::new(id, self.clock.now(), visitor));
+        let ends = Rc::new(Ends::new(hold));
         state.sessions.insert(id, Rc::clone(&ends));
         self.count_sessions(&mut state);
         drop(state);
@@ -179,13 +174,13 @@ impl SharedMux {
                         state.mux.consumed(session, taken);
                     }
                 }
-                // A target that cannot be reached shows as a reset.
-                Event::Opened { .. } => {}
+                Event::Opened { session } => state.of(session).for_each(Ends::opened),
                 Event::Finished { session } => {
                     state.end(session, InboxEnd::Finished, &self.metrics)
                 }
                 Event::Reset { session, reason } => {
                     self.metrics.session_reset(reason);
+                    state.of(session).for_each(Ends::turned_down);
                     state.end(session, InboxEnd::Reset(reason), &self.metrics);
                 }
                 Event::Bulk { session } => state.moved(session, &self.metrics),
@@ -402,6 +397,11 @@ impl SharedMux {
 
 impl State {
     /// The target's direction goes on over the lane.
+    /// A session, unless its holder has left.
+    fn of(&self, session: SessionId) -> impl Iterator<Item = &Ends> {
+        self.sessions.get(&session).into_iter().map(Rc::as_ref)
+    }
+
     fn moved(&mut self, session: SessionId, metrics: &ShardMetrics) {
         let Some(ends) = self.sessions.get(&session) else {
             return;

@@ -13,16 +13,20 @@ use super::{Incoming, Session};
 
 /// Cause of a read or write that fails because the session was reset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the session was reset: {0}")]
-pub(crate) struct SessionEnded(pub(crate) Reason);
+#[error("the session was reset: {reason}")]
+pub(crate) struct SessionEnded {
+    pub(crate) reason: Reason,
+    /// It is known that the target had no byte of it.
+    pub(crate) is_not_sent: bool,
+}
 
 impl SessionEnded {
-    /// The reason behind an error of a [`SessionStream`].
-    pub(crate) fn reason(error: &io::Error) -> Option<Reason> {
+    /// What is behind an error of a [`SessionStream`].
+    pub(crate) fn of(error: &io::Error) -> Option<Self> {
         error
             .get_ref()
             .and_then(|cause| cause.downcast_ref::<Self>())
-            .map(|ended| ended.0)
+            .copied()
     }
 }
 
@@ -32,8 +36,12 @@ impl From<SessionEnded> for io::Error {
     }
 }
 
-fn reset_error(reason: Reason) -> io::Error {
-    SessionEnded(reason).into()
+fn reset_error(reason: Reason, is_not_sent: bool) -> io::Error {
+    SessionEnded {
+        reason,
+        is_not_sent,
+    }
+    .into()
 }
 
 /// Reads and writes one session. Both copy once: hyper keeps its own buffers.
@@ -55,7 +63,14 @@ impl SessionStream {
     fn session(&self) -> io::Result<&Session> {
         self.session
             .as_ref()
-            .ok_or_else(|| reset_error(Reason::Cancelled))
+            .ok_or_else(|| reset_error(Reason::Cancelled, false))
+    }
+
+    /// The error of a session that was reset.
+    fn reset(&self, reason: Reason) -> io::Error {
+        let session = self.session.as_ref();
+        let is_not_sent = session.is_some_and(|it| it.fate().is_not_sent());
+        reset_error(reason, is_not_sent)
     }
 }
 
@@ -88,7 +103,7 @@ impl Read for SessionStream {
             }
             // Whoever reads through hyper never asked for a lane.
             Incoming::Finished | Incoming::Lane(_) => Poll::Ready(Ok(())),
-            Incoming::Reset(reason) => Poll::Ready(Err(reset_error(reason))),
+            Incoming::Reset(reason) => Poll::Ready(Err(self.reset(reason))),
         }
     }
 }
@@ -102,11 +117,11 @@ impl Write for SessionStream {
         if bytes.is_empty() {
             return Poll::Ready(Ok(0));
         }
-        let capacity = ready!(self.session()?.poll_capacity(cx)).map_err(reset_error)?;
+        let capacity = ready!(self.session()?.poll_capacity(cx)).map_err(|it| self.reset(it))?;
         let len = bytes.len().min(capacity);
         self.session()?
             .send(Bytes::copy_from_slice(&bytes[..len]))
-            .map_err(reset_error)?;
+            .map_err(|reason| self.reset(reason))?;
         Poll::Ready(Ok(len))
     }
 

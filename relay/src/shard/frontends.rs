@@ -1,9 +1,8 @@
 //! Callers: which shard serves a connection, and how it is joined to its session.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use tieline_wire::{Reason, TunnelId};
@@ -11,17 +10,17 @@ use tracing::debug;
 
 use super::Shard;
 use super::callers::{self, Caller};
+use super::drain::Arrived;
 use super::gateway::ShardGateway;
-use super::message::{Frontend, Message, Verdict};
+use super::message::{Frontend, Message};
 use super::routes::{Choice, Lookup};
-use crate::auth::Identity;
 use crate::config::{CallerAuth, Config};
-use crate::io::{PollSocket, Received, Socket, timeout};
+use crate::io::{PollSocket, Received, Socket};
 use crate::limits::Pass;
 use crate::listen::proxied::{self, Source};
 use crate::listen::{http, tcp};
 use crate::metrics::{FrontendKind, HandoffKind};
-use crate::registry::{AgentTag, LinkRef, TunnelInfo};
+use crate::registry::{LinkRef, TunnelInfo};
 use crate::session::{Session, Visitor};
 use crate::splice::splice;
 
@@ -32,7 +31,7 @@ impl Shard {
     /// A raw connection: it says where it wants to go, and goes there.
     pub(super) fn raw_arrived(self: &Rc<Self>, socket: Socket, peer: SocketAddr) {
         self.metrics.frontend_accepted(FrontendKind::Tcp);
-        let shard = Rc::clone(self);
+        let (shard, arrived) = (Rc::clone(self), self.arrived());
         self.gate.spawn(async move {
             let Some(peer) = shard.source(&socket, peer).await else {
                 return shard.raw_refused(peer, None, None, Reason::Preamble);
@@ -41,20 +40,21 @@ impl Shard {
                 return shard.raw_refused(peer, None, None, Reason::Limited);
             };
             let deadline = shard.peers.config.preamble_timeout;
-            match timeout(deadline, tcp::preamble(&socket)).await {
-                Ok(Some(preamble)) => {
+            match shard.in_time(deadline, tcp::preamble(&socket)).await {
+                Some(Some(preamble)) => {
                     if let Some(caller) = shard.raw_caller(&preamble, peer, &mut pass) {
                         let tcp::Preamble { tunnel, early, .. } = preamble;
                         let raw = Raw {
                             socket,
                             peer,
                             pass,
+                            arrived,
                             early,
                         };
                         shard.route_raw(raw, tunnel, Choice::Any, caller).await;
                     }
                 }
-                Ok(None) | Err(_) => {
+                Some(None) | None => {
                     debug!(%peer, "no tunnel named in time or in form");
                     shard.raw_refused(peer, None, None, Reason::Preamble);
                 }
@@ -71,10 +71,11 @@ impl Shard {
         if !config.http.proxy_protocol || !trusted.any(|net| net.contains(&address)) {
             return Some(peer);
         }
-        match timeout(config.preamble_timeout, proxied::source(socket)).await {
-            Ok(Some(Source::Address(source))) => Some(source),
-            Ok(Some(Source::Proxy)) => Some(peer),
-            Ok(None) | Err(_) => {
+        let said = proxied::source(socket);
+        match self.in_time(config.preamble_timeout, said).await {
+            Some(Some(Source::Address(source))) => Some(source),
+            Some(Some(Source::Proxy)) => Some(peer),
+            Some(None) | None => {
                 debug!(%peer, "a proxy that should say whom it connects did not");
                 None
             }
@@ -115,6 +116,7 @@ impl Shard {
                 early,
                 peer,
                 pass,
+                arrived,
                 identity,
             } = *frontend;
             match shard.caller_from(identity) {
@@ -124,6 +126,7 @@ impl Shard {
                         socket,
                         peer,
                         pass,
+                        arrived,
                         early,
                     };
                     shard.route_raw(raw, tunnel, Choice::Here, caller).await;
@@ -144,19 +147,30 @@ impl Shard {
             socket,
             peer,
             mut pass,
+            arrived,
             early,
         } = raw;
         // HTTP under a path of its own is reached over HTTP only.
         let fit = |info: &TunnelInfo| caller.may_reach(&tunnel, info) && info.is_open_to_raw();
-        let visitor = || Visitor {
+        let mut visitor = || Visitor {
             identity: caller.identity(),
             address: Some(peer.ip().to_canonical()),
             kind: FrontendKind::Tcp,
             pass: std::mem::take(&mut pass),
             noted: self.noted(peer, &tunnel),
         };
-        match self.place(&tunnel, choice, fit, visitor) {
-            Place::Here(session) => self.serve_raw(socket, session, early, caller),
+        let began = self.clock.now();
+        let placed = loop {
+            match self.place(&tunnel, choice, fit, &mut visitor) {
+                Place::Nowhere(reason) if self.is_changed_for(&tunnel, reason, began).await => {}
+                placed => break placed,
+            }
+        };
+        match placed {
+            Place::Here(session) => {
+                let here = self.count_frontend(arrived);
+                self.serve_raw(socket, session, early, caller, here);
+            }
             Place::Shard(to) => {
                 let frontend = Frontend {
                     fd: socket.into_fd(),
@@ -164,6 +178,7 @@ impl Shard {
                     early,
                     peer,
                     pass,
+                    arrived,
                     identity: caller.identity(),
                 };
                 let message = Message::Frontend(Box::new(frontend));
@@ -182,24 +197,31 @@ impl Shard {
 
     /// Joins a raw caller and its session, in a task of its own: this one has room for all that came
     /// before, and the session may last for days.
-    fn serve_raw(self: &Rc<Self>, socket: Socket, session: Session, early: Bytes, caller: Caller) {
+    fn serve_raw(
+        self: &Rc<Self>,
+        socket: Socket,
+        session: Session,
+        early: Bytes,
+        caller: Caller,
+        here: FrontendCount,
+    ) {
         session.want_lane();
         let (socket, block) = (Rc::new(socket), Rc::clone(&self.read_block));
         let spliced = splice(socket, session, early, block, || false);
-        self.gate
-            .spawn(caller.while_welcome(spliced, self.count_frontend()));
+        self.gate.spawn(caller.while_welcome(spliced, here));
     }
 
     /// An HTTP connection: its first request hints at the shard to serve it.
     pub(super) fn http_arrived(self: &Rc<Self>, socket: Socket, peer: SocketAddr) {
         self.metrics.frontend_accepted(FrontendKind::Http);
-        let shard = Rc::clone(self);
+        let (shard, arrived) = (Rc::clone(self), self.arrived());
         self.gate.spawn(async move {
             let Some(peer) = shard.source(&socket, peer).await else {
                 return shard.metrics.frontend_refused(Reason::Preamble);
             };
             let deadline = shard.peers.config.preamble_timeout;
-            let Ok(hint) = timeout(deadline, shard.hinted_shard(&socket)).await else {
+            let hint = shard.in_time(deadline, shard.hinted_shard(&socket)).await;
+            let Some(hint) = hint else {
                 debug!(%peer, "no request in time");
                 // Nothing was asked, so nothing is missing.
                 socket.finish();
@@ -208,14 +230,15 @@ impl Shard {
             };
             if let Some(to) = hint {
                 let fd = socket.into_fd();
-                if shard.hand_off(to, Message::Http { fd, peer }).await {
+                let message = Message::Http { fd, peer, arrived };
+                if shard.hand_off(to, message).await {
                     shard.metrics.handed_off(HandoffKind::Frontend);
                 } else {
                     shard.metrics.frontend_refused(Reason::Overload);
                 }
                 return;
             }
-            shard.serve_http(socket, peer).await;
+            shard.serve_http(socket, peer, arrived).await;
         });
     }
 
@@ -236,14 +259,19 @@ impl Shard {
     }
 
     /// An HTTP connection that another shard placed here.
-    pub(super) fn http_moved_here(self: &Rc<Self>, fd: OwnedFd, peer: SocketAddr) {
+    pub(super) fn http_moved_here(
+        self: &Rc<Self>,
+        fd: OwnedFd,
+        peer: SocketAddr,
+        arrived: Arrived,
+    ) {
         let shard = Rc::clone(self);
         self.gate
-            .spawn(async move { shard.serve_http(Socket::new(fd), peer).await });
+            .spawn(async move { shard.serve_http(Socket::new(fd), peer, arrived).await });
     }
 
-    async fn serve_http(self: &Rc<Self>, socket: Socket, peer: SocketAddr) {
-        let _here = self.count_frontend();
+    async fn serve_http(self: &Rc<Self>, socket: Socket, peer: SocketAddr, arrived: Arrived) {
+        let _here = self.count_frontend(arrived);
         let gateway = ShardGateway::new(Rc::clone(self), peer.ip());
         let io = PollSocket::new(socket);
         let from = http::Peer {
@@ -256,52 +284,9 @@ impl Shard {
         io.end(ended.is_reset());
     }
 
-    /// One session of an HTTP connection that lives on another shard.
-    pub(super) fn crossing_arrived(
-        self: &Rc<Self>,
-        fd: OwnedFd,
-        tunnel: TunnelId,
-        agent: AgentTag,
-        (identity, address): (Option<Arc<Identity>>, Option<IpAddr>),
-        verdict: Arc<Verdict>,
-    ) {
-        let placed = self.caller_from(identity).map(|caller| {
-            let fit = |info: &TunnelInfo| caller.may_reach(&tunnel, info);
-            let visitor = || Visitor {
-                identity: caller.identity(),
-                address,
-                kind: FrontendKind::Http,
-                ..Visitor::default()
-            };
-            self.place(&tunnel, Choice::Agent(agent), fit, visitor)
-        });
-        let session = match placed.unwrap_or_else(Place::Nowhere) {
-            Place::Here(session) => session,
-            // The shard that it came from knew it: word of the route is on its way here.
-            Place::Nowhere(Reason::UnknownTunnel) => return verdict.reset(Reason::TunnelOffline),
-            // It moved on while the message was under way; the caller may ask again.
-            Place::Shard(_) => return verdict.reset(Reason::TunnelOffline),
-            Place::Nowhere(reason) => return verdict.reset(reason),
-        };
-        let block = Rc::clone(&self.read_block);
-        self.gate.spawn(async move {
-            let socket = Rc::new(Socket::new(fd));
-            // Dropped before the socket: if the gate ends this task, the caller must not take the
-            // end for an orderly one.
-            let mut unfinished = Unfinished(Some(&verdict));
-            let cancelled = || verdict.is_cancelled();
-            let spliced = splice(Rc::clone(&socket), session, Bytes::new(), block, cancelled);
-            let reset = spliced.await;
-            unfinished.0 = None;
-            if let Some(reason) = reset {
-                verdict.reset(reason);
-            }
-        });
-    }
-
     /// Where a caller of `tunnel` is served, by an agent that is `fit`; opens the session, for
     /// `visitor`, if that is here.
-    fn place(
+    pub(super) fn place(
         &self,
         tunnel: &TunnelId,
         choice: Choice,
@@ -344,9 +329,12 @@ impl Shard {
             })
     }
 
-    fn count_frontend(self: &Rc<Self>) -> FrontendCount {
+    fn count_frontend(self: &Rc<Self>, arrived: Arrived) -> FrontendCount {
         self.metrics.frontends.inc();
-        FrontendCount(Rc::clone(self))
+        FrontendCount {
+            shard: Rc::clone(self),
+            _arrived: arrived,
+        }
     }
 }
 
@@ -369,31 +357,24 @@ struct Raw {
     socket: Socket,
     peer: SocketAddr,
     pass: Pass,
+    arrived: Arrived,
     early: Bytes,
 }
 
-enum Place {
+pub(super) enum Place {
     Here(Session),
     Shard(usize),
     Nowhere(Reason),
 }
 
-/// Says that a crossing session broke off, unless it came to its end.
-struct Unfinished<'a>(Option<&'a Verdict>);
-
-impl Drop for Unfinished<'_> {
-    fn drop(&mut self) {
-        if let Some(verdict) = self.0 {
-            verdict.reset(Reason::ShuttingDown);
-        }
-    }
-}
-
 /// Counts one frontend for as long as it lives.
-struct FrontendCount(Rc<Shard>);
+struct FrontendCount {
+    shard: Rc<Shard>,
+    _arrived: Arrived,
+}
 
 impl Drop for FrontendCount {
     fn drop(&mut self) {
-        self.0.metrics.frontends.dec();
+        self.shard.metrics.frontends.dec();
     }
 }

@@ -19,7 +19,7 @@ use super::message::{Message, Verdict};
 use super::routes::{Choice, Found, Lookup, Search, Whose};
 use crate::audit::Call;
 use crate::auth::TokenRefusal;
-use crate::io::{PollSocket, Socket, pair, sleep, timeout, turn};
+use crate::io::{PollSocket, Socket, pair, sleep, turn};
 use crate::limits::{Limited, Pass};
 use crate::listen::http::{Aim, Gateway, Listing, Nowhere, Sealer, Target, Wanted};
 use crate::metrics::FrontendKind;
@@ -75,7 +75,6 @@ impl Gateway for ShardGateway {
         kept: impl Fn(&TunnelId, AgentTag) -> bool,
     ) -> Result<Rc<Target>, Nowhere> {
         let shard = &self.0;
-        let http = &shard.peers.config.http;
         let began = shard.clock.now();
         let fit = |tunnel: &TunnelId, info: &TunnelInfo| caller.may_reach(tunnel, info);
         let identity = caller.known().map(|known| &**known.identity());
@@ -101,11 +100,13 @@ impl Gateway for ShardGateway {
         };
         loop {
             let found = shard.routes.borrow().find(&search);
-            let since = match found {
+            let (since, is_known) = match found {
                 Found::Target(target) => return Ok(target),
                 // Its link is gone, and word of that is on its way.
-                Found::Stale => began,
-                Found::Offline(since) => since,
+                Found::Stale => (began, true),
+                Found::Offline(since) => (since, true),
+                // Right after the relay's start every agent has yet to come back.
+                Found::Gone if shard.is_fresh() => (began, false),
                 Found::Gone => return Err(Nowhere::AgentGone),
                 Found::Unusable => return Err(Nowhere::Refused(Reason::TargetUnreachable)),
                 Found::Unknown => {
@@ -113,16 +114,20 @@ impl Gateway for ShardGateway {
                         fit: &fit,
                         ..search
                     };
-                    return Err(Nowhere::Refused(shard.unknown(&search)));
+                    if shard.is_paused_for(&search) {
+                        return Err(Nowhere::Refused(Reason::TunnelPaused));
+                    }
+                    if !shard.is_fresh() {
+                        return Err(Nowhere::Refused(Reason::UnknownTunnel));
+                    }
+                    (began, false)
                 }
             };
-            let left = (since + http.offline_grace).saturating_since(shard.clock.now());
-            if left.is_zero() {
-                return Err(too_late);
-            }
-            let changed = shard.routes.borrow_mut().changed(&aim);
-            if timeout(left, changed.ok_or(offline)?).await.is_err() {
-                return Err(too_late);
+            if !shard.is_changed(&aim, since, is_known).await {
+                return Err(match shard.draining.get() {
+                    true => Nowhere::Stopping,
+                    false => too_late,
+                });
             }
         }
     }
@@ -271,20 +276,6 @@ impl Gateway for ShardGateway {
     }
 }
 
-impl Shard {
-    /// Why there is nothing to be found that is not paused. Right after the relay's start, every agent
-    /// has yet to come back.
-    fn unknown(&self, anything: &Search<'_>) -> Reason {
-        if !matches!(self.routes.borrow().find(anything), Found::Unknown) {
-            Reason::TunnelPaused
-        } else if self.clock.now() < self.started + self.peers.config.http.start_grace {
-            Reason::TunnelOffline
-        } else {
-            Reason::UnknownTunnel
-        }
-    }
-}
-
 /// One session of an HTTP connection.
 pub(super) enum GatewayStream {
     /// The link lives on this shard.
@@ -317,7 +308,14 @@ impl Read for Crossing {
         let outcome = ready!(self.socket.poll_read_some(cx, &mut buffer));
         match (outcome, self.verdict.reset_reason()) {
             // An end may be a reset on the other side, which said so before.
-            (Ok(0) | Err(_), Some(reason)) => Poll::Ready(Err(SessionEnded(reason).into())),
+            (Ok(0) | Err(_), Some(reason)) => {
+                let is_not_sent = self.verdict.is_not_sent();
+                let ended = SessionEnded {
+                    reason,
+                    is_not_sent,
+                };
+                Poll::Ready(Err(ended.into()))
+            }
             (outcome, _) => Poll::Ready(outcome.map(|_| ())),
         }
     }

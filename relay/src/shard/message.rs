@@ -4,7 +4,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
-use std::time::Duration;
 
 use bytes::Bytes;
 use tieline_wire::{
@@ -12,6 +11,7 @@ use tieline_wire::{
 };
 use tokio::sync::oneshot;
 
+use super::drain::{Arrived, Stop};
 use super::operator::Paused;
 use crate::auth::{Identity, Question, Ruling, Snapshot};
 use crate::limits::Pass;
@@ -34,7 +34,11 @@ pub(crate) enum Message {
     /// A raw frontend that named its tunnel, which it may reach.
     Frontend(Box<Frontend>),
     /// An HTTP caller, nothing read from it yet.
-    Http { fd: OwnedFd, peer: SocketAddr },
+    Http {
+        fd: OwnedFd,
+        peer: SocketAddr,
+        arrived: Arrived,
+    },
     /// One session of an HTTP caller that lives on another shard.
     Crossing {
         fd: OwnedFd,
@@ -110,8 +114,8 @@ pub(crate) enum Message {
     },
     /// From the control thread: what the provider says.
     Ruled(Box<(Question, Ruling)>),
-    /// Accept nothing new, let sessions end for so long, then stop.
-    Stop { drain: Duration },
+    /// Accept nothing new, let sessions end for a while, then stop.
+    Stop(Stop),
     /// Be a defect.
     #[cfg(test)]
     Panic,
@@ -126,6 +130,7 @@ pub(crate) struct Frontend {
     /// Where it comes from, and how it was let in.
     pub(crate) peer: SocketAddr,
     pub(crate) pass: Pass,
+    pub(crate) arrived: Arrived,
     /// Who it is, if it had to say.
     pub(crate) identity: Option<Arc<Identity>>,
 }
@@ -231,6 +236,7 @@ pub(crate) struct ServingLink {
 pub(crate) struct Verdict {
     /// Code of the reason that the session was reset for.
     reset: AtomicU16,
+    not_sent: AtomicBool,
     cancelled: AtomicBool,
 }
 
@@ -238,6 +244,17 @@ impl Verdict {
     /// The session was reset; said before its socket closes.
     pub(crate) fn reset(&self, reason: Reason) {
         self.reset.store(reason.code(), Ordering::Release);
+    }
+
+    /// The same, where the target had no byte of it.
+    pub(crate) fn reset_unsent(&self, reason: Reason) {
+        self.not_sent.store(true, Ordering::Release);
+        self.reset(reason);
+    }
+
+    /// Whether it is known that the target had no byte of a session that was reset.
+    pub(crate) fn is_not_sent(&self) -> bool {
+        self.not_sent.load(Ordering::Acquire)
     }
 
     /// Why the session was reset, if it was.

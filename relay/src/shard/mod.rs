@@ -12,16 +12,16 @@ use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use indexmap::IndexMap;
-use tieline_wire::{Moment, Reason, TunnelId};
+use tieline_wire::{Moment, TunnelId};
 use tokio::sync::mpsc;
-use tracing::{debug, error, info_span};
+use tracing::{debug, info_span};
 
 use crate::audit::Audit;
 use crate::auth::{Ask, Snapshot};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::error::ListenKind;
-use crate::io::{Chosen, Listener, Spin, run_spinning, sleep, timeout};
+use crate::io::{Chosen, Listener, Spin, run_spinning, sleep};
 use crate::limits::{Limits, LiveTunnels};
 use crate::link::LinkBlock;
 use crate::listen;
@@ -35,6 +35,8 @@ mod admission;
 mod arbiter;
 mod audit;
 mod callers;
+mod crossings;
+mod drain;
 mod frontends;
 mod gate;
 mod gateway;
@@ -50,9 +52,11 @@ mod placement;
 mod post;
 mod provider;
 mod routes;
+mod waiting;
 mod withdrawal;
 
 use callers::Callers;
+pub(crate) use drain::Stop;
 use gate::Gate;
 use log_budget::LogBudget;
 pub(crate) use mailbox::{Mailbox, MailboxSender, mailbox};
@@ -62,9 +66,6 @@ use names::{Names, Rules};
 pub(crate) use names::{Owners, Restored, home};
 pub(crate) use operator::Paused;
 use routes::Routes;
-
-/// How long the tasks of a shard get to be dropped at its end.
-const REAP_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What all shards share.
 pub(crate) struct Peers {
@@ -81,6 +82,8 @@ pub(crate) struct Peers {
     pub(crate) mailboxes: Vec<MailboxSender>,
     /// Links of each shard, placed or on their way.
     pub(crate) loads: Vec<AtomicUsize>,
+    /// Callers of all shards, from their arrival to their end.
+    pub(crate) callers: Arc<AtomicUsize>,
     /// Live names of all shards.
     pub(crate) live_tunnels: Arc<AtomicUsize>,
     /// `host:port` of public URLs.
@@ -257,72 +260,22 @@ impl Shard {
         let entry = (kind, Rc::clone(&listener));
         self.listeners.borrow_mut().push(entry);
         self.doors
-            .spawn(listen::accept(listener, move |socket, peer| match kind {
-                ListenKind::Agent => shard.agent_arrived(socket, peer),
-                ListenKind::Tcp => shard.raw_arrived(socket, peer),
-                ListenKind::Http => shard.http_arrived(socket, peer),
-                ListenKind::Admin => {}
+            .spawn(listen::accept(listener, move |socket, peer| {
+                shard.connected(kind, socket, peer);
             }));
     }
 
     async fn serve(self: Rc<Self>, mut mailbox: OpenMailbox) -> io::Result<()> {
         let _closed = ClosedAtTheEnd(&self);
-        let (drain, ended) = loop {
+        let (stop, ended) = loop {
             match mailbox.next().await {
-                Ok(Message::Stop { drain }) => break (drain, Ok(())),
+                Ok(Message::Stop(stop)) => break (stop, Ok(())),
                 Ok(message) => self.handle(message),
-                Err(error) => break (Duration::ZERO, Err(error)),
+                Err(error) => break (Stop::NOW, Err(error)),
             }
         };
-        self.stop(mailbox, drain).await;
+        self.stop(mailbox, stop).await;
         ended
-    }
-
-    /// Drains: no new connections, a farewell to every agent, then the end of all tasks.
-    async fn stop(self: &Rc<Self>, mut mailbox: OpenMailbox, drain: Duration) {
-        for (_, listener) in self.listeners.take() {
-            listener.shut();
-        }
-        // Kept-alive callers that wait for nothing end at once.
-        self.draining.set(true);
-        self.gate.nudge();
-        for mux in self.registry.borrow().muxes() {
-            mux.drain(drain);
-        }
-        // Other shards drain too, and still want answers.
-        let shard = Rc::clone(self);
-        self.gate.spawn(async move {
-            while let Ok(message) = mailbox.next().await {
-                shard.handle(message);
-            }
-        });
-        let deadline = self.clock.now() + drain;
-        while !self.registry.borrow().is_idle() && self.clock.now() < deadline {
-            sleep(Duration::from_millis(10)).await;
-        }
-        for mux in self.registry.borrow().muxes() {
-            mux.close(Reason::ShuttingDown);
-        }
-        // Writers send the farewell before their tasks end.
-        let _ = timeout(Duration::from_millis(200), self.links_gone()).await;
-        self.doors.close();
-        self.gate.close();
-        let ended = async {
-            self.gate.empty().await;
-            self.doors.empty().await;
-        };
-        if timeout(REAP_TIMEOUT, ended).await.is_err() {
-            error!(
-                tasks = self.gate.running(),
-                "tasks are left at the end of the shard"
-            );
-        }
-    }
-
-    async fn links_gone(&self) {
-        while !self.registry.borrow().is_empty() {
-            sleep(Duration::from_millis(2)).await;
-        }
     }
 
     /// Does what another shard, or the control thread, asks for.
@@ -334,7 +287,7 @@ impl Shard {
             }
             Message::Lane { fd, nonce } => self.lane_moved_here(fd, &nonce),
             Message::Frontend(frontend) => self.raw_moved_here(frontend),
-            Message::Http { fd, peer } => self.http_moved_here(fd, peer),
+            Message::Http { fd, peer, arrived } => self.http_moved_here(fd, peer, arrived),
             Message::Crossing {
                 fd,
                 tunnel,
@@ -382,7 +335,7 @@ impl Shard {
             Message::Pause { tunnels, answer } => drop(answer.send(self.pause(tunnels))),
             Message::Auth { snapshot, ended } => self.auth_changed(snapshot, ended),
             Message::Ruled(ruled) => self.ruled(&ruled.0, ruled.1),
-            Message::Stop { .. } => {}
+            Message::Stop(_) => {}
             #[cfg(test)]
             Message::Panic => panic!("as the test wants it"),
         }

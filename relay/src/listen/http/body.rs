@@ -10,6 +10,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::Gateway;
+use super::again::Kept;
 use super::events::{Events, Quiet};
 use super::pool::Lease;
 use super::source::{Broken, Source};
@@ -23,6 +24,18 @@ pub(super) type RequestBody = tieline_hop::RequestBody<Progress>;
 pub(super) struct Progress {
     pub(super) state: Rc<State>,
     pub(super) track: Option<Rc<Track>>,
+    /// What has gone by, while the request may have to be sent again.
+    pub(super) kept: Option<Rc<Kept>>,
+}
+
+impl Progress {
+    pub(super) fn new(state: &Rc<State>) -> Self {
+        Self {
+            state: Rc::clone(state),
+            track: None,
+            kept: None,
+        }
+    }
 }
 
 impl tieline_hop::Progress for Progress {
@@ -35,12 +48,18 @@ impl tieline_hop::Progress for Progress {
 
     fn passed(&self, frame: &Frame<Bytes>) {
         self.state.passed(frame);
+        if let Some(kept) = &self.kept {
+            kept.passed(frame);
+        }
     }
 
     fn done(&self) {
         self.state.set_upload(Upload::Done);
         if let Some(track) = &self.track {
             track.request_done();
+        }
+        if let Some(kept) = &self.kept {
+            kept.done();
         }
     }
 

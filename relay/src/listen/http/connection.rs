@@ -75,15 +75,20 @@ impl<G: Gateway> Turns<'_, G> {
     {
         let mut connection = pin!(connection);
         let mut watchdog = Watchdog::new();
-        let mut draining = false;
+        let mut is_ending = false;
         poll_fn(|cx| {
             self.state.driven_by(cx.waker());
             begin_turn();
             let mut overdue = None;
             loop {
-                let is_idle = overdue == Some(Ended::IdleTimeout);
-                if !draining && (self.gateway.is_draining() || is_idle) {
-                    draining = true;
+                let mut ends = overdue == Some(Ended::IdleTimeout);
+                if self.gateway.is_draining() {
+                    self.state.begin_drain();
+                    // Over HTTP/1.1 each answer says that it is the last one.
+                    ends |= self.state.is_http2();
+                }
+                if ends && !is_ending {
+                    is_ending = true;
                     shut(connection.as_mut());
                 } else if let Some(ended) = overdue {
                     return Poll::Ready(ended);

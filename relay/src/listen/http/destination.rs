@@ -79,7 +79,7 @@ impl<G: Gateway> Front<G> {
         match way {
             Some(Way::Tunnel(route)) => match tunnel(&route) {
                 Some(tunnel) => Ok(Named::new(Aim::Tunnel(tunnel), route)),
-                None => Err(Problem::session(Reason::UnknownTunnel, route.tunnel, false)),
+                None => Err(Problem::not_delivered(Reason::UnknownTunnel, route.tunnel)),
             },
             Some(Way::Kind { dcc, any, named }) => {
                 let named = named.and_then(|route| Some((tunnel(&route)?, route)));
@@ -259,10 +259,11 @@ impl Session {
 pub(super) fn nowhere(why: Nowhere, aim: &Aim) -> Problem {
     match (why, aim) {
         (Nowhere::AgentGone, _) => Problem::session_gone(),
+        (Nowhere::Stopping, _) => Problem::stopping(),
         (Nowhere::Refused(Reason::UnknownTunnel), Aim::Kind(kind)) => Problem::no_such_kind(kind),
-        (Nowhere::Refused(reason), Aim::Kind(kind)) => Problem::session(reason, kind, false),
+        (Nowhere::Refused(reason), Aim::Kind(kind)) => Problem::not_delivered(reason, kind),
         (Nowhere::Refused(reason), Aim::Tunnel(tunnel)) => {
-            Problem::session(reason, tunnel.as_str(), false)
+            Problem::not_delivered(reason, tunnel.as_str())
         }
     }
 }

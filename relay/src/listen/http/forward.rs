@@ -3,15 +3,16 @@
 use std::rc::Rc;
 
 use bytes::Bytes;
-use http::header::HOST;
+use http::header::{CONNECTION, HOST};
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{Extensions, HeaderMap, Method, Request, Response, Uri, Version};
+use http::{Extensions, HeaderMap, HeaderValue, Method, Request, Response, Uri, Version};
 use http_body::Body;
 use hyper::body::Incoming;
-use tieline_hop::{await_continue, copy_head, cors, events, headers};
+use tieline_hop::{Delivery, await_continue, copy_head, cors, events, headers};
 use tieline_wire::Reason;
 
+use super::again::{Again, is_away, of_agent};
 use super::body::{AnswerBody, Progress, RequestBody};
 use super::callers::{Callers, Presented, leave_credential};
 use super::claims;
@@ -78,6 +79,7 @@ impl<G: Gateway> Front<G> {
     ) -> Response<AnswerBody<G>> {
         state.begin(!request.body().is_end_stream());
         let (parts, body) = request.into_parts();
+        let is_http2 = parts.version == Version::HTTP_2;
         let mut page = Page::Own;
         let mut trail = Trail::begin(&self.gateway, &parts, self.peer.address.ip());
         let served = self.serve(parts, body, &state, &mut page, &mut trail);
@@ -89,6 +91,10 @@ impl<G: Gateway> Front<G> {
             }
         };
         origin::mark(response.headers_mut(), page, &self.settings.origins);
+        if self.gateway.is_draining() && !is_http2 {
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(CONNECTION, close);
+        }
         self.gateway.answered(response.status(), word);
         trail.note(response.status(), word);
         response
@@ -270,6 +276,7 @@ impl<G: Gateway> Front<G> {
             if !self.gateway.is_current(caller) {
                 return Err(Problem::token(TokenRefusal::Revoked));
             }
+            let again = Again::of(&mut request);
             let (gateway, pool) = (&self.gateway, &self.pool);
             let opening = Connection::open(gateway, presented, &mapping.target, timeout, pool);
             let away = match opening.await {
@@ -279,7 +286,15 @@ impl<G: Gateway> Front<G> {
                         request = *unsent;
                         connection
                             .lost_reason()
-                            .ok_or_else(Problem::target_closed)?
+                            .ok_or_else(|| Problem::target_closed(Delivery::NotSent))?
+                    }
+                    // The agent is gone, or goes; to ask its successor does no harm.
+                    Err(Failure::Silent(problem)) if is_repeatable || connection.is_not_sent() => {
+                        let reason = connection.lost_reason().map(of_agent);
+                        let reason = reason.filter(|reason| is_away(*reason));
+                        let reason = reason.ok_or_else(|| problem.clone())?;
+                        request = again.into_request(state).ok_or(problem)?;
+                        reason
                     }
                     Err(Failure::Silent(problem) | Failure::Broken(problem)) => {
                         return Err(problem);
@@ -366,19 +381,5 @@ fn own<G: Gateway>(response: Response<Bytes>, state: &Rc<State>) -> Response<Ans
 }
 
 fn request_body(incoming: Option<Incoming>, state: &Rc<State>) -> RequestBody {
-    let state = Rc::clone(state);
-    RequestBody::new(incoming, Progress { state, track: None })
-}
-
-/// Reasons for which a session was not opened, and that pass when the agent comes back.
-fn is_away(reason: Reason) -> bool {
-    matches!(
-        reason,
-        Reason::TunnelOffline
-            | Reason::Kicked
-            | Reason::LinkLost
-            | Reason::Stale
-            | Reason::Superseded
-            | Reason::ShuttingDown
-    )
+    RequestBody::new(incoming, Progress::new(state))
 }

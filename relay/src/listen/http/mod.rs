@@ -4,6 +4,7 @@
 //! tunnel's link lives and what the time is comes from a [`Gateway`], so nothing here depends on
 //! a runtime. All futures of one frontend connection run in one thread.
 
+mod again;
 mod body;
 mod caller;
 mod callers;
@@ -65,6 +66,13 @@ pub(crate) use wanted::{Aim, Nowhere, Pin, Wanted};
 
 /// Most that is buffered of one connection in one direction, and so the longest head.
 const HTTP_BUFFER_BYTES_MAX: usize = 64 * 1024;
+
+/// How long a caller that is idle when the relay begins to drain may still ask: a request that is on
+/// its way then is answered.
+pub(crate) const DRAIN_GRACE: Duration = Duration::from_millis(250);
+
+/// The same for a caller of HTTP/2, whose answer to the goodbye takes a round trip.
+const DRAIN_GRACE_HTTP2: Duration = Duration::from_secs(1);
 
 /// What the HTTP front needs from its shard.
 pub(crate) trait Gateway: Clone + 'static {
@@ -147,7 +155,7 @@ pub(crate) trait Gateway: Clone + 'static {
     fn now(&self) -> Instant;
 
     /// True once the relay takes nothing new: the connection ends after the answer it is at, or
-    /// now. Whoever changes it polls the connection.
+    /// when it has been idle for [`DRAIN_GRACE`]. The change of it polls the connection.
     fn is_draining(&self) -> bool;
 
     /// Counts an answer; `problem` is the error's word if the relay answered by itself.

@@ -14,7 +14,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::{self, SendRequest};
 use tieline_hop::headers::kept_alive_for;
-use tieline_hop::{Fault, Watched, drive, reusable_for};
+use tieline_hop::{Delivery, Fault, Watched, drive, reusable_for};
 use tieline_wire::{Reason, TunnelId};
 use tokio::sync::oneshot;
 
@@ -136,9 +136,9 @@ impl<G: Gateway> Connection<G> {
             track.reads(),
             |fault| match (fault, track.reason()) {
                 (Fault::Request(refusal), _) => refusal.into(),
-                (_, Some(reason)) => Problem::session(reason, tunnel, true),
+                (_, Some(reason)) => Problem::session(reason, tunnel, track.delivery()),
                 (Fault::Malformed, None) => Problem::target_invalid("it is not HTTP/1.1"),
-                (Fault::Closed, None) => Problem::target_closed(),
+                (Fault::Closed, None) => Problem::target_closed(Delivery::Sent),
             },
         )
     }
@@ -146,6 +146,11 @@ impl<G: Gateway> Connection<G> {
     /// Why a request could not even be sent, if the session's end said so.
     pub(super) fn lost_reason(&self) -> Option<Reason> {
         self.track.reason()
+    }
+
+    /// Whether it is known that the target had no byte of the request.
+    pub(super) fn is_not_sent(&self) -> bool {
+        self.track.delivery() == Delivery::NotSent
     }
 
     fn is_to(&self, tunnel: &TunnelId, agent: AgentTag) -> bool {

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
-use tieline_hop::Refusal;
+use tieline_hop::{Delivery, Refusal};
 use tieline_wire::Reason;
 
 use crate::auth::TokenRefusal;
@@ -11,7 +11,10 @@ use crate::limits::Limited;
 
 /// Seconds after which a caller may try an offline tunnel again: an agent that lost its link
 /// dials again within a few seconds.
-const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("5");
+const RETRY_AFTER_SECONDS: &str = "5";
+
+/// The same where a relay stops: one that takes its place listens already, or within seconds.
+const RETRY_SOON_SECONDS: &str = "1";
 
 /// Why the relay answers by itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,10 +25,14 @@ pub(super) struct Problem {
     message: String,
     /// What is out of reach, if the fault lies behind the relay.
     down: Option<&'static str>,
+    /// Whether the target may have had the request, where one was found.
+    delivery: Option<Delivery>,
     /// How to come back with a token (RFC 6750, section 3).
     challenge: Option<&'static str>,
     /// What there was too much of, and when to come back.
     limited: Option<Limited>,
+    /// When to come back after a 503, in seconds.
+    retry_after: &'static str,
 }
 
 impl Problem {
@@ -35,16 +42,21 @@ impl Problem {
             word,
             message: message.into(),
             down: None,
+            delivery: None,
             challenge: None,
             limited: None,
+            retry_after: RETRY_AFTER_SECONDS,
         }
     }
 
-    fn down(self, what: &'static str) -> Self {
-        Self {
-            down: Some(what),
-            ..self
-        }
+    fn down(mut self, what: &'static str) -> Self {
+        self.down = Some(what);
+        self
+    }
+
+    fn delivered(mut self, delivery: Delivery) -> Self {
+        self.delivery = Some(delivery);
+        self
     }
 
     /// The path names no tunnel.
@@ -113,6 +125,17 @@ impl Problem {
         }
     }
 
+    /// The relay stops, and the agent has left it: another relay may be there already.
+    pub(super) fn stopping() -> Self {
+        let message = "the relay is about to stop, and the agent has left it; ask again over a new \
+                       connection";
+        Self {
+            retry_after: RETRY_SOON_SECONDS,
+            ..Self::new(StatusCode::SERVICE_UNAVAILABLE, "relay_stopping", message)
+                .delivered(Delivery::NotSent)
+        }
+    }
+
     /// The request cannot be passed on in any form.
     pub(super) fn bad_request(why: &str) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "bad_request", why)
@@ -121,21 +144,41 @@ impl Problem {
     /// What the target sent is not an answer in HTTP.
     pub(super) fn target_invalid(why: &str) -> Self {
         let message = format!("the target's answer is not usable: {why}");
-        Self::new(StatusCode::BAD_GATEWAY, "target_invalid", message).down("target")
+        Self::new(StatusCode::BAD_GATEWAY, "target_invalid", message)
+            .down("target")
+            .delivered(Delivery::Sent)
     }
 
     /// The connection to the target ended before the answer's head.
-    pub(super) fn target_closed() -> Self {
-        let message = "the target closed the connection before it answered; \
-                       whether it carried the request out is not known";
-        Self::new(StatusCode::BAD_GATEWAY, "target_closed", message).down("target")
+    pub(super) fn target_closed(delivery: Delivery) -> Self {
+        let message = match delivery {
+            Delivery::Sent => {
+                "the target closed the connection before it answered; \
+                 whether it carried the request out is not known"
+            }
+            Delivery::NotSent => "the target closed the connection before it had the request",
+        };
+        Self::new(StatusCode::BAD_GATEWAY, "target_closed", message)
+            .down("target")
+            .delivered(delivery)
+    }
+
+    /// A session for `tunnel` could not be had.
+    pub(super) fn not_delivered(reason: Reason, tunnel: &str) -> Self {
+        Self::session(reason, tunnel, Delivery::NotSent)
     }
 
     /// A session for `tunnel` could not be had, or ended before the answer's head.
-    ///
-    /// `sent` says whether the target may have seen the request, so that trying again is not
-    /// known to be harmless.
-    pub(super) fn session(reason: Reason, tunnel: &str, sent: bool) -> Self {
+    pub(super) fn session(reason: Reason, tunnel: &str, delivery: Delivery) -> Self {
+        let problem = Self::of_session(reason, tunnel, delivery);
+        match problem.status {
+            StatusCode::NOT_FOUND => problem,
+            _ => problem.delivered(delivery),
+        }
+    }
+
+    fn of_session(reason: Reason, tunnel: &str, delivery: Delivery) -> Self {
+        let sent = delivery == Delivery::Sent;
         let message = |what: &str| format!("{what}: {reason}");
         match reason {
             Reason::UnknownTunnel => Self::new(
@@ -162,7 +205,7 @@ impl Problem {
                 "the agent is connected, but its target did not answer in time",
             )
             .down("target"),
-            Reason::TargetReset => Self::target_closed(),
+            Reason::TargetReset => Self::target_closed(delivery),
             Reason::SessionLimit | Reason::Overload => Self::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "overload",
@@ -204,6 +247,9 @@ impl Problem {
         if let Some(down) = self.down {
             body["down"] = down.into();
         }
+        if let Some(delivery) = self.delivery {
+            body["request"] = delivery.word().into();
+        }
         if let Some(limited) = self.limited {
             body["limit"] = limited.kind.word().into();
         }
@@ -226,7 +272,7 @@ impl Problem {
             }
         }
         if self.status == StatusCode::SERVICE_UNAVAILABLE {
-            headers.insert(RETRY_AFTER, RETRY_AFTER_SECONDS);
+            headers.insert(RETRY_AFTER, HeaderValue::from_static(self.retry_after));
         }
         response
     }
@@ -278,8 +324,8 @@ mod tests {
     #[test]
     fn an_offline_tunnel_is_never_a_404_and_an_unknown_one_always_is() {
         for reason in Reason::ALL {
-            for sent in [false, true] {
-                let problem = Problem::session(*reason, "maya", sent);
+            for delivery in [Delivery::NotSent, Delivery::Sent] {
+                let problem = Problem::session(*reason, "maya", delivery);
                 let unknown = *reason == Reason::UnknownTunnel;
                 assert_eq!(
                     problem.status == StatusCode::NOT_FOUND,
@@ -292,12 +338,34 @@ mod tests {
 
     #[test]
     fn only_a_request_that_was_not_sent_is_told_to_come_back() {
-        let before = Problem::session(Reason::LinkLost, "maya", false).into_response();
+        let before = Problem::not_delivered(Reason::LinkLost, "maya").into_response();
         assert_eq!(before.status(), StatusCode::SERVICE_UNAVAILABLE);
         assert_eq!(before.headers()[RETRY_AFTER], "5");
-        let after = Problem::session(Reason::LinkLost, "maya", true).into_response();
+        let after = Problem::session(Reason::LinkLost, "maya", Delivery::Sent).into_response();
         assert_eq!(after.status(), StatusCode::BAD_GATEWAY);
         assert!(!after.headers().contains_key(RETRY_AFTER));
+    }
+
+    #[test]
+    fn whoever_gets_no_answer_of_a_target_is_told_whether_it_had_the_request() {
+        let said = |problem: Problem| {
+            let response = problem.into_response();
+            let body: serde_json::Value = serde_json::from_slice(response.body()).unwrap();
+            (response.status().as_u16(), body["request"].clone())
+        };
+        for reason in Reason::ALL {
+            for delivery in [Delivery::NotSent, Delivery::Sent] {
+                let (status, request) = said(Problem::session(*reason, "maya", delivery));
+                let is_told = status != 404;
+                assert_eq!(
+                    request == delivery.word(),
+                    is_told,
+                    "{status} for {reason:?}"
+                );
+            }
+        }
+        assert_eq!(said(Problem::stopping()).1, "not_sent");
+        assert!(said(Problem::not_found()).1.is_null());
     }
 
     #[test]
@@ -321,7 +389,7 @@ mod tests {
     #[test]
     fn the_body_tells_a_dead_agent_from_a_dead_target() {
         let body = |reason| {
-            let response = Problem::session(reason, "maya", false).into_response();
+            let response = Problem::not_delivered(reason, "maya").into_response();
             serde_json::from_slice::<serde_json::Value>(response.body()).unwrap()
         };
         assert_eq!(body(Reason::TunnelOffline)["down"], "agent");

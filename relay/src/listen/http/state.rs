@@ -8,7 +8,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use http_body::Frame;
 
-use super::{Ended, Settings};
+use super::{DRAIN_GRACE, DRAIN_GRACE_HTTP2, Ended, Settings};
 use crate::limits::Pass;
 
 /// Where a connection stands in its requests.
@@ -61,6 +61,8 @@ pub(super) struct State {
     /// Whether the answer's head is here: from then on the target may take its time.
     is_answering: Cell<bool>,
     cut: Cell<Option<Cut>>,
+    /// The relay takes nothing new.
+    is_draining: Cell<bool>,
     /// HTTP/2: what is known of the connection that this stream is one of.
     connection: Option<StreamOf>,
     is_http2: Cell<bool>,
@@ -93,6 +95,7 @@ impl State {
             upload_wanted: Cell::new(false),
             is_answering: Cell::new(false),
             cut: Cell::new(None),
+            is_draining: Cell::new(false),
         }
     }
 
@@ -110,6 +113,18 @@ impl State {
             connection: Some(StreamOf(Rc::clone(connection))),
             ..Self::new()
         }
+    }
+
+    /// The relay takes nothing new: an idle caller has little time left, counted from now.
+    pub(super) fn begin_drain(&self) {
+        if !self.is_draining.replace(true) && self.phase.get() == Phase::Idle {
+            self.extend();
+        }
+    }
+
+    /// Whether requests come as streams.
+    pub(super) fn is_http2(&self) -> bool {
+        self.is_http2.get()
     }
 
     /// Begins the time anew that the caller has now.
@@ -301,7 +316,14 @@ impl State {
         let since = self.since.get().unwrap_or(now);
         self.since.set(Some(since));
         match self.phase.get() {
-            Phase::Idle => (since + settings.idle_timeout, Ended::IdleTimeout),
+            Phase::Idle => {
+                let limit = match (self.is_draining.get(), self.is_http2.get()) {
+                    (false, _) => settings.idle_timeout,
+                    (true, false) => DRAIN_GRACE,
+                    (true, true) => DRAIN_GRACE_HTTP2,
+                };
+                (since + limit.min(settings.idle_timeout), Ended::IdleTimeout)
+            }
             _ => (since + settings.head_timeout, Ended::HeadTimeout),
         }
     }

@@ -11,6 +11,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use hyper::rt::{Read, ReadBufCursor, Write};
+use tieline_hop::Delivery;
 use tieline_wire::Reason;
 
 use super::SessionEnded;
@@ -26,6 +27,8 @@ pub(super) struct Track {
     /// Reads that brought bytes or the end, since the request began.
     reads: Cell<u64>,
     reason: Cell<Option<Reason>>,
+    /// The session ended before its target had a byte of it.
+    is_not_sent: Cell<bool>,
     request_done: Cell<bool>,
     request_failed: Cell<bool>,
     /// Some of the request was written; all of it was.
@@ -60,8 +63,10 @@ impl Track {
         match noted {
             Ok(()) => self.reads.set(self.reads.get() + 1),
             Err(error) => {
-                let reason = SessionEnded::reason(error).or(self.reason.get());
-                self.reason.set(reason);
+                if let Some(ended) = SessionEnded::of(error) {
+                    self.reason.set(Some(ended.reason));
+                    self.is_not_sent.set(ended.is_not_sent);
+                }
             }
         }
     }
@@ -73,6 +78,14 @@ impl Track {
     /// Why the session ended, if it said so.
     pub(super) fn reason(&self) -> Option<Reason> {
         self.reason.get()
+    }
+
+    /// Whether the target may have had the request.
+    pub(super) fn delivery(&self) -> Delivery {
+        match self.is_not_sent.get() {
+            true => Delivery::NotSent,
+            false => Delivery::Sent,
+        }
     }
 
     /// The request's body was taken to its end.

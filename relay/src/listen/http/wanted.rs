@@ -39,6 +39,8 @@ pub(crate) enum Nowhere {
     Refused(Reason),
     /// The agent that it was bound to has left.
     AgentGone,
+    /// No agent is there, and the relay stops.
+    Stopping,
 }
 
 impl Wanted {

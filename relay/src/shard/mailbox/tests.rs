@@ -11,6 +11,7 @@ use bytes::BytesMut;
 use tieline_wire::Scheme;
 use tokio::sync::oneshot;
 
+use super::super::drain::Stop;
 use super::super::message::RouteUpdate;
 use super::*;
 use crate::io::{Chosen, Listener, Received, choose, run, sleep, spawn};
@@ -300,7 +301,7 @@ impl Flooded {
         let mut mailbox = mailbox.open().unwrap();
         loop {
             match mailbox.next().await.unwrap() {
-                Message::Stop { .. } => return,
+                Message::Stop(_) => return,
                 message => {
                     self.handled.fetch_add(1, Ordering::SeqCst);
                     self.post(message);
@@ -358,8 +359,7 @@ fn two_shards_with_full_mailboxes_neither_deadlock_nor_starve_their_io() {
             "the mailboxes were never full: the flood proves nothing"
         );
         for sender in &senders {
-            let drain = Duration::ZERO;
-            send(sender, Message::Stop { drain });
+            send(sender, Message::Stop(Stop::NOW));
         }
         for thread in threads {
             thread.join().unwrap();

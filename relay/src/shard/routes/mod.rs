@@ -28,6 +28,10 @@ const LIST_COUNT: usize = 250;
 /// Requests of one shard that may wait for a route to change.
 const WAITING_MAX: usize = 16 * 1024;
 
+/// The same for a name that is not known, while the relay is young: a stranger's random names leave
+/// room for callers of those that are.
+const WAITING_UNKNOWN_MAX: usize = 4 * 1024;
+
 /// How long it is remembered that an agent served a name beside others: longer than any grace.
 const DEPARTED_KEPT: Duration = Duration::from_secs(600);
 
@@ -127,6 +131,15 @@ impl Routes {
         }
     }
 
+    /// Wakes all who wait for a change.
+    pub(crate) fn wake_all(&mut self) {
+        self.waiting_count = 0;
+        for one in self.waiting.drain().flat_map(|(_, waiting)| waiting) {
+            // Whoever waited may have left.
+            let _ = one.send(());
+        }
+    }
+
     fn wake(&mut self, aim: &Aim) {
         if let Some(waiting) = self.waiting.remove(aim) {
             self.waiting_count -= waiting.len();
@@ -181,11 +194,22 @@ impl Routes {
         }
     }
 
-    /// Ready at the next change of a route; `None` if too many wait already.
-    pub(crate) fn changed(&mut self, aim: &Aim) -> Option<oneshot::Receiver<()>> {
-        if self.waiting_count >= WAITING_MAX {
+    /// Since when a tunnel has no agent, if it is known and has none.
+    pub(crate) fn offline_since(&self, tunnel: &TunnelId) -> Option<Moment> {
+        self.routes.get(tunnel)?.offline_since
+    }
+
+    /// Ready at the next change of a route; `None` if too many wait already, which for one that is not
+    /// known are fewer.
+    pub(crate) fn changed(&mut self, aim: &Aim, is_known: bool) -> Option<oneshot::Receiver<()>> {
+        let limit = if is_known {
+            WAITING_MAX
+        } else {
+            WAITING_UNKNOWN_MAX
+        };
+        if self.waiting_count >= limit {
             self.forget_who_left();
-            if self.waiting_count >= WAITING_MAX {
+            if self.waiting_count >= limit {
                 return None;
             }
         }

@@ -46,9 +46,11 @@ impl Read for Session {
         let mut read = tokio::io::ReadBuf::new(&mut bytes[..room]);
         std::task::ready!(Pin::new(&mut self.io).poll_read(cx, &mut read))?;
         match self.fate.reset.get() {
-            Some(reason) if read.filled().is_empty() => {
-                Poll::Ready(Err(SessionEnded(reason).into()))
+            Some(reason) if read.filled().is_empty() => Poll::Ready(Err(SessionEnded {
+                reason,
+                is_not_sent: false,
             }
+            .into())),
             _ => {
                 buf.put_slice(read.filled());
                 Poll::Ready(Ok(()))

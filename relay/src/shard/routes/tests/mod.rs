@@ -148,9 +148,11 @@ fn a_name_without_links_is_offline_and_a_forgotten_one_unknown() {
 fn a_change_wakes_who_waits_for_it_and_nobody_else() {
     let mut routes = Routes::default();
     routes.apply(update(1, &[]), NOW);
-    let mut maya = routes.changed(&maya()).unwrap();
-    let mut kind = routes.changed(&kind()).unwrap();
-    let mut other = routes.changed(&Aim::Kind("other".to_owned())).unwrap();
+    let mut maya = routes.changed(&maya(), true).unwrap();
+    let mut kind = routes.changed(&kind(), true).unwrap();
+    let mut other = routes
+        .changed(&Aim::Kind("other".to_owned()), true)
+        .unwrap();
     routes.apply(update(1, &[(0, 1)]), NOW);
     assert!(maya.try_recv().is_err(), "that is no change");
     routes.apply(update(2, &[(0, 1)]), NOW);
@@ -163,11 +165,11 @@ fn a_change_wakes_who_waits_for_it_and_nobody_else() {
 fn who_waits_is_bounded_and_who_left_does_not_count() {
     let mut routes = Routes::default();
     let mut waiting: Vec<_> = (0..WAITING_MAX)
-        .map(|_| routes.changed(&maya()).unwrap())
+        .map(|_| routes.changed(&maya(), true).unwrap())
         .collect();
-    assert!(routes.changed(&maya()).is_none());
+    assert!(routes.changed(&maya(), true).is_none());
     waiting.pop();
-    assert!(routes.changed(&maya()).is_some());
+    assert!(routes.changed(&maya(), true).is_some());
 }
 
 #[test]

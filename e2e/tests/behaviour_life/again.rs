@@ -1,0 +1,154 @@
+//! What becomes of a request whose agent turns it down: one that its target never had is sent again,
+//! and any other caller is told that the target may have had it.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+use tieline_e2e::behaviour::{Head, HttpStream, TestRelay, WireAgent, WireKey, soon};
+use tieline_wire::{Event, Reason, SessionId};
+use tokio::task::JoinHandle;
+
+const ANSWER: &str = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello";
+
+/// Longer than the second agent takes to register.
+const GRACE: Duration = Duration::from_secs(15);
+
+fn relay() -> Result<TestRelay> {
+    let relay = TestRelay::with().shards(2);
+    relay
+        .config(|config| config.http.offline_grace = GRACE)
+        .start()
+}
+
+async fn post(caller: &mut HttpStream, body: &[u8]) -> Result<()> {
+    let head = format!(
+        "POST /w/maya/ HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    caller.write([head.as_bytes(), body].concat()).await
+}
+
+/// Answers the next session once it has brought `end`; what it brought.
+async fn answer_one(agent: &mut WireAgent, end: &str) -> Result<String> {
+    let session = agent.opened().await?;
+    agent.mux.opened(session);
+    let mut said = String::new();
+    while !said.ends_with(end) {
+        match agent.event().await?.context("closed in the middle")? {
+            Event::Data { payload, .. } => said.push_str(std::str::from_utf8(&payload)?),
+            Event::GoAway(away) => bail!("the relay says {away:?}"),
+            _ => {}
+        }
+    }
+    agent.mux.send(session, ANSWER.into(), false)?;
+    agent.flush().await?;
+    Ok(said)
+}
+
+/// Turns the next session down for `reason`, before its target had any of it.
+async fn turn_down(agent: &mut WireAgent, reason: Reason) -> Result<SessionId> {
+    let session = agent.opened().await?;
+    agent.mux.reset(session, reason);
+    agent.flush().await?;
+    Ok(session)
+}
+
+async fn told(caller: &mut HttpStream) -> Result<(Head, Value)> {
+    let (head, body) = soon("an answer", caller.answer()).await??;
+    let said = serde_json::from_slice(&body.bytes).unwrap_or_default();
+    Ok((head, said))
+}
+
+/// A caller whose connection lives on another shard than `maya`'s link, which is the second one here.
+async fn caller_on_another_shard(relay: &TestRelay) -> Result<(HttpStream, JoinHandle<()>)> {
+    let key = WireKey::new()?;
+    let other = WireAgent::registered(relay.agent_address(), &key, "other").await?;
+    let answering = tokio::spawn(async move { drop(other.answer_with(ANSWER, |_| {}).await) });
+    let mut caller = relay.http().await?;
+    caller.get("/w/other/").await?;
+    ensure!(soon("an answer", caller.answer()).await??.0.status() == 200);
+    Ok((caller, answering))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_its_agent_turned_down_goes_to_the_next_run_of_the_agent() -> Result<()> {
+    for crosses in [false, true] {
+        let relay = relay()?;
+        let (mut caller, _other) = match crosses {
+            true => {
+                let (caller, other) = caller_on_another_shard(&relay).await?;
+                (caller, Some(other))
+            }
+            false => (relay.http().await?, None),
+        };
+        let key = WireKey::new()?;
+        let mut first = WireAgent::registered(relay.agent_address(), &key, "maya").await?;
+        post(&mut caller, b"once").await?;
+        turn_down(&mut first, Reason::ShuttingDown).await?;
+        let mut second = WireAgent::dial(relay.agent_address(), &key, 2).await?;
+        // The session may open before the answer to this.
+        second.ask(Some("maya")).await?;
+        let said = answer_one(&mut second, "once").await?;
+        ensure!(said.starts_with("POST / HTTP/1.1\r\n"), "{said}");
+        let (head, body) = soon("the answer", caller.answer()).await??;
+        ensure!(head.status() == 200 && body.bytes == b"hello", "{head:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_request_that_its_target_may_have_had_is_not_sent_again_and_its_caller_is_told()
+-> Result<()> {
+    let relay = relay()?;
+    let key = WireKey::new()?;
+    let mut agent = WireAgent::registered(relay.agent_address(), &key, "maya").await?;
+    let mut caller = relay.http().await?;
+    post(&mut caller, b"once").await?;
+    let session = agent.opened().await?;
+    agent.mux.opened(session);
+    agent.mux.reset(session, Reason::ShuttingDown);
+    agent.flush().await?;
+    let (head, said) = told(&mut caller).await?;
+    ensure!(head.status() == 502, "{head:?}");
+    ensure!(
+        said["error"] == "tunnel_failed" && said["request"] == "sent",
+        "{said}"
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_target_that_refuses_has_not_had_the_request_and_its_caller_is_told() -> Result<()> {
+    let relay = relay()?;
+    let key = WireKey::new()?;
+    let mut agent = WireAgent::registered(relay.agent_address(), &key, "maya").await?;
+    let mut caller = relay.http().await?;
+    post(&mut caller, b"once").await?;
+    turn_down(&mut agent, Reason::TargetRefused).await?;
+    let (head, said) = told(&mut caller).await?;
+    ensure!(head.status() == 502, "{head:?}");
+    ensure!(
+        said["error"] == "target_refused" && said["request"] == "not_sent",
+        "{said}"
+    );
+    Ok(())
+}
+
+/// Its body is not kept, so it cannot be sent again by the relay; but by its caller.
+#[tokio::test]
+async fn a_long_request_that_its_target_never_had_may_come_again() -> Result<()> {
+    let relay = relay()?;
+    let key = WireKey::new()?;
+    let mut agent = WireAgent::registered(relay.agent_address(), &key, "maya").await?;
+    let mut caller = relay.http().await?;
+    post(&mut caller, &[b'x'; 40_000]).await?;
+    turn_down(&mut agent, Reason::ShuttingDown).await?;
+    let (head, said) = told(&mut caller).await?;
+    ensure!(
+        head.status() == 503 && head.header("retry-after").is_some(),
+        "{head:?}"
+    );
+    ensure!(said["request"] == "not_sent", "{said}");
+    Ok(())
+}

@@ -1,0 +1,191 @@
+//! Requests and connections that meet a relay which has just begun to stop.
+
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail, ensure};
+use tieline_e2e::behaviour::{
+    Addresses, HttpStream, RelayProgram, SOON, Target, TestAgent, TestRelay, echo_round_trip, soon,
+};
+use tokio::sync::Semaphore;
+use tokio::task::spawn_blocking;
+
+/// Callers that connect while a relay stops.
+const CALLERS: usize = 150;
+
+fn relay_of_two_shards() -> Result<TestRelay> {
+    TestRelay::with()
+        .shards(2)
+        .config(|config| config.drain_timeout = Duration::from_secs(60))
+        .start()
+}
+
+/// A target that answers each request once it has a permit.
+async fn gated_target() -> Result<(Target, Arc<Semaphore>)> {
+    let gate = Arc::new(Semaphore::new(0));
+    let permits = Arc::clone(&gate);
+    let target = Target::http_requests(move |mut http, _| {
+        let permits = Arc::clone(&permits);
+        async move {
+            permits.acquire().await?.forget();
+            http.respond("200 OK", "", b"hello").await?;
+            Ok(http)
+        }
+    })
+    .await?;
+    Ok((target, gate))
+}
+
+async fn hello_target() -> Result<Target> {
+    Target::http_requests(|mut http, _| async move {
+        http.respond("200 OK", "", b"hello").await?;
+        Ok(http)
+    })
+    .await
+}
+
+/// Each caller's connection lives on the shard of one agent's link, and asks the other agent.
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_on_sessions_that_cross_shards_end_with_the_drain() -> Result<()> {
+    let relay = relay_of_two_shards()?;
+    let (target, gate) = gated_target().await?;
+    let one = TestAgent::of(&target).named("one").start(&relay).await?;
+    let two = TestAgent::of(&target).named("two").start(&relay).await?;
+    let mut callers = Vec::new();
+    for (home, other) in [("one", "two"), ("two", "one")] {
+        let mut caller = relay.http().await?;
+        gate.add_permits(1);
+        caller.get(&format!("/w/{home}/")).await?;
+        ensure!(soon("an answer", caller.answer()).await??.0.status() == 200);
+        callers.push((caller, other));
+    }
+    for (caller, other) in &mut callers {
+        caller.get(&format!("/w/{other}/")).await?;
+    }
+    relay
+        .until("both sessions cross", |it| {
+            it.get("relay_crossings_total") >= 2 && it.get("relay_sessions") >= 4
+        })
+        .await?;
+    let stopping = spawn_blocking(move || relay.stop());
+    // Longer than a shard without work took to end.
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    ensure!(!stopping.is_finished());
+    gate.add_permits(2);
+    for (mut caller, _) in callers {
+        let (head, body) = soon("the answer", caller.answer()).await??;
+        ensure!(head.status() == 200 && body.bytes == b"hello", "{head:?}");
+    }
+    soon("the relay's end, long before the deadline", stopping).await??;
+    drop((one, two));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_comes_as_the_relay_begins_to_stop_is_answered_and_told_to_close()
+-> Result<()> {
+    let flags = ["--shards", "2", "--drain-timeout", "60s"];
+    let relay = RelayProgram::start(&[], Addresses::any(), &flags)?;
+    let target = hello_target().await?;
+    let agent = TestAgent::of(&target).start_at(&relay.agent_url()).await?;
+    let path = format!("/w/{}/", agent.tunnel());
+    let mut kept = relay.http().await?;
+    kept.get(&path).await?;
+    ensure!(soon("an answer", kept.answer()).await??.0.status() == 200);
+    // Connected, but nothing asked yet.
+    let mut fresh = relay.http().await?;
+    relay.ask_to_stop()?;
+    relay
+        .process()
+        .wait_for(SOON, |line| line.contains("\"stopping\"").then_some(()))?;
+    for caller in [&mut kept, &mut fresh] {
+        caller.get(&path).await?;
+        let (head, body) = soon("the answer", caller.answer()).await??;
+        ensure!(head.status() == 200 && body.bytes == b"hello", "{head:?}");
+        ensure!(head.header("connection") == Some("close"), "{head:?}");
+        ensure!(soon("the end", caller.closed()).await??.is_empty());
+    }
+    let ended = relay.ended()?;
+    ensure!(ended.status.code() == Some(0), "{}", ended.quote);
+    Ok(())
+}
+
+/// Callers come in as fast as they can. None that got a connection is reset or left without an answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_connection_that_was_accepted_in_the_last_moment_is_reset() -> Result<()> {
+    let relay = relay_of_two_shards()?;
+    let target = hello_target().await?;
+    let agent = TestAgent::of(&target).start(&relay).await?;
+    let path = format!("/w/{}/", agent.tunnel());
+    let address = relay.http_address();
+    let begun = Arc::new(Semaphore::new(0));
+    let mut callers = tokio::task::JoinSet::new();
+    for caller in 0..CALLERS {
+        let (path, begun) = (path.clone(), Arc::clone(&begun));
+        callers.spawn(async move {
+            tokio::time::sleep(Duration::from_micros(400) * u32::try_from(caller)?).await;
+            begun.add_permits(1);
+            last_moment(address, &path).await
+        });
+    }
+    begun.acquire_many(40).await?.forget();
+    let stopping = spawn_blocking(move || relay.stop());
+    let (mut answered, mut refused) = (0, 0);
+    while let Some(outcome) = callers.join_next().await {
+        match outcome?? {
+            Some(200 | 503) => answered += 1,
+            Some(status) => bail!("{status} after {answered} answers"),
+            None => refused += 1,
+        }
+    }
+    soon("the relay's end", stopping).await??;
+    ensure!(answered > 0, "{answered} answered, {refused} refused");
+    Ok(())
+}
+
+/// What a caller gets; nothing where it gets no connection.
+async fn last_moment(address: SocketAddr, path: &str) -> Result<Option<u16>> {
+    let connecting = tokio::time::timeout(Duration::from_secs(5), HttpStream::connect(address));
+    let mut http = match connecting.await {
+        Ok(Ok(http)) => http,
+        Ok(Err(error)) => {
+            let kind = error.downcast_ref::<std::io::Error>().map(|it| it.kind());
+            ensure!(kind == Some(ErrorKind::ConnectionRefused), "{error:#}");
+            return Ok(None);
+        }
+        Err(_) => return Ok(None),
+    };
+    http.get(path).await?;
+    let (head, _) = soon("an answer", http.answer()).await??;
+    Ok(Some(head.status()))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_port_is_free_while_the_relay_drains() -> Result<()> {
+    let relay = relay_of_two_shards()?;
+    let target = Target::echo().await?;
+    let agent = TestAgent::of(&target).start(&relay).await?;
+    let mut caller = relay.raw(agent.tunnel()).await?;
+    echo_round_trip(&mut caller, b"before").await?;
+    let ports = [
+        relay.agent_address(),
+        relay.tcp_address(),
+        relay.http_address(),
+        relay.admin_address(),
+    ];
+    let stopping = spawn_blocking(move || relay.stop());
+    for port in ports {
+        let began = Instant::now();
+        while let Err(error) = TcpListener::bind(port) {
+            ensure!(began.elapsed() < SOON, "{port}: {error}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+    echo_round_trip(&mut caller, b"while it drains").await?;
+    ensure!(!stopping.is_finished());
+    drop(caller);
+    soon("the relay's end", stopping).await??;
+    Ok(())
+}

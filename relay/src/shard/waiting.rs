@@ -1,0 +1,55 @@
+//! Callers that wait for an agent: one that went away a moment ago, or, right after the relay's start,
+//! any that has yet to come back.
+
+use tieline_wire::{Moment, Reason, TunnelId};
+
+use super::Shard;
+use super::routes::{Found, Search};
+use crate::io::timeout;
+use crate::listen::http::Aim;
+
+impl Shard {
+    /// Whether the relay started so recently that agents are still on their way back.
+    pub(super) fn is_fresh(&self) -> bool {
+        self.clock.now() < self.started + self.peers.config.http.start_grace
+    }
+
+    /// Waits for the next change of what `aim` leads to, which was not there since `since`; false if
+    /// that is too late, or the relay stops, or too many wait already. Names that were never here have
+    /// less room to wait in, since strangers can make up any number of them.
+    pub(super) async fn is_changed(&self, aim: &Aim, since: Moment, is_known: bool) -> bool {
+        let end = since + self.peers.config.http.offline_grace;
+        let left = end.saturating_since(self.clock.now());
+        if left.is_zero() || self.draining.get() {
+            return false;
+        }
+        let changed = self.routes.borrow_mut().changed(aim, is_known);
+        match changed {
+            Some(changed) => timeout(left, changed).await.is_ok(),
+            None => false,
+        }
+    }
+
+    /// The same for a raw caller, who came at `began` and found no agent for `reason`.
+    pub(super) async fn is_changed_for(
+        &self,
+        tunnel: &TunnelId,
+        reason: Reason,
+        began: Moment,
+    ) -> bool {
+        let since = match reason {
+            Reason::TunnelOffline => self.routes.borrow().offline_since(tunnel),
+            Reason::UnknownTunnel if self.is_fresh() => None,
+            _ => return false,
+        };
+        let aim = Aim::Tunnel(tunnel.clone());
+        let is_known = reason == Reason::TunnelOffline;
+        self.is_changed(&aim, since.unwrap_or(began), is_known)
+            .await
+    }
+
+    /// Whether what a caller looks for, and may not find, is paused.
+    pub(super) fn is_paused_for(&self, anything: &Search<'_>) -> bool {
+        !matches!(self.routes.borrow().find(anything), Found::Unknown)
+    }
+}
