@@ -34,7 +34,9 @@ pub fn parse() -> Result<Cli, ExitCode> {
         let text = error.render().to_string();
         match masked(&text) {
             // A token in the wrong place is not for the scroll-back.
-            Cow::Owned(text) => say_lines_to_stderr(&text.trim_end()),
+            Cow::Owned(text) if error.use_stderr() => say_lines_to_stderr(&text.trim_end()),
+            // Help shows what variables hold.
+            Cow::Owned(text) => say_lines(&text.trim_end()),
             Cow::Borrowed(_) => drop(error.print()),
         }
         ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(USAGE))

@@ -43,9 +43,10 @@ impl Write for Escaping<'_, '_> {
 
 /// True for a character that has no shape of its own: controls (among them the escape character and
 /// its 8-bit relatives), marks that reorder text, blanks of no width, line and paragraph separators,
-/// tags, and code points that are no characters.
+/// tags, and code points that are no characters. A tab only moves what follows, and files are indented
+/// with it.
 pub(crate) fn is_hidden(c: char) -> bool {
-    c.is_control()
+    (c.is_control() && c != '\t')
         || matches!(
             c,
             '\u{ad}'
@@ -85,8 +86,7 @@ pub(crate) fn escape_json(text: &str) -> String {
 pub(crate) fn is_token_like(text: &str) -> bool {
     let text = text.trim();
     let text = text.strip_prefix("Bearer ").unwrap_or(text).trim_start();
-    (text.len() >= TOKEN_BYTES_MIN && run_of_token(text) == text.len() && begins_token(text))
-        || is_random(text)
+    (run_of_token(text) == text.len() && token_in(text) == Some(0)) || is_random(text)
 }
 
 /// True for one long word of base64url with letters of both cases and digits.
@@ -102,14 +102,20 @@ fn is_random(text: &str) -> bool {
         && has(u8::is_ascii_digit)
 }
 
-fn begins_token(text: &str) -> bool {
-    let is_signed = text.starts_with(SIGNED_PREFIX) && text.contains('.');
-    is_signed || (text.starts_with(OPAQUE_PREFIX) && text.len() == OPAQUE_BYTES)
+/// Where in a run of such bytes a token begins, which then reaches to its end.
+fn token_in(run: &str) -> Option<usize> {
+    let begins = |prefix: &'static str| {
+        let found = run.match_indices(prefix).map(|(at, _)| at);
+        found.filter(|at| !run[..*at].ends_with(|c: char| c.is_ascii_alphanumeric()))
+    };
+    let is_signed = |at: &usize| run.len() - at >= TOKEN_BYTES_MIN && run[*at..].contains('.');
+    let signed = begins(SIGNED_PREFIX).find(is_signed);
+    signed.or_else(|| begins(OPAQUE_PREFIX).find(|at| run.len() - at == OPAQUE_BYTES))
 }
 
 /// How many bytes at the start of `text` may stand in a token.
 fn run_of_token(text: &str) -> usize {
-    let in_token = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'=');
+    let in_token = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
     text.bytes()
         .position(|b| !in_token(b))
         .unwrap_or(text.len())
@@ -122,8 +128,8 @@ pub(crate) fn masked(text: &str) -> Cow<'_, str> {
     let mut at = 0;
     while let Some(rest) = text.get(at..).filter(|rest| !rest.is_empty()) {
         let run = run_of_token(rest);
-        if run >= TOKEN_BYTES_MIN && begins_token(&rest[..run]) {
-            out.push_str(&text[copied..at]);
+        if let Some(start) = token_in(&rest[..run]) {
+            out.push_str(&text[copied..at + start]);
             out.push_str(MASK);
             copied = at + run;
         }
@@ -150,6 +156,7 @@ mod tests {
             plain("a\u{1b}[2Jb\u{e9}\n\u{9b}2J"),
             "a\\u{1b}[2Jb\u{e9}\\n\\u{9b}2J"
         );
+        assert_eq!(plain("\t\r"), "\t\\r");
         assert_eq!(
             plain("\u{202e}exe\u{2066}\u{200b}"),
             "\\u{202e}exe\\u{2066}\\u{200b}"
@@ -196,6 +203,20 @@ mod tests {
             masked(&format!("file \"{SIGNED}\": no such file")),
             "file \"(a token, not shown)\": no such file"
         );
+        for before in [
+            "TIELINE_TOKEN_FILE=",
+            "Bearer ",
+            "token-",
+            "\u{1b}[33m\u{1b}[",
+        ] {
+            let shown = masked(&format!("{before}{SIGNED} after")).into_owned();
+            assert_eq!(shown, format!("{before}{MASK} after"));
+        }
+        let opaque = format!(
+            "env: X=tieline_{}]",
+            "aB3-".repeat(11).trim_end_matches('-')
+        );
+        assert_eq!(masked(&opaque), format!("env: X={MASK}]"));
         for text in ["eyJ", "http://r/w/eyJ.x/mcp", "\u{e9}\u{65e5} plain", ""] {
             assert_eq!(masked(text), text);
         }

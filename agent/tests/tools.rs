@@ -221,6 +221,12 @@ fn a_pasted_token_is_never_echoed() {
         assert!(!all.contains("eyJ") && !all.is_empty(), "{all}");
         assert!(!is_said || all.contains("looks like a token"), "{all}");
     }
+    let (code, out, _) = run(tieline(&["serve", "--help"]).env("TIELINE_TOKEN_FILE", &token));
+    assert_eq!(code, Some(0));
+    assert!(
+        out.contains("--token-file") && !out.contains("eyJ"),
+        "{out}"
+    );
     let (code, _, err) = run(tieline(&["token", "show"]).env("TIELINE_TOKEN_FILE", &token));
     assert_eq!(code, Some(1));
     assert!(

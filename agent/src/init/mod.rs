@@ -121,7 +121,7 @@ async fn is_expected(origin: &str, tunnel: &str, force: bool) -> bool {
         }
         Known::Unsure(why) => {
             warn(&format!(
-                "not checked whether there is a tunnel {tunnel} ({why}); --offline does not ask"
+                "not checked whether there is a tunnel {tunnel}: {why} (--offline does not ask)"
             ));
             true
         }

@@ -1,9 +1,12 @@
 //! `tieline list`: the tunnels at a relay that this caller may reach.
 
+#[cfg(test)]
+mod tests;
+
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use http::{HeaderValue, Method, StatusCode};
+use http::{HeaderValue, Method, StatusCode, Uri};
 use serde::{Deserialize, Serialize};
 
 use crate::connect::credential::Credential;
@@ -60,6 +63,9 @@ struct Told {
     capabilities: Vec<String>,
     online: bool,
     path: String,
+    /// Its URLs, the best one first.
+    #[serde(default)]
+    urls: Vec<String>,
     target_scheme: String,
 }
 
@@ -155,9 +161,10 @@ pub(crate) async fn is_known(origin: &str, tunnel: &str) -> Known {
             Known::Yes
         }
         Ok(rows) => Known::No(rows.into_iter().map(|row| row.tunnel).collect()),
-        Err(Problem { wants_token, .. }) if wants_token => {
-            Known::Unsure(format!("{origin} tells its tunnels to token holders only"))
-        }
+        Err(Problem { wants_token, .. }) if wants_token => Known::Unsure(format!(
+            "{origin} answers token holders only, and an MCP client will need the token as well: \
+                 without --relay the entry leads through tieline connect, which adds it"
+        )),
         Err(Problem { text, .. }) => Known::Unsure(text),
     }
 }
@@ -246,10 +253,24 @@ impl Relay {
         }
     }
 
+    /// The best of the relay's own URLs that lead where it was asked; a proxy in front of it has others.
+    fn url_of(&self, told: &Told) -> String {
+        let asked = self.origin.address.host();
+        let is_here = |url: &&String| {
+            let uri: Option<Uri> = url.parse().ok();
+            uri.as_ref().and_then(Uri::host).is_some_and(|host| {
+                let host = host.to_ascii_lowercase();
+                host == asked || host.ends_with(&format!(".{asked}"))
+            })
+        };
+        let best = told.urls.iter().find(is_here).cloned();
+        best.unwrap_or_else(|| format!("{}{}", self.origin, told.path))
+    }
+
     fn row(&self, told: Told) -> Row {
         let is_http = told.target_scheme != "tcp";
         Row {
-            url: is_http.then(|| format!("{}{}", self.origin, told.path)),
+            url: is_http.then(|| self.url_of(&told)),
             tunnel: told.tunnel_id,
             dcc: told.dcc,
             capabilities: told.capabilities,
@@ -264,110 +285,4 @@ fn message(body: &[u8]) -> String {
     let text = value.as_ref().and_then(|it| it["message"].as_str());
     let text = text.unwrap_or("it gives no reason");
     text.chars().take(300).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpListener;
-    use tokio::task::JoinHandle;
-
-    use super::*;
-
-    /// A relay that gives these answers, one after the other, and tells what it was asked.
-    async fn relay(answers: &'static [(&str, &str)]) -> (Relay, JoinHandle<Vec<String>>) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let serving = tokio::spawn(async move {
-            let mut asked = Vec::new();
-            for (status, body) in answers {
-                let (mut stream, _) = listener.accept().await.unwrap();
-                let mut request = Vec::new();
-                while !request.ends_with(b"\r\n\r\n") {
-                    request.push(stream.read_u8().await.unwrap());
-                }
-                asked.push(String::from_utf8(request).unwrap());
-                let length = body.len();
-                let head = format!("HTTP/1.1 {status}\r\ncontent-length: {length}\r\n\r\n");
-                stream.write_all((head + body).as_bytes()).await.unwrap();
-            }
-            asked
-        });
-        let args = ListArgs {
-            relay: format!("http://{address}"),
-            token_file: None,
-            ca: None,
-            json: false,
-        };
-        let relay = Relay {
-            authorization: Some(HeaderValue::from_static("Bearer t")),
-            ..Relay::of(&args).unwrap()
-        };
-        (relay, serving)
-    }
-
-    #[tokio::test]
-    async fn every_page_is_asked_for_with_the_token() {
-        const FIRST: &str = r#"{"tunnels":[{"tunnel_id":"comfy","dcc":"","capabilities":[],
-            "online":false,"path":"/w/comfy","target_scheme":"tcp"}],"next":"comfy"}"#;
-        const SECOND: &str = r#"{"tunnels":[{"tunnel_id":"maya-1","dcc":"maya","capabilities":["x"],
-            "online":true,"path":"/w/maya-1/mcp","target_scheme":"http","more":1}],"next":null}"#;
-        let (relay, serving) = relay(&[("200 OK", FIRST), ("200 OK", SECOND)]).await;
-        let rows = relay.rows().await.unwrap();
-        assert_eq!(
-            (rows.len(), &rows[0].url, rows[0].online),
-            (2, &None, false)
-        );
-        let url = format!("{}/w/maya-1/mcp", relay.origin);
-        assert_eq!((&rows[1].url, rows[1].online), (&Some(url), true));
-        let asked = serving.await.unwrap();
-        assert!(
-            asked[0].starts_with("GET /tunnels?limit=1000 HTTP/1.1\r\n"),
-            "{asked:?}"
-        );
-        assert!(
-            asked[1].starts_with("GET /tunnels?limit=1000&after=comfy HTTP/1.1\r\n"),
-            "{asked:?}"
-        );
-        assert!(
-            asked
-                .iter()
-                .all(|it| it.contains("authorization: Bearer t\r\n"))
-        );
-    }
-
-    #[tokio::test]
-    async fn a_tunnel_is_known_unknown_or_not_to_be_told() {
-        const ROWS: &str = r#"[{"tunnel_id":"maya-1","dcc":"maya","capabilities":[],
-            "online":true,"path":"/w/maya-1/mcp","target_scheme":"http"}]"#;
-        let answers = &[("200 OK", ROWS), ("200 OK", ROWS), ("401 U", "{}")];
-        let (relay, _serving) = relay(answers).await;
-        let origin = relay.origin.to_string();
-        assert_eq!(is_known(&origin, "Maya-1").await, Known::Yes);
-        let others = Known::No(vec!["maya-1".to_owned()]);
-        assert_eq!(is_known(&origin, "nuke").await, others);
-        let Known::Unsure(why) = is_known(&origin, "nuke").await else {
-            panic!("it was not told")
-        };
-        assert!(why.contains("token holders only"), "{why}");
-    }
-
-    #[tokio::test]
-    async fn a_refusal_says_what_to_do() {
-        for (status, body, said) in [
-            (
-                "401 U",
-                r#"{"message":"no token"}"#,
-                "no token; your token goes",
-            ),
-            ("404 N", "", "tells nobody"),
-            ("200 OK", "<html>", "no relay that lists"),
-            ("503 S", "{}", "503 Service Unavailable: it gives no reason"),
-        ] {
-            let answers: &'static [(&str, &str)] = vec![(status, body)].leak();
-            let (relay, _serving) = relay(answers).await;
-            let problem = relay.rows().await.unwrap_err().text;
-            assert!(problem.contains(said), "{problem}");
-        }
-    }
 }
