@@ -28,6 +28,9 @@ pub trait Progress: Unpin {
 
     /// The body is malformed or broke off.
     fn failed(&self);
+
+    /// Nothing more of the body is wanted, and this was not read.
+    fn left(&mut self, _rest: Incoming) {}
 }
 
 /// A request's body on its way to the next hop.
@@ -68,6 +71,17 @@ impl<P: Progress> RequestBody<P> {
     /// Where it is noted how the body fares.
     pub const fn progress_mut(&mut self) -> &mut P {
         &mut self.progress
+    }
+}
+
+impl<P: Progress> Drop for RequestBody<P> {
+    fn drop(&mut self) {
+        let none = Source::Again(Bytes::new());
+        if let Source::Incoming(rest) = std::mem::replace(&mut self.source, none)
+            && !rest.is_end_stream()
+        {
+            self.progress.left(rest);
+        }
     }
 }
 

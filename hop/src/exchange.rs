@@ -29,8 +29,8 @@ pub enum Failure<B, P> {
 pub enum Fault {
     /// The caller's request.
     Request(Refusal),
-    /// The answer is not HTTP/1.1.
-    Malformed,
+    /// The answer is not HTTP/1.1: which rule it breaks.
+    Malformed(&'static str),
     /// The connection ended.
     Closed,
 }
@@ -73,7 +73,7 @@ impl<B, P> Failure<B, P> {
         }
         let error = error.into_error();
         let problem = problem(match error.is_parse() {
-            true => Fault::Malformed,
+            true => Fault::Malformed(broken_rule(&error)),
             false => Fault::Closed,
         });
         // The connection's end is itself a read.
@@ -81,6 +81,24 @@ impl<B, P> Failure<B, P> {
             true => Self::Broken(problem),
             false => Self::Silent(problem),
         }
+    }
+}
+
+/// What is wrong with an answer that hyper's parser refused.
+fn broken_rule(error: &hyper::Error) -> &'static str {
+    if error.is_parse_too_large() {
+        return "its head is longer than 64 KiB or has more than 100 fields";
+    }
+    if error.is_parse_status() {
+        return "its status is not a number of three digits";
+    }
+    // hyper names these nowhere but in its text.
+    match &*error.to_string() {
+        "invalid HTTP header parsed" => "a line of its head is not a field of HTTP",
+        "invalid content-length parsed" => "its Content-Length is not one number",
+        "invalid HTTP version parsed" => "it does not begin as HTTP/1.1 does",
+        "unexpected transfer-encoding parsed" => "it is HTTP/1.0 and has a Transfer-Encoding",
+        _ => "it is not HTTP/1.1",
     }
 }
 

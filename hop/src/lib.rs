@@ -20,5 +20,5 @@ mod watched;
 pub use body::{Progress, RequestBody, await_continue};
 pub use exchange::{Delivery, Failure, Fault, copy_head, drive, reusable_for};
 pub use refusal::Refusal;
-pub use scanner::Scanner;
+pub use scanner::Intake;
 pub use watched::Watched;

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use hyper::rt::{Read, ReadBuf, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
-use tieline_hop::Scanner;
+use tieline_hop::Intake;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
@@ -81,9 +81,7 @@ impl State {
 #[derive(Debug)]
 struct Inner {
     io: TokioIo<TcpStream>,
-    ahead: Vec<u8>,
-    /// Sees each byte when it goes to hyper.
-    scanner: Scanner,
+    intake: Intake,
 }
 
 /// The caller's connection, held by hyper and by the driver of the connection, both in one task.
@@ -99,8 +97,7 @@ impl Caller {
         let _ = stream.set_zero_linger();
         let inner = Inner {
             io: TokioIo::new(stream),
-            ahead: Vec::new(),
-            scanner: Scanner::new(),
+            intake: Intake::new(),
         };
         Self {
             inner: Arc::new(Mutex::new(inner)),
@@ -128,13 +125,13 @@ impl Caller {
             return false;
         }
         let inner = &mut *self.inner();
-        while inner.ahead.len() < AHEAD_BYTES_MAX {
+        while inner.intake.ahead().len() < AHEAD_BYTES_MAX {
             let mut bytes = [0; 1024];
             let mut buf = ReadBuf::new(&mut bytes);
             match Pin::new(&mut inner.io).poll_read(cx, buf.unfilled()) {
                 Poll::Pending => return false,
                 Poll::Ready(Ok(())) if !buf.filled().is_empty() => {
-                    inner.ahead.extend_from_slice(buf.filled());
+                    inner.intake.keep(buf.filled());
                 }
                 Poll::Ready(_) => return true,
             }
@@ -177,29 +174,21 @@ impl Read for Caller {
         cx: &mut Context<'_>,
         mut buf: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
-        let Inner { io, ahead, scanner } = &mut *self.inner();
-        if scanner.read_instead(&mut buf) {
+        let Inner { io, intake } = &mut *self.inner();
+        if intake.read(buf.remaining(), |bytes| buf.put_slice(bytes)) {
             return Poll::Ready(Ok(()));
         }
-        if ahead.is_empty() {
-            let stream = io.inner_mut();
-            let polled =
-                Pin::new(&mut TokioIo::new(Scanned { stream, scanner })).poll_read(cx, buf);
-            self.state.read_blocked.store(polled.is_pending(), Relaxed);
-            return polled;
-        }
-        let taken = ahead.len().min(buf.remaining());
-        let passed = scanner.pass(&mut ahead[..taken]);
-        buf.put_slice(&ahead[..passed]);
-        ahead.drain(..taken);
-        Poll::Ready(Ok(()))
+        let stream = io.inner_mut();
+        let polled = Pin::new(&mut TokioIo::new(Scanned { stream, intake })).poll_read(cx, buf);
+        self.state.read_blocked.store(polled.is_pending(), Relaxed);
+        polled
     }
 }
 
 /// A read of the caller that the scanner sees before hyper does.
 struct Scanned<'a> {
     stream: &'a mut TcpStream,
-    scanner: &'a mut Scanner,
+    intake: &'a mut Intake,
 }
 
 impl AsyncRead for Scanned<'_> {
@@ -210,8 +199,10 @@ impl AsyncRead for Scanned<'_> {
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         ready!(Pin::new(&mut *self.stream).poll_read(cx, buf))?;
-        let passed = self.scanner.pass(&mut buf.filled_mut()[before..]);
+        let passed = self.intake.pass(&mut buf.filled_mut()[before..]);
         buf.set_filled(before + passed);
+        self.intake
+            .read(buf.remaining(), |bytes| buf.put_slice(bytes));
         Poll::Ready(Ok(()))
     }
 }

@@ -94,7 +94,7 @@ impl Connection {
         let reads = self.track.reads.load(Relaxed);
         Failure::of(error, is_body_broken, reads, |fault| match fault {
             Fault::Request(refusal) => refusal.into(),
-            Fault::Malformed => Problem::relay_invalid("it is not HTTP/1.1"),
+            Fault::Malformed(rule) => Problem::relay_invalid(rule),
             Fault::Closed => Problem::relay_closed(Delivery::Sent),
         })
     }

@@ -1,4 +1,4 @@
-//! A request's head: its lines, and the two of them that frame a body.
+//! A request's head: what its first line asks for, its lines, and the two of them that frame a body.
 
 use memchr::memchr;
 
@@ -27,6 +27,10 @@ enum Line {
     Start,
     /// Behind a return at the start.
     Empty,
+    /// In the method of a request line.
+    Method,
+    /// In what a request line asks for.
+    Target,
     /// So many bytes are those of this field's name.
     Name(Field, usize),
     Length(Digits),
@@ -91,6 +95,9 @@ impl Head {
                 at += length + 1;
                 continue;
             }
+            if self.line == Line::Target && is_escaped(byte) {
+                return Step::Escaped(at);
+            }
             match self.next(byte) {
                 Next::Line(line) => {
                     self.line = line;
@@ -114,6 +121,11 @@ impl Head {
             Line::Empty if byte != b'\n' => Next::Rest,
             Line::Empty if self.is_begun => Next::Ended,
             Line::Empty => Next::Line(Line::Start),
+            Line::Method | Line::Target => match (self.line, byte) {
+                (_, b'\r' | b'\n') | (Line::Target, b' ') => Next::Rest,
+                (_, b' ') => Next::Line(Line::Target),
+                (line, _) => Next::Line(line),
+            },
             Line::Name(field, known) => match field.name().get(known) {
                 Some(expected) if byte.eq_ignore_ascii_case(expected) => {
                     Next::Line(Line::Name(field, known + 1))
@@ -133,7 +145,7 @@ impl Head {
             // The request line has no name.
             _ if !self.is_begun => {
                 self.is_begun = true;
-                Next::Rest
+                Next::Line(Line::Method)
             }
             b'c' | b'C' => Next::Line(Line::Name(Field::Length, 1)),
             b't' | b'T' => Next::Line(Line::Name(Field::Coding, 1)),
@@ -183,6 +195,12 @@ impl Head {
         };
         Next::Line(Line::Length(digits))
     }
+}
+
+/// True for a byte that URLs do not have as it is (RFC 3986, section 2), that clients send all the same,
+/// most servers take, and hyper refuses; of those beyond ASCII it refuses what is not UTF-8.
+const fn is_escaped(byte: u8) -> bool {
+    matches!(byte, b'"' | b'<' | b'>' | b'`' | 0x80..)
 }
 
 /// Where a byte leads.

@@ -7,17 +7,18 @@
 //! nowhere in a head or a trailer, so it answers 400 by itself and closes.
 //!
 //! What hyper refuses anyway ends the connection, so of that nothing needs to be known here: a
-//! head counts as one that hyper takes.
+//! head counts as one that hyper takes. But for a few characters in a URL, which it writes as URLs
+//! have them (`"` as `%22`): clients send them, and most servers take them.
 
 mod chunks;
 mod head;
+mod intake;
 #[cfg(test)]
 mod tests;
 
-use hyper::rt::ReadBufCursor;
-
 use chunks::Chunks;
 use head::{Framing, Head};
+pub use intake::Intake;
 
 /// Ends a head, or trailers, wherever it stands in them. Without it hyper would wait for the end of
 /// a head that came in pieces, before it says what is wrong with it.
@@ -25,7 +26,24 @@ const END: &[u8] = b"\r\n\r\n";
 
 /// Follows the bytes of one connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Scanner(Part);
+struct Scanner(Part, Escape);
+
+/// What is still to be written in place of a byte.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Escape {
+    bytes: [u8; 3],
+    /// So many of them are left.
+    left: usize,
+}
+
+/// What became of some bytes of the caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Passed {
+    /// So many are for hyper, the last perhaps changed.
+    to_server: usize,
+    /// So many are done with. The others are to be passed later, behind what is written instead.
+    taken: usize,
+}
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Part {
@@ -46,6 +64,8 @@ enum Step {
     Ended(usize),
     /// This byte makes a second reading, in a head or a trailer.
     Doubtful(usize),
+    /// In place of this byte goes its escape.
+    Escaped(usize),
     /// This byte is one that hyper refuses as it is.
     Broken(usize),
 }
@@ -58,24 +78,28 @@ impl Default for Scanner {
 
 impl Scanner {
     /// In front of the first request.
-    #[must_use]
-    pub const fn new() -> Self {
-        Self(Part::Head(Head::new()))
+    const fn new() -> Self {
+        let none = Escape {
+            bytes: [0; 3],
+            left: 0,
+        };
+        Self(Part::Head(Head::new()), none)
     }
 
-    /// Looks at further bytes of the caller. So many of them are for hyper, the last perhaps
-    /// changed; the rest is for nobody.
-    pub fn pass(&mut self, bytes: &mut [u8]) -> usize {
+    /// Looks at further bytes of the caller.
+    fn pass(&mut self, bytes: &mut [u8]) -> Passed {
+        let all = bytes.len();
+        let passed = |to_server, taken| Passed { to_server, taken };
         let mut at = 0;
         while let Some(rest @ [_, ..]) = bytes.get(at..) {
             let step = match &mut self.0 {
                 Part::Head(head) => head.pass(rest),
                 Part::Body(left) => skip(left, rest),
                 Part::Chunks(chunks) => chunks.pass(rest),
-                Part::Refused(_) => return at,
+                Part::Refused(_) => return passed(at, all),
             };
             match step {
-                Step::Inside => return bytes.len(),
+                Step::Inside => return passed(all, all),
                 Step::Ended(count) => {
                     at += count;
                     self.0 = self.0.next();
@@ -83,26 +107,52 @@ impl Scanner {
                 Step::Doubtful(index) => {
                     bytes[at + index] = 0;
                     self.0 = Part::Refused(END);
-                    return at + index + 1;
+                    return passed(at + index + 1, all);
+                }
+                Step::Escaped(index) => {
+                    self.1 = Escape::of(bytes[at + index]);
+                    return passed(at + index, at + index + 1);
                 }
                 Step::Broken(index) => {
                     self.0 = Part::Refused(&[]);
-                    return at + index + 1;
+                    return passed(at + index + 1, all);
                 }
             }
         }
-        at
+        passed(at, all)
     }
 
-    /// Once the caller is refused, reads in its place, and says so.
-    pub fn read_instead(&mut self, buf: &mut ReadBufCursor<'_>) -> bool {
-        let Part::Refused(end) = &mut self.0 else {
-            return false;
-        };
-        let (now, later) = end.split_at(end.len().min(buf.remaining()));
-        buf.put_slice(now);
-        *end = later;
-        true
+    /// What is to be read now in place of the caller's bytes, up to `room` of it.
+    fn instead(&mut self, room: usize) -> &[u8] {
+        if let Part::Refused(end) = &mut self.0 {
+            let (now, later) = end.split_at(end.len().min(room));
+            *end = later;
+            return now;
+        }
+        self.1.take(room)
+    }
+
+    /// True once nothing more is read of the caller.
+    const fn is_refused(&self) -> bool {
+        matches!(self.0, Part::Refused(_))
+    }
+}
+
+impl Escape {
+    fn of(byte: u8) -> Self {
+        const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+        let digit = |half: u8| DIGITS[usize::from(half)];
+        Self {
+            bytes: [b'%', digit(byte >> 4), digit(byte & 0xf)],
+            left: 3,
+        }
+    }
+
+    fn take(&mut self, room: usize) -> &[u8] {
+        let start = self.bytes.len() - self.left;
+        let count = self.left.min(room);
+        self.left -= count;
+        &self.bytes[start..start + count]
     }
 }
 

@@ -181,8 +181,8 @@ impl Entry {
 /// An HTTP request, until its answer is known.
 #[derive(Debug)]
 pub(crate) struct Call {
-    pub(crate) method: Method,
-    path: String,
+    method: Option<Method>,
+    path: Option<String>,
     pub(crate) address: Option<IpAddr>,
     pub(crate) tunnel: Option<TunnelId>,
 }
@@ -193,9 +193,19 @@ impl Call {
         let cut = path.char_indices().map(|(at, _)| at).chain([path.len()]);
         let end = cut.take_while(|at| *at <= PATH_BYTES_MAX).last();
         Self {
-            method,
-            path: path[..end.unwrap_or(0)].to_owned(),
+            method: Some(method),
+            path: Some(path[..end.unwrap_or(0)].to_owned()),
             address: None,
+            tunnel: None,
+        }
+    }
+
+    /// One from `address` of which not even the head could be read.
+    pub(crate) fn unread(address: IpAddr) -> Self {
+        Self {
+            method: None,
+            path: None,
+            address: Some(address.to_canonical()),
             tunnel: None,
         }
     }
@@ -210,8 +220,8 @@ impl Call {
         Entry {
             address: self.address,
             tunnel: self.tunnel,
-            method: Some(self.method),
-            path: Some(self.path),
+            method: self.method,
+            path: self.path,
             status,
             reason,
             ..Entry::new(Kind::Request).of(identity)

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use hyper::rt::{Read, Write};
+use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use proptest::collection::vec;
@@ -42,7 +42,7 @@ struct Fate {
 
 /// A caller whose bytes come in these pieces, each by a read of its own.
 struct Caller {
-    scanner: Scanner,
+    intake: Intake,
     pieces: Rc<RefCell<VecDeque<Vec<u8>>>>,
     answers: Rc<RefCell<Vec<u8>>>,
 }
@@ -53,7 +53,10 @@ impl Read for Caller {
         _: &mut Context<'_>,
         mut buf: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.scanner.read_instead(&mut buf) {
+        if self
+            .intake
+            .read(buf.remaining(), |bytes| buf.put_slice(bytes))
+        {
             return Poll::Ready(Ok(()));
         }
         let Some(mut piece) = self.pieces.borrow_mut().pop_front() else {
@@ -63,8 +66,10 @@ impl Read for Caller {
             piece.len() <= buf.remaining(),
             "hyper has room for all of it"
         );
-        let count = self.scanner.pass(&mut piece);
+        let count = self.intake.pass(&mut piece);
         buf.put_slice(&piece[..count]);
+        self.intake
+            .read(buf.remaining(), |bytes| buf.put_slice(bytes));
         Poll::Ready(Ok(()))
     }
 }
@@ -104,7 +109,7 @@ fn fate(input: &[u8], lengths: &[usize]) -> Fate {
     let answers = Rc::new(RefCell::new(Vec::new()));
     let taken = Rc::new(RefCell::new(Vec::new()));
     let caller = Caller {
-        scanner: Scanner::new(),
+        intake: Intake::new(),
         pieces: Rc::clone(&pieces),
         answers: Rc::clone(&answers),
     };
@@ -170,7 +175,7 @@ fn first(mut input: &[u8]) -> Option<(Taken, &[u8])> {
         }
         lines.push(line);
     }
-    let path = lines.first()?.split(' ').nth(1)?.to_owned();
+    let path = escaped(lines.first()?.split(' ').nth(1)?);
     let values = |name: &str| {
         let fields = lines[1..].iter().filter_map(|line| line.split_once(':'));
         let named = fields.filter(|(key, _)| key.eq_ignore_ascii_case(name));
@@ -189,6 +194,14 @@ fn first(mut input: &[u8]) -> Option<(Taken, &[u8])> {
         }
         _ => None,
     }
+}
+
+fn escaped(path: &str) -> String {
+    let escape = |byte: u8| match byte {
+        b'"' | b'<' | b'>' | b'`' | 0x80.. => format!("%{byte:02X}"),
+        _ => char::from(byte).to_string(),
+    };
+    path.bytes().map(escape).collect()
 }
 
 fn chunked(mut input: &[u8]) -> Option<(Vec<u8>, &[u8])> {
@@ -242,6 +255,19 @@ fn hyper_refuses_a_second_reading_at_once() {
             let fate = fate(input.as_bytes(), &[length]);
             let is_refused = fate.answers.starts_with("HTTP/1.1 400 ") && fate.is_closed;
             assert!(is_refused && fate.taken.is_empty(), "{input:?} {fate:?}");
+        }
+    }
+}
+
+#[test]
+fn no_visible_byte_in_a_url_is_refused() {
+    for byte in (0x21..=0x7e).chain(0x80..=0xff) {
+        for start in ["/a", "/a?b="] {
+            let mut input = format!("GET {start}").into_bytes();
+            input.extend_from_slice(&[byte, b'c']);
+            input.extend_from_slice(b" HTTP/1.1\r\n\r\n");
+            let fate = fate(&input, &[7]);
+            assert_eq!(fate.taken.len(), 1, "{byte:#x} {fate:?}");
         }
     }
 }

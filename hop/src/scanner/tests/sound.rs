@@ -98,6 +98,8 @@ pub(super) fn fault() -> impl Strategy<Value = Fault> {
         " ",
         "0",
         "3",
+        "\"",
+        "?<",
         "\r\n\r\n",
         "\n\n",
         "Content-Length: 3\r\n",

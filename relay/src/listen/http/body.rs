@@ -11,6 +11,7 @@ use hyper::body::Incoming;
 
 use super::Gateway;
 use super::again::Kept;
+use super::deadline::drain;
 use super::events::{Events, Quiet};
 use super::pool::Lease;
 use super::source::{Broken, Source};
@@ -26,6 +27,8 @@ pub(super) struct Progress {
     pub(super) track: Option<Rc<Track>>,
     /// What has gone by, while the request may have to be sent again.
     pub(super) kept: Option<Rc<Kept>>,
+    /// What becomes of the rest of a body that the target did not want.
+    pub(super) leave: Option<Leave>,
 }
 
 impl Progress {
@@ -34,7 +37,24 @@ impl Progress {
             state: Rc::clone(state),
             track: None,
             kept: None,
+            leave: None,
         }
+    }
+
+    pub(super) fn leaving(self, leave: Option<Leave>) -> Self {
+        Self { leave, ..self }
+    }
+}
+
+/// Throws the rest of a body away, in a task of its own. For HTTP/2; over HTTP/1.1 hyper does that, as
+/// far as it is done.
+pub(super) struct Leave(Box<dyn FnOnce(Incoming)>);
+
+impl Leave {
+    pub(super) fn new<G: Gateway>(gateway: &G) -> Self {
+        let gateway = gateway.clone();
+        let leave = move |rest| gateway.spawn(drain(rest, gateway.clone()));
+        Self(Box::new(leave))
     }
 }
 
@@ -66,6 +86,12 @@ impl tieline_hop::Progress for Progress {
     fn failed(&self) {
         if let Some(track) = &self.track {
             track.request_failed();
+        }
+    }
+
+    fn left(&mut self, rest: Incoming) {
+        if let Some(leave) = self.leave.take() {
+            leave.0(rest);
         }
     }
 }

@@ -8,9 +8,10 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use hyper::rt::{Read, ReadBuf, ReadBufCursor, Write};
-use tieline_hop::Scanner;
+use tieline_hop::Intake;
 
 use super::state::State;
+use super::unread;
 use crate::io::poll_read_through;
 
 /// Bytes read ahead of hyper to learn whether a caller that has pipelined more requests, or waits
@@ -23,9 +24,10 @@ const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 #[derive(Debug)]
 struct Inner<IO> {
     io: IO,
-    ahead: Vec<u8>,
-    /// Sees each byte when it goes to hyper; none over HTTP/2.
-    scanner: Option<Scanner>,
+    intake: Intake,
+    is_http2: bool,
+    /// hyper's own answer to a head that it refused, or what looks like it.
+    held: Vec<u8>,
 }
 
 /// The caller's connection, held by hyper and by the driver of the connection.
@@ -49,30 +51,41 @@ impl<IO: Read + Write + Unpin> Caller<IO> {
         Self {
             inner: Rc::new(RefCell::new(Inner {
                 io,
-                ahead: Vec::new(),
-                scanner: Some(Scanner::new()),
+                intake: Intake::new(),
+                is_http2: false,
+                held: Vec::new(),
             })),
             state,
         }
     }
 
-    /// The connection itself, once hyper has let go of it.
-    pub(super) fn into_inner(self) -> IO {
+    /// The connection itself, once hyper has let go of it, and what was held back of its answers.
+    pub(super) fn into_inner(self) -> (IO, Vec<u8>) {
         let inner = Rc::into_inner(self.inner).expect("hyper's half is dropped before");
-        inner.into_inner().io
+        let Inner { io, held, .. } = inner.into_inner();
+        (io, held)
+    }
+
+    /// Lets go what was held back: the connection goes on, so it is no refusal.
+    pub(super) fn release(&self, cx: &mut Context<'_>) {
+        // A failure shows in hyper's next write.
+        let _ = self.inner.borrow_mut().poll_release(cx);
     }
 
     /// True if the caller begins as HTTP/2 does; ready as soon as that is decided.
     pub(super) fn poll_http2(&self, cx: &mut Context<'_>) -> Poll<bool> {
         let decided = || {
-            let ahead = &self.inner.borrow().ahead;
+            let inner = self.inner.borrow();
+            let ahead = inner.intake.ahead();
             let is_whole = ahead.starts_with(HTTP2_PREFACE);
             (is_whole || !HTTP2_PREFACE.starts_with(ahead)).then_some(is_whole)
         };
         loop {
             if let Some(is_http2) = decided() {
                 if is_http2 {
-                    self.inner.borrow_mut().scanner = None;
+                    let inner = &mut *self.inner.borrow_mut();
+                    inner.is_http2 = true;
+                    inner.intake.is_framed();
                 }
                 return Poll::Ready(is_http2);
             }
@@ -88,7 +101,7 @@ impl<IO: Read + Write + Unpin> Caller<IO> {
         let mut bytes = [0; 1024];
         let mut buf = ReadBuf::new(&mut bytes);
         let polled = ready!(Pin::new(&mut inner.io).poll_read(cx, buf.unfilled()));
-        inner.ahead.extend_from_slice(buf.filled());
+        inner.intake.keep(buf.filled());
         Poll::Ready(polled.is_ok() && !buf.filled().is_empty())
     }
 
@@ -105,7 +118,7 @@ impl<IO: Read + Write + Unpin> Caller<IO> {
         if !self.state.is_unwatched() {
             return false;
         }
-        while self.inner.borrow().ahead.len() < AHEAD_BYTES_MAX {
+        while self.inner.borrow().intake.ahead().len() < AHEAD_BYTES_MAX {
             match self.poll_ahead(cx) {
                 Poll::Pending => return false,
                 Poll::Ready(true) => {}
@@ -122,30 +135,66 @@ impl<IO: Read + Unpin> Read for Caller<IO> {
         cx: &mut Context<'_>,
         mut buf: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
-        let Inner { io, ahead, scanner } = &mut *self.inner.borrow_mut();
-        let is_refused = |scanner: &mut Scanner| scanner.read_instead(&mut buf);
-        if scanner.as_mut().is_some_and(is_refused) {
-            return Poll::Ready(Ok(()));
-        }
-        let mut pass = |bytes: &mut [u8]| match scanner {
-            Some(scanner) => scanner.pass(bytes),
-            None => bytes.len(),
-        };
-        if ahead.is_empty() {
-            let polled = poll_read_through(io, cx, &mut buf, pass);
+        let Inner { io, intake, .. } = &mut *self.inner.borrow_mut();
+        if !intake.read(buf.remaining(), |bytes| buf.put_slice(bytes)) {
+            let polled = poll_read_through(io, cx, &mut buf, |bytes| intake.pass(bytes));
             self.state.read_polled(polled.is_pending());
             ready!(polled)?;
-        } else {
-            let taken = ahead.len().min(buf.remaining());
-            let passed = pass(&mut ahead[..taken]);
-            buf.put_slice(&ahead[..passed]);
-            ahead.drain(..taken);
-            if ahead.is_empty() {
-                *ahead = Vec::new();
-            }
+            // What is longer than what the caller sent for it.
+            intake.read(buf.remaining(), |bytes| buf.put_slice(bytes));
         }
         self.state.received();
         Poll::Ready(Ok(()))
+    }
+}
+
+impl<IO: Write + Unpin> Inner<IO> {
+    fn poll_release(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.held.is_empty() {
+            let count = ready!(Pin::new(&mut self.io).poll_write(cx, &self.held))?;
+            if count == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.held.drain(..count);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Writes what hyper has for the caller, but holds back what it says by itself.
+    fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        ready!(self.poll_release(cx))?;
+        let start = match self.is_http2 {
+            true => None,
+            false => unread::begins_at(bytes),
+        };
+        if start == Some(0) {
+            self.held.extend_from_slice(bytes);
+            return Poll::Ready(Ok(bytes.len()));
+        }
+        let count = start.unwrap_or(bytes.len());
+        Pin::new(&mut self.io).poll_write(cx, &bytes[..count])
+    }
+
+    fn poll_write_vectored(
+        &mut self,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let filled = |slice: &IoSlice<'_>| !slice.is_empty();
+        let Some(last) = slices.iter().rposition(filled) else {
+            return Pin::new(&mut self.io).poll_write_vectored(cx, slices);
+        };
+        if self.is_http2 || unread::begins_at(&slices[last]).is_none() {
+            ready!(self.poll_release(cx))?;
+            return Pin::new(&mut self.io).poll_write_vectored(cx, slices);
+        }
+        // One after the other, up to the one that may be held back.
+        let first = slices.iter().position(filled).unwrap_or(last);
+        if first == last {
+            return self.poll_write(cx, &slices[last]);
+        }
+        ready!(self.poll_release(cx))?;
+        Pin::new(&mut self.io).poll_write_vectored(cx, &slices[first..last])
     }
 }
 
@@ -162,7 +211,7 @@ impl<IO: Write + Unpin> Write for Caller<IO> {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.inner.borrow_mut().io).poll_write(cx, bytes);
+        let polled = self.inner.borrow_mut().poll_write(cx, bytes);
         self.wrote(polled)
     }
 
@@ -174,7 +223,12 @@ impl<IO: Write + Unpin> Write for Caller<IO> {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner.borrow_mut().io).poll_shutdown(cx)
+        let inner = &mut *self.inner.borrow_mut();
+        if !inner.held.is_empty() {
+            // Whoever has the connection then writes the last words, and ends it.
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(&mut inner.io).poll_shutdown(cx)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -186,7 +240,7 @@ impl<IO: Write + Unpin> Write for Caller<IO> {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.inner.borrow_mut().io).poll_write_vectored(cx, slices);
+        let polled = self.inner.borrow_mut().poll_write_vectored(cx, slices);
         self.wrote(polled)
     }
 }

@@ -151,7 +151,10 @@ where
         .max_buf_size(HTTP_BUFFER_BYTES_MAX)
         .serve_connection(caller.clone(), service);
     let shut = http1::Connection::graceful_shutdown;
-    let is_gone = |cx: &mut Context<'_>| caller.poll_gone(cx);
+    let is_gone = |cx: &mut Context<'_>| {
+        caller.release(cx);
+        caller.poll_gone(cx)
+    };
     turns
         .drive(connection, &front.callers, shut, is_gone, || {
             caller.begin_turn()

@@ -13,7 +13,7 @@ use tieline_hop::{Delivery, await_continue, copy_head, cors, events, headers};
 use tieline_wire::Reason;
 
 use super::again::{Again, is_away, of_agent};
-use super::body::{AnswerBody, Progress, RequestBody};
+use super::body::{AnswerBody, Leave, Progress, RequestBody};
 use super::callers::{Callers, Presented, leave_credential};
 use super::claims;
 use super::destination::{Destination, nowhere, seal_sessions};
@@ -80,6 +80,8 @@ impl<G: Gateway> Front<G> {
         state.begin(!request.body().is_end_stream());
         let (parts, body) = request.into_parts();
         let is_http2 = parts.version == Version::HTTP_2;
+        let leave = is_http2.then(|| Leave::new(&self.gateway));
+        let body = RequestBody::new(Some(body), Progress::new(&state).leaving(leave));
         let mut page = Page::Own;
         let mut trail = Trail::begin(&self.gateway, &parts, self.peer.address.ip());
         let served = self.serve(parts, body, &state, &mut page, &mut trail);
@@ -104,7 +106,7 @@ impl<G: Gateway> Front<G> {
     async fn serve(
         self: &Rc<Self>,
         parts: Parts,
-        body: Incoming,
+        body: RequestBody,
         state: &Rc<State>,
         page: &mut Page,
         trail: &mut Trail<G>,
@@ -151,7 +153,6 @@ impl<G: Gateway> Front<G> {
         let mut destination = self.destination(&parts, &asked, &presented, named).await?;
         trail.leads_to(destination.mapping.target.tunnel.as_str());
         let client = asked.client;
-        let body = request_body(Some(body), state);
         let request = self.prepare(parts, body, &mut destination, client);
         let (connection, answer) = self
             .exchange(request, &mut destination, &presented, state)
@@ -265,7 +266,7 @@ impl<G: Gateway> Front<G> {
                 // The target closed the connection as the request came: to be expected after a
                 // pause, and no sign that it did anything.
                 Err(Failure::Silent(problem)) => {
-                    let body = request_body(None, state);
+                    let body = RequestBody::new(None, Progress::new(state));
                     Request::from_parts(copy.ok_or(problem)?, body)
                 }
                 Err(Failure::Broken(problem)) => return Err(problem),
@@ -378,8 +379,4 @@ impl<G: Gateway> Front<G> {
 /// An answer of the relay itself.
 fn own<G: Gateway>(response: Response<Bytes>, state: &Rc<State>) -> Response<AnswerBody<G>> {
     response.map(|body| AnswerBody::own(body, Rc::clone(state)))
-}
-
-fn request_body(incoming: Option<Incoming>, state: &Rc<State>) -> RequestBody {
-    RequestBody::new(incoming, Progress::new(state))
 }

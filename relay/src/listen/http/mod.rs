@@ -35,6 +35,7 @@ mod state;
 mod tap;
 mod target;
 mod trail;
+mod unread;
 mod wanted;
 
 use std::net::{IpAddr, SocketAddr};
@@ -325,7 +326,11 @@ where
         }
         Err(ended) => ended,
     };
-    let mut io = caller.into_inner();
+    let (mut io, held) = caller.into_inner();
+    if !held.is_empty() {
+        let ended = (ended, state.take_unread());
+        unread::tell(&mut io, &gateway, peer.address.ip(), held, ended).await;
+    }
     let unread = ended == Ended::Malformed || (ended == Ended::Closed && state.is_body_unread());
     if unread {
         linger(&mut io, &gateway).await;

@@ -87,6 +87,8 @@ impl<G: Gateway> Connection<G> {
         let line = Line::new(stream);
         let stream = Watched::new(line.tap(&track), move |noted| noting.note(noted));
         let (sender, driver) = http1::Builder::new()
+            // A proxy makes one line of a folded one (RFC 9112, section 5.2), which hyper does.
+            .allow_obsolete_multiline_headers_in_responses(true)
             .max_header_size(HTTP_BUFFER_BYTES_MAX)
             .max_buf_size(HTTP_BUFFER_BYTES_MAX)
             .handshake(stream)
@@ -137,7 +139,7 @@ impl<G: Gateway> Connection<G> {
             |fault| match (fault, track.reason()) {
                 (Fault::Request(refusal), _) => refusal.into(),
                 (_, Some(reason)) => Problem::session(reason, tunnel, track.delivery()),
-                (Fault::Malformed, None) => Problem::target_invalid("it is not HTTP/1.1"),
+                (Fault::Malformed(rule), None) => Problem::target_invalid(rule),
                 (Fault::Closed, None) => Problem::target_closed(Delivery::Sent),
             },
         )

@@ -141,6 +141,19 @@ impl Problem {
         Self::new(StatusCode::BAD_REQUEST, "bad_request", why)
     }
 
+    /// The request's head could not even be read.
+    pub(super) fn unread(status: StatusCode, why: &str) -> Self {
+        let (word, message) = match status {
+            StatusCode::URI_TOO_LONG => ("uri_too_long", "the URL is too long".to_owned()),
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => (
+                "head_too_large",
+                "the head of a request has at most 64 KiB and 100 fields".to_owned(),
+            ),
+            _ => ("bad_request", format!("the request cannot be read: {why}")),
+        };
+        Self::new(status, word, message)
+    }
+
     /// What the target sent is not an answer in HTTP.
     pub(super) fn target_invalid(why: &str) -> Self {
         let message = format!("the target's answer is not usable: {why}");

@@ -107,6 +107,10 @@ pub(super) struct Route<'a> {
 impl Route<'_> {
     /// Path and query for the target.
     pub(super) fn path(&self) -> String {
+        // The server as a whole (RFC 9112, section 3.2.4), where the host names the tunnel.
+        if self.rest == "*" {
+            return self.rest.to_owned();
+        }
         let is_bare = self.well_known.is_empty() && !self.rest.starts_with('/');
         let slash = if is_bare { "/" } else { "" };
         [self.well_known, slash, self.rest].concat()

@@ -63,6 +63,8 @@ pub(super) struct State {
     cut: Cell<Option<Cut>>,
     /// The relay takes nothing new.
     is_draining: Cell<bool>,
+    /// What hyper says of a head that it did not take.
+    unread: RefCell<Option<String>>,
     /// HTTP/2: what is known of the connection that this stream is one of.
     connection: Option<StreamOf>,
     is_http2: Cell<bool>,
@@ -96,6 +98,7 @@ impl State {
             is_answering: Cell::new(false),
             cut: Cell::new(None),
             is_draining: Cell::new(false),
+            unread: RefCell::default(),
         }
     }
 
@@ -274,13 +277,21 @@ impl State {
         self.upload.get() != Upload::Done
     }
 
+    /// What hyper said of a head that it did not take.
+    pub(super) fn take_unread(&self) -> Option<String> {
+        self.unread.take()
+    }
+
     /// Why the connection ended, by what hyper says.
     pub(super) fn ended(&self, result: Result<(), hyper::Error>) -> Ended {
         match (self.cut.get(), result) {
             (Some(Cut::Visible), _) => Ended::Aborted,
             (Some(Cut::Hidden), _) => Ended::Truncated,
             (None, Ok(())) => Ended::Closed,
-            (None, Err(error)) if error.is_parse() => Ended::Malformed,
+            (None, Err(error)) if error.is_parse() => {
+                self.unread.replace(Some(error.to_string()));
+                Ended::Malformed
+            }
             // It hangs up as it likes once nothing runs, and may do so in the middle of a goodbye.
             (None, Err(_)) if self.is_http2.get() && self.streams.get() == 0 => Ended::Closed,
             (None, Err(_)) => Ended::CallerGone,

@@ -189,6 +189,54 @@ fn an_answer_that_breaks_off_is_reset_behind_all_that_came() {
 }
 
 #[test]
+fn an_early_answer_lets_the_upload_come_to_its_end() {
+    run(async {
+        let nobody = MAYA.replace("maya", "nobody");
+        for (uri, status) in [(MAYA, 413), (&nobody, 404)] {
+            let mut relay = Relay::new();
+            let (mut sender, _) = connect(&relay).await;
+            let (mut upload, body) = Channel::new(1);
+            let answer = sender.send_request(request("POST", uri, body.boxed_unsync()));
+            let answer = tokio::task::spawn_local(answer);
+            if uri == MAYA {
+                let mut target = relay.target().await;
+                target.head().await;
+                let refusal = "HTTP/1.1 413 Content Too Large\r\ncontent-length: 2\r\n\r\nno";
+                target.send(refusal).await;
+                target.close();
+            }
+            // As clients do that read only behind their upload, which is beyond all windows.
+            for _ in 0..200 {
+                upload.send_data(vec![b'x'; 16_384].into()).await.unwrap();
+            }
+            drop(upload);
+            let answer = answer.await.unwrap().unwrap();
+            assert_eq!(answer.status(), status);
+            assert!(!text(answer).await.is_empty());
+            let (next, mut comfy) = ask(&mut relay, &mut sender, get(COMFY)).await;
+            answered(next, &mut comfy).await;
+        }
+    });
+}
+
+#[test]
+fn a_body_that_is_not_wanted_is_not_read_for_ever() {
+    run(async {
+        let relay = Relay::new();
+        let (mut sender, _) = connect(&relay).await;
+        let (mut upload, body) = Channel::new(1);
+        let uri = MAYA.replace("maya", "nobody");
+        let answer = sender.send_request(request("POST", &uri, body.boxed_unsync()));
+        assert_eq!(answer.await.unwrap().status(), 404);
+        let before = tokio::time::Instant::now();
+        while upload.send_data("more".into()).await.is_ok() {
+            seconds(1).await;
+        }
+        assert!(before.elapsed() <= Duration::from_secs(40));
+    });
+}
+
+#[test]
 fn a_caller_that_names_two_hosts_is_refused() {
     run(async {
         let mut relay = Relay::new();

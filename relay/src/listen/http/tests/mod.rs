@@ -98,6 +98,8 @@ struct Shared {
     tunnels: RefCell<HashMap<String, Opens>>,
     opened: mpsc::Sender<Peer>,
     answered: RefCell<Vec<(u16, Option<&'static str>)>>,
+    /// What the audit log would have of answers.
+    noted: RefCell<Vec<(Option<u16>, Option<&'static str>)>>,
     draining: Cell<bool>,
 }
 
@@ -260,6 +262,21 @@ impl Gateway for Shard {
         self.0.draining.get()
     }
 
+    fn is_audited(&self) -> bool {
+        true
+    }
+
+    fn note(
+        &self,
+        _: Call,
+        _: Option<&Named>,
+        status: Option<StatusCode>,
+        problem: Option<&'static str>,
+    ) {
+        let status = status.map(|it| it.as_u16());
+        self.0.noted.borrow_mut().push((status, problem));
+    }
+
     fn answered(&self, status: StatusCode, problem: Option<&'static str>) {
         self.0
             .answered
@@ -299,6 +316,7 @@ impl Relay {
                 tunnels,
                 opened,
                 answered,
+                noted: RefCell::default(),
                 draining: Cell::new(false),
             })),
             settings: Rc::default(),

@@ -41,6 +41,14 @@ fn a_path_splits_at_its_tunnel() {
 }
 
 #[test]
+fn a_question_to_the_server_as_a_whole_stays_one() {
+    let Some(Way::Tunnel(route)) = split(Named::Tunnel("maya"), "*") else {
+        panic!("a tunnel")
+    };
+    assert_eq!(route.path(), "*");
+}
+
+#[test]
 fn a_kind_is_followed_by_a_tunnel_or_by_the_targets_path() {
     let split = |path| split(Named::Relay, path);
     let Some(Way::Kind { dcc, any, named }) = split("/dcc/maya/seat-1/mcp") else {

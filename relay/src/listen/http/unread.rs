@@ -1,0 +1,145 @@
+//! Heads that hyper refuses: it answers by itself, with nothing but a status. The relay says why in its
+//! own words, and notes the refusal like every other.
+//!
+//! hyper has no hook for that. It writes such an answer as its last one and then ends with the
+//! parser's error, so what looks like one is held back until the connection has ended or goes on.
+
+use std::future::poll_fn;
+use std::net::IpAddr;
+use std::pin::{Pin, pin};
+use std::task::{Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Response, StatusCode};
+use hyper::rt::Write;
+
+use super::problem::Problem;
+use super::{Ended, Gateway};
+use crate::audit::Call;
+
+/// Longest such answer of hyper, in bytes.
+const ANSWER_BYTES_MAX: usize = 128;
+
+/// How every answer begins.
+const START: &[u8] = b"HTTP/1.";
+
+/// Time for a caller to take the last answer.
+const TELL_MAX: Duration = Duration::from_secs(5);
+
+/// Where in `bytes` an answer of hyper's own begins, if they end with one.
+pub(super) fn begins_at(bytes: &[u8]) -> Option<usize> {
+    if !bytes.ends_with(b"\r\n\r\n") {
+        return None;
+    }
+    let from = bytes.len().saturating_sub(ANSWER_BYTES_MAX);
+    let tail = &bytes[from..];
+    let start = tail.windows(START.len()).rposition(|it| it == START)?;
+    let text = str::from_utf8(&tail[start..]).ok()?;
+    let mut lines = text.trim_end().split("\r\n");
+    let status = lines.next().and_then(status_in)?;
+    let is_plain = |line: &str| matches!(line, "connection: close" | "content-length: 0");
+    (is_hypers(status) && lines.all(is_plain)).then_some(from + start)
+}
+
+fn is_hypers(status: StatusCode) -> bool {
+    matches!(
+        status,
+        StatusCode::BAD_REQUEST
+            | StatusCode::URI_TOO_LONG
+            | StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
+    )
+}
+
+fn status_in(line: &str) -> Option<StatusCode> {
+    line.split(' ').nth(1)?.parse().ok()
+}
+
+/// Ends a connection whose last answer was `held` back: as it is, or in the relay's own words if it was
+/// hyper's, which refused the head for `why`.
+pub(super) async fn tell<IO: Write + Unpin, G: Gateway>(
+    io: &mut IO,
+    gateway: &G,
+    address: IpAddr,
+    held: Vec<u8>,
+    ended: (Ended, Option<String>),
+) {
+    let status = str::from_utf8(&held).ok().and_then(status_in);
+    let bytes = match (status, ended) {
+        (Some(status), (Ended::Malformed, Some(why))) => {
+            let problem = Problem::unread(status, &why);
+            let word = problem.word;
+            gateway.answered(status, Some(word));
+            if gateway.is_audited() {
+                gateway.note(Call::unread(address), None, Some(status), Some(word));
+            }
+            in_http1(&problem.into_response())
+        }
+        _ => held,
+    };
+    write(io, gateway, &bytes).await;
+}
+
+/// The last answer of a connection, as it goes over HTTP/1.1.
+fn in_http1(response: &Response<Bytes>) -> Vec<u8> {
+    let mut out = format!("HTTP/1.1 {}\r\n", response.status()).into_bytes();
+    for (name, value) in response.headers() {
+        for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+            out.extend_from_slice(part);
+        }
+    }
+    let length = response.body().len();
+    let end = format!("connection: close\r\ncontent-length: {length}\r\n\r\n");
+    out.extend_from_slice(end.as_bytes());
+    out.extend_from_slice(response.body());
+    out
+}
+
+async fn write<IO: Write + Unpin, G: Gateway>(io: &mut IO, gateway: &G, bytes: &[u8]) {
+    let mut rest = bytes;
+    let mut timeout = pin!(gateway.sleep(TELL_MAX));
+    poll_fn(|cx| {
+        if timeout.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        while !rest.is_empty() {
+            match ready!(Pin::new(&mut *io).poll_write(cx, rest)) {
+                Ok(count @ 1..) => rest = &rest[count..],
+                _ => return Poll::Ready(()),
+            }
+        }
+        if ready!(Pin::new(&mut *io).poll_flush(cx)).is_err() {
+            return Poll::Ready(());
+        }
+        Pin::new(&mut *io).poll_shutdown(cx).map(|_| ())
+    })
+    .await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_hyper_says_by_itself_looks_like_it() {
+        let end = "connection: close\r\ncontent-length: 0\r\n\r\n";
+        for status in [
+            "400 Bad Request",
+            "414 URI Too Long",
+            "431 Request Header Fields Too Large",
+        ] {
+            let answer = format!("HTTP/1.1 {status}\r\n{end}");
+            assert_eq!(begins_at(answer.as_bytes()), Some(0));
+            let behind = format!("the end of another one{answer}");
+            assert_eq!(begins_at(behind.as_bytes()), Some(22));
+            let longer = answer.replace(end, &format!("server: x\r\n{end}"));
+            assert_eq!(begins_at(longer.as_bytes()), None);
+            assert_eq!(begins_at(&answer.as_bytes()[..answer.len() - 1]), None);
+        }
+        assert_eq!(
+            begins_at(format!("HTTP/1.1 404 Not Found\r\n{end}").as_bytes()),
+            None
+        );
+        assert_eq!(begins_at(b"\r\n\r\n"), None);
+    }
+}
