@@ -80,7 +80,7 @@ impl<G: Gateway> Front<G> {
         state.begin(!request.body().is_end_stream());
         let (parts, body) = request.into_parts();
         let is_http2 = parts.version == Version::HTTP_2;
-        let leave = is_http2.then(|| Leave::new(&self.gateway));
+        let leave = (is_http2 && !body.is_end_stream()).then(|| Leave::new(&self.gateway));
         let body = RequestBody::new(Some(body), Progress::new(&state).leaving(leave));
         let mut page = Page::Own;
         let mut trail = Trail::begin(&self.gateway, &parts, self.peer.address.ip());

@@ -12,6 +12,7 @@ mod pages;
 mod peer;
 mod quiet_streams;
 mod streams;
+mod unread;
 mod ways;
 
 use std::cell::{Cell, RefCell};

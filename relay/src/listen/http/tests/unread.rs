@@ -1,0 +1,152 @@
+//! What hyper does not read as HTTP, and what it reads only once it is written in another way.
+
+use super::*;
+
+#[test]
+fn a_head_that_cannot_be_read_is_refused_in_json_and_noted() {
+    run(async {
+        let long = format!("GET /w/maya/ HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(70_000));
+        for (request, status, word) in [
+            (
+                "GET /w/maya/ HTTP/1.1\r\nbad name: x\r\n\r\n",
+                400,
+                "bad_request",
+            ),
+            (
+                "GET /w/maya/\u{7f} HTTP/1.1\r\nHost: r\r\n\r\n",
+                400,
+                "bad_request",
+            ),
+            ("G\"T / HTTP/1.1\r\n\r\n", 400, "bad_request"),
+            ("GET / HTTP/9.9\r\n\r\n", 400, "bad_request"),
+            ("GET / HTTP/1.1\nHost: r\n\n", 400, "bad_request"),
+            (&long, 431, "head_too_large"),
+        ] {
+            let before = "GET /health HTTP/1.1\r\nHost: r\r\n\r\n";
+            for start in ["", before] {
+                let relay = Relay::new();
+                let (mut caller, ended) = relay.connect();
+                caller.send(format!("{start}{request}")).await;
+                if !start.is_empty() {
+                    assert!(caller.head().await.starts_with("HTTP/1.1 200 "));
+                    caller.until("}").await;
+                }
+                let head = caller.head().await;
+                assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{head}");
+                assert!(head.contains("\r\nconnection: close\r\n"), "{head}");
+                let body = caller.rest().await;
+                let told: serde_json::Value = serde_json::from_str(&body).unwrap();
+                assert_eq!(told["error"], word);
+                assert!(!told["message"].as_str().unwrap().is_empty());
+                assert_eq!(ended.await.unwrap(), Ended::Malformed);
+                let shard = &relay.shard.0;
+                assert_eq!(shard.answered.borrow().last(), Some(&(status, Some(word))));
+                assert_eq!(*shard.noted.borrow(), [(Some(status), Some(word))]);
+            }
+        }
+    });
+}
+
+#[test]
+fn a_targets_answer_that_looks_like_a_refusal_of_hyper_is_passed_on() {
+    run(async {
+        for status in ["400 Bad Request", "431 Request Header Fields Too Large"] {
+            let mut relay = Relay::new();
+            let mut caller = relay.caller();
+            caller
+                .send(GET.replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n"))
+                .await;
+            let mut target = relay.target().await;
+            target.head().await;
+            target
+                .send(format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n"))
+                .await;
+            let answer = caller.rest().await;
+            assert!(
+                answer.starts_with(&format!("HTTP/1.1 {status}\r\n")),
+                "{answer}"
+            );
+            assert!(answer.ends_with("\r\n\r\n"), "{answer}");
+        }
+        // A body that ends like one, on a connection that goes on.
+        let text = "HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+        let answer = format!(
+            "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{text}",
+            text.len()
+        );
+        let mut relay = Relay::new();
+        let mut caller = relay.caller();
+        for _ in 0..2 {
+            caller.send(GET).await;
+        }
+        let mut target = relay.target().await;
+        for _ in 0..2 {
+            target.head().await;
+            target.send(&answer).await;
+            caller.expect(&answer).await;
+        }
+    });
+}
+
+#[test]
+fn what_urls_do_not_have_reaches_the_target_escaped() {
+    run(async {
+        let mut relay = Relay::new();
+        let mut caller = relay.caller();
+        caller
+            .send("GET /w/maya/q?f={\"a\":1}&g=<b>|\u{e9} HTTP/1.1\r\nHost: r\r\n\r\n")
+            .await;
+        let head = relay.target().await.head().await;
+        let expected = "GET /q?f={%22a%22:1}&g=%3Cb%3E|%C3%A9 HTTP/1.1\r\n";
+        assert!(head.starts_with(expected), "{head}");
+    });
+}
+
+#[test]
+fn which_rule_a_targets_answer_breaks_is_told() {
+    run(async {
+        let long = format!("HTTP/1.1 200 OK\r\nx: {}\r\n\r\n", "x".repeat(70_000));
+        let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "x: 1\r\n".repeat(101));
+        for (answer, rule) in [
+            (long.as_str(), "64 KiB"),
+            (&many, "100 fields"),
+            (
+                "HTTP/1.1 200 OK\r\nbad name: x\r\n\r\n",
+                "a line of its head",
+            ),
+            ("HTTP/1.1 2x0 OK\r\n\r\n", "status"),
+            (
+                "HTTP/1.1 200 OK\r\ncontent-length: x\r\n\r\n",
+                "Content-Length",
+            ),
+            ("SSH-2.0-OpenSSH_9.6\r\n", "does not begin as HTTP/1.1"),
+        ] {
+            let mut relay = Relay::new();
+            let mut caller = relay.caller();
+            caller.send(GET).await;
+            let mut target = relay.target().await;
+            target.head().await;
+            // What is too long need not be read to its end.
+            let _refused = target.io().write_all(answer.as_bytes()).await;
+            let head = caller.head().await;
+            assert!(head.starts_with("HTTP/1.1 502 "), "{head}");
+            let body = caller.until("}").await;
+            assert!(
+                body.contains("target_invalid") && body.contains(rule),
+                "{body}"
+            );
+        }
+    });
+}
+
+#[test]
+fn a_folded_line_of_a_target_becomes_one() {
+    run(async {
+        let folded = "HTTP/1.1 200 OK\r\nx: a\r\n \t b\r\ncontent-length: 0\r\n\r\n";
+        let head = Relay::new().answer_to(GET, folded, "\r\n\r\n").await;
+        assert_eq!(
+            head,
+            "HTTP/1.1 200 OK\r\nx: a b\r\ncontent-length: 0\r\n\r\n"
+        );
+    });
+}
