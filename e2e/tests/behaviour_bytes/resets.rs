@@ -165,7 +165,7 @@ async fn frames_of_a_session_that_was_reset_are_dropped_and_counted_and_the_link
         loop {
             let mut caller = relay.raw(agent.tunnel()).await?;
             caller.write_all(b"s").await?;
-            caller.read_exact(&mut [0; 100_000]).await?;
+            caller.read_exact(&mut vec![0; 100_000]).await?;
             abort(caller)?;
             // The reset has reached the relay once the session is off its books.
             let metrics = relay
