@@ -25,13 +25,13 @@ pub(crate) async fn output(command: &mut Command) -> Output {
     soon(command.output()).await.unwrap()
 }
 
-struct Serve {
+pub(crate) struct Serve {
     child: Child,
-    lines: Lines<BufReader<ChildStdout>>,
+    pub(crate) lines: Lines<BufReader<ChildStdout>>,
 }
 
 impl Serve {
-    fn start(state: &tempfile::TempDir, relay: &Relay, flags: &[&str]) -> Self {
+    pub(crate) fn start(state: &tempfile::TempDir, relay: &Relay, flags: &[&str]) -> Self {
         let mut command = tieline(state);
         command.args([
             "serve",
@@ -44,12 +44,12 @@ impl Serve {
         Self::of(command.args(flags).stdout(Stdio::piped()).spawn().unwrap())
     }
 
-    fn of(mut child: Child) -> Self {
+    pub(crate) fn of(mut child: Child) -> Self {
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         Self { child, lines }
     }
 
-    async fn saw(&mut self, event: &str) -> Value {
+    pub(crate) async fn saw(&mut self, event: &str) -> Value {
         loop {
             let line = soon(self.lines.next_line())
                 .await
@@ -62,11 +62,11 @@ impl Serve {
         }
     }
 
-    async fn code(mut self) -> Option<i32> {
+    pub(crate) async fn code(mut self) -> Option<i32> {
         soon(self.child.wait()).await.unwrap().code()
     }
 
-    fn signal(&self, signal: &str) {
+    pub(crate) fn signal(&self, signal: &str) {
         let pid = self.child.id().unwrap().to_string();
         let killed = std::process::Command::new("kill")
             .args(["-s", signal, &pid])

@@ -179,3 +179,29 @@ async fn settings_are_those_of_serve_and_wrong_ones_are_code_2() {
         assert_eq!(output.status.code(), Some(2), "{flags:?}");
     }
 }
+
+#[tokio::test]
+async fn the_kind_is_tried_without_a_target_too() {
+    let relay = Relay::bind().await;
+    let state = tempfile::tempdir().unwrap();
+    let url = relay.url();
+    let with_kind = ["--relay", &url, "--dcc", "maya"];
+    let (output, ()) = tokio::join!(diag(&state, &with_kind), async {
+        let mut trial = relay.accept().await;
+        assert_eq!(trial.register().dcc, "maya");
+        trial.refuse(Reason::DccNotAllowed).await;
+        while trial.try_event().await.is_some() {}
+    });
+    let (found, text) = checks(&output);
+    assert_eq!(outcome(&found, "auth"), "failed", "{text}");
+    let (output, ()) = tokio::join!(diag(&state, &with_kind[..2]), async {
+        let mut trial = relay.accept().await;
+        assert_eq!(trial.register().dcc, "");
+        trial.refuse(Reason::DccNotAllowed).await;
+        while trial.try_event().await.is_some() {}
+    });
+    let (found, text) = checks(&output);
+    assert_eq!(outcome(&found, "auth"), "ok", "{text}");
+    assert!(text.contains("--dcc KIND"), "{text}");
+    assert_eq!(output.status.code(), Some(0), "{text}");
+}

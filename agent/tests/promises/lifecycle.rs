@@ -123,7 +123,19 @@ async fn something_that_is_no_relay_is_told_apart_and_tried_again() {
         .write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n")
         .await
         .unwrap();
-    assert_eq!(agent.saw_disconnected().await, "preface");
+    let message = agent
+        .saw(|event| match event {
+            AgentEvent::Disconnected {
+                reason: "preface",
+                message,
+                ..
+            } => Some(message.clone()),
+            _ => None,
+        })
+        .await;
+    for words in ["an HTTP server answers there", "port for agents (9001"] {
+        assert!(message.contains(words), "{message}");
+    }
     relay.accept_registered().await;
     agent.saw_registered().await;
 }

@@ -10,6 +10,8 @@
 mod command_line;
 #[cfg(unix)]
 mod diag;
+#[cfg(unix)]
+mod first_sight;
 mod lifecycle;
 mod renewal;
 mod rig;

@@ -126,10 +126,15 @@ impl Link {
 
     /// Accepts the registration.
     pub(crate) async fn grant(&mut self) {
-        let tunnel = self.tunnel();
+        let url = format!("http://relay.test/w/{}/mcp", self.tunnel());
+        self.grant_at(url).await;
+    }
+
+    /// Grants the registration under this URL.
+    pub(crate) async fn grant_at(&mut self, url: String) {
         let granted = Granted {
-            urls: vec![format!("http://relay.test/w/{tunnel}/mcp")],
-            tunnel,
+            urls: vec![url],
+            tunnel: self.tunnel(),
             generation: Generation(41),
             heartbeat_ms: self.heartbeat_ms,
             expires_in_s: 0,
