@@ -1,10 +1,11 @@
 //! Why an agent stopped, in words for people and as an exit code for programs.
+//! Long because every error of the agent has its words and its exit code here.
 
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
-use tieline_wire::{NameError, Reason, Side};
+use tieline_wire::{NameError, Reason, Refusal, Side};
 
 /// Why an agent ended.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +46,14 @@ pub enum Error {
         /// What the relay adds.
         message: String,
     },
+    /// The tunnel's name is bound to another agent, and may become free.
+    #[error("the relay refused: {}; it is asked for again about once a minute", Words(*reason, message))]
+    NameHeld {
+        /// Why.
+        reason: Reason,
+        /// What the relay adds.
+        message: String,
+    },
     /// A newer run of this agent holds the tunnel now.
     #[error("another run of this agent took over the tunnel, so this one stops")]
     Superseded {
@@ -79,7 +88,18 @@ impl Error {
     pub(crate) fn refused(reason: Reason, message: String) -> Self {
         match reason {
             Reason::Superseded => Self::Superseded { message },
+            Reason::NameBound => Self::NameHeld { reason, message },
             reason => Self::Refused { reason, message },
+        }
+    }
+
+    /// A refusal of a tunnel that this run `had` before. One that had its name lost it to an agent that
+    /// came while the relay knew of no binding, and may get it back.
+    pub(crate) fn refused_tunnel(refusal: &Refusal, had: bool) -> Self {
+        let Refusal { reason, message } = refusal.clone();
+        match reason {
+            Reason::NameTaken if had => Self::NameHeld { reason, message },
+            reason => Self::refused(reason, message),
         }
     }
 
@@ -97,7 +117,7 @@ impl Error {
     pub fn is_final(&self) -> bool {
         match self {
             Self::Config(_) | Self::Identity(_) | Self::Superseded { .. } => true,
-            Self::Token(_) | Self::Dial { .. } => false,
+            Self::Token(_) | Self::Dial { .. } | Self::NameHeld { .. } => false,
             Self::Link { reason, .. } | Self::Refused { reason, .. } => reason.is_final(),
         }
     }
@@ -110,7 +130,9 @@ impl Error {
             Self::Identity(_) => "identity",
             Self::Token(error) => error.word(),
             Self::Dial { .. } => "relay_unreachable",
-            Self::Link { reason, .. } | Self::Refused { reason, .. } => reason.word(),
+            Self::Link { reason, .. }
+            | Self::Refused { reason, .. }
+            | Self::NameHeld { reason, .. } => reason.word(),
             Self::Superseded { .. } => Reason::Superseded.word(),
         }
     }
@@ -120,7 +142,7 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Config(_) => 2,
-            Self::Identity(_) | Self::Token(_) | Self::Dial { .. } => 1,
+            Self::Identity(_) | Self::Token(_) | Self::Dial { .. } | Self::NameHeld { .. } => 1,
             Self::Link { .. } | Self::Refused { .. } | Self::Superseded { .. } => {
                 if self.is_final() { 3 } else { 1 }
             }

@@ -61,7 +61,7 @@ pub use error::{ConfigError, Error, IdentityError, TokenError};
 pub use event::{AgentEvent, CallerToken};
 pub use identity::{Identity, default_state_dir};
 pub use reconnect::{
-    BACKOFF_FIRST, BACKOFF_MAX, BACKOFF_MIN, Backoff, Next, QUICK_PHASE, QUICK_WAIT_MAX,
+    BACKOFF_FIRST, BACKOFF_MAX, BACKOFF_MIN, Backoff, NAME_WAIT, Next, QUICK_PHASE, QUICK_WAIT_MAX,
 };
 pub use status::{
     AgentStatus, LinkStatus, RefusalStatus, State, TunnelStatus, list as list_agents,

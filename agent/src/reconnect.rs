@@ -29,6 +29,10 @@ pub const BACKOFF_FIRST: Duration = Duration::from_secs(1);
 /// Ceiling of every later wait.
 pub const BACKOFF_MAX: Duration = Duration::from_secs(60);
 
+/// Wait for a name that is bound to another agent, from three quarters of it to five quarters: only an
+/// operator, or the other agent's end, makes the name free.
+pub const NAME_WAIT: Duration = Duration::from_secs(60);
+
 /// What to do after a link ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
@@ -64,6 +68,9 @@ impl Backoff {
         if error.is_final() {
             return Next::GiveUp;
         }
+        if matches!(error, Error::NameHeld { .. }) {
+            return Next::RetryIn(NAME_WAIT.mul_f64(0.75 + random.f64() / 2.0));
+        }
         let is_quick = self.waited < QUICK_PHASE && !backs_off_at_once(error);
         let ceiling = if is_quick {
             QUICK_WAIT_MAX
@@ -83,8 +90,7 @@ impl Backoff {
 }
 
 /// Whether the relay is better left alone for longer each time: it is busy or at a limit, or it waits
-/// for another agent to leave, or for a token that only a change of the file brings, which is noticed by
-/// itself.
+/// for a token that only a change of the file brings, which is noticed by itself.
 const fn backs_off_at_once(error: &Error) -> bool {
     match error {
         Error::Link { reason, .. } | Error::Refused { reason, .. } => matches!(
@@ -97,7 +103,6 @@ const fn backs_off_at_once(error: &Error) -> bool {
                 | Reason::AuthUnavailable
                 | Reason::TokenExpired
                 | Reason::TokenNotYet
-                | Reason::NameBound
                 // Something else answers there, and will tomorrow.
                 | Reason::Preface
         ),
@@ -231,6 +236,21 @@ mod tests {
         backoff.registered();
         let busy = refused(Reason::Overload);
         assert!(wait_after(&busy, &mut backoff, &mut random) <= BACKOFF_FIRST);
+    }
+
+    #[test]
+    fn a_name_that_may_become_free_is_asked_for_about_once_a_minute() {
+        let mut random = fastrand::Rng::with_seed(1);
+        let mut backoff = Backoff::default();
+        for _ in 0..100 {
+            let error = Error::refused(Reason::NameBound, String::new());
+            let Next::RetryIn(wait) = backoff.after(&error, &mut random) else {
+                panic!("it may become free");
+            };
+            assert!((45..=75).contains(&wait.as_secs()), "{wait:?}");
+        }
+        // It says nothing about the relay.
+        assert!(wait_after(&lost(), &mut backoff, &mut random) <= QUICK_WAIT_MAX);
     }
 
     #[test]

@@ -15,6 +15,8 @@ mod frontends;
 mod limits;
 #[path = "behaviour_refusals/links.rs"]
 mod links;
+#[path = "behaviour_refusals/narrowed.rs"]
+mod narrowed;
 #[path = "behaviour_refusals/operators.rs"]
 mod operators;
 #[path = "behaviour_refusals/proxied.rs"]

@@ -145,7 +145,7 @@ impl TargetConfig {
         }
     }
 
-    pub(super) fn label(&self) -> String {
+    pub(crate) fn label(&self) -> String {
         self.label
             .clone()
             .unwrap_or_else(|| self.target.label(&self.dcc))

@@ -1,5 +1,6 @@
 //! A registration that takes nothing from anybody: under a key that is made for it and thrown away,
 //! and so under a name that nobody has. An agent of this machine that runs keeps its tunnels.
+//! Long because a trial, what it means and what to do about it stand together.
 
 use std::time::Duration;
 
@@ -15,13 +16,16 @@ use tokio::time::{Instant, timeout};
 use super::check::Check;
 use super::clock::Evidence;
 use super::words;
-use crate::config::Config;
+use crate::config::{Config, TargetConfig};
 use crate::identity::Identity;
 use crate::link::stranger;
 use crate::token_show::Standing;
 
 /// How long the relay may take for all of it; a provider that it asks has 5 s.
 const TRIAL_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Registrations on trial, so that they do not use up what a relay allows in a minute.
+const ASKED_MAX: usize = 16;
 
 /// How long the relay may take to close its side after we closed ours.
 const FAREWELL_TIMEOUT: Duration = Duration::from_millis(500);
@@ -36,34 +40,65 @@ pub(super) enum Trial {
     /// The relay answered each registration.
     Answered {
         relay: String,
+        /// The answer to each of `asked`.
         answers: Vec<Result<Granted, Refusal>>,
+        asked: Vec<Asked>,
     },
     /// There was no handshake, or the relay ended the link.
     Ended { why: String, reason: Option<Reason> },
 }
 
-/// Registers once for each kind of application, which a token may allow or not, and takes all of
-/// it back.
+/// What is registered on trial.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Asked {
+    dcc: String,
+    /// What the derived name begins with, so that a token which allows the tunnel's own name by how it
+    /// begins allows this one too.
+    label: String,
+    /// The tunnel will have the name that is derived from the label, under the agent's own key.
+    is_derived: bool,
+}
+
+/// A registration for each target that differs in what a token may allow or not.
+fn asked(config: &Config) -> Vec<Asked> {
+    let of_target = |it: &TargetConfig| Asked {
+        dcc: it.dcc.clone(),
+        label: match &it.name {
+            Some(name) => name.to_string(),
+            None => it.label(),
+        },
+        is_derived: it.name.is_none(),
+    };
+    let mut asked: Vec<Asked> = config.targets.iter().map(of_target).collect();
+    asked.sort_unstable();
+    asked.dedup();
+    asked.truncate(ASKED_MAX);
+    if asked.is_empty() {
+        asked.push(Asked {
+            dcc: config.dcc.clone(),
+            label: "diag".to_owned(),
+            is_derived: true,
+        });
+    }
+    asked
+}
+
+/// Registers each of what [`asked`] says, and takes all of it back.
 pub(super) async fn run(config: &Config, token: &str, stream: TcpStream) -> Trial {
     let ended = |why: String| Trial::Ended { why, reason: None };
     let identity = match Identity::throw_away() {
         Ok(identity) => identity,
         Err(error) => return ended(error.to_string()),
     };
-    let mut dccs: Vec<&str> = config.targets.iter().map(|it| &*it.dcc).collect();
-    dccs.sort_unstable();
-    dccs.dedup();
-    if dccs.is_empty() {
-        dccs.push(&config.dcc);
-    }
-    let registers = (0..).zip(dccs).map(|(request, dcc)| Register {
+    let asked: Vec<Asked> = asked(config);
+    let registers = (0..).zip(&asked).map(|(request, it)| Register {
         request,
         name: None,
-        label: format!("diag-{request}"),
+        label: it.label.clone(),
         scheme: Scheme::Tcp,
         authority: String::new(),
         base_path: String::new(),
-        dcc: dcc.to_owned(),
+        dcc: it.dcc.clone(),
         capabilities: Vec::new(),
         token: Token::new(token.to_owned()),
         expose_all: false,
@@ -75,7 +110,12 @@ pub(super) async fn run(config: &Config, token: &str, stream: TcpStream) -> Tria
     };
     let talk = end.talk(&identity, config.relay.name(), registers.collect());
     match timeout(TRIAL_TIMEOUT, talk).await {
-        Ok(trial) => trial,
+        Ok(Trial::Answered { relay, answers, .. }) => Trial::Answered {
+            relay,
+            answers,
+            asked,
+        },
+        Ok(ended) => ended,
         Err(_) => {
             let seconds = TRIAL_TIMEOUT.as_secs();
             ended(format!("the relay did not answer within {seconds} s"))
@@ -108,7 +148,12 @@ impl End {
             }
             if answers.len() == registers.len() {
                 self.say_farewell().await;
-                return Trial::Answered { relay, answers };
+                let asked = Vec::new();
+                return Trial::Answered {
+                    relay,
+                    answers,
+                    asked,
+                };
             }
             buffer.reserve(READ_BYTES);
             match self.stream.read_buf(&mut buffer).await {
@@ -214,8 +259,12 @@ impl End {
 /// What a trial means, and what it tells of the relay's clock.
 pub(super) fn judge(trial: Trial, config: &Config, token: Option<&Standing>) -> (Check, Evidence) {
     let mut evidence = Evidence::default();
-    let (relay, answers) = match trial {
-        Trial::Answered { relay, answers } => (relay, answers),
+    let (relay, mut answers, asked) = match trial {
+        Trial::Answered {
+            relay,
+            answers,
+            asked,
+        } => (relay, answers, asked),
         Trial::Ended { why, reason } => {
             let (text, advice) = match reason {
                 Some(reason) => (format!("{reason} ({why})"), advice(reason)),
@@ -227,6 +276,13 @@ pub(super) fn judge(trial: Trial, config: &Config, token: Option<&Standing>) -> 
             return (Check::failed("auth", text, advice), evidence);
         }
     };
+    // The token is good, and for other names than one that was made up for this trial.
+    let mut asked = asked.iter();
+    answers.retain(|answer| {
+        let is_derived = asked.next().is_some_and(|it| it.is_derived);
+        let refused = answer.as_ref().err();
+        is_derived || refused.is_none_or(|it| it.reason != Reason::NameNotAllowed)
+    });
     for granted in answers.iter().flatten() {
         evidence.urls.clone_from(&granted.urls);
         evidence.left = Some(u64::from(granted.expires_in_s)).filter(|left| *left > 0);
@@ -313,6 +369,7 @@ mod tests {
         Trial::Answered {
             relay: "relay/1".to_owned(),
             answers: vec![Err(refusal)],
+            asked: asked(&config()),
         }
     }
 
@@ -365,6 +422,7 @@ mod tests {
         let trial = || Trial::Answered {
             relay: "relay/1".to_owned(),
             answers: Vec::new(),
+            asked: Vec::new(),
         };
         let (check, _) = judge(trial(), &config().with_name("maya").unwrap(), None);
         assert!(check.detail.contains("shows when serving"), "{check}");

@@ -7,6 +7,7 @@ mod stand_by;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -74,6 +75,8 @@ struct Agent {
     board: Arc<Board>,
     /// In the order of the settings, which is how links and board speak of them.
     targets: Arc<[WatchedTarget]>,
+    /// Of each target, whether this run ever had its tunnel.
+    had: Box<[AtomicBool]>,
     token: TokenWatch,
     network: NetworkWatch,
 }
@@ -115,6 +118,7 @@ async fn run(
         config,
         identity: Arc::new(identity),
         board,
+        had: targets.iter().map(|_| AtomicBool::new(false)).collect(),
         targets,
         token: watch,
         network,

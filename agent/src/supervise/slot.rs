@@ -1,6 +1,7 @@
 //! One of an agent's links, over all its reconnects: dials, registers, renews, dials again.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tieline_wire::{GoAway, Granted, Reason, Refusal, Side};
@@ -138,7 +139,8 @@ impl Slot {
         // In a set of its own, so that dropping the slot drops the link.
         let mut task = JoinSet::new();
         task.spawn(link::run(Arc::clone(&link), stream, start));
-        let mut it = Registrations::new(config.targets.len(), Instant::now());
+        let had = agent.had.iter().map(|it| it.load(Ordering::Relaxed));
+        let mut it = Registrations::new(had, Instant::now());
         let mut stopping = false;
         loop {
             let wakes_at = it.wakes_at();
@@ -218,6 +220,7 @@ impl Slot {
 
     fn registered(&mut self, it: &mut Registrations, target: usize, granted: Granted) {
         self.backoff.registered();
+        self.agent.had[target].store(true, Ordering::Relaxed);
         let lasts = granted.expires_in_s;
         if lasts > 0 {
             self.agent.token.want();

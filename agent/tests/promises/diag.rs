@@ -205,3 +205,22 @@ async fn the_kind_is_tried_without_a_target_too() {
     assert!(text.contains("--dcc KIND"), "{text}");
     assert_eq!(output.status.code(), Some(0), "{text}");
 }
+
+/// The names that a token allows show in the one that is made up for the trial only by how they begin.
+#[tokio::test]
+async fn a_token_for_other_names_is_a_good_one_where_the_target_has_a_name() {
+    for (to, expected) in [("maya-1=127.0.0.1:1", "ok"), ("127.0.0.1:1", "failed")] {
+        let relay = Relay::bind().await;
+        let state = tempfile::tempdir().unwrap();
+        let url = relay.url();
+        let flags = ["--relay", &url, "--to", to];
+        let (output, ()) = tokio::join!(diag(&state, &flags), async {
+            let mut trial = relay.accept().await;
+            let label = trial.register().label.clone();
+            assert_eq!(label == "maya-1", expected == "ok", "{label}");
+            trial.refuse(Reason::NameNotAllowed).await;
+        });
+        let (found, text) = checks(&output);
+        assert_eq!(outcome(&found, "auth"), expected, "{to}: {text}");
+    }
+}

@@ -66,6 +66,36 @@ async fn a_final_refusal_ends_the_agent_with_code_3() {
 }
 
 #[tokio::test]
+async fn a_name_that_this_run_had_is_asked_for_again_though_another_agent_has_it() {
+    let relay = Relay::bind().await;
+    let mut agent = Agent::start(&relay, "127.0.0.1:1");
+    let link = relay.accept_registered().await;
+    agent.saw_registered().await;
+    drop(link);
+    let mut link = relay.accept().await;
+    link.refuse(Reason::NameTaken).await;
+    let (reason, message, retry_ms) = agent
+        .saw(|event| match event {
+            AgentEvent::Disconnected {
+                reason,
+                message,
+                retry_ms,
+                ..
+            } if *reason != "link_lost" => Some((*reason, message.clone(), *retry_ms)),
+            _ => None,
+        })
+        .await;
+    assert_eq!(reason, "name_taken");
+    assert!(
+        message.contains("asked for again about once a minute"),
+        "{message}"
+    );
+    assert!((45_000..=75_000).contains(&retry_ms), "{retry_ms}");
+    agent.stop();
+    assert!(agent.ended().await.is_ok());
+}
+
+#[tokio::test]
 async fn a_passing_refusal_is_tried_again() {
     let relay = Relay::bind().await;
     let mut agent = Agent::start(&relay, "127.0.0.1:1");

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tieline_wire::claims::{self, Claims, ClaimsError, Key, Scope};
-use tieline_wire::{AgentKey, Reason, Refusal, Register, TunnelId};
+use tieline_wire::{AgentKey, MachineId, Reason, Refusal, Register, TunnelId};
 
 pub(crate) use self::identity::{Identity, Owner, may_reach};
 pub(crate) use self::provider::{Question, Ruling};
@@ -32,8 +32,8 @@ pub(crate) enum Ask {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Admission {
     Granted(Permission),
-    /// A provider decides; this is the name that was asked for.
-    AskProvider(Option<TunnelId>),
+    /// A provider decides about this name.
+    AskProvider(TunnelId),
 }
 
 /// What a registration may have.
@@ -41,31 +41,25 @@ pub(crate) enum Admission {
 pub(crate) struct Permission {
     /// Whom the token names; nobody without authentication.
     pub(crate) identity: Option<Arc<Identity>>,
-    /// The name that was asked for, as it is to be routed on; without one the relay derives it.
-    pub(crate) name: Option<TunnelId>,
+    /// The name, requested or derived, as it is to be routed on.
+    pub(crate) name: TunnelId,
     /// The first second since 1970 at which the permission is over; never without a token.
     pub(crate) expires_at_seconds: Option<u64>,
 }
 
-/// Decides on one registration of the agent with `key` at `peer`, at `now_seconds` since 1970.
+/// Decides on one registration of an agent, with key and machine, at `peer`, at `now_seconds` since
+/// 1970. What is decided on is the name that will be routed on, whether the agent asked for it or not.
 ///
 /// # Errors
 /// The refusal to send back; its reason says whether another try may help.
 pub(crate) fn authorize(
     snapshot: &Snapshot,
     register: &Register,
-    key: &AgentKey,
+    (key, machine): (&AgentKey, &MachineId),
     peer: SocketAddr,
     now_seconds: u64,
 ) -> Result<Admission, Refusal> {
-    let name = match register.name.as_deref().map(TunnelId::parse).transpose() {
-        Ok(name) => name,
-        Err(error) => return Err(refusal(Reason::NameInvalid, error.to_string())),
-    };
-    if let Some(reserved) = name.as_ref().filter(|name| name.is_reserved()) {
-        let text = format!("{reserved} is a reserved name; ask for another one, or for none");
-        return Err(refusal(Reason::NameInvalid, text));
-    }
+    let name = routed_name(register, key, machine)?;
     if snapshot.is_denied(None, Some(key)) {
         return Err(refusal(Reason::Revoked, Reason::Revoked.to_string()));
     }
@@ -92,7 +86,7 @@ pub(crate) fn authorize(
             let (identity, claims) = snapshot
                 .verify(token, Scope::Agent, now_seconds)
                 .map_err(refused)?;
-            permit(&claims, register, name.as_ref())?;
+            permit(&claims, register, &name)?;
             Ok(Admission::Granted(Permission {
                 name,
                 expires_at_seconds: identity.expires_at_seconds,
@@ -118,25 +112,79 @@ fn refused(why: TokenRefusal) -> Refusal {
     refusal(reason, why.to_string())
 }
 
-fn permit(claims: &Claims, register: &Register, name: Option<&TunnelId>) -> Result<(), Refusal> {
-    if !claims.allows_dcc(&register.dcc) {
-        let text = match register.dcc.as_str() {
-            "" => "the token is for certain applications only: --dcc NAME".to_owned(),
-            // A refusal has less room than a registration.
-            dcc => format!(
-                "the token is not for dcc {:?}",
-                dcc.chars().take(64).collect::<String>()
-            ),
-        };
-        return Err(refusal(Reason::DccNotAllowed, text));
+/// The name that a registration is for: the one that it asks for, or the one that is derived.
+fn routed_name(
+    register: &Register,
+    key: &AgentKey,
+    machine: &MachineId,
+) -> Result<TunnelId, Refusal> {
+    let derived = TunnelId::derive(key, machine, &register.label);
+    let name = match register.name.as_deref().map(TunnelId::parse) {
+        None => return Ok(derived),
+        Some(Ok(name)) => name,
+        Some(Err(error)) => return Err(refusal(Reason::NameInvalid, error.to_string())),
+    };
+    if name.is_reserved() {
+        let text = format!("{name} is a reserved name; ask for another one, or for none");
+        return Err(refusal(Reason::NameInvalid, text));
     }
-    if let Some(name) = name
-        && !claims.allows_tunnel(name.as_str())
-    {
-        let text = format!("the token is not for a tunnel called {name}");
+    if name.looks_derived() && name != derived {
+        let text = format!("{name} looks like a derived name of another agent");
         return Err(refusal(Reason::NameNotAllowed, text));
     }
-    Ok(())
+    Ok(name)
+}
+
+fn permit(claims: &Claims, register: &Register, name: &TunnelId) -> Result<(), Refusal> {
+    permit_dcc(claims, register)?;
+    if claims.allows_tunnel(name.as_str()) {
+        return Ok(());
+    }
+    let allowed = patterns(claims.tunnels.as_deref().unwrap_or_default());
+    let text = match register.name {
+        Some(_) => format!("the token is not for a tunnel called {name}, but for {allowed}"),
+        None => format!(
+            "the token is for {allowed}, and without a name this tunnel would be {name}: ask for one \
+             that the token allows, --to NAME=TARGET"
+        ),
+    };
+    Err(refusal(Reason::NameNotAllowed, text))
+}
+
+/// The names that a token is for, in words; the first of many.
+fn patterns(all: &[String]) -> String {
+    const SHOWN_MAX: usize = 8;
+    const CHARS_MAX: usize = 64;
+    if all.is_empty() {
+        return "no tunnel at all".to_owned();
+    }
+    let shown = all.iter().take(SHOWN_MAX);
+    // What a token says may hold anything.
+    let shown: Vec<String> = shown
+        .map(|it| {
+            it.chars()
+                .filter(|c| !c.is_control())
+                .take(CHARS_MAX)
+                .collect()
+        })
+        .collect();
+    let more = if all.len() > SHOWN_MAX { ", …" } else { "" };
+    format!("tunnels called {}{more}", shown.join(", "))
+}
+
+fn permit_dcc(claims: &Claims, register: &Register) -> Result<(), Refusal> {
+    if claims.allows_dcc(&register.dcc) {
+        return Ok(());
+    }
+    let text = match register.dcc.as_str() {
+        "" => "the token is for certain applications only: --dcc NAME".to_owned(),
+        // A refusal has less room than a registration.
+        dcc => format!(
+            "the token is not for dcc {:?}",
+            dcc.chars().take(64).collect::<String>()
+        ),
+    };
+    Err(refusal(Reason::DccNotAllowed, text))
 }
 
 fn refusal(reason: Reason, message: String) -> Refusal {

@@ -121,7 +121,7 @@ impl Question {
             let text = format!("the provider does not allow a tunnel called {name}");
             return Ruling::Denied(refusal(Reason::NameNotAllowed, text));
         }
-        if let Err(refusal) = super::permit(&claims, &self.register, None) {
+        if let Err(refusal) = super::permit_dcc(&claims, &self.register) {
             return Ruling::Denied(refusal);
         }
         let identity = Identity {

@@ -15,7 +15,7 @@ use tracing::debug;
 
 pub(crate) use self::tunnel::{Due, Grant, Renewal, TunnelEntry, TunnelInfo};
 use crate::auth::Identity;
-use crate::session::SharedMux;
+use crate::session::{Held, SharedMux};
 
 /// A link's number on its shard; never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -54,7 +54,7 @@ pub(crate) struct LinkEntry {
     pub(crate) has_served: bool,
     tunnels: BTreeMap<TunnelId, TunnelEntry>,
     /// Tunnels that the agent took back while sessions of theirs went on.
-    left: Vec<TunnelEntry>,
+    left: Vec<(TunnelId, TunnelEntry)>,
     /// No permission ends before this second since 1970, so that nobody need look through all.
     expires_at_seconds: Option<u64>,
     /// Claims that wait for an answer from their home; each gets one.
@@ -83,19 +83,28 @@ impl LinkEntry {
     }
 
     /// The agent took a tunnel back. Its sessions may go on, and its holder is still known.
-    pub(crate) fn leave(&mut self, it: TunnelEntry) {
+    pub(crate) fn leave(&mut self, tunnel: TunnelId, it: TunnelEntry) {
         // Once in a while: each that stays has a session, and those are bounded.
         if self.left.len() == self.left.capacity() {
-            self.left.retain(|it| it.held.count() > 0);
+            self.left.retain(|(_, it)| it.held.count() > 0);
         }
         if it.held.count() > 0 {
-            self.left.push(it);
+            self.left.push((tunnel, it));
         }
+    }
+
+    /// The sessions of a tunnel, those from before the agent took it back and asked for it again
+    /// included.
+    pub(crate) fn held(&self, tunnel: &TunnelId) -> impl Iterator<Item = &Held> {
+        let left = self.left.iter().filter(move |(it, _)| it == tunnel);
+        let all = self.tunnels.get(tunnel).into_iter();
+        all.chain(left.map(|(_, it)| it)).map(|it| &it.held)
     }
 
     /// Who holds its tunnels, and those that have sessions left.
     fn holders(&self) -> impl Iterator<Item = Option<&Identity>> {
-        let all = self.tunnels.values().chain(&self.left);
+        let left = self.left.iter().map(|(_, it)| it);
+        let all = self.tunnels.values().chain(left);
         all.map(|it| it.identity.as_deref())
     }
 

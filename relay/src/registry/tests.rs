@@ -253,7 +253,7 @@ fn a_holder_whose_sessions_outlive_their_tunnel_is_not_out_of_reach() {
     let (id, link) = linked(&mut registry);
     let take_back = |registry: &mut Registry, number: usize| {
         let it = registry.remove_tunnel(id, &tunnel(number)).unwrap();
-        registry.link_mut(id).unwrap().leave(it);
+        registry.link_mut(id).unwrap().leave(tunnel(number), it);
     };
     let is_reached = |registry: &Registry| {
         let is_eve = |_: Option<&AgentKey>, holder: Option<&Identity>| match holder {

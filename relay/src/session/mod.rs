@@ -329,10 +329,20 @@ impl SharedMux {
 
     /// Resets the sessions that `held` counts; how many.
     pub(crate) fn cut(&self, held: &Held, reason: Reason) -> usize {
+        self.cut_those(held, reason, |_| true)
+    }
+
+    /// The same for those of whose callers `is_out` is true.
+    pub(crate) fn cut_those(
+        &self,
+        held: &Held,
+        reason: Reason,
+        is_out: impl Fn(&Visitor) -> bool,
+    ) -> usize {
         let mut state = self.state.borrow_mut();
         let mut count = 0;
         for visit in held.visits() {
-            if state.mux.is_live(visit.id) {
+            if state.mux.is_live(visit.id) && is_out(&visit.visitor) {
                 state.mux.reset(visit.id, reason);
                 self.metrics.session_reset(reason);
                 state.end(visit.id, InboxEnd::Reset(reason), &self.metrics);

@@ -11,8 +11,10 @@ use super::Shard;
 use super::admission::refusal;
 use super::message::{Claim, Forgotten, Message, Parting, RouteUpdate};
 use super::names::{Decision, Released, home};
+use crate::auth::may_reach;
 use crate::metrics::LimitKind;
-use crate::registry::{Grant, LinkRef};
+use crate::registry::{AgentTag, Grant, LinkRef};
+use crate::session::Visitor;
 
 /// Notes that wait on one shard for a disk that takes nothing: some 100 MiB.
 const UNSAVED_MAX: usize = 256 * 1024;
@@ -118,10 +120,10 @@ impl Shard {
     }
 
     /// Every shard: takes a decision over.
-    pub(super) fn route_decided(self: &Rc<Self>, update: Arc<RouteUpdate>) {
+    pub(super) fn route_decided(self: &Rc<Self>, update: &Arc<RouteUpdate>) {
         let RouteUpdate {
             tunnel, revision, ..
-        } = &*update;
+        } = &**update;
         let applied = Message::RouteApplied {
             tunnel: tunnel.clone(),
             revision: *revision,
@@ -130,8 +132,34 @@ impl Shard {
         let home = home(tunnel, self.peers.mailboxes.len());
         self.metrics.route_updates.inc();
         let now = self.clock.now();
-        self.routes.borrow_mut().apply(update, now);
+        let has_other_owner = self.routes.borrow_mut().apply(Arc::clone(update), now);
+        if has_other_owner {
+            self.cut_who_lost_access(update);
+        }
         self.post(home, applied);
+    }
+
+    /// Every shard: resets the sessions of callers who may not reach an agent of a name any more. From
+    /// now on no new one begins, since each shard looks at the same route.
+    fn cut_who_lost_access(&self, update: &RouteUpdate) {
+        let tunnel = &update.tunnel;
+        let registry = self.registry.borrow();
+        for (_, link) in registry.links_of(tunnel) {
+            let Some(hello) = &link.agent else { continue };
+            let tag = AgentTag::of(&hello.key, &hello.machine);
+            let mut agents = update.agents.iter();
+            let Some(agent) = agents.find(|agent| agent.tag == tag) else {
+                continue;
+            };
+            let owner = agent.info.owner.as_deref();
+            let is_out = |visitor: &Visitor| {
+                let identity = visitor.identity.as_deref();
+                identity.is_some_and(|identity| !may_reach(identity, tunnel, owner))
+            };
+            for held in link.held(tunnel) {
+                link.mux.cut_those(held, Reason::AuthChanged, is_out);
+            }
+        }
     }
 
     /// Home: a shard has applied a revision.

@@ -191,30 +191,15 @@ impl Host {
             .agent
             .as_ref()
             .ok_or_else(|| refusal(Reason::Protocol))?;
-        let admission = authorize(&auth, register, &agent.key, self.peer, now)?;
-        let derived = TunnelId::derive(&agent.key, &agent.machine, &register.label);
-        let (name, permission) = match admission {
-            Admission::Granted(permission) => (permission.name.clone(), Some(permission)),
-            Admission::AskProvider(name) => (name, None),
-        };
-        let tunnel = match name {
-            Some(name) if name.looks_derived() && name != derived => {
-                let message = format!("{name} looks like a derived name of another agent");
-                return Err(Refusal {
-                    reason: Reason::NameNotAllowed,
-                    message,
-                });
-            }
-            Some(name) => name,
-            None => derived,
-        };
+        let who = (&agent.key, &agent.machine);
+        let admission = authorize(&auth, register, who, self.peer, now)?;
         drop(registry);
-        match permission {
-            Some(it) => {
+        match admission {
+            Admission::Granted(it) => {
                 let (identity, expires) = (it.identity, it.expires_at_seconds);
-                shard.admit(self.id, register, tunnel, identity, expires, None)
+                shard.admit(self.id, register, it.name, identity, expires, None)
             }
-            None => shard.ask_provider(self.id, register, tunnel),
+            Admission::AskProvider(name) => shard.ask_provider(self.id, register, name),
         }
     }
 }
@@ -303,7 +288,7 @@ impl Host {
             return;
         };
         if let Some(entry) = registry.link_mut(self.id) {
-            entry.leave(it);
+            entry.leave(tunnel.clone(), it);
         }
         drop(registry);
         let link = LinkRef {

@@ -302,7 +302,7 @@ impl Shard {
                 link,
                 parting,
             } => self.name_released(&tunnel, link, parting),
-            Message::Route(update) => self.route_decided(update),
+            Message::Route(update) => self.route_decided(&update),
             Message::RouteApplied {
                 tunnel,
                 revision,

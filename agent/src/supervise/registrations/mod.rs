@@ -57,6 +57,8 @@ struct Standing {
     /// The question that waits, or was answered last, had the changed token.
     asked_with_new_token: bool,
     backoff: Backoff,
+    /// Whether this run of the agent ever had the tunnel.
+    had: bool,
 }
 
 #[derive(Debug)]
@@ -67,17 +69,18 @@ enum Phase {
 }
 
 impl Registrations {
-    /// So many targets, all asked for now.
-    pub(super) fn new(targets: usize, now: Instant) -> Self {
-        let standing = || Standing {
+    /// All targets, asked for now; of each, whether this run `had` its tunnel before.
+    pub(super) fn new(had: impl Iterator<Item = bool>, now: Instant) -> Self {
+        let standing = |had| Standing {
             phase: Phase::Asked,
             asked_at: Some(now),
             due_at: None,
             has_new_token: false,
             asked_with_new_token: false,
             backoff: Backoff::default(),
+            had,
         };
-        Self(std::iter::repeat_with(standing).take(targets).collect())
+        Self(had.map(standing).collect())
     }
 
     /// The relay granted a target's tunnel for so many seconds; 0 is for ever.
@@ -93,6 +96,7 @@ impl Registrations {
         let it = &mut self.0[target];
         it.asked_at = None;
         it.backoff.registered();
+        it.had = true;
         let before = std::mem::replace(&mut it.phase, Phase::Up { ends_at });
         let is_fresh = std::mem::take(&mut it.asked_with_new_token);
         let (change, wait) = match (before, ends_at) {
@@ -136,7 +140,7 @@ impl Registrations {
         random: &mut fastrand::Rng,
     ) -> Change {
         let it = &mut self.0[target];
-        let error = Error::refused(refusal.reason, refusal.message.clone());
+        let error = Error::refused_tunnel(&refusal, it.had);
         it.phase = Phase::Refused(refusal);
         it.due_at = match it.backoff.after(&error, random) {
             Next::GiveUp => None,
@@ -232,7 +236,7 @@ impl Registrations {
             if it.asked_at.is_some() {
                 return None;
             }
-            let error = Error::refused(refusal.reason, refusal.message.clone());
+            let error = Error::refused_tunnel(refusal, it.had);
             first = match first {
                 Some(first) if !first.is_final() || error.is_final() => Some(first),
                 _ => Some(error),

@@ -47,7 +47,7 @@ fn a_permission_is_renewed_well_before_its_end_and_not_by_all_at_once() {
 #[test]
 fn a_token_that_does_not_change_is_tried_ever_sooner_and_never_in_a_flood() {
     let (start, mut random) = (Instant::now(), random());
-    let mut it = Registrations::new(1, start);
+    let mut it = Registrations::new([false; 1].into_iter(), start);
     assert_eq!(it.granted(0, HOUR_S, start, &mut random), Change::Up);
     let end = after(start, HOUR_S.into());
     let (mut attempts, mut last_wait) = (0, Duration::MAX);
@@ -73,7 +73,7 @@ fn a_token_that_does_not_change_is_tried_ever_sooner_and_never_in_a_flood() {
 fn a_renewal_that_is_refused_leaves_the_tunnel_up_and_is_tried_again() {
     let (start, mut random) = (Instant::now(), random());
     for reason in [Reason::TokenExpired, Reason::BadToken, Reason::Overload] {
-        let mut it = Registrations::new(1, start);
+        let mut it = Registrations::new([false; 1].into_iter(), start);
         it.granted(0, 60, start, &mut random);
         let now = it.wakes_at().unwrap();
         it.take_due(now);
@@ -89,7 +89,7 @@ fn a_renewal_that_is_refused_leaves_the_tunnel_up_and_is_tried_again() {
 #[test]
 fn a_fresh_token_is_taken_even_where_it_ends_sooner() {
     let (start, mut random) = (Instant::now(), random());
-    let mut it = Registrations::new(1, start);
+    let mut it = Registrations::new([false].into_iter(), start);
     it.granted(0, HOUR_S, start, &mut random);
     // The file was touched, and holds what it held.
     let now = after(start, 60);
@@ -113,19 +113,42 @@ fn a_fresh_token_is_taken_even_where_it_ends_sooner() {
 #[test]
 fn a_name_that_is_lost_when_it_is_renewed_is_lost() {
     let (now, mut random) = (Instant::now(), random());
-    let mut it = Registrations::new(1, now);
+    let mut it = Registrations::new([false; 1].into_iter(), now);
     it.granted(0, 60, now, &mut random);
     it.refused(0, refusal(Reason::ClaimTimeout), now, &mut random);
     assert!(!it.any_up());
     assert!(!it.failure().unwrap().is_final());
-    it.refused(0, refusal(Reason::NameTaken), now, &mut random);
-    assert!(it.failure().unwrap().is_final());
+    // It had the name: it may get it back.
+    let change = it.refused(0, refusal(Reason::NameTaken), now, &mut random);
+    assert_eq!(change, Change::Refused { is_final: false });
+    let error = it.failure().unwrap();
+    assert_eq!((error.word(), error.is_final()), ("name_taken", false));
+}
+
+#[test]
+fn a_name_that_may_become_free_is_asked_for_slowly_and_one_of_another_agent_never() {
+    let (now, mut random) = (Instant::now(), random());
+    for (had, reason, is_final) in [
+        (false, Reason::NameTaken, true),
+        (true, Reason::NameTaken, false),
+        (false, Reason::NameBound, false),
+        (true, Reason::NameBound, false),
+        (true, Reason::NameNotAllowed, true),
+    ] {
+        let mut it = Registrations::new([had, false].into_iter(), now);
+        it.granted(1, 0, now, &mut random);
+        let change = it.refused(0, refusal(reason), now, &mut random);
+        assert_eq!(change, Change::Refused { is_final }, "{reason:?} {had}");
+        assert!(it.take_due(after(now, 40)).is_empty(), "{reason:?}");
+        let due: &[usize] = if is_final { &[] } else { &[0] };
+        assert_eq!(it.take_due(after(now, 80)), due, "{reason:?} {had}");
+    }
 }
 
 #[test]
 fn a_permission_without_end_is_never_renewed() {
     let (now, mut random) = (Instant::now(), random());
-    let mut it = Registrations::new(2, now);
+    let mut it = Registrations::new([false; 2].into_iter(), now);
     assert_eq!(it.granted(0, 0, now, &mut random), Change::Up);
     assert_eq!(it.granted(1, 0, now, &mut random), Change::Up);
     it.token_changed(now);
@@ -136,7 +159,7 @@ fn a_permission_without_end_is_never_renewed() {
 #[test]
 fn one_targets_refusal_does_not_end_the_others() {
     let (now, mut random) = (Instant::now(), random());
-    let mut it = Registrations::new(3, now);
+    let mut it = Registrations::new([false; 3].into_iter(), now);
     let change = it.refused(0, refusal(Reason::NameTaken), now, &mut random);
     assert_eq!(change, Change::Refused { is_final: true });
     assert!(it.failure().is_none(), "two have no answer yet");
@@ -152,7 +175,7 @@ fn one_targets_refusal_does_not_end_the_others() {
 #[test]
 fn all_refused_is_final_only_if_each_of_them_is() {
     let (now, mut random) = (Instant::now(), random());
-    let mut it = Registrations::new(2, now);
+    let mut it = Registrations::new([false; 2].into_iter(), now);
     it.refused(0, refusal(Reason::BadToken), now, &mut random);
     it.refused(1, refusal(Reason::NameTaken), now, &mut random);
     let error = it.failure().unwrap();
@@ -171,7 +194,7 @@ fn all_refused_is_final_only_if_each_of_them_is() {
 #[test]
 fn a_tunnel_that_is_taken_back_is_asked_for_again_unless_that_cannot_help() {
     let (now, mut random) = (Instant::now(), random());
-    let mut it = Registrations::new(2, now);
+    let mut it = Registrations::new([false; 2].into_iter(), now);
     for target in [0, 1] {
         it.granted(target, 60, now, &mut random);
     }
@@ -202,7 +225,7 @@ fn a_renewal_that_crosses_the_loss_of_its_tunnel_decides() {
     let (start, mut random) = (Instant::now(), random());
     for reason in [Reason::Kicked, Reason::Revoked] {
         let asked = |random: &mut fastrand::Rng| {
-            let mut it = Registrations::new(1, start);
+            let mut it = Registrations::new([false; 1].into_iter(), start);
             it.granted(0, 60, start, random);
             let now = it.wakes_at().unwrap();
             assert_eq!(it.take_due(now), [0]);
@@ -230,7 +253,7 @@ fn a_renewal_that_crosses_the_loss_of_its_tunnel_decides() {
 #[test]
 fn an_answer_that_does_not_come_is_asked_for_again() {
     let (now, mut random) = (Instant::now(), random());
-    let mut it = Registrations::new(2, now);
+    let mut it = Registrations::new([false; 2].into_iter(), now);
     it.granted(0, 0, now, &mut random);
     let late = now + REGISTER_TIMEOUT;
     assert_eq!(it.wakes_at(), Some(late));
@@ -241,7 +264,7 @@ fn an_answer_that_does_not_come_is_asked_for_again() {
 #[test]
 fn a_relay_that_was_asked_a_moment_ago_may_still_answer_however_old_the_link_is() {
     let (start, mut random) = (Instant::now(), random());
-    let mut it = Registrations::new(2, start);
+    let mut it = Registrations::new([false; 2].into_iter(), start);
     it.granted(0, 0, start, &mut random);
     it.granted(1, 0, start, &mut random);
     let old = after(start, 3_600);

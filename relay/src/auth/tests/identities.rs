@@ -125,7 +125,7 @@ fn what_is_denied_is_let_in_no_more_and_does_not_stay() {
     for denied in [
         Denied::Number("1".into()),
         Denied::Subject("ada".into()),
-        Denied::parse_key(&format!("{AGENT:?}")).unwrap(),
+        Denied::parse_key(&format!("{:?}", AGENT.0)).unwrap(),
     ] {
         let mut auth = jwt(None);
         let mut list = Denylist::default();
@@ -133,7 +133,7 @@ fn what_is_denied_is_let_in_no_more_and_does_not_stay() {
         auth.denied = Arc::new(list);
         let refused = reason(&auth, &register(None, "", &good), NOW);
         assert_eq!(refused, Some(Reason::Revoked), "{denied:?}");
-        let stays = auth.still_allows(Some(&identity), Some(&AGENT), NOW);
+        let stays = auth.still_allows(Some(&identity), Some(AGENT.0), NOW);
         assert_eq!(stays, Err(Reason::Revoked));
         let by_key = matches!(denied, Denied::Key(_));
         assert_eq!(verify_caller(&auth, &good, NOW).is_ok(), by_key);

@@ -38,7 +38,7 @@ fn granted(admission: Result<Admission, Refusal>) -> Permission {
     }
 }
 
-const AGENT: AgentKey = AgentKey::new([3; 32]);
+const AGENT: (&AgentKey, &MachineId) = (&AgentKey::new([3; 32]), &MachineId::new([1; 16]));
 
 fn order() -> TokenOrder {
     TokenOrder {
@@ -71,7 +71,7 @@ fn peer(ip: &str) -> SocketAddr {
 }
 
 fn reason(auth: &Snapshot, register: &Register, now: u64) -> Option<Reason> {
-    authorize(auth, register, &AGENT, peer("192.0.2.1"), now)
+    authorize(auth, register, AGENT, peer("192.0.2.1"), now)
         .err()
         .map(|refusal| refusal.reason)
 }
@@ -82,17 +82,17 @@ fn open_takes_local_agents_only_unless_said_otherwise() {
     let anywhere = open(true);
     let ask = register(Some("Maya-1"), "maya", "");
     for local in ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"] {
-        let permission = granted(authorize(&closed, &ask, &AGENT, peer(local), NOW));
-        assert_eq!(permission.name, Some(TunnelId::parse("maya-1").unwrap()));
+        let permission = granted(authorize(&closed, &ask, AGENT, peer(local), NOW));
+        assert_eq!(permission.name.as_str(), "maya-1");
         assert_eq!(
             (permission.identity, permission.expires_at_seconds),
             (None, None)
         );
     }
     for remote in ["192.0.2.1", "10.0.0.1", "::ffff:10.0.0.1", "2001:db8::1"] {
-        let refusal = authorize(&closed, &ask, &AGENT, peer(remote), NOW).unwrap_err();
+        let refusal = authorize(&closed, &ask, AGENT, peer(remote), NOW).unwrap_err();
         assert_eq!(refusal.reason, Reason::NotLoopback, "{remote}");
-        assert!(authorize(&anywhere, &ask, &AGENT, peer(remote), NOW).is_ok());
+        assert!(authorize(&anywhere, &ask, AGENT, peer(remote), NOW).is_ok());
     }
 }
 
@@ -113,9 +113,9 @@ fn a_name_must_be_one_in_every_mode() {
 #[test]
 fn a_good_token_says_who_and_until_when() {
     let ask = register(None, "maya", &token(order()));
-    let permission = granted(authorize(&jwt(None), &ask, &AGENT, peer("192.0.2.1"), NOW));
+    let permission = granted(authorize(&jwt(None), &ask, AGENT, peer("192.0.2.1"), NOW));
     let expires_at_seconds = Some(NOW + 3600 + claims::LEEWAY_SECONDS);
-    assert_eq!(permission.name, None);
+    assert!(permission.name.looks_derived());
     assert_eq!(permission.expires_at_seconds, expires_at_seconds);
     let identity = permission.identity.unwrap();
     assert_eq!(
@@ -183,7 +183,7 @@ fn a_token_allows_what_it_names() {
         tunnels: vec!["maya-*".into()],
         ..order()
     });
-    for allowed in [None, Some("maya-1"), Some("MAYA-1")] {
+    for allowed in ["maya-1", "MAYA-1"].map(Some) {
         assert_eq!(
             reason(&auth, &register(allowed, "", &names), NOW),
             None,
@@ -211,6 +211,53 @@ fn a_token_allows_what_it_names() {
 }
 
 #[test]
+fn a_derived_name_must_be_one_that_the_token_allows_too() {
+    let auth = jwt(None);
+    let of = |tunnels: &[&str]| {
+        token(TokenOrder {
+            tunnels: tunnels.iter().map(|it| (*it).to_owned()).collect(),
+            ..order()
+        })
+    };
+    // A label that makes a name which another holder's callers trust.
+    let ask = |token: &str| Register {
+        label: "farm 2".to_owned(),
+        ..register(None, "", token)
+    };
+    let refusal = authorize(&auth, &ask(&of(&["eve-*"])), AGENT, peer("192.0.2.1"), NOW);
+    let refusal = refusal.unwrap_err();
+    assert_eq!(refusal.reason, Reason::NameNotAllowed);
+    let derived = TunnelId::derive(AGENT.0, AGENT.1, "farm 2");
+    for part in ["eve-*", derived.as_str(), "--to NAME=TARGET"] {
+        assert!(refusal.message.contains(part), "{refusal}");
+    }
+    for allowed in [
+        &["farm-*"][..],
+        &["eve-*", "f*"],
+        &[derived.as_str()],
+        &["*"],
+        &[],
+    ] {
+        assert_eq!(reason(&auth, &ask(&of(allowed)), NOW), None, "{allowed:?}");
+    }
+    // Asked for by its name, it is the same.
+    let named = Register {
+        name: Some(derived.to_string()),
+        ..ask(&of(&["eve-*"]))
+    };
+    assert_eq!(reason(&auth, &named, NOW), Some(Reason::NameNotAllowed));
+}
+
+#[test]
+fn a_name_that_another_agent_derives_is_refused_in_every_mode() {
+    let other = TunnelId::derive(&AgentKey::new([4; 32]), AGENT.1, "127.0.0.1:8765");
+    for auth in [open(true), jwt(None)] {
+        let ask = register(Some(other.as_str()), "", &token(order()));
+        assert_eq!(reason(&auth, &ask, NOW), Some(Reason::NameNotAllowed));
+    }
+}
+
+#[test]
 fn a_refusal_fits_its_frame_and_keeps_the_token_to_itself() {
     let long = "x".repeat(1024);
     let dcc = token(TokenOrder {
@@ -228,8 +275,16 @@ fn a_refusal_fits_its_frame_and_keeps_the_token_to_itself() {
             }),
         ),
         register(None, "", &long),
+        register(
+            None,
+            "",
+            &token(TokenOrder {
+                tunnels: (0..40).map(|n| format!("{n}{}", "y".repeat(240))).collect(),
+                ..order()
+            }),
+        ),
     ] {
-        let refusal = authorize(&jwt(None), &ask, &AGENT, peer("127.0.0.1"), NOW).unwrap_err();
+        let refusal = authorize(&jwt(None), &ask, AGENT, peer("127.0.0.1"), NOW).unwrap_err();
         assert!(refusal.message.len() < 1024, "{}", refusal.message.len());
         assert!(!refusal.message.contains(ask.token.reveal()));
     }

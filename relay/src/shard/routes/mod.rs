@@ -74,14 +74,18 @@ struct Known {
 }
 
 impl Routes {
-    /// Takes a decision over, unless a newer one is known.
-    pub(crate) fn apply(&mut self, update: Arc<RouteUpdate>, now: Moment) {
+    /// Takes a decision over, unless a newer one is known; whether an agent that serves the name does so
+    /// for another owner now.
+    pub(crate) fn apply(&mut self, update: Arc<RouteUpdate>, now: Moment) -> bool {
         let known = self.routes.get(&update.tunnel);
         if known.is_some_and(|known| known.update.revision >= update.revision) {
-            return;
+            return false;
         }
         self.let_go(&update);
         let known = self.routes.remove(&update.tunnel);
+        let has_changed = known
+            .as_ref()
+            .is_some_and(|known| has_other_owner(&known.update, &update));
         self.wake(&Aim::Tunnel(update.tunnel.clone()));
         self.wake(&Aim::Kind(update.info.dcc.clone()));
         let before = known.as_ref().map(|known| &*known.update);
@@ -89,13 +93,14 @@ impl Routes {
         self.kinds.change(before, now_here);
         if update.forget {
             self.names.remove(&update.tunnel);
-            return;
+            return has_changed;
         }
         if known.is_none() {
             self.names.insert(update.tunnel.clone());
         }
         let known = Known::new(known, update, now);
         self.routes.insert(known.update.tunnel.clone(), known);
+        has_changed
     }
 
     /// Ready once the agent with that tag serves the tunnel no more, or did not when this was asked.
@@ -231,6 +236,17 @@ impl Routes {
 fn serves(update: &RouteUpdate, agent: AgentTag, generation: Generation) -> bool {
     let mut agents = update.agents.iter();
     !update.forget && agents.any(|it| (it.tag, it.generation) == (agent, generation))
+}
+
+/// Whether one of the agents of `before` serves the name for another owner in `now`.
+fn has_other_owner(before: &RouteUpdate, now: &RouteUpdate) -> bool {
+    let is_other = |agent: &ServingAgent| {
+        let mut earlier = before.agents.iter().filter(|it| it.tag == agent.tag);
+        // Of one that was away, what was said last: its sessions may have gone on.
+        let earlier = earlier.next().map_or(&before.info, |it| &it.info);
+        earlier.owner != agent.info.owner
+    };
+    now.agents.iter().any(is_other)
 }
 
 impl Known {

@@ -1,0 +1,180 @@
+//! A renewal that lets fewer callers in ends what those have who lost access, and nothing else.
+
+use anyhow::{Context, Result, bail, ensure};
+use bytes::Bytes;
+use tieline_e2e::behaviour::studio::{SECRET, order, studio, token};
+use tieline_e2e::behaviour::{TestRelay, WireAgent, WireKey, registration, soon};
+use tieline_e2e::on_each_driver;
+use tieline_relay::cli::TokenOrder;
+use tieline_relay::{CallerAuth, DriverChoice};
+use tieline_wire::{Event, Register, Scheme, SessionId, Token};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+
+on_each_driver!(a_renewal_that_narrows_resets_those_who_lost_access_and_only_those);
+
+/// Callers of each kind and holder: enough to have some on each shard, and so sessions that cross.
+const CALLERS: usize = 6;
+
+/// The head of a stream of events that does not end, and its first event.
+const STREAM: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: one\n\n";
+
+fn of(sub: &str, groups: &[&str], reach: &[&str]) -> Result<String> {
+    let texts = |list: &[&str]| list.iter().map(|&it| it.to_owned()).collect();
+    let order = TokenOrder {
+        subject: sub.to_owned(),
+        groups: texts(groups),
+        reach: texts(reach),
+        ..order()
+    };
+    token(order, &SECRET, 0)
+}
+
+/// What the agent is told to do.
+enum Order {
+    /// Register with this token; the answer counts as said.
+    Register(String),
+    /// Send this to every session that is open.
+    Say(&'static [u8]),
+}
+
+/// Serves streams of events until the orders end; tells of each registration that was granted.
+async fn serve(
+    mut agent: WireAgent,
+    mut orders: mpsc::Receiver<Order>,
+    granted: mpsc::Sender<()>,
+) -> Result<()> {
+    let mut open: Vec<SessionId> = Vec::new();
+    loop {
+        let order = tokio::select! {
+            order = orders.recv() => order,
+            event = agent.event() => {
+                match event?.context("the relay closed the link")? {
+                    Event::Open { session, .. } => {
+                        agent.mux.opened(session);
+                        agent.mux.send(session, Bytes::from_static(STREAM), false)?;
+                        open.push(session);
+                    }
+                    Event::Reset { session, .. } => open.retain(|it| *it != session),
+                    Event::RegisterAck(ack) => {
+                        ack.outcome?;
+                        granted.send(()).await?;
+                    }
+                    Event::GoAway(away) => bail!("the relay says {away:?}"),
+                    _ => {}
+                }
+                agent.flush().await?;
+                continue;
+            }
+        };
+        match order {
+            None => return Ok(()),
+            Some(Order::Register(token)) => agent.mux.register(&Register {
+                scheme: Scheme::Http,
+                token: Token::new(token),
+                ..registration(Some("maya"))
+            }),
+            Some(Order::Say(text)) => {
+                for session in &open {
+                    agent.mux.send(*session, Bytes::from_static(text), false)?;
+                }
+            }
+        }
+        agent.flush().await?;
+    }
+}
+
+/// A caller that reads the stream, over HTTP or raw.
+async fn caller(relay: &TestRelay, token: &str, is_raw: bool) -> Result<TcpStream> {
+    let (address, said) = match is_raw {
+        true => {
+            let text = format!("maya\n{token}");
+            let length = u16::try_from(text.len())?.to_be_bytes();
+            (relay.tcp_address(), [&length, text.as_bytes()].concat())
+        }
+        false => {
+            let head = format!(
+                "GET /w/maya/ HTTP/1.1\r\nHost: r\r\nAuthorization: Bearer {token}\r\n\r\n"
+            );
+            (relay.http_address(), head.into_bytes())
+        }
+    };
+    let mut stream = TcpStream::connect(address).await?;
+    stream.write_all(&said).await?;
+    until(&mut stream, b"data: one\n\n").await?;
+    Ok(stream)
+}
+
+/// Reads until `wanted` was there.
+async fn until(stream: &mut TcpStream, wanted: &[u8]) -> Result<()> {
+    let mut read = Vec::new();
+    while !read.windows(wanted.len()).any(|it| it == wanted) {
+        let count = soon("an event", stream.read_buf(&mut read)).await??;
+        ensure!(count > 0, "it ended: {}", String::from_utf8_lossy(&read));
+    }
+    Ok(())
+}
+
+async fn a_renewal_that_narrows_resets_those_who_lost_access_and_only_those(
+    driver: DriverChoice,
+) -> Result<()> {
+    let auth = studio()?;
+    let relay = TestRelay::with()
+        .shards(2)
+        .driver(driver)
+        .config(|config| {
+            config.auth = auth;
+            config.caller_auth = CallerAuth::Token;
+        })
+        .start()?;
+    let agent = WireAgent::dial(relay.agent_address(), &WireKey::new()?, 1).await?;
+    let (orders, taken) = mpsc::channel(4);
+    let (granted, mut grants) = mpsc::channel(4);
+    let serving = tokio::spawn(serve(agent, taken, granted));
+    orders
+        .send(Order::Register(of("ada", &["fx"], &[])?))
+        .await?;
+    soon("a grant", grants.recv()).await?;
+
+    let (mut stay, mut lose) = (Vec::new(), Vec::new());
+    for is_raw in [true, false] {
+        for _ in 0..CALLERS {
+            for token in [of("ada", &[], &[])?, of("cyd", &[], &["maya"])?] {
+                stay.push(caller(&relay, &token, is_raw).await?);
+            }
+            let bobs = of("bob", &["fx"], &[])?;
+            lose.push((caller(&relay, &bobs, is_raw).await?, is_raw));
+        }
+    }
+    // The same again ends nothing.
+    orders
+        .send(Order::Register(of("ada", &["fx"], &[])?))
+        .await?;
+    soon("a grant", grants.recv()).await?;
+    orders.send(Order::Say(b"data: two\n\n")).await?;
+    let losing = lose.iter_mut().map(|(stream, _)| stream);
+    for stream in stay.iter_mut().chain(losing) {
+        until(stream, b"data: two\n\n").await?;
+    }
+
+    orders.send(Order::Register(of("ada", &[], &[])?)).await?;
+    soon("a grant", grants.recv()).await?;
+    for (stream, is_raw) in &mut lose {
+        let mut read = Vec::new();
+        let end = soon("the end of a stream", stream.read_to_end(&mut read)).await?;
+        // The last chunk is what makes an answer over HTTP whole.
+        let is_whole = end.is_ok() && (*is_raw || read.ends_with(b"0\r\n\r\n"));
+        ensure!(!is_whole, "it ended as if it were whole");
+    }
+    orders.send(Order::Say(b"data: three\n\n")).await?;
+    for stream in &mut stay {
+        until(stream, b"data: three\n\n").await?;
+    }
+    let metrics = relay.metrics().await?;
+    let reset = metrics.labelled("relay_session_resets_total", "auth_changed");
+    ensure!(reset == i64::try_from(lose.len())?, "{metrics}");
+    drop(orders);
+    serving.await??;
+    Ok(())
+}
