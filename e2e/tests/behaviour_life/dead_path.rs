@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use tieline_e2e::behaviour::{Target, TestAgent, TestRelay, soon};
+use tieline_e2e::behaviour::{HttpStream, Target, TestAgent, TestRelay, soon};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
@@ -14,6 +14,9 @@ use tokio::task::JoinHandle;
 
 /// What is promised, and what a busy machine takes.
 const NOTICED_MAX: Duration = Duration::from_secs(10);
+
+/// After this long a link has been silent for longer than a relay is sure of it.
+const SILENCE: Duration = Duration::from_millis(1_500);
 
 /// A network in between. What it is told to lose, it takes and drops; connections that are made
 /// afterwards work.
@@ -95,28 +98,60 @@ async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, loses: impl Fn()
     }
 }
 
-async fn rig() -> Result<(TestRelay, Network, Target, TestAgent)> {
-    let relay = TestRelay::with().shards(2).start()?;
-    let network = Network::start(&relay).await?;
-    let target = Target::http_requests(|mut http, _| async move {
-        http.respond("200 OK", "", b"hello").await?;
-        Ok(http)
-    })
-    .await?;
-    let agent = TestAgent::of(&target).named("maya");
-    let agent = agent.start_at(&network.address).await?;
-    Ok((relay, network, target, agent))
+/// A relay, a network and an agent; and a target that counts its calls.
+struct Rig {
+    relay: TestRelay,
+    network: Network,
+    agent: TestAgent,
+    calls: Arc<AtomicUsize>,
+    _target: Target,
+}
+
+impl Rig {
+    async fn start() -> Result<Self> {
+        let relay = TestRelay::with().shards(2).start()?;
+        let network = Network::start(&relay).await?;
+        let calls = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&calls);
+        let target = Target::http_requests(move |mut http, _| {
+            counted.fetch_add(1, Ordering::SeqCst);
+            async move {
+                http.respond("200 OK", "", b"hello").await?;
+                Ok(http)
+            }
+        })
+        .await?;
+        let agent = TestAgent::of(&target).named("maya");
+        let agent = agent.start_at(&network.address).await?;
+        // It is about a link that has been silent for a while.
+        tokio::time::sleep(SILENCE).await;
+        Ok(Self {
+            relay,
+            network,
+            agent,
+            calls,
+            _target: target,
+        })
+    }
+
+    /// A call that must not run twice.
+    async fn post(&self) -> Result<HttpStream> {
+        let mut caller = self.relay.http().await?;
+        let request = "POST /w/maya/ HTTP/1.1\r\nHost: relay\r\nContent-Length: 2\r\n\r\n{}";
+        caller.write(request).await?;
+        Ok(caller)
+    }
 }
 
 #[tokio::test]
-async fn a_path_that_takes_nothing_to_the_agent_is_given_up_once_something_is_asked() -> Result<()>
+async fn a_call_over_a_path_that_takes_nothing_to_the_agent_is_not_sent_and_says_so() -> Result<()>
 {
-    let (relay, network, _target, _agent) = rig().await?;
-    network.lose(|it| &it.to_agent);
+    let rig = Rig::start().await?;
+    rig.network.lose(|it| &it.to_agent);
     let began = Instant::now();
-    let mut caller = relay.http().await?;
-    caller.get("/w/maya/").await?;
-    let metrics = relay
+    let mut caller = rig.post().await?;
+    let metrics = rig
+        .relay
         .until("the link is given up", |it| it.get("relay_links") == 0)
         .await?;
     ensure!(began.elapsed() < NOTICED_MAX, "{:?}", began.elapsed());
@@ -124,25 +159,32 @@ async fn a_path_that_takes_nothing_to_the_agent_is_given_up_once_something_is_as
         metrics.labelled("relay_link_evictions_total", "stale") == 1,
         "{metrics}"
     );
-    let (head, _) = soon("an answer", caller.answer()).await??;
-    ensure!([502, 503].contains(&head.status()), "{head:?}");
+    // The agent has nothing to say, and notices later.
+    let (head, body) = soon("an answer", caller.answer()).await??;
+    let text = String::from_utf8_lossy(&body.bytes);
+    ensure!(head.status() == 503 && text.contains("not_sent"), "{text}");
+    ensure!(rig.calls.load(Ordering::SeqCst) == 0);
     Ok(())
 }
 
 #[tokio::test]
-async fn a_path_that_takes_nothing_to_the_relay_is_given_up_by_the_agent_too() -> Result<()> {
-    let (relay, network, _target, mut agent) = rig().await?;
-    let before = network.losing.made.load(Ordering::SeqCst);
-    network.lose(|it| &it.to_relay);
+async fn a_call_over_a_path_that_takes_nothing_to_the_relay_runs_once_over_the_next_link()
+-> Result<()> {
+    let mut rig = Rig::start().await?;
+    let before = rig.network.losing.made.load(Ordering::SeqCst);
+    rig.network.lose(|it| &it.to_relay);
     let began = Instant::now();
-    let mut caller = relay.http().await?;
-    caller.get("/w/maya/").await?;
-    agent.registered().await?;
+    let mut callers = Vec::new();
+    for _ in 0..4 {
+        callers.push(rig.post().await?);
+    }
+    rig.agent.registered().await?;
     ensure!(began.elapsed() < NOTICED_MAX, "{:?}", began.elapsed());
-    ensure!(network.losing.made.load(Ordering::SeqCst) > before);
-    let mut next = relay.http().await?;
-    next.get("/w/maya/").await?;
-    let (head, _) = soon("the answer over the new link", next.answer()).await??;
-    ensure!(head.status() == 200, "{head:?}");
+    ensure!(rig.network.losing.made.load(Ordering::SeqCst) > before);
+    for mut caller in callers {
+        let (head, body) = soon("the answer over the new link", caller.answer()).await??;
+        ensure!(head.status() == 200, "{head:?} {body:?}");
+    }
+    ensure!(rig.calls.load(Ordering::SeqCst) == 4, "each runs once");
     Ok(())
 }

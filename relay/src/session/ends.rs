@@ -17,20 +17,23 @@ pub(super) struct Ends {
     pub(super) lane: RefCell<Seat>,
     /// The target's connection stood.
     is_opened: Cell<bool>,
-    /// The agent reset the session before that: its target had no byte of it.
+    /// Nothing is sent before that.
+    is_held_back: bool,
+    /// The session ended before its target had a byte of it.
     pub(super) is_not_sent: Cell<bool>,
     /// Counts the session, and what goes over it, for as long as its holder has it.
     pub(super) hold: Hold,
 }
 
 impl Ends {
-    pub(super) fn new(hold: Hold) -> Self {
+    pub(super) fn new(hold: Hold, is_held_back: bool) -> Self {
         Self {
             inbox: RefCell::default(),
             readable: Signal::default(),
             writable: Signal::default(),
             lane: RefCell::default(),
             is_opened: Cell::new(false),
+            is_held_back,
             is_not_sent: Cell::new(false),
             hold,
         }
@@ -39,6 +42,19 @@ impl Ends {
     /// The target's connection stands.
     pub(super) fn opened(&self) {
         self.is_opened.set(true);
+        if self.is_held_back {
+            self.writable.raise();
+        }
+    }
+
+    /// Whether the session's first bytes wait for its target's connection.
+    pub(super) fn is_held_back(&self) -> bool {
+        self.is_held_back && !self.is_opened.get()
+    }
+
+    /// The link is gone.
+    pub(super) fn lost(&self) {
+        self.is_not_sent.set(!self.hold.visit().has_sent());
     }
 
     /// The agent resets the session.

@@ -74,9 +74,11 @@ impl Session {
             if let Some(reason) = self.reset_reason() {
                 return Poll::Ready(Err(reason));
             }
-            let capacity = self.link.state.borrow_mut().mux.send_capacity(self.id);
-            if capacity > 0 {
-                return Poll::Ready(Ok(capacity));
+            if !self.ends.is_held_back() {
+                let capacity = self.link.state.borrow_mut().mux.send_capacity(self.id);
+                if capacity > 0 {
+                    return Poll::Ready(Ok(capacity));
+                }
             }
             if self.ends.writable.poll_wait(cx).is_pending() {
                 return Poll::Pending;

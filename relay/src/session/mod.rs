@@ -23,7 +23,7 @@ use tracing::debug;
 
 use crate::clock::Clock;
 use crate::io::Signal;
-use crate::metrics::{Direction, DropKind, ShardMetrics};
+use crate::metrics::{Direction, DropKind, FrontendKind, ShardMetrics};
 
 mod asking;
 mod ends;
@@ -47,6 +47,11 @@ use lanes::Seat;
 pub(crate) use lanes::{Lane, Lanes, shard_of};
 pub(crate) use stream::{SessionEnded, SessionStream};
 pub(crate) use visit::{Noted, Visit, Visitor};
+
+/// A link that has been silent for longer than this may be dead: a request over it is held back until the
+/// agent has answered to its session's opening, so that it can be sent again if the link turns out to be
+/// gone. It costs a round trip, and only where nothing has been said for a while.
+const SURE_FOR: Duration = Duration::from_secs(1);
 
 /// One link's mux, shared by the link's driver and the sessions on it.
 pub(crate) struct SharedMux {
@@ -130,8 +135,11 @@ impl SharedMux {
             tunnel: tunnel.clone(),
             mode: Mode::Bytes,
         })?;
-        let hold = held.hold(Visit::new(id, self.clock.now(), visitor));
-        let ends = Rc::new(Ends::new(hold));
+        let now = self.clock.now();
+        let is_sure = state.mux.last_heard() + SURE_FOR >= now;
+        let is_held_back = !is_sure && matches!(visitor.kind, FrontendKind::Http);
+        let hold = held.hold(Visit::new(id, now, visitor));
+        let ends = Rc::new(Ends::new(hold, is_held_back));
         state.sessions.insert(id, Rc::clone(&ends));
         self.count_sessions(&mut state);
         drop(state);
@@ -366,6 +374,7 @@ impl SharedMux {
                 continue;
             }
             self.metrics.session_reset(Reason::LinkLost);
+            ends.lost();
             ends.end(InboxEnd::Reset(Reason::LinkLost), &self.metrics);
         }
         let open = std::mem::take(&mut state.counted_sessions);

@@ -58,6 +58,11 @@ impl Visit {
         }
     }
 
+    /// Whether anything was sent towards the target.
+    pub(super) fn has_sent(&self) -> bool {
+        self.to_target.get() > 0
+    }
+
     /// Payload went over it.
     pub(super) fn moved(&self, direction: Direction, count: usize) {
         let sum = match direction {

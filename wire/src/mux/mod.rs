@@ -298,6 +298,12 @@ impl Mux {
         self.timers.last_received()
     }
 
+    /// When something was last heard that shows that the peer hears us: anything but its own pings.
+    #[must_use]
+    pub const fn last_heard(&self) -> Moment {
+        self.timers.last_heard()
+    }
+
     /// True while something that was sent is not known to have arrived: [`Mux::poll_timeout`] is
     /// near then.
     #[must_use]

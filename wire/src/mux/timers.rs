@@ -78,6 +78,11 @@ impl Timers {
         self.heard_at = now;
     }
 
+    /// When something else than a ping of the peer's was last heard.
+    pub(super) const fn last_heard(&self) -> Moment {
+        self.heard_at
+    }
+
     /// A frame left that is to be known to have arrived.
     pub(super) fn asked(&mut self, now: Moment) {
         self.asked_at.get_or_insert(now);
