@@ -108,8 +108,12 @@ struct Rig {
 }
 
 impl Rig {
-    async fn start() -> Result<Self> {
-        let relay = TestRelay::with().shards(2).start()?;
+    /// Callers wait for an agent that is away for `grace`.
+    async fn start(grace: Duration) -> Result<Self> {
+        let relay = TestRelay::with().shards(2);
+        let relay = relay
+            .config(move |config| config.http.offline_grace = grace)
+            .start()?;
         let network = Network::start(&relay).await?;
         let calls = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&calls);
@@ -146,7 +150,7 @@ impl Rig {
 #[tokio::test]
 async fn a_call_over_a_path_that_takes_nothing_to_the_agent_is_not_sent_and_says_so() -> Result<()>
 {
-    let rig = Rig::start().await?;
+    let rig = Rig::start(Duration::from_millis(500)).await?;
     rig.network.lose(|it| &it.to_agent);
     let began = Instant::now();
     let mut caller = rig.post().await?;
@@ -170,7 +174,8 @@ async fn a_call_over_a_path_that_takes_nothing_to_the_agent_is_not_sent_and_says
 #[tokio::test]
 async fn a_call_over_a_path_that_takes_nothing_to_the_relay_runs_once_over_the_next_link()
 -> Result<()> {
-    let mut rig = Rig::start().await?;
+    // Longer than an agent takes to dial again, also on a busy machine.
+    let mut rig = Rig::start(Duration::from_secs(60)).await?;
     let before = rig.network.losing.made.load(Ordering::SeqCst);
     rig.network.lose(|it| &it.to_relay);
     let began = Instant::now();
