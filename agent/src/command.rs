@@ -31,14 +31,7 @@ const USAGE: u8 = 2;
 /// The exit code, after help or a line that says what is wrong.
 pub fn parse() -> Result<Cli, ExitCode> {
     let cli = Cli::try_parse().map_err(|error| {
-        let text = error.render().to_string();
-        match masked(&text) {
-            // A token in the wrong place is not for the scroll-back.
-            Cow::Owned(text) if error.use_stderr() => say_lines_to_stderr(&text.trim_end()),
-            // Help shows what variables hold.
-            Cow::Owned(text) => say_lines(&text.trim_end()),
-            Cow::Borrowed(_) => drop(error.print()),
-        }
+        show_usage(&error);
         ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(USAGE))
     })?;
     let reads_none = matches!(
@@ -50,6 +43,18 @@ pub fn parse() -> Result<Cli, ExitCode> {
         return Err(ExitCode::from(USAGE));
     }
     Ok(cli)
+}
+
+/// Shows help, or what is wrong with a command line.
+pub(crate) fn show_usage(error: &clap::Error) {
+    let text = error.render().to_string();
+    match masked(&text) {
+        // A token in the wrong place is not for the scroll-back.
+        Cow::Owned(text) if error.use_stderr() => say_lines_to_stderr(&text.trim_end()),
+        // Help shows what variables hold.
+        Cow::Owned(text) => say_lines(&text.trim_end()),
+        Cow::Borrowed(_) => drop(error.print()),
+    }
 }
 
 /// Whether what is logged may have colours: standard error is a terminal that shows them.

@@ -221,6 +221,10 @@ fn a_pasted_token_is_never_echoed() {
         assert!(!all.contains("eyJ") && !all.is_empty(), "{all}");
         assert!(!is_said || all.contains("looks like a token"), "{all}");
     }
+    let install = ["service", "install", "--dry-run", "--", "--links", &token];
+    let (code, out, err) = run(&mut tieline(&install));
+    assert_eq!(code, Some(2));
+    assert!(!(out + &err).contains("eyJ"), "{err}");
     let (code, out, _) = run(tieline(&["serve", "--help"]).env("TIELINE_TOKEN_FILE", &token));
     assert_eq!(code, Some(0));
     assert!(

@@ -14,6 +14,7 @@ use serde_json::json;
 
 use self::plan::{Installed, Order, Plan, ServiceError, Step};
 use crate::cli::{Cli, Command};
+use crate::command::show_usage;
 use crate::config::{Config, DRAIN_TIMEOUT, File};
 use crate::paint::{GOOD, WARN, complain, paint, print_json, say, say_lines, warn};
 
@@ -93,7 +94,7 @@ fn install(args: &InstallArgs) -> Result<u8, ServiceError> {
     let cli = match Cli::try_parse_from(line.chain(args.serve.iter().cloned())) {
         Ok(cli) => cli,
         Err(error) => {
-            let _ = error.print();
+            show_usage(&error);
             return Ok(USAGE);
         }
     };
