@@ -124,6 +124,20 @@ impl Node {
         Ok(Self { ready, node })
     }
 
+    /// A command that runs a script of the fixtures, with others preloaded. Its first argument is
+    /// the folder of the packages.
+    #[must_use]
+    pub fn script(&self, script: &str, preload: &[&str]) -> Command {
+        let mut command = Command::new(&self.node);
+        for script in preload {
+            command.arg("--require").arg(fixtures().join(script));
+        }
+        command.arg(fixtures().join(script));
+        command.arg(self.ready.directory.join("node_modules"));
+        without_proxies(&mut command);
+        command
+    }
+
     /// A command that runs an installed program, with fixtures preloaded.
     #[must_use]
     pub fn program(&self, program: &str, preload: &[&str]) -> Command {

@@ -137,6 +137,39 @@ impl Setup {
         Server::start(script, &mut self.python()?.script(script))
     }
 
+    /// Starts a server that is its own authorization server. It takes `url` for its own, or its
+    /// address.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn login_server(&self, url: Option<&str>) -> Result<Server> {
+        let script = "server_login.py";
+        Server::start(script, self.python()?.script(script).args(url))
+    }
+
+    /// The Python SDK logs in at `url`; returns its report.
+    ///
+    /// # Errors
+    /// The client failed, or took too long.
+    pub fn login_python(&self, url: &str) -> Result<Value> {
+        let script = "client_login.py";
+        report(script, self.python()?.script(script).arg(url))
+    }
+
+    /// The TypeScript SDK logs in at `url`; returns its report.
+    ///
+    /// # Errors
+    /// The client failed, or took too long.
+    pub fn login_typescript(&self, url: &str) -> Result<Value> {
+        let script = "client_login.mjs";
+        report(
+            script,
+            self.node()?
+                .script(script, &["resolve-test-names.cjs"])
+                .arg(url),
+        )
+    }
+
     /// Runs every scenario of npm's `conformance` that `revision` requires of a server against
     /// `url`: what it printed, how it ended, and what it kept of each scenario.
     ///
@@ -231,6 +264,12 @@ impl Setup {
         command.args(arguments).env("HOME", home.path());
         Process::spawn("mcp-inspector", &mut command)?.finish(CLIENT_LIMIT)
     }
+}
+
+/// What a client script prints, as JSON.
+fn report(script: &str, command: &mut Command) -> Result<Value> {
+    let printed = Process::spawn(script, command)?.finish(CLIENT_LIMIT)?;
+    serde_json::from_str(&printed).with_context(|| format!("{script} printed {printed:?}"))
 }
 
 /// What a test needs on this machine.

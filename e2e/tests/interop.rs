@@ -29,6 +29,8 @@ mod era_2026;
 mod everything;
 #[path = "interop/inspector.rs"]
 mod inspector;
+#[path = "interop/login.rs"]
+mod login;
 #[path = "interop/spacing.rs"]
 mod spacing;
 
@@ -100,6 +102,7 @@ fn main() -> ExitCode {
         inspector::cases(),
         bridges::cases(),
         conformance::cases(),
+        login::cases(),
     ];
     let cases: Vec<(Case, Path)> = groups
         .into_iter()

@@ -7,6 +7,7 @@
 
 mod body;
 pub mod cors;
+pub mod documents;
 mod endpoints;
 pub mod events;
 mod exchange;

@@ -13,6 +13,7 @@ use tieline_wire::{Reason, TunnelId};
 use super::Gateway;
 use super::callers::Presented;
 use super::forward::{Asked, Front};
+use super::login::{self, Login};
 use super::ours::Ours;
 use super::problem::Problem;
 use super::rewrite::Mapping;
@@ -57,9 +58,16 @@ pub(super) struct Destination {
     pub(super) is_get: bool,
     /// What it says of an `mcp_session`.
     pub(super) session: Session,
+    /// Where else on the target metadata may stand that it asks for.
+    pub(super) places: Vec<PathAndQuery>,
 }
 
 impl Destination {
+    /// Whether it is for metadata of the target, which may hold URLs.
+    pub(super) fn is_metadata(&self) -> bool {
+        self.is_get && login::is_metadata(&self.mapping.path)
+    }
+
     /// Gives the target its own id of the `mcp_session` back.
     pub(super) fn unseal(&self, headers: &mut HeaderMap) {
         if let Session::Marked(id) = &self.session {
@@ -111,14 +119,14 @@ impl<G: Gateway> Front<G> {
             or_tunnel,
         } = named;
         let subject = self.gateway.subject(&presented.caller);
-        let (wanted, session) = self.wanted(parts, aim, &route, subject)?;
+        let (mut wanted, session, login_origin) = self.wanted(parts, aim, &route, subject)?;
         let is_any = matches!(wanted.aim, Aim::Kind(_));
         if is_any && matches!(session, Session::Unmarked) {
             return Err(Problem::session_gone());
         }
         let target = self.find(&wanted, presented, None).await?;
         session.check(&target)?;
-        let mapping = Mapping {
+        let mut mapping = Mapping {
             target,
             prefix: route.prefix.to_owned(),
             path: wanted.path.clone(),
@@ -127,12 +135,19 @@ impl<G: Gateway> Front<G> {
             https: asked.client.https,
             is_any,
             referer: None,
+            login_origin,
         };
         if let Err(problem) = mapping.check_exposed(&wanted) {
             return Err(match or_tunnel {
                 Some(tunnel) => self.unknown(tunnel, presented).await,
                 None => problem,
             });
+        }
+        if let Some((path, query)) = wanted.path.split_once('?')
+            && let Some(query) = mapping.with_resource(query.as_bytes())
+        {
+            wanted.path = [path, "?", &String::from_utf8_lossy(&query)].concat();
+            mapping.path = wanted.path.clone();
         }
         let path = PathAndQuery::from_maybe_shared(Bytes::from(wanted.path.clone()))
             .map_err(|_| Problem::bad_request("the path is not valid"))?;
@@ -143,6 +158,10 @@ impl<G: Gateway> Front<G> {
             version: parts.version,
             is_get: parts.method == Method::GET,
             session,
+            places: match parts.method == Method::GET {
+                true => login::places(&route),
+                false => Vec::new(),
+            },
         })
     }
 
@@ -179,7 +198,7 @@ impl<G: Gateway> Front<G> {
         aim: Aim,
         route: &Route<'_>,
         subject: Option<&str>,
-    ) -> Result<(Wanted, Session), Problem> {
+    ) -> Result<(Wanted, Session, Option<String>), Problem> {
         let sealer = self.gateway.sealer();
         let path = route.path();
         let (mut pin, mut session) = (None, Session::None);
@@ -199,7 +218,15 @@ impl<G: Gateway> Front<G> {
             }
             _ => None,
         };
-        let is_invited = invited.is_some();
+        let login = match &aim {
+            Aim::Tunnel(tunnel) => Login::of(sealer, tunnel, &path),
+            Aim::Kind(_) => None,
+        };
+        let is_invited = invited.is_some() || login.is_some();
+        let (login, origin) = match login {
+            Some(login) => (Some((login.pin, login.path)), login.origin),
+            None => (None, None),
+        };
         let path = match invited {
             // A mark on one thing says nothing of another.
             Some((to, _)) if pin.as_ref().is_some_and(|pin| *pin != to) => {
@@ -209,7 +236,13 @@ impl<G: Gateway> Front<G> {
                 pin = Some(to);
                 path.to_owned()
             }
-            None => path,
+            None => match login {
+                Some((to, path)) => {
+                    pin = pin.or(to);
+                    path
+                }
+                None => path,
+            },
         };
         let wanted = Wanted {
             aim,
@@ -217,7 +250,7 @@ impl<G: Gateway> Front<G> {
             path,
             is_invited,
         };
-        Ok((wanted, session))
+        Ok((wanted, session, origin))
     }
 
     /// The target that the request goes to.

@@ -20,6 +20,7 @@ use super::destination::{Destination, nowhere, seal_sessions};
 use super::endpoint::Endpoint;
 use super::events::Events;
 use super::forwarded::{Client, is_forwarded};
+use super::login;
 use super::origin::{self, Page};
 use super::pool::{Connection, Failure, Lease, Pool};
 use super::problem::{self, Problem};
@@ -153,13 +154,22 @@ impl<G: Gateway> Front<G> {
         let mut destination = self.destination(&parts, &asked, &presented, named).await?;
         trail.leads_to(destination.mapping.target.tunnel.as_str());
         let client = asked.client;
+        let asking = (&parts.method, &parts.headers);
+        let body = self
+            .body_for(&destination.mapping, asking, body, state)
+            .await?;
         let request = self.prepare(parts, body, &mut destination, client);
         let (connection, answer) = self
-            .exchange(request, &mut destination, &presented, state)
+            .ask(request, &mut destination, &presented, state)
             .await?;
         // The agent that it was to go to may have left meanwhile.
         trail.leads_to(destination.mapping.target.tunnel.as_str());
         state.head_arrived();
+        if destination.is_metadata() && login::is_document(&answer) {
+            return self
+                .pass_document(answer, connection, destination, presented, state)
+                .await;
+        }
         self.pass(answer, connection, destination, presented, state)
     }
 
@@ -213,6 +223,9 @@ impl<G: Gateway> Front<G> {
         let length = body.size_hint().exact();
         headers::for_next_hop(&mut parts.headers, parts.version, length);
         events::ask_for_plain(&parts.method, &mut parts.headers);
+        if destination.is_metadata() {
+            login::ask_for_whole(&mut parts.headers);
+        }
         destination.mapping.read(&mut parts.headers);
         let own = self.settings.target_authorization.as_ref();
         claims::drop_from_request(&mut parts.headers, client.is_trusted(), own);
@@ -238,7 +251,7 @@ impl<G: Gateway> Front<G> {
 
     /// Sends the request over the kept connection or a new one; `destination` has the target in the
     /// end that it went to.
-    async fn exchange(
+    pub(super) async fn exchange(
         &self,
         mut request: Request<RequestBody>,
         destination: &mut Destination,

@@ -21,6 +21,7 @@ mod exposure;
 mod forward;
 mod forwarded;
 mod listing;
+mod login;
 mod origin;
 mod ours;
 mod pool;

@@ -39,16 +39,24 @@ pub(super) struct Mapping {
     pub(super) is_any: bool,
     /// Path on the target of the page that led to the request, if that is the tunnel's.
     pub(super) referer: Option<Vec<u8>>,
+    /// Scheme and authority as the target writes its own, if the request is for an endpoint of a
+    /// target that does not know its public URL.
+    pub(super) login_origin: Option<String>,
 }
 
 impl Mapping {
     /// Whether callers may ask the target for that path.
     pub(super) fn check_exposed(&self, wanted: &Wanted) -> Result<(), Problem> {
-        if wanted.is_invited || is_exposed(&self.target.exposed, &self.path) {
+        if wanted.is_invited || self.is_open(&self.path) {
             return Ok(());
         }
         let url = [&self.prefix[..], &self.target.base_path].concat();
         Err(Problem::not_exposed(&url))
+    }
+
+    /// Whether callers may ask the target for `path` by themselves.
+    pub(super) fn is_open(&self, path: &str) -> bool {
+        is_exposed(&self.target.exposed, path)
     }
 
     /// Whether the same URL may lead to another agent next time.
@@ -110,6 +118,7 @@ impl Mapping {
         for name in [LOCATION, CONTENT_LOCATION] {
             values(headers, name, |value| self.location(value));
         }
+        values(headers, LOCATION, |value| self.with_issuer(value));
         values(headers, LINK, |value| {
             links(value, |url| self.location(url))
         });
@@ -167,7 +176,7 @@ impl Mapping {
         label.eq_ignore_ascii_case(self.target.tunnel.as_str())
     }
 
-    fn scheme(&self) -> &'static [u8] {
+    pub(super) fn scheme(&self) -> &'static [u8] {
         if self.https { b"https:" } else { b"http:" }
     }
 
@@ -184,7 +193,7 @@ impl Mapping {
 
     /// A URL at the relay that names no tunnel, cut in front of its path: a target that believes
     /// `X-Forwarded-Host` and does not know its prefix writes such.
-    fn without_a_tunnel<'a>(
+    pub(super) fn without_a_tunnel<'a>(
         &self,
         value: &'a [u8],
         rest: &'a [u8],
@@ -197,7 +206,7 @@ impl Mapping {
     }
 
     /// The prefix that a URL needs which names the relay by host.
-    fn prefix_at_relay(&self) -> String {
+    pub(super) fn prefix_at_relay(&self) -> String {
         match self.prefix.is_empty() {
             true => ["/w/", self.target.tunnel.as_str()].concat(),
             false => self.prefix.clone(),
@@ -205,7 +214,7 @@ impl Mapping {
     }
 
     /// The part behind the authority, if that is the target's.
-    fn own<'a>(&self, rest: &'a [u8], https: bool) -> Option<&'a [u8]> {
+    pub(super) fn own<'a>(&self, rest: &'a [u8], https: bool) -> Option<&'a [u8]> {
         let (authority, path) = split_authority(rest);
         let origin = Origin::parse(authority, default_port(https))?;
         origin.is_same(&self.target.origin).then_some(path)
@@ -250,7 +259,7 @@ impl Mapping {
     }
 
     /// What stands in front of the path in a public URL.
-    fn start(&self, scheme: &[u8]) -> Vec<u8> {
+    pub(super) fn start(&self, scheme: &[u8]) -> Vec<u8> {
         match self.public() {
             Some(public) => [scheme, b"//", public].concat(),
             None => Vec::new(),

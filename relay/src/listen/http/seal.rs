@@ -30,6 +30,7 @@ pub(crate) struct Sealer(hmac::Key);
 enum On {
     Session = 1,
     Path = 2,
+    Login = 3,
 }
 
 impl Sealer {
@@ -74,6 +75,25 @@ impl Sealer {
         let (mark, path) = rest.split_at_checked(MARK_CHARS)?;
         let pin = self.check(On::Path, tunnel.clone(), caller, path, mark)?;
         Some((pin, path))
+    }
+
+    /// What leads to an endpoint where callers log in, behind the tunnel's prefix. It is for every
+    /// caller: a person's browser goes there, which is not the client that was told.
+    pub(super) fn login(&self, pin: &Pin, text: &str) -> String {
+        let mark = self.mark(On::Login, pin, None, text);
+        [IN_PATH, &mark, text].concat()
+    }
+
+    /// Takes such a path apart: where it leads, and the text.
+    pub(super) fn open_login<'a>(
+        &self,
+        tunnel: &TunnelId,
+        sealed: &'a str,
+    ) -> Option<(Pin, &'a str)> {
+        let rest = sealed.strip_prefix(IN_PATH)?;
+        let (mark, text) = rest.split_at_checked(MARK_CHARS)?;
+        let pin = self.check(On::Login, tunnel.clone(), None, text, mark)?;
+        Some((pin, text))
     }
 
     fn mark(&self, on: On, pin: &Pin, caller: Option<&str>, text: &str) -> String {

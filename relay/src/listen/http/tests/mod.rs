@@ -8,6 +8,7 @@ mod forwarding;
 mod http2;
 mod hygiene;
 mod lives;
+mod login;
 mod pages;
 mod peer;
 mod quiet_streams;

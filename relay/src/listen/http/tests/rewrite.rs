@@ -42,6 +42,7 @@ fn mapping_to(target: Target, path: &str) -> Mapping {
         https: true,
         is_any: false,
         referer: None,
+        login_origin: None,
     }
 }
 

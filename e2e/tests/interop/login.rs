@@ -1,0 +1,65 @@
+//! Clients log in with OAuth at a server that is its own authorization server, whichever URL that
+//! takes for its own.
+
+use anyhow::{Result, ensure};
+use serde_json::json;
+use tieline_e2e::behaviour::{TestAgent, TestRelay};
+use tieline_e2e::interop::{Needs, Setup};
+use tieline_e2e::path::Path;
+use tieline_e2e::tunnel::Way;
+
+use crate::Case;
+
+/// Not through `tieline connect` with a token: a relay that takes tokens of callers leaves their
+/// `Authorization` no place for another one.
+const PATHS: &[Path] = &[
+    Path::Direct,
+    Path::RELAY,
+    Path::Tunnel(Way::Kind),
+    Path::ANY_OF_KIND,
+    Path::Tunnel(Way::Domain),
+];
+
+pub(crate) fn cases() -> Vec<Case> {
+    let case = |name, check| Case::new("login", name, Needs::PythonAndNode, check);
+    vec![
+        case("at_a_server_that_knows_its_own_address", own).on(PATHS),
+        case("at_a_server_that_knows_its_public_url", public).on(&[Path::RELAY]),
+        case("at_a_server_that_knows_the_relays_host", host).on(&[Path::RELAY]),
+    ]
+}
+
+fn own(setup: &Setup, path: Path) -> Result<()> {
+    let server = setup.login_server(None)?;
+    let way = path.open(server.url())?;
+    log_in(setup, way.url())
+}
+
+fn public(setup: &Setup, _: Path) -> Result<()> {
+    told(setup, "/w/studio/mcp")
+}
+
+fn host(setup: &Setup, _: Path) -> Result<()> {
+    told(setup, "/mcp")
+}
+
+/// The server takes `path` at the relay for its own URL.
+fn told(setup: &Setup, path: &str) -> Result<()> {
+    let relay = TestRelay::start()?;
+    let front = relay.http_address();
+    let server = setup.login_server(Some(&format!("http://{front}{path}")))?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let agent = TestAgent::to(server.url()).named("studio");
+    let _agent = runtime.block_on(agent.start(&relay))?;
+    log_in(setup, &format!("http://{front}/w/studio/mcp"))
+}
+
+fn log_in(setup: &Setup, url: &str) -> Result<()> {
+    let expected = json!({"text": "logged in", "logins": 1});
+    for report in [setup.login_python(url)?, setup.login_typescript(url)?] {
+        ensure!(report == expected, "{report:#}");
+    }
+    Ok(())
+}

@@ -1,0 +1,365 @@
+//! Logging in at a target that knows another address than its callers: the metadata of OAuth is
+//! looked for where the target has it, and what it says is mapped, both ways.
+//!
+//! A target either writes its public URL, and then all that it says fits, or its own. In the latter
+//! case the endpoints in its metadata get a mark, by which the relay knows such a target again without
+//! keeping anything: what a client then says of the resource is told in the target's own words.
+
+use std::rc::Rc;
+
+use bytes::{Bytes, BytesMut};
+use data_encoding::BASE64URL_NOPAD;
+use http::header::{
+    ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, ETAG, IF_MODIFIED_SINCE,
+    IF_NONE_MATCH, RANGE,
+};
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use tieline_hop::{copy_head, documents, headers};
+use tieline_wire::TunnelId;
+
+use super::Gateway;
+use super::body::{AnswerBody, Progress, RequestBody};
+use super::callers::Presented;
+use super::destination::{Destination, seal_sessions};
+use super::forward::Front;
+use super::ours::Whose;
+use super::pool::{Connection, Lease};
+use super::problem::Problem;
+use super::reference::{Reference, path_len};
+use super::rewrite::Mapping;
+use super::route::{Route, split_well_known};
+use super::seal::Sealer;
+use super::state::State;
+use super::wanted::Pin;
+use crate::registry::AgentTag;
+
+/// Longest form that is read to map a resource in it, in bytes.
+const FORM_BYTES_MAX: usize = 64 * 1024;
+
+/// Stands in front of a target's own origin in a mark's text.
+const ORIGIN: &str = "/=";
+
+/// Where the metadata of a resource stands (RFC 9728, section 3.1).
+const RESOURCE: &str = "/.well-known/oauth-protected-resource";
+
+/// An endpoint that a client was told in metadata.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Login {
+    /// The one agent that it belongs to, where several are behind the name.
+    pub(super) pin: Option<Pin>,
+    /// Path and query on the target.
+    pub(super) path: String,
+    /// Scheme and authority as the target writes its own, if it does not know its public URL.
+    pub(super) origin: Option<String>,
+}
+
+impl Login {
+    /// Reads a path behind a tunnel's prefix, with its query.
+    pub(super) fn of(sealer: &Sealer, tunnel: &TunnelId, path: &str) -> Option<Self> {
+        let (path, query) = path.split_at(path_len(path.as_bytes()));
+        let (pin, text) = sealer.open_login(tunnel, path)?;
+        let (origin, path) = match text.strip_prefix(ORIGIN) {
+            Some(rest) => {
+                let (origin, path) = rest.split_at(rest.find('/')?);
+                let origin = BASE64URL_NOPAD.decode(origin.as_bytes()).ok()?;
+                (Some(String::from_utf8(origin).ok()?), path)
+            }
+            None => (None, text),
+        };
+        Some(Self {
+            pin: (pin.agent != AgentTag::default()).then_some(pin),
+            path: [path, query].concat(),
+            origin,
+        })
+    }
+}
+
+/// Where else on the target metadata may stand, if that is what the route leads to.
+///
+/// A target that was configured with its public URL has it under the full path. One that serves
+/// several resources has it under each one's path, one that serves a single resource perhaps
+/// without any.
+pub(super) fn places(route: &Route<'_>) -> Vec<PathAndQuery> {
+    let Route {
+        well_known,
+        prefix,
+        rest,
+        ..
+    } = *route;
+    if well_known.is_empty() {
+        return Vec::new();
+    }
+    let mut places = Vec::new();
+    if let Some(short) = rest.strip_suffix('/') {
+        places.push([well_known, short].concat());
+    }
+    places.push([well_known, prefix, rest].concat());
+    if well_known == RESOURCE && !matches!(rest, "" | "/") {
+        places.push(well_known.to_owned());
+    }
+    places
+        .into_iter()
+        .filter_map(|place| PathAndQuery::from_maybe_shared(Bytes::from(place)).ok())
+        .collect()
+}
+
+/// True if `path` on a target is that of metadata.
+pub(super) fn is_metadata(path: &str) -> bool {
+    !split_well_known(path).0.is_empty()
+}
+
+/// Asks for metadata as a whole and in plain text.
+pub(super) fn ask_for_whole(headers: &mut HeaderMap) {
+    headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    for name in [RANGE, IF_NONE_MATCH, IF_MODIFIED_SINCE] {
+        headers.remove(name);
+    }
+}
+
+impl<G: Gateway> Front<G> {
+    /// Sends the request; one for metadata to each place where it may stand, until it is found.
+    pub(super) async fn ask(
+        &self,
+        request: Request<RequestBody>,
+        destination: &mut Destination,
+        presented: &Rc<Presented<G>>,
+        state: &Rc<State>,
+    ) -> Result<(Connection<G>, Response<Incoming>), Problem> {
+        let places = std::mem::take(&mut destination.places);
+        let head = Request::from_parts(copy_head(&request), ());
+        let first = self
+            .exchange(request, destination, presented, state)
+            .await?;
+        if first.1.status().is_success() {
+            return Ok(first);
+        }
+        for place in places {
+            let mut parts = copy_head(&head);
+            parts.uri = Uri::from(place);
+            let request = Request::from_parts(parts, RequestBody::new(None, Progress::new(state)));
+            let found = self.exchange(request, destination, presented, state).await;
+            if let Ok(found) = found
+                && found.1.status().is_success()
+            {
+                return Ok(found);
+            }
+        }
+        Ok(first)
+    }
+
+    /// Passes metadata on, mapped.
+    pub(super) async fn pass_document(
+        self: &Rc<Self>,
+        answer: Response<Incoming>,
+        connection: Connection<G>,
+        destination: Destination,
+        presented: Rc<Presented<G>>,
+        state: &Rc<State>,
+    ) -> Result<Response<AnswerBody<G>>, Problem> {
+        let (mut parts, body) = answer.into_parts();
+        let checked = headers::check_answer(parts.status, &parts.headers);
+        checked.map_err(Problem::target_invalid)?;
+        let lease = Lease::new(Rc::clone(self), connection, Rc::clone(&presented));
+        let body = Limited::new(body, documents::DOCUMENT_BYTES_MAX);
+        let body = body.collect().await.map_err(|error| {
+            match error.downcast_ref::<LengthLimitError>() {
+                Some(_) => Problem::target_invalid("its metadata is longer than 256 KiB"),
+                None => Problem::target_closed(),
+            }
+        })?;
+        lease.finish();
+        headers::for_caller(&mut parts.headers, None);
+        let mapping = destination.mapping;
+        mapping.apply(&mut parts.headers);
+        let sealer = self.gateway.sealer();
+        if mapping.is_of_several() {
+            let subject = self.gateway.subject(&presented.caller);
+            seal_sessions(&mut parts.headers, sealer, &mapping.target, subject);
+        }
+        let document = body.to_bytes();
+        let mapped = mapping.document(sealer, &document);
+        parts.headers.remove(CONTENT_LENGTH);
+        if mapped.is_some() {
+            // It is a name for what the target wrote (RFC 9110, section 8.8.3).
+            parts.headers.remove(ETAG);
+        }
+        parts.version = Version::HTTP_11;
+        let body = AnswerBody::own(mapped.map_or(document, Bytes::from), Rc::clone(state));
+        Ok(Response::from_parts(parts, body))
+    }
+
+    /// The body of a request; a form at a target that does not know its public URL names the
+    /// resource as that knows it.
+    pub(super) async fn body_for(
+        &self,
+        mapping: &Mapping,
+        (method, headers): (&Method, &HeaderMap),
+        body: RequestBody,
+        state: &Rc<State>,
+    ) -> Result<RequestBody, Problem> {
+        if !mapping.is_told_resources() || *method != Method::POST || !is_form(headers) {
+            return Ok(body);
+        }
+        let body = Limited::new(body, FORM_BYTES_MAX).collect().await;
+        let form = body
+            .map_err(|_| Problem::bad_request("the form is longer than 64 KiB, or broke off"))?
+            .to_bytes();
+        let mapped = mapping.with_resource(&form).map_or(form, Bytes::from);
+        Ok(RequestBody::again(mapped, Progress::new(state)))
+    }
+}
+
+/// True if an answer is a document that may hold URLs of the target.
+pub(super) fn is_document(answer: &Response<Incoming>) -> bool {
+    answer.status().is_success()
+        && documents::is_json(answer.headers())
+        && !answer.headers().contains_key(CONTENT_ENCODING)
+}
+
+fn is_form(headers: &HeaderMap) -> bool {
+    let media_type = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
+    let essence = media_type.and_then(|it| it.split(|b| *b == b';').next());
+    let is_form = |it: &[u8]| {
+        it.trim_ascii()
+            .eq_ignore_ascii_case(b"application/x-www-form-urlencoded")
+    };
+    essence.is_some_and(is_form) && !headers.contains_key(CONTENT_ENCODING)
+}
+
+impl Mapping {
+    /// Metadata in the public form; `None` if it can stay.
+    fn document(&self, sealer: &Sealer, document: &[u8]) -> Option<Vec<u8>> {
+        let issuer = documents::text(document, "issuer");
+        let origin = issuer.as_deref().and_then(|issuer| self.own_origin(issuer));
+        documents::texts(document, |field, url| {
+            let is_endpoint = field.ends_with("_endpoint") || field == "jwks_uri";
+            let marked = is_endpoint.then(|| self.marked(sealer, url, origin));
+            marked.flatten().or_else(|| self.public_url(url))
+        })
+    }
+
+    /// Scheme and authority of a URL that is the target's own, or the relay's without any tunnel.
+    fn own_origin<'a>(&self, url: &'a str) -> Option<&'a str> {
+        let Reference::Absolute { https, rest } = Reference::of(url.as_bytes()) else {
+            return None;
+        };
+        let own = self.own(rest, https);
+        let bare = || self.without_a_tunnel(url.as_bytes(), rest, https);
+        let path = own.or_else(|| bare().map(|(_, path)| path))?;
+        Some(&url[..url.len() - path.len()])
+    }
+
+    /// An identifier in the public form. One without a path has none behind the prefix: they are
+    /// compared letter by letter (RFC 8414, section 3.3).
+    fn public_url(&self, url: &str) -> Option<String> {
+        let Reference::Absolute { rest, .. } = Reference::of(url.as_bytes()) else {
+            return None;
+        };
+        let mapped = String::from_utf8(self.location(url.as_bytes())?).ok()?;
+        match rest.contains(&b'/') {
+            true => Some(mapped),
+            false => Some(mapped.trim_end_matches('/').to_owned()),
+        }
+    }
+
+    /// An endpoint in the public form, with a mark if callers may not ask for it by themselves, if
+    /// it is one agent's of several, or if the target does not know its public URL.
+    fn marked(&self, sealer: &Sealer, url: &str, origin: Option<&str>) -> Option<String> {
+        let Reference::Absolute { https, rest } = Reference::of(url.as_bytes()) else {
+            return None;
+        };
+        let path = String::from_utf8(self.own_path(url.as_bytes())?).ok()?;
+        let is_open = !self.is_of_several() && self.is_open(&path);
+        if path.contains(['?', '#']) || path.starts_with(ORIGIN) || (is_open && origin.is_none()) {
+            return None;
+        }
+        let text = match origin {
+            Some(origin) => [ORIGIN, &BASE64URL_NOPAD.encode(origin.as_bytes()), &path].concat(),
+            None => path,
+        };
+        let pin = match self.is_of_several() {
+            true => self.target.pin(),
+            false => Pin {
+                agent: AgentTag::default(),
+                ..self.target.pin()
+            },
+        };
+        let sealed = sealer.login(&pin, &text);
+        if self.own(rest, https).is_some() {
+            let start = String::from_utf8(self.start(self.scheme())).ok()?;
+            return Some([start, self.prefix_of_one(), sealed].concat());
+        }
+        let (authority, path) = tieline_hop::rewrite::split_authority(rest);
+        let prefix = match self.ours.whose(https, authority) {
+            Whose::Relay if self.prefix.is_empty() => self.prefix_at_relay(),
+            Whose::Relay => self.prefix_of_one(),
+            Whose::Tunnel(_) | Whose::Foreign => String::new(),
+        };
+        Some([&url[..url.len() - path.len()], &prefix, &sealed].concat())
+    }
+
+    /// True if what a client says of the resource is to be told in the target's own words.
+    fn is_told_resources(&self) -> bool {
+        self.login_origin.is_some()
+    }
+
+    /// A query or a form whose `resource` (RFC 8707) is the target's own; `None` if it can stay.
+    pub(super) fn with_resource(&self, pairs: &[u8]) -> Option<Vec<u8>> {
+        let origin = self.login_origin.as_deref()?;
+        with_value(pairs, "resource", |url| {
+            let Reference::Absolute { https, rest } = Reference::of(url.as_bytes()) else {
+                return None;
+            };
+            let (authority, _) = tieline_hop::rewrite::split_authority(rest);
+            if self.ours.whose(https, authority) == Whose::Foreign {
+                return None;
+            }
+            let path = String::from_utf8(self.own_path(url.as_bytes())?).ok()?;
+            let path = match url.ends_with('/') {
+                true => &path,
+                false => path.trim_end_matches('/'),
+            };
+            Some([origin, path].concat())
+        })
+    }
+
+    /// A redirect to a client that tells it the issuer (RFC 9207) in the public form; `None` if it
+    /// can stay.
+    pub(super) fn with_issuer(&self, location: &[u8]) -> Option<Vec<u8>> {
+        self.login_origin.as_ref()?;
+        let start = location.iter().position(|b| *b == b'?')? + 1;
+        let behind = &location[start..];
+        let end = behind.iter().position(|b| *b == b'#');
+        let (query, fragment) = behind.split_at(end.unwrap_or(behind.len()));
+        let mapped = with_value(query, "iss", |issuer| self.public_url(issuer))?;
+        Some([&location[..start], &mapped, fragment].concat())
+    }
+}
+
+/// Pairs as forms and queries have them, with `map` applied to the values of one name; `None` if they
+/// can stay.
+fn with_value(pairs: &[u8], name: &str, map: impl Fn(&str) -> Option<String>) -> Option<Vec<u8>> {
+    let mut out = BytesMut::with_capacity(pairs.len());
+    let mut is_changed = false;
+    for (at, pair) in pairs.split(|b| *b == b'&').enumerate() {
+        if at > 0 {
+            out.extend_from_slice(b"&");
+        }
+        let mapped = form_urlencoded::parse(pair)
+            .next()
+            .filter(|(key, _)| key == name)
+            .and_then(|(_, value)| map(&value));
+        match mapped {
+            Some(value) => {
+                let mut pair = form_urlencoded::Serializer::new(String::new());
+                out.extend_from_slice(pair.append_pair(name, &value).finish().as_bytes());
+                is_changed = true;
+            }
+            None => out.extend_from_slice(pair),
+        }
+    }
+    is_changed.then(|| out.to_vec())
+}
