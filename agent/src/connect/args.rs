@@ -8,7 +8,7 @@ use super::Connect;
 use super::error::ConnectError;
 
 /// Where the proxy listens unless told otherwise.
-pub const DEFAULT_LISTEN: &str = "127.0.0.1:51822";
+pub const DEFAULT_LISTEN: &str = "localhost:51822";
 
 /// Flags of `tieline connect`.
 #[derive(Debug, Args)]
@@ -16,7 +16,7 @@ pub struct ConnectArgs {
     /// The relay: https://host or http://host:port
     #[arg(long, value_name = "URL", env = "TIELINE_CONNECT_RELAY")]
     pub relay: String,
-    /// Where local clients reach the proxy
+    /// Where local clients reach the proxy; localhost:PORT is 127.0.0.1 and ::1
     #[arg(
         long,
         value_name = "ADDRESS",
@@ -33,6 +33,10 @@ pub struct ConnectArgs {
     /// Web origin whose pages may use the proxy, besides those of this machine; may be repeated
     #[arg(long = "allow-origin", value_name = "ORIGIN")]
     pub allow_origins: Vec<String>,
+    /// Name by which clients may call the proxy, besides localhost and its own address, such as
+    /// host.docker.internal; may be repeated
+    #[arg(long = "allow-host", value_name = "NAME")]
+    pub allow_hosts: Vec<String>,
     /// Allow --listen on an address that others reach: they can then use your token
     #[arg(long)]
     pub share_token_with_network: bool,
@@ -48,6 +52,9 @@ impl ConnectArgs {
             Connect::new(&self.relay)?.with_listen(&self.listen, self.share_token_with_network)?;
         for origin in &self.allow_origins {
             connect = connect.with_allowed_origin(origin)?;
+        }
+        for name in &self.allow_hosts {
+            connect = connect.with_allowed_host(name)?;
         }
         connect.token_file = self.token_file.clone();
         connect.ca = self.ca.clone();

@@ -2,6 +2,7 @@
 //! noted. Nothing is kept but the one frame in flight, so a slow reader slows its sender.
 
 use std::future::Future;
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -9,9 +10,11 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use tieline_hop::events::Events;
 
 use super::caller::State;
 use super::pool::{Lease, Track};
+use super::rewrite::Endpoint;
 
 /// A request's body on its way to the relay.
 pub(super) type RequestBody = tieline_hop::RequestBody<Progress>;
@@ -58,11 +61,26 @@ enum Content {
 /// What the relay answers, and the connection that it comes from.
 struct RelayBody {
     incoming: Incoming,
+    /// What finds endpoints in it, if it is a stream that may name some, and how to map them.
+    events: Option<Box<(Events, Endpoint)>>,
+    /// What comes behind bytes of a stream that were held back.
+    trailers: Option<Box<Frame<Bytes>>>,
     lease: Option<Lease>,
     /// True if the caller could take a plain close for the answer's end.
     is_cut_hidden: bool,
     /// Why the answer broke off, and how often the caller's connection was flushed before.
-    failed: Option<(hyper::Error, u64)>,
+    failed: Option<(Broken, u64)>,
+}
+
+/// Why an answer broke off.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Broken {
+    /// The relay's connection ended, or what it sent is not HTTP.
+    #[error(transparent)]
+    Hyper(#[from] hyper::Error),
+    /// The stream is not coded as its head says.
+    #[error(transparent)]
+    Coding(#[from] io::Error),
 }
 
 impl AnswerBody {
@@ -77,12 +95,15 @@ impl AnswerBody {
     /// The relay's, with the connection to give back at the end.
     pub(super) fn relay(
         incoming: Incoming,
+        events: Option<(Events, Endpoint)>,
         lease: Lease,
         is_cut_hidden: bool,
         state: Arc<State>,
     ) -> Self {
         let body = RelayBody {
             incoming,
+            events: events.map(Box::new),
+            trailers: None,
             lease: Some(lease),
             is_cut_hidden,
             failed: None,
@@ -102,12 +123,12 @@ impl Drop for AnswerBody {
 
 impl Body for AnswerBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = Broken;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         let this = &mut *self;
         match &mut this.content {
             Content::Own(body) => Poll::Ready(body.take().map(|body| Ok(Frame::data(body)))),
@@ -118,7 +139,7 @@ impl Body for AnswerBody {
     fn is_end_stream(&self) -> bool {
         match &self.content {
             Content::Own(body) => body.as_ref().is_none_or(Bytes::is_empty),
-            Content::Relay(body) => body.incoming.is_end_stream(),
+            Content::Relay(body) => body.is_end_stream(),
         }
     }
 
@@ -127,6 +148,7 @@ impl Body for AnswerBody {
             Content::Own(body) => {
                 SizeHint::with_exact(body.as_ref().map_or(0, |body| body.len() as u64))
             }
+            Content::Relay(body) if body.events.is_some() => SizeHint::default(),
             Content::Relay(body) => body.incoming.size_hint(),
         }
     }
@@ -137,24 +159,37 @@ impl RelayBody {
         &mut self,
         cx: &mut Context<'_>,
         state: &State,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        if self.failed.is_none() {
+    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        if let Some(trailers) = self.trailers.take() {
+            return Poll::Ready(Some(Ok(*trailers)));
+        }
+        while self.failed.is_none() {
+            match self.next_of_stream() {
+                Ok(Some(bytes)) => return Poll::Ready(Some(Ok(Frame::data(bytes)))),
+                Ok(None) => {}
+                Err(error) => {
+                    self.fail(error.into(), cx, state);
+                    break;
+                }
+            }
             match ready!(Pin::new(&mut self.incoming).poll_frame(cx)) {
                 Some(Ok(frame)) => {
                     if frame.is_trailers() || self.incoming.is_end_stream() {
                         self.finish();
                     }
-                    return Poll::Ready(Some(Ok(frame)));
+                    if let Some(frame) = self.pass(frame) {
+                        return Poll::Ready(Some(Ok(frame)));
+                    }
                 }
                 None => {
                     self.finish();
-                    return Poll::Ready(None);
+                    return Poll::Ready(self.rest().map(Ok));
                 }
                 Some(Err(error)) => {
-                    self.lease = None;
-                    self.failed = Some((error, state.flushes()));
-                    // Once: hyper flushes after this turn, and is to come back then.
-                    cx.waker().wake_by_ref();
+                    self.fail(error.into(), cx, state);
+                    if let Some(rest) = self.rest() {
+                        return Poll::Ready(Some(Ok(rest)));
+                    }
                 }
             }
         }
@@ -170,6 +205,53 @@ impl RelayBody {
             }
             None => Poll::Pending,
         }
+    }
+
+    fn fail(&mut self, error: Broken, cx: &Context<'_>, state: &State) {
+        self.lease = None;
+        self.failed = Some((error, state.flushes()));
+        // Once: hyper flushes after this turn, and is to come back then.
+        cx.waker().wake_by_ref();
+    }
+
+    /// What may go on of a stream.
+    fn next_of_stream(&mut self) -> io::Result<Option<Bytes>> {
+        match self.events.as_deref_mut() {
+            Some((events, endpoint)) => events.next(|url| endpoint.path(url)),
+            None => Ok(None),
+        }
+    }
+
+    /// What goes on of a frame at once.
+    fn pass(&mut self, frame: Frame<Bytes>) -> Option<Frame<Bytes>> {
+        let Some((events, _)) = self.events.as_deref_mut() else {
+            return Some(frame);
+        };
+        match frame.into_data() {
+            Ok(piece) => {
+                events.push(piece);
+                None
+            }
+            Err(trailers) => {
+                let rest = events.rest();
+                if rest.is_empty() {
+                    return Some(trailers);
+                }
+                self.trailers = Some(Box::new(trailers));
+                Some(Frame::data(rest))
+            }
+        }
+    }
+
+    /// What was held back of a stream that has ended.
+    fn rest(&mut self) -> Option<Frame<Bytes>> {
+        let rest = self.events.as_deref_mut()?.0.rest();
+        (!rest.is_empty()).then(|| Frame::data(rest))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let is_holding = self.events.as_ref().is_some_and(|it| it.0.is_holding());
+        self.incoming.is_end_stream() && self.trailers.is_none() && !is_holding
     }
 
     fn finish(&mut self) {

@@ -18,7 +18,7 @@ pub enum ConnectError {
         problem: &'static str,
     },
     /// The address to listen on has no meaning.
-    #[error("listen {text:?}: no address (expected such as 127.0.0.1:51822)")]
+    #[error("listen {text:?}: no address (expected such as localhost:51822)")]
     Listen {
         /// What was given.
         text: String,
@@ -35,6 +35,12 @@ pub enum ConnectError {
     /// A web origin has no meaning.
     #[error("allow-origin {text:?}: no origin (expected such as https://app.example)")]
     AllowOrigin {
+        /// What was given.
+        text: String,
+    },
+    /// A host to allow has no meaning.
+    #[error("allow-host {text:?}: no host name (expected such as host.docker.internal)")]
+    AllowHost {
         /// What was given.
         text: String,
     },

@@ -13,8 +13,10 @@ use serde::Serialize;
 pub enum ConnectEvent {
     /// Callers can come.
     Listening {
-        /// The bound address.
+        /// The bound address; the first of several.
         address: SocketAddr,
+        /// All of them: `localhost` has one in each family.
+        addresses: Vec<SocketAddr>,
         /// What stands in front of `/w/<tunnel>/…` in a client's configuration.
         url: String,
         /// The relay.
@@ -52,8 +54,10 @@ pub enum ConnectEvent {
 impl fmt::Display for ConnectEvent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Listening { address, relay, .. } => {
-                write!(f, "listening on {address} for {relay}")
+            Self::Listening {
+                addresses, relay, ..
+            } => {
+                write!(f, "listening on {} for {relay}", list(addresses))
             }
             Self::TokenReloaded => f.write_str("token reloaded"),
             Self::TokenKept { message } => {
@@ -77,6 +81,12 @@ impl fmt::Display for ConnectEvent {
             Self::Stopped => f.write_str("stopped"),
         }
     }
+}
+
+/// Addresses as people read them.
+pub(super) fn list(addresses: &[SocketAddr]) -> String {
+    let addresses: Vec<_> = addresses.iter().map(SocketAddr::to_string).collect();
+    addresses.join(" and ")
 }
 
 /// A function that is told every event. It must not block.

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::uri::PathAndQuery;
-use http::{Extensions, HeaderValue, Request, Response, StatusCode, Uri, Version};
+use http::{Extensions, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use http_body::Body;
 use hyper::body::Incoming;
+use tieline_hop::events::{Events, ask_for_plain, is_event_stream};
 use tieline_hop::headers::{
     check_answer, check_request, expects_continue, for_caller, kept_extensions,
 };
@@ -16,14 +17,15 @@ use tokio::time::{Instant, sleep};
 
 use super::body::{AnswerBody, Progress, RequestBody};
 use super::caller::State;
+use super::cors;
 use super::credential::Credential;
 use super::event::Hook;
 use super::headers::for_relay;
-use super::origin::{self, Origins};
+use super::origin::{self, Hosts, Origins};
 use super::outlook::Outlook;
 use super::pool::{Connection, Failure, Lease, Pool};
 use super::problem::Problem;
-use super::{cors, rewrite};
+use super::rewrite::{self, Endpoint};
 
 /// How long a body with `Expect: 100-continue` waits for the relay to ask for it.
 const CONTINUE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -43,6 +45,7 @@ pub(super) struct Front {
     pub(super) credential: Option<Credential>,
     pub(super) origins: Origins,
     pub(super) outlook: Outlook,
+    pub(super) hosts: Hosts,
     pub(super) hook: Hook,
 }
 
@@ -79,7 +82,7 @@ impl Front {
     ) -> Result<(Option<HeaderValue>, String), Problem> {
         let (uri, headers) = (request.uri(), request.headers());
         check_request(request.method(), uri, request.version(), headers)?;
-        origin::check(uri, headers, local, &self.origins)
+        origin::check(uri, headers, local, &self.origins, &self.hosts)
     }
 
     async fn forward(
@@ -108,7 +111,8 @@ impl Front {
         state: &Arc<State>,
     ) -> Result<Response<AnswerBody>, Problem> {
         let version = request.version();
-        let request = self.prepare(request, state);
+        let asked = (request.method() == Method::GET).then(|| request.uri().path().to_owned());
+        let request = self.prepare(request, host, state);
         let (connection, answer) = self.exchange(request, state).await?;
         let (mut parts, body) = answer.into_parts();
         check_answer(parts.status, &parts.headers).map_err(Problem::relay_invalid)?;
@@ -125,17 +129,33 @@ impl Front {
         let length = body.size_hint().exact();
         for_caller(&mut parts.headers, length);
         rewrite::apply(&mut parts.headers, self.pool.relay(), host);
+        let stream = asked
+            .filter(|_| is_event_stream(&parts.headers) && length != Some(0))
+            .and_then(|asked| Some((Events::begin(&mut parts.headers)?, asked)));
+        // What one whose endpoints are mapped will be long is not known.
+        let length = length.filter(|_| stream.is_none());
+        let stream = stream.map(|(events, asked)| {
+            let relay = self.pool.relay().clone();
+            (events, Endpoint { relay, asked })
+        });
         // What hyper's server makes of it depends on the caller, not on the relay.
         parts.version = Version::HTTP_11;
         parts.extensions = kept_extensions(&parts.extensions);
         let is_cut_hidden = length.is_none() && version == Version::HTTP_10;
         let lease = Lease::new(Arc::clone(&self.pool), connection);
-        let body = AnswerBody::relay(body, lease, is_cut_hidden, Arc::clone(state));
+        let body = AnswerBody::relay(body, stream, lease, is_cut_hidden, Arc::clone(state));
         Ok(Response::from_parts(parts, body))
     }
 
-    fn prepare(&self, request: Request<Incoming>, state: &Arc<State>) -> Request<RequestBody> {
+    fn prepare(
+        &self,
+        request: Request<Incoming>,
+        host: &str,
+        state: &Arc<State>,
+    ) -> Request<RequestBody> {
         let (mut parts, body) = request.into_parts();
+        ask_for_plain(&parts.method, &mut parts.headers);
+        rewrite::read(&mut parts.headers, self.pool.relay(), host);
         let credential = self.credential.as_ref().map(|credential| {
             let (value, event) = credential.current();
             if let Some(event) = event {

@@ -3,7 +3,7 @@
 
 use std::future::{Future, poll_fn};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -37,20 +37,80 @@ const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
 /// Wait after the system could not accept: it is out of descriptors, and tells so without pause.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Binds `address`.
-pub(super) async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), ConnectError> {
-    let failed = |source: io::Error| match source.kind() {
+/// Tries to find a port that is free in both families, where the system may choose one.
+const PORTS_MAX: usize = 16;
+
+/// Where the proxy listens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Listen {
+    /// At one address.
+    At(SocketAddr),
+    /// At 127.0.0.1 and ::1, on one port.
+    Localhost(u16),
+}
+
+/// Binds one address, or that of each family which this machine has.
+pub(super) async fn bind(
+    listen: Listen,
+) -> Result<(Vec<TcpListener>, Vec<SocketAddr>), ConnectError> {
+    let listeners = match listen {
+        Listen::At(address) => vec![bind_one(address).await?],
+        Listen::Localhost(port) => bind_localhost(port).await?,
+    };
+    let bound = |it: &TcpListener| it.local_addr();
+    let addresses: io::Result<Vec<_>> = listeners.iter().map(bound).collect();
+    match addresses {
+        Ok(addresses) => Ok((listeners, addresses)),
+        Err(source) => {
+            let address = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0);
+            Err(ConnectError::Bind { address, source })
+        }
+    }
+}
+
+async fn bind_one(address: SocketAddr) -> Result<TcpListener, ConnectError> {
+    let bound = TcpListener::bind(address).await;
+    bound.map_err(|source| match source.kind() {
         io::ErrorKind::AddrInUse => ConnectError::Taken { address },
         _ => ConnectError::Bind { address, source },
-    };
-    let listener = TcpListener::bind(address).await.map_err(failed)?;
-    let bound = listener.local_addr().map_err(failed)?;
-    Ok((listener, bound))
+    })
+}
+
+async fn bind_localhost(port: u16) -> Result<Vec<TcpListener>, ConnectError> {
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        let first = bind_one(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port)).await;
+        let chosen = first.as_ref().ok().and_then(|it| it.local_addr().ok());
+        let chosen = chosen.map_or(port, |address| address.port());
+        let second = bind_one(SocketAddr::new(Ipv6Addr::LOCALHOST.into(), chosen)).await;
+        match (first, second) {
+            // A client that tries the other family would reach another program.
+            (_, Err(ConnectError::Taken { .. })) if port == 0 && tries < PORTS_MAX => {}
+            (_, Err(taken @ ConnectError::Taken { .. }))
+            | (Err(taken @ ConnectError::Taken { .. }), _) => return Err(taken),
+            // A machine need not have both.
+            (Ok(first), second) => {
+                return Ok([Some(first), second.ok()].into_iter().flatten().collect());
+            }
+            (Err(_), Ok(second)) => return Ok(vec![second]),
+            (Err(why), Err(_)) => return Err(why),
+        }
+    }
+}
+
+/// The next connection at any of them.
+async fn accept(listeners: &[TcpListener]) -> io::Result<(TcpStream, SocketAddr)> {
+    poll_fn(|cx| {
+        let mut ready = listeners.iter().map(|it| it.poll_accept(cx));
+        ready.find(Poll::is_ready).unwrap_or(Poll::Pending)
+    })
+    .await
 }
 
 /// Serves callers until `shutdown`, and those that are here for a short while longer.
 pub(super) async fn serve(
-    listener: TcpListener,
+    listeners: Vec<TcpListener>,
     front: Arc<Front>,
     shutdown: impl Future<Output = ()>,
 ) {
@@ -61,7 +121,7 @@ pub(super) async fn serve(
     let mut shutdown = pin!(shutdown);
     loop {
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            accepted = accept(&listeners) => accepted,
             Some(_) = callers.join_next() => continue,
             () = &mut shutdown => break,
         };
@@ -88,7 +148,7 @@ pub(super) async fn serve(
             });
         }
     }
-    drop(listener);
+    drop(listeners);
     let _ = stop.send(true);
     let _ = timeout(DRAIN_TIMEOUT, async {
         while callers.join_next().await.is_some() {}

@@ -44,10 +44,11 @@ pub use self::args::{ConnectArgs, DEFAULT_LISTEN};
 use self::credential::Credential;
 pub use self::error::ConnectError;
 pub use self::event::ConnectEvent;
-use self::event::Hook;
+use self::event::{Hook, list};
 use self::forward::Front;
-use self::origin::Origins;
+use self::listen::Listen;
 pub use self::origin::RelayOrigin;
+use self::origin::{Hosts, Origins};
 use self::outlook::Outlook;
 use self::pool::Pool;
 use self::tls::Tls;
@@ -66,10 +67,11 @@ const HTTP_BUFFER_BYTES_MAX: usize = 64 * 1024;
 /// The proxy's settings.
 pub struct Connect {
     relay: RelayOrigin,
-    listen: SocketAddr,
+    listen: Listen,
     token_file: Option<PathBuf>,
     ca: Option<PathBuf>,
     origins: Origins,
+    hosts: Hosts,
     hook: Hook,
 }
 
@@ -82,30 +84,33 @@ impl Connect {
         let relay = RelayOrigin::parse(relay)?;
         Ok(Self {
             relay,
-            listen: SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 51822),
+            listen: Listen::Localhost(51822),
             token_file: None,
             ca: None,
             origins: Origins::default(),
+            hosts: Hosts::default(),
             hook: Hook::new(|_| {}),
         })
     }
 
     /// Listens at `address`; one that others reach only if the token is to be shared with them.
+    /// `localhost:PORT` is 127.0.0.1 and ::1, as far as this machine has them.
     ///
     /// # Errors
     /// [`ConnectError::Listen`] or [`ConnectError::Exposed`].
     pub fn with_listen(mut self, address: &str, share_token: bool) -> Result<Self, ConnectError> {
-        let numeric = match address.strip_prefix("localhost:") {
-            Some(port) => format!("127.0.0.1:{port}"),
-            None => address.to_owned(),
-        };
-        let listen: SocketAddr = numeric.parse().map_err(|_| ConnectError::Listen {
+        let wrong = || ConnectError::Listen {
             text: address.to_owned(),
-        })?;
+        };
+        if let Some(port) = address.strip_prefix("localhost:") {
+            self.listen = Listen::Localhost(port.parse().map_err(|_| wrong())?);
+            return Ok(self);
+        }
+        let listen: SocketAddr = address.parse().map_err(|_| wrong())?;
         if !listen.ip().to_canonical().is_loopback() && !share_token {
             return Err(ConnectError::Exposed { address: listen });
         }
-        self.listen = listen;
+        self.listen = Listen::At(listen);
         Ok(self)
     }
 
@@ -129,6 +134,15 @@ impl Connect {
     /// [`ConnectError::AllowOrigin`] if it is none.
     pub fn with_allowed_origin(mut self, origin: &str) -> Result<Self, ConnectError> {
         self.origins.allow(origin)?;
+        Ok(self)
+    }
+
+    /// Lets clients call the proxy by `name`, besides `localhost` and the address that they reach.
+    ///
+    /// # Errors
+    /// [`ConnectError::AllowHost`] if it is no name.
+    pub fn with_allowed_host(mut self, name: &str) -> Result<Self, ConnectError> {
+        self.hosts.allow(name)?;
         Ok(self)
     }
 
@@ -161,10 +175,11 @@ impl Connect {
             text: authority,
             problem: "it cannot stand in a header",
         })?;
-        let (listener, address) = listen::bind(self.listen).await?;
+        let (listeners, addresses) = listen::bind(self.listen).await?;
         hook.tell(&ConnectEvent::Listening {
-            address,
-            url: base_url(address),
+            address: addresses[0],
+            url: base_url(self.listen, addresses[0]),
+            addresses,
             relay: relay.to_string(),
             token: credential.is_some(),
         });
@@ -174,21 +189,24 @@ impl Connect {
             credential,
             origins: self.origins,
             outlook: Outlook::default(),
+            hosts: self.hosts,
             hook: hook.clone(),
         });
-        listen::serve(listener, front, shutdown).await;
+        listen::serve(listeners, front, shutdown).await;
         hook.tell(&ConnectEvent::Stopped);
         Ok(())
     }
 }
 
-/// How clients on this machine write the proxy's address.
-fn base_url(address: SocketAddr) -> String {
-    let any = |ip: IpAddr| ip == Ipv4Addr::LOCALHOST || ip == Ipv4Addr::UNSPECIFIED;
-    if any(address.ip()) || address.ip() == Ipv6Addr::UNSPECIFIED {
-        format!("http://localhost:{}", address.port())
-    } else {
-        format!("http://{address}")
+/// How clients on this machine write the proxy's address. A name is for an address in each family:
+/// some clients try only the first that it has.
+fn base_url(listen: Listen, address: SocketAddr) -> String {
+    let port = address.port();
+    match (listen, address.ip()) {
+        (Listen::Localhost(_), _) => format!("http://localhost:{port}"),
+        (Listen::At(_), IpAddr::V4(Ipv4Addr::UNSPECIFIED)) => format!("http://127.0.0.1:{port}"),
+        (Listen::At(_), IpAddr::V6(Ipv6Addr::UNSPECIFIED)) => format!("http://[::1]:{port}"),
+        (Listen::At(_), _) => format!("http://{address}"),
     }
 }
 
@@ -219,10 +237,11 @@ fn print(event: &ConnectEvent, json: bool) {
         event if json => print_json(event),
         ConnectEvent::RelayAway { .. } | ConnectEvent::TokenRefused { .. } => warn(event),
         ConnectEvent::Listening {
-            address,
+            addresses,
             url,
             relay,
             token,
+            ..
         } => {
             let adds = if *token {
                 "adds your token"
@@ -230,6 +249,7 @@ fn print(event: &ConnectEvent, json: bool) {
                 "adds no token"
             };
             let listening = paint(GOOD, "listening");
+            let address = list(addresses);
             say(&format!("{listening}  {address}, for {relay}; {adds}"));
             say(&format!(
                 "url        {}",
@@ -264,7 +284,8 @@ mod tests {
             assert_eq!(error.exit_code(), 2);
             assert!(listen(address, true).is_ok());
         }
-        for wrong in ["51822", "localhost", "relay.example:80", ""] {
+        assert_eq!(listen("localhost:7", false).unwrap(), Listen::Localhost(7));
+        for wrong in ["51822", "localhost", "localhost:x", "relay.example:80", ""] {
             let error = listen(wrong, true).unwrap_err();
             assert!(matches!(error, ConnectError::Listen { .. }), "{error}");
         }

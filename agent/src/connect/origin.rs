@@ -118,6 +118,22 @@ impl Origins {
     }
 }
 
+/// Names by which clients may call the proxy besides those of this machine.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Hosts(Vec<String>);
+
+impl Hosts {
+    pub(super) fn allow(&mut self, name: &str) -> Result<(), ConnectError> {
+        let is_name = !name.contains([':', '*', '@', '/', '[']);
+        let named = HostPort::parse(name, Some(80)).ok().filter(|_| is_name);
+        let named = named.ok_or_else(|| ConnectError::AllowHost {
+            text: name.to_owned(),
+        })?;
+        self.0.push(named.host());
+        Ok(())
+    }
+}
+
 /// An origin in the one spelling that is compared.
 fn normal(origin: &str) -> String {
     let origin = origin.strip_suffix('/').unwrap_or(origin);
@@ -150,6 +166,7 @@ pub(super) fn check(
     headers: &HeaderMap,
     local: IpAddr,
     origins: &Origins,
+    hosts: &Hosts,
 ) -> Result<(Option<HeaderValue>, String), Problem> {
     // Named in the request line, it overrides the header (RFC 9112, section 3.2.2); a caller that
     // says two things is refused by the stricter of both. There is one header at most.
@@ -158,7 +175,7 @@ pub(super) fn check(
         .authority()
         .map(|authority| authority.as_str().to_owned());
     for host in [&line, &header].into_iter().flatten() {
-        if !is_own(host, local) {
+        if !is_own(host, local, hosts) {
             return Err(Problem::host_refused(host));
         }
     }
@@ -185,13 +202,15 @@ fn text(value: &HeaderValue) -> String {
 }
 
 /// True for the usual names of this machine's loopback, and for the very address that was
-/// connected to: neither can be a name that somebody else chose.
-fn is_own(host: &str, local: IpAddr) -> bool {
+/// connected to, which no page elsewhere can choose for its own; and for names that were allowed.
+fn is_own(host: &str, local: IpAddr, hosts: &Hosts) -> bool {
     let Ok(address) = HostPort::parse(host, Some(80)) else {
         return false;
     };
     let ip: Option<IpAddr> = address.host().parse().ok();
-    address.is_loopback() || ip.is_some_and(|ip| ip.to_canonical() == local.to_canonical())
+    address.is_loopback()
+        || hosts.0.contains(&address.host())
+        || ip.is_some_and(|ip| ip.to_canonical() == local.to_canonical())
 }
 
 #[cfg(test)]
@@ -210,7 +229,10 @@ mod tests {
         origins.allow("https://Studio.example:443").unwrap();
         origins.allow("vscode-webview://abc").unwrap();
         let local = Ipv4Addr::new(10, 1, 2, 3).into();
-        match check(&Uri::from_static("/w/x/mcp"), &headers, local, &origins) {
+        let mut hosts = Hosts::default();
+        hosts.allow("Host.Docker.internal").unwrap();
+        let uri = Uri::from_static("/w/x/mcp");
+        match check(&uri, &headers, local, &origins, &hosts) {
             Ok(_) => "passes".to_owned(),
             Err(problem) => {
                 let body: serde_json::Value = serde_json::from_slice(&problem.body()).unwrap();
@@ -228,6 +250,8 @@ mod tests {
             "127.9.9.9",
             "[::1]:1",
             "10.1.2.3:51822",
+            "host.docker.internal:51822",
+            "HOST.docker.internal",
         ] {
             assert_eq!(word(host, None), "passes", "{host}");
         }
@@ -239,6 +263,7 @@ mod tests {
             "0.0.0.0",
             "[::ffff:10.1.2.4]",
             "user@localhost",
+            "x.host.docker.internal",
             "",
         ] {
             assert_eq!(word(host, None), "host_refused", "{host}");
@@ -252,7 +277,14 @@ mod tests {
         let local = Ipv4Addr::LOCALHOST.into();
         let refused = |uri: &'static str| {
             let uri = Uri::from_static(uri);
-            check(&uri, &headers, local, &Origins::default()).is_err()
+            check(
+                &uri,
+                &headers,
+                local,
+                &Origins::default(),
+                &Hosts::default(),
+            )
+            .is_err()
         };
         assert!(refused("http://evil.example/w/x/mcp"));
         assert!(!refused("http://localhost:51822/w/x/mcp"));
@@ -298,6 +330,13 @@ mod tests {
             "https://x/y",
         ] {
             assert!(Origins::default().allow(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_host_to_allow_is_a_name() {
+        for wrong in ["", "*", "*.x", "a b", "host:80", "[::1]", "http://x", "u@x"] {
+            assert!(Hosts::default().allow(wrong).is_err(), "{wrong}");
         }
     }
 

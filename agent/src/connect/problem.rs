@@ -42,7 +42,8 @@ impl Problem {
     pub(super) fn host_refused(host: &str) -> Self {
         let message = format!(
             "this proxy answers to localhost and its own address, not to {host:?}; \
-             a web page that gave its own name this address gets no further"
+             a web page that gave its own name this address gets no further; \
+             tieline connect --allow-host NAME lets clients use another name"
         );
         Self::new(StatusCode::MISDIRECTED_REQUEST, "host_refused", message)
     }

@@ -1,8 +1,9 @@
-//! Maps what an answer says about the relay's own address to the proxy's.
+//! Maps what an answer says about the relay's own address to the proxy's, and what a request says
+//! about the proxy's to the relay's.
 
 use http::HeaderMap;
-use http::header::{CONTENT_LOCATION, LOCATION, WWW_AUTHENTICATE};
-use tieline_hop::rewrite::{metadata, split_authority, values};
+use http::header::{CONTENT_LOCATION, LINK, LOCATION, REFERER, WWW_AUTHENTICATE};
+use tieline_hop::rewrite::{links, metadata, split_authority, values};
 
 use super::origin::RelayOrigin;
 
@@ -12,7 +13,57 @@ pub(super) fn apply(headers: &mut HeaderMap, relay: &RelayOrigin, host: &str) {
     for name in [LOCATION, CONTENT_LOCATION] {
         values(headers, name, location);
     }
+    values(headers, LINK, |value| links(value, location));
     values(headers, WWW_AUTHENTICATE, |value| metadata(value, location));
+}
+
+/// Writes the relay's address where a request says that it comes from a page of the proxy, which
+/// the caller knows as `host`.
+pub(super) fn read(headers: &mut HeaderMap, relay: &RelayOrigin, host: &str) {
+    values(headers, REFERER, |page| {
+        let (_, rest) = split_scheme(page)?;
+        let (authority, path) = split_authority(rest);
+        authority
+            .eq_ignore_ascii_case(host.as_bytes())
+            .then(|| [relay.to_string().as_bytes(), path].concat())
+    });
+}
+
+/// How to tell the caller of a stream where its endpoint is (MCP's older transport).
+#[derive(Debug)]
+pub(super) struct Endpoint {
+    pub(super) relay: RelayOrigin,
+    /// The path that was asked for.
+    pub(super) asked: String,
+}
+
+impl Endpoint {
+    /// The path of an endpoint at the relay; `None` if it can stay.
+    ///
+    /// The relay is known by its host, and by the prefix of the tunnel that was asked for: it may have
+    /// more names than this proxy was told. A client would refuse another host than its stream's.
+    pub(super) fn path(&self, url: &[u8]) -> Option<Vec<u8>> {
+        let (https, rest) = match split_scheme(url) {
+            Some(split) => split,
+            None => (self.relay.https, url.strip_prefix(b"//")?),
+        };
+        let (authority, path) = split_authority(rest);
+        let is_tunnels = prefix(&self.asked).is_some_and(|prefix| {
+            let behind = path.strip_prefix(prefix.as_bytes());
+            behind.is_some_and(|behind| behind.is_empty() || b"/?".contains(&behind[0]))
+        });
+        let is_relays = is_tunnels || self.relay.is_named(https, authority);
+        let slash: &[u8] = if path.starts_with(b"/") { b"" } else { b"/" };
+        is_relays.then(|| [slash, path].concat())
+    }
+}
+
+/// What a path at the relay begins with that names a tunnel or a kind: two segments.
+fn prefix(path: &str) -> Option<&str> {
+    let (first, rest) = path.strip_prefix('/')?.split_once('/')?;
+    let second = rest.split(['/', '?']).next().unwrap_or_default();
+    let is_prefix = matches!(first, "w" | "tunnel" | "dcc") && !second.is_empty();
+    is_prefix.then(|| &path[..first.len() + second.len() + 2])
 }
 
 /// The proxy's form of a URI reference; `None` if it can stay, as one without a host can: paths
@@ -46,6 +97,63 @@ mod tests {
         let relay = RelayOrigin::parse(relay).unwrap();
         location(value.as_bytes(), &relay, "localhost:51822")
             .map(|mapped| String::from_utf8(mapped).unwrap())
+    }
+
+    #[test]
+    fn an_endpoint_at_the_relay_becomes_a_path() {
+        let endpoint = Endpoint {
+            relay: RelayOrigin::parse("https://relay.example").unwrap(),
+            asked: "/w/maya/sse?x".to_owned(),
+        };
+        let path = |url: &str| {
+            let path = endpoint.path(url.as_bytes());
+            path.map(|path| String::from_utf8(path).unwrap())
+        };
+        for (url, expected) in [
+            ("https://relay.example/w/maya/m?s=1", "/w/maya/m?s=1"),
+            ("http://relay.example/w/maya/m", "/w/maya/m"),
+            ("//relay.example/m", "/m"),
+            ("https://relay.example?x", "/?x"),
+            ("http://10.0.0.1:9080/w/maya/m?s=1", "/w/maya/m?s=1"),
+        ] {
+            assert_eq!(path(url).as_deref(), Some(expected), "{url}");
+        }
+        for url in [
+            "/w/maya/m",
+            "m",
+            "?s=1",
+            "https://other.example/w/mayax/m",
+            "https://other/m",
+        ] {
+            assert_eq!(path(url), None, "{url}");
+        }
+        for (asked, expected) in [
+            ("/w/a", Some("/w/a")),
+            ("/dcc/a/b/c", Some("/dcc/a")),
+            ("/w/", None),
+            ("/x/a", None),
+            ("/w?/a", None),
+        ] {
+            assert_eq!(prefix(asked), expected, "{asked}");
+        }
+    }
+
+    #[test]
+    fn a_page_of_the_proxy_is_told_as_the_relays() {
+        let relay = RelayOrigin::parse("https://relay.example").unwrap();
+        for (page, told) in [
+            (
+                "http://localhost:51822/w/a/x?y",
+                "https://relay.example/w/a/x?y",
+            ),
+            ("http://LOCALHOST:51822", "https://relay.example"),
+            ("http://localhost:3000/w/a/x", "http://localhost:3000/w/a/x"),
+            ("https://app.example/", "https://app.example/"),
+        ] {
+            let mut headers = HeaderMap::from_iter([(REFERER, page.parse().unwrap())]);
+            read(&mut headers, &relay, "localhost:51822");
+            assert_eq!(headers[REFERER], told);
+        }
     }
 
     #[test]

@@ -186,3 +186,31 @@ async fn a_stream_may_be_silent_for_a_day() {
     it.target.send("1\r\na\r\n").await;
     assert_eq!(it.caller.until("a\r\n").await, "1\r\na\r\n");
 }
+
+#[tokio::test]
+async fn an_endpoint_that_names_the_relay_leads_through_the_proxy() {
+    const STREAM: &str = "GET /w/x/sse HTTP/1.1\r\nHost: localhost:51822\r\n\
+        Accept: text/event-stream\r\nReferer: http://localhost:51822/w/x/tree\r\n\r\n";
+    let mut exchange = Exchange::begin(STREAM).await;
+    let relay = exchange.relay.url();
+    assert_eq!(exchange.head.value("accept-encoding"), "identity");
+    assert_eq!(exchange.head.value("referer"), format!("{relay}/w/x/tree"));
+    let event = format!("id: 7\nevent: endpoint\ndata: {relay}/w/x/m?s=1\n\n");
+    let length = event.len();
+    let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n";
+    let answer = format!("{head}Transfer-Encoding: chunked\r\n\r\n{length:X}\r\n{event}\r\n");
+    let mapped = "id: 7\nevent: endpoint\ndata: /w/x/m?s=1\n\n\r\n";
+    exchange.pass(&answer, mapped).await;
+    exchange.pass("2\r\n: \r\n", ": \r\n").await;
+    // Cut in the middle of an event that is held back.
+    exchange.target.send("6\r\ndata: \r\n0\r\n\r\n").await;
+    exchange.caller.until("data: \r\n0\r\n\r\n").await;
+
+    let mut exchange = Exchange::begin(STREAM).await;
+    let relay = exchange.relay.url();
+    let event = format!("data: {relay}/w/x/m\nevent: endpoint\n\n");
+    let answer = format!("{head}Content-Length: {}\r\n\r\n{event}", event.len());
+    exchange
+        .pass(&answer, "data: /w/x/m\nevent: endpoint\n\n\r\n0\r\n\r\n")
+        .await;
+}

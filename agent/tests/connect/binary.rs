@@ -63,7 +63,7 @@ async fn programs_read_one_object_a_line() {
     assert_eq!(listening["relay"], url);
     let address = listening["address"].as_str().unwrap();
     let (_, port) = address.rsplit_once(':').unwrap();
-    assert_eq!(listening["url"], format!("http://localhost:{port}"));
+    assert_eq!(listening["url"], format!("http://127.0.0.1:{port}"));
     tokio::net::TcpStream::connect(address).await.unwrap();
     running.interrupt();
     assert_eq!(running.json().await["event"], "stopped");
@@ -76,7 +76,7 @@ async fn people_read_where_to_point_a_client_without_colours_in_a_pipe() {
     let mut running = Running::start(&["--relay", &relay.url(), "--listen", "127.0.0.1:0"]);
     assert!(running.line().await.starts_with("listening  127.0.0.1:"));
     let url = running.line().await;
-    assert!(url.starts_with("url        http://localhost:"), "{url}");
+    assert!(url.starts_with("url        http://127.0.0.1:"), "{url}");
     assert!(url.ends_with("/w/<tunnel>/mcp"), "{url}");
 }
 

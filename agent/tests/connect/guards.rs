@@ -175,3 +175,52 @@ async fn a_connection_on_which_nothing_is_asked_ends() {
     pass(Duration::from_secs(61)).await;
     caller.gone().await;
 }
+
+#[tokio::test]
+async fn localhost_is_an_address_in_each_family() {
+    let relay = Relay::bind().await;
+    let proxy = Proxy::start_with(&relay.url(), |c| {
+        c.with_listen("localhost:0", false).unwrap()
+    })
+    .await;
+    let port = proxy.address.port();
+    let has_both = tokio::net::TcpListener::bind("[::1]:0").await.is_ok();
+    for address in ["127.0.0.1", "[::1]"] {
+        if address == "[::1]" && !has_both {
+            continue;
+        }
+        let stream = tokio::net::TcpStream::connect(format!("{address}:{port}")).await;
+        let mut caller = crate::rig::Peer::new(stream.unwrap());
+        caller.send(&request("Host: evil.example\r\n")).await;
+        let head = caller.head().await;
+        assert!(head.start().contains("421"), "{address} {}", head.start());
+    }
+    // One of the two is not enough: the other would lead to another program.
+    let listen = format!("localhost:{port}");
+    let second = Connect::new(&relay.url())
+        .unwrap()
+        .with_listen(&listen, false)
+        .unwrap();
+    let taken = second.run(std::future::pending()).await.unwrap_err();
+    assert!(matches!(taken, ConnectError::Taken { .. }), "{taken}");
+}
+
+#[tokio::test]
+async fn a_host_that_was_allowed_is_answered() {
+    let relay = Relay::bind().await;
+    let name = "host.docker.internal";
+    let proxy = Proxy::start_with(&relay.url(), |c| c.with_allowed_host(name).unwrap()).await;
+    let mut caller = proxy.caller().await;
+    caller
+        .send(&request(&format!("Host: {name}:51822\r\n")))
+        .await;
+    let mut target = relay.accept().await;
+    assert_eq!(
+        target.head().await.value("host"),
+        relay.address().to_string()
+    );
+    target
+        .send("HTTP/1.1 307 T\r\nLocation: /x\r\nContent-Length: 0\r\n\r\n")
+        .await;
+    assert!(caller.head().await.start().contains("307"));
+}

@@ -234,7 +234,18 @@ impl Mapping {
     fn document(&self, sealer: &Sealer, document: &[u8]) -> Option<Vec<u8>> {
         let issuer = documents::text(document, "issuer");
         let origin = issuer.as_deref().and_then(|issuer| self.own_origin(issuer));
+        // Whose tokens a client has is that one agent's to know.
+        let one = self.is_any.then(|| Self {
+            prefix: self.prefix_of_one(),
+            is_any: false,
+            ..self.clone()
+        });
         documents::texts(document, |field, url| {
+            if field == "authorization_servers"
+                && let Some(one) = &one
+            {
+                return one.public_url(url);
+            }
             let is_endpoint = field.ends_with("_endpoint") || field == "jwks_uri";
             let marked = is_endpoint.then(|| self.marked(sealer, url, origin));
             marked.flatten().or_else(|| self.public_url(url))

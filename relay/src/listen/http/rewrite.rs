@@ -20,7 +20,7 @@ use super::target::{Origin, Target, default_port};
 use super::wanted::Wanted;
 
 /// How one request's URL at the relay relates to the target's.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Mapping {
     pub(super) target: Rc<Target>,
     /// `/w/<tunnel>` as the caller wrote it, since cookie paths are compared byte by byte; nothing
