@@ -17,7 +17,7 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
-use tieline_hop::{copy_head, documents, headers};
+use tieline_hop::{Delivery, copy_head, documents, headers};
 use tieline_wire::TunnelId;
 
 use super::Gateway;
@@ -167,7 +167,7 @@ impl<G: Gateway> Front<G> {
         let body = body.collect().await.map_err(|error| {
             match error.downcast_ref::<LengthLimitError>() {
                 Some(_) => Problem::target_invalid("its metadata is longer than 256 KiB"),
-                None => Problem::target_closed(),
+                None => Problem::target_closed(Delivery::Sent),
             }
         })?;
         lease.finish();
