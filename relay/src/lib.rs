@@ -358,7 +358,8 @@ fn take_state(config: &Config) -> Result<(Option<State>, Kept), StartError> {
     }
     if !matches!(config.auth, Auth::Open { .. }) {
         warn!(
-            "without state_dir a restart forgets who a requested name belongs to: the first agent that              asks for it then has it"
+            "without state_dir a restart forgets who a requested name belongs to: the first agent \
+             that asks for it then has it"
         );
     }
     Ok((None, Kept::nothing()?))

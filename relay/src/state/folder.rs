@@ -112,8 +112,7 @@ impl Folder {
                     pid => format!(" (process {pid})"),
                 };
                 return Err(unfit(format!(
-                    "another tieline-relay{holder} is using it: stop that one, or name another \
-                     folder"
+                    "is in use by another tieline-relay{holder}: stop that one, or name another folder"
                 )));
             }
             Err(TryLockError::Error(source)) => {

@@ -83,7 +83,7 @@ fn one_relay_has_the_folder_at_a_time_and_hands_all_of_it_over() {
     let pid = std::process::id();
     assert!(
         refused.contains(&format!(
-            "another tieline-relay (process {pid}) is using it"
+            "is in use by another tieline-relay (process {pid})"
         )),
         "{refused}"
     );
