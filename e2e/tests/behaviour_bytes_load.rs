@@ -11,6 +11,8 @@ mod large;
 mod latency;
 #[path = "behaviour_bytes_load/many.rs"]
 mod many;
+#[path = "behaviour_bytes_load/memory.rs"]
+mod memory;
 #[path = "behaviour_bytes_load/stalled.rs"]
 mod stalled;
 

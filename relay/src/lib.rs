@@ -59,7 +59,7 @@ use audit::{Audit, Entry, Kind};
 use auth::{ASKS_MAX, Snapshot};
 use control::Control;
 use inspector::Inspector;
-use io::{Chosen, Unfinished};
+use io::{Accepted, Chosen, Unfinished};
 use limits::{Limits, LiveTunnels};
 use listen::http::Sealer;
 use metrics::ShardMetrics;
@@ -139,6 +139,7 @@ impl Relay {
                  hard limit, see `ulimit -n` or `LimitNOFILE=` of systemd"
             );
         }
+        config.say_memory();
         let (addresses, listeners) = bind_all(&config)?;
         let (state, kept) = take_state(&config)?;
         let (mailboxes, inboxes) = mailboxes(config.shards)?;
@@ -159,6 +160,7 @@ impl Relay {
             epoch_seconds: kept.epoch_seconds,
             live_of_accounts: Arc::new(LiveTunnels::new(&config)),
             book: state.as_ref().map(State::book).unwrap_or_default(),
+            open_files_max: fd_limit,
             auth: Arc::new(Snapshot::of(&config)),
             audit,
             limits: Limits::new(&config.limits),
@@ -389,8 +391,12 @@ fn bind_all(config: &Config) -> Result<(Addresses, Listeners), StartError> {
             ListenKind::Agent => Unfinished::Ends,
             _ => Unfinished::Resets,
         };
+        let accepted = Accepted {
+            unfinished,
+            notsent_bytes: config.notsent_bytes(),
+        };
         for address in config.listen(kind) {
-            let bound_sockets = io::bind(*address, config.shards, unfinished);
+            let bound_sockets = io::bind(*address, config.shards, accepted);
             let (local, sockets) = bound_sockets.map_err(|source| StartError::Listen {
                 kind,
                 address: *address,

@@ -230,7 +230,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
     one(
         "shard_budget_bytes",
         "BYTES",
-        "What one shard's sessions may hold per direction, above 16 KiB each [default: 268435456]",
+        "What one shard's sessions may hold per direction; less by default where memory is short [default: 268435456]",
     ),
     one(
         "state_dir",

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::file::{read_denylist, read_settings};
+use super::memory;
 use super::secret::read_text_secret;
 use super::{AuditConfig, Config, DriverChoice, HttpConfig, LimitsConfig, Options, http};
 use crate::cli::{Layer, Origin, Raw};
@@ -69,10 +70,9 @@ pub fn load(flags: Layer, environment: Layer, file: Option<&Path>) -> Result<Opt
         &mut config.bulk_run_bytes,
         settings.one("bulk_run_bytes", NUMBER, number)?,
     );
-    set(
-        &mut config.shard_budget_bytes,
-        settings.one("shard_budget_bytes", NUMBER, number)?,
-    );
+    config.shard_budget_bytes = settings
+        .one("shard_budget_bytes", NUMBER, number)?
+        .unwrap_or_else(|| memory::shard_budget(config.memory_limit_bytes, config.shards));
     config.http = HttpConfig::read(&settings)?;
     config.auth = settings.auth()?;
     config.caller_auth = settings.caller_auth(&config)?;

@@ -1,4 +1,5 @@
 //! Flags, environment and file become one [`Config`], checked once and then frozen.
+//! Long because every setting stands here once, with its default and its bounds.
 //!
 //! A program that embeds a relay starts from [`Config::default`] instead, and
 //! [`Config::check`] holds it to the same rules.
@@ -10,6 +11,7 @@ mod file;
 mod http;
 mod limits;
 mod load;
+mod memory;
 mod secret;
 mod tokens;
 mod url;
@@ -44,8 +46,8 @@ pub const TUNNELS_MAX: usize = 1_000_000;
 /// Default of [`Config::bulk_run_bytes`].
 const BULK_RUN_BYTES: u64 = 256 * 1024;
 
-/// Default of [`Config::shard_budget_bytes`]: two links at full rate over a long way, and as much
-/// for small windows.
+/// Default of [`Config::shard_budget_bytes`] where there is memory enough: two links at full rate over a
+/// long way, and as much for small windows.
 const SHARD_BUDGET_BYTES: u64 = 4 * LINK_BUDGET_BYTES;
 
 /// Bounds of [`Config::shard_budget_bytes`].
@@ -101,6 +103,8 @@ pub struct Config {
     /// Bytes that the sessions of one shard may hold in each direction, above what each starts
     /// with.
     pub shard_budget_bytes: u64,
+    /// Bytes of memory that the whole relay may use, where the machine or a cgroup says so.
+    pub memory_limit_bytes: Option<u64>,
     /// What callers over HTTP may do, and how long they wait.
     pub http: HttpConfig,
     /// Where it notes who did what, if it does.
@@ -245,15 +249,17 @@ impl Config {
 
     fn on_ports(agent: u16, tcp: u16, http: u16, admin: u16) -> Self {
         let loopback = |port| vec![SocketAddr::from(([127, 0, 0, 1], port))];
+        let shards = thread::available_parallelism()
+            .map_or(1, usize::from)
+            .min(SHARDS_MAX);
+        let memory_limit_bytes = memory::limit();
         Self {
             agent_listen: loopback(agent),
             tcp_listen: loopback(tcp),
             http_listen: loopback(http),
             admin_listen: loopback(admin),
             domain: None,
-            shards: thread::available_parallelism()
-                .map_or(1, usize::from)
-                .min(SHARDS_MAX),
+            shards,
             driver: DriverChoice::Auto,
             spin_us: 0,
             auth: Auth::Open { anywhere: false },
@@ -267,7 +273,8 @@ impl Config {
             max_tunnels: 65_536,
             sessions_max: SESSIONS_MAX,
             bulk_run_bytes: BULK_RUN_BYTES,
-            shard_budget_bytes: SHARD_BUDGET_BYTES,
+            shard_budget_bytes: memory::shard_budget(memory_limit_bytes, shards),
+            memory_limit_bytes,
             http: HttpConfig::default(),
             audit: None,
             limits: LimitsConfig::default(),

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use axum::body::Body;
+use axum::body::{Body, to_bytes};
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{DefaultBodyLimit, Query, Request, State};
 use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
@@ -15,9 +15,11 @@ use axum::{Json, Router};
 use rustix::process::{Resource, getrlimit};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use tokio::time;
 
 use super::auth::Orders;
 use super::listing::{Extent, Listing, Rows};
+use super::places::Standing;
 use super::tunnel::{self, Pauses};
 use super::{Inspect, revoke};
 use crate::audit::Audit;
@@ -30,6 +32,9 @@ const PAGE_TUNNELS_MAX: usize = 1000;
 /// Longest body of a request, in bytes.
 const BODY_BYTES_MAX: usize = 4096;
 
+/// Time for a request's body to arrive.
+const BODY_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// What the answers are made from.
 pub(super) struct Admin {
     pub(super) inspect: Arc<dyn Inspect>,
@@ -41,6 +46,8 @@ pub(super) struct Admin {
     pub(super) pauses: Pauses,
     pub(super) draining: Arc<AtomicBool>,
     pub(super) started: Instant,
+    pub(super) memory_limit_bytes: Option<u64>,
+    pub(super) shard_budget_bytes: u64,
     pub(super) start_epoch_seconds: u64,
 }
 
@@ -79,7 +86,8 @@ pub(super) fn router(admin: Arc<Admin>, is_local: bool) -> Router {
             };
             refuse(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", text)
         })
-        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX));
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(middleware::from_fn(take_body));
     let router = match &admin.token {
         Some(token) => router.layer(middleware::from_fn_with_state(
             token.clone(),
@@ -99,6 +107,9 @@ async fn refuse_strangers(State(token): State<Secret>, request: Request, next: N
         .and_then(|text| text.split_once(' '))
         .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
     if presented.is_some_and(|(_, text)| token.is(text.trim_start())) {
+        if let Some(standing) = request.extensions().get::<Arc<Standing>>() {
+            standing.trust();
+        }
         return next.run(request).await;
     }
     let text = "this listener wants `Authorization: Bearer` and the token of admin_token_file";
@@ -107,6 +118,25 @@ async fn refuse_strangers(State(token): State<Secret>, request: Request, next: N
         .headers_mut()
         .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     answer
+}
+
+/// Takes a request's body before anything is done: one that does not come in time is refused.
+async fn take_body(request: Request, next: Next) -> Response {
+    let (parts, body) = request.into_parts();
+    match time::timeout(BODY_TIMEOUT, to_bytes(body, BODY_BYTES_MAX)).await {
+        Ok(Ok(bytes)) => {
+            let request = Request::from_parts(parts, Body::from(bytes));
+            next.run(request).await
+        }
+        Ok(Err(_)) => {
+            let text = format!("a body is at most {BODY_BYTES_MAX} bytes, and is sent whole");
+            refuse(StatusCode::BAD_REQUEST, "bad_body", &text)
+        }
+        Err(_) => {
+            let text = "the request's body did not come in time";
+            refuse(StatusCode::REQUEST_TIMEOUT, "timeout", text)
+        }
+    }
 }
 
 /// Lets nothing pass that changes something, where others can reach it and need show nothing.
@@ -190,6 +220,8 @@ struct Health {
     uptime_ms: u128,
     start_epoch_seconds: u64,
     open_files_max: Option<u64>,
+    memory_limit_bytes: Option<u64>,
+    shard_budget_bytes: u64,
     shards: Vec<ShardHealth>,
 }
 
@@ -222,6 +254,8 @@ async fn health(
         start_epoch_seconds: admin.start_epoch_seconds,
         // Absent where there is no limit.
         open_files_max: getrlimit(Resource::Nofile).current,
+        memory_limit_bytes: admin.memory_limit_bytes,
+        shard_budget_bytes: admin.shard_budget_bytes,
         shards: admin
             .inspect
             .shards()

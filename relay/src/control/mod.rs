@@ -5,6 +5,7 @@
 mod admin;
 mod auth;
 mod listing;
+mod places;
 mod revoke;
 mod serve;
 mod tunnel;
@@ -135,6 +136,8 @@ impl Control {
             pauses: Pauses::default(),
             draining: Arc::clone(&draining),
             started: Instant::now(),
+            memory_limit_bytes: config.memory_limit_bytes,
+            shard_budget_bytes: config.shard_budget_bytes,
             start_epoch_seconds: SystemTime::now()
                 .duration_since(UNIX_EPOCH)
                 .map_or(0, |since| since.as_secs()),

@@ -1,4 +1,4 @@
-//! Admin connections: how many, for how long, and for which names.
+//! Admin connections: for how long, and for which names.
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -10,30 +10,30 @@ use axum::http::uri::Authority;
 use axum::http::{StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::Response;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpStream;
-use tokio::sync::{Semaphore, watch};
-use tokio::task::JoinSet;
+use tokio::sync::watch;
+use tokio::task::{JoinSet, yield_now};
 use tokio::time;
 use tracing::{debug, warn};
 
 use super::Phase;
 use super::admin::{self, Admin, refuse};
 use super::auth::Keeper;
+use super::places::{Places, Standing};
 use crate::listen::http::is_ours_anywhere;
 
-/// Admin connections at a time on one listener; more wait in the kernel's backlog.
-const CONNECTIONS_MAX: usize = 64;
-
 /// Time for a request's head to arrive, idle time between two requests included.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
+const HEAD_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Longest life of a connection, so that a reader that stalls gives its place back.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// Pause after an accept that failed, which is mostly for lack of file descriptors.
+/// Pause after an accept that failed for lack of file descriptors while no connection can be given up.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves all listeners until the relay drains, and their connections until it stops; what is in
@@ -69,13 +69,9 @@ async fn accept(
     if is_local {
         router = router.layer(middleware::from_fn(refuse_foreign_names));
     }
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut connections = JoinSet::new();
+    let mut places = Places::default();
     loop {
-        // The semaphore is never closed.
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
-            return;
-        };
         let accepted = tokio::select! {
             // First: what has connected before the drain is answered.
             biased;
@@ -84,28 +80,42 @@ async fn accept(
         };
         match accepted {
             Ok((stream, _)) => {
-                let router = router.clone();
-                connections.spawn(async move {
-                    serve(stream, router).await;
-                    drop(place);
-                });
+                let (standing, router) = (Arc::default(), router.clone());
+                if places.make_room() {
+                    let serving = serve(stream, router, Arc::clone(&standing));
+                    places.take(standing, connections.spawn(serving));
+                }
             }
             Err(error) => {
                 warn!(%address, %error, "cannot accept an admin connection");
-                time::sleep(ACCEPT_PAUSE).await;
+                // What asked nothing may hold the descriptor that is missing.
+                if !places.drop_one() {
+                    time::sleep(ACCEPT_PAUSE).await;
+                }
             }
         }
         while connections.try_join_next().is_some() {}
+        // Each connection is looked at before the next one can push it out.
+        yield_now().await;
     }
     drop(listener);
     while connections.join_next().await.is_some() {}
 }
 
-async fn serve(stream: TcpStream, router: Router) {
+async fn serve(stream: TcpStream, router: Router, standing: Arc<Standing>) {
+    let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+        let asking = standing.ask();
+        request.extensions_mut().insert(Arc::clone(&standing));
+        let answer = TowerToHyperService::new(router.clone()).call(request);
+        async move {
+            let _asking = asking;
+            answer.await
+        }
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        .serve_connection(TokioIo::new(stream), service);
     match time::timeout(CONNECTION_TIMEOUT, connection).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => debug!(%error, "admin connection failed"),

@@ -1,5 +1,6 @@
 //! Listening sockets: one per shard and address, all on one port.
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener as StdTcpListener};
@@ -7,9 +8,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::event::EventfdFlags;
 use rustix::io::Errno;
 use rustix::net::{Shutdown, SocketFlags};
-use socket2::{Domain, Protocol, Socket as RawSocket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, SockRef, Socket as RawSocket, TcpKeepalive, Type};
 
 use super::driver::Ways;
 use super::readiness::{Readiness, Way};
@@ -22,12 +24,6 @@ const BACKLOG: i32 = 4096;
 /// How long a peer may leave bytes unacknowledged, or keep its window shut, before the kernel ends
 /// the connection: a caller that does not read, or is no longer there.
 const STALL_TIMEOUT: Duration = Duration::from_secs(300);
-
-/// Unsent bytes that the kernel may hold for a peer that reads slowly, on top of what the session
-/// holds: without a limit they grow to `net.ipv4.tcp_wmem`, and a few hundred callers that do not
-/// read use up the memory that TCP has for everybody (`net.ipv4.tcp_mem`). With less than this,
-/// bulk costs more wake-ups.
-const NOTSENT_BYTES_MAX: u32 = 1024 * 1024;
 
 /// The congestion control of connections within this machine: one that never paces. BBR does, even
 /// on loopback, with a timer for each segment (ADR 17). The kernel always has this one. It can only
@@ -54,6 +50,16 @@ pub(crate) enum Unfinished {
     Ends,
 }
 
+/// What the connections of a listener have in common.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Accepted {
+    pub(crate) unfinished: Unfinished,
+    /// Unsent bytes that the kernel may hold for a peer that reads slowly, on top of what the session
+    /// holds: without a limit they grow to `net.ipv4.tcp_wmem`, and a few hundred callers that do not
+    /// read use up the memory that TCP has for everybody (`net.ipv4.tcp_mem`), or a cgroup's.
+    pub(crate) notsent_bytes: u32,
+}
+
 /// Binds `count` sockets to one address, among which the kernel spreads connections.
 ///
 /// They come to listen in their order, the first at place 0. Port 0 is chosen once, for all of them.
@@ -66,11 +72,11 @@ pub(crate) enum Unfinished {
 pub(crate) fn bind(
     address: SocketAddr,
     count: usize,
-    unfinished: Unfinished,
+    accepted: Accepted,
 ) -> io::Result<(SocketAddr, Vec<StdTcpListener>)> {
     let deadline = Instant::now() + TAKEN_TIMEOUT;
     loop {
-        match bind_once(address, count, unfinished) {
+        match bind_once(address, count, accepted) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
                 thread::sleep(TAKEN_PAUSE);
             }
@@ -82,14 +88,14 @@ pub(crate) fn bind(
 fn bind_once(
     address: SocketAddr,
     count: usize,
-    unfinished: Unfinished,
+    accepted: Accepted,
 ) -> io::Result<(SocketAddr, Vec<StdTcpListener>)> {
-    let probe = socket(address, false, unfinished)?;
+    let probe = socket(address, false, accepted)?;
     let bound = local_address(&probe, address)?;
     drop(probe);
     let sockets = (0..count)
         .map(|_| {
-            let socket = socket(bound, true, unfinished)?;
+            let socket = socket(bound, true, accepted)?;
             socket.listen(BACKLOG)?;
             Ok(StdTcpListener::from(socket))
         })
@@ -97,7 +103,7 @@ fn bind_once(
     Ok((bound, sockets))
 }
 
-fn socket(address: SocketAddr, shared: bool, unfinished: Unfinished) -> io::Result<RawSocket> {
+fn socket(address: SocketAddr, shared: bool, accepted: Accepted) -> io::Result<RawSocket> {
     let socket = RawSocket::new(
         Domain::for_address(address),
         Type::STREAM,
@@ -114,11 +120,11 @@ fn socket(address: SocketAddr, shared: bool, unfinished: Unfinished) -> io::Resu
         .with_time(KEEPALIVE_IDLE)
         .with_interval(KEEPALIVE_INTERVAL);
     socket.set_tcp_keepalive(&probes)?;
-    if unfinished == Unfinished::Resets {
+    if accepted.unfinished == Unfinished::Resets {
         socket.set_linger(Some(Duration::ZERO))?;
     }
     // Without these all works, only slower.
-    let _ = socket.set_tcp_notsent_lowat(NOTSENT_BYTES_MAX);
+    let _ = socket.set_tcp_notsent_lowat(accepted.notsent_bytes);
     if address.ip().to_canonical().is_loopback() {
         let _ = socket.set_tcp_congestion(LOOPBACK_CONGESTION);
     }
@@ -138,6 +144,20 @@ pub(crate) struct Listener {
     // In front of the descriptor, so that it goes first.
     readiness: Readiness,
     fd: OwnedFd,
+    /// Given up for a moment where there is no other descriptor left to accept with.
+    reserve: Cell<Option<OwnedFd>>,
+}
+
+/// A descriptor that stands for nothing.
+fn spare() -> Option<OwnedFd> {
+    rustix::event::eventfd(0, EventfdFlags::CLOEXEC).ok()
+}
+
+/// True if there is no descriptor left, for this process or for the system (accept(2), EMFILE and ENFILE).
+pub(crate) fn lacks_descriptors(error: &io::Error) -> bool {
+    let code = error.raw_os_error();
+    let is = |errno: Errno| code == Some(errno.raw_os_error());
+    is(Errno::MFILE) || is(Errno::NFILE)
 }
 
 impl Listener {
@@ -146,7 +166,11 @@ impl Listener {
         let fd = OwnedFd::from(listener);
         // SAFETY: the descriptor is closed after it.
         let readiness = unsafe { Readiness::new(fd.as_fd(), Ways::In, true) };
-        Ok(Self { readiness, fd })
+        Ok(Self {
+            readiness,
+            fd,
+            reserve: Cell::new(spare()),
+        })
     }
 
     /// Takes the next connection.
@@ -154,7 +178,7 @@ impl Listener {
         loop {
             poll_fn(|cx| self.readiness.poll(Way::In, cx)).await;
             match self.accept_once() {
-                Ok(accepted) => return Ok(accepted),
+                Ok((fd, peer)) => return Ok((Socket::new(fd), peer)),
                 Err(Errno::AGAIN) => self.readiness.spend(Way::In),
                 Err(Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
@@ -166,7 +190,7 @@ impl Listener {
     pub(crate) fn accept_waiting(&self) -> Option<(Socket, SocketAddr)> {
         loop {
             match self.accept_once() {
-                Ok(accepted) => return Some(accepted),
+                Ok((fd, peer)) => return Some((Socket::new(fd), peer)),
                 // Its caller went away, or a signal came: there may be another one.
                 Err(Errno::CONNABORTED | Errno::INTR) => {}
                 Err(_) => return None,
@@ -174,16 +198,39 @@ impl Listener {
         }
     }
 
-    fn accept_once(&self) -> Result<(Socket, SocketAddr), Errno> {
+    fn accept_once(&self) -> Result<(OwnedFd, SocketAddr), Errno> {
         let (fd, peer) = rustix::net::acceptfrom_with(&self.fd, SocketFlags::CLOEXEC)?;
         let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
-        Ok((Socket::new(fd), peer.unwrap_or(UNKNOWN)))
+        Ok((fd, peer.unwrap_or(UNKNOWN)))
     }
 
     /// Begins no more connections: whoever tries gets no answer, and tries again after a second. Those
     /// that have begun can still be accepted.
     pub(crate) fn turn_away(&self) -> io::Result<()> {
         steering::turn_away(self.fd.as_fd())
+    }
+
+    /// Takes the next connection where [`Listener::accept`] lacks a descriptor, shows its peer to
+    /// `refused` and resets it; false if there was none to take, or no reserve to take it with.
+    pub(crate) fn refuse_next(&self, refused: impl FnOnce(SocketAddr)) -> bool {
+        let Some(reserve) = self.reserve.take().or_else(spare) else {
+            return false;
+        };
+        drop(reserve);
+        let next = self.accept_once();
+        let is_taken = next.is_ok();
+        match next {
+            Ok((fd, peer)) => {
+                refused(peer);
+                // An end in order would be an empty answer.
+                let _ = SockRef::from(&fd).set_linger(Some(Duration::ZERO));
+            }
+            Err(Errno::AGAIN) => self.readiness.spend(Way::In),
+            Err(_) => {}
+        }
+        // Its own descriptor is free again, unless somebody else was faster.
+        self.reserve.set(spare());
+        is_taken
     }
 
     /// Lets the sockets at `places` share the connections of this port, which are all alike; see
@@ -204,9 +251,18 @@ impl Listener {
 mod tests {
     use super::*;
 
+    const PLAIN: Accepted = with(Unfinished::Ends);
+
+    const fn with(unfinished: Unfinished) -> Accepted {
+        Accepted {
+            unfinished,
+            notsent_bytes: 200_000,
+        }
+    }
+
     #[test]
     fn port_zero_is_chosen_once_for_all_shards() {
-        let (bound, sockets) = bind("127.0.0.1:0".parse().unwrap(), 3, Unfinished::Ends).unwrap();
+        let (bound, sockets) = bind("127.0.0.1:0".parse().unwrap(), 3, PLAIN).unwrap();
         assert_ne!(bound.port(), 0);
         for socket in sockets {
             assert_eq!(socket.local_addr().unwrap(), bound);
@@ -220,8 +276,7 @@ mod tests {
 
         let (best, _) = choose(None).unwrap();
         for driver in [best, Chosen::Epoll] {
-            let (bound, sockets) =
-                bind("127.0.0.1:0".parse().unwrap(), 1, Unfinished::Ends).unwrap();
+            let (bound, sockets) = bind("127.0.0.1:0".parse().unwrap(), 1, PLAIN).unwrap();
             let _caller = std::net::TcpStream::connect(bound).unwrap();
             let ended = run(driver, async {
                 let socket = sockets.into_iter().next().unwrap();
@@ -242,13 +297,13 @@ mod tests {
 
     #[test]
     fn accepted_connections_inherit_their_limits() {
-        let (bound, sockets) = bind("127.0.0.1:0".parse().unwrap(), 1, Unfinished::Ends).unwrap();
+        let (bound, sockets) = bind("127.0.0.1:0".parse().unwrap(), 1, PLAIN).unwrap();
         let _caller = std::net::TcpStream::connect(bound).unwrap();
         let (accepted, _) = sockets[0].accept().unwrap();
-        let accepted = socket2::SockRef::from(&accepted);
+        let accepted = SockRef::from(&accepted);
         assert_eq!(accepted.tcp_user_timeout().unwrap(), Some(STALL_TIMEOUT));
         assert_eq!(accepted.tcp_keepalive_time().unwrap(), KEEPALIVE_IDLE);
-        assert_eq!(accepted.tcp_notsent_lowat().unwrap(), NOTSENT_BYTES_MAX);
+        assert_eq!(accepted.tcp_notsent_lowat().unwrap(), PLAIN.notsent_bytes);
         let congestion = accepted.tcp_congestion().unwrap();
         assert!(congestion.starts_with(LOOPBACK_CONGESTION));
         assert!(accepted.keepalive().unwrap() && accepted.tcp_nodelay().unwrap());
@@ -264,7 +319,8 @@ mod tests {
             (Unfinished::Resets, true, false),
             (Unfinished::Ends, false, false),
         ] {
-            let (bound, sockets) = bind("127.0.0.1:0".parse().unwrap(), 1, unfinished).unwrap();
+            let (bound, sockets) =
+                bind("127.0.0.1:0".parse().unwrap(), 1, with(unfinished)).unwrap();
             let mut caller = std::net::TcpStream::connect(bound).unwrap();
             crate::io::run(crate::io::Chosen::Epoll, async {
                 let socket = sockets.into_iter().next().unwrap();
@@ -287,20 +343,20 @@ mod tests {
         reason = "the time that passes is what is tested"
     )]
     fn a_port_that_becomes_free_in_a_moment_is_waited_for() {
-        let (bound, sockets) = bind("127.0.0.1:0".parse().unwrap(), 2, Unfinished::Ends).unwrap();
+        let (bound, sockets) = bind("127.0.0.1:0".parse().unwrap(), 2, PLAIN).unwrap();
         let leaving = thread::spawn(move || {
             thread::sleep(TAKEN_TIMEOUT / 10);
             drop(sockets);
         });
-        assert_eq!(bind(bound, 2, Unfinished::Ends).unwrap().0, bound);
+        assert_eq!(bind(bound, 2, PLAIN).unwrap().0, bound);
         leaving.join().unwrap();
     }
 
     #[test]
     fn a_taken_port_is_an_error_although_ports_are_shared() {
-        let (bound, _sockets) = bind("127.0.0.1:0".parse().unwrap(), 2, Unfinished::Ends).unwrap();
+        let (bound, _sockets) = bind("127.0.0.1:0".parse().unwrap(), 2, PLAIN).unwrap();
         assert_eq!(
-            bind(bound, 2, Unfinished::Ends).unwrap_err().kind(),
+            bind(bound, 2, PLAIN).unwrap_err().kind(),
             io::ErrorKind::AddrInUse
         );
     }

@@ -21,7 +21,7 @@ pub(crate) mod witness;
 pub use driver::DriverReport;
 pub(crate) use driver::{Chosen, choose};
 pub(crate) use fd_limit::raise_fd_limit;
-pub(crate) use listener::{Listener, Unfinished, bind};
+pub(crate) use listener::{Accepted, Listener, Unfinished, bind, lacks_descriptors};
 pub(crate) use pipe::{Pipe, Pipes};
 pub(crate) use poll::{PollSocket, poll_read_through};
 #[cfg(test)]

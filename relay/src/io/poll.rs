@@ -112,16 +112,19 @@ impl Write for PollSocket {
     }
 }
 
-/// Reads as hyper does; `pass` sees what came before hyper does, may change it, and says how many of
+/// Reads at most `max` bytes as hyper does; `pass` sees what came before hyper does, may change it, and says how many of
 /// those bytes go on. The rest is dropped.
 pub(crate) fn poll_read_through<R: Read + Unpin>(
     io: &mut R,
     cx: &mut Context<'_>,
     buffer: &mut ReadBufCursor<'_>,
+    max: usize,
     pass: impl FnOnce(&mut [u8]) -> usize,
 ) -> Poll<io::Result<()>> {
     // SAFETY: the memory is only written to, never un-initialised.
     let memory = unsafe { buffer.as_mut() };
+    let room = memory.len().min(max);
+    let memory = &mut memory[..room];
     let mut read = ReadBuf::uninit(memory);
     ready!(Pin::new(io).poll_read(cx, read.unfilled()))?;
     let count = read.filled().len();

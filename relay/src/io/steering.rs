@@ -109,11 +109,16 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::*;
-    use crate::io::{Unfinished, bind};
+    use crate::io::{Accepted, Unfinished, bind};
+
+    const PLAIN: Accepted = Accepted {
+        unfinished: Unfinished::Ends,
+        notsent_bytes: 16 * 1024,
+    };
 
     #[test]
     fn a_listener_that_turns_away_keeps_what_waits_and_begins_nothing() {
-        let (bound, sockets) = bind("127.0.0.1:0".parse().unwrap(), 1, Unfinished::Ends).unwrap();
+        let (bound, sockets) = bind("127.0.0.1:0".parse().unwrap(), 1, PLAIN).unwrap();
         let waiting = TcpStream::connect(bound).unwrap();
         turn_away(sockets[0].as_fd()).unwrap();
         let late = TcpStream::connect_timeout(&bound, Duration::from_millis(300));
@@ -126,7 +131,7 @@ mod tests {
 
     #[test]
     fn connections_go_to_the_chosen_sockets_and_to_all_of_them() {
-        let (bound, sockets) = bind("127.0.0.1:0".parse().unwrap(), 4, Unfinished::Ends).unwrap();
+        let (bound, sockets) = bind("127.0.0.1:0".parse().unwrap(), 4, PLAIN).unwrap();
         for socket in &sockets {
             socket.set_nonblocking(true).unwrap();
         }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use http::StatusCode;
 use hyper::rt::{Read, ReadBufCursor, Write};
-use tieline_wire::{Reason, TunnelId};
+use tieline_wire::{Reason, SharedBudget, TunnelId};
 
 use super::Shard;
 use super::callers::{Caller, Known};
@@ -212,6 +212,10 @@ impl Gateway for ShardGateway {
         async move {
             let _ = served.await;
         }
+    }
+
+    fn budget(&self) -> Option<Arc<SharedBudget>> {
+        Some(Arc::clone(&self.0.metrics.budget))
     }
 
     fn spawn(&self, task: impl Future<Output = ()> + 'static) {

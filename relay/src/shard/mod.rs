@@ -36,6 +36,7 @@ mod arbiter;
 mod audit;
 mod callers;
 mod crossings;
+mod doors;
 mod drain;
 mod frontends;
 mod gate;
@@ -96,6 +97,8 @@ pub(crate) struct Peers {
     pub(crate) live_of_accounts: Arc<LiveTunnels>,
     /// Where bindings of names are noted, to outlast a restart.
     pub(crate) book: Book,
+    /// How many files it may have open, if that is limited.
+    pub(crate) open_files_max: Option<u64>,
 }
 
 /// What one shard is given to start.
@@ -145,6 +148,8 @@ pub(crate) struct Shard {
     http_settings: Rc<listen::http::Settings>,
     sealer: Rc<listen::http::Sealer>,
     callers: Rc<Callers>,
+    /// Callers that are being told that there is no room.
+    told: Cell<usize>,
 }
 
 /// Runs a shard on this thread until it is told to stop; `started` hears whether it could start.
@@ -217,6 +222,7 @@ impl Shard {
             index,
             started: clock.now(),
             callers: Rc::default(),
+            told: Cell::new(0),
             http_settings: Rc::new(frontends::http_settings(&peers.config)),
             sealer: Rc::new(peers.sealer.clone()),
             clock,
@@ -252,17 +258,6 @@ impl Shard {
             .gate
             .spawn(async move { asking.watch(|| clock.now()).await });
         Ok((shard, mailbox))
-    }
-
-    fn listen(self: &Rc<Self>, kind: ListenKind, listener: Listener) {
-        let shard = Rc::clone(self);
-        let listener = Rc::new(listener);
-        let entry = (kind, Rc::clone(&listener));
-        self.listeners.borrow_mut().push(entry);
-        self.doors
-            .spawn(listen::accept(listener, move |socket, peer| {
-                shard.connected(kind, socket, peer);
-            }));
     }
 
     async fn serve(self: Rc<Self>, mut mailbox: OpenMailbox) -> io::Result<()> {

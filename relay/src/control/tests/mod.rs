@@ -1,4 +1,5 @@
 mod fake;
+mod flood;
 mod life;
 mod revoke;
 mod tunnel;
@@ -54,7 +55,12 @@ fn that_answer(answers: usize, tunnels: usize) -> Fake {
 
 /// Sends `head` and reads until the relay closes: status, head, body.
 fn exchange(control: &Control, head: &str) -> (u16, String, String) {
-    let mut stream = TcpStream::connect(control.addresses()[0]).unwrap();
+    let stream = TcpStream::connect(control.addresses()[0]).unwrap();
+    exchange_over(stream, head)
+}
+
+/// The same over a connection that there is.
+fn exchange_over(mut stream: TcpStream, head: &str) -> (u16, String, String) {
     stream
         .set_read_timeout(Some(Duration::from_secs(10)))
         .unwrap();
@@ -237,6 +243,12 @@ fn health_is_one_word_unless_asked_for_more() {
     assert_eq!(health["status"], "ok");
     assert_eq!(health["version"], env!("CARGO_PKG_VERSION"));
     assert!(health["uptime_ms"].is_u64() && health["open_files_max"].as_u64() > Some(0));
+    let standard = Config::default();
+    assert_eq!(health["shard_budget_bytes"], standard.shard_budget_bytes);
+    assert_eq!(
+        health["memory_limit_bytes"].as_u64(),
+        standard.memory_limit_bytes
+    );
     assert_eq!(health["shards"][0]["driver"], "uring");
     assert_eq!(health["shards"][0]["driver_reason"], Value::Null);
     assert_eq!(
@@ -245,8 +257,19 @@ fn health_is_one_word_unless_asked_for_more() {
     );
     assert_eq!(health["shards"][1]["links"], 1);
 
+    // A connection that is open is told; later ones find the port closed.
+    let mut open = TcpStream::connect(control.addresses()[0]).unwrap();
+    open.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        .unwrap();
+    let (mut answer, mut buffer) = (Vec::new(), [0; 4096]);
+    while !answer.ends_with(b"ok\n") {
+        let count = open.read(&mut buffer).unwrap();
+        assert!(count > 0);
+        answer.extend_from_slice(&buffer[..count]);
+    }
     control.drain();
-    let (status, _, body) = get(&control, "/healthz");
+    let ask = "GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    let (status, _, body) = exchange_over(open, ask);
     assert_eq!((status, body.as_str()), (503, "draining\n"));
 }
 

@@ -1,6 +1,7 @@
 //! Bodies on their way through: passed on frame by frame, with the end and the failure of each
 //! noted. Nothing is kept but the one frame in flight, so a slow reader slows its sender.
 
+use std::cell::RefCell;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -13,6 +14,7 @@ use super::Gateway;
 use super::again::Kept;
 use super::deadline::drain;
 use super::events::{Events, Quiet};
+use super::held::Piece;
 use super::pool::Lease;
 use super::source::{Broken, Source};
 use super::state::{Cut, State, Upload};
@@ -106,6 +108,8 @@ enum Content<G: Gateway> {
     /// The relay's own answer.
     Own(Option<Bytes>),
     Target(Box<TargetBody<G>>),
+    /// The same, of a caller of HTTP/2; taken away from a stream that is given up.
+    Stream(Rc<RefCell<Option<Box<TargetBody<G>>>>>),
 }
 
 /// What a target answers.
@@ -144,44 +148,69 @@ impl<G: Gateway> AnswerBody<G> {
             trailers: None,
             failed: None,
         };
-        Self {
-            content: Content::Target(Box::new(body)),
-            state,
-        }
+        let body = Box::new(body);
+        let content = match state.held().filter(|_| state.is_stream()) {
+            None => Content::Target(body),
+            Some(held) => {
+                let body = Rc::new(RefCell::new(Some(body)));
+                let kept = Rc::clone(&body);
+                held.on_give_up(move || drop(kept.take()));
+                Content::Stream(body)
+            }
+        };
+        Self { content, state }
     }
 }
 
 impl<G: Gateway> Drop for AnswerBody<G> {
     fn drop(&mut self) {
+        // Its pieces may be on their way to the caller for longer.
+        if let Content::Stream(body) = &self.content {
+            drop(body.take());
+        }
         self.state.answered();
     }
 }
 
 impl<G: Gateway> Body for AnswerBody<G> {
-    type Data = Bytes;
+    type Data = Piece;
     type Error = Broken;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
-        let this = &mut *self;
-        match &mut this.content {
-            Content::Own(body) => Poll::Ready(body.take().map(|body| Ok(Frame::data(body)))),
-            Content::Target(body) => {
-                let polled = body.poll_frame(cx, &this.state);
-                if let Poll::Ready(Some(Ok(frame))) = &polled {
-                    this.state.passed(frame);
-                }
-                polled
+    ) -> Poll<Option<Result<Frame<Piece>, Broken>>> {
+        let Self { content, state } = &mut *self;
+        let polled = match content {
+            Content::Own(body) => {
+                let piece = body.take().map(|body| Piece::new(body, state.held()));
+                return Poll::Ready(piece.map(|piece| Ok(Frame::data(piece))));
             }
+            Content::Target(body) => {
+                ready!(poll_room(state, cx));
+                ready!(body.poll_frame(cx, state))
+            }
+            Content::Stream(body) => {
+                let mut body = body.borrow_mut();
+                let Some(body) = &mut *body else {
+                    return Poll::Ready(Some(Err(Broken::Stalled)));
+                };
+                ready!(poll_room(state, cx));
+                ready!(body.poll_frame(cx, state))
+            }
+        };
+        if let Some(Ok(frame)) = &polled {
+            state.passed(frame);
         }
+        let piece = |bytes| Piece::new(bytes, state.held());
+        Poll::Ready(polled.map(|frame| frame.map(|frame| frame.map_data(piece))))
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.content {
             Content::Own(body) => body.as_ref().is_none_or(Bytes::is_empty),
             Content::Target(body) => body.is_end_stream(),
+            Content::Stream(body) => body.borrow().as_ref().is_some_and(|it| it.is_end_stream()),
         }
     }
 
@@ -191,8 +220,20 @@ impl<G: Gateway> Body for AnswerBody<G> {
                 SizeHint::with_exact(body.as_ref().map_or(0, |body| body.len() as u64))
             }
             Content::Target(body) => body.size_hint(),
+            Content::Stream(body) => {
+                let body = body.borrow();
+                body.as_ref()
+                    .map_or_else(SizeHint::default, |it| it.size_hint())
+            }
         }
     }
+}
+
+/// Ready once another piece of the answer may be taken from its target.
+fn poll_room(state: &State, cx: &Context<'_>) -> Poll<()> {
+    state
+        .held()
+        .map_or(Poll::Ready(()), |held| held.poll_room(cx))
 }
 
 impl<G: Gateway> TargetBody<G> {

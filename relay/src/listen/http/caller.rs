@@ -31,7 +31,6 @@ struct Inner<IO> {
 }
 
 /// The caller's connection, held by hyper and by the driver of the connection.
-#[derive(Debug)]
 pub(super) struct Caller<IO> {
     inner: Rc<RefCell<Inner<IO>>>,
     state: Rc<State>,
@@ -137,7 +136,10 @@ impl<IO: Read + Unpin> Read for Caller<IO> {
     ) -> Poll<io::Result<()>> {
         let Inner { io, intake, .. } = &mut *self.inner.borrow_mut();
         if !intake.read(buf.remaining(), |bytes| buf.put_slice(bytes)) {
-            let polled = poll_read_through(io, cx, &mut buf, |bytes| intake.pass(bytes));
+            let polled =
+                poll_read_through(io, cx, &mut buf, self.state.read_bytes_max(), |bytes| {
+                    intake.pass(bytes)
+                });
             self.state.read_polled(polled.is_pending());
             ready!(polled)?;
             // What is longer than what the caller sent for it.

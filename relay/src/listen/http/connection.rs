@@ -29,7 +29,10 @@ const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
 
 /// Bytes of one stream's answer that wait for the caller to take them.
-const SEND_BUFFER_BYTES: usize = 64 * 1024;
+const SEND_BUFFER_BYTES: usize = 16 * 1024;
+
+/// How often streams are looked at within the time in which a caller must take something.
+const LOOKS: u32 = 3;
 
 /// Bytes of all names and values in a head, with 32 for each (RFC 9113, section 6.5.2).
 const HEAD_BYTES_MAX: u32 = 64 * 1024;
@@ -140,6 +143,7 @@ where
     G: Gateway,
 {
     let front = Rc::new(front);
+    turns.state.begin_http1(&front.pool.held);
     let service = service_fn(|request| {
         let (front, state) = (Rc::clone(&front), Rc::clone(turns.state));
         answered(front, request, state)
@@ -185,10 +189,21 @@ where
         .max_send_buf_size(SEND_BUFFER_BYTES)
         .max_header_list_size(HEAD_BYTES_MAX)
         .serve_connection(caller.clone(), service);
-    turns.state.begin_http2();
+    let held = &front.pool.held;
+    turns.state.begin_http2(held);
+    // A connection that takes nothing at all ends as a whole.
+    let look_pause = turns.settings.stall_timeout / LOOKS;
+    let mut looking = Box::pin(turns.gateway.sleep(look_pause));
+    let is_gone = |cx: &mut Context<'_>| {
+        while looking.as_mut().poll(cx).is_ready() {
+            held.end_stalled();
+            looking.set(turns.gateway.sleep(look_pause));
+        }
+        false
+    };
     let shut = http2::Connection::graceful_shutdown;
     turns
-        .drive(connection, &front.callers, shut, |_| false, || {})
+        .drive(connection, &front.callers, shut, is_gone, || {})
         .await
 }
 

@@ -63,8 +63,8 @@ impl Asked<'_> {
 impl<G: Gateway> Front<G> {
     pub(super) fn new(gateway: G, settings: Rc<Settings>, peer: Peer, is_http2: bool) -> Self {
         Self {
+            pool: Pool::new(gateway.budget(), is_http2),
             gateway,
-            pool: Pool::new(is_http2),
             callers: Callers::new(),
             settings,
             peer,
@@ -112,6 +112,9 @@ impl<G: Gateway> Front<G> {
         page: &mut Page,
         trail: &mut Trail<G>,
     ) -> Result<Response<AnswerBody<G>>, Problem> {
+        if !state.has_place(head_bytes(&parts)) {
+            return Err(Problem::overload());
+        }
         headers::check_request(&parts.method, &parts.uri, parts.version, &parts.headers)?;
         let asked = self.asked(&parts)?;
         trail.comes_from(asked.client.address);
@@ -387,6 +390,14 @@ impl<G: Gateway> Front<G> {
         let body = AnswerBody::target(body, events, lease, cut, Rc::clone(state));
         Ok(Response::from_parts(parts, body))
     }
+}
+
+/// Bytes of a request's head, with 32 for each field.
+fn head_bytes(parts: &Parts) -> u64 {
+    let fields = parts.headers.iter();
+    let fields = fields.map(|(name, value)| name.as_str().len() + value.len() + 32);
+    let path = parts.uri.path_and_query().map_or(0, |it| it.as_str().len());
+    (path + fields.sum::<usize>()) as u64
 }
 
 /// An answer of the relay itself.

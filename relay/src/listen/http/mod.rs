@@ -20,6 +20,7 @@ mod events;
 mod exposure;
 mod forward;
 mod forwarded;
+mod held;
 mod listing;
 mod login;
 mod origin;
@@ -41,13 +42,14 @@ mod wanted;
 
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use http::{HeaderName, StatusCode};
 use hyper::rt::{Read, Write};
 use ipnet::IpNet;
-use tieline_wire::{Reason, TunnelId};
+use tieline_wire::{Reason, SharedBudget, TunnelId};
 
 use crate::audit::Call;
 use crate::auth::TokenRefusal;
@@ -145,6 +147,11 @@ pub(crate) trait Gateway: Clone + 'static {
     /// are not to be kept for further requests.
     fn away(&self, _target: &Target) -> impl Future<Output = ()> + 'static {
         std::future::pending()
+    }
+
+    /// What the sessions of this shard may hold, if that is limited.
+    fn budget(&self) -> Option<Arc<SharedBudget>> {
+        None
     }
 
     /// Runs a task on this thread.

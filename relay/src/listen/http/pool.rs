@@ -5,6 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -15,13 +16,14 @@ use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::{self, SendRequest};
 use tieline_hop::headers::kept_alive_for;
 use tieline_hop::{Delivery, Fault, Watched, drive, reusable_for};
-use tieline_wire::{Reason, TunnelId};
+use tieline_wire::{Reason, SharedBudget, TunnelId};
 use tokio::sync::oneshot;
 
 use super::body::RequestBody;
 use super::callers::{Digest, Presented};
 use super::direct::Direct;
 use super::forward::Front;
+use super::held::Held;
 use super::problem::Problem;
 use super::tap::{Line, Track};
 use super::target::Target;
@@ -85,7 +87,9 @@ impl<G: Gateway> Connection<G> {
         let track = Rc::new(Track::default());
         let noting = Rc::clone(&track);
         let line = Line::new(stream);
-        let stream = Watched::new(line.tap(&track), move |noted| noting.note(noted));
+        let stream = Watched::new(line.tap(&track, &pool.held), move |noted| {
+            noting.note(noted)
+        });
         let (sender, driver) = http1::Builder::new()
             // A proxy makes one line of a folded one (RFC 9112, section 5.2), which hyper does.
             .allow_obsolete_multiline_headers_in_responses(true)
@@ -187,11 +191,13 @@ type Idle<G> = RefCell<Vec<Connection<G>>>;
 pub(super) struct Pool<G: Gateway> {
     idle: Rc<Idle<G>>,
     idle_max: usize,
+    /// What the frontend connection makes the relay hold.
+    pub(super) held: Rc<Held>,
 }
 
 impl<G: Gateway> Pool<G> {
     /// One for a caller that asks one thing at a time, or `several`.
-    pub(super) fn new(several: bool) -> Self {
+    pub(super) fn new(budget: Option<Arc<SharedBudget>>, several: bool) -> Self {
         Self {
             idle: Rc::default(),
             idle_max: if several {
@@ -199,6 +205,7 @@ impl<G: Gateway> Pool<G> {
             } else {
                 IDLE_CONNECTIONS_MAX
             },
+            held: Rc::new(Held::new(budget, several)),
         }
     }
 

@@ -1,4 +1,5 @@
 //! The relay's own answers: one stable word, one sentence for people, both in JSON.
+//! Long because each error that the relay answers with stands here, with its words.
 
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
@@ -134,6 +135,12 @@ impl Problem {
             ..Self::new(StatusCode::SERVICE_UNAVAILABLE, "relay_stopping", message)
                 .delivered(Delivery::NotSent)
         }
+    }
+
+    /// The connection has many requests already, and the shard's budget is used up.
+    pub(super) fn overload() -> Self {
+        let text = "this connection has as many requests at a time as the relay has memory for";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "overload", text).delivered(Delivery::NotSent)
     }
 
     /// The request cannot be passed on in any form.

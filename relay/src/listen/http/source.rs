@@ -19,6 +19,8 @@ pub(super) enum Broken {
     Hyper(#[from] hyper::Error),
     #[error(transparent)]
     Stream(#[from] io::Error),
+    #[error("the caller took nothing of the answer for too long")]
+    Stalled,
 }
 
 /// What brings the frames of an answer.

@@ -1,6 +1,6 @@
 //! Where a frontend connection stands in its requests, and how long its caller may take.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
 use std::task::{Context, Waker};
 use std::time::Instant;
@@ -8,6 +8,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use http_body::Frame;
 
+use super::held::{Held, HeldStream};
 use super::{DRAIN_GRACE, DRAIN_GRACE_HTTP2, Ended, Settings};
 use crate::limits::Pass;
 
@@ -45,7 +46,6 @@ pub(super) enum Cut {
 }
 
 /// State of one frontend connection, shared by its parts; all of them run in one task.
-#[derive(Debug)]
 pub(super) struct State {
     phase: Cell<Phase>,
     /// When the phase began; the driver of the connection fills it in.
@@ -70,6 +70,10 @@ pub(super) struct State {
     is_http2: Cell<bool>,
     /// HTTP/2: how many streams the connection has.
     streams: Cell<usize>,
+    /// What the connection makes the relay hold.
+    held: OnceCell<Rc<Held>>,
+    /// What this stream does, or the connection where it has one only.
+    held_stream: OnceCell<Rc<HeldStream>>,
     /// HTTP/2: streams that wait for a flush, and whom to ask for one.
     waits_for_flush: RefCell<Vec<Waker>>,
     driver: RefCell<Option<Waker>>,
@@ -83,6 +87,8 @@ impl State {
             connection: None,
             is_http2: Cell::new(false),
             streams: Cell::new(0),
+            held: OnceCell::new(),
+            held_stream: OnceCell::new(),
             waits_for_flush: RefCell::default(),
             driver: RefCell::default(),
             pass: RefCell::default(),
@@ -103,8 +109,10 @@ impl State {
     }
 
     /// From now on requests come as streams, and what comes beside them is nothing to wait for.
-    pub(super) fn begin_http2(&self) {
+    pub(super) fn begin_http2(&self, held: &Rc<Held>) {
         self.is_http2.set(true);
+        // Once for each connection.
+        let _ = self.held.set(Rc::clone(held));
         self.begin_phase(Phase::Idle);
     }
 
@@ -112,8 +120,10 @@ impl State {
     pub(super) fn of_stream(connection: &Rc<Self>) -> Self {
         connection.streams.set(connection.streams.get() + 1);
         connection.begin_phase(Phase::Busy);
+        let held = connection.held.get().map(Held::stream);
         Self {
             connection: Some(StreamOf(Rc::clone(connection))),
+            held_stream: held.map_or_else(OnceCell::new, OnceCell::from),
             ..Self::new()
         }
     }
@@ -128,6 +138,35 @@ impl State {
     /// Whether requests come as streams.
     pub(super) fn is_http2(&self) -> bool {
         self.is_http2.get()
+    }
+
+    /// From now on requests come one after the other.
+    pub(super) fn begin_http1(&self, held: &Rc<Held>) {
+        // Once for each connection.
+        let _ = self.held.set(Rc::clone(held));
+        let _ = self.held_stream.set(held.stream());
+    }
+
+    /// What this stream makes the relay hold, or the connection where it has one only.
+    pub(super) fn held(&self) -> Option<&Rc<HeldStream>> {
+        self.held_stream.get()
+    }
+
+    /// True for a stream of several.
+    pub(super) const fn is_stream(&self) -> bool {
+        self.connection.is_some()
+    }
+
+    /// Whether there is memory for a request in whose head there are so many bytes.
+    pub(super) fn has_place(&self, head_bytes: u64) -> bool {
+        let stream = self.held().filter(|_| self.is_stream());
+        stream.is_none_or(|stream| stream.enter(head_bytes))
+    }
+
+    /// Most that one read of the caller may bring now.
+    pub(super) fn read_bytes_max(&self) -> usize {
+        let held = self.held.get().filter(|_| !self.is_http2.get());
+        held.map_or(usize::MAX, |held| held.read_bytes_max())
     }
 
     /// Begins the time anew that the caller has now.
@@ -341,7 +380,6 @@ impl State {
 }
 
 /// One stream of a connection.
-#[derive(Debug)]
 struct StreamOf(Rc<State>);
 
 impl Drop for StreamOf {

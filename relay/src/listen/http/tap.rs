@@ -16,6 +16,7 @@ use tieline_wire::Reason;
 
 use super::SessionEnded;
 use super::chunks::Chunks;
+use super::held::Held;
 use crate::io::poll_read_through;
 
 /// Header lines of an answer that is looked at.
@@ -173,10 +174,11 @@ impl<S> Line<S> {
     }
 
     /// What hyper is given of it.
-    pub(super) fn tap(&self, track: &Rc<Track>) -> Tap<S> {
+    pub(super) fn tap(&self, track: &Rc<Track>, held: &Rc<Held>) -> Tap<S> {
         Tap {
             stream: Rc::clone(&self.0),
             track: Rc::clone(track),
+            held: Rc::clone(held),
         }
     }
 
@@ -190,6 +192,8 @@ impl<S> Line<S> {
 pub(super) struct Tap<S> {
     stream: Rc<RefCell<Option<S>>>,
     track: Rc<Track>,
+    /// Says how much one read may bring: hyper makes its buffer no longer than what reads fill.
+    held: Rc<Held>,
 }
 
 impl<S> Tap<S> {
@@ -205,14 +209,16 @@ impl<S: Read + Unpin> Read for Tap<S> {
         cx: &mut Context<'_>,
         mut buf: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
+        let max = self.held.read_bytes_max();
         if matches!(self.track.answer.get(), Answer::Other) {
-            return self.with(|stream| Pin::new(stream).poll_read(cx, buf));
+            let pass = |bytes: &mut [u8]| bytes.len();
+            return self.with(|stream| poll_read_through(stream, cx, &mut buf, max, pass));
         }
         let follow = |bytes: &mut [u8]| {
             self.track.follow(bytes);
             bytes.len()
         };
-        let polled = self.with(|stream| poll_read_through(stream, cx, &mut buf, follow));
+        let polled = self.with(|stream| poll_read_through(stream, cx, &mut buf, max, follow));
         if matches!(polled, Poll::Ready(Err(_))) {
             self.track.follow(&[]);
         }

@@ -380,3 +380,36 @@ fn a_body_whose_end_comes_late_leaves_its_connection_to_the_next_one() {
         assert!(!relay.has_opened());
     });
 }
+
+#[test]
+fn a_stream_of_which_nothing_is_taken_loses_its_target_and_the_others_go_on() {
+    run(async {
+        let mut relay = Relay::new();
+        let (mut peer, _ended) = relay.connect();
+        let io = TokioIo::new(peer.io.take().unwrap());
+        let mut builder = hyper::client::conn::http2::Builder::new(Local);
+        // What is not read of an answer is not allowed for.
+        let builder = builder.initial_stream_window_size(16 * 1024);
+        let (mut sender, connection) = builder.handshake(io).await.unwrap();
+        tokio::task::spawn_local(connection);
+
+        let (flooded, mut maya) = ask(&mut relay, &mut sender, get(MAYA)).await;
+        let (slow, mut comfy) = ask(&mut relay, &mut sender, get(COMFY)).await;
+        maya.send("HTTP/1.1 200 OK\r\nContent-Length: 10000000\r\n\r\n")
+            .await;
+        let taken = maya.flood().await;
+        assert!((16_384..256 * 1024).contains(&taken), "{taken}");
+        let unread = flooded.await.unwrap().unwrap();
+        let began = tokio::time::Instant::now();
+        assert!(maya.is_reset().await);
+        let took = began.elapsed().as_secs();
+        assert!((200..=400).contains(&took), "{took} s");
+
+        // A target that is slow is not a caller that stalls.
+        answered(slow, &mut comfy).await;
+        // What was on its way comes, and then the reset: the answer is no whole one.
+        assert!(unread.into_body().collect().await.is_err());
+        let (next, mut maya) = ask(&mut relay, &mut sender, get(MAYA)).await;
+        answered(next, &mut maya).await;
+    });
+}

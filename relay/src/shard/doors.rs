@@ -1,0 +1,127 @@
+//! The listeners of a shard: whose each connection is, and those for which there is no descriptor left,
+//! which are refused at once and counted.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tieline_wire::Reason;
+
+use super::Shard;
+use crate::error::ListenKind;
+use crate::io::{Listener, Received, Socket, timeout};
+use crate::listen::{self, Arrival};
+use crate::metrics::FrontendKind;
+
+/// Told to a caller over HTTP/1.1, before its request is read.
+const ANSWER: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
+    Content-Type: application/json\r\n\
+    Content-Length: 76\r\n\
+    Retry-After: 1\r\n\
+    Cache-Control: no-store\r\n\
+    Connection: close\r\n\
+    \r\n\
+    {\"error\":\"overload\",\"message\":\"the relay has as many connections as it can\"}";
+
+/// Callers of one shard that are told so at a time; further ones are reset. Each holds one of the
+/// descriptors that are kept.
+const TOLD_MAX: usize = 4;
+
+/// How long such a caller may take to send its request and to close. A close in front of unread bytes is
+/// a reset, which could destroy the answer.
+const TOLD_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// Most that is read of such a request.
+const READ_BYTES_MAX: usize = 64 * 1024;
+
+impl Shard {
+    pub(super) fn listen(self: &Rc<Self>, kind: ListenKind, listener: Listener) {
+        let shard = Rc::clone(self);
+        let listener = Rc::new(listener);
+        let entry = (kind, Rc::clone(&listener));
+        self.listeners.borrow_mut().push(entry);
+        let limit = self.peers.open_files_max;
+        let room = match kind {
+            ListenKind::Agent => listen::Room::for_agents(limit),
+            _ => listen::Room::for_callers(limit),
+        };
+        self.doors.spawn(listen::accept(
+            listener,
+            room,
+            move |socket, peer, arrival| match (socket, arrival) {
+                (Some(socket), Arrival::Taken) => shard.connected(kind, socket, peer),
+                (socket, _) => shard.no_room(kind, socket, peer),
+            },
+        ));
+    }
+
+    /// A connection that was accepted only to be refused; without its socket it is refused already.
+    fn no_room(self: &Rc<Self>, kind: ListenKind, socket: Option<Socket>, peer: SocketAddr) {
+        match kind {
+            ListenKind::Agent => {
+                self.metrics.link_refused(Reason::Overload);
+                if let Some(socket) = socket {
+                    socket.abort();
+                }
+            }
+            ListenKind::Tcp => {
+                self.metrics.frontend_accepted(FrontendKind::Tcp);
+                self.raw_refused(peer, None, None, Reason::Overload);
+            }
+            ListenKind::Http => {
+                self.metrics.frontend_accepted(FrontendKind::Http);
+                self.metrics.frontend_refused(Reason::Overload);
+                let told = self.told.get();
+                let room = listen::Room::for_refusals(self.peers.open_files_max);
+                let may_be_told = |socket: &Socket| told < TOLD_MAX && room.takes(socket);
+                if let Some(socket) = socket.filter(may_be_told) {
+                    self.told.set(told + 1);
+                    let guard = Told(Rc::clone(self));
+                    self.gate.spawn(async move {
+                        let _guard = guard;
+                        let _ = timeout(TOLD_TIMEOUT, tell(socket)).await;
+                    });
+                }
+            }
+            ListenKind::Admin => {}
+        }
+    }
+}
+
+async fn tell(socket: Socket) {
+    // A fresh connection takes so little at once.
+    if socket.send(ANSWER).is_ok_and(|taken| taken == ANSWER.len()) {
+        socket.finish();
+    }
+    let mut request = BytesMut::new();
+    while request.len() < READ_BYTES_MAX {
+        socket.readable().await;
+        match socket.recv(&mut request, READ_BYTES_MAX) {
+            Ok(Received::Bytes(_) | Received::Nothing) => {}
+            Ok(Received::End) | Err(_) => return,
+        }
+    }
+}
+
+/// One caller that is being told.
+struct Told(Rc<Shard>);
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        self.0.told.set(self.0.told.get() - 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_answer_is_as_long_as_it_says() {
+        let text = str::from_utf8(ANSWER).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        assert!(head.contains(&format!("Content-Length: {}", body.len())));
+        serde_json::from_str::<serde_json::Value>(body).unwrap();
+    }
+}
