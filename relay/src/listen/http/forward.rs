@@ -1,4 +1,5 @@
 //! One request: from the caller's head to the target's answer.
+//! Long because the way of one request is told in one place.
 
 use std::rc::Rc;
 

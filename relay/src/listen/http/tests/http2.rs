@@ -1,4 +1,5 @@
 //! Callers that speak HTTP/2: several requests at once on one connection.
+//! Long because streams share a connection in many ways, and each has its test.
 
 use http::{Request, Response, Version};
 use http_body_util::{BodyExt, Channel, Empty, combinators::UnsyncBoxBody};
