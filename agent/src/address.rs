@@ -66,8 +66,8 @@ impl HostPort {
     #[must_use]
     pub fn is_loopback(&self) -> bool {
         match &self.host {
-            Host::Ip(ip) => ip.is_loopback(),
-            Host::Name(name) => name == "localhost",
+            Host::Ip(ip) => ip.to_canonical().is_loopback(),
+            Host::Name(name) => name == "localhost" || name.ends_with(".localhost"),
         }
     }
 

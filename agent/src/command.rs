@@ -13,7 +13,9 @@ use crate::cli::{Cli, Command, DemoArgs, ServeArgs, StatusArgs, environment};
 use crate::config::{Config, File};
 use crate::error::ConfigError;
 use crate::identity::default_state_dir;
-use crate::paint::{complain, print_json, say_lines, say_lines_to_stderr, stderr_has_colours};
+use crate::paint::{
+    complain, print_json, say_lines, say_lines_to_stderr, stderr_has_colours, warn,
+};
 use crate::plain::masked;
 use crate::printer::printer;
 use crate::signals::Signals;
@@ -84,6 +86,13 @@ async fn serve(args: Box<ServeArgs>) -> u8 {
     let (once, stand_by, json) = (args.once, args.stand_by, args.json);
     let config = match config_of(&args) {
         Ok(config) => {
+            if config.token_file.is_some() && config.relay.exposes_tokens() {
+                warn(&format!(
+                    "your token goes to {} in clear text, where the network can read it: use a network \
+                     that you trust, or a VPN",
+                    config.relay.name()
+                ));
+            }
             let targets = config.targets.len();
             let printer = printer(json, targets);
             if args.no_look {

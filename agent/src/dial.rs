@@ -62,6 +62,13 @@ impl RelayUrl {
         self.address.to_string()
     }
 
+    /// True if a token for the relay crosses a network in clear text.
+    #[must_use]
+    pub fn exposes_tokens(&self) -> bool {
+        // TCP is all that there is.
+        !self.address.is_loopback()
+    }
+
     pub(crate) const fn address(&self) -> &HostPort {
         &self.address
     }

@@ -7,6 +7,8 @@ mod auth;
 mod bystander;
 #[path = "behaviour_refusals/callers.rs"]
 mod callers;
+#[path = "behaviour_refusals/credentials.rs"]
+mod credentials;
 #[path = "behaviour_refusals/degraded.rs"]
 mod degraded;
 #[path = "behaviour_refusals/frontends.rs"]
@@ -23,5 +25,7 @@ mod operators;
 mod proxied;
 #[path = "behaviour_refusals/renewal.rs"]
 mod renewal;
+#[path = "behaviour_refusals/strangers.rs"]
+mod strangers;
 #[path = "behaviour_refusals/withdrawn.rs"]
 mod withdrawn;

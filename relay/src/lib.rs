@@ -25,7 +25,6 @@ use std::sync::mpsc::sync_channel;
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
-use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
 mod audit;
@@ -35,6 +34,7 @@ mod clock;
 pub mod config;
 mod control;
 pub mod error;
+mod host;
 mod inspector;
 mod io;
 mod limits;
@@ -56,13 +56,15 @@ pub use error::{ConfigError, ListenKind, StartError};
 pub use io::DriverReport;
 
 use audit::{Audit, Entry, Kind};
-use auth::{ASKS_MAX, Snapshot};
+use auth::{Snapshot, asking};
+use config::PublicUrls;
 use control::Control;
 use inspector::Inspector;
 use io::{Accepted, Chosen, Unfinished};
-use limits::{Limits, LiveTunnels};
+use limits::{Limits, LiveTunnels, PerAddress};
 use listen::http::Sealer;
 use metrics::ShardMetrics;
+use shard::limits::ADDRESS_QUESTIONS_MAX;
 use shard::{Mailbox, MailboxSender, Message, Owners, Peers, Restored, Seed, Stop};
 use state::{Kept, State};
 
@@ -142,16 +144,19 @@ impl Relay {
         config.say_memory();
         let (addresses, listeners) = bind_all(&config)?;
         let (state, kept) = take_state(&config)?;
+        for told in config.warnings(&addresses.http) {
+            warn!("{told}");
+        }
         let (mailboxes, inboxes) = mailboxes(config.shards)?;
         let (audit, writer) = Audit::start(config.audit.as_ref())?;
         audit.note(|| Entry::new(Kind::Started).what(env!("CARGO_PKG_VERSION").to_owned()));
         let metrics: Vec<_> = (0..config.shards)
             .map(|_| Arc::new(ShardMetrics::new(config.shard_budget_bytes)))
             .collect();
-        let (asks, asked) = mpsc::channel(ASKS_MAX);
+        let (asks, asked) = asking();
         let peers = Arc::new(Peers {
             asks,
-            public_authority: public_authority(&config, &addresses),
+            public_urls: PublicUrls::new(&config, &addresses.http),
             mailboxes,
             loads: (0..config.shards).map(|_| AtomicUsize::new(0)).collect(),
             callers: Arc::default(),
@@ -164,6 +169,11 @@ impl Relay {
             auth: Arc::new(Snapshot::of(&config)),
             audit,
             limits: Limits::new(&config.limits),
+            new_links: PerAddress::new(config.limits.address_new_links),
+            new_questions: match config.auth {
+                Auth::Provider(_) => PerAddress::new(ADDRESS_QUESTIONS_MAX),
+                _ => None,
+            },
             config,
         });
         let mut relay = Self {
@@ -418,16 +428,6 @@ fn mailboxes(shards: usize) -> Result<(Vec<MailboxSender>, Vec<Mailbox>), StartE
         source,
     })?;
     Ok(mailboxes.into_iter().unzip())
-}
-
-/// `host:port` of public URLs: the first HTTP listener's, under the relay's own name if it has one.
-fn public_authority(config: &Config, addresses: &Addresses) -> String {
-    match (&config.domain, addresses.http.first()) {
-        (Some(domain), Some(http)) => format!("{domain}:{}", http.port()),
-        (Some(domain), None) => domain.clone(),
-        (None, Some(http)) => http.to_string(),
-        (None, None) => "localhost".to_owned(),
-    }
 }
 
 /// Delivers a message that must arrive. A shard always comes back to its mailbox, and one that is

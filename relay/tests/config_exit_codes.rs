@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -38,20 +39,26 @@ fn one_line(mut command: Command) -> String {
     stderr
 }
 
+/// Writes a file that others cannot change, whatever the test's umask is.
+fn write(path: &Path, text: &str) {
+    fs::write(path, text).expect("the file is written");
+    fs::set_permissions(path, fs::Permissions::from_mode(0o644)).expect("the mode is set");
+}
+
 #[test]
 fn an_unknown_key_a_bad_address_and_a_missing_file_are_one_line_and_exit_2() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("relay.toml");
     let file = path.to_str().unwrap();
 
-    fs::write(&path, "shrads = 1\n").unwrap();
+    write(&path, "shrads = 1\n");
     let line = one_line(relay(&["--config", file]));
     assert!(
         line.starts_with(&format!("tieline-relay: `shrads` in {file}: unknown")),
         "{line}"
     );
 
-    fs::write(&path, "tcp_listen = [\"localhost\"]\n").unwrap();
+    write(&path, "tcp_listen = [\"localhost\"]\n");
     let mut command = relay(&[]);
     command.env("TIELINE_RELAY_CONFIG", file);
     let line = one_line(command);

@@ -135,6 +135,7 @@ reasons! {
     Limited = 54, "limited", retry, "more was asked for than the relay's limits allow";
     NameBound = 55, "name_bound", retry, "the tunnel name is bound to an agent with another key";
     TokenNotYet = 56, "token_not_yet", retry, "the token is not valid yet";
+    NoTunnel = 57, "no_tunnel", retry, "the link did not get a tunnel in time";
     // Sessions.
     TargetRefused = 64, "target_refused", retry, "the target refused the connection";
     TargetUnreachable = 65, "target_unreachable", retry, "the target cannot be reached";

@@ -16,6 +16,7 @@ mod ids;
 pub mod limits;
 mod message;
 mod mux;
+mod weak;
 
 pub use backlog::Backlog;
 pub use error::{Error, Reason, Side};

@@ -82,6 +82,14 @@ pub const TUNNELS_PER_LINK_MAX: u32 = 16_384;
 /// From the first byte to the end of the hello exchange.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// From the end of the hello exchange, or the link's arrival, to the agent's first tunnel: a provider's
+/// answer, and an agent that asks again with a fresh token, have time.
+pub const FIRST_TUNNEL_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Control bytes that may wait for an agent that has not shown a good token yet. As many may be on
+/// their way to its socket.
+pub const STRANGER_CONTROL_BYTES_MAX: usize = 32 * 1024;
+
 /// Without any byte from the peer for this long, a link is dead.
 pub const STALE_TIMEOUT: Duration = Duration::from_secs(45);
 

@@ -24,7 +24,7 @@ pub struct ConnectArgs {
         env = "TIELINE_CONNECT_LISTEN"
     )]
     pub listen: String,
-    /// File (mode 0600) with the token to add to every request
+    /// File (mode 0600) with the token to add to every request, if the relay asks for one
     #[arg(long, value_name = "FILE", env = "TIELINE_TOKEN_FILE")]
     pub token_file: Option<PathBuf>,
     /// File with the certificates (PEM) to check the relay by, instead of the system's

@@ -47,6 +47,11 @@ pub enum ConnectEvent {
     },
     /// The relay lets callers in again.
     TokenTaken,
+    /// The token goes to another machine without encryption; told once, at the start.
+    TokenInClear {
+        /// The relay.
+        relay: String,
+    },
     /// The proxy was asked to stop and has.
     Stopped,
 }
@@ -78,6 +83,10 @@ impl fmt::Display for ConnectEvent {
                  one in its file is used at once"
             ),
             Self::TokenTaken => f.write_str("the relay lets callers in again"),
+            Self::TokenInClear { relay } => write!(
+                f,
+                "your token goes to {relay} in clear text, where the network can read it; use https://"
+            ),
             Self::Stopped => f.write_str("stopped"),
         }
     }

@@ -15,6 +15,7 @@ use tieline_hop::headers::{
 use tieline_hop::{Delivery, await_continue, copy_head};
 use tokio::time::{Instant, sleep};
 
+use super::asking::Asking;
 use super::body::{AnswerBody, Progress, RequestBody};
 use super::caller::State;
 use super::cors;
@@ -43,6 +44,7 @@ pub(super) struct Front {
     pub(super) pool: Arc<Pool>,
     pub(super) host: HeaderValue,
     pub(super) credential: Option<Credential>,
+    pub(super) asking: Asking,
     pub(super) origins: Origins,
     pub(super) outlook: Outlook,
     pub(super) hosts: Hosts,
@@ -112,16 +114,20 @@ impl Front {
     ) -> Result<Response<AnswerBody>, Problem> {
         let version = request.version();
         let asked = (request.method() == Method::GET).then(|| request.uri().path().to_owned());
-        let request = self.prepare(request, host, state);
+        let credential = self.credential().await;
+        let has_token = credential.is_some();
+        let request = self.prepare(request, (host, credential), state);
         let (connection, answer) = self.exchange(request, state).await?;
         let (mut parts, body) = answer.into_parts();
         check_answer(parts.status, &parts.headers).map_err(Problem::relay_invalid)?;
         if parts.status == StatusCode::UNAUTHORIZED
-            && let Some(event) = self.credential.as_ref().and_then(Credential::refused)
+            && let Some(credential) = &self.credential
         {
-            self.hook.tell(&event);
+            self.asking.refused().await;
+            if let Some(event) = credential.refused() {
+                self.hook.tell(&event);
+            }
         }
-        let has_token = self.credential.is_some();
         let news = self
             .outlook
             .answered(parts.status, &parts.headers, has_token);
@@ -147,22 +153,28 @@ impl Front {
         Ok(Response::from_parts(parts, body))
     }
 
+    /// The credential to show to the relay, if there is one and the relay asks for it.
+    async fn credential(&self) -> Option<HeaderValue> {
+        let credential = self.credential.as_ref()?;
+        if !self.asking.asks(self.pool.relay(), self.pool.tls()).await {
+            return None;
+        }
+        let (value, event) = credential.current();
+        if let Some(event) = event {
+            self.hook.tell(&event);
+        }
+        Some(value)
+    }
+
     fn prepare(
         &self,
         request: Request<Incoming>,
-        host: &str,
+        (host, credential): (&str, Option<HeaderValue>),
         state: &Arc<State>,
     ) -> Request<RequestBody> {
         let (mut parts, body) = request.into_parts();
         ask_for_plain(&parts.method, &mut parts.headers);
         rewrite::read(&mut parts.headers, self.pool.relay(), host);
-        let credential = self.credential.as_ref().map(|credential| {
-            let (value, event) = credential.current();
-            if let Some(event) = event {
-                self.hook.tell(&event);
-            }
-            value
-        });
         let length = body.size_hint().exact();
         for_relay(
             &mut parts.headers,

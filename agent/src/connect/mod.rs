@@ -16,6 +16,7 @@
 //! ends the other. It knows nothing of tunnels: paths are the relay's.
 
 mod args;
+mod asking;
 mod body;
 mod caller;
 mod cors;
@@ -41,6 +42,7 @@ use std::time::Duration;
 use http::HeaderValue;
 
 pub use self::args::{ConnectArgs, DEFAULT_LISTEN};
+use self::asking::Asking;
 use self::credential::Credential;
 pub use self::error::ConnectError;
 pub use self::event::ConnectEvent;
@@ -114,7 +116,8 @@ impl Connect {
         Ok(self)
     }
 
-    /// Adds the token in this file to every request, in place of the caller's own.
+    /// Adds the token in this file to every request, in place of the caller's own credential, as long as
+    /// the relay asks its callers for one.
     #[must_use]
     pub fn with_token_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.token_file = Some(path.into());
@@ -176,6 +179,8 @@ impl Connect {
             problem: "it cannot stand in a header",
         })?;
         let (listeners, addresses) = listen::bind(self.listen).await?;
+        let is_exposed = credential.is_some() && relay.exposes_tokens();
+        let name = relay.to_string();
         hook.tell(&ConnectEvent::Listening {
             address: addresses[0],
             url: base_url(self.listen, addresses[0]),
@@ -183,10 +188,14 @@ impl Connect {
             relay: relay.to_string(),
             token: credential.is_some(),
         });
+        if is_exposed {
+            hook.tell(&ConnectEvent::TokenInClear { relay: name });
+        }
         let front = Arc::new(Front {
             pool: Arc::new(Pool::new(relay, tls)),
             host,
             credential,
+            asking: Asking::default(),
             origins: self.origins,
             outlook: Outlook::default(),
             hosts: self.hosts,
@@ -232,8 +241,8 @@ pub(crate) async fn run(args: ConnectArgs) -> u8 {
 /// What a person or a program is told.
 fn print(event: &ConnectEvent, json: bool) {
     match event {
-        // It is for the person who looks after the machine, and not among the results.
-        ConnectEvent::TokenKept { .. } => warn(event),
+        // These are for the person who looks after the machine, and not among the results.
+        ConnectEvent::TokenKept { .. } | ConnectEvent::TokenInClear { .. } => warn(event),
         event if json => print_json(event),
         ConnectEvent::RelayAway { .. } | ConnectEvent::TokenRefused { .. } => warn(event),
         ConnectEvent::Listening {
@@ -244,7 +253,7 @@ fn print(event: &ConnectEvent, json: bool) {
             ..
         } => {
             let adds = if *token {
-                "adds your token"
+                "adds your token where the relay asks for one"
             } else {
                 "adds no token"
             };

@@ -55,6 +55,12 @@ impl RelayOrigin {
             .map_err(wrong)
     }
 
+    /// True if a token for the relay crosses a network in clear text.
+    #[must_use]
+    pub fn exposes_tokens(&self) -> bool {
+        !self.https && !self.address.is_loopback()
+    }
+
     /// Host and port as `Host` has them: without the port where it is the scheme's own.
     #[must_use]
     pub fn authority(&self) -> String {

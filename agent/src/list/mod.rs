@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::connect::credential::Credential;
 use crate::connect::tls::Tls;
 use crate::connect::{ConnectError, RelayOrigin};
-use crate::paint::{BAD, GOOD, complain, paint, print_json, say};
+use crate::paint::{BAD, GOOD, complain, paint, print_json, say, warn};
 use crate::web::Question;
 
 /// Where a relay tells it, so many at a time.
@@ -96,6 +96,12 @@ pub(crate) async fn run(args: ListArgs) -> u8 {
             return error.exit_code();
         }
     };
+    if relay.authorization.is_some() && relay.origin.exposes_tokens() {
+        let relay = &relay.origin;
+        warn(&format!(
+            "your token goes to {relay} in clear text, where the network can read it; use https://"
+        ));
+    }
     let rows = match relay.rows().await {
         Ok(rows) => rows,
         Err(Problem { text, .. }) => {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tieline_agent::connect::ConnectEvent;
 
-use crate::rig::{Exchange, pass, soon};
+use crate::rig::{Exchange, Proxy, Relay, pass, soon};
 
 const GET: &str = "GET /w/x/mcp HTTP/1.1\r\nHost: localhost\r\n\r\n";
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
@@ -45,7 +45,7 @@ async fn a_call_reaches_the_relay_with_the_token_and_without_what_is_local() {
                    Connection: keep-alive, X-Local\r\nX-Local: 1\r\nKeep-Alive: timeout=5\r\n\
                    Mcp-Session-Id: s-1\r\nMcp-Param-Region: eu\r\nLast-Event-ID: 7\r\n\
                    traceparent: 00-1-2-01\r\nCookie: a=b\r\nContent-Length: 2\r\n\r\n{}";
-    let mut it = Exchange::begin_with(request, |c| c.with_token_file(&token)).await;
+    let mut it = Exchange::begin_with_token(request, &token).await;
     let head = &it.head;
     assert_eq!(head.start(), "POST /w/maya-1/mcp?a=%20b HTTP/1.1");
     assert_eq!(head.value("host"), it.relay.address().to_string());
@@ -75,9 +75,55 @@ async fn without_a_token_file_the_callers_own_credential_passes() {
 }
 
 #[tokio::test]
+async fn a_relay_that_asks_for_no_token_gets_none() {
+    let (_dir, token) = token_file("secret.token");
+    for answer in [
+        "404 Not Found",
+        "200 OK",
+        "401 Unauthorized\r\nWWW-Authenticate: Basic",
+        "503 Busy",
+    ] {
+        let relay = Relay::bind().await;
+        let proxy = Proxy::start_with(&relay.url(), |c| c.with_token_file(&token)).await;
+        let mut caller = proxy.caller().await;
+        caller
+            .send("GET /w/x HTTP/1.1\r\nHost: localhost\r\nAuthorization: Basic own\r\n\r\n")
+            .await;
+        relay.answers_whether_it_asks(answer).await;
+        let mut target = relay.accept().await;
+        let head = target.head().await;
+        assert_eq!(head.value("authorization"), "Basic own", "{answer}");
+        // What answers in a relay's place cannot ask for it either.
+        target
+            .send("HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Bearer\r\nContent-Length: 0\r\n\r\n")
+            .await;
+        assert_eq!(caller.head().await.start(), "HTTP/1.1 401 Unauthorized");
+    }
+}
+
+#[tokio::test]
+async fn a_relay_is_asked_once_and_again_after_a_refusal() {
+    let (_dir, token) = token_file("secret.token");
+    let mut it = Exchange::begin_with_token(GET, &token).await;
+    it.pass("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n1", "\r\n\r\n1")
+        .await;
+    it.caller.send(GET).await;
+    let head = it.relay.is_not_dialled_during(it.target.head()).await;
+    assert_eq!(head.value("authorization"), "Bearer secret.token");
+    it.target
+        .send("HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n")
+        .await;
+    it.caller.head().await;
+    pass(Duration::from_secs(2)).await;
+    it.caller.send(GET).await;
+    it.relay.answers_whether_it_asks("404 Not Found").await;
+    assert!(it.target.head().await.values("authorization").is_empty());
+}
+
+#[tokio::test]
 async fn a_token_that_the_relay_refuses_is_read_again() {
     let (_dir, token) = token_file("old");
-    let mut it = Exchange::begin_with(GET, |c| c.with_token_file(&token)).await;
+    let mut it = Exchange::begin_with_token(GET, &token).await;
     assert_eq!(it.head.value("authorization"), "Bearer old");
     write_token(&token, "new");
     it.target

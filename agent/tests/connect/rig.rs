@@ -3,6 +3,7 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -117,6 +118,17 @@ impl Relay {
         Peer::new(stream)
     }
 
+    /// The proxy asks without a token what is there: the relay answers `status`, with more lines behind it.
+    pub(crate) async fn answers_whether_it_asks(&self, status: &str) {
+        let mut asking = self.accept().await;
+        let head = asking.head().await;
+        assert_eq!(head.start(), "GET /tunnels HTTP/1.1");
+        assert!(head.values("authorization").is_empty(), "{}", head.text);
+        asking
+            .send(&format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n"))
+            .await;
+    }
+
     /// True if the proxy opens no further connection while `work` goes on.
     pub(crate) async fn is_not_dialled_during<T>(&self, work: impl Future<Output = T>) -> T {
         tokio::select! {
@@ -139,6 +151,25 @@ pub(crate) struct Exchange {
 impl Exchange {
     pub(crate) async fn begin(request: &str) -> Self {
         Self::begin_with(request, |connect| connect).await
+    }
+
+    /// With a token file, at a relay that asks for tokens.
+    pub(crate) async fn begin_with_token(request: &str, file: &Path) -> Self {
+        let relay = Relay::bind().await;
+        let proxy = Proxy::start_with(&relay.url(), |c| c.with_token_file(file)).await;
+        let mut caller = proxy.caller().await;
+        caller.send(request).await;
+        let challenge = "401 Unauthorized\r\nWWW-Authenticate: Bearer";
+        relay.answers_whether_it_asks(challenge).await;
+        let mut target = relay.accept().await;
+        let head = target.head().await;
+        Self {
+            relay,
+            proxy,
+            caller,
+            target,
+            head,
+        }
     }
 
     pub(crate) async fn begin_with(request: &str, change: impl FnOnce(Connect) -> Connect) -> Self {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use tieline_wire::claims::{self, Claims, ClaimsError, Key, Scope};
 use tieline_wire::{AgentKey, MachineId, Reason, Refusal, Register, TunnelId};
+use tokio::sync::mpsc;
 
 pub(crate) use self::identity::{Identity, Owner, may_reach};
 pub(crate) use self::provider::{Question, Ruling};
@@ -16,16 +17,66 @@ pub(crate) use self::snapshot::{Mode, Signed, Snapshot, TokenRefusal, verify_cal
 use crate::cli::TokenOrder;
 use crate::config::{TOKEN_PREFIX, TokenHash, rfc3339};
 
-/// Questions of the shards that may wait for the control thread.
-pub(crate) const ASKS_MAX: usize = 1024;
+/// Questions of the shards that may wait for the control thread; as many again about tunnels that live.
+const ASKS_MAX: usize = 1024;
 
 /// What a shard wants of the control thread.
 #[derive(Debug)]
 pub(crate) enum Ask {
     /// A token is signed with a key that nobody knows; there may be a newer set.
     NewerKeys,
-    /// What the provider says of a tunnel.
+    /// What the provider says of a tunnel that an agent wants.
     Rule(Question),
+}
+
+/// A shard's way to the control thread.
+#[derive(Clone, Debug)]
+pub(crate) struct AskControl {
+    asks: mpsc::Sender<Ask>,
+    renewals: mpsc::Sender<Question>,
+}
+
+impl AskControl {
+    /// Has the control thread look for newer keys.
+    pub(crate) fn newer_keys(&self) {
+        // If so many wait already, one of them wants the same.
+        let _ = self.asks.try_send(Ask::NewerKeys);
+    }
+
+    /// Asks about a tunnel. Those that live have a queue of their own, which strangers cannot fill.
+    ///
+    /// # Errors
+    /// Too many questions wait.
+    pub(crate) fn rule(&self, question: Question) -> Result<(), Overfull> {
+        let outcome = match question.is_renewal {
+            true => self.renewals.try_send(question).map_err(drop),
+            false => self.asks.try_send(Ask::Rule(question)).map_err(drop),
+        };
+        outcome.map_err(|()| Overfull)
+    }
+}
+
+/// More questions wait than may.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Overfull;
+
+/// What the shards ask, at the control thread.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    pub(crate) asks: mpsc::Receiver<Ask>,
+    /// About tunnels that live.
+    pub(crate) renewals: mpsc::Receiver<Question>,
+}
+
+/// The way from the shards to the control thread.
+pub(crate) fn asking() -> (AskControl, Asked) {
+    let (asks, asked) = mpsc::channel(ASKS_MAX);
+    let (renewals, renewed) = mpsc::channel(ASKS_MAX);
+    let asked = Asked {
+        asks: asked,
+        renewals: renewed,
+    };
+    (AskControl { asks, renewals }, asked)
 }
 
 /// What becomes of a registration.

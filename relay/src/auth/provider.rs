@@ -1,5 +1,6 @@
 //! What a provider is asked about an agent, and what its answer means.
 
+use std::any::Any;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -24,6 +25,9 @@ pub(crate) struct Question {
     pub(crate) register: Arc<Register>,
     /// Whether the link has the tunnel already.
     pub(crate) is_renewal: bool,
+    /// What its shard counts it by until it is answered.
+    #[expect(dead_code, reason = "its drop is what counts")]
+    pub(crate) place: Option<Arc<dyn Any + Send + Sync>>,
     pub(crate) asked_at: Instant,
 }
 

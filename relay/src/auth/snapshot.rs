@@ -3,6 +3,7 @@
 //! The control thread makes a new snapshot when something changes and sends it to every shard;
 //! nobody ever waits for it, and nothing in it is locked.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -131,6 +132,22 @@ impl Snapshot {
         self.denied.names(jti, identity.map(Identity::sub), key)
     }
 
+    /// True if there are tokens that this relay can tell from those of others.
+    pub(crate) const fn knows_tokens(&self) -> bool {
+        matches!(self.mode, Mode::Tokens(_) | Mode::Jwt(_))
+    }
+
+    /// True for a credential of this relay: a token of the file, or one that is signed for it, also if
+    /// its time is over or to come, or if it is denied. Each signature is taken off `checks_left`, and
+    /// what would need one more counts as ours.
+    pub(crate) fn is_ours(&self, token: &str, now_seconds: u64, checks_left: &Cell<u32>) -> bool {
+        match &self.mode {
+            Mode::Open { .. } | Mode::Provider { .. } => false,
+            Mode::Tokens(table) => table.find(&TokenHash::of(token)).is_some(),
+            Mode::Jwt(signed) => signed.is_ours(token, now_seconds, checks_left),
+        }
+    }
+
     /// Who holds `token`, and what it says beside that, if it is good for `scope`.
     pub(super) fn verify(
         &self,
@@ -214,12 +231,29 @@ impl Signed {
         }
     }
 
-    fn verify(&self, token: &str, now_seconds: u64) -> Result<(Identity, Claims), TokenRefusal> {
-        let expected = Expected {
+    fn expected(&self) -> Expected<'_> {
+        Expected {
             issuer: self.issuer.as_deref(),
             audience: &self.audience,
-        };
-        match claims::verify(token, &self.keys, now_seconds, &expected) {
+        }
+    }
+
+    fn is_ours(&self, token: &str, now_seconds: u64, checks_left: &Cell<u32>) -> bool {
+        let expected = self.expected();
+        if !expected.is_claimed_by(token) {
+            return false;
+        }
+        let left = checks_left.get();
+        checks_left.set(left.saturating_sub(1));
+        left == 0
+            || matches!(
+                claims::verify(token, &self.keys, now_seconds, &expected),
+                Ok(_) | Err(ClaimsError::Expired { .. } | ClaimsError::NotYet { .. })
+            )
+    }
+
+    fn verify(&self, token: &str, now_seconds: u64) -> Result<(Identity, Claims), TokenRefusal> {
+        match claims::verify(token, &self.keys, now_seconds, &self.expected()) {
             Ok(claims) => Ok((Identity::signed(claims.clone()), claims)),
             Err(error @ ClaimsError::Expired { .. }) => {
                 Err(TokenRefusal::Expired(error.to_string()))

@@ -88,7 +88,13 @@ pub(crate) const SETTINGS: &[Setting] = &[
     one(
         "domain",
         "NAME",
-        "Host name in public URLs [default: that of the HTTP listener]",
+        "The relay's host name; each tunnel is reached under a name in front of it too",
+    ),
+    one(
+        "public_url",
+        "URL",
+        "How public URLs begin, as in https://relay.example [default: http, and domain or the \
+         HTTP listener's address, with its port]",
     ),
     one(
         "shards",
@@ -143,8 +149,8 @@ pub(crate) const SETTINGS: &[Setting] = &[
     one(
         "caller_auth",
         "MODE",
-        "How callers prove themselves: none or token [default: token if others can reach the \
-         relay and agents have tokens, else none]",
+        "How callers prove themselves: none or token [default: token with auth tokens or jwt, \
+         none with open; provider wants none to be said]",
     ),
     one(
         "jwt_secret_file",
@@ -306,6 +312,11 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "limits_address_bytes_per_second",
         "BYTES",
         "Payload in a second, of each address [default: any]",
+    ),
+    one(
+        "limits_address_new_links",
+        "N",
+        "Links of each address that have no tunnel yet; 0: any [default: 1024]",
     ),
     switch("json", "Print one JSON object per line on stdout"),
 ];

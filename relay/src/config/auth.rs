@@ -7,9 +7,7 @@ use tieline_wire::claims::KeySet;
 use super::file::{read_jwks, read_public_key, read_tokens};
 use super::load::{SWITCH, Settings, TIME, boolean, parse_duration, set};
 use super::secret::{read_secret, read_text_secret};
-use super::{
-    Auth, CallerAuth, Config, HttpUrl, JwksSource, JwtAuth, ProviderAuth, TokensAuth, conflict,
-};
+use super::{Auth, CallerAuth, HttpUrl, JwksSource, JwtAuth, ProviderAuth, TokensAuth, conflict};
 use crate::error::ConfigError;
 
 /// The modes, and the settings that do something in each.
@@ -66,24 +64,22 @@ impl Settings {
         }
     }
 
-    /// How callers prove themselves. Unless it is said, those of other machines must as soon as
-    /// agents must.
-    pub(super) fn caller_auth(&self, config: &Config) -> Result<CallerAuth, ConfigError> {
+    /// How callers prove themselves. Unless it is said, they must as soon as agents must, at whatever
+    /// address: a proxy on this machine brings callers of all others to loopback.
+    pub(super) fn caller_auth(&self, auth: &Auth) -> Result<CallerAuth, ConfigError> {
         let said = self.one("caller_auth", "none or token", |text| match text {
             "none" => Some(CallerAuth::None),
             "token" => Some(CallerAuth::Token),
             _ => None,
         })?;
-        let mut listeners = config.http_listen.iter().chain(&config.tcp_listen);
-        let is_public = listeners.any(|address| !address.ip().to_canonical().is_loopback());
-        match (said, &config.auth) {
+        match (said, auth) {
             (Some(said), _) => Ok(said),
-            (None, Auth::Tokens(_) | Auth::Jwt(_)) if is_public => Ok(CallerAuth::Token),
-            (None, Auth::Provider(_)) if is_public => conflict(
-                "callers of other machines can reach this relay, and a provider knows agents only: \
-                 say --caller-auth none if whoever knows a tunnel's name may use it",
+            (None, Auth::Tokens(_) | Auth::Jwt(_)) => Ok(CallerAuth::Token),
+            (None, Auth::Provider(_)) => conflict(
+                "a provider knows agents only, so callers cannot prove themselves: say \
+                 --caller-auth none if every caller who knows a tunnel's name may use it",
             ),
-            (None, _) => Ok(CallerAuth::None),
+            (None, Auth::Open { .. }) => Ok(CallerAuth::None),
         }
     }
 

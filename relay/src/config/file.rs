@@ -22,12 +22,51 @@ const FILE_BYTES_MAX: u64 = 1024 * 1024;
 /// Longest file of tokens or denials that is read, in bytes: some 50,000 tokens.
 const TABLE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
-/// Bits of a file's mode that must not be set where its writer decides who is let in.
-const TRUSTED_MODE_FORBIDDEN: u32 = 0o022;
+/// What other users must not be able to do with a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Guard {
+    /// To change it: it decides who is let in, or what the relay does.
+    Unchanged,
+    /// To read or change it: it is a secret. A group may be allowed to read it.
+    Secret,
+}
+
+impl Guard {
+    /// Checks the mode of a file that was opened.
+    ///
+    /// # Errors
+    /// [`ConfigError`] says what others can do, and how to end that.
+    fn check(self, path: &Path, mode: u32) -> Result<(), ConfigError> {
+        let forbidden = match self {
+            Self::Unchanged => 0o022,
+            Self::Secret => 0o027,
+        };
+        let mode = mode & 0o777;
+        if mode & forbidden == 0 {
+            return Ok(());
+        }
+        let path = path.to_owned();
+        Err(match self {
+            Self::Unchanged => ConfigError::Content {
+                path,
+                problem: format!(
+                    "others can change this file and with it who is let in (mode {mode:03o}); run \
+                     `chmod go-w` on it"
+                ),
+            },
+            Self::Secret => ConfigError::Secret {
+                path,
+                problem: format!(
+                    "others can read or change this secret (mode {mode:03o}); run `chmod 600` on it"
+                ),
+            },
+        })
+    }
+}
 
 /// Reads the settings in a TOML file.
 pub(super) fn read_settings(path: &Path) -> Result<Layer, ConfigError> {
-    let table: toml::Table = parse(path, read(path)?.0)?;
+    let table: toml::Table = parse(path, read(path, FILE_BYTES_MAX, Guard::Unchanged)?)?;
     let mut layer = Layer::default();
     let mut flat = Vec::new();
     flatten("", table, &mut flat);
@@ -128,7 +167,7 @@ fn parse<T: DeserializeOwned>(path: &Path, content: Vec<u8>) -> Result<T, Config
 /// # Errors
 /// [`ConfigError`] names the file, and the token that is wrong.
 pub fn read_tokens(path: &Path) -> Result<TokenTable, ConfigError> {
-    let form = parse(path, read_trusted(path, TABLE_BYTES_MAX)?)?;
+    let form = parse(path, read(path, TABLE_BYTES_MAX, Guard::Unchanged)?)?;
     TokenTable::new(form).map_err(|problem| unfit(path, problem))
 }
 
@@ -137,7 +176,7 @@ pub fn read_tokens(path: &Path) -> Result<TokenTable, ConfigError> {
 /// # Errors
 /// [`ConfigError`] names the file, and the entry that is wrong.
 pub fn read_denylist(path: &Path) -> Result<Denylist, ConfigError> {
-    let form = parse(path, read_trusted(path, TABLE_BYTES_MAX)?)?;
+    let form = parse(path, read(path, TABLE_BYTES_MAX, Guard::Unchanged)?)?;
     Denylist::new(form).map_err(|problem| unfit(path, problem))
 }
 
@@ -146,17 +185,22 @@ pub fn read_denylist(path: &Path) -> Result<Denylist, ConfigError> {
 /// # Errors
 /// [`ConfigError`] names the file and what it holds instead.
 pub(super) fn read_public_key(path: &Path) -> Result<Key, ConfigError> {
-    Key::from_pem(&read_trusted(path, FILE_BYTES_MAX)?)
+    Key::from_pem(&read(path, FILE_BYTES_MAX, Guard::Unchanged)?)
         .map_err(|error| unfit(path, error.to_string()))
 }
 
-/// Reads a set of keys; those that cannot be used are named in the log.
+/// Reads a set of keys; those that cannot be used are named in the log. With a secret among them
+/// the file is a secret.
 ///
 /// # Errors
 /// [`ConfigError`] names the file, also if no key in it can be used.
 pub(crate) fn read_jwks(path: &Path) -> Result<KeySet, ConfigError> {
-    let read = Jwks::read(&read_trusted(path, FILE_BYTES_MAX)?)
-        .map_err(|error| unfit(path, error.to_string()))?;
+    let (content, mode) = read_opened(path, FILE_BYTES_MAX)?;
+    Guard::Unchanged.check(path, mode)?;
+    let read = Jwks::read(&content).map_err(|error| unfit(path, error.to_string()))?;
+    if read.has_secret {
+        Guard::Secret.check(path, mode)?;
+    }
     for skipped in &read.skipped {
         warn!(file = %path.display(), "unusable: {skipped}");
     }
@@ -173,20 +217,6 @@ pub(super) fn unfit(path: &Path, problem: String) -> ConfigError {
         path: path.to_owned(),
         problem,
     }
-}
-
-/// A file that others must not be able to write.
-fn read_trusted(path: &Path, bytes_max: u64) -> Result<Vec<u8>, ConfigError> {
-    let (content, mode) = read_up_to(path, bytes_max)?;
-    if mode & TRUSTED_MODE_FORBIDDEN != 0 {
-        let problem = format!(
-            "others can change this file and with it who is let in (mode {:03o}); run `chmod \
-             go-w` on it",
-            mode & 0o777
-        );
-        return Err(unfit(path, problem));
-    }
-    Ok(content)
 }
 
 /// What tells one state of a file from another.
@@ -212,12 +242,20 @@ impl Stamp {
     }
 }
 
-/// A file's content and mode.
-pub(super) fn read(path: &Path) -> Result<(Vec<u8>, u32), ConfigError> {
-    read_up_to(path, FILE_BYTES_MAX)
+/// The content of a file of up to `bytes_max`, as `guard` allows it.
+fn read(path: &Path, bytes_max: u64, guard: Guard) -> Result<Vec<u8>, ConfigError> {
+    let (content, mode) = read_opened(path, bytes_max)?;
+    guard.check(path, mode)?;
+    Ok(content)
 }
 
-fn read_up_to(path: &Path, bytes_max: u64) -> Result<(Vec<u8>, u32), ConfigError> {
+/// The content of a secret file.
+pub(super) fn read_secret_file(path: &Path) -> Result<Vec<u8>, ConfigError> {
+    read(path, FILE_BYTES_MAX, Guard::Secret)
+}
+
+/// The content and mode of one opened file: no other can take its place in between.
+fn read_opened(path: &Path, bytes_max: u64) -> Result<(Vec<u8>, u32), ConfigError> {
     let content = || -> io::Result<(Vec<u8>, u32)> {
         let file = File::open(path)?;
         let mode = file.metadata()?.mode();

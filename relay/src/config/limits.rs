@@ -1,4 +1,4 @@
-//! Settings of what somebody may use; without them nothing is limited.
+//! Settings of how much a token holder or an address may use.
 
 use super::load::{NUMBER, Settings, number, set};
 use super::{Auth, conflict, in_range};
@@ -31,7 +31,7 @@ const SUB_TUNNELS_MIN: usize = 1024;
 const ADDRESS_TUNNELS: u32 = 16_384;
 
 /// What is limited.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LimitsConfig {
     /// For each holder of tokens.
     pub sub: Allowance,
@@ -42,6 +42,20 @@ pub struct LimitsConfig {
     pub sub_tunnels: Option<u32>,
     /// The same of one address, for tunnels whose agents show no holder.
     pub address_tunnels: Option<u32>,
+    /// Links of each address whose agents have no tunnel yet; 0 is as many as come.
+    pub address_new_links: u32,
+}
+
+impl Default for LimitsConfig {
+    fn default() -> Self {
+        Self {
+            sub: Allowance::default(),
+            address: Allowance::default(),
+            sub_tunnels: None,
+            address_tunnels: None,
+            address_new_links: 1024,
+        }
+    }
 }
 
 impl LimitsConfig {
@@ -62,6 +76,8 @@ impl LimitsConfig {
         }
         limits.sub_tunnels = settings.one("limits_sub_tunnels", NUMBER, number)?;
         limits.address_tunnels = settings.one("limits_address_tunnels", NUMBER, number)?;
+        let links = settings.one("limits_address_new_links", NUMBER, number)?;
+        set(&mut limits.address_new_links, links);
         Ok(limits)
     }
 
@@ -102,6 +118,11 @@ impl LimitsConfig {
             let key = format!("limits_{whose}_tunnels");
             in_range(&key, count.unwrap_or_default(), 0, COUNT_MAX)?;
         }
-        Ok(())
+        in_range(
+            "limits_address_new_links",
+            self.address_new_links,
+            0,
+            COUNT_MAX,
+        )
     }
 }

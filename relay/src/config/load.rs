@@ -8,7 +8,9 @@ use std::time::Duration;
 use super::file::{read_denylist, read_settings};
 use super::memory;
 use super::secret::read_text_secret;
-use super::{AuditConfig, Config, DriverChoice, HttpConfig, LimitsConfig, Options, http};
+use super::{
+    AuditConfig, Config, DriverChoice, HttpConfig, LimitsConfig, Options, PublicUrl, http,
+};
 use crate::cli::{Layer, Origin, Raw};
 use crate::error::ConfigError;
 
@@ -37,6 +39,8 @@ pub fn load(flags: Layer, environment: Layer, file: Option<&Path>) -> Result<Opt
         settings.addresses("admin_listen")?,
     );
     config.domain = settings.one("domain", "a host name", http::domain)?;
+    let expected = "scheme, host and port that callers use, such as https://relay.example";
+    config.public_url = settings.one("public_url", expected, PublicUrl::parse)?;
     set(&mut config.shards, settings.one("shards", NUMBER, number)?);
     set(
         &mut config.driver,
@@ -75,7 +79,7 @@ pub fn load(flags: Layer, environment: Layer, file: Option<&Path>) -> Result<Opt
         .unwrap_or_else(|| memory::shard_budget(config.memory_limit_bytes, config.shards));
     config.http = HttpConfig::read(&settings)?;
     config.auth = settings.auth()?;
-    config.caller_auth = settings.caller_auth(&config)?;
+    config.caller_auth = settings.caller_auth(&config.auth)?;
     if let Some(path) = settings.path("auth_denylist")? {
         config.denylist = read_denylist(&path)?;
         config.denylist_file = Some(path);

@@ -12,9 +12,12 @@ mod http;
 mod limits;
 mod load;
 mod memory;
+mod ports;
+mod public_url;
 mod secret;
 mod tokens;
 mod url;
+mod warnings;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -32,6 +35,8 @@ pub use self::file::{read_denylist, read_tokens};
 pub use self::http::HttpConfig;
 pub use self::limits::{Allowance, LimitsConfig};
 pub use self::load::{load, parse_duration};
+pub use self::public_url::PublicUrl;
+pub(crate) use self::public_url::PublicUrls;
 pub use self::secret::{Secret, read_secret};
 pub use self::tokens::{TOKEN_PREFIX, TokenEntry, TokenHash, TokenTable, rfc3339};
 pub use self::url::HttpUrl;
@@ -69,8 +74,10 @@ pub struct Config {
     pub http_listen: Vec<SocketAddr>,
     /// Where tunnels, health and metrics are shown.
     pub admin_listen: Vec<SocketAddr>,
-    /// Host name in public URLs; without it, that of the HTTP listener.
+    /// The relay's own host name; each tunnel has a name in front of it.
     pub domain: Option<String>,
+    /// How public URLs begin; without it, with `domain` or the HTTP listener's address, and its port.
+    pub public_url: Option<PublicUrl>,
     /// Threads that move bytes.
     pub shards: usize,
     /// How shards talk to the kernel.
@@ -179,7 +186,7 @@ impl ProviderAuth {
 /// How callers prove themselves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum CallerAuth {
-    /// They need not: whoever knows a tunnel's name may use it.
+    /// They need not: every caller who knows a tunnel's name may use it.
     #[default]
     None,
     /// By a token of the kind that agents have.
@@ -259,6 +266,7 @@ impl Config {
             http_listen: loopback(http),
             admin_listen: loopback(admin),
             domain: None,
+            public_url: None,
             shards,
             driver: DriverChoice::Auto,
             spin_us: 0,
@@ -326,6 +334,9 @@ impl Config {
                  target gets Authorization itself",
             );
         }
+        if self.public_url.is_some() && self.http_listen.is_empty() {
+            return conflict("public_url does nothing here: http_listen is off");
+        }
         if let Auth::Provider(provider) = &self.auth {
             provider.check()?;
         }
@@ -353,34 +364,6 @@ impl Config {
         )?;
         in_range("drain_timeout", self.drain_timeout, ms(0), ms(3_600_000))?;
         self.http.check()
-    }
-
-    /// Shards share their ports (`SO_REUSEPORT`), so the kernel would not object to one port with
-    /// two uses: it would deal connections out to both.
-    fn check_ports(&self) -> Result<(), ConfigError> {
-        let kinds = [
-            ListenKind::Agent,
-            ListenKind::Tcp,
-            ListenKind::Http,
-            ListenKind::Admin,
-        ];
-        let all: Vec<_> = kinds
-            .iter()
-            .flat_map(|kind| {
-                self.listen(*kind)
-                    .iter()
-                    .map(move |address| (*kind, *address))
-            })
-            .filter(|(_, address)| address.port() != 0)
-            .collect();
-        for (index, (kind, address)) in all.iter().enumerate() {
-            if let Some((other, _)) = all[..index].iter().find(|(_, earlier)| earlier == address) {
-                return conflict(format!(
-                    "{other}_listen and {kind}_listen both name {address}"
-                ));
-            }
-        }
-        Ok(())
     }
 }
 

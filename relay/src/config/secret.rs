@@ -6,11 +6,8 @@ use std::path::Path;
 use ring::{digest, hmac};
 use tieline_wire::claims::Key;
 
-use super::file::read;
+use super::file::read_secret_file;
 use crate::error::ConfigError;
-
-/// Bits of a secret file's mode that must not be set: others reading or writing, group writing.
-const SECRET_MODE_FORBIDDEN: u32 = 0o027;
 
 /// Shortest secret that others present or are presented with, in bytes.
 const TEXT_BYTES_MIN: usize = 16;
@@ -84,14 +81,7 @@ pub(super) fn read_text_secret(path: &Path) -> Result<Secret, ConfigError> {
 
 /// A secret file's content without the line break at its end.
 fn read_bytes(path: &Path) -> Result<Vec<u8>, ConfigError> {
-    let (mut secret, mode) = read(path)?;
-    if mode & SECRET_MODE_FORBIDDEN != 0 {
-        let problem = format!(
-            "others can read or change this secret (mode {:03o}); run `chmod 600` on it",
-            mode & 0o777
-        );
-        return Err(unfit(path, problem));
-    }
+    let mut secret = read_secret_file(path)?;
     if secret.last() == Some(&b'\n') {
         secret.pop();
         secret.pop_if(|byte| *byte == b'\r');

@@ -19,14 +19,14 @@ use std::thread::{self, JoinHandle};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use tieline_wire::TunnelId;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tracing::info_span;
 
 use self::admin::Admin;
 use self::auth::{Keeper, Order, Orders};
 use self::tunnel::Pauses;
 use crate::audit::Audit;
-use crate::auth::{Ask, Question, Ruling, Snapshot};
+use crate::auth::{Asked, Question, Ruling, Snapshot};
 use crate::config::Config;
 use crate::error::{ListenKind, StartError};
 use crate::metrics::{Cut, ShardMetrics, ShardStatus, TunnelBatch, TunnelDetail};
@@ -104,7 +104,7 @@ impl Control {
     pub(crate) fn start(
         config: &Config,
         snapshot: &Snapshot,
-        asked: mpsc::Receiver<Ask>,
+        asked: Asked,
         inspect: Arc<dyn Inspect>,
         metrics: Vec<Arc<ShardMetrics>>,
         audit: Audit,

@@ -2,6 +2,7 @@
 
 #[cfg(test)]
 mod model;
+mod per_address;
 mod table;
 mod tunnels;
 
@@ -11,6 +12,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+pub(crate) use self::per_address::{PerAddress, Place};
 use self::table::{Index, Pin, Rate, Table};
 pub(crate) use self::tunnels::{Account, LiveTunnels};
 use crate::config::{Allowance, LimitsConfig};
@@ -88,12 +90,7 @@ impl Limits {
 
     fn address(&self, address: IpAddr) -> Option<(&Side, Pin<'_>)> {
         let side = self.addresses.as_ref()?;
-        // A network of IPv6 gives one machine as many addresses as it likes in its /64.
-        let hash = match address.to_canonical() {
-            IpAddr::V4(ip) => self.hasher.hash_one(ip.octets()),
-            IpAddr::V6(ip) => self.hasher.hash_one(&ip.segments()[..4]),
-        };
-        Some((side, side.table.find(hash)?))
+        Some((side, side.table.find(address_hash(&self.hasher, address))?))
     }
 
     fn sub(&self, sub: &str) -> Option<(&Side, Pin<'_>)> {
@@ -127,6 +124,15 @@ impl Limits {
         side.table
             .spend(*at, REGISTRATIONS, rate, 1, self.now_ns())
             .map_err(|late_ns| Limited::new(LimitKind::Registrations, late_ns))
+    }
+}
+
+/// What an address is known by. A network of IPv6 gives one machine as many addresses as it likes in
+/// its /64.
+fn address_hash(hasher: &RandomState, address: IpAddr) -> u64 {
+    match address.to_canonical() {
+        IpAddr::V4(ip) => hasher.hash_one(ip.octets()),
+        IpAddr::V6(ip) => hasher.hash_one(&ip.segments()[..4]),
     }
 }
 

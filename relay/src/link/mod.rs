@@ -18,9 +18,9 @@ use crate::session::SharedMux;
 /// Largest single read from a link, in bytes.
 const READ_BYTES_MAX: usize = 256 * 1024;
 
-/// Largest part of a handshake that can be read again on another shard, in bytes: some more than the
-/// longest hello. Whoever says more stays where it is.
-const SAID_BYTES_MAX: usize = 128 * 1024;
+/// Largest part of a handshake that can be read again on another shard, in bytes: many times the longest
+/// hello. A link whose agent says more stays where it is.
+const SAID_BYTES_MAX: usize = 32 * 1024;
 
 /// Bytes that a writer sends before others get a turn.
 const TURN_BYTES_MAX: usize = 1024 * 1024;
@@ -227,7 +227,11 @@ async fn write(socket: &Socket, link: &Rc<SharedMux>) -> Reason {
 /// Adds what leaves now, while little is left of what was gathered before: the mux bounds what a
 /// peer makes it say only as long as the words stay there. True if there is anything to send.
 fn gather(link: &SharedMux, transmit: &mut Transmit) -> bool {
-    transmit.len() >= GATHER_BYTES_MAX || link.transmit(transmit)
+    let waits = match link.is_trusted() {
+        true => transmit.len() >= GATHER_BYTES_MAX,
+        false => !transmit.is_empty(),
+    };
+    waits || link.transmit(transmit)
 }
 
 /// Waits until the socket takes more; false if it failed or the link is to end.

@@ -139,6 +139,7 @@ pub(crate) enum LimitKind {
     Requests,
     Bytes,
     Tunnels,
+    Links,
 }
 
 impl LimitKind {
@@ -204,7 +205,7 @@ pub(crate) struct ShardMetrics {
     lane_bytes: Counters<2>,
     frames_dropped: Counters<2>,
     handoffs: Counters<3>,
-    limited: Counters<5>,
+    limited: Counters<6>,
     /// Bindings of names that the state folder was not told of.
     pub(crate) state_dropped: Counter,
     http_requests: Counters<HTTP_CLASSES>,

@@ -101,6 +101,7 @@ fn every_counter_is_shown_once_it_is_counted() {
         LimitKind::Requests,
         LimitKind::Bytes,
         LimitKind::Tunnels,
+        LimitKind::Links,
     ] {
         shard.limited(kind);
     }

@@ -11,8 +11,14 @@ const DIRECTIONS: [&str; 2] = ["to_target", "to_frontend"];
 const FRONTEND_KINDS: [&str; 2] = ["tcp", "http"];
 const HANDOFF_KINDS: [&str; 3] = ["link", "frontend", "lane"];
 const DROP_KINDS: [&str; 2] = ["ended_session", "optional"];
-pub(super) const LIMIT_KINDS: [&str; 5] =
-    ["registrations", "sessions", "requests", "bytes", "tunnels"];
+pub(super) const LIMIT_KINDS: [&str; 6] = [
+    "registrations",
+    "sessions",
+    "requests",
+    "bytes",
+    "tunnels",
+    "links",
+];
 const STATUS_CLASSES: [&str; HTTP_CLASSES] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
 /// All metrics in the Prometheus text format.

@@ -10,11 +10,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use ring::digest::{SHA256, digest};
+use tieline_wire::limits::FIRST_TUNNEL_TIMEOUT;
 use tieline_wire::{AgentHello, AgentKey, MachineId, Moment, Reason, TunnelId};
 use tracing::debug;
 
 pub(crate) use self::tunnel::{Due, Grant, Renewal, TunnelEntry, TunnelInfo};
 use crate::auth::Identity;
+use crate::limits::Place;
 use crate::session::{Held, SharedMux};
 
 /// A link's number on its shard; never used twice.
@@ -48,6 +50,10 @@ impl AgentTag {
 pub(crate) struct LinkEntry {
     pub(crate) mux: Rc<SharedMux>,
     pub(crate) peer: SocketAddr,
+    /// When it came to this shard.
+    since: Moment,
+    /// Counts it among the links of its address that have no tunnel yet.
+    stranger: Place,
     /// Who the agent is, once it proved it.
     pub(crate) agent: Option<AgentHello>,
     /// It got a tunnel at some time.
@@ -59,6 +65,8 @@ pub(crate) struct LinkEntry {
     expires_at_seconds: Option<u64>,
     /// Claims that wait for an answer from their home; each gets one.
     pub(crate) claims: usize,
+    /// Those of them that a provider is asked about.
+    pub(crate) questions: usize,
 }
 
 impl LinkEntry {
@@ -68,6 +76,17 @@ impl LinkEntry {
 
     pub(crate) fn tunnel_mut(&mut self, tunnel: &TunnelId) -> Option<&mut TunnelEntry> {
         self.tunnels.get_mut(tunnel)
+    }
+
+    /// It got a tunnel.
+    pub(crate) fn serves(&mut self) {
+        self.has_served = true;
+        self.stranger = Place::default();
+    }
+
+    /// Whether its time is over in which an agent must have got a tunnel.
+    fn is_useless(&self, now: Moment) -> bool {
+        !self.has_served && now >= self.since + FIRST_TUNNEL_TIMEOUT
     }
 
     /// A tunnel's permission ends at another time than was known.
@@ -140,7 +159,12 @@ pub(crate) struct Registry {
 
 impl Registry {
     /// Adds a link that is about to shake hands.
-    pub(crate) fn add(&mut self, mux: Rc<SharedMux>, peer: SocketAddr) -> LinkId {
+    pub(crate) fn add(
+        &mut self,
+        mux: Rc<SharedMux>,
+        (peer, since): (SocketAddr, Moment),
+        stranger: Place,
+    ) -> LinkId {
         self.last += 1;
         let id = LinkId(self.last);
         self.links.insert(
@@ -148,15 +172,24 @@ impl Registry {
             LinkEntry {
                 mux,
                 peer,
+                since,
+                stranger,
                 agent: None,
                 has_served: false,
                 tunnels: BTreeMap::new(),
                 left: Vec::new(),
                 expires_at_seconds: None,
                 claims: 0,
+                questions: 0,
             },
         );
         id
+    }
+
+    /// What counts a link that moves to another shard.
+    pub(crate) fn take_stranger(&mut self, id: LinkId) -> Place {
+        let entry = self.links.get_mut(&id);
+        entry.map_or_else(Place::default, |it| std::mem::take(&mut it.stranger))
     }
 
     pub(crate) fn remove(&mut self, id: LinkId) -> Option<LinkEntry> {
@@ -217,6 +250,8 @@ impl Registry {
             if let Err(error) = entry.mux.tick(now) {
                 debug!(%error, "link overdue");
                 end(entry, error.reason);
+            } else if entry.mux.closing().is_none() && entry.is_useless(now) {
+                end(entry, Reason::NoTunnel);
             } else if entry.mux.closing().is_none() {
                 let over = entry.expired(count, now_seconds);
                 let has_more = over.len() == count;
@@ -298,6 +333,15 @@ impl Registry {
             }
         }
         (due, last.filter(|_| links.next().is_some()))
+    }
+
+    /// A tunnel's permission is to be renewed at `at`.
+    pub(crate) fn renew_at(&mut self, id: LinkId, tunnel: &TunnelId, at: Moment) {
+        let entry = self.links.get_mut(&id);
+        let it = entry.and_then(|entry| entry.tunnels.get_mut(tunnel));
+        if let Some(renewal) = it.and_then(|it| it.renewal.as_mut()) {
+            renewal.next_at = Some(at);
+        }
     }
 
     /// Every link's mux.

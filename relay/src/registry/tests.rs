@@ -1,3 +1,6 @@
+use std::cell::RefCell;
+use std::time::Duration;
+
 use tieline_wire::Generation;
 
 use super::report::REPORT_TUNNELS;
@@ -31,7 +34,12 @@ fn granted(generation: u64, expires_at_seconds: Option<u64>) -> TunnelEntry {
 
 fn linked(registry: &mut Registry) -> (LinkId, rig::Link) {
     let link = rig::Link::established();
-    let id = registry.add(Rc::clone(&link.relay), ([127, 0, 0, 1], 1).into());
+    let peer = ([127, 0, 0, 1], 1).into();
+    let id = registry.add(
+        Rc::clone(&link.relay),
+        (peer, Moment::default()),
+        Place::default(),
+    );
     registry.link_mut(id).unwrap().agent = Some(rig::agent_hello());
     (id, link)
 }
@@ -313,4 +321,25 @@ fn a_permission_is_renewed_once_when_its_time_has_come() {
     assert_eq!(due(10), [tunnel(0), tunnel(3)]);
     assert_eq!(due(15), []);
     assert_eq!(due(20), [tunnel(1)]);
+}
+
+#[test]
+fn a_link_that_gets_no_tunnel_ends_after_a_time_and_one_that_had_one_does_not() {
+    let mut registry = Registry::default();
+    let (silent, _one) = linked(&mut registry);
+    let (serving, _two) = linked(&mut registry);
+    registry.link_mut(serving).unwrap().serves();
+    let ended = |registry: &mut Registry, after: Duration| {
+        let ended = RefCell::new(Vec::new());
+        let end = |entry: &LinkEntry, reason| ended.borrow_mut().push((entry.peer, reason));
+        registry.sweep(None, 100, Moment::default() + after, 0, end);
+        ended.into_inner()
+    };
+    let peer = registry.link(silent).unwrap().peer;
+    let almost = FIRST_TUNNEL_TIMEOUT - Duration::from_millis(1);
+    assert_eq!(ended(&mut registry, almost), []);
+    assert_eq!(
+        ended(&mut registry, FIRST_TUNNEL_TIMEOUT),
+        [(peer, Reason::NoTunnel)]
+    );
 }

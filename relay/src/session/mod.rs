@@ -36,6 +36,7 @@ pub(crate) mod rig;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod trust;
 mod visit;
 
 pub(crate) use asking::Asking;

@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use super::Shard;
 use super::callers::ends_what_runs;
 use super::message::Claim;
-use crate::auth::{Ask, Identity, Snapshot};
+use crate::auth::{Identity, Snapshot};
 use crate::io::turn;
 use crate::registry::{LinkEntry, LinkId, LinkRef, Renewal, TunnelEntry, TunnelInfo};
 
@@ -29,8 +29,7 @@ impl Shard {
 
     /// Has the control thread look for newer keys; it does so every now and then at most.
     pub(super) fn wants_keys(&self) {
-        // If so many wait already, one of them wants the same.
-        let _ = self.peers.asks.try_send(Ask::NewerKeys);
+        self.peers.asks.newer_keys();
     }
 
     /// Notes a tunnel that a link may have, and claims its name if the link does not hold it yet.

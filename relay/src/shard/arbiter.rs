@@ -250,12 +250,13 @@ impl Shard {
         let known = registry.link_mut(link.link).map(|entry| {
             entry.claims = entry.claims.saturating_sub(1);
             let mux = Rc::clone(&entry.mux);
-            (entry.tunnel_mut(&tunnel), mux)
+            let dialled = entry.agent.as_ref().map(|it| it.relay_name.clone());
+            (entry.tunnel_mut(&tunnel), mux, dialled)
         });
-        let (it, mux) = match known {
-            Some((Some(it), mux)) => (it, mux),
+        let (it, mux, dialled) = match known {
+            Some((Some(it), mux, dialled)) => (it, mux, dialled),
             gone => {
-                let mux = gone.map(|(_, mux)| mux);
+                let mux = gone.map(|(_, mux, _)| mux);
                 drop(registry);
                 // The link is gone, or has the tunnel no more; its home must not go on routing to it.
                 self.release(tunnel, link, Parting::Away);
@@ -281,14 +282,12 @@ impl Shard {
         if first && self.may_log() {
             info!(%tunnel, link = link.link.0, generation = generation.0, "tunnel registered");
         }
-        let url = format!(
-            "http://{}/w/{tunnel}{base_path}",
-            self.peers.public_authority
-        );
+        let public = &self.peers.public_urls;
+        let urls = public.of_tunnel(&tunnel, &base_path, dialled.as_deref());
         let heartbeat = self.peers.config.stale_timeout / 3;
         let granted = Granted {
             tunnel,
-            urls: vec![url],
+            urls,
             generation,
             heartbeat_ms: u32::try_from(heartbeat.as_millis()).unwrap_or(u32::MAX),
             expires_in_s,

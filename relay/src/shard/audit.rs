@@ -15,7 +15,7 @@ impl Shard {
     pub(super) fn note_registered(&self, link: LinkId, tunnel: &TunnelId) {
         let mut registry = self.registry.borrow_mut();
         if let Some(link) = registry.link_mut(link) {
-            link.has_served = true;
+            link.serves();
             let entry = || registration(Kind::Registered, link, Some(tunnel));
             self.peers.audit.note(entry);
         }

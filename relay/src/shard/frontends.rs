@@ -15,7 +15,7 @@ use super::gateway::ShardGateway;
 use super::message::{Frontend, Message};
 use super::routes::{Choice, Lookup};
 use crate::config::{CallerAuth, Config};
-use crate::io::{PollSocket, Received, Socket};
+use crate::io::{PollSocket, Socket};
 use crate::limits::Pass;
 use crate::listen::proxied::{self, Source};
 use crate::listen::{http, tcp};
@@ -23,9 +23,6 @@ use crate::metrics::{FrontendKind, HandoffKind};
 use crate::registry::{LinkRef, TunnelInfo};
 use crate::session::{Session, Visitor};
 use crate::splice::splice;
-
-/// Bytes of a first request that are looked at to place a connection.
-const HINT_BYTES: usize = 4096;
 
 impl Shard {
     /// A raw connection: it says where it wants to go, and goes there.
@@ -242,22 +239,6 @@ impl Shard {
         });
     }
 
-    /// The other shard that a connection should be served on, if there is one.
-    async fn hinted_shard(&self, socket: &Socket) -> Option<usize> {
-        let domain = self.peers.config.domain.as_deref();
-        let tunnel = loop {
-            socket.readable().await;
-            let mut head = [0; HINT_BYTES];
-            match socket.peek(&mut head).ok()? {
-                Received::Bytes(len) => break http::hint(&head[..len], domain)?,
-                Received::End => return None,
-                Received::Nothing => {}
-            }
-        };
-        let only = self.routes.borrow().only_shard(&tunnel, self.index);
-        only.filter(|shard| *shard != self.index)
-    }
-
     /// An HTTP connection that another shard placed here.
     pub(super) fn http_moved_here(
         self: &Rc<Self>,
@@ -343,6 +324,7 @@ pub(super) fn http_settings(config: &Config) -> http::Settings {
     let front = &config.http;
     http::Settings {
         domain: config.domain.clone(),
+        public_url: config.public_url.clone(),
         origins: http::Origins::new(front.allow_origins.clone()),
         trusted_proxies: front.trusted_proxies.clone(),
         sse_keepalive: front.sse_keepalive,

@@ -1,5 +1,6 @@
 //! What the HTTP front gets from its shard: routes, sessions, tasks and time.
 
+use std::cell::Cell;
 use std::future::Future;
 use std::io;
 use std::net::IpAddr;
@@ -46,6 +47,16 @@ impl Gateway for ShardGateway {
 
     fn admit(&self, token: Option<&str>) -> Result<Caller, TokenRefusal> {
         self.0.caller(token)
+    }
+
+    fn knows_tokens(&self) -> bool {
+        self.0.auth.borrow().knows_tokens()
+    }
+
+    fn is_ours(&self, token: &str, checks_left: &Cell<u32>) -> bool {
+        let now_seconds = Shard::seconds_since_1970();
+        let auth = self.0.auth.borrow();
+        auth.is_ours(token, now_seconds, checks_left)
     }
 
     fn is_current(&self, caller: &Caller) -> bool {

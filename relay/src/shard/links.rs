@@ -1,6 +1,6 @@
 //! Agents: serving a link, and taking its names back when it ends.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -15,7 +15,9 @@ use super::admission::refusal;
 use super::message::{Greeting, Message, Parting};
 use super::placement::shard_of;
 use crate::auth::{Admission, authorize};
+use crate::host::{host_of, is_loopback};
 use crate::io::{Socket, turn};
+use crate::limits::Place;
 use crate::link::{self, Left, LinkHost, NOTSENT_BYTES, Stay};
 use crate::registry::{LinkEntry, LinkId, LinkRef};
 use crate::session::SharedMux;
@@ -27,7 +29,7 @@ impl Shard {
     pub(super) fn serve_link(
         self: &Rc<Self>,
         socket: Socket,
-        peer: SocketAddr,
+        (peer, stranger): (SocketAddr, Place),
         greeting: Option<Greeting>,
     ) {
         let config = &self.peers.config;
@@ -56,7 +58,11 @@ impl Shard {
             Rc::clone(&self.lanes),
             Rc::clone(&self.asking),
         );
-        let id = self.registry.borrow_mut().add(Rc::clone(&mux), peer);
+        let since = self.clock.now();
+        let id = self
+            .registry
+            .borrow_mut()
+            .add(Rc::clone(&mux), (peer, since), stranger);
         socket.tune_link(config.stale_timeout, NOTSENT_BYTES);
         self.metrics.links.inc();
         let host = Host {
@@ -81,9 +87,13 @@ impl Shard {
                         // There first: otherwise callers would find no shard with a link meanwhile.
                         host.shard.link_expected(to);
                         guard.end = None;
+                        let message = Message::Link {
+                            fd,
+                            peer,
+                            stranger: host.shard.registry.borrow_mut().take_stranger(id),
+                            greeting: Some(Box::new(Greeting { nonce, said })),
+                        };
                         drop(guard);
-                        let greeting = Greeting { nonce, said };
-                        let message = Message::KnownLink { fd, peer, greeting };
                         host.shard.move_link(to, message).await;
                     }
                 }
@@ -177,8 +187,8 @@ struct Host {
 }
 
 impl Host {
-    /// Decides about a registration, or has a provider asked.
-    fn register(&self, register: &Register) -> Result<(), Refusal> {
+    /// Decides about a registration, or has a provider asked; whether its token is known to be good.
+    fn register(&self, register: &Register) -> Result<bool, Refusal> {
         let shard = &self.shard;
         // First: to look at a token costs more.
         shard.may_register(|limits| limits.register_from(self.peer.ip()))?;
@@ -197,9 +207,13 @@ impl Host {
         match admission {
             Admission::Granted(it) => {
                 let (identity, expires) = (it.identity, it.expires_at_seconds);
-                shard.admit(self.id, register, it.name, identity, expires, None)
+                shard.admit(self.id, register, it.name, identity, expires, None)?;
+                Ok(true)
             }
-            Admission::AskProvider(name) => shard.ask_provider(self.id, register, name),
+            Admission::AskProvider(name) => {
+                shard.ask_provider(self.id, register, name)?;
+                Ok(false)
+            }
         }
     }
 }
@@ -207,9 +221,8 @@ impl Host {
 impl LinkHost for Host {
     fn hello(&self, hello: AgentHello, may_move: bool) -> Result<Stay, Reason> {
         let shard = &self.shard;
-        if let Some(domain) = &shard.peers.config.domain
-            && !is_called(domain, &hello.relay_name)
-        {
+        let domain = shard.peers.config.domain.as_deref();
+        if !is_called(domain, &hello.relay_name, self.peer.ip()) {
             return Err(Reason::RelayName);
         }
         if may_move
@@ -239,7 +252,16 @@ impl LinkHost for Host {
     }
 
     fn register(&self, mux: &mut Mux, register: Register) {
-        if let Err(refusal) = Self::register(self, &register) {
+        let refusal = match Self::register(self, &register) {
+            Ok(is_trusted) => {
+                if is_trusted {
+                    mux.trust();
+                }
+                return;
+            }
+            Err(refusal) => refusal,
+        };
+        {
             if refusal.reason == Reason::AuthUnavailable {
                 self.shard.wants_keys();
             }
@@ -299,18 +321,15 @@ impl Host {
     }
 }
 
-/// Whether an agent that dialled `name` (`host:port`) meant the relay called `domain`. An address
-/// of this very machine is nobody else's.
-fn is_called(domain: &str, name: &str) -> bool {
-    let host = name.rsplit_once(':').map_or(name, |(host, _)| host);
-    let host = host
-        .trim_start_matches('[')
-        .trim_end_matches(']')
-        .trim_end_matches('.');
-    let loopback = host
-        .parse::<std::net::IpAddr>()
-        .is_ok_and(|ip| ip.is_loopback());
-    host.eq_ignore_ascii_case(domain) || host == "localhost" || loopback
+/// Whether an agent at `peer` that dialled `name` (`host:port`) meant this relay, which may have a
+/// name of its own. A loopback name is that of every machine, so a signature for it is good only
+/// from this one: from elsewhere it was made for a relay there, and was passed on.
+fn is_called(domain: Option<&str>, name: &str, peer: IpAddr) -> bool {
+    let host = host_of(name);
+    if is_loopback(host) {
+        return peer.to_canonical().is_loopback();
+    }
+    domain.is_none_or(|domain| host.eq_ignore_ascii_case(domain))
 }
 
 #[cfg(test)]
@@ -319,11 +338,39 @@ mod tests {
 
     #[test]
     fn an_agent_must_have_dialled_this_relays_name() {
-        assert!(is_called("relay.example", "Relay.Example:9001"));
-        assert!(is_called("relay.example", "relay.example.:9001"));
-        assert!(is_called("relay.example", "127.0.0.1:9001"));
-        assert!(is_called("relay.example", "[::1]:9001"));
-        assert!(!is_called("relay.example", "evil.example:9001"));
-        assert!(!is_called("relay.example", "192.0.2.1:9001"));
+        let here = IpAddr::from([127, 0, 0, 1]);
+        let called = |name| is_called(Some("relay.example"), name, here);
+        assert!(called("Relay.Example:9001"));
+        assert!(called("relay.example.:9001"));
+        assert!(called("127.0.0.1:9001"));
+        assert!(called("[::1]:9001"));
+        assert!(!called("evil.example:9001"));
+        assert!(!called("192.0.2.1:9001"));
+        assert!(is_called(None, "evil.example:9001", here));
+    }
+
+    #[test]
+    fn a_loopback_name_is_good_from_this_machine_only() {
+        for name in [
+            "127.0.0.1:1",
+            "[::1]:1",
+            "[::ffff:127.0.0.1]:1",
+            "localhost.",
+            "a.localhost:1",
+        ] {
+            for domain in [None, Some("relay.example"), Some("localhost")] {
+                for (peer, expected) in [
+                    ("127.9.9.9", true),
+                    ("::1", true),
+                    ("::ffff:127.0.0.1", true),
+                    ("192.0.2.1", false),
+                    ("2001:db8::1", false),
+                    ("::ffff:192.0.2.1", false),
+                ] {
+                    let called = is_called(domain, name, peer.parse().unwrap());
+                    assert_eq!(called, expected, "{name} from {peer}");
+                }
+            }
+        }
     }
 }

@@ -14,23 +14,23 @@ use tokio::sync::oneshot;
 use super::drain::{Arrived, Stop};
 use super::operator::Paused;
 use crate::auth::{Identity, Question, Ruling, Snapshot};
-use crate::limits::Pass;
+use crate::limits::{Pass, Place};
 use crate::metrics::{Cut, TunnelBatch, TunnelDetail};
 use crate::registry::{AgentTag, LinkRef, TunnelInfo};
 use crate::session::Load;
 
 /// One message into a mailbox.
 pub(crate) enum Message {
-    /// An agent's connection, nothing read from it yet.
-    Link { fd: OwnedFd, peer: SocketAddr },
-    /// A bulk lane, its hello read.
-    Lane { fd: OwnedFd, nonce: BulkNonce },
-    /// An agent's connection that belongs here, as its hello shows.
-    KnownLink {
+    /// An agent's connection, counted until its agent has a tunnel: nothing is read from it yet, or it
+    /// belongs here, as the greeting shows.
+    Link {
         fd: OwnedFd,
         peer: SocketAddr,
-        greeting: Greeting,
+        stranger: Place,
+        greeting: Option<Box<Greeting>>,
     },
+    /// A bulk lane, its hello read.
+    Lane { fd: OwnedFd, nonce: BulkNonce },
     /// A raw frontend that named its tunnel, which it may reach.
     Frontend(Box<Frontend>),
     /// An HTTP caller, nothing read from it yet.

@@ -13,16 +13,15 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use indexmap::IndexMap;
 use tieline_wire::{Moment, TunnelId};
-use tokio::sync::mpsc;
 use tracing::{debug, info_span};
 
 use crate::audit::Audit;
-use crate::auth::{Ask, Snapshot};
+use crate::auth::{AskControl, Snapshot};
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, PublicUrls};
 use crate::error::ListenKind;
-use crate::io::{Chosen, Listener, Spin, run_spinning, sleep};
-use crate::limits::{Limits, LiveTunnels};
+use crate::io::{Chosen, Listener, Socket, Spin, run_spinning, sleep};
+use crate::limits::{Limits, LiveTunnels, PerAddress};
 use crate::link::LinkBlock;
 use crate::listen;
 use crate::metrics::ShardMetrics;
@@ -41,8 +40,9 @@ mod drain;
 mod frontends;
 mod gate;
 mod gateway;
+mod hint;
 mod lanes;
-mod limits;
+pub(crate) mod limits;
 mod links;
 mod log_budget;
 mod mailbox;
@@ -77,8 +77,11 @@ pub(crate) struct Peers {
     pub(crate) audit: Audit,
     /// How much somebody may do, where that is limited.
     pub(crate) limits: Option<Arc<Limits>>,
+    /// Links of each address that have no tunnel yet, and its questions to a provider.
+    pub(crate) new_links: Option<Arc<PerAddress>>,
+    pub(crate) new_questions: Option<Arc<PerAddress>>,
     /// The way to the control thread.
-    pub(crate) asks: mpsc::Sender<Ask>,
+    pub(crate) asks: AskControl,
     /// The way into each shard.
     pub(crate) mailboxes: Vec<MailboxSender>,
     /// Links of each shard, placed or on their way.
@@ -87,8 +90,8 @@ pub(crate) struct Peers {
     pub(crate) callers: Arc<AtomicUsize>,
     /// Live names of all shards.
     pub(crate) live_tunnels: Arc<AtomicUsize>,
-    /// `host:port` of public URLs.
-    pub(crate) public_authority: String,
+    /// How agents are told where their tunnels are.
+    pub(crate) public_urls: PublicUrls,
     /// The same for all: a caller comes back to any shard.
     pub(crate) sealer: listen::http::Sealer,
     /// The number of the relay's start: when it was, in seconds since 1970, or more.
@@ -276,10 +279,12 @@ impl Shard {
     /// Does what another shard, or the control thread, asks for.
     fn handle(self: &Rc<Self>, message: Message) {
         match message {
-            Message::Link { fd, peer } => self.link_moved_here(fd, peer, None),
-            Message::KnownLink { fd, peer, greeting } => {
-                self.link_moved_here(fd, peer, Some(greeting));
-            }
+            Message::Link {
+                fd,
+                peer,
+                stranger,
+                greeting,
+            } => self.serve_link(Socket::new(fd), (peer, stranger), greeting.map(|it| *it)),
             Message::Lane { fd, nonce } => self.lane_moved_here(fd, &nonce),
             Message::Frontend(frontend) => self.raw_moved_here(frontend),
             Message::Http { fd, peer, arrived } => self.http_moved_here(fd, peer, arrived),

@@ -3,21 +3,26 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
-use tieline_wire::limits::HANDSHAKE_TIMEOUT;
-use tieline_wire::{AgentHello, Reason};
-use tracing::debug;
+use bytes::BytesMut;
+use tieline_wire::limits::{HANDSHAKE_TIMEOUT, PREFACE};
+use tieline_wire::{AgentHello, GoAway, Mux, Reason, RelayHello, Settings, Transmit};
+use tracing::{debug, info};
 
 use super::Shard;
-use super::message::{Greeting, Message};
+use super::message::Message;
 use crate::error::ListenKind;
 use crate::io::{Socket, timeout};
+use crate::limits::Place;
 use crate::listen::agent::{Opening, opening};
 use crate::metrics::HandoffKind;
 use crate::registry::LinkId;
+
+/// Time for an agent that is to be refused to say its first bytes.
+const REFUSED_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How often a shard says anew where callers come in, while others change it.
 const STEERINGS_MAX: usize = 16;
@@ -26,9 +31,17 @@ impl Shard {
     /// A connection on an agent listener: its first bytes say what it is for.
     pub(super) fn agent_arrived(self: &Rc<Self>, socket: Socket, peer: SocketAddr) {
         let shard = Rc::clone(self);
+        let place = self.stranger(peer);
+        let deadline = match place {
+            Ok(_) => HANDSHAKE_TIMEOUT,
+            Err(_) => REFUSED_TIMEOUT,
+        };
         self.gate.spawn(async move {
-            match timeout(HANDSHAKE_TIMEOUT, opening(&socket)).await {
-                Ok(Some(Opening::Link)) => shard.place_link(socket, peer).await,
+            match timeout(deadline, opening(&socket)).await {
+                Ok(Some(Opening::Link)) => match place {
+                    Ok(place) => shard.place_link(socket, peer, place).await,
+                    Err(_) => shard.refuse_link(&socket, peer),
+                },
                 Ok(Some(Opening::Lane(nonce))) => shard.place_lane(socket, nonce).await,
                 Ok(None) => shard.metrics.link_refused(Reason::LinkLost),
                 Err(_) => shard.metrics.link_refused(Reason::HandshakeTimeout),
@@ -36,16 +49,50 @@ impl Shard {
         });
     }
 
+    /// Tells an agent that there are too many links of its address, in one send.
+    fn refuse_link(&self, socket: &Socket, peer: SocketAddr) {
+        // What is not read would have the kernel reset the connection, and with it the answer.
+        let mut said = BytesMut::with_capacity(PREFACE.len());
+        let _ = socket.recv(&mut said, PREFACE.len());
+        let now = self.clock.now();
+        let mut mux = Mux::relay(RelayHello::new([0; 32], 0), Settings::default(), now);
+        let reason = match mux.handle_input(now, &mut said.freeze()) {
+            Ok(_) => Reason::Limited,
+            Err(error) => error.reason,
+        };
+        mux.go_away(&GoAway {
+            last_session: 0,
+            reason,
+            deadline_ms: 0,
+            message: reason.to_string(),
+        });
+        let mut out = Transmit::new();
+        if mux.poll_transmit(now, &mut out) {
+            // The connection ends now, whether or not its agent hears why.
+            let _ = out.send_with(|slices| socket.send_vectored(slices));
+        }
+        socket.shutdown();
+        self.metrics.link_refused(reason);
+        if self.may_log() {
+            info!(%peer, reason = reason.word(), "no link: {reason}");
+        }
+    }
+
     /// A link goes to the shard with the fewest.
-    async fn place_link(self: &Rc<Self>, socket: Socket, peer: SocketAddr) {
+    async fn place_link(self: &Rc<Self>, socket: Socket, peer: SocketAddr, stranger: Place) {
         let to = self.least_loaded();
         self.link_expected(to);
         if to == self.index {
-            self.serve_link(socket, peer, None);
+            self.serve_link(socket, (peer, stranger), None);
             return;
         }
-        let fd = socket.into_fd();
-        self.move_link(to, Message::Link { fd, peer }).await;
+        let message = Message::Link {
+            fd: socket.into_fd(),
+            peer,
+            stranger,
+            greeting: None,
+        };
+        self.move_link(to, message).await;
     }
 
     /// Hands a link over to a shard that counts it already.
@@ -56,16 +103,6 @@ impl Shard {
             self.link_gone(to);
             self.metrics.link_refused(Reason::Overload);
         }
-    }
-
-    /// A link that another shard placed here, and how it began there.
-    pub(super) fn link_moved_here(
-        self: &Rc<Self>,
-        fd: OwnedFd,
-        peer: SocketAddr,
-        greeting: Option<Greeting>,
-    ) {
-        self.serve_link(Socket::new(fd), peer, greeting);
     }
 
     /// A link goes on elsewhere: here it was never one.

@@ -9,12 +9,20 @@ use tracing::{debug, info};
 
 use super::Shard;
 use super::admission::{CLAIMS_MAX, refusal};
-use crate::auth::{Ask, Identity, Mode, Question, Ruling};
+use super::limits::{TOO_MANY_QUESTIONS, refused};
+use crate::auth::{Identity, Mode, Overfull, Question, Ruling};
 use crate::io::turn;
 use crate::registry::{LinkId, Renewal};
 
 /// Links and tunnels that are looked through before others get a turn.
 const RENEW_COUNT: usize = 2048;
+
+/// Questions of one link that may be open before its agent got a tunnel: each holds a registration and
+/// its token.
+const STRANGER_QUESTIONS_MAX: usize = 4;
+
+/// The same once it has one: a quarter of the queue, so that one agent cannot fill it.
+const LINK_QUESTIONS_MAX: usize = 256;
 
 /// How soon a provider that gave no answer is asked again about a tunnel that lives.
 const RETRY: Duration = Duration::from_secs(5);
@@ -34,20 +42,33 @@ impl Shard {
         let entry = registry
             .link_mut(link)
             .ok_or_else(|| refusal(Reason::LinkLost))?;
+        let (is_stranger, peer) = (!entry.has_served, entry.peer);
+        let questions_max = match is_stranger {
+            true => STRANGER_QUESTIONS_MAX,
+            false => LINK_QUESTIONS_MAX,
+        };
         if entry.claims >= CLAIMS_MAX {
             return Err(refusal(Reason::Overload));
         }
+        if entry.questions >= questions_max {
+            self.metrics.limited(TOO_MANY_QUESTIONS.kind);
+            return Err(refused(TOO_MANY_QUESTIONS));
+        }
+        let place = is_stranger.then(|| self.question_from(peer));
+        let place = place.transpose().map_err(refused)?;
         let question = Question {
             shard: self.index,
             link: link.0,
             tunnel,
             register: Arc::new(register.clone()),
             is_renewal: false,
+            place: place.map(|place| Arc::new(place) as Arc<_>),
             asked_at: Instant::now(),
         };
-        let asked = self.peers.asks.try_send(Ask::Rule(question));
-        asked.map_err(|_| refusal(Reason::Overload))?;
+        let asked = self.peers.asks.rule(question);
+        asked.map_err(|Overfull| refusal(Reason::Overload))?;
         entry.claims += 1;
+        entry.questions += 1;
         Ok(())
     }
 
@@ -60,6 +81,7 @@ impl Shard {
         let mux = match self.registry.borrow_mut().link_mut(link) {
             Some(entry) => {
                 entry.claims = entry.claims.saturating_sub(1);
+                entry.questions = entry.questions.saturating_sub(1);
                 Rc::clone(&entry.mux)
             }
             // It did not wait.
@@ -76,7 +98,10 @@ impl Shard {
                 Err(refusal(Reason::AuthUnavailable))
             }
         };
-        let Err(refusal) = outcome else { return };
+        let Err(refusal) = outcome else {
+            mux.trust();
+            return;
+        };
         self.metrics.registration_refused(refusal.reason);
         self.note_unregistered(link, Some(&question.tunnel), refusal.reason);
         if self.may_log() {
@@ -203,13 +228,13 @@ impl Shard {
                     tunnel: due.tunnel,
                     register: due.register,
                     is_renewal: true,
+                    place: None,
                     asked_at: Instant::now(),
                 };
-                if let Err(full) = self.peers.asks.try_send(Ask::Rule(question))
-                    && let Ask::Rule(question) = full.into_inner()
-                {
-                    let why = "too many questions wait".to_owned();
-                    self.renewed(&question, Ruling::Unavailable(why));
+                let (link, tunnel) = (due.link, question.tunnel.clone());
+                if let Err(Overfull) = self.peers.asks.rule(question) {
+                    // The provider was not asked, so nothing speaks against the tunnel: next time.
+                    self.registry.borrow_mut().renew_at(link, &tunnel, now);
                 }
             }
             match last {

@@ -16,7 +16,7 @@ const ROWS: &[&[&str]] = &[
     &["auth"],
     &["config"],
     &["cli", "metrics"],
-    &["clock", "error"],
+    &["clock", "error", "host"],
     &["io"],
 ];
 

@@ -28,6 +28,8 @@ pub struct Jwks {
     pub keys: KeySet,
     /// The others, at most [`JWKS_KEYS_MAX`] and one for all the rest.
     pub skipped: Vec<SkippedKey>,
+    /// The document holds a secret (`oct`), usable or not: its readers can sign tokens.
+    pub has_secret: bool,
 }
 
 /// A key that cannot be used, and why; it is no error, as a set may serve other programs too.
@@ -86,6 +88,7 @@ impl Jwks {
         let mut read = Self {
             keys: KeySet::default(),
             skipped: Vec::new(),
+            has_secret: keys.iter().any(|key| key["kty"] == "oct"),
         };
         let total = keys.len();
         for (index, value) in keys.into_iter().take(JWKS_KEYS_MAX).enumerate() {

@@ -184,6 +184,10 @@ impl AgentHello {
     /// # Errors
     /// [`Reason::BadSignature`].
     pub fn verify(&self, nonce: &[u8; 32]) -> Result<(), Reason> {
+        // `ring` takes them, as RFC 8032 allows; every message has a signature that fits them.
+        if self.key.is_weak() {
+            return Err(Reason::BadSignature);
+        }
         UnparsedPublicKey::new(&ED25519, self.key.as_bytes())
             .verify(&self.transcript(nonce), &self.signature)
             .map_err(|_| Reason::BadSignature)

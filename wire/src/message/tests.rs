@@ -220,6 +220,23 @@ fn a_signature_is_good_for_one_nonce_one_relay_and_one_instance() {
 }
 
 #[test]
+fn a_key_for_which_anybody_can_sign_is_refused() {
+    use ring::signature::{ED25519, UnparsedPublicKey};
+    // With the neutral element as the key, R = [0]B and S = 0 fit every message.
+    let mut neutral = [0; 32];
+    neutral[0] = 1;
+    let mut forged = [0; 64];
+    forged[0] = 1;
+    let mut hello = hello();
+    hello.key = AgentKey::new(neutral);
+    hello.signature = forged;
+    let text = hello.transcript(&[1; 32]);
+    let ring = UnparsedPublicKey::new(&ED25519, neutral).verify(&text, &forged);
+    assert!(ring.is_ok(), "the check is needed no longer");
+    assert_eq!(hello.verify(&[1; 32]), Err(Reason::BadSignature));
+}
+
+#[test]
 fn the_highest_common_version_is_chosen() {
     let hello = |min, max| RelayHello {
         version_min: min,

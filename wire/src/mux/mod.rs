@@ -34,6 +34,7 @@ mod send;
 mod sessions;
 mod timers;
 mod transmit;
+mod trust;
 
 use budget::Budget;
 pub use budget::{Charge, SharedBudget};
@@ -58,9 +59,6 @@ const HEARTBEAT_MIN: Duration = Duration::from_millis(20);
 
 /// Ended sessions that a list may hold before it is looked through.
 const LIST_SLACK: usize = 64;
-
-/// Control bytes that may wait for a peer that does not read: ten thousand acknowledgements.
-const CONTROL_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// What a driver may choose.
 #[derive(Clone, Copy, Debug)]
@@ -118,6 +116,8 @@ pub struct Mux {
     timers: Timers,
     now: Moment,
     going_away: bool,
+    /// The peer may make us hold as much as a link with many tunnels needs.
+    is_trusted: bool,
     counters: Counters,
 }
 
@@ -137,6 +137,7 @@ impl Mux {
     }
 
     fn new(handshake: Handshake, settings: Settings, now: Moment) -> Self {
+        let is_relay = handshake.is_relay();
         Self {
             handshake,
             settings,
@@ -156,6 +157,7 @@ impl Mux {
             timers: Timers::new(settings.heartbeat, settings.stale, now),
             now,
             going_away: false,
+            is_trusted: !is_relay,
             counters: Counters::default(),
         }
     }

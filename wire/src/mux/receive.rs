@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::input::Item;
 use super::sessions::Lookup;
-use super::{CONTROL_BYTES_MAX, Event, LINK, Mux};
+use super::{Event, LINK, Mux};
 use crate::error::{Error, Reason};
 use crate::frame::{Header, Kind};
 use crate::generated as structs;
@@ -24,7 +24,7 @@ impl Mux {
         if !input.is_empty() {
             self.timers.received(now);
         }
-        if self.control.len() > CONTROL_BYTES_MAX {
+        if self.control.len() > self.control_bytes_max() {
             return Err(Error::peer(
                 Reason::Overload,
                 "control messages that nobody reads",

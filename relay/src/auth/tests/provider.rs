@@ -4,6 +4,7 @@ use super::*;
 
 fn question(dcc: &str) -> Question {
     Question {
+        place: None,
         shard: 0,
         link: 1,
         tunnel: TunnelId::parse("maya-1").unwrap(),

@@ -239,6 +239,44 @@ fn a_key_file_that_cannot_be_used_is_named() {
 }
 
 #[test]
+fn a_set_of_keys_with_a_secret_is_a_secret() {
+    let folder = folder();
+    let oct = r#"{"kty":"oct","k":"eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4"}"#;
+    let mixed = KEYS.replace("]}", &format!(",{oct}]}}"));
+    // A secret that is too short to be used is known to its readers all the same.
+    let short = KEYS.replace("]}", r#",{"kty":"oct","k":"eHg"}]}"#);
+    for text in [&mixed, &short] {
+        for (mode, wanted) in [
+            (0o600, None),
+            (0o640, None),
+            (0o644, Some("chmod 600")),
+            (0o604, Some("chmod 600")),
+            (0o660, Some("chmod go-w")),
+        ] {
+            let path = write(folder.path(), "keys.json", text, mode);
+            let error = read_jwks(&path).err().map(|error| error.to_string());
+            let fits = match (&error, wanted) {
+                (Some(error), Some(wanted)) => error.contains(wanted) && !error.contains("eHh"),
+                (error, wanted) => error.is_none() && wanted.is_none(),
+            };
+            assert!(fits, "{mode:o}: {error:?}");
+        }
+    }
+    let path = write(folder.path(), "keys.json", KEYS, 0o644);
+    assert!(read_jwks(&path).is_ok());
+}
+
+#[test]
+fn a_file_of_settings_that_others_can_change_is_refused() {
+    let folder = folder();
+    for mode in [0o664, 0o646, 0o666] {
+        let mut case = Case::file(folder.path(), "shards = 1");
+        case.file = Some(write(folder.path(), "relay.toml", "shards = 1", mode));
+        assert!(case.error().contains("chmod go-w"), "{mode:o}");
+    }
+}
+
+#[test]
 fn a_secret_is_compared_whole_and_never_shown() {
     let secret = Secret::new("0123456789abcdef".to_owned());
     assert!(secret.is("0123456789abcdef"));
@@ -290,10 +328,9 @@ fn a_provider_wants_a_url_and_a_secret_and_has_bounds() {
         secret.display()
     );
     let with = |more: &str| Case::flags(&format!("{flags} {more}"));
-    let Auth::Provider(provider) = with("--auth-provider-url http://localhost:1/base")
-        .config()
-        .auth
-    else {
+    let config = with("--auth-provider-url http://localhost:1/base --caller-auth none").config();
+    assert_eq!(config.caller_auth, CallerAuth::None);
+    let Auth::Provider(provider) = config.auth else {
         panic!("another mode")
     };
     let at = provider.url.join("/api/verify").unwrap();
@@ -302,17 +339,18 @@ fn a_provider_wants_a_url_and_a_secret_and_has_bounds() {
         ("", "--auth-provider-url URL"),
         ("--auth-provider-url x", "is not an http or https URL"),
         (
-            "--auth-provider-url http://x --auth-provider-interval 1ms",
+            "--auth-provider-url http://x --caller-auth none --auth-provider-interval 1ms",
             "auth_provider_interval is 1ms",
         ),
         (
-            "--auth-provider-url http://x --auth-provider-grace 8d",
+            "--auth-provider-url http://x --caller-auth none --auth-provider-grace 8d",
             "auth_provider_grace is ",
         ),
-        // Nobody could say who its callers are.
+        // It could not tell who its callers are.
+        ("--auth-provider-url http://x", "say --caller-auth none"),
         (
-            "--auth-provider-url http://x --http-listen 0.0.0.0:9080",
-            "say --caller-auth none",
+            "--auth-provider-url http://x --caller-auth token",
+            "wants tokens that the relay can check",
         ),
     ] {
         let error = with(more).error();

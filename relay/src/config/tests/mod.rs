@@ -25,6 +25,7 @@ impl Case {
     fn file(folder: &Path, text: &str) -> Self {
         let path = folder.join("relay.toml");
         fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
         Self {
             file: Some(path),
             ..Self::default()
@@ -139,17 +140,22 @@ fn flags_win_over_the_environment_and_that_over_the_file() {
 }
 
 #[test]
-fn callers_of_other_machines_need_a_token_once_agents_do() {
+fn callers_need_a_token_once_agents_do_at_whatever_address() {
     let folder = folder();
     let secret = secret_file(folder.path(), &[b'x'; 40], 0o600);
     let jwt = format!("--auth jwt --jwt-secret-file {}", secret.display());
     let public = "--http-listen 0.0.0.0:9080";
     for (flags, expected) in [
         (String::new(), CallerAuth::None),
-        (jwt.clone(), CallerAuth::None),
+        (jwt.clone(), CallerAuth::Token),
         (public.to_owned(), CallerAuth::None),
         (format!("{jwt} {public}"), CallerAuth::Token),
         (format!("{jwt} --tcp-listen [::]:9002"), CallerAuth::Token),
+        (
+            format!("{jwt} --http-listen [::1]:9080 --tcp-listen off"),
+            CallerAuth::Token,
+        ),
+        (format!("{jwt} --caller-auth none"), CallerAuth::None),
         (
             format!("{jwt} {public} --caller-auth none"),
             CallerAuth::None,
@@ -205,6 +211,10 @@ fn every_setting_of_a_file_arrives() {
     assert!(config.http_listen.is_empty() && config.admin_listen.is_empty());
     assert_eq!(config.domain.as_deref(), Some("relay.example.com"));
     assert_eq!((config.shards, config.driver), (2, DriverChoice::Epoll));
+    let url = Case::flags("--public-url https://Relay.example/")
+        .config()
+        .public_url;
+    assert_eq!(url.unwrap().to_string(), "https://relay.example");
     assert_eq!(config.spin_us, 50);
     assert_eq!(config.caller_auth, CallerAuth::Token);
     let http = HttpConfig {

@@ -102,6 +102,14 @@ fn a_wrong_value_is_named_with_its_flag_or_variable() {
             "--domain: \"http://x\" is not a host name",
         ),
         (
+            "--public-url http://0.0.0.0:9080",
+            "--public-url: \"http://0.0.0.0:9080\" is not scheme, host and port",
+        ),
+        (
+            "--public-url https://r --http-listen off",
+            "public_url does nothing here",
+        ),
+        (
             "--auth basic",
             "--auth: \"basic\" is not open, tokens, jwt or provider",
         ),

@@ -38,6 +38,7 @@ fn limits_are_set_for_holders_and_addresses_apart() {
                 [limits.address]\nrequests_per_second = 9";
     let limits = Case::file(folder.path(), text)
         .and_flags("--limits-address-registrations-per-minute 60 --limits-address-tunnels 0")
+        .and_flags("--limits-address-new-links 0")
         .and_variable("TIELINE_RELAY_LIMITS_SUB_SESSIONS", "6")
         .config()
         .limits;
@@ -54,6 +55,7 @@ fn limits_are_set_for_holders_and_addresses_apart() {
         },
         sub_tunnels: Some(7),
         address_tunnels: Some(0),
+        address_new_links: 0,
     };
     assert_eq!(limits, wanted);
 }
@@ -84,6 +86,10 @@ fn what_would_do_nothing_or_too_much_is_refused() {
         (
             "--limits-address-tunnels 1000001",
             "limits_address_tunnels is 1000001",
+        ),
+        (
+            "--limits-address-new-links 1000001",
+            "limits_address_new_links is 1000001",
         ),
         (
             "--limits-address-sessions 1000001",

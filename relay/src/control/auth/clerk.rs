@@ -1,24 +1,28 @@
 //! What the shards want of the control thread: newer keys, and a provider's word.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, header};
 use http_body_util::Full;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tracing::debug;
 
 use super::client::{HttpClient, Limits};
 use super::warn_if_exposed;
-use crate::auth::{Ask, Question, Ruling};
+use crate::auth::{Ask, Asked, Question, Ruling};
 use crate::config::{HttpUrl, ProviderAuth};
 use crate::control::Inspect;
 use crate::error::ConfigError;
 
 /// Questions that are asked at a time; more wait, and behind those the shards are told so.
 const CALLS_MAX: usize = 32;
+
+/// Those of them about tunnels that agents want: for those that live there is always room.
+const FIRST_CALLS_MAX: usize = 24;
 
 /// What one question may take.
 const LIMITS: Limits = Limits {
@@ -37,7 +41,7 @@ const SECRET_HEADER: &str = "x-relay-secret";
 
 /// Whoever sees to what the shards ask.
 pub(super) struct Clerk {
-    asked: mpsc::Receiver<Ask>,
+    asked: Asked,
     wishes: Arc<Notify>,
     inspect: Arc<dyn Inspect>,
     provider: Option<Arc<Provider>>,
@@ -45,7 +49,7 @@ pub(super) struct Clerk {
 
 impl Clerk {
     pub(super) const fn new(
-        asked: mpsc::Receiver<Ask>,
+        asked: Asked,
         wishes: Arc<Notify>,
         inspect: Arc<dyn Inspect>,
         provider: Option<Arc<Provider>>,
@@ -60,26 +64,36 @@ impl Clerk {
 
     /// Answers until no shard can ask any more.
     pub(super) async fn run(mut self) {
-        let mut calls = JoinSet::new();
+        let (mut first, mut renewals) = (JoinSet::new(), JoinSet::new());
         loop {
+            let has_room = first.len() + renewals.len() < CALLS_MAX;
             tokio::select! {
-                ask = self.asked.recv(), if calls.len() < CALLS_MAX => match ask {
-                    Some(Ask::NewerKeys) => self.wishes.notify_one(),
-                    Some(Ask::Rule(question)) => {
-                        let inspect = Arc::clone(&self.inspect);
-                        let provider = self.provider.clone();
-                        calls.spawn(async move {
-                            let ruling = match provider {
-                                Some(provider) => provider.ask(&question).await,
-                                None => Ruling::Unavailable("there is no provider".to_owned()),
-                            };
-                            inspect.rule(question, ruling).await;
-                        });
-                    }
+                biased;
+                Some(_) = first.join_next(), if !first.is_empty() => {}
+                Some(_) = renewals.join_next(), if !renewals.is_empty() => {}
+                question = self.asked.renewals.recv(), if has_room => match question {
+                    Some(question) => drop(renewals.spawn(self.rule(question))),
                     None => return,
                 },
-                Some(_) = calls.join_next(), if !calls.is_empty() => {}
+                ask = self.asked.asks.recv(), if has_room && first.len() < FIRST_CALLS_MAX => match ask {
+                    Some(Ask::NewerKeys) => self.wishes.notify_one(),
+                    Some(Ask::Rule(question)) => drop(first.spawn(self.rule(question))),
+                    None => return,
+                },
             }
+        }
+    }
+
+    /// Asks the provider, and tells the shard what it says.
+    fn rule(&self, question: Question) -> impl Future<Output = ()> + Send + 'static {
+        let inspect = Arc::clone(&self.inspect);
+        let provider = self.provider.clone();
+        async move {
+            let ruling = match provider {
+                Some(provider) => provider.ask(&question).await,
+                None => Ruling::Unavailable("there is no provider".to_owned()),
+            };
+            inspect.rule(question, ruling).await;
         }
     }
 }

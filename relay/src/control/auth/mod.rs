@@ -22,7 +22,7 @@ use self::jwks::{Pace, RemoteKeys};
 use self::revoked::Revoked;
 pub(super) use self::revoked::{REVOKED_KEPT, RevokeError};
 use super::Inspect;
-use crate::auth::{Ask, Mode, Signed, Snapshot};
+use crate::auth::{Asked, Mode, Signed, Snapshot};
 use crate::config::{
     Auth, Config, Denied, Denylist, HttpUrl, JwksSource, JwtAuth, TokenTable, read_denylist,
     read_jwks, read_tokens,
@@ -74,7 +74,7 @@ impl Keeper {
     pub(super) fn new(
         config: &Config,
         snapshot: Snapshot,
-        asked: mpsc::Receiver<Ask>,
+        asked: Asked,
         inspect: Arc<dyn Inspect>,
     ) -> Result<(Self, Orders), ConfigError> {
         let (sender, orders) = mpsc::channel(ORDERS_MAX);

@@ -1,4 +1,5 @@
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Mutex;
 
@@ -55,7 +56,7 @@ fn keeper(config: &Config) -> (Keeper, Arc<Listener>) {
     let listener = Arc::<Listener>::default();
     let inspect = Arc::clone(&listener) as Arc<dyn Inspect>;
     {
-        let asked = mpsc::channel(1).1;
+        let asked = crate::auth::asking().1;
         let (keeper, _) = Keeper::new(config, Snapshot::of(config), asked, inspect).unwrap();
         (keeper, listener)
     }
@@ -65,6 +66,14 @@ fn keeper(config: &Config) -> (Keeper, Arc<Listener>) {
 fn replace(path: &Path, text: &str) {
     let beside = path.with_extension("new");
     fs::write(&beside, text).unwrap();
+    fs::rename(beside, path).unwrap();
+}
+
+/// The same for a file that only its owner may read.
+fn replace_secret(path: &Path, text: &str) {
+    let beside = path.with_extension("new");
+    fs::write(&beside, text).unwrap();
+    fs::set_permissions(&beside, fs::Permissions::from_mode(0o600)).unwrap();
     fs::rename(beside, path).unwrap();
 }
 
@@ -128,7 +137,7 @@ async fn a_new_set_of_keys_joins_those_that_never_change() {
         let secret = letter.to_string().repeat(43);
         format!(r#"{{"keys":[{{"kty":"oct","kid":"{letter}","k":"{secret}"}}]}}"#)
     };
-    replace(&path, &set('A'));
+    replace_secret(&path, &set('A'));
     let config = Config {
         auth: Auth::Jwt(JwtAuth {
             keys: Key::hs256(&[7; 32]).unwrap().into(),
@@ -143,7 +152,7 @@ async fn a_new_set_of_keys_joins_those_that_never_change() {
     let (mut keeper, listener) = keeper(&config);
     keeper.look(true).await;
     assert!(listener.0.lock().unwrap().is_empty());
-    replace(&path, &set('Q'));
+    replace_secret(&path, &set('Q'));
     keeper.look(true).await;
     let latest = listener.0.lock().unwrap().last().cloned().unwrap();
     let Mode::Jwt(signed) = &latest.mode else {

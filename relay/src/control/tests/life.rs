@@ -10,7 +10,7 @@ fn a_taken_port_fails_the_start() {
     };
     let fake = Arc::new(that_answer(0, 0));
     let snapshot = Snapshot::of(&config);
-    let asked = mpsc::channel(1).1;
+    let asked = crate::auth::asking().1;
     let Err(error) = Control::start(&config, &snapshot, asked, fake, vec![], Audit::default())
     else {
         panic!("started")

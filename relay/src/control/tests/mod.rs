@@ -26,7 +26,7 @@ fn start_with(fake: Fake, config: &Config) -> (Control, Vec<Arc<ShardMetrics>>) 
         Arc::new(ShardMetrics::default()),
     ];
     let snapshot = Snapshot::of(config);
-    let asked = mpsc::channel(1).1;
+    let asked = crate::auth::asking().1;
     let fake = Arc::new(fake);
     let audit = Audit::default();
     let control = Control::start(config, &snapshot, asked, fake, metrics.clone(), audit);

@@ -17,6 +17,7 @@ use super::again::{Again, is_away, of_agent};
 use super::body::{AnswerBody, Leave, Progress, RequestBody};
 use super::callers::{Callers, Presented, leave_credential};
 use super::claims;
+use super::credentials;
 use super::destination::{Destination, nowhere, seal_sessions};
 use super::endpoint::Endpoint;
 use super::events::Events;
@@ -151,7 +152,8 @@ impl<G: Gateway> Front<G> {
             && may_list
         {
             let listing = self.gateway.list(caller, after).await;
-            return Ok(own(listing.into_response(), state));
+            let public = self.public_urls(&asked, &parts.headers);
+            return Ok(own(listing.into_response(&public), state));
         }
         let named = self.named(way, caller)?;
         trail.leads_to(named.word());
@@ -236,12 +238,14 @@ impl<G: Gateway> Front<G> {
         if self.settings.takes_tokens {
             leave_credential(&mut parts.headers, own);
         }
+        let path = destination.path.clone();
+        let path = credentials::keep_back(&self.gateway, &mut parts.headers, path);
         let mapping = &destination.mapping;
         let (public, prefix) = (mapping.public().map(|it| &it[..]), mapping.prefix_of_one());
         client.tell(&mut parts.headers, self.peer.address, public, &prefix);
         destination.unseal(&mut parts.headers);
         parts.version = Version::HTTP_11;
-        parts.uri = Uri::from(destination.path.clone());
+        parts.uri = Uri::from(path);
         parts.extensions = Extensions::new();
         let mut request = Request::from_parts(parts, body);
         if headers::expects_continue(request.headers()) {

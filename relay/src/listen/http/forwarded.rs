@@ -199,6 +199,7 @@ mod tests {
         let (client, headers) = told(spoofed, &["10.0.0.0/8"]);
         assert_eq!(client.address, "192.0.2.7".parse::<IpAddr>().unwrap());
         assert!(!client.https);
+        assert_eq!(client.host(&headers), None);
         let text = format!("{headers:?}");
         assert!(
             !text.contains("10.0.0.1") && !text.contains("evil"),
@@ -223,6 +224,7 @@ mod tests {
         assert_eq!(headers["x-forwarded-for"], chain);
         assert_eq!(headers.get_all("x-forwarded-for").iter().count(), 1);
         assert_eq!(headers["x-forwarded-host"], "public.example");
+        assert_eq!(client.host(&headers), Some(&b"public.example"[..]));
         assert_eq!(headers["x-forwarded-proto"], "https");
     }
 

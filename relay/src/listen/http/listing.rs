@@ -1,10 +1,13 @@
 //! What a caller may reach, as the relay tells it.
 
 use bytes::Bytes;
-use http::Response;
+use http::{HeaderMap, Response};
 use serde::Serialize;
+use tieline_wire::TunnelId;
 
-use super::problem;
+use super::forward::{Asked, Front};
+use super::{Gateway, problem};
+use crate::config::PublicUrls;
 use crate::registry::TunnelInfo;
 
 /// Some of the tunnels that a caller may reach, in order of their names.
@@ -25,14 +28,23 @@ pub(crate) struct Listed {
     online: bool,
     /// Its path at the relay.
     path: String,
+    /// Its URLs, the best one first; filled in when the caller is told.
+    urls: Vec<String>,
     target_scheme: &'static str,
+    #[serde(skip)]
+    tunnel: TunnelId,
+    #[serde(skip)]
+    base_path: String,
 }
 
 impl Listed {
     /// A tunnel as it was last described.
-    pub(crate) fn new(tunnel: &str, info: &TunnelInfo, online: bool) -> Self {
+    pub(crate) fn new(tunnel: &TunnelId, info: &TunnelInfo, online: bool) -> Self {
         Self {
-            tunnel_id: tunnel.to_owned(),
+            tunnel_id: tunnel.to_string(),
+            tunnel: tunnel.clone(),
+            base_path: info.base_path.clone(),
+            urls: Vec::new(),
             dcc: info.dcc.clone(),
             capabilities: info.capabilities.clone(),
             online,
@@ -44,8 +56,27 @@ impl Listed {
 
 impl Listing {
     /// The answer for the caller.
-    pub(super) fn into_response(self) -> Response<Bytes> {
+    pub(super) fn into_response(mut self, public: &PublicUrls) -> Response<Bytes> {
+        for it in &mut self.tunnels {
+            it.urls = public.of_tunnel(&it.tunnel, &it.base_path, None);
+        }
         let body = serde_json::to_vec(&self).unwrap_or_default();
         problem::json(Bytes::from(body))
+    }
+}
+
+impl<G: Gateway> Front<G> {
+    /// How URLs begin that the caller is told.
+    pub(super) fn public_urls(&self, asked: &Asked<'_>, headers: &HeaderMap) -> PublicUrls {
+        let settings = &self.settings;
+        let outer = asked.client.host(headers);
+        let authority = outer.and_then(|host| str::from_utf8(host).ok());
+        let authority = authority.or(asked.authority);
+        PublicUrls::asked(
+            settings.public_url.as_ref(),
+            settings.domain.as_deref(),
+            asked.client.https,
+            authority,
+        )
     }
 }

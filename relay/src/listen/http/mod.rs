@@ -12,6 +12,7 @@ mod chunks;
 mod claims;
 mod connection;
 mod cookies;
+mod credentials;
 mod deadline;
 mod destination;
 mod direct;
@@ -40,6 +41,7 @@ mod trail;
 mod unread;
 mod wanted;
 
+use std::cell::Cell;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -53,6 +55,7 @@ use tieline_wire::{Reason, SharedBudget, TunnelId};
 
 use crate::audit::Call;
 use crate::auth::TokenRefusal;
+use crate::config::PublicUrl;
 use crate::limits::{Limited, Pass};
 use crate::registry::AgentTag;
 use crate::session::SessionEnded;
@@ -62,7 +65,7 @@ use deadline::linger;
 use forward::Front;
 pub(crate) use listing::{Listed, Listing};
 pub(crate) use origin::Origins;
-pub(crate) use route::{hint, is_ours_anywhere};
+pub(crate) use route::{hint, hinted_token, is_ours_anywhere};
 pub(crate) use seal::Sealer;
 use state::State;
 pub(crate) use target::Target;
@@ -96,6 +99,17 @@ pub(crate) trait Gateway: Clone + 'static {
     /// # Errors
     /// [`TokenRefusal`] says why they are not let in.
     fn admit(&self, token: Option<&str>) -> Result<Self::Caller, TokenRefusal>;
+
+    /// True if there are credentials of the relay that it can tell from a target's.
+    fn knows_tokens(&self) -> bool {
+        false
+    }
+
+    /// True for a credential of the relay, whether or not it is good at this moment. Each signature
+    /// that is checked is taken off `checks_left`, and what would need one more counts as ours.
+    fn is_ours(&self, _token: &str, _checks_left: &Cell<u32>) -> bool {
+        false
+    }
 
     /// True while somebody who was let in would be so again.
     fn is_current(&self, caller: &Self::Caller) -> bool;
@@ -215,6 +229,8 @@ pub(crate) struct Peer {
 pub(crate) struct Settings {
     /// The relay's own name; tunnels are called by a label in front of it.
     pub(crate) domain: Option<String>,
+    /// How URLs begin that callers are told, if that is set.
+    pub(crate) public_url: Option<PublicUrl>,
     /// Pages from elsewhere that may ask.
     pub(crate) origins: Origins,
     /// Proxies that are believed who asks.
@@ -242,6 +258,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             domain: None,
+            public_url: None,
             origins: Origins::default(),
             trusted_proxies: Vec::new(),
             takes_tokens: false,

@@ -240,13 +240,27 @@ pub(crate) fn hint(head: &[u8], domain: Option<&str>) -> Option<TunnelId> {
     TunnelId::parse(route.tunnel).ok()
 }
 
+/// The bearer token in the first bytes of a connection, if all of its line is there. Only a hint as
+/// well: who asks is decided by hyper's parse.
+pub(crate) fn hinted_token(head: &[u8]) -> Option<&str> {
+    let value = field(head, b"authorization:")?;
+    let (scheme, token) = value.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
 /// The first `Host` among header lines that are complete.
 fn host_field(lines: &[u8]) -> Option<&str> {
+    field(lines, b"host:")
+}
+
+/// The first value of a field, of which `name` is all in front of it, among the lines behind the first
+/// that are complete.
+fn field<'a>(lines: &'a [u8], name: &[u8]) -> Option<&'a str> {
     let complete = lines.iter().rposition(|b| *b == b'\n')?;
     let mut lines = lines[..complete].split(|b| *b == b'\n').skip(1);
     let value = lines.find_map(|line| {
-        let (name, value) = line.split_at_checked(5)?;
-        name.eq_ignore_ascii_case(b"host:").then_some(value)
+        let (start, value) = line.split_at_checked(name.len())?;
+        start.eq_ignore_ascii_case(name).then_some(value)
     })?;
     str::from_utf8(value.trim_ascii()).ok()
 }

@@ -172,7 +172,7 @@ impl Routes {
             let fitting = known.and_then(|known| known.infos().find(|info| fit(tunnel, info)));
             if let (Some(known), Some(info)) = (known, fitting) {
                 let online = known.offline_since.is_none();
-                listed.push(Listed::new(tunnel.as_str(), info, online));
+                listed.push(Listed::new(tunnel, info, online));
             }
         }
         let last = last.map(|tunnel| tunnel.as_str().to_owned());

@@ -204,7 +204,8 @@ impl Gateway for Shard {
         let mut names: Vec<_> = tunnels.keys().filter(|name| is_theirs(name)).collect();
         names.retain(|name| name.as_str() > after);
         names.sort_unstable();
-        let listed = |name: &&String| Listed::new(name, &TunnelInfo::default(), true);
+        let tunnel = |name: &String| TunnelId::parse(name).unwrap();
+        let listed = |name: &&String| Listed::new(&tunnel(name), &TunnelInfo::default(), true);
         Listing {
             tunnels: names.iter().map(listed).collect(),
             next: None,

@@ -16,6 +16,21 @@ fn tunnel<'a>(prefix: &'a str, tunnel: &'a str, rest: &'a str) -> Route<'a> {
 }
 
 #[test]
+fn a_token_is_hinted_at_once_its_line_is_whole() {
+    let head = b"GET /w/maya/ HTTP/1.1\r\nHost: r\r\nauthorization:  bearer  a.b.c \r\n\r\n";
+    assert_eq!(hinted_token(head), Some("a.b.c"));
+    assert_eq!(hinted_token(&head[..head.len() - 4]), None);
+    for other in [
+        &b"GET / HTTP/1.1\r\nAuthorization: Basic dTpw\r\n"[..],
+        b"GET / HTTP/1.1\r\nX-Authorization: Bearer t\r\n",
+        b"authorization: Bearer t\r\n",
+        b"",
+    ] {
+        assert_eq!(hinted_token(other), None);
+    }
+}
+
+#[test]
 fn a_path_splits_at_its_tunnel() {
     let split = |path| split(Named::Relay, path);
     for (path, route) in [

@@ -1,0 +1,78 @@
+//! How many of something each address may have at a time, for all shards.
+
+use std::hash::RandomState;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::address_hash;
+use super::table::{Index, Table};
+
+/// Addresses that are told apart, in 1 MiB. One more takes the place of one that has nothing open.
+const ADDRESSES: usize = 16 * 1024;
+
+/// What each address has now.
+#[derive(Debug)]
+pub(crate) struct PerAddress {
+    table: Table,
+    hasher: RandomState,
+    max: u32,
+}
+
+impl PerAddress {
+    /// Up to `max` of each address; nothing where 0 stands for any number.
+    pub(crate) fn new(max: u32) -> Option<Arc<Self>> {
+        (max > 0).then(|| {
+            Arc::new(Self {
+                table: Table::new(ADDRESSES),
+                hasher: RandomState::new(),
+                max,
+            })
+        })
+    }
+
+    /// Counts one more of `address`, for as long as the place is held; `None` if it has as many as it
+    /// may.
+    pub(crate) fn enter(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
+        let Some(pin) = self.table.find(address_hash(&self.hasher, address)) else {
+            // So many addresses have something open that this one cannot be told apart.
+            return Some(Place(None));
+        };
+        let is_open = self.table.open(*pin, self.max);
+        is_open.then(|| Place(Some((Arc::clone(self), pin.keep()))))
+    }
+}
+
+/// One of what an address has, counted until this is dropped.
+#[derive(Debug, Default)]
+pub(crate) struct Place(Option<(Arc<PerAddress>, Index)>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some((counted, at)) = &self.0 {
+            counted.table.close(*at);
+            counted.table.leave(*at);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_has_so_many_and_a_network_of_ipv6_is_one_address() {
+        let counted = PerAddress::new(2).unwrap();
+        let enter = |address: &str| counted.enter(address.parse().unwrap());
+        let first = enter("192.0.2.1").unwrap();
+        let _second = enter("::ffff:192.0.2.1").unwrap();
+        assert!(enter("192.0.2.1").is_none());
+        let _other = enter("192.0.2.2").unwrap();
+        drop(first);
+        assert!(enter("192.0.2.1").is_some());
+        let _one = enter("2001:db8::1").unwrap();
+        let _two = enter("2001:db8::2:3:4:5").unwrap();
+        assert!(enter("2001:db8::ffff").is_none());
+        assert!(enter("2001:db8:0:1::1").is_some());
+        assert!(PerAddress::new(0).is_none());
+    }
+}

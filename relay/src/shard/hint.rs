@@ -1,0 +1,50 @@
+//! Which shard an HTTP connection should be served on, as its first bytes hint.
+
+use tieline_wire::TunnelId;
+
+use super::Shard;
+use super::routes::{Choice, Lookup};
+use crate::auth::{may_reach, verify_caller};
+use crate::config::CallerAuth;
+use crate::io::{Received, Socket};
+use crate::listen::http;
+use crate::registry::TunnelInfo;
+
+/// Bytes of a first request that are looked at to place a connection.
+const HINT_BYTES: usize = 4096;
+
+impl Shard {
+    /// The other shard that a connection should be served on, if there is one.
+    pub(super) async fn hinted_shard(&self, socket: &Socket) -> Option<usize> {
+        let domain = self.peers.config.domain.as_deref();
+        loop {
+            socket.readable().await;
+            let mut head = [0; HINT_BYTES];
+            match socket.peek(&mut head).ok()? {
+                Received::Bytes(len) => {
+                    let tunnel = http::hint(&head[..len], domain)?;
+                    return self.shard_for(&tunnel, http::hinted_token(&head[..len]));
+                }
+                Received::End => return None,
+                Received::Nothing => {}
+            }
+        }
+    }
+
+    /// The other shard that a caller of `tunnel` should be served on. Where callers need a token, only
+    /// one who may reach the tunnel is moved: for all others its name makes no difference, not even in
+    /// the time that it takes to refuse them.
+    fn shard_for(&self, tunnel: &TunnelId, token: Option<&str>) -> Option<usize> {
+        let routes = self.routes.borrow();
+        if self.peers.config.caller_auth == CallerAuth::Token {
+            let now_seconds = Self::seconds_since_1970();
+            let caller = verify_caller(&self.auth.borrow(), token?, now_seconds).ok()?;
+            let fit = |info: &TunnelInfo| may_reach(&caller, tunnel, info.owner.as_deref());
+            if routes.lookup(tunnel, self.index, Choice::Any, fit) == Lookup::Unknown {
+                return None;
+            }
+        }
+        let only = routes.only_shard(tunnel, self.index);
+        only.filter(|shard| *shard != self.index)
+    }
+}
