@@ -100,13 +100,19 @@ pub(super) fn carried<'a>(path: &'a str, tunnel: &TunnelId, prefix: &str) -> Car
         Some(Way::Tunnel(route)) => Some(route).filter(|route| is_this(route.tunnel)),
         Some(Way::Kind { any, named, .. }) => named
             .filter(|route| is_this(route.tunnel))
-            .or_else(|| Some(any).filter(|any| any.prefix == prefix)),
+            .or_else(|| Some(any).filter(|any| is_under(prefix, any.prefix))),
         Some(Way::Health | Way::Tunnels { .. }) | None => return Carried::Nothing,
     };
     route.map_or(Carried::Another, |route| Carried::This {
         well_known: route.well_known,
         rest: route.rest,
     })
+}
+
+/// True if a prefix is that of a kind, or of a tunnel by its kind.
+fn is_under(prefix: &str, kind: &str) -> bool {
+    let rest = prefix.strip_prefix(kind);
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 #[cfg(test)]
