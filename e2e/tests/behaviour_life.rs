@@ -29,6 +29,8 @@ mod names;
 mod pools;
 #[path = "behaviour_life/race.rs"]
 mod race;
+#[path = "behaviour_life/successor.rs"]
+mod successor;
 #[path = "behaviour_life/takeover.rs"]
 mod takeover;
 #[path = "behaviour_life/targets.rs"]

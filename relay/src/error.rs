@@ -24,6 +24,15 @@ pub enum ListenKind {
 }
 
 impl ListenKind {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Agent, Self::Tcp, Self::Http, Self::Admin];
+
+    /// The kind with that word.
+    #[must_use]
+    pub fn of_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.word() == word)
+    }
+
     /// Its word in output and settings.
     #[must_use]
     pub const fn word(self) -> &'static str {
@@ -150,6 +159,9 @@ pub enum StartError {
         /// What is wrong with it, and the remedy.
         problem: String,
     },
+    /// The relay that runs goes on.
+    #[error("cannot take over from the relay that runs: {0}")]
+    TakeOver(String),
     /// Nothing to make secrets from.
     #[error("cannot start: the kernel gives no random numbers (getrandom, /dev/urandom)")]
     Randomness,
@@ -161,7 +173,8 @@ impl StartError {
     pub const fn exit_code(&self) -> u8 {
         match self {
             Self::Config(_) => EXIT_USAGE,
-            Self::Listen { .. }
+            Self::TakeOver(_)
+            | Self::Listen { .. }
             | Self::Driver { .. }
             | Self::Thread { .. }
             | Self::State { .. }

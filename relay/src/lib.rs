@@ -17,11 +17,11 @@
 //! A relay owns its threads: one per shard, each with its own ring, and one for control. It runs
 //! beside any other runtime of the process.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
@@ -33,6 +33,7 @@ pub mod cli;
 mod clock;
 pub mod config;
 mod control;
+mod doors;
 pub mod error;
 mod host;
 mod inspector;
@@ -46,6 +47,7 @@ mod session;
 mod shard;
 mod splice;
 mod state;
+mod takeover;
 
 pub use auth::{issue_token, new_token};
 pub use config::{
@@ -59,14 +61,16 @@ use audit::{Audit, Entry, Kind};
 use auth::{Snapshot, asking};
 use config::PublicUrls;
 use control::Control;
+use doors::Doors;
 use inspector::Inspector;
-use io::{Accepted, Chosen, Unfinished};
+use io::Chosen;
 use limits::{Limits, LiveTunnels, PerAddress};
 use listen::http::Sealer;
 use metrics::ShardMetrics;
 use shard::limits::ADDRESS_QUESTIONS_MAX;
 use shard::{Mailbox, MailboxSender, Message, Owners, Peers, Restored, Seed, Stop};
-use state::{Kept, State};
+use state::{Folder, Kept, State};
+use takeover::{Door, Offer, Successor};
 
 /// Below this limit of open files an operator is told that it is low; systemd's default is 524288
 /// (systemd.exec(5), `LimitNOFILE=`).
@@ -83,7 +87,9 @@ pub struct Relay {
     /// Writes what `peers.audit` is told.
     writer: Option<audit::Writer>,
     /// What outlasts a restart, until it is given up.
-    state: Option<State>,
+    state: takeover::Shared,
+    /// Lets another relay take this one's place.
+    offer: Option<Offer>,
 }
 
 /// A shard that ended although nobody had asked it to.
@@ -95,11 +101,20 @@ pub struct ShardLost {
     pub cause: String,
 }
 
-#[derive(Default)]
 struct Addresses {
     agent: Vec<SocketAddr>,
     tcp: Vec<SocketAddr>,
     http: Vec<SocketAddr>,
+}
+
+impl Addresses {
+    fn of(doors: &Doors) -> Self {
+        Self {
+            agent: doors.addresses(ListenKind::Agent),
+            tcp: doors.addresses(ListenKind::Tcp),
+            http: doors.addresses(ListenKind::Http),
+        }
+    }
 }
 
 impl Relay {
@@ -122,6 +137,19 @@ impl Relay {
         config: Config,
         lost: impl Fn(ShardLost) + Clone + Send + 'static,
     ) -> Result<Self, StartError> {
+        Self::start_succeeded(config, lost, || {})
+    }
+
+    /// Like [`Relay::start_watched`]. `taken` hears of another relay that has taken this one's place, with
+    /// its sockets, and is ready: this one is to [`Relay::hand_over`] then.
+    ///
+    /// # Errors
+    /// As [`Relay::start`].
+    pub fn start_succeeded(
+        config: Config,
+        lost: impl Fn(ShardLost) + Clone + Send + 'static,
+        taken: impl Fn() + Send + Sync + 'static,
+    ) -> Result<Self, StartError> {
         config.check()?;
         let fd_limit = io::raise_fd_limit();
         let (driver, report) = choose_driver(config.driver)?;
@@ -142,7 +170,13 @@ impl Relay {
             );
         }
         config.say_memory();
-        let (addresses, listeners) = bind_all(&config)?;
+        let mut successor = ask_to_take_over(&config)?;
+        let passed = successor.as_mut().map(|it| std::mem::take(&mut it.doors));
+        let mut doors = Doors::bind(&config, passed.unwrap_or_default())?;
+        let addresses = Addresses::of(&doors);
+        if let Some(successor) = &mut successor {
+            successor.bound()?;
+        }
         let (state, kept) = take_state(&config)?;
         for told in config.warnings(&addresses.http) {
             warn!("{told}");
@@ -184,17 +218,17 @@ impl Relay {
             peers: Arc::clone(&peers),
             control: None,
             writer,
-            state,
+            state: Arc::new(Mutex::new(state)),
+            offer: None,
         };
         let restored = restored(kept);
         // From here on a failure drops `relay`, which stops what runs already.
         let (started, starts) = sync_channel(metrics.len());
-        for (index, (mailbox, listeners)) in inboxes.into_iter().zip(listeners).enumerate() {
+        for (index, mailbox) in inboxes.into_iter().enumerate() {
             let seed = Seed {
                 index,
                 driver,
                 mailbox,
-                listeners,
                 metrics: Arc::clone(&metrics[index]),
                 peers: Arc::clone(&peers),
                 restored: Arc::clone(&restored),
@@ -238,6 +272,9 @@ impl Relay {
             peers: Arc::clone(&peers),
             driver: relay.driver.clone(),
         };
+        doors.listen(|kind| kind == ListenKind::Admin)?;
+        let copies = doors.copies();
+        let admin = doors.take_admin()?;
         relay.control = Some(Control::start(
             &peers.config,
             &peers.auth,
@@ -245,8 +282,45 @@ impl Relay {
             Arc::new(inspect),
             metrics,
             peers.audit.clone(),
+            admin,
         )?);
+        if let Some(mut successor) = successor {
+            successor.ready()?;
+        }
+        relay.open(doors)?;
+        relay.offer(copies, taken);
         Ok(relay)
+    }
+
+    /// Listens, and has the shards accept.
+    fn open(&self, doors: Doors) -> Result<(), StartError> {
+        doors.listen(|kind| kind != ListenKind::Admin)?;
+        let mailboxes = &self.peers.mailboxes;
+        for (kind, socket, place, sockets) in doors.into_sockets() {
+            let listen = Message::Listen {
+                kind,
+                socket,
+                sockets,
+            };
+            deliver(&mailboxes[place % mailboxes.len()], listen);
+        }
+        Ok(())
+    }
+
+    /// Lets another relay take this one's place, where there is a state folder to meet in.
+    fn offer(
+        &mut self,
+        copies: std::io::Result<Vec<Door>>,
+        taken: impl Fn() + Send + Sync + 'static,
+    ) {
+        let Some(path) = &self.peers.config.state_dir else {
+            return;
+        };
+        let state = Arc::clone(&self.state);
+        match copies.and_then(|doors| Offer::start(path, doors, state, taken)) {
+            Ok(offer) => self.offer = Some(offer),
+            Err(error) => warn!(%error, "no relay can take over from this one"),
+        }
     }
 
     /// Where agents dial in.
@@ -293,30 +367,47 @@ impl Relay {
     /// Gives the state folder up for another relay: all that was noted is on the disk then, and from now
     /// on this relay notes nothing more. It goes on without the folder.
     pub fn release_state(&mut self) {
-        if let Some(mut state) = self.state.take() {
+        let state = self
+            .state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(mut state) = state {
             state.release();
         }
     }
 
     /// Accepts nothing new, lets sessions end within the drain timeout, and stops.
     pub fn stop(mut self) {
-        self.stop_within(self.drain);
+        self.stop_within(Stop {
+            drain: self.drain,
+            hands_over: false,
+        });
     }
 
-    fn stop_within(&mut self, drain: Duration) {
+    /// Leaves what comes in to the relay that has taken this one's place, lets sessions end within the
+    /// drain timeout, and stops.
+    pub fn hand_over(mut self) {
+        self.stop_within(Stop {
+            drain: self.drain,
+            hands_over: true,
+        });
+    }
+
+    fn stop_within(&mut self, stop: Stop) {
         if self.shards.is_empty() {
             return;
         }
+        // First: it has copies of the sockets that listen.
+        self.offer = None;
         if let Some(control) = &self.control {
             control.drain();
         }
-        let stop = Stop {
-            drain,
-            hands_over: false,
-        };
         for mailbox in &self.peers.mailboxes {
             deliver(mailbox, Message::Stop(stop));
         }
+        // The next relay may need it while this one drains.
+        self.release_state();
         for shard in self.shards.drain(..) {
             if shard.join().is_err() {
                 warn!("whoever was told of a lost shard panicked");
@@ -325,7 +416,6 @@ impl Relay {
         if let Some(control) = self.control.take() {
             control.stop();
         }
-        self.release_state();
         // Last: whatever happened until now is in there.
         if let Some(writer) = self.writer.take() {
             self.peers.audit.note(|| Entry::new(Kind::Stopped));
@@ -336,7 +426,10 @@ impl Relay {
 
 impl Drop for Relay {
     fn drop(&mut self) {
-        self.stop_within(Duration::ZERO);
+        self.stop_within(Stop {
+            drain: Duration::ZERO,
+            hands_over: false,
+        });
     }
 }
 
@@ -386,39 +479,12 @@ fn restored(kept: Kept) -> Arc<[Restored]> {
         .collect()
 }
 
-type Listeners = Vec<Vec<(ListenKind, TcpListener)>>;
-
-fn bind_all(config: &Config) -> Result<(Addresses, Listeners), StartError> {
-    let mut addresses = Addresses::default();
-    let mut listeners: Listeners = (0..config.shards).map(|_| Vec::new()).collect();
-    for (kind, bound) in [
-        (ListenKind::Agent, &mut addresses.agent),
-        (ListenKind::Tcp, &mut addresses.tcp),
-        (ListenKind::Http, &mut addresses.http),
-    ] {
-        // What an agent's connection carries says itself where it ends.
-        let unfinished = match kind {
-            ListenKind::Agent => Unfinished::Ends,
-            _ => Unfinished::Resets,
-        };
-        let accepted = Accepted {
-            unfinished,
-            notsent_bytes: config.notsent_bytes(),
-        };
-        for address in config.listen(kind) {
-            let bound_sockets = io::bind(*address, config.shards, accepted);
-            let (local, sockets) = bound_sockets.map_err(|source| StartError::Listen {
-                kind,
-                address: *address,
-                source,
-            })?;
-            bound.push(local);
-            for (shard, socket) in listeners.iter_mut().zip(sockets) {
-                shard.push((kind, socket));
-            }
-        }
+/// Asks a relay that runs for its place, where that is wanted.
+fn ask_to_take_over(config: &Config) -> Result<Option<Successor>, StartError> {
+    match &config.state_dir {
+        Some(path) if config.take_over => Successor::ask(Folder::open(path)?.path()),
+        _ => Ok(None),
     }
-    Ok((addresses, listeners))
 }
 
 fn mailboxes(shards: usize) -> Result<(Vec<MailboxSender>, Vec<Mailbox>), StartError> {

@@ -18,6 +18,8 @@ use tieline_relay::{Relay, ShardLost, issue_token, new_token};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
+mod supervisor;
+
 fn main() -> ExitCode {
     let outcome = match cli::parse(std::env::args_os()) {
         Ok(Invocation::Serve { config, flags }) => serve(config, flags),
@@ -59,10 +61,15 @@ fn serve(config: Option<PathBuf>, flags: Layer) -> anyhow::Result<()> {
     watch_signals(sender.clone()).context("cannot watch for signals")?;
     let shards = config.shards;
     let lost = sender.clone();
-    let relay = Relay::start_watched(config, move |shard| {
-        // One is enough to stop for.
-        let _ = lost.try_send(Happened::Lost(shard));
-    })?;
+    let taken = sender.clone();
+    let relay = Relay::start_succeeded(
+        config,
+        move |shard| {
+            // One is enough to stop for.
+            let _ = lost.try_send(Happened::Lost(shard));
+        },
+        move || drop(taken.send(Happened::Taken)),
+    )?;
     for (kind, addresses) in [
         (ListenKind::Agent, relay.agent_addresses()),
         (ListenKind::Tcp, relay.tcp_addresses()),
@@ -84,10 +91,13 @@ fn serve(config: Option<PathBuf>, flags: Layer) -> anyhow::Result<()> {
     let event = json!({ "event": "ready", "version": version, "shards": shards, "driver": driver });
     let text = format!("ready      tieline-relay {version}, shards: {shards}, driver: {driver}");
     say(json, &text, &event);
+    supervisor::ready();
 
+    let mut hands_over = false;
     let first = loop {
         match happened.recv() {
             Ok(Happened::Reload) => relay.reload(),
+            Ok(Happened::Upgrade) => supervisor::start_successor(),
             other => break other,
         }
     };
@@ -104,24 +114,34 @@ fn serve(config: Option<PathBuf>, flags: Layer) -> anyhow::Result<()> {
             say(json, &text, &event);
             Some(it)
         }
-        Ok(Happened::Stopped | Happened::Reload) | Err(_) => return Ok(()),
+        Ok(Happened::Taken) => {
+            hands_over = true;
+            let event = json!({ "event": "handing_over" });
+            let text = "handing over to the relay that has taken this one's place";
+            say(json, text, &event);
+            None
+        }
+        Ok(Happened::Stopped | Happened::Reload | Happened::Upgrade) | Err(_) => return Ok(()),
     };
     thread::Builder::new()
         .name("stop".to_owned())
         .spawn(move || {
-            relay.stop();
+            match hands_over {
+                true => relay.hand_over(),
+                false => relay.stop(),
+            }
             sender.send(Happened::Stopped)
         })
         .context("cannot stop in order")?;
     // The first signal asks for what a lost shard has begun already.
-    let mut is_signalled = lost.is_none();
+    let mut is_signalled = lost.is_none() && !hands_over;
     loop {
         match happened.recv() {
             Ok(Happened::Lost(it)) => lost = lost.or(Some(it)),
             Ok(Happened::Signal(_)) if !is_signalled => is_signalled = true,
             Ok(Happened::Stopped) => break,
             // Too late to matter.
-            Ok(Happened::Reload) => {}
+            Ok(Happened::Reload | Happened::Upgrade | Happened::Taken) => {}
             Ok(Happened::Signal(_)) | Err(_) => bail!("cut short by a second signal"),
         }
     }
@@ -136,6 +156,10 @@ fn serve(config: Option<PathBuf>, flags: Layer) -> anyhow::Result<()> {
 enum Happened {
     Signal(&'static str),
     Reload,
+    /// Another relay is to be started, to take this one's place.
+    Upgrade,
+    /// It has.
+    Taken,
     Lost(ShardLost),
     Stopped,
 }
@@ -167,18 +191,19 @@ fn start_logging(log: Option<String>) -> Result<(), ConfigError> {
     Ok(())
 }
 
-/// Reports each SIGINT, SIGTERM and SIGHUP to `sender`.
+/// Reports each SIGINT, SIGTERM, SIGHUP and SIGUSR2 to `sender`.
 fn watch_signals(sender: SyncSender<Happened>) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .build()?;
-    let (mut interrupt, mut terminate, mut hang_up) = {
+    let (mut interrupt, mut terminate, mut hang_up, mut upgrade) = {
         // The handlers are in place when this returns, so no signal is lost from here on.
         let _entered = runtime.enter();
         (
             signal(SignalKind::interrupt())?,
             signal(SignalKind::terminate())?,
             signal(SignalKind::hangup())?,
+            signal(SignalKind::user_defined2())?,
         )
     };
     thread::Builder::new()
@@ -190,6 +215,7 @@ fn watch_signals(sender: SyncSender<Happened>) -> io::Result<()> {
                         _ = interrupt.recv() => Happened::Signal("SIGINT"),
                         _ = terminate.recv() => Happened::Signal("SIGTERM"),
                         _ = hang_up.recv() => Happened::Reload,
+                        _ = upgrade.recv() => Happened::Upgrade,
                     };
                     if sender.send(happened).is_err() {
                         return;

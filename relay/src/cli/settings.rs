@@ -243,6 +243,10 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "DIR",
         "Folder where bindings of names outlast a restart [default: none, they end with the relay]",
     ),
+    switch(
+        "take_over",
+        "Take the place of the relay that runs with this state_dir, if one does; it drains then",
+    ),
     one(
         "log",
         "FILTER",

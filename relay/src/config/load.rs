@@ -91,6 +91,11 @@ pub fn load(flags: Layer, environment: Layer, file: Option<&Path>) -> Result<Opt
     config.audit = AuditConfig::read(&settings)?;
     config.limits = LimitsConfig::read(&settings)?;
     config.state_dir = settings.path("state_dir")?;
+    config.take_over = settings.one("take_over", SWITCH, boolean)?.unwrap_or(false);
+    if config.take_over && config.state_dir.is_none() {
+        let text = "take_over: needs state_dir, in which both relays meet";
+        return Err(ConfigError::Conflict(text.to_owned()));
+    }
     config.check()?;
 
     let log = settings.one("log", "a log filter", |text| Some(text.to_owned()))?;

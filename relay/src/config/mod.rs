@@ -120,6 +120,8 @@ pub struct Config {
     pub limits: LimitsConfig,
     /// The folder of this relay's own where bindings of names outlast a restart, if it has one.
     pub state_dir: Option<PathBuf>,
+    /// Whether to take the place of a relay that runs with the same `state_dir`, if one does.
+    pub take_over: bool,
 }
 
 /// How shards talk to the kernel.
@@ -287,6 +289,7 @@ impl Config {
             audit: None,
             limits: LimitsConfig::default(),
             state_dir: None,
+            take_over: false,
         }
     }
 

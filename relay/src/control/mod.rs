@@ -28,7 +28,7 @@ use self::tunnel::Pauses;
 use crate::audit::Audit;
 use crate::auth::{Asked, Question, Ruling, Snapshot};
 use crate::config::Config;
-use crate::error::{ListenKind, StartError};
+use crate::error::StartError;
 use crate::metrics::{Cut, ShardMetrics, ShardStatus, TunnelBatch, TunnelDetail};
 use crate::shard::{Forgotten, Paused};
 
@@ -96,11 +96,11 @@ pub(crate) struct Control {
 }
 
 impl Control {
-    /// Starts listening and serving what `inspect` and `metrics` show, and keeping up to date who is
+    /// Starts serving on `listeners`, which do not block, what `inspect` and `metrics` show, and keeping up to date who is
     /// let in, which is `snapshot` at first.
     ///
     /// # Errors
-    /// [`StartError::Listen`] names the address, [`StartError::Thread`] the missing resource.
+    /// [`StartError::Thread`] names the missing resource.
     pub(crate) fn start(
         config: &Config,
         snapshot: &Snapshot,
@@ -108,13 +108,8 @@ impl Control {
         inspect: Arc<dyn Inspect>,
         metrics: Vec<Arc<ShardMetrics>>,
         audit: Audit,
+        listeners: Vec<(SocketAddr, TcpListener)>,
     ) -> Result<Self, StartError> {
-        // Bound here and not on the thread, so that a taken port fails the start.
-        let listeners = config
-            .admin_listen
-            .iter()
-            .map(|one| bind(*one))
-            .collect::<Result<Vec<_>, _>>()?;
         let addresses = listeners.iter().map(|(address, _)| *address).collect();
         let failed = |source| StartError::Thread {
             what: "the control thread".to_owned(),
@@ -198,19 +193,6 @@ impl Drop for Control {
     fn drop(&mut self) {
         self.end();
     }
-}
-
-fn bind(address: SocketAddr) -> Result<(SocketAddr, TcpListener), StartError> {
-    let open = || {
-        let listener = TcpListener::bind(address)?;
-        listener.set_nonblocking(true)?;
-        Ok((listener.local_addr()?, listener))
-    };
-    open().map_err(|source| StartError::Listen {
-        kind: ListenKind::Admin,
-        address,
-        source,
-    })
 }
 
 #[cfg(test)]

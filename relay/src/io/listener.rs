@@ -62,7 +62,8 @@ pub(crate) struct Accepted {
 
 /// Binds `count` sockets to one address, among which the kernel spreads connections.
 ///
-/// They come to listen in their order, the first at place 0. Port 0 is chosen once, for all of them.
+/// None of them listens before [`listen`]; they are to do so in their order, the first at place 0.
+/// Port 0 is chosen once, for all of them.
 /// The address is first bound alone, because with `SO_REUSEPORT` a second relay of the same user
 /// would silently share it.
 #[expect(
@@ -93,14 +94,22 @@ fn bind_once(
     let probe = socket(address, false, accepted)?;
     let bound = local_address(&probe, address)?;
     drop(probe);
-    let sockets = (0..count)
-        .map(|_| {
-            let socket = socket(bound, true, accepted)?;
-            socket.listen(BACKLOG)?;
-            Ok(StdTcpListener::from(socket))
-        })
-        .collect::<io::Result<_>>()?;
-    Ok((bound, sockets))
+    Ok((bound, more(bound, count, accepted)?))
+}
+
+/// Binds `count` more sockets to an address that this relay has already.
+pub(crate) fn more(
+    bound: SocketAddr,
+    count: usize,
+    accepted: Accepted,
+) -> io::Result<Vec<StdTcpListener>> {
+    let sockets = (0..count).map(|_| socket(bound, true, accepted).map(StdTcpListener::from));
+    sockets.collect()
+}
+
+/// Has a bound socket listen.
+pub(crate) fn listen(socket: &StdTcpListener) -> io::Result<()> {
+    SockRef::from(socket).listen(BACKLOG)
 }
 
 fn socket(address: SocketAddr, shared: bool, accepted: Accepted) -> io::Result<RawSocket> {
@@ -247,6 +256,17 @@ impl Listener {
     }
 }
 
+/// Sockets of one loopback address that listen.
+#[cfg(test)]
+pub(super) fn listening(count: usize, accepted: Accepted) -> (SocketAddr, Vec<StdTcpListener>) {
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    let (bound, sockets) = bind(any, count, accepted).unwrap();
+    for socket in &sockets {
+        listen(socket).unwrap();
+    }
+    (bound, sockets)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -262,7 +282,7 @@ mod tests {
 
     #[test]
     fn port_zero_is_chosen_once_for_all_shards() {
-        let (bound, sockets) = bind("127.0.0.1:0".parse().unwrap(), 3, PLAIN).unwrap();
+        let (bound, sockets) = listening(3, PLAIN);
         assert_ne!(bound.port(), 0);
         for socket in sockets {
             assert_eq!(socket.local_addr().unwrap(), bound);
@@ -276,7 +296,7 @@ mod tests {
 
         let (best, _) = choose(None).unwrap();
         for driver in [best, Chosen::Epoll] {
-            let (bound, sockets) = bind("127.0.0.1:0".parse().unwrap(), 1, PLAIN).unwrap();
+            let (bound, sockets) = listening(1, PLAIN);
             let _caller = std::net::TcpStream::connect(bound).unwrap();
             let ended = run(driver, async {
                 let socket = sockets.into_iter().next().unwrap();
@@ -297,7 +317,7 @@ mod tests {
 
     #[test]
     fn accepted_connections_inherit_their_limits() {
-        let (bound, sockets) = bind("127.0.0.1:0".parse().unwrap(), 1, PLAIN).unwrap();
+        let (bound, sockets) = listening(1, PLAIN);
         let _caller = std::net::TcpStream::connect(bound).unwrap();
         let (accepted, _) = sockets[0].accept().unwrap();
         let accepted = SockRef::from(&accepted);
@@ -319,8 +339,7 @@ mod tests {
             (Unfinished::Resets, true, false),
             (Unfinished::Ends, false, false),
         ] {
-            let (bound, sockets) =
-                bind("127.0.0.1:0".parse().unwrap(), 1, with(unfinished)).unwrap();
+            let (bound, sockets) = listening(1, with(unfinished));
             let mut caller = std::net::TcpStream::connect(bound).unwrap();
             crate::io::run(crate::io::Chosen::Epoll, async {
                 let socket = sockets.into_iter().next().unwrap();
@@ -343,7 +362,7 @@ mod tests {
         reason = "the time that passes is what is tested"
     )]
     fn a_port_that_becomes_free_in_a_moment_is_waited_for() {
-        let (bound, sockets) = bind("127.0.0.1:0".parse().unwrap(), 2, PLAIN).unwrap();
+        let (bound, sockets) = listening(2, PLAIN);
         let leaving = thread::spawn(move || {
             thread::sleep(TAKEN_TIMEOUT / 10);
             drop(sockets);
@@ -354,7 +373,7 @@ mod tests {
 
     #[test]
     fn a_taken_port_is_an_error_although_ports_are_shared() {
-        let (bound, _sockets) = bind("127.0.0.1:0".parse().unwrap(), 2, PLAIN).unwrap();
+        let (bound, _sockets) = listening(2, PLAIN);
         assert_eq!(
             bind(bound, 2, PLAIN).unwrap_err().kind(),
             io::ErrorKind::AddrInUse

@@ -109,7 +109,8 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::*;
-    use crate::io::{Accepted, Unfinished, bind};
+    use crate::io::listener::listening;
+    use crate::io::{Accepted, Unfinished};
 
     const PLAIN: Accepted = Accepted {
         unfinished: Unfinished::Ends,
@@ -118,7 +119,7 @@ mod tests {
 
     #[test]
     fn a_listener_that_turns_away_keeps_what_waits_and_begins_nothing() {
-        let (bound, sockets) = bind("127.0.0.1:0".parse().unwrap(), 1, PLAIN).unwrap();
+        let (bound, sockets) = listening(1, PLAIN);
         let waiting = TcpStream::connect(bound).unwrap();
         turn_away(sockets[0].as_fd()).unwrap();
         let late = TcpStream::connect_timeout(&bound, Duration::from_millis(300));
@@ -131,7 +132,7 @@ mod tests {
 
     #[test]
     fn connections_go_to_the_chosen_sockets_and_to_all_of_them() {
-        let (bound, sockets) = bind("127.0.0.1:0".parse().unwrap(), 4, PLAIN).unwrap();
+        let (bound, sockets) = listening(4, PLAIN);
         for socket in &sockets {
             socket.set_nonblocking(true).unwrap();
         }

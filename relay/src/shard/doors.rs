@@ -1,12 +1,13 @@
 //! The listeners of a shard: whose each connection is, and those for which there is no descriptor left,
 //! which are refused at once and counted.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::BytesMut;
 use tieline_wire::Reason;
+use tracing::error;
 
 use super::Shard;
 use crate::error::ListenKind;
@@ -36,10 +37,14 @@ const TOLD_TIMEOUT: Duration = Duration::from_millis(500);
 const READ_BYTES_MAX: usize = 64 * 1024;
 
 impl Shard {
-    pub(super) fn listen(self: &Rc<Self>, kind: ListenKind, listener: Listener) {
+    /// Accepts what comes to one of the `sockets` of an address.
+    pub(super) fn listen(self: &Rc<Self>, kind: ListenKind, socket: TcpListener, sockets: usize) {
+        let listener = match Listener::new(socket) {
+            Ok(listener) => Rc::new(listener),
+            Err(error) => return error!(%error, "a listening socket is lost"),
+        };
         let shard = Rc::clone(self);
-        let listener = Rc::new(listener);
-        let entry = (kind, Rc::clone(&listener));
+        let entry = (kind, Rc::clone(&listener), sockets);
         self.listeners.borrow_mut().push(entry);
         let limit = self.peers.open_files_max;
         let room = match kind {

@@ -126,14 +126,14 @@ impl Shard {
             return;
         }
         if !stop.drain.is_zero() {
-            for (_, listener) in &listeners {
+            for (_, listener, _) in &listeners {
                 if let Err(error) = listener.turn_away() {
                     debug!(%error, "callers of the last moment may be reset");
                 }
             }
             sleep(DOOR_GRACE.min(stop.drain)).await;
         }
-        for (kind, listener) in listeners {
+        for (kind, listener, _) in listeners {
             while let Some((socket, peer)) = listener.accept_waiting() {
                 self.connected(kind, socket, peer);
             }

@@ -1,6 +1,6 @@
 //! What shards tell one another.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 use super::drain::{Arrived, Stop};
 use super::operator::Paused;
 use crate::auth::{Identity, Question, Ruling, Snapshot};
+use crate::error::ListenKind;
 use crate::limits::{Pass, Place};
 use crate::metrics::{Cut, TunnelBatch, TunnelDetail};
 use crate::registry::{AgentTag, LinkRef, TunnelInfo};
@@ -114,6 +115,12 @@ pub(crate) enum Message {
     },
     /// From the control thread: what the provider says.
     Ruled(Box<(Question, Ruling)>),
+    /// Accept what comes to a socket, one of so many of its address.
+    Listen {
+        kind: ListenKind,
+        socket: TcpListener,
+        sockets: usize,
+    },
     /// Accept nothing new, let sessions end for a while, then stop.
     Stop(Stop),
     /// Be a defect.

@@ -5,7 +5,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::net::TcpListener;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -109,7 +108,6 @@ pub(crate) struct Seed {
     pub(crate) index: usize,
     pub(crate) driver: Chosen,
     pub(crate) mailbox: Mailbox,
-    pub(crate) listeners: Vec<(ListenKind, TcpListener)>,
     pub(crate) metrics: Arc<ShardMetrics>,
     pub(crate) peers: Arc<Peers>,
     /// Names that were bound before the relay started, of all shards.
@@ -137,7 +135,7 @@ pub(crate) struct Shard {
     outboxes: RefCell<Vec<Outbox>>,
     flushing: Cell<bool>,
     log_budget: LogBudget,
-    listeners: RefCell<Vec<(ListenKind, Rc<Listener>)>>,
+    listeners: RefCell<Vec<(ListenKind, Rc<Listener>, usize)>>,
     /// Accept loops; they end before the rest.
     doors: Rc<Gate>,
     draining: Cell<bool>,
@@ -197,7 +195,6 @@ impl Shard {
         let Seed {
             index,
             mailbox,
-            listeners,
             metrics,
             peers,
             restored,
@@ -251,9 +248,6 @@ impl Shard {
             peers,
         });
         let mailbox = mailbox.open()?;
-        for (kind, listener) in listeners {
-            shard.listen(kind, Listener::new(listener)?);
-        }
         let ticking = Rc::clone(&shard);
         shard.gate.spawn(async move { ticking.tick().await });
         let (asking, clock) = (Rc::clone(&shard.asking), shard.clock);
@@ -327,6 +321,11 @@ impl Shard {
                 self.claim_refused(link, request, &tunnel, refusal);
             }
             Message::Fence { link, reason } => self.fence(link, reason),
+            Message::Listen {
+                kind,
+                socket,
+                sockets,
+            } => self.listen(kind, socket, sockets),
             // Nobody may be waiting for any of these any more.
             Message::Report { after, answer } => drop(answer.send(self.report(&after))),
             Message::Detail { tunnel, answer } => drop(answer.send(self.detail(&tunnel))),

@@ -129,11 +129,11 @@ impl Shard {
     /// Lets raw callers come in on the shards that have links: on any other they would only be handed
     /// on.
     fn steer_callers(&self) {
-        let mut places = self.places_with_links();
+        let mut shards = self.shards_with_links();
         for _ in 0..STEERINGS_MAX {
-            for (kind, listener) in self.listeners.borrow().iter() {
+            for (kind, listener, sockets) in self.listeners.borrow().iter() {
                 if *kind == ListenKind::Tcp
-                    && let Err(error) = listener.steer(&places)
+                    && let Err(error) = listener.steer(&self.places(*sockets, &shards))
                 {
                     // All works without, by way of one shard more.
                     debug!(%error, "the kernel goes on to choose a shard for each caller");
@@ -141,26 +141,29 @@ impl Shard {
                 }
             }
             // Another shard may have said what was right before.
-            let now = self.places_with_links();
-            if now == places {
+            let now = self.shards_with_links();
+            if now == shards {
                 return;
             }
-            places = now;
+            shards = now;
         }
     }
 
-    /// The shards that have links, as the kernel counts them; all, where none has any.
-    fn places_with_links(&self) -> Vec<u32> {
-        let shards = (0..).zip(&self.peers.loads);
-        let with_links: Vec<u32> = shards
-            .clone()
-            .filter(|(_, load)| load.load(Ordering::SeqCst) > 0)
-            .map(|(shard, _)| shard)
-            .collect();
-        if with_links.is_empty() {
-            return shards.map(|(shard, _)| shard).collect();
+    /// Which shards have links; all, where none has any.
+    fn shards_with_links(&self) -> Vec<bool> {
+        let loads = self.peers.loads.iter();
+        let with_links: Vec<bool> = loads.map(|load| load.load(Ordering::SeqCst) > 0).collect();
+        if with_links.contains(&true) {
+            return with_links;
         }
-        with_links
+        vec![true; with_links.len()]
+    }
+
+    /// The places, as the kernel counts them, of the sockets of those shards. Sockets go round the
+    /// shards: there may be more of them than shards, where an earlier relay had more.
+    fn places(&self, sockets: usize, shards: &[bool]) -> Vec<u32> {
+        let places = (0..).zip(shards.iter().cycle()).take(sockets);
+        places.filter(|(_, has)| **has).map(|it| it.0).collect()
     }
 
     /// The shard with the fewest links; a tie goes to this one, then to the lowest number.

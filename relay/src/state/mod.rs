@@ -13,7 +13,7 @@ mod folder;
 mod journal;
 mod writer;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -47,6 +47,10 @@ const NAMES_FILE: &str = "names.journal";
 pub(crate) struct State {
     orders: SyncSender<Order>,
     lock: Option<Lock>,
+    path: PathBuf,
+    names_max: usize,
+    /// While the folder is lent: where the journal goes that is opened again.
+    back: Option<SyncSender<Journal>>,
 }
 
 /// What the folder held when a relay took it.
@@ -94,6 +98,9 @@ impl State {
         let state = Self {
             orders,
             lock: Some(lock),
+            path: folder.path().to_owned(),
+            names_max,
+            back: None,
         };
         let kept = Kept {
             epoch_seconds,
@@ -108,13 +115,55 @@ impl State {
         Book(Some(self.orders.clone()))
     }
 
+    /// Writes what was noted so far, and gives the folder up for now: what is noted waits. True if all of
+    /// it is on the disk.
+    pub(crate) fn lend(&mut self) -> bool {
+        let Some(lock) = self.lock.take() else {
+            return false;
+        };
+        let (done, is_done) = sync_channel(1);
+        let (back, comes_back) = sync_channel(1);
+        let order = Order::Stop(done, Some(comes_back));
+        let is_told = send_within(&self.orders, order, RELEASE_TIMEOUT);
+        if !is_told || is_done.recv_timeout(RELEASE_TIMEOUT).is_err() {
+            error!("the state folder takes nothing; it is not given to another relay");
+            self.lock = Some(lock);
+            return false;
+        }
+        self.back = Some(back);
+        drop(lock);
+        true
+    }
+
+    /// Takes a folder back that was lent, and goes on with it.
+    ///
+    /// # Errors
+    /// Another relay has it, or it cannot be read.
+    pub(crate) fn reclaim(&mut self) -> Result<(), StartError> {
+        let Some(back) = self.back.take() else {
+            return Ok(());
+        };
+        let folder = Folder::open(&self.path)?;
+        let lock = folder.lock()?;
+        let path = folder.path().join(NAMES_FILE);
+        let (journal, _) =
+            Journal::open(&path, self.names_max).map_err(|source| StartError::State {
+                path,
+                problem: format!("cannot be used: {source}"),
+            })?;
+        // The thread waits for it.
+        let _ = back.try_send(journal);
+        self.lock = Some(lock);
+        Ok(())
+    }
+
     /// Writes what was noted so far, stops to write, and gives the folder up for another relay.
     pub(crate) fn release(&mut self) {
         let Some(lock) = self.lock.take() else {
             return;
         };
         let (done, is_done) = sync_channel(1);
-        let is_told = send_within(&self.orders, Order::Stop(done), RELEASE_TIMEOUT);
+        let is_told = send_within(&self.orders, Order::Stop(done, None), RELEASE_TIMEOUT);
         if !is_told || is_done.recv_timeout(RELEASE_TIMEOUT).is_err() {
             error!("the state folder takes nothing; the last bindings of names are lost");
         }

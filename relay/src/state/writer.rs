@@ -23,9 +23,12 @@ const SAY_INTERVAL: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(super) enum Order {
     Note(Box<Note>),
-    /// Write what there is, tell, and end.
-    Stop(SyncSender<()>),
+    /// Write what there is, tell, and end; or go on with the journal that comes back.
+    Stop(SyncSender<()>, Option<Receiver<Journal>>),
 }
+
+/// Where to tell that all is written, and where the journal comes back from.
+type Ended = (SyncSender<()>, Option<Receiver<Journal>>);
 
 /// What writes.
 pub(super) struct Writer {
@@ -78,25 +81,35 @@ impl Writer {
             self.write();
             match stop {
                 // The one who waited may have given up.
-                Some(done) => {
+                Some((done, None)) => {
                     if self.waiting.is_empty() {
                         let _ = done.try_send(());
                     }
                     return;
                 }
+                Some((done, Some(back)))
+                    if self.waiting.is_empty() && done.try_send(()).is_ok() =>
+                {
+                    let Ok(journal) = back.recv() else {
+                        return;
+                    };
+                    self.journal = journal;
+                }
+                // A disk that takes nothing lends nothing, and neither does one that was too slow.
+                Some(_) => {}
                 None if self.waiting.len() >= BATCH_BYTES => thread::park_timeout(RETRY_INTERVAL),
                 None => {}
             }
         }
     }
 
-    fn take(&mut self, order: Order) -> Option<SyncSender<()>> {
+    fn take(&mut self, order: Order) -> Option<Ended> {
         match order {
             Order::Note(note) => {
                 note.write(&mut self.waiting);
                 None
             }
-            Order::Stop(done) => Some(done),
+            Order::Stop(done, back) => Some((done, back)),
         }
     }
 

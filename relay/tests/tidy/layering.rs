@@ -6,7 +6,14 @@ use crate::source::Source;
 /// The relay's modules, top row first. A module may import from rows below its own, and from its
 /// own folder. The table in `docs/STYLE.md` says the same.
 const ROWS: &[&[&str]] = &[
-    &["main", "lib", "inspector"],
+    &[
+        "main",
+        "lib",
+        "inspector",
+        "doors",
+        "takeover",
+        "supervisor",
+    ],
     &["control", "drain"],
     &["shard"],
     &["listen", "link", "frontend"],

@@ -29,7 +29,21 @@ fn start_with(fake: Fake, config: &Config) -> (Control, Vec<Arc<ShardMetrics>>) 
     let asked = crate::auth::asking().1;
     let fake = Arc::new(fake);
     let audit = Audit::default();
-    let control = Control::start(config, &snapshot, asked, fake, metrics.clone(), audit);
+    let listeners = config.admin_listen.iter().map(|address| {
+        let listener = TcpListener::bind(address).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        (listener.local_addr().unwrap(), listener)
+    });
+    let listeners = listeners.collect();
+    let control = Control::start(
+        config,
+        &snapshot,
+        asked,
+        fake,
+        metrics.clone(),
+        audit,
+        listeners,
+    );
     let control = control.unwrap();
     (control, metrics)
 }

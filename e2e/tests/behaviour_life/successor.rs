@@ -1,0 +1,226 @@
+//! A relay that takes the place of a running one.
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, connect, recv,
+    send, socket_with,
+};
+use tempfile::TempDir;
+use tieline_e2e::behaviour::{
+    Addresses, RelayProgram, SOON, Target, TestAgent, echo_round_trip, read_to_close, soon,
+};
+
+struct Home {
+    folder: TempDir,
+    path: String,
+}
+
+impl Home {
+    fn new() -> Result<Self> {
+        let folder = TempDir::new()?;
+        let path = folder.path().join("state");
+        let path = path.to_str().context("a path in UTF-8")?.to_owned();
+        Ok(Self { folder, path })
+    }
+
+    fn start(&self, addresses: Addresses, more: &[&str]) -> Result<RelayProgram> {
+        RelayProgram::start(&[], addresses, &self.flags(more))
+    }
+
+    fn flags<'a>(&'a self, more: &[&'a str]) -> Vec<&'a str> {
+        let flags = ["--drain-timeout", "60s", "--state-dir", &self.path];
+        [&flags, more].concat()
+    }
+
+    fn socket(&self) -> std::path::PathBuf {
+        self.folder.path().join("state/take-over.sock")
+    }
+}
+
+/// A process that speaks to the running relay as one that takes over does, or not.
+fn stranger(path: &Path) -> Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC;
+    let fd = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+    connect(&fd, &SocketAddrUnix::new(path)?)?;
+    Ok(fd)
+}
+
+fn say(fd: &OwnedFd, text: &str) -> Result<()> {
+    send(fd, text.as_bytes(), SendFlags::NOSIGNAL)?;
+    Ok(())
+}
+
+/// The next message; the sockets that come with it are closed.
+fn hear(fd: &OwnedFd) -> Result<String> {
+    let mut message = vec![0; 4096];
+    let (count, _) = recv(fd, &mut message[..], RecvFlags::empty())?;
+    message.truncate(count);
+    Ok(String::from_utf8(message)?)
+}
+
+fn hear_until(fd: &OwnedFd, wanted: &str) -> Result<()> {
+    loop {
+        let heard = hear(fd)?;
+        ensure!(!heard.is_empty(), "it ended before {wanted}");
+        if heard.contains(wanted) {
+            return Ok(());
+        }
+    }
+}
+
+/// The numbers of shards differ in both directions.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_takes_the_place_of_another_and_sessions_end_where_they_began() -> Result<()> {
+    let home = Home::new()?;
+    let target = Target::echo().await?;
+    let mut old = home.start(Addresses::any(), &["--shards", "2"])?;
+    let mut agent = TestAgent::of(&target).start_at(&old.agent_url()).await?;
+    for shards in ["3", "1"] {
+        let mut caller = old.raw(agent.tunnel()).await?;
+        echo_round_trip(&mut caller, b"before").await?;
+        let new = home.start(old.addresses, &["--shards", shards, "--take-over"])?;
+        old.process()
+            .wait_for(SOON, |line| line.contains("handing_over").then_some(()))?;
+        agent.registered().await?;
+        for _ in 0..6 {
+            let mut late = new.raw(agent.tunnel()).await?;
+            echo_round_trip(&mut late, b"by the new relay").await?;
+        }
+        ensure!(!new.tunnels().await?.is_empty());
+        echo_round_trip(&mut caller, b"by the old one").await?;
+        drop(caller);
+        let ended = old.ended()?;
+        ensure!(ended.status.code() == Some(0), "{}", ended.quote);
+        old = new;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_with_take_over_and_no_running_relay_is_a_start() -> Result<()> {
+    let home = Home::new()?;
+    let relay = home.start(Addresses::any(), &["--take-over"])?;
+    relay.metrics().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_relay_without_take_over_is_refused_and_the_first_goes_on() -> Result<()> {
+    let home = Home::new()?;
+    let relay = home.start(Addresses::any(), &[])?;
+    let ended = RelayProgram::ends(&[], relay.addresses, &home.flags(&[]))?;
+    ensure!(ended.status.code() == Some(1), "{}", ended.quote);
+    ensure!(
+        ended.stderr.contains("another tieline-relay"),
+        "{}",
+        ended.quote
+    );
+    relay.metrics().await?;
+    Ok(())
+}
+
+/// One that is gone, or says something else, at each step.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_goes_on_when_the_other_one_fails_before_it_is_ready() -> Result<()> {
+    let home = Home::new()?;
+    let relay = home.start(Addresses::any(), &["--shards", "2"])?;
+    let target = Target::echo().await?;
+    let agent = TestAgent::of(&target).start_at(&relay.agent_url()).await?;
+    let ask = r#"{"say":"ask","version":1}"#;
+    let tries = [
+        &[][..],
+        &["", "x"],
+        &["\0\u{1}garbage"],
+        &[r#"{"say":"ask","version":2}"#],
+        &[r#"{"say":"ready"}"#],
+        &[ask],
+        &[ask, "garbage"],
+        &[ask, r#"{"say":"ready"}"#],
+        &[ask, r#"{"say":"bound"}"#],
+        &[ask, r#"{"say":"bound"}"#, "garbage"],
+    ];
+    for (count, words) in tries.into_iter().enumerate() {
+        let other = stranger(&home.socket())?;
+        for word in words {
+            // It may have been refused already.
+            let _ = say(&other, word);
+        }
+        if *words == [ask, r#"{"say":"bound"}"#] {
+            hear_until(&other, "released")?;
+        }
+        drop(other);
+        let mut caller = relay.raw(agent.tunnel()).await?;
+        echo_round_trip(&mut caller, b"it goes on").await?;
+        soon("the relay gives it up", async {
+            while relay.log_count("not taken over") <= count {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await?;
+    }
+    // It has its folder again, and can still be taken over.
+    let new = home.start(relay.addresses, &["--shards", "2", "--take-over"])?;
+    let ended = relay.ended()?;
+    ensure!(ended.status.code() == Some(0), "{}", ended.quote);
+    new.metrics().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_relays_that_want_to_take_over_one_is_refused() -> Result<()> {
+    let home = Home::new()?;
+    let relay = home.start(Addresses::any(), &[])?;
+    let first = stranger(&home.socket())?;
+    say(&first, r#"{"say":"ask","version":1}"#)?;
+    hear_until(&first, "sent")?;
+    let ended = RelayProgram::ends(&[], relay.addresses, &home.flags(&["--take-over"]))?;
+    ensure!(ended.status.code() == Some(1), "{}", ended.quote);
+    ensure!(
+        ended.stderr.contains("another relay is about to take over"),
+        "{}",
+        ended.quote
+    );
+    relay.metrics().await?;
+    Ok(())
+}
+
+/// The relay that runs dies while the other one waits for its answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_that_was_killed_leaves_a_socket_that_stops_no_start() -> Result<()> {
+    let home = Home::new()?;
+    let relay = home.start(Addresses::any(), &[])?;
+    let addresses = relay.addresses;
+    drop(relay);
+    ensure!(home.socket().exists());
+    let next = home.start(addresses, &["--take-over"])?;
+    next.metrics().await?;
+    Ok(())
+}
+
+/// As `systemctl reload` does it: the running relay starts the other one by itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_that_gets_sigusr2_starts_the_one_that_takes_over() -> Result<()> {
+    let home = Home::new()?;
+    let relay = home.start(Addresses::any(), &["--shards", "2"])?;
+    let target = Target::echo().await?;
+    let mut agent = TestAgent::of(&target).start_at(&relay.agent_url()).await?;
+    let mut caller = relay.raw(agent.tunnel()).await?;
+    echo_round_trip(&mut caller, b"before").await?;
+    relay.process().signal(rustix::process::Signal::USR2)?;
+    relay
+        .process()
+        .wait_for(SOON, |line| line.contains("handing_over").then_some(()))?;
+    agent.registered().await?;
+    echo_round_trip(&mut caller, b"by the old one").await?;
+    let mut late = relay.raw(agent.tunnel()).await?;
+    echo_round_trip(&mut late, b"by the new one").await?;
+    drop(caller);
+    // Its process group ends with the test; the new relay keeps the output open.
+    drop(relay);
+    let _end = soon("the end", read_to_close(&mut late)).await?;
+    Ok(())
+}

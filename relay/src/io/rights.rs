@@ -1,0 +1,146 @@
+//! Messages that carry descriptors from one process of this machine to another (unix(7), `SCM_RIGHTS`).
+
+use std::fs;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, Shutdown, SocketAddrUnix, SocketFlags,
+    SocketType,
+};
+
+/// Longest message, in bytes.
+const MESSAGE_BYTES_MAX: usize = 4096;
+
+/// Connections that may wait; there is one at a time, and the next one is told so.
+const BACKLOG: i32 = 4;
+
+/// A socket at a path, to which other processes of the same user connect.
+#[derive(Debug)]
+pub(crate) struct Entrance {
+    fd: OwnedFd,
+    path: PathBuf,
+}
+
+impl Entrance {
+    /// Listens at `path`, in place of whatever an earlier process left there.
+    pub(crate) fn open(path: PathBuf) -> io::Result<Self> {
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let fd = socket()?;
+        rustix::net::bind(&fd, &SocketAddrUnix::new(&path)?)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+        rustix::net::listen(&fd, BACKLOG)?;
+        Ok(Self { fd, path })
+    }
+
+    /// Waits for the next connection.
+    pub(crate) fn accept(&self) -> io::Result<Channel> {
+        loop {
+            match rustix::net::accept_with(&self.fd, SocketFlags::CLOEXEC) {
+                Ok(fd) => return Ok(Channel(fd)),
+                Err(rustix::io::Errno::INTR | rustix::io::Errno::CONNABORTED) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Takes no more connections; an accept that waits fails.
+    pub(crate) fn close(&self) {
+        // Both fail only if it was closed before.
+        let _ = fs::remove_file(&self.path);
+        let _ = rustix::net::shutdown(&self.fd, Shutdown::Both);
+    }
+}
+
+/// One connection between two processes; messages keep their borders.
+#[derive(Debug)]
+pub(crate) struct Channel(OwnedFd);
+
+impl Channel {
+    /// Connects to the socket at `path`.
+    pub(crate) fn connect(path: &Path) -> io::Result<Self> {
+        let fd = socket()?;
+        rustix::net::connect(&fd, &SocketAddrUnix::new(path)?)?;
+        Ok(Self(fd))
+    }
+
+    /// Whether the process at the other end runs as the same user, or as root.
+    pub(crate) fn is_trusted(&self) -> bool {
+        let user = rustix::process::geteuid();
+        rustix::net::sockopt::socket_peercred(&self.0)
+            .is_ok_and(|peer| peer.uid == user || peer.uid.is_root())
+    }
+
+    /// Sends a message, and a descriptor with it.
+    pub(crate) fn send(&self, message: &[u8], fd: Option<BorrowedFd<'_>>) -> io::Result<()> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let fds = fd.map(|fd| [fd]);
+        if let Some(fds) = &fds {
+            control.push(SendAncillaryMessage::ScmRights(fds));
+        }
+        let slices = [IoSlice::new(message)];
+        rustix::net::sendmsg(&self.0, &slices, &mut control, SendFlags::NOSIGNAL)?;
+        Ok(())
+    }
+
+    /// The next message within `limit`, and the descriptor that came with it; nothing at the end.
+    pub(crate) fn receive(
+        &self,
+        limit: Duration,
+    ) -> io::Result<Option<(Vec<u8>, Option<OwnedFd>)>> {
+        socket2::SockRef::from(&self.0).set_read_timeout(Some(limit))?;
+        let mut message = vec![0; MESSAGE_BYTES_MAX];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut slices = [IoSliceMut::new(&mut message)];
+        let flags = RecvFlags::CMSG_CLOEXEC;
+        let received = loop {
+            match rustix::net::recvmsg(&self.0, &mut slices, &mut control, flags) {
+                Err(rustix::io::Errno::INTR) => {}
+                received => break received?,
+            }
+        };
+        let fds = control.drain().filter_map(|it| match it {
+            RecvAncillaryMessage::ScmRights(fds) => Some(fds),
+            _ => None,
+        });
+        // Further ones would be closed here.
+        let fd = fds.flatten().next();
+        if received.bytes == 0 {
+            return Ok(None);
+        }
+        if received
+            .flags
+            .intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC)
+        {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        message.truncate(received.bytes);
+        Ok(Some((message, fd)))
+    }
+}
+
+impl AsFd for Channel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+fn socket() -> io::Result<OwnedFd> {
+    let (family, kind) = (AddressFamily::UNIX, SocketType::SEQPACKET);
+    Ok(rustix::net::socket_with(
+        family,
+        kind,
+        SocketFlags::CLOEXEC,
+        None,
+    )?)
+}

@@ -1,0 +1,63 @@
+//! What the program does for systemd, or another supervisor: says that it is ready, and starts its own
+//! successor when it is asked to.
+
+use std::ffi::OsStr;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::process::Command;
+use std::thread;
+
+use tracing::{error, info, warn};
+
+/// Tells the supervisor that this process is the service now, and ready (sd_notify(3)). The one that it
+/// took over from drains, and is none of the supervisor's concern.
+pub(crate) fn ready() {
+    let Some(path) = std::env::var_os("NOTIFY_SOCKET").filter(|path| !path.is_empty()) else {
+        return;
+    };
+    let state = format!("MAINPID={}\nREADY=1\n", std::process::id());
+    if let Err(error) = notify(&path, state.as_bytes()) {
+        warn!(%error, "the supervisor cannot be told that the relay is ready");
+    }
+}
+
+fn notify(path: &OsStr, state: &[u8]) -> std::io::Result<()> {
+    let socket = UnixDatagram::unbound()?;
+    let address = match path.as_bytes() {
+        [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
+        _ => SocketAddr::from_pathname(path)?,
+    };
+    socket.send_to_addr(state, &address).map(drop)
+}
+
+/// Starts the program anew, with what it was called with, to take this one's place.
+pub(crate) fn start_successor() {
+    let mut arguments = std::env::args_os();
+    let Some(program) = arguments.next() else {
+        return;
+    };
+    let arguments: Vec<_> = arguments.filter(|it| it != "--take-over").collect();
+    let started = Command::new(program)
+        .args(arguments)
+        .arg("--take-over")
+        .spawn();
+    match started {
+        Ok(mut successor) => {
+            info!(
+                process = successor.id(),
+                "starts another relay to take over"
+            );
+            // It ends before this one only if it cannot take over.
+            let waits = thread::Builder::new().name("successor".to_owned());
+            let waiting = waits.spawn(move || match successor.wait() {
+                Ok(status) => warn!(%status, "the other relay has ended"),
+                Err(error) => warn!(%error, "the other relay is out of sight"),
+            });
+            if let Err(error) = waiting {
+                warn!(%error, "the other relay is not waited for");
+            }
+        }
+        Err(error) => error!(%error, "cannot start another relay to take over"),
+    }
+}
