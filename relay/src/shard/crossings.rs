@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tieline_wire::{Reason, TunnelId};
@@ -13,11 +14,23 @@ use super::frontends::Place;
 use super::message::Verdict;
 use super::routes::Choice;
 use crate::auth::Identity;
-use crate::io::Socket;
+use crate::io::{Socket, timeout};
+use crate::listen::http::Aim;
 use crate::metrics::FrontendKind;
 use crate::registry::{AgentTag, TunnelInfo};
 use crate::session::Visitor;
 use crate::splice::splice;
+
+/// How long word of a route may take from its home to one more shard.
+const ROUTE_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// Who asks for a session, and of which agent.
+struct Wish {
+    tunnel: TunnelId,
+    agent: AgentTag,
+    identity: Option<Arc<Identity>>,
+    address: Option<IpAddr>,
+}
 
 impl Shard {
     /// One session of an HTTP connection that lives on another shard.
@@ -29,24 +42,52 @@ impl Shard {
         (identity, address): (Option<Arc<Identity>>, Option<IpAddr>),
         verdict: Arc<Verdict>,
     ) {
-        let placed = self.caller_from(identity).map(|caller| {
-            let fit = |info: &TunnelInfo| caller.may_reach(&tunnel, info);
+        let wish = Wish {
+            tunnel,
+            agent,
+            identity,
+            address,
+        };
+        let reason = match self.place_crossing(&wish) {
+            Place::Nowhere(reason) => reason,
+            placed => return self.serve_crossing(fd, placed, verdict),
+        };
+        // The shard that it came from knew it: word of the route may be on its way here.
+        let may_come = matches!(reason, Reason::UnknownTunnel | Reason::TunnelOffline);
+        let aim = Aim::Tunnel(wish.tunnel.clone());
+        let changed = may_come.then(|| self.routes.borrow_mut().changed(&aim, true));
+        let Some(changed) = changed.flatten() else {
+            return self.serve_crossing(fd, Place::Nowhere(reason), verdict);
+        };
+        let shard = Rc::clone(self);
+        self.gate.spawn(async move {
+            let _ = timeout(ROUTE_TIMEOUT, changed).await;
+            let placed = shard.place_crossing(&wish);
+            shard.serve_crossing(fd, placed, verdict);
+        });
+    }
+
+    fn place_crossing(&self, wish: &Wish) -> Place {
+        let placed = self.caller_from(wish.identity.clone()).map(|caller| {
+            let fit = |info: &TunnelInfo| caller.may_reach(&wish.tunnel, info);
             let visitor = || Visitor {
                 identity: caller.identity(),
-                address,
+                address: wish.address,
                 kind: FrontendKind::Http,
                 ..Visitor::default()
             };
-            self.place(&tunnel, Choice::Agent(agent), fit, visitor)
+            self.place(&wish.tunnel, Choice::Agent(wish.agent), fit, visitor)
         });
-        let session = match placed.unwrap_or_else(Place::Nowhere) {
+        placed.unwrap_or_else(Place::Nowhere)
+    }
+
+    fn serve_crossing(self: &Rc<Self>, fd: OwnedFd, placed: Place, verdict: Arc<Verdict>) {
+        let session = match placed {
             Place::Here(session) => session,
-            // The shard that it came from knew it: word of the route is on its way here.
-            Place::Nowhere(Reason::UnknownTunnel) => {
+            // The link moved on while the message was under way; the caller may ask again.
+            Place::Nowhere(Reason::UnknownTunnel) | Place::Shard(_) => {
                 return verdict.reset_unsent(Reason::TunnelOffline);
             }
-            // It moved on while the message was under way; the caller may ask again.
-            Place::Shard(_) => return verdict.reset_unsent(Reason::TunnelOffline),
             Place::Nowhere(reason) => return verdict.reset_unsent(reason),
         };
         let block = Rc::clone(&self.read_block);
