@@ -35,6 +35,9 @@ const VERSION: u32 = 1;
 /// How long a step that needs no work may take.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long one that is refused may take to ask.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// How long a relay may take to bind addresses, and to start its threads.
 const WORK_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -157,6 +160,8 @@ impl Giver {
                 continue;
             }
             if self.is_busy.swap(true, Ordering::AcqRel) {
+                // A close in front of an unread word would destroy the answer.
+                let _ = hear(&channel, REFUSAL_TIMEOUT);
                 refuse(&channel, "another relay is about to take over");
                 continue;
             }

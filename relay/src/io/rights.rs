@@ -6,6 +6,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustix::net::{
@@ -25,6 +26,7 @@ const BACKLOG: i32 = 4;
 pub(crate) struct Entrance {
     fd: OwnedFd,
     path: PathBuf,
+    is_closed: AtomicBool,
 }
 
 impl Entrance {
@@ -38,7 +40,11 @@ impl Entrance {
         rustix::net::bind(&fd, &SocketAddrUnix::new(&path)?)?;
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
         rustix::net::listen(&fd, BACKLOG)?;
-        Ok(Self { fd, path })
+        Ok(Self {
+            fd,
+            path,
+            is_closed: AtomicBool::new(false),
+        })
     }
 
     /// Waits for the next connection.
@@ -52,9 +58,13 @@ impl Entrance {
         }
     }
 
-    /// Takes no more connections; an accept that waits fails.
+    /// Takes no more connections; an accept that waits fails. Once: the path may be another process's
+    /// afterwards.
     pub(crate) fn close(&self) {
-        // Both fail only if it was closed before.
+        if self.is_closed.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        // It may have been removed by hand.
         let _ = fs::remove_file(&self.path);
         let _ = rustix::net::shutdown(&self.fd, Shutdown::Both);
     }
