@@ -39,7 +39,7 @@ pub use bytes::{
 };
 pub use child::{Child, ChildRelay, Up};
 pub use http::{Body, Head, HttpStream};
-pub use program::{Addresses, AgentProgram, RelayProgram};
+pub use program::{Addresses, AgentProgram, RelayProgram, programs, without_settings};
 pub use proxy::TestProxy;
 pub use relay::{RelayBuilder, TestRelay};
 pub use target::Target;

@@ -329,7 +329,7 @@ fn event(line: &str, wanted: &str) -> Option<Value> {
 }
 
 /// Takes away what the environment of the test might set.
-fn without_settings(command: &mut Command) {
+pub fn without_settings(command: &mut Command) {
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("TIELINE_") {
             command.env_remove(name);
@@ -352,12 +352,25 @@ fn processor_time(id: u32) -> Result<Duration> {
 /// The program, as fresh as its sources.
 fn tieline_relay() -> Result<PathBuf> {
     static PROGRAM: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    let found = PROGRAM.get_or_init(|| find("tieline-relay").map_err(|error| format!("{error:#}")));
+    let found = PROGRAM.get_or_init(|| {
+        find("tieline-relay", "tieline-relay").map_err(|error| format!("{error:#}"))
+    });
     found.clone().map_err(anyhow::Error::msg)
 }
 
-/// `cargo test --workspace` builds the programs beside the tests; a narrower command may not.
-fn find(name: &str) -> Result<PathBuf> {
+/// The folder of `tieline-relay` and `tieline`, both as fresh as their sources.
+///
+/// # Errors
+/// One of them cannot be built.
+pub fn programs() -> Result<PathBuf> {
+    find("tieline-agent", "tieline")?;
+    let relay = tieline_relay()?;
+    Ok(relay.parent().context("no folder")?.to_owned())
+}
+
+/// The program `name` of `package`. `cargo test --workspace` builds the programs beside the tests; a
+/// narrower command may not.
+fn find(package: &str, name: &str) -> Result<PathBuf> {
     let tests = std::env::current_exe()?;
     let profile = tests.parent().and_then(Path::parent).context("no target")?;
     let program = profile.join(name);
@@ -366,7 +379,7 @@ fn find(name: &str) -> Result<PathBuf> {
     }
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut build = Command::new(cargo);
-    build.args(["build", "--quiet", "--package", name, "--bin", name]);
+    build.args(["build", "--quiet", "--package", package, "--bin", name]);
     if profile.ends_with("release") {
         build.arg("--release");
     }

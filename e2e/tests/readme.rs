@@ -1,0 +1,209 @@
+//! A newcomer types the README from top to bottom: every command of its `console` blocks is run, in order,
+//! by the programs of this build. Ports are the kernel's choice, so that runs do not meet each other.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+use tempfile::TempDir;
+use tieline_e2e::behaviour::{HttpStream, Target, programs, soon, without_settings};
+use tieline_e2e::process::Process;
+
+const README: &str = include_str!("../../README.md");
+
+/// Longest time for one command, or for a program to be ready, on a machine that is busy.
+const STEP_LIMIT: Duration = Duration::from_secs(60);
+
+/// Ports that the README names, and what the programs of this run have in their place.
+#[derive(Default)]
+struct Reader {
+    /// Pairs of a text of the README and what is typed for it.
+    typed: Vec<(String, String)>,
+    running: Vec<Process>,
+}
+
+impl Reader {
+    /// Types `with` for `text` from now on.
+    fn types(&mut self, text: &str, with: impl Into<String>) {
+        self.typed.retain(|(known, _)| known != text);
+        self.typed.push((text.to_owned(), with.into()));
+    }
+
+    fn typed(&self, text: &str) -> String {
+        let replace = |text: String, (from, to): &(String, String)| text.replace(from, to);
+        self.typed.iter().fold(text.to_owned(), replace)
+    }
+
+    /// Runs a command line in `folder`; one that serves goes on beside the rest.
+    fn run(&mut self, line: &str, folder: &Path, programs: &Path) -> Result<()> {
+        let is_relay = line.starts_with("tieline-relay --");
+        let typed = match is_relay {
+            // Its own ports; `typed` knows those of the relay before.
+            true => line.replace(":9001", ":0").replace(":9080", ":0"),
+            false => self.typed(line),
+        };
+        let typed = typed.replace("relay.studio.example", "localhost");
+        let path = std::env::var("PATH").unwrap_or_default();
+        let mut command = Command::new("bash");
+        command.args(["-c", &typed]).current_dir(folder);
+        without_settings(&mut command);
+        command
+            .env("PATH", format!("{}:{path}", programs.display()))
+            .env("HOME", folder)
+            .env("XDG_RUNTIME_DIR", folder)
+            .env_remove("XDG_STATE_HOME")
+            .env_remove("XDG_CONFIG_HOME");
+        if is_relay {
+            for kind in ["AGENT", "TCP", "HTTP", "ADMIN"] {
+                command.env(format!("TIELINE_RELAY_{kind}_LISTEN"), "127.0.0.1:0");
+            }
+        }
+        if line.starts_with("tieline connect") {
+            command.env("TIELINE_CONNECT_LISTEN", "127.0.0.1:0");
+        }
+        let process = Process::spawn(&typed, &mut command)?;
+        if is_relay {
+            for (kind, port) in [("agent", "9001"), ("http", "9080")] {
+                let bound = process.wait_for(STEP_LIMIT, |line| {
+                    let mut words = line.split_whitespace();
+                    let is_it = words.next() == Some("listening") && words.next() == Some(kind);
+                    is_it.then(|| port_of(words.next()?))?
+                })?;
+                self.types(port, bound);
+            }
+            process.wait_for(STEP_LIMIT, |line| line.starts_with("ready").then_some(()))?;
+        } else if line.starts_with("tieline serve") {
+            let tunnel = process.wait_for(STEP_LIMIT, |line| {
+                let (_, rest) = line.split_once("/w/")?;
+                Some(rest.split_once('/').map_or(rest, |it| it.0).to_owned())
+            })?;
+            self.types("<tunnel>", tunnel);
+        } else if line.starts_with("tieline connect") {
+            let port = process.wait_for(STEP_LIMIT, |line| {
+                port_of(line.split_once("http://localhost:").map(|_| line)?)
+            })?;
+            self.types("51822", port);
+        } else {
+            process.finish(STEP_LIMIT)?;
+            return Ok(());
+        }
+        self.running.push(process);
+        Ok(())
+    }
+}
+
+/// The number behind the last colon that a number follows.
+fn port_of(text: &str) -> Option<String> {
+    text.rsplit(':').find_map(|tail| {
+        let digits: String = tail.chars().take_while(char::is_ascii_digit).collect();
+        (!digits.is_empty()).then_some(digits)
+    })
+}
+
+/// The README's blocks of `language`, in order.
+fn blocks(language: &str) -> impl Iterator<Item = &'static str> {
+    let fence = format!("```{language}\n");
+    let mut rest = README;
+    std::iter::from_fn(move || {
+        let (_, behind) = rest.split_once(&fence)?;
+        let (block, behind) = behind.split_once("```")?;
+        rest = behind;
+        Some(block)
+    })
+}
+
+/// The commands of a `console` block, without prompts.
+fn commands(block: &str) -> Vec<String> {
+    let joined = block.replace("\\\n", " ");
+    let lines = joined.lines().filter_map(|line| line.strip_prefix("$ "));
+    lines.map(str::to_owned).collect()
+}
+
+/// Asks what `entry` of a client's configuration names, as a client does.
+async fn ask(entry: &Value) -> Result<String> {
+    let url = entry["url"].as_str().context("no URL")?;
+    let (host, path) = url
+        .strip_prefix("http://")
+        .and_then(|rest| rest.split_once('/'))
+        .with_context(|| format!("{url}: not such a URL"))?;
+    let headers = entry["headers"].as_object().into_iter().flatten();
+    let headers: String = headers
+        .filter_map(|(name, value)| Some(format!("{name}: {}\r\n", value.as_str()?)))
+        .collect();
+    let address = host.replace("localhost", "127.0.0.1").parse()?;
+    let mut stream = HttpStream::connect(address).await?;
+    let head =
+        format!("POST /{path} HTTP/1.1\r\nhost: {host}\r\n{headers}content-length: 0\r\n\r\n");
+    stream.write(head).await?;
+    let (head, body) = stream.answer().await?;
+    let body = String::from_utf8(body.bytes)?;
+    ensure!(head.status() == 200, "{}: {body}", head.first);
+    Ok(body)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_command_of_the_readme_works_as_it_is_typed() -> Result<()> {
+    let programs = programs()?;
+    let folder = TempDir::new()?;
+    let target = Target::http_requests(|mut http, head| async move {
+        // A credential of the relay is none of the target's business.
+        let status = match head.header("authorization") {
+            Some(_) => "400 Bad Request",
+            None => "200 OK",
+        };
+        http.body(&head).await?;
+        http.respond(status, "", b"the server's answer").await?;
+        Ok(http)
+    })
+    .await?;
+    let mut reader = Reader::default();
+    reader.types("127.0.0.1:8765", target.address().to_string());
+    reader.types("127.0.0.1:8188", target.address().to_string());
+    let mut is_configured = 0;
+    for line in blocks("console").flat_map(commands) {
+        match line.split_once(' ').map_or(line.as_str(), |it| it.0) {
+            // The test command runs this; CI runs the demo; the build is `programs`.
+            "cargo" | "export" => {}
+            _ => tokio::task::block_in_place(|| reader.run(&line, folder.path(), &programs))
+                .with_context(|| line.clone())?,
+        }
+        // What the client's configuration says works once there is a tunnel.
+        if line.starts_with("tieline serve") && is_configured == 0 {
+            let token = fs::read_to_string(folder.path().join("ada.token"))?;
+            reader.types("<token>", token.trim());
+            for block in blocks("json") {
+                let all: Value = serde_json::from_str(&reader.typed(block))?;
+                let entry = &all["mcpServers"]["maya"];
+                let answer = soon("the answer", ask(entry)).await??;
+                ensure!(answer == "the server's answer", "{answer}");
+                is_configured += 1;
+            }
+        }
+        if line.starts_with("tieline init") {
+            let written = fs::read_to_string(folder.path().join(".mcp.json"))?;
+            let all: Value = serde_json::from_str(&reader.typed(&written))?;
+            let Some(entry) = all["mcpServers"]
+                .as_object()
+                .and_then(|all| all.values().next())
+            else {
+                bail!("init wrote {written}");
+            };
+            let answer = soon("the answer", ask(entry)).await??;
+            ensure!(answer == "the server's answer", "{answer}");
+            is_configured += 1;
+        }
+    }
+    ensure!(
+        is_configured == 2,
+        "the README shows {is_configured} ways for clients"
+    );
+    ensure!(
+        reader.running.len() >= 4,
+        "{} programs",
+        reader.running.len()
+    );
+    Ok(())
+}
