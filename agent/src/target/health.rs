@@ -106,8 +106,10 @@ impl WatchedTarget {
             }
             noted.probed_at = Some(now);
         }
-        // Nothing is sent, so the target may see an orderly end.
-        let connecting = self.target.connect_within(PROBE_TIMEOUT, Unfinished::Ends);
+        // An orderly end would look like a caller that has sent all of nothing.
+        let connecting = self
+            .target
+            .connect_within(PROBE_TIMEOUT, Unfinished::Resets);
         self.note(&connecting.await);
     }
 

@@ -98,7 +98,10 @@ async fn look_at(target: &Target) -> Sight {
         path => path,
     };
     if let Target::Tcp(_) = target {
-        return match target.connect_within(LOOK_TIMEOUT, Unfinished::Ends).await {
+        return match target
+            .connect_within(LOOK_TIMEOUT, Unfinished::Resets)
+            .await
+        {
             Ok(_) => Sight::new(
                 "open",
                 format!(
