@@ -87,7 +87,7 @@ impl Tunnel {
         let tunnel = agent.tunnel();
         let told = agent.url();
         let named = match way {
-            Way::Domain => format!("http://{DOMAIN}:{}/w/{tunnel}", front.port()),
+            Way::Domain => format!("http://{tunnel}.{DOMAIN}:{}", front.port()),
             _ => format!("http://{front}/w/{tunnel}"),
         };
         let path = told
@@ -95,10 +95,9 @@ impl Tunnel {
             .with_context(|| format!("{told} is not under {named}"))?;
         let (mut proxy, mut guarded) = (None, None);
         let url = match way {
-            Way::Name => told.to_owned(),
+            Way::Name | Way::Domain => told.to_owned(),
             Way::Kind => format!("http://{front}/dcc/{DCC}/{tunnel}{path}"),
             Way::AnyOfKind => format!("http://{front}/dcc/{DCC}{path}"),
-            Way::Domain => format!("http://{tunnel}.{DOMAIN}:{}{path}", front.port()),
             Way::Proxy => {
                 let path = agent.path(path);
                 runtime.block_on(ensure_closed(&relay, &path))?;

@@ -83,7 +83,8 @@ impl Reader {
             self.types("<tunnel>", tunnel);
         } else if line.starts_with("tieline connect") {
             let port = process.wait_for(STEP_LIMIT, |line| {
-                port_of(line.split_once("http://localhost:").map(|_| line)?)
+                let (_, rest) = line.split_once("listening  http://")?;
+                port_of(rest.split_once(',')?.0)
             })?;
             self.types("51822", port);
         } else {

@@ -85,10 +85,10 @@ async fn urls_of_the_relay_become_urls_of_the_proxy() {
 
 #[tokio::test]
 async fn a_relay_that_is_not_there_is_named_with_the_cause() {
-    let address = {
-        let relay = Relay::bind().await;
-        relay.address()
-    };
+    // A port that is taken and refuses: a free one could be another test's by now.
+    let taken = TcpSocket::new_v4().unwrap();
+    taken.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = taken.local_addr().unwrap();
     let proxy = Proxy::start(&format!("http://{address}")).await;
     let mut caller = proxy.caller().await;
     for _ in 0..2 {

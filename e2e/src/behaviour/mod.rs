@@ -17,6 +17,7 @@
 
 mod admin;
 mod agent;
+mod built;
 mod bytes;
 mod child;
 mod http;
@@ -34,12 +35,13 @@ use anyhow::{Context, Result};
 
 pub use admin::{Metrics, TunnelRow};
 pub use agent::{AgentBuilder, Outcome, TestAgent};
+pub use built::programs;
 pub use bytes::{
     Digest, Noise, abort, echo_round_trip, half_close, is_reset, noise, read_to_close,
 };
 pub use child::{Child, ChildRelay, Up};
 pub use http::{Body, Head, HttpStream};
-pub use program::{Addresses, AgentProgram, RelayProgram, programs, without_settings};
+pub use program::{Addresses, AgentProgram, RelayProgram, without_settings};
 pub use proxy::TestProxy;
 pub use relay::{RelayBuilder, TestRelay};
 pub use target::Target;

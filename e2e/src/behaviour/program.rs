@@ -2,16 +2,16 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
-use std::sync::OnceLock;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result};
 use rustix::process::Signal;
 use serde_json::Value;
 use tokio::net::TcpStream;
 
+use super::built::tieline_relay;
 use super::relay::{raw, until};
 use super::{HttpStream, Metrics, SOON, TunnelRow, admin};
 use crate::process::{Ended, Process};
@@ -347,66 +347,4 @@ fn processor_time(id: u32) -> Result<Duration> {
     let mut fields = fields.split(' ').skip(11);
     let mut ticks = || -> Result<u64> { Ok(fields.next().context("too few fields")?.parse()?) };
     Ok(Duration::from_millis((ticks()? + ticks()?) * 10))
-}
-
-/// The program, as fresh as its sources.
-fn tieline_relay() -> Result<PathBuf> {
-    static PROGRAM: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    let found = PROGRAM.get_or_init(|| {
-        find("tieline-relay", "tieline-relay").map_err(|error| format!("{error:#}"))
-    });
-    found.clone().map_err(anyhow::Error::msg)
-}
-
-/// The folder of `tieline-relay` and `tieline`, both as fresh as their sources.
-///
-/// # Errors
-/// One of them cannot be built.
-pub fn programs() -> Result<PathBuf> {
-    find("tieline-agent", "tieline")?;
-    let relay = tieline_relay()?;
-    Ok(relay.parent().context("no folder")?.to_owned())
-}
-
-/// The program `name` of `package`. `cargo test --workspace` builds the programs beside the tests; a
-/// narrower command may not.
-fn find(package: &str, name: &str) -> Result<PathBuf> {
-    let tests = std::env::current_exe()?;
-    let profile = tests.parent().and_then(Path::parent).context("no target")?;
-    let program = profile.join(name);
-    if is_fresh(&program) {
-        return Ok(program);
-    }
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut build = Command::new(cargo);
-    build.args(["build", "--quiet", "--package", package, "--bin", name]);
-    if profile.ends_with("release") {
-        build.arg("--release");
-    }
-    build.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
-    let output = build.output().context("cannot start cargo")?;
-    if !output.status.success() {
-        bail!(
-            "cannot build {name}: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-    }
-    ensure!(program.exists(), "cargo did not make {}", program.display());
-    Ok(program)
-}
-
-/// True if no source that cargo lists for the program is younger.
-fn is_fresh(program: &Path) -> bool {
-    let changed = |path: &Path| -> Option<SystemTime> { fs::metadata(path).ok()?.modified().ok() };
-    let Ok(sources) = fs::read_to_string(program.with_extension("d")) else {
-        return false;
-    };
-    let Some((_, sources)) = sources.split_once(": ") else {
-        return false;
-    };
-    let built = changed(program);
-    // A path with a space would be cut and not found: then cargo decides.
-    sources
-        .split_whitespace()
-        .all(|source| changed(Path::new(source)).is_some_and(|it| Some(it) <= built))
 }

@@ -154,26 +154,40 @@ fn take_out(value: &mut Value, plain: &impl Fn(&str) -> String) {
     }
 }
 
-/// Replaces each event id of a scenario by the place at which it was first seen among `known`.
-fn name_event_ids(value: &mut Value, known: &mut Vec<Value>) {
+/// Replaces each event id of a scenario, in fields and in descriptions (`(id: 144)`), by the place at which
+/// it was first seen among `known`.
+fn name_event_ids(value: &mut Value, known: &mut Vec<String>) {
     match value {
+        Value::String(text) => {
+            let Some((before, rest)) = text.split_once("(id: ") else {
+                return;
+            };
+            if let Some((id, after)) = rest.split_once(')') {
+                *text = format!("{before}(id: {}){after}", event_name(id, known));
+            }
+        }
         Value::Array(values) => values.iter_mut().for_each(|it| name_event_ids(it, known)),
         Value::Object(fields) => {
-            for (name, field) in fields {
-                if EVENT_IDS.contains(&name.as_str()) && !field.is_null() {
-                    let seen = known.iter().position(|it| it == field);
-                    let place = seen.unwrap_or_else(|| {
-                        known.push(field.clone());
-                        known.len() - 1
-                    });
-                    *field = json!(format!("<event {place}>"));
-                } else {
-                    name_event_ids(field, known);
+            for (field, value) in fields {
+                match value.as_str() {
+                    Some(id) if EVENT_IDS.contains(&field.as_str()) => {
+                        *value = event_name(id, known).into()
+                    }
+                    _ => name_event_ids(value, known),
                 }
             }
         }
         _ => {}
     }
+}
+
+fn event_name(id: &str, known: &mut Vec<String>) -> String {
+    let seen = known.iter().position(|it| it == id);
+    let place = seen.unwrap_or_else(|| {
+        known.push(id.to_owned());
+        known.len() - 1
+    });
+    format!("<event {place}>")
 }
 
 /// Takes out what differs in one check only.
