@@ -77,14 +77,14 @@ impl Reader {
             process.wait_for(STEP_LIMIT, |line| line.starts_with("ready").then_some(()))?;
         } else if line.starts_with("tieline serve") {
             let tunnel = process.wait_for(STEP_LIMIT, |line| {
-                let (_, rest) = line.split_once("/w/")?;
-                Some(rest.split_once('/').map_or(rest, |it| it.0).to_owned())
+                let rest = line.strip_prefix("registered  ")?;
+                Some(rest.split_once(' ')?.0.to_owned())
             })?;
             self.types("<tunnel>", tunnel);
         } else if line.starts_with("tieline connect") {
             let port = process.wait_for(STEP_LIMIT, |line| {
-                let (_, rest) = line.split_once("listening  http://")?;
-                port_of(rest.split_once(',')?.0)
+                let (_, rest) = line.split_once("url        http://")?;
+                port_of(rest.split_once('/')?.0)
             })?;
             self.types("51822", port);
         } else {
