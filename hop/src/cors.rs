@@ -1,6 +1,6 @@
 //! Fields by which an answer tells browsers whose pages may read it (the Fetch standard, "CORS
 //! protocol"). Each hop of ours decides that by itself; a target knows neither the hop's address nor
-//! whom its operator allows.
+//! that its operator allows.
 
 use http::header::{ACCESS_CONTROL_EXPOSE_HEADERS, HeaderName, VARY};
 use http::{HeaderMap, HeaderValue};

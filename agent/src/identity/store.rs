@@ -15,7 +15,7 @@ const FILE_BYTES_MAX: u64 = 4096;
 const READS_MAX: u32 = 50;
 
 /// Makes `dir` and its parents, a new one for its owner alone; one that is there must be this user's
-/// or root's, and nobody else may write into it.
+/// or root's, and no other user may write into it.
 pub(crate) fn make_private_dir(dir: &Path) -> Result<(), IdentityError> {
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true);
@@ -170,7 +170,7 @@ fn open(path: &Path) -> Result<File, IdentityError> {
     })
 }
 
-/// Whose place it is must be this user's or root's: anybody else could put another key there.
+/// Whose place it is must be this user's or root's: another user could put another key there.
 #[cfg(unix)]
 fn check_owner(path: &Path, metadata: &fs::Metadata) -> Result<(), IdentityError> {
     let owner = std::os::unix::fs::MetadataExt::uid(metadata);

@@ -249,7 +249,7 @@ impl Session {
 }
 
 /// The half of a target's connection that is written to. Unlike tokio's own it never ends its
-/// direction by being dropped: the close of a connection that nobody finished is a reset, which
+/// direction by being dropped: the close of a connection that was not finished is a reset, which
 /// cannot pass for a complete request or answer.
 #[derive(Debug)]
 struct Writes(Option<OwnedWriteHalf>);

@@ -99,7 +99,7 @@ async fn is_published(config: &Config) -> Result<bool, Error> {
         .map(|target| target.tunnel(&identity).to_string())
         .collect();
     let relay = config.relay.to_string();
-    // Without an answer nothing is known, which is not the same as nobody.
+    // No answer does not prove that no other run is there.
     let Ok(agents) = status::list(&state_dir).await else {
         return Ok(true);
     };

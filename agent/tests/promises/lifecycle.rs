@@ -369,7 +369,7 @@ async fn a_relay_that_answers_nothing_is_given_up_within_seconds_while_something
     let id = link.open().await;
     link.exchange(id, b"one", |answer| answer.bytes == b"one")
         .await;
-    // From here on the path back is dead: nobody reads what the agent sends.
+    // From here on the path back is dead: what the agent sends is not read.
     let began = Instant::now();
     assert_eq!(agent.saw_disconnected().await, "stale");
     assert!(began.elapsed() < Duration::from_secs(10));

@@ -104,7 +104,7 @@ impl AgentBuilder {
                 let _heard = tell.try_send(event.clone());
             });
         config.status_socket = false;
-        // Whoever tests what a stop waits for says how long.
+        // A test of what a stop waits for sets another time.
         config.drain_timeout = DRAIN_TIMEOUT;
         let config = self
             .changes

@@ -1,4 +1,4 @@
-//! What breaks off never looks complete: whoever reads from a program that was killed sees a reset.
+//! What breaks off never looks complete: a reader of a program that was killed sees a reset.
 
 use std::path::Path;
 use std::time::Duration;

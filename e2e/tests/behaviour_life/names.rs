@@ -84,7 +84,7 @@ async fn a_taken_name_is_refused_for_good_and_while_its_holder_is_away_for_the_t
             metrics.get("relay_tunnels") == 0
         })
         .await?;
-    // Whether that key will ever come back, nobody can tell.
+    // The relay cannot know whether that key will come back.
     let mut waiting = TestAgent::of(&target).named("maya").spawn(&relay)?;
     let reason = waiting
         .saw(|event| match event {

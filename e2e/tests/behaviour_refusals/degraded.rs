@@ -96,7 +96,7 @@ async fn few_descriptors(driver: &str) -> Result<()> {
     let target = Target::echo().await?;
     let agent = TestAgent::of(&target).start_at(&relay.agent_url()).await?;
 
-    // Those for whom there is no descriptor are refused at once, and told where that is possible.
+    // Connections beyond the descriptors are refused at once, and told where that is possible.
     let mut served: Vec<TcpStream> = Vec::new();
     let mut refused = 0;
     for number in 0..CALLERS {
@@ -162,7 +162,7 @@ async fn few_descriptors(driver: &str) -> Result<()> {
     let complaints = relay.log_count("cannot accept");
     ensure!(complaints < 20, "{complaints} complaints");
 
-    // Whoever leaves makes room.
+    // A caller that leaves makes room.
     drop(served);
     let room = async {
         loop {

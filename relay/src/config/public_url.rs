@@ -60,6 +60,14 @@ impl PublicUrl {
         })
     }
 
+    /// Host and port, without the scheme's own port.
+    pub(crate) fn authority(&self) -> String {
+        match self.port == default_port(self.https) {
+            true => self.host.clone(),
+            false => format!("{}:{}", self.host, self.port),
+        }
+    }
+
     fn with_host(&self, host: &str) -> Self {
         Self {
             host: host.to_owned(),
@@ -79,11 +87,7 @@ impl PublicUrl {
 impl fmt::Display for PublicUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let scheme = if self.https { "https" } else { "http" };
-        write!(f, "{scheme}://{}", self.host)?;
-        if self.port != default_port(self.https) {
-            write!(f, ":{}", self.port)?;
-        }
-        Ok(())
+        write!(f, "{scheme}://{}", self.authority())
     }
 }
 

@@ -56,7 +56,7 @@ pub(crate) struct Accepted {
     pub(crate) unfinished: Unfinished,
     /// Unsent bytes that the kernel may hold for a peer that reads slowly, on top of what the session
     /// holds: without a limit they grow to `net.ipv4.tcp_wmem`, and a few hundred callers that do not
-    /// read use up the memory that TCP has for everybody (`net.ipv4.tcp_mem`), or a cgroup's.
+    /// read use up the memory that TCP has for all connections (`net.ipv4.tcp_mem`), or a cgroup's.
     pub(crate) notsent_bytes: u32,
 }
 
@@ -213,7 +213,7 @@ impl Listener {
         Ok((fd, peer.unwrap_or(UNKNOWN)))
     }
 
-    /// Begins no more connections: whoever tries gets no answer, and tries again after a second. Those
+    /// Begins no more connections: a caller that tries gets no answer, and tries again after a second. Those
     /// that have begun can still be accepted.
     pub(crate) fn turn_away(&self) -> io::Result<()> {
         steering::turn_away(self.fd.as_fd())
@@ -237,7 +237,7 @@ impl Listener {
             Err(Errno::AGAIN) => self.readiness.spend(Way::In),
             Err(_) => {}
         }
-        // Its own descriptor is free again, unless somebody else was faster.
+        // Its own descriptor is free again, unless another thread was faster.
         self.reserve.set(spare());
         is_taken
     }

@@ -95,7 +95,7 @@ pub(crate) async fn accept(
             Ok((socket, peer)) => {
                 arrived(Some(socket), peer, Arrival::Refused);
                 said.refused(None);
-                // Whoever is served comes first.
+                // Callers that are served come first.
                 turn().await;
                 continue;
             }

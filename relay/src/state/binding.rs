@@ -4,13 +4,13 @@ use data_encoding::HEXLOWER_PERMISSIVE as HEX;
 use serde::{Deserialize, Serialize};
 use tieline_wire::{AgentKey, MachineId, Scheme, TunnelId};
 
-/// A name, and whom it belongs to.
+/// A name, and its owner.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Binding {
     pub(crate) tunnel: TunnelId,
     pub(crate) key: AgentKey,
     pub(crate) machine: MachineId,
-    /// The holder of the token that it was registered with; nobody without authentication.
+    /// The holder of the token that it was registered with; `None` without authentication.
     pub(crate) sub: Option<String>,
     /// The groups of that token.
     pub(crate) groups: Vec<String>,

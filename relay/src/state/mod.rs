@@ -1,5 +1,5 @@
-//! What a relay keeps over its own restarts, in a folder of its own: the names that are bound and to
-//! whom, the key of its marks, and the number of its last start.
+//! What a relay keeps over its own restarts, in a folder of its own: the names that are bound and their
+//! owners, the key of its marks, and the number of its last start.
 //!
 //! One relay at a time has the folder, by a lock on a file in it. A relay that hands over to its
 //! successor calls [`State::release`] first: what it noted is on the disk then, and the lock is free,

@@ -1,4 +1,4 @@
-//! The thread that writes the journal: a disk that hangs holds up nobody else.
+//! The thread that writes the journal: a disk that hangs holds up no shard.
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::thread;

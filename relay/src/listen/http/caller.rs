@@ -227,7 +227,7 @@ impl<IO: Write + Unpin> Write for Caller<IO> {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let inner = &mut *self.inner.borrow_mut();
         if !inner.held.is_empty() {
-            // Whoever has the connection then writes the last words, and ends it.
+            // The holder of the connection then writes the last bytes, and ends it.
             return Poll::Ready(Ok(()));
         }
         Pin::new(&mut inner.io).poll_shutdown(cx)

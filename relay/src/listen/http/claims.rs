@@ -3,7 +3,7 @@
 
 use http::{HeaderMap, HeaderName};
 
-/// What only proxies and gateways say about a request: to whom it belongs, and which path it was
+/// What only proxies and gateways say about a request: its caller, and which path it was
 /// before they changed it. Servers and frameworks believe it of every connection.
 const ABOUT_REQUESTS: [&str; 21] = [
     "forwarded",

@@ -172,6 +172,7 @@ impl<G: Gateway> Front<G> {
         Ours {
             public: outer.or(inner).map(Bytes::copy_from_slice),
             inner: outer.and(inner).map(Bytes::copy_from_slice),
+            told: self.settings.told.clone(),
             domain: self.settings.domain.clone(),
         }
     }

@@ -48,6 +48,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use http::{HeaderName, StatusCode};
 use hyper::rt::{Read, Write};
 use ipnet::IpNet;
@@ -231,6 +232,8 @@ pub(crate) struct Settings {
     pub(crate) domain: Option<String>,
     /// How URLs begin that callers are told, if that is set.
     pub(crate) public_url: Option<PublicUrl>,
+    /// Its authority, as a target may write it.
+    pub(crate) told: Option<Bytes>,
     /// Pages from elsewhere that may ask.
     pub(crate) origins: Origins,
     /// Proxies that are believed who asks.
@@ -259,6 +262,7 @@ impl Default for Settings {
         Self {
             domain: None,
             public_url: None,
+            told: None,
             origins: Origins::default(),
             trusted_proxies: Vec::new(),
             takes_tokens: false,

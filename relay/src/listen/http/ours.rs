@@ -15,6 +15,8 @@ pub(super) struct Ours {
     /// The authority in the request that reached the relay, where a trusted proxy says that the
     /// caller asked for another one.
     pub(super) inner: Option<Bytes>,
+    /// The authority of `public_url`, which a target may be configured with.
+    pub(super) told: Option<Bytes>,
     /// The relay's domain.
     pub(super) domain: Option<String>,
 }
@@ -39,7 +41,9 @@ impl Ours {
         let Some(origin) = Origin::parse(authority, default_port(https)) else {
             return Whose::Foreign;
         };
-        let names = [&self.public, &self.inner].into_iter().flatten();
+        let names = [&self.public, &self.inner, &self.told]
+            .into_iter()
+            .flatten();
         let is_known = names.into_iter().any(|name| is_same(&origin, https, name));
         let domain = self.domain.as_deref();
         if !is_known && !domain.is_some_and(|it| self.is_below(&origin, https, it)) {
@@ -123,6 +127,7 @@ mod tests {
         Ours {
             public: Some(Bytes::from_static(public.as_bytes())),
             inner: Some(Bytes::from_static(b"inner:9080")),
+            told: Some(Bytes::from_static(b"told.example")),
             domain: domain.map(str::to_owned),
         }
     }
@@ -134,6 +139,8 @@ mod tests {
             (false, "relay.example:9080"),
             (true, "Relay.Example:9080"),
             (false, "inner:9080"),
+            (true, "told.example"),
+            (true, "told.example:443"),
         ] {
             assert_eq!(ours.whose(https, authority.as_bytes()), Whose::Relay);
         }

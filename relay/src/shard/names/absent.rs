@@ -1,7 +1,7 @@
 //! Names without an agent: until when each is kept, and which ones go first where there are too many.
 //!
 //! The account with most of them loses first, and of its keys the one with most, the oldest first. So a
-//! flood of names that are used once costs the one who causes it, and nobody else a binding.
+//! flood of names that are used once costs its own holder bindings, and no other holder.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;

@@ -99,7 +99,7 @@ fn the_same_holder_comes_with_a_new_key_once_the_old_agent_is_away() {
 fn without_holders_the_key_alone_decides() {
     let mut names = names(1, 10);
     claimed(names.claim(claim("maya", 1, 1, link(0, 1)), LATER));
-    // Somebody with a token and another key.
+    // A token holder with another key.
     assert_eq!(
         refused(names.claim(of("eve", "maya", 2, 2), LATER)),
         Reason::NameTaken

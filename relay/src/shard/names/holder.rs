@@ -20,7 +20,7 @@ pub(super) struct Holder {
     pub(super) key: AgentKey,
     pub(super) machine: MachineId,
     pub(super) tag: AgentTag,
-    /// The holder of its tokens, as the name is bound to it; nobody's if it never showed one.
+    /// The holder of its tokens, as the name is bound to it; `None` if it never showed one.
     pub(super) owner: Option<Arc<Owner>>,
     /// Where its latest link comes from; unknown if it has not been here since the relay started.
     pub(super) address: Option<IpAddr>,

@@ -32,7 +32,7 @@ pub(super) struct Name {
     pub(super) granted: bool,
     /// Where it is noted while no agent is there.
     pub(super) absent: Option<absent::Place>,
-    /// Whom it counts for while one is.
+    /// The account that it counts for while an agent is there.
     pub(super) counted: Option<Account>,
 }
 

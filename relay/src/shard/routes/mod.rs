@@ -140,7 +140,7 @@ impl Routes {
     pub(crate) fn wake_all(&mut self) {
         self.waiting_count = 0;
         for one in self.waiting.drain().flat_map(|(_, waiting)| waiting) {
-            // Whoever waited may have left.
+            // The caller that waited may have left.
             let _ = one.send(());
         }
     }
@@ -149,7 +149,7 @@ impl Routes {
         if let Some(waiting) = self.waiting.remove(aim) {
             self.waiting_count -= waiting.len();
             for one in waiting {
-                // Whoever waited may have left.
+                // The caller that waited may have left.
                 let _ = one.send(());
             }
         }

@@ -9,7 +9,7 @@ use hyper::rt::Executor;
 
 use super::*;
 
-type Body = UnsyncBoxBody<bytes::Bytes, std::convert::Infallible>;
+type Body = UnsyncBoxBody<Bytes, std::convert::Infallible>;
 type Sender = SendRequest<Body>;
 
 #[derive(Clone)]
@@ -192,8 +192,8 @@ fn an_answer_that_breaks_off_is_reset_behind_all_that_came() {
 #[test]
 fn an_early_answer_lets_the_upload_come_to_its_end() {
     run(async {
-        let nobody = MAYA.replace("maya", "nobody");
-        for (uri, status) in [(MAYA, 413), (&nobody, 404)] {
+        let absent = MAYA.replace("maya", "nobody");
+        for (uri, status) in [(MAYA, 413), (&absent, 404)] {
             let mut relay = Relay::new();
             let (mut sender, _) = connect(&relay).await;
             let (mut upload, body) = Channel::new(1);
