@@ -394,12 +394,12 @@ impl Relay {
         });
     }
 
-    fn stop_within(&mut self, stop: Stop) {
+    fn stop_within(&mut self, mut stop: Stop) {
         if self.shards.is_empty() {
             return;
         }
-        // First: it has copies of the sockets that listen.
-        self.offer = None;
+        // First: it has copies of the sockets that listen, and another relay may have them too by now.
+        stop.hands_over |= self.offer.take().is_some_and(Offer::end);
         if let Some(control) = &self.control {
             control.drain();
         }

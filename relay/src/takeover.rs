@@ -9,6 +9,8 @@
 //!
 //! If the new relay is gone before it said `ready`, the old one takes its folder back and goes on. If the
 //! old one is gone, the new one starts as ever, with the sockets that it has. Each step has a deadline.
+//!
+//! Long because both sides of one conversation stand here, word for word beside each other.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -82,10 +84,21 @@ pub(crate) struct Door {
 /// The state folder of a running relay.
 pub(crate) type Shared = Arc<Mutex<Option<State>>>;
 
+/// Whether another process has the sockets that this relay listens on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Passed {
+    No,
+    /// It has them, and this relay must shut none.
+    Yes,
+    /// This relay stops, and passes none on.
+    Closed,
+}
+
 /// Lets another relay take the place of this one, until it is closed.
 #[derive(Debug)]
 pub(crate) struct Offer {
     entrance: Arc<Entrance>,
+    passed: Arc<Mutex<Passed>>,
     /// Dropped when this relay stops: then there is nothing to give.
     doors: Option<Arc<Vec<Door>>>,
     thread: Option<JoinHandle<()>>,
@@ -101,8 +114,10 @@ impl Offer {
     ) -> io::Result<Self> {
         let entrance = Arc::new(Entrance::open(path.join(SOCKET_FILE))?);
         let doors = Arc::new(doors);
+        let passed = Arc::new(Mutex::new(Passed::No));
         let giver = Arc::new(Giver {
             entrance: Arc::clone(&entrance),
+            passed: Arc::clone(&passed),
             doors: Arc::downgrade(&doors),
             state,
             is_busy: AtomicBool::new(false),
@@ -112,9 +127,18 @@ impl Offer {
         let thread = Builder::new().name("take-over".to_owned()).spawn(run)?;
         Ok(Self {
             entrance,
+            passed,
             doors: Some(doors),
             thread: Some(thread),
         })
+    }
+
+    /// Ends it; true if another relay has the sockets already. That one goes on with them, so they may be
+    /// closed and not shut.
+    pub(crate) fn end(mut self) -> bool {
+        let before = replace(&self.passed, Passed::Closed);
+        self.close();
+        before == Passed::Yes
     }
 
     fn close(&mut self) {
@@ -137,6 +161,7 @@ impl Drop for Offer {
 /// The old relay's part.
 struct Giver {
     entrance: Arc<Entrance>,
+    passed: Arc<Mutex<Passed>>,
     doors: Weak<Vec<Door>>,
     state: Shared,
     is_busy: AtomicBool,
@@ -170,6 +195,7 @@ impl Giver {
                 let given = giver.give(&channel);
                 giver.is_busy.store(false, Ordering::Release);
                 if let Err(reason) = given {
+                    giver.keep_doors();
                     warn!(reason, "not taken over; this relay goes on");
                     refuse(&channel, &reason);
                 }
@@ -212,7 +238,22 @@ impl Giver {
         Ok(())
     }
 
+    /// The other relay ends: the sockets are this one's alone again.
+    fn keep_doors(&self) {
+        let mut passed = self.passed.lock().unwrap_or_else(PoisonError::into_inner);
+        if *passed == Passed::Yes {
+            *passed = Passed::No;
+        }
+    }
+
     fn pass_doors(&self, channel: &Channel) -> Result<(), String> {
+        {
+            let mut passed = self.passed.lock().unwrap_or_else(PoisonError::into_inner);
+            if *passed == Passed::Closed {
+                return Err("this relay stops".to_owned());
+            }
+            *passed = Passed::Yes;
+        }
         let doors = self.doors.upgrade().ok_or("this relay stops")?;
         for door in &*doors {
             let word = Word::Socket {
@@ -334,6 +375,11 @@ impl Successor {
             Some((word, _)) => Err(StartError::TakeOver(format!("it said {word:?}"))),
         }
     }
+}
+
+fn replace(passed: &Mutex<Passed>, with: Passed) -> Passed {
+    let mut passed = passed.lock().unwrap_or_else(PoisonError::into_inner);
+    std::mem::replace(&mut passed, with)
 }
 
 fn log(error: &StartError) {

@@ -34,7 +34,7 @@ prop_compose! {
         label in text(200),
         scheme in prop::sample::select(&[Scheme::Tcp, Scheme::Http, Scheme::Https][..]),
         authority in text(100),
-        base_path in text(100),
+        base_path in "(/[a-z0-9@:_~-]{1,8}){0,12}",
         dcc in text(20),
         capabilities in prop::collection::vec(text(10), 0..limits::CAPABILITIES_MAX),
         token in "[a-zA-Z0-9._-]{0,400}",

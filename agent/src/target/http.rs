@@ -1,5 +1,7 @@
 //! A target that speaks HTTP: the agent moves the same bytes, the relay knows what they are.
 
+use tieline_wire::Register;
+
 use super::tcp::TcpTarget;
 use crate::address::HostPort;
 
@@ -22,8 +24,8 @@ impl HttpTarget {
         if authority.contains('@') {
             return Err("a user name or password has no place in a target");
         }
-        if !path.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err("a path has no spaces, and other letters are %-encoded");
+        if !Register::is_base_path(path) {
+            return Err("a path has no spaces and no `..`, and other letters are %-encoded");
         }
         let tcp = TcpTarget::new(HostPort::parse(authority, Some(HTTP_PORT))?);
         Ok(Self {
@@ -71,7 +73,15 @@ mod tests {
     #[test]
     fn what_cannot_be_part_of_a_target_is_refused() {
         for text in [
-            "", "/mcp", "h:1/a?b", "h:1/#a", "u:p@h:1/", "h:1/a b", "h:x/",
+            "",
+            "/mcp",
+            "h:1/a?b",
+            "h:1/#a",
+            "u:p@h:1/",
+            "h:1/a b",
+            "h:x/",
+            "h:1/a/../b",
+            "h:1/\\\\x",
         ] {
             assert!(HttpTarget::parse(text).is_err(), "{text}");
         }

@@ -329,6 +329,7 @@ impl Agent {
     }
 
     /// One that waits for the end of a newer run instead of ending.
+    #[cfg(unix)]
     pub(crate) fn standing_by(
         relay: &Relay,
         target: &str,
@@ -376,6 +377,7 @@ impl Agent {
     }
 
     /// Ends it without a farewell.
+    #[cfg(unix)]
     pub(crate) async fn kill(self) {
         self.task.abort();
         assert!(self.task.await.unwrap_err().is_cancelled());

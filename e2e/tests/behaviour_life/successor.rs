@@ -1,13 +1,15 @@
 //! A relay that takes the place of a running one.
 
+use std::io::IoSliceMut;
+use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, connect, recv,
-    send, socket_with,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, SocketAddrUnix,
+    SocketFlags, SocketType, connect, recv, recvmsg, send, socket_with, sockopt,
 };
 use tempfile::TempDir;
 use tieline_e2e::behaviour::{
@@ -68,6 +70,28 @@ fn hear_until(fd: &OwnedFd, wanted: &str) -> Result<()> {
         ensure!(!heard.is_empty(), "it ended before {wanted}");
         if heard.contains(wanted) {
             return Ok(());
+        }
+    }
+}
+
+/// The sockets that come before the word `sent`.
+fn receive_sockets(fd: &OwnedFd) -> Result<Vec<OwnedFd>> {
+    let mut sockets = Vec::new();
+    loop {
+        let mut message = [0; 4096];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut parts = [IoSliceMut::new(&mut message)];
+        let count = recvmsg(fd, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC)?.bytes;
+        for part in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(passed) = part {
+                sockets.extend(passed);
+            }
+        }
+        let word = String::from_utf8_lossy(&message[..count]);
+        ensure!(count > 0, "it ended before it had sent all");
+        if word.contains("\"sent\"") {
+            return Ok(sockets);
         }
     }
 }
@@ -167,6 +191,29 @@ async fn a_relay_goes_on_when_the_other_one_fails_before_it_is_ready() -> Result
     let ended = relay.ended()?;
     ensure!(ended.status.code() == Some(0), "{}", ended.quote);
     new.metrics().await?;
+    Ok(())
+}
+
+/// The other relay has the sockets and the state folder, and is about to say that it is ready.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_that_is_stopped_while_it_hands_over_shuts_no_socket_of_the_other() -> Result<()> {
+    let home = Home::new()?;
+    let relay = home.start(Addresses::any(), &["--shards", "2"])?;
+    let http = relay.addresses.http;
+    let other = stranger(&home.socket())?;
+    say(&other, r#"{"say":"ask","version":1}"#)?;
+    let sockets = receive_sockets(&other)?;
+    // Three ports on two shards, and the admin port.
+    ensure!(sockets.len() == 7, "{} sockets", sockets.len());
+    say(&other, r#"{"say":"bound"}"#)?;
+    hear_until(&other, "released")?;
+    relay.ask_to_stop()?;
+    let ended = relay.ended()?;
+    ensure!(ended.status.code() == Some(0), "{}", ended.quote);
+    for socket in &sockets {
+        ensure!(sockopt::socket_acceptconn(socket)?, "a socket was shut");
+    }
+    tokio::net::TcpStream::connect(http).await?;
     Ok(())
 }
 

@@ -219,7 +219,7 @@ pub struct Register {
     pub scheme: Scheme,
     /// The target's host and port, as in a `Host` header.
     pub authority: String,
-    /// The path at which the target serves MCP, `/` first, or empty.
+    /// The path at which the target serves MCP, as [`Register::is_base_path`] takes it.
     pub base_path: String,
     /// The kind of application, such as `maya`, or empty.
     pub dcc: String,
@@ -229,6 +229,23 @@ pub struct Register {
     pub token: Token,
     /// Callers may use every path of an HTTP target, not only those under `base_path`.
     pub expose_all: bool,
+}
+
+impl Register {
+    /// Whether `path` may stand behind a host in a URL without changing what that names: it is empty, or has
+    /// `/` first and printable ASCII behind it, without the marks that end a path or that some readers take for
+    /// `/`, and without a segment `.` or `..`.
+    #[must_use]
+    pub fn is_base_path(path: &str) -> bool {
+        let is_plain = |byte: u8| byte.is_ascii_graphic() && !b"?#\\\"<>^`{|}".contains(&byte);
+        let is_dots = |segment: &str| {
+            let segment = segment.to_ascii_lowercase().replace("%2e", ".");
+            matches!(segment.as_str(), "." | "..")
+        };
+        (path.is_empty() || path.starts_with('/'))
+            && path.bytes().all(is_plain)
+            && !path.split('/').any(is_dots)
+    }
 }
 
 /// The relay's answer to [`Register`].
