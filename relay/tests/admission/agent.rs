@@ -1,6 +1,7 @@
 //! An agent that speaks the protocol over a plain socket, and an operator that asks by hand.
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::ErrorKind::{TimedOut, WouldBlock};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,9 @@ use tieline_wire::{
 
 /// Longest wait for anything, on a machine that is busy with other tests.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
+
+/// How often an agent that waits for something else looks whether it came.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// A link of an agent.
 pub(crate) struct Agent {
@@ -134,28 +138,63 @@ impl Agent {
         reason.expect("a reason")
     }
 
-    /// The next event; `None` once the link is closed.
-    fn event(&mut self) -> Option<Event> {
+    /// Answers the relay's pings until `seen` has something: a link whose pings are not answered ends.
+    pub(crate) fn until<T>(&mut self, mut seen: impl FnMut() -> Option<T>) -> T {
+        let began = Instant::now();
+        self.stream.set_read_timeout(Some(PAUSE)).unwrap();
         loop {
-            let now = Moment::default() + self.started_at.elapsed();
-            if let Some(event) = self.mux.handle_input(now, &mut self.input).unwrap() {
-                return Some(event);
+            if let Some(found) = seen() {
+                self.stream.set_read_timeout(Some(SOON)).unwrap();
+                return found;
             }
-            let mut out = Transmit::new();
-            self.mux.poll_transmit(now, &mut out);
-            for slice in out.slices() {
-                // The relay may be gone and its last words still here.
-                let _ = self.stream.write_all(&slice);
+            assert!(began.elapsed() < SOON, "nothing came");
+            if let Some(event) = self.step() {
+                panic!("the relay says {event:?}");
             }
-            let mut buffer = BytesMut::zeroed(64 * 1024);
-            match self.stream.read(&mut buffer) {
-                Ok(0) => return None,
-                Ok(read) => self.input = buffer.freeze().slice(..read),
-                Err(error) if error.kind() == ErrorKind::ConnectionReset => return None,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            match self.exchange() {
+                Ok(is_open) => assert!(is_open, "the link ended"),
+                Err(error) if matches!(error.kind(), WouldBlock | TimedOut) => {}
                 Err(error) => panic!("{error}"),
             }
         }
+    }
+
+    /// The next event; `None` once the link is closed.
+    fn event(&mut self) -> Option<Event> {
+        loop {
+            if let Some(event) = self.step() {
+                return Some(event);
+            }
+            if !self.exchange().unwrap() {
+                return None;
+            }
+        }
+    }
+
+    /// What the bytes say that have been read.
+    fn step(&mut self) -> Option<Event> {
+        let now = Moment::default() + self.started_at.elapsed();
+        self.mux.handle_input(now, &mut self.input).unwrap()
+    }
+
+    /// Sends what is to be sent, and reads; false once the link is closed.
+    fn exchange(&mut self) -> io::Result<bool> {
+        let now = Moment::default() + self.started_at.elapsed();
+        let mut out = Transmit::new();
+        self.mux.poll_transmit(now, &mut out);
+        for slice in out.slices() {
+            // The relay may be gone and its last words still here.
+            let _ = self.stream.write_all(&slice);
+        }
+        let mut buffer = BytesMut::zeroed(64 * 1024);
+        match self.stream.read(&mut buffer) {
+            Ok(0) => return Ok(false),
+            Ok(read) => self.input = buffer.freeze().slice(..read),
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => return Ok(false),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+        Ok(true)
     }
 }
 

@@ -100,12 +100,12 @@ fn a_no_to_a_tunnel_that_lives_ends_it_and_silence_does_so_after_a_grace() {
     let relay = provider(&server, SECOND, HOUR);
     let mut agent = Agent::dial(&relay, 1);
     agent.register(Some("maya-1"), "s3cret").unwrap();
-    server.asked();
-    server.asked();
+    agent.until(|| server.asked_already());
+    agent.until(|| server.asked_already());
     // It is not asked for nothing: silence is forgiven, and then a no.
     server.replies(Some((503, "")));
-    server.asked();
-    server.asked();
+    agent.until(|| server.asked_already());
+    agent.until(|| server.asked_already());
     agent
         .register(Some("maya-1"), "s3cret")
         .expect_err("no new ones meanwhile");

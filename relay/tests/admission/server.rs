@@ -67,6 +67,11 @@ impl Server {
     pub(crate) fn asked(&self) -> String {
         self.asked.recv_timeout(SOON).expect("a request")
     }
+
+    /// The next request, if there is one already.
+    pub(crate) fn asked_already(&self) -> Option<String> {
+        self.asked.try_recv().ok()
+    }
 }
 
 fn request(stream: &mut TcpStream) -> String {
