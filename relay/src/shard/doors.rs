@@ -18,12 +18,13 @@ use crate::metrics::FrontendKind;
 /// Told to a caller over HTTP/1.1, before its request is read.
 const ANSWER: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
     Content-Type: application/json\r\n\
-    Content-Length: 76\r\n\
+    Content-Length: 97\r\n\
     Retry-After: 1\r\n\
     Cache-Control: no-store\r\n\
     Connection: close\r\n\
     \r\n\
-    {\"error\":\"overload\",\"message\":\"the relay has as many connections as it can\"}";
+    {\"error\":\"overload\",\"message\":\"the relay has as many connections as it can\",\
+    \"request\":\"not_sent\"}";
 
 /// Callers of one shard that are told so at a time; further ones are reset. Each holds one of the
 /// descriptors that are kept.
@@ -123,10 +124,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_answer_is_as_long_as_it_says() {
+    fn the_answer_is_as_long_as_it_says_and_the_target_had_no_request() {
         let text = str::from_utf8(ANSWER).unwrap();
         let (head, body) = text.split_once("\r\n\r\n").unwrap();
         assert!(head.contains(&format!("Content-Length: {}", body.len())));
-        serde_json::from_str::<serde_json::Value>(body).unwrap();
+        let body: serde_json::Value = serde_json::from_str(body).unwrap();
+        assert_eq!(body["request"], "not_sent");
     }
 }

@@ -26,7 +26,7 @@ pub(super) struct Problem {
     message: String,
     /// What is out of reach, if the fault lies behind the relay.
     down: Option<&'static str>,
-    /// Whether the target may have had the request, where one was found.
+    /// Whether the target may have had the request: in every 502, 503 and 504, and where a target was found.
     delivery: Option<Delivery>,
     /// How to come back with a token (RFC 6750, section 3).
     challenge: Option<&'static str>,
@@ -38,12 +38,17 @@ pub(super) struct Problem {
 
 impl Problem {
     fn new(status: StatusCode, word: &'static str, message: impl Into<String>) -> Self {
+        // What comes of a session says it by itself, with `delivered`.
+        let is_about_delivery = matches!(
+            status,
+            StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT
+        );
         Self {
             status,
             word,
             message: message.into(),
             down: None,
-            delivery: None,
+            delivery: is_about_delivery.then_some(Delivery::NotSent),
             challenge: None,
             limited: None,
             retry_after: RETRY_AFTER_SECONDS,
@@ -133,14 +138,13 @@ impl Problem {
         Self {
             retry_after: RETRY_SOON_SECONDS,
             ..Self::new(StatusCode::SERVICE_UNAVAILABLE, "relay_stopping", message)
-                .delivered(Delivery::NotSent)
         }
     }
 
     /// The connection has many requests already, and the shard's budget is used up.
     pub(super) fn overload() -> Self {
         let text = "this connection has as many requests at a time as the relay has memory for";
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "overload", text).delivered(Delivery::NotSent)
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "overload", text)
     }
 
     /// The request cannot be passed on in any form.

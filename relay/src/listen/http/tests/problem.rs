@@ -48,8 +48,22 @@ fn whoever_gets_no_answer_of_a_target_is_told_whether_it_had_the_request() {
             );
         }
     }
-    assert_eq!(said(Problem::stopping()).1, "not_sent");
     assert!(said(Problem::not_found()).1.is_null());
+}
+
+#[test]
+fn each_503_of_the_relays_own_says_that_nothing_was_sent() {
+    let unavailable = TokenRefusal::Unavailable("no keys yet".to_owned());
+    for problem in [
+        Problem::stopping(),
+        Problem::overload(),
+        Problem::token(unavailable),
+    ] {
+        let response = problem.into_response();
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+        let body: serde_json::Value = serde_json::from_slice(response.body()).unwrap();
+        assert_eq!(body["request"], "not_sent", "{body}");
+    }
 }
 
 #[test]
