@@ -47,6 +47,31 @@ impl HostPort {
         })
     }
 
+    /// Reads what follows `scheme` in a relay's URL; a slash at the end is no path.
+    pub(crate) fn of_relay(
+        scheme: &str,
+        rest: &str,
+        default_port: Option<u16>,
+    ) -> Result<Self, String> {
+        if rest.contains('@') {
+            return Err(
+                "a user name or password has no place in it; a token goes into a file, named by \
+                 --token-file"
+                    .to_owned(),
+            );
+        }
+        let authority = rest.strip_suffix('/').unwrap_or(rest);
+        let end = authority.find(['/', '?', '#']).unwrap_or(authority.len());
+        let address = Self::parse(&authority[..end], default_port)?;
+        match end == authority.len() {
+            true => Ok(address),
+            false => Err(format!(
+                "it ends behind host and port, without the path: write {scheme}{}",
+                &authority[..end]
+            )),
+        }
+    }
+
     /// The port.
     #[must_use]
     pub const fn port(&self) -> u16 {

@@ -9,6 +9,7 @@ use tokio::net::TcpStream;
 
 use crate::address::{HostPort, deadline_in};
 use crate::error::{ConfigError, Error};
+use crate::plain::address_without_user;
 
 /// How long the relay may take to accept a connection.
 pub const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -33,24 +34,34 @@ impl RelayUrl {
     /// [`ConfigError`] says what is wrong, or that this transport is not built yet.
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
         let wrong = |problem| ConfigError::Relay {
-            text: text.to_owned(),
+            text: address_without_user(text),
             problem,
         };
-        let (scheme, rest) = text
-            .split_once("://")
-            .ok_or_else(|| wrong("the scheme is missing"))?;
+        let Some((scheme, rest)) = text.split_once("://") else {
+            return Err(wrong(match HostPort::of_relay("tcp://", text, None) {
+                Ok(address) => format!("the scheme is missing: write tcp://{address}"),
+                Err(_) => "the scheme is missing".to_owned(),
+            }));
+        };
         match scheme.to_ascii_lowercase().as_str() {
             "tcp" => {}
             "tls" | "ws" | "wss" | "quic" | "https" => {
                 return Err(ConfigError::NotBuilt {
                     what: format!("the transport {scheme}://"),
-                    instead: "tcp://host:port for relays",
+                    instead: "tcp://host:port, the relay's port for agents (9001 unless its operator \
+                              says otherwise)",
                 });
             }
-            _ => return Err(wrong("unknown transport")),
+            "http" => {
+                return Err(wrong(
+                    "http:// is for callers; agents dial the relay's port for agents (9001 unless \
+                     its operator says otherwise)"
+                        .to_owned(),
+                ));
+            }
+            _ => return Err(wrong("agents dial a relay by tcp:// alone".to_owned())),
         }
-        let rest = rest.strip_suffix('/').unwrap_or(rest);
-        HostPort::parse(rest, None)
+        HostPort::of_relay("tcp://", rest, None)
             .map(|address| Self { address })
             .map_err(wrong)
     }
@@ -122,12 +133,40 @@ mod tests {
             "tcp://",
             "ftp://relay:1",
             "tcp://relay:1/x",
+            "tcp://ada:secret@relay:1",
+            "http://relay:9080",
         ] {
             let error = RelayUrl::parse(wrong).unwrap_err();
             assert!(
                 matches!(error, ConfigError::Relay { .. }),
                 "{wrong}: {error}"
             );
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_relay_is_named_with_the_form_to_write() {
+        for (text, words) in [
+            ("relay:9001", "write tcp://relay:9001 "),
+            (
+                "tcp://relay:9001/x",
+                "without the path: write tcp://relay:9001 ",
+            ),
+            (
+                "tcp://relay:9001?x",
+                "without the path: write tcp://relay:9001 ",
+            ),
+            ("tcp://ada:secret@relay:9001", "--token-file"),
+            ("tcp://ada:sec/ret@relay:9001", "--token-file"),
+            ("ada:secret@relay:9001", "scheme"),
+            ("http://relay:9080", "9001"),
+            ("gopher://relay:9001", "tcp:// alone"),
+            ("https://ada:secret@relay", "9001"),
+        ] {
+            let error = RelayUrl::parse(text).unwrap_err();
+            let said = error.to_string();
+            assert!(said.contains(words), "{text}: {said}");
+            assert!(!format!("{said} {error:?}").contains("sec"), "{said}");
         }
     }
 

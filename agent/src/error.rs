@@ -156,10 +156,10 @@ pub enum ConfigError {
     /// The relay's address has no meaning.
     #[error("relay {text:?}: {problem} (expected tcp://host:port)")]
     Relay {
-        /// What was given.
+        /// What was given, without a user name and password.
         text: String,
         /// What is wrong with it.
-        problem: &'static str,
+        problem: String,
     },
     /// The target has no meaning.
     #[error("target {text:?}: {problem} (expected PORT, host:port or http://host:port/path)")]

@@ -18,6 +18,9 @@ const TOKEN_BYTES_MIN: usize = 20;
 /// Shown in the place of a token.
 const MASK: &str = "(a token, not shown)";
 
+/// Shown in the place of the user name and password of a URL.
+const MASK_USER: &str = "…";
+
 /// Shows a value with its hidden characters escaped, on one line.
 pub(crate) struct Plain<T>(pub(crate) T);
 
@@ -121,8 +124,48 @@ fn run_of_token(text: &str) -> usize {
         .unwrap_or(text.len())
 }
 
-/// `text` without the tokens in it.
+/// `text` without the tokens in it, and without the user names and passwords of URLs.
 pub(crate) fn masked(text: &str) -> Cow<'_, str> {
+    match without_tokens(text) {
+        Cow::Borrowed(text) => without_users(text),
+        Cow::Owned(text) => Cow::Owned(without_users(&text).into_owned()),
+    }
+}
+
+/// The address of a relay or a target as it was given, without a user name and password in it.
+pub(crate) fn address_without_user(text: &str) -> String {
+    let start = text.find("://").map_or(0, |at| at + "://".len());
+    match text[start..].rfind('@') {
+        Some(end) => [&text[..start], MASK_USER, &text[start + end..]].concat(),
+        None => text.to_owned(),
+    }
+}
+
+/// `text` without what stands in front of the `@` of a URL's host.
+fn without_users(text: &str) -> Cow<'_, str> {
+    const MARK: &str = "://";
+    let mut out = String::new();
+    let mut copied = 0;
+    for (at, _) in text.match_indices(MARK) {
+        let start = at + MARK.len();
+        let rest = &text[start..];
+        let is_end = |c: char| c.is_whitespace() || matches!(c, '/' | '?' | '#' | '"' | '\'');
+        let authority = &rest[..rest.find(is_end).unwrap_or(rest.len())];
+        if let Some(end) = authority.rfind('@') {
+            out.push_str(&text[copied..start]);
+            out.push_str(MASK_USER);
+            copied = start + end;
+        }
+    }
+    if copied == 0 {
+        return Cow::Borrowed(text);
+    }
+    out.push_str(&text[copied..]);
+    Cow::Owned(out)
+}
+
+/// `text` without the tokens in it.
+fn without_tokens(text: &str) -> Cow<'_, str> {
     let mut out = String::new();
     let mut copied = 0;
     let mut at = 0;
@@ -219,6 +262,29 @@ mod tests {
         assert_eq!(masked(&opaque), format!("env: X={MASK}]"));
         for text in ["eyJ", "http://r/w/eyJ.x/mcp", "\u{e9}\u{65e5} plain", ""] {
             assert_eq!(masked(text), text);
+        }
+    }
+
+    #[test]
+    fn a_password_in_a_url_is_not_shown() {
+        for (text, shown) in [
+            ("x tcp://u:pw@h:1/x y", "x tcp://…@h:1/x y"),
+            ("http://u:p@w@h", "http://…@h"),
+            (
+                "a http://tok@h, b https://u:pw@i",
+                "a http://…@h, b https://…@i",
+            ),
+            ("http://h/@scope/x", "http://h/@scope/x"),
+            ("ada@studio.example", "ada@studio.example"),
+        ] {
+            assert_eq!(masked(text), shown, "{text}");
+        }
+        for (text, shown) in [
+            ("tcp://u:p/w@h:1", "tcp://…@h:1"),
+            ("u:pw@h:9001", "…@h:9001"),
+            ("tcp://h:1", "tcp://h:1"),
+        ] {
+            assert_eq!(address_without_user(text), shown);
         }
     }
 }

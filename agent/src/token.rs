@@ -29,10 +29,16 @@ pub(crate) fn read(path: &Path) -> Result<String, TokenError> {
         problem,
     };
     let file = File::open(path).map_err(failed)?;
+    let metadata = file.metadata().map_err(failed)?;
+    if metadata.is_dir() {
+        return Err(content(
+            "it is a folder: give the path of the file in it that holds the token",
+        ));
+    }
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;
-        let mode = file.metadata().map_err(failed)?.permissions().mode() & 0o777;
+        let mode = metadata.permissions().mode() & 0o777;
         if mode & 0o077 != 0 {
             return Err(TokenError::Mode {
                 path: path.to_owned(),
@@ -213,6 +219,18 @@ mod tests {
         assert_eq!(read(&path).unwrap(), "secret.token");
         let (_dir, path) = write("secret", 0o400);
         assert_eq!(read(&path).unwrap(), "secret");
+    }
+
+    #[test]
+    fn a_folder_is_called_one_whatever_its_mode() {
+        let dir = tempfile::tempdir().unwrap();
+        let inner = dir.path().join("open");
+        fs::create_dir(&inner).unwrap();
+        for path in [dir.path(), &inner] {
+            let said = read(path).unwrap_err().to_string();
+            assert!(said.contains("it is a folder"), "{said}");
+            assert!(!said.contains("chmod"), "{said}");
+        }
     }
 
     #[test]

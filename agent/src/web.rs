@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 
 use crate::address::{HostPort, deadline_in};
-use crate::connect::tls::{self, Tls};
+use crate::connect::tls::Tls;
 
 /// How long one answer may take.
 pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -85,7 +85,7 @@ impl Question<'_> {
         };
         match timeout(ANSWER_TIMEOUT, tls.connect(stream)).await {
             Ok(Ok(stream)) => self.ask(stream, wants_body).await,
-            Ok(Err(error)) => Err(tls::explain(&error).unwrap_or_else(|| error.to_string())),
+            Ok(Err(error)) => Err(tls.explain(&error).unwrap_or_else(|| error.to_string())),
             Err(_) => Err("the TLS handshake took too long".to_owned()),
         }
     }

@@ -205,17 +205,30 @@ fn a_folder_or_user_that_would_add_lines_to_the_unit_is_refused() {
     let evil = "root\nExecStartPre=+/bin/true";
     let plain = home.dir.path();
     for (folder, user, variable) in [
-        (&*folder, &[][..], "ada"),
-        (plain, &["--user", evil][..], "ada"),
+        (&*folder, &[][..], "nobody"),
+        (plain, &["--user", evil][..], "nobody"),
         (plain, &[][..], evil),
     ] {
         let (code, out) = run(folder, user, variable);
         assert_eq!(code, Some(2), "{out}");
         assert!(!out.contains("ExecStartPre"), "{out}");
     }
-    let (code, out) = run(plain, &[], "ada");
+    let (code, out) = run(plain, &[], "nobody");
     assert_eq!(code, Some(0));
-    assert!(out.contains("\nUser=ada\n"), "{out}");
+    assert!(out.contains("\nUser=nobody\n"), "{out}");
+}
+
+#[test]
+fn a_user_that_the_machine_lacks_is_refused_before_anything_is_written() {
+    let home = Home::new("exit 0");
+    let user = ["--system", "--dry-run", "--user", "no-such-user-here"];
+    let (code, out, err) = home.run(&[&["install"], &user[..], &SERVE[..]].concat());
+    assert_eq!((code, out.as_str()), (Some(2), ""), "{err}");
+    assert!(
+        err.contains("no-such-user-here") && err.contains("--user"),
+        "{err}"
+    );
+    assert!(home.called().is_empty());
 }
 
 /// What systemd itself thinks of the units, where it is there to be asked.

@@ -12,10 +12,10 @@ pub enum ConnectError {
     /// The relay's URL has no meaning.
     #[error("relay {text:?}: {problem} (expected https://host or http://host:port)")]
     Relay {
-        /// What was given.
+        /// What was given, without a user name and password.
         text: String,
         /// What is wrong with it.
-        problem: &'static str,
+        problem: String,
     },
     /// The address to listen on has no meaning.
     #[error("listen {text:?}: no address (expected such as localhost:51822)")]
@@ -25,8 +25,9 @@ pub enum ConnectError {
     },
     /// Others could use the token.
     #[error(
-        "listen {address}: whoever reaches this address could use your token; \
-         listen on 127.0.0.1, or say --share-token-with-network as well"
+        "listen {address}: any program on the network that reaches this address could use the tunnels \
+         that your token opens: leave --listen out, which listens on localhost for this machine alone, \
+         or accept it with --share-token-with-network"
     )]
     Exposed {
         /// What was given.
@@ -48,7 +49,7 @@ pub enum ConnectError {
     #[error(transparent)]
     Token(#[from] TokenError),
     /// The file with certificates cannot be used.
-    #[error("ca {path}: {problem}")]
+    #[error("the file of --ca, {path}: {problem}")]
     Ca {
         /// Which file.
         path: PathBuf,
@@ -56,7 +57,11 @@ pub enum ConnectError {
         problem: String,
     },
     /// A setting without effect.
-    #[error("--ca is for https:// relays; this one is http://")]
+    #[error(
+        "--ca (TIELINE_CA) names the certificates to check an https:// relay by, and this one is http://, \
+         which has none to check: leave it out, or give the https:// address of the web server in front \
+         of the relay"
+    )]
     CaWithoutTls,
     /// Nothing to trust an `https` relay by.
     #[error(

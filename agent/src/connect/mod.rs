@@ -176,7 +176,7 @@ impl Connect {
         let authority = relay.authority();
         let host = HeaderValue::try_from(&authority).map_err(|_| ConnectError::Relay {
             text: authority,
-            problem: "it cannot stand in a header",
+            problem: "it cannot stand in a header".to_owned(),
         })?;
         let (listeners, addresses) = listen::bind(self.listen).await?;
         let is_exposed = credential.is_some() && relay.exposes_tokens();

@@ -9,6 +9,7 @@ use http::{HeaderMap, HeaderValue, Uri};
 use super::error::ConnectError;
 use super::problem::Problem;
 use crate::address::HostPort;
+use crate::plain::address_without_user;
 
 /// How the page that asks stands to what it asks, in a browser's own words.
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
@@ -29,28 +30,27 @@ impl RelayOrigin {
     /// [`ConnectError::Relay`] says what is wrong with it.
     pub fn parse(text: &str) -> Result<Self, ConnectError> {
         let wrong = |problem| ConnectError::Relay {
-            text: text.to_owned(),
+            text: address_without_user(text),
             problem,
         };
-        let (scheme, rest) = text
-            .split_once("://")
-            .ok_or_else(|| wrong("the scheme is missing"))?;
-        let https = match scheme.to_ascii_lowercase().as_str() {
-            "https" => true,
-            "http" => false,
-            "tcp" | "tls" | "ws" | "wss" | "quic" => {
-                return Err(wrong("callers come in at the relay's HTTP port"));
-            }
-            _ => return Err(wrong("unknown scheme")),
+        let Some((scheme, rest)) = text.split_once("://") else {
+            return Err(wrong(match HostPort::of_relay("http://", text, Some(80)) {
+                Ok(_) => format!("the scheme is missing: write http://{text} or https://{text}"),
+                Err(_) => "the scheme is missing".to_owned(),
+            }));
         };
-        let authority = rest.strip_suffix('/').unwrap_or(rest);
-        if authority.contains('@') {
-            return Err(wrong("a token goes into a file, named by --token-file"));
-        }
-        if authority.contains(['/', '?', '#']) {
-            return Err(wrong("it ends behind host and port, without a path"));
-        }
-        HostPort::parse(authority, Some(default_port(https)))
+        let (https, scheme) = match scheme.to_ascii_lowercase().as_str() {
+            "https" => (true, "https://"),
+            "http" => (false, "http://"),
+            "tcp" | "tls" | "ws" | "wss" | "quic" => {
+                return Err(wrong(format!(
+                    "{scheme}:// is for agents; callers come in at the relay's HTTP port (9080 unless \
+                     its operator says otherwise)"
+                )));
+            }
+            _ => return Err(wrong("callers speak HTTP with a relay".to_owned())),
+        };
+        HostPort::of_relay(scheme, rest, Some(default_port(https)))
             .map(|address| Self { https, address })
             .map_err(wrong)
     }
@@ -364,7 +364,23 @@ mod tests {
             "https://",
             "ftp://x",
         ] {
-            assert!(shown(wrong).is_err(), "{wrong}");
+            let error = shown(wrong).unwrap_err();
+            assert!(!format!("{error} {error:?}").contains("secret"), "{error}");
+        }
+        for (text, words) in [
+            (
+                "relay:9080",
+                "write http://relay:9080 or https://relay:9080",
+            ),
+            (
+                "http://relay:9080/w/x",
+                "without the path: write http://relay:9080 ",
+            ),
+            ("https://user:secret@relay", "--token-file"),
+            ("tcp://relay:9001", "9080"),
+        ] {
+            let said = shown(text).unwrap_err().to_string();
+            assert!(said.contains(words), "{text}: {said}");
         }
     }
 }

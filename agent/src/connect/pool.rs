@@ -23,7 +23,7 @@ use super::HTTP_BUFFER_BYTES_MAX;
 use super::body::RequestBody;
 use super::origin::RelayOrigin;
 use super::problem::Problem;
-use super::tls::{self, Tls};
+use super::tls::Tls;
 use crate::address::deadline_in;
 use crate::dial::DIAL_TIMEOUT;
 
@@ -198,7 +198,7 @@ impl Pool {
         };
         match timeout_at(deadline, tls.connect(stream)).await {
             Ok(Ok(stream)) => Ok(Box::new(stream)),
-            Ok(Err(error)) => Err(match tls::explain(&error) {
+            Ok(Err(error)) => Err(match tls.explain(&error) {
                 Some(why) => Problem::relay_tls(format!("no trusted way to {relay}: {why}")),
                 None => unreachable(&error),
             }),

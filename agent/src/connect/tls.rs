@@ -15,11 +15,17 @@ use tokio_rustls::client::TlsStream;
 use super::error::ConnectError;
 use crate::address::HostPort;
 
+/// What a file of certificates looks like.
+const PEM_FORM: &str =
+    "expected certificates in PEM form, which begin with -----BEGIN CERTIFICATE-----";
+
 /// Makes TLS connections to one relay.
 #[derive(Clone)]
 pub(crate) struct Tls {
     connector: TlsConnector,
     name: ServerName<'static>,
+    /// Certificates of a file are trusted, and not the system's.
+    has_own_ca: bool,
 }
 
 impl Tls {
@@ -41,11 +47,26 @@ impl Tls {
         Ok(Self {
             connector: TlsConnector::from(Arc::new(config)),
             name,
+            has_own_ca: ca.is_some(),
         })
     }
 
     pub(crate) async fn connect(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
         self.connector.connect(self.name.clone(), stream).await
+    }
+
+    /// What a failed handshake means and what to do about it; `None` if the connection failed below
+    /// TLS.
+    pub(crate) fn explain(&self, error: &io::Error) -> Option<String> {
+        let error = error.get_ref()?.downcast_ref::<rustls::Error>()?;
+        let text = match error {
+            rustls::Error::InvalidCertificate(error) => certificate(error, self.has_own_ca),
+            rustls::Error::InvalidMessage(_) => {
+                "what answers there is not TLS; is the relay's URL http://?".to_owned()
+            }
+            other => format!("the TLS handshake failed: {other}"),
+        };
+        Some(text)
     }
 }
 
@@ -54,16 +75,24 @@ fn roots_of(path: &Path) -> Result<RootCertStore, ConnectError> {
         path: path.to_owned(),
         problem,
     };
-    let text = fs::read(path).map_err(|error| wrong(error.to_string()))?;
+    if path.is_dir() {
+        return Err(wrong(
+            "it is a folder: give the path of a file in it".to_owned(),
+        ));
+    }
+    let text = fs::read(path).map_err(|error| wrong(format!("cannot read it: {error}")))?;
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(&text) {
-        let certificate = certificate.map_err(|error| wrong(format!("no PEM: {error}")))?;
-        roots
-            .add(certificate)
-            .map_err(|error| wrong(format!("a certificate in it is not usable: {error}")))?;
+        let certificate = certificate
+            .map_err(|error| wrong(format!("what it holds is damaged ({error}): {PEM_FORM}")))?;
+        roots.add(certificate).map_err(|error| {
+            wrong(format!(
+                "a certificate in it cannot be used ({error}): {PEM_FORM}"
+            ))
+        })?;
     }
     if roots.is_empty() {
-        return Err(wrong("it holds no certificate in PEM form".to_owned()));
+        return Err(wrong(format!("it holds no certificate: {PEM_FORM}")));
     }
     Ok(roots)
 }
@@ -80,25 +109,21 @@ fn system_roots() -> Result<RootCertStore, ConnectError> {
     Ok(roots)
 }
 
-/// What a failed handshake means and what to do about it; `None` if the connection failed below
-/// TLS.
-pub(crate) fn explain(error: &io::Error) -> Option<String> {
-    let error = error.get_ref()?.downcast_ref::<rustls::Error>()?;
-    let text = match error {
-        rustls::Error::InvalidCertificate(error) => certificate(error),
-        rustls::Error::InvalidMessage(_) => {
-            "what answers there is not TLS; is the relay's URL http://?".to_owned()
-        }
-        other => format!("the TLS handshake failed: {other}"),
-    };
-    Some(text)
-}
-
-fn certificate(error: &CertificateError) -> String {
+fn certificate(error: &CertificateError, has_own_ca: bool) -> String {
     match error {
+        CertificateError::UnknownIssuer if has_own_ca => {
+            "its certificate is not signed by a certificate in the file of --ca; \
+             give the file of the authority that signed it, or leave --ca out to trust the system's"
+                .to_owned()
+        }
         CertificateError::UnknownIssuer => {
-            "its certificate is signed by nobody that this machine trusts; \
+            "its certificate is not signed by an authority that this machine trusts; \
              if the studio has a certificate authority of its own, name its file with --ca"
+                .to_owned()
+        }
+        CertificateError::Other(other) if other.to_string().contains("CaUsedAsEndEntity") => {
+            "its certificate is an authority's own (self-signed with CA:TRUE), which a server must not \
+             show; have the operator make one for the server (CA:FALSE) and give that file with --ca"
                 .to_owned()
         }
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {

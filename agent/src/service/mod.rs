@@ -119,6 +119,9 @@ fn install(args: &InstallArgs) -> Result<u8, ServiceError> {
         &args.serve,
         drain_timeout,
     )?;
+    if let Some(user) = &order.user {
+        known_user(user)?;
+    }
     let plan = plan_for(&order)?;
     if args.dry_run {
         show(&plan, args.place.json);
@@ -134,6 +137,18 @@ fn install(args: &InstallArgs) -> Result<u8, ServiceError> {
         say(hint);
     }
     Ok(code)
+}
+
+/// Refuses a user that this machine does not have. `id` (POSIX) also knows those of directory services;
+/// where it is missing, the system itself tells later.
+fn known_user(user: &str) -> Result<(), ServiceError> {
+    if cfg!(windows) {
+        return Ok(());
+    }
+    match process::Command::new("id").args(["-u", user]).output() {
+        Ok(output) if !output.status.success() => Err(ServiceError::NoUser(user.to_owned())),
+        _ => Ok(()),
+    }
 }
 
 fn uninstall(place: &PlaceArgs) -> Result<u8, ServiceError> {

@@ -241,6 +241,11 @@ pub(super) enum ServiceError {
     #[error("user {0:?}: that is not a user's name")]
     User(String),
     #[error(
+        "user {0}: this machine has no such user, so nothing was written: create the user first, or \
+         name another one with --user"
+    )]
+    NoUser(String),
+    #[error(
         "{} lies in a user's own folder, and the service would run it with more rights than that \
          user has: move it to where only administrators write, such as {}",
         program.display(),
@@ -284,6 +289,7 @@ impl ServiceError {
             | Self::Name(_)
             | Self::Text(_)
             | Self::User(_)
+            | Self::NoUser(_)
             | Self::Writable { .. }
             | Self::NoSystem => 2,
             _ => 1,

@@ -17,6 +17,7 @@ pub use self::health::{Health, HealthState};
 pub use self::http::HttpTarget;
 pub use self::tcp::TcpTarget;
 use crate::error::ConfigError;
+use crate::plain::address_without_user;
 use crate::socket::Unfinished;
 
 /// How long a target may take to accept a connection.
@@ -40,7 +41,7 @@ impl Target {
     /// [`ConfigError`] says what is wrong, or that this kind of target is not built yet.
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
         let wrong = |problem| ConfigError::Target {
-            text: text.to_owned(),
+            text: address_without_user(text),
             problem,
         };
         if text.starts_with("stdio:") {
@@ -49,8 +50,8 @@ impl Target {
         match text.split_once("://") {
             None => match web_form(text) {
                 Some(instead) => Err(ConfigError::TargetForm {
-                    text: text.to_owned(),
-                    instead,
+                    text: address_without_user(text),
+                    instead: address_without_user(&instead),
                 }),
                 None => TcpTarget::parse(text).map(Self::Tcp).map_err(wrong),
             },

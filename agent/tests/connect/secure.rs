@@ -1,6 +1,6 @@
 //! Relays that are spoken to over TLS.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::ServerConfig;
@@ -25,17 +25,22 @@ struct TlsRelay {
 
 impl TlsRelay {
     async fn bind(name: &str) -> Self {
-        let certified = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
+        Self::with(rcgen::CertificateParams::new([name.to_owned()]).unwrap()).await
+    }
+
+    async fn with(params: rcgen::CertificateParams) -> Self {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let cert = params.self_signed(&key).unwrap();
         let dir = tempfile::tempdir().unwrap();
         let ca = dir.path().join("ca.pem");
-        std::fs::write(&ca, certified.cert.pem()).unwrap();
-        let key = PrivateKeyDer::try_from(certified.signing_key.serialize_der()).unwrap();
+        std::fs::write(&ca, cert.pem()).unwrap();
+        let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .unwrap()
             .with_no_client_auth()
-            .with_single_cert(vec![certified.cert.der().clone()], key)
+            .with_single_cert(vec![cert.der().clone()], key)
             .unwrap();
         Self {
             relay: Relay::bind().await,
@@ -114,6 +119,30 @@ async fn a_certificate_that_nobody_signed_is_told_with_what_to_do() {
 }
 
 #[tokio::test]
+async fn a_certificate_that_the_file_of_ca_did_not_sign_is_told_so() {
+    let (relay, other) = (
+        TlsRelay::bind("localhost").await,
+        TlsRelay::bind("localhost").await,
+    );
+    let url = relay.url("localhost");
+    let message = refusal(&relay, &url, |c| c.with_ca(&other.ca)).await;
+    assert!(message.contains("in the file of --ca"), "{message}");
+    assert!(!message.contains("name its file"), "{message}");
+}
+
+#[tokio::test]
+async fn an_authoritys_own_certificate_is_told_with_what_to_make_instead() {
+    let mut params = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let relay = TlsRelay::with(params).await;
+    let message = refusal(&relay, &relay.url("localhost"), |c| c.with_ca(&relay.ca)).await;
+    assert!(
+        message.contains("CA:TRUE") && message.contains("CA:FALSE"),
+        "{message}"
+    );
+}
+
+#[tokio::test]
 async fn a_certificate_for_another_name_is_told_as_such() {
     let relay = TlsRelay::bind("relay.example").await;
     let message = refusal(&relay, &relay.url("localhost"), |c| c.with_ca(&relay.ca)).await;
@@ -138,15 +167,32 @@ async fn a_plain_port_is_not_mistaken_for_tls() {
 async fn files_without_certificates_are_refused_at_the_start() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("ca.pem");
+    let refused = async |path: &Path| {
+        let connect = Connect::new("https://localhost").unwrap().with_ca(path);
+        let error = soon(connect.run(std::future::pending())).await.unwrap_err();
+        assert_eq!(error.exit_code(), 2, "{error}");
+        let said = error.to_string();
+        assert!(said.starts_with("the file of --ca, "), "{said}");
+        assert!(said.contains(path.to_str().unwrap()), "{said}");
+        said
+    };
     for content in [
         "",
         "not PEM",
         "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+        "-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n",
     ] {
         std::fs::write(&path, content).unwrap();
-        let connect = Connect::new("https://localhost").unwrap().with_ca(&path);
-        let error = soon(connect.run(std::future::pending())).await.unwrap_err();
-        assert_eq!(error.exit_code(), 2, "{error}");
-        assert!(error.to_string().contains("ca.pem"), "{error}");
+        let said = refused(&path).await;
+        assert!(
+            said.contains("begin with -----BEGIN CERTIFICATE-----"),
+            "{said}"
+        );
     }
+    assert!(refused(dir.path()).await.contains("it is a folder"));
+    assert!(
+        refused(&dir.path().join("none"))
+            .await
+            .contains("cannot read it")
+    );
 }

@@ -1,5 +1,6 @@
 //! `tieline.toml`: where it is found, who may have written it, and what stands in it.
 
+mod table;
 #[cfg(test)]
 mod tests;
 
@@ -9,9 +10,10 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde::Deserialize;
 use toml::Spanned;
+use toml::de::DeTable;
 
+use self::table::Table;
 use super::{LINKS_MAX, TargetConfig, parse_time};
 use crate::dial::RelayUrl;
 use crate::error::ConfigError;
@@ -44,36 +46,6 @@ pub(super) struct FileTarget {
     pub(super) target: TargetConfig,
     pub(super) dcc: Option<String>,
     pub(super) capabilities: Option<Vec<String>>,
-}
-
-/// The keys as they are written.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Keys {
-    relay: Option<Spanned<String>>,
-    token_file: Option<PathBuf>,
-    links: Option<Spanned<u16>>,
-    drain_timeout: Option<Spanned<String>>,
-    machine: Option<String>,
-    state_dir: Option<PathBuf>,
-    dcc: Option<String>,
-    capabilities: Option<Vec<String>>,
-    to: Option<Spanned<String>>,
-    name: Option<Spanned<String>>,
-    #[serde(default)]
-    target: Vec<TargetKeys>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct TargetKeys {
-    to: Spanned<String>,
-    name: Option<Spanned<String>>,
-    dcc: Option<String>,
-    label: Option<String>,
-    capabilities: Option<Vec<String>>,
-    #[serde(default)]
-    expose_all: bool,
 }
 
 impl File {
@@ -122,69 +94,43 @@ impl File {
 
     fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
         let source = Source { path, text };
-        let keys: Keys = toml::from_str(text).map_err(|error| {
-            let problem = error.message().replace('\n', "; ");
+        let table = DeTable::parse(text).map_err(|error| {
+            let problem = format!("this is not TOML: {}", error.message().replace('\n', "; "));
             match error.span() {
                 Some(span) => source.wrong(&span, problem),
                 None => wrong(path, problem),
             }
         })?;
-        if let Some(relay) = &keys.relay {
+        let mut keys = Table::new(&source, table);
+        let relay = keys.text("relay")?;
+        if let Some(relay) = &relay {
             source.checked(relay, RelayUrl::parse(relay.get_ref()))?;
         }
-        if let Some(links) = &keys.links
-            && !(1..=LINKS_MAX).contains(links.get_ref())
-        {
-            let given = *links.get_ref();
-            let error = ConfigError::Links {
-                max: LINKS_MAX,
-                given,
-            };
-            return Err(source.wrong(&links.span(), error.to_string()));
-        }
-        let drain_timeout = keys.drain_timeout.as_ref().map(|written| {
+        let token_file = keys.text("token_file")?;
+        let links = keys.number("links")?.map(|it| source.links(&it));
+        let links = links.transpose()?;
+        let drain_timeout = keys.text("drain_timeout")?.map(|written| {
             parse_time(written.get_ref()).map_err(|error| source.wrong(&written.span(), error))
         });
         let drain_timeout = drain_timeout.transpose()?;
-        let targets = match (keys.to, keys.name) {
-            (Some(to), name) if keys.target.is_empty() => {
-                let only = TargetKeys {
-                    to,
-                    name,
-                    dcc: None,
-                    label: None,
-                    capabilities: None,
-                    expose_all: false,
-                };
-                vec![source.target(only)?]
-            }
-            (Some(it), _) | (None, Some(it)) if !keys.target.is_empty() => {
-                let problem = "this is for a single target: write it into its [[target]]";
-                return Err(source.wrong(&it.span(), problem.to_owned()));
-            }
-            (_, Some(name)) => {
-                let problem = "`name` is the name of `to`, which is missing";
-                return Err(source.wrong(&name.span(), problem.to_owned()));
-            }
-            _ => {
-                let targets = keys.target.into_iter();
-                targets
-                    .map(|keys| source.target(keys))
-                    .collect::<Result<_, _>>()?
-            }
-        };
+        let machine = keys.text("machine")?;
+        let state_dir = keys.text("state_dir")?;
+        let dcc = keys.text("dcc")?;
+        let capabilities = keys.texts("capabilities")?;
+        let targets = source.targets(&mut keys)?;
+        keys.end()?;
         // A file means the same wherever it is read from.
         let folder = path.parent().unwrap_or(Path::new(""));
         Ok(Self {
             path: path.to_owned(),
-            relay: keys.relay.map(Spanned::into_inner),
-            token_file: keys.token_file.map(|path| folder.join(path)),
-            links: keys.links.map(Spanned::into_inner),
+            relay: relay.map(Spanned::into_inner),
+            token_file: token_file.map(|path| folder.join(path.get_ref())),
+            links,
             drain_timeout,
-            machine: keys.machine,
-            state_dir: keys.state_dir.map(|path| folder.join(path)),
-            dcc: keys.dcc,
-            capabilities: keys.capabilities,
+            machine: machine.map(Spanned::into_inner),
+            state_dir: state_dir.map(|path| folder.join(path.get_ref())),
+            dcc: dcc.map(Spanned::into_inner),
+            capabilities,
             targets,
         })
     }
@@ -197,20 +143,78 @@ struct Source<'a> {
 }
 
 impl Source<'_> {
-    fn target(&self, keys: TargetKeys) -> Result<FileTarget, ConfigError> {
-        let mut target = self.checked(&keys.to, TargetConfig::new(keys.to.get_ref()))?;
-        if let Some(name) = &keys.name {
-            target = self.checked(name, target.with_name(name.get_ref()))?;
+    fn links(&self, written: &Spanned<i64>) -> Result<u16, ConfigError> {
+        let given = *written.get_ref();
+        let links = u16::try_from(given).ok();
+        links
+            .filter(|links| (1..=LINKS_MAX).contains(links))
+            .ok_or_else(|| {
+                let problem = format!("`links` must be 1 to {LINKS_MAX}, and it is {given}");
+                self.wrong(&written.span(), problem)
+            })
+    }
+
+    /// The targets: one beside the other keys, or any number as `[[target]]`.
+    fn targets(&self, keys: &mut Table<'_, '_>) -> Result<Vec<FileTarget>, ConfigError> {
+        let (to, name) = (keys.text("to")?, keys.text("name")?);
+        let tables = keys.tables("target")?;
+        match (to, name) {
+            (Some(it), _) | (None, Some(it)) if !tables.is_empty() => {
+                let problem = "this is for a single target: write it into its [[target]]";
+                Err(self.wrong(&it.span(), problem.to_owned()))
+            }
+            (Some(to), name) => {
+                let target = self.named(&to, name.as_ref())?;
+                self.checked(&to, target.check())?;
+                Ok(vec![FileTarget {
+                    target,
+                    dcc: None,
+                    capabilities: None,
+                }])
+            }
+            (None, Some(name)) => {
+                let problem = "`name` is the name of `to`, which is missing";
+                Err(self.wrong(&name.span(), problem.to_owned()))
+            }
+            (None, None) => tables.into_iter().map(|keys| self.target(keys)).collect(),
         }
-        target.label = keys.label;
-        target.expose_all = keys.expose_all;
+    }
+
+    fn target(&self, mut keys: Table<'_, '_>) -> Result<FileTarget, ConfigError> {
+        let (to, name) = (keys.text("to")?, keys.text("name")?);
+        let dcc = keys.text("dcc")?;
+        let label = keys.text("label")?;
+        let capabilities = keys.texts("capabilities")?;
+        let expose_all = keys.switch("expose_all")?;
+        let start = keys.span().clone();
+        // A key with a slip in it may be the one that is missing.
+        keys.end()?;
+        let Some(to) = to else {
+            let problem = "this [[target]] has no `to`, the local server to publish";
+            return Err(self.wrong(&start, problem.to_owned()));
+        };
+        let mut target = self.named(&to, name.as_ref())?;
+        target.label = label.map(Spanned::into_inner);
+        target.expose_all = expose_all;
         // What the file says of one target is checked where it says it.
-        self.checked(&keys.to, target.check())?;
+        self.checked(&to, target.check())?;
         Ok(FileTarget {
             target,
-            dcc: keys.dcc,
-            capabilities: keys.capabilities,
+            dcc: dcc.map(Spanned::into_inner),
+            capabilities,
         })
+    }
+
+    fn named(
+        &self,
+        to: &Spanned<String>,
+        name: Option<&Spanned<String>>,
+    ) -> Result<TargetConfig, ConfigError> {
+        let target = self.checked(to, TargetConfig::new(to.get_ref()))?;
+        match name {
+            Some(name) => self.checked(name, target.with_name(name.get_ref())),
+            None => Ok(target),
+        }
     }
 
     fn checked<T, V>(

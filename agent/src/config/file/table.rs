@@ -1,0 +1,169 @@
+//! A table of `tieline.toml`: each key is taken out with the kind of value that it must have, and one that
+//! is left over is a mistake. What is wrong is said in the words of who wrote the file.
+
+use std::ops::Range;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::Source;
+use crate::error::ConfigError;
+
+/// How alike two keys are that may be one with a slip in it, from 0 to 1.
+const ALIKE_MIN: f64 = 0.7;
+
+/// A table whose keys are taken one by one.
+pub(super) struct Table<'a, 'i> {
+    source: &'a Source<'a>,
+    entries: DeTable<'i>,
+    /// Where it begins.
+    span: Range<usize>,
+    /// The keys that were asked for.
+    known: Vec<&'static str>,
+}
+
+impl<'a, 'i> Table<'a, 'i> {
+    pub(super) fn new(source: &'a Source<'a>, table: Spanned<DeTable<'i>>) -> Self {
+        Self {
+            source,
+            span: table.span(),
+            entries: table.into_inner(),
+            known: Vec::new(),
+        }
+    }
+
+    /// Where the table begins.
+    pub(super) const fn span(&self) -> &Range<usize> {
+        &self.span
+    }
+
+    fn take(&mut self, key: &'static str) -> Option<Spanned<DeValue<'i>>> {
+        self.known.push(key);
+        self.entries.remove(key)
+    }
+
+    /// A value that `read` makes of what stands there; `expected` says what it must be.
+    fn value<T>(
+        &mut self,
+        key: &'static str,
+        expected: &str,
+        read: impl FnOnce(DeValue<'i>) -> Result<T, DeValue<'i>>,
+    ) -> Result<Option<Spanned<T>>, ConfigError> {
+        let Some(entry) = self.take(key) else {
+            return Ok(None);
+        };
+        let span = entry.span();
+        match read(entry.into_inner()) {
+            Ok(value) => Ok(Some(Spanned::new(span, value))),
+            Err(value) => {
+                let problem = format!("`{key}` must be {expected}, and it is {}", kind(&value));
+                Err(self.source.wrong(&span, problem))
+            }
+        }
+    }
+
+    pub(super) fn text(
+        &mut self,
+        key: &'static str,
+    ) -> Result<Option<Spanned<String>>, ConfigError> {
+        let expected = format!("text in quotes, as in {key} = \"…\"");
+        self.value(key, &expected, text_of)
+    }
+
+    pub(super) fn texts(&mut self, key: &'static str) -> Result<Option<Vec<String>>, ConfigError> {
+        let expected = format!("a list of texts in quotes, as in {key} = [\"…\", \"…\"]");
+        let list = self.value(key, &expected, |value| match value {
+            DeValue::Array(list) => Ok(list),
+            other => Err(other),
+        })?;
+        let Some(list) = list else { return Ok(None) };
+        let texts = list.into_inner().into_iter().map(|entry| {
+            let span = entry.span();
+            text_of(entry.into_inner()).map_err(|value| {
+                let problem = format!("`{key}` must be {expected}, and one is {}", kind(&value));
+                self.source.wrong(&span, problem)
+            })
+        });
+        texts.collect::<Result<_, _>>().map(Some)
+    }
+
+    /// A whole number; whether it is in its range the caller checks.
+    pub(super) fn number(
+        &mut self,
+        key: &'static str,
+    ) -> Result<Option<Spanned<i64>>, ConfigError> {
+        let expected = format!("a number without quotes, as in {key} = 1");
+        self.value(key, &expected, |value| match &value {
+            DeValue::Integer(number) => {
+                i64::from_str_radix(number.as_str(), number.radix()).map_err(|_| value)
+            }
+            _ => Err(value),
+        })
+    }
+
+    pub(super) fn switch(&mut self, key: &'static str) -> Result<bool, ConfigError> {
+        let expected = "true or false, without quotes";
+        let switch = self.value(key, expected, |value| match value {
+            DeValue::Boolean(switch) => Ok(switch),
+            other => Err(other),
+        })?;
+        Ok(switch.is_some_and(Spanned::into_inner))
+    }
+
+    /// The tables that are written as `[[key]]`.
+    pub(super) fn tables(&mut self, key: &'static str) -> Result<Vec<Self>, ConfigError> {
+        let expected = format!("written as [[{key}]], once for each {key}");
+        let list = self.value(key, &expected, |value| match value {
+            DeValue::Array(list) if list.iter().all(|it| it.get_ref().is_table()) => Ok(list),
+            other => Err(other),
+        })?;
+        let tables = list
+            .into_iter()
+            .flat_map(Spanned::into_inner)
+            .filter_map(|entry| {
+                let span = entry.span();
+                match entry.into_inner() {
+                    DeValue::Table(table) => {
+                        Some(Self::new(self.source, Spanned::new(span, table)))
+                    }
+                    _ => None,
+                }
+            });
+        Ok(tables.collect())
+    }
+
+    /// Refuses a key that was not asked for.
+    pub(super) fn end(self) -> Result<(), ConfigError> {
+        let Some((key, _)) = self.entries.iter().min_by_key(|(key, _)| key.span().start) else {
+            return Ok(());
+        };
+        let name = key.get_ref();
+        let alike = |it: &&&str| strsim::normalized_damerau_levenshtein(name, it) >= ALIKE_MIN;
+        let hint = match self.known.iter().find(alike) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => format!("there are {}", self.known.join(", ")),
+        };
+        let problem = format!("no setting is called `{name}` here: {hint}");
+        Err(self.source.wrong(&key.span(), problem))
+    }
+}
+
+fn text_of(value: DeValue<'_>) -> Result<String, DeValue<'_>> {
+    match value {
+        DeValue::String(text) => Ok(text.into_owned()),
+        other => Err(other),
+    }
+}
+
+/// What a value is, in words.
+fn kind(value: &DeValue<'_>) -> String {
+    match value {
+        DeValue::String(text) => format!("the text {text:?}"),
+        DeValue::Integer(number) => format!("the number {number}"),
+        DeValue::Float(number) => format!("the number {number}"),
+        DeValue::Boolean(switch) => format!("{switch} without quotes"),
+        DeValue::Datetime(time) => format!("the time {time}"),
+        DeValue::Array(_) => "a list".to_owned(),
+        DeValue::Table(_) => "a table".to_owned(),
+    }
+}
