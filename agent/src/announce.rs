@@ -86,19 +86,21 @@ impl Shared {
         let asks = is_http && !urls.is_empty() && !std::mem::replace(&mut begun.asked_relay, true);
         let (shared, tunnel, urls) = (Arc::clone(self), tunnel.to_owned(), urls.to_vec());
         tokio::spawn(async move {
-            shared.look(index, &tunnel).await;
+            let is_older = shared.look(index, &tunnel).await;
             if asks {
-                shared.tell_callers(index, &tunnel, &urls).await;
+                shared.tell_callers(index, &tunnel, &urls, is_older).await;
             }
         });
     }
 
-    async fn look(&self, index: usize, tunnel: &str) {
+    /// Tells what is seen at a target; true if it speaks MCP's older transport.
+    async fn look(&self, index: usize, tunnel: &str) -> bool {
         let Ok(_turn) = self.turns.acquire().await else {
-            return;
+            return false;
         };
         let target = &self.targets[index].target;
         let sight = look::look(target).await;
+        let is_older = sight.is_older();
         (self.hook)(&AgentEvent::Target {
             tunnel: tunnel.to_owned(),
             target: target.to_string(),
@@ -108,19 +110,37 @@ impl Shared {
             server: sight.server,
             version: sight.version,
         });
+        is_older
     }
 
-    async fn tell_callers(&self, index: usize, tunnel: &str, urls: &[String]) {
+    async fn tell_callers(&self, index: usize, tunnel: &str, urls: &[String], is_older: bool) {
         let token = asks_token(tunnel, urls, &self.targets[index]).await;
         let url = urls.first().cloned().unwrap_or_default();
         let relay = by_path(tunnel, urls).map(|(origin, _)| origin);
+        let base = self.targets[index].target.base_path();
         (self.hook)(&AgentEvent::Callers {
             tunnel: tunnel.to_owned(),
             url,
             relay: relay.unwrap_or_default(),
             token,
+            init_flags: init_flags(token, base, is_older),
         });
     }
+}
+
+/// What `tieline init` needs beside a URL, or beside the tunnel's name alone, which it takes for `/mcp`
+/// where it cannot ask the relay.
+fn init_flags(token: CallerToken, base: &str, is_older: bool) -> String {
+    let mut flags = String::new();
+    if token == CallerToken::Needed && base != "/mcp" {
+        let path = if base.is_empty() { "/" } else { base };
+        flags.push_str(&format!(" --path {path}"));
+    }
+    // That path says it by itself.
+    if is_older && !base.ends_with("/sse") {
+        flags.push_str(" --transport sse");
+    }
+    flags
 }
 
 /// The relay's address and the path of the tunnel there, from the first URL that has the tunnel in its
@@ -260,6 +280,25 @@ mod tests {
             asks_token("maya", &urls, &published).await,
             CallerToken::Unknown
         );
+    }
+
+    #[test]
+    fn init_is_told_what_the_tunnels_name_does_not_say() {
+        for (token, base, is_older, flags) in [
+            (CallerToken::Needed, "/mcp", false, ""),
+            (CallerToken::Needed, "/sse", true, " --path /sse"),
+            (CallerToken::Needed, "", false, " --path /"),
+            (
+                CallerToken::Needed,
+                "/events",
+                true,
+                " --path /events --transport sse",
+            ),
+            (CallerToken::NotNeeded, "/sse", true, ""),
+            (CallerToken::NotNeeded, "/events", true, " --transport sse"),
+        ] {
+            assert_eq!(init_flags(token, base, is_older), flags, "{base}");
+        }
     }
 
     #[tokio::test]

@@ -1,4 +1,5 @@
 //! What an agent reports while it runs: to a program as JSON, to a person as one line.
+//! Long because each event stands beside its fields and its words.
 
 use std::fmt;
 use std::sync::Arc;
@@ -65,6 +66,25 @@ pub enum AgentEvent {
         relay: String,
         /// Whether the relay asks them for a token.
         token: CallerToken,
+        /// What `tieline init` needs beside the tunnel's name; empty for the usual target.
+        #[serde(skip)]
+        init_flags: String,
+    },
+    /// A target no longer takes connections; told once until it does again.
+    TargetAway {
+        /// The target.
+        target: String,
+        /// What became of the connection, in one word.
+        state: &'static str,
+        /// What became of it and what callers get, in a sentence.
+        message: String,
+    },
+    /// A target takes connections again.
+    TargetBack {
+        /// The target.
+        target: String,
+        /// For how long it did not, in seconds.
+        away_s: u64,
     },
     /// The relay gives a target no tunnel, or takes it back, while the agent's other targets may have
     /// theirs.
@@ -205,21 +225,29 @@ impl fmt::Display for AgentEvent {
                 url,
                 relay,
                 token,
+                init_flags,
             } => match token {
                 CallerToken::Needed => write!(
                     f,
                     "callers     need a token of this relay. On a caller's machine: tieline connect \
-                     --relay {relay} --token-file FILE, then tieline init --tunnel {tunnel}"
+                     --relay {relay} --token-file FILE, then tieline init --tunnel {tunnel}{init_flags}"
                 ),
                 CallerToken::NotNeeded => {
-                    write!(f, "callers     need no token: tieline init --url {url}")
+                    write!(
+                        f,
+                        "callers     need no token: tieline init --url {url}{init_flags}"
+                    )
                 }
                 CallerToken::Unknown => write!(
                     f,
-                    "callers     tieline init --url {url} (whether this relay asks callers for a token \
-                     could not be found out from here)"
+                    "callers     tieline init --url {url}{init_flags} (whether this relay asks callers for \
+                     a token could not be found out from here)"
                 ),
             },
+            Self::TargetAway {
+                target, message, ..
+            } => write!(f, "target      {target} {message}"),
+            Self::TargetBack { target, .. } => write!(f, "target      {target} is back"),
             Self::TunnelRefused {
                 tunnel,
                 target,

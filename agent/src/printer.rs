@@ -112,11 +112,11 @@ impl Links {
                 };
                 Some(event.to_string())
             }
-            AgentEvent::Target { is_good: false, .. } => {
-                let line = event.to_string();
-                Some(line.replacen("target", &paint(WARN, "target"), 1))
+            AgentEvent::Target { is_good: false, .. } | AgentEvent::TargetAway { .. } => {
+                Some(warning(event))
             }
             AgentEvent::Target { .. }
+            | AgentEvent::TargetBack { .. }
             | AgentEvent::Callers { .. }
             | AgentEvent::Stopping { .. }
             | AgentEvent::Stopped => Some(event.to_string()),
@@ -127,6 +127,12 @@ impl Links {
             | AgentEvent::Connecting { .. } => None,
         }
     }
+}
+
+/// A line about a target that needs attention.
+fn warning(event: &AgentEvent) -> String {
+    let line = event.to_string();
+    line.replacen("target", &paint(WARN, "target"), 1)
 }
 
 #[cfg(test)]

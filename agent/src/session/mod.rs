@@ -314,7 +314,8 @@ pub(crate) async fn run(link: Arc<Link>, session: Arc<Session>, target: WatchedT
     let stream = match connected {
         Ok(stream) => stream,
         Err((reason, error)) => {
-            tracing::warn!(session = %session.id, %target, %error, "cannot reach the target");
+            // The target's outage is told as an event, once.
+            tracing::debug!(session = %session.id, %target, %error, "cannot reach the target");
             link.reset(session.id, reason);
             return;
         }

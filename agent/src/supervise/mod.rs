@@ -95,7 +95,8 @@ async fn run(
         .map_err(|_| IdentityError::Random)??;
     config.check_tunnels(&identity)?;
     let targets = config.targets.iter();
-    let targets = targets.map(|it| WatchedTarget::new(it.target.clone()));
+    let targets =
+        targets.map(|it| WatchedTarget::new(it.target.clone()).telling(config.on_event.clone()));
     let targets: Arc<[WatchedTarget]> = targets.collect();
     let board = Arc::new(Board::new(&config, &identity, &targets));
     let mut services = JoinSet::new();

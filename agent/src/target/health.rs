@@ -1,16 +1,18 @@
-//! Whether a target takes connections: noted at each session, and asked anew for a status.
+//! Whether a target takes connections: noted at each session, and asked anew for a status. A session that
+//! finds it away begins an outage, which is told once; from then on it is tried until it is back.
 
 use std::fmt;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tieline_wire::Reason;
 use tokio::net::TcpStream;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use super::{CONNECT_TIMEOUT, Target};
+use crate::event::{AgentEvent, EventHook};
 use crate::socket::Unfinished;
 
 /// How long a target may take to accept a connection that only looks whether it is there; the one
@@ -19,6 +21,9 @@ const PROBE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// A target is not asked again within this time, however often its status is.
 const PROBE_PAUSE: Duration = Duration::from_secs(1);
+
+/// Longest time between two tries of a target that is away; they begin at [`PROBE_PAUSE`] and double.
+const RETURN_PAUSE_MAX: Duration = Duration::from_secs(8);
 
 /// What came of the last connection to a target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +41,16 @@ pub enum HealthState {
 }
 
 impl HealthState {
+    /// In one word, as in JSON.
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Refused => "refused",
+            Self::Unreachable => "unreachable",
+            Self::Timeout => "timeout",
+        }
+    }
+
     const fn of(reason: Reason) -> Self {
         match reason {
             Reason::TargetRefused | Reason::TargetReset => Self::Refused,
@@ -70,12 +85,15 @@ impl fmt::Display for Health {
 pub(crate) struct WatchedTarget {
     target: Target,
     noted: Arc<Mutex<Noted>>,
+    hook: EventHook,
 }
 
 #[derive(Debug, Default)]
 struct Noted {
     health: Option<(HealthState, Instant)>,
     probed_at: Option<Instant>,
+    /// When a session first found it away; it was told.
+    away_since: Option<Instant>,
 }
 
 impl WatchedTarget {
@@ -83,7 +101,13 @@ impl WatchedTarget {
         Self {
             target,
             noted: Arc::default(),
+            hook: EventHook::default(),
         }
+    }
+
+    /// Tells `hook` when sessions no longer reach it, and when it is back.
+    pub(crate) fn telling(self, hook: EventHook) -> Self {
+        Self { hook, ..self }
     }
 
     /// Connects a session to the target. The connection is reset unless it is finished.
@@ -93,7 +117,40 @@ impl WatchedTarget {
             .connect_within(CONNECT_TIMEOUT, Unfinished::Resets);
         let connected = connecting.await;
         self.note(&connected);
+        if let Err((reason, error)) = &connected {
+            self.is_away(*reason, error);
+        }
         connected
+    }
+
+    /// A session did not reach it.
+    fn is_away(&self, reason: Reason, error: &io::Error) {
+        let is_new = self.noted().away_since.is_none();
+        if !is_new {
+            return;
+        }
+        self.noted().away_since = Some(Instant::now());
+        let state = HealthState::of(reason);
+        let what = match state {
+            HealthState::Refused => "refused the connection".to_owned(),
+            HealthState::Timeout => "does not take the connection".to_owned(),
+            _ => format!("cannot be reached ({error})"),
+        };
+        let callers = match (&self.target, state) {
+            (Target::Tcp(_), _) => "callers are disconnected",
+            (Target::Http(_), HealthState::Timeout) => "callers get 504",
+            (Target::Http(_), _) => "callers get 502",
+        };
+        self.hook.tell(&AgentEvent::TargetAway {
+            target: self.target.to_string(),
+            state: state.word(),
+            message: format!("{what}; {callers} until it is back"),
+        });
+        tokio::spawn(await_return(
+            self.target.clone(),
+            Arc::downgrade(&self.noted),
+            self.hook.clone(),
+        ));
     }
 
     /// Tries whether the target takes a connection, unless that was tried just now.
@@ -106,6 +163,10 @@ impl WatchedTarget {
             }
             noted.probed_at = Some(now);
         }
+        self.try_once().await;
+    }
+
+    async fn try_once(&self) {
         // An orderly end would look like a caller that has sent all of nothing.
         let connecting = self
             .target
@@ -131,6 +192,14 @@ impl WatchedTarget {
         if noted.health.is_none_or(|(before, _)| before != state) {
             noted.health = Some((state, Instant::now()));
         }
+        let was_away = noted.away_since.take_if(|_| state == HealthState::Up);
+        drop(noted);
+        if let Some(since) = was_away {
+            self.hook.tell(&AgentEvent::TargetBack {
+                target: self.target.to_string(),
+                away_s: since.elapsed().as_secs(),
+            });
+        }
     }
 
     fn noted(&self) -> MutexGuard<'_, Noted> {
@@ -144,9 +213,31 @@ impl fmt::Display for WatchedTarget {
     }
 }
 
+/// Tries a target that is away until it is back, or nothing needs it any more.
+async fn await_return(target: Target, noted: Weak<Mutex<Noted>>, hook: EventHook) {
+    let mut pause = PROBE_PAUSE;
+    loop {
+        sleep(pause).await;
+        pause = (pause * 2).min(RETURN_PAUSE_MAX);
+        let Some(noted) = noted.upgrade() else {
+            return;
+        };
+        let watched = WatchedTarget {
+            target: target.clone(),
+            noted,
+            hook: hook.clone(),
+        };
+        watched.try_once().await;
+        if watched.noted().away_since.is_none() {
+            return;
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use tokio::net::TcpListener;
+    use tokio::sync::mpsc;
     use tokio::time::timeout;
 
     use super::*;
@@ -170,6 +261,34 @@ mod tests {
         drop(listener);
         assert!(target.connect().await.is_err());
         assert_eq!(state(&target), Some(HealthState::Refused));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_outage_is_told_once_and_so_is_its_end_without_a_caller() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (send, mut told) = mpsc::channel(8);
+        let hook = EventHook::new(move |event| send.try_send(event.clone()).unwrap());
+        let target = Target::parse(&format!("http://{address}/mcp")).unwrap();
+        let target = WatchedTarget::new(target).telling(hook);
+        target.connect().await.unwrap();
+        drop(listener);
+        for _ in 0..3 {
+            assert!(target.connect().await.is_err());
+        }
+        let Some(AgentEvent::TargetAway { state, message, .. }) = told.recv().await else {
+            panic!("it is away")
+        };
+        let words = "refused the connection; callers get 502 until it is back";
+        assert_eq!((state, message.as_str()), ("refused", words));
+        let _back = TcpListener::bind(address).await.unwrap();
+        let event = told.recv().await;
+        assert!(
+            matches!(event, Some(AgentEvent::TargetBack { .. })),
+            "{event:?}"
+        );
+        target.connect().await.unwrap();
+        assert!(told.try_recv().is_err());
     }
 
     #[tokio::test]

@@ -2,6 +2,7 @@
 
 use std::process::Stdio;
 
+use tieline_wire::Reason;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -33,6 +34,54 @@ async fn a_dead_target_is_told_once_after_its_tunnel_is_up() {
         .filter(|line| line.contains("\"target\",\"state"));
     assert_eq!(again.count(), 0, "{rest:?}");
     assert_eq!(serve.code().await, Some(0));
+}
+
+#[tokio::test]
+async fn a_target_that_dies_is_one_event_and_its_return_another() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (relay, state) = (Relay::bind().await, tempfile::tempdir().unwrap());
+    let mut command = tieline(&state);
+    let to = format!("http://{address}/mcp");
+    command.args([
+        "serve",
+        "--no-look",
+        "--json",
+        "--relay",
+        &relay.url(),
+        "--to",
+        &to,
+    ]);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut log = child.stderr.take().unwrap();
+    let mut serve = Serve::of(child);
+    let mut link = relay.accept_registered().await;
+    serve.saw("registered").await;
+    drop(listener);
+    for _ in 0..3 {
+        let id = link.open().await;
+        let answer = link
+            .exchange(id, &[], |answer| answer.reset.is_some())
+            .await;
+        assert_eq!(answer.reset, Some(Reason::TargetRefused));
+    }
+    let away = soon(serve.lines.next_line()).await.unwrap().unwrap();
+    assert!(
+        away.contains("\"target_away\"") && away.contains("refused"),
+        "{away}"
+    );
+    let _again = TcpListener::bind(address).await.unwrap();
+    let back = soon(serve.lines.next_line()).await.unwrap().unwrap();
+    assert!(
+        back.contains("\"target_back\"") && back.contains(&to),
+        "{back}"
+    );
+    serve.signal("TERM");
+    assert_eq!(serve.code().await, Some(0));
+    let mut text = String::new();
+    log.read_to_string(&mut text).await.unwrap();
+    assert_eq!(text, "", "no line of a log beside the events");
 }
 
 /// A whole request, with its body.

@@ -1,7 +1,8 @@
 //! One look at a target, as an MCP client would come: whether it is there, speaks HTTP, and speaks MCP.
 //!
 //! It is one `initialize`, which servers of every version of MCP know or answer with an error of theirs;
-//! one that has no such method any more gets one `server/discover`. A session that came of it is ended at
+//! one that has no such method any more gets one `server/discover`, and one that takes no `POST` gets one
+//! `GET`, with which MCP's older transport (SSE) begins. A session or a stream that came of it is ended at
 //! once. Time and bytes are bounded, and nothing else of the target is used.
 
 #[cfg(test)]
@@ -11,6 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_TYPE, HOST, LOCATION, USER_AGENT};
+use http::response::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -30,6 +32,9 @@ const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the target may take to hear that its session is over.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// How long the first event of the older transport may take; servers send it at once.
+const EVENT_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// Most that is read of an answer; that to `initialize` has a hundredth of it.
 const BODY_BYTES_MAX: usize = 256 * 1024;
 
@@ -48,6 +53,7 @@ const AGENT: HeaderValue =
     HeaderValue::from_static(concat!("tieline/", env!("CARGO_PKG_VERSION"), " (look)"));
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const BOTH: HeaderValue = HeaderValue::from_static("application/json, text/event-stream");
+const EVENTS: HeaderValue = HeaderValue::from_static("text/event-stream");
 
 /// What was seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,7 +80,12 @@ impl Sight {
 
     /// Callers get what they came for.
     pub(crate) fn is_good(&self) -> bool {
-        matches!(self.state, "mcp" | "open" | "unauthorized")
+        matches!(self.state, "mcp" | "mcp_sse" | "open" | "unauthorized")
+    }
+
+    /// It speaks MCP's older transport, which clients must be told.
+    pub(crate) fn is_older(&self) -> bool {
+        self.state == "mcp_sse"
     }
 }
 
@@ -153,6 +164,20 @@ enum Trouble {
     Http(String),
 }
 
+/// A request whose answer's head is here; the connection ends with it.
+struct Exchange {
+    head: Parts,
+    body: Incoming,
+    _driver: JoinSet<hyper::Result<()>>,
+}
+
+impl Exchange {
+    fn is_stream(&self) -> bool {
+        let kind = self.head.headers.get(CONTENT_TYPE);
+        kind.is_some_and(|it| it.as_bytes().starts_with(b"text/event-stream"))
+    }
+}
+
 /// An answer: its head, and the first JSON-RPC message of its body, if there is one.
 struct Answer {
     status: StatusCode,
@@ -190,7 +215,34 @@ impl Ask<'_> {
                 answer = found;
             }
         }
+        let is_mcp = answer.message.is_object() || is_denied(answer.status);
+        if !is_mcp && self.is_older().await {
+            return Ok(Sight::new(
+                "mcp_sse",
+                format!(
+                    "an MCP server of the older transport (SSE) answers at {}",
+                    self.target
+                ),
+            ));
+        }
         Ok(self.judge(&answer))
+    }
+
+    /// Whether a `GET` begins MCP's older transport: an event stream whose first event names the place for
+    /// messages (MCP 2024-11-05, "HTTP with SSE"). The stream ends with this.
+    async fn is_older(&self) -> bool {
+        let mut headers = HeaderMap::new();
+        headers.insert(ACCEPT, EVENTS);
+        let first = async {
+            let exchange = self.exchange(Method::GET, Bytes::new(), &headers).await;
+            match exchange {
+                Ok(it) if it.head.status == StatusCode::OK && it.is_stream() => {
+                    begins_with_endpoint(it.body).await
+                }
+                _ => false,
+            }
+        };
+        timeout(EVENT_TIMEOUT, first).await.unwrap_or_default()
     }
 
     async fn discover(&self) -> Result<Answer, Trouble> {
@@ -231,6 +283,21 @@ impl Ask<'_> {
 
     /// One request over a connection of its own, which ends with this.
     async fn send(&self, method: Method, body: Bytes, more: &HeaderMap) -> Result<Answer, Trouble> {
+        let exchange = self.exchange(method, body, more).await?;
+        let is_stream = exchange.is_stream();
+        Ok(Answer {
+            status: exchange.head.status,
+            headers: exchange.head.headers,
+            message: message_of(exchange.body, is_stream).await,
+        })
+    }
+
+    async fn exchange(
+        &self,
+        method: Method,
+        body: Bytes,
+        more: &HeaderMap,
+    ) -> Result<Exchange, Trouble> {
         let connected = self
             .target
             .connect_within(LOOK_TIMEOUT, Unfinished::Ends)
@@ -245,7 +312,9 @@ impl Ask<'_> {
             .header(ACCEPT, BOTH)
             .body(Full::new(body))
             .map_err(|error| http(&error))?;
-        request.headers_mut().extend(more.clone());
+        for (name, value) in more {
+            request.headers_mut().insert(name, value.clone());
+        }
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|error| http(&error))?;
@@ -253,14 +322,10 @@ impl Ask<'_> {
         driver.spawn(connection);
         let answer = sender.send_request(request).await;
         let (head, body) = answer.map_err(|error| http(&error))?.into_parts();
-        let is_stream = head
-            .headers
-            .get(CONTENT_TYPE)
-            .is_some_and(|it| it.as_bytes().starts_with(b"text/event-stream"));
-        Ok(Answer {
-            status: head.status,
-            headers: head.headers,
-            message: message_of(body, is_stream).await,
+        Ok(Exchange {
+            head,
+            body,
+            _driver: driver,
         })
     }
 
@@ -283,7 +348,7 @@ impl Ask<'_> {
         if result.is_object() {
             return known(target, result);
         }
-        if status == StatusCode::UNAUTHORIZED || status == StatusCode::FORBIDDEN {
+        if is_denied(status) {
             let words = format!(
                 "{target} needs authorization ({}) of its callers",
                 status.as_u16()
@@ -296,10 +361,6 @@ impl Ask<'_> {
         }
         let advice = match target.base_path() {
             "" => format!("is it http://{}/mcp?", target.authority()),
-            path if path.ends_with("/sse") && status == StatusCode::METHOD_NOT_ALLOWED => {
-                "a server of MCP's older transport (SSE) does that, and callers must know it"
-                    .to_owned()
-            }
             _ => "is the path right?".to_owned(),
         };
         let words = format!(
@@ -309,6 +370,10 @@ impl Ask<'_> {
         );
         Sight::new("not_mcp", words)
     }
+}
+
+fn is_denied(status: StatusCode) -> bool {
+    matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
 }
 
 /// A server that answered as MCP has it.
@@ -360,6 +425,34 @@ async fn message_of(mut body: Incoming, is_stream: bool) -> Value {
         true => message_in(&text).unwrap_or(Value::Null),
         false => answer_in(&text).unwrap_or(Value::Null),
     }
+}
+
+/// Whether a stream's events name the place for messages before anything else is known of them; no more is
+/// read than that takes.
+async fn begins_with_endpoint(mut body: Incoming) -> bool {
+    let mut text = Vec::new();
+    while let Some(Ok(frame)) = body.frame().await {
+        let Ok(data) = frame.into_data() else {
+            continue;
+        };
+        text.extend_from_slice(&data);
+        if text.len() > BODY_BYTES_MAX {
+            return false;
+        }
+        let so_far = String::from_utf8_lossy(&text).replace("\r\n", "\n");
+        let so_far = so_far.replace('\r', "\n");
+        let complete = so_far
+            .rsplit_once('\n')
+            .map_or("", |(complete, _)| complete);
+        let is_endpoint = |line: &str| {
+            let line = line.trim_start_matches('\u{feff}');
+            line.strip_prefix("event:").map(str::trim) == Some("endpoint")
+        };
+        if complete.lines().any(is_endpoint) {
+            return true;
+        }
+    }
+    false
 }
 
 fn answer_in(json: &[u8]) -> Option<Value> {

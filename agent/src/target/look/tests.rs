@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 
 use super::*;
 
@@ -26,11 +27,13 @@ async fn request(stream: &mut TcpStream) -> String {
 }
 
 /// A server that gives these answers, one for each connection, and what it was asked.
-async fn server(answers: &'static [&str]) -> (String, Heads) {
+async fn server(answers: &'static [&str]) -> (String, Heads, Arc<Semaphore>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let heads = Heads::default();
     let seen = Arc::clone(&heads);
+    let ended = Arc::new(Semaphore::new(0));
+    let streams = Arc::clone(&ended);
     tokio::spawn(async move {
         for answer in answers {
             let (mut stream, _) = listener.accept().await.unwrap();
@@ -38,16 +41,20 @@ async fn server(answers: &'static [&str]) -> (String, Heads) {
             seen.lock().unwrap().push(request);
             stream.write_all(answer.as_bytes()).await.unwrap();
             if answer.contains("event-stream") {
-                // It stays open, as such streams may.
-                std::mem::forget(stream);
+                // It stays open as such streams do, until the other side ends it.
+                let ended = Arc::clone(&streams);
+                tokio::spawn(async move {
+                    let _ = stream.read(&mut [0; 1]).await;
+                    ended.add_permits(1);
+                });
             }
         }
     });
-    (address, heads)
+    (address, heads, ended)
 }
 
 async fn seen(path: &str, answers: &'static [&str]) -> (Sight, Vec<String>) {
-    let (address, heads) = server(answers).await;
+    let (address, heads, _) = server(answers).await;
     let target = Target::parse(&format!("http://{address}{path}")).unwrap();
     let sight = look(&target).await;
     let heads = heads.lock().unwrap().clone();
@@ -117,16 +124,14 @@ async fn a_server_without_sessions_is_discovered() {
 async fn what_is_not_mcp_is_told_with_what_to_do() {
     const MISSING: &str = "HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n";
     const DENIED: &str = "HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\n\r\n";
-    const METHOD: &str = "HTTP/1.1 405 No\r\ncontent-length: 0\r\n\r\n";
     for (path, answer, state, words) in [
-        ("", &[MISSING], "not_mcp", "/mcp?"),
+        ("", &[MISSING, MISSING][..], "not_mcp", "/mcp?"),
         (
             "/mpc",
-            &[MISSING],
+            &[MISSING, MISSING],
             "not_mcp",
             "(404 at /mpc): is the path right?",
         ),
-        ("/sse", &[METHOD], "not_mcp", "older transport"),
         (
             "/mcp",
             &[DENIED],
@@ -141,9 +146,57 @@ async fn what_is_not_mcp_is_told_with_what_to_do() {
         ),
     ] {
         let (sight, heads) = seen(path, answer).await;
-        assert_eq!((sight.state, heads.len()), (state, 1), "{sight:?}");
+        assert_eq!(
+            (sight.state, heads.len()),
+            (state, answer.len()),
+            "{sight:?}"
+        );
         assert!(sight.message.contains(words), "{sight:?}");
     }
+}
+
+#[tokio::test]
+async fn the_older_transport_is_known_by_its_first_event_and_its_stream_is_ended() {
+    const REFUSED: [&str; 3] = [
+        "HTTP/1.1 405 Method Not Allowed\r\ncontent-length: 0\r\n\r\n",
+        "HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n",
+        "HTTP/1.1 400 Bad Request\r\ncontent-length: 2\r\n\r\n{}",
+    ];
+    let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n\r\n";
+    for (refused, events) in REFUSED.into_iter().zip([
+        "event: endpoint\ndata: /messages?id=1\n\n",
+        ": hello\r\n\r\nid: 1\r\ndata: /messages\r\nevent:endpoint\r\n\r\n",
+        "\u{feff}event: endpoint\rdata: x\r\r",
+    ]) {
+        let stream: &'static str = format!("{head}{events}").leak();
+        let (address, heads, ended) = server(vec![refused, stream].leak()).await;
+        let target = Target::parse(&format!("http://{address}/sse")).unwrap();
+        let sight = look(&target).await;
+        assert_eq!(
+            (sight.state, sight.is_good()),
+            ("mcp_sse", true),
+            "{sight:?}"
+        );
+        assert!(sight.message.contains("older transport (SSE)"), "{sight:?}");
+        let asked = heads.lock().unwrap().clone();
+        assert!(asked[1].starts_with("GET /sse HTTP/1.1\r\n"), "{asked:?}");
+        assert!(
+            asked[1].contains("accept: text/event-stream\r\n"),
+            "{asked:?}"
+        );
+        let _one = ended.acquire().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_stream_without_that_event_is_left_and_the_first_answer_counts() {
+    let missing = "HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n";
+    let stream = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\ndata: tick\n\n";
+    let (address, _, ended) = server(vec![missing, stream].leak()).await;
+    let sight = look(&Target::parse(&format!("http://{address}/x")).unwrap()).await;
+    assert_eq!(sight.state, "not_mcp");
+    assert!(sight.message.contains("404 at /x"), "{sight:?}");
+    let _one = ended.acquire().await.unwrap();
 }
 
 #[tokio::test]
@@ -153,7 +206,11 @@ async fn a_slash_at_the_end_is_followed_once() {
     assert_eq!(sight.state, "mcp");
     assert!(heads[1].starts_with("POST /mcp/ "), "{heads:?}");
     let (sight, heads) = seen("/mcp", vec![moved, moved].leak()).await;
-    assert_eq!((sight.state, heads.len()), ("not_mcp", 2));
+    assert_eq!(
+        (sight.state, heads.len()),
+        ("not_mcp", 2),
+        "a GET finds the server gone"
+    );
 }
 
 #[tokio::test]
