@@ -5,7 +5,6 @@ use std::future::Future;
 use std::pin::pin;
 use std::process::ExitCode;
 
-use clap::Parser;
 use tokio::sync::oneshot;
 
 use crate::announce::announcing;
@@ -32,7 +31,7 @@ const USAGE: u8 = 2;
 /// # Errors
 /// The exit code, after help or a line that says what is wrong.
 pub fn parse() -> Result<Cli, ExitCode> {
-    let cli = Cli::try_parse().map_err(|error| {
+    let cli = Cli::read(std::env::args_os()).map_err(|error| {
         show_usage(&error);
         ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(USAGE))
     })?;

@@ -61,9 +61,14 @@ impl RelayUrl {
             }
             _ => return Err(wrong("agents dial a relay by tcp:// alone".to_owned())),
         }
-        HostPort::of_relay("tcp://", rest, None)
-            .map(|address| Self { address })
-            .map_err(wrong)
+        let address = HostPort::of_relay("tcp://", rest, None);
+        address.map(|address| Self { address }).map_err(|problem| {
+            let is_port = problem == "the port is missing";
+            wrong(match is_port {
+                true => problem + " (9001 unless the relay's operator says otherwise)",
+                false => problem,
+            })
+        })
     }
 
     /// The relay's name, which the agent signs so that nobody can pass its proof on to another

@@ -1,5 +1,7 @@
 //! One request to a server, over a connection of its own.
 
+use std::fmt;
+use std::io;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -21,6 +23,51 @@ pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Most that is read of an answer's body.
 const BODY_BYTES_MAX: usize = 1024 * 1024;
 
+/// Why there was no answer, each in words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Failure {
+    /// No connection.
+    Away(String),
+    /// A connection, but no trust in the other end.
+    Untrusted(String),
+    /// The other side closed the connection.
+    Closed(String),
+    /// What came is not HTTP.
+    Strange(String),
+    /// Nothing came in time.
+    Silent(String),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Away(why)
+            | Self::Untrusted(why)
+            | Self::Closed(why)
+            | Self::Strange(why)
+            | Self::Silent(why) => f.write_str(why),
+        }
+    }
+}
+
+impl From<hyper::Error> for Failure {
+    fn from(error: hyper::Error) -> Self {
+        use std::error::Error;
+        let cause = error.source().and_then(|it| it.downcast_ref::<io::Error>());
+        let is_cut = |kind| {
+            matches!(
+                kind,
+                io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
+            )
+        };
+        let text = error.to_string();
+        match error.is_incomplete_message() || cause.is_some_and(|it| is_cut(it.kind())) {
+            true => Self::Closed(text),
+            false => Self::Strange(text),
+        }
+    }
+}
+
 /// A request without a body.
 pub(crate) struct Question<'a> {
     pub(crate) method: Method,
@@ -31,19 +78,19 @@ pub(crate) struct Question<'a> {
 }
 
 impl Question<'_> {
-    /// Head and body of the answer; in words what went wrong. The body is left out where it is long
+    /// Head and body of the answer. The body is left out where it is long
     /// or breaks off, and where only the head is wanted.
     pub(crate) async fn ask(
         self,
         stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
         wants_body: bool,
-    ) -> Result<(Parts, Bytes), String> {
+    ) -> Result<(Parts, Bytes), Failure> {
         let mut request = Request::builder()
             .method(self.method)
             .uri(self.path)
             .header(HOST, self.authority)
             .body(Empty::<Bytes>::new())
-            .map_err(|error| error.to_string())?;
+            .map_err(|error| Failure::Strange(error.to_string()))?;
         if let Some(value) = self.authorization {
             request.headers_mut().insert(AUTHORIZATION, value);
         }
@@ -66,8 +113,11 @@ impl Question<'_> {
             answer
         };
         match timeout(ANSWER_TIMEOUT, exchange).await {
-            Ok(answer) => answer.map_err(|error: hyper::Error| error.to_string()),
-            Err(_) => Err(format!("no answer in {} s", ANSWER_TIMEOUT.as_secs())),
+            Ok(answer) => answer.map_err(|error: hyper::Error| error.into()),
+            Err(_) => Err(Failure::Silent(format!(
+                "no answer in {} s",
+                ANSWER_TIMEOUT.as_secs()
+            ))),
         }
     }
 
@@ -77,16 +127,19 @@ impl Question<'_> {
         address: &HostPort,
         tls: Option<&Tls>,
         wants_body: bool,
-    ) -> Result<(Parts, Bytes), String> {
+    ) -> Result<(Parts, Bytes), Failure> {
         let connected = address.connect(deadline_in(ANSWER_TIMEOUT)).await;
-        let stream = connected.map_err(|error| error.to_string())?;
+        let stream = connected.map_err(|error| Failure::Away(error.to_string()))?;
         let Some(tls) = tls else {
             return self.ask(stream, wants_body).await;
         };
         match timeout(ANSWER_TIMEOUT, tls.connect(stream)).await {
             Ok(Ok(stream)) => self.ask(stream, wants_body).await,
-            Ok(Err(error)) => Err(tls.explain(&error).unwrap_or_else(|| error.to_string())),
-            Err(_) => Err("the TLS handshake took too long".to_owned()),
+            Ok(Err(error)) => Err(match tls.explain(&error) {
+                Some(why) => Failure::Untrusted(why),
+                None => Failure::Closed(error.to_string()),
+            }),
+            Err(_) => Err(Failure::Silent("no end of the TLS handshake".to_owned())),
         }
     }
 }

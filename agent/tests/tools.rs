@@ -3,6 +3,8 @@
 // Clippy allows it in test functions only, not in what they call.
 #![allow(clippy::unwrap_used)]
 
+mod program;
+
 use std::fs;
 use std::io::Write;
 use std::path::PathBuf;
@@ -13,8 +15,8 @@ use data_encoding::BASE64URL_NOPAD;
 use tempfile::TempDir;
 
 fn tieline(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tieline"));
-    command.args(args).env_remove("TIELINE_TOKEN_FILE");
+    let mut command = program::tieline();
+    command.args(args);
     command
 }
 

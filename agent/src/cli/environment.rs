@@ -1,10 +1,12 @@
-//! Variables that nothing reads: one that is spelled wrong would otherwise be a setting without
-//! effect.
+//! Variables: an empty one counts as not set, as with the relay. One that nothing reads is refused, since a
+//! name that is spelled wrong would be a setting without effect.
 
 use std::collections::BTreeSet;
-use std::ffi::OsString;
+use std::env;
+use std::ffi::{OsStr, OsString};
 
-use clap::{Command, CommandFactory};
+use clap::builder::Resettable;
+use clap::{Arg, Command, CommandFactory};
 
 use super::Cli;
 
@@ -19,6 +21,28 @@ pub(crate) const LOG_VARIABLE: &str = "TIELINE_LOG";
 
 /// How alike two names are that may be one with a slip in it, from 0 to 1.
 const ALIKE_MIN: f64 = 0.7;
+
+/// `command` without the variables that are set to nothing.
+pub(crate) fn without_empty(command: Command) -> Command {
+    without(command, OsStr::is_empty)
+}
+
+/// `command` without any variable.
+pub(crate) fn without_variables(command: Command) -> Command {
+    without(command, |_| true)
+}
+
+fn without(command: Command, is_left_out: fn(&OsStr) -> bool) -> Command {
+    let read = |arg: Arg| {
+        let value = arg.get_env().and_then(env::var_os);
+        match value.is_some_and(|value| is_left_out(&value)) {
+            true => arg.env(Resettable::Reset),
+            false => arg,
+        }
+    };
+    let command = command.mut_args(read);
+    command.mut_subcommands(|command| without(command, is_left_out))
+}
 
 /// Finds a variable among `variables` that looks like a setting of the agent and is none.
 ///

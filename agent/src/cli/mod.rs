@@ -3,9 +3,10 @@
 pub(crate) mod environment;
 mod serve;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub use self::serve::ServeArgs;
 
@@ -16,6 +17,32 @@ pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
+}
+
+impl Cli {
+    /// Reads a command line, and the variables that have a value.
+    ///
+    /// # Errors
+    /// Help, or what is wrong with the line, as clap has it.
+    pub fn read<T>(line: impl IntoIterator<Item = T>) -> Result<Self, clap::Error>
+    where
+        T: Into<OsString> + Clone,
+    {
+        let command = environment::without_empty(Self::command());
+        Self::from_arg_matches(&command.try_get_matches_from(line)?)
+    }
+
+    /// Reads a command line alone, whatever variables there are.
+    ///
+    /// # Errors
+    /// As of [`Cli::read`].
+    pub fn read_alone<T>(line: impl IntoIterator<Item = T>) -> Result<Self, clap::Error>
+    where
+        T: Into<OsString> + Clone,
+    {
+        let command = environment::without_variables(Self::command());
+        Self::from_arg_matches(&command.try_get_matches_from(line)?)
+    }
 }
 
 /// The commands of `tieline`.
@@ -77,8 +104,6 @@ pub struct StateArgs {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]

@@ -84,13 +84,11 @@ pub struct ServeArgs {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
-
     use crate::cli::{Cli, Command};
 
     #[test]
     fn serve_takes_what_the_contract_lists() {
-        let cli = Cli::try_parse_from([
+        let cli = Cli::read_alone([
             "tieline",
             "serve",
             "--relay",

@@ -15,7 +15,7 @@ pub const DEFAULT_LISTEN: &str = "localhost:51822";
 pub struct ConnectArgs {
     /// The relay: https://host or http://host:port
     #[arg(long, value_name = "URL", env = "TIELINE_CONNECT_RELAY")]
-    pub relay: String,
+    pub relay: Option<String>,
     /// Where local clients reach the proxy; localhost:PORT is 127.0.0.1 and ::1
     #[arg(
         long,
@@ -41,6 +41,9 @@ pub struct ConnectArgs {
     /// Allow --listen on an address that others reach: they can then use your token
     #[arg(long)]
     pub share_token_with_network: bool,
+    /// Do not look at the start whether the relay is there and takes the token
+    #[arg(long)]
+    pub no_look: bool,
     /// Print one JSON object per line
     #[arg(long)]
     pub json: bool,
@@ -49,8 +52,9 @@ pub struct ConnectArgs {
 impl ConnectArgs {
     /// The settings that the flags say.
     pub(super) fn settings(&self) -> Result<Connect, ConnectError> {
+        let relay = self.relay.as_deref().ok_or(ConnectError::NoRelay)?;
         let mut connect =
-            Connect::new(&self.relay)?.with_listen(&self.listen, self.share_token_with_network)?;
+            Connect::new(relay)?.with_listen(&self.listen, self.share_token_with_network)?;
         for origin in &self.allow_origins {
             connect = connect.with_allowed_origin(origin)?;
         }
@@ -59,6 +63,7 @@ impl ConnectArgs {
         }
         connect.token_file = self.token_file.clone();
         connect.ca = self.ca.clone();
+        connect.look = !self.no_look;
         Ok(connect)
     }
 }

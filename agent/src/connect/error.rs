@@ -17,8 +17,13 @@ pub enum ConnectError {
         /// What is wrong with it.
         problem: String,
     },
+    /// A relay that there must be.
+    #[error(
+        "no relay: give its HTTP port with --relay, as in --relay http://host:9080, or set TIELINE_CONNECT_RELAY"
+    )]
+    NoRelay,
     /// The address to listen on has no meaning.
-    #[error("listen {text:?}: no address (expected such as localhost:51822)")]
+    #[error("listen {text:?}: an address is a host and a port, such as localhost:51822")]
     Listen {
         /// What was given.
         text: String,

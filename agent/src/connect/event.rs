@@ -24,6 +24,15 @@ pub enum ConnectEvent {
         /// Whether requests get a token added.
         token: bool,
     },
+    /// What one look at the relay found at the start.
+    Relay {
+        /// What was seen, in one word.
+        state: &'static str,
+        /// Callers are let in.
+        is_good: bool,
+        /// What was seen, in a sentence that says what to do about it.
+        message: String,
+    },
     /// The token file has another token, which is used from now on.
     TokenReloaded,
     /// The token file cannot be used any more; the last good token stays in use.
@@ -52,6 +61,11 @@ pub enum ConnectEvent {
         /// The relay.
         relay: String,
     },
+    /// Others on the network can use the token through the proxy; told once, at the start.
+    TokenShared {
+        /// Where they reach it.
+        address: SocketAddr,
+    },
     /// The proxy was asked to stop and has.
     Stopped,
 }
@@ -64,6 +78,12 @@ impl fmt::Display for ConnectEvent {
             } => {
                 write!(f, "listening on {} for {relay}", list(addresses))
             }
+            Self::Relay {
+                is_good: true,
+                message,
+                ..
+            } => write!(f, "relay      {message}"),
+            Self::Relay { message, .. } => f.write_str(message),
             Self::TokenReloaded => f.write_str("token reloaded"),
             Self::TokenKept { message } => {
                 write!(f, "{message}; the token that was read before stays in use")
@@ -77,6 +97,13 @@ impl fmt::Display for ConnectEvent {
             } => f.write_str(
                 "the relay asks callers for a token: give its file with --token-file FILE",
             ),
+            Self::TokenRefused {
+                reason: "insufficient_scope",
+                ..
+            } => f.write_str(
+                "the relay refuses the token (insufficient_scope): it is not for callers; ask the relay's \
+                 operator for one with the scope caller, and put it into the file",
+            ),
             Self::TokenRefused { reason, .. } => write!(
                 f,
                 "the relay refuses the token ({reason}): tieline token show FILE tells when it ends; a new \
@@ -86,6 +113,11 @@ impl fmt::Display for ConnectEvent {
             Self::TokenInClear { relay } => write!(
                 f,
                 "your token goes to {relay} in clear text, where the network can read it; use https://"
+            ),
+            Self::TokenShared { address } => write!(
+                f,
+                "any program on the network that reaches {address} can use the tunnels that your token \
+                 opens, as you; without --listen the proxy is for this machine alone"
             ),
             Self::Stopped => f.write_str("stopped"),
         }

@@ -26,12 +26,14 @@ mod event;
 mod forward;
 mod headers;
 mod listen;
+mod look;
 mod origin;
 mod outlook;
 mod pool;
 mod problem;
 mod rewrite;
 pub(crate) mod tls;
+pub(crate) mod tunnels;
 
 use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -54,6 +56,7 @@ use self::origin::{Hosts, Origins};
 use self::outlook::Outlook;
 use self::pool::Pool;
 use self::tls::Tls;
+use self::tunnels::CallerSide;
 use crate::command::until_signal;
 use crate::paint::{GOOD, complain, paint, print_json, say, warn};
 
@@ -74,6 +77,7 @@ pub struct Connect {
     ca: Option<PathBuf>,
     origins: Origins,
     hosts: Hosts,
+    look: bool,
     hook: Hook,
 }
 
@@ -91,6 +95,7 @@ impl Connect {
             ca: None,
             origins: Origins::default(),
             hosts: Hosts::default(),
+            look: false,
             hook: Hook::new(|_| {}),
         })
     }
@@ -149,6 +154,13 @@ impl Connect {
         Ok(self)
     }
 
+    /// Looks at the start whether the relay is there and takes the token, and tells it as an event.
+    #[must_use]
+    pub const fn with_look(mut self) -> Self {
+        self.look = true;
+        self
+    }
+
     /// Tells every event to `hook`, which must not block.
     #[must_use]
     pub fn with_event_hook(mut self, hook: impl Fn(&ConnectEvent) + Send + Sync + 'static) -> Self {
@@ -179,18 +191,22 @@ impl Connect {
             problem: "it cannot stand in a header".to_owned(),
         })?;
         let (listeners, addresses) = listen::bind(self.listen).await?;
-        let is_exposed = credential.is_some() && relay.exposes_tokens();
-        let name = relay.to_string();
+        let address = addresses[0];
         hook.tell(&ConnectEvent::Listening {
-            address: addresses[0],
-            url: base_url(self.listen, addresses[0]),
+            address,
+            url: base_url(self.listen, address),
             addresses,
             relay: relay.to_string(),
             token: credential.is_some(),
         });
-        if is_exposed {
-            hook.tell(&ConnectEvent::TokenInClear { relay: name });
+        if credential.is_some() {
+            warn_of_token(&relay, address, &hook);
         }
+        let to_look_at = self.look.then(|| CallerSide {
+            origin: relay.clone(),
+            tls: tls.clone(),
+            authorization: None,
+        });
         let front = Arc::new(Front {
             pool: Arc::new(Pool::new(relay, tls)),
             host,
@@ -201,9 +217,29 @@ impl Connect {
             hosts: self.hosts,
             hook: hook.clone(),
         });
-        listen::serve(listeners, front, shutdown).await;
+        let looking = async {
+            if let Some(relay) = to_look_at {
+                look::look(&front, relay).await;
+            }
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            () = listen::serve(listeners, Arc::clone(&front), shutdown) => {}
+            () = looking => {}
+        }
         hook.tell(&ConnectEvent::Stopped);
         Ok(())
+    }
+}
+
+/// Tells who else can read the token, or use it.
+fn warn_of_token(relay: &RelayOrigin, address: SocketAddr, hook: &Hook) {
+    if relay.exposes_tokens() {
+        let relay = relay.to_string();
+        hook.tell(&ConnectEvent::TokenInClear { relay });
+    }
+    if !address.ip().to_canonical().is_loopback() {
+        hook.tell(&ConnectEvent::TokenShared { address });
     }
 }
 
@@ -242,9 +278,13 @@ pub(crate) async fn run(args: ConnectArgs) -> u8 {
 fn print(event: &ConnectEvent, json: bool) {
     match event {
         // These are for the person who looks after the machine, and not among the results.
-        ConnectEvent::TokenKept { .. } | ConnectEvent::TokenInClear { .. } => warn(event),
+        ConnectEvent::TokenKept { .. }
+        | ConnectEvent::TokenInClear { .. }
+        | ConnectEvent::TokenShared { .. } => warn(event),
         event if json => print_json(event),
-        ConnectEvent::RelayAway { .. } | ConnectEvent::TokenRefused { .. } => warn(event),
+        ConnectEvent::RelayAway { .. }
+        | ConnectEvent::TokenRefused { .. }
+        | ConnectEvent::Relay { is_good: false, .. } => warn(event),
         ConnectEvent::Listening {
             addresses,
             url,

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::event::ConnectEvent;
 use super::problem::Problem;
+use super::tunnels::Obstacle;
 
 /// Shortest time between two beginnings of the same trouble that are told.
 const TELL_PAUSE: Duration = Duration::from_secs(10);
@@ -56,6 +57,16 @@ impl Trouble {
 }
 
 impl Outlook {
+    /// The look at the start told of `obstacle`: it has begun, and is told again when it is over.
+    pub(super) fn told(&self, obstacle: Obstacle) {
+        let mut it = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match obstacle {
+            Obstacle::Away => it.relay.begins(),
+            Obstacle::NeedsToken | Obstacle::BadToken | Obstacle::NoScope => it.token.begins(),
+            Obstacle::NoRelay | Obstacle::AdminPort | Obstacle::Hidden | Obstacle::Other => false,
+        };
+    }
+
     /// The relay gave no answer.
     pub(super) fn failed(&self, problem: &Problem) -> Option<ConnectEvent> {
         let mut it = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -111,7 +111,8 @@ fn system_roots() -> Result<RootCertStore, ConnectError> {
 
 fn certificate(error: &CertificateError, has_own_ca: bool) -> String {
     match error {
-        CertificateError::UnknownIssuer if has_own_ca => {
+        // The latter is an issuer of the same name with another key.
+        CertificateError::UnknownIssuer | CertificateError::BadSignature if has_own_ca => {
             "its certificate is not signed by a certificate in the file of --ca; \
              give the file of the authority that signed it, or leave --ca out to trust the system's"
                 .to_owned()

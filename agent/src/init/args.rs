@@ -1,4 +1,5 @@
 //! Flags of `tieline init`, and what they come to: a URL, a name, the clients.
+//! Long because each flag and what it comes to are told and tested in one place.
 
 use std::path::PathBuf;
 
@@ -6,8 +7,12 @@ use clap::Args;
 use http::Uri;
 use tieline_wire::TunnelId;
 
-use super::client::Client;
+use super::client::{Client, Transport};
 use crate::connect::{DEFAULT_LISTEN, RelayOrigin};
+use crate::plain::address_without_user;
+
+/// Where most MCP servers are, and where one is taken to be that the relay could not be asked for.
+const DEFAULT_PATH: &str = "/mcp";
 
 /// Longest name of an entry; clients make the names of tools from it.
 const NAME_BYTES_MAX: usize = 64;
@@ -17,9 +22,10 @@ const NAME_BYTES_MAX: usize = 64;
 #[group(skip)]
 pub struct InitArgs {
     /// The MCP server's URL, as `tieline serve` prints it
-    #[arg(long, value_name = "URL", required_unless_present = "tunnel")]
+    #[arg(long, value_name = "URL")]
     pub url: Option<String>,
-    /// The tunnel, instead of a URL; without --relay it is reached through tieline connect
+    /// The tunnel, instead of a URL; without --relay it is reached through tieline connect. tieline list
+    /// shows those that there are
     #[arg(long, value_name = "NAME", conflicts_with = "url")]
     pub tunnel: Option<String>,
     /// The relay of --tunnel: https://host or http://host:port
@@ -28,9 +34,15 @@ pub struct InitArgs {
     /// Reach the tunnel through tieline connect on this machine, so that no secret is written
     #[arg(long, conflicts_with_all = ["relay", "url"])]
     pub via_connect: bool,
-    /// Path of the MCP server behind --tunnel
-    #[arg(long, default_value = "/mcp", conflicts_with = "url")]
-    pub path: String,
+    /// File (mode 0600) with the token to ask --relay with; it is not written into any file
+    #[arg(long, value_name = "FILE", env = "TIELINE_TOKEN_FILE")]
+    pub token_file: Option<PathBuf>,
+    /// Path of the MCP server behind --tunnel; by default the one that the relay knows, else /mcp
+    #[arg(long, conflicts_with = "url")]
+    pub path: Option<String>,
+    /// The MCP server's transport; by default sse, the older one, for a path that ends in /sse, else http
+    #[arg(long)]
+    pub transport: Option<Transport>,
     /// Name of the entry; by default the tunnel's
     #[arg(long)]
     pub name: Option<String>,
@@ -59,6 +71,7 @@ pub struct InitArgs {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Plan {
     pub(super) url: String,
+    pub(super) transport: Transport,
     /// Where the relay, or a proxy in front of it, may know the tunnel, and its name there.
     pub(super) known_at: Option<(String, String)>,
     pub(super) name: String,
@@ -69,13 +82,20 @@ impl InitArgs {
     /// What the flags come to; else one line that says what is wrong.
     pub(super) fn plan(&self) -> Result<Plan, String> {
         if !self.dir.is_dir() {
-            return Err(format!("dir {}: no folder", self.dir.display()));
+            return Err(format!(
+                "dir {}: there is no such folder; give the project's with --dir",
+                self.dir.display()
+            ));
         }
         let mut known_at = None;
         let (url, default_name) = match (&self.url, &self.tunnel) {
             (Some(url), _) => {
                 let host = host_of(url).ok_or_else(|| {
-                    format!("url {url:?}: no URL (expected such as https://relay/w/<tunnel>/mcp)")
+                    format!(
+                        "url {:?}: this cannot be written (expected such as \
+                         https://relay/w/<tunnel>/mcp, without a user name and password)",
+                        address_without_user(url)
+                    )
                 })?;
                 let named = named_in(url);
                 if let Some((origin, tunnel, _)) = &named {
@@ -86,11 +106,14 @@ impl InitArgs {
             }
             (None, Some(tunnel)) => {
                 let (base, id) = self.place_of(tunnel)?;
-                let url = format!("{base}/w/{id}{}", self.path);
+                let path = self.path.as_deref().unwrap_or(DEFAULT_PATH);
+                let url = format!("{base}/w/{id}{path}");
                 known_at = Some((base, id));
                 (url, tunnel.clone())
             }
-            (None, None) => return Err("--url or --tunnel is missing".to_owned()),
+            (None, None) => {
+                return Err("give --tunnel NAME or --url URL".to_owned());
+            }
         };
         let name = match &self.name {
             Some(name) => {
@@ -104,6 +127,7 @@ impl InitArgs {
             None => name_from(&default_name),
         };
         Ok(Plan {
+            transport: self.transport_of(&url),
             url,
             known_at: known_at.filter(|_| !self.offline),
             name,
@@ -111,25 +135,48 @@ impl InitArgs {
         })
     }
 
+    /// `plan` with the URL that the relay knows for the tunnel, unless the flags say another path.
+    pub(super) fn with_url(&self, plan: Plan, url: String) -> Plan {
+        if self.url.is_some() || self.path.is_some() {
+            return plan;
+        }
+        Plan {
+            transport: self.transport_of(&url),
+            url,
+            ..plan
+        }
+    }
+
+    /// Servers of the older transport are called so by custom, and nothing else tells them apart here.
+    fn transport_of(&self, url: &str) -> Transport {
+        let path = url.split(['?', '#']).next().unwrap_or_default();
+        let by_path = match path.trim_end_matches('/').ends_with("/sse") {
+            true => Transport::Sse,
+            false => Transport::Http,
+        };
+        self.transport.unwrap_or(by_path)
+    }
+
+    /// The address to ask for tunnels: the relay that was given, or tieline connect.
+    pub(super) fn relay(&self) -> String {
+        self.relay.clone().unwrap_or_else(|| {
+            let port = DEFAULT_LISTEN.rsplit(':').next().unwrap_or_default();
+            format!("http://localhost:{port}")
+        })
+    }
+
     /// The relay's address, or that of the proxy in front of it, and the tunnel as it is known there.
     fn place_of(&self, tunnel: &str) -> Result<(String, String), String> {
         let id = TunnelId::parse(tunnel).map_err(|error| format!("tunnel {tunnel:?}: {error}"))?;
-        if !self.path.starts_with('/') || self.path.parse::<Uri>().is_err() {
+        if let Some(path) = &self.path
+            && (!path.starts_with('/') || path.parse::<Uri>().is_err())
+        {
             return Err(format!(
-                "path {:?}: no path (expected such as /mcp)",
-                self.path
+                "path {path:?}: a path begins with a slash and has no blanks (expected such as /mcp)"
             ));
         }
-        let base = match &self.relay {
-            Some(relay) => RelayOrigin::parse(relay)
-                .map_err(|error| error.to_string())?
-                .to_string(),
-            None => {
-                let port = DEFAULT_LISTEN.rsplit(':').next().unwrap_or_default();
-                format!("http://localhost:{port}")
-            }
-        };
-        Ok((base, id.as_str().to_owned()))
+        let base = RelayOrigin::parse(&self.relay()).map_err(|error| error.to_string())?;
+        Ok((base.to_string(), id.as_str().to_owned()))
     }
 
     fn clients(&self) -> Vec<Client> {
@@ -227,9 +274,10 @@ fn plain_name(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
+    use clap::{CommandFactory, FromArgMatches, Parser};
 
     use super::*;
+    use crate::cli::environment::without_variables;
 
     #[derive(Parser)]
     struct Line {
@@ -237,10 +285,16 @@ mod tests {
         args: InitArgs,
     }
 
-    fn plan(flags: &[&str]) -> Result<Plan, String> {
+    fn args(flags: &[&str]) -> Result<InitArgs, String> {
         let line = ["init"].iter().chain(flags);
-        let line = Line::try_parse_from(line).map_err(|error| error.to_string())?;
-        line.args.plan()
+        let command = without_variables(Line::command());
+        let line = command.try_get_matches_from(line);
+        let line = line.and_then(|line| Line::from_arg_matches(&line));
+        line.map(|it| it.args).map_err(|error| error.to_string())
+    }
+
+    fn plan(flags: &[&str]) -> Result<Plan, String> {
+        args(flags)?.plan()
     }
 
     fn url(flags: &[&str]) -> (String, String) {
@@ -333,12 +387,48 @@ mod tests {
     }
 
     #[test]
+    fn what_the_relay_knows_is_taken_unless_a_flag_says_otherwise() {
+        let of = |flags: &[&str], known: &str| {
+            let args = args(flags).unwrap();
+            let plan = args.with_url(args.plan().unwrap(), known.to_owned());
+            (plan.url, plan.transport)
+        };
+        let sse = "http://localhost:51822/w/x/sse";
+        assert_eq!(
+            of(&["--tunnel", "x"], sse),
+            (sse.to_owned(), Transport::Sse)
+        );
+        let root = "http://x.r.example/";
+        assert_eq!(
+            of(&["--tunnel", "x"], root),
+            (root.to_owned(), Transport::Http)
+        );
+        assert_eq!(
+            of(&["--tunnel", "x", "--path", "/own"], sse),
+            ("http://localhost:51822/w/x/own".to_owned(), Transport::Http)
+        );
+        assert_eq!(
+            of(&["--tunnel", "x", "--transport", "http"], sse).1,
+            Transport::Http
+        );
+        let url = "http://r/w/x/events/";
+        assert_eq!(
+            of(&["--url", url, "--transport", "sse"], sse),
+            (url.to_owned(), Transport::Sse)
+        );
+        assert_eq!(
+            plan(&["--url", "http://r/w/x/sse/?a"]).unwrap().transport,
+            Transport::Sse
+        );
+    }
+
+    #[test]
     fn wrong_flags_are_named() {
         for (flags, word) in [
             (&[][..], "--url"),
             (&["--url", "r.example/mcp"], "r.example"),
             (&["--url", "ftp://r.example/mcp"], "ftp"),
-            (&["--url", "https://u:secret@r.example/mcp"], "url"),
+            (&["--url", "https://u:secret@r.example/mcp"], "password"),
             (&["--url", "https://r/mcp", "--tunnel", "x"], "--tunnel"),
             (
                 &["--url", "https://r/mcp", "--relay", "https://r"],
@@ -353,6 +443,7 @@ mod tests {
         ] {
             let error = plan(flags).unwrap_err();
             assert!(error.contains(word), "{flags:?}: {error}");
+            assert!(!error.contains("secret"), "{error}");
         }
     }
 

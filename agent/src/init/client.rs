@@ -21,6 +21,25 @@ pub enum Client {
     ClaudeDesktop,
 }
 
+/// How an MCP server over HTTP is spoken to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Transport {
+    /// Streamable HTTP.
+    Http,
+    /// The older one, HTTP with SSE.
+    Sse,
+}
+
+impl Transport {
+    /// As clients write it.
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Sse => "sse",
+        }
+    }
+}
+
 impl Client {
     /// Every client.
     pub const ALL: [Self; 4] = [
@@ -74,10 +93,13 @@ impl Client {
 
     /// Its entry for the server at `url`.
     #[must_use]
-    pub fn entry(self, url: &str) -> Entry {
+    pub fn entry(self, url: &str, transport: Transport) -> Entry {
         let text = |text: &str| Field::Text(text.to_owned());
         Entry(match self {
-            Self::ClaudeCode | Self::Vscode => vec![("type", text("http")), ("url", text(url))],
+            Self::ClaudeCode | Self::Vscode => {
+                vec![("type", text(transport.word())), ("url", text(url))]
+            }
+            // It finds out by itself which transport a server has.
             Self::Cursor => vec![("url", text(url))],
             // It starts servers itself and speaks to them over their standard input, so a
             // program in between speaks HTTP.
@@ -85,6 +107,9 @@ impl Client {
                 let mut words = vec!["-y", "mcp-remote", url];
                 if is_plain_remote(url) {
                     words.push("--allow-http");
+                }
+                if transport == Transport::Sse {
+                    words.extend(["--transport", "sse-only"]);
                 }
                 let words = words.into_iter().map(str::to_owned).collect();
                 vec![("command", text("npx")), ("args", Field::List(words))]
@@ -208,7 +233,8 @@ mod tests {
 
     #[test]
     fn claude_desktop_gets_a_program_in_between() {
-        let entry = Client::ClaudeDesktop.entry("https://relay.example/w/maya/mcp");
+        let entry =
+            Client::ClaudeDesktop.entry("https://relay.example/w/maya/mcp", Transport::Http);
         assert_eq!(
             entry.block("mcpServers", "maya"),
             r#"{
@@ -226,14 +252,35 @@ mod tests {
             ("http://relay.example:9080/w/x/mcp", true),
             ("http://localhost.example/mcp", true),
         ] {
-            let block = Client::ClaudeDesktop.entry(url).block("mcpServers", "x");
+            let entry = Client::ClaudeDesktop.entry(url, Transport::Http);
+            let block = entry.block("mcpServers", "x");
             assert_eq!(block.contains("--allow-http"), allowed, "{url}");
         }
     }
 
     #[test]
+    fn the_older_transport_has_its_own_word_in_each_client() {
+        let block = |client: Client| {
+            let entry = client.entry("http://h/sse", Transport::Sse);
+            entry.block(client.list(), "x")
+        };
+        for (client, words) in [
+            (Client::ClaudeCode, "\"type\": \"sse\""),
+            (Client::Vscode, "\"type\": \"sse\""),
+            (Client::ClaudeDesktop, "\"--transport\", \"sse-only\""),
+        ] {
+            assert!(block(client).contains(words), "{}", block(client));
+        }
+        assert!(
+            !block(Client::Cursor).contains("sse\","),
+            "{}",
+            block(Client::Cursor)
+        );
+    }
+
+    #[test]
     fn an_entry_that_says_more_says_the_same() {
-        let entry = Client::ClaudeCode.entry("http://h/mcp");
+        let entry = Client::ClaudeCode.entry("http://h/mcp", Transport::Http);
         let present = |text| entry.is_in(&serde_json::from_str(text).unwrap());
         assert!(present(
             r#"{"url":"http://h/mcp","type":"http","headers":{}}"#

@@ -16,15 +16,20 @@ use similar::TextDiff;
 
 pub use self::args::InitArgs;
 use self::args::Plan;
-pub use self::client::{Client, Entry};
+pub use self::client::{Client, Entry, Transport};
 use self::file::Found;
 pub use self::merge::{MergeError, Merged, merge};
-use crate::list::{Known, is_known};
+use crate::connect::ConnectError;
+use crate::connect::tunnels::CallerSide;
+use crate::list::{Known, is_known, rows, warn_of_clear_text};
 use crate::paint::{BAD, GOOD, complain, paint, print_json, say, say_lines, warn};
 
 const DONE: u8 = 0;
 const FAILED: u8 = 1;
 const USAGE: u8 = 2;
+
+/// The variable by which callers' commands know their relay.
+const RELAY_VARIABLE: &str = "TIELINE_CONNECT_RELAY";
 
 /// Names that are shown of a relay's other tunnels.
 const NAMES_SHOWN_MAX: usize = 5;
@@ -92,6 +97,10 @@ impl Change {
 
 /// Runs `tieline init`; returns the exit code.
 pub(crate) async fn run(args: &InitArgs) -> u8 {
+    if args.url.is_none() && args.tunnel.is_none() {
+        complain(&missing(args).await);
+        return USAGE;
+    }
     let plan = match args.plan() {
         Ok(plan) => plan,
         Err(problem) => {
@@ -99,44 +108,118 @@ pub(crate) async fn run(args: &InitArgs) -> u8 {
             return USAGE;
         }
     };
-    if let Some((origin, tunnel)) = &plan.known_at
-        && !is_expected(origin, tunnel, args.force).await
-    {
-        return FAILED;
+    let plan = match plan.known_at.clone() {
+        Some((origin, tunnel)) => expected(args, plan, &origin, &tunnel).await,
+        None => Ok(plan),
+    };
+    match plan {
+        Ok(plan) => write(args, &plan),
+        Err(problem) => {
+            complain(&problem);
+            FAILED
+        }
     }
-    write(args, &plan)
 }
 
-/// Whether to go on with a tunnel, as far as the relay tells.
-async fn is_expected(origin: &str, tunnel: &str, force: bool) -> bool {
-    match is_known(origin, tunnel).await {
-        Known::Yes => true,
-        Known::No(others) => {
-            let problem = unknown(origin, tunnel, &others);
-            match force {
-                true => warn(&problem),
-                false => complain(&format!("{problem}; --force writes it all the same")),
+/// What to say where neither a tunnel nor a URL is given: how to choose one, and which there are as far as
+/// that is known.
+async fn missing(args: &InitArgs) -> String {
+    let how = "give --tunnel NAME or --url URL (tieline serve prints both)";
+    // The relay of this machine's callers, where neither the flag nor tieline connect leads to one.
+    let variable = std::env::var(RELAY_VARIABLE).unwrap_or_default();
+    let variable = (args.relay.is_none() && !variable.is_empty()).then_some(variable);
+    let mut why = String::new();
+    for (origin, with_token) in [
+        Some((args.relay(), args.relay.is_some())),
+        variable.map(|it| (it, true)),
+    ]
+    .into_iter()
+    .flatten()
+    {
+        let relay = match asked(&origin, args.token_file.as_deref().filter(|_| with_token)) {
+            Ok(relay) => relay,
+            Err(error) => return format!("{how}; {error}"),
+        };
+        match rows(&relay).await {
+            Ok(rows) if rows.is_empty() => {
+                why = format!("{origin} lists no tunnel that you may reach")
             }
-            force
-        }
-        Known::Unsure(why) => {
-            warn(&format!(
-                "not checked whether there is a tunnel {tunnel}: {why} (--offline does not ask)"
-            ));
-            true
+            Ok(rows) => {
+                let names: Vec<_> = rows.into_iter().map(|row| row.tunnel).collect();
+                return format!("{how}; {origin} lists {}", listed(&names));
+            }
+            Err(problem) => why = problem.text,
         }
     }
+    format!(
+        "{how}; tieline list --relay URL --token-file FILE shows the tunnels that you may reach ({why})"
+    )
+}
+
+/// The relay at `origin`, as the caller with this token sees it.
+fn asked(origin: &str, token_file: Option<&Path>) -> Result<CallerSide, ConnectError> {
+    let relay = CallerSide::at(origin, None)?.with_token_file(token_file)?;
+    warn_of_clear_text(&relay);
+    Ok(relay)
+}
+
+/// The plan with what the relay knows of the tunnel; an error if that speaks against it.
+async fn expected(args: &InitArgs, plan: Plan, origin: &str, tunnel: &str) -> Result<Plan, String> {
+    // A token goes to the relay that was named, and to no host of a URL.
+    let token_file = args.token_file.as_deref().filter(|_| args.relay.is_some());
+    let relay = asked(origin, token_file).map_err(|error| error.to_string())?;
+    match is_known(&relay, tunnel).await {
+        Known::Yes(row) => match row.url {
+            Some(url) => Ok(args.with_url(plan, url)),
+            None => Err(raw(tunnel)),
+        },
+        Known::No(others) => {
+            let problem = unknown(origin, tunnel, &others);
+            if !args.force {
+                return Err(format!("{problem}; --force writes it all the same"));
+            }
+            warn(&problem);
+            Ok(plan)
+        }
+        Known::Unsure(why) => {
+            let assumed = match args.tunnel.is_some() && args.path.is_none() {
+                true => ", and /mcp taken for its path (--path sets another)",
+                false => "",
+            };
+            warn(&format!(
+                "not checked whether there is a tunnel {tunnel}{assumed}: {why} (--offline does not ask)"
+            ));
+            Ok(plan)
+        }
+    }
+}
+
+/// What to say of a tunnel that MCP clients cannot use.
+fn raw(tunnel: &str) -> String {
+    format!(
+        "tunnel {tunnel} carries raw TCP and not HTTP, so an MCP client has no entry for it, and nothing was \
+         written: a program reaches it at the relay's port for raw TCP (9002 unless its operator says \
+         otherwise) by sending the tunnel's name first, see \"Callers\" in docs/OPERATIONS.md; \
+         if its target is an MCP server over HTTP, publish it with --to http://host:port/path"
+    )
 }
 
 fn unknown(origin: &str, tunnel: &str, others: &[String]) -> String {
-    let shown = others.iter().take(NAMES_SHOWN_MAX).map(String::as_str);
-    let shown = shown.collect::<Vec<_>>().join(", ");
     let there = match others.len() {
         0 => "it lists none".to_owned(),
-        count if count > NAMES_SHOWN_MAX => format!("it lists {count}, such as {shown}"),
-        _ => format!("it lists {shown}"),
+        _ => format!("it lists {}", listed(others)),
     };
     format!("{origin} lists no tunnel {tunnel} ({there})")
+}
+
+/// Names of tunnels, the first few of many.
+fn listed(names: &[String]) -> String {
+    let shown = names.iter().take(NAMES_SHOWN_MAX).map(String::as_str);
+    let shown = shown.collect::<Vec<_>>().join(", ");
+    match names.len() {
+        count if count > NAMES_SHOWN_MAX => format!("{count}, such as {shown}"),
+        _ => shown,
+    }
 }
 
 /// Puts the entry where the plan says.
@@ -212,7 +295,7 @@ fn write(args: &InitArgs, plan: &Plan) -> u8 {
     }
     if plan.clients.contains(&Client::ClaudeDesktop) {
         let block = Client::ClaudeDesktop
-            .entry(url)
+            .entry(url, plan.transport)
             .block(Client::ClaudeDesktop.list(), name);
         if args.json {
             let config = serde_json::from_str(&block).ok();
@@ -236,7 +319,7 @@ fn prepare(
 ) -> Result<(Found, Merged), String> {
     let found = Found::read(path, &args.dir, args.force).map_err(|error| error.to_string())?;
     let text = found.text.as_deref().unwrap_or_default();
-    let entry = client.entry(&plan.url);
+    let entry = client.entry(&plan.url, plan.transport);
     let merged = merge(text, client.list(), &plan.name, &entry, args.force)
         .map_err(|error| error.to_string())?;
     Ok((found, merged))

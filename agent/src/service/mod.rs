@@ -9,7 +9,7 @@ mod systemd;
 use std::io;
 use std::process;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Subcommand};
 use serde_json::json;
 
 use self::plan::{Installed, Order, Plan, ServiceError, Step};
@@ -91,13 +91,21 @@ pub(crate) fn run(args: &ServiceArgs) -> u8 {
 fn install(args: &InstallArgs) -> Result<u8, ServiceError> {
     // A service that does not start is found out about much later than a flag that is wrong now.
     let line = ["tieline", "serve"].into_iter().map(str::to_owned);
-    let cli = match Cli::try_parse_from(line.chain(args.serve.iter().cloned())) {
+    // Without the variables of this moment, which the service will not see.
+    let cli = match Cli::read_alone(line.chain(args.serve.iter().cloned())) {
         Ok(cli) => cli,
         Err(error) => {
             show_usage(&error);
             return Ok(USAGE);
         }
     };
+    let variables = std::env::vars_os().filter(|(_, value)| !value.is_empty());
+    let variables = variables.filter_map(|(name, _)| name.into_string().ok());
+    for name in variables.filter(|name| name.starts_with(VARIABLES)) {
+        warn(&format!(
+            "{name} is set here, and the service will not see it: give it as a flag"
+        ));
+    }
     let mut drain_timeout = DRAIN_TIMEOUT;
     if let Command::Serve(serve) = &cli.command {
         let file = File::of_args(serve)?;
@@ -105,12 +113,6 @@ fn install(args: &InstallArgs) -> Result<u8, ServiceError> {
             warn(&format!("its settings come from {}", file.path.display()));
         }
         drain_timeout = Config::of_args(serve, file)?.drain_timeout;
-    }
-    let variables = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
-    for name in variables.filter(|name| name.starts_with(VARIABLES)) {
-        warn(&format!(
-            "{name} is set here, and the service will not see it: give it as a flag"
-        ));
     }
     let order = Order::new(
         &args.place.name,

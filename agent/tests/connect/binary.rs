@@ -9,11 +9,10 @@ use tokio::process::{Child, ChildStdout, Command};
 use crate::rig::{Peer, Relay, soon};
 
 fn tieline(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tieline"));
+    let mut command = Command::from(crate::program::tieline());
     command
         .arg("connect")
         .args(args)
-        .env_remove("TIELINE_TOKEN_FILE")
         .stdin(Stdio::null())
         .kill_on_drop(true);
     command
@@ -57,7 +56,14 @@ impl Running {
 async fn programs_read_one_object_a_line() {
     let relay = Relay::bind().await;
     let url = relay.url();
-    let mut running = Running::start(&["--relay", &url, "--listen", "127.0.0.1:0", "--json"]);
+    let mut running = Running::start(&[
+        "--relay",
+        &url,
+        "--no-look",
+        "--listen",
+        "127.0.0.1:0",
+        "--json",
+    ]);
     let listening = running.json().await;
     assert_eq!(listening["event"], "listening");
     assert_eq!(listening["relay"], url);
@@ -83,7 +89,8 @@ async fn people_read_where_to_point_a_client_without_colours_in_a_pipe() {
 #[tokio::test]
 async fn usage_errors_are_one_line_and_code_2() {
     for (args, word) in [
-        (&["--relay", "relay.example"][..], "scheme"),
+        (&[][..], "--relay http://host:9080"),
+        (&["--relay", "relay.example"], "scheme"),
         (&["--relay", "tcp://relay.example:1"], "HTTP port"),
         (&["--relay", "https://relay.example/w/x"], "path"),
         (&["--relay", "http://r", "--listen", "51822"], "51822"),
@@ -129,8 +136,14 @@ async fn a_taken_port_is_one_line_and_code_1() {
 #[tokio::test]
 async fn a_second_signal_ends_it_at_once() {
     let relay = Relay::bind().await;
-    let mut running =
-        Running::start(&["--relay", &relay.url(), "--listen", "127.0.0.1:0", "--json"]);
+    let mut running = Running::start(&[
+        "--relay",
+        &relay.url(),
+        "--no-look",
+        "--listen",
+        "127.0.0.1:0",
+        "--json",
+    ]);
     let listening = running.json().await;
     let address = listening["address"].as_str().unwrap();
     let stream = tokio::net::TcpStream::connect(address).await.unwrap();
@@ -153,4 +166,98 @@ async fn a_second_signal_ends_it_at_once() {
     assert_eq!(last, None, "in order, it would have said that it stopped");
     assert_eq!(soon(running.child.wait()).await.unwrap().code(), Some(0));
     target.gone().await;
+}
+
+#[tokio::test]
+async fn a_look_at_the_start_tells_what_is_wrong_before_the_first_call() {
+    for (answer, state, words) in [
+        (
+            "200 OK\r\n\r\n{\"tunnels\":[],\"next\":null}",
+            "ok",
+            "asks callers for no token",
+        ),
+        (
+            "200 OK\r\n\r\n{\"tunnels\":[],\"total\":0,\"next\":null}",
+            "admin_port",
+            "9080",
+        ),
+        (
+            "401 U\r\nWWW-Authenticate: Bearer\r\n\r\n{\"error\":\"unauthorized\",\"message\":\"wants a token\"}",
+            "unauthorized",
+            "--token-file FILE",
+        ),
+        ("", "no_relay", "ports for agents (9001)"),
+    ] {
+        let relay = Relay::bind().await;
+        let url = relay.url();
+        let flags = ["--relay", &url, "--listen", "127.0.0.1:0", "--json"];
+        let mut running = Running::start(&flags);
+        assert_eq!(running.json().await["event"], "listening");
+        for _ in 0..2 {
+            let mut asking = relay.accept().await;
+            let head = asking.head().await;
+            assert!(head.start().starts_with("GET /tunnels"), "{}", head.text);
+            assert!(head.values("authorization").is_empty(), "{}", head.text);
+            if !answer.is_empty() {
+                asking.send(&format!("HTTP/1.1 {answer}")).await;
+            }
+        }
+        let seen = running.json().await;
+        assert_eq!(
+            (&seen["event"], &seen["state"]),
+            (&"relay".into(), &state.into()),
+            "{seen}"
+        );
+        assert!(seen["message"].as_str().unwrap().contains(words), "{seen}");
+        running.interrupt();
+        assert_eq!(running.json().await["event"], "stopped");
+    }
+}
+
+#[tokio::test]
+async fn a_token_that_is_refused_at_the_look_is_not_told_again_at_the_first_call() {
+    use std::os::unix::fs::PermissionsExt;
+    const BAD: &str = "HTTP/1.1 401 U\r\nWWW-Authenticate: Bearer error=\"invalid_token\"\r\n\
+        Cache-Control: no-store\r\nContent-Length: 49\r\n\r\n\
+        {\"error\":\"invalid_token\",\"message\":\"it is over\"} ";
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("token");
+    std::fs::write(&file, "secret").unwrap();
+    std::fs::set_permissions(&file, PermissionsExt::from_mode(0o600)).unwrap();
+    let relay = Relay::bind().await;
+    let (url, file) = (relay.url(), file.to_str().unwrap());
+    let mut running = Running::start(&[
+        "--relay",
+        &url,
+        "--listen",
+        "127.0.0.1:0",
+        "--json",
+        "--token-file",
+        file,
+    ]);
+    let listening = running.json().await;
+    relay
+        .answers_whether_it_asks("401 U\r\nWWW-Authenticate: Bearer")
+        .await;
+    let mut asking = relay.accept().await;
+    let head = asking.head().await;
+    assert_eq!(head.values("authorization"), ["Bearer secret"]);
+    asking.send(BAD).await;
+    let seen = running.json().await;
+    assert_eq!(seen["state"], "invalid_token", "{seen}");
+    let address = listening["address"].as_str().unwrap();
+    let mut caller = Peer::new(tokio::net::TcpStream::connect(address).await.unwrap());
+    caller
+        .send("GET /w/x/mcp HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        .await;
+    let mut target = relay.accept().await;
+    target.head().await;
+    target.send(BAD).await;
+    assert!(caller.head().await.start().contains("401"));
+    running.interrupt();
+    assert_eq!(
+        running.json().await["event"],
+        "stopped",
+        "nothing in between"
+    );
 }

@@ -5,6 +5,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod answers;
+#[path = "../program/mod.rs"]
+mod program;
 // Signals and modes are part of it.
 #[cfg(unix)]
 mod binary;

@@ -3,6 +3,9 @@
 // Clippy allows it in test functions only, not in what they call.
 #![allow(clippy::unwrap_used)]
 
+#[path = "../program/mod.rs"]
+mod program;
+
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -15,7 +18,7 @@ fn init(dir: &Path, flags: &[&str]) -> Output {
 }
 
 fn run(dir: &Path, what: &[&str], flags: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_tieline"))
+    program::tieline()
         .arg("init")
         .args(what)
         .arg("--dir")
@@ -263,6 +266,78 @@ fn a_file_with_two_names_is_parted_only_when_told() {
     let output = init(dir.path(), &["--force"]);
     assert_eq!(output.status.code(), Some(0), "{}", err(&output));
     assert_eq!(fs::read_to_string(&other).unwrap(), "{}\n");
+}
+
+const RAW_AND_SSE: &str = r#"{"tunnels":[
+    {"tunnel_id":"raw","dcc":"","capabilities":[],"online":true,"path":"/w/raw","target_scheme":"tcp"},
+    {"tunnel_id":"old","dcc":"","capabilities":[],"online":true,"path":"/w/old/sse","target_scheme":"http"}
+    ],"next":null}"#;
+
+#[test]
+fn what_the_relay_knows_of_a_tunnel_is_written() {
+    let dir = project();
+    let relay = relay(RAW_AND_SSE);
+    let flags = ["--tunnel", "old", "--relay", &relay];
+    let output = run(dir.path(), &flags, &["--client", "claude-code,vscode"]);
+    assert_eq!(output.status.code(), Some(0), "{}", err(&output));
+    let entry = serde_json::json!({ "type": "sse", "url": format!("{relay}/w/old/sse") });
+    assert_eq!(
+        read(&dir.path().join(".mcp.json"))["mcpServers"]["old"],
+        entry
+    );
+    assert_eq!(
+        read(&dir.path().join(".vscode/mcp.json"))["servers"]["old"],
+        entry
+    );
+}
+
+#[test]
+fn a_tunnel_of_raw_tcp_is_not_written_and_the_way_to_it_is_told() {
+    let dir = project();
+    let relay = relay(RAW_AND_SSE);
+    let by_url = format!("{relay}/w/raw/mcp");
+    for what in [
+        &["--tunnel", "raw", "--relay", &relay][..],
+        &["--url", &by_url],
+    ] {
+        let output = run(dir.path(), what, &["--force"]);
+        assert_eq!(output.status.code(), Some(1), "{}", err(&output));
+        let said = err(&output);
+        for word in ["raw TCP", "9002", "docs/OPERATIONS.md", "--to http://"] {
+            assert!(said.contains(word), "{said}");
+        }
+    }
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    let document = include_str!("../../../docs/OPERATIONS.md");
+    assert!(
+        document.contains("\n## Callers\n"),
+        "what is named is there"
+    );
+}
+
+#[test]
+fn without_a_tunnel_it_tells_how_to_choose_one() {
+    let dir = project();
+    let relay = relay(RAW_AND_SSE);
+    let output = run(dir.path(), &["--relay", &relay], &[]);
+    assert_eq!(output.status.code(), Some(2));
+    let said = err(&output);
+    for word in [
+        "--tunnel NAME",
+        "--url URL",
+        &format!("{relay} lists raw, old"),
+    ] {
+        assert!(said.contains(word), "{said}");
+    }
+    let closed = {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        format!("http://{}", listener.local_addr().unwrap())
+    };
+    let said = err(&run(dir.path(), &["--relay", &closed], &[]));
+    for word in ["--tunnel NAME", "tieline list --relay", &closed] {
+        assert!(said.contains(word), "{said}");
+    }
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
 }
 
 /// A relay that answers each request with this list of tunnels.

@@ -1,4 +1,5 @@
 //! The binary: exit codes, lines for programs, signals.
+//! Long because every command of the binary is tried here.
 
 use std::process::{Output, Stdio};
 
@@ -10,7 +11,7 @@ use tokio::process::{Child, ChildStdout, Command};
 use crate::rig::{Relay, soon};
 
 pub(crate) fn tieline(state: &tempfile::TempDir) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tieline"));
+    let mut command = Command::from(crate::program::tieline());
     command
         .env("TIELINE_STATE_DIR", state.path())
         // No file of the developer's own is found from here.
@@ -188,7 +189,7 @@ async fn a_file_above_the_current_folder_says_what_to_publish() {
     let said = String::from_utf8_lossy(&wrong.stderr).into_owned();
     assert_eq!(wrong.status.code(), Some(2), "{said}");
     assert!(
-        said.contains("tieline.toml:5: unknown field `nam`"),
+        said.contains("tieline.toml:5: no setting is called `nam` here: did you mean `name`?"),
         "{said}"
     );
     assert_eq!(said.lines().count(), 1, "{said}");
@@ -344,4 +345,71 @@ async fn the_demo_stays_up_until_it_is_interrupted() {
     demo.signal("INT");
     assert_eq!(demo.code().await, Some(0));
     assert_eq!(std::fs::read_dir(state.path()).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn an_empty_variable_counts_as_not_set() {
+    let state = tempfile::tempdir().unwrap();
+    let help = output(tieline(&state).args(["help", "serve"])).await;
+    let help = String::from_utf8(help.stdout).unwrap();
+    let mut variables: Vec<_> = help
+        .split("[env: ")
+        .skip(1)
+        .filter_map(|rest| rest.split(['=', ']']).next())
+        .collect();
+    variables.extend([
+        "TIELINE_CONNECT_RELAY",
+        "TIELINE_CONNECT_LISTEN",
+        "TIELINE_CA",
+    ]);
+    assert!(
+        variables.len() > 10 && variables.contains(&"TIELINE_TO"),
+        "{variables:?}"
+    );
+    let with_all_empty = |args: &'static [&'static str]| {
+        let mut command = tieline(&state);
+        command
+            .envs(variables.iter().map(|name| (name, "")))
+            .args(args);
+        command.env("TIELINE_LOG", "");
+        command
+    };
+    for (args, word) in [
+        (
+            &["serve", "--no-config", "--once"][..],
+            "no relay: give --relay",
+        ),
+        (
+            &[
+                "serve",
+                "--no-config",
+                "--once",
+                "--relay",
+                "tcp://127.0.0.1:1",
+            ],
+            "no target: give --to",
+        ),
+        (
+            &[
+                "serve",
+                "--no-config",
+                "--once",
+                "--relay",
+                "tcp://127.0.0.1:1",
+                "--to",
+                "1",
+            ],
+            "cannot reach the relay",
+        ),
+        (
+            &["list", "--relay", "http://127.0.0.1:1"],
+            "http://127.0.0.1:1: ",
+        ),
+        (&["list"], "no relay: give its HTTP port"),
+        (&["token", "show"], "required"),
+    ] {
+        let output = output(&mut with_all_empty(args)).await;
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(said.contains(word), "{args:?}: {said}");
+    }
 }

@@ -5,6 +5,8 @@
 // Clippy allows it in test functions only, not in what they call.
 #![allow(clippy::unwrap_used)]
 
+#[path = "../program/mod.rs"]
+mod program;
 // Signals and modes are part of it.
 #[cfg(unix)]
 mod command_line;

@@ -61,7 +61,7 @@ fn relay(arguments: Vec<OsString>) -> Result<ExitCode> {
 }
 
 fn agent(arguments: Vec<OsString>) -> Result<ExitCode> {
-    let cli = tieline_agent::cli::Cli::try_parse_from(arguments)?;
+    let cli = tieline_agent::cli::Cli::read_alone(arguments)?;
     std::thread::Builder::new().spawn(|| {
         until_stdin_ends();
         std::process::exit(0);

@@ -1,5 +1,3 @@
-use clap::Parser;
-
 use super::*;
 use crate::cli::{Cli, Command};
 use crate::config::file::FILE_NAME;
@@ -11,7 +9,7 @@ fn config(flags: &[&str]) -> Result<Config, ConfigError> {
 
 fn with_file(flags: &[&str], file: Option<&str>) -> Result<Config, ConfigError> {
     let line = ["tieline", "serve"].iter().chain(flags);
-    let Command::Serve(args) = Cli::try_parse_from(line).unwrap().command else {
+    let Command::Serve(args) = Cli::read_alone(line).unwrap().command else {
         panic!("serve was asked for")
     };
     let file = file.map(|text| {

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::super::client::Client;
+use super::super::client::{Client, Transport};
 use super::*;
 
 const URL: &str = "http://localhost:51822/w/maya/mcp";
@@ -12,7 +12,7 @@ fn cursor(text: &str) -> Result<Merged, MergeError> {
         text,
         "mcpServers",
         "maya",
-        &Client::Cursor.entry(URL),
+        &Client::Cursor.entry(URL, Transport::Http),
         false,
     )
 }
@@ -76,7 +76,7 @@ fn an_entry_stands_behind_the_others_in_their_style() {
 
 #[test]
 fn an_entry_that_is_there_is_left_alone_and_another_one_only_replaced_when_told() {
-    let entry = Client::Vscode.entry(URL);
+    let entry = Client::Vscode.entry(URL, Transport::Http);
     let run = |text: &str, force| merge(text, "servers", "maya", &entry, force);
     let same = expected(
         "{\"servers\": {\"maya\": {\"url\": \"$\", \"type\": \"http\", \"headers\": {}}}}",
@@ -96,7 +96,15 @@ fn an_entry_that_is_there_is_left_alone_and_another_one_only_replaced_when_told(
 
 #[test]
 fn a_forced_entry_keeps_its_headers_and_comments() {
-    let run = |text: &str| merge(text, "servers", "maya", &Client::Vscode.entry(URL), true);
+    let run = |text: &str| {
+        merge(
+            text,
+            "servers",
+            "maya",
+            &Client::Vscode.entry(URL, Transport::Http),
+            true,
+        )
+    };
     let old = "{\n  \"servers\": {\n    \"maya\": {\n      // ours\n      \"url\": \"http://old/mcp\", // was here\n      \"headers\": { \"X\": \"1\" }\n    }\n  }\n}\n";
     let Ok(Merged::Replaced(text)) = run(old) else {
         panic!("it differs");
@@ -116,7 +124,7 @@ fn a_forced_entry_keeps_its_headers_and_comments() {
 
 #[test]
 fn an_entry_in_other_words_is_left_alone_unless_forced() {
-    let entry = Client::Vscode.entry(URL);
+    let entry = Client::Vscode.entry(URL, Transport::Http);
     let text =
         expected("{\"servers\": {\"maya\": {\"type\": \"streamable-http\", \"url\": \"$/\"}}}");
     let run = |force| merge(&text, "servers", "maya", &entry, force);
@@ -277,7 +285,7 @@ proptest! {
     fn a_replacement_keeps_what_stands_around_it(text in document(), old in value()) {
         let with = |value: &str| format!("{{ \"mcpServers\": {{ /* a */ \"maya\": {value} // b\n }}, \"z\": {text}}}",
             text = text.trim_start_matches(BYTE_ORDER_MARK));
-        let entry = Client::Cursor.entry(URL);
+        let entry = Client::Cursor.entry(URL, Transport::Http);
         match merge(&with(&old), "mcpServers", "maya", &entry, true) {
             Ok(Merged::Replaced(merged)) => {
                 let layout = Layout::of(&with(&old));

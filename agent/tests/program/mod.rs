@@ -1,0 +1,14 @@
+//! The program under test, without the settings that the developer's own environment has.
+
+use std::process::Command;
+
+/// `tieline`, with no variable of its own set.
+pub(crate) fn tieline() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tieline"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("TIELINE_") {
+            command.env_remove(name);
+        }
+    }
+    command
+}
