@@ -12,10 +12,10 @@ use hyper::body::Incoming;
 
 use super::Gateway;
 use super::again::Kept;
-use super::deadline::drain;
 use super::events::{Events, Quiet};
 use super::held::Piece;
 use super::pool::Lease;
+use super::rest::Rest;
 use super::source::{Broken, Source};
 use super::state::{Cut, State, Upload};
 use super::tap::Track;
@@ -29,8 +29,8 @@ pub(super) struct Progress {
     pub(super) track: Option<Rc<Track>>,
     /// What has gone by, while the request may have to be sent again.
     pub(super) kept: Option<Rc<Kept>>,
-    /// What becomes of the rest of a body that the target did not want.
-    pub(super) leave: Option<Leave>,
+    /// What was not taken of it.
+    pub(super) rest: Option<Rc<Rest>>,
 }
 
 impl Progress {
@@ -39,24 +39,13 @@ impl Progress {
             state: Rc::clone(state),
             track: None,
             kept: None,
-            leave: None,
+            rest: None,
         }
     }
 
-    pub(super) fn leaving(self, leave: Option<Leave>) -> Self {
-        Self { leave, ..self }
-    }
-}
-
-/// Throws the rest of a body away, in a task of its own. For HTTP/2; over HTTP/1.1 hyper does that, as
-/// far as it is done.
-pub(super) struct Leave(Box<dyn FnOnce(Incoming)>);
-
-impl Leave {
-    pub(super) fn new<G: Gateway>(gateway: &G) -> Self {
-        let gateway = gateway.clone();
-        let leave = move |rest| gateway.spawn(drain(rest, gateway.clone()));
-        Self(Box::new(leave))
+    pub(super) fn leaving(self, rest: &Rc<Rest>) -> Self {
+        let rest = Some(Rc::clone(rest));
+        Self { rest, ..self }
     }
 }
 
@@ -66,12 +55,18 @@ impl tieline_hop::Progress for Progress {
     fn asked(&self, is_pending: bool) {
         self.state.set_upload(Upload::Open);
         self.state.set_upload_wanted(is_pending);
+        if let Some(rest) = &self.rest {
+            rest.asked();
+        }
     }
 
     fn passed(&self, frame: &Frame<Bytes>) {
         self.state.passed(frame);
         if let Some(kept) = &self.kept {
             kept.passed(frame);
+        }
+        if let Some(rest) = &self.rest {
+            rest.passed(frame);
         }
     }
 
@@ -83,6 +78,9 @@ impl tieline_hop::Progress for Progress {
         if let Some(kept) = &self.kept {
             kept.done();
         }
+        if let Some(rest) = &self.rest {
+            rest.done();
+        }
     }
 
     fn failed(&self) {
@@ -92,8 +90,8 @@ impl tieline_hop::Progress for Progress {
     }
 
     fn left(&mut self, rest: Incoming) {
-        if let Some(leave) = self.leave.take() {
-            leave.0(rest);
+        if let Some(it) = self.rest.take() {
+            it.give_up(rest);
         }
     }
 }

@@ -6,8 +6,6 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use http_body::Body;
-use hyper::body::Incoming;
 use hyper::rt::{Read, ReadBuf};
 
 use super::state::State;
@@ -16,11 +14,11 @@ use super::{Ended, Gateway, Settings};
 /// Longest time in which what a caller still sends is thrown away after the last answer, and the
 /// longest pause in it. Closing earlier would reset the connection and could destroy an answer
 /// that the caller has not read yet (RFC 9112, section 9.6).
-const LINGER_MAX: Duration = Duration::from_secs(30);
-const LINGER_PAUSE_MAX: Duration = Duration::from_secs(5);
+pub(super) const LINGER_MAX: Duration = Duration::from_secs(30);
+pub(super) const LINGER_PAUSE_MAX: Duration = Duration::from_secs(5);
 
 /// Bytes thrown away before other tasks get a turn.
-const LINGER_TURN_BYTES: usize = 64 * 1024;
+pub(super) const LINGER_TURN_BYTES: usize = 64 * 1024;
 
 type Timer = Pin<Box<dyn Future<Output = ()>>>;
 
@@ -81,32 +79,6 @@ pub(super) async fn linger<IO: Read + Unpin, G: Gateway>(io: &mut IO, gateway: &
         match received.await {
             0 => return,
             received => turn_bytes += received,
-        }
-        if turn_bytes >= LINGER_TURN_BYTES {
-            turn_bytes = 0;
-            gateway.sleep(Duration::from_millis(1)).await;
-        }
-    }
-}
-
-/// Throws away the rest of a request's body that is one of several streams, until it ends or has had its
-/// time. Dropped at once it would be reset in the moment of its answer, and callers who send their
-/// body first and read then would lose that (RFC 9113, section 8.1, lets them go on).
-pub(super) async fn drain<G: Gateway>(mut body: Incoming, gateway: G) {
-    let deadline = gateway.now() + LINGER_MAX;
-    let mut turn_bytes = 0;
-    while gateway.now() < deadline && !gateway.is_draining() {
-        let mut pause = pin!(gateway.sleep(LINGER_PAUSE_MAX));
-        let received = poll_fn(|cx| match Pin::new(&mut body).poll_frame(cx) {
-            Poll::Ready(Some(Ok(frame))) => {
-                Poll::Ready(Some(frame.data_ref().map_or(0, bytes::Bytes::len)))
-            }
-            Poll::Ready(_) => Poll::Ready(None),
-            Poll::Pending => pause.as_mut().poll(cx).map(|()| None),
-        });
-        match received.await {
-            None => return,
-            Some(received) => turn_bytes += received,
         }
         if turn_bytes >= LINGER_TURN_BYTES {
             turn_bytes = 0;

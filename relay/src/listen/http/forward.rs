@@ -4,17 +4,17 @@
 use std::rc::Rc;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, HOST};
+use http::header::HOST;
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{Extensions, HeaderMap, HeaderValue, Method, Request, Response, Uri, Version};
+use http::{Extensions, HeaderMap, Method, Request, Response, Uri, Version};
 use http_body::Body;
 use hyper::body::Incoming;
 use tieline_hop::{Delivery, await_continue, copy_head, cors, events, headers};
 use tieline_wire::Reason;
 
 use super::again::{Again, is_away, of_agent};
-use super::body::{AnswerBody, Leave, Progress, RequestBody};
+use super::body::{AnswerBody, Progress, RequestBody};
 use super::callers::{Callers, Presented, leave_credential};
 use super::claims;
 use super::credentials;
@@ -26,11 +26,12 @@ use super::login;
 use super::origin::{self, Page};
 use super::pool::{Connection, Failure, Lease, Pool};
 use super::problem::{self, Problem};
+use super::rest::Rest;
 use super::route::{Named, Way, host, is_ours_anywhere, named, split};
 use super::state::{Cut, State};
 use super::trail::Trail;
 use super::wanted::Nowhere;
-use super::{Gateway, Peer, Settings};
+use super::{Gateway, Peer, Settings, close_after};
 use crate::auth::TokenRefusal;
 
 /// How often a request that was not sent yet looks for the tunnel anew, when its link went away.
@@ -83,8 +84,8 @@ impl<G: Gateway> Front<G> {
         state.begin(!request.body().is_end_stream());
         let (parts, body) = request.into_parts();
         let is_http2 = parts.version == Version::HTTP_2;
-        let leave = (is_http2 && !body.is_end_stream()).then(|| Leave::new(&self.gateway));
-        let body = RequestBody::new(Some(body), Progress::new(&state).leaving(leave));
+        let rest = Rest::new(&parts, &body, &self.gateway, &state);
+        let body = RequestBody::new(Some(body), Progress::new(&state).leaving(&rest));
         let mut page = Page::Own;
         let mut trail = Trail::begin(&self.gateway, &parts, self.peer.address.ip());
         let served = self.serve(parts, body, &state, &mut page, &mut trail);
@@ -97,9 +98,9 @@ impl<G: Gateway> Front<G> {
         };
         origin::mark(response.headers_mut(), page, &self.settings.origins);
         if self.gateway.is_draining() && !is_http2 {
-            let close = HeaderValue::from_static("close");
-            response.headers_mut().insert(CONNECTION, close);
+            close_after(response.headers_mut());
         }
+        rest.settle(&mut response, &self.gateway, &state).await;
         self.gateway.answered(response.status(), word);
         trail.note(response.status(), word);
         response

@@ -29,6 +29,7 @@ mod ours;
 mod pool;
 mod problem;
 mod reference;
+mod rest;
 mod rewrite;
 mod route;
 mod seal;
@@ -49,7 +50,8 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{HeaderName, StatusCode};
+use http::header::CONNECTION;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use hyper::rt::{Read, Write};
 use ipnet::IpNet;
 use tieline_wire::{Reason, SharedBudget, TunnelId};
@@ -368,4 +370,9 @@ where
 }
 
 #[cfg(test)]
+/// Says of an answer over HTTP/1.1 that its connection serves no further request.
+fn close_after(headers: &mut HeaderMap) {
+    headers.insert(CONNECTION, HeaderValue::from_static("close"));
+}
+
 mod tests;

@@ -2,11 +2,12 @@
 //! Long because each error that the relay answers with stands here, with its words.
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use tieline_hop::{Delivery, Refusal};
 use tieline_wire::Reason;
 
+use super::close_after;
 use crate::auth::TokenRefusal;
 use crate::limits::Limited;
 
@@ -286,7 +287,7 @@ impl Problem {
         }
         if self.status == StatusCode::NOT_IMPLEMENTED {
             // Where such a request ends, others may see otherwise (RFC 9112, section 11.2).
-            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+            close_after(headers);
         }
         if let Some(limited) = self.limited {
             // Rounded up, as it has whole seconds: too early is in vain.

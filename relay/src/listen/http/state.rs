@@ -1,4 +1,5 @@
 //! Where a frontend connection stands in its requests, and how long its caller may take.
+//! Long because all parts of a connection share this one state.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
@@ -48,6 +49,8 @@ pub(super) enum Cut {
 /// State of one frontend connection, shared by its parts; all of them run in one task.
 pub(super) struct State {
     phase: Cell<Phase>,
+    /// How many requests there were.
+    requests: Cell<u64>,
     /// When the phase began; the driver of the connection fills it in.
     since: Cell<Option<Instant>>,
     /// When bytes last moved, known only while they should move and do not.
@@ -93,6 +96,7 @@ impl State {
             driver: RefCell::default(),
             pass: RefCell::default(),
             phase: Cell::new(Phase::Fresh),
+            requests: Cell::new(0),
             since: Cell::new(None),
             stalled_since: Cell::new(None),
             moved: Cell::new(false),
@@ -187,7 +191,9 @@ impl State {
     /// Bytes of the caller go to hyper.
     pub(super) fn received(&self) {
         self.moved.set(true);
-        if self.phase.get() == Phase::Idle && !self.is_http2.get() {
+        // Behind an early answer the rest of its request's body comes first.
+        let is_head = self.phase.get() == Phase::Idle && !self.is_body_unread();
+        if is_head && !self.is_http2.get() {
             self.begin_phase(Phase::Head);
         }
     }
@@ -215,10 +221,23 @@ impl State {
     /// A request's head is complete.
     pub(super) fn begin(&self, has_body: bool) {
         self.begin_phase(Phase::Busy);
+        self.requests.set(self.requests.get() + 1);
         self.upload
             .set(if has_body { Upload::Held } else { Upload::Done });
         self.upload_wanted.set(false);
         self.is_answering.set(false);
+    }
+
+    /// Which request of the connection is at it, counted from one.
+    pub(super) fn request(&self) -> u64 {
+        self.requests.get()
+    }
+
+    /// The rest of the body of that request was thrown away. The next one may have begun meanwhile.
+    pub(super) fn passed_over(&self, request: u64) {
+        if self.requests.get() == request {
+            self.set_upload(Upload::Done);
+        }
     }
 
     /// The answer has been handed to hyper in full, or has been given up.

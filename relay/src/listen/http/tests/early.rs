@@ -34,7 +34,8 @@ fn a_target_that_refuses_before_100_never_gets_the_body() {
         target.head().await;
         let refusal = "HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\n\r\n";
         target.send(refusal).await;
-        caller.expect(refusal).await;
+        // What comes next could be the body or another request.
+        assert!(caller.head().await.contains("\r\nconnection: close\r\n"));
         assert!(target.is_reset().await);
         caller.finish().await;
         assert_eq!(caller.rest().await, "");
@@ -51,13 +52,14 @@ fn a_body_that_the_target_did_not_want_does_not_reach_its_next_request() {
         target.head().await;
         let refusal = "HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\n\r\n";
         target.send(refusal).await;
-        caller.expect(refusal).await;
+        assert!(caller.head().await.contains("\r\nconnection: close\r\n"));
         let before = tokio::time::Instant::now();
         assert!(target.is_reset().await);
         assert_eq!(before.elapsed(), Duration::ZERO);
-        // The caller's connection goes on: hyper has passed over the two bytes.
         caller.send(GET).await;
-        assert!(relay.target().await.head().await.starts_with("GET /mcp "));
+        caller.finish().await;
+        assert_eq!(caller.rest().await, "");
+        assert!(!relay.has_opened());
     });
 }
 

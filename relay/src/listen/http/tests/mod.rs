@@ -12,6 +12,7 @@ mod login;
 mod pages;
 mod peer;
 mod quiet_streams;
+mod rest;
 mod streams;
 mod unread;
 mod ways;
