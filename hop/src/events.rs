@@ -13,6 +13,10 @@ use crate::endpoints::Endpoints;
 /// Most that is decoded at a time, in bytes of input; the decoder gives out 32 KiB at most for it.
 const INPUT_BYTES_MAX: usize = 512;
 
+/// What is wrong with an event stream that cannot be read.
+const UNKNOWN_CODING: &str = "its event stream is compressed in a way in which no endpoint can be found; have the \
+                              server send event streams uncompressed, or with gzip";
+
 /// True if the media type of an answer is that of event streams.
 #[must_use]
 pub fn is_event_stream(headers: &HeaderMap) -> bool {
@@ -76,17 +80,19 @@ pub struct Events {
 }
 
 impl Events {
-    /// Makes an answer's head fit for what comes out of here; `None` if its body is coded in a way
-    /// that is not known here.
-    pub fn begin(headers: &mut HeaderMap) -> Option<Self> {
-        let decoder = Decoder::new(Coding::of(headers)?);
+    /// Makes an answer's head fit for what comes out of here.
+    ///
+    /// # Errors
+    /// The body is coded in a way that is not known here: an endpoint in it would lead nowhere.
+    pub fn begin(headers: &mut HeaderMap) -> Result<Self, &'static str> {
+        let decoder = Decoder::new(Coding::of(headers).ok_or(UNKNOWN_CODING)?);
         if decoder.is_some() {
             headers.remove(CONTENT_ENCODING);
             // It is a name for the coded bytes (RFC 9110, section 8.8.3).
             headers.remove(ETAG);
         }
         headers.remove(CONTENT_LENGTH);
-        Some(Self {
+        Ok(Self {
             decoder,
             ..Self::default()
         })

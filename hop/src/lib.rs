@@ -6,6 +6,7 @@
 //! I/O, no clock: a wait comes in as a future.
 
 mod body;
+pub mod browser;
 pub mod cors;
 pub mod documents;
 mod endpoints;
@@ -16,6 +17,7 @@ pub mod headers;
 mod refusal;
 pub mod rewrite;
 mod scanner;
+pub mod site;
 mod watched;
 
 pub use body::{Progress, RequestBody, await_continue};

@@ -111,9 +111,57 @@ fn names_metadata(before: &[u8]) -> bool {
     name[start..].eq_ignore_ascii_case(RESOURCE_METADATA)
 }
 
+/// Maps the URL of a `Refresh`: `5; url=http://a/`, with or without quotes (WHATWG HTML, "shared declarative
+/// refresh steps"). `None` if it can stay.
+pub fn refresh(value: &[u8], map: impl Fn(&[u8]) -> Option<Vec<u8>>) -> Option<Vec<u8>> {
+    let time_end = value.iter().position(|b| b";, \t".contains(b))?;
+    let behind = value[time_end..].iter();
+    let mut start = time_end + behind.take_while(|b| b";, \t".contains(b)).count();
+    if let Some((word, rest)) = value[start..].split_at_checked(3)
+        && word.eq_ignore_ascii_case(b"url")
+        && let Some(url) = rest.trim_ascii_start().strip_prefix(b"=")
+    {
+        start = value.len() - url.trim_ascii_start().len();
+    }
+    let quote = value.get(start).filter(|b| matches!(b, b'"' | b'\''));
+    start += usize::from(quote.is_some());
+    let length = value[start..].iter().position(|b| Some(b) == quote);
+    let end = length.map_or(value.len(), |length| start + length);
+    let url = map(value[start..end].trim_ascii())?;
+    Some([&value[..start], &url, &value[end..]].concat())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_url_of_a_refresh_is_mapped_however_it_is_written() {
+        let map = |url: &[u8]| url.starts_with(b"/").then(|| [b"/p", url].concat());
+        let mapped = |value: &str| {
+            let mapped = refresh(value.as_bytes(), map);
+            mapped.map(|mapped| String::from_utf8(mapped).unwrap())
+        };
+        for (value, expected) in [
+            ("0;url=/a", "0;url=/p/a"),
+            ("5; URL = \"/a\" x", "5; URL = \"/p/a\" x"),
+            ("1.5, url='/a'", "1.5, url='/p/a'"),
+            ("0 /a", "0 /p/a"),
+        ] {
+            assert_eq!(mapped(value).as_deref(), Some(expected), "{value}");
+        }
+        for value in [
+            "5",
+            "",
+            "5; url=http://a/",
+            "5;",
+            "5; url",
+            "5; ur",
+            "5; url=\"",
+        ] {
+            assert_eq!(mapped(value), None, "{value}");
+        }
+    }
 
     #[test]
     fn only_the_url_of_metadata_is_mapped_in_a_challenge() {

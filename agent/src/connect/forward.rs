@@ -113,7 +113,8 @@ impl Front {
         state: &Arc<State>,
     ) -> Result<Response<AnswerBody>, Problem> {
         let version = request.version();
-        let asked = (request.method() == Method::GET).then(|| request.uri().path().to_owned());
+        let asked = request.uri().path().to_owned();
+        let is_get = request.method() == Method::GET;
         let credential = self.credential().await;
         let has_token = credential.is_some();
         let request = self.prepare(request, (host, credential), state);
@@ -134,13 +135,14 @@ impl Front {
         news.for_each(|event| self.hook.tell(&event));
         let length = body.size_hint().exact();
         for_caller(&mut parts.headers, length);
-        rewrite::apply(&mut parts.headers, self.pool.relay(), host);
-        let stream = asked
-            .filter(|_| is_event_stream(&parts.headers) && length != Some(0))
-            .and_then(|asked| Some((Events::begin(&mut parts.headers)?, asked)));
+        rewrite::apply(&mut parts.headers, self.pool.relay(), host, &asked);
+        let events = match is_get && is_event_stream(&parts.headers) && length != Some(0) {
+            true => Some(Events::begin(&mut parts.headers).map_err(Problem::relay_invalid)?),
+            false => None,
+        };
         // What one whose endpoints are mapped will be long is not known.
-        let length = length.filter(|_| stream.is_none());
-        let stream = stream.map(|(events, asked)| {
+        let length = length.filter(|_| events.is_none());
+        let stream = events.map(|events| {
             let relay = self.pool.relay().clone();
             (events, Endpoint { relay, asked })
         });

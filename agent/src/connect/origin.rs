@@ -1,18 +1,17 @@
 //! The relay's origin, and which hosts and web pages may use the proxy.
+//! Long because every spelling of a host and of an origin has its case.
 
 use std::fmt;
 use std::net::IpAddr;
 
-use http::header::{HOST, HeaderName, ORIGIN};
+use http::header::{HOST, ORIGIN};
 use http::{HeaderMap, HeaderValue, Uri};
+use tieline_hop::browser;
 
 use super::error::ConnectError;
 use super::problem::Problem;
 use crate::address::HostPort;
 use crate::plain::address_without_user;
-
-/// How the page that asks stands to what it asks, in a browser's own words.
-const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// Where the relay's HTTP port is: a scheme, a host and a port.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -195,9 +194,12 @@ pub(super) fn check(
         origin = Some(value.clone());
     }
     // A picture or a link in a page asks without `Origin`, and the token would go with it (Fetch
-    // Metadata, section 2.3).
-    let site = headers.get(SEC_FETCH_SITE).map(HeaderValue::as_bytes);
-    if origin.is_none() && site.is_some_and(|site| site.eq_ignore_ascii_case(b"cross-site")) {
+    // Metadata, section 2.3). The same site is another port of the same name: such pages may ask where the
+    // name is loopback's, and nowhere else.
+    let is_loopback = HostPort::parse(&host, Some(80)).is_ok_and(|it| it.is_loopback());
+    let own = ["none", "same-origin", "same-site"];
+    let own = &own[..if is_loopback { 3 } else { 2 }];
+    if origin.is_none() && browser::is_foreign(headers, own) {
         return Err(Problem::origin_refused("another site"));
     }
     Ok((origin, host))
@@ -323,6 +325,32 @@ mod tests {
                 "{origin}"
             );
         }
+    }
+
+    #[test]
+    fn what_a_page_asks_without_saying_whose_it_is_passes_on_loopback_names_of_one_site() {
+        let passes = |host: &'static str, sites: &[&'static str]| {
+            let mut headers = HeaderMap::new();
+            headers.insert(HOST, HeaderValue::from_static(host));
+            for site in sites {
+                headers.append("sec-fetch-site", HeaderValue::from_static(site));
+            }
+            let mut hosts = Hosts::default();
+            hosts.allow("host.docker.internal").unwrap();
+            let uri = Uri::from_static("/w/x/mcp");
+            let local = Ipv4Addr::LOCALHOST.into();
+            check(&uri, &headers, local, &Origins::default(), &hosts).is_ok()
+        };
+        for host in ["localhost:51822", "host.docker.internal:51822"] {
+            for own in [&[][..], &["none"], &["same-origin"]] {
+                assert!(passes(host, own), "{host} {own:?}");
+            }
+            for foreign in [&["cross-site"][..], &["none", "Cross-Site"], &["x"]] {
+                assert!(!passes(host, foreign), "{host} {foreign:?}");
+            }
+        }
+        assert!(passes("localhost:51822", &["same-site"]));
+        assert!(!passes("host.docker.internal:51822", &["same-site"]));
     }
 
     #[test]

@@ -2,19 +2,36 @@
 //! about the proxy's to the relay's.
 
 use http::HeaderMap;
-use http::header::{CONTENT_LOCATION, LINK, LOCATION, REFERER, WWW_AUTHENTICATE};
-use tieline_hop::rewrite::{links, metadata, split_authority, values};
+use http::header::{
+    CONTENT_LOCATION, HeaderName, LINK, LOCATION, REFERER, REFRESH, WWW_AUTHENTICATE,
+};
+use tieline_hop::rewrite::{links, metadata, refresh, split_authority, values};
+use tieline_hop::site::{self, Site};
 
 use super::origin::RelayOrigin;
 
-/// Rewrites an answer's headers for a caller that knows the proxy as `host`.
-pub(super) fn apply(headers: &mut HeaderMap, relay: &RelayOrigin, host: &str) {
+const SERVICE_WORKER_ALLOWED: HeaderName = HeaderName::from_static("service-worker-allowed");
+
+/// Rewrites the headers of an answer to `asked`, a path, for a caller that knows the proxy as `host`.
+pub(super) fn apply(headers: &mut HeaderMap, relay: &RelayOrigin, host: &str, asked: &str) {
     let location = |value: &[u8]| location(value, relay, host);
     for name in [LOCATION, CONTENT_LOCATION] {
         values(headers, name, location);
     }
     values(headers, LINK, |value| links(value, location));
     values(headers, WWW_AUTHENTICATE, |value| metadata(value, location));
+    values(headers, REFRESH, |value| refresh(value, location));
+    // All tunnels have the proxy's one origin, also those with a name of their own at the relay.
+    site::confine(headers, Site::Shared);
+    let prefix = prefix(asked).map(str::as_bytes);
+    let mut scopes = headers.get_all(SERVICE_WORKER_ALLOWED).iter();
+    let is_confined = scopes.all(|scope| {
+        let behind = prefix.and_then(|it| scope.as_bytes().strip_prefix(it));
+        behind.is_some_and(|it| it.starts_with(b"/") && !it.iter().any(|b| b".%\\".contains(b)))
+    });
+    if !is_confined {
+        headers.remove(SERVICE_WORKER_ALLOWED);
+    }
 }
 
 /// Writes the relay's address where a request says that it comes from a page of the proxy, which

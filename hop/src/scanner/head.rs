@@ -11,6 +11,7 @@ pub(super) struct Head {
     is_begun: bool,
     framing: Framing,
     line: Line,
+    target_bytes: usize,
 }
 
 /// How a body is framed.
@@ -69,6 +70,7 @@ impl Head {
             is_begun: false,
             framing: Framing::None,
             line: Line::Start,
+            target_bytes: 0,
         }
     }
 
@@ -76,6 +78,11 @@ impl Head {
     /// none at all in HTTP/1.0.
     pub(super) const fn framing(&self) -> Framing {
         self.framing
+    }
+
+    /// Bytes of what the first line asks for, and of the method in front of it, as far as they came.
+    pub(super) const fn target_bytes(&self) -> usize {
+        self.target_bytes
     }
 
     pub(super) fn pass(&mut self, bytes: &[u8]) -> Step {
@@ -100,6 +107,7 @@ impl Head {
             }
             match self.next(byte) {
                 Next::Line(line) => {
+                    self.target_bytes += usize::from(matches!(line, Line::Method | Line::Target));
                     self.line = line;
                     at += 1;
                 }

@@ -33,6 +33,12 @@ impl Intake {
         self.scanner = None;
     }
 
+    /// Bytes of URL and method in the head that hyper is at, or was at last.
+    #[must_use]
+    pub fn target_bytes(&self) -> usize {
+        self.scanner.as_ref().map_or(0, Scanner::target_bytes)
+    }
+
     /// What was read ahead of hyper.
     #[must_use]
     pub fn ahead(&self) -> &[u8] {

@@ -24,9 +24,10 @@ pub use intake::Intake;
 /// a head that came in pieces, before it says what is wrong with it.
 const END: &[u8] = b"\r\n\r\n";
 
-/// Follows the bytes of one connection.
+/// Follows the bytes of one connection. The number is that of the bytes in the last whole head's URL and
+/// method.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Scanner(Part, Escape);
+struct Scanner(Part, Escape, usize);
 
 /// What is still to be written in place of a byte.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -83,7 +84,7 @@ impl Scanner {
             bytes: [0; 3],
             left: 0,
         };
-        Self(Part::Head(Head::new()), none)
+        Self(Part::Head(Head::new()), none, 0)
     }
 
     /// Looks at further bytes of the caller.
@@ -102,6 +103,7 @@ impl Scanner {
                 Step::Inside => return passed(all, all),
                 Step::Ended(count) => {
                     at += count;
+                    self.2 = self.target_bytes();
                     self.0 = self.0.next();
                 }
                 Step::Doubtful(index) => {
@@ -130,6 +132,14 @@ impl Scanner {
             return now;
         }
         self.1.take(room)
+    }
+
+    /// Bytes of URL and method in the head that it is at, or was at last.
+    const fn target_bytes(&self) -> usize {
+        match &self.0 {
+            Part::Head(head) if head.target_bytes() > 0 => head.target_bytes(),
+            _ => self.2,
+        }
     }
 
     /// True once nothing more is read of the caller.

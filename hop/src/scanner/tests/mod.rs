@@ -98,7 +98,7 @@ fn a_length_is_a_number() {
     for value in [" 3", "3", " \t3 \t", "003"] {
         let input = head(&format!("Content-Length:{value}")) + "a\nb";
         let (got, scanner) = passed(input.as_bytes(), &[5]);
-        assert_eq!((&got[..], scanner), (input.as_bytes(), Scanner::new()));
+        assert_eq!((&got[..], scanner.0), (input.as_bytes(), Scanner::new().0));
     }
 }
 
@@ -116,7 +116,7 @@ fn what_only_resembles_a_framing_field_frames_nothing() {
     ] {
         let input = head(lines);
         let (got, scanner) = passed(input.as_bytes(), &[input.len()]);
-        assert_eq!((&got[..], scanner), (input.as_bytes(), Scanner::new()));
+        assert_eq!((&got[..], scanner.0), (input.as_bytes(), Scanner::new().0));
     }
 }
 
@@ -197,7 +197,7 @@ proptest! {
                 let passed = scanner.pass(&mut one);
                 prop_assert_eq!((passed.to_server, passed.taken, one), (1, 1, [*byte]));
                 let is_between = count <= 2 * empty_lines && count % 2 == 0 || count == bytes.len();
-                prop_assert_eq!(scanner == Scanner::new(), is_between, "behind {} bytes", count);
+                prop_assert_eq!(scanner.0 == Scanner::new().0, is_between, "behind {} bytes", count);
                 let is_in_body = matches!(scanner.0, Part::Body(_) | Part::Chunks(_));
                 let expected = (*head_len..bytes.len()).contains(&count);
                 prop_assert_eq!(is_in_body, expected, "behind {} bytes", count);

@@ -10,8 +10,9 @@ use std::task::{Context, Poll, ready};
 use hyper::rt::{Read, ReadBuf, ReadBufCursor, Write};
 use tieline_hop::Intake;
 
+use super::HTTP_BUFFER_BYTES_MAX;
 use super::state::State;
-use super::unread;
+use super::unread::{self, Last};
 use crate::io::poll_read_through;
 
 /// Bytes read ahead of hyper to learn whether a caller that has pipelined more requests, or waits
@@ -59,10 +60,13 @@ impl<IO: Read + Write + Unpin> Caller<IO> {
     }
 
     /// The connection itself, once hyper has let go of it, and what was held back of its answers.
-    pub(super) fn into_inner(self) -> (IO, Vec<u8>) {
+    pub(super) fn into_inner(self) -> (IO, Last) {
         let inner = Rc::into_inner(self.inner).expect("hyper's half is dropped before");
-        let Inner { io, held, .. } = inner.into_inner();
-        (io, held)
+        let Inner {
+            io, held, intake, ..
+        } = inner.into_inner();
+        let is_url_long = intake.target_bytes() > HTTP_BUFFER_BYTES_MAX / 2;
+        (io, Last { held, is_url_long })
     }
 
     /// Lets go what was held back: the connection goes on, so it is no refusal.

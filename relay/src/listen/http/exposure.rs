@@ -25,7 +25,7 @@ pub(super) fn is_exposed(base: &str, path: &str) -> bool {
 }
 
 /// True if a server could read a `.` or `..` segment in it.
-fn climbs(path: &str) -> bool {
+pub(super) fn climbs(path: &str) -> bool {
     let mut path = path.as_bytes().to_vec();
     for _ in 0..DECODINGS_MAX {
         if has_dots(&sound(&path)) || has_dots(&lenient(&path)) {

@@ -27,6 +27,7 @@ use super::origin::{self, Page};
 use super::pool::{Connection, Failure, Lease, Pool};
 use super::problem::{self, Problem};
 use super::rest::Rest;
+use super::rewrite::Mapping;
 use super::route::{Named, Way, host, is_ours_anywhere, named, split};
 use super::state::{Cut, State};
 use super::trail::Trail;
@@ -96,7 +97,7 @@ impl<G: Gateway> Front<G> {
                 (own(problem.into_response(), &state), Some(word))
             }
         };
-        origin::mark(response.headers_mut(), page, &self.settings.origins);
+        origin::mark(response.headers_mut(), page);
         if self.gateway.is_draining() && !is_http2 {
             close_after(response.headers_mut());
         }
@@ -131,6 +132,7 @@ impl<G: Gateway> Front<G> {
         }
         let path = parts.uri.path_and_query().map_or("", PathAndQuery::as_str);
         let way = split(asked.named, path);
+        let is_metadata = way.as_ref().is_some_and(Way::is_well_known);
         if way == Some(Way::Health) {
             trail.forget();
             return Ok(own(problem::alive(), state));
@@ -145,6 +147,9 @@ impl<G: Gateway> Front<G> {
         trail.is_of(&presented);
         let caller = &presented.caller;
         state.identify(|pass| self.gateway.identify(pass, caller))?;
+        if is_metadata {
+            Problem::check_metadata(&parts.method)?;
+        }
         // Where nobody has to say who they are, names are for those who were told them.
         let is_local = || asked.client.is_this_machine() && asked.is_direct(&parts.headers);
         let may_list = self.gateway.subject(caller).is_some() || is_local();
@@ -159,6 +164,7 @@ impl<G: Gateway> Front<G> {
         let named = self.named(way, caller)?;
         trail.leads_to(named.word());
         let mut destination = self.destination(&parts, &asked, &presented, named).await?;
+        destination.mapping.check_worker(&parts.headers)?;
         trail.leads_to(destination.mapping.target.tunnel.as_str());
         let client = asked.client;
         let asking = (&parts.method, &parts.headers);
@@ -351,11 +357,8 @@ impl<G: Gateway> Front<G> {
         let checked = headers::check_answer(parts.status, &parts.headers);
         checked.map_err(Problem::target_invalid)?;
         let length = body.size_hint().exact();
-        headers::for_caller(&mut parts.headers, length);
-        claims::drop_from_answer(&mut parts.headers);
-        cors::drop_permissions(&mut parts.headers);
         let mapping = destination.mapping;
-        mapping.apply(&mut parts.headers);
+        fields_for_caller(&mut parts.headers, length, &mapping);
         let (sealer, subject) = (
             self.gateway.sealer(),
             self.gateway.subject(&presented.caller),
@@ -368,9 +371,12 @@ impl<G: Gateway> Front<G> {
             destination.is_get,
             events::Coding::of(&parts.headers) == Some(events::Coding::Plain),
         );
-        let mapped = (is_stream && is_get && length != Some(0))
-            .then(|| events::Events::begin(&mut parts.headers))
-            .flatten();
+        let mapped = match is_stream && is_get && length != Some(0) {
+            true => {
+                Some(events::Events::begin(&mut parts.headers).map_err(Problem::target_invalid)?)
+            }
+            false => None,
+        };
         // What a mapped one will be long is not known.
         let length = length.filter(|_| mapped.is_none());
         let is_open = is_stream && is_plain && length.is_none();
@@ -396,6 +402,14 @@ impl<G: Gateway> Front<G> {
         let body = AnswerBody::target(body, events, lease, cut, Rc::clone(state));
         Ok(Response::from_parts(parts, body))
     }
+}
+
+/// Makes a target's head fit for the caller's connection. `length` is that of its body, if it is known.
+pub(super) fn fields_for_caller(headers: &mut HeaderMap, length: Option<u64>, mapping: &Mapping) {
+    headers::for_caller(headers, length);
+    claims::drop_from_answer(headers);
+    cors::drop_permissions(headers);
+    mapping.apply(headers);
 }
 
 /// Bytes of a request's head, with 32 for each field.

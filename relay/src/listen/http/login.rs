@@ -24,7 +24,7 @@ use super::Gateway;
 use super::body::{AnswerBody, Progress, RequestBody};
 use super::callers::Presented;
 use super::destination::{Destination, seal_sessions};
-use super::forward::Front;
+use super::forward::{Front, fields_for_caller};
 use super::ours::Whose;
 use super::pool::{Connection, Lease};
 use super::problem::Problem;
@@ -171,9 +171,8 @@ impl<G: Gateway> Front<G> {
             }
         })?;
         lease.finish();
-        headers::for_caller(&mut parts.headers, None);
         let mapping = destination.mapping;
-        mapping.apply(&mut parts.headers);
+        fields_for_caller(&mut parts.headers, None, &mapping);
         let sealer = self.gateway.sealer();
         if mapping.is_of_several() {
             let subject = self.gateway.subject(&presented.caller);

@@ -41,6 +41,7 @@ mod target;
 mod trail;
 mod unread;
 mod wanted;
+mod workers;
 
 use std::cell::Cell;
 use std::net::{IpAddr, SocketAddr};
@@ -357,10 +358,10 @@ where
         }
         Err(ended) => ended,
     };
-    let (mut io, held) = caller.into_inner();
-    if !held.is_empty() {
+    let (mut io, last) = caller.into_inner();
+    if !last.held.is_empty() {
         let ended = (ended, state.take_unread());
-        unread::tell(&mut io, &gateway, peer.address.ip(), held, ended).await;
+        unread::tell(&mut io, &gateway, peer.address.ip(), last, ended).await;
     }
     let unread = ended == Ended::Malformed || (ended == Ended::Closed && state.is_body_unread());
     if unread {
@@ -369,10 +370,10 @@ where
     (io, ended)
 }
 
-#[cfg(test)]
 /// Says of an answer over HTTP/1.1 that its connection serves no further request.
 fn close_after(headers: &mut HeaderMap) {
     headers.insert(CONNECTION, HeaderValue::from_static("close"));
 }
 
+#[cfg(test)]
 mod tests;

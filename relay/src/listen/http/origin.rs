@@ -7,10 +7,10 @@ use bytes::Bytes;
 use http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
     ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_REQUEST_METHOD,
-    HeaderName, ORIGIN,
+    HeaderName, ORIGIN, VARY,
 };
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
-use tieline_hop::cors;
+use tieline_hop::{browser, cors};
 
 use super::problem::Problem;
 use super::route::{host, is_ours_anywhere};
@@ -34,9 +34,6 @@ const FIELDS: [&str; 9] = [
 /// Longest name of a method that an answer repeats, in bytes.
 const METHOD_BYTES_MAX: usize = 32;
 
-/// How the page that asks stands to what it asks, in a browser's own words (Fetch Metadata).
-const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
-
 /// What a browser does with the answer.
 const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 
@@ -56,10 +53,6 @@ impl Origins {
     pub(crate) fn new(listed: Vec<String>) -> Self {
         let any = listed.iter().any(|one| one == "*");
         Self { listed, any }
-    }
-
-    fn is_none(&self) -> bool {
-        self.listed.is_empty()
     }
 
     fn has(&self, origin: &[u8]) -> bool {
@@ -109,17 +102,17 @@ pub(super) fn page(
     Page::Refused
 }
 
-/// True if a page of another site has its browser ask without saying whose page it is, as pictures,
+/// True if a page of another origin has its browser ask without saying whose page it is, as pictures,
 /// scripts, forms and links do. No list can allow such a page, unless it allows all.
 ///
-/// A link that is followed to another machine (`is_here` is false) is its user's doing.
+/// The same site is no better than another one: on this machine it is another port, and so another program's
+/// page; below a domain it is another tunnel's. A link that is followed to another machine (`is_here` is
+/// false) is its user's doing.
 pub(super) fn is_blind(headers: &HeaderMap, is_here: bool, origins: &Origins) -> bool {
-    let says = |name: HeaderName, word: &str| {
-        let mut values = headers.get_all(name).iter();
-        values.any(|value| value.as_bytes().eq_ignore_ascii_case(word.as_bytes()))
-    };
-    let is_link = !is_here && says(SEC_FETCH_MODE, "navigate");
-    !headers.contains_key(ORIGIN) && says(SEC_FETCH_SITE, "cross-site") && !is_link && !origins.any
+    let mut modes = headers.get_all(SEC_FETCH_MODE).iter();
+    let is_link = !is_here && modes.any(|mode| mode.as_bytes().eq_ignore_ascii_case(b"navigate"));
+    let is_foreign = browser::is_foreign(headers, &["none", "same-origin"]);
+    !headers.contains_key(ORIGIN) && is_foreign && !is_link && !origins.any
 }
 
 fn is_same(origin: &[u8], authority: &str, is_known: bool, https: bool) -> bool {
@@ -176,15 +169,16 @@ fn methods(asked: &HeaderMap) -> HeaderValue {
     HeaderValue::from_str(&list).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 
-/// Marks an answer for the page that may read it. Where some pages may and others not, a cache must not
+/// Marks an answer for the page that may read it. Some pages may ask and others not, so a cache must not
 /// give one the answer for another, also if the first who asked was not a page.
-pub(super) fn mark(headers: &mut HeaderMap, page: Page, origins: &Origins) {
+pub(super) fn mark(headers: &mut HeaderMap, page: Page) {
     if let Page::Allowed(origin) = page {
         headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
         cors::expose(headers);
     }
-    if !origins.is_none() {
-        cors::vary(headers, &["Origin"]);
+    match headers.contains_key(VARY) {
+        true => cors::vary(headers, &["Origin"]),
+        false => drop(headers.insert(VARY, HeaderValue::from_static("Origin"))),
     }
 }
 
@@ -330,8 +324,21 @@ mod tests {
         assert!(blind(link, true, &[]));
         assert!(!blind(link, false, &[]));
         assert!(!blind(picture, true, &["*"]));
-        for site in ["none", "same-origin", "same-site"] {
+        for site in ["none", "same-origin"] {
             assert!(!blind(&[("sec-fetch-site", site)], true, &[]), "{site}");
+        }
+        for site in ["same-site", "Same-Site", "x", ""] {
+            let line = ("sec-fetch-site", site);
+            assert!(
+                blind(&[line], true, app) && blind(&[line], false, &[]),
+                "{site}"
+            );
+            assert!(blind(&[line, link[1]], true, &[]) && !blind(&[line, link[1]], false, &[]));
+            assert!(!blind(
+                &[("origin", "https://app.example"), line],
+                true,
+                &[]
+            ));
         }
         let said = [("origin", "https://app.example"), picture[0]];
         assert!(!blind(&said, true, &[]) && !blind(&[], true, &[]));
@@ -339,31 +346,26 @@ mod tests {
 
     #[test]
     fn a_cache_is_told_that_answers_depend_on_the_page() {
-        let marked = |page, listed: &[&str]| {
-            let mut headers = asked(&[
-                (http::header::VARY, "Accept-Encoding"),
-                (http::header::ACCESS_CONTROL_EXPOSE_HEADERS, "x-total"),
-            ]);
-            let origins = Origins::new(listed.iter().map(|&it| it.to_owned()).collect());
-            mark(&mut headers, page, &origins);
+        let marked = |page, vary: &[&str]| {
+            let vary = vary.iter().map(|value| (VARY, *value));
+            let exposed = (http::header::ACCESS_CONTROL_EXPOSE_HEADERS, "x-total");
+            let mut headers = asked(&vary.chain([exposed]).collect::<Vec<_>>());
+            mark(&mut headers, page);
             headers
         };
-        let app = "https://app.example";
-        let headers = marked(Page::Allowed(app.parse().unwrap()), &[app]);
+        let (app, theirs) = ("https://app.example", &["Accept-Encoding"][..]);
+        let headers = marked(Page::Allowed(app.parse().unwrap()), theirs);
         assert_eq!(headers[ACCESS_CONTROL_ALLOW_ORIGIN], app);
-        assert_eq!(headers[http::header::VARY], "Origin, Accept-Encoding");
+        assert_eq!(headers[VARY], "Origin, Accept-Encoding");
         let exposed = headers[http::header::ACCESS_CONTROL_EXPOSE_HEADERS]
             .to_str()
             .unwrap();
         assert!(exposed.starts_with("Mcp-Session-Id, ") && exposed.ends_with(", x-total"));
         for page in [Page::Own, Page::Refused] {
-            let headers = marked(page, &[app]);
-            assert_eq!(headers[http::header::VARY], "Origin, Accept-Encoding");
+            let headers = marked(page.clone(), theirs);
+            assert_eq!(headers[VARY], "Origin, Accept-Encoding");
             assert!(!headers.contains_key(ACCESS_CONTROL_ALLOW_ORIGIN));
+            assert_eq!(marked(page, &[])[VARY], "Origin");
         }
-        assert_eq!(
-            marked(Page::Own, &[])[http::header::VARY],
-            "Accept-Encoding"
-        );
     }
 }

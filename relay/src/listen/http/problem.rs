@@ -2,8 +2,8 @@
 //! Long because each error that the relay answers with stands here, with its words.
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
-use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use tieline_hop::{Delivery, Refusal};
 use tieline_wire::Reason;
 
@@ -17,6 +17,10 @@ const RETRY_AFTER_SECONDS: &str = "5";
 
 /// The same where a relay stops: one that takes its place listens already, or within seconds.
 const RETRY_SOON_SECONDS: &str = "1";
+
+/// What metadata at the relay's root may be asked with (RFC 9728, section 3.1, and RFC 8414, section 3.1,
+/// have GET alone).
+const METADATA_METHODS: &str = "GET, HEAD, OPTIONS";
 
 /// Why the relay answers by itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,6 +95,16 @@ impl Problem {
         Self::new(StatusCode::NOT_FOUND, "not_exposed", message)
     }
 
+    /// Refuses a method that metadata at the relay's root does not take.
+    pub(super) fn check_metadata(method: &Method) -> Result<(), Self> {
+        if METADATA_METHODS.split(", ").any(|it| it == method.as_str()) {
+            return Ok(());
+        }
+        let message = format!("metadata is only read; ask with one of {METADATA_METHODS}");
+        let status = StatusCode::METHOD_NOT_ALLOWED;
+        Err(Self::new(status, "method_not_allowed", message))
+    }
+
     /// The host is none of the relay's.
     pub(super) fn misdirected() -> Self {
         let hint =
@@ -156,7 +170,12 @@ impl Problem {
     /// The request's head could not even be read.
     pub(super) fn unread(status: StatusCode, why: &str) -> Self {
         let (word, message) = match status {
-            StatusCode::URI_TOO_LONG => ("uri_too_long", "the URL is too long".to_owned()),
+            StatusCode::URI_TOO_LONG => (
+                "uri_too_long",
+                "the URL is too long: with the head around it it may have 64 KiB; send long values \
+                 in a body"
+                    .to_owned(),
+            ),
             StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => (
                 "head_too_large",
                 "the head of a request has at most 64 KiB and 100 fields".to_owned(),
@@ -284,6 +303,9 @@ impl Problem {
         own_headers(headers);
         if let Some(challenge) = self.challenge {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+        }
+        if self.status == StatusCode::METHOD_NOT_ALLOWED {
+            headers.insert(ALLOW, HeaderValue::from_static(METADATA_METHODS));
         }
         if self.status == StatusCode::NOT_IMPLEMENTED {
             // Where such a request ends, others may see otherwise (RFC 9112, section 11.2).

@@ -5,10 +5,12 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use http::header::{
-    CONTENT_LOCATION, COOKIE, HOST, LINK, LOCATION, ORIGIN, REFERER, SET_COOKIE, WWW_AUTHENTICATE,
+    CONTENT_LOCATION, COOKIE, HOST, LINK, LOCATION, ORIGIN, REFERER, REFRESH, SET_COOKIE,
+    WWW_AUTHENTICATE,
 };
 use http::{HeaderMap, HeaderValue};
-use tieline_hop::rewrite::{links, metadata, split_authority, values};
+use tieline_hop::rewrite::{links, metadata, refresh, split_authority, values};
+use tieline_hop::site::{self, Site};
 
 use super::cookies;
 use super::exposure::is_exposed;
@@ -18,6 +20,7 @@ use super::reference::{Reference, has_dots, path_len, resolved, rooted};
 use super::route::split_well_known;
 use super::target::{Origin, Target, default_port};
 use super::wanted::Wanted;
+use super::workers::SERVICE_WORKER_ALLOWED;
 
 /// How one request's URL at the relay relates to the target's.
 #[derive(Clone, Debug)]
@@ -130,6 +133,25 @@ impl Mapping {
         values(headers, WWW_AUTHENTICATE, |value| {
             metadata(value, |url| self.metadata(url))
         });
+        values(headers, REFRESH, |value| {
+            refresh(value, |url| self.location(url))
+        });
+        self.confine(headers);
+    }
+
+    /// Drops of an answer what would act on other tunnels' pages.
+    fn confine(&self, headers: &mut HeaderMap) {
+        let site = match self.prefix.is_empty() {
+            true => Site::Own,
+            false => Site::Shared,
+        };
+        site::confine(headers, site);
+        if let Some(scope) = headers.remove(SERVICE_WORKER_ALLOWED)
+            && let Some(scope) = self.worker_scope(scope.as_bytes())
+            && let Ok(scope) = HeaderValue::try_from(scope)
+        {
+            headers.insert(SERVICE_WORKER_ALLOWED, scope);
+        }
     }
 
     /// The public form of a URI reference; `None` if it can stay.

@@ -135,6 +135,16 @@ pub(super) enum Way<'a> {
     Tunnels { after: &'a str },
 }
 
+impl Way<'_> {
+    /// Whether it is for metadata that clients look for at the relay's root.
+    pub(super) fn is_well_known(&self) -> bool {
+        match self {
+            Self::Tunnel(route) | Self::Kind { any: route, .. } => !route.well_known.is_empty(),
+            Self::Health | Self::Tunnels { .. } => false,
+        }
+    }
+}
+
 /// Splits a path, with or without its query; `None` if it leads nowhere.
 pub(super) fn split<'a>(named: Named<'a>, path: &'a str) -> Option<Way<'a>> {
     match named {

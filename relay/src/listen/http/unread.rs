@@ -27,6 +27,14 @@ const START: &[u8] = b"HTTP/1.";
 /// Time for a caller to take the last answer.
 const TELL_MAX: Duration = Duration::from_secs(5);
 
+/// How a connection stood when hyper let go of it.
+pub(super) struct Last {
+    /// hyper's own answer to a head that it refused, or what looks like it.
+    pub(super) held: Vec<u8>,
+    /// Whether the URL of the last head takes most of what a head may have.
+    pub(super) is_url_long: bool,
+}
+
 /// Where in `bytes` an answer of hyper's own begins, if they end with one.
 pub(super) fn begins_at(bytes: &[u8]) -> Option<usize> {
     if !bytes.ends_with(b"\r\n\r\n") {
@@ -55,16 +63,22 @@ fn status_in(line: &str) -> Option<StatusCode> {
     line.split(' ').nth(1)?.parse().ok()
 }
 
-/// Ends a connection whose last answer was `held` back: as it is, or in the relay's own words if it was
+/// Ends a connection whose `last` answer was held back: as it is, or in the relay's own words if it was
 /// hyper's, which refused the head for `why`.
 pub(super) async fn tell<IO: Write + Unpin, G: Gateway>(
     io: &mut IO,
     gateway: &G,
     address: IpAddr,
-    held: Vec<u8>,
+    last: Last,
     ended: (Ended, Option<String>),
 ) {
+    let Last { held, is_url_long } = last;
     let status = str::from_utf8(&held).ok().and_then(status_in);
+    // hyper has one limit, for the whole head.
+    let status = status.map(|status| match (status, is_url_long) {
+        (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, true) => StatusCode::URI_TOO_LONG,
+        (status, _) => status,
+    });
     let bytes = match (status, ended) {
         (Some(status), (Ended::Malformed, Some(why))) => {
             let problem = Problem::unread(status, &why);

@@ -95,7 +95,7 @@ fn what_is_ambiguous_is_refused_and_reaches_no_target() {
             ),
             (head(&format!("X: {}", "x".repeat(70_000))), 431),
             (head(&"X: 1\r\n".repeat(200)), 431),
-            (GET.replace("mcp", &"x".repeat(70_000)), 431),
+            (GET.replace("mcp", &"x".repeat(70_000)), 414),
         ] {
             let (seen, statuses) = seen(&request).await;
             let start = &request[..request.len().min(120)];

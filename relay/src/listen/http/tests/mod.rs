@@ -13,6 +13,7 @@ mod pages;
 mod peer;
 mod quiet_streams;
 mod rest;
+mod site;
 mod streams;
 mod unread;
 mod ways;

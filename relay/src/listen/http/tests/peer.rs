@@ -105,7 +105,7 @@ impl Peer {
         String::from_utf8(bytes).unwrap()
     }
 
-    /// The next head, without what the relay says in it about the caller.
+    /// The next head, without what the relay says in it about the caller, and in every answer.
     pub(super) async fn head(&mut self) -> String {
         without_forwarded(&self.whole_head().await)
     }
@@ -114,11 +114,31 @@ impl Peer {
         self.until("\r\n\r\n").await
     }
 
-    /// Reads exactly this.
+    /// Reads exactly this, but for what the relay says in every answer.
     pub(super) async fn expect(&mut self, text: impl AsRef<[u8]>) {
         let expected = text.as_ref();
         let mut bytes = vec![0; expected.len()];
         self.io().read_exact(&mut bytes).await.unwrap();
+        // The line may stand anywhere in a head, also where the text ends.
+        let is_cut = |bytes: &[u8]| {
+            let start = bytes
+                .iter()
+                .rposition(|b| *b == b'\n')
+                .map_or(0, |at| at + 1);
+            let line = &bytes[start..];
+            !line.is_empty() && bytes != expected && EVERY_ANSWER.as_bytes().starts_with(line)
+        };
+        loop {
+            bytes = without(EVERY_ANSWER, &bytes);
+            let left = expected.len().saturating_sub(bytes.len());
+            let left = left.max(usize::from(is_cut(&bytes)));
+            if left == 0 {
+                break;
+            }
+            let from = bytes.len();
+            bytes.resize(from + left, 0);
+            self.io().read_exact(&mut bytes[from..]).await.unwrap();
+        }
         let (read, expected) = (
             String::from_utf8_lossy(&bytes),
             String::from_utf8_lossy(expected),
@@ -126,11 +146,11 @@ impl Peer {
         assert_eq!(read, expected);
     }
 
-    /// Reads until the end.
+    /// Reads until the end, without what the relay says in every answer.
     pub(super) async fn rest(&mut self) -> String {
         let mut bytes = Vec::new();
         self.io().read_to_end(&mut bytes).await.unwrap();
-        String::from_utf8(bytes).unwrap()
+        String::from_utf8(without(EVERY_ANSWER, &bytes)).unwrap()
     }
 
     pub(super) async fn finish(&mut self) {
@@ -167,9 +187,24 @@ impl Peer {
     }
 }
 
+/// What the relay says in every answer: that it depends on the page that asks.
+const EVERY_ANSWER: &str = "vary: Origin\r\n";
+
+/// Takes a line out of some text.
+fn without(line: &str, text: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len());
+    for part in text.split_inclusive(|b| *b == b'\n') {
+        if part != line.as_bytes() {
+            out.extend_from_slice(part);
+        }
+    }
+    out
+}
+
 pub(super) fn without_forwarded(text: &str) -> String {
-    let is_forwarded =
-        |line: &&str| line.starts_with("x-forwarded-") || line.starts_with("forwarded:");
+    let is_forwarded = |line: &&str| {
+        line.starts_with("x-forwarded-") || line.starts_with("forwarded:") || *line == EVERY_ANSWER
+    };
     text.split_inclusive("\r\n")
         .filter(|line| !is_forwarded(line))
         .collect()

@@ -1,4 +1,5 @@
 //! Redirects and cookies.
+//! Long because every form of a URL has its case, and all cases share one target.
 
 use tieline_wire::{Generation, Scheme, TunnelId};
 
@@ -228,6 +229,41 @@ fn a_challenge_names_the_metadata_where_clients_look_for_it() {
     ] {
         assert_eq!(mapped(WWW_AUTHENTICATE, value), value);
     }
+}
+
+#[test]
+fn a_worker_is_allowed_no_more_than_its_own_tunnel() {
+    let scope = |mapping: &Mapping, named: &str| {
+        let scope = mapping.worker_scope(named.as_bytes());
+        scope.map(|scope| String::from_utf8(scope).unwrap())
+    };
+    let one = mapping("/mcp/sw.js");
+    for (named, expected) in [
+        ("/", "/w/maya/"),
+        ("/app/?x", "/w/maya/app/"),
+        ("./", "/w/maya/mcp/"),
+        ("../../..", "/w/maya/"),
+        ("/%2e%2e/%2E./x", "/w/maya/x"),
+        ("/w/maya/app", "/w/maya/app"),
+        ("http://127.0.0.1:8765/", "/w/maya/"),
+    ] {
+        assert_eq!(scope(&one, named).as_deref(), Some(expected), "{named}");
+    }
+    for named in [
+        "https://evil.example/",
+        "/..\\..\\",
+        "/..%5c..%5c",
+        "https://relay.example:9080/w/other/",
+        "data:x",
+    ] {
+        assert_eq!(scope(&one, named), None, "{named}");
+    }
+    let any = Mapping {
+        is_any: true,
+        ..mapping("/sw.js")
+    };
+    assert_eq!(scope(&any, "/"), None);
+    assert_eq!(scope(&of_a_host(), "/").as_deref(), Some("/"));
 }
 
 #[test]

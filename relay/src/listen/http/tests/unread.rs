@@ -6,6 +6,11 @@ use super::*;
 fn a_head_that_cannot_be_read_is_refused_in_json_and_noted() {
     run(async {
         let long = format!("GET /w/maya/ HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(70_000));
+        let long_url = format!(
+            "GET /w/maya/{} HTTP/1.1\r\nHost: r\r\n\r\n",
+            "x".repeat(70_000)
+        );
+        let long_method = "X".repeat(70_000);
         for (request, status, word) in [
             (
                 "GET /w/maya/ HTTP/1.1\r\nbad name: x\r\n\r\n",
@@ -21,6 +26,8 @@ fn a_head_that_cannot_be_read_is_refused_in_json_and_noted() {
             ("GET / HTTP/9.9\r\n\r\n", 400, "bad_request"),
             ("GET / HTTP/1.1\nHost: r\n\n", 400, "bad_request"),
             (&long, 431, "head_too_large"),
+            (&long_url, 414, "uri_too_long"),
+            (&long_method, 414, "uri_too_long"),
         ] {
             let before = "GET /health HTTP/1.1\r\nHost: r\r\n\r\n";
             for start in ["", before] {
@@ -32,7 +39,11 @@ fn a_head_that_cannot_be_read_is_refused_in_json_and_noted() {
                     caller.until("}").await;
                 }
                 let head = caller.head().await;
-                assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{head}");
+                let about = &request[..request.len().min(40)];
+                assert!(
+                    head.starts_with(&format!("HTTP/1.1 {status} ")),
+                    "{about} {head}"
+                );
                 assert!(head.contains("\r\nconnection: close\r\n"), "{head}");
                 let body = caller.rest().await;
                 let told: serde_json::Value = serde_json::from_str(&body).unwrap();
@@ -146,7 +157,7 @@ fn a_folded_line_of_a_target_becomes_one() {
         let head = Relay::new().answer_to(GET, folded, "\r\n\r\n").await;
         assert_eq!(
             head,
-            "HTTP/1.1 200 OK\r\nx: a b\r\ncontent-length: 0\r\n\r\n"
+            "HTTP/1.1 200 OK\r\nx: a b\r\nvary: Origin\r\ncontent-length: 0\r\n\r\n"
         );
     });
 }
