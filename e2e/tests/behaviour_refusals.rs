@@ -13,6 +13,8 @@ mod credentials;
 mod degraded;
 #[path = "behaviour_refusals/frontends.rs"]
 mod frontends;
+#[path = "behaviour_refusals/handshakes.rs"]
+mod handshakes;
 #[path = "behaviour_refusals/limits.rs"]
 mod limits;
 #[path = "behaviour_refusals/links.rs"]

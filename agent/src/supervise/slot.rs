@@ -155,6 +155,15 @@ impl Slot {
                         // The link's own end then says why.
                         link.close(self.drain_deadline(&away), None);
                     }
+                    // Where nothing goes on over the link, this is a refusal: the next dial comes after
+                    // a wait that fits its reason.
+                    News::GoingAway(away) if away.deadline_ms == 0 && !it.any_up() => {
+                        return Err(Error::Link {
+                            reason: away.reason,
+                            side: Side::Peer,
+                            detail: away.message,
+                        });
+                    }
                     News::GoingAway(away) => return Ok(self.move_away(away, link, task)),
                 },
                 ended = task.join_next() => {

@@ -14,6 +14,8 @@ use tieline_relay::{CallerAuth, DriverChoice};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
+use crate::operators::told;
+
 on_each_driver!(
     a_caller_reaches_its_own_its_groups_and_what_its_token_names,
     a_raw_caller_brings_its_token_behind_the_name,
@@ -184,17 +186,8 @@ async fn a_revoked_caller_is_cut_off_within_a_second_and_nobody_else(
     let (_adas, mut adas_raw) = streams.pop().context("two")?;
 
     let began = Instant::now();
-    let mut admin = HttpStream::connect(relay.admin_address()).await?;
-    let body = r#"{"sub":"bob"}"#;
-    let length = body.len();
-    admin
-        .write(format!(
-            "POST /revoke HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
-             Content-Length: {length}\r\n\r\n{body}"
-        ))
-        .await?;
-    let (head, _) = soon("the answer", admin.answer()).await??;
-    ensure!(head.status() == 200, "{head:?}");
+    let (status, told) = told(&relay, "POST", "/revoke", r#"{"sub":"bob"}"#).await?;
+    ensure!(status == 200, "{told}");
     // Reset, so that it does not look like an orderly end.
     ensure!(soon("the stream's end", bobs.closed()).await?.is_err());
     let (_, end) = soon("the session's end", read_to_close(&mut bobs_raw)).await?;

@@ -26,8 +26,18 @@ on_each_driver!(
 );
 
 pub(crate) async fn asked(relay: &TestRelay, method: &str, path: &str) -> Result<(u16, Value)> {
-    let mut admin = HttpStream::connect(relay.admin_address()).await?;
     let body = if method == "POST" { "{}" } else { "" };
+    told(relay, method, path, body).await
+}
+
+/// What the admin port answers to `body`.
+pub(crate) async fn told(
+    relay: &TestRelay,
+    method: &str,
+    path: &str,
+    body: &str,
+) -> Result<(u16, Value)> {
+    let mut admin = HttpStream::connect(relay.admin_address()).await?;
     admin
         .write(format!(
             "{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\

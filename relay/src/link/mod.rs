@@ -151,7 +151,9 @@ async fn read(
         heard.set(true);
         let (mut known, mut moves, mut refused) = (false, None, None);
         let outcome = link.receive(&mut input, |mux, event| match event {
-            _ if moves.is_some() => {}
+            // What stands behind a hello is for the shard that the link goes to. Behind a refused one it
+            // gets no answer of its own: an agent would take that for the reason.
+            _ if moves.is_some() || refused.is_some() => {}
             Event::AgentHello(hello) => {
                 known = true;
                 match host.hello(hello, kept.is_some()) {
@@ -178,12 +180,13 @@ async fn read(
             let said = kept.freeze();
             return End::Moves { to, said };
         }
+        // First: what is wrong behind a refused hello is not why the link ends.
+        if let Some(reason) = refused {
+            link.close(reason);
+        }
         if let Err(error) = outcome {
             debug!(%error, "link broken");
             link.close(error.reason);
-        }
-        if let Some(reason) = refused {
-            link.close(reason);
         }
         if link.closing().is_some() {
             // The writer says why, and ends the link.
