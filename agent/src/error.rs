@@ -5,7 +5,7 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
-use tieline_wire::{NameError, Reason, Refusal, Side};
+use tieline_wire::{FieldError, NameError, Reason, Refusal, Side};
 
 /// Why an agent ended.
 #[derive(Debug, thiserror::Error)]
@@ -204,6 +204,9 @@ pub enum ConfigError {
         /// Of what.
         unit: &'static str,
     },
+    /// A text that the relay could not pass on.
+    #[error("{0}")]
+    Text(#[from] FieldError),
     /// No target, or too many.
     #[error("{given} targets: an agent publishes 1 to {max}")]
     Targets {

@@ -9,8 +9,9 @@ use std::io::Write;
 use anstream::{AutoStream, ColorChoice};
 use anstyle::AnsiColor;
 use serde::Serialize;
+use tieline_wire::is_hidden;
 
-use crate::plain::{Plain, escape_json, is_hidden, masked};
+use crate::plain::{Plain, escape_json, masked};
 
 /// A colour as it stands in a line until it is printed: a code point that is no character, so that
 /// no text has it.

@@ -5,6 +5,8 @@
 use std::borrow::Cow;
 use std::fmt::{self, Display, Write};
 
+use tieline_wire::is_hidden;
+
 /// Tokens that `tieline-relay token new` makes begin so, and 32 random bytes in base64url follow.
 const OPAQUE_PREFIX: &str = "tieline_";
 const OPAQUE_BYTES: usize = OPAQUE_PREFIX.len() + 43;
@@ -42,30 +44,6 @@ impl Write for Escaping<'_, '_> {
         }
         Ok(())
     }
-}
-
-/// True for a character that has no shape of its own: controls (among them the escape character and
-/// its 8-bit relatives), marks that reorder text, blanks of no width, line and paragraph separators,
-/// tags, and code points that are no characters. A tab only moves what follows, and files are indented
-/// with it.
-pub(crate) fn is_hidden(c: char) -> bool {
-    (c.is_control() && c != '\t')
-        || matches!(
-            c,
-            '\u{ad}'
-                | '\u{61c}'
-                | '\u{115f}'..='\u{1160}'
-                | '\u{180b}'..='\u{180f}'
-                | '\u{200b}'..='\u{200f}'
-                | '\u{2028}'..='\u{202e}'
-                | '\u{2060}'..='\u{206f}'
-                | '\u{3164}'
-                | '\u{fdd0}'..='\u{fdef}'
-                | '\u{feff}'
-                | '\u{ffa0}'
-                | '\u{fff0}'..='\u{fffb}'
-                | '\u{e0000}'..='\u{e0fff}'
-        )
 }
 
 /// JSON text in which no character is hidden; it means the same.

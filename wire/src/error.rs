@@ -109,6 +109,7 @@ reasons! {
     Revoked = 9, "revoked", last, "access was revoked";
     NotLoopback = 10, "not_loopback", last, "without authentication only local agents are accepted";
     RelayName = 11, "relay_name", last, "the agent dialled a name that is not this relay's";
+    RegistrationInvalid = 12, "registration_invalid", last, "a value of the registration cannot stand in a URL, a header or a list";
     // Registration and link, worth another try.
     Protocol = 32, "protocol", retry, "the peer broke the protocol";
     Preface = 33, "preface", retry, "the peer does not speak this protocol";

@@ -115,6 +115,12 @@ pub const CAPABILITIES_MAX: usize = 64;
 /// Longest capability, in bytes.
 pub const CAPABILITY_BYTES_MAX: usize = 128;
 
+/// Longest kind of application, in bytes: a segment of URLs that people read.
+pub const DCC_BYTES_MAX: usize = 64;
+
+/// Longest name of a target's host: 255 bytes on the wire (RFC 1035, 2.3.4) are 253 characters and a dot.
+pub const HOST_BYTES_MAX: usize = 254;
+
 /// Most public URLs of a tunnel.
 pub const URLS_MAX: usize = 16;
 

@@ -119,7 +119,7 @@ impl TargetConfig {
                 });
             }
         }
-        Ok(())
+        Ok(self.registration("").check()?)
     }
 
     /// The tunnel that the relay will grant, if it grants one.

@@ -25,7 +25,7 @@ impl HttpTarget {
             return Err("a user name or password has no place in a target");
         }
         if !Register::is_base_path(path) {
-            return Err("a path has no spaces and no `..`, and other letters are %-encoded");
+            return Err("a path has no spaces and no `..`, and other letters are written as %XX");
         }
         let tcp = TcpTarget::new(HostPort::parse(authority, Some(HTTP_PORT))?);
         Ok(Self {

@@ -173,7 +173,16 @@ impl WireAgent {
     /// # Errors
     /// The link ended before the answer.
     pub async fn register(&mut self, name: Option<&str>) -> Result<Result<Granted, Refusal>> {
-        self.ask(name).await?;
+        self.ask_for(&registration(name)).await
+    }
+
+    /// Asks for what `register` says.
+    ///
+    /// # Errors
+    /// The link ended before the answer.
+    pub async fn ask_for(&mut self, register: &Register) -> Result<Result<Granted, Refusal>> {
+        self.mux.register(register);
+        self.flush().await?;
         loop {
             match self.event().await?.context("closed without an answer")? {
                 Event::RegisterAck(ack) => return Ok(ack.outcome),

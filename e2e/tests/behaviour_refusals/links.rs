@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use tieline_e2e::behaviour::{
-    Metrics, TestRelay, WireAgent, WireKey, is_reset, read_to_close, soon, within,
+    Metrics, TestRelay, WireAgent, WireKey, is_reset, read_to_close, registration, soon, within,
 };
 use tieline_wire::frame::{self, Kind};
 use tieline_wire::limits::{
     DATA_BYTES_MAX, HANDSHAKE_TIMEOUT, SESSION_CREDIT_BYTES, TABLE_BYTES_MAX,
 };
-use tieline_wire::{Reason, SessionId};
+use tieline_wire::{Reason, Register, Scheme, SessionId, is_hidden};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -276,8 +276,7 @@ async fn an_agent_that_never_reads_what_it_asks_for_loses_its_link() -> Result<(
     let flooded = async {
         loop {
             for _ in 0..100 {
-                link.mux
-                    .register(&tieline_e2e::behaviour::registration(Some("greedy")));
+                link.mux.register(&registration(Some("greedy")));
             }
             if link.flush().await.is_err() {
                 return;
@@ -287,4 +286,58 @@ async fn an_agent_that_never_reads_what_it_asks_for_loses_its_link() -> Result<(
     within(Duration::from_secs(60), "the link's end", flooded).await?;
     counted(&relay, EVICTED, Reason::Overload).await?;
     bystander.stays_well(&relay).await
+}
+
+/// What a registration says stands in `Host` headers, in URLs and in lists.
+#[tokio::test]
+async fn a_registration_that_could_not_be_passed_on_is_refused_and_the_link_goes_on() -> Result<()>
+{
+    let relay = TestRelay::with().shards(2).start()?;
+    let mut link = WireAgent::dial(relay.agent_address(), &WireKey::new()?, 1).await?;
+    let good = || Register {
+        scheme: Scheme::Http,
+        base_path: "/mcp".to_owned(),
+        dcc: "maya".to_owned(),
+        ..registration(None)
+    };
+    let with = |change: fn(&mut Register)| {
+        let mut it = good();
+        change(&mut it);
+        it
+    };
+    for wrong in [
+        with(|it| it.authority = String::new()),
+        with(|it| it.authority = "ada@evil.example".to_owned()),
+        with(|it| it.authority = "a b:1".to_owned()),
+        with(|it| it.authority = "stra\u{df}e.example:1".to_owned()),
+        with(|it| it.authority = "x".repeat(500)),
+        with(|it| it.base_path = "mcp".to_owned()),
+        with(|it| it.base_path = "/a\u{202e}b".to_owned()),
+        with(|it| it.dcc = "maya/../nuke".to_owned()),
+        with(|it| it.dcc = "unreal engine".to_owned()),
+        with(|it| it.dcc = "m".repeat(500)),
+        with(|it| it.label = "a\u{200b}b".to_owned()),
+        with(|it| it.capabilities = vec!["a\u{2066}b".to_owned()]),
+    ] {
+        let refusal = link.ask_for(&wrong).await?.err();
+        let refusal = refusal.with_context(|| format!("granted: {wrong:?}"))?;
+        ensure!(refusal.reason == Reason::RegistrationInvalid, "{refusal:?}");
+        let is_shown = !refusal.message.chars().any(is_hidden);
+        ensure!(is_shown, "{refusal:?}");
+    }
+    for authority in [
+        "127.0.0.1:1",
+        "[::1]:80",
+        "localhost",
+        "render_01.farm:8765",
+    ] {
+        let mut right = good();
+        right.authority = authority.to_owned();
+        let granted = link.ask_for(&right).await??;
+        ensure!(!granted.urls.is_empty(), "{granted:?}");
+    }
+    let wrong = relay.metrics().await?;
+    let wrong = wrong.labelled("relay_registration_refused_total", "registration_invalid");
+    ensure!(wrong == 12, "{wrong}");
+    Ok(())
 }

@@ -192,6 +192,10 @@ impl Host {
         let shard = &self.shard;
         // First: to look at a token costs more.
         shard.may_register(|limits| limits.register_from(self.peer.ip()))?;
+        register.check().map_err(|error| Refusal {
+            reason: Reason::RegistrationInvalid,
+            message: error.to_string(),
+        })?;
         let now = Shard::seconds_since_1970();
         let auth = shard.auth();
         let registry = shard.registry.borrow();

@@ -10,11 +10,13 @@ use crate::error::Reason;
 use crate::ids::{AgentKey, Generation, InstanceId, MachineId, TunnelId};
 use crate::limits::{LANE_HELLO_BYTES, LANE_PREFACE, VERSION_MAX, VERSION_MIN};
 
+mod check;
 mod decode;
 mod encode;
 #[cfg(test)]
 mod tests;
 
+pub use check::{FieldError, is_hidden};
 pub(crate) use decode::{Acked, Decode, Unregistered};
 pub(crate) use encode::{Bulk, BulkOffer, Encoder, Message, Opened, Unregister};
 
@@ -217,11 +219,11 @@ pub struct Register {
     pub label: String,
     /// How the agent speaks to the target.
     pub scheme: Scheme,
-    /// The target's host and port, as in a `Host` header.
+    /// The target's host and port, as in a `Host` header and in a URL; the port may be left out.
     pub authority: String,
     /// The path at which the target serves MCP, as [`Register::is_base_path`] takes it.
     pub base_path: String,
-    /// The kind of application, such as `maya`, or empty.
+    /// The kind of application, such as `maya`, or empty: a segment of URLs.
     pub dcc: String,
     /// What the target can do, in words that the relay passes on.
     pub capabilities: Vec<String>,
@@ -229,23 +231,6 @@ pub struct Register {
     pub token: Token,
     /// Callers may use every path of an HTTP target, not only those under `base_path`.
     pub expose_all: bool,
-}
-
-impl Register {
-    /// Whether `path` may stand behind a host in a URL without changing what that names: it is empty, or has
-    /// `/` first and printable ASCII behind it, without the marks that end a path or that some readers take for
-    /// `/`, and without a segment `.` or `..`.
-    #[must_use]
-    pub fn is_base_path(path: &str) -> bool {
-        let is_plain = |byte: u8| byte.is_ascii_graphic() && !b"?#\\\"<>^`{|}".contains(&byte);
-        let is_dots = |segment: &str| {
-            let segment = segment.to_ascii_lowercase().replace("%2e", ".");
-            matches!(segment.as_str(), "." | "..")
-        };
-        (path.is_empty() || path.starts_with('/'))
-            && path.bytes().all(is_plain)
-            && !path.split('/').any(is_dots)
-    }
 }
 
 /// The relay's answer to [`Register`].
