@@ -20,8 +20,8 @@ pub trait Progress: Unpin {
     /// The next hop asked for more; `is_pending` says that the caller has sent no more yet.
     fn asked(&self, is_pending: bool);
 
-    /// A piece of it goes on.
-    fn passed(&self, _frame: &Frame<Bytes>) {}
+    /// A piece of it goes on, as this leaves it.
+    fn passed(&self, _frame: &mut Frame<Bytes>) {}
 
     /// The body was taken to its end.
     fn done(&self);
@@ -111,16 +111,16 @@ impl<P: Progress> Body for RequestBody<P> {
             Source::Incoming(incoming) => incoming,
             Source::Again(body) if body.is_empty() => return Poll::Ready(None),
             Source::Again(body) => {
-                let frame = Frame::data(std::mem::take(body));
-                this.progress.passed(&frame);
+                let mut frame = Frame::data(std::mem::take(body));
+                this.progress.passed(&mut frame);
                 this.progress.done();
                 return Poll::Ready(Some(Ok(frame)));
             }
         };
         let polled = Pin::new(&mut *incoming).poll_frame(cx);
         this.progress.asked(polled.is_pending());
-        let frame = ready!(polled);
-        if let Some(Ok(frame)) = &frame {
+        let mut frame = ready!(polled);
+        if let Some(Ok(frame)) = &mut frame {
             this.progress.passed(frame);
         }
         // hyper asks for no more than the length that was announced; over HTTP/2 the end itself may come

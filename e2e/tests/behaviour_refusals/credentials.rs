@@ -135,6 +135,9 @@ async fn never_seen(relay: &TestRelay, tokens: &[&str]) -> Result<()> {
             format!("X-Target-Authorization: Bearer {token}\r\n"),
             format!("Cookie: a=1; token={token}; b=2\r\n"),
             format!("Referer: http://relay/w/maya?access_token={token}\r\n"),
+            format!("Referer: http://localhost/w/maya/mcp?access_token={token}\r\n"),
+            format!("X-Basic: {basic}\r\n"),
+            format!("X-Any: {{\"token\":\"{token}\"}}\r\n"),
         ];
         for line in &lines {
             let text = seen(&mut caller, "/mcp", line).await?;
@@ -148,6 +151,16 @@ async fn never_seen(relay: &TestRelay, tokens: &[&str]) -> Result<()> {
         ensure!(text.starts_with("GET /mcp?a=1&b=2 HTTP/1.1\n"), "{text}");
         let text = seen(&mut caller, "/mcp", &lines[7]).await?;
         ensure!(text.contains(": a=1; b=2\n"), "{text}");
+        // Without it the request would be another.
+        let request = format!("GET /w/maya/{token}/mcp HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        caller.write(request).await?;
+        let (head, body) = soon("an answer", caller.answer()).await??;
+        let body = String::from_utf8(body.bytes)?;
+        ensure!(
+            head.status() == 400 && body.contains("token_in_url"),
+            "{body}"
+        );
+        ensure!(!body.contains(token), "{body}");
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! Whether an agent may register what it asks for, who a caller is, and the tokens that say so.
 
 mod identity;
+mod own;
 mod provider;
 mod snapshot;
 
@@ -12,6 +13,7 @@ use tieline_wire::{AgentKey, MachineId, Reason, Refusal, Register, TunnelId};
 use tokio::sync::mpsc;
 
 pub(crate) use self::identity::{Identity, Owner, may_reach};
+pub(crate) use self::own::OwnTokens;
 pub(crate) use self::provider::{Question, Ruling};
 pub(crate) use self::snapshot::{Mode, Signed, Snapshot, TokenRefusal, verify_caller};
 use crate::cli::TokenOrder;

@@ -132,22 +132,6 @@ impl Snapshot {
         self.denied.names(jti, identity.map(Identity::sub), key)
     }
 
-    /// True if there are tokens that this relay can tell from those of others.
-    pub(crate) const fn knows_tokens(&self) -> bool {
-        matches!(self.mode, Mode::Tokens(_) | Mode::Jwt(_))
-    }
-
-    /// True for a credential of this relay: a token of the file, or one that is signed for it, also if
-    /// its time is over or to come, or if it is denied. Each signature is taken off `checks_left`, and
-    /// what would need one more counts as ours.
-    pub(crate) fn is_ours(&self, token: &str, now_seconds: u64, checks_left: &Cell<u32>) -> bool {
-        match &self.mode {
-            Mode::Open { .. } | Mode::Provider { .. } => false,
-            Mode::Tokens(table) => table.find(&TokenHash::of(token)).is_some(),
-            Mode::Jwt(signed) => signed.is_ours(token, now_seconds, checks_left),
-        }
-    }
-
     /// Who holds `token`, and what it says beside that, if it is good for `scope`.
     pub(super) fn verify(
         &self,
@@ -238,18 +222,24 @@ impl Signed {
         }
     }
 
-    fn is_ours(&self, token: &str, now_seconds: u64, checks_left: &Cell<u32>) -> bool {
+    /// True if a token is signed for this relay, whatever its time. Each signature is taken off
+    /// `checks_left`, and what would need one more counts as the relay's. So does a token that says to be
+    /// for this relay and is signed with a key that the relay may yet learn.
+    pub(super) fn is_ours(&self, token: &str, now_seconds: u64, checks_left: &Cell<u32>) -> bool {
         let expected = self.expected();
         if !expected.is_claimed_by(token) {
             return false;
         }
         let left = checks_left.get();
         checks_left.set(left.saturating_sub(1));
+        let is_named = self.issuer.is_some() || !self.audience.is_empty();
         left == 0
-            || matches!(
-                claims::verify(token, &self.keys, now_seconds, &expected),
-                Ok(_) | Err(ClaimsError::Expired { .. } | ClaimsError::NotYet { .. })
-            )
+            || match claims::verify(token, &self.keys, now_seconds, &expected) {
+                Ok(_) | Err(ClaimsError::Expired { .. } | ClaimsError::NotYet { .. }) => true,
+                Err(ClaimsError::UnknownKey) => self.is_ignorant || self.may_learn && is_named,
+                Err(ClaimsError::Algorithm | ClaimsError::Signature) => self.is_ignorant,
+                Err(_) => false,
+            }
     }
 
     fn verify(&self, token: &str, now_seconds: u64) -> Result<(Identity, Claims), TokenRefusal> {

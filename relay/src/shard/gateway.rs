@@ -1,6 +1,5 @@
 //! What the HTTP front gets from its shard: routes, sessions, tasks and time.
 
-use std::cell::Cell;
 use std::future::Future;
 use std::io;
 use std::net::IpAddr;
@@ -19,7 +18,7 @@ use super::callers::{Caller, Known};
 use super::message::{Message, Verdict};
 use super::routes::{Choice, Found, Lookup, Search, Whose};
 use crate::audit::Call;
-use crate::auth::TokenRefusal;
+use crate::auth::{OwnTokens, TokenRefusal};
 use crate::io::{PollSocket, Socket, pair, sleep, turn};
 use crate::limits::{Limited, Pass};
 use crate::listen::http::{Aim, Gateway, Listing, Nowhere, Sealer, Target, Wanted};
@@ -49,14 +48,8 @@ impl Gateway for ShardGateway {
         self.0.caller(token)
     }
 
-    fn knows_tokens(&self) -> bool {
-        self.0.auth.borrow().knows_tokens()
-    }
-
-    fn is_ours(&self, token: &str, checks_left: &Cell<u32>) -> bool {
-        let now_seconds = Shard::seconds_since_1970();
-        let auth = self.0.auth.borrow();
-        auth.is_ours(token, now_seconds, checks_left)
+    fn own_tokens(&self) -> Option<OwnTokens> {
+        OwnTokens::of(&self.0.auth.borrow(), Shard::seconds_since_1970())
     }
 
     fn is_current(&self, caller: &Caller) -> bool {

@@ -1,5 +1,6 @@
 //! Keys that tokens are checked with, and sets of them.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use jsonwebtoken::{Algorithm, DecodingKey, DecodingKeyKind};
@@ -65,6 +66,15 @@ impl Key {
             Algorithm::RS256 => "RS256",
             Algorithm::ES256 => "ES256",
             _ => "EdDSA",
+        }
+    }
+
+    /// How long a signature is that the key verifies.
+    fn signature_bytes(&self) -> usize {
+        match (self.algorithm, self.decoding.kind()) {
+            (Algorithm::RS256, DecodingKeyKind::RsaModulusExponent { n, .. }) => n.len(),
+            (Algorithm::HS256, _) => 32,
+            _ => 64,
         }
     }
 
@@ -154,6 +164,15 @@ impl KeySet {
         Self {
             keys: self.keys.iter().filter(is_gone).cloned().collect(),
         }
+    }
+
+    /// The lengths that a signature of `algorithm` may have with one of the keys, in bytes.
+    #[must_use]
+    pub fn signature_bytes(&self, algorithm: &str) -> BTreeSet<usize> {
+        let keys = self.keys.iter().map(|(_, key)| key);
+        keys.filter(|key| key.algorithm() == algorithm)
+            .map(Key::signature_bytes)
+            .collect()
     }
 
     /// Whether a key is called `id`.

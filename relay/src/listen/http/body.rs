@@ -7,11 +7,13 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::Gateway;
 use super::again::Kept;
+use super::credentials::keep_trailers_back;
 use super::events::{Events, Quiet};
 use super::held::Piece;
 use super::pool::Lease;
@@ -23,6 +25,9 @@ use super::tap::Track;
 /// A request's body on its way to the target.
 pub(super) type RequestBody = tieline_hop::RequestBody<Progress>;
 
+/// Takes out of trailers what the target must not see.
+type KeepBack = Box<dyn Fn(&mut HeaderMap)>;
+
 /// How a request's body fares.
 pub(super) struct Progress {
     pub(super) state: Rc<State>,
@@ -31,6 +36,7 @@ pub(super) struct Progress {
     pub(super) kept: Option<Rc<Kept>>,
     /// What was not taken of it.
     pub(super) rest: Option<Rc<Rest>>,
+    keep_back: Option<KeepBack>,
 }
 
 impl Progress {
@@ -40,12 +46,23 @@ impl Progress {
             track: None,
             kept: None,
             rest: None,
+            keep_back: None,
         }
     }
 
     pub(super) fn leaving(self, rest: &Rc<Rest>) -> Self {
         let rest = Some(Rc::clone(rest));
         Self { rest, ..self }
+    }
+
+    /// Keeps the relay's credentials out of what stands behind the body.
+    pub(super) fn guarded<G: Gateway>(self, gateway: &G) -> Self {
+        let gateway = gateway.clone();
+        let keep_back = move |trailers: &mut HeaderMap| keep_trailers_back(&gateway, trailers);
+        Self {
+            keep_back: Some(Box::new(keep_back)),
+            ..self
+        }
     }
 }
 
@@ -60,7 +77,10 @@ impl tieline_hop::Progress for Progress {
         }
     }
 
-    fn passed(&self, frame: &Frame<Bytes>) {
+    fn passed(&self, frame: &mut Frame<Bytes>) {
+        if let (Some(trailers), Some(keep_back)) = (frame.trailers_mut(), &self.keep_back) {
+            keep_back(trailers);
+        }
         self.state.passed(frame);
         if let Some(kept) = &self.kept {
             kept.passed(frame);

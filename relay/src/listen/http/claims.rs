@@ -1,22 +1,37 @@
 //! Fields that mean something to a server beside the message itself: who asks, for what, and which
 //! file to answer with. Callers and targets are not to decide that for one another.
+//!
+//! The fields that only proxies write stand here and nowhere else: most are dropped from requests, and any of
+//! them is a sign that a request did not begin at the connection that it came by.
 
 use http::{HeaderMap, HeaderName};
 
 /// What only proxies and gateways say about a request: its caller, and which path it was
 /// before they changed it. Servers and frameworks believe it of every connection.
-const ABOUT_REQUESTS: [&str; 21] = [
+const ABOUT_REQUESTS: [&str; 34] = [
     "forwarded",
     "x-forwarded",
     "x-real-ip",
     "x-client-ip",
+    "client-ip",
     "x-cluster-client-ip",
     "x-original-forwarded-for",
+    "x-originating-ip",
     "x-remote-addr",
     "x-remote-ip",
+    "x-proxyuser-ip",
     "true-client-ip",
     "cf-connecting-ip",
+    "cf-connecting-ipv6",
+    "cf-pseudo-ipv4",
     "fastly-client-ip",
+    "fly-client-ip",
+    "x-azure-clientip",
+    "x-azure-socketip",
+    "x-appengine-user-ip",
+    "x-envoy-external-address",
+    "proxy-client-ip",
+    "wl-proxy-client-ip",
     "front-end-https",
     "x-url-scheme",
     "x-original-host",
@@ -29,10 +44,40 @@ const ABOUT_REQUESTS: [&str; 21] = [
     "x-sendfile-type",
     // CGI has the proxy for requests of its own in `HTTP_PROXY` (CVE-2016-5385).
     "proxy",
+    "x-proxy-host",
 ];
 
 /// How further ones begin.
 const ABOUT_REQUESTS_PREFIXES: [&str; 2] = ["x-forwarded-", "x-accel-"];
+
+/// What proxies write about themselves. It says nothing of callers that a target would believe, and passes.
+const OF_WAYS: [&str; 6] = [
+    "via",
+    "cdn-loop",
+    "x-amzn-trace-id",
+    "x-cloud-trace-context",
+    "x-bluecoat-via",
+    "x-varnish",
+];
+
+/// How further ones begin: those of single proxies and networks.
+const OF_WAYS_PREFIXES: [&str; 15] = [
+    "akamai-",
+    "cf-",
+    "fastly-",
+    "fly-",
+    "incap-",
+    "x-akamai-",
+    "x-amz-cf-",
+    "x-appengine-",
+    "x-arr-",
+    "x-azure-",
+    "x-envoy-",
+    "x-nf-",
+    "x-proxy-",
+    "x-real-",
+    "x-vercel-",
+];
 
 /// What a trusted proxy may say, in exactly this form.
 const OF_PROXIES: [&str; 3] = ["forwarded", "x-real-ip", "x-forwarded-"];
@@ -67,6 +112,21 @@ const REDIRECT_PREFIXES: [&str; 2] = ["x-accel-", "x-reproxy-"];
 /// Whether a server in front buffers the answer is the target's to say; event streams need it.
 const HARMLESS: &str = "x-accel-buffering";
 
+/// True if a request bears a mark of a proxy, whether or not that is dropped later.
+pub(super) fn is_forwarded(headers: &HeaderMap) -> bool {
+    headers.keys().any(|name| {
+        let dashed = dashed(name.as_str());
+        let is_way = OF_WAYS.contains(&&*dashed);
+        is_way || OF_WAYS_PREFIXES.iter().any(|it| dashed.starts_with(it)) || is_claim(&dashed)
+    })
+}
+
+/// True for what only a proxy says about a request; `dashed` is the field's name with dashes.
+fn is_claim(dashed: &str) -> bool {
+    let begins = |it: &&str| dashed.starts_with(it);
+    ABOUT_REQUESTS.contains(&dashed) || ABOUT_REQUESTS_PREFIXES.iter().any(begins)
+}
+
 /// Drops of a request what its caller says in a proxy's place; `is_trusted` if it is one. `own` is a
 /// field that the relay reads itself.
 pub(super) fn drop_from_request(
@@ -83,9 +143,7 @@ pub(super) fn drop_from_request(
         let dashed = dashed(name);
         let is_changed = dashed != name;
         let begins = |it: &&str| dashed.starts_with(it);
-        let is_claim =
-            ABOUT_REQUESTS.contains(&&*dashed) || ABOUT_REQUESTS_PREFIXES.iter().any(begins);
-        if is_claim {
+        if is_claim(&dashed) {
             let is_proxys = |it: &&str| *it == dashed || (it.ends_with('-') && begins(it));
             return is_changed || !is_trusted || !OF_PROXIES.iter().any(is_proxys);
         }
@@ -183,6 +241,37 @@ mod tests {
             expected.sort_unstable();
             assert_eq!(passed, expected);
         }
+    }
+
+    #[test]
+    fn every_field_of_a_proxy_marks_a_request_as_forwarded() {
+        let listed = ABOUT_REQUESTS.iter().chain(&OF_WAYS).copied();
+        let others = [
+            "CF-Connecting-IP",
+            "CF_Ray",
+            "True-Client-IP",
+            "Fastly-Client-IP",
+            "Fastly-FF",
+            "X-Real-IP",
+            "X-Client-IP",
+            "X_Forwarded_For",
+            "X-Envoy-Internal",
+            "X-Amz-Cf-Id",
+            "Via",
+            "CDN-Loop",
+        ];
+        for name in listed.chain(others) {
+            assert!(is_forwarded(&all(&[name])), "{name}");
+        }
+        let direct = [
+            "host",
+            "accept",
+            "user-agent",
+            "mcp-session-id",
+            "x-custom",
+            "origin",
+        ];
+        assert!(!is_forwarded(&all(&direct)));
     }
 
     #[test]

@@ -21,7 +21,7 @@ use super::credentials;
 use super::destination::{Destination, nowhere, seal_sessions};
 use super::endpoint::Endpoint;
 use super::events::Events;
-use super::forwarded::{Client, is_forwarded};
+use super::forwarded::Client;
 use super::login;
 use super::origin::{self, Page};
 use super::pool::{Connection, Failure, Lease, Pool};
@@ -60,7 +60,7 @@ impl Asked<'_> {
     /// through it a caller of its own machine.
     fn is_direct(&self, headers: &HeaderMap) -> bool {
         let host = self.authority.and_then(host);
-        host.is_some_and(is_ours_anywhere) && !is_forwarded(headers)
+        host.is_some_and(is_ours_anywhere) && !claims::is_forwarded(headers)
     }
 }
 
@@ -86,7 +86,11 @@ impl<G: Gateway> Front<G> {
         let (parts, body) = request.into_parts();
         let is_http2 = parts.version == Version::HTTP_2;
         let rest = Rest::new(&parts, &body, &self.gateway, &state);
-        let body = RequestBody::new(Some(body), Progress::new(&state).leaving(&rest));
+        let mut progress = Progress::new(&state).leaving(&rest);
+        if !body.is_end_stream() {
+            progress = progress.guarded(&self.gateway);
+        }
+        let body = RequestBody::new(Some(body), progress);
         let mut page = Page::Own;
         let mut trail = Trail::begin(&self.gateway, &parts, self.peer.address.ip());
         let served = self.serve(parts, body, &state, &mut page, &mut trail);
@@ -171,7 +175,7 @@ impl<G: Gateway> Front<G> {
         let body = self
             .body_for(&destination.mapping, asking, body, state)
             .await?;
-        let request = self.prepare(parts, body, &mut destination, client);
+        let request = self.prepare(parts, body, &mut destination, client)?;
         let (connection, answer) = self
             .ask(request, &mut destination, &presented, state)
             .await?;
@@ -232,7 +236,13 @@ impl<G: Gateway> Front<G> {
         body: RequestBody,
         destination: &mut Destination,
         client: Client,
-    ) -> Request<RequestBody> {
+    ) -> Result<Request<RequestBody>, Problem> {
+        // First of all, because what is read from fields here is written to others.
+        let (path, name) = (
+            destination.path.clone(),
+            destination.mapping.public().cloned(),
+        );
+        let path = credentials::keep_back(&self.gateway, &mut parts.headers, path, name)?;
         let length = body.size_hint().exact();
         headers::for_next_hop(&mut parts.headers, parts.version, length);
         events::ask_for_plain(&parts.method, &mut parts.headers);
@@ -245,8 +255,6 @@ impl<G: Gateway> Front<G> {
         if self.settings.takes_tokens {
             leave_credential(&mut parts.headers, own);
         }
-        let path = destination.path.clone();
-        let path = credentials::keep_back(&self.gateway, &mut parts.headers, path);
         let mapping = &destination.mapping;
         let (public, prefix) = (mapping.public().map(|it| &it[..]), mapping.prefix_of_one());
         client.tell(&mut parts.headers, self.peer.address, public, &prefix);
@@ -261,7 +269,7 @@ impl<G: Gateway> Front<G> {
             let timeout = Box::pin(async move { gateway.sleep(timeout).await });
             await_continue(&mut request, timeout);
         }
-        request
+        Ok(request)
     }
 
     /// Sends the request over the kept connection or a new one; `destination` has the target in the

@@ -16,15 +16,6 @@ const PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
 /// Most addresses of a chain of proxies that are read.
 const CHAIN_MAX: usize = 32;
 
-/// Whether a proxy says that it passed the request on.
-pub(super) fn is_forwarded(headers: &HeaderMap) -> bool {
-    let is_proxys = |name: &HeaderName| {
-        let name = name.as_str();
-        matches!(name, "via" | "forwarded" | "x-real-ip") || name.starts_with("x-forwarded-")
-    };
-    headers.keys().any(is_proxys)
-}
-
 /// The caller of one request, as far as is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Client {

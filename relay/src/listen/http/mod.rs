@@ -43,7 +43,6 @@ mod unread;
 mod wanted;
 mod workers;
 
-use std::cell::Cell;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -58,7 +57,7 @@ use ipnet::IpNet;
 use tieline_wire::{Reason, SharedBudget, TunnelId};
 
 use crate::audit::Call;
-use crate::auth::TokenRefusal;
+use crate::auth::{OwnTokens, TokenRefusal};
 use crate::config::PublicUrl;
 use crate::limits::{Limited, Pass};
 use crate::registry::AgentTag;
@@ -104,15 +103,9 @@ pub(crate) trait Gateway: Clone + 'static {
     /// [`TokenRefusal`] says why they are not let in.
     fn admit(&self, token: Option<&str>) -> Result<Self::Caller, TokenRefusal>;
 
-    /// True if there are credentials of the relay that it can tell from a target's.
-    fn knows_tokens(&self) -> bool {
-        false
-    }
-
-    /// True for a credential of the relay, whether or not it is good at this moment. Each signature
-    /// that is checked is taken off `checks_left`, and what would need one more counts as ours.
-    fn is_ours(&self, _token: &str, _checks_left: &Cell<u32>) -> bool {
-        false
+    /// What tells the relay's own credentials from a target's, if the relay can tell them.
+    fn own_tokens(&self) -> Option<OwnTokens> {
+        None
     }
 
     /// True while somebody who was let in would be so again.

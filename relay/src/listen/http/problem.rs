@@ -89,6 +89,15 @@ impl Problem {
         Self::new(StatusCode::NOT_FOUND, "unknown_session", message)
     }
 
+    /// A credential of the relay stands where it cannot be left out: in the path, or in the host name.
+    pub(super) fn token_in(place: &str) -> Self {
+        let message = format!(
+            "the {place} holds a token of this relay, which targets must not see; send it as \
+             `Authorization: Bearer TOKEN`"
+        );
+        Self::new(StatusCode::BAD_REQUEST, "token_in_url", message)
+    }
+
     /// The target has more paths, but callers get only those under its own.
     pub(super) fn not_exposed(url: &str) -> Self {
         let message = format!("this tunnel serves {url} and what lies below it");

@@ -237,6 +237,8 @@ fn a_caller_may_see_what_it_may_reach_and_nobody_else_sees_anything() {
         for asked in [
             list("", "X-Forwarded-For: 192.0.2.7\r\n").replace("Host: r", "Host: localhost"),
             list("", "Via: 1.1 caddy\r\n").replace("Host: r", "Host: localhost"),
+            list("", "CF-Connecting-IP: 192.0.2.7\r\n").replace("Host: r", "Host: localhost"),
+            list("", "CDN_Loop: edge\r\n").replace("Host: r", "Host: localhost"),
             list("", ""),
         ] {
             let mut caller = open.caller();

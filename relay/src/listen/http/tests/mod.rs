@@ -1,4 +1,5 @@
 //! The front between scripted callers and targets, on simulated time.
+//! Long because the scripted shard stands here, which all tests of the front share.
 
 mod bound;
 mod callers;
@@ -17,6 +18,7 @@ mod site;
 mod streams;
 mod unread;
 mod ways;
+mod withheld;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -31,6 +33,7 @@ use tokio::task::{JoinHandle, LocalSet};
 
 use self::peer::{Fate, Peer, Session, without_forwarded};
 use super::*;
+use crate::auth::Snapshot;
 use crate::registry::{AgentTag, TunnelInfo};
 
 /// Bytes that a simulated socket holds.
@@ -38,6 +41,9 @@ const SOCKET_BYTES: usize = 64 * 1024;
 
 /// Where the relay says the target is.
 const AUTHORITY: &str = "127.0.0.1:8765";
+
+/// What the clock of the day says.
+const NOW_SECONDS: u64 = 1_800_000_000;
 
 /// Runs a test in one thread; when all of it waits, time jumps to the next timer.
 fn run(test: impl Future<Output = ()>) {
@@ -105,6 +111,8 @@ struct Shared {
     /// What the audit log would have of answers.
     noted: RefCell<Vec<(Option<u16>, Option<&'static str>)>>,
     draining: Cell<bool>,
+    /// What tells the relay's credentials, if it can tell them.
+    known: RefCell<Option<Snapshot>>,
 }
 
 impl Shared {
@@ -137,6 +145,10 @@ impl Gateway for Shard {
             Some("early") => Err(TokenRefusal::Unavailable("no keys yet".to_owned())),
             Some(name) => Ok(Named(Some(name.to_owned()))),
         }
+    }
+
+    fn own_tokens(&self) -> Option<OwnTokens> {
+        OwnTokens::of(self.0.known.borrow().as_ref()?, NOW_SECONDS)
     }
 
     fn is_current(&self, caller: &Named) -> bool {
@@ -323,6 +335,7 @@ impl Relay {
                 answered,
                 noted: RefCell::default(),
                 draining: Cell::new(false),
+                known: RefCell::default(),
             })),
             settings: Rc::default(),
             peer: super::Peer {

@@ -1,0 +1,115 @@
+//! Credentials of the relay in what callers send on: a target's owner who got one could use it, so they
+//! are taken out of every field, of cookies, of the query and of trailers, and a path that holds one leads
+//! nowhere. Bodies are not looked at.
+//!
+//! `search` finds them; `spelling` undoes what hides them; here stands what becomes of what holds one.
+
+mod search;
+mod spelling;
+
+use bytes::Bytes;
+use http::header::{COOKIE, HeaderMap, HeaderName, HeaderValue};
+use http::uri::PathAndQuery;
+
+use self::search::Search;
+use super::Gateway;
+use super::problem::Problem;
+
+/// Takes credentials of the relay out of a request's fields, cookies and query; the path and query that
+/// are left. `authority` is what the caller calls the relay.
+///
+/// # Errors
+/// The path or the name of the host holds one: without it the request would be another.
+pub(super) fn keep_back<G: Gateway>(
+    gateway: &G,
+    headers: &mut HeaderMap,
+    path: PathAndQuery,
+    authority: Option<Bytes>,
+) -> Result<PathAndQuery, Problem> {
+    let Some(own) = gateway.own_tokens() else {
+        return Ok(path);
+    };
+    let search = Search::new(own);
+    for (place, text) in [
+        ("path", path.path().as_bytes()),
+        ("host name", &authority.unwrap_or_default()),
+    ] {
+        if search.finds_in(text) {
+            return Err(Problem::token_in(place));
+        }
+    }
+    from_fields(&search, headers);
+    Ok(from_query(&search, path))
+}
+
+/// The same for what stands behind a request's body.
+pub(super) fn keep_trailers_back<G: Gateway>(gateway: &G, trailers: &mut HeaderMap) {
+    if let Some(own) = gateway.own_tokens() {
+        from_fields(&Search::new(own), trailers);
+    }
+}
+
+fn from_fields(search: &Search, headers: &mut HeaderMap) {
+    let holds = |(name, value): (&HeaderName, &HeaderValue)| {
+        search.finds_in(value.as_bytes()).then(|| name.clone())
+    };
+    let found: Vec<HeaderName> = headers.iter().filter_map(holds).collect();
+    for name in found {
+        let values: Vec<_> = headers.get_all(&name).iter().cloned().collect();
+        headers.remove(&name);
+        for value in values {
+            if let Some(left) = left_of(search, &name, value) {
+                headers.append(name.clone(), left);
+            }
+        }
+    }
+}
+
+/// What is left of a field's value: all, nothing, or of cookies the pairs without a credential.
+fn left_of(search: &Search, name: &HeaderName, value: HeaderValue) -> Option<HeaderValue> {
+    if !search.finds_in(value.as_bytes()) {
+        return Some(value);
+    }
+    if *name != COOKIE {
+        return None;
+    }
+    let left = without(search, value.as_bytes(), b';', b"; ")?;
+    HeaderValue::from_bytes(&left).ok()
+}
+
+/// The path with what is left of its query.
+fn from_query(search: &Search, path: PathAndQuery) -> PathAndQuery {
+    let Some(query) = path.query().map(str::as_bytes) else {
+        return path;
+    };
+    if !search.finds_in(query) {
+        return path;
+    }
+    let mut text = path.path().as_bytes().to_vec();
+    if let Some(left) = without(search, query, b'&', b"&") {
+        text.push(b'?');
+        text.extend_from_slice(&left);
+    }
+    let bare = |_| PathAndQuery::try_from(path.path());
+    let left = PathAndQuery::from_maybe_shared(Bytes::from(text)).or_else(bare);
+    left.unwrap_or_else(|_| PathAndQuery::from_static("/"))
+}
+
+/// The parts of a text that hold no credential, joined again; `None` if none is left, or if what is left
+/// still holds one that no part of it holds.
+fn without(search: &Search, text: &[u8], delimiter: u8, joint: &[u8]) -> Option<Vec<u8>> {
+    let parts = text.split(|byte| *byte == delimiter);
+    let parts = parts.map(|part| {
+        if joint.len() > 1 {
+            part.trim_ascii()
+        } else {
+            part
+        }
+    });
+    let left: Vec<_> = parts.filter(|part| !search.finds_in(part)).collect();
+    let text = left.join(joint);
+    (!left.is_empty() && !search.finds_in(&text)).then_some(text)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,425 @@
+//! Credentials in every spelling and place, and what only looks like one.
+//! Long because each spelling that some server reads stands here.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use data_encoding::{BASE64, BASE64_NOPAD, BASE64URL_NOPAD};
+use proptest::prelude::*;
+use ring::hmac;
+use tieline_wire::claims::Key;
+
+use super::*;
+use crate::auth::{OwnTokens, Snapshot};
+use crate::config::{
+    Auth, Config, HttpUrl, JwksSource, JwtAuth, TokenHash, TokensAuth, read_tokens,
+};
+
+const NOW: u64 = 1_800_000_000;
+const SECRET: [u8; 32] = [7; 32];
+const MADE: &str = "tieline_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+const BY_HAND: &str = "s3cret.of-ada~1";
+const WITH_BLANKS: &str = "a token made by hand!";
+
+/// What a relay knows whose file has the static tokens above.
+fn listed() -> Search {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tokens.toml");
+    let entries = [MADE, BY_HAND, WITH_BLANKS].map(|token| {
+        let hash = TokenHash::of(token);
+        format!("[[token]]\nsub = \"ada\"\nhash = \"{hash}\"\n")
+    });
+    fs::write(&path, entries.concat()).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    let table = read_tokens(&path).unwrap();
+    knowing(Auth::Tokens(TokensAuth { file: None, table }))
+}
+
+/// What a relay knows that has the secret above.
+fn signed() -> Search {
+    knowing(Auth::Jwt(JwtAuth {
+        keys: Key::hs256(&SECRET).unwrap().into(),
+        ..JwtAuth::default()
+    }))
+}
+
+fn knowing(auth: Auth) -> Search {
+    let config = Config {
+        auth,
+        ..Config::default()
+    };
+    Search::new(OwnTokens::of(&Snapshot::of(&config), NOW).unwrap())
+}
+
+fn jwt(header: &str, secret: &[u8], exp: u64) -> String {
+    let payload = format!(r#"{{"sub":"ada","exp":{exp}}}"#);
+    let text = [header, &payload].map(|part| BASE64URL_NOPAD.encode(part.as_bytes()));
+    let text = text.join(".");
+    let key = hmac::Key::new(hmac::HMAC_SHA256, secret);
+    let signature = hmac::sign(&key, text.as_bytes());
+    format!("{text}.{}", BASE64URL_NOPAD.encode(signature.as_ref()))
+}
+
+fn jwts() -> Vec<String> {
+    let plain = r#"{"typ":"JWT","alg":"HS256"}"#;
+    vec![
+        jwt(plain, &SECRET, NOW + 60),
+        jwt(plain, &SECRET, 1),
+        jwt("  {\"alg\":\"HS256\"}", &SECRET, NOW + 60),
+        jwt("\n\t{ \"alg\" : \"HS256\" }", &SECRET, NOW + 60),
+        jwt("{\r\n\"alg\":\"HS256\"}", &SECRET, NOW + 60),
+    ]
+}
+
+/// What goes on of a request's fields.
+fn left(search: &Search, lines: &[(&'static str, &[u8])]) -> Vec<(String, Vec<u8>)> {
+    let mut headers = HeaderMap::new();
+    for (name, value) in lines {
+        headers.append(*name, HeaderValue::from_bytes(value).unwrap());
+    }
+    from_fields(search, &mut headers);
+    let all = headers.iter();
+    all.map(|(name, value)| (name.to_string(), value.as_bytes().to_vec()))
+        .collect()
+}
+
+fn escaped(text: &[u8], is_escaped: impl Fn(u8) -> bool) -> Vec<u8> {
+    let escape = |byte: &u8| match is_escaped(*byte) {
+        true => format!("%{byte:02x}").into_bytes(),
+        false => vec![*byte],
+    };
+    text.iter().flat_map(escape).collect()
+}
+
+/// A text in two bytes a character, little end first or last, with or without a mark.
+fn wide(text: &str, is_big: bool) -> Vec<u8> {
+    let units = ['\u{feff}'].into_iter().chain(text.chars());
+    let pair = |c| match is_big {
+        true => (c as u16).to_be_bytes(),
+        false => (c as u16).to_le_bytes(),
+    };
+    units.flat_map(pair).collect()
+}
+
+/// `Basic` in the spellings that some server or other reads.
+fn basics(token: &str) -> Vec<Vec<u8>> {
+    let pairs: [Vec<u8>; 8] = [
+        format!("ada:{token}").into(),
+        format!("{token}:").into(),
+        format!(":{token}").into(),
+        [b"\xff\xfe\xe9:", token.as_bytes()].concat(),
+        wide(&format!("ada:{token}"), false),
+        wide(&format!("ada:{token}"), true),
+        token.into(),
+        escaped(format!("ada:{token}").as_bytes(), |byte| {
+            !byte.is_ascii_alphabetic()
+        }),
+    ];
+    let spell = |pair: &Vec<u8>| {
+        let padded = BASE64.encode(pair);
+        let mut loose = BASE64_NOPAD.encode(pair);
+        // The last character has bits that stand for nothing where the length is not a multiple of 3.
+        if !pair.len().is_multiple_of(3) {
+            let last = loose.pop().unwrap();
+            loose.push((last as u8 + 1) as char);
+        }
+        let (start, end) = padded.split_at(7);
+        [
+            format!("Basic {padded}"),
+            format!("basic\t {loose}"),
+            format!("Basic {}", BASE64URL_NOPAD.encode(pair)),
+            format!("Basic {start} \t{end}"),
+            format!("Basic {padded}===="),
+            padded.clone(),
+            format!("\"{padded}\""),
+        ]
+    };
+    let all = pairs.iter().flat_map(spell);
+    all.map(String::into_bytes).collect()
+}
+
+/// A token alone in the spellings of URLs and cookies.
+fn escapes(token: &str) -> Vec<Vec<u8>> {
+    let once = escaped(token.as_bytes(), |byte| !byte.is_ascii_alphanumeric());
+    let all = escaped(token.as_bytes(), |_| true);
+    let twice = escaped(&once, |byte| byte == b'%');
+    let thrice = escaped(&twice, |byte| byte == b'%');
+    let wide = |text: &[u8]| text.iter().map(|byte| format!("%u00{byte:02X}")).collect();
+    let with_u: String = wide(token.as_bytes());
+    vec![token.into(), once, all, twice, thrice, with_u.into()]
+}
+
+/// Texts that hold a token which can be told wherever it stands.
+fn glued(token: &str) -> Vec<Vec<u8>> {
+    let texts = [
+        format!("key_{token}"),
+        format!("{token}-x"),
+        format!("{token}_x"),
+        format!("{token}.x"),
+        format!("x.{token}"),
+        format!("{token}{token}"),
+        format!("eyJ{token}eyJ"),
+        format!("Bearer tok={token}"),
+        format!("Bearer theirs, Bearer {token}"),
+        format!("{{\"token\":\"{token}\"}}"),
+        format!("http://r/w/maya/{token}/?x=1"),
+        format!("http://r/w/maya?access_token={token}&x=1"),
+        BASE64.encode(format!("https://ada:{token}@r/").as_bytes()),
+        format!("x{}", BASE64_NOPAD.encode(format!("{token}!").as_bytes())),
+        BASE64.encode(BASE64.encode(token.as_bytes()).as_bytes()),
+    ];
+    texts.map(String::into_bytes).to_vec()
+}
+
+#[test]
+fn a_credential_of_ours_is_taken_out_of_every_field_in_every_spelling() {
+    let kinds = [
+        (listed(), vec![MADE.to_owned(), BY_HAND.to_owned()]),
+        (signed(), jwts()),
+    ];
+    for (search, tokens) in &kinds {
+        for token in tokens {
+            let is_by_hand = token == BY_HAND;
+            let with_scheme = |value: Vec<u8>| [b"Bearer  ", &value[..]].concat();
+            let alone = escapes(token);
+            let mut values = [basics(token), alone.clone()].concat();
+            values.extend(alone.into_iter().map(with_scheme));
+            values.push(format!("Bearer \"{token}\"").into());
+            if !is_by_hand {
+                values.extend(glued(token));
+            }
+            for value in &values {
+                let names = ["authorization", "proxy-authorization", "x-basic", "referer"];
+                for name in names {
+                    let shown = String::from_utf8_lossy(value);
+                    assert_eq!(
+                        left(search, &[(name, value)]),
+                        [],
+                        "{token}: {name}: {shown}"
+                    );
+                }
+            }
+        }
+    }
+    let basic = format!(
+        "Basic {}",
+        BASE64.encode(format!("ada:{WITH_BLANKS}").as_bytes())
+    );
+    for value in [
+        format!("Bearer {WITH_BLANKS}"),
+        WITH_BLANKS.to_owned(),
+        basic,
+    ] {
+        assert_eq!(
+            left(&listed(), &[("x-any", value.as_bytes())]),
+            [],
+            "{value}"
+        );
+    }
+}
+
+#[test]
+fn cookies_and_queries_lose_the_part_that_holds_our_credential() {
+    let kinds = [
+        (listed(), vec![MADE.to_owned(), BY_HAND.to_owned()]),
+        (signed(), jwts()),
+    ];
+    for (search, tokens) in &kinds {
+        for token in tokens {
+            let twice = escaped(&basics(token)[0], |byte| !byte.is_ascii_alphanumeric());
+            for spelt in escapes(token).into_iter().chain([twice]) {
+                let spelt = String::from_utf8(spelt).unwrap();
+                let cookies = format!("a=1; t={spelt}; b=%20");
+                let expected = [("cookie".to_owned(), b"a=1; b=%20".to_vec())];
+                assert_eq!(
+                    left(search, &[("cookie", cookies.as_bytes())]),
+                    expected,
+                    "{cookies}"
+                );
+                for (query, expected) in [
+                    (format!("/mcp?a=1&t={spelt}&b=%20"), "/mcp?a=1&b=%20"),
+                    (format!("/mcp?{spelt}"), "/mcp"),
+                    (format!("/mcp?x={spelt}&&="), "/mcp?&="),
+                ] {
+                    let path = PathAndQuery::try_from(&query[..]).unwrap();
+                    assert_eq!(from_query(search, path).as_str(), expected, "{query}");
+                }
+            }
+        }
+    }
+    for query in [
+        "/mcp?t=a+token+made+by+hand%21",
+        "/mcp?t=a%20token%20made%20by%20hand!",
+    ] {
+        let path = PathAndQuery::from_static(query);
+        assert_eq!(from_query(&listed(), path).as_str(), "/mcp");
+    }
+}
+
+#[test]
+fn what_is_the_targets_passes_untouched() {
+    let others = jwt(r#"{"alg":"HS256"}"#, &[9; 32], NOW + 60);
+    let basic = format!(
+        "Basic {}",
+        BASE64.encode(format!("ada:{others}").as_bytes())
+    );
+    let twice = format!("key_{others}{others}-x");
+    let theirs: [(&str, &[u8]); 9] = [
+        ("authorization", basic.as_bytes()),
+        ("x-a", others.as_bytes()),
+        ("x-a", twice.as_bytes()),
+        (
+            "x-api-key",
+            b"tieline_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAB",
+        ),
+        ("cookie", b"a=1;b=eyJh.b.c; c"),
+        ("cookie", b"caf\xe9=1"),
+        ("accept", b"text/event-stream, application/json"),
+        (
+            "user-agent",
+            b"node tieline_agent/1.0 (s3cret.of-ada) %zz %e2%82 100%",
+        ),
+        ("x-long", &[b'w'; 9000]),
+    ];
+    let owned = |(name, value): (&str, &[u8])| (name.to_owned(), value.to_vec());
+    let mut expected: Vec<_> = theirs.into_iter().map(owned).collect();
+    expected.sort();
+    for search in [listed(), signed()] {
+        let mut passed = left(&search, &theirs);
+        passed.sort();
+        assert_eq!(passed, expected);
+        for path in [
+            "/mcp?access_token=theirs&&=",
+            "/mcp?",
+            "/s3cret/tieline_x?q=%252e",
+        ] {
+            let path = PathAndQuery::from_static(path);
+            assert!(!search.finds_in(path.path().as_bytes()), "{path}");
+            assert_eq!(from_query(&search, path.clone()), path);
+        }
+    }
+}
+
+#[test]
+fn a_token_that_claims_to_be_ours_is_dropped_while_its_key_may_yet_be_fetched() {
+    let search = knowing(Auth::Jwt(JwtAuth {
+        jwks: Some(JwksSource::Url(HttpUrl::parse("http://keys/").unwrap())),
+        issuer: Some("studio".to_owned()),
+        ..JwtAuth::default()
+    }));
+    let of = |issuer: &str| {
+        let payload = format!(r#"{{"iss":"{issuer}","sub":"ada","exp":{NOW}}}"#);
+        let text = [r#"{"alg":"RS256","kid":"7"}"#, &payload];
+        let text = text.map(|part| BASE64URL_NOPAD.encode(part.as_bytes()));
+        format!("{}.{}-x", text.join("."), BASE64URL_NOPAD.encode(&[7; 256]))
+    };
+    assert!(search.finds_in(of("studio").as_bytes()));
+    assert!(!search.finds_in(of("another").as_bytes()));
+}
+
+#[test]
+fn of_several_values_only_ours_is_dropped() {
+    let ours = format!("Bearer {MADE}");
+    let lines: [(&str, &[u8]); 2] = [
+        ("authorization", b"Basic dTpw"),
+        ("authorization", ours.as_bytes()),
+    ];
+    let expected = [("authorization".to_owned(), b"Basic dTpw".to_vec())];
+    assert_eq!(left(&listed(), &lines), expected);
+}
+
+#[test]
+fn a_credential_that_no_part_holds_is_not_left_in_the_whole() {
+    let (start, end) = MADE.split_at(20);
+    let split = BASE64.encode(format!("{start}{end}").as_bytes());
+    let (one, two) = split.split_at(30);
+    let query = format!("/mcp?{one}%26&{two}");
+    let path = PathAndQuery::try_from(&query[..]).unwrap();
+    // Nothing joins these two parts again.
+    assert_eq!(from_query(&listed(), path).as_str(), query);
+    let cookie = format!("t=\"{WITH_BLANKS}\"");
+    assert_eq!(left(&listed(), &[("cookie", cookie.as_bytes())]), []);
+}
+
+#[test]
+fn what_takes_too_long_to_read_is_dropped() {
+    let search = signed();
+    let payload = BASE64URL_NOPAD.encode(br#"{"sub":"ada","exp":1800000001}"#);
+    // Each `{"` could begin a header, and none does.
+    let header = BASE64URL_NOPAD.encode(&br#"{" "#.repeat(3000));
+    let value = format!("{header}.{payload}.{}", "A".repeat(43));
+    let lines: Vec<_> = (0..6).map(|_| ("x-any", value.as_bytes())).collect();
+    assert!(left(&search, &lines).len() < lines.len());
+    // More signatures than are checked, each with a claim to be ours.
+    let search = signed();
+    let unsigned: Vec<_> = (0..20)
+        .map(|n| jwt(r#"{"alg":"HS256"}"#, &[9; 32], NOW + n))
+        .collect();
+    let lines: Vec<_> = unsigned.iter().map(|it| ("x-any", it.as_bytes())).collect();
+    assert_eq!(left(&search, &lines).len(), 8);
+}
+
+/// Parts of texts of which many look as if they held a token.
+fn pieces() -> impl Strategy<Value = Vec<u8>> {
+    let wrong = jwt(r#"{"alg":"HS256"}"#, &[9; 32], NOW + 60);
+    let words = [
+        "tieline_",
+        "tieline_B",
+        ".",
+        "eyJ",
+        "%",
+        "%2e",
+        "%25",
+        "=",
+        "&",
+        ";",
+        ":",
+        " ",
+        "Basic ",
+        "ewog",
+        "ICAg",
+        "A",
+        &wrong,
+        &wrong[..wrong.len() - 1],
+    ];
+    let words = words.map(|word| word.as_bytes().to_vec());
+    let word = prop::sample::select(words.to_vec());
+    let noise = prop::collection::vec(any::<u8>(), 0..40);
+    let base64 = noise
+        .clone()
+        .prop_map(|bytes| BASE64.encode(&bytes).into_bytes());
+    let piece = prop_oneof![3 => word, 1 => noise, 1 => base64];
+    prop::collection::vec(piece, 0..12).prop_map(|pieces| pieces.concat())
+}
+
+proptest! {
+    #[test]
+    fn nothing_panics_and_what_holds_no_credential_stays(text in pieces()) {
+        for search in [listed(), signed()] {
+            prop_assert!(!search.finds_in(&text), "{}", String::from_utf8_lossy(&text));
+        }
+    }
+
+    #[test]
+    fn a_credential_is_found_between_whatever_stands_around_it(
+        before in "[ -~]{0,20}",
+        behind in "[ -~]{0,20}",
+        layers in prop::collection::vec(0_u8..3, 0..3),
+        which in 0_usize..5,
+    ) {
+        let spell = |text: Vec<u8>| {
+            layers.iter().fold(text, |text, layer| match layer {
+                0 => escaped(&text, |byte| !byte.is_ascii_alphanumeric()),
+                1 => BASE64.encode(&text).into_bytes(),
+                _ => BASE64URL_NOPAD.encode(&text).into_bytes(),
+            })
+        };
+        let around = |token: &str| spell(format!("{before}{token}{behind}").into());
+        let jwt = &jwts()[which];
+        // A dot or a percent sign that is glued to a token makes another text of it.
+        let is_apart = !before.contains('%') && !behind.contains('%');
+        prop_assume!(is_apart);
+        prop_assert!(listed().finds_in(&around(MADE)));
+        prop_assert!(signed().finds_in(&around(jwt)));
+    }
+}
