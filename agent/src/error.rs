@@ -306,6 +306,21 @@ pub enum TokenError {
         /// Its permission bits.
         mode: u32,
     },
+    /// Another user could change or replace it.
+    #[error(
+        "token file {path} can be replaced by others, because {place} {why}: run {remedy} on that, or keep the \
+         token in another folder"
+    )]
+    Place {
+        /// Which file.
+        path: PathBuf,
+        /// The file itself or a folder.
+        place: PathBuf,
+        /// Who can.
+        why: String,
+        /// The command that ends it.
+        remedy: &'static str,
+    },
     /// It holds no token.
     #[error("token file {path}: {problem}")]
     Content {

@@ -67,7 +67,15 @@ pub(crate) fn escape_json(text: &str) -> String {
 pub(crate) fn is_token_like(text: &str) -> bool {
     let text = text.trim();
     let text = text.strip_prefix("Bearer ").unwrap_or(text).trim_start();
-    (run_of_token(text) == text.len() && token_in(text) == Some(0)) || is_random(text)
+    (run_of_token(text) == text.len() && token_in(text) == Some(0))
+        || is_random(text)
+        || is_hexadecimal(text)
+}
+
+/// True for random bytes as `openssl rand -hex` prints them.
+fn is_hexadecimal(text: &str) -> bool {
+    const DIGITS_MIN: usize = 32;
+    text.len() >= DIGITS_MIN && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 /// True for one long word of base64url with letters of both cases and digits.
@@ -202,7 +210,14 @@ mod tests {
     fn tokens_are_told_from_paths() {
         let random = "q7XbT0yJm2cRkPz4VwNd8LsHf3GaUe6YoI1CtBxQ5Kv";
         let opaque = format!("tieline_{random}");
-        for token in [SIGNED, &format!("Bearer {SIGNED}\n"), random, &opaque] {
+        let digits = "0123456789abcdef0123456789abcdef";
+        for token in [
+            SIGNED,
+            &format!("Bearer {SIGNED}\n"),
+            random,
+            &opaque,
+            digits,
+        ] {
             assert!(is_token_like(token), "{token}");
         }
         for path in [

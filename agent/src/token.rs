@@ -11,6 +11,8 @@ use tokio::sync::{Notify, watch};
 use tokio::time::sleep;
 
 use crate::error::TokenError;
+#[cfg(unix)]
+use crate::identity::store::{Exposed, check_place};
 use crate::plain::is_token_like;
 
 /// The token in `path`, without white space around it.
@@ -45,6 +47,7 @@ pub(crate) fn read(path: &Path) -> Result<String, TokenError> {
                 mode,
             });
         }
+        check_place(path, &metadata).map_err(|exposed| exposed.of_token(path))?;
     }
     let mut text = String::new();
     // Two more for a line end, one more to see that there is too much.
@@ -52,6 +55,30 @@ pub(crate) fn read(path: &Path) -> Result<String, TokenError> {
         .read_to_string(&mut text)
         .map_err(failed)?;
     checked(&text).map(str::to_owned).map_err(content)
+}
+
+#[cfg(unix)]
+impl Exposed {
+    fn of_token(self, path: &Path) -> TokenError {
+        let (place, why, remedy) = match self {
+            Self::Owner { path, owner } => (
+                path,
+                format!("belongs to another user (uid {owner})"),
+                "chown",
+            ),
+            Self::Folder { path, mode } => (
+                path,
+                format!("may be written by others (mode {mode:o})"),
+                "chmod go-w",
+            ),
+        };
+        TokenError::Place {
+            path: path.to_owned(),
+            place,
+            why,
+            remedy,
+        }
+    }
 }
 
 /// The token in `text`, without white space around it; else what is wrong with it.
@@ -171,6 +198,40 @@ mod tests {
         #[cfg(not(unix))]
         let _ = mode;
         (dir, path)
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_token_that_others_can_replace_is_refused_with_the_remedy() {
+        use std::os::unix::fs::{PermissionsExt, chown};
+        let (dir, path) = write("token", 0o600);
+        for (mode, fits) in [
+            (0o700, true),
+            (0o755, true),
+            (0o1777, true),
+            (0o775, false),
+            (0o777, false),
+        ] {
+            fs::set_permissions(dir.path(), fs::Permissions::from_mode(mode)).unwrap();
+            let outcome = read(&path);
+            assert_eq!(outcome.is_ok(), fits, "{mode:o}: {outcome:?}");
+            if let Err(error) = outcome {
+                let text = error.to_string();
+                assert!(
+                    text.contains("chmod go-w") && !text.contains("key"),
+                    "{text}"
+                );
+            }
+        }
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o700)).unwrap();
+        // Only root can give a file away, and so see it refused here.
+        if chown(&path, Some(54_321), None).is_ok() {
+            let text = read(&path).unwrap_err().to_string();
+            assert!(
+                text.contains("uid 54321") && text.contains("chown"),
+                "{text}"
+            );
+        }
     }
 
     #[test]

@@ -62,6 +62,15 @@ pub enum ConfigError {
         /// Why not.
         source: io::Error,
     },
+    /// A name that may be a secret; it is not kept here, so that nothing shows it.
+    #[error(
+        "{origin}: names no file; it is not shown here, since it may be the secret itself: write the secret \
+         into a file of mode 0600, and give the path of that file"
+    )]
+    Pasted {
+        /// The setting, and where it was given.
+        origin: String,
+    },
     /// A configuration file that is not TOML.
     #[error("{}, line {line}: {message}", path.display())]
     Syntax {

@@ -243,7 +243,7 @@ fn lifetime(order: &TokenOrder) -> anyhow::Result<(u64, u64)> {
 
 fn issue(order: TokenOrder) -> anyhow::Result<()> {
     let (ttl_seconds, now_seconds) = lifetime(&order)?;
-    let key = config::read_secret(&order.secret_file)?;
+    let key = config::read_named_secret("--jwt-secret-file", &order.secret_file)?;
     let number = format!("{:032x}", fastrand::u128(..));
     let token = issue_token(order, &key, number, now_seconds, ttl_seconds)?;
     writeln!(io::stdout(), "{token}").context("cannot write the token")

@@ -12,6 +12,8 @@ use crate::plain::Plain;
 #[serde(rename_all = "snake_case")]
 pub(super) enum Outcome {
     Ok,
+    /// It works, and something about it is not as it should be.
+    Warning,
     Failed,
     /// There was nothing to check.
     NotApplicable,
@@ -53,6 +55,17 @@ impl Check {
         Self::new(check, Outcome::Skipped, detail)
     }
 
+    pub(super) fn warning(
+        check: &'static str,
+        detail: impl fmt::Display,
+        advice: impl fmt::Display,
+    ) -> Self {
+        Self {
+            advice: Some(advice.to_string()),
+            ..Self::new(check, Outcome::Warning, detail)
+        }
+    }
+
     pub(super) fn failed(
         check: &'static str,
         detail: impl fmt::Display,
@@ -69,6 +82,7 @@ impl fmt::Display for Check {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (style, word) = match self.outcome {
             Outcome::Ok => (GOOD, "ok"),
+            Outcome::Warning => (WARN, "warning"),
             Outcome::Failed => (BAD, "failed"),
             Outcome::NotApplicable => (WARN, "not applicable"),
             Outcome::Skipped => (WARN, "skipped"),

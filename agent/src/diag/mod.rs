@@ -19,6 +19,7 @@ use self::clock::Evidence;
 use crate::cli::{ServeArgs, StateArgs};
 use crate::config::{Config, File};
 use crate::error::ConfigError;
+use crate::identity;
 use crate::paint::{complain, print_json, say};
 use crate::token;
 use crate::token_show::{Standing, standing};
@@ -51,6 +52,10 @@ pub struct DiagArgs {
     /// Read no file with settings
     #[arg(long)]
     pub no_config: bool,
+    /// Where the agent's key is.
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub state: StateArgs,
 }
 
 /// Runs `tieline diag`; returns the exit code: 0 if nothing failed.
@@ -88,7 +93,7 @@ fn settings(args: DiagArgs) -> Result<Config, ConfigError> {
         machine: None,
         config: args.config,
         no_config: args.no_config,
-        state: StateArgs { state_dir: None },
+        state: args.state,
     };
     let file = File::of_args(&args)?;
     if let (Some(file), false) = (&file, args.json) {
@@ -126,6 +131,11 @@ async fn look(config: &Config, teller: &mut Teller) {
     }
     teller.tell(&network::proxy(|name| std::env::var_os(name)));
 
+    teller.tell(&key(config));
+    if let Some(check) = clear_text(config) {
+        teller.tell(&check);
+    }
+
     let now = now_seconds();
     let token = config.token_file.as_deref();
     let (known, evidence) = auth(config, token, stream, now, teller).await;
@@ -149,6 +159,38 @@ async fn look(config: &Config, teller: &mut Teller) {
     for target in &config.targets {
         teller.tell(&target::look(&target.target).await);
     }
+}
+
+/// Whether the agent's key is this user's alone, if there is one.
+fn key(config: &Config) -> Check {
+    let looked = config
+        .state_dir()
+        .map(|folder| (identity::look(&folder), folder));
+    match looked {
+        Ok((Ok(true), folder)) => {
+            Check::ok("key", format!("{} is this user's alone", folder.display()))
+        }
+        Ok((Ok(false), folder)) => {
+            let text = format!("none in {} yet: tieline serve makes one", folder.display());
+            Check::not_applicable("key", text)
+        }
+        Ok((Err(error), _)) => {
+            Check::failed("key", error, "tieline serve does not start before that")
+        }
+        Err(error) => Check::failed("key", error, "tieline serve does not start before that"),
+    }
+}
+
+/// Warns of a token that a network can read.
+fn clear_text(config: &Config) -> Option<Check> {
+    let is_exposed = config.token_file.is_some() && config.relay.exposes_tokens();
+    is_exposed.then(|| {
+        let text = format!(
+            "your token goes to {} in clear text, where the network can read it",
+            config.relay.name()
+        );
+        Check::warning("clear_text", text, "use a network that you trust, or a VPN")
+    })
 }
 
 /// Reads the token, and tries it where the relay was reached. Answers what the token says, and what

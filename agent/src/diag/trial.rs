@@ -310,7 +310,14 @@ pub(super) fn judge(trial: Trial, config: &Config, token: Option<&Standing>) -> 
         // Registering a name takes it over from the agent that has it.
         text.push_str("; whether it allows the names that are asked for shows when serving");
     }
-    (Check::ok("auth", text), evidence)
+    let check = match token {
+        // Taken within the time by which clocks may differ.
+        Some(token) if token.has_expired => {
+            Check::warning("auth", text, advice(Reason::TokenExpired))
+        }
+        _ => Check::ok("auth", text),
+    };
+    (check, evidence)
 }
 
 /// What a refusal says of a good token where nothing was said that it could allow: the trial has
@@ -428,5 +435,17 @@ mod tests {
         assert!(check.detail.contains("shows when serving"), "{check}");
         let (check, _) = judge(trial(), &config(), None);
         assert!(!check.detail.contains("shows when serving"), "{check}");
+        // Taken, and over: the relay forgives clocks that differ.
+        let over = Standing {
+            expiry: Some("17 s ago, accepted until noon".to_owned()),
+            has_expired: true,
+            since: None,
+            until: None,
+        };
+        let (check, _) = judge(trial(), &config(), Some(&over));
+        assert_eq!(check.outcome, Outcome::Warning);
+        let line = check.to_string();
+        assert!(line.contains("expired 17 s ago, accepted until"), "{line}");
+        assert!(line.contains("fresh token"), "{line}");
     }
 }

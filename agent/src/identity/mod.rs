@@ -126,6 +126,22 @@ impl Identity {
     }
 }
 
+/// Looks whether `state_dir` has a key, and makes none; false if there is none yet.
+///
+/// # Errors
+/// [`IdentityError`] as [`Identity::load`] has it.
+pub(crate) fn look(state_dir: &Path) -> Result<bool, IdentityError> {
+    let Ok(metadata) = std::fs::metadata(state_dir) else {
+        return Ok(false);
+    };
+    store::check_folder(state_dir, &metadata)?;
+    let path = state_dir.join(KEY_FILE);
+    match std::fs::symlink_metadata(&path) {
+        Ok(_) => store::read_private(&path).map(|_| true),
+        Err(_) => Ok(false),
+    }
+}
+
 /// Where the key is kept if nothing else is set: the place that the platform has for state.
 ///
 /// # Errors

@@ -120,7 +120,7 @@ fn write_new(path: &Path, content: &[u8]) -> io::Result<()> {
     file.sync_all()
 }
 
-fn read_private(path: &Path) -> Result<Vec<u8>, IdentityError> {
+pub(super) fn read_private(path: &Path) -> Result<Vec<u8>, IdentityError> {
     let failed = |source| IdentityError::File {
         path: path.to_owned(),
         source,
@@ -181,6 +181,50 @@ fn check_owner(path: &Path, metadata: &fs::Metadata) -> Result<(), IdentityError
         path: path.to_owned(),
         owner,
     })
+}
+
+/// How another user could change or replace a file.
+#[cfg(unix)]
+pub(crate) enum Exposed {
+    /// The file, or a folder that it lies in, is another user's.
+    Owner { path: PathBuf, owner: u32 },
+    /// Others may write into a folder that it lies in.
+    Folder { path: PathBuf, mode: u32 },
+}
+
+/// Checks that this user and root alone can change or replace a file that was opened. A folder in which files
+/// can be replaced by their owners only is as good.
+#[cfg(unix)]
+pub(crate) fn check_place(path: &Path, metadata: &fs::Metadata) -> Result<(), Exposed> {
+    use std::os::unix::fs::MetadataExt;
+    const STICKY: u32 = 0o1000;
+    let is_own = |path: &Path, metadata: &fs::Metadata| match metadata.uid() {
+        0 => Ok(()),
+        owner if owner == rustix::process::geteuid().as_raw() => Ok(()),
+        owner => Err(Exposed::Owner {
+            path: path.to_owned(),
+            owner,
+        }),
+    };
+    is_own(path, metadata)?;
+    // A link can be replaced where it lies, and the file where the link leads.
+    let real = fs::canonicalize(path).ok();
+    for path in [Some(path), real.as_deref()].into_iter().flatten() {
+        let folder = path.parent().filter(|it| !it.as_os_str().is_empty());
+        let folder = folder.unwrap_or(Path::new("."));
+        // What cannot be looked at is not there, such as the folder of a pipe.
+        let Ok(metadata) = fs::metadata(folder) else {
+            continue;
+        };
+        is_own(folder, &metadata)?;
+        if metadata.mode() & 0o022 != 0 && metadata.mode() & STICKY == 0 {
+            return Err(Exposed::Folder {
+                path: folder.to_owned(),
+                mode: metadata.mode() & 0o777,
+            });
+        }
+    }
+    Ok(())
 }
 
 #[cfg(unix)]

@@ -5,6 +5,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::time::{Date, Span};
+use tieline_wire::claims::LEEWAY_SECONDS;
 
 /// What a token says, in the form that programs get.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -90,6 +91,20 @@ impl Shown {
         expires_in_s.is_some_and(|left| u64::try_from(left).unwrap_or(0) < limit)
     }
 
+    /// Until when relays accept it although its end was in the past: clocks may differ that much.
+    pub(super) fn accepted_until(&self) -> Option<Date> {
+        let Self::Jwt {
+            expires_at: Some(Date(end)),
+            expires_in_s: Some(left),
+            ..
+        } = self
+        else {
+            return None;
+        };
+        let is_over = *left <= 0 && left.unsigned_abs() < LEEWAY_SECONDS;
+        is_over.then(|| Date(end.saturating_add(LEEWAY_SECONDS)))
+    }
+
     /// Its end in words; `None` if it is not for us to know.
     pub(super) fn expiry(&self) -> Option<String> {
         let Self::Jwt {
@@ -104,10 +119,17 @@ impl Shown {
             return Some("never, as far as it says".to_owned());
         };
         let span = Span(left.unsigned_abs());
-        Some(if *left > 0 {
-            format!("in {span} ({date})")
-        } else {
-            format!("{span} ago ({date})")
+        Some(match self.accepted_until() {
+            _ if *left > 0 => format!("in {span} ({date})"),
+            Some(until) => {
+                let over = if *left == 0 {
+                    "now".to_owned()
+                } else {
+                    format!("{span} ago")
+                };
+                format!("{over} ({date}), accepted until {until}")
+            }
+            None => format!("{span} ago ({date})"),
         })
     }
 
@@ -143,6 +165,17 @@ impl Shown {
         lines.push(("scope", or("scope", "agent, caller (it names none)")));
         lines.push(("tunnels", or("tunnels", "any")));
         lines.push(("dcc", or("allowed_dcc", "any")));
+        lines.push(("groups", or("groups", "none")));
+        lines.push((
+            "reach",
+            or("reach", "tunnels of its subject and groups only"),
+        ));
+        let is_shared = claims.get("shared").and_then(Value::as_bool) == Some(true);
+        let shared = match is_shared {
+            true => "its agents may serve one name together",
+            false => "no: one agent for each name",
+        };
+        lines.push(("shared", shared.to_owned()));
         for (name, claim) in [("issued", "iat"), ("from", "nbf")] {
             if let Some(seconds) = claims.get(claim).and_then(seconds) {
                 lines.push((name, Date(seconds).to_string()));
@@ -229,6 +262,46 @@ mod tests {
         assert!(line(&shown, "scope").starts_with("agent, caller"));
         assert_eq!(shown.state(), State::Unknown);
         assert!(!shown.ends_within(60));
+    }
+
+    #[test]
+    fn every_claim_that_decides_something_is_shown() {
+        let shown = shown(
+            r#"{"sub":"ada","iss":"studio","aud":["relay"],"jti":"7","scope":"agent","tunnels":["a-*"],
+            "allowed_dcc":["maya"],"groups":["fx","td"],"reach":["farm-*"],"shared":true,"nbf":1}"#,
+        );
+        let lines = shown.lines();
+        for text in [
+            "ada", "studio", "relay", "agent", "a-*", "maya", "fx, td", "farm-*",
+        ] {
+            assert!(
+                lines.iter().any(|(_, line)| line == text),
+                "{text}: {lines:?}"
+            );
+        }
+        assert!(line(&shown, "shared").contains("together"));
+        let bare = self::shown(r#"{"sub":"ada","shared":false}"#);
+        assert_eq!(line(&bare, "groups"), "none");
+        assert!(line(&bare, "reach").contains("only"));
+        assert!(line(&bare, "shared").starts_with("no"));
+    }
+
+    #[test]
+    fn an_end_within_the_leeway_says_until_when_relays_accept_it() {
+        let ended = |seconds: u64| {
+            shown(&format!(r#"{{"exp":{}}}"#, NOW - seconds))
+                .expiry()
+                .unwrap()
+        };
+        let text = ended(17);
+        assert!(text.starts_with("17 s ago ("), "{text}");
+        assert!(
+            text.ends_with("accepted until 2027-01-15 08:00:43 UTC"),
+            "{text}"
+        );
+        assert!(ended(0).starts_with("now ("), "{}", ended(0));
+        assert!(ended(59).contains("accepted until"));
+        assert!(!ended(60).contains("accepted until"));
     }
 
     #[test]

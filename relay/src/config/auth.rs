@@ -84,7 +84,7 @@ impl Settings {
     }
 
     fn tokens(&self) -> Result<TokensAuth, ConfigError> {
-        let Some(path) = self.path("auth_tokens_file")? else {
+        let Some(path) = self.file("auth_tokens_file")? else {
             return conflict("auth tokens wants a file of tokens: --auth-tokens-file FILE");
         };
         Ok(TokensAuth {
@@ -95,7 +95,7 @@ impl Settings {
 
     fn provider(&self) -> Result<ProviderAuth, ConfigError> {
         let url = self.one("auth_provider_url", "an http or https URL", HttpUrl::parse)?;
-        let secret = self.path("auth_provider_secret_file")?;
+        let secret = self.file("auth_provider_secret_file")?;
         let (Some(url), Some(secret)) = (url, secret) else {
             return conflict(
                 "auth provider wants --auth-provider-url URL and --auth-provider-secret-file FILE",
@@ -110,10 +110,10 @@ impl Settings {
 
     fn jwt(&self) -> Result<JwtAuth, ConfigError> {
         let mut keys = KeySet::default();
-        if let Some(path) = self.path("jwt_secret_file")? {
+        if let Some(path) = self.file("jwt_secret_file")? {
             keys.extend(read_secret(&path)?.into());
         }
-        if let Some(path) = self.path("jwt_public_key_file")? {
+        if let Some(path) = self.file("jwt_public_key_file")? {
             keys.extend(read_public_key(&path)?.into());
         }
         let jwks = self.jwks()?;
@@ -147,7 +147,7 @@ impl Settings {
         if let Some(url) = url.flatten() {
             return Ok(Some(JwksSource::Url(url)));
         }
-        let Some(path): Option<PathBuf> = self.path("jwt_jwks")? else {
+        let Some(path): Option<PathBuf> = self.file("jwt_jwks")? else {
             return Ok(None);
         };
         let keys = read_jwks(&path)?;

@@ -1,6 +1,6 @@
 //! Files that settings come from or name: what is read, and who may have written it.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Metadata};
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -12,6 +12,7 @@ use tracing::warn;
 use super::conflict;
 use super::denylist::Denylist;
 use super::load::SWITCH;
+use super::place;
 use super::tokens::TokenTable;
 use crate::cli::{Arity, Layer, Origin, Raw, Setting};
 use crate::error::ConfigError;
@@ -32,11 +33,16 @@ pub(super) enum Guard {
 }
 
 impl Guard {
-    /// Checks the mode of a file that was opened.
+    /// Checks mode, owner and folder of a file that was opened.
     ///
     /// # Errors
     /// [`ConfigError`] says what others can do, and how to end that.
-    fn check(self, path: &Path, mode: u32) -> Result<(), ConfigError> {
+    fn check(self, path: &Path, it: &Metadata) -> Result<(), ConfigError> {
+        self.check_mode(path, it.mode())?;
+        place::check(path, it)
+    }
+
+    fn check_mode(self, path: &Path, mode: u32) -> Result<(), ConfigError> {
         let forbidden = match self {
             Self::Unchanged => 0o022,
             Self::Secret => 0o027,
@@ -195,11 +201,11 @@ pub(super) fn read_public_key(path: &Path) -> Result<Key, ConfigError> {
 /// # Errors
 /// [`ConfigError`] names the file, also if no key in it can be used.
 pub(crate) fn read_jwks(path: &Path) -> Result<KeySet, ConfigError> {
-    let (content, mode) = read_opened(path, FILE_BYTES_MAX)?;
-    Guard::Unchanged.check(path, mode)?;
+    let (content, it) = read_opened(path, FILE_BYTES_MAX)?;
+    Guard::Unchanged.check(path, &it)?;
     let read = Jwks::read(&content).map_err(|error| unfit(path, error.to_string()))?;
     if read.has_secret {
-        Guard::Secret.check(path, mode)?;
+        Guard::Secret.check(path, &it)?;
     }
     for skipped in &read.skipped {
         warn!(file = %path.display(), "unusable: {skipped}");
@@ -244,8 +250,8 @@ impl Stamp {
 
 /// The content of a file of up to `bytes_max`, as `guard` allows it.
 fn read(path: &Path, bytes_max: u64, guard: Guard) -> Result<Vec<u8>, ConfigError> {
-    let (content, mode) = read_opened(path, bytes_max)?;
-    guard.check(path, mode)?;
+    let (content, it) = read_opened(path, bytes_max)?;
+    guard.check(path, &it)?;
     Ok(content)
 }
 
@@ -254,18 +260,18 @@ pub(super) fn read_secret_file(path: &Path) -> Result<Vec<u8>, ConfigError> {
     read(path, FILE_BYTES_MAX, Guard::Secret)
 }
 
-/// The content and mode of one opened file: no other can take its place in between.
-fn read_opened(path: &Path, bytes_max: u64) -> Result<(Vec<u8>, u32), ConfigError> {
-    let content = || -> io::Result<(Vec<u8>, u32)> {
+/// The content of one opened file, and what the system says of it: no other can take its place in between.
+fn read_opened(path: &Path, bytes_max: u64) -> Result<(Vec<u8>, Metadata), ConfigError> {
+    let content = || -> io::Result<(Vec<u8>, Metadata)> {
         let file = File::open(path)?;
-        let mode = file.metadata()?.mode();
+        let it = file.metadata()?;
         let mut content = Vec::new();
         file.take(bytes_max + 1).read_to_end(&mut content)?;
         if content.len() as u64 > bytes_max {
             let text = format!("the file is longer than {} MiB", bytes_max >> 20);
             return Err(io::Error::other(text));
         }
-        Ok((content, mode))
+        Ok((content, it))
     };
     content().map_err(|source| ConfigError::Read {
         path: path.to_owned(),

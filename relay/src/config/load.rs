@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::file::{read_denylist, read_settings};
 use super::memory;
+use super::place;
 use super::secret::read_text_secret;
 use super::{
     AuditConfig, Config, DriverChoice, HttpConfig, LimitsConfig, Options, PublicUrl, http,
@@ -80,12 +81,12 @@ pub fn load(flags: Layer, environment: Layer, file: Option<&Path>) -> Result<Opt
     config.http = HttpConfig::read(&settings)?;
     config.auth = settings.auth()?;
     config.caller_auth = settings.caller_auth(&config.auth)?;
-    if let Some(path) = settings.path("auth_denylist")? {
+    if let Some(path) = settings.file("auth_denylist")? {
         config.denylist = read_denylist(&path)?;
         config.denylist_file = Some(path);
     }
     config.admin_token = settings
-        .path("admin_token_file")?
+        .file("admin_token_file")?
         .map(|path| read_text_secret(&path))
         .transpose()?;
     config.audit = AuditConfig::read(&settings)?;
@@ -193,6 +194,17 @@ impl Settings {
             _ => None,
         });
         Ok(path.map(|path| folder.map_or_else(|| path.clone(), |folder| folder.join(&path))))
+    }
+
+    /// The same for a file that must be there. What may be a secret in place of its file's name is refused,
+    /// and shown nowhere.
+    pub(super) fn file(&self, key: &str) -> Result<Option<PathBuf>, ConfigError> {
+        let path = self.path(key)?;
+        if let (Some(path), Some(raw)) = (&path, self.raw(key)) {
+            let text = raw.values.first().map_or("", String::as_str);
+            place::check_name(raw.describe(key), text, path)?;
+        }
+        Ok(path)
     }
 
     fn refuse_unbuilt(&self) -> Result<(), ConfigError> {

@@ -7,6 +7,7 @@ use ring::{digest, hmac};
 use tieline_wire::claims::Key;
 
 use super::file::read_secret_file;
+use super::place;
 use crate::error::ConfigError;
 
 /// Shortest secret that others present or are presented with, in bytes.
@@ -59,6 +60,15 @@ pub fn read_secret(path: &Path) -> Result<Key, ConfigError> {
         let problem = format!("{error}; `openssl rand -base64 48` prints a good one");
         unfit(path, problem)
     })
+}
+
+/// Reads the secret that a command's flag `origin` names the file of.
+///
+/// # Errors
+/// [`ConfigError::Pasted`] if that may be the secret itself, and as [`read_secret`] has them.
+pub fn read_named_secret(origin: &str, path: &Path) -> Result<Key, ConfigError> {
+    place::check_name(origin.to_owned(), &path.to_string_lossy(), path)?;
+    read_secret(path)
 }
 
 /// Reads a secret that is text, such as a bearer token.

@@ -242,3 +242,64 @@ fn a_line_break_is_no_part_of_a_secret() {
         assert_eq!(read_secret(&path).is_ok(), good, "{secret:?}");
     }
 }
+
+#[test]
+fn a_secret_in_place_of_its_files_name_is_shown_nowhere() {
+    let secrets = [
+        "0123456789abcdef0123456789abcdef0123456789abcdef",
+        "tieline_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
+        "MTIz/NDU2Nzg5+MDEy/MzQ1Njc4OTAxMjM0NTY3ODkw==",
+        "/TIz/NDU2Nzg5+MDEyMzQ1Njc4OTAxMjM0NTY3ODkw",
+        "correct-horse-battery-staple",
+    ];
+    let settings = [
+        ("jwt_secret_file", "--auth jwt"),
+        ("jwt_public_key_file", "--auth jwt"),
+        ("jwt_jwks", "--auth jwt"),
+        ("auth_tokens_file", "--auth tokens"),
+        (
+            "auth_provider_secret_file",
+            "--auth provider --auth-provider-url http://p/",
+        ),
+        ("auth_denylist", ""),
+        ("admin_token_file", ""),
+    ];
+    let folder = folder();
+    for (key, more) in settings {
+        let flag = format!("--{}", key.replace('_', "-"));
+        let variable = format!("TIELINE_RELAY_{}", key.to_uppercase());
+        for secret in secrets {
+            let text = format!("{key} = \"{secret}\"");
+            let errors = [
+                Case::flags(&format!("{more} {flag} {secret}")).error(),
+                Case::flags(more).and_variable(&variable, secret).error(),
+                Case::file(folder.path(), &text).and_flags(more).error(),
+            ];
+            for (error, named) in errors.iter().zip([&flag, &variable, &format!("`{key}`")]) {
+                assert!(
+                    error.starts_with(named) && error.contains("0600"),
+                    "{error}"
+                );
+                assert!(!error.contains(&secret[5..12]), "{error}");
+            }
+        }
+        // What is a path is named.
+        for path in [
+            "absent",
+            &folder
+                .path()
+                .join("a-file-that-is-absent")
+                .display()
+                .to_string(),
+        ] {
+            let error = Case::flags(&format!("{more} {flag} {path}")).error();
+            assert!(
+                error.contains("cannot read") && error.contains(path),
+                "{error}"
+            );
+        }
+    }
+    let error = read_named_secret("--jwt-secret-file", Path::new(secrets[0])).unwrap_err();
+    assert!(!error.to_string().contains(secrets[0]), "{error}");
+    assert!(!format!("{error:?}").contains(secrets[0]), "{error:?}");
+}

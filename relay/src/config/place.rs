@@ -1,0 +1,162 @@
+//! Where a file of settings or secrets lies: who could put another one in its place, and whether what names
+//! it is a name at all.
+
+use std::fs::{self, Metadata};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use rustix::process::geteuid;
+
+use crate::error::ConfigError;
+
+/// Permission bits with which a group or others may write.
+const WRITE_BY_OTHERS: u32 = 0o022;
+
+/// In a folder with this bit, as `/tmp` has it, files can be replaced by their owners only.
+const STICKY: u32 = 0o1000;
+
+/// Shortest secret that any setting takes.
+const SECRET_CHARS_MIN: usize = 16;
+
+/// Checks that nobody but the running user and root could have written or replaced an opened file.
+///
+/// # Errors
+/// [`ConfigError::Content`] says who could, and how to end that.
+pub(super) fn check(path: &Path, it: &Metadata) -> Result<(), ConfigError> {
+    let user = geteuid().as_raw();
+    let unfit = |path: &Path, problem: String| ConfigError::Content {
+        path: path.to_owned(),
+        problem,
+    };
+    if !is_trusted(it.uid(), user) {
+        let problem = format!(
+            "belongs to user {}, and the relay runs as user {user}: its owner decides what stands in it; \
+             run `chown` on it",
+            it.uid()
+        );
+        return Err(unfit(path, problem));
+    }
+    // A link can be replaced where it lies, and the file where the link leads.
+    let real = fs::canonicalize(path).ok();
+    for folder in [Some(path), real.as_deref()]
+        .into_iter()
+        .flatten()
+        .map(folder_of)
+    {
+        // What cannot be looked at is not there, such as the folder of a pipe.
+        let Ok(it) = fs::metadata(&folder) else {
+            continue;
+        };
+        if let Some(problem) = problem_of_folder(it.uid(), it.mode(), user) {
+            return Err(unfit(&folder, problem));
+        }
+    }
+    Ok(())
+}
+
+/// Who can put another file in place of one in a folder, if that is another user; and the remedy.
+fn problem_of_folder(owner: u32, mode: u32, user: u32) -> Option<String> {
+    if !is_trusted(owner, user) {
+        return Some(format!(
+            "belongs to user {owner}, who can replace the relay's files in it, and the relay runs as user \
+             {user}: run `chown` on the folder, or keep the files in another one"
+        ));
+    }
+    if mode & WRITE_BY_OTHERS != 0 && mode & STICKY == 0 {
+        return Some(format!(
+            "others can replace the relay's files in this folder (mode {:03o}); run `chmod go-w` on it, or \
+             keep the files in another one",
+            mode & 0o777
+        ));
+    }
+    None
+}
+
+const fn is_trusted(owner: u32, user: u32) -> bool {
+    owner == 0 || owner == user
+}
+
+fn folder_of(path: &Path) -> PathBuf {
+    let folder = path.parent().filter(|it| !it.as_os_str().is_empty());
+    folder.unwrap_or(Path::new(".")).to_owned()
+}
+
+/// Refuses what may be a secret that stands in place of its file's name. `origin` says where it was given,
+/// `text` is what was given, and `path` what it would name.
+///
+/// # Errors
+/// [`ConfigError::Pasted`], without the text: it names no file, is as long as a secret, and names no folder
+/// that is there.
+pub(super) fn check_name(origin: String, text: &str, path: &Path) -> Result<(), ConfigError> {
+    let names_folder = || text.contains('/') && folder_of(path).is_dir();
+    if text.len() < SECRET_CHARS_MIN || fs::symlink_metadata(path).is_ok() || names_folder() {
+        return Ok(());
+    }
+    Err(ConfigError::Pasted { origin })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, chown, symlink};
+
+    use super::*;
+
+    fn looked_at(path: &Path) -> Result<(), String> {
+        let it = fs::metadata(path).unwrap();
+        check(path, &it).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_file_in_a_folder_that_others_can_write_is_refused_unless_that_is_sticky() {
+        let home = tempfile::tempdir().unwrap();
+        let folder = home.path().join("folder");
+        fs::create_dir(&folder).unwrap();
+        let file = folder.join("file");
+        fs::write(&file, "").unwrap();
+        // A link elsewhere leads to the same file.
+        let link = home.path().join("link");
+        symlink(&file, &link).unwrap();
+        for (mode, fits) in [
+            (0o700, true),
+            (0o755, true),
+            (0o1777, true),
+            (0o775, false),
+            (0o757, false),
+            (0o777, false),
+        ] {
+            fs::set_permissions(&folder, fs::Permissions::from_mode(mode)).unwrap();
+            for path in [&file, &link] {
+                let outcome = looked_at(path);
+                assert_eq!(outcome.is_ok(), fits, "{mode:o}: {outcome:?}");
+                if let Err(text) = outcome {
+                    assert!(
+                        text.contains("chmod go-w") && text.contains("folder"),
+                        "{text}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_belongs_to_another_user_is_refused() {
+        assert!(is_trusted(0, 1000) && is_trusted(1000, 1000) && !is_trusted(1001, 1000));
+        assert!(
+            problem_of_folder(1001, 0o755, 1000)
+                .unwrap()
+                .contains("user 1001")
+        );
+        assert_eq!(problem_of_folder(0, 0o755, 1000), None);
+        let home = tempfile::tempdir().unwrap();
+        let file = home.path().join("file");
+        fs::write(&file, "").unwrap();
+        // Only root can give a file away, and so see it refused here.
+        if chown(&file, Some(54_321), None).is_ok() {
+            let text = looked_at(&file).unwrap_err();
+            assert!(
+                text.contains("user 54321") && text.contains("chown"),
+                "{text}"
+            );
+        }
+    }
+}
