@@ -14,7 +14,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process, kill_process_group, pidfd_open};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process, kill_process_group, pidfd_open,
+    waitid,
+};
 
 /// Lines of output kept for each process. Older ones are forgotten.
 const LINES_MAX: usize = 4096;
@@ -178,6 +181,20 @@ impl Process {
         })
     }
 
+    /// Its exit code, once it has ended by itself; other processes may still have its output.
+    ///
+    /// # Errors
+    /// `limit` passed, or a signal killed it.
+    pub fn exit_code(&self, limit: Duration) -> Result<i32> {
+        let pid = self.pid()?;
+        self.wait_for_end(Instant::now() + limit)?;
+        // Not reaped: its id stays its own, and names its group, until this is dropped.
+        let how = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+        let status = waitid(WaitId::Pid(pid), how)?.context("it has not ended")?;
+        let code = status.exit_status();
+        code.with_context(|| format!("{} was killed", self.name))
+    }
+
     /// Sends it a signal.
     ///
     /// # Errors
@@ -196,6 +213,14 @@ impl Process {
         writeln!(stdin, "{line}").with_context(|| format!("cannot tell {}", self.name))
     }
 
+    /// Whether a line on standard output so far contains `text`.
+    #[must_use]
+    pub fn has_printed(&self, text: &str) -> bool {
+        let state = self.output.lock();
+        let mut lines = state.lines.iter();
+        lines.any(|line| line.stream == Stream::Stdout && line.text.contains(text))
+    }
+
     /// How many lines on standard error, as far as they are kept, `wanted` accepts.
     #[must_use]
     pub fn error_lines(&self, wanted: impl Fn(&str) -> bool) -> usize {
@@ -208,16 +233,21 @@ impl Process {
     }
 
     fn reap(&mut self, deadline: Instant) -> Result<ExitStatus> {
+        self.wait_for_end(deadline)?;
+        let status = self.child.wait()?;
+        self.reaped = true;
+        Ok(status)
+    }
+
+    fn wait_for_end(&self, deadline: Instant) -> Result<()> {
         let ended = pidfd_open(self.pid()?, PidfdFlags::empty())
             .with_context(|| format!("cannot watch {}", self.name))?;
         let left = deadline.saturating_duration_since(Instant::now());
         let mut watched = [PollFd::new(&ended, PollFlags::IN)];
         if poll(&mut watched, Some(&Timespec::try_from(left)?))? == 0 {
-            bail!("{} closed its output but did not end", self.name);
+            bail!("{} did not end in time", self.name);
         }
-        let status = self.child.wait()?;
-        self.reaped = true;
-        Ok(status)
+        Ok(())
     }
 
     /// The process's id.

@@ -13,6 +13,8 @@ mod drain;
 mod frozen;
 #[path = "behaviour_life/grace.rs"]
 mod grace;
+#[path = "behaviour_life/handover.rs"]
+mod handover;
 #[path = "behaviour_life/holders.rs"]
 mod holders;
 #[path = "behaviour_life/idle.rs"]

@@ -77,16 +77,15 @@ impl Doors {
 
     /// Where the relay listens for that.
     pub(crate) fn addresses(&self, kind: ListenKind) -> Vec<SocketAddr> {
-        let of_kind = self.addresses.iter().filter(|it| it.kind == kind);
-        of_kind.map(|it| it.local).collect()
+        self.of_kind(kind).map(|it| it.local).collect()
     }
 
-    /// Has those of a kind listen that do not yet.
+    /// Has those listen that do not yet.
     ///
     /// # Errors
     /// Another process listens there.
-    pub(crate) fn listen(&self, is_wanted: impl Fn(ListenKind) -> bool) -> Result<(), StartError> {
-        for it in self.addresses.iter().filter(|it| is_wanted(it.kind)) {
+    pub(crate) fn listen(&self) -> Result<(), StartError> {
+        for it in &self.addresses {
             for socket in &it.sockets[it.inherited..] {
                 io::listen(socket).map_err(|source| listen_error(it.kind, it.asked, source))?;
             }
@@ -113,28 +112,35 @@ impl Doors {
         Ok(copies)
     }
 
-    /// The admin sockets, with their addresses; they do not block.
+    /// The admin sockets once more, with their addresses; they do not block.
     ///
     /// # Errors
     /// The kernel refuses.
-    pub(crate) fn take_admin(&mut self) -> Result<Vec<(SocketAddr, TcpListener)>, StartError> {
-        let mut taken = Vec::new();
-        let admin = self.addresses.iter_mut();
-        for it in admin.filter(|it| it.kind == ListenKind::Admin) {
-            for socket in it.sockets.drain(..) {
-                let set = socket.set_nonblocking(true);
-                set.map_err(|source| listen_error(it.kind, it.asked, source))?;
-                taken.push((it.local, socket));
+    pub(crate) fn admin(&self) -> Result<Vec<(SocketAddr, TcpListener)>, StartError> {
+        let mut admin = Vec::new();
+        for it in self.of_kind(ListenKind::Admin) {
+            for socket in &it.sockets {
+                let copy = socket
+                    .set_nonblocking(true)
+                    .and_then(|()| socket.try_clone());
+                let copy = copy.map_err(|source| listen_error(it.kind, it.asked, source))?;
+                admin.push((it.local, copy));
             }
         }
-        Ok(taken)
+        Ok(admin)
     }
 
-    /// The rest: for what, the socket, its place, and how many there are of its address.
+    fn of_kind(&self, kind: ListenKind) -> impl Iterator<Item = &Address> {
+        self.addresses.iter().filter(move |it| it.kind == kind)
+    }
+
+    /// The shards' sockets: for what, the socket, its place, and how many there are of its address.
     pub(crate) fn into_sockets(
         self,
     ) -> impl Iterator<Item = (ListenKind, TcpListener, usize, usize)> {
-        self.addresses.into_iter().flat_map(|it| {
+        let shards = self.addresses.into_iter();
+        let shards = shards.filter(|it| it.kind != ListenKind::Admin);
+        shards.flat_map(|it| {
             let count = it.sockets.len();
             let sockets = it.sockets.into_iter().enumerate();
             sockets.map(move |(place, socket)| (it.kind, socket, place, count))

@@ -171,12 +171,20 @@ pub enum StartError {
     /// The relay that runs goes on.
     #[error("cannot take over from the relay that runs: {0}")]
     TakeOver(String),
+    /// A signal came before it served.
+    #[error("told to stop before it served")]
+    Cancelled,
     /// Nothing to make secrets from.
     #[error("cannot start: the kernel gives no random numbers (getrandom, /dev/urandom)")]
     Randomness,
 }
 
 impl StartError {
+    /// Whether another process has an address.
+    pub(crate) fn is_address_taken(&self) -> bool {
+        matches!(self, Self::Listen { source, .. } if source.kind() == io::ErrorKind::AddrInUse)
+    }
+
     /// The exit code for it: [`EXIT_USAGE`] if the configuration is at fault.
     #[must_use]
     pub const fn exit_code(&self) -> u8 {
@@ -187,6 +195,7 @@ impl StartError {
             | Self::Driver { .. }
             | Self::Thread { .. }
             | Self::State { .. }
+            | Self::Cancelled
             | Self::Randomness => EXIT_FAILED,
         }
     }

@@ -19,7 +19,7 @@
 
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
@@ -60,7 +60,7 @@ pub use io::DriverReport;
 use audit::{Audit, Entry, Kind};
 use auth::{Snapshot, asking};
 use config::PublicUrls;
-use control::Control;
+use control::{Changes, Control, Decided, Shown};
 use doors::Doors;
 use inspector::Inspector;
 use io::Chosen;
@@ -69,12 +69,16 @@ use listen::http::Sealer;
 use metrics::ShardMetrics;
 use shard::limits::ADDRESS_QUESTIONS_MAX;
 use shard::{Mailbox, MailboxSender, Message, Owners, Peers, Restored, Seed, Stop};
-use state::{Folder, Kept, State};
-use takeover::{Door, Offer, Successor};
+use state::{Folder, Kept, Lock, State};
+use takeover::{Door, Estate, Offer, Successor};
 
 /// Below this limit of open files an operator is told that it is low; systemd's default is 524288
 /// (systemd.exec(5), `LimitNOFILE=`).
 const FD_LIMIT_LOW: u64 = 4096;
+
+/// How often a relay that is to take over looks for the one that runs, while the addresses are taken: each
+/// time for half a second.
+const TAKE_OVER_TRIES: usize = 4;
 
 /// A relay that runs. Dropping it stops it at once, without draining.
 pub struct Relay {
@@ -88,6 +92,8 @@ pub struct Relay {
     writer: Option<audit::Writer>,
     /// What outlasts a restart, until it is given up.
     state: takeover::Shared,
+    /// Whether operators may change something.
+    changes: Changes,
     /// Lets another relay take this one's place.
     offer: Option<Offer>,
 }
@@ -137,18 +143,20 @@ impl Relay {
         config: Config,
         lost: impl Fn(ShardLost) + Clone + Send + 'static,
     ) -> Result<Self, StartError> {
-        Self::start_succeeded(config, lost, || {})
+        Self::start_succeeded(config, lost, || {}, || true)
     }
 
     /// Like [`Relay::start_watched`]. `taken` hears of another relay that has taken this one's place, with
-    /// its sockets, and is ready: this one is to [`Relay::hand_over`] then.
+    /// its sockets, and is ready: this one is to [`Relay::hand_over`] then. `may_serve` is asked when all is ready,
+    /// and before anything is accepted: if it says no, this relay ends, and one whose place it was to take goes on.
     ///
     /// # Errors
-    /// As [`Relay::start`].
+    /// As [`Relay::start`]; [`StartError::Cancelled`] where `may_serve` says no.
     pub fn start_succeeded(
         config: Config,
         lost: impl Fn(ShardLost) + Clone + Send + 'static,
         taken: impl Fn() + Send + Sync + 'static,
+        may_serve: impl FnOnce() -> bool,
     ) -> Result<Self, StartError> {
         config.check()?;
         let fd_limit = io::raise_fd_limit();
@@ -170,14 +178,13 @@ impl Relay {
             );
         }
         config.say_memory();
-        let mut successor = ask_to_take_over(&config)?;
-        let passed = successor.as_mut().map(|it| std::mem::take(&mut it.doors));
-        let mut doors = Doors::bind(&config, passed.unwrap_or_default())?;
+        let (mut successor, doors) = ask_and_bind(&config)?;
         let addresses = Addresses::of(&doors);
-        if let Some(successor) = &mut successor {
-            successor.bound()?;
-        }
-        let (state, kept) = take_state(&config)?;
+        let lent = match &mut successor {
+            Some(successor) => successor.bound()?,
+            None => None,
+        };
+        let (state, kept) = take_state(&config, lent)?;
         for told in config.warnings(&addresses.http) {
             warn!("{told}");
         }
@@ -188,6 +195,15 @@ impl Relay {
             .map(|_| Arc::new(ShardMetrics::new(config.shard_budget_bytes)))
             .collect();
         let (asks, asked) = asking();
+        let mut snapshot = Snapshot::of(&config);
+        snapshot.deny(kept.revoked.iter().map(|(denied, _)| denied));
+        let book = state.as_ref().map(State::book).unwrap_or_default();
+        let decided = Decided {
+            paused: Arc::new(kept.paused.clone()),
+            revoked: kept.revoked.clone(),
+            book: book.clone(),
+            changes: Changes::default(),
+        };
         let peers = Arc::new(Peers {
             asks,
             public_urls: PublicUrls::new(&config, &addresses.http),
@@ -198,9 +214,10 @@ impl Relay {
             sealer: Sealer::keyed(&kept.seal_key),
             epoch_seconds: kept.epoch_seconds,
             live_of_accounts: Arc::new(LiveTunnels::new(&config)),
-            book: state.as_ref().map(State::book).unwrap_or_default(),
+            book,
+            paused: Arc::clone(&decided.paused),
             open_files_max: fd_limit,
-            auth: Arc::new(Snapshot::of(&config)),
+            auth: Arc::new(snapshot),
             audit,
             limits: Limits::new(&config.limits),
             new_links: PerAddress::new(config.limits.address_new_links),
@@ -219,8 +236,11 @@ impl Relay {
             control: None,
             writer,
             state: Arc::new(Mutex::new(state)),
+            changes: decided.changes.clone(),
             offer: None,
         };
+        let live = kept.bindings.iter();
+        let live = live.filter(|it| it.away_since.is_none()).count();
         let restored = restored(kept);
         // From here on a failure drops `relay`, which stops what runs already.
         let (started, starts) = sync_channel(metrics.len());
@@ -272,29 +292,37 @@ impl Relay {
             peers: Arc::clone(&peers),
             driver: relay.driver.clone(),
         };
-        doors.listen(|kind| kind == ListenKind::Admin)?;
-        let copies = doors.copies();
-        let admin = doors.take_admin()?;
-        relay.control = Some(Control::start(
-            &peers.config,
-            &peers.auth,
-            asked,
-            Arc::new(inspect),
+        let shown = Shown {
+            inspect: Arc::new(inspect),
             metrics,
-            peers.audit.clone(),
-            admin,
-        )?);
-        if let Some(mut successor) = successor {
-            successor.ready()?;
+            audit: peers.audit.clone(),
+        };
+        let copies = doors.copies();
+        let admin = doors.admin()?;
+        let control = Control::start(&peers.config, &peers.auth, asked, shown, decided, admin)?;
+        relay.control = Some(control);
+        if !may_serve() {
+            return Err(StartError::Cancelled);
         }
-        relay.open(doors)?;
-        relay.offer(copies, taken);
+        doors.listen()?;
+        if let Some(successor) = successor {
+            successor.serving()?;
+        }
+        relay.open(doors);
+        relay.offer(copies, live, taken);
         Ok(relay)
     }
 
-    /// Listens, and has the shards accept.
-    fn open(&self, doors: Doors) -> Result<(), StartError> {
-        doors.listen(|kind| kind != ListenKind::Admin)?;
+    /// Has the shards and the control thread accept; the state folder is this relay's from now on.
+    fn open(&self, doors: Doors) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(state) = &mut *state {
+            state.go_on();
+        }
+        drop(state);
+        if let Some(control) = &self.control {
+            control.serve();
+        }
         let mailboxes = &self.peers.mailboxes;
         for (kind, socket, place, sockets) in doors.into_sockets() {
             let listen = Message::Listen {
@@ -304,20 +332,27 @@ impl Relay {
             };
             deliver(&mailboxes[place % mailboxes.len()], listen);
         }
-        Ok(())
     }
 
-    /// Lets another relay take this one's place, where there is a state folder to meet in.
+    /// Lets another relay take this one's place, where there is a state folder to meet in. Agents served so many
+    /// names as are `live` when this one started.
     fn offer(
         &mut self,
         copies: std::io::Result<Vec<Door>>,
+        live: usize,
         taken: impl Fn() + Send + Sync + 'static,
     ) {
         let Some(path) = &self.peers.config.state_dir else {
             return;
         };
-        let state = Arc::clone(&self.state);
-        match copies.and_then(|doors| Offer::start(path, doors, state, taken)) {
+        let live_now = Arc::clone(&self.peers.live_tunnels);
+        let estate = |doors| Estate {
+            doors,
+            state: Arc::clone(&self.state),
+            changes: self.changes.clone(),
+            is_settled: Box::new(move || live_now.load(Ordering::Relaxed) >= live),
+        };
+        match copies.and_then(|doors| Offer::start(path, estate(doors), taken)) {
             Ok(offer) => self.offer = Some(offer),
             Err(error) => warn!(%error, "no relay can take over from this one"),
         }
@@ -364,6 +399,11 @@ impl Relay {
         }
     }
 
+    fn has_state(&self) -> bool {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.is_some()
+    }
+
     /// Gives the state folder up for another relay: all that was noted is on the disk then, and from now
     /// on this relay notes nothing more. It goes on without the folder.
     pub fn release_state(&mut self) {
@@ -406,7 +446,11 @@ impl Relay {
         for mailbox in &self.peers.mailboxes {
             deliver(mailbox, Message::Stop(stop));
         }
-        // The next relay may need it while this one drains.
+        // What operators decide from now on would not be kept. The next relay may need the folder while this
+        // one drains.
+        if self.has_state() {
+            self.changes.close();
+        }
         self.release_state();
         for shard in self.shards.drain(..) {
             if shard.join().is_err() {
@@ -453,11 +497,12 @@ fn choose_driver(choice: DriverChoice) -> Result<(Chosen, DriverReport), StartEr
     })
 }
 
-/// The state folder and what it holds; without a folder, what a relay that keeps nothing starts with.
-fn take_state(config: &Config) -> Result<(Option<State>, Kept), StartError> {
+/// The state folder and what it holds; without a folder, what a relay that keeps nothing starts with. With the
+/// lock of the relay whose place this one takes, if that lent it.
+fn take_state(config: &Config, lent: Option<Lock>) -> Result<(Option<State>, Kept), StartError> {
     // Every live name, and as many again that are absent as shards remember.
     let names_max = config.max_tunnels.saturating_mul(3);
-    if let Some((state, kept)) = state::take(config.state_dir.as_deref(), names_max)? {
+    if let Some((state, kept)) = state::take(config.state_dir.as_deref(), lent, names_max)? {
         info!(names = kept.bindings.len(), "the state folder is taken");
         return Ok((Some(state), kept));
     }
@@ -477,6 +522,25 @@ fn restored(kept: Kept) -> Arc<[Restored]> {
     names
         .map(|binding| Restored::new(binding, kept.epoch_seconds, &mut owners))
         .collect()
+}
+
+/// Binds every address, with the sockets of the relay that runs, where its place is wanted.
+fn ask_and_bind(config: &Config) -> Result<(Option<Successor>, Doors), StartError> {
+    let mut tries_left = TAKE_OVER_TRIES;
+    loop {
+        let mut successor = ask_to_take_over(config)?;
+        let passed = successor.as_mut().map(|it| std::mem::take(&mut it.doors));
+        tries_left -= 1;
+        match Doors::bind(config, passed.unwrap_or_default()) {
+            // A relay is there after all: it has just taken over itself, and cannot be asked yet.
+            Err(error)
+                if config.take_over
+                    && successor.is_none()
+                    && tries_left > 0
+                    && error.is_address_taken() => {}
+            bound => return bound.map(|doors| (successor, doors)),
+        }
+    }
 }
 
 /// Asks a relay that runs for its place, where that is wanted.

@@ -1,12 +1,16 @@
 //! `tieline-relay`: arguments, logging, signals and the exit code; the rest is the library's.
 
+use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::mpsc::{self, SyncSender};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::thread;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, anyhow, bail};
 use ring::rand::{SecureRandom, SystemRandom};
@@ -14,11 +18,18 @@ use serde_json::{Value, json};
 use tieline_relay::cli::{self, Invocation, Layer, TokenOrder};
 use tieline_relay::config::{self, Options};
 use tieline_relay::error::{ConfigError, EXIT_FAILED, EXIT_USAGE, ListenKind, StartError};
-use tieline_relay::{Relay, ShardLost, issue_token, new_token};
+use tieline_relay::{Config, Relay, ShardLost, issue_token, new_token};
 use tokio::signal::unix::{SignalKind, signal};
+use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
 
 mod supervisor;
+
+/// How long a relay that is to stop waits for one that it has started to take its place.
+const SUCCESSOR_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What a second signal does.
+const CUT_SHORT: &str = "cut short by a second signal";
 
 fn main() -> ExitCode {
     let outcome = match cli::parse(std::env::args_os()) {
@@ -60,16 +71,12 @@ fn serve(config: Option<PathBuf>, flags: Layer) -> anyhow::Result<()> {
     let (sender, happened) = mpsc::sync_channel(2);
     watch_signals(sender.clone()).context("cannot watch for signals")?;
     let shards = config.shards;
-    let lost = sender.clone();
-    let taken = sender.clone();
-    let relay = Relay::start_succeeded(
-        config,
-        move |shard| {
-            // One is enough to stop for.
-            let _ = lost.try_send(Happened::Lost(shard));
-        },
-        move || drop(taken.send(Happened::Taken)),
-    )?;
+    let mut desk = Desk::new(happened);
+    let Some(relay) = start(config, &sender, &mut desk, json)? else {
+        say(json, "stopped", &json!({ "event": "stopped" }));
+        return Ok(());
+    };
+    let relay = *relay;
     for (kind, addresses) in [
         (ListenKind::Agent, relay.agent_addresses()),
         (ListenKind::Tcp, relay.tcp_addresses()),
@@ -93,36 +100,25 @@ fn serve(config: Option<PathBuf>, flags: Layer) -> anyhow::Result<()> {
     say(json, &text, &event);
     supervisor::ready();
 
-    let mut hands_over = false;
-    let first = loop {
-        match happened.recv() {
-            Ok(Happened::Reload) => relay.reload(),
-            Ok(Happened::Upgrade) => supervisor::start_successor(),
-            other => break other,
+    let (mut lost, hands_over, mut is_signalled) = match run(&relay, &sender, &mut desk)? {
+        End::Signal(signal) => {
+            say_stopping(json, signal);
+            // One that this relay has started to take its place goes first.
+            (None, desk.wait_for_successor()?, true)
         }
-    };
-    let mut lost = match first {
-        Ok(Happened::Signal(signal)) => {
-            let event = json!({ "event": "stopping", "signal": signal });
-            let text = format!("stopping   {signal}; once more ends it at once");
-            say(json, &text, &event);
-            None
-        }
-        Ok(Happened::Lost(it)) => {
+        End::Lost(it) => {
             let event = json!({ "event": "stopping", "shard": it.shard, "cause": it.cause });
             let text = format!("stopping   shard {} is lost: {}", it.shard, it.cause);
             say(json, &text, &event);
-            Some(it)
+            (Some(it), false, false)
         }
-        Ok(Happened::Taken) => {
-            hands_over = true;
-            let event = json!({ "event": "handing_over" });
-            let text = "handing over to the relay that has taken this one's place";
-            say(json, text, &event);
-            None
-        }
-        Ok(Happened::Stopped | Happened::Reload | Happened::Upgrade) | Err(_) => return Ok(()),
+        End::Taken => (None, true, false),
     };
+    if hands_over {
+        let event = json!({ "event": "handing_over" });
+        let text = "handing over to the relay that has taken this one's place";
+        say(json, text, &event);
+    }
     thread::Builder::new()
         .name("stop".to_owned())
         .spawn(move || {
@@ -133,16 +129,15 @@ fn serve(config: Option<PathBuf>, flags: Layer) -> anyhow::Result<()> {
             sender.send(Happened::Stopped)
         })
         .context("cannot stop in order")?;
-    // The first signal asks for what a lost shard has begun already.
-    let mut is_signalled = lost.is_none() && !hands_over;
+    // The first signal asks for what a lost shard, or a take-over, has begun already.
     loop {
-        match happened.recv() {
-            Ok(Happened::Lost(it)) => lost = lost.or(Some(it)),
-            Ok(Happened::Signal(_)) if !is_signalled => is_signalled = true,
-            Ok(Happened::Stopped) => break,
+        match desk.next()? {
+            Happened::Lost(it) => lost = lost.or(Some(it)),
+            Happened::Signal(_) if !is_signalled => is_signalled = true,
+            Happened::Stopped => break,
+            Happened::Signal(_) => bail!(CUT_SHORT),
             // Too late to matter.
-            Ok(Happened::Reload | Happened::Upgrade | Happened::Taken) => {}
-            Ok(Happened::Signal(_)) | Err(_) => bail!("cut short by a second signal"),
+            _ => {}
         }
     }
     say(json, "stopped", &json!({ "event": "stopped" }));
@@ -154,14 +149,153 @@ fn serve(config: Option<PathBuf>, flags: Layer) -> anyhow::Result<()> {
 
 /// What the main thread waits for.
 enum Happened {
+    Started(Box<Result<Relay, StartError>>),
     Signal(&'static str),
     Reload,
     /// Another relay is to be started, to take this one's place.
     Upgrade,
-    /// It has.
+    /// The one that was started has ended like this.
+    SuccessorEnded(String),
+    /// Another relay has this one's place.
     Taken,
     Lost(ShardLost),
     Stopped,
+}
+
+/// Why a relay that serves is to stop.
+enum End {
+    Signal(&'static str),
+    Taken,
+    Lost(ShardLost),
+}
+
+/// Where the main thread hears what happened.
+struct Desk {
+    happened: Receiver<Happened>,
+    /// What came while the relay started, to be done afterwards.
+    early: VecDeque<Happened>,
+    /// The process that was started to take this one's place, until it has, or has ended.
+    successor: Option<u32>,
+}
+
+impl Desk {
+    fn new(happened: Receiver<Happened>) -> Self {
+        Self {
+            happened,
+            early: VecDeque::new(),
+            successor: None,
+        }
+    }
+
+    fn next(&mut self) -> anyhow::Result<Happened> {
+        match self.early.pop_front() {
+            Some(happened) => Ok(happened),
+            None => self
+                .happened
+                .recv()
+                .context("a thread of the relay is gone"),
+        }
+    }
+
+    /// Waits for the relay that was started to take this one's place, if it was; true if it has.
+    fn wait_for_successor(&mut self) -> anyhow::Result<bool> {
+        let deadline = Instant::now() + SUCCESSOR_TIMEOUT;
+        while self.successor.is_some() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.happened.recv_timeout(left) {
+                Ok(Happened::Taken) => return Ok(true),
+                Ok(Happened::Signal(_)) => bail!(CUT_SHORT),
+                Ok(Happened::SuccessorEnded(status)) => self.successor_ended(&status),
+                Ok(_) => {}
+                Err(_) => break,
+            }
+        }
+        Ok(false)
+    }
+
+    fn successor_ended(&mut self, status: &str) {
+        if self.successor.take().is_some() {
+            warn!(
+                status,
+                "the relay that was to take over has ended before it could"
+            );
+        }
+    }
+}
+
+/// Starts the relay on a thread of its own, so that a signal ends it meanwhile; nothing if one did.
+fn start(
+    config: Config,
+    sender: &SyncSender<Happened>,
+    desk: &mut Desk,
+    json: bool,
+) -> anyhow::Result<Option<Box<Relay>>> {
+    let (lost, taken, started) = (sender.clone(), sender.clone(), sender.clone());
+    // Whoever sets it first decides whether the relay serves.
+    let is_decided = Arc::new(AtomicBool::new(false));
+    let decided = Arc::clone(&is_decided);
+    let run = move || {
+        Relay::start_succeeded(
+            config,
+            move |shard| {
+                // One is enough to stop for.
+                let _ = lost.try_send(Happened::Lost(shard));
+            },
+            move || drop(taken.send(Happened::Taken)),
+            move || !decided.swap(true, Ordering::AcqRel),
+        )
+    };
+    let run = move || {
+        let outcome = catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| {
+            // Said on stderr already.
+            let source = io::Error::other("a defect in the relay, see the panic above");
+            let what = "the relay".to_owned();
+            Err(StartError::Thread { what, source })
+        });
+        started.send(Happened::Started(Box::new(outcome)))
+    };
+    let starting = thread::Builder::new().name("start".to_owned());
+    starting.spawn(run).context("cannot start the relay")?;
+    loop {
+        match desk.happened.recv() {
+            Ok(Happened::Started(outcome)) => return Ok(Some(Box::new((*outcome)?))),
+            Ok(Happened::Signal(signal)) if !is_decided.swap(true, Ordering::AcqRel) => {
+                // What has been started ends with the process.
+                say_stopping(json, signal);
+                return Ok(None);
+            }
+            Ok(happened) => desk.early.push_back(happened),
+            Err(_) => bail!("a thread of the relay is gone"),
+        }
+    }
+}
+
+/// Does what is asked for while the relay serves, until it is to stop.
+fn run(relay: &Relay, sender: &SyncSender<Happened>, desk: &mut Desk) -> anyhow::Result<End> {
+    loop {
+        match desk.next()? {
+            Happened::Reload => relay.reload(),
+            Happened::Upgrade => match desk.successor {
+                Some(process) => info!(process, "another relay is about to take over already"),
+                None => {
+                    let sender = sender.clone();
+                    let ended = move |status| drop(sender.send(Happened::SuccessorEnded(status)));
+                    desk.successor = supervisor::start_successor(ended);
+                }
+            },
+            Happened::SuccessorEnded(status) => desk.successor_ended(&status),
+            Happened::Signal(signal) => return Ok(End::Signal(signal)),
+            Happened::Taken => return Ok(End::Taken),
+            Happened::Lost(it) => return Ok(End::Lost(it)),
+            Happened::Started(_) | Happened::Stopped => {}
+        }
+    }
+}
+
+fn say_stopping(json: bool, signal: &str) {
+    let event = json!({ "event": "stopping", "signal": signal });
+    let text = format!("stopping   {signal}; once more ends it at once");
+    say(json, &text, &event);
 }
 
 /// One line for people or for programs; whether somebody still reads it is not our concern.

@@ -31,12 +31,11 @@ fn notify(path: &OsStr, state: &[u8]) -> std::io::Result<()> {
     socket.send_to_addr(state, &address).map(drop)
 }
 
-/// Starts the program anew, with what it was called with, to take this one's place.
-pub(crate) fn start_successor() {
+/// Starts the program anew, with what it was called with, to take this one's place. `ended` hears how it
+/// ended: before this one only if it cannot take over.
+pub(crate) fn start_successor(ended: impl FnOnce(String) + Send + 'static) -> Option<u32> {
     let mut arguments = std::env::args_os();
-    let Some(program) = arguments.next() else {
-        return;
-    };
+    let program = arguments.next()?;
     let arguments: Vec<_> = arguments.filter(|it| it != "--take-over").collect();
     let started = Command::new(program)
         .args(arguments)
@@ -44,20 +43,21 @@ pub(crate) fn start_successor() {
         .spawn();
     match started {
         Ok(mut successor) => {
-            info!(
-                process = successor.id(),
-                "starts another relay to take over"
-            );
-            // It ends before this one only if it cannot take over.
+            let process = successor.id();
+            info!(process, "starts another relay to take over");
             let waits = thread::Builder::new().name("successor".to_owned());
             let waiting = waits.spawn(move || match successor.wait() {
-                Ok(status) => warn!(%status, "the other relay has ended"),
-                Err(error) => warn!(%error, "the other relay is out of sight"),
+                Ok(status) => ended(status.to_string()),
+                Err(error) => ended(error.to_string()),
             });
             if let Err(error) = waiting {
                 warn!(%error, "the other relay is not waited for");
             }
+            Some(process)
         }
-        Err(error) => error!(%error, "cannot start another relay to take over"),
+        Err(error) => {
+            error!(%error, "cannot start another relay to take over");
+            None
+        }
     }
 }

@@ -1,47 +1,66 @@
 //! How a relay takes the place of a running one: over a socket in the state folder it gets the sockets
-//! that listen, while the other goes on; once it is ready, the other drains.
+//! that listen and the folder, while the other goes on; once it is ready, the other drains.
 //!
 //! ```text
-//! new: ask          old: a message with each socket, sent      still serves, and keeps its folder
-//! new: bound        old: released                              has written its folder, and lent it
-//! new: ready        old: draining                              accepts nothing more
+//! new: ask          old: a message with each socket, sent      serves, and keeps its folder
+//! new: bound        old: released, with the folder's lock      serves, and notes nothing
+//! new: serving                                                 drains
 //! ```
 //!
-//! If the new relay is gone before it said `ready`, the old one takes its folder back and goes on. If the
-//! old one is gone, the new one starts as ever, with the sockets that it has. Each step has a deadline.
+//! `serving` decides. It has arrived once it is sent, also at a relay that is halted and reads it later, so no step
+//! after it can fail. A relay that waited too long for it first shuts its end, and then looks once more whether it
+//! is there: either the one has sent it, or it cannot any more. If the new relay is gone before, the old one goes
+//! on with its folder. If the old one is gone or stops, the new one starts as ever, with the sockets that it has.
 //!
 //! Long because both sides of one conversation stand here, word for word beside each other.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::thread::{Builder, JoinHandle};
-use std::time::Duration;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread::{self, Builder, JoinHandle};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use tracing::{error, info, warn};
 
+use crate::control::Changes;
 use crate::error::{ListenKind, StartError};
 use crate::io::{Channel, Entrance};
-use crate::state::State;
+use crate::state::{Lock, State};
 
 /// The socket in the state folder.
 const SOCKET_FILE: &str = "take-over.sock";
 
 /// The version of what both say.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
-/// How long a step that needs no work may take.
+/// How long the answer to `ask` may take: above [`SETTLE_TIMEOUT`].
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long one that is refused may take to ask.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long a relay may take to bind addresses, and to start its threads.
-const WORK_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a relay may take to bind addresses, to start its threads, or to write its folder: above the time
+/// for the disk, and for changes of operators.
+const WORK_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long a relay that has just started may keep another one waiting for its place, until the agents of its
+/// predecessor have come. Callers who wait for an agent would be turned away by a relay that drains.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How often it looks whether they have.
+const SETTLE_PAUSE: Duration = Duration::from_millis(10);
+
+/// How long a relay that is to stop waits for a relay that is about to take over.
+const STOP_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How long changes of operators may take that are under way: above the time that shards have for them.
+const CHANGES_TIMEOUT: Duration = Duration::from_secs(6);
+
+/// Pause after a failed accept: descriptors may be lacking.
+const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
 /// Sockets that are passed at most.
 const SOCKETS_MAX: usize = 16 * 1024;
@@ -63,8 +82,9 @@ enum Word {
     },
     Bound,
     Released,
-    Ready,
-    Draining,
+    Serving,
+    /// The old relay ends: its ports and its folder are free.
+    Stopping,
     Refused {
         reason: String,
     },
@@ -84,67 +104,140 @@ pub(crate) struct Door {
 /// The state folder of a running relay.
 pub(crate) type Shared = Arc<Mutex<Option<State>>>;
 
+/// What a relay has that another one may take.
+pub(crate) struct Estate {
+    pub(crate) doors: Vec<Door>,
+    pub(crate) state: Shared,
+    /// Held while another relay reads the folder, and from then on.
+    pub(crate) changes: Changes,
+    /// Whether the agents of this relay's predecessor have come.
+    pub(crate) is_settled: Box<dyn Fn() -> bool + Send + Sync>,
+}
+
 /// Whether another process has the sockets that this relay listens on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Passed {
+    #[default]
     No,
     /// It has them, and this relay must shut none.
     Yes,
-    /// This relay stops, and passes none on.
-    Closed,
+}
+
+/// How far a take-over is.
+#[derive(Debug, Default)]
+struct Stage {
+    passed: Passed,
+    /// Another relay has asked, and has not been answered for good.
+    is_busy: bool,
+    /// This relay stops: none can ask any more.
+    is_closing: bool,
+}
+
+/// The stage, and word of its changes.
+#[derive(Debug, Default)]
+struct Course {
+    stage: Mutex<Stage>,
+    changed: Condvar,
+}
+
+impl Course {
+    fn stage(&self) -> MutexGuard<'_, Stage> {
+        self.stage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins a take-over; false if there is one, or this relay stops.
+    fn begin(&self) -> Result<(), Word> {
+        let mut stage = self.stage();
+        if stage.is_closing {
+            return Err(Word::Stopping);
+        }
+        if std::mem::replace(&mut stage.is_busy, true) {
+            let reason = "another relay is about to take over".to_owned();
+            return Err(Word::Refused { reason });
+        }
+        Ok(())
+    }
+
+    /// Waits until `is_done`, or this relay is to stop, for so long at most.
+    fn wait(&self, limit: Duration, pause: Duration, is_done: impl Fn() -> bool) {
+        let deadline = Instant::now() + limit;
+        let mut stage = self.stage();
+        while !stage.is_closing && !is_done() && Instant::now() < deadline {
+            let waited = self.changed.wait_timeout(stage, pause);
+            stage = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// This relay stops: lets none ask any more, and waits for one that has asked. True if it has the
+    /// sockets.
+    fn close(&self) -> bool {
+        let mut stage = self.stage();
+        stage.is_closing = true;
+        self.changed.notify_all();
+        let waited = self
+            .changed
+            .wait_timeout_while(stage, STOP_TIMEOUT, |stage| stage.is_busy);
+        waited.unwrap_or_else(PoisonError::into_inner).0.passed == Passed::Yes
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Stage)) {
+        change(&mut self.stage());
+        self.changed.notify_all();
+    }
 }
 
 /// Lets another relay take the place of this one, until it is closed.
 #[derive(Debug)]
 pub(crate) struct Offer {
     entrance: Arc<Entrance>,
-    passed: Arc<Mutex<Passed>>,
+    course: Arc<Course>,
     /// Dropped when this relay stops: then there is nothing to give.
     doors: Option<Arc<Vec<Door>>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Offer {
-    /// Listens in the state folder at `path`; `taken` hears that another relay is ready.
+    /// Listens in the state folder at `path`; `taken` hears that another relay serves.
     pub(crate) fn start(
         path: &Path,
-        doors: Vec<Door>,
-        state: Shared,
+        estate: Estate,
         taken: impl Fn() + Send + Sync + 'static,
     ) -> io::Result<Self> {
         let entrance = Arc::new(Entrance::open(path.join(SOCKET_FILE))?);
-        let doors = Arc::new(doors);
-        let passed = Arc::new(Mutex::new(Passed::No));
+        let doors = Arc::new(estate.doors);
+        let course = Arc::<Course>::default();
         let giver = Arc::new(Giver {
             entrance: Arc::clone(&entrance),
-            passed: Arc::clone(&passed),
+            course: Arc::clone(&course),
             doors: Arc::downgrade(&doors),
-            state,
-            is_busy: AtomicBool::new(false),
+            state: estate.state,
+            changes: estate.changes,
+            is_settled: estate.is_settled,
+            started: Instant::now(),
             taken: Box::new(taken),
         });
         let run = move || giver.run();
         let thread = Builder::new().name("take-over".to_owned()).spawn(run)?;
         Ok(Self {
             entrance,
-            passed,
+            course,
             doors: Some(doors),
             thread: Some(thread),
         })
     }
 
-    /// Ends it; true if another relay has the sockets already. That one goes on with them, so they may be
-    /// closed and not shut.
+    /// Ends it, once a relay that has asked has taken over or has failed to; true if another relay has the sockets.
+    /// That one goes on with them, so they may be closed and not shut.
     pub(crate) fn end(mut self) -> bool {
-        let before = replace(&self.passed, Passed::Closed);
-        self.close();
-        before == Passed::Yes
+        let is_passed_on = self.course.close();
+        self.close(is_passed_on);
+        is_passed_on
     }
 
-    fn close(&mut self) {
+    fn close(&mut self, is_passed_on: bool) {
         self.doors = None;
         if let Some(thread) = self.thread.take() {
-            self.entrance.close();
+            self.entrance.close(is_passed_on);
             if thread.join().is_err() {
                 error!("the take-over thread had panicked");
             }
@@ -154,128 +247,141 @@ impl Offer {
 
 impl Drop for Offer {
     fn drop(&mut self) {
-        self.close();
+        self.close(false);
     }
 }
 
 /// The old relay's part.
 struct Giver {
     entrance: Arc<Entrance>,
-    passed: Arc<Mutex<Passed>>,
+    course: Arc<Course>,
     doors: Weak<Vec<Door>>,
     state: Shared,
-    is_busy: AtomicBool,
+    changes: Changes,
+    is_settled: Box<dyn Fn() -> bool + Send + Sync>,
+    started: Instant,
     taken: Box<dyn Fn() + Send + Sync>,
 }
 
 impl Giver {
     fn run(self: Arc<Self>) {
         loop {
-            let channel = match self.entrance.accept() {
+            let accepted = self.entrance.accept();
+            if self.entrance.is_closed() {
+                return;
+            }
+            let channel = match accepted {
                 Ok(channel) => channel,
                 Err(error) => {
-                    if self.doors.strong_count() > 0 {
-                        warn!(%error, "no relay can take over from this one any more");
-                    }
-                    return;
+                    warn!(%error, "cannot hear a relay that wants to take over");
+                    thread::park_timeout(ACCEPT_PAUSE);
+                    continue;
                 }
             };
             if !channel.is_trusted() {
                 warn!("a process of another user asked to take over");
                 continue;
             }
-            if self.is_busy.swap(true, Ordering::AcqRel) {
+            if let Err(word) = self.course.begin() {
                 // A close in front of an unread word would destroy the answer.
                 let _ = hear(&channel, REFUSAL_TIMEOUT);
-                refuse(&channel, "another relay is about to take over");
+                let _ = say(&channel, &word);
                 continue;
             }
             let giver = Arc::clone(&self);
             let give = move || {
                 let given = giver.give(&channel);
-                giver.is_busy.store(false, Ordering::Release);
-                if let Err(reason) = given {
-                    giver.keep_doors();
-                    warn!(reason, "not taken over; this relay goes on");
-                    refuse(&channel, &reason);
+                if let Err(word) = given {
+                    warn!("not taken over; this relay goes on: {}", reason_in(&word));
+                    // The other one may be gone.
+                    let _ = say(&channel, &word);
+                    giver.course.change(|stage| stage.passed = Passed::No);
                 }
+                giver.course.change(|stage| stage.is_busy = false);
             };
             if let Err(error) = Builder::new().name("give".to_owned()).spawn(give) {
                 warn!(%error, "cannot hand over");
-                self.is_busy.store(false, Ordering::Release);
+                self.course.change(|stage| stage.is_busy = false);
             }
         }
     }
 
-    fn give(&self, channel: &Channel) -> Result<(), String> {
+    fn give(&self, channel: &Channel) -> Result<(), Word> {
         match hear(channel, ANSWER_TIMEOUT)? {
             Word::Ask { version: VERSION } => {}
             Word::Ask { version } => {
-                return Err(format!("it speaks version {version}, this relay {VERSION}"));
+                let reason = format!("it speaks version {version}, this relay {VERSION}");
+                return Err(refusal(reason));
             }
-            word => return Err(format!("it said {word:?} first")),
+            word => return Err(refusal(format!("it said {word:?} first"))),
         }
-        info!("a relay asks to take over");
+        info!(process = channel.process(), "a relay asks to take over");
+        let left = SETTLE_TIMEOUT.saturating_sub(self.started.elapsed());
+        self.course.wait(left, SETTLE_PAUSE, &self.is_settled);
         self.pass_doors(channel)?;
-        expect(channel, WORK_TIMEOUT, |word| matches!(word, Word::Bound))?;
-        if !self.with_state(State::lend) {
-            return Err("the state folder cannot be written, or this relay stops".to_owned());
+        match hear(channel, WORK_TIMEOUT)? {
+            Word::Bound => {}
+            word => return Err(refusal(format!("it said {word:?}"))),
         }
-        let ready = say(channel, &Word::Released)
-            .and_then(|()| expect(channel, WORK_TIMEOUT, |word| matches!(word, Word::Ready)));
-        if let Err(reason) = ready {
-            // First: the other one must not believe that it has the folder.
-            refuse(channel, &reason);
-            if !self.with_state(|state| state.reclaim().inspect_err(log).is_ok()) {
-                error!("the state folder is lost to this relay; what it decides is not kept");
-            }
-            return Err(reason);
+        if !self.changes.hold(CHANGES_TIMEOUT) {
+            let reason = "an operator's order is still being carried out".to_owned();
+            return Err(refusal(reason));
         }
-        self.entrance.close();
+        let given = self.give_folder(channel);
+        if given.is_err() {
+            self.with_state(State::go_on);
+            self.changes.go_on();
+            return given;
+        }
+        // The path is the other one's, also if this relay was halted until now.
+        self.entrance.close(true);
         (self.taken)();
-        // The other one goes on without it too.
-        let _ = say(channel, &Word::Draining);
         Ok(())
     }
 
-    /// The other relay ends: the sockets are this one's alone again.
-    fn keep_doors(&self) {
-        let mut passed = self.passed.lock().unwrap_or_else(PoisonError::into_inner);
-        if *passed == Passed::Yes {
-            *passed = Passed::No;
+    /// Lends the folder, and waits for the word that decides.
+    fn give_folder(&self, channel: &Channel) -> Result<(), Word> {
+        let lock = match self.with_state(State::lend) {
+            Some(Some(lock)) => lock,
+            Some(None) => return Err(refusal("the state folder cannot be written".to_owned())),
+            None => return Err(Word::Stopping),
+        };
+        say_with(channel, &Word::Released, Some(lock.as_fd())).map_err(refusal)?;
+        drop(lock);
+        let heard = match hear(channel, WORK_TIMEOUT) {
+            Err(word) => {
+                channel.shut();
+                // It may have been said until now.
+                hear(channel, Duration::from_millis(1)).map_err(|_| word)
+            }
+            heard => heard,
+        };
+        match heard? {
+            Word::Serving => Ok(()),
+            word => Err(refusal(format!("it said {word:?}"))),
         }
     }
 
-    fn pass_doors(&self, channel: &Channel) -> Result<(), String> {
-        {
-            let mut passed = self.passed.lock().unwrap_or_else(PoisonError::into_inner);
-            if *passed == Passed::Closed {
-                return Err("this relay stops".to_owned());
-            }
-            *passed = Passed::Yes;
-        }
-        let doors = self.doors.upgrade().ok_or("this relay stops")?;
+    fn pass_doors(&self, channel: &Channel) -> Result<(), Word> {
+        self.course.change(|stage| stage.passed = Passed::Yes);
+        let doors = self.doors.upgrade().ok_or(Word::Stopping)?;
         for door in &*doors {
             let word = Word::Socket {
                 kind: door.kind.word().to_owned(),
                 asked: door.asked,
                 place: door.place,
             };
-            let bytes = serde_json::to_vec(&word).map_err(|error| error.to_string())?;
-            let sent = channel.send(&bytes, Some(door.socket.as_fd()));
-            sent.map_err(|error| format!("cannot pass a socket: {error}"))?;
+            let sent = say_with(channel, &word, Some(door.socket.as_fd()));
+            sent.map_err(|error| refusal(format!("cannot pass a socket: {error}")))?;
         }
-        say(
-            channel,
-            &Word::Sent {
-                sockets: doors.len(),
-            },
-        )
+        let sockets = doors.len();
+        say(channel, &Word::Sent { sockets }).map_err(refusal)
     }
 
-    fn with_state(&self, act: impl FnOnce(&mut State) -> bool) -> bool {
+    /// Nothing if this relay has given the folder up.
+    fn with_state<T>(&self, act: impl FnOnce(&mut State) -> T) -> Option<T> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.as_mut().is_some_and(act)
+        state.as_mut().map(act)
     }
 }
 
@@ -310,13 +416,12 @@ impl Successor {
         let _ = say(&channel, &Word::Ask { version: VERSION });
         let mut doors = Vec::new();
         loop {
-            let Some((word, fd)) = read(&channel, ANSWER_TIMEOUT).map_err(StartError::TakeOver)?
-            else {
-                // It died; its ports are free.
-                return Ok(None);
-            };
-            match (word, fd) {
-                (Word::Socket { kind, asked, place }, Some(fd)) if doors.len() < SOCKETS_MAX => {
+            match listen_to(&channel, ANSWER_TIMEOUT)? {
+                // Its ports are free, or will be in a moment.
+                None => return Ok(None),
+                Some((Word::Socket { kind, asked, place }, Some(fd)))
+                    if doors.len() < SOCKETS_MAX =>
+                {
                     let socket = TcpListener::from(fd);
                     if let Some(kind) = ListenKind::of_word(&kind) {
                         doors.push(Door {
@@ -327,12 +432,12 @@ impl Successor {
                         });
                     }
                 }
-                (Word::Sent { .. }, _) => break,
-                (Word::Refused { reason }, _) => return Err(StartError::TakeOver(reason)),
-                (word, _) => return Err(StartError::TakeOver(format!("it said {word:?}"))),
+                Some((Word::Sent { .. }, _)) => break,
+                Some((word, _)) => return Err(unexpected(&word)),
             }
         }
         info!(
+            process = channel.process(),
             sockets = doors.len(),
             "taking over from the relay that runs"
         );
@@ -342,91 +447,125 @@ impl Successor {
         }))
     }
 
-    /// Every address is bound: has the state folder lent.
+    /// Every address is bound: has the state folder lent, and returns its lock. Nothing if the running relay is
+    /// gone, or ends.
     ///
     /// # Errors
-    /// The running relay keeps it.
-    pub(crate) fn bound(&mut self) -> Result<(), StartError> {
-        self.step(&Word::Bound, |word| matches!(word, Word::Released))
+    /// The running relay keeps it, or does not answer.
+    pub(crate) fn bound(&mut self) -> Result<Option<Lock>, StartError> {
+        let Some(channel) = &self.channel else {
+            return Ok(None);
+        };
+        // One that is gone is seen at the read, behind its last word.
+        let _ = say(channel, &Word::Bound);
+        match listen_to(channel, WORK_TIMEOUT)? {
+            None => {
+                info!("the relay that ran is gone; going on without it");
+                self.channel = None;
+                Ok(None)
+            }
+            Some((Word::Released, Some(fd))) => Ok(Some(Lock::passed_on(fd))),
+            Some((word, _)) => Err(unexpected(&word)),
+        }
     }
 
-    /// Everything is ready but for the accepting: from now on the running relay accepts nothing.
+    /// Everything is ready but for the accepting: from now on the place is this relay's.
     ///
     /// # Errors
-    /// The running relay goes on.
-    pub(crate) fn ready(&mut self) -> Result<(), StartError> {
-        self.step(&Word::Ready, |word| matches!(word, Word::Draining))
-    }
-
-    fn step(&mut self, word: &Word, wanted: fn(&Word) -> bool) -> Result<(), StartError> {
+    /// The running relay has given it up, and goes on.
+    pub(crate) fn serving(self) -> Result<(), StartError> {
         let Some(channel) = &self.channel else {
             return Ok(());
         };
-        // One that is gone is seen at the read, behind its last word.
-        let _ = say(channel, word);
-        match read(channel, WORK_TIMEOUT).map_err(StartError::TakeOver)? {
-            None => {
-                warn!("the relay that ran is gone");
-                self.channel = None;
-                Ok(())
-            }
-            Some((word, _)) if wanted(&word) => Ok(()),
-            Some((Word::Refused { reason }, _)) => Err(StartError::TakeOver(reason)),
-            Some((word, _)) => Err(StartError::TakeOver(format!("it said {word:?}"))),
+        if say(channel, &Word::Serving).is_ok() {
+            return Ok(());
+        }
+        // It is gone, or has said why it goes on.
+        match listen_to(channel, REFUSAL_TIMEOUT)? {
+            None => Ok(()),
+            Some((word, _)) => Err(unexpected(&word)),
         }
     }
 }
 
-fn replace(passed: &Mutex<Passed>, with: Passed) -> Passed {
-    let mut passed = passed.lock().unwrap_or_else(PoisonError::into_inner);
-    std::mem::replace(&mut passed, with)
+fn refusal(reason: String) -> Word {
+    Word::Refused { reason }
 }
 
-fn log(error: &StartError) {
-    error!(%error, "cannot take the state folder back");
+fn reason_in(word: &Word) -> &str {
+    match word {
+        Word::Refused { reason } => reason,
+        _ => "it stops",
+    }
 }
 
-fn refuse(channel: &Channel, reason: &str) {
-    let reason = reason.to_owned();
-    // It may be gone.
-    let _ = say(channel, &Word::Refused { reason });
+fn unexpected(word: &Word) -> StartError {
+    StartError::TakeOver(format!("it said {word:?}"))
 }
 
 fn say(channel: &Channel, word: &Word) -> Result<(), String> {
-    let bytes = serde_json::to_vec(word).map_err(|error| error.to_string())?;
-    channel
-        .send(&bytes, None)
-        .map_err(|error| error.to_string())
+    say_with(channel, word, None)
 }
 
-type Heard = (Word, Option<std::os::fd::OwnedFd>);
+fn say_with(channel: &Channel, word: &Word, fd: Option<BorrowedFd<'_>>) -> Result<(), String> {
+    let bytes = serde_json::to_vec(word).map_err(|error| error.to_string())?;
+    channel.send(&bytes, fd).map_err(|error| error.to_string())
+}
 
-fn read(channel: &Channel, limit: Duration) -> Result<Option<Heard>, String> {
+/// Why nothing was heard.
+enum Unheard {
+    TooLate(Duration),
+    Failed(String),
+}
+
+/// The next word and what came with it; nothing if the other end is gone.
+fn read(channel: &Channel, limit: Duration) -> Result<Option<(Word, Option<OwnedFd>)>, Unheard> {
     let received = match channel.receive(limit) {
         Ok(received) => received,
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-            return Err(format!("it said nothing for {limit:?}"));
+            return Err(Unheard::TooLate(limit));
         }
         Err(error) if error.kind() == io::ErrorKind::ConnectionReset => None,
-        Err(error) => return Err(error.to_string()),
+        Err(error) => return Err(Unheard::Failed(error.to_string())),
     };
     let Some((bytes, fd)) = received else {
         return Ok(None);
     };
-    let word = serde_json::from_slice(&bytes).map_err(|_| "it said something else".to_owned())?;
+    let word = serde_json::from_slice(&bytes);
+    let word = word.map_err(|_| Unheard::Failed("it said something else".to_owned()))?;
     Ok(Some((word, fd)))
 }
 
-fn hear(channel: &Channel, limit: Duration) -> Result<Word, String> {
-    let heard = read(channel, limit)?;
-    heard
-        .map(|(word, _)| word)
-        .ok_or_else(|| "it is gone".to_owned())
+/// What the new relay says next, to the old one.
+fn hear(channel: &Channel, limit: Duration) -> Result<Word, Word> {
+    match read(channel, limit) {
+        Ok(Some((word, _))) => Ok(word),
+        Ok(None) => Err(refusal("it is gone".to_owned())),
+        Err(Unheard::TooLate(limit)) => Err(refusal(format!("it said nothing for {limit:?}"))),
+        Err(Unheard::Failed(reason)) => Err(refusal(reason)),
+    }
 }
 
-fn expect(channel: &Channel, limit: Duration, wanted: fn(&Word) -> bool) -> Result<(), String> {
-    match hear(channel, limit)? {
-        word if wanted(&word) => Ok(()),
-        word => Err(format!("it said {word:?}")),
+/// What the old relay says next, to the new one; nothing if it is gone, or stops.
+fn listen_to(
+    channel: &Channel,
+    limit: Duration,
+) -> Result<Option<(Word, Option<OwnedFd>)>, StartError> {
+    let failed = |text: String| Err(StartError::TakeOver(text));
+    match read(channel, limit) {
+        Ok(None | Some((Word::Stopping, _))) => Ok(None),
+        Ok(Some((Word::Refused { reason }, _))) => failed(reason),
+        Ok(heard) => Ok(heard),
+        Err(Unheard::Failed(reason)) => failed(reason),
+        Err(Unheard::TooLate(limit)) => {
+            let (name, pid) = match channel.process() {
+                Some(pid) => (format!("process {pid}"), pid.to_string()),
+                None => ("it".to_owned(), "PID".to_owned()),
+            };
+            failed(format!(
+                "{name} said nothing for {limit:?}, so it is halted or hangs: continue it \
+                 (`kill -CONT {pid}`) or end it (`kill -KILL {pid}`), and start this one again"
+            ))
+        }
     }
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::{HttpStream, SOON, soon};
 
@@ -122,6 +123,23 @@ pub(super) async fn get(address: SocketAddr, path: &str) -> Result<String> {
         let (head, body) = http.answer().await?;
         ensure!(head.status() == 200, "{path}: {head:?}");
         Ok(String::from_utf8(body.bytes)?)
+    })
+    .await?
+}
+
+/// The status and the JSON of what is answered to an order.
+pub(super) async fn post(address: SocketAddr, path: &str, body: &Value) -> Result<(u16, Value)> {
+    soon(path, async {
+        let mut http = HttpStream::connect(address).await?;
+        let body = body.to_string();
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+             Content-Length: {}\r\n\r\n",
+            body.len()
+        );
+        http.write(head + &body).await?;
+        let (head, body) = http.answer().await?;
+        Ok((head.status(), serde_json::from_slice(&body.bytes)?))
     })
     .await?
 }

@@ -59,7 +59,14 @@ impl RelayProgram {
     /// # Errors
     /// It cannot be built, or does not get ready.
     pub fn start(launcher: &[&str], addresses: Addresses, flags: &[&str]) -> Result<Self> {
-        let process = Self::spawn(launcher, addresses, flags)?;
+        Self::ready(Self::spawn(launcher, addresses, flags)?)
+    }
+
+    /// One that was spawned, once it is ready.
+    ///
+    /// # Errors
+    /// It does not get ready.
+    pub fn ready(process: Process) -> Result<Self> {
         let ready = process.wait_for(SOON, |line| {
             event(line, "ready")?["driver"].as_str().map(str::to_owned)
         });
@@ -91,7 +98,11 @@ impl RelayProgram {
         Self::spawn(launcher, addresses, flags)?.ended(SOON)
     }
 
-    fn spawn(launcher: &[&str], addresses: Addresses, flags: &[&str]) -> Result<Process> {
+    /// Starts it, as [`RelayProgram::start`] does, and waits for nothing.
+    ///
+    /// # Errors
+    /// It cannot be built, or started.
+    pub fn spawn(launcher: &[&str], addresses: Addresses, flags: &[&str]) -> Result<Process> {
         let program = tieline_relay()?;
         let mut command = match launcher.split_first() {
             Some((first, rest)) => {
@@ -173,6 +184,14 @@ impl RelayProgram {
     /// It does not answer with 200.
     pub async fn admin(&self, path: &str) -> Result<String> {
         admin::get(self.addresses.admin, path).await
+    }
+
+    /// What the admin port answers to an order: the status, and the JSON.
+    ///
+    /// # Errors
+    /// It does not answer, or not with JSON.
+    pub async fn order(&self, path: &str, body: &Value) -> Result<(u16, Value)> {
+        admin::post(self.addresses.admin, path, body).await
     }
 
     /// What `/metrics` says.

@@ -3,7 +3,7 @@
 use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -16,55 +16,60 @@ use tieline_e2e::behaviour::{
     Addresses, RelayProgram, SOON, Target, TestAgent, echo_round_trip, read_to_close, soon,
 };
 
-struct Home {
-    folder: TempDir,
+pub(super) struct Home {
+    pub(super) folder: TempDir,
     path: String,
 }
 
 impl Home {
-    fn new() -> Result<Self> {
+    pub(super) fn new() -> Result<Self> {
         let folder = TempDir::new()?;
         let path = folder.path().join("state");
         let path = path.to_str().context("a path in UTF-8")?.to_owned();
         Ok(Self { folder, path })
     }
 
-    fn start(&self, addresses: Addresses, more: &[&str]) -> Result<RelayProgram> {
+    pub(super) fn start(&self, addresses: Addresses, more: &[&str]) -> Result<RelayProgram> {
         RelayProgram::start(&[], addresses, &self.flags(more))
     }
 
-    fn flags<'a>(&'a self, more: &[&'a str]) -> Vec<&'a str> {
+    pub(super) fn flags<'a>(&'a self, more: &[&'a str]) -> Vec<&'a str> {
         let flags = ["--drain-timeout", "60s", "--state-dir", &self.path];
         [&flags, more].concat()
     }
 
-    fn socket(&self) -> std::path::PathBuf {
-        self.folder.path().join("state/take-over.sock")
+    /// A file in the state folder.
+    pub(super) fn file(&self, name: &str) -> PathBuf {
+        self.folder.path().join("state").join(name)
+    }
+
+    pub(super) fn socket(&self) -> PathBuf {
+        self.file("take-over.sock")
     }
 }
 
 /// A process that speaks to the running relay as one that takes over does, or not.
-fn stranger(path: &Path) -> Result<OwnedFd> {
+pub(super) fn stranger(path: &Path) -> Result<OwnedFd> {
     let flags = SocketFlags::CLOEXEC;
     let fd = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
     connect(&fd, &SocketAddrUnix::new(path)?)?;
     Ok(fd)
 }
 
-fn say(fd: &OwnedFd, text: &str) -> Result<()> {
+pub(super) fn say(fd: &OwnedFd, text: &str) -> Result<()> {
     send(fd, text.as_bytes(), SendFlags::NOSIGNAL)?;
     Ok(())
 }
 
 /// The next message; the sockets that come with it are closed.
-fn hear(fd: &OwnedFd) -> Result<String> {
+pub(super) fn hear(fd: &OwnedFd) -> Result<String> {
     let mut message = vec![0; 4096];
     let (count, _) = recv(fd, &mut message[..], RecvFlags::empty())?;
     message.truncate(count);
     Ok(String::from_utf8(message)?)
 }
 
-fn hear_until(fd: &OwnedFd, wanted: &str) -> Result<()> {
+pub(super) fn hear_until(fd: &OwnedFd, wanted: &str) -> Result<()> {
     loop {
         let heard = hear(fd)?;
         ensure!(!heard.is_empty(), "it ended before {wanted}");
@@ -75,7 +80,7 @@ fn hear_until(fd: &OwnedFd, wanted: &str) -> Result<()> {
 }
 
 /// The sockets that come before the word `sent`.
-fn receive_sockets(fd: &OwnedFd) -> Result<Vec<OwnedFd>> {
+pub(super) fn receive_sockets(fd: &OwnedFd) -> Result<Vec<OwnedFd>> {
     let mut sockets = Vec::new();
     loop {
         let mut message = [0; 4096];
@@ -154,16 +159,16 @@ async fn a_relay_goes_on_when_the_other_one_fails_before_it_is_ready() -> Result
     let relay = home.start(Addresses::any(), &["--shards", "2"])?;
     let target = Target::echo().await?;
     let agent = TestAgent::of(&target).start_at(&relay.agent_url()).await?;
-    let ask = r#"{"say":"ask","version":1}"#;
+    let ask = r#"{"say":"ask","version":2}"#;
     let tries = [
         &[][..],
         &["", "x"],
         &["\0\u{1}garbage"],
-        &[r#"{"say":"ask","version":2}"#],
-        &[r#"{"say":"ready"}"#],
+        &[r#"{"say":"ask","version":3}"#],
+        &[r#"{"say":"serving"}"#],
         &[ask],
         &[ask, "garbage"],
-        &[ask, r#"{"say":"ready"}"#],
+        &[ask, r#"{"say":"serving"}"#],
         &[ask, r#"{"say":"bound"}"#],
         &[ask, r#"{"say":"bound"}"#, "garbage"],
     ];
@@ -194,14 +199,14 @@ async fn a_relay_goes_on_when_the_other_one_fails_before_it_is_ready() -> Result
     Ok(())
 }
 
-/// The other relay has the sockets and the state folder, and is about to say that it is ready.
+/// The other relay has the sockets and the state folder, and says nothing more. It is waited for, and then left alone.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_that_is_stopped_while_it_hands_over_shuts_no_socket_of_the_other() -> Result<()> {
     let home = Home::new()?;
     let relay = home.start(Addresses::any(), &["--shards", "2"])?;
     let http = relay.addresses.http;
     let other = stranger(&home.socket())?;
-    say(&other, r#"{"say":"ask","version":1}"#)?;
+    say(&other, r#"{"say":"ask","version":2}"#)?;
     let sockets = receive_sockets(&other)?;
     // Three ports on two shards, and the admin port.
     ensure!(sockets.len() == 7, "{} sockets", sockets.len());
@@ -222,7 +227,7 @@ async fn of_two_relays_that_want_to_take_over_one_is_refused() -> Result<()> {
     let home = Home::new()?;
     let relay = home.start(Addresses::any(), &[])?;
     let first = stranger(&home.socket())?;
-    say(&first, r#"{"say":"ask","version":1}"#)?;
+    say(&first, r#"{"say":"ask","version":2}"#)?;
     hear_until(&first, "sent")?;
     let ended = RelayProgram::ends(&[], relay.addresses, &home.flags(&["--take-over"]))?;
     ensure!(ended.status.code() == Some(1), "{}", ended.quote);

@@ -11,7 +11,7 @@ use tieline_wire::claims::{self, Claims, ClaimsError, Expected, KeySet, Scope};
 use tieline_wire::{AgentKey, Reason};
 
 use super::identity::Identity;
-use crate::config::{Auth, Config, Denylist, JwksSource, JwtAuth, TokenHash, TokenTable};
+use crate::config::{Auth, Config, Denied, Denylist, JwksSource, JwtAuth, TokenHash, TokenTable};
 
 /// All that decides who is let in.
 #[derive(Clone, Debug)]
@@ -99,6 +99,13 @@ impl Snapshot {
             mode,
             denied: Arc::new(config.denylist.clone()),
         }
+    }
+
+    /// Denies more.
+    pub(crate) fn deny<'a>(&mut self, more: impl Iterator<Item = &'a Denied>) {
+        let mut list = Denylist::clone(&self.denied);
+        more.for_each(|it| list.add(it.clone()));
+        self.denied = Arc::new(list);
     }
 
     /// Whether somebody who was let in may stay; the reason to send them away if not.

@@ -21,10 +21,11 @@ use super::auth::Orders;
 use super::listing::{Extent, Listing, Rows};
 use super::places::Standing;
 use super::tunnel::{self, Pauses};
-use super::{Inspect, revoke};
+use super::{Changes, Inspect, revoke};
 use crate::audit::Audit;
 use crate::config::Secret;
 use crate::metrics::{self, ShardMetrics, ShardStatus};
+use crate::state::Book;
 
 /// Most tunnels of one page, and how many it has unless the query says otherwise.
 const PAGE_TUNNELS_MAX: usize = 1000;
@@ -44,6 +45,8 @@ pub(super) struct Admin {
     pub(super) metrics: Vec<Arc<ShardMetrics>>,
     pub(super) audit: Audit,
     pub(super) pauses: Pauses,
+    pub(super) book: Book,
+    pub(super) changes: Changes,
     pub(super) draining: Arc<AtomicBool>,
     pub(super) started: Instant,
     pub(super) memory_limit_bytes: Option<u64>,
@@ -58,7 +61,11 @@ pub(super) fn router(admin: Arc<Admin>, is_local: bool) -> Router {
         .route("/tunnels/{name}/kick", post(tunnel::kick))
         .route("/tunnels/{name}/pause", post(tunnel::pause))
         .route("/tunnels/{name}/resume", post(tunnel::resume))
-        .route("/tunnels/{name}/forget", post(tunnel::forget));
+        .route("/tunnels/{name}/forget", post(tunnel::forget))
+        .layer(middleware::from_fn_with_state(
+            admin.changes.clone(),
+            hold_changes,
+        ));
     let changes = if is_local || admin.token.is_some() {
         changes
     } else {
@@ -146,6 +153,23 @@ async fn refuse_changes(request: Request, next: Next) -> Response {
     }
     let text = "on an address that others can reach this wants admin_token_file";
     refuse(StatusCode::FORBIDDEN, "not_protected", text)
+}
+
+/// Lets nothing pass that would hold at this relay alone: another one has its place, or is about to.
+async fn hold_changes(State(changes): State<Changes>, request: Request, next: Next) -> Response {
+    if request.method() != Method::POST {
+        return next.run(request).await;
+    }
+    if let Some(_change) = changes.begin() {
+        return next.run(request).await;
+    }
+    let text =
+        "this relay stops, or another one takes its place: send it again, over a new connection";
+    let mut answer = refuse(StatusCode::SERVICE_UNAVAILABLE, "draining", text);
+    let headers = answer.headers_mut();
+    headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    answer
 }
 
 /// An error that a program can tell apart by `error` and a person can read.

@@ -4,6 +4,7 @@
 
 mod admin;
 mod auth;
+mod changes;
 mod listing;
 mod places;
 mod revoke;
@@ -24,13 +25,15 @@ use tracing::info_span;
 
 use self::admin::Admin;
 use self::auth::{Keeper, Order, Orders};
+pub(crate) use self::changes::Changes;
 use self::tunnel::Pauses;
 use crate::audit::Audit;
 use crate::auth::{Asked, Question, Ruling, Snapshot};
-use crate::config::Config;
+use crate::config::{Config, Denied};
 use crate::error::StartError;
 use crate::metrics::{Cut, ShardMetrics, ShardStatus, TunnelBatch, TunnelDetail};
 use crate::shard::{Forgotten, Paused};
+use crate::state::Book;
 
 /// Some tunnels of each shard that was asked, once all have answered.
 pub(crate) type Tunnels = Pin<Box<dyn Future<Output = Vec<(usize, TunnelBatch)>> + Send>>;
@@ -77,9 +80,28 @@ pub(crate) trait Inspect: Send + Sync {
     fn shards(&self) -> Vec<ShardStatus>;
 }
 
-/// How far the control thread is on its way out.
+/// What operators decided before this relay started, and where what they decide is kept.
+#[derive(Debug, Default)]
+pub(crate) struct Decided {
+    pub(crate) paused: Arc<Paused>,
+    /// Until which second since 1970; those first that end first.
+    pub(crate) revoked: Vec<(Denied, u64)>,
+    pub(crate) book: Book,
+    pub(crate) changes: Changes,
+}
+
+/// What the control thread shows.
+pub(crate) struct Shown {
+    pub(crate) inspect: Arc<dyn Inspect>,
+    pub(crate) metrics: Vec<Arc<ShardMetrics>>,
+    pub(crate) audit: Audit,
+}
+
+/// How far the control thread is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Phase {
+    /// Its listeners accept nothing yet.
+    Starts,
     Serves,
     /// Its listeners are closed, its connections go on.
     Drains,
@@ -96,8 +118,8 @@ pub(crate) struct Control {
 }
 
 impl Control {
-    /// Starts serving on `listeners`, which do not block, what `inspect` and `metrics` show, and keeping up to date who is
-    /// let in, which is `snapshot` at first.
+    /// Starts keeping up to date who is let in, which is `snapshot` at first. What it is `shown` is served on `listeners`,
+    /// which do not block, from [`Control::serve`] on.
     ///
     /// # Errors
     /// [`StartError::Thread`] names the missing resource.
@@ -105,9 +127,8 @@ impl Control {
         config: &Config,
         snapshot: &Snapshot,
         asked: Asked,
-        inspect: Arc<dyn Inspect>,
-        metrics: Vec<Arc<ShardMetrics>>,
-        audit: Audit,
+        shown: Shown,
+        decided: Decided,
         listeners: Vec<(SocketAddr, TcpListener)>,
     ) -> Result<Self, StartError> {
         let addresses = listeners.iter().map(|(address, _)| *address).collect();
@@ -121,14 +142,23 @@ impl Control {
             .map_err(failed)?;
 
         let draining = Arc::new(AtomicBool::new(false));
-        let (keeper, orders) = Keeper::new(config, snapshot.clone(), asked, Arc::clone(&inspect))?;
+        let Shown {
+            inspect,
+            metrics,
+            audit,
+        } = shown;
+        let (mut keeper, orders) =
+            Keeper::new(config, snapshot.clone(), asked, Arc::clone(&inspect))?;
+        keeper.restore(&decided.revoked, decided.book.clone());
         let admin = Arc::new(Admin {
             inspect,
             orders: orders.clone(),
             token: config.admin_token.clone(),
             metrics,
             audit,
-            pauses: Pauses::default(),
+            pauses: Pauses::new(tokio::sync::Mutex::new(decided.paused)),
+            book: decided.book,
+            changes: decided.changes,
             draining: Arc::clone(&draining),
             started: Instant::now(),
             memory_limit_bytes: config.memory_limit_bytes,
@@ -137,7 +167,7 @@ impl Control {
                 .duration_since(UNIX_EPOCH)
                 .map_or(0, |since| since.as_secs()),
         });
-        let (stop, phase) = watch::channel(Phase::Serves);
+        let (stop, phase) = watch::channel(Phase::Starts);
         let thread = thread::Builder::new()
             .name("control".to_owned())
             .spawn(move || {
@@ -159,6 +189,11 @@ impl Control {
     /// Where it listens.
     pub(crate) fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// Its listeners accept from now on.
+    pub(crate) fn serve(&self) {
+        self.stop.send_replace(Phase::Serves);
     }
 
     /// From now on there are no new connections, and `/healthz` says on the open ones that the relay is

@@ -36,7 +36,7 @@ const CONNECTION_TIMEOUT: Duration = Duration::from_secs(300);
 /// Pause after an accept that failed for lack of file descriptors while no connection can be given up.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves all listeners until the relay drains, and their connections until it stops; what is in
+/// Serves all listeners, once the relay serves, until it drains, and their connections until it stops; what is in
 /// flight then is cut.
 pub(super) async fn run(
     listeners: Vec<(SocketAddr, TcpListener)>,
@@ -60,6 +60,8 @@ async fn accept(
     admin: Arc<Admin>,
     mut phase: watch::Receiver<Phase>,
 ) {
+    // It listens from then on. An error is a stop, which ends this task too.
+    let _ = phase.wait_for(|phase| *phase >= Phase::Serves).await;
     let listener = match tokio::net::TcpListener::from_std(listener) {
         Ok(listener) => listener,
         Err(error) => return warn!(%address, %error, "admin listener lost"),

@@ -17,6 +17,7 @@ use super::admin::{Admin, refuse, uncached};
 use crate::audit::{Entry, Kind};
 use crate::metrics::Cut;
 use crate::shard::{Forgotten, Paused};
+use crate::state::Decision;
 
 /// Most tunnels that are paused at a time: each pause sends all of them to every shard.
 const PAUSED_MAX: usize = 1000;
@@ -128,7 +129,8 @@ pub(super) async fn pause(State(admin): State<Arc<Admin>>, Order(tunnel): Order)
         paused.insert(tunnel.clone());
         true
     };
-    let Some(Cut { sessions, .. }) = admin.change_pauses(change).await else {
+    let decision = Decision::Paused(tunnel.clone());
+    let Some(Cut { sessions, .. }) = admin.change_pauses(decision, change).await else {
         let text = format!("{PAUSED_MAX} tunnels are paused already");
         return refuse(StatusCode::INSUFFICIENT_STORAGE, "too_many", &text);
     };
@@ -143,7 +145,8 @@ pub(super) async fn resume(State(admin): State<Arc<Admin>>, Order(tunnel): Order
         was_paused = paused.remove(&tunnel);
         was_paused
     };
-    let _none_was_cut = admin.change_pauses(change).await;
+    let decision = Decision::Resumed(tunnel.clone());
+    let _none_was_cut = admin.change_pauses(decision, change).await;
     if was_paused {
         admin.note(Kind::Resumed, tunnel, 0);
     }
@@ -151,13 +154,19 @@ pub(super) async fn resume(State(admin): State<Arc<Admin>>, Order(tunnel): Order
 }
 
 impl Admin {
-    /// Changes what is paused and tells every shard, if `change` says so; what that ended.
-    async fn change_pauses(&self, change: impl FnOnce(&mut Paused) -> bool) -> Option<Cut> {
+    /// Changes what is paused and tells every shard, if `change` says so; what that ended. The
+    /// `decision` is kept.
+    async fn change_pauses(
+        &self,
+        decision: Decision,
+        change: impl FnOnce(&mut Paused) -> bool,
+    ) -> Option<Cut> {
         let mut pauses = Arc::clone(&self.pauses).lock_owned().await;
         let mut paused = Paused::clone(&pauses);
         if !change(&mut paused) {
             return None;
         }
+        self.book.decide(decision);
         *pauses = Arc::new(paused);
         let told = self.inspect.pause(Arc::clone(&pauses));
         let told = async move {

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use socket2::SockRef;
+
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
     SendAncillaryBuffer, SendAncillaryMessage, SendFlags, Shutdown, SocketAddrUnix, SocketFlags,
@@ -20,6 +22,9 @@ const MESSAGE_BYTES_MAX: usize = 4096;
 
 /// Connections that may wait; there is one at a time, and the next one is told so.
 const BACKLOG: i32 = 4;
+
+/// How long the other end may have no room for a connection, or for a message.
+const SEND_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A socket at a path, to which other processes of the same user connect.
 #[derive(Debug)]
@@ -51,22 +56,32 @@ impl Entrance {
     pub(crate) fn accept(&self) -> io::Result<Channel> {
         loop {
             match rustix::net::accept_with(&self.fd, SocketFlags::CLOEXEC) {
-                Ok(fd) => return Ok(Channel(fd)),
+                Ok(fd) => {
+                    SockRef::from(&fd).set_write_timeout(Some(SEND_TIMEOUT))?;
+                    return Ok(Channel(fd));
+                }
                 Err(rustix::io::Errno::INTR | rustix::io::Errno::CONNABORTED) => {}
                 Err(error) => return Err(error.into()),
             }
         }
     }
 
-    /// Takes no more connections; an accept that waits fails. Once: the path may be another process's
-    /// afterwards.
-    pub(crate) fn close(&self) {
+    /// Takes no more connections; an accept that waits fails. The path stays if it `is_passed_on`: another process
+    /// has put a socket of its own there, or is about to.
+    pub(crate) fn close(&self, is_passed_on: bool) {
         if self.is_closed.swap(true, Ordering::AcqRel) {
             return;
         }
-        // It may have been removed by hand.
-        let _ = fs::remove_file(&self.path);
+        if !is_passed_on {
+            // It may have been removed by hand.
+            let _ = fs::remove_file(&self.path);
+        }
         let _ = rustix::net::shutdown(&self.fd, Shutdown::Both);
+    }
+
+    /// Whether it was closed.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.is_closed.load(Ordering::Acquire)
     }
 }
 
@@ -78,8 +93,23 @@ impl Channel {
     /// Connects to the socket at `path`.
     pub(crate) fn connect(path: &Path) -> io::Result<Self> {
         let fd = socket()?;
+        // A process that is halted accepts nothing, and then neither call may wait without end.
+        SockRef::from(&fd).set_write_timeout(Some(SEND_TIMEOUT))?;
         rustix::net::connect(&fd, &SocketAddrUnix::new(path)?)?;
         Ok(Self(fd))
+    }
+
+    /// The process at the other end: the one that listened, or that connected. Nothing where it is not among those
+    /// that this process can see.
+    pub(crate) fn process(&self) -> Option<u32> {
+        let peer = rustix::net::sockopt::socket_peercred(&self.0).ok()?;
+        u32::try_from(peer.pid.as_raw_nonzero().get()).ok()
+    }
+
+    /// Takes nothing more: what the other end sends from now on fails there. What it sent before can still be
+    /// received.
+    pub(crate) fn shut(&self) {
+        let _ = rustix::net::shutdown(&self.0, Shutdown::Read);
     }
 
     /// Whether the process at the other end runs as the same user, or as root.
@@ -107,7 +137,7 @@ impl Channel {
         &self,
         limit: Duration,
     ) -> io::Result<Option<(Vec<u8>, Option<OwnedFd>)>> {
-        socket2::SockRef::from(&self.0).set_read_timeout(Some(limit))?;
+        SockRef::from(&self.0).set_read_timeout(Some(limit))?;
         let mut message = vec![0; MESSAGE_BYTES_MAX];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = RecvAncillaryBuffer::new(&mut space);

@@ -99,6 +99,8 @@ pub(crate) struct Peers {
     pub(crate) live_of_accounts: Arc<LiveTunnels>,
     /// Where bindings of names are noted, to outlast a restart.
     pub(crate) book: Book,
+    /// What takes no callers, at the start.
+    pub(crate) paused: Arc<Paused>,
     /// How many files it may have open, if that is limited.
     pub(crate) open_files_max: Option<u64>,
 }
@@ -231,7 +233,7 @@ impl Shard {
             metrics,
             registry: RefCell::default(),
             auth: RefCell::new(Arc::clone(&peers.auth)),
-            paused: RefCell::default(),
+            paused: RefCell::new(Arc::clone(&peers.paused)),
             routes: RefCell::new(routes),
             names: RefCell::new(names),
             unsaved: RefCell::default(),

@@ -2,8 +2,11 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::process::geteuid;
 
@@ -25,15 +28,47 @@ const FILE_BYTES_MAX: u64 = 4096;
 /// The file whose lock says which relay has the folder; it holds that relay's process id.
 const LOCK_FILE: &str = "lock";
 
+/// How long a folder that another relay has is tried again: that one was killed, or stopped, a moment ago.
+const TAKEN_TIMEOUT: Duration = Duration::from_millis(500);
+const TAKEN_PAUSE: Duration = Duration::from_millis(5);
+
 /// A folder that only this relay's user can change.
 #[derive(Debug)]
 pub(crate) struct Folder {
     path: PathBuf,
 }
 
-/// Says that this relay has the folder; dropped, it is free.
+/// Says that this relay has the folder; once it and its copies are dropped, the folder is free.
+///
+/// The lock is the open file's (flock(2)), so a process that gets a copy of the descriptor has it too, and the
+/// folder is never free between the one and the other.
 #[derive(Debug)]
-pub(super) struct Lock(#[expect(dead_code, reason = "the lock lasts as long as the file")] File);
+pub(crate) struct Lock(File);
+
+impl Lock {
+    /// The lock that another process has, and passed on.
+    pub(crate) fn passed_on(fd: OwnedFd) -> Self {
+        Self(fd.into())
+    }
+
+    /// The same lock for another process.
+    pub(super) fn copy(&self) -> io::Result<Self> {
+        self.0.try_clone().map(Self)
+    }
+
+    /// Notes in the file which process has the folder. For a message; the lock holds without it.
+    pub(super) fn note_holder(&self) {
+        let text = format!("{}\n", std::process::id());
+        let _ = self.0.set_len(0);
+        let _ = self.0.write_all_at(text.as_bytes(), 0);
+    }
+}
+
+impl AsFd for Lock {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
 
 impl Folder {
     /// Opens the folder, and makes it if it is missing. Takes no lock.
@@ -87,6 +122,10 @@ impl Folder {
     ///
     /// # Errors
     /// Another relay has it.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "runs before any shard, and no event says it"
+    )]
     pub(super) fn lock(&self) -> Result<Lock, StartError> {
         let path = self.path.join(LOCK_FILE);
         let unfit = |problem: String| StartError::State {
@@ -102,7 +141,16 @@ impl Folder {
             .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
             .open(&path);
         let mut file = opened.map_err(|source| unfit(format!("cannot be locked: {source}")))?;
-        match file.try_lock() {
+        let deadline = Instant::now() + TAKEN_TIMEOUT;
+        let locked = loop {
+            match file.try_lock() {
+                Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
+                    thread::sleep(TAKEN_PAUSE);
+                }
+                outcome => break outcome,
+            }
+        };
+        match locked {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let mut holder = String::new();
@@ -119,11 +167,9 @@ impl Folder {
                 return Err(unfit(format!("cannot be locked: {source}")));
             }
         }
-        // For the message above; the lock holds without it.
-        let _ = file
-            .set_len(0)
-            .and_then(|()| writeln!(file, "{}", std::process::id()));
-        Ok(Lock(file))
+        let lock = Lock(file);
+        lock.note_holder();
+        Ok(lock)
     }
 
     /// A short file's content, if the file is there.

@@ -1,5 +1,5 @@
-//! The file with the names: lines are added at its end, and it is written anew when most of them are
-//! out of date.
+//! The file with the names, and with what operators decided: lines are added at its end, and it is written anew
+//! when most of them are out of date.
 //!
 //! The last line may be half a line, where the relay was killed or the disk was full; reading passes
 //! over it, and writing never continues it.
@@ -14,7 +14,9 @@ use tieline_wire::TunnelId;
 use tracing::warn;
 
 use super::binding::{Binding, Note};
+use super::decision::{Decision, Decisions};
 use super::folder::{open_own, replace};
+use super::now_seconds;
 
 /// Longest line that is read, in bytes: a token's groups are most of a long one.
 const LINE_BYTES_MAX: u64 = 256 * 1024;
@@ -41,8 +43,22 @@ impl Journal {
     ///
     /// # Errors
     /// It is there and cannot be read, or it cannot be written.
-    pub(super) fn open(path: &Path, names_max: usize) -> io::Result<(Self, Vec<Binding>)> {
-        let bindings = read(path, names_max)?;
+    pub(super) fn open(path: &Path, names_max: usize) -> io::Result<(Self, Content)> {
+        let (mut journal, content) = Self::open_as_it_is(path, names_max)?;
+        if let Err(error) = journal.rewrite(&content) {
+            // A full disk is no reason to stand still: the old file says the same.
+            warn!(path = %path.display(), %error, "not written anew; lines are added to it");
+        }
+        Ok((journal, content))
+    }
+
+    /// The same, while the relay that is taken over has the file open and may go on with it: the first
+    /// line that is added has it written anew.
+    ///
+    /// # Errors
+    /// As [`Journal::open`].
+    pub(super) fn open_as_it_is(path: &Path, names_max: usize) -> io::Result<(Self, Content)> {
+        let content = read(path, names_max)?;
         let mut journal = Self {
             path: path.to_owned(),
             names_max,
@@ -51,12 +67,8 @@ impl Journal {
             rewrite_at: 0,
             is_torn: true,
         };
-        if let Err(error) = journal.rewrite(&bindings) {
-            // A full disk is no reason to stand still: the old file says the same.
-            warn!(path = %path.display(), %error, "not written anew; lines are added to it");
-            journal.file()?;
-        }
-        Ok((journal, bindings.into_values().collect()))
+        journal.file()?;
+        Ok((journal, content))
     }
 
     /// Adds whole lines and has the disk keep them.
@@ -93,17 +105,23 @@ impl Journal {
         Ok(())
     }
 
-    fn rewrite(&mut self, bindings: &HashMap<TunnelId, Binding>) -> io::Result<()> {
+    fn rewrite(&mut self, content: &Content) -> io::Result<()> {
         let mut bytes = 0;
         replace(&self.path, |file| {
             let mut out = BufWriter::new(file);
             let mut line = Vec::new();
-            for binding in bindings.values() {
+            for binding in content.bindings.values() {
                 line.clear();
                 Note::Bound(binding.clone()).write(&mut line);
                 bytes += line.len() as u64;
                 out.write_all(&line)?;
             }
+            line.clear();
+            for decision in content.decisions.iter() {
+                decision.write(&mut line);
+            }
+            bytes += line.len() as u64;
+            out.write_all(&line)?;
             out.flush()
         })?;
         (self.file, self.is_torn) = (None, false);
@@ -131,11 +149,20 @@ impl Journal {
 }
 
 /// What the lines of the file come to.
-fn read(path: &Path, names_max: usize) -> io::Result<HashMap<TunnelId, Binding>> {
-    let mut bindings = HashMap::new();
+#[derive(Debug, Default)]
+pub(super) struct Content {
+    pub(super) bindings: HashMap<TunnelId, Binding>,
+    pub(super) decisions: Decisions,
+}
+
+fn read(path: &Path, names_max: usize) -> io::Result<Content> {
+    let Content {
+        mut bindings,
+        mut decisions,
+    } = Content::default();
     let file = match open_own(path) {
         Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(bindings),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Content::default()),
         Err(error) => return Err(error),
     };
     let mut reader = BufReader::new(file);
@@ -156,12 +183,19 @@ fn read(path: &Path, names_max: usize) -> io::Result<HashMap<TunnelId, Binding>>
             }
             Some(Note::Forgotten(tunnel)) => drop(bindings.remove(&tunnel)),
             None if line == b"\n" => {}
-            None => unread += 1,
+            None => match Decision::read(&line) {
+                Some(decision) => decisions.add(decision),
+                None => unread += 1,
+            },
         }
     }
+    decisions.forget(now_seconds());
     if unread > 0 || too_many > 0 {
         let file = path.display();
         warn!(%file, unread, too_many, "lines were passed over");
     }
-    Ok(bindings)
+    Ok(Content {
+        bindings,
+        decisions,
+    })
 }

@@ -1,30 +1,36 @@
 //! What a relay keeps over its own restarts, in a folder of its own: the names that are bound and their
 //! owners, the key of its marks, and the number of its last start.
 //!
-//! One relay at a time has the folder, by a lock on a file in it. A relay that hands over to its
-//! successor calls [`State::release`] first: what it noted is on the disk then, and the lock is free,
-//! so that the successor's [`State::take`] reads all of it. What the old relay decides while it still
-//! drains is not written any more: [`Book::note`] takes it and forgets it, and the successor hears of
-//! agents from the agents themselves. [`Folder::open`] takes no lock, so a successor can look for its
-//! predecessor's socket in the folder before that.
+//! One relay at a time has the folder, by a lock on a file in it. A relay that is taken over lends the folder
+//! ([`State::lend`]): it writes what it noted, and then nothing more, and the other relay gets its lock and reads
+//! the folder ([`State::take_lent`]). One of the two goes on ([`State::go_on`]): the other one, or this one with the
+//! journal that it still has open. The other one writes into the journal only then, so a take-over that fails
+//! changes nothing. What the old relay decides while it drains is not written any more:
+//! [`Book::note`] takes it and forgets it, and the successor hears of agents from the agents themselves.
+//! [`Folder::open`] takes no lock, so a successor can look for its predecessor's socket in the folder
+//! before that.
 
 mod binding;
+mod decision;
 mod folder;
 mod journal;
 mod writer;
 
-use std::path::{Path, PathBuf};
-use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::collections::HashSet;
+use std::path::Path;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ring::rand::{SecureRandom, SystemRandom};
+use tieline_wire::TunnelId;
 use tracing::{error, warn};
 
 pub(crate) use self::binding::{Binding, Note};
-pub(crate) use self::folder::Folder;
-use self::folder::Lock;
+pub(crate) use self::decision::Decision;
+pub(crate) use self::folder::{Folder, Lock};
 use self::journal::Journal;
 use self::writer::{Order, Writer};
+use crate::config::Denied;
 use crate::error::StartError;
 
 /// Notes that may wait for the writer; a shard keeps what finds no room, and tries again.
@@ -47,10 +53,8 @@ const NAMES_FILE: &str = "names.journal";
 pub(crate) struct State {
     orders: SyncSender<Order>,
     lock: Option<Lock>,
-    path: PathBuf,
-    names_max: usize,
-    /// While the folder is lent: where the journal goes that is opened again.
-    back: Option<SyncSender<Journal>>,
+    /// While another relay may write the journal: the word to go on.
+    go_on: Option<SyncSender<()>>,
 }
 
 /// What the folder held when a relay took it.
@@ -62,6 +66,10 @@ pub(crate) struct Kept {
     pub(crate) seal_key: [u8; 32],
     /// Every name that is bound.
     pub(crate) bindings: Vec<Binding>,
+    /// Tunnels whose callers are turned away.
+    pub(crate) paused: HashSet<TunnelId>,
+    /// What was revoked, and until which second since 1970; those first that end first.
+    pub(crate) revoked: Vec<(Denied, u64)>,
 }
 
 impl Kept {
@@ -74,6 +82,8 @@ impl Kept {
             epoch_seconds: now_seconds(),
             seal_key: random_key()?,
             bindings: Vec::new(),
+            paused: HashSet::new(),
+            revoked: Vec::new(),
         })
     }
 }
@@ -85,27 +95,55 @@ impl State {
     /// Another relay has the folder, or a file in it cannot be read or written.
     pub(crate) fn take(folder: &Folder, names_max: usize) -> Result<(Self, Kept), StartError> {
         let lock = folder.lock()?;
+        Self::with(folder, lock, None, names_max)
+    }
+
+    /// Reads the folder that another relay has lent with its `lock`. What is noted waits for
+    /// [`State::go_on`]; dropped before that, this leaves the journal as it was.
+    ///
+    /// # Errors
+    /// A file in it cannot be read or written.
+    pub(crate) fn take_lent(
+        folder: &Folder,
+        lock: Lock,
+        names_max: usize,
+    ) -> Result<(Self, Kept), StartError> {
+        let go_on = sync_channel(1);
+        Self::with(folder, lock, Some(go_on), names_max)
+    }
+
+    fn with(
+        folder: &Folder,
+        lock: Lock,
+        go_on: Option<(SyncSender<()>, Receiver<()>)>,
+        names_max: usize,
+    ) -> Result<(Self, Kept), StartError> {
         let epoch_seconds = next_epoch(folder)?;
         let seal_key = seal_key(folder)?;
         let path = folder.path().join(NAMES_FILE);
-        let (journal, bindings) =
-            Journal::open(&path, names_max).map_err(|source| StartError::State {
-                path: path.clone(),
-                problem: format!("cannot be used: {source}"),
-            })?;
+        let opened = match &go_on {
+            None => Journal::open(&path, names_max),
+            Some(_) => Journal::open_as_it_is(&path, names_max),
+        };
+        let (journal, content) = opened.map_err(|source| StartError::State {
+            path,
+            problem: format!("cannot be used: {source}"),
+        })?;
         let (orders, taken) = sync_channel(NOTES_MAX);
-        Writer::start(journal, taken)?;
+        let (go_on, begin) = go_on.unzip();
+        Writer::start(journal, taken, begin)?;
         let state = Self {
             orders,
             lock: Some(lock),
-            path: folder.path().to_owned(),
-            names_max,
-            back: None,
+            go_on,
         };
+        let (paused, revoked) = content.decisions.into_parts();
         let kept = Kept {
             epoch_seconds,
             seal_key,
-            bindings,
+            bindings: content.bindings.into_values().collect(),
+            paused,
+            revoked,
         };
         Ok((state, kept))
     }
@@ -115,53 +153,46 @@ impl State {
         Book(Some(self.orders.clone()))
     }
 
-    /// Writes what was noted so far, and gives the folder up for now: what is noted waits. True if all of
-    /// it is on the disk.
-    pub(crate) fn lend(&mut self) -> bool {
-        let Some(lock) = self.lock.take() else {
-            return false;
+    /// Writes what was noted so far, and then nothing until [`State::go_on`]. The lock for the relay that
+    /// reads the folder now; nothing if the disk does not take all of it.
+    pub(crate) fn lend(&mut self) -> Option<Lock> {
+        let copy = match self.lock.as_ref()?.copy() {
+            Ok(copy) => copy,
+            Err(error) => {
+                error!(%error, "the lock of the state folder cannot be passed on");
+                return None;
+            }
         };
         let (done, is_done) = sync_channel(1);
-        let (back, comes_back) = sync_channel(1);
-        let order = Order::Stop(done, Some(comes_back));
+        let (go_on, goes_on) = sync_channel(1);
+        let order = Order::Stop(done, Some(goes_on));
         let is_told = send_within(&self.orders, order, RELEASE_TIMEOUT);
         if !is_told || is_done.recv_timeout(RELEASE_TIMEOUT).is_err() {
             error!("the state folder takes nothing; it is not given to another relay");
-            self.lock = Some(lock);
-            return false;
+            return None;
         }
-        self.back = Some(back);
-        drop(lock);
-        true
+        self.go_on = Some(go_on);
+        Some(copy)
     }
 
-    /// Takes a folder back that was lent, and goes on with it.
-    ///
-    /// # Errors
-    /// Another relay has it, or it cannot be read.
-    pub(crate) fn reclaim(&mut self) -> Result<(), StartError> {
-        let Some(back) = self.back.take() else {
-            return Ok(());
-        };
-        let folder = Folder::open(&self.path)?;
-        let lock = folder.lock()?;
-        let path = folder.path().join(NAMES_FILE);
-        let (journal, _) =
-            Journal::open(&path, self.names_max).map_err(|source| StartError::State {
-                path,
-                problem: format!("cannot be used: {source}"),
-            })?;
-        // The thread waits for it.
-        let _ = back.try_send(journal);
-        self.lock = Some(lock);
-        Ok(())
+    /// The folder is this relay's alone: writes what was noted meanwhile, and what will be.
+    pub(crate) fn go_on(&mut self) {
+        if let (Some(go_on), Some(lock)) = (self.go_on.take(), &self.lock) {
+            lock.note_holder();
+            // The thread waits for it.
+            let _ = go_on.try_send(());
+        }
     }
 
-    /// Writes what was noted so far, stops to write, and gives the folder up for another relay.
+    /// Writes what was noted so far, stops to write, and gives the folder up for another relay. Where one
+    /// has the folder already, nothing is written.
     pub(crate) fn release(&mut self) {
         let Some(lock) = self.lock.take() else {
             return;
         };
+        if self.go_on.take().is_some() {
+            return;
+        }
         let (done, is_done) = sync_channel(1);
         let is_told = send_within(&self.orders, Order::Stop(done, None), RELEASE_TIMEOUT);
         if !is_told || is_done.recv_timeout(RELEASE_TIMEOUT).is_err() {
@@ -199,6 +230,17 @@ impl Book {
         match orders.try_send(Order::Note(note)) {
             Err(TrySendError::Full(Order::Note(note))) => Err(note),
             _ => Ok(()),
+        }
+    }
+
+    /// Notes what an operator decided, so that it outlasts this relay.
+    pub(crate) fn decide(&self, decision: Decision) {
+        let Some(orders) = &self.0 else {
+            return;
+        };
+        let noted = orders.try_send(Order::Decision(Box::new(decision)));
+        if let Err(TrySendError::Full(_)) = noted {
+            error!("the state folder takes nothing; an operator's decision ends with this relay");
         }
     }
 }
@@ -277,15 +319,22 @@ fn random_key() -> Result<[u8; 32], StartError> {
     Ok(key)
 }
 
-/// Opens a relay's folder and takes it, where one is named.
+/// Opens a relay's folder and takes it, where one is named; with the lock that the relay which has it passed on,
+/// if there is one.
 pub(crate) fn take(
     dir: Option<&Path>,
+    lent: Option<Lock>,
     names_max: usize,
 ) -> Result<Option<(State, Kept)>, StartError> {
     let Some(dir) = dir else {
         return Ok(None);
     };
-    State::take(&Folder::open(dir)?, names_max).map(Some)
+    let folder = Folder::open(dir)?;
+    let taken = match lent {
+        Some(lock) => State::take_lent(&folder, lock, names_max),
+        None => State::take(&folder, names_max),
+    };
+    taken.map(Some)
 }
 
 #[cfg(test)]

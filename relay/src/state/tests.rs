@@ -97,6 +97,102 @@ fn one_relay_has_the_folder_at_a_time_and_hands_all_of_it_over() {
     assert_eq!(take(&folder).1.bindings.len(), 1);
 }
 
+/// A file cannot be put in place of one of the folder's any more, also by root.
+fn block(folder: &TempDir, file: &str) {
+    fs::create_dir(folder.path().join(format!("{file}.new"))).unwrap();
+}
+
+#[test]
+fn a_relay_whose_successor_fails_goes_on_with_the_folder_that_it_lent() {
+    let folder = TempDir::new().unwrap();
+    let (mut old, _) = take(&folder);
+    note(&old, Note::Bound(binding("before", Some("ada"), 1)));
+    let it = Folder::open(folder.path()).unwrap();
+    block(&folder, EPOCH_FILE);
+    block(&folder, NAMES_FILE);
+    for name in ["one", "two"] {
+        let lock = old.lend().unwrap();
+        note(&old, Note::Bound(binding(name, Some("ada"), 1)));
+        let failed = State::take_lent(&it, lock, 100).unwrap_err().to_string();
+        assert!(failed.contains(EPOCH_FILE), "{failed}");
+        // Also between the two no third one has it.
+        let refused = State::take(&it, 100).unwrap_err().to_string();
+        assert!(refused.contains("is in use"), "{refused}");
+        old.go_on();
+        assert!(State::take(&it, 100).is_err());
+    }
+    note(&old, Note::Bound(binding("after", Some("ada"), 1)));
+    drop(old);
+    for file in [EPOCH_FILE, NAMES_FILE] {
+        fs::remove_dir(folder.path().join(format!("{file}.new"))).unwrap();
+    }
+    let found: Vec<_> = names(take(&folder).1)
+        .iter()
+        .map(|it| it.tunnel.to_string())
+        .collect();
+    assert_eq!(found, ["after", "before", "one", "two"]);
+}
+
+#[test]
+fn a_folder_that_was_lent_is_written_by_the_one_that_goes_on() {
+    let folder = TempDir::new().unwrap();
+    let (mut old, _) = take(&folder);
+    note(&old, Note::Bound(binding("before", Some("ada"), 1)));
+    let it = Folder::open(folder.path()).unwrap();
+    let path = folder.path().join(NAMES_FILE);
+    // The first one ends before it goes on.
+    let (failed, _) = State::take_lent(&it, old.lend().unwrap(), 100).unwrap();
+    let before = fs::read(&path).unwrap();
+    note(&failed, Note::Forgotten(name("before")));
+    drop(failed);
+    assert_eq!(fs::read(&path).unwrap(), before);
+    old.go_on();
+    let (mut new, kept) = State::take_lent(&it, old.lend().unwrap(), 100).unwrap();
+    assert_eq!(kept.bindings.len(), 1);
+    new.go_on();
+    note(&old, Note::Bound(binding("late", Some("ada"), 1)));
+    note(&new, Note::Bound(binding("after", Some("ada"), 1)));
+    drop(old);
+    let refused = State::take(&it, 100).unwrap_err().to_string();
+    assert!(refused.contains("is in use"), "{refused}");
+    drop(new);
+    let found: Vec<_> = names(take(&folder).1)
+        .iter()
+        .map(|it| it.tunnel.to_string())
+        .collect();
+    assert_eq!(found, ["after", "before"]);
+}
+
+#[test]
+fn what_an_operator_decided_holds_at_the_next_start_until_its_time_is_over() {
+    let folder = TempDir::new().unwrap();
+    let now = now_seconds();
+    let revoked = [
+        Denied::Subject("eve".to_owned()),
+        Denied::Number("5f0c".to_owned()),
+        Denied::Key(vec![0x8f; 6]),
+    ];
+    let (state, _) = take(&folder);
+    let book = state.book();
+    for it in ["maya", "nuke"] {
+        book.decide(Decision::Paused(name(it)));
+    }
+    book.decide(Decision::Resumed(name("nuke")));
+    for (denied, later) in revoked.iter().zip([3000, 1000, 2000]) {
+        book.decide(Decision::Revoked(denied.clone(), now + later));
+    }
+    book.decide(Decision::Revoked(Denied::Subject("bob".to_owned()), now));
+    drop((book, state));
+    // Also after the journal was written anew.
+    for _ in 0..3 {
+        let (_state, kept) = take(&folder);
+        assert_eq!(kept.paused, HashSet::from([name("maya")]));
+        let [eve, number, key] = revoked.clone();
+        let all = [(number, now + 1000), (key, now + 2000), (eve, now + 3000)];
+        assert_eq!(kept.revoked, all);
+    }
+}
+
 #[test]
 fn half_a_line_and_lines_of_later_versions_cost_nothing_else() {
     let folder = TempDir::new().unwrap();
@@ -136,7 +232,8 @@ fn the_journal_is_written_anew_before_it_grows_without_end() {
         assert!(fs::metadata(&path).unwrap().len() < 10 * 1024 * 1024);
     }
     drop(journal);
-    let (_, bindings) = Journal::open(&path, 100).unwrap();
+    let (_, content) = Journal::open(&path, 100).unwrap();
+    let bindings: Vec<_> = content.bindings.into_values().collect();
     assert_eq!(bindings, [binding("maya", Some("ada-19999"), 1)]);
     assert!(fs::metadata(&path).unwrap().len() < 1000);
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use tracing::error;
 
 use super::binding::Note;
+use super::decision::Decision;
 use super::journal::Journal;
 use crate::error::StartError;
 
@@ -23,12 +24,13 @@ const SAY_INTERVAL: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(super) enum Order {
     Note(Box<Note>),
-    /// Write what there is, tell, and end; or go on with the journal that comes back.
-    Stop(SyncSender<()>, Option<Receiver<Journal>>),
+    Decision(Box<Decision>),
+    /// Write what there is, tell, and end; or write nothing until there is word to go on.
+    Stop(SyncSender<()>, Option<Receiver<()>>),
 }
 
-/// Where to tell that all is written, and where the journal comes back from.
-type Ended = (SyncSender<()>, Option<Receiver<Journal>>);
+/// Where to tell that all is written, and where the word to go on comes from.
+type Ended = (SyncSender<()>, Option<Receiver<()>>);
 
 /// What writes.
 pub(super) struct Writer {
@@ -40,8 +42,13 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    /// Starts the thread; it ends when it is told to, or when all who note are gone.
-    pub(super) fn start(journal: Journal, orders: Receiver<Order>) -> Result<(), StartError> {
+    /// Starts the thread; it ends when it is told to, or when all who note are gone. With `begin` it
+    /// writes nothing before there is word to, and ends if the other end is dropped instead.
+    pub(super) fn start(
+        journal: Journal,
+        orders: Receiver<Order>,
+        begin: Option<Receiver<()>>,
+    ) -> Result<(), StartError> {
         let mut writer = Self {
             journal,
             orders,
@@ -50,7 +57,11 @@ impl Writer {
         };
         thread::Builder::new()
             .name("state".to_owned())
-            .spawn(move || writer.run())
+            .spawn(move || {
+                if begin.is_none_or(|begin| begin.recv().is_ok()) {
+                    writer.run();
+                }
+            })
             .map(drop)
             .map_err(|source| StartError::Thread {
                 what: "the state folder's thread".to_owned(),
@@ -87,13 +98,12 @@ impl Writer {
                     }
                     return;
                 }
-                Some((done, Some(back)))
+                Some((done, Some(go_on)))
                     if self.waiting.is_empty() && done.try_send(()).is_ok() =>
                 {
-                    let Ok(journal) = back.recv() else {
+                    if go_on.recv().is_err() {
                         return;
-                    };
-                    self.journal = journal;
+                    }
                 }
                 // A disk that takes nothing lends nothing, and neither does one that was too slow.
                 Some(_) => {}
@@ -109,7 +119,11 @@ impl Writer {
                 note.write(&mut self.waiting);
                 None
             }
-            Order::Stop(done, back) => Some((done, back)),
+            Order::Decision(decision) => {
+                decision.write(&mut self.waiting);
+                None
+            }
+            Order::Stop(done, go_on) => Some((done, go_on)),
         }
     }
 

@@ -28,6 +28,7 @@ use crate::config::{
     read_jwks, read_tokens,
 };
 use crate::error::ConfigError;
+use crate::state::{Book, Decision, now_seconds};
 
 /// How often files are looked at.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -67,6 +68,8 @@ pub(super) struct Keeper {
     /// What the configuration denies, where no file does.
     always_denied: Denylist,
     revoked: Revoked,
+    /// Where revocations are kept.
+    book: Book,
 }
 
 impl Keeper {
@@ -95,6 +98,7 @@ impl Keeper {
             fetched,
             always_denied: config.denylist.clone(),
             revoked: Revoked::default(),
+            book: Book::default(),
         };
         if let Some(path) = &config.denylist_file {
             let known = config.denylist.clone();
@@ -130,6 +134,18 @@ impl Keeper {
         let inspect = Arc::clone(&keeper.inspect);
         keeper.clerk = Some(Clerk::new(asked, wishes, inspect, provider));
         Ok((keeper, sender))
+    }
+
+    /// Takes up what was revoked before this relay started, which the shards have already; keeps what will be
+    /// in `book`.
+    pub(super) fn restore(&mut self, revoked: &[(Denied, u64)], book: Book) {
+        self.book = book;
+        let (now, now_seconds) = (Instant::now(), now_seconds());
+        for (denied, until) in revoked {
+            // Not longer than if it was revoked now: the clock may have been set back.
+            let left = Duration::from_secs(until.saturating_sub(now_seconds)).min(REVOKED_KEPT);
+            self.revoked.restore(denied.clone(), left, now);
+        }
     }
 
     /// Keeps until nobody can give orders any more.
@@ -168,6 +184,8 @@ impl Keeper {
 
     async fn revoke(&mut self, denied: Denied) -> Result<usize, RevokeError> {
         self.revoked.add(denied.clone(), Instant::now())?;
+        let until = now_seconds() + REVOKED_KEPT.as_secs();
+        self.book.decide(Decision::Revoked(denied.clone(), until));
         self.renew_denied();
         let links = self.publish().await;
         info!(links, "revoked: {denied}");

@@ -1,4 +1,4 @@
-//! What operators revoked since the relay started.
+//! What operators revoked.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -43,6 +43,13 @@ impl Revoked {
             self.0.pop_front();
         }
         self.0.len() < before
+    }
+
+    /// Adds one that was revoked before this relay started, behind those that end before it.
+    pub(super) fn restore(&mut self, denied: Denied, left: Duration, now: Instant) {
+        if self.0.len() < REVOKED_MAX {
+            self.0.push_back((now + left, denied));
+        }
     }
 
     pub(super) fn entries(&self) -> impl Iterator<Item = &Denied> {

@@ -35,16 +35,15 @@ fn start_with(fake: Fake, config: &Config) -> (Control, Vec<Arc<ShardMetrics>>) 
         (listener.local_addr().unwrap(), listener)
     });
     let listeners = listeners.collect();
-    let control = Control::start(
-        config,
-        &snapshot,
-        asked,
-        fake,
-        metrics.clone(),
+    let shown = Shown {
+        inspect: fake,
+        metrics: metrics.clone(),
         audit,
-        listeners,
-    );
+    };
+    let decided = Decided::default();
+    let control = Control::start(config, &snapshot, asked, shown, decided, listeners);
     let control = control.unwrap();
+    control.serve();
     (control, metrics)
 }
 
