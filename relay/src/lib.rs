@@ -23,7 +23,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tracing::{error, info, warn};
 
@@ -75,6 +75,10 @@ use takeover::{Door, Estate, Offer, Successor};
 /// Below this limit of open files an operator is told that it is low; systemd's default is 524288
 /// (systemd.exec(5), `LimitNOFILE=`).
 const FD_LIMIT_LOW: u64 = 4096;
+
+/// How long the tasks that accept may take to end.
+const DOORS_TIMEOUT: Duration = Duration::from_millis(500);
+const DOORS_PAUSE: Duration = Duration::from_millis(1);
 
 /// How often a relay that is to take over looks for the one that runs, while the addresses are taken: each
 /// time for half a second.
@@ -216,6 +220,7 @@ impl Relay {
             live_of_accounts: Arc::new(LiveTunnels::new(&config)),
             book,
             paused: Arc::clone(&decided.paused),
+            accepting: Arc::default(),
             open_files_max: fd_limit,
             auth: Arc::new(snapshot),
             audit,
@@ -296,6 +301,7 @@ impl Relay {
             inspect: Arc::new(inspect),
             metrics,
             audit: peers.audit.clone(),
+            accepting: Arc::clone(&peers.accepting),
         };
         let copies = doors.copies();
         let admin = doors.admin()?;
@@ -305,11 +311,14 @@ impl Relay {
             return Err(StartError::Cancelled);
         }
         doors.listen()?;
-        if let Some(successor) = successor {
+        if let Some(successor) = &mut successor {
             successor.serving()?;
         }
         relay.open(doors);
         relay.offer(copies, live, taken);
+        if let Some(successor) = successor {
+            successor.part();
+        }
         Ok(relay)
     }
 
@@ -399,6 +408,19 @@ impl Relay {
         }
     }
 
+    /// Waits until nothing accepts any more, but not long.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the thread that stops the relay waits for all shards, and no one event says it"
+    )]
+    fn wait_for_doors(&self) {
+        let deadline = Instant::now() + DOORS_TIMEOUT;
+        // The peers' own is the last one.
+        while Arc::strong_count(&self.peers.accepting) > 1 && Instant::now() < deadline {
+            std::thread::sleep(DOORS_PAUSE);
+        }
+    }
+
     fn has_state(&self) -> bool {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.is_some()
@@ -439,7 +461,8 @@ impl Relay {
             return;
         }
         // First: it has copies of the sockets that listen, and another relay may have them too by now.
-        stop.hands_over |= self.offer.take().is_some_and(Offer::end);
+        let ended = self.offer.take().map(Offer::end).unwrap_or_default();
+        stop.hands_over |= ended.is_passed_on;
         if let Some(control) = &self.control {
             control.drain();
         }
@@ -452,6 +475,10 @@ impl Relay {
             self.changes.close();
         }
         self.release_state();
+        if let Some(parting) = ended.parting {
+            self.wait_for_doors();
+            drop(parting);
+        }
         for shard in self.shards.drain(..) {
             if shard.join().is_err() {
                 warn!("whoever was told of a lost shard panicked");

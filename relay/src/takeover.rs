@@ -4,7 +4,7 @@
 //! ```text
 //! new: ask          old: a message with each socket, sent      serves, and keeps its folder
 //! new: bound        old: released, with the folder's lock      serves, and notes nothing
-//! new: serving                                                 drains
+//! new: serving                                                 drains, and closes once it accepts nothing more
 //! ```
 //!
 //! `serving` decides. It has arrived once it is sent, also at a relay that is halted and reads it later, so no step
@@ -58,6 +58,10 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// How long changes of operators may take that are under way: above the time that shards have for them.
 const CHANGES_TIMEOUT: Duration = Duration::from_secs(6);
+
+/// How long the new relay waits for the old one to accept nothing more, before it says that it is ready. An old one
+/// that is halted accepts nothing either.
+const PARTING_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Pause after a failed accept: descriptors may be lacking.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
@@ -114,23 +118,17 @@ pub(crate) struct Estate {
     pub(crate) is_settled: Box<dyn Fn() -> bool + Send + Sync>,
 }
 
-/// Whether another process has the sockets that this relay listens on.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Passed {
-    #[default]
-    No,
-    /// It has them, and this relay must shut none.
-    Yes,
-}
-
 /// How far a take-over is.
 #[derive(Debug, Default)]
 struct Stage {
-    passed: Passed,
+    /// Another process has the sockets that this relay listens on, which must shut none.
+    is_passed_on: bool,
     /// Another relay has asked, and has not been answered for good.
     is_busy: bool,
     /// This relay stops: none can ask any more.
     is_closing: bool,
+    /// The way to the relay that has taken over, which waits for its end.
+    parting: Option<Channel>,
 }
 
 /// The stage, and word of its changes.
@@ -168,22 +166,34 @@ impl Course {
         }
     }
 
-    /// This relay stops: lets none ask any more, and waits for one that has asked. True if it has the
-    /// sockets.
-    fn close(&self) -> bool {
+    /// This relay stops: lets none ask any more, and waits for one that has asked.
+    fn close(&self) -> Ended {
         let mut stage = self.stage();
         stage.is_closing = true;
         self.changed.notify_all();
         let waited = self
             .changed
             .wait_timeout_while(stage, STOP_TIMEOUT, |stage| stage.is_busy);
-        waited.unwrap_or_else(PoisonError::into_inner).0.passed == Passed::Yes
+        let mut stage = waited.unwrap_or_else(PoisonError::into_inner).0;
+        Ended {
+            is_passed_on: stage.is_passed_on,
+            parting: stage.parting.take(),
+        }
     }
 
     fn change(&self, change: impl FnOnce(&mut Stage)) {
         change(&mut self.stage());
         self.changed.notify_all();
     }
+}
+
+/// How an [`Offer`] ended.
+#[derive(Debug, Default)]
+pub(crate) struct Ended {
+    /// Another relay has the sockets. It goes on with them, so they may be closed and not shut.
+    pub(crate) is_passed_on: bool,
+    /// To be dropped once this relay accepts nothing more: the other one waits for it.
+    pub(crate) parting: Option<Channel>,
 }
 
 /// Lets another relay take the place of this one, until it is closed.
@@ -226,12 +236,11 @@ impl Offer {
         })
     }
 
-    /// Ends it, once a relay that has asked has taken over or has failed to; true if another relay has the sockets.
-    /// That one goes on with them, so they may be closed and not shut.
-    pub(crate) fn end(mut self) -> bool {
-        let is_passed_on = self.course.close();
-        self.close(is_passed_on);
-        is_passed_on
+    /// Ends it, once a relay that has asked has taken over or has failed to.
+    pub(crate) fn end(mut self) -> Ended {
+        let ended = self.course.close();
+        self.close(ended.is_passed_on);
+        ended
     }
 
     fn close(&mut self, is_passed_on: bool) {
@@ -291,13 +300,20 @@ impl Giver {
             let giver = Arc::clone(&self);
             let give = move || {
                 let given = giver.give(&channel);
-                if let Err(word) = given {
-                    warn!("not taken over; this relay goes on: {}", reason_in(&word));
-                    // The other one may be gone.
-                    let _ = say(&channel, &word);
-                    giver.course.change(|stage| stage.passed = Passed::No);
-                }
-                giver.course.change(|stage| stage.is_busy = false);
+                let parting = match given {
+                    Ok(()) => Some(channel),
+                    Err(word) => {
+                        warn!("not taken over; this relay goes on: {}", reason_in(&word));
+                        // The other one may be gone.
+                        let _ = say(&channel, &word);
+                        giver.course.change(|stage| stage.is_passed_on = false);
+                        None
+                    }
+                };
+                giver.course.change(|stage| {
+                    stage.parting = parting;
+                    stage.is_busy = false;
+                });
             };
             if let Err(error) = Builder::new().name("give".to_owned()).spawn(give) {
                 warn!(%error, "cannot hand over");
@@ -363,7 +379,7 @@ impl Giver {
     }
 
     fn pass_doors(&self, channel: &Channel) -> Result<(), Word> {
-        self.course.change(|stage| stage.passed = Passed::Yes);
+        self.course.change(|stage| stage.is_passed_on = true);
         let doors = self.doors.upgrade().ok_or(Word::Stopping)?;
         for door in &*doors {
             let word = Word::Socket {
@@ -473,7 +489,7 @@ impl Successor {
     ///
     /// # Errors
     /// The running relay has given it up, and goes on.
-    pub(crate) fn serving(self) -> Result<(), StartError> {
+    pub(crate) fn serving(&mut self) -> Result<(), StartError> {
         let Some(channel) = &self.channel else {
             return Ok(());
         };
@@ -482,8 +498,17 @@ impl Successor {
         }
         // It is gone, or has said why it goes on.
         match listen_to(channel, REFUSAL_TIMEOUT)? {
-            None => Ok(()),
-            Some((word, _)) => Err(unexpected(&word)),
+            None => self.channel = None,
+            Some((word, _)) => return Err(unexpected(&word)),
+        }
+        Ok(())
+    }
+
+    /// Waits until what comes is this relay's alone.
+    pub(crate) fn part(self) {
+        if let Some(channel) = self.channel {
+            // It says nothing more; its end, or that it takes too long, is what is heard.
+            let _ = channel.receive(PARTING_TIMEOUT);
         }
     }
 }

@@ -95,6 +95,8 @@ pub(crate) struct Shown {
     pub(crate) inspect: Arc<dyn Inspect>,
     pub(crate) metrics: Vec<Arc<ShardMetrics>>,
     pub(crate) audit: Audit,
+    /// Held while a listener accepts.
+    pub(crate) accepting: Arc<()>,
 }
 
 /// How far the control thread is.
@@ -146,7 +148,10 @@ impl Control {
             inspect,
             metrics,
             audit,
+            accepting,
         } = shown;
+        let listeners = listeners.into_iter();
+        let listeners = listeners.map(|it| (it, Arc::clone(&accepting))).collect();
         let (mut keeper, orders) =
             Keeper::new(config, snapshot.clone(), asked, Arc::clone(&inspect))?;
         keeper.restore(&decided.revoked, decided.book.clone());

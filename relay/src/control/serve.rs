@@ -39,32 +39,41 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Serves all listeners, once the relay serves, until it drains, and their connections until it stops; what is in
 /// flight then is cut.
 pub(super) async fn run(
-    listeners: Vec<(SocketAddr, TcpListener)>,
+    listeners: Vec<((SocketAddr, TcpListener), Arc<()>)>,
     admin: &Arc<Admin>,
     keeper: Keeper,
     mut phase: watch::Receiver<Phase>,
 ) {
     let mut tasks = JoinSet::new();
     tasks.spawn(keeper.run());
-    for (address, listener) in listeners {
-        tasks.spawn(accept(address, listener, Arc::clone(admin), phase.clone()));
+    for ((address, listener), accepting) in listeners {
+        let accepts = accept(address, listener, Arc::clone(admin), phase.clone());
+        tasks.spawn(async move {
+            let mut connections = accepts.await;
+            drop(accepting);
+            while connections.join_next().await.is_some() {}
+        });
     }
     // An error means that the sender is gone, which is a stop as well.
     let _ = phase.wait_for(|phase| *phase == Phase::Stops).await;
     // Dropping the set aborts its tasks, and each accept task its connections.
 }
 
+/// Accepts until the relay drains; what is served then.
 async fn accept(
     address: SocketAddr,
     listener: TcpListener,
     admin: Arc<Admin>,
     mut phase: watch::Receiver<Phase>,
-) {
+) -> JoinSet<()> {
     // It listens from then on. An error is a stop, which ends this task too.
     let _ = phase.wait_for(|phase| *phase >= Phase::Serves).await;
     let listener = match tokio::net::TcpListener::from_std(listener) {
         Ok(listener) => listener,
-        Err(error) => return warn!(%address, %error, "admin listener lost"),
+        Err(error) => {
+            warn!(%address, %error, "admin listener lost");
+            return JoinSet::new();
+        }
     };
     let is_local = address.ip().to_canonical().is_loopback();
     let mut router = admin::router(admin, is_local);
@@ -100,8 +109,7 @@ async fn accept(
         // Each connection is looked at before the next one can push it out.
         yield_now().await;
     }
-    drop(listener);
-    while connections.join_next().await.is_some() {}
+    connections
 }
 
 async fn serve(stream: TcpStream, router: Router, standing: Arc<Standing>) {

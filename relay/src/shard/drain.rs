@@ -86,6 +86,7 @@ impl Shard {
         let began = self.clock.now();
         let deadline = began + stop.drain;
         self.close_doors(stop).await;
+        drop(self.accepting.take());
         let agents_at = (began + AGENT_GRACE).min(deadline);
         while self.has_callers() && self.clock.now() < agents_at {
             sleep(LOOK_PAUSE).await;

@@ -101,6 +101,8 @@ pub(crate) struct Peers {
     pub(crate) book: Book,
     /// What takes no callers, at the start.
     pub(crate) paused: Arc<Paused>,
+    /// Held by each shard, and by each task of the control thread, that accepts connections.
+    pub(crate) accepting: Arc<()>,
     /// How many files it may have open, if that is limited.
     pub(crate) open_files_max: Option<u64>,
 }
@@ -140,6 +142,8 @@ pub(crate) struct Shard {
     listeners: RefCell<Vec<(ListenKind, Rc<Listener>, usize)>>,
     /// Accept loops; they end before the rest.
     doors: Rc<Gate>,
+    /// Dropped with them.
+    accepting: Cell<Option<Arc<()>>>,
     draining: Cell<bool>,
     gate: Rc<Gate>,
     read_block: Rc<ReadBlock>,
@@ -243,6 +247,7 @@ impl Shard {
             log_budget: LogBudget::default(),
             listeners: RefCell::default(),
             doors: Rc::default(),
+            accepting: Cell::new(Some(Arc::clone(&peers.accepting))),
             draining: Cell::new(false),
             gate: Rc::default(),
             read_block: Rc::default(),

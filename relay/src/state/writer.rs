@@ -98,15 +98,13 @@ impl Writer {
                     }
                     return;
                 }
-                Some((done, Some(go_on)))
-                    if self.waiting.is_empty() && done.try_send(()).is_ok() =>
-                {
-                    if go_on.recv().is_err() {
+                Some((done, Some(go_on))) => {
+                    // A disk that takes nothing lends nothing, and neither does one that was too slow.
+                    let is_lent = self.waiting.is_empty() && done.try_send(()).is_ok();
+                    if is_lent && go_on.recv().is_err() {
                         return;
                     }
                 }
-                // A disk that takes nothing lends nothing, and neither does one that was too slow.
-                Some(_) => {}
                 None if self.waiting.len() >= BATCH_BYTES => thread::park_timeout(RETRY_INTERVAL),
                 None => {}
             }

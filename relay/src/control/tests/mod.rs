@@ -39,6 +39,7 @@ fn start_with(fake: Fake, config: &Config) -> (Control, Vec<Arc<ShardMetrics>>) 
         inspect: fake,
         metrics: metrics.clone(),
         audit,
+        accepting: Arc::default(),
     };
     let decided = Decided::default();
     let control = Control::start(config, &snapshot, asked, shown, decided, listeners);
