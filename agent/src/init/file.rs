@@ -2,11 +2,15 @@
 //! through a link where it stays within the project.
 //!
 //! What a file is, is judged on the opened descriptor, and looked at once more before the new text
-//! takes its place. A pipe is not waited for, and a device is not opened.
+//! takes its place, in the folder that was opened when the file was read. A pipe is not waited for, and a
+//! device is not opened.
 
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, Metadata};
 use std::io::{self, Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+use super::folder::Folder;
 
 /// Largest file that is read; a configuration that people edit is a thousandth of it.
 const FILE_BYTES_MAX: u64 = 8 * 1024 * 1024;
@@ -14,8 +18,12 @@ const FILE_BYTES_MAX: u64 = 8 * 1024 * 1024;
 /// A file as it was found.
 #[derive(Debug)]
 pub(super) struct Found {
-    /// The file itself, where the client's path was a link to it.
-    path: PathBuf,
+    /// Where the file itself is, where the client's path was a link to it; or the nearest folder that there
+    /// is, if there is no file yet.
+    folder: Folder,
+    /// Folders below it that are not there yet.
+    missing: Vec<OsString>,
+    name: OsString,
     /// `None` if there is none yet.
     pub(super) text: Option<String>,
     metadata: Option<Metadata>,
@@ -37,11 +45,10 @@ impl Found {
             Err(error) => return Err(error),
         };
         inside(&own, project, force)?;
-        // A device may act when it is opened, so it is not.
-        regular(&fs::symlink_metadata(&own)?)?;
-        let file = open(&own)?;
+        let (folder, name) = split(&own)?;
+        let folder = Folder::open(folder)?;
+        let file = folder.file(name)?.ok_or_else(changed)?;
         let metadata = file.metadata()?;
-        regular(&metadata)?;
         if !force {
             one_name(&metadata)?;
         }
@@ -52,7 +59,9 @@ impl Found {
         }
         let text = String::from_utf8(bytes).map_err(|_| invalid("it is not UTF-8"))?;
         Ok(Self {
-            path: own,
+            folder,
+            missing: Vec::new(),
+            name: name.to_owned(),
             text: Some(text),
             metadata: Some(metadata),
             force,
@@ -62,9 +71,15 @@ impl Found {
     /// One that is not there yet; its folder may not be either.
     fn new_one(path: &Path, project: &Path, force: bool) -> io::Result<Self> {
         let there = path.ancestors().skip(1).find(|it| it.exists());
-        inside(&fs::canonicalize(there.unwrap_or(project))?, project, force)?;
+        let there = there.unwrap_or(project);
+        let own = fs::canonicalize(there)?;
+        inside(&own, project, force)?;
+        let (folder, name) = split(path)?;
+        let missing = folder.strip_prefix(there).unwrap_or(folder);
         Ok(Self {
-            path: path.to_owned(),
+            folder: Folder::open(&own)?,
+            missing: missing.iter().map(OsStr::to_owned).collect(),
+            name: name.to_owned(),
             text: None,
             metadata: None,
             force,
@@ -73,29 +88,24 @@ impl Found {
 
     /// Puts `text` in the file's place: a reader sees the old text or the new one, and never a part.
     pub(super) fn write(&self, text: &str) -> io::Result<()> {
-        let dir = self.path.parent().unwrap_or(Path::new("."));
-        if self.text.is_none() {
-            fs::create_dir_all(dir)?;
+        let mut made = None;
+        for name in &self.missing {
+            made = Some(made.as_ref().unwrap_or(&self.folder).below(name)?);
         }
-        let name = self.path.file_name().unwrap_or_default().to_string_lossy();
-        let temporary = dir.join(format!(".{name}.{:016x}", fastrand::u64(..)));
-        let written = self.write_to(&temporary, text);
+        let folder = made.as_ref().unwrap_or(&self.folder);
+        let name = self.name.to_string_lossy();
+        let temporary = OsString::from(format!(".{name}.{:016x}", fastrand::u64(..)));
+        let written = self.write_to(folder, &temporary, text);
         if written.is_err() {
             // It would stay for good otherwise; that it may not exist is what we want.
-            let _ = fs::remove_file(&temporary);
+            let _ = folder.remove(&temporary);
         }
         written
     }
 
-    fn write_to(&self, temporary: &Path, text: &str) -> io::Result<()> {
-        let mut options = File::options();
-        options.write(true).create_new(true);
-        #[cfg(unix)]
-        if self.metadata.is_some() {
-            // The old file may hold secrets; its own mode follows.
-            std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        }
-        let mut file = options.open(temporary)?;
+    fn write_to(&self, folder: &Folder, temporary: &OsString, text: &str) -> io::Result<()> {
+        // The old file may hold secrets; its own mode follows.
+        let mut file = folder.new_file(temporary, self.metadata.is_some())?;
         if let Some(metadata) = &self.metadata {
             keep_owner(&file, metadata, self.force)?;
             file.set_permissions(metadata.permissions())?;
@@ -104,27 +114,34 @@ impl Found {
         // Else a crash could leave the new name with no content.
         file.sync_all()?;
         drop(file);
-        self.check_unchanged()?;
-        fs::rename(temporary, &self.path)
+        self.check_unchanged(folder)?;
+        folder.rename(temporary, &self.name)
     }
 
     /// Whether the same file is still there, or still none.
-    fn check_unchanged(&self) -> io::Result<()> {
-        let now = match fs::symlink_metadata(&self.path) {
-            Ok(now) => Some(now),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => return Err(error),
-        };
+    fn check_unchanged(&self, folder: &Folder) -> io::Result<()> {
+        let now = folder.file(&self.name)?;
+        let now = now.map(|file| file.metadata()).transpose()?;
         let is_same = match (&self.metadata, &now) {
             (Some(then), Some(now)) => is_same(then, now),
             (then, now) => then.is_none() && now.is_none(),
         };
         match is_same {
             true => Ok(()),
-            false => Err(invalid(
-                "another program changed it meanwhile: run this again",
-            )),
+            false => Err(changed()),
         }
+    }
+}
+
+fn changed() -> io::Error {
+    invalid("another program changed it meanwhile: run this again")
+}
+
+/// A file's folder, and its name there.
+fn split(path: &Path) -> io::Result<(&Path, &OsStr)> {
+    match (path.parent(), path.file_name()) {
+        (Some(folder), Some(name)) => Ok((folder, name)),
+        _ => Err(invalid("it is a folder")),
     }
 }
 
@@ -138,30 +155,6 @@ fn inside(own: &Path, project: &Path, force: bool) -> io::Result<()> {
         "a link leads out of the project, to {}; --force writes there",
         own.display()
     )))
-}
-
-fn regular(metadata: &Metadata) -> io::Result<()> {
-    match metadata.is_file() {
-        true => Ok(()),
-        false if metadata.is_dir() => Err(invalid("it is a folder")),
-        false => Err(invalid(
-            "it is not a regular file but a pipe, a socket or a device",
-        )),
-    }
-}
-
-#[cfg(unix)]
-fn open(path: &Path) -> io::Result<File> {
-    use rustix::fs::OFlags;
-    use std::os::unix::fs::OpenOptionsExt;
-    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
-    let flags = flags.bits().cast_signed();
-    File::options().read(true).custom_flags(flags).open(path)
-}
-
-#[cfg(not(unix))]
-fn open(path: &Path) -> io::Result<File> {
-    File::open(path)
 }
 
 /// The new text gets a file of its own, so the other names of the old one would keep the old text.
@@ -218,4 +211,51 @@ fn is_same(then: &Metadata, now: &Metadata) -> bool {
 
 fn invalid(why: impl Into<String>) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, why.into())
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn a_folder_that_becomes_a_link_between_check_and_write_leads_nowhere() {
+        let (project, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (project, elsewhere) = (project.path(), elsewhere.path());
+        let folder = project.join(".cursor");
+        let path = folder.join("mcp.json");
+        let none = Found::read(&path, project, false).unwrap();
+        symlink(elsewhere, &folder).unwrap();
+        none.write("new").unwrap_err();
+        fs::remove_file(&folder).unwrap();
+        none.write("new").unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "new");
+
+        let found = Found::read(&path, project, false).unwrap();
+        let moved = project.join("moved");
+        fs::rename(&folder, &moved).unwrap();
+        symlink(elsewhere, &folder).unwrap();
+        fs::write(elsewhere.join("mcp.json"), "other").unwrap();
+        found.write("newer").unwrap();
+        assert_eq!(fs::read_to_string(moved.join("mcp.json")).unwrap(), "newer");
+        assert_eq!(
+            fs::read_to_string(elsewhere.join("mcp.json")).unwrap(),
+            "other"
+        );
+        assert_eq!(fs::read_dir(elsewhere).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_file_that_another_program_changed_meanwhile_stays() {
+        let project = tempfile::tempdir().unwrap();
+        let path = project.path().join(".mcp.json");
+        fs::write(&path, "old").unwrap();
+        let found = Found::read(&path, project.path(), false).unwrap();
+        fs::write(&path, "theirs").unwrap();
+        let said = found.write("ours").unwrap_err().to_string();
+        assert!(said.contains("run this again"), "{said}");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "theirs");
+        assert_eq!(fs::read_dir(project.path()).unwrap().count(), 1);
+    }
 }

@@ -6,6 +6,7 @@
 mod args;
 mod client;
 mod file;
+mod folder;
 mod layout;
 mod merge;
 
