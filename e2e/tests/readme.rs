@@ -64,6 +64,11 @@ impl Reader {
         if line.starts_with("tieline connect") {
             command.env("TIELINE_CONNECT_LISTEN", "127.0.0.1:0");
         }
+        if line.starts_with("tieline init") {
+            // That one, and not another that this machine may have.
+            let listen = format!("localhost:{}", self.typed("51822"));
+            command.env("TIELINE_CONNECT_LISTEN", listen);
+        }
         let process = Process::spawn(&typed, &mut command)?;
         if is_relay {
             for (kind, port) in [("agent", "9001"), ("http", "9080")] {

@@ -12,7 +12,7 @@ use crate::config::parse_time;
 /// Flags of `tieline serve`.
 #[derive(Debug, Args)]
 pub struct ServeArgs {
-    /// The relay: tcp://host:port
+    /// The relay's port for agents (9001 unless its operator says otherwise): tcp://host:port
     #[arg(long, value_name = "URL", env = "TIELINE_RELAY")]
     pub relay: Option<String>,
     /// A local server: host:port or http://host:port/path; may be repeated, and NAME= in front of

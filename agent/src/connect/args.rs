@@ -13,7 +13,8 @@ pub const DEFAULT_LISTEN: &str = "localhost:51822";
 /// Flags of `tieline connect`.
 #[derive(Debug, Args)]
 pub struct ConnectArgs {
-    /// The relay: https://host or http://host:port
+    /// The relay's HTTP port (9080 unless its operator says otherwise): http://host:port, or https://host of
+    /// a web server in front of it
     #[arg(long, value_name = "URL", env = "TIELINE_CONNECT_RELAY")]
     pub relay: Option<String>,
     /// Where local clients reach the proxy; localhost:PORT is 127.0.0.1 and ::1

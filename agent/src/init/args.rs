@@ -31,6 +31,14 @@ pub struct InitArgs {
     /// The relay of --tunnel: https://host or http://host:port
     #[arg(long, value_name = "URL", conflicts_with = "url")]
     pub relay: Option<String>,
+    /// Where tieline connect listens on this machine
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        default_value = DEFAULT_LISTEN,
+        env = "TIELINE_CONNECT_LISTEN"
+    )]
+    pub connect: String,
     /// Reach the tunnel through tieline connect on this machine, so that no secret is written
     #[arg(long, conflicts_with_all = ["relay", "url"])]
     pub via_connect: bool,
@@ -160,8 +168,12 @@ impl InitArgs {
     /// The address to ask for tunnels: the relay that was given, or tieline connect.
     pub(super) fn relay(&self) -> String {
         self.relay.clone().unwrap_or_else(|| {
-            let port = DEFAULT_LISTEN.rsplit(':').next().unwrap_or_default();
-            format!("http://localhost:{port}")
+            let any = self.connect.strip_prefix("0.0.0.0:");
+            let any = any.or_else(|| self.connect.strip_prefix("[::]:"));
+            match any {
+                Some(port) => format!("http://localhost:{port}"),
+                None => format!("http://{}", self.connect),
+            }
         })
     }
 
@@ -308,6 +320,14 @@ mod tests {
         let local = pair("http://localhost:51822/w/maya-1/mcp", "maya-1");
         assert_eq!(url(&["--tunnel", "maya-1"]), local);
         assert_eq!(url(&["--tunnel", "maya-1", "--via-connect"]), local);
+        for (address, host) in [
+            ("127.0.0.1:6000", "127.0.0.1:6000"),
+            ("0.0.0.0:6000", "localhost:6000"),
+            ("[::]:6000", "localhost:6000"),
+        ] {
+            let there = pair(&format!("http://{host}/w/maya-1/mcp"), "maya-1");
+            assert_eq!(url(&["--tunnel", "maya-1", "--connect", address]), there);
+        }
         assert_eq!(
             url(&[
                 "--tunnel",

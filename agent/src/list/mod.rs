@@ -15,7 +15,8 @@ const FAILED: u8 = 1;
 /// Flags of `tieline list`.
 #[derive(Debug, Args)]
 pub struct ListArgs {
-    /// The relay: https://host or http://host:port; a tieline connect will do as well
+    /// The relay's HTTP port (9080 unless its operator says otherwise): http://host:port, or https://host of
+    /// a web server in front of it; a tieline connect will do as well
     #[arg(long, value_name = "URL", env = "TIELINE_CONNECT_RELAY")]
     pub relay: Option<String>,
     /// File (mode 0600) with the token to ask with

@@ -13,7 +13,6 @@ use std::io::{self, Read, Write};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use clap::Parser;
 use serde_json::json;
 use tieline_relay::cli::{Invocation, Layer, parse};
 use tieline_relay::{Relay, config};

@@ -260,13 +260,14 @@ impl CallerSide {
         let said = Said::of(body);
         let Some(message) = said.message else {
             return match head.status {
-                StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND => {
-                    self.stranger()
+                // What stands in front of a relay, or in its place for a moment, answers so.
+                status if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => {
+                    self.problem(
+                        Obstacle::Other,
+                        &format!("it answers {status} and gives no reason: try again in a moment"),
+                    )
                 }
-                status => self.problem(
-                    Obstacle::Other,
-                    &format!("it answers {status} and gives no reason"),
-                ),
+                _ => self.stranger(),
             };
         };
         let has_token = self.authorization.is_some();
@@ -279,8 +280,8 @@ impl CallerSide {
             StatusCode::UNAUTHORIZED => self.problem(
                 Obstacle::BadToken,
                 &format!(
-                    "{message}: tieline token show FILE tells when the token of --token-file ends; ask the \
-                     relay's operator for a new one"
+                    "{message}: tieline token show FILE shows what the token of --token-file says and when it \
+                     ends; ask the relay's operator for a new one"
                 ),
             ),
             StatusCode::FORBIDDEN if said.error == "insufficient_scope" => self.problem(

@@ -139,6 +139,8 @@ async fn a_refusal_names_the_thing_and_the_remedy() {
         ),
         ("404 N", "<html>", Obstacle::NoRelay, "9080"),
         ("401 U", "", Obstacle::NoRelay, "9080"),
+        ("405 M", "<html>", Obstacle::NoRelay, "9080"),
+        ("302 F", "", Obstacle::NoRelay, "9080"),
         (
             "200 OK",
             "<html>",
