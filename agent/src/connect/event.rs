@@ -143,3 +143,16 @@ impl Hook {
         (self.0)(event);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_refusal_of_the_token_has_its_own_remedy() {
+        let said = |reason, has_token| ConnectEvent::TokenRefused { reason, has_token }.to_string();
+        assert!(said("unauthorized", false).contains("--token-file FILE"));
+        assert!(said("insufficient_scope", true).contains("one with the scope caller"));
+        assert!(said("invalid_token", true).contains("tieline token show FILE"));
+    }
+}

@@ -172,6 +172,12 @@ async fn expected(args: &InitArgs, plan: Plan, origin: &str, tunnel: &str) -> Re
     match is_known(&relay, tunnel).await {
         Known::Yes(row) => match row.url {
             Some(url) => Ok(args.with_url(plan, url)),
+            None if args.force => {
+                warn(&format!(
+                    "tunnel {tunnel} carries raw TCP: this entry works only if its target speaks HTTP"
+                ));
+                Ok(plan)
+            }
             None => Err(raw(tunnel)),
         },
         Known::No(others) => {
@@ -201,7 +207,7 @@ fn raw(tunnel: &str) -> String {
         "tunnel {tunnel} carries raw TCP and not HTTP, so an MCP client has no entry for it, and nothing was \
          written: a program reaches it at the relay's port for raw TCP (9002 unless its operator says \
          otherwise) by sending the tunnel's name first, see \"Callers\" in docs/OPERATIONS.md; \
-         if its target is an MCP server over HTTP, publish it with --to http://host:port/path"
+         if its target is an MCP server over HTTP, publish it with --to http://host:port/path (--force writes an entry all the same)"
     )
 }
 

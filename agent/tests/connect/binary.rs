@@ -3,7 +3,7 @@
 use std::process::{Output, Stdio};
 
 use serde_json::Value;
-use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 
 use crate::rig::{Peer, Relay, soon};
@@ -215,17 +215,55 @@ async fn a_look_at_the_start_tells_what_is_wrong_before_the_first_call() {
 }
 
 #[tokio::test]
-async fn a_token_that_is_refused_at_the_look_is_not_told_again_at_the_first_call() {
+async fn a_proxy_that_others_reach_says_that_they_can_use_the_token() {
+    let (_dir, file) = token_file();
+    let flags = [
+        "--relay",
+        "http://127.0.0.1:1",
+        "--no-look",
+        "--listen",
+        "0.0.0.0:0",
+        "--share-token-with-network",
+    ];
+    for (more, is_told) in [(&["--token-file", &file][..], true), (&[], false)] {
+        let mut command = tieline(&[&flags[..], more].concat());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let errors = child.stderr.take().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut running = Running { child, lines };
+        assert!(running.line().await.starts_with("listening  0.0.0.0:"));
+        running.line().await;
+        running.interrupt();
+        assert_eq!(running.line().await, "stopped");
+        let mut text = String::new();
+        soon(BufReader::new(errors).read_to_string(&mut text))
+            .await
+            .unwrap();
+        let words = "any program on the network that reaches 0.0.0.0:";
+        assert_eq!(text.contains(words), is_told, "{text}");
+    }
+}
+
+/// A file with the token `secret`, and its path.
+fn token_file() -> (tempfile::TempDir, String) {
     use std::os::unix::fs::PermissionsExt;
-    const BAD: &str = "HTTP/1.1 401 U\r\nWWW-Authenticate: Bearer error=\"invalid_token\"\r\n\
-        Cache-Control: no-store\r\nContent-Length: 49\r\n\r\n\
-        {\"error\":\"invalid_token\",\"message\":\"it is over\"} ";
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("token");
     std::fs::write(&file, "secret").unwrap();
     std::fs::set_permissions(&file, PermissionsExt::from_mode(0o600)).unwrap();
+    let path = file.to_str().unwrap().to_owned();
+    (dir, path)
+}
+
+#[tokio::test]
+async fn a_token_that_is_refused_at_the_look_is_not_told_again_at_the_first_call() {
+    const BAD: &str = "HTTP/1.1 401 U\r\nWWW-Authenticate: Bearer error=\"invalid_token\"\r\n\
+        Cache-Control: no-store\r\nContent-Length: 49\r\n\r\n\
+        {\"error\":\"invalid_token\",\"message\":\"it is over\"} ";
+    let (_dir, file) = token_file();
     let relay = Relay::bind().await;
-    let (url, file) = (relay.url(), file.to_str().unwrap());
+    let url = relay.url();
     let mut running = Running::start(&[
         "--relay",
         &url,
@@ -233,7 +271,7 @@ async fn a_token_that_is_refused_at_the_look_is_not_told_again_at_the_first_call
         "127.0.0.1:0",
         "--json",
         "--token-file",
-        file,
+        &file,
     ]);
     let listening = running.json().await;
     relay

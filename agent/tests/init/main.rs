@@ -1,4 +1,5 @@
 //! What `tieline init` promises about files: modes, links, other content, and all or nothing.
+//! Long because every promise about files is tried here, beside what the relay is asked for.
 
 // Clippy allows it in test functions only, not in what they call.
 #![allow(clippy::unwrap_used)]
@@ -300,14 +301,28 @@ fn a_tunnel_of_raw_tcp_is_not_written_and_the_way_to_it_is_told() {
         &["--tunnel", "raw", "--relay", &relay][..],
         &["--url", &by_url],
     ] {
-        let output = run(dir.path(), what, &["--force"]);
+        let output = run(dir.path(), what, &[]);
         assert_eq!(output.status.code(), Some(1), "{}", err(&output));
         let said = err(&output);
-        for word in ["raw TCP", "9002", "docs/OPERATIONS.md", "--to http://"] {
+        for word in [
+            "raw TCP",
+            "9002",
+            "docs/OPERATIONS.md",
+            "--to http://",
+            "--force",
+        ] {
             assert!(said.contains(word), "{said}");
         }
     }
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    let by_url = ["--url", by_url.as_str()];
+    let output = run(dir.path(), &by_url, &["--force"]);
+    assert_eq!(output.status.code(), Some(0), "{}", err(&output));
+    assert!(
+        err(&output).contains("only if its target speaks HTTP"),
+        "{}",
+        err(&output)
+    );
     let document = include_str!("../../../docs/OPERATIONS.md");
     assert!(
         document.contains("\n## Callers\n"),
