@@ -34,6 +34,7 @@ pub enum Kind {
     GoAway = 22,
     BulkOffer = 23,
     Bulk = 24,
+    Lost = 25,
 }
 
 /// How long a payload may be, and whom it speaks of.
@@ -65,6 +66,7 @@ impl Kind {
             22 => Self::GoAway,
             23 => Self::BulkOffer,
             24 => Self::Bulk,
+            25 => Self::Lost,
             _ => return None,
         })
     }
@@ -76,9 +78,12 @@ impl Kind {
             Self::Credit | Self::CreditReturn => Shape::SessionStruct(4),
             Self::Finish => Shape::SessionStruct(8),
             Self::Reset => Shape::SessionStruct(2),
-            Self::Hello | Self::Register | Self::RegisterAck | Self::Unregister | Self::GoAway => {
-                Shape::LinkTable
-            }
+            Self::Hello
+            | Self::Register
+            | Self::RegisterAck
+            | Self::Unregister
+            | Self::GoAway
+            | Self::Lost => Shape::LinkTable,
             Self::Open | Self::Opened | Self::BulkOffer | Self::Bulk => Shape::SessionTable,
         }
     }

@@ -36,13 +36,13 @@ pub const ENUM_MIN_KIND: u8 = 0;
     since = "2.0.0",
     note = "Use associated constants instead. This will no longer be generated in 2021."
 )]
-pub const ENUM_MAX_KIND: u8 = 24;
+pub const ENUM_MAX_KIND: u8 = 25;
 #[deprecated(
     since = "2.0.0",
     note = "Use associated constants instead. This will no longer be generated in 2021."
 )]
 #[allow(non_camel_case_types)]
-pub const ENUM_VALUES_KIND: [Kind; 16] = [
+pub const ENUM_VALUES_KIND: [Kind; 17] = [
     Kind::Data,
     Kind::Credit,
     Kind::CreditReturn,
@@ -59,6 +59,7 @@ pub const ENUM_VALUES_KIND: [Kind; 16] = [
     Kind::GoAway,
     Kind::BulkOffer,
     Kind::Bulk,
+    Kind::Lost,
 ];
 
 /// What a frame carries. 0 to 15 are structs or raw bytes, 16 and up are tables.
@@ -83,9 +84,10 @@ impl Kind {
     pub const GoAway: Self = Self(22);
     pub const BulkOffer: Self = Self(23);
     pub const Bulk: Self = Self(24);
+    pub const Lost: Self = Self(25);
 
     pub const ENUM_MIN: u8 = 0;
-    pub const ENUM_MAX: u8 = 24;
+    pub const ENUM_MAX: u8 = 25;
     pub const ENUM_VALUES: &'static [Self] = &[
         Self::Data,
         Self::Credit,
@@ -103,6 +105,7 @@ impl Kind {
         Self::GoAway,
         Self::BulkOffer,
         Self::Bulk,
+        Self::Lost,
     ];
     /// Returns the variant's name or "" if unknown.
     pub fn variant_name(self) -> Option<&'static str> {
@@ -123,6 +126,7 @@ impl Kind {
             Self::GoAway => Some("GoAway"),
             Self::BulkOffer => Some("BulkOffer"),
             Self::Bulk => Some("Bulk"),
+            Self::Lost => Some("Lost"),
             _ => None,
         }
     }
@@ -2973,6 +2977,215 @@ impl ::core::fmt::Debug for Bulk<'_> {
     fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
         let mut ds = f.debug_struct("Bulk");
         ds.field("bytes_total", &self.bytes_total());
+        ds.finish()
+    }
+}
+pub enum LostOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// Agent: what had reached it over an earlier link of the same run, which was lost.
+pub struct Lost<'a> {
+    pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Lost<'a> {
+    type Inner = Lost<'a>;
+    #[inline]
+    unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+        Self {
+            _tab: unsafe { ::flatbuffers::Table::new(buf, loc) },
+        }
+    }
+}
+
+impl<'a> Lost<'a> {
+    pub const VT_NONCE: ::flatbuffers::VOffsetT = 4;
+    pub const VT_LAST_SESSION: ::flatbuffers::VOffsetT = 6;
+    pub const VT_SESSIONS: ::flatbuffers::VOffsetT = 8;
+    pub const VT_RECEIVED: ::flatbuffers::VOffsetT = 10;
+
+    #[inline]
+    pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+        Lost { _tab: table }
+    }
+    #[allow(unused_mut)]
+    pub fn create<
+        'bldr: 'args,
+        'args: 'mut_bldr,
+        'mut_bldr,
+        A: ::flatbuffers::Allocator + 'bldr,
+    >(
+        _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+        args: &'args LostArgs<'args>,
+    ) -> ::flatbuffers::WIPOffset<Lost<'bldr>> {
+        let mut builder = LostBuilder::new(_fbb);
+        if let Some(x) = args.received {
+            builder.add_received(x);
+        }
+        if let Some(x) = args.sessions {
+            builder.add_sessions(x);
+        }
+        builder.add_last_session(args.last_session);
+        if let Some(x) = args.nonce {
+            builder.add_nonce(x);
+        }
+        builder.finish()
+    }
+
+    /// The relay's nonce on that link, 32 bytes.
+    #[inline]
+    pub fn nonce(&self) -> Option<::flatbuffers::Vector<'a, u8>> {
+        // Safety:
+        // Created from valid Table for this object
+        // which contains a valid value in this slot
+        unsafe {
+            self._tab
+                .get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(
+                    Lost::VT_NONCE,
+                    None,
+                )
+        }
+    }
+    /// The highest session id seen on it.
+    #[inline]
+    pub fn last_session(&self) -> u32 {
+        // Safety:
+        // Created from valid Table for this object
+        // which contains a valid value in this slot
+        unsafe {
+            self._tab
+                .get::<u32>(Lost::VT_LAST_SESSION, Some(0))
+                .unwrap()
+        }
+    }
+    /// Sessions that were open when it was lost, in rising order; and of each, at the same place of
+    /// `received`, the payload bytes of its `Data` frames.
+    #[inline]
+    pub fn sessions(&self) -> Option<::flatbuffers::Vector<'a, u32>> {
+        // Safety:
+        // Created from valid Table for this object
+        // which contains a valid value in this slot
+        unsafe {
+            self._tab
+                .get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u32>>>(
+                    Lost::VT_SESSIONS,
+                    None,
+                )
+        }
+    }
+    #[inline]
+    pub fn received(&self) -> Option<::flatbuffers::Vector<'a, u64>> {
+        // Safety:
+        // Created from valid Table for this object
+        // which contains a valid value in this slot
+        unsafe {
+            self._tab
+                .get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u64>>>(
+                    Lost::VT_RECEIVED,
+                    None,
+                )
+        }
+    }
+}
+
+impl ::flatbuffers::Verifiable for Lost<'_> {
+    #[inline]
+    fn run_verifier(
+        v: &mut ::flatbuffers::Verifier,
+        pos: usize,
+    ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+        v.visit_table(pos)?
+            .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>(
+                "nonce",
+                Self::VT_NONCE,
+                false,
+            )?
+            .visit_field::<u32>("last_session", Self::VT_LAST_SESSION, false)?
+            .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u32>>>(
+                "sessions",
+                Self::VT_SESSIONS,
+                false,
+            )?
+            .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u64>>>(
+                "received",
+                Self::VT_RECEIVED,
+                false,
+            )?
+            .finish();
+        Ok(())
+    }
+}
+pub struct LostArgs<'a> {
+    pub nonce: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
+    pub last_session: u32,
+    pub sessions: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u32>>>,
+    pub received: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u64>>>,
+}
+impl<'a> Default for LostArgs<'a> {
+    #[inline]
+    fn default() -> Self {
+        LostArgs {
+            nonce: None,
+            last_session: 0,
+            sessions: None,
+            received: None,
+        }
+    }
+}
+
+pub struct LostBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+    fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+    start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> LostBuilder<'a, 'b, A> {
+    #[inline]
+    pub fn add_nonce(&mut self, nonce: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b, u8>>) {
+        self.fbb_
+            .push_slot_always::<::flatbuffers::WIPOffset<_>>(Lost::VT_NONCE, nonce);
+    }
+    #[inline]
+    pub fn add_last_session(&mut self, last_session: u32) {
+        self.fbb_
+            .push_slot::<u32>(Lost::VT_LAST_SESSION, last_session, 0);
+    }
+    #[inline]
+    pub fn add_sessions(
+        &mut self,
+        sessions: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b, u32>>,
+    ) {
+        self.fbb_
+            .push_slot_always::<::flatbuffers::WIPOffset<_>>(Lost::VT_SESSIONS, sessions);
+    }
+    #[inline]
+    pub fn add_received(
+        &mut self,
+        received: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b, u64>>,
+    ) {
+        self.fbb_
+            .push_slot_always::<::flatbuffers::WIPOffset<_>>(Lost::VT_RECEIVED, received);
+    }
+    #[inline]
+    pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> LostBuilder<'a, 'b, A> {
+        let start = _fbb.start_table();
+        LostBuilder {
+            fbb_: _fbb,
+            start_: start,
+        }
+    }
+    #[inline]
+    pub fn finish(self) -> ::flatbuffers::WIPOffset<Lost<'a>> {
+        let o = self.fbb_.end_table(self.start_);
+        ::flatbuffers::WIPOffset::new(o.value())
+    }
+}
+
+impl ::core::fmt::Debug for Lost<'_> {
+    fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+        let mut ds = f.debug_struct("Lost");
+        ds.field("nonce", &self.nonce());
+        ds.field("last_session", &self.last_session());
+        ds.field("sessions", &self.sessions());
+        ds.field("received", &self.received());
         ds.finish()
     }
 }

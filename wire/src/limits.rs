@@ -76,6 +76,12 @@ pub const LANES_LATE_MAX: u32 = 1024;
 /// Session ids left over when the relay must replace a link.
 pub const SESSION_IDS_MAX: u32 = u32::MAX - SESSIONS_MAX;
 
+/// Lost links of which one new link tells.
+pub const LOST_LINKS_MAX: usize = 4;
+
+/// Sessions of a lost link that are told of.
+pub const LOST_SESSIONS_MAX: usize = 1024;
+
 /// Tunnels that one link may register.
 pub const TUNNELS_PER_LINK_MAX: u32 = 16_384;
 
@@ -138,6 +144,7 @@ const _: () = {
     let words = CAPABILITIES_MAX * (CAPABILITY_BYTES_MAX + 16);
     assert!(TOKEN_BYTES_MAX + 16 * STRING_BYTES_MAX + words < TABLE_BYTES_MAX as usize);
     assert!(URLS_MAX * (URL_BYTES_MAX + 16) + 2 * STRING_BYTES_MAX < TABLE_BYTES_MAX as usize);
+    assert!(LOST_SESSIONS_MAX * 12 + 128 < TABLE_BYTES_MAX as usize);
     assert!(PROBE_AFTER.as_secs() + PROBE_TIMEOUT.as_secs() < 5);
     assert!(DATA_BYTES_SENT_MAX + HEADER_BYTES <= GATHER_BYTES_MAX);
 };

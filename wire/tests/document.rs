@@ -198,6 +198,8 @@ fn every_limit_is_documented_with_its_number() {
         ),
         ("LINK_QUEUE_BYTES_MAX", limits::LINK_QUEUE_BYTES_MAX as u64),
         ("SESSIONS_MAX", u64::from(limits::SESSIONS_MAX)),
+        ("LOST_LINKS_MAX", limits::LOST_LINKS_MAX as u64),
+        ("LOST_SESSIONS_MAX", limits::LOST_SESSIONS_MAX as u64),
         ("SESSION_IDS_MAX", u64::from(limits::SESSION_IDS_MAX)),
         (
             "TUNNELS_PER_LINK_MAX",

@@ -5,7 +5,7 @@ use std::io;
 use std::path::Path;
 
 use tieline_wire::{
-    Generation, GoAway, Granted, Mux, Reason, Refusal, Register, RegisterAck, Scheme, SessionId,
+    Generation, GoAway, Granted, Lost, Mux, Reason, Refusal, Register, RegisterAck, Scheme, SessionId,
     Token, TunnelId,
 };
 use tieline_wire_fuzz::{
@@ -117,6 +117,11 @@ fn tables() -> Seeds {
         deadline_ms: 5000,
         message: "restart".into(),
     };
+    let lost = Lost {
+        nonce: [7; 32],
+        last_session: SessionId(9),
+        sessions: vec![(SessionId(2), 100), (SessionId(9), 1 << 40)],
+    };
     let tunnel = TunnelId::parse("maya").expect("a name");
     relay.open(&open_message()).expect("a new link");
     let open = take_output(&mut relay, START);
@@ -146,6 +151,7 @@ fn tables() -> Seeds {
             "refused",
             table(3, &mut relay, |mux| mux.register_ack(&refusal)),
         ),
+        ("lost", table(10, &mut agent, |mux| mux.tell_lost(&lost))),
         ("go_away", table(7, &mut relay, |mux| mux.go_away(&away))),
     ]
 }

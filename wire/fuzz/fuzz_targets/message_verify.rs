@@ -11,7 +11,7 @@ const RELAY: usize = 0;
 const AGENT: usize = 1;
 
 /// Who receives which table, and on which session.
-const READERS: [(usize, Kind, u32); 10] = [
+const READERS: [(usize, Kind, u32); 11] = [
     (RELAY, Kind::Hello, 0),
     (AGENT, Kind::Hello, 0),
     (RELAY, Kind::Register, 0),
@@ -22,6 +22,7 @@ const READERS: [(usize, Kind, u32); 10] = [
     (AGENT, Kind::GoAway, 0),
     (AGENT, Kind::BulkOffer, 1),
     (AGENT, Kind::Bulk, 1),
+    (RELAY, Kind::Lost, 0),
 ];
 
 fuzz_target!(|data: &[u8]| {
@@ -62,6 +63,7 @@ fn write_again(muxes: &mut [Mux; 2], reader: usize, event: Event) {
         Event::RegisterAck(ack) => muxes[RELAY].register_ack(ack),
         Event::Withdrawn(withdrawal) => muxes[RELAY].withdraw(withdrawal),
         Event::Unregister(tunnel) => muxes[AGENT].unregister(tunnel),
+        Event::Lost(lost) => muxes[AGENT].tell_lost(lost),
         Event::GoAway(away) => muxes[RELAY].go_away(away),
         Event::BulkOffer { session, nonce } => muxes[RELAY].offer_bulk(*session, nonce),
         Event::RelayHello(hello) => return relay_hello_again(hello),

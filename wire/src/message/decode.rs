@@ -3,15 +3,15 @@
 use flatbuffers::{Follow, Verifiable, VerifierOptions, root_with_opts};
 
 use super::{
-    AgentHello, Bulk, BulkNonce, GoAway, Granted, Mode, Open, Refusal, Register, RegisterAck,
+    AgentHello, Bulk, BulkNonce, GoAway, Granted, Lost, Mode, Open, Refusal, Register, RegisterAck,
     RelayHello, Scheme, Token, Withdrawal,
 };
 use crate::error::{Error, Reason};
 use crate::generated as table;
-use crate::ids::{AgentKey, Generation, InstanceId, MachineId, TunnelId};
+use crate::ids::{AgentKey, Generation, InstanceId, MachineId, SessionId, TunnelId};
 use crate::limits::{
-    CAPABILITIES_MAX, CAPABILITY_BYTES_MAX, STRING_BYTES_MAX, TABLE_BYTES_MAX, TABLE_DEPTH_MAX,
-    TABLES_MAX, TOKEN_BYTES_MAX, URL_BYTES_MAX, URLS_MAX,
+    CAPABILITIES_MAX, CAPABILITY_BYTES_MAX, LOST_SESSIONS_MAX, STRING_BYTES_MAX, TABLE_BYTES_MAX,
+    TABLE_DEPTH_MAX, TABLES_MAX, TOKEN_BYTES_MAX, URL_BYTES_MAX, URLS_MAX,
 };
 
 /// A message that can be read from a table.
@@ -219,6 +219,38 @@ impl Decode for Bulk {
     fn decode(bytes: &[u8]) -> Result<Self, Error> {
         let bytes_total = root::<table::Bulk<'_>>(bytes)?.bytes_total();
         Ok(Self { bytes_total })
+    }
+}
+
+impl Decode for Lost {
+    fn decode(bytes: &[u8]) -> Result<Self, Error> {
+        let lost = root::<table::Lost<'_>>(bytes)?;
+        let (ids, received) = (
+            lost.sessions().unwrap_or_default(),
+            lost.received().unwrap_or_default(),
+        );
+        if ids.len() != received.len() || ids.len() > LOST_SESSIONS_MAX {
+            return Err(bad(format!(
+                "{} sessions of a lost link with {} counts, at most {LOST_SESSIONS_MAX}",
+                ids.len(),
+                received.len()
+            )));
+        }
+        let last_session = lost.last_session();
+        let sessions: Vec<_> = ids.iter().map(SessionId).zip(received.iter()).collect();
+        let is_rising = sessions.is_sorted_by(|one, next| one.0 < next.0);
+        let (first, last) = (sessions.first(), sessions.last());
+        if !is_rising
+            || first.is_some_and(|it| it.0.0 == 0)
+            || last.is_some_and(|it| it.0.0 > last_session)
+        {
+            return Err(bad("sessions of a lost link out of order or range"));
+        }
+        Ok(Self {
+            nonce: array("nonce", lost.nonce())?,
+            last_session: SessionId(last_session),
+            sessions,
+        })
     }
 }
 

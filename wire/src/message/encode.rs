@@ -5,8 +5,8 @@ use std::fmt;
 use flatbuffers::{FlatBufferBuilder, UnionWIPOffset, WIPOffset};
 
 use super::{
-    AgentHello, BulkNonce, GoAway, Mode, Open, Refusal, Register, RegisterAck, RelayHello, Scheme,
-    Withdrawal,
+    AgentHello, BulkNonce, GoAway, Lost, Mode, Open, Refusal, Register, RegisterAck, RelayHello,
+    Scheme, Withdrawal,
 };
 use crate::generated as table;
 use crate::ids::TunnelId;
@@ -257,6 +257,26 @@ impl Message for GoAway {
                 reason: self.reason.code(),
                 deadline_ms: self.deadline_ms,
                 message: Some(message),
+            },
+        )
+        .as_union_value()
+    }
+}
+
+impl Message for Lost {
+    fn build(&self, builder: &mut Builder) -> Root {
+        let nonce = builder.create_vector(&self.nonce);
+        let (sessions, received): (Vec<u32>, Vec<u64>) =
+            self.sessions.iter().map(|it| (it.0.0, it.1)).unzip();
+        let sessions = builder.create_vector(&sessions);
+        let received = builder.create_vector(&received);
+        table::Lost::create(
+            builder,
+            &table::LostArgs {
+                nonce: Some(nonce),
+                last_session: self.last_session.0,
+                sessions: Some(sessions),
+                received: Some(received),
             },
         )
         .as_union_value()

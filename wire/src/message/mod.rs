@@ -7,7 +7,7 @@ use std::fmt;
 use ring::signature::{ED25519, UnparsedPublicKey};
 
 use crate::error::Reason;
-use crate::ids::{AgentKey, Generation, InstanceId, MachineId, TunnelId};
+use crate::ids::{AgentKey, Generation, InstanceId, MachineId, SessionId, TunnelId};
 use crate::limits::{LANE_HELLO_BYTES, LANE_PREFACE, VERSION_MAX, VERSION_MIN};
 
 mod check;
@@ -308,4 +308,28 @@ pub struct GoAway {
     pub deadline_ms: u32,
     /// For a person, or empty.
     pub message: String,
+}
+
+/// What had reached an agent over a link that was lost; it tells over the next link of the same run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lost {
+    /// The relay's nonce on the lost link.
+    pub nonce: [u8; 32],
+    /// The highest session that the agent had seen opened on it.
+    pub last_session: SessionId,
+    /// Sessions that were open when the link was lost, in rising order, and the payload bytes of each
+    /// that had arrived. A session that ended before, or that went over a lane, is not among them.
+    pub sessions: Vec<(SessionId, u64)>,
+}
+
+impl Lost {
+    /// Payload bytes of `session` that had reached the agent; `None` if it does not say.
+    #[must_use]
+    pub fn received(&self, session: SessionId) -> Option<u64> {
+        if session > self.last_session {
+            return Some(0);
+        }
+        let place = self.sessions.binary_search_by_key(&session, |it| it.0);
+        place.ok().map(|place| self.sessions[place].1)
+    }
 }

@@ -3,8 +3,8 @@ use proptest::prelude::*;
 use super::decode::Unregistered;
 use super::*;
 use crate::limits::{
-    CAPABILITIES_MAX, CAPABILITY_BYTES_MAX, STRING_BYTES_MAX, TABLE_BYTES_MAX, TOKEN_BYTES_MAX,
-    URL_BYTES_MAX, URLS_MAX,
+    CAPABILITIES_MAX, CAPABILITY_BYTES_MAX, LOST_SESSIONS_MAX, STRING_BYTES_MAX, TABLE_BYTES_MAX,
+    TOKEN_BYTES_MAX, URL_BYTES_MAX, URLS_MAX,
 };
 
 fn round_trip<T: Message + Decode>(message: &T) -> Result<T, crate::Error> {
@@ -46,6 +46,14 @@ fn withdrawal() -> Withdrawal {
             reason: Reason::Kicked,
             message: "by an operator".into(),
         },
+    }
+}
+
+fn lost(last_session: u32, sessions: Vec<(SessionId, u64)>) -> Lost {
+    Lost {
+        nonce: [9; 32],
+        last_session: SessionId(last_session),
+        sessions,
     }
 }
 
@@ -115,6 +123,10 @@ fn every_message_reads_back_as_written() {
         };
         assert_eq!(read_back::<Acked>(&ack).unwrap(), Acked::Answered(ack));
     }
+    for sessions in [vec![], vec![(SessionId(1), 0), (SessionId(9), u64::MAX)]] {
+        let lost = lost(9, sessions);
+        assert_eq!(round_trip(&lost).unwrap(), lost);
+    }
     let withdrawal = withdrawal();
     let read = read_back::<Acked>(&withdrawal).unwrap();
     assert_eq!(read, Acked::Withdrawn(withdrawal));
@@ -123,6 +135,38 @@ fn every_message_reads_back_as_written() {
     let bytes = encoder.encode(&Unregister(&id)).to_vec();
     assert_eq!(Unregistered::decode(&bytes).unwrap().0, id);
     assert!(round_trip(&Opened).is_ok());
+}
+
+#[test]
+fn sessions_of_a_lost_link_rise_and_are_as_many_as_their_counts() {
+    let sessions = |ids: &[u32]| ids.iter().map(|id| (SessionId(*id), 1)).collect();
+    let many: Vec<u32> = (1..).take(LOST_SESSIONS_MAX + 1).collect();
+    assert!(round_trip(&lost(u32::MAX, sessions(&many[1..]))).is_ok());
+    for wrong in [&many[..], &[2, 1], &[2, 2], &[0, 1], &[1, 3_000]] {
+        let error = round_trip(&lost(2_000, sessions(wrong))).unwrap_err();
+        assert_eq!(error.reason, Reason::Table, "{wrong:?}");
+    }
+    let mut builder = flatbuffers::FlatBufferBuilder::new();
+    for (nonce, ids, counts) in [(32, 1, 2), (32, 2, 1), (32, 0, 1), (31, 1, 1), (33, 1, 1)] {
+        builder.reset();
+        let args = crate::generated::LostArgs {
+            nonce: Some(builder.create_vector(&vec![9_u8; nonce])),
+            last_session: 9,
+            sessions: Some(builder.create_vector(&[1_u32, 2][..ids])),
+            received: Some(builder.create_vector(&[1_u64, 2][..counts])),
+        };
+        let root = crate::generated::Lost::create(&mut builder, &args);
+        builder.finish_minimal(root);
+        let error = Lost::decode(builder.finished_data()).unwrap_err();
+        assert_eq!(error.reason, Reason::Table);
+    }
+}
+
+#[test]
+fn a_lost_link_tells_of_what_was_open_and_of_what_was_never_seen() {
+    let lost = lost(5, vec![(SessionId(2), 100), (SessionId(4), 0)]);
+    let told = [1, 2, 3, 4, 5, 6].map(|id| lost.received(SessionId(id)));
+    assert_eq!(told, [None, Some(100), None, Some(0), None, Some(0)]);
 }
 
 #[test]
@@ -269,6 +313,7 @@ proptest! {
         let _ = Open::decode(&bytes);
         let _ = GoAway::decode(&bytes);
         let _ = Unregistered::decode(&bytes);
+        let _ = Lost::decode(&bytes);
     }
 
     #[test]
@@ -280,5 +325,11 @@ proptest! {
         bytes.truncate(cut.max(1));
         let _ = Register::decode(&bytes);
         let _ = Acked::decode(&bytes);
+        let told = (1..30).map(|id| (SessionId(id), 1 << id)).collect();
+        let mut bytes = encoder.encode(&lost(40, told)).to_vec();
+        let at = at % bytes.len();
+        bytes[at] = byte;
+        bytes.truncate(cut.max(1));
+        let _ = Lost::decode(&bytes);
     }
 }

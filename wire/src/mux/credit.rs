@@ -83,6 +83,11 @@ impl SendCredit {
         Ok(())
     }
 
+    /// When credit was last spent or granted.
+    pub(super) const fn active_at(&self) -> Moment {
+        self.active_at
+    }
+
     /// True while it holds more than the floor.
     pub(super) fn is_above_floor(&self) -> bool {
         self.credit > SESSION_CREDIT_BYTES

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use crate::error::Reason;
 use crate::ids::{SessionId, TunnelId};
 use crate::message::{
-    AgentHello, BulkNonce, GoAway, Open, Register, RegisterAck, RelayHello, Withdrawal,
+    AgentHello, BulkNonce, GoAway, Lost, Open, Register, RegisterAck, RelayHello, Withdrawal,
 };
 
 /// What happened on the link.
@@ -25,6 +25,8 @@ pub enum Event {
     Withdrawn(Withdrawal),
     /// The agent takes a tunnel back.
     Unregister(TunnelId),
+    /// The agent tells what had reached it over an earlier link.
+    Lost(Lost),
     /// The relay opened a session: answer with [`super::Mux::opened`] or [`super::Mux::reset`].
     Open {
         /// The new session.

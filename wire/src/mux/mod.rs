@@ -14,7 +14,9 @@ use crate::error::Error;
 use crate::frame::{self, Kind};
 use crate::generated as structs;
 use crate::ids::{Moment, SessionId, TunnelId};
-use crate::limits::{IDLE_CREDIT_TIMEOUT, LINK_BUDGET_BYTES, PREFACE, SESSIONS_MAX, STALE_TIMEOUT};
+use crate::limits::{
+    IDLE_CREDIT_TIMEOUT, LINK_BUDGET_BYTES, LOST_LINKS_MAX, PREFACE, SESSIONS_MAX, STALE_TIMEOUT,
+};
 use crate::message::{
     AgentHello, Encoder, GoAway, Granted, Message, Register, RegisterAck, RelayHello, Unregister,
     Withdrawal,
@@ -27,6 +29,7 @@ mod handshake;
 mod input;
 mod joining;
 mod lane;
+mod lost;
 mod output;
 mod receive;
 mod schedule;
@@ -119,6 +122,8 @@ pub struct Mux {
     /// The peer may make us hold as much as a link with many tunnels needs.
     is_trusted: bool,
     counters: Counters,
+    /// Lost links that the agent may still tell of.
+    lost_left: usize,
 }
 
 impl Mux {
@@ -159,6 +164,7 @@ impl Mux {
             going_away: false,
             is_trusted: !is_relay,
             counters: Counters::default(),
+            lost_left: LOST_LINKS_MAX,
         }
     }
 

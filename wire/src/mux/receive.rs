@@ -169,6 +169,7 @@ impl Mux {
                 self.going_away = true;
                 Ok(Some(Event::GoAway(GoAway::decode(payload)?)))
             }
+            Kind::Lost if relay => self.lost_received(payload),
             Kind::Ping => {
                 self.pong = Some(structs::Ping(fixed(payload)?).stamp());
                 Ok(None)

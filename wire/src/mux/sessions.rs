@@ -242,6 +242,11 @@ impl Sessions {
         self.live.insert(id, Box::new(Session::new(may_start, now)));
     }
 
+    /// The live sessions, in no order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (SessionId, &Session)> {
+        self.live.iter().map(|(id, session)| (*id, &**session))
+    }
+
     pub(super) fn live(&self, id: SessionId) -> Option<&Session> {
         self.live.get(&id).map(|session| &**session)
     }

@@ -34,6 +34,8 @@ pub(super) struct Timers {
     /// The first and the last ping that still await a pong: the peer may answer only the last of
     /// several that reached it at once.
     pings_sent: Option<(Moment, Moment)>,
+    /// When the latest ping left that was answered.
+    answered_at: Option<Moment>,
     shaken: bool,
     rtt: Option<Duration>,
 }
@@ -51,6 +53,7 @@ impl Timers {
             looked_at: now,
             ping_at: now,
             pings_sent: None,
+            answered_at: None,
             shaken: false,
             rtt: None,
         }
@@ -91,6 +94,11 @@ impl Timers {
     /// True while something that was sent is not known to have arrived.
     pub(super) const fn is_asking(&self) -> bool {
         self.shaken && (self.asked_at.is_some() || self.probed_at.is_some())
+    }
+
+    /// Whether what left before `moment` has arrived, as an answer to a ping behind it shows.
+    pub(super) fn has_arrived(&self, moment: Moment) -> bool {
+        self.answered_at.is_some_and(|answered| moment < answered)
     }
 
     pub(super) const fn last_received(&self) -> Moment {
@@ -168,6 +176,7 @@ impl Timers {
         self.pings_sent = (sent < last).then(|| (sent + Duration::from_micros(1), last));
         // An answer to an earlier ping says nothing of what was sent since.
         self.probed_at = self.probed_at.filter(|probed_at| sent < *probed_at);
+        self.answered_at = self.answered_at.max(Some(sent));
         let rtt = now.saturating_since(sent);
         self.rtt = Some(rtt);
         Some(rtt)

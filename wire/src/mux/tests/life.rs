@@ -154,7 +154,7 @@ fn a_peer_that_asks_much_and_reads_nothing_is_cut_off() {
 fn unknown_kinds_are_skipped_only_if_optional() {
     let mut pair = Pair::connected();
     let id = pair.session();
-    for kind in [99, 25] {
+    for kind in [99, 26] {
         let mut bytes = raw(Kind::Data, id.0, b"before").to_vec();
         let mut unknown = raw(Kind::Open, id.0, &[0xff; 5000]).to_vec();
         unknown[8] = kind;

@@ -17,6 +17,7 @@ mod credit_flow;
 mod handshaking;
 mod lanes;
 mod life;
+mod lost;
 mod order;
 mod session_ends;
 mod shared_budget;

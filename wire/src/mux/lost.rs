@@ -1,0 +1,54 @@
+//! What is left to say of a link that was lost: how much of each session had arrived. The relay may send
+//! again what had not, since the agent that says so has given the link up.
+
+use bytes::Bytes;
+
+use super::{Event, LINK, Mux};
+use crate::error::Error;
+use crate::frame::Kind;
+use crate::ids::SessionId;
+use crate::limits::LOST_SESSIONS_MAX;
+use crate::message::{Decode, Lost};
+
+impl Mux {
+    /// Agent: what had arrived over this link, on which the relay had shown `nonce`. True only once
+    /// nothing is fed to the mux any more.
+    #[must_use]
+    pub fn lost(&self, nonce: [u8; 32]) -> Lost {
+        // Bytes count from their header on; what a lane brought is not known here.
+        let framed = self.sessions.iter().filter(|it| it.1.recv.lane.is_none());
+        let mut sessions: Vec<_> = framed.map(|it| (it.0, it.1.recv.bytes_total)).collect();
+        sessions.sort_unstable();
+        let surplus = sessions.len().saturating_sub(LOST_SESSIONS_MAX);
+        sessions.drain(..surplus);
+        Lost {
+            nonce,
+            last_session: SessionId(self.last_session()),
+            sessions,
+        }
+    }
+
+    /// Agent: tells of an earlier link of the same run, behind the hello.
+    pub fn tell_lost(&mut self, lost: &Lost) {
+        self.push_optional(Kind::Lost, LINK, lost);
+    }
+
+    pub(super) fn lost_received(&mut self, payload: &Bytes) -> Result<Option<Event>, Error> {
+        let Some(left) = self.lost_left.checked_sub(1) else {
+            self.counters.optional_frames_dropped += 1;
+            return Ok(None);
+        };
+        self.lost_left = left;
+        Ok(Some(Event::Lost(Lost::decode(payload)?)))
+    }
+
+    /// True if all that was sent on a session is known to have reached the peer: a ping that left
+    /// behind it was answered. False may also mean that this is not known.
+    #[must_use]
+    pub fn has_arrived(&self, id: SessionId) -> bool {
+        self.sessions.live(id).is_some_and(|session| {
+            let send = &session.send;
+            send.queue.is_empty() && self.timers.has_arrived(send.credit.active_at())
+        })
+    }
+}
