@@ -25,8 +25,12 @@ mod killed;
 mod last_moment;
 #[path = "behaviour_life/leave.rs"]
 mod leave;
+#[path = "behaviour_life/lost_calls.rs"]
+mod lost_calls;
 #[path = "behaviour_life/names.rs"]
 mod names;
+#[path = "behaviour_life/network.rs"]
+mod network;
 #[path = "behaviour_life/pools.rs"]
 mod pools;
 #[path = "behaviour_life/race.rs"]
@@ -37,3 +41,5 @@ mod successor;
 mod takeover;
 #[path = "behaviour_life/targets.rs"]
 mod targets;
+#[path = "behaviour_life/told.rs"]
+mod told;

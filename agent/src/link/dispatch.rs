@@ -115,6 +115,9 @@ impl<'a> Dispatch<'a> {
     fn collect(&mut self, input: &mut Bytes) -> Result<Option<Event>, Error> {
         let now = self.link.now();
         let mut core = self.link.core();
+        if core.is_lost {
+            return Err(Error::link_lost("the link was given up"));
+        }
         let event = loop {
             match core.mux.handle_input(now, input) {
                 Ok(Some(Event::Data {
@@ -192,6 +195,7 @@ impl<'a> Dispatch<'a> {
             | Event::AgentHello(_)
             | Event::Register(_)
             | Event::Unregister(_)
+            | Event::Lost(_)
             | Event::Opened { .. } => {}
         }
     }
@@ -248,7 +252,12 @@ impl<'a> Dispatch<'a> {
             signature: [0; 64],
         };
         hello.signature = start.identity.sign(&hello.transcript(&relay.nonce));
-        self.link.change(|mux| mux.hello(&hello));
+        let lost = std::mem::take(&mut self.start.lost);
+        self.link.core().nonce = Some(relay.nonce);
+        self.link.change(|mux| {
+            mux.hello(&hello);
+            lost.iter().for_each(|lost| mux.tell_lost(lost));
+        });
         let registers = std::mem::take(&mut self.start.registers);
         let (registers, tunnels): (Vec<_>, Vec<_>) = registers.into_iter().unzip();
         self.link.core().tunnels.expect(&tunnels);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use tieline_wire::{Joining, Reason, Register, Side, Transmit, TunnelId};
+use tieline_wire::{Joining, Lost, Reason, Register, Side, Transmit, TunnelId};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -44,6 +44,8 @@ pub(crate) struct Start {
     /// What to register for each target, in their order; and the tunnel that comes of it.
     pub(crate) registers: Vec<(Register, TunnelId)>,
     pub(crate) targets: Arc<[WatchedTarget]>,
+    /// Earlier links that were lost, to tell the relay of.
+    pub(crate) lost: Vec<Lost>,
     pub(crate) news: mpsc::Sender<News>,
 }
 

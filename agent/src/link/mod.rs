@@ -17,7 +17,8 @@ use std::time::Duration;
 
 use bytes::BufMut;
 use tieline_wire::{
-    Event, GoAway, Granted, Moment, Mux, Reason, Refusal, Register, SessionId, SessionMap, Settings,
+    Event, GoAway, Granted, Lost, Moment, Mux, Reason, Refusal, Register, SessionId, SessionMap,
+    Settings,
 };
 use tokio::io::AsyncReadExt;
 use tokio::net::tcp::OwnedReadHalf;
@@ -84,6 +85,10 @@ struct Core {
     sending: bool,
     /// No new sessions.
     draining: bool,
+    /// What the relay names the link by.
+    nonce: Option<[u8; 32]>,
+    /// The link was given up: nothing that arrives is taken any more.
+    is_lost: bool,
 }
 
 /// What came of an attempt to read a target.
@@ -120,6 +125,8 @@ impl Link {
                 tunnels: Tunnels::default(),
                 sending: false,
                 draining: false,
+                nonce: None,
+                is_lost: false,
             }),
             transmit: Bell::default(),
             flushed: Notify::new(),
@@ -296,6 +303,14 @@ impl Link {
         if empty {
             self.empty.notify_waiters();
         }
+    }
+
+    /// Gives the link up, and says what had arrived over it, if the relay can make anything of that.
+    /// Nothing is taken from the link afterwards, also if its tasks still run.
+    pub(crate) fn lost(&self) -> Option<Lost> {
+        let mut core = self.core();
+        core.is_lost = true;
+        core.nonce.map(|nonce| core.mux.lost(nonce))
     }
 
     /// Gives every session up: the link is over.

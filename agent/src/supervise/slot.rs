@@ -1,10 +1,12 @@
 //! One of an agent's links, over all its reconnects: dials, registers, renews, dials again.
+//! Long because what ends a link, and what then follows, is told in one place.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tieline_wire::{GoAway, Granted, Reason, Refusal, Side};
+use tieline_wire::limits::LOST_LINKS_MAX;
+use tieline_wire::{GoAway, Granted, Lost, Reason, Refusal, Side};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -38,6 +40,10 @@ pub(super) struct Slot {
     token: watch::Receiver<u64>,
     /// Changes of this machine's network.
     network: watch::Receiver<u64>,
+    /// The link that was dialled last, unless it drains.
+    link: Option<Arc<Link>>,
+    /// What had arrived over links that were lost since the last registration, the latest first.
+    lost: Vec<Lost>,
 }
 
 /// How a link left its slot.
@@ -59,6 +65,8 @@ impl Slot {
             backoff: Backoff::default(),
             random: fastrand::Rng::new(),
             draining: JoinSet::new(),
+            link: None,
+            lost: Vec::new(),
         }
     }
 
@@ -71,7 +79,9 @@ impl Slot {
             self.agent.board.connecting(self.index);
             // Whether the relay was out of reach, and did not ask for patience.
             let mut seeks = false;
-            let wait = match self.run_link().await {
+            let left = self.run_link().await;
+            self.remember(left.is_err());
+            let wait = match left {
                 Ok(Left::Stopped) => {
                     self.drained().await;
                     return Ok(());
@@ -133,9 +143,11 @@ impl Slot {
             links: config.links,
             registers: registers.zip(tunnels).collect(),
             targets: Arc::clone(&agent.targets),
+            lost: self.lost.clone(),
             news,
         };
         agent.board.linked(self.index, &link);
+        self.link = Some(Arc::clone(&link));
         // In a set of its own, so that dropping the slot drops the link.
         let mut task = JoinSet::new();
         task.spawn(link::run(Arc::clone(&link), stream, start));
@@ -204,6 +216,19 @@ impl Slot {
         }
     }
 
+    /// The link is over. If it `is_lost`, the relay may want to know what had arrived over it.
+    fn remember(&mut self, is_lost: bool) {
+        if let Some(lost) = self
+            .link
+            .take()
+            .filter(|_| is_lost)
+            .and_then(|it| it.lost())
+        {
+            self.lost.insert(0, lost);
+            self.lost.truncate(LOST_LINKS_MAX);
+        }
+    }
+
     /// Asks for every target that is due, with the token as its file has it now.
     fn ask(&mut self, it: &mut Registrations, link: &Link) {
         let due = it.take_due(Instant::now());
@@ -229,6 +254,8 @@ impl Slot {
 
     fn registered(&mut self, it: &mut Registrations, target: usize, granted: Granted) {
         self.backoff.registered();
+        // The relay has read what stood in front of the registration.
+        self.lost.clear();
         self.agent.had[target].store(true, Ordering::Relaxed);
         let lasts = granted.expires_in_s;
         if lasts > 0 {
@@ -323,6 +350,8 @@ impl Slot {
         link: Arc<Link>,
         task: JoinSet<Result<(), Error>>,
     ) -> Left {
+        // Without a deadline the relay has given the link up, as one that it took for dead.
+        self.remember(away.deadline_ms == 0);
         let deadline_ms = u64::from(away.deadline_ms);
         let left = Duration::from_millis(deadline_ms).min(MOVE_DRAIN_MAX);
         self.tell(AgentEvent::GoingAway {

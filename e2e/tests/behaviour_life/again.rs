@@ -9,19 +9,19 @@ use tieline_e2e::behaviour::{Head, HttpStream, TestRelay, WireAgent, WireKey, so
 use tieline_wire::{Event, Reason, SessionId};
 use tokio::task::JoinHandle;
 
-const ANSWER: &str = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello";
+pub(super) const ANSWER: &str = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello";
 
 /// Longer than the second agent takes to register.
 const GRACE: Duration = Duration::from_secs(15);
 
-fn relay() -> Result<TestRelay> {
+pub(super) fn relay() -> Result<TestRelay> {
     let relay = TestRelay::with().shards(2);
     relay
         .config(|config| config.http.offline_grace = GRACE)
         .start()
 }
 
-async fn post(caller: &mut HttpStream, body: &[u8]) -> Result<()> {
+pub(super) async fn post(caller: &mut HttpStream, body: &[u8]) -> Result<()> {
     let head = format!(
         "POST /w/maya/ HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n",
         body.len()
@@ -30,7 +30,7 @@ async fn post(caller: &mut HttpStream, body: &[u8]) -> Result<()> {
 }
 
 /// Answers the next session once it has brought `end`; what it brought.
-async fn answer_one(agent: &mut WireAgent, end: &str) -> Result<String> {
+pub(super) async fn answer_one(agent: &mut WireAgent, end: &str) -> Result<String> {
     let session = agent.opened().await?;
     agent.mux.opened(session);
     let mut said = String::new();
@@ -54,14 +54,16 @@ async fn turn_down(agent: &mut WireAgent, reason: Reason) -> Result<SessionId> {
     Ok(session)
 }
 
-async fn told(caller: &mut HttpStream) -> Result<(Head, Value)> {
+pub(super) async fn told(caller: &mut HttpStream) -> Result<(Head, Value)> {
     let (head, body) = soon("an answer", caller.answer()).await??;
     let said = serde_json::from_slice(&body.bytes).unwrap_or_default();
     Ok((head, said))
 }
 
 /// A caller whose connection lives on another shard than `maya`'s link, which is the second one here.
-async fn caller_on_another_shard(relay: &TestRelay) -> Result<(HttpStream, JoinHandle<()>)> {
+pub(super) async fn caller_on_another_shard(
+    relay: &TestRelay,
+) -> Result<(HttpStream, JoinHandle<()>)> {
     let key = WireKey::new()?;
     let other = WireAgent::registered(relay.agent_address(), &key, "other").await?;
     let answering = tokio::spawn(async move { drop(other.answer_with(ANSWER, |_| {}).await) });

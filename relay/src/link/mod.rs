@@ -9,7 +9,7 @@ use std::task::Poll;
 
 use bytes::{Bytes, BytesMut};
 use tieline_wire::limits::GATHER_BYTES_MAX;
-use tieline_wire::{AgentHello, Event, Joining, Mux, Reason, Register, Transmit, TunnelId};
+use tieline_wire::{AgentHello, Event, Joining, Lost, Mux, Reason, Register, Transmit, TunnelId};
 use tracing::debug;
 
 use crate::io::{Received, Socket, turn};
@@ -40,6 +40,8 @@ pub(crate) trait LinkHost {
     fn register(&self, mux: &mut Mux, register: Register);
     /// The agent takes a tunnel back.
     fn unregister(&self, tunnel: &TunnelId);
+    /// The agent tells what had reached it over an earlier link.
+    fn lost(&self, lost: Lost);
     /// The agent will close the link, and takes no new sessions on it.
     fn going_away(&self);
 }
@@ -164,6 +166,7 @@ async fn read(
             }
             Event::Register(register) => host.register(mux, register),
             Event::Unregister(tunnel) => host.unregister(&tunnel),
+            Event::Lost(lost) => host.lost(lost),
             Event::GoAway(away) => {
                 debug!(
                     reason = away.reason.word(),

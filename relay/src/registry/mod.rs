@@ -1,9 +1,10 @@
 //! This shard's links, and the tunnels that each of them serves.
+//! Long because each change of a link or of its tunnels keeps the same few lists in step.
 
 mod report;
 mod tunnel;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::ops::Bound;
 use std::rc::Rc;
@@ -56,6 +57,8 @@ pub(crate) struct LinkEntry {
     stranger: Place,
     /// Who the agent is, once it proved it.
     pub(crate) agent: Option<AgentHello>,
+    /// What the relay asked it to sign: the link's name where its agent speaks of it later.
+    pub(crate) nonce: Option<[u8; 32]>,
     /// It got a tunnel at some time.
     pub(crate) has_served: bool,
     tunnels: BTreeMap<TunnelId, TunnelEntry>,
@@ -154,6 +157,7 @@ pub(crate) struct Registry {
     links: BTreeMap<LinkId, LinkEntry>,
     /// The links of each name, in order of the names: a report may begin at any of them.
     names: BTreeMap<TunnelId, Vec<LinkId>>,
+    nonces: HashMap<[u8; 32], LinkId>,
     last: u64,
 }
 
@@ -175,6 +179,7 @@ impl Registry {
                 since,
                 stranger,
                 agent: None,
+                nonce: None,
                 has_served: false,
                 tunnels: BTreeMap::new(),
                 left: Vec::new(),
@@ -192,8 +197,24 @@ impl Registry {
         entry.map_or_else(Place::default, |it| std::mem::take(&mut it.stranger))
     }
 
+    /// An agent has proved its key, over a link with this nonce.
+    pub(crate) fn introduce(&mut self, id: LinkId, hello: AgentHello, nonce: [u8; 32]) {
+        if let Some(entry) = self.links.get_mut(&id) {
+            entry.agent = Some(hello);
+            entry.nonce = Some(nonce);
+            self.nonces.insert(nonce, id);
+        }
+    }
+
+    pub(crate) fn link_of_nonce(&self, nonce: &[u8; 32]) -> Option<&LinkEntry> {
+        self.nonces.get(nonce).and_then(|id| self.links.get(id))
+    }
+
     pub(crate) fn remove(&mut self, id: LinkId) -> Option<LinkEntry> {
         let entry = self.links.remove(&id)?;
+        if let Some(nonce) = &entry.nonce {
+            self.nonces.remove(nonce);
+        }
         for tunnel in entry.tunnels.keys() {
             unlist(&mut self.names, tunnel, id);
         }

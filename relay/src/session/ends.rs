@@ -7,7 +7,7 @@ use super::held::Hold;
 use super::inbox::{Inbox, InboxEnd};
 use super::lanes::{Lane, Seat};
 use crate::io::Signal;
-use crate::metrics::ShardMetrics;
+use crate::metrics::{FrontendKind, ShardMetrics};
 
 /// Where the link's driver and a session's holder meet.
 pub(super) struct Ends {
@@ -21,6 +21,9 @@ pub(super) struct Ends {
     is_held_back: bool,
     /// The session ended before its target had a byte of it.
     pub(super) is_not_sent: Cell<bool>,
+    /// The link was lost, and the session's last bytes may not have reached the agent, which may yet
+    /// say so.
+    is_unclear: Cell<bool>,
     /// Counts the session, and what goes over it, for as long as its holder has it.
     pub(super) hold: Hold,
 }
@@ -35,6 +38,7 @@ impl Ends {
             is_opened: Cell::new(false),
             is_held_back,
             is_not_sent: Cell::new(false),
+            is_unclear: Cell::new(false),
             hold,
         }
     }
@@ -52,9 +56,18 @@ impl Ends {
         self.is_held_back && !self.is_opened.get()
     }
 
-    /// The link is gone.
-    pub(super) fn lost(&self) {
-        self.is_not_sent.set(!self.hold.visit().has_sent());
+    /// The link is gone, and the agent `may_tell` what had reached it; whether that is wanted.
+    pub(super) fn lost(&self, may_tell: bool) -> bool {
+        let visit = self.hold.visit();
+        self.is_not_sent.set(!visit.has_sent());
+        let is_http = matches!(visit.visitor.kind, FrontendKind::Http);
+        self.is_unclear.set(may_tell && is_http && visit.has_sent());
+        self.is_unclear.get()
+    }
+
+    /// Whether the agent alone knows what had reached it.
+    pub(super) fn is_unclear(&self) -> bool {
+        self.is_unclear.get()
     }
 
     /// The agent resets the session.

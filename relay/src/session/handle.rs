@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tieline_wire::{Event, Reason, SendError, SessionId};
+use tokio::sync::oneshot;
 
+use super::account::Account;
 use super::inbox::InboxEnd;
 use super::lanes::{Lane, Seat};
 use super::{Ends, SharedMux, State};
@@ -35,12 +37,23 @@ pub(crate) enum Incoming {
 }
 
 /// What became of a session, for the one who has given it away.
-pub(crate) struct Fate(Rc<Ends>);
+pub(crate) struct Fate {
+    ends: Rc<Ends>,
+    account: Rc<Account>,
+    id: SessionId,
+}
 
 impl Fate {
     /// True once it is known that the session's target had no byte of it.
     pub(crate) fn is_not_sent(&self) -> bool {
-        self.0.is_not_sent.get()
+        self.ends.is_not_sent.get()
+    }
+
+    /// Resolves to the payload bytes that had reached the agent when the link was lost; `None` where
+    /// the agent cannot tell more than is known.
+    pub(crate) fn told(&self) -> Option<oneshot::Receiver<u64>> {
+        let is_unclear = self.ends.is_unclear();
+        is_unclear.then(|| self.account.of(self.id))
     }
 }
 
@@ -118,7 +131,11 @@ impl Session {
 
     /// What tells, also after the session's end, whether its target had any of it.
     pub(crate) fn fate(&self) -> Fate {
-        Fate(Rc::clone(&self.ends))
+        Fate {
+            ends: Rc::clone(&self.ends),
+            account: Rc::clone(self.link.account()),
+            id: self.id,
+        }
     }
 
     fn reset_reason(&self) -> Option<Reason> {

@@ -25,6 +25,7 @@ use crate::clock::Clock;
 use crate::io::Signal;
 use crate::metrics::{Direction, DropKind, FrontendKind, ShardMetrics};
 
+mod account;
 mod asking;
 mod ends;
 mod handle;
@@ -39,6 +40,7 @@ mod tests;
 mod trust;
 mod visit;
 
+pub(crate) use account::Account;
 pub(crate) use asking::Asking;
 use ends::Ends;
 pub(crate) use handle::{Incoming, Session};
@@ -69,6 +71,9 @@ pub(crate) struct SharedMux {
     asking: Rc<Asking>,
     /// It is among those that ask something.
     is_asking: Cell<bool>,
+    /// One of its ends takes its leave, and its agent will tell nothing of it.
+    is_leaving: Cell<bool>,
+    account: Rc<Account>,
     this: Weak<Self>,
 }
 
@@ -107,6 +112,8 @@ impl SharedMux {
             lanes,
             asking,
             is_asking: Cell::new(false),
+            is_leaving: Cell::new(false),
+            account: Rc::default(),
             this: Weak::clone(this),
         })
     }
@@ -193,7 +200,14 @@ impl SharedMux {
                     state.end(session, InboxEnd::Reset(reason), &self.metrics);
                 }
                 Event::Bulk { session } => state.moved(session, &self.metrics),
-                event => act(&mut state.mux, event),
+                event => {
+                    if let Event::GoAway(away) = &event {
+                        // One that takes the link for dead says so at its end, if it can.
+                        let stops = away.deadline_ms > 0 || away.reason == Reason::ShuttingDown;
+                        self.is_leaving.set(stops);
+                    }
+                    act(&mut state.mux, event);
+                }
             }
         }
         state.wake_writable();
@@ -304,6 +318,7 @@ impl SharedMux {
 
     /// Tells the agent to dial anew; sessions have until `deadline`.
     pub(crate) fn drain(&self, deadline: Duration) {
+        self.is_leaving.set(true);
         self.go_away(Reason::ShuttingDown, deadline);
     }
 
@@ -366,7 +381,10 @@ impl SharedMux {
 
     /// The link is gone: every session that is not over is reset.
     pub(crate) fn fail_sessions(&self, reason: Reason) {
-        self.closing.set(Some(self.closing.get().unwrap_or(reason)));
+        let reason = self.closing.get().unwrap_or(reason);
+        self.closing.set(Some(reason));
+        let is_lost = matches!(reason, Reason::LinkLost | Reason::Stale);
+        let may_tell = is_lost && !self.is_leaving.get();
         let mut state = self.state.borrow_mut();
         let State { sessions, mux, .. } = &mut *state;
         for (id, ends) in sessions.drain() {
@@ -375,7 +393,9 @@ impl SharedMux {
                 continue;
             }
             self.metrics.session_reset(Reason::LinkLost);
-            ends.lost();
+            if ends.lost(may_tell && !mux.has_arrived(id)) {
+                self.account.want();
+            }
             ends.end(InboxEnd::Reset(Reason::LinkLost), &self.metrics);
         }
         let open = std::mem::take(&mut state.counted_sessions);
@@ -387,6 +407,11 @@ impl SharedMux {
     /// Ready when something may be sent, or the link ends.
     pub(crate) fn poll_sendable(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.writer.poll_wait(cx)
+    }
+
+    /// What the agent says of the link once it is lost.
+    pub(crate) const fn account(&self) -> &Rc<Account> {
+        &self.account
     }
 
     /// Whether something may wait to be sent.

@@ -8,6 +8,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use tieline_wire::Reason;
+use tokio::sync::oneshot;
 
 use super::{Incoming, Session};
 
@@ -64,6 +65,11 @@ impl SessionStream {
         self.session
             .as_ref()
             .ok_or_else(|| reset_error(Reason::Cancelled, false))
+    }
+
+    /// Resolves to the bytes that had reached the agent when the link was lost, if it may tell.
+    pub(crate) fn told(&self) -> Option<oneshot::Receiver<u64>> {
+        self.session.as_ref().and_then(|it| it.fate().told())
     }
 
     /// The error of a session that was reset.

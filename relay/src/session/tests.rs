@@ -84,6 +84,80 @@ fn an_answer_that_came_to_its_end_stays_whole_when_the_link_is_lost() {
     assert!(matches!(end, Poll::Ready(Incoming::Finished)));
 }
 
+/// A session of an HTTP caller with `sent` on its way to the agent.
+fn sending(link: &mut Link, sent: &'static str) -> Session {
+    let maya = TunnelId::parse("maya").unwrap();
+    let visitor = Visitor {
+        kind: FrontendKind::Http,
+        ..Visitor::default()
+    };
+    let session = link.relay.open(&maya, &link.held, visitor).unwrap();
+    if !sent.is_empty() {
+        session.send(sent.into()).unwrap();
+    }
+    link.pump_down();
+    session
+}
+
+#[test]
+fn only_what_may_not_have_arrived_awaits_the_word_of_an_agent_that_may_tell() {
+    let awaits = |link: &Link, session: &Session, reason| {
+        link.relay.fail_sessions(reason);
+        let told = session.fate().told().is_some();
+        assert_eq!(told, link.relay.account().is_wanted());
+        told
+    };
+    for reason in [Reason::LinkLost, Reason::Stale] {
+        let mut link = Link::established();
+        let session = sending(&mut link, "question");
+        assert!(awaits(&link, &session, reason));
+    }
+    for reason in [Reason::Protocol, Reason::Superseded, Reason::Revoked] {
+        let mut link = Link::established();
+        let session = sending(&mut link, "question");
+        assert!(!awaits(&link, &session, reason), "{reason}");
+    }
+    // Nothing was sent, which is known here.
+    let mut link = Link::established();
+    let session = sending(&mut link, "");
+    assert!(!awaits(&link, &session, Reason::LinkLost));
+    assert!(session.fate().is_not_sent());
+    // A ping behind it was answered.
+    let mut link = Link::established();
+    let session = sending(&mut link, "question");
+    link.relay.tick(link.now() + SURE_FOR * 2).unwrap();
+    link.pump_down();
+    link.pump_up();
+    assert!(!awaits(&link, &session, Reason::LinkLost));
+    // The agent has another link already.
+    let mut link = Link::established();
+    let session = sending(&mut link, "question");
+    link.relay.drain(Duration::from_secs(10));
+    assert!(!awaits(&link, &session, Reason::LinkLost));
+}
+
+#[test]
+fn an_agent_that_stops_will_tell_nothing_and_one_that_gives_a_dead_link_up_will() {
+    let cases = [
+        (Reason::ShuttingDown, 5_000, false),
+        (Reason::ShuttingDown, 0, false),
+        (Reason::Stale, 0, true),
+    ];
+    for (reason, deadline_ms, tells) in cases {
+        let mut link = Link::established();
+        let session = sending(&mut link, "question");
+        link.agent.go_away(&GoAway {
+            last_session: link.agent.last_session(),
+            reason,
+            deadline_ms,
+            message: String::new(),
+        });
+        link.pump_up();
+        link.relay.fail_sessions(Reason::LinkLost);
+        assert_eq!(session.fate().told().is_some(), tells, "{reason}");
+    }
+}
+
 #[test]
 fn an_offer_of_a_lane_is_good_for_one_connection() {
     use crate::io::{Chosen, Socket, pair, run};

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tieline_wire::{Reason, TunnelId};
+use tokio::sync::oneshot;
 
 use super::Shard;
 use super::frontends::Place;
@@ -32,15 +33,27 @@ struct Wish {
     address: Option<IpAddr>,
 }
 
+/// The way back from a session's shard to its caller's, beside the session's bytes.
+pub(super) struct Back {
+    verdict: Arc<Verdict>,
+    /// Payload bytes that had reached the agent when the link was lost.
+    reached: oneshot::Sender<u64>,
+}
+
+impl Back {
+    pub(super) const fn new(verdict: Arc<Verdict>, reached: oneshot::Sender<u64>) -> Self {
+        Self { verdict, reached }
+    }
+}
+
 impl Shard {
     /// One session of an HTTP connection that lives on another shard.
     pub(super) fn crossing_arrived(
         self: &Rc<Self>,
         fd: OwnedFd,
-        tunnel: TunnelId,
-        agent: AgentTag,
+        (tunnel, agent): (TunnelId, AgentTag),
         (identity, address): (Option<Arc<Identity>>, Option<IpAddr>),
-        verdict: Arc<Verdict>,
+        back: Back,
     ) {
         let wish = Wish {
             tunnel,
@@ -50,20 +63,20 @@ impl Shard {
         };
         let reason = match self.place_crossing(&wish) {
             Place::Nowhere(reason) => reason,
-            placed => return self.serve_crossing(fd, placed, verdict),
+            placed => return self.serve_crossing(fd, placed, back),
         };
         // The shard that it came from knew it: word of the route may be on its way here.
         let may_come = matches!(reason, Reason::UnknownTunnel | Reason::TunnelOffline);
         let aim = Aim::Tunnel(wish.tunnel.clone());
         let changed = may_come.then(|| self.routes.borrow_mut().changed(&aim, true));
         let Some(changed) = changed.flatten() else {
-            return self.serve_crossing(fd, Place::Nowhere(reason), verdict);
+            return self.serve_crossing(fd, Place::Nowhere(reason), back);
         };
         let shard = Rc::clone(self);
         self.gate.spawn(async move {
             let _ = timeout(ROUTE_TIMEOUT, changed).await;
             let placed = shard.place_crossing(&wish);
-            shard.serve_crossing(fd, placed, verdict);
+            shard.serve_crossing(fd, placed, back);
         });
     }
 
@@ -81,7 +94,8 @@ impl Shard {
         placed.unwrap_or_else(Place::Nowhere)
     }
 
-    fn serve_crossing(self: &Rc<Self>, fd: OwnedFd, placed: Place, verdict: Arc<Verdict>) {
+    fn serve_crossing(self: &Rc<Self>, fd: OwnedFd, placed: Place, back: Back) {
+        let Back { verdict, reached } = back;
         let session = match placed {
             Place::Here(session) => session,
             // The link moved on while the message was under way; the caller may ask again.
@@ -91,6 +105,7 @@ impl Shard {
             Place::Nowhere(reason) => return verdict.reset_unsent(reason),
         };
         let block = Rc::clone(&self.read_block);
+        let grace = self.peers.config.http.offline_grace;
         self.gate.spawn(async move {
             let socket = Rc::new(Socket::new(fd));
             // Dropped before the socket: if the gate ends this task, the caller must not take the
@@ -104,6 +119,14 @@ impl Shard {
                 Some(reason) if fate.is_not_sent() => verdict.reset_unsent(reason),
                 Some(reason) => verdict.reset(reason),
                 None => {}
+            }
+            drop(unfinished);
+            drop(socket);
+            // The caller knows of the end now, and may wait for this.
+            if let Some(told) = fate.told()
+                && let Ok(Ok(bytes)) = timeout(grace, told).await
+            {
+                let _ = reached.send(bytes);
             }
         });
     }

@@ -1,4 +1,5 @@
 //! What the HTTP front gets from its shard: routes, sessions, tasks and time.
+//! Long because the HTTP front's whole view of its shard is one trait.
 
 use std::future::Future;
 use std::io;
@@ -12,6 +13,7 @@ use std::time::{Duration, Instant};
 use http::StatusCode;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use tieline_wire::{Reason, SharedBudget, TunnelId};
+use tokio::sync::oneshot;
 
 use super::Shard;
 use super::callers::{Caller, Known};
@@ -19,7 +21,7 @@ use super::message::{Message, Verdict};
 use super::routes::{Choice, Found, Lookup, Search, Whose};
 use crate::audit::Call;
 use crate::auth::{OwnTokens, TokenRefusal};
-use crate::io::{PollSocket, Socket, pair, sleep, turn};
+use crate::io::{PollSocket, Socket, pair, sleep, timeout, turn};
 use crate::limits::{Limited, Pass};
 use crate::listen::http::{Aim, Gateway, Listing, Nowhere, Sealer, Target, Wanted};
 use crate::metrics::FrontendKind;
@@ -191,6 +193,7 @@ impl Gateway for ShardGateway {
         let (ours, theirs) = pair().map_err(|_| Reason::Overload)?;
         let socket = Socket::new(ours);
         let verdict = Arc::new(Verdict::default());
+        let (reached, told) = oneshot::channel();
         let crossing = Message::Crossing {
             fd: theirs,
             tunnel: tunnel.clone(),
@@ -198,6 +201,7 @@ impl Gateway for ShardGateway {
             identity: caller.identity(),
             address: Some(self.1),
             verdict: Arc::clone(&verdict),
+            reached,
         };
         if !shard.hand_off(link.shard, crossing).await {
             return Err(Reason::Overload);
@@ -206,8 +210,20 @@ impl Gateway for ShardGateway {
         Ok(GatewayStream::Crossing(Crossing {
             socket,
             verdict,
+            told: Some(told),
             shut_down: false,
         }))
+    }
+
+    async fn reached(&self, stream: GatewayStream) -> Option<u64> {
+        let shard = &self.0;
+        let told = match stream {
+            GatewayStream::Local(stream) => stream.told(),
+            GatewayStream::Crossing(mut crossing) => crossing.told.take(),
+        };
+        let told = told.filter(|_| !shard.draining.get())?;
+        let grace = shard.peers.config.http.offline_grace;
+        timeout(grace, told).await.ok()?.ok()
     }
 
     fn away(&self, target: &Target) -> impl Future<Output = ()> + 'static {
@@ -296,6 +312,8 @@ pub(super) enum GatewayStream {
 pub(super) struct Crossing {
     socket: PollSocket,
     verdict: Arc<Verdict>,
+    /// Resolves to the bytes that had reached the agent when the link was lost, if it may tell.
+    told: Option<oneshot::Receiver<u64>>,
     shut_down: bool,
 }
 

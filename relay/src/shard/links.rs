@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use ring::rand::{SecureRandom, SystemRandom};
 use tieline_wire::{
-    AgentHello, Mux, Reason, Refusal, Register, RegisterAck, RelayHello, Settings, TunnelId,
+    AgentHello, Lost, Mux, Reason, Refusal, Register, RegisterAck, RelayHello, Settings, TunnelId,
 };
 use tracing::{Instrument, info, info_span};
 
@@ -69,6 +69,7 @@ impl Shard {
             shard: Rc::clone(self),
             id,
             peer,
+            nonce,
         };
         let span = info_span!("link", id = id.0, %peer);
         let guard = LinkGuard {
@@ -107,6 +108,7 @@ impl Shard {
             return;
         };
         entry.mux.fail_sessions(reason);
+        self.keep_account(&entry);
         // The agent may close as soon as it hears why: what was decided here counts.
         let reason = entry.mux.closing().unwrap_or(reason);
         self.link_gone(self.index);
@@ -184,6 +186,8 @@ struct Host {
     shard: Rc<Shard>,
     id: LinkId,
     peer: SocketAddr,
+    /// What the agent is asked to sign.
+    nonce: [u8; 32],
 }
 
 impl Host {
@@ -239,7 +243,7 @@ impl LinkHost for Host {
             .auth()
             .still_allows(None, Some(&hello.key), Shard::seconds_since_1970())?;
         let mut registry = shard.registry.borrow_mut();
-        let entry = registry.link_mut(self.id).ok_or(Reason::LinkLost)?;
+        registry.link(self.id).ok_or(Reason::LinkLost)?;
         if shard.may_log() {
             info!(
                 link = self.id.0,
@@ -250,7 +254,7 @@ impl LinkHost for Host {
                 "link up"
             );
         }
-        entry.agent = Some(hello);
+        registry.introduce(self.id, hello, self.nonce);
         shard.metrics.links_total.inc();
         Ok(Stay::Here)
     }
@@ -291,6 +295,17 @@ impl LinkHost for Host {
 
     fn unregister(&self, tunnel: &TunnelId) {
         self.part(tunnel, Parting::TakenBack);
+    }
+
+    fn lost(&self, lost: Lost) {
+        let registry = self.shard.registry.borrow();
+        let agent = registry
+            .link(self.id)
+            .and_then(|it| it.agent.as_ref().cloned());
+        drop(registry);
+        if let Some(hello) = agent {
+            self.shard.agent_tells(&hello, lost);
+        }
     }
 
     fn going_away(&self) {

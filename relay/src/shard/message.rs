@@ -12,6 +12,7 @@ use tieline_wire::{
 use tokio::sync::oneshot;
 
 use super::drain::{Arrived, Stop};
+use super::lost::LostLink;
 use super::operator::Paused;
 use crate::auth::{Identity, Question, Ruling, Snapshot};
 use crate::error::ListenKind;
@@ -50,6 +51,8 @@ pub(crate) enum Message {
         identity: Option<Arc<Identity>>,
         address: Option<IpAddr>,
         verdict: Arc<Verdict>,
+        /// The bytes of it that had reached the agent when the link was lost.
+        reached: oneshot::Sender<u64>,
     },
     /// To a name's home: a link wants it.
     Claim(Box<Claim>),
@@ -83,6 +86,8 @@ pub(crate) enum Message {
     },
     /// From a name's home to a link's shard: the link must end.
     Fence { link: LinkRef, reason: Reason },
+    /// To every shard: an agent tells what had reached it over an earlier link.
+    Lost(Arc<LostLink>),
     /// From the control thread: which tunnels are here, behind a name?
     Report {
         after: String,

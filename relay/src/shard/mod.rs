@@ -44,6 +44,7 @@ mod lanes;
 pub(crate) mod limits;
 mod links;
 mod log_budget;
+mod lost;
 mod mailbox;
 mod message;
 mod names;
@@ -56,9 +57,11 @@ mod waiting;
 mod withdrawal;
 
 use callers::Callers;
+use crossings::Back;
 pub(crate) use drain::Stop;
 use gate::Gate;
 use log_budget::LogBudget;
+use lost::LostLinks;
 pub(crate) use mailbox::{Mailbox, MailboxSender, mailbox};
 use mailbox::{OpenMailbox, Outbox};
 pub(crate) use message::{Forgotten, Message};
@@ -125,6 +128,7 @@ pub(crate) struct Shard {
     clock: Clock,
     metrics: Arc<ShardMetrics>,
     registry: RefCell<Registry>,
+    lost: RefCell<LostLinks>,
     /// Who is let in; replaced as a whole.
     auth: RefCell<Arc<Snapshot>>,
     /// What takes no callers; replaced as a whole.
@@ -236,6 +240,7 @@ impl Shard {
             asking: Rc::default(),
             metrics,
             registry: RefCell::default(),
+            lost: RefCell::default(),
             auth: RefCell::new(Arc::clone(&peers.auth)),
             paused: RefCell::new(Arc::clone(&peers.paused)),
             routes: RefCell::new(routes),
@@ -296,7 +301,11 @@ impl Shard {
                 identity,
                 address,
                 verdict,
-            } => self.crossing_arrived(fd, tunnel, agent, (identity, address), verdict),
+                reached,
+            } => {
+                let back = Back::new(verdict, reached);
+                self.crossing_arrived(fd, (tunnel, agent), (identity, address), back);
+            }
             Message::Claim(claim) => self.decide(*claim),
             Message::Release {
                 tunnel,
@@ -327,6 +336,7 @@ impl Shard {
             } => {
                 self.claim_refused(link, request, &tunnel, refusal);
             }
+            Message::Lost(told) => self.lost_told(&told),
             Message::Fence { link, reason } => self.fence(link, reason),
             Message::Listen {
                 kind,
@@ -357,6 +367,7 @@ impl Shard {
             sleep(period).await;
             self.sweep_links().await;
             self.sweep_names();
+            self.sweep_lost();
             self.renew_permissions().await;
         }
     }

@@ -47,6 +47,7 @@ impl Relay {
             links: 1,
             registers: vec![(Register::default(), tunnel())],
             targets: vec![WatchedTarget::new(target)].into(),
+            lost: Vec::new(),
             news: tell,
         };
         tokio::spawn(run(Arc::new(Link::new()), agent, start));

@@ -24,6 +24,8 @@ impl LinkHost for Nobody {
 
     fn unregister(&self, _: &TunnelId) {}
 
+    fn lost(&self, _: Lost) {}
+
     fn going_away(&self) {}
 }
 

@@ -1,4 +1,5 @@
-//! A request that is sent once more, because its target never had it: its head, and its body as far as
+//! A request that is sent once more, because its target never had it, as is known here or as the agent says
+//! after its link was lost: its head, and its body as far as
 //! that is short.
 
 use std::cell::{Cell, RefCell};
@@ -66,12 +67,17 @@ impl Again {
         }
     }
 
+    /// Whether the request can be sent again.
+    pub(super) fn is_whole(&self) -> bool {
+        self.kept.is_whole.get() && !self.kept.is_too_long.get()
+    }
+
     /// The same request, unless its body was too long or has not come in full.
     pub(super) fn into_request(self, state: &Rc<State>) -> Option<Request<RequestBody>> {
-        let Self { head, kept } = self;
-        if !kept.is_whole.get() || kept.is_too_long.get() {
+        if !self.is_whole() {
             return None;
         }
+        let Self { head, kept } = self;
         let progress = Progress::new(state);
         let body = RequestBody::again(kept.bytes.take().freeze(), progress);
         Some(Request::from_parts(head, body))

@@ -10,10 +10,10 @@ use http::uri::PathAndQuery;
 use http::{Extensions, HeaderMap, Method, Request, Response, Uri, Version};
 use http_body::Body;
 use hyper::body::Incoming;
-use tieline_hop::{Delivery, await_continue, copy_head, cors, events, headers};
+use tieline_hop::{await_continue, cors, events, headers};
 use tieline_wire::Reason;
 
-use super::again::{Again, is_away, of_agent};
+use super::again::{Again, is_away};
 use super::body::{AnswerBody, Progress, RequestBody};
 use super::callers::{Callers, Presented, leave_credential};
 use super::claims;
@@ -295,17 +295,15 @@ impl<G: Gateway> Front<G> {
             .pool
             .take(presented.key(), &mapping.target, now, is_repeatable);
         if let Some(mut connection) = kept {
-            let copy = is_repeatable.then(|| copy_head(&request));
+            let again = Again::of(&mut request);
             request = match connection.send(request).await {
                 Ok(answer) => return Ok((connection, answer)),
-                Err(Failure::Unsent(request)) => *request,
                 // The target closed the connection as the request came: to be expected after a
                 // pause, and no sign that it did anything.
-                Err(Failure::Silent(problem)) => {
-                    let body = RequestBody::new(None, Progress::new(state));
-                    Request::from_parts(copy.ok_or(problem)?, body)
+                Err(failure) => {
+                    let repeats = (again, is_repeatable);
+                    self.unsent(failure, &connection, repeats, state).await?
                 }
-                Err(Failure::Broken(problem)) => return Err(problem),
             };
         }
         let timeout = self.settings.open_timeout;
@@ -319,22 +317,11 @@ impl<G: Gateway> Front<G> {
             let away = match opening.await {
                 Ok(mut connection) => match connection.send(request).await {
                     Ok(answer) => return Ok((connection, answer)),
-                    Err(Failure::Unsent(unsent)) => {
-                        request = *unsent;
-                        connection
-                            .lost_reason()
-                            .ok_or_else(|| Problem::target_closed(Delivery::NotSent))?
-                    }
-                    // The agent is gone, or goes; to ask its successor does no harm.
-                    Err(Failure::Silent(problem)) if is_repeatable || connection.is_not_sent() => {
-                        let reason = connection.lost_reason().map(of_agent);
-                        let reason = reason.filter(|reason| is_away(*reason));
-                        let reason = reason.ok_or_else(|| problem.clone())?;
-                        request = again.into_request(state).ok_or(problem)?;
+                    Err(failure) => {
+                        let reason = connection.parting(&failure)?;
+                        let repeats = (again, is_repeatable);
+                        request = self.unsent(failure, &connection, repeats, state).await?;
                         reason
-                    }
-                    Err(Failure::Silent(problem) | Failure::Broken(problem)) => {
-                        return Err(problem);
                     }
                 },
                 Err(reason) => reason,
@@ -351,6 +338,26 @@ impl<G: Gateway> Front<G> {
         }
         let away = Nowhere::Refused(Reason::TunnelOffline);
         Err(nowhere(away, &wanted.aim))
+    }
+
+    /// A request that failed, to be sent once more, if it `is_repeatable` or its target had none of it.
+    async fn unsent(
+        &self,
+        failure: Failure,
+        connection: &Connection<G>,
+        (again, is_repeatable): (Again, bool),
+        state: &Rc<State>,
+    ) -> Result<Request<RequestBody>, Problem> {
+        let problem = match failure {
+            Failure::Unsent(request) => return Ok(*request),
+            Failure::Broken(problem) => return Err(problem),
+            Failure::Silent(problem) => problem,
+        };
+        let is_harmless = is_repeatable
+            || connection.is_not_sent()
+            || again.is_whole() && connection.is_unreached(&self.gateway).await;
+        let request = again.into_request(state).filter(|_| is_harmless);
+        request.ok_or(problem)
     }
 
     fn pass(

@@ -154,6 +154,12 @@ pub(crate) trait Gateway: Clone + 'static {
         target: &Target,
     ) -> impl Future<Output = Result<Self::Stream, Reason>>;
 
+    /// How many bytes of a stream had reached the agent when the link was lost, once the agent says so
+    /// over another link; `None` where it has not said so in time, or cannot.
+    fn reached(&self, _stream: Self::Stream) -> impl Future<Output = Option<u64>> {
+        std::future::ready(None)
+    }
+
     /// Ready once the agent of `target` serves its tunnel no more, so that connections through it
     /// are not to be kept for further requests.
     fn away(&self, _target: &Target) -> impl Future<Output = ()> + 'static {

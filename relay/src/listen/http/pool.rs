@@ -19,6 +19,7 @@ use tieline_hop::{Delivery, Fault, Watched, drive, reusable_for};
 use tieline_wire::{Reason, SharedBudget, TunnelId};
 use tokio::sync::oneshot;
 
+use super::again::{is_away, of_agent};
 use super::body::RequestBody;
 use super::callers::{Digest, Presented};
 use super::direct::Direct;
@@ -149,14 +150,37 @@ impl<G: Gateway> Connection<G> {
         )
     }
 
-    /// Why a request could not even be sent, if the session's end said so.
-    pub(super) fn lost_reason(&self) -> Option<Reason> {
-        self.track.reason()
+    /// For which reason the agent is away, or goes, where a new session got no answer: to ask its successor
+    /// does no harm then.
+    pub(super) fn parting(&self, failure: &Failure) -> Result<Reason, Problem> {
+        let reason = self.track.reason();
+        match failure {
+            Failure::Unsent(_) => reason.ok_or_else(|| Problem::target_closed(Delivery::NotSent)),
+            Failure::Silent(problem) => {
+                let away = reason.map(of_agent).filter(|reason| is_away(*reason));
+                away.ok_or_else(|| problem.clone())
+            }
+            Failure::Broken(problem) => Err(problem.clone()),
+        }
     }
 
     /// Whether it is known that the target had no byte of the request.
     pub(super) fn is_not_sent(&self) -> bool {
         self.track.delivery() == Delivery::NotSent
+    }
+
+    /// Whether the agent says that none of the request had reached it when the link was lost; waits for
+    /// its word. The connection is of no use afterwards.
+    pub(super) async fn is_unreached(&self, gateway: &G) -> bool {
+        // Any other reason is the agent's own, or the relay's.
+        let is_lost = self.track.reason() == Some(Reason::LinkLost);
+        match self.line.take().filter(|_| is_lost) {
+            Some(stream) => {
+                let reached = gateway.reached(stream).await;
+                reached.is_some_and(|bytes| self.track.is_behind(bytes))
+            }
+            None => false,
+        }
     }
 
     fn is_to(&self, tunnel: &TunnelId, agent: AgentTag) -> bool {

@@ -35,6 +35,9 @@ pub(super) struct Track {
     /// Some of the request was written; all of it was.
     is_begun: Cell<bool>,
     is_sent: Cell<bool>,
+    /// Bytes that were written to the session, and how many of them were so when the request began.
+    written: Cell<u64>,
+    began_at: Cell<u64>,
     answer: Cell<Answer>,
 }
 
@@ -57,7 +60,22 @@ impl Track {
         self.request_failed.set(false);
         self.is_begun.set(false);
         self.is_sent.set(false);
+        self.began_at.set(self.written.get());
         self.answer.set(Answer::Nothing);
+    }
+
+    /// Whether none of the request is among the first so many `bytes` of the session.
+    pub(super) fn is_behind(&self, bytes: u64) -> bool {
+        bytes <= self.began_at.get()
+    }
+
+    /// hyper writes, and so many bytes of that were taken.
+    fn wrote(&self, polled: &Poll<io::Result<usize>>) {
+        if let Poll::Ready(outcome) = polled {
+            self.is_begun.set(true);
+            let count = outcome.as_ref().map_or(0, |count| *count as u64);
+            self.written.set(self.written.get() + count);
+        }
     }
 
     pub(super) fn note(&self, noted: Result<(), &io::Error>) {
@@ -233,9 +251,7 @@ impl<S: Write + Unpin> Write for Tap<S> {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let polled = self.with(|stream| Pin::new(stream).poll_write(cx, bytes));
-        self.track
-            .is_begun
-            .set(self.track.is_begun.get() || polled.is_ready());
+        self.track.wrote(&polled);
         polled
     }
 
@@ -252,9 +268,7 @@ impl<S: Write + Unpin> Write for Tap<S> {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let polled = self.with(|stream| Pin::new(stream).poll_write_vectored(cx, slices));
-        self.track
-            .is_begun
-            .set(self.track.is_begun.get() || polled.is_ready());
+        self.track.wrote(&polled);
         polled
     }
 

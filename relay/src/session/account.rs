@@ -1,0 +1,128 @@
+//! What an agent says of a link that was lost: how much of each session had reached it. A request of which
+//! nothing had may be sent again.
+
+use std::cell::{Cell, RefCell};
+
+use tieline_wire::{Lost, SessionId};
+use tokio::sync::oneshot;
+
+/// What is known of one lost link, for as long as requests ask for it.
+#[derive(Default)]
+pub(crate) struct Account {
+    told: RefCell<Told>,
+    asked: RefCell<Vec<(SessionId, oneshot::Sender<u64>)>>,
+    is_wanted: Cell<bool>,
+}
+
+#[derive(Default)]
+enum Told {
+    #[default]
+    NotYet,
+    Now(Lost),
+    /// The agent will not tell any more.
+    Never,
+}
+
+impl Account {
+    /// The link is lost, and with it a session that may not have reached the agent.
+    pub(super) fn want(&self) {
+        self.is_wanted.set(true);
+    }
+
+    /// Whether any session's fate depends on it.
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.is_wanted.get()
+    }
+
+    /// Resolves to the payload bytes of `session` that had reached the agent, or fails once it is known
+    /// that the agent does not say.
+    pub(super) fn of(&self, session: SessionId) -> oneshot::Receiver<u64> {
+        let (answer, answered) = oneshot::channel();
+        match &*self.told.borrow() {
+            Told::NotYet => self.asked.borrow_mut().push((session, answer)),
+            Told::Now(lost) => tell(lost, session, answer),
+            Told::Never => {}
+        }
+        answered
+    }
+
+    /// The agent tells. Its first word counts.
+    pub(crate) fn told(&self, lost: &Lost) {
+        let mut told = self.told.borrow_mut();
+        if matches!(*told, Told::NotYet) {
+            *told = Told::Now(lost.clone());
+            for (session, answer) in self.asked.take() {
+                tell(lost, session, answer);
+            }
+        }
+    }
+
+    /// The agent has not told in time.
+    pub(crate) fn close(&self) {
+        let mut told = self.told.borrow_mut();
+        if matches!(*told, Told::NotYet) {
+            *told = Told::Never;
+            drop(self.asked.take());
+        }
+    }
+}
+
+fn tell(lost: &Lost, session: SessionId, answer: oneshot::Sender<u64>) {
+    if let Some(bytes) = lost.received(session) {
+        // The request that asked may have been given up.
+        let _ = answer.send(bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lost() -> Lost {
+        Lost {
+            nonce: [7; 32],
+            last_session: SessionId(5),
+            sessions: vec![(SessionId(2), 100), (SessionId(4), 0)],
+        }
+    }
+
+    fn asked(account: &Account) -> Vec<oneshot::Receiver<u64>> {
+        (1..7).map(|id| account.of(SessionId(id))).collect()
+    }
+
+    fn answers(asked: Vec<oneshot::Receiver<u64>>) -> Vec<Option<u64>> {
+        let answers = asked.into_iter().map(|mut it| it.try_recv().ok());
+        answers.collect()
+    }
+
+    /// One that ended before, two that are told of, and one that the agent never saw.
+    const TOLD: [Option<u64>; 6] = [None, Some(100), None, Some(0), None, Some(0)];
+
+    #[test]
+    fn what_an_agent_tells_reaches_those_who_asked_before_and_those_who_ask_later() {
+        let account = Account::default();
+        let before = asked(&account);
+        account.told(&lost());
+        assert_eq!(answers(before), TOLD);
+        assert_eq!(answers(asked(&account)), TOLD);
+    }
+
+    #[test]
+    fn the_first_word_counts_and_none_comes_behind_the_end() {
+        let account = Account::default();
+        account.told(&lost());
+        let last_session = SessionId(0);
+        account.told(&Lost {
+            last_session,
+            ..lost()
+        });
+        account.close();
+        assert_eq!(answers(asked(&account)), TOLD);
+        let late = Account::default();
+        let before = asked(&late);
+        late.close();
+        late.told(&lost());
+        assert_eq!(answers(before), [None; 6]);
+        assert_eq!(answers(asked(&late)), [None; 6]);
+    }
+}
