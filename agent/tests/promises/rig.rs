@@ -10,8 +10,8 @@ use bytes::{Bytes, BytesMut};
 use tempfile::TempDir;
 use tieline_agent::{AgentEvent, Config, Error, run_standing_by, run_with_reconnect};
 use tieline_wire::{
-    AgentHello, Event, Generation, Granted, Mode, Moment, Mux, Open, Reason, Refusal, Register,
-    RegisterAck, RelayHello, SessionId, Settings, Transmit, TunnelId,
+    AgentHello, Event, Generation, Granted, Lost, Mode, Moment, Mux, Open, Reason, Refusal,
+    Register, RegisterAck, RelayHello, SessionId, Settings, Transmit, TunnelId,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -70,6 +70,7 @@ impl Relay {
             events: VecDeque::new(),
             hello: None,
             register: None,
+            lost: Vec::new(),
             heartbeat_ms: self.heartbeat_ms,
         };
         match link.event().await {
@@ -107,6 +108,8 @@ pub(crate) struct Link {
     events: VecDeque<Event>,
     hello: Option<AgentHello>,
     register: Option<Register>,
+    /// What the agent has told of earlier links.
+    pub(crate) lost: Vec<Lost>,
     heartbeat_ms: u32,
 }
 
@@ -190,11 +193,16 @@ impl Link {
             .expect("the agent closed the link")
     }
 
-    /// The next event, or none if the agent closes the link.
+    /// The next event, or none if the agent closes the link. What it tells of earlier links is noted.
     pub(crate) async fn try_event(&mut self) -> Option<Event> {
         loop {
-            if let Some(event) = self.events.pop_front() {
-                return Some(event);
+            match self.events.pop_front() {
+                Some(Event::Lost(lost)) => {
+                    self.lost.push(lost);
+                    continue;
+                }
+                Some(event) => return Some(event),
+                None => {}
             }
             if !self.turn().await {
                 return None;

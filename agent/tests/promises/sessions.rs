@@ -253,6 +253,8 @@ async fn a_cut_link_resets_its_targets_and_the_next_link_serves_again() {
         (link.hello().key, link.hello().instance, link.tunnel()),
         before
     );
+    let told: Vec<_> = link.lost.iter().map(|lost| lost.received(id)).collect();
+    assert_eq!(told, [Some(1)], "the next link tells what had arrived");
     let id = link.open().await;
     link.exchange(id, b"x", |answer| answer.opened).await;
 }
