@@ -43,9 +43,12 @@ impl Reader {
         let typed = match is_relay {
             // Its own ports; `typed` knows those of the relay before.
             true => line.replace(":9001", ":0").replace(":9080", ":0"),
+            // What it asks is `connect` at its own port, which another run may have.
+            false if line.starts_with("tieline init") => {
+                self.typed(&format!("{line} --relay http://localhost:51822"))
+            }
             false => self.typed(line),
         };
-        let typed = typed.replace("relay.studio.example", "localhost");
         let path = std::env::var("PATH").unwrap_or_default();
         let mut command = Command::new("bash");
         command.args(["-c", &typed]).current_dir(folder);

@@ -24,6 +24,12 @@ pub fn values(headers: &mut HeaderMap, name: HeaderName, map: impl Fn(&[u8]) -> 
     }
 }
 
+/// The port of a URL that names none.
+#[must_use]
+pub const fn default_port(https: bool) -> u16 {
+    if https { 443 } else { 80 }
+}
+
 /// Splits what follows a scheme and `//` in a URL behind its authority.
 #[must_use]
 pub fn split_authority(rest: &[u8]) -> (&[u8], &[u8]) {

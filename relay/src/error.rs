@@ -99,6 +99,16 @@ pub enum ConfigError {
         /// What would do.
         expected: &'static str,
     },
+    /// A value with a fault of its own.
+    #[error("{origin}: {value} {problem}")]
+    Unfit {
+        /// What was written, and where.
+        origin: String,
+        /// The value, in quotes if it is a text.
+        value: String,
+        /// What is wrong with it and what would do, as the end of the sentence.
+        problem: String,
+    },
     /// A setting of the agreed command line that this version lacks.
     #[error("{origin}: {what} is not built yet")]
     NotBuilt {

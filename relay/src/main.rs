@@ -315,8 +315,10 @@ fn start_logging(log: Option<String>) -> Result<(), ConfigError> {
         (None, Ok(filter)) if !filter.is_empty() => filter,
         _ => "info".to_owned(),
     };
-    let directives = EnvFilter::try_new(&filter)
-        .map_err(|error| ConfigError::Conflict(format!("log filter {filter:?}: {error}")))?;
+    let directives = EnvFilter::try_new(&filter).map_err(|error| {
+        let form = "such as info, or info,tieline_relay=debug";
+        ConfigError::Conflict(format!("log filter {filter:?}: {error}; write it {form}"))
+    })?;
     tracing_subscriber::fmt()
         .with_env_filter(directives)
         .with_ansi(io::stderr().is_terminal())

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use http::header::{HOST, ORIGIN};
 use http::{HeaderMap, HeaderValue, Uri};
 use tieline_hop::browser;
+use tieline_hop::rewrite::default_port;
 
 use super::error::ConnectError;
 use super::problem::Problem;
@@ -92,10 +93,6 @@ impl fmt::Display for RelayOrigin {
         let scheme = if self.https { "https" } else { "http" };
         write!(f, "{scheme}://{}", self.authority())
     }
-}
-
-const fn default_port(https: bool) -> u16 {
-    if https { 443 } else { 80 }
 }
 
 /// Web origins that may use the proxy besides those of this machine.

@@ -88,7 +88,8 @@ pub(crate) const SETTINGS: &[Setting] = &[
     one(
         "domain",
         "NAME",
-        "The relay's host name; each tunnel is reached under a name in front of it too",
+        "The relay's DNS name, as in relay.example; each tunnel is reached under a name in front of it \
+         too, which wants DNS for *.relay.example",
     ),
     one(
         "public_url",

@@ -9,11 +9,11 @@ use serde::de::DeserializeOwned;
 use tieline_wire::claims::{Jwks, Key, KeySet};
 use tracing::warn;
 
-use super::conflict;
 use super::denylist::Denylist;
 use super::load::SWITCH;
 use super::place;
 use super::tokens::TokenTable;
+use super::{conflict, words};
 use crate::cli::{Arity, Layer, Origin, Raw, Setting};
 use crate::error::ConfigError;
 
@@ -88,13 +88,15 @@ pub(super) fn read_settings(path: &Path) -> Result<Layer, ConfigError> {
                 known: Setting::all_names(),
             });
         };
-        raw.values = file_values(setting, &value).ok_or_else(|| ConfigError::Value {
+        raw.values = file_values(setting, &value).ok_or_else(|| ConfigError::Unfit {
             origin,
-            value: format!("({})", value.type_str()),
-            expected: match setting.arity {
-                Arity::One => "a text or a number",
-                Arity::Many => "a list of texts",
-                Arity::Switch => SWITCH,
+            value: words::value(&value),
+            problem: match setting.arity {
+                Arity::One => "stands where a text or a whole number belongs".to_owned(),
+                Arity::Many => {
+                    "stands where a list of texts belongs, such as [\"one\", \"two\"]".to_owned()
+                }
+                Arity::Switch => format!("stands where {SWITCH} belongs"),
             },
         })?;
         if layer.0.insert(setting.key, raw).is_some() {
@@ -163,7 +165,7 @@ fn parse<T: DeserializeOwned>(path: &Path, content: Vec<u8>) -> Result<T, Config
         ConfigError::Syntax {
             path: path.to_owned(),
             line: before.matches('\n').count() + 1,
-            message: error.message().lines().collect::<Vec<_>>().join(", "),
+            message: words::parser(error.message()),
         }
     })
 }

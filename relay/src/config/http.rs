@@ -91,19 +91,6 @@ impl HttpConfig {
     }
 }
 
-/// A host name (RFC 1123, 2.1), in lower case.
-pub(super) fn domain(text: &str) -> Option<String> {
-    let is_label = |label: &str| {
-        (1..=63).contains(&label.len())
-            && label
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b == b'-')
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-    };
-    (text.len() <= 253 && text.split('.').all(is_label)).then(|| text.to_ascii_lowercase())
-}
-
 /// An origin as browsers write it (RFC 6454, section 6.2), `null`, or `*`.
 fn origin(text: &str) -> Option<String> {
     if matches!(text, "*" | "null") {

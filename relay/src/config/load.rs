@@ -10,7 +10,7 @@ use super::memory;
 use super::place;
 use super::secret::read_text_secret;
 use super::{
-    AuditConfig, Config, DriverChoice, HttpConfig, LimitsConfig, Options, PublicUrl, http,
+    AuditConfig, Config, DriverChoice, HttpConfig, LimitsConfig, Options, PublicUrl, names,
 };
 use crate::cli::{Layer, Origin, Raw};
 use crate::error::ConfigError;
@@ -39,9 +39,8 @@ pub fn load(flags: Layer, environment: Layer, file: Option<&Path>) -> Result<Opt
         &mut config.admin_listen,
         settings.addresses("admin_listen")?,
     );
-    config.domain = settings.one("domain", "a host name", http::domain)?;
-    let expected = "scheme, host and port that callers use, such as https://relay.example";
-    config.public_url = settings.one("public_url", expected, PublicUrl::parse)?;
+    config.domain = settings.judged("domain", names::domain)?;
+    config.public_url = settings.judged("public_url", PublicUrl::parse)?;
     set(&mut config.shards, settings.one("shards", NUMBER, number)?);
     set(
         &mut config.driver,
@@ -125,14 +124,36 @@ impl Settings {
         expected: &'static str,
         parse: impl Fn(&str) -> Option<T>,
     ) -> Result<Option<T>, ConfigError> {
-        let Some(raw) = self.raw(key) else {
+        let Some((raw, text)) = self.written(key) else {
             return Ok(None);
         };
-        let text = raw.values.first().map_or("", String::as_str);
         match parse(text) {
             Some(value) => Ok(Some(value)),
             None => Err(wrong(raw, key, text, expected)),
         }
+    }
+
+    /// The value of `key`, parsed by what says itself what is wrong with a value.
+    fn judged<T>(
+        &self,
+        key: &str,
+        parse: impl Fn(&str) -> Result<T, &'static str>,
+    ) -> Result<Option<T>, ConfigError> {
+        let Some((raw, text)) = self.written(key) else {
+            return Ok(None);
+        };
+        let unfit = |problem: &str| ConfigError::Unfit {
+            origin: raw.describe(key),
+            value: format!("{text:?}"),
+            problem: problem.to_owned(),
+        };
+        parse(text).map(Some).map_err(unfit)
+    }
+
+    /// The value of `key` as it was written.
+    fn written(&self, key: &str) -> Option<(&Raw, &str)> {
+        let raw = self.raw(key)?;
+        Some((raw, raw.values.first().map_or("", String::as_str)))
     }
 
     /// All values of `key`, each parsed.

@@ -12,6 +12,7 @@ mod http;
 mod limits;
 mod load;
 mod memory;
+mod names;
 mod place;
 mod ports;
 mod public_url;
@@ -19,6 +20,7 @@ mod secret;
 mod tokens;
 mod url;
 mod warnings;
+mod words;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -337,6 +339,11 @@ impl Config {
                 "target_authorization_header does nothing here: without --caller-auth token the \
                  target gets Authorization itself",
             );
+        }
+        if let Some(domain) = &self.domain
+            && let Err(problem) = names::domain(domain)
+        {
+            return conflict(format!("domain: {domain:?} {problem}"));
         }
         if self.public_url.is_some() && self.http_listen.is_empty() {
             return conflict("public_url does nothing here: http_listen is off");

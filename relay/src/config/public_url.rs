@@ -3,11 +3,12 @@
 use std::fmt;
 use std::net::SocketAddr;
 
-use http::Uri;
 use http::uri::Authority;
+use tieline_hop::rewrite::default_port;
 use tieline_wire::TunnelId;
 
 use super::Config;
+use super::names::is_host;
 use crate::host::{host_of, is_unspecified};
 
 /// Longest host in a URL (RFC 1035, 2.3.4); an agent may say that it dialled a longer one.
@@ -28,20 +29,57 @@ pub struct PublicUrl {
 impl PublicUrl {
     /// Reads `https://relay.example` or `http://relay.example:9080`: no user, no path and no query, and
     /// no address that stands for all.
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        let uri: Uri = text.parse().ok()?;
-        let https = match uri.scheme_str()? {
+    ///
+    /// # Errors
+    /// What is wrong with `text`, as the end of a sentence that begins with it.
+    pub fn parse(text: &str) -> Result<Self, &'static str> {
+        let Some((scheme, rest)) = text.split_once("://") else {
+            return Err(
+                "has no scheme: write it as https://relay.example or http://relay.example:9080",
+            );
+        };
+        let https = match scheme.to_ascii_lowercase().as_str() {
             "https" => true,
             "http" => false,
-            _ => return None,
+            _ => {
+                return Err(
+                    "begins with another scheme than https:// or http://, which callers use",
+                );
+            }
         };
-        let has_path = !matches!(uri.path(), "" | "/") || uri.query().is_some();
-        if has_path || text.contains('#') {
-            return None;
+        let authority = rest.split(['/', '?', '#']).next().unwrap_or("");
+        if authority.contains('@') {
+            return Err("names a user: scheme, host and port alone belong here");
         }
-        let url = Self::of(https, uri.authority()?.as_str())?;
-        (!is_unspecified(host_of(&url.host))).then_some(url)
+        if !matches!(&rest[authority.len()..], "" | "/") {
+            return Err(
+                "has a path: scheme, host and port alone belong here, and a tunnel's path comes behind \
+                 them (/w/<tunnel>)",
+            );
+        }
+        if authority.contains('*') {
+            return Err(
+                "has a *: the relay's own name belongs here, such as https://relay.example",
+            );
+        }
+        let wrong = "has no host or port that callers can use: write it as https://relay.example or \
+                     http://relay.example:9080";
+        let url = Self::of(https, authority).ok_or(wrong)?;
+        if is_unspecified(host_of(&url.host)) {
+            return Err(
+                "names no machine, but all addresses of one: the name or address that callers use \
+                 belongs here",
+            );
+        }
+        if url.host.ends_with('.') {
+            return Err(
+                "has a dot at the end of its host: write it without, as in https://relay.example",
+            );
+        }
+        if !is_host(&url.host) || url.port == 0 {
+            return Err(wrong);
+        }
+        Ok(url)
     }
 
     /// From the authority of a request, or of what an agent dialled.
@@ -89,10 +127,6 @@ impl fmt::Display for PublicUrl {
         let scheme = if self.https { "https" } else { "http" };
         write!(f, "{scheme}://{}", self.authority())
     }
-}
-
-const fn default_port(https: bool) -> u16 {
-    if https { 443 } else { 80 }
 }
 
 /// How the URLs of all tunnels begin.
@@ -206,160 +240,5 @@ pub(super) fn unusable(config: &Config, http: &[SocketAddr]) -> Option<String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn urls(change: impl FnOnce(&mut Config), http: &[&str], dialled: &str) -> Vec<String> {
-        let mut config = Config::default();
-        change(&mut config);
-        let http: Vec<SocketAddr> = http.iter().map(|it| it.parse().unwrap()).collect();
-        let urls = PublicUrls::new(&config, &http);
-        urls.of_tunnel(&TunnelId::parse("maya").unwrap(), "/mcp", Some(dialled))
-    }
-
-    fn asked(url: Option<&str>, domain: Option<&str>, https: bool, host: &str) -> Vec<String> {
-        let url = url.map(|url| PublicUrl::parse(url).unwrap());
-        let urls = PublicUrls::asked(url.as_ref(), domain, https, Some(host));
-        urls.of_tunnel(&TunnelId::parse("maya").unwrap(), "", None)
-    }
-
-    #[test]
-    fn a_public_url_has_scheme_host_and_port_and_nothing_else() {
-        for (text, shown) in [
-            ("https://Relay.example", Some("https://relay.example")),
-            ("https://relay.example:443/", Some("https://relay.example")),
-            (
-                "http://relay.example:9080",
-                Some("http://relay.example:9080"),
-            ),
-            ("http://[2001:db8::1]:80", Some("http://[2001:db8::1]")),
-            ("https://relay.example/tunnels", None),
-            ("https://relay.example/?a", None),
-            ("https://relay.example#a", None),
-            ("https://ada@relay.example", None),
-            ("https://relay.example:99999", None),
-            ("relay.example", None),
-            ("wss://relay.example", None),
-            ("http://0.0.0.0:9080", None),
-            ("http://[::]", None),
-            ("http://0:80", None),
-            ("https://", None),
-        ] {
-            let parsed = PublicUrl::parse(text).map(|url| url.to_string());
-            assert_eq!(parsed.as_deref(), shown, "{text}");
-        }
-    }
-
-    #[test]
-    fn the_tunnels_own_name_comes_first() {
-        let domain = |config: &mut Config| config.domain = Some("relay.example".to_owned());
-        let expected = [
-            "http://maya.relay.example:9080/mcp",
-            "http://relay.example:9080/w/maya/mcp",
-        ];
-        assert_eq!(urls(domain, &["0.0.0.0:9080"], "10.0.0.1:9001"), expected);
-        let both = |config: &mut Config| {
-            domain(config);
-            config.public_url = PublicUrl::parse("https://relay.example");
-        };
-        let expected = [
-            "https://maya.relay.example/mcp",
-            "https://relay.example/w/maya/mcp",
-        ];
-        assert_eq!(urls(both, &["127.0.0.1:9080"], "10.0.0.1:9001"), expected);
-    }
-
-    #[test]
-    fn no_url_names_an_unspecified_address() {
-        let nothing = |_: &mut Config| {};
-        for (http, dialled, expected) in [
-            (
-                &["0.0.0.0:9080"][..],
-                "192.0.2.1:9001",
-                "http://192.0.2.1:9080/w/maya/mcp",
-            ),
-            (
-                &["[::]:80"],
-                "Relay.example:9001",
-                "http://relay.example/w/maya/mcp",
-            ),
-            (
-                &["[::]:9080"],
-                "[2001:db8::1]:9001",
-                "http://[2001:db8::1]:9080/w/maya/mcp",
-            ),
-            (
-                &["0.0.0.0:9080"],
-                "0.0.0.0:9001",
-                "http://localhost:9080/w/maya/mcp",
-            ),
-            (
-                &["0.0.0.0:9080"],
-                "not a host",
-                "http://localhost:9080/w/maya/mcp",
-            ),
-            (&["0.0.0.0:9080"], "", "http://localhost:9080/w/maya/mcp"),
-            (
-                &["0.0.0.0:9080", "192.0.2.1:81"],
-                "x:1",
-                "http://192.0.2.1:81/w/maya/mcp",
-            ),
-            (
-                &["127.0.0.1:9080"],
-                "x:1",
-                "http://127.0.0.1:9080/w/maya/mcp",
-            ),
-        ] {
-            assert_eq!(
-                urls(nothing, http, dialled),
-                [expected],
-                "{http:?} {dialled}"
-            );
-        }
-        assert!(urls(nothing, &[], "x:1").is_empty());
-        let zero = asked(None, None, false, "0.0.0.0:9080");
-        assert_eq!(zero, ["http://localhost:9080/w/maya"]);
-    }
-
-    #[test]
-    fn a_request_is_told_urls_of_the_name_that_it_used() {
-        let plain = asked(None, None, true, "relay.example");
-        assert_eq!(plain, ["https://relay.example/w/maya"]);
-        let domain = asked(None, Some("relay.example"), false, "127.0.0.1:9080");
-        let expected = [
-            "http://maya.relay.example:9080/",
-            "http://127.0.0.1:9080/w/maya",
-        ];
-        assert_eq!(domain[0], expected[0].trim_end_matches('/'));
-        assert_eq!(domain[1], expected[1]);
-        let set = asked(Some("https://relay.example"), None, false, "10.0.0.1:9080");
-        assert_eq!(set, ["https://relay.example/w/maya"]);
-        assert!(asked(None, None, false, "a b").is_empty());
-    }
-
-    #[test]
-    fn an_operator_hears_of_urls_that_callers_cannot_use() {
-        let told = |change: fn(&mut Config), http: &str| {
-            let mut config = Config::default();
-            change(&mut config);
-            unusable(&config, &[http.parse().unwrap()])
-        };
-        assert_eq!(told(|_| {}, "127.0.0.1:9080"), None);
-        assert!(told(|_| {}, "0.0.0.0:9080").unwrap().contains("public_url"));
-        let remote: fn(&mut Config) =
-            |config| config.agent_listen = vec!["0.0.0.0:1".parse().unwrap()];
-        assert!(told(remote, "127.0.0.1:9080").is_some());
-        assert_eq!(told(remote, "192.0.2.1:9080"), None);
-        let named: fn(&mut Config) = |config| config.domain = Some("relay.example".to_owned());
-        assert_eq!(told(named, "0.0.0.0:9080"), None);
-        let set: fn(&mut Config) = |config| {
-            config.public_url = PublicUrl::parse("https://relay.example");
-            config.http.trusted_proxies = vec!["127.0.0.1/32".parse().unwrap()];
-        };
-        assert_eq!(told(set, "0.0.0.0:9080"), None);
-        let proxied: fn(&mut Config) = |config| {
-            config.http.trusted_proxies = vec!["127.0.0.1/32".parse().unwrap()];
-        };
-        assert!(told(proxied, "127.0.0.1:9080").is_some());
-    }
-}
+#[path = "tests/public_url.rs"]
+mod tests;

@@ -109,14 +109,7 @@ struct TokenForm {
     reach: Vec<String>,
     #[serde(default)]
     shared: bool,
-    expires: Option<Expiry>,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Expiry {
-    Date(Datetime),
-    Text(String),
+    expires: Option<toml::Value>,
 }
 
 impl TokenTable {
@@ -177,7 +170,7 @@ impl TokenForm {
                 ));
             }
         }
-        let expires_at_seconds = self.expires.map(|it| it.seconds()).transpose()?;
+        let expires_at_seconds = self.expires.map(seconds).transpose()?;
         let claims = Claims {
             sub: self.sub,
             exp: expires_at_seconds.unwrap_or(u64::MAX),
@@ -198,26 +191,26 @@ impl TokenForm {
     }
 }
 
-impl Expiry {
-    fn seconds(self) -> Result<u64, String> {
-        let wrong = || "`expires` is a date, a time and its zone: 2027-01-31T18:00:00Z".to_owned();
-        let at: Datetime = match self {
-            Self::Date(at) => at,
-            Self::Text(text) => text.parse().map_err(|_| wrong())?,
-        };
-        let (Some(date), Some(time), Some(offset)) = (at.date, at.time, at.offset) else {
-            return Err(wrong());
-        };
-        let east_minutes = match offset {
-            Offset::Z => 0,
-            Offset::Custom { minutes } => i64::from(minutes),
-        };
-        let days = days_since_1970(date.year.into(), date.month.into(), date.day.into());
-        let minutes = i64::from(time.hour) * 60 + i64::from(time.minute) - east_minutes;
-        let seconds = days * 86_400 + minutes * 60 + i64::from(time.second.unwrap_or(0));
-        // Before 1970 is over, like 1970.
-        Ok(u64::try_from(seconds).unwrap_or(0))
-    }
+/// What `expires` says, in seconds since 1970.
+fn seconds(expires: toml::Value) -> Result<u64, String> {
+    let wrong = || "`expires` is a date, a time and its zone: 2027-01-31T18:00:00Z".to_owned();
+    let at: Datetime = match expires {
+        toml::Value::Datetime(at) => at,
+        toml::Value::String(text) => text.parse().map_err(|_| wrong())?,
+        _ => return Err(wrong()),
+    };
+    let (Some(date), Some(time), Some(offset)) = (at.date, at.time, at.offset) else {
+        return Err(wrong());
+    };
+    let east_minutes = match offset {
+        Offset::Z => 0,
+        Offset::Custom { minutes } => i64::from(minutes),
+    };
+    let days = days_since_1970(date.year.into(), date.month.into(), date.day.into());
+    let minutes = i64::from(time.hour) * 60 + i64::from(time.minute) - east_minutes;
+    let seconds = days * 86_400 + minutes * 60 + i64::from(time.second.unwrap_or(0));
+    // Before 1970 is over, like 1970.
+    Ok(u64::try_from(seconds).unwrap_or(0))
 }
 
 /// Days from 1970-01-01 to a day of the Gregorian calendar: years are counted from March, so that

@@ -21,14 +21,32 @@ fn what_is_wrong_in_a_file_is_named_with_the_file() {
         ),
         (
             "shards = 1.5",
-            format!("`shards` in {path}: \"(float)\" is not a text or a number"),
+            format!(
+                "`shards` in {path}: the number 1.5 stands where a text or a whole number belongs"
+            ),
         ),
-        ("shards = [1]", format!("`shards` in {path}: ")),
+        (
+            "shards = [1]",
+            format!("`shards` in {path}: a list with the number 1 in it stands where"),
+        ),
+        (
+            "domain = true",
+            format!("`domain` in {path}: true stands where a text"),
+        ),
+        (
+            "allow_origin = [1]",
+            format!(
+                "`allow_origin` in {path}: a list with the number 1 in it stands where a list of texts"
+            ),
+        ),
         (
             "tcp_listen = 9002",
-            format!("`tcp_listen` in {path}: \"(integer)\" is not a list of texts"),
+            format!("`tcp_listen` in {path}: the number 9002 stands where a list of texts belongs"),
         ),
-        ("json = \"yes\"", format!("`json` in {path}: ")),
+        (
+            "json = \"yes\"",
+            format!("`json` in {path}: the text \"yes\" stands where true or false"),
+        ),
         ("\nshards = ", format!("{path}, line 2: ")),
         (
             "shards = 1\nshards = 2",
@@ -99,11 +117,11 @@ fn a_wrong_value_is_named_with_its_flag_or_variable() {
         ),
         (
             "--domain http://x",
-            "--domain: \"http://x\" is not a host name",
+            "--domain: \"http://x\" is a URL: the DNS name alone",
         ),
         (
             "--public-url http://0.0.0.0:9080",
-            "--public-url: \"http://0.0.0.0:9080\" is not scheme, host and port",
+            "--public-url: \"http://0.0.0.0:9080\" names no machine",
         ),
         (
             "--public-url https://r --http-listen off",

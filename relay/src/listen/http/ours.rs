@@ -2,10 +2,11 @@
 //! another, is meant.
 
 use bytes::Bytes;
+use tieline_hop::rewrite::default_port;
 use tieline_wire::TunnelId;
 
 use super::route::{Named, Way, named, split};
-use super::target::{Origin, default_port};
+use super::target::Origin;
 
 /// Names of the relay that one request shows.
 #[derive(Clone, Debug, Default)]

@@ -9,7 +9,7 @@ use http::header::{
     WWW_AUTHENTICATE,
 };
 use http::{HeaderMap, HeaderValue};
-use tieline_hop::rewrite::{links, metadata, refresh, split_authority, values};
+use tieline_hop::rewrite::{default_port, links, metadata, refresh, split_authority, values};
 use tieline_hop::site::{self, Site};
 
 use super::cookies;
@@ -18,7 +18,7 @@ use super::ours::{Carried, Ours, Whose, carried};
 use super::problem::Problem;
 use super::reference::{Reference, has_dots, path_len, resolved, rooted};
 use super::route::split_well_known;
-use super::target::{Origin, Target, default_port};
+use super::target::{Origin, Target};
 use super::wanted::Wanted;
 use super::workers::SERVICE_WORKER_ALLOWED;
 

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use http::HeaderValue;
 use http::uri::Authority;
+use tieline_hop::rewrite::default_port;
 use tieline_wire::{Generation, Scheme, TunnelId};
 
 use super::wanted::Pin;
@@ -132,8 +133,4 @@ impl Origin {
                 .and_then(|host| host.parse::<IpAddr>().ok())
                 .is_some_and(|ip| ip.is_loopback() || ip.is_unspecified())
     }
-}
-
-pub(super) fn default_port(https: bool) -> u16 {
-    if https { 443 } else { 80 }
 }
