@@ -54,6 +54,29 @@ dependencies:
     cargo deny check --hide-inclusion-graph bans licenses sources
     cargo machete
 
+# Both programs as static binaries of this machine's kind, in target/*-linux-musl/release; needs a C compiler for musl (Debian: musl-tools)
+[group('build')]
+static:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    target=$(uname -m)-unknown-linux-musl
+    if ! command -v musl-gcc >/dev/null; then
+        echo 'just static needs musl-gcc: apt install musl-tools' >&2
+        exit 1
+    fi
+    if ! compgen -G "$(rustc --print target-libdir --target "$target")/libstd-*.rlib" >/dev/null; then
+        rustup target add "$target"
+    fi
+    cargo build --release --target "$target" --bin tieline-relay --bin tieline
+    for program in tieline-relay tieline; do
+        # A program that wants a library names it to the linker that ldd asks.
+        if ldd "target/$target/release/$program" 2>&1 | grep -F '=>' >&2; then
+            echo "target/$target/release/$program is not static" >&2
+            exit 1
+        fi
+        ls -l "target/$target/release/$program"
+    done
+
 # All tests, or those whose name contains FILTER
 [group('test')]
 test filter='':
