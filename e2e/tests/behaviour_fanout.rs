@@ -12,6 +12,8 @@ mod links;
 mod log;
 #[path = "behaviour_fanout/names.rs"]
 mod names;
+#[path = "behaviour_fanout/strangers.rs"]
+mod strangers;
 
 use std::path::Path;
 use std::sync::Arc;
