@@ -13,6 +13,7 @@ use tieline_wire::{
 };
 
 const DOCUMENT: &str = include_str!("../../docs/PROTOCOL.md");
+const REMEDIES: &str = include_str!("../../docs/TROUBLESHOOTING.md");
 
 fn hex(bytes: &[u8]) -> String {
     let lines: Vec<_> = bytes
@@ -162,6 +163,14 @@ fn every_reason_is_documented_with_its_code_and_finality() {
         let finality = if reason.is_final() { "final" } else { "retry" };
         let row = format!("| {} | `{}` | {finality} |", reason.code(), reason.word());
         assert!(DOCUMENT.contains(&row), "{row}");
+    }
+}
+
+#[test]
+fn every_reason_has_a_remedy() {
+    for reason in Reason::ALL {
+        let word = format!("`{}`", reason.word());
+        assert!(REMEDIES.contains(&word), "TROUBLESHOOTING.md lacks {word}");
     }
 }
 
