@@ -155,28 +155,27 @@ impl Exchange {
 
     /// With a token file, at a relay that asks for tokens.
     pub(crate) async fn begin_with_token(request: &str, file: &Path) -> Self {
-        let relay = Relay::bind().await;
-        let proxy = Proxy::start_with(&relay.url(), |c| c.with_token_file(file)).await;
-        let mut caller = proxy.caller().await;
-        caller.send(request).await;
         let challenge = "401 Unauthorized\r\nWWW-Authenticate: Bearer";
-        relay.answers_whether_it_asks(challenge).await;
-        let mut target = relay.accept().await;
-        let head = target.head().await;
-        Self {
-            relay,
-            proxy,
-            caller,
-            target,
-            head,
-        }
+        Self::begin_at(request, Some(challenge), |c| c.with_token_file(file)).await
     }
 
     pub(crate) async fn begin_with(request: &str, change: impl FnOnce(Connect) -> Connect) -> Self {
+        Self::begin_at(request, None, change).await
+    }
+
+    /// At a relay that is asked first whether it asks for tokens, where it answers with a `challenge`.
+    async fn begin_at(
+        request: &str,
+        challenge: Option<&str>,
+        change: impl FnOnce(Connect) -> Connect,
+    ) -> Self {
         let relay = Relay::bind().await;
         let proxy = Proxy::start_with(&relay.url(), change).await;
         let mut caller = proxy.caller().await;
         caller.send(request).await;
+        if let Some(challenge) = challenge {
+            relay.answers_whether_it_asks(challenge).await;
+        }
         let mut target = relay.accept().await;
         let head = target.head().await;
         Self {

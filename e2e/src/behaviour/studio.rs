@@ -33,6 +33,21 @@ pub fn token(order: TokenOrder, secret: &[u8], age_seconds: u64) -> Result<Strin
     Ok(issue_token(order, &key, "1".to_owned(), issued_at, 3600)?)
 }
 
+/// A token of `sub`, who is in `groups` and may reach `reach`.
+///
+/// # Errors
+/// Never: the order can be signed.
+pub fn token_of(sub: &str, groups: &[&str], reach: &[&str]) -> Result<String> {
+    let texts = |list: &[&str]| list.iter().map(|&it| it.to_owned()).collect();
+    let order = TokenOrder {
+        subject: sub.to_owned(),
+        groups: texts(groups),
+        reach: texts(reach),
+        ..order()
+    };
+    token(order, &SECRET, 0)
+}
+
 /// Has a relay take tokens of the studio.
 ///
 /// # Errors

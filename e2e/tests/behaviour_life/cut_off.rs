@@ -37,6 +37,30 @@ async fn endless() -> Result<Target> {
     .await
 }
 
+/// The same over HTTP, slowly.
+async fn endless_answers() -> Result<Target> {
+    Target::http_requests(|mut http, _| async move {
+        http.write("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+            .await?;
+        loop {
+            http.write_chunk(&PIECE).await?;
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+}
+
+/// Asks the target of `agent` for such an answer, and reads the beginning of it.
+async fn downloads(mut caller: HttpStream, agent: &TestAgent, version: &str) -> Result<TcpStream> {
+    let path = agent.path("/mcp");
+    caller
+        .write(format!("GET {path} {version}\r\nHost: localhost\r\n\r\n"))
+        .await?;
+    let mut caller = caller.into_stream();
+    read_pieces(&mut caller, 2).await?;
+    Ok(caller)
+}
+
 /// Reads `pieces` pieces, and leaves what comes behind them.
 async fn read_pieces(stream: &mut TcpStream, pieces: usize) -> Result<()> {
     let mut buffer = vec![0; PIECE.len()];
@@ -97,26 +121,12 @@ async fn http_answers_through_a_relay_that_is_killed_end_with_a_reset() -> Resul
         let flags = ["--shards", "2", "--driver", driver];
         let relay = RelayProgram::start(&[], Addresses::any(), &flags)?;
         // Without a length: to a caller of HTTP/1.0 only the close ends such an answer.
-        let target = Target::http_requests(|mut http, _| async move {
-            http.write("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
-                .await?;
-            loop {
-                http.write_chunk(&PIECE).await?;
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        })
-        .await?;
+        let target = endless_answers().await?;
         let agent = TestAgent::of(&target).start_at(&relay.agent_url()).await?;
         let mut callers = Vec::new();
         for version in ["HTTP/1.0", "HTTP/1.1"] {
             for _ in 0..4 {
-                let mut caller = relay.http().await?;
-                let path = agent.path("/mcp");
-                caller
-                    .write(format!("GET {path} {version}\r\nHost: localhost\r\n\r\n"))
-                    .await?;
-                let mut caller = caller.into_stream();
-                read_pieces(&mut caller, 2).await?;
+                let caller = downloads(relay.http().await?, &agent, version).await?;
                 callers.push((version, caller));
             }
         }
@@ -234,29 +244,15 @@ async fn answers_that_are_over_stay_complete_when_their_relay_is_killed() -> Res
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_killed_proxy_of_callers_was_answering_ends_with_a_reset() -> Result<()> {
-    let target = Target::http_requests(|mut http, _| async move {
-        http.write("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
-            .await?;
-        loop {
-            http.write_chunk(&PIECE).await?;
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    })
-    .await?;
+    let target = endless_answers().await?;
     let relay = RelayProgram::start(&[], Addresses::any(), &["--shards", "1"])?;
     let agent = TestAgent::of(&target).start_at(&relay.agent_url()).await?;
     let program = Path::new(env!("CARGO_BIN_EXE_child"));
     let (proxy, address) = Child::proxy(program, &format!("http://{}", relay.addresses.http))?;
     let mut callers = Vec::new();
     for version in ["HTTP/1.0", "HTTP/1.1"] {
-        let mut caller = HttpStream::connect(address).await?;
-        let path = agent.path("/mcp");
-        caller
-            .write(format!("GET {path} {version}\r\nHost: localhost\r\n\r\n"))
-            .await?;
-        let mut caller = caller.into_stream();
-        read_pieces(&mut caller, 2).await?;
-        callers.push((version, caller));
+        let caller = HttpStream::connect(address).await?;
+        callers.push((version, downloads(caller, &agent, version).await?));
     }
     drop(proxy);
     for (version, caller) in callers {

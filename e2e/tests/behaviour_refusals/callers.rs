@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
-use tieline_e2e::behaviour::studio::{SECRET, order, studio, token, write_token};
+use tieline_e2e::behaviour::studio::{SECRET, order, studio, token, token_of, write_token};
 use tieline_e2e::behaviour::{
     Head, HttpStream, Target, TestAgent, TestRelay, echo_round_trip, is_reset, read_to_close, soon,
 };
@@ -34,22 +34,10 @@ fn relay(driver: DriverChoice) -> Result<TestRelay> {
         .start()
 }
 
-/// A token of `sub`, who is in `groups` and may reach `reach`.
-fn of(sub: &str, groups: &[&str], reach: &[&str]) -> Result<String> {
-    let texts = |list: &[&str]| list.iter().map(|&it| it.to_owned()).collect();
-    let order = TokenOrder {
-        subject: sub.to_owned(),
-        groups: texts(groups),
-        reach: texts(reach),
-        ..order()
-    };
-    token(order, &SECRET, 0)
-}
-
 /// Ada's agent, which publishes `target` as `maya-1`.
 async fn adas(relay: &TestRelay, target: &Target, home: &TempDir) -> Result<TestAgent> {
     let path = home.path().join("token");
-    write_token(&path, &of("ada", &["lookdev"], &[])?)?;
+    write_token(&path, &token_of("ada", &["lookdev"], &[])?)?;
     let agent = TestAgent::of(target).named("maya-1");
     agent
         .config(|config| config.with_token_file(path))
@@ -94,10 +82,10 @@ async fn a_caller_reaches_its_own_its_groups_and_what_its_token_names(
     let home = TempDir::new()?;
     let _agent = adas(&relay, &target, &home).await?;
     for (token, status) in [
-        (of("ada", &[], &[])?, 200),
-        (of("bob", &["rig", "lookdev"], &[])?, 200),
-        (of("eve", &[], &["maya-*"])?, 200),
-        (of("eve", &["rig"], &["nuke-*"])?, 404),
+        (token_of("ada", &[], &[])?, 200),
+        (token_of("bob", &["rig", "lookdev"], &[])?, 200),
+        (token_of("eve", &[], &["maya-*"])?, 200),
+        (token_of("eve", &["rig"], &["nuke-*"])?, 404),
         ("rubbish".to_owned(), 401),
     ] {
         let (head, body) = answer(&relay, "/w/maya-1/", Some(&token)).await?;
@@ -113,7 +101,7 @@ async fn a_caller_reaches_its_own_its_groups_and_what_its_token_names(
     let (head, _) = answer(&relay, "/w/maya-1/", Some(&agents_only)).await?;
     ensure!(head.status() == 403, "{head:?}");
     // What is not theirs looks as if it were not there, in every word.
-    let eve = of("eve", &[], &[])?;
+    let eve = token_of("eve", &[], &[])?;
     let (_, theirs) = answer(&relay, "/w/maya-1/", Some(&eve)).await?;
     let (_, nobodys) = answer(&relay, "/w/maya-2/", Some(&eve)).await?;
     ensure!(
@@ -130,14 +118,14 @@ async fn a_raw_caller_brings_its_token_behind_the_name(driver: DriverChoice) -> 
     let _agent = adas(&relay, &target, &home).await?;
     // On either shard, so that some are handed on.
     for _ in 0..16 {
-        let mut caller = raw(&relay, &format!("maya-1\n{}", of("ada", &[], &[])?)).await?;
+        let mut caller = raw(&relay, &format!("maya-1\n{}", token_of("ada", &[], &[])?)).await?;
         echo_round_trip(&mut caller, b"hello").await?;
     }
     for (said, reason) in [
         ("maya-1".to_owned(), "bad_token"),
         ("maya-1\nrubbish".to_owned(), "bad_token"),
         (
-            format!("maya-1\n{}", of("eve", &[], &[])?),
+            format!("maya-1\n{}", token_of("eve", &[], &[])?),
             "unknown_tunnel",
         ),
     ] {
@@ -172,7 +160,10 @@ async fn a_revoked_caller_is_cut_off_within_a_second_and_nobody_else(
         .config(|config| config.with_token_file(path))
         .start(&relay)
         .await?;
-    let (ada, bob) = (of("ada", &[], &[])?, of("bob", &["lookdev"], &[])?);
+    let (ada, bob) = (
+        token_of("ada", &[], &[])?,
+        token_of("bob", &["lookdev"], &[])?,
+    );
     let mut streams = Vec::new();
     for token in [&ada, &bob] {
         let mut stream = ask(&relay, "/w/maya-1/", Some(token)).await?;

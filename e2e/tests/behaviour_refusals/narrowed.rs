@@ -2,10 +2,9 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
-use tieline_e2e::behaviour::studio::{SECRET, order, studio, token};
+use tieline_e2e::behaviour::studio::{studio, token_of};
 use tieline_e2e::behaviour::{TestRelay, WireAgent, WireKey, registration, soon};
 use tieline_e2e::on_each_driver;
-use tieline_relay::cli::TokenOrder;
 use tieline_relay::{CallerAuth, DriverChoice};
 use tieline_wire::{Event, Register, Scheme, SessionId, Token};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -19,17 +18,6 @@ const CALLERS: usize = 6;
 
 /// The head of a stream of events that does not end, and its first event.
 const STREAM: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: one\n\n";
-
-fn of(sub: &str, groups: &[&str], reach: &[&str]) -> Result<String> {
-    let texts = |list: &[&str]| list.iter().map(|&it| it.to_owned()).collect();
-    let order = TokenOrder {
-        subject: sub.to_owned(),
-        groups: texts(groups),
-        reach: texts(reach),
-        ..order()
-    };
-    token(order, &SECRET, 0)
-}
 
 /// What the agent is told to do.
 enum Order {
@@ -133,23 +121,23 @@ async fn a_renewal_that_narrows_resets_those_who_lost_access_and_only_those(
     let (granted, mut grants) = mpsc::channel(4);
     let serving = tokio::spawn(serve(agent, taken, granted));
     orders
-        .send(Order::Register(of("ada", &["fx"], &[])?))
+        .send(Order::Register(token_of("ada", &["fx"], &[])?))
         .await?;
     soon("a grant", grants.recv()).await?;
 
     let (mut stay, mut lose) = (Vec::new(), Vec::new());
     for is_raw in [true, false] {
         for _ in 0..CALLERS {
-            for token in [of("ada", &[], &[])?, of("cyd", &[], &["maya"])?] {
+            for token in [token_of("ada", &[], &[])?, token_of("cyd", &[], &["maya"])?] {
                 stay.push(caller(&relay, &token, is_raw).await?);
             }
-            let bobs = of("bob", &["fx"], &[])?;
+            let bobs = token_of("bob", &["fx"], &[])?;
             lose.push((caller(&relay, &bobs, is_raw).await?, is_raw));
         }
     }
     // The same again ends nothing.
     orders
-        .send(Order::Register(of("ada", &["fx"], &[])?))
+        .send(Order::Register(token_of("ada", &["fx"], &[])?))
         .await?;
     soon("a grant", grants.recv()).await?;
     orders.send(Order::Say(b"data: two\n\n")).await?;
@@ -158,7 +146,9 @@ async fn a_renewal_that_narrows_resets_those_who_lost_access_and_only_those(
         until(stream, b"data: two\n\n").await?;
     }
 
-    orders.send(Order::Register(of("ada", &[], &[])?)).await?;
+    orders
+        .send(Order::Register(token_of("ada", &[], &[])?))
+        .await?;
     soon("a grant", grants.recv()).await?;
     for (stream, is_raw) in &mut lose {
         let mut read = Vec::new();
