@@ -8,7 +8,7 @@ use tieline_e2e::path::{Opened, Path};
 
 use crate::Case;
 use crate::everything::assert_inventory;
-use crate::spacing::assert_one_by_one;
+use crate::spacing::one_by_one;
 
 /// Where steps are timed, which takes seconds: the other ways differ in how they name the tunnel.
 const TIMED: [Path; 3] = [Path::Direct, Path::RELAY, Path::CONNECT];
@@ -68,7 +68,8 @@ fn same_as_direct(
 fn passes_progress_on(setup: &Setup, path: Path, bridge: Bridge) -> Result<()> {
     let server = setup.everything()?;
     let way = path.open(server.url())?;
-    assert_one_by_one(&setup.bridged(bridge, "progress", way.url(), &[])?)
+    one_by_one(|pace| setup.bridged(bridge, pace, way.url(), &[]))?;
+    Ok(())
 }
 
 /// At the relay itself, which turns away whoever has none.
@@ -94,7 +95,8 @@ fn publishes_a_child(setup: &Setup, path: Path) -> Result<()> {
 fn streams_a_child(setup: &Setup, path: Path) -> Result<()> {
     let gateway = setup.gateway("streamableHttp")?;
     let way = path.open(gateway.url())?;
-    assert_one_by_one(&setup.client(Client::Era2025, "progress", way.url())?)
+    one_by_one(|pace| setup.client(Client::Era2025, pace, way.url()))?;
+    Ok(())
 }
 
 /// The server's first event names a second URL, at which the client must find it.

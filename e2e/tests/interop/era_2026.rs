@@ -8,7 +8,7 @@ use serde_json::Value;
 use tieline_e2e::interop::{Client, Needs, Server, Setup};
 use tieline_e2e::path::Path;
 
-use crate::spacing::assert_one_by_one;
+use crate::spacing::one_by_one;
 use crate::{Case, ensure_same};
 
 /// Longest time until the server has told of what it has already answered.
@@ -145,8 +145,8 @@ fn contradictions_are_refused(setup: &Setup, path: Path) -> Result<()> {
 }
 
 fn progress_arrives_one_by_one(setup: &Setup, path: Path) -> Result<()> {
-    let (_server, report) = report(setup, path, Client::Era2026, "progress")?;
-    assert_one_by_one(&report)
+    one_by_one(|pace| Ok(report(setup, path, Client::Era2026, pace)?.1))?;
+    Ok(())
 }
 
 fn closing_the_stream_cancels_the_call(setup: &Setup, path: Path) -> Result<()> {
