@@ -53,8 +53,12 @@ fn calls_events_and_streams_make_a_report() {
             (18.0..=22.0).contains(&number(&events["round_trips"])),
             "{events}"
         );
-        // The second event comes 10 ms later and does not count.
-        assert!(number(&events["p50_us"]["median"]) < 9_000.0, "{events}");
+        // The second event comes 10 ms later and does not count. A busy machine adds as much.
+        let rounds = events["rounds"].as_array().unwrap();
+        let quiet = rounds.iter().filter(|round| round["noisy"] == false);
+        for round in quiet {
+            assert!(number(&round["p50_us"]) < 9_000.0, "{round}");
+        }
     }
     let relay = path(&json, 2, "relay");
     for metric in ["p50_us", "p99_us"] {
