@@ -158,10 +158,14 @@ async fn send(entry: &Entry, address: SocketAddr, cut: Cut) -> Result<Told> {
     Ok(told)
 }
 
-/// What differs at the proxy: it adds a token, so that a head of the longest is too long for the relay.
+/// What differs at the proxy: it adds a token, so that a head of the longest is too long for the relay, and
+/// does not say what in a head is too long.
 fn at_proxy(mut entry: Entry) -> Entry {
     if entry.bytes.len() > 60 * 1024 && matches!(entry.fate, Fate::Passed(_)) {
         entry.fate = Fate::Declined(431, Vec::new());
+    }
+    if matches!(entry.fate, Fate::Refused(414)) {
+        entry.fate = Fate::Refused(431);
     }
     entry
 }

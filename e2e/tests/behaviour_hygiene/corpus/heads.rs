@@ -166,7 +166,7 @@ fn sizes() -> Vec<Entry> {
         refused("a head twice too long", 431, head(2 * HEAD_BYTES_MAX)),
         refused("a long value", 431, get("in", &format!("X: {long}"))),
         refused("a long name", 431, get("in", &format!("{long}: x"))),
-        refused("a long path", 431, get(&long, "X: a")),
+        refused("a long path", 414, get(&long, "X: a")),
         refused("many lines", 431, get("in", &"X: a\r\n".repeat(200))),
     ]
 }
