@@ -63,6 +63,11 @@ impl State {
         self.unread.store(false, Relaxed);
     }
 
+    /// True if the caller may still be sending a body that is not taken.
+    pub(super) fn is_unread(&self) -> bool {
+        self.unread.load(Relaxed)
+    }
+
     /// The caller is told that it does not speak HTTP; what it still sends is of no use.
     pub(super) fn malformed(&self) {
         self.unread.store(true, Relaxed);

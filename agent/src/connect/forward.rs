@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::header::CONNECTION;
 use http::uri::PathAndQuery;
 use http::{Extensions, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use http_body::Body;
@@ -60,18 +61,33 @@ impl Front {
         state: Arc<State>,
     ) -> Response<AnswerBody> {
         state.begin(!request.body().is_end_stream());
-        let own = |body| AnswerBody::own(body, Arc::clone(&state));
+        let mut answer = self.answered(request, local, &state).await;
+        if state.is_unread() {
+            // hyper closes behind it, and would not say so (RFC 9112, section 9.6).
+            let close = HeaderValue::from_static("close");
+            answer.headers_mut().insert(CONNECTION, close);
+        }
+        answer
+    }
+
+    async fn answered(
+        &self,
+        request: Request<Incoming>,
+        local: IpAddr,
+        state: &Arc<State>,
+    ) -> Response<AnswerBody> {
+        let own = |body| AnswerBody::own(body, Arc::clone(state));
         let (page, host) = match self.check(&request, local) {
             Ok(passed) => passed,
             Err(problem) => return problem.into_response().map(own),
         };
         let Some(page) = page else {
-            return self.forward(request, &host, &state).await;
+            return self.forward(request, &host, state).await;
         };
         if let Some(answer) = cors::preflight(request.method(), request.headers(), &page) {
             return answer.map(own);
         }
-        let mut answer = self.forward(request, &host, &state).await;
+        let mut answer = self.forward(request, &host, state).await;
         cors::allow(answer.headers_mut(), &page);
         answer
     }

@@ -72,11 +72,24 @@ async fn an_early_answer_arrives_though_the_body_goes_on() {
     let request = "POST /w/x/mcp HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000000\r\n\r\n";
     let mut it = Exchange::begin(request).await;
     it.target
-        .send("HTTP/1.1 413 Content Too Large\r\nContent-Length: 3\r\nConnection: close\r\n\r\nbig")
+        .send("HTTP/1.1 413 Content Too Large\r\nContent-Length: 3\r\n\r\nbig")
         .await;
-    drop(it.target);
     it.caller.send(&"x".repeat(100_000)).await;
-    assert!(it.caller.until("big").await.contains("413"));
+    let answer = it.caller.until("big").await;
+    assert!(answer.contains("413"), "{answer}");
+    assert!(answer.contains("\r\nconnection: close\r\n"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_refusal_in_front_of_a_body_says_that_it_is_the_last_answer() {
+    let it = Exchange::begin(GET).await;
+    let mut caller = it.proxy.caller().await;
+    let request = "POST /w/x/mcp HTTP/1.1\r\nHost: evil.example\r\nContent-Length: 100000\r\n\r\n";
+    caller.send(request).await;
+    let answer = caller.until("}").await;
+    assert!(answer.starts_with("HTTP/1.1 421 "), "{answer}");
+    assert!(answer.contains("\r\nconnection: close\r\n"), "{answer}");
+    caller.send(&"x".repeat(100_000)).await;
 }
 
 #[tokio::test]
