@@ -11,6 +11,7 @@ use hyper::rt::{Read, ReadBuf, ReadBufCursor, Write};
 use tieline_hop::Intake;
 
 use super::HTTP_BUFFER_BYTES_MAX;
+use super::resets::Resets;
 use super::state::State;
 use super::unread::{self, Last};
 use crate::io::poll_read_through;
@@ -27,6 +28,7 @@ struct Inner<IO> {
     io: IO,
     intake: Intake,
     is_http2: bool,
+    resets: Resets,
     /// hyper's own answer to a head that it refused, or what looks like it.
     held: Vec<u8>,
 }
@@ -53,6 +55,7 @@ impl<IO: Read + Write + Unpin> Caller<IO> {
                 io,
                 intake: Intake::new(),
                 is_http2: false,
+                resets: Resets::default(),
                 held: Vec::new(),
             })),
             state,
@@ -205,8 +208,24 @@ impl<IO: Write + Unpin> Inner<IO> {
 }
 
 impl<IO: Write + Unpin> Caller<IO> {
-    fn wrote(&self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+    /// Notes what came of writing these bytes.
+    fn wrote<'a>(
+        &self,
+        slices: impl IntoIterator<Item = &'a [u8]>,
+        polled: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
         self.state.write_polled(polled.is_pending());
+        let inner = &mut *self.inner.borrow_mut();
+        if let Poll::Ready(Ok(count)) = polled
+            && inner.is_http2
+        {
+            let mut left = count;
+            for slice in slices {
+                let written = &slice[..left.min(slice.len())];
+                left -= written.len();
+                self.state.refused(inner.resets.pass(written));
+            }
+        }
         polled
     }
 }
@@ -218,7 +237,7 @@ impl<IO: Write + Unpin> Write for Caller<IO> {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let polled = self.inner.borrow_mut().poll_write(cx, bytes);
-        self.wrote(polled)
+        self.wrote([bytes], polled)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -247,6 +266,6 @@ impl<IO: Write + Unpin> Write for Caller<IO> {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let polled = self.inner.borrow_mut().poll_write_vectored(cx, slices);
-        self.wrote(polled)
+        self.wrote(slices.iter().map(|slice| &**slice), polled)
     }
 }

@@ -3,6 +3,7 @@
 
 use std::convert::Infallible;
 use std::future::poll_fn;
+use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -20,6 +21,7 @@ use super::deadline::Watchdog;
 use super::forward::Front;
 use super::state::State;
 use super::{Ended, Gateway, HTTP_BUFFER_BYTES_MAX, Settings};
+use crate::audit::Call;
 
 /// Streams that one connection of HTTP/2 may have at a time.
 const STREAMS_MAX: u32 = 128;
@@ -42,6 +44,8 @@ pub(super) struct Turns<'a, G: Gateway> {
     pub(super) state: &'a Rc<State>,
     pub(super) gateway: &'a G,
     pub(super) settings: &'a Rc<Settings>,
+    /// Where the connection comes from.
+    pub(super) address: IpAddr,
 }
 
 impl<G: Gateway> Turns<'_, G> {
@@ -100,7 +104,9 @@ impl<G: Gateway> Turns<'_, G> {
                 if callers.poll_revoked(self.gateway, cx).is_ready() {
                     return Poll::Ready(Ended::Revoked);
                 }
-                if let Poll::Ready(result) = connection.as_mut().poll(cx) {
+                let polled = connection.as_mut().poll(cx);
+                self.note_refused();
+                if let Poll::Ready(result) = polled {
                     return Poll::Ready(overdue.unwrap_or_else(|| self.state.ended(result)));
                 }
                 if is_gone(cx) {
@@ -113,12 +119,25 @@ impl<G: Gateway> Turns<'_, G> {
                     state,
                     settings,
                     gateway,
+                    ..
                 } = self;
                 overdue = Some(ready!(watchdog.poll(cx, state, settings, *gateway)));
                 state.extend();
             }
         })
         .await
+    }
+}
+
+impl<G: Gateway> Turns<'_, G> {
+    /// Notes streams that the library of HTTP/2 refused by itself.
+    fn note_refused(&self) {
+        for _ in 0..self.state.take_refused() {
+            if self.gateway.is_audited() {
+                let call = Call::unread(self.address);
+                self.gateway.note(call, None, None, Some("bad_request"));
+            }
+        }
     }
 }
 

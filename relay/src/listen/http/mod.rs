@@ -29,6 +29,7 @@ mod ours;
 mod pool;
 mod problem;
 mod reference;
+mod resets;
 mod rest;
 mod rewrite;
 mod route;
@@ -344,6 +345,7 @@ where
         state: &state,
         gateway: &gateway,
         settings: &settings,
+        address: peer.address.ip(),
     };
     let decided = turns.until(|cx| caller.poll_http2(cx).map(Ok)).await;
     let ended = match decided {

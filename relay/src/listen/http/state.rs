@@ -71,6 +71,8 @@ pub(super) struct State {
     /// HTTP/2: what is known of the connection that this stream is one of.
     connection: Option<StreamOf>,
     is_http2: Cell<bool>,
+    /// HTTP/2: streams that the library refused, and that are not noted yet.
+    refused: Cell<usize>,
     /// HTTP/2: how many streams the connection has.
     streams: Cell<usize>,
     /// What the connection makes the relay hold.
@@ -90,6 +92,7 @@ impl State {
             connection: None,
             is_http2: Cell::new(false),
             streams: Cell::new(0),
+            refused: Cell::new(0),
             held: OnceCell::new(),
             held_stream: OnceCell::new(),
             waits_for_flush: RefCell::default(),
@@ -137,6 +140,16 @@ impl State {
         if !self.is_draining.replace(true) && self.phase.get() == Phase::Idle {
             self.extend();
         }
+    }
+
+    /// The library refused so many streams.
+    pub(super) fn refused(&self, count: usize) {
+        self.refused.set(self.refused.get() + count);
+    }
+
+    /// Streams that it refused since this was asked last.
+    pub(super) fn take_refused(&self) -> usize {
+        self.refused.take()
     }
 
     /// Whether requests come as streams.

@@ -247,3 +247,35 @@ fn a_caller_may_see_what_it_may_reach_and_nobody_else_sees_anything() {
         }
     });
 }
+
+#[test]
+fn a_caller_who_is_refused_has_no_name_looked_up_and_one_answer_for_all() {
+    run(async {
+        let mut relay = relay();
+        relay.settings().domain = Some("relay.example".to_owned());
+        let mut answers = Vec::new();
+        for token in ["", "Authorization: Bearer revoked\r\n"] {
+            for (path, host) in [
+                ("/w/maya/mcp", "relay.example"),
+                ("/w/nome/mcp", "relay.example"),
+                ("/dcc/maya/mcp", "relay.example"),
+                ("/dcc/maya/maya/mcp", "relay.example"),
+                ("/dcc/nome/nome/mcp", "relay.example"),
+                ("/mcp", "maya.relay.example"),
+                ("/mcp", "nome.relay.example"),
+                ("/tunnels", "relay.example"),
+            ] {
+                let mut caller = relay.caller();
+                let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n{token}\r\n");
+                caller.send(request).await;
+                let answer = caller.until("}").await;
+                assert!(answer.starts_with("HTTP/1.1 401 "), "{answer}");
+                answers.push((token, answer));
+            }
+        }
+        answers.dedup();
+        assert_eq!(answers.len(), 2, "{answers:?}");
+        assert_eq!(relay.shard.0.looked_up.get(), 0);
+        assert_eq!(relay.shard.0.admitted.get(), 16);
+    });
+}

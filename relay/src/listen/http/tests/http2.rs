@@ -414,3 +414,55 @@ fn a_stream_of_which_nothing_is_taken_loses_its_target_and_the_others_go_on() {
         answered(next, &mut maya).await;
     });
 }
+
+/// The frames of a GET of `path`, as HTTP/2 writes it, behind those that begin a connection.
+fn frames(path: &[u8]) -> Vec<u8> {
+    let literal = |name: u8, value: &[u8]| {
+        let length = u8::try_from(value.len()).unwrap();
+        [&[name, length], value].concat()
+    };
+    // GET and http as the static table has them (RFC 7541, appendix A).
+    let fields = [
+        vec![0x82, 0x86],
+        literal(1, b"relay.example"),
+        literal(4, path),
+    ]
+    .concat();
+    let length = u8::try_from(fields.len()).unwrap();
+    let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    let head = [0, 0, length, 1, 5, 0, 0, 0, 1];
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    [&preface[..], &settings, &head, &fields].concat()
+}
+
+#[test]
+fn an_odd_path_is_answered_or_its_reset_is_noted() {
+    run(async {
+        let refused = [(Some(404), Some("not_found"))];
+        let reset = [(None, Some("bad_request"))];
+        for (path, noted) in [
+            (&b"*"[..], &refused),
+            (b"?x", &refused),
+            (b"#x", &refused),
+            (b"/x#y", &refused),
+            (b"", &reset),
+            (b"w/maya/mcp", &reset),
+            (b"http://relay.example/w/maya/mcp", &reset),
+            (b"/w/maya/\x01", &reset),
+            (b"/w/maya/ x", &reset),
+        ] {
+            let mut relay = Relay::new();
+            let (mut caller, _ended) = relay.connect();
+            caller.send(frames(path)).await;
+            let text = String::from_utf8_lossy(path);
+            for _ in 0..60 {
+                if !relay.shard.0.noted.borrow().is_empty() {
+                    break;
+                }
+                seconds(1).await;
+            }
+            assert_eq!(*relay.shard.0.noted.borrow(), *noted, "{text}");
+            assert!(!relay.has_opened(), "{text}");
+        }
+    });
+}

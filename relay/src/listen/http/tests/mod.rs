@@ -97,6 +97,8 @@ struct Shared {
     agent: Cell<AgentTag>,
     /// How many were asked who they are.
     admitted: Cell<usize>,
+    /// How often a name or a kind was looked up.
+    looked_up: Cell<usize>,
     /// Whose access was revoked, and who wants to know.
     revoked: RefCell<Option<String>>,
     waiter: RefCell<Option<Waker>>,
@@ -178,6 +180,7 @@ impl Gateway for Shard {
         stale: Option<&Target>,
         _: impl Fn(&TunnelId, AgentTag) -> bool,
     ) -> Result<Rc<Target>, Nowhere> {
+        self.0.looked_up.set(self.0.looked_up.get() + 1);
         let refused = |reason| Err(Nowhere::Refused(reason));
         // A kind has one tunnel here, of its own name.
         let tunnel = match &wanted.aim {
@@ -213,6 +216,7 @@ impl Gateway for Shard {
     }
 
     async fn list(&self, caller: &Named, after: &str) -> Listing {
+        self.0.looked_up.set(self.0.looked_up.get() + 1);
         let tunnels = self.0.tunnels.borrow();
         let is_theirs = |name: &str| caller.0.as_deref().is_none_or(|it| it == name);
         let mut names: Vec<_> = tunnels.keys().filter(|name| is_theirs(name)).collect();
@@ -227,6 +231,7 @@ impl Gateway for Shard {
     }
 
     fn is_kind(&self, _: &Named, tunnel: &TunnelId, dcc: &str) -> bool {
+        self.0.looked_up.set(self.0.looked_up.get() + 1);
         tunnel.as_str() == dcc && self.0.tunnels.borrow().contains_key(dcc)
     }
 
@@ -325,6 +330,7 @@ impl Relay {
                 is_shared: Cell::default(),
                 agent: Cell::default(),
                 admitted: Cell::default(),
+                looked_up: Cell::default(),
                 revoked: RefCell::default(),
                 waiter: RefCell::default(),
                 authority: RefCell::new(AUTHORITY.to_owned()),
