@@ -1,5 +1,6 @@
 //! A machine that gives the relay less than it would like: it goes on with that, and says so.
 
+use std::fs;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -8,6 +9,7 @@ use tieline_e2e::behaviour::{
     Addresses, RelayProgram, Target, TestAgent, echo_round_trip, soon, within,
 };
 use tieline_e2e::environment::fixtures;
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
 fn without_io_uring() -> Result<[String; 2]> {
@@ -179,5 +181,101 @@ async fn few_descriptors(driver: &str) -> Result<()> {
     };
     soon("room", room).await?;
     ensure!(relay.tunnels().await?.len() == 2);
+    Ok(())
+}
+
+/// A limit of open files of which the last ones are taken when the relay starts, from the second number on: all
+/// but one for the reserve of each listener, of which two shards have three each, and operators one.
+const ALL_TAKEN: [&str; 4] = ["128", "100", "112", "118"];
+
+/// Descriptors that callers leave to agents and that are not taken.
+const LINKS: u16 = 4;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_any_descriptor_each_side_has_an_answer_at_once() -> Result<()> {
+    no_descriptors("auto").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_any_descriptor_each_side_has_an_answer_at_once_epoll() -> Result<()> {
+    no_descriptors("epoll").await
+}
+
+async fn no_descriptors(driver: &str) -> Result<()> {
+    let program = fixtures().join("few_descriptors.py");
+    let program = program.to_str().context("a path in UTF-8")?;
+    let launcher = [&["python3", program][..], &ALL_TAKEN].concat();
+    let flags = ["--shards", "2", "--driver", driver];
+    let relay = RelayProgram::start(&launcher, Addresses::any(), &flags)?;
+    let target = Target::echo().await?;
+    let agent = TestAgent::of(&target).start_at(&relay.agent_url()).await?;
+
+    // Callers take what they may, and links of an agent the rest.
+    let mut farm = None;
+    let mut held: Vec<TcpStream> = Vec::new();
+    let served = async || -> Result<TcpStream> {
+        let mut caller = relay.raw(agent.tunnel()).await?;
+        echo_round_trip(&mut caller, &[1]).await?;
+        Ok(caller)
+    };
+    let filled = async {
+        while fs::read_dir(format!("/proc/{}/fd", relay.process().id()))?.count() < 127 {
+            match served().await {
+                Ok(caller) => held.push(caller),
+                Err(_) if farm.is_none() => {
+                    let links = TestAgent::of(&target).named("farm").links(LINKS);
+                    farm = Some(links.start_at(&relay.agent_url()).await?);
+                }
+                // A link is on its way.
+                Err(_) => tokio::task::yield_now().await,
+            }
+        }
+        anyhow::Ok(())
+    };
+    soon("every descriptor to be in use", filled).await??;
+    ensure!(held.len() >= 10, "only {} callers", held.len());
+
+    // Also while callers keep coming.
+    let tcp = relay.addresses.tcp;
+    let flood = tokio::spawn(async move {
+        loop {
+            drop(TcpStream::connect(tcp).await);
+        }
+    });
+    // What is served all the same keeps its descriptor.
+    let mut held_http = Vec::new();
+    for _ in 0..10 {
+        let health = soon("/healthz", relay.admin("/healthz")).await?;
+        let health = health.context("/healthz")?;
+        ensure!(health == "ok\n", "{health}");
+        let metrics = soon("/metrics", relay.metrics()).await?;
+        metrics.context("/metrics")?;
+        // Reset, or served with the reserve of a listener that refuses another one in this moment.
+        held.extend(soon("a caller's answer", served()).await?);
+        let ended = async {
+            TcpStream::connect(relay.addresses.agent)
+                .await?
+                .read_u8()
+                .await
+        };
+        let ended = soon("the end of an agent", ended).await?;
+        ensure!(ended.is_err(), "an agent was taken");
+        let answered = async {
+            let mut http = relay.http().await?;
+            http.get("/health").await?;
+            let (head, _) = http.answer().await?;
+            anyhow::Ok((head, http))
+        };
+        // It may be reset before it has asked.
+        if let Ok((head, http)) = soon("an answer or a reset", answered).await? {
+            ensure!([200, 503].contains(&head.status()), "{head:?}");
+            held_http.push(http);
+        }
+    }
+    flood.abort();
+
+    drop((held, held_http));
+    let again = async { while served().await.is_err() {} };
+    soon("a caller to be served again", again).await?;
     Ok(())
 }

@@ -7,6 +7,7 @@ mod auth;
 mod changes;
 mod listing;
 mod places;
+mod reserve;
 mod revoke;
 mod serve;
 mod tunnel;

@@ -25,6 +25,7 @@ use super::Phase;
 use super::admin::{self, Admin, refuse};
 use super::auth::Keeper;
 use super::places::{Places, Standing};
+use super::reserve::Door;
 use crate::listen::http::is_ours_anywhere;
 
 /// Time for a request's head to arrive, idle time between two requests included.
@@ -33,7 +34,7 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(3);
 /// Longest life of a connection, so that a reader that stalls gives its place back.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// Pause after an accept that failed for lack of file descriptors while no connection can be given up.
+/// Pause after an accept that failed while no connection can be given up.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves all listeners, once the relay serves, until it drains, and their connections until it stops; what is in
@@ -82,15 +83,19 @@ async fn accept(
     }
     let mut connections = JoinSet::new();
     let mut places = Places::default();
+    let mut door = Door::new(listener);
     loop {
+        let is_spent = door.is_spent();
         let accepted = tokio::select! {
             // First: what has connected before the drain is answered.
             biased;
-            accepted = listener.accept() => accepted,
+            accepted = door.accept() => accepted,
+            // What it held may be the reserve again.
+            Some(_) = connections.join_next(), if is_spent => continue,
             _ = phase.wait_for(|phase| *phase >= Phase::Drains) => break,
         };
         match accepted {
-            Ok((stream, _)) => {
+            Ok(stream) => {
                 let (standing, router) = (Arc::default(), router.clone());
                 if places.make_room() {
                     let serving = serve(stream, router, Arc::clone(&standing));

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener as StdTcpListener};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -155,11 +155,18 @@ pub(crate) struct Listener {
     fd: OwnedFd,
     /// Given up for a moment where there is no other descriptor left to accept with.
     reserve: Cell<Option<OwnedFd>>,
+    /// The least number that the reserve is to have, if such a descriptor is free.
+    reserve_from: Cell<RawFd>,
 }
 
-/// A descriptor that stands for nothing.
-fn spare() -> Option<OwnedFd> {
-    rustix::event::eventfd(0, EventfdFlags::CLOEXEC).ok()
+/// A descriptor that stands for nothing, numbered `from` or above if one of those is free.
+fn spare(from: RawFd) -> Option<OwnedFd> {
+    let lowest = rustix::event::eventfd(0, EventfdFlags::CLOEXEC).ok()?;
+    if lowest.as_raw_fd() >= from {
+        return Some(lowest);
+    }
+    let copy = rustix::io::fcntl_dupfd_cloexec(&lowest, from);
+    Some(copy.unwrap_or(lowest))
 }
 
 /// True if there is no descriptor left, for this process or for the system (accept(2), EMFILE and ENFILE).
@@ -178,8 +185,17 @@ impl Listener {
         Ok(Self {
             readiness,
             fd,
-            reserve: Cell::new(spare()),
+            reserve: Cell::new(spare(0)),
+            reserve_from: Cell::new(0),
         })
+    }
+
+    /// Gives the reserve a number of `from` or above, which no connection keeps: where it is given up, another
+    /// thread may get the number first, and would stay in its place.
+    pub(crate) fn keep_reserve_from(&self, from: u64) {
+        let from = RawFd::try_from(from).unwrap_or(0);
+        self.reserve_from.set(from);
+        self.reserve.set(spare(from));
     }
 
     /// Takes the next connection.
@@ -222,7 +238,8 @@ impl Listener {
     /// Takes the next connection where [`Listener::accept`] lacks a descriptor, shows its peer to
     /// `refused` and resets it; false if there was none to take, or no reserve to take it with.
     pub(crate) fn refuse_next(&self, refused: impl FnOnce(SocketAddr)) -> bool {
-        let Some(reserve) = self.reserve.take().or_else(spare) else {
+        let from = self.reserve_from.get();
+        let Some(reserve) = self.reserve.take().or_else(|| spare(from)) else {
             return false;
         };
         drop(reserve);
@@ -238,7 +255,7 @@ impl Listener {
             Err(_) => {}
         }
         // Its own descriptor is free again, unless another thread was faster.
-        self.reserve.set(spare());
+        self.reserve.set(spare(from));
         is_taken
     }
 

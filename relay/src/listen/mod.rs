@@ -63,6 +63,11 @@ impl Room {
         Self::without(limit, 2)
     }
 
+    /// The first descriptor that neither callers nor agents keep, of `limit`.
+    pub(crate) fn beyond_agents(limit: Option<u64>) -> u64 {
+        Self::for_agents(limit).full_from
+    }
+
     fn without(limit: Option<u64>, halves: u64) -> Self {
         let limit = limit.unwrap_or(u64::MAX);
         let kept = (limit / KEPT_PART).clamp(KEPT_MIN, KEPT_MAX);

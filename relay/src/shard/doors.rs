@@ -48,6 +48,7 @@ impl Shard {
         let entry = (kind, Rc::clone(&listener), sockets);
         self.listeners.borrow_mut().push(entry);
         let limit = self.peers.open_files_max;
+        listener.keep_reserve_from(listen::Room::beyond_agents(limit));
         let room = match kind {
             ListenKind::Agent => listen::Room::for_agents(limit),
             _ => listen::Room::for_callers(limit),
