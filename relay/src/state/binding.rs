@@ -2,7 +2,7 @@
 
 use data_encoding::HEXLOWER_PERMISSIVE as HEX;
 use serde::{Deserialize, Serialize};
-use tieline_wire::{AgentKey, MachineId, Scheme, TunnelId};
+use tieline_wire::{AgentKey, InstanceId, MachineId, Scheme, TunnelId};
 
 /// A name, and its owner.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -10,6 +10,10 @@ pub(crate) struct Binding {
     pub(crate) tunnel: TunnelId,
     pub(crate) key: AgentKey,
     pub(crate) machine: MachineId,
+    /// The run of the agent that had it last.
+    pub(crate) instance: Option<InstanceId>,
+    /// Earlier runs, oldest first, none of which gets it back.
+    pub(crate) superseded: Vec<InstanceId>,
     /// The holder of the token that it was registered with; `None` without authentication.
     pub(crate) sub: Option<String>,
     /// The groups of that token.
@@ -29,12 +33,17 @@ pub(crate) struct Binding {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Note {
     /// It is bound like this from now on.
-    Bound(Binding),
+    Bound(Box<Binding>),
     /// It is free again.
     Forgotten(TunnelId),
 }
 
 impl Note {
+    /// A name is bound.
+    pub(crate) fn bound(binding: Binding) -> Self {
+        Self::Bound(Box::new(binding))
+    }
+
     /// The name.
     pub(crate) const fn tunnel(&self) -> &TunnelId {
         match self {
@@ -65,9 +74,15 @@ impl Note {
         if line.forgotten {
             return Some(Self::Forgotten(tunnel));
         }
-        Some(Self::Bound(Binding {
+        Some(Self::bound(Binding {
             key: AgentKey::new(bytes(&line.key)?),
             machine: MachineId::new(bytes(&line.machine)?),
+            instance: bytes(&line.instance).map(InstanceId::new),
+            superseded: line
+                .superseded
+                .iter()
+                .filter_map(|it| bytes(it).map(InstanceId::new))
+                .collect(),
             sub: line.sub.filter(|sub| !sub.is_empty()),
             groups: line.groups,
             shared: line.shared,
@@ -97,6 +112,10 @@ struct Line {
     key: String,
     #[serde(skip_serializing_if = "String::is_empty")]
     machine: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    instance: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    superseded: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     sub: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -124,6 +143,15 @@ impl Line {
             forgotten: false,
             key: HEX.encode(binding.key.as_bytes()),
             machine: HEX.encode(binding.machine.as_bytes()),
+            instance: binding
+                .instance
+                .map(|it| HEX.encode(it.as_bytes()))
+                .unwrap_or_default(),
+            superseded: binding
+                .superseded
+                .iter()
+                .map(|it| HEX.encode(it.as_bytes()))
+                .collect(),
             sub: binding.sub.clone(),
             groups: binding.groups.clone(),
             shared: binding.shared,

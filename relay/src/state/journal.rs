@@ -112,7 +112,7 @@ impl Journal {
             let mut line = Vec::new();
             for binding in content.bindings.values() {
                 line.clear();
-                Note::Bound(binding.clone()).write(&mut line);
+                Note::bound(binding.clone()).write(&mut line);
                 bytes += line.len() as u64;
                 out.write_all(&line)?;
             }
@@ -176,7 +176,7 @@ fn read(path: &Path, names_max: usize) -> io::Result<Content> {
         match Note::read(&line) {
             Some(Note::Bound(binding)) => {
                 if bindings.len() < names_max || bindings.contains_key(&binding.tunnel) {
-                    bindings.insert(binding.tunnel.clone(), binding);
+                    bindings.insert(binding.tunnel.clone(), *binding);
                 } else {
                     too_many += 1;
                 }

@@ -2,7 +2,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 use tempfile::TempDir;
-use tieline_wire::{AgentKey, MachineId, Scheme, TunnelId};
+use tieline_wire::{AgentKey, InstanceId, MachineId, Scheme, TunnelId};
 
 use super::*;
 
@@ -15,6 +15,8 @@ fn binding(tunnel: &str, sub: Option<&str>, key: u8) -> Binding {
         tunnel: name(tunnel),
         key: AgentKey::new([key; 32]),
         machine: MachineId::new([key; 16]),
+        instance: Some(InstanceId::new([key; 16])),
+        superseded: vec![InstanceId::new([8; 16]), InstanceId::new([9; 16])],
         sub: sub.map(str::to_owned),
         groups: vec!["fx".to_owned()],
         shared: true,
@@ -48,9 +50,9 @@ fn what_was_noted_is_there_at_the_next_start() {
     assert!(first.bindings.is_empty());
     let (ada, bob) = (binding("maya", Some("ada"), 1), binding("nuke", None, 2));
     for it in [&ada, &bob] {
-        note(&state, Note::Bound(it.clone()));
+        note(&state, Note::bound(it.clone()));
     }
-    note(&state, Note::Bound(binding("gone", Some("eve"), 3)));
+    note(&state, Note::bound(binding("gone", Some("eve"), 3)));
     note(&state, Note::Forgotten(name("gone")));
     drop(state);
     let (_state, second) = take(&folder);
@@ -87,7 +89,7 @@ fn one_relay_has_the_folder_at_a_time_and_hands_all_of_it_over() {
         )),
         "{refused}"
     );
-    note(&old, Note::Bound(binding("maya", Some("ada"), 1)));
+    note(&old, Note::bound(binding("maya", Some("ada"), 1)));
     old.release();
     let (new, kept) = State::take(&it, 100).unwrap();
     assert_eq!(names(kept), [binding("maya", Some("ada"), 1)]);
@@ -106,13 +108,13 @@ fn block(folder: &TempDir, file: &str) {
 fn a_relay_whose_successor_fails_goes_on_with_the_folder_that_it_lent() {
     let folder = TempDir::new().unwrap();
     let (mut old, _) = take(&folder);
-    note(&old, Note::Bound(binding("before", Some("ada"), 1)));
+    note(&old, Note::bound(binding("before", Some("ada"), 1)));
     let it = Folder::open(folder.path()).unwrap();
     block(&folder, EPOCH_FILE);
     block(&folder, NAMES_FILE);
     for name in ["one", "two"] {
         let lock = old.lend().unwrap();
-        note(&old, Note::Bound(binding(name, Some("ada"), 1)));
+        note(&old, Note::bound(binding(name, Some("ada"), 1)));
         let failed = State::take_lent(&it, lock, 100).unwrap_err().to_string();
         assert!(failed.contains(EPOCH_FILE), "{failed}");
         // Also between the two no third one has it.
@@ -121,7 +123,7 @@ fn a_relay_whose_successor_fails_goes_on_with_the_folder_that_it_lent() {
         old.go_on();
         assert!(State::take(&it, 100).is_err());
     }
-    note(&old, Note::Bound(binding("after", Some("ada"), 1)));
+    note(&old, Note::bound(binding("after", Some("ada"), 1)));
     drop(old);
     for file in [EPOCH_FILE, NAMES_FILE] {
         fs::remove_dir(folder.path().join(format!("{file}.new"))).unwrap();
@@ -137,7 +139,7 @@ fn a_relay_whose_successor_fails_goes_on_with_the_folder_that_it_lent() {
 fn a_folder_that_was_lent_is_written_by_the_one_that_goes_on() {
     let folder = TempDir::new().unwrap();
     let (mut old, _) = take(&folder);
-    note(&old, Note::Bound(binding("before", Some("ada"), 1)));
+    note(&old, Note::bound(binding("before", Some("ada"), 1)));
     let it = Folder::open(folder.path()).unwrap();
     let path = folder.path().join(NAMES_FILE);
     // The first one ends before it goes on.
@@ -150,8 +152,8 @@ fn a_folder_that_was_lent_is_written_by_the_one_that_goes_on() {
     let (mut new, kept) = State::take_lent(&it, old.lend().unwrap(), 100).unwrap();
     assert_eq!(kept.bindings.len(), 1);
     new.go_on();
-    note(&old, Note::Bound(binding("late", Some("ada"), 1)));
-    note(&new, Note::Bound(binding("after", Some("ada"), 1)));
+    note(&old, Note::bound(binding("late", Some("ada"), 1)));
+    note(&new, Note::bound(binding("after", Some("ada"), 1)));
     drop(old);
     let refused = State::take(&it, 100).unwrap_err().to_string();
     assert!(refused.contains("is in use"), "{refused}");
@@ -197,7 +199,7 @@ fn what_an_operator_decided_holds_at_the_next_start_until_its_time_is_over() {
 fn half_a_line_and_lines_of_later_versions_cost_nothing_else() {
     let folder = TempDir::new().unwrap();
     let (state, _) = take(&folder);
-    note(&state, Note::Bound(binding("maya", Some("ada"), 1)));
+    note(&state, Note::bound(binding("maya", Some("ada"), 1)));
     drop(state);
     let path = folder.path().join(NAMES_FILE);
     let mut text = fs::read_to_string(&path).unwrap();
@@ -212,7 +214,7 @@ fn half_a_line_and_lines_of_later_versions_cost_nothing_else() {
     let (state, kept) = take(&folder);
     let found: Vec<_> = names(kept).iter().map(|it| it.tunnel.to_string()).collect();
     assert_eq!(found, ["maya", "nuke"]);
-    note(&state, Note::Bound(binding("after", None, 2)));
+    note(&state, Note::bound(binding("after", None, 2)));
     drop(state);
     assert_eq!(take(&folder).1.bindings.len(), 3);
 }
@@ -225,7 +227,7 @@ fn the_journal_is_written_anew_before_it_grows_without_end() {
     let mut lines = Vec::new();
     for n in 0..20_000 {
         let sub = format!("ada-{n}");
-        Note::Bound(binding("maya", Some(&sub), 1)).write(&mut lines);
+        Note::bound(binding("maya", Some(&sub), 1)).write(&mut lines);
     }
     for _ in 0..4 {
         journal.add(&lines).unwrap();
@@ -243,7 +245,7 @@ fn no_more_names_are_read_than_the_relay_may_know() {
     let folder = TempDir::new().unwrap();
     let (state, _) = take(&folder);
     for n in 0..150 {
-        note(&state, Note::Bound(binding(&format!("n{n}"), None, 1)));
+        note(&state, Note::bound(binding(&format!("n{n}"), None, 1)));
     }
     drop(state);
     assert_eq!(take(&folder).1.bindings.len(), 100);

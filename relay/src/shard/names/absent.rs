@@ -1,7 +1,8 @@
 //! Names without an agent: until when each is kept, and which ones go first where there are too many.
 //!
-//! The account with most of them loses first, and of its keys the one with most, the oldest first. So a
-//! flood of names that are used once costs its own holder bindings, and no other holder.
+//! The account with most of them loses first, and of its keys the one with most, the oldest name first. Among
+//! equals it is the account, or the key, whose first name came last. So a flood of names that are used once costs
+//! its own holder bindings, and another holder only those that it has beyond as many.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
@@ -16,22 +17,32 @@ use crate::limits::Account;
 pub(super) struct Absent {
     /// In the order in which their time is over.
     ends: BTreeSet<(Moment, TunnelId)>,
-    accounts: Slab<(Account, usize)>,
+    accounts: Slab<Counted>,
     account_of: HashMap<Account, usize>,
     pairs: Slab<Pair>,
     pair_of: HashMap<(usize, AgentKey), usize>,
-    /// Accounts, those with fewest names first.
-    by_account: BTreeSet<(usize, usize)>,
-    /// Pairs of each account, those with fewest names first.
-    by_pair: BTreeSet<(usize, usize, usize)>,
+    /// Accounts, those with fewest names first, the older of equals first.
+    by_account: BTreeSet<(usize, u64, usize)>,
+    /// Pairs of each account, those with fewest names first, the older of equals first.
+    by_pair: BTreeSet<(usize, usize, u64, usize)>,
     /// The names of each pair, oldest first.
     names: BTreeSet<(usize, Moment, TunnelId)>,
+    /// Counts accounts and pairs, so that the older ones are known.
+    last: u64,
+}
+
+/// One account.
+struct Counted {
+    account: Account,
+    number: u64,
+    count: usize,
 }
 
 /// One key of one account.
 struct Pair {
     account: usize,
     key: AgentKey,
+    number: u64,
     count: usize,
 }
 
@@ -62,10 +73,16 @@ impl Absent {
         key: &AgentKey,
         ends_at: Moment,
     ) -> Place {
+        self.last += 1;
+        let number = self.last;
         let account = match self.account_of.get(account) {
             Some(known) => *known,
             None => {
-                let new = self.accounts.insert((account.clone(), 0));
+                let new = self.accounts.insert(Counted {
+                    account: account.clone(),
+                    number,
+                    count: 0,
+                });
                 self.account_of.insert(account.clone(), new);
                 new
             }
@@ -74,6 +91,7 @@ impl Absent {
             self.pairs.insert(Pair {
                 account,
                 key: *key,
+                number,
                 count: 0,
             })
         });
@@ -96,26 +114,26 @@ impl Absent {
     /// Counts a name of a pair in or out, and forgets accounts and pairs without one.
     fn count(&mut self, at: usize, change: fn(usize) -> usize) {
         let pair = &mut self.pairs[at];
-        let (account, before) = (pair.account, pair.count);
+        let (account, number, before) = (pair.account, pair.number, pair.count);
         pair.count = change(before);
         let now = pair.count;
-        self.by_pair.remove(&(account, before, at));
+        self.by_pair.remove(&(account, before, number, at));
         if now == 0 {
             let Pair { account, key, .. } = self.pairs.remove(at);
             self.pair_of.remove(&(account, key));
         } else {
-            self.by_pair.insert((account, now, at));
+            self.by_pair.insert((account, now, number, at));
         }
-        let of_account = &mut self.accounts[account].1;
-        let before = *of_account;
-        *of_account = change(before);
-        let now = *of_account;
-        self.by_account.remove(&(before, account));
+        let counted = &mut self.accounts[account];
+        let (number, before) = (counted.number, counted.count);
+        counted.count = change(before);
+        let now = counted.count;
+        self.by_account.remove(&(before, number, account));
         if now == 0 {
-            let (account, _) = self.accounts.remove(account);
+            let Counted { account, .. } = self.accounts.remove(account);
             self.account_of.remove(&account);
         } else {
-            self.by_account.insert((now, account));
+            self.by_account.insert((now, number, account));
         }
     }
 
@@ -127,9 +145,9 @@ impl Absent {
 
     /// The name that goes first where there are too many.
     pub(super) fn most_expendable(&self) -> Option<TunnelId> {
-        let (_, account) = *self.by_account.last()?;
-        let pairs = (account, 0, 0)..=(account, usize::MAX, usize::MAX);
-        let (_, _, pair) = *self.by_pair.range(pairs).next_back()?;
+        let (_, _, account) = *self.by_account.last()?;
+        let pairs = (account, 0, 0, 0)..=(account, usize::MAX, u64::MAX, usize::MAX);
+        let (_, _, _, pair) = *self.by_pair.range(pairs).next_back()?;
         let from = (pair, Moment::default());
         let oldest = self.names.range((pair, from.1, least())..).next()?;
         Some(oldest.2.clone())
@@ -170,8 +188,7 @@ mod tests {
             let eves = name(&format!("eve-{n}"));
             absent.add(&eves, &account("eve"), &key(seat), at(u64::from(n) + 10));
         }
-        let mut lost = Vec::new();
-        let mut places: HashMap<_, _> = HashMap::new();
+        let mut places = HashMap::new();
         for (pair, ends_at, tunnel) in &absent.names {
             let place = Place {
                 ends_at: *ends_at,
@@ -179,14 +196,59 @@ mod tests {
             };
             places.insert(tunnel.clone(), place);
         }
-        while absent.len() > 2 {
+        let lost = forget_down_to(&mut absent, &places, 2);
+        assert_eq!(lost[..3], ["eve-1", "eve-2", "eve-3"]);
+        assert!(!lost.contains(&"ada-1".to_owned()), "{lost:?}");
+        assert_eq!(absent.overdue(at(1)), Some(name("ada-1")));
+    }
+
+    /// Takes names out as if there were too many, until `left` are left: those that went.
+    fn forget_down_to(
+        absent: &mut Absent,
+        places: &HashMap<TunnelId, Place>,
+        left: usize,
+    ) -> Vec<String> {
+        let mut lost = Vec::new();
+        while absent.len() > left {
             let gone = absent.most_expendable().unwrap();
             absent.remove(&gone, places[&gone]);
             lost.push(gone.as_str().to_owned());
         }
-        assert_eq!(lost[..3], ["eve-1", "eve-2", "eve-3"]);
-        assert!(!lost.contains(&"ada-1".to_owned()), "{lost:?}");
-        assert_eq!(absent.overdue(at(1)), Some(name("ada-1")));
+        lost
+    }
+
+    #[test]
+    fn a_holder_with_more_names_than_one_that_floods_loses_them_down_to_as_many() {
+        let (mut absent, mut places) = (Absent::default(), HashMap::new());
+        let mut add = |absent: &mut Absent, sub: &str, n: u64| {
+            let tunnel = name(&format!("{sub}-{n}"));
+            let place = absent.add(&tunnel, &account(sub), &AgentKey::new([1; 32]), at(n));
+            places.insert(tunnel, place);
+        };
+        (0..12).for_each(|n| add(&mut absent, "ada", n));
+        (100..108).for_each(|n| add(&mut absent, "eve", n));
+        let lost = forget_down_to(&mut absent, &places, 16);
+        assert_eq!(lost, ["ada-0", "ada-1", "ada-2", "ada-3"]);
+    }
+
+    #[test]
+    fn among_equals_the_account_and_the_key_that_came_last_lose_first() {
+        let (mut absent, mut places) = (Absent::default(), HashMap::new());
+        let mut add = |absent: &mut Absent, sub: &str, key: u8, n: u64| {
+            let tunnel = name(&format!("{sub}-{key}-{n}"));
+            let place = absent.add(&tunnel, &account(sub), &AgentKey::new([key; 32]), at(n));
+            places.insert(tunnel.clone(), place);
+            (tunnel, place)
+        };
+        // The place of one that is gone is used again, and says nothing of who came first.
+        let (gone, place) = add(&mut absent, "gone", 1, 1);
+        add(&mut absent, "ada", 1, 2);
+        add(&mut absent, "ada", 2, 1);
+        absent.remove(&gone, place);
+        add(&mut absent, "eve", 1, 4);
+        add(&mut absent, "eve", 2, 3);
+        let lost = forget_down_to(&mut absent, &places, 0);
+        assert_eq!(lost, ["eve-2-3", "ada-2-1", "eve-1-4", "ada-1-2"]);
     }
 
     #[test]

@@ -1,4 +1,5 @@
 //! Whose a name is, over changes of keys, holders and relays.
+//! Long because each change is tried with the same few claims.
 
 use tieline_wire::MachineId;
 
@@ -39,7 +40,7 @@ fn restarted(names: &mut Names, epoch_seconds: u64) -> Names {
     let mut latest: HashMap<TunnelId, Option<Binding>> = HashMap::new();
     for note in names.take_notes() {
         match note {
-            Note::Bound(binding) => latest.insert(binding.tunnel.clone(), Some(binding)),
+            Note::Bound(binding) => latest.insert(binding.tunnel.clone(), Some(*binding)),
             Note::Forgotten(tunnel) => latest.insert(tunnel, None),
         };
     }
@@ -179,6 +180,40 @@ fn bindings_outlast_a_restart() {
     // The same holder with another key as well.
     leaves(&mut after, "maya", 6, Parting::Away);
     claimed(after.claim(of("ada", "maya", 4, 7), LATER));
+}
+
+/// A claim of another run of Ada's agent.
+fn run(instance: u8, id: u64) -> Claim {
+    let it = of("ada", "maya", 1, id);
+    Claim {
+        instance: tieline_wire::InstanceId::new([instance; 16]),
+        ..it
+    }
+}
+
+#[test]
+fn an_earlier_run_of_an_agent_does_not_get_its_name_back_after_a_restart() {
+    let mut before = names(1, 10);
+    claimed(before.claim(run(1, 1), LATER));
+    let (first, _) = claimed(before.claim(run(2, 2), LATER));
+    let mut after = restarted(&mut before, 2);
+    assert_eq!(refused(after.claim(run(1, 3), LATER)), Reason::Superseded);
+    // The one that had it has it again, under a generation of the new start.
+    let (second, fence) = claimed(after.claim(run(2, 4), LATER));
+    assert_eq!((links(&second), fence.len()), (vec![link(0, 4)], 0));
+    assert!(second.agents[0].generation > first.agents[0].generation);
+    assert!(second.agents[0].generation > Generation(first_number(2)));
+    // A further link of it changes nothing.
+    let (third, _) = claimed(after.claim(run(2, 5), LATER));
+    assert_eq!(third.agents[0].generation, second.agents[0].generation);
+    let mut again = restarted(&mut after, 3);
+    assert_eq!(refused(again.claim(run(1, 6), LATER)), Reason::Superseded);
+    // A run that comes first after a restart is a newer one: the one before it does not get the name back.
+    claimed(again.claim(run(3, 7), LATER));
+    for earlier in [1, 2] {
+        let earlier = run(earlier, 8);
+        assert_eq!(refused(again.claim(earlier, LATER)), Reason::Superseded);
+    }
 }
 
 #[test]

@@ -24,8 +24,8 @@ pub(super) struct Holder {
     pub(super) owner: Option<Arc<Owner>>,
     /// Where its latest link comes from; unknown if it has not been here since the relay started.
     pub(super) address: Option<IpAddr>,
-    /// Its latest run; unknown likewise.
-    instance: Option<InstanceId>,
+    /// Its latest run; unknown if the state folder does not say.
+    pub(super) instance: Option<InstanceId>,
     /// Earlier instances, oldest first: none of them gets the name back, also if it never heard
     /// that it lost it.
     pub(super) superseded: VecDeque<InstanceId>,
@@ -67,8 +67,8 @@ impl Holder {
             tag: AgentTag::of(&binding.key, &binding.machine),
             owner: info.owner.clone(),
             address: None,
-            instance: None,
-            superseded: VecDeque::new(),
+            instance: binding.instance,
+            superseded: VecDeque::from(binding.superseded.clone()),
             generation: Generation::default(),
             info,
             links: Vec::new(),
@@ -92,10 +92,12 @@ impl Holder {
     /// Takes a claim over; the links of an earlier run, which serve no more.
     pub(super) fn claim(&mut self, claim: &Claim, generation: Generation) -> Vec<LinkRef> {
         let mut fenced = Vec::new();
-        if self.instance != Some(claim.instance) {
+        let is_same = self.instance == Some(claim.instance);
+        // One that was there before the relay started gets a generation of this start.
+        if !is_same || self.generation == Generation::default() {
             fenced.extend(self.links.drain(..).map(|line| line.link));
-            self.superseded.extend(self.instance);
-            if self.superseded.len() > SUPERSEDED_KEPT {
+            self.superseded.extend(self.instance.filter(|_| !is_same));
+            while self.superseded.len() > SUPERSEDED_KEPT {
                 self.superseded.pop_front();
             }
             self.instance = Some(claim.instance);

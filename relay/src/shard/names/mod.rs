@@ -262,7 +262,7 @@ impl Names {
             },
         };
         let revision = self.next_number();
-        let generation = Generation(revision);
+        let (generation, instance) = (Generation(revision), claim.instance);
         let name = self
             .names
             .entry(claim.tunnel.clone())
@@ -270,7 +270,7 @@ impl Names {
         let was = (name.absent.is_some(), Arc::clone(&name.info));
         let was_rekeyed = matches!(place, Place::New | Place::Rekeyed);
         let holder = name.make_way(place, &claim, generation);
-        let before = holder.tag;
+        let (before, ran) = (holder.tag, holder.instance);
         let mut fence = holder.claim(&claim, generation);
         let (agent, current) = (holder.tag, holder.generation);
         if current == generation {
@@ -291,10 +291,12 @@ impl Names {
         if account.is_some() {
             name.counted = account;
         }
-        let is_changed = is_new || was_rekeyed || was.0 || *was.1 != *name.info;
+        // Also another run of the agent: the one before must not get the name back after a restart.
+        let is_other_run = ran != Some(instance);
+        let is_changed = is_new || was_rekeyed || is_other_run || was.0 || *was.1 != *name.info;
         if self.rules.is_kept && is_changed {
             let binding = name.binding(&claim.tunnel, None);
-            self.notes.extend(binding.map(Note::Bound));
+            self.notes.extend(binding.map(Note::bound));
         }
         let deadline = now + CLAIM_TIMEOUT;
         self.deadlines.push_back((deadline, claim.tunnel.clone()));
@@ -441,7 +443,7 @@ impl Names {
         name.absent = Some(place);
         if self.rules.is_kept {
             let binding = name.binding(tunnel, Some(now_seconds()));
-            self.notes.extend(binding.map(Note::Bound));
+            self.notes.extend(binding.map(Note::bound));
         }
         Some(name.update(tunnel))
     }

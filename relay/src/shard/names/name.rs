@@ -239,6 +239,8 @@ impl Name {
             tunnel: tunnel.clone(),
             key: latest.key,
             machine: latest.machine,
+            instance: latest.instance,
+            superseded: latest.superseded.iter().copied().collect(),
             sub: owner.map(|owner| owner.sub.clone()),
             groups: owner.map(|owner| owner.groups.clone()).unwrap_or_default(),
             shared: kept.shared,
