@@ -35,34 +35,26 @@ pub trait Progress: Unpin {
 
 /// A request's body on its way to the next hop.
 pub struct RequestBody<P: Progress> {
-    source: Source,
+    /// What the caller sent before, for a request that is repeated; empty once that is passed on.
+    before: Bytes,
+    /// What the caller has yet to send.
+    incoming: Option<Incoming>,
     gate: Option<Gate<P::Timeout>>,
     progress: P,
 }
 
-/// Where a request's body comes from.
-enum Source {
-    /// The caller.
-    Incoming(Incoming),
-    /// What the caller sent before, as one piece; empty once that is passed on.
-    Again(Bytes),
-}
-
 impl<P: Progress> RequestBody<P> {
     /// Passes `incoming` on; nothing for a request that is repeated.
-    pub fn new(incoming: Option<Incoming>, progress: P) -> Self {
-        let source = incoming.map_or_else(|| Source::Again(Bytes::new()), Source::Incoming);
-        Self {
-            source,
-            gate: None,
-            progress,
-        }
+    pub const fn new(incoming: Option<Incoming>, progress: P) -> Self {
+        Self::again(Bytes::new(), incoming, progress)
     }
 
-    /// Passes a whole body on that the caller sent before, for a request that is repeated.
-    pub const fn again(body: Bytes, progress: P) -> Self {
+    /// Passes on what the caller sent `before`, for a request that is repeated, and then what is still
+    /// `incoming`.
+    pub const fn again(before: Bytes, incoming: Option<Incoming>, progress: P) -> Self {
         Self {
-            source: Source::Again(body),
+            before,
+            incoming,
             gate: None,
             progress,
         }
@@ -76,10 +68,7 @@ impl<P: Progress> RequestBody<P> {
 
 impl<P: Progress> Drop for RequestBody<P> {
     fn drop(&mut self) {
-        let none = Source::Again(Bytes::new());
-        if let Source::Incoming(rest) = std::mem::replace(&mut self.source, none)
-            && !rest.is_end_stream()
-        {
+        if let Some(rest) = self.incoming.take_if(|rest| !rest.is_end_stream()) {
             self.progress.left(rest);
         }
     }
@@ -107,15 +96,16 @@ impl<P: Progress> Body for RequestBody<P> {
             ready!(Pin::new(gate).poll(cx));
             this.gate = None;
         }
-        let incoming = match &mut this.source {
-            Source::Incoming(incoming) => incoming,
-            Source::Again(body) if body.is_empty() => return Poll::Ready(None),
-            Source::Again(body) => {
-                let mut frame = Frame::data(std::mem::take(body));
-                this.progress.passed(&mut frame);
+        if !this.before.is_empty() {
+            let mut frame = Frame::data(std::mem::take(&mut this.before));
+            this.progress.passed(&mut frame);
+            if this.incoming.is_none() {
                 this.progress.done();
-                return Poll::Ready(Some(Ok(frame)));
             }
+            return Poll::Ready(Some(Ok(frame)));
+        }
+        let Some(incoming) = &mut this.incoming else {
+            return Poll::Ready(None);
         };
         let polled = Pin::new(&mut *incoming).poll_frame(cx);
         this.progress.asked(polled.is_pending());
@@ -135,16 +125,20 @@ impl<P: Progress> Body for RequestBody<P> {
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.source {
-            Source::Incoming(incoming) => incoming.is_end_stream(),
-            Source::Again(body) => body.is_empty(),
-        }
+        let is_over = self.incoming.as_ref().is_none_or(Body::is_end_stream);
+        is_over && self.before.is_empty()
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.source {
-            Source::Incoming(incoming) => incoming.size_hint(),
-            Source::Again(body) => SizeHint::with_exact(body.len() as u64),
+        let before = self.before.len() as u64;
+        let Some(incoming) = &self.incoming else {
+            return SizeHint::with_exact(before);
+        };
+        let mut hint = incoming.size_hint();
+        if let Some(upper) = hint.upper() {
+            hint.set_upper(upper + before);
         }
+        hint.set_lower(hint.lower() + before);
+        hint
     }
 }

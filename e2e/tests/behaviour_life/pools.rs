@@ -1,21 +1,29 @@
 //! Several agents behind one URL.
+//! Long because all that is said of pools is tried with one farm.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
 use tieline_e2e::behaviour::studio::{SECRET, order, studio, token, write_token};
-use tieline_e2e::behaviour::{Head, HttpStream, Target, TestAgent, TestRelay, soon};
+use tieline_e2e::behaviour::{
+    Head, HttpStream, Target, TestAgent, TestRelay, echo_round_trip, is_reset, read_to_close, soon,
+};
 use tieline_e2e::on_each_driver;
 use tieline_relay::DriverChoice;
 use tieline_relay::cli::TokenOrder;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpSocket;
 
 on_each_driver!(
     agents_that_share_a_name_spread_its_load_and_one_that_dies_takes_only_its_own,
     an_mcp_session_stays_with_its_agent_from_any_connection,
     a_kind_leads_to_any_tunnel_of_it,
+    a_request_whose_target_is_dead_goes_to_another_agent,
+    what_is_bound_to_an_agent_whose_target_is_dead_goes_nowhere_else,
+    a_raw_caller_whose_target_is_dead_goes_to_another_agent,
 );
 
 /// How long requests wait for an agent that is away.
@@ -67,17 +75,32 @@ fn shared() -> TokenOrder {
     }
 }
 
+/// A target that refuses connections, for as long as the socket is held.
+struct Dead(TcpSocket);
+
+impl Dead {
+    fn new() -> Result<Self> {
+        let socket = TcpSocket::new_v4()?;
+        socket.bind(([127, 0, 0, 1], 0).into())?;
+        Ok(Self(socket))
+    }
+
+    fn address(&self) -> Result<SocketAddr> {
+        Ok(self.0.local_addr()?)
+    }
+}
+
 /// An agent of its own key, with a token of that order.
 async fn agent(
     relay: &TestRelay,
-    target: &Target,
+    target: impl ToString,
     name: &str,
     order: TokenOrder,
     home: &TempDir,
 ) -> Result<TestAgent> {
     let path = home.path().join("token");
     write_token(&path, &token(order, &SECRET, 0)?)?;
-    let agent = TestAgent::of(target).named(name);
+    let agent = TestAgent::to(&target.to_string()).named(name);
     agent
         .config(|config| config.with_token_file(path).with_dcc("maya"))
         .start(relay)
@@ -90,11 +113,23 @@ async fn ask(
     path: &str,
     session: Option<&str>,
 ) -> Result<(Head, String)> {
+    say(relay, method, path, session, "").await
+}
+
+/// The same with a body.
+async fn say(
+    relay: &TestRelay,
+    method: &str,
+    path: &str,
+    session: Option<&str>,
+    body: &str,
+) -> Result<(Head, String)> {
     let mut caller = relay.http().await?;
     let line = session.map_or_else(String::new, |it| format!("Mcp-Session-Id: {it}\r\n"));
+    let length = body.len();
     caller
         .write(format!(
-            "{method} {path} HTTP/1.1\r\nHost: r\r\nContent-Length: 0\r\n{line}\r\n"
+            "{method} {path} HTTP/1.1\r\nHost: r\r\nContent-Length: {length}\r\n{line}\r\n{body}"
         ))
         .await?;
     let (head, body) = soon("an answer", caller.answer()).await??;
@@ -277,5 +312,96 @@ async fn raw_callers_are_spread_over_agents_that_share_a_name() -> Result<()> {
     }
     let of_one = held.iter().filter(|(_, name)| name == b"one").count();
     ensure!(of_one == 3, "{of_one} of 6");
+    Ok(())
+}
+
+async fn a_request_whose_target_is_dead_goes_to_another_agent(driver: DriverChoice) -> Result<()> {
+    let relay = relay(driver)?;
+    let home = TempDir::new()?;
+    let one = node("one").await?;
+    let dead = Dead::new()?;
+    let _first = agent(&relay, dead.address()?, "pool", shared(), &home).await?;
+    let _second = agent(&relay, dead.address()?, "pool", shared(), &home).await?;
+    for path in ["/w/pool/", "/dcc/maya/"] {
+        let (head, body) = say(&relay, "POST", path, None, "x").await?;
+        let is_told = body.contains("target_refused") && body.contains("not_sent");
+        ensure!(head.status() == 502 && is_told, "{head:?} {body}");
+    }
+    let _alive = agent(&relay, &one, "pool", shared(), &home).await?;
+    let body = "x".repeat(8 * 1024);
+    for number in 0..24 {
+        for way in ["/w/pool", "/dcc/maya"] {
+            for (method, body) in [("GET", ""), ("POST", "{}"), ("POST", &body)] {
+                let path = format!("{way}/{number}");
+                let (head, said) = say(&relay, method, &path, None, body).await?;
+                let length = body.len();
+                ensure!(
+                    head.status() == 200 && said == "one",
+                    "{method} {path} with {length} bytes: {head:?} {said}"
+                );
+            }
+        }
+    }
+    // A session that begins there stays there.
+    let (head, _) = ask(&relay, "POST", "/w/pool/begin", None).await?;
+    let session = head.header("mcp-session-id").context("no session")?;
+    for _ in 0..4 {
+        let (head, body) = ask(&relay, "POST", "/w/pool/mcp", Some(session)).await?;
+        ensure!(head.status() == 200 && body == "one", "{head:?} {body}");
+    }
+    // Nor does a kind depend on the name that is tried first.
+    let _other = agent(&relay, dead.address()?, "seat", order(), &home).await?;
+    for _ in 0..8 {
+        let (head, body) = say(&relay, "POST", "/dcc/maya/x", None, "x").await?;
+        ensure!(head.status() == 200 && body == "one", "{head:?} {body}");
+    }
+    let (head, body) = ask(&relay, "GET", "/w/seat/", None).await?;
+    ensure!(head.status() == 502, "{head:?} {body}");
+    Ok(())
+}
+
+async fn what_is_bound_to_an_agent_whose_target_is_dead_goes_nowhere_else(
+    driver: DriverChoice,
+) -> Result<()> {
+    let relay = relay(driver)?;
+    let home = TempDir::new()?;
+    let (one, two) = (node("one").await?, node("two").await?);
+    let _first = agent(&relay, &one, "pool", shared(), &home).await?;
+    let (head, _) = ask(&relay, "POST", "/w/pool/begin", None).await?;
+    let of_one = head.header("mcp-session-id").context("no session")?;
+    let _second = agent(&relay, &two, "pool", shared(), &home).await?;
+    drop(one);
+    let (head, body) = ask(&relay, "POST", "/w/pool/mcp", Some(of_one)).await?;
+    ensure!(
+        head.status() == 502 && body.contains("target_refused"),
+        "{head:?} {body}"
+    );
+    let (head, body) = ask(&relay, "POST", "/w/pool/mcp", None).await?;
+    ensure!(head.status() == 200 && body == "two", "{head:?} {body}");
+    Ok(())
+}
+
+async fn a_raw_caller_whose_target_is_dead_goes_to_another_agent(
+    driver: DriverChoice,
+) -> Result<()> {
+    let relay = relay(driver)?;
+    let home = TempDir::new()?;
+    let echo = Target::echo().await?;
+    let dead = Dead::new()?;
+    let _first = agent(&relay, dead.address()?, "pool", shared(), &home).await?;
+    let mut refused = relay.raw("pool").await?;
+    let (_, end) = soon("the end", read_to_close(&mut refused)).await?;
+    ensure!(is_reset(&end), "{end:?}");
+    let _second = agent(&relay, dead.address()?, "pool", shared(), &home).await?;
+    let mut refused = relay.raw("pool").await?;
+    let (_, end) = soon("the end", read_to_close(&mut refused)).await?;
+    ensure!(is_reset(&end), "{end:?}");
+    let _alive = agent(&relay, &echo, "pool", shared(), &home).await?;
+    let mut held = Vec::new();
+    for _ in 0..12 {
+        let mut caller = relay.raw("pool").await?;
+        echo_round_trip(&mut caller, &[7; 40_000]).await?;
+        held.push(caller);
+    }
     Ok(())
 }

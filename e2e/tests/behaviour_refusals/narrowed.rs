@@ -3,7 +3,9 @@
 use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
 use tieline_e2e::behaviour::studio::{studio, token_of};
-use tieline_e2e::behaviour::{TestRelay, WireAgent, WireKey, registration, soon};
+use tieline_e2e::behaviour::{
+    TestRelay, WireAgent, WireKey, is_reset, read_to_close, registration, soon,
+};
 use tieline_e2e::on_each_driver;
 use tieline_relay::{CallerAuth, DriverChoice};
 use tieline_wire::{Event, Register, Scheme, SessionId, Token};
@@ -11,7 +13,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
-on_each_driver!(a_renewal_that_narrows_resets_those_who_lost_access_and_only_those);
+on_each_driver!(
+    a_renewal_that_narrows_resets_those_who_lost_access_and_only_those,
+    a_renewal_as_another_kind_resets_those_who_came_by_the_kind_and_only_those,
+);
 
 /// Callers of each kind and holder: enough to have some on each shard, and so sessions that cross.
 const CALLERS: usize = 6;
@@ -21,8 +26,8 @@ const STREAM: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r
 
 /// What the agent is told to do.
 enum Order {
-    /// Register with this token; the answer counts as said.
-    Register(String),
+    /// Register with this token, as this kind and under this path; the answer counts as said.
+    Register(String, &'static str, &'static str),
     /// Send this to every session that is open.
     Say(&'static [u8]),
 }
@@ -39,10 +44,14 @@ async fn serve(
             order = orders.recv() => order,
             event = agent.event() => {
                 match event?.context("the relay closed the link")? {
-                    Event::Open { session, .. } => {
-                        agent.mux.opened(session);
-                        agent.mux.send(session, Bytes::from_static(STREAM), false)?;
-                        open.push(session);
+                    Event::Open { session, .. } => agent.mux.opened(session),
+                    // What comes before the request is no answer to it.
+                    Event::Data { session, payload, .. } => {
+                        agent.mux.consumed(session, payload.len());
+                        if !open.contains(&session) {
+                            agent.mux.send(session, Bytes::from_static(STREAM), false)?;
+                            open.push(session);
+                        }
                     }
                     Event::Reset { session, .. } => open.retain(|it| *it != session),
                     Event::RegisterAck(ack) => {
@@ -58,9 +67,11 @@ async fn serve(
         };
         match order {
             None => return Ok(()),
-            Some(Order::Register(token)) => agent.mux.register(&Register {
+            Some(Order::Register(token, dcc, base_path)) => agent.mux.register(&Register {
                 scheme: Scheme::Http,
                 token: Token::new(token),
+                dcc: dcc.to_owned(),
+                base_path: base_path.to_owned(),
                 ..registration(Some("maya"))
             }),
             Some(Order::Say(text)) => {
@@ -75,16 +86,24 @@ async fn serve(
 
 /// A caller that reads the stream, over HTTP or raw.
 async fn caller(relay: &TestRelay, token: &str, is_raw: bool) -> Result<TcpStream> {
-    let (address, said) = match is_raw {
-        true => {
+    let path = if is_raw { None } else { Some("/w/maya/") };
+    caller_at(relay, token, path).await
+}
+
+/// The same at a path, or raw.
+async fn caller_at(relay: &TestRelay, token: &str, path: Option<&str>) -> Result<TcpStream> {
+    let (address, said) = match path {
+        None => {
             let text = format!("maya\n{token}");
             let length = u16::try_from(text.len())?.to_be_bytes();
-            (relay.tcp_address(), [&length, text.as_bytes()].concat())
+            (
+                relay.tcp_address(),
+                [&length, text.as_bytes(), b"hello"].concat(),
+            )
         }
-        false => {
-            let head = format!(
-                "GET /w/maya/ HTTP/1.1\r\nHost: r\r\nAuthorization: Bearer {token}\r\n\r\n"
-            );
+        Some(path) => {
+            let head =
+                format!("GET {path} HTTP/1.1\r\nHost: r\r\nAuthorization: Bearer {token}\r\n\r\n");
             (relay.http_address(), head.into_bytes())
         }
     };
@@ -94,11 +113,25 @@ async fn caller(relay: &TestRelay, token: &str, is_raw: bool) -> Result<TcpStrea
     Ok(stream)
 }
 
+fn relay(driver: DriverChoice) -> Result<TestRelay> {
+    let auth = studio()?;
+    TestRelay::with()
+        .shards(2)
+        .driver(driver)
+        .config(|config| {
+            config.auth = auth;
+            config.caller_auth = CallerAuth::Token;
+        })
+        .start()
+}
+
 /// Reads until `wanted` was there.
 async fn until(stream: &mut TcpStream, wanted: &[u8]) -> Result<()> {
     let mut read = Vec::new();
     while !read.windows(wanted.len()).any(|it| it == wanted) {
-        let count = soon("an event", stream.read_buf(&mut read)).await??;
+        let count = soon("an event", stream.read_buf(&mut read)).await;
+        let text = || String::from_utf8_lossy(&read).into_owned();
+        let count = count.with_context(text)??;
         ensure!(count > 0, "it ended: {}", String::from_utf8_lossy(&read));
     }
     Ok(())
@@ -107,21 +140,13 @@ async fn until(stream: &mut TcpStream, wanted: &[u8]) -> Result<()> {
 async fn a_renewal_that_narrows_resets_those_who_lost_access_and_only_those(
     driver: DriverChoice,
 ) -> Result<()> {
-    let auth = studio()?;
-    let relay = TestRelay::with()
-        .shards(2)
-        .driver(driver)
-        .config(|config| {
-            config.auth = auth;
-            config.caller_auth = CallerAuth::Token;
-        })
-        .start()?;
+    let relay = relay(driver)?;
     let agent = WireAgent::dial(relay.agent_address(), &WireKey::new()?, 1).await?;
     let (orders, taken) = mpsc::channel(4);
     let (granted, mut grants) = mpsc::channel(4);
     let serving = tokio::spawn(serve(agent, taken, granted));
     orders
-        .send(Order::Register(token_of("ada", &["fx"], &[])?))
+        .send(Order::Register(token_of("ada", &["fx"], &[])?, "", ""))
         .await?;
     soon("a grant", grants.recv()).await?;
 
@@ -137,7 +162,7 @@ async fn a_renewal_that_narrows_resets_those_who_lost_access_and_only_those(
     }
     // The same again ends nothing.
     orders
-        .send(Order::Register(token_of("ada", &["fx"], &[])?))
+        .send(Order::Register(token_of("ada", &["fx"], &[])?, "", ""))
         .await?;
     soon("a grant", grants.recv()).await?;
     orders.send(Order::Say(b"data: two\n\n")).await?;
@@ -147,7 +172,7 @@ async fn a_renewal_that_narrows_resets_those_who_lost_access_and_only_those(
     }
 
     orders
-        .send(Order::Register(token_of("ada", &[], &[])?))
+        .send(Order::Register(token_of("ada", &[], &[])?, "", ""))
         .await?;
     soon("a grant", grants.recv()).await?;
     for (stream, is_raw) in &mut lose {
@@ -164,6 +189,69 @@ async fn a_renewal_that_narrows_resets_those_who_lost_access_and_only_those(
     let metrics = relay.metrics().await?;
     let reset = metrics.labelled("relay_session_resets_total", "auth_changed");
     ensure!(reset == i64::try_from(lose.len())?, "{metrics}");
+    drop(orders);
+    serving.await??;
+    Ok(())
+}
+
+async fn a_renewal_as_another_kind_resets_those_who_came_by_the_kind_and_only_those(
+    driver: DriverChoice,
+) -> Result<()> {
+    let relay = relay(driver)?;
+    let agent = WireAgent::dial(relay.agent_address(), &WireKey::new()?, 1).await?;
+    let (orders, taken) = mpsc::channel(4);
+    let (granted, mut grants) = mpsc::channel(4);
+    let serving = tokio::spawn(serve(agent, taken, granted));
+    let adas = token_of("ada", &[], &[])?;
+    let mut register = async |dcc: &'static str, path: &'static str| -> Result<()> {
+        orders
+            .send(Order::Register(adas.clone(), dcc, path))
+            .await?;
+        soon("a grant", grants.recv()).await?.context("no grant")
+    };
+    register("maya", "").await?;
+    let (mut by_kind, mut by_name, mut raw) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..CALLERS {
+        for path in ["/dcc/maya/", "/dcc/maya/maya/"] {
+            by_kind.push(caller_at(&relay, &adas, Some(path)).await?);
+        }
+        by_name.push(caller_at(&relay, &adas, Some("/w/maya/")).await?);
+        raw.push(caller_at(&relay, &adas, None).await?);
+    }
+    // The same again ends nothing.
+    register("maya", "").await?;
+    orders.send(Order::Say(b"data: two\n\n")).await?;
+    let all = by_kind.iter_mut().chain(&mut by_name).chain(&mut raw);
+    for stream in all {
+        until(stream, b"data: two\n\n").await?;
+    }
+
+    register("nuke", "").await?;
+    for stream in &mut by_kind {
+        let mut read = Vec::new();
+        let end = soon("the end of a stream", stream.read_to_end(&mut read)).await?;
+        ensure!(
+            end.is_err() || !read.ends_with(b"0\r\n\r\n"),
+            "it ended as if it were whole"
+        );
+    }
+    orders.send(Order::Say(b"data: three\n\n")).await?;
+    for stream in by_name.iter_mut().chain(&mut raw) {
+        until(stream, b"data: three\n\n").await?;
+    }
+
+    // HTTP under a path of its own is reached over HTTP only.
+    register("nuke", "/mcp").await?;
+    for stream in &mut raw {
+        let (_, end) = soon("the end of a session", read_to_close(stream)).await?;
+        ensure!(is_reset(&end), "{end:?}");
+    }
+    let metrics = relay.metrics().await?;
+    let reset = metrics.labelled("relay_session_resets_total", "auth_changed");
+    ensure!(
+        reset == i64::try_from(by_kind.len() + raw.len())?,
+        "{metrics}"
+    );
     drop(orders);
     serving.await??;
     Ok(())

@@ -110,7 +110,7 @@ pub(crate) enum Direction {
 }
 
 /// How a frontend came.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum FrontendKind {
     /// Over raw TCP.

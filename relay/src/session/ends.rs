@@ -16,7 +16,7 @@ pub(super) struct Ends {
     pub(super) writable: Signal,
     pub(super) lane: RefCell<Seat>,
     /// The target's connection stood.
-    is_opened: Cell<bool>,
+    pub(super) is_opened: Cell<bool>,
     /// Nothing is sent before that.
     is_held_back: bool,
     /// The session ended before its target had a byte of it.
@@ -46,9 +46,7 @@ impl Ends {
     /// The target's connection stands.
     pub(super) fn opened(&self) {
         self.is_opened.set(true);
-        if self.is_held_back {
-            self.writable.raise();
-        }
+        self.writable.raise();
     }
 
     /// Whether the session's first bytes wait for its target's connection.

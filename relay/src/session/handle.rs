@@ -15,6 +15,7 @@ use super::inbox::InboxEnd;
 use super::lanes::{Lane, Seat};
 use super::{Ends, SharedMux, State};
 use crate::io::Socket;
+use crate::limits::Pass;
 use crate::metrics::Direction;
 
 /// Payload of up to this size is copied while the link is blocked, in bytes. A larger piece is a
@@ -289,6 +290,32 @@ impl Session {
             _ => return,
         };
         self.ends.end(end, &self.link.metrics);
+    }
+
+    /// Waits until the target's connection stands, if nothing is to be sent before.
+    ///
+    /// # Errors
+    /// Why the session is gone.
+    pub(crate) async fn settled(&self) -> Result<(), Reason> {
+        poll_fn(|cx| {
+            loop {
+                if let Some(reason) = self.reset_reason() {
+                    return Poll::Ready(Err(reason));
+                }
+                if self.ends.is_opened.get() {
+                    return Poll::Ready(Ok(()));
+                }
+                if self.ends.writable.poll_wait(cx).is_pending() {
+                    return Poll::Pending;
+                }
+            }
+        })
+        .await
+    }
+
+    /// Takes back what the session is counted for, so that another one is.
+    pub(crate) fn take_pass(&self) -> Pass {
+        self.ends.hold.visit().take_pass()
     }
 
     /// Waits until the session is reset; for the one who would otherwise wait for

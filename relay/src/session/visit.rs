@@ -1,6 +1,6 @@
 //! Whose a session is, since when, and what went over it.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -20,6 +20,8 @@ pub(crate) struct Visitor {
     pub(crate) address: Option<IpAddr>,
     /// How.
     pub(crate) kind: FrontendKind,
+    /// The kind of application that the caller asked for, if that is how it found the tunnel.
+    pub(crate) dcc: Option<Arc<str>>,
     /// As what they were let in, where that is counted for the whole session.
     pub(crate) pass: Pass,
     /// Where its beginning and its end are noted, if they are.
@@ -43,15 +45,18 @@ pub(crate) struct Visit {
     pub(crate) since: Moment,
     /// Whose it is.
     pub(crate) visitor: Visitor,
+    /// What its payload is counted for.
+    pass: RefCell<Pass>,
     to_target: Cell<u64>,
     to_frontend: Cell<u64>,
 }
 
 impl Visit {
-    pub(super) const fn new(id: SessionId, since: Moment, visitor: Visitor) -> Self {
+    pub(super) fn new(id: SessionId, since: Moment, mut visitor: Visitor) -> Self {
         Self {
             id,
             since,
+            pass: RefCell::new(std::mem::take(&mut visitor.pass)),
             visitor,
             to_target: Cell::new(0),
             to_frontend: Cell::new(0),
@@ -70,7 +75,12 @@ impl Visit {
             Direction::ToFrontend => &self.to_frontend,
         };
         sum.set(sum.get() + count as u64);
-        self.visitor.pass.moved(count as u64);
+        self.pass.borrow().moved(count as u64);
+    }
+
+    /// Takes back what the session is counted for, so that another one is.
+    pub(super) fn take_pass(&self) -> Pass {
+        self.pass.take()
     }
 
     /// Payload so far: to the target, and to the frontend.

@@ -12,7 +12,7 @@ use super::admission::refusal;
 use super::message::{Claim, Forgotten, Message, Parting, RouteUpdate};
 use super::names::{Decision, Released, home};
 use crate::auth::may_reach;
-use crate::metrics::LimitKind;
+use crate::metrics::{FrontendKind, LimitKind};
 use crate::registry::{AgentTag, Grant, LinkRef};
 use crate::session::Visitor;
 
@@ -132,15 +132,15 @@ impl Shard {
         let home = home(tunnel, self.peers.mailboxes.len());
         self.metrics.route_updates.inc();
         let now = self.clock.now();
-        let has_other_owner = self.routes.borrow_mut().apply(Arc::clone(update), now);
-        if has_other_owner {
+        let has_other_callers = self.routes.borrow_mut().apply(Arc::clone(update), now);
+        if has_other_callers {
             self.cut_who_lost_access(update);
         }
         self.post(home, applied);
     }
 
-    /// Every shard: resets the sessions of callers who may not reach an agent of a name any more. From
-    /// now on no new one begins, since each shard looks at the same route.
+    /// Every shard: resets the sessions of callers who may not reach an agent of a name any more, or not the
+    /// way that they came. From now on no new one begins, since each shard looks at the same route.
     fn cut_who_lost_access(&self, update: &RouteUpdate) {
         let tunnel = &update.tunnel;
         let registry = self.registry.borrow();
@@ -151,10 +151,14 @@ impl Shard {
             let Some(agent) = agents.find(|agent| agent.tag == tag) else {
                 continue;
             };
-            let owner = agent.info.owner.as_deref();
+            let info = &*agent.info;
             let is_out = |visitor: &Visitor| {
                 let identity = visitor.identity.as_deref();
-                identity.is_some_and(|identity| !may_reach(identity, tunnel, owner))
+                let owner = info.owner.as_deref();
+                let is_stranger = identity.is_some_and(|it| !may_reach(it, tunnel, owner));
+                let is_of_kind = visitor.dcc.as_ref().is_none_or(|dcc| **dcc == *info.dcc);
+                let is_raw = visitor.kind == FrontendKind::Tcp;
+                is_stranger || !is_of_kind || (is_raw && !info.is_open_to_raw())
             };
             for held in link.held(tunnel) {
                 link.mux.cut_those(held, Reason::AuthChanged, is_out);

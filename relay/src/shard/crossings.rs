@@ -26,11 +26,13 @@ use crate::splice::splice;
 const ROUTE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Who asks for a session, and of which agent.
-struct Wish {
-    tunnel: TunnelId,
-    agent: AgentTag,
-    identity: Option<Arc<Identity>>,
-    address: Option<IpAddr>,
+pub(super) struct Wish {
+    pub(super) tunnel: TunnelId,
+    pub(super) agent: AgentTag,
+    pub(super) identity: Option<Arc<Identity>>,
+    pub(super) address: Option<IpAddr>,
+    /// The kind of application in the URL, if that is how the tunnel was found.
+    pub(super) dcc: Option<Arc<str>>,
 }
 
 /// The way back from a session's shard to its caller's, beside the session's bytes.
@@ -48,19 +50,7 @@ impl Back {
 
 impl Shard {
     /// One session of an HTTP connection that lives on another shard.
-    pub(super) fn crossing_arrived(
-        self: &Rc<Self>,
-        fd: OwnedFd,
-        (tunnel, agent): (TunnelId, AgentTag),
-        (identity, address): (Option<Arc<Identity>>, Option<IpAddr>),
-        back: Back,
-    ) {
-        let wish = Wish {
-            tunnel,
-            agent,
-            identity,
-            address,
-        };
+    pub(super) fn crossing_arrived(self: &Rc<Self>, fd: OwnedFd, wish: Wish, back: Back) {
         let reason = match self.place_crossing(&wish) {
             Place::Nowhere(reason) => reason,
             placed => return self.serve_crossing(fd, placed, back),
@@ -87,6 +77,7 @@ impl Shard {
                 identity: caller.identity(),
                 address: wish.address,
                 kind: FrontendKind::Http,
+                dcc: wish.dcc.clone(),
                 ..Visitor::default()
             };
             self.place(&wish.tunnel, Choice::Agent(wish.agent), fit, visitor)

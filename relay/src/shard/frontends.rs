@@ -1,5 +1,6 @@
 //! Callers: which shard serves a connection, and how it is joined to its session.
 
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
@@ -17,10 +18,11 @@ use super::routes::{Choice, Lookup};
 use crate::config::{CallerAuth, Config};
 use crate::io::{PollSocket, Socket};
 use crate::limits::Pass;
+use crate::listen::http::is_of_target;
 use crate::listen::proxied::{self, Source};
 use crate::listen::{http, tcp};
 use crate::metrics::{FrontendKind, HandoffKind};
-use crate::registry::{LinkRef, TunnelInfo};
+use crate::registry::{AgentTag, LinkRef, TunnelInfo};
 use crate::session::{Session, Visitor};
 use crate::splice::splice;
 
@@ -47,6 +49,7 @@ impl Shard {
                             pass,
                             arrived,
                             early,
+                            tried: Vec::new(),
                         };
                         shard.route_raw(raw, tunnel, Choice::Any, caller).await;
                     }
@@ -115,6 +118,7 @@ impl Shard {
                 pass,
                 arrived,
                 identity,
+                tried,
             } = *frontend;
             match shard.caller_from(identity) {
                 Ok(caller) => {
@@ -125,6 +129,7 @@ impl Shard {
                         pass,
                         arrived,
                         early,
+                        tried,
                     };
                     shard.route_raw(raw, tunnel, Choice::Here, caller).await;
                 }
@@ -143,24 +148,44 @@ impl Shard {
         let Raw {
             socket,
             peer,
-            mut pass,
+            pass,
             arrived,
             early,
+            mut tried,
         } = raw;
+        let pass = Cell::new(pass);
         // HTTP under a path of its own is reached over HTTP only.
         let fit = |info: &TunnelInfo| caller.may_reach(&tunnel, info) && info.is_open_to_raw();
-        let mut visitor = || Visitor {
+        let visitor = || Visitor {
             identity: caller.identity(),
             address: Some(peer.ip().to_canonical()),
             kind: FrontendKind::Tcp,
-            pass: std::mem::take(&mut pass),
+            pass: pass.take(),
             noted: self.noted(peer, &tunnel),
+            ..Visitor::default()
         };
         let began = self.clock.now();
+        let mut refused = (!tried.is_empty()).then_some(Reason::TargetRefused);
         let placed = loop {
-            match self.place(&tunnel, choice, fit, &mut visitor) {
-                Place::Nowhere(reason) if self.is_changed_for(&tunnel, reason, began).await => {}
-                placed => break placed,
+            let among = (choice, &tried[..]);
+            let agent = self.routes.borrow().choose(&tunnel, self.index, among, fit);
+            if let (None, Some(reason)) = (agent, refused) {
+                break Place::Nowhere(reason);
+            }
+            let choice = agent.map_or(choice, Choice::Agent);
+            match (self.place(&tunnel, choice, fit, visitor), agent) {
+                (Place::Nowhere(reason), _)
+                    if refused.is_none() && self.is_changed_for(&tunnel, reason, began).await => {}
+                // Nothing is sent before its target's connection stands: until then another agent may have it.
+                (Place::Here(session), Some(agent)) => match session.settled().await {
+                    Err(reason) if session.fate().is_not_sent() && is_of_target(reason) => {
+                        pass.set(session.take_pass());
+                        tried.push(agent);
+                        refused = Some(reason);
+                    }
+                    _ => break Place::Here(session),
+                },
+                (placed, _) => break placed,
             }
         };
         match placed {
@@ -174,9 +199,10 @@ impl Shard {
                     tunnel: tunnel.clone(),
                     early,
                     peer,
-                    pass,
+                    pass: pass.take(),
                     arrived,
                     identity: caller.identity(),
+                    tried,
                 };
                 let message = Message::Frontend(Box::new(frontend));
                 if self.hand_off(to, message).await {
@@ -342,6 +368,8 @@ struct Raw {
     pass: Pass,
     arrived: Arrived,
     early: Bytes,
+    /// Agents whose targets took no connection for it.
+    tried: Vec<AgentTag>,
 }
 
 pub(super) enum Place {

@@ -91,6 +91,7 @@ impl Gateway for ShardGateway {
         let search = Search {
             wanted,
             stale,
+            tried: &[],
             whose: &whose,
             fit: &|tunnel, info| fit(tunnel, info) && !shard.is_paused(tunnel),
             kept: &kept,
@@ -161,7 +162,29 @@ impl Gateway for ShardGateway {
         routes.is_kind(tunnel, dcc, |info| caller.may_reach(tunnel, info))
     }
 
-    async fn open(&self, caller: &Caller, target: &Target) -> Result<GatewayStream, Reason> {
+    fn other(&self, caller: &Caller, wanted: &Wanted, tried: &[Rc<Target>]) -> Option<Rc<Target>> {
+        let shard = &self.0;
+        let identity = caller.known().map(|known| &**known.identity());
+        let search = Search {
+            wanted,
+            stale: None,
+            tried,
+            whose: &Whose::of_caller(identity),
+            fit: &|tunnel, info| caller.may_reach(tunnel, info) && !shard.is_paused(tunnel),
+            kept: &|_, _| false,
+        };
+        match shard.routes.borrow().find(&search) {
+            Found::Target(target) => Some(target),
+            _ => None,
+        }
+    }
+
+    async fn open(
+        &self,
+        caller: &Caller,
+        target: &Target,
+        dcc: Option<&Arc<str>>,
+    ) -> Result<GatewayStream, Reason> {
         let shard = &self.0;
         let tunnel = &target.tunnel;
         // Once more: since the look-up, the name may have gone to somebody else.
@@ -184,6 +207,7 @@ impl Gateway for ShardGateway {
                 identity: caller.identity(),
                 address: Some(self.1),
                 kind: FrontendKind::Http,
+                dcc: dcc.cloned(),
                 ..Visitor::default()
             };
             let session = shard.open_session(link, tunnel, visitor)?;
@@ -200,6 +224,7 @@ impl Gateway for ShardGateway {
             agent: target.agent,
             identity: caller.identity(),
             address: Some(self.1),
+            dcc: dcc.cloned(),
             verdict: Arc::clone(&verdict),
             reached,
         };

@@ -50,6 +50,8 @@ pub(crate) enum Message {
         /// Who calls, if it had to say, and where from.
         identity: Option<Arc<Identity>>,
         address: Option<IpAddr>,
+        /// The kind of application that it asked for, if it did.
+        dcc: Option<Arc<str>>,
         verdict: Arc<Verdict>,
         /// The bytes of it that had reached the agent when the link was lost.
         reached: oneshot::Sender<u64>,
@@ -145,6 +147,8 @@ pub(crate) struct Frontend {
     pub(crate) arrived: Arrived,
     /// Who it is, if it had to say.
     pub(crate) identity: Option<Arc<Identity>>,
+    /// Agents of the tunnel whose targets took no connection for it.
+    pub(crate) tried: Vec<AgentTag>,
 }
 
 /// The beginning of a link, to be read again on the shard where it goes on.

@@ -300,11 +300,18 @@ impl Shard {
                 agent,
                 identity,
                 address,
+                dcc,
                 verdict,
                 reached,
             } => {
-                let back = Back::new(verdict, reached);
-                self.crossing_arrived(fd, (tunnel, agent), (identity, address), back);
+                let wish = crossings::Wish {
+                    tunnel,
+                    agent,
+                    identity,
+                    address,
+                    dcc,
+                };
+                self.crossing_arrived(fd, wish, Back::new(verdict, reached));
             }
             Message::Claim(claim) => self.decide(*claim),
             Message::Release {

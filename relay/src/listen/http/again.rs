@@ -1,14 +1,17 @@
 //! A request that is sent once more, because its target never had it, as is known here or as the agent says
-//! after its link was lost: its head, and its body as far as
-//! that is short.
+//! after its link was lost: its head, and its body as far as it was taken, if that is short, with what is still
+//! to come.
 
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::rc::Rc;
+use std::task::{Poll, Waker};
 
 use bytes::{Bytes, BytesMut};
 use http::Request;
 use http::request::Parts;
 use http_body::{Body, Frame};
+use hyper::body::Incoming;
 use tieline_hop::copy_head;
 use tieline_wire::Reason;
 
@@ -20,24 +23,49 @@ use super::state::State;
 const KEPT_BYTES_MAX: usize = 16 * 1024;
 
 /// A request's body as far as it went by.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Kept {
     bytes: RefCell<BytesMut>,
     is_whole: Cell<bool>,
     is_too_long: Cell<bool>,
+    /// What did not go by, and how it fares from here on.
+    left: RefCell<Option<(Incoming, Progress)>>,
+    /// The one who waits until the body is let go.
+    waiter: Cell<Option<Waker>>,
 }
 
-impl Kept {
+/// The body's own hold on what is kept of it.
+pub(super) struct Keeping(Rc<Kept>);
+
+impl Drop for Keeping {
+    fn drop(&mut self) {
+        if let Some(waiter) = self.0.waiter.take() {
+            waiter.wake();
+        }
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        if let Some((rest, progress)) = self.left.take()
+            && let Some(it) = progress.rest
+        {
+            it.give_up(rest);
+        }
+    }
+}
+
+impl Keeping {
     /// A piece of the body goes by.
     pub(super) fn passed(&self, frame: &Frame<Bytes>) {
-        let mut bytes = self.bytes.borrow_mut();
+        let mut bytes = self.0.bytes.borrow_mut();
         match frame.data_ref() {
             Some(data) if bytes.len() + data.len() <= KEPT_BYTES_MAX => {
                 bytes.extend_from_slice(data);
             }
             // Trailers are rare, and not kept.
             _ => {
-                self.is_too_long.set(true);
+                self.0.is_too_long.set(true);
                 *bytes = BytesMut::new();
             }
         }
@@ -45,7 +73,12 @@ impl Kept {
 
     /// That was all of it.
     pub(super) fn done(&self) {
-        self.is_whole.set(true);
+        self.0.is_whole.set(true);
+    }
+
+    /// The rest does not go by, unless the request is sent again: it fares like `progress` then.
+    pub(super) fn left(&self, rest: Incoming, progress: Progress) {
+        *self.0.left.borrow_mut() = Some((rest, progress));
     }
 }
 
@@ -60,26 +93,45 @@ impl Again {
     pub(super) fn of(request: &mut Request<RequestBody>) -> Self {
         let kept = Rc::new(Kept::default());
         kept.is_whole.set(request.body().is_end_stream());
-        request.body_mut().progress_mut().kept = Some(Rc::clone(&kept));
+        request.body_mut().progress_mut().kept = Some(Keeping(Rc::clone(&kept)));
         Self {
             head: copy_head(request),
             kept,
         }
     }
 
-    /// Whether the request can be sent again.
+    /// Whether all of the request was taken, and can be sent again.
     pub(super) fn is_whole(&self) -> bool {
         self.kept.is_whole.get() && !self.kept.is_too_long.get()
     }
 
-    /// The same request, unless its body was too long or has not come in full.
-    pub(super) fn into_request(self, state: &Rc<State>) -> Option<Request<RequestBody>> {
-        if !self.is_whole() {
+    /// The same request, unless too much of its body went by. The connection that it was sent over is to be
+    /// dropped before: its task lets go of the body then.
+    pub(super) async fn into_request(self, state: &Rc<State>) -> Option<Request<RequestBody>> {
+        let Self { head, kept } = self;
+        poll_fn(|cx| {
+            let is_let_go = Rc::strong_count(&kept) == 1;
+            if is_let_go || kept.is_whole.get() || kept.is_too_long.get() {
+                return Poll::Ready(());
+            }
+            kept.waiter.set(Some(cx.waker().clone()));
+            Poll::Pending
+        })
+        .await;
+        if kept.is_too_long.get() {
             return None;
         }
-        let Self { head, kept } = self;
-        let progress = Progress::new(state);
-        let body = RequestBody::again(kept.bytes.take().freeze(), progress);
+        let left = kept.left.take();
+        if left.is_none() && !kept.is_whole.get() {
+            return None;
+        }
+        let bytes = kept.bytes.take().freeze();
+        let (rest, progress) = left.unzip();
+        let progress = progress.unwrap_or_else(|| Progress::new(state));
+        if let Some(it) = &progress.rest {
+            it.returned(bytes.len());
+        }
+        let body = RequestBody::again(bytes, rest, progress);
         Some(Request::from_parts(head, body))
     }
 }
@@ -94,6 +146,14 @@ pub(super) fn is_away(reason: Reason) -> bool {
             | Reason::Stale
             | Reason::Superseded
             | Reason::ShuttingDown
+    )
+}
+
+/// Reasons for which a target took no connection, while another agent's may.
+pub(crate) const fn is_of_target(reason: Reason) -> bool {
+    matches!(
+        reason,
+        Reason::TargetRefused | Reason::TargetUnreachable | Reason::TargetTimeout
     )
 }
 

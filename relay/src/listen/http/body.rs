@@ -12,7 +12,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::Gateway;
-use super::again::Kept;
+use super::again::Keeping;
 use super::credentials::keep_trailers_back;
 use super::events::{Events, Quiet};
 use super::held::Piece;
@@ -33,7 +33,7 @@ pub(super) struct Progress {
     pub(super) state: Rc<State>,
     pub(super) track: Option<Rc<Track>>,
     /// What has gone by, while the request may have to be sent again.
-    pub(super) kept: Option<Rc<Kept>>,
+    pub(super) kept: Option<Keeping>,
     /// What was not taken of it.
     pub(super) rest: Option<Rc<Rest>>,
     keep_back: Option<KeepBack>,
@@ -110,8 +110,18 @@ impl tieline_hop::Progress for Progress {
     }
 
     fn left(&mut self, rest: Incoming) {
-        if let Some(it) = self.rest.take() {
-            it.give_up(rest);
+        let onward = Self {
+            rest: self.rest.take(),
+            keep_back: self.keep_back.take(),
+            ..Self::new(&self.state)
+        };
+        match self.kept.take() {
+            Some(kept) => kept.left(rest, onward),
+            None => {
+                if let Some(it) = onward.rest {
+                    it.give_up(rest);
+                }
+            }
         }
     }
 }

@@ -2,6 +2,7 @@
 //! agent's target.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::Entry;
@@ -28,6 +29,8 @@ const MCP_SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
 /// What a request's URL names.
 pub(super) struct Named<'a> {
     aim: Aim,
+    /// The kind of application in the URL.
+    dcc: Option<&'a str>,
     route: Route<'a>,
     /// What the first segment behind a kind would be if it were a tunnel's name.
     or_tunnel: Option<TunnelId>,
@@ -37,6 +40,7 @@ impl<'a> Named<'a> {
     fn new(aim: Aim, route: Route<'a>) -> Self {
         Self {
             aim,
+            dcc: None,
             route,
             or_tunnel: None,
         }
@@ -93,9 +97,13 @@ impl<G: Gateway> Front<G> {
                 let named = named.and_then(|route| Some((tunnel(&route)?, route)));
                 match named {
                     Some((tunnel, route)) if self.gateway.is_kind(caller, &tunnel, dcc) => {
-                        Ok(Named::new(Aim::Tunnel(tunnel), route))
+                        Ok(Named {
+                            dcc: Some(dcc),
+                            ..Named::new(Aim::Tunnel(tunnel), route)
+                        })
                     }
                     named => Ok(Named {
+                        dcc: Some(dcc),
                         or_tunnel: named.map(|(tunnel, _)| tunnel),
                         ..Named::new(Aim::Kind(dcc.to_owned()), any)
                     }),
@@ -115,11 +123,13 @@ impl<G: Gateway> Front<G> {
     ) -> Result<Destination, Problem> {
         let Named {
             aim,
+            dcc,
             route,
             or_tunnel,
         } = named;
         let subject = self.gateway.subject(&presented.caller);
         let (mut wanted, session, login_origin) = self.wanted(parts, aim, &route, subject)?;
+        wanted.dcc = dcc.map(Arc::from);
         let is_any = matches!(wanted.aim, Aim::Kind(_));
         if is_any && matches!(session, Session::Unmarked) {
             return Err(Problem::session_gone());
@@ -181,6 +191,7 @@ impl<G: Gateway> Front<G> {
     async fn unknown(&self, tunnel: TunnelId, presented: &Presented<G>) -> Problem {
         let wanted = Wanted {
             aim: Aim::Tunnel(tunnel),
+            dcc: None,
             pin: None,
             path: String::new(),
             is_invited: false,
@@ -247,6 +258,7 @@ impl<G: Gateway> Front<G> {
         };
         let wanted = Wanted {
             aim,
+            dcc: None,
             pin,
             path,
             is_invited,

@@ -2,6 +2,7 @@
 //! Long because the way of one request is told in one place.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::HOST;
@@ -13,7 +14,7 @@ use hyper::body::Incoming;
 use tieline_hop::{await_continue, cors, events, headers};
 use tieline_wire::Reason;
 
-use super::again::{Again, is_away};
+use super::again::{Again, is_away, is_of_target};
 use super::body::{AnswerBody, Progress, RequestBody};
 use super::callers::{Callers, Presented, leave_credential};
 use super::claims;
@@ -30,6 +31,7 @@ use super::rest::Rest;
 use super::rewrite::Mapping;
 use super::route::{Named, Way, host, is_ours_anywhere, named, split};
 use super::state::{Cut, State};
+use super::target::Target;
 use super::trail::Trail;
 use super::wanted::Nowhere;
 use super::{Gateway, Peer, Settings, close_after};
@@ -45,6 +47,13 @@ pub(super) struct Front<G: Gateway> {
     pub(super) callers: Callers<G>,
     pub(super) settings: Rc<Settings>,
     peer: Peer,
+}
+
+/// What came of sending a request over a new connection.
+enum Attempt<G: Gateway> {
+    Answered(Box<(Connection<G>, Response<Incoming>)>),
+    /// The target did not have it, for this reason; here it is back.
+    NotSent(Box<Request<RequestBody>>, Reason),
 }
 
 /// Who asks, and under which name of ours.
@@ -287,13 +296,13 @@ impl<G: Gateway> Front<G> {
             session,
             ..
         } = destination;
-        let caller = &presented.caller;
+        let (caller, dcc) = (&presented.caller, wanted.dcc.as_ref());
         mapping.address(request.headers_mut());
         let is_repeatable = request.method().is_idempotent() && request.body().is_end_stream();
         let now = self.gateway.now();
         let kept = self
             .pool
-            .take(presented.key(), &mapping.target, now, is_repeatable);
+            .take(presented.key(), (&mapping.target, dcc), now, is_repeatable);
         if let Some(mut connection) = kept {
             let again = Again::of(&mut request);
             request = match connection.send(request).await {
@@ -302,49 +311,83 @@ impl<G: Gateway> Front<G> {
                 // pause, and no sign that it did anything.
                 Err(failure) => {
                     let repeats = (again, is_repeatable);
-                    self.unsent(failure, &connection, repeats, state).await?
+                    self.unsent(failure, connection, repeats, state).await?
                 }
             };
         }
-        let timeout = self.settings.open_timeout;
-        for _ in 0..LOOKS_MAX {
+        let (mut tried, mut looks) = (Vec::new(), 0);
+        let time_is_up = now + self.settings.open_timeout;
+        loop {
             if !self.gateway.is_current(caller) {
                 return Err(Problem::token(TokenRefusal::Revoked));
             }
-            let again = Again::of(&mut request);
-            let (gateway, pool) = (&self.gateway, &self.pool);
-            let opening = Connection::open(gateway, presented, &mapping.target, timeout, pool);
-            let away = match opening.await {
-                Ok(mut connection) => match connection.send(request).await {
-                    Ok(answer) => return Ok((connection, answer)),
-                    Err(failure) => {
-                        let reason = connection.parting(&failure)?;
-                        let repeats = (again, is_repeatable);
-                        request = self.unsent(failure, &connection, repeats, state).await?;
-                        reason
-                    }
-                },
-                Err(reason) => reason,
+            let to = (&mapping.target, dcc);
+            let reason = match self.attempt(request, to, presented, state).await? {
+                Attempt::Answered(answered) => return Ok(*answered),
+                Attempt::NotSent(unsent, reason) => {
+                    request = *unsent;
+                    reason
+                }
             };
-            if !is_away(away) {
-                return Err(nowhere(Nowhere::Refused(away), &wanted.aim));
+            let refused = || nowhere(Nowhere::Refused(reason), &wanted.aim);
+            let before = Rc::clone(&mapping.target);
+            if is_away(reason) && looks < LOOKS_MAX {
+                // The link went away under the request: its agent may be back within the grace.
+                looks += 1;
+                mapping.target = self.find(wanted, presented, Some(&before)).await?;
+                session.check(&mapping.target)?;
+                mapping.check_exposed(wanted)?;
+            } else if is_of_target(reason)
+                && wanted.pin.is_none()
+                && self.gateway.now() < time_is_up
+            {
+                // Another agent's target may take it, each once.
+                tried.push(before);
+                let other = self.gateway.other(caller, wanted, &tried);
+                mapping.target = other.ok_or_else(refused)?;
+                let is_fit = session.check(&mapping.target).is_ok();
+                if !is_fit || mapping.check_exposed(wanted).is_err() {
+                    return Err(refused());
+                }
+            } else {
+                return Err(refused());
             }
-            // The link went away under the request: its agent may be back within the grace.
-            let stale = Rc::clone(&mapping.target);
-            mapping.target = self.find(wanted, presented, Some(&stale)).await?;
-            session.check(&mapping.target)?;
-            mapping.check_exposed(wanted)?;
             mapping.address(request.headers_mut());
         }
-        let away = Nowhere::Refused(Reason::TunnelOffline);
-        Err(nowhere(away, &wanted.aim))
+    }
+
+    /// Sends the request over a new connection.
+    async fn attempt(
+        &self,
+        mut request: Request<RequestBody>,
+        (target, dcc): (&Rc<Target>, Option<&Arc<str>>),
+        presented: &Rc<Presented<G>>,
+        state: &Rc<State>,
+    ) -> Result<Attempt<G>, Problem> {
+        let is_repeatable = request.method().is_idempotent() && request.body().is_end_stream();
+        let again = Again::of(&mut request);
+        let (gateway, timeout) = (&self.gateway, self.settings.open_timeout);
+        let opening = Connection::open(gateway, presented, (target, dcc), timeout, &self.pool);
+        let mut connection = match opening.await {
+            Ok(connection) => connection,
+            Err(reason) => return Ok(Attempt::NotSent(Box::new(request), reason)),
+        };
+        match connection.send(request).await {
+            Ok(answer) => Ok(Attempt::Answered(Box::new((connection, answer)))),
+            Err(failure) => {
+                let reason = connection.parting(&failure)?;
+                let repeats = (again, is_repeatable);
+                let request = self.unsent(failure, connection, repeats, state).await?;
+                Ok(Attempt::NotSent(Box::new(request), reason))
+            }
+        }
     }
 
     /// A request that failed, to be sent once more, if it `is_repeatable` or its target had none of it.
     async fn unsent(
         &self,
         failure: Failure,
-        connection: &Connection<G>,
+        connection: Connection<G>,
         (again, is_repeatable): (Again, bool),
         state: &Rc<State>,
     ) -> Result<Request<RequestBody>, Problem> {
@@ -356,8 +399,11 @@ impl<G: Gateway> Front<G> {
         let is_harmless = is_repeatable
             || connection.is_not_sent()
             || again.is_whole() && connection.is_unreached(&self.gateway).await;
-        let request = again.into_request(state).filter(|_| is_harmless);
-        request.ok_or(problem)
+        drop(connection);
+        match is_harmless {
+            true => again.into_request(state).await.ok_or(problem),
+            false => Err(problem),
+        }
     }
 
     fn pass(

@@ -207,7 +207,7 @@ impl<G: Gateway> Front<G> {
             .map_err(|_| Problem::bad_request("the form is longer than 64 KiB, or broke off"))?
             .to_bytes();
         let mapped = mapping.with_resource(&form).map_or(form, Bytes::from);
-        Ok(RequestBody::again(mapped, Progress::new(state)))
+        Ok(RequestBody::again(mapped, None, Progress::new(state)))
     }
 }
 

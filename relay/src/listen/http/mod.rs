@@ -63,6 +63,7 @@ use crate::config::PublicUrl;
 use crate::limits::{Limited, Pass};
 use crate::registry::AgentTag;
 use crate::session::SessionEnded;
+pub(crate) use again::is_of_target;
 use caller::Caller;
 use connection::Turns;
 use deadline::linger;
@@ -144,7 +145,18 @@ pub(crate) trait Gateway: Clone + 'static {
     /// its agent is here.
     fn is_kind(&self, caller: &Self::Caller, tunnel: &TunnelId, dcc: &str) -> bool;
 
-    /// Opens a session to the agent of `target`. It may resolve before the target has accepted: a refusal then comes as
+    /// Another target for what is `wanted` than those that were `tried`, if one is known now.
+    fn other(
+        &self,
+        _caller: &Self::Caller,
+        _wanted: &Wanted,
+        _tried: &[Rc<Target>],
+    ) -> Option<Rc<Target>> {
+        None
+    }
+
+    /// Opens a session to the agent of `target`, for a caller who found it as one of the kind `dcc`, or by its
+    /// name. It may resolve before the target has accepted: a refusal then comes as
     /// the session's reset. Dropping the future gives the session up.
     ///
     /// # Errors
@@ -153,6 +165,7 @@ pub(crate) trait Gateway: Clone + 'static {
         &self,
         caller: &Self::Caller,
         target: &Target,
+        dcc: Option<&Arc<str>>,
     ) -> impl Future<Output = Result<Self::Stream, Reason>>;
 
     /// How many bytes of a stream had reached the agent when the link was lost, once the agent says so

@@ -19,7 +19,7 @@ use tieline_hop::{Delivery, Fault, Watched, drive, reusable_for};
 use tieline_wire::{Reason, SharedBudget, TunnelId};
 use tokio::sync::oneshot;
 
-use super::again::{is_away, of_agent};
+use super::again::{is_away, is_of_target, of_agent};
 use super::body::RequestBody;
 use super::callers::{Digest, Presented};
 use super::direct::Direct;
@@ -56,6 +56,8 @@ pub(super) struct Connection<G: Gateway> {
     end: oneshot::Sender<()>,
     track: Rc<Track>,
     target: Rc<Target>,
+    /// The kind of application that its callers asked for; it ends when the target is of that kind no more.
+    dcc: Option<Arc<str>>,
     /// Its agent takes no more requests: it is not kept after this one.
     is_last: Rc<Cell<bool>>,
     /// For whom it was opened: a target may know its callers by their connections.
@@ -69,12 +71,12 @@ impl<G: Gateway> Connection<G> {
     pub(super) async fn open(
         gateway: &G,
         presented: &Presented<G>,
-        target: &Rc<Target>,
+        (target, dcc): (&Rc<Target>, Option<&Arc<str>>),
         timeout: Duration,
         pool: &Pool<G>,
     ) -> Result<Self, Reason> {
         let stream = {
-            let mut opening = pin!(gateway.open(&presented.caller, target));
+            let mut opening = pin!(gateway.open(&presented.caller, target, dcc));
             let mut timeout = pin!(gateway.sleep(timeout));
             poll_fn(|cx| match opening.as_mut().poll(cx) {
                 Poll::Pending => timeout
@@ -110,6 +112,7 @@ impl<G: Gateway> Connection<G> {
             end,
             track,
             target: Rc::clone(target),
+            dcc: dcc.cloned(),
             is_last,
             whose: presented.key(),
             idle_since,
@@ -150,15 +153,17 @@ impl<G: Gateway> Connection<G> {
         )
     }
 
-    /// For which reason the agent is away, or goes, where a new session got no answer: to ask its successor
-    /// does no harm then.
+    /// For which reason the agent is away, or goes, or its target took no connection, where a new session got no
+    /// answer: to ask another agent does no harm then.
     pub(super) fn parting(&self, failure: &Failure) -> Result<Reason, Problem> {
         let reason = self.track.reason();
         match failure {
             Failure::Unsent(_) => reason.ok_or_else(|| Problem::target_closed(Delivery::NotSent)),
             Failure::Silent(problem) => {
-                let away = reason.map(of_agent).filter(|reason| is_away(*reason));
-                away.ok_or_else(|| problem.clone())
+                let is_not_sent = self.is_not_sent();
+                let is_worth_it = |it: &Reason| is_away(*it) || (is_not_sent && is_of_target(*it));
+                let reason = reason.map(of_agent).filter(is_worth_it);
+                reason.ok_or_else(|| problem.clone())
             }
             Failure::Broken(problem) => Err(problem.clone()),
         }
@@ -244,16 +249,17 @@ impl<G: Gateway> Pool<G> {
     pub(super) fn take(
         &self,
         whose: Option<Digest>,
-        target: &Target,
+        (target, dcc): (&Target, Option<&Arc<str>>),
         now: Instant,
         is_repeatable: bool,
     ) -> Option<Connection<G>> {
         let mut idle = self.idle.borrow_mut();
+        let is_it = |kept: &Connection<G>| {
+            let is_same = kept.whose == whose && kept.dcc.as_ref() == dcc;
+            is_same && kept.is_to(&target.tunnel, target.agent)
+        };
         // The one that was used last: the others have waited longer.
-        while let Some(place) = idle
-            .iter()
-            .rposition(|kept| kept.is_to(&target.tunnel, target.agent) && kept.whose == whose)
-        {
+        while let Some(place) = idle.iter().rposition(is_it) {
             let connection = idle.remove(place);
             if connection.is_fit(target, now, is_repeatable) {
                 return Some(connection);

@@ -96,6 +96,12 @@ impl Rest {
         self.left.set(left);
     }
 
+    /// So many bytes of it are taken once more.
+    pub(super) fn returned(&self, bytes: usize) {
+        let left = self.left.get().map(|left| left + bytes as u64);
+        self.left.set(left);
+    }
+
     /// All of it was taken.
     pub(super) fn done(&self) {
         self.is_done.set(true);

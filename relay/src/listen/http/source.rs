@@ -30,17 +30,17 @@ pub(super) enum Source<G: Gateway> {
         /// Bytes of data that it has brought.
         passed: u64,
         /// The connection, to be given back at the end.
-        lease: Option<Lease<G>>,
+        lease: Option<Box<Lease<G>>>,
     },
     Direct(Box<Direct<G>>),
 }
 
 impl<G: Gateway> Source<G> {
-    pub(super) const fn new(incoming: Incoming, lease: Lease<G>) -> Self {
+    pub(super) fn new(incoming: Incoming, lease: Lease<G>) -> Self {
         Self::Hyper {
             incoming,
             passed: 0,
-            lease: Some(lease),
+            lease: Some(Box::new(lease)),
         }
     }
 
@@ -120,7 +120,7 @@ impl<G: Gateway> Drop for Source<G> {
     }
 }
 
-fn finish<G: Gateway>(lease: &mut Option<Lease<G>>) {
+fn finish<G: Gateway>(lease: &mut Option<Box<Lease<G>>>) {
     if let Some(lease) = lease.take() {
         lease.finish();
     }

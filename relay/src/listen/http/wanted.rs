@@ -1,5 +1,7 @@
 //! What a request wants of its shard: a tunnel, or any of a kind, and which agent it is bound to.
 
+use std::sync::Arc;
+
 use tieline_wire::{Reason, TunnelId};
 
 use super::exposure::is_exposed;
@@ -9,6 +11,8 @@ use crate::registry::{AgentTag, TunnelInfo};
 #[derive(Clone, Debug)]
 pub(crate) struct Wanted {
     pub(crate) aim: Aim,
+    /// The kind of application in the URL, if there is one: it leads to tunnels of this kind only.
+    pub(crate) dcc: Option<Arc<str>>,
     /// The agent that has to answer, and none else.
     pub(crate) pin: Option<Pin>,
     /// Path and query that its target is asked for.

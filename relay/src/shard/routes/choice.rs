@@ -64,6 +64,8 @@ pub(crate) struct Search<'a> {
     pub(crate) wanted: &'a Wanted,
     /// The target to which a link was found to be gone.
     pub(crate) stale: Option<&'a Target>,
+    /// Targets that took no connection for what is searched: none of them is found again.
+    pub(crate) tried: &'a [Rc<Target>],
     /// Among whose tunnels, where any of a kind will do.
     pub(crate) whose: &'a [Whose],
     /// Whether the caller may know of a tunnel, as one of its agents registered it.
@@ -90,25 +92,53 @@ impl Routes {
         if !known.infos().any(&fit) {
             return Lookup::Unknown;
         }
+        let chosen = self.chosen(known, shard, choice, &|agent| fit(&agent.info));
+        chosen.map_or(Lookup::Offline, |agent| {
+            Lookup::Live(self.link_of(agent, shard))
+        })
+    }
+
+    /// The agent to use for a new session of `tunnel` where there are several, or where some were `tried`: none
+    /// of the latter.
+    pub(crate) fn choose(
+        &self,
+        tunnel: &TunnelId,
+        shard: usize,
+        (choice, tried): (Choice, &[AgentTag]),
+        fit: impl Fn(&TunnelInfo) -> bool,
+    ) -> Option<AgentTag> {
+        let known = self.routes.get(tunnel)?;
+        if known.update.agents.len() < 2 && tried.is_empty() {
+            return None;
+        }
+        let fit = |agent: &ServingAgent| fit(&agent.info) && !tried.contains(&agent.tag);
+        let chosen = self.chosen(known, shard, choice, &fit);
+        chosen.map(|agent| agent.tag)
+    }
+
+    fn chosen<'a>(
+        &self,
+        known: &'a Known,
+        shard: usize,
+        choice: Choice,
+        fit: &dyn Fn(&ServingAgent) -> bool,
+    ) -> Option<&'a ServingAgent> {
         let agents = &known.update.agents;
         let weight = |agent: &ServingAgent| {
             let is_there = agent.links.iter().any(|link| link.at.shard == shard);
             let is_elsewhere = matches!(choice, Choice::Here) && !is_there;
             (is_elsewhere, held(agent))
         };
-        let chosen = match choice {
+        match choice {
             Choice::Agent(tag) => {
                 let mut agents = agents.iter();
-                agents.find(|agent| agent.tag == tag && fit(&agent.info))
+                agents.find(|agent| agent.tag == tag && fit(agent))
             }
             Choice::Any | Choice::Here => in_turn(&self.turns.agents, agents.len())
                 .map(|place| &agents[place])
-                .filter(|agent| fit(&agent.info))
+                .filter(|agent| fit(agent))
                 .min_by_key(|agent| weight(agent)),
-        };
-        chosen.map_or(Lookup::Offline, |agent| {
-            Lookup::Live(self.link_of(agent, shard))
-        })
+        }
     }
 
     /// A link of `agent`; one on `shard` is preferred, and several take turns.
@@ -171,7 +201,7 @@ impl Routes {
         let agents = &known.update.agents;
         let places = in_turn(&self.turns.agents, agents.len());
         let places = places.filter(|place| fit(&agents[*place].info));
-        let fresh = places.filter(|place| !known.is_stale(*place, search.stale));
+        let fresh = places.filter(|place| !known.is_over(*place, search));
         lightest(fresh, |place| known.weight(*place, search))
             .map_or(Found::Stale, |place| found(known.target(place)))
     }
@@ -192,7 +222,7 @@ impl Routes {
             .filter(|(known, place)| fit(known, &known.update.agents[*place].info))
             .inspect(|_| is_there = true)
             .take(CANDIDATES_MAX)
-            .filter(|(known, place)| !known.is_stale(*place, search.stale));
+            .filter(|(known, place)| !known.is_over(*place, search));
         match lightest(fresh, |(known, place)| known.weight(*place, search)) {
             Some((known, place)) if !known.weight(place, search).0 => found(known.target(place)),
             // None of them is of use. One that is may be back soon.
@@ -222,6 +252,14 @@ impl Known {
                 && stale.tunnel == self.update.tunnel
                 && stale.revision >= self.update.revision
         })
+    }
+
+    /// Whether one of the agents was tried, or the link to it is known to be gone.
+    fn is_over(&self, place: usize, search: &Search<'_>) -> bool {
+        let (agent, tunnel) = (self.update.agents[place].tag, &self.update.tunnel);
+        let mut tried = search.tried.iter();
+        tried.any(|it| it.agent == agent && it.tunnel == *tunnel)
+            || self.is_stale(place, search.stale)
     }
 
     /// A session that is only kept for who searches is no work for its agent.

@@ -74,8 +74,8 @@ struct Known {
 }
 
 impl Routes {
-    /// Takes a decision over, unless a newer one is known; whether an agent that serves the name does so
-    /// for another owner now.
+    /// Takes a decision over, unless a newer one is known; whether what an agent serves may be open to other
+    /// callers now than before.
     pub(crate) fn apply(&mut self, update: Arc<RouteUpdate>, now: Moment) -> bool {
         let known = self.routes.get(&update.tunnel);
         if known.is_some_and(|known| known.update.revision >= update.revision) {
@@ -85,7 +85,7 @@ impl Routes {
         let known = self.routes.remove(&update.tunnel);
         let has_changed = known
             .as_ref()
-            .is_some_and(|known| has_other_owner(&known.update, &update));
+            .is_some_and(|known| has_other_callers(&known.update, &update));
         self.wake(&Aim::Tunnel(update.tunnel.clone()));
         self.wake(&Aim::Kind(update.info.dcc.clone()));
         let before = known.as_ref().map(|known| &*known.update);
@@ -238,13 +238,15 @@ fn serves(update: &RouteUpdate, agent: AgentTag, generation: Generation) -> bool
     !update.forget && agents.any(|it| (it.tag, it.generation) == (agent, generation))
 }
 
-/// Whether one of the agents of `before` serves the name for another owner in `now`.
-fn has_other_owner(before: &RouteUpdate, now: &RouteUpdate) -> bool {
+/// Whether one of the agents of `before` serves the name in `now` for another owner, as another kind of
+/// application, or over HTTP only.
+fn has_other_callers(before: &RouteUpdate, now: &RouteUpdate) -> bool {
     let is_other = |agent: &ServingAgent| {
         let mut earlier = before.agents.iter().filter(|it| it.tag == agent.tag);
         // Of one that was away, what was said last: its sessions may have gone on.
         let earlier = earlier.next().map_or(&before.info, |it| &it.info);
-        earlier.owner != agent.info.owner
+        let access = |info: &TunnelInfo| (info.is_open_to_raw(), info.dcc == earlier.dcc);
+        earlier.owner != agent.info.owner || access(earlier) != access(&agent.info)
     };
     now.agents.iter().any(is_other)
 }

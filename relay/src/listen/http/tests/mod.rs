@@ -235,7 +235,12 @@ impl Gateway for Shard {
         tunnel.as_str() == dcc && self.0.tunnels.borrow().contains_key(dcc)
     }
 
-    async fn open(&self, _: &Named, target: &Target) -> Result<Session, Reason> {
+    async fn open(
+        &self,
+        _: &Named,
+        target: &Target,
+        _: Option<&Arc<str>>,
+    ) -> Result<Session, Reason> {
         let tunnel = &target.tunnel;
         let opens = self.0.tunnels.borrow()[tunnel.as_str()];
         match opens {

@@ -24,6 +24,7 @@ fn found_by(routes: &Routes, caller: &Identity, whose: &[Whose]) -> Found {
     routes.find(&Search {
         wanted: &wanted(kind()),
         stale: None,
+        tried: &[],
         whose,
         fit: &|tunnel, info| may_reach(caller, tunnel, info.owner.as_deref()),
         kept: &|_, _| false,

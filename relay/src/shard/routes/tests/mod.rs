@@ -93,6 +93,7 @@ fn maya() -> Aim {
 fn wanted(aim: Aim) -> Wanted {
     Wanted {
         aim,
+        dcc: None,
         pin: None,
         path: "/mcp".to_owned(),
         is_invited: false,
@@ -103,6 +104,7 @@ fn find(routes: &Routes, wanted: &Wanted) -> Found {
     routes.find(&Search {
         wanted,
         stale: None,
+        tried: &[],
         whose: &[Whose::Anybody],
         fit: &|_, _| true,
         kept: &|_, _| false,

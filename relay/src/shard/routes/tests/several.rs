@@ -21,6 +21,7 @@ fn the_agent_with_the_fewest_sessions_is_chosen_and_equals_take_turns() {
     let third = Search {
         wanted: &wanted(maya()),
         stale: None,
+        tried: &[],
         whose: &[Whose::Anybody],
         fit: &|_, _| true,
         kept: &|_, agent| agent.0[0] == 3,
@@ -64,6 +65,7 @@ fn only_agents_that_the_caller_may_reach_are_chosen() {
             let found = routes.find(&Search {
                 wanted: &wanted(aim.clone()),
                 stale: None,
+                tried: &[],
                 whose: &[Whose::Anybody],
                 fit: &|_, info| is_ours(info),
                 kept: &|_, _| false,
@@ -73,6 +75,7 @@ fn only_agents_that_the_caller_may_reach_are_chosen() {
         let found = routes.find(&Search {
             wanted: &wanted(aim),
             stale: None,
+            tried: &[],
             whose: &[Whose::Anybody],
             fit: &|_, _| false,
             kept: &|_, _| false,
@@ -168,6 +171,7 @@ fn a_link_that_is_known_to_be_gone_is_not_found_again() {
         routes.find(&Search {
             wanted: &wanted(aim),
             stale: Some(stale),
+            tried: &[],
             whose: &[Whose::Anybody],
             fit: &|_, _| true,
             kept: &|_, _| false,
@@ -224,4 +228,48 @@ fn a_tunnel_that_serves_the_path_and_is_away_is_waited_for() {
         panic!("it may be back")
     };
     assert_eq!(since, Moment::from_micros(7));
+}
+
+#[test]
+fn an_agent_that_was_tried_is_not_chosen_again() {
+    let mut routes = Routes::default();
+    let two = vec![agent(1, &[(0, 1)], ""), agent(2, &[(1, 2)], "")];
+    routes.apply(route("maya", 1, two), NOW);
+    for aim in [maya(), kind()] {
+        let mut tried = Vec::new();
+        for left in [2, 1, 0] {
+            let wanted = wanted(aim.clone());
+            let search = Search {
+                wanted: &wanted,
+                stale: None,
+                tried: &tried,
+                whose: &[Whose::Anybody],
+                fit: &|_, _| true,
+                kept: &|_, _| false,
+            };
+            match routes.find(&search) {
+                Found::Target(target) if left > 0 => tried.push(target),
+                Found::Stale if left == 0 => break,
+                other => panic!("{other:?} with {left} left"),
+            }
+        }
+        assert_ne!(tried[0].agent, tried[1].agent);
+    }
+    let choose = |tried: &[u8], fit: fn(&TunnelInfo) -> bool| {
+        let tried: Vec<_> = tried.iter().map(|tag| AgentTag([*tag; 8])).collect();
+        let found = routes.choose(&tunnel("maya"), 0, (Choice::Any, &tried), fit);
+        found.map(|tag| tag.0[0])
+    };
+    assert_eq!(choose(&[1], |_| true), Some(2));
+    assert_eq!(choose(&[2], |_| true), Some(1));
+    assert_eq!(choose(&[1, 2], |_| true), None);
+    assert_eq!(choose(&[1], |_| false), None);
+}
+
+#[test]
+fn a_single_agent_is_not_waited_for() {
+    let mut routes = Routes::default();
+    routes.apply(route("maya", 1, vec![agent(1, &[(0, 1)], "")]), NOW);
+    let alone = routes.choose(&tunnel("maya"), 0, (Choice::Any, &[]), |_| true);
+    assert_eq!(alone, None);
 }
