@@ -70,6 +70,7 @@ async fn a_way_that_works_is_ok_and_the_running_agent_keeps_its_tunnel() {
         "quic",
         "websocket",
         "proxy",
+        "key",
         "auth",
         "clock",
         "target",
@@ -81,6 +82,7 @@ async fn a_way_that_works_is_ok_and_the_running_agent_keeps_its_tunnel() {
         ("tls", "skipped"),
         ("quic", "skipped"),
         ("websocket", "skipped"),
+        ("key", "not_applicable"),
         ("auth", "ok"),
         ("clock", "not_applicable"),
         ("target", "ok"),
@@ -94,6 +96,27 @@ async fn a_way_that_works_is_ok_and_the_running_agent_keeps_its_tunnel() {
     assert!(agent.events.try_recv().is_err());
     agent.stop();
     assert!(agent.ended().await.is_ok());
+}
+
+#[tokio::test]
+async fn a_key_that_others_can_read_and_a_token_that_a_network_can_read_are_told() {
+    let state = tempfile::tempdir().unwrap();
+    let token = state.path().join("token");
+    std::fs::write(&token, "some-secret-token").unwrap();
+    std::fs::set_permissions(&token, PermissionsExt::from_mode(0o600)).unwrap();
+    let key = state.path().join("agent-key");
+    std::fs::write(&key, [7; 32]).unwrap();
+    std::fs::set_permissions(&key, PermissionsExt::from_mode(0o644)).unwrap();
+    // A name that no network resolves: the token goes nowhere.
+    let flags = ["--relay", "tcp://relay.invalid:9001", "--token-file"];
+    let flags = [flags[0], flags[1], flags[2], token.to_str().unwrap()];
+    let (found, text) = checks(&diag(&state, &flags).await);
+    assert_eq!(outcome(&found, "key"), "failed", "{text}");
+    assert_eq!(outcome(&found, "clear_text"), "warning", "{text}");
+
+    std::fs::set_permissions(&key, PermissionsExt::from_mode(0o600)).unwrap();
+    let (found, text) = checks(&diag(&state, &flags).await);
+    assert_eq!(outcome(&found, "key"), "ok", "{text}");
 }
 
 #[tokio::test]
