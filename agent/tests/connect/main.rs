@@ -5,13 +5,15 @@
 #![allow(clippy::unwrap_used)]
 
 mod answers;
-#[path = "../program/mod.rs"]
-mod program;
 // Signals and modes are part of it.
 #[cfg(unix)]
 mod binary;
 mod endings;
 mod guards;
+// Only `binary` runs the program.
+#[cfg(unix)]
+#[path = "../program/mod.rs"]
+mod program;
 mod requests;
 mod rig;
 mod secure;

@@ -9,7 +9,7 @@ mod program;
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Output;
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -234,7 +234,7 @@ fn only_regular_files_are_read_and_nothing_is_waited_for() {
     let place = dir.path().join(".mcp.json");
     let pipe = || {
         assert!(
-            Command::new("mkfifo")
+            std::process::Command::new("mkfifo")
                 .arg(&place)
                 .status()
                 .unwrap()

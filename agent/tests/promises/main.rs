@@ -5,8 +5,6 @@
 // Clippy allows it in test functions only, not in what they call.
 #![allow(clippy::unwrap_used)]
 
-#[path = "../program/mod.rs"]
-mod program;
 // Signals and modes are part of it.
 #[cfg(unix)]
 mod command_line;
@@ -15,6 +13,9 @@ mod diag;
 #[cfg(unix)]
 mod first_sight;
 mod lifecycle;
+#[cfg(unix)]
+#[path = "../program/mod.rs"]
+mod program;
 mod renewal;
 mod rig;
 mod sessions;
