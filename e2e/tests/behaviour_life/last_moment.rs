@@ -22,6 +22,16 @@ fn relay_of_two_shards() -> Result<TestRelay> {
         .start()
 }
 
+/// Resolves once no shard of a relay listens at `port`: all of them drain then.
+async fn until_free(port: SocketAddr) -> Result<()> {
+    let began = Instant::now();
+    while let Err(error) = TcpListener::bind(port) {
+        ensure!(began.elapsed() < SOON, "{port}: {error}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    Ok(())
+}
+
 /// A target that answers each request once it has a permit.
 async fn gated_target() -> Result<(Target, Arc<Semaphore>)> {
     let gate = Arc::new(Semaphore::new(0));
@@ -100,6 +110,7 @@ async fn a_request_that_comes_as_the_relay_begins_to_stop_is_answered_and_told_t
     relay
         .process()
         .wait_for(SOON, |line| line.contains("\"stopping\"").then_some(()))?;
+    until_free(relay.addresses.http).await?;
     for caller in [&mut kept, &mut fresh] {
         caller.get(&path).await?;
         let (head, body) = soon("the answer", caller.answer()).await??;
@@ -177,11 +188,7 @@ async fn every_port_is_free_while_the_relay_drains() -> Result<()> {
     ];
     let stopping = spawn_blocking(move || relay.stop());
     for port in ports {
-        let began = Instant::now();
-        while let Err(error) = TcpListener::bind(port) {
-            ensure!(began.elapsed() < SOON, "{port}: {error}");
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        until_free(port).await?;
     }
     echo_round_trip(&mut caller, b"while it drains").await?;
     ensure!(!stopping.is_finished());
