@@ -298,22 +298,21 @@ impl Giver {
                 continue;
             }
             let giver = Arc::clone(&self);
-            let give = move || {
-                let given = giver.give(&channel);
-                let parting = match given {
-                    Ok(()) => Some(channel),
-                    Err(word) => {
-                        warn!("not taken over; this relay goes on: {}", reason_in(&word));
-                        // The other one may be gone.
-                        let _ = say(&channel, &word);
-                        giver.course.change(|stage| stage.is_passed_on = false);
-                        None
-                    }
-                };
-                giver.course.change(|stage| {
-                    stage.parting = parting;
+            let give = move || match giver.give(&channel) {
+                Ok(()) => giver.course.change(|stage| {
+                    stage.parting = Some(channel);
                     stage.is_busy = false;
-                });
+                }),
+                Err(word) => {
+                    // The other one may be gone.
+                    let _ = say(&channel, &word);
+                    giver.course.change(|stage| {
+                        stage.is_passed_on = false;
+                        stage.is_busy = false;
+                    });
+                    // Told last: the next relay may ask as soon as an operator reads it.
+                    warn!("not taken over; this relay goes on: {}", reason_in(&word));
+                }
             };
             if let Err(error) = Builder::new().name("give".to_owned()).spawn(give) {
                 warn!(%error, "cannot hand over");
