@@ -65,8 +65,8 @@ pub fn confine(headers: &mut HeaderMap, site: Site) {
             || ABOUT_HOSTS.contains(&text)
             || (site == Site::Shared && is_origins)
     };
-    let names: Vec<_> = headers.keys().filter(|it| reaches_beyond(it)).collect();
-    for name in names.into_iter().cloned().collect::<Vec<_>>() {
+    let names = headers.keys().filter(|it| reaches_beyond(it)).cloned();
+    for name in names.collect::<Vec<_>>() {
         headers.remove(name);
     }
     let cleared: Vec<_> = headers.get_all(CLEAR_SITE_DATA).iter().collect();

@@ -18,7 +18,7 @@ const STICKY: u32 = 0o1000;
 /// Shortest secret that any setting takes.
 const SECRET_CHARS_MIN: usize = 16;
 
-/// Checks that nobody but the running user and root could have written or replaced an opened file.
+/// Checks that only the running user and root could have written or replaced an opened file.
 ///
 /// # Errors
 /// [`ConfigError::Content`] says who could, and how to end that.

@@ -30,7 +30,7 @@ pub(super) struct Kept {
     is_too_long: Cell<bool>,
     /// What did not go by, and how it fares from here on.
     left: RefCell<Option<(Incoming, Progress)>>,
-    /// The one who waits until the body is let go.
+    /// The task that waits until the body is let go.
     waiter: Cell<Option<Waker>>,
 }
 

@@ -4,6 +4,8 @@
 //! The fields that only proxies write stand here and nowhere else: most are dropped from requests, and any of
 //! them is a sign that a request did not begin at the connection that it came by.
 
+use std::borrow::Cow;
+
 use http::{HeaderMap, HeaderName};
 
 /// What only proxies and gateways say about a request: its caller, and which path it was
@@ -169,10 +171,14 @@ fn drop_where(headers: &mut HeaderMap, is_dropped: impl Fn(&str) -> bool) {
 }
 
 /// A name as servers see it that make a variable of it: whatever is neither letter nor digit is the
-/// same to them.
-fn dashed(name: &str) -> String {
+/// same to them. Almost every name is that already, and is not copied.
+fn dashed(name: &str) -> Cow<'_, str> {
+    let is_dashed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+    if name.bytes().all(is_dashed) {
+        return Cow::Borrowed(name);
+    }
     let as_dash = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
-    name.chars().map(as_dash).collect()
+    Cow::Owned(name.chars().map(as_dash).collect())
 }
 
 #[cfg(test)]

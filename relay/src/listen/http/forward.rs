@@ -165,10 +165,10 @@ impl<G: Gateway> Front<G> {
         }
         // Where nobody has to say who they are, names are for those who were told them.
         let is_local = || asked.client.is_this_machine() && asked.is_direct(&parts.headers);
-        let may_list = self.gateway.subject(caller).is_some() || is_local();
+        let may_list = || self.gateway.subject(caller).is_some() || is_local();
         if let Some(Way::Tunnels { after }) = way
             && parts.method == Method::GET
-            && may_list
+            && may_list()
         {
             let listing = self.gateway.list(caller, after).await;
             let public = self.public_urls(&asked, &parts.headers);
