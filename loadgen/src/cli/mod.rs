@@ -42,7 +42,7 @@ pub(crate) enum Command {
     // A recipe sets flags, and whoever calls the recipe may set them otherwise.
     #[command(args_override_self = true)]
     Bench(BenchFlags),
-    /// Instructions that relay and agent need for a round trip and a MiB; writes a report
+    /// Instructions that relay and agent need for a round trip, a call over HTTP and a MiB; writes a report
     #[command(args_override_self = true)]
     Instructions(InstructionsFlags),
     /// Cost of a session and of a tunnel from 1 to 10,000 of them: starts relay, agents and target

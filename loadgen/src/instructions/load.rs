@@ -4,9 +4,12 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 
 use crate::blocks::{Incoming, Outgoing, Table, Verdict};
+use crate::exchange::{self, Ask, HEAD_BYTES_MAX, TEXT_BYTES, TEXT_UP_BYTES};
+use crate::path::relay::RelayPair;
+use crate::path::tunnel_preamble;
 use crate::pattern::Pattern;
 use crate::target::request::{ACCEPTED, Duty, encode};
 
@@ -30,6 +33,8 @@ const NOTHING_RECEIVED: Verdict = Verdict {
 pub(super) enum Load {
     /// Messages there and back, one at a time.
     RoundTrips,
+    /// Calls of a tool over HTTP, one at a time on a kept connection.
+    Calls,
     /// Blocks from client to target, on the link.
     BulkUp,
     /// Blocks from target to client, on the link.
@@ -37,12 +42,12 @@ pub(super) enum Load {
 }
 
 impl Load {
-    pub(super) const ALL: [Self; 3] = [Self::RoundTrips, Self::BulkUp, Self::BulkDown];
+    pub(super) const ALL: [Self; 4] = [Self::RoundTrips, Self::Calls, Self::BulkUp, Self::BulkDown];
 
     /// Units of work of the short and of the long run.
     pub(super) const fn units(self) -> [u64; 2] {
         match self {
-            Self::RoundTrips => [500, 8_500],
+            Self::RoundTrips | Self::Calls => [500, 8_500],
             Self::BulkUp | Self::BulkDown => [8, 136],
         }
     }
@@ -50,7 +55,7 @@ impl Load {
     /// What the relay is told besides.
     pub(super) const fn relay_arguments(self) -> &'static [&'static str] {
         match self {
-            Self::RoundTrips => &[],
+            Self::RoundTrips | Self::Calls => &[],
             Self::BulkUp | Self::BulkDown => &["--bulk-run-bytes=0"],
         }
     }
@@ -58,29 +63,99 @@ impl Load {
     pub(super) const fn name(self) -> &'static str {
         match self {
             Self::RoundTrips => "round trip of 256 B",
+            Self::Calls => "tools/call over HTTP",
             Self::BulkUp => "MiB of bulk, client to target",
             Self::BulkDown => "MiB of bulk, target to client",
         }
     }
 
-    /// Does `units` of it; returns how many they were, as a stream ends at a block's border.
-    pub(super) fn run(
-        self,
-        address: SocketAddr,
-        preamble: &[u8],
-        units: u64,
-    ) -> anyhow::Result<f64> {
-        let mut socket = TcpStream::connect(address)?;
-        socket.set_nodelay(true)?;
-        socket.set_read_timeout(Some(PATIENCE))?;
-        socket.set_write_timeout(Some(PATIENCE))?;
-        socket.write_all(preamble)?;
-        let bytes = match self {
-            Self::RoundTrips => return round_trips(&mut socket, units),
-            Self::BulkUp => bulk_up(&mut socket, units * MIB)?,
-            Self::BulkDown => bulk_down(&mut socket, units * MIB)?,
-        };
-        Ok(bytes as f64 / MIB as f64)
+    /// Which of this program's targets serves it: the word of its command, and what it announces itself as.
+    pub(super) const fn target(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Calls => ("http", "http-target"),
+            Self::RoundTrips | Self::BulkUp | Self::BulkDown => ("any", "target"),
+        }
+    }
+
+    /// Does `units` of work over `pair`'s first tunnel; returns how many they were, as a stream ends at a
+    /// block's border.
+    pub(super) fn run(self, pair: &RelayPair, units: u64) -> anyhow::Result<f64> {
+        let tunnel = pair.tunnels.first().context("no tunnel")?;
+        match self {
+            Self::RoundTrips => round_trips(&mut raw(pair, tunnel)?, units),
+            Self::Calls => calls(&mut connect(pair.http)?, pair.http, tunnel, units),
+            Self::BulkUp => bulk_up(&mut raw(pair, tunnel)?, units * MIB),
+            Self::BulkDown => bulk_down(&mut raw(pair, tunnel)?, units * MIB),
+        }
+    }
+}
+
+/// A session over raw TCP to `tunnel`.
+fn raw(pair: &RelayPair, tunnel: &str) -> anyhow::Result<TcpStream> {
+    let preamble = tunnel_preamble(tunnel).context("a tunnel's name has 1 to 63 bytes")?;
+    let mut socket = connect(pair.frontend)?;
+    socket.write_all(&preamble)?;
+    Ok(socket)
+}
+
+fn connect(address: SocketAddr) -> anyhow::Result<TcpStream> {
+    let socket = TcpStream::connect(address)?;
+    socket.set_nodelay(true)?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.set_write_timeout(Some(PATIENCE))?;
+    Ok(socket)
+}
+
+fn calls(
+    socket: &mut TcpStream,
+    address: SocketAddr,
+    tunnel: &str,
+    count: u64,
+) -> anyhow::Result<f64> {
+    let pattern = Pattern::printable(TEXT_BYTES);
+    let (host, page) = (address.to_string(), format!("/w/{tunnel}/mcp"));
+    let (mut request, mut expected, mut input) = (Vec::new(), Vec::new(), Vec::new());
+    for sequence in 0..count {
+        let (up, rest) = pattern.message(0, sequence).split_at(TEXT_UP_BYTES);
+        let number = exchange::number(0, sequence);
+        request.clear();
+        let text = str::from_utf8(up)?;
+        exchange::request(Ask::Call, (&host, &page), number, text, &mut request);
+        socket.write_all(&request)?;
+        expected.clear();
+        exchange::answer(number, up, rest, &mut expected);
+        input.clear();
+        let body_at = read_head(socket, &mut input)?;
+        ensure!(
+            input.starts_with(b"HTTP/1.1 200 "),
+            "call {sequence} got {:?}",
+            String::from_utf8_lossy(&input)
+        );
+        let received = input.len();
+        input.resize(body_at + expected.len(), 0);
+        ensure!(received <= input.len(), "answer {sequence} is too long");
+        socket.read_exact(&mut input[received..])?;
+        ensure!(
+            input[body_at..] == expected,
+            "wrong bytes in answer {sequence}"
+        );
+    }
+    Ok(count as f64)
+}
+
+/// Reads an answer's head into `input`, with what comes with it; returns where its body begins.
+fn read_head(socket: &mut TcpStream, input: &mut Vec<u8>) -> anyhow::Result<usize> {
+    const HEAD_END: &[u8] = b"\r\n\r\n";
+    let mut buffer = [0; 4096];
+    loop {
+        let mut windows = input.windows(HEAD_END.len());
+        if let Some(at) = windows.position(|bytes| bytes == HEAD_END) {
+            return Ok(at + HEAD_END.len());
+        }
+        ensure!(input.len() <= HEAD_BYTES_MAX, "an endless head");
+        let len = socket.read(&mut buffer)?;
+        ensure!(len > 0, "closed before the end of an answer's head");
+        input.extend_from_slice(&buffer[..len]);
     }
 }
 
@@ -96,7 +171,7 @@ fn round_trips(socket: &mut TcpStream, count: u64) -> anyhow::Result<f64> {
     Ok(count as f64)
 }
 
-fn bulk_up(socket: &mut TcpStream, bytes: u64) -> anyhow::Result<u64> {
+fn bulk_up(socket: &mut TcpStream, bytes: u64) -> anyhow::Result<f64> {
     ask(socket, Duty::Sink)?;
     let (table, mut outgoing) = (Table::new(), Outgoing::new(0));
     while !outgoing.is_finished() {
@@ -119,10 +194,10 @@ fn bulk_up(socket: &mut TcpStream, bytes: u64) -> anyhow::Result<u64> {
         verdict == Some(sent),
         "sent {sent:?}, and the target got {verdict:?}"
     );
-    Ok(outgoing.sent())
+    Ok(outgoing.sent() as f64 / MIB as f64)
 }
 
-fn bulk_down(socket: &mut TcpStream, bytes: u64) -> anyhow::Result<u64> {
+fn bulk_down(socket: &mut TcpStream, bytes: u64) -> anyhow::Result<f64> {
     ask(socket, Duty::Source)?;
     let (table, mut outgoing, mut incoming) = (Table::new(), Outgoing::new(0), Incoming::new(0));
     while incoming.own_verdict().received < bytes {
@@ -136,7 +211,7 @@ fn bulk_down(socket: &mut TcpStream, bytes: u64) -> anyhow::Result<u64> {
     while incoming.verdict().is_none() {
         read(socket, &table, &mut incoming)?;
     }
-    Ok(incoming.own_verdict().received)
+    Ok(incoming.own_verdict().received as f64 / MIB as f64)
 }
 
 fn ask(socket: &mut TcpStream, duty: Duty) -> anyhow::Result<()> {

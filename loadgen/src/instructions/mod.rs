@@ -1,4 +1,4 @@
-//! The `instructions` command: what a round trip and a MiB cost relay and agent, counted.
+//! The `instructions` command: what a round trip, a call and a MiB cost relay and agent, counted.
 //!
 //! Time depends on the machine and on who else uses it; instructions hardly do. Each load runs
 //! twice on fresh processes, and the difference is divided by the difference in work: what start,
@@ -16,8 +16,8 @@ use anyhow::Context;
 use crate::cli::InstructionsFlags;
 use crate::interrupt::Interrupt;
 use crate::machine::Machine;
+use crate::path::PathKind;
 use crate::path::relay::{Binaries, RelayPair};
-use crate::path::{PathKind, tunnel_preamble};
 use crate::process::{Program, Running};
 use crate::report::Spread;
 use counter::Counter;
@@ -104,9 +104,10 @@ fn once(
     let directory = tempfile::Builder::new()
         .prefix("tieline-loadgen-")
         .tempdir()?;
-    let program = Program::own("target", &["target", "any"], Vec::new())?;
+    let (word, kind) = load.target();
+    let program = Program::own("target", &["target", word], Vec::new())?;
     let mut target = Running::start(&program, directory.path())?;
-    let address = target.wait_for_address("target", interrupt)?;
+    let address = target.wait_for_address(kind, interrupt)?;
     let mut binaries = binaries.clone();
     let arguments = load.relay_arguments().iter().map(|&word| word.to_owned());
     binaries.relay_arguments.extend(arguments);
@@ -118,10 +119,8 @@ fn once(
         directory.path(),
         interrupt,
     )?;
-    let tunnel = pair.tunnels.first().context("no tunnel")?;
-    let preamble = tunnel_preamble(tunnel).context("a tunnel's name has 1 to 63 bytes")?;
     let done = load
-        .run(pair.frontend, &preamble, units)
+        .run(&pair, units)
         .with_context(|| format!("{} failed", load.name()))?;
     for process in pair.agents.into_iter().chain([pair.relay]) {
         process.end(END_PATIENCE)?;
