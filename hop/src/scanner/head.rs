@@ -102,6 +102,15 @@ impl Head {
                 at += length + 1;
                 continue;
             }
+            if matches!(self.line, Line::Method | Line::Target) {
+                let plain = bytes[at..].iter().take_while(|byte| is_plain(**byte));
+                let count = plain.count();
+                if count > 0 {
+                    self.target_bytes += count;
+                    at += count;
+                    continue;
+                }
+            }
             if self.line == Line::Target && is_escaped(byte) {
                 return Step::Escaped(at);
             }
@@ -209,6 +218,11 @@ impl Head {
 /// most servers take, and hyper refuses; of those beyond ASCII it refuses what is not UTF-8.
 const fn is_escaped(byte: u8) -> bool {
     matches!(byte, b'"' | b'<' | b'>' | b'`' | 0x80..)
+}
+
+/// True for a byte inside a method or a URL that says nothing of where either ends.
+const fn is_plain(byte: u8) -> bool {
+    !is_escaped(byte) && !matches!(byte, b' ' | b'\r' | b'\n')
 }
 
 /// Where a byte leads.

@@ -114,6 +114,43 @@ const REDIRECT_PREFIXES: [&str; 2] = ["x-accel-", "x-reproxy-"];
 /// Whether a server in front buffers the answer is the target's to say; event streams need it.
 const HARMLESS: &str = "x-accel-buffering";
 
+/// First letters of fields that may be dropped. Most fields begin otherwise, and are not compared further.
+const IN_REQUESTS: Initials = Initials::of(&ABOUT_REQUESTS)
+    .and(Initials::of(&ABOUT_REQUESTS_PREFIXES))
+    .and(Initials::of(&OF_HOPS));
+const IN_ANSWERS: Initials = Initials::of(&REDIRECTS).and(Initials::of(&REDIRECT_PREFIXES));
+
+/// A set of first bytes of names: one bit for each letter, one for all other bytes.
+#[derive(Clone, Copy)]
+struct Initials(u32);
+
+impl Initials {
+    const fn of(names: &[&str]) -> Self {
+        let (mut bits, mut at) = (0, 0);
+        while at < names.len() {
+            bits |= Self::bit(names[at]);
+            at += 1;
+        }
+        Self(bits)
+    }
+
+    const fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// Whether one of the names may begin as `name` does. All are in lower case, as every `HeaderName` is.
+    const fn has(self, name: &str) -> bool {
+        self.0 & Self::bit(name) != 0
+    }
+
+    const fn bit(name: &str) -> u32 {
+        match name.as_bytes() {
+            [letter @ b'a'..=b'z', ..] => 1 << (*letter - b'a'),
+            _ => 1 << 26,
+        }
+    }
+}
+
 /// True if a request bears a mark of a proxy, whether or not that is dropped later.
 pub(super) fn is_forwarded(headers: &HeaderMap) -> bool {
     headers.keys().any(|name| {
@@ -138,8 +175,9 @@ pub(super) fn drop_from_request(
 ) {
     let own = own.map(HeaderName::as_str);
     let own_dashed = own.map(dashed);
+    let initials = own.map_or(IN_REQUESTS, |own| IN_REQUESTS.and(Initials::of(&[own])));
     drop_where(headers, |name| {
-        if own == Some(name) {
+        if own == Some(name) || !initials.has(name) {
             return false;
         }
         let dashed = dashed(name);
@@ -156,6 +194,9 @@ pub(super) fn drop_from_request(
 /// Drops of an answer what would have a server in front of the relay answer with something else.
 pub(super) fn drop_from_answer(headers: &mut HeaderMap) {
     drop_where(headers, |name| {
+        if !IN_ANSWERS.has(name) {
+            return false;
+        }
         let dashed = dashed(name);
         let is_redirect = REDIRECTS.contains(&&*dashed)
             || REDIRECT_PREFIXES.iter().any(|it| dashed.starts_with(it));
@@ -228,6 +269,22 @@ mod tests {
             "X_Target_Authorization",
         ] {
             assert!(kept(&[name], false).is_empty(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_field_of_the_relay_is_dropped_in_other_spellings_whatever_it_begins_with() {
+        for (own, other) in [
+            ("_own-field", "-own_field"),
+            ("1-own", "1_own"),
+            ("zown-x", "zown_x"),
+        ] {
+            let own = HeaderName::from_static(own);
+            let mut headers = all(&[own.as_str(), other, "host"]);
+            drop_from_request(&mut headers, false, Some(&own));
+            assert!(headers.contains_key(&own), "{own} is the caller's to set");
+            assert!(!headers.contains_key(other), "{other}");
+            assert_eq!(headers.len(), 2);
         }
     }
 

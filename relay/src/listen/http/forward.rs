@@ -22,7 +22,7 @@ use super::credentials;
 use super::destination::{Destination, nowhere, seal_sessions};
 use super::endpoint::Endpoint;
 use super::events::Events;
-use super::forwarded::Client;
+use super::forwarded::{Client, PeerName};
 use super::login;
 use super::origin::{self, Page};
 use super::pool::{Connection, Failure, Lease, Pool};
@@ -47,6 +47,7 @@ pub(super) struct Front<G: Gateway> {
     pub(super) callers: Callers<G>,
     pub(super) settings: Rc<Settings>,
     peer: Peer,
+    peer_name: PeerName,
 }
 
 /// What came of sending a request over a new connection.
@@ -80,6 +81,7 @@ impl<G: Gateway> Front<G> {
             gateway,
             callers: Callers::new(),
             settings,
+            peer_name: PeerName::of(peer.address),
             peer,
         }
     }
@@ -192,9 +194,8 @@ impl<G: Gateway> Front<G> {
         trail.leads_to(destination.mapping.target.tunnel.as_str());
         state.head_arrived();
         if destination.is_metadata() && login::is_document(&answer) {
-            return self
-                .pass_document(answer, connection, destination, presented, state)
-                .await;
+            let passing = self.pass_document(answer, connection, destination, presented, state);
+            return Box::pin(passing).await;
         }
         self.pass(answer, connection, destination, presented, state)
     }
@@ -265,8 +266,8 @@ impl<G: Gateway> Front<G> {
             leave_credential(&mut parts.headers, own);
         }
         let mapping = &destination.mapping;
-        let (public, prefix) = (mapping.public().map(|it| &it[..]), mapping.prefix_of_one());
-        client.tell(&mut parts.headers, self.peer.address, public, &prefix);
+        let (public, prefix) = (mapping.public().cloned(), mapping.prefix_of_one());
+        client.tell(&mut parts.headers, &self.peer_name, public, prefix);
         destination.unseal(&mut parts.headers);
         parts.version = Version::HTTP_11;
         parts.uri = Uri::from(path);
@@ -291,18 +292,13 @@ impl<G: Gateway> Front<G> {
         state: &Rc<State>,
     ) -> Result<(Connection<G>, Response<Incoming>), Problem> {
         let Destination {
-            wanted,
-            mapping,
-            session,
-            ..
-        } = destination;
-        let (caller, dcc) = (&presented.caller, wanted.dcc.as_ref());
+            wanted, mapping, ..
+        } = &*destination;
         mapping.address(request.headers_mut());
         let is_repeatable = request.method().is_idempotent() && request.body().is_end_stream();
         let now = self.gateway.now();
-        let kept = self
-            .pool
-            .take(presented.key(), (&mapping.target, dcc), now, is_repeatable);
+        let to = (&*mapping.target, wanted.dcc.as_ref());
+        let kept = self.pool.take(presented.key(), to, now, is_repeatable);
         if let Some(mut connection) = kept {
             let again = Again::of(&mut request);
             request = match connection.send(request).await {
@@ -311,12 +307,32 @@ impl<G: Gateway> Front<G> {
                 // pause, and no sign that it did anything.
                 Err(failure) => {
                     let repeats = (again, is_repeatable);
-                    self.unsent(failure, connection, repeats, state).await?
+                    Box::pin(self.unsent(failure, connection, repeats, state)).await?
                 }
             };
         }
+        // In a box: the future of a request over a kept connection would need the room otherwise.
+        Box::pin(self.exchange_anew(request, destination, presented, state)).await
+    }
+
+    /// Sends the request over a new connection, to each agent of the tunnel while it is known that its target
+    /// did not have it.
+    async fn exchange_anew(
+        &self,
+        mut request: Request<RequestBody>,
+        destination: &mut Destination,
+        presented: &Rc<Presented<G>>,
+        state: &Rc<State>,
+    ) -> Result<(Connection<G>, Response<Incoming>), Problem> {
+        let Destination {
+            wanted,
+            mapping,
+            session,
+            ..
+        } = destination;
+        let (caller, dcc) = (&presented.caller, wanted.dcc.as_ref());
         let (mut tried, mut looks) = (Vec::new(), 0);
-        let time_is_up = now + self.settings.open_timeout;
+        let time_is_up = self.gateway.now() + self.settings.open_timeout;
         loop {
             if !self.gateway.is_current(caller) {
                 return Err(Problem::token(TokenRefusal::Revoked));
@@ -377,7 +393,7 @@ impl<G: Gateway> Front<G> {
             Err(failure) => {
                 let reason = connection.parting(&failure)?;
                 let repeats = (again, is_repeatable);
-                let request = self.unsent(failure, connection, repeats, state).await?;
+                let request = Box::pin(self.unsent(failure, connection, repeats, state)).await?;
                 Ok(Attempt::NotSent(Box::new(request), reason))
             }
         }

@@ -4,6 +4,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use bytes::Bytes;
 use http::header::{FORWARDED, HeaderName};
 use http::{HeaderMap, HeaderValue};
 use ipnet::IpNet;
@@ -85,48 +86,89 @@ impl Client {
     pub(super) fn tell(
         &self,
         headers: &mut HeaderMap,
-        peer: SocketAddr,
-        host: Option<&[u8]>,
-        prefix: &str,
+        peer: &PeerName,
+        host: Option<Bytes>,
+        prefix: String,
     ) {
-        let peer = peer.ip().to_canonical();
         let proto = if self.https { "https" } else { "http" };
-        let host = host.and_then(|host| str::from_utf8(host).ok());
-        extend(headers, FOR, &peer.to_string());
+        let host = host.and_then(|it| HeaderValue::from_maybe_shared(it).ok());
+        let quotable = host.as_ref().and_then(|it| it.to_str().ok());
+        let quotable = quotable.filter(|it| !it.contains(['"', '\\']));
+        let element = peer.element(proto, quotable);
+        extend(headers, FOR, peer.address.clone());
         headers
             .entry(PROTO)
             .or_insert(HeaderValue::from_static(proto));
-        if let Some(value) = host.and_then(|host| HeaderValue::from_str(host).ok()) {
-            headers.entry(HOST).or_insert(value);
+        if let Some(host) = host {
+            headers.entry(HOST).or_insert(host);
         }
         headers.remove(PREFIX);
-        if let Ok(prefix) = HeaderValue::from_str(prefix)
-            && !prefix.is_empty()
+        if !prefix.is_empty()
+            && let Ok(prefix) = HeaderValue::from_maybe_shared(Bytes::from(prefix))
         {
             headers.insert(PREFIX, prefix);
         }
-        let node = match peer {
-            IpAddr::V4(ip) => ip.to_string(),
-            IpAddr::V6(ip) => format!("\"[{ip}]\""),
-        };
-        let mut element = format!("for={node};proto={proto}");
-        if let Some(host) = host.filter(|host| !host.contains(['"', '\\'])) {
-            element.push_str(&format!(";host=\"{host}\""));
+        if let Ok(element) = HeaderValue::from_maybe_shared(Bytes::from(element)) {
+            extend(headers, FORWARDED, element);
         }
-        extend(headers, FORWARDED, &element);
+    }
+}
+
+/// The address that a connection came from, as targets are told it: written once for all its requests.
+pub(super) struct PeerName {
+    address: HeaderValue,
+    /// The same as `Forwarded` has it (RFC 7239, section 6).
+    node: String,
+}
+
+impl PeerName {
+    /// The name of a connection's other end.
+    pub(super) fn of(peer: SocketAddr) -> Self {
+        let ip = peer.ip().to_canonical();
+        let text = ip.to_string();
+        let node = match ip {
+            IpAddr::V4(_) => text.clone(),
+            IpAddr::V6(_) => format!("\"[{text}]\""),
+        };
+        let address = HeaderValue::from_maybe_shared(Bytes::from(text));
+        Self {
+            address: address.expect("the text of an address is a field's value"),
+            node,
+        }
+    }
+
+    /// A member of `Forwarded`.
+    fn element(&self, proto: &str, host: Option<&str>) -> String {
+        let host_len = host.map_or(0, |host| ";host=\"\"".len() + host.len());
+        let len = "for=;proto=".len() + self.node.len() + proto.len() + host_len;
+        let mut element = String::with_capacity(len);
+        for part in ["for=", &self.node, ";proto=", proto] {
+            element.push_str(part);
+        }
+        if let Some(host) = host {
+            for part in [";host=\"", host, "\""] {
+                element.push_str(part);
+            }
+        }
+        element
     }
 }
 
 /// Puts a member behind those of a list field, and makes one line of it.
-fn extend(headers: &mut HeaderMap, name: HeaderName, member: &str) {
+fn extend(headers: &mut HeaderMap, name: HeaderName, member: HeaderValue) {
     let mut list = Vec::new();
     for value in headers.get_all(&name) {
         list.extend_from_slice(value.as_bytes());
         list.extend_from_slice(b", ");
     }
-    list.extend_from_slice(member.as_bytes());
+    let value = if list.is_empty() {
+        Ok(member)
+    } else {
+        list.extend_from_slice(member.as_bytes());
+        HeaderValue::from_maybe_shared(Bytes::from(list))
+    };
     // Parts of values, and an address or a host that was one.
-    if let Ok(value) = HeaderValue::from_bytes(&list) {
+    if let Ok(value) = value {
         headers.insert(name, value);
     }
 }
@@ -160,7 +202,13 @@ mod tests {
         let peer = PEER.parse().unwrap();
         let client = Client::of(&headers, peer, false, &trusted);
         drop_from_request(&mut headers, client.is_trusted(), None);
-        client.tell(&mut headers, peer, Some(b"relay.example:9080"), "/w/maya");
+        let host = Bytes::from_static(b"relay.example:9080");
+        client.tell(
+            &mut headers,
+            &PeerName::of(peer),
+            Some(host),
+            "/w/maya".to_owned(),
+        );
         (client, headers)
     }
 

@@ -129,6 +129,22 @@ impl<G: Gateway> Front<G> {
         state: &Rc<State>,
     ) -> Result<(Connection<G>, Response<Incoming>), Problem> {
         let places = std::mem::take(&mut destination.places);
+        if places.is_empty() {
+            return self.exchange(request, destination, presented, state).await;
+        }
+        // In a box: the future of every request would need the room otherwise.
+        Box::pin(self.ask_at(places, request, destination, presented, state)).await
+    }
+
+    /// Sends a request for metadata, then to each of `places` until one has it.
+    async fn ask_at(
+        &self,
+        places: Vec<PathAndQuery>,
+        request: Request<RequestBody>,
+        destination: &mut Destination,
+        presented: &Rc<Presented<G>>,
+        state: &Rc<State>,
+    ) -> Result<(Connection<G>, Response<Incoming>), Problem> {
         let head = Request::from_parts(copy_head(&request), ());
         let first = self
             .exchange(request, destination, presented, state)
