@@ -10,6 +10,7 @@ pub mod browser;
 pub mod cors;
 pub mod documents;
 mod endpoints;
+mod escape;
 pub mod events;
 mod exchange;
 mod gate;
@@ -21,6 +22,7 @@ pub mod site;
 mod watched;
 
 pub use body::{Progress, RequestBody, await_continue};
+pub use escape::escape_path;
 pub use exchange::{Delivery, Failure, Fault, copy_head, drive, reusable_for};
 pub use refusal::Refusal;
 pub use scanner::Intake;

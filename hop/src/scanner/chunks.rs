@@ -3,7 +3,7 @@
 
 use memchr::memchr2;
 
-use super::{Step, skip};
+use super::{BARE_LINE_FEED, Step, skip};
 
 /// A chunked body, up to a byte in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,7 +81,7 @@ impl Chunks {
                 (Place::LastEnd, b'\n') => return Step::Ended(at + 1),
                 (Place::Trailer, b'\r') => Place::TrailerEnd,
                 (Place::TrailerEnd, b'\n') => Place::Line,
-                (Place::Line | Place::Trailer, b'\n') => return Step::Doubtful(at),
+                (Place::Line | Place::Trailer, b'\n') => return Step::Doubtful(at, BARE_LINE_FEED),
                 (Place::Line, _) => Place::Trailer,
                 _ => return Step::Broken(at),
             };

@@ -2,7 +2,11 @@
 
 use memchr::memchr;
 
-use super::Step;
+use super::{BARE_LINE_FEED, Step};
+use crate::escape::is_escaped;
+
+/// The rule of lengths.
+const NO_LENGTH: &str = "its Content-Length is not a number";
 
 /// A head, up to a byte in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,7 +100,7 @@ impl Head {
                 };
                 let before = bytes[at..at + length].last();
                 if !before.map_or(after_return, |byte| *byte == b'\r') {
-                    return Step::Doubtful(at + length);
+                    return Step::Doubtful(at + length, BARE_LINE_FEED);
                 }
                 self.line = Line::Start;
                 at += length + 1;
@@ -125,7 +129,7 @@ impl Head {
                     self.line = Line::Rest { after_return };
                 }
                 Next::Ended => return Step::Ended(at + 1),
-                Next::Doubtful => return Step::Doubtful(at),
+                Next::Doubtful(rule) => return Step::Doubtful(at, rule),
             }
         }
         Step::Inside
@@ -158,7 +162,7 @@ impl Head {
     fn start(&mut self, byte: u8) -> Next {
         match byte {
             b'\r' => Next::Line(Line::Empty),
-            b'\n' => Next::Doubtful,
+            b'\n' => Next::Doubtful(BARE_LINE_FEED),
             // The request line has no name.
             _ if !self.is_begun => {
                 self.is_begun = true;
@@ -183,7 +187,10 @@ impl Head {
                 let after_return = false;
                 Next::Line(Line::Rest { after_return })
             }
-            _ => Next::Doubtful,
+            (Field::Length, Framing::Length(_)) => {
+                Next::Doubtful("it has more than one Content-Length")
+            }
+            _ => Next::Doubtful("it has a Content-Length and a Transfer-Encoding"),
         }
     }
 
@@ -193,12 +200,12 @@ impl Head {
             (Digits::Before, b' ' | b'\t') => Digits::Before,
             (Digits::Before | Digits::Among, b'0'..=b'9') => {
                 let Framing::Length(length) = self.framing else {
-                    return Next::Doubtful;
+                    return Next::Doubtful(NO_LENGTH);
                 };
                 let tenfold = length.checked_mul(10);
                 let Some(length) = tenfold.and_then(|it| it.checked_add((byte - b'0').into()))
                 else {
-                    return Next::Doubtful;
+                    return Next::Doubtful(NO_LENGTH);
                 };
                 self.framing = Framing::Length(length);
                 Digits::Among
@@ -208,16 +215,11 @@ impl Head {
                 let after_return = true;
                 return Next::Line(Line::Rest { after_return });
             }
-            _ => return Next::Doubtful,
+            (_, b'\n') => return Next::Doubtful(BARE_LINE_FEED),
+            _ => return Next::Doubtful(NO_LENGTH),
         };
         Next::Line(Line::Length(digits))
     }
-}
-
-/// True for a byte that URLs do not have as it is (RFC 3986, section 2), that clients send all the same,
-/// most servers take, and hyper refuses; of those beyond ASCII it refuses what is not UTF-8.
-const fn is_escaped(byte: u8) -> bool {
-    matches!(byte, b'"' | b'<' | b'>' | b'`' | 0x80..)
 }
 
 /// True for a byte inside a method or a URL that says nothing of where either ends.
@@ -232,5 +234,6 @@ enum Next {
     /// It is the first one of the rest of its line.
     Rest,
     Ended,
-    Doubtful,
+    /// It breaks this rule.
+    Doubtful(&'static str),
 }

@@ -39,6 +39,12 @@ impl Intake {
         self.scanner.as_ref().map_or(0, Scanner::target_bytes)
     }
 
+    /// The rule that the head or trailers break for which hyper was made to refuse them.
+    #[must_use]
+    pub fn broken_rule(&self) -> Option<&'static str> {
+        self.scanner.as_ref().and_then(|it| it.3)
+    }
+
     /// What was read ahead of hyper.
     #[must_use]
     pub fn ahead(&self) -> &[u8] {

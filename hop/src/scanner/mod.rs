@@ -20,14 +20,19 @@ use chunks::Chunks;
 use head::{Framing, Head};
 pub use intake::Intake;
 
+use crate::escape::escape;
+
 /// Ends a head, or trailers, wherever it stands in them. Without it hyper would wait for the end of
 /// a head that came in pieces, before it says what is wrong with it.
 const END: &[u8] = b"\r\n\r\n";
 
+/// The rule of lines, in heads and trailers.
+const BARE_LINE_FEED: &str = "a line ends in a line feed without a carriage return in front of it";
+
 /// Follows the bytes of one connection. The number is that of the bytes in the last whole head's URL and
-/// method.
+/// method; the text is the rule that the last head breaks.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Scanner(Part, Escape, usize);
+struct Scanner(Part, Escape, usize, Option<&'static str>);
 
 /// What is still to be written in place of a byte.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -63,8 +68,8 @@ enum Step {
     Inside,
     /// So many bytes are its last ones.
     Ended(usize),
-    /// This byte makes a second reading, in a head or a trailer.
-    Doubtful(usize),
+    /// This byte makes a second reading, in a head or a trailer, against this rule.
+    Doubtful(usize, &'static str),
     /// In place of this byte goes its escape.
     Escaped(usize),
     /// This byte is one that hyper refuses as it is.
@@ -84,7 +89,7 @@ impl Scanner {
             bytes: [0; 3],
             left: 0,
         };
-        Self(Part::Head(Head::new()), none, 0)
+        Self(Part::Head(Head::new()), none, 0, None)
     }
 
     /// Looks at further bytes of the caller.
@@ -106,8 +111,9 @@ impl Scanner {
                     self.2 = self.target_bytes();
                     self.0 = self.0.next();
                 }
-                Step::Doubtful(index) => {
+                Step::Doubtful(index, rule) => {
                     bytes[at + index] = 0;
+                    self.3 = Some(rule);
                     self.0 = Part::Refused(END);
                     return passed(at + index + 1, all);
                 }
@@ -150,10 +156,8 @@ impl Scanner {
 
 impl Escape {
     fn of(byte: u8) -> Self {
-        const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
-        let digit = |half: u8| DIGITS[usize::from(half)];
         Self {
-            bytes: [b'%', digit(byte >> 4), digit(byte & 0xf)],
+            bytes: escape(byte),
             left: 3,
         }
     }

@@ -163,6 +163,37 @@ fn nothing_is_read_behind_a_broken_chunk() {
 }
 
 #[test]
+fn the_rule_that_a_head_breaks_is_known() {
+    for (lines, rule) in [
+        ("X: a\nY: b\r\n", "line feed"),
+        ("Content-Length: 1\n\r\n", "line feed"),
+        (
+            "Content-Length: 1\r\ncontent-length: 1\r\n",
+            "more than one",
+        ),
+        (
+            "Content-Length: 1\r\nTransfer-Encoding: chunked\r\n",
+            "and a Transfer",
+        ),
+        (
+            "Transfer-Encoding: chunked\r\nContent-Length: 1\r\n",
+            "and a Transfer",
+        ),
+        ("Content-Length: 1x\r\n", "not a number"),
+        ("Transfer-Encoding: chunked\r\n\r\n0\r\nX: y\n", "line feed"),
+    ] {
+        let input = format!("GET / HTTP/1.1\r\n{lines}\r\n");
+        for length in [1, input.len()] {
+            let (_, scanner) = passed(input.as_bytes(), &[length]);
+            let broken = scanner.3.unwrap();
+            assert!(broken.contains(rule), "{lines}: {broken}");
+        }
+    }
+    let (_, scanner) = passed(b"GET / HTTP/1.1\r\n\r\n", &[3]);
+    assert_eq!(scanner.3, None);
+}
+
+#[test]
 fn what_urls_do_not_have_is_escaped_in_what_a_request_asks_for_and_nowhere_else() {
     let input = "\r\nGET /<a>?q={\"b\":1}`\u{e9} HTTP/1.1\r\nX: \"<\u{e9}>\"\r\n\r\nGET /\"";
     let expected =

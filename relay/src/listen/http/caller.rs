@@ -69,7 +69,13 @@ impl<IO: Read + Write + Unpin> Caller<IO> {
             io, held, intake, ..
         } = inner.into_inner();
         let is_url_long = intake.target_bytes() > HTTP_BUFFER_BYTES_MAX / 2;
-        (io, Last { held, is_url_long })
+        let rule = intake.broken_rule();
+        let last = Last {
+            held,
+            is_url_long,
+            rule,
+        };
+        (io, last)
     }
 
     /// Lets go what was held back: the connection goes on, so it is no refusal.

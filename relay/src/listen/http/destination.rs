@@ -60,6 +60,8 @@ pub(super) struct Destination {
     pub(super) version: Version,
     /// True if a stream in the answer may name an endpoint of the older transport.
     pub(super) is_get: bool,
+    /// True if the answer has the head of one to GET.
+    pub(super) is_head: bool,
     /// What it says of an `mcp_session`.
     pub(super) session: Session,
     /// Where else on the target metadata may stand that it asks for.
@@ -167,6 +169,7 @@ impl<G: Gateway> Front<G> {
             path,
             version: parts.version,
             is_get: parts.method == Method::GET,
+            is_head: parts.method == Method::HEAD,
             session,
             places: match parts.method == Method::GET {
                 true => login::places(&route),

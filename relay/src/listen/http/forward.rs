@@ -11,7 +11,7 @@ use http::uri::PathAndQuery;
 use http::{Extensions, HeaderMap, Method, Request, Response, Uri, Version};
 use http_body::Body;
 use hyper::body::Incoming;
-use tieline_hop::{await_continue, cors, events, headers};
+use tieline_hop::{await_continue, cors, escape_path, events, headers};
 use tieline_wire::Reason;
 
 use super::again::{Again, is_away, is_of_target};
@@ -94,8 +94,12 @@ impl<G: Gateway> Front<G> {
         state: Rc<State>,
     ) -> Response<AnswerBody<G>> {
         state.begin(!request.body().is_end_stream());
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
         let is_http2 = parts.version == Version::HTTP_2;
+        if is_http2 {
+            // Over HTTP/1.1 that is done where the caller's bytes are read.
+            escape_path(&mut parts.uri);
+        }
         let rest = Rest::new(&parts, &body, &self.gateway, &state);
         let mut progress = Progress::new(&state).leaving(&rest);
         if !body.is_end_stream() {
@@ -454,6 +458,10 @@ impl<G: Gateway> Front<G> {
             }
             false => None,
         };
+        if is_stream && destination.is_head {
+            // As GET has it. What GET refuses stays as it is.
+            let _refused = events::Events::begin(&mut parts.headers);
+        }
         // What a mapped one will be long is not known.
         let length = length.filter(|_| mapped.is_none());
         let is_open = is_stream && is_plain && length.is_none();

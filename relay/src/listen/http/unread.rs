@@ -14,6 +14,7 @@ use bytes::Bytes;
 use http::{Response, StatusCode};
 use hyper::rt::Write;
 
+use super::origin::{self, Page};
 use super::problem::Problem;
 use super::{Ended, Gateway};
 use crate::audit::Call;
@@ -33,6 +34,8 @@ pub(super) struct Last {
     pub(super) held: Vec<u8>,
     /// Whether the URL of the last head takes most of what a head may have.
     pub(super) is_url_long: bool,
+    /// The rule for which hyper was made to refuse the head.
+    pub(super) rule: Option<&'static str>,
 }
 
 /// Where in `bytes` an answer of hyper's own begins, if they end with one.
@@ -72,7 +75,11 @@ pub(super) async fn tell<IO: Write + Unpin, G: Gateway>(
     last: Last,
     ended: (Ended, Option<String>),
 ) {
-    let Last { held, is_url_long } = last;
+    let Last {
+        held,
+        is_url_long,
+        rule,
+    } = last;
     let status = str::from_utf8(&held).ok().and_then(status_in);
     // hyper has one limit, for the whole head.
     let status = status.map(|status| match (status, is_url_long) {
@@ -81,17 +88,29 @@ pub(super) async fn tell<IO: Write + Unpin, G: Gateway>(
     });
     let bytes = match (status, ended) {
         (Some(status), (Ended::Malformed, Some(why))) => {
-            let problem = Problem::unread(status, &why);
+            let problem = Problem::unread(status, rule.unwrap_or_else(|| rule_of(&why)));
             let word = problem.word;
             gateway.answered(status, Some(word));
             if gateway.is_audited() {
                 gateway.note(Call::unread(address), None, Some(status), Some(word));
             }
-            in_http1(&problem.into_response())
+            let mut response = problem.into_response();
+            // Nothing is known of its page: it gets no permission, as an answer to another one may.
+            origin::mark(response.headers_mut(), Page::Own);
+            in_http1(&response)
         }
         _ => held,
     };
     write(io, gateway, &bytes).await;
+}
+
+/// The rule behind what hyper says of a head that it does not take.
+fn rule_of(why: &str) -> &str {
+    if why.contains("invalid HTTP header") {
+        return "a line of its head is folded, has a name with a blank or another character that names do not have, \
+                or has no colon, or a control character in its value";
+    }
+    why
 }
 
 /// The last answer of a connection, as it goes over HTTP/1.1.

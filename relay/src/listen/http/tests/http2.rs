@@ -450,6 +450,12 @@ fn an_odd_path_is_answered_or_its_reset_is_noted() {
             (b"http://relay.example/w/maya/mcp", &reset),
             (b"/w/maya/\x01", &reset),
             (b"/w/maya/ x", &reset),
+            (b"/w/maya/<x", &reset),
+            (b"/w/maya/x>", &reset),
+            (b"/w/maya/`x", &reset),
+            (b"/w/maya/mcp?<", &reset),
+            (b"/w/maya/mcp?>", &reset),
+            (b"/w/maya/mcp?\"", &reset),
         ] {
             let mut relay = Relay::new();
             let (mut caller, _ended) = relay.connect();
@@ -464,5 +470,33 @@ fn an_odd_path_is_answered_or_its_reset_is_noted() {
             assert_eq!(*relay.shard.0.noted.borrow(), *noted, "{text}");
             assert!(!relay.has_opened(), "{text}");
         }
+    });
+}
+
+#[test]
+fn what_urls_do_not_have_reaches_the_target_as_over_http1() {
+    run(async {
+        for (path, expected) in [
+            ("/w/maya/mcp/\u{fc}?q=\u{fc}", "/mcp/%C3%BC?q=%C3%BC"),
+            ("/w/maya/mcp/\"a\"?{`}|", "/mcp/%22a%22?{%60}|"),
+        ] {
+            let mut relay = Relay::new();
+            let (mut caller, _ended) = relay.connect();
+            caller.send(frames(path.as_bytes())).await;
+            let head = relay.target().await.head().await;
+            let line = format!("GET {expected} HTTP/1.1\r\n");
+            assert!(head.starts_with(&line), "{head}");
+        }
+    });
+}
+
+#[test]
+fn a_path_that_is_not_utf_8_ends_the_connection() {
+    run(async {
+        let mut relay = Relay::new();
+        let (mut caller, ended) = relay.connect();
+        caller.send(frames(b"/w/maya/mcp?\xe9")).await;
+        ended.await.unwrap();
+        assert!(!relay.has_opened());
     });
 }

@@ -249,6 +249,35 @@ fn a_stream_that_is_compressed_or_has_a_length_is_mapped_too() {
 }
 
 #[test]
+fn head_says_of_a_stream_what_get_says() {
+    run(async {
+        for fields in [
+            "Content-Encoding: gzip",
+            "Content-Length: 7",
+            "ETag: \"1\"\r\nContent-Encoding: gzip",
+        ] {
+            let mut relay = Relay::new();
+            let head = STREAM.replace("Transfer-Encoding: chunked", "X: y");
+            let head = head.replace("\r\n\r\n", &format!("\r\n{fields}\r\n\r\n"));
+            let answer = relay
+                .answer_to(&GET.replace("GET", "HEAD"), &head, "\r\n\r\n")
+                .await;
+            assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+            for gone in ["content-encoding", "content-length", "etag"] {
+                assert!(!answer.contains(gone), "{answer}");
+            }
+        }
+        // What a GET refuses is told as it is.
+        let mut relay = Relay::new();
+        let head = STREAM.replace("\r\n\r\n", "\r\nContent-Encoding: br\r\n\r\n");
+        let answer = relay
+            .answer_to(&GET.replace("GET", "HEAD"), &head, "\r\n\r\n")
+            .await;
+        assert!(answer.contains("content-encoding: br"), "{answer}");
+    });
+}
+
+#[test]
 fn a_stream_in_which_no_endpoint_can_be_found_is_refused_by_name() {
     run(async {
         for coding in ["br", "zstd", "gzip, br", "x"] {

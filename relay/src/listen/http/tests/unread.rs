@@ -38,13 +38,14 @@ fn a_head_that_cannot_be_read_is_refused_in_json_and_noted() {
                     assert!(caller.head().await.starts_with("HTTP/1.1 200 "));
                     caller.until("}").await;
                 }
-                let head = caller.head().await;
+                let head = caller.whole_head().await;
                 let about = &request[..request.len().min(40)];
                 assert!(
                     head.starts_with(&format!("HTTP/1.1 {status} ")),
                     "{about} {head}"
                 );
                 assert!(head.contains("\r\nconnection: close\r\n"), "{head}");
+                assert!(head.contains("\r\nvary: Origin\r\n"), "{head}");
                 let body = caller.rest().await;
                 let told: serde_json::Value = serde_json::from_str(&body).unwrap();
                 assert_eq!(told["error"], word);
@@ -54,6 +55,33 @@ fn a_head_that_cannot_be_read_is_refused_in_json_and_noted() {
                 assert_eq!(shard.answered.borrow().last(), Some(&(status, Some(word))));
                 assert_eq!(*shard.noted.borrow(), [(Some(status), Some(word))]);
             }
+        }
+    });
+}
+
+#[test]
+fn the_rule_that_a_head_breaks_is_told() {
+    run(async {
+        for (lines, rule) in [
+            ("Host: r\nX: y\r\n", "a line feed without"),
+            ("Host: r\r\nX: y\r\n z\r\n", "is folded"),
+            ("Host : r\r\n", "a name with a blank"),
+            (
+                "Host: r\r\nContent-Length: 1\r\nContent-Length: 1\r\n",
+                "more than one Content-Length",
+            ),
+            (
+                "Host: r\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n",
+                "Content-Length and a Transfer-Encoding",
+            ),
+        ] {
+            let relay = Relay::new();
+            let mut caller = relay.caller();
+            let request = format!("POST /w/maya/ HTTP/1.1\r\n{lines}\r\n");
+            caller.send(request).await;
+            assert!(caller.head().await.starts_with("HTTP/1.1 400 "), "{lines}");
+            let body = caller.rest().await;
+            assert!(body.contains(rule), "{lines}: {body}");
         }
     });
 }
