@@ -66,6 +66,7 @@ pub fn logs_have_colours() -> bool {
 
 /// Runs a command to its end; returns the process's exit code.
 pub async fn run(cli: Cli) -> ExitCode {
+    crate::descriptors::raise();
     ExitCode::from(match cli.command {
         Command::Serve(args) => serve(args).await,
         Command::Status(args) => show_status(args).await,

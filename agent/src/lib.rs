@@ -33,6 +33,7 @@ mod bell;
 mod config;
 #[cfg(target_os = "linux")]
 mod demo;
+mod descriptors;
 mod dial;
 mod error;
 mod event;

@@ -20,6 +20,7 @@ use tieline_relay::config::{self, Options};
 use tieline_relay::error::{ConfigError, EXIT_FAILED, EXIT_USAGE, ListenKind, StartError};
 use tieline_relay::{Config, Relay, ShardLost, issue_token, new_token};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::timeout;
 use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
 
@@ -27,6 +28,9 @@ mod supervisor;
 
 /// How long a relay that is to stop waits for one that it has started to take its place.
 const SUCCESSOR_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Signals that come closer together count as sent at one time.
+const SIGNALS_APART_MIN: Duration = Duration::from_millis(10);
 
 /// What a second signal does.
 const CUT_SHORT: &str = "cut short by a second signal";
@@ -330,7 +334,7 @@ fn start_logging(log: Option<String>) -> Result<(), ConfigError> {
 /// Reports each SIGINT, SIGTERM, SIGHUP and SIGUSR2 to `sender`.
 fn watch_signals(sender: SyncSender<Happened>) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_io()
+        .enable_all()
         .build()?;
     let (mut interrupt, mut terminate, mut hang_up, mut upgrade) = {
         // The handlers are in place when this returns, so no signal is lost from here on.
@@ -348,13 +352,21 @@ fn watch_signals(sender: SyncSender<Happened>) -> io::Result<()> {
             runtime.block_on(async {
                 loop {
                     let happened = tokio::select! {
+                        biased;
+                        _ = upgrade.recv() => Happened::Upgrade,
+                        _ = hang_up.recv() => Happened::Reload,
                         _ = interrupt.recv() => Happened::Signal("SIGINT"),
                         _ = terminate.recv() => Happened::Signal("SIGTERM"),
-                        _ = hang_up.recv() => Happened::Reload,
-                        _ = upgrade.recv() => Happened::Upgrade,
                     };
-                    if sender.send(happened).is_err() {
-                        return;
+                    // The kernel does not keep the order of signals: a SIGUSR2 sent just before is told first.
+                    let is_to_end = matches!(happened, Happened::Signal(_));
+                    let is_upgrade =
+                        is_to_end && timeout(SIGNALS_APART_MIN, upgrade.recv()).await.is_ok();
+                    let before = is_upgrade.then_some(Happened::Upgrade);
+                    for happened in before.into_iter().chain([happened]) {
+                        if sender.send(happened).is_err() {
+                            return;
+                        }
                     }
                 }
             });

@@ -223,6 +223,7 @@ impl Front {
         state: &Arc<State>,
     ) -> Result<(Connection, Response<Incoming>), Problem> {
         let is_repeatable = request.method().is_idempotent() && request.body().is_end_stream();
+        let mut delivery = Delivery::NotSent;
         if let Some(mut connection) = self.pool.take(is_repeatable) {
             let copy = is_repeatable.then(|| copy_head(&request));
             request = match connection.send(request).await {
@@ -231,12 +232,23 @@ impl Front {
                 // The relay closed the connection as the request came: to be expected after a
                 // pause, and no sign that it did anything.
                 Err(Failure::Silent(problem)) => {
+                    delivery = Delivery::Sent;
                     let body = request_body(None, state);
                     Request::from_parts(copy.ok_or(problem)?, body)
                 }
                 Err(Failure::Broken(problem)) => return Err(problem),
             };
         }
+        // The last try may have reached no relay, and the one before may have.
+        let outcome = self.exchange_anew(request).await;
+        outcome.map_err(|problem| problem.after(delivery))
+    }
+
+    /// Sends the request over a new connection.
+    async fn exchange_anew(
+        &self,
+        mut request: Request<RequestBody>,
+    ) -> Result<(Connection, Response<Incoming>), Problem> {
         for _ in 0..TRIES_MAX {
             let mut connection = self.open().await?;
             match connection.send(request).await {

@@ -23,6 +23,7 @@ use super::error::ConnectError;
 use super::forward::Front;
 use super::problem::TOO_MANY;
 use super::{CONNECTIONS_MAX, DRAIN_TIMEOUT, HTTP_BUFFER_BYTES_MAX};
+use crate::descriptors;
 
 /// Longest time for a request's head, and between two requests of a connection. An answer may
 /// take as long as it likes.
@@ -114,8 +115,9 @@ pub(super) async fn serve(
     front: Arc<Front>,
     shutdown: impl Future<Output = ()>,
 ) {
-    let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let refusals = Arc::new(Semaphore::new(REFUSALS_MAX));
+    let (places, refusals) = places(descriptors::room_for(1));
+    let permits = Arc::new(Semaphore::new(places));
+    let refusals = Arc::new(Semaphore::new(refusals));
     let (stop, stopping) = watch::channel(false);
     let mut callers = JoinSet::new();
     let mut shutdown = pin!(shutdown);
@@ -154,6 +156,16 @@ pub(super) async fn serve(
         while callers.join_next().await.is_some() {}
     })
     .await;
+}
+
+/// How many callers are served at a time, and how many more are told that there are too many, where so many
+/// descriptors are free: each caller that is served takes two.
+fn places(descriptors: Option<u64>) -> (usize, usize) {
+    let free = descriptors.and_then(|it| usize::try_from(it).ok());
+    let free = free.unwrap_or(usize::MAX);
+    let refusals = REFUSALS_MAX.min(free / 4).max(1);
+    let served = CONNECTIONS_MAX.min(free.saturating_sub(refusals) / 2);
+    (served.max(1), refusals)
 }
 
 async fn refuse(mut stream: TcpStream) -> io::Result<()> {
@@ -214,4 +226,20 @@ async fn serve_one(stream: TcpStream, front: Arc<Front>, mut stopping: watch::Re
         .await;
     }
     caller.close().await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_callers_take_leaves_a_descriptor_to_refuse_the_next_one_with() {
+        assert_eq!(places(None), (CONNECTIONS_MAX, REFUSALS_MAX));
+        assert_eq!(places(Some(20_000)), (CONNECTIONS_MAX, REFUSALS_MAX));
+        for free in 4..2_000 {
+            let (served, refusals) = places(Some(free));
+            assert!((2 * served + refusals) as u64 <= free, "{free}");
+        }
+        assert_eq!(places(Some(0)), (1, 1));
+    }
 }

@@ -33,6 +33,14 @@ impl Problem {
         }
     }
 
+    /// The same problem of a request that was sent before, if `earlier` says that the relay may have had it.
+    pub(super) fn after(self, earlier: Delivery) -> Self {
+        match earlier {
+            Delivery::Sent => self.delivered(Delivery::Sent),
+            Delivery::NotSent => self,
+        }
+    }
+
     /// Whether another try may help: the relay is not there, and had nothing of the request.
     pub(super) fn may_pass(&self) -> bool {
         self.word == "relay_unreachable"

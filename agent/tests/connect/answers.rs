@@ -84,6 +84,28 @@ async fn urls_of_the_relay_become_urls_of_the_proxy() {
 }
 
 #[tokio::test]
+async fn a_request_that_was_sent_before_the_relay_went_away_is_told_as_sent() {
+    let relay = Relay::bind().await;
+    let proxy = Proxy::start(&relay.url()).await;
+    let mut caller = proxy.caller().await;
+    caller.send(REQUEST).await;
+    let mut target = relay.accept().await;
+    target.head().await;
+    target
+        .send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        .await;
+    caller.until("ok").await;
+    caller.send(REQUEST).await;
+    target.head().await;
+    drop(relay);
+    drop(target);
+    let (head, body) = caller.json().await;
+    assert_eq!(head.start(), "HTTP/1.1 502 Bad Gateway");
+    assert_eq!(body["error"], "relay_unreachable");
+    assert_eq!(body["request"], "sent");
+}
+
+#[tokio::test]
 async fn a_relay_that_is_not_there_is_named_with_the_cause() {
     // A port that is taken and refuses: a free one could be another test's by now.
     let taken = TcpSocket::new_v4().unwrap();

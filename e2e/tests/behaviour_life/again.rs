@@ -120,6 +120,40 @@ async fn a_request_that_its_target_may_have_had_is_not_sent_again_and_its_caller
     Ok(())
 }
 
+/// A GET may be sent again after it was sent; where no agent comes back for that, its target may still have had it.
+#[tokio::test]
+async fn a_request_that_was_sent_and_finds_no_agent_again_is_told_as_sent() -> Result<()> {
+    for is_kept in [false, true] {
+        let relay = TestRelay::with().config(|config| {
+            config.http.offline_grace = Duration::from_millis(50);
+        });
+        let relay = relay.start()?;
+        let key = WireKey::new()?;
+        let mut agent = WireAgent::registered(relay.agent_address(), &key, "maya").await?;
+        let mut caller = relay.http().await?;
+        caller.get("/w/maya/").await?;
+        if is_kept {
+            answer_one(&mut agent, "\r\n\r\n").await?;
+            ensure!(soon("an answer", caller.answer()).await??.0.status() == 200);
+            caller.get("/w/maya/").await?;
+            while !matches!(agent.event().await?, Some(Event::Data { .. })) {}
+        } else {
+            let session = agent.opened().await?;
+            agent.mux.opened(session);
+            agent.flush().await?;
+            while !matches!(agent.event().await?, Some(Event::Data { .. })) {}
+        }
+        drop(agent);
+        let (head, said) = told(&mut caller).await?;
+        ensure!(head.status() == 503, "{head:?}");
+        ensure!(
+            said["error"] == "tunnel_offline" && said["request"] == "sent",
+            "{is_kept} {said}"
+        );
+    }
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_target_that_refuses_has_not_had_the_request_and_its_caller_is_told() -> Result<()> {
     let relay = relay()?;

@@ -226,6 +226,22 @@ async fn a_relay_that_is_to_start_another_and_to_stop_leaves_its_place_to_that_o
     Ok(())
 }
 
+/// Both signals wait for the relay at once, in the order of their numbers or in none.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_that_hears_of_start_another_and_stop_at_once_starts_the_other() -> Result<()> {
+    for _ in 0..4 {
+        let home = Home::new()?;
+        let relay = home.start(Addresses::any(), &[])?;
+        for signal in [Signal::STOP, Signal::TERM, Signal::USR2, Signal::CONT] {
+            relay.process().signal(signal)?;
+        }
+        ensure!(relay.process().exit_code(SOON)? == 0);
+        ensure!(relay.log_count("starts another relay") == 1);
+        ensure!(holder(&home)? != relay.process().id());
+    }
+    Ok(())
+}
+
 /// A relay that runs, as far as the one that takes over can see: what it says goes through this socket.
 fn entrance(home: &Home) -> Result<std::os::fd::OwnedFd> {
     fs::create_dir_all(home.file(""))?;

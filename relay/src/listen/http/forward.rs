@@ -11,7 +11,7 @@ use http::uri::PathAndQuery;
 use http::{Extensions, HeaderMap, Method, Request, Response, Uri, Version};
 use http_body::Body;
 use hyper::body::Incoming;
-use tieline_hop::{await_continue, cors, escape_path, events, headers};
+use tieline_hop::{Delivery, await_continue, cors, escape_path, events, headers};
 use tieline_wire::Reason;
 
 use super::again::{Again, is_away, is_of_target};
@@ -53,8 +53,15 @@ pub(super) struct Front<G: Gateway> {
 /// What came of sending a request over a new connection.
 enum Attempt<G: Gateway> {
     Answered(Box<(Connection<G>, Response<Incoming>)>),
-    /// The target did not have it, for this reason; here it is back.
-    NotSent(Box<Request<RequestBody>>, Reason),
+    /// It may be sent once more; the try failed for this reason.
+    Failed(Box<Unanswered>, Reason),
+}
+
+/// A request without an answer that may be sent once more.
+struct Unanswered {
+    request: Request<RequestBody>,
+    /// Whether a target may have had it already.
+    delivery: Delivery,
 }
 
 /// Who asks, and under which name of ours.
@@ -303,27 +310,39 @@ impl<G: Gateway> Front<G> {
         let now = self.gateway.now();
         let to = (&*mapping.target, wanted.dcc.as_ref());
         let kept = self.pool.take(presented.key(), to, now, is_repeatable);
+        let mut unanswered = Unanswered {
+            request,
+            delivery: Delivery::NotSent,
+        };
         if let Some(mut connection) = kept {
-            let again = Again::of(&mut request);
-            request = match connection.send(request).await {
+            let again = Again::of(&mut unanswered.request);
+            unanswered = match connection.send(unanswered.request).await {
                 Ok(answer) => return Ok((connection, answer)),
                 // The target closed the connection as the request came: to be expected after a
                 // pause, and no sign that it did anything.
                 Err(failure) => {
                     let repeats = (again, is_repeatable);
-                    Box::pin(self.unsent(failure, connection, repeats, state)).await?
+                    Box::pin(self.unanswered(failure, connection, repeats, state)).await?
                 }
             };
         }
+        let Unanswered {
+            request,
+            mut delivery,
+        } = unanswered;
         // In a box: the future of a request over a kept connection would need the room otherwise.
-        Box::pin(self.exchange_anew(request, destination, presented, state)).await
+        let anew = self.exchange_anew(request, &mut delivery, destination, presented, state);
+        let outcome = Box::pin(anew).await;
+        // The last try may have reached no target, and an earlier one may have.
+        outcome.map_err(|problem| problem.after(delivery))
     }
 
-    /// Sends the request over a new connection, to each agent of the tunnel while it is known that its target
-    /// did not have it.
+    /// Sends the request over a new connection, to each agent of the tunnel while it may be sent once more.
+    /// `delivery` becomes [`Delivery::Sent`] once a target may have had it.
     async fn exchange_anew(
         &self,
         mut request: Request<RequestBody>,
+        delivery: &mut Delivery,
         destination: &mut Destination,
         presented: &Rc<Presented<G>>,
         state: &Rc<State>,
@@ -344,8 +363,11 @@ impl<G: Gateway> Front<G> {
             let to = (&mapping.target, dcc);
             let reason = match self.attempt(request, to, presented, state).await? {
                 Attempt::Answered(answered) => return Ok(*answered),
-                Attempt::NotSent(unsent, reason) => {
-                    request = *unsent;
+                Attempt::Failed(unanswered, reason) => {
+                    request = unanswered.request;
+                    if unanswered.delivery == Delivery::Sent {
+                        *delivery = Delivery::Sent;
+                    }
                     reason
                 }
             };
@@ -390,40 +412,51 @@ impl<G: Gateway> Front<G> {
         let opening = Connection::open(gateway, presented, (target, dcc), timeout, &self.pool);
         let mut connection = match opening.await {
             Ok(connection) => connection,
-            Err(reason) => return Ok(Attempt::NotSent(Box::new(request), reason)),
+            Err(reason) => {
+                let delivery = Delivery::NotSent;
+                let unanswered = Box::new(Unanswered { request, delivery });
+                return Ok(Attempt::Failed(unanswered, reason));
+            }
         };
         match connection.send(request).await {
             Ok(answer) => Ok(Attempt::Answered(Box::new((connection, answer)))),
             Err(failure) => {
                 let reason = connection.parting(&failure)?;
                 let repeats = (again, is_repeatable);
-                let request = Box::pin(self.unsent(failure, connection, repeats, state)).await?;
-                Ok(Attempt::NotSent(Box::new(request), reason))
+                let failed = self.unanswered(failure, connection, repeats, state);
+                Ok(Attempt::Failed(Box::new(Box::pin(failed).await?), reason))
             }
         }
     }
 
     /// A request that failed, to be sent once more, if it `is_repeatable` or its target had none of it.
-    async fn unsent(
+    async fn unanswered(
         &self,
         failure: Failure,
         connection: Connection<G>,
         (again, is_repeatable): (Again, bool),
         state: &Rc<State>,
-    ) -> Result<Request<RequestBody>, Problem> {
+    ) -> Result<Unanswered, Problem> {
         let problem = match failure {
-            Failure::Unsent(request) => return Ok(*request),
+            Failure::Unsent(request) => {
+                let (request, delivery) = (*request, Delivery::NotSent);
+                return Ok(Unanswered { request, delivery });
+            }
             Failure::Broken(problem) => return Err(problem),
             Failure::Silent(problem) => problem,
         };
-        let is_harmless = is_repeatable
-            || connection.is_not_sent()
-            || again.is_whole() && connection.is_unreached(&self.gateway).await;
+        let delivery = if connection.is_not_sent() {
+            Delivery::NotSent
+        } else if is_repeatable {
+            Delivery::Sent
+        } else if again.is_whole() && connection.is_unreached(&self.gateway).await {
+            Delivery::NotSent
+        } else {
+            return Err(problem);
+        };
         drop(connection);
-        match is_harmless {
-            true => again.into_request(state).await.ok_or(problem),
-            false => Err(problem),
-        }
+        let request = again.into_request(state).await.ok_or(problem)?;
+        Ok(Unanswered { request, delivery })
     }
 
     fn pass(

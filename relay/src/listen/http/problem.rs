@@ -70,6 +70,14 @@ impl Problem {
         self
     }
 
+    /// The same problem of a request that was sent before, if `earlier` says that a target may have had it.
+    pub(super) fn after(self, earlier: Delivery) -> Self {
+        match earlier {
+            Delivery::Sent => self.delivered(Delivery::Sent),
+            Delivery::NotSent => self,
+        }
+    }
+
     /// The path names no tunnel.
     pub(super) fn not_found() -> Self {
         let hint = "no tunnel at this path; a tunnel's URL is /w/<tunnel>/<path>";
