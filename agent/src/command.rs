@@ -72,7 +72,7 @@ pub async fn run(cli: Cli) -> ExitCode {
         Command::Status(args) => show_status(args).await,
         Command::Demo(args) => demo(args).await,
         Command::Service(args) => crate::service::run(&args),
-        Command::Diag(args) => crate::diag::run(args).await,
+        Command::Diag(args) => crate::diag::run(*args).await,
         Command::Token(args) => crate::token_show::run(&args),
         Command::Completions(args) => crate::completions::completions(&args),
         Command::Man(args) => crate::completions::man(&args),

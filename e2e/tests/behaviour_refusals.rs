@@ -11,6 +11,8 @@ mod callers;
 mod credentials;
 #[path = "behaviour_refusals/degraded.rs"]
 mod degraded;
+#[path = "behaviour_refusals/diag.rs"]
+mod diag;
 #[path = "behaviour_refusals/frontends.rs"]
 mod frontends;
 #[path = "behaviour_refusals/handshakes.rs"]

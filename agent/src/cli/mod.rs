@@ -62,8 +62,8 @@ pub enum Command {
     List(crate::list::ListArgs),
     /// Keep tieline serve running through log-ins and restarts.
     Service(crate::service::ServiceArgs),
-    /// Find out why an agent cannot reach its relay or its target: one line for each check.
-    Diag(crate::diag::DiagArgs),
+    /// Find out why an agent cannot reach its relay or its target, one line for each check; takes the flags of serve.
+    Diag(Box<crate::diag::DiagArgs>),
     /// Look at a token.
     Token(crate::token_show::TokenArgs),
     /// Print what a shell needs to complete this command line.

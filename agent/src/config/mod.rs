@@ -188,6 +188,15 @@ impl Config {
 
     /// Finds what would fail later, so that a wrong setting is a usage error at the start.
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
+        self.check_but_token()?;
+        if let Some(path) = &self.token_file {
+            token::read(path)?;
+        }
+        Ok(())
+    }
+
+    /// The same without a look at the token's file.
+    pub(crate) fn check_but_token(&self) -> Result<(), ConfigError> {
         if !(1..=LINKS_MAX).contains(&self.links) {
             return Err(ConfigError::Links {
                 max: LINKS_MAX,
@@ -216,9 +225,6 @@ impl Config {
             if !ways.insert(named.ok_or_else(|| target.label())) {
                 return Err(ConfigError::Twice { what });
             }
-        }
-        if let Some(path) = &self.token_file {
-            token::read(path)?;
         }
         Ok(())
     }

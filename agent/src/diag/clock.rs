@@ -61,10 +61,17 @@ pub(super) fn judge(now: u64, evidence: &Evidence) -> Check {
             "the relay's, to which the token has expired",
         );
     }
-    Check::not_applicable(
-        "clock",
-        "nothing to compare with: the relay's HTTP answers have no Date, and the token does not help",
-    )
+    let found = match evidence.since {
+        Some(_) => {
+            "not behind the time at which the token was issued, and nothing tells more: the relay's HTTP \
+             answers have no Date"
+        }
+        None => {
+            "nothing to compare with: the relay's HTTP answers have no Date, and no token says when it was \
+             issued"
+        }
+    };
+    Check::not_applicable("clock", found)
 }
 
 fn wrong(now: u64, theirs: u64, least: &str, whose: &str) -> Check {
@@ -135,7 +142,9 @@ mod tests {
             ..Evidence::default()
         };
         assert_eq!(outcome(&issued(NOW + 61)).0, Outcome::Failed);
-        assert_eq!(outcome(&issued(NOW + 60)).0, Outcome::NotApplicable);
+        let (found, text) = outcome(&issued(NOW + 60));
+        assert_eq!(found, Outcome::NotApplicable);
+        assert!(text.contains("not behind the time"), "{text}");
         let ended = |until| Evidence {
             until: Some(until),
             said_expired: true,

@@ -8,7 +8,7 @@ mod target;
 mod trial;
 mod web;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Args;
@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 
 use self::check::{Check, Outcome};
 use self::clock::Evidence;
-use crate::cli::{ServeArgs, StateArgs};
+use crate::cli::ServeArgs;
 use crate::config::{Config, File};
 use crate::error::ConfigError;
 use crate::identity;
@@ -28,40 +28,40 @@ const DONE: u8 = 0;
 const FAILED: u8 = 1;
 const USAGE: u8 = 2;
 
-/// Flags of `tieline diag`: those of `tieline serve` that say where things are.
+/// Flags of `tieline diag`: those of `tieline serve`, so that a line that fails can be tried as it is.
 #[derive(Debug, Args)]
 pub struct DiagArgs {
-    /// The relay: tcp://host:port
-    #[arg(long, value_name = "URL", env = "TIELINE_RELAY")]
-    pub relay: Option<String>,
-    /// A local server, as for tieline serve; may be repeated
-    #[arg(long, value_name = "[NAME=]TARGET", env = "TIELINE_TO")]
-    pub to: Vec<String>,
-    /// Kind of application, such as maya or blender
-    #[arg(long, env = "TIELINE_DCC")]
-    pub dcc: Option<String>,
-    /// File (mode 0600) with the token to register with
-    #[arg(long, value_name = "FILE", env = "TIELINE_TOKEN_FILE")]
-    pub token_file: Option<PathBuf>,
-    /// Print one JSON object for each check
-    #[arg(long)]
-    pub json: bool,
-    /// File with settings, in place of the nearest tieline.toml in this folder or above it
-    #[arg(long, value_name = "FILE", env = "TIELINE_CONFIG")]
-    pub config: Option<PathBuf>,
-    /// Read no file with settings
-    #[arg(long)]
-    pub no_config: bool,
-    /// Where the agent's key is.
+    /// What `tieline serve` would be told.
     #[command(flatten)]
     #[allow(missing_docs)]
-    pub state: StateArgs,
+    pub serve: ServeArgs,
+}
+
+impl DiagArgs {
+    /// The flags that say how an agent runs, which no check tries.
+    fn untried(&self) -> Vec<&'static str> {
+        let it = &self.serve;
+        let flags = [
+            ("--links", it.links.is_some()),
+            ("--drain-timeout", it.drain_timeout.is_some()),
+            ("--once", it.once),
+            ("--stand-by", it.stand_by),
+            ("--no-look", it.no_look),
+            ("--machine", it.machine.is_some()),
+        ];
+        let given = flags.into_iter().filter(|(_, is_given)| *is_given);
+        given.map(|(flag, _)| flag).collect()
+    }
 }
 
 /// Runs `tieline diag`; returns the exit code: 0 if nothing failed.
 pub(crate) async fn run(args: DiagArgs) -> u8 {
-    let json = args.json;
-    let config = match settings(args) {
+    let json = args.serve.json;
+    let untried = args.untried();
+    if !untried.is_empty() && !json {
+        complain(&format!("no check tries {}", untried.join(", ")));
+    }
+    let config = match settings(&args.serve) {
         Ok(config) => config,
         Err(error) => {
             complain(&error);
@@ -73,33 +73,17 @@ pub(crate) async fn run(args: DiagArgs) -> u8 {
     if teller.failed > 0 { FAILED } else { DONE }
 }
 
-/// The settings that `tieline serve` would have, but for what decides on names alone.
-fn settings(args: DiagArgs) -> Result<Config, ConfigError> {
-    let args = ServeArgs {
-        relay: args.relay,
-        to: args.to,
-        name: None,
-        dcc: args.dcc,
-        expose_all: false,
-        token_file: args.token_file,
-        capabilities: Vec::new(),
-        label: None,
-        drain_timeout: None,
-        links: None,
-        once: false,
-        stand_by: false,
-        no_look: true,
-        json: args.json,
-        machine: None,
-        config: args.config,
-        no_config: args.no_config,
-        state: args.state,
-    };
-    let file = File::of_args(&args)?;
+/// The settings that `tieline serve` would have; the token's file is a check of its own.
+fn settings(args: &ServeArgs) -> Result<Config, ConfigError> {
+    let file = File::of_args(args)?;
     if let (Some(file), false) = (&file, args.json) {
         complain(&format!("settings from {}", file.path.display()));
     }
-    Config::gathered(&args, file, false)
+    let config = Config::gathered(args, file, false)?;
+    if !config.targets.is_empty() {
+        config.check_but_token()?;
+    }
+    Ok(config)
 }
 
 /// Prints each check as soon as it is done.

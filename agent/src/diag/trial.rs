@@ -33,6 +33,10 @@ const FAREWELL_TIMEOUT: Duration = Duration::from_millis(500);
 /// Room for one read.
 const READ_BYTES: usize = 16 * 1024;
 
+/// The target's address in a registration on trial: no caller is ever led there, and a relay takes none that
+/// is empty.
+const AUTHORITY: &str = "localhost";
+
 const AGENT_VERSION: &str = concat!("tieline/", env!("CARGO_PKG_VERSION"), " (diag)");
 
 /// What came of it.
@@ -83,6 +87,23 @@ fn asked(config: &Config) -> Vec<Asked> {
     asked
 }
 
+/// What the relay is sent for each of `asked`.
+fn registrations(asked: &[Asked], token: &str) -> Vec<Register> {
+    let all = (0..).zip(asked).map(|(request, it)| Register {
+        request,
+        name: None,
+        label: it.label.clone(),
+        scheme: Scheme::Tcp,
+        authority: AUTHORITY.to_owned(),
+        base_path: String::new(),
+        dcc: it.dcc.clone(),
+        capabilities: Vec::new(),
+        token: Token::new(token.to_owned()),
+        expose_all: false,
+    });
+    all.collect()
+}
+
 /// Registers each of what [`asked`] says, and takes all of it back.
 pub(super) async fn run(config: &Config, token: &str, stream: TcpStream) -> Trial {
     let ended = |why: String| Trial::Ended { why, reason: None };
@@ -91,24 +112,12 @@ pub(super) async fn run(config: &Config, token: &str, stream: TcpStream) -> Tria
         Err(error) => return ended(error.to_string()),
     };
     let asked: Vec<Asked> = asked(config);
-    let registers = (0..).zip(&asked).map(|(request, it)| Register {
-        request,
-        name: None,
-        label: it.label.clone(),
-        scheme: Scheme::Tcp,
-        authority: String::new(),
-        base_path: String::new(),
-        dcc: it.dcc.clone(),
-        capabilities: Vec::new(),
-        token: Token::new(token.to_owned()),
-        expose_all: false,
-    });
     let mut end = End {
         stream,
         mux: Mux::agent(Settings::default(), Moment::from_micros(0)),
         started_at: Instant::now(),
     };
-    let talk = end.talk(&identity, config.relay.name(), registers.collect());
+    let talk = end.talk(&identity, config.relay.name(), registrations(&asked, token));
     match timeout(TRIAL_TIMEOUT, talk).await {
         Ok(Trial::Answered { relay, answers, .. }) => Trial::Answered {
             relay,
@@ -398,6 +407,17 @@ mod tests {
         asked.dcc = "maya".to_owned();
         assert_eq!(outcome(Reason::DccNotAllowed, &asked), Outcome::Failed);
         assert_eq!(outcome(Reason::BadToken, &bare), Outcome::Failed);
+    }
+
+    #[test]
+    fn a_relay_takes_the_form_of_what_is_registered_on_trial() {
+        let bare = Config::of("tcp://127.0.0.1:9001", Vec::new()).unwrap();
+        let web = Config::new("tcp://127.0.0.1:9001", "http://127.0.0.1:1/mcp").unwrap();
+        for config in [bare, config(), web, config().with_name("maya").unwrap()] {
+            for register in registrations(&asked(&config), "token") {
+                assert_eq!(register.check(), Ok(()), "{register:?}");
+            }
+        }
     }
 
     #[test]

@@ -247,3 +247,33 @@ async fn a_token_for_other_names_is_a_good_one_where_the_target_has_a_name() {
         assert_eq!(outcome(&found, "auth"), expected, "{to}: {text}");
     }
 }
+
+/// A line that fails with `serve` can be tried as it is.
+#[tokio::test]
+async fn every_flag_of_serve_is_taken_and_those_that_no_check_tries_are_named() {
+    let relay = Relay::bind().await;
+    let state = tempfile::tempdir().unwrap();
+    let url = relay.url();
+    let flags = ["--relay", &url, "--to", "http://127.0.0.1:1/mcp"];
+    let named = ["--name", "maya-1", "--label", "seat", "--capability", "gpu"];
+    let run = ["--links", "2", "--expose-all", "--no-look", "--stand-by"];
+    let mut command = tieline(&state);
+    command.arg("diag").args(flags).args(named).args(run);
+    let (output, ()) = tokio::join!(output(&mut command), async {
+        let mut trial = relay.accept_registered().await;
+        // A token that allows the name by how it begins allows this one too.
+        assert_eq!(trial.register().label, "maya-1");
+        while trial.try_event().await.is_some() {}
+    });
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        said.contains("no check tries --links, --stand-by, --no-look"),
+        "{said}"
+    );
+    // The target does not run.
+    assert_eq!(output.status.code(), Some(1), "{said}");
+
+    let wrong = ["--relay", &url, "--to", "7001", "--label", "a\u{200b}"];
+    let output = diag(&state, &wrong).await;
+    assert_eq!(output.status.code(), Some(2));
+}

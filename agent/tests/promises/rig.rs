@@ -78,7 +78,11 @@ impl Relay {
             other => panic!("a hello was due, not {other:?}"),
         }
         match link.event().await {
-            Event::Register(register) => link.register = Some(register),
+            Event::Register(register) => {
+                // What a real relay looks at first.
+                assert_eq!(register.check(), Ok(()), "{register:?}");
+                link.register = Some(register);
+            }
             other => panic!("a registration was due, not {other:?}"),
         }
         link
