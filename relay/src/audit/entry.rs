@@ -14,6 +14,9 @@ use crate::config::rfc3339;
 /// Longest path that is noted, in bytes; what is longer is cut there.
 const PATH_BYTES_MAX: usize = 256;
 
+/// What stands in the log for a part of a path that holds a token.
+const TOKEN_LEFT_OUT: &str = "[token]";
+
 /// Bytes of an agent's key that are noted, from its start.
 const KEY_BYTES: usize = 16;
 
@@ -185,19 +188,50 @@ pub(crate) struct Call {
     path: Option<String>,
     pub(crate) address: Option<IpAddr>,
     pub(crate) tunnel: Option<TunnelId>,
+    /// It is known to hold no token.
+    is_searched: bool,
 }
 
 impl Call {
     /// One for `path`, which has no query.
     pub(crate) fn new(method: Method, path: &str) -> Self {
-        let cut = path.char_indices().map(|(at, _)| at).chain([path.len()]);
-        let end = cut.take_while(|at| *at <= PATH_BYTES_MAX).last();
         Self {
             method: Some(method),
-            path: Some(path[..end.unwrap_or(0)].to_owned()),
+            path: Some(path.to_owned()),
             address: None,
             tunnel: None,
+            is_searched: false,
         }
+    }
+
+    /// Method and path were searched, and hold no token.
+    pub(crate) fn searched(&mut self) {
+        self.path = self.path.take().map(cut);
+        self.is_searched = true;
+    }
+
+    /// Leaves out what `holds` a token, unless that was searched before.
+    pub(crate) fn hide(&mut self, holds: impl Fn(&[u8]) -> bool) {
+        if self.is_searched {
+            return;
+        }
+        self.method
+            .take_if(|method| holds(method.as_str().as_bytes()));
+        self.tunnel
+            .take_if(|tunnel| holds(tunnel.as_str().as_bytes()));
+        if let Some(path) = self.path.take_if(|path| holds(path.as_bytes())) {
+            let parts = path.split('/').map(|part| match holds(part.as_bytes()) {
+                true => TOKEN_LEFT_OUT,
+                false => part,
+            });
+            let left = parts.collect::<Vec<_>>().join("/");
+            // A token may lie in several parts.
+            self.path = Some(match holds(left.as_bytes()) {
+                true => format!("/{TOKEN_LEFT_OUT}"),
+                false => left,
+            });
+        }
+        self.searched();
     }
 
     /// One from `address` of which not even the head could be read.
@@ -207,6 +241,7 @@ impl Call {
             path: None,
             address: Some(address.to_canonical()),
             tunnel: None,
+            is_searched: true,
         }
     }
 
@@ -221,12 +256,23 @@ impl Call {
             address: self.address,
             tunnel: self.tunnel,
             method: self.method,
-            path: self.path,
+            path: self.path.map(cut),
             status,
             reason,
             ..Entry::new(Kind::Request).of(identity)
         }
     }
+}
+
+/// A path as far as it is noted, cut between two characters.
+fn cut(mut path: String) -> String {
+    if path.len() > PATH_BYTES_MAX {
+        let ends = path.char_indices().map(|(at, _)| at);
+        let end = ends.take_while(|at| *at <= PATH_BYTES_MAX).last();
+        path.truncate(end.unwrap_or(0));
+        path.shrink_to_fit();
+    }
+    path
 }
 
 fn as_time<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {

@@ -79,6 +79,31 @@ fn a_long_path_is_cut_between_two_characters() {
 }
 
 #[test]
+fn a_token_in_a_path_method_or_name_is_left_out() {
+    let noted = |method: &str, path: &str, tunnel: &str| {
+        let mut call = Call::new(method.parse().unwrap(), path);
+        call.tunnel = TunnelId::parse(tunnel).ok();
+        call.hide(|text| String::from_utf8_lossy(text).contains("secret"));
+        let entry = serde_json::to_value(call.answered(None, Some(400), Some("token_in_url")));
+        let mut entry = entry.unwrap();
+        ["method", "path", "tunnel"].map(|name| entry[name].take())
+    };
+    let whole = noted("GET", "/w/maya/mcp", "maya");
+    assert_eq!(whole, [json!("GET"), json!("/w/maya/mcp"), json!("maya")]);
+    let long = format!("/{}/x-secret-y", "a".repeat(300));
+    for (path, left) in [
+        ("/w/bobt/secret", "/w/bobt/[token]".to_owned()),
+        ("/w/bobt/x-secret-y/mcp", "/w/bobt/[token]/mcp".to_owned()),
+        (&long, format!("/{}", "a".repeat(255))),
+    ] {
+        assert_eq!(
+            noted("secret", path, "my-secret"),
+            [json!(null), json!(left), json!(null)]
+        );
+    }
+}
+
+#[test]
 fn what_does_not_fit_is_counted_and_said_in_the_file() {
     let folder = tempfile::tempdir().unwrap();
     let config = AuditConfig::new(folder.path().join("audit.log"));

@@ -1,6 +1,7 @@
 //! Whether an agent may register what it asks for, who a caller is, and the tokens that say so.
 
 mod identity;
+mod marked;
 mod own;
 mod provider;
 mod snapshot;

@@ -11,7 +11,11 @@ use tieline_wire::claims::{self, Claims, ClaimsError, Expected, KeySet, Scope};
 use tieline_wire::{AgentKey, Reason};
 
 use super::identity::Identity;
-use crate::config::{Auth, Config, Denied, Denylist, JwksSource, JwtAuth, TokenHash, TokenTable};
+use super::marked::AdminToken;
+use crate::config::{
+    Auth, Config, Denied, Denylist, JwksSource, JwtAuth, LISTED_CHARS_MAX, TokenHash, TokenTable,
+    is_listable,
+};
 
 /// All that decides who is let in.
 #[derive(Clone, Debug)]
@@ -22,6 +26,8 @@ pub(crate) struct Snapshot {
     pub(crate) mode: Mode,
     /// Whom no token helps.
     pub(crate) denied: Arc<Denylist>,
+    /// What tells the operators' token, which is good for the admin port alone and which targets must not see.
+    pub(crate) admin: Option<Arc<AdminToken>>,
 }
 
 /// How somebody proves who they are.
@@ -98,6 +104,10 @@ impl Snapshot {
             generation: 0,
             mode,
             denied: Arc::new(config.denylist.clone()),
+            admin: config
+                .admin_token
+                .as_ref()
+                .map(|it| Arc::new(AdminToken::of(it))),
         }
     }
 
@@ -184,6 +194,13 @@ fn find(
     token: &str,
     now_seconds: u64,
 ) -> Result<(Identity, Claims), TokenRefusal> {
+    // Others could not be told in what callers send to targets.
+    if !is_listable(token) {
+        return Err(TokenRefusal::Bad(format!(
+            "a static token has at most {LISTED_CHARS_MAX} characters, of A-Z a-z 0-9 - . _ ~ + / and = \
+             at its end; `tieline-relay token new` makes one"
+        )));
+    }
     let hash = TokenHash::of(token);
     let entry = table
         .find(&hash)

@@ -41,7 +41,10 @@ pub use self::load::{load, parse_duration};
 pub use self::public_url::PublicUrl;
 pub(crate) use self::public_url::PublicUrls;
 pub use self::secret::{Secret, read_named_secret, read_secret};
-pub use self::tokens::{TOKEN_PREFIX, TokenEntry, TokenHash, TokenTable, rfc3339};
+pub(crate) use self::tokens::is_token_char;
+pub use self::tokens::{
+    LISTED_CHARS_MAX, TOKEN_PREFIX, TokenEntry, TokenHash, TokenTable, is_listable, rfc3339,
+};
 pub use self::url::HttpUrl;
 use crate::error::{ConfigError, ListenKind};
 

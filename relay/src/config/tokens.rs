@@ -13,6 +13,12 @@ use toml::value::{Datetime, Offset};
 /// What a static token starts with, for those who find one and for programs that look for them.
 pub const TOKEN_PREFIX: &str = "tieline_";
 
+/// Most characters of a static token.
+pub const LISTED_CHARS_MAX: usize = 256;
+
+/// Word whose hash stood in the documents as an example: every reader of them has this token.
+const EXAMPLE: &str = "password";
+
 /// Most tokens of one file.
 const TOKENS_MAX: usize = 100_000;
 
@@ -46,7 +52,8 @@ impl TokenHash {
     }
 
     /// Compares in constant time.
-    fn is(&self, other: &Self) -> bool {
+    #[must_use]
+    pub fn is(&self, other: &Self) -> bool {
         let pairs = self.0.iter().zip(&other.0);
         pairs.fold(0, |sum, (one, other)| black_box(sum | (one ^ other))) == 0
     }
@@ -66,6 +73,20 @@ impl fmt::Debug for TokenHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("TokenHash(masked)")
     }
+}
+
+/// True for a text that the relay takes as a static token: what a bearer token may be (`b64token` of RFC 6750,
+/// section 2.1), so that such a token can be told from the text around it.
+#[must_use]
+pub fn is_listable(token: &str) -> bool {
+    let padding = token.bytes().rev().take_while(|byte| *byte == b'=').count();
+    let text = &token[..token.len() - padding];
+    !text.is_empty() && token.len() <= LISTED_CHARS_MAX && text.bytes().all(is_token_char)
+}
+
+/// True for the characters of a static token, but for the `=` at its end.
+pub(crate) const fn is_token_char(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'+' | b'/')
 }
 
 /// What a static token is good for.
@@ -157,6 +178,11 @@ impl TokenForm {
         let hash = TokenHash::parse(&self.hash).ok_or(
             "`hash` is `sha256:` and 64 hexadecimal digits, as `tieline-relay token new` prints it",
         )?;
+        if hash.is(&TokenHash::of(EXAMPLE)) {
+            return Err(format!(
+                "this is the hash of the word {EXAMPLE:?}; `tieline-relay token new` makes a token"
+            ));
+        }
         for word in self.scope.iter().flatten() {
             if !Scope::ALL.iter().any(|scope| scope.word() == word) {
                 return Err(format!("scope {word:?} is none of agent, caller and admin"));

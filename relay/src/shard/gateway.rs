@@ -23,7 +23,7 @@ use crate::audit::Call;
 use crate::auth::{OwnTokens, TokenRefusal};
 use crate::io::{PollSocket, Socket, pair, sleep, timeout, turn};
 use crate::limits::{Limited, Pass};
-use crate::listen::http::{Aim, Gateway, Listing, Nowhere, Sealer, Target, Wanted};
+use crate::listen::http::{Aim, Gateway, Listing, Nowhere, Sealer, Target, Wanted, hide_tokens};
 use crate::metrics::FrontendKind;
 use crate::registry::{AgentTag, TunnelInfo};
 use crate::session::{SessionEnded, SessionStream, Visitor};
@@ -316,7 +316,13 @@ impl Gateway for ShardGateway {
             None => call.tunnel.is_none(),
         };
         let status = status.map(|status| status.as_u16());
-        let entry = || call.answered(identity, status, problem);
+        let entry = || {
+            let mut call = call;
+            if let Some(own) = self.own_tokens() {
+                hide_tokens(own, &mut call);
+            }
+            call.answered(identity, status, problem)
+        };
         if is_refused {
             audit.note_refused(entry);
         } else {

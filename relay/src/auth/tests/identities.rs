@@ -143,6 +143,41 @@ fn what_is_denied_is_let_in_no_more_and_does_not_stay() {
 }
 
 #[test]
+fn a_static_token_that_could_not_be_told_from_the_text_around_it_is_refused() {
+    let long = "a".repeat(257);
+    let odd = [
+        "made by hand",
+        "a!b",
+        "a&b",
+        "a;b",
+        "a,b",
+        "\"a\"",
+        "50%",
+        "=a",
+        "a=b",
+        "{a}",
+        "ä",
+        &long,
+    ];
+    let auth = tokens(&odd.map(|token| entry(token, "")).concat());
+    for token in odd {
+        let refusal = verify_caller(&auth, token, NOW).unwrap_err().to_string();
+        assert!(
+            refusal.contains("`tieline-relay token new` makes one"),
+            "{token}: {refusal}"
+        );
+        let refused = reason(&auth, &register(None, "", token), NOW);
+        assert_eq!(refused, Some(Reason::BadToken), "{token}");
+    }
+    let fit = ["a-._~+/b==", &long[1..]];
+    let auth = tokens(&fit.map(|token| entry(token, "")).concat());
+    assert!(
+        fit.iter()
+            .all(|token| verify_caller(&auth, token, NOW).is_ok())
+    );
+}
+
+#[test]
 fn a_static_token_ends_with_its_entry_and_a_changed_entry_wants_a_new_registration() {
     let before = tokens(&[entry("one", ""), entry("two", "")].concat());
     let [one, two] = ["one", "two"].map(|it| verify_caller(&before, it, NOW).unwrap());

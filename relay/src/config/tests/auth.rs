@@ -8,7 +8,7 @@ MCowBQYDK2VwAyEAPQqW0JgBq+sXC1fs/8FHqUq1X5XwEvpA3Gls7qHdoUg=
 ";
 const KEYS: &str = r#"{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"1",
     "x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"},{"kty":"EC","crv":"P-384"}]}"#;
-const HASH: &str = "sha256:5e884898da28047151d0e56f8dc6292773603d0d6aabbdd62a11ef721d1542d8";
+const HASH: &str = "sha256:9237b94c86ee59b8e51197999c04d4570522a9bfb16047aa5b59613faefa515d";
 
 fn write(folder: &Path, name: &str, text: &str, mode: u32) -> PathBuf {
     let path = folder.join(name);
@@ -31,7 +31,11 @@ pub(super) fn write_files(folder: &Path) {
     secret_file(folder, &[b'x'; 32], 0o600);
     write(folder, "key.pem", ED_PEM, 0o644);
     write(folder, "keys.json", KEYS, 0o644);
-    write(folder, "tokens.toml", examples("[[token]]")[0], 0o644);
+    let token = examples("[[token]]")[0];
+    let filled = token.replace("<64 hexadecimal digits>", &HASH["sha256:".len()..]);
+    // As it stands, a copy of it lets nobody in.
+    assert_ne!(token, filled);
+    write(folder, "tokens.toml", &filled, 0o644);
     write(folder, "denied.toml", examples("jti = [")[0], 0o644);
     write(folder, "provider-secret", "0123456789abcdef", 0o600);
     write(folder, "admin-token", "0123456789abcdef\n", 0o600);
@@ -108,10 +112,14 @@ fn a_wrong_token_entry_is_named() {
             "`tunnel` is not known here; there are `sub`, `hash`, `tunnels`",
         ),
         (
-            good.replace("5e88", "5e8"),
+            good.replace("9237", "923"),
             "token 1 (\"ada\"): `hash` is `sha256:`",
         ),
         (good.replace("sha256:", ""), "token 1 (\"ada\"): `hash` is"),
+        (
+            good.replace(HASH, &TokenHash::of("password").to_string()),
+            "token 1 (\"ada\"): this is the hash of the word \"password\"",
+        ),
         (with("scope = [\"agents\"]"), "scope \"agents\" is none of"),
         (with("tunnels = [\"a.b\"]"), "\"a.b\" is no pattern"),
         (with("reach = [\"\"]"), "\"\" is no pattern"),
@@ -158,7 +166,7 @@ fn the_end_of_a_static_token_is_a_point_in_time() {
             let entry = format!("[[token]]\nsub = \"ada\"\nhash = \"{HASH}\"\nexpires = {value}");
             let path = write(folder.path(), "tokens.toml", &entry, 0o600);
             let table = read_tokens(&path).unwrap();
-            let entry = table.find(&TokenHash::of("password")).unwrap();
+            let entry = table.find(&TokenHash::of("a-token-for-tests")).unwrap();
             assert_eq!(entry.expires_at_seconds, Some(seconds), "{value}");
         }
         if text.ends_with('Z') && seconds > 0 {

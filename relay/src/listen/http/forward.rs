@@ -198,6 +198,7 @@ impl<G: Gateway> Front<G> {
             .body_for(&destination.mapping, asking, body, state)
             .await?;
         let request = self.prepare(parts, body, &mut destination, client)?;
+        trail.is_searched();
         let (connection, answer) = self
             .ask(request, &mut destination, &presented, state)
             .await?;
@@ -263,7 +264,8 @@ impl<G: Gateway> Front<G> {
             destination.path.clone(),
             destination.mapping.public().cloned(),
         );
-        let path = credentials::keep_back(&self.gateway, &mut parts.headers, path, name)?;
+        let (method, headers) = (&parts.method, &mut parts.headers);
+        let path = credentials::keep_back(&self.gateway, method, headers, path, name)?;
         let length = body.size_hint().exact();
         headers::for_next_hop(&mut parts.headers, parts.version, length);
         events::ask_for_plain(&parts.method, &mut parts.headers);

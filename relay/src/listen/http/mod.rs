@@ -66,6 +66,7 @@ use crate::session::SessionEnded;
 pub(crate) use again::is_of_target;
 use caller::Caller;
 use connection::Turns;
+pub(crate) use credentials::hide_tokens;
 use deadline::linger;
 use forward::Front;
 pub(crate) use listing::{Listed, Listing};

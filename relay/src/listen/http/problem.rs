@@ -97,13 +97,21 @@ impl Problem {
         Self::new(StatusCode::NOT_FOUND, "unknown_session", message)
     }
 
-    /// A credential of the relay stands where it cannot be left out: in the path, or in the host name.
-    pub(super) fn token_in(place: &str) -> Self {
-        let message = format!(
-            "the {place} holds a token of this relay, which targets must not see; send it as \
-             `Authorization: Bearer TOKEN`"
-        );
-        Self::new(StatusCode::BAD_REQUEST, "token_in_url", message)
+    /// A credential of the relay stands where it cannot be left out: in `place`, which `word` is about.
+    /// `is_unsure` says that it was not looked at to its end.
+    pub(super) fn token_in(place: &str, word: &'static str, is_unsure: bool) -> Self {
+        let message = if is_unsure {
+            format!(
+                "the {place} may hold a token of this relay: the request has more than eight signatures \
+                 to check, or too many texts that could be a token"
+            )
+        } else {
+            format!(
+                "the {place} holds a token of this relay, which targets must not see; send it as \
+                 `Authorization: Bearer TOKEN`"
+            )
+        };
+        Self::new(StatusCode::BAD_REQUEST, word, message)
     }
 
     /// The target has more paths, but callers get only those under its own.

@@ -55,6 +55,13 @@ impl<G: Gateway> Trail<G> {
         }
     }
 
+    /// Its method and path were searched, and hold no token of the relay.
+    pub(super) fn is_searched(&mut self) {
+        if let Some(it) = &mut self.0 {
+            it.call.searched();
+        }
+    }
+
     /// It asks nothing of any tunnel.
     pub(super) fn forget(&mut self) {
         self.0 = None;

@@ -1,6 +1,6 @@
 //! Credentials of the relay in what callers send on: a target's owner who got one could use it, so they
-//! are taken out of every field, of cookies, of the query and of trailers, and a path that holds one leads
-//! nowhere. Bodies are not looked at.
+//! are taken out of every field, of cookies, of the query and of trailers, and a method, host name or path
+//! that holds one leads nowhere. The audit log gets none either. Bodies are not looked at.
 //!
 //! `search` finds them; `spelling` undoes what hides them; here stands what becomes of what holds one.
 
@@ -8,20 +8,24 @@ mod search;
 mod spelling;
 
 use bytes::Bytes;
+use http::Method;
 use http::header::{COOKIE, HeaderMap, HeaderName, HeaderValue};
 use http::uri::PathAndQuery;
 
 use self::search::Search;
 use super::Gateway;
 use super::problem::Problem;
+use crate::audit::Call;
+use crate::auth::OwnTokens;
 
 /// Takes credentials of the relay out of a request's fields, cookies and query; the path and query that
 /// are left. `authority` is what the caller calls the relay.
 ///
 /// # Errors
-/// The path or the name of the host holds one: without it the request would be another.
+/// The method, the path or the name of the host holds one: without it the request would be another.
 pub(super) fn keep_back<G: Gateway>(
     gateway: &G,
+    method: &Method,
     headers: &mut HeaderMap,
     path: PathAndQuery,
     authority: Option<Bytes>,
@@ -30,12 +34,13 @@ pub(super) fn keep_back<G: Gateway>(
         return Ok(path);
     };
     let search = Search::new(own);
-    for (place, text) in [
-        ("path", path.path().as_bytes()),
-        ("host name", &authority.unwrap_or_default()),
+    for (place, text, word) in [
+        ("method", method.as_str().as_bytes(), "token_in_method"),
+        ("path", path.path().as_bytes(), "token_in_url"),
+        ("host name", &authority.unwrap_or_default(), "token_in_url"),
     ] {
         if search.finds_in(text) {
-            return Err(Problem::token_in(place));
+            return Err(Problem::token_in(place, word, search.is_unsure()));
         }
     }
     from_fields(&search, headers);
@@ -49,9 +54,16 @@ pub(super) fn keep_trailers_back<G: Gateway>(gateway: &G, trailers: &mut HeaderM
     }
 }
 
+/// Takes credentials of the relay out of what the audit log is about to have of a request.
+pub(crate) fn hide_tokens(own: OwnTokens, call: &mut Call) {
+    let search = Search::new(own);
+    call.hide(|text| search.finds_in(text));
+}
+
 fn from_fields(search: &Search, headers: &mut HeaderMap) {
     let holds = |(name, value): (&HeaderName, &HeaderValue)| {
-        search.finds_in(value.as_bytes()).then(|| name.clone())
+        let is_found = search.finds_in_name(name.as_str()) || search.finds_in(value.as_bytes());
+        is_found.then(|| name.clone())
     };
     let found: Vec<HeaderName> = headers.iter().filter_map(holds).collect();
     for name in found {
@@ -67,6 +79,9 @@ fn from_fields(search: &Search, headers: &mut HeaderMap) {
 
 /// What is left of a field's value: all, nothing, or of cookies the pairs without a credential.
 fn left_of(search: &Search, name: &HeaderName, value: HeaderValue) -> Option<HeaderValue> {
+    if search.finds_in_name(name.as_str()) {
+        return None;
+    }
     if !search.finds_in(value.as_bytes()) {
         return Some(value);
     }
@@ -107,8 +122,10 @@ fn without(search: &Search, text: &[u8], delimiter: u8, joint: &[u8]) -> Option<
         }
     });
     let left: Vec<_> = parts.filter(|part| !search.finds_in(part)).collect();
-    let text = left.join(joint);
-    (!left.is_empty() && !search.finds_in(&text)).then_some(text)
+    let (text, bare) = (left.join(joint), left.join(&delimiter));
+    // Also as it stood there, without the blanks of the joint.
+    let is_found = search.finds_in(&text) || joint.len() > 1 && search.finds_in(&bare);
+    (!left.is_empty() && !is_found).then_some(text)
 }
 
 #[cfg(test)]

@@ -2,7 +2,8 @@
 //! and whether one is.
 //!
 //! What is found is always a token that was verified, so that nothing of a target's is taken for one. The
-//! exception is a text that would take more work than a request may cost: it counts as found.
+//! exceptions are a text that would take more work than a request may cost, and the name of a field that is a
+//! token in lower case: these count as found.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -12,17 +13,24 @@ use serde::Deserialize;
 use tieline_wire::limits::TOKEN_BYTES_MAX;
 
 use super::spelling::{
-    base64_runs, from_base64, is_base64url, narrowed, sextet, unescaped, without_blanks,
+    any_text, base64_readings, from_base64, is_base64url, narrowed, sextet, unescaped,
 };
 use crate::auth::OwnTokens;
-use crate::config::TOKEN_PREFIX;
+use crate::config::{LISTED_CHARS_MAX, TOKEN_PREFIX, is_token_char};
 
 /// Spellings one over another that are undone: a `Basic` in an escaped cookie of an escaped URL.
 const LAYERS_MAX: u32 = 4;
 
-/// Bytes that are looked at for one request, spellings included. A head has 64 KiB, and base 64 is read
-/// from each of four places.
-const WORK_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// Work for one request, in bytes that are looked at, spellings included; a hash counts as
+/// [`HASH_BLOCK_WORK`] for each of its blocks. It bounds a request's time well below 1 ms. A head has 64 KiB,
+/// and base 64 is read from each of four places.
+pub(super) const WORK_MAX: usize = 256 * 1024;
+
+/// What 64 hashed bytes and the look into the table count.
+const HASH_BLOCK_WORK: usize = 64;
+
+/// What it counts beside its length to read a text as a JOSE header.
+const HEADER_WORK: usize = 64;
 
 /// Characters of a static token that the relay made: 256 random bits in base 64 behind the prefix.
 const MADE_CHARS: usize = TOKEN_PREFIX.len() + 43;
@@ -30,15 +38,22 @@ const MADE_CHARS: usize = TOKEN_PREFIX.len() + 43;
 /// Shortest static token that is found, if it was made by hand.
 const BY_HAND_CHARS_MIN: usize = 8;
 
+/// Shortest one that is found in the name of a field, or where a mark and other characters are glued to it:
+/// common names and words between hyphens are shorter.
+const GLUED_CHARS_MIN: usize = 16;
+
 /// Shortest signed token: `{"alg":"HS256"}`, `{"sub":"","exp":1}` and a signature of 32 bytes.
 const SIGNED_CHARS_MIN: usize = 20 + 1 + 24 + 1 + 43;
 
 /// The search in one request.
 pub(super) struct Search {
     own: OwnTokens,
+    /// The shortest text that is looked at.
+    chars_min: usize,
     /// One text is read in several spellings, and stands in several places, but is verified once.
     verified: RefCell<HashMap<String, bool>>,
     work_left: Cell<usize>,
+    is_spent: Cell<bool>,
 }
 
 /// A JOSE header (RFC 7515, 4), as far as it matters here.
@@ -49,176 +64,169 @@ struct Header {
 
 impl Search {
     pub(super) fn new(own: OwnTokens) -> Self {
+        let kind_min = match (own.are_signed(), own.are_listed()) {
+            (true, _) => SIGNED_CHARS_MIN,
+            (_, true) => BY_HAND_CHARS_MIN,
+            _ => usize::MAX,
+        };
         Self {
+            chars_min: kind_min.min(own.admin_chars().unwrap_or(usize::MAX)),
             own,
             verified: RefCell::default(),
-            work_left: Cell::new(WORK_BYTES_MAX),
+            work_left: Cell::new(WORK_MAX),
+            is_spent: Cell::new(false),
         }
     }
 
     /// True if a text holds a credential of the relay in any spelling, or would take too long to read.
     pub(super) fn finds_in(&self, text: &[u8]) -> bool {
-        self.finds(text, LAYERS_MAX, true)
+        self.finds(text, LAYERS_MAX)
     }
 
-    /// `has_words` says that the text begins and ends where its writer meant it to.
-    fn finds(&self, text: &[u8], layers_left: u32, has_words: bool) -> bool {
-        if text.len() < self.chars_min() {
+    /// The same for the name of a field. It is in lower case, which of a token that the relay made leaves
+    /// only the shape.
+    pub(super) fn finds_in_name(&self, name: &str) -> bool {
+        let name = name.as_bytes();
+        if name.len() < GLUED_CHARS_MIN {
+            return false;
+        }
+        let is_whole = |it: &[u8]| it.iter().all(|byte| is_base64url(*byte));
+        let is_found = |name: &[u8]| {
+            self.finds(name, 0)
+                || self.own.admin_stands_in_name(name)
+                || self.own.are_listed() && made_shapes(name).any(is_whole)
+        };
+        is_found(name) || unescaped(name).is_some_and(|name| is_found(&name))
+    }
+
+    /// True if something counted as found without having been looked at.
+    pub(super) const fn is_unsure(&self) -> bool {
+        self.is_spent.get() || self.own.are_unsure()
+    }
+
+    /// What is left of the request's work.
+    #[cfg(test)]
+    pub(super) const fn work_left(&self) -> usize {
+        self.work_left.get()
+    }
+
+    fn finds(&self, text: &[u8], layers_left: u32) -> bool {
+        if text.len() < self.chars_min {
             return false;
         }
         if !self.spend(text.len()) {
             return true;
         }
-        let is_plain = match self.own.are_signed() {
-            true => self.holds_signed(text),
-            false => self.holds_made(text) || has_words && self.holds_by_hand(text, layers_left),
-        };
-        is_plain || layers_left > 0 && self.finds_spelt(text, layers_left - 1, has_words)
+        let is_plain = self.own.admin_stands_in(text)
+            || self.own.are_signed() && self.holds_signed(text)
+            || self.own.are_listed() && (self.holds_made(text) || self.holds_by_hand(text));
+        is_plain || layers_left > 0 && self.finds_spelt(text, layers_left - 1)
     }
 
     /// The same in what the text is a spelling of.
-    fn finds_spelt(&self, text: &[u8], layers_left: u32, has_words: bool) -> bool {
-        let again = |text: Vec<u8>| self.finds(&text, layers_left, has_words);
+    fn finds_spelt(&self, text: &[u8], layers_left: u32) -> bool {
+        let again = |text: Vec<u8>| self.finds(&text, layers_left);
         if unescaped(text).is_some_and(again) || narrowed(text).is_some_and(again) {
             return true;
         }
-        let chars_min = match self.own.are_signed() {
-            true => SIGNED_CHARS_MIN,
-            false => MADE_CHARS,
-        };
-        // Where it begins is not known, as other characters may be glued to it: it is read from each of
-        // the four places that make a difference.
-        base64_runs(text, chars_min * 4 / 3).any(|run| {
-            let readings = (0..4).filter_map(|start| from_base64(&run[start..]));
-            let mut readings = readings.map(|text| self.finds(&text, layers_left, false));
-            readings.any(|is_found| is_found)
+        base64_readings(text, self.chars_min.div_ceil(3) * 4 - 2, |reading| {
+            if !self.spend(reading.len() / 2) {
+                return true;
+            }
+            let read = from_base64(reading).unwrap_or_default();
+            any_text(&read, self.chars_min, |text| self.finds(text, layers_left))
         })
     }
 
-    const fn chars_min(&self) -> usize {
-        match self.own.are_signed() {
-            true => SIGNED_CHARS_MIN,
-            false => BY_HAND_CHARS_MIN,
-        }
-    }
-
-    /// Takes some bytes of work off what is left; false if that was not enough.
-    fn spend(&self, bytes: usize) -> bool {
+    /// Takes some work off what is left; false if that was not enough.
+    fn spend(&self, work: usize) -> bool {
         let left = self.work_left.get();
-        self.work_left.set(left.saturating_sub(bytes));
-        bytes <= left
+        self.work_left.set(left.saturating_sub(work));
+        let is_enough = work <= left;
+        self.is_spent.set(self.is_spent.get() || !is_enough);
+        is_enough
     }
 
     /// True if a static token that the relay made stands in a text, whatever stands beside it.
     fn holds_made(&self, text: &[u8]) -> bool {
-        let prefix = TOKEN_PREFIX.as_bytes();
-        let starts = text.windows(MADE_CHARS).filter(|it| it.starts_with(prefix));
-        starts
+        made_shapes(text)
             .filter(|it| it.iter().all(|byte| is_base64url(*byte)))
             .any(|it| self.is_listed(it))
     }
 
     /// True if a static token that was made by hand is a word of a text. Nothing tells where such a token
-    /// ends but the characters around it.
-    fn holds_by_hand(&self, text: &[u8], layers_left: u32) -> bool {
-        let ends_piece = |byte: &u8| b"&;,".contains(byte);
-        let mut pieces = text.split(ends_piece);
-        let is_divided = text.iter().any(ends_piece);
-        if self.is_word(text, layers_left)
-            || is_divided && pieces.any(|piece| self.is_word(piece, layers_left))
-        {
-            return true;
-        }
-        let ends_run = |byte: &u8| !byte.is_ascii_alphanumeric() && !b"-._~+/".contains(byte);
-        let mut runs = text.split(ends_run);
-        runs.any(|run| {
-            let is_path = run.contains(&b'/');
-            let mut segments = run.split(|byte| *byte == b'/');
-            self.is_listed(run)
-                || is_path && segments.any(|it| self.is_listed(it))
-                || self.holds_prefixed(run)
-        })
-    }
-
-    /// True if a static token that was made by hand and begins as those of the relay is the rest of a text.
-    fn holds_prefixed(&self, run: &[u8]) -> bool {
-        let prefix = TOKEN_PREFIX.as_bytes();
-        let starts = (0..run.len()).filter(|start| run[*start..].starts_with(prefix));
-        starts.map(|start| &run[start..]).any(|rest| {
-            self.spend(rest.len()) && self.is_listed(rest) || self.is_listed(first_run(rest))
-        })
-    }
-
-    /// True if a text is a static token: as it stands, behind a scheme or a name, quoted, or as the user or
-    /// password of RFC 7617; in base 64, in a form's spelling, or escaped.
-    fn is_word(&self, text: &[u8], layers_left: u32) -> bool {
-        let text = text.trim_ascii();
-        if text.len() < BY_HAND_CHARS_MIN {
-            return false;
-        }
-        let behind = |delimiter: fn(&u8) -> bool| {
-            let at = text.iter().position(delimiter);
-            at.map_or(text, |at| text[at + 1..].trim_ascii())
-        };
-        let user_end = text.iter().position(|byte| *byte == b':');
-        let words = [
-            text,
-            behind(u8::is_ascii_whitespace),
-            behind(|byte| *byte == b'='),
-            behind(|byte| *byte == b':'),
-            &text[..user_end.unwrap_or(text.len())],
-        ];
-        words.iter().enumerate().any(|(at, word)| {
-            // Without such a delimiter it is the text again.
-            (at == 0 || word.len() < text.len()) && self.is_listed_in_a_spelling(word, layers_left)
-        })
-    }
-
-    fn is_listed_in_a_spelling(&self, word: &[u8], layers_left: u32) -> bool {
-        if self.is_listed(word) {
-            return true;
-        }
-        let unquoted = word
-            .strip_prefix(b"\"")
-            .and_then(|it| it.strip_suffix(b"\""));
-        let word = unquoted.map_or(word, <[u8]>::trim_ascii);
-        if unquoted.is_some() && self.is_listed(word) {
-            return true;
-        }
-        if word.contains(&b'+') {
-            let as_blank = |byte: &u8| if *byte == b'+' { b' ' } else { *byte };
-            let blanks: Vec<u8> = word.iter().map(as_blank).collect();
-            let plain = unescaped(&blanks).unwrap_or(blanks);
-            if self.is_listed(&plain) {
+    /// ends but the characters around it: those that no token has, `/`, and, for what begins or ends with a
+    /// token, `-`, `.`, `_`, `~` and `+`.
+    fn holds_by_hand(&self, text: &[u8]) -> bool {
+        let mut at = 0;
+        while at < text.len() {
+            let rest = &text[at..];
+            let len = rest.iter().take_while(|byte| is_token_char(**byte)).count();
+            let padding = rest[len..].iter().take_while(|byte| **byte == b'=').count();
+            if len + padding >= BY_HAND_CHARS_MIN && self.holds_in_run(&rest[..len + padding], len)
+            {
                 return true;
             }
+            at += len + padding.max(1);
         }
-        let Some(layers_left) = layers_left.checked_sub(1) else {
-            return false;
-        };
-        let again = |text: Vec<u8>| self.is_word(&text, layers_left);
-        if unescaped(word).is_some_and(again) {
-            return true;
-        }
-        let is_base64 = |byte: &u8| sextet(*byte).is_some() || b"= \t\r\n".contains(byte);
-        if word.len() * 3 / 4 < BY_HAND_CHARS_MIN || !word.iter().all(is_base64) {
-            return false;
-        }
-        let Some(text) = from_base64(&without_blanks(word)) else {
-            return false;
-        };
-        let text = narrowed(&text).unwrap_or(text);
-        // Words that only look like base 64 are not worth a hash of what they would mean.
-        let is_text = |byte: &u8| byte.is_ascii_graphic() || byte.is_ascii_whitespace();
-        (text.contains(&b':') || text.iter().filter(|byte| !is_text(byte)).count() <= 2)
-            && self.spend(text.len())
-            && self.is_word(strip_mark(&text), layers_left)
+        false
     }
 
+    /// The same for a run of `len` characters of tokens with the `=` that follow it.
+    fn holds_in_run(&self, padded: &[u8], len: usize) -> bool {
+        let slashes = |text: &[u8]| {
+            let all = text.iter().enumerate().filter(|(_, byte)| **byte == b'/');
+            all.map(|(at, _)| at).collect::<Vec<_>>()
+        };
+        let mut starts = slashes(&padded[..len]);
+        starts.iter_mut().for_each(|at| *at += 1);
+        starts.insert(0, 0);
+        starts.into_iter().any(|start| {
+            let (rest, padded) = (&padded[start..len], &padded[start..]);
+            let near = &rest[..rest.len().min(LISTED_CHARS_MAX + 1)];
+            if !self.spend(near.len() / 4) {
+                return true;
+            }
+            let mut ends = slashes(near);
+            let first = ends.first().copied();
+            ends.push(rest.len());
+            // An `=` may be the token's own, or what stands behind it.
+            ends.extend((rest.len() + 1..=padded.len()).take(2));
+            ends.iter().any(|end| self.is_listed(&padded[..*end]))
+                || match first {
+                    Some(end) => self.holds_glued(&rest[..end], end),
+                    None => self.holds_glued(padded, rest.len()),
+                }
+        })
+    }
+
+    /// The same for what stands behind or in front of a mark within a part of a path.
+    fn holds_glued(&self, padded: &[u8], len: usize) -> bool {
+        let is_mark = |byte: &u8| !byte.is_ascii_alphanumeric();
+        let marks = (0..len).filter(|at| is_mark(&padded[*at]));
+        let mut marks = marks
+            .filter(|at| *at <= LISTED_CHARS_MAX || padded.len() - *at <= LISTED_CHARS_MAX + 1);
+        let is_listed = |word: &[u8]| word.len() >= GLUED_CHARS_MIN && self.is_listed(word);
+        let words = padded[..len].split(is_mark);
+        let mut words = words.filter(|word| word.len() < len);
+        let is_in_front_or_behind = marks.any(|at| {
+            is_listed(&padded[..at])
+                || is_listed(&padded[at + 1..])
+                || padded.len() > len && is_listed(&padded[at + 1..len])
+        });
+        is_in_front_or_behind || words.any(is_listed)
+    }
+
+    /// True if a text is a static token.
     fn is_listed(&self, word: &[u8]) -> bool {
-        let text = std::str::from_utf8(word).ok();
-        text.filter(|text| text.len() >= BY_HAND_CHARS_MIN)
-            .is_some_and(|text| self.own.include(text))
+        if !(BY_HAND_CHARS_MIN..=LISTED_CHARS_MAX).contains(&word.len()) {
+            return false;
+        }
+        // SHA-256 has blocks of 64 bytes, and adds at least 9 to a text.
+        if !self.spend((word.len() + 9).div_ceil(64) * HASH_BLOCK_WORK) {
+            return true;
+        }
+        std::str::from_utf8(word).is_ok_and(|text| self.own.include(text))
     }
 
     /// True if a signed token stands in a text, whatever stands beside it. What lies between its two dots
@@ -241,7 +249,7 @@ impl Search {
     fn is_signed(&self, before: &[u8], payload: &[u8], behind: &[u8]) -> bool {
         let starts = (0..before.len()).filter(|start| begins_object(&before[*start..]));
         for header in starts.map(|start| &before[start..]) {
-            if !self.spend(header.len()) {
+            if !self.spend(header.len() + HEADER_WORK) {
                 return true;
             }
             let json = from_base64(header).unwrap_or_default();
@@ -277,16 +285,27 @@ impl Search {
     }
 }
 
+/// The parts of a text that are as long as a static token that the relay made, and begin like one.
+fn made_shapes(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let prefix = TOKEN_PREFIX.as_bytes();
+    let windows = text.windows(MADE_CHARS);
+    windows.filter(move |it| it.starts_with(prefix))
+}
+
 /// True if a text in base 64 begins as a JSON object does, perhaps with white space.
 fn begins_object(text: &[u8]) -> bool {
-    let Some(start) = text.get(..4).and_then(from_base64) else {
+    let (Some(first), Some(second), Some(third)) = (
+        text.first().copied().and_then(sextet),
+        text.get(1).copied().and_then(sextet),
+        text.get(2).copied().and_then(sextet),
+    ) else {
         return false;
     };
+    let (first, next) = (first << 2 | second >> 4, second << 4 | third >> 2);
     let is_blank = |byte: u8| matches!(byte, b' ' | b'\t' | b'\n' | b'\r');
-    match start[..] {
-        [b'{', next, ..] => next == b'"' || is_blank(next),
-        [first, next, ..] => is_blank(first) && (next == b'{' || is_blank(next)),
-        _ => false,
+    match first {
+        b'{' => next == b'"' || is_blank(next),
+        _ => is_blank(first) && (next == b'{' || is_blank(next)),
     }
 }
 
@@ -307,11 +326,4 @@ fn first_run(text: &[u8]) -> &[u8] {
     let text = &text[..text.len().min(TOKEN_BYTES_MAX)];
     let end = text.iter().position(|byte| !is_base64url(*byte));
     &text[..end.unwrap_or(text.len())]
-}
-
-/// A text without the mark of its byte order.
-fn strip_mark(text: &[u8]) -> &[u8] {
-    let marks: [&[u8]; 3] = [b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff"];
-    let mut rests = marks.iter().filter_map(|mark| text.strip_prefix(*mark));
-    rests.next().unwrap_or(text)
 }

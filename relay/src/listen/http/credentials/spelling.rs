@@ -1,6 +1,9 @@
 //! Other spellings of a text: escaped, in base 64, in two bytes a character. Each is undone as leniently as
 //! the most lenient server does it, because what is undone here is only looked at.
 
+/// Blanks in a run of base 64 behind which it may begin: a scheme stands in front of it, or two words do.
+const WORDS_MAX: usize = 2;
+
 /// A text with its escapes undone (`%2E`, and `%u002e` as some servers have it); `None` if it has none.
 pub(super) fn unescaped(text: &[u8]) -> Option<Vec<u8>> {
     let mut at = text.iter().position(|byte| *byte == b'%')?;
@@ -41,17 +44,71 @@ pub(super) fn narrowed(text: &[u8]) -> Option<Vec<u8>> {
     is_wide.then(|| text.iter().copied().filter(|byte| *byte != 0).collect())
 }
 
-/// The parts of a text that can be base 64, blanks within left out, of `chars_min` characters or more.
-pub(super) fn base64_runs(text: &[u8], chars_min: usize) -> impl Iterator<Item = Vec<u8>> {
-    let runs = text.split(|byte| sextet(*byte).is_none() && !byte.is_ascii_whitespace());
-    runs.filter(move |run| run.len() >= chars_min)
-        .map(without_blanks)
-        .filter(move |run| run.len() >= chars_min)
+/// True if `is_wanted` is for one of the readings of a text as base 64, of `chars_min` characters or more.
+///
+/// Where base 64 begins is not known, as other characters may be glued to it, so each run of its characters
+/// is read from the four places that make a difference, blanks left out; and from behind each of its first
+/// blanks, where it may begin, and within each `/`, which parts it in paths.
+pub(super) fn base64_readings(
+    text: &[u8],
+    chars_min: usize,
+    is_wanted: impl Fn(&[u8]) -> bool,
+) -> bool {
+    let mut runs = text.split(|byte| sextet(*byte).is_none() && !byte.is_ascii_whitespace());
+    runs.any(|run| {
+        let run = run.trim_ascii();
+        if run.len() < chars_min {
+            return false;
+        }
+        let blanks = run.iter().filter(|byte| byte.is_ascii_whitespace()).count();
+        let joined = (blanks > 0).then(|| without_blanks(run));
+        let whole = joined.as_deref().unwrap_or(run);
+        let is_long = |part: &&[u8]| part.len() >= chars_min;
+        let mut places = (0..4)
+            .filter_map(|start| whole.get(start..))
+            .filter(is_long);
+        if places.any(&is_wanted) {
+            return true;
+        }
+        let mut rest = run;
+        for _ in 0..blanks.min(WORDS_MAX) {
+            let end = rest.iter().position(u8::is_ascii_whitespace);
+            rest = rest[end.unwrap_or(0)..].trim_ascii_start();
+            let text = without_blanks(rest);
+            if is_long(&&text[..]) && is_wanted(&text) {
+                return true;
+            }
+        }
+        let mut parts = run.split(|byte| *byte == b'/' || byte.is_ascii_whitespace());
+        run.contains(&b'/') && parts.any(|part| is_long(&part) && is_wanted(part))
+    })
 }
 
-pub(super) fn without_blanks(text: &[u8]) -> Vec<u8> {
+fn without_blanks(text: &[u8]) -> Vec<u8> {
     let bytes = text.iter().copied();
     bytes.filter(|byte| !byte.is_ascii_whitespace()).collect()
+}
+
+/// True if `is_wanted` is for one of the stretches of a text that was read as base 64 which may be text, also
+/// of two bytes a character: as many such bytes in a row. What else is read so has few.
+pub(super) fn any_text(read: &[u8], chars_min: usize, is_wanted: impl Fn(&[u8]) -> bool) -> bool {
+    let is_char = |byte: &u8| IS_TEXT[usize::from(*byte)] == 1;
+    let (mut row, mut at) = (0, 0);
+    while let Some(byte) = read.get(at) {
+        at += 1;
+        // Without a branch, which random bytes would mislead.
+        row = (row + 1) * IS_TEXT[usize::from(*byte)];
+        if row >= chars_min {
+            let start = at - row;
+            let end = read[at..].iter().position(|byte| !is_char(byte));
+            at = end.map_or(read.len(), |end| at + end);
+            if is_wanted(&read[start..at]) {
+                return true;
+            }
+            row = 0;
+        }
+    }
+    false
 }
 
 /// What a text means in base 64, of either alphabet, padded or not, whatever its last bits are; `None` if
@@ -59,30 +116,58 @@ pub(super) fn without_blanks(text: &[u8]) -> Vec<u8> {
 pub(super) fn from_base64(text: &[u8]) -> Option<Vec<u8>> {
     let end = text.iter().rposition(|byte| *byte != b'=')? + 1;
     let mut bytes = Vec::with_capacity(end / 4 * 3 + 3);
-    let (mut bits, mut count) = (0_u32, 0);
-    for byte in &text[..end] {
-        bits = bits << 6 | u32::from(sextet(*byte)?);
-        count += 6;
-        if count >= 8 {
-            count -= 8;
-            bytes.push((bits >> count & 0xff) as u8);
-            bits &= (1 << count) - 1;
-        }
+    let sextet = |byte: &u8| SEXTETS[usize::from(*byte)];
+    let mut all = 0;
+    let (quads, rest) = text[..end].as_chunks::<4>();
+    for quad in quads {
+        let [a, b, c, d] = quad.each_ref().map(sextet);
+        all |= a | b | c | d;
+        bytes.extend([a << 2 | b >> 4, b << 4 | c >> 2, c << 6 | d]);
     }
-    Some(bytes)
+    let rest: Vec<u8> = rest.iter().map(sextet).collect();
+    all |= rest.iter().fold(0, |all, sextet| all | sextet);
+    match rest[..] {
+        [a, b] => bytes.push(a << 2 | b >> 4),
+        [a, b, c] => bytes.extend([a << 2 | b >> 4, b << 4 | c >> 2]),
+        _ => {}
+    }
+    (all < 64).then_some(bytes)
 }
 
 /// What a character of base 64 stands for, in either alphabet.
 pub(super) const fn sextet(byte: u8) -> Option<u8> {
-    match byte {
-        b'A'..=b'Z' => Some(byte - b'A'),
-        b'a'..=b'z' => Some(byte - b'a' + 26),
-        b'0'..=b'9' => Some(byte - b'0' + 52),
-        b'+' | b'-' => Some(62),
-        b'/' | b'_' => Some(63),
-        _ => None,
-    }
+    let sextet = SEXTETS[byte as usize];
+    if sextet < 64 { Some(sextet) } else { None }
 }
+
+/// 1 for a byte that may be one of a text, and else 0.
+const IS_TEXT: [usize; 256] = {
+    let mut is_text = [0; 256];
+    let mut byte = 0;
+    while byte < 128_u8 {
+        if byte.is_ascii_graphic() || byte.is_ascii_whitespace() || byte == 0 {
+            is_text[byte as usize] = 1;
+        }
+        byte += 1;
+    }
+    is_text
+};
+
+const SEXTETS: [u8; 256] = {
+    let mut sextets = [64; 256];
+    let mut value = 0;
+    while value < 26 {
+        sextets[(b'A' + value) as usize] = value;
+        sextets[(b'a' + value) as usize] = value + 26;
+        if value < 10 {
+            sextets[(b'0' + value) as usize] = value + 52;
+        }
+        value += 1;
+    }
+    (sextets[b'+' as usize], sextets[b'-' as usize]) = (62, 62);
+    (sextets[b'/' as usize], sextets[b'_' as usize]) = (63, 63);
+    sextets
+};
 
 /// True for the characters of base 64 for URLs.
 pub(super) const fn is_base64url(byte: u8) -> bool {

@@ -69,6 +69,28 @@ fn a_trailer_with_a_token_of_ours_is_dropped_and_others_pass() {
 }
 
 #[test]
+fn a_method_with_a_token_of_ours_is_refused_and_another_one_passes() {
+    run(async {
+        let (mut relay, token) = relay_with_a_token();
+        for method in [&*token, &format!("GET-{token}")] {
+            let mut caller = relay.caller();
+            caller
+                .send(format!("{method} /w/maya/ HTTP/1.1\r\nHost: r\r\n\r\n"))
+                .await;
+            let head = caller.head().await;
+            assert!(head.starts_with("HTTP/1.1 400 "), "{head}");
+            assert!(!head.contains(&token), "{head}");
+        }
+        let mut caller = relay.caller();
+        caller
+            .send("VERSION-CONTROL-OF-A-KIND /w/maya/ HTTP/1.1\r\nHost: r\r\n\r\n")
+            .await;
+        let head = relay.target().await.head().await;
+        assert!(head.starts_with("VERSION-CONTROL-OF-A-KIND "), "{head}");
+    });
+}
+
+#[test]
 fn a_url_with_a_token_of_ours_leads_nowhere_and_is_not_repeated() {
     run(async {
         let (relay, token) = relay_with_a_token();

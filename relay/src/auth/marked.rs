@@ -1,0 +1,112 @@
+//! A secret that can be found in a text by a shard that does not have the secret itself.
+
+use std::fmt;
+use std::hash::{BuildHasher, RandomState};
+
+use crate::config::{Secret, TokenHash};
+
+/// The operators' token, as callers may send it: to the letter, or as the name of a field.
+#[derive(Clone, Debug)]
+pub(crate) struct AdminToken {
+    pub(crate) exact: Marked,
+    /// In lower case, as the name of a field has it.
+    pub(crate) lower: Marked,
+}
+
+impl AdminToken {
+    pub(crate) fn of(secret: &Secret) -> Self {
+        let text = secret.reveal();
+        Self {
+            exact: Marked::of(text),
+            lower: Marked::of(&text.to_ascii_lowercase()),
+        }
+    }
+}
+
+/// Length, print and hash of one secret.
+///
+/// The print is that of Karp and Rabin with a random base: it rolls over a text in one pass, whose time
+/// depends on the text's length alone. Where it fits, the hash decides.
+#[derive(Clone)]
+pub(crate) struct Marked {
+    hash: TokenHash,
+    len: usize,
+    base: u64,
+    /// The base to the power of `len - 1`: what the first byte of a window counts.
+    first: u64,
+    print: u64,
+}
+
+impl Marked {
+    fn of(secret: &str) -> Self {
+        let base = RandomState::new().hash_one(0_u8) | 1;
+        let steps = secret.len().saturating_sub(1);
+        let first = (0..steps).fold(1, |power: u64, _| power.wrapping_mul(base));
+        Self {
+            hash: TokenHash::of(secret),
+            len: secret.len(),
+            base,
+            first,
+            print: print(base, secret.as_bytes()),
+        }
+    }
+
+    pub(crate) const fn len(&self) -> usize {
+        self.len
+    }
+
+    /// True if the secret stands in a text, whatever stands beside it.
+    pub(crate) fn stands_in(&self, text: &[u8]) -> bool {
+        let Some(window) = text.get(..self.len) else {
+            return false;
+        };
+        let mut at = print(self.base, window);
+        let mut is_found = at == self.print && self.is(window);
+        for (gone, window) in text.iter().zip(text.windows(self.len).skip(1)) {
+            let (Some(come), false) = (window.last(), is_found) else {
+                break;
+            };
+            let left = at.wrapping_sub(u64::from(*gone).wrapping_mul(self.first));
+            at = left.wrapping_mul(self.base).wrapping_add((*come).into());
+            is_found = at == self.print && self.is(window);
+        }
+        is_found
+    }
+
+    fn is(&self, text: &[u8]) -> bool {
+        let text = std::str::from_utf8(text);
+        text.is_ok_and(|text| TokenHash::of(text).is(&self.hash))
+    }
+}
+
+fn print(base: u64, text: &[u8]) -> u64 {
+    let add = |sum: u64, byte: &u8| sum.wrapping_mul(base).wrapping_add((*byte).into());
+    text.iter().fold(0, add)
+}
+
+impl fmt::Debug for Marked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Marked(masked)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_marked_secret_is_found_at_every_place_and_nothing_else_is() {
+        let secret = "Adm1n/token%with;=signs";
+        let marked = Marked::of(secret);
+        for before in 0..40 {
+            let text = format!("{}{secret}x", "A".repeat(before));
+            assert!(marked.stands_in(text.as_bytes()), "{before}");
+            let cut = &text[..text.len() - 2];
+            assert!(!marked.stands_in(cut.as_bytes()), "{before}");
+        }
+        for other in ["", "A", &secret.to_lowercase(), &secret.replace('1', "2")] {
+            assert!(!marked.stands_in(other.as_bytes()), "{other}");
+        }
+        assert!(!format!("{marked:?}").contains("Adm1n"));
+    }
+}
