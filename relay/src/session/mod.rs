@@ -16,7 +16,7 @@ use bytes::Bytes;
 use tieline_wire::limits::PREFACE;
 use tieline_wire::{
     Counters, Error, Event, GoAway, Joining, Mode, Moment, Mux, Open, OpenError, Reason, SessionId,
-    SessionMap, Transmit, TunnelId,
+    SessionMap, Side, Transmit, TunnelId,
 };
 
 use tracing::debug;
@@ -56,6 +56,12 @@ pub(crate) use visit::{Noted, Visit, Visitor};
 /// gone. It costs a round trip, and only where nothing has been said for a while.
 const SURE_FOR: Duration = Duration::from_secs(1);
 
+/// Longest time that an agent may take its leave for: what an agent takes for its own at most.
+const LEAVING_MAX: Duration = Duration::from_secs(3600);
+
+/// Time beyond that for an agent to close the link by itself.
+const LEAVING_GRACE: Duration = Duration::from_secs(5);
+
 /// One link's mux, shared by the link's driver and the sessions on it.
 pub(crate) struct SharedMux {
     state: RefCell<State>,
@@ -73,6 +79,8 @@ pub(crate) struct SharedMux {
     is_asking: Cell<bool>,
     /// One of its ends takes its leave, and its agent will tell nothing of it.
     is_leaving: Cell<bool>,
+    /// The agent said that it goes: until when it means to.
+    left_at: Cell<Option<Moment>>,
     account: Rc<Account>,
     this: Weak<Self>,
 }
@@ -113,6 +121,7 @@ impl SharedMux {
             asking,
             is_asking: Cell::new(false),
             is_leaving: Cell::new(false),
+            left_at: Cell::new(None),
             account: Rc::default(),
             this: Weak::clone(this),
         })
@@ -202,9 +211,7 @@ impl SharedMux {
                 Event::Bulk { session } => state.moved(session, &self.metrics),
                 event => {
                     if let Event::GoAway(away) = &event {
-                        // One that takes the link for dead says so at its end, if it can.
-                        let stops = away.deadline_ms > 0 || away.reason == Reason::ShuttingDown;
-                        self.is_leaving.set(stops);
+                        self.agent_leaves(state, away, now);
                     }
                     act(&mut state.mux, event);
                 }
@@ -218,6 +225,35 @@ impl SharedMux {
             self.writer.set();
         }
         Ok(())
+    }
+
+    /// The agent will close the link. Sessions that it did not take up are over, and their requests may go to
+    /// another agent.
+    fn agent_leaves(&self, state: &mut State, away: &GoAway, now: Moment) {
+        // One that takes the link for dead says so at its end, if it can.
+        let stops = away.deadline_ms > 0 || away.reason == Reason::ShuttingDown;
+        self.is_leaving.set(stops);
+        let left = Duration::from_millis(away.deadline_ms.into()).min(LEAVING_MAX);
+        let at = now + left;
+        let before = self.left_at.get();
+        self.left_at
+            .set(Some(before.map_or(at, |before| before.min(at))));
+        let ids = state.sessions.keys().copied();
+        let refused: Vec<_> = ids.filter(|id| id.0 > away.last_session).collect();
+        for id in refused {
+            let reason = Reason::ShuttingDown;
+            if state.mux.is_live(id) {
+                state.mux.reset(id, reason);
+                self.metrics.session_reset(reason);
+                state.of(id).for_each(Ends::turned_down);
+                state.end(id, InboxEnd::Reset(reason), &self.metrics);
+            }
+        }
+    }
+
+    /// Whether the agent said that it goes: it may have no further tunnel on this link.
+    pub(crate) fn is_left(&self) -> bool {
+        self.left_at.get().is_some()
     }
 
     fn count_drops(&self, state: &mut State) {
@@ -272,8 +308,16 @@ impl SharedMux {
     /// Pings and deadlines.
     ///
     /// # Errors
-    /// The link is stale, or its handshake took too long.
+    /// The link is stale, its handshake took too long, or its agent has not closed it when it meant to.
     pub(crate) fn tick(&self, now: Moment) -> Result<(), Error> {
+        let left_at = self.left_at.get();
+        if left_at.is_some_and(|at| at + LEAVING_GRACE <= now) {
+            return Err(Error {
+                side: Side::Peer,
+                reason: Reason::ShuttingDown,
+                detail: "the agent said that it goes, and stays".to_owned(),
+            });
+        }
         let mut state = self.state.borrow_mut();
         let state = &mut *state;
         while state

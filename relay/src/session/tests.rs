@@ -159,6 +159,47 @@ fn an_agent_that_stops_will_tell_nothing_and_one_that_gives_a_dead_link_up_will(
 }
 
 #[test]
+fn an_agent_that_goes_is_held_to_what_it_says() {
+    use std::task::{Context, Poll, Waker};
+
+    let mut link = Link::established();
+    let (first, second) = (sending(&mut link, "one"), sending(&mut link, "two"));
+    let away = |deadline_ms| GoAway {
+        last_session: 1,
+        reason: Reason::ShuttingDown,
+        deadline_ms,
+        message: String::new(),
+    };
+    let before = link.now();
+    link.agent.go_away(&away(u32::MAX));
+    link.pump_up();
+    let mut cx = Context::from_waker(Waker::noop());
+    let end = second.poll_incoming(&mut cx);
+    assert!(matches!(
+        end,
+        Poll::Ready(Incoming::Reset(Reason::ShuttingDown))
+    ));
+    assert!(second.fate().is_not_sent());
+    assert!(first.poll_incoming(&mut cx).is_pending());
+    assert!(link.relay.is_left());
+    let is_over = |link: &Link, after| match link.relay.tick(after) {
+        Err(error) => error.reason == Reason::ShuttingDown,
+        Ok(()) => false,
+    };
+    // An hour is the longest; a nearer end is taken over, and a later one is not.
+    let hour = before + LEAVING_MAX;
+    for (deadline_ms, end) in [(1000, before + Duration::from_secs(1)), (u32::MAX, hour)] {
+        let mut link = Link::established();
+        for deadline_ms in [u32::MAX, deadline_ms, u32::MAX] {
+            link.agent.go_away(&away(deadline_ms));
+            link.pump_up();
+        }
+        assert!(!is_over(&link, end));
+        assert!(is_over(&link, link.now().max(end) + LEAVING_GRACE * 2));
+    }
+}
+
+#[test]
 fn an_offer_of_a_lane_is_good_for_one_connection() {
     use crate::io::{Chosen, Socket, pair, run};
 

@@ -203,9 +203,13 @@ impl Host {
         let now = Shard::seconds_since_1970();
         let auth = shard.auth();
         let registry = shard.registry.borrow();
-        let agent = registry
+        let entry = registry
             .link(self.id)
-            .ok_or_else(|| refusal(Reason::LinkLost))?
+            .ok_or_else(|| refusal(Reason::LinkLost))?;
+        if entry.mux.is_left() {
+            return Err(refusal(Reason::ShuttingDown));
+        }
+        let agent = entry
             .agent
             .as_ref()
             .ok_or_else(|| refusal(Reason::Protocol))?;
