@@ -1,13 +1,17 @@
-//! Tokens that are rotated in time: their links never notice.
+//! Registrations of a tunnel that lives: a token that is rotated in time, which its link never notices, and
+//! those that are refused.
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 use tieline_agent::{AgentEvent, TargetConfig};
-use tieline_e2e::behaviour::studio::{SECRET, order, token, write_token};
-use tieline_e2e::behaviour::{Target, TestAgent, echo_round_trip};
+use tieline_e2e::behaviour::studio::{SECRET, order, token, token_of, write_token};
+use tieline_e2e::behaviour::{
+    Target, TestAgent, WireAgent, WireKey, echo_round_trip, registration,
+};
 use tieline_wire::claims::LEEWAY_SECONDS;
+use tieline_wire::{GoAway, Reason, Register, Token};
 use tokio::time::{Instant, sleep_until};
 
 use super::auth::relay;
@@ -60,5 +64,54 @@ async fn a_rotated_token_keeps_the_link() -> Result<()> {
     let metrics = relay.metrics().await?;
     ensure!(metrics.get("relay_links_total") == 1, "{metrics}");
     ensure!(metrics.get("relay_link_evictions_total") == 0, "{metrics}");
+    Ok(())
+}
+
+fn with_token_of(sub: &str, name: Option<&str>) -> Result<Register> {
+    Ok(Register {
+        token: Token::new(token_of(sub, &[], &[])?),
+        ..registration(name)
+    })
+}
+
+/// By a name that was asked for, and by one that derives from the agent's key.
+#[tokio::test]
+async fn another_holders_token_does_not_change_whose_a_live_tunnel_is() -> Result<()> {
+    let relay = relay()?;
+    for name in [Some("maya"), None] {
+        let key = WireKey::new()?;
+        let mut ada = WireAgent::dial(relay.agent_address(), &key, 1).await?;
+        let granted = ada.ask_for(&with_token_of("ada", name)?).await??;
+        let mut bob = WireAgent::dial(relay.agent_address(), &key, 2).await?;
+        for agent in [&mut ada, &mut bob] {
+            let refused = agent.ask_for(&with_token_of("bob", name)?).await?;
+            let refusal = refused.err().context("bob has it")?;
+            ensure!(refusal.reason == Reason::NameTaken, "{refusal}");
+        }
+        let _caller = relay.raw(granted.tunnel.as_str()).await?;
+        ada.opened().await?;
+        ada.ask_for(&with_token_of("ada", name)?).await??;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_agent_that_said_that_it_goes_gets_no_further_tunnel() -> Result<()> {
+    let relay = relay()?;
+    let mut agent = WireAgent::dial(relay.agent_address(), &WireKey::new()?, 1).await?;
+    agent
+        .ask_for(&with_token_of("ada", Some("maya"))?)
+        .await??;
+    agent.mux.go_away(&GoAway {
+        last_session: 0,
+        reason: Reason::ShuttingDown,
+        deadline_ms: 60_000,
+        message: String::new(),
+    });
+    for name in ["maya", "comfy"] {
+        let refused = agent.ask_for(&with_token_of("ada", Some(name))?).await?;
+        let refusal = refused.err().context("it has another tunnel")?;
+        ensure!(refusal.reason == Reason::ShuttingDown, "{refusal}");
+    }
     Ok(())
 }

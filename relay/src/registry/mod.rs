@@ -104,6 +104,20 @@ impl LinkEntry {
         self.expires_at_seconds = earliest.min();
     }
 
+    /// A registration was refused, and the tunnel stays as it was before it; false if there is no such
+    /// tunnel, or it never was one.
+    pub(crate) fn refuse(&mut self, tunnel: &TunnelId, request: u32) -> bool {
+        let Some(it) = self.tunnels.get_mut(tunnel) else {
+            return false;
+        };
+        let stays = it.is_refused(request);
+        let expires_at_seconds = it.expires_at_seconds;
+        if stays {
+            self.extend(tunnel, expires_at_seconds);
+        }
+        stays
+    }
+
     /// The agent took a tunnel back. Its sessions may go on, and its holder is still known.
     pub(crate) fn leave(&mut self, tunnel: TunnelId, it: TunnelEntry) {
         // Once in a while: each that stays has a session, and those are bounded.
@@ -229,8 +243,9 @@ impl Registry {
         self.links.get_mut(&id)
     }
 
-    /// Notes a tunnel of a link, in place of what was known of it.
-    pub(crate) fn add_tunnel(&mut self, id: LinkId, tunnel: TunnelId, it: TunnelEntry) {
+    /// Notes a tunnel of a link. What was known of it counts again if this registration is refused and
+    /// the tunnel stays.
+    pub(crate) fn add_tunnel(&mut self, id: LinkId, tunnel: TunnelId, mut it: TunnelEntry) {
         let Some(entry) = self.links.get_mut(&id) else {
             return;
         };
@@ -238,9 +253,11 @@ impl Registry {
             let earliest = entry.expires_at_seconds.map_or(end, |now| now.min(end));
             entry.expires_at_seconds = Some(earliest);
         }
-        if entry.tunnels.insert(tunnel.clone(), it).is_none() {
-            self.names.entry(tunnel).or_default().push(id);
+        match entry.tunnels.remove(&tunnel) {
+            Some(before) => it.follow(before),
+            None => self.names.entry(tunnel.clone()).or_default().push(id),
         }
+        entry.tunnels.insert(tunnel, it);
     }
 
     /// Forgets a tunnel of a link.

@@ -29,6 +29,7 @@ fn granted(generation: u64, expires_at_seconds: Option<u64>) -> TunnelEntry {
         identity: None,
         renewal: None,
         held: Held::default(),
+        earlier: Vec::new(),
     }
 }
 
@@ -100,6 +101,53 @@ fn links_of_one_tunnel_are_one_row_and_superseded_ones_none() {
     assert!(registry.remove_tunnel(LinkId(3), &tunnel(0)).is_some());
     registry.remove(LinkId(1));
     assert!(report(&registry).is_empty() && registry.names.is_empty());
+}
+
+#[test]
+fn a_registration_that_is_refused_leaves_the_one_before_as_it_was() {
+    let mut registry = Registry::default();
+    let (id, _link) = linked(&mut registry);
+    let asked = |request, expires| TunnelEntry {
+        request,
+        granted: None,
+        ..granted(1, Some(expires))
+    };
+    let granted = |request| Grant {
+        request,
+        ..granted(1, None).granted.unwrap()
+    };
+    registry.add_tunnel(id, tunnel(0), asked(1, 10));
+    let entry = registry.link_mut(id).unwrap();
+    entry.tunnel_mut(&tunnel(0)).unwrap().is_granted(granted(1));
+    let ask = |registry: &mut Registry, request, expires| {
+        let mut it = asked(request, expires);
+        it.granted = registry.link(id).unwrap().tunnels()[&tunnel(0)].granted;
+        registry.add_tunnel(id, tunnel(0), it);
+    };
+    let end = |registry: &Registry| {
+        let it = &registry.link(id).unwrap().tunnels()[&tunnel(0)];
+        (it.request, it.expires_at_seconds)
+    };
+    // Each answer may come before that to an earlier one.
+    ask(&mut registry, 2, 20);
+    ask(&mut registry, 3, 30);
+    assert!(registry.link_mut(id).unwrap().refuse(&tunnel(0), 3));
+    assert_eq!(end(&registry), (2, Some(20)));
+    ask(&mut registry, 4, 40);
+    assert!(registry.link_mut(id).unwrap().refuse(&tunnel(0), 2));
+    assert_eq!(end(&registry), (4, Some(40)));
+    assert!(registry.link_mut(id).unwrap().refuse(&tunnel(0), 4));
+    assert_eq!(end(&registry), (1, Some(10)));
+    // What was granted counts from then on.
+    ask(&mut registry, 5, 50);
+    ask(&mut registry, 6, 60);
+    let entry = registry.link_mut(id).unwrap();
+    entry.tunnel_mut(&tunnel(0)).unwrap().is_granted(granted(5));
+    assert!(entry.refuse(&tunnel(0), 6));
+    assert_eq!(end(&registry), (5, Some(50)));
+    // One that was never granted leaves nothing.
+    registry.add_tunnel(id, tunnel(1), asked(7, 70));
+    assert!(!registry.link_mut(id).unwrap().refuse(&tunnel(1), 7));
 }
 
 #[test]

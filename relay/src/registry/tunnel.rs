@@ -92,9 +92,64 @@ pub(crate) struct TunnelEntry {
     pub(crate) renewal: Option<Renewal>,
     /// Its sessions on this link; kept when it is registered again.
     pub(crate) held: Held,
+    /// Earlier registrations, oldest first: the one that was granted last, and those without an answer.
+    /// One of them counts again where the latest is refused.
+    pub(crate) earlier: Vec<Asked>,
+}
+
+/// What a registration said, and who may say it.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    request: u32,
+    info: Arc<TunnelInfo>,
+    expires_at_seconds: Option<u64>,
+    identity: Option<Arc<Identity>>,
+    renewal: Option<Renewal>,
 }
 
 impl TunnelEntry {
+    /// Takes the place of an earlier registration.
+    pub(super) fn follow(&mut self, before: Self) {
+        self.earlier = before.earlier;
+        self.earlier.push(Asked {
+            request: before.request,
+            info: before.info,
+            expires_at_seconds: before.expires_at_seconds,
+            identity: before.identity,
+            renewal: before.renewal,
+        });
+    }
+
+    /// The name is the link's, as `grant` says: earlier registrations do not count any more.
+    pub(crate) fn is_granted(&mut self, grant: Grant) {
+        match self.request == grant.request {
+            true => self.earlier = Vec::new(),
+            false => {
+                let mut earlier = self.earlier.iter();
+                let at = earlier.position(|it| it.request == grant.request);
+                self.earlier.drain(..at.unwrap_or_default());
+            }
+        }
+        self.granted = Some(grant);
+    }
+
+    /// A registration was refused, and what was registered before it stays; false if there is nothing.
+    pub(super) fn is_refused(&mut self, request: u32) -> bool {
+        if self.request != request {
+            self.earlier.retain(|it| it.request != request);
+            return true;
+        }
+        let Some(before) = self.earlier.pop() else {
+            return false;
+        };
+        self.request = before.request;
+        self.info = before.info;
+        self.expires_at_seconds = before.expires_at_seconds;
+        self.identity = before.identity;
+        self.renewal = before.renewal;
+        true
+    }
+
     /// How long the agent's permission still lasts, as an acknowledgement says it: 0 is for ever, and
     /// so one that ends just now has a second left.
     pub(crate) fn expires_in_s(&self, now_seconds: u64) -> u32 {

@@ -101,6 +101,7 @@ impl Shard {
             identity,
             renewal,
             held,
+            earlier: Vec::new(),
         };
         registry.add_tunnel(link, tunnel, it);
         drop(registry);

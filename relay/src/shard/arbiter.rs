@@ -271,12 +271,12 @@ impl Shard {
                 return;
             }
         };
-        let before = it.granted.replace(Grant {
+        let first = it.granted.is_none();
+        it.is_granted(Grant {
             request,
             generation,
             since: it.granted.map_or(now, |before| before.since),
         });
-        let first = before.is_none();
         let base_path = it.info.base_path.clone();
         let expires_in_s = it.expires_in_s(Self::seconds_since_1970());
         drop(registry);
@@ -322,9 +322,13 @@ impl Shard {
         let mux = Rc::clone(&entry.mux);
         // A later claim may still be granted, and needs the entry.
         let latest = entry.tunnels().get(tunnel).map(|it| it.request);
-        let lost = match latest == Some(request) {
-            true => registry.remove_tunnel(link.link, tunnel),
-            false => None,
+        // Whose the name is did not change: what this link had of it, it has. Any other refusal comes where
+        // the home leads to the link no more.
+        let may_stay = matches!(reason, Reason::NameTaken | Reason::NameBound);
+        let stays = (may_stay || latest != Some(request)) && entry.refuse(tunnel, request);
+        let lost = match stays {
+            true => None,
+            false => registry.remove_tunnel(link.link, tunnel),
         };
         drop(registry);
         if let Some(it) = lost.filter(|it| it.granted.is_some()) {

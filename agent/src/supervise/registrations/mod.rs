@@ -247,12 +247,12 @@ impl Registrations {
 }
 
 /// Whether a tunnel that is up stays so when the answer to its renewal is this. The relay looks at
-/// the token before it touches the name; who holds the name it decides last. One that it takes back,
-/// for whatever reason, does not.
+/// the token before it touches the name, and leaves the tunnel as it was where the name is not for the
+/// holder of this token. One that it takes back, for whatever reason, does not.
 const fn keeps_tunnel(reason: Reason) -> bool {
     !matches!(
         reason,
-        Reason::NameTaken | Reason::Superseded | Reason::ClaimTimeout | Reason::Cancelled
+        Reason::Superseded | Reason::ClaimTimeout | Reason::Cancelled
     )
 }
 

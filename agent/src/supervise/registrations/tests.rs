@@ -72,7 +72,13 @@ fn a_token_that_does_not_change_is_tried_ever_sooner_and_never_in_a_flood() {
 #[test]
 fn a_renewal_that_is_refused_leaves_the_tunnel_up_and_is_tried_again() {
     let (start, mut random) = (Instant::now(), random());
-    for reason in [Reason::TokenExpired, Reason::BadToken, Reason::Overload] {
+    for reason in [
+        Reason::TokenExpired,
+        Reason::BadToken,
+        Reason::Overload,
+        Reason::NameTaken,
+        Reason::NameBound,
+    ] {
         let mut it = Registrations::new([false; 1].into_iter(), start);
         it.granted(0, 60, start, &mut random);
         let now = it.wakes_at().unwrap();

@@ -1,7 +1,7 @@
 //! Whose a name is, over changes of keys, holders and relays.
 //! Long because each change is tried with the same few claims.
 
-use tieline_wire::MachineId;
+use tieline_wire::{InstanceId, MachineId};
 
 use super::tests::{LATER, claim, claimed, link, links, names, refused};
 use super::*;
@@ -125,12 +125,23 @@ fn without_holders_the_key_alone_decides() {
 }
 
 #[test]
-fn a_derived_name_is_its_keys_and_goes_with_it_to_another_holder() {
+fn a_derived_name_goes_with_its_key_to_another_holder_but_not_while_its_agent_is_there() {
     let mut names = names(1, 10);
     let it = claim("maya", 1, 1, link(0, 1));
     let derived = TunnelId::derive(&it.key, &it.machine, "maya");
-    claimed(names.claim(of("ada", derived.as_str(), 1, 1), LATER));
-    claimed(names.claim(of("bob", derived.as_str(), 1, 1), LATER));
+    let name = derived.as_str();
+    claimed(names.claim(of("ada", name, 1, 1), LATER));
+    // Over its own link, over another one, and as another run.
+    for (instance, id) in [(1, 1), (1, 2), (2, 2)] {
+        let bob = Claim {
+            instance: InstanceId::new([instance; 16]),
+            ..of("bob", name, 1, id)
+        };
+        assert_eq!(refused(names.claim(bob, LATER)), Reason::NameTaken);
+    }
+    claimed(names.claim(of("ada", name, 1, 1), LATER));
+    leaves(&mut names, name, 1, Parting::Away);
+    claimed(names.claim(of("bob", name, 1, 2), LATER));
 }
 
 #[test]
@@ -186,7 +197,7 @@ fn bindings_outlast_a_restart() {
 fn run(instance: u8, id: u64) -> Claim {
     let it = of("ada", "maya", 1, id);
     Claim {
-        instance: tieline_wire::InstanceId::new([instance; 16]),
+        instance: InstanceId::new([instance; 16]),
         ..it
     }
 }

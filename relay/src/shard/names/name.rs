@@ -102,7 +102,7 @@ impl Name {
     /// A name belongs to a holder of tokens, and to one of its agents, or is shared by agents whose
     /// tokens all say so and whose owners are close. Of those who share it, one on another machine is
     /// another one, also with the same key. Where there are no holders, the key alone decides; and so
-    /// it does about a derived name, which no other key can have.
+    /// it does about a derived name, which no other key can have, while its agent is away.
     pub(super) fn place(&self, claim: &Claim) -> Result<Place, Refusal> {
         let holders = &self.holders;
         let is_shared = claim.info.shared && holders.iter().all(|it| it.info.shared);
@@ -155,9 +155,12 @@ impl Name {
             Some(sub) => sub == owner.sub,
             None => it.key == claim.key,
         };
-        claim.tunnel.looks_derived()
-            || self.holders.iter().all(|it| it.owner.is_none())
-            || self.holders.iter().any(is_theirs)
+        if claim.tunnel.looks_derived() {
+            // A tunnel that lives does not get other callers behind its agent's back.
+            let is_in_use = |it: &Holder| it.is_live() && !is_theirs(it);
+            return !self.holders.iter().any(is_in_use);
+        }
+        self.holders.iter().all(|it| it.owner.is_none()) || self.holders.iter().any(is_theirs)
     }
 
     /// What becomes of a claim with a key that the name is not bound to, where `live` serves it.
