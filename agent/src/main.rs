@@ -5,6 +5,9 @@ use std::process::ExitCode;
 use tieline_agent::command;
 use tracing_subscriber::EnvFilter;
 
+/// Levels of the log.
+const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+
 fn main() -> ExitCode {
     let cli = match command::parse() {
         Ok(cli) => cli,
@@ -46,9 +49,52 @@ fn log_filter() -> Result<EnvFilter, String> {
     if written.is_empty() {
         return Ok(EnvFilter::new("warn"));
     }
+    if let Some(word) = odd_word(&written) {
+        return Err(format!(
+            "TIELINE_LOG={written:?}: {word:?} is neither a level nor a part of this program, so nothing would be \
+             logged; the levels are {}",
+            LEVELS.join(", ")
+        ));
+    }
     EnvFilter::try_new(&written).map_err(|error| {
         format!(
             "TIELINE_LOG={written:?}: {error} (expected such as info, or debug,tieline_agent=trace)"
         )
     })
+}
+
+/// The word of a log filter that stands alone, and is neither a level nor one of our crates: a filter takes it
+/// for the name of a crate, and lets that one log and nothing else.
+fn odd_word(filter: &str) -> Option<&str> {
+    let is_known = |word: &str| {
+        word.is_empty()
+            || matches!(word, "0" | "1" | "2" | "3" | "4" | "5")
+            || LEVELS.iter().any(|level| word.eq_ignore_ascii_case(level))
+            || word.starts_with("tieline_")
+    };
+    let mut words = filter.split(',').map(str::trim);
+    words.find(|word| !word.contains(['=', '[', ']']) && !is_known(word))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::odd_word;
+
+    #[test]
+    fn a_word_that_is_no_level_and_no_part_of_this_program_is_found() {
+        for filter in [
+            "",
+            "info",
+            "DEBUG",
+            "3",
+            "warn,tieline_agent=trace",
+            "tieline_agent::link",
+            "h2=debug",
+        ] {
+            assert_eq!(odd_word(filter), None, "{filter}");
+        }
+        for (filter, word) in [("debgu", "debgu"), ("info, al", "al")] {
+            assert_eq!(odd_word(filter), Some(word));
+        }
+    }
 }

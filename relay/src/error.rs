@@ -82,12 +82,12 @@ pub enum ConfigError {
         message: String,
     },
     /// A setting that does not exist.
-    #[error("{origin}: unknown setting; there are {known}")]
+    #[error("{origin}: unknown setting; {hint}")]
     Unknown {
         /// What was written, and where.
         origin: String,
-        /// The settings that exist.
-        known: String,
+        /// Which one may be meant, or which ones there are.
+        hint: String,
     },
     /// A value that its setting cannot take.
     #[error("{origin}: {value:?} is not {expected}")]

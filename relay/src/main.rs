@@ -22,7 +22,6 @@ use tieline_relay::{Config, Relay, ShardLost, issue_token, new_token};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
 use tracing::{info, warn};
-use tracing_subscriber::EnvFilter;
 
 mod supervisor;
 
@@ -314,17 +313,9 @@ fn say(json: bool, text: &str, event: &Value) {
 }
 
 fn start_logging(log: Option<String>) -> Result<(), ConfigError> {
-    let filter = match (log, std::env::var("RUST_LOG")) {
-        (Some(filter), _) => filter,
-        (None, Ok(filter)) if !filter.is_empty() => filter,
-        _ => "info".to_owned(),
-    };
-    let directives = EnvFilter::try_new(&filter).map_err(|error| {
-        let form = "such as info, or info,tieline_relay=debug";
-        ConfigError::Conflict(format!("log filter {filter:?}: {error}; write it {form}"))
-    })?;
+    let filter = cli::log_filter(log, std::env::var("RUST_LOG").ok())?;
     tracing_subscriber::fmt()
-        .with_env_filter(directives)
+        .with_env_filter(filter)
         .with_ansi(io::stderr().is_terminal())
         .with_writer(io::stderr)
         .init();

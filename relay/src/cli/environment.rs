@@ -63,10 +63,11 @@ pub fn environment(
         if name == CONFIG_VARIABLE || is_service_link(rest) || value.is_empty() {
             continue;
         }
-        let Some(setting) = Setting::find(&rest.to_ascii_lowercase()) else {
+        let key = rest.to_ascii_lowercase();
+        let Some(setting) = Setting::find(&key) else {
             return Err(ConfigError::Unknown {
                 origin: name.to_owned(),
-                known: Setting::all_names(),
+                hint: Setting::hint(&key, variable),
             });
         };
         let Ok(value) = value.into_string() else {

@@ -3,6 +3,7 @@
 //! Values are text here and know where they came from; what they mean is [`crate::config`]'s.
 
 mod environment;
+mod log;
 mod settings;
 
 use std::ffi::OsString;
@@ -15,6 +16,7 @@ use tieline_wire::claims::Scope;
 
 pub use self::environment::{CONFIG_VARIABLE, ENVIRONMENT_PREFIX, Layer, environment};
 pub(crate) use self::environment::{Origin, Raw};
+pub use self::log::log_filter;
 pub(crate) use self::settings::{Arity, SETTINGS, Setting};
 
 /// A token to issue, as asked for.

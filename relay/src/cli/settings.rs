@@ -11,6 +11,9 @@ pub(crate) enum Arity {
     Switch,
 }
 
+/// From here on two names are alike: a letter more or less, or two that changed places.
+const ALIKE_MIN: f64 = 0.7;
+
 /// One setting: `stale_timeout` in a file is `--stale-timeout` and `TIELINE_RELAY_STALE_TIMEOUT`.
 #[derive(Debug)]
 pub(crate) struct Setting {
@@ -332,13 +335,20 @@ impl Setting {
         SETTINGS.iter().find(|setting| setting.key == key)
     }
 
-    /// All names in one line, for who misspelt one.
-    pub(crate) fn all_names() -> String {
-        SETTINGS
+    /// What a person hears who wrote `key`, which is none: the setting that is most like it, as it is
+    /// `written` there, or all of them.
+    pub(crate) fn hint(key: &str, written: impl Fn(&str) -> String) -> String {
+        let alike = |it: &&Self| strsim::normalized_damerau_levenshtein(key, it.key);
+        let near = SETTINGS
             .iter()
-            .map(|setting| setting.key)
-            .collect::<Vec<_>>()
-            .join(", ")
+            .max_by(|one, other| alike(one).total_cmp(&alike(other)));
+        match near.filter(|it| alike(it) >= ALIKE_MIN) {
+            Some(near) => format!("did you mean {}?", written(near.key)),
+            None => {
+                let all: Vec<_> = SETTINGS.iter().map(|setting| setting.key).collect();
+                format!("there are {}", all.join(", "))
+            }
+        }
     }
 
     fn flag(&self) -> String {

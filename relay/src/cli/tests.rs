@@ -89,7 +89,7 @@ fn a_misspelt_variable_is_named() {
     assert!(
         error
             .to_string()
-            .starts_with("TIELINE_RELAY_SHRADS: unknown setting"),
+            .ends_with("unknown setting; did you mean TIELINE_RELAY_SHARDS?"),
         "{error}"
     );
 }

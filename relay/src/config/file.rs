@@ -85,7 +85,7 @@ pub(super) fn read_settings(path: &Path) -> Result<Layer, ConfigError> {
         let Some(setting) = Setting::find(&key) else {
             return Err(ConfigError::Unknown {
                 origin,
-                known: Setting::all_names(),
+                hint: Setting::hint(&key, |near| format!("`{near}`")),
             });
         };
         raw.values = file_values(setting, &value).ok_or_else(|| ConfigError::Unfit {

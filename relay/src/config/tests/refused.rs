@@ -9,11 +9,11 @@ fn what_is_wrong_in_a_file_is_named_with_the_file() {
     for (text, wanted) in [
         (
             "stale_timout = \"1s\"",
-            format!("`stale_timout` in {path}: unknown setting; there are"),
+            format!("`stale_timout` in {path}: unknown setting; did you mean `stale_timeout`?"),
         ),
         (
             "[relay]\nshards = 1",
-            format!("`relay` in {path}: unknown setting"),
+            format!("`relay` in {path}: unknown setting; there are agent_listen, "),
         ),
         (
             "shards = \"two\"",

@@ -1,0 +1,66 @@
+//! What a log filter may say.
+
+use tracing_subscriber::EnvFilter;
+
+use crate::error::ConfigError;
+
+const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+
+/// The filter of the setting `log`, or else of `RUST_LOG`.
+///
+/// # Errors
+/// [`ConfigError::Conflict`] says what is wrong with it.
+pub fn log_filter(log: Option<String>, rust_log: Option<String>) -> Result<EnvFilter, ConfigError> {
+    // Other programs read RUST_LOG too, and it may name parts of theirs.
+    log.as_deref().map_or(Ok(()), check_words)?;
+    let or_variable = log.or(rust_log.filter(|it| !it.is_empty()));
+    let filter = or_variable.unwrap_or_else(|| "info".to_owned());
+    EnvFilter::try_new(&filter).map_err(|error| {
+        let form = "such as info, or info,tieline_relay=debug";
+        ConfigError::Conflict(format!("log filter {filter:?}: {error}; write it {form}"))
+    })
+}
+
+/// Refuses a filter with a word that stands alone and is neither a level nor one of our crates: it would be the
+/// name of a crate that does not log, and nothing else would.
+fn check_words(filter: &str) -> Result<(), ConfigError> {
+    let is_known = |word: &str| {
+        word.is_empty()
+            || matches!(word, "0" | "1" | "2" | "3" | "4" | "5")
+            || LEVELS.iter().any(|level| word.eq_ignore_ascii_case(level))
+            || word.starts_with("tieline_")
+    };
+    let mut words = filter.split(',').map(str::trim);
+    match words.find(|word| !word.contains(['=', '[', ']']) && !is_known(word)) {
+        None => Ok(()),
+        Some(word) => Err(ConfigError::Conflict(format!(
+            "log filter {filter:?}: {word:?} is neither a level nor a part of this program; the levels are {}",
+            LEVELS.join(", ")
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_that_is_no_level_and_no_part_of_the_relay_is_refused() {
+        for filter in [
+            "",
+            "info",
+            "DEBUG",
+            "3",
+            "warn,tieline_relay=trace",
+            "tieline_relay::shard",
+            "h2=debug, off",
+            "[link{id=1,peer}]=debug",
+        ] {
+            assert!(check_words(filter).is_ok(), "{filter}");
+        }
+        for (filter, word) in [("debgu", "debgu"), ("info, al", "al")] {
+            let error = check_words(filter).unwrap_err().to_string();
+            assert!(error.contains(&format!("{word:?}")), "{error}");
+        }
+    }
+}
