@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -69,7 +69,7 @@ fn serve(config: Option<PathBuf>, flags: Layer) -> anyhow::Result<()> {
     let named = |value: OsString| (!value.is_empty()).then(|| PathBuf::from(value));
     let file = config.or_else(|| std::env::var_os(cli::CONFIG_VARIABLE).and_then(named));
     let Options { config, log, json } = config::load(flags, environment, file.as_deref())?;
-    start_logging(log)?;
+    cli::start_logging(log)?;
 
     let (sender, happened) = mpsc::sync_channel(2);
     watch_signals(sender.clone()).context("cannot watch for signals")?;
@@ -310,16 +310,6 @@ fn say(json: bool, text: &str, event: &Value) {
         writeln!(stdout, "{text}")
     };
     let _ = stdout.flush();
-}
-
-fn start_logging(log: Option<String>) -> Result<(), ConfigError> {
-    let filter = cli::log_filter(log, std::env::var("RUST_LOG").ok())?;
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(io::stderr().is_terminal())
-        .with_writer(io::stderr)
-        .init();
-    Ok(())
 }
 
 /// Reports each SIGINT, SIGTERM, SIGHUP and SIGUSR2 to `sender`.

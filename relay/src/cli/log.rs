@@ -1,16 +1,28 @@
 //! What a log filter may say.
 
+use std::io::{self, IsTerminal};
+
 use tracing_subscriber::EnvFilter;
 
 use crate::error::ConfigError;
 
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
-/// The filter of the setting `log`, or else of `RUST_LOG`.
+/// Has the program log to stderr, by the setting `log`, or else by `RUST_LOG`.
 ///
 /// # Errors
-/// [`ConfigError::Conflict`] says what is wrong with it.
-pub fn log_filter(log: Option<String>, rust_log: Option<String>) -> Result<EnvFilter, ConfigError> {
+/// [`ConfigError::Conflict`] says what is wrong with the filter.
+pub fn start_logging(log: Option<String>) -> Result<(), ConfigError> {
+    let filter = log_filter(log, std::env::var("RUST_LOG").ok())?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(io::stderr().is_terminal())
+        .with_writer(io::stderr)
+        .init();
+    Ok(())
+}
+
+fn log_filter(log: Option<String>, rust_log: Option<String>) -> Result<EnvFilter, ConfigError> {
     // Other programs read RUST_LOG too, and it may name parts of theirs.
     log.as_deref().map_or(Ok(()), check_words)?;
     let or_variable = log.or(rust_log.filter(|it| !it.is_empty()));

@@ -16,7 +16,7 @@ use tieline_wire::claims::Scope;
 
 pub use self::environment::{CONFIG_VARIABLE, ENVIRONMENT_PREFIX, Layer, environment};
 pub(crate) use self::environment::{Origin, Raw};
-pub use self::log::log_filter;
+pub use self::log::start_logging;
 pub(crate) use self::settings::{Arity, SETTINGS, Setting};
 
 /// A token to issue, as asked for.
