@@ -48,12 +48,15 @@ pub fn parse() -> Result<Cli, ExitCode> {
 
 /// Shows help, or what is wrong with a command line.
 pub(crate) fn show_usage(error: &clap::Error) {
-    let text = error.render().to_string();
+    let text = environment::explained(error);
     match masked(&text) {
         // A token in the wrong place is not for the scroll-back.
         Cow::Owned(text) if error.use_stderr() => say_lines_to_stderr(&text.trim_end()),
         // Help shows what variables hold.
         Cow::Owned(text) => say_lines(&text.trim_end()),
+        Cow::Borrowed(text) if text != error.render().to_string() => {
+            say_lines_to_stderr(&text.trim_end());
+        }
         Cow::Borrowed(_) => drop(error.print()),
     }
 }

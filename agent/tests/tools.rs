@@ -70,6 +70,8 @@ fn a_token_is_shown_and_an_expired_one_is_code_1() {
     let (code, _, err) = run(tieline(&["token", "show"]).arg(&path));
     assert_eq!(code, Some(0));
     assert!(err.contains("expires soon"), "{err}");
+    let by_flag = run(tieline(&["token", "show", "--token-file"]).arg(&path));
+    assert_eq!(by_flag.0, Some(0), "{by_flag:?}");
 
     let (_dir, path) = file(&jwt(-60));
     let (code, out, err) = run(tieline(&["token", "show", "--json"]).arg(&path));
@@ -118,7 +120,7 @@ fn a_token_file_that_cannot_be_read_is_one_line() {
     );
     let (code, _, err) = run(&mut tieline(&["token", "show"]));
     assert_eq!(code, Some(2));
-    assert!(err.contains("FILE"), "{err}");
+    assert!(err.contains("--token-file FILE"), "{err}");
 }
 
 #[test]
@@ -192,6 +194,46 @@ fn a_variable_that_nothing_reads_stops_the_start() {
     let (code, _, err) = run(status.arg(state.path()).envs(both));
     assert_eq!(code, Some(1), "{err}");
     assert!(err.contains("no agent runs here"), "{err}");
+}
+
+#[test]
+fn a_variable_with_a_wrong_value_is_named_and_stops_the_start() {
+    let state = tempfile::tempdir().unwrap();
+    let flags = [
+        "serve",
+        "--no-config",
+        "--once",
+        "--relay",
+        "tcp://127.0.0.1:1",
+    ];
+    let flags = [
+        &flags[..],
+        &["--to", "http://127.0.0.1:1/mcp", "--state-dir"],
+    ]
+    .concat();
+    let serve = |name: &str, value: &str, more: &[&str]| {
+        let mut serve = tieline(&flags);
+        run(serve.arg(state.path()).args(more).env(name, value))
+    };
+    for (name, value, word) in [
+        ("TIELINE_EXPOSE_ALL", "flase", "not true or false"),
+        ("TIELINE_LINKS", "abc", "invalid digit"),
+        ("TIELINE_DRAIN_TIMEOUT", "soon", "soon"),
+    ] {
+        let (code, _, err) = serve(name, value, &[]);
+        assert_eq!(code, Some(2), "{err}");
+        assert!(err.contains(&format!("the variable {name}")), "{err}");
+        assert!(err.contains(value) && err.contains(word), "{err}");
+    }
+    // A flag is named where it was typed.
+    let (code, _, err) = serve("TIELINE_LINKS", "abc", &["--links", "x"]);
+    assert_eq!(code, Some(2));
+    assert!(!err.contains("the variable"), "{err}");
+    for value in ["false", "true", "1", "no"] {
+        let (code, _, err) = serve("TIELINE_EXPOSE_ALL", value, &[]);
+        // There is no relay.
+        assert_eq!(code, Some(1), "{value}: {err}");
+    }
 }
 
 #[test]

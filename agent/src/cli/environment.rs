@@ -6,6 +6,7 @@ use std::env;
 use std::ffi::{OsStr, OsString};
 
 use clap::builder::Resettable;
+use clap::error::{ContextKind, ContextValue};
 use clap::{Arg, Command, CommandFactory};
 
 use super::Cli;
@@ -42,6 +43,58 @@ fn without(command: Command, is_left_out: fn(&OsStr) -> bool) -> Command {
     };
     let command = command.mut_args(read);
     command.mut_subcommands(|command| without(command, is_left_out))
+}
+
+/// Reads a variable that turns something on or off.
+///
+/// # Errors
+/// It says neither, as a word with a slip in it.
+pub(super) fn parse_switch(text: &str) -> Result<bool, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "yes" | "on" | "1" | "y" | "t" => Ok(true),
+        "false" | "no" | "off" | "0" | "n" | "f" => Ok(false),
+        _ => Err("this is not true or false".to_owned()),
+    }
+}
+
+/// What is wrong with a command line, in clap's words; where a value came from a variable, they name it.
+pub(crate) fn explained(error: &clap::Error) -> String {
+    let text = error.render().to_string();
+    let of = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.as_str()),
+        _ => None,
+    };
+    let (Some(arg), Some(value)) = (of(ContextKind::InvalidArg), of(ContextKind::InvalidValue))
+    else {
+        return text;
+    };
+    let flag = arg.split([' ', '=']).next().unwrap_or_default();
+    let is_typed = |word: OsString| word.to_string_lossy().split('=').next() == Some(flag);
+    match variable_of(&Cli::command(), flag) {
+        Some(name) if holds(&name, value) && !env::args_os().skip(1).any(is_typed) => {
+            text.replacen(&format!("'{arg}'"), &format!("the variable {name}"), 1)
+        }
+        _ => text,
+    }
+}
+
+/// Whether a variable has this value, or has it in its list.
+fn holds(name: &str, value: &str) -> bool {
+    env::var(name).is_ok_and(|held| held == value || held.split(',').any(|it| it == value))
+}
+
+/// The variable that is read where this flag is not typed.
+fn variable_of(command: &Command, flag: &str) -> Option<String> {
+    let is_it = |it: &&Arg| {
+        it.get_long()
+            .is_some_and(|long| flag == format!("--{long}"))
+    };
+    let mut own = command.get_arguments().filter(is_it);
+    let own = own.find_map(Arg::get_env);
+    own.map(|it| it.to_string_lossy().into_owned()).or_else(|| {
+        let mut commands = command.get_subcommands();
+        commands.find_map(|command| variable_of(command, flag))
+    })
 }
 
 /// Finds a variable among `variables` that looks like a setting of the agent and is none.
@@ -142,6 +195,16 @@ mod tests {
                 problem.contains(name) && problem.contains(near),
                 "{problem}"
             );
+        }
+    }
+
+    #[test]
+    fn a_switch_is_true_or_false_and_no_other_word() {
+        for (text, expected) in [("true", true), ("1", true), ("Yes", true), ("false", false)] {
+            assert_eq!(parse_switch(text), Ok(expected), "{text}");
+        }
+        for text in ["flase", "ture", "2", " ", "enabled"] {
+            assert!(parse_switch(text).is_err(), "{text}");
         }
     }
 

@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::builder::FalseyValueParser;
 use clap::{ArgAction, Args};
 
 use super::StateArgs;
+use super::environment::parse_switch;
 use crate::config::parse_time;
 
 /// Flags of `tieline serve`.
@@ -16,7 +16,8 @@ pub struct ServeArgs {
     #[arg(long, value_name = "URL", env = "TIELINE_RELAY")]
     pub relay: Option<String>,
     /// A local server: host:port or http://host:port/path; may be repeated, and NAME= in front of
-    /// it asks for that tunnel name
+    /// it asks for that tunnel name. Commas divide several (TIELINE_TO=maya=7001,comfy=8188); behind a
+    /// path the next one needs its http://, since a path may have commas
     #[arg(long, value_name = "[NAME=]TARGET", env = "TIELINE_TO")]
     pub to: Vec<String>,
     /// Tunnel name to ask for; by default one that is derived from this agent's key
@@ -30,7 +31,7 @@ pub struct ServeArgs {
         long,
         env = "TIELINE_EXPOSE_ALL",
         action = ArgAction::SetTrue,
-        value_parser = FalseyValueParser::new()
+        value_parser = parse_switch
     )]
     pub expose_all: bool,
     /// File (mode 0600) with the token to register with

@@ -5,7 +5,7 @@ mod claims;
 pub(crate) mod time;
 
 use std::io::{self, Read};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::{Args, Subcommand};
@@ -18,6 +18,7 @@ use crate::token;
 
 const DONE: u8 = 0;
 const FAILED: u8 = 1;
+const USAGE: u8 = 2;
 
 /// A token that ends within this time is warned about: long enough to ask for another one.
 const SOON_SECONDS: u64 = 30 * 60;
@@ -41,8 +42,11 @@ pub enum TokenCommand {
 #[derive(Debug, Args)]
 pub struct ShowArgs {
     /// The token's file (mode 0600), or - for standard input
-    #[arg(value_name = "FILE", env = "TIELINE_TOKEN_FILE")]
-    pub file: PathBuf,
+    #[arg(value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// The same, as the other commands have it
+    #[arg(long, value_name = "FILE", env = "TIELINE_TOKEN_FILE")]
+    pub token_file: Option<PathBuf>,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
@@ -75,7 +79,15 @@ pub(crate) fn standing(token: &str, now: u64) -> Standing {
 /// Runs `tieline token`; returns the exit code: 1 for a token that has expired.
 pub(crate) fn run(args: &TokenArgs) -> u8 {
     let TokenCommand::Show(args) = &args.command;
-    let token = match read(args) {
+    // What is typed for this command comes before a flag that may be a variable.
+    let Some(file) = args.file.as_ref().or(args.token_file.as_ref()) else {
+        complain(
+            &"which token? tieline token show FILE (or --token-file FILE, or TIELINE_TOKEN_FILE); - reads \
+              standard input",
+        );
+        return USAGE;
+    };
+    let token = match read(file) {
         Ok(token) => token,
         Err(error) => {
             complain(&error);
@@ -109,9 +121,9 @@ pub(crate) fn run(args: &TokenArgs) -> u8 {
     u8::from(shown.state() == State::Expired)
 }
 
-fn read(args: &ShowArgs) -> Result<String, TokenError> {
-    if args.file.as_os_str() != "-" {
-        return token::read(&args.file);
+fn read(file: &Path) -> Result<String, TokenError> {
+    if file.as_os_str() != "-" {
+        return token::read(file);
     }
     let path = || PathBuf::from("standard input");
     let content = |problem| TokenError::Content {

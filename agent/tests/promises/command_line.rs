@@ -406,7 +406,7 @@ async fn an_empty_variable_counts_as_not_set() {
             "http://127.0.0.1:1: ",
         ),
         (&["list"], "no relay: give its HTTP port"),
-        (&["token", "show"], "required"),
+        (&["token", "show"], "which token?"),
     ] {
         let output = output(&mut with_all_empty(args)).await;
         let said = String::from_utf8(output.stderr).unwrap();

@@ -90,7 +90,7 @@ impl Config {
 /// Targets on the command line are all there are: those of the file go with their names.
 fn targets_of_args(args: &ServeArgs, file: &File) -> Result<Vec<TargetConfig>, ConfigError> {
     let mut targets = Vec::new();
-    for text in &args.to {
+    for text in args.to.iter().flat_map(|text| divided(text)) {
         let (name, target) = named(text);
         let mut target = TargetConfig::new(target)?;
         if let Some(name) = name {
@@ -101,6 +101,23 @@ fn targets_of_args(args: &ServeArgs, file: &File) -> Result<Vec<TargetConfig>, C
         targets.push(target);
     }
     Ok(targets)
+}
+
+/// The targets that commas divide, if each piece is one. A path may have commas of its own, so behind one the
+/// next piece must begin with a scheme, or with a name and a scheme.
+fn divided(text: &str) -> Vec<&str> {
+    let pieces: Vec<_> = text.split(',').map(str::trim).collect();
+    let targets = pieces.iter().map(|it| Target::parse(named(it).1));
+    let Ok(targets) = targets.collect::<Result<Vec<_>, _>>() else {
+        return vec![text];
+    };
+    let is_plain = |(piece, before): (&&str, &Target)| {
+        matches!(before, Target::Tcp(_)) || named(piece).1.contains("://")
+    };
+    match pieces.iter().skip(1).zip(&targets).all(is_plain) {
+        true => pieces,
+        false => vec![text],
+    }
 }
 
 fn targets_of_file(file: &mut File) -> Vec<TargetConfig> {

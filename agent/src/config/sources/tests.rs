@@ -247,3 +247,22 @@ fn wrong_settings_are_told_before_anything_is_dialled() {
         );
     }
 }
+
+#[test]
+fn commas_divide_targets_where_no_path_can_have_them() {
+    let targets = |text: &str| -> Vec<String> {
+        let config = config(&["--relay", "tcp://r:1", "--to", text]).unwrap();
+        let named = |it: &TargetConfig| match &it.name {
+            Some(name) => format!("{name}={}", it.target),
+            None => it.target.to_string(),
+        };
+        config.targets.iter().map(named).collect()
+    };
+    assert_eq!(targets("a=1,b=2"), ["a=127.0.0.1:1", "b=127.0.0.1:2"]);
+    assert_eq!(targets("7001, h:7002"), ["127.0.0.1:7001", "h:7002"]);
+    let both = ["a=http://h:1/mcp", "b=http://h:2"];
+    assert_eq!(targets(&both.join(",")), both);
+    for one in ["http://h:1/a,b", "http://h:1/a,7001", "http://h:1/a,b=7001"] {
+        assert_eq!(targets(one), [one]);
+    }
+}
