@@ -96,8 +96,7 @@ async fn serve(args: Box<ServeArgs>) -> u8 {
                     config.relay.name()
                 ));
             }
-            let targets = config.targets.len();
-            let printer = printer(json, targets);
+            let printer = printer(json, &config);
             if args.no_look {
                 config.with_event_hook(printer)
             } else {

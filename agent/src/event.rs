@@ -7,6 +7,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::error::Error;
+use crate::target::is_raw;
 
 /// Something that happened to an agent's link.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -215,10 +216,20 @@ impl fmt::Display for AgentEvent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Connecting { relay, .. } => write!(f, "connecting to {relay}"),
+            Self::Registered { tunnel, target, .. } if is_raw(target) => {
+                write!(f, "registered  {tunnel}  raw TCP")
+            }
             Self::Registered { tunnel, url, .. } if url.is_empty() => {
                 write!(f, "registered  {tunnel}")
             }
-            Self::Registered { tunnel, url, .. } => write!(f, "registered  {tunnel}  {url}"),
+            Self::Registered {
+                tunnel, url, urls, ..
+            } => {
+                write!(f, "registered  {tunnel}  {url}")?;
+                // Where DNS does not lead the tunnel's own name to the relay.
+                let mut others = urls.iter().filter(|it| *it != url);
+                others.try_for_each(|other| write!(f, "  or {other}"))
+            }
             Self::Target { message, .. } => write!(f, "target      {message}"),
             Self::Callers {
                 tunnel,
@@ -383,6 +394,32 @@ mod tests {
             serde_json::to_string(&event).unwrap(),
             r#"{"event":"disconnected","link":0,"reason":"link_lost","message":"cut","retry_ms":1250}"#
         );
+    }
+
+    #[test]
+    fn a_person_is_told_every_url_and_none_of_a_raw_target() {
+        let registered = |urls: &[&str], target: &str| {
+            let urls: Vec<_> = urls.iter().map(|&url| url.to_owned()).collect();
+            let event = AgentEvent::Registered {
+                link: 0,
+                tunnel: "maya".to_owned(),
+                url: urls.first().cloned().unwrap_or_default(),
+                urls,
+                generation: 1,
+                target: target.to_owned(),
+            };
+            event.to_string()
+        };
+        let both = ["http://maya.r/mcp", "http://r/w/maya/mcp"];
+        assert_eq!(
+            registered(&both, "http://127.0.0.1:1/mcp"),
+            "registered  maya  http://maya.r/mcp  or http://r/w/maya/mcp"
+        );
+        assert_eq!(
+            registered(&both, "127.0.0.1:1"),
+            "registered  maya  raw TCP"
+        );
+        assert_eq!(registered(&[], "http://127.0.0.1:1"), "registered  maya");
     }
 
     #[test]

@@ -4,16 +4,19 @@ use std::collections::{BTreeSet, HashSet};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::config::Config;
 use crate::event::AgentEvent;
 use crate::paint::{WARN, paint, print_json, say};
+use crate::target::is_raw;
 
 /// How long the same problem is not told again while the agent keeps trying.
 const SAME_PROBLEM_PAUSE: Duration = Duration::from_secs(30);
 
-/// Prints to standard output the events of an agent with so many targets.
-pub(crate) fn printer(json: bool, targets: usize) -> impl Fn(&AgentEvent) + Send + Sync + 'static {
+/// Prints to standard output the events of an agent with these settings.
+pub(crate) fn printer(json: bool, config: &Config) -> impl Fn(&AgentEvent) + Send + Sync + 'static {
     let links = Mutex::new(Links {
-        several: targets > 1,
+        several: config.targets.len() > 1,
+        relay: config.relay.address().host(),
         ..Links::default()
     });
     move |event| {
@@ -34,6 +37,8 @@ pub(crate) fn printer(json: bool, targets: usize) -> impl Fn(&AgentEvent) + Send
 struct Links {
     /// There are several targets, so it must be said which one a tunnel is for.
     several: bool,
+    /// The relay's host, as the agent dials it.
+    relay: String,
     up: BTreeSet<u16>,
     /// Links that were lost while others went on.
     missing: BTreeSet<u16>,
@@ -60,6 +65,22 @@ impl Links {
         !is_told
     }
 
+    /// A tunnel that came up, and how callers reach one of raw bytes.
+    fn registered(&self, event: &AgentEvent, target: &str) -> String {
+        let mut line = event.to_string();
+        if is_raw(target) {
+            line.push_str(&format!(
+                ": {}, its raw port (9002 unless its operator says otherwise); a caller sends the tunnel's \
+                 name first, see \"Raw TCP\" in docs/OPERATIONS.md",
+                self.relay
+            ));
+        }
+        if self.several {
+            line.push_str(&format!("  -> {target}"));
+        }
+        line
+    }
+
     /// What a person is told.
     fn line(&mut self, event: &AgentEvent) -> Option<String> {
         match event {
@@ -75,8 +96,7 @@ impl Links {
                 let first = self.told.insert(tunnel.clone());
                 self.ending.remove(tunnel);
                 match (first, back) {
-                    (true, _) if self.several => Some(format!("{event}  -> {target}")),
-                    (true, _) => Some(event.to_string()),
+                    (true, _) => Some(self.registered(event, target)),
                     (false, true) => Some(format!("link {link} is back")),
                     (false, false) => None,
                 }
@@ -108,6 +128,7 @@ impl Links {
             AgentEvent::StandingBy => {
                 *self = Self {
                     several: self.several,
+                    relay: std::mem::take(&mut self.relay),
                     ..Self::default()
                 };
                 Some(event.to_string())
@@ -146,8 +167,33 @@ mod tests {
             url: format!("http://r/w/{tunnel}"),
             urls: Vec::new(),
             generation: 1,
-            target: "127.0.0.1:1".to_owned(),
+            target: "http://127.0.0.1:1".to_owned(),
         }
+    }
+
+    #[test]
+    fn how_callers_reach_a_raw_target_is_said_in_place_of_a_url() {
+        let mut links = Links {
+            relay: "relay.studio".to_owned(),
+            ..Links::default()
+        };
+        let AgentEvent::Registered { tunnel, url, .. } = registered(0, "maya") else {
+            panic!("it is one")
+        };
+        let event = AgentEvent::Registered {
+            link: 0,
+            tunnel,
+            urls: vec![url.clone()],
+            url,
+            generation: 1,
+            target: "127.0.0.1:7001".to_owned(),
+        };
+        let line = links.line(&event).unwrap();
+        assert!(
+            line.starts_with("registered  maya  raw TCP: relay.studio, its raw port (9002"),
+            "{line}"
+        );
+        assert!(!line.contains("http://"), "{line}");
     }
 
     fn lost(link: u16) -> AgentEvent {
@@ -180,7 +226,7 @@ mod tests {
             ..Links::default()
         };
         let mut said = |event| links.line(&event).unwrap_or_default();
-        assert!(said(registered(2, "nuke")).ends_with("/w/nuke  -> 127.0.0.1:1"));
+        assert!(said(registered(2, "nuke")).ends_with("/w/nuke  -> http://127.0.0.1:1"));
         said(lost(2));
         for tunnel in ["maya", "comfy"] {
             assert!(said(registered(0, tunnel)).contains(tunnel));

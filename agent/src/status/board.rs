@@ -284,7 +284,7 @@ pub(super) mod tests {
 
     #[test]
     fn a_status_survives_json_and_reads_well() {
-        let board = board(&["127.0.0.1:2"]);
+        let board = board(&["http://127.0.0.1:2"]);
         board.registered(0, 0, &granted());
         let status = board.status();
         let text = serde_json::to_string(&status).unwrap();
@@ -305,13 +305,25 @@ pub(super) mod tests {
         assert!(
             before
                 .to_string()
-                .contains("tcp://127.0.0.1:1 -> 127.0.0.1:2  pid")
+                .contains("tcp://127.0.0.1:1 -> http://127.0.0.1:2  pid")
         );
     }
 
     #[test]
+    fn a_raw_target_has_its_url_in_json_and_not_in_print() {
+        let board = board(&["127.0.0.1:2"]);
+        board.registered(0, 0, &granted());
+        let status = board.status();
+        assert_eq!(status.url.as_deref(), Some("http://relay/w/maya-1"));
+        let line = status.to_string();
+        assert!(line.starts_with("maya-1  registered  raw TCP  "), "{line}");
+        let line = status.tunnels[0].to_string();
+        assert_eq!(line, "maya-1  registered  raw TCP  -> 127.0.0.1:2");
+    }
+
+    #[test]
     fn each_target_has_its_own_state_and_a_refusal_is_news_once() {
-        let board = board(&["127.0.0.1:2", "127.0.0.1:3"]);
+        let board = board(&["http://127.0.0.1:2", "127.0.0.1:3"]);
         let refusal = RefusalStatus {
             reason: "name_taken".to_owned(),
             message: "somebody has it".to_owned(),
@@ -328,7 +340,9 @@ pub(super) mod tests {
         assert_eq!(status.tunnels[1].refusal.as_ref(), Some(&refusal));
         let text = status.to_string();
         assert!(text.starts_with("1 of 2 tunnels  registered"), "{text}");
-        assert!(text.contains("\n    maya-1  registered  http://relay/w/maya-1  -> 127.0.0.1:2"));
+        assert!(
+            text.contains("\n    maya-1  registered  http://relay/w/maya-1  -> http://127.0.0.1:2")
+        );
         assert!(text.contains("  refused  -> 127.0.0.1:3\n        somebody has it"));
         board.registered(1, 1, &granted());
         assert_eq!(board.status().tunnels[1].state, State::Registered);

@@ -8,11 +8,11 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::board::Board;
-pub(crate) use self::socket::Server;
 pub use self::socket::list;
+pub(crate) use self::socket::{Server, list_quietly};
 use crate::event::Span;
 use crate::plain::Plain;
-use crate::target::Health;
+use crate::target::{Health, is_raw};
 
 /// How far one link, one tunnel or the whole agent has got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -92,9 +92,7 @@ pub struct TunnelStatus {
 impl fmt::Display for TunnelStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}  {}", Plain(&self.name), self.state)?;
-        if let Some(url) = &self.url {
-            write!(f, "  {}", Plain(url))?;
-        }
+        write!(f, "{}", Way(self.url.as_deref(), &self.target))?;
         write!(
             f,
             "  -> {}{}",
@@ -106,6 +104,19 @@ impl fmt::Display for TunnelStatus {
                 write!(f, "\n        {}", Plain(&refusal.message))
             }
             _ => Ok(()),
+        }
+    }
+}
+
+/// How callers reach a tunnel that was registered: its URL, or raw TCP for a target of raw bytes.
+struct Way<'a>(Option<&'a str>, &'a str);
+
+impl fmt::Display for Way<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            None => Ok(()),
+            Some(_) if is_raw(self.1) => f.write_str("  raw TCP"),
+            Some(url) => write!(f, "  {}", Plain(url)),
         }
     }
 }
@@ -170,9 +181,7 @@ impl fmt::Display for AgentStatus {
         } else {
             let tunnel = self.tunnel.as_deref().unwrap_or("(no tunnel yet)");
             write!(f, "{}  {}", Plain(tunnel), self.state)?;
-            if let Some(url) = &self.url {
-                write!(f, "  {}", Plain(url))?;
-            }
+            write!(f, "{}", Way(self.url.as_deref(), &self.target))?;
         }
         if let Some(rtt_ms) = self.rtt_ms {
             write!(f, "  round trip {rtt_ms:.2} ms")?;

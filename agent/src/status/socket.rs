@@ -178,6 +178,24 @@ fn private_dir(dir: &Path) -> io::Result<()> {
 /// # Errors
 /// If the directory cannot be read; one that is not there holds no agents.
 pub async fn list(state_dir: &Path) -> io::Result<Vec<AgentStatus>> {
+    let silent = |path: &Path, error: &io::Error| {
+        tracing::warn!(path = %path.display(), %error, "an agent does not answer");
+    };
+    list_telling(state_dir, silent).await
+}
+
+/// The same for an agent that waits for the end of another one, which does not answer while it ends.
+pub(crate) async fn list_quietly(state_dir: &Path) -> io::Result<Vec<AgentStatus>> {
+    let silent = |path: &Path, error: &io::Error| {
+        tracing::debug!(path = %path.display(), %error, "an agent does not answer");
+    };
+    list_telling(state_dir, silent).await
+}
+
+async fn list_telling(
+    state_dir: &Path,
+    mut silent: impl FnMut(&Path, &io::Error),
+) -> io::Result<Vec<AgentStatus>> {
     let dir = state_dir.join(RUN_DIR);
     let entries = match fs::read_dir(&dir) {
         Ok(entries) => entries,
@@ -199,9 +217,9 @@ pub async fn list(state_dir: &Path) -> io::Result<Vec<AgentStatus>> {
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
                 let _ = fs::remove_file(entry.path());
             }
-            Err(error) => {
-                tracing::warn!(path = %entry.path().display(), %error, "an agent does not answer");
-            }
+            // It ended between the look at the folder and the question.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => silent(&entry.path(), &error),
         }
     }
     agents.sort_by(|a, b| (&a.tunnel, a.pid).cmp(&(&b.tunnel, b.pid)));

@@ -100,7 +100,7 @@ async fn is_published(config: &Config) -> Result<bool, Error> {
         .collect();
     let relay = config.relay.to_string();
     // No answer does not prove that no other run is there.
-    let Ok(agents) = status::list(&state_dir).await else {
+    let Ok(agents) = status::list_quietly(&state_dir).await else {
         return Ok(true);
     };
     Ok(agents.iter().any(|agent| {

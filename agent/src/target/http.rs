@@ -28,9 +28,14 @@ impl HttpTarget {
             return Err("a path has no spaces and no `..`, and other letters are written as %XX");
         }
         let tcp = TcpTarget::new(HostPort::parse(authority, Some(HTTP_PORT))?);
+        // A server may answer at `/mcp/` alone; an empty path and `/` are one (RFC 3986, section 6.2.3).
+        let base_path = match path.trim_end_matches('/') {
+            "" => "",
+            _ => path,
+        };
         Ok(Self {
             tcp,
-            base_path: path.trim_end_matches('/').to_owned(),
+            base_path: base_path.to_owned(),
         })
     }
 
@@ -62,7 +67,7 @@ mod tests {
         let target = HttpTarget::parse("Studio.example/mcp/").unwrap();
         assert_eq!(target.authority(), "studio.example");
         assert_eq!(target.tcp().address().port(), 80);
-        assert_eq!(target.base_path(), "/mcp");
+        assert_eq!(target.base_path(), "/mcp/");
         assert_eq!(
             HttpTarget::parse("[::1]:8080").unwrap().authority(),
             "[::1]:8080"

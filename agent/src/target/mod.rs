@@ -89,7 +89,7 @@ impl Target {
         }
     }
 
-    /// The path that all requests lie under, without a slash at its end.
+    /// The path at which the server answers, as it was written; empty for the root.
     #[must_use]
     pub fn base_path(&self) -> &str {
         match self {
@@ -118,7 +118,8 @@ impl Target {
             }
         }
         label.push_str(&address.port().to_string());
-        label.push_str(self.base_path());
+        // The name that is derived from it stays the same with a slash at the end and without.
+        label.push_str(self.base_path().trim_end_matches('/'));
         label
     }
 
@@ -153,6 +154,11 @@ impl fmt::Display for Target {
             Self::Http(http) => write!(f, "http://{}{}", http.authority(), http.base_path()),
         }
     }
+}
+
+/// Whether a target, as it is written for people and programs, gets raw bytes of its callers.
+pub(crate) fn is_raw(target: &str) -> bool {
+    !target.contains("://")
 }
 
 /// The URL that was meant where a path stands behind a port, which only HTTP servers have.
@@ -194,6 +200,10 @@ mod tests {
         assert_eq!(target.authority(), "127.0.0.1:8765");
         assert_eq!(target.base_path(), "/mcp");
         assert_eq!(target.to_string(), "http://127.0.0.1:8765/mcp");
+        let slash = Target::parse("http://127.0.0.1:8765/mcp/").unwrap();
+        assert_eq!(slash.base_path(), "/mcp/");
+        assert_eq!(slash.to_string(), "http://127.0.0.1:8765/mcp/");
+        assert_eq!(slash.label(""), target.label(""));
         let target = Target::parse("localhost:7001").unwrap();
         assert_eq!(target.scheme(), Scheme::Tcp);
         assert_eq!(target.base_path(), "");

@@ -11,6 +11,7 @@ on_each_driver!(
     what_a_target_builds_from_the_forwarded_host_leads_back,
     a_cookie_of_one_tunnel_is_none_of_anothers,
     a_page_of_the_tunnel_is_told_as_the_targets_own,
+    a_target_at_a_path_with_a_slash_is_reached_by_the_url_that_is_told,
 );
 
 /// Streams whose endpoint is `/messages?s=1`; `HOST` stands for what the target was told to be.
@@ -214,6 +215,44 @@ async fn a_page_of_the_tunnel_is_told_as_the_targets_own(driver: DriverChoice) -
     ] {
         let head = asked(&relay, &agent.path("/x"), &format!("Referer: {page}\r\n")).await?;
         assert_eq!(head.header("x-referer"), Some(told));
+    }
+    Ok(())
+}
+
+async fn a_target_at_a_path_with_a_slash_is_reached_by_the_url_that_is_told(
+    driver: DriverChoice,
+) -> Result<()> {
+    let target = Target::http_requests(|mut http, head| async move {
+        let (status, path) = match head.request().1 {
+            path @ "/mcp" => ("404 Not Found", path),
+            path => ("200 OK", path),
+        };
+        http.respond(status, &format!("X-Path: {path}\r\n"), b"")
+            .await?;
+        Ok(http)
+    })
+    .await?;
+    let relay = TestRelay::with().driver(driver).start()?;
+    let to = format!("http://{}/mcp/", target.address());
+    let agent = TestAgent::to(&to).named("slo").start(&relay).await?;
+    let told = format!("http://{}/w/slo/mcp/", relay.http_address());
+    assert_eq!(agent.url(), told);
+    let mut caller = relay.http().await?;
+    caller.get("/tunnels").await?;
+    let (_, body) = soon("the list", caller.answer()).await??;
+    let listed: serde_json::Value = serde_json::from_slice(&body.bytes)?;
+    assert_eq!(listed["tunnels"][0]["path"], "/w/slo/mcp/", "{listed}");
+    // What lies under the path is that with the slash and without.
+    for (path, status, seen) in [
+        ("/w/slo/mcp/", 200, Some("/mcp/")),
+        ("/w/slo/mcp/a", 200, Some("/mcp/a")),
+        ("/w/slo/mcp", 404, Some("/mcp")),
+        ("/w/slo/mcpx", 404, None),
+        ("/w/slo/admin", 404, None),
+    ] {
+        let head = asked(&relay, path, "").await?;
+        assert_eq!(head.status(), status, "{path}");
+        assert_eq!(head.header("x-path"), seen, "{path}");
     }
     Ok(())
 }

@@ -4,6 +4,7 @@
 //! one that has no such method any more gets one `server/discover`, and one that takes no `POST` gets one
 //! `GET`, with which MCP's older transport (SSE) begins. A session or a stream that came of it is ended at
 //! once. Time and bytes are bounded, and nothing else of the target is used.
+//! Long because each question stands beside what its answer means.
 
 #[cfg(test)]
 mod tests;
@@ -83,6 +84,11 @@ impl Sight {
         matches!(self.state, "mcp" | "mcp_sse" | "open" | "unauthorized")
     }
 
+    /// An MCP client can speak to it, at least with a credential of its own.
+    pub(crate) fn is_mcp(&self) -> bool {
+        matches!(self.state, "mcp" | "mcp_sse" | "unauthorized")
+    }
+
     /// It speaks MCP's older transport, which clients must be told.
     pub(crate) fn is_older(&self) -> bool {
         self.state == "mcp_sse"
@@ -142,10 +148,16 @@ async fn look_at(target: &Target) -> Sight {
 
 fn absent(target: &Target, reason: Reason, error: &std::io::Error) -> Sight {
     match reason {
-        Reason::TargetRefused => Sight::new(
-            "refused",
-            format!("nothing listens at {target}: start the server; callers get 502 until it runs"),
-        ),
+        Reason::TargetRefused => {
+            let meanwhile = match target {
+                Target::Http(_) => "callers get 502",
+                Target::Tcp(_) => "callers' connections are reset",
+            };
+            Sight::new(
+                "refused",
+                format!("nothing listens at {target}: start the server; {meanwhile} until it runs"),
+            )
+        }
         Reason::TargetTimeout => {
             let words =
                 format!("{target} does not take the connection: is it busy, or firewalled?");
@@ -382,7 +394,7 @@ fn known(target: &Target, result: &Value) -> Sight {
         true => &result["serverInfo"],
         false => &result["_meta"]["io.modelcontextprotocol/serverInfo"],
     };
-    let text = |name: &str| info[name].as_str().map(short);
+    let text = |name: &str| info[name].as_str().filter(|it| !it.is_empty()).map(short);
     let (server, version) = (text("name"), text("version"));
     let protocol = result["protocolVersion"]
         .as_str()

@@ -5,11 +5,13 @@ use super::route::split_well_known;
 /// Rounds of decoding after which a path that still changes is taken for an attack.
 const DECODINGS_MAX: usize = 4;
 
-/// True if `path`, with or without a query, lies under `base`, or is metadata about what does.
+/// True if `path`, with or without a query, lies under `base`, with or without a slash at its end, or is
+/// metadata about what does.
 ///
 /// A path that climbs (`..`, also where it is encoded) does not, wherever it would end: the target
 /// may take it apart in another way.
 pub(super) fn is_exposed(base: &str, path: &str) -> bool {
+    let base = base.trim_end_matches('/');
     if base.is_empty() {
         return true;
     }
@@ -200,6 +202,7 @@ mod tests {
             "/.well-known/openid-configuration/?x",
         ] {
             assert!(is_exposed("/mcp", path), "{path}");
+            assert!(is_exposed("/mcp/", path), "{path}");
         }
         for path in [
             "/",
@@ -211,6 +214,7 @@ mod tests {
             "/.well-known/oauth-protected-resource/admin",
         ] {
             assert!(!is_exposed("/mcp", path), "{path}");
+            assert!(!is_exposed("/mcp/", path), "{path}");
         }
         assert!(is_exposed("", "/anything/../at/all"));
     }

@@ -4,17 +4,20 @@
 //! It runs beside the agent and holds up nothing: each target gets one look in a run, and the relay one
 //! question, which never reaches a target.
 
-use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
+mod example;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use http::{Method, StatusCode, Uri};
 use serde_json::Value;
 use tokio::sync::Semaphore;
 
+use self::example::{Begun, Seen};
 use crate::config::Config;
 use crate::connect::RelayOrigin;
 use crate::connect::tls::Tls;
 use crate::event::{AgentEvent, CallerToken};
+use crate::target::look::Sight;
 use crate::target::{Target, look};
 use crate::web::Question;
 
@@ -37,18 +40,19 @@ pub(crate) fn announcing(
             .collect(),
         turns: Semaphore::new(LOOKS_MAX),
         hook: Box::new(hook),
-        begun: Mutex::default(),
+        begun: Mutex::new(Begun::new(config)),
     });
     move |event| {
         (shared.hook)(event);
-        if let AgentEvent::Registered {
-            tunnel,
-            urls,
-            target,
-            ..
-        } = event
-        {
-            shared.registered(tunnel, urls, target);
+        match event {
+            AgentEvent::Registered {
+                tunnel,
+                urls,
+                target,
+                ..
+            } => shared.registered(tunnel, urls, target),
+            AgentEvent::TunnelRefused { target, .. } => shared.refused(target),
+            _ => {}
         }
     }
 }
@@ -65,42 +69,61 @@ struct Shared {
     begun: Mutex<Begun>,
 }
 
-/// What was begun in this run, and is not done again.
-#[derive(Default)]
-struct Begun {
-    tunnels: HashSet<String>,
-    asked_relay: bool,
-}
-
 impl Shared {
+    fn begun(&self) -> MutexGuard<'_, Begun> {
+        self.begun.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn index_of(&self, target: &str) -> Option<usize> {
+        let mut targets = self.targets.iter();
+        targets.position(|it| it.target.to_string() == target)
+    }
+
     fn registered(self: &Arc<Self>, tunnel: &str, urls: &[String], target: &str) {
-        let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = self
-            .targets
-            .iter()
-            .position(|it| it.target.to_string() == target);
-        let Some(index) = found.filter(|_| begun.tunnels.insert(tunnel.to_owned())) else {
+        let found = self.index_of(target);
+        let Some(index) = found.filter(|_| self.begun().is_new(tunnel)) else {
             return;
         };
-        let is_http = matches!(self.targets[index].target, Target::Http(_));
-        let asks = is_http && !urls.is_empty() && !std::mem::replace(&mut begun.asked_relay, true);
+        let asks = matches!(self.targets[index].target, Target::Http(_)) && !urls.is_empty();
         let (shared, tunnel, urls) = (Arc::clone(self), tunnel.to_owned(), urls.to_vec());
         tokio::spawn(async move {
-            let is_older = shared.look(index, &tunnel).await;
-            if asks {
-                shared.tell_callers(index, &tunnel, &urls, is_older).await;
+            let Some(sight) = shared.look(index, &tunnel).await else {
+                return;
+            };
+            let seen = Seen {
+                index,
+                tunnel,
+                urls,
+                is_older: sight.is_older(),
+            };
+            let example = match asks {
+                true => shared.begun().seen(seen, sight.is_mcp()),
+                false => None,
+            };
+            if let Some(example) = example {
+                shared.tell_callers(example).await;
             }
         });
     }
 
-    /// Tells what is seen at a target; true if it speaks MCP's older transport.
-    async fn look(&self, index: usize, tunnel: &str) -> bool {
-        let Ok(_turn) = self.turns.acquire().await else {
-            return false;
+    /// A target has no tunnel, so it is no example.
+    fn refused(self: &Arc<Self>, target: &str) {
+        let Some(index) = self.index_of(target) else {
+            return;
         };
+        let example = self.begun().refused(index);
+        if let Some(example) = example {
+            let shared = Arc::clone(self);
+            tokio::spawn(async move { shared.tell_callers(example).await });
+        }
+    }
+
+    /// Tells what is seen at a target.
+    async fn look(&self, index: usize, tunnel: &str) -> Option<Sight> {
+        let _turn = self.turns.acquire().await.ok()?;
         let target = &self.targets[index].target;
         let sight = look::look(target).await;
-        let is_older = sight.is_older();
+        let told = sight.clone();
         (self.hook)(&AgentEvent::Target {
             tunnel: tunnel.to_owned(),
             target: target.to_string(),
@@ -110,10 +133,17 @@ impl Shared {
             server: sight.server,
             version: sight.version,
         });
-        is_older
+        Some(told)
     }
 
-    async fn tell_callers(&self, index: usize, tunnel: &str, urls: &[String], is_older: bool) {
+    async fn tell_callers(&self, example: Seen) {
+        let Seen {
+            index,
+            tunnel,
+            urls,
+            is_older,
+        } = example;
+        let (tunnel, urls) = (tunnel.as_str(), urls.as_slice());
         let token = asks_token(tunnel, urls, &self.targets[index]).await;
         let url = urls.first().cloned().unwrap_or_default();
         let relay = by_path(tunnel, urls).map(|(origin, _)| origin);
@@ -137,7 +167,7 @@ fn init_flags(token: CallerToken, base: &str, is_older: bool) -> String {
         flags.push_str(&format!(" --path {path}"));
     }
     // That path says it by itself.
-    if is_older && !base.ends_with("/sse") {
+    if is_older && !base.trim_end_matches('/').ends_with("/sse") {
         flags.push_str(" --transport sse");
     }
     flags
@@ -288,6 +318,7 @@ mod tests {
             (CallerToken::Needed, "/mcp", false, ""),
             (CallerToken::Needed, "/sse", true, " --path /sse"),
             (CallerToken::Needed, "", false, " --path /"),
+            (CallerToken::Needed, "/mcp/", false, " --path /mcp/"),
             (
                 CallerToken::Needed,
                 "/events",
