@@ -206,6 +206,7 @@ impl Connect {
             origin: relay.clone(),
             tls: tls.clone(),
             authorization: None,
+            is_connect: false,
         });
         let front = Arc::new(Front {
             pool: Arc::new(Pool::new(relay, tls)),

@@ -137,11 +137,11 @@ impl From<Refusal> for Problem {
 /// What a connection beyond the limit is told.
 pub(super) const TOO_MANY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
 content-type: application/json\r\n\
-content-length: 110\r\n\
+content-length: 123\r\n\
 retry-after: 1\r\n\
 connection: close\r\n\
 \r\n\
-{\"error\":\"too_many_connections\",\"message\":\"this proxy has as many connections as it takes; close one of them\"}";
+{\"error\":\"too_many_connections\",\"message\":\"this proxy has as many connections as it takes, at most 256; close one of them\"}";
 
 #[cfg(test)]
 mod tests {
@@ -158,6 +158,9 @@ mod tests {
         );
         let body: serde_json::Value = serde_json::from_str(body).unwrap();
         assert_eq!(body["error"], "too_many_connections");
+        let message = body["message"].as_str().unwrap();
+        let count = format!("at most {}", super::super::CONNECTIONS_MAX);
+        assert!(message.contains(&count), "{message}");
     }
 
     #[test]

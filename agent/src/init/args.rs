@@ -1,7 +1,7 @@
 //! Flags of `tieline init`, and what they come to: a URL, a name, the clients.
 //! Long because each flag and what it comes to are told and tested in one place.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use http::Uri;
@@ -31,7 +31,7 @@ pub struct InitArgs {
     /// The relay of --tunnel: https://host or http://host:port
     #[arg(long, value_name = "URL", conflicts_with = "url")]
     pub relay: Option<String>,
-    /// Where tieline connect listens on this machine
+    /// Where tieline connect listens on this machine: its address, or the URL that it prints
     #[arg(
         long,
         value_name = "ADDRESS",
@@ -42,7 +42,8 @@ pub struct InitArgs {
     /// Reach the tunnel through tieline connect on this machine, so that no secret is written
     #[arg(long, conflicts_with_all = ["relay", "url"])]
     pub via_connect: bool,
-    /// File (mode 0600) with the token to ask --relay with; it is not written into any file
+    /// File (mode 0600) with the token to ask --relay with, or typed here the relay of --url; it is not
+    /// written into any file
     #[arg(long, value_name = "FILE", env = "TIELINE_TOKEN_FILE")]
     pub token_file: Option<PathBuf>,
     /// Path of the MCP server behind --tunnel; by default the one that the relay knows, else /mcp
@@ -98,12 +99,16 @@ impl InitArgs {
         let mut known_at = None;
         let (url, default_name) = match (&self.url, &self.tunnel) {
             (Some(url), _) => {
-                let host = host_of(url).ok_or_else(|| {
-                    format!(
+                let host = host_of(url).ok_or_else(|| match url.contains("://") {
+                    false => format!(
+                        "url {:?}: its scheme is missing: http://{0} or https://{0}",
+                        address_without_user(url)
+                    ),
+                    true => format!(
                         "url {:?}: this cannot be written (expected such as \
                          https://relay/w/<tunnel>/mcp, without a user name and password)",
                         address_without_user(url)
-                    )
+                    ),
                 })?;
                 let named = named_in(url);
                 if let Some((origin, tunnel, _)) = &named {
@@ -168,13 +173,30 @@ impl InitArgs {
     /// The address to ask for tunnels: the relay that was given, or tieline connect.
     pub(super) fn relay(&self) -> String {
         self.relay.clone().unwrap_or_else(|| {
-            let any = self.connect.strip_prefix("0.0.0.0:");
-            let any = any.or_else(|| self.connect.strip_prefix("[::]:"));
+            // What it prints as its URL is taken as well as the address that it was given.
+            let connect = self.connect.trim_end_matches('/');
+            let connect = connect.strip_prefix("http://").unwrap_or(connect);
+            let any = connect.strip_prefix("0.0.0.0:");
+            let any = any.or_else(|| connect.strip_prefix("[::]:"));
             match any {
                 Some(port) => format!("http://localhost:{port}"),
-                None => format!("http://{}", self.connect),
+                None => format!("http://{connect}"),
             }
         })
+    }
+
+    /// The token to ask with. That of a variable goes to a relay that was named, and to no host of a URL, which
+    /// may be from anywhere.
+    pub(super) fn token_to_ask(&self) -> Option<&Path> {
+        let file = self.token_file.as_deref()?;
+        let is_typed =
+            std::env::var_os("TIELINE_TOKEN_FILE").is_none_or(|it| it != file.as_os_str());
+        (self.relay.is_some() || (self.url.is_some() && is_typed)).then_some(file)
+    }
+
+    /// Whether the tunnel is reached through tieline connect.
+    pub(super) const fn is_by_connect(&self) -> bool {
+        self.relay.is_none() && self.url.is_none()
     }
 
     /// The relay's address, or that of the proxy in front of it, and the tunnel as it is known there.
@@ -324,6 +346,8 @@ mod tests {
             ("127.0.0.1:6000", "127.0.0.1:6000"),
             ("0.0.0.0:6000", "localhost:6000"),
             ("[::]:6000", "localhost:6000"),
+            ("http://localhost:6000", "localhost:6000"),
+            ("http://localhost:6000/", "localhost:6000"),
         ] {
             let there = pair(&format!("http://{host}/w/maya-1/mcp"), "maya-1");
             assert_eq!(url(&["--tunnel", "maya-1", "--connect", address]), there);
@@ -447,6 +471,11 @@ mod tests {
         for (flags, word) in [
             (&[][..], "--url"),
             (&["--url", "r.example/mcp"], "r.example"),
+            (
+                &["--url", "localhost:23080/w/x"],
+                "its scheme is missing: http://localhost:23080/w/x",
+            ),
+            (&["--url", "u:secret@r:1/w/x"], "scheme"),
             (&["--url", "ftp://r.example/mcp"], "ftp"),
             (&["--url", "https://u:secret@r.example/mcp"], "password"),
             (&["--url", "https://r/mcp", "--tunnel", "x"], "--tunnel"),

@@ -141,6 +141,10 @@ async fn missing(args: &InitArgs) -> String {
             Ok(relay) => relay,
             Err(error) => return format!("{how}; {error}"),
         };
+        let relay = CallerSide {
+            is_connect: !with_token,
+            ..relay
+        };
         match rows(&relay).await {
             Ok(rows) if rows.is_empty() => {
                 why = format!("{origin} lists no tunnel that you may reach")
@@ -166,9 +170,11 @@ fn asked(origin: &str, token_file: Option<&Path>) -> Result<CallerSide, ConnectE
 
 /// The plan with what the relay knows of the tunnel; an error if that speaks against it.
 async fn expected(args: &InitArgs, plan: Plan, origin: &str, tunnel: &str) -> Result<Plan, String> {
-    // A token goes to the relay that was named, and to no host of a URL.
-    let token_file = args.token_file.as_deref().filter(|_| args.relay.is_some());
-    let relay = asked(origin, token_file).map_err(|error| error.to_string())?;
+    let relay = asked(origin, args.token_to_ask()).map_err(|error| error.to_string())?;
+    let relay = CallerSide {
+        is_connect: args.is_by_connect(),
+        ..relay
+    };
     match is_known(&relay, tunnel).await {
         Known::Yes(row) => match row.url {
             Some(url) => Ok(args.with_url(plan, url)),

@@ -357,16 +357,35 @@ fn without_a_tunnel_it_tells_how_to_choose_one() {
 
 /// A relay that answers each request with this list of tunnels.
 fn relay(rows: &'static str) -> String {
+    answering(rows, false)
+}
+
+/// The same, for callers with a token.
+fn guarded(rows: &'static str) -> String {
+    answering(rows, true)
+}
+
+fn answering(rows: &'static str, wants_token: bool) -> String {
     use std::io::{Read, Write};
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     std::thread::spawn(move || {
         while let Ok((mut stream, _)) = listener.accept() {
             let mut request = [0; 1024];
-            let _ = stream.read(&mut request);
-            let length = rows.len();
-            let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n");
-            let _ = stream.write_all((head + rows).as_bytes());
+            let len = stream.read(&mut request).unwrap_or_default();
+            let request = String::from_utf8_lossy(&request[..len]).to_ascii_lowercase();
+            let (status, body) = match wants_token && !request.contains("authorization: bearer") {
+                true => (
+                    "401 U",
+                    r#"{"error":"unauthorized","message":"this relay wants a token"}"#,
+                ),
+                false => ("200 OK", rows),
+            };
+            let head = format!(
+                "HTTP/1.1 {status}\r\ncontent-length: {}\r\n\r\n",
+                body.len()
+            );
+            let _ = stream.write_all((head + body).as_bytes());
         }
     });
     format!("http://{address}")
@@ -412,4 +431,45 @@ fn a_relay_out_of_reach_is_told_and_does_not_stop_anything() {
         "{said}"
     );
     assert!(dir.path().join(".mcp.json").exists());
+
+    // Without --relay it is tieline connect that is missing.
+    let by_connect = ["--tunnel", "maya-1", "--connect", &relay];
+    let said = err(&run(dir.path(), &by_connect, &[]));
+    assert!(
+        said.contains("tieline connect is to run there") && !said.contains("is the relay up"),
+        "{said}"
+    );
+}
+
+/// What `connect` prints as its URL is taken for its address.
+#[test]
+fn the_url_of_connect_leads_to_it() {
+    let dir = project();
+    let connect = relay(RAW_AND_SSE);
+    let output = run(dir.path(), &["--tunnel", "old", "--connect", &connect], &[]);
+    assert_eq!(output.status.code(), Some(0), "{}", err(&output));
+    let url = &read(&dir.path().join(".mcp.json"))["mcpServers"]["old"]["url"];
+    assert!(url.as_str().unwrap().starts_with(&connect), "{url}");
+}
+
+/// A token that is typed beside a URL is shown to its relay; one that a variable holds is not.
+#[test]
+fn the_token_beside_a_url_asks_its_relay() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = project();
+    let token = dir.path().join("token");
+    fs::write(&token, "my-secret").unwrap();
+    fs::set_permissions(&token, fs::Permissions::from_mode(0o600)).unwrap();
+    let token = token.to_str().unwrap();
+    let url = format!("{}/w/raw/mcp", guarded(RAW_AND_SSE));
+    let output = run(dir.path(), &["--url", &url, "--token-file", token], &[]);
+    assert_eq!(output.status.code(), Some(1), "{}", err(&output));
+    assert!(err(&output).contains("raw TCP"), "{}", err(&output));
+
+    let mut command = program::tieline();
+    command
+        .args(["init", "--url", &url, "--dir"])
+        .arg(dir.path());
+    let output = command.env("TIELINE_TOKEN_FILE", token).output().unwrap();
+    assert!(err(&output).contains("not checked"), "{}", err(&output));
 }

@@ -110,6 +110,8 @@ pub(crate) struct CallerSide {
     pub(crate) origin: RelayOrigin,
     pub(crate) tls: Option<Tls>,
     pub(crate) authorization: Option<HeaderValue>,
+    /// It is reached through the tieline connect of this machine.
+    pub(crate) is_connect: bool,
 }
 
 impl CallerSide {
@@ -125,6 +127,7 @@ impl CallerSide {
             origin,
             tls,
             authorization: None,
+            is_connect: false,
         })
     }
 
@@ -220,6 +223,13 @@ impl CallerSide {
 
     fn no_answer(&self, failure: &Failure) -> Problem {
         match failure {
+            Failure::Away(why) if self.is_connect => self.problem(
+                Obstacle::Away,
+                &format!(
+                    "{why}; tieline connect is to run there (--connect ADDRESS where it has another port), or \
+                     name the relay with --relay URL"
+                ),
+            ),
             Failure::Away(why) => self.problem(
                 Obstacle::Away,
                 &format!("{why}; is the relay up, and is this its address?"),
