@@ -24,6 +24,9 @@ pub(super) const FILE_NAME: &str = "tieline.toml";
 /// Largest file that is read, in bytes: 256 targets with everything said of them have far less.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
+/// Keys that are said of one target alone.
+const TARGET_KEYS: &[&str] = &["expose_all", "label"];
+
 /// A file with settings, read and checked as far as it alone can be.
 #[derive(Debug, Default)]
 pub(crate) struct File {
@@ -95,10 +98,13 @@ impl File {
     fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
         let source = Source { path, text };
         let table = DeTable::parse(text).map_err(|error| {
-            let problem = format!("this is not TOML: {}", error.message().replace('\n', "; "));
+            let said = error.message().replace('\n', "; ");
             match error.span() {
-                Some(span) => source.wrong(&span, problem),
-                None => wrong(path, problem),
+                Some(span) => {
+                    let hint = source.quotes_missing(&span).unwrap_or(said);
+                    source.wrong(&span, format!("this is not TOML: {hint}"))
+                }
+                None => wrong(path, format!("this is not TOML: {said}")),
             }
         })?;
         let mut keys = Table::new(&source, table);
@@ -118,7 +124,7 @@ impl File {
         let dcc = keys.text("dcc")?;
         let capabilities = keys.texts("capabilities")?;
         let targets = source.targets(&mut keys)?;
-        keys.end()?;
+        keys.end_above(TARGET_KEYS, "target")?;
         // A file means the same wherever it is read from.
         let folder = path.parent().unwrap_or(Path::new(""));
         Ok(Self {
@@ -223,6 +229,22 @@ impl Source<'_> {
         result: Result<T, ConfigError>,
     ) -> Result<T, ConfigError> {
         result.map_err(|error| self.wrong(&value.span(), error.to_string()))
+    }
+
+    /// What to say of a line whose text stands without quotes. The text itself may be a secret.
+    fn quotes_missing(&self, span: &Range<usize>) -> Option<String> {
+        let before = self.text.get(..span.start)?;
+        let start = before.rfind('\n').map_or(0, |at| at + 1);
+        let line = self.text.get(start..)?.lines().next()?;
+        let (key, value) = line.split_once('=')?;
+        let (key, value) = (key.trim(), value.trim_start());
+        let is_key = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
+        let is_bare =
+            value.starts_with(|c: char| c.is_alphabetic() || matches!(c, '/' | '.' | '~'));
+        let is_switch = |word: &str| value == word || value.starts_with(&format!("{word} "));
+        let is_other = ["true", "false"].into_iter().any(is_switch);
+        (is_bare && !is_other && !key.is_empty() && key.chars().all(is_key))
+            .then(|| format!("text needs quotes, as in {key} = \"…\""))
     }
 
     fn wrong(&self, span: &Range<usize>, problem: String) -> ConfigError {

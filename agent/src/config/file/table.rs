@@ -132,6 +132,22 @@ impl<'a, 'i> Table<'a, 'i> {
         Ok(tables.collect())
     }
 
+    /// The same of the whole file, where keys of `[[inner]]` may stand by mistake.
+    pub(super) fn end_above(self, keys: &[&str], inner: &str) -> Result<(), ConfigError> {
+        let misplaced = self
+            .entries
+            .iter()
+            .find(|(key, _)| keys.contains(&&**key.get_ref()));
+        if let Some((key, _)) = misplaced {
+            let problem = format!(
+                "`{}` belongs into [[{inner}]], below its `to`",
+                key.get_ref()
+            );
+            return Err(self.source.wrong(&key.span(), problem));
+        }
+        self.end()
+    }
+
     /// Refuses a key that was not asked for.
     pub(super) fn end(self) -> Result<(), ConfigError> {
         let Some((key, _)) = self.entries.iter().min_by_key(|(key, _)| key.span().start) else {
