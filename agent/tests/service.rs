@@ -259,3 +259,19 @@ fn systemd_calls_a_units_exposure_ok() {
         assert!(level < level_max, "{args:?}: {level}\n{text}");
     }
 }
+
+#[test]
+fn without_a_manager_of_the_user_the_remedy_is_told() {
+    let bus = "echo 'Failed to connect to bus: No medium found' >&2; exit 1";
+    let home = Home::new(bus);
+    let (code, _, err) = home.run(&[&["install"], &SERVE[..]].concat());
+    assert_eq!(code, Some(1), "{err}");
+    for word in ["loginctl enable-linger", "XDG_RUNTIME_DIR", "uninstall"] {
+        assert!(err.contains(word), "{err}");
+    }
+    let (_, out, _) = home.run(&["status"]);
+    assert!(
+        out.starts_with("unknown (Failed to connect to bus") && out.contains("enable-linger"),
+        "{out}"
+    );
+}

@@ -131,7 +131,12 @@ fn install(args: &InstallArgs) -> Result<u8, ServiceError> {
     }
     let event = plan.write()?;
     tell(args.place.json, event, &plan);
-    let code = carry_out(&plan.start, args.place.json)?;
+    let code = carry_out(&plan.start, args.place.json).inspect_err(|_| {
+        warn(&format!(
+            "{} stays; tieline service uninstall removes it",
+            plan.path.display()
+        ));
+    })?;
     if code == DONE
         && !args.place.json
         && let Some(hint) = &plan.hint
@@ -181,10 +186,15 @@ fn status(place: &PlaceArgs) -> Result<u8, ServiceError> {
         Ok(output) => {
             let text = String::from_utf8_lossy(&output.stdout);
             let word = text.lines().next().unwrap_or_default().trim().to_owned();
-            if word.is_empty() {
-                "unknown".to_owned()
-            } else {
-                word
+            let said = String::from_utf8_lossy(&output.stderr);
+            let said = said.lines().next().unwrap_or_default().trim();
+            match (word.is_empty(), said.is_empty()) {
+                (false, _) => word,
+                (true, true) => "unknown".to_owned(),
+                (true, false) => {
+                    let why = without_bus(said).unwrap_or_else(|| said.to_owned());
+                    format!("unknown ({why})")
+                }
             }
         }
         Err(error) => format!("unknown ({}: {error})", plan.ask[0]),
@@ -205,6 +215,17 @@ fn status(place: &PlaceArgs) -> Result<u8, ServiceError> {
         ));
     }
     Ok(if is_active { DONE } else { FAILED })
+}
+
+/// What to do where systemctl does not reach the manager of this user, as in a shell of su or of a script.
+fn without_bus(said: &str) -> Option<String> {
+    let is_bus = said.contains("connect to bus") || said.contains("connect to user scope bus");
+    is_bus.then(|| {
+        format!(
+            "{said}: no manager of this user runs, or this shell does not know where: run loginctl \
+             enable-linger, set XDG_RUNTIME_DIR=/run/user/$(id -u), and try again; or use --system with sudo"
+        )
+    })
 }
 
 /// The service that is meant, where only its place matters.
@@ -281,6 +302,7 @@ fn carry_out(steps: &[Step], json: bool) -> Result<u8, ServiceError> {
         if !output.status.success() && !step.may_fail {
             let said = String::from_utf8_lossy(&output.stderr);
             let said = said.lines().next().unwrap_or("it says nothing").to_owned();
+            let said = without_bus(&said).unwrap_or(said);
             return Err(ServiceError::Failed {
                 command: step.to_string(),
                 said,
