@@ -69,7 +69,8 @@ fn another_holder_is_refused_with_whatever_key_and_whether_the_agent_is_there_or
     };
     assert_eq!(
         refusal.message,
-        "maya: it belongs to another holder of tokens"
+        "maya: it belongs to another token holder: ask for another name (--name), or have the relay's \
+         operator free it while its agent is away (POST /tunnels/<name>/forget)"
     );
 }
 

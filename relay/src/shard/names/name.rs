@@ -20,6 +20,10 @@ const AWAY_MAX: usize = 8;
 /// Bytes of a key by which an agent is named to its own holder and to operators, from its start.
 const KEY_BYTES: usize = 6;
 
+/// What an agent can do about a name that it does not get.
+const REMEDY: &str = "ask for another name (--name), or have the relay's operator free it while its agent is \
+                      away (POST /tunnels/<name>/forget)";
+
 /// A name, whether an agent is there or not.
 pub(super) struct Name {
     /// Those who serve it, or did: several only where all of them share it.
@@ -122,11 +126,13 @@ impl Name {
         let taken = |text: &str| refusal(Reason::NameTaken, format!("{tunnel}: {text}"));
         let is_close = is_shared && is_close(&self.info, claim);
         if !self.belongs_to_holder_of(claim) && !is_close {
-            return Err(taken("it belongs to another holder of tokens"));
+            return Err(taken(&format!(
+                "it belongs to another token holder: {REMEDY}"
+            )));
         }
         let may_join = is_shared && live.iter().all(|it| self::is_close(&it.info, claim));
         if !live.is_empty() && !may_join && (place.is_some() || claim.info.shared) {
-            return Err(taken(&Reason::NameTaken.to_string()));
+            return Err(taken(&format!("{}: {REMEDY}", Reason::NameTaken)));
         }
         match place {
             Some(place) if holders[place].has_superseded(claim) => {
@@ -172,21 +178,22 @@ impl Name {
         match (self.holders.iter().any(is_theirs), live) {
             (true, None) => Ok(Place::Rekeyed),
             (true, Some(live)) if !self.info.shared => {
-                let at = live.address.map(|it| format!(" at {it}")).unwrap_or_default();
+                let at = live
+                    .address
+                    .map(|it| format!(" at {it}"))
+                    .unwrap_or_default();
                 let key = short(live);
                 bound(format!(
                     "another agent with your token serves it{at} (key {key}): stop that one, or ask \
-                     for another name"
+                     for another name (--name)"
                 ))
             }
-            (false, None) => bound(
-                "it is bound to an agent with another key, which is away; the relay's operator can \
-                 free it (POST /tunnels/<name>/forget)"
-                    .to_owned(),
-            ),
+            (false, None) => bound(format!(
+                "it is bound to an agent with another key, which is away: {REMEDY}"
+            )),
             (_, Some(_)) => {
                 let reason = Reason::NameTaken;
-                Err(refusal(reason, format!("{tunnel}: {reason}")))
+                Err(refusal(reason, format!("{tunnel}: {reason}: {REMEDY}")))
             }
         }
     }
