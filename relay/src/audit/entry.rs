@@ -220,11 +220,16 @@ impl Call {
         self.tunnel
             .take_if(|tunnel| holds(tunnel.as_str().as_bytes()));
         if let Some(path) = self.path.take_if(|path| holds(path.as_bytes())) {
-            let parts = path.split('/').map(|part| match holds(part.as_bytes()) {
-                true => TOKEN_LEFT_OUT,
-                false => part,
-            });
-            let left = parts.collect::<Vec<_>>().join("/");
+            let mut parts: Vec<_> = path.split('/').collect();
+            for part in &mut parts {
+                if holds(part.as_bytes()) {
+                    // A tunnel's name is in lower case, where the token may not be.
+                    self.tunnel
+                        .take_if(|tunnel| tunnel.as_str().eq_ignore_ascii_case(part));
+                    *part = TOKEN_LEFT_OUT;
+                }
+            }
+            let left = parts.join("/");
             // A token may lie in several parts.
             self.path = Some(match holds(left.as_bytes()) {
                 true => format!("/{TOKEN_LEFT_OUT}"),
