@@ -57,7 +57,7 @@ async fn a_restart_of_the_relay_gives_no_name_to_another_holder() -> Result<()> 
     let relay = relay.restart()?;
     let (reason, message) = refused_for_good(seat(&target, &folder, "eve")?, &relay).await?;
     ensure!(reason == Reason::NameTaken, "{reason}");
-    ensure!(message.contains("another holder"), "{message}");
+    ensure!(message.contains("another token holder"), "{message}");
     // Ada's seat was reinstalled meanwhile, and has another key.
     let ada = seat(&target, &folder, "ada")?.start(&relay).await?;
     let mut caller = relay.raw("maya").await?;
