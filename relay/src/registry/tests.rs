@@ -107,9 +107,17 @@ fn links_of_one_tunnel_are_one_row_and_superseded_ones_none() {
 fn a_registration_that_is_refused_leaves_the_one_before_as_it_was() {
     let mut registry = Registry::default();
     let (id, _link) = linked(&mut registry);
-    let asked = |request, expires| TunnelEntry {
+    // Each is for another holder than the one before.
+    let asked = |request: u32, expires| TunnelEntry {
         request,
         granted: None,
+        info: Arc::new(TunnelInfo {
+            owner: Some(Arc::new(Owner {
+                sub: request.to_string().into(),
+                ..Owner::default()
+            })),
+            ..TunnelInfo::default()
+        }),
         ..granted(1, Some(expires))
     };
     let granted = |request| Grant {
@@ -145,6 +153,9 @@ fn a_registration_that_is_refused_leaves_the_one_before_as_it_was() {
     entry.tunnel_mut(&tunnel(0)).unwrap().is_granted(granted(5));
     assert!(entry.refuse(&tunnel(0), 6));
     assert_eq!(end(&registry), (5, Some(50)));
+    // The same holder with another permission has no earlier one.
+    ask(&mut registry, 5, 70);
+    assert!(!registry.link_mut(id).unwrap().refuse(&tunnel(0), 5));
     // One that was never granted leaves nothing.
     registry.add_tunnel(id, tunnel(1), asked(7, 70));
     assert!(!registry.link_mut(id).unwrap().refuse(&tunnel(1), 7));

@@ -133,7 +133,8 @@ impl TunnelEntry {
         self.granted = Some(grant);
     }
 
-    /// A registration was refused, and what was registered before it stays; false if there is nothing.
+    /// A registration was refused, and what was registered before it stays, if that was for another holder
+    /// of tokens; false if there is nothing, or if the same holder has another permission now.
     pub(super) fn is_refused(&mut self, request: u32) -> bool {
         if self.request != request {
             self.earlier.retain(|it| it.request != request);
@@ -142,6 +143,10 @@ impl TunnelEntry {
         let Some(before) = self.earlier.pop() else {
             return false;
         };
+        let sub = |info: &TunnelInfo| info.owner.as_ref().map(|owner| owner.sub.clone());
+        if sub(&self.info) == sub(&before.info) {
+            return false;
+        }
         self.request = before.request;
         self.info = before.info;
         self.expires_at_seconds = before.expires_at_seconds;

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use tieline_wire::{Generation, Granted, Reason, Refusal, RegisterAck, TunnelId};
+use tieline_wire::{Generation, Granted, Reason, Refusal, RegisterAck, TunnelId, Withdrawal};
 use tokio::sync::oneshot;
 use tracing::{debug, info};
 
@@ -322,8 +322,8 @@ impl Shard {
         let mux = Rc::clone(&entry.mux);
         // A later claim may still be granted, and needs the entry.
         let latest = entry.tunnels().get(tunnel).map(|it| it.request);
-        // Whose the name is did not change: what this link had of it, it has. Any other refusal comes where
-        // the home leads to the link no more.
+        // A token of another holder says nothing about what this link has of the name. Any other refusal comes
+        // where the home leads to the link no more, or where the link's own permission changed.
         let may_stay = matches!(reason, Reason::NameTaken | Reason::NameBound);
         let stays = (may_stay || latest != Some(request)) && entry.refuse(tunnel, request);
         let lost = match stays {
@@ -331,18 +331,30 @@ impl Shard {
             false => registry.remove_tunnel(link.link, tunnel),
         };
         drop(registry);
-        if let Some(it) = lost.filter(|it| it.granted.is_some()) {
+        let mut withdrawal = None;
+        if let Some((it, grant)) = lost.and_then(|it| it.granted.map(|grant| (it, grant))) {
             // It was not renewed; its home must not go on routing to it, and what runs through it would
-            // be out of everybody's reach.
+            // be out of the reach of operators and revocations.
             mux.cut(&it.held, reason);
             self.release(tunnel.clone(), link, Parting::Away);
+            // The agent takes such a refusal for one that leaves its tunnel as it was.
+            withdrawal = may_stay.then(|| Withdrawal {
+                request: grant.request,
+                tunnel: tunnel.clone(),
+                refusal: refusal.clone(),
+            });
         }
         self.metrics.registration_refused(reason);
         if self.may_log() {
             info!(%tunnel, link = link.link.0, reason = reason.word(), "tunnel refused");
         }
         let outcome = Err(refusal);
-        mux.with_mux(|mux| mux.register_ack(&RegisterAck { request, outcome }));
+        mux.with_mux(|mux| {
+            mux.register_ack(&RegisterAck { request, outcome });
+            if let Some(withdrawal) = withdrawal {
+                mux.withdraw(&withdrawal);
+            }
+        });
     }
 
     /// The link's shard: somebody else holds the link's names now.

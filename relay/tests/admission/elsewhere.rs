@@ -164,6 +164,7 @@ fn an_agent_that_stops_sharing_a_name_does_not_keep_it_from_the_others() {
     second.register(Some("pool"), "s3cret").unwrap();
     server.replies(YES);
     assert_eq!(first.refused(Some("pool"), "s3cret"), Reason::NameTaken);
+    assert_eq!(first.withdrawn("pool").reason, Reason::NameTaken);
     // What ran through it would be out of the reach of operators and revocations.
     let end = caller.read_to_end(&mut Vec::new());
     assert_eq!(end.unwrap_err().kind(), ErrorKind::ConnectionReset);
