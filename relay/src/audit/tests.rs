@@ -189,6 +189,18 @@ fn a_file_that_was_moved_away_is_opened_anew_while_nothing_happens() {
     assert_eq!(lines(&moved), [json!({"event": "started"})]);
 }
 
+/// A tunnel's name is written in lower case, where the token in its place may have capitals.
+#[test]
+fn a_token_in_the_place_of_a_tunnels_name_is_left_out_there_too() {
+    let token = "Operators-Token-0123456789";
+    let mut call = Call::new(Method::GET, &format!("/w/{token}/mcp"));
+    call.tunnel = Some(TunnelId::parse(token).unwrap());
+    call.hide(|text| text.windows(token.len()).any(|it| it == token.as_bytes()));
+    let entry = serde_json::to_value(call.answered(None, Some(404), None)).unwrap();
+    assert_eq!(entry["path"], "/w/[token]/mcp");
+    assert_eq!(entry["tunnel"], Value::Null);
+}
+
 #[test]
 fn without_a_file_nothing_is_made() {
     let (audit, writer) = Audit::start(None).unwrap();

@@ -1,3 +1,6 @@
+//! Tunnels and links of one shard: what is added, granted, refused, left and reported.
+//! Long because all of it is tried with the same few entries.
+
 use std::cell::RefCell;
 use std::time::Duration;
 
