@@ -455,11 +455,14 @@ fn the_url_of_connect_leads_to_it() {
 /// A token that is typed beside a URL is shown to its relay; one that a variable holds is not.
 #[test]
 fn the_token_beside_a_url_asks_its_relay() {
-    use std::os::unix::fs::PermissionsExt;
     let dir = project();
     let token = dir.path().join("token");
     fs::write(&token, "my-secret").unwrap();
-    fs::set_permissions(&token, fs::Permissions::from_mode(0o600)).unwrap();
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        fs::set_permissions(&token, fs::Permissions::from_mode(0o600)).unwrap();
+    }
     let token = token.to_str().unwrap();
     let url = format!("{}/w/raw/mcp", guarded(RAW_AND_SSE));
     let output = run(dir.path(), &["--url", &url, "--token-file", token], &[]);

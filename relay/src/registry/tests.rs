@@ -116,7 +116,7 @@ fn a_registration_that_is_refused_leaves_the_one_before_as_it_was() {
         granted: None,
         info: Arc::new(TunnelInfo {
             owner: Some(Arc::new(Owner {
-                sub: request.to_string().into(),
+                sub: request.to_string(),
                 ..Owner::default()
             })),
             ..TunnelInfo::default()
