@@ -22,7 +22,7 @@ use crate::config::{LISTED_CHARS_MAX, TOKEN_PREFIX, is_token_char};
 const LAYERS_MAX: u32 = 4;
 
 /// Work for one request, in bytes that are looked at, spellings included; a hash counts as
-/// [`HASH_BLOCK_WORK`] for each of its blocks. It bounds a request's time well below 1 ms. A head has 64 KiB,
+/// [`HASH_BLOCK_WORK`] for each of its blocks. It bounds a request's time to about 1 ms. A head has 64 KiB,
 /// and base 64 is read from each of four places.
 pub(super) const WORK_MAX: usize = 256 * 1024;
 
@@ -178,30 +178,31 @@ impl Search {
             let all = text.iter().enumerate().filter(|(_, byte)| **byte == b'/');
             all.map(|(at, _)| at).collect::<Vec<_>>()
         };
-        let mut starts = slashes(&padded[..len]);
-        starts.iter_mut().for_each(|at| *at += 1);
-        starts.insert(0, 0);
-        starts.into_iter().any(|start| {
+        let mut start = 0;
+        // Each part is looked at once, however long the parts behind it are.
+        padded[..len].split(|byte| *byte == b'/').any(|part| {
             let (rest, padded) = (&padded[start..len], &padded[start..]);
+            let is_last = part.len() == rest.len();
+            start += part.len() + 1;
             let near = &rest[..rest.len().min(LISTED_CHARS_MAX + 1)];
             if !self.spend(near.len() / 4) {
                 return true;
             }
             let mut ends = slashes(near);
-            let first = ends.first().copied();
             ends.push(rest.len());
             // An `=` may be the token's own, or what stands behind it.
             ends.extend((rest.len() + 1..=padded.len()).take(2));
+            let whole = if is_last { padded } else { part };
             ends.iter().any(|end| self.is_listed(&padded[..*end]))
-                || match first {
-                    Some(end) => self.holds_glued(&rest[..end], end),
-                    None => self.holds_glued(padded, rest.len()),
-                }
+                || self.holds_glued(whole, part.len())
         })
     }
 
     /// The same for what stands behind or in front of a mark within a part of a path.
     fn holds_glued(&self, padded: &[u8], len: usize) -> bool {
+        if !self.spend(len / 4) {
+            return true;
+        }
         let is_mark = |byte: &u8| !byte.is_ascii_alphanumeric();
         let marks = (0..len).filter(|at| is_mark(&padded[*at]));
         let mut marks = marks

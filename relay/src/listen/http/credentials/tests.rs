@@ -482,6 +482,10 @@ fn the_work_for_one_request_is_bounded_and_an_ordinary_one_takes_little_of_it() 
         let work = WORK_MAX - search.work_left();
         assert!(work < WORK_MAX / 5, "{work}");
     }
+    // Parts that are too long for a token: each was looked at with all parts behind it.
+    let search = listed();
+    assert!(!search.finds_in(format!("{}/", "a".repeat(258)).repeat(230).as_bytes()));
+    assert!(!search.is_unsure());
     // As one of a hundred streams of HTTP/2 may have it: such a run was hashed once from each of its parts.
     let search = listed();
     assert!(!search.finds_in("tieline_".repeat(475).as_bytes()));
