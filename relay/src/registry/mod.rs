@@ -110,7 +110,7 @@ impl LinkEntry {
         let Some(it) = self.tunnels.get_mut(tunnel) else {
             return false;
         };
-        let stays = it.is_refused(request);
+        let stays = it.refuse(request);
         let expires_at_seconds = it.expires_at_seconds;
         if stays {
             self.extend(tunnel, expires_at_seconds);

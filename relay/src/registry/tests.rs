@@ -129,7 +129,7 @@ fn a_registration_that_is_refused_leaves_the_one_before_as_it_was() {
     };
     registry.add_tunnel(id, tunnel(0), asked(1, 10));
     let entry = registry.link_mut(id).unwrap();
-    entry.tunnel_mut(&tunnel(0)).unwrap().is_granted(granted(1));
+    entry.tunnel_mut(&tunnel(0)).unwrap().grant(granted(1));
     let ask = |registry: &mut Registry, request, expires| {
         let mut it = asked(request, expires);
         it.granted = registry.link(id).unwrap().tunnels()[&tunnel(0)].granted;
@@ -153,8 +153,18 @@ fn a_registration_that_is_refused_leaves_the_one_before_as_it_was() {
     ask(&mut registry, 5, 50);
     ask(&mut registry, 6, 60);
     let entry = registry.link_mut(id).unwrap();
-    entry.tunnel_mut(&tunnel(0)).unwrap().is_granted(granted(5));
+    entry.tunnel_mut(&tunnel(0)).unwrap().grant(granted(5));
     assert!(entry.refuse(&tunnel(0), 6));
+    assert_eq!(end(&registry), (5, Some(50)));
+    // Two of one other holder leave the first holder's.
+    let mut of_bob = asked(8, 80);
+    of_bob.granted = registry.link(id).unwrap().tunnels()[&tunnel(0)].granted;
+    let info = Arc::clone(&of_bob.info);
+    registry.add_tunnel(id, tunnel(0), of_bob);
+    ask(&mut registry, 9, 90);
+    let entry = registry.link_mut(id).unwrap();
+    entry.tunnel_mut(&tunnel(0)).unwrap().info = info;
+    assert!(entry.refuse(&tunnel(0), 9) && entry.refuse(&tunnel(0), 8));
     assert_eq!(end(&registry), (5, Some(50)));
     // The same holder with another permission has no earlier one.
     ask(&mut registry, 5, 70);

@@ -92,8 +92,8 @@ pub(crate) struct TunnelEntry {
     pub(crate) renewal: Option<Renewal>,
     /// Its sessions on this link; kept when it is registered again.
     pub(crate) held: Held,
-    /// Earlier registrations, oldest first: the one that was granted last, and those without an answer.
-    /// One of them counts again where the latest is refused.
+    /// Earlier registrations, oldest first: the one that was granted last, and those without an answer,
+    /// of which a link has few (`CLAIMS_MAX`). One of them counts again where the latest is refused.
     pub(crate) earlier: Vec<Asked>,
 }
 
@@ -105,6 +105,11 @@ pub(crate) struct Asked {
     expires_at_seconds: Option<u64>,
     identity: Option<Arc<Identity>>,
     renewal: Option<Renewal>,
+}
+
+/// The holder of the token with which a tunnel was registered.
+fn sub(info: &TunnelInfo) -> Option<&str> {
+    info.owner.as_ref().map(|owner| owner.sub.as_str())
 }
 
 impl TunnelEntry {
@@ -121,7 +126,7 @@ impl TunnelEntry {
     }
 
     /// The name is the link's, as `grant` says: earlier registrations do not count any more.
-    pub(crate) fn is_granted(&mut self, grant: Grant) {
+    pub(crate) fn grant(&mut self, grant: Grant) {
         match self.request == grant.request {
             true => self.earlier = Vec::new(),
             false => {
@@ -133,20 +138,20 @@ impl TunnelEntry {
         self.granted = Some(grant);
     }
 
-    /// A registration was refused, and what was registered before it stays, if that was for another holder
-    /// of tokens; false if there is nothing, or if the same holder has another permission now.
-    pub(super) fn is_refused(&mut self, request: u32) -> bool {
+    /// A registration was refused. What was registered before it stays if the refused one was another token
+    /// holder's; false if there is nothing, or if the permission of the tunnel's own holder changed.
+    pub(super) fn refuse(&mut self, request: u32) -> bool {
         if self.request != request {
             self.earlier.retain(|it| it.request != request);
             return true;
         }
+        let granted = self.earlier.first().map(|it| sub(&it.info));
+        if granted.is_none_or(|granted| granted == sub(&self.info)) {
+            return false;
+        }
         let Some(before) = self.earlier.pop() else {
             return false;
         };
-        let sub = |info: &TunnelInfo| info.owner.as_ref().map(|owner| owner.sub.clone());
-        if sub(&self.info) == sub(&before.info) {
-            return false;
-        }
         self.request = before.request;
         self.info = before.info;
         self.expires_at_seconds = before.expires_at_seconds;

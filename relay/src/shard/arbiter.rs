@@ -272,7 +272,7 @@ impl Shard {
             }
         };
         let first = it.granted.is_none();
-        it.is_granted(Grant {
+        it.grant(Grant {
             request,
             generation,
             since: it.granted.map_or(now, |before| before.since),
