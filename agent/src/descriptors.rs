@@ -31,9 +31,9 @@ pub(crate) fn raise() {
 #[cfg(not(unix))]
 pub(crate) fn raise() {}
 
-/// How many things that take `each` descriptors may be open at a time, at least one; `None` if nothing limits it.
-pub(crate) fn room_for(each: u64) -> Option<u64> {
-    limit().map(|limit| (limit.saturating_sub(OWN) / each).max(1))
+/// How many descriptors are left for sessions and callers; `None` if nothing limits them.
+pub(crate) fn free() -> Option<u64> {
+    limit().map(|limit| limit.saturating_sub(OWN))
 }
 
 #[cfg(unix)]

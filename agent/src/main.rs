@@ -4,9 +4,7 @@ use std::process::ExitCode;
 
 use tieline_agent::command;
 use tracing_subscriber::EnvFilter;
-
-/// Levels of the log.
-const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+use tracing_subscriber::filter::LevelFilter;
 
 fn main() -> ExitCode {
     let cli = match command::parse() {
@@ -52,8 +50,7 @@ fn log_filter() -> Result<EnvFilter, String> {
     if let Some(word) = odd_word(&written) {
         return Err(format!(
             "TIELINE_LOG={written:?}: {word:?} is neither a level nor a part of this program, so nothing would be \
-             logged; the levels are {}",
-            LEVELS.join(", ")
+             logged; the levels are off, error, warn, info, debug, trace"
         ));
     }
     EnvFilter::try_new(&written).map_err(|error| {
@@ -67,10 +64,8 @@ fn log_filter() -> Result<EnvFilter, String> {
 /// for the name of a crate, and lets that one log and nothing else.
 fn odd_word(filter: &str) -> Option<&str> {
     let is_known = |word: &str| {
-        word.is_empty()
-            || matches!(word, "0" | "1" | "2" | "3" | "4" | "5")
-            || LEVELS.iter().any(|level| word.eq_ignore_ascii_case(level))
-            || word.starts_with("tieline_")
+        let is_level = word.parse::<LevelFilter>().is_ok();
+        is_level || word.is_empty() || word.starts_with("tieline_")
     };
     let mut words = filter.split(',').map(str::trim);
     words.find(|word| !word.contains(['=', '[', ']']) && !is_known(word))

@@ -216,7 +216,7 @@ fn a_variable_with_a_wrong_value_is_named_and_stops_the_start() {
         run(serve.arg(state.path()).args(more).env(name, value))
     };
     for (name, value, word) in [
-        ("TIELINE_EXPOSE_ALL", "flase", "not true or false"),
+        ("TIELINE_EXPOSE_ALL", "flase", "not a boolean"),
         ("TIELINE_LINKS", "abc", "invalid digit"),
         ("TIELINE_DRAIN_TIMEOUT", "soon", "soon"),
     ] {

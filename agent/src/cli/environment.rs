@@ -45,18 +45,6 @@ fn without(command: Command, is_left_out: fn(&OsStr) -> bool) -> Command {
     command.mut_subcommands(|command| without(command, is_left_out))
 }
 
-/// Reads a variable that turns something on or off.
-///
-/// # Errors
-/// It says neither, as a word with a slip in it.
-pub(super) fn parse_switch(text: &str) -> Result<bool, String> {
-    match text.to_ascii_lowercase().as_str() {
-        "true" | "yes" | "on" | "1" | "y" | "t" => Ok(true),
-        "false" | "no" | "off" | "0" | "n" | "f" => Ok(false),
-        _ => Err("this is not true or false".to_owned()),
-    }
-}
-
 /// What is wrong with a command line, in clap's words; where a value came from a variable, they name it.
 pub(crate) fn explained(error: &clap::Error) -> String {
     let text = error.render().to_string();
@@ -195,16 +183,6 @@ mod tests {
                 problem.contains(name) && problem.contains(near),
                 "{problem}"
             );
-        }
-    }
-
-    #[test]
-    fn a_switch_is_true_or_false_and_no_other_word() {
-        for (text, expected) in [("true", true), ("1", true), ("Yes", true), ("false", false)] {
-            assert_eq!(parse_switch(text), Ok(expected), "{text}");
-        }
-        for text in ["flase", "ture", "2", " ", "enabled"] {
-            assert!(parse_switch(text).is_err(), "{text}");
         }
     }
 

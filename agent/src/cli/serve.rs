@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::BoolishValueParser;
 use clap::{ArgAction, Args};
 
 use super::StateArgs;
-use super::environment::parse_switch;
 use crate::config::parse_time;
 
 /// Flags of `tieline serve`.
@@ -31,7 +31,7 @@ pub struct ServeArgs {
         long,
         env = "TIELINE_EXPOSE_ALL",
         action = ArgAction::SetTrue,
-        value_parser = parse_switch
+        value_parser = BoolishValueParser::new()
     )]
     pub expose_all: bool,
     /// File (mode 0600) with the token to register with

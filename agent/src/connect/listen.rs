@@ -115,7 +115,7 @@ pub(super) async fn serve(
     front: Arc<Front>,
     shutdown: impl Future<Output = ()>,
 ) {
-    let (places, refusals) = places(descriptors::room_for(1));
+    let (places, refusals) = places(descriptors::free());
     let permits = Arc::new(Semaphore::new(places));
     let refusals = Arc::new(Semaphore::new(refusals));
     let (stop, stopping) = watch::channel(false);

@@ -42,7 +42,7 @@ impl Intake {
     /// The rule that the head or trailers break for which hyper was made to refuse them.
     #[must_use]
     pub fn broken_rule(&self) -> Option<&'static str> {
-        self.scanner.as_ref().and_then(|it| it.3)
+        self.scanner.as_ref().and_then(|it| it.broken_rule)
     }
 
     /// What was read ahead of hyper.

@@ -29,10 +29,16 @@ const END: &[u8] = b"\r\n\r\n";
 /// The rule of lines, in heads and trailers.
 const BARE_LINE_FEED: &str = "a line ends in a line feed without a carriage return in front of it";
 
-/// Follows the bytes of one connection. The number is that of the bytes in the last whole head's URL and
-/// method; the text is the rule that the last head breaks.
+/// Follows the bytes of one connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Scanner(Part, Escape, usize, Option<&'static str>);
+struct Scanner {
+    part: Part,
+    escape: Escape,
+    /// Bytes of URL and method in the last whole head.
+    last_target_bytes: usize,
+    /// The rule that the last head or its trailers break.
+    broken_rule: Option<&'static str>,
+}
 
 /// What is still to be written in place of a byte.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -85,11 +91,15 @@ impl Default for Scanner {
 impl Scanner {
     /// In front of the first request.
     const fn new() -> Self {
-        let none = Escape {
-            bytes: [0; 3],
-            left: 0,
-        };
-        Self(Part::Head(Head::new()), none, 0, None)
+        Self {
+            part: Part::Head(Head::new()),
+            escape: Escape {
+                bytes: [0; 3],
+                left: 0,
+            },
+            last_target_bytes: 0,
+            broken_rule: None,
+        }
     }
 
     /// Looks at further bytes of the caller.
@@ -98,7 +108,7 @@ impl Scanner {
         let passed = |to_server, taken| Passed { to_server, taken };
         let mut at = 0;
         while let Some(rest @ [_, ..]) = bytes.get(at..) {
-            let step = match &mut self.0 {
+            let step = match &mut self.part {
                 Part::Head(head) => head.pass(rest),
                 Part::Body(left) => skip(left, rest),
                 Part::Chunks(chunks) => chunks.pass(rest),
@@ -108,21 +118,21 @@ impl Scanner {
                 Step::Inside => return passed(all, all),
                 Step::Ended(count) => {
                     at += count;
-                    self.2 = self.target_bytes();
-                    self.0 = self.0.next();
+                    self.last_target_bytes = self.target_bytes();
+                    self.part = self.part.next();
                 }
                 Step::Doubtful(index, rule) => {
                     bytes[at + index] = 0;
-                    self.3 = Some(rule);
-                    self.0 = Part::Refused(END);
+                    self.broken_rule = Some(rule);
+                    self.part = Part::Refused(END);
                     return passed(at + index + 1, all);
                 }
                 Step::Escaped(index) => {
-                    self.1 = Escape::of(bytes[at + index]);
+                    self.escape = Escape::of(bytes[at + index]);
                     return passed(at + index, at + index + 1);
                 }
                 Step::Broken(index) => {
-                    self.0 = Part::Refused(&[]);
+                    self.part = Part::Refused(&[]);
                     return passed(at + index + 1, all);
                 }
             }
@@ -132,25 +142,25 @@ impl Scanner {
 
     /// What is to be read now in place of the caller's bytes, up to `room` of it.
     fn instead(&mut self, room: usize) -> &[u8] {
-        if let Part::Refused(end) = &mut self.0 {
+        if let Part::Refused(end) = &mut self.part {
             let (now, later) = end.split_at(end.len().min(room));
             *end = later;
             return now;
         }
-        self.1.take(room)
+        self.escape.take(room)
     }
 
     /// Bytes of URL and method in the head that it is at, or was at last.
     const fn target_bytes(&self) -> usize {
-        match &self.0 {
+        match &self.part {
             Part::Head(head) if head.target_bytes() > 0 => head.target_bytes(),
-            _ => self.2,
+            _ => self.last_target_bytes,
         }
     }
 
     /// True once nothing more is read of the caller.
     const fn is_refused(&self) -> bool {
-        matches!(self.0, Part::Refused(_))
+        matches!(self.part, Part::Refused(_))
     }
 }
 

@@ -23,9 +23,9 @@ impl AdminToken {
     }
 }
 
-/// Length, print and hash of one secret.
+/// Length, fingerprint and hash of one secret.
 ///
-/// The print is that of Karp and Rabin with a random base: it rolls over a text in one pass, whose time
+/// The fingerprint is that of Karp and Rabin with a random base: it rolls over a text in one pass, whose time
 /// depends on the text's length alone. Where it fits, the hash decides.
 #[derive(Clone)]
 pub(crate) struct Marked {
@@ -34,7 +34,7 @@ pub(crate) struct Marked {
     base: u64,
     /// The base to the power of `len - 1`: what the first byte of a window counts.
     first: u64,
-    print: u64,
+    fingerprint: u64,
 }
 
 impl Marked {
@@ -47,7 +47,7 @@ impl Marked {
             len: secret.len(),
             base,
             first,
-            print: print(base, secret.as_bytes()),
+            fingerprint: fingerprint(base, secret.as_bytes()),
         }
     }
 
@@ -60,15 +60,15 @@ impl Marked {
         let Some(window) = text.get(..self.len) else {
             return false;
         };
-        let mut at = print(self.base, window);
-        let mut is_found = at == self.print && self.is(window);
+        let mut at = fingerprint(self.base, window);
+        let mut is_found = at == self.fingerprint && self.is(window);
         for (gone, window) in text.iter().zip(text.windows(self.len).skip(1)) {
             let (Some(come), false) = (window.last(), is_found) else {
                 break;
             };
             let left = at.wrapping_sub(u64::from(*gone).wrapping_mul(self.first));
             at = left.wrapping_mul(self.base).wrapping_add((*come).into());
-            is_found = at == self.print && self.is(window);
+            is_found = at == self.fingerprint && self.is(window);
         }
         is_found
     }
@@ -79,7 +79,7 @@ impl Marked {
     }
 }
 
-fn print(base: u64, text: &[u8]) -> u64 {
+fn fingerprint(base: u64, text: &[u8]) -> u64 {
     let add = |sum: u64, byte: &u8| sum.wrapping_mul(base).wrapping_add((*byte).into());
     text.iter().fold(0, add)
 }

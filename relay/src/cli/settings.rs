@@ -11,7 +11,7 @@ pub(crate) enum Arity {
     Switch,
 }
 
-/// From here on two names are alike: a letter more or less, or two that changed places.
+/// Least similarity of a key and the setting that is suggested for it (1: equal).
 const ALIKE_MIN: f64 = 0.7;
 
 /// One setting: `stale_timeout` in a file is `--stale-timeout` and `TIELINE_RELAY_STALE_TIMEOUT`.
@@ -335,8 +335,8 @@ impl Setting {
         SETTINGS.iter().find(|setting| setting.key == key)
     }
 
-    /// What a person hears who wrote `key`, which is none: the setting that is most like it, as it is
-    /// `written` there, or all of them.
+    /// Hint for an unknown `key`: the setting that is most like it, in the form of `written`, or the names of all
+    /// settings.
     pub(crate) fn hint(key: &str, written: impl Fn(&str) -> String) -> String {
         let alike = |it: &&Self| strsim::normalized_damerau_levenshtein(key, it.key);
         let near = SETTINGS

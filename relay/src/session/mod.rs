@@ -56,10 +56,10 @@ pub(crate) use visit::{Noted, Visit, Visitor};
 /// gone. It costs a round trip, and only where nothing has been said for a while.
 const SURE_FOR: Duration = Duration::from_secs(1);
 
-/// Longest time that an agent may take its leave for: what an agent takes for its own at most.
+/// Longest deadline of an agent's `GoAway`: the agent's own longest drain timeout.
 const LEAVING_MAX: Duration = Duration::from_secs(3600);
 
-/// Time beyond that for an agent to close the link by itself.
+/// Time beyond that deadline for the agent to close the link itself.
 const LEAVING_GRACE: Duration = Duration::from_secs(5);
 
 /// One link's mux, shared by the link's driver and the sessions on it.
@@ -79,7 +79,7 @@ pub(crate) struct SharedMux {
     is_asking: Cell<bool>,
     /// One of its ends takes its leave, and its agent will tell nothing of it.
     is_leaving: Cell<bool>,
-    /// The agent said that it goes: until when it means to.
+    /// Deadline of the agent's `GoAway`, once it has sent one.
     left_at: Cell<Option<Moment>>,
     account: Rc<Account>,
     this: Weak<Self>,

@@ -40,7 +40,7 @@ fn doubted(input: &str) -> usize {
     let at = got.iter().position(|byte| *byte == 0).expect(input);
     assert_eq!(got[..at], input.as_bytes()[..at], "{input:?}");
     assert_eq!(got[at + 1..], *END, "{input:?}");
-    assert_eq!(scanner.0, Part::Refused(&[]), "{input:?}");
+    assert_eq!(scanner.part, Part::Refused(&[]), "{input:?}");
     at
 }
 
@@ -98,7 +98,10 @@ fn a_length_is_a_number() {
     for value in [" 3", "3", " \t3 \t", "003"] {
         let input = head(&format!("Content-Length:{value}")) + "a\nb";
         let (got, scanner) = passed(input.as_bytes(), &[5]);
-        assert_eq!((&got[..], scanner.0), (input.as_bytes(), Scanner::new().0));
+        assert_eq!(
+            (&got[..], scanner.part),
+            (input.as_bytes(), Scanner::new().part)
+        );
     }
 }
 
@@ -116,7 +119,10 @@ fn what_only_resembles_a_framing_field_frames_nothing() {
     ] {
         let input = head(lines);
         let (got, scanner) = passed(input.as_bytes(), &[input.len()]);
-        assert_eq!((&got[..], scanner.0), (input.as_bytes(), Scanner::new().0));
+        assert_eq!(
+            (&got[..], scanner.part),
+            (input.as_bytes(), Scanner::new().part)
+        );
     }
 }
 
@@ -155,7 +161,7 @@ fn nothing_is_read_behind_a_broken_chunk() {
     ] {
         let input = head("Transfer-Encoding: chunked") + chunks;
         let (got, scanner) = passed(input.as_bytes(), &[input.len()]);
-        assert_eq!(scanner.0, Part::Refused(&[]), "{chunks:?}");
+        assert_eq!(scanner.part, Part::Refused(&[]), "{chunks:?}");
         assert!(input.as_bytes().starts_with(&got), "{chunks:?}");
         let (again, _) = passed((input + "0\r\n\r\n").as_bytes(), &[1]);
         assert_eq!(again, got, "{chunks:?}");
@@ -185,12 +191,12 @@ fn the_rule_that_a_head_breaks_is_known() {
         let input = format!("GET / HTTP/1.1\r\n{lines}\r\n");
         for length in [1, input.len()] {
             let (_, scanner) = passed(input.as_bytes(), &[length]);
-            let broken = scanner.3.unwrap();
+            let broken = scanner.broken_rule.unwrap();
             assert!(broken.contains(rule), "{lines}: {broken}");
         }
     }
     let (_, scanner) = passed(b"GET / HTTP/1.1\r\n\r\n", &[3]);
-    assert_eq!(scanner.3, None);
+    assert_eq!(scanner.broken_rule, None);
 }
 
 #[test]
@@ -228,8 +234,8 @@ proptest! {
                 let passed = scanner.pass(&mut one);
                 prop_assert_eq!((passed.to_server, passed.taken, one), (1, 1, [*byte]));
                 let is_between = count <= 2 * empty_lines && count % 2 == 0 || count == bytes.len();
-                prop_assert_eq!(scanner.0 == Scanner::new().0, is_between, "behind {} bytes", count);
-                let is_in_body = matches!(scanner.0, Part::Body(_) | Part::Chunks(_));
+                prop_assert_eq!(scanner.part == Scanner::new().part, is_between, "behind {} bytes", count);
+                let is_in_body = matches!(scanner.part, Part::Body(_) | Part::Chunks(_));
                 let expected = (*head_len..bytes.len()).contains(&count);
                 prop_assert_eq!(is_in_body, expected, "behind {} bytes", count);
             }

@@ -33,7 +33,7 @@ pub(super) fn write_files(folder: &Path) {
     write(folder, "keys.json", KEYS, 0o644);
     let token = examples("[[token]]")[0];
     let filled = token.replace("<64 hexadecimal digits>", &HASH["sha256:".len()..]);
-    // As it stands, a copy of it lets nobody in.
+    // A copy of the example without a hash of its own is refused.
     assert_ne!(token, filled);
     write(folder, "tokens.toml", &filled, 0o644);
     write(folder, "denied.toml", examples("jti = [")[0], 0o644);

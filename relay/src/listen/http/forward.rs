@@ -198,7 +198,7 @@ impl<G: Gateway> Front<G> {
             .body_for(&destination.mapping, asking, body, state)
             .await?;
         let request = self.prepare(parts, body, &mut destination, client)?;
-        trail.is_searched();
+        trail.searched();
         let (connection, answer) = self
             .ask(request, &mut destination, &presented, state)
             .await?;

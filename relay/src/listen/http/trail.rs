@@ -55,8 +55,8 @@ impl<G: Gateway> Trail<G> {
         }
     }
 
-    /// Its method and path were searched, and hold no token of the relay.
-    pub(super) fn is_searched(&mut self) {
+    /// Notes that method and path were searched and hold no token of the relay.
+    pub(super) fn searched(&mut self) {
         if let Some(it) = &mut self.0 {
             it.call.searched();
         }
