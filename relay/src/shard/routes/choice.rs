@@ -19,7 +19,7 @@ const CANDIDATES_MAX: usize = 256;
 pub(super) struct Turns {
     agents: Cell<usize>,
     links: Cell<usize>,
-    tunnels: Cell<usize>,
+    kinds: Cell<usize>,
 }
 
 /// Where a tunnel leads.
@@ -211,10 +211,13 @@ impl Routes {
         let known = |tunnel: &TunnelId| self.routes.get(tunnel);
         let fit = |known: &Known, info: &TunnelInfo| (search.fit)(&known.update.tunnel, info);
         let count = kinds.iter().map(|kind| kind.live.len()).sum();
-        let live = in_turn(&self.turns.tunnels, count);
-        let live = live.filter_map(|place| known(live_at(&kinds, place)?));
+        let turn = self.turns.kinds.get();
+        self.turns.kinds.set(turn.wrapping_add(1));
+        let live = all_from(turn, count).filter_map(|place| known(live_at(&kinds, place)?));
+        // The next agent of each tunnel once each tunnel was the first.
+        let round = turn / count.max(1);
         let agents = live.flat_map(|known| {
-            let places = 0..known.update.agents.len();
+            let places = all_from(round, known.update.agents.len());
             places.map(move |place| (known, place))
         });
         let mut is_there = false;
@@ -294,6 +297,11 @@ fn in_turn(turn: &Cell<usize>, count: usize) -> impl Iterator<Item = usize> + Cl
     if count > 1 {
         turn.set(first.wrapping_add(1));
     }
+    all_from(first, count)
+}
+
+/// Numbers up to `count`, beginning with `first` modulo `count`.
+fn all_from(first: usize, count: usize) -> impl Iterator<Item = usize> + Clone {
     (0..count).map(move |place| (place + first % count) % count)
 }
 

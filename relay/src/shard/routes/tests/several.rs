@@ -30,6 +30,19 @@ fn the_agent_with_the_fewest_sessions_is_chosen_and_equals_take_turns() {
 }
 
 #[test]
+fn agents_of_a_kind_that_have_as_much_to_do_take_turns() {
+    let of = |tags: &[u8]| tags.iter().map(|tag| agent(*tag, &[(0, 1)], "")).collect();
+    let mut routes = Routes::default();
+    let found = |routes: &Routes| place(&find(routes, &wanted(kind()))).unwrap();
+    routes.apply(route("maya", 1, of(&[1, 2])), NOW);
+    let agents: BTreeSet<_> = (0..2).map(|_| found(&routes).1).collect();
+    assert_eq!(agents, [1, 2].into(), "of one tunnel");
+    routes.apply(route("other", 1, of(&[3, 4, 5])), NOW);
+    let agents: BTreeSet<_> = (0..12).map(|_| found(&routes).1).collect();
+    assert_eq!(agents, [1, 2, 3, 4, 5].into(), "of both");
+}
+
+#[test]
 fn a_caller_that_was_handed_here_stays_here() {
     let mut routes = Routes::default();
     let update = route(
