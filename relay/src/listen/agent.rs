@@ -1,4 +1,4 @@
-//! What an agent's connection is for, from its first bytes.
+//! Tells from the first bytes of an agent's connection whether it is a link or a bulk lane.
 
 use bytes::BytesMut;
 use tieline_wire::BulkNonce;
@@ -6,20 +6,20 @@ use tieline_wire::limits::{LANE_HELLO_BYTES, LANE_PREFACE};
 
 use crate::io::{Received, Socket};
 
-/// Bytes that tell a lane from a link: `TLA`, not `TLI`. They come in one piece, since both sides
-/// write their first bytes at once; a connection that sends fewer is taken for a link, where every
-/// byte is looked at.
+/// Bytes that tell a lane (`TLA`) from a link (`TLI`). Both kinds send their preface in one write, so the bytes
+/// arrive together. A connection that sends fewer bytes is treated as a link, whose decoder checks
+/// every byte.
 const TELLING_BYTES: usize = 3;
 
-/// What a connection is for.
+/// Purpose of an agent's connection.
 pub(crate) enum Opening {
-    /// A link, nothing read from it yet.
+    /// A link; no byte of it has been consumed.
     Link,
-    /// A lane, its hello read.
+    /// A bulk lane; its hello has been read.
     Lane(BulkNonce),
 }
 
-/// Waits for the first bytes; `None` if the peer went away, or said something else.
+/// Waits for the first bytes; `None` if the peer closed the connection or sent an invalid lane hello.
 pub(crate) async fn opening(socket: &Socket) -> Option<Opening> {
     let mut first = [0; TELLING_BYTES];
     let seen = loop {

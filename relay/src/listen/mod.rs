@@ -1,4 +1,4 @@
-//! The ways in: sockets are accepted here, and say where they want to go.
+//! Listeners: accept loops, and the readers that find out where a new connection wants to go.
 
 use std::io;
 use std::net::SocketAddr;
@@ -15,55 +15,55 @@ pub(crate) mod http;
 pub(crate) mod proxied;
 pub(crate) mod tcp;
 
-/// How long an accept loop rests after an error that will not pass by itself at once.
+/// Pause of an accept loop after an error that will not go away at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// How often an accept loop that refuses again and again says so.
+/// Shortest time between two warnings of an accept loop about refused connections.
 const WARN_INTERVAL: Duration = Duration::from_secs(10);
 
-/// What becomes of a connection.
+/// What happens to an accepted connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Arrival {
-    /// It is served.
+    /// The connection is served.
     Taken,
-    /// There are too few descriptors left: it is refused at once, and told where that is possible.
+    /// Too few file descriptors are free: the connection is refused, with an answer if possible.
     Refused,
 }
 
-/// The descriptors that the connections of one listener leave to others: those of the admin port, to
-/// agents, and to what connections need besides their own.
+/// Limit on the file descriptors that one listener's connections may use. The rest is reserved for the
+/// admin port, for agents, and for descriptors that a connection needs besides its own.
 ///
-/// The kernel gives out the lowest number that is free (open(2)), so the number of a new descriptor says
-/// at least how many are in use.
+/// The kernel assigns the lowest free number (open(2)), so the number of a new descriptor is a lower
+/// bound of the number in use.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Room {
-    /// From this descriptor on nothing is taken.
+    /// First descriptor number that is refused.
     full_from: u64,
 }
 
-/// Part of all descriptors that is kept, and bounds of it.
+/// Reserved descriptors: the limit divided by `KEPT_PART`, at least `KEPT_MIN`, at most `KEPT_MAX`.
 const KEPT_PART: u64 = 8;
 const KEPT_MIN: u64 = 8;
 const KEPT_MAX: u64 = 128;
 
 impl Room {
-    /// For callers of a relay that may have `limit` open files: agents come before them.
+    /// For callers of a relay with `limit` open files: agents and the admin port have precedence.
     pub(crate) fn for_callers(limit: Option<u64>) -> Self {
         Self::without(limit, 4)
     }
 
-    /// For callers that are told that there is no room, a moment each: they leave half of what agents have
-    /// before them.
+    /// For callers that only get a short "no room" answer: they may use half of the descriptors reserved
+    /// for agents.
     pub(crate) fn for_refusals(limit: Option<u64>) -> Self {
         Self::without(limit, 3)
     }
 
-    /// For agents: without them there is nothing to serve.
+    /// For agents: they have precedence over callers, since without agents nothing can be served.
     pub(crate) fn for_agents(limit: Option<u64>) -> Self {
         Self::without(limit, 2)
     }
 
-    /// The first descriptor that neither callers nor agents keep, of `limit`.
+    /// First descriptor number of `limit` that neither callers nor agents may use.
     pub(crate) fn beyond_agents(limit: Option<u64>) -> u64 {
         Self::for_agents(limit).full_from
     }
@@ -76,15 +76,15 @@ impl Room {
         }
     }
 
-    /// Whether there is room for `socket`, which has its descriptor already.
+    /// Whether `socket`, whose descriptor is already open, is below the limit.
     pub(crate) fn takes(self, socket: &Socket) -> bool {
         let number = socket.as_fd().as_raw_fd();
         u64::try_from(number).is_ok_and(|number| number < self.full_from)
     }
 }
 
-/// Accepts connections until the listener is shut, and hands each to `arrived`, which must not block; one
-/// for which there is not even a descriptor comes without its socket.
+/// Accepts connections until the listener is shut down, and hands each to `arrived`, which must not block.
+/// `arrived` gets no socket if there was no descriptor for the connection.
 pub(crate) async fn accept(
     listener: Rc<Listener>,
     room: Room,
@@ -100,14 +100,14 @@ pub(crate) async fn accept(
             Ok((socket, peer)) => {
                 arrived(Some(socket), peer, Arrival::Refused);
                 said.refused(None);
-                // Callers that are served come first.
+                // Connections that are being served run before the next refusal.
                 turn().await;
                 continue;
             }
             Err(error) => error,
         };
         match error.kind() {
-            // The caller went away before it was accepted (accept(2), Error handling).
+            // The caller closed the connection before it was accepted (accept(2), Error handling).
             io::ErrorKind::ConnectionAborted => {}
             io::ErrorKind::InvalidInput => return,
             _ => {
@@ -124,7 +124,7 @@ pub(crate) async fn accept(
     }
 }
 
-/// What the log was told of connections that were not taken.
+/// Rate limit for warnings about connections that were not accepted.
 #[derive(Debug, Default)]
 struct Said {
     at: Option<Instant>,

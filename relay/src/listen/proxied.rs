@@ -1,5 +1,5 @@
-//! What a proxy in front of the relay says of a connection, before its first byte: the PROXY
-//! protocol, version 2.
+//! PROXY protocol, version 2: the header in which a proxy in front of the relay gives the caller's
+//! address.
 
 use std::net::SocketAddr;
 
@@ -8,28 +8,28 @@ use proxy_header::{Error, ParseConfig, ProxyHeader};
 
 use crate::io::{Received, Socket};
 
-/// Signature, version, family and length.
+/// Size of the fixed part: signature, version, family and length.
 const FIXED_BYTES: usize = 16;
 
-/// Longest header: addresses take at most 216 bytes, and what balancers add has room in the rest.
+/// Longest header: addresses take at most 216 bytes, the rest is for the balancer's extension fields.
 const HEADER_BYTES_MAX: usize = FIXED_BYTES + 2048;
 
-/// Version 1 is text, whose end one has to look for byte by byte.
+/// Version 1 is refused: it is text of unknown length, so its end would have to be searched byte by byte.
 const CONFIG: ParseConfig = ParseConfig {
     include_tlvs: false,
     allow_v1: false,
     allow_v2: true,
 };
 
-/// Whom a proxy connects.
+/// Source of a proxied connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Source {
     Address(SocketAddr),
-    /// The proxy itself, as it does to see whether the relay lives; or somebody without an address.
+    /// The proxy itself, for example its health check, or a caller without an IP address.
     Proxy,
 }
 
-/// Reads the header, and no byte more; `None` if it is garbage, too long, or the proxy went away.
+/// Reads exactly the header; `None` if it is malformed or too long, or the proxy closed the connection.
 pub(crate) async fn source(socket: &Socket) -> Option<Source> {
     let mut read = BytesMut::new();
     let mut wanted = FIXED_BYTES;
@@ -54,11 +54,11 @@ pub(crate) async fn source(socket: &Socket) -> Option<Source> {
 #[derive(Debug, PartialEq, Eq)]
 enum Parsed {
     Whole(Source),
-    /// There is more to read, up to this length.
+    /// More bytes are needed; the header has this length.
     Of(usize),
 }
 
-/// Of the fixed part, or of all.
+/// Parses the fixed part alone or the whole header; `None` if it is invalid.
 fn parse(bytes: &[u8]) -> Option<Parsed> {
     match ProxyHeader::parse(bytes, CONFIG) {
         Ok((header, _)) => {
@@ -88,7 +88,7 @@ mod tests {
         [SIGNATURE, &[command, family], &length, rest].concat()
     }
 
-    /// What is made of a header whose fixed part comes first.
+    /// Parses a header in two steps: the fixed part, then all of it.
     fn read(header: &[u8]) -> Option<Source> {
         match parse(&header[..FIXED_BYTES])? {
             Parsed::Whole(source) => Some(source),

@@ -1,5 +1,5 @@
-//! Raw TCP frontends: `[u16 big endian: length][tunnel id]`, then the target's bytes. Behind the id
-//! there may be a token, after a newline, within the length.
+//! Raw TCP frontends: `[u16 big endian: length][tunnel id]`, then the target's bytes. A newline and a
+//! token may follow the tunnel id; the length covers all three.
 
 use bytes::{Bytes, BytesMut};
 use tieline_wire::TunnelId;
@@ -7,27 +7,27 @@ use tieline_wire::limits::{TOKEN_BYTES_MAX, TUNNEL_ID_BYTES_MAX};
 
 use crate::io::{Received, Socket};
 
-/// Bytes of the length.
+/// Size of the length field.
 const LENGTH_BYTES: usize = 2;
 
-/// Longest name and token, with the newline between them.
+/// Longest tunnel id and token, with the newline between them.
 const PREAMBLE_BYTES_MAX: usize = TUNNEL_ID_BYTES_MAX + 1 + TOKEN_BYTES_MAX;
 
-/// Most that is read along with the preamble; the rest waits in the kernel.
+/// Most bytes that the read of the preamble takes from the kernel.
 const READ_BYTES_MAX: usize = 4096;
 
-/// What a caller says first.
+/// First message of a raw TCP caller.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Preamble {
-    /// Where it wants to go.
+    /// Tunnel that the caller asks for.
     pub(crate) tunnel: TunnelId,
-    /// With which right.
+    /// The caller's token, if it sent one.
     pub(crate) token: Option<String>,
-    /// What was read behind it.
+    /// Bytes read after the preamble.
     pub(crate) early: Bytes,
 }
 
-/// Reads the preamble; `None` if it is garbage or the caller went away.
+/// Reads the preamble; `None` if it is malformed or the caller closed the connection.
 pub(crate) async fn preamble(socket: &Socket) -> Option<Preamble> {
     let mut read = BytesMut::new();
     loop {
@@ -41,7 +41,7 @@ pub(crate) async fn preamble(socket: &Socket) -> Option<Preamble> {
             Parsed::Short => {}
             Parsed::Garbage => return None,
             Parsed::Whole { tunnel, token, len } => {
-                // Copied: the rest of the memory would live as long as the session.
+                // Copied: a slice would keep the whole read buffer alive as long as the session.
                 return Some(Preamble {
                     tunnel,
                     token: token.map(str::to_owned),
@@ -57,7 +57,7 @@ enum Parsed<'a> {
     /// More bytes are needed.
     Short,
     Garbage,
-    /// What it says, and the length of the whole preamble.
+    /// A complete preamble; `len` is its total length.
     Whole {
         tunnel: TunnelId,
         token: Option<&'a str>,
@@ -76,7 +76,7 @@ fn parse(bytes: &[u8]) -> Parsed<'_> {
     if length == 0 || length > PREAMBLE_BYTES_MAX || name_len > TUNNEL_ID_BYTES_MAX {
         return Parsed::Garbage;
     }
-    // A name that is no name is told before all of a token has come.
+    // Checked before the whole token has arrived, so that an invalid name is refused at once.
     let is_text = rest[..name_len]
         .iter()
         .all(|byte| byte.is_ascii_alphanumeric() || *byte == b'-');
