@@ -1,6 +1,5 @@
-//! A request that is sent once more, because its target never had it, as is known here or as the agent says
-//! after its link was lost: its head, and its body as far as it was taken, if that is short, with what is still
-//! to come.
+//! Sending a request again, when the relay or (after a lost link) the agent knows that no target received
+//! it: its head, the kept bytes of its body if they are few, and the part of the body still to come.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -18,23 +17,23 @@ use tieline_wire::Reason;
 use super::body::{Progress, RequestBody};
 use super::state::State;
 
-/// Longest body that is kept, in bytes: about what a session may carry before its target is connected,
-/// and many times a usual call of a tool.
+/// Longest kept part of a body, in bytes: about what a session may carry before its target is connected,
+/// and many times the size of a usual tool call.
 const KEPT_BYTES_MAX: usize = 16 * 1024;
 
-/// A request's body as far as it went by.
+/// Bytes of a request's body that were passed on.
 #[derive(Default)]
 pub(super) struct Kept {
     bytes: RefCell<BytesMut>,
     is_whole: Cell<bool>,
     is_too_long: Cell<bool>,
-    /// What did not go by, and how it fares from here on.
+    /// Rest of the body that was not passed on, with its progress record.
     left: RefCell<Option<(Incoming, Progress)>>,
-    /// The task that waits until the body is let go.
+    /// Task that waits until hyper drops the body.
     waiter: Cell<Option<Waker>>,
 }
 
-/// The body's own hold on what is kept of it.
+/// The body's handle on its kept bytes; dropping it wakes the waiting task.
 pub(super) struct Keeping(Rc<Kept>);
 
 impl Drop for Keeping {
@@ -56,14 +55,14 @@ impl Drop for Kept {
 }
 
 impl Keeping {
-    /// A piece of the body goes by.
+    /// Keeps a frame of the body that is passed on.
     pub(super) fn passed(&self, frame: &Frame<Bytes>) {
         let mut bytes = self.0.bytes.borrow_mut();
         match frame.data_ref() {
             Some(data) if bytes.len() + data.len() <= KEPT_BYTES_MAX => {
                 bytes.extend_from_slice(data);
             }
-            // Trailers are rare, and not kept.
+            // Trailers are rare, and are not kept.
             _ => {
                 self.0.is_too_long.set(true);
                 *bytes = BytesMut::new();
@@ -71,25 +70,25 @@ impl Keeping {
         }
     }
 
-    /// That was all of it.
+    /// Records the end of the body.
     pub(super) fn done(&self) {
         self.0.is_whole.set(true);
     }
 
-    /// The rest does not go by, unless the request is sent again: it fares like `progress` then.
+    /// Stores the rest of the body and its progress record, in case the request is sent again.
     pub(super) fn left(&self, rest: Incoming, progress: Progress) {
         *self.0.left.borrow_mut() = Some((rest, progress));
     }
 }
 
-/// What is needed to send a request again.
+/// Head and kept body of a request that may be sent again.
 pub(super) struct Again {
     head: Parts,
     kept: Rc<Kept>,
 }
 
 impl Again {
-    /// Keeps of `request` what is needed, from now on.
+    /// Copies the head of `request`, and keeps its body from now on.
     pub(super) fn of(request: &mut Request<RequestBody>) -> Self {
         let kept = Rc::new(Kept::default());
         kept.is_whole.set(request.body().is_end_stream());
@@ -100,13 +99,13 @@ impl Again {
         }
     }
 
-    /// Whether all of the request was taken, and can be sent again.
+    /// Whether the whole body was passed on and kept.
     pub(super) fn is_whole(&self) -> bool {
         self.kept.is_whole.get() && !self.kept.is_too_long.get()
     }
 
-    /// The same request, unless too much of its body went by. The connection that it was sent over is to be
-    /// dropped before: its task lets go of the body then.
+    /// The same request, unless its body is too long to be kept. Drop its connection first: the connection's
+    /// task then drops the body.
     pub(super) async fn into_request(self, state: &Rc<State>) -> Option<Request<RequestBody>> {
         let Self { head, kept } = self;
         poll_fn(|cx| {
@@ -136,7 +135,7 @@ impl Again {
     }
 }
 
-/// Reasons for which a session was not opened, and that pass when the agent comes back.
+/// Reasons for a failed session that go away when the agent comes back.
 pub(super) fn is_away(reason: Reason) -> bool {
     matches!(
         reason,
@@ -149,7 +148,7 @@ pub(super) fn is_away(reason: Reason) -> bool {
     )
 }
 
-/// Reasons for which a target took no connection, while another agent's may.
+/// Reasons for which a target took no connection; another agent's target may take it.
 pub(crate) const fn is_of_target(reason: Reason) -> bool {
     matches!(
         reason,
@@ -157,7 +156,7 @@ pub(crate) const fn is_of_target(reason: Reason) -> bool {
     )
 }
 
-/// What a reset by the agent says about it: a tunnel that it has given back is away, and known here.
+/// Maps an agent's reset reason: `UnknownTunnel` means that the agent has given the tunnel back.
 pub(super) const fn of_agent(reason: Reason) -> Reason {
     match reason {
         Reason::UnknownTunnel => Reason::TunnelOffline,

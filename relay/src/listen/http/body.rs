@@ -1,5 +1,5 @@
-//! Bodies on their way through: passed on frame by frame, with the end and the failure of each
-//! noted. Nothing is kept but the one frame in flight, so a slow reader slows its sender.
+//! Bodies on their way through the relay: each frame is passed on as it comes, and the end or failure
+//! is recorded. Only the frame in flight is buffered, so a slow reader slows its sender.
 
 use std::cell::RefCell;
 use std::pin::Pin;
@@ -25,16 +25,16 @@ use super::tap::Track;
 /// A request's body on its way to the target.
 pub(super) type RequestBody = tieline_hop::RequestBody<Progress>;
 
-/// Takes out of trailers what the target must not see.
+/// Removes the relay's credentials from trailers.
 type KeepBack = Box<dyn Fn(&mut HeaderMap)>;
 
-/// How a request's body fares.
+/// Records the progress of a request's body.
 pub(super) struct Progress {
     pub(super) state: Rc<State>,
     pub(super) track: Option<Rc<Track>>,
-    /// What has gone by, while the request may have to be sent again.
+    /// The first bytes of the body, kept while the request may have to be sent again.
     pub(super) kept: Option<Keeping>,
-    /// What was not taken of it.
+    /// The part of the body that was not read.
     pub(super) rest: Option<Rc<Rest>>,
     keep_back: Option<KeepBack>,
 }
@@ -55,7 +55,7 @@ impl Progress {
         Self { rest, ..self }
     }
 
-    /// Keeps the relay's credentials out of what stands behind the body.
+    /// Removes the relay's credentials from the trailers after the body.
     pub(super) fn guarded<G: Gateway>(self, gateway: &G) -> Self {
         let gateway = gateway.clone();
         let keep_back = move |trailers: &mut HeaderMap| keep_trailers_back(&gateway, trailers);
@@ -136,23 +136,23 @@ enum Content<G: Gateway> {
     /// The relay's own answer.
     Own(Option<Bytes>),
     Target(Box<TargetBody<G>>),
-    /// The same, of a caller of HTTP/2; taken away from a stream that is given up.
+    /// A target's answer for an HTTP/2 caller; emptied when its stalled stream is given up.
     Stream(Rc<RefCell<Option<Box<TargetBody<G>>>>>),
 }
 
-/// What a target answers.
+/// Body of a target's answer.
 struct TargetBody<G: Gateway> {
     source: Source<G>,
     events: Option<Box<Events<G>>>,
     cut: Cut,
-    /// What comes behind bytes of the stream that were held back.
+    /// Trailers that wait until the held-back bytes of the event stream have been passed on.
     trailers: Option<Box<Frame<Bytes>>>,
-    /// Why the answer broke off, and how often the caller's connection was flushed before.
+    /// Why the answer broke off, and the number of flushes of the caller's connection at that time.
     failed: Option<(Broken, u64)>,
 }
 
 impl<G: Gateway> AnswerBody<G> {
-    /// The relay's own words.
+    /// Body of the relay's own answer.
     pub(super) fn own(body: Bytes, state: Rc<State>) -> Self {
         Self {
             content: Content::Own(Some(body)),
@@ -160,8 +160,8 @@ impl<G: Gateway> AnswerBody<G> {
         }
     }
 
-    /// The target's, with the connection to give back at the end, and what is done to it if it is
-    /// an event stream. `cut` says how it looks to the caller if it breaks off.
+    /// Body of a target's answer. `lease` gives the connection back at the end; `events` processes an event
+    /// stream; `cut` says how an incomplete answer looks to the caller.
     pub(super) fn target(
         incoming: Incoming,
         events: Option<Events<G>>,
@@ -192,7 +192,7 @@ impl<G: Gateway> AnswerBody<G> {
 
 impl<G: Gateway> Drop for AnswerBody<G> {
     fn drop(&mut self) {
-        // Its pieces may be on their way to the caller for longer.
+        // Unwritten pieces keep the `HeldStream` alive, and its `give_up` holds the target: drop the target now.
         if let Content::Stream(body) = &self.content {
             drop(body.take());
         }
@@ -320,8 +320,8 @@ impl<G: Gateway> TargetBody<G> {
                 }
             }
         }
-        // hyper throws away what it has not written yet when a body fails, so it learns of that
-        // only after a flush: the caller gets all that the target sent.
+        // hyper discards unwritten bytes when a body fails, so it gets the error only after a flush:
+        // the caller receives all bytes that the target sent.
         match self
             .failed
             .take_if(|(_, flushes)| *flushes < state.flushes())
@@ -334,7 +334,7 @@ impl<G: Gateway> TargetBody<G> {
         }
     }
 
-    /// What was held back of an event stream.
+    /// Held-back bytes of an event stream.
     fn rest(&mut self) -> Option<Frame<Bytes>> {
         let rest = self.events.as_mut()?.rest();
         (!rest.is_empty()).then(|| Frame::data(rest))

@@ -1,5 +1,5 @@
-//! The caller's side of a frontend connection: what hyper reads and writes through, and whether the
-//! caller is still there.
+//! The caller's side of a frontend connection: the I/O that hyper reads from and writes to, and the
+//! detection of a disconnected caller.
 
 use std::cell::RefCell;
 use std::io::{self, IoSlice};
@@ -16,11 +16,11 @@ use super::state::State;
 use super::unread::{self, Last};
 use crate::io::poll_read_through;
 
-/// Bytes read ahead of hyper to learn whether a caller that has pipelined more requests, or waits
-/// for `100 Continue`, is still there.
+/// Limit of bytes read ahead of hyper to detect the disconnect of a caller that pipelines requests or
+/// waits for `100 Continue`.
 const AHEAD_BYTES_MAX: usize = 4096;
 
-/// What a client of HTTP/2 says first (RFC 9113, section 3.4).
+/// Connection preface of an HTTP/2 client (RFC 9113, section 3.4).
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 #[derive(Debug)]
@@ -29,11 +29,11 @@ struct Inner<IO> {
     intake: Intake,
     is_http2: bool,
     resets: Resets,
-    /// hyper's own answer to a head that it refused, or what looks like it.
+    /// hyper's own answer to a head that it refused, or bytes that look like one; not written yet.
     held: Vec<u8>,
 }
 
-/// The caller's connection, held by hyper and by the driver of the connection.
+/// A caller's connection, shared by hyper and the task that drives the connection.
 pub(super) struct Caller<IO> {
     inner: Rc<RefCell<Inner<IO>>>,
     state: Rc<State>,
@@ -62,7 +62,7 @@ impl<IO: Read + Write + Unpin> Caller<IO> {
         }
     }
 
-    /// The connection itself, once hyper has let go of it, and what was held back of its answers.
+    /// The connection itself, once hyper has dropped its clone, and the answer bytes held back from the caller.
     pub(super) fn into_inner(self) -> (IO, Last) {
         let inner = Rc::into_inner(self.inner).expect("hyper's half is dropped before");
         let Inner {
@@ -78,13 +78,13 @@ impl<IO: Read + Write + Unpin> Caller<IO> {
         (io, last)
     }
 
-    /// Lets go what was held back: the connection goes on, so it is no refusal.
+    /// Writes the held-back bytes: the connection goes on, so they are not hyper's refusal of a head.
     pub(super) fn release(&self, cx: &mut Context<'_>) {
-        // A failure shows in hyper's next write.
+        // hyper's next write returns the same failure.
         let _ = self.inner.borrow_mut().poll_release(cx);
     }
 
-    /// True if the caller begins as HTTP/2 does; ready as soon as that is decided.
+    /// Resolves as soon as the first bytes tell whether the caller speaks HTTP/2.
     pub(super) fn poll_http2(&self, cx: &mut Context<'_>) -> Poll<bool> {
         let decided = || {
             let inner = self.inner.borrow();
@@ -107,7 +107,7 @@ impl<IO: Read + Write + Unpin> Caller<IO> {
         }
     }
 
-    /// Reads ahead of hyper; false at the caller's end.
+    /// Reads ahead of hyper; false at the end of the caller's bytes.
     fn poll_ahead(&self, cx: &mut Context<'_>) -> Poll<bool> {
         let inner = &mut *self.inner.borrow_mut();
         let mut bytes = [0; 1024];
@@ -117,15 +117,15 @@ impl<IO: Read + Write + Unpin> Caller<IO> {
         Poll::Ready(polled.is_ok() && !buf.filled().is_empty())
     }
 
-    /// To be called before hyper gets a turn.
+    /// Resets the state of one turn; call it before hyper is polled.
     pub(super) fn begin_turn(&self) {
         self.state.begin_turn();
     }
 
-    /// True if the caller has closed the connection where hyper does not look.
+    /// True if the caller has closed the connection while hyper does not read.
     ///
-    /// hyper itself reads while it waits for an answer, but not past bytes that it cannot use
-    /// yet. Those of a body that the target is slow to take are left to backpressure.
+    /// hyper reads while it waits for an answer, but not past bytes that it cannot use yet. Body bytes
+    /// that the target is slow to take stay in the kernel, for backpressure.
     pub(super) fn poll_gone(&self, cx: &mut Context<'_>) -> bool {
         if !self.state.is_unwatched() {
             return false;
@@ -155,7 +155,7 @@ impl<IO: Read + Unpin> Read for Caller<IO> {
                 });
             self.state.read_polled(polled.is_pending());
             ready!(polled)?;
-            // What is longer than what the caller sent for it.
+            // Bytes that the scanner rewrote to be longer than the caller's original.
             intake.read(buf.remaining(), |bytes| buf.put_slice(bytes));
         }
         self.state.received();
@@ -175,7 +175,7 @@ impl<IO: Write + Unpin> Inner<IO> {
         Poll::Ready(Ok(()))
     }
 
-    /// Writes what hyper has for the caller, but holds back what it says by itself.
+    /// Writes hyper's bytes to the caller, but holds back an answer that hyper may have made by itself.
     fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         ready!(self.poll_release(cx))?;
         let start = match self.is_http2 {
@@ -203,7 +203,7 @@ impl<IO: Write + Unpin> Inner<IO> {
             ready!(self.poll_release(cx))?;
             return Pin::new(&mut self.io).poll_write_vectored(cx, slices);
         }
-        // One after the other, up to the one that may be held back.
+        // Writes all slices before the last, which may have to be held back.
         let first = slices.iter().position(filled).unwrap_or(last);
         if first == last {
             return self.poll_write(cx, &slices[last]);
@@ -214,7 +214,7 @@ impl<IO: Write + Unpin> Inner<IO> {
 }
 
 impl<IO: Write + Unpin> Caller<IO> {
-    /// Notes what came of writing these bytes.
+    /// Records the outcome of a write; over HTTP/2 it counts the streams reset in the written bytes.
     fn wrote<'a>(
         &self,
         slices: impl IntoIterator<Item = &'a [u8]>,
@@ -248,7 +248,7 @@ impl<IO: Write + Unpin> Write for Caller<IO> {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(Pin::new(&mut self.inner.borrow_mut().io).poll_flush(cx))?;
-        // hyper flushes only after it has written all that it had.
+        // hyper flushes only after it has written all of its buffered bytes.
         self.state.flushed();
         Poll::Ready(Ok(()))
     }
@@ -256,7 +256,7 @@ impl<IO: Write + Unpin> Write for Caller<IO> {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let inner = &mut *self.inner.borrow_mut();
         if !inner.held.is_empty() {
-            // The holder of the connection then writes the last bytes, and ends it.
+            // `serve` writes the held-back bytes, and then shuts the connection down.
             return Poll::Ready(Ok(()));
         }
         Pin::new(&mut inner.io).poll_shutdown(cx)

@@ -1,4 +1,4 @@
-//! Who asks on one frontend connection: let in once for a token, and not again for every request.
+//! Callers of one frontend connection: each token is verified once, not for every request.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -11,10 +11,10 @@ use ring::digest::{SHA256, digest};
 use super::Gateway;
 use super::problem::Problem;
 
-/// Callers that one connection remembers: a proxy may ask for several over one.
+/// Callers that one connection remembers; a proxy may multiplex several callers over one connection.
 const REMEMBERED_MAX: usize = 8;
 
-/// What a token is remembered by.
+/// SHA-256 of a token, by which its caller is remembered.
 pub(super) type Digest = [u8; 32];
 
 /// The callers of one frontend connection.
@@ -22,14 +22,14 @@ pub(super) struct Callers<G: Gateway> {
     known: RefCell<Vec<Rc<Presented<G>>>>,
 }
 
-/// Somebody who was let in, and what they presented. Whatever runs for them holds it.
+/// A caller that was admitted, with the digest of its token. Every task that runs for the caller holds it.
 pub(super) struct Presented<G: Gateway> {
     key: Option<Digest>,
     pub(super) caller: G::Caller,
 }
 
 impl<G: Gateway> Presented<G> {
-    /// Tells apart those whose connections to targets are not to be mixed.
+    /// Key that separates callers whose target connections must not be mixed.
     pub(super) fn key(&self) -> Option<Digest> {
         self.key
     }
@@ -42,8 +42,8 @@ impl<G: Gateway> Callers<G> {
         }
     }
 
-    /// Who sends these headers; and whether that is news, which whoever polls
-    /// [`Callers::poll_revoked`] must hear of.
+    /// The caller that sent these headers, and whether it is new to the connection: the task that polls
+    /// [`Callers::poll_revoked`] must be woken for a new caller.
     pub(super) fn admit(
         &self,
         gateway: &G,
@@ -51,7 +51,7 @@ impl<G: Gateway> Callers<G> {
         takes_tokens: bool,
     ) -> Result<(Rc<Presented<G>>, bool), Problem> {
         let token = if takes_tokens { bearer(headers)? } else { None };
-        // By what it is made of: who measures how long this takes learns nothing of a token.
+        // Compared by digest, so that the time of a comparison reveals nothing about a token.
         let key = token.map(|token| {
             let mut key = Digest::default();
             key.copy_from_slice(digest(&SHA256, token.as_bytes()).as_ref());
@@ -63,7 +63,7 @@ impl<G: Gateway> Callers<G> {
             return Ok((Rc::clone(it), false));
         }
         let caller = gateway.admit(token).map_err(Problem::token)?;
-        // Those for whom something runs stay, however many: their streams are bounded.
+        // Callers with a running request stay, however many there are: the number of streams is limited.
         let is_idle = |it: &Rc<Presented<G>>| Rc::strong_count(it) == 1;
         known.retain(|it| !is_idle(it) || gateway.is_current(&it.caller));
         if known.len() >= REMEMBERED_MAX
@@ -76,7 +76,7 @@ impl<G: Gateway> Callers<G> {
         Ok((presented, true))
     }
 
-    /// Ready once one of them may stay no longer: what runs for it cannot be told from the rest.
+    /// Ready once any of these callers is revoked; the connection's requests cannot be ended separately.
     pub(super) fn poll_revoked(&self, gateway: &G, cx: &mut Context<'_>) -> Poll<()> {
         let known = self.known.borrow();
         let mut polls = known.iter().map(|it| gateway.poll_revoked(cx, &it.caller));
@@ -87,7 +87,7 @@ impl<G: Gateway> Callers<G> {
     }
 }
 
-/// The token of a request (RFC 6750, section 2.1).
+/// The bearer token of a request (RFC 6750, section 2.1).
 fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
     let mut values = headers.get_all(AUTHORIZATION).iter();
     let Some(value) = values.next() else {
@@ -102,8 +102,8 @@ fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
         .map(|(_, token)| token.trim()))
 }
 
-/// Takes the caller's credential out of a request, and puts the target's in its place where the
-/// operator named a field for that.
+/// Removes the caller's credential from a request, and moves the target's credential from
+/// `target_field` into `Authorization`.
 pub(super) fn leave_credential(headers: &mut HeaderMap, target_field: Option<&HeaderName>) {
     headers.remove(AUTHORIZATION);
     if let Some(value) = target_field.and_then(|field| headers.remove(field)) {

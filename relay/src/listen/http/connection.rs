@@ -1,5 +1,5 @@
-//! A caller's connection, as hyper serves it: one request at a time over HTTP/1.1, or several over
-//! HTTP/2.
+//! Drives a frontend connection through hyper's server: one request at a time over HTTP/1.1, several
+//! over HTTP/2.
 
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -23,33 +23,33 @@ use super::state::State;
 use super::{Ended, Gateway, HTTP_BUFFER_BYTES_MAX, Settings};
 use crate::audit::Call;
 
-/// Streams that one connection of HTTP/2 may have at a time.
+/// Concurrent streams of one HTTP/2 connection.
 const STREAMS_MAX: u32 = 128;
 
-/// What a caller may send on one stream, and on all of a connection, before its targets take it.
+/// HTTP/2 receive windows of one stream, and of a whole connection.
 const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
 
-/// Bytes of one stream's answer that wait for the caller to take them.
+/// Bytes of one stream's answer that h2 buffers for the caller.
 const SEND_BUFFER_BYTES: usize = 16 * 1024;
 
-/// How often streams are looked at within the time in which a caller must take something.
+/// Checks for stalled streams per stall timeout.
 const LOOKS: u32 = 3;
 
-/// Bytes of all names and values in a head, with 32 for each (RFC 9113, section 6.5.2).
+/// HTTP/2 header list limit: bytes of all names and values, plus 32 per field (RFC 9113, section 6.5.2).
 const HEAD_BYTES_MAX: u32 = 64 * 1024;
 
-/// What a connection's turns have in common.
+/// Context for polling one frontend connection.
 pub(super) struct Turns<'a, G: Gateway> {
     pub(super) state: &'a Rc<State>,
     pub(super) gateway: &'a G,
     pub(super) settings: &'a Rc<Settings>,
-    /// Where the connection comes from.
+    /// IP address of the peer.
     pub(super) address: IpAddr,
 }
 
 impl<G: Gateway> Turns<'_, G> {
-    /// Polls until there is an outcome, or the caller's time is over.
+    /// Polls until there is an outcome, or until the caller's deadline has passed.
     pub(super) async fn until<T>(
         &self,
         mut poll: impl FnMut(&mut Context<'_>) -> Poll<Result<T, Ended>>,
@@ -66,9 +66,9 @@ impl<G: Gateway> Turns<'_, G> {
         .await
     }
 
-    /// Drives a connection to its end; one that is idle for too long is told before it is closed.
-    /// `shut` asks it to end after what it is at, and `is_gone`
-    /// says that its caller has left where hyper does not look.
+    /// Drives a connection to its end. An idle connection past its deadline is shut down in order: over
+    /// HTTP/2 the caller gets a GOAWAY. `shut` starts a graceful shutdown of the connection; `is_gone`
+    /// detects a disconnected caller while hyper does not read.
     async fn drive<C>(
         &self,
         connection: C,
@@ -91,7 +91,7 @@ impl<G: Gateway> Turns<'_, G> {
                 let mut ends = overdue == Some(Ended::IdleTimeout);
                 if self.gateway.is_draining() {
                     self.state.begin_drain();
-                    // Over HTTP/1.1 each answer says that it is the last one.
+                    // Over HTTP/1.1, `Connection: close` in the answer does this.
                     ends |= self.state.is_http2();
                 }
                 if ends && !is_ending {
@@ -100,7 +100,7 @@ impl<G: Gateway> Turns<'_, G> {
                 } else if let Some(ended) = overdue {
                     return Poll::Ready(ended);
                 }
-                // First: what has come for somebody who may stay no longer does not go out.
+                // Checked before hyper's turn, so that no buffered bytes go out to a revoked caller.
                 if callers.poll_revoked(self.gateway, cx).is_ready() {
                     return Poll::Ready(Ended::Revoked);
                 }
@@ -130,7 +130,7 @@ impl<G: Gateway> Turns<'_, G> {
 }
 
 impl<G: Gateway> Turns<'_, G> {
-    /// Notes streams that the library of HTTP/2 refused by itself.
+    /// Writes to the audit log each stream that h2 refused by itself.
     fn note_refused(&self) {
         for _ in 0..self.state.take_refused() {
             if self.gateway.is_audited() {
@@ -141,8 +141,8 @@ impl<G: Gateway> Turns<'_, G> {
     }
 }
 
-/// An answer to come. In a box, because hyper keeps as much room as it needs for as long as the
-/// answer's body lasts: an open event stream would cost 4 KiB more.
+/// Future of one answer. Boxed, because hyper keeps the future's memory until the answer's body ends:
+/// an open event stream would cost 4 KiB more.
 fn answered<G: Gateway>(
     front: Rc<Front<G>>,
     request: Request<Incoming>,
@@ -151,7 +151,7 @@ fn answered<G: Gateway>(
     Box::pin(async move { Ok(front.answer(request, state).await) })
 }
 
-/// Serves requests one after the other.
+/// Serves an HTTP/1.1 connection, one request at a time.
 pub(super) async fn serve_http1<IO, G>(
     caller: &Caller<IO>,
     front: Front<G>,
@@ -185,7 +185,7 @@ where
         .await
 }
 
-/// Serves several requests at once.
+/// Serves an HTTP/2 connection, several requests at a time.
 pub(super) async fn serve_http2<IO, G>(
     caller: &Caller<IO>,
     front: Front<G>,
@@ -210,7 +210,7 @@ where
         .serve_connection(caller.clone(), service);
     let held = &front.pool.held;
     turns.state.begin_http2(held);
-    // A connection that takes nothing at all ends as a whole.
+    // Stalled streams end one by one; the watchdog ends a connection that takes no byte at all.
     let look_pause = turns.settings.stall_timeout / LOOKS;
     let mut looking = Box::pin(turns.gateway.sleep(look_pause));
     let is_gone = |cx: &mut Context<'_>| {
@@ -226,7 +226,7 @@ where
         .await
 }
 
-/// Runs a connection's streams as tasks of the shard; each ends with its connection.
+/// Spawns a connection's HTTP/2 streams as tasks of the shard; each ends with its connection.
 #[derive(Clone)]
 struct Tasks<G>(G);
 

@@ -1,5 +1,5 @@
-//! What takes time on the caller's side: the watchdog over a connection, and the last words of a
-//! caller whose request was answered early.
+//! Deadlines of the caller's side: the watchdog of a connection, and the lingering close after an early
+//! answer.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -11,19 +11,19 @@ use hyper::rt::{Read, ReadBuf};
 use super::state::State;
 use super::{Ended, Gateway, Settings};
 
-/// Longest time in which what a caller still sends is thrown away after the last answer, and the
-/// longest pause in it. Closing earlier would reset the connection and could destroy an answer
+/// Limits of a lingering close: total time in which the caller's remaining bytes are discarded, and the
+/// longest pause between them. An earlier close would reset the connection and could destroy an answer
 /// that the caller has not read yet (RFC 9112, section 9.6).
 pub(super) const LINGER_MAX: Duration = Duration::from_secs(30);
 pub(super) const LINGER_PAUSE_MAX: Duration = Duration::from_secs(5);
 
-/// Bytes thrown away before other tasks get a turn.
+/// Bytes discarded before other tasks get a turn.
 pub(super) const LINGER_TURN_BYTES: usize = 64 * 1024;
 
 type Timer = Pin<Box<dyn Future<Output = ()>>>;
 
-/// Tells when a connection has overstayed. Timers are made only when the next deadline comes
-/// before the one already set, so that a busy connection makes about one per idle timeout.
+/// Ends a connection whose deadline has passed. It sets a new timer only if the next deadline comes
+/// before the current timer, so a busy connection makes about one timer per idle timeout.
 pub(super) struct Watchdog {
     timer: Option<(Instant, Timer)>,
 }
@@ -33,7 +33,7 @@ impl Watchdog {
         Self { timer: None }
     }
 
-    /// To be called after hyper's turn.
+    /// Resolves if the caller's deadline has passed; call it after hyper was polled.
     pub(super) fn poll<G: Gateway>(
         &mut self,
         cx: &mut Context<'_>,
@@ -62,7 +62,7 @@ impl Watchdog {
     }
 }
 
-/// Throws away what the caller still sends, until it closes or has had its time.
+/// Discards the caller's remaining bytes, until the caller closes or a lingering limit is reached.
 pub(super) async fn linger<IO: Read + Unpin, G: Gateway>(io: &mut IO, gateway: &G) {
     let deadline = gateway.now() + LINGER_MAX;
     let mut bytes = vec![0; 16 * 1024];

@@ -1,5 +1,5 @@
-//! A stream of events read from its session, without hyper's client: an open one that brings
-//! nothing costs next to nothing.
+//! An event stream read directly from its session, without hyper's client: while it is quiet it needs
+//! almost no memory.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -16,26 +16,26 @@ use super::callers::Presented;
 use super::chunks::{Chunks, Malformed};
 use super::{Gateway, HTTP_BUFFER_BYTES_MAX};
 
-/// Most that is read at a time.
+/// Size of one read.
 const READ_BYTES: usize = 16 * 1024;
 
-/// Most trailers: as many as hyper takes, and as long.
+/// Trailer limit: hyper's default limit for header fields.
 const TRAILERS_MAX: usize = 100;
 
-/// A chunked body on a stream. Dropped before its end it resets the session.
+/// A chunked body on a session. Dropping it before its end resets the session.
 pub(super) struct Direct<G: Gateway> {
     stream: G::Stream,
     chunks: Chunks,
-    /// What came behind the last chunk.
+    /// Bytes after the last chunk: the trailers.
     tail: Vec<u8>,
     is_malformed: bool,
     is_over: bool,
-    /// For whom it runs: whose access is revoked in the middle is to be found.
+    /// Keeps the caller registered, so that a revocation ends the stream.
     _presented: Rc<Presented<G>>,
 }
 
 impl<G: Gateway> Direct<G> {
-    /// Goes on with a body in the middle of its `chunks`.
+    /// Continues a body at the position `chunks`.
     pub(super) const fn new(
         stream: G::Stream,
         chunks: Chunks,
@@ -68,8 +68,8 @@ impl<G: Gateway> Direct<G> {
                 return Poll::Ready(Some(Err(malformed())));
             }
             if let Some(trailers) = self.trailers()? {
-                // Its end in order: nothing but a new request could follow. Whether the target still
-                // hears of it is no matter.
+                // Ends the session in order: only a new request could follow. A failure to tell the target
+                // does not matter.
                 let _told = ready!(Pin::new(&mut self.stream).poll_shutdown(cx));
                 self.is_over = true;
                 let frame = (!trailers.is_empty()).then(|| Ok(Frame::trailers(trailers)));
@@ -82,7 +82,7 @@ impl<G: Gateway> Direct<G> {
         }
     }
 
-    /// Reads once; nothing if no data was among it.
+    /// Reads once; empty if the read brought no data bytes.
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
         let mut bytes = [MaybeUninit::uninit(); READ_BYTES];
         let mut read = ReadBuf::uninit(&mut bytes);
@@ -96,7 +96,7 @@ impl<G: Gateway> Direct<G> {
             match self.chunks.next(&mut rest) {
                 Ok(Some(piece)) => data.extend_from_slice(piece),
                 Ok(None) => break,
-                // What came before goes on first.
+                // The data in front of the error is passed on first.
                 Err(Malformed) => {
                     self.is_malformed = true;
                     break;
@@ -107,7 +107,7 @@ impl<G: Gateway> Direct<G> {
         Poll::Ready(Ok(data.freeze()))
     }
 
-    /// The trailers, once all of them are here.
+    /// The trailers, once they are complete.
     fn trailers(&self) -> io::Result<Option<HeaderMap>> {
         if !self.chunks.is_over() {
             return Ok(None);

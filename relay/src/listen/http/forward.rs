@@ -1,5 +1,5 @@
 //! One request: from the caller's head to the target's answer.
-//! Long because the way of one request is told in one place.
+//! Long because all steps of one request stand in one file.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -37,10 +37,10 @@ use super::wanted::Nowhere;
 use super::{Gateway, Peer, Settings, close_after};
 use crate::auth::TokenRefusal;
 
-/// How often a request that was not sent yet looks for the tunnel anew, when its link went away.
+/// Route look-ups for a request that was not sent yet, after its link went away.
 const LOOKS_MAX: usize = 4;
 
-/// What the requests of one frontend connection share.
+/// State shared by the requests of one frontend connection.
 pub(super) struct Front<G: Gateway> {
     pub(super) gateway: G,
     pub(super) pool: Pool<G>,
@@ -50,31 +50,31 @@ pub(super) struct Front<G: Gateway> {
     peer_name: PeerName,
 }
 
-/// What came of sending a request over a new connection.
+/// Outcome of sending a request over a new connection.
 enum Attempt<G: Gateway> {
     Answered(Box<(Connection<G>, Response<Incoming>)>),
-    /// It may be sent once more; the try failed for this reason.
+    /// No answer for this reason; the request may be sent once more.
     Failed(Box<Unanswered>, Reason),
 }
 
 /// A request without an answer that may be sent once more.
 struct Unanswered {
     request: Request<RequestBody>,
-    /// Whether a target may have had it already.
+    /// Whether a target may have received the request already.
     delivery: Delivery,
 }
 
-/// Who asks, and under which name of ours.
+/// The request's authority, its meaning, and its caller.
 pub(super) struct Asked<'a> {
-    /// The relay's authority as the caller knows it.
+    /// Authority that the request names.
     pub(super) authority: Option<&'a str>,
     named: Named<'a>,
     pub(super) client: Client,
 }
 
 impl Asked<'_> {
-    /// Whether nothing hints at a proxy that nobody declared: it would make everybody who comes
-    /// through it a caller of its own machine.
+    /// True without any sign of an undeclared proxy on this machine, behind which all callers would look
+    /// local.
     fn is_direct(&self, headers: &HeaderMap) -> bool {
         let host = self.authority.and_then(host);
         host.is_some_and(is_ours_anywhere) && !claims::is_forwarded(headers)
@@ -93,8 +93,8 @@ impl<G: Gateway> Front<G> {
         }
     }
 
-    /// Answers one request, by its target or by the relay itself. `state` is the connection's, or
-    /// the stream's where the connection has several.
+    /// Answers one request, by its target or by the relay itself. `state` belongs to the HTTP/2 stream, or to
+    /// the HTTP/1.1 connection.
     pub(super) async fn answer(
         self: Rc<Self>,
         request: Request<Incoming>,
@@ -104,7 +104,7 @@ impl<G: Gateway> Front<G> {
         let (mut parts, body) = request.into_parts();
         let is_http2 = parts.version == Version::HTTP_2;
         if is_http2 {
-            // Over HTTP/1.1 that is done where the caller's bytes are read.
+            // Over HTTP/1.1 the scanner has escaped the path.
             escape_path(&mut parts.uri);
         }
         let rest = Rest::new(&parts, &body, &self.gateway, &state);
@@ -133,7 +133,7 @@ impl<G: Gateway> Front<G> {
         response
     }
 
-    /// `page` is what the request says about the page that it comes from, for any answer to it.
+    /// Routes and forwards a request. `page` is set to the web page behind the request, for CORS.
     async fn serve(
         self: &Rc<Self>,
         parts: Parts,
@@ -176,7 +176,7 @@ impl<G: Gateway> Front<G> {
         if is_metadata {
             Problem::check_metadata(&parts.method)?;
         }
-        // Where nobody has to say who they are, names are for those who were told them.
+        // Without tokens, only local callers may list tunnels: remote callers must know a tunnel's name.
         let is_local = || asked.client.is_this_machine() && asked.is_direct(&parts.headers);
         let may_list = || self.gateway.subject(caller).is_some() || is_local();
         if let Some(Way::Tunnels { after }) = way
@@ -202,7 +202,7 @@ impl<G: Gateway> Front<G> {
         let (connection, answer) = self
             .ask(request, &mut destination, &presented, state)
             .await?;
-        // The agent that it was to go to may have left meanwhile.
+        // The target may be another one now: the agent may have left during the exchange.
         trail.leads_to(destination.mapping.target.tunnel.as_str());
         state.head_arrived();
         if destination.is_metadata() && login::is_document(&answer) {
@@ -213,7 +213,7 @@ impl<G: Gateway> Front<G> {
     }
 
     fn asked<'a>(&self, parts: &'a Parts) -> Result<Asked<'a>, Problem> {
-        // Named in the request line too, it is the same.
+        // `check_request` has refused a request whose two authorities differ.
         let authority = match parts.uri.authority() {
             Some(authority) => Some(authority.as_str()),
             None => match parts.headers.get(HOST).map(|host| host.to_str()) {
@@ -244,7 +244,8 @@ impl<G: Gateway> Front<G> {
         let https = asked.client.https;
         let origins = &self.settings.origins;
         let is_here = asked.client.is_this_machine();
-        // Elsewhere a browser brings nothing of its user's but cookies, which are the target's.
+        // Remote callers of a relay that takes tokens are not checked: a browser adds only cookies by
+        // itself, and those belong to the target.
         let is_ambient = is_here || !self.settings.takes_tokens;
         if is_ambient && origin::is_blind(headers, is_here, origins) {
             return Page::Refused;
@@ -259,7 +260,7 @@ impl<G: Gateway> Front<G> {
         destination: &mut Destination,
         client: Client,
     ) -> Result<Request<RequestBody>, Problem> {
-        // First of all, because what is read from fields here is written to others.
+        // Before all other steps, because they copy values from these fields to other fields.
         let (path, name) = (
             destination.path.clone(),
             destination.mapping.public().cloned(),
@@ -288,15 +289,15 @@ impl<G: Gateway> Front<G> {
         let mut request = Request::from_parts(parts, body);
         if headers::expects_continue(request.headers()) {
             let (gateway, timeout) = (self.gateway.clone(), self.settings.continue_timeout);
-            // Counts from when the body is first asked for.
+            // The timeout starts when hyper first polls the body.
             let timeout = Box::pin(async move { gateway.sleep(timeout).await });
             await_continue(&mut request, timeout);
         }
         Ok(request)
     }
 
-    /// Sends the request over the kept connection or a new one; `destination` has the target in the
-    /// end that it went to.
+    /// Sends the request over a kept connection or a new one; afterwards `destination` has the target that
+    /// answered.
     pub(super) async fn exchange(
         &self,
         mut request: Request<RequestBody>,
@@ -320,8 +321,8 @@ impl<G: Gateway> Front<G> {
             let again = Again::of(&mut unanswered.request);
             unanswered = match connection.send(unanswered.request).await {
                 Ok(answer) => return Ok((connection, answer)),
-                // The target closed the connection as the request came: to be expected after a
-                // pause, and no sign that it did anything.
+                // The target closed the kept connection when the request came. This is normal after a
+                // pause, and does not mean that the target processed the request.
                 Err(failure) => {
                     let repeats = (again, is_repeatable);
                     Box::pin(self.unanswered(failure, connection, repeats, state)).await?
@@ -332,15 +333,15 @@ impl<G: Gateway> Front<G> {
             request,
             mut delivery,
         } = unanswered;
-        // In a box: the future of a request over a kept connection would need the room otherwise.
+        // Boxed, so that the future of a request over a kept connection stays small.
         let anew = self.exchange_anew(request, &mut delivery, destination, presented, state);
         let outcome = Box::pin(anew).await;
-        // The last try may have reached no target, and an earlier one may have.
+        // If an earlier try may have reached a target, the answer must say so.
         outcome.map_err(|problem| problem.after(delivery))
     }
 
-    /// Sends the request over a new connection, to each agent of the tunnel while it may be sent once more.
-    /// `delivery` becomes [`Delivery::Sent`] once a target may have had it.
+    /// Sends the request over new connections, to one agent of the tunnel after the other, while it may be
+    /// sent once more. `delivery` becomes [`Delivery::Sent`] once a target may have received the request.
     async fn exchange_anew(
         &self,
         mut request: Request<RequestBody>,
@@ -376,7 +377,7 @@ impl<G: Gateway> Front<G> {
             let refused = || nowhere(Nowhere::Refused(reason), &wanted.aim);
             let before = Rc::clone(&mapping.target);
             if is_away(reason) && looks < LOOKS_MAX {
-                // The link went away under the request: its agent may be back within the grace.
+                // The link went away during the request: its agent may come back within the grace period.
                 looks += 1;
                 mapping.target = self.find(wanted, presented, Some(&before)).await?;
                 session.check(&mapping.target)?;
@@ -385,7 +386,7 @@ impl<G: Gateway> Front<G> {
                 && wanted.pin.is_none()
                 && self.gateway.now() < time_is_up
             {
-                // Another agent's target may take it, each once.
+                // The targets of the other agents may accept the request; each is tried once.
                 tried.push(before);
                 let other = self.gateway.other(caller, wanted, &tried);
                 mapping.target = other.ok_or_else(refused)?;
@@ -400,7 +401,7 @@ impl<G: Gateway> Front<G> {
         }
     }
 
-    /// Sends the request over a new connection.
+    /// Sends the request over one new connection.
     async fn attempt(
         &self,
         mut request: Request<RequestBody>,
@@ -431,7 +432,7 @@ impl<G: Gateway> Front<G> {
         }
     }
 
-    /// A request that failed, to be sent once more, if it `is_repeatable` or its target had none of it.
+    /// A failed request for another try, if it `is_repeatable` or its target received none of it.
     async fn unanswered(
         &self,
         failure: Failure,
@@ -494,10 +495,10 @@ impl<G: Gateway> Front<G> {
             false => None,
         };
         if is_stream && destination.is_head {
-            // As GET has it. What GET refuses stays as it is.
+            // Same head as for GET. If `begin` fails, GET would be refused, and the head stays as it is.
             let _refused = events::Events::begin(&mut parts.headers);
         }
-        // What a mapped one will be long is not known.
+        // The length of a mapped stream is unknown.
         let length = length.filter(|_| mapped.is_none());
         let is_open = is_stream && is_plain && length.is_none();
         let events = (is_open || mapped.is_some()).then(|| {
@@ -510,7 +511,7 @@ impl<G: Gateway> Front<G> {
             let quiet_max = self.settings.sse_keepalive;
             Events::new(self.gateway.clone(), quiet_max, is_get, mapped)
         });
-        // What hyper's server makes of it depends on the caller, not on the target.
+        // Set for hyper's server, which chooses the version of the answer by the caller.
         parts.version = Version::HTTP_11;
         let is_delimited = length.is_some() || destination.version != Version::HTTP_10;
         let cut = if is_delimited {
@@ -524,7 +525,7 @@ impl<G: Gateway> Front<G> {
     }
 }
 
-/// Makes a target's head fit for the caller's connection. `length` is that of its body, if it is known.
+/// Makes a target's answer head fit for the caller; `length` is that of the body, if known.
 pub(super) fn fields_for_caller(headers: &mut HeaderMap, length: Option<u64>, mapping: &Mapping) {
     headers::for_caller(headers, length);
     claims::drop_from_answer(headers);
@@ -532,7 +533,7 @@ pub(super) fn fields_for_caller(headers: &mut HeaderMap, length: Option<u64>, ma
     mapping.apply(headers);
 }
 
-/// Bytes of a request's head, with 32 for each field.
+/// Bytes of a request's head, plus 32 per field as in RFC 9113, section 6.5.2.
 fn head_bytes(parts: &Parts) -> u64 {
     let fields = parts.headers.iter();
     let fields = fields.map(|(name, value)| name.as_str().len() + value.len() + 32);
@@ -540,7 +541,7 @@ fn head_bytes(parts: &Parts) -> u64 {
     (path + fields.sum::<usize>()) as u64
 }
 
-/// An answer of the relay itself.
+/// Wraps an answer of the relay itself.
 fn own<G: Gateway>(response: Response<Bytes>, state: &Rc<State>) -> Response<AnswerBody<G>> {
     response.map(|body| AnswerBody::own(body, Rc::clone(state)))
 }

@@ -1,9 +1,9 @@
-//! What callers make the relay hold of answers: bounded for a stream and a connection, and counted in the
-//! shard's budget.
+//! Memory that unread answers take: limited per stream and per connection, and counted in the shard's
+//! budget.
 //!
-//! hyper hands an answer to the connection piece by piece. A piece is counted until the last byte of it was
-//! written to the caller, or its stream is over; a stream whose pieces stay where they are is given no more.
-//! A connection of HTTP/1.1 is one stream, which is never refused.
+//! hyper hands an answer to the connection in pieces. A piece is counted until its last byte was written
+//! to the caller, or until its stream ends; a stream whose pieces are not taken gets no further piece.
+//! An HTTP/1.1 connection counts as one stream, which is never refused.
 
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
@@ -13,30 +13,30 @@ use std::task::{Context, Poll, Waker};
 use bytes::{Buf, Bytes};
 use tieline_wire::{Charge, SharedBudget};
 
-/// Bytes of all streams of one connection that may wait for its caller, besides one piece of each.
+/// Bytes of all streams of one connection that may wait for its caller, besides one piece per stream.
 const CONNECTION_BYTES_MAX: usize = 512 * 1024;
 
-/// Streams of one connection at a time that need no part of the shard's budget.
+/// Concurrent streams of one connection that are not charged to the shard's budget.
 const STREAMS_FREE: usize = 8;
 
-/// What a stream may hold besides the pieces of its answer: twice what a session starts with, and what
-/// hyper has read of the target and written to it.
+/// Memory of a stream besides the pieces of its answer: twice the initial window of a session, plus
+/// hyper's read and write buffers for the target.
 const STREAM_BYTES: u64 = 64 * 1024;
 
-/// Most that one read of a target brings where a connection has several streams, any of which may stall: below
-/// the 16 KiB at which hyper would double its buffer.
+/// Read limit for targets of a connection with several streams, any of which may stall: just below the
+/// 16 KiB at which hyper doubles its buffer.
 const READ_BYTES_SEVERAL_MAX: usize = 16 * 1024 - 1;
 
-/// The same where the budget is used up: hyper's buffer stays as small as it begins.
+/// Read limit while the shard's budget is used up: hyper's buffer keeps its initial size.
 const READ_BYTES_SHORT_MAX: usize = 8 * 1024 - 1;
 
-/// What a piece takes besides its bytes, as its own memory and as a frame of h2.
+/// Overhead of a piece: its own memory and its frame in h2.
 const PIECE_BYTES: usize = 256;
 
-/// Looks in a row at which nothing has moved that end a stream.
+/// Consecutive checks without movement after which a stream is ended.
 const LOOKS_MAX: u8 = 3;
 
-/// What one connection holds.
+/// Memory that one connection holds.
 #[derive(Debug)]
 pub(super) struct Held {
     budget: Option<Arc<SharedBudget>>,
@@ -46,20 +46,20 @@ pub(super) struct Held {
     streams: RefCell<Vec<Weak<HeldStream>>>,
 }
 
-/// What one stream of a connection holds.
+/// Memory that one stream of a connection holds.
 pub(super) struct HeldStream {
     connection: Rc<Held>,
     bytes: Cell<usize>,
     place: RefCell<Place>,
-    /// Waits until one of its pieces is gone.
+    /// Task that waits until one of the stream's pieces has been written.
     waker: Cell<Option<Waker>>,
     has_moved: Cell<bool>,
     looks: Cell<u8>,
-    /// Lets go of the answer's target.
+    /// Drops the answer's connection to its target.
     give_up: RefCell<Option<Box<dyn FnOnce()>>>,
 }
 
-/// What a stream was let in with.
+/// How a stream's memory is accounted for: not at all, within [`STREAMS_FREE`], or by the shard's budget.
 #[derive(Debug, Default)]
 enum Place {
     #[default]
@@ -71,7 +71,7 @@ enum Place {
 }
 
 impl Held {
-    /// Of a connection, with one stream or `several`, whose shard has this budget, if it has one.
+    /// For a connection with one stream, or with `several`, and the budget of its shard, if it is limited.
     pub(super) fn new(budget: Option<Arc<SharedBudget>>, several: bool) -> Self {
         Self {
             budget,
@@ -98,7 +98,7 @@ impl Held {
         stream
     }
 
-    /// Most that one read of a target, or of the caller, may bring now.
+    /// Size limit of the next read from a target or from the caller.
     pub(super) fn read_bytes_max(&self) -> usize {
         match (self.has_room(STREAM_BYTES), self.has_several) {
             (false, _) => READ_BYTES_SHORT_MAX,
@@ -116,8 +116,8 @@ impl Held {
         self.budget.as_ref().map(|budget| budget.charge(bytes))
     }
 
-    /// Ends the streams of which the caller has taken nothing for so long; to be called three times within
-    /// the time that a caller has.
+    /// Ends each stream of which the caller has taken nothing for a stall timeout; to be called three times
+    /// per stall timeout.
     pub(super) fn end_stalled(&self) {
         let streams: Vec<_> = self
             .streams
@@ -132,7 +132,7 @@ impl Held {
 }
 
 impl HeldStream {
-    /// Lets a request in whose head has so many bytes; false if the shard's budget is used up.
+    /// Admits a request whose head has `head_bytes`; false if the shard's budget is used up.
     pub(super) fn enter(&self, head_bytes: u64) -> bool {
         let connection = &self.connection;
         let is_free = connection.free.get() > 0 && head_bytes < STREAM_BYTES / 4;
@@ -162,7 +162,7 @@ impl HeldStream {
         Poll::Ready(())
     }
 
-    /// What to do with the answer's target once the stream is given up.
+    /// Sets the action that drops the answer's target when the stream is given up as stalled.
     pub(super) fn on_give_up(&self, give_up: impl FnOnce() + 'static) {
         self.give_up.replace(Some(Box::new(give_up)));
     }
@@ -188,14 +188,14 @@ impl Drop for HeldStream {
     }
 }
 
-/// Bytes of an answer on their way to its caller.
+/// Bytes of an answer on their way to the caller.
 pub(super) struct Piece {
     bytes: Bytes,
     _part: Option<Part>,
 }
 
 impl Piece {
-    /// One that is counted for `stream`, where the connection has streams.
+    /// A piece that is counted for `stream`, if there is one.
     pub(super) fn new(bytes: Bytes, stream: Option<&Rc<HeldStream>>) -> Self {
         let _part = stream.map(|stream| Part::new(bytes.len() + PIECE_BYTES, stream));
         Self { bytes, _part }
@@ -216,7 +216,7 @@ impl Buf for Piece {
     }
 }
 
-/// What a piece counts for, until it is dropped.
+/// A piece's share of the counters and of the budget, until the share is dropped.
 struct Part {
     stream: Rc<HeldStream>,
     bytes: usize,
@@ -227,7 +227,7 @@ impl Part {
     fn new(bytes: usize, stream: &Rc<HeldStream>) -> Self {
         let connection = &stream.connection;
         if stream.bytes.get() == 0 {
-            // The caller's time begins.
+            // First unwritten piece: the caller's stall timeout begins.
             stream.has_moved.set(true);
         }
         stream.bytes.set(stream.bytes.get() + bytes);
@@ -312,7 +312,7 @@ mod tests {
             budget.windows(),
             paid * (STREAM_BYTES + 100) + 1_000 + PIECE_BYTES as u64
         );
-        // With the budget used up a stream still gets one piece at a time.
+        // Even with the budget used up, a stream gets one piece at a time.
         assert!(!room(&streams[0]) && room(&streams[1]));
         drop(first);
         assert!(room(&streams[0]));

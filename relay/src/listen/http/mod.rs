@@ -1,8 +1,8 @@
 //! The HTTP front, HTTP/1.1 and HTTP/2: hyper's server towards a caller, hyper's client over sessions.
 //!
-//! Owns how a request becomes a target's answer or the relay's own. What a session is, where a
-//! tunnel's link lives and what the time is comes from a [`Gateway`], so nothing here depends on
-//! a runtime. All futures of one frontend connection run in one thread.
+//! Owns how a request becomes an answer of the target or of the relay. Sessions, routes, tasks and time
+//! come from a [`Gateway`], so nothing here depends on a runtime. All futures of one frontend
+//! connection run in one thread.
 
 mod again;
 mod body;
@@ -77,60 +77,60 @@ use state::State;
 pub(crate) use target::Target;
 pub(crate) use wanted::{Aim, Nowhere, Pin, Wanted};
 
-/// Most that is buffered of one connection in one direction, and so the longest head.
+/// Buffer limit of one connection in one direction, and therefore the longest head.
 const HTTP_BUFFER_BYTES_MAX: usize = 64 * 1024;
 
-/// How long a caller that is idle when the relay begins to drain may still ask: a request that is on
-/// its way then is answered.
+/// Idle timeout while the relay drains, so that a request that is already on its way to the relay is
+/// still answered.
 pub(crate) const DRAIN_GRACE: Duration = Duration::from_millis(250);
 
-/// The same for a caller of HTTP/2, whose answer to the goodbye takes a round trip.
+/// [`DRAIN_GRACE`] of an HTTP/2 connection: its answer to GOAWAY takes a round trip.
 const DRAIN_GRACE_HTTP2: Duration = Duration::from_secs(1);
 
 /// What the HTTP front needs from its shard.
 pub(crate) trait Gateway: Clone + 'static {
     /// One session, which is one target connection.
     ///
-    /// A read after the target's finish brings no bytes, one after a reset fails, with
-    /// [`SessionEnded`] as the cause where the reason is known. Bytes that arrived before are
-    /// read first. Dropping it resets the session, unless it was shut down: then the session ends
-    /// in order.
+    /// A read after the target's finish brings no bytes. A read after a reset fails, with
+    /// [`SessionEnded`] as the cause where the reason is known. Bytes that arrived before the end are
+    /// read first. Dropping the stream resets the session, unless the stream was shut down: then the
+    /// session ends in order.
     type Stream: Read + Write + Unpin + 'static;
 
-    /// Who asks, for as long as they are served.
+    /// An admitted caller.
     type Caller: 'static;
 
-    /// Who it is that presents `token`, or anybody where callers need not say.
+    /// Admits the caller with `token`, or an anonymous caller where the relay takes no tokens.
     ///
     /// # Errors
-    /// [`TokenRefusal`] says why they are not let in.
+    /// [`TokenRefusal`] says why the token was refused.
     fn admit(&self, token: Option<&str>) -> Result<Self::Caller, TokenRefusal>;
 
-    /// What tells the relay's own credentials from a target's, if the relay can tell them.
+    /// Recognizes the relay's own credentials, so that they are kept from targets; `None` without tokens.
     fn own_tokens(&self) -> Option<OwnTokens> {
         None
     }
 
-    /// True while somebody who was let in would be so again.
+    /// True while the caller's token is still valid and not revoked.
     fn is_current(&self, caller: &Self::Caller) -> bool;
 
-    /// Ready once somebody who was let in may stay no longer.
+    /// Ready once the caller's access is revoked.
     fn poll_revoked(&self, cx: &mut Context<'_>, caller: &Self::Caller) -> Poll<()>;
 
-    /// The name of somebody who had to say it.
+    /// The caller's token subject; `None` for an anonymous caller.
     fn subject<'a>(&self, caller: &'a Self::Caller) -> Option<&'a str>;
 
-    /// Marks what leads back to one agent.
+    /// Seals identifiers, such as MCP session ids, that lead back to one agent.
     fn sealer(&self) -> &Rc<Sealer>;
 
-    /// Looks a tunnel up, without opening anything. One whose agent went away a moment ago is
-    /// waited for, as is any newer route than the one to the target in `stale`. Of several agents,
-    /// one for which a connection is `kept` is preferred to those with as much to do.
+    /// Finds a target without opening a session. A tunnel whose agent left a moment ago is waited for;
+    /// with `stale`, so is a route newer than that target's. Among equally busy agents, one with a
+    /// `kept` connection is preferred.
     ///
     /// # Errors
-    /// [`Reason::UnknownTunnel`] if the caller must not know of it, [`Reason::TunnelOffline`] if
-    /// no agent serves it, and none came in time; [`Nowhere::AgentGone`] if that was to be a
-    /// certain one.
+    /// [`Reason::UnknownTunnel`] if the caller may not know of the tunnel, [`Reason::TunnelOffline`] if
+    /// no agent served the tunnel in time, [`Nowhere::AgentGone`] if the request is pinned to an agent
+    /// that did not come back in time.
     fn find(
         &self,
         caller: &Self::Caller,
@@ -139,14 +139,13 @@ pub(crate) trait Gateway: Clone + 'static {
         kept: impl Fn(&TunnelId, AgentTag) -> bool,
     ) -> impl Future<Output = Result<Rc<Target>, Nowhere>>;
 
-    /// The tunnels behind `after` that the caller may reach, or some of them.
+    /// One page of the tunnels that the caller may reach, beginning after the name `after`.
     fn list(&self, caller: &Self::Caller, after: &str) -> impl Future<Output = Listing>;
 
-    /// True if there is a tunnel of this name and kind that the caller may reach, whether or not
-    /// its agent is here.
+    /// True if the caller may reach a tunnel of this name and kind, even one whose agent is offline.
     fn is_kind(&self, caller: &Self::Caller, tunnel: &TunnelId, dcc: &str) -> bool;
 
-    /// Another target for what is `wanted` than those that were `tried`, if one is known now.
+    /// A target for `wanted` that is not in `tried`, if one is known now.
     fn other(
         &self,
         _caller: &Self::Caller,
@@ -156,12 +155,12 @@ pub(crate) trait Gateway: Clone + 'static {
         None
     }
 
-    /// Opens a session to the agent of `target`, for a caller who found it as one of the kind `dcc`, or by its
-    /// name. It may resolve before the target has accepted: a refusal then comes as
-    /// the session's reset. Dropping the future gives the session up.
+    /// Opens a session to the agent of `target`. `dcc` is the kind of application in the URL, if there
+    /// is one. It may resolve before the target has accepted: a refusal then arrives as the session's
+    /// reset. Dropping the future abandons the session.
     ///
     /// # Errors
-    /// Why there is none: those of [`Gateway::find`], or what the agent reports of its target.
+    /// Those of [`Gateway::find`], or the reason that the agent reports for its target.
     fn open(
         &self,
         caller: &Self::Caller,
@@ -169,19 +168,19 @@ pub(crate) trait Gateway: Clone + 'static {
         dcc: Option<&Arc<str>>,
     ) -> impl Future<Output = Result<Self::Stream, Reason>>;
 
-    /// How many bytes of a stream had reached the agent when the link was lost, once the agent says so
-    /// over another link; `None` where it has not said so in time, or cannot.
+    /// Bytes of a lost link's session that had reached the agent, as the agent reports over a new link;
+    /// `None` if the agent cannot tell or does not report in time.
     fn reached(&self, _stream: Self::Stream) -> impl Future<Output = Option<u64>> {
         std::future::ready(None)
     }
 
-    /// Ready once the agent of `target` serves its tunnel no more, so that connections through it
-    /// are not to be kept for further requests.
+    /// Ready once the agent of `target` no longer serves the tunnel: connections to the target must not be
+    /// kept for further requests.
     fn away(&self, _target: &Target) -> impl Future<Output = ()> + 'static {
         std::future::pending()
     }
 
-    /// What the sessions of this shard may hold, if that is limited.
+    /// Memory budget of this shard's sessions, if it is limited.
     fn budget(&self) -> Option<Arc<SharedBudget>> {
         None
     }
@@ -189,41 +188,41 @@ pub(crate) trait Gateway: Clone + 'static {
     /// Runs a task on this thread.
     fn spawn(&self, task: impl Future<Output = ()> + 'static);
 
-    /// Ends after `duration`.
+    /// Resolves after `duration`.
     fn sleep(&self, duration: Duration) -> impl Future<Output = ()> + 'static;
 
-    /// The time that [`Gateway::sleep`] goes by.
+    /// Current time on the clock of [`Gateway::sleep`].
     fn now(&self) -> Instant;
 
-    /// True once the relay takes nothing new: the connection ends after the answer it is at, or
-    /// when it has been idle for [`DRAIN_GRACE`]. The change of it polls the connection.
+    /// True once the relay drains: a connection ends after its current answer, or after being idle for
+    /// [`DRAIN_GRACE`]. The start of the drain wakes the connection's task.
     fn is_draining(&self) -> bool;
 
-    /// Counts an answer; `problem` is the error's word if the relay answered by itself.
+    /// Counts an answer; `problem` is the error code if the relay itself answered.
     fn answered(&self, status: StatusCode, problem: Option<&'static str>);
 
-    /// Lets a request from `address` in.
+    /// Applies the rate limit of `address` to a new request.
     ///
     /// # Errors
-    /// There are too many from there.
+    /// The address has too many requests.
     fn arrive(&self, _address: IpAddr) -> Result<Pass, Limited> {
         Ok(Pass::default())
     }
 
-    /// The same, now that it is known whose it is.
+    /// Applies the rate limit of `caller` to a request that [`Gateway::arrive`] has admitted.
     ///
     /// # Errors
-    /// There are too many of theirs.
+    /// The caller has too many requests.
     fn identify(&self, _pass: &mut Pass, _caller: &Self::Caller) -> Result<(), Limited> {
         Ok(())
     }
 
-    /// Whether requests are noted one by one.
+    /// Whether each request is written to the audit log.
     fn is_audited(&self) -> bool {
         false
     }
 
-    /// Notes one that is answered, or given up before that; `problem` as above.
+    /// Writes a request to the audit log; `status` is `None` if the request got no answer.
     fn note(
         &self,
         _call: Call,
@@ -234,41 +233,41 @@ pub(crate) trait Gateway: Clone + 'static {
     }
 }
 
-/// Where a frontend connection comes from.
+/// Remote end of a frontend connection.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Peer {
     pub(crate) address: SocketAddr,
-    /// Whether it came by TLS, for the URLs that it is told.
+    /// Whether the connection uses TLS: decides the scheme of URLs in answers.
     pub(crate) https: bool,
 }
 
 /// How frontend connections are served.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
-    /// The relay's own name; tunnels are called by a label in front of it.
+    /// The relay's own domain; a tunnel's host name is a label below it.
     pub(crate) domain: Option<String>,
-    /// How URLs begin that callers are told, if that is set.
+    /// Configured base of the relay's URLs in answers.
     pub(crate) public_url: Option<PublicUrl>,
-    /// Its authority, as a target may write it.
+    /// Authority of `public_url`, as a target may write it.
     pub(crate) told: Option<Bytes>,
-    /// Pages from elsewhere that may ask.
+    /// Origins of web pages that may send requests.
     pub(crate) origins: Origins,
-    /// Proxies that are believed who asks.
+    /// Networks whose X-Forwarded-* headers are trusted.
     pub(crate) trusted_proxies: Vec<IpNet>,
-    /// Whether `Authorization` is for the relay; if not, it is for the target.
+    /// Whether the relay consumes `Authorization`; otherwise the field goes to the target.
     pub(crate) takes_tokens: bool,
-    /// Field that brings a target's `Authorization` where the relay takes that itself.
+    /// Header field that carries the target's `Authorization` where the relay consumes that field.
     pub(crate) target_authorization: Option<HeaderName>,
-    /// After so long without a byte an event stream gets a comment; zero for never.
+    /// Silence after which an event stream gets a comment; zero turns comments off.
     pub(crate) sse_keepalive: Duration,
-    /// Longest time for a request's head.
+    /// Longest time for receiving a request's head.
     pub(crate) head_timeout: Duration,
     /// Longest time between two requests of a kept-alive connection.
     pub(crate) idle_timeout: Duration,
-    /// Longest time in which a caller takes nothing of an answer that is there for it, or sends
-    /// nothing of a body that the target waits for. A quiet stream is not concerned.
+    /// Longest time in which a caller takes no byte of an answer that is ready for it, or sends no byte
+    /// of a body that the target waits for. A quiet event stream does not count.
     pub(crate) stall_timeout: Duration,
-    /// Longest time for a session to open.
+    /// Longest time for opening a session.
     pub(crate) open_timeout: Duration,
     /// How long a body with `Expect: 100-continue` waits for the target to ask for it.
     pub(crate) continue_timeout: Duration,
@@ -297,28 +296,28 @@ impl Default for Settings {
 /// Why a frontend connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ended {
-    /// In order.
+    /// The connection ended in order.
     Closed,
-    /// The caller closed or reset it before an answer was complete.
+    /// The caller closed or reset the connection before an answer was complete.
     CallerGone,
-    /// What the caller sent is no HTTP; it was told so if that was possible.
+    /// The caller did not send valid HTTP; it got an error answer if possible.
     Malformed,
-    /// No complete head in time.
+    /// No complete request head arrived in time.
     HeadTimeout,
-    /// No further request in time.
+    /// No further request arrived in time.
     IdleTimeout,
-    /// The caller neither took nor sent what was due.
+    /// The caller neither took the answer nor sent the body in time.
     Stalled,
     /// The caller's access was revoked.
     Revoked,
-    /// The target broke off; the caller's framing shows that something is missing.
+    /// The target broke off its answer, and the framing shows the caller that the answer is incomplete.
     Aborted,
-    /// The target broke off, which only a reset can show the caller.
+    /// The target broke off its answer, and only a reset shows the caller that the answer is incomplete.
     Truncated,
 }
 
 impl Ended {
-    /// One stable word, for counters and logs.
+    /// Stable name for counters and logs.
     pub(crate) fn word(self) -> &'static str {
         match self {
             Self::Closed => "closed",
@@ -333,8 +332,8 @@ impl Ended {
         }
     }
 
-    /// True if the connection must be reset: closing it would look like an answer's end, or
-    /// would keep bytes for a caller that does not take them.
+    /// True if the connection must be reset: a close would look like the end of the answer, or would
+    /// keep bytes in memory for a caller that does not take them.
     pub(crate) fn is_reset(self) -> bool {
         matches!(self, Self::Stalled | Self::Revoked | Self::Truncated)
     }
@@ -385,7 +384,7 @@ where
     (io, ended)
 }
 
-/// Says of an answer over HTTP/1.1 that its connection serves no further request.
+/// Adds `Connection: close`: an HTTP/1.1 connection ends after this answer.
 fn close_after(headers: &mut HeaderMap) {
     headers.insert(CONNECTION, HeaderValue::from_static("close"));
 }

@@ -1,5 +1,5 @@
-//! Connections to targets: one session each, driven by a task of its own, kept for the next
-//! request of the same frontend connection and never shared with another one.
+//! Connections to targets: each is one session, driven by its own task, and kept for further requests
+//! of the same frontend connection only.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -31,43 +31,43 @@ use super::target::Target;
 use super::{Gateway, HTTP_BUFFER_BYTES_MAX};
 use crate::registry::AgentTag;
 
-/// Idle connections that one frontend connection may hold: one per tunnel, for few tunnels.
+/// Idle connections per HTTP/1.1 frontend connection: one per tunnel, for few tunnels.
 const IDLE_CONNECTIONS_MAX: usize = 4;
 
-/// The same for a caller of HTTP/2, which asks for several things at once.
+/// Idle connections per HTTP/2 frontend connection, whose requests run at the same time.
 const IDLE_CONNECTIONS_SEVERAL_MAX: usize = 16;
 
-/// Longest time that an idle connection is used again.
+/// Longest idle time after which a connection is used for a repeatable request.
 const IDLE_MAX: Duration = Duration::from_secs(60);
 
-/// The same for a request that must not be repeated if the target turns out to have closed the
-/// connection: below the 5 s after which uvicorn and Node.js do that by default, with room for
-/// the link's round trip.
+/// Longest idle time after which a connection is used for a request that must not be repeated: below the
+/// 5 s after which uvicorn and Node.js close idle connections by default, with room for the link's
+/// round trip.
 const IDLE_UNREPEATABLE_MAX: Duration = Duration::from_secs(3);
 
 /// Why a request got no answer.
 pub(super) type Failure = tieline_hop::Failure<RequestBody, Problem>;
 
-/// A connection to a target. Dropping it resets the session, whatever is under way.
+/// A connection to a target. Dropping it resets the session, even during a request.
 pub(super) struct Connection<G: Gateway> {
     line: Line<G::Stream>,
     sender: SendRequest<RequestBody>,
-    /// Dropped: the task that drives the connection drops it. Used: the task lets it end.
+    /// A send lets the driving task end the connection in order; a drop lets the task drop the connection.
     end: oneshot::Sender<()>,
     track: Rc<Track>,
     target: Rc<Target>,
-    /// The kind of application that its callers asked for; it ends when the target is of that kind no more.
+    /// Kind of application in the callers' URL; the connection ends when the target is no longer of that kind.
     dcc: Option<Arc<str>>,
-    /// Its agent takes no more requests: it is not kept after this one.
+    /// Whether the agent stopped serving the tunnel: the connection is not kept after the current request.
     is_last: Rc<Cell<bool>>,
-    /// For whom it was opened: a target may know its callers by their connections.
+    /// Token digest of the caller; connections are not shared between callers, since targets may tell them apart by it.
     whose: Option<Digest>,
     idle_since: Option<Instant>,
     kept_alive_for: Option<Duration>,
 }
 
 impl<G: Gateway> Connection<G> {
-    /// Opens a session and begins to speak HTTP over it.
+    /// Opens a session and starts hyper's client on it.
     pub(super) async fn open(
         gateway: &G,
         presented: &Presented<G>,
@@ -94,7 +94,7 @@ impl<G: Gateway> Connection<G> {
             noting.note(noted)
         });
         let (sender, driver) = http1::Builder::new()
-            // A proxy makes one line of a folded one (RFC 9112, section 5.2), which hyper does.
+            // hyper joins the lines of a folded field, as a proxy should (RFC 9112, section 5.2).
             .allow_obsolete_multiline_headers_in_responses(true)
             .max_header_size(HTTP_BUFFER_BYTES_MAX)
             .max_buf_size(HTTP_BUFFER_BYTES_MAX)
@@ -120,7 +120,7 @@ impl<G: Gateway> Connection<G> {
         })
     }
 
-    /// Sends a request, whose body goes on while the answer comes.
+    /// Sends a request and waits for the answer's head; the body may still be sent afterwards.
     pub(super) async fn send(
         &mut self,
         mut request: Request<RequestBody>,
@@ -153,8 +153,8 @@ impl<G: Gateway> Connection<G> {
         )
     }
 
-    /// For which reason the agent is away, or goes, or its target took no connection, where a new session got no
-    /// answer: to ask another agent does no harm then.
+    /// Why a request over a new session got no answer, if another agent may safely be asked: the agent is
+    /// away or leaving, or its target took no connection. Otherwise the answer for the caller.
     pub(super) fn parting(&self, failure: &Failure) -> Result<Reason, Problem> {
         let reason = self.track.reason();
         match failure {
@@ -169,15 +169,15 @@ impl<G: Gateway> Connection<G> {
         }
     }
 
-    /// Whether it is known that the target had no byte of the request.
+    /// Whether the target certainly received no byte of the request.
     pub(super) fn is_not_sent(&self) -> bool {
         self.track.delivery() == Delivery::NotSent
     }
 
-    /// Whether the agent says that none of the request had reached it when the link was lost; waits for
-    /// its word. The connection is of no use afterwards.
+    /// Waits for the agent's report on a lost link; true if no byte of the request had reached the agent.
+    /// The connection is unusable afterwards.
     pub(super) async fn is_unreached(&self, gateway: &G) -> bool {
-        // Any other reason is the agent's own, or the relay's.
+        // With any other reason the agent or the relay ended the session, and there is no report.
         let is_lost = self.track.reason() == Some(Reason::LinkLost);
         match self.line.take().filter(|_| is_lost) {
             Some(stream) => {
@@ -205,10 +205,10 @@ impl<G: Gateway> Connection<G> {
         is_current && self.sender.is_ready() && idle < reusable_for(self.kept_alive_for, limit)
     }
 
-    /// Lets an idle connection end in order.
+    /// Closes an idle connection in order.
     fn release(self) {
         if self.sender.is_ready() {
-            // The task is gone if the target has closed the connection already.
+            // The receiver is gone if the target has closed the connection already.
             let _ = self.end.send(());
         }
     }
@@ -216,16 +216,16 @@ impl<G: Gateway> Connection<G> {
 
 type Idle<G> = RefCell<Vec<Connection<G>>>;
 
-/// The idle connections of one frontend connection, in the order of their last use.
+/// Idle connections of one frontend connection, least recently used first.
 pub(super) struct Pool<G: Gateway> {
     idle: Rc<Idle<G>>,
     idle_max: usize,
-    /// What the frontend connection makes the relay hold.
+    /// Memory that the frontend connection holds.
     pub(super) held: Rc<Held>,
 }
 
 impl<G: Gateway> Pool<G> {
-    /// One for a caller that asks one thing at a time, or `several`.
+    /// `several` is true for HTTP/2, where requests run at the same time.
     pub(super) fn new(budget: Option<Arc<SharedBudget>>, several: bool) -> Self {
         Self {
             idle: Rc::default(),
@@ -238,14 +238,14 @@ impl<G: Gateway> Pool<G> {
         }
     }
 
-    /// Whether a connection to that agent is kept.
+    /// Whether an idle connection to that agent is kept for that caller.
     pub(super) fn keeps(&self, tunnel: &TunnelId, agent: AgentTag, whose: Option<Digest>) -> bool {
         let idle = self.idle.borrow();
         let mut kept = idle.iter();
         kept.any(|kept| kept.is_to(tunnel, agent) && kept.whose == whose)
     }
 
-    /// Takes the connection kept for `target`, if it is fit for another request.
+    /// Takes a kept connection to `target` that is fit for another request.
     pub(super) fn take(
         &self,
         whose: Option<Digest>,
@@ -258,7 +258,7 @@ impl<G: Gateway> Pool<G> {
             let is_same = kept.whose == whose && kept.dcc.as_ref() == dcc;
             is_same && kept.is_to(&target.tunnel, target.agent)
         };
-        // The one that was used last: the others have waited longer.
+        // Most recently used first: it is the least likely to have timed out.
         while let Some(place) = idle.iter().rposition(is_it) {
             let connection = idle.remove(place);
             if connection.is_fit(target, now, is_repeatable) {
@@ -269,8 +269,8 @@ impl<G: Gateway> Pool<G> {
         None
     }
 
-    /// Once its agent is `away`, ends a connection if it is idle, and marks it if it is not: an agent
-    /// that takes its leave waits for what is in flight, not for what is kept.
+    /// Once the agent is `away`, closes the connection if it is idle, or marks it for closing: an agent that
+    /// drains waits for running requests, not for idle connections.
     fn retire<A>(&self, is_last: Rc<Cell<bool>>, away: A) -> impl Future<Output = ()> + use<G, A>
     where
         A: Future<Output = ()>,
@@ -311,7 +311,7 @@ impl<G: Gateway> Drop for Pool<G> {
     }
 }
 
-/// Runs `work` to its end, and `other` beside it for as long.
+/// Polls `other` along with `work`, until `work` ends.
 async fn beside(work: impl Future<Output = ()>, other: impl Future<Output = ()>) {
     let (mut work, mut other) = (pin!(work), pin!(other));
     let mut is_over = false;
@@ -322,11 +322,11 @@ async fn beside(work: impl Future<Output = ()>, other: impl Future<Output = ()>)
     .await;
 }
 
-/// A connection while an answer comes over it. Dropping it resets the session.
+/// A connection during an answer. Dropping it resets the session.
 pub(super) struct Lease<G: Gateway> {
     front: Rc<Front<G>>,
     connection: Connection<G>,
-    /// For whom it runs: whose access is revoked in the middle is to be found.
+    /// Keeps the caller registered in [`Callers`](super::callers::Callers), so that a revocation ends the answer.
     presented: Rc<Presented<G>>,
 }
 
@@ -343,15 +343,15 @@ impl<G: Gateway> Lease<G> {
         }
     }
 
-    /// The stream of events that the answer is, without hyper, if hyper holds nothing of it after
-    /// the bytes of data that it has `passed` on. This connection is to be dropped then.
+    /// Takes the session from hyper, to read the rest of an event stream directly; `None` if hyper still
+    /// buffers any of it. `passed` is the data that hyper has delivered. Drop this lease afterwards.
     pub(super) fn take_stream(&self, passed: u64) -> Option<Direct<G>> {
         let chunks = self.connection.track.settled(passed)?;
         let stream = self.connection.line.take()?;
         Some(Direct::new(stream, chunks, Rc::clone(&self.presented)))
     }
 
-    /// The answer is complete. If the request is, too, the connection can serve another one.
+    /// Ends the lease after a complete answer; keeps the connection if the request is complete, too.
     pub(super) fn finish(self) {
         if self.connection.track.is_request_done() && !self.connection.sender.is_closed() {
             self.front

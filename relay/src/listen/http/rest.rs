@@ -1,7 +1,7 @@
-//! What is left of a request's body when its answer is there: read and thrown away where that is cheap, so
-//! that the connection serves the next request; else the answer says `Connection: close`.
+//! The unread rest of a request's body after its answer: read and discarded if it is short, so that the
+//! connection serves the next request; otherwise the answer says `Connection: close`.
 //!
-//! A caller that was told neither would write its next request into a connection that is being closed
+//! Without either, the caller would send its next request on a connection that is being closed
 //! (RFC 9112, section 9.6).
 
 use std::cell::{Cell, RefCell};
@@ -22,39 +22,39 @@ use super::Gateway;
 use super::deadline::{LINGER_MAX, LINGER_PAUSE_MAX, LINGER_TURN_BYTES};
 use super::state::{State, Upload};
 
-/// Longest rest that is read for the sake of the connection, in bytes.
+/// Longest rest that is read to keep the connection, in bytes.
 const REST_BYTES_MAX: u64 = 256 * 1024;
 
-/// How long an answer waits for the end of a body whose length is not known. What a caller has sent
-/// together with its head is read within that time.
+/// How long an answer waits for the end of a body of unknown length: enough to read bytes that the caller
+/// sent together with the head.
 const END_WAIT_MAX: Duration = Duration::from_millis(100);
 
-/// What becomes of a rest.
+/// Decision about the rest of a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
-    /// Not decided: there is no answer yet.
+    /// No decision yet: there is no answer.
     Open,
-    /// It is read, and the connection goes on.
+    /// The rest is read, and the connection stays open.
     Read,
-    /// The connection ends behind the answer.
+    /// The connection closes after the answer.
     Closed,
 }
 
-/// The body of one request, as far as it was not taken.
+/// The unread part of one request's body.
 pub(super) struct Rest {
-    /// Bytes that were not taken; `None` if only the end will tell.
+    /// Unread bytes; `None` if the body's length is unknown.
     left: Cell<Option<u64>>,
-    /// Whether its caller sends nothing before it is asked to.
+    /// Whether the caller waits for `100 Continue` before it sends the body.
     awaits_continue: Cell<bool>,
     is_done: Cell<bool>,
     fate: Cell<Fate>,
-    /// What was given up before there was an answer.
+    /// The rest, if it was given up before there was an answer.
     given_up: RefCell<Option<Incoming>>,
     read: Box<dyn Fn(Incoming)>,
 }
 
 impl Rest {
-    /// The body of the request that `state` is at.
+    /// For the body of the current request of `state`.
     pub(super) fn new<G: Gateway>(
         parts: &Parts,
         body: &Incoming,
@@ -77,49 +77,49 @@ impl Rest {
             left: Cell::new(body.size_hint().exact()),
             awaits_continue: Cell::new(!is_http2 && expects_continue(&parts.headers)),
             is_done: Cell::new(body.is_end_stream()),
-            // There a stream ends, and no connection.
+            // Over HTTP/2 only the stream ends, never the connection.
             fate: Cell::new(if is_http2 { Fate::Read } else { Fate::Open }),
             given_up: RefCell::default(),
             read: Box::new(read),
         })
     }
 
-    /// The body is asked for.
+    /// Records that the body was polled, so that a waiting caller is asked to send it.
     pub(super) fn asked(&self) {
         self.awaits_continue.set(false);
     }
 
-    /// A piece of it was taken.
+    /// Counts a frame of the body that was read.
     pub(super) fn passed(&self, frame: &Frame<Bytes>) {
         let bytes = frame.data_ref().map_or(0, Bytes::len) as u64;
         let left = self.left.get().map(|left| left.saturating_sub(bytes));
         self.left.set(left);
     }
 
-    /// So many bytes of it are taken once more.
+    /// Counts bytes that the body will return once more, for a repeated request.
     pub(super) fn returned(&self, bytes: usize) {
         let left = self.left.get().map(|left| left + bytes as u64);
         self.left.set(left);
     }
 
-    /// All of it was taken.
+    /// Records that the whole body was read.
     pub(super) fn done(&self) {
         self.is_done.set(true);
     }
 
-    /// Nothing more of it is wanted.
+    /// Takes the rest of the body, which will not be forwarded.
     pub(super) fn give_up(&self, rest: Incoming) {
         match self.fate.get() {
             Fate::Open => {
                 self.given_up.replace(Some(rest));
             }
             Fate::Read => (self.read)(rest),
-            // hyper then reads no further.
+            // hyper closes the connection after the answer and reads no further.
             Fate::Closed => {}
         }
     }
 
-    /// There is an answer: decides whether it is the connection's last, and says so in it.
+    /// Decides, now that there is an answer, whether the connection stays open; adds `Connection: close` if not.
     pub(super) async fn settle<G: Gateway, B>(
         &self,
         answer: &mut Response<B>,
@@ -157,11 +157,11 @@ impl Rest {
     }
 }
 
-/// Throws the rest of a request's body away, until it ends, or has had its time or its `bytes_max`; true if
-/// it ended.
+/// Discards the rest of a body until its end, or until a limit on time or bytes is reached; true at its
+/// end.
 ///
-/// A stream of HTTP/2 whose rest is dropped at once would be reset in the moment of its answer, and callers
-/// who send their body first and read then would lose that (RFC 9113, section 8.1, lets them go on).
+/// If the rest of an HTTP/2 body were dropped at once, the stream would be reset together with its answer.
+/// A caller that sends its whole body before it reads would lose the answer (RFC 9113, section 8.1).
 async fn drain<G: Gateway>(
     mut body: Incoming,
     gateway: G,

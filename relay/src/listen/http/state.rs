@@ -1,4 +1,4 @@
-//! Where a frontend connection stands in its requests, and how long its caller may take.
+//! State of one frontend connection: its current phase, and the caller's deadlines.
 //! Long because all parts of a connection share this one state.
 
 use std::cell::{Cell, OnceCell, RefCell};
@@ -13,47 +13,47 @@ use super::held::{Held, HeldStream};
 use super::{DRAIN_GRACE, DRAIN_GRACE_HTTP2, Ended, Settings};
 use crate::limits::Pass;
 
-/// Where a connection stands in its requests.
+/// Phase of a frontend connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    /// Nothing answered yet: the whole first head must come in time.
+    /// Before the first answer: the whole first head has one deadline.
     Fresh,
     /// Between requests.
     Idle,
-    /// Bytes of a later request's head are here.
+    /// The first bytes of a later request's head have arrived.
     Head,
     /// A request is being answered.
     Busy,
 }
 
-/// What becomes of a request's body.
+/// State of a request's body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Upload {
-    /// There is none, or all of it was taken.
+    /// The request has no body, or all of its body was read.
     Done,
-    /// Nobody takes it, or not yet.
+    /// The body is not being read, or not yet.
     Held,
-    /// It goes to the target as it comes.
+    /// The body is read and passed on to the target as it arrives.
     Open,
 }
 
-/// How the framing of an answer that broke off looks to the caller.
+/// How the end of an incomplete answer looks to the caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Cut {
-    /// A plain close shows that something is missing.
+    /// A plain close shows that the answer is incomplete.
     Visible,
     /// A plain close would look like the answer's end.
     Hidden,
 }
 
-/// State of one frontend connection, shared by its parts; all of them run in one task.
+/// State of one frontend connection, or of one HTTP/2 stream; its users all run in one thread.
 pub(super) struct State {
     phase: Cell<Phase>,
-    /// How many requests there were.
+    /// Number of requests so far.
     requests: Cell<u64>,
-    /// When the phase began; the driver of the connection fills it in.
+    /// Start of the phase; the driver of the connection sets it.
     since: Cell<Option<Instant>>,
-    /// When bytes last moved, known only while they should move and do not.
+    /// When bytes last moved, while the connection is stalled.
     stalled_since: Cell<Option<Instant>>,
     moved: Cell<bool>,
     write_blocked: Cell<bool>,
@@ -61,28 +61,28 @@ pub(super) struct State {
     flushes: Cell<u64>,
     upload: Cell<Upload>,
     upload_wanted: Cell<bool>,
-    /// Whether the answer's head is here: from then on the target may take its time.
+    /// Whether the answer's head has arrived: the target has no deadline for the rest.
     is_answering: Cell<bool>,
     cut: Cell<Option<Cut>>,
-    /// The relay takes nothing new.
+    /// The relay drains.
     is_draining: Cell<bool>,
-    /// What hyper says of a head that it did not take.
+    /// hyper's error message for a head that it refused.
     unread: RefCell<Option<String>>,
-    /// HTTP/2: what is known of the connection that this stream is one of.
+    /// HTTP/2: the connection that this stream belongs to.
     connection: Option<StreamOf>,
     is_http2: Cell<bool>,
-    /// HTTP/2: streams that the library refused, and that are not noted yet.
+    /// HTTP/2: streams that h2 refused and that are not in the audit log yet.
     refused: Cell<usize>,
-    /// HTTP/2: how many streams the connection has.
+    /// HTTP/2: open streams of the connection.
     streams: Cell<usize>,
-    /// What the connection makes the relay hold.
+    /// Memory that the connection holds.
     held: OnceCell<Rc<Held>>,
-    /// What this stream does, or the connection where it has one only.
+    /// Memory that this stream holds; a connection of HTTP/1.1 counts as one stream.
     held_stream: OnceCell<Rc<HeldStream>>,
-    /// HTTP/2: streams that wait for a flush, and whom to ask for one.
+    /// HTTP/2: wakers of streams that wait for a flush, and of the task that flushes.
     waits_for_flush: RefCell<Vec<Waker>>,
     driver: RefCell<Option<Waker>>,
-    /// As what the request was let in that is being answered.
+    /// Rate-limit pass of the request being answered.
     pass: RefCell<Pass>,
 }
 
@@ -115,15 +115,15 @@ impl State {
         }
     }
 
-    /// From now on requests come as streams, and what comes beside them is nothing to wait for.
+    /// Switches to HTTP/2: requests are streams; other frames start no request timer.
     pub(super) fn begin_http2(&self, held: &Rc<Held>) {
         self.is_http2.set(true);
-        // Once for each connection.
+        // `set` succeeds: the protocol of a connection is decided once.
         let _ = self.held.set(Rc::clone(held));
         self.begin_phase(Phase::Idle);
     }
 
-    /// State of a new stream of the connection in `connection`, which is busy while one lives.
+    /// State of a new stream of `connection`, which stays busy until its last stream ends.
     pub(super) fn of_stream(connection: &Rc<Self>) -> Self {
         connection.streams.set(connection.streams.get() + 1);
         connection.begin_phase(Phase::Busy);
@@ -135,83 +135,83 @@ impl State {
         }
     }
 
-    /// The relay takes nothing new: an idle caller has little time left, counted from now.
+    /// The relay drains: an idle caller gets a shorter deadline, counted from now.
     pub(super) fn begin_drain(&self) {
         if !self.is_draining.replace(true) && self.phase.get() == Phase::Idle {
             self.extend();
         }
     }
 
-    /// The library refused so many streams.
+    /// Counts `count` streams that h2 refused.
     pub(super) fn refused(&self, count: usize) {
         self.refused.set(self.refused.get() + count);
     }
 
-    /// Streams that it refused since this was asked last.
+    /// Takes the number of streams that h2 refused since the last call.
     pub(super) fn take_refused(&self) -> usize {
         self.refused.take()
     }
 
-    /// Whether requests come as streams.
+    /// Whether the connection speaks HTTP/2, where requests are streams.
     pub(super) fn is_http2(&self) -> bool {
         self.is_http2.get()
     }
 
-    /// From now on requests come one after the other.
+    /// Switches to HTTP/1.1: requests come one after the other.
     pub(super) fn begin_http1(&self, held: &Rc<Held>) {
-        // Once for each connection.
+        // `set` succeeds: the protocol of a connection is decided once.
         let _ = self.held.set(Rc::clone(held));
         let _ = self.held_stream.set(held.stream());
     }
 
-    /// What this stream makes the relay hold, or the connection where it has one only.
+    /// Memory that this stream holds; a connection of HTTP/1.1 counts as one stream.
     pub(super) fn held(&self) -> Option<&Rc<HeldStream>> {
         self.held_stream.get()
     }
 
-    /// True for a stream of several.
+    /// True for the state of an HTTP/2 stream, false for that of a connection.
     pub(super) const fn is_stream(&self) -> bool {
         self.connection.is_some()
     }
 
-    /// Whether there is memory for a request in whose head there are so many bytes.
+    /// Whether there is memory for a request whose head has `head_bytes`.
     pub(super) fn has_place(&self, head_bytes: u64) -> bool {
         let stream = self.held().filter(|_| self.is_stream());
         stream.is_none_or(|stream| stream.enter(head_bytes))
     }
 
-    /// Most that one read of the caller may bring now.
+    /// Size limit of the next read from the caller.
     pub(super) fn read_bytes_max(&self) -> usize {
         let held = self.held.get().filter(|_| !self.is_http2.get());
         held.map_or(usize::MAX, |held| held.read_bytes_max())
     }
 
-    /// Begins the time anew that the caller has now.
+    /// Restarts the caller's current deadline.
     pub(super) fn extend(&self) {
         self.since.set(None);
     }
 
-    /// A turn of the connection begins.
+    /// Starts one poll of the connection.
     pub(super) fn begin_turn(&self) {
         self.read_blocked.set(false);
     }
 
-    /// The caller was read, or had nothing.
+    /// Records whether a read from the caller is pending.
     pub(super) fn read_polled(&self, is_pending: bool) {
         self.read_blocked.set(is_pending);
     }
 
-    /// Bytes of the caller go to hyper.
+    /// Records that bytes from the caller went to hyper.
     pub(super) fn received(&self) {
         self.moved.set(true);
-        // Behind an early answer the rest of its request's body comes first.
+        // After an early answer, these bytes are the rest of the previous request's body.
         let is_head = self.phase.get() == Phase::Idle && !self.is_body_unread();
         if is_head && !self.is_http2.get() {
             self.begin_phase(Phase::Head);
         }
     }
 
-    /// The caller was written to, or takes nothing.
+    /// Records whether a write to the caller is pending.
     pub(super) fn write_polled(&self, is_pending: bool) {
         self.write_blocked.set(is_pending);
         if !is_pending {
@@ -219,7 +219,7 @@ impl State {
         }
     }
 
-    /// True while nobody would notice that the caller leaves: hyper reads no further in this turn.
+    /// True while hyper does not read in this turn, so a disconnect of the caller would go unnoticed.
     pub(super) fn is_unwatched(&self) -> bool {
         self.phase.get() == Phase::Busy
             && !self.read_blocked.get()
@@ -231,7 +231,7 @@ impl State {
         self.since.set(None);
     }
 
-    /// A request's head is complete.
+    /// Starts a request, whose head is complete.
     pub(super) fn begin(&self, has_body: bool) {
         self.begin_phase(Phase::Busy);
         self.requests.set(self.requests.get() + 1);
@@ -241,30 +241,30 @@ impl State {
         self.is_answering.set(false);
     }
 
-    /// Which request of the connection is at it, counted from one.
+    /// Number of the current request, counted from one.
     pub(super) fn request(&self) -> u64 {
         self.requests.get()
     }
 
-    /// The rest of the body of that request was thrown away. The next one may have begun meanwhile.
+    /// Records that the rest of the body of `request` was discarded, unless the next request has begun.
     pub(super) fn passed_over(&self, request: u64) {
         if self.requests.get() == request {
             self.set_upload(Upload::Done);
         }
     }
 
-    /// The answer has been handed to hyper in full, or has been given up.
+    /// Records that hyper has the whole answer, or that the answer was abandoned.
     pub(super) fn answered(&self) {
         self.begin_phase(Phase::Idle);
         self.pass.take();
     }
 
-    /// The request was let in.
+    /// Keeps the rate-limit pass of the request.
     pub(super) fn enter(&self, pass: Pass) {
         self.pass.replace(pass);
     }
 
-    /// It is known whose it is.
+    /// Lets `check` charge the request to its caller, now that the caller is known.
     pub(super) fn identify<E>(
         &self,
         check: impl FnOnce(&mut Pass) -> Result<(), E>,
@@ -272,7 +272,7 @@ impl State {
         check(&mut self.pass.borrow_mut())
     }
 
-    /// Bytes of a body went by.
+    /// Counts bytes of a request's or answer's body for the rate limit.
     pub(super) fn passed(&self, frame: &Frame<Bytes>) {
         if let Some(bytes) = frame.data_ref() {
             self.pass.borrow().moved(bytes.len() as u64);
@@ -288,27 +288,27 @@ impl State {
         self.upload_wanted.set(wanted);
     }
 
-    /// The answer's head is here.
+    /// Records that the answer's head has arrived.
     pub(super) fn head_arrived(&self) {
         self.is_answering.set(true);
     }
 
-    /// The answer breaks off.
+    /// Records that the answer broke off.
     pub(super) fn set_cut(&self, cut: Cut) {
         self.cut.set(Some(cut));
     }
 
-    /// How often everything that hyper had for the caller was written.
+    /// Number of flushes: hyper flushes after it has written all of its buffered bytes.
     pub(super) fn flushes(&self) -> u64 {
         self.connection
             .as_ref()
             .map_or(self.flushes.get(), |stream| stream.0.flushes.get())
     }
 
-    /// Sees to it that hyper flushes, and wakes this task when it has.
+    /// Requests a flush from hyper, and wakes this task after the flush.
     pub(super) fn await_flush(&self, cx: &Context<'_>) {
         let Some(StreamOf(connection)) = &self.connection else {
-            // Once: the same task flushes after this turn.
+            // HTTP/1.1: the same task flushes after this turn, so one wake is enough.
             return cx.waker().wake_by_ref();
         };
         let mut waiting = connection.waits_for_flush.borrow_mut();
@@ -318,7 +318,7 @@ impl State {
         }
     }
 
-    /// Has the connection look at what changed in one of its streams.
+    /// Wakes the connection's task to look at a change in one of its streams.
     pub(super) fn wake_driver(&self) {
         if let Some(StreamOf(connection)) = &self.connection
             && let Some(driver) = &*connection.driver.borrow()
@@ -327,7 +327,7 @@ impl State {
         }
     }
 
-    /// Notes the task that drives the connection.
+    /// Keeps the waker of the task that drives the connection.
     pub(super) fn driven_by(&self, waker: &Waker) {
         let mut driver = self.driver.borrow_mut();
         match &mut *driver {
@@ -343,17 +343,17 @@ impl State {
         }
     }
 
-    /// True if the caller may still be sending a body that nobody reads.
+    /// True if the caller may still be sending a body that is not read.
     pub(super) fn is_body_unread(&self) -> bool {
         self.upload.get() != Upload::Done
     }
 
-    /// What hyper said of a head that it did not take.
+    /// Takes hyper's error message for a head that it refused.
     pub(super) fn take_unread(&self) -> Option<String> {
         self.unread.take()
     }
 
-    /// Why the connection ended, by what hyper says.
+    /// Maps hyper's result to the reason for the connection's end.
     pub(super) fn ended(&self, result: Result<(), hyper::Error>) -> Ended {
         match (self.cut.get(), result) {
             (Some(Cut::Visible), _) => Ended::Aborted,
@@ -363,13 +363,13 @@ impl State {
                 self.unread.replace(Some(error.to_string()));
                 Ended::Malformed
             }
-            // It hangs up as it likes once nothing runs, and may do so in the middle of a goodbye.
+            // A caller may close an HTTP/2 connection without streams at any time, even in the middle of a GOAWAY.
             (None, Err(_)) if self.is_http2.get() && self.streams.get() == 0 => Ended::Closed,
             (None, Err(_)) => Ended::CallerGone,
         }
     }
 
-    /// True while it is the target that everybody waits for: it may take its time.
+    /// True while the connection waits only for the target, which has no deadline here.
     pub(super) fn is_unhurried(&self) -> bool {
         let unhurried = self.phase.get() == Phase::Busy && !self.is_stalled();
         if unhurried {
@@ -383,7 +383,7 @@ impl State {
         self.write_blocked.get() || (self.phase.get() == Phase::Busy && awaits_caller)
     }
 
-    /// By when the caller has to do something, after a turn that ended `now`.
+    /// The caller's deadline after a turn that ended `now`, and how the connection ends if it passes.
     pub(super) fn deadline(&self, settings: &Settings, now: Instant) -> (Instant, Ended) {
         if self.is_stalled() {
             let since = match self.stalled_since.get() {
@@ -411,7 +411,7 @@ impl State {
     }
 }
 
-/// One stream of a connection.
+/// Counts one HTTP/2 stream of a connection until it is dropped.
 struct StreamOf(Rc<State>);
 
 impl Drop for StreamOf {
@@ -421,7 +421,7 @@ impl Drop for StreamOf {
         connection.streams.set(left);
         if left == 0 {
             connection.begin_phase(Phase::Idle);
-            // Its time begins now.
+            // The connection's idle timeout begins now.
             if let Some(driver) = &*connection.driver.borrow() {
                 driver.wake_by_ref();
             }

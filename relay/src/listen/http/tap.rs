@@ -1,8 +1,8 @@
-//! What hyper's client reads and writes of a connection to a target, and how far it has come: so
-//! that an event stream can go on without it.
+//! Follows what hyper's client reads from and writes to a target, so that an event stream can continue
+//! without hyper.
 //!
-//! hyper keeps some 24 KiB for a connection as long as it lives, and an event stream lives for
-//! hours in which nothing comes.
+//! hyper keeps about 24 KiB per connection as long as it lives, and an event stream may be quiet for
+//! hours.
 
 use std::cell::{Cell, RefCell};
 use std::io::{self, IoSlice};
@@ -19,41 +19,41 @@ use super::chunks::Chunks;
 use super::held::Held;
 use crate::io::poll_read_through;
 
-/// Header lines of an answer that is looked at.
+/// Header field limit of an answer that is inspected.
 const HEADERS_MAX: usize = 64;
 
-/// What is known about one connection and the request on it.
+/// State of one connection and of its current request.
 #[derive(Debug, Default)]
 pub(super) struct Track {
     /// Reads that brought bytes or the end, since the request began.
     reads: Cell<u64>,
     reason: Cell<Option<Reason>>,
-    /// The session ended before its target had a byte of it.
+    /// The session ended before its target received a byte.
     is_not_sent: Cell<bool>,
     request_done: Cell<bool>,
     request_failed: Cell<bool>,
-    /// Some of the request was written; all of it was.
+    /// Whether some of the request was written (`is_begun`), and all of it (`is_sent`).
     is_begun: Cell<bool>,
     is_sent: Cell<bool>,
-    /// Bytes that were written to the session, and how many of them were so when the request began.
+    /// Bytes written to the session in total, and when the current request began.
     written: Cell<u64>,
     began_at: Cell<u64>,
     answer: Cell<Answer>,
 }
 
-/// What hyper has read of the answer.
+/// Part of the answer that hyper has read.
 #[derive(Clone, Copy, Debug, Default)]
 enum Answer {
     #[default]
     Nothing,
-    /// The head of an event stream, and so much of its body.
+    /// The head of an event stream, and `data` bytes of its body.
     Events { chunks: Chunks, data: u64 },
-    /// Something that is hyper's affair.
+    /// Any other answer, or an answer that hyper has to finish.
     Other,
 }
 
 impl Track {
-    /// The next request begins.
+    /// Starts the next request.
     pub(super) fn begin(&self, has_body: bool) {
         self.reads.set(0);
         self.request_done.set(!has_body);
@@ -64,12 +64,12 @@ impl Track {
         self.answer.set(Answer::Nothing);
     }
 
-    /// Whether none of the request is among the first so many `bytes` of the session.
+    /// Whether no byte of the request is among the first `bytes` of the session.
     pub(super) fn is_behind(&self, bytes: u64) -> bool {
         bytes <= self.began_at.get()
     }
 
-    /// hyper writes, and so many bytes of that were taken.
+    /// Records the outcome of a write to the session.
     fn wrote(&self, polled: &Poll<io::Result<usize>>) {
         if let Poll::Ready(outcome) = polled {
             self.is_begun.set(true);
@@ -94,12 +94,12 @@ impl Track {
         self.reads.get()
     }
 
-    /// Why the session ended, if it said so.
+    /// Why the session ended, if the session gave a reason.
     pub(super) fn reason(&self) -> Option<Reason> {
         self.reason.get()
     }
 
-    /// Whether the target may have had the request.
+    /// Whether the target may have received the request.
     pub(super) fn delivery(&self) -> Delivery {
         match self.is_not_sent.get() {
             true => Delivery::NotSent,
@@ -107,7 +107,7 @@ impl Track {
         }
     }
 
-    /// The request's body was taken to its end.
+    /// Records that the request's body was read to its end.
     pub(super) fn request_done(&self) {
         self.request_done.set(true);
     }
@@ -116,7 +116,7 @@ impl Track {
         self.request_done.get()
     }
 
-    /// The request's body is malformed or broke off.
+    /// Records that the request's body is malformed or incomplete.
     pub(super) fn request_failed(&self) {
         self.request_failed.set(true);
     }
@@ -125,20 +125,20 @@ impl Track {
         self.request_failed.get()
     }
 
-    /// hyper reads these bytes.
+    /// Follows bytes of the answer that hyper reads.
     fn follow(&self, bytes: &[u8]) {
         let answer = match self.answer.get() {
             Answer::Nothing => event_stream(bytes).map(|body| after(Chunks::default(), 0, body)),
             Answer::Events { chunks, data } => Some(after(chunks, data, bytes)),
             Answer::Other => None,
         };
-        // Its end is hyper's to judge.
+        // An empty read is the end of the session, which hyper handles.
         let goes_on = answer.filter(|_| !bytes.is_empty());
         self.answer.set(goes_on.unwrap_or(Answer::Other));
     }
 
-    /// Where in an event stream hyper is, if it holds nothing: neither of the request nor of the
-    /// answer, of which it has given out so many bytes of data.
+    /// Position in an event stream, if hyper has sent the whole request and has delivered all data that it
+    /// read; `passed` counts the delivered data.
     pub(super) fn settled(&self, passed: u64) -> Option<Chunks> {
         match self.answer.get() {
             Answer::Events { chunks, data } if data == passed && self.is_sent.get() => Some(chunks),
@@ -147,8 +147,8 @@ impl Track {
     }
 }
 
-/// The body behind the head of an event stream in chunks. One whose head comes in pieces is no
-/// loss: it is hyper's then.
+/// The body after the head of a chunked event stream. `None` if the head comes in several reads: such a
+/// stream stays with hyper.
 fn event_stream(answer: &[u8]) -> Option<&[u8]> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut head = httparse::Response::new(&mut headers);
@@ -183,7 +183,7 @@ fn after(mut chunks: Chunks, mut data: u64, mut bytes: &[u8]) -> Answer {
     }
 }
 
-/// The stream to a target, held by hyper and by whoever waits for its answer.
+/// The stream to a target, shared by hyper and the task that waits for the answer.
 pub(super) struct Line<S>(Rc<RefCell<Option<S>>>);
 
 impl<S> Line<S> {
@@ -191,7 +191,7 @@ impl<S> Line<S> {
         Self(Rc::new(RefCell::new(Some(stream))))
     }
 
-    /// What hyper is given of it.
+    /// The part that hyper reads and writes.
     pub(super) fn tap(&self, track: &Rc<Track>, held: &Rc<Held>) -> Tap<S> {
         Tap {
             stream: Rc::clone(&self.0),
@@ -200,7 +200,7 @@ impl<S> Line<S> {
         }
     }
 
-    /// Takes the stream away from hyper, which is to be dropped then.
+    /// Takes the stream away from hyper; drop hyper's connection afterwards.
     pub(super) fn take(&self) -> Option<S> {
         self.0.take()
     }
@@ -210,12 +210,12 @@ impl<S> Line<S> {
 pub(super) struct Tap<S> {
     stream: Rc<RefCell<Option<S>>>,
     track: Rc<Track>,
-    /// Says how much one read may bring: hyper makes its buffer no longer than what reads fill.
+    /// Limits the size of one read: hyper grows its buffer only after a read has filled it.
     held: Rc<Held>,
 }
 
 impl<S> Tap<S> {
-    /// Once the stream is taken there is nothing more to be had.
+    /// Runs `act` on the stream; pending forever once the stream was taken.
     fn with<T>(&self, act: impl FnOnce(&mut S) -> Poll<T>) -> Poll<T> {
         self.stream.borrow_mut().as_mut().map_or(Poll::Pending, act)
     }
@@ -274,8 +274,8 @@ impl<S: Write + Unpin> Write for Tap<S> {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let polled = self.with(|stream| Pin::new(stream).poll_flush(cx));
-        // hyper flushes only after it has written all that it had; a request's end it has before
-        // it hears of that, and its beginning once something was written.
+        // hyper flushes only after it has written all of its buffered bytes. It buffers a request's last
+        // bytes before it reports the request as done, and its first bytes before the first write.
         let track = &self.track;
         if polled.is_ready() && track.is_begun.get() && track.request_done.get() {
             track.is_sent.set(true);

@@ -1,4 +1,4 @@
-//! A target, as the HTTP front must know it to speak to it and about it.
+//! A target, as far as the HTTP front needs to know it.
 
 use std::net::IpAddr;
 
@@ -10,25 +10,25 @@ use tieline_wire::{Generation, Scheme, TunnelId};
 use super::wanted::Pin;
 use crate::registry::{AgentTag, TunnelInfo};
 
-/// What the HTTP front must know about a tunnel's target.
+/// Data about a tunnel's target that the HTTP front needs.
 #[derive(Clone, Debug)]
 pub(crate) struct Target {
     pub(crate) tunnel: TunnelId,
-    /// Which of the tunnel's agents it belongs to.
+    /// Tag of the agent in front of this target.
     pub(crate) agent: AgentTag,
     /// Whether the tunnel may have several agents.
     pub(super) is_shared: bool,
-    /// Value of `Host` in requests to it.
+    /// Value of `Host` in requests to the target.
     pub(super) host: HeaderValue,
-    /// Value of `Origin` in requests to it from pages that may ask.
+    /// Value of `Origin` in requests to the target from allowed web pages.
     pub(super) page: HeaderValue,
-    /// Path under which callers may ask; nothing if they may for all of it.
+    /// Path prefix to which callers are limited; empty if all paths are exposed.
     pub(super) exposed: String,
-    /// Path at which it serves MCP, or nothing.
+    /// Path of the target's MCP endpoint; may be empty.
     pub(super) base_path: String,
-    /// Who holds the tunnel; a connection made under an older generation is not used again.
+    /// Ownership of the tunnel; a connection of an older generation is not used again.
     pub(super) generation: Generation,
-    /// Of the route that led here.
+    /// Revision of the route that led here.
     pub(crate) revision: u64,
     pub(super) origin: Origin,
     pub(super) https: bool,
@@ -71,12 +71,12 @@ impl Target {
         })
     }
 
-    /// Who holds the tunnel.
+    /// Generation of the tunnel's ownership.
     pub(crate) const fn generation(&self) -> Generation {
         self.generation
     }
 
-    /// The one agent that it belongs to.
+    /// The tunnel and agent, to bind further requests to this agent.
     pub(super) fn pin(&self) -> Pin {
         Pin {
             tunnel: self.tunnel.clone(),
@@ -118,7 +118,7 @@ impl Origin {
         })
     }
 
-    /// True if both name one server; on the target's host all names of itself are one.
+    /// True if both name the same server; all loopback names and addresses count as equal.
     pub(super) fn is_same(&self, other: &Self) -> bool {
         self.port == other.port
             && (self.host == other.host || (self.names_itself() && other.names_itself()))

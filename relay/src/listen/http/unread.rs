@@ -1,8 +1,8 @@
-//! Heads that hyper refuses: it answers by itself, with nothing but a status. The relay says why in its
-//! own words, and notes the refusal like every other.
+//! Heads that hyper refuses with an empty answer of its own. The relay replaces that answer by one with a
+//! message, and writes the refusal to the audit log like every other.
 //!
-//! hyper has no hook for that. It writes such an answer as its last one and then ends with the
-//! parser's error, so what looks like one is held back until the connection has ended or goes on.
+//! hyper has no hook for this. It writes its answer last and then ends with the parser's error, so bytes
+//! that look like its answer are held back until the connection has ended or goes on.
 
 use std::future::poll_fn;
 use std::net::IpAddr;
@@ -19,26 +19,26 @@ use super::problem::Problem;
 use super::{Ended, Gateway};
 use crate::audit::Call;
 
-/// Longest such answer of hyper, in bytes.
+/// Longest answer that hyper makes by itself, in bytes.
 const ANSWER_BYTES_MAX: usize = 128;
 
-/// How every answer begins.
+/// First bytes of every HTTP/1.x answer.
 const START: &[u8] = b"HTTP/1.";
 
-/// Time for a caller to take the last answer.
+/// Time limit for writing the last answer.
 const TELL_MAX: Duration = Duration::from_secs(5);
 
-/// How a connection stood when hyper let go of it.
+/// State of a connection when hyper has dropped it.
 pub(super) struct Last {
-    /// hyper's own answer to a head that it refused, or what looks like it.
+    /// hyper's own answer to a head that it refused, or bytes that look like one; not written yet.
     pub(super) held: Vec<u8>,
-    /// Whether the URL of the last head takes most of what a head may have.
+    /// Whether the URL of the last head takes more than half of the limit for a head.
     pub(super) is_url_long: bool,
-    /// The rule for which hyper was made to refuse the head.
+    /// The rule for which the scanner made hyper refuse the head.
     pub(super) rule: Option<&'static str>,
 }
 
-/// Where in `bytes` an answer of hyper's own begins, if they end with one.
+/// Offset of hyper's own answer in `bytes`, if they end with one.
 pub(super) fn begins_at(bytes: &[u8]) -> Option<usize> {
     if !bytes.ends_with(b"\r\n\r\n") {
         return None;
@@ -66,8 +66,8 @@ fn status_in(line: &str) -> Option<StatusCode> {
     line.split(' ').nth(1)?.parse().ok()
 }
 
-/// Ends a connection whose `last` answer was held back: as it is, or in the relay's own words if it was
-/// hyper's, which refused the head for `why`.
+/// Writes the held-back `last` answer and closes the connection. If hyper refused a head, an answer of
+/// the relay with the reason replaces hyper's.
 pub(super) async fn tell<IO: Write + Unpin, G: Gateway>(
     io: &mut IO,
     gateway: &G,
@@ -81,7 +81,7 @@ pub(super) async fn tell<IO: Write + Unpin, G: Gateway>(
         rule,
     } = last;
     let status = str::from_utf8(&held).ok().and_then(status_in);
-    // hyper has one limit, for the whole head.
+    // hyper has one limit for the whole head; the URL decides between 414 and 431.
     let status = status.map(|status| match (status, is_url_long) {
         (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, true) => StatusCode::URI_TOO_LONG,
         (status, _) => status,
@@ -95,7 +95,7 @@ pub(super) async fn tell<IO: Write + Unpin, G: Gateway>(
                 gateway.note(Call::unread(address), None, Some(status), Some(word));
             }
             let mut response = problem.into_response();
-            // Nothing is known of its page: it gets no permission, as an answer to another one may.
+            // The page's origin is unknown, so this answer gets no CORS permission.
             origin::mark(response.headers_mut(), Page::Own);
             in_http1(&response)
         }
@@ -104,16 +104,16 @@ pub(super) async fn tell<IO: Write + Unpin, G: Gateway>(
     write(io, gateway, &bytes).await;
 }
 
-/// The rule behind what hyper says of a head that it does not take.
+/// The rule that hyper's parser error stands for.
 fn rule_of(why: &str) -> &str {
     if why.contains("invalid HTTP header") {
-        return "a line of its head is folded, has a name with a blank or another character that names do not have, \
-                or has no colon, or a control character in its value";
+        return "a header line is folded, has no colon, has a blank or another invalid character in its name, or has a \
+                control character in its value";
     }
     why
 }
 
-/// The last answer of a connection, as it goes over HTTP/1.1.
+/// The last answer of a connection, encoded for HTTP/1.1.
 fn in_http1(response: &Response<Bytes>) -> Vec<u8> {
     let mut out = format!("HTTP/1.1 {}\r\n", response.status()).into_bytes();
     for (name, value) in response.headers() {

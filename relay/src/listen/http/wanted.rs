@@ -1,4 +1,4 @@
-//! What a request wants of its shard: a tunnel, or any of a kind, and which agent it is bound to.
+//! What a request asks its shard for: one tunnel or any tunnel of a kind, and perhaps one certain agent.
 
 use std::sync::Arc;
 
@@ -7,21 +7,21 @@ use tieline_wire::{Reason, TunnelId};
 use super::exposure::is_exposed;
 use crate::registry::{AgentTag, TunnelInfo};
 
-/// What a request is for.
+/// Search criteria for a request's target.
 #[derive(Clone, Debug)]
 pub(crate) struct Wanted {
     pub(crate) aim: Aim,
-    /// The kind of application in the URL, if there is one: it leads to tunnels of this kind only.
+    /// Kind of application in the URL, if the URL has one; only tunnels of this kind match.
     pub(crate) dcc: Option<Arc<str>>,
-    /// The agent that has to answer, and none else.
+    /// The only agent that may answer, if the request is bound to one.
     pub(crate) pin: Option<Pin>,
-    /// Path and query that its target is asked for.
+    /// Path and query for the target.
     pub(crate) path: String,
-    /// Whether the target itself named that path to this caller.
+    /// Whether the target itself gave this caller the path, so that `base_path` does not limit it.
     pub(crate) is_invited: bool,
 }
 
-/// Which tunnels a URL names.
+/// Tunnels that a URL names.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Aim {
     Tunnel(TunnelId),
@@ -36,19 +36,19 @@ pub(crate) struct Pin {
     pub(crate) agent: AgentTag,
 }
 
-/// Why there is nowhere for a request to go.
+/// Why a request has no target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Nowhere {
-    /// No such tunnel, or none that could answer.
+    /// The tunnel is unknown or cannot answer, for this reason.
     Refused(Reason),
-    /// The agent that it was bound to has left.
+    /// The agent that the request is bound to has left.
     AgentGone,
-    /// No agent is there, and the relay stops.
+    /// No agent is connected, and the relay is shutting down.
     Stopping,
 }
 
 impl Wanted {
-    /// Whether callers may ask the target of `info` for that path.
+    /// Whether callers may request this path from the target of `info`.
     pub(crate) fn is_exposed_by(&self, info: &TunnelInfo) -> bool {
         self.is_invited || info.expose_all || is_exposed(&info.base_path, &self.path)
     }

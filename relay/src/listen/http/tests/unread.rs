@@ -65,7 +65,7 @@ fn the_rule_that_a_head_breaks_is_told() {
         for (lines, rule) in [
             ("Host: r\nX: y\r\n", "a line feed without"),
             ("Host: r\r\nX: y\r\n z\r\n", "is folded"),
-            ("Host : r\r\n", "a name with a blank"),
+            ("Host : r\r\n", "a blank or another invalid character"),
             (
                 "Host: r\r\nContent-Length: 1\r\nContent-Length: 1\r\n",
                 "more than one Content-Length",
