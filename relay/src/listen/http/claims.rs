@@ -1,15 +1,15 @@
-//! Fields that mean something to a server beside the message itself: who asks, for what, and which
-//! file to answer with. Callers and targets are not to decide that for one another.
+//! Header fields in which a proxy describes a request (its client, its original URL) or an answer (the file
+//! to send instead). Callers and targets must not set such fields for each other.
 //!
-//! The fields that only proxies write stand here and nowhere else: most are dropped from requests, and any of
-//! them is a sign that a request did not begin at the connection that it came by.
+//! All fields that only proxies write are listed here. Most are dropped from requests; each of them shows
+//! that the request came through a proxy.
 
 use std::borrow::Cow;
 
 use http::{HeaderMap, HeaderName};
 
-/// What only proxies and gateways say about a request: its caller, and which path it was
-/// before they changed it. Servers and frameworks believe it of every connection.
+/// Fields in which only proxies and gateways describe a request: its client, and its path before a rewrite.
+/// Servers and frameworks trust these fields on every connection.
 const ABOUT_REQUESTS: [&str; 34] = [
     "forwarded",
     "x-forwarded",
@@ -42,17 +42,17 @@ const ABOUT_REQUESTS: [&str; 34] = [
     "x-rewrite-url",
     "x-script-name",
     "script-name",
-    // Rack asks a proxy by these which files it would send in place of the answer.
+    // Rack reads from this field how the proxy sends files instead of the answer.
     "x-sendfile-type",
-    // CGI has the proxy for requests of its own in `HTTP_PROXY` (CVE-2016-5385).
+    // CGI turns this field into `HTTP_PROXY`, the proxy for outgoing requests (CVE-2016-5385).
     "proxy",
     "x-proxy-host",
 ];
 
-/// How further ones begin.
+/// Prefixes of further such fields.
 const ABOUT_REQUESTS_PREFIXES: [&str; 2] = ["x-forwarded-", "x-accel-"];
 
-/// What proxies write about themselves. It says nothing of callers that a target would believe, and passes.
+/// Fields in which proxies describe themselves. Targets do not take caller data from them, so they pass.
 const OF_WAYS: [&str; 6] = [
     "via",
     "cdn-loop",
@@ -62,7 +62,7 @@ const OF_WAYS: [&str; 6] = [
     "x-varnish",
 ];
 
-/// How further ones begin: those of single proxies and networks.
+/// Prefixes of further such fields, each of one proxy product or network.
 const OF_WAYS_PREFIXES: [&str; 15] = [
     "akamai-",
     "cf-",
@@ -81,11 +81,11 @@ const OF_WAYS_PREFIXES: [&str; 15] = [
     "x-vercel-",
 ];
 
-/// What a trusted proxy may say, in exactly this form.
+/// Fields that are kept from a trusted proxy, in exactly this spelling.
 const OF_PROXIES: [&str; 3] = ["forwarded", "x-real-ip", "x-forwarded-"];
 
-/// Fields that a hop reads or writes itself. CGI and WSGI tell `Content_Length` from
-/// `Content-Length` no better than `X_Forwarded_For` from `X-Forwarded-For`.
+/// Fields that a hop reads or writes itself, dropped in any other spelling: CGI and WSGI cannot tell
+/// `Content_Length` from `Content-Length`, nor `X_Forwarded_For` from `X-Forwarded-For`.
 const OF_HOPS: [&str; 8] = [
     "content-length",
     "content-type",
@@ -97,8 +97,8 @@ const OF_HOPS: [&str; 8] = [
     "mcp-protocol-version",
 ];
 
-/// What a server in front of the relay would answer with in place of the target's answer: files of
-/// that server's machine, or whatever a URL leads to.
+/// Fields that make a server in front of the relay replace the target's answer, by a file of that server's
+/// machine or by the content of a URL.
 const REDIRECTS: [&str; 6] = [
     "x-sendfile",
     "x-sendfile2",
@@ -108,13 +108,13 @@ const REDIRECTS: [&str; 6] = [
     "x-accel-redirect",
 ];
 
-/// How further ones begin.
+/// Prefixes of further such fields.
 const REDIRECT_PREFIXES: [&str; 2] = ["x-accel-", "x-reproxy-"];
 
-/// Whether a server in front buffers the answer is the target's to say; event streams need it.
+/// Kept: event streams need it, and the target may turn off buffering in a server in front of the relay.
 const HARMLESS: &str = "x-accel-buffering";
 
-/// First letters of fields that may be dropped. Most fields begin otherwise, and are not compared further.
+/// First letters of fields that may be dropped; a field with another first letter is kept without a comparison.
 const IN_REQUESTS: Initials = Initials::of(&ABOUT_REQUESTS)
     .and(Initials::of(&ABOUT_REQUESTS_PREFIXES))
     .and(Initials::of(&OF_HOPS));
@@ -138,7 +138,7 @@ impl Initials {
         Self(self.0 | other.0)
     }
 
-    /// Whether one of the names may begin as `name` does. All are in lower case, as every `HeaderName` is.
+    /// Whether one of the names begins with the first byte of `name`. All names are in lower case, as in `HeaderName`.
     const fn has(self, name: &str) -> bool {
         self.0 & Self::bit(name) != 0
     }
@@ -151,7 +151,7 @@ impl Initials {
     }
 }
 
-/// True if a request bears a mark of a proxy, whether or not that is dropped later.
+/// True if a request has any field of a proxy, even one that is not dropped.
 pub(super) fn is_forwarded(headers: &HeaderMap) -> bool {
     headers.keys().any(|name| {
         let dashed = dashed(name.as_str());
@@ -160,14 +160,14 @@ pub(super) fn is_forwarded(headers: &HeaderMap) -> bool {
     })
 }
 
-/// True for what only a proxy says about a request; `dashed` is the field's name with dashes.
+/// True for a field in which only a proxy describes a request; `dashed` is its name with dashes.
 fn is_claim(dashed: &str) -> bool {
     let begins = |it: &&str| dashed.starts_with(it);
     ABOUT_REQUESTS.contains(&dashed) || ABOUT_REQUESTS_PREFIXES.iter().any(begins)
 }
 
-/// Drops of a request what its caller says in a proxy's place; `is_trusted` if it is one. `own` is a
-/// field that the relay reads itself.
+/// Drops the fields of a proxy from a request, unless they come from a trusted proxy. `own` is a field that
+/// the relay reads itself; its other spellings are dropped.
 pub(super) fn drop_from_request(
     headers: &mut HeaderMap,
     is_trusted: bool,
@@ -191,7 +191,7 @@ pub(super) fn drop_from_request(
     });
 }
 
-/// Drops of an answer what would have a server in front of the relay answer with something else.
+/// Drops the fields that make a server in front of the relay replace the answer.
 pub(super) fn drop_from_answer(headers: &mut HeaderMap) {
     drop_where(headers, |name| {
         if !IN_ANSWERS.has(name) {
@@ -211,8 +211,8 @@ fn drop_where(headers: &mut HeaderMap, is_dropped: impl Fn(&str) -> bool) {
     }
 }
 
-/// A name as servers see it that make a variable of it: whatever is neither letter nor digit is the
-/// same to them. Almost every name is that already, and is not copied.
+/// A name with every character that is neither letter nor digit as a dash: servers that turn fields into
+/// variables do not distinguish such characters. Almost every name is unchanged, and is not copied.
 fn dashed(name: &str) -> Cow<'_, str> {
     let is_dashed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
     if name.bytes().all(is_dashed) {

@@ -1,5 +1,4 @@
-//! Where a request goes: from what its URL names, and what it brings of an earlier answer, to one
-//! agent's target.
+//! From a request's URL, MCP session id and marked paths to the target of one agent.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -23,16 +22,16 @@ use super::seal::Sealer;
 use super::target::Target;
 use super::wanted::{Aim, Nowhere, Wanted};
 
-/// MCP's own sessions, from 2025-03-26 on.
+/// Session id of MCP's Streamable HTTP transport, since revision 2025-03-26.
 const MCP_SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
 
-/// What a request's URL names.
+/// Meaning of a request's URL.
 pub(super) struct Named<'a> {
     aim: Aim,
-    /// The kind of application in the URL.
+    /// Kind of application in the URL, if there is one.
     dcc: Option<&'a str>,
     route: Route<'a>,
-    /// What the first segment behind a kind would be if it were a tunnel's name.
+    /// The segment after a kind as a tunnel name, if the URL leads to the kind: for the error answer.
     or_tunnel: Option<TunnelId>,
 }
 
@@ -46,35 +45,35 @@ impl<'a> Named<'a> {
         }
     }
 
-    /// The tunnel that the URL names, or nothing.
+    /// Tunnel name in the URL as the caller wrote it; empty for a kind.
     pub(super) fn word(&self) -> &'a str {
         self.route.tunnel
     }
 }
 
-/// Where a request goes.
+/// Where a request goes, and how its answer is rewritten.
 pub(super) struct Destination {
     pub(super) wanted: Wanted,
     pub(super) mapping: Mapping,
     pub(super) path: PathAndQuery,
     pub(super) version: Version,
-    /// True if a stream in the answer may name an endpoint of the older transport.
+    /// True for GET: an event stream in the answer may name an endpoint of the older transport.
     pub(super) is_get: bool,
-    /// True if the answer has the head of one to GET.
+    /// True for HEAD: the answer has the same head as an answer to GET.
     pub(super) is_head: bool,
-    /// What it says of an `mcp_session`.
+    /// MCP session id of the request.
     pub(super) session: Session,
-    /// Where else on the target metadata may stand that it asks for.
+    /// Further paths on the target where the requested metadata may be.
     pub(super) places: Vec<PathAndQuery>,
 }
 
 impl Destination {
-    /// Whether it is for metadata of the target, which may hold URLs.
+    /// Whether the request is for metadata of the target, which may contain URLs.
     pub(super) fn is_metadata(&self) -> bool {
         self.is_get && login::is_metadata(&self.mapping.path)
     }
 
-    /// Gives the target its own id of the `mcp_session` back.
+    /// Restores the target's own MCP session id in the request.
     pub(super) fn unseal(&self, headers: &mut HeaderMap) {
         if let Session::Marked(id) = &self.session {
             headers.insert(MCP_SESSION, id.clone());
@@ -83,7 +82,7 @@ impl Destination {
 }
 
 impl<G: Gateway> Front<G> {
-    /// What the URL names.
+    /// Interprets the URL.
     pub(super) fn named<'a>(
         &self,
         way: Option<Way<'a>>,
@@ -115,7 +114,7 @@ impl<G: Gateway> Front<G> {
         }
     }
 
-    /// Where the request goes, once there is an agent to take it.
+    /// Finds the request's target; waits for an agent that is briefly offline.
     pub(super) async fn destination(
         &self,
         parts: &Parts,
@@ -178,7 +177,7 @@ impl<G: Gateway> Front<G> {
         })
     }
 
-    /// Names of the relay that the request shows.
+    /// The relay's names that this request shows.
     fn ours(&self, headers: &HeaderMap, asked: &Asked<'_>) -> Ours {
         let inner = asked.authority.map(str::as_bytes);
         let outer = asked.client.host(headers);
@@ -190,7 +189,7 @@ impl<G: Gateway> Front<G> {
         }
     }
 
-    /// What to say of a name that leads to none of the tunnels of its kind.
+    /// Error for a path below a kind, whose first segment names a tunnel of another kind or an unknown tunnel.
     async fn unknown(&self, tunnel: TunnelId, presented: &Presented<G>) -> Problem {
         let wanted = Wanted {
             aim: Aim::Tunnel(tunnel),
@@ -201,12 +200,12 @@ impl<G: Gateway> Front<G> {
         };
         match self.find(&wanted, presented, None).await {
             Err(problem) => problem,
-            // It is there, but of another kind.
+            // The tunnel exists, but is of another kind.
             Ok(_) => nowhere(Nowhere::Refused(Reason::UnknownTunnel), &wanted.aim),
         }
     }
 
-    /// What the request is for, and what it says of an `mcp_session`.
+    /// Search criteria of the request, its MCP session id, and the target's origin from a login mark.
     fn wanted(
         &self,
         parts: &Parts,
@@ -226,7 +225,7 @@ impl<G: Gateway> Front<G> {
                 (pin, session) = (Some(to), Session::Marked(id));
             }
         }
-        // Only what the older transport sends to an endpoint.
+        // POST only: a client of the older transport sends its messages to the endpoint by POST.
         let invited = match &aim {
             Aim::Tunnel(tunnel) if parts.method == Method::POST => {
                 sealer.open_path(tunnel, subject, &path)
@@ -243,7 +242,7 @@ impl<G: Gateway> Front<G> {
             None => (None, None),
         };
         let path = match invited {
-            // A mark on one thing says nothing of another.
+            // The MCP session and the endpoint belong to different agents.
             Some((to, _)) if pin.as_ref().is_some_and(|pin| *pin != to) => {
                 return Err(Problem::session_gone());
             }
@@ -269,7 +268,7 @@ impl<G: Gateway> Front<G> {
         Ok((wanted, session, origin))
     }
 
-    /// The target that the request goes to.
+    /// The target for the request.
     pub(super) async fn find(
         &self,
         wanted: &Wanted,
@@ -285,17 +284,17 @@ impl<G: Gateway> Front<G> {
     }
 }
 
-/// What a request says of an `mcp_session`.
+/// MCP session id of a request.
 pub(super) enum Session {
     None,
-    /// The target's own id of one that the relay marked.
+    /// The target's own session id, from an id that the relay has marked.
     Marked(HeaderValue),
-    /// The relay did not mark it, or not for this caller.
+    /// An id that the relay has not marked, or not for this caller.
     Unmarked,
 }
 
 impl Session {
-    /// Where several agents may be, an id without a mark leads to none of them.
+    /// Refuses an unmarked id at a tunnel with several agents, since it leads to none of them.
     pub(super) fn check(&self, target: &Target) -> Result<(), Problem> {
         match self {
             Self::Unmarked if target.is_shared => Err(Problem::session_gone()),
@@ -304,7 +303,7 @@ impl Session {
     }
 }
 
-/// The answer where there is nowhere to go.
+/// The answer to a request without a target.
 pub(super) fn nowhere(why: Nowhere, aim: &Aim) -> Problem {
     match (why, aim) {
         (Nowhere::AgentGone, _) => Problem::session_gone(),
@@ -317,7 +316,7 @@ pub(super) fn nowhere(why: Nowhere, aim: &Aim) -> Problem {
     }
 }
 
-/// Marks the ids of an `mcp_session` in an answer, so that whoever brings one is led to its agent.
+/// Marks the MCP session ids in an answer, so that later requests with them go to the same agent.
 pub(super) fn seal_sessions(
     headers: &mut HeaderMap,
     sealer: &Sealer,

@@ -1,15 +1,15 @@
-//! Which paths of a target callers may ask for.
+//! Which paths of a target callers may request.
 
 use super::route::split_well_known;
 
-/// Rounds of decoding after which a path that still changes is taken for an attack.
+/// Rounds of percent-decoding; a path that still changes after them is treated as an attack.
 const DECODINGS_MAX: usize = 4;
 
-/// True if `path`, with or without a query, lies under `base`, with or without a slash at its end, or is
-/// metadata about what does.
+/// True if `path`, with or without a query, is `base` or below it, or is metadata about such a path. A slash
+/// at the end of `base` makes no difference.
 ///
-/// A path that climbs (`..`, also where it is encoded) does not, wherever it would end: the target
-/// may take it apart in another way.
+/// A path with `.` or `..` segments, even encoded, is never exposed, wherever it would lead: the target may
+/// decode it differently.
 pub(super) fn is_exposed(base: &str, path: &str) -> bool {
     let base = base.trim_end_matches('/');
     if base.is_empty() {
@@ -26,7 +26,7 @@ pub(super) fn is_exposed(base: &str, path: &str) -> bool {
     }
 }
 
-/// True if a server could read a `.` or `..` segment in it.
+/// True if any server could read a `.` or `..` segment in the path.
 pub(super) fn climbs(path: &str) -> bool {
     if path.bytes().all(is_itself) {
         return path.split('/').any(|segment| matches!(segment, "." | ".."));
@@ -34,7 +34,7 @@ pub(super) fn climbs(path: &str) -> bool {
     climbs_in_a_spelling(path)
 }
 
-/// Bytes that every server reads as they stand; almost every path has no others.
+/// Bytes that no server decodes; almost every path consists of these alone.
 const fn is_itself(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'/' | b'.' | b'-' | b'_' | b'~')
 }
@@ -53,12 +53,12 @@ fn climbs_in_a_spelling(path: &str) -> bool {
     true
 }
 
-/// True if a segment is `.` or `..`, once what servers pass over is gone.
+/// True if a segment is `.` or `..` after removal of the characters that servers ignore.
 fn has_dots(text: &str) -> bool {
     let text: String = text.chars().map(folded).collect();
     let is_dots = |segment: &str| {
-        // What follows a semicolon is a parameter to some servers (RFC 3986, section 3.3), what follows
-        // a colon a stream to Windows, and an encoded `?` or `#` ends a path that is parsed twice.
+        // Some servers treat text after a semicolon as a parameter (RFC 3986, section 3.3), Windows
+        // treats text after a colon as a stream, and an encoded `?` or `#` ends a path parsed twice.
         let name = segment
             .split([';', ':', '?', '#'])
             .next()
@@ -66,20 +66,19 @@ fn has_dots(text: &str) -> bool {
         matches!(name, "." | "..")
     };
     text.split('/').any(|segment| {
-        // To programs in C a null ends a name; others leave it out.
+        // In C programs a NUL ends a name; other programs leave it out.
         let ended = segment.split('\0').next().unwrap_or_default();
         is_dots(ended) || is_dots(&segment.replace('\0', ""))
     })
 }
 
-/// What a character may become on its way to a file's name: what looks like a dot or a slash does so where
-/// text is normalised (NFKC) or brought into an old code page, and blanks and what cannot be seen
-/// are trimmed off.
+/// What a character may become in a file name: lookalikes become dots and slashes by Unicode normalisation
+/// (NFKC) or conversion to an old code page; blanks and invisible characters are trimmed.
 fn folded(c: char) -> &'static str {
     match c {
         '/' | '\\' => "/",
-        // Fraction and division slashes, full-width and small ones; the currencies stand where old
-        // Japanese and Korean code pages have the backslash.
+        // Fraction, division, full-width and small slashes; the yen and won signs are the backslash of
+        // old Japanese and Korean code pages.
         '\u{2044}' | '\u{2215}' | '\u{2216}' | '\u{29f5}' | '\u{29f8}' | '\u{fe68}'
         | '\u{ff0f}' | '\u{ff3c}' | '\u{a5}' | '\u{20a9}' => "/",
         '.' | '\u{2024}' | '\u{fe52}' | '\u{ff0e}' | '\u{3002}' | '\u{ff61}' => ".",
@@ -89,11 +88,11 @@ fn folded(c: char) -> &'static str {
         ':' => ":",
         '?' => "?",
         '#' => "#",
-        // A blank in forms, and so in some servers' paths.
+        // `+` is a blank in forms, and in some servers' paths.
         '+' => "",
         c if c.is_whitespace() || c.is_control() => "",
-        // Soft hyphen, zero-width characters, marks of direction and of byte order, what stands for
-        // bytes that are no text.
+        // Soft hyphen, zero-width characters, direction marks, byte order mark, and the replacement
+        // character for invalid UTF-8.
         '\u{ad}'
         | '\u{180e}'
         | '\u{200b}'..='\u{200f}'
@@ -101,18 +100,18 @@ fn folded(c: char) -> &'static str {
         | '\u{2060}'..='\u{206f}'
         | '\u{feff}'
         | '\u{fffd}' => "",
-        // Which one does not matter.
+        // Any other character cannot be part of a dot segment.
         _ => "x",
     }
 }
 
-/// The path's text; bytes that are none become a replacement.
+/// The path as text; invalid UTF-8 becomes replacement characters.
 fn sound(path: &[u8]) -> String {
     String::from_utf8_lossy(path).into_owned()
 }
 
-/// The path as decoders read it that put the bits of UTF-8 together without a look at what they are
-/// (RFC 3629, section 10): two bytes and more can then be a dot.
+/// The path as lenient UTF-8 decoders read it: they accept overlong sequences (RFC 3629, section 10), so that
+/// two or more bytes can be a dot.
 fn lenient(path: &[u8]) -> String {
     let mut out = String::with_capacity(path.len());
     let mut rest = path;
@@ -132,7 +131,7 @@ fn lenient(path: &[u8]) -> String {
     out
 }
 
-/// The path with its percent signs resolved once; `None` if it has none that could be.
+/// The path after one round of percent-decoding; `None` if there is nothing to decode.
 fn decoded(path: &[u8]) -> Option<Vec<u8>> {
     let mut out = Vec::with_capacity(path.len());
     let mut rest = path;
@@ -152,13 +151,13 @@ fn decoded(path: &[u8]) -> Option<Vec<u8>> {
     (out.len() < path.len()).then_some(out)
 }
 
-/// What a percent sign stands for.
+/// Meaning of a percent escape.
 enum Value {
     Byte(u8),
     Text(char),
 }
 
-/// What stands for something behind a percent sign, and its length.
+/// Decodes the escape after a percent sign; returns its value and length.
 fn escaped(behind: &[u8]) -> Option<(Value, usize)> {
     let number = |digits: &[u8]| {
         let digits = str::from_utf8(digits).ok()?;
@@ -166,7 +165,7 @@ fn escaped(behind: &[u8]) -> Option<(Value, usize)> {
         is_hex.then(|| u32::from_str_radix(digits, 16).ok())?
     };
     if let [b'u' | b'U', digits @ ..] = behind {
-        // Of IIS, and of JavaScript's `escape`.
+        // `%uXXXX` of IIS and of JavaScript's `escape`.
         let value = char::from_u32(number(digits.get(..4)?)?)?;
         return Some((Value::Text(value), 5));
     }
@@ -234,7 +233,7 @@ mod tests {
             "/mcp/%25252e%25252e/admin",
             "/mcp/..;x=1/admin",
             "/mcp/%2525252525252e./x",
-            // Nulls, blanks and what is not seen.
+            // NUL, blanks and invisible characters.
             "/mcp/..%00/x",
             "/mcp/..%00x/admin",
             "/mcp/%00../admin",
@@ -251,7 +250,7 @@ mod tests {
             "/mcp/%e9../admin",
             "/mcp/%e9/../admin",
             "/mcp/%7f..",
-            // Other ways to write a dot or a slash.
+            // Other spellings of a dot or a slash.
             "/mcp/%u002e%u002e/admin",
             "/mcp/%U002E./admin",
             "/mcp/..%u2215admin",
@@ -272,7 +271,7 @@ mod tests {
             "/mcp/%25u002e./admin",
             "/mcp/%2%65./admin",
             "/mcp/%%32%65./admin",
-            // What servers cut off.
+            // Suffixes that servers cut off.
             "/mcp/..;/admin",
             "/mcp/..%3bx/admin",
             "/mcp/..::$INDEX_ALLOCATION/admin",

@@ -1,7 +1,7 @@
-//! Web pages as callers: whose scripts may read answers, and what browsers are told about it.
+//! Web pages as callers: which origins may read answers, and the CORS fields that tell browsers so.
 //!
-//! A browser says in `Origin` whose page asks. Pages of the relay's own origin may, and those that
-//! the operator lists; the rules are the Fetch standard's ("CORS protocol").
+//! A browser names the page's origin in `Origin`. The relay's own origin and the origins that the operator
+//! lists are allowed; the rules are those of the Fetch standard ("CORS protocol").
 
 use bytes::Bytes;
 use http::header::{
@@ -15,10 +15,10 @@ use tieline_hop::{browser, cors};
 use super::problem::Problem;
 use super::route::{host, is_ours_anywhere};
 
-/// Methods that a page may use, beside the one that it asks for.
+/// Methods that a page may use, besides the method that its preflight names.
 const METHODS: [&str; 6] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"];
 
-/// Fields that a page may send, beside those that it asks for.
+/// Fields that a page may send, besides the fields that its preflight names.
 const FIELDS: [&str; 9] = [
     "accept",
     "authorization",
@@ -31,17 +31,16 @@ const FIELDS: [&str; 9] = [
     "baggage",
 ];
 
-/// Longest name of a method that an answer repeats, in bytes.
+/// Longest method name that a preflight answer repeats, in bytes.
 const METHOD_BYTES_MAX: usize = 32;
 
-/// What a browser does with the answer.
+/// Fetch metadata: how the browser will use the answer.
 const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 
-/// Seconds for which a browser need not ask again: what Firefox takes at most is a day, Chromium
-/// two hours.
+/// Seconds for which a browser may cache a preflight answer; Chromium's maximum (Firefox allows a day).
 const MAX_AGE: HeaderValue = HeaderValue::from_static("7200");
 
-/// Pages from elsewhere that may use the relay's tunnels.
+/// Origins of other pages that may use the relay's tunnels.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Origins {
     listed: Vec<String>,
@@ -49,7 +48,7 @@ pub(crate) struct Origins {
 }
 
 impl Origins {
-    /// Those of `listed`, as browsers write them; `*` stands for all.
+    /// The listed origins, as browsers write them; `*` allows all.
     pub(crate) fn new(listed: Vec<String>) -> Self {
         let any = listed.iter().any(|one| one == "*");
         Self { listed, any }
@@ -64,21 +63,21 @@ impl Origins {
     }
 }
 
-/// Whose script asks.
+/// Origin of the web page behind a request, and whether it may use the relay.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Page {
-    /// No page at all, or one of the relay's own origin.
+    /// No web page, or a page of the relay's own origin.
     Own,
-    /// One from elsewhere that may.
+    /// A page of another origin that is listed.
     Allowed(HeaderValue),
-    /// One that may not.
+    /// A page of another origin that is not listed.
     Refused,
 }
 
-/// Reads `Origin` in a request to `authority`.
+/// Checks `Origin` in a request to `authority`.
 ///
-/// `is_known` says that the authority is a name which only the relay can have: a page can give
-/// itself any other one that leads here (DNS rebinding), and would then look like the relay's own.
+/// `is_known` says that only the relay can have the name `authority`. With DNS rebinding, a page can make
+/// any other name resolve to the relay, and would then seem to have the relay's own origin.
 pub(super) fn page(
     headers: &HeaderMap,
     authority: &str,
@@ -102,12 +101,12 @@ pub(super) fn page(
     Page::Refused
 }
 
-/// True if a page of another origin has its browser ask without saying whose page it is, as pictures,
-/// scripts, forms and links do. No list can allow such a page, unless it allows all.
+/// True for a cross-origin request without `Origin`, as browsers send for images, scripts, forms and
+/// links. The page's origin is unknown, so only the list entry `*` allows it.
 ///
-/// The same site is no better than another one: on this machine it is another port, and so another program's
-/// page; below a domain it is another tunnel's. A link that is followed to another machine (`is_here` is
-/// false) is its user's doing.
+/// A same-site request counts as cross-origin: on this machine another port belongs to another program, and
+/// below a domain another label belongs to another tunnel. A link to a remote relay (`is_here` is false) is
+/// allowed, since the user followed it.
 pub(super) fn is_blind(headers: &HeaderMap, is_here: bool, origins: &Origins) -> bool {
     let mut modes = headers.get_all(SEC_FETCH_MODE).iter();
     let is_link = !is_here && modes.any(|mode| mode.as_bytes().eq_ignore_ascii_case(b"navigate"));
@@ -126,22 +125,21 @@ fn is_same(origin: &[u8], authority: &str, is_known: bool, https: bool) -> bool 
     is_ours && named.eq_ignore_ascii_case(short.as_bytes())
 }
 
-/// True if a browser asks whether it may send the request that a script wants.
+/// True for a CORS preflight, by which a browser asks whether a script may send its request.
 pub(super) fn is_preflight(method: &Method, headers: &HeaderMap) -> bool {
     *method == Method::OPTIONS
         && headers.contains_key(ORIGIN)
         && headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD)
 }
 
-/// What a browser is told that asks first. It says nothing about the tunnel, which may not be the
-/// page's to know of.
+/// Answer to a CORS preflight. It reveals nothing about the tunnel, which may be hidden from the page.
 pub(super) fn preflight(asked: &HeaderMap) -> Response<Bytes> {
     let mut response = Response::new(Bytes::new());
     *response.status_mut() = StatusCode::NO_CONTENT;
     let headers = response.headers_mut();
     headers.insert(ACCESS_CONTROL_ALLOW_METHODS, methods(asked));
-    // Whatever the page wants to send: which pages may ask at all has been decided, and what is not
-    // for targets does not reach them.
+    // All requested fields are allowed: the origin is checked by the caller, and fields that targets must
+    // not see are removed from the request itself.
     let fields = cors::joined(&FIELDS, asked.get_all(ACCESS_CONTROL_REQUEST_HEADERS));
     headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, fields);
     headers.insert(ACCESS_CONTROL_MAX_AGE, MAX_AGE);
@@ -153,7 +151,7 @@ pub(super) fn preflight(asked: &HeaderMap) -> Response<Bytes> {
     response
 }
 
-/// The methods that may be used, among them the asked-for one.
+/// Allowed methods, including the requested method.
 fn methods(asked: &HeaderMap) -> HeaderValue {
     let method = asked
         .get(ACCESS_CONTROL_REQUEST_METHOD)
@@ -165,12 +163,12 @@ fn methods(asked: &HeaderMap) -> HeaderValue {
         list.push_str(", ");
         list.push_str(method.as_str());
     }
-    // Names of methods and commas.
+    // Always valid: the list consists of method names and commas.
     HeaderValue::from_str(&list).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 
-/// Marks an answer for the page that may read it. Some pages may ask and others not, so a cache must not
-/// give one the answer for another, also if the first who asked was not a page.
+/// Adds the CORS permission for an allowed page, and `Vary: Origin` to every answer: a cache must not give a
+/// page an answer that was made for another origin, or for a request without `Origin`.
 pub(super) fn mark(headers: &mut HeaderMap, page: Page) {
     if let Page::Allowed(origin) = page {
         headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
@@ -182,7 +180,7 @@ pub(super) fn mark(headers: &mut HeaderMap, page: Page) {
     }
 }
 
-/// What a page hears that may not ask.
+/// Answer to a page that may not use the relay.
 pub(super) fn refusal() -> Problem {
     Problem::forbidden(
         "origin_not_allowed",

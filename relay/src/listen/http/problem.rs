@@ -1,5 +1,5 @@
-//! The relay's own answers: one stable word, one sentence for people, both in JSON.
-//! Long because each error that the relay answers with stands here, with its words.
+//! The relay's own answers: a stable error code and a message, both in JSON.
+//! Long because all error answers of the relay stand in one file, with their messages.
 
 use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
@@ -11,39 +11,39 @@ use super::close_after;
 use crate::auth::TokenRefusal;
 use crate::limits::Limited;
 
-/// Seconds after which a caller may try an offline tunnel again: an agent that lost its link
-/// dials again within a few seconds.
+/// `Retry-After` for an offline tunnel, in seconds: an agent that lost its link reconnects within a few
+/// seconds.
 const RETRY_AFTER_SECONDS: &str = "5";
 
-/// The same where a relay stops: one that takes its place listens already, or within seconds.
+/// `Retry-After` while the relay stops, in seconds: its successor listens already, or will soon.
 const RETRY_SOON_SECONDS: &str = "1";
 
-/// What metadata at the relay's root may be asked with (RFC 9728, section 3.1, and RFC 8414, section 3.1,
-/// have GET alone).
+/// Methods for metadata at the relay's root (RFC 9728, section 3.1, and RFC 8414, section 3.1, require only
+/// GET).
 const METADATA_METHODS: &str = "GET, HEAD, OPTIONS";
 
-/// Why the relay answers by itself.
+/// An error answer of the relay itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Problem {
     pub(super) status: StatusCode,
-    /// One stable word; scripts match on it.
+    /// Stable error code; scripts match on it.
     pub(super) word: &'static str,
     message: String,
-    /// What is out of reach, if the fault lies behind the relay.
+    /// The failed part behind the relay: `target` or `agent`.
     down: Option<&'static str>,
-    /// Whether the target may have had the request: in every 502, 503 and 504, and where a target was found.
+    /// Whether the target may have received the request; set for 502, 503 and 504, and once a target was found.
     delivery: Option<Delivery>,
-    /// How to come back with a token (RFC 6750, section 3).
+    /// `WWW-Authenticate` value (RFC 6750, section 3).
     challenge: Option<&'static str>,
-    /// What there was too much of, and when to come back.
+    /// The exceeded rate limit, with the time of the next try.
     limited: Option<Limited>,
-    /// When to come back after a 503, in seconds.
+    /// `Retry-After` of a 503, in seconds.
     retry_after: &'static str,
 }
 
 impl Problem {
     fn new(status: StatusCode, word: &'static str, message: impl Into<String>) -> Self {
-        // What comes of a session says it by itself, with `delivered`.
+        // Default for errors without a session; errors of a session override it with `delivered`.
         let is_about_delivery = matches!(
             status,
             StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT
@@ -70,7 +70,7 @@ impl Problem {
         self
     }
 
-    /// The same problem of a request that was sent before, if `earlier` says that a target may have had it.
+    /// Marks the request as possibly delivered if an earlier try, `earlier`, may have reached a target.
     pub(super) fn after(self, earlier: Delivery) -> Self {
         match earlier {
             Delivery::Sent => self.delivered(Delivery::Sent),
@@ -84,21 +84,21 @@ impl Problem {
         Self::new(StatusCode::NOT_FOUND, "not_found", hint)
     }
 
-    /// The path names a kind of which there is nothing.
+    /// The path names a kind without any tunnel.
     pub(super) fn no_such_kind(kind: &str) -> Self {
         let message = format!("there is no tunnel of kind {kind:?} here");
         Self::new(StatusCode::NOT_FOUND, "unknown_tunnel", message)
     }
 
-    /// The `mcp_session` is not known here; clients then begin a new one.
+    /// The `mcp_session` is unknown here; clients then start a new one.
     pub(super) fn session_gone() -> Self {
-        let message = "this Mcp-Session-Id leads nowhere: its agent is gone, or it was given to \
-                       somebody else, or by an earlier run of the relay; initialize again";
+        let message = "this Mcp-Session-Id is not valid here: its agent left, or it belongs to another caller, \
+                       or to an earlier run of the relay; initialize again";
         Self::new(StatusCode::NOT_FOUND, "unknown_session", message)
     }
 
-    /// A credential of the relay stands where it cannot be left out: in `place`, which `word` is about.
-    /// `is_unsure` says that it was not looked at to its end.
+    /// `place` holds a credential of the relay and cannot be dropped from the request; `word` is the error code.
+    /// `is_unsure` says that the search for credentials was cut short.
     pub(super) fn token_in(place: &str, word: &'static str, is_unsure: bool) -> Self {
         let message = if is_unsure {
             format!(
@@ -114,35 +114,35 @@ impl Problem {
         Self::new(StatusCode::BAD_REQUEST, word, message)
     }
 
-    /// The target has more paths, but callers get only those under its own.
+    /// The path is outside the part of the target that is exposed.
     pub(super) fn not_exposed(url: &str) -> Self {
-        let message = format!("this tunnel serves {url} and what lies below it");
+        let message = format!("this tunnel serves only {url} and the paths below it");
         Self::new(StatusCode::NOT_FOUND, "not_exposed", message)
     }
 
-    /// Refuses a method that metadata at the relay's root does not take.
+    /// Refuses a method that metadata at the relay's root does not support.
     pub(super) fn check_metadata(method: &Method) -> Result<(), Self> {
         if METADATA_METHODS.split(", ").any(|it| it == method.as_str()) {
             return Ok(());
         }
-        let message = format!("metadata is only read; ask with one of {METADATA_METHODS}");
+        let message = format!("metadata is read-only; use one of {METADATA_METHODS}");
         let status = StatusCode::METHOD_NOT_ALLOWED;
         Err(Self::new(status, "method_not_allowed", message))
     }
 
-    /// The host is none of the relay's.
+    /// The request names a host that does not belong to the relay.
     pub(super) fn misdirected() -> Self {
         let hint =
-            "this relay does not answer to that host name; its operator can give it one: --domain";
+            "this relay does not serve that host name; its operator can set the name: --domain";
         Self::new(StatusCode::MISDIRECTED_REQUEST, "misdirected", hint)
     }
 
-    /// The caller may not do that.
+    /// The caller is not allowed to do this; `why` is the message.
     pub(super) fn forbidden(word: &'static str, why: &str) -> Self {
         Self::new(StatusCode::FORBIDDEN, word, why)
     }
 
-    /// The caller is not let in.
+    /// The caller's token is missing or refused.
     pub(super) fn token(refusal: TokenRefusal) -> Self {
         let message = refusal.to_string();
         let (status, word, challenge) = match refusal {
@@ -171,9 +171,9 @@ impl Problem {
         }
     }
 
-    /// The relay stops, and the agent has left it: another relay may be there already.
+    /// The relay stops and the agent has left; another relay may serve the tunnel already.
     pub(super) fn stopping() -> Self {
-        let message = "the relay is about to stop, and the agent has left it; ask again over a new \
+        let message = "the relay is stopping, and the agent has left it; retry over a new \
                        connection";
         Self {
             retry_after: RETRY_SOON_SECONDS,
@@ -181,23 +181,23 @@ impl Problem {
         }
     }
 
-    /// The connection has many requests already, and the shard's budget is used up.
+    /// The shard's memory budget is used up, and this connection already has several requests.
     pub(super) fn overload() -> Self {
-        let text = "this connection has as many requests at a time as the relay has memory for";
+        let text = "the relay has no memory for more requests at a time on this connection";
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "overload", text)
     }
 
-    /// The request cannot be passed on in any form.
+    /// The request cannot be passed on.
     pub(super) fn bad_request(why: &str) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "bad_request", why)
     }
 
-    /// The request's head could not even be read.
+    /// The request's head could not be parsed.
     pub(super) fn unread(status: StatusCode, why: &str) -> Self {
         let (word, message) = match status {
             StatusCode::URI_TOO_LONG => (
                 "uri_too_long",
-                "the URL is too long: with the head around it it may have 64 KiB; send long values \
+                "the URL is too long: the whole head, URL included, may have 64 KiB; send long values \
                  in a body"
                     .to_owned(),
             ),
@@ -210,7 +210,7 @@ impl Problem {
         Self::new(status, word, message)
     }
 
-    /// What the target sent is not an answer in HTTP.
+    /// The target's answer is not valid HTTP.
     pub(super) fn target_invalid(why: &str) -> Self {
         let message = format!("the target's answer is not usable: {why}");
         Self::new(StatusCode::BAD_GATEWAY, "target_invalid", message)
@@ -232,12 +232,12 @@ impl Problem {
             .delivered(delivery)
     }
 
-    /// A session for `tunnel` could not be had.
+    /// A session for `tunnel` could not be opened.
     pub(super) fn not_delivered(reason: Reason, tunnel: &str) -> Self {
         Self::session(reason, tunnel, Delivery::NotSent)
     }
 
-    /// A session for `tunnel` could not be had, or ended before the answer's head.
+    /// A session for `tunnel` could not be opened, or ended before the answer's head.
     pub(super) fn session(reason: Reason, tunnel: &str, delivery: Delivery) -> Self {
         let problem = Self::of_session(reason, tunnel, delivery);
         match problem.status {
@@ -333,11 +333,11 @@ impl Problem {
             headers.insert(ALLOW, HeaderValue::from_static(METADATA_METHODS));
         }
         if self.status == StatusCode::NOT_IMPLEMENTED {
-            // Where such a request ends, others may see otherwise (RFC 9112, section 11.2).
+            // Recipients may disagree on where such a request ends (RFC 9112, section 11.2).
             close_after(headers);
         }
         if let Some(limited) = self.limited {
-            // Rounded up, as it has whole seconds: too early is in vain.
+            // Rounded up to whole seconds: an earlier retry would be refused.
             let seconds = limited.retry_after.as_millis().div_ceil(1000).max(1);
             if let Ok(value) = HeaderValue::try_from(seconds.to_string()) {
                 headers.insert(RETRY_AFTER, value);
@@ -367,20 +367,20 @@ impl From<Refusal> for Problem {
     }
 }
 
-/// The answer to who asks whether the relay lives; it says nothing else about it.
+/// The answer to a health check; it reveals nothing else.
 pub(super) fn alive() -> Response<Bytes> {
     json(Bytes::from_static(b"{\"status\":\"ok\"}"))
 }
 
-/// An answer of the relay's own that is none of its problems.
+/// A successful JSON answer of the relay itself.
 pub(super) fn json(body: Bytes) -> Response<Bytes> {
     let mut response = Response::new(body);
     own_headers(response.headers_mut());
     response
 }
 
-/// What the relay's own answers are, and that they are not to be kept: a 404 may be cached without
-/// being asked (RFC 9110, section 15.1); the next agent to take the name must not be hidden by it.
+/// Sets the content type, and forbids caching: a cache may keep a 404 by default (RFC 9110, section 15.1),
+/// and would hide an agent that takes the name later.
 fn own_headers(headers: &mut HeaderMap) {
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));

@@ -1,17 +1,17 @@
-//! URI references (RFC 3986, section 4.1) as bytes, because a header value need not be UTF-8: which
-//! form one has, and what a relative one means.
+//! URI references (RFC 3986, section 4.1) as bytes, because a header value need not be UTF-8: their forms,
+//! and the resolution of relative references.
 
 /// The forms of a URI reference.
 pub(super) enum Reference<'a> {
-    /// `//authority/path`: what is behind the slashes.
+    /// `//authority/path`; holds the part after the slashes.
     Network(&'a [u8]),
-    /// The same behind `http:` or `https:`.
+    /// `http://` or `https://`; `rest` is the `authority/path` after it.
     Absolute { https: bool, rest: &'a [u8] },
     /// `/path`
     Path,
-    /// Relative to where it was found.
+    /// A relative path, a query or a fragment.
     Relative,
-    /// With a scheme that is not HTTP's.
+    /// A reference with another scheme than HTTP's.
     Other,
 }
 
@@ -38,20 +38,20 @@ impl<'a> Reference<'a> {
     }
 }
 
-/// Length of the path that a reference begins with.
+/// Length of the path at the start of a reference.
 pub(super) fn path_len(value: &[u8]) -> usize {
     let end = value.iter().position(|b| b"?#".contains(b));
     end.unwrap_or(value.len())
 }
 
-/// What stands behind an authority, as a path with its query.
+/// The part after an authority as an absolute path with its query.
 pub(super) fn rooted(path: &[u8]) -> Vec<u8> {
     let slash: &[u8] = if path.starts_with(b"/") { b"" } else { b"/" };
     [slash, path].concat()
 }
 
-/// What a reference without scheme and authority means where it stands in an answer to `base`, a
-/// path with its query (RFC 3986, section 5.2.2).
+/// Resolves a reference without scheme and authority against `base`, a path with its query (RFC 3986,
+/// section 5.2.2).
 pub(super) fn resolved(base: &[u8], reference: &[u8]) -> Vec<u8> {
     let (base_path, base_query) = base.split_at(path_len(base));
     let (path, suffix) = reference.split_at(path_len(reference));
@@ -71,14 +71,14 @@ pub(super) fn resolved(base: &[u8], reference: &[u8]) -> Vec<u8> {
     [&without_dots(&[directory, path].concat()), suffix].concat()
 }
 
-/// True if a path has a segment that says `.` or `..`, also in the spelling that browsers read so
-/// (WHATWG URL, "double-dot URL path segment").
+/// True if a path has a `.` or `..` segment, even percent-encoded as browsers accept it (WHATWG URL,
+/// "double-dot URL path segment").
 pub(super) fn has_dots(path: &[u8]) -> bool {
     path.split(|b| *b == b'/')
         .any(|segment| dots(segment).is_some())
 }
 
-/// How many dots a segment consists of, if it is one or two.
+/// Number of dots in a segment that consists of one or two dots.
 fn dots(segment: &[u8]) -> Option<usize> {
     let mut rest = segment;
     let mut count = 0;
@@ -122,7 +122,7 @@ mod tests {
 
     #[test]
     fn references_resolve_as_the_standard_shows() {
-        // RFC 3986, section 5.4, without those that have a scheme or an authority.
+        // RFC 3986, section 5.4, without the examples that have a scheme or an authority.
         for (reference, expected) in [
             ("g", "/b/c/g"),
             ("./g", "/b/c/g"),

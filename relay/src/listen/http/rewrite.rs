@@ -1,5 +1,5 @@
-//! Maps what a target says about its own addresses to the tunnel's public URL, and what a caller says
-//! about that to the target's. Everything works on bytes, because header values need not be UTF-8.
+//! Maps URLs and cookies in a target's answers to the tunnel's public URL, and those in requests back to
+//! the target's. All functions work on bytes, because header values need not be UTF-8.
 
 use std::rc::Rc;
 
@@ -22,33 +22,33 @@ use super::target::{Origin, Target};
 use super::wanted::Wanted;
 use super::workers::SERVICE_WORKER_ALLOWED;
 
-/// How one request's URL at the relay relates to the target's.
+/// Relation between the public URL of one request and its URL at the target.
 #[derive(Clone, Debug)]
 pub(super) struct Mapping {
     pub(super) target: Rc<Target>,
-    /// `/w/<tunnel>` as the caller wrote it, since cookie paths are compared byte by byte; nothing
-    /// where the host names the tunnel.
+    /// `/w/<tunnel>` as the caller wrote it, since cookie paths are compared byte by byte; empty if the
+    /// host names the tunnel.
     pub(super) prefix: String,
-    /// Path and query that the target was asked for.
+    /// Path and query of the request at the target.
     pub(super) path: String,
-    /// True if the path that the caller used does not end as the target's does, so that what is
-    /// relative to one is not so to the other.
+    /// True if the caller's path and the target's path end differently, so that relative references
+    /// resolve differently.
     pub(super) bare: bool,
-    /// Names of the relay.
+    /// The relay's names that the request shows.
     pub(super) ours: Ours,
-    /// Whether the caller came by TLS.
+    /// Whether the caller uses TLS.
     pub(super) https: bool,
-    /// Whether the URL names any tunnel of a kind.
+    /// Whether the URL names a kind of application, so that any tunnel of that kind may answer.
     pub(super) is_any: bool,
-    /// Path on the target of the page that led to the request, if that is the tunnel's.
+    /// Path on the target of the page in `Referer`, if that page belongs to the tunnel.
     pub(super) referer: Option<Vec<u8>>,
-    /// Scheme and authority as the target writes its own, if the request is for an endpoint of a
-    /// target that does not know its public URL.
+    /// Scheme and authority of the target in its own words, if the request has a login mark: the target does
+    /// not know its public URL.
     pub(super) login_origin: Option<String>,
 }
 
 impl Mapping {
-    /// Whether callers may ask the target for that path.
+    /// Refuses a path that is not exposed.
     pub(super) fn check_exposed(&self, wanted: &Wanted) -> Result<(), Problem> {
         if wanted.is_invited || self.is_open(&self.path) {
             return Ok(());
@@ -57,17 +57,17 @@ impl Mapping {
         Err(Problem::not_exposed(&url))
     }
 
-    /// Whether callers may ask the target for `path` by themselves.
+    /// Whether callers may request `path` without an invitation from the target.
     pub(super) fn is_open(&self, path: &str) -> bool {
         is_exposed(&self.target.exposed, path)
     }
 
-    /// Whether the same URL may lead to another agent next time.
+    /// Whether the next request with the same URL may go to another agent.
     pub(super) fn is_of_several(&self) -> bool {
         self.is_any || self.target.is_shared
     }
 
-    /// The prefix under which this very tunnel is reached.
+    /// The public prefix that leads to exactly this tunnel.
     pub(super) fn prefix_of_one(&self) -> String {
         match self.is_any {
             true => [&self.prefix, "/", self.target.tunnel.as_str()].concat(),
@@ -75,12 +75,12 @@ impl Mapping {
         }
     }
 
-    /// The authority by which the caller knows the relay.
+    /// The relay's authority as the caller knows it.
     pub(super) fn public(&self) -> Option<&Bytes> {
         self.ours.public.as_ref()
     }
 
-    /// Reads what a request says of pages and cookies under the relay's name.
+    /// Maps cookies and the `Referer` of a request to the target.
     pub(super) fn read(&mut self, headers: &mut HeaderMap) {
         if !self.prefix.is_empty() {
             values(headers, COOKIE, cookies::for_target);
@@ -97,13 +97,13 @@ impl Mapping {
         }
         self.referer = self.own_path(page.as_bytes());
         if self.referer.is_none() {
-            // It is another tunnel's, and nothing for this target to know.
+            // The page belongs to another tunnel: hide it from this target.
             headers.remove(REFERER);
         }
     }
 
-    /// Writes the target's own address into a request: servers refuse what names another one, and
-    /// pages from there. Whether this page may ask has been decided.
+    /// Writes the target's own address into `Host`, `Origin` and `Referer`: servers refuse foreign values. The
+    /// page's origin has been checked before.
     pub(super) fn address(&self, headers: &mut HeaderMap) {
         headers.insert(HOST, self.target.host.clone());
         if let Some(page) = headers.get_mut(ORIGIN) {
@@ -116,7 +116,7 @@ impl Mapping {
         }
     }
 
-    /// Rewrites an answer's headers.
+    /// Maps the header fields of an answer.
     pub(super) fn apply(&self, headers: &mut HeaderMap) {
         for name in [LOCATION, CONTENT_LOCATION] {
             values(headers, name, |value| self.location(value));
@@ -125,7 +125,7 @@ impl Mapping {
         values(headers, LINK, |value| {
             links(value, |url| self.location(url))
         });
-        // Cookies of one of several tunnels are not for the others.
+        // With several tunnels of a kind, a cookie is limited to the tunnel that set it.
         let prefix = self.prefix_of_one();
         values(headers, SET_COOKIE, |value| {
             Some(cookies::for_caller(value, &prefix, &self.path))
@@ -139,7 +139,7 @@ impl Mapping {
         self.confine(headers);
     }
 
-    /// Drops of an answer what would act on other tunnels' pages.
+    /// Drops or limits the fields of an answer that would affect other tunnels' pages.
     fn confine(&self, headers: &mut HeaderMap) {
         let site = match self.prefix.is_empty() {
             true => Site::Own,
@@ -154,7 +154,7 @@ impl Mapping {
         }
     }
 
-    /// The public form of a URI reference; `None` if it can stay.
+    /// The public form of a URI reference; `None` if it is unchanged.
     pub(super) fn location(&self, value: &[u8]) -> Option<Vec<u8>> {
         match Reference::of(value) {
             Reference::Network(rest) => self.absolute(value, rest, b"", self.target.https),
@@ -165,8 +165,8 @@ impl Mapping {
         }
     }
 
-    /// Path and query on the target that a URI reference in its answer means, with or without the
-    /// tunnel's prefix; `None` if it means something else.
+    /// Path and query on the target that a URI reference in its answer leads to, without the tunnel's prefix;
+    /// `None` if the reference leads elsewhere.
     pub(super) fn own_path(&self, value: &[u8]) -> Option<Vec<u8>> {
         let end = value.iter().position(|b| *b == b'#');
         let value = &value[..end.unwrap_or(value.len())];
@@ -179,7 +179,7 @@ impl Mapping {
         }
     }
 
-    /// The same for `authority/path`, what follows a scheme and `//`.
+    /// As [`Self::own_path`], for the `authority/path` after a scheme and `//`.
     fn own_path_at(&self, rest: &[u8], https: bool) -> Option<Vec<u8>> {
         if let Some(path) = self.own(rest, https) {
             return Some(self.without_prefix(&rooted(path)));
@@ -202,7 +202,7 @@ impl Mapping {
         if self.https { b"https:" } else { b"http:" }
     }
 
-    /// Maps a URL with an authority: `authority/path` is what follows its scheme and `//`.
+    /// Maps a URL with an authority; `rest` is the `authority/path` after its scheme and `//`.
     fn absolute(&self, value: &[u8], rest: &[u8], scheme: &[u8], https: bool) -> Option<Vec<u8>> {
         if let Some(path) = self.own(rest, https) {
             let path = rooted(path);
@@ -213,8 +213,8 @@ impl Mapping {
         Some([start, self.prefix_at_relay().as_bytes(), &rooted(path)].concat())
     }
 
-    /// A URL at the relay that names no tunnel, cut in front of its path: a target that believes
-    /// `X-Forwarded-Host` and does not know its prefix writes such.
+    /// Splits a URL at the relay that names no tunnel in front of its path: such URLs come from a target that
+    /// trusts `X-Forwarded-Host` but does not know its prefix.
     pub(super) fn without_a_tunnel<'a>(
         &self,
         value: &'a [u8],
@@ -227,7 +227,7 @@ impl Mapping {
         is_bare.then(|| value.split_at(value.len() - path.len()))
     }
 
-    /// The prefix that a URL needs which names the relay by host.
+    /// The prefix for a URL that names the relay by host.
     pub(super) fn prefix_at_relay(&self) -> String {
         match self.prefix.is_empty() {
             true => ["/w/", self.target.tunnel.as_str()].concat(),
@@ -235,15 +235,15 @@ impl Mapping {
         }
     }
 
-    /// The part behind the authority, if that is the target's.
+    /// The path behind the authority, if the authority is the target's.
     pub(super) fn own<'a>(&self, rest: &'a [u8], https: bool) -> Option<&'a [u8]> {
         let (authority, path) = split_authority(rest);
         let origin = Origin::parse(authority, default_port(https))?;
         origin.is_same(&self.target.origin).then_some(path)
     }
 
-    /// What a path says of tunnels. One that the target serves is its own, even if it looks like a
-    /// tunnel's: the target may be a relay.
+    /// Reads which tunnel a path names. A path under the target's `base_path` belongs to the target even if
+    /// it looks like a tunnel's path: the target may be a relay itself.
     fn carried<'a>(&self, path: &'a [u8]) -> Carried<'a> {
         let text = match str::from_utf8(path) {
             Ok(text) => text,
@@ -258,12 +258,12 @@ impl Mapping {
         }
     }
 
-    /// A path of the target with the prefix in front; `None` if it can stay.
+    /// A path of the target behind the prefix; `None` if it is unchanged.
     fn placed(&self, path: &[u8]) -> Option<Vec<u8>> {
         if self.prefix.is_empty() || matches!(self.carried(path), Carried::This { .. }) {
             return None;
         }
-        // Behind the prefix they would lead to what lies in front of it.
+        // Dot segments behind the prefix could lead out of it, so they are resolved first.
         let plain = has_dots(&path[..path_len(path)]).then(|| resolved(b"/", path));
         Some([self.prefix.as_bytes(), plain.as_deref().unwrap_or(path)].concat())
     }
@@ -280,7 +280,7 @@ impl Mapping {
         }
     }
 
-    /// What stands in front of the path in a public URL.
+    /// Scheme and authority of a public URL; empty if the authority is unknown.
     pub(super) fn start(&self, scheme: &[u8]) -> Vec<u8> {
         match self.public() {
             Some(public) => [scheme, b"//", public].concat(),
@@ -288,8 +288,8 @@ impl Mapping {
         }
     }
 
-    /// The public form of the URL of metadata; `None` if it can stay. Clients look for it at the
-    /// host's root, with the tunnel's path behind the well-known one (RFC 9728, section 3.1).
+    /// The public form of a metadata URL; `None` if it is unchanged. Clients look for metadata at the host's
+    /// root, with the tunnel's path after the well-known path (RFC 9728, section 3.1).
     fn metadata(&self, url: &[u8]) -> Option<Vec<u8>> {
         let Reference::Absolute { https, rest } = Reference::of(url) else {
             return self.location(url);
@@ -315,8 +315,8 @@ impl Mapping {
         Some([start, parts.into_bytes()].concat())
     }
 
-    /// Resolves a relative path where the caller, who sees a longer path than the target, would
-    /// come to another result.
+    /// Resolves a relative reference whose meaning at the caller, who sees a longer path than the target,
+    /// would differ.
     fn relative(&self, value: &[u8]) -> Option<Vec<u8>> {
         let path = &value[..path_len(value)];
         if path.is_empty() || !(has_dots(path) || self.bare) {
@@ -327,7 +327,7 @@ impl Mapping {
     }
 }
 
-/// How much of a path is text.
+/// Length of the valid UTF-8 at the start of a path.
 fn text_len(path: &[u8]) -> usize {
     match str::from_utf8(path) {
         Ok(_) => path.len(),

@@ -1,41 +1,41 @@
-//! Where a request's URL leads: the tunnel that it names, and what is left of it for the target.
+//! Meaning of a request's URL: the tunnel that it names, and the rest for the target.
 //!
-//! Host and path are read here, once; what a name stands for is the shard's to say.
+//! Host and path are parsed here, once; the shard looks up the tunnel.
 
 use std::net::IpAddr;
 
 use http::uri::Authority;
 use tieline_wire::TunnelId;
 
-/// Longest method that [`hint`] looks past.
+/// Longest method that [`hint`] skips.
 const METHOD_BYTES_MAX: usize = 32;
 
-/// Metadata that clients look for at a host's root, with the resource's path behind it: RFC 9728
-/// (section 3.1), RFC 8414 (section 3.1), and OpenID Connect Discovery as the latter reads it.
+/// Metadata paths at a host's root, followed by the resource's path: RFC 9728 (section 3.1), RFC 8414
+/// (section 3.1), and OpenID Connect Discovery as RFC 8414 adapts it.
 const WELL_KNOWN: [&str; 3] = [
     "/.well-known/oauth-protected-resource",
     "/.well-known/oauth-authorization-server",
     "/.well-known/openid-configuration",
 ];
 
-/// Whom a request's host names.
+/// Meaning of a request's host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Named<'a> {
-    /// The relay: the path names the tunnel.
+    /// The relay itself: the path names the tunnel.
     Relay,
-    /// A tunnel, by its label in front of the relay's domain.
+    /// A tunnel, by its label below the relay's domain.
     Tunnel(&'a str),
-    /// Somebody else.
+    /// A host that does not belong to the relay.
     Other,
 }
 
-/// Reads a request's authority. Without a `domain` of its own the relay answers to any name.
+/// Interprets a request's authority. Without a `domain`, the relay accepts any name.
 ///
-/// Addresses and `localhost` are the relay in any case: no name server can make them anything else.
+/// IP addresses and `localhost` always mean the relay: no name server can redirect them.
 ///
-/// `is_local` says that the caller runs on this machine and is no proxy. A web page in a browser here
-/// can give itself a name that leads to loopback (DNS rebinding), and its browser then asks as if it
-/// were the relay's own; such names have a dot.
+/// `is_local` says that the caller runs on this machine and is not a proxy. A web page in a local browser
+/// can use a name that resolves to loopback (DNS rebinding), and would then seem to have the relay's own
+/// origin; such names contain a dot, and are refused.
 pub(super) fn named<'a>(authority: &'a str, domain: Option<&str>, is_local: bool) -> Named<'a> {
     let Some(domain) = domain else {
         let is_ours = |host: &str| is_ours_anywhere(host) || !host.contains('.');
@@ -68,9 +68,9 @@ pub(super) fn named<'a>(authority: &'a str, domain: Option<&str>, is_local: bool
     }
 }
 
-/// The host in an authority, without brackets' port and the root's dot.
+/// The host in an authority, without the port and without a trailing dot.
 pub(super) fn host(authority: &str) -> Option<&str> {
-    // Checked by the parser, and taken from the text itself, whose life is longer.
+    // `parsed` only checks the authority; the result borrows from the argument, which lives longer.
     let parsed: Authority = authority.parse().ok()?;
     let (host, port) = authority.split_at_checked(parsed.host().len())?;
     let digits = port.strip_prefix(':').unwrap_or(port);
@@ -80,8 +80,8 @@ pub(super) fn host(authority: &str) -> Option<&str> {
     Some(host.strip_suffix('.').unwrap_or(host))
 }
 
-/// True for an address, or for what every machine calls itself: no page can have such a name lead
-/// here (DNS rebinding).
+/// True for an IP address or `localhost`: a web page cannot make these names resolve to the relay (DNS
+/// rebinding).
 pub(crate) fn is_ours_anywhere(host: &str) -> bool {
     let bare = host
         .strip_prefix('[')
@@ -90,24 +90,24 @@ pub(crate) fn is_ours_anywhere(host: &str) -> bool {
     bare.parse::<IpAddr>().is_ok() || bare.trim_end_matches('.').eq_ignore_ascii_case("localhost")
 }
 
-/// A tunnel by its name.
+/// Parts of a URL that leads to a tunnel or to a kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Route<'a> {
-    /// What stands in front of the target's path in every public URL, as the caller wrote it:
-    /// `/w/<tunnel>`, or nothing where the host names the tunnel.
+    /// Prefix of the target's path in public URLs, as the caller wrote it: `/w/<tunnel>`; empty if the host
+    /// names the tunnel.
     pub(super) prefix: &'a str,
-    /// The tunnel's name as the caller wrote it; empty for any of its kind.
+    /// The tunnel's name as the caller wrote it; empty for any tunnel of a kind.
     pub(super) tunnel: &'a str,
-    /// The well-known path that stood in front of the prefix, or nothing.
+    /// The well-known path in front of the prefix, or empty.
     pub(super) well_known: &'a str,
-    /// What follows: empty, or begins with `/` or `?`.
+    /// The rest of the path and query: empty, or begins with `/` or `?`.
     pub(super) rest: &'a str,
 }
 
 impl Route<'_> {
     /// Path and query for the target.
     pub(super) fn path(&self) -> String {
-        // The server as a whole (RFC 9112, section 3.2.4), where the host names the tunnel.
+        // `OPTIONS *` (RFC 9112, section 3.2.4): only where the host names the tunnel.
         if self.rest == "*" {
             return self.rest.to_owned();
         }
@@ -117,26 +117,26 @@ impl Route<'_> {
     }
 }
 
-/// Where a request's URL leads.
+/// Meaning of a request's URL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Way<'a> {
-    /// To one tunnel.
+    /// One tunnel.
     Tunnel(Route<'a>),
-    /// To any tunnel of the kind `dcc`; or to the one `named` by the next segment, if there is such
-    /// a tunnel of that kind.
+    /// Any tunnel of the kind `dcc`, or the tunnel in `named`, from the next segment, if it is of that
+    /// kind.
     Kind {
         dcc: &'a str,
         any: Route<'a>,
         named: Option<Route<'a>>,
     },
-    /// To the relay itself, for a sign of life.
+    /// The relay's health check.
     Health,
-    /// To the relay itself, for the tunnels that the caller may reach; behind a name, or nothing.
+    /// The relay's list of tunnels that the caller may reach, beginning after the name `after`.
     Tunnels { after: &'a str },
 }
 
 impl Way<'_> {
-    /// Whether it is for metadata that clients look for at the relay's root.
+    /// Whether the URL is for metadata at the relay's root.
     pub(super) fn is_well_known(&self) -> bool {
         match self {
             Self::Tunnel(route) | Self::Kind { any: route, .. } => !route.well_known.is_empty(),
@@ -145,7 +145,7 @@ impl Way<'_> {
     }
 }
 
-/// Splits a path, with or without its query; `None` if it leads nowhere.
+/// Interprets a path, with or without its query; `None` if it names neither a tunnel nor a page of the relay.
 pub(super) fn split<'a>(named: Named<'a>, path: &'a str) -> Option<Way<'a>> {
     match named {
         Named::Relay => {}
@@ -190,7 +190,7 @@ pub(super) fn split<'a>(named: Named<'a>, path: &'a str) -> Option<Way<'a>> {
     }
 }
 
-/// Takes a well-known path off, if something or nothing at all follows it.
+/// Splits off a well-known path at the start, if the path ends there or continues with `/` or `?`.
 pub(super) fn split_well_known(path: &str) -> (&str, &str) {
     let found = WELL_KNOWN.iter().find(|known| {
         let rest = path.strip_prefix(**known);
@@ -199,20 +199,18 @@ pub(super) fn split_well_known(path: &str) -> (&str, &str) {
     path.split_at(found.map_or(0, |known| known.len()))
 }
 
-/// The segment that begins with the slash at `start`, and where it ends; `None` if there is none,
-/// or an empty one.
+/// The segment after the slash at `start`, and the offset of its end; `None` if it is missing or empty.
 fn segment(path: &str, start: usize) -> Option<(&str, usize)> {
     let inside = path.get(start..)?.strip_prefix('/')?;
     let len = inside.find(['/', '?']).unwrap_or(inside.len());
     (len > 0).then(|| (&inside[..len], start + 1 + len))
 }
 
-/// Guesses from the first bytes of a connection which tunnel its first request names.
+/// Guesses from a connection's first bytes which tunnel its first request names; `None` if undecidable.
 ///
-/// `None` where that is not decidable. Only a hint for placing the connection: the route is
-/// decided by hyper's parse of the whole head.
+/// Only a hint for the choice of a shard: the route itself comes from hyper's parse of the whole head.
 pub(crate) fn hint(head: &[u8], domain: Option<&str>) -> Option<TunnelId> {
-    // Empty lines before a request line are to be ignored (RFC 9112, section 2.2).
+    // A server ignores empty lines before the request line (RFC 9112, section 2.2).
     let start = head.iter().position(|b| !matches!(b, b'\r' | b'\n'))?;
     let line = &head[start..];
     let method_bytes = line
@@ -220,7 +218,7 @@ pub(crate) fn hint(head: &[u8], domain: Option<&str>) -> Option<TunnelId> {
         .take(METHOD_BYTES_MAX + 1)
         .position(|b| *b == b' ')?;
     let target = line.get(method_bytes + 1..)?;
-    // A target that is cut off may go on with more of the name.
+    // The last segment of an incomplete target may continue.
     let target_bytes = target
         .iter()
         .position(|b| matches!(b, b' ' | b'\r' | b'\n' | b'#'));
@@ -250,21 +248,21 @@ pub(crate) fn hint(head: &[u8], domain: Option<&str>) -> Option<TunnelId> {
     TunnelId::parse(route.tunnel).ok()
 }
 
-/// The bearer token in the first bytes of a connection, if all of its line is there. Only a hint as
-/// well: who asks is decided by hyper's parse.
+/// The bearer token in a connection's first bytes, if its line is complete. Only a hint: the caller is
+/// decided by hyper's parse.
 pub(crate) fn hinted_token(head: &[u8]) -> Option<&str> {
     let value = field(head, b"authorization:")?;
     let (scheme, token) = value.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
-/// The first `Host` among header lines that are complete.
+/// The first `Host` field among the complete header lines.
 fn host_field(lines: &[u8]) -> Option<&str> {
     field(lines, b"host:")
 }
 
-/// The first value of a field, of which `name` is all in front of it, among the lines behind the first
-/// that are complete.
+/// The first value of a header field among the complete lines after the first line; `name` includes the
+/// colon.
 fn field<'a>(lines: &'a [u8], name: &[u8]) -> Option<&'a str> {
     let complete = lines.iter().rposition(|b| *b == b'\n')?;
     let mut lines = lines[..complete].split(|b| *b == b'\n').skip(1);
