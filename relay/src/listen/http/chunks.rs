@@ -1,20 +1,20 @@
-//! The chunked transfer coding (RFC 9112, section 7.1), followed from byte to byte.
+//! The chunked transfer coding (RFC 9112, section 7.1), parsed byte by byte.
 
-/// Longest line in front of a chunk: nobody needs to see what is in it.
+/// Longest line before a chunk, with its size and extensions.
 const LINE_BYTES_MAX: u16 = 16 * 1024;
 
-/// What a chunked body broke.
+/// A chunked body is malformed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("its chunks are malformed")]
 pub(super) struct Malformed;
 
-/// Where in a chunked body a reader is.
+/// Position in a chunked body.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Chunks {
     at: At,
-    /// Bytes of this chunk that are still to come; its size, as far as it was read, before them.
+    /// Bytes left of this chunk; while its size is being read, the size so far.
     left: u64,
-    /// Bytes of the line in front of it.
+    /// Bytes read of the line before the chunk.
     line: u16,
 }
 
@@ -29,16 +29,16 @@ enum At {
     Data,
     DataReturn,
     DataFeed,
-    /// Behind the last chunk: trailers, and an empty line.
+    /// After the last chunk: trailers, and an empty line.
     Trailers,
 }
 
 impl Chunks {
-    /// The next data of `input`, which goes on behind it; `None` if there is no more in it. What
-    /// follows the last chunk stays.
+    /// The next data in `input`, which is advanced behind the data; `None` if `input` has no more data. Bytes
+    /// after the last chunk stay in `input`.
     ///
     /// # Errors
-    /// The body cannot be read further. What hyper's client takes is taken here.
+    /// The body is malformed. Whatever hyper's client accepts is accepted here.
     pub(super) fn next<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<&'a [u8]>, Malformed> {
         while self.at != At::Trailers {
             if self.at == At::Data {
@@ -85,7 +85,7 @@ impl Chunks {
         })
     }
 
-    /// Whether the last chunk is over.
+    /// Whether the last chunk has been read.
     pub(super) fn is_over(self) -> bool {
         self.at == At::Trailers
     }
@@ -97,7 +97,7 @@ mod tests {
 
     use super::*;
 
-    /// The data of a body that comes in `pieces`, and what stands behind its last chunk.
+    /// The data of a body that arrives in `pieces`, and the bytes after its last chunk.
     fn read(pieces: &[&[u8]]) -> Result<(Vec<u8>, Option<Vec<u8>>), Malformed> {
         let (mut chunks, mut data, mut behind) = (Chunks::default(), Vec::new(), Vec::new());
         for mut piece in pieces.iter().copied() {

@@ -1,15 +1,15 @@
-//! Cookies of targets that share a host (RFC 6265bis): each stays with its tunnel, and one whose
-//! name promises something keeps the promise.
+//! Cookies of targets that share a host (RFC 6265bis): each cookie is limited to its tunnel, and name prefixes
+//! with a meaning for browsers are kept valid.
 
-/// Says that the cookie is for its host as a whole, with `Path=/`. Browsers drop any other.
+/// Name prefix of cookies for a whole host: browsers drop such a cookie without `Path=/`.
 const HOST_PREFIX: &[u8] = b"__Host-";
 
-/// Stands in front of such a name where the cookie is for one tunnel. It promises what is left of
-/// the other one: set over a secure connection, and sent over such only.
+/// Replacement prefix for a `__Host-` cookie that is limited to one tunnel. It keeps the rest of the meaning:
+/// the cookie is set and sent over secure connections only.
 const SECURE_PREFIX: &[u8] = b"__Secure-";
 
-/// A cookie of a target as its caller is to keep it. `prefix` stands in front of the target's paths,
-/// and may be empty; `asked` is the path that the target was asked for.
+/// Maps a target's cookie for its caller. `prefix` is the public prefix of the target's paths, and may be
+/// empty; `asked` is the path of the request at the target.
 pub(super) fn for_caller(value: &[u8], prefix: &str, asked: &str) -> Vec<u8> {
     let mut parts = value.split(|b| *b == b';');
     let pair = parts.next().unwrap_or_default();
@@ -50,7 +50,7 @@ pub(super) fn for_caller(value: &[u8], prefix: &str, asked: &str) -> Vec<u8> {
     out
 }
 
-/// What a caller sends of cookies, as the target knows them; `None` if it can stay.
+/// Maps a caller's cookies back to the target's names; `None` if they are unchanged.
 pub(super) fn for_target(value: &[u8]) -> Option<Vec<u8>> {
     let mut is_changed = false;
     let pairs = value.split(|b| *b == b';').map(|pair| {
@@ -67,7 +67,7 @@ pub(super) fn for_target(value: &[u8]) -> Option<Vec<u8>> {
     is_changed.then(|| pairs.join(&b';'))
 }
 
-/// One attribute behind a cookie's name and value.
+/// One attribute after a cookie's name and value.
 struct Attribute<'a> {
     text: &'a [u8],
     name: &'a [u8],
@@ -95,7 +95,7 @@ fn place(out: &mut Vec<u8>, path: &[u8]) {
     out.extend_from_slice(path);
 }
 
-/// The value without quotes, which older servers write and older clients take off.
+/// The value without quotes: older servers write quotes, and older clients remove them.
 fn unquoted(value: &[u8]) -> &[u8] {
     let inside = value
         .strip_prefix(b"\"")
@@ -103,20 +103,20 @@ fn unquoted(value: &[u8]) -> &[u8] {
     inside.unwrap_or(value)
 }
 
-/// A path of the target at the relay. The prefix alone also matches the tunnel's bare URL; with a
-/// slash behind it, it would not (RFC 6265, section 5.1.4).
+/// A target's path below the prefix. For `/` no slash is added after the prefix, so that the cookie also
+/// matches the tunnel's bare URL (RFC 6265, section 5.1.4).
 fn below(prefix: &str, path: &[u8]) -> Vec<u8> {
     let path = if path == b"/" { b"" } else { path };
     [prefix.as_bytes(), path].concat()
 }
 
-/// True if the target wrote the prefix itself.
+/// True if the target itself wrote the prefix.
 fn is_under(path: &[u8], prefix: &[u8]) -> bool {
     let rest = path.strip_prefix(prefix);
     rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
 }
 
-/// Where a cookie counts that says nothing of it (RFC 6265, section 5.1.4).
+/// Default path of a cookie without `Path` (RFC 6265, section 5.1.4).
 fn default_path(asked: &str) -> &str {
     let path = asked.split('?').next().unwrap_or_default();
     match path.rfind('/') {
@@ -125,8 +125,8 @@ fn default_path(asked: &str) -> &str {
     }
 }
 
-/// True for a cookie whose name, perhaps behind our prefix, wants `Path=/`. Browsers read these
-/// prefixes in either case.
+/// True for a cookie whose name, perhaps after `__Secure-`, begins with `__Host-` and so needs `Path=/`.
+/// Browsers ignore the case of these prefixes.
 fn is_for_host(pair: &[u8]) -> bool {
     let mut name = pair.trim_ascii_start();
     while let Some(rest) = without(name, SECURE_PREFIX) {
@@ -159,7 +159,7 @@ mod tests {
             ("a=1; Path=\"/\"", "a=1; Path=/w/maya"),
             ("a=1; Path=/w/maya/x", "a=1; Path=/w/maya/x"),
             ("a=1; Path=/w/mayax", "a=1; Path=/w/maya/w/mayax"),
-            // The last one counts.
+            // The last `Path` counts.
             (
                 "a=1; Path=/x; Secure; Path=/y",
                 "a=1; Secure; Path=/w/maya/y",

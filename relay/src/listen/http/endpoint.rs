@@ -1,5 +1,5 @@
-//! Where a client of the older transport sends what it has to say: the URL that an `endpoint` event
-//! of its stream names.
+//! Endpoints of the older HTTP+SSE transport: the URL in an `endpoint` event, to which the client sends its
+//! messages.
 
 use std::rc::Rc;
 
@@ -7,22 +7,21 @@ use super::exposure::is_exposed;
 use super::rewrite::Mapping;
 use super::seal::Sealer;
 
-/// How to tell the caller of a stream where its endpoint is.
+/// Data for mapping the endpoints in one stream.
 pub(super) struct Endpoint {
     pub(super) mapping: Mapping,
     pub(super) sealer: Rc<Sealer>,
-    /// Whose stream it is.
+    /// Token subject of the stream's caller.
     pub(super) caller: Option<String>,
 }
 
 impl Endpoint {
-    /// The public form of a stream's endpoint; `None` if it can stay.
+    /// The public form of a stream's endpoint; `None` if it is unchanged.
+    /// It is always a path: clients refuse an endpoint with another origin than the stream's, and only clients
+    /// know that origin.
     ///
-    /// It is a path in any case: clients refuse an endpoint of another origin than their stream's,
-    /// and only they know what that is.
-    ///
-    /// One that only this agent knows, or that callers may not use by themselves, gets a mark: the
-    /// target itself has invited who reads this stream to it.
+    /// If several agents serve the URL, or if the path is not exposed, the endpoint gets a mark: the target has
+    /// invited the reader of this stream to it.
     pub(super) fn public(&self, url: &[u8]) -> Option<Vec<u8>> {
         let Mapping { target, .. } = &self.mapping;
         if url.is_empty() {

@@ -1,4 +1,4 @@
-//! An event stream on its way to the caller: kept alive while it is quiet, its endpoints mapped.
+//! An event stream on its way to the caller: comments keep it alive, and endpoints are mapped.
 
 use std::io;
 use std::pin::Pin;
@@ -12,47 +12,47 @@ use super::Gateway;
 use super::endpoint::Endpoint;
 use super::sse::{Border, COMMENT};
 
-/// After so long without a byte a stream is taken for one that stays open and brings little. An
-/// answer that has its events at once is over by then, and its connection serves the next request.
+/// Silence after which an event stream counts as long-lived, so that hyper's buffers are released. A short
+/// answer has ended by then, and its connection serves the next request.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// What comes of a stream's silence.
+/// Result of a stream's silence.
 pub(super) enum Quiet {
-    /// It pauses: what holds buffers for it may let go.
+    /// The stream pauses: its buffers may be released.
     Pause,
-    /// It was quiet for so long that its caller gets a comment.
+    /// The stream was quiet for the keep-alive time: the caller gets this comment.
     Comment(Bytes),
 }
 
-/// One stream, between its target and its caller.
+/// State of one event stream between its target and its caller.
 pub(super) struct Events<G: Gateway> {
     gateway: G,
     border: Border,
-    /// What finds endpoints in it, where it may name some, and how to map them.
+    /// Parser and mapping of endpoints, if the stream may name any.
     mapped: Option<(events::Events, Endpoint)>,
-    /// Of a stream without any, what came and has not left.
+    /// Received bytes of a stream without endpoints that were not passed on yet.
     piece: Bytes,
-    /// Longest time without a byte; zero for as long as it takes.
+    /// Silence before a keep-alive comment; zero for no comments.
     quiet_max: Duration,
-    /// After how long without a byte it pauses, until it did.
+    /// Silence before the next pause; `None` after the pause.
     pauses_after: Option<Duration>,
-    /// The same, where nothing else is known of it.
+    /// Usual silence before a pause.
     pause: Duration,
-    /// When the last byte left.
+    /// When the last byte arrived from the target, or when the last comment was due.
     last: Instant,
     timer: Option<Pin<Box<dyn Future<Output = ()>>>>,
 }
 
 impl<G: Gateway> Events<G> {
-    /// A stream that begins now; one that is an answer to a GET will stay. With `mapped`, it may name
-    /// endpoints.
+    /// For a stream that begins now. An answer to GET counts as long-lived at once. `mapped` finds and maps the
+    /// stream's endpoints.
     pub(super) fn new(
         gateway: G,
         quiet_max: Duration,
         is_get: bool,
         mapped: Option<(events::Events, Endpoint)>,
     ) -> Self {
-        // Not behind the first comment: each begins the quiet time anew.
+        // At most `quiet_max`, since each comment restarts the measured silence.
         let pause = match quiet_max.is_zero() {
             true => PAUSE,
             false => PAUSE.min(quiet_max),
@@ -71,7 +71,7 @@ impl<G: Gateway> Events<G> {
         }
     }
 
-    /// Takes a piece from the target.
+    /// Takes bytes from the target.
     pub(super) fn push(&mut self, piece: Bytes) {
         self.last = self.gateway.now();
         match &mut self.mapped {
@@ -80,7 +80,7 @@ impl<G: Gateway> Events<G> {
         }
     }
 
-    /// What goes on of what was pushed; `None` once the next piece is to come.
+    /// The next bytes to pass on; `None` if more bytes from the target are needed.
     pub(super) fn next(&mut self) -> io::Result<Option<Bytes>> {
         let out = match &mut self.mapped {
             Some((events, endpoint)) => events.next(|url| endpoint.public(url))?,
@@ -92,26 +92,26 @@ impl<G: Gateway> Events<G> {
         Ok(out)
     }
 
-    /// What was held back when the target ended the stream.
+    /// The held-back bytes after the target has ended the stream.
     pub(super) fn rest(&mut self) -> Bytes {
         let mapped = self.mapped.take();
         mapped.map_or_else(Bytes::new, |(mut events, _)| events.rest())
     }
 
-    /// True if something is held back.
+    /// True if bytes are held back.
     pub(super) fn is_holding(&self) -> bool {
         let mapped = self.mapped.as_ref();
         !self.piece.is_empty() || mapped.is_some_and(|(events, _)| events.is_holding())
     }
 
-    /// True if a comment may come next: what is held back is the beginning of an event.
+    /// True if a comment may come next: the bytes passed on end with an event, and no byte order mark is held back.
     fn takes_comment(&self) -> bool {
         let mapped = self.mapped.as_ref();
         self.border.is_reached() && mapped.is_none_or(|(events, _)| events.has_begun())
     }
 
-    /// A pause, once; a comment, each time the stream was quiet for long enough, but never in the
-    /// middle of an event.
+    /// Resolves once for a pause, and then for a comment after each quiet period, but never with a comment
+    /// inside an event.
     pub(super) fn poll_quiet(&mut self, cx: &mut Context<'_>) -> Poll<Quiet> {
         loop {
             if let Some(timer) = &mut self.timer {
@@ -137,8 +137,8 @@ impl<G: Gateway> Events<G> {
         }
     }
 
-    /// The pause was used, or could not be: then there is another one, once the stream was quiet for
-    /// longer.
+    /// Ends a pause; `is_used` says whether buffers were released. If not, and the pause was a GET's early pause,
+    /// there is one more after the usual silence.
     pub(super) fn paused(&mut self, is_used: bool) {
         let before = self.pauses_after.take();
         if !is_used && before.is_some_and(|before| before < self.pause) {

@@ -1,6 +1,6 @@
-//! Who asked, as the target is told: `X-Forwarded-*` and `Forwarded` (RFC 7239).
+//! Data about the caller for the target: `X-Forwarded-*` and `Forwarded` (RFC 7239).
 //!
-//! What a caller says of itself there is believed only of proxies that the operator trusts.
+//! Values in a request are trusted only if the request comes from a trusted proxy.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -14,21 +14,21 @@ const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
 
-/// Most addresses of a chain of proxies that are read.
+/// Most addresses that are read from a chain of proxies.
 const CHAIN_MAX: usize = 32;
 
-/// The caller of one request, as far as is known.
+/// The caller of one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Client {
-    /// The first address, from here, that is none of a trusted proxy.
+    /// The nearest address that does not belong to a trusted proxy.
     pub(super) address: IpAddr,
-    /// Whether it came by TLS, to the relay or to a trusted proxy in front of it.
+    /// Whether the caller uses TLS, to the relay or to a trusted proxy in front of the relay.
     pub(super) https: bool,
     is_trusted: bool,
 }
 
 impl Client {
-    /// Reads who asked, when the connection came from `peer`.
+    /// Reads the caller from a request over a connection from `peer`.
     pub(super) fn of(
         headers: &HeaderMap,
         peer: SocketAddr,
@@ -63,26 +63,26 @@ impl Client {
         }
     }
 
-    /// True if it runs on this machine, and not behind a proxy that does.
+    /// True if the caller runs on this machine and did not come through a trusted proxy.
     pub(super) fn is_this_machine(&self) -> bool {
         !self.is_trusted && self.address.is_loopback()
     }
 
-    /// True if the connection came from a proxy that the operator trusts.
+    /// True if the connection comes from a trusted proxy.
     pub(super) const fn is_trusted(&self) -> bool {
         self.is_trusted
     }
 
-    /// The authority that the caller asked for, where a trusted proxy says so.
+    /// The authority that the caller requested, if a trusted proxy reports it.
     pub(super) fn host<'a>(&self, headers: &'a HeaderMap) -> Option<&'a [u8]> {
         let said = headers.get(HOST).filter(|_| self.is_trusted)?.as_bytes();
-        // Each of several proxies adds its own; the first is the caller's.
+        // Each of several proxies appends its own value; the first value is the caller's.
         let first = said.split(|b| *b == b',').next()?.trim_ascii();
         (!first.is_empty()).then_some(first)
     }
 
-    /// Tells the target who asked `host`, by the connection from `peer`, and what stands in front of
-    /// its own paths there. What callers claim of themselves was dropped before.
+    /// Adds the caller, `host` and the public `prefix` of the target's paths to a request for the target. The
+    /// caller's own fields of this kind were dropped before.
     pub(super) fn tell(
         &self,
         headers: &mut HeaderMap,
@@ -114,15 +114,15 @@ impl Client {
     }
 }
 
-/// The address that a connection came from, as targets are told it: written once for all its requests.
+/// The peer's address as targets receive it, formatted once per connection.
 pub(super) struct PeerName {
     address: HeaderValue,
-    /// The same as `Forwarded` has it (RFC 7239, section 6).
+    /// The address in the syntax of `Forwarded` (RFC 7239, section 6).
     node: String,
 }
 
 impl PeerName {
-    /// The name of a connection's other end.
+    /// Formats the address of a connection's peer.
     pub(super) fn of(peer: SocketAddr) -> Self {
         let ip = peer.ip().to_canonical();
         let text = ip.to_string();
@@ -137,7 +137,7 @@ impl PeerName {
         }
     }
 
-    /// A member of `Forwarded`.
+    /// An element of `Forwarded`.
     fn element(&self, proto: &str, host: Option<&str>) -> String {
         let host_len = host.map_or(0, |host| ";host=\"\"".len() + host.len());
         let len = "for=;proto=".len() + self.node.len() + proto.len() + host_len;
@@ -154,7 +154,7 @@ impl PeerName {
     }
 }
 
-/// Puts a member behind those of a list field, and makes one line of it.
+/// Appends a member to a list field, and joins the field's lines into one.
 fn extend(headers: &mut HeaderMap, name: HeaderName, member: HeaderValue) {
     let mut list = Vec::new();
     for value in headers.get_all(&name) {
@@ -167,13 +167,13 @@ fn extend(headers: &mut HeaderMap, name: HeaderName, member: HeaderValue) {
         list.extend_from_slice(member.as_bytes());
         HeaderValue::from_maybe_shared(Bytes::from(list))
     };
-    // Parts of values, and an address or a host that was one.
+    // Always valid: the list consists of field values and a formatted address or host.
     if let Ok(value) = value {
         headers.insert(name, value);
     }
 }
 
-/// An address, perhaps with a port, as proxies write it.
+/// An address with or without a port, as proxies write it.
 fn address_in(text: &str) -> Option<IpAddr> {
     let bare = text
         .strip_prefix('[')
@@ -256,7 +256,7 @@ mod tests {
             ("x-forwarded-host", "public.example"),
         ];
         let (client, headers) = told(lines, &["192.0.2.0/24", "10.0.0.0/8"]);
-        // The address in front of it is what a stranger said.
+        // The first address in the chain was claimed by an untrusted client.
         assert_eq!(client.address, "198.51.100.1".parse::<IpAddr>().unwrap());
         assert!(client.https);
         let chain = "203.0.113.9, 198.51.100.1, 10.1.2.3, 192.0.2.7";

@@ -1,4 +1,4 @@
-//! What a caller may reach, as the relay tells it.
+//! The list of tunnels that a caller may reach.
 
 use bytes::Bytes;
 use http::{HeaderMap, Response};
@@ -10,15 +10,15 @@ use super::{Gateway, problem};
 use crate::config::PublicUrls;
 use crate::registry::TunnelInfo;
 
-/// Some of the tunnels that a caller may reach, in order of their names.
+/// One page of the tunnels that a caller may reach, sorted by name.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Listing {
     pub(crate) tunnels: Vec<Listed>,
-    /// Behind which name there are more.
+    /// Last name of this page, if there are further tunnels.
     pub(crate) next: Option<String>,
 }
 
-/// A tunnel, as its callers see it.
+/// A tunnel in the list.
 #[derive(Debug, Serialize)]
 pub(crate) struct Listed {
     tunnel_id: String,
@@ -28,7 +28,7 @@ pub(crate) struct Listed {
     online: bool,
     /// Its path at the relay.
     path: String,
-    /// Its URLs, the best one first; filled in when the caller is told.
+    /// Its URLs, best first; filled in for the answer.
     urls: Vec<String>,
     target_scheme: &'static str,
     #[serde(skip)]
@@ -38,7 +38,7 @@ pub(crate) struct Listed {
 }
 
 impl Listed {
-    /// A tunnel as it was last described.
+    /// A tunnel with its last registration.
     pub(crate) fn new(tunnel: &TunnelId, info: &TunnelInfo, online: bool) -> Self {
         Self {
             tunnel_id: tunnel.to_string(),
@@ -55,7 +55,7 @@ impl Listed {
 }
 
 impl Listing {
-    /// The answer for the caller.
+    /// The JSON answer to the caller.
     pub(super) fn into_response(mut self, public: &PublicUrls) -> Response<Bytes> {
         for it in &mut self.tunnels {
             it.urls = public.of_tunnel(&it.tunnel, &it.base_path, None);
@@ -66,7 +66,7 @@ impl Listing {
 }
 
 impl<G: Gateway> Front<G> {
-    /// How URLs begin that the caller is told.
+    /// Base of the URLs in answers to this caller.
     pub(super) fn public_urls(&self, asked: &Asked<'_>, headers: &HeaderMap) -> PublicUrls {
         let settings = &self.settings;
         let outer = asked.client.host(headers);

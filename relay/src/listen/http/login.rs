@@ -1,9 +1,9 @@
-//! Logging in at a target that knows another address than its callers: the metadata of OAuth is
-//! looked for where the target has it, and what it says is mapped, both ways.
+//! OAuth login at a target whose own address differs from its public URL: metadata is looked up where the
+//! target has it, and URLs in metadata, requests and redirects are mapped in both directions.
 //!
-//! A target either writes its public URL, and then all that it says fits, or its own. In the latter
-//! case the endpoints in its metadata get a mark, by which the relay knows such a target again without
-//! keeping anything: what a client then says of the resource is told in the target's own words.
+//! A target that knows its public URL needs no mapping. A target that writes its own URL is recognized by a
+//! mark: the relay marks the endpoints in its metadata, and keeps no state. In requests to a marked endpoint,
+//! `resource` is rewritten to the target's own URL.
 
 use std::rc::Rc;
 
@@ -36,28 +36,28 @@ use super::state::State;
 use super::wanted::Pin;
 use crate::registry::AgentTag;
 
-/// Longest form that is read to map a resource in it, in bytes.
+/// Longest form whose `resource` is mapped, in bytes.
 const FORM_BYTES_MAX: usize = 64 * 1024;
 
-/// Stands in front of a target's own origin in a mark's text.
+/// Prefix of the target's own origin in a mark's text.
 const ORIGIN: &str = "/=";
 
-/// Where the metadata of a resource stands (RFC 9728, section 3.1).
+/// Path of the metadata of a protected resource (RFC 9728, section 3.1).
 const RESOURCE: &str = "/.well-known/oauth-protected-resource";
 
-/// An endpoint that a client was told in metadata.
+/// A marked endpoint, which a client read from metadata.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Login {
-    /// The one agent that it belongs to, where several are behind the name.
+    /// The agent of the endpoint, if several agents serve the URL.
     pub(super) pin: Option<Pin>,
     /// Path and query on the target.
     pub(super) path: String,
-    /// Scheme and authority as the target writes its own, if it does not know its public URL.
+    /// Scheme and authority of the target in its own words, if the target does not know its public URL.
     pub(super) origin: Option<String>,
 }
 
 impl Login {
-    /// Reads a path behind a tunnel's prefix, with its query.
+    /// Opens a marked path, which follows the tunnel's prefix, with its query.
     pub(super) fn of(sealer: &Sealer, tunnel: &TunnelId, path: &str) -> Option<Self> {
         let (path, query) = path.split_at(path_len(path.as_bytes()));
         let (pin, text) = sealer.open_login(tunnel, path)?;
@@ -77,11 +77,11 @@ impl Login {
     }
 }
 
-/// Where else on the target metadata may stand, if that is what the route leads to.
+/// Further paths of the requested metadata on the target; empty if the route is not for metadata.
 ///
-/// A target that was configured with its public URL has it under the full path. One that serves
-/// several resources has it under each one's path, one that serves a single resource perhaps
-/// without any.
+/// A target that is configured with its public URL has its metadata under the full public path. A target
+/// with several resources has one document under each resource's path; a target with a single resource may
+/// have its document directly under the well-known path.
 pub(super) fn places(route: &Route<'_>) -> Vec<PathAndQuery> {
     let Route {
         well_known,
@@ -106,12 +106,12 @@ pub(super) fn places(route: &Route<'_>) -> Vec<PathAndQuery> {
         .collect()
 }
 
-/// True if `path` on a target is that of metadata.
+/// True if a target's path is for metadata.
 pub(super) fn is_metadata(path: &str) -> bool {
     !split_well_known(path).0.is_empty()
 }
 
-/// Asks for metadata as a whole and in plain text.
+/// Asks for the whole document, uncompressed and not by condition, so that it can be mapped.
 pub(super) fn ask_for_whole(headers: &mut HeaderMap) {
     headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     for name in [RANGE, IF_NONE_MATCH, IF_MODIFIED_SINCE] {
@@ -120,7 +120,7 @@ pub(super) fn ask_for_whole(headers: &mut HeaderMap) {
 }
 
 impl<G: Gateway> Front<G> {
-    /// Sends the request; one for metadata to each place where it may stand, until it is found.
+    /// Sends the request; a request for metadata goes to each possible path until the target has the document.
     pub(super) async fn ask(
         &self,
         request: Request<RequestBody>,
@@ -132,11 +132,11 @@ impl<G: Gateway> Front<G> {
         if places.is_empty() {
             return self.exchange(request, destination, presented, state).await;
         }
-        // In a box: the future of every request would need the room otherwise.
+        // Boxed, so that the future of every other request stays small.
         Box::pin(self.ask_at(places, request, destination, presented, state)).await
     }
 
-    /// Sends a request for metadata, then to each of `places` until one has it.
+    /// Sends a request for metadata, and repeats it at each of `places` until one succeeds.
     async fn ask_at(
         &self,
         places: Vec<PathAndQuery>,
@@ -166,7 +166,7 @@ impl<G: Gateway> Front<G> {
         Ok(first)
     }
 
-    /// Passes metadata on, mapped.
+    /// Passes a metadata document on with its URLs mapped.
     pub(super) async fn pass_document(
         self: &Rc<Self>,
         answer: Response<Incoming>,
@@ -198,7 +198,7 @@ impl<G: Gateway> Front<G> {
         let mapped = mapping.document(sealer, &document);
         parts.headers.remove(CONTENT_LENGTH);
         if mapped.is_some() {
-            // It is a name for what the target wrote (RFC 9110, section 8.8.3).
+            // The ETag identifies the document that the target wrote (RFC 9110, section 8.8.3).
             parts.headers.remove(ETAG);
         }
         parts.version = Version::HTTP_11;
@@ -206,8 +206,8 @@ impl<G: Gateway> Front<G> {
         Ok(Response::from_parts(parts, body))
     }
 
-    /// The body of a request; a form at a target that does not know its public URL names the
-    /// resource as that knows it.
+    /// The body of a request; in a form for a target that does not know its public URL, `resource` is mapped to
+    /// the target's own URL.
     pub(super) async fn body_for(
         &self,
         mapping: &Mapping,
@@ -227,7 +227,7 @@ impl<G: Gateway> Front<G> {
     }
 }
 
-/// True if an answer is a document that may hold URLs of the target.
+/// True if an answer is a JSON document that may contain URLs of the target.
 pub(super) fn is_document(answer: &Response<Incoming>) -> bool {
     answer.status().is_success()
         && documents::is_json(answer.headers())
@@ -245,11 +245,11 @@ fn is_form(headers: &HeaderMap) -> bool {
 }
 
 impl Mapping {
-    /// Metadata in the public form; `None` if it can stay.
+    /// A metadata document with public URLs; `None` if it is unchanged.
     fn document(&self, sealer: &Sealer, document: &[u8]) -> Option<Vec<u8>> {
         let issuer = documents::text(document, "issuer");
         let origin = issuer.as_deref().and_then(|issuer| self.own_origin(issuer));
-        // Whose tokens a client has is that one agent's to know.
+        // Below a kind, authorization servers are mapped to this tunnel: only its agent knows its tokens.
         let one = self.is_any.then(|| Self {
             prefix: self.prefix_of_one(),
             is_any: false,
@@ -267,7 +267,7 @@ impl Mapping {
         })
     }
 
-    /// Scheme and authority of a URL that is the target's own, or the relay's without any tunnel.
+    /// Scheme and authority of a URL, if it is the target's own URL or a URL of the relay without a tunnel.
     fn own_origin<'a>(&self, url: &'a str) -> Option<&'a str> {
         let Reference::Absolute { https, rest } = Reference::of(url.as_bytes()) else {
             return None;
@@ -278,8 +278,8 @@ impl Mapping {
         Some(&url[..url.len() - path.len()])
     }
 
-    /// An identifier in the public form. One without a path has none behind the prefix: they are
-    /// compared letter by letter (RFC 8414, section 3.3).
+    /// The public form of an identifier. An identifier without a path gets no slash after the prefix, because
+    /// issuers are compared character by character (RFC 8414, section 3.3).
     fn public_url(&self, url: &str) -> Option<String> {
         let Reference::Absolute { rest, .. } = Reference::of(url.as_bytes()) else {
             return None;
@@ -291,8 +291,8 @@ impl Mapping {
         }
     }
 
-    /// An endpoint in the public form, with a mark if callers may not ask for it by themselves, if
-    /// it is one agent's of several, or if the target does not know its public URL.
+    /// The public form of an endpoint with a mark; `None` if it needs no mark. A mark is needed if the path is
+    /// not exposed, if several agents serve the URL, or if the target does not know its public URL (`origin`).
     fn marked(&self, sealer: &Sealer, url: &str, origin: Option<&str>) -> Option<String> {
         let Reference::Absolute { https, rest } = Reference::of(url.as_bytes()) else {
             return None;
@@ -327,12 +327,12 @@ impl Mapping {
         Some([&url[..url.len() - path.len()], &prefix, &sealed].concat())
     }
 
-    /// True if what a client says of the resource is to be told in the target's own words.
+    /// True if `resource` in a request must be mapped to the target's own URL.
     fn is_told_resources(&self) -> bool {
         self.login_origin.is_some()
     }
 
-    /// A query or a form whose `resource` (RFC 8707) is the target's own; `None` if it can stay.
+    /// A query or form with `resource` (RFC 8707) mapped to the target's own URL; `None` if it is unchanged.
     pub(super) fn with_resource(&self, pairs: &[u8]) -> Option<Vec<u8>> {
         let origin = self.login_origin.as_deref()?;
         with_value(pairs, "resource", |url| {
@@ -352,8 +352,8 @@ impl Mapping {
         })
     }
 
-    /// A redirect to a client that tells it the issuer (RFC 9207) in the public form; `None` if it
-    /// can stay.
+    /// A redirect to the client with the issuer (`iss`, RFC 9207) in its public form; `None` if it is
+    /// unchanged.
     pub(super) fn with_issuer(&self, location: &[u8]) -> Option<Vec<u8>> {
         self.login_origin.as_ref()?;
         let start = location.iter().position(|b| *b == b'?')? + 1;
@@ -365,8 +365,8 @@ impl Mapping {
     }
 }
 
-/// Pairs as forms and queries have them, with `map` applied to the values of one name; `None` if they
-/// can stay.
+/// Applies `map` to the values of one name in a query or form; `None` if the pairs are
+/// unchanged.
 fn with_value(pairs: &[u8], name: &str, map: impl Fn(&str) -> Option<String>) -> Option<Vec<u8>> {
     let mut out = BytesMut::with_capacity(pairs.len());
     let mut is_changed = false;

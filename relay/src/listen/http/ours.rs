@@ -1,5 +1,4 @@
-//! The relay's own names, as targets and callers write them in URLs: by which of them one tunnel, or
-//! another, is meant.
+//! The relay's own names in URLs that targets and callers write, and which tunnel such a URL means.
 
 use bytes::Bytes;
 use tieline_hop::rewrite::default_port;
@@ -8,33 +7,33 @@ use tieline_wire::TunnelId;
 use super::route::{Named, Way, named, split};
 use super::target::Origin;
 
-/// Names of the relay that one request shows.
+/// The relay's names that one request shows.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Ours {
-    /// The authority by which the caller knows the relay; `None` if it did not say.
+    /// Authority under which the caller knows the relay; `None` if the request has none.
     pub(super) public: Option<Bytes>,
-    /// The authority in the request that reached the relay, where a trusted proxy says that the
-    /// caller asked for another one.
+    /// Authority in the request that reached the relay, if a trusted proxy reports a different
+    /// authority for the caller.
     pub(super) inner: Option<Bytes>,
-    /// The authority of `public_url`, which a target may be configured with.
+    /// Authority of `public_url`, which a target may be configured with.
     pub(super) told: Option<Bytes>,
     /// The relay's domain.
     pub(super) domain: Option<String>,
 }
 
-/// Whose a URL's authority is.
+/// Owner of the authority in a URL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Whose<'a> {
-    /// The relay's: the path may name a tunnel.
+    /// The relay itself: the path may name a tunnel.
     Relay,
-    /// The tunnel's of this label.
+    /// The tunnel with this label.
     Tunnel(&'a str),
-    /// Not the relay's.
+    /// Neither the relay nor a tunnel.
     Foreign,
 }
 
 impl Ours {
-    /// Whose name `authority` is in a URL of that scheme.
+    /// The owner of `authority` in a URL with that scheme.
     pub(super) fn whose<'a>(&self, https: bool, authority: &'a [u8]) -> Whose<'a> {
         let Ok(text) = str::from_utf8(authority) else {
             return Whose::Foreign;
@@ -58,8 +57,8 @@ impl Ours {
         }
     }
 
-    /// True for the relay's domain, and a name below it, with the port by which the caller came or
-    /// that of the scheme.
+    /// True for the relay's domain or a name below it, with the port that the caller used or the scheme's
+    /// default port.
     fn is_below(&self, origin: &Origin, https: bool, domain: &str) -> bool {
         let domain = domain.to_ascii_lowercase();
         let host = origin.host.strip_suffix(b".").unwrap_or(&origin.host);
@@ -73,8 +72,8 @@ impl Ours {
     }
 }
 
-/// True if `origin` is `name`. Behind a TLS terminator a target may take the relay for `http`, so the
-/// default ports count as one.
+/// True if `origin` equals `name`. The default ports of both schemes count as equal: behind a TLS terminator, a
+/// target may think that the relay uses `http`.
 fn is_same(origin: &Origin, https: bool, name: &[u8]) -> bool {
     let Some(mut name) = Origin::parse(name, default_port(https)) else {
         return false;
@@ -86,19 +85,19 @@ fn is_same(origin: &Origin, https: bool, name: &[u8]) -> bool {
     name.is_same(origin)
 }
 
-/// What a path at the relay says of tunnels.
+/// Which tunnel a path at the relay names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Carried<'a> {
-    /// It names the tunnel: what stands in front of its prefix, or nothing, and what follows that.
+    /// This tunnel: `well_known` is the well-known path in front of the prefix, or empty; `rest` follows the prefix.
     This { well_known: &'a str, rest: &'a str },
-    /// It names another tunnel, or a kind.
+    /// Another tunnel, or a kind.
     Another,
-    /// It names none.
+    /// No tunnel.
     Nothing,
 }
 
-/// Reads a path, with or without a query, for the prefix of `tunnel`, or for `prefix`, by which it was
-/// asked for.
+/// Reads which tunnel a path names, with or without a query. `tunnel` is this tunnel; `prefix` is the prefix
+/// of the request.
 pub(super) fn carried<'a>(path: &'a str, tunnel: &TunnelId, prefix: &str) -> Carried<'a> {
     let is_this = |name: &str| TunnelId::parse(name).is_ok_and(|name| name == *tunnel);
     let route = match split(Named::Relay, path) {
@@ -114,7 +113,7 @@ pub(super) fn carried<'a>(path: &'a str, tunnel: &TunnelId, prefix: &str) -> Car
     })
 }
 
-/// True if a prefix is that of a kind, or of a tunnel by its kind.
+/// True if `prefix` is the prefix `kind`, or that of a tunnel below it.
 fn is_under(prefix: &str, kind: &str) -> bool {
     let rest = prefix.strip_prefix(kind);
     rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))

@@ -1,31 +1,31 @@
-//! Streams of HTTP/2 that the library refuses: a request that breaks a rule of its framing is reset with
-//! PROTOCOL_ERROR (RFC 9113, section 8.1.1), before anything of ours has seen it. That is found in what the
-//! library writes, since it has no hook.
+//! Counts HTTP/2 streams that h2 refuses by itself: it resets a malformed request with PROTOCOL_ERROR
+//! (RFC 9113, section 8.1.1) before the relay sees it. h2 has no hook for this, so the count comes from the
+//! frames that h2 writes.
 
-/// Bytes in front of a frame's payload (RFC 9113, section 4.1).
+/// Size of a frame header (RFC 9113, section 4.1).
 const HEAD_BYTES: usize = 9;
 
-/// Bytes of a RST_STREAM with its head.
+/// Size of a RST_STREAM frame with its header.
 const RESET_BYTES: usize = HEAD_BYTES + 4;
 
-/// Type of a RST_STREAM.
+/// Frame type of RST_STREAM.
 const RST_STREAM: u8 = 3;
 
-/// The reason of one for what breaks a rule.
+/// Error code of a malformed request.
 const PROTOCOL_ERROR: [u8; 4] = [0, 0, 0, 1];
 
-/// Follows the frames that go to one caller.
+/// Parser of the frames that are written to one caller.
 #[derive(Debug, Default)]
 pub(super) struct Resets {
-    /// The beginning of the frame that it is at.
+    /// First bytes of the current frame.
     head: [u8; RESET_BYTES],
     known: usize,
-    /// Bytes of that frame's payload that are to come and say nothing.
+    /// Payload bytes to skip.
     skipped: usize,
 }
 
 impl Resets {
-    /// Looks at further bytes; tells how many streams were refused in them.
+    /// Parses further bytes; returns the number of refused streams in them.
     pub(super) fn pass(&mut self, mut bytes: &[u8]) -> usize {
         let mut refused = 0;
         while !bytes.is_empty() {
@@ -55,7 +55,7 @@ impl Resets {
         refused
     }
 
-    /// True behind the head of a RST_STREAM.
+    /// True after the header of a RST_STREAM.
     fn is_reset(&self) -> bool {
         self.known >= HEAD_BYTES && self.head[3] == RST_STREAM && self.head[..3] == [0, 0, 4]
     }

@@ -1,8 +1,8 @@
-//! What binds a request to one of several agents: a mark on the target's own names for things, so
-//! that whoever comes back with one is led to the agent that gave it. The relay keeps nothing.
+//! Marks on the MCP session ids, endpoints and login paths of a target, by which a request with a marked name
+//! returns to the agent that gave the name. The relay keeps no state.
 //!
-//! A mark holds the agent's tag, and a code over that, the tunnel, the caller and what it stands
-//! on. Another caller's is worth nothing, and nobody can make one up.
+//! A mark holds the agent's tag, and an HMAC over the tag, the tunnel, the caller and the marked name. A mark
+//! is valid for its caller only, and cannot be forged.
 
 use data_encoding::BASE64URL_NOPAD;
 use ring::digest::SHA256_OUTPUT_LEN;
@@ -12,20 +12,20 @@ use tieline_wire::TunnelId;
 use super::wanted::Pin;
 use crate::registry::AgentTag;
 
-/// Bytes of a mark: agent and code.
+/// Bytes of a mark: agent tag and HMAC.
 const MARK_BYTES: usize = 8 + SHA256_OUTPUT_LEN;
 
-/// The same as text, 6 bits a character.
+/// Characters of a mark in base64, with 6 bits each.
 const MARK_CHARS: usize = (MARK_BYTES * 8).div_ceil(6);
 
-/// Stands in front of a mark in a path.
+/// Prefix of a mark in a path.
 const IN_PATH: &str = "/~";
 
-/// Makes marks and knows its own.
+/// Makes marks and checks them.
 #[derive(Clone, Debug)]
 pub(crate) struct Sealer(hmac::Key);
 
-/// What a mark stands on.
+/// Kind of name that a mark belongs to.
 #[derive(Clone, Copy)]
 enum On {
     Session = 1,
@@ -34,18 +34,18 @@ enum On {
 }
 
 impl Sealer {
-    /// One with this key: it knows the marks of all that have the same.
+    /// For a given key: instances with the same key accept each other's marks.
     pub(crate) fn keyed(key: &[u8; 32]) -> Self {
         Self(hmac::Key::new(hmac::HMAC_SHA256, key))
     }
 
-    /// An `mcp_session` as `caller` is to know it: the target's id, mark, tunnel.
+    /// Marks an MCP session id for `caller`: the target's id, the mark, the tunnel.
     pub(super) fn session(&self, pin: &Pin, caller: Option<&str>, id: &str) -> String {
         let mark = self.mark(On::Session, pin, caller, id);
         [id, ".", &mark, ".", pin.tunnel.as_str()].concat()
     }
 
-    /// Takes such a name apart: where it leads, and the target's id.
+    /// Checks a marked session id; returns its agent and the target's id.
     pub(super) fn open_session<'a>(
         &self,
         caller: Option<&str>,
@@ -58,13 +58,13 @@ impl Sealer {
         Some((pin, id))
     }
 
-    /// A path of a target as `caller` is to know it, behind the tunnel's prefix.
+    /// Marks a path of a target for `caller`; the result follows the tunnel's prefix.
     pub(super) fn path(&self, pin: &Pin, caller: Option<&str>, path: &str) -> String {
         let mark = self.mark(On::Path, pin, caller, path);
         [IN_PATH, &mark, path].concat()
     }
 
-    /// Takes such a path apart: where it leads, and the target's path.
+    /// Checks a marked path; returns its agent and the target's path.
     pub(super) fn open_path<'a>(
         &self,
         tunnel: &TunnelId,
@@ -77,14 +77,14 @@ impl Sealer {
         Some((pin, path))
     }
 
-    /// What leads to an endpoint where callers log in, behind the tunnel's prefix. It is for every
-    /// caller: a person's browser goes there, which is not the client that was told.
+    /// Marks the path of a login endpoint; the result follows the tunnel's prefix. The mark is valid for every
+    /// caller, because the user's browser opens it, not the client that received it.
     pub(super) fn login(&self, pin: &Pin, text: &str) -> String {
         let mark = self.mark(On::Login, pin, None, text);
         [IN_PATH, &mark, text].concat()
     }
 
-    /// Takes such a path apart: where it leads, and the text.
+    /// Checks a marked login path; returns its agent and the text.
     pub(super) fn open_login<'a>(
         &self,
         tunnel: &TunnelId,
@@ -120,7 +120,7 @@ impl Sealer {
     }
 }
 
-/// What a code is over. No two things look the same: all but the last are of known length.
+/// Input of the HMAC. It is unambiguous, since all parts but the last have a known length.
 fn said(on: On, pin: &Pin, caller: Option<&str>, text: &str) -> Vec<u8> {
     let sized = |part: &str| part.len().to_be_bytes();
     let (tunnel, name) = (pin.tunnel.as_str(), caller.unwrap_or_default());

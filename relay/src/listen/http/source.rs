@@ -1,4 +1,4 @@
-//! Where the body of a target's answer comes from: hyper's client, or the session itself.
+//! Source of an answer's body: hyper's client, or the session itself.
 
 use std::io;
 use std::pin::Pin;
@@ -12,7 +12,7 @@ use super::Gateway;
 use super::direct::Direct;
 use super::pool::Lease;
 
-/// Why an answer broke off.
+/// Why an answer is incomplete.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Broken {
     #[error(transparent)]
@@ -23,13 +23,13 @@ pub(super) enum Broken {
     Stalled,
 }
 
-/// What brings the frames of an answer.
+/// Source of an answer's frames.
 pub(super) enum Source<G: Gateway> {
     Hyper {
         incoming: Incoming,
-        /// Bytes of data that it has brought.
+        /// Data bytes delivered so far.
         passed: u64,
-        /// The connection, to be given back at the end.
+        /// The connection's lease, which ends with the body.
         lease: Option<Box<Lease<G>>>,
     },
     Direct(Box<Direct<G>>),
@@ -74,8 +74,8 @@ impl<G: Gateway> Source<G> {
         Poll::Ready(polled.map(|frame| frame.map_err(Broken::from)))
     }
 
-    /// Goes on without hyper, if hyper holds nothing of a stream of events at the moment. False if
-    /// that is to be tried again.
+    /// Takes an event stream from hyper, if hyper buffers none of it. False if the switch should be tried again
+    /// later.
     pub(super) fn settle(&mut self) -> bool {
         let Self::Hyper {
             passed,
@@ -109,7 +109,7 @@ impl<G: Gateway> Source<G> {
 
 impl<G: Gateway> Drop for Source<G> {
     fn drop(&mut self) {
-        // hyper does not ask for the end of a body whose length it knows.
+        // hyper does not poll for the end of a body of known length.
         if let Self::Hyper {
             incoming, lease, ..
         } = self

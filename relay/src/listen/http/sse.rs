@@ -1,14 +1,14 @@
-//! Event streams (WHATWG HTML, "Server-sent events"): where one event ends and the next may begin.
+//! Event streams (WHATWG HTML, "Server-sent events"): where an event ends, so that a comment may follow.
 
 use bytes::Bytes;
 
-/// A line that says nothing, and keeps whatever lies between from taking the stream for dead.
+/// An empty comment, so that proxies in front of the relay do not close a quiet stream.
 pub(super) const COMMENT: Bytes = Bytes::from_static(b":\n\n");
 
-/// Bytes at the end of a piece that decide whether an event ends with it: two line ends.
+/// Last bytes of a piece that decide whether an event ends there: two line ends.
 const BORDER_BYTES: usize = 4;
 
-/// Whether what has passed of a stream ends with an event's end.
+/// Whether the stream's bytes so far end with a complete event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Border {
     is_reached: bool,
@@ -17,7 +17,7 @@ pub(super) struct Border {
 }
 
 impl Default for Border {
-    /// In front of the first event.
+    /// Before the first event.
     fn default() -> Self {
         Self {
             is_reached: true,
@@ -31,7 +31,7 @@ impl Border {
     pub(super) fn pass(&mut self, piece: &[u8]) {
         let start = piece.len().saturating_sub(BORDER_BYTES);
         if start > 0 {
-            // Whatever was before: two line ends are no longer than what is left.
+            // `BORDER_BYTES` can hold two line ends, so earlier bytes do not matter.
             (self.is_line_empty, self.after_return) = (false, false);
         }
         for byte in &piece[start..] {

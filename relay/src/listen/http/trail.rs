@@ -1,4 +1,4 @@
-//! What is known of one request beside its answer: who asked for what, for the audit log.
+//! Audit data of one request: caller, address, tunnel and outcome.
 
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -11,7 +11,7 @@ use super::Gateway;
 use super::callers::Presented;
 use crate::audit::Call;
 
-/// One request, as far as it has come; nothing where nobody wants to know.
+/// Audit data of a request so far; `None` if the audit log is off.
 pub(super) struct Trail<G: Gateway>(Option<Noted<G>>);
 
 struct Noted<G: Gateway> {
@@ -21,7 +21,7 @@ struct Noted<G: Gateway> {
 }
 
 impl<G: Gateway> Trail<G> {
-    /// A request begins. Of its path the query is left out: secrets travel there.
+    /// Starts the record of a request. The query is left out, because it may contain secrets.
     pub(super) fn begin(gateway: &G, parts: &Parts, peer: IpAddr) -> Self {
         Self(gateway.is_audited().then(|| {
             let mut call = Call::new(parts.method.clone(), parts.uri.path());
@@ -34,40 +34,40 @@ impl<G: Gateway> Trail<G> {
         }))
     }
 
-    /// Where it comes from.
+    /// Records the caller's address.
     pub(super) fn comes_from(&mut self, address: IpAddr) {
         if let Some(it) = &mut self.0 {
             it.call.address = Some(address);
         }
     }
 
-    /// Who asks.
+    /// Records the caller.
     pub(super) fn is_of(&mut self, presented: &Rc<Presented<G>>) {
         if let Some(it) = &mut self.0 {
             it.presented = Some(Rc::clone(presented));
         }
     }
 
-    /// What for.
+    /// Records the tunnel.
     pub(super) fn leads_to(&mut self, tunnel: &str) {
         if let Some(it) = &mut self.0 {
             it.call.tunnel = TunnelId::parse(tunnel).ok();
         }
     }
 
-    /// Notes that method and path were searched and hold no token of the relay.
+    /// Records that method and path were searched and hold no token of the relay.
     pub(super) fn searched(&mut self) {
         if let Some(it) = &mut self.0 {
             it.call.searched();
         }
     }
 
-    /// It asks nothing of any tunnel.
+    /// Discards the record of a request that concerns no tunnel.
     pub(super) fn forget(&mut self) {
         self.0 = None;
     }
 
-    /// It is answered.
+    /// Writes the record of an answered request to the audit log.
     pub(super) fn note(mut self, status: StatusCode, problem: Option<&'static str>) {
         self.end(Some(status), problem);
     }
@@ -82,8 +82,8 @@ impl<G: Gateway> Trail<G> {
 
 impl<G: Gateway> Drop for Trail<G> {
     fn drop(&mut self) {
-        // Its caller did not wait for an answer, or may have none; its target may have worked on it
-        // all the same.
+        // The caller left before the answer, or the stream was reset; the target may have processed the
+        // request nevertheless.
         self.end(None, Some("given_up"));
     }
 }

@@ -1,5 +1,5 @@
-//! Service workers of a tunnel's pages. A worker answers for all pages below the path of its script, and
-//! under the relay's own name other tunnels' pages lie there too.
+//! Service workers of a tunnel's pages. A worker controls all pages below the directory of its script; under
+//! the relay's own host name, these could be pages of other tunnels.
 
 use http::HeaderMap;
 use http::HeaderName;
@@ -10,16 +10,16 @@ use super::problem::Problem;
 use super::reference::path_len;
 use super::rewrite::Mapping;
 
-/// Said by a browser that asks for a worker's script (Service Workers, section 6.2).
+/// Header field in a browser's request for a worker's script (Service Workers, section 6.2).
 const SERVICE_WORKER: HeaderName = HeaderName::from_static("service-worker");
 
-/// How far up a script lets its worker answer.
+/// Header field in which a script's answer widens the worker's scope.
 pub(super) const SERVICE_WORKER_ALLOWED: HeaderName =
     HeaderName::from_static("service-worker-allowed");
 
 impl Mapping {
-    /// Refuses the script of a worker that would answer for other tunnels: the directory of `/w/<tunnel>`
-    /// is `/w/`, and what lies below a kind is of several.
+    /// Refuses the script of a worker that would control other tunnels' pages: the directory of `/w/<tunnel>`
+    /// is `/w/`, and several tunnels share the paths below a kind.
     pub(super) fn check_worker(&self, headers: &HeaderMap) -> Result<(), Problem> {
         let is_wide = self.bare || self.is_any || login::is_metadata(&self.path);
         if self.prefix.is_empty() || !is_wide || !headers.contains_key(SERVICE_WORKER) {
@@ -32,8 +32,8 @@ impl Mapping {
         ))
     }
 
-    /// The scope that a script of this tunnel may have in place of the one that the target names; `None`
-    /// if it may have no other than below its own path.
+    /// The widened scope for a script of this tunnel, mapped from the scope that the target wants; `None`
+    /// if the scope must stay below the script's own directory.
     pub(super) fn worker_scope(&self, named: &[u8]) -> Option<Vec<u8>> {
         if self.prefix.is_empty() {
             return Some(named.to_vec());

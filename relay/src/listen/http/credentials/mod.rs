@@ -1,8 +1,8 @@
-//! Credentials of the relay in what callers send on: a target's owner who got one could use it, so they
-//! are taken out of every field, of cookies, of the query and of trailers, and a method, host name or path
-//! that holds one leads nowhere. The audit log gets none either. Bodies are not looked at.
+//! Keeps the relay's credentials from targets, whose owners could use them: removes them from the header
+//! fields, cookies, query and trailers of requests, and refuses a request with one in its method, host name or
+//! path. The audit log is protected, too. Bodies are not searched.
 //!
-//! `search` finds them; `spelling` undoes what hides them; here stands what becomes of what holds one.
+//! `search` finds credentials, `spelling` decodes text, and this file removes or refuses.
 
 mod search;
 mod spelling;
@@ -18,11 +18,11 @@ use super::problem::Problem;
 use crate::audit::Call;
 use crate::auth::OwnTokens;
 
-/// Takes credentials of the relay out of a request's fields, cookies and query; the path and query that
-/// are left. `authority` is what the caller calls the relay.
+/// Removes credentials of the relay from a request's fields and cookies; returns the path with the rest of
+/// the query. `authority` is the relay's authority as the caller knows it.
 ///
 /// # Errors
-/// The method, the path or the name of the host holds one: without it the request would be another.
+/// The method, the path or the host name holds a credential: without it the request would have another meaning.
 pub(super) fn keep_back<G: Gateway>(
     gateway: &G,
     method: &Method,
@@ -47,14 +47,14 @@ pub(super) fn keep_back<G: Gateway>(
     Ok(from_query(&search, path))
 }
 
-/// The same for what stands behind a request's body.
+/// Removes credentials of the relay from the trailers of a request.
 pub(super) fn keep_trailers_back<G: Gateway>(gateway: &G, trailers: &mut HeaderMap) {
     if let Some(own) = gateway.own_tokens() {
         from_fields(&Search::new(own), trailers);
     }
 }
 
-/// Takes credentials of the relay out of what the audit log is about to have of a request.
+/// Removes credentials of the relay from an audit entry before it is written.
 pub(crate) fn hide_tokens(own: OwnTokens, call: &mut Call) {
     let search = Search::new(own);
     call.hide(|text| search.finds_in(text));
@@ -77,7 +77,7 @@ fn from_fields(search: &Search, headers: &mut HeaderMap) {
     }
 }
 
-/// What is left of a field's value: all, nothing, or of cookies the pairs without a credential.
+/// The rest of a field's value: all, nothing, or the cookies without a credential.
 fn left_of(search: &Search, name: &HeaderName, value: HeaderValue) -> Option<HeaderValue> {
     if search.finds_in_name(name.as_str()) {
         return None;
@@ -92,7 +92,7 @@ fn left_of(search: &Search, name: &HeaderName, value: HeaderValue) -> Option<Hea
     HeaderValue::from_bytes(&left).ok()
 }
 
-/// The path with what is left of its query.
+/// The path with the rest of its query.
 fn from_query(search: &Search, path: PathAndQuery) -> PathAndQuery {
     let Some(query) = path.query().map(str::as_bytes) else {
         return path;
@@ -110,8 +110,8 @@ fn from_query(search: &Search, path: PathAndQuery) -> PathAndQuery {
     left.unwrap_or_else(|_| PathAndQuery::from_static("/"))
 }
 
-/// The parts of a text that hold no credential, joined again; `None` if none is left, or if what is left
-/// still holds one that no part of it holds.
+/// The parts of a text without a credential, joined again; `None` if there are none, or if the joined parts
+/// form a credential that no single part holds.
 fn without(search: &Search, text: &[u8], delimiter: u8, joint: &[u8]) -> Option<Vec<u8>> {
     let parts = text.split(|byte| *byte == delimiter);
     let parts = parts.map(|part| {
@@ -123,7 +123,7 @@ fn without(search: &Search, text: &[u8], delimiter: u8, joint: &[u8]) -> Option<
     });
     let left: Vec<_> = parts.filter(|part| !search.finds_in(part)).collect();
     let (text, bare) = (left.join(joint), left.join(&delimiter));
-    // Also as it stood there, without the blanks of the joint.
+    // Also joined as in the original, without the blanks of `joint`.
     let is_found = search.finds_in(&text) || joint.len() > 1 && search.finds_in(&bare);
     (!left.is_empty() && !is_found).then_some(text)
 }

@@ -1,9 +1,8 @@
-//! The one search for credentials of the relay in a text: which parts of it could be one, in which spelling,
-//! and whether one is.
+//! Search for the relay's credentials in a text and in its decoded spellings.
 //!
-//! What is found is always a token that was verified, so that nothing of a target's is taken for one. The
-//! exceptions are a text that would take more work than a request may cost, and the name of a field that is a
-//! token in lower case: these count as found.
+//! Every hit is a verified token, so that a target's own credentials are never taken for the relay's. Two
+//! exceptions count as hits without verification: a text whose search would exceed the work limit of a
+//! request, and a field name with the shape of a token in lower case.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -18,45 +17,45 @@ use super::spelling::{
 use crate::auth::OwnTokens;
 use crate::config::{LISTED_CHARS_MAX, TOKEN_PREFIX, is_token_char};
 
-/// Spellings one over another that are undone: a `Basic` in an escaped cookie of an escaped URL.
+/// Nested encodings that are decoded, such as a `Basic` value in an escaped cookie in an escaped URL.
 const LAYERS_MAX: u32 = 4;
 
-/// Work for one request, in bytes that are looked at, spellings included; a hash counts as
-/// [`HASH_BLOCK_WORK`] for each of its blocks. It bounds a request's time to about 1 ms. A head has 64 KiB,
-/// and base 64 is read from each of four places.
+/// Work limit of one request, in bytes that are read, including decoded text; each block of a hash counts as
+/// [`HASH_BLOCK_WORK`]. It limits the time per request to about 1 ms. A head may have 64 KiB, and base64 is
+/// decoded at four offsets.
 pub(super) const WORK_MAX: usize = 256 * 1024;
 
-/// What 64 hashed bytes and the look into the table count.
+/// Work of hashing one 64-byte block, table look-up included.
 const HASH_BLOCK_WORK: usize = 64;
 
-/// What it counts beside its length to read a text as a JOSE header.
+/// Work of parsing a JOSE header, in addition to its length.
 const HEADER_WORK: usize = 64;
 
-/// Characters of a static token that the relay made: 256 random bits in base 64 behind the prefix.
+/// Length of a static token that the relay generated: the prefix, and 256 random bits in base64.
 const MADE_CHARS: usize = TOKEN_PREFIX.len() + 43;
 
-/// Shortest static token that is found, if it was made by hand.
+/// Shortest handmade static token that is found.
 const BY_HAND_CHARS_MIN: usize = 8;
 
-/// Shortest one that is found in the name of a field, or where a mark and other characters are glued to it:
-/// common names and words between hyphens are shorter.
+/// Shortest handmade token that is found in a field name, or next to a mark (such as `-`) with other text:
+/// common names and hyphenated words are shorter.
 const GLUED_CHARS_MIN: usize = 16;
 
 /// Shortest signed token: `{"alg":"HS256"}`, `{"sub":"","exp":1}` and a signature of 32 bytes.
 const SIGNED_CHARS_MIN: usize = 20 + 1 + 24 + 1 + 43;
 
-/// The search in one request.
+/// Search for credentials in one request.
 pub(super) struct Search {
     own: OwnTokens,
-    /// The shortest text that is looked at.
+    /// Shortest text that can hold a credential.
     chars_min: usize,
-    /// One text is read in several spellings, and stands in several places, but is verified once.
+    /// Results of verification: a text may occur in several spellings and places, but is verified once.
     verified: RefCell<HashMap<String, bool>>,
     work_left: Cell<usize>,
     is_spent: Cell<bool>,
 }
 
-/// A JOSE header (RFC 7515, 4), as far as it matters here.
+/// The needed part of a JOSE header (RFC 7515, section 4).
 #[derive(Deserialize)]
 struct Header {
     alg: String,
@@ -78,13 +77,13 @@ impl Search {
         }
     }
 
-    /// True if a text holds a credential of the relay in any spelling, or would take too long to read.
+    /// True if a text holds a credential of the relay in any spelling, or if the work limit is reached.
     pub(super) fn finds_in(&self, text: &[u8]) -> bool {
         self.finds(text, LAYERS_MAX)
     }
 
-    /// The same for the name of a field. It is in lower case, which of a token that the relay made leaves
-    /// only the shape.
+    /// True if the name of a field holds a credential. Field names are in lower case, so a generated token can be
+    /// recognized only by its shape.
     pub(super) fn finds_in_name(&self, name: &str) -> bool {
         let name = name.as_bytes();
         if name.len() < GLUED_CHARS_MIN {
@@ -99,12 +98,12 @@ impl Search {
         is_found(name) || unescaped(name).is_some_and(|name| is_found(&name))
     }
 
-    /// True if something counted as found without having been looked at.
+    /// True if a text counted as a hit without verification.
     pub(super) const fn is_unsure(&self) -> bool {
         self.is_spent.get() || self.own.are_unsure()
     }
 
-    /// What is left of the request's work.
+    /// Unused part of the work limit.
     #[cfg(test)]
     pub(super) const fn work_left(&self) -> usize {
         self.work_left.get()
@@ -123,7 +122,7 @@ impl Search {
         is_plain || layers_left > 0 && self.finds_spelt(text, layers_left - 1)
     }
 
-    /// The same in what the text is a spelling of.
+    /// True if a decoded form of the text holds a credential.
     fn finds_spelt(&self, text: &[u8], layers_left: u32) -> bool {
         let again = |text: Vec<u8>| self.finds(&text, layers_left);
         if unescaped(text).is_some_and(again) || narrowed(text).is_some_and(again) {
@@ -138,7 +137,7 @@ impl Search {
         })
     }
 
-    /// Takes some work off what is left; false if that was not enough.
+    /// Subtracts from the rest of the work limit; false if the rest was too small.
     fn spend(&self, work: usize) -> bool {
         let left = self.work_left.get();
         self.work_left.set(left.saturating_sub(work));
@@ -147,16 +146,16 @@ impl Search {
         is_enough
     }
 
-    /// True if a static token that the relay made stands in a text, whatever stands beside it.
+    /// True if a text holds a generated static token, with any text around it.
     fn holds_made(&self, text: &[u8]) -> bool {
         made_shapes(text)
             .filter(|it| it.iter().all(|byte| is_base64url(*byte)))
             .any(|it| self.is_listed(it))
     }
 
-    /// True if a static token that was made by hand is a word of a text. Nothing tells where such a token
-    /// ends but the characters around it: those that no token has, `/`, and, for what begins or ends with a
-    /// token, `-`, `.`, `_`, `~` and `+`.
+    /// True if a text holds a handmade static token as a word. Such a token has no shape of its own, so only
+    /// the characters around it delimit it: characters that tokens never have, `/`, and, directly before or
+    /// behind the token, `-`, `.`, `_`, `~` and `+`.
     fn holds_by_hand(&self, text: &[u8]) -> bool {
         let mut at = 0;
         while at < text.len() {
@@ -172,14 +171,14 @@ impl Search {
         false
     }
 
-    /// The same for a run of `len` characters of tokens with the `=` that follow it.
+    /// True if a run of `len` token characters, with the `=` that follow it, holds a handmade token.
     fn holds_in_run(&self, padded: &[u8], len: usize) -> bool {
         let slashes = |text: &[u8]| {
             let all = text.iter().enumerate().filter(|(_, byte)| **byte == b'/');
             all.map(|(at, _)| at).collect::<Vec<_>>()
         };
         let mut start = 0;
-        // Each part is looked at once, however long the parts behind it are.
+        // The work for each part is limited, however long the parts after it are.
         padded[..len].split(|byte| *byte == b'/').any(|part| {
             let (rest, padded) = (&padded[start..len], &padded[start..]);
             let is_last = part.len() == rest.len();
@@ -190,7 +189,7 @@ impl Search {
             }
             let mut ends = slashes(near);
             ends.push(rest.len());
-            // An `=` may be the token's own, or what stands behind it.
+            // A trailing `=` may belong to the token or follow it.
             ends.extend((rest.len() + 1..=padded.len()).take(2));
             let whole = if is_last { padded } else { part };
             ends.iter().any(|end| self.is_listed(&padded[..*end]))
@@ -198,7 +197,7 @@ impl Search {
         })
     }
 
-    /// The same for what stands behind or in front of a mark within a part of a path.
+    /// True if a handmade token stands before, between or behind marks within one path segment.
     fn holds_glued(&self, padded: &[u8], len: usize) -> bool {
         if !self.spend(len / 4) {
             return true;
@@ -218,20 +217,20 @@ impl Search {
         is_in_front_or_behind || words.any(is_listed)
     }
 
-    /// True if a text is a static token.
+    /// True if the whole word is a static token.
     fn is_listed(&self, word: &[u8]) -> bool {
         if !(BY_HAND_CHARS_MIN..=LISTED_CHARS_MAX).contains(&word.len()) {
             return false;
         }
-        // SHA-256 has blocks of 64 bytes, and adds at least 9 to a text.
+        // SHA-256 works on blocks of 64 bytes, and pads a text by at least 9 bytes.
         if !self.spend((word.len() + 9).div_ceil(64) * HASH_BLOCK_WORK) {
             return true;
         }
         std::str::from_utf8(word).is_ok_and(|text| self.own.include(text))
     }
 
-    /// True if a signed token stands in a text, whatever stands beside it. What lies between its two dots
-    /// is the payload as a whole; what is glued to the header or to the signature is tried without.
+    /// True if a text holds a signed token, with any text around it. The payload is all text between two
+    /// dots; the header may start, and the signature may end, within the text next to it.
     fn holds_signed(&self, text: &[u8]) -> bool {
         let dots = text.iter().enumerate().filter(|(_, byte)| **byte == b'.');
         let dots: Vec<usize> = dots.map(|(at, _)| at).collect();
@@ -262,7 +261,7 @@ impl Search {
                 let Some(signature) = signature else {
                     continue;
                 };
-                // What a lenient reader takes for it, in the one spelling that a strict one takes.
+                // Re-encoded, because a lenient server accepts spellings that the strict verifier does not.
                 let signature = BASE64URL_NOPAD.encode(&signature);
                 let token = [header, payload, signature.as_bytes()].join(&b'.');
                 if self.is_verified(&token) {
@@ -286,14 +285,14 @@ impl Search {
     }
 }
 
-/// The parts of a text that are as long as a static token that the relay made, and begin like one.
+/// Parts of a text with the prefix and length of a generated static token.
 fn made_shapes(text: &[u8]) -> impl Iterator<Item = &[u8]> {
     let prefix = TOKEN_PREFIX.as_bytes();
     let windows = text.windows(MADE_CHARS);
     windows.filter(move |it| it.starts_with(prefix))
 }
 
-/// True if a text in base 64 begins as a JSON object does, perhaps with white space.
+/// True if a base64 text decodes to the beginning of a JSON object, with or without white space in front.
 fn begins_object(text: &[u8]) -> bool {
     let (Some(first), Some(second), Some(third)) = (
         text.first().copied().and_then(sextet),
@@ -315,14 +314,14 @@ fn unpadded(text: &[u8]) -> &[u8] {
     &text[..end.map_or(0, |at| at + 1)]
 }
 
-/// The characters of base 64 at the end of a text, as many as a token may have.
+/// The base64 characters at the end of a text, at most as many as a token may have.
 fn last_run(text: &[u8]) -> &[u8] {
     let text = &text[text.len().saturating_sub(TOKEN_BYTES_MAX)..];
     let end = text.iter().rposition(|byte| !is_base64url(*byte));
     &text[end.map_or(0, |at| at + 1)..]
 }
 
-/// The characters of base 64 at the beginning of a text, as many as a token may have.
+/// The base64 characters at the beginning of a text, at most as many as a token may have.
 fn first_run(text: &[u8]) -> &[u8] {
     let text = &text[..text.len().min(TOKEN_BYTES_MAX)];
     let end = text.iter().position(|byte| !is_base64url(*byte));

@@ -1,10 +1,10 @@
-//! Other spellings of a text: escaped, in base 64, in two bytes a character. Each is undone as leniently as
-//! the most lenient server does it, because what is undone here is only looked at.
+//! Decoders for other spellings of a text: escapes, base64 and UTF-16. Each is as lenient as the most lenient
+//! server, because the result is only searched.
 
-/// Blanks in a run of base 64 behind which it may begin: a scheme stands in front of it, or two words do.
+/// Blanks in a run of base64 behind which base64 may begin: after a scheme, or after two words.
 const WORDS_MAX: usize = 2;
 
-/// A text with its escapes undone (`%2E`, and `%u002e` as some servers have it); `None` if it has none.
+/// A text without its escapes (`%2E`, and `%u002e` of some servers); `None` if it has none.
 pub(super) fn unescaped(text: &[u8]) -> Option<Vec<u8>> {
     let mut at = text.iter().position(|byte| *byte == b'%')?;
     let mut plain = text[..at].to_vec();
@@ -18,7 +18,7 @@ pub(super) fn unescaped(text: &[u8]) -> Option<Vec<u8>> {
     is_changed.then_some(plain)
 }
 
-/// The byte that an escape at the beginning of a text stands for, and the escape's length.
+/// The byte and the length of an escape at the beginning of a text.
 fn escape(text: &[u8]) -> Option<(u8, usize)> {
     match *text {
         [b'%', high, low, ..] if hex(high).is_some() && hex(low).is_some() => {
@@ -38,17 +38,17 @@ fn hex(digit: u8) -> Option<u8> {
     }
 }
 
-/// A text of two bytes a character (UTF-16, in either order) in one byte each; `None` if it is none.
+/// A UTF-16 text in either byte order as one byte per character; `None` if the text has no NUL bytes.
 pub(super) fn narrowed(text: &[u8]) -> Option<Vec<u8>> {
     let is_wide = text.contains(&0);
     is_wide.then(|| text.iter().copied().filter(|byte| *byte != 0).collect())
 }
 
-/// True if `is_wanted` is for one of the readings of a text as base 64, of `chars_min` characters or more.
+/// True if `is_wanted` accepts any reading of a text as base64 with at least `chars_min` characters.
 ///
-/// Where base 64 begins is not known, as other characters may be glued to it, so each run of its characters
-/// is read from the four places that make a difference, blanks left out; and from behind each of its first
-/// blanks, where it may begin, and within each `/`, which parts it in paths.
+/// Other characters may precede the base64, so its start is unknown. Each run of base64 characters is read,
+/// without its blanks, at the four possible offsets; then from behind each of its first [`WORDS_MAX`] blanks;
+/// then in each part between slashes, which separate path segments.
 pub(super) fn base64_readings(
     text: &[u8],
     chars_min: usize,
@@ -89,14 +89,14 @@ fn without_blanks(text: &[u8]) -> Vec<u8> {
     bytes.filter(|byte| !byte.is_ascii_whitespace()).collect()
 }
 
-/// True if `is_wanted` is for one of the stretches of a text that was read as base 64 which may be text, also
-/// of two bytes a character: as many such bytes in a row. What else is read so has few.
+/// True if `is_wanted` accepts a run of at least `chars_min` text bytes in a decoded text. NUL counts as a text
+/// byte, for UTF-16. Decoded bytes that are not text rarely form such a run.
 pub(super) fn any_text(read: &[u8], chars_min: usize, is_wanted: impl Fn(&[u8]) -> bool) -> bool {
     let is_char = |byte: &u8| IS_TEXT[usize::from(*byte)] == 1;
     let (mut row, mut at) = (0, 0);
     while let Some(byte) = read.get(at) {
         at += 1;
-        // Without a branch, which random bytes would mislead.
+        // Branch-free, because random bytes would defeat branch prediction.
         row = (row + 1) * IS_TEXT[usize::from(*byte)];
         if row >= chars_min {
             let start = at - row;
@@ -111,8 +111,8 @@ pub(super) fn any_text(read: &[u8], chars_min: usize, is_wanted: impl Fn(&[u8]) 
     false
 }
 
-/// What a text means in base 64, of either alphabet, padded or not, whatever its last bits are; `None` if
-/// it holds another character.
+/// Decodes base64 of either alphabet, with or without padding, ignoring the unused last bits; `None` if
+/// the text has another character.
 pub(super) fn from_base64(text: &[u8]) -> Option<Vec<u8>> {
     let end = text.iter().rposition(|byte| *byte != b'=')? + 1;
     let mut bytes = Vec::with_capacity(end / 4 * 3 + 3);
@@ -134,13 +134,13 @@ pub(super) fn from_base64(text: &[u8]) -> Option<Vec<u8>> {
     (all < 64).then_some(bytes)
 }
 
-/// What a character of base 64 stands for, in either alphabet.
+/// The value of a base64 character of either alphabet.
 pub(super) const fn sextet(byte: u8) -> Option<u8> {
     let sextet = SEXTETS[byte as usize];
     if sextet < 64 { Some(sextet) } else { None }
 }
 
-/// 1 for a byte that may be one of a text, and else 0.
+/// 1 for a byte of text, otherwise 0.
 const IS_TEXT: [usize; 256] = {
     let mut is_text = [0; 256];
     let mut byte = 0;
@@ -169,7 +169,7 @@ const SEXTETS: [u8; 256] = {
     sextets
 };
 
-/// True for the characters of base 64 for URLs.
+/// True for the characters of base64url.
 pub(super) const fn is_base64url(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_')
 }

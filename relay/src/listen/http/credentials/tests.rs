@@ -1,5 +1,5 @@
-//! Credentials in every spelling and place, and what only looks like one.
-//! Long because each spelling that some server reads stands here.
+//! Credentials in every spelling and place, and texts that only resemble credentials.
+//! Long because each spelling that some server decodes stands here.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -25,7 +25,7 @@ const LOWER: &str = "0123456789abcdef0123456789abcdef";
 const ADMIN_NAME: &str = "Adm1n-Token-Of-A-Studio";
 const ADMIN: &str = "Adm1n;token&with=odd/marks!";
 
-/// What a relay knows whose file has the static tokens above.
+/// A search at a relay whose token file has the static tokens above.
 fn listed() -> Search {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("tokens.toml");
@@ -39,7 +39,7 @@ fn listed() -> Search {
     knowing(Auth::Tokens(TokensAuth { file: None, table }))
 }
 
-/// What a relay knows that has the secret above.
+/// A search at a relay with signed tokens and the secret above.
 fn signed() -> Search {
     knowing(Auth::Jwt(JwtAuth {
         keys: Key::hs256(&SECRET).unwrap().into(),
@@ -47,7 +47,7 @@ fn signed() -> Search {
     }))
 }
 
-/// What a relay knows that has the operators' token above, and tokens of agents that it cannot tell.
+/// A search at a relay with the operator token above, which cannot tell tokens of agents from other texts.
 fn operated() -> Search {
     knowing(Auth::Open { anywhere: false })
 }
@@ -81,7 +81,7 @@ fn jwts() -> Vec<String> {
     ]
 }
 
-/// What goes on of a request's fields.
+/// The fields of a request that remain after the search.
 fn left(search: &Search, lines: &[(&'static str, &[u8])]) -> Vec<(String, Vec<u8>)> {
     let mut headers = HeaderMap::new();
     for (name, value) in lines {
@@ -101,7 +101,7 @@ fn escaped(text: &[u8], is_escaped: impl Fn(u8) -> bool) -> Vec<u8> {
     text.iter().flat_map(escape).collect()
 }
 
-/// A text in two bytes a character, little end first or last, with or without a mark.
+/// A UTF-16 text with a byte order mark, big-endian or little-endian.
 fn wide(text: &str, is_big: bool) -> Vec<u8> {
     let units = ['\u{feff}'].into_iter().chain(text.chars());
     let pair = |c| match is_big {
@@ -111,7 +111,7 @@ fn wide(text: &str, is_big: bool) -> Vec<u8> {
     units.flat_map(pair).collect()
 }
 
-/// `Basic` in the spellings that some server or other reads.
+/// `Basic` values in spellings that some servers decode.
 fn basics(token: &str) -> Vec<Vec<u8>> {
     let pairs: [Vec<u8>; 8] = [
         format!("ada:{token}").into(),
@@ -128,7 +128,7 @@ fn basics(token: &str) -> Vec<Vec<u8>> {
     let spell = |pair: &Vec<u8>| {
         let padded = BASE64.encode(pair);
         let mut loose = BASE64_NOPAD.encode(pair);
-        // The last character has bits that stand for nothing where the length is not a multiple of 3.
+        // If the length is not a multiple of 3, the last character has unused bits.
         if !pair.len().is_multiple_of(3) {
             let last = loose.pop().unwrap();
             loose.push((last as u8 + 1) as char);
@@ -148,7 +148,7 @@ fn basics(token: &str) -> Vec<Vec<u8>> {
     all.map(String::into_bytes).collect()
 }
 
-/// A token alone in the spellings of URLs and cookies.
+/// A token alone, in the encodings of URLs and cookies.
 fn escapes(token: &str) -> Vec<Vec<u8>> {
     let once = escaped(token.as_bytes(), |byte| !byte.is_ascii_alphanumeric());
     let all = escaped(token.as_bytes(), |_| true);
@@ -159,7 +159,7 @@ fn escapes(token: &str) -> Vec<Vec<u8>> {
     vec![token.into(), once, all, twice, thrice, with_u.into()]
 }
 
-/// Texts that hold a token which can be told wherever it stands.
+/// Texts around a token that is found anywhere by its shape.
 fn glued(token: &str) -> Vec<Vec<u8>> {
     let texts = [
         format!("key_{token}"),
@@ -228,7 +228,7 @@ fn the_operators_token_is_taken_out_in_every_mode_wherever_it_stands() {
         let cookies = format!("a=1; t={}; b=2", BASE64.encode(ADMIN.as_bytes()));
         let expected = [("cookie".to_owned(), b"a=1; b=2".to_vec())];
         assert_eq!(left(&search, &[("cookie", cookies.as_bytes())]), expected);
-        // The parts of this one hold no token, and together they do.
+        // No part of this cookie holds the token, but the joined parts do.
         let cookies = format!("a=1; t={ADMIN}; b=2");
         let none = left(&search, &[("cookie", cookies.as_bytes())]);
         assert_eq!(none, [], "{cookies}");
@@ -423,7 +423,7 @@ fn a_credential_that_no_part_holds_is_not_left_in_the_whole() {
     let (one, two) = split.split_at(30);
     let query = format!("/mcp?{one}%26&{two}");
     let path = PathAndQuery::try_from(&query[..]).unwrap();
-    // Nothing joins these two parts again.
+    // No server joins these two parts again.
     assert_eq!(from_query(&listed(), path).as_str(), query);
 }
 
@@ -431,12 +431,12 @@ fn a_credential_that_no_part_holds_is_not_left_in_the_whole() {
 fn what_takes_too_long_to_read_is_dropped() {
     let search = signed();
     let payload = BASE64URL_NOPAD.encode(br#"{"sub":"ada","exp":1800000001}"#);
-    // Each `{"` could begin a header, and none does.
+    // Each `{"` could begin a header, but none does.
     let header = BASE64URL_NOPAD.encode(&br#"{" "#.repeat(3000));
     let value = format!("{header}.{payload}.{}", "A".repeat(43));
     let lines: Vec<_> = (0..6).map(|_| ("x-any", value.as_bytes())).collect();
     assert!(left(&search, &lines).len() < lines.len());
-    // More signatures than are checked, each with a claim to be ours.
+    // More texts with the shape of a signed token than the limit of checked signatures.
     let search = signed();
     let unsigned: Vec<_> = (0..20)
         .map(|n| jwt(r#"{"alg":"HS256"}"#, &[9; 32], NOW + n))
@@ -454,7 +454,7 @@ fn the_work_for_one_request_is_bounded_and_an_ordinary_one_takes_little_of_it() 
             for _ in 0..3 {
                 search.finds_in(text.as_bytes());
             }
-            // Each further text is found at once.
+            // With the work limit reached, every further text counts as a hit.
             let is_spent = search.work_left() == 0;
             assert_eq!(is_spent, search.is_unsure(), "{}", &text[..8]);
         }
@@ -482,11 +482,11 @@ fn the_work_for_one_request_is_bounded_and_an_ordinary_one_takes_little_of_it() 
         let work = WORK_MAX - search.work_left();
         assert!(work < WORK_MAX / 5, "{work}");
     }
-    // Parts that are too long for a token: each was looked at with all parts behind it.
+    // Parts that are too long for a token: the work per part must not include the parts behind it.
     let search = listed();
     assert!(!search.finds_in(format!("{}/", "a".repeat(258)).repeat(230).as_bytes()));
     assert!(!search.is_unsure());
-    // As one of a hundred streams of HTTP/2 may have it: such a run was hashed once from each of its parts.
+    // A header of this size fits into each of 100 HTTP/2 streams: the run must not be hashed once per part.
     let search = listed();
     assert!(!search.finds_in("tieline_".repeat(475).as_bytes()));
     assert!(WORK_MAX - search.work_left() < 64 * 1024);
@@ -532,7 +532,7 @@ fn what_is_not_checked_to_its_end_is_told_so() {
     assert!(search.finds_in(jwts()[0].as_bytes()) && !search.is_unsure());
 }
 
-/// Parts of texts of which many look as if they held a token.
+/// Random texts, many of which resemble a token.
 fn pieces() -> impl Strategy<Value = Vec<u8>> {
     let wrong = jwt(r#"{"alg":"HS256"}"#, &[9; 32], NOW + 60);
     let words = [
@@ -589,7 +589,7 @@ proptest! {
         };
         let around = |token: &str| spell(format!("{before}{token}{behind}").into());
         let jwt = &jwts()[which];
-        // A dot or a percent sign that is glued to a token makes another text of it.
+        // A percent sign next to a token could form an escape with it.
         let is_apart = !before.contains('%') && !behind.contains('%');
         prop_assume!(is_apart);
         prop_assert!(listed().finds_in(&around(MADE)));
