@@ -1,4 +1,4 @@
-//! Requests that belong to one of several agents.
+//! Requests that must reach a certain one of several agents.
 
 use super::*;
 
@@ -19,7 +19,7 @@ fn with_session(id: &str) -> String {
     format!("Mcp-Session-Id: {id}\r\n")
 }
 
-/// The id that a caller of `path` gets for the target's `id`.
+/// The session id that a caller of `path` receives for the target's `id`.
 async fn begin(relay: &mut Relay, path: &str, id: &str) -> String {
     let mut caller = relay.caller();
     caller.send(request("POST", path, "")).await;
@@ -34,7 +34,7 @@ async fn begin(relay: &mut Relay, path: &str, id: &str) -> String {
     line.unwrap().to_owned()
 }
 
-/// What the target hears of a request, or the status of the relay's own answer.
+/// The request's head at the target, or the status of the relay's own answer.
 async fn goes_on(relay: &mut Relay, request: &str) -> Result<String, String> {
     let mut caller = relay.caller();
     caller.send(request).await;
@@ -66,7 +66,7 @@ fn a_session_is_known_by_a_name_that_leads_to_its_agent() {
                 let head = goes_on(&mut relay, &asked).await.unwrap();
                 assert!(head.contains("\r\nmcp-session-id: abc.1\r\n"), "{head}");
             }
-            // The target says the id again, and the caller knows it by the same name.
+            // The target repeats the id, and the caller gets the same marked id again.
             assert_eq!(begin(&mut relay, path, "abc.1").await, sealed);
             relay.shard.0.agent.set(OTHER);
             let asked = request("POST", path, &with_session(&sealed));
@@ -88,7 +88,7 @@ fn a_session_that_the_relay_did_not_name_is_unknown() {
                 assert_eq!(answer, Err("404".to_owned()), "{id} at {path}");
             }
         }
-        // Another run of the relay.
+        // Another run of the relay has another key for its marks.
         let mut other = shared();
         let asked = request("POST", "/w/maya/mcp", &with_session(&sealed));
         assert_eq!(goes_on(&mut other, &asked).await, Err("404".to_owned()));
@@ -108,7 +108,7 @@ fn a_session_of_the_only_agent_keeps_its_own_name() {
                 "{head}"
             );
         }
-        // Any of a kind may be another one next time, also if there is one only.
+        // A request to a kind may reach another tunnel next time, even if there is only one tunnel now.
         assert_ne!(begin(&mut relay, "/dcc/maya/mcp", "abc").await, "abc");
     });
 }
@@ -140,7 +140,7 @@ fn a_session_is_its_callers_alone() {
     });
 }
 
-/// The URL that the first event of a stream at `path` names to its caller, for the target's `url`.
+/// The URL in the first event that a caller of `path` receives for the target's endpoint `url`.
 async fn endpoint(relay: &mut Relay, path: &str, url: &str) -> String {
     let mut caller = relay.caller();
     caller.send(request("GET", path, "")).await;
@@ -183,7 +183,7 @@ fn an_endpoint_that_callers_may_not_use_by_themselves_is_open_to_who_was_invited
             assert!(head.starts_with("HTTP/1.1 404 "), "{method} {path}: {head}");
             assert!(!relay.has_opened());
         }
-        // What lies under the exposed path needs no invitation.
+        // A path below the exposed path needs no mark.
         let open = endpoint(&mut relay, "/w/maya/sse", "/sse/messages").await;
         assert_eq!(open, "/w/maya/sse/messages");
     });

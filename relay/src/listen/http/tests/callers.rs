@@ -1,4 +1,4 @@
-//! Callers that must say who they are.
+//! Callers with tokens.
 
 use super::*;
 
@@ -40,7 +40,7 @@ fn a_caller_without_a_good_token_is_told_how_to_come_back() {
             ),
             ("Authorization: Bearer early", 503, None, "auth_unavailable"),
         ] {
-            // Whether there is such a tunnel makes no difference.
+            // The answer does not reveal whether the tunnel exists.
             for tunnel in ["maya", "nobody"] {
                 let mut caller = relay.caller();
                 caller.send(with(lines).replace("maya", tunnel)).await;
@@ -73,7 +73,7 @@ fn a_tunnel_that_is_not_the_callers_looks_like_none() {
             answers.push(answer.replace(tunnel, ""));
         }
         assert!(answers[0].starts_with("HTTP/1.1 404 "));
-        // But for its length, which is that of the name.
+        // Equal except for the content length, which depends on the tunnel's name.
         let without_length = |text: &String| {
             let lines = text.lines().filter(|it| !it.starts_with("content-length"));
             lines.collect::<Vec<_>>().join("\n")
@@ -132,7 +132,7 @@ fn a_token_is_looked_at_once_for_a_connection() {
         target.head().await;
         target.send(OK).await;
         caller.expect(OK).await;
-        // Another one is another caller's.
+        // Another token belongs to another caller.
         let request = with("Authorization: Bearer comfy").replace("/w/maya", "/w/comfy");
         caller.send(request).await;
         relay.target().await.head().await;
@@ -152,7 +152,7 @@ fn a_caller_whose_access_is_revoked_is_cut_off_in_the_middle_of_a_stream() {
             .send("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n")
             .await;
         caller.head().await;
-        relay.shard.0.revoke("somebody else");
+        relay.shard.0.revoke("another caller");
         seconds(1).await;
         assert!(!ended.is_finished());
         relay.shard.0.revoke("maya");
@@ -160,7 +160,7 @@ fn a_caller_whose_access_is_revoked_is_cut_off_in_the_middle_of_a_stream() {
         let ended = ended.await.unwrap();
         assert_eq!(ended, Ended::Revoked);
         assert!(ended.is_reset());
-        // And is not let in again.
+        // A new connection is refused.
         let mut caller = relay.caller();
         caller.send(with("Authorization: Bearer revoked")).await;
         assert!(caller.head().await.starts_with("HTTP/1.1 401 "));
@@ -178,7 +178,7 @@ fn two_callers_of_one_connection_never_share_a_session() {
         first.head().await;
         first.send(OK).await;
         caller.expect(OK).await;
-        // Anybody is somebody else.
+        // A caller without a token is another caller.
         caller.send(GET).await;
         relay.target().await.head().await;
     });
@@ -222,7 +222,7 @@ fn a_caller_may_see_what_it_may_reach_and_nobody_else_sees_anything() {
         caller.send(list("", "")).await;
         assert!(caller.head().await.starts_with("HTTP/1.1 401 "));
 
-        // Where callers need no token, names are for those who were told them; and for this machine.
+        // Without tokens, only callers on this machine may list tunnels.
         let mut open = Relay::new();
         for (address, status) in [("192.0.2.7:1", 404), ("127.0.0.1:1", 200)] {
             open.peer.address = address.parse().unwrap();
@@ -233,7 +233,7 @@ fn a_caller_may_see_what_it_may_reach_and_nobody_else_sees_anything() {
             let head = caller.head().await;
             assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{head}");
         }
-        // A proxy that nobody declared makes everybody a caller of its machine.
+        // Any sign of an undeclared proxy ends this right: behind it, all callers look local.
         for asked in [
             list("", "X-Forwarded-For: 192.0.2.7\r\n").replace("Host: r", "Host: localhost"),
             list("", "Via: 1.1 caddy\r\n").replace("Host: r", "Host: localhost"),

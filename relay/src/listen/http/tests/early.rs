@@ -1,4 +1,4 @@
-//! Bodies that wait to be asked for, and answers that do not wait for the body.
+//! `Expect: 100-continue`, and answers before the end of the request's body.
 
 use super::*;
 
@@ -34,7 +34,7 @@ fn a_target_that_refuses_before_100_never_gets_the_body() {
         target.head().await;
         let refusal = "HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\n\r\n";
         target.send(refusal).await;
-        // What comes next could be the body or another request.
+        // The next bytes could be the body or another request.
         assert!(caller.head().await.contains("\r\nconnection: close\r\n"));
         assert!(target.is_reset().await);
         caller.finish().await;
@@ -92,7 +92,7 @@ fn a_target_may_answer_before_it_has_read_the_body() {
         target.close();
         assert!(caller.head().await.contains("\r\nconnection: close\r\n"));
         caller.expect("no!").await;
-        // The caller goes on for a while and must not lose the answer to a reset.
+        // The caller keeps sending for a while; a reset would destroy the answer.
         for _ in 0..100 {
             caller.send("x".repeat(10_000)).await;
         }
@@ -112,7 +112,7 @@ fn an_early_answer_survives_the_failing_upload() {
             .await;
         let mut target = relay.target().await;
         target.head().await;
-        // Our writes fail from here on, while the answer is still on its way.
+        // The relay's writes to the target fail from here on, while the answer is still in flight.
         let body = "x".repeat(50_000);
         target
             .send(format!(
@@ -137,7 +137,7 @@ fn a_caller_that_half_closes_has_given_up_its_request() {
             let mut target = relay.target().await;
             target.head().await;
             caller.finish().await;
-            // Told from one that went away only by waiting for it; its target learns of it at once.
+            // A half-close looks like a disconnect, so the target's session is reset at once.
             assert!(target.is_reset().await);
             assert_eq!(caller.rest().await, "");
             assert_eq!(ended.await.unwrap(), Ended::CallerGone);

@@ -1,8 +1,8 @@
-//! What is told when something is missing, and what happens to the other side when one goes.
+//! Errors of the relay and incomplete answers, and the effect of a lost side on the other side.
 
 use super::*;
 
-/// The relay's own answer to a request: status, error word and what is down.
+/// The relay's own answer to a request: status, error code and the failed part.
 async fn refusal(relay: &Relay, request: &str) -> (u16, String, Option<String>) {
     let mut caller = relay.caller();
     caller.send(request).await;
@@ -249,7 +249,7 @@ fn what_a_target_sent_before_it_broke_off_reaches_a_slow_caller() {
     });
 }
 
-/// Ends a caller in its middle of something, and sees the target learn of it at once.
+/// Closes a caller in the middle of an exchange; its target must learn of it at once.
 async fn caller_goes(mut caller: Peer, ended: JoinHandle<Ended>, mut target: Peer) {
     let before = tokio::time::Instant::now();
     caller.close();

@@ -1,4 +1,4 @@
-//! What reaches the target, and what comes back.
+//! Requests as the target receives them, and answers as the caller receives them.
 
 use super::*;
 

@@ -1,5 +1,5 @@
-//! Callers that speak HTTP/2: several requests at once on one connection.
-//! Long because streams share a connection in many ways, and each has its test.
+//! HTTP/2 callers: several requests at once on one connection.
+//! Long because streams share a connection in many ways, and each way has its test.
 
 use http::{Request, Response, Version};
 use http_body_util::{BodyExt, Channel, Empty, combinators::UnsyncBoxBody};
@@ -21,13 +21,13 @@ impl<F: Future<Output = ()> + 'static> Executor<F> for Local {
     }
 }
 
-/// A caller, and how its connection will have ended.
+/// A new caller, and the task that resolves to its connection's end.
 async fn connect(relay: &Relay) -> (Sender, JoinHandle<Ended>) {
     let (mut peer, ended) = relay.connect();
     let io = TokioIo::new(peer.io.take().unwrap());
     let (sender, connection) = handshake(Local, io).await.unwrap();
     tokio::task::spawn_local(async {
-        // Its end is seen at the relay's side.
+        // The tests look at the relay's side of the end.
         let _ = connection.await;
     });
     (sender, ended)
@@ -50,10 +50,10 @@ async fn text(response: Response<Incoming>) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
-/// An answer on its way.
+/// A pending answer.
 type Asked = JoinHandle<hyper::Result<Response<Incoming>>>;
 
-/// Sends `request`, which a new target gets, up to its body.
+/// Sends `request`, and accepts it at a new target, up to its body.
 async fn ask(relay: &mut Relay, sender: &mut Sender, request: Request<Body>) -> (Asked, Peer) {
     let asked = tokio::task::spawn_local(sender.send_request(request));
     let mut target = relay.target().await;
@@ -61,7 +61,7 @@ async fn ask(relay: &mut Relay, sender: &mut Sender, request: Request<Body>) -> 
     (asked, target)
 }
 
-/// The target answers, and the caller gets that.
+/// Sends the target's answer, and reads it at the caller.
 async fn answered(asked: Asked, target: &mut Peer) {
     target.send(OK).await;
     assert_eq!(text(asked.await.unwrap().unwrap()).await, "ok");
@@ -82,7 +82,7 @@ fn requests_of_one_connection_do_not_wait_for_one_another() {
         let (fast, mut comfy) = ask(&mut relay, &mut sender, get(COMFY)).await;
         answered(fast, &mut comfy).await;
         answered(slow, &mut maya).await;
-        // Both connections are kept for the next requests.
+        // Both connections are kept for further requests.
         let next = tokio::task::spawn_local(sender.send_request(get(MAYA)));
         maya.head().await;
         answered(next, &mut maya).await;
@@ -183,7 +183,7 @@ fn an_answer_that_breaks_off_is_reset_behind_all_that_came() {
         let part = body.frame().await.unwrap().unwrap().into_data().unwrap();
         assert_eq!(part, "part");
         assert!(body.frame().await.unwrap().is_err());
-        // The connection goes on.
+        // The connection stays open.
         let (next, mut comfy) = ask(&mut relay, &mut sender, get(COMFY)).await;
         answered(next, &mut comfy).await;
     });
@@ -206,7 +206,7 @@ fn an_early_answer_lets_the_upload_come_to_its_end() {
                 target.send(refusal).await;
                 target.close();
             }
-            // As clients do that read only behind their upload, which is beyond all windows.
+            // The upload is larger than all windows: such clients read only after their upload.
             for _ in 0..200 {
                 upload.send_data(vec![b'x'; 16_384].into()).await.unwrap();
             }
@@ -261,7 +261,7 @@ fn an_idle_connection_is_told_to_end_and_a_quiet_answer_lives_on() {
         seconds(3600).await;
         answered(answer, &mut target).await;
         seconds(119).await;
-        assert!(sender.is_ready(), "it was closed before its time");
+        assert!(sender.is_ready(), "the connection was closed too early");
         assert_eq!(ended.await.unwrap(), Ended::Closed);
         assert!(sender.send_request(get(MAYA)).await.is_err());
     });
@@ -286,7 +286,7 @@ fn with_token(uri: &str, token: &str) -> Request<Body> {
     request
 }
 
-/// The caller `maya` is revoked, and what runs for it ends on both sides.
+/// Revokes the caller `maya`, and checks that its request ends on both sides.
 async fn is_cut_off(relay: &Relay, asked: Asked, mut target: Peer, ended: JoinHandle<Ended>) {
     relay.shard.0.revoke("maya");
     assert!(target.is_reset().await);
@@ -389,7 +389,7 @@ fn a_stream_of_which_nothing_is_taken_loses_its_target_and_the_others_go_on() {
         let (mut peer, _ended) = relay.connect();
         let io = TokioIo::new(peer.io.take().unwrap());
         let mut builder = hyper::client::conn::http2::Builder::new(Local);
-        // What is not read of an answer is not allowed for.
+        // A small window, so that the target's flood exceeds it.
         let builder = builder.initial_stream_window_size(16 * 1024);
         let (mut sender, connection) = builder.handshake(io).await.unwrap();
         tokio::task::spawn_local(connection);
@@ -406,22 +406,22 @@ fn a_stream_of_which_nothing_is_taken_loses_its_target_and_the_others_go_on() {
         let took = began.elapsed().as_secs();
         assert!((200..=400).contains(&took), "{took} s");
 
-        // A target that is slow is not a caller that stalls.
+        // The other stream only has a slow target: its caller does not stall.
         answered(slow, &mut comfy).await;
-        // What was on its way comes, and then the reset: the answer is no whole one.
+        // The buffered bytes arrive, and then the reset: the answer is incomplete.
         assert!(unread.into_body().collect().await.is_err());
         let (next, mut maya) = ask(&mut relay, &mut sender, get(MAYA)).await;
         answered(next, &mut maya).await;
     });
 }
 
-/// The frames of a GET of `path`, as HTTP/2 writes it, behind those that begin a connection.
+/// A connection's first HTTP/2 frames: the preface, and a GET of `path`.
 fn frames(path: &[u8]) -> Vec<u8> {
     let literal = |name: u8, value: &[u8]| {
         let length = u8::try_from(value.len()).unwrap();
         [&[name, length], value].concat()
     };
-    // GET and http as the static table has them (RFC 7541, appendix A).
+    // `GET` and `http` in the static table (RFC 7541, appendix A).
     let fields = [
         vec![0x82, 0x86],
         literal(1, b"relay.example"),

@@ -1,9 +1,9 @@
-//! Requests that two parsers could read differently: refused, or passed on in one form only.
+//! Requests that two parsers could read differently: they are refused, or passed on in one unambiguous form.
 
 use super::*;
 
-/// What a target sees of `request` when it answers every request, and the statuses that the
-/// caller sees.
+/// What a target receives of `request` if it answers every head, and the statuses that the
+/// caller receives.
 async fn seen(request: &str) -> (String, Vec<u16>) {
     let mut relay = Relay::new();
     let (mut caller, _) = relay.connect();
@@ -15,7 +15,7 @@ async fn seen(request: &str) -> (String, Vec<u16>) {
                 let mut bytes = [0; 4096];
                 while let Ok(count @ 1..) = target.io().read(&mut bytes).await {
                     let text = str::from_utf8(&bytes[..count]).unwrap().to_owned();
-                    // Heads only: nothing in here has an empty line in a body.
+                    // Counts heads: in these tests only the last chunk of a body has another empty line.
                     let heads =
                         text.matches("\r\n\r\n").count() - text.matches("0\r\n\r\n").count();
                     seen.borrow_mut().push_str(&text);
@@ -139,7 +139,7 @@ fn a_second_reading_behind_a_request_does_not_harm_that_one() {
         caller.send(GET).await;
         let mut target = relay.target().await;
         target.head().await;
-        // Read ahead of hyper, to learn whether the caller is still there.
+        // The relay reads ahead of hyper, to detect a disconnect of the caller.
         for piece in ["GET /w/maya/ HTTP/1.1\n", "Host: r\r\n\r\n", SMUGGLED] {
             caller.send(piece).await;
             tokio::task::yield_now().await;
@@ -166,7 +166,7 @@ fn the_longest_head_of_an_answer_does_not_depend_on_how_it_comes() {
                 let mut target = relay.target().await;
                 target.head().await;
                 for bytes in head.as_bytes().chunks(piece) {
-                    // What is too long need not be read to its end.
+                    // The relay may refuse an answer that is too long before its end.
                     let _refused = target.io().write_all(bytes).await;
                 }
                 let head = caller.head().await;

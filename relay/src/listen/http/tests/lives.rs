@@ -1,10 +1,10 @@
-//! How long connections live: kept ones, stale ones, slow ones, quiet ones.
+//! Lifetimes of connections: kept, stale, slow and quiet connections.
 //!
-//! Long because each rule of a connection's life is a test of its own.
+//! Long because each rule about a connection's lifetime has a test of its own.
 
 use super::*;
 
-/// A caller and a target that have exchanged a request; both connections are idle.
+/// A caller and a target after one exchange; both connections are idle.
 async fn acquainted(relay: &mut Relay) -> (Peer, Peer, JoinHandle<Ended>) {
     let (mut caller, ended) = relay.connect();
     caller.send(GET).await;
@@ -152,7 +152,7 @@ fn a_target_that_closes_after_its_answer_is_not_asked_again() {
             target
                 .send(OK.replace("content", "connection: close\r\ncontent"))
                 .await;
-            // The caller's connection is another matter.
+            // The caller's connection stays open.
             caller.expect(OK).await;
             assert!(!target.is_reset().await);
         }
@@ -262,7 +262,7 @@ fn a_slow_target_slows_the_caller() {
     });
 }
 
-/// How long it takes until the connection is ended by the relay.
+/// Seconds until the relay ends the connection.
 async fn lifetime(caller: &mut Peer, ended: JoinHandle<Ended>) -> (u64, Ended) {
     let before = tokio::time::Instant::now();
     let mut bytes = Vec::new();

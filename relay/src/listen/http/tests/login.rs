@@ -1,4 +1,4 @@
-//! Logging in at a target that is its own authorization server.
+//! Login at a target that is its own authorization server.
 
 use serde_json::{Value, json};
 
@@ -17,7 +17,7 @@ fn answer(status: &str, body: &str) -> String {
     )
 }
 
-/// What a caller gets of a document, which the target has at `place`.
+/// The document that a caller of `path` receives, if the target has `document` only at `place`.
 async fn document(relay: &mut Relay, path: &str, place: &str, document: &Value) -> Value {
     let mut caller = relay.caller();
     caller.send(get(path)).await;
@@ -89,7 +89,7 @@ fn metadata_that_is_nowhere_is_answered_by_the_first_place() {
     });
 }
 
-/// Path of an endpoint in metadata of a target whose issuer is `issuer`.
+/// Path of the token endpoint in the metadata of a target with the issuer `issuer`.
 async fn endpoint(relay: &mut Relay, issuer: &str) -> String {
     let theirs = json!({"issuer": issuer, "token_endpoint": format!("{issuer}/token")});
     let told = document(relay, &format!("{METADATA}/w/maya"), METADATA, &theirs).await;

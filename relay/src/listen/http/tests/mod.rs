@@ -1,5 +1,5 @@
-//! The front between scripted callers and targets, on simulated time.
-//! Long because the scripted shard stands here, which all tests of the front share.
+//! Tests of the HTTP front between scripted callers and targets, on simulated time.
+//! Long because it holds the scripted shard that all tests of the front share.
 
 mod bound;
 mod callers;
@@ -36,16 +36,16 @@ use super::*;
 use crate::auth::Snapshot;
 use crate::registry::{AgentTag, TunnelInfo};
 
-/// Bytes that a simulated socket holds.
+/// Capacity of a simulated socket in each direction.
 const SOCKET_BYTES: usize = 64 * 1024;
 
-/// Where the relay says the target is.
+/// Authority of the target.
 const AUTHORITY: &str = "127.0.0.1:8765";
 
-/// What the clock of the day says.
+/// Current time in the tests, in seconds since 1970.
 const NOW_SECONDS: u64 = 1_800_000_000;
 
-/// Runs a test in one thread; when all of it waits, time jumps to the next timer.
+/// Runs a test in one thread; when all its tasks wait, time jumps to the next timer.
 fn run(test: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
@@ -55,7 +55,7 @@ fn run(test: impl Future<Output = ()>) {
         let day = Duration::from_secs(24 * 3600);
         tokio::time::timeout(day, test)
             .await
-            .expect("the test waits for what does not come");
+            .expect("the test waits for an event that never comes");
     };
     LocalSet::new().block_on(&runtime.unwrap(), limited);
 }
@@ -64,17 +64,17 @@ async fn seconds(seconds: u64) {
     tokio::time::sleep(Duration::from_secs(seconds)).await;
 }
 
-/// What a tunnel does when a session is opened.
+/// Outcome of opening a session to a tunnel.
 #[derive(Clone, Copy)]
 enum Opens {
     To(Generation),
-    /// Once not, and then to a newer holder.
+    /// Fails once, and then opens under a newer generation.
     Once(Reason, Generation),
     Not(Reason),
     Never,
 }
 
-/// What the relay knows of a target; its route is as old as its holder.
+/// A target of the tunnel `maya`; the route's revision equals the generation.
 pub(super) fn target_at(authority: &str, base_path: &str, generation: Generation) -> Target {
     let info = TunnelInfo {
         scheme: Scheme::Http,
@@ -86,34 +86,34 @@ pub(super) fn target_at(authority: &str, base_path: &str, generation: Generation
     Target::new(&maya, AgentTag::default(), &info, generation, generation.0).unwrap()
 }
 
-/// A caller, by the token that it has.
+/// A caller, identified by its token.
 struct Named(Option<String>);
 
 struct Shared {
     wants_tokens: Cell<bool>,
     sealer: Rc<Sealer>,
-    /// Whether tunnels may have several agents, and which one is there.
+    /// Whether tunnels may have several agents, and the tag of the connected agent.
     is_shared: Cell<bool>,
     agent: Cell<AgentTag>,
-    /// How many were asked who they are.
+    /// Number of calls of `admit`.
     admitted: Cell<usize>,
-    /// How often a name or a kind was looked up.
+    /// Number of calls of `find`, `list` and `is_kind`.
     looked_up: Cell<usize>,
-    /// Whose access was revoked, and who wants to know.
+    /// Token of the revoked caller, and the task to wake when it is revoked.
     revoked: RefCell<Option<String>>,
     waiter: RefCell<Option<Waker>>,
     authority: RefCell<String>,
-    /// Where the targets are for a newer holder.
+    /// Authority of the targets after `Opens::Once`.
     moves_to: Cell<Option<&'static str>>,
-    /// Where the targets serve callers.
+    /// Base path of the targets.
     base_path: RefCell<String>,
     tunnels: RefCell<HashMap<String, Opens>>,
     opened: mpsc::Sender<Peer>,
     answered: RefCell<Vec<(u16, Option<&'static str>)>>,
-    /// What the audit log would have of answers.
+    /// Entries of the audit log: status and error code.
     noted: RefCell<Vec<(Option<u16>, Option<&'static str>)>>,
     draining: Cell<bool>,
-    /// What tells the relay's credentials, if it can tell them.
+    /// Credentials that the relay recognizes; `None` if the relay cannot recognize any.
     known: RefCell<Option<Snapshot>>,
 }
 
@@ -182,12 +182,12 @@ impl Gateway for Shard {
     ) -> Result<Rc<Target>, Nowhere> {
         self.0.looked_up.set(self.0.looked_up.get() + 1);
         let refused = |reason| Err(Nowhere::Refused(reason));
-        // A kind has one tunnel here, of its own name.
+        // A kind has one tunnel here, with the same name.
         let tunnel = match &wanted.aim {
             Aim::Tunnel(tunnel) => tunnel.clone(),
             Aim::Kind(kind) => TunnelId::parse(kind).unwrap(),
         };
-        // Names are their holders' here.
+        // A caller may reach only the tunnel that is named like its token.
         let is_theirs = caller.0.as_deref().is_none_or(|it| it == tunnel.as_str());
         let known = self.0.tunnels.borrow().get(tunnel.as_str()).copied();
         let generation = match known.filter(|_| is_theirs) {
@@ -312,17 +312,17 @@ impl Gateway for Shard {
     }
 }
 
-/// A shard with some tunnels, and the ends of what comes out at their targets.
+/// A scripted shard with some tunnels, and the target ends of its sessions.
 struct Relay {
     shard: Shard,
     settings: Rc<Settings>,
-    /// Where callers come from.
+    /// Remote end of the callers' connections.
     peer: super::Peer,
     opened: mpsc::Receiver<Peer>,
 }
 
 impl Relay {
-    /// One with the tunnels `maya` and `comfy`.
+    /// A relay with the tunnels `maya` and `comfy`.
     fn new() -> Self {
         let (opened, receiver) = mpsc::channel(16);
         let tunnels = ["maya", "comfy"].map(|t| (t.to_owned(), Opens::To(Generation(1))));
@@ -357,7 +357,7 @@ impl Relay {
         }
     }
 
-    /// Serves callers in another way from now on.
+    /// Settings of later connections.
     fn settings(&mut self) -> &mut Settings {
         Rc::make_mut(&mut self.settings)
     }
@@ -370,7 +370,7 @@ impl Relay {
             .insert(tunnel.to_owned(), opens);
     }
 
-    /// A new caller, and how its connection will have ended.
+    /// A new caller's end of a connection, and the task that resolves to the connection's end.
     fn connect(&self) -> (Peer, JoinHandle<Ended>) {
         let (near, far) = tokio::io::duplex(SOCKET_BYTES);
         let (gateway, settings) = (self.shard.clone(), Rc::clone(&self.settings));
@@ -389,7 +389,7 @@ impl Relay {
         self.connect().0
     }
 
-    /// The next session, at its target.
+    /// The target's end of the next session.
     async fn target(&mut self) -> Peer {
         self.opened.recv().await.unwrap()
     }
@@ -398,7 +398,7 @@ impl Relay {
         self.opened.try_recv().is_ok()
     }
 
-    /// A caller whose request is answered by `answer`, and what it reads up to and with `end`.
+    /// Sends `request` from a new caller, answers it with `answer`, and reads what the caller gets, up to `end`.
     async fn answer_to(&mut self, request: &str, answer: &str, end: &str) -> String {
         let mut caller = self.caller();
         caller.send(request).await;

@@ -135,7 +135,7 @@ fn what_a_target_says_of_pages_reaches_no_page() {
         let head = relay.answer_to(GET, theirs, "\r\n\r\n").await;
         assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
         assert!(!head.contains("access-control"), "{head}");
-        // A cache must not give a page what another one got.
+        // A cache must not give a page an answer that was made for another page.
         assert!(head.contains("\r\nvary: Origin\r\n"), "{head}");
     });
 }
@@ -160,8 +160,8 @@ fn a_page_of_another_site_asks_nothing_blindly_of_a_relay_on_its_own_machine() {
             }
         }
         assert!(!relay.has_opened());
-        // From another machine a link is followed; and where a token is asked for, a page that has none
-        // gets nothing by asking.
+        // A link to a remote relay may be followed. A relay that takes tokens needs no check of remote pages,
+        // since they have no token.
         let mut caller = relay.caller();
         caller.send(get("/w/maya/mcp", link)).await;
         relay.target().await;

@@ -1,4 +1,4 @@
-//! The far ends of connections, played by the tests.
+//! Scripted far ends of connections: callers and targets.
 
 use std::cell::Cell;
 use std::io;
@@ -13,12 +13,12 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream
 
 use crate::session::SessionEnded;
 
-/// How the two ends of a session end it.
+/// How a session ended.
 #[derive(Default)]
 pub(super) struct Fate {
-    /// Why the target's side reset it.
+    /// Reason of a reset by the target's side.
     pub(super) reset: Cell<Option<Reason>>,
-    /// Whether the relay's side reset it, once it is gone.
+    /// Whether the relay's side ended with a reset; `None` until the relay's end is dropped.
     pub(super) relay_reset: Cell<Option<bool>>,
     pub(super) is_shut: Cell<bool>,
 }
@@ -78,7 +78,7 @@ impl Write for Session {
     }
 }
 
-/// The far end of a connection: a caller's, or a target's.
+/// The far end of a connection: a caller or a target.
 pub(super) struct Peer {
     pub(super) io: Option<DuplexStream>,
     pub(super) fate: Rc<Fate>,
@@ -93,7 +93,7 @@ impl Peer {
         self.io().write_all(text.as_ref()).await.unwrap();
     }
 
-    /// Reads up to and with `end`.
+    /// Reads up to and including `end`.
     pub(super) async fn until(&mut self, end: &str) -> String {
         let mut bytes = Vec::new();
         while !bytes.ends_with(end.as_bytes()) {
@@ -105,7 +105,7 @@ impl Peer {
         String::from_utf8(bytes).unwrap()
     }
 
-    /// The next head, without what the relay says in it about the caller, and in every answer.
+    /// Reads the next head, without the fields that the relay adds to every request or answer.
     pub(super) async fn head(&mut self) -> String {
         without_forwarded(&self.whole_head().await)
     }
@@ -114,12 +114,12 @@ impl Peer {
         self.until("\r\n\r\n").await
     }
 
-    /// Reads exactly this, but for what the relay says in every answer.
+    /// Reads exactly `text`, ignoring the field that the relay adds to every answer.
     pub(super) async fn expect(&mut self, text: impl AsRef<[u8]>) {
         let expected = text.as_ref();
         let mut bytes = vec![0; expected.len()];
         self.io().read_exact(&mut bytes).await.unwrap();
-        // The line may stand anywhere in a head, also where the text ends.
+        // The field may stand anywhere in a head, even where `text` ends.
         let is_cut = |bytes: &[u8]| {
             let start = bytes
                 .iter()
@@ -146,7 +146,7 @@ impl Peer {
         assert_eq!(read, expected);
     }
 
-    /// Reads until the end, without what the relay says in every answer.
+    /// Reads until the end, ignoring the field that the relay adds to every answer.
     pub(super) async fn rest(&mut self) -> String {
         let mut bytes = Vec::new();
         self.io().read_to_end(&mut bytes).await.unwrap();
@@ -166,15 +166,15 @@ impl Peer {
         self.close();
     }
 
-    /// Waits until the relay has ended the session; true if by a reset.
+    /// Waits until the relay has ended the session; true for a reset.
     pub(super) async fn is_reset(&mut self) -> bool {
         self.rest().await;
-        // The stream is dropped in the same turn in which its end is seen, or in the next.
+        // The relay drops the stream in the same turn in which the end is seen, or in the next turn.
         tokio::task::yield_now().await;
         self.fate.relay_reset.get().unwrap()
     }
 
-    /// Writes until nothing more is taken; tells how much was.
+    /// Writes until the far side takes no more bytes; returns the number of bytes taken.
     pub(super) async fn flood(&mut self) -> usize {
         let chunk = [b'x'; 1024];
         let mut taken = 0;
@@ -187,10 +187,10 @@ impl Peer {
     }
 }
 
-/// What the relay says in every answer: that it depends on the page that asks.
+/// Field in every answer of the relay: the answer depends on the page's origin.
 const EVERY_ANSWER: &str = "vary: Origin\r\n";
 
-/// Takes a line out of some text.
+/// Removes all copies of a line from a text.
 fn without(line: &str, text: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(text.len());
     for part in text.split_inclusive(|b| *b == b'\n') {

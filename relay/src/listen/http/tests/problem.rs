@@ -1,4 +1,4 @@
-//! What the relay says by itself.
+//! The relay's own error answers.
 
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
-//! Event streams that are open and bring nothing: they go on without hyper's client, and lose
-//! nothing by it. What shows it is the target's connection: one that hyper has no more is not used
-//! for another request.
+//! Quiet event streams: the relay reads them without hyper's client, and no byte is lost. The tests see the
+//! switch by the target's connection: if hyper no longer owns it, the connection is not used for another
+//! request.
 
 use super::super::chunks::Chunks;
 use super::*;
@@ -12,7 +12,7 @@ fn chunk(text: &str) -> String {
     format!("{:X}\r\n{text}\r\n", text.len())
 }
 
-/// A caller that asked, and the target that it asked.
+/// Sends a request; returns the caller, and the target after the request's head.
 async fn asked(relay: &mut Relay, request: &str) -> (Peer, Peer, JoinHandle<Ended>) {
     let (mut caller, ended) = relay.connect();
     caller.send(request).await;
@@ -21,7 +21,7 @@ async fn asked(relay: &mut Relay, request: &str) -> (Peer, Peer, JoinHandle<Ende
     (caller, target, ended)
 }
 
-/// The same after an event, and a pause.
+/// As [`asked`], after the first event of a stream and a pause.
 async fn paused(relay: &mut Relay, request: &str) -> (Peer, Peer, JoinHandle<Ended>) {
     let (mut caller, mut target, ended) = asked(relay, request).await;
     target.send(STREAM.to_owned() + &chunk("data: 1\n\n")).await;
@@ -31,7 +31,7 @@ async fn paused(relay: &mut Relay, request: &str) -> (Peer, Peer, JoinHandle<End
     (caller, target, ended)
 }
 
-/// Whether another request of the caller goes to the same connection of the target.
+/// Whether the caller's next request goes to the same connection of the target.
 async fn is_used_again(relay: &mut Relay, caller: &mut Peer, target: &mut Peer) -> bool {
     caller.send(GET).await;
     seconds(1).await;
@@ -44,7 +44,7 @@ async fn is_used_again(relay: &mut Relay, caller: &mut Peer, target: &mut Peer) 
     is_used_again
 }
 
-/// The data of what a caller reads, up to the last chunk.
+/// The data that a caller reads up to the last chunk.
 async fn data(caller: &mut Peer) -> String {
     let (mut chunks, mut data) = (Chunks::default(), Vec::new());
     while !chunks.is_over() {
@@ -174,7 +174,7 @@ fn a_caller_that_may_stay_no_longer_loses_a_quiet_stream() {
 fn a_request_that_is_still_on_its_way_arrives_whole_beside_a_quiet_stream() {
     run(async {
         let mut relay = Relay::new();
-        // More than the target's socket holds: the rest is hyper's while the answer pauses.
+        // More bytes than the target's socket holds: hyper still has the rest while the answer pauses.
         let body = "x".repeat(SOCKET_BYTES + 10_000);
         let (mut caller, mut target, _) = asked(&mut relay, &post(&body)).await;
         target.send(STREAM.to_owned() + &chunk("data: 1\n\n")).await;

@@ -1,9 +1,9 @@
-//! Answers that come while the request's body is unread: the connection goes on, or the answer says that it
-//! does not.
+//! Answers before the request's body was read: the connection stays usable, or the answer says
+//! `Connection: close`.
 
 use super::*;
 
-/// How a caller sends a body.
+/// Framing and length of a caller's body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Body {
     Length(usize),
@@ -12,7 +12,7 @@ enum Body {
 }
 
 impl Body {
-    /// The fields that announce it.
+    /// The header fields that announce the body.
     fn fields(self) -> String {
         match self {
             Self::Length(length) => format!("Content-Length: {length}\r\n"),
@@ -40,7 +40,7 @@ const BODIES: [Body; 6] = [
     Body::Expected(10_000),
 ];
 
-/// Requests that the relay answers by itself, and with what.
+/// Requests that the relay answers itself, with an extra header line and the status.
 const REFUSED: [(&str, &str, &str); 7] = [
     ("/w/maya/mcp", "Origin: https://evil.example\r\n", "403 "),
     ("/x", "", "404 "),
@@ -66,8 +66,8 @@ fn length_in(head: &str) -> usize {
     value.split("\r\n").next().unwrap().parse().unwrap()
 }
 
-/// Sends `request` with a body and reads the answer while the body is on its way; true if the answer says
-/// that it is the connection's last.
+/// Sends `request` with a body, and reads the answer while the body is being sent; true if the answer says
+/// `Connection: close`.
 async fn is_last(caller: &mut Peer, request: &str, body: Body, status: &str) -> bool {
     let io = caller.io.take().unwrap();
     let (read, mut write) = tokio::io::split(io);
@@ -89,7 +89,7 @@ async fn is_last(caller: &mut Peer, request: &str, body: Body, status: &str) -> 
     let mut answer = vec![0; length_in(&head)];
     read.read_exact(&mut answer).await.unwrap();
     assert!(read.buffer().is_empty());
-    // Whatever it said, the caller can send the rest without an error.
+    // In both cases, the caller can send the rest without an error.
     let write = writing.await.unwrap();
     caller.io = Some(read.into_inner().unsplit(write));
     head.contains("\r\nconnection: close\r\n")
@@ -134,7 +134,7 @@ fn an_early_answer_of_a_target_leaves_the_connection_usable_or_says_close() {
                 target
                     .send("HTTP/1.1 401 No\r\ncontent-length: 3\r\n\r\nno!")
                     .await;
-                // It reads nothing of the body, and keeps its connection.
+                // The target reads nothing of the body, and keeps its connection.
                 (target, opened)
             });
             let request = "POST /w/maya/mcp HTTP/1.1\r\nHost: r\r\n";
@@ -145,7 +145,7 @@ fn an_early_answer_of_a_target_leaves_the_connection_usable_or_says_close() {
                     assert!(is_last, "{body:?}");
                 }
                 Body::Length(_) => assert!(!is_last, "{body:?}"),
-                // Whether its end had come is not for the caller to rely on.
+                // Depends on whether the relay had already read the body's end.
                 Body::Chunked(_) => {}
             }
             if is_last {
@@ -172,7 +172,7 @@ fn the_head_behind_a_refused_body_has_its_own_time() {
         assert!(!head.contains("connection: close"), "{head}");
         let mut body = vec![0; length_in(&head)];
         caller.io().read_exact(&mut body).await.unwrap();
-        // Slower than a head may be.
+        // Slower than the deadline of a head allows.
         for byte in ["a", "b", "c", "d"] {
             seconds(4).await;
             caller.send(byte).await;

@@ -1,5 +1,5 @@
-//! Redirects and cookies.
-//! Long because every form of a URL has its case, and all cases share one target.
+//! Mapping of URLs, cookies and other header fields.
+//! Long because every form of a URL has a test case, and all cases share one target.
 
 use tieline_wire::{Generation, Scheme, TunnelId};
 
@@ -51,7 +51,7 @@ fn mapping(path: &str) -> Mapping {
     mapping_to(target(), path)
 }
 
-/// Where the host names the tunnel.
+/// A mapping for a request whose host names the tunnel.
 fn of_a_host() -> Mapping {
     Mapping {
         prefix: String::new(),
@@ -325,7 +325,7 @@ fn a_url_of_ours_without_a_prefix_is_given_it() {
         ("", "/w/maya/"),
         ("?x", "/w/maya/?x"),
         ("/health", "/w/maya/health"),
-        // It names this tunnel, or another one.
+        // A URL that already names this tunnel, or names another tunnel, is unchanged.
         ("/w/maya/mcp/", "/w/maya/mcp/"),
         ("/tunnel/Maya/mcp/", "/tunnel/Maya/mcp/"),
         ("/w/comfy/mcp/", "/w/comfy/mcp/"),

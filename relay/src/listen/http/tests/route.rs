@@ -137,7 +137,7 @@ fn a_label_in_front_of_the_domain_names_a_tunnel() {
     for unreadable in ["u@localhost", "u@evil.example", "localhost:x", "a b"] {
         assert_eq!(named(unreadable, None, false), Named::Other, "{unreadable}");
     }
-    // A page could give itself a name with a dot that leads to this machine.
+    // A web page could use a name with a dot that resolves to this machine.
     assert_eq!(named("evil.example:9080", None, true), Named::Other);
     for ours in ["localhost:9080", "127.0.0.1:9080", "[::1]", "render-01", ""] {
         assert_eq!(named(ours, None, true), Named::Relay, "{ours}");

@@ -1,5 +1,5 @@
-//! Answers that would act on all tunnels under the relay's own name, and requests that browsers make to let
-//! them.
+//! Fields of an answer that would affect all tunnels under the relay's own host name, and browser requests
+//! that could do so.
 
 use super::*;
 
@@ -8,7 +8,7 @@ const ACTING: &str = "Clear-Site-Data: \"*\"\r\nStrict-Transport-Security: max-a
                       Public-Key-Pins: x\r\nExpect-CT: x\r\nOrigin-Agent-Cluster: ?1\r\nAccept-CH: x\r\n\
                       Service-Worker-Allowed: /\r\nRefresh: 1; url=/next\r\n";
 
-/// The fields of an answer with such fields, but for its length, to a caller of `host`.
+/// The fields that a caller of `host` receives of an answer with `ACTING`, without `Content-Length`.
 async fn fields(path: &str, host: &str) -> Vec<String> {
     let mut relay = Relay::new();
     relay.settings().domain = Some("relay.example".to_owned());
@@ -34,7 +34,7 @@ fn what_acts_on_the_whole_origin_comes_from_no_tunnel_behind_a_path() {
                 "service-worker-allowed: /w/maya/"
             ]
         );
-        // Several targets answer there.
+        // Several targets share the paths below a kind.
         let of_kind = fields("/dcc/maya/app/", "relay.example").await;
         assert_eq!(of_kind, ["refresh: 1; url=/dcc/maya/next"]);
     });
@@ -140,7 +140,7 @@ fn metadata_at_the_relays_root_is_only_read() {
             ("GET", format!("{known}/w/maya/mcp")),
             ("HEAD", format!("{known}/w/maya/mcp")),
             ("OPTIONS", format!("{known}/w/maya/mcp")),
-            // Behind the prefix it is a path of the target like others.
+            // After the prefix, this is a path of the target like any other.
             ("POST", format!("/w/maya{known}")),
         ] {
             let mut caller = relay.caller();

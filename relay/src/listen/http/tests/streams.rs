@@ -1,4 +1,4 @@
-//! Event streams: what the relay adds to them, and what not.
+//! Event streams: keep-alive comments, and mapped endpoints.
 
 use super::*;
 
@@ -9,7 +9,7 @@ fn chunk(text: &str) -> String {
     format!("{:X}\r\n{text}\r\n", text.len())
 }
 
-/// A caller that reads a stream, and its target, which has sent the head.
+/// A caller that reads a stream, and the stream's target, which has sent `head`.
 async fn stream(relay: &mut Relay, head: &str) -> (Peer, Peer) {
     let mut caller = relay.caller();
     caller.send(GET).await;
@@ -20,10 +20,10 @@ async fn stream(relay: &mut Relay, head: &str) -> (Peer, Peer) {
     (caller, target)
 }
 
-/// Nothing comes for so long.
+/// Asserts that no byte comes within `time`.
 async fn is_quiet_for(caller: &mut Peer, time: Duration) {
     let read = tokio::time::timeout(time, caller.io().read_u8());
-    assert!(read.await.is_err(), "something came");
+    assert!(read.await.is_err(), "the caller received a byte");
 }
 
 #[test]
@@ -68,7 +68,7 @@ fn comments_may_come_more_often_than_once_a_second() {
 fn no_comment_comes_in_the_middle_of_an_event() {
     run(async {
         let mut relay = Relay::new();
-        // In front of an event that is held back, one may come; in a byte order mark it may not.
+        // A comment may come before a held-back event, but not inside a byte order mark.
         let (mut caller, mut target) = stream(&mut relay, STREAM).await;
         target.send(chunk("data: begun\n")).await;
         seconds(16).await;
@@ -78,7 +78,7 @@ fn no_comment_comes_in_the_middle_of_an_event() {
         let (mut caller, mut target) = stream(&mut relay, STREAM).await;
         target.send(b"1\r\n\xEF\r\n").await;
         is_quiet_for(&mut caller, Duration::from_secs(600)).await;
-        // One that passes as it comes.
+        // An answer to POST is passed on byte by byte, so the event has already begun.
         let mut caller = relay.caller();
         caller.send(post("{}")).await;
         let mut target = relay.target().await;
@@ -166,7 +166,7 @@ fn last_event_id_and_retry_pass() {
     });
 }
 
-/// What a caller of `/w/maya/sse` gets of a stream, however its target frames it.
+/// Head and body that a caller of `/w/maya/sse` receives for the target's `head` and `body`.
 async fn mapped(relay: &mut Relay, head: &str, body: &[u8]) -> (String, String) {
     let mut caller = relay.caller();
     caller.send(GET.replace("/mcp", "/sse")).await;
@@ -233,7 +233,7 @@ fn a_stream_that_is_compressed_or_has_a_length_is_mapped_too() {
         let coded = [0x1f, 0x8b, 0x08, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x03];
         let stored = u16::try_from(event.len()).unwrap();
         let mut coded = coded.to_vec();
-        // One block that is stored as it is (RFC 1951, section 3.2.4), not yet followed by a sum.
+        // One stored block (RFC 1951, section 3.2.4), without the checksum at the end.
         coded.push(0);
         coded.extend_from_slice(&stored.to_le_bytes());
         coded.extend_from_slice(&(!stored).to_le_bytes());
@@ -267,7 +267,7 @@ fn head_says_of_a_stream_what_get_says() {
                 assert!(!answer.contains(gone), "{answer}");
             }
         }
-        // What a GET refuses is told as it is.
+        // A coding that makes a GET fail is left as it is.
         let mut relay = Relay::new();
         let head = STREAM.replace("\r\n\r\n", "\r\nContent-Encoding: br\r\n\r\n");
         let answer = relay
@@ -288,7 +288,7 @@ fn a_stream_in_which_no_endpoint_can_be_found_is_refused_by_name() {
             assert!(answer.starts_with("HTTP/1.1 502 "), "{answer}");
             assert!(answer.contains("target_invalid"), "{answer}");
             assert!(answer.contains("event stream is compressed"), "{answer}");
-            // The answer to a call names no endpoint, and is its caller's to read.
+            // An answer to POST names no endpoint, and its caller can decode it.
             let call = GET.replace("GET", "POST");
             let answer = relay.answer_to(&call, &head, "\r\n\r\n").await;
             assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");

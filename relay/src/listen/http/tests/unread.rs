@@ -1,4 +1,4 @@
-//! What hyper does not read as HTTP, and what it reads only once it is written in another way.
+//! Heads that hyper refuses, and heads that hyper accepts only after the scanner has rewritten them.
 
 use super::*;
 
@@ -107,7 +107,7 @@ fn a_targets_answer_that_looks_like_a_refusal_of_hyper_is_passed_on() {
             );
             assert!(answer.ends_with("\r\n\r\n"), "{answer}");
         }
-        // A body that ends like one, on a connection that goes on.
+        // A body that ends like an answer of hyper, on a connection that stays open.
         let text = "HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
         let answer = format!(
             "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{text}",
@@ -165,7 +165,7 @@ fn which_rule_a_targets_answer_breaks_is_told() {
             caller.send(GET).await;
             let mut target = relay.target().await;
             target.head().await;
-            // What is too long need not be read to its end.
+            // The relay may refuse an answer that is too long before its end.
             let _refused = target.io().write_all(answer.as_bytes()).await;
             let head = caller.head().await;
             assert!(head.starts_with("HTTP/1.1 502 "), "{head}");

@@ -1,4 +1,4 @@
-//! The ways to name a tunnel, and what of its target they lead to.
+//! The forms of a tunnel's URL, and the target paths that they lead to.
 
 use super::*;
 
@@ -6,7 +6,7 @@ fn get(path: &str, host: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n")
 }
 
-/// Status and error word of the relay's own answer.
+/// Status and error code of the relay's own answer.
 async fn refused(relay: &Relay, request: &str) -> (u16, String) {
     let mut caller = relay.caller();
     caller.send(request).await;
@@ -16,7 +16,7 @@ async fn refused(relay: &Relay, request: &str) -> (u16, String) {
     (status, body["error"].as_str().unwrap().to_owned())
 }
 
-/// The request line that the target sees.
+/// The request line that the target receives.
 async fn asked(relay: &mut Relay, request: &str) -> String {
     let mut caller = relay.caller();
     caller.send(request).await;
@@ -106,7 +106,7 @@ fn a_kind_is_no_way_to_a_tunnel_of_another_one() {
             let answer = refused(&relay, &get(&path, "r")).await;
             assert_eq!(answer, (404, "unknown_tunnel".to_owned()), "{name}");
         }
-        // One whose agent is away is not there for its callers, but will be.
+        // A tunnel of a known kind whose agent is offline may come back, so the answer is a 503.
         relay.set("comfy", Opens::Not(Reason::TunnelOffline));
         let answer = refused(&relay, &get("/dcc/maya/comfy/mcp", "r")).await;
         assert_eq!(answer, (503, "tunnel_offline".to_owned()));

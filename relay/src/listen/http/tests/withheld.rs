@@ -1,4 +1,4 @@
-//! Credentials of the relay on their whole way: what a target gets of them.
+//! Credentials of the relay never reach a target, in any part of a request except its body.
 
 use tieline_wire::claims::Key;
 
@@ -7,7 +7,7 @@ use crate::auth::issue_token;
 use crate::cli::TokenOrder;
 use crate::config::{Auth, Config, JwtAuth};
 
-/// A relay that knows its tokens, and one of them.
+/// A relay that recognizes its own tokens, and such a token.
 fn relay_with_a_token() -> (Relay, String) {
     let relay = Relay::new();
     let key = || Key::hs256(&[7; 32]).unwrap();
