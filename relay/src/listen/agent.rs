@@ -6,8 +6,8 @@ use tieline_wire::limits::{LANE_HELLO_BYTES, LANE_PREFACE};
 
 use crate::io::{Received, Socket};
 
-/// Bytes that tell a lane (`TLA`) from a link (`TLI`). Both kinds send their preface in one write, so the bytes
-/// arrive together. A connection that sends fewer bytes is treated as a link, whose decoder checks
+/// Number of bytes that tell a lane (`TLA`) from a link (`TLI`). Both sides send their preface in one write, so
+/// the bytes arrive together. A connection that sends fewer bytes is treated as a link, whose decoder checks
 /// every byte.
 const TELLING_BYTES: usize = 3;
 

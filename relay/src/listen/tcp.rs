@@ -13,7 +13,7 @@ const LENGTH_BYTES: usize = 2;
 /// Longest tunnel id and token, with the newline between them.
 const PREAMBLE_BYTES_MAX: usize = TUNNEL_ID_BYTES_MAX + 1 + TOKEN_BYTES_MAX;
 
-/// Most bytes that the read of the preamble takes from the kernel.
+/// Most bytes of one read of the preamble; the rest stays in the kernel.
 const READ_BYTES_MAX: usize = 4096;
 
 /// First message of a raw TCP caller.

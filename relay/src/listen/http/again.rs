@@ -1,5 +1,6 @@
-//! Sending a request again, when the relay or (after a lost link) the agent knows that no target received
-//! it: its head, the kept bytes of its body if they are few, and the part of the body still to come.
+//! Sending a request again: its head, the kept bytes of its body if they are few, and the part of the body still
+//! to come. Allowed for a repeatable request, or if the relay or (after a lost link) the agent knows that no
+//! target received the request.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;

@@ -257,7 +257,7 @@ impl<G: Gateway> Body for AnswerBody<G> {
     }
 }
 
-/// Ready once another piece of the answer may be taken from its target.
+/// Ready once there is memory for another piece of the answer.
 fn poll_room(state: &State, cx: &Context<'_>) -> Poll<()> {
     state
         .held()

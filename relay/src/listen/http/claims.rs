@@ -111,7 +111,7 @@ const REDIRECTS: [&str; 6] = [
 /// Prefixes of further such fields.
 const REDIRECT_PREFIXES: [&str; 2] = ["x-accel-", "x-reproxy-"];
 
-/// Kept: event streams need it, and the target may turn off buffering in a server in front of the relay.
+/// Kept in answers: event streams turn off buffering in a server in front of the relay with this field.
 const HARMLESS: &str = "x-accel-buffering";
 
 /// First letters of fields that may be dropped; a field with another first letter is kept without a comparison.
@@ -228,7 +228,7 @@ mod tests {
 
     use super::*;
 
-    /// Which of these fields of a request go on.
+    /// Names of the request fields that are not dropped.
     fn kept(names: &[&str], is_trusted: bool) -> Vec<String> {
         let own = HeaderName::from_static("x-target-authorization");
         let mut headers = all(names);

@@ -1,4 +1,4 @@
-//! From a request's URL, MCP session id and marked paths to the target of one agent.
+//! Finds one agent's target for a request, by its URL, its MCP session id and a mark in its path.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -31,7 +31,7 @@ pub(super) struct Named<'a> {
     /// Kind of application in the URL, if there is one.
     dcc: Option<&'a str>,
     route: Route<'a>,
-    /// The segment after a kind as a tunnel name, if the URL leads to the kind: for the error answer.
+    /// The segment after the kind, if it could name a tunnel but no tunnel of that kind; for the error answer.
     or_tunnel: Option<TunnelId>,
 }
 

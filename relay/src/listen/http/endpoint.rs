@@ -17,7 +17,7 @@ pub(super) struct Endpoint {
 
 impl Endpoint {
     /// The public form of a stream's endpoint; `None` if it is unchanged.
-    /// It is always a path: clients refuse an endpoint with another origin than the stream's, and only clients
+    /// The result is always a path: clients refuse an endpoint with another origin than the stream's, and only clients
     /// know that origin.
     ///
     /// If several agents serve the URL, or if the path is not exposed, the endpoint gets a mark: the target has

@@ -73,7 +73,7 @@ pub(super) struct Asked<'a> {
 }
 
 impl Asked<'_> {
-    /// True without any sign of an undeclared proxy on this machine, behind which all callers would look
+    /// True if nothing hints at an undeclared proxy on this machine: behind such a proxy, all callers look
     /// local.
     fn is_direct(&self, headers: &HeaderMap) -> bool {
         let host = self.authority.and_then(host);

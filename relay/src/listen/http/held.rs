@@ -151,7 +151,7 @@ impl HeldStream {
         true
     }
 
-    /// Ready once another piece of the answer may be taken from its target.
+    /// Ready once there is memory for another piece of the answer.
     pub(super) fn poll_room(&self, cx: &Context<'_>) -> Poll<()> {
         let is_over = self.connection.bytes.get() >= CONNECTION_BYTES_MAX
             || !self.connection.has_room(STREAM_BYTES);

@@ -24,11 +24,11 @@ pub(crate) struct Listed {
     tunnel_id: String,
     dcc: String,
     capabilities: Vec<String>,
-    /// Whether an agent serves it.
+    /// Whether an agent serves the tunnel.
     online: bool,
-    /// Its path at the relay.
+    /// Path of the tunnel at the relay.
     path: String,
-    /// Its URLs, best first; filled in for the answer.
+    /// URLs of the tunnel, best first; filled in for the answer.
     urls: Vec<String>,
     target_scheme: &'static str,
     #[serde(skip)]

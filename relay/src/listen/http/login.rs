@@ -36,7 +36,7 @@ use super::state::State;
 use super::wanted::Pin;
 use crate::registry::AgentTag;
 
-/// Longest form whose `resource` is mapped, in bytes.
+/// Longest form that is read to map its `resource`, in bytes.
 const FORM_BYTES_MAX: usize = 64 * 1024;
 
 /// Prefix of the target's own origin in a mark's text.
@@ -111,7 +111,7 @@ pub(super) fn is_metadata(path: &str) -> bool {
     !split_well_known(path).0.is_empty()
 }
 
-/// Asks for the whole document, uncompressed and not by condition, so that it can be mapped.
+/// Asks for the whole document, uncompressed and unconditionally, so that it can be mapped.
 pub(super) fn ask_for_whole(headers: &mut HeaderMap) {
     headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     for name in [RANGE, IF_NONE_MATCH, IF_MODIFIED_SINCE] {

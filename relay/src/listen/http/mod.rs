@@ -106,7 +106,7 @@ pub(crate) trait Gateway: Clone + 'static {
     /// [`TokenRefusal`] says why the token was refused.
     fn admit(&self, token: Option<&str>) -> Result<Self::Caller, TokenRefusal>;
 
-    /// Recognizes the relay's own credentials, so that they are kept from targets; `None` without tokens.
+    /// Recognizes the relay's own credentials, so that they are kept from targets; `None` if it cannot recognize any.
     fn own_tokens(&self) -> Option<OwnTokens> {
         None
     }
@@ -120,7 +120,7 @@ pub(crate) trait Gateway: Clone + 'static {
     /// The caller's token subject; `None` for an anonymous caller.
     fn subject<'a>(&self, caller: &'a Self::Caller) -> Option<&'a str>;
 
-    /// Seals identifiers, such as MCP session ids, that lead back to one agent.
+    /// Makes and checks the marks that bind MCP session ids and paths to one agent.
     fn sealer(&self) -> &Rc<Sealer>;
 
     /// Finds a target without opening a session. A tunnel whose agent left a moment ago is waited for;
@@ -204,7 +204,7 @@ pub(crate) trait Gateway: Clone + 'static {
     /// Applies the rate limit of `address` to a new request.
     ///
     /// # Errors
-    /// The address has too many requests.
+    /// The address has reached a limit.
     fn arrive(&self, _address: IpAddr) -> Result<Pass, Limited> {
         Ok(Pass::default())
     }
@@ -212,7 +212,7 @@ pub(crate) trait Gateway: Clone + 'static {
     /// Applies the rate limit of `caller` to a request that [`Gateway::arrive`] has admitted.
     ///
     /// # Errors
-    /// The caller has too many requests.
+    /// The caller has reached a limit.
     fn identify(&self, _pass: &mut Pass, _caller: &Self::Caller) -> Result<(), Limited> {
         Ok(())
     }
@@ -241,7 +241,7 @@ pub(crate) struct Peer {
     pub(crate) https: bool,
 }
 
-/// How frontend connections are served.
+/// Settings of the HTTP front.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     /// The relay's own domain; a tunnel's host name is a label below it.
@@ -269,7 +269,7 @@ pub(crate) struct Settings {
     pub(crate) stall_timeout: Duration,
     /// Longest time for opening a session.
     pub(crate) open_timeout: Duration,
-    /// How long a body with `Expect: 100-continue` waits for the target to ask for it.
+    /// How long a body with `Expect: 100-continue` waits for the target's `100 Continue`.
     pub(crate) continue_timeout: Duration,
 }
 

@@ -138,8 +138,8 @@ pub(super) fn preflight(asked: &HeaderMap) -> Response<Bytes> {
     *response.status_mut() = StatusCode::NO_CONTENT;
     let headers = response.headers_mut();
     headers.insert(ACCESS_CONTROL_ALLOW_METHODS, methods(asked));
-    // All requested fields are allowed: the origin is checked by the caller, and fields that targets must
-    // not see are removed from the request itself.
+    // All requested fields are allowed: the origin was checked before, and fields that targets must not
+    // see are removed from the request itself.
     let fields = cors::joined(&FIELDS, asked.get_all(ACCESS_CONTROL_REQUEST_HEADERS));
     headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, fields);
     headers.insert(ACCESS_CONTROL_MAX_AGE, MAX_AGE);

@@ -154,7 +154,8 @@ impl<G: Gateway> Connection<G> {
     }
 
     /// Why a request over a new session got no answer, if another agent may safely be asked: the agent is
-    /// away or leaving, or its target took no connection. Otherwise the answer for the caller.
+    /// away or leaving, or its target took no connection. Otherwise `Err` with the answer for the
+    /// caller.
     pub(super) fn parting(&self, failure: &Failure) -> Result<Reason, Problem> {
         let reason = self.track.reason();
         match failure {

@@ -133,7 +133,7 @@ impl Problem {
     /// The request names a host that does not belong to the relay.
     pub(super) fn misdirected() -> Self {
         let hint =
-            "this relay does not serve that host name; its operator can set the name: --domain";
+            "this relay does not serve that host name; its operator sets the name with --domain";
         Self::new(StatusCode::MISDIRECTED_REQUEST, "misdirected", hint)
     }
 
@@ -183,7 +183,7 @@ impl Problem {
 
     /// The shard's memory budget is used up, and this connection already has several requests.
     pub(super) fn overload() -> Self {
-        let text = "the relay has no memory for more requests at a time on this connection";
+        let text = "the relay has no memory for more concurrent requests on this connection";
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "overload", text)
     }
 
@@ -197,7 +197,7 @@ impl Problem {
         let (word, message) = match status {
             StatusCode::URI_TOO_LONG => (
                 "uri_too_long",
-                "the URL is too long: the whole head, URL included, may have 64 KiB; send long values \
+                "the URL is too long: the whole head, URL included, may have at most 64 KiB; send long values \
                  in a body"
                     .to_owned(),
             ),

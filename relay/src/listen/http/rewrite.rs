@@ -42,8 +42,8 @@ pub(super) struct Mapping {
     pub(super) is_any: bool,
     /// Path on the target of the page in `Referer`, if that page belongs to the tunnel.
     pub(super) referer: Option<Vec<u8>>,
-    /// Scheme and authority of the target in its own words, if the request has a login mark: the target does
-    /// not know its public URL.
+    /// Scheme and authority of the target in its own words, from the login mark of a target that does not
+    /// know its public URL.
     pub(super) login_origin: Option<String>,
 }
 

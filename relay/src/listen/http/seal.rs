@@ -2,7 +2,7 @@
 //! returns to the agent that gave the name. The relay keeps no state.
 //!
 //! A mark holds the agent's tag, and an HMAC over the tag, the tunnel, the caller and the marked name. A mark
-//! is valid for its caller only, and cannot be forged.
+//! cannot be forged, and is valid for its caller only, unless it is a login mark.
 
 use data_encoding::BASE64URL_NOPAD;
 use ring::digest::SHA256_OUTPUT_LEN;

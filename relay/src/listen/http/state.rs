@@ -18,7 +18,7 @@ use crate::limits::Pass;
 enum Phase {
     /// Before the first answer: the whole first head has one deadline.
     Fresh,
-    /// Between requests.
+    /// Idle, between two requests.
     Idle,
     /// The first bytes of a later request's head have arrived.
     Head,
@@ -31,7 +31,7 @@ enum Phase {
 pub(super) enum Upload {
     /// The request has no body, or all of its body was read.
     Done,
-    /// The body is not being read, or not yet.
+    /// The body is not read, or not read yet.
     Held,
     /// The body is read and passed on to the target as it arrives.
     Open,

@@ -25,7 +25,7 @@ const HEADERS_MAX: usize = 64;
 /// State of one connection and of its current request.
 #[derive(Debug, Default)]
 pub(super) struct Track {
-    /// Reads that brought bytes or the end, since the request began.
+    /// Number of reads since the request began that returned bytes or the end.
     reads: Cell<u64>,
     reason: Cell<Option<Reason>>,
     /// The session ended before its target received a byte.

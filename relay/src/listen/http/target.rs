@@ -37,7 +37,7 @@ pub(crate) struct Target {
 impl Target {
     /// The target of a route, as its agent described it.
     ///
-    /// `None` if its authority could not stand in a `Host` header.
+    /// `None` if the target's authority is not a valid `Host` value.
     pub(crate) fn new(
         tunnel: &TunnelId,
         agent: AgentTag,

@@ -230,7 +230,7 @@ impl Search {
     }
 
     /// True if a text holds a signed token, with any text around it. The payload is all text between two
-    /// dots; the header may start, and the signature may end, within the text next to it.
+    /// adjacent dots; the header may start, and the signature may end, within the text next to it.
     fn holds_signed(&self, text: &[u8]) -> bool {
         let dots = text.iter().enumerate().filter(|(_, byte)| **byte == b'.');
         let dots: Vec<usize> = dots.map(|(at, _)| at).collect();

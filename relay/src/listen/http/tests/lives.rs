@@ -228,7 +228,7 @@ fn a_slow_caller_slows_the_target() {
         target
             .send("HTTP/1.1 200 OK\r\ncontent-length: 99999999\r\n\r\n")
             .await;
-        // Two sockets, and one buffer in each of hyper's halves.
+        // At most two sockets and one buffer in each of hyper's halves are full.
         let taken = target.flood().await;
         assert!(
             taken < 2 * SOCKET_BYTES + 4 * HTTP_BUFFER_BYTES_MAX,

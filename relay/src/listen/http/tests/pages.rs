@@ -160,8 +160,8 @@ fn a_page_of_another_site_asks_nothing_blindly_of_a_relay_on_its_own_machine() {
             }
         }
         assert!(!relay.has_opened());
-        // A link to a remote relay may be followed. A relay that takes tokens needs no check of remote pages,
-        // since they have no token.
+        // Remote callers may follow a link. A relay that takes tokens does not refuse their other requests of
+        // this kind, since those carry no token.
         let mut caller = relay.caller();
         caller.send(get("/w/maya/mcp", link)).await;
         relay.target().await;

@@ -145,7 +145,7 @@ fn an_early_answer_of_a_target_leaves_the_connection_usable_or_says_close() {
                     assert!(is_last, "{body:?}");
                 }
                 Body::Length(_) => assert!(!is_last, "{body:?}"),
-                // Depends on whether the relay had already read the body's end.
+                // The answer depends on whether the relay had already read the body's end.
                 Body::Chunked(_) => {}
             }
             if is_last {

@@ -8,7 +8,8 @@ const ACTING: &str = "Clear-Site-Data: \"*\"\r\nStrict-Transport-Security: max-a
                       Public-Key-Pins: x\r\nExpect-CT: x\r\nOrigin-Agent-Cluster: ?1\r\nAccept-CH: x\r\n\
                       Service-Worker-Allowed: /\r\nRefresh: 1; url=/next\r\n";
 
-/// The fields that a caller of `host` receives of an answer with `ACTING`, without `Content-Length`.
+/// The fields that a caller of `host` receives of an answer with `ACTING`, without
+/// `Content-Length` and `Vary`.
 async fn fields(path: &str, host: &str) -> Vec<String> {
     let mut relay = Relay::new();
     relay.settings().domain = Some("relay.example".to_owned());

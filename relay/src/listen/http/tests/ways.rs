@@ -106,7 +106,7 @@ fn a_kind_is_no_way_to_a_tunnel_of_another_one() {
             let answer = refused(&relay, &get(&path, "r")).await;
             assert_eq!(answer, (404, "unknown_tunnel".to_owned()), "{name}");
         }
-        // A tunnel of a known kind whose agent is offline may come back, so the answer is a 503.
+        // A tunnel whose agent is offline may come back, so the answer is 503.
         relay.set("comfy", Opens::Not(Reason::TunnelOffline));
         let answer = refused(&relay, &get("/dcc/maya/comfy/mcp", "r")).await;
         assert_eq!(answer, (503, "tunnel_offline".to_owned()));
