@@ -1,4 +1,4 @@
-//! Who is let in: this shard's copy of what decides it, and what a change of that ends.
+//! Admission of registrations, and the end of links and callers that a new auth snapshot no longer allows.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -14,28 +14,28 @@ use crate::auth::{Identity, Snapshot};
 use crate::io::turn;
 use crate::registry::{LinkEntry, LinkId, LinkRef, Renewal, TunnelEntry, TunnelInfo};
 
-/// Registrations of one link that may wait for a provider, or for the homes of their names. Without a
-/// bound, an agent that registers faster than they decide would fill memory with what it said.
+/// Registrations of one link that may wait for a provider or for the home shards of their names. Without a limit, an
+/// agent that registers faster than they decide would fill the memory.
 pub(super) const CLAIMS_MAX: usize = 1024;
 
-/// Links and tunnels that are checked before others get a turn: some 100 us.
+/// Links and tunnels that are rechecked in one turn of the shard: some 100 us.
 const RECHECK_COUNT: usize = 512;
 
 impl Shard {
-    /// What decides now who is let in.
+    /// The current auth snapshot.
     pub(super) fn auth(&self) -> Arc<Snapshot> {
         Arc::clone(&self.auth.borrow())
     }
 
-    /// Has the control thread look for newer keys; it does so every now and then at most.
+    /// Asks the control thread to fetch newer keys; the control thread limits how often it does.
     pub(super) fn wants_keys(&self) {
         self.peers.asks.newer_keys();
     }
 
-    /// Notes a tunnel that a link may have, and claims its name if the link does not hold it yet.
+    /// Adds a tunnel to a link and claims its name at the home shard, also when a registration is repeated.
     ///
     /// # Errors
-    /// The link has, or asks for, too much, or is gone.
+    /// A limit is reached, or the link is gone.
     pub(super) fn admit(
         self: &Rc<Self>,
         link: LinkId,
@@ -109,13 +109,13 @@ impl Shard {
         Ok(())
     }
 
-    /// Takes a snapshot over and ends the links that it no longer allows; `ended` hears how many.
+    /// Replaces the auth snapshot and ends the links that it no longer allows; `ended` receives their number.
     pub(super) fn auth_changed(
         self: &Rc<Self>,
         snapshot: Arc<Snapshot>,
         ended: oneshot::Sender<usize>,
     ) {
-        // Never an older one: they come from one sender, in order.
+        // Snapshots arrive in order, since one sender sends them all.
         *self.auth.borrow_mut() = Arc::clone(&snapshot);
         let now_seconds = Self::seconds_since_1970();
         let callers = self.callers.recheck(|identity| {
@@ -125,7 +125,7 @@ impl Shard {
         self.metrics.callers_revoked.add(callers as u64);
         let shard = Rc::clone(self);
         self.gate.spawn(async move {
-            // Nobody may be waiting any more.
+            // The control thread may have stopped waiting.
             let _ = ended.send(shard.recheck_links(&snapshot).await);
         });
     }
@@ -139,7 +139,7 @@ impl Shard {
                 RECHECK_COUNT,
                 |key, identity| {
                     let allowed = snapshot.still_allows(identity, key, now_seconds);
-                    // What is merely over, the sweep takes from the link by itself.
+                    // The sweep withdraws tunnels whose tokens have merely expired.
                     allowed.or_else(|reason| match ends_what_runs(reason) {
                         true => Err(reason),
                         false => Ok(()),
@@ -157,7 +157,7 @@ impl Shard {
     }
 }
 
-/// A refusal in the words of its reason.
+/// A refusal with the standard message of its reason.
 pub(super) fn refusal(reason: Reason) -> Refusal {
     Refusal {
         reason,

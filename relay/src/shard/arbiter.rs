@@ -1,4 +1,4 @@
-//! The messages around a name: its home decides, every shard learns, the link is told.
+//! Messages about a name: its home shard decides, every shard applies the route, the link's shard answers the agent.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -16,17 +16,17 @@ use crate::metrics::{FrontendKind, LimitKind};
 use crate::registry::{AgentTag, Grant, LinkRef};
 use crate::session::Visitor;
 
-/// Notes that wait on one shard for a disk that takes nothing: some 100 MiB.
+/// Notes that one shard keeps while the disk takes none: some 100 MiB.
 const UNSAVED_MAX: usize = 256 * 1024;
 
 impl Shard {
-    /// Asks a name's home for it.
+    /// Sends a claim to the name's home shard.
     pub(super) fn claim(self: &Rc<Self>, claim: Claim) {
         let home = home(&claim.tunnel, self.peers.mailboxes.len());
         self.post(home, Message::Claim(Box::new(claim)));
     }
 
-    /// Gives a name back.
+    /// Tells a name's home shard that a link no longer serves the name.
     pub(super) fn release(self: &Rc<Self>, tunnel: TunnelId, link: LinkRef, parting: Parting) {
         let home = home(&tunnel, self.peers.mailboxes.len());
         let release = Message::Release {
@@ -37,7 +37,7 @@ impl Shard {
         self.post(home, release);
     }
 
-    /// Home: decides about a claim.
+    /// Home shard: decides on a claim.
     pub(super) fn decide(self: &Rc<Self>, claim: Claim) {
         let Claim {
             link,
@@ -73,7 +73,7 @@ impl Shard {
         }
     }
 
-    /// Home: a link is gone, or gave the name back.
+    /// Home shard: a link ended, or gave the name back.
     pub(super) fn name_released(
         self: &Rc<Self>,
         tunnel: &TunnelId,
@@ -88,8 +88,8 @@ impl Shard {
         self.tell_released(tunnel, link, released, Reason::Cancelled);
     }
 
-    /// Home: every shard hears that a link no longer serves a name, and every claim of it is
-    /// answered, so that its shard can count them.
+    /// Home shard: tells every shard that a link no longer serves a name, and answers each open claim of the link, so
+    /// that the link's shard can count them down.
     fn tell_released(
         self: &Rc<Self>,
         tunnel: &TunnelId,
@@ -119,7 +119,7 @@ impl Shard {
         }
     }
 
-    /// Every shard: takes a decision over.
+    /// Every shard: applies a home shard's decision.
     pub(super) fn route_decided(self: &Rc<Self>, update: &Arc<RouteUpdate>) {
         let RouteUpdate {
             tunnel, revision, ..
@@ -139,8 +139,8 @@ impl Shard {
         self.post(home, applied);
     }
 
-    /// Every shard: resets the sessions of callers who may not reach an agent of a name any more, or not the
-    /// way that they came. From now on no new one begins, since each shard looks at the same route.
+    /// Every shard: resets the sessions of callers that may no longer reach an agent of the name, or not in the way
+    /// they came. The callers open no new session, since every shard applies the same route.
     fn cut_who_lost_access(&self, update: &RouteUpdate) {
         let tunnel = &update.tunnel;
         let registry = self.registry.borrow();
@@ -166,7 +166,7 @@ impl Shard {
         }
     }
 
-    /// Home: a shard has applied a revision.
+    /// Home shard: a shard has applied a revision.
     pub(super) fn route_confirmed(self: &Rc<Self>, tunnel: &TunnelId, revision: u64, shard: usize) {
         let confirmed = self.names.borrow_mut().confirm(tunnel, revision, shard);
         self.count_tunnels();
@@ -181,7 +181,7 @@ impl Shard {
         }
     }
 
-    /// Home: what took too long, and what nobody has used for long.
+    /// Home shard: withdraws overdue claims and forgets names that were unused for too long.
     pub(super) fn sweep_names(self: &Rc<Self>) {
         let (withdrawn, forgotten) = self.names.borrow_mut().sweep(self.clock.now());
         self.count_tunnels();
@@ -196,7 +196,7 @@ impl Shard {
         self.keep_notes();
     }
 
-    /// Home: an operator unbinds a name.
+    /// Home shard: unbinds a name on an operator's order.
     pub(super) fn forget_name(
         self: &Rc<Self>,
         tunnel: &TunnelId,
@@ -204,7 +204,7 @@ impl Shard {
     ) {
         let (outcome, update) = self.names.borrow_mut().forget(tunnel);
         if let Some(update) = update {
-            info!(%tunnel, "name forgotten, as an operator wants it");
+            info!(%tunnel, "name forgotten by order of an operator");
             self.broadcast(update);
         }
         self.keep_notes();
@@ -212,8 +212,8 @@ impl Shard {
         let _ = answer.send(outcome);
     }
 
-    /// Home: has the state folder keep what became of names. What finds no room waits for the next time;
-    /// of a name only its latest state counts.
+    /// Home shard: queues notes about changed names for the state folder. While the queue is full, the notes wait
+    /// here for the next call, the latest note of each name only.
     fn keep_notes(&self) {
         let notes = self.names.borrow_mut().take_notes();
         let mut unsaved = self.unsaved.borrow_mut();
@@ -234,14 +234,14 @@ impl Shard {
         self.metrics.state_dropped.add(too_many as u64);
     }
 
-    /// Home: the metrics follow the names.
+    /// Home shard: updates the tunnels gauge.
     fn count_tunnels(&self) {
         let now = self.names.borrow().granted();
         let before = self.counted_tunnels.replace(now);
         self.metrics.tunnels.replace(before, now);
     }
 
-    /// The link's shard: the name works everywhere; the agent may print its URL.
+    /// The link's shard: acknowledges a registration whose name every shard routes to.
     pub(super) fn claim_granted(
         self: &Rc<Self>,
         link: LinkRef,
@@ -262,7 +262,7 @@ impl Shard {
             gone => {
                 let mux = gone.map(|(_, mux, _)| mux);
                 drop(registry);
-                // The link is gone, or has the tunnel no more; its home must not go on routing to it.
+                // The link ended, or lost the tunnel; the home shard must stop routing to it.
                 self.release(tunnel, link, Parting::Away);
                 if let Some(mux) = mux {
                     let outcome = Err(refusal(Reason::Cancelled));
@@ -304,7 +304,7 @@ impl Shard {
         });
     }
 
-    /// The link's shard: the name is not for this link.
+    /// The link's shard: refuses a registration whose claim the home shard refused.
     pub(super) fn claim_refused(
         self: &Rc<Self>,
         link: LinkRef,
@@ -320,10 +320,10 @@ impl Shard {
         };
         entry.claims = entry.claims.saturating_sub(1);
         let mux = Rc::clone(&entry.mux);
-        // A later claim may still be granted, and needs the entry.
+        // The claim of a later registration may still be granted, and needs the entry.
         let latest = entry.tunnels().get(tunnel).map(|it| it.request);
-        // A token of another holder says nothing about what this link has of the name. Any other refusal comes
-        // where the home leads to the link no more, or where the link's own permission changed.
+        // A refused token of another holder does not affect the link's hold on the name. Any other refusal means
+        // that the home shard no longer routes to the link, or that the link's own permission changed.
         let may_stay = matches!(reason, Reason::NameTaken | Reason::NameBound);
         let stays = (may_stay || latest != Some(request)) && entry.refuse(tunnel, request);
         let lost = match stays {
@@ -333,11 +333,11 @@ impl Shard {
         drop(registry);
         let mut withdrawal = None;
         if let Some((it, grant)) = lost.and_then(|it| it.granted.map(|grant| (it, grant))) {
-            // It was not renewed; its home must not go on routing to it, and what runs through it would
-            // be out of the reach of operators and revocations.
+            // The earlier grant is not renewed: the home shard must stop routing to the link, and the tunnel's sessions
+            // would be beyond the reach of operators and revocations.
             mux.cut(&it.held, reason);
             self.release(tunnel.clone(), link, Parting::Away);
-            // The agent takes such a refusal for one that leaves its tunnel as it was.
+            // After this kind of refusal alone the agent would assume that it keeps the earlier grant.
             withdrawal = may_stay.then(|| Withdrawal {
                 request: grant.request,
                 tunnel: tunnel.clone(),
@@ -357,10 +357,10 @@ impl Shard {
         });
     }
 
-    /// The link's shard: somebody else holds the link's names now.
+    /// The link's shard: ends a link whose names another instance holds now.
     pub(super) fn fence(&self, link: LinkRef, reason: Reason) {
         let registry = self.registry.borrow();
-        // Once, however many of its names were taken over.
+        // A link that is closing already keeps its first reason.
         if let Some(entry) = registry.link(link.link)
             && entry.mux.closing().is_none()
         {

@@ -1,4 +1,4 @@
-//! What a shard notes in the audit log.
+//! Entries that a shard adds to the audit log.
 
 use std::net::SocketAddr;
 
@@ -11,7 +11,7 @@ use crate::registry::{LinkEntry, LinkId};
 use crate::session::Noted;
 
 impl Shard {
-    /// A link got a tunnel.
+    /// Notes that a link was granted a tunnel.
     pub(super) fn note_registered(&self, link: LinkId, tunnel: &TunnelId) {
         let mut registry = self.registry.borrow_mut();
         if let Some(link) = registry.link_mut(link) {
@@ -21,13 +21,13 @@ impl Shard {
         }
     }
 
-    /// A link loses a tunnel that it had. To be noted while it is known whose it was.
+    /// Notes that a link loses a tunnel; called while the link still has the tunnel's entry, which names the holder.
     pub(super) fn note_withdrawn(&self, link: &LinkEntry, tunnel: &TunnelId, reason: Reason) {
         let entry = || registration(Kind::Withdrawn, link, Some(tunnel)).reason(reason.word());
         self.peers.audit.note(entry);
     }
 
-    /// A link did not get the tunnel that it asked for, or one without a name of its own choice.
+    /// Notes that a registration was refused; `tunnel` is `None` if the agent requested no valid name.
     pub(super) fn note_unregistered(
         &self,
         link: LinkId,
@@ -41,8 +41,8 @@ impl Shard {
         }
     }
 
-    /// A link is gone, or a connection did not become one. Anybody can make a key and shake hands: a
-    /// link that never got a tunnel is no more than a connection that was turned away.
+    /// Notes the end of a link, or of a connection that did not become one. Any peer can make a key and shake hands, so
+    /// a link that never had a tunnel is noted like a refused connection.
     pub(super) fn note_link_end(&self, link: &LinkEntry, reason: Reason) {
         let entry = || {
             match &link.agent {
@@ -59,7 +59,7 @@ impl Shard {
         }
     }
 
-    /// A raw caller is turned away.
+    /// Counts and notes a raw frontend that is turned away.
     pub(super) fn raw_refused(
         &self,
         peer: SocketAddr,
@@ -80,7 +80,7 @@ impl Shard {
         });
     }
 
-    /// How a raw session is noted, if it is.
+    /// Where a raw session notes its beginning and its end; `None` if there is no audit log.
     pub(super) fn noted(&self, peer: SocketAddr, tunnel: &TunnelId) -> Option<Box<Noted>> {
         let audit = &self.peers.audit;
         audit.is_on().then(|| {
@@ -93,7 +93,7 @@ impl Shard {
     }
 }
 
-/// What is said of a registration: whose tunnel it is is known where the link has it.
+/// Entry about a registration, with the tunnel's holder if the link has the tunnel.
 fn registration(kind: Kind, link: &LinkEntry, tunnel: Option<&TunnelId>) -> Entry {
     let mut entry = Entry::new(kind).from(link.peer);
     if let Some(agent) = &link.agent {

@@ -1,5 +1,5 @@
-//! Callers that proved who they are, for as long as they are served here: a change of who is let in
-//! ends those that it no longer allows.
+//! Authenticated callers that this shard serves now. A change of tokens or denials revokes those that it no longer
+//! allows.
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
@@ -30,7 +30,7 @@ struct Entry {
 }
 
 impl Callers {
-    /// Notes somebody who is served from now on.
+    /// Registers a caller that is served from now on.
     pub(super) fn enter(self: &Rc<Self>, identity: Arc<Identity>) -> Known {
         let entry = Rc::new(Entry {
             identity,
@@ -45,7 +45,7 @@ impl Callers {
         }
     }
 
-    /// Ends those that are `allowed` no longer; tells how many.
+    /// Revokes the callers that `allowed` rejects; returns how many.
     pub(super) fn recheck(&self, allowed: impl Fn(&Identity) -> bool) -> usize {
         let mut ended = 0;
         for (_, entry) in self.entries.borrow().iter() {
@@ -61,7 +61,7 @@ impl Callers {
     }
 }
 
-/// Somebody who proved who they are, while they are served.
+/// An authenticated caller, while this shard serves it.
 pub(super) struct Known {
     entry: Rc<Entry>,
     place: usize,
@@ -73,7 +73,7 @@ impl Known {
         &self.entry.identity
     }
 
-    /// Ready once they may stay no longer.
+    /// Ready once the caller is revoked.
     pub(super) fn poll_revoked(&self, cx: &mut Context<'_>) -> Poll<()> {
         if self.entry.is_revoked.get() {
             return Poll::Ready(());
@@ -86,7 +86,7 @@ impl Known {
         Poll::Pending
     }
 
-    /// True if a token that was good is so still.
+    /// Whether the caller's token is neither revoked nor expired.
     pub(super) fn is_current(&self, now_seconds: u64) -> bool {
         let ends = self.entry.identity.expires_at_seconds;
         !self.entry.is_revoked.get() && ends.is_none_or(|end| now_seconds < end)
@@ -99,7 +99,7 @@ impl Drop for Known {
     }
 }
 
-/// Who calls: somebody known, or anybody where callers need not say.
+/// A caller: authenticated, or anonymous where the relay needs no token.
 #[derive(Clone)]
 pub(super) struct Caller(Option<Rc<Known>>);
 
@@ -112,8 +112,7 @@ impl Caller {
         self.known().map(|known| Arc::clone(known.identity()))
     }
 
-    /// Runs what is done for them, and drops it in the middle once they may stay no longer; `beside`
-    /// lives for as long.
+    /// Runs `task` for the caller and drops it unfinished if the caller is revoked; `beside` lives equally long.
     pub(super) fn while_welcome<T, B>(self, task: T, beside: B) -> WhileWelcome<T, B> {
         WhileWelcome {
             task,
@@ -122,7 +121,7 @@ impl Caller {
         }
     }
 
-    /// Whether a tunnel of this name is theirs to know of, as one of its agents registered it.
+    /// Whether the caller may know of a tunnel that one of its agents described with `info`.
     pub(super) fn may_reach(&self, tunnel: &TunnelId, info: &TunnelInfo) -> bool {
         self.known()
             .is_none_or(|known| may_reach(known.identity(), tunnel, info.owner.as_deref()))
@@ -130,8 +129,8 @@ impl Caller {
 }
 
 pin_project! {
-    /// What is done for a caller. By hand, because an async block would hold the task twice, and a
-    /// session's task is most of what an idle session costs.
+    /// A task for a caller. Written by hand because an async block would hold the task twice, and a session's task
+    /// is most of the memory that an idle session takes.
     pub(super) struct WhileWelcome<T, B> {
         #[pin]
         task: T,
@@ -155,7 +154,7 @@ impl<T: Future, B> Future for WhileWelcome<T, B> {
 }
 
 impl Shard {
-    /// Who it is that presents `token`.
+    /// Authenticates the caller that presents `token`.
     pub(super) fn caller(&self, token: Option<&str>) -> Result<Caller, TokenRefusal> {
         if self.peers.config.caller_auth == CallerAuth::None {
             return Ok(Caller(None));
@@ -172,7 +171,7 @@ impl Shard {
         ))))
     }
 
-    /// Somebody whom another shard let in. What this shard knows of revocations may be newer.
+    /// Registers a caller that another shard authenticated. This shard's auth snapshot may be newer.
     pub(super) fn caller_from(&self, identity: Option<Arc<Identity>>) -> Result<Caller, Reason> {
         let Some(identity) = identity else {
             return Ok(Caller(None));
@@ -189,13 +188,13 @@ impl Shard {
     }
 }
 
-/// Whether a change of who is let in ends what runs: those whose token is merely over keep what
-/// they have, as they were let in with a good one.
+/// Whether a change of auth with this `reason` ends what a caller or link has open. Mere expiry of a token does
+/// not: it was valid when the session began.
 pub(super) fn ends_what_runs(reason: Reason) -> bool {
     matches!(reason, Reason::Revoked | Reason::AuthChanged)
 }
 
-/// Why a raw caller is turned away, for the counters.
+/// The reason for the counters when a raw caller's token is refused.
 pub(super) fn reason(refusal: &TokenRefusal) -> Reason {
     match refusal {
         TokenRefusal::Expired(_) => Reason::TokenExpired,

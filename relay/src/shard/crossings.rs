@@ -1,4 +1,4 @@
-//! Sessions of this shard's links for HTTP connections that live on other shards.
+//! Sessions on this shard's links for HTTP frontends that live on other shards.
 
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
@@ -22,23 +22,23 @@ use crate::registry::{AgentTag, TunnelInfo};
 use crate::session::Visitor;
 use crate::splice::splice;
 
-/// How long word of a route may take from its home to one more shard.
+/// Time for a route update to reach this shard after it reached another one.
 const ROUTE_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Who asks for a session, and of which agent.
+/// A request for a session: its caller, and the agent it is for.
 pub(super) struct Wish {
     pub(super) tunnel: TunnelId,
     pub(super) agent: AgentTag,
     pub(super) identity: Option<Arc<Identity>>,
     pub(super) address: Option<IpAddr>,
-    /// The kind of application in the URL, if that is how the tunnel was found.
+    /// The kind of application in the URL, if the tunnel was found by it.
     pub(super) dcc: Option<Arc<str>>,
 }
 
-/// The way back from a session's shard to its caller's, beside the session's bytes.
+/// Channel from the session's shard to the frontend's, beside the session's bytes.
 pub(super) struct Back {
     verdict: Arc<Verdict>,
-    /// Payload bytes that had reached the agent when the link was lost.
+    /// Sends the number of payload bytes that had reached the agent when the link was lost.
     reached: oneshot::Sender<u64>,
 }
 
@@ -49,13 +49,13 @@ impl Back {
 }
 
 impl Shard {
-    /// One session of an HTTP connection that lives on another shard.
+    /// Serves one session of an HTTP frontend that lives on another shard.
     pub(super) fn crossing_arrived(self: &Rc<Self>, fd: OwnedFd, wish: Wish, back: Back) {
         let reason = match self.place_crossing(&wish) {
             Place::Nowhere(reason) => reason,
             placed => return self.serve_crossing(fd, placed, back),
         };
-        // The shard that it came from knew it: word of the route may be on its way here.
+        // The frontend's shard found the tunnel, so the route update may be on its way to this shard.
         let may_come = matches!(reason, Reason::UnknownTunnel | Reason::TunnelOffline);
         let aim = Aim::Tunnel(wish.tunnel.clone());
         let changed = may_come.then(|| self.routes.borrow_mut().changed(&aim, true));
@@ -89,7 +89,7 @@ impl Shard {
         let Back { verdict, reached } = back;
         let session = match placed {
             Place::Here(session) => session,
-            // The link moved on while the message was under way; the caller may ask again.
+            // The link was lost or moved while the message was under way; the caller may try again.
             Place::Nowhere(Reason::UnknownTunnel) | Place::Shard(_) => {
                 return verdict.reset_unsent(Reason::TunnelOffline);
             }
@@ -99,8 +99,8 @@ impl Shard {
         let grace = self.peers.config.http.offline_grace;
         self.gate.spawn(async move {
             let socket = Rc::new(Socket::new(fd));
-            // Dropped before the socket: if the gate ends this task, the caller must not take the
-            // end for an orderly one.
+            // Dropped before the socket: if the gate drops this task, the caller must not mistake the socket's close
+            // for an orderly end.
             let mut unfinished = Unfinished(Some(&verdict));
             let (fate, cancelled) = (session.fate(), || verdict.is_cancelled());
             let spliced = splice(Rc::clone(&socket), session, Bytes::new(), block, cancelled);
@@ -113,7 +113,7 @@ impl Shard {
             }
             drop(unfinished);
             drop(socket);
-            // The caller knows of the end now, and may wait for this.
+            // The caller has read the end of the socket pair by now, and may wait for this report.
             if let Some(told) = fate.told()
                 && let Ok(Ok(bytes)) = timeout(grace, told).await
             {
@@ -123,7 +123,7 @@ impl Shard {
     }
 }
 
-/// Says that a crossing session broke off, unless it came to its end.
+/// Marks a crossing session as reset on drop, unless it ended in order.
 struct Unfinished<'a>(Option<&'a Verdict>);
 
 impl Drop for Unfinished<'_> {

@@ -1,5 +1,4 @@
-//! The listeners of a shard: whose each connection is, and those for which there is no descriptor left,
-//! which are refused at once and counted.
+//! The listeners of a shard. A connection for which too few descriptors are left is refused at once and counted.
 
 use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
@@ -15,30 +14,30 @@ use crate::io::{Listener, Received, Socket, timeout};
 use crate::listen::{self, Arrival};
 use crate::metrics::FrontendKind;
 
-/// Told to a caller over HTTP/1.1, before its request is read.
+/// Sent to an HTTP/1.1 caller that is refused for lack of descriptors, before its request is read.
 const ANSWER: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
     Content-Type: application/json\r\n\
-    Content-Length: 97\r\n\
+    Content-Length: 93\r\n\
     Retry-After: 1\r\n\
     Cache-Control: no-store\r\n\
     Connection: close\r\n\
     \r\n\
-    {\"error\":\"overload\",\"message\":\"the relay has as many connections as it can\",\
+    {\"error\":\"overload\",\"message\":\"the relay's connection limit is reached\",\
     \"request\":\"not_sent\"}";
 
-/// Callers of one shard that are told so at a time; further ones are reset. Each holds one of the
-/// descriptors that are kept.
+/// Callers that one shard sends [`ANSWER`] at a time; further ones are reset. Each holds one of the reserved
+/// descriptors.
 const TOLD_MAX: usize = 4;
 
-/// How long such a caller may take to send its request and to close. A close in front of unread bytes is
-/// a reset, which could destroy the answer.
+/// Time for such a caller to send its request and to close. A close in front of unread bytes is a reset, which could
+/// destroy the answer.
 const TOLD_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Most that is read of such a request.
+/// Bytes of such a request that are read before the connection is closed.
 const READ_BYTES_MAX: usize = 64 * 1024;
 
 impl Shard {
-    /// Accepts what comes to one of the `sockets` of an address.
+    /// Accepts connections on `socket`, one of `sockets` listening sockets of its address.
     pub(super) fn listen(self: &Rc<Self>, kind: ListenKind, socket: TcpListener, sockets: usize) {
         let listener = match Listener::new(socket) {
             Ok(listener) => Rc::new(listener),
@@ -63,7 +62,7 @@ impl Shard {
         ));
     }
 
-    /// A connection that was accepted only to be refused; without its socket it is refused already.
+    /// Refuses a connection for lack of descriptors; `None` as its socket means that it was reset already.
     fn no_room(self: &Rc<Self>, kind: ListenKind, socket: Option<Socket>, peer: SocketAddr) {
         match kind {
             ListenKind::Agent => {
@@ -97,7 +96,7 @@ impl Shard {
 }
 
 async fn tell(socket: Socket) {
-    // A fresh connection takes so little at once.
+    // The send buffer of a new connection has room for the whole answer.
     if socket.send(ANSWER).is_ok_and(|taken| taken == ANSWER.len()) {
         socket.finish();
     }
@@ -111,7 +110,7 @@ async fn tell(socket: Socket) {
     }
 }
 
-/// One caller that is being told.
+/// Counts one caller that is being sent [`ANSWER`].
 struct Told(Rc<Shard>);
 
 impl Drop for Told {

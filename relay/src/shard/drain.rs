@@ -1,5 +1,5 @@
-//! The end of a shard: its doors close, its callers finish, its agents are told to move, and then every
-//! task is dropped.
+//! Drain of a shard: its listeners close, its callers finish, its agents are told to reconnect elsewhere, and then
+//! every task is dropped.
 //!
 //! A caller's connection may live on one shard and use a link of another. So no shard ends while any
 //! shard still has a caller, until the drain deadline.
@@ -22,38 +22,38 @@ use crate::error::ListenKind;
 use crate::io::{Socket, sleep, timeout};
 use crate::listen::http::DRAIN_GRACE;
 
-/// How long the tasks of a shard get to be dropped at its end.
+/// Time for a shard's tasks to be dropped at its end.
 const REAP_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long a connection that has begun its handshake when the doors close may take to complete it:
-/// above the round trip to most callers.
+/// Time for a connection to complete a handshake that it had begun when the listeners close: more than the round
+/// trip to most callers.
 const DOOR_GRACE: Duration = Duration::from_millis(60);
 
-/// When agents are told to move: callers' last requests have come by then, and no session can be
-/// opened on a link afterwards.
+/// Time until agents are told to reconnect elsewhere: the callers' last requests have arrived by then, and a link
+/// opens no sessions afterwards.
 const AGENT_GRACE: Duration = DRAIN_GRACE.saturating_add(Duration::from_millis(50));
 
-/// How often a shard looks whether all work is done.
+/// Interval at which a draining shard checks whether all work is done.
 const LOOK_PAUSE: Duration = Duration::from_millis(10);
 
-/// How a relay stops.
+/// Parameters of a relay's stop.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Stop {
-    /// How long sessions may take to end by themselves.
+    /// Time for sessions to end by themselves.
     pub(crate) drain: Duration,
-    /// Another process goes on with the listening sockets: they are only let go of here.
+    /// Another process keeps the listening sockets open, so they must not be shut here.
     pub(crate) hands_over: bool,
 }
 
 impl Stop {
-    /// Ends everything where it stands.
+    /// Ends all sessions at once.
     pub(super) const NOW: Self = Self {
         drain: Duration::ZERO,
         hands_over: false,
     };
 }
 
-/// Counts one caller of the relay from its arrival to its end, on whichever shard it is.
+/// Counts one caller of the relay from its arrival to its end, on any shard.
 pub(crate) struct Arrived(Arc<AtomicUsize>);
 
 impl Drop for Arrived {
@@ -63,23 +63,23 @@ impl Drop for Arrived {
 }
 
 impl Shard {
-    /// Notes a caller that has just connected.
+    /// Counts a caller that has just connected.
     pub(super) fn arrived(&self) -> Arrived {
         self.peers.callers.fetch_add(1, Ordering::SeqCst);
         Arrived(Arc::clone(&self.peers.callers))
     }
 
-    /// Drains: no new connections, an answer to every request that has come, a farewell to every
-    /// agent, then the end of all tasks.
+    /// Drains the shard: accepts nothing new, lets every request that has arrived be answered, tells every agent to
+    /// go, then ends all tasks.
     pub(super) async fn stop(self: &Rc<Self>, mut mailbox: OpenMailbox, stop: Stop) {
-        // Other shards drain too, and still want answers.
+        // Other shards drain too, and still need this shard's replies.
         let shard = Rc::clone(self);
         self.gate.spawn(async move {
             while let Ok(message) = mailbox.next().await {
                 shard.handle(message);
             }
         });
-        // Kept-alive callers that wait for nothing end soon, and requests wait for no agent.
+        // Wakes idle kept-alive frontends, which end soon, and requests that wait for an agent.
         self.draining.set(true);
         self.routes.borrow_mut().wake_all();
         self.gate.nudge();
@@ -101,7 +101,7 @@ impl Shard {
         for mux in self.registry.borrow().muxes() {
             mux.close(Reason::ShuttingDown);
         }
-        // Writers send the farewell before their tasks end.
+        // The links' writers send the agents the reason before their tasks end.
         let _ = timeout(Duration::from_millis(200), self.links_gone()).await;
         self.doors.close();
         self.gate.close();
@@ -117,11 +117,11 @@ impl Shard {
         }
     }
 
-    /// Accepts what has connected already, and frees the ports.
+    /// Accepts connections that have completed their handshake, and frees the ports.
     async fn close_doors(self: &Rc<Self>, stop: Stop) {
         let listeners = self.listeners.take();
         if stop.hands_over {
-            // What waits to be accepted is the other process's: no socket may be shut.
+            // Connections in the accept queue belong to the other process, so no socket may be shut.
             self.doors.close();
             self.doors.empty().await;
             return;
@@ -129,7 +129,7 @@ impl Shard {
         if !stop.drain.is_zero() {
             for (_, listener, _) in &listeners {
                 if let Err(error) = listener.turn_away() {
-                    debug!(%error, "callers of the last moment may be reset");
+                    debug!(%error, "callers that connect just before the listener closes may be reset");
                 }
             }
             sleep(DOOR_GRACE.min(stop.drain)).await;
@@ -145,7 +145,7 @@ impl Shard {
         self.doors.empty().await;
     }
 
-    /// A connection on one of the listeners.
+    /// Dispatches a connection by the kind of its listener.
     pub(super) fn connected(self: &Rc<Self>, kind: ListenKind, socket: Socket, peer: SocketAddr) {
         match kind {
             ListenKind::Agent => self.agent_arrived(socket, peer),
@@ -166,8 +166,8 @@ impl Shard {
         }
     }
 
-    /// What `first_bytes` brings within `limit`. Once the shard drains, a peer that has sent nothing
-    /// gets no longer than an idle caller does.
+    /// The output of `first_bytes`, or `None` after `limit`. Once the shard drains, a peer that has sent nothing gets
+    /// [`DRAIN_GRACE`] at most, as an idle caller does.
     pub(super) async fn in_time<T>(
         &self,
         limit: Duration,

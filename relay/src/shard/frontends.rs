@@ -1,4 +1,4 @@
-//! Callers: which shard serves a connection, and how it is joined to its session.
+//! Frontends: which shard serves a caller's connection, and how the connection is joined to its session.
 
 use std::cell::Cell;
 use std::net::SocketAddr;
@@ -27,7 +27,7 @@ use crate::session::{Session, Visitor};
 use crate::splice::splice;
 
 impl Shard {
-    /// A raw connection: it says where it wants to go, and goes there.
+    /// Accepts a raw frontend: reads its preamble, authenticates its caller and routes it to a session.
     pub(super) fn raw_arrived(self: &Rc<Self>, socket: Socket, peer: SocketAddr) {
         self.metrics.frontend_accepted(FrontendKind::Tcp);
         let (shard, arrived) = (Rc::clone(self), self.arrived());
@@ -55,15 +55,15 @@ impl Shard {
                     }
                 }
                 Some(None) | None => {
-                    debug!(%peer, "no tunnel named in time or in form");
+                    debug!(%peer, "no valid preamble in time");
                     shard.raw_refused(peer, None, None, Reason::Preamble);
                 }
             }
         });
     }
 
-    /// Where a caller comes from, as a proxy in front of the relay says where it is to say it;
-    /// `None` if it does not, in time.
+    /// The caller's address: where a trusted proxy must send a PROXY protocol header, the address in that header.
+    /// `None` if the proxy sends no valid header in time.
     async fn source(&self, socket: &Socket, peer: SocketAddr) -> Option<SocketAddr> {
         let config = &self.peers.config;
         let address = peer.ip().to_canonical();
@@ -76,13 +76,13 @@ impl Shard {
             Some(Some(Source::Address(source))) => Some(source),
             Some(Some(Source::Proxy)) => Some(peer),
             Some(None) | None => {
-                debug!(%peer, "a proxy that should say whom it connects did not");
+                debug!(%peer, "no valid PROXY protocol header from a trusted proxy in time");
                 None
             }
         }
     }
 
-    /// Who a raw caller is, if they may be here.
+    /// The authenticated caller of a raw frontend; `None` if the token or a limit refuses it.
     fn raw_caller(
         &self,
         preamble: &tcp::Preamble,
@@ -105,7 +105,7 @@ impl Shard {
         }
     }
 
-    /// A raw connection that another shard routed here.
+    /// Takes a raw frontend that another shard routed here.
     pub(super) fn raw_moved_here(self: &Rc<Self>, frontend: Box<Frontend>) {
         let shard = Rc::clone(self);
         // The route may have changed meanwhile: this shard's own copy decides.
@@ -154,7 +154,7 @@ impl Shard {
             mut tried,
         } = raw;
         let pass = Cell::new(pass);
-        // HTTP under a path of its own is reached over HTTP only.
+        // An HTTP target with a base path is reached over HTTP only.
         let fit = |info: &TunnelInfo| caller.may_reach(&tunnel, info) && info.is_open_to_raw();
         let visitor = || Visitor {
             identity: caller.identity(),
@@ -176,7 +176,8 @@ impl Shard {
             match (self.place(&tunnel, choice, fit, visitor), agent) {
                 (Place::Nowhere(reason), _)
                     if refused.is_none() && self.is_changed_for(&tunnel, reason, began).await => {}
-                // Nothing is sent before its target's connection stands: until then another agent may have it.
+                // Payload is sent only once the target's connection stands: until then another agent may take the
+                // session.
                 (Place::Here(session), Some(agent)) => match session.settled().await {
                     Err(reason) if session.fate().is_not_sent() && is_of_target(reason) => {
                         pass.set(session.take_pass());
@@ -218,8 +219,8 @@ impl Shard {
         }
     }
 
-    /// Joins a raw caller and its session, in a task of its own: this one has room for all that came
-    /// before, and the session may last for days.
+    /// Joins a raw frontend and its session, in a new task: the present task's size includes the routing, and the
+    /// session may last for days.
     fn serve_raw(
         self: &Rc<Self>,
         socket: Socket,
@@ -234,7 +235,7 @@ impl Shard {
         self.gate.spawn(caller.while_welcome(spliced, here));
     }
 
-    /// An HTTP connection: its first request hints at the shard to serve it.
+    /// Accepts an HTTP frontend: its first request hints at the shard to serve it.
     pub(super) fn http_arrived(self: &Rc<Self>, socket: Socket, peer: SocketAddr) {
         self.metrics.frontend_accepted(FrontendKind::Http);
         let (shard, arrived) = (Rc::clone(self), self.arrived());
@@ -246,7 +247,7 @@ impl Shard {
             let hint = shard.in_time(deadline, shard.hinted_shard(&socket)).await;
             let Some(hint) = hint else {
                 debug!(%peer, "no request in time");
-                // Nothing was asked, so nothing is missing.
+                // The caller has sent no request, so an orderly close loses nothing.
                 socket.finish();
                 shard.metrics.frontend_refused(Reason::Preamble);
                 return;
@@ -265,7 +266,7 @@ impl Shard {
         });
     }
 
-    /// An HTTP connection that another shard placed here.
+    /// Takes an HTTP frontend that another shard placed here.
     pub(super) fn http_moved_here(
         self: &Rc<Self>,
         fd: OwnedFd,
@@ -291,8 +292,8 @@ impl Shard {
         io.end(ended.is_reset());
     }
 
-    /// Where a caller of `tunnel` is served, by an agent that is `fit`; opens the session, for
-    /// `visitor`, if that is here.
+    /// The shard of a link to an agent of `tunnel` that `fit` accepts; if it is this shard, opens the session for
+    /// `visitor`.
     pub(super) fn place(
         &self,
         tunnel: &TunnelId,
@@ -324,7 +325,7 @@ impl Shard {
         visitor: Visitor,
     ) -> Result<Session, Reason> {
         let registry = self.registry.borrow();
-        // The route's withdrawal may be on its way.
+        // The update that removes the link from the route may be on its way.
         let entry = registry.link(link.link).ok_or(Reason::TunnelOffline)?;
         let it = entry.tunnels().get(tunnel).ok_or(Reason::TunnelOffline)?;
         entry
@@ -345,7 +346,7 @@ impl Shard {
     }
 }
 
-/// How HTTP frontends are served, as the operator wants it.
+/// Settings of the HTTP front, from the relay's configuration.
 pub(super) fn http_settings(config: &Config) -> http::Settings {
     let front = &config.http;
     http::Settings {
@@ -361,14 +362,14 @@ pub(super) fn http_settings(config: &Config) -> http::Settings {
     }
 }
 
-/// A raw connection, and what was read of it behind its preamble.
+/// A raw frontend, and the payload that was read behind its preamble.
 struct Raw {
     socket: Socket,
     peer: SocketAddr,
     pass: Pass,
     arrived: Arrived,
     early: Bytes,
-    /// Agents whose targets took no connection for it.
+    /// Agents whose targets refused a connection for this frontend.
     tried: Vec<AgentTag>,
 }
 
@@ -378,7 +379,7 @@ pub(super) enum Place {
     Nowhere(Reason),
 }
 
-/// Counts one frontend for as long as it lives.
+/// Counts one frontend while it lives.
 struct FrontendCount {
     shard: Rc<Shard>,
     _arrived: Arrived,

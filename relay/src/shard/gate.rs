@@ -1,4 +1,4 @@
-//! Counts the tasks of a shard and stops them: nothing outlives its relay.
+//! Counts the tasks of a shard and stops them, so that no task outlives its relay.
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
@@ -11,18 +11,18 @@ use slab::Slab;
 
 use crate::io::{Signal, spawn};
 
-/// Through which every task of a shard runs.
+/// The set of a shard's tasks.
 #[derive(Default)]
 pub(crate) struct Gate {
     running: Cell<usize>,
     closed: Cell<bool>,
-    /// One for each task that ran once.
+    /// Waker of each task that was polled at least once.
     waiters: RefCell<Slab<Waker>>,
     emptied: Signal,
 }
 
 impl Gate {
-    /// Starts a task. When the gate closes, the task is dropped where it stands.
+    /// Starts a task. When the gate closes, the task is dropped at its next poll.
     pub(crate) fn spawn(self: &Rc<Self>, task: impl Future<Output = ()> + 'static) {
         if self.closed.get() {
             return;
@@ -35,7 +35,7 @@ impl Gate {
         spawn(Gated { pass, task }).detach();
     }
 
-    /// Drops every task.
+    /// Drops every task, and every later one.
     pub(crate) fn close(&self) {
         self.closed.set(true);
         let waiters = std::mem::take(&mut *self.waiters.borrow_mut());
@@ -44,7 +44,7 @@ impl Gate {
         }
     }
 
-    /// Polls every task, so that each sees what changed around it.
+    /// Wakes every task, so that each one notices a change of shared state.
     pub(crate) fn nudge(&self) {
         let waiters: Vec<Waker> = {
             let waiters = self.waiters.borrow();
@@ -55,7 +55,7 @@ impl Gate {
         }
     }
 
-    /// Tasks that run.
+    /// Number of tasks that have not ended.
     pub(crate) fn running(&self) -> usize {
         self.running.get()
     }
@@ -69,8 +69,8 @@ impl Gate {
 }
 
 pin_project! {
-    /// A task behind the gate. By hand, because an async block would hold the task twice: as what
-    /// it was given and as what it pins. A session's task is most of what a session costs.
+    /// A task behind the gate. Written by hand because an async block would hold the task twice: as argument and as
+    /// pinned local. A session's task is most of the memory that a session takes.
     struct Gated<T> {
         pass: Pass,
         #[pin]
@@ -91,10 +91,10 @@ impl<T: Future<Output = ()>> Future for Gated<T> {
     }
 }
 
-/// One task's way through the gate.
+/// One task's entry in its gate.
 struct Pass {
     gate: Rc<Gate>,
-    /// Where its waker is. A task has the same one all its life.
+    /// Index of the task's waker, which stays the same for the task's whole life.
     place: Cell<Option<usize>>,
 }
 
@@ -114,7 +114,7 @@ impl Pass {
 impl Drop for Pass {
     fn drop(&mut self) {
         if let Some(place) = self.place.get() {
-            // Nothing is there once the gate has closed. Dropped behind the borrow.
+            // Absent once the gate has closed. Dropped after the borrow ends.
             let waker = self.gate.waiters.borrow_mut().try_remove(place);
             drop(waker);
         }

@@ -1,5 +1,4 @@
-//! What the HTTP front gets from its shard: routes, sessions, tasks and time.
-//! Long because the HTTP front's whole view of its shard is one trait.
+//! [`Gateway`] for the HTTP front: routes, sessions, tasks and time from a shard.
 
 use std::future::Future;
 use std::io;
@@ -28,15 +27,15 @@ use crate::metrics::FrontendKind;
 use crate::registry::{AgentTag, TunnelInfo};
 use crate::session::{SessionEnded, SessionStream, Visitor};
 
-/// Tunnels after which a page of them is long enough: some 50 KiB.
+/// Minimum length of a page of tunnels, except for the last page: some 50 KiB of JSON.
 const LISTED_ENOUGH: usize = 250;
 
-/// A shard, as one frontend connection sees it.
+/// A shard's [`Gateway`] for one frontend connection, with the caller's address.
 #[derive(Clone)]
 pub(super) struct ShardGateway(Rc<Shard>, IpAddr);
 
 impl ShardGateway {
-    /// For a connection from `address`.
+    /// Gateway for a frontend connection from `address`.
     pub(super) fn new(shard: Rc<Shard>, address: IpAddr) -> Self {
         Self(shard, address.to_canonical())
     }
@@ -109,10 +108,10 @@ impl Gateway for ShardGateway {
             let found = shard.routes.borrow().find(&search);
             let (since, is_known) = match found {
                 Found::Target(target) => return Ok(target),
-                // Its link is gone, and word of that is on its way.
+                // The link of the `stale` target is lost, and the route update that says so is on its way.
                 Found::Stale => (began, true),
                 Found::Offline(since) => (since, true),
-                // Right after the relay's start every agent has yet to come back.
+                // Right after the relay's start the agents have yet to reconnect.
                 Found::Gone if shard.is_fresh() => (began, false),
                 Found::Gone => return Err(Nowhere::AgentGone),
                 Found::Unusable => return Err(Nowhere::Refused(Reason::TargetUnreachable)),
@@ -187,7 +186,7 @@ impl Gateway for ShardGateway {
     ) -> Result<GatewayStream, Reason> {
         let shard = &self.0;
         let tunnel = &target.tunnel;
-        // Once more: since the look-up, the name may have gone to somebody else.
+        // Look up again: since the target was found, the name may have gone to another owner.
         let fit = |info: &TunnelInfo| caller.may_reach(tunnel, info);
         let choice = Choice::Agent(target.agent);
         let lookup = shard
@@ -309,10 +308,10 @@ impl Gateway for ShardGateway {
         let identity = known.map(|known| &**known.identity());
         let audit = &self.0.peers.audit;
         let is_refused = match status {
-            // Its target may have worked on what ended this way.
+            // The target may have processed a request that ended with one of these.
             Some(StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT) => false,
             Some(_) => problem.is_some(),
-            // Given up; by somebody who was let in, if a tunnel is known.
+            // The caller gave up. A known tunnel means that the caller had been admitted.
             None => call.tunnel.is_none(),
         };
         let status = status.map(|status| status.as_u16());
@@ -331,19 +330,19 @@ impl Gateway for ShardGateway {
     }
 }
 
-/// One session of an HTTP connection.
+/// One session of an HTTP frontend.
 pub(super) enum GatewayStream {
-    /// The link lives on this shard.
+    /// Session on a link of this shard.
     Local(SessionStream),
-    /// The link lives on another shard, which splices the other end of a socket pair.
+    /// Session on a link of another shard, which splices the other end of a socket pair.
     Crossing(Crossing),
 }
 
-/// This shard's end of a session that crosses to another.
+/// The frontend's end of a session on another shard's link.
 pub(super) struct Crossing {
     socket: PollSocket,
     verdict: Arc<Verdict>,
-    /// Resolves to the bytes that had reached the agent when the link was lost, if it may tell.
+    /// Receives the number of bytes that had reached the agent when the link was lost, if the agent can tell.
     told: Option<oneshot::Receiver<u64>>,
     shut_down: bool,
 }
@@ -364,7 +363,7 @@ impl Read for Crossing {
     ) -> Poll<io::Result<()>> {
         let outcome = ready!(self.socket.poll_read_some(cx, &mut buffer));
         match (outcome, self.verdict.reset_reason()) {
-            // An end may be a reset on the other side, which said so before.
+            // A reset looks like an end of the socket pair; the other shard records its reason before that.
             (Ok(0) | Err(_), Some(reason)) => {
                 let is_not_sent = self.verdict.is_not_sent();
                 let ended = SessionEnded {

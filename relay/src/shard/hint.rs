@@ -1,4 +1,4 @@
-//! Which shard an HTTP connection should be served on, as its first bytes hint.
+//! Which shard should serve an HTTP frontend, judged by its first bytes.
 
 use tieline_wire::TunnelId;
 
@@ -10,11 +10,11 @@ use crate::io::{Received, Socket};
 use crate::listen::http;
 use crate::registry::TunnelInfo;
 
-/// Bytes of a first request that are looked at to place a connection.
+/// Bytes of the first request that are read ahead to choose a shard.
 const HINT_BYTES: usize = 4096;
 
 impl Shard {
-    /// The other shard that a connection should be served on, if there is one.
+    /// The other shard that should serve the frontend, if there is one.
     pub(super) async fn hinted_shard(&self, socket: &Socket) -> Option<usize> {
         let domain = self.peers.config.domain.as_deref();
         loop {
@@ -31,9 +31,9 @@ impl Shard {
         }
     }
 
-    /// The other shard that a caller of `tunnel` should be served on. Where callers need a token, only
-    /// one who may reach the tunnel is moved: for all others its name makes no difference, not even in
-    /// the time that it takes to refuse them.
+    /// The other shard that should serve callers of `tunnel`. Where callers need a token, a frontend moves only if its
+    /// token may reach the tunnel: for all other tokens the name makes no difference, not even in the time that a
+    /// refusal takes.
     fn shard_for(&self, tunnel: &TunnelId, token: Option<&str>) -> Option<usize> {
         let routes = self.routes.borrow();
         if self.peers.config.caller_auth == CallerAuth::Token {

@@ -1,4 +1,4 @@
-//! Bulk lanes: an agent's connection that belongs to one session finds its shard.
+//! Bulk lanes: brings an agent's lane connection to the shard of its session.
 
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
@@ -12,7 +12,7 @@ use crate::metrics::HandoffKind;
 use crate::session::shard_of;
 
 impl Shard {
-    /// A lane belongs to the shard that offered it.
+    /// Hands a lane to the shard whose offer its nonce names.
     pub(super) async fn place_lane(self: &Rc<Self>, socket: Socket, nonce: BulkNonce) {
         let to = shard_of(&nonce);
         if to == self.index {
@@ -27,7 +27,7 @@ impl Shard {
         }
     }
 
-    /// A lane that another shard accepted.
+    /// Takes a lane that another shard accepted.
     pub(super) fn lane_moved_here(&self, fd: OwnedFd, nonce: &BulkNonce) {
         self.lane_arrived(Socket::new(fd), nonce);
     }

@@ -1,4 +1,4 @@
-//! Where a shard asks how much somebody may do.
+//! A shard's checks of limits per address and per token holder.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -11,22 +11,22 @@ use super::callers::Caller;
 use crate::limits::{Limited, Limits, Pass, Place};
 use crate::metrics::LimitKind;
 
-/// Questions to a provider that may be open for strangers at one address: a sixteenth of the queue.
+/// Open provider questions of one address, for agents without a tunnel: a sixteenth of the queue.
 pub(crate) const ADDRESS_QUESTIONS_MAX: u32 = 64;
 
-/// More questions of one agent, or of one address, than may be open.
+/// Refusal of a question beyond the limit of its link or its address.
 pub(super) const TOO_MANY_QUESTIONS: Limited = Limited {
     kind: LimitKind::Registrations,
     retry_after: Duration::from_secs(1),
 };
 
 impl Shard {
-    /// Lets somebody from an address in, unless there is too much from there.
+    /// Admits a caller by its address, if the limits of the address allow.
     pub(super) fn arrive(&self, address: IpAddr) -> Result<Pass, Limited> {
         self.counted(Pass::arrive(self.peers.limits.as_ref(), address))
     }
 
-    /// The same for who they turned out to be.
+    /// Counts an admitted caller for its token's holder too, if the limits of the holder allow.
     pub(super) fn identify(&self, pass: &mut Pass, caller: &Caller) -> Result<(), Limited> {
         match caller.known() {
             Some(known) => self.counted(pass.identify(known.identity().sub())),
@@ -34,7 +34,7 @@ impl Shard {
         }
     }
 
-    /// Whether another registration may be looked at, as `check` has it.
+    /// Whether the limit that `check` tests allows another registration.
     pub(super) fn may_register(
         &self,
         check: impl FnOnce(&Limits) -> Result<(), Limited>,
@@ -44,11 +44,11 @@ impl Shard {
         self.counted(checked).map_err(refused)
     }
 
-    /// Counts an agent's connection from `peer` until its agent has a tunnel. Proxies that bring agents
-    /// in bring those of many addresses.
+    /// Counts an agent's connection from `peer` until its agent has a tunnel. Connections of trusted proxies are not
+    /// counted, since they bring agents of many addresses.
     ///
     /// # Errors
-    /// There are too many from that address.
+    /// The address has too many such connections.
     pub(super) fn stranger(&self, peer: SocketAddr) -> Result<Place, Limited> {
         let address = peer.ip().to_canonical();
         let mut proxies = self.peers.config.http.trusted_proxies.iter();
@@ -65,10 +65,10 @@ impl Shard {
         }))
     }
 
-    /// Counts a question about a tunnel of a stranger at `peer` until it is answered.
+    /// Counts a provider question of an agent without a tunnel at `peer` until the question is answered.
     ///
     /// # Errors
-    /// Too many wait that come from that address.
+    /// The address has too many open questions.
     pub(super) fn question_from(&self, peer: SocketAddr) -> Result<Place, Limited> {
         let Some(counted) = &self.peers.new_questions else {
             return Ok(Place::default());
@@ -85,7 +85,7 @@ impl Shard {
     }
 }
 
-/// What an agent hears that did too much.
+/// The refusal that tells an agent which limit it exceeded.
 pub(super) fn refused(limited: Limited) -> Refusal {
     Refusal {
         reason: Reason::Limited,

@@ -1,4 +1,4 @@
-//! Agents: serving a link, and taking its names back when it ends.
+//! Links: serving an agent's connection, and releasing its names when it ends.
 
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
@@ -22,7 +22,7 @@ use crate::link::{self, Left, LinkHost, NOTSENT_BYTES, Stay};
 use crate::registry::{LinkEntry, LinkId, LinkRef};
 use crate::session::SharedMux;
 
-/// Links that are looked after before others get a turn: 50 us of a shard with 10,000.
+/// Links that are swept in one turn of the shard: 50 us on a shard with 10,000.
 const SWEEP_LINKS: usize = 256;
 
 impl Shard {
@@ -36,7 +36,7 @@ impl Shard {
         let greeted = greeting.is_some();
         let Greeting { mut nonce, said } = greeting.unwrap_or_default();
         if !greeted && SystemRandom::new().fill(&mut nonce).is_err() {
-            // Without randomness nobody can prove a key.
+            // Without a random nonce a signed hello could be replayed.
             self.link_gone(self.index);
             self.metrics.link_refused(Reason::Internal);
             return;
@@ -80,12 +80,12 @@ impl Shard {
         let said = if greeted { mux.greeted(said) } else { said };
         self.gate.spawn(
             async move {
-                // Runs also when the gate drops this task.
+                // Runs its drop also when the gate drops this task.
                 let mut guard = guard;
                 match link::run(socket, said, &mux, &host, &host.shard.link_block).await {
                     Left::Ended(reason) => guard.end = Some(reason),
                     Left::Moved { to, fd, said } => {
-                        // There first: otherwise callers would find no shard with a link meanwhile.
+                        // Counted there first: otherwise callers would be steered as if no shard had a link.
                         host.shard.link_expected(to);
                         guard.end = None;
                         let message = Message::Link {
@@ -109,7 +109,7 @@ impl Shard {
         };
         entry.mux.fail_sessions(reason);
         self.keep_account(&entry);
-        // The agent may close as soon as it hears why: what was decided here counts.
+        // The agent may close as soon as it reads the reason, so the reason decided here counts.
         let reason = entry.mux.closing().unwrap_or(reason);
         self.link_gone(self.index);
         self.metrics.links.dec();
@@ -143,7 +143,7 @@ impl Shard {
         }
     }
 
-    /// Pings, evicts what is stale, and takes tunnels back whose time is over.
+    /// Sends due pings, ends stale links, and withdraws tunnels whose permissions have expired.
     pub(super) async fn sweep_links(self: &Rc<Self>) {
         let mut from = None;
         loop {
@@ -153,7 +153,7 @@ impl Shard {
                 self.registry
                     .borrow_mut()
                     .sweep(from, SWEEP_LINKS, now, now_seconds, end);
-            // Before anybody else's turn: what is renewed in time is not over.
+            // Before the next turn: a permission that is renewed by then has not expired.
             self.withdraw_expired(expired);
             if next.is_none() {
                 return;
@@ -164,11 +164,11 @@ impl Shard {
     }
 }
 
-/// Takes a link's traces away, however its task ends.
+/// Removes a link from its shard when its task ends or is dropped.
 struct LinkGuard {
     shard: Rc<Shard>,
     id: LinkId,
-    /// Why it ended; `None` if it did not, but left for another shard.
+    /// Reason of the link's end; `None` if the link moves to another shard.
     end: Option<Reason>,
 }
 
@@ -181,20 +181,20 @@ impl Drop for LinkGuard {
     }
 }
 
-/// What a link tells its shard.
+/// The link's access to its shard.
 struct Host {
     shard: Rc<Shard>,
     id: LinkId,
     peer: SocketAddr,
-    /// What the agent is asked to sign.
+    /// The nonce that the agent is asked to sign.
     nonce: [u8; 32],
 }
 
 impl Host {
-    /// Decides about a registration, or has a provider asked; whether its token is known to be good.
+    /// Decides on a registration, or asks a provider; returns whether the token is known to be valid.
     fn register(&self, register: &Register) -> Result<bool, Refusal> {
         let shard = &self.shard;
-        // First: to look at a token costs more.
+        // First, because checking a token costs more.
         shard.may_register(|limits| limits.register_from(self.peer.ip()))?;
         register.check().map_err(|error| Refusal {
             reason: Reason::RegistrationInvalid,
@@ -325,7 +325,7 @@ impl LinkHost for Host {
 }
 
 impl Host {
-    /// A tunnel of the link takes no new sessions; those that run go on.
+    /// Takes a tunnel from the link's registry entry; its sessions go on, and no new ones begin.
     fn part(&self, tunnel: &TunnelId, parting: Parting) {
         let shard = &self.shard;
         let mut registry = shard.registry.borrow_mut();
@@ -344,9 +344,9 @@ impl Host {
     }
 }
 
-/// Whether an agent at `peer` that dialled `name` (`host:port`) meant this relay, which may have a
-/// name of its own. A loopback name is that of every machine, so a signature for it is good only
-/// from this one: from elsewhere it was made for a relay there, and was passed on.
+/// Whether an agent at `peer` that dialled `name` (`host:port`) meant this relay, whose own name is `domain` if it has
+/// one. A loopback name means a different relay on every machine: a hello signed for it is accepted from this machine
+/// only. From elsewhere, it may have been signed for a relay there and passed on.
 fn is_called(domain: Option<&str>, name: &str, peer: IpAddr) -> bool {
     let host = host_of(name);
     if is_loopback(host) {

@@ -1,4 +1,4 @@
-//! How many log lines peers may cause: whoever can connect must not be able to fill a disk.
+//! Limit on log lines that peers cause: a peer that can connect must not be able to fill a disk.
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -6,12 +6,12 @@ use std::time::Duration;
 use tieline_wire::Moment;
 use tracing::info;
 
-/// Lines in one window. Everything is counted in the metrics anyway.
+/// Lines written in one window; the metrics count every event regardless.
 const LINES_MAX: u32 = 100;
 
 const WINDOW: Duration = Duration::from_secs(1);
 
-/// Lines that were written in this window, and those that were not.
+/// Lines written and lines suppressed in the current window.
 #[derive(Debug, Default)]
 pub(super) struct LogBudget {
     since: Cell<Moment>,
@@ -27,7 +27,7 @@ impl LogBudget {
             self.lines.set(0);
             let lines = self.left_out.take();
             if lines > 0 {
-                info!(lines, "lines about agents were left out, see the metrics");
+                info!(lines, "log lines about agents suppressed; the metrics count every event");
             }
         }
         if self.lines.get() >= LINES_MAX {

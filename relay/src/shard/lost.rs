@@ -1,5 +1,5 @@
-//! Links that were lost with requests under way: their accounts are kept until their agents tell, over
-//! other links, how far those had come, or until it is too late for a second try.
+//! Accounts of links that were lost with requests under way. An account is kept until its agent reports, over another
+//! link, how much of each request had reached it, or until it is too late to retry the requests.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -12,18 +12,18 @@ use super::message::Message;
 use crate::registry::LinkEntry;
 use crate::session::Account;
 
-/// Lost links of which a shard keeps the accounts, some 150 bytes each. Requests of any more are taken
-/// for sent.
+/// Accounts that one shard keeps, some 150 bytes each. Requests of further lost links count as sent, and are not
+/// retried.
 const KEPT_MAX: usize = 4096;
 
-/// An agent tells of an earlier link of its run.
+/// An agent's report on an earlier link of the same run.
 #[derive(Debug)]
 pub(crate) struct LostLink {
     agent: (AgentKey, InstanceId),
     lost: Lost,
 }
 
-/// The accounts of links that are gone, by their nonces.
+/// Accounts of lost links, by the links' nonces.
 #[derive(Default)]
 pub(super) struct LostLinks(HashMap<[u8; 32], Kept>);
 
@@ -34,8 +34,8 @@ struct Kept {
 }
 
 impl Shard {
-    /// A link is gone. If there are requests whose fate its agent alone knows, these may learn it for a
-    /// while.
+    /// Keeps the account of a link that ended, if the fate of any of its requests is known to its agent alone. The
+    /// requests wait for the agent's report until the offline grace is over.
     pub(super) fn keep_account(&self, entry: &LinkEntry) {
         let account = entry.mux.account();
         if !account.is_wanted() {
@@ -56,7 +56,7 @@ impl Shard {
         }
     }
 
-    /// The agent of a link here tells of an earlier one, which may have been on any shard.
+    /// Sends an agent's report on an earlier link to every shard, since that link may have been on any of them.
     pub(super) fn agent_tells(self: &Rc<Self>, hello: &AgentHello, lost: Lost) {
         let agent = run_of(hello);
         let told = Arc::new(LostLink { agent, lost });
@@ -65,7 +65,7 @@ impl Shard {
         }
     }
 
-    /// Takes an account of an agent's lost link, if that was here, and if it was the same run's.
+    /// Applies an agent's report to the account of the lost link, if that link was here and of the same run.
     pub(super) fn lost_told(&self, told: &LostLink) {
         let LostLink { agent, lost } = told;
         let mut kept = self.lost.borrow_mut();
@@ -80,13 +80,13 @@ impl Shard {
         let entry = registry.link_of_nonce(&lost.nonce);
         let is_theirs = |it: &&LinkEntry| it.agent.as_ref().map(run_of) == Some(*agent);
         if let Some(entry) = entry.filter(is_theirs) {
-            // Its agent has given it up, which was not noticed here yet.
+            // The agent has given the link up before this shard noticed the loss.
             entry.mux.account().told(lost);
             entry.mux.close(Reason::LinkLost);
         }
     }
 
-    /// Gives up the accounts that have not come in time.
+    /// Closes the accounts whose reports have not arrived in time.
     pub(super) fn sweep_lost(&self) {
         let now = self.clock.now();
         self.lost.borrow_mut().0.retain(|_, it| {
@@ -99,7 +99,7 @@ impl Shard {
     }
 }
 
-/// The run of an agent that a hello proved: nothing is taken from another one.
+/// The run of an agent, as its signed hello proves; a report counts for links of the same run only.
 fn run_of(hello: &AgentHello) -> (AgentKey, InstanceId) {
     (hello.key, hello.instance)
 }

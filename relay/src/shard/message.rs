@@ -1,4 +1,4 @@
-//! What shards tell one another.
+//! The messages between shards, and from the control thread to a shard.
 
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
@@ -21,147 +21,147 @@ use crate::metrics::{Cut, TunnelBatch, TunnelDetail};
 use crate::registry::{AgentTag, LinkRef, TunnelInfo};
 use crate::session::Load;
 
-/// One message into a mailbox.
+/// One message to a shard's mailbox.
 pub(crate) enum Message {
-    /// An agent's connection, counted until its agent has a tunnel: nothing is read from it yet, or it
-    /// belongs here, as the greeting shows.
+    /// An agent's connection: unread, or with the greeting that another shard read before it moved the link here.
+    /// `stranger` counts the connection until its agent has a tunnel.
     Link {
         fd: OwnedFd,
         peer: SocketAddr,
         stranger: Place,
         greeting: Option<Box<Greeting>>,
     },
-    /// A bulk lane, its hello read.
+    /// A bulk lane whose hello was read.
     Lane { fd: OwnedFd, nonce: BulkNonce },
-    /// A raw frontend that named its tunnel, which it may reach.
+    /// A raw frontend that named a tunnel which its caller may reach.
     Frontend(Box<Frontend>),
-    /// An HTTP caller, nothing read from it yet.
+    /// An unread HTTP frontend.
     Http {
         fd: OwnedFd,
         peer: SocketAddr,
         arrived: Arrived,
     },
-    /// One session of an HTTP caller that lives on another shard.
+    /// A session of an HTTP frontend on another shard, over a socket pair.
     Crossing {
         fd: OwnedFd,
         tunnel: TunnelId,
-        /// Which of the tunnel's agents it is for.
+        /// The agent of the tunnel that the session is for.
         agent: AgentTag,
-        /// Who calls, if it had to say, and where from.
+        /// The caller's identity, if callers need a token, and its address.
         identity: Option<Arc<Identity>>,
         address: Option<IpAddr>,
-        /// The kind of application that it asked for, if it did.
+        /// The kind of application in the request's URL, if it names one.
         dcc: Option<Arc<str>>,
         verdict: Arc<Verdict>,
-        /// The bytes of it that had reached the agent when the link was lost.
+        /// Receives the number of payload bytes that had reached the agent when the link was lost.
         reached: oneshot::Sender<u64>,
     },
-    /// To a name's home: a link wants it.
+    /// To a name's home shard: a link claims the name.
     Claim(Box<Claim>),
-    /// To a name's home: a link no longer serves it.
+    /// To a name's home shard: a link no longer serves the name.
     Release {
         tunnel: TunnelId,
         link: LinkRef,
         parting: Parting,
     },
-    /// From a name's home: who serves it.
+    /// From a name's home shard: the agents and links that serve the name now.
     Route(Arc<RouteUpdate>),
-    /// To a name's home: this shard has applied a revision.
+    /// To a name's home shard: this shard has applied a revision of the name's route.
     RouteApplied {
         tunnel: TunnelId,
         revision: u64,
         shard: usize,
     },
-    /// From a name's home to a link's shard: the name works on every shard.
+    /// From a name's home shard to a link's shard: every shard has the name's route.
     Claimed {
         link: LinkRef,
         request: u32,
         tunnel: TunnelId,
         generation: Generation,
     },
-    /// From a name's home to a link's shard: the link does not get the name.
+    /// From a name's home shard to a link's shard: the link does not get the name.
     ClaimRefused {
         link: LinkRef,
         request: u32,
         tunnel: TunnelId,
         refusal: Refusal,
     },
-    /// From a name's home to a link's shard: the link must end.
+    /// From a name's home shard to a link's shard: the link must end.
     Fence { link: LinkRef, reason: Reason },
-    /// To every shard: an agent tells what had reached it over an earlier link.
+    /// To every shard: an agent reports what had reached it over an earlier link.
     Lost(Arc<LostLink>),
-    /// From the control thread: which tunnels are here, behind a name?
+    /// From the control thread: report some tunnels of this shard, in order, whose names follow `after`.
     Report {
         after: String,
         answer: oneshot::Sender<TunnelBatch>,
     },
-    /// From the control thread: what is there of one tunnel, and who uses it?
+    /// From the control thread: describe one tunnel and its callers.
     Detail {
         tunnel: TunnelId,
         answer: oneshot::Sender<TunnelDetail>,
     },
-    /// From the control thread, to a name's home: unbind it, unless an agent serves it.
+    /// From the control thread, to a name's home shard: unbind the name unless an agent serves it.
     Forget {
         tunnel: TunnelId,
         answer: oneshot::Sender<Forgotten>,
     },
-    /// From the control thread: take a tunnel from its links, with its sessions.
+    /// From the control thread: withdraw a tunnel from its links and reset its sessions.
     Kick {
         tunnel: TunnelId,
         answer: oneshot::Sender<Cut>,
     },
-    /// From the control thread: these tunnels take no callers.
+    /// From the control thread: the full set of paused tunnels.
     Pause {
         tunnels: Arc<Paused>,
         answer: oneshot::Sender<Cut>,
     },
-    /// From the control thread: who is let in from now on, and how many links that ends.
+    /// From the control thread: a new auth snapshot; `ended` receives the number of links that it ends.
     Auth {
         snapshot: Arc<Snapshot>,
         ended: oneshot::Sender<usize>,
     },
-    /// From the control thread: what the provider says.
+    /// From the control thread: the provider's ruling on a question of this shard.
     Ruled(Box<(Question, Ruling)>),
-    /// Accept what comes to a socket, one of so many of its address.
+    /// Accept connections on `socket`, one of `sockets` listening sockets of its address.
     Listen {
         kind: ListenKind,
         socket: TcpListener,
         sockets: usize,
     },
-    /// Accept nothing new, let sessions end for a while, then stop.
+    /// Accept nothing new, let sessions end until the drain deadline, then stop.
     Stop(Stop),
-    /// Be a defect.
+    /// Panic, as a defect would.
     #[cfg(test)]
     Panic,
 }
 
-/// A raw frontend that named its tunnel.
+/// A raw frontend that named its tunnel, on its way to another shard.
 pub(crate) struct Frontend {
     pub(crate) fd: OwnedFd,
     pub(crate) tunnel: TunnelId,
-    /// What it sent behind that.
+    /// Payload that arrived behind the preamble.
     pub(crate) early: Bytes,
-    /// Where it comes from, and how it was let in.
+    /// The caller's address.
     pub(crate) peer: SocketAddr,
     pub(crate) pass: Pass,
     pub(crate) arrived: Arrived,
-    /// Who it is, if it had to say.
+    /// The caller's identity, if callers need a token.
     pub(crate) identity: Option<Arc<Identity>>,
-    /// Agents of the tunnel whose targets took no connection for it.
+    /// Agents of the tunnel whose targets refused a connection for this frontend.
     pub(crate) tried: Vec<AgentTag>,
 }
 
-/// The beginning of a link, to be read again on the shard where it goes on.
+/// The handshake of a link that moves, to be read again by the shard that takes the link over.
 #[derive(Debug, Default)]
 pub(crate) struct Greeting {
-    /// What the relay asked the agent to sign.
+    /// The nonce that the relay asked the agent to sign.
     pub(crate) nonce: [u8; 32],
-    /// All that the agent has said, from its preface on.
+    /// All bytes received from the agent, from its preface on.
     pub(crate) said: Bytes,
 }
 
 impl Message {
-    /// The name whose route this updates.
+    /// The name whose route this message updates, if it is a route update.
     pub(super) fn route_update(&self) -> Option<TunnelId> {
         match self {
             Self::Route(update) => Some(update.tunnel.clone()),
@@ -170,7 +170,7 @@ impl Message {
     }
 }
 
-/// A link asks for a name.
+/// A link's claim to a name.
 #[derive(Clone, Debug)]
 pub(crate) struct Claim {
     pub(crate) tunnel: TunnelId,
@@ -178,53 +178,52 @@ pub(crate) struct Claim {
     pub(crate) machine: MachineId,
     pub(crate) instance: InstanceId,
     pub(crate) link: LinkRef,
-    /// Where the link comes from.
+    /// The address of the link's peer.
     pub(crate) address: IpAddr,
-    /// Its sessions on that link.
+    /// Number of sessions of the name on the link.
     pub(crate) load: Load,
-    /// Which of the agent's links this is: the latest one of a number counts.
+    /// Index of the link among the agent's links; a later link with the same index replaces the earlier one.
     pub(crate) link_index: u16,
-    /// The agent's number of the registration.
+    /// The agent's number for the registration.
     pub(crate) request: u32,
     pub(crate) info: Arc<TunnelInfo>,
 }
 
-/// How a link parts with a name.
+/// How a link gives up a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Parting {
-    /// The agent is away, and the name stays bound.
+    /// The link ended; the name stays bound.
     Away,
-    /// The agent took back this one tunnel: what only this agent can ever have again is forgotten.
+    /// The agent unregistered the tunnel; a derived name, which no other agent can claim, is forgotten.
     TakenBack,
-    /// What the relay is told of the agent's holder has changed: the same key may come back for
-    /// another holder.
+    /// The token holder behind the agent's key has changed: another holder may claim the name with the same key.
     HolderChanged,
 }
 
-/// What became of an order to unbind a name.
+/// Outcome of an order to unbind a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Forgotten {
-    /// It is free.
+    /// The name is free.
     Free,
-    /// An agent serves it.
+    /// An agent serves the name, so it stays bound.
     Live,
-    /// It was not bound.
+    /// The name was not bound.
     Unknown,
 }
 
-/// The whole route of a name, as its home decided.
+/// The whole route of a name, as its home shard decided.
 #[derive(Clone, Debug)]
 pub(crate) struct RouteUpdate {
     pub(crate) tunnel: TunnelId,
-    /// Rises with every change; a shard ignores what is not higher than what it has.
+    /// Rises with every change; a shard ignores an update whose revision is not above its own.
     pub(crate) revision: u64,
-    /// Nobody while its agents are away; several if they share it.
+    /// Empty while all agents are away; several if agents share the name.
     pub(crate) agents: Vec<ServingAgent>,
-    /// What was last said of it.
+    /// The latest description of the target.
     pub(crate) info: Arc<TunnelInfo>,
-    /// Agents that served it before the relay started, and may be on their way back.
+    /// Agents that served the name before the relay started, and may reconnect.
     pub(crate) expected: Vec<AgentTag>,
-    /// The name is forgotten.
+    /// The name is forgotten: remove its route.
     pub(crate) forget: bool,
 }
 
@@ -232,48 +231,48 @@ pub(crate) struct RouteUpdate {
 #[derive(Clone, Debug)]
 pub(crate) struct ServingAgent {
     pub(crate) tag: AgentTag,
-    /// Rises when another instance takes over; never that of another agent.
+    /// Rises when another instance takes over; no two agents have the same one.
     pub(crate) generation: Generation,
     pub(crate) info: Arc<TunnelInfo>,
-    /// At least one.
+    /// Never empty.
     pub(crate) links: Vec<ServingLink>,
 }
 
-/// A link by which an agent serves a name.
+/// A link over which an agent serves a name.
 #[derive(Clone, Debug)]
 pub(crate) struct ServingLink {
     pub(crate) at: LinkRef,
-    /// The name's sessions on it.
+    /// Number of the name's sessions on the link.
     pub(crate) load: Load,
 }
 
-/// What the two shards of a crossing session tell one another beside its bytes.
+/// What the two shards of a crossing session tell each other out of band.
 #[derive(Debug, Default)]
 pub(crate) struct Verdict {
-    /// Code of the reason that the session was reset for.
+    /// Code of the reset's reason; 0 while the session is not reset.
     reset: AtomicU16,
     not_sent: AtomicBool,
     cancelled: AtomicBool,
 }
 
 impl Verdict {
-    /// The session was reset; said before its socket closes.
+    /// Records that the session was reset; called before its socket closes.
     pub(crate) fn reset(&self, reason: Reason) {
         self.reset.store(reason.code(), Ordering::Release);
     }
 
-    /// The same, where the target had no byte of it.
+    /// Records that the session was reset before its target received any byte.
     pub(crate) fn reset_unsent(&self, reason: Reason) {
         self.not_sent.store(true, Ordering::Release);
         self.reset(reason);
     }
 
-    /// Whether it is known that the target had no byte of a session that was reset.
+    /// Whether the target is known to have received no byte of the session that was reset.
     pub(crate) fn is_not_sent(&self) -> bool {
         self.not_sent.load(Ordering::Acquire)
     }
 
-    /// Why the session was reset, if it was.
+    /// The reason of the session's reset, if it was reset.
     pub(crate) fn reset_reason(&self) -> Option<Reason> {
         match self.reset.load(Ordering::Acquire) {
             0 => None,
@@ -281,12 +280,12 @@ impl Verdict {
         }
     }
 
-    /// The caller gave up; said before its socket closes.
+    /// Records that the caller cancelled; called before its socket closes.
     pub(crate) fn cancel(&self) {
         self.cancelled.store(true, Ordering::Release);
     }
 
-    /// Whether the end of the caller's direction is a cancel.
+    /// Whether the end of the caller's direction means that the caller cancelled.
     pub(crate) fn is_cancelled(&self) -> bool {
         self.cancelled.load(Ordering::Acquire)
     }

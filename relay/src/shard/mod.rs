@@ -1,7 +1,6 @@
-//! One shard: a thread that owns its ring, its links, its sessions and its counters.
-//! Long because what a shard owns and what it is told stand together.
+//! One shard: a pinned thread that owns its ring, links, sessions and counters.
 //!
-//! Shards share nothing but mailboxes and the load figures by which links are placed.
+//! Shards share only mailboxes and the atomic counters and snapshots in [`Peers`].
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -70,58 +69,58 @@ pub(crate) use names::{Owners, Restored, home};
 pub(crate) use operator::Paused;
 use routes::Routes;
 
-/// What all shards share.
+/// State that all shards share.
 pub(crate) struct Peers {
     pub(crate) config: Config,
-    /// Who is let in, at the start.
+    /// Auth snapshot at the start; later ones arrive as [`Message::Auth`].
     pub(crate) auth: Arc<Snapshot>,
-    /// Who did what.
+    /// The audit log.
     pub(crate) audit: Audit,
-    /// How much somebody may do, where that is limited.
+    /// Limits on requests, sessions, bytes and registrations, if any are configured.
     pub(crate) limits: Option<Arc<Limits>>,
-    /// Links of each address that have no tunnel yet, and its questions to a provider.
+    /// Limits per address for agents without a tunnel: open links, and open provider questions.
     pub(crate) new_links: Option<Arc<PerAddress>>,
     pub(crate) new_questions: Option<Arc<PerAddress>>,
-    /// The way to the control thread.
+    /// Queue of requests to the control thread.
     pub(crate) asks: AskControl,
-    /// The way into each shard.
+    /// Sending half of each shard's mailbox.
     pub(crate) mailboxes: Vec<MailboxSender>,
-    /// Links of each shard, placed or on their way.
+    /// Number of links of each shard, including those in hand-off to it.
     pub(crate) loads: Vec<AtomicUsize>,
-    /// Callers of all shards, from their arrival to their end.
+    /// Number of callers on all shards, each counted from arrival to end.
     pub(crate) callers: Arc<AtomicUsize>,
-    /// Live names of all shards.
+    /// Number of live names on all shards.
     pub(crate) live_tunnels: Arc<AtomicUsize>,
-    /// How agents are told where their tunnels are.
+    /// Templates of the public URLs that agents are told.
     pub(crate) public_urls: PublicUrls,
-    /// The same for all: a caller comes back to any shard.
+    /// Seals references to one agent; one key for all shards, since a caller may return on any of them.
     pub(crate) sealer: listen::http::Sealer,
-    /// The number of the relay's start: when it was, in seconds since 1970, or more.
+    /// Number of this relay start: seconds since 1970, or higher if an earlier start had a higher number.
     pub(crate) epoch_seconds: u64,
-    /// The same of each account.
+    /// Number of live names of each account, with its limit.
     pub(crate) live_of_accounts: Arc<LiveTunnels>,
-    /// Where bindings of names are noted, to outlast a restart.
+    /// Queue of the state folder, which keeps bindings of names over a restart.
     pub(crate) book: Book,
-    /// What takes no callers, at the start.
+    /// Tunnels paused at the start; later sets arrive as [`Message::Pause`].
     pub(crate) paused: Arc<Paused>,
-    /// Held by each shard, and by each task of the control thread, that accepts connections.
+    /// Token held by every shard and control task that accepts connections.
     pub(crate) accepting: Arc<()>,
-    /// How many files it may have open, if that is limited.
+    /// Limit on open file descriptors of the process, if there is one.
     pub(crate) open_files_max: Option<u64>,
 }
 
-/// What one shard is given to start.
+/// Arguments of a shard's start.
 pub(crate) struct Seed {
     pub(crate) index: usize,
     pub(crate) driver: Chosen,
     pub(crate) mailbox: Mailbox,
     pub(crate) metrics: Arc<ShardMetrics>,
     pub(crate) peers: Arc<Peers>,
-    /// Names that were bound before the relay started, of all shards.
+    /// Names bound before the relay started, of all home shards.
     pub(crate) restored: Arc<[Restored]>,
 }
 
-/// One core's share of the relay.
+/// One core's part of the relay.
 pub(crate) struct Shard {
     index: usize,
     peers: Arc<Peers>,
@@ -129,24 +128,24 @@ pub(crate) struct Shard {
     metrics: Arc<ShardMetrics>,
     registry: RefCell<Registry>,
     lost: RefCell<LostLinks>,
-    /// Who is let in; replaced as a whole.
+    /// Current auth snapshot; replaced as a whole.
     auth: RefCell<Arc<Snapshot>>,
-    /// What takes no callers; replaced as a whole.
+    /// Paused tunnels; replaced as a whole.
     paused: RefCell<Arc<Paused>>,
     routes: RefCell<Routes>,
     names: RefCell<Names>,
-    /// What the state folder has yet to be told of names.
+    /// Notes about names that wait for room in the state folder's queue.
     unsaved: RefCell<IndexMap<TunnelId, Box<Note>>>,
-    /// Tunnels that the metrics know of already.
+    /// Number of tunnels that this shard last reported to the metrics.
     counted_tunnels: Cell<usize>,
-    /// One for each shard, this one included: a message never finds its receiver busy.
+    /// One outbox per shard, this one included, so that posting a message never waits for its receiver.
     outboxes: RefCell<Vec<Outbox>>,
     flushing: Cell<bool>,
     log_budget: LogBudget,
     listeners: RefCell<Vec<(ListenKind, Rc<Listener>, usize)>>,
-    /// Accept loops; they end before the rest.
+    /// Accept loops; they end before all other tasks.
     doors: Rc<Gate>,
-    /// Dropped with them.
+    /// This shard's [`Peers::accepting`] token; dropped when the accept loops end.
     accepting: Cell<Option<Arc<()>>>,
     draining: Cell<bool>,
     gate: Rc<Gate>,
@@ -154,19 +153,19 @@ pub(crate) struct Shard {
     link_block: LinkBlock,
     lanes: Rc<Lanes>,
     asking: Rc<Asking>,
-    /// When it started, which is when the relay did.
+    /// Start of the shard, and so of the relay.
     started: Moment,
     http_settings: Rc<listen::http::Settings>,
     sealer: Rc<listen::http::Sealer>,
     callers: Rc<Callers>,
-    /// Callers that are being told that there is no room.
+    /// Callers that are being sent an overload answer because the relay has no room for them.
     told: Cell<usize>,
 }
 
-/// Runs a shard on this thread until it is told to stop; `started` hears whether it could start.
+/// Runs a shard on this thread until a stop message; `started` receives the outcome of the start.
 ///
 /// # Errors
-/// What ended it before it was told to.
+/// The failure that ended the shard before a stop message.
 pub(crate) fn run(seed: Seed, started: impl FnOnce(io::Result<()>)) -> io::Result<()> {
     let index = seed.index;
     debug!(shard = index, "shard starts");
@@ -282,7 +281,7 @@ impl Shard {
         ended
     }
 
-    /// Does what another shard, or the control thread, asks for.
+    /// Handles one message from a shard or from the control thread.
     fn handle(self: &Rc<Self>, message: Message) {
         match message {
             Message::Link {
@@ -350,7 +349,7 @@ impl Shard {
                 socket,
                 sockets,
             } => self.listen(kind, socket, sockets),
-            // Nobody may be waiting for any of these any more.
+            // The control thread may have stopped waiting for any of these answers.
             Message::Report { after, answer } => drop(answer.send(self.report(&after))),
             Message::Detail { tunnel, answer } => drop(answer.send(self.detail(&tunnel))),
             Message::Forget { tunnel, answer } => self.forget_name(&tunnel, answer),
@@ -360,14 +359,13 @@ impl Shard {
             Message::Ruled(ruled) => self.ruled(&ruled.0, ruled.1),
             Message::Stop(_) => {}
             #[cfg(test)]
-            Message::Panic => panic!("as the test wants it"),
+            Message::Panic => panic!("panic requested by a test"),
         }
     }
 
-    /// Deadlines of links and claims.
+    /// Sweeps links, names, lost links and due permissions at a fixed period.
     async fn tick(self: Rc<Self>) {
-        // A sixteenth of the stale timeout: pings leave in time, and eviction comes at most that
-        // late.
+        // A sixteenth of the stale timeout: pings leave in time, and an eviction is late by one period at most.
         let period = (self.peers.config.stale_timeout / 16)
             .clamp(Duration::from_millis(10), Duration::from_secs(1));
         loop {
@@ -379,7 +377,7 @@ impl Shard {
         }
     }
 
-    /// Whether there is room in the log for another line that a peer caused.
+    /// Whether the log budget allows another line that a peer caused.
     fn may_log(&self) -> bool {
         self.log_budget.takes_one(self.clock.now())
     }
@@ -391,7 +389,7 @@ impl Shard {
     }
 }
 
-/// However a shard ends, its tasks do, and what they hold is closed.
+/// Closes both gates on drop, so that every task and its sockets end however the shard ends.
 struct ClosedAtTheEnd<'a>(&'a Shard);
 
 impl Drop for ClosedAtTheEnd<'_> {

@@ -1,4 +1,4 @@
-//! What an operator wants of single tunnels: to see them, to end them, to turn their callers away.
+//! An operator's orders about single tunnels: show, kick and pause.
 
 use std::collections::HashSet;
 use std::rc::Rc;
@@ -10,11 +10,11 @@ use super::Shard;
 use super::admission::refusal;
 use crate::metrics::{Cut, TunnelBatch, TunnelDetail};
 
-/// Tunnels that callers are turned away from.
+/// Tunnels whose callers are turned away.
 pub(crate) type Paused = HashSet<TunnelId>;
 
 impl Shard {
-    /// Some tunnels behind a name.
+    /// A report on some tunnels whose names follow `after`.
     pub(super) fn report(&self, after: &str) -> TunnelBatch {
         let registry = self.registry.borrow();
         let mut batch = registry.report(after, self.index, self.clock.now());
@@ -27,24 +27,24 @@ impl Shard {
         batch
     }
 
-    /// One tunnel and its callers.
+    /// One tunnel and its callers on this shard.
     pub(super) fn detail(&self, tunnel: &TunnelId) -> TunnelDetail {
         let registry = self.registry.borrow();
         let mut detail = registry.detail(tunnel, self.index, self.clock.now());
         if let Some(row) = &mut detail.row {
             row.paused = self.is_paused(tunnel);
         }
-        // Its home knows; any other shard has nothing to say.
+        // `None` unless this is the name's home shard.
         detail.bound = self.names.borrow().bound(tunnel, self.clock.now());
         detail
     }
 
-    /// Whether callers of a tunnel are turned away.
+    /// Whether the tunnel's callers are turned away.
     pub(super) fn is_paused(&self, tunnel: &TunnelId) -> bool {
         self.paused.borrow().contains(tunnel)
     }
 
-    /// Takes a tunnel from the links that serve it, with its sessions; the agents may ask for it again.
+    /// Withdraws a tunnel from the links that serve it, with its sessions; its agents may register it again.
     pub(super) fn kick(self: &Rc<Self>, tunnel: &TunnelId) -> Cut {
         let registry = self.registry.borrow();
         let links = registry.links_of(tunnel);
@@ -57,7 +57,7 @@ impl Shard {
             .fold(Cut::default(), Cut::and)
     }
 
-    /// From now on callers of these tunnels are turned away, and of no others; ends what they have.
+    /// Replaces the set of paused tunnels, and resets the sessions of those that are newly paused.
     pub(super) fn pause(&self, paused: Arc<Paused>) -> Cut {
         let before = self.paused.replace(Arc::clone(&paused));
         let new = paused.iter().filter(|tunnel| !before.contains(*tunnel));

@@ -1,5 +1,5 @@
-//! Which shard a link lives on: first the one with the fewest, then, for one of several links of an
-//! agent, the one that its hello shows.
+//! Which shard a link lives on: at first the shard with the fewest links; after the hello, for an agent with
+//! several links, the shard that its link index selects.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
@@ -21,14 +21,14 @@ use crate::listen::agent::{Opening, opening};
 use crate::metrics::HandoffKind;
 use crate::registry::LinkId;
 
-/// Time for an agent that is to be refused to say its first bytes.
+/// Time for the first bytes of an agent that will be refused.
 const REFUSED_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How often a shard says anew where callers come in, while others change it.
+/// Number of times that a shard corrects the steering of raw callers while other shards change it.
 const STEERINGS_MAX: usize = 16;
 
 impl Shard {
-    /// A connection on an agent listener: its first bytes say what it is for.
+    /// Reads the first bytes of a connection on an agent listener: they open a link or a bulk lane.
     pub(super) fn agent_arrived(self: &Rc<Self>, socket: Socket, peer: SocketAddr) {
         let shard = Rc::clone(self);
         let place = self.stranger(peer);
@@ -49,9 +49,9 @@ impl Shard {
         });
     }
 
-    /// Tells an agent that there are too many links of its address, in one send.
+    /// Refuses an agent's link because its address has too many, in one send.
     fn refuse_link(&self, socket: &Socket, peer: SocketAddr) {
-        // What is not read would have the kernel reset the connection, and with it the answer.
+        // A close in front of unread bytes is a reset, which could destroy the answer.
         let mut said = BytesMut::with_capacity(PREFACE.len());
         let _ = socket.recv(&mut said, PREFACE.len());
         let now = self.clock.now();
@@ -68,7 +68,7 @@ impl Shard {
         });
         let mut out = Transmit::new();
         if mux.poll_transmit(now, &mut out) {
-            // The connection ends now, whether or not its agent hears why.
+            // The connection ends now, whether or not the agent receives the reason.
             let _ = out.send_with(|slices| socket.send_vectored(slices));
         }
         socket.shutdown();
@@ -78,7 +78,7 @@ impl Shard {
         }
     }
 
-    /// A link goes to the shard with the fewest.
+    /// Places a new link on the shard with the fewest links.
     async fn place_link(self: &Rc<Self>, socket: Socket, peer: SocketAddr, stranger: Place) {
         let to = self.least_loaded();
         self.link_expected(to);
@@ -95,7 +95,7 @@ impl Shard {
         self.move_link(to, message).await;
     }
 
-    /// Hands a link over to a shard that counts it already.
+    /// Hands a link off to a shard whose load includes it already.
     pub(super) async fn move_link(&self, to: usize, message: Message) {
         if self.hand_off(to, message).await {
             self.metrics.handed_off(HandoffKind::Link);
@@ -105,29 +105,28 @@ impl Shard {
         }
     }
 
-    /// A link goes on elsewhere: here it was never one.
+    /// Forgets a link that moves to another shard.
     pub(super) fn link_left(&self, id: LinkId) {
         self.registry.borrow_mut().remove(id);
         self.link_gone(self.index);
         self.metrics.links.dec();
     }
 
-    /// A link is on its way to a shard, or there.
+    /// Counts a link for a shard that has it or will get it.
     pub(super) fn link_expected(&self, shard: usize) {
         if self.peers.loads[shard].fetch_add(1, Ordering::SeqCst) == 0 {
             self.steer_callers();
         }
     }
 
-    /// A link that was expected on a shard is not there, or no longer.
+    /// Counts a link of a shard out: it ended, moved away or never arrived.
     pub(super) fn link_gone(&self, shard: usize) {
         if self.peers.loads[shard].fetch_sub(1, Ordering::SeqCst) == 1 {
             self.steer_callers();
         }
     }
 
-    /// Lets raw callers come in on the shards that have links: on any other they would only be handed
-    /// on.
+    /// Steers raw callers to the shards that have links, which saves a hand-off.
     fn steer_callers(&self) {
         let mut shards = self.shards_with_links();
         for _ in 0..STEERINGS_MAX {
@@ -135,12 +134,12 @@ impl Shard {
                 if *kind == ListenKind::Tcp
                     && let Err(error) = listener.steer(&self.places(*sockets, &shards))
                 {
-                    // All works without, by way of one shard more.
+                    // Steering is an optimization: without it, callers are handed off.
                     debug!(%error, "the kernel goes on to choose a shard for each caller");
                     return;
                 }
             }
-            // Another shard may have said what was right before.
+            // Another shard may have overwritten this steering with older loads.
             let now = self.shards_with_links();
             if now == shards {
                 return;
@@ -149,7 +148,7 @@ impl Shard {
         }
     }
 
-    /// Which shards have links; all, where none has any.
+    /// Which shards have links; all of them if none has any.
     fn shards_with_links(&self) -> Vec<bool> {
         let loads = self.peers.loads.iter();
         let with_links: Vec<bool> = loads.map(|load| load.load(Ordering::SeqCst) > 0).collect();
@@ -159,14 +158,14 @@ impl Shard {
         vec![true; with_links.len()]
     }
 
-    /// The places, as the kernel counts them, of the sockets of those shards. Sockets go round the
-    /// shards: there may be more of them than shards, where an earlier relay had more.
+    /// The kernel's indices of those sockets whose shard is set in `shards`. Socket `i` belongs to shard `i` modulo
+    /// the number of shards: after a take-over from a relay with more shards there are more sockets than shards.
     fn places(&self, sockets: usize, shards: &[bool]) -> Vec<u32> {
         let places = (0..).zip(shards.iter().cycle()).take(sockets);
         places.filter(|(_, has)| **has).map(|it| it.0).collect()
     }
 
-    /// The shard with the fewest links; a tie goes to this one, then to the lowest number.
+    /// The shard with the fewest links; among equals this shard, then the lowest number.
     fn least_loaded(&self) -> usize {
         let load = |shard: usize| self.peers.loads[shard].load(Ordering::Relaxed);
         (0..self.peers.loads.len())
@@ -175,8 +174,8 @@ impl Shard {
     }
 }
 
-/// The shard of a link that is one of several: they go round the shards, so that a busy agent has
-/// as many cores as links. The first is at an agent's own place, or all would begin at one.
+/// The shard of one of an agent's several links; `None` if the agent has one link. The links go round the shards,
+/// so that a busy agent uses as many cores as links. A hash of the agent selects the shard of its first link.
 pub(super) fn shard_of(hello: &AgentHello, shards: usize) -> Option<usize> {
     if hello.links < 2 {
         return None;

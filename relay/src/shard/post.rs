@@ -1,4 +1,4 @@
-//! What a shard sends to others: messages that must arrive, and connections that may be dropped.
+//! Sending to other shards: messages that must arrive, and connections that may be dropped.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -7,14 +7,14 @@ use super::Shard;
 use super::message::Message;
 use crate::io::sleep;
 
-/// How often what did not fit into another shard's mailbox is tried again.
+/// Pause before a message that did not fit into another shard's mailbox is tried again.
 const OUTBOX_PAUSE: Duration = Duration::from_millis(1);
 
 /// How long a connection may wait for room in another shard's mailbox.
 const HANDOFF_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Shard {
-    /// Sends a message that must arrive: what does not fit waits here.
+    /// Sends a message that must arrive; while the mailbox is full, the message waits in this shard's outbox.
     pub(super) fn post(self: &Rc<Self>, to: usize, message: Message) {
         let mut outboxes = self.outboxes.borrow_mut();
         outboxes[to].push(message);
@@ -44,7 +44,8 @@ impl Shard {
         }
     }
 
-    /// Sends a connection to another shard, or drops it if that shard is too busy to take it.
+    /// Sends a connection to another shard; drops it and returns false if that mailbox stays full for
+    /// [`HANDOFF_TIMEOUT`].
     pub(super) async fn hand_off(&self, to: usize, message: Message) -> bool {
         let mut message = message;
         let deadline = self.clock.now() + HANDOFF_TIMEOUT;

@@ -1,4 +1,4 @@
-//! Registrations that another server decides: asked by the control thread, so that no shard waits.
+//! Registrations that an external provider decides: the control thread asks it, so that no shard waits.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -14,24 +14,23 @@ use crate::auth::{Identity, Mode, Overfull, Question, Ruling};
 use crate::io::turn;
 use crate::registry::{LinkId, Renewal};
 
-/// Links and tunnels that are looked through before others get a turn.
+/// Links and tunnels that are checked for due renewals in one turn of the shard.
 const RENEW_COUNT: usize = 2048;
 
-/// Questions of one link that may be open before its agent got a tunnel: each holds a registration and
-/// its token.
+/// Open questions of a link whose agent has no tunnel yet: each question holds a registration and its token.
 const STRANGER_QUESTIONS_MAX: usize = 4;
 
-/// The same once it has one: a quarter of the queue, so that one agent cannot fill it.
+/// Open questions of a link whose agent has a tunnel: a quarter of the queue, so that one agent cannot fill it.
 const LINK_QUESTIONS_MAX: usize = 256;
 
-/// How soon a provider that gave no answer is asked again about a tunnel that lives.
+/// Longest pause before a provider that gave no answer is asked again about a live tunnel.
 const RETRY: Duration = Duration::from_secs(5);
 
 impl Shard {
-    /// Has the provider asked whether a link may have `tunnel`; the answer comes as a message.
+    /// Asks the provider whether a link may have `tunnel`; the ruling arrives as [`Message::Ruled`].
     ///
     /// # Errors
-    /// Too many questions wait.
+    /// Too many questions are open, or the link is gone.
     pub(super) fn ask_provider(
         &self,
         link: LinkId,
@@ -72,7 +71,7 @@ impl Shard {
         Ok(())
     }
 
-    /// The provider has decided, or not.
+    /// Applies the provider's ruling, or its failure to rule.
     pub(super) fn ruled(self: &Rc<Self>, question: &Question, ruling: Ruling) {
         if question.is_renewal {
             return self.renewed(question, ruling);
@@ -84,7 +83,7 @@ impl Shard {
                 entry.questions = entry.questions.saturating_sub(1);
                 Rc::clone(&entry.mux)
             }
-            // It did not wait.
+            // The link ended before the ruling arrived.
             None => return,
         };
         let outcome = match ruling {
@@ -94,7 +93,7 @@ impl Shard {
             } => self.allowed(question, identity, expires_at_seconds),
             Ruling::Denied(refusal) => Err(refusal),
             Ruling::Unavailable(why) => {
-                debug!(link = link.0, why, "no word from the provider");
+                debug!(link = link.0, why, "no ruling from the provider");
                 Err(refusal(Reason::AuthUnavailable))
             }
         };
@@ -121,7 +120,7 @@ impl Shard {
     ) -> Result<(), Refusal> {
         let link = LinkId(question.link);
         let auth = self.auth();
-        // It may have been revoked in the meantime.
+        // The token or the key may have been revoked since the question was asked.
         if let Some(agent) = self
             .registry
             .borrow()
@@ -154,7 +153,7 @@ impl Shard {
         )
     }
 
-    /// The provider has spoken again about a tunnel that lives, or has not.
+    /// Applies the provider's ruling, or its failure to rule, on the renewal of a live tunnel.
     fn renewed(self: &Rc<Self>, question: &Question, ruling: Ruling) {
         let auth = self.auth();
         let Mode::Provider { interval, grace } = &auth.mode else {
@@ -171,7 +170,7 @@ impl Shard {
         let Some(renewal) = &mut it.renewal else {
             return;
         };
-        // It was registered again since, and asked about anew.
+        // The agent has registered the tunnel again since then; that registration has a question of its own.
         if !Arc::ptr_eq(&renewal.register, &question.register) {
             return;
         }
@@ -201,7 +200,7 @@ impl Shard {
                 Some(refusal(Reason::AuthUnavailable))
             }
             Ruling::Unavailable(why) => {
-                debug!(tunnel = %question.tunnel, why, "no word from the provider");
+                debug!(tunnel = %question.tunnel, why, "no ruling from the provider");
                 renewal.next_at = Some(after(now, RETRY.min(*interval)));
                 None
             }
@@ -212,7 +211,7 @@ impl Shard {
         }
     }
 
-    /// Has the provider asked again about tunnels whose time has come.
+    /// Asks the provider again about tunnels whose permissions are due for renewal.
     pub(super) async fn renew_permissions(self: &Rc<Self>) {
         if !matches!(self.auth().mode, Mode::Provider { .. }) {
             return;
@@ -233,7 +232,7 @@ impl Shard {
                 };
                 let (link, tunnel) = (due.link, question.tunnel.clone());
                 if let Err(Overfull) = self.peers.asks.rule(question) {
-                    // The provider was not asked, so nothing speaks against the tunnel: next time.
+                    // The queue is full and the provider was not asked: the tunnel stays until the next try.
                     self.registry.borrow_mut().renew_at(link, &tunnel, now);
                 }
             }
@@ -246,7 +245,7 @@ impl Shard {
     }
 }
 
-/// A moment not quite `pause` after `now`: agents that came together are asked about apart.
+/// A moment 90 % to 100 % of `pause` after `now`: the jitter spreads renewals of agents that registered together.
 fn after(now: Moment, pause: Duration) -> Moment {
     now + pause.mul_f64(0.9 + fastrand::f64() / 10.0)
 }

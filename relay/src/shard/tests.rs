@@ -1,4 +1,4 @@
-//! Whole shards under a flood of messages, as one relay runs them.
+//! Whole shards under a flood of messages, run by one relay.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -19,10 +19,10 @@ use crate::{Config, Relay};
 
 const SHARDS: usize = 2;
 
-/// Longest time for one request beside a flood, on a machine that is busy with other tests.
+/// Longest time for one request during a flood, on a machine that is busy with other tests.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(3);
 
-/// A claim that the home decides, every shard hears of, and no link hears the outcome of.
+/// A claim that its home shard decides and every shard applies, of a link that does not exist.
 fn claim(tunnel: &TunnelId, home: usize) -> Message {
     Message::Claim(Box::new(Claim {
         tunnel: tunnel.clone(),
@@ -55,7 +55,7 @@ fn mailbox_full(metrics: &str) -> u64 {
     line.unwrap().parse().unwrap()
 }
 
-/// What a GET brings, head and body.
+/// The response to a GET, head and body.
 fn get(address: SocketAddr, path: &str) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(ANSWER_TIME_MAX)).unwrap();
@@ -105,7 +105,7 @@ fn flood_beside_io(driver: DriverChoice) {
                 }
             });
         }
-        // Whatever fails here must not leave the others flooding.
+        // Stops the flooding threads even if an assertion below fails.
         let _stop = StopWhenDropped(&stop);
         for _ in 0..60 {
             let answer = get(http, "/w/nobody-has-this-name/");
@@ -116,7 +116,7 @@ fn flood_beside_io(driver: DriverChoice) {
             assert!(Instant::now() < deadline, "the mailboxes were never full");
         }
     });
-    // What waited is delivered, and the shards are as quick as before.
+    // The queued messages are delivered, and the shards answer as before.
     let answer = get(admin, "/tunnels");
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
     relay.stop();
@@ -152,7 +152,7 @@ fn a_shard_that_is_lost_is_told_of_and_the_others_go_on_and_stop() {
     let it = lost.recv_timeout(ANSWER_TIME_MAX).unwrap();
     assert_eq!(it.shard, 1);
     assert!(it.cause.contains("panic"), "{it:?}");
-    // Its listener is gone, so every caller comes to the other.
+    // The listener of the lost shard is closed, so the other shard accepts every caller.
     for _ in 0..16 {
         let answer = get(relay.http_addresses()[0], "/healthz");
         assert!(answer.starts_with("HTTP/1.1 "), "{answer}");
@@ -160,14 +160,14 @@ fn a_shard_that_is_lost_is_told_of_and_the_others_go_on_and_stop() {
     relay.stop();
     assert!(
         lost.recv().is_err(),
-        "one that was told to stop is not lost"
+        "a shard that was told to stop was reported as lost"
     );
 }
 
-/// Callers of a relay that stops, at whatever stage: all of them are let go.
+/// Stops a relay whose callers are at various stages: every connection must be closed.
 #[expect(
     clippy::disallowed_methods,
-    reason = "rounds differ by the time that passes"
+    reason = "rounds differ in the time before the stop"
 )]
 fn stop_lets_go(driver: DriverChoice) {
     for round in 0..20 {
@@ -187,10 +187,10 @@ fn stop_lets_go(driver: DriverChoice) {
             .flat_map(|address| (0..16).map(move |_| TcpStream::connect(address).unwrap()))
             .collect();
         for caller in callers.iter_mut().step_by(2) {
-            // A beginning that fits each of the ports, or at least does not end there.
+            // A prefix that none of the ports refuses at once.
             caller.write_all(b"\0").unwrap();
         }
-        // Rounds differ in how far the relay got with them.
+        // Rounds differ in how far the relay has served the connections.
         thread::sleep(Duration::from_millis(round));
         relay.stop();
         for mut caller in callers {

@@ -1,5 +1,5 @@
-//! Callers that wait for an agent: one that went away a moment ago, or, right after the relay's start,
-//! any that has yet to come back.
+//! Callers that wait for an agent: one that left a moment ago or, right after the relay's start, one that has yet to
+//! reconnect.
 
 use tieline_wire::{Moment, Reason, TunnelId};
 
@@ -14,9 +14,9 @@ impl Shard {
         self.clock.now() < self.started + self.peers.config.http.start_grace
     }
 
-    /// Waits for the next change of what `aim` leads to, which was not there since `since`; false if
-    /// that is too late, or the relay stops, or too many wait already. Names that were never here have
-    /// less room to wait in, since strangers can make up any number of them.
+    /// Waits for the next change of the route that `aim` leads to, which has had no agent since `since`. Returns false
+    /// if the grace is over, the relay drains, or too many callers wait. Unknown names get a smaller share of the
+    /// waiting places, since peers can make up any number of them.
     pub(super) async fn is_changed(&self, aim: &Aim, since: Moment, is_known: bool) -> bool {
         let end = since + self.peers.config.http.offline_grace;
         let left = end.saturating_since(self.clock.now());
@@ -30,7 +30,7 @@ impl Shard {
         }
     }
 
-    /// The same for a raw caller, who came at `began` and found no agent for `reason`.
+    /// [`Shard::is_changed`] for a raw caller that arrived at `began` and was refused with `reason`.
     pub(super) async fn is_changed_for(
         &self,
         tunnel: &TunnelId,
@@ -48,7 +48,7 @@ impl Shard {
             .await
     }
 
-    /// Whether what a caller looks for, and may not find, is paused.
+    /// Whether `anything`, a search that includes paused tunnels, finds a tunnel where the caller's search found none.
     pub(super) fn is_paused_for(&self, anything: &Search<'_>) -> bool {
         !matches!(self.routes.borrow().find(anything), Found::Unknown)
     }

@@ -1,4 +1,4 @@
-//! One tunnel of a link ends, and the link goes on with the others.
+//! Withdrawal of a single tunnel, while its link goes on with the others.
 
 use std::rc::Rc;
 
@@ -11,9 +11,8 @@ use super::message::Parting;
 use crate::registry::{LinkId, LinkRef};
 
 impl Shard {
-    /// Takes a tunnel from a link, as if the link had ended for it: its sessions are reset, its home
-    /// is told, and the agent hears why. How many sessions that ended; `None` if the link has no such
-    /// tunnel.
+    /// Takes a tunnel from a link: resets its sessions, releases its name at the home shard, and tells the agent the
+    /// reason. Returns the number of sessions that were reset, or `None` if the link has no such tunnel.
     pub(super) fn withdraw(
         self: &Rc<Self>,
         link: LinkId,
@@ -31,7 +30,7 @@ impl Shard {
         drop(registry);
         let it = self.registry.borrow_mut().remove_tunnel(link, tunnel)?;
         let sessions = mux.cut(&it.held, reason);
-        // One that was not granted yet has its answer to come, from its home.
+        // The agent hears of a tunnel without a grant from the home shard's answer to the claim.
         if let Some(grant) = granted {
             self.metrics.tunnel_withdrawn(reason);
             if self.may_log() {
@@ -53,7 +52,7 @@ impl Shard {
         Some(sessions)
     }
 
-    /// Takes tunnels from links whose permissions for them are over.
+    /// Withdraws tunnels whose permissions have expired.
     pub(super) fn withdraw_expired(self: &Rc<Self>, expired: Vec<(LinkId, TunnelId)>) {
         for (link, tunnel) in expired {
             self.withdraw(link, &tunnel, refusal(Reason::TokenExpired));
