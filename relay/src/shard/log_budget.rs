@@ -27,7 +27,10 @@ impl LogBudget {
             self.lines.set(0);
             let lines = self.left_out.take();
             if lines > 0 {
-                info!(lines, "log lines about agents suppressed; the metrics count every event");
+                info!(
+                    lines,
+                    "log lines about agents suppressed; the metrics count every event"
+                );
             }
         }
         if self.lines.get() >= LINES_MAX {

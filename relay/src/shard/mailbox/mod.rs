@@ -1,8 +1,8 @@
-//! Messages between shards: a bounded queue into each, and what waits outside a full one.
+//! Messages between shards: a bounded queue into each shard, and an outbox for what does not fit.
 //!
-//! Nobody ever waits for room while holding something that others need: a sender keeps what does
-//! not fit in its own [`Outbox`], where newer route updates replace older ones, and goes on serving
-//! its own mailbox. So two shards with full mailboxes cannot block one another.
+//! A sender never waits for room while other shards need it: it keeps what does not fit in an [`Outbox`], where a
+//! newer route update replaces an older one, and goes on serving its own mailbox. So two shards with full mailboxes
+//! cannot block each other.
 
 mod park_flag;
 
@@ -17,13 +17,13 @@ use self::park_flag::ParkFlag;
 use super::message::Message;
 use crate::io::{Parker, Waker, turn};
 
-/// Messages that a mailbox holds.
+/// Capacity of a mailbox.
 pub(crate) const MAILBOX_MESSAGES_MAX: usize = 1024;
 
-/// Messages that are handled before I/O gets its turn.
+/// Messages that a shard handles before I/O gets a turn.
 const BATCH_MESSAGES: usize = 64;
 
-/// The way into a shard, from any thread.
+/// The sending half of a mailbox, usable on any thread.
 #[derive(Clone)]
 pub(crate) struct MailboxSender {
     queue: SyncSender<Message>,
@@ -32,8 +32,8 @@ pub(crate) struct MailboxSender {
 }
 
 impl MailboxSender {
-    /// Delivers a message, or gives it back if the mailbox is full. A shard that has stopped takes
-    /// every message and drops it.
+    /// Delivers a message, or returns it if the mailbox is full. A shard that has stopped accepts and drops every
+    /// message.
     pub(crate) fn try_send(&self, message: Message) -> Result<(), Message> {
         let push = || self.queue.try_send(message);
         match self.parked.send(push, || self.waker.wake()) {
@@ -43,14 +43,14 @@ impl MailboxSender {
     }
 }
 
-/// The receiving half, before it belongs to its shard's thread.
+/// The receiving half of a mailbox, before it belongs to its shard's thread.
 pub(crate) struct Mailbox {
     queue: Receiver<Message>,
     parked: Arc<ParkFlag>,
     waker: Waker,
 }
 
-/// A mailbox and the way into it.
+/// Makes a mailbox and its sending half.
 pub(crate) fn mailbox() -> io::Result<(MailboxSender, Mailbox)> {
     let (sender, queue) = sync_channel(MAILBOX_MESSAGES_MAX);
     let parked = Arc::<ParkFlag>::default();
@@ -82,19 +82,19 @@ impl Mailbox {
     }
 }
 
-/// A mailbox on its shard.
+/// The receiving half of a mailbox on its shard's thread.
 pub(crate) struct OpenMailbox {
     mailbox: Mailbox,
     parker: Parker,
-    /// Since I/O had its last turn.
+    /// Messages handled since I/O had its last turn.
     handled: usize,
 }
 
 impl OpenMailbox {
-    /// Waits for the next message. After a batch the ring gets a turn, however many more wait.
+    /// Waits for the next message. After [`BATCH_MESSAGES`] the ring gets a turn, even if more messages wait.
     ///
     /// # Errors
-    /// If the wake-up descriptor fails, or every sender is gone.
+    /// The wake-up descriptor fails, or every sender was dropped.
     pub(crate) async fn next(&mut self) -> io::Result<Message> {
         loop {
             if self.handled < BATCH_MESSAGES {
@@ -115,16 +115,16 @@ impl OpenMailbox {
         match self.mailbox.queue.try_recv() {
             Ok(message) => Ok(Some(message)),
             Err(TryRecvError::Empty) => Ok(None),
-            Err(TryRecvError::Disconnected) => Err(io::Error::other("every sender is gone")),
+            Err(TryRecvError::Disconnected) => Err(io::Error::other("every sender was dropped")),
         }
     }
 }
 
-/// What one shard has to say to one other and could not deliver yet.
+/// Messages of one shard to another that could not be delivered yet.
 #[derive(Default)]
 pub(crate) struct Outbox {
     order: VecDeque<Entry>,
-    /// The latest route update of each name; its place in the order stays.
+    /// The latest route update of each name; it keeps the older one's place in the order.
     updates: HashMap<TunnelId, Message>,
 }
 
@@ -150,7 +150,7 @@ impl Outbox {
         }
     }
 
-    /// Delivers as much as fits; true if nothing is left.
+    /// Delivers as much as fits; true if the outbox is empty then.
     pub(crate) fn flush(&mut self, to: &MailboxSender) -> bool {
         while let Some(entry) = self.order.pop_front() {
             let (name, message) = match entry {

@@ -1,6 +1,6 @@
-//! Loom runs the park flag's own code in every order that threads may take, and gives each load
-//! every value that the memory model allows. Queue and waker are models, as weak as they may be; a
-//! receiver that sleeps for good is a deadlock, which loom reports.
+//! Loom runs the park flag's own code in every order of the threads' steps, and lets each load return every value that
+//! the memory model allows. Queue and waker are models with the weakest guarantees. A receiver that never wakes is a
+//! deadlock, which loom reports.
 
 use std::cell::Cell;
 use std::pin::pin;
@@ -20,32 +20,31 @@ impl Flag for AtomicBool {
     }
 }
 
-/// What is sent, and how.
+/// Parameters of one model check.
 #[derive(Clone, Copy)]
 struct Case {
     senders: usize,
-    /// Messages of each.
+    /// Messages of each sender.
     each: usize,
-    /// How many of each find room.
+    /// Places in the queue for each sender's messages.
     room: usize,
-    /// Loom tries all orders that stop a thread which could go on at most so often; `just loom` may
-    /// ask for more.
+    /// Limit on preemptions, the switches away from a thread that could go on; `just loom` may raise it.
     preemptions: u8,
 }
 
-/// A mailbox that promises no more than it must.
+/// A mailbox with the weakest guarantees.
 #[derive(Default)]
 struct Model<F> {
     flag: ParkFlag<F>,
-    /// Places of each sender; 0 is none. What is found was sent, and that is all: it need not be
-    /// found before what was sent after it.
+    /// Places of each sender; 0 is an empty place. A message that is found was sent, but a message sent later may be
+    /// found before it.
     queue: Vec<Vec<AtomicUsize>>,
-    /// As an eventfd: wake-ups merge, and a wait takes all. Once, a wait also ends without any.
+    /// Behaves as an eventfd: wake-ups merge, and a wait consumes them all. One wait may end spuriously.
     eventfd: Notify,
-    // Loom's threads take turns on one thread, so these can be shared and order nothing.
-    /// The receiver is about to park, and nobody has woken it.
+    // Loom's threads take turns on one thread, so cells can be shared and impose no memory order.
+    /// The receiver is about to park and was not woken.
     is_asleep: Cell<bool>,
-    /// How often a message was given back.
+    /// Number of times that a full queue returned a message.
     refused: Cell<usize>,
 }
 
@@ -68,13 +67,13 @@ impl<F: Flag> Model<F> {
     }
 
     fn wake(&self) {
-        // Loom does not switch between the swap and this.
+        // Loom does not switch threads between the swap and this line.
         let is_asleep = self.is_asleep.replace(false);
-        assert!(is_asleep, "a wake-up for a receiver that was awake");
+        assert!(is_asleep, "the receiver was woken although it was awake");
         self.eventfd.notify();
     }
 
-    /// The next message and its sender.
+    /// The next message, with its sender.
     fn next(&self) -> (usize, usize) {
         loop {
             let look = || {
@@ -89,7 +88,7 @@ impl<F: Flag> Model<F> {
                 Ok(())
             };
             let step = pin!(self.flag.receive(look, park));
-            // The wait blocks the thread, so one poll does.
+            // The wait blocks the thread, so one poll suffices.
             let outcome = step.poll(&mut Context::from_waker(Waker::noop()));
             self.is_asleep.set(false);
             match outcome {
@@ -113,12 +112,12 @@ impl<F: Flag> Model<F> {
     }
 }
 
-/// Checks a case, and tells how often a message was given back.
+/// Checks a case; returns the number of times that a full queue returned a message.
 fn check<F: Flag + Default + 'static>(case: Case) -> usize {
     let refused = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
     let sum = std::sync::Arc::clone(&refused);
     let mut builder = Builder::new();
-    // It has read LOOM_MAX_PREEMPTIONS.
+    // The builder has read LOOM_MAX_PREEMPTIONS.
     let wanted = builder.preemption_bound.unwrap_or(0);
     builder.preemption_bound = Some(wanted.max(case.preemptions.into()));
     builder.check(move || {
@@ -137,7 +136,10 @@ fn check<F: Flag + Default + 'static>(case: Case) -> usize {
         received.sort_unstable();
         let sent = (0..case.senders)
             .flat_map(|sender| (1..=case.each).map(move |message| (sender, message)));
-        assert!(received.into_iter().eq(sent), "lost, or found twice");
+        assert!(
+            received.into_iter().eq(sent),
+            "a message was lost, or received twice"
+        );
         sum.fetch_add(model.refused.get(), Relaxed);
     });
     refused.load(Relaxed)
@@ -176,7 +178,7 @@ fn what_a_full_queue_gives_back_arrives_once_there_is_room() {
     assert!(refused > 0, "the queue was never full");
 }
 
-/// Two messages through a flag that must not do.
+/// Checks two messages through a flag that is too weak.
 fn check_weak<F: Flag + Default + 'static>() {
     check::<F>(Case {
         senders: 1,
@@ -186,7 +188,7 @@ fn check_weak<F: Flag + Default + 'static>() {
     });
 }
 
-/// Swaps without an order.
+/// A flag whose swaps have no memory order.
 #[derive(Default)]
 struct Unordered(AtomicBool);
 
@@ -202,7 +204,7 @@ fn a_flag_without_order_would_lose_a_wake_up() {
     check_weak::<Unordered>();
 }
 
-/// Is stored where the receiver sets it, and so sees nothing.
+/// A flag that the receiver stores instead of swapping, so that it sees nothing.
 #[derive(Default)]
 struct Stored(AtomicBool);
 

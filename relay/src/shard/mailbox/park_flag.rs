@@ -1,12 +1,12 @@
-//! When a receiver may park, and who wakes it: the steps of sender and receiver around a queue.
+//! Parking of a receiver on its queue: the steps of sender and receiver that make sure a parked receiver is woken.
 //!
-//! Queue and waker come as arguments and the flag as a type, so that `model` runs this very code.
+//! Queue and waker are arguments and the flag is a type parameter, so that `model` runs this very code.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// What the steps need of a flag that threads share.
+/// A boolean flag that threads share.
 pub(super) trait Flag {
-    /// Sets it and tells what it was.
+    /// Sets the flag and returns its previous value.
     fn swap(&self, to: bool, order: Ordering) -> bool;
 }
 
@@ -16,20 +16,20 @@ impl Flag for AtomicBool {
     }
 }
 
-/// Set while the one receiver of a queue is parked, or about to be.
+/// Set while the one receiver of a queue is parked, or about to park.
 ///
-/// It is only ever swapped. Swaps of one flag stand in one order, and each sees what was done
-/// before those ahead of it, so of a message and a receiver about to park either the receiver sees
-/// the message or its sender sees the receiver, whatever the queue promises by itself. A plain
-/// store would see nothing, be it sequentially consistent, and cut off what was seen before it.
+/// The flag is only ever swapped. Swaps of one flag have one order, and each sees what happened before the swaps ahead
+/// of it. So of a sender and a receiver about to park, either the receiver sees the message or the sender sees the
+/// flag, whatever the queue itself guarantees. A plain store, even a sequentially consistent one, would see no earlier
+/// swap and would hide the earlier swaps from later ones.
 #[derive(Debug, Default)]
 pub(super) struct ParkFlag<F = AtomicBool>(F);
 
 impl<F: Flag> ParkFlag<F> {
-    /// Puts a message into the queue, and wakes the receiver if it parks; one sender of all does.
+    /// Pushes a message, and wakes the receiver if it is parked; of several senders only one wakes it.
     ///
     /// # Errors
-    /// What `push` says; then nobody is woken.
+    /// The error of `push`; the receiver is not woken then.
     pub(super) fn send<E>(
         &self,
         push: impl FnOnce() -> Result<(), E>,
@@ -42,10 +42,10 @@ impl<F: Flag> ParkFlag<F> {
         Ok(())
     }
 
-    /// What `look` finds in the queue, or nothing after a `park`, which may end without a reason.
+    /// What `look` finds in the queue; `None` after a `park`, which may end spuriously.
     ///
     /// # Errors
-    /// What `look` and `park` say.
+    /// The errors of `look` and `park`.
     pub(super) async fn receive<T, E>(
         &self,
         mut look: impl FnMut() -> Result<Option<T>, E>,

@@ -1,4 +1,4 @@
-//! Real rings on real threads: wake-ups, full mailboxes on both sides, and what waits outside.
+//! Tests on real rings and threads: wake-ups, full mailboxes on both sides, and outboxes.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -17,10 +17,10 @@ use super::*;
 use crate::io::{Chosen, Listener, Received, choose, run, sleep, spawn};
 use crate::registry::TunnelInfo;
 
-/// Far longer than anything takes; only a hang reaches it.
+/// Timeout far above the duration of any test; only a hang reaches it.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Longest round trip of an echo beside a flood, on a machine that is busy with other tests.
+/// Longest round trip of an echo during a flood, on a machine that is busy with other tests.
 const ECHO_TIME_MAX: Duration = Duration::from_secs(2);
 
 fn drivers() -> [Chosen; 2] {
@@ -31,7 +31,7 @@ fn name(text: &str) -> TunnelId {
     TunnelId::parse(text).unwrap()
 }
 
-/// A message without meaning that carries a number.
+/// A message without effect that carries a number.
 fn numbered(revision: u64) -> Message {
     Message::RouteApplied {
         tunnel: name("maya"),
@@ -58,7 +58,7 @@ fn route(tunnel: &str, revision: u64) -> Message {
     }))
 }
 
-/// What a message says, short.
+/// Kind, name and number of a message.
 fn told(message: &Message) -> (&'static str, String, u64) {
     match message {
         Message::RouteApplied {
@@ -78,19 +78,19 @@ fn send(sender: &MailboxSender, mut message: Message) {
     }
 }
 
-/// Waits until `count` has reached `wanted`.
+/// Waits until `count` reaches `wanted`.
 fn await_count(count: &AtomicU64, wanted: u64) {
     let deadline = Instant::now() + PATIENCE;
     while count.load(Ordering::SeqCst) < wanted {
         assert!(
             Instant::now() < deadline,
-            "message {wanted} woke nobody: a wake-up was lost"
+            "message {wanted} was not handled: a wake-up was lost"
         );
         thread::yield_now();
     }
 }
 
-/// A thread that handles `total` messages, and the count of those that it has.
+/// Starts a thread that handles `total` messages; also returns the count of those that it has handled.
 fn receiver(
     driver: Chosen,
     mailbox: Mailbox,
@@ -119,7 +119,7 @@ fn a_message_wakes_its_receiver_at_whatever_step_of_parking_it_comes() {
         let (handled, thread) = receiver(driver, mailbox, ROUNDS);
         let mut random = fastrand::Rng::with_seed(1);
         for round in 1..=ROUNDS {
-            // One message at a time: nothing behind it would cover for a lost wake-up.
+            // One message at a time, since a second message would hide a lost wake-up.
             send(&sender, numbered(round));
             await_count(&handled, round);
             for _ in 0..random.u32(..400) {
@@ -144,7 +144,7 @@ fn many_senders_at_once_lose_nothing_and_leave_nobody_asleep() {
                     let mut random = fastrand::Rng::with_seed(seed);
                     for round in 0..EACH {
                         send(&sender, numbered(round));
-                        // Bursts and gaps, so that the receiver parks again and again.
+                        // Bursts and gaps make the receiver park again and again.
                         if random.u32(..64) == 0 {
                             for _ in 0..random.u32(..20_000) {
                                 std::hint::spin_loop();
@@ -167,7 +167,7 @@ fn a_full_mailbox_gives_the_message_back() {
     }
     let back = sender.try_send(numbered(7_777)).err().unwrap();
     assert_eq!(told(&back), ("applied", "maya".to_owned(), 7_777));
-    // A shard that has stopped holds nobody up.
+    // A sender is not blocked by a shard that has stopped.
     drop(mailbox);
     assert!(sender.try_send(numbered(1)).is_ok());
 }
@@ -183,7 +183,7 @@ fn a_message_that_meets_a_stopping_shard_is_dropped() {
             (0..delay * 10).for_each(|_| std::hint::spin_loop());
             assert!(sender.try_send(Message::Report { after, answer }).is_ok());
         });
-        // Whoever asked would wait for ever.
+        // If the message were kept, its sender would wait for the answer for ever.
         let outcome = answered.try_recv().map(|_| ());
         assert_eq!(outcome, Err(oneshot::error::TryRecvError::Closed));
     }
@@ -198,7 +198,7 @@ fn route_updates_that_wait_coalesce_and_the_latest_wins() {
     }
     assert!(outbox.flush(&sender) && outbox.is_empty());
 
-    // Full from here on: 1,000 updates of two names are kept as two.
+    // The mailbox is full from here on: 1,000 updates of two names coalesce to two.
     for revision in 1..=500 {
         for tunnel in ["maya", "nuke"] {
             outbox.push(route(tunnel, revision));
@@ -246,7 +246,7 @@ fn what_waits_leaves_in_order_as_room_comes() {
     assert!(outbox.is_empty());
 }
 
-/// A shard that answers every message with one to its peer and echoes what callers send.
+/// A shard that answers every message with one to its peer, and echoes what its caller sends.
 struct Flooded {
     peer: MailboxSender,
     outbox: std::cell::RefCell<Outbox>,
@@ -256,7 +256,7 @@ struct Flooded {
 }
 
 impl Flooded {
-    /// As a shard posts: what does not fit waits, and is tried again later.
+    /// Posts as a shard does: what does not fit waits in the outbox and is tried again later.
     fn post(self: &Rc<Self>, message: Message) {
         let mut outbox = self.outbox.borrow_mut();
         outbox.push(message);
@@ -294,7 +294,7 @@ impl Flooded {
             }
         })
         .detach();
-        // Three mailboxes full on each side: both stay full, and both outboxes too.
+        // Three mailboxes full on each side keep both mailboxes and both outboxes full.
         for count in 0..3 * MAILBOX_MESSAGES_MAX as u64 {
             self.post(numbered(count));
         }

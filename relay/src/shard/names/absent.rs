@@ -1,8 +1,8 @@
-//! Names without an agent: until when each is kept, and which ones go first where there are too many.
+//! Names without an agent: the time for which each is kept, and the order of their eviction beyond the limit.
 //!
-//! The account with most of them loses first, and of its keys the one with most, the oldest name first. Among
-//! equals it is the account, or the key, whose first name came last. So a flood of names that are used once costs
-//! its own holder bindings, and another holder only those that it has beyond as many.
+//! The account with the most such names loses first, and of its keys the key with the most, the oldest name first.
+//! Among equals it is the account, or the key, whose first name came last. A flood of short-lived names thus evicts
+//! its own holder's bindings, and of another holder only those in excess of the flooding holder's number.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
@@ -12,33 +12,33 @@ use tieline_wire::{AgentKey, Moment, TunnelId};
 
 use crate::limits::Account;
 
-/// All names of one home shard that are without an agent.
+/// All names of one home shard that have no agent.
 #[derive(Default)]
 pub(super) struct Absent {
-    /// In the order in which their time is over.
+    /// Names in order of the end of their time.
     ends: BTreeSet<(Moment, TunnelId)>,
     accounts: Slab<Counted>,
     account_of: HashMap<Account, usize>,
     pairs: Slab<Pair>,
     pair_of: HashMap<(usize, AgentKey), usize>,
-    /// Accounts, those with fewest names first, the older of equals first.
+    /// Sort key of accounts, fewest names first: (names, age number, slab index).
     by_account: BTreeSet<(usize, u64, usize)>,
-    /// Pairs of each account, those with fewest names first, the older of equals first.
+    /// Sort key of each account's pairs, fewest names first: (account, names, age number, slab index).
     by_pair: BTreeSet<(usize, usize, u64, usize)>,
     /// The names of each pair, oldest first.
     names: BTreeSet<(usize, Moment, TunnelId)>,
-    /// Counts accounts and pairs, so that the older ones are known.
+    /// Age number of the latest account or pair; a lower number is older.
     last: u64,
 }
 
-/// One account.
+/// An account and the number of its names.
 struct Counted {
     account: Account,
     number: u64,
     count: usize,
 }
 
-/// One key of one account.
+/// A key of an account, and the number of its names.
 struct Pair {
     account: usize,
     key: AgentKey,
@@ -46,7 +46,7 @@ struct Pair {
     count: usize,
 }
 
-/// Where a name without an agent is noted.
+/// Entry of a name without an agent.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Place {
     ends_at: Moment,
@@ -54,7 +54,7 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// For how long the name is kept.
+    /// Remaining time for which the name is kept.
     pub(super) fn left(self, now: Moment) -> Duration {
         self.ends_at.saturating_since(now)
     }
@@ -65,7 +65,7 @@ impl Absent {
         self.ends.len()
     }
 
-    /// Notes a name that is kept until `ends_at`.
+    /// Adds a name that is kept until `ends_at`.
     pub(super) fn add(
         &mut self,
         tunnel: &TunnelId,
@@ -101,7 +101,7 @@ impl Absent {
         Place { ends_at, pair }
     }
 
-    /// An agent serves the name again, or it is forgotten.
+    /// Removes a name that an agent serves again or that is forgotten.
     pub(super) fn remove(&mut self, tunnel: &TunnelId, place: Place) {
         let Place { ends_at, pair } = place;
         if !self.names.remove(&(pair, ends_at, tunnel.clone())) {
@@ -111,7 +111,7 @@ impl Absent {
         self.count(pair, |count| count - 1);
     }
 
-    /// Counts a name of a pair in or out, and forgets accounts and pairs without one.
+    /// Changes the count of a pair and its account by one, and removes either at zero.
     fn count(&mut self, at: usize, change: fn(usize) -> usize) {
         let pair = &mut self.pairs[at];
         let (account, number, before) = (pair.account, pair.number, pair.count);
@@ -137,13 +137,13 @@ impl Absent {
         }
     }
 
-    /// The name whose time is over, if there is one.
+    /// A name whose time is over, if there is one.
     pub(super) fn overdue(&self, now: Moment) -> Option<TunnelId> {
         let (ends_at, tunnel) = self.ends.first()?;
         (*ends_at <= now).then(|| tunnel.clone())
     }
 
-    /// The name that goes first where there are too many.
+    /// The name that is evicted first.
     pub(super) fn most_expendable(&self) -> Option<TunnelId> {
         let (_, _, account) = *self.by_account.last()?;
         let pairs = (account, 0, 0, 0)..=(account, usize::MAX, u64::MAX, usize::MAX);
@@ -154,9 +154,9 @@ impl Absent {
     }
 }
 
-/// A name that is no greater than any other.
+/// The least name in sort order.
 fn least() -> TunnelId {
-    // One character, and none that is allowed is lower, but for one that must not stand alone.
+    // Only '-' sorts before '0' among the allowed characters, and no name begins with it.
     TunnelId::parse("0").expect("a digit is a name")
 }
 
@@ -180,10 +180,10 @@ mod tests {
     fn whoever_has_most_loses_its_own_oldest_first() {
         let mut absent = Absent::default();
         let key = |n| AgentKey::new([n; 32]);
-        // The oldest of all is Ada's.
+        // Ada has the oldest name of all.
         absent.add(&name("ada-1"), &account("ada"), &key(1), at(1));
         for n in 0..10_u8 {
-            // A seat of Eve's that floods, and one that does not.
+            // Eve's key 3 floods, her key 2 does not.
             let seat = if n == 0 { 2 } else { 3 };
             let eves = name(&format!("eve-{n}"));
             absent.add(&eves, &account("eve"), &key(seat), at(u64::from(n) + 10));
@@ -202,7 +202,7 @@ mod tests {
         assert_eq!(absent.overdue(at(1)), Some(name("ada-1")));
     }
 
-    /// Takes names out as if there were too many, until `left` are left: those that went.
+    /// Evicts names until `left` are left; returns the evicted ones.
     fn forget_down_to(
         absent: &mut Absent,
         places: &HashMap<TunnelId, Place>,
@@ -240,7 +240,7 @@ mod tests {
             places.insert(tunnel.clone(), place);
             (tunnel, place)
         };
-        // The place of one that is gone is used again, and says nothing of who came first.
+        // A removed account's slab index is reused, and must not affect the order of age.
         let (gone, place) = add(&mut absent, "gone", 1, 1);
         add(&mut absent, "ada", 1, 2);
         add(&mut absent, "ada", 2, 1);
@@ -263,7 +263,7 @@ mod tests {
         }
         for (tunnel, place) in places {
             absent.remove(&tunnel, place);
-            // Twice is once.
+            // Removing a name twice is harmless.
             absent.remove(&tunnel, place);
         }
         assert!(absent.ends.is_empty() && absent.names.is_empty());

@@ -1,5 +1,4 @@
-//! Whose a name is, over changes of keys, holders and relays.
-//! Long because each change is tried with the same few claims.
+//! Tests of whom a name is bound to, across changes of keys, token holders and relays.
 
 use tieline_wire::{InstanceId, MachineId};
 
@@ -7,7 +6,7 @@ use super::tests::{LATER, claim, claimed, link, links, names, refused};
 use super::*;
 use crate::auth::Owner;
 
-/// A claim of an agent with a token of `sub`.
+/// A claim by an agent with a token of `sub`.
 fn of(sub: &str, name: &str, key: u8, id: u64) -> Claim {
     with_info(claim(name, key, key, link(0, id)), |info| {
         info.owner = Some(Arc::new(Owner {
@@ -35,7 +34,7 @@ fn leaves(names: &mut Names, name: &str, id: u64, parting: Parting) -> Option<Ro
     names.release(&tunnel, link(0, id), parting, LATER).update
 }
 
-/// What a relay knows that starts again with what this one noted.
+/// The names of a relay that restarts with the notes of `names`.
 fn restarted(names: &mut Names, epoch_seconds: u64) -> Names {
     let mut latest: HashMap<TunnelId, Option<Binding>> = HashMap::new();
     for note in names.take_notes() {
@@ -65,7 +64,7 @@ fn another_holder_is_refused_with_whatever_key_and_whether_the_agent_is_there_or
         leaves(&mut names, "maya", 1, Parting::Away);
     }
     let Decision::Refused(refusal) = names.claim(of("eve", "MAYA", 1, 9), LATER) else {
-        panic!("granted");
+        panic!("the claim of another holder was granted");
     };
     assert_eq!(
         refusal.message,
@@ -79,7 +78,7 @@ fn the_same_holder_comes_with_a_new_key_once_the_old_agent_is_away() {
     let mut names = names(1, 10);
     let (first, _) = claimed(names.claim(of("ada", "maya", 1, 1), LATER));
     let Decision::Refused(refusal) = names.claim(of("ada", "maya", 2, 2), LATER) else {
-        panic!("the seat that works was taken over");
+        panic!("a live agent's name was taken over by another key");
     };
     assert_eq!(refusal.reason, Reason::NameBound);
     assert!(
@@ -90,7 +89,7 @@ fn the_same_holder_comes_with_a_new_key_once_the_old_agent_is_away() {
     let (second, fence) = claimed(names.claim(of("ada", "maya", 2, 2), LATER));
     assert_eq!((links(&second), fence.len()), (vec![link(0, 2)], 0));
     assert!(second.agents[0].generation > first.agents[0].generation);
-    // And back again, once that one is away.
+    // The first key returns once the second agent is away.
     let old = of("ada", "maya", 1, 3);
     assert_eq!(refused(names.claim(old.clone(), LATER)), Reason::NameBound);
     leaves(&mut names, "maya", 2, Parting::Away);
@@ -101,18 +100,18 @@ fn the_same_holder_comes_with_a_new_key_once_the_old_agent_is_away() {
 fn without_holders_the_key_alone_decides() {
     let mut names = names(1, 10);
     claimed(names.claim(claim("maya", 1, 1, link(0, 1)), LATER));
-    // A token holder with another key.
+    // A token holder with another key is refused.
     assert_eq!(
         refused(names.claim(of("eve", "maya", 2, 2), LATER)),
         Reason::NameTaken
     );
-    // The same agent got a token: the name is its holder's from now on.
+    // The same agent presents a token: the name is bound to its holder from now on.
     claimed(names.claim(of("ada", "maya", 1, 1), LATER));
     assert_eq!(
         refused(names.claim(of("eve", "maya", 1, 2), LATER)),
         Reason::NameTaken
     );
-    // And stays so if it shows none again.
+    // The name stays bound to the holder when the agent presents no token.
     claimed(names.claim(claim("maya", 1, 1, link(0, 1)), LATER));
     leaves(&mut names, "maya", 1, Parting::Away);
     assert_eq!(
@@ -132,7 +131,7 @@ fn a_derived_name_goes_with_its_key_to_another_holder_but_not_while_its_agent_is
     let derived = TunnelId::derive(&it.key, &it.machine, "maya");
     let name = derived.as_str();
     claimed(names.claim(of("ada", name, 1, 1), LATER));
-    // Over its own link, over another one, and as another run.
+    // Bob claims over Ada's link, over another link, and as another run.
     for (instance, id) in [(1, 1), (1, 2), (2, 2)] {
         let bob = Claim {
             instance: InstanceId::new([instance; 16]),
@@ -150,7 +149,7 @@ fn a_holder_that_the_relay_was_told_is_another_one_now_keeps_the_agents_name() {
     let mut names = names(1, 10);
     claimed(names.claim(of("ada", "maya", 1, 1), LATER));
     leaves(&mut names, "maya", 1, Parting::HolderChanged);
-    // With the agent's key only.
+    // The name stays bound to the agent's key.
     assert_eq!(
         refused(names.claim(of("eve", "maya", 2, 2), LATER)),
         Reason::NameBound
@@ -189,12 +188,12 @@ fn bindings_outlast_a_restart() {
         Reason::NameBound
     );
     claimed(after.claim(of("eve", "gone", 2, 5), LATER));
-    // The same holder with another key as well.
+    // The same holder may use another key after the restart, too.
     leaves(&mut after, "maya", 6, Parting::Away);
     claimed(after.claim(of("ada", "maya", 4, 7), LATER));
 }
 
-/// A claim of another run of Ada's agent.
+/// A claim by the given run of Ada's agent.
 fn run(instance: u8, id: u64) -> Claim {
     let it = of("ada", "maya", 1, id);
     Claim {
@@ -210,17 +209,17 @@ fn an_earlier_run_of_an_agent_does_not_get_its_name_back_after_a_restart() {
     let (first, _) = claimed(before.claim(run(2, 2), LATER));
     let mut after = restarted(&mut before, 2);
     assert_eq!(refused(after.claim(run(1, 3), LATER)), Reason::Superseded);
-    // The one that had it has it again, under a generation of the new start.
+    // The run that had the name gets it again, under a generation of the new start.
     let (second, fence) = claimed(after.claim(run(2, 4), LATER));
     assert_eq!((links(&second), fence.len()), (vec![link(0, 4)], 0));
     assert!(second.agents[0].generation > first.agents[0].generation);
     assert!(second.agents[0].generation > Generation(first_number(2)));
-    // A further link of it changes nothing.
+    // A further link of the same run changes nothing.
     let (third, _) = claimed(after.claim(run(2, 5), LATER));
     assert_eq!(third.agents[0].generation, second.agents[0].generation);
     let mut again = restarted(&mut after, 3);
     assert_eq!(refused(again.claim(run(1, 6), LATER)), Reason::Superseded);
-    // A run that comes first after a restart is a newer one: the one before it does not get the name back.
+    // A run that is new after a restart supersedes the run before it.
     claimed(again.claim(run(3, 7), LATER));
     for earlier in [1, 2] {
         let earlier = run(earlier, 8);
@@ -280,7 +279,7 @@ fn a_flood_of_names_of_one_holder_flushes_no_binding_of_another() {
     leaves(&mut names, "maya", 1, Parting::Away);
     for n in 0..2_000_u64 {
         let name = format!("flood-{n}");
-        // With keys that come and go.
+        // The keys change as well.
         let [key, ..] = n.to_le_bytes();
         claimed(names.claim(of("eve", &name, key, 100 + n), LATER));
         leaves(&mut names, &name, 100 + n, Parting::Away);
@@ -319,7 +318,7 @@ fn one_holder_cannot_have_every_place_and_leaves_room_when_it_goes() {
         Reason::Limited
     );
     claimed(names.claim(of("ada", "maya", 2, 2), LATER));
-    // What it has it may renew, and a refusal takes no place.
+    // Renewals of live tunnels pass, and a refused claim takes no place.
     claimed(names.claim(of("eve", "e4", 1, 1), LATER));
     leaves(&mut names, "e0", 1, Parting::Away);
     claimed(names.claim(of("eve", "e5", 1, 1), LATER));
@@ -426,7 +425,7 @@ fn a_name_without_an_agent_keeps_a_few_hundred_bytes() {
     assert_eq!((name.holders.capacity(), name.waiting.capacity()), (1, 0));
     let fixed = size_of::<Name>() + size_of_val(holder) + size_of::<TunnelInfo>();
     assert!(fixed < 700, "{fixed}");
-    // What is short is kept.
+    // Short texts are kept.
     let it = with_info(of("eve", "nuke", 1, 1), |info| {
         info.base_path = "/mcp".to_owned();
         info.capabilities = vec!["gpu".to_owned()];

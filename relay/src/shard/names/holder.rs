@@ -1,4 +1,4 @@
-//! One agent among those that hold a name: which of its runs counts, and by which links.
+//! One agent among the holders of a name: its current instance and its links.
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
@@ -12,38 +12,37 @@ use crate::session::Load;
 use crate::shard::message::{Claim, ServingAgent, ServingLink};
 use crate::state::Binding;
 
-/// Instances that are remembered because a newer one took over.
+/// Superseded instances that a holder remembers.
 pub(super) const SUPERSEDED_KEPT: usize = 8;
 
-/// An agent that holds a name, alone or with others.
+/// An agent that holds a name, alone or with other agents.
 pub(super) struct Holder {
     pub(super) key: AgentKey,
     pub(super) machine: MachineId,
     pub(super) tag: AgentTag,
-    /// The holder of its tokens, as the name is bound to it; `None` if it never showed one.
+    /// The token holder that the name is bound to; `None` if the agent never presented a token.
     pub(super) owner: Option<Arc<Owner>>,
-    /// Where its latest link comes from; unknown if it has not been here since the relay started.
+    /// Address of the latest link's peer; `None` if the agent has not connected since the relay started.
     pub(super) address: Option<IpAddr>,
-    /// Its latest run; unknown if the state folder does not say.
+    /// The latest instance; `None` if the state folder does not know it.
     pub(super) instance: Option<InstanceId>,
-    /// Earlier instances, oldest first: none of them gets the name back, also if it never heard
-    /// that it lost it.
+    /// Superseded instances, oldest first. They never get the name back, even if they do not know that they lost it.
     pub(super) superseded: VecDeque<InstanceId>,
     pub(super) generation: Generation,
     pub(super) info: Arc<TunnelInfo>,
     links: Vec<Line>,
 }
 
-/// A link by which an agent serves a name.
+/// A link over which an agent serves a name.
 struct Line {
     link: LinkRef,
-    /// Its number among the links of the instance.
+    /// Index of the link among the instance's links.
     index: u16,
     load: Load,
 }
 
 impl Holder {
-    /// Who makes a claim, before any link of theirs serves the name.
+    /// The agent that makes a claim, without links yet.
     pub(super) fn new(claim: &Claim, generation: Generation) -> Self {
         Self {
             key: claim.key,
@@ -59,7 +58,7 @@ impl Holder {
         }
     }
 
-    /// The agent to which a name was bound before the relay started.
+    /// The agent that a name was bound to before the relay started.
     pub(super) fn restored(binding: &Binding, info: Arc<TunnelInfo>) -> Self {
         Self {
             key: binding.key,
@@ -75,7 +74,7 @@ impl Holder {
         }
     }
 
-    /// Name of the holder that the name is bound to.
+    /// Subject of the token holder that the name is bound to.
     pub(super) fn sub(&self) -> Option<&str> {
         self.owner.as_deref().map(|owner| owner.sub.as_str())
     }
@@ -84,16 +83,16 @@ impl Holder {
         !self.links.is_empty()
     }
 
-    /// Whether a newer run of this agent has the name.
+    /// Whether a newer instance of the agent has taken over from the claim's.
     pub(super) fn has_superseded(&self, claim: &Claim) -> bool {
         self.superseded.contains(&claim.instance)
     }
 
-    /// Takes a claim over; the links of an earlier run, which serve no more.
+    /// Accepts a claim; returns the links of the instance that it supersedes.
     pub(super) fn claim(&mut self, claim: &Claim, generation: Generation) -> Vec<LinkRef> {
         let mut fenced = Vec::new();
         let is_same = self.instance == Some(claim.instance);
-        // One that was there before the relay started gets a generation of this start.
+        // A holder from before the relay started gets a generation of this start.
         if !is_same || self.generation == Generation::default() {
             fenced.extend(self.links.drain(..).map(|line| line.link));
             self.superseded.extend(self.instance.filter(|_| !is_same));
@@ -105,8 +104,8 @@ impl Holder {
             self.tag = AgentTag::of(&claim.key, &claim.machine);
             self.generation = generation;
         }
-        // A link of the same number was lost, even if its shard has not noticed yet: the network
-        // of an agent that moved may stay silent until the old link is stale.
+        // The earlier link with the same index is lost, even if its shard has not noticed: the network of an agent that
+        // moved may stay silent until the old link is stale.
         self.links.retain(|line| line.index != claim.link_index);
         self.links.push(Line {
             link: claim.link,
@@ -115,28 +114,28 @@ impl Holder {
         });
         self.address = Some(claim.address);
         self.info = Arc::clone(&claim.info);
-        // One that shows no holder now does not unbind the name from the one that it had.
+        // A claim without a token does not unbind the name from its token holder.
         if let Some(owner) = &claim.info.owner {
             self.owner = Some(Arc::clone(owner));
         }
         fenced
     }
 
-    /// Keeps what is needed of an agent that is away.
+    /// Drops what is not needed of an agent that is away.
     pub(super) fn shrink(&mut self, info: &Arc<TunnelInfo>) {
         self.info = Arc::clone(info);
         self.links = Vec::new();
         self.superseded.shrink_to_fit();
     }
 
-    /// Takes a link out; tells whether it was one.
+    /// Removes a link; returns whether the holder had it.
     pub(super) fn release(&mut self, link: LinkRef) -> bool {
         let before = self.links.len();
         self.links.retain(|line| line.link != link);
         self.links.len() < before
     }
 
-    /// As every shard is told of it, while it has a link.
+    /// The holder as every shard's routes know it, while it has a link.
     pub(super) fn serving(&self) -> Option<ServingAgent> {
         let link = |line: &Line| ServingLink {
             at: line.link,

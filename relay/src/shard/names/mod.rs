@@ -1,9 +1,7 @@
-//! The names whose home is this shard: who holds each, and who has heard of it.
+//! The names whose home is this shard: which agents hold each name, and which shards have applied its route.
 //!
-//! One arbiter for a name makes takeovers a matter of order: whoever asks last with the right key
-//! holds the name, and is told so only once every shard routes to it.
-//! holds the name, and is told so only once every shard routes to it.
-//! Long because each change of a name touches all that is counted of it.
+//! One arbiter per name puts takeovers in an order: the last claim with a valid key holds the name. Its agent is
+//! told only once every shard routes to it.
 
 mod absent;
 mod holder;
@@ -27,16 +25,16 @@ use crate::metrics::BoundReport;
 use crate::registry::{AgentTag, LinkRef, TunnelInfo};
 use crate::state::{Binding, Note, now_seconds};
 
-/// Longest time for every shard to hear of a claim.
+/// Time for every shard to apply the route of a claim.
 pub(crate) const CLAIM_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long a name stays bound to its key without an agent.
+/// Time for which a name without an agent stays bound to its key.
 const OFFLINE_KEPT: Duration = Duration::from_secs(24 * 3600);
 
-/// Names without an agent that are remembered, for each that may be live.
+/// Number of names without an agent that are kept, as a multiple of the limit on live names.
 const OFFLINE_FACTOR: usize = 2;
 
-/// The shard that decides about a name.
+/// Index of the home shard of a name.
 pub(crate) fn home(tunnel: &TunnelId, shards: usize) -> usize {
     let mut hasher = DefaultHasher::new();
     tunnel.hash(&mut hasher);
@@ -44,18 +42,18 @@ pub(crate) fn home(tunnel: &TunnelId, shards: usize) -> usize {
     usize::try_from(hasher.finish() % shards as u64).unwrap_or(0)
 }
 
-/// What becomes of a claim.
+/// Decision on a claim.
 #[derive(Debug)]
 pub(crate) enum Decision {
     Refused(Refusal),
-    /// Tell every shard; when all have confirmed, [`Names::confirm`] names the link to tell.
+    /// Granted once every shard has applied `update`; [`Names::confirm`] then returns the claims to acknowledge.
     Claimed {
         update: RouteUpdate,
         fence: Vec<LinkRef>,
     },
 }
 
-/// A claim that every shard has heard of.
+/// A claim whose route every shard has applied.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Confirmed {
     pub(crate) link: LinkRef,
@@ -63,16 +61,16 @@ pub(crate) struct Confirmed {
     pub(crate) generation: Generation,
 }
 
-/// A link that no longer serves a name.
+/// Outcome of a link's release of a name.
 #[derive(Debug, Default)]
 pub(crate) struct Released {
-    /// What to tell every shard, if that changes anything.
+    /// The update for every shard, if the route has changed.
     pub(crate) update: Option<RouteUpdate>,
-    /// Claims of the link that were not answered yet: they come to nothing.
+    /// Requests of the link's open claims, which are void.
     pub(crate) requests: Vec<u32>,
 }
 
-/// Claims that not every shard heard of in time.
+/// A link whose claims were withdrawn because a shard did not apply the route in time.
 #[derive(Debug)]
 pub(crate) struct Withdrawn {
     pub(crate) tunnel: TunnelId,
@@ -80,7 +78,7 @@ pub(crate) struct Withdrawn {
     pub(crate) released: Released,
 }
 
-/// A name that was bound before the relay started, and its route.
+/// A name bound before the relay started, and its initial route.
 #[derive(Debug)]
 pub(crate) struct Restored {
     pub(crate) binding: Binding,
@@ -88,8 +86,8 @@ pub(crate) struct Restored {
 }
 
 impl Restored {
-    /// The name of `binding` at a relay that started in `epoch_seconds`; `owners` finds the same owner
-    /// for all of its names.
+    /// Restores `binding` at a relay start numbered `epoch_seconds`; `owners` makes names of one owner share its
+    /// [`Owner`](crate::auth::Owner).
     pub(crate) fn new(binding: Binding, epoch_seconds: u64, owners: &mut Owners) -> Self {
         let owner = binding
             .sub
@@ -120,23 +118,22 @@ impl Restored {
     }
 }
 
-/// A number below all that a relay which started in `epoch_seconds` gives out, and above those of
-/// earlier starts.
+/// A number below all revisions and generations of the relay start `epoch_seconds`, and above those of earlier starts.
 const fn first_number(epoch_seconds: u64) -> u64 {
     epoch_seconds << 24
 }
 
-/// What all names of a relay have in common.
+/// Settings and counters that all names of a relay share.
 pub(crate) struct Rules {
-    /// When the relay started: numbers of a later start are higher.
+    /// Number of the relay start; higher than that of every earlier start.
     pub(crate) epoch_seconds: u64,
     pub(crate) shards: usize,
-    /// Live names of the whole relay, and how many there may be.
+    /// Number of live names of the whole relay, and its limit.
     pub(crate) live: Arc<AtomicUsize>,
     pub(crate) live_max: usize,
-    /// The same for each account.
+    /// Number of live names of each account, with its limit.
     pub(crate) live_of_accounts: Arc<LiveTunnels>,
-    /// Whether bindings are noted, to be kept over a restart.
+    /// Whether bindings are kept over a restart.
     pub(crate) is_kept: bool,
 }
 
@@ -144,15 +141,15 @@ pub(crate) struct Rules {
 pub(crate) struct Names {
     rules: Rules,
     names: HashMap<TunnelId, Name>,
-    /// Last number given out, for revisions and generations alike.
+    /// Last number given out; revisions and generations share it.
     counter: u64,
-    /// How many are granted.
+    /// Number of names whose claims were granted.
     granted: usize,
     absent: Absent,
     owners: Owners,
-    /// When to look whether a claim has come to its end: a line, as all get the same time.
+    /// Deadlines of claims, in order since every claim gets the same time.
     deadlines: VecDeque<(Moment, TunnelId)>,
-    /// What is to be kept over a restart and was not noted yet.
+    /// Notes for the state folder that were not taken yet.
     notes: Vec<Note>,
 }
 
@@ -170,10 +167,10 @@ impl Names {
         }
     }
 
-    /// Takes up a name that was bound before the relay started, for as long as it has left.
+    /// Restores a name that was bound before the relay started, for the rest of its time without an agent.
     pub(crate) fn restore(&mut self, restored: &Restored, now: Moment) {
         let Restored { binding, update } = restored;
-        // Its agent was there to the end, if nothing says when it left.
+        // Without a time of leaving, the agent was connected until the stop.
         let away_for = binding
             .away_since
             .map_or(0, |at| now_seconds().saturating_sub(at));
@@ -189,12 +186,12 @@ impl Names {
         self.names.insert(tunnel.clone(), name);
     }
 
-    /// What is to be kept over a restart since this was asked last.
+    /// Takes the notes for the state folder since the last call.
     pub(crate) fn take_notes(&mut self) -> Vec<Note> {
         std::mem::take(&mut self.notes)
     }
 
-    /// Whose a name is.
+    /// The holder of a name, as reported to operators.
     pub(crate) fn bound(&self, tunnel: &TunnelId, now: Moment) -> Option<BoundReport> {
         let name = self.names.get(tunnel)?;
         let latest = name.latest()?;
@@ -215,7 +212,7 @@ impl Names {
         }
     }
 
-    /// Removes a name without an agent; what to tell every shard.
+    /// Removes a name without an agent; returns the update for every shard.
     fn remove(&mut self, tunnel: &TunnelId) -> Option<RouteUpdate> {
         let name = self.names.remove(tunnel)?;
         if let Some(place) = name.absent {
@@ -232,7 +229,7 @@ impl Names {
         })
     }
 
-    /// Names whose agents were told that they hold them.
+    /// Number of names that were granted to their agents.
     pub(crate) const fn granted(&self) -> usize {
         self.granted
     }
@@ -242,11 +239,10 @@ impl Names {
         self.counter
     }
 
-    /// Decides about a claim.
+    /// Decides on a claim.
     ///
-    /// # Errors
-    /// [`Decision::Refused`] is counted by its reason; where the account has as many tunnels as it may,
-    /// that is [`Reason::Limited`].
+    /// The relay's tunnel limit refuses a claim with [`Reason::TunnelLimit`], an account's limit with
+    /// [`Reason::Limited`].
     pub(crate) fn claim(&mut self, claim: Claim, now: Moment) -> Decision {
         let known = self.names.get(&claim.tunnel);
         let place = match known.map(|name| name.place(&claim)).transpose() {
@@ -274,7 +270,7 @@ impl Names {
         let mut fence = holder.claim(&claim, generation);
         let (agent, current) = (holder.tag, holder.generation);
         if current == generation {
-            // Their links end, which answers what they asked.
+            // These links end, which answers their requests.
             name.waiting.retain(|waiting| {
                 let is_over = waiting.agent == before;
                 if is_over && !fence.contains(&waiting.link) {
@@ -291,7 +287,7 @@ impl Names {
         if account.is_some() {
             name.counted = account;
         }
-        // Also another run of the agent: the one before must not get the name back after a restart.
+        // Also after a takeover by another run: the run before it must not get the name back after a restart.
         let is_other_run = ran != Some(instance);
         let is_changed = is_new || was_rekeyed || is_other_run || was.0 || *was.1 != *name.info;
         if self.rules.is_kept && is_changed {
@@ -332,16 +328,16 @@ impl Names {
         }
         live.fetch_sub(1, Ordering::Relaxed);
         let whose = match account {
-            Account::Holder(_) => "the holder of this token",
+            Account::Holder(_) => "this token's holder",
             Account::Address(_) => "this address",
         };
         Err(Refusal {
             reason: Reason::Limited,
-            message: format!("{tunnel}: {whose} has as many tunnels as it may"),
+            message: format!("{tunnel}: the tunnel limit of {whose} is reached"),
         })
     }
 
-    /// A shard has applied a revision, and with it all earlier ones of that name.
+    /// Notes that a shard has applied `revision` of a name, and so all earlier ones; returns the claims to acknowledge.
     pub(crate) fn confirm(
         &mut self,
         tunnel: &TunnelId,
@@ -373,7 +369,7 @@ impl Names {
         confirmed
     }
 
-    /// A link no longer serves a name.
+    /// Releases a name of a link.
     pub(crate) fn release(
         &mut self,
         tunnel: &TunnelId,
@@ -419,7 +415,7 @@ impl Names {
         Released { update, requests }
     }
 
-    /// The last link of a name is gone; what to tell every shard.
+    /// Keeps or forgets a name whose last link ended; returns the update for every shard.
     fn went_away(
         &mut self,
         tunnel: &TunnelId,
@@ -432,7 +428,7 @@ impl Names {
         let account = name.counted.take().unwrap_or(Account::UNKNOWN);
         self.rules.live_of_accounts.leave(&account);
         if parting == Parting::TakenBack && tunnel.looks_derived() {
-            // No other key can have it, so there is nothing to keep for its agent.
+            // No other key can claim a derived name, so keeping it would protect nothing.
             return self.remove(tunnel);
         }
         let owner = name.info.owner.as_ref();
@@ -448,7 +444,7 @@ impl Names {
         Some(name.update(tunnel))
     }
 
-    /// Claims that took too long, and names to forget.
+    /// Withdraws overdue claims, and forgets names whose time without an agent is over.
     pub(crate) fn sweep(&mut self, now: Moment) -> (Vec<Withdrawn>, Vec<RouteUpdate>) {
         let mut late = Vec::new();
         while self
@@ -480,7 +476,7 @@ impl Names {
         (withdrawn, self.forget_absent(now))
     }
 
-    /// Forgets names whose time without an agent is over, and the most expendable ones of too many.
+    /// Forgets names whose time without an agent is over, and beyond the limit the most expendable ones.
     fn forget_absent(&mut self, now: Moment) -> Vec<RouteUpdate> {
         let kept_max = self.rules.live_max * OFFLINE_FACTOR / self.rules.shards + 1;
         let mut forgotten = Vec::new();

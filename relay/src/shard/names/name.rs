@@ -1,4 +1,4 @@
-//! One name: who holds it, who may, and whom to tell.
+//! One name: its holders, which claims it accepts, and the links that wait for an acknowledgement.
 
 use std::sync::Arc;
 
@@ -11,57 +11,57 @@ use crate::registry::{AgentTag, LinkRef, TunnelInfo};
 use crate::shard::message::{Claim, RouteUpdate};
 use crate::state::Binding;
 
-/// Agents that may hold one name: each change tells every shard of all of them.
+/// Agents that may share one name; every change sends all of them to every shard.
 pub(super) const HOLDERS_MAX: usize = 256;
 
-/// Agents of a name that are remembered while none of them is there.
+/// Agents of a name that are kept while all of them are away.
 const AWAY_MAX: usize = 8;
 
-/// Bytes of a key by which an agent is named to its own holder and to operators, from its start.
+/// Leading bytes of an agent's key that its own token holder and operators are shown.
 const KEY_BYTES: usize = 6;
 
-/// What an agent can do about a name that it does not get.
+/// Advice to an agent whose claim is refused.
 const REMEDY: &str = "ask for another name (--name), or have the relay's operator free it while its agent is \
                       away (POST /tunnels/<name>/forget)";
 
-/// A name, whether an agent is there or not.
+/// A name, with or without an agent connected.
 pub(super) struct Name {
-    /// Those who serve it, or did: several only where all of them share it.
+    /// Agents that serve the name, or did; several only if all of them share it.
     pub(super) holders: Vec<Holder>,
     pub(super) revision: u64,
-    /// What was last said of it.
+    /// The latest description of the target.
     pub(super) info: Arc<TunnelInfo>,
     pub(super) waiting: Vec<Waiting>,
-    /// An agent was told that it holds the name.
+    /// Whether an agent was told that it holds the name.
     pub(super) granted: bool,
-    /// Where it is noted while no agent is there.
+    /// Entry among the names without an agent, while no agent is connected.
     pub(super) absent: Option<absent::Place>,
-    /// The account that it counts for while an agent is there.
+    /// The account whose limit counts the name, while an agent is connected.
     pub(super) counted: Option<Account>,
 }
 
-/// What one link waits to hear.
+/// Open claims of one link.
 pub(super) struct Waiting {
     pub(super) link: LinkRef,
-    /// Whose link it is, and under which generation.
+    /// The agent of the link, and the generation that the claims get.
     pub(super) agent: AgentTag,
     pub(super) generation: Generation,
-    /// All of these are answered at once.
+    /// Requests that are acknowledged together.
     pub(super) requests: Vec<u32>,
     pub(super) revision: u64,
-    /// Shards that have not confirmed.
+    /// Shards that have not confirmed the revision.
     pub(super) missing: Vec<usize>,
     pub(super) deadline: Moment,
 }
 
-/// Which of a name's holders a claim comes from.
+/// Where a claim's agent stands among the holders of a name.
 #[derive(Debug)]
 pub(super) enum Place {
-    /// One that is known.
+    /// A known holder, by its index.
     Known(usize),
-    /// One that joins the others.
+    /// A new holder beside the others, if there are any.
     New,
-    /// One with another key and the same holder of tokens, whose earlier agents are all away.
+    /// A new key of the same token holder, whose earlier agents are all away.
     Rekeyed,
 }
 
@@ -78,7 +78,7 @@ impl Name {
         }
     }
 
-    /// A name that was bound before the relay started.
+    /// Restores a name that was bound before the relay started.
     pub(super) fn restored(binding: &Binding, update: &RouteUpdate) -> Self {
         Self {
             holders: vec![Holder::restored(binding, Arc::clone(&update.info))],
@@ -95,23 +95,23 @@ impl Name {
         self.holders.iter().any(Holder::is_live)
     }
 
-    /// The agent that has the name, or had it last.
+    /// The latest live holder, or the latest one that left.
     pub(super) fn latest(&self) -> Option<&Holder> {
         let live = self.holders.iter().rfind(|it| it.is_live());
         live.or(self.holders.last())
     }
 
-    /// Whose claim this is, if it may be made.
+    /// Where the agent of a claim stands among the holders, if the claim is acceptable.
     ///
-    /// A name belongs to a holder of tokens, and to one of its agents, or is shared by agents whose
-    /// tokens all say so and whose owners are close. Of those who share it, one on another machine is
-    /// another one, also with the same key. Where there are no holders, the key alone decides; and so
-    /// it does about a derived name, which no other key can have, while its agent is away.
+    /// A name belongs to a token holder, and to one of its agents. Agents share it if their tokens all allow sharing
+    /// and their owners are close. A shared name tells agents apart by key and machine. Without token holders, the key
+    /// alone decides. The key alone also decides about a derived name while its agent is away, since no other key can
+    /// have it.
     pub(super) fn place(&self, claim: &Claim) -> Result<Place, Refusal> {
         let holders = &self.holders;
         let is_shared = claim.info.shared && holders.iter().all(|it| it.info.shared);
         let is_it = |it: &Holder| it.key == claim.key && it.machine == claim.machine;
-        // The only one may move to another machine, as a run that takes over.
+        // An agent that does not share the name may move to another machine, as a run that takes over.
         let only = match &holders[..] {
             [only] if !is_shared && only.key == claim.key => Some(0),
             _ => None,
@@ -151,8 +151,8 @@ impl Name {
         }
     }
 
-    /// Whether the holder of tokens that makes a claim is one that the name belongs to, as far as the
-    /// relay can tell.
+    /// Whether the token holder of a claim may have the name: it is bound to that holder, or to none, or it is a
+    /// derived name whose agent is away. A claim without a token passes.
     fn belongs_to_holder_of(&self, claim: &Claim) -> bool {
         let Some(owner) = &claim.info.owner else {
             return true;
@@ -162,14 +162,14 @@ impl Name {
             None => it.key == claim.key,
         };
         if claim.tunnel.looks_derived() {
-            // A tunnel that lives does not get other callers behind its agent's back.
+            // A live tunnel does not change to other callers behind its agent's back.
             let is_in_use = |it: &Holder| it.is_live() && !is_theirs(it);
             return !self.holders.iter().any(is_in_use);
         }
         self.holders.iter().all(|it| it.owner.is_none()) || self.holders.iter().any(is_theirs)
     }
 
-    /// What becomes of a claim with a key that the name is not bound to, where `live` serves it.
+    /// Decides on a claim with a key that no holder of the name has; `live` is a live holder.
     fn rekey(&self, claim: &Claim, live: Option<&Holder>) -> Result<Place, Refusal> {
         let tunnel = &claim.tunnel;
         let owner = claim.info.owner.as_deref();
@@ -198,7 +198,7 @@ impl Name {
         }
     }
 
-    /// Who makes a claim; of those who are away, some are forgotten where there are too many.
+    /// The holder that makes a claim; replaces or evicts holders that are away where needed.
     pub(super) fn make_way(
         &mut self,
         place: Place,
@@ -206,7 +206,7 @@ impl Name {
         generation: Generation,
     ) -> &mut Holder {
         let place = match place {
-            // Alone again: the others are away, and shared it only with whoever shares it.
+            // The claim does not share the name, so the other holders, which are all away, lose it.
             Place::Known(place) if !claim.info.shared => {
                 self.holders.swap(0, place);
                 self.holders.truncate(1);
@@ -228,7 +228,7 @@ impl Name {
         &mut self.holders[place]
     }
 
-    /// Keeps what is needed of a name without an agent, described by `info` from now on.
+    /// Drops what a name without an agent does not need, and describes it by `info` from now on.
     pub(super) fn shrink(&mut self, info: Arc<TunnelInfo>) {
         let too_many = self.holders.len().saturating_sub(AWAY_MAX);
         self.holders.drain(..too_many);
@@ -240,7 +240,7 @@ impl Name {
         self.info = info;
     }
 
-    /// The binding as it is to be kept over a restart.
+    /// The binding for the state folder.
     pub(super) fn binding(&self, tunnel: &TunnelId, away_since: Option<u64>) -> Option<Binding> {
         let latest = self.latest()?;
         let kept = self.info.kept(latest.owner.clone());
@@ -263,8 +263,8 @@ impl Name {
         })
     }
 
-    /// Notes whom to tell once every shard has heard. A link that asks again hears of both claims
-    /// then, and no later than it would have of the first.
+    /// Adds a link's claim to those that wait for every shard. If the link waits already, both claims are acknowledged
+    /// together, and the deadline stays that of the first.
     pub(super) fn wait(&mut self, new: Waiting) {
         match self.waiting.iter_mut().find(|it| it.link == new.link) {
             Some(old) => {
@@ -287,13 +287,13 @@ impl Name {
     }
 }
 
-/// Whether a claim is of an owner close to that of `info`, and of the same kind.
+/// Whether a claim's owner is close to that of `info`, and its kind of application the same.
 fn is_close(info: &TunnelInfo, claim: &Claim) -> bool {
     let owners = info.owner.as_ref().zip(claim.info.owner.as_ref());
     info.dcc == claim.info.dcc && owners.is_some_and(|(one, other)| one.is_close_to(other))
 }
 
-/// The beginning of a holder's key, as the denylist takes it.
+/// Leading bytes of the holder's key in hexadecimal, as the denylist accepts them.
 pub(super) fn short(holder: &Holder) -> String {
     data_encoding::HEXLOWER.encode(&holder.key.as_bytes()[..KEY_BYTES])
 }

@@ -1,20 +1,20 @@
-//! Owners of names without an agent, each once: a token's groups may be longer than all else that is
-//! kept of such a name.
+//! Owners of names without an agent, each stored once: a token's groups may be longer than the rest of what is kept of
+//! a name.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::auth::Owner;
 
-/// Owners that are looked through.
+/// Number of recent owners that are kept for reuse.
 const RECENT_MAX: usize = 32;
 
-/// The owners that were wanted last.
+/// The most recently used owners, the latest one last.
 #[derive(Default)]
 pub(crate) struct Owners(VecDeque<Arc<Owner>>);
 
 impl Owners {
-    /// The owner with this name and these groups, the same one as before if that was lately.
+    /// The owner with this name and these groups; the stored one if it was used recently.
     pub(crate) fn find(&mut self, sub: &str, groups: &[String]) -> Arc<Owner> {
         let is_it = |it: &Arc<Owner>| it.sub == sub && it.groups == groups;
         let found = match self.0.iter().position(is_it) {

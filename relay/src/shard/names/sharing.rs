@@ -1,4 +1,4 @@
-//! Names that several agents share.
+//! Tests of names that several agents share.
 
 use tieline_wire::MachineId;
 
@@ -8,7 +8,7 @@ use super::*;
 use crate::auth::Owner;
 use crate::registry::TunnelInfo;
 
-/// A claim of an agent whose token lets it share the name.
+/// A claim by an agent whose token lets it share the name.
 fn shared(key: u8, machine: u8, instance: u8, id: u64, owner: &str) -> Claim {
     let it = claim("pool", key, instance, link(0, id));
     let owner = Owner {
@@ -37,10 +37,10 @@ fn agents_whose_tokens_say_so_share_a_name_and_each_is_taken_over_by_itself() {
     );
     assert_ne!(both.agents[0].tag, both.agents[1].tag);
     assert_ne!(both.agents[0].generation, both.agents[1].generation);
-    // The same key on another machine is another agent.
+    // The same key on another machine belongs to another agent.
     let (three, fence) = claimed(names.claim(shared(1, 3, 9, 3, "ada"), LATER));
     assert_eq!((three.agents.len(), fence.len()), (3, 0));
-    // On the same one it is a newer run.
+    // The same key on the same machine belongs to a newer run.
     let (after, fence) = claimed(names.claim(shared(1, 1, 2, 4, "ada"), LATER));
     assert_eq!(fence, [link(0, 1)]);
     assert_eq!(links(&after), [link(0, 4), link(0, 2), link(0, 3)]);
@@ -50,7 +50,7 @@ fn agents_whose_tokens_say_so_share_a_name_and_each_is_taken_over_by_itself() {
         refused(names.claim(shared(1, 1, 1, 5, "ada"), LATER)),
         Reason::Superseded
     );
-    // One that leaves takes nobody along.
+    // An agent that leaves does not affect the others.
     let released = names
         .release(&after.tunnel, link(0, 4), Parting::Away, LATER)
         .update
@@ -80,7 +80,7 @@ fn nobody_joins_without_being_allowed_to() {
     };
     claimed(names.claim(alone(1, 1), LATER));
     let taken = Reason::NameTaken;
-    // Whoever has it does not share it.
+    // The present holder does not share the name.
     assert_eq!(
         refused(names.claim(shared(2, 2, 1, 2, "ada"), LATER)),
         taken
@@ -89,7 +89,7 @@ fn nobody_joins_without_being_allowed_to() {
     claimed(names.claim(shared(2, 2, 1, 2, "ada"), LATER));
     assert_eq!(refused(names.claim(far(3, 3), LATER)), taken);
     assert_eq!(refused(names.claim(alone(3, 3), LATER)), taken);
-    // One of them must not have it alone while the others are there.
+    // A sharing agent cannot take the name for itself while the others are connected.
     assert_eq!(refused(names.claim(alone(1, 1), LATER)), taken);
     let other_kind = {
         let it = shared(3, 3, 1, 3, "ada");
@@ -143,7 +143,7 @@ fn one_of_several_cannot_change_the_name_under_the_others() {
     }
     let (update, _) = claimed(names.claim(shared(1, 1, 1, 1, "ada"), LATER));
     assert_eq!(update.agents.len(), 2);
-    // Alone, it may.
+    // The only agent left may change the name.
     let pool = TunnelId::parse("pool").unwrap();
     names.release(&pool, link(0, 2), Parting::Away, LATER);
     claimed(names.claim(changed(|info| "nuke".clone_into(&mut info.dcc)), LATER));

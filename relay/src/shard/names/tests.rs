@@ -1,4 +1,4 @@
-//! Claims in every order, on a home without shards around it.
+//! Tests of claims in various orders, on a home shard without other shards.
 
 use tieline_wire::{AgentKey, InstanceId, MachineId, Scheme};
 
@@ -206,7 +206,7 @@ fn an_instance_that_was_superseded_never_gets_the_name_back() {
     let maya = TunnelId::parse("maya").unwrap();
     claimed(names.claim(claim("maya", 1, 1, link(0, 1)), LATER));
     claimed(names.claim(claim("maya", 1, 2, link(0, 2)), LATER));
-    // Its link broke before it heard that it was superseded, so it dials again.
+    // The superseded run's link broke before the run heard of the takeover, so it dials again.
     assert_eq!(
         refused(names.claim(claim("maya", 1, 1, link(0, 3)), LATER)),
         Reason::Superseded
@@ -218,7 +218,7 @@ fn an_instance_that_was_superseded_never_gets_the_name_back() {
     );
     let (update, _) = claimed(names.claim(claim("maya", 1, 2, link(0, 4)), LATER));
     assert_eq!(links(&update), [link(0, 4)]);
-    // The memory of them is bounded.
+    // The number of remembered runs is limited.
     for instance in 3..100 {
         claimed(names.claim(claim("maya", 1, instance, link(0, 5)), LATER));
     }
@@ -237,11 +237,11 @@ fn a_link_that_dials_again_takes_the_place_of_the_one_it_lost() {
     };
     let (first, _) = claimed(names.claim(numbered(1, 0), LATER));
     claimed(names.claim(numbered(2, 1), LATER));
-    // The network changed: the relay still believes in the first link.
+    // The agent's network changed, and the relay still counts the first link as live.
     let (update, fence) = claimed(names.claim(numbered(3, 0), LATER));
     assert_eq!(links(&update), [link(0, 2), link(0, 3)]);
     assert_eq!((generation(&update), fence.len()), (generation(&first), 0));
-    // It turns stale later, which changes nothing.
+    // The first link turns stale later, which changes nothing.
     let released = names.release(&update.tunnel, link(0, 1), Parting::Away, LATER);
     assert!(released.update.is_none());
 }
@@ -304,7 +304,7 @@ fn a_tunnel_is_one_from_its_first_grant_to_its_last_link() {
     assert_eq!(names.granted(), 0);
     names.confirm(&maya, asked.0.revision, 0);
     grant(&mut names, 1, 2);
-    // A takeover, also while it waits to be confirmed, changes who holds the tunnel.
+    // A takeover changes the holder of the tunnel, also before it is confirmed.
     grant(&mut names, 2, 3);
     assert_eq!(names.granted(), 1);
     grant(&mut names, 2, 4);

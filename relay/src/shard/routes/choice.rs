@@ -1,4 +1,4 @@
-//! Which of a name's agents, or of a kind's tunnels, a session goes to.
+//! Which of a tunnel's agents, or of a kind's tunnels, a session goes to.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -11,10 +11,10 @@ use crate::listen::http::{Aim, Pin, Target, Wanted};
 use crate::registry::{AgentTag, LinkRef, TunnelInfo};
 use crate::shard::message::ServingAgent;
 
-/// Agents among which one is chosen: some 20 us of a shard's time.
+/// Agents that one choice compares: some 20 us of a shard's time.
 const CANDIDATES_MAX: usize = 256;
 
-/// Whose turn it is among equals; each kind of choice has its own, so that none upsets another.
+/// Round-robin positions, one for each kind of choice so that no choice disturbs another.
 #[derive(Default)]
 pub(super) struct Turns {
     agents: Cell<usize>,
@@ -22,63 +22,63 @@ pub(super) struct Turns {
     kinds: Cell<usize>,
 }
 
-/// Where a tunnel leads.
+/// Outcome of a look-up by name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Lookup {
-    /// No such name.
+    /// The name is unknown, or hidden from the caller.
     Unknown,
-    /// The name is held, its agent is away.
+    /// The name is known, and the agent is away.
     Offline,
-    /// Through this link.
+    /// Open the session on this link.
     Live(LinkRef),
 }
 
-/// Which of a tunnel's agents a session is for.
+/// Which of a tunnel's agents a session may go to.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Choice {
-    /// The one with the fewest sessions.
+    /// The agent with the fewest sessions.
     Any,
-    /// One that has a link on this very shard, if there is one.
+    /// Preferably an agent that has a link on this shard.
     Here,
-    /// That one.
+    /// The agent with this tag.
     Agent(AgentTag),
 }
 
-/// What an HTTP caller finds.
+/// Outcome of an HTTP caller's search.
 #[derive(Debug)]
 pub(crate) enum Found {
     Unknown,
-    /// No agent serves it, since then; or the one that has to is away.
+    /// Since this moment no agent serves the tunnel, or the pinned agent is away.
     Offline(Moment),
-    /// The only agent that could serve it is one whose link is known to be gone.
+    /// The only agents that could serve the request were tried, or have links that are known to be lost.
     Stale,
-    /// The agent that has to serve it is not there, and was not of late.
+    /// The pinned agent is not connected and was not recently.
     Gone,
-    /// An agent serves it, whose description of its target is of no use.
+    /// An agent serves the tunnel, but its description of the target is unusable.
     Unusable,
     Target(Rc<Target>),
 }
 
-/// What an HTTP caller is looking for.
+/// An HTTP caller's search for a target.
 pub(crate) struct Search<'a> {
     pub(crate) wanted: &'a Wanted,
-    /// The target to which a link was found to be gone.
+    /// The target whose link was found to be lost.
     pub(crate) stale: Option<&'a Target>,
-    /// Targets that took no connection for what is searched: none of them is found again.
+    /// Targets that refused a connection for this request; they are not found again.
     pub(crate) tried: &'a [Rc<Target>],
-    /// Among whose tunnels, where any of a kind will do.
+    /// The owners among whose tunnels a kind of application is searched.
     pub(crate) whose: &'a [Whose],
-    /// Whether the caller may know of a tunnel, as one of its agents registered it.
+    /// Whether the caller may know of a tunnel, by the description of one of its agents.
     pub(crate) fit: &'a dyn Fn(&TunnelId, &TunnelInfo) -> bool,
-    /// Whether a connection to an agent is kept for the caller.
+    /// Whether the caller has a kept connection to an agent.
     pub(crate) kept: &'a dyn Fn(&TunnelId, AgentTag) -> bool,
 }
 
-/// What speaks against an agent: of no use, work, unknown to the caller.
+/// Sort key, lower is better: (unusable, sessions, no kept connection).
 type Weight = (bool, usize, bool);
 
 impl Routes {
-    /// The link to use for a new session of `tunnel`, from `shard`; one there is preferred.
+    /// The link for a new session of `tunnel` opened on `shard`; a link on that shard is preferred.
     pub(crate) fn lookup(
         &self,
         tunnel: &TunnelId,
@@ -98,8 +98,8 @@ impl Routes {
         })
     }
 
-    /// The agent to use for a new session of `tunnel` where there are several, or where some were `tried`: none
-    /// of the latter.
+    /// The agent for a new session of `tunnel`, none of those `tried`. `None` if there is nothing to choose: no such
+    /// agent is left, or the tunnel has a single agent and it was not tried.
     pub(crate) fn choose(
         &self,
         tunnel: &TunnelId,
@@ -141,7 +141,7 @@ impl Routes {
         }
     }
 
-    /// A link of `agent`; one on `shard` is preferred, and several take turns.
+    /// A link of `agent`: one on `shard` if there is one; several take turns.
     pub(super) fn link_of(&self, agent: &ServingAgent, shard: usize) -> LinkRef {
         let links = &agent.links;
         let is_here = |place: &usize| links[*place].at.shard == shard;
@@ -150,7 +150,7 @@ impl Routes {
         links[places.find(is_here).unwrap_or(first)].at
     }
 
-    /// The target that a request goes to.
+    /// Finds the target for a request.
     pub(crate) fn find(&self, search: &Search<'_>) -> Found {
         match (&search.wanted.pin, &search.wanted.aim) {
             (Some(pin), _) => self.find_pinned(pin, search),
@@ -214,7 +214,7 @@ impl Routes {
         let turn = self.turns.kinds.get();
         self.turns.kinds.set(turn.wrapping_add(1));
         let live = all_from(turn, count).filter_map(|place| known(live_at(&kinds, place)?));
-        // The next agent of each tunnel once each tunnel was the first.
+        // Every tunnel comes first once before the turn passes to each tunnel's next agent.
         let round = turn / count.max(1);
         let agents = live.flat_map(|known| {
             let places = all_from(round, known.update.agents.len());
@@ -228,7 +228,7 @@ impl Routes {
             .filter(|(known, place)| !known.is_over(*place, search));
         match lightest(fresh, |(known, place)| known.weight(*place, search)) {
             Some((known, place)) if !known.weight(place, search).0 => found(known.target(place)),
-            // None of them is of use. One that is may be back soon.
+            // No usable candidate is live. An offline tunnel that serves the path may be back soon.
             useless => {
                 let offline = kinds.iter().flat_map(|kind| &kind.offline);
                 let offline = offline.filter_map(known);
@@ -248,7 +248,7 @@ impl Routes {
 }
 
 impl Known {
-    /// Whether the link to one of the agents is known to be gone, and word of that on its way.
+    /// Whether `stale` shows that the link to the agent at `place` is lost, in a route that does not say so yet.
     fn is_stale(&self, place: usize, stale: Option<&Target>) -> bool {
         stale.is_some_and(|stale| {
             stale.agent == self.update.agents[place].tag
@@ -257,7 +257,7 @@ impl Known {
         })
     }
 
-    /// Whether one of the agents was tried, or the link to it is known to be gone.
+    /// Whether the agent at `place` was tried, or its link is known to be lost.
     fn is_over(&self, place: usize, search: &Search<'_>) -> bool {
         let (agent, tunnel) = (self.update.agents[place].tag, &self.update.tunnel);
         let mut tried = search.tried.iter();
@@ -265,7 +265,7 @@ impl Known {
             || self.is_stale(place, search.stale)
     }
 
-    /// A session that is only kept for who searches is no work for its agent.
+    /// Sort key of the agent at `place`; a session kept for the caller itself does not count as load.
     fn weight(&self, place: usize, search: &Search<'_>) -> Weight {
         let agent = &self.update.agents[place];
         let is_of_use = self.target(place).is_some() && search.wanted.is_exposed_by(&agent.info);
@@ -275,7 +275,7 @@ impl Known {
     }
 }
 
-/// The live tunnel with a number, counted through all of them.
+/// The live tunnel with index `place`, counted through all of `kinds`.
 fn live_at<'a>(kinds: &[&'a Kind], mut place: usize) -> Option<&'a TunnelId> {
     for kind in kinds {
         match kind.live.get_index(place) {
@@ -286,12 +286,12 @@ fn live_at<'a>(kinds: &[&'a Kind], mut place: usize) -> Option<&'a TunnelId> {
     None
 }
 
-/// When the last of these was lost.
+/// The latest moment at which one of these tunnels lost its agent.
 fn latest<'a>(offline: impl Iterator<Item = &'a Known>) -> Option<Moment> {
     offline.filter_map(|known| known.offline_since).max()
 }
 
-/// Numbers up to `count`, beginning with another one each time.
+/// The numbers below `count`, from another first number at each call.
 fn in_turn(turn: &Cell<usize>, count: usize) -> impl Iterator<Item = usize> + Clone + use<> {
     let first = turn.get();
     if count > 1 {
@@ -300,24 +300,24 @@ fn in_turn(turn: &Cell<usize>, count: usize) -> impl Iterator<Item = usize> + Cl
     all_from(first, count)
 }
 
-/// Numbers up to `count`, beginning with `first` modulo `count`.
+/// The numbers below `count`, from `first` modulo `count` on.
 fn all_from(first: usize, count: usize) -> impl Iterator<Item = usize> + Clone {
     (0..count).map(move |place| (place + first % count) % count)
 }
 
-/// Sessions of the name that run through an agent.
+/// Sessions of the name on the links of an agent.
 fn held(agent: &ServingAgent) -> usize {
     agent.links.iter().map(|link| link.load.count()).sum()
 }
 
-/// The first of the lightest.
+/// The first candidate with the lowest sort key.
 fn lightest<T>(
     mut candidates: impl Iterator<Item = T>,
     weight: impl Fn(&T) -> Weight,
 ) -> Option<T> {
     let first = candidates.next()?;
     let Some(second) = candidates.next() else {
-        // The usual case: nothing to weigh.
+        // The usual case: a single candidate.
         return Some(first);
     };
     let all = [first, second].into_iter().chain(candidates);

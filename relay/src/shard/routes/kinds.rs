@@ -1,5 +1,5 @@
-//! The tunnels of each kind of application, those with an agent apart from those without; and for
-//! those who may not reach all of them, the ones of each owner.
+//! The tunnels of each kind of application, live and offline, also grouped by owner for callers that may not reach all
+//! of them.
 
 use std::collections::HashMap;
 
@@ -9,7 +9,7 @@ use tieline_wire::TunnelId;
 use crate::auth::{Identity, Owner};
 use crate::shard::message::RouteUpdate;
 
-/// Whose tunnels.
+/// Key of a group of tunnels by their owner.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Whose {
     Anybody,
@@ -18,14 +18,14 @@ pub(crate) enum Whose {
 }
 
 impl Whose {
-    /// Where the tunnels are that a caller may reach, with others among them; everywhere for one who
-    /// need not say who they are.
+    /// The groups that contain every tunnel the caller may reach, and possibly others; all tunnels for an anonymous
+    /// caller.
     pub(crate) fn of_caller(identity: Option<&Identity>) -> Vec<Self> {
         match identity {
             Some(identity) if identity.reach.is_empty() => {
                 Self::close_to(&identity.owner).collect()
             }
-            // What a token names may belong to anybody.
+            // A token with patterns may reach tunnels of any owner.
             _ => vec![Self::Anybody],
         }
     }
@@ -35,7 +35,7 @@ impl Whose {
         std::iter::once(Self::Holder(owner.sub.clone())).chain(groups)
     }
 
-    /// Where a tunnel is to be found.
+    /// The groups that a tunnel belongs to.
     fn of_tunnel(update: &RouteUpdate) -> Vec<Self> {
         let mut all = vec![Self::Anybody];
         let infos = update.agents.iter().map(|agent| &agent.info);
@@ -53,11 +53,11 @@ impl Whose {
     }
 }
 
-/// Every kind that a tunnel was registered as.
+/// The tunnels of every kind of application.
 #[derive(Default)]
 pub(super) struct Kinds(HashMap<String, HashMap<Whose, Kind>>);
 
-/// Tunnels of one kind. Any of them is found by its number, and taken out in no time.
+/// Tunnels of one kind: indexed by number, removed in constant time.
 #[derive(Default)]
 pub(super) struct Kind {
     pub(super) live: IndexSet<TunnelId>,
@@ -65,7 +65,7 @@ pub(super) struct Kind {
 }
 
 impl Kinds {
-    /// Those of the tunnels of a kind; some may be in several.
+    /// The groups `whose` of the tunnels of a kind; a tunnel may be in several.
     pub(super) fn get(&self, kind: &str, whose: &[Whose]) -> Vec<&Kind> {
         let Some(it) = self.0.get(kind) else {
             return Vec::new();
@@ -73,7 +73,7 @@ impl Kinds {
         whose.iter().filter_map(|whose| it.get(whose)).collect()
     }
 
-    /// Takes a decision about a tunnel over; those of no kind are found by name only.
+    /// Applies a change of a route. A tunnel without a kind is found by name only.
     pub(super) fn change(&mut self, before: Option<&RouteUpdate>, now: Option<&RouteUpdate>) {
         let places = |update: &RouteUpdate| (update.info.dcc.clone(), Whose::of_tunnel(update));
         let (left, taken) = (before.map(places), now.map(places));

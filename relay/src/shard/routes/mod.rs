@@ -1,5 +1,4 @@
-//! This shard's copy of every route: which agents and links lead to a tunnel, as the tunnel's home
-//! decided.
+//! This shard's copy of every route: the agents and links that lead to a tunnel, as the tunnel's home shard decided.
 
 mod choice;
 mod kinds;
@@ -22,60 +21,60 @@ use super::message::{RouteUpdate, ServingAgent};
 use crate::listen::http::{Aim, Listed, Target};
 use crate::registry::{AgentTag, TunnelInfo};
 
-/// Tunnels that are looked at together for a list: some 100 us.
+/// Tunnels that one listing turn looks at: some 100 us of a shard's time.
 const LIST_COUNT: usize = 250;
 
-/// Requests of one shard that may wait for a route to change.
+/// Requests on one shard that may wait for a route to change.
 const WAITING_MAX: usize = 16 * 1024;
 
-/// The same for a name that is not known, while the relay is young: a stranger's random names leave
-/// room for callers of those that are.
+/// Number of waiting requests from which on requests for unknown names are refused, so that random names of strangers
+/// leave room for callers of known names.
 const WAITING_UNKNOWN_MAX: usize = 4 * 1024;
 
-/// How long it is remembered that an agent served a name beside others: longer than any grace.
+/// Time for which a departed agent of a name is remembered: longer than any grace.
 const DEPARTED_KEPT: Duration = Duration::from_secs(600);
 
-/// Agents of one name of which that is remembered.
+/// Departed agents that are remembered for one name.
 const DEPARTED_MAX: usize = 64;
 
-/// Every route that this shard knows.
+/// All routes that this shard knows.
 #[derive(Default)]
 pub(crate) struct Routes {
     routes: HashMap<TunnelId, Known>,
-    /// The same in order, for who wants to see them.
+    /// The names of `routes` in order, for listings.
     names: BTreeSet<TunnelId>,
     kinds: Kinds,
-    /// Spreads sessions over several agents and links.
+    /// Round-robin positions for the choice among agents and links.
     turns: Turns,
-    /// Who wants to hear of a route's next change.
+    /// Callers that wait for the next change of a route.
     waiting: HashMap<Aim, Vec<oneshot::Sender<()>>>,
     waiting_count: usize,
-    /// Kept connections to agents that serve a tunnel, to be told when theirs does so no more.
+    /// Kept connections to agents, dropped once the agent no longer serves the tunnel.
     kept: HashMap<TunnelId, Vec<Kept>>,
 }
 
-/// A kept connection.
+/// A kept connection to an agent.
 struct Kept {
     agent: AgentTag,
     generation: Generation,
-    /// Dropped when the agent serves the tunnel no more.
+    /// Dropped when the agent no longer serves the tunnel.
     held: oneshot::Sender<()>,
 }
 
-/// A route, and what this shard makes of it.
+/// A route, and what this shard derives from it.
 struct Known {
     update: Arc<RouteUpdate>,
-    /// One for each agent, made when the first HTTP caller asks for it.
+    /// The target of each agent, made when the first HTTP caller needs it.
     targets: Box<[OnceCell<Option<Rc<Target>>>]>,
-    /// Since when there is no link.
+    /// Moment since which the tunnel has no link.
     offline_since: Option<Moment>,
-    /// Agents that left, and when; the latest at the end.
+    /// Departed agents and the times when they left, the latest last.
     departed: Vec<(AgentTag, Moment)>,
 }
 
 impl Routes {
-    /// Takes a decision over, unless a newer one is known; whether what an agent serves may be open to other
-    /// callers now than before.
+    /// Applies a home shard's decision unless a newer one is known; returns whether the set of callers that may reach
+    /// one of its agents may have changed.
     pub(crate) fn apply(&mut self, update: Arc<RouteUpdate>, now: Moment) -> bool {
         let known = self.routes.get(&update.tunnel);
         if known.is_some_and(|known| known.update.revision >= update.revision) {
@@ -103,7 +102,7 @@ impl Routes {
         has_changed
     }
 
-    /// Ready once the agent with that tag serves the tunnel no more, or did not when this was asked.
+    /// Ready once the agent with this tag and generation does not serve the tunnel.
     pub(crate) fn served(
         &mut self,
         tunnel: &TunnelId,
@@ -136,11 +135,11 @@ impl Routes {
         }
     }
 
-    /// Wakes all who wait for a change.
+    /// Wakes all callers that wait for a change.
     pub(crate) fn wake_all(&mut self) {
         self.waiting_count = 0;
         for one in self.waiting.drain().flat_map(|(_, waiting)| waiting) {
-            // The caller that waited may have left.
+            // The waiting caller may have left.
             let _ = one.send(());
         }
     }
@@ -149,14 +148,14 @@ impl Routes {
         if let Some(waiting) = self.waiting.remove(aim) {
             self.waiting_count -= waiting.len();
             for one in waiting {
-                // The caller that waited may have left.
+                // The waiting caller may have left.
                 let _ = one.send(());
             }
         }
     }
 
-    /// Those among the next [`LIST_COUNT`] tunnels behind `after` that are `fit`; and the last one
-    /// that was looked at, if there are more.
+    /// The `fit` ones among the next [`LIST_COUNT`] tunnels whose names follow `after`; and the last name looked at, if
+    /// more follow.
     pub(crate) fn list(
         &self,
         after: &str,
@@ -179,7 +178,7 @@ impl Routes {
         (listed, last.filter(|_| behind.next().is_some()))
     }
 
-    /// Whether there is a tunnel of this name and kind that is `fit`.
+    /// Whether a tunnel with this name and kind of application is `fit`.
     pub(crate) fn is_kind(
         &self,
         tunnel: &TunnelId,
@@ -191,7 +190,7 @@ impl Routes {
             .is_some_and(|known| known.update.info.dcc == kind && known.infos().any(fit))
     }
 
-    /// The shard of the only link to `tunnel`, if it has one agent only.
+    /// The shard of a link to `tunnel`, if the tunnel has exactly one agent.
     pub(crate) fn only_shard(&self, tunnel: &TunnelId, shard: usize) -> Option<usize> {
         match &self.routes.get(tunnel)?.update.agents[..] {
             [agent] => Some(self.link_of(agent, shard).shard),
@@ -199,13 +198,13 @@ impl Routes {
         }
     }
 
-    /// Since when a tunnel has no agent, if it is known and has none.
+    /// Moment since which a known tunnel has no agent; `None` if it has an agent or is unknown.
     pub(crate) fn offline_since(&self, tunnel: &TunnelId) -> Option<Moment> {
         self.routes.get(tunnel)?.offline_since
     }
 
-    /// Ready at the next change of a route; `None` if too many wait already, which for one that is not
-    /// known are fewer.
+    /// Ready at the next change of the route for `aim`; `None` if too many callers wait, with a lower limit for unknown
+    /// names.
     pub(crate) fn changed(&mut self, aim: &Aim, is_known: bool) -> Option<oneshot::Receiver<()>> {
         let limit = if is_known {
             WAITING_MAX
@@ -238,12 +237,12 @@ fn serves(update: &RouteUpdate, agent: AgentTag, generation: Generation) -> bool
     !update.forget && agents.any(|it| (it.tag, it.generation) == (agent, generation))
 }
 
-/// Whether one of the agents of `before` serves the name in `now` for another owner, as another kind of
-/// application, or over HTTP only.
+/// Whether an agent of `before` serves the name in `now` for another owner, as another kind of application, or with
+/// other access for raw callers.
 fn has_other_callers(before: &RouteUpdate, now: &RouteUpdate) -> bool {
     let is_other = |agent: &ServingAgent| {
         let mut earlier = before.agents.iter().filter(|it| it.tag == agent.tag);
-        // Of one that was away, what was said last: its sessions may have gone on.
+        // For an agent that was away, the latest description counts: its sessions may have gone on.
         let earlier = earlier.next().map_or(&before.info, |it| &it.info);
         let access = |info: &TunnelInfo| (info.is_open_to_raw(), info.dcc == earlier.dcc);
         earlier.owner != agent.info.owner || access(earlier) != access(&agent.info)
@@ -273,14 +272,14 @@ impl Known {
         }
     }
 
-    /// What its agents say of their targets, or what was said last.
+    /// Descriptions of the target by the agents, or the latest one if no agent is connected.
     fn infos(&self) -> impl Iterator<Item = &TunnelInfo> {
         let agents = &self.update.agents;
         let last = agents.is_empty().then_some(&*self.update.info);
         agents.iter().map(|agent| &*agent.info).chain(last)
     }
 
-    /// The target of one of its agents, if its description is of any use.
+    /// The target of the agent at index `place`, if its description is usable.
     fn target(&self, place: usize) -> Option<&Rc<Target>> {
         let (agent, target) = (&self.update.agents[place], &self.targets[place]);
         let ServingAgent {

@@ -1,4 +1,4 @@
-//! Tunnels of a kind, for callers that may reach some of them.
+//! Tests of searches by kind, for callers that may reach some of the tunnels.
 
 use super::*;
 use crate::auth::{Identity, may_reach};

@@ -1,4 +1,4 @@
-//! Decisions in every order, and what callers find by them.
+//! Tests of route updates in various orders, and of what callers find by them.
 
 mod kinds;
 mod several;
@@ -20,7 +20,7 @@ fn tunnel(name: &str) -> TunnelId {
     TunnelId::parse(name).unwrap()
 }
 
-/// An agent with those links, whose target serves callers under `base_path`.
+/// An agent with these links, whose target serves callers under `base_path`.
 fn agent(tag: u8, links: &[(usize, u64)], base_path: &str) -> ServingAgent {
     let link = |(shard, id): &(usize, u64)| ServingLink {
         at: LinkRef {
@@ -65,7 +65,7 @@ fn route(name: &str, revision: u64, agents: Vec<ServingAgent>) -> Arc<RouteUpdat
     })
 }
 
-/// The tunnel `maya` with one agent, or without.
+/// The tunnel `maya` with one agent, or without an agent if `links` is empty.
 fn update(revision: u64, links: &[(usize, u64)]) -> Arc<RouteUpdate> {
     let agents = Vec::from_iter((!links.is_empty()).then(|| agent(1, links, "")));
     route("maya", revision, agents)
@@ -111,7 +111,7 @@ fn find(routes: &Routes, wanted: &Wanted) -> Found {
     })
 }
 
-/// Name and agent of what was found.
+/// Name and agent of the target that was found.
 fn place(found: &Found) -> Option<(String, u8)> {
     match found {
         Found::Target(target) => Some((target.tunnel.as_str().to_owned(), target.agent.0[0])),
@@ -119,7 +119,7 @@ fn place(found: &Found) -> Option<(String, u8)> {
     }
 }
 
-/// Gives an agent that many sessions.
+/// Sets the number of sessions of an agent.
 fn keep_busy(update: &RouteUpdate, place: usize, sessions: usize) {
     update.agents[place].links[0].load.set(sessions);
 }
@@ -156,7 +156,10 @@ fn a_change_wakes_who_waits_for_it_and_nobody_else() {
         .changed(&Aim::Kind("other".to_owned()), true)
         .unwrap();
     routes.apply(update(1, &[(0, 1)]), NOW);
-    assert!(maya.try_recv().is_err(), "that is no change");
+    assert!(
+        maya.try_recv().is_err(),
+        "an update with the same revision woke a caller"
+    );
     routes.apply(update(2, &[(0, 1)]), NOW);
     assert!(maya.try_recv().is_ok() && kind.try_recv().is_ok());
     assert!(other.try_recv().is_err());
@@ -183,7 +186,7 @@ fn a_name_is_offline_since_its_last_link_left() {
     routes.apply(update(3, &[]), at(3));
     for aim in [maya(), kind()] {
         let Found::Offline(since) = find(&routes, &wanted(aim)) else {
-            panic!("it is offline")
+            panic!("the tunnel was not found offline")
         };
         assert_eq!(since, at(2));
     }

@@ -1,4 +1,4 @@
-//! Which of several agents, or of a kind's tunnels, is chosen.
+//! Tests of the choice among several agents, or among the tunnels of a kind.
 
 use super::*;
 
@@ -17,7 +17,7 @@ fn the_agent_with_the_fewest_sessions_is_chosen_and_equals_take_turns() {
         assert_eq!(found(&routes), 2);
         assert_eq!(link(&routes, 0), Some((0, 2)));
     }
-    // What a caller keeps there for itself is no work.
+    // A connection that the caller keeps to the agent does not count as load.
     let third = Search {
         wanted: &wanted(maya()),
         stale: None,
@@ -36,10 +36,10 @@ fn agents_of_a_kind_that_have_as_much_to_do_take_turns() {
     let found = |routes: &Routes| place(&find(routes, &wanted(kind()))).unwrap();
     routes.apply(route("maya", 1, of(&[1, 2])), NOW);
     let agents: BTreeSet<_> = (0..2).map(|_| found(&routes).1).collect();
-    assert_eq!(agents, [1, 2].into(), "of one tunnel");
+    assert_eq!(agents, [1, 2].into(), "agents of one tunnel");
     routes.apply(route("other", 1, of(&[3, 4, 5])), NOW);
     let agents: BTreeSet<_> = (0..12).map(|_| found(&routes).1).collect();
-    assert_eq!(agents, [1, 2, 3, 4, 5].into(), "of both");
+    assert_eq!(agents, [1, 2, 3, 4, 5].into(), "agents of both tunnels");
 }
 
 #[test]
@@ -93,7 +93,10 @@ fn only_agents_that_the_caller_may_reach_are_chosen() {
             fit: &|_, _| false,
             kept: &|_, _| false,
         });
-        assert!(matches!(found, Found::Unknown), "it must not be known");
+        assert!(
+            matches!(found, Found::Unknown),
+            "a tunnel that the caller may not reach was found"
+        );
     }
     assert_eq!(
         routes.lookup(&tunnel("maya"), 0, Choice::Any, |_| false),
@@ -118,7 +121,7 @@ fn a_kind_leads_to_a_tunnel_of_it_that_serves_the_path() {
     for _ in 0..4 {
         assert_eq!(place(&find(&routes, &wanted(kind()))).unwrap().0, "b");
     }
-    // What is left serves another path: whoever asks hears that of it.
+    // The remaining tunnel serves another path: the caller is sent there, and gets its error.
     routes.apply(away("b", 2), NOW);
     assert_eq!(place(&find(&routes, &wanted(kind()))).unwrap().0, "a");
     let forget = RouteUpdate {
@@ -127,7 +130,7 @@ fn a_kind_leads_to_a_tunnel_of_it_that_serves_the_path() {
     };
     routes.apply(Arc::new(forget), NOW);
     assert!(matches!(find(&routes, &wanted(kind())), Found::Offline(_)));
-    // One that becomes of another kind leaves this one.
+    // A tunnel that changes its kind leaves the group of the old kind.
     let mut other = agent(3, &[(0, 3)], "");
     other.info = Arc::new(TunnelInfo {
         dcc: "blender".to_owned(),
@@ -192,12 +195,12 @@ fn a_link_that_is_known_to_be_gone_is_not_found_again() {
     };
     routes.apply(update(1, &[(0, 1)]), NOW);
     let Found::Target(stale) = tests::find(&routes, &wanted(maya())) else {
-        panic!("it is there")
+        panic!("the tunnel was not found")
     };
     for aim in [maya(), kind()] {
         assert!(matches!(find(&routes, &stale, aim), Found::Stale));
     }
-    // Another one may go on with it, and so may the same one over a newer link.
+    // Another agent may take the request, and so may the same agent over a newer link.
     let two = vec![agent(1, &[(0, 1)], ""), agent(2, &[(0, 2)], "")];
     routes.apply(route("maya", 2, two), NOW);
     let mut newest = (*stale).clone();
@@ -221,7 +224,7 @@ fn equals_take_turns_however_many_there_are_and_whoever_else_asks() {
         for _ in 0..count {
             let (_, tag) = place(&find(&routes, &wanted(maya()))).unwrap();
             found.insert(tag);
-            // A session is opened there.
+            // A session is opened on that agent.
             let there = Choice::Agent(AgentTag([tag; 8]));
             assert!(matches!(lookup(&routes, 0, there), Lookup::Live(_)));
         }
@@ -238,7 +241,7 @@ fn a_tunnel_that_serves_the_path_and_is_away_is_waited_for() {
     away.info = info("/mcp", "farm");
     routes.apply(Arc::new(away), Moment::from_micros(7));
     let Found::Offline(since) = find(&routes, &wanted(kind())) else {
-        panic!("it may be back")
+        panic!("the offline tunnel was not found")
     };
     assert_eq!(since, Moment::from_micros(7));
 }
