@@ -1,4 +1,4 @@
-//! One agent's connection: bytes between its socket and the mux, and news for the shard.
+//! One agent's connection: moves bytes between its socket and the mux, and reports events to the shard.
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
@@ -18,31 +18,31 @@ use crate::session::SharedMux;
 /// Largest single read from a link, in bytes.
 const READ_BYTES_MAX: usize = 256 * 1024;
 
-/// Largest part of a handshake that can be read again on another shard, in bytes: many times the longest
-/// hello. A link whose agent says more stays where it is.
+/// Longest handshake that can be read again on another shard, in bytes: many times the longest hello. A link whose
+/// agent has sent more stays on its shard.
 const SAID_BYTES_MAX: usize = 32 * 1024;
 
-/// Bytes that a writer sends before others get a turn.
+/// Bytes that a writer sends before other tasks get a turn.
 const TURN_BYTES_MAX: usize = 1024 * 1024;
 
-/// Unsent bytes that the kernel may hold for a link: enough to keep it busy, few enough that a
-/// small message does not wait behind bulk that was handed over long ago.
+/// Unsent bytes that the kernel may hold for a link: enough to keep it busy, few enough that a small message does not
+/// wait behind bulk data that was handed over earlier.
 pub(crate) const NOTSENT_BYTES: u32 = 128 * 1024;
 
-/// What a link tells its shard.
+/// What a link needs of its shard.
 pub(crate) trait LinkHost {
-    /// The agent proved its key. Only a link that `may_move` can be told to.
+    /// The agent proved its key. `may_move`: the link can still move to another shard.
     ///
     /// # Errors
-    /// The link must end, for this reason.
+    /// Reason for which the link must end.
     fn hello(&self, hello: AgentHello, may_move: bool) -> Result<Stay, Reason>;
-    /// The agent publishes a target; the answer goes into the mux, now or later.
+    /// The agent registers a target; the acknowledgement goes into the mux, now or later.
     fn register(&self, mux: &mut Mux, register: Register);
     /// The agent takes a tunnel back.
     fn unregister(&self, tunnel: &TunnelId);
-    /// The agent tells what had reached it over an earlier link.
+    /// The agent reports what had reached it over an earlier link.
     fn lost(&self, lost: Lost);
-    /// The agent will close the link, and takes no new sessions on it.
+    /// The agent will close the link, and accepts no new sessions on it.
     fn going_away(&self);
 }
 
@@ -55,18 +55,18 @@ pub(crate) enum Stay {
 
 /// How a link leaves its shard.
 pub(crate) enum Left {
-    /// Its socket is closed, and every session was reset.
+    /// The socket is closed, and every session was reset.
     Ended(Reason),
-    /// It goes on elsewhere, where all that its agent has said so far is read again.
+    /// The link moves to shard `to`, which reads again what the agent has `said` so far.
     Moved { to: usize, fd: OwnedFd, said: Bytes },
 }
 
-/// Memory of one shard that links are read into: one read is handed out whole before the next.
+/// Receive buffer that all links of a shard share: each read is processed whole before the next one.
 #[derive(Default)]
 pub(crate) struct LinkBlock(RefCell<BytesMut>);
 
-/// Moves bytes until the link ends; says why it did. The socket is closed and every session reset
-/// before this returns. `said` is what the agent has said before the link came here.
+/// Moves bytes until the link ends or moves, and returns which. If the link ends, the socket is closed and every
+/// session reset before this returns. `said` is what the agent sent before the link came here.
 pub(crate) async fn run(
     socket: Socket,
     said: Bytes,
@@ -94,14 +94,14 @@ pub(crate) async fn run(
     Left::Ended(reason)
 }
 
-/// What ends a reader or a writer.
+/// Result of a reader or a writer.
 enum End {
     Ended(Reason),
     Moves { to: usize, said: Bytes },
 }
 
-/// The outcome of whichever ends first. When the reader `has_answers`, the writer waits until all
-/// who were woken before have run: what they read leaves with the answers, in one send.
+/// Runs reader and writer until either ends. When the reader `has_answers`, the writer waits for one poll, so that
+/// tasks woken before have run and their bytes leave with the answers in one send.
 async fn both<T>(
     mut reader: impl Future<Output = T> + Unpin,
     mut writer: impl Future<Output = T> + Unpin,
@@ -113,7 +113,7 @@ async fn both<T>(
         if end.is_ready() {
             return end;
         }
-        // Never twice in a row: a peer that says more and more must not keep us from answering.
+        // Never twice in a row: a peer that sends without pause must not keep the writer from answering.
         waits = has_answers() && !waits;
         if waits {
             cx.waker().wake_by_ref();
@@ -133,7 +133,7 @@ async fn read(
     heard: &Cell<bool>,
 ) -> End {
     let mut again = Some(said).filter(|said| !said.is_empty());
-    // What can be read again elsewhere; kept until the agent is known.
+    // The bytes that another shard could read again; kept until the agent is known.
     let mut kept = again.is_none().then(BytesMut::new);
     loop {
         let mut input = if let Some(said) = again.take() {
@@ -153,8 +153,8 @@ async fn read(
         heard.set(true);
         let (mut known, mut moves, mut refused) = (false, None, None);
         let outcome = link.receive(&mut input, |mux, event| match event {
-            // What stands behind a hello is for the shard that the link goes to. Behind a refused one it
-            // gets no answer of its own: an agent would take that for the reason.
+            // Frames behind a hello are for the shard that the link moves to. Frames behind a refused hello get no
+            // answer, which the agent would take for the reason of the refusal.
             _ if moves.is_some() || refused.is_some() => {}
             Event::AgentHello(hello) => {
                 known = true;
@@ -183,7 +183,7 @@ async fn read(
             let said = kept.freeze();
             return End::Moves { to, said };
         }
-        // First: what is wrong behind a refused hello is not why the link ends.
+        // First, because an error behind a refused hello is not the reason of the link's end.
         if let Some(reason) = refused {
             link.close(reason);
         }
@@ -192,7 +192,7 @@ async fn read(
             link.close(error.reason);
         }
         if link.closing().is_some() {
-            // The writer says why, and ends the link.
+            // The writer sends the reason, and ends the link.
             std::future::pending::<()>().await;
         }
     }
@@ -216,7 +216,7 @@ async fn write(socket: &Socket, link: &Rc<SharedMux>) -> Reason {
                 continue;
             }
             turn = 0;
-            // A peer that does not read gets no farewell: the link ends with what fitted.
+            // A peer that does not read gets no farewell: the link ends with the bytes that fitted.
             if link.closing().is_some() || !writable(socket, link).await {
                 break;
             }
@@ -230,8 +230,8 @@ async fn write(socket: &Socket, link: &Rc<SharedMux>) -> Reason {
     }
 }
 
-/// Adds what leaves now, while little is left of what was gathered before: the mux bounds what a
-/// peer makes it say only as long as the words stay there. True if there is anything to send.
+/// Adds the bytes to send now, while little of earlier ones is left: the mux can limit what a peer makes it say only
+/// while the bytes are still in the mux. True if there is anything to send.
 fn gather(link: &SharedMux, transmit: &mut Transmit) -> bool {
     let waits = match link.is_trusted() {
         true => transmit.len() >= GATHER_BYTES_MAX,
@@ -240,7 +240,7 @@ fn gather(link: &SharedMux, transmit: &mut Transmit) -> bool {
     waits || link.transmit(transmit)
 }
 
-/// Waits until the socket takes more; false if it failed or the link is to end.
+/// Waits until the socket takes more; false if it failed or the link must end.
 async fn writable(socket: &Socket, link: &Rc<SharedMux>) -> bool {
     let mut writable = pin!(socket.writable());
     link.set_blocked(true);

@@ -1,5 +1,4 @@
-//! This shard's links, and the tunnels that each of them serves.
-//! Long because each change of a link or of its tunnels keeps the same few lists in step.
+//! This shard's links, and the tunnels that each link serves.
 
 mod report;
 mod tunnel;
@@ -20,23 +19,23 @@ use crate::auth::Identity;
 use crate::limits::Place;
 use crate::session::{Held, SharedMux};
 
-/// A link's number on its shard; never used twice.
+/// A link's number on its shard; never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct LinkId(pub(crate) u64);
 
-/// A link, from any shard.
+/// Names a link on any shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct LinkRef {
     pub(crate) shard: usize,
     pub(crate) link: LinkId,
 }
 
-/// What an agent is called where only those that share a name are to be told apart.
+/// Short name of an agent, to tell apart the agents that share a name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct AgentTag(pub(crate) [u8; 8]);
 
 impl AgentTag {
-    /// The same key on another machine is another agent.
+    /// Hash of the key and the machine: the same key on another machine is another agent.
     pub(crate) fn of(key: &AgentKey, machine: &MachineId) -> Self {
         let text = [&key.as_bytes()[..], machine.as_bytes()].concat();
         let mut tag = Self::default();
@@ -47,28 +46,28 @@ impl AgentTag {
     }
 }
 
-/// One link.
+/// State of one link.
 pub(crate) struct LinkEntry {
     pub(crate) mux: Rc<SharedMux>,
     pub(crate) peer: SocketAddr,
-    /// When it came to this shard.
+    /// Time of the link's arrival on this shard.
     since: Moment,
-    /// Counts it among the links of its address that have no tunnel yet.
+    /// Counts the link among those of its address that have no tunnel yet.
     stranger: Place,
-    /// Who the agent is, once it proved it.
+    /// The agent's hello, once its signature was verified.
     pub(crate) agent: Option<AgentHello>,
-    /// What the relay asked it to sign: the link's name where its agent speaks of it later.
+    /// The nonce that the agent signed; identifies the link in a later report by the agent.
     pub(crate) nonce: Option<[u8; 32]>,
-    /// It got a tunnel at some time.
+    /// Whether the link has ever had a tunnel.
     pub(crate) has_served: bool,
     tunnels: BTreeMap<TunnelId, TunnelEntry>,
-    /// Tunnels that the agent took back while sessions of theirs went on.
+    /// Tunnels that the agent took back while they had sessions.
     left: Vec<(TunnelId, TunnelEntry)>,
-    /// No permission ends before this second since 1970, so that nobody need look through all.
+    /// A second since 1970 before which no permission of the link ends; saves looking at all tunnels.
     expires_at_seconds: Option<u64>,
-    /// Claims that wait for an answer from their home; each gets one.
+    /// Claims that await a decision by their home shard; each gets one.
     pub(crate) claims: usize,
-    /// Those of them that a provider is asked about.
+    /// Those of the claims that a provider is asked about.
     pub(crate) questions: usize,
 }
 
@@ -81,18 +80,18 @@ impl LinkEntry {
         self.tunnels.get_mut(tunnel)
     }
 
-    /// It got a tunnel.
+    /// Notes that the link got a tunnel.
     pub(crate) fn serves(&mut self) {
         self.has_served = true;
         self.stranger = Place::default();
     }
 
-    /// Whether its time is over in which an agent must have got a tunnel.
+    /// Whether the link has got no tunnel within [`FIRST_TUNNEL_TIMEOUT`].
     fn is_useless(&self, now: Moment) -> bool {
         !self.has_served && now >= self.since + FIRST_TUNNEL_TIMEOUT
     }
 
-    /// A tunnel's permission ends at another time than was known.
+    /// Sets the end of a tunnel's permission.
     pub(crate) fn extend(&mut self, tunnel: &TunnelId, expires_at_seconds: Option<u64>) {
         if let Some(it) = self.tunnels.get_mut(tunnel) {
             it.expires_at_seconds = expires_at_seconds;
@@ -104,8 +103,7 @@ impl LinkEntry {
         self.expires_at_seconds = earliest.min();
     }
 
-    /// A registration was refused, and the tunnel stays as it was before it; false if there is no such
-    /// tunnel, or it never was one.
+    /// Undoes a refused registration, so that the tunnel stays as it was before; false if the tunnel cannot stay.
     pub(crate) fn refuse(&mut self, tunnel: &TunnelId, request: u32) -> bool {
         let Some(it) = self.tunnels.get_mut(tunnel) else {
             return false;
@@ -118,9 +116,9 @@ impl LinkEntry {
         stays
     }
 
-    /// The agent took a tunnel back. Its sessions may go on, and its holder is still known.
+    /// Keeps a tunnel that the agent took back while it has sessions, so that its holder is still known.
     pub(crate) fn leave(&mut self, tunnel: TunnelId, it: TunnelEntry) {
-        // Once in a while: each that stays has a session, and those are bounded.
+        // The scan's cost is amortized: each tunnel that stays has a session, and sessions are limited.
         if self.left.len() == self.left.capacity() {
             self.left.retain(|(_, it)| it.held.count() > 0);
         }
@@ -129,15 +127,14 @@ impl LinkEntry {
         }
     }
 
-    /// The sessions of a tunnel, those from before the agent took it back and asked for it again
-    /// included.
+    /// The sessions of a tunnel, including those from before the agent took it back and registered it again.
     pub(crate) fn held(&self, tunnel: &TunnelId) -> impl Iterator<Item = &Held> {
         let left = self.left.iter().filter(move |(it, _)| it == tunnel);
         let all = self.tunnels.get(tunnel).into_iter();
         all.chain(left.map(|(_, it)| it)).map(|it| &it.held)
     }
 
-    /// Who holds its tunnels, and those that have sessions left.
+    /// Token holders of the link's tunnels, including tunnels that were taken back and have sessions.
     fn holders(&self) -> impl Iterator<Item = Option<&Identity>> {
         let left = self.left.iter().map(|(_, it)| it);
         let all = self.tunnels.values().chain(left);
@@ -148,14 +145,14 @@ impl LinkEntry {
         self.tunnels.into_keys()
     }
 
-    /// Up to `count` tunnels whose permissions are over at `now_seconds`.
+    /// Up to `count` tunnels whose permissions have expired at `now_seconds`.
     fn expired(&mut self, count: usize, now_seconds: u64) -> Vec<TunnelId> {
         let is_over = |end: &u64| *end <= now_seconds;
         if !self.expires_at_seconds.as_ref().is_some_and(is_over) {
             return Vec::new();
         }
         let ends = self.tunnels.values().filter_map(|it| it.expires_at_seconds);
-        // Later than it was, if the earliest one was extended or taken back.
+        // Later than before, if the earliest permission was extended or its tunnel was taken back.
         self.expires_at_seconds = ends.min();
         let over = self
             .tunnels
@@ -169,14 +166,14 @@ impl LinkEntry {
 #[derive(Default)]
 pub(crate) struct Registry {
     links: BTreeMap<LinkId, LinkEntry>,
-    /// The links of each name, in order of the names: a report may begin at any of them.
+    /// The links of each name, sorted by name so that a report can begin at any name.
     names: BTreeMap<TunnelId, Vec<LinkId>>,
     nonces: HashMap<[u8; 32], LinkId>,
     last: u64,
 }
 
 impl Registry {
-    /// Adds a link that is about to shake hands.
+    /// Adds a link that has not shaken hands yet.
     pub(crate) fn add(
         &mut self,
         mux: Rc<SharedMux>,
@@ -205,13 +202,13 @@ impl Registry {
         id
     }
 
-    /// What counts a link that moves to another shard.
+    /// Takes the count of a link without a tunnel, when the link moves to another shard.
     pub(crate) fn take_stranger(&mut self, id: LinkId) -> Place {
         let entry = self.links.get_mut(&id);
         entry.map_or_else(Place::default, |it| std::mem::take(&mut it.stranger))
     }
 
-    /// An agent has proved its key, over a link with this nonce.
+    /// Notes that an agent has proved its key, on a link with this nonce.
     pub(crate) fn introduce(&mut self, id: LinkId, hello: AgentHello, nonce: [u8; 32]) {
         if let Some(entry) = self.links.get_mut(&id) {
             entry.agent = Some(hello);
@@ -243,8 +240,7 @@ impl Registry {
         self.links.get_mut(&id)
     }
 
-    /// Notes a tunnel of a link. What was known of it counts again if this registration is refused and
-    /// the tunnel stays.
+    /// Adds a tunnel to a link. An earlier registration of the tunnel is kept, and counts again if this one is refused.
     pub(crate) fn add_tunnel(&mut self, id: LinkId, tunnel: TunnelId, mut it: TunnelEntry) {
         let Some(entry) = self.links.get_mut(&id) else {
             return;
@@ -260,16 +256,16 @@ impl Registry {
         entry.tunnels.insert(tunnel, it);
     }
 
-    /// Forgets a tunnel of a link.
+    /// Removes a tunnel of a link.
     pub(crate) fn remove_tunnel(&mut self, id: LinkId, tunnel: &TunnelId) -> Option<TunnelEntry> {
         let it = self.links.get_mut(&id)?.tunnels.remove(tunnel)?;
         unlist(&mut self.names, tunnel, id);
         Some(it)
     }
 
-    /// Looks after links, `from` one on: pings where a ping is due, and `end`s those that are overdue.
-    /// The tunnels that links hold for longer than their tokens allow, which the caller takes from
-    /// them, and the link to go on with; up to some `count` of links and such tunnels.
+    /// Sweeps links from `from` on: sends due pings and calls `end` for those that are overdue. Returns tunnels whose
+    /// permissions have expired, for the caller to withdraw, and the link to go on with. Stops after `count` links and
+    /// such tunnels.
     pub(crate) fn sweep(
         &mut self,
         from: Option<LinkId>,
@@ -303,9 +299,8 @@ impl Registry {
         (expired, None)
     }
 
-    /// Looks at links behind `after`, and `end`s those with an agent, or a holder of one of their
-    /// tunnels, that `check` has a reason against; up to some `count` of links and tunnels. How many
-    /// it ended, and the last link that was looked at, if there are more.
+    /// Calls `end` for each link behind `after` whose agent, or a holder of one of its tunnels, `check` rejects. Stops
+    /// after `count` links and tunnels. Returns how many links it ended, and the last link looked at, if more follow.
     pub(crate) fn recheck(
         &self,
         after: Option<LinkId>,
@@ -338,9 +333,9 @@ impl Registry {
         (ended, last.filter(|_| links.next().is_some()))
     }
 
-    /// The tunnels whose permissions are to be renewed at `now`, among some `count` of links and
-    /// tunnels behind `after`; they count as asked about. And the last link that was looked at, if
-    /// there are more.
+    /// The tunnels behind link `after` whose permissions are due for renewal at `now`, and the last link looked at, if
+    /// more follow. Stops after `count` links and tunnels; the returned tunnels are not due again until they get a new
+    /// time.
     pub(crate) fn renewals(
         &mut self,
         after: Option<LinkId>,
@@ -373,7 +368,7 @@ impl Registry {
         (due, last.filter(|_| links.next().is_some()))
     }
 
-    /// A tunnel's permission is to be renewed at `at`.
+    /// Sets when a tunnel's permission is to be renewed.
     pub(crate) fn renew_at(&mut self, id: LinkId, tunnel: &TunnelId, at: Moment) {
         let entry = self.links.get_mut(&id);
         let it = entry.and_then(|entry| entry.tunnels.get_mut(tunnel));
@@ -382,7 +377,7 @@ impl Registry {
         }
     }
 
-    /// Every link's mux.
+    /// The mux of every link.
     pub(crate) fn muxes(&self) -> Vec<Rc<SharedMux>> {
         self.links
             .values()
@@ -390,12 +385,12 @@ impl Registry {
             .collect()
     }
 
-    /// True if there is no link.
+    /// Whether the shard has no link.
     pub(crate) fn is_empty(&self) -> bool {
         self.links.is_empty()
     }
 
-    /// True if no session runs on any link.
+    /// Whether no link has a session.
     pub(crate) fn is_idle(&self) -> bool {
         self.links
             .values()

@@ -1,4 +1,4 @@
-//! What operators are told of this shard's tunnels.
+//! Reports to operators about this shard's tunnels.
 
 use std::ops::Bound;
 
@@ -8,14 +8,14 @@ use super::{AgentTag, LinkId, Registry};
 use crate::metrics::{CallerReport, TunnelBatch, TunnelDetail, TunnelReport};
 use crate::session::Visit;
 
-/// Tunnels that one report describes: 120 us of a shard's time (0.5 us each, with 10,000 links).
+/// Entries that one report covers: 120 us of a shard's time (0.5 us each, with 10,000 links).
 pub(super) const REPORT_TUNNELS: usize = 250;
 
-/// Callers that one shard describes.
+/// Callers that one shard lists of one tunnel.
 const REPORT_CALLERS: usize = 1000;
 
 impl Registry {
-    /// Some of the tunnels whose names come behind `after`, as an operator sees them.
+    /// A report on some tunnels whose names follow `after`.
     pub(crate) fn report(&self, after: &str, shard: usize, now: Moment) -> TunnelBatch {
         let mut behind = self
             .names
@@ -40,7 +40,7 @@ impl Registry {
                 break;
             }
         }
-        // Behind the last one there is nothing to ask for.
+        // No further report is needed behind the last name.
         batch.next = batch.next.filter(|_| behind.next().is_some());
         batch
     }
@@ -72,7 +72,7 @@ impl Registry {
             agents: 1,
             tags: vec![AgentTag::of(&agent.key, &agent.machine).0],
             is_shared: it.info.shared,
-            // The shard knows.
+            // The shard fills this in.
             paused: false,
             bytes_to_target,
             bytes_to_frontend,
@@ -80,7 +80,7 @@ impl Registry {
         })
     }
 
-    /// One tunnel, and who uses it over links of this shard.
+    /// One tunnel, and its callers on links of this shard.
     pub(crate) fn detail(&self, tunnel: &TunnelId, shard: usize, now: Moment) -> TunnelDetail {
         let mut detail = TunnelDetail::default();
         for id in self.names.get(tunnel).into_iter().flatten() {

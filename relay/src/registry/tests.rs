@@ -1,5 +1,4 @@
-//! Tunnels and links of one shard: what is added, granted, refused, left and reported.
-//! Long because all of it is tried with the same few entries.
+//! Tests of one shard's tunnels and links: added, granted, refused, taken back and reported.
 
 use std::cell::RefCell;
 use std::time::Duration;
@@ -83,7 +82,7 @@ fn a_report_is_short_and_goes_on_behind_its_last_name() {
         .map(|it| tunnel(it).to_string())
         .collect();
     assert_eq!(all, expected);
-    // A name that nobody holds is a place in the order as well.
+    // A report may begin behind a name that no link has.
     let behind = registry.report("seat-548x", 0, Moment::default());
     assert_eq!((names(&behind), &behind.next), (vec!["seat-549"], &None));
 }
@@ -110,7 +109,7 @@ fn links_of_one_tunnel_are_one_row_and_superseded_ones_none() {
 fn a_registration_that_is_refused_leaves_the_one_before_as_it_was() {
     let mut registry = Registry::default();
     let (id, _link) = linked(&mut registry);
-    // Each is for another holder than the one before.
+    // Each registration is for another holder than the one before.
     let asked = |request: u32, expires| TunnelEntry {
         request,
         granted: None,
@@ -139,7 +138,7 @@ fn a_registration_that_is_refused_leaves_the_one_before_as_it_was() {
         let it = &registry.link(id).unwrap().tunnels()[&tunnel(0)];
         (it.request, it.expires_at_seconds)
     };
-    // Each answer may come before that to an earlier one.
+    // Answers may arrive in any order.
     ask(&mut registry, 2, 20);
     ask(&mut registry, 3, 30);
     assert!(registry.link_mut(id).unwrap().refuse(&tunnel(0), 3));
@@ -149,14 +148,14 @@ fn a_registration_that_is_refused_leaves_the_one_before_as_it_was() {
     assert_eq!(end(&registry), (4, Some(40)));
     assert!(registry.link_mut(id).unwrap().refuse(&tunnel(0), 4));
     assert_eq!(end(&registry), (1, Some(10)));
-    // What was granted counts from then on.
+    // A granted registration counts from then on.
     ask(&mut registry, 5, 50);
     ask(&mut registry, 6, 60);
     let entry = registry.link_mut(id).unwrap();
     entry.tunnel_mut(&tunnel(0)).unwrap().grant(granted(5));
     assert!(entry.refuse(&tunnel(0), 6));
     assert_eq!(end(&registry), (5, Some(50)));
-    // Two of one other holder leave the first holder's.
+    // Two refused registrations of one other holder leave the first holder's.
     let mut of_bob = asked(8, 80);
     of_bob.granted = registry.link(id).unwrap().tunnels()[&tunnel(0)].granted;
     let info = Arc::clone(&of_bob.info);
@@ -166,10 +165,10 @@ fn a_registration_that_is_refused_leaves_the_one_before_as_it_was() {
     entry.tunnel_mut(&tunnel(0)).unwrap().info = info;
     assert!(entry.refuse(&tunnel(0), 9) && entry.refuse(&tunnel(0), 8));
     assert_eq!(end(&registry), (5, Some(50)));
-    // The same holder with another permission has no earlier one.
+    // A refused change of the same holder's permission leaves nothing.
     ask(&mut registry, 5, 70);
     assert!(!registry.link_mut(id).unwrap().refuse(&tunnel(0), 5));
-    // One that was never granted leaves nothing.
+    // A refused registration that was never granted leaves nothing.
     registry.add_tunnel(id, tunnel(1), asked(7, 70));
     assert!(!registry.link_mut(id).unwrap().refuse(&tunnel(1), 7));
 }
@@ -225,9 +224,9 @@ fn a_sweep_looks_at_every_link_and_names_the_tunnels_whose_permission_is_over() 
         registry.add_tunnel(*id, tunnel(number), granted(1, Some(10)));
         registry.add_tunnel(*id, tunnel(9), granted(1, Some(30)));
     }
-    // Registered again with a longer one, which the first must not cut short.
+    // Registered again with a longer permission, which the first one must not cut short.
     registry.add_tunnel(ids[1], tunnel(1), granted(1, Some(20)));
-    // One has more of them than a turn is for, and one is on its way out anyway.
+    // The fourth link has more expired tunnels than one turn takes; the fifth is closing already.
     for number in [20, 21, 22] {
         registry.add_tunnel(ids[3], tunnel(number), granted(1, Some(10)));
     }
@@ -317,13 +316,13 @@ fn a_recheck_goes_on_behind_its_last_link_and_ends_each_link_once() {
             }
         }
     };
-    // The third link is too small for a turn of its own.
+    // The third link does not fill a turn by itself.
     assert_eq!(recheck(&registry, "nobody"), (0, 4));
     assert_eq!(recheck(&registry, "eve"), (2, 4));
     let closing = |index: usize| registry.link(links[index].0).unwrap().mux.closing();
     assert_eq!([0, 3].map(closing), [Some(Reason::Revoked); 2]);
     assert_eq!([1, 2, 4].map(closing), [None; 3]);
-    // They are on their way out already.
+    // The links are closing already.
     assert_eq!(recheck(&registry, "eve"), (0, 4));
 }
 
@@ -356,7 +355,7 @@ fn a_holder_whose_sessions_outlive_their_tunnel_is_not_out_of_reach() {
     }
     assert!(
         !is_reached(&registry),
-        "those without a session are forgotten"
+        "a taken-back tunnel without a session was kept"
     );
 }
 

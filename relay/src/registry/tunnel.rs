@@ -1,4 +1,4 @@
-//! A tunnel, as its link knows it.
+//! A tunnel in its link's registry entry.
 
 use std::sync::Arc;
 
@@ -8,10 +8,10 @@ use super::LinkId;
 use crate::auth::{Identity, Owner};
 use crate::session::Held;
 
-/// Texts that are kept of a tunnel without an agent, in bytes; those that do not fit are dropped.
+/// Bytes of text that are kept of a tunnel without an agent; texts beyond the limit are dropped.
 const KEPT_BYTES_MAX: usize = 256;
 
-/// What an agent said of a tunnel's target, and whose it is.
+/// An agent's description of a tunnel's target, and the tunnel's owner.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct TunnelInfo {
     pub(crate) scheme: Scheme,
@@ -19,18 +19,18 @@ pub(crate) struct TunnelInfo {
     pub(crate) base_path: String,
     pub(crate) dcc: String,
     pub(crate) capabilities: Vec<String>,
-    /// Callers may use every path of an HTTP target, not only those under `base_path`.
+    /// Whether callers may use every path of an HTTP target, not only those under `base_path`.
     pub(crate) expose_all: bool,
-    /// Nobody's without authentication.
+    /// The tunnel's owner; `None` without authentication.
     pub(crate) owner: Option<Arc<Owner>>,
-    /// Whether agents with other keys may serve it too, if they are close to its owner and say so
-    /// as well.
+    /// Whether agents with other keys may serve the tunnel too, if their owners are close to its owner and their tokens
+    /// allow sharing.
     pub(crate) shared: bool,
 }
 
 impl TunnelInfo {
-    /// What is kept of it while no agent serves it: what a list of tunnels shows and what decides who
-    /// may reach it, up to [`KEPT_BYTES_MAX`] beside the owner.
+    /// The part that is kept while no agent serves the tunnel: what listings show and what decides who may reach it, up
+    /// to [`KEPT_BYTES_MAX`] beside the owner.
     pub(crate) fn kept(&self, owner: Option<Arc<Owner>>) -> Self {
         let mut left = KEPT_BYTES_MAX;
         let mut fits = |text: &str| {
@@ -60,7 +60,7 @@ impl TunnelInfo {
         }
     }
 
-    /// What its target speaks, in a stable word.
+    /// The protocol of the target, as a stable word.
     pub(crate) const fn scheme_word(&self) -> &'static str {
         match self.scheme {
             Scheme::Tcp => "tcp",
@@ -69,35 +69,35 @@ impl TunnelInfo {
         }
     }
 
-    /// Whether raw callers may have it: its target is no HTTP server, or one whose every path
-    /// callers may use. What they would send is theirs alone to say.
+    /// Whether raw callers may use the tunnel: its target is not an HTTP server, or is one whose every path callers may
+    /// use, since the relay does not check what a raw caller sends.
     pub(crate) fn is_open_to_raw(&self) -> bool {
         self.scheme == Scheme::Tcp || self.base_path.is_empty() || self.expose_all
     }
 }
 
-/// A tunnel, as its link knows it.
+/// A tunnel in its link's registry entry.
 #[derive(Debug)]
 pub(crate) struct TunnelEntry {
     pub(crate) info: Arc<TunnelInfo>,
-    /// The agent's number of the latest registration.
+    /// The agent's number for the latest registration.
     pub(crate) request: u32,
-    /// Set once the name is ours.
+    /// Set once the link holds the name.
     pub(crate) granted: Option<Grant>,
-    /// The first second since 1970 at which the agent's permission is over.
+    /// The first second since 1970 at which the agent's permission has expired.
     pub(crate) expires_at_seconds: Option<u64>,
-    /// Who registered it; nobody without authentication.
+    /// The identity that registered the tunnel; `None` without authentication.
     pub(crate) identity: Option<Arc<Identity>>,
-    /// When a provider is asked again; never without one.
+    /// The next renewal by a provider; `None` without a provider.
     pub(crate) renewal: Option<Renewal>,
-    /// Its sessions on this link; kept when it is registered again.
+    /// The tunnel's sessions on this link; kept when the tunnel is registered again.
     pub(crate) held: Held,
-    /// Earlier registrations, oldest first: the one that was granted last, and those without an answer,
-    /// of which a link has few (`CLAIMS_MAX`). One of them counts again where the latest is refused.
+    /// Earlier registrations, oldest first: the one granted last, and those without an answer (at most `CLAIMS_MAX`).
+    /// The latest of them counts again if the newest registration is refused.
     pub(crate) earlier: Vec<Asked>,
 }
 
-/// What a registration said, and who may say it.
+/// A superseded registration, with its permission.
 #[derive(Debug)]
 pub(crate) struct Asked {
     request: u32,
@@ -107,13 +107,13 @@ pub(crate) struct Asked {
     renewal: Option<Renewal>,
 }
 
-/// The holder of the token with which a tunnel was registered.
+/// Subject of the token that a tunnel was registered with.
 fn sub(info: &TunnelInfo) -> Option<&str> {
     info.owner.as_ref().map(|owner| owner.sub.as_str())
 }
 
 impl TunnelEntry {
-    /// Takes the place of an earlier registration.
+    /// Replaces an earlier registration, and keeps it.
     pub(super) fn follow(&mut self, before: Self) {
         self.earlier = before.earlier;
         self.earlier.push(Asked {
@@ -125,7 +125,7 @@ impl TunnelEntry {
         });
     }
 
-    /// The name is the link's, as `grant` says: earlier registrations do not count any more.
+    /// Notes that the link holds the name; drops registrations older than the granted one.
     pub(crate) fn grant(&mut self, grant: Grant) {
         match self.request == grant.request {
             true => self.earlier = Vec::new(),
@@ -138,8 +138,8 @@ impl TunnelEntry {
         self.granted = Some(grant);
     }
 
-    /// A registration was refused. What was registered before it stays if the refused one was another token
-    /// holder's; false if there is nothing, or if the permission of the tunnel's own holder changed.
+    /// Undoes a refused registration. The one before it counts again if the refused one was another token holder's;
+    /// false if there is none before it, or if the permission of the tunnel's own holder changed.
     pub(super) fn refuse(&mut self, request: u32) -> bool {
         if self.request != request {
             self.earlier.retain(|it| it.request != request);
@@ -160,8 +160,8 @@ impl TunnelEntry {
         true
     }
 
-    /// How long the agent's permission still lasts, as an acknowledgement says it: 0 is for ever, and
-    /// so one that ends just now has a second left.
+    /// Seconds until the agent's permission expires, as an acknowledgement has it: 0 stands for no expiry, so a
+    /// permission that expires now has 1 left.
     pub(crate) fn expires_in_s(&self, now_seconds: u64) -> u32 {
         self.expires_at_seconds.map_or(0, |end| {
             let left = end.saturating_sub(now_seconds).max(1);
@@ -170,18 +170,18 @@ impl TunnelEntry {
     }
 }
 
-/// A permission that another server gave, and has to give again.
+/// A permission by a provider, which must be renewed.
 #[derive(Debug)]
 pub(crate) struct Renewal {
-    /// What was asked for, token included.
+    /// The registration, with its token.
     pub(crate) register: Arc<Register>,
-    /// Never while an answer is awaited.
+    /// Time of the next question; `None` while an answer is awaited.
     pub(crate) next_at: Option<Moment>,
-    /// Until when it lasts if no answer comes.
+    /// End of the permission if no answer comes.
     pub(crate) good_until: Moment,
 }
 
-/// A tunnel whose permission is to be renewed.
+/// A tunnel whose permission is due for renewal.
 #[derive(Debug)]
 pub(crate) struct Due {
     pub(crate) link: LinkId,
@@ -192,7 +192,7 @@ pub(crate) struct Due {
 /// A name that a link holds.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Grant {
-    /// The agent's number of the registration that was answered with it last.
+    /// The agent's number for the registration that was acknowledged last.
     pub(crate) request: u32,
     pub(crate) generation: Generation,
     pub(crate) since: Moment,

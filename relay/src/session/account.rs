@@ -1,12 +1,12 @@
-//! What an agent says of a link that was lost: how much of each session had reached it. A request of which
-//! nothing had may be sent again.
+//! An agent's report on a lost link: how many bytes of each session had reached it. A request of which no byte had
+//! arrived may be sent again.
 
 use std::cell::{Cell, RefCell};
 
 use tieline_wire::{Lost, SessionId};
 use tokio::sync::oneshot;
 
-/// What is known of one lost link, for as long as requests ask for it.
+/// The report on one lost link, kept while requests wait for it.
 #[derive(Default)]
 pub(crate) struct Account {
     told: RefCell<Told>,
@@ -19,23 +19,23 @@ enum Told {
     #[default]
     NotYet,
     Now(Lost),
-    /// The agent will not tell any more.
+    /// The agent will not report any more.
     Never,
 }
 
 impl Account {
-    /// The link is lost, and with it a session that may not have reached the agent.
+    /// Notes that the link was lost with a session that may not have reached the agent.
     pub(super) fn want(&self) {
         self.is_wanted.set(true);
     }
 
-    /// Whether any session's fate depends on it.
+    /// Whether the fate of any session depends on the report.
     pub(crate) fn is_wanted(&self) -> bool {
         self.is_wanted.get()
     }
 
-    /// Resolves to the payload bytes of `session` that had reached the agent, or fails once it is known
-    /// that the agent does not say.
+    /// Receives the number of payload bytes of `session` that had reached the agent; fails if the agent does not report
+    /// it.
     pub(super) fn of(&self, session: SessionId) -> oneshot::Receiver<u64> {
         let (answer, answered) = oneshot::channel();
         match &*self.told.borrow() {
@@ -46,7 +46,7 @@ impl Account {
         answered
     }
 
-    /// The agent tells. Its first word counts.
+    /// Applies the agent's report; the first one counts.
     pub(crate) fn told(&self, lost: &Lost) {
         let mut told = self.told.borrow_mut();
         if matches!(*told, Told::NotYet) {
@@ -57,7 +57,7 @@ impl Account {
         }
     }
 
-    /// The agent has not told in time.
+    /// Gives up waiting for the report.
     pub(crate) fn close(&self) {
         let mut told = self.told.borrow_mut();
         if matches!(*told, Told::NotYet) {
@@ -69,7 +69,7 @@ impl Account {
 
 fn tell(lost: &Lost, session: SessionId, answer: oneshot::Sender<u64>) {
     if let Some(bytes) = lost.received(session) {
-        // The request that asked may have been given up.
+        // The request that waited may have been given up.
         let _ = answer.send(bytes);
     }
 }
@@ -95,7 +95,7 @@ mod tests {
         answers.collect()
     }
 
-    /// One that ended before, two that are told of, and one that the agent never saw.
+    /// Sessions 1 to 6: ended before, reported, ended before, reported, ended before, never seen by the agent.
     const TOLD: [Option<u64>; 6] = [None, Some(100), None, Some(0), None, Some(0)];
 
     #[test]

@@ -1,5 +1,5 @@
-//! The links of one shard that wait to hear that what they sent has arrived. They are looked at far more
-//! often than all links are, so that a dead path is noticed in time and idle links cost nothing.
+//! The links of one shard with sent frames that are not known to have arrived. They are checked far more often than
+//! other links, so that a dead path is noticed in time and idle links cost nothing.
 
 use std::cell::RefCell;
 use std::rc::{Rc, Weak};
@@ -10,11 +10,11 @@ use tieline_wire::Moment;
 use super::SharedMux;
 use crate::io::{Signal, sleep};
 
-/// How often these links are looked at: with [`tieline_wire::limits::PROBE_AFTER`] and
-/// [`tieline_wire::limits::PROBE_TIMEOUT`], a dead one is given up within 4.5 s.
+/// Interval of these checks: with [`tieline_wire::limits::PROBE_AFTER`] and [`tieline_wire::limits::PROBE_TIMEOUT`], a
+/// dead link is given up within 4.5 s.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 
-/// The links of one shard that ask something.
+/// The links of one shard with sent frames that are not known to have arrived.
 #[derive(Default)]
 pub(crate) struct Asking {
     links: RefCell<Vec<Weak<SharedMux>>>,
@@ -22,13 +22,13 @@ pub(crate) struct Asking {
 }
 
 impl Asking {
-    /// Adds a link, which takes care not to be added twice.
+    /// Adds a link; the link itself prevents being added twice.
     pub(super) fn add(&self, link: Weak<SharedMux>) {
         self.links.borrow_mut().push(link);
         self.added.raise();
     }
 
-    /// Looks after the links, for as long as the shard runs.
+    /// Checks the links while the shard runs.
     pub(crate) async fn watch(&self, now: impl Fn() -> Moment) {
         loop {
             self.added.wait().await;
@@ -39,14 +39,14 @@ impl Asking {
         }
     }
 
-    /// Pings where that is due, ends links that stay silent, and forgets those that know enough.
+    /// Sends due pings, ends links that stay silent, and drops links whose frames have arrived.
     pub(super) fn look(&self, now: Moment) {
         let mut links = self.links.take();
         links.retain(|link| {
             link.upgrade()
                 .is_some_and(|link: Rc<SharedMux>| link.look(now))
         });
-        // A link that is ended here may have added others by what that wakes: none may be lost.
+        // The end of a link may wake tasks that add other links: keep those too.
         self.links.borrow_mut().append(&mut links);
     }
 

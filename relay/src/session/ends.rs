@@ -1,4 +1,4 @@
-//! What a session's holder and the link's driver share.
+//! State that a session's holder and the link's driver share.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -9,22 +9,21 @@ use super::lanes::{Lane, Seat};
 use crate::io::Signal;
 use crate::metrics::{FrontendKind, ShardMetrics};
 
-/// Where the link's driver and a session's holder meet.
+/// State shared by a session's holder and the link's driver.
 pub(super) struct Ends {
     pub(super) inbox: RefCell<Inbox>,
     pub(super) readable: Signal,
     pub(super) writable: Signal,
     pub(super) lane: RefCell<Seat>,
-    /// The target's connection stood.
+    /// Whether the agent has reported that the target's connection stands.
     pub(super) is_opened: Cell<bool>,
-    /// Nothing is sent before that.
+    /// Whether no payload is sent before `is_opened`.
     is_held_back: bool,
-    /// The session ended before its target had a byte of it.
+    /// Whether the session ended before its target received any byte.
     pub(super) is_not_sent: Cell<bool>,
-    /// The link was lost, and the session's last bytes may not have reached the agent, which may yet
-    /// say so.
+    /// Whether the link was lost while the session's last bytes may not have reached the agent, which may still report.
     is_unclear: Cell<bool>,
-    /// Counts the session, and what goes over it, for as long as its holder has it.
+    /// Counts the session and its bytes while its holder has it.
     pub(super) hold: Hold,
 }
 
@@ -43,18 +42,18 @@ impl Ends {
         }
     }
 
-    /// The target's connection stands.
+    /// Notes that the target's connection stands.
     pub(super) fn opened(&self) {
         self.is_opened.set(true);
         self.writable.raise();
     }
 
-    /// Whether the session's first bytes wait for its target's connection.
+    /// Whether the session's first bytes wait for the target's connection.
     pub(super) fn is_held_back(&self) -> bool {
         self.is_held_back && !self.is_opened.get()
     }
 
-    /// The link is gone, and the agent `may_tell` what had reached it; whether that is wanted.
+    /// Notes that the link was lost. `may_tell`: the agent may report what had arrived. Returns whether that is needed.
     pub(super) fn lost(&self, may_tell: bool) -> bool {
         let visit = self.hold.visit();
         self.is_not_sent.set(!visit.has_sent());
@@ -63,17 +62,17 @@ impl Ends {
         self.is_unclear.get()
     }
 
-    /// Whether the agent alone knows what had reached it.
+    /// Whether only the agent knows how much of the session had reached it.
     pub(super) fn is_unclear(&self) -> bool {
         self.is_unclear.get()
     }
 
-    /// The agent resets the session.
+    /// Notes that the agent reset the session.
     pub(super) fn turned_down(&self) {
         self.is_not_sent.set(!self.is_opened.get());
     }
 
-    /// Takes payload in; returns how much of it the last socket took at once.
+    /// Delivers payload; returns how many bytes the frontend's socket took at once.
     pub(super) fn deliver(&self, payload: &[u8]) -> usize {
         let taken = self.inbox.borrow_mut().deliver(payload);
         if taken < payload.len() {
@@ -82,7 +81,7 @@ impl Ends {
         taken
     }
 
-    /// The target's direction is over.
+    /// Notes the end of the target's direction.
     pub(super) fn end(&self, end: InboxEnd, metrics: &ShardMetrics) {
         self.inbox.borrow_mut().finish(end, &metrics.budget);
         self.readable.raise();
@@ -91,7 +90,7 @@ impl Ends {
         }
     }
 
-    /// The session's lane stands.
+    /// Notes that the session's lane stands.
     pub(super) fn seat(&self, lane: Rc<Lane>) {
         *self.lane.borrow_mut() = Seat::Taken(lane);
         self.readable.raise();

@@ -1,4 +1,4 @@
-//! One session, as whoever serves its frontend holds it.
+//! Handle of one session, held by the task that serves its frontend.
 
 use std::cell::{Cell, RefMut};
 use std::future::poll_fn;
@@ -18,26 +18,26 @@ use crate::io::Socket;
 use crate::limits::Pass;
 use crate::metrics::Direction;
 
-/// Payload of up to this size is copied while the link is blocked, in bytes. A larger piece is a
-/// good part of its block anyway.
+/// Largest payload that is copied while the link is blocked, in bytes. A larger one fills a good part of its block
+/// anyway.
 const PINNING_BYTES_MAX: usize = 32 * 1024;
 
-/// How long a target may keep a session open that its caller has left in order.
+/// Time for a target to finish its direction after the caller left the session in order.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What a session's reader finds.
+/// What a session's reader gets next.
 pub(crate) enum Incoming {
     /// Bytes wait in the inbox.
     Bytes,
-    /// What follows comes over the lane.
+    /// The lane carries the rest of the target's direction.
     Lane(Rc<Lane>),
-    /// The target ended its direction, and everything was taken.
+    /// The target finished its direction, and everything was taken.
     Finished,
-    /// The session is gone, and everything that came before was taken.
+    /// The session was reset, and everything before the reset was taken.
     Reset(Reason),
 }
 
-/// What became of a session, for the one who has given it away.
+/// Outlives a [`Session`], and tells how much of it had been sent.
 pub(crate) struct Fate {
     ends: Rc<Ends>,
     account: Rc<Account>,
@@ -45,25 +45,25 @@ pub(crate) struct Fate {
 }
 
 impl Fate {
-    /// True once it is known that the session's target had no byte of it.
+    /// Whether the target is known to have received no byte of the session.
     pub(crate) fn is_not_sent(&self) -> bool {
         self.ends.is_not_sent.get()
     }
 
-    /// Resolves to the payload bytes that had reached the agent when the link was lost; `None` where
-    /// the agent cannot tell more than is known.
+    /// Receives the number of payload bytes that had reached the agent when the link was lost; `None` if a report of
+    /// the agent could add nothing.
     pub(crate) fn told(&self) -> Option<oneshot::Receiver<u64>> {
         let is_unclear = self.ends.is_unclear();
         is_unclear.then(|| self.account.of(self.id))
     }
 }
 
-/// One session, held by whoever serves its frontend. Dropping it before its end resets it.
+/// One session, held by the task that serves its frontend. Dropping it before its end resets it.
 pub(crate) struct Session {
     link: Rc<SharedMux>,
     id: SessionId,
     ends: Rc<Ends>,
-    /// Nothing is left to tell the agent.
+    /// Whether the agent has nothing more to be told.
     done: Cell<bool>,
 }
 
@@ -77,12 +77,12 @@ impl Session {
         }
     }
 
-    /// Lets arriving payload go straight to `socket` while nothing waits in front of it.
+    /// Lets arriving payload go straight to `socket` while the inbox is empty.
     pub(crate) fn deliver_to(&self, socket: Rc<Socket>) {
         self.ends.inbox.borrow_mut().sink = Some(socket);
     }
 
-    /// Ready with the payload bytes that may be sent now.
+    /// Ready with the number of payload bytes that may be sent now.
     pub(crate) fn poll_capacity(&self, cx: &mut Context<'_>) -> Poll<Result<usize, Reason>> {
         loop {
             if let Some(reason) = self.reset_reason() {
@@ -100,13 +100,13 @@ impl Session {
         }
     }
 
-    /// Sends payload, at most [`Session::poll_capacity`] of it.
+    /// Sends payload, at most as much as [`Session::poll_capacity`] returned.
     ///
     /// # Errors
-    /// Why the session is gone.
+    /// Reason of the session's reset.
     pub(crate) fn send(&self, payload: Bytes) -> Result<(), Reason> {
         let len = payload.len();
-        // What will wait for long must not pin the block that it was read into.
+        // Payload that may wait for long must not pin the block that it was read into.
         let payload = if self.link.blocked.get() && len <= PINNING_BYTES_MAX {
             Bytes::copy_from_slice(&payload)
         } else {
@@ -130,7 +130,7 @@ impl Session {
         }
     }
 
-    /// What tells, also after the session's end, whether its target had any of it.
+    /// A handle that tells, even after the session's end, how much of the session had been sent.
     pub(crate) fn fate(&self) -> Fate {
         Fate {
             ends: Rc::clone(&self.ends),
@@ -146,17 +146,17 @@ impl Session {
         }
     }
 
-    /// Ends the direction towards the target.
+    /// Finishes the direction towards the target.
     pub(crate) fn finish(&self) {
         self.link.with_mux(|mux| mux.finish(self.id));
     }
 
-    /// Gives the session up.
+    /// Resets the session.
     pub(crate) fn reset(self, reason: Reason) {
         self.give_up(reason);
     }
 
-    /// Ends the session in order: our direction now, the target's when it likes, within bounds.
+    /// Ends the session in order: finishes our direction now, and gives the target [`LEAVE_TIMEOUT`] to finish its own.
     pub(crate) fn leave(self) {
         self.end_in_order();
     }
@@ -164,7 +164,7 @@ impl Session {
     fn end_in_order(&self) {
         if let Some(mut state) = self.detach() {
             state.mux.finish(self.id);
-            // Where the target's direction is over, our own end is all that is missing.
+            // If the target's direction is over, our finish ends the session.
             if self.ends.inbox.borrow().end.is_none() {
                 let deadline = self.link.clock.now() + LEAVE_TIMEOUT;
                 state.abandoned.push_back((self.id, deadline));
@@ -174,15 +174,15 @@ impl Session {
     }
 
     fn give_up(&self, reason: Reason) {
-        // Nothing is lost where the target's direction is over: ours is the last end, said now if
-        // it was not yet. But what broke off must not look complete.
+        // If the target's direction is over, a finish of ours completes the session. A session that broke off must not
+        // look complete.
         let broke_off = matches!(reason, Reason::FrontendReset | Reason::LaneLost);
         if !broke_off && self.ends.inbox.borrow().is_drained_to_the_end() {
             return self.end_in_order();
         }
         if let Some(mut state) = self.detach() {
             state.mux.reset(self.id, reason);
-            // One that its link's end has reset was counted then.
+            // A session that was reset already is counted.
             if self.reset_reason().is_none() {
                 self.link.metrics.session_reset(reason);
             }
@@ -190,7 +190,7 @@ impl Session {
         }
     }
 
-    /// Takes the session off its link, once; the link's state if the agent must still be told.
+    /// Takes the session off its link, once; returns the link's state if the agent must still be told.
     fn detach(&self) -> Option<RefMut<'_, State>> {
         if self.done.replace(true) {
             return None;
@@ -200,7 +200,7 @@ impl Session {
         state.mux.is_live(self.id).then_some(state)
     }
 
-    /// Ready once there are bytes, or an end. An end comes after the last byte was taken.
+    /// Ready once bytes wait, or an end does. An end comes after the last byte was taken.
     pub(crate) fn poll_incoming(&self, cx: &mut Context<'_>) -> Poll<Incoming> {
         loop {
             let inbox = self.ends.inbox.borrow();
@@ -229,12 +229,12 @@ impl Session {
         &self.ends
     }
 
-    /// Asks for a lane of its own once the session moves much.
+    /// Asks for a lane, to be offered once the session turns bulky.
     pub(crate) fn want_lane(&self) {
         *self.ends.lane.borrow_mut() = Seat::Wanted;
     }
 
-    /// The lane, once it stands.
+    /// The session's lane, once the agent has dialled it.
     pub(crate) fn lane(&self) -> Option<Rc<Lane>> {
         match &*self.ends.lane.borrow() {
             Seat::Taken(lane) => Some(Rc::clone(lane)),
@@ -242,7 +242,7 @@ impl Session {
         }
     }
 
-    /// The lane, while nobody has read it.
+    /// The session's lane, while its downward pipe is not taken.
     fn unread_lane(&self) -> Option<Rc<Lane>> {
         let lane = self.lane()?;
         let pipe = lane.down.take()?;
@@ -250,13 +250,13 @@ impl Session {
         Some(lane)
     }
 
-    /// Moves the direction towards the target to the lane, behind what was sent; false if that
-    /// direction is over.
+    /// Moves the direction towards the target to the lane, behind the payload that was sent; false if the direction is
+    /// over.
     pub(crate) fn move_to_lane(&self) -> bool {
         self.link.with_mux(|mux| mux.move_to_lane(self.id))
     }
 
-    /// The lane took bytes towards the target.
+    /// Counts bytes that the lane's socket took towards the target.
     pub(crate) fn lane_sent(&self, count: usize) {
         self.link
             .metrics
@@ -266,7 +266,7 @@ impl Session {
         state.mux.lane_sent(self.id, count as u64);
     }
 
-    /// The frontend took bytes that the lane brought.
+    /// Counts bytes from the lane that the frontend took.
     pub(crate) fn lane_received(&self, count: usize) {
         self.link
             .metrics
@@ -277,8 +277,8 @@ impl Session {
         state.mux.lane_received(now, count as u64);
     }
 
-    /// The lane brought its end behind `bytes`; [`Session::poll_incoming`] tells once the link has said
-    /// what that means.
+    /// Notes that the lane ended after `bytes`. [`Session::poll_incoming`] returns the end once the link has said what
+    /// it means.
     pub(crate) fn lane_ended(&self, bytes: u64) {
         let event = self.link.with_mux(|mux| mux.lane_ended(self.id, bytes));
         let end = match event {
@@ -292,10 +292,10 @@ impl Session {
         self.ends.end(end, &self.link.metrics);
     }
 
-    /// Waits until the target's connection stands, if nothing is to be sent before.
+    /// Waits until the target's connection stands, while no payload is to be sent before that.
     ///
     /// # Errors
-    /// Why the session is gone.
+    /// Reason of the session's reset.
     pub(crate) async fn settled(&self) -> Result<(), Reason> {
         poll_fn(|cx| {
             loop {
@@ -313,13 +313,12 @@ impl Session {
         .await
     }
 
-    /// Takes back what the session is counted for, so that another one is.
+    /// Takes the rate-limit pass off the session, so that the session of the next try can use it.
     pub(crate) fn take_pass(&self) -> Pass {
         self.ends.hold.visit().take_pass()
     }
 
-    /// Waits until the session is reset; for the one who would otherwise wait for
-    /// [`Session::poll_incoming`].
+    /// Waits until the session is reset, for a task that does not wait for [`Session::poll_incoming`].
     pub(crate) async fn reset_by_agent(&self) -> Reason {
         poll_fn(|cx| {
             loop {
@@ -334,8 +333,7 @@ impl Session {
         .await
     }
 
-    /// Shows the waiting bytes to `take`, which says how many it took; the target's side may send
-    /// as many more.
+    /// Shows the waiting bytes to `take`, which returns how many it took; the sender gets credit for as many.
     pub(crate) fn take<E>(&self, take: impl FnOnce(&[u8]) -> Result<usize, E>) -> Result<usize, E> {
         let mut inbox = self.ends.inbox.borrow_mut();
         let taken = take(inbox.queue.front())?;

@@ -1,5 +1,4 @@
-//! The sessions of one tunnel on one link: how many somebody holds, whose they are, and what went
-//! over them.
+//! The sessions of one tunnel on one link: their number, their visitors, and the bytes that they moved.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -10,12 +9,12 @@ use slab::Slab;
 
 use super::visit::Visit;
 
-/// The sessions that were opened with it and that somebody still holds.
+/// The sessions of one tunnel on one link that a task still holds.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Held(Rc<Inner>);
 
-/// How many sessions are held, for other shards, which choose among agents by it and need not be
-/// exact. Only the shard of the link writes it.
+/// Number of held sessions, for the choice among agents on other shards, which need not be exact. Only the link's shard
+/// writes it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Load(Arc<AtomicUsize>);
 
@@ -33,7 +32,7 @@ impl Load {
 struct Inner {
     load: Load,
     visits: RefCell<Slab<Rc<Visit>>>,
-    /// Bytes of those that are over: to the target, and to the frontend.
+    /// Bytes moved by sessions that are over: to the target, and to the frontend.
     bytes: Cell<(u64, u64)>,
 }
 
@@ -42,19 +41,19 @@ impl Held {
         self.0.visits.borrow().len()
     }
 
-    /// The same, for other shards.
+    /// The number of held sessions, for other shards.
     pub(crate) fn load(&self) -> &Load {
         &self.0.load
     }
 
-    /// Payload of all sessions that there were: to the target, and to the frontend.
+    /// Payload bytes of all sessions, past and present: to the target, and to the frontend.
     pub(crate) fn bytes(&self) -> (u64, u64) {
         let visits = self.0.visits.borrow();
         let live = visits.iter().map(|(_, visit)| visit.bytes());
         live.fold(self.0.bytes.get(), add)
     }
 
-    /// Those that are held now.
+    /// The sessions that are held now.
     pub(crate) fn visits(&self) -> Vec<Rc<Visit>> {
         let visits = self.0.visits.borrow();
         visits.iter().map(|(_, visit)| Rc::clone(visit)).collect()
@@ -73,7 +72,7 @@ impl Held {
     }
 }
 
-/// One of them.
+/// Counts one session while its holder has it.
 pub(super) struct Hold {
     held: Held,
     place: usize,
@@ -81,7 +80,7 @@ pub(super) struct Hold {
 }
 
 impl Hold {
-    /// Whose it is.
+    /// The visitor and the byte counts of the session.
     pub(super) fn visit(&self) -> &Visit {
         &self.visit
     }

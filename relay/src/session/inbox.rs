@@ -1,4 +1,4 @@
-//! What arrived for a session and waits for its last socket.
+//! Payload that arrived for a session and waits for the frontend's socket.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -14,28 +14,27 @@ pub(super) enum InboxEnd {
     Reset(Reason),
 }
 
-/// Bounded by the session's window: the peer cannot send more than it has credit for.
+/// Payload that waits for the frontend's socket; bounded by the session's window.
 #[derive(Default)]
 pub(super) struct Inbox {
-    /// A copy of what no socket took at once, so that a stalled session never pins the link's
-    /// receive buffer.
+    /// A copy of what no socket took at once, so that a stalled session does not pin the link's receive buffer.
     pub(super) queue: Backlog,
     pub(super) end: Option<InboxEnd>,
-    /// The target's direction goes on over the lane, behind the queue.
+    /// Whether the target's direction goes on over the lane once the queue is empty.
     pub(super) moved: bool,
-    /// Where payload may go directly.
+    /// The socket that payload goes to directly.
     pub(super) sink: Option<Rc<Socket>>,
-    /// Bytes of the queue.
+    /// Bytes in the queue.
     len: usize,
-    /// What is left of an ended session, which has no window any more to count it in.
+    /// Budget charge for the bytes left of an ended session, which no window counts any more.
     left: Option<Box<Charge>>,
 }
 
 impl Inbox {
-    /// Takes payload in; returns how much of it the last socket took at once.
+    /// Delivers payload; returns how many bytes the socket took at once.
     pub(super) fn deliver(&mut self, payload: &[u8]) -> usize {
         let taken = match &self.sink {
-            // An error shows again at the holder's next write, and ends the session there.
+            // An error recurs at the holder's next write and ends the session there.
             Some(socket) if self.queue.is_empty() => socket.send(payload).unwrap_or(0),
             _ => 0,
         };
@@ -44,7 +43,7 @@ impl Inbox {
         taken
     }
 
-    /// A socket took `count` bytes of the queue.
+    /// Removes `count` bytes that the frontend's socket took.
     pub(super) fn advance(&mut self, count: usize) {
         self.queue.advance(count);
         self.len -= count;
@@ -53,7 +52,7 @@ impl Inbox {
         }
     }
 
-    /// The first end counts, but a reset may follow a finish.
+    /// Records the end of the target's direction. The first end counts, except that a reset may follow a finish.
     pub(super) fn finish(&mut self, end: InboxEnd, budget: &Arc<SharedBudget>) {
         if self.len > 0 && self.left.is_none() {
             self.left = Some(Box::new(budget.charge(self.len as u64)));
@@ -63,7 +62,7 @@ impl Inbox {
         }
     }
 
-    /// True once the target's direction is over and its last byte was taken.
+    /// Whether the target's direction is over and its last byte was taken.
     pub(super) fn is_drained_to_the_end(&self) -> bool {
         self.end.is_some() && self.queue.is_empty()
     }

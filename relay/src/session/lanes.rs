@@ -1,4 +1,4 @@
-//! Bulk lanes of one shard: which are on offer, and how many there may be.
+//! Bulk lanes of one shard: offers to agents, open lanes, and their limit.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -15,11 +15,11 @@ use super::Ends;
 use crate::io::{Pipe, Pipes, Socket};
 use crate::metrics::ShardMetrics;
 
-/// Lanes of one shard, on offer or open. Each has a socket and two pipes: five descriptors, and
-/// half a mebibyte of pipes when both are full.
+/// Lanes of one shard, on offer or open. Each takes a socket and two pipes: five descriptors, and half a mebibyte of
+/// pipe buffers when both are full.
 const LANES_MAX: usize = 64;
 
-/// How long an agent may take to dial.
+/// Time for an agent to dial a lane that it was offered.
 const OFFER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The lanes of one shard.
@@ -40,9 +40,9 @@ struct Offer {
 /// A connection that carries one session's bytes and nothing else.
 pub(crate) struct Lane {
     pub(crate) socket: Socket,
-    /// Towards the target; taken by who moves the bytes.
+    /// Pipe towards the target; taken by the task that moves the bytes.
     pub(crate) up: Cell<Option<Pipe>>,
-    /// Towards the frontend.
+    /// Pipe towards the frontend.
     pub(crate) down: Cell<Option<Pipe>>,
     lanes: Rc<Lanes>,
 }
@@ -60,7 +60,7 @@ impl Lanes {
         })
     }
 
-    /// Makes room for a lane of a session; what its agent must show. `None` if there are enough.
+    /// Reserves a lane for a session; returns the nonce that the agent must present, or `None` at the limit.
     pub(super) fn offer(&self, ends: &Rc<Ends>, now: Moment) -> Option<BulkNonce> {
         let mut offers = self.offers.borrow_mut();
         if self.open.get() + offers.len() >= LANES_MAX {
@@ -69,7 +69,7 @@ impl Lanes {
         if self.open.get() + offers.len() >= LANES_MAX {
             return None;
         }
-        // The first two bytes say where the session lives; nobody can guess the other fourteen.
+        // The first two bytes name the session's shard; the other fourteen are random, so that no peer can guess them.
         let mut nonce = [0; 16];
         self.random.fill(&mut nonce).ok()?;
         nonce[..2].copy_from_slice(&self.shard.to_le_bytes());
@@ -83,8 +83,8 @@ impl Lanes {
         Some(nonce)
     }
 
-    /// Gives an agent's connection to the session that it was offered for; false if there is no
-    /// such offer, or not any more. The connection then closes, and the agent goes on as before.
+    /// Gives an agent's connection to the session that it was offered for; false if there is no valid offer with this
+    /// nonce. The connection closes then, and the session goes on over its link.
     pub(crate) fn arrived(self: &Rc<Self>, socket: Socket, nonce: &BulkNonce, now: Moment) -> bool {
         let offer = self.offers.borrow_mut().remove(nonce);
         let Some(ends) = offer
@@ -105,9 +105,9 @@ impl Lanes {
     fn open(self: &Rc<Self>, socket: Socket) -> io::Result<Lane> {
         let (up, down) = (self.pipes.take()?, self.pipes.take()?);
         socket.set_nonblocking()?;
-        // A target may pause for longer than a caller that does not read is kept.
+        // A target may pause for longer than the time for which a caller may leave data unacknowledged.
         socket.wait_for_ever();
-        // A new connection takes eight bytes at once.
+        // The send buffer of a new connection has room for eight bytes.
         if socket.send(&LANE_PREFACE)? != LANE_PREFACE.len() {
             return Err(io::ErrorKind::WriteZero.into());
         }
@@ -124,7 +124,7 @@ impl Lanes {
 }
 
 impl Lane {
-    /// Takes back a pipe of a direction that is over.
+    /// Returns a pipe of a direction that is over to the pool.
     pub(crate) fn put(&self, pipe: Pipe) {
         self.lanes.pipes.put(pipe);
     }
@@ -140,16 +140,16 @@ impl Drop for Lane {
     }
 }
 
-/// The shard that a nonce was made on.
+/// The shard that made a nonce.
 pub(crate) fn shard_of(nonce: &BulkNonce) -> usize {
     let [low, high, ..] = *nonce.as_bytes();
     usize::from(u16::from_le_bytes([low, high]))
 }
 
-/// Whether a session goes over a lane.
+/// Whether a session uses a lane.
 #[derive(Default)]
 pub(super) enum Seat {
-    /// Whoever holds the session cannot use one.
+    /// The session's holder cannot use a lane.
     #[default]
     Unwanted,
     Wanted,

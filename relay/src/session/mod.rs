@@ -1,9 +1,7 @@
-//! The relay's end of a link's sessions: the mux that they share, and a handle for each.
+//! The relay's end of a link's sessions: the mux that they share, and a handle for each session.
 //!
-//! The link's driver feeds the mux and hands payload out; whoever holds a [`Session`] reads and
-//! writes it. All on one shard, so nothing here is locked.
-//!
-//! Long because a link's driver and its sessions share one state, and each way into it stands here.
+//! The link's driver feeds the mux and delivers payload; the task that serves a frontend reads and writes its
+//! [`Session`]. Both run on one shard, so this module has no locks.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -51,35 +49,34 @@ pub(crate) use lanes::{Lane, Lanes, shard_of};
 pub(crate) use stream::{SessionEnded, SessionStream};
 pub(crate) use visit::{Noted, Visit, Visitor};
 
-/// A link that has been silent for longer than this may be dead: a request over it is held back until the
-/// agent has answered to its session's opening, so that it can be sent again if the link turns out to be
-/// gone. It costs a round trip, and only where nothing has been said for a while.
+/// Silence after which a link may be dead. A request over such a link is held back until the agent has acknowledged the
+/// session, so that it can be sent again if the link turns out to be lost. The cost is one round trip after silence.
 const SURE_FOR: Duration = Duration::from_secs(1);
 
 /// Longest deadline of an agent's `GoAway`: the agent's own longest drain timeout.
 const LEAVING_MAX: Duration = Duration::from_secs(3600);
 
-/// Time beyond that deadline for the agent to close the link itself.
+/// Time beyond the deadline of a `GoAway` for the agent to close the link itself.
 const LEAVING_GRACE: Duration = Duration::from_secs(5);
 
-/// One link's mux, shared by the link's driver and the sessions on it.
+/// One link's mux, shared by the link's driver and the link's sessions.
 pub(crate) struct SharedMux {
     state: RefCell<State>,
-    /// Something waits to be sent.
+    /// Raised when something waits to be sent.
     writer: Signal,
-    /// The link's socket takes nothing at the moment.
+    /// Whether the link's socket has no room at present.
     blocked: Cell<bool>,
-    /// Why the link ends, once that is decided.
+    /// Reason of the link's end, once the end is decided.
     closing: Cell<Option<Reason>>,
     clock: Clock,
     metrics: Arc<ShardMetrics>,
     lanes: Rc<Lanes>,
     asking: Rc<Asking>,
-    /// It is among those that ask something.
+    /// Whether the link is in `asking`.
     is_asking: Cell<bool>,
-    /// One of its ends takes its leave, and its agent will tell nothing of it.
+    /// Whether the relay or the agent ends the link in order, so that no report on it will come.
     is_leaving: Cell<bool>,
-    /// Deadline of the agent's `GoAway`, once it has sent one.
+    /// Deadline of the agent's `GoAway`, once the agent has sent one.
     left_at: Cell<Option<Moment>>,
     account: Rc<Account>,
     this: Weak<Self>,
@@ -88,11 +85,11 @@ pub(crate) struct SharedMux {
 struct State {
     mux: Mux,
     sessions: SessionMap<Rc<Ends>>,
-    /// Sessions that their holder left in order, and when the target must be done with them.
+    /// Sessions that their holder left in order, and the deadline for their targets to finish.
     abandoned: VecDeque<(SessionId, Moment)>,
-    /// What the metrics know of already.
+    /// Counters of the mux as last added to the metrics.
     counted: Counters,
-    /// Sessions that the metrics count as open.
+    /// Number of open sessions as last added to the metrics.
     counted_sessions: usize,
 }
 
@@ -127,17 +124,17 @@ impl SharedMux {
         })
     }
 
-    /// Begins a link that was begun on another shard with the same hello. The agent has the relay's
-    /// greeting, and gets no second one; what it `said` since its preface is to be received.
+    /// Takes over a link that was begun on another shard with the same hello. The agent has the relay's greeting and
+    /// gets no second one; returns the part of `said` behind the preface, which is to be received again.
     pub(crate) fn greeted(&self, mut said: Bytes) -> Bytes {
         let mut preface = said.split_to(PREFACE.len().min(said.len()));
-        // It was in order before. Were it not, the rest would show it.
+        // The preface was valid on the other shard; the rest would show a damaged one.
         let _ = self.receive(&mut preface, |_, _| {});
         self.transmit(&mut Transmit::new());
         said
     }
 
-    /// Opens a session for `visitor`, counted in `held`; its payload may follow at once.
+    /// Opens a session for `visitor`, counted in `held`; payload may follow at once.
     pub(crate) fn open(
         self: &Rc<Self>,
         tunnel: &TunnelId,
@@ -165,11 +162,11 @@ impl SharedMux {
         Ok(Session::new(Rc::clone(self), id, ends))
     }
 
-    /// Feeds what the link's socket brought. Payload goes to its session; what concerns the link
-    /// is handed to `act`. The link's writer is not woken: whoever calls this sees to it.
+    /// Feeds bytes from the link's socket to the mux. Payload goes to its session, events of the link go to `act`. Sets
+    /// the writer's signal without waking the writer: the caller polls it.
     ///
     /// # Errors
-    /// The peer broke the protocol: the link must end.
+    /// The peer broke the protocol, and the link must end.
     pub(crate) fn receive(
         &self,
         input: &mut Bytes,
@@ -191,10 +188,10 @@ impl SharedMux {
                             visit.moved(Direction::ToFrontend, payload.len());
                             ends.deliver(&payload)
                         }
-                        // Left by its holder: nobody wants the rest.
+                        // The session's holder has left, and the rest of the payload is discarded.
                         None => payload.len(),
                     };
-                    // Nothing taken of something is not the end of an empty message.
+                    // `consumed` with 0 stands for an empty message, not for payload of which nothing was taken.
                     if taken > 0 || payload.is_empty() {
                         state.mux.consumed(session, taken);
                     }
@@ -227,10 +224,10 @@ impl SharedMux {
         Ok(())
     }
 
-    /// The agent will close the link. Sessions that it did not take up are over, and their requests may go to
+    /// Handles an agent's `GoAway`. Sessions that the agent did not take up are reset, and their requests may go to
     /// another agent.
     fn agent_leaves(&self, state: &mut State, away: &GoAway, now: Moment) {
-        // One that takes the link for dead says so at its end, if it can.
+        // An agent that gives a dead link up reports on it later; an agent that stops does not.
         let stops = away.deadline_ms > 0 || away.reason == Reason::ShuttingDown;
         self.is_leaving.set(stops);
         let left = Duration::from_millis(away.deadline_ms.into()).min(LEAVING_MAX);
@@ -251,7 +248,7 @@ impl SharedMux {
         }
     }
 
-    /// Whether the agent said that it goes: it may have no further tunnel on this link.
+    /// Whether the agent has sent a `GoAway`, after which it may register no further tunnel on the link.
     pub(crate) fn is_left(&self) -> bool {
         self.left_at.get().is_some()
     }
@@ -271,7 +268,7 @@ impl SharedMux {
         }
     }
 
-    /// Offers a lane for every session that turned out bulky and can use one.
+    /// Offers a lane to every session that has turned bulky and can use one.
     fn offer_lanes(&self, state: &mut State) {
         while let Some(id) = state.mux.poll_bulky() {
             if let Some(ends) = state.sessions.get(&id)
@@ -283,7 +280,7 @@ impl SharedMux {
         }
     }
 
-    /// A session is open until both its directions are over, also when its holder left before.
+    /// Updates the sessions gauge. A session is open until both directions end, even if its holder left before.
     fn count_sessions(&self, state: &mut State) {
         let now = state.mux.session_count();
         let before = std::mem::replace(&mut state.counted_sessions, now);
@@ -292,7 +289,7 @@ impl SharedMux {
         }
     }
 
-    /// Adds what leaves now to `out`; true if there is anything to send.
+    /// Adds the bytes to send now to `out`; true if there are any.
     pub(crate) fn transmit(&self, out: &mut Transmit) -> bool {
         let mut state = self.state.borrow_mut();
         self.offer_lanes(&mut state);
@@ -305,17 +302,17 @@ impl SharedMux {
         any
     }
 
-    /// Pings and deadlines.
+    /// Sends due pings and enforces deadlines.
     ///
     /// # Errors
-    /// The link is stale, its handshake took too long, or its agent has not closed it when it meant to.
+    /// The link is stale, its handshake took too long, or its agent has not closed it after a `GoAway`.
     pub(crate) fn tick(&self, now: Moment) -> Result<(), Error> {
         let left_at = self.left_at.get();
         if left_at.is_some_and(|at| at + LEAVING_GRACE <= now) {
             return Err(Error {
                 side: Side::Peer,
                 reason: Reason::ShuttingDown,
-                detail: "the agent said that it goes, and stays".to_owned(),
+                detail: "the agent did not close the link by its own deadline".to_owned(),
             });
         }
         let mut state = self.state.borrow_mut();
@@ -337,8 +334,8 @@ impl SharedMux {
         Ok(())
     }
 
-    /// Looks whether what was sent has arrived, and ends the link if its path is dead; whether to
-    /// look again.
+    /// Checks whether sent frames have arrived, and ends the link if its path is dead; returns whether another look is
+    /// needed.
     fn look(&self, now: Moment) -> bool {
         let is_alive = match self.tick(now) {
             Ok(()) => self.closing.get().is_none(),
@@ -353,14 +350,14 @@ impl SharedMux {
         goes_on
     }
 
-    /// Acts on the mux, and sends what that queued.
+    /// Runs `act` on the mux, and wakes the writer for what it queued.
     pub(crate) fn with_mux<T>(&self, act: impl FnOnce(&mut Mux) -> T) -> T {
         let result = act(&mut self.state.borrow_mut().mux);
         self.writer.raise();
         result
     }
 
-    /// Tells the agent to dial anew; sessions have until `deadline`.
+    /// Tells the agent to dial again; sessions have until `deadline`.
     pub(crate) fn drain(&self, deadline: Duration) {
         self.is_leaving.set(true);
         self.go_away(Reason::ShuttingDown, deadline);
@@ -380,8 +377,7 @@ impl SharedMux {
         });
     }
 
-    /// Decides that the link ends: the agent is told, the writer sends what it can and closes.
-    /// The first reason counts.
+    /// Decides that the link ends. The agent is told; the writer sends what it can and closes. The first reason counts.
     pub(crate) fn close(&self, reason: Reason) {
         if self.closing.get().is_some() {
             return;
@@ -390,17 +386,17 @@ impl SharedMux {
         self.go_away(reason, Duration::ZERO);
     }
 
-    /// Why the link ends, if that is decided.
+    /// Reason of the link's end, if the end is decided.
     pub(crate) fn closing(&self) -> Option<Reason> {
         self.closing.get()
     }
 
-    /// Resets the sessions that `held` counts; how many.
+    /// Resets the sessions that `held` counts; returns how many.
     pub(crate) fn cut(&self, held: &Held, reason: Reason) -> usize {
         self.cut_those(held, reason, |_| true)
     }
 
-    /// The same for those of whose callers `is_out` is true.
+    /// Resets the sessions that `held` counts and whose visitor `is_out` selects; returns how many.
     pub(crate) fn cut_those(
         &self,
         held: &Held,
@@ -423,7 +419,7 @@ impl SharedMux {
         count
     }
 
-    /// The link is gone: every session that is not over is reset.
+    /// Resets every session that is not over, because the link is lost.
     pub(crate) fn fail_sessions(&self, reason: Reason) {
         let reason = self.closing.get().unwrap_or(reason);
         self.closing.set(Some(reason));
@@ -432,7 +428,7 @@ impl SharedMux {
         let mut state = self.state.borrow_mut();
         let State { sessions, mux, .. } = &mut *state;
         for (id, ends) in sessions.drain() {
-            // One whose ends both came is whole, also if its holder has not seen them yet.
+            // A session whose two directions have ended is complete, even if its holder has not read the ends yet.
             if !mux.is_live(id) {
                 continue;
             }
@@ -448,27 +444,27 @@ impl SharedMux {
         self.writer.raise();
     }
 
-    /// Ready when something may be sent, or the link ends.
+    /// Ready when there may be something to send, or the link ends.
     pub(crate) fn poll_sendable(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.writer.poll_wait(cx)
     }
 
-    /// What the agent says of the link once it is lost.
+    /// The agent's report on the link, once the link is lost.
     pub(crate) const fn account(&self) -> &Rc<Account> {
         &self.account
     }
 
-    /// Whether something may wait to be sent.
+    /// Whether there may be something to send.
     pub(crate) fn has_words(&self) -> bool {
         self.writer.is_raised()
     }
 
-    /// Whether others may join what is to be sent.
+    /// Whether the writer should wait for more frames to join the next send.
     pub(crate) fn goes_on(&self, joining: &mut Joining) -> bool {
         joining.goes_on(&self.state.borrow().mux)
     }
 
-    /// Says whether the link's socket takes bytes at the moment.
+    /// Sets whether the link's socket has no room at present.
     pub(crate) fn set_blocked(&self, blocked: bool) {
         self.blocked.set(blocked);
     }
@@ -478,19 +474,19 @@ impl SharedMux {
         self.state.borrow().mux.session_count()
     }
 
-    /// When the agent was last heard.
+    /// Time of the last bytes from the agent.
     pub(crate) fn last_received(&self) -> Moment {
         self.state.borrow().mux.last_received()
     }
 }
 
 impl State {
-    /// The target's direction goes on over the lane.
-    /// A session, unless its holder has left.
+    /// The ends of a session, unless its holder has left.
     fn of(&self, session: SessionId) -> impl Iterator<Item = &Ends> {
         self.sessions.get(&session).into_iter().map(Rc::as_ref)
     }
 
+    /// Notes that the target's direction goes on over the session's lane.
     fn moved(&mut self, session: SessionId, metrics: &ShardMetrics) {
         let Some(ends) = self.sessions.get(&session) else {
             return;
@@ -499,7 +495,7 @@ impl State {
             ends.inbox.borrow_mut().moved = true;
             ends.readable.raise();
         } else {
-            // There is no lane that it could have moved to.
+            // The session has no lane.
             metrics.session_reset(Reason::Protocol);
             self.mux.reset(session, Reason::Protocol);
             self.end(session, InboxEnd::Reset(Reason::Protocol), metrics);

@@ -1,4 +1,4 @@
-//! A link without sockets, for tests: the relay's shared mux, and the agent's at the other end.
+//! A link without sockets, for tests: the relay's shared mux, and an agent's mux at the other end.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -17,7 +17,7 @@ use crate::clock::Clock;
 use crate::io::turn;
 use crate::metrics::ShardMetrics;
 
-/// A link whose agent is a mux in the test's own hands.
+/// A link whose agent's mux the test drives.
 pub(crate) struct Link {
     pub(crate) relay: Rc<SharedMux>,
     pub(crate) agent: Mux,
@@ -73,23 +73,23 @@ impl Link {
         self.lanes.offer(session.ends(), self.clock.now())
     }
 
-    /// Bytes that the shard's budget knows of.
+    /// Bytes charged to the shard's budget.
     pub(super) fn charged(&self) -> u64 {
         self.metrics.budget.windows()
     }
 
-    /// Sessions that the metrics call open.
+    /// Open sessions in the metrics.
     pub(crate) fn counted(&self) -> i64 {
         self.metrics.sessions.read()
     }
 
-    /// Resets that the metrics know of, for whatever reason.
+    /// Resets in the metrics, summed over all reasons.
     pub(super) fn resets(&self) -> u64 {
         let of = |reason: &Reason| self.metrics.session_resets.read(*reason);
         Reason::ALL.iter().map(of).sum()
     }
 
-    /// Sessions whose target connections stand, in the order in which they were opened.
+    /// Opens sessions whose target connections stand, in the order of opening.
     pub(crate) fn open_to_targets(&mut self, count: usize) -> Vec<(Session, SessionId)> {
         let sessions: Vec<_> = (0..count).map(|_| self.open()).collect();
         let mut opened = Vec::new();
@@ -103,12 +103,12 @@ impl Link {
         sessions.into_iter().zip(opened).collect()
     }
 
-    /// The link's time.
+    /// The link's clock.
     pub(crate) fn now(&self) -> Moment {
         self.clock.now()
     }
 
-    /// What the agent's mux has to say.
+    /// Bytes that the agent's mux sends now.
     pub(crate) fn agent_says(&mut self) -> Bytes {
         let mut said = BytesMut::new();
         let mut out = Transmit::new();
@@ -119,19 +119,19 @@ impl Link {
         said.freeze()
     }
 
-    /// What the agent's mux makes of `said`.
+    /// Events that the agent's mux produces from `said`.
     pub(crate) fn agent_hears(&mut self, mut said: Bytes) -> Vec<Event> {
         let now = self.clock.now();
         std::iter::from_fn(|| self.agent.handle_input(now, &mut said).unwrap()).collect()
     }
 
-    /// What the agent's mux has to say reaches the relay's.
+    /// Moves the agent's bytes to the relay's mux.
     pub(crate) fn pump_up(&mut self) {
         let mut said = self.agent_says();
         self.relay.receive(&mut said, |_, _| {}).unwrap();
     }
 
-    /// What the relay's mux has to say reaches the agent's; what that makes of it.
+    /// Moves the relay's bytes to the agent's mux; returns the events there.
     pub(crate) fn pump_down(&mut self) -> Vec<Event> {
         let mut out = Transmit::new();
         self.relay.transmit(&mut out);
@@ -139,13 +139,13 @@ impl Link {
     }
 }
 
-/// Runs `future` until it waits for whatever it waits for, and drops it there.
+/// Polls `future` until it waits, and drops it there.
 pub(crate) async fn drop_while_it_waits(future: impl Future) {
     let mut future = Box::pin(future);
     for _ in 0..3 {
         let mut turn = pin!(turn());
         poll_fn(|cx| {
-            assert!(future.as_mut().poll(cx).is_pending(), "it is over");
+            assert!(future.as_mut().poll(cx).is_pending(), "the future ended");
             turn.as_mut().poll(cx)
         })
         .await;
@@ -157,7 +157,7 @@ fn bytes(transmit: &Transmit) -> Bytes {
     slices.iter().flat_map(|slice| slice.to_vec()).collect()
 }
 
-/// What an agent says of itself.
+/// A signed hello of an agent.
 pub(crate) fn agent_hello() -> AgentHello {
     signed(&RelayHello::new([7; 32], 10))
 }

@@ -1,4 +1,4 @@
-//! A session as the HTTP front wants it: a polled byte stream.
+//! A session as a polled byte stream, for the HTTP front.
 
 use std::convert::Infallible;
 use std::io;
@@ -12,17 +12,17 @@ use tokio::sync::oneshot;
 
 use super::{Incoming, Session};
 
-/// Cause of a read or write that fails because the session was reset.
+/// Cause of a read or write error of a session that was reset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the session was reset: {reason}")]
 pub(crate) struct SessionEnded {
     pub(crate) reason: Reason,
-    /// It is known that the target had no byte of it.
+    /// Whether the target is known to have received no byte of the session.
     pub(crate) is_not_sent: bool,
 }
 
 impl SessionEnded {
-    /// What is behind an error of a [`SessionStream`].
+    /// The cause of an error of a [`SessionStream`], if the session was reset.
     pub(crate) fn of(error: &io::Error) -> Option<Self> {
         error
             .get_ref()
@@ -45,9 +45,9 @@ fn reset_error(reason: Reason, is_not_sent: bool) -> io::Error {
     .into()
 }
 
-/// Reads and writes one session. Both copy once: hyper keeps its own buffers.
+/// Reads and writes one session. Each read and write copies, since hyper keeps its own buffers.
 ///
-/// Dropped after a shutdown it ends the session in order, else it resets it.
+/// Dropping the stream ends the session in order after a shutdown, and resets it otherwise.
 pub(crate) struct SessionStream {
     session: Option<Session>,
     shut_down: bool,
@@ -67,12 +67,12 @@ impl SessionStream {
             .ok_or_else(|| reset_error(Reason::Cancelled, false))
     }
 
-    /// Resolves to the bytes that had reached the agent when the link was lost, if it may tell.
+    /// Receives the number of bytes that had reached the agent when the link was lost, if the agent may report it.
     pub(crate) fn told(&self) -> Option<oneshot::Receiver<u64>> {
         self.session.as_ref().and_then(|it| it.fate().told())
     }
 
-    /// The error of a session that was reset.
+    /// The error for a session that was reset.
     fn reset(&self, reason: Reason) -> io::Error {
         let session = self.session.as_ref();
         let is_not_sent = session.is_some_and(|it| it.fate().is_not_sent());
@@ -107,7 +107,7 @@ impl Read for SessionStream {
                 });
                 Poll::Ready(taken.map(|_| ()).map_err(|never| match never {}))
             }
-            // Whoever reads through hyper never asked for a lane.
+            // The HTTP front never asks for a lane.
             Incoming::Finished | Incoming::Lane(_) => Poll::Ready(Ok(())),
             Incoming::Reset(reason) => Poll::Ready(Err(self.reset(reason))),
         }

@@ -67,7 +67,7 @@ fn an_answer_that_came_to_its_end_stays_whole_when_the_link_is_lost() {
     link.agent.finish(id);
     link.pump_down();
     link.pump_up();
-    // Its holder has not run since.
+    // The session's holder has not read the ends yet.
     link.relay.fail_sessions(Reason::LinkLost);
 
     let mut cx = Context::from_waker(Waker::noop());
@@ -117,19 +117,19 @@ fn only_what_may_not_have_arrived_awaits_the_word_of_an_agent_that_may_tell() {
         let session = sending(&mut link, "question");
         assert!(!awaits(&link, &session, reason), "{reason}");
     }
-    // Nothing was sent, which is known here.
+    // Nothing was sent, which the relay knows by itself.
     let mut link = Link::established();
     let session = sending(&mut link, "");
     assert!(!awaits(&link, &session, Reason::LinkLost));
     assert!(session.fate().is_not_sent());
-    // A ping behind it was answered.
+    // The agent has answered a ping that left behind the payload.
     let mut link = Link::established();
     let session = sending(&mut link, "question");
     link.relay.tick(link.now() + SURE_FOR * 2).unwrap();
     link.pump_down();
     link.pump_up();
     assert!(!awaits(&link, &session, Reason::LinkLost));
-    // The agent has another link already.
+    // The agent dials another link when it is told to drain, and reports nothing on this one.
     let mut link = Link::established();
     let session = sending(&mut link, "question");
     link.relay.drain(Duration::from_secs(10));
@@ -186,7 +186,7 @@ fn an_agent_that_goes_is_held_to_what_it_says() {
         Err(error) => error.reason == Reason::ShuttingDown,
         Ok(()) => false,
     };
-    // An hour is the longest; a nearer end is taken over, and a later one is not.
+    // An hour is the longest deadline; an earlier deadline replaces a later one, not the reverse.
     let hour = before + LEAVING_MAX;
     for (deadline_ms, end) in [(1000, before + Duration::from_secs(1)), (u32::MAX, hour)] {
         let mut link = Link::established();
@@ -217,7 +217,7 @@ fn an_offer_of_a_lane_is_good_for_one_connection() {
         }
         assert_eq!(arrived, [true, false]);
         assert!(session.lane().is_some());
-        // The lane closes with its session, also where the runtime is about to end.
+        // The lane closes with its session, even if the runtime is about to end.
         drop(session);
     })
     .unwrap();
@@ -241,7 +241,7 @@ fn a_lane_outlives_the_time_that_a_caller_may_take_nothing() {
     let (accepted, _) = listener.accept().unwrap();
     run(Chosen::Epoll, async {
         let socket = Socket::new(accepted.into());
-        // As the listener of agents does it.
+        // The same timeout as on the agents' listener.
         let limit = Some(Duration::from_secs(20));
         SockRef::from(&socket).set_tcp_user_timeout(limit).unwrap();
         assert!(link.lanes.arrived(socket, &nonce, Clock::start().now()));
@@ -293,7 +293,7 @@ fn a_session_whose_caller_reads_nothing_pins_no_memory_of_its_link() {
     link.relay
         .receive(&mut block.split().freeze(), |_, _| {})
         .unwrap();
-    assert!(block.try_reclaim(all), "the read's memory is still held");
+    assert!(block.try_reclaim(all), "the read buffer is still pinned");
     let taken: Result<_, ()> = session.take(|waiting| {
         assert!(waiting.iter().all(|byte| *byte == 7));
         Ok(waiting.len())
@@ -335,7 +335,7 @@ fn a_link_that_asks_in_vain_is_ended_and_its_sessions_are_reset() {
     link.pump_down();
     assert_eq!(link.asking.len(), 1);
     link.asking.look(seconds_on(&link, 1));
-    // The path is dead: what is sent from here on reaches nothing.
+    // The path is dead: frames sent from here on do not arrive.
     for half_seconds in 2..=8 {
         assert_eq!(link.relay.closing(), None);
         let now = link.now() + Duration::from_millis(500 * half_seconds);
@@ -351,9 +351,13 @@ fn a_link_that_knows_enough_is_no_longer_looked_at() {
     let mut link = Link::established();
     let _session = link.open();
     link.pump_down();
-    assert_eq!(link.asking.len(), 1, "once, however often it sends");
+    assert_eq!(
+        link.asking.len(),
+        1,
+        "a link is listed once, however often it sends"
+    );
     link.asking.look(seconds_on(&link, 1));
-    // The ping, and its answer.
+    // The ping, and the answer to it.
     link.pump_down();
     link.pump_up();
     link.asking.look(seconds_on(&link, 2));

@@ -1,14 +1,14 @@
-//! Whether a link's agent has shown that it may have a tunnel.
+//! Whether a link's agent was permitted a tunnel.
 
 use super::SharedMux;
 
 impl SharedMux {
-    /// The agent has shown a good token.
+    /// Notes that the agent was permitted a tunnel.
     pub(crate) fn trust(&self) {
         self.state.borrow_mut().mux.trust();
     }
 
-    /// True once the agent has.
+    /// Whether the agent was permitted a tunnel.
     pub(crate) fn is_trusted(&self) -> bool {
         self.state.borrow().mux.is_trusted()
     }

@@ -1,4 +1,4 @@
-//! Whose a session is, since when, and what went over it.
+//! A session's visitor, its start, and the bytes that it moved.
 
 use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, SocketAddr};
@@ -11,24 +11,24 @@ use crate::auth::Identity;
 use crate::limits::Pass;
 use crate::metrics::{Direction, FrontendKind};
 
-/// For whom a session is opened.
+/// The caller that a session is opened for.
 #[derive(Debug, Default)]
 pub(crate) struct Visitor {
-    /// Who it is, if callers must say so.
+    /// The caller's identity, if callers need a token.
     pub(crate) identity: Option<Arc<Identity>>,
-    /// Where from.
+    /// The caller's address.
     pub(crate) address: Option<IpAddr>,
-    /// How.
+    /// The kind of frontend the caller came by.
     pub(crate) kind: FrontendKind,
-    /// The kind of application that the caller asked for, if that is how it found the tunnel.
+    /// The kind of application that the caller asked for, if the tunnel was found by it.
     pub(crate) dcc: Option<Arc<str>>,
-    /// As what they were let in, where that is counted for the whole session.
+    /// Rate-limit pass of the caller, where it counts for the whole session.
     pub(crate) pass: Pass,
-    /// Where its beginning and its end are noted, if they are.
+    /// Where the session's beginning and end are noted, if there is an audit log.
     pub(crate) noted: Option<Box<Noted>>,
 }
 
-/// Where a session is noted, and as what.
+/// An audit log, and what its entries about a session contain.
 #[derive(Debug)]
 pub(crate) struct Noted {
     pub(crate) audit: Audit,
@@ -36,16 +36,16 @@ pub(crate) struct Noted {
     pub(crate) peer: SocketAddr,
 }
 
-/// One session that somebody holds.
+/// One session with a holder.
 #[derive(Debug)]
 pub(crate) struct Visit {
-    /// Its number on its link.
+    /// The session's number on its link.
     pub(super) id: SessionId,
-    /// Since when.
+    /// Start of the session.
     pub(crate) since: Moment,
-    /// Whose it is.
+    /// The caller that the session was opened for.
     pub(crate) visitor: Visitor,
-    /// What its payload is counted for.
+    /// Rate-limit pass that counts the payload.
     pass: RefCell<Pass>,
     to_target: Cell<u64>,
     to_frontend: Cell<u64>,
@@ -63,12 +63,12 @@ impl Visit {
         }
     }
 
-    /// Whether anything was sent towards the target.
+    /// Whether any payload was sent towards the target.
     pub(super) fn has_sent(&self) -> bool {
         self.to_target.get() > 0
     }
 
-    /// Payload went over it.
+    /// Counts payload bytes.
     pub(super) fn moved(&self, direction: Direction, count: usize) {
         let sum = match direction {
             Direction::ToTarget => &self.to_target,
@@ -78,12 +78,12 @@ impl Visit {
         self.pass.borrow().moved(count as u64);
     }
 
-    /// Takes back what the session is counted for, so that another one is.
+    /// Takes the rate-limit pass off the session, so that the session of the next try can use it.
     pub(super) fn take_pass(&self) -> Pass {
         self.pass.take()
     }
 
-    /// Payload so far: to the target, and to the frontend.
+    /// Payload bytes so far: to the target, and to the frontend.
     pub(crate) fn bytes(&self) -> (u64, u64) {
         (self.to_target.get(), self.to_frontend.get())
     }

@@ -191,7 +191,8 @@ struct Host {
 }
 
 impl Host {
-    /// Decides on a registration, or asks a provider; returns whether the token is known to be valid.
+    /// Decides on a registration, or asks a provider; returns true if the tunnel is permitted, false while the
+    /// provider decides.
     fn register(&self, register: &Register) -> Result<bool, Refusal> {
         let shard = &self.shard;
         // First, because checking a token costs more.

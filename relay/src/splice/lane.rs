@@ -1,5 +1,4 @@
-//! The two ways of a session that goes over a lane: the kernel moves the bytes, the link says what
-//! their ends mean.
+//! The two directions of a session over a lane: the kernel moves the bytes, the link says what their ends mean.
 
 use std::cell::Cell;
 use std::future::Future;
@@ -15,19 +14,19 @@ use super::{FLUSH_TIMEOUT, Failure, frontend_failed};
 use crate::io::{Pipe, Received, Socket, sleep, timeout};
 use crate::session::{Lane, Session};
 
-/// Bytes that one direction moves before its shard looks at everybody else.
+/// Bytes that one direction moves before its shard polls other tasks.
 const TURN_BYTES: usize = 256 * 1024;
 
-/// How long the link may take to say why a lane broke. Both ends see that it did.
+/// Time for the link to say why a lane broke, since both ends of the lane notice.
 const VERDICT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The socket that failed.
+/// Which socket of a direction failed.
 enum Broken {
     From(io::Error),
     To(io::Error),
 }
 
-/// Moves what the frontend sends, until it ends.
+/// Moves what the frontend sends to the lane, until the frontend's direction ends.
 pub(super) async fn upward(
     socket: &Socket,
     session: &Session,
@@ -55,7 +54,7 @@ pub(super) async fn upward(
     }
 }
 
-/// Moves what the target sends, until the lane ends; `session` then tells what that means.
+/// Moves what the target sends to the frontend, until the lane ends; `session` then tells what the end means.
 pub(super) async fn downward(
     socket: &Socket,
     session: &Session,
@@ -77,7 +76,7 @@ pub(super) async fn downward(
     };
     lane.put(pipe);
     match carried {
-        // Reset, and what was on its way has come or taken too long.
+        // The session was reset, and the bytes on their way have arrived or took too long.
         None => Ok(()),
         Some(Ok(())) => {
             session.lane_ended(total.get());
@@ -94,13 +93,13 @@ pub(super) async fn downward(
     }
 }
 
-/// The lane took no more; a reset of the session ends the wait from outside.
+/// Waits for a reset of the session, which ends this task; without one the lane itself failed.
 async fn no_verdict() -> Failure {
     sleep(VERDICT_TIMEOUT).await;
     Failure::Lane
 }
 
-/// Lets `carrying` end; once the session is reset, within the time that accepted bytes get.
+/// Runs `carrying` to its end; after a reset of the session, for [`FLUSH_TIMEOUT`] at most.
 async fn until_reset<T>(carrying: impl Future<Output = T>, session: &Session) -> Option<T> {
     let mut carrying = pin!(carrying);
     let mut reset = pin!(session.reset_by_agent());
@@ -115,8 +114,8 @@ async fn until_reset<T>(carrying: impl Future<Output = T>, session: &Session) ->
     }
 }
 
-/// Moves bytes until `from` ends; `taken` hears of each piece that `to` took, and `unread` says
-/// whether nobody reads `from`.
+/// Moves bytes until `from` ends. Calls `taken` with each count of bytes that `to` took; sets `unread` while it waits
+/// for `to` and does not read `from`.
 async fn carry(
     from: &Socket,
     to: &Socket,

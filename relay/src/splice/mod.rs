@@ -1,4 +1,4 @@
-//! Joins a raw frontend and a session, so that bytes flow both ways until both ways ended.
+//! Joins a raw frontend and a session, so that bytes flow both ways until both directions have ended.
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
@@ -19,19 +19,19 @@ mod lane;
 /// Largest single read from a frontend, in bytes.
 const READ_BYTES_MAX: usize = 64 * 1024;
 
-/// Size of the block that reads are cut from, in bytes. Small reads share one, so that many of
-/// them cost one allocation.
+/// Size of the block that reads are cut from, in bytes. Small reads share a block, so that many of them cost one
+/// allocation.
 const BLOCK_BYTES: usize = 256 * 1024;
 
-/// How long accepted bytes may take to leave before a reset follows them.
+/// Time for accepted bytes to leave before a reset follows them.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How often a frontend is looked at that nothing is read from: it has no credit, or is done.
+/// Interval of checks on a frontend that is not read, because the session has no credit or the direction is over.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Memory of one shard that frontends are read into.
+/// Receive buffer that all frontends of a shard share.
 ///
-/// What was read is sent from where it lies; the block is reused once all of it was sent.
+/// Payload is sent from where it was read; the block is reused once all of it was sent.
 #[derive(Default)]
 pub(crate) struct ReadBlock(RefCell<BytesMut>);
 
@@ -47,11 +47,11 @@ impl ReadBlock {
     }
 }
 
-/// Runs until both directions ended, or one failed. If the session was reset, says why; what came
-/// before was then written, and the socket's close will be a reset.
+/// Runs until both directions have ended, or one failed. If the session was reset, returns the reason; payload from
+/// before the reset was written then, and the socket's close will be a reset.
 ///
-/// `early` was read behind the preamble. An end of the frontend's direction is a cancel where
-/// `cancelled` says so.
+/// `early` is payload that was read behind the preamble. An end of the frontend's direction counts as a cancel while
+/// `cancelled` returns true.
 pub(crate) fn splice(
     socket: Rc<Socket>,
     session: Session,
@@ -60,7 +60,7 @@ pub(crate) fn splice(
     cancelled: impl Fn() -> bool,
 ) -> impl Future<Output = Option<Reason>> {
     session.deliver_to(Rc::clone(&socket));
-    // Also if nobody ever polls what follows.
+    // Made here, so that it also takes effect if the future is never polled.
     let frontend = CutOff {
         socket,
         over: Cell::new(false),
@@ -83,7 +83,7 @@ pub(crate) fn splice(
             poll_fn(|cx| ways.poll(cx)).await.err()
         };
         let reason = match failed? {
-            // Only the agent is there to be told.
+            // The frontend is gone, so only the agent is told.
             Failure::Frontend(reason) => {
                 frontend.over.set(true);
                 session.reset(reason);
@@ -101,8 +101,8 @@ pub(crate) fn splice(
     }
 }
 
-/// Makes the close of a frontend a reset unless its answer is `over`, also where its task is dropped:
-/// what broke off must not look complete.
+/// Makes the close of a frontend a reset unless its answer is `over`, even if its task is dropped: an answer that broke
+/// off must not look complete.
 struct CutOff {
     socket: Rc<Socket>,
     over: Cell<bool>,
@@ -116,48 +116,48 @@ impl Drop for CutOff {
     }
 }
 
-/// Which side ended out of order.
+/// Which side failed.
 enum Failure {
     Frontend(Reason),
-    /// The session was reset; what came before is written already.
+    /// The session was reset; payload from before the reset is written already.
     Session(Reason),
     /// The lane broke, and the link did not say why.
     Lane,
 }
 
-/// Both ways of a session. By hand: an async function for each would hold what it is given twice,
-/// and have room for all that it might ever wait for.
+/// Both directions of a session. Written by hand because an async function per direction would hold its arguments
+/// twice, and would have room for everything it may ever wait for.
 struct Ways<'a, C> {
     frontend: &'a CutOff,
     session: &'a Session,
     block: &'a ReadBlock,
     cancelled: &'a C,
-    /// Goes to the target before anything else.
+    /// Payload that goes to the target before anything else.
     early: &'a mut Bytes,
-    /// Nobody reads the frontend at the moment.
+    /// Whether the frontend is not read at present.
     unread: &'a Cell<bool>,
     up: Way<'a>,
     down: Way<'a>,
-    /// The frontend took nothing of what is there for it.
+    /// Whether the frontend's socket has no room for payload that waits for it.
     is_full: bool,
-    /// Looks at the frontend while nobody reads it.
+    /// Checks the frontend while it is not read.
     looking: Option<Rare<'a, Failure>>,
 }
 
-/// How far one of them is.
+/// Where one direction of a session stands.
 enum Way<'a> {
-    /// Over the link.
+    /// The direction uses the link.
     Link,
-    /// Over the lane.
+    /// The direction uses the lane.
     Lane(Rare<'a, Result<(), Failure>>),
     Over,
 }
 
-/// What few sessions ever do: each would have room for it.
+/// Boxed future for what few sessions ever do, so that other sessions need no room for it.
 type Rare<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
 
 impl<C: Fn() -> bool> Ways<'_, C> {
-    /// Ready once both are over or one failed; or once the frontend is gone, while nobody reads it.
+    /// Ready once both directions are over or one failed, or once the frontend is gone while it is not read.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
         if !matches!(self.up, Way::Over)
             && let Poll::Ready(outcome) = self.poll_up(cx)
@@ -184,7 +184,7 @@ impl<C: Fn() -> bool> Ways<'_, C> {
         Poll::Pending
     }
 
-    /// From the frontend to the target.
+    /// Direction from the frontend to the target.
     fn poll_up(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
         let (socket, session) = (&*self.frontend.socket, self.session);
         loop {
@@ -200,11 +200,10 @@ impl<C: Fn() -> bool> Ways<'_, C> {
                     continue;
                 }
             }
-            // A session without credit leaves the bytes in the kernel, whose window then slows the
-            // frontend down.
+            // Without credit the bytes stay in the kernel, whose receive window then slows the frontend down.
             let capacity = match session.poll_capacity(cx) {
                 Poll::Ready(Ok(capacity)) => capacity,
-                // The other direction delivers what came before, and says why.
+                // The other direction delivers the payload from before the reset, and returns the reason.
                 Poll::Ready(Err(_)) => return Poll::Ready(Ok(())),
                 Poll::Pending => {
                     self.unread.set(true);
@@ -235,7 +234,7 @@ impl<C: Fn() -> bool> Ways<'_, C> {
         }
     }
 
-    /// From the target to the frontend.
+    /// Direction from the target to the frontend.
     fn poll_down(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
         let (socket, session) = (&*self.frontend.socket, self.session);
         loop {
@@ -267,8 +266,8 @@ impl<C: Fn() -> bool> Ways<'_, C> {
     }
 }
 
-/// Ends once the frontend has reset its connection or cancelled. Nobody reads or writes while the
-/// target stalls, so nothing else would tell.
+/// Ends once the frontend has reset its connection or cancelled. While the target stalls, the frontend is neither read
+/// nor written, so no other event would show it.
 async fn gone(socket: &Socket, cancelled: impl Fn() -> bool) -> Failure {
     loop {
         sleep(LOOK_INTERVAL).await;
@@ -288,7 +287,7 @@ fn frontend_failed(error: io::Error) -> Failure {
     })
 }
 
-/// Lets the kernel deliver what it took: a reset discards the rest (`SO_LINGER`, socket(7)).
+/// Lets the kernel deliver the bytes that it accepted: a reset discards the rest (`SO_LINGER`, socket(7)).
 async fn flush(socket: &Socket) {
     let mut pause = Duration::from_millis(1);
     let mut waited = Duration::ZERO;

@@ -1,4 +1,4 @@
-//! A splice between a real socket and a mux whose agent is another mux, without a network.
+//! Tests of a splice between a real socket and a mux whose agent is another mux, without a network.
 
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
@@ -10,7 +10,7 @@ use super::*;
 use crate::io::{Chosen, choose, pair, run, sleep, spawn, timeout};
 use crate::session::rig::{Link, drop_while_it_waits};
 
-/// Far longer than the splice takes; only a hang reaches it.
+/// Timeout far above the duration of a splice; only a hang reaches it.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn connected() -> (TcpStream, TcpStream) {
@@ -19,7 +19,7 @@ fn connected() -> (TcpStream, TcpStream) {
     (caller, listener.accept().unwrap().0)
 }
 
-/// A task that joins a caller's connection and its session.
+/// Starts a task that joins a caller's connection and its session.
 fn splicing(accepted: TcpStream, session: Session) -> impl Future<Output = Option<Reason>> {
     let socket = Rc::new(Socket::new(accepted.into()));
     spawn(splice(socket, session, Bytes::new(), Rc::default(), || {
@@ -27,8 +27,8 @@ fn splicing(accepted: TcpStream, session: Session) -> impl Future<Output = Optio
     }))
 }
 
-/// What the agent hears of a caller that resets its connection once `before` is done to it, while
-/// the target neither reads nor answers.
+/// The events at the agent after a caller resets its connection, once `before` was done to it, while the target neither
+/// reads nor answers.
 fn ends_of_a_reset(driver: Chosen, before: impl Fn(&mut TcpStream)) -> Vec<Event> {
     let mut link = Link::established();
     let session = link.open();
@@ -74,12 +74,12 @@ fn a_caller_that_resets_after_its_own_end_is_noticed() {
     }
 }
 
-/// How a caller's connection ends whose task is dropped once `before` is done at the agent.
+/// How a caller's connection ends if its task is dropped once `before` was done to the agent's mux.
 fn end_of_a_dropped_task(driver: Chosen, before: impl Fn(&mut Link, SessionId)) -> io::ErrorKind {
     let mut link = Link::established();
     let (session, id) = link.open_to_targets(1).remove(0);
     let (mut caller, accepted) = connected();
-    // It takes little of an answer.
+    // The caller's socket has room for a part of the answer only.
     SockRef::from(&caller).set_recv_buffer_size(1).unwrap();
     run(driver, async {
         let task = splicing(accepted, session);
@@ -91,7 +91,7 @@ fn end_of_a_dropped_task(driver: Chosen, before: impl Fn(&mut Link, SessionId)) 
     })
     .unwrap();
     let end = io::copy(&mut caller, &mut io::sink());
-    end.expect_err("it looked like an orderly end").kind()
+    end.expect_err("the connection ended in order").kind()
 }
 
 #[test]
@@ -99,12 +99,20 @@ fn a_caller_whose_task_is_dropped_in_the_middle_of_its_answer_hears_of_it() {
     let (best, _) = choose(None).unwrap();
     for driver in [best, Chosen::Epoll] {
         let end = end_of_a_dropped_task(driver, |_, _| {});
-        assert_eq!(end, io::ErrorKind::ConnectionReset, "while it waits");
+        assert_eq!(
+            end,
+            io::ErrorKind::ConnectionReset,
+            "dropped while the session was open"
+        );
         let end = end_of_a_dropped_task(driver, |link, id| {
             link.agent.send(id, vec![7; 12_000].into(), false).unwrap();
             link.agent.reset(id, Reason::TargetReset);
         });
-        assert_eq!(end, io::ErrorKind::ConnectionReset, "in front of its reset");
+        assert_eq!(
+            end,
+            io::ErrorKind::ConnectionReset,
+            "dropped before the reset was passed on"
+        );
     }
 }
 
@@ -122,7 +130,7 @@ fn a_caller_whose_task_never_ran_hears_of_it() {
     .unwrap();
 }
 
-/// It lives as long as its session: what it has room for is most of what an idle session costs.
+/// A splice lives as long as its session, and its size is most of the memory that an idle session takes.
 #[test]
 fn a_splice_is_small() {
     run(Chosen::Epoll, async {
@@ -144,7 +152,7 @@ fn a_session_dropped_while_its_reads_and_writes_wait_ends_for_both_sides() {
             let (session, id) = link.open_to_targets(1).remove(0);
             let (caller, ours) = pair().unwrap();
             let (caller, ours) = (Socket::new(caller), Socket::new(ours));
-            // The caller's socket takes some of the answer, and then no more.
+            // The caller's socket takes a part of the answer, and then nothing more.
             SockRef::from(&ours).set_send_buffer_size(1).unwrap();
             link.agent.send(id, vec![7; 12_000].into(), false).unwrap();
             link.pump_up();

@@ -1,5 +1,5 @@
-//! The way of payload between real sockets: it leaves from where it was read, and one turn of many
-//! sessions is one read and one send of their link.
+//! Tests of payload between real sockets: it is sent from where it was read, and one turn of many sessions is one read
+//! and one send of their link.
 
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::time::Duration;
@@ -15,12 +15,12 @@ use crate::splice::{ReadBlock, splice};
 
 const SESSIONS: usize = 40;
 
-/// Sessions to which the target sends enough for a grant.
+/// Sessions whose target sends enough for a credit grant.
 const GRANTED: usize = 6;
 
 const REQUEST: &[u8] = &[b'u'; 700];
 
-/// A frontend, and its caller.
+/// A frontend and its caller's socket.
 struct Frontend {
     fd: RawFd,
     caller: Socket,
@@ -48,8 +48,8 @@ fn answer(index: usize) -> Vec<u8> {
     vec![b'd'; if index < GRANTED { 10_000 } else { 300 }]
 }
 
-/// One turn in which every frontend and the link have something to read; the link's descriptor,
-/// the frontends, and what the agent heard.
+/// Runs one turn in which every frontend and the link have something to read. Returns the link's descriptor, the
+/// frontends, the events that the agent received, and the sessions.
 async fn one_turn(link: &mut Link) -> (RawFd, Vec<Frontend>, Vec<Event>, Vec<SessionId>) {
     let (sessions, ids): (Vec<_>, Vec<_>) = link.open_to_targets(SESSIONS).into_iter().unzip();
     let (ours, theirs) = sockets();
@@ -68,7 +68,7 @@ async fn one_turn(link: &mut Link) -> (RawFd, Vec<Frontend>, Vec<Event>, Vec<Ses
         link.agent.send(*id, answer, false).unwrap();
     }
     let said = link.agent_says();
-    // All wait; what is written now is there when they are next looked at.
+    // All tasks wait; bytes written now are there at their next poll.
     turn().await;
     witness::watch();
     assert_eq!(theirs.send(&said).unwrap(), said.len());
@@ -102,9 +102,12 @@ fn one_turn_of_many_sessions_is_one_send_of_what_lies_where_it_was_read() {
         for frontend in &frontends {
             let reads = witness::reads_of(frontend.fd);
             assert_eq!(reads.iter().map(|it| it.len()).sum::<usize>(), 700);
-            assert!(reads.iter().all(|it| offered.contains(it)), "a copy left");
+            assert!(
+                reads.iter().all(|it| offered.contains(it)),
+                "payload was sent from a copy"
+            );
         }
-        // With the answer to its ping, and with credit.
+        // The same send carried the answer to the agent's ping, and credit.
         assert!(events.iter().any(|it| matches!(it, Event::Pong { .. })));
         for id in &ids[..GRANTED] {
             let capacity = link.agent.send_capacity(*id);
@@ -126,7 +129,10 @@ fn one_read_of_a_link_feeds_many_sessions_from_its_own_memory() {
             assert_eq!(frontend.heard(), answer(index).len());
             let writes = witness::writes_of(frontend.fd);
             let offered: Vec<Place> = writes.into_iter().flat_map(|(places, _)| places).collect();
-            assert!(offered.iter().all(|it| read.holds(*it)), "a copy left");
+            assert!(
+                offered.iter().all(|it| read.holds(*it)),
+                "payload was sent from a copy"
+            );
         }
     });
 }

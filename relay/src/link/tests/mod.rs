@@ -12,7 +12,7 @@ use crate::session::Lanes;
 mod copies;
 mod shreds;
 
-/// A shard to which nobody but the sessions of an established link matters.
+/// A shard that ignores all events of a link.
 struct Nobody;
 
 impl LinkHost for Nobody {
@@ -76,7 +76,7 @@ fn an_agent_that_asks_without_end_and_reads_slowly_is_cut_off() {
         };
         let outcome = Err(refusal);
         link.with_mux(|mux| mux.register_ack(&RegisterAck { request, outcome }));
-        // The socket takes a byte at a time.
+        // The socket takes one byte at a time.
         assert!(gather(&link, &mut transmit));
         transmit.advance(1);
     }

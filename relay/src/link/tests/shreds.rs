@@ -1,4 +1,4 @@
-//! Links whose sockets take little at a time, or are dropped in the middle of it.
+//! Tests of links whose sockets take little at a time, or that are dropped while they wait.
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, AsRawFd};
@@ -11,7 +11,7 @@ use crate::io::witness;
 use crate::session::Session;
 use crate::session::rig::{Link, drop_while_it_waits};
 
-/// What the first credit of a session lets through, headers aside.
+/// Payload that a session's first credit covers, without headers.
 const EACH: usize = 12_000;
 
 fn byte_at(session: SessionId, at: usize) -> u8 {
@@ -19,7 +19,7 @@ fn byte_at(session: SessionId, at: usize) -> u8 {
     low ^ high.wrapping_mul(31) ^ session.to_string().bytes().fold(0, u8::wrapping_add)
 }
 
-/// Queues what a session says in pieces of one byte and more.
+/// Queues a session's payload in pieces of one byte and more.
 fn speak(session: &Session, id: SessionId) {
     let (mut said, mut len) = (0, 1);
     while said < EACH {
@@ -30,7 +30,7 @@ fn speak(session: &Session, id: SessionId) {
     }
 }
 
-/// A link's socket with room for next to nothing, and its peer.
+/// A link's socket with the smallest send buffer, and its peer.
 fn narrow() -> (Socket, Socket) {
     let (ours, theirs) = sockets();
     SockRef::from(&ours.as_fd())
@@ -82,7 +82,7 @@ fn frames_that_leave_in_shreds_arrive_whole_and_in_order() {
         let short = writes.iter().filter(|(offered, taken)| {
             *taken > 0 && *taken < offered.iter().map(|it| it.len()).sum()
         });
-        assert!(short.count() > 50, "the socket took all at once");
+        assert!(short.count() > 50, "the socket took too much at once");
     });
 }
 
@@ -106,10 +106,10 @@ fn a_link_dropped_while_its_reads_and_writes_wait_closes_its_socket() {
                 Received::Bytes(_) | Received::Nothing => {}
             }
         }
-        // What came before is sound as far as it goes.
+        // The bytes sent before the drop are a valid prefix.
         assert!(!heard.is_empty() && heard.len() < 4 * EACH);
         assert!(!link.agent_hears(heard.freeze()).is_empty());
-        // And the driver goes on.
+        // The I/O driver still works.
         let (a, b) = sockets();
         a.send(b"on").unwrap();
         b.readable().await;
