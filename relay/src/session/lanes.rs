@@ -50,7 +50,7 @@ pub(crate) struct Lane {
 impl Lanes {
     pub(crate) fn new(shard: usize, metrics: Arc<ShardMetrics>) -> Rc<Self> {
         Rc::new(Self {
-            // The configuration allows far fewer shards than this holds.
+            // The configuration allows far fewer shards than a u16 holds.
             shard: u16::try_from(shard).unwrap_or(u16::MAX),
             offers: RefCell::default(),
             open: Cell::new(0),

@@ -41,7 +41,7 @@ impl Shard {
     pub(super) fn listen(self: &Rc<Self>, kind: ListenKind, socket: TcpListener, sockets: usize) {
         let listener = match Listener::new(socket) {
             Ok(listener) => Rc::new(listener),
-            Err(error) => return error!(%error, "a listening socket is lost"),
+            Err(error) => return error!(%error, "cannot accept on a listening socket"),
         };
         let shard = Rc::clone(self);
         let entry = (kind, Rc::clone(&listener), sockets);

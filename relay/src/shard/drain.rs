@@ -112,7 +112,7 @@ impl Shard {
         if timeout(REAP_TIMEOUT, ended).await.is_err() {
             error!(
                 tasks = self.gate.running(),
-                "tasks are left at the end of the shard"
+                "some tasks did not end with their shard"
             );
         }
     }

@@ -130,7 +130,7 @@ impl Shard {
             None => {
                 self.metrics.link_refused(reason);
                 if self.may_log() {
-                    info!(link = id.0, peer = %entry.peer, reason = reason.word(), "no link: {reason}");
+                    info!(link = id.0, peer = %entry.peer, reason = reason.word(), "link refused: {reason}");
                 }
             }
         }

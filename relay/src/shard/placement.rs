@@ -74,7 +74,7 @@ impl Shard {
         socket.shutdown();
         self.metrics.link_refused(reason);
         if self.may_log() {
-            info!(%peer, reason = reason.word(), "no link: {reason}");
+            info!(%peer, reason = reason.word(), "link refused: {reason}");
         }
     }
 
@@ -135,7 +135,7 @@ impl Shard {
                     && let Err(error) = listener.steer(&self.places(*sockets, &shards))
                 {
                     // Steering is an optimization: without it, callers are handed off.
-                    debug!(%error, "the kernel goes on to choose a shard for each caller");
+                    debug!(%error, "cannot steer raw callers; the kernel chooses a shard for each");
                     return;
                 }
             }

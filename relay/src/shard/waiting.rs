@@ -9,7 +9,7 @@ use crate::io::timeout;
 use crate::listen::http::Aim;
 
 impl Shard {
-    /// Whether the relay started so recently that agents are still on their way back.
+    /// Whether the relay started so recently that agents may still be reconnecting.
     pub(super) fn is_fresh(&self) -> bool {
         self.clock.now() < self.started + self.peers.config.http.start_grace
     }

@@ -57,7 +57,7 @@ fn is_frontend_reset(event: &Event) -> bool {
 fn a_caller_that_resets_while_the_target_reads_nothing_is_noticed() {
     let (best, _) = choose(None).unwrap();
     for driver in [best, Chosen::Epoll] {
-        // More than a session's first credit.
+        // The caller writes more than a session's first credit.
         let events = ends_of_a_reset(driver, |caller| caller.write_all(&[7; 64 * 1024]).unwrap());
         assert!(events.iter().any(is_frontend_reset), "{events:?}");
     }

@@ -1,50 +1,50 @@
-//! One name that is bound, as the journal has it.
+//! One bound name, as the journal stores it.
 
 use data_encoding::HEXLOWER_PERMISSIVE as HEX;
 use serde::{Deserialize, Serialize};
 use tieline_wire::{AgentKey, InstanceId, MachineId, Scheme, TunnelId};
 
-/// A name, and its owner.
+/// A bound name, and its owner.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Binding {
     pub(crate) tunnel: TunnelId,
     pub(crate) key: AgentKey,
     pub(crate) machine: MachineId,
-    /// The run of the agent that had it last.
+    /// The latest run of the agent.
     pub(crate) instance: Option<InstanceId>,
-    /// Earlier runs, oldest first, none of which gets it back.
+    /// Superseded runs, oldest first, which do not get the name back.
     pub(crate) superseded: Vec<InstanceId>,
-    /// The holder of the token that it was registered with; `None` without authentication.
+    /// Subject of the token that the name was registered with; `None` without authentication.
     pub(crate) sub: Option<String>,
-    /// The groups of that token.
+    /// The groups of the token that the name was registered with.
     pub(crate) groups: Vec<String>,
-    /// Whether agents with other keys may serve it too.
+    /// Whether agents with other keys may serve the name too.
     pub(crate) shared: bool,
     pub(crate) scheme: Scheme,
     pub(crate) base_path: String,
     pub(crate) dcc: String,
     pub(crate) capabilities: Vec<String>,
     pub(crate) expose_all: bool,
-    /// The second since 1970 at which its agent left; absent while an agent serves it.
+    /// The second since 1970 at which the agent left; absent while an agent serves the name.
     pub(crate) away_since: Option<u64>,
 }
 
-/// What happened to a name.
+/// A change of a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Note {
-    /// It is bound like this from now on.
+    /// The name is bound like this from now on.
     Bound(Box<Binding>),
-    /// It is free again.
+    /// The name is free again.
     Forgotten(TunnelId),
 }
 
 impl Note {
-    /// A name is bound.
+    /// Notes that a name is bound.
     pub(crate) fn bound(binding: Binding) -> Self {
         Self::Bound(Box::new(binding))
     }
 
-    /// The name.
+    /// The name that the note is about.
     pub(crate) const fn tunnel(&self) -> &TunnelId {
         match self {
             Self::Bound(binding) => &binding.tunnel,
@@ -52,7 +52,7 @@ impl Note {
         }
     }
 
-    /// A line of JSON, line break included.
+    /// Appends the note as one line of JSON.
     pub(super) fn write(&self, out: &mut Vec<u8>) {
         let line = match self {
             Self::Bound(binding) => Line::of(binding),
@@ -62,12 +62,12 @@ impl Note {
                 ..Line::default()
             },
         };
-        // Texts and numbers cannot fail.
+        // Serializing texts and numbers cannot fail.
         let _ = serde_json::to_writer(&mut *out, &line);
         out.push(b'\n');
     }
 
-    /// Reads a line; fields that this version does not know are passed over.
+    /// Parses a line; fields that this version does not know are ignored.
     pub(super) fn read(line: &[u8]) -> Option<Self> {
         let line: Line = serde_json::from_slice(line).ok()?;
         let tunnel = TunnelId::parse(&line.name).ok()?;
@@ -101,7 +101,7 @@ impl Note {
     }
 }
 
-/// A line of the journal.
+/// A note as a line of the journal.
 #[derive(Default, Serialize, Deserialize)]
 #[serde(default)]
 struct Line {
@@ -170,7 +170,7 @@ impl Line {
     }
 }
 
-#[allow(clippy::trivially_copy_pass_by_ref)] // As serde wants it.
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde passes a reference.
 fn is_false(value: &bool) -> bool {
     !*value
 }

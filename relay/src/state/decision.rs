@@ -1,4 +1,4 @@
-//! What an operator decided on the admin port, as the journal has it.
+//! An operator's decision on the admin port, as the journal stores it.
 
 use std::collections::{HashMap, HashSet};
 
@@ -8,31 +8,31 @@ use tieline_wire::TunnelId;
 
 use crate::config::Denied;
 
-/// A decision that holds until it is taken back, or its time is over.
+/// A decision that holds until it is reverted or its time is over.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Decision {
     /// Callers of the tunnel are turned away.
     Paused(TunnelId),
     /// Callers of the tunnel are let in again.
     Resumed(TunnelId),
-    /// A token, holder or key is turned away until this second since 1970.
+    /// A token, subject or key is denied until this second since 1970.
     Revoked(Denied, u64),
 }
 
 impl Decision {
-    /// A line of JSON, line break included.
+    /// Appends the decision as one line of JSON.
     pub(super) fn write(&self, out: &mut Vec<u8>) {
         let line = match self {
             Self::Paused(tunnel) => Line::Pause(tunnel.as_str().to_owned()),
             Self::Resumed(tunnel) => Line::Resume(tunnel.as_str().to_owned()),
             Self::Revoked(denied, until) => Line::Revoke(Revocation::of(denied, *until)),
         };
-        // Texts and numbers cannot fail.
+        // Serializing texts and numbers cannot fail.
         let _ = serde_json::to_writer(&mut *out, &line);
         out.push(b'\n');
     }
 
-    /// Reads a line; nothing if it says something else.
+    /// Parses a line; `None` if the line is not a decision.
     pub(super) fn read(line: &[u8]) -> Option<Self> {
         match serde_json::from_slice(line).ok()? {
             Line::Pause(name) => TunnelId::parse(&name).ok().map(Self::Paused),
@@ -45,7 +45,7 @@ impl Decision {
     }
 }
 
-/// All that holds.
+/// All decisions that hold.
 #[derive(Debug, Default)]
 pub(super) struct Decisions {
     paused: HashSet<TunnelId>,
@@ -67,7 +67,7 @@ impl Decisions {
         }
     }
 
-    /// Forgets the revocations whose time is over.
+    /// Drops expired revocations.
     pub(super) fn forget(&mut self, now_seconds: u64) {
         self.revoked.retain(|_, until| *until > now_seconds);
     }
@@ -78,7 +78,7 @@ impl Decisions {
         paused.chain(revoked.map(|(denied, until)| Decision::Revoked(denied.clone(), *until)))
     }
 
-    /// The paused tunnels, and the revocations, those first that end first.
+    /// The paused tunnels, and the revocations in order of their expiry.
     pub(super) fn into_parts(self) -> (HashSet<TunnelId>, Vec<(Denied, u64)>) {
         let mut revoked: Vec<_> = self.revoked.into_iter().collect();
         revoked.sort_by_key(|(_, until)| *until);
@@ -86,7 +86,7 @@ impl Decisions {
     }
 }
 
-/// A line of the journal.
+/// A decision as a line of the journal.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Line {
@@ -95,7 +95,7 @@ enum Line {
     Revoke(Revocation),
 }
 
-/// One of `jti`, `sub` and `key`.
+/// A revocation; exactly one of `jti`, `sub` and `key` is set.
 #[derive(Default, Serialize, Deserialize)]
 #[serde(default)]
 struct Revocation {

@@ -1,4 +1,4 @@
-//! The folder itself: who may use it, which relay has it, and files that are replaced as a whole.
+//! The state folder: its permissions, its lock, and files that are replaced as a whole.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
@@ -16,19 +16,19 @@ use crate::error::{ConfigError, StartError};
 const FOLDER_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
 
-/// Bits of the folder's mode that must not be set: other users could put files of theirs into it.
+/// Mode bits that the folder must not have: with them, other users could put files into it.
 const FOLDER_MODE_FORBIDDEN: u32 = 0o022;
 
-/// Bits of a file's mode that must not be set: other users could read or change it.
+/// Mode bits that a file must not have: with them, other users could read or change it.
 const FILE_MODE_FORBIDDEN: u32 = 0o077;
 
-/// Longest file that is read as a whole, in bytes.
+/// Longest part of a short file that is read, in bytes.
 const FILE_BYTES_MAX: u64 = 4096;
 
-/// The file whose lock says which relay has the folder; it holds that relay's process id.
+/// The locked file; it contains the process id of the relay that has the folder.
 const LOCK_FILE: &str = "lock";
 
-/// How long a folder that another relay has is tried again: that one was killed, or stopped, a moment ago.
+/// Time for which a locked folder is tried again: the other relay may have ended a moment ago.
 const TAKEN_TIMEOUT: Duration = Duration::from_millis(500);
 const TAKEN_PAUSE: Duration = Duration::from_millis(5);
 
@@ -38,25 +38,25 @@ pub(crate) struct Folder {
     path: PathBuf,
 }
 
-/// Says that this relay has the folder; once it and its copies are dropped, the folder is free.
+/// The lock on the folder; the folder is free once the lock and all its copies are dropped.
 ///
-/// The lock is the open file's (flock(2)), so a process that gets a copy of the descriptor has it too, and the
-/// folder is never free between the one and the other.
+/// The lock belongs to the open file description (flock(2)), so a process with a copy of the descriptor has it too,
+/// and the folder is never free during a hand-over.
 #[derive(Debug)]
 pub(crate) struct Lock(File);
 
 impl Lock {
-    /// The lock that another process has, and passed on.
+    /// The lock that another process has passed on.
     pub(crate) fn passed_on(fd: OwnedFd) -> Self {
         Self(fd.into())
     }
 
-    /// The same lock for another process.
+    /// A copy of the lock for another process.
     pub(super) fn copy(&self) -> io::Result<Self> {
         self.0.try_clone().map(Self)
     }
 
-    /// Notes in the file which process has the folder. For a message; the lock holds without it.
+    /// Writes this process's id into the file, for the message to a relay that is refused; the lock holds without it.
     pub(super) fn note_holder(&self) {
         let text = format!("{}\n", std::process::id());
         let _ = self.0.set_len(0);
@@ -71,10 +71,10 @@ impl AsFd for Lock {
 }
 
 impl Folder {
-    /// Opens the folder, and makes it if it is missing. Takes no lock.
+    /// Opens the folder, and creates it if it is missing. Does not lock it.
     ///
     /// # Errors
-    /// It cannot be made, belongs to another user, or other users may change it.
+    /// The folder cannot be created, belongs to another user, or can be changed by other users.
     pub(crate) fn open(path: &Path) -> Result<Self, StartError> {
         let failed = |problem: String| StartError::State {
             path: path.to_owned(),
@@ -88,8 +88,8 @@ impl Folder {
         builder.recursive(true).mode(FOLDER_MODE);
         builder
             .create(path)
-            .map_err(|source| failed(format!("cannot be made: {source}")))?;
-        // The folder that a link leads to is the one that counts.
+            .map_err(|source| failed(format!("cannot be created: {source}")))?;
+        // For a symbolic link, the folder that it leads to is checked.
         let it =
             fs::metadata(path).map_err(|source| failed(format!("cannot be read: {source}")))?;
         if !it.is_dir() {
@@ -104,7 +104,7 @@ impl Folder {
         }
         if it.mode() & FOLDER_MODE_FORBIDDEN != 0 {
             return Err(unfit(format!(
-                "other users can change it and with it who a name belongs to (mode {:03o}); run \
+                "other users can change it, and so change who owns a name (mode {:03o}); run \
                  `chmod 700` on it",
                 it.mode() & 0o777
             )));
@@ -118,13 +118,13 @@ impl Folder {
         &self.path
     }
 
-    /// Takes the folder for this relay.
+    /// Locks the folder for this relay.
     ///
     /// # Errors
-    /// Another relay has it.
+    /// Another relay has the folder, or the lock file cannot be opened.
     #[expect(
         clippy::disallowed_methods,
-        reason = "runs before any shard, and no event says it"
+        reason = "runs before any shard, and no event signals it"
     )]
     pub(super) fn lock(&self) -> Result<Lock, StartError> {
         let path = self.path.join(LOCK_FILE);
@@ -172,10 +172,10 @@ impl Folder {
         Ok(lock)
     }
 
-    /// A short file's content, if the file is there.
+    /// The content of a short file, if the file exists.
     ///
     /// # Errors
-    /// It cannot be read, or other users may read or change it.
+    /// The file cannot be read, or other users may read or change it.
     pub(super) fn read(&self, name: &str) -> Result<Option<Vec<u8>>, StartError> {
         let path = self.path.join(name);
         let unfit = |problem: String| StartError::State {
@@ -194,10 +194,10 @@ impl Folder {
         Ok(Some(content))
     }
 
-    /// Puts a file in place of what there is, all or nothing.
+    /// Replaces a file as a whole: after a crash the old content or the new one is there.
     ///
     /// # Errors
-    /// The disk does not take it.
+    /// The disk does not take the file.
     pub(super) fn replace(&self, name: &str, content: &[u8]) -> Result<(), StartError> {
         let path = self.path.join(name);
         let write = |file: &mut File| file.write_all(content);
@@ -210,7 +210,7 @@ impl Folder {
 
 /// Opens a regular file that only its owner can read and change.
 pub(super) fn open_own(path: &Path) -> io::Result<File> {
-    // Without waiting where the name is a pipe's.
+    // O_NONBLOCK, since opening a named pipe would wait for a writer.
     let flags = libc::O_NOFOLLOW | libc::O_CLOEXEC | libc::O_NONBLOCK;
     let file = OpenOptions::new()
         .read(true)
@@ -236,7 +236,7 @@ pub(super) fn open_own(path: &Path) -> io::Result<File> {
     }
 }
 
-/// Writes a file beside `path` and renames it over that: a crash leaves the one or the other, whole.
+/// Writes a file beside `path` and renames it to `path`: after a crash the old file or the new one is there, whole.
 pub(super) fn replace(
     path: &Path,
     write: impl FnOnce(&mut File) -> io::Result<()>,
@@ -244,7 +244,7 @@ pub(super) fn replace(
     let mut beside = path.as_os_str().to_owned();
     beside.push(".new");
     let beside = PathBuf::from(beside);
-    // What a relay left behind that was killed while it wrote.
+    // A file left by a relay that was killed while it wrote.
     match fs::remove_file(&beside) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -258,7 +258,7 @@ pub(super) fn replace(
     write(&mut file)?;
     file.sync_all()?;
     fs::rename(&beside, path)?;
-    // The name itself is the folder's content.
+    // The folder contains the file's name, so it is synced too.
     let folder = path.parent().unwrap_or_else(|| Path::new("."));
     File::open(folder)?.sync_all()
 }

@@ -1,8 +1,8 @@
-//! The file with the names, and with what operators decided: lines are added at its end, and it is written anew
-//! when most of them are out of date.
+//! The journal of names and of operators' decisions: lines are appended, and the file is rewritten when most of them
+//! are out of date.
 //!
-//! The last line may be half a line, where the relay was killed or the disk was full; reading passes
-//! over it, and writing never continues it.
+//! The last line may be incomplete, if the relay was killed or the disk was full. Reading skips it, and writing never
+//! continues it.
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
@@ -18,45 +18,45 @@ use super::decision::{Decision, Decisions};
 use super::folder::{open_own, replace};
 use super::now_seconds;
 
-/// Longest line that is read, in bytes: a token's groups are most of a long one.
+/// Longest line that is read, in bytes; in a long line, the groups of a token are the largest part.
 const LINE_BYTES_MAX: u64 = 256 * 1024;
 
-/// The file is written anew once it is twice as long as it was then, and this much longer, in bytes.
+/// Growth beyond twice its size after the last rewrite, in bytes, at which the file is rewritten.
 const GROWTH_BYTES: u64 = 4 * 1024 * 1024;
 
-/// The file, open at its end.
+/// The journal file, open for appending.
 #[derive(Debug)]
 pub(super) struct Journal {
     path: PathBuf,
     names_max: usize,
-    /// Absent after an error, until the next attempt.
+    /// `None` after an error, until the next attempt.
     file: Option<File>,
     bytes: u64,
-    /// From this length on it is written anew.
+    /// File size at which the file is rewritten.
     rewrite_at: u64,
-    /// The last write may have left half a line.
+    /// Whether the last write may have left an incomplete line.
     is_torn: bool,
 }
 
 impl Journal {
-    /// Opens the file, and reads what it says: at most `names_max` names.
+    /// Opens and rewrites the file; returns its content, at most `names_max` names.
     ///
     /// # Errors
-    /// It is there and cannot be read, or it cannot be written.
+    /// The file exists and cannot be read, or it cannot be opened for writing.
     pub(super) fn open(path: &Path, names_max: usize) -> io::Result<(Self, Content)> {
         let (mut journal, content) = Self::open_as_it_is(path, names_max)?;
         if let Err(error) = journal.rewrite(&content) {
-            // A full disk is no reason to stand still: the old file says the same.
-            warn!(path = %path.display(), %error, "not written anew; lines are added to it");
+            // A full disk must not stop the relay: the old file has the same content.
+            warn!(path = %path.display(), %error, "cannot rewrite the journal; lines are appended to the old file");
         }
         Ok((journal, content))
     }
 
-    /// The same, while the relay that is taken over has the file open and may go on with it: the first
-    /// line that is added has it written anew.
+    /// Opens the file without a rewrite, while the relay that is taken over may go on writing it; the first lines that
+    /// are added cause the rewrite.
     ///
     /// # Errors
-    /// As [`Journal::open`].
+    /// The same as for [`Journal::open`].
     pub(super) fn open_as_it_is(path: &Path, names_max: usize) -> io::Result<(Self, Content)> {
         let content = read(path, names_max)?;
         let mut journal = Self {
@@ -71,10 +71,10 @@ impl Journal {
         Ok((journal, content))
     }
 
-    /// Adds whole lines and has the disk keep them.
+    /// Appends whole lines and syncs them to the disk.
     ///
     /// # Errors
-    /// The disk does not take them; the same lines may be added again.
+    /// The disk does not take the lines; they may be added again.
     pub(super) fn add(&mut self, lines: &[u8]) -> io::Result<()> {
         let outcome = self.try_add(lines);
         if outcome.is_err() {
@@ -87,7 +87,7 @@ impl Journal {
         let is_torn = self.is_torn;
         let file = self.file()?;
         if is_torn {
-            // An empty line says nothing, and ends half a line.
+            // An empty line has no meaning, and ends an incomplete one.
             file.write_all(b"\n")?;
         }
         file.write_all(lines)?;
@@ -95,11 +95,11 @@ impl Journal {
         self.is_torn = false;
         self.bytes += lines.len() as u64;
         if self.bytes > self.rewrite_at {
-            // In vain, it is tried again when the file is longer still.
+            // After a failed rewrite, the next attempt waits until the file has grown.
             self.rewrite_at = self.bytes + GROWTH_BYTES;
             let now = read(&self.path, self.names_max);
             if let Err(error) = now.and_then(|now| self.rewrite(&now)) {
-                warn!(path = %self.path.display(), %error, "not written anew, and so longer than it need be");
+                warn!(path = %self.path.display(), %error, "cannot rewrite the journal; outdated lines stay in it");
             }
         }
         Ok(())
@@ -148,7 +148,7 @@ impl Journal {
     }
 }
 
-/// What the lines of the file come to.
+/// The state that the lines of the file result in.
 #[derive(Debug, Default)]
 pub(super) struct Content {
     pub(super) bindings: HashMap<TunnelId, Binding>,
@@ -192,7 +192,7 @@ fn read(path: &Path, names_max: usize) -> io::Result<Content> {
     decisions.forget(now_seconds());
     if unread > 0 || too_many > 0 {
         let file = path.display();
-        warn!(%file, unread, too_many, "lines were passed over");
+        warn!(%file, unread, too_many, "lines of the journal were skipped");
     }
     Ok(Content {
         bindings,

@@ -1,14 +1,13 @@
-//! What a relay keeps over its own restarts, in a folder of its own: the names that are bound and their
-//! owners, the key of its marks, and the number of its last start.
+//! State that a relay keeps over its restarts, in a folder of its own: bound names and their owners, operators'
+//! decisions, the key that seals references to one agent, and the number of the last start.
 //!
-//! One relay at a time has the folder, by a lock on a file in it. A relay that is taken over lends the folder
-//! ([`State::lend`]): it writes what it noted, and then nothing more, and the other relay gets its lock and reads
-//! the folder ([`State::take_lent`]). One of the two goes on ([`State::go_on`]): the other one, or this one with the
-//! journal that it still has open. The other one writes into the journal only then, so a take-over that fails
-//! changes nothing. What the old relay decides while it drains is not written any more:
-//! [`Book::note`] takes it and forgets it, and the successor hears of agents from the agents themselves.
-//! [`Folder::open`] takes no lock, so a successor can look for its predecessor's socket in the folder
-//! before that.
+//! One relay at a time has the folder, by a lock on a file in it. In a take-over, the old relay lends the folder
+//! ([`State::lend`]): it writes its notes, then stops writing, and the new relay gets the lock and reads the folder
+//! ([`State::take_lent`]). One of the two then goes on ([`State::go_on`]): the new relay, or the old one with the
+//! journal that it still has open. The new relay writes into the journal only then, so a take-over that fails changes
+//! nothing. Decisions of the old relay while it drains are not written any more: [`Book::note`] accepts and drops them,
+//! and the agents register with the new relay themselves. [`Folder::open`] takes no lock, so that the new relay can
+//! look for the old one's socket in the folder before that.
 
 mod binding;
 mod decision;
@@ -33,47 +32,47 @@ use self::writer::{Order, Writer};
 use crate::config::Denied;
 use crate::error::StartError;
 
-/// Notes that may wait for the writer; a shard keeps what finds no room, and tries again.
+/// Notes that may wait for the writer; a shard keeps notes beyond that, and tries again.
 const NOTES_MAX: usize = 8192;
 
-/// How long a stop, or a hand-over, waits for the disk.
+/// Time for which a stop or a hand-over waits for the disk.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The file with the key that seals marks, 32 random bytes.
+/// The file with the key that seals references to one agent, 32 random bytes.
 const SEAL_FILE: &str = "seal-key";
 
-/// The file with the number of the last start.
+/// The file with the number of the last start, the epoch.
 const EPOCH_FILE: &str = "epoch";
 
-/// The file with the names.
+/// The journal of names and of operators' decisions.
 const NAMES_FILE: &str = "names.journal";
 
-/// The relay's folder, while this relay has it. Dropped, it is given up as by [`State::release`].
+/// The relay's folder, while this relay has it. Dropping it has the effect of [`State::release`].
 #[derive(Debug)]
 pub(crate) struct State {
     orders: SyncSender<Order>,
     lock: Option<Lock>,
-    /// While another relay may write the journal: the word to go on.
+    /// Sends the order to go on writing; set while another relay may write the journal.
     go_on: Option<SyncSender<()>>,
 }
 
-/// What the folder held when a relay took it.
+/// Content of the folder when a relay took it.
 #[derive(Debug)]
 pub(crate) struct Kept {
-    /// The number of this start: higher than that of every earlier one, whatever the clock says.
+    /// Number of this start: higher than that of every earlier start, even if the clock went back.
     pub(crate) epoch_seconds: u64,
-    /// The key that seals marks.
+    /// The key that seals references to one agent.
     pub(crate) seal_key: [u8; 32],
-    /// Every name that is bound.
+    /// Bindings of all bound names.
     pub(crate) bindings: Vec<Binding>,
     /// Tunnels whose callers are turned away.
     pub(crate) paused: HashSet<TunnelId>,
-    /// What was revoked, and until which second since 1970; those first that end first.
+    /// Denied tokens, subjects and keys, each until a second since 1970; sorted by that second.
     pub(crate) revoked: Vec<(Denied, u64)>,
 }
 
 impl Kept {
-    /// What a relay starts with that keeps nothing.
+    /// Content for a relay without a folder.
     ///
     /// # Errors
     /// The system has no random numbers.
@@ -89,7 +88,7 @@ impl Kept {
 }
 
 impl State {
-    /// Takes the folder for this relay, and reads what it holds; at most `names_max` names.
+    /// Takes the folder for this relay, and reads at most `names_max` names from it.
     ///
     /// # Errors
     /// Another relay has the folder, or a file in it cannot be read or written.
@@ -98,11 +97,11 @@ impl State {
         Self::with(folder, lock, None, names_max)
     }
 
-    /// Reads the folder that another relay has lent with its `lock`. What is noted waits for
-    /// [`State::go_on`]; dropped before that, this leaves the journal as it was.
+    /// Reads the folder that another relay has lent with its `lock`. Notes wait for [`State::go_on`]; if the returned
+    /// state is dropped before that, the journal stays as it was.
     ///
     /// # Errors
-    /// A file in it cannot be read or written.
+    /// A file in the folder cannot be read or written.
     pub(crate) fn take_lent(
         folder: &Folder,
         lock: Lock,
@@ -148,18 +147,18 @@ impl State {
         Ok((state, kept))
     }
 
-    /// The way into the journal, for every shard.
+    /// The queue of notes for the journal, for every shard.
     pub(crate) fn book(&self) -> Book {
         Book(Some(self.orders.clone()))
     }
 
-    /// Writes what was noted so far, and then nothing until [`State::go_on`]. The lock for the relay that
-    /// reads the folder now; nothing if the disk does not take all of it.
+    /// Writes all notes so far, then nothing until [`State::go_on`]. Returns the lock for the relay that reads the
+    /// folder next, or `None` if the disk does not take all of the notes.
     pub(crate) fn lend(&mut self) -> Option<Lock> {
         let copy = match self.lock.as_ref()?.copy() {
             Ok(copy) => copy,
             Err(error) => {
-                error!(%error, "the lock of the state folder cannot be passed on");
+                error!(%error, "cannot duplicate the descriptor of the state folder's lock");
                 return None;
             }
         };
@@ -168,24 +167,24 @@ impl State {
         let order = Order::Stop(done, Some(goes_on));
         let is_told = send_within(&self.orders, order, RELEASE_TIMEOUT);
         if !is_told || is_done.recv_timeout(RELEASE_TIMEOUT).is_err() {
-            error!("the state folder takes nothing; it is not given to another relay");
+            error!("the state folder cannot be written; it is not handed over to another relay");
             return None;
         }
         self.go_on = Some(go_on);
         Some(copy)
     }
 
-    /// The folder is this relay's alone: writes what was noted meanwhile, and what will be.
+    /// Takes the folder as this relay's alone: writes the notes that waited, and all later ones.
     pub(crate) fn go_on(&mut self) {
         if let (Some(go_on), Some(lock)) = (self.go_on.take(), &self.lock) {
             lock.note_holder();
-            // The thread waits for it.
+            // The writer thread waits for this order.
             let _ = go_on.try_send(());
         }
     }
 
-    /// Writes what was noted so far, stops to write, and gives the folder up for another relay. Where one
-    /// has the folder already, nothing is written.
+    /// Writes all notes so far, stops writing, and unlocks the folder for another relay. Writes nothing if another
+    /// relay has the folder already.
     pub(crate) fn release(&mut self) {
         let Some(lock) = self.lock.take() else {
             return;
@@ -196,7 +195,7 @@ impl State {
         let (done, is_done) = sync_channel(1);
         let is_told = send_within(&self.orders, Order::Stop(done, None), RELEASE_TIMEOUT);
         if !is_told || is_done.recv_timeout(RELEASE_TIMEOUT).is_err() {
-            error!("the state folder takes nothing; the last bindings of names are lost");
+            error!("the state folder cannot be written; the last bindings of names are lost");
         }
         drop(lock);
     }
@@ -208,21 +207,20 @@ impl Drop for State {
     }
 }
 
-/// Where a shard notes what becomes of its names; nowhere, without a state folder.
+/// Queue of a shard's notes about its names; drops them if the relay has no state folder.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Book(Option<SyncSender<Order>>);
 
 impl Book {
-    /// Whether there is a folder.
+    /// Whether the relay has a state folder.
     pub(crate) const fn is_kept(&self) -> bool {
         self.0.is_some()
     }
 
-    /// Notes something without waiting for the disk. What is noted after the folder was given up is
-    /// forgotten.
+    /// Queues a note without waiting for the disk. A note after the folder's release is dropped.
     ///
     /// # Errors
-    /// There is no room for it now; the shard keeps it and tries again.
+    /// The queue is full; the shard keeps the note and tries again.
     pub(crate) fn note(&self, note: Box<Note>) -> Result<(), Box<Note>> {
         let Some(orders) = &self.0 else {
             return Ok(());
@@ -233,19 +231,21 @@ impl Book {
         }
     }
 
-    /// Notes what an operator decided, so that it outlasts this relay.
+    /// Queues an operator's decision, which is to outlast this relay.
     pub(crate) fn decide(&self, decision: Decision) {
         let Some(orders) = &self.0 else {
             return;
         };
         let noted = orders.try_send(Order::Decision(Box::new(decision)));
         if let Err(TrySendError::Full(_)) = noted {
-            error!("the state folder takes nothing; an operator's decision ends with this relay");
+            error!(
+                "the state folder's queue is full; an operator's decision will be lost at the next restart"
+            );
         }
     }
 }
 
-/// Puts an order behind what waits already, if there is room within `timeout`.
+/// Puts an order into the queue, if there is room within `timeout`.
 #[expect(
     clippy::disallowed_methods,
     reason = "the thread that stops the relay waits for the disk"
@@ -265,21 +265,21 @@ fn send_within(orders: &SyncSender<Order>, mut order: Order, timeout: Duration) 
     }
 }
 
-/// Seconds since 1970.
+/// The current time in seconds since 1970.
 pub(crate) fn now_seconds() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs())
 }
 
-/// The number of this start, which is on the disk before anything is numbered by it.
+/// Makes the number of this start, and writes it to the disk before the relay uses it.
 fn next_epoch(folder: &Folder) -> Result<u64, StartError> {
     let last = match folder.read(EPOCH_FILE)? {
         Some(bytes) => match parse_epoch(&bytes) {
             Some(last) => last,
             None => {
                 let path = folder.path().join(EPOCH_FILE);
-                warn!(path = %path.display(), "holds no number; the clock says the epoch");
+                warn!(path = %path.display(), "the file has no valid number; the epoch is taken from the clock");
                 0
             }
         },
@@ -290,7 +290,7 @@ fn next_epoch(folder: &Folder) -> Result<u64, StartError> {
     Ok(epoch)
 }
 
-/// The number in the file; none beyond the year 3000, which would leave later starts no room.
+/// The number in the file; `None` beyond the year 3000, since such a number would leave no room for later starts.
 fn parse_epoch(bytes: &[u8]) -> Option<u64> {
     const EPOCH_MAX: u64 = 32_503_680_000;
     let text = std::str::from_utf8(bytes).ok()?;
@@ -303,7 +303,7 @@ fn seal_key(folder: &Folder) -> Result<[u8; 32], StartError> {
         let key: Result<[u8; 32], _> = bytes.try_into();
         return key.map_err(|_| StartError::State {
             path: folder.path().join(SEAL_FILE),
-            problem: "is damaged; remove it (sessions that are bound to one agent begin anew)"
+            problem: "is damaged; remove it (MCP sessions bound to one agent must start again)"
                 .to_owned(),
         });
     }
@@ -319,8 +319,8 @@ fn random_key() -> Result<[u8; 32], StartError> {
     Ok(key)
 }
 
-/// Opens a relay's folder and takes it, where one is named; with the lock that the relay which has it passed on,
-/// if there is one.
+/// Opens and takes a relay's folder, if `dir` names one; with the lock `lent` by the relay that has the folder, if it
+/// lent one.
 pub(crate) fn take(
     dir: Option<&Path>,
     lent: Option<Lock>,

@@ -93,13 +93,13 @@ fn one_relay_has_the_folder_at_a_time_and_hands_all_of_it_over() {
     old.release();
     let (new, kept) = State::take(&it, 100).unwrap();
     assert_eq!(names(kept), [binding("maya", Some("ada"), 1)]);
-    // What the old one decides while it drains is no longer its to keep.
+    // Notes of the old relay while it drains are dropped.
     note(&old, Note::Forgotten(name("maya")));
     drop((old, new));
     assert_eq!(take(&folder).1.bindings.len(), 1);
 }
 
-/// A file cannot be put in place of one of the folder's any more, also by root.
+/// Makes every replacement of the file fail, even for root.
 fn block(folder: &TempDir, file: &str) {
     fs::create_dir(folder.path().join(format!("{file}.new"))).unwrap();
 }
@@ -117,7 +117,7 @@ fn a_relay_whose_successor_fails_goes_on_with_the_folder_that_it_lent() {
         note(&old, Note::bound(binding(name, Some("ada"), 1)));
         let failed = State::take_lent(&it, lock, 100).unwrap_err().to_string();
         assert!(failed.contains(EPOCH_FILE), "{failed}");
-        // Also between the two no third one has it.
+        // A third relay does not get the folder in between.
         let refused = State::take(&it, 100).unwrap_err().to_string();
         assert!(refused.contains("is in use"), "{refused}");
         old.go_on();
@@ -142,7 +142,7 @@ fn a_folder_that_was_lent_is_written_by_the_one_that_goes_on() {
     note(&old, Note::bound(binding("before", Some("ada"), 1)));
     let it = Folder::open(folder.path()).unwrap();
     let path = folder.path().join(NAMES_FILE);
-    // The first one ends before it goes on.
+    // The first successor ends before it goes on.
     let (failed, _) = State::take_lent(&it, old.lend().unwrap(), 100).unwrap();
     let before = fs::read(&path).unwrap();
     note(&failed, Note::Forgotten(name("before")));
@@ -185,7 +185,7 @@ fn what_an_operator_decided_holds_at_the_next_start_until_its_time_is_over() {
     }
     book.decide(Decision::Revoked(Denied::Subject("bob".to_owned()), now));
     drop((book, state));
-    // Also after the journal was written anew.
+    // The decisions are also there after rewrites of the journal.
     for _ in 0..3 {
         let (_state, kept) = take(&folder);
         assert_eq!(kept.paused, HashSet::from([name("maya")]));

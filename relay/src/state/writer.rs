@@ -1,4 +1,4 @@
-//! The thread that writes the journal: a disk that hangs holds up no shard.
+//! The thread that writes the journal, so that a disk that hangs delays no shard.
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::thread;
@@ -11,39 +11,39 @@ use super::decision::Decision;
 use super::journal::Journal;
 use crate::error::StartError;
 
-/// Bytes that are written together; beyond that, what comes waits in the queue.
+/// Bytes that are written together; beyond that, orders wait in the queue.
 const BATCH_BYTES: usize = 1024 * 1024;
 
-/// How often a disk that took nothing is tried again.
+/// Interval at which a failed write is retried.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How often the log says that nothing can be written.
+/// Interval at which the log repeats that the disk cannot be written.
 const SAY_INTERVAL: Duration = Duration::from_secs(60);
 
-/// What the writer is told.
+/// An order to the writer.
 #[derive(Debug)]
 pub(super) enum Order {
     Note(Box<Note>),
     Decision(Box<Decision>),
-    /// Write what there is, tell, and end; or write nothing until there is word to go on.
+    /// Write all notes, confirm, and end; with a receiver, write nothing until it gets the order to go on.
     Stop(SyncSender<()>, Option<Receiver<()>>),
 }
 
-/// Where to tell that all is written, and where the word to go on comes from.
+/// The sender that confirms the write, and the receiver of the order to go on.
 type Ended = (SyncSender<()>, Option<Receiver<()>>);
 
-/// What writes.
+/// State of the writer thread.
 pub(super) struct Writer {
     journal: Journal,
     orders: Receiver<Order>,
-    /// Whole lines that are not on the disk.
+    /// Whole lines that are not on the disk yet.
     waiting: Vec<u8>,
     said_at: Option<Instant>,
 }
 
 impl Writer {
-    /// Starts the thread; it ends when it is told to, or when all who note are gone. With `begin` it
-    /// writes nothing before there is word to, and ends if the other end is dropped instead.
+    /// Starts the thread. It ends on [`Order::Stop`], or when all senders are dropped. With `begin` it writes nothing
+    /// before that receives a value, and ends if its sender is dropped.
     pub(super) fn start(
         journal: Journal,
         orders: Receiver<Order>,
@@ -64,7 +64,7 @@ impl Writer {
             })
             .map(drop)
             .map_err(|source| StartError::Thread {
-                what: "the state folder's thread".to_owned(),
+                what: "the state folder's writer thread".to_owned(),
                 source,
             })
     }
@@ -91,7 +91,7 @@ impl Writer {
             }
             self.write();
             match stop {
-                // The one who waited may have given up.
+                // The thread that waits for the confirmation may have given up.
                 Some((done, None)) => {
                     if self.waiting.is_empty() {
                         let _ = done.try_send(());
@@ -99,7 +99,7 @@ impl Writer {
                     return;
                 }
                 Some((done, Some(go_on))) => {
-                    // A disk that takes nothing lends nothing, and neither does one that was too slow.
+                    // The folder is not lent if the disk did not take all notes, or took too long.
                     let is_lent = self.waiting.is_empty() && done.try_send(()).is_ok();
                     if is_lent && go_on.recv().is_err() {
                         return;
@@ -136,7 +136,7 @@ impl Writer {
             }
             Err(error) if self.said_at.is_none_or(|at| at.elapsed() >= SAY_INTERVAL) => {
                 self.said_at = Some(Instant::now());
-                error!(%error, "the state folder cannot be written; a restart would forget names");
+                error!(%error, "the state folder cannot be written; a restart would lose bindings of names");
             }
             Err(_) => {}
         }

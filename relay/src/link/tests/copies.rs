@@ -111,7 +111,7 @@ fn one_turn_of_many_sessions_is_one_send_of_what_lies_where_it_was_read() {
         assert!(events.iter().any(|it| matches!(it, Event::Pong { .. })));
         for id in &ids[..GRANTED] {
             let capacity = link.agent.send_capacity(*id);
-            assert!(capacity > 10_000, "{capacity} after a grant");
+            assert!(capacity > 10_000, "send credit {capacity} after a grant");
         }
     });
 }
@@ -123,7 +123,7 @@ fn one_read_of_a_link_feeds_many_sessions_from_its_own_memory() {
         let (fd, frontends, ..) = one_turn(&mut link).await;
         let reads = witness::reads_of(fd);
         let [read] = &reads[..] else {
-            panic!("{} reads", reads.len());
+            panic!("{} reads of the link, not one", reads.len());
         };
         for (index, frontend) in frontends.iter().enumerate() {
             assert_eq!(frontend.heard(), answer(index).len());

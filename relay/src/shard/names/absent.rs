@@ -157,7 +157,7 @@ impl Absent {
 /// The least name in sort order.
 fn least() -> TunnelId {
     // Only '-' sorts before '0' among the allowed characters, and no name begins with it.
-    TunnelId::parse("0").expect("a digit is a name")
+    TunnelId::parse("0").expect("a digit is a valid name")
 }
 
 #[cfg(test)]
