@@ -29,8 +29,8 @@ pub(crate) struct TunnelInfo {
 }
 
 impl TunnelInfo {
-    /// The part that is kept while no agent serves the tunnel: what listings show and what decides who may reach it, up
-    /// to [`KEPT_BYTES_MAX`] beside the owner.
+    /// The part that is kept while no agent serves the tunnel: what listings show and what access checks need, up to
+    /// [`KEPT_BYTES_MAX`] beside the owner.
     pub(crate) fn kept(&self, owner: Option<Arc<Owner>>) -> Self {
         let mut left = KEPT_BYTES_MAX;
         let mut fits = |text: &str| {

@@ -241,7 +241,7 @@ fn a_lane_outlives_the_time_that_a_caller_may_take_nothing() {
     let (accepted, _) = listener.accept().unwrap();
     run(Chosen::Epoll, async {
         let socket = Socket::new(accepted.into());
-        // The same timeout as on the agents' listener.
+        // The agents' listener sets the same timeout.
         let limit = Some(Duration::from_secs(20));
         SockRef::from(&socket).set_tcp_user_timeout(limit).unwrap();
         assert!(link.lanes.arrived(socket, &nonce, Clock::start().now()));

@@ -35,7 +35,7 @@ impl Shard {
     /// Adds a tunnel to a link and claims its name at the home shard, also when a registration is repeated.
     ///
     /// # Errors
-    /// A limit is reached, or the link is gone.
+    /// A limit is reached, or the link has ended.
     pub(super) fn admit(
         self: &Rc<Self>,
         link: LinkId,

@@ -29,11 +29,11 @@ const ANSWER: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
 /// descriptors.
 const TOLD_MAX: usize = 4;
 
-/// Time for such a caller to send its request and to close. A close in front of unread bytes is a reset, which could
+/// Time for a refused caller to send its request and to close. A close in front of unread bytes is a reset, which could
 /// destroy the answer.
 const TOLD_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Bytes of such a request that are read before the connection is closed.
+/// Bytes of a refused caller's request that are read before the connection is closed.
 const READ_BYTES_MAX: usize = 64 * 1024;
 
 impl Shard {
@@ -41,7 +41,7 @@ impl Shard {
     pub(super) fn listen(self: &Rc<Self>, kind: ListenKind, socket: TcpListener, sockets: usize) {
         let listener = match Listener::new(socket) {
             Ok(listener) => Rc::new(listener),
-            Err(error) => return error!(%error, "cannot accept on a listening socket"),
+            Err(error) => return error!(%error, "a listening socket is unusable"),
         };
         let shard = Rc::clone(self);
         let entry = (kind, Rc::clone(&listener), sockets);

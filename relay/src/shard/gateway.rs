@@ -1,4 +1,4 @@
-//! [`Gateway`] for the HTTP front: routes, sessions, tasks and time from a shard.
+//! Implements [`Gateway`] for the HTTP front: routes, sessions, tasks and time from a shard.
 
 use std::future::Future;
 use std::io;

@@ -80,7 +80,7 @@ impl Shard {
         let said = if greeted { mux.greeted(said) } else { said };
         self.gate.spawn(
             async move {
-                // Runs its drop also when the gate drops this task.
+                // The guard's drop runs even if the gate drops this task.
                 let mut guard = guard;
                 match link::run(socket, said, &mux, &host, &host.shard.link_block).await {
                     Left::Ended(reason) => guard.end = Some(reason),
@@ -153,7 +153,7 @@ impl Shard {
                 self.registry
                     .borrow_mut()
                     .sweep(from, SWEEP_LINKS, now, now_seconds, end);
-            // Before the next turn: a permission that is renewed by then has not expired.
+            // Before other tasks run, since they may renew a permission that has expired here.
             self.withdraw_expired(expired);
             if next.is_none() {
                 return;

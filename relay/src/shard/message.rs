@@ -53,7 +53,7 @@ pub(crate) enum Message {
         /// The kind of application in the request's URL, if it names one.
         dcc: Option<Arc<str>>,
         verdict: Arc<Verdict>,
-        /// Receives the number of payload bytes that had reached the agent when the link was lost.
+        /// Sends back the number of payload bytes that had reached the agent when the link was lost.
         reached: oneshot::Sender<u64>,
     },
     /// To a name's home shard: a link claims the name.

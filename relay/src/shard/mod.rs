@@ -91,7 +91,7 @@ pub(crate) struct Peers {
     pub(crate) callers: Arc<AtomicUsize>,
     /// Number of live names on all shards.
     pub(crate) live_tunnels: Arc<AtomicUsize>,
-    /// Templates of the public URLs that agents are told.
+    /// Makes the public URLs of tunnels that agents are told.
     pub(crate) public_urls: PublicUrls,
     /// Seals references to one agent; one key for all shards, since a caller may return on any of them.
     pub(crate) sealer: listen::http::Sealer,

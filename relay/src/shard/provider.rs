@@ -27,10 +27,10 @@ const LINK_QUESTIONS_MAX: usize = 256;
 const RETRY: Duration = Duration::from_secs(5);
 
 impl Shard {
-    /// Asks the provider whether a link may have `tunnel`; the ruling arrives as [`Message::Ruled`].
+    /// Asks the provider whether a link may have `tunnel`; the ruling arrives as a `Message::Ruled`.
     ///
     /// # Errors
-    /// Too many questions are open, or the link is gone.
+    /// Too many questions are open, or the link has ended.
     pub(super) fn ask_provider(
         &self,
         link: LinkId,

@@ -30,7 +30,7 @@ impl Shard {
         drop(registry);
         let it = self.registry.borrow_mut().remove_tunnel(link, tunnel)?;
         let sessions = mux.cut(&it.held, reason);
-        // The agent hears of a tunnel without a grant from the home shard's answer to the claim.
+        // A registration without a grant gets its answer from the home shard's decision on the claim.
         if let Some(grant) = granted {
             self.metrics.tunnel_withdrawn(reason);
             if self.may_log() {

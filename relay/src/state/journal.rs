@@ -56,7 +56,7 @@ impl Journal {
     /// are added cause the rewrite.
     ///
     /// # Errors
-    /// The same as for [`Journal::open`].
+    /// The file exists and cannot be read, or it cannot be opened for writing.
     pub(super) fn open_as_it_is(path: &Path, names_max: usize) -> io::Result<(Self, Content)> {
         let content = read(path, names_max)?;
         let mut journal = Self {

@@ -1,4 +1,4 @@
-//! Tests of whom a name is bound to, across changes of keys, token holders and relays.
+//! Tests of the holder that a name is bound to, across changes of keys, token holders and relays.
 
 use tieline_wire::{InstanceId, MachineId};
 
