@@ -1,4 +1,4 @@
-//! One shard: a pinned thread that owns its ring, links, sessions and counters.
+//! One shard: a thread that owns its ring, links, sessions and counters.
 //!
 //! Shards share only mailboxes and the atomic counters and snapshots in [`Peers`].
 
