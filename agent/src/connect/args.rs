@@ -7,7 +7,7 @@ use clap::Args;
 use super::Connect;
 use super::error::ConnectError;
 
-/// Where the proxy listens unless told otherwise.
+/// Default of `--listen`.
 pub const DEFAULT_LISTEN: &str = "localhost:51822";
 
 /// Flags of `tieline connect`.
@@ -39,10 +39,10 @@ pub struct ConnectArgs {
     /// host.docker.internal; may be repeated
     #[arg(long = "allow-host", value_name = "NAME")]
     pub allow_hosts: Vec<String>,
-    /// Allow --listen on an address that others reach: they can then use your token
+    /// Allow --listen on an address that other machines reach; their programs can then use your token
     #[arg(long)]
     pub share_token_with_network: bool,
-    /// Do not look at the start whether the relay is there and takes the token
+    /// Do not check at the start whether the relay answers and accepts the token
     #[arg(long)]
     pub no_look: bool,
     /// Print one JSON object per line
@@ -51,7 +51,7 @@ pub struct ConnectArgs {
 }
 
 impl ConnectArgs {
-    /// The settings that the flags say.
+    /// Converts the flags to settings.
     pub(super) fn settings(&self) -> Result<Connect, ConnectError> {
         let relay = self.relay.as_deref().ok_or(ConnectError::NoRelay)?;
         let mut connect =

@@ -1,5 +1,5 @@
-//! Whether the relay asks its callers for a token: one that does not would get a credential for
-//! nothing, and what answers in its place could use it.
+//! Finds out whether the relay asks callers for a token. A relay that does not ask gets no token,
+//! because another server that answers at its address could use the token.
 
 use http::header::WWW_AUTHENTICATE;
 use http::response::Parts;
@@ -11,16 +11,16 @@ use super::origin::RelayOrigin;
 use super::tls::Tls;
 use crate::web::Question;
 
-/// What a relay answers itself, whatever tunnels there are: with 401 if it asks callers for a token.
+/// Path that a relay always answers itself: with 401 if it asks callers for a token.
 const PATH: &str = "/tunnels";
 
-/// How long an answer holds: a relay may be started anew with another `caller_auth`.
+/// How long the relay's answer is reused: after a restart the relay may have another `caller_auth`.
 const HOLDS: Duration = Duration::from_secs(60);
 
-/// The same once a request was refused for its credential, or for the lack of one.
+/// How long the answer is reused after the relay has refused a request with 401.
 const HOLDS_REFUSED: Duration = Duration::from_secs(1);
 
-/// What is known of a relay.
+/// Cached answer to the question whether the relay asks callers for a token.
 #[derive(Debug, Default)]
 pub(super) struct Asking(Mutex<Option<Known>>);
 
@@ -32,8 +32,8 @@ struct Known {
 }
 
 impl Asking {
-    /// True if the relay asks for a token. It is asked without one, over a connection of its own, where
-    /// that is not known; while it does not say, what it said last holds, and at first that it does not.
+    /// True if the relay asks for a token. Without a fresh answer in the cache, asks the relay over a new
+    /// connection, without a token. If the relay gives no clear answer, the last one holds; at first, false.
     pub(super) async fn asks(&self, relay: &RelayOrigin, tls: Option<&Tls>) -> bool {
         let mut known = self.0.lock().await;
         let now = Instant::now();
@@ -71,7 +71,7 @@ impl Asking {
         }
     }
 
-    /// A request was refused with 401: the answer holds for less long.
+    /// Shortens how long the cached answer is reused, because a request was refused with 401.
     pub(super) async fn refused(&self) {
         if let Some(known) = &mut *self.0.lock().await {
             known.was_refused = true;
@@ -79,12 +79,12 @@ impl Asking {
     }
 }
 
-/// Whether a status says something: a relay that is too busy does not.
+/// Whether this status answers the question: an overloaded or failing relay does not.
 fn is_sure(status: StatusCode) -> bool {
     !status.is_server_error() && status != StatusCode::TOO_MANY_REQUESTS
 }
 
-/// True for a relay's own refusal (RFC 6750, section 3).
+/// True for a 401 answer with a Bearer challenge (RFC 6750, section 3).
 fn asks_for_bearer(head: &Parts) -> bool {
     let mut challenges = head.headers.get_all(WWW_AUTHENTICATE).iter();
     let is_bearer = |text: &str| {

@@ -1,5 +1,5 @@
-//! Bodies on their way through: passed on frame by frame, with the end and the failure of each
-//! noted. Nothing is kept but the one frame in flight, so a slow reader slows its sender.
+//! Request and answer bodies on their way through the proxy: passed on frame by frame, with the end
+//! and any failure recorded. The proxy holds only the frame in flight, so a slow reader slows its sender.
 
 use std::future::Future;
 use std::io;
@@ -19,7 +19,7 @@ use super::rewrite::Endpoint;
 /// A request's body on its way to the relay.
 pub(super) type RequestBody = tieline_hop::RequestBody<Progress>;
 
-/// How a request's body fares.
+/// Records a request body's progress for the caller's connection and the relay's.
 pub(super) struct Progress {
     pub(super) state: Arc<State>,
     pub(super) track: Option<Arc<Track>>,
@@ -53,22 +53,22 @@ pub(super) struct AnswerBody {
 }
 
 enum Content {
-    /// The proxy's own answer.
+    /// Body of an answer by the proxy itself.
     Own(Option<Bytes>),
     Relay(RelayBody),
 }
 
-/// What the relay answers, and the connection that it comes from.
+/// Body of a relay's answer, and the connection that it arrives on.
 struct RelayBody {
     incoming: Incoming,
-    /// What finds endpoints in it, if it is a stream that may name some, and how to map them.
+    /// Finds and maps endpoint URLs in an event stream; `None` for other bodies.
     events: Option<Box<(Events, Endpoint)>>,
-    /// What comes behind bytes of a stream that were held back.
+    /// Trailers to send after event-stream bytes that were held back.
     trailers: Option<Box<Frame<Bytes>>>,
     lease: Option<Lease>,
-    /// True if the caller could take a plain close for the answer's end.
+    /// True if the caller could take a plain close of its connection for the answer's end.
     is_cut_hidden: bool,
-    /// Why the answer broke off, and how often the caller's connection was flushed before.
+    /// Why the answer broke off, and the flush count of the caller's connection at that time.
     failed: Option<(Broken, u64)>,
 }
 
@@ -78,13 +78,13 @@ pub(super) enum Broken {
     /// The relay's connection ended, or what it sent is not HTTP.
     #[error(transparent)]
     Hyper(#[from] hyper::Error),
-    /// The stream is not coded as its head says.
+    /// The event stream does not match its `Content-Encoding`.
     #[error(transparent)]
     Coding(#[from] io::Error),
 }
 
 impl AnswerBody {
-    /// The proxy's own words.
+    /// Body of the proxy's own answer.
     pub(super) fn own(body: Bytes, state: Arc<State>) -> Self {
         Self {
             content: Content::Own(Some(body)),
@@ -92,7 +92,7 @@ impl AnswerBody {
         }
     }
 
-    /// The relay's, with the connection to give back at the end.
+    /// Body of the relay's answer. `lease` returns the relay's connection to the pool at the end.
     pub(super) fn relay(
         incoming: Incoming,
         events: Option<(Events, Endpoint)>,
@@ -193,8 +193,8 @@ impl RelayBody {
                 }
             }
         }
-        // hyper throws away what it has not written yet when a body fails, so it learns of that
-        // only after a flush: the caller gets all that the relay sent.
+        // When a body fails, hyper discards bytes that it has not written yet. It learns of the failure
+        // only after a flush, so that the caller gets all that the relay sent.
         let flushes = state.flushes();
         match self.failed.take_if(|(_, before)| *before < flushes) {
             Some((error, _)) => {
@@ -210,11 +210,11 @@ impl RelayBody {
     fn fail(&mut self, error: Broken, cx: &Context<'_>, state: &State) {
         self.lease = None;
         self.failed = Some((error, state.flushes()));
-        // Once: hyper flushes after this turn, and is to come back then.
+        // Once: hyper flushes after this turn and must then poll again.
         cx.waker().wake_by_ref();
     }
 
-    /// What may go on of a stream.
+    /// The next event-stream bytes that are ready for the caller.
     fn next_of_stream(&mut self) -> io::Result<Option<Bytes>> {
         match self.events.as_deref_mut() {
             Some((events, endpoint)) => events.next(|url| endpoint.path(url)),
@@ -222,7 +222,7 @@ impl RelayBody {
         }
     }
 
-    /// What goes on of a frame at once.
+    /// Returns what can go to the caller at once; event-stream data goes to the parser instead.
     fn pass(&mut self, frame: Frame<Bytes>) -> Option<Frame<Bytes>> {
         let Some((events, _)) = self.events.as_deref_mut() else {
             return Some(frame);
@@ -243,7 +243,7 @@ impl RelayBody {
         }
     }
 
-    /// What was held back of a stream that has ended.
+    /// Returns the bytes that the parser still holds back when an event stream has ended.
     fn rest(&mut self) -> Option<Frame<Bytes>> {
         let rest = self.events.as_deref_mut()?.0.rest();
         (!rest.is_empty()).then(|| Frame::data(rest))
@@ -263,7 +263,7 @@ impl RelayBody {
 
 impl Drop for RelayBody {
     fn drop(&mut self) {
-        // hyper does not ask for the end of a body whose length it knows.
+        // hyper does not poll for the end of a body whose length it knows.
         if self.failed.is_none() && self.incoming.is_end_stream() {
             self.finish();
         }

@@ -1,5 +1,5 @@
-//! The caller's side of a connection: what hyper reads and writes through, and whether the caller
-//! is still there.
+//! The caller's connection: what hyper reads and writes through, and whether the caller is still
+//! connected.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -17,39 +17,39 @@ use tokio::time::{Instant, timeout};
 
 use crate::socket;
 
-/// Bytes read ahead of hyper to learn whether a caller that has pipelined more requests, or waits
-/// for `100 Continue`, is still there.
+/// Limit on bytes read ahead of hyper. Reading ahead shows whether a caller is still connected that has
+/// pipelined requests, or waits for `100 Continue`.
 const AHEAD_BYTES_MAX: usize = 4096;
 
-/// Longest time in which what a caller still sends is thrown away after the last answer. Closing
+/// Longest time to read and discard what a caller still sends after the last answer. Closing
 /// earlier would reset the connection and could destroy an answer that the caller has not read
 /// yet (RFC 9112, section 9.6).
 const LINGER_MAX: Duration = Duration::from_secs(5);
 
-/// What is known of one connection, shared by its parts.
+/// State of one caller's connection, shared by the tasks and bodies that use it.
 #[derive(Debug, Default)]
 pub(super) struct State {
     /// A request is being answered.
     busy: AtomicBool,
-    /// The request's body, if it has one, was not taken to its end.
+    /// The request's body has not been read to its end.
     unread: AtomicBool,
-    /// The body goes to the relay as it comes.
+    /// The request's body is being sent to the relay.
     uploading: AtomicBool,
     read_blocked: AtomicBool,
     flushes: AtomicU64,
-    /// The answer broke off where only a reset can show it.
+    /// The answer broke off, and only a reset can show that to the caller.
     cut_hidden: AtomicBool,
 }
 
 impl State {
-    /// A request's head is complete.
+    /// Records that a request's head is complete.
     pub(super) fn begin(&self, has_body: bool) {
         self.unread.store(has_body, Relaxed);
         self.uploading.store(false, Relaxed);
         self.busy.store(true, Relaxed);
     }
 
-    /// The answer has been handed to hyper in full, or has been given up.
+    /// Records that hyper has the whole answer, or that the answer was dropped.
     pub(super) fn answered(&self) {
         self.busy.store(false, Relaxed);
     }
@@ -63,12 +63,12 @@ impl State {
         self.unread.store(false, Relaxed);
     }
 
-    /// True if the caller may still be sending a body that is not taken.
+    /// True if the caller may still be sending a request body that the proxy does not read.
     pub(super) fn is_unread(&self) -> bool {
         self.unread.load(Relaxed)
     }
 
-    /// The caller is told that it does not speak HTTP; what it still sends is of no use.
+    /// Records that the caller does not speak HTTP; what it still sends is discarded.
     pub(super) fn malformed(&self) {
         self.unread.store(true, Relaxed);
     }
@@ -77,7 +77,7 @@ impl State {
         self.cut_hidden.store(true, Relaxed);
     }
 
-    /// How often everything that hyper had for the caller was written.
+    /// How often hyper has written everything it had for the caller.
     pub(super) fn flushes(&self) -> u64 {
         self.flushes.load(Relaxed)
     }
@@ -89,7 +89,7 @@ struct Inner {
     intake: Intake,
 }
 
-/// The caller's connection, held by hyper and by the driver of the connection, both in one task.
+/// The caller's connection, held by hyper and by the connection's driver, both in one task.
 #[derive(Clone, Debug)]
 pub(super) struct Caller {
     inner: Arc<Mutex<Inner>>,
@@ -98,7 +98,7 @@ pub(super) struct Caller {
 
 impl Caller {
     pub(super) fn new(stream: TcpStream, state: Arc<State>) -> Self {
-        // Until the orderly end: should this process be killed, no answer looks complete.
+        // Until the orderly end: if this process is killed, the reset shows that the answer is not complete.
         let _ = stream.set_zero_linger();
         let inner = Inner {
             io: TokioIo::new(stream),
@@ -114,15 +114,15 @@ impl Caller {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// To be called before hyper gets a turn.
+    /// Must be called before each poll of hyper's connection.
     pub(super) fn begin_turn(&self) {
         self.state.read_blocked.store(false, Relaxed);
     }
 
-    /// True if the caller has closed the connection where hyper does not look.
+    /// True if the caller has closed the connection and hyper does not notice.
     ///
-    /// hyper itself reads while it waits for an answer, but not past bytes that it cannot use
-    /// yet. Those of a body that the relay is slow to take are left to backpressure.
+    /// hyper reads while it waits for an answer, but not past bytes that it cannot use yet. Body bytes that
+    /// the relay is slow to take are not read ahead either: backpressure holds the caller.
     pub(super) fn poll_gone(&self, cx: &mut Context<'_>) -> bool {
         let state = &self.state;
         let is_hypers = state.read_blocked.load(Relaxed) || state.uploading.load(Relaxed);
@@ -144,7 +144,7 @@ impl Caller {
         false
     }
 
-    /// Closes the connection so that the caller sees how its last answer ended. hyper's half is
+    /// Closes the connection so that the caller sees how its last answer ended. hyper's half must be
     /// dropped before.
     pub(super) async fn close(self) {
         let (cut_hidden, unread) = (&self.state.cut_hidden, &self.state.unread);
@@ -155,7 +155,7 @@ impl Caller {
         let inner = inner.into_inner().unwrap_or_else(PoisonError::into_inner);
         let mut stream = inner.io.into_inner();
         if cut_hidden {
-            // Else the close would look like the answer's end.
+            // An orderly close would look like the answer's end.
             let _ = stream.set_zero_linger();
             return;
         }
@@ -190,7 +190,7 @@ impl Read for Caller {
     }
 }
 
-/// A read of the caller that the scanner sees before hyper does.
+/// Reads the caller's bytes through the scanner before hyper sees them.
 struct Scanned<'a> {
     stream: &'a mut TcpStream,
     intake: &'a mut Intake,
@@ -223,7 +223,7 @@ impl Write for Caller {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(Pin::new(&mut self.inner().io).poll_flush(cx))?;
-        // hyper flushes only after it has written all that it had.
+        // hyper flushes only after it has written everything it had.
         self.state.flushes.fetch_add(1, Relaxed);
         Poll::Ready(Ok(()))
     }

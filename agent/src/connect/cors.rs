@@ -1,5 +1,5 @@
-//! What a browser asks before a page may use the proxy. The page's origin was checked already,
-//! and the relay never hears of it, so the answer is given here.
+//! CORS: tells a browser that a page may use the proxy. The page's origin was checked before, and
+//! the relay never sees it, so the proxy answers.
 
 use bytes::Bytes;
 use http::header::{
@@ -9,11 +9,11 @@ use http::header::{
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use tieline_hop::cors;
 
-/// How long a browser may remember an answer, in seconds.
+/// How long a browser may cache a preflight answer, in seconds.
 const MAX_AGE_SECONDS: HeaderValue = HeaderValue::from_static("600");
 
-/// The answer to a browser's question whether `origin` may send a request; `None` if this is
-/// the request itself.
+/// Answer to a browser's CORS preflight request for a page of `origin`; `None` if the request is not
+/// a preflight.
 pub(super) fn preflight(
     method: &Method,
     headers: &HeaderMap,
@@ -35,7 +35,7 @@ pub(super) fn preflight(
     Some(response)
 }
 
-/// Lets a page of `origin` read an answer.
+/// Allows a page of `origin` to read an answer.
 pub(super) fn allow(headers: &mut HeaderMap, origin: &HeaderValue) {
     headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
     cors::expose(headers);

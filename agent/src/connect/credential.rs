@@ -1,4 +1,4 @@
-//! The caller's token, read again when its file changes.
+//! The token that the proxy sends for its callers; its file is read again after a change.
 
 use std::fs::{self, Permissions};
 use std::path::{Path, PathBuf};
@@ -12,10 +12,10 @@ use super::event::ConnectEvent;
 use crate::error::TokenError;
 use crate::token;
 
-/// Shortest time between two looks at the file, and between two that a refusal asks for.
+/// Shortest time between two checks of the token file, and between two rereads after a refusal.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The value of `Authorization`, and the file that it comes from.
+/// The value of `Authorization`, and the token file that it comes from.
 #[derive(Debug)]
 pub(crate) struct Credential {
     path: PathBuf,
@@ -25,19 +25,19 @@ pub(crate) struct Credential {
 #[derive(Debug)]
 struct Held {
     value: HeaderValue,
-    /// Of the file as it was read; `None` if it is to be read whatever it looks like.
+    /// Stamp of the file when it was read; `None` makes the next check read the file.
     stamp: Option<Stamp>,
     looked_at: Instant,
     refused_at: Option<Instant>,
     has_complained: bool,
 }
 
-/// When it was changed, its length, and who may read it.
+/// Modification time, length and permissions of the token file.
 type Stamp = (SystemTime, u64, Permissions);
 
 impl Credential {
     pub(crate) fn read(path: &Path) -> Result<Self, TokenError> {
-        // Before the content: a change in between is then seen at the next look.
+        // Before the content is read, so that the next check sees a change in between.
         let stamp = stamp(path);
         let value = header(path)?;
         let held = Held {
@@ -53,7 +53,7 @@ impl Credential {
         })
     }
 
-    /// The value to send now, and what there is to tell of its file.
+    /// Returns the value to send now, and an event to report about the token file.
     pub(crate) fn current(&self) -> (HeaderValue, Option<ConnectEvent>) {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
@@ -65,7 +65,7 @@ impl Credential {
         (held.value.clone(), event)
     }
 
-    /// The relay refused the value: the file may have been rewritten unnoticed.
+    /// Reads the file again after the relay refused the value: a change may have kept the stamp.
     pub(super) fn refused(&self) -> Option<ConnectEvent> {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
@@ -117,7 +117,7 @@ fn header(path: &Path) -> Result<HeaderValue, TokenError> {
     let mut value =
         HeaderValue::try_from(format!("Bearer {token}")).map_err(|_| TokenError::Content {
             path: path.to_owned(),
-            problem: "it cannot stand in a header",
+            problem: "it has a character that a header field cannot carry",
         })?;
     value.set_sensitive(true);
     Ok(value)

@@ -9,95 +9,94 @@ use crate::error::TokenError;
 /// Why the proxy cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// The relay's URL has no meaning.
+    /// The relay's URL is invalid.
     #[error("relay {text:?}: {problem} (expected https://host or http://host:port)")]
     Relay {
-        /// What was given, without a user name and password.
+        /// The URL as given, without user name and password.
         text: String,
-        /// What is wrong with it.
+        /// What is wrong with the URL.
         problem: String,
     },
-    /// A relay that there must be.
+    /// No relay was named.
     #[error(
         "no relay: give its HTTP port with --relay, as in --relay http://host:9080, or set TIELINE_CONNECT_RELAY"
     )]
     NoRelay,
-    /// The address to listen on has no meaning.
+    /// The address to listen on is invalid.
     #[error("listen {text:?}: an address is a host and a port, such as localhost:51822")]
     Listen {
-        /// What was given.
+        /// The address as given.
         text: String,
     },
-    /// Others could use the token.
+    /// Programs on the network could use the token through the address to listen on.
     #[error(
         "listen {address}: any program on the network that reaches this address could use the tunnels \
          that your token opens: leave --listen out, which listens on localhost for this machine alone, \
          or accept it with --share-token-with-network"
     )]
     Exposed {
-        /// What was given.
+        /// The address as given.
         address: SocketAddr,
     },
-    /// A web origin has no meaning.
-    #[error("allow-origin {text:?}: no origin (expected such as https://app.example)")]
+    /// A web origin to allow is invalid.
+    #[error("allow-origin {text:?}: not a web origin (expected, for example, https://app.example)")]
     AllowOrigin {
-        /// What was given.
+        /// The origin as given.
         text: String,
     },
-    /// A host to allow has no meaning.
-    #[error("allow-host {text:?}: no host name (expected such as host.docker.internal)")]
+    /// A host to allow is invalid.
+    #[error("allow-host {text:?}: not a host name (expected, for example, host.docker.internal)")]
     AllowHost {
-        /// What was given.
+        /// The host as given.
         text: String,
     },
     /// The token file cannot be used.
     #[error(transparent)]
     Token(#[from] TokenError),
-    /// The file with certificates cannot be used.
+    /// The file of trusted certificates cannot be used.
     #[error("the file of --ca, {path}: {problem}")]
     Ca {
-        /// Which file.
+        /// Path of the file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// What is wrong with the file.
         problem: String,
     },
-    /// A setting without effect.
+    /// `--ca` has no effect with an `http` relay.
     #[error(
-        "--ca (TIELINE_CA) names the certificates to check an https:// relay by, and this one is http://, \
-         which has none to check: leave it out, or give the https:// address of the web server in front \
-         of the relay"
+        "--ca (TIELINE_CA) names certificates to trust for an https:// relay, and this relay's URL is http://: \
+         leave --ca out, or give the https:// address of the web server in front of the relay"
     )]
     CaWithoutTls,
-    /// Nothing to trust an `https` relay by.
+    /// The system has no trusted certificates for an `https` relay.
     #[error(
-        "this system has no certificates to check an https:// relay by{0}; name some with --ca"
+        "this system has no trusted certificates for an https:// relay{0}; name a file of certificates with --ca"
     )]
     NoRoots(String),
-    /// The cryptography has none of what TLS needs.
+    /// The TLS library cannot be set up.
     #[error("TLS cannot start: {0}")]
     Tls(String),
-    /// Somebody else listens there.
+    /// Another program listens on the address.
     #[error(
         "cannot listen on {address}: the port is taken; does another tieline connect run? \
          (--listen 127.0.0.1:0 takes a free one)"
     )]
     Taken {
-        /// Which one.
+        /// The taken address.
         address: SocketAddr,
     },
     /// The address cannot be listened on.
     #[error("cannot listen on {address}: {source}")]
     Bind {
-        /// Which one.
+        /// The address that cannot be listened on.
         address: SocketAddr,
-        /// What the system said.
+        /// The operating system's error.
         #[source]
         source: io::Error,
     },
 }
 
 impl ConnectError {
-    /// The exit code that `tieline connect` ends with: 1 failed, 2 usage.
+    /// Exit code of `tieline connect`: 1 if the start failed, 2 for wrong usage.
     #[must_use]
     pub const fn exit_code(&self) -> u8 {
         match self {

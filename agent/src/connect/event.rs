@@ -1,4 +1,4 @@
-//! What the proxy reports while it runs: to a program as JSON, to a person as lines.
+//! Events of the proxy: as JSON for programs, as lines for people.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -6,67 +6,67 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-/// Something that happened to the proxy.
+/// An event of the proxy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum ConnectEvent {
-    /// Callers can come.
+    /// The proxy accepts callers.
     Listening {
-        /// The bound address; the first of several.
+        /// The bound address; the first if there are several.
         address: SocketAddr,
-        /// All of them: `localhost` has one in each family.
+        /// All bound addresses: `localhost` has one in each address family.
         addresses: Vec<SocketAddr>,
-        /// What stands in front of `/w/<tunnel>/…` in a client's configuration.
+        /// Base URL of the proxy; a client's configuration adds `/w/<tunnel>/…`.
         url: String,
-        /// The relay.
+        /// Origin of the relay.
         relay: String,
-        /// Whether requests get a token added.
+        /// Whether the proxy has a token to add to requests.
         token: bool,
     },
-    /// What one look at the relay found at the start.
+    /// Result of the check of the relay at the start.
     Relay {
-        /// What was seen, in one word.
+        /// Result as a stable code: `ok`, or what is wrong.
         state: &'static str,
-        /// Callers are let in.
+        /// True if the relay accepts callers.
         is_good: bool,
-        /// What was seen, in a sentence that says what to do about it.
+        /// Result as a sentence, with a remedy if something is wrong.
         message: String,
     },
-    /// The token file has another token, which is used from now on.
+    /// The token file has a new token, which is used from now on.
     TokenReloaded,
-    /// The token file cannot be used any more; the last good token stays in use.
+    /// The token file became unusable; the last good token stays in use.
     TokenKept {
-        /// Why, in a sentence.
+        /// What is wrong with the file, in a sentence.
         message: String,
     },
-    /// The relay gives callers no answer; told once until it does.
+    /// The relay does not answer callers' requests; reported once until it answers again.
     RelayAway {
-        /// Why, in a sentence.
+        /// Why the relay does not answer, in a sentence.
         message: String,
     },
     /// The relay answers again.
     RelayBack,
-    /// The relay does not let callers in with this token, or without one; told once until it does.
+    /// The relay refuses callers with this token, or without one; reported once until it accepts them.
     TokenRefused {
-        /// In one word, as the relay has it.
+        /// The relay's error code.
         reason: &'static str,
-        /// It was shown the token of the file.
+        /// True if the refused request carried the token of the file.
         has_token: bool,
     },
-    /// The relay lets callers in again.
+    /// The relay accepts callers again.
     TokenTaken,
-    /// The token goes to another machine without encryption; told once, at the start.
+    /// The token crosses a network without encryption; reported once, at the start.
     TokenInClear {
-        /// The relay.
+        /// Origin of the relay.
         relay: String,
     },
-    /// Others on the network can use the token through the proxy; told once, at the start.
+    /// Programs on the network can use the token through the proxy; reported once, at the start.
     TokenShared {
-        /// Where they reach it.
+        /// Address at which the network reaches the proxy.
         address: SocketAddr,
     },
-    /// The proxy was asked to stop and has.
+    /// The proxy has stopped as it was asked to.
     Stopped,
 }
 
@@ -124,13 +124,13 @@ impl fmt::Display for ConnectEvent {
     }
 }
 
-/// Addresses as people read them.
+/// Joins addresses for people: `A and B`.
 pub(super) fn list(addresses: &[SocketAddr]) -> String {
     let addresses: Vec<_> = addresses.iter().map(SocketAddr::to_string).collect();
     addresses.join(" and ")
 }
 
-/// A function that is told every event. It must not block.
+/// Callback that receives every event and must not block.
 #[derive(Clone)]
 pub(super) struct Hook(Arc<dyn Fn(&ConnectEvent) + Send + Sync>);
 

@@ -1,4 +1,4 @@
-//! One request: from the caller's head to the relay's answer.
+//! Forwards one request, from the caller's head to the relay's answer.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -29,18 +29,18 @@ use super::pool::{Connection, Failure, Lease, Pool};
 use super::problem::Problem;
 use super::rewrite::{self, Endpoint};
 
-/// How long a body with `Expect: 100-continue` waits for the relay to ask for it.
+/// Longest wait for the relay's `100 Continue` before a request body is sent without it.
 const CONTINUE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How often a request is sent that the relay has not had, because it closed the connection.
+/// How often a request is sent if the relay closes the connection before it has the request.
 const TRIES_MAX: usize = 3;
 
-/// For how long a relay that is not there is dialled again for a request, and how often: a relay that
-/// restarts is back sooner.
+/// How long an unreachable relay is dialled again for one request: a restart takes less.
 const AWAY_GRACE: Duration = Duration::from_secs(3);
+/// Pause between two of these dials.
 const AWAY_PAUSE: Duration = Duration::from_millis(100);
 
-/// What all requests share.
+/// State that all requests share.
 pub(super) struct Front {
     pub(super) pool: Arc<Pool>,
     pub(super) host: HeaderValue,
@@ -53,7 +53,7 @@ pub(super) struct Front {
 }
 
 impl Front {
-    /// Answers one request that came in at the address `local`, by the relay or by itself.
+    /// Answers one request that arrived at the address `local`, with the relay's answer or the proxy's own.
     pub(super) async fn answer(
         &self,
         request: Request<Incoming>,
@@ -63,7 +63,7 @@ impl Front {
         state.begin(!request.body().is_end_stream());
         let mut answer = self.answered(request, local, &state).await;
         if state.is_unread() {
-            // hyper closes behind it, and would not say so (RFC 9112, section 9.6).
+            // hyper closes the connection after this answer and would not say so (RFC 9112, section 9.6).
             let close = HeaderValue::from_static("close");
             answer.headers_mut().insert(CONNECTION, close);
         }
@@ -92,7 +92,8 @@ impl Front {
         answer
     }
 
-    /// Yields the page that asks, if one does, and the proxy's name as the caller knows it.
+    /// Returns the origin of the web page that sent the request, if any, and the proxy's host as the caller
+    /// knows it.
     fn check(
         &self,
         request: &Request<Incoming>,
@@ -112,7 +113,7 @@ impl Front {
         match self.try_forward(request, host, state).await {
             Ok(answer) => answer,
             Err(problem) => {
-                tracing::debug!(?problem, "not forwarded");
+                tracing::debug!(?problem, "request not forwarded");
                 if let Some(event) = self.outlook.failed(&problem) {
                     self.hook.tell(&event);
                 }
@@ -156,13 +157,13 @@ impl Front {
             true => Some(Events::begin(&mut parts.headers).map_err(Problem::relay_invalid)?),
             false => None,
         };
-        // What one whose endpoints are mapped will be long is not known.
+        // The length of an event stream after mapping is not known.
         let length = length.filter(|_| events.is_none());
         let stream = events.map(|events| {
             let relay = self.pool.relay().clone();
             (events, Endpoint { relay, asked })
         });
-        // What hyper's server makes of it depends on the caller, not on the relay.
+        // hyper's server chooses the version for the caller; the relay's version does not matter.
         parts.version = Version::HTTP_11;
         parts.extensions = kept_extensions(&parts.extensions);
         let is_cut_hidden = length.is_none() && version == Version::HTTP_10;
@@ -171,7 +172,7 @@ impl Front {
         Ok(Response::from_parts(parts, body))
     }
 
-    /// The credential to show to the relay, if there is one and the relay asks for it.
+    /// The credentials to send to the relay, if there are any and the relay asks for them.
     async fn credential(&self) -> Option<HeaderValue> {
         let credential = self.credential.as_ref()?;
         if !self.asking.asks(self.pool.relay(), self.pool.tls()).await {
@@ -207,7 +208,7 @@ impl Front {
         parts.extensions = Extensions::new();
         let mut request = Request::from_parts(parts, request_body(Some(body), state));
         if expects_continue(request.headers()) {
-            // Counts from when the body is first asked for.
+            // The timeout starts when the body is first polled.
             await_continue(
                 &mut request,
                 Box::pin(async { sleep(CONTINUE_TIMEOUT).await }),
@@ -229,8 +230,8 @@ impl Front {
             request = match connection.send(request).await {
                 Ok(answer) => return Ok((connection, answer)),
                 Err(Failure::Unsent(request)) => *request,
-                // The relay closed the connection as the request came: to be expected after a
-                // pause, and no sign that it did anything.
+                // The relay closed the kept connection without an answer. This is common after a pause,
+                // and the request is safe to repeat.
                 Err(Failure::Silent(problem)) => {
                     delivery = Delivery::Sent;
                     let body = request_body(None, state);
@@ -239,7 +240,7 @@ impl Front {
                 Err(Failure::Broken(problem)) => return Err(problem),
             };
         }
-        // The last try may have reached no relay, and the one before may have.
+        // The relay may have received the request on the kept connection, even if the new one fails.
         let outcome = self.exchange_anew(request).await;
         outcome.map_err(|problem| problem.after(delivery))
     }
@@ -260,13 +261,13 @@ impl Front {
         Err(Problem::relay_closed(Delivery::NotSent))
     }
 
-    /// Dials the relay; one that is not there is dialled again for a while, as it may be about to start.
+    /// Dials the relay; dials an unreachable one again for `AWAY_GRACE`, since it may be restarting.
     async fn open(&self) -> Result<Connection, Problem> {
         let deadline = Instant::now() + AWAY_GRACE;
         loop {
             match self.pool.open().await {
                 Err(problem) if problem.may_pass() && Instant::now() < deadline => {
-                    tracing::debug!(?problem, "dialled again");
+                    tracing::debug!(?problem, "relay unreachable, dialling again");
                     sleep(AWAY_PAUSE).await;
                 }
                 opened => return opened,

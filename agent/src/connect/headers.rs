@@ -1,11 +1,11 @@
-//! What a request has in its head at the relay, beside the rules of every hop.
+//! Request headers for the relay, beyond what every HTTP hop does to headers.
 
 use http::header::{AUTHORIZATION, HOST, ORIGIN};
 use http::{HeaderMap, HeaderValue, Version};
 use tieline_hop::headers::for_next_hop;
 
-/// Makes a request's headers fit for the relay's connection. `length` is that of its body, `None`
-/// if only its end will tell; `credential` takes the place of the caller's own.
+/// Prepares a request's headers for the connection to the relay. `length` is the body's length, `None`
+/// if it is not known; `credential` replaces the caller's own credentials.
 pub(super) fn for_relay(
     headers: &mut HeaderMap,
     version: Version,
@@ -15,7 +15,7 @@ pub(super) fn for_relay(
 ) {
     for_next_hop(headers, version, length);
     headers.insert(HOST, host.clone());
-    // It was checked here; the relay's own list is for browsers that ask it directly.
+    // The proxy has checked the origin; the relay's list of origins is for browsers that reach it directly.
     headers.remove(ORIGIN);
     if let Some(credential) = credential {
         headers.insert(AUTHORIZATION, credential);
@@ -76,7 +76,7 @@ mod tests {
         );
         let all: Vec<_> = passed.get_all(AUTHORIZATION).iter().collect();
         assert_eq!(all, ["Bearer t"]);
-        // Named as a field of one connection, it is dropped, and the token is there all the same.
+        // A `Connection` header that names `Authorization` removes the caller's value, not the token.
         let passed = sent(&[("connection", "authorization")], Some("Bearer t"));
         assert_eq!(passed[AUTHORIZATION], "Bearer t");
     }

@@ -1,5 +1,5 @@
-//! The proxy's socket: accepts callers up to a limit, serves each in a task of its own, and lets
-//! them finish when it is asked to stop.
+//! The proxy's listening sockets: accept callers up to a limit, serve each in its own task, and
+//! drain on shutdown.
 
 use std::future::{Future, poll_fn};
 use std::io;
@@ -25,32 +25,32 @@ use super::problem::TOO_MANY;
 use super::{CONNECTIONS_MAX, DRAIN_TIMEOUT, HTTP_BUFFER_BYTES_MAX};
 use crate::descriptors;
 
-/// Longest time for a request's head, and between two requests of a connection. An answer may
-/// take as long as it likes.
+/// Longest time to receive a request's head, and longest idle time between two requests of a
+/// connection. Answers have no time limit.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Connections beyond the limit that are told so at a time; further ones are closed unheard.
+/// Connections beyond the limit that get a 503 answer at the same time; more are closed unanswered.
 const REFUSALS_MAX: usize = 16;
 
-/// Longest time that such a connection gets.
+/// Longest time to send a 503 answer to a connection beyond the limit.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Wait after the system could not accept: it is out of descriptors, and tells so without pause.
+/// Pause after a failed accept: while the system is out of descriptors, accepting fails at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Tries to find a port that is free in both families, where the system may choose one.
+/// Attempts to find a port that is free in both address families, if the system chooses the port.
 const PORTS_MAX: usize = 16;
 
 /// Where the proxy listens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Listen {
-    /// At one address.
+    /// One address.
     At(SocketAddr),
-    /// At 127.0.0.1 and ::1, on one port.
+    /// 127.0.0.1 and ::1, on one port.
     Localhost(u16),
 }
 
-/// Binds one address, or that of each family which this machine has.
+/// Binds one address, or localhost in each address family that this machine has.
 pub(super) async fn bind(
     listen: Listen,
 ) -> Result<(Vec<TcpListener>, Vec<SocketAddr>), ConnectError> {
@@ -86,11 +86,11 @@ async fn bind_localhost(port: u16) -> Result<Vec<TcpListener>, ConnectError> {
         let chosen = chosen.map_or(port, |address| address.port());
         let second = bind_one(SocketAddr::new(Ipv6Addr::LOCALHOST.into(), chosen)).await;
         match (first, second) {
-            // A client that tries the other family would reach another program.
+            // A client that uses the other address family would reach another program.
             (_, Err(ConnectError::Taken { .. })) if port == 0 && tries < PORTS_MAX => {}
             (_, Err(taken @ ConnectError::Taken { .. }))
             | (Err(taken @ ConnectError::Taken { .. }), _) => return Err(taken),
-            // A machine need not have both.
+            // A machine may lack one address family.
             (Ok(first), second) => {
                 return Ok([Some(first), second.ok()].into_iter().flatten().collect());
             }
@@ -100,7 +100,7 @@ async fn bind_localhost(port: u16) -> Result<Vec<TcpListener>, ConnectError> {
     }
 }
 
-/// The next connection at any of them.
+/// Accepts the next connection on any of `listeners`.
 async fn accept(listeners: &[TcpListener]) -> io::Result<(TcpStream, SocketAddr)> {
     poll_fn(|cx| {
         let mut ready = listeners.iter().map(|it| it.poll_accept(cx));
@@ -109,7 +109,7 @@ async fn accept(listeners: &[TcpListener]) -> io::Result<(TcpStream, SocketAddr)
     .await
 }
 
-/// Serves callers until `shutdown`, and those that are here for a short while longer.
+/// Serves callers until `shutdown` resolves; connected callers then get at most [`DRAIN_TIMEOUT`].
 pub(super) async fn serve(
     listeners: Vec<TcpListener>,
     front: Arc<Front>,
@@ -130,7 +130,7 @@ pub(super) async fn serve(
         let stream = match accepted {
             Ok((stream, _)) => stream,
             Err(error) => {
-                tracing::warn!(%error, "no connection could be accepted");
+                tracing::warn!(%error, "cannot accept a connection");
                 tokio::select! {
                     () = sleep(ACCEPT_PAUSE) => continue,
                     () = &mut shutdown => break,
@@ -158,8 +158,8 @@ pub(super) async fn serve(
     .await;
 }
 
-/// How many callers are served at a time, and how many more are told that there are too many, where so many
-/// descriptors are free: each caller that is served takes two.
+/// How many callers to serve, and how many more to refuse with an answer, given the number of free
+/// descriptors. Each served caller takes two descriptors.
 fn places(descriptors: Option<u64>) -> (usize, usize) {
     let free = descriptors.and_then(|it| usize::try_from(it).ok());
     let free = free.unwrap_or(usize::MAX);
@@ -171,7 +171,7 @@ fn places(descriptors: Option<u64>) -> (usize, usize) {
 async fn refuse(mut stream: TcpStream) -> io::Result<()> {
     stream.write_all(TOO_MANY).await?;
     stream.shutdown().await?;
-    // A close in front of unread bytes would destroy the answer.
+    // Closing with unread bytes would reset the connection and destroy the answer.
     let mut bytes = [0; 1024];
     while stream.read(&mut bytes).await? > 0 {}
     Ok(())
@@ -181,7 +181,7 @@ async fn serve_one(stream: TcpStream, front: Arc<Front>, mut stopping: watch::Re
     let Ok(local) = stream.local_addr() else {
         return;
     };
-    // Who writes decided when to send; holding bytes back only adds latency.
+    // Senders have already chosen when to write; holding their bytes back only adds latency.
     let _ = stream.set_nodelay(true);
     let state = Arc::new(State::default());
     let caller = Caller::new(stream, Arc::clone(&state));
@@ -203,7 +203,7 @@ async fn serve_one(stream: TcpStream, front: Arc<Front>, mut stopping: watch::Re
                 .serve_connection(caller.clone(), service)
         );
         let mut asked = pin!(async {
-            // The sender outlives every caller, and says it at most once.
+            // Cannot fail: the sender outlives every caller's task.
             let _ = stopping.wait_for(|stop| *stop).await;
         });
         let mut is_stopping = false;

@@ -1,13 +1,13 @@
-//! One look at the relay when the proxy starts: a wrong port or a token that is over is then told before the
-//! first call fails. It holds up nothing, and what it tells is not told again for the first call.
+//! Checks the relay once when the proxy starts, so that a wrong port or an expired token is reported before
+//! the first call fails. The check delays nothing, and the first call does not repeat its report.
 
 use super::event::ConnectEvent;
 use super::forward::Front;
 use super::tunnels::{CallerSide, Obstacle};
 
-/// Looks at `relay` as a caller of the proxy would reach it, and tells what is there.
+/// Checks `relay` as a caller of the proxy would reach it, and reports the result as an event.
 pub(super) async fn look(front: &Front, relay: CallerSide) {
-    // The token goes only where it is asked for, as with callers.
+    // As with callers' requests, the token is sent only if the relay asks for one.
     let asks = front.asking.asks(&relay.origin, relay.tls.as_ref()).await;
     let credential = front.credential.as_ref().filter(|_| asks);
     let relay = CallerSide {

@@ -1,5 +1,5 @@
-//! `tieline connect`: a proxy on this machine for callers, which adds their token to what they
-//! ask a relay, so that no client's configuration holds a secret.
+//! `tieline connect`: an HTTP proxy on this machine that adds the user's token to requests for a
+//! relay, so that no MCP client's configuration holds a secret.
 //!
 //! ```no_run
 //! use tieline_agent::connect::Connect;
@@ -12,8 +12,8 @@
 //! # }
 //! ```
 //!
-//! Both sides speak HTTP/1.1 through hyper; a body passes frame by frame, and either side's end
-//! ends the other. It knows nothing of tunnels: paths are the relay's.
+//! Both sides speak HTTP/1.1 through hyper. Bodies pass frame by frame, and a disconnect on either
+//! side ends the other side. Request paths go to the relay unchanged: the proxy has no tunnel table.
 
 mod args;
 mod asking;
@@ -60,16 +60,16 @@ use self::tunnels::CallerSide;
 use crate::command::until_signal;
 use crate::paint::{GOOD, complain, paint, print_json, say, warn};
 
-/// Callers' connections at a time.
+/// Largest number of caller connections served at once.
 pub const CONNECTIONS_MAX: usize = 256;
 
-/// How long requests that run may go on after the proxy was asked to stop.
+/// How long running requests may continue after the proxy was asked to stop.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Most that is buffered of one connection in one direction, and so the longest head.
+/// Buffer limit per connection and direction, in bytes; also the limit on a request or answer head.
 const HTTP_BUFFER_BYTES_MAX: usize = 64 * 1024;
 
-/// The proxy's settings.
+/// Settings of the proxy.
 pub struct Connect {
     relay: RelayOrigin,
     listen: Listen,
@@ -82,10 +82,10 @@ pub struct Connect {
 }
 
 impl Connect {
-    /// A proxy for `relay`, written as on the command line; the rest is default.
+    /// A proxy for the relay at the URL `relay`, with default settings otherwise.
     ///
     /// # Errors
-    /// [`ConnectError::Relay`] says what is wrong with it.
+    /// [`ConnectError::Relay`] if `relay` is not the URL of a relay's HTTP port.
     pub fn new(relay: &str) -> Result<Self, ConnectError> {
         let relay = RelayOrigin::parse(relay)?;
         Ok(Self {
@@ -100,11 +100,13 @@ impl Connect {
         })
     }
 
-    /// Listens at `address`; one that others reach only if the token is to be shared with them.
-    /// `localhost:PORT` is 127.0.0.1 and ::1, as far as this machine has them.
+    /// Listens on `address`. An address other than loopback needs `share_token`, since programs on the
+    /// network can then use the token. `localhost:PORT` means 127.0.0.1 and ::1, as far as this machine
+    /// has them.
     ///
     /// # Errors
-    /// [`ConnectError::Listen`] or [`ConnectError::Exposed`].
+    /// [`ConnectError::Listen`] if `address` cannot be parsed; [`ConnectError::Exposed`] if `address` is
+    /// not loopback and `share_token` is false.
     pub fn with_listen(mut self, address: &str, share_token: bool) -> Result<Self, ConnectError> {
         let wrong = || ConnectError::Listen {
             text: address.to_owned(),
@@ -121,59 +123,59 @@ impl Connect {
         Ok(self)
     }
 
-    /// Adds the token in this file to every request, in place of the caller's own credential, as long as
-    /// the relay asks its callers for one.
+    /// Sends the token in this file with every request, in place of the caller's own credentials, while
+    /// the relay asks callers for a token.
     #[must_use]
     pub fn with_token_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.token_file = Some(path.into());
         self
     }
 
-    /// Checks an `https` relay by the certificates in this file, and not by the system's.
+    /// Trusts the certificates in this file for an `https` relay, instead of the system's.
     #[must_use]
     pub fn with_ca(mut self, path: impl Into<PathBuf>) -> Self {
         self.ca = Some(path.into());
         self
     }
 
-    /// Lets pages of `origin` use the proxy, besides those of this machine.
+    /// Allows web pages of `origin` to use the proxy, besides pages served from this machine.
     ///
     /// # Errors
-    /// [`ConnectError::AllowOrigin`] if it is none.
+    /// [`ConnectError::AllowOrigin`] if `origin` is not a web origin.
     pub fn with_allowed_origin(mut self, origin: &str) -> Result<Self, ConnectError> {
         self.origins.allow(origin)?;
         Ok(self)
     }
 
-    /// Lets clients call the proxy by `name`, besides `localhost` and the address that they reach.
+    /// Accepts requests for the host `name`, besides `localhost` and the address that the client reached.
     ///
     /// # Errors
-    /// [`ConnectError::AllowHost`] if it is no name.
+    /// [`ConnectError::AllowHost`] if `name` is not a host name.
     pub fn with_allowed_host(mut self, name: &str) -> Result<Self, ConnectError> {
         self.hosts.allow(name)?;
         Ok(self)
     }
 
-    /// Looks at the start whether the relay is there and takes the token, and tells it as an event.
+    /// Checks at the start whether the relay answers and accepts the token; reports the result as an event.
     #[must_use]
     pub const fn with_look(mut self) -> Self {
         self.look = true;
         self
     }
 
-    /// Tells every event to `hook`, which must not block.
+    /// Passes every event to `hook`, which must not block.
     #[must_use]
     pub fn with_event_hook(mut self, hook: impl Fn(&ConnectEvent) + Send + Sync + 'static) -> Self {
         self.hook = Hook::new(hook);
         self
     }
 
-    /// Serves until `shutdown`, and what runs then for [`DRAIN_TIMEOUT`] at most.
+    /// Serves until `shutdown` resolves; running requests then get at most [`DRAIN_TIMEOUT`].
     ///
-    /// Dropping the future ends everything at once.
+    /// Dropping the future closes every connection at once.
     ///
     /// # Errors
-    /// [`ConnectError`], before anything is served.
+    /// [`ConnectError`] if the proxy cannot start.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), ConnectError> {
         let Self { relay, hook, .. } = self;
         let tls = match (relay.https, &self.ca) {
@@ -188,7 +190,7 @@ impl Connect {
         let authority = relay.authority();
         let host = HeaderValue::try_from(&authority).map_err(|_| ConnectError::Relay {
             text: authority,
-            problem: "it cannot stand in a header".to_owned(),
+            problem: "it has a character that a header field cannot carry".to_owned(),
         })?;
         let (listeners, addresses) = listen::bind(self.listen).await?;
         let address = addresses[0];
@@ -233,7 +235,7 @@ impl Connect {
     }
 }
 
-/// Tells who else can read the token, or use it.
+/// Warns if the network can read the token, or can use it through the proxy.
 fn warn_of_token(relay: &RelayOrigin, address: SocketAddr, hook: &Hook) {
     if relay.exposes_tokens() {
         let relay = relay.to_string();
@@ -244,8 +246,8 @@ fn warn_of_token(relay: &RelayOrigin, address: SocketAddr, hook: &Hook) {
     }
 }
 
-/// How clients on this machine write the proxy's address. A name is for an address in each family:
-/// some clients try only the first that it has.
+/// The proxy's URL for clients on this machine. `localhost` appears only if the proxy listens in both
+/// address families: some clients try only the first address of a name.
 fn base_url(listen: Listen, address: SocketAddr) -> String {
     let port = address.port();
     match (listen, address.ip()) {
@@ -275,10 +277,10 @@ pub(crate) async fn run(args: ConnectArgs) -> u8 {
     }
 }
 
-/// What a person or a program is told.
+/// Prints one event for people, or as JSON for programs.
 fn print(event: &ConnectEvent, json: bool) {
     match event {
-        // These are for the person who looks after the machine, and not among the results.
+        // Warnings go to standard error, with --json as well: standard output carries results only.
         ConnectEvent::TokenKept { .. }
         | ConnectEvent::TokenInClear { .. }
         | ConnectEvent::TokenShared { .. } => warn(event),

@@ -1,5 +1,5 @@
 //! The relay's origin, and which hosts and web pages may use the proxy.
-//! Long because every spelling of a host and of an origin has its case.
+//! Long because the tests list every spelling of a host and of an origin.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -14,12 +14,12 @@ use super::problem::Problem;
 use crate::address::HostPort;
 use crate::plain::address_without_user;
 
-/// Where the relay's HTTP port is: a scheme, a host and a port.
+/// Origin of the relay's HTTP port: scheme, host and port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RelayOrigin {
-    /// Whether it is spoken to over TLS.
+    /// Whether connections to the relay use TLS.
     pub https: bool,
-    /// Where it listens.
+    /// Host and port of the relay.
     pub address: HostPort,
 }
 
@@ -27,7 +27,7 @@ impl RelayOrigin {
     /// Reads `http://host[:port]` or `https://host[:port]`.
     ///
     /// # Errors
-    /// [`ConnectError::Relay`] says what is wrong with it.
+    /// [`ConnectError::Relay`] says what is wrong with `text`.
     pub fn parse(text: &str) -> Result<Self, ConnectError> {
         let wrong = |problem| ConnectError::Relay {
             text: address_without_user(text),
@@ -48,7 +48,7 @@ impl RelayOrigin {
                      its operator says otherwise)"
                 )));
             }
-            _ => return Err(wrong("callers speak HTTP with a relay".to_owned())),
+            _ => return Err(wrong("the scheme is unknown".to_owned())),
         };
         HostPort::of_relay(scheme, rest, Some(default_port(https)))
             .map(|address| Self { https, address })
@@ -61,7 +61,7 @@ impl RelayOrigin {
         !self.https && !self.address.is_loopback()
     }
 
-    /// Host and port as `Host` has them: without the port where it is the scheme's own.
+    /// Host and port as in a `Host` header: without the scheme's default port.
     #[must_use]
     pub fn authority(&self) -> String {
         let text = self.address.to_string();
@@ -72,8 +72,8 @@ impl RelayOrigin {
         }
     }
 
-    /// True if `authority`, as it stands in a URL of that scheme, names the relay. Behind a TLS
-    /// terminator a relay may take itself for `http`, so the default ports count as one.
+    /// True if `authority`, from a URL with that scheme, names the relay. Behind a TLS terminator a relay
+    /// may use `http` in its own URLs, so the default ports of both schemes count as equal.
     pub(super) fn is_named(&self, https: bool, authority: &[u8]) -> bool {
         let Ok(authority) = str::from_utf8(authority) else {
             return false;
@@ -136,7 +136,7 @@ impl Hosts {
     }
 }
 
-/// An origin in the one spelling that is compared.
+/// Normal form of an origin for comparison: lower case, no default port, no final slash.
 fn normal(origin: &str) -> String {
     let origin = origin.strip_suffix('/').unwrap_or(origin);
     let origin = origin.to_ascii_lowercase();
@@ -158,11 +158,11 @@ fn is_loopback(origin: &str) -> bool {
         && HostPort::parse(authority, Some(80)).is_ok_and(|address| address.is_loopback())
 }
 
-/// Refuses what a page elsewhere could make a browser send: names of this machine that are not
-/// its own (DNS rebinding), and origins that nobody let in. Yields the page's origin, if a page
-/// asks, and the host that the caller knows the proxy by.
+/// Refuses what a foreign web page could make a browser send: a request for a host name that is not this
+/// machine's (DNS rebinding), or from an origin that is not allowed. Returns the page's origin, if a page
+/// sent the request, and the host by which the caller knows the proxy.
 ///
-/// `local` is the address that the caller has connected to.
+/// `local` is the address that the caller connected to.
 pub(super) fn check(
     uri: &Uri,
     headers: &HeaderMap,
@@ -170,8 +170,8 @@ pub(super) fn check(
     origins: &Origins,
     hosts: &Hosts,
 ) -> Result<(Option<HeaderValue>, String), Problem> {
-    // Named in the request line, it overrides the header (RFC 9112, section 3.2.2); a caller that
-    // says two things is refused by the stricter of both. There is one header at most.
+    // A host in the request line overrides the header (RFC 9112, section 3.2.2). If both are there, both
+    // must pass. A request has at most one `Host` header.
     let header = headers.get(HOST).map(text);
     let line = uri
         .authority()
@@ -190,9 +190,9 @@ pub(super) fn check(
         }
         origin = Some(value.clone());
     }
-    // A picture or a link in a page asks without `Origin`, and the token would go with it (Fetch
-    // Metadata, section 2.3). The same site is another port of the same name: such pages may ask where the
-    // name is loopback's, and nowhere else.
+    // Images and links in a page send no `Origin`, and the token would go with them (Fetch Metadata,
+    // section 2.3). `same-site` means another port of the same host name: allowed for loopback names
+    // only.
     let is_loopback = HostPort::parse(&host, Some(80)).is_ok_and(|it| it.is_loopback());
     let own = ["none", "same-origin", "same-site"];
     let own = &own[..if is_loopback { 3 } else { 2 }];
@@ -206,8 +206,8 @@ fn text(value: &HeaderValue) -> String {
     String::from_utf8_lossy(value.as_bytes()).into_owned()
 }
 
-/// True for the usual names of this machine's loopback, and for the very address that was
-/// connected to, which no page elsewhere can choose for its own; and for names that were allowed.
+/// True for names of this machine's loopback, for the address that the caller connected to (a foreign
+/// page cannot have that address), and for allowed names.
 fn is_own(host: &str, local: IpAddr, hosts: &Hosts) -> bool {
     let Ok(address) = HostPort::parse(host, Some(80)) else {
         return false;

@@ -1,6 +1,6 @@
-//! What became of the last requests at the relay, for the terminal that `tieline connect` runs in: a relay
-//! that is out of reach or a token that it does not take is told when it begins and when it is over, and not
-//! for each request.
+//! State of the relay and the token as recent requests found them, for the terminal that runs `tieline
+//! connect`. An unreachable relay or a refused token is reported when the trouble begins and when it ends,
+//! not for each request.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -13,10 +13,10 @@ use super::event::ConnectEvent;
 use super::problem::Problem;
 use super::tunnels::Obstacle;
 
-/// Shortest time between two beginnings of the same trouble that are told.
+/// Shortest time between two reports that the same kind of trouble begins.
 const TELL_PAUSE: Duration = Duration::from_secs(10);
 
-/// What callers get from the relay now.
+/// Whether callers now get answers from the relay, and whether the relay accepts the token.
 #[derive(Debug, Default)]
 pub(super) struct Outlook(Mutex<Troubles>);
 
@@ -26,16 +26,16 @@ struct Troubles {
     token: Trouble,
 }
 
-/// One kind of trouble.
+/// State of one kind of trouble.
 #[derive(Debug, Default)]
 struct Trouble {
-    /// It is there, and whether that was told.
+    /// `None`: no trouble. `Some(reported)`: trouble, and whether its begin was reported.
     now: Option<bool>,
     told_at: Option<Instant>,
 }
 
 impl Trouble {
-    /// True if this is to be told.
+    /// Records that the trouble is present; true if its begin is to be reported.
     fn begins(&mut self) -> bool {
         if self.now.is_some() {
             return false;
@@ -50,14 +50,14 @@ impl Trouble {
         is_told
     }
 
-    /// True if this is to be told.
+    /// Records that the trouble is over; true if its end is to be reported, because its begin was.
     fn ends(&mut self) -> bool {
         self.now.take() == Some(true)
     }
 }
 
 impl Outlook {
-    /// The look at the start told of `obstacle`: it has begun, and is told again when it is over.
+    /// Records that the check at the start has reported `obstacle`, so that its begin is not reported again.
     pub(super) fn told(&self, obstacle: Obstacle) {
         let mut it = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match obstacle {
@@ -67,7 +67,7 @@ impl Outlook {
         };
     }
 
-    /// The relay gave no answer.
+    /// Records a request without an answer from the relay; returns the event to report, if any.
     pub(super) fn failed(&self, problem: &Problem) -> Option<ConnectEvent> {
         let mut it = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         (problem.is_relay_away() && it.relay.begins()).then(|| ConnectEvent::RelayAway {
@@ -75,7 +75,8 @@ impl Outlook {
         })
     }
 
-    /// The relay, or a target behind it, answered. `has_token` says that it was shown a token of ours.
+    /// Records an answer from the relay or a target behind it; returns the events to report. `has_token`:
+    /// the request carried the token of the file.
     pub(super) fn answered(
         &self,
         status: StatusCode,
@@ -89,15 +90,15 @@ impl Outlook {
                 .token
                 .begins()
                 .then_some(ConnectEvent::TokenRefused { reason, has_token }),
-            // What a target refuses says nothing of the relay's token, which it came past.
+            // Any other answer, also a target's refusal, means that the relay accepted the token.
             None => it.token.ends().then_some(ConnectEvent::TokenTaken),
         };
         back.into_iter().chain(token)
     }
 }
 
-/// Why the relay itself, and not a target behind it, does not let a caller in. A target's challenge names
-/// more than the error, and its answers seldom forbid that they are kept.
+/// Why the relay itself, not a target behind it, refuses a caller. A target's challenge has more parameters
+/// than `error`, and a target's answers seldom say `no-store`.
 fn refusal(status: StatusCode, headers: &HeaderMap) -> Option<&'static str> {
     let is = |name, text: &str| {
         let mut values = headers.get_all(name).iter();
@@ -158,7 +159,7 @@ mod tests {
         assert!(fail(&outlook) && !fail(&outlook));
         assert_eq!(answer(&outlook, 404, None), ["back"]);
         assert!(answer(&outlook, 200, None).is_empty());
-        // A relay that comes and goes does not fill the terminal.
+        // Trouble that comes and goes within TELL_PAUSE does not fill the terminal.
         for _ in 0..3 {
             assert!(!fail(&outlook));
             assert!(answer(&outlook, 200, None).is_empty());

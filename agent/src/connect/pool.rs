@@ -1,7 +1,7 @@
-//! Connections to the relay: each driven by a task of its own, and kept for the next request.
+//! Connections to the relay: each driven by its own task, and kept for later requests.
 //!
-//! They are shared by all callers of the proxy, who are one user with one token, so that a call
-//! after a pause costs no TLS handshake.
+//! All callers of the proxy share the connections, because they are one user with one token. A
+//! request after a pause then needs no TLS handshake.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -27,23 +27,23 @@ use super::tls::Tls;
 use crate::address::deadline_in;
 use crate::dial::DIAL_TIMEOUT;
 
-/// Idle connections that are kept.
+/// Largest number of idle connections kept.
 const IDLE_CONNECTIONS_MAX: usize = 32;
 
-/// Longest time that an idle connection is used again: half of what a relay keeps one.
+/// Longest idle time before reuse of a connection: half of the relay's own idle timeout.
 const IDLE_MAX: Duration = Duration::from_secs(60);
 
-/// The same for a request that must not be repeated if the relay, or what stands in front of it,
-/// turns out to have closed the connection.
+/// Longest idle time before reuse for a request that must not be repeated: the relay, or a server in
+/// front of it, may have closed the connection.
 const IDLE_UNREPEATABLE_MAX: Duration = Duration::from_secs(20);
 
 /// Why a request got no answer.
 pub(super) type Failure = tieline_hop::Failure<RequestBody, Problem>;
 
-/// What is known about one connection and the request on it.
+/// State of one connection and of the request on it.
 #[derive(Debug, Default)]
 pub(super) struct Track {
-    /// Reads that brought bytes or the end, since the request began.
+    /// Reads since the request began that returned bytes or end-of-file.
     reads: AtomicU64,
     request_done: AtomicBool,
     request_failed: AtomicBool,
@@ -59,10 +59,10 @@ impl Track {
     }
 }
 
-/// A connection to the relay. Dropping it closes it, whatever is under way.
+/// A connection to the relay. Dropping it closes the connection, even during a request.
 pub(super) struct Connection {
     sender: SendRequest<RequestBody>,
-    /// Dropped with this, which the task that drives the connection notices.
+    /// Dropping the sender ends the task that drives the connection.
     _end: oneshot::Sender<()>,
     track: Arc<Track>,
     idle_since: Instant,
@@ -70,7 +70,7 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// Sends a request, whose body goes on while the answer comes.
+    /// Sends a request and returns the answer; the request's body may still be under way.
     pub(super) async fn send(
         &mut self,
         mut request: Request<RequestBody>,
@@ -110,7 +110,7 @@ impl Connection {
     }
 }
 
-/// Makes connections to the relay and keeps those that are idle.
+/// Opens connections to the relay and keeps idle ones.
 pub(super) struct Pool {
     relay: RelayOrigin,
     tls: Option<Tls>,
@@ -138,7 +138,7 @@ impl Pool {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes the connection used last that is fit for another request.
+    /// Takes the most recently used idle connection that is fit for another request.
     pub(super) fn take(&self, is_repeatable: bool) -> Option<Connection> {
         let now = Instant::now();
         let mut idle = self.idle();
@@ -158,7 +158,7 @@ impl Pool {
         idle.push(connection);
     }
 
-    /// Dials the relay and begins to speak HTTP.
+    /// Dials the relay and starts HTTP/1.1 on the connection.
     pub(super) async fn open(&self) -> Result<Connection, Problem> {
         let deadline = deadline_in(DIAL_TIMEOUT);
         let stream = self.dial(deadline).await?;
@@ -199,7 +199,7 @@ impl Pool {
         match timeout_at(deadline, tls.connect(stream)).await {
             Ok(Ok(stream)) => Ok(Box::new(stream)),
             Ok(Err(error)) => Err(match tls.explain(&error) {
-                Some(why) => Problem::relay_tls(format!("no trusted way to {relay}: {why}")),
+                Some(why) => Problem::relay_tls(format!("cannot trust {relay}: {why}")),
                 None => unreachable(&error),
             }),
             Err(_) => Err(unreachable(&"the TLS handshake took too long")),
@@ -207,7 +207,7 @@ impl Pool {
     }
 }
 
-/// A connection while an answer comes over it. Dropping it closes the connection.
+/// A connection while an answer arrives on it. Dropping the lease closes the connection.
 pub(super) struct Lease {
     pool: Arc<Pool>,
     connection: Connection,
@@ -218,7 +218,7 @@ impl Lease {
         Self { pool, connection }
     }
 
-    /// The answer is complete. If the request is, too, the connection can serve another one.
+    /// Called at the end of the answer: keeps the connection if the request is complete, too.
     pub(super) fn finish(self) {
         let Self { pool, connection } = self;
         if connection.track.request_done.load(Relaxed) && !connection.sender.is_closed() {
@@ -227,7 +227,7 @@ impl Lease {
     }
 }
 
-/// Plain or over TLS.
+/// A byte stream to the relay: plain TCP or TLS.
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}

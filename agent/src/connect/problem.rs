@@ -1,18 +1,18 @@
-//! The proxy's own answers: one stable word, one sentence for people, both in JSON.
+//! The proxy's own error answers: a stable code and a message for people, both in JSON.
 
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE};
 use http::{HeaderValue, Response, StatusCode};
 use tieline_hop::{Delivery, Refusal};
 
-/// Why the proxy answers by itself.
+/// An error that the proxy answers with, in place of the relay.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Problem {
     status: StatusCode,
-    /// One stable word; scripts match on it.
+    /// Stable code; scripts match on it.
     word: &'static str,
     message: String,
-    /// Whether the relay may have had the request, where it was to have it.
+    /// Whether the relay may have received the request; `None` for requests that the proxy refuses.
     delivery: Option<Delivery>,
 }
 
@@ -33,7 +33,7 @@ impl Problem {
         }
     }
 
-    /// The same problem of a request that was sent before, if `earlier` says that the relay may have had it.
+    /// Marks the request as possibly delivered if an earlier attempt may have reached the relay.
     pub(super) fn after(self, earlier: Delivery) -> Self {
         match earlier {
             Delivery::Sent => self.delivered(Delivery::Sent),
@@ -41,37 +41,37 @@ impl Problem {
         }
     }
 
-    /// Whether another try may help: the relay is not there, and had nothing of the request.
+    /// Whether another attempt may help: the relay is unreachable and has received nothing of the request.
     pub(super) fn may_pass(&self) -> bool {
         self.word == "relay_unreachable"
     }
 
-    /// The request was meant for another host.
+    /// The request is for a host that is not the proxy's.
     pub(super) fn host_refused(host: &str) -> Self {
         let message = format!(
-            "this proxy answers to localhost and its own address, not to {host:?}; \
-             a web page that gave its own name this address gets no further; \
+            "this proxy answers to localhost and its own address, not to {host:?} \
+             (a guard against DNS rebinding); \
              tieline connect --allow-host NAME lets clients use another name"
         );
         Self::new(StatusCode::MISDIRECTED_REQUEST, "host_refused", message)
     }
 
-    /// A web page may not use the proxy.
+    /// The request comes from a web page that may not use the proxy.
     pub(super) fn origin_refused(origin: &str) -> Self {
         let message = format!(
             "pages of {origin:?} may not use this proxy; \
-             tieline connect --allow-origin ORIGIN lets one in"
+             tieline connect --allow-origin ORIGIN allows an origin"
         );
         Self::new(StatusCode::FORBIDDEN, "origin_refused", message)
     }
 
-    /// No connection to the relay.
+    /// No connection to the relay could be made.
     pub(super) fn relay_unreachable(message: String) -> Self {
         Self::new(StatusCode::BAD_GATEWAY, "relay_unreachable", message)
             .delivered(Delivery::NotSent)
     }
 
-    /// A connection, but no trust in who is at the other end.
+    /// The TLS handshake with the relay failed, for example because its certificate is not trusted.
     pub(super) fn relay_tls(message: String) -> Self {
         Self::new(StatusCode::BAD_GATEWAY, "relay_tls", message).delivered(Delivery::NotSent)
     }
@@ -88,18 +88,18 @@ impl Problem {
         Self::new(StatusCode::BAD_GATEWAY, "relay_closed", message).delivered(delivery)
     }
 
-    /// What the relay sent is not an answer in HTTP.
+    /// The relay's answer is not valid HTTP.
     pub(super) fn relay_invalid(why: &str) -> Self {
         let message = format!("the relay's answer is not usable: {why}");
         Self::new(StatusCode::BAD_GATEWAY, "relay_invalid", message).delivered(Delivery::Sent)
     }
 
-    /// True if the relay could not be reached, or not trusted.
+    /// True if the relay could not be reached, or could not be trusted.
     pub(super) fn is_relay_away(&self) -> bool {
         matches!(self.word, "relay_unreachable" | "relay_tls")
     }
 
-    /// What is wrong, in a sentence.
+    /// The message for people.
     pub(super) fn message(&self) -> &str {
         &self.message
     }
@@ -121,7 +121,7 @@ impl Problem {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if self.status == StatusCode::NOT_IMPLEMENTED {
-            // Where such a request ends, others may see otherwise (RFC 9112, section 11.2).
+            // Servers may disagree on where a request with an unknown coding ends (RFC 9112, section 11.2).
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         response
@@ -134,14 +134,14 @@ impl From<Refusal> for Problem {
     }
 }
 
-/// What a connection beyond the limit is told.
+/// Answer to a connection beyond the limit.
 pub(super) const TOO_MANY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
 content-type: application/json\r\n\
 content-length: 123\r\n\
 retry-after: 1\r\n\
 connection: close\r\n\
 \r\n\
-{\"error\":\"too_many_connections\",\"message\":\"this proxy has as many connections as it takes, at most 256; close one of them\"}";
+{\"error\":\"too_many_connections\",\"message\":\"the connection limit of this proxy is reached, at most 256; close a connection\"}";
 
 #[cfg(test)]
 mod tests {

@@ -1,5 +1,5 @@
-//! Maps what an answer says about the relay's own address to the proxy's, and what a request says
-//! about the proxy's to the relay's.
+//! Maps the relay's address in answers to the proxy's, and the proxy's address in requests to the
+//! relay's.
 
 use http::HeaderMap;
 use http::header::{
@@ -12,7 +12,7 @@ use super::origin::RelayOrigin;
 
 const SERVICE_WORKER_ALLOWED: HeaderName = HeaderName::from_static("service-worker-allowed");
 
-/// Rewrites the headers of an answer to `asked`, a path, for a caller that knows the proxy as `host`.
+/// Rewrites the headers of an answer to a request for the path `asked`; the caller knows the proxy as `host`.
 pub(super) fn apply(headers: &mut HeaderMap, relay: &RelayOrigin, host: &str, asked: &str) {
     let location = |value: &[u8]| location(value, relay, host);
     for name in [LOCATION, CONTENT_LOCATION] {
@@ -21,7 +21,7 @@ pub(super) fn apply(headers: &mut HeaderMap, relay: &RelayOrigin, host: &str, as
     values(headers, LINK, |value| links(value, location));
     values(headers, WWW_AUTHENTICATE, |value| metadata(value, location));
     values(headers, REFRESH, |value| refresh(value, location));
-    // All tunnels have the proxy's one origin, also those with a name of their own at the relay.
+    // All tunnels share the proxy's one origin, also tunnels with a host name of their own at the relay.
     site::confine(headers, Site::Shared);
     let prefix = prefix(asked).map(str::as_bytes);
     let mut scopes = headers.get_all(SERVICE_WORKER_ALLOWED).iter();
@@ -34,8 +34,8 @@ pub(super) fn apply(headers: &mut HeaderMap, relay: &RelayOrigin, host: &str, as
     }
 }
 
-/// Writes the relay's address where a request says that it comes from a page of the proxy, which
-/// the caller knows as `host`.
+/// Replaces the proxy's address in a request's `Referer` with the relay's. The caller knows the proxy
+/// as `host`.
 pub(super) fn read(headers: &mut HeaderMap, relay: &RelayOrigin, host: &str) {
     values(headers, REFERER, |page| {
         let (_, rest) = split_scheme(page)?;
@@ -46,19 +46,19 @@ pub(super) fn read(headers: &mut HeaderMap, relay: &RelayOrigin, host: &str) {
     });
 }
 
-/// How to tell the caller of a stream where its endpoint is (MCP's older transport).
+/// Maps the endpoint URL that an event stream names (MCP's older HTTP+SSE transport).
 #[derive(Debug)]
 pub(super) struct Endpoint {
     pub(super) relay: RelayOrigin,
-    /// The path that was asked for.
+    /// Path of the request that opened the stream.
     pub(super) asked: String,
 }
 
 impl Endpoint {
-    /// The path of an endpoint at the relay; `None` if it can stay.
+    /// Path of an endpoint URL that leads to the relay; `None` if the URL can stay.
     ///
-    /// The relay is known by its host, and by the prefix of the tunnel that was asked for: it may have
-    /// more names than this proxy was told. A client would refuse another host than its stream's.
+    /// A URL leads to the relay if it has the relay's host, or the tunnel prefix of `asked`: the relay may have
+    /// host names that this proxy does not know. Clients refuse an endpoint on another host than the stream's.
     pub(super) fn path(&self, url: &[u8]) -> Option<Vec<u8>> {
         let (https, rest) = match split_scheme(url) {
             Some(split) => split,
@@ -75,7 +75,7 @@ impl Endpoint {
     }
 }
 
-/// What a path at the relay begins with that names a tunnel or a kind: two segments.
+/// The first two segments of a relay path, if they name a tunnel or a DCC.
 fn prefix(path: &str) -> Option<&str> {
     let (first, rest) = path.strip_prefix('/')?.split_once('/')?;
     let second = rest.split(['/', '?']).next().unwrap_or_default();
@@ -83,8 +83,8 @@ fn prefix(path: &str) -> Option<&str> {
     is_prefix.then(|| &path[..first.len() + second.len() + 2])
 }
 
-/// The proxy's form of a URI reference; `None` if it can stay, as one without a host can: paths
-/// are the same at proxy and relay.
+/// The proxy's form of a URI reference to the relay; `None` if the reference can stay. A reference
+/// without a host stays: paths are the same at proxy and relay.
 fn location(value: &[u8], relay: &RelayOrigin, host: &str) -> Option<Vec<u8>> {
     let (https, rest) = match split_scheme(value) {
         Some(split) => split,
@@ -96,7 +96,7 @@ fn location(value: &[u8], relay: &RelayOrigin, host: &str) -> Option<Vec<u8>> {
         .then(|| [b"http://", host.as_bytes(), path].concat())
 }
 
-/// `https://rest` and `http://rest`.
+/// Splits off `https://` (true) or `http://` (false).
 fn split_scheme(value: &[u8]) -> Option<(bool, &[u8])> {
     [(true, &b"https://"[..]), (false, b"http://")]
         .into_iter()
@@ -182,7 +182,7 @@ mod tests {
                 "http://localhost:51822/w/a/mcp/",
             ),
             ("HTTPS://Relay.Example:443?x", "http://localhost:51822?x"),
-            // A relay behind a TLS terminator takes itself for this.
+            // A relay behind a TLS terminator puts http:// into its own URLs.
             ("http://relay.example/w/a", "http://localhost:51822/w/a"),
             ("//relay.example/w/a", "http://localhost:51822/w/a"),
         ] {

@@ -1,4 +1,4 @@
-//! TLS to the relay: whom to trust, and what a failure means in words.
+//! TLS to the relay: which certificates to trust, and what a failure means in words.
 
 use std::fs;
 use std::io;
@@ -15,7 +15,7 @@ use tokio_rustls::client::TlsStream;
 use super::error::ConnectError;
 use crate::address::HostPort;
 
-/// What a file of certificates looks like.
+/// Expected content of a certificate file, for error messages.
 const PEM_FORM: &str =
     "expected certificates in PEM form, which begin with -----BEGIN CERTIFICATE-----";
 
@@ -24,12 +24,12 @@ const PEM_FORM: &str =
 pub(crate) struct Tls {
     connector: TlsConnector,
     name: ServerName<'static>,
-    /// Certificates of a file are trusted, and not the system's.
+    /// True if the certificates of --ca are trusted instead of the system's.
     has_own_ca: bool,
 }
 
 impl Tls {
-    /// Trusts the certificates in `ca`, or else those that the system trusts.
+    /// Trusts the certificates in the file `ca`, or the system's without such a file.
     pub(crate) fn new(relay: &HostPort, ca: Option<&Path>) -> Result<Self, ConnectError> {
         let roots = match ca {
             Some(path) => roots_of(path)?,
@@ -55,14 +55,13 @@ impl Tls {
         self.connector.connect(self.name.clone(), stream).await
     }
 
-    /// What a failed handshake means and what to do about it; `None` if the connection failed below
-    /// TLS.
+    /// Explains a failed handshake and names a remedy; `None` if the connection failed below TLS.
     pub(crate) fn explain(&self, error: &io::Error) -> Option<String> {
         let error = error.get_ref()?.downcast_ref::<rustls::Error>()?;
         let text = match error {
             rustls::Error::InvalidCertificate(error) => certificate(error, self.has_own_ca),
             rustls::Error::InvalidMessage(_) => {
-                "what answers there is not TLS; is the relay's URL http://?".to_owned()
+                "the server there does not speak TLS; should the relay's URL be http://?".to_owned()
             }
             other => format!("the TLS handshake failed: {other}"),
         };
@@ -84,7 +83,7 @@ fn roots_of(path: &Path) -> Result<RootCertStore, ConnectError> {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(&text) {
         let certificate = certificate
-            .map_err(|error| wrong(format!("what it holds is damaged ({error}): {PEM_FORM}")))?;
+            .map_err(|error| wrong(format!("its content is damaged ({error}): {PEM_FORM}")))?;
         roots.add(certificate).map_err(|error| {
             wrong(format!(
                 "a certificate in it cannot be used ({error}): {PEM_FORM}"
@@ -111,7 +110,7 @@ fn system_roots() -> Result<RootCertStore, ConnectError> {
 
 fn certificate(error: &CertificateError, has_own_ca: bool) -> String {
     match error {
-        // The latter is an issuer of the same name with another key.
+        // `BadSignature`: an issuer of the same name with another key signed the certificate.
         CertificateError::UnknownIssuer | CertificateError::BadSignature if has_own_ca => {
             "its certificate is not signed by a certificate in the file of --ca; \
              give the file of the authority that signed it, or leave --ca out to trust the system's"
@@ -128,7 +127,7 @@ fn certificate(error: &CertificateError, has_own_ca: bool) -> String {
                 .to_owned()
         }
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
-            "its certificate is for another name; give the relay's URL with the name that is in it"
+            "its certificate is for another name; give the relay's URL with the name in the certificate"
                 .to_owned()
         }
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
@@ -138,7 +137,7 @@ fn certificate(error: &CertificateError, has_own_ca: bool) -> String {
             "its certificate is not valid yet, or this machine's clock is wrong".to_owned()
         }
         other => {
-            format!("its certificate is not accepted ({other}); a private one is named with --ca")
+            format!("its certificate is not accepted ({other}); name a private certificate with --ca")
         }
     }
 }

@@ -436,7 +436,7 @@ fn a_relay_out_of_reach_is_told_and_does_not_stop_anything() {
     let by_connect = ["--tunnel", "maya-1", "--connect", &relay];
     let said = err(&run(dir.path(), &by_connect, &[]));
     assert!(
-        said.contains("tieline connect is to run there") && !said.contains("is the relay up"),
+        said.contains("start tieline connect") && !said.contains("is the relay up"),
         "{said}"
     );
 }

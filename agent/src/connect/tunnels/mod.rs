@@ -1,4 +1,4 @@
-//! The tunnels that a relay lists for a caller; and where it lists none, why, and what to do about it.
+//! The list of tunnels that a relay gives a caller; without a list, the reason and a remedy.
 
 #[cfg(test)]
 mod tests;
@@ -16,22 +16,22 @@ use super::origin::RelayOrigin;
 use super::tls::Tls;
 use crate::web::{Failure, Question};
 
-/// Where a relay tells it, so many at a time.
+/// Path of the list, at most 1000 tunnels a page.
 const PATH: &str = "/tunnels?limit=1000";
 
-/// The shortest question that tells whether the relay lets a caller in.
+/// Path of the smallest request that shows whether the relay accepts the caller.
 const PATH_SHORT: &str = "/tunnels?limit=1";
 
-/// Pages after which a relay that goes on is not believed: four times what one may hold.
+/// Page limit against a list without end: enough for the 1,000,000 tunnels that a relay may allow.
 const PAGES_MAX: usize = 1_000;
 
-/// What leads from a wrong port to the right one.
+/// Remedy for a wrong port.
 const HTTP_PORT: &str = "give the relay's HTTP port (9080 unless its operator says otherwise)";
 
-/// What leads to a token that callers may use.
+/// Remedy for a token that is not for callers.
 const CALLER_TOKEN: &str = "ask the relay's operator for one with the scope caller (tieline token show FILE tells what yours has)";
 
-/// A tunnel, as the relay tells it.
+/// A tunnel as the relay lists it.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Told {
     pub(crate) tunnel_id: String,
@@ -39,20 +39,20 @@ pub(crate) struct Told {
     pub(crate) capabilities: Vec<String>,
     pub(crate) online: bool,
     path: String,
-    /// Its URLs, the best one first.
+    /// The tunnel's URLs, best first.
     #[serde(default)]
     urls: Vec<String>,
     target_scheme: String,
 }
 
-/// Some tunnels, as the relay tells them.
+/// One page of the relay's list of tunnels.
 #[derive(Debug, Deserialize)]
 struct Page {
     tunnels: Vec<Told>,
     next: Option<String>,
 }
 
-/// An answer: some of the tunnels, or all of them where the relay has no pages.
+/// The relay's answer: one page, or the whole list from a relay without pages.
 #[derive(Debug, Deserialize)]
 #[serde(untagged)]
 enum Answer {
@@ -60,29 +60,29 @@ enum Answer {
     All(Vec<Told>),
 }
 
-/// What stands between a caller and the list, in one word.
+/// Why a caller gets no list of tunnels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Obstacle {
-    /// Nothing takes the connection.
+    /// No server accepts connections at the address.
     Away,
-    /// What answers is not a relay's HTTP port.
+    /// The server at the address is not a relay's HTTP port.
     NoRelay,
-    /// It is the port for operators.
+    /// The address is that of the relay's admin port.
     AdminPort,
-    /// The relay asks for a token, and none was shown.
+    /// The relay asks for a token, and the request had none.
     NeedsToken,
-    /// The relay does not take the token.
+    /// The relay refuses the token.
     BadToken,
-    /// The token is not for callers.
+    /// The token lacks the scope for callers.
     NoScope,
-    /// The relay keeps its list to itself.
+    /// The relay does not list its tunnels.
     Hidden,
-    /// Anything else.
+    /// Any other reason.
     Other,
 }
 
 impl Obstacle {
-    /// As in JSON.
+    /// Stable code for JSON output.
     pub(crate) const fn word(self) -> &'static str {
         match self {
             Self::Away => "relay_unreachable",
@@ -97,7 +97,7 @@ impl Obstacle {
     }
 }
 
-/// Why there is no list.
+/// Why a caller gets no list of tunnels, in words.
 #[derive(Debug)]
 pub(crate) struct Problem {
     pub(crate) obstacle: Obstacle,
@@ -105,17 +105,17 @@ pub(crate) struct Problem {
     pub(crate) text: String,
 }
 
-/// The relay's HTTP port as a caller sees it.
+/// A relay's HTTP port, as a caller uses it.
 pub(crate) struct CallerSide {
     pub(crate) origin: RelayOrigin,
     pub(crate) tls: Option<Tls>,
     pub(crate) authorization: Option<HeaderValue>,
-    /// It is reached through the tieline connect of this machine.
+    /// True if the address is that of the tieline connect on this machine.
     pub(crate) is_connect: bool,
 }
 
 impl CallerSide {
-    /// One that is asked without a token.
+    /// A relay at `origin`, and a caller without a token.
     pub(crate) fn at(origin: &str, ca: Option<&Path>) -> Result<Self, ConnectError> {
         let origin = RelayOrigin::parse(origin)?;
         let tls = match (origin.https, ca) {
@@ -131,7 +131,7 @@ impl CallerSide {
         })
     }
 
-    /// The same with the token of a file.
+    /// Adds the token of the file at `path`, if there is one.
     pub(crate) fn with_token_file(self, path: Option<&Path>) -> Result<Self, ConnectError> {
         let credential = path.map(Credential::read).transpose()?;
         Ok(Self {
@@ -140,12 +140,12 @@ impl CallerSide {
         })
     }
 
-    /// True if a token is sent that the network can read.
+    /// True if a token would cross a network in clear text.
     pub(crate) fn exposes_token(&self) -> bool {
         self.authorization.is_some() && self.origin.exposes_tokens()
     }
 
-    /// Every tunnel that the caller may reach.
+    /// All tunnels that the caller may reach.
     pub(crate) async fn tunnels(&self) -> Result<Vec<Told>, Problem> {
         let mut tunnels = Vec::new();
         let mut path = PATH.to_owned();
@@ -166,13 +166,13 @@ impl CallerSide {
         Err(self.problem(Obstacle::Other, &"its list of tunnels has no end"))
     }
 
-    /// Whether the relay is there and lets the caller in.
+    /// Checks that the relay answers and accepts the caller.
     pub(crate) async fn look(&self) -> Result<(), Problem> {
         self.answer(PATH_SHORT).await.map(drop)
     }
 
-    /// The best of the relay's own URLs that lead where it was asked; a proxy in front of it has others.
-    /// None for a target that is not an HTTP server.
+    /// The tunnel's first URL with the host and port that were asked; otherwise this origin with the tunnel's
+    /// path, since a proxy's address is not in the relay's list. `None` for a target that is not an HTTP server.
     pub(crate) fn url_of(&self, told: &Told) -> Option<String> {
         if told.target_scheme == "tcp" {
             return None;
@@ -226,8 +226,8 @@ impl CallerSide {
             Failure::Away(why) if self.is_connect => self.problem(
                 Obstacle::Away,
                 &format!(
-                    "{why}; tieline connect is to run there (--connect ADDRESS where it has another port), or \
-                     name the relay with --relay URL"
+                    "{why}; start tieline connect (give --connect ADDRESS if it listens elsewhere), or name the \
+                     relay with --relay URL"
                 ),
             ),
             Failure::Away(why) => self.problem(
@@ -265,12 +265,12 @@ impl CallerSide {
         self.problem(Obstacle::AdminPort, &what)
     }
 
-    /// What an answer means that is not a list.
+    /// Explains an answer that is not a list.
     fn refusal(&self, head: &Parts, body: &[u8]) -> Problem {
         let said = Said::of(body);
         let Some(message) = said.message else {
             return match head.status {
-                // What stands in front of a relay, or in its place for a moment, answers so.
+                // Such an answer comes from a proxy in front of the relay, or from a server in the relay's place.
                 status if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => {
                     self.problem(
                         Obstacle::Other,
@@ -308,13 +308,13 @@ impl CallerSide {
     }
 }
 
-/// Whether a list of tunnels is that of the admin port, which alone counts them.
+/// Whether `body` is the admin port's list of tunnels: only that list has a `total`.
 fn is_operators(body: &[u8]) -> bool {
     let value: Option<serde_json::Value> = serde_json::from_slice(body).ok();
     value.is_some_and(|it| it.get("total").is_some())
 }
 
-/// A relay's refusal: a word for programs, a sentence for people.
+/// A relay's refusal: a code for programs, a message for people.
 #[derive(Default)]
 struct Said {
     error: String,

@@ -1,4 +1,4 @@
-//! A relay that gives prepared answers, and what a caller is told of them.
+//! What a caller learns from a relay that gives prepared answers.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -7,7 +7,7 @@ use tokio::task::JoinHandle;
 use super::*;
 use crate::list::{Known, is_known, rows};
 
-/// A relay that gives these answers, one after the other, and tells what it was asked.
+/// A relay that gives `answers` in order; its task returns the requests that it received.
 async fn relay(answers: &'static [(&str, &str)]) -> (CallerSide, JoinHandle<Vec<String>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -75,13 +75,13 @@ async fn a_tunnel_is_known_unknown_or_not_to_be_told() {
         ..relay
     };
     let Known::Yes(row) = is_known(&relay, "Maya-1").await else {
-        panic!("it is listed")
+        panic!("the relay lists maya-1")
     };
     assert_eq!(row.url, Some(format!("{}/w/maya-1/mcp", relay.origin)));
     let others = Known::No(vec!["maya-1".to_owned()]);
     assert_eq!(is_known(&relay, "nuke").await, others);
     let Known::Unsure(why) = is_known(&relay, "nuke").await else {
-        panic!("it was not told")
+        panic!("a relay that refuses the list does not say whether nuke exists")
     };
     assert!(why.contains("token holders only"), "{why}");
 }
@@ -107,7 +107,7 @@ async fn the_best_url_of_the_host_that_was_asked_is_shown() {
         url("http://localhost:9080"),
         "http://localhost:9080/w/maya/mcp"
     );
-    // A proxy on the relay's own host has another port, and adds the token.
+    // A proxy on the relay's own host has another port, and adds the token, so callers use its URL.
     for elsewhere in ["http://localhost:51822", "http://r.example:9080"] {
         assert_eq!(url(elsewhere), format!("{elsewhere}/w/maya/mcp"));
     }
