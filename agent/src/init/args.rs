@@ -1,5 +1,5 @@
-//! Flags of `tieline init`, and what they come to: a URL, a name, the clients.
-//! Long because each flag and what it comes to are told and tested in one place.
+//! Flags of `tieline init`, and the plan that results from them: a URL, a name, the clients.
+//! Long because each flag stands with its meaning and its tests.
 
 use std::path::{Path, PathBuf};
 
@@ -11,10 +11,10 @@ use super::client::{Client, Transport};
 use crate::connect::{DEFAULT_LISTEN, RelayOrigin};
 use crate::plain::address_without_user;
 
-/// Where most MCP servers are, and where one is taken to be that the relay could not be asked for.
+/// Path of most MCP servers, assumed if the relay cannot be asked for a tunnel's path.
 const DEFAULT_PATH: &str = "/mcp";
 
-/// Longest name of an entry; clients make the names of tools from it.
+/// Longest name of an entry, in bytes; clients build names of tools from it.
 const NAME_BYTES_MAX: usize = 64;
 
 /// Flags of `tieline init`.
@@ -24,8 +24,8 @@ pub struct InitArgs {
     /// The MCP server's URL, as `tieline serve` prints it
     #[arg(long, value_name = "URL")]
     pub url: Option<String>,
-    /// The tunnel, instead of a URL; without --relay it is reached through tieline connect. tieline list
-    /// shows those that there are
+    /// Name of the tunnel, instead of a URL; without --relay the tunnel is reached through tieline connect.
+    /// tieline list shows the tunnels
     #[arg(long, value_name = "NAME", conflicts_with = "url")]
     pub tunnel: Option<String>,
     /// The relay of --tunnel: https://host or http://host:port
@@ -42,8 +42,8 @@ pub struct InitArgs {
     /// Reach the tunnel through tieline connect on this machine, so that no secret is written
     #[arg(long, conflicts_with_all = ["relay", "url"])]
     pub via_connect: bool,
-    /// File (mode 0600) with the token to ask --relay with, or typed here the relay of --url; it is not
-    /// written into any file
+    /// File (mode 0600) with the token for asking --relay; for the relay of --url only if typed as a flag.
+    /// The token is not written into any file
     #[arg(long, value_name = "FILE", env = "TIELINE_TOKEN_FILE")]
     pub token_file: Option<PathBuf>,
     /// Path of the MCP server behind --tunnel; by default the one that the relay knows, else /mcp
@@ -55,7 +55,7 @@ pub struct InitArgs {
     /// Name of the entry; by default the tunnel's
     #[arg(long)]
     pub name: Option<String>,
-    /// Clients to set up; by default those that the folder shows, else claude-code
+    /// Clients to set up; by default those that have files in the project's folder, else claude-code
     #[arg(long = "client", value_name = "CLIENT", value_delimiter = ',')]
     pub clients: Vec<Client>,
     /// The project's folder
@@ -76,23 +76,23 @@ pub struct InitArgs {
     pub json: bool,
 }
 
-/// What is to be written where.
+/// The entry to write, and the clients to write it for.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Plan {
     pub(super) url: String,
     pub(super) transport: Transport,
-    /// Where the relay, or a proxy in front of it, may know the tunnel, and its name there.
+    /// Origin of the relay or proxy to ask about the tunnel, and the tunnel's name there.
     pub(super) known_at: Option<(String, String)>,
     pub(super) name: String,
     pub(super) clients: Vec<Client>,
 }
 
 impl InitArgs {
-    /// What the flags come to; else one line that says what is wrong.
+    /// Turns the flags into a plan; for wrong flags, returns a one-line message.
     pub(super) fn plan(&self) -> Result<Plan, String> {
         if !self.dir.is_dir() {
             return Err(format!(
-                "dir {}: there is no such folder; give the project's with --dir",
+                "dir {}: there is no such folder; give the project's folder with --dir",
                 self.dir.display()
             ));
         }
@@ -105,7 +105,7 @@ impl InitArgs {
                         address_without_user(url)
                     ),
                     true => format!(
-                        "url {:?}: this cannot be written (expected such as \
+                        "url {:?}: not a usable URL (expected, for example, \
                          https://relay/w/<tunnel>/mcp, without a user name and password)",
                         address_without_user(url)
                     ),
@@ -132,7 +132,7 @@ impl InitArgs {
             Some(name) => {
                 if !is_name(name) {
                     return Err(format!(
-                        "name {name:?}: clients take letters, digits, - and _, at most {NAME_BYTES_MAX}"
+                        "name {name:?}: clients accept only letters, digits, - and _, at most {NAME_BYTES_MAX}"
                     ));
                 }
                 name.clone()
@@ -148,7 +148,7 @@ impl InitArgs {
         })
     }
 
-    /// `plan` with the URL that the relay knows for the tunnel, unless the flags say another path.
+    /// `plan` with the URL that the relay knows for the tunnel, unless a flag gives the URL or the path.
     pub(super) fn with_url(&self, plan: Plan, url: String) -> Plan {
         if self.url.is_some() || self.path.is_some() {
             return plan;
@@ -160,7 +160,7 @@ impl InitArgs {
         }
     }
 
-    /// Servers of the older transport are called so by custom, and nothing else tells them apart here.
+    /// The transport of --transport, else by the path: servers of the older transport end in /sse by convention.
     fn transport_of(&self, url: &str) -> Transport {
         let path = url.split(['?', '#']).next().unwrap_or_default();
         let by_path = match path.trim_end_matches('/').ends_with("/sse") {
@@ -170,10 +170,10 @@ impl InitArgs {
         self.transport.unwrap_or(by_path)
     }
 
-    /// The address to ask for tunnels: the relay that was given, or tieline connect.
+    /// Origin to ask for tunnels: --relay, or tieline connect on this machine.
     pub(super) fn relay(&self) -> String {
         self.relay.clone().unwrap_or_else(|| {
-            // What it prints as its URL is taken as well as the address that it was given.
+            // --connect takes an address or a URL; an unspecified address becomes localhost.
             let connect = self.connect.trim_end_matches('/');
             let connect = connect.strip_prefix("http://").unwrap_or(connect);
             let any = connect.strip_prefix("0.0.0.0:");
@@ -185,8 +185,8 @@ impl InitArgs {
         })
     }
 
-    /// The token to ask with. That of a variable goes to a relay that was named, and to no host of a URL, which
-    /// may be from anywhere.
+    /// Token file for asking about tunnels. A file named by the variable is used for --relay only: a --url may
+    /// come from any source.
     pub(super) fn token_to_ask(&self) -> Option<&Path> {
         let file = self.token_file.as_deref()?;
         let is_typed =
@@ -199,14 +199,14 @@ impl InitArgs {
         self.relay.is_none() && self.url.is_none()
     }
 
-    /// The relay's address, or that of the proxy in front of it, and the tunnel as it is known there.
+    /// Origin of the relay or of tieline connect, and the tunnel's name in normal form.
     fn place_of(&self, tunnel: &str) -> Result<(String, String), String> {
         let id = TunnelId::parse(tunnel).map_err(|error| format!("tunnel {tunnel:?}: {error}"))?;
         if let Some(path) = &self.path
             && (!path.starts_with('/') || path.parse::<Uri>().is_err())
         {
             return Err(format!(
-                "path {path:?}: a path begins with a slash and has no blanks (expected such as /mcp)"
+                "path {path:?}: a path begins with a slash and has no blanks (for example /mcp)"
             ));
         }
         let base = RelayOrigin::parse(&self.relay()).map_err(|error| error.to_string())?;
@@ -235,13 +235,13 @@ fn host_of(url: &str) -> Option<String> {
     let uri: Uri = url.parse().ok()?;
     let is_web = matches!(uri.scheme_str(), Some("http" | "https"));
     let authority = uri.authority()?;
-    // A secret in a URL would be written into a file that is shared.
+    // A secret in a URL would be written into a file that people share.
     let is_plain = !authority.as_str().contains('@') && !authority.host().is_empty();
     (is_web && is_plain).then(|| authority.host().to_owned())
 }
 
-/// What a URL says of its tunnel: the relay's address, the tunnel's name if the relay could be asked for
-/// it, and the words that tell this URL from others.
+/// Parts of a URL: the relay's origin, the tunnel's name if the relay can be asked about it, and a name
+/// for the entry.
 fn named_in(url: &str) -> Option<(String, Option<String>, String)> {
     let uri: Uri = url.parse().ok()?;
     let origin = format!("{}://{}", uri.scheme_str()?, uri.authority()?);
@@ -252,7 +252,7 @@ fn named_in(url: &str) -> Option<(String, Option<String>, String)> {
         .position(|it| matches!(*it, "w" | "tunnel" | "dcc"));
     match at.map(|at| (at, &segments[at..])) {
         Some((at, ["w" | "tunnel", tunnel, ..])) => {
-            // Behind a prefix of something else in front, the list of tunnels is not at the root.
+            // Behind a path prefix of a proxy, the relay's list of tunnels is not at the root.
             let known = (at == 0).then(|| (*tunnel).to_owned());
             Some((origin, known, (*tunnel).to_owned()))
         }
@@ -274,12 +274,12 @@ fn is_name(name: &str) -> bool {
     (1..=NAME_BYTES_MAX).contains(&name.len()) && name.chars().all(plain)
 }
 
-/// A name that clients take, made from one that they may not take; two texts have two names.
+/// Makes a name that clients accept; a text that loses letters gets a digest, so that names stay distinct.
 fn name_from(text: &str) -> String {
     const MARK_BYTES: usize = 4;
     const REST_CHARS_MAX: usize = NAME_BYTES_MAX - 1 - 2 * MARK_BYTES;
     let plain = plain_name(text);
-    // Letters that are lost, and what does not fit, may be all that tells two names apart.
+    // Lost letters, or an end that is cut off, may be the only difference between two texts.
     let is_lossy = text.len() > NAME_BYTES_MAX || !text.is_ascii() || text.contains('%');
     if !is_lossy && !plain.is_empty() {
         return plain;
@@ -293,7 +293,7 @@ fn name_from(text: &str) -> String {
     }
 }
 
-/// `text` with a dash for each character that clients do not take.
+/// `text` with a dash for each character that clients do not accept.
 fn plain_name(text: &str) -> String {
     let plain = |c: char| {
         if is_name(c.encode_utf8(&mut [0; 4])) {

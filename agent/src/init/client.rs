@@ -1,4 +1,4 @@
-//! The MCP clients whose configuration is known: which file, which key, which form.
+//! The supported MCP clients: file, key and form of each one's configuration.
 
 use std::path::{Path, PathBuf};
 
@@ -21,17 +21,17 @@ pub enum Client {
     ClaudeDesktop,
 }
 
-/// How an MCP server over HTTP is spoken to.
+/// Transport of an MCP server over HTTP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Transport {
     /// Streamable HTTP.
     Http,
-    /// The older one, HTTP with SSE.
+    /// The older transport, HTTP with SSE.
     Sse,
 }
 
 impl Transport {
-    /// As clients write it.
+    /// The transport's name in configurations of clients.
     const fn word(self) -> &'static str {
         match self {
             Self::Http => "http",
@@ -49,7 +49,7 @@ impl Client {
         Self::ClaudeDesktop,
     ];
 
-    /// Its name on the command line.
+    /// The client's name on the command line.
     #[must_use]
     pub const fn word(self) -> &'static str {
         match self {
@@ -60,7 +60,7 @@ impl Client {
         }
     }
 
-    /// Its file in a project; Claude Desktop has none there.
+    /// The client's configuration file in a project; `None` for Claude Desktop.
     #[must_use]
     pub fn file(self, dir: &Path) -> Option<PathBuf> {
         match self {
@@ -71,7 +71,7 @@ impl Client {
         }
     }
 
-    /// True if a project shows that somebody uses it there.
+    /// True if the project's folder has files of this client.
     #[must_use]
     pub fn is_used_in(self, dir: &Path) -> bool {
         match self {
@@ -82,7 +82,7 @@ impl Client {
         }
     }
 
-    /// The key of the object that holds its servers.
+    /// Key of the object that holds the client's servers.
     #[must_use]
     pub const fn list(self) -> &'static str {
         match self {
@@ -91,7 +91,7 @@ impl Client {
         }
     }
 
-    /// Its entry for the server at `url`.
+    /// The client's entry for the server at `url`.
     #[must_use]
     pub fn entry(self, url: &str, transport: Transport) -> Entry {
         let text = |text: &str| Field::Text(text.to_owned());
@@ -99,10 +99,10 @@ impl Client {
             Self::ClaudeCode | Self::Vscode => {
                 vec![("type", text(transport.word())), ("url", text(url))]
             }
-            // It finds out by itself which transport a server has.
+            // Cursor finds out the server's transport by itself.
             Self::Cursor => vec![("url", text(url))],
-            // It starts servers itself and speaks to them over their standard input, so a
-            // program in between speaks HTTP.
+            // Claude Desktop starts servers and talks to them over standard input, so mcp-remote
+            // connects it to HTTP.
             Self::ClaudeDesktop => {
                 let mut words = vec!["-y", "mcp-remote", url];
                 if is_plain_remote(url) {
@@ -118,7 +118,7 @@ impl Client {
     }
 }
 
-/// True for `http://` to anywhere but this machine, which mcp-remote refuses unless told.
+/// True for an `http://` URL of another machine, which mcp-remote refuses without --allow-http.
 fn is_plain_remote(url: &str) -> bool {
     let Some(rest) = url.strip_prefix("http://") else {
         return false;
@@ -127,7 +127,7 @@ fn is_plain_remote(url: &str) -> bool {
     !matches!(&rest[..end], "localhost" | "127.0.0.1")
 }
 
-/// One server's entry in a configuration: fields in the order in which people write them.
+/// One server's entry in a configuration, with the fields in the order that people write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry(Vec<(&'static str, Field)>);
 
@@ -138,7 +138,7 @@ enum Field {
 }
 
 impl Entry {
-    /// As text, for a place whose line is indented by `indent`.
+    /// Renders the entry for a line that is indented by `indent`.
     pub(super) fn render(&self, layout: &Layout, indent: &str) -> String {
         let fields: Vec<_> = self
             .0
@@ -148,7 +148,7 @@ impl Entry {
         layout.object(indent, &fields)
     }
 
-    /// As a whole configuration, to be pasted.
+    /// A whole configuration with this entry, for pasting.
     #[must_use]
     pub fn block(&self, list: &str, name: &str) -> String {
         let layout = Layout::of("");
@@ -157,20 +157,20 @@ impl Entry {
         layout.object("", &[(list, servers)])
     }
 
-    /// Each field as text.
+    /// Name and JSON text of each field.
     pub(super) fn fields(&self) -> impl Iterator<Item = (&'static str, String)> {
         self.0.iter().map(|(name, field)| (*name, field.render()))
     }
 
-    /// True if `present` says the same in the same words; it may say more, such as headers.
+    /// True if `present` has the same fields with the same values; more fields, such as headers, may be there.
     pub(super) fn is_in(&self, present: &Value) -> bool {
         self.0
             .iter()
             .all(|(name, field)| present.get(name) == Some(&field.value()))
     }
 
-    /// True if `present` means the same, however it is written: clients have several words for one
-    /// transport, and a URL several forms.
+    /// True if `present` means the same as this entry: clients have several names for one transport, and a
+    /// URL has several forms.
     pub(super) fn is_meant_by(&self, present: &Value) -> bool {
         let means = |(name, field): &(&str, Field)| {
             let (ours, theirs) = (field.value(), present.get(name));
@@ -184,7 +184,7 @@ impl Entry {
     }
 }
 
-/// A transport by the one of its names that we write.
+/// Normal form of a transport's name.
 fn transport(word: &str) -> String {
     let word = word.to_ascii_lowercase().replace(['-', '_'], "");
     match word.as_str() {
@@ -193,8 +193,8 @@ fn transport(word: &str) -> String {
     }
 }
 
-/// True for two URLs of one place: case of scheme and host, a default port, and a slash at the end make
-/// no difference.
+/// True if two URLs lead to the same place: case of scheme and host, a default port, and a final slash
+/// make no difference.
 fn same_place(one: &str, other: &str) -> bool {
     let parts = |url: &str| {
         let uri: Uri = url.trim().parse().ok()?;

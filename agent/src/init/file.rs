@@ -1,9 +1,9 @@
-//! Reads and writes configuration files: regular files only, all or nothing, with owner and mode kept;
-//! through a link where it stays within the project.
+//! Reads and writes configuration files: regular files only, atomically, with owner and mode kept. Links
+//! are followed if they stay within the project.
 //!
-//! What a file is, is judged on the opened descriptor, and looked at once more before the new text
-//! takes its place, in the folder that was opened when the file was read. A pipe is not waited for, and a
-//! device is not opened.
+//! The file's type is checked on the opened descriptor. Before the new text takes the file's place, the file
+//! is checked for changes, in the folder that was opened for reading. Pipes are not waited for, and devices
+//! are not opened.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, Metadata};
@@ -12,27 +12,27 @@ use std::path::Path;
 
 use super::folder::Folder;
 
-/// Largest file that is read; a configuration that people edit is a thousandth of it.
+/// Largest file that is read, in bytes; a configuration that people edit has a thousandth of that.
 const FILE_BYTES_MAX: u64 = 8 * 1024 * 1024;
 
-/// A file as it was found.
+/// A configuration file as it was read.
 #[derive(Debug)]
 pub(super) struct Found {
-    /// Where the file itself is, where the client's path was a link to it; or the nearest folder that there
-    /// is, if there is no file yet.
+    /// Folder of the file, with links resolved; if the file does not exist yet, the nearest folder that
+    /// exists.
     folder: Folder,
-    /// Folders below it that are not there yet.
+    /// Folders below `folder` that do not exist yet.
     missing: Vec<OsString>,
     name: OsString,
-    /// `None` if there is none yet.
+    /// `None` if the file does not exist yet.
     pub(super) text: Option<String>,
     metadata: Option<Metadata>,
     force: bool,
 }
 
 impl Found {
-    /// Reads the file at `path`, if there is one. Unless `force`, it must lie in `project`, whatever
-    /// links lead to it, and have one name.
+    /// Reads the file at `path`, if it exists. Unless `force`, the file must lie in `project` after links
+    /// are resolved, and must have one hard link only.
     pub(super) fn read(path: &Path, project: &Path, force: bool) -> io::Result<Self> {
         let own = match fs::canonicalize(path) {
             Ok(own) => own,
@@ -68,7 +68,7 @@ impl Found {
         })
     }
 
-    /// One that is not there yet; its folder may not be either.
+    /// A file that does not exist yet; its folder may not exist either.
     fn new_one(path: &Path, project: &Path, force: bool) -> io::Result<Self> {
         let there = path.ancestors().skip(1).find(|it| it.exists());
         let there = there.unwrap_or(project);
@@ -86,7 +86,7 @@ impl Found {
         })
     }
 
-    /// Puts `text` in the file's place: a reader sees the old text or the new one, and never a part.
+    /// Replaces the file's content with `text`: a reader sees the old text or the new one, never a part.
     pub(super) fn write(&self, text: &str) -> io::Result<()> {
         let mut made = None;
         for name in &self.missing {
@@ -97,28 +97,28 @@ impl Found {
         let temporary = OsString::from(format!(".{name}.{:016x}", fastrand::u64(..)));
         let written = self.write_to(folder, &temporary, text);
         if written.is_err() {
-            // It would stay for good otherwise; that it may not exist is what we want.
+            // The temporary file would stay otherwise. Errors are ignored: the file may not exist.
             let _ = folder.remove(&temporary);
         }
         written
     }
 
     fn write_to(&self, folder: &Folder, temporary: &OsString, text: &str) -> io::Result<()> {
-        // The old file may hold secrets; its own mode follows.
+        // Private at first, since the old file may hold secrets; the old file's mode is set below.
         let mut file = folder.new_file(temporary, self.metadata.is_some())?;
         if let Some(metadata) = &self.metadata {
             keep_owner(&file, metadata, self.force)?;
             file.set_permissions(metadata.permissions())?;
         }
         file.write_all(text.as_bytes())?;
-        // Else a crash could leave the new name with no content.
+        // Without this, a crash could leave an empty file under the new name.
         file.sync_all()?;
         drop(file);
         self.check_unchanged(folder)?;
         folder.rename(temporary, &self.name)
     }
 
-    /// Whether the same file is still there, or still none.
+    /// Fails if the file was changed, created or removed since it was read.
     fn check_unchanged(&self, folder: &Folder) -> io::Result<()> {
         let now = folder.file(&self.name)?;
         let now = now.map(|file| file.metadata()).transpose()?;
@@ -137,7 +137,7 @@ fn changed() -> io::Error {
     invalid("another program changed it meanwhile: run this again")
 }
 
-/// A file's folder, and its name there.
+/// Splits a path into the file's folder and its name there.
 fn split(path: &Path) -> io::Result<(&Path, &OsStr)> {
     match (path.parent(), path.file_name()) {
         (Some(folder), Some(name)) => Ok((folder, name)),
@@ -145,7 +145,7 @@ fn split(path: &Path) -> io::Result<(&Path, &OsStr)> {
     }
 }
 
-/// Refuses a place outside the project's folder.
+/// Refuses a path outside the project's folder, unless `force`.
 fn inside(own: &Path, project: &Path, force: bool) -> io::Result<()> {
     let project = fs::canonicalize(project)?;
     if force || own.starts_with(&project) {
@@ -157,7 +157,7 @@ fn inside(own: &Path, project: &Path, force: bool) -> io::Result<()> {
     )))
 }
 
-/// The new text gets a file of its own, so the other names of the old one would keep the old text.
+/// Refuses a file with several hard links: the write makes a new file, so other links would keep the old text.
 #[cfg(unix)]
 fn one_name(metadata: &Metadata) -> io::Result<()> {
     let names = std::os::unix::fs::MetadataExt::nlink(metadata);
@@ -175,7 +175,7 @@ fn one_name(_: &Metadata) -> io::Result<()> {
     Ok(())
 }
 
-/// Only root may give a file away.
+/// Gives the new file the old file's owner and group. Usually only root may, so failure needs `force`.
 #[cfg(unix)]
 fn keep_owner(file: &File, metadata: &Metadata, force: bool) -> io::Result<()> {
     use std::os::unix::fs::{MetadataExt, fchown};

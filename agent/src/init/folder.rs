@@ -1,22 +1,22 @@
-//! A folder that is held open, so that what happens to its path between a check and a write leads nowhere
-//! else. Names in it are opened without following a link.
+//! An open folder. A path that changes between check and write cannot redirect the write, because names are
+//! opened relative to this folder and without following links.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::path::Path;
 
-/// A folder, open; where the system has no such thing, its path.
+/// An open folder; on systems without folder handles, its path.
 #[derive(Debug)]
 pub(super) struct Folder(sys::Handle);
 
 impl Folder {
-    /// Opens the folder at `path`, which has no links in it: one that appears there meanwhile is refused.
+    /// Opens the folder at `path`, which has no links; a link that appears in `path` meanwhile is refused.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         sys::open(path).map(Self)
     }
 
-    /// The folder `name` in it, which is made if there is none.
+    /// Opens the folder `name` in this folder; creates a missing one.
     pub(super) fn below(&self, name: &OsStr) -> io::Result<Self> {
         match sys::make(&self.0, name) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
@@ -24,9 +24,9 @@ impl Folder {
         }
     }
 
-    /// The file `name` in it, open for reading; none if there is none.
+    /// Opens the file `name` in this folder for reading; `None` if there is no such file.
     ///
-    /// A device may act when it is opened, so only a regular file is.
+    /// Only a regular file is opened: opening a device may have effects.
     pub(super) fn file(&self, name: &OsStr) -> io::Result<Option<File>> {
         match sys::file(&self.0, name) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -34,12 +34,12 @@ impl Folder {
         }
     }
 
-    /// A new file `name`, which only this user may read where `is_private`.
+    /// Creates the file `name`; with `is_private`, only this user may read the file.
     pub(super) fn new_file(&self, name: &OsString, is_private: bool) -> io::Result<File> {
         sys::new_file(&self.0, name, is_private)
     }
 
-    /// Gives `from` the name `to`, in place of the file that has it.
+    /// Renames `from` to `to`, replacing a file of that name.
     pub(super) fn rename(&self, from: &OsString, to: &OsStr) -> io::Result<()> {
         sys::rename(&self.0, from, to)
     }
@@ -49,7 +49,7 @@ impl Folder {
     }
 }
 
-/// What is in a regular file's place, in words.
+/// Error for a path that does not lead to a regular file.
 fn not_regular(is_folder: bool) -> io::Error {
     let why = match is_folder {
         true => "it is a folder",
@@ -72,7 +72,7 @@ mod sys {
 
     pub(super) type Handle = OwnedFd;
 
-    /// A folder that may be passed through needs not be readable.
+    /// Flags for passing through a folder; O_PATH needs no permission to read the folder.
     #[cfg(any(target_os = "linux", target_os = "android"))]
     const THROUGH: OFlags = OFlags::PATH;
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
@@ -106,7 +106,7 @@ mod sys {
             FileType::RegularFile => {}
             kind => return Err(not_regular(kind == FileType::Directory)),
         }
-        // Neither a link nor a pipe that took its place is followed or waited for.
+        // If a link or a pipe took the file's place: do not follow the link, do not wait for the pipe.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file = File::from(rustix::fs::openat(at, name, flags, Mode::empty())?);
         let metadata = file.metadata()?;

@@ -1,8 +1,8 @@
-//! How a file is laid out, so that what is added looks like the rest: line ends and indentation.
+//! Line ends and indentation of a file, so that an added entry looks like the rest of the file.
 
 use jsonc_parser::ast::Object;
 
-/// The indentation of files that show none.
+/// Indentation step for files that show none.
 const UNIT: &str = "  ";
 
 /// A file's line end and one step of its indentation.
@@ -16,7 +16,7 @@ impl Layout {
     pub(super) fn of(text: &str) -> Self {
         let first_end = text.find('\n').unwrap_or(0);
         let is_windows = text[..first_end].ends_with('\r');
-        // The first line that is indented at all is one step deep, unless it goes on a comment.
+        // The first indented line shows one step of indentation, unless the line continues a comment.
         let unit = text.lines().find_map(|line| {
             let rest = line.trim_start_matches([' ', '\t']);
             let indent = &line[..line.len() - rest.len()];
@@ -29,14 +29,14 @@ impl Layout {
         }
     }
 
-    /// The blanks that the line with `place` begins with.
+    /// Leading blanks of the line that contains `place`.
     pub(super) fn indent_at(text: &str, place: usize) -> &str {
         let start = text[..place].rfind('\n').map_or(0, |at| at + 1);
         let line = &text[start..place];
         &line[..line.len() - line.trim_start_matches([' ', '\t']).len()]
     }
 
-    /// The indentation of an object's properties: of the first that begins a line, or a step
+    /// Indentation of an object's properties: that of the first property that begins a line, or one step
     /// more than the object's own.
     pub(super) fn child_indent(&self, text: &str, object: &Object<'_>) -> String {
         for property in &object.properties {
@@ -49,7 +49,7 @@ impl Layout {
         [Self::indent_at(text, object.range.start), &self.unit].concat()
     }
 
-    /// An object over several lines, whose own line is indented by `indent`.
+    /// Renders an object over several lines; `indent` is the indentation of the line where the object begins.
     pub(super) fn object(&self, indent: &str, properties: &[(&str, String)]) -> String {
         let inner = [indent, &self.unit].concat();
         let lines: Vec<_> = properties

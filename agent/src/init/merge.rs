@@ -1,5 +1,5 @@
-//! Puts one entry into the text of a JSON file with comments, and leaves every other byte as it
-//! was: the parser tells where things are, and the text is only ever inserted into.
+//! Adds one entry to the text of a JSON file with comments, and keeps every other byte: the parser
+//! finds the position, and the entry's text is inserted there.
 
 use std::borrow::Cow;
 
@@ -11,45 +11,45 @@ use serde_json::Value;
 use super::client::Entry;
 use super::layout::{Layout, quoted};
 
-/// Some editors begin a file with it.
+/// Byte order mark, with which some editors begin a file.
 const BYTE_ORDER_MARK: &str = "\u{feff}";
 
-/// What became of a file's text.
+/// Result of a merge, with the file's new text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Merged {
-    /// The entry is there already.
+    /// The entry is present already.
     Unchanged,
-    /// The entry is new.
+    /// The entry was added.
     Added(String),
-    /// The entry stood there with other content, and was to be replaced.
+    /// An entry of the same name with other content was replaced.
     Replaced(String),
 }
 
-/// Why a text cannot take the entry.
+/// Why an entry cannot be merged into a text.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MergeError {
-    /// It is no JSON, even with comments.
+    /// The text is not JSON, even with comments.
     #[error("line {line}, column {column}: {problem}")]
     Syntax {
-        /// From 1.
+        /// Line, counted from 1.
         line: usize,
-        /// From 1.
+        /// Column, counted from 1.
         column: usize,
-        /// What is wrong there.
+        /// What is wrong at that place.
         problem: String,
     },
-    /// Something else stands where an object must be.
-    #[error("{0} is no object")]
+    /// A value that must be an object is something else.
+    #[error("{0} is not an object")]
     NoObject(String),
-    /// The entry stands there with other content.
-    #[error("{0:?} is there already and differs; --force replaces it")]
+    /// An entry of the same name has other content.
+    #[error("an entry {0:?} exists already and differs; --force replaces it")]
     Differs(String),
 }
 
-/// Puts `entry` as `name` into the object called `list` of `text`.
+/// Adds `entry` as `name` to the object `list` of `text`; `force` replaces an entry that differs.
 ///
 /// # Errors
-/// [`MergeError`]; the text is then to stay as it is.
+/// [`MergeError`]; the file must then stay as it is.
 pub fn merge(
     text: &str,
     list: &str,
@@ -96,8 +96,8 @@ pub fn merge(
     if !force {
         return Err(MergeError::Differs(name.to_owned()));
     }
-    // A server that a client starts is something else altogether; one that it calls keeps what was
-    // said of it beside its URL, such as headers.
+    // An entry with a command is replaced as a whole, since the client starts that server itself. An
+    // entry with a URL keeps its other fields, such as headers.
     if value.get("url").is_some() && value.get("command").is_none() {
         let text = with_fields(text, &[list, name], entry, &layout)?;
         return Ok(Merged::Replaced(marked(text)));
@@ -108,7 +108,7 @@ pub fn merge(
     Ok(Merged::Replaced(marked(text)))
 }
 
-/// `text` with each field of `entry` in the object that `path` leads to; its other fields stay.
+/// `text` with each field of `entry` set in the object at `path`; the object's other fields stay.
 fn with_fields(
     text: &str,
     path: &[&str],
@@ -140,9 +140,9 @@ fn with_fields(
     Ok(text)
 }
 
-/// The one value of a text; `None` if it holds nothing but blanks and comments.
+/// Parses the text's one value; `None` if the text has only blanks and comments.
 fn parse(text: &str) -> Result<Option<Node<'_>>, MergeError> {
-    // What VS Code reads; everything beyond is JSON5, which no client does.
+    // Comments and trailing commas, as in VS Code. No client reads the rest of JSON5.
     let options = ParseOptions {
         allow_comments: true,
         allow_trailing_commas: true,
@@ -165,13 +165,13 @@ fn parse(text: &str) -> Result<Option<Node<'_>>, MergeError> {
     }
 }
 
-/// Of several properties of one name, JSON readers take the last.
+/// The last property of that name: JSON readers take the last of several.
 fn last<'a, 'b>(object: &'a Object<'b>, name: &str) -> Option<&'a ObjectProp<'b>> {
     let mut properties = object.properties.iter().rev();
     properties.find(|property| property.name.as_str() == name)
 }
 
-/// A text that held no value yet, with one.
+/// A new configuration behind the comments of a text that has no value yet.
 fn fresh(text: &str, list: &str, name: &str, entry: &Entry, layout: &Layout) -> String {
     let unit = &layout.unit;
     let entry = entry.render(layout, &unit.repeat(2));
@@ -186,7 +186,7 @@ fn fresh(text: &str, list: &str, name: &str, entry: &Entry, layout: &Layout) -> 
     [comments, gap, &root, layout.newline].concat()
 }
 
-/// `text` with a property more at the end of `object`.
+/// `text` with one more property at the end of `object`.
 fn insert(text: &str, object: &Object<'_>, layout: &Layout, name: &str, value: &str) -> String {
     let close = object.range.end - 1;
     let (start, comma) = match object.properties.last() {
@@ -201,7 +201,7 @@ fn insert(text: &str, object: &Object<'_>, layout: &Layout, name: &str, value: &
     let comma_before = if comma { "" } else { "," };
     let property = format!("{}: {value}", quoted(name));
     if !is_empty && !gap.contains('\n') {
-        // All on one line, so no comment reaches to the line's end.
+        // The object is on one line, so it holds no line comment.
         let at = start + gap.trim_end().len();
         return [
             &text[..start],
@@ -213,7 +213,7 @@ fn insert(text: &str, object: &Object<'_>, layout: &Layout, name: &str, value: &
         ]
         .concat();
     }
-    // Behind the last comment, at the end of its line.
+    // Insert after the last comment, at the end of its line.
     let blank = start + gap.trim_end().len();
     let rest = &text[blank..close];
     let line_end = rest
@@ -239,7 +239,7 @@ fn insert(text: &str, object: &Object<'_>, layout: &Layout, name: &str, value: &
     .concat()
 }
 
-/// True if a comma stands among the blanks and comments of `gap`.
+/// True if `gap` has a comma outside its comments.
 fn trailing_comma(gap: &str) -> bool {
     let mut rest = gap.trim_start();
     loop {

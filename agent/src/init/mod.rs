@@ -1,7 +1,7 @@
 //! `tieline init`: writes a tunnel's URL into the configuration files of MCP clients.
 //!
-//! All files are read and merged before the first is written, so that a file that cannot be
-//! merged leaves every other one as it is.
+//! All files are read and merged before the first one is written, so that one file that cannot be
+//! merged leaves all files unchanged.
 
 mod args;
 mod client;
@@ -29,16 +29,16 @@ const DONE: u8 = 0;
 const FAILED: u8 = 1;
 const USAGE: u8 = 2;
 
-/// The variable by which callers' commands know their relay.
+/// Variable that names the relay for the commands of callers.
 const RELAY_VARIABLE: &str = "TIELINE_CONNECT_RELAY";
 
-/// Names that are shown of a relay's other tunnels.
+/// Largest number of tunnel names that a message shows.
 const NAMES_SHOWN_MAX: usize = 5;
 
-/// Lines of a diff that are shown around a change.
+/// Unchanged lines that a diff shows around each change.
 const DIFF_CONTEXT_LINES: usize = 3;
 
-/// What a program is told, one object for each client.
+/// JSON report about one client.
 #[derive(Debug, Serialize)]
 struct Report<'a> {
     event: &'static str,
@@ -55,7 +55,7 @@ struct Report<'a> {
     message: Option<String>,
 }
 
-/// One file and what is to become of it.
+/// One client's file and the planned change.
 struct Change {
     client: Client,
     path: PathBuf,
@@ -122,11 +122,11 @@ pub(crate) async fn run(args: &InitArgs) -> u8 {
     }
 }
 
-/// What to say where neither a tunnel nor a URL is given: how to choose one, and which there are as far as
-/// that is known.
+/// Message for missing --tunnel and --url: how to choose a tunnel, and the names of tunnels if a relay
+/// lists them.
 async fn missing(args: &InitArgs) -> String {
     let how = "give --tunnel NAME or --url URL (tieline serve prints both)";
-    // The relay of this machine's callers, where neither the flag nor tieline connect leads to one.
+    // Without --relay: the relay of the variable is asked if tieline connect gives no list.
     let variable = std::env::var(RELAY_VARIABLE).unwrap_or_default();
     let variable = (args.relay.is_none() && !variable.is_empty()).then_some(variable);
     let mut why = String::new();
@@ -161,14 +161,14 @@ async fn missing(args: &InitArgs) -> String {
     )
 }
 
-/// The relay at `origin`, as the caller with this token sees it.
+/// The relay at `origin`, for a caller with this token; warns if the token crosses a network in clear text.
 fn asked(origin: &str, token_file: Option<&Path>) -> Result<CallerSide, ConnectError> {
     let relay = CallerSide::at(origin, None)?.with_token_file(token_file)?;
     warn_of_clear_text(&relay);
     Ok(relay)
 }
 
-/// The plan with what the relay knows of the tunnel; an error if that speaks against it.
+/// The plan with the URL that the relay knows for the tunnel; an error if MCP clients cannot use the tunnel.
 async fn expected(args: &InitArgs, plan: Plan, origin: &str, tunnel: &str) -> Result<Plan, String> {
     let relay = asked(origin, args.token_to_ask()).map_err(|error| error.to_string())?;
     let relay = CallerSide {
@@ -189,31 +189,31 @@ async fn expected(args: &InitArgs, plan: Plan, origin: &str, tunnel: &str) -> Re
         Known::No(others) => {
             let problem = unknown(origin, tunnel, &others);
             if !args.force {
-                return Err(format!("{problem}; --force writes it all the same"));
+                return Err(format!("{problem}; --force writes the entry anyway"));
             }
             warn(&problem);
             Ok(plan)
         }
         Known::Unsure(why) => {
             let assumed = match args.tunnel.is_some() && args.path.is_none() {
-                true => ", and /mcp taken for its path (--path sets another)",
+                true => ", and its path is assumed to be /mcp (--path sets another)",
                 false => "",
             };
             warn(&format!(
-                "not checked whether there is a tunnel {tunnel}{assumed}: {why} (--offline does not ask)"
+                "not checked whether there is a tunnel {tunnel}{assumed}: {why} (--offline skips this check)"
             ));
             Ok(plan)
         }
     }
 }
 
-/// What to say of a tunnel that MCP clients cannot use.
+/// Message for a tunnel that MCP clients cannot use.
 fn raw(tunnel: &str) -> String {
     format!(
         "tunnel {tunnel} carries raw TCP and not HTTP, so an MCP client has no entry for it, and nothing was \
          written: a program reaches it at the relay's port for raw TCP (9002 unless its operator says \
          otherwise) by sending the tunnel's name first, see \"Callers\" in docs/OPERATIONS.md; \
-         if its target is an MCP server over HTTP, publish it with --to http://host:port/path (--force writes an entry all the same)"
+          if its target is an MCP server over HTTP, publish it with --to http://host:port/path (--force writes an entry anyway)"
     )
 }
 
@@ -225,7 +225,7 @@ fn unknown(origin: &str, tunnel: &str, others: &[String]) -> String {
     format!("{origin} lists no tunnel {tunnel} ({there})")
 }
 
-/// Names of tunnels, the first few of many.
+/// Joins tunnel names; of many, the first few.
 fn listed(names: &[String]) -> String {
     let shown = names.iter().take(NAMES_SHOWN_MAX).map(String::as_str);
     let shown = shown.collect::<Vec<_>>().join(", ");
@@ -235,7 +235,7 @@ fn listed(names: &[String]) -> String {
     }
 }
 
-/// Puts the entry where the plan says.
+/// Writes or shows the entry for each client of the plan; returns the exit code.
 fn write(args: &InitArgs, plan: &Plan) -> u8 {
     let (name, url) = (plan.name.as_str(), plan.url.as_str());
     let report = |event, client: Client| Report {
@@ -344,7 +344,7 @@ fn coloured(diff: &str) -> String {
         Some(b'-') => paint(BAD, line),
         _ => line.to_owned(),
     };
-    // Behind the colour, so that a terminal does not go on in it on the next line.
+    // Each line break comes after the colour's end, so that a terminal does not colour the next line.
     let lines: Vec<_> = diff.lines().map(colour).collect();
     lines.join("\n")
 }

@@ -1,4 +1,4 @@
-//! Merging, example by example, and against arbitrary files.
+//! Tests of the merge: example by example, and with arbitrary files.
 
 use proptest::prelude::*;
 
@@ -24,7 +24,7 @@ fn added(text: &str) -> String {
     }
 }
 
-/// Writes `URL` for a dollar sign.
+/// Puts `URL` in place of each dollar sign.
 fn expected(text: &str) -> String {
     text.replace('$', URL)
 }
@@ -107,7 +107,7 @@ fn a_forced_entry_keeps_its_headers_and_comments() {
     };
     let old = "{\n  \"servers\": {\n    \"maya\": {\n      // ours\n      \"url\": \"http://old/mcp\", // was here\n      \"headers\": { \"X\": \"1\" }\n    }\n  }\n}\n";
     let Ok(Merged::Replaced(text)) = run(old) else {
-        panic!("it differs");
+        panic!("the entry must be replaced");
     };
     let new = expected(
         "{\n  \"servers\": {\n    \"maya\": {\n      // ours\n      \"url\": \"$\", // was here\n      \"headers\": { \"X\": \"1\" },\n      \"type\": \"http\"\n    }\n  }\n}\n",
@@ -117,7 +117,7 @@ fn a_forced_entry_keeps_its_headers_and_comments() {
 
     let started = "{\"servers\": {\"maya\": {\"command\": \"maya\", \"url\": \"x\", \"env\": {}}}}";
     let Ok(Merged::Replaced(text)) = run(started) else {
-        panic!("it differs");
+        panic!("the entry must be replaced");
     };
     assert!(!text.contains("command") && !text.contains("env"), "{text}");
 }
@@ -168,7 +168,7 @@ fn what_is_no_configuration_is_told_with_its_place() {
     assert!(matches!(cursor(&deep), Err(MergeError::Syntax { .. })));
 }
 
-/// Blanks and comments, as they may stand between any two tokens.
+/// Blanks and comments that may stand between two tokens.
 fn trivia() -> impl Strategy<Value = String> {
     let piece = prop_oneof![
         4 => Just(String::new()),
@@ -200,7 +200,7 @@ fn scalar() -> impl Strategy<Value = String> {
     ]
 }
 
-/// Members with commas between them, and perhaps one more behind the last.
+/// Joins members with commas; `comma` adds one after the last member.
 fn members(
     open: &str,
     members: Vec<(String, String, String)>,
@@ -250,7 +250,7 @@ fn read(text: &str) -> Value {
     value_of(&parse(text).unwrap().unwrap())
 }
 
-/// True if `text` is what is left of `longer` when some of it is taken away.
+/// True if `text` results from `longer` by deleting characters.
 fn is_kept_in(text: &str, longer: &str) -> bool {
     let mut left = longer.chars();
     text.chars().all(|wanted| left.any(|found| found == wanted))
