@@ -1,4 +1,4 @@
-//! The claims of a token, read without a key.
+//! Reads the claims of a token without checking its signature.
 
 use data_encoding::BASE64URL_NOPAD;
 use serde::Serialize;
@@ -7,36 +7,36 @@ use serde_json::{Map, Value};
 use super::time::{Date, Span};
 use tieline_wire::claims::LEEWAY_SECONDS;
 
-/// What a token says, in the form that programs get.
+/// A token's content, in the form of the JSON output.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub(super) enum Shown {
     /// A JSON Web Token.
     Jwt {
-        /// Always false: there is no key here to check it with.
+        /// Always false: this command has no key to check the signature with.
         verified: bool,
         #[serde(skip_serializing_if = "Option::is_none")]
         algorithm: Option<String>,
         state: State,
         #[serde(skip_serializing_if = "Option::is_none")]
         expires_at: Option<Date>,
-        /// Negative once it has expired.
+        /// Seconds until the token expires; negative once it has expired.
         #[serde(skip_serializing_if = "Option::is_none")]
         expires_in_s: Option<i64>,
         claims: Map<String, Value>,
     },
-    /// Any other text: only who issued it knows what it means.
+    /// Any other text: only its issuer knows the meaning.
     Opaque { characters: usize },
 }
 
-/// How a token stands to the time.
+/// Whether a token is valid at a given time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum State {
     Valid,
     Expired,
     NotYetValid,
-    /// It does not say until when.
+    /// The token has no usable expiry time.
     Unknown,
 }
 
@@ -68,7 +68,7 @@ impl Shown {
         }
     }
 
-    /// A claim that is a time, in seconds since 1970.
+    /// The value of a time claim, in seconds since 1970.
     pub(super) fn time(&self, claim: &str) -> Option<u64> {
         match self {
             Self::Jwt { claims, .. } => claims.get(claim).and_then(seconds),
@@ -83,7 +83,7 @@ impl Shown {
         }
     }
 
-    /// True if its end is less than `limit` seconds away.
+    /// True if the token expires in less than `limit` seconds or has expired.
     pub(super) fn ends_within(&self, limit: u64) -> bool {
         let Self::Jwt { expires_in_s, .. } = self else {
             return false;
@@ -91,7 +91,7 @@ impl Shown {
         expires_in_s.is_some_and(|left| u64::try_from(left).unwrap_or(0) < limit)
     }
 
-    /// Until when relays accept it although its end was in the past: clocks may differ that much.
+    /// Until when relays still accept a token that has just expired, to allow for clocks that differ.
     pub(super) fn accepted_until(&self) -> Option<Date> {
         let Self::Jwt {
             expires_at: Some(Date(end)),
@@ -105,7 +105,7 @@ impl Shown {
         is_over.then(|| Date(end.saturating_add(LEEWAY_SECONDS)))
     }
 
-    /// Its end in words; `None` if it is not for us to know.
+    /// Expiry in words; `None` for an opaque token.
     pub(super) fn expiry(&self) -> Option<String> {
         let Self::Jwt {
             expires_at,
@@ -116,7 +116,7 @@ impl Shown {
             return None;
         };
         let (Some(date), Some(left)) = (expires_at, expires_in_s) else {
-            return Some("never, as far as it says".to_owned());
+            return Some("never, according to its claims".to_owned());
         };
         let span = Span(left.unsigned_abs());
         Some(match self.accepted_until() {
@@ -133,13 +133,12 @@ impl Shown {
         })
     }
 
-    /// Everything but the end, as a name and a text each.
+    /// All lines but the expiry, as pairs of name and text.
     pub(super) fn lines(&self) -> Vec<(&'static str, String)> {
         let (algorithm, claims) = match self {
             Self::Opaque { characters } => {
-                let kind = format!(
-                    "opaque, {characters} characters: what it allows, only the relay knows"
-                );
+                let kind =
+                    format!("opaque, {characters} characters: only the relay knows what it allows");
                 return vec![("kind", kind)];
             }
             Self::Jwt {
@@ -162,7 +161,7 @@ impl Shown {
             Some(value) => words(value),
             None => absent.to_owned(),
         };
-        lines.push(("scope", or("scope", "agent, caller (it names none)")));
+        lines.push(("scope", or("scope", "agent, caller (the default)")));
         lines.push(("tunnels", or("tunnels", "any")));
         lines.push(("dcc", or("allowed_dcc", "any")));
         lines.push(("groups", or("groups", "none")));
@@ -202,13 +201,13 @@ fn parts(token: &str) -> Option<(Map<String, Value>, Map<String, Value>)> {
 /// A time claim, which may have a fraction (RFC 7519, section 2, `NumericDate`).
 fn seconds(value: &Value) -> Option<u64> {
     let number = value.as_f64()?;
-    // The cast saturates, and a time before 1970 is as good as 1970.
+    // The cast saturates, and a time before 1970 counts as 1970.
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
     let whole = number as u64;
     value.as_u64().or(Some(whole))
 }
 
-/// A list or a text, as people write it.
+/// A claim in words: the items of a list or text, separated by commas.
 fn words(value: &Value) -> String {
     match value {
         Value::String(text) => text.split_whitespace().collect::<Vec<_>>().join(", "),
@@ -317,7 +316,7 @@ mod tests {
         ] {
             let shown = shown(claims);
             assert_eq!(shown.state(), state, "{claims}");
-            // No number makes words impossible.
+            // Any number can be put into words.
             let _ = shown.expiry();
         }
         assert!(shown(r#"{"exp":1800000059}"#).ends_within(60));

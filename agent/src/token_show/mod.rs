@@ -1,5 +1,5 @@
-//! `tieline token show`: what a token says of itself, for people and programs. Nothing here checks
-//! a signature, and nothing prints the token.
+//! `tieline token show`: a token's claims, for people and programs. Nothing here checks a signature
+//! or prints the token.
 
 mod claims;
 pub(crate) mod time;
@@ -20,13 +20,13 @@ const DONE: u8 = 0;
 const FAILED: u8 = 1;
 const USAGE: u8 = 2;
 
-/// A token that ends within this time is warned about: long enough to ask for another one.
+/// A token that expires within this time gets a warning: long enough to ask for a new token.
 const SOON_SECONDS: u64 = 30 * 60;
 
 /// Flags of `tieline token`.
 #[derive(Debug, Args)]
 pub struct TokenArgs {
-    /// What to do with it.
+    /// The command to run.
     #[command(subcommand)]
     pub command: TokenCommand,
 }
@@ -44,7 +44,7 @@ pub struct ShowArgs {
     /// The token's file (mode 0600), or - for standard input
     #[arg(value_name = "FILE")]
     pub file: Option<PathBuf>,
-    /// The same, as the other commands have it
+    /// The token's file, by the flag and variable that other commands use
     #[arg(long, value_name = "FILE", env = "TIELINE_TOKEN_FILE")]
     pub token_file: Option<PathBuf>,
     /// Print one JSON object
@@ -52,20 +52,20 @@ pub struct ShowArgs {
     pub json: bool,
 }
 
-/// How a token stands to the time, as far as it says.
+/// When a token is valid, as far as the token says.
 #[derive(Debug)]
 pub(crate) struct Standing {
-    /// Its end in words, if it is a token that may have one.
+    /// Expiry in words; `None` for an opaque token.
     pub(crate) expiry: Option<String>,
-    /// Its end was in the past.
+    /// True if the token has expired.
     pub(crate) has_expired: bool,
-    /// When it was issued, or begins if it does not say that, in seconds since 1970.
+    /// When the token was issued, or else becomes valid, in seconds since 1970.
     pub(crate) since: Option<u64>,
-    /// When it ends, in seconds since 1970.
+    /// When the token expires, in seconds since 1970.
     pub(crate) until: Option<u64>,
 }
 
-/// Looks at `token` at the time `now`, in seconds since 1970.
+/// Reads the validity of `token` at the time `now`, in seconds since 1970.
 pub(crate) fn standing(token: &str, now: u64) -> Standing {
     let shown = Shown::of(token, now);
     Standing {
@@ -79,7 +79,7 @@ pub(crate) fn standing(token: &str, now: u64) -> Standing {
 /// Runs `tieline token`; returns the exit code: 1 for a token that has expired.
 pub(crate) fn run(args: &TokenArgs) -> u8 {
     let TokenCommand::Show(args) = &args.command;
-    // What is typed for this command comes before a flag that may be a variable.
+    // The argument comes before --token-file, which may be set by the environment.
     let Some(file) = args.file.as_ref().or(args.token_file.as_ref()) else {
         complain(
             &"which token? tieline token show FILE (or --token-file FILE, or TIELINE_TOKEN_FILE); - reads \

@@ -1,4 +1,4 @@
-//! Times in words.
+//! Dates and time spans in words.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use serde::{Serialize, Serializer};
 
 const SECONDS_A_DAY: u64 = 86_400;
 
-/// Last second of the year 9999, behind which dates have no agreed form (RFC 3339, section 1).
+/// Last second of the year 9999: later dates have no agreed form (RFC 3339, section 1).
 const LAST_SECOND: u64 = 253_402_300_799;
 
 /// A point in time, in seconds since 1970.
@@ -34,8 +34,8 @@ impl Serialize for Date {
     }
 }
 
-/// Year, month and day of a day since 1970, in the Gregorian calendar. Years begin in March, so
-/// that the leap day is the last (Hinnant, "chrono-compatible low-level date algorithms").
+/// Year, month and day of a day since 1970, in the Gregorian calendar. Years begin in March here, so
+/// that the leap day comes last (Hinnant, "chrono-compatible low-level date algorithms").
 const fn civil(day: u64) -> (u64, u64, u64) {
     let day = day + 719_468;
     let (era, day) = (day / 146_097, day % 146_097);
