@@ -1,4 +1,4 @@
-//! What came of a check, as a line for people and as an object for programs.
+//! Result of a check: a line for people, an object for programs.
 
 use std::fmt;
 
@@ -7,28 +7,28 @@ use serde::Serialize;
 use crate::paint::{BAD, GOOD, WARN, paint};
 use crate::plain::Plain;
 
-/// What came of it.
+/// Outcome of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Outcome {
     Ok,
-    /// It works, and something about it is not as it should be.
+    /// The step works, but something about it needs attention.
     Warning,
     Failed,
     /// There was nothing to check.
     NotApplicable,
-    /// This version cannot do it yet.
+    /// This version does not support what the check would try.
     Skipped,
 }
 
-/// One check.
+/// One check and its result.
 #[derive(Debug, Serialize)]
 pub(super) struct Check {
     check: &'static str,
     pub(super) outcome: Outcome,
     /// What was found.
     pub(super) detail: String,
-    /// What to do about it.
+    /// What to do about the result.
     #[serde(skip_serializing_if = "Option::is_none")]
     advice: Option<String>,
 }

@@ -1,25 +1,25 @@
-//! Whether this machine's clock is right, by whatever there is to hold it against.
+//! Judges this machine's clock by the evidence that the other checks found.
 
 use super::check::Check;
 use crate::token_show::time::Span;
 
-/// Clocks may differ by so many seconds: the relay's own leeway with tokens.
+/// Largest difference between two clocks that counts as none: the relay's own leeway with tokens.
 const SKEW_SECONDS_MAX: u64 = 60;
 
-/// What tells the time beside our own clock, in seconds since 1970.
+/// Evidence of the time, besides this machine's clock, in seconds since 1970.
 #[derive(Debug, Default)]
 pub(super) struct Evidence {
-    /// `Date` of an answer from where the relay speaks HTTP.
+    /// `Date` of an HTTP answer from the relay.
     pub(super) date: Option<u64>,
-    /// When the token was issued.
+    /// When the token was issued, or becomes valid.
     pub(super) since: Option<u64>,
-    /// When it ends.
+    /// When the token expires.
     pub(super) until: Option<u64>,
-    /// For how many seconds more the relay takes the token.
+    /// How many more seconds the relay accepts the token.
     pub(super) left: Option<u64>,
     /// The relay said that the token has expired.
     pub(super) said_expired: bool,
-    /// Where the relay speaks HTTP.
+    /// URLs at which the relay speaks HTTP.
     pub(super) urls: Vec<String>,
 }
 
@@ -35,20 +35,18 @@ pub(super) fn judge(now: u64, evidence: &Evidence) -> Check {
         }
         return fine(whose, date);
     }
-    // The end of the token less what is left of it. A provider that decides on its own how long a
-    // permission lasts leaves something else, so a difference proves nothing.
+    // The token's expiry less its remaining time is the relay's time. A provider that sets its own
+    // lifetime leaves another remainder, so a difference proves nothing.
     let by_token = evidence.until.zip(evidence.left);
     let by_token = by_token.and_then(|(until, left)| until.checked_sub(left));
     if let Some(theirs) = by_token.filter(|theirs| now.abs_diff(*theirs) <= SKEW_SECONDS_MAX) {
-        return fine("the relay's, by the time that it gives the token", theirs);
+        return fine(
+            "the relay's clock, by the token's remaining time there",
+            theirs,
+        );
     }
     if let Some(since) = evidence.since.filter(|it| *it > now + SKEW_SECONDS_MAX) {
-        return wrong(
-            now,
-            since,
-            "at least ",
-            "the one by which the token was issued",
-        );
+        return wrong(now, since, "at least ", "the clock that issued the token");
     }
     if let Some(until) = evidence
         .until
@@ -58,12 +56,12 @@ pub(super) fn judge(now: u64, evidence: &Evidence) -> Check {
             now,
             until,
             "at least ",
-            "the relay's, to which the token has expired",
+            "the relay's clock, by which the token has expired",
         );
     }
     let found = match evidence.since {
         Some(_) => {
-            "not behind the time at which the token was issued, and nothing tells more: the relay's HTTP \
+            "not behind the time at which the token was issued, and there is no other evidence: the relay's HTTP \
              answers have no Date"
         }
         None => {
@@ -82,7 +80,7 @@ fn wrong(now: u64, theirs: u64, least: &str, whose: &str) -> Check {
             "this machine is {least}{} {way} {whose}",
             Span(now.abs_diff(theirs))
         ),
-        "set the clock (by NTP): tokens look expired, or not yet valid, to one that is wrong",
+        "set the clock (by NTP): with a wrong clock, tokens look expired or not yet valid",
     )
 }
 
@@ -131,7 +129,7 @@ mod tests {
             found == Outcome::Ok && text.contains("within 2 s"),
             "{text}"
         );
-        // A provider's own term.
+        // A provider that sets its own lifetime.
         assert_eq!(outcome(&with(60)).0, Outcome::NotApplicable);
     }
 

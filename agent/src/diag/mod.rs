@@ -1,5 +1,5 @@
-//! `tieline diag`: tries each step on the way to the relay and to the targets by itself, and says
-//! what to do about the first one that fails. It disturbs no agent that runs.
+//! `tieline diag`: tries each step on the way to the relay and to the targets separately, and says what
+//! to do about a step that fails. Running agents are not disturbed.
 
 mod check;
 mod clock;
@@ -28,17 +28,17 @@ const DONE: u8 = 0;
 const FAILED: u8 = 1;
 const USAGE: u8 = 2;
 
-/// Flags of `tieline diag`: those of `tieline serve`, so that a line that fails can be tried as it is.
+/// Flags of `tieline diag`: those of `tieline serve`, so that a failing command line can be tried unchanged.
 #[derive(Debug, Args)]
 pub struct DiagArgs {
-    /// What `tieline serve` would be told.
+    /// Flags of `tieline serve`.
     #[command(flatten)]
     #[allow(missing_docs)]
     pub serve: ServeArgs,
 }
 
 impl DiagArgs {
-    /// The flags that say how an agent runs, which no check tries.
+    /// The given flags that no check tries, because they only say how an agent runs.
     fn untried(&self) -> Vec<&'static str> {
         let it = &self.serve;
         let flags = [
@@ -73,7 +73,7 @@ pub(crate) async fn run(args: DiagArgs) -> u8 {
     if teller.failed > 0 { FAILED } else { DONE }
 }
 
-/// The settings that `tieline serve` would have; the token's file is a check of its own.
+/// The settings that `tieline serve` would have. The token file is not read here: it has its own check.
 fn settings(args: &ServeArgs) -> Result<Config, ConfigError> {
     let file = File::of_args(args)?;
     if let (Some(file), false) = (&file, args.json) {
@@ -145,27 +145,30 @@ async fn look(config: &Config, teller: &mut Teller) {
     }
 }
 
-/// Whether the agent's key is this user's alone, if there is one.
+/// Checks that no other user can read or replace the agent's key, if there is a key.
 fn key(config: &Config) -> Check {
     let looked = config
         .state_dir()
         .map(|folder| (identity::look(&folder), folder));
     match looked {
         Ok((Ok(true), folder)) => {
-            Check::ok("key", format!("{} is this user's alone", folder.display()))
+            Check::ok("key", format!("the key in {} is private", folder.display()))
         }
         Ok((Ok(false), folder)) => {
-            let text = format!("none in {} yet: tieline serve makes one", folder.display());
+            let text = format!(
+                "no key in {} yet: tieline serve makes one",
+                folder.display()
+            );
             Check::not_applicable("key", text)
         }
         Ok((Err(error), _)) => {
-            Check::failed("key", error, "tieline serve does not start before that")
+            Check::failed("key", error, "tieline serve cannot start until fixed")
         }
-        Err(error) => Check::failed("key", error, "tieline serve does not start before that"),
+        Err(error) => Check::failed("key", error, "tieline serve cannot start until fixed"),
     }
 }
 
-/// Warns of a token that a network can read.
+/// Warns of a token that the network can read.
 fn clear_text(config: &Config) -> Option<Check> {
     let is_exposed = config.token_file.is_some() && config.relay.exposes_tokens();
     is_exposed.then(|| {
@@ -177,8 +180,8 @@ fn clear_text(config: &Config) -> Option<Check> {
     })
 }
 
-/// Reads the token, and tries it where the relay was reached. Answers what the token says, and what
-/// the relay's answer tells of its clock.
+/// Reads the token, and tries it if the relay was reached. Returns what the token says, and what the
+/// relay's answer shows about the relay's clock.
 async fn auth(
     config: &Config,
     path: Option<&Path>,
@@ -193,7 +196,7 @@ async fn auth(
             teller.tell(&Check::failed(
                 "auth",
                 &error,
-                "it must hold one token, for you alone to read",
+                "the file must hold one token that only you can read",
             ));
             return (None, nothing);
         }
@@ -213,12 +216,12 @@ async fn auth(
     (known, evidence)
 }
 
-/// What a token says of its end.
+/// The token's expiry, as a clause of a message.
 fn words(token: &Standing) -> String {
     match &token.expiry {
         Some(expiry) if token.has_expired => format!("the token expired {expiry}"),
         Some(expiry) => format!("the token expires {expiry}"),
-        None => "the token does not say until when it is good".to_owned(),
+        None => "the token does not say when it expires".to_owned(),
     }
 }
 

@@ -1,4 +1,4 @@
-//! From the relay's name to a connection.
+//! Checks of the way from the relay's name to a connection.
 
 use std::ffi::OsString;
 use std::io;
@@ -12,10 +12,10 @@ use crate::address::HostPort;
 use crate::dial::RelayUrl;
 use crate::error::Error;
 
-/// How long a name server may take: resolvers try for 5 s and then once more (resolv.conf(5)).
+/// Longest wait for a name server: resolvers try for 5 s and then once more (resolv.conf(5)).
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Variables by which programs are told of a proxy, and what they are for.
+/// Variables that name a proxy, or the exceptions from it.
 const PROXIES: [&str; 3] = ["HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"];
 
 pub(super) async fn dns(address: &HostPort) -> Check {
@@ -27,7 +27,7 @@ pub(super) async fn dns(address: &HostPort) -> Check {
     match timeout(LOOKUP_TIMEOUT, address.resolve()).await {
         Err(_) => Check::failed(
             "dns",
-            format!("no name server knows {host} in time"),
+            format!("no name server answered for {host} in time"),
             advice,
         ),
         Ok(Err(error)) => Check::failed("dns", format!("{host}: {error}"), advice),
@@ -72,24 +72,24 @@ pub(super) async fn tcp(relay: &RelayUrl, has_address: bool) -> (Check, Option<T
 fn advice(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::ConnectionRefused => {
-            "nobody listens there: is the relay running, and is this its port for agents (9001)?"
+            "nothing listens there: is the relay running, and is this its port for agents (9001)?"
         }
         io::ErrorKind::TimedOut => {
-            "a firewall may drop it: is the relay's port for agents open to this network?"
+            "a firewall may drop the connection: is the relay's port for agents open to this network?"
         }
         io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
-            "this network has no way there: is a VPN off, or a cable out?"
+            "this network has no route to the relay: is a VPN off, or a cable unplugged?"
         }
         _ => "is the relay's address right, and reachable from this network?",
     }
 }
 
-/// A way to the relay that `--relay` cannot name yet.
+/// A transport that `--relay` cannot name yet.
 pub(super) fn to_come(transport: &'static str) -> Check {
     Check::skipped(transport, "this version dials tcp:// only")
 }
 
-/// A proxy is no way for a link. Who set one may think that it is.
+/// Says that links do not use a proxy; a user who set the variables may expect a proxied link.
 pub(super) fn proxy(variable: impl Fn(&str) -> Option<OsString>) -> Check {
     let is_set = |name: &&str| {
         let value = variable(name).or_else(|| variable(&name.to_ascii_lowercase()));
@@ -117,7 +117,7 @@ mod tests {
         assert_eq!(none.outcome, Outcome::NotApplicable);
         let empty = proxy(|_| Some(OsString::new()));
         assert_eq!(empty.outcome, Outcome::NotApplicable);
-        // A proxy may have a password in its URL.
+        // A proxy's URL may contain a password.
         let some = proxy(|name| (name == "all_proxy").then(|| "http://ada:secret@proxy:1".into()));
         assert!(
             some.detail.contains("ALL_PROXY set, and not used"),
@@ -133,7 +133,7 @@ mod tests {
         for known in ["127.0.0.1:1", "[::1]:1", "localhost:1"] {
             assert_eq!(dns(&address(known)).await.outcome, Outcome::NotApplicable);
         }
-        // RFC 6761, 6.4: nobody has this name.
+        // No host has this name (RFC 6761, section 6.4).
         let wrong = dns(&address("relay.invalid:1")).await;
         assert_eq!(wrong.outcome, Outcome::Failed);
         assert!(wrong.detail.contains("relay.invalid"), "{}", wrong.detail);

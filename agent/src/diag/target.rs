@@ -1,4 +1,4 @@
-//! Whether a target takes connections and, where it should, speaks HTTP.
+//! Checks that a target accepts connections and, if it is an HTTP target, speaks HTTP.
 
 use http::Method;
 use tieline_wire::Reason;
@@ -22,7 +22,7 @@ pub(super) async fn look(target: &Target) -> Check {
     let Target::Http(_) = target else {
         return Check::ok("target", format!("{target} takes connections"));
     };
-    // A GET would open a stream. OPTIONS changes nothing, and any answer to it is HTTP.
+    // A GET could open an event stream. OPTIONS changes nothing, and any HTTP answer to it will do.
     let path = match target.base_path() {
         "" => "/",
         path => path,
@@ -51,7 +51,7 @@ pub(super) async fn look(target: &Target) -> Check {
         ),
         Err(error) => Check::failed(
             "target",
-            format!("{target} takes connections, but speaks no HTTP: {error}"),
+            format!("{target} takes connections, but does not speak HTTP: {error}"),
             "is it another kind of server (--to host:port), or one that needs https?",
         ),
     }
@@ -98,7 +98,7 @@ mod tests {
         }
         let check = check("http://", "SSH-2.0-x\r\n").await;
         assert_eq!(check.outcome, Outcome::Failed);
-        assert!(check.detail.contains("speaks no HTTP"), "{check}");
+        assert!(check.detail.contains("does not speak HTTP"), "{check}");
     }
 
     #[tokio::test]

@@ -1,6 +1,6 @@
-//! A registration that takes nothing from anybody: under a key that is made for it and thrown away,
-//! and so under a name that nobody has. An agent of this machine that runs keeps its tunnels.
-//! Long because a trial, what it means and what to do about it stand together.
+//! A trial registration that takes no name from any agent: its key is new and thrown away, so no agent has
+//! the name that is derived from it. An agent that runs on this machine keeps its tunnels.
+//! Long because the trial, its meaning and the advice stand together.
 
 use std::time::Duration;
 
@@ -21,49 +21,49 @@ use crate::identity::Identity;
 use crate::link::stranger;
 use crate::token_show::Standing;
 
-/// How long the relay may take for all of it; a provider that it asks has 5 s.
+/// Longest time for the whole trial; a provider that the relay asks has 5 s.
 const TRIAL_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Registrations on trial, so that they do not use up what a relay allows in a minute.
+/// Limit on registrations in a trial, to leave most of what a relay allows in a minute.
 const ASKED_MAX: usize = 16;
 
-/// How long the relay may take to close its side after we closed ours.
+/// Longest wait for the relay to close its side after this side has closed.
 const FAREWELL_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Room for one read.
+/// Size of the buffer for one read, in bytes.
 const READ_BYTES: usize = 16 * 1024;
 
-/// The target's address in a registration on trial: no caller is ever led there, and a relay takes none that
-/// is empty.
+/// The target's address in a trial registration: no caller is led there, but a relay refuses an empty
+/// address.
 const AUTHORITY: &str = "localhost";
 
 const AGENT_VERSION: &str = concat!("tieline/", env!("CARGO_PKG_VERSION"), " (diag)");
 
-/// What came of it.
+/// Result of a trial.
 pub(super) enum Trial {
     /// The relay answered each registration.
     Answered {
         relay: String,
-        /// The answer to each of `asked`.
+        /// The answers to `asked`, in the same order.
         answers: Vec<Result<Granted, Refusal>>,
         asked: Vec<Asked>,
     },
-    /// There was no handshake, or the relay ended the link.
+    /// The handshake failed, or the relay ended the link.
     Ended { why: String, reason: Option<Reason> },
 }
 
-/// What is registered on trial.
+/// What one trial registration asks for.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Asked {
     dcc: String,
-    /// What the derived name begins with, so that a token which allows the tunnel's own name by how it
-    /// begins allows this one too.
+    /// Start of the derived name. A token that allows the tunnel's own name by a prefix allows this name,
+    /// too.
     label: String,
-    /// The tunnel will have the name that is derived from the label, under the agent's own key.
+    /// True if the tunnel's real name is derived from the label and the agent's key as well.
     is_derived: bool,
 }
 
-/// A registration for each target that differs in what a token may allow or not.
+/// One registration for each target that differs in what a token can limit.
 fn asked(config: &Config) -> Vec<Asked> {
     let of_target = |it: &TargetConfig| Asked {
         dcc: it.dcc.clone(),
@@ -87,7 +87,7 @@ fn asked(config: &Config) -> Vec<Asked> {
     asked
 }
 
-/// What the relay is sent for each of `asked`.
+/// The messages that register `asked`.
 fn registrations(asked: &[Asked], token: &str) -> Vec<Register> {
     let all = (0..).zip(asked).map(|(request, it)| Register {
         request,
@@ -104,7 +104,7 @@ fn registrations(asked: &[Asked], token: &str) -> Vec<Register> {
     all.collect()
 }
 
-/// Registers each of what [`asked`] says, and takes all of it back.
+/// Registers what [`asked`] returns, and withdraws each registration that the relay grants.
 pub(super) async fn run(config: &Config, token: &str, stream: TcpStream) -> Trial {
     let ended = |why: String| Trial::Ended { why, reason: None };
     let identity = match Identity::throw_away() {
@@ -132,7 +132,7 @@ pub(super) async fn run(config: &Config, token: &str, stream: TcpStream) -> Tria
     }
 }
 
-/// The agent's end of the link.
+/// The agent's end of the trial link.
 struct End {
     stream: TcpStream,
     mux: Mux,
@@ -197,7 +197,7 @@ impl End {
                                 reason: Some(away.reason),
                             };
                         }
-                        // Nobody knows the name, so nobody calls; who does gets nothing here.
+                        // No caller knows the name; a session that comes anyway is reset.
                         Event::Open { session, .. } => {
                             self.mux.reset(session, Reason::ShuttingDown);
                         }
@@ -220,7 +220,7 @@ impl End {
 
     fn introduce(&mut self, identity: &Identity, relay_name: &str, relay: &RelayHello) {
         let mut hello = AgentHello {
-            // The mux let the hello through, so there is a version that both speak.
+            // The mux accepted the relay's hello, so there is a version that both speak.
             version: relay.choose_version().unwrap_or_default(),
             key: identity.key(),
             machine: identity.machine(),
@@ -246,7 +246,7 @@ impl End {
         Ok(())
     }
 
-    /// Closes our side, and reads on until the relay has closed its own, so that it hears the last
+    /// Closes this side, and reads until the relay has closed its own, so that the relay receives the last
     /// frames.
     async fn say_farewell(&mut self) {
         let _ = self.stream.shutdown().await;
@@ -265,7 +265,7 @@ impl End {
     }
 }
 
-/// What a trial means, and what it tells of the relay's clock.
+/// Turns a trial's result into a check, and into evidence of the relay's clock.
 pub(super) fn judge(trial: Trial, config: &Config, token: Option<&Standing>) -> (Check, Evidence) {
     let mut evidence = Evidence::default();
     let (relay, mut answers, asked) = match trial {
@@ -285,7 +285,7 @@ pub(super) fn judge(trial: Trial, config: &Config, token: Option<&Standing>) -> 
             return (Check::failed("auth", text, advice), evidence);
         }
     };
-    // The token is good, and for other names than one that was made up for this trial.
+    // A token may allow a target's given name but not the name that this trial made up: no failure.
     let mut asked = asked.iter();
     answers.retain(|answer| {
         let is_derived = asked.next().is_some_and(|it| it.is_derived);
@@ -316,11 +316,11 @@ pub(super) fn judge(trial: Trial, config: &Config, token: Option<&Standing>) -> 
         None => text.push_str(" without a token"),
     }
     if config.targets.iter().any(|it| it.name.is_some()) {
-        // Registering a name takes it over from the agent that has it.
+        // Not tried, because registering a name takes it over from the agent that has it.
         text.push_str("; whether it allows the names that are asked for shows when serving");
     }
     let check = match token {
-        // Taken within the time by which clocks may differ.
+        // Accepted only within the leeway for clocks that differ.
         Some(token) if token.has_expired => {
             Check::warning("auth", text, advice(Reason::TokenExpired))
         }
@@ -329,8 +329,8 @@ pub(super) fn judge(trial: Trial, config: &Config, token: Option<&Standing>) -> 
     (check, evidence)
 }
 
-/// What a refusal says of a good token where nothing was said that it could allow: the trial has
-/// neither a kind of application nor a name then.
+/// Explains why a refused token may still be good, if the trial asked for nothing that the token could
+/// allow: the trial had no kind of application, or not the tunnel's own name.
 fn limits_of(reason: Reason, config: &Config) -> Option<&'static str> {
     let is_named = !config.targets.is_empty() && config.targets.iter().all(|it| it.name.is_some());
     match reason {
@@ -358,14 +358,14 @@ fn advice(reason: Reason) -> &'static str {
         }
         Reason::DccNotAllowed => "ask for a token that allows this kind of application (--dcc)",
         Reason::NameNotAllowed => {
-            "it allows certain names only: ask for one of those, --to NAME=TARGET"
+            "the token allows certain names only: ask for one of those names with --to NAME=TARGET"
         }
         Reason::Revoked => "ask the relay's operator why",
         Reason::NotLoopback => "the relay needs --auth to take agents from elsewhere",
         Reason::RelayName => "dial the relay by the name that it has for agents",
-        Reason::Version => "relay and agent are too far apart: update the older one",
+        Reason::Version => "relay and agent versions are too far apart: update the older one",
         Reason::Preface | Reason::Protocol | Reason::FrameTooLong | Reason::Table => {
-            "what answers there is no relay: is that its port for agents (9001), without TLS?"
+            "what answers there does not speak the relay's protocol: is that its port for agents (9001), without TLS?"
         }
         reason if reason.is_final() => "ask the relay's operator",
         _ => "this may pass: try again",
@@ -455,7 +455,7 @@ mod tests {
         assert!(check.detail.contains("shows when serving"), "{check}");
         let (check, _) = judge(trial(), &config(), None);
         assert!(!check.detail.contains("shows when serving"), "{check}");
-        // Taken, and over: the relay forgives clocks that differ.
+        // Accepted although expired: the relay allows for clocks that differ.
         let over = Standing {
             expiry: Some("17 s ago, accepted until noon".to_owned()),
             has_expired: true,

@@ -1,4 +1,4 @@
-//! What time a relay has.
+//! Reads the relay's time from an HTTP answer.
 
 use std::time::UNIX_EPOCH;
 
@@ -9,10 +9,10 @@ use crate::address::HostPort;
 use crate::connect::tls::Tls;
 use crate::web::Question;
 
-/// The page on which a relay says that it lives.
+/// Path at which a relay reports that it is alive.
 const HEALTH: &str = "/health";
 
-/// The time, in seconds since 1970, that an answer from the first of `urls` tells, if it does.
+/// The `Date`, in seconds since 1970, of an answer from the first of `urls`; `None` without a `Date`.
 pub(super) async fn date_of(urls: &[String]) -> Option<u64> {
     let url: Uri = urls.first()?.parse().ok()?;
     let authority = url.authority()?.as_str();
