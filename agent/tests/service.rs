@@ -1,7 +1,7 @@
-//! What `tieline service` promises on Linux, with a `systemctl` that writes down how it is called.
+//! Tests of `tieline service` on Linux, with a `systemctl` that records its calls.
 
 #![cfg(target_os = "linux")]
-// Clippy allows it in test functions only, not in what they call.
+// Clippy allows `unwrap` in test functions, but not in functions that they call.
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 const SERVE: [&str; 5] = ["--", "--relay", "tcp://r:1", "--to", "127.0.0.1:1"];
 
-/// A user with a home of their own, and a systemd that obeys.
+/// A user's home folder, with a `systemctl` in it that runs the given shell command.
 struct Home {
     dir: TempDir,
 }
@@ -176,7 +176,7 @@ fn what_systemd_refuses_is_told_in_its_words() {
     assert!(err.contains("Failed to connect to bus"), "{err}");
     assert!(
         home.unit().exists(),
-        "the file is there for when systemd is"
+        "the unit file stays, so that it can be started later"
     );
 }
 
@@ -231,7 +231,7 @@ fn a_user_that_the_machine_lacks_is_refused_before_anything_is_written() {
     assert!(home.called().is_empty());
 }
 
-/// What systemd itself thinks of the units, where it is there to be asked.
+/// Checks the units with `systemd-analyze`, if it is installed.
 #[test]
 fn systemd_calls_a_units_exposure_ok() {
     let home = Home::new("exit 0");
@@ -247,12 +247,12 @@ fn systemd_calls_a_units_exposure_ok() {
             .arg(&unit)
             .output();
         let Ok(answer) = asked else {
-            eprintln!("systemd-analyze is not here; the units stay unjudged");
+            eprintln!("systemd-analyze is not installed: units not checked");
             return;
         };
         let text = String::from_utf8(answer.stdout).unwrap();
         let Some((_, rest)) = text.rsplit_once("tieline.service: ") else {
-            eprintln!("this systemd-analyze judges no files; the units stay unjudged");
+            eprintln!("this systemd-analyze cannot check a unit file: units not checked");
             return;
         };
         let level: f64 = rest.split(' ').next().unwrap().parse().unwrap();

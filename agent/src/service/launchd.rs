@@ -1,11 +1,11 @@
-//! macOS: a property list for launchd, of the user or of the machine.
+//! macOS: a property list for launchd, for the user or the machine.
 
 use std::path::PathBuf;
 
 use super::plan::{MARK, Order, Plan, ServiceError, Step};
 
-/// Seconds between two starts of a program that ends with an error: launchd cannot tell a refusal
-/// for good from a crash.
+/// Seconds between two starts of a program that fails: launchd cannot tell a final refusal from a
+/// crash.
 const THROTTLE_SECONDS: u32 = 30;
 
 pub(super) fn plan(order: &Order) -> Result<Plan, ServiceError> {
@@ -21,7 +21,7 @@ pub(super) fn plan(order: &Order) -> Result<Plan, ServiceError> {
     let file = path.display().to_string();
     Ok(Plan {
         content: content(order, &label, &log),
-        // The first one is for a service that runs with the flags of before.
+        // Unloads a service that runs with its old flags; fails if none is loaded.
         start: vec![
             Step::new(&["launchctl", "unload", &file]).may_fail(),
             Step::new(&["launchctl", "load", "-w", &file]),
@@ -29,7 +29,7 @@ pub(super) fn plan(order: &Order) -> Result<Plan, ServiceError> {
         stop: vec![Step::new(&["launchctl", "unload", "-w", &file])],
         forget: Vec::new(),
         ask: Step::new(&["launchctl", "list", &label]).words,
-        // It prints the job's properties, or nothing.
+        // `launchctl list` prints the properties of a loaded job, or nothing.
         active: &["{"],
         hint: Some(format!("its log is {log}")),
         path,

@@ -1,5 +1,5 @@
-//! `tieline service`: keeps `tieline serve` running through log-ins and restarts of the machine,
-//! by what each system has for that.
+//! `tieline service`: keeps `tieline serve` running through log-ins and restarts of the machine, by
+//! the operating system's own service manager.
 
 mod launchd;
 mod plan;
@@ -22,13 +22,13 @@ const DONE: u8 = 0;
 const FAILED: u8 = 1;
 const USAGE: u8 = 2;
 
-/// Variables that `serve` reads instead of flags, and that a service does not inherit.
+/// Prefix of the variables that `serve` reads in place of flags; a service does not inherit them.
 const VARIABLES: &str = "TIELINE_";
 
 /// Flags of `tieline service`.
 #[derive(Debug, Args)]
 pub struct ServiceArgs {
-    /// What to do with it.
+    /// The command to run.
     #[command(subcommand)]
     pub command: ServiceCommand,
 }
@@ -38,9 +38,9 @@ pub struct ServiceArgs {
 pub enum ServiceCommand {
     /// Run tieline serve with these flags from now on, and at every start.
     Install(InstallArgs),
-    /// Stop it and forget it.
+    /// Stop the service and remove it.
     Uninstall(PlaceArgs),
-    /// Say whether it is installed and runs.
+    /// Say whether the service is installed and running.
     Status(PlaceArgs),
 }
 
@@ -50,7 +50,7 @@ pub struct InstallArgs {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub place: PlaceArgs,
-    /// With --system: the user to run as; by default the one who called sudo
+    /// With --system: the user to run as; by default the user who called sudo
     #[arg(long, value_name = "USER", requires = "system")]
     pub user: Option<String>,
     /// Show what would be done and do nothing
@@ -61,7 +61,7 @@ pub struct InstallArgs {
     pub serve: Vec<String>,
 }
 
-/// Which service is meant.
+/// Selects a service.
 #[derive(Clone, Debug, Args)]
 pub struct PlaceArgs {
     /// For the whole machine, and not only while this user is logged in
@@ -89,9 +89,9 @@ pub(crate) fn run(args: &ServiceArgs) -> u8 {
 }
 
 fn install(args: &InstallArgs) -> Result<u8, ServiceError> {
-    // A service that does not start is found out about much later than a flag that is wrong now.
+    // Check the flags now: a service that does not start is noticed much later.
     let line = ["tieline", "serve"].into_iter().map(str::to_owned);
-    // Without the variables of this moment, which the service will not see.
+    // The service will not see this shell's variables, so they are left out here.
     let cli = match Cli::read_alone(line.chain(args.serve.iter().cloned())) {
         Ok(cli) => cli,
         Err(error) => {
@@ -110,7 +110,10 @@ fn install(args: &InstallArgs) -> Result<u8, ServiceError> {
     if let Command::Serve(serve) = &cli.command {
         let file = File::of_args(serve)?;
         if let Some(file) = &file {
-            warn(&format!("its settings come from {}", file.path.display()));
+            warn(&format!(
+                "the service's settings come from {}",
+                file.path.display()
+            ));
         }
         drain_timeout = Config::of_args(serve, file)?.drain_timeout;
     }
@@ -146,8 +149,8 @@ fn install(args: &InstallArgs) -> Result<u8, ServiceError> {
     Ok(code)
 }
 
-/// Refuses a user that this machine does not have. `id` (POSIX) also knows those of directory services;
-/// where it is missing, the system itself tells later.
+/// Refuses a user that this machine does not have. `id` (POSIX) also knows users of directory services;
+/// without `id`, the service manager reports the error later.
 fn known_user(user: &str) -> Result<(), ServiceError> {
     if cfg!(windows) {
         return Ok(());
@@ -165,7 +168,7 @@ fn uninstall(place: &PlaceArgs) -> Result<u8, ServiceError> {
             path: plan.path.clone(),
         });
     }
-    // What cannot be stopped is removed all the same: it does not come back then.
+    // The file is removed even if the stop fails, so that the service does not come back.
     let stopped = carry_out(&plan.stop, place.json).unwrap_or_else(|error| {
         complain(&error);
         FAILED
@@ -217,18 +220,18 @@ fn status(place: &PlaceArgs) -> Result<u8, ServiceError> {
     Ok(if is_active { DONE } else { FAILED })
 }
 
-/// What to do where systemctl does not reach the manager of this user, as in a shell of su or of a script.
+/// Advice if systemctl cannot reach this user's manager, as in a shell of su or of a script.
 fn without_bus(said: &str) -> Option<String> {
     let is_bus = said.contains("connect to bus") || said.contains("connect to user scope bus");
     is_bus.then(|| {
         format!(
-            "{said}: no manager of this user runs, or this shell does not know where: run loginctl \
+            "{said}: no service manager of this user runs, or this shell cannot find it: run loginctl \
              enable-linger, set XDG_RUNTIME_DIR=/run/user/$(id -u), and try again; or use --system with sudo"
         )
     })
 }
 
-/// The service that is meant, where only its place matters.
+/// An order for commands that need only the service's place.
 fn order_of(place: &PlaceArgs) -> Result<Order, ServiceError> {
     Order::new(&place.name, place.system, None, &[], DRAIN_TIMEOUT)
 }
@@ -273,7 +276,7 @@ fn tell(json: bool, event: &str, plan: &Plan) {
     }
 }
 
-/// Runs each step; the first that fails ends it.
+/// Runs the steps in order, up to the first failure that is not allowed.
 fn carry_out(steps: &[Step], json: bool) -> Result<u8, ServiceError> {
     for step in steps {
         let output = match process::Command::new(&step.words[0])
@@ -301,7 +304,7 @@ fn carry_out(steps: &[Step], json: bool) -> Result<u8, ServiceError> {
         }
         if !output.status.success() && !step.may_fail {
             let said = String::from_utf8_lossy(&output.stderr);
-            let said = said.lines().next().unwrap_or("it says nothing").to_owned();
+            let said = said.lines().next().unwrap_or("no error message").to_owned();
             let said = without_bus(&said).unwrap_or(said);
             return Err(ServiceError::Failed {
                 command: step.to_string(),

@@ -1,4 +1,4 @@
-//! What is to be written, run and looked at for one service, as plain data.
+//! A service's plan as plain data: the file to write and the commands to run.
 
 use std::fmt;
 use std::fs;
@@ -8,38 +8,38 @@ use std::time::Duration;
 
 use crate::error::ConfigError;
 
-/// Stands in every file that is ours; others are left alone.
+/// Text in every file that tieline made; other files are left alone.
 pub(super) const MARK: &str = "Made by tieline service install";
 
-/// Longest name of a service.
+/// Longest name of a service, in bytes.
 const NAME_BYTES_MAX: usize = 64;
 
-/// What the service is to be.
+/// Description of the service to make.
 #[derive(Clone, Debug)]
 pub(super) struct Order {
     pub(super) name: String,
-    /// For the machine, not for one user.
+    /// True for a service of the machine, false for one of the user.
     pub(super) system: bool,
-    /// Who it runs as, if it is for the machine.
+    /// User to run as, for a service of the machine.
     pub(super) user: Option<String>,
     /// The program and its arguments.
     pub(super) command: Vec<String>,
-    /// Where relative paths among the arguments lead from.
+    /// Folder from which relative paths among the arguments start.
     pub(super) dir: String,
-    /// The user's own folder.
+    /// The user's home folder.
     pub(super) home: PathBuf,
-    /// Where programs keep a user's settings.
+    /// The user's folder for settings of programs.
     pub(super) config: PathBuf,
-    /// Where programs lie that only administrators may change.
+    /// Folder for programs that only administrators may change.
     pub(super) programs: PathBuf,
-    /// How long it takes to stop at most.
+    /// Longest time that a stop takes, in seconds.
     pub(super) stop_seconds: u64,
 }
 
-/// What a stop takes beyond the time for calls in flight, in seconds.
+/// Time for a stop beyond the drain timeout, in seconds.
 const STOP_MARGIN_SECONDS: u64 = 10;
 
-/// Longest name of a user (useradd(8) allows 32; directory services have longer ones).
+/// Longest name of a user, in bytes (useradd(8) allows 32; directory services allow more).
 const USER_BYTES_MAX: usize = 256;
 
 impl Order {
@@ -62,7 +62,7 @@ impl Order {
         let program = text(std::env::current_exe().map_err(here)?)?;
         let dir = text(std::env::current_dir().map_err(here)?)?;
         let mut command = vec![program, "serve".to_owned()];
-        // A run by hand takes over; the service comes back when that one has ended.
+        // With --stand-by the service gives way to an agent that is run by hand, and returns after it.
         let says = |flag: &str| serve.iter().any(|word| word == flag);
         if !says("--once") && !says("--stand-by") {
             command.push("--stand-by".to_owned());
@@ -91,7 +91,7 @@ impl Order {
         order.checked()
     }
 
-    /// Refuses what could stand for something else in a service's file.
+    /// Refuses texts that could mean something else in a service's file.
     pub(super) fn checked(self) -> Result<Self, ServiceError> {
         let folders = [&self.home, &self.config].map(|path| path.display().to_string());
         let words = self.command.iter().chain([&self.dir]).chain(&folders);
@@ -100,7 +100,7 @@ impl Order {
                 return Err(ServiceError::Text(word.clone()));
             }
         }
-        // It stands at the end of a line, unquoted: systemd joins that with the next one, or cuts it.
+        // The folder ends a line without quotes: systemd joins a final `\` with the next line and cuts blanks.
         if self.dir.ends_with('\\') || self.dir.trim() != self.dir {
             return Err(ServiceError::Text(self.dir));
         }
@@ -113,13 +113,13 @@ impl Order {
     }
 }
 
-/// Whether no format of a service's file has a place for a character: control characters end a line,
-/// and the last two are none in XML (XML 1.0, 2.2).
+/// True for characters that no format of a service's file can hold: control characters end a line, and
+/// XML does not allow the last two (XML 1.0, 2.2).
 fn is_unwritable(c: char) -> bool {
     c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}')
 }
 
-/// Whether a text can be a user's name: also one of a directory service, such as `STUDIO\ada` or
+/// True if a text can be a user's name, also that of a directory service, such as `STUDIO\ada` or
 /// `ada@studio.example`.
 fn is_user(text: &str) -> bool {
     let fits = |c: char| c.is_alphanumeric() || matches!(c, '.' | '_' | '-' | '@' | '\\' | '$');
@@ -130,11 +130,11 @@ fn is_user(text: &str) -> bool {
         && !text.ends_with('\\')
 }
 
-/// A program to run, with its arguments.
+/// One command: a program with its arguments.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Step {
     pub(super) words: Vec<String>,
-    /// Whether the next step makes sense although this one failed.
+    /// Whether the next step is run although this one failed.
     pub(super) may_fail: bool,
 }
 
@@ -160,25 +160,25 @@ impl fmt::Display for Step {
     }
 }
 
-/// What makes, starts, stops and shows a service.
+/// The file of a service, and the commands that start, stop and show the service.
 #[derive(Debug)]
 pub(super) struct Plan {
     pub(super) path: PathBuf,
     pub(super) content: String,
-    /// After the file is there.
+    /// Commands to run after the file is written.
     pub(super) start: Vec<Step>,
-    /// Before the file is removed.
+    /// Commands to run before the file is removed.
     pub(super) stop: Vec<Step>,
-    /// After that.
+    /// Commands to run after the file is removed.
     pub(super) forget: Vec<Step>,
-    /// Prints the state, as one word in the first line.
+    /// Command that prints the state as one word, in the first line.
     pub(super) ask: Vec<String>,
-    /// The words that mean that it runs.
+    /// The states that mean that the service is running.
     pub(super) active: &'static [&'static str],
     pub(super) hint: Option<String>,
 }
 
-/// Whether there is a file, and whose.
+/// Whether there is a service file made by tieline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Installed {
     No,
@@ -186,8 +186,10 @@ pub(super) enum Installed {
 }
 
 impl Plan {
+    /// Whether the service's file exists.
+    ///
     /// # Errors
-    /// [`ServiceError::Foreign`] if the file is somebody else's.
+    /// [`ServiceError::Foreign`] if tieline did not make the file.
     pub(super) fn installed(&self) -> Result<Installed, ServiceError> {
         match fs::read_to_string(&self.path) {
             Ok(text) if text.contains(MARK) => Ok(Installed::Ours),
@@ -199,7 +201,7 @@ impl Plan {
         }
     }
 
-    /// Writes the file; returns what that was, in a word.
+    /// Writes the file; returns the event's name for the output.
     pub(super) fn write(&self) -> Result<&'static str, ServiceError> {
         let installed = self.installed()?;
         let failed = |source| self.failed(source);
@@ -234,9 +236,9 @@ impl Plan {
 pub(super) enum ServiceError {
     #[error(transparent)]
     Config(#[from] ConfigError),
-    #[error("name {0:?}: letters, digits, - and _, at most 64")]
+    #[error("name {0:?}: a name has letters, digits, - and _ only, at most 64")]
     Name(String),
-    #[error("{0:?} cannot stand in a service's file")]
+    #[error("{0:?} cannot be written into a service's file")]
     Text(String),
     #[error("user {0:?}: that is not a user's name")]
     User(String),
@@ -282,7 +284,7 @@ pub(super) enum ServiceError {
 }
 
 impl ServiceError {
-    /// 1 failed, 2 usage.
+    /// Exit code: 1 for a failure, 2 for wrong usage.
     pub(super) const fn exit_code(&self) -> u8 {
         match self {
             Self::Config(_)

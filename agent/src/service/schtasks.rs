@@ -1,12 +1,12 @@
-//! Windows: a scheduled task. A console program cannot be a Windows service, which has to speak
-//! with the service manager, but a task starts one at log-in or with the machine all the same.
+//! Windows: a scheduled task. A console program cannot be a Windows service, which must talk to the
+//! service manager, but a task can start a console program at log-in or with the machine.
 
 use std::path::Path;
 
 use super::plan::{MARK, Order, Plan, ServiceError, Step};
 
 pub(super) fn plan(order: &Order) -> Result<Plan, ServiceError> {
-    // A task of the machine runs as SYSTEM: what it runs must not be for a user to change.
+    // A task of the machine runs as SYSTEM, so no user may be able to change its program.
     let folder = if order.system {
         let program = Path::new(&order.command[0]);
         if program.starts_with(&order.home) {
@@ -62,7 +62,7 @@ pub(super) fn plan(order: &Order) -> Result<Plan, ServiceError> {
 fn content(order: &Order) -> Result<String, ServiceError> {
     let mut words = Vec::new();
     for word in order.command.iter().chain([&order.dir]) {
-        // The command interpreter has no way to write it within quotes.
+        // The command interpreter cannot escape a quote inside quotes.
         if word.contains('"') {
             return Err(ServiceError::Text(word.clone()));
         }

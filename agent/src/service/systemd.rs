@@ -1,14 +1,14 @@
-//! Linux: a systemd unit, of the user or of the machine.
+//! Linux: a systemd unit, for the user's manager or the machine's.
 
 use std::path::PathBuf;
 
 use super::plan::{MARK, Order, Plan, ServiceError, Step};
 
-/// Where an administrator's units lie (systemd.unit(5)).
+/// Folder of the units that an administrator adds (systemd.unit(5)).
 const SYSTEM_DIR: &str = "/etc/systemd/system";
 
-/// What an agent never does, as far as every user's manager can forbid it: it asks for a network, its
-/// state folder and the files that its settings name.
+/// Restrictions that every user's manager can enforce. An agent needs the network, its state folder and the
+/// files that its settings name.
 const HARDENED: &str = "\
 NoNewPrivileges=yes
 LockPersonality=yes
@@ -24,8 +24,8 @@ SystemCallErrorNumber=EPERM
 UMask=0077
 ";
 
-/// What only the machine's manager can do. A user's would need name spaces, which many systems do not
-/// let users make, and the service would not start there.
+/// Restrictions that only the machine's manager can enforce. A user's manager would need namespaces, which
+/// many systems forbid users to create; the service would not start there.
 const SYSTEM_ONLY: &str = "\
 CapabilityBoundingSet=
 AmbientCapabilities=
@@ -55,7 +55,7 @@ pub(super) fn plan(order: &Order) -> Result<Plan, ServiceError> {
     Ok(Plan {
         path: dir.join(&unit),
         content: content(order),
-        // Not `--now`: that leaves a service that runs with the flags of before.
+        // Not `enable --now`, which leaves a running service with its old flags.
         start: vec![
             systemctl(&["daemon-reload"]),
             systemctl(&["enable", &unit]),
@@ -66,7 +66,7 @@ pub(super) fn plan(order: &Order) -> Result<Plan, ServiceError> {
         ask: systemctl(&["is-active", &unit]).words,
         active: &["active"],
         hint: (!order.system).then(|| {
-            "it runs while you are logged in; for longer: loginctl enable-linger".to_owned()
+            "the service runs while you are logged in; to keep it running: loginctl enable-linger".to_owned()
         }),
     })
 }
@@ -80,7 +80,7 @@ fn content(order: &Order) -> String {
         Some(user) => format!("User={}\n", user.replace('%', "%%")),
         None => String::new(),
     };
-    // A user's manager knows nothing of the network; the agent dials until there is one.
+    // A user's manager has no network target; the agent dials until there is a network.
     let (target, network, system) = if order.system {
         let network = "Wants=network-online.target\nAfter=network-online.target\n";
         ("multi-user.target", network, SYSTEM_ONLY)
@@ -92,7 +92,7 @@ fn content(order: &Order) -> String {
          [Unit]\n\
          Description=Tieline agent ({name})\n\
          {network}\
-         # It dials again by itself; this is for when it cannot even start.\n\
+          # No start limit: an agent that cannot start is started again until it can.\n\
          StartLimitIntervalSec=0\n\
          \n\
          [Service]\n\
@@ -101,9 +101,9 @@ fn content(order: &Order) -> String {
          {user}\
          Restart=on-failure\n\
          RestartSec=5\n\
-         # Wrong usage and a refusal for good: starting again helps neither.\n\
+          # Exit codes 2 (wrong usage) and 3 (refused for good): a restart does not help.\n\
          RestartPreventExitStatus=2 3\n\
-         # Calls in flight have their time to finish.\n\
+          # Time for calls in flight to finish.\n\
          TimeoutStopSec={stop_seconds}\n\
          \n\
          {HARDENED}\
@@ -118,8 +118,8 @@ fn content(order: &Order) -> String {
     )
 }
 
-/// A word of a command line, safe from specifiers and, where they are looked for, from variables: not
-/// in the program's own path (systemd.service(5), "Command lines").
+/// Quotes a word of a command line and escapes specifiers. With `has_variables`, also escapes `$`: systemd
+/// expands variables in arguments, not in the program's path (systemd.service(5), "Command lines").
 fn quoted(word: &str, has_variables: bool) -> String {
     let mut text = String::from("\"");
     for c in word.chars() {
