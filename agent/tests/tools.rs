@@ -1,6 +1,6 @@
-//! What `tieline token show`, `completions` and `man` promise to those who call the binary.
+//! Tests of `tieline token show`, `completions` and `man`, run as commands.
 
-// Clippy allows it in test functions only, not in what they call.
+// Clippy allows `unwrap` in test functions, but not in functions that they call.
 #![allow(clippy::unwrap_used)]
 
 mod program;
@@ -30,7 +30,7 @@ fn run(command: &mut Command) -> (Option<i32>, String, String) {
     (status.code(), text(stdout), text(stderr))
 }
 
-/// A token that ends `left` seconds from now.
+/// A token that expires `left` seconds from now.
 fn jwt(left: i64) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     let exp = i64::try_from(now.as_secs()).unwrap() + left;
@@ -164,7 +164,7 @@ fn colours_are_for_terminals_and_those_who_ask() {
         let (_, out, err) = run(command.arg(&path).envs(variables.iter().copied()));
         (out + &err).contains('\u{1b}')
     };
-    assert!(!shown(&[]), "a pipe");
+    assert!(!shown(&[]), "no colours in a pipe");
     assert!(shown(&[("CLICOLOR_FORCE", "1")]));
     assert!(!shown(&[("NO_COLOR", "1")]));
 }
@@ -225,13 +225,13 @@ fn a_variable_with_a_wrong_value_is_named_and_stops_the_start() {
         assert!(err.contains(&format!("the variable {name}")), "{err}");
         assert!(err.contains(value) && err.contains(word), "{err}");
     }
-    // A flag is named where it was typed.
+    // A wrong flag is not reported as a variable.
     let (code, _, err) = serve("TIELINE_LINKS", "abc", &["--links", "x"]);
     assert_eq!(code, Some(2));
     assert!(!err.contains("the variable"), "{err}");
     for value in ["false", "true", "1", "no"] {
         let (code, _, err) = serve("TIELINE_EXPOSE_ALL", value, &[]);
-        // There is no relay.
+        // No relay listens there, so a valid value leads to code 1.
         assert_eq!(code, Some(1), "{value}: {err}");
     }
 }

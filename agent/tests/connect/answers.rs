@@ -1,4 +1,4 @@
-//! What reaches the caller.
+//! Tests of what reaches the caller.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ async fn every_event_of_a_stream_leaves_at_once() {
     for number in 0..5 {
         let event = format!("9\r\ndata: {number}\n\n\r\n");
         it.target.send(&event).await;
-        // The next one is sent only after this one has arrived.
+        // The next event is sent only after this one has arrived.
         assert_eq!(it.caller.until("\n\n\r\n").await, event);
     }
 }
@@ -107,7 +107,7 @@ async fn a_request_that_was_sent_before_the_relay_went_away_is_told_as_sent() {
 
 #[tokio::test]
 async fn a_relay_that_is_not_there_is_named_with_the_cause() {
-    // A port that is taken and refuses: a free one could be another test's by now.
+    // A bound port that refuses connections; a free port could belong to another test by now.
     let taken = TcpSocket::new_v4().unwrap();
     taken.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let address = taken.local_addr().unwrap();
@@ -224,7 +224,7 @@ async fn an_endpoint_that_names_the_relay_leads_through_the_proxy() {
     let mapped = "id: 7\nevent: endpoint\ndata: /w/x/m?s=1\n\n\r\n";
     exchange.pass(&answer, mapped).await;
     exchange.pass("2\r\n: \r\n", ": \r\n").await;
-    // Cut in the middle of an event that is held back.
+    // The stream is cut in the middle of an event that is held back.
     exchange.target.send("6\r\ndata: \r\n0\r\n\r\n").await;
     exchange.caller.until("data: \r\n0\r\n\r\n").await;
 

@@ -1,4 +1,4 @@
-//! The binary: lines, signals, exit codes.
+//! Tests of the binary: output, signals, exit codes.
 
 use std::process::{Output, Stdio};
 
@@ -36,7 +36,7 @@ impl Running {
 
     async fn line(&mut self) -> String {
         let line = soon(self.lines.next_line()).await.unwrap();
-        line.expect("it has ended")
+        line.expect("tieline has ended")
     }
 
     async fn json(&mut self) -> Value {
@@ -154,7 +154,7 @@ async fn a_second_signal_ends_it_at_once() {
     let mut target = relay.accept().await;
     target.head().await;
     running.interrupt();
-    // It has heard the first one once it takes no more callers.
+    // The first signal has arrived once the proxy accepts no more callers.
     soon(async {
         while tokio::net::TcpStream::connect(address).await.is_ok() {
             tokio::task::yield_now().await;
@@ -163,7 +163,7 @@ async fn a_second_signal_ends_it_at_once() {
     .await;
     running.interrupt();
     let last = soon(running.lines.next_line()).await.unwrap();
-    assert_eq!(last, None, "in order, it would have said that it stopped");
+    assert_eq!(last, None, "an orderly stop would have printed an event");
     assert_eq!(soon(running.child.wait()).await.unwrap().code(), Some(0));
     target.gone().await;
 }
@@ -296,6 +296,6 @@ async fn a_token_that_is_refused_at_the_look_is_not_told_again_at_the_first_call
     assert_eq!(
         running.json().await["event"],
         "stopped",
-        "nothing in between"
+        "no event in between"
     );
 }

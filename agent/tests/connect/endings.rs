@@ -1,4 +1,4 @@
-//! One side's end is the other side's, at once and in kind.
+//! Tests that the end of one side reaches the other side at once, as the same kind of end.
 
 use std::time::{Duration, Instant};
 
@@ -6,13 +6,13 @@ use tokio::net::TcpStream;
 
 use crate::rig::{Exchange, soon};
 
-/// Within this time a caller's end must be known to the relay.
+/// Longest time until the relay must know that a caller has left.
 const AT_ONCE: Duration = Duration::from_millis(100);
 
 const GET: &str = "GET /w/x/mcp HTTP/1.1\r\nHost: localhost\r\n\r\n";
 const STREAM: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\none\r\n";
 
-/// How long after its caller the relay sees the proxy go.
+/// Time from a caller's leaving until the relay sees the proxy leave.
 async fn leaving(request: &str, answer: &str) -> Duration {
     let mut it = Exchange::begin(request).await;
     if !answer.is_empty() {
@@ -37,7 +37,7 @@ async fn a_caller_that_leaves_is_gone_at_the_relay_at_once() {
         ("while it waits to continue", expecting, ""),
         ("in its body", upload, ""),
     ] {
-        // A busy machine may hold all of us up; a wait of the proxy's own would show every time.
+        // A busy machine may delay some runs; a wait in the proxy would show in every run.
         let mut took = Duration::MAX;
         for _ in 0..5 {
             took = took.min(leaving(request, answer).await);
@@ -99,7 +99,7 @@ async fn a_proxy_that_stops_lets_what_runs_finish() {
     it.pass(STREAM, "one\r\n").await;
     let address = it.proxy.address;
     it.proxy.stop();
-    // No new callers from now on.
+    // From now on the proxy accepts no new callers.
     soon(async {
         while TcpStream::connect(address).await.is_ok() {
             tokio::task::yield_now().await;

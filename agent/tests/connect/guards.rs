@@ -1,4 +1,4 @@
-//! Who may use the proxy, and how much of it.
+//! Tests of which callers may use the proxy, and of its limits.
 
 use std::time::Duration;
 
@@ -138,7 +138,7 @@ async fn connections_beyond_the_limit_are_told_so() {
     assert_eq!(head.start(), "HTTP/1.1 503 Service Unavailable");
     assert_eq!(body["error"], "too_many_connections");
     drop(callers);
-    // The places are free again as soon as their holders were seen to leave.
+    // A place becomes free once the proxy has seen the caller leave.
     soon(async {
         loop {
             let mut caller = proxy.caller().await;
@@ -170,7 +170,7 @@ async fn a_connection_on_which_nothing_is_asked_ends() {
     caller.send(&request("Host: evil.example\r\n")).await;
     let (_, body) = caller.json().await;
     assert_eq!(body["error"], "host_refused");
-    // Nor does it help to begin and never end.
+    // A head that begins and never ends does not keep the connection either.
     caller.send("GET / HTTP/1.1\r\nX-Slow: ").await;
     pass(Duration::from_secs(61)).await;
     caller.gone().await;
@@ -195,7 +195,7 @@ async fn localhost_is_an_address_in_each_family() {
         let head = caller.head().await;
         assert!(head.start().contains("421"), "{address} {}", head.start());
     }
-    // One of the two is not enough: the other would lead to another program.
+    // A second proxy must not take one family alone: the other would lead to another program.
     let listen = format!("localhost:{port}");
     let second = Connect::new(&relay.url())
         .unwrap()

@@ -1,11 +1,11 @@
-//! What `tieline connect` promises, each with a real socket on both sides and a relay that does
-//! what the test says.
+//! Tests of `tieline connect`, with real sockets on both sides and a relay that does what the test
+//! says.
 
-// Clippy allows it in test functions only, not in what they call.
+// Clippy allows `unwrap` in test functions, but not in functions that they call.
 #![allow(clippy::unwrap_used)]
 
 mod answers;
-// Signals and modes are part of it.
+// These tests need Unix signals and file modes.
 #[cfg(unix)]
 mod binary;
 mod endings;

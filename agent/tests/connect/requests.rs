@@ -1,4 +1,4 @@
-//! What reaches the relay.
+//! Tests of what reaches the relay.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ fn write_token(path: &Path, token: &str) {
     file.write_all(token.as_bytes()).unwrap();
 }
 
-/// A file with that token.
+/// A file with `token`, and the file's path.
 fn token_file(token: &str) -> (TempDir, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("token");
@@ -29,7 +29,7 @@ fn token_file(token: &str) -> (TempDir, PathBuf) {
     (dir, path)
 }
 
-/// A request that waits to be asked for its body of four bytes, and what it sends unasked.
+/// A request that waits for `100 Continue` before its body of four bytes; `sent` is sent without waiting.
 fn expecting(sent: &str) -> String {
     format!(
         "POST /w/x/mcp HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\n\
@@ -93,7 +93,7 @@ async fn a_relay_that_asks_for_no_token_gets_none() {
         let mut target = relay.accept().await;
         let head = target.head().await;
         assert_eq!(head.value("authorization"), "Basic own", "{answer}");
-        // What answers in a relay's place cannot ask for it either.
+        // A later challenge from a server in the relay's place gets no token either.
         target
             .send("HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Bearer\r\nContent-Length: 0\r\n\r\n")
             .await;
@@ -211,7 +211,7 @@ async fn a_relay_that_does_not_want_the_body_is_not_sent_it() {
 async fn a_slow_relay_slows_the_caller() {
     let request = "POST /w/x/mcp HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000000\r\n\r\n";
     let mut it = Exchange::begin(request).await;
-    // Far more than the sockets of both sides hold together, and far less than the body.
+    // The writes must block long before the body of 1 GB is sent.
     let piece = vec![b'x'; 1 << 20];
     let stuck = async {
         loop {
@@ -248,7 +248,7 @@ async fn a_stale_connection_is_replaced_unseen_for_what_can_be_repeated() {
         it.pass(OK, "ok").await;
         it.caller.send(&request).await;
         it.target.head().await;
-        // As if it had closed just before the request came.
+        // As if the relay had closed the connection just before the request came.
         drop(it.target);
         if is_repeated {
             let mut target = it.relay.accept().await;

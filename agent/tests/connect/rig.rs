@@ -14,17 +14,17 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-/// Far longer than anything takes; only a hang reaches it.
+/// Far longer than any step takes; only a hang reaches this limit.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Waits for `work`, and fails the test if it hangs.
 pub(crate) async fn soon<T>(work: impl Future<Output = T>) -> T {
     timeout(PATIENCE, work)
         .await
-        .expect("this should not take so long")
+        .expect("the test must not hang")
 }
 
-/// Lets `time` pass for everything in this process, at once.
+/// Advances tokio's clock by `time`, for everything in this process.
 pub(crate) async fn pass(time: Duration) {
     tokio::time::pause();
     tokio::time::advance(time).await;
@@ -57,7 +57,7 @@ impl Proxy {
             let _ = stopped.await;
         }));
         let Some(ConnectEvent::Listening { address, .. }) = soon(events.recv()).await else {
-            panic!("it did not start: {:?}", task.await.unwrap());
+            panic!("the proxy did not start: {:?}", task.await.unwrap());
         };
         Self {
             address,
@@ -73,10 +73,10 @@ impl Proxy {
     }
 
     pub(crate) async fn event(&mut self) -> ConnectEvent {
-        soon(self.events.recv()).await.expect("it has ended")
+        soon(self.events.recv()).await.expect("the proxy has ended")
     }
 
-    /// Asks it to stop.
+    /// Asks the proxy to stop.
     pub(crate) fn stop(&mut self) {
         drop(self.stop.take());
     }
@@ -97,7 +97,7 @@ impl Relay {
         Self { listener }
     }
 
-    /// One whose port was taken before, without anything that listens there.
+    /// A relay on a port that was bound before without a listener.
     pub(crate) fn listening(socket: TcpSocket) -> Self {
         let listener = socket.listen(16).unwrap();
         Self { listener }
@@ -118,7 +118,7 @@ impl Relay {
         Peer::new(stream)
     }
 
-    /// The proxy asks without a token what is there: the relay answers `status`, with more lines behind it.
+    /// Answers the proxy's question whether the relay asks for tokens: with `status` and the lines behind it.
     pub(crate) async fn answers_whether_it_asks(&self, status: &str) {
         let mut asking = self.accept().await;
         let head = asking.head().await;
@@ -129,7 +129,7 @@ impl Relay {
             .await;
     }
 
-    /// True if the proxy opens no further connection while `work` goes on.
+    /// Runs `work`; fails if the proxy opens another connection meanwhile.
     pub(crate) async fn is_not_dialled_during<T>(&self, work: impl Future<Output = T>) -> T {
         tokio::select! {
             _ = self.listener.accept() => panic!("the proxy has dialled once more"),
@@ -144,7 +144,7 @@ pub(crate) struct Exchange {
     pub(crate) proxy: Proxy,
     pub(crate) caller: Peer<TcpStream>,
     pub(crate) target: Peer<TcpStream>,
-    /// What the relay was sent.
+    /// Head of the request, as the relay received it.
     pub(crate) head: Head,
 }
 
@@ -153,7 +153,7 @@ impl Exchange {
         Self::begin_with(request, |connect| connect).await
     }
 
-    /// With a token file, at a relay that asks for tokens.
+    /// With a token file, and a relay that asks for tokens.
     pub(crate) async fn begin_with_token(request: &str, file: &Path) -> Self {
         let challenge = "401 Unauthorized\r\nWWW-Authenticate: Bearer";
         Self::begin_at(request, Some(challenge), |c| c.with_token_file(file)).await
@@ -163,7 +163,7 @@ impl Exchange {
         Self::begin_at(request, None, change).await
     }
 
-    /// At a relay that is asked first whether it asks for tokens, where it answers with a `challenge`.
+    /// With a relay that answers `challenge` when asked whether it asks for tokens; `None` if it is not asked.
     async fn begin_at(
         request: &str,
         challenge: Option<&str>,
@@ -187,20 +187,20 @@ impl Exchange {
         }
     }
 
-    /// The relay sends `answer`, and the caller has it up to `end`.
+    /// The relay sends `answer`, and the caller reads up to `end`.
     pub(crate) async fn pass(&mut self, answer: &str, end: &str) {
         self.target.send(answer).await;
         self.caller.until(end).await;
     }
 }
 
-/// One end of a connection, and what was read beyond what the test asked for.
+/// One end of a connection, with bytes that were read but not asked for yet.
 pub(crate) struct Peer<S> {
     pub(crate) stream: S,
     read: Vec<u8>,
 }
 
-/// A head, and the words in it.
+/// The head of a request or an answer.
 pub(crate) struct Head {
     pub(crate) text: String,
 }
@@ -243,7 +243,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
         soon(self.stream.flush()).await.unwrap();
     }
 
-    /// Reads once; false at the end.
+    /// Reads once; false at the end of the stream.
     async fn fill(&mut self) -> bool {
         let mut bytes = vec![0; 64 * 1024];
         match soon(self.stream.read(&mut bytes)).await {
@@ -255,7 +255,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
         }
     }
 
-    /// Everything up to and with `end`.
+    /// Everything up to and including `end`.
     pub(crate) async fn until(&mut self, end: &str) -> String {
         loop {
             let found = self
@@ -267,7 +267,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
                 return String::from_utf8(taken).unwrap();
             }
             let before = String::from_utf8_lossy(&self.read).into_owned();
-            assert!(self.fill().await, "the end came before {end:?}: {before:?}");
+            assert!(
+                self.fill().await,
+                "the stream ended before {end:?}: {before:?}"
+            );
         }
     }
 
@@ -280,7 +283,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
     /// `count` bytes of a body.
     pub(crate) async fn bytes(&mut self, count: usize) -> Vec<u8> {
         while self.read.len() < count {
-            assert!(self.fill().await, "the end came too early");
+            assert!(self.fill().await, "the stream ended too early");
         }
         self.read.drain(..count).collect()
     }

@@ -1,4 +1,4 @@
-//! Relays that are spoken to over TLS.
+//! Tests with relays that speak TLS.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::rig::{Peer, Proxy, Relay, soon};
 
 const REQUEST: &str = "GET /w/x/mcp HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
-/// A relay with a certificate that nobody knows, and the file that makes it known.
+/// A relay with a self-signed certificate, and a file with that certificate for --ca.
 struct TlsRelay {
     relay: Relay,
     acceptor: TlsAcceptor,
@@ -60,7 +60,7 @@ impl TlsRelay {
     }
 }
 
-/// What a caller is told by a proxy that cannot come to terms with the relay.
+/// The message for a caller whose proxy refuses the relay's TLS.
 async fn refusal(relay: &TlsRelay, url: &str, change: impl FnOnce(Connect) -> Connect) -> String {
     let proxy = Proxy::start_with(url, change).await;
     let mut caller = proxy.caller().await;
@@ -100,7 +100,7 @@ async fn an_answer_over_tls_that_is_cut_is_cut_for_the_caller() {
     let relay = TlsRelay::bind("localhost").await;
     let proxy = Proxy::start_with(&relay.url("localhost"), |c| c.with_ca(&relay.ca)).await;
     let mut caller = proxy.caller().await;
-    // An answer without a length ends with the connection; only TLS can tell that from a cut.
+    // An answer without a length ends with the connection; only TLS can tell such an end from a cut.
     caller.send(REQUEST).await;
     let mut target = relay.accept().await.unwrap();
     target.head().await;

@@ -1,7 +1,7 @@
-//! What `tieline init` promises about files: modes, links, other content, and all or nothing.
-//! Long because every promise about files is tried here, beside what the relay is asked for.
+//! Tests of what `tieline init` does to files: modes, links, other content, and all or nothing.
+//! Long because it also tests what the relay is asked.
 
-// Clippy allows it in test functions only, not in what they call.
+// Clippy allows `unwrap` in test functions, but not in functions that they call.
 #![allow(clippy::unwrap_used)]
 
 #[path = "../program/mod.rs"]
@@ -62,7 +62,7 @@ fn an_empty_project_gets_a_file_for_claude_code() {
     assert_eq!(
         fs::read_dir(dir.path()).unwrap().count(),
         1,
-        "nothing is left behind"
+        "no temporary file is left behind"
     );
 }
 
@@ -189,7 +189,7 @@ fn a_link_stays_a_link_and_a_mode_stays_a_mode() {
 #[test]
 fn a_folder_that_takes_no_file_is_told_and_the_old_text_stays() {
     let dir = project();
-    // A folder where the file belongs stops everybody, root included.
+    // A folder in the file's place stops every user, root included.
     fs::create_dir(dir.path().join(".mcp.json")).unwrap();
     let output = init(dir.path(), &[]);
     assert_eq!(output.status.code(), Some(1));
@@ -205,7 +205,7 @@ fn a_link_out_of_the_project_is_shown_and_followed_only_when_told() {
     let real = elsewhere.path().join("shared.json");
     fs::write(&real, "{}\n").unwrap();
     symlink(&real, dir.path().join(".mcp.json")).unwrap();
-    // A folder that is a link leads out as well, whether the file is there yet or not.
+    // A linked folder leads out of the project as well, even if the file does not exist yet.
     symlink(elsewhere.path(), dir.path().join(".cursor")).unwrap();
     for client in ["claude-code", "cursor"] {
         let output = init(dir.path(), &["--client", client]);
@@ -326,7 +326,7 @@ fn a_tunnel_of_raw_tcp_is_not_written_and_the_way_to_it_is_told() {
     let document = include_str!("../../../docs/OPERATIONS.md");
     assert!(
         document.contains("\n## Callers\n"),
-        "what is named is there"
+        "the section that the message names exists"
     );
 }
 
@@ -355,12 +355,12 @@ fn without_a_tunnel_it_tells_how_to_choose_one() {
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
 }
 
-/// A relay that answers each request with this list of tunnels.
+/// Starts a relay that answers each request with the list of tunnels `rows`; returns its URL.
 fn relay(rows: &'static str) -> String {
     answering(rows, false)
 }
 
-/// The same, for callers with a token.
+/// Starts a relay that gives the list only to callers with a token; returns its URL.
 fn guarded(rows: &'static str) -> String {
     answering(rows, true)
 }
@@ -432,7 +432,7 @@ fn a_relay_out_of_reach_is_told_and_does_not_stop_anything() {
     );
     assert!(dir.path().join(".mcp.json").exists());
 
-    // Without --relay it is tieline connect that is missing.
+    // Without --relay, the program that is missing is tieline connect.
     let by_connect = ["--tunnel", "maya-1", "--connect", &relay];
     let said = err(&run(dir.path(), &by_connect, &[]));
     assert!(
@@ -441,7 +441,7 @@ fn a_relay_out_of_reach_is_told_and_does_not_stop_anything() {
     );
 }
 
-/// What `connect` prints as its URL is taken for its address.
+/// --connect takes the URL that `tieline connect` prints.
 #[test]
 fn the_url_of_connect_leads_to_it() {
     let dir = project();
@@ -452,7 +452,7 @@ fn the_url_of_connect_leads_to_it() {
     assert!(url.as_str().unwrap().starts_with(&connect), "{url}");
 }
 
-/// A token that is typed beside a URL is shown to its relay; one that a variable holds is not.
+/// A token file typed beside --url is used to ask that relay; a token file of the variable is not.
 #[test]
 fn the_token_beside_a_url_asks_its_relay() {
     let dir = project();

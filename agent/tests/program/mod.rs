@@ -1,8 +1,8 @@
-//! The program under test, without the settings that the developer's own environment has.
+//! The program under test, without the settings of the developer's environment.
 
 use std::process::Command;
 
-/// `tieline`, with no variable of its own set.
+/// `tieline`, with no TIELINE_ variable set.
 pub(crate) fn tieline() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tieline"));
     for (name, _) in std::env::vars_os() {

@@ -1,5 +1,5 @@
-//! The binary: exit codes, lines for programs, signals.
-//! Long because every command of the binary is tried here.
+//! Tests of the binary: exit codes, output for programs, signals.
+//! Long because every command of the binary is tested here.
 
 use std::process::{Output, Stdio};
 
@@ -14,7 +14,7 @@ pub(crate) fn tieline(state: &tempfile::TempDir) -> Command {
     let mut command = Command::from(crate::program::tieline());
     command
         .env("TIELINE_STATE_DIR", state.path())
-        // No file of the developer's own is found from here.
+        // The developer's own tieline.toml must not be found from here.
         .env("HOME", state.path())
         .current_dir(state.path())
         .stdin(Stdio::null())
@@ -55,7 +55,7 @@ impl Serve {
             let line = soon(self.lines.next_line())
                 .await
                 .unwrap()
-                .expect("it has ended");
+                .expect("tieline has ended");
             let value: Value = serde_json::from_str(&line).unwrap();
             if value["event"] == event {
                 return value;
@@ -175,7 +175,7 @@ async fn a_file_above_the_current_folder_says_what_to_publish() {
     assert_eq!(link.register().name.as_deref(), Some("maya"));
     link.refuse(Reason::NameTaken).await;
     assert_eq!(serve.code().await, Some(3));
-    // What another user may write decides nothing.
+    // A file that another user may write is refused.
     set_mode(&path, 0o666);
     let refused = output(tieline(&state).arg("serve")).await;
     assert_eq!(refused.status.code(), Some(2));
@@ -319,7 +319,7 @@ async fn the_demo_calls_its_server_through_its_own_tunnel() {
     assert_eq!(methods, ["tools/list", "tools/call"]);
     assert!(
         !state.path().join("agent-key").exists(),
-        "the demo leaves no trace"
+        "the demo keeps no key"
     );
 }
 

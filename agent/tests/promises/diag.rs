@@ -1,4 +1,4 @@
-//! `tieline diag`: what it finds, and that it takes nothing from an agent that runs.
+//! Tests of `tieline diag`: what it finds, and that it takes no tunnel from a running agent.
 
 use std::os::unix::fs::PermissionsExt;
 use std::process::Output;
@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 use crate::command_line::{output, tieline};
 use crate::rig::{Agent, Relay, soon};
 
-/// A listener that takes connections, as a target does.
+/// A listener that stands for a target, and its address.
 async fn target() -> (TcpListener, String) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -22,7 +22,7 @@ async fn diag(state: &tempfile::TempDir, flags: &[&str]) -> Output {
     output(tieline(state).args(["diag", "--json"]).args(flags)).await
 }
 
-/// Each check's name and outcome, in order, and all that was printed.
+/// Name and outcome of each check, in order, and the whole output.
 fn checks(output: &Output) -> (Vec<(String, String)>, String) {
     let text = String::from_utf8(output.stdout.clone()).unwrap();
     let of = |line: &str| {
@@ -49,14 +49,14 @@ async fn a_way_that_works_is_ok_and_the_running_agent_keeps_its_tunnel() {
     let flags = [flags[0], &url, flags[1], &to];
     let (output, ()) = tokio::join!(diag(&state, &flags), async {
         let mut trial = relay.accept().await;
-        // Another key asks for no name, so the relay derives one that nobody has.
+        // The trial has another key and asks for no name, so the relay derives a name that no agent has.
         assert_ne!(trial.hello().key, link.hello().key);
         assert_eq!(trial.register().name, None);
         assert_ne!(trial.tunnel(), link.tunnel());
         trial.grant().await;
         match trial.event().await {
             Event::Unregister(tunnel) => assert_eq!(tunnel, trial.tunnel()),
-            other => panic!("it should take its tunnel back, not {other:?}"),
+            other => panic!("the trial must unregister its tunnel, not {other:?}"),
         }
         assert!(trial.try_event().await.is_none());
     });
@@ -90,7 +90,7 @@ async fn a_way_that_works_is_ok_and_the_running_agent_keeps_its_tunnel() {
         assert_eq!(outcome(&found, name), expected, "{name}: {text}");
     }
     assert!(text.contains("this version dials tcp:// only"), "{text}");
-    // No key of its own is kept, and nothing happened to the agent.
+    // The trial's key is not kept, and the running agent saw no event.
     assert!(!state.path().join("agent-key").exists());
     agent.saw_registered().await;
     assert!(agent.events.try_recv().is_err());
@@ -107,7 +107,7 @@ async fn a_key_that_others_can_read_and_a_token_that_a_network_can_read_are_told
     let key = state.path().join("agent-key");
     std::fs::write(&key, [7; 32]).unwrap();
     std::fs::set_permissions(&key, PermissionsExt::from_mode(0o644)).unwrap();
-    // A name that no network resolves: the token goes nowhere.
+    // No network resolves this name, so the token goes nowhere.
     let flags = ["--relay", "tcp://relay.invalid:9001", "--token-file"];
     let flags = [flags[0], flags[1], flags[2], token.to_str().unwrap()];
     let (found, text) = checks(&diag(&state, &flags).await);
@@ -161,7 +161,7 @@ async fn what_cannot_be_tried_is_not_called_a_failure() {
     assert_eq!(outcome(&found, "auth"), "not_applicable");
     assert_eq!(outcome(&found, "target"), "failed");
     assert!(text.contains("is the relay running"), "{text}");
-    // A token that others may read is one, whether the relay is there or not.
+    // A token file that others may read is a failure, with or without a relay.
     let flags = ["--relay", &relay, "--token-file", token.to_str().unwrap()];
     let (found, text) = checks(&diag(&state, &flags).await);
     assert_eq!(outcome(&found, "auth"), "failed", "{text}");
@@ -229,7 +229,7 @@ async fn the_kind_is_tried_without_a_target_too() {
     assert_eq!(output.status.code(), Some(0), "{text}");
 }
 
-/// The names that a token allows show in the one that is made up for the trial only by how they begin.
+/// The trial's made-up name shares only its beginning with the names that a token allows.
 #[tokio::test]
 async fn a_token_for_other_names_is_a_good_one_where_the_target_has_a_name() {
     for (to, expected) in [("maya-1=127.0.0.1:1", "ok"), ("127.0.0.1:1", "failed")] {
@@ -248,7 +248,7 @@ async fn a_token_for_other_names_is_a_good_one_where_the_target_has_a_name() {
     }
 }
 
-/// A line that fails with `serve` can be tried as it is.
+/// A command line that fails with `serve` can be tried unchanged.
 #[tokio::test]
 async fn every_flag_of_serve_is_taken_and_those_that_no_check_tries_are_named() {
     let relay = Relay::bind().await;
@@ -261,7 +261,7 @@ async fn every_flag_of_serve_is_taken_and_those_that_no_check_tries_are_named() 
     command.arg("diag").args(flags).args(named).args(run);
     let (output, ()) = tokio::join!(output(&mut command), async {
         let mut trial = relay.accept_registered().await;
-        // A token that allows the name by how it begins allows this one too.
+        // The label is the tunnel's name, so that a token for names with that prefix allows the trial.
         assert_eq!(trial.register().label, "maya-1");
         while trial.try_event().await.is_some() {}
     });
@@ -270,7 +270,7 @@ async fn every_flag_of_serve_is_taken_and_those_that_no_check_tries_are_named() 
         said.contains("no check tries --links, --stand-by, --no-look"),
         "{said}"
     );
-    // The target does not run.
+    // The target does not run, so its check fails.
     assert_eq!(output.status.code(), Some(1), "{said}");
 
     let wrong = ["--relay", &url, "--to", "7001", "--label", "a\u{200b}"];

@@ -1,4 +1,4 @@
-//! What `tieline serve` tells once a tunnel is up, and what it refuses to start with.
+//! Tests of what `tieline serve` reports once a tunnel is up, and of starts that it refuses.
 
 use std::process::Stdio;
 
@@ -81,10 +81,10 @@ async fn a_target_that_dies_is_one_event_and_its_return_another() {
     assert_eq!(serve.code().await, Some(0));
     let mut text = String::new();
     log.read_to_string(&mut text).await.unwrap();
-    assert_eq!(text, "", "no line of a log beside the events");
+    assert_eq!(text, "", "events only, no log lines");
 }
 
-/// A whole request, with its body.
+/// Reads a whole request, with its body.
 async fn request(stream: &mut TcpStream) -> String {
     let mut text = Vec::new();
     loop {
@@ -100,7 +100,7 @@ async fn request(stream: &mut TcpStream) -> String {
     }
 }
 
-/// An HTTP server that gives every request this answer, and the requests.
+/// Starts an HTTP server that answers every request with `answer`; returns its origin and the requests.
 async fn http(answer: &'static str) -> (String, mpsc::Receiver<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let origin = format!("http://{}", listener.local_addr().unwrap());

@@ -1,4 +1,4 @@
-//! How links begin, end and follow each other.
+//! Tests of how links begin, end and follow each other.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ async fn an_agent_proves_its_key_and_says_what_it_publishes() {
     let mut agent = Agent::start_with(&relay, "http://127.0.0.1:8765/mcp", |config| {
         config.with_dcc("maya").with_capability("mcp").with_links(1)
     });
-    // The relay's mux lets only a hello with a good signature through.
+    // The relay's mux accepts only a hello with a valid signature.
     let mut link = relay.accept().await;
     assert_eq!(format!("tcp://{}", link.hello().relay_name), relay.url());
     assert_eq!((link.hello().link_index, link.hello().links), (0, 1));
@@ -194,10 +194,10 @@ async fn an_idle_link_lives_by_its_heartbeats() {
     let mut agent = Agent::start(&relay, "127.0.0.1:1");
     let mut link = relay.accept_registered().await;
     agent.saw_registered().await;
-    // Ten heartbeats without one more event; a stale link would fail inside.
+    // Two seconds of heartbeats without another event; a stale link would fail inside `event`.
     let until = Instant::now() + Duration::from_secs(2);
     let noise = tokio::time::timeout_at(until, link.event()).await;
-    assert!(noise.is_err(), "nothing was due, but {noise:?} came");
+    assert!(noise.is_err(), "no event was due, but {noise:?} came");
     let status = list_agents(agent.state.path()).await.unwrap();
     assert!(status[0].rtt_ms.is_some());
 }
@@ -216,7 +216,7 @@ async fn asked_to_move_an_agent_makes_before_it_breaks() {
     let new = relay.accept_registered().await;
     agent.saw_registered().await;
     assert_eq!(new.hello().instance, old.hello().instance);
-    // The old link's session goes on, and the link ends with it.
+    // The old link's session goes on, and the old link ends with that session.
     old.exchange(id, b"two", |answer| answer.bytes == b"two")
         .await;
     assert_eq!(
@@ -369,7 +369,7 @@ async fn a_relay_that_answers_nothing_is_given_up_within_seconds_while_something
     let id = link.open().await;
     link.exchange(id, b"one", |answer| answer.bytes == b"one")
         .await;
-    // From here on the path back is dead: what the agent sends is not read.
+    // From here on the path back is dead: the test reads nothing that the agent sends.
     let began = Instant::now();
     assert_eq!(agent.saw_disconnected().await, "stale");
     assert!(began.elapsed() < Duration::from_secs(10));

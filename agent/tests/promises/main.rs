@@ -1,11 +1,11 @@
-//! What the agent promises, each against a relay made of the real mux and real sockets.
+//! Tests of the agent against a relay made of the real mux and real sockets.
 //!
-//! One binary: linking is most of what such a test costs.
+//! One binary, because linking is most of what such a test costs.
 
-// Clippy allows it in test functions only, not in what they call.
+// Clippy allows `unwrap` in test functions, but not in functions that they call.
 #![allow(clippy::unwrap_used)]
 
-// Signals and modes are part of it.
+// These tests need Unix signals and file modes.
 #[cfg(unix)]
 mod command_line;
 #[cfg(unix)]

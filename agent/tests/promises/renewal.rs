@@ -1,4 +1,4 @@
-//! Permissions that end, and tokens that are rotated under a running agent.
+//! Tests of grants that expire, and of tokens that are rotated under a running agent.
 
 use std::path::PathBuf;
 
@@ -8,7 +8,7 @@ use tieline_wire::{Event, Generation, Granted, Reason, Refusal, Register, Regist
 
 use crate::rig::{Agent, Link, Relay};
 
-/// A file with a token, to be rotated.
+/// A token file that a test rotates.
 struct TokenFile {
     folder: TempDir,
 }
@@ -25,7 +25,7 @@ impl TokenFile {
         self.folder.path().join("token")
     }
 
-    /// Puts another token in place, at once.
+    /// Replaces the token atomically.
     fn rotate(&self, token: &str) {
         let new = self.folder.path().join("new");
         std::fs::write(&new, token).unwrap();
@@ -44,7 +44,7 @@ async fn start(relay: &Relay, file: &TokenFile) -> (Agent, Link) {
     (agent, relay.accept().await)
 }
 
-/// The same, with a first permission for `expires_in_s`; and the number of that registration.
+/// Starts an agent with a first grant of `expires_in_s`; also returns the number of that registration.
 async fn start_granted(relay: &Relay, file: &TokenFile, expires_in_s: u32) -> (Agent, Link, u32) {
     let (mut agent, mut link) = start(relay, file).await;
     let first = link.register().request;
@@ -72,7 +72,7 @@ async fn answer(link: &mut Link, request: u32, outcome: Result<u32, Reason>) {
     link.flush().await;
 }
 
-/// The next registration, which is to come with `token`.
+/// The next registration, which must carry `token`.
 async fn registered_with(link: &mut Link, token: &str) -> Register {
     let register = link.find(|event| match event {
         Event::Register(register) => Some(register),
@@ -83,7 +83,7 @@ async fn registered_with(link: &mut Link, token: &str) -> Register {
     register
 }
 
-/// What `choose` finds in an event, as long as the link lives.
+/// Waits for an event that `choose` accepts; fails if the link ends before.
 async fn saw<T>(agent: &mut Agent, choose: impl Fn(&AgentEvent) -> Option<T>) -> T {
     let found = agent.saw(|event| match event {
         AgentEvent::Disconnected { message, .. } => panic!("{message}"),
@@ -105,7 +105,7 @@ async fn a_permission_that_ends_is_renewed_on_the_same_link_in_time() {
     let relay = Relay::bind().await;
     let file = TokenFile::new("same");
     let (mut agent, mut link, first) = start_granted(&relay, &file, 2).await;
-    // Long before the two seconds are over; nothing changed the file.
+    // The renewal comes long before the two seconds end; the file did not change.
     let again = registered_with(&mut link, "same").await;
     assert_ne!(again.request, first);
     assert_eq!(again.label, link.register().label);
@@ -121,7 +121,7 @@ async fn a_permission_that_ends_is_renewed_on_the_same_link_in_time() {
 async fn a_rotated_token_is_registered_as_soon_as_it_is_there() {
     let relay = Relay::bind().await;
     let file = TokenFile::new("old");
-    // Two thirds of this are far beyond what the test waits for.
+    // A renewal after two thirds of this time would come long after the test has ended.
     let (_agent, mut link, _) = start_granted(&relay, &file, 86_400).await;
     for token in ["new", "newer"] {
         file.rotate(token);
@@ -135,14 +135,14 @@ async fn a_renewal_that_is_refused_is_not_final() {
     let relay = Relay::bind().await;
     let file = TokenFile::new("old");
     let (mut agent, mut link, _) = start_granted(&relay, &file, 86_400).await;
-    // A file caught half-way, and one that is not good any more.
+    // A token that is only half written, and a token that has expired.
     for (token, reason) in [("ne", Reason::BadToken), ("stale", Reason::TokenExpired)] {
         file.rotate(token);
         let again = registered_with(&mut link, token).await;
         answer(&mut link, again.request, Err(reason)).await;
         assert_eq!(saw_ending(&mut agent).await, reason.word());
     }
-    // A file with nothing in it is not even asked with.
+    // An empty file leads to no registration at all.
     file.rotate("");
     assert_eq!(saw_ending(&mut agent).await, "token_file");
     file.rotate("good");
@@ -157,7 +157,7 @@ async fn an_agent_whose_token_ran_out_dials_again_with_the_next_one() {
     let (mut agent, mut link) = start(&relay, &file).await;
     let first = link.register().request;
     for _ in 0..8 {
-        // With every refusal the back-off grows, and the file cuts it short.
+        // The backoff grows with every refusal, and a rotated file cuts it short.
         answer(&mut link, first, Err(Reason::TokenExpired)).await;
         assert_eq!(agent.saw_disconnected().await, "token_expired");
         file.rotate(&format!("token-{}", fastrand::u32(..)));
@@ -173,7 +173,7 @@ async fn a_token_that_is_not_valid_yet_is_tried_again() {
     let (mut agent, mut link) = start(&relay, &file).await;
     link.refuse(Reason::TokenNotYet).await;
     assert_eq!(agent.saw_disconnected().await, "token_not_yet");
-    // By itself at first, and at once when the file has another one.
+    // The agent retries by itself at first, and at once when the file has another token.
     let mut link = relay.accept().await;
     link.refuse(Reason::TokenNotYet).await;
     agent.saw_disconnected().await;

@@ -1,6 +1,6 @@
-//! A relay that does what a test says, and an agent that tells what happens to it.
+//! A relay that does what a test says, and an agent whose events a test reads.
 //!
-//! Long because relay, link and agent of these tests are one rig that knows all three.
+//! Long because the tests' relay, link and agent depend on each other.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -19,17 +19,17 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout};
 
-/// Far longer than anything takes; only a hang reaches it.
+/// Far longer than any step takes; only a hang reaches this limit.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Events that a test may leave unread.
+/// Largest number of events that a test may leave unread.
 const EVENTS_MAX: usize = 1024;
 
 /// Waits for `work`, and fails the test if it hangs.
 pub(crate) async fn soon<T>(work: impl Future<Output = T>) -> T {
     timeout(PATIENCE, work)
         .await
-        .expect("this should not take so long")
+        .expect("the test must not hang")
 }
 
 /// A relay's listener for agents.
@@ -53,7 +53,7 @@ impl Relay {
         format!("tcp://{}", self.listener.local_addr().unwrap())
     }
 
-    /// The next agent's bare connection.
+    /// The next agent's connection, before any frame.
     pub(crate) async fn accept_socket(&self) -> TcpStream {
         soon(self.listener.accept()).await.unwrap().0
     }
@@ -79,7 +79,7 @@ impl Relay {
         }
         match link.event().await {
             Event::Register(register) => {
-                // What a real relay looks at first.
+                // A real relay checks this first.
                 assert_eq!(register.check(), Ok(()), "{register:?}");
                 link.register = Some(register);
             }
@@ -88,14 +88,14 @@ impl Relay {
         link
     }
 
-    /// The next agent's link, registered.
+    /// The next agent's link, with its registration granted.
     pub(crate) async fn accept_registered(&self) -> Link {
         let mut link = self.accept().await;
         link.grant().await;
         link
     }
 
-    /// True if nobody dials for a while.
+    /// True if no agent dials for a while.
     pub(crate) async fn stays_alone(&self) -> bool {
         // Longer than the longest wait of the quick phase.
         timeout(Duration::from_millis(2_500), self.listener.accept())
@@ -112,7 +112,7 @@ pub(crate) struct Link {
     events: VecDeque<Event>,
     hello: Option<AgentHello>,
     register: Option<Register>,
-    /// What the agent has told of earlier links.
+    /// What the agent has reported about sessions of earlier links.
     pub(crate) lost: Vec<Lost>,
     heartbeat_ms: u32,
 }
@@ -176,12 +176,12 @@ impl Link {
         id
     }
 
-    /// Sends what the mux has to say.
+    /// Sends everything that the mux has queued.
     pub(crate) async fn flush(&mut self) {
         let mut out = Transmit::new();
         while self.mux.poll_transmit(self.now(), &mut out) {
             while !out.is_empty() {
-                // That the agent is gone shows in the next read.
+                // If the agent is gone, the next read shows it.
                 let Ok(count) = self.stream.write_vectored(&out.slices()).await else {
                     return;
                 };
@@ -197,7 +197,7 @@ impl Link {
             .expect("the agent closed the link")
     }
 
-    /// The next event, or none if the agent closes the link. What it tells of earlier links is noted.
+    /// The next event, or `None` if the agent closes the link. Reports about earlier links go to `lost`.
     pub(crate) async fn try_event(&mut self) -> Option<Event> {
         loop {
             match self.events.pop_front() {
@@ -214,7 +214,7 @@ impl Link {
         }
     }
 
-    /// Sends, and reads once; false if the agent closed the link.
+    /// Sends, then reads once; false if the agent closed the link.
     async fn turn(&mut self) -> bool {
         self.flush().await;
         let mut buffer = BytesMut::with_capacity(64 * 1024);
@@ -239,7 +239,7 @@ impl Link {
         true
     }
 
-    /// Sends `bytes` on a session and collects what comes back, until `enough` says so.
+    /// Sends `bytes` on a session and collects the answer until `enough` returns true.
     pub(crate) async fn exchange(
         &mut self,
         id: SessionId,
@@ -264,7 +264,7 @@ impl Link {
                 return answer;
             }
             let Some(event) = self.events.pop_front() else {
-                // Credit is no event, but lets us send.
+                // Credit brings no event, but allows more to be sent.
                 assert!(soon(self.turn()).await, "the agent closed the link");
                 continue;
             };
@@ -296,7 +296,7 @@ impl Link {
         self.flush().await;
     }
 
-    /// Reads on until `found` returns something.
+    /// Reads events until `found` returns a value.
     pub(crate) async fn find<T>(&mut self, mut found: impl FnMut(Event) -> Option<T>) -> T {
         loop {
             if let Some(value) = found(self.event().await) {
@@ -310,7 +310,7 @@ impl Link {
     }
 }
 
-/// What came back on a session.
+/// What the relay received on a session.
 #[derive(Debug, Default)]
 pub(crate) struct Answer {
     pub(crate) opened: bool,
@@ -340,7 +340,7 @@ impl Agent {
         Self::launch(relay, target, change, false)
     }
 
-    /// One that waits for the end of a newer run instead of ending.
+    /// Starts an agent that waits for the end of a newer run instead of ending.
     #[cfg(unix)]
     pub(crate) fn standing_by(
         relay: &Relay,
@@ -383,27 +383,27 @@ impl Agent {
         }
     }
 
-    /// Asks it to stop.
+    /// Asks the agent to stop.
     pub(crate) fn stop(&mut self) {
         drop(self.stop.take());
     }
 
-    /// Ends it without a farewell.
+    /// Ends the agent without a farewell.
     #[cfg(unix)]
     pub(crate) async fn kill(self) {
         self.task.abort();
         assert!(self.task.await.unwrap_err().is_cancelled());
     }
 
-    /// What it ended with.
+    /// Waits for the agent's end; returns its result.
     pub(crate) async fn ended(self) -> Result<(), Error> {
-        // Not asked to stop, it must end by itself.
+        // Until then the sender lives on: dropping it would ask the agent to stop.
         let ended = soon(self.task).await.unwrap();
         drop(self.stop);
         ended
     }
 
-    /// Waits for an event.
+    /// Waits for an event for which `found` returns a value.
     pub(crate) async fn saw<T>(&mut self, mut found: impl FnMut(&AgentEvent) -> Option<T>) -> T {
         loop {
             let event = soon(self.events.recv()).await.expect("the agent has ended");
@@ -418,7 +418,7 @@ impl Agent {
             .await;
     }
 
-    /// Waits for a link's end; its reason.
+    /// Waits for a link's end; returns the reason.
     pub(crate) async fn saw_disconnected(&mut self) -> &'static str {
         self.saw(|event| match event {
             AgentEvent::Disconnected { reason, .. } => Some(*reason),

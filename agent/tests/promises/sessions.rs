@@ -1,4 +1,4 @@
-//! What happens to a session's bytes.
+//! Tests of what happens to a session's bytes.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ async fn bytes_come_back_from_a_real_target_whole() {
     let (_agent, _relay, mut link) = registered(&echo().await).await;
     let bytes = noise(8 * MIB);
     let id = link.open().await;
-    // The first bytes leave before the target is connected.
+    // The relay sends the first bytes before the target is connected.
     let answer = link
         .exchange(id, &bytes, |answer| answer.bytes.len() == 8 * MIB)
         .await;
@@ -129,7 +129,7 @@ async fn a_relays_reset_reaches_the_target_as_a_reset() {
     link.exchange(id, b"half a requ", |answer| answer.opened)
         .await;
     link.reset(id, Reason::Cancelled).await;
-    // Not an orderly end, which would make half a request look whole.
+    // The target must see a reset: an orderly end would make half a request look whole.
     let (bytes, end) = soon(collected.recv()).await.unwrap();
     assert_eq!(bytes, b"half a requ");
     assert_eq!(end, Err(std::io::ErrorKind::ConnectionReset));
@@ -156,7 +156,7 @@ async fn a_target_that_never_reads_stalls_nobody_and_loses_nothing() {
     let (_agent, _relay, mut link) = registered(&target).await;
     let slow = link.open().await;
     link.exchange(slow, &[], |answer| answer.opened).await;
-    // Until the target's socket, the agent's backlog and the credit are all used up.
+    // Send until the target's socket, the agent's backlog and the credit are all used up.
     let bytes = noise(64 * MIB);
     let mut sent = 0;
     let quick = link.open().await;
@@ -170,7 +170,7 @@ async fn a_target_that_never_reads_stalls_nobody_and_loses_nothing() {
             sent += room;
             continue;
         }
-        // A round trip on the other session brings along any credit that the slow one got.
+        // A round trip on the other session also brings any credit for the slow session.
         let before = link.mux.counters().bytes_received;
         let answer = link
             .exchange(quick, &noise(1_000), |a| a.bytes.len() == 1_000)
@@ -186,7 +186,7 @@ async fn a_target_that_never_reads_stalls_nobody_and_loses_nothing() {
         link.exchange(quick, &noise(1_000), |answer| answer.bytes.len() == 1_000)
             .await;
     }
-    // Now it reads, and gets every byte.
+    // Now the target reads, and gets every byte.
     let mut stream = soon(stalled.recv()).await.unwrap();
     let reading = tokio::spawn(async move {
         let mut all = Vec::new();
@@ -254,7 +254,7 @@ async fn a_cut_link_resets_its_targets_and_the_next_link_serves_again() {
         before
     );
     let told: Vec<_> = link.lost.iter().map(|lost| lost.received(id)).collect();
-    assert_eq!(told, [Some(1)], "the next link tells what had arrived");
+    assert_eq!(told, [Some(1)], "the next link reports what arrived");
     let id = link.open().await;
     link.exchange(id, b"x", |answer| answer.opened).await;
 }

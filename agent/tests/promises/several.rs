@@ -1,4 +1,4 @@
-//! Several targets over one link: each its own tunnel, its own answer, its own callers.
+//! Tests of several targets over one link: each has its own tunnel, answer and callers.
 
 use tieline_agent::{AgentEvent, Config, State, TARGETS_MAX, TargetConfig, list_agents};
 use tieline_wire::{
@@ -9,7 +9,7 @@ use tieline_wire::{
 use crate::rig::{Agent, Link, Relay, soon};
 use crate::targets::target;
 
-/// Two targets called maya and comfy; each says its name and closes.
+/// Two targets called maya and comfy; each sends its name and closes.
 async fn two() -> [TargetConfig; 2] {
     let mut targets = Vec::new();
     for name in ["maya", "comfy"] {
@@ -29,7 +29,7 @@ fn start(relay: &Relay, targets: [TargetConfig; 2], change: fn(Config) -> Config
     })
 }
 
-/// A new link and what it registers.
+/// Accepts a link and its first `count` registrations.
 async fn accept(relay: &Relay, count: usize) -> (Link, Vec<Register>) {
     let mut link = relay.accept().await;
     let mut registers = vec![link.register().clone()];
@@ -39,7 +39,7 @@ async fn accept(relay: &Relay, count: usize) -> (Link, Vec<Register>) {
     (link, registers)
 }
 
-/// An agent of two targets, with both tunnels up.
+/// An agent with two targets, and both tunnels up.
 async fn both_up(relay: &Relay) -> (Agent, Link, Vec<Register>) {
     let mut agent = start(relay, two().await, |config| config);
     let (mut link, registers) = accept(relay, 2).await;
@@ -102,7 +102,7 @@ async fn open(link: &mut Link, tunnel: TunnelId) -> SessionId {
     id
 }
 
-/// What the target behind a tunnel says.
+/// The text that the target behind a tunnel sends.
 async fn says(link: &mut Link, tunnel: TunnelId) -> String {
     let id = open(link, tunnel).await;
     let answer = link.exchange(id, &[], |answer| answer.finished).await;
@@ -141,7 +141,7 @@ async fn each_tunnel_leads_to_its_own_target() {
     for _ in 0..2 {
         let (mut link, registers) = accept(&relay, 2).await;
         assert_ne!(registers[0].request, registers[1].request);
-        // Answers come in any order, and a caller may come before them.
+        // The relay's answers come in any order, and a caller may come before them.
         let callers = [&registers[0], &registers[1]].map(tunnel);
         for tunnel in &callers {
             assert_eq!(says(&mut link, tunnel.clone()).await, tunnel.as_str());
@@ -177,7 +177,7 @@ async fn a_tunnel_that_is_refused_for_good_does_not_take_the_others_down() {
     assert_eq!((status.state, status.tunnel), (State::Registered, None));
     let refusal = status.tunnels[0].refusal.as_ref().unwrap();
     assert!(refusal.message.contains("says the test"), "{refusal:?}");
-    // A new link is a new try; that it is refused again is no news.
+    // A new link registers the tunnel again; a repeated refusal is not reported again.
     drop(link);
     let (mut link, registers) = accept(&relay, 2).await;
     refuse(&mut link, &registers[0], Reason::NameTaken).await;
@@ -279,7 +279,7 @@ async fn a_tunnel_that_is_taken_back_is_asked_for_again_and_the_other_goes_on() 
     take_back(&mut link, maya, Reason::Kicked).await;
     assert_eq!(saw_refused(&mut agent).await, lost("kicked", false));
     assert_eq!(says(&mut link, tunnel(comfy)).await, "comfy");
-    // Over the same link, with a number of its own.
+    // On the same link, with a new request number.
     let again = registered(&mut link).await;
     assert!(again.name == maya.name && again.request > comfy.request);
     grant(&mut link, &again).await;
@@ -289,7 +289,7 @@ async fn a_tunnel_that_is_taken_back_is_asked_for_again_and_the_other_goes_on() 
     take_back(&mut link, &again, Reason::Revoked).await;
     assert_eq!(saw_refused(&mut agent).await, lost("revoked", true));
     assert_eq!(says(&mut link, tunnel(comfy)).await, "comfy");
-    // With the last one the link is of no use, and another one may bring both.
+    // With its last tunnel gone, the agent leaves the link and asks for both tunnels on a new one.
     take_back(&mut link, comfy, Reason::Kicked).await;
     let (_link, registers) = accept(&relay, 2).await;
     assert_eq!(registers[0].name, maya.name);
@@ -305,7 +305,7 @@ async fn an_agent_whose_only_tunnel_is_taken_back_for_good_ends() {
     let (mut link, registers) = accept(&relay, 1).await;
     grant(&mut link, &registers[0]).await;
     saw_up(&mut agent).await;
-    // Not its own: it crossed something on its way.
+    // The agent ignores the withdrawal of a tunnel that it does not have.
     let other = Register {
         name: Some("comfy".to_owned()),
         ..registers[0].clone()

@@ -1,4 +1,4 @@
-//! An agent that stands by while a newer run of itself has its tunnels.
+//! Tests of an agent that stands by while a newer run with the same key has its tunnels.
 
 use std::time::Duration;
 
@@ -34,14 +34,18 @@ async fn a_superseded_service_comes_back_when_the_other_run_has_ended() {
     assert_eq!(soon(link.try_event()).await, None);
     let stands_by = |event: &AgentEvent| matches!(event, AgentEvent::StandingBy).then_some(());
     service.saw(stands_by).await;
-    // It asks no relay while the other one lives.
+    // The service dials no relay while the newer run is alive.
     assert!(relay.stays_alone().await);
 
     drop(newer);
     by_hand.kill().await;
     let back = relay.accept_registered().await;
     service.saw_registered().await;
-    assert_ne!(back.hello().instance, first, "a run of its own");
+    assert_ne!(
+        back.hello().instance,
+        first,
+        "the service is a new instance"
+    );
     assert_eq!(back.hello().key, link.hello().key);
     service.stop();
     service.ended().await.unwrap();

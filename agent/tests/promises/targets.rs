@@ -1,10 +1,10 @@
-//! Targets that do what a test wants, and bytes to send them.
+//! Targets that run a test's code, and bytes to send to them.
 
 use std::future::Future;
 
 use tokio::net::{TcpListener, TcpStream};
 
-/// A target that runs `serve` for every connection; its address.
+/// Starts a target that runs `serve` for every connection; returns its address.
 pub(crate) async fn target<F>(serve: impl Fn(TcpStream) -> F + Send + 'static) -> String
 where
     F: Future<Output = ()> + Send + 'static,
@@ -19,7 +19,7 @@ where
     address
 }
 
-/// A target that sends back what it gets.
+/// Starts a target that sends back what it receives; returns its address.
 pub(crate) async fn echo() -> String {
     target(|mut stream| async move {
         let (mut reads, mut writes) = stream.split();
@@ -28,7 +28,7 @@ pub(crate) async fn echo() -> String {
     .await
 }
 
-/// Bytes that differ everywhere, so that loss and disorder show.
+/// Pseudo-random bytes, so that loss and disorder show.
 pub(crate) fn noise(len: usize) -> Vec<u8> {
     let mut random = fastrand::Rng::with_seed(len as u64);
     std::iter::repeat_with(|| random.u8(..)).take(len).collect()
