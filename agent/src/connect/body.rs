@@ -193,7 +193,7 @@ impl RelayBody {
                 }
             }
         }
-        // When a body fails, hyper discards bytes that it has not written yet. It learns of the failure
+        // When a body fails, hyper discards bytes that it has not written yet. hyper learns of the failure
         // only after a flush, so that the caller gets all that the relay sent.
         let flushes = state.flushes();
         match self.failed.take_if(|(_, before)| *before < flushes) {
@@ -210,7 +210,7 @@ impl RelayBody {
     fn fail(&mut self, error: Broken, cx: &Context<'_>, state: &State) {
         self.lease = None;
         self.failed = Some((error, state.flushes()));
-        // Once: hyper flushes after this turn and must then poll again.
+        // Wake once: hyper flushes after this turn, and must then poll again.
         cx.waker().wake_by_ref();
     }
 

@@ -26,7 +26,7 @@ const AHEAD_BYTES_MAX: usize = 4096;
 /// yet (RFC 9112, section 9.6).
 const LINGER_MAX: Duration = Duration::from_secs(5);
 
-/// State of one caller's connection, shared by the tasks and bodies that use it.
+/// State of one caller's connection, shared by the connection's driver and the bodies.
 #[derive(Debug, Default)]
 pub(super) struct State {
     /// A request is being answered.
@@ -98,7 +98,7 @@ pub(super) struct Caller {
 
 impl Caller {
     pub(super) fn new(stream: TcpStream, state: Arc<State>) -> Self {
-        // Until the orderly end: if this process is killed, the reset shows that the answer is not complete.
+        // Makes a close a reset until the orderly end: a killed process then leaves no answer that looks whole.
         let _ = stream.set_zero_linger();
         let inner = Inner {
             io: TokioIo::new(stream),

@@ -37,7 +37,7 @@ type Stamp = (SystemTime, u64, Permissions);
 
 impl Credential {
     pub(crate) fn read(path: &Path) -> Result<Self, TokenError> {
-        // Before the content is read, so that the next check sees a change in between.
+        // The stamp is read before the content, so that the next check sees a change in between.
         let stamp = stamp(path);
         let value = header(path)?;
         let held = Held {

@@ -32,12 +32,12 @@ use super::rewrite::{self, Endpoint};
 /// Longest wait for the relay's `100 Continue` before a request body is sent without it.
 const CONTINUE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How often a request is sent if the relay closes the connection before it has the request.
+/// Attempts to send one request, if the relay closes each connection before receiving the request.
 const TRIES_MAX: usize = 3;
 
 /// How long an unreachable relay is dialled again for one request: a restart takes less.
 const AWAY_GRACE: Duration = Duration::from_secs(3);
-/// Pause between two of these dials.
+/// Pause between two dials of an unreachable relay.
 const AWAY_PAUSE: Duration = Duration::from_millis(100);
 
 /// State that all requests share.

@@ -101,8 +101,8 @@ impl Connect {
     }
 
     /// Listens on `address`. An address other than loopback needs `share_token`, since programs on the
-    /// network can then use the token. `localhost:PORT` means 127.0.0.1 and ::1, as far as this machine
-    /// has them.
+    /// network can then use the token. `localhost:PORT` means 127.0.0.1 and ::1, or the one of
+    /// the two that this machine has.
     ///
     /// # Errors
     /// [`ConnectError::Listen`] if `address` cannot be parsed; [`ConnectError::Exposed`] if `address` is

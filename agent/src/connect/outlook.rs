@@ -29,13 +29,13 @@ struct Troubles {
 /// State of one kind of trouble.
 #[derive(Debug, Default)]
 struct Trouble {
-    /// `None`: no trouble. `Some(reported)`: trouble, and whether its begin was reported.
+    /// `None`: no trouble. `Some(reported)`: trouble, and whether its start was reported.
     now: Option<bool>,
     told_at: Option<Instant>,
 }
 
 impl Trouble {
-    /// Records that the trouble is present; true if its begin is to be reported.
+    /// Records that the trouble is present; true if its start is to be reported.
     fn begins(&mut self) -> bool {
         if self.now.is_some() {
             return false;
@@ -50,14 +50,14 @@ impl Trouble {
         is_told
     }
 
-    /// Records that the trouble is over; true if its end is to be reported, because its begin was.
+    /// Records that the trouble is over; true if its end is to be reported, because its start was.
     fn ends(&mut self) -> bool {
         self.now.take() == Some(true)
     }
 }
 
 impl Outlook {
-    /// Records that the check at the start has reported `obstacle`, so that its begin is not reported again.
+    /// Records that the check at the start has reported `obstacle`, so that its start is not reported again.
     pub(super) fn told(&self, obstacle: Obstacle) {
         let mut it = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match obstacle {
@@ -90,7 +90,7 @@ impl Outlook {
                 .token
                 .begins()
                 .then_some(ConnectEvent::TokenRefused { reason, has_token }),
-            // Any other answer, also a target's refusal, means that the relay accepted the token.
+            // Any other answer, also a target's refusal, counts as the relay's acceptance of the token.
             None => it.token.ends().then_some(ConnectEvent::TokenTaken),
         };
         back.into_iter().chain(token)

@@ -3,7 +3,7 @@
 use super::check::Check;
 use crate::token_show::time::Span;
 
-/// Largest difference between two clocks that counts as none: the relay's own leeway with tokens.
+/// Largest difference between two clocks that is accepted, in seconds: the relay's leeway with tokens.
 const SKEW_SECONDS_MAX: u64 = 60;
 
 /// Evidence of the time, besides this machine's clock, in seconds since 1970.
@@ -129,7 +129,7 @@ mod tests {
             found == Outcome::Ok && text.contains("within 2 s"),
             "{text}"
         );
-        // A provider that sets its own lifetime.
+        // A provider's own lifetime for a token proves nothing.
         assert_eq!(outcome(&with(60)).0, Outcome::NotApplicable);
     }
 

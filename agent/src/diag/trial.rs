@@ -24,7 +24,7 @@ use crate::token_show::Standing;
 /// Longest time for the whole trial; a provider that the relay asks has 5 s.
 const TRIAL_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Limit on registrations in a trial, to leave most of what a relay allows in a minute.
+/// Limit on registrations in a trial, so that they do not use up the relay's limit per minute.
 const ASKED_MAX: usize = 16;
 
 /// Longest wait for the relay to close its side after this side has closed.

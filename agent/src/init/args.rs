@@ -252,7 +252,7 @@ fn named_in(url: &str) -> Option<(String, Option<String>, String)> {
         .position(|it| matches!(*it, "w" | "tunnel" | "dcc"));
     match at.map(|at| (at, &segments[at..])) {
         Some((at, ["w" | "tunnel", tunnel, ..])) => {
-            // Behind a path prefix of a proxy, the relay's list of tunnels is not at the root.
+            // If a proxy adds a path prefix, the relay's list of tunnels is not at the root.
             let known = (at == 0).then(|| (*tunnel).to_owned());
             Some((origin, known, (*tunnel).to_owned()))
         }

@@ -111,7 +111,7 @@ impl Found {
             file.set_permissions(metadata.permissions())?;
         }
         file.write_all(text.as_bytes())?;
-        // Without this, a crash could leave an empty file under the new name.
+        // Without a sync, a crash could leave an empty file under the new name.
         file.sync_all()?;
         drop(file);
         self.check_unchanged(folder)?;

@@ -142,7 +142,7 @@ fn with_fields(
 
 /// Parses the text's one value; `None` if the text has only blanks and comments.
 fn parse(text: &str) -> Result<Option<Node<'_>>, MergeError> {
-    // Comments and trailing commas, as in VS Code. No client reads the rest of JSON5.
+    // Accepts comments and trailing commas, as VS Code does. No client reads the rest of JSON5.
     let options = ParseOptions {
         allow_comments: true,
         allow_trailing_commas: true,
@@ -171,7 +171,7 @@ fn last<'a, 'b>(object: &'a Object<'b>, name: &str) -> Option<&'a ObjectProp<'b>
     properties.find(|property| property.name.as_str() == name)
 }
 
-/// A new configuration behind the comments of a text that has no value yet.
+/// A new configuration after the comments of a text that has no value yet.
 fn fresh(text: &str, list: &str, name: &str, entry: &Entry, layout: &Layout) -> String {
     let unit = &layout.unit;
     let entry = entry.render(layout, &unit.repeat(2));

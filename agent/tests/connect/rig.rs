@@ -118,7 +118,7 @@ impl Relay {
         Peer::new(stream)
     }
 
-    /// Answers the proxy's question whether the relay asks for tokens: with `status` and the lines behind it.
+    /// Answers the proxy's question whether tokens are needed with `status`, which may have header lines added.
     pub(crate) async fn answers_whether_it_asks(&self, status: &str) {
         let mut asking = self.accept().await;
         let head = asking.head().await;
@@ -153,7 +153,7 @@ impl Exchange {
         Self::begin_with(request, |connect| connect).await
     }
 
-    /// With a token file, and a relay that asks for tokens.
+    /// Begins an exchange with a token file, at a relay that asks for tokens.
     pub(crate) async fn begin_with_token(request: &str, file: &Path) -> Self {
         let challenge = "401 Unauthorized\r\nWWW-Authenticate: Bearer";
         Self::begin_at(request, Some(challenge), |c| c.with_token_file(file)).await
@@ -163,7 +163,7 @@ impl Exchange {
         Self::begin_at(request, None, change).await
     }
 
-    /// With a relay that answers `challenge` when asked whether it asks for tokens; `None` if it is not asked.
+    /// Begins an exchange; a relay with a `challenge` gives it when the proxy asks whether tokens are needed.
     async fn begin_at(
         request: &str,
         challenge: Option<&str>,

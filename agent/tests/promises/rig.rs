@@ -397,7 +397,7 @@ impl Agent {
 
     /// Waits for the agent's end; returns its result.
     pub(crate) async fn ended(self) -> Result<(), Error> {
-        // Until then the sender lives on: dropping it would ask the agent to stop.
+        // The sender is kept until the end, since dropping the sender asks the agent to stop.
         let ended = soon(self.task).await.unwrap();
         drop(self.stop);
         ended
