@@ -1,5 +1,5 @@
-//! Why an agent stopped, in words for people and as an exit code for programs.
-//! Long because every error of the agent has its words and its exit code here.
+//! Errors of the agent: a message for people, an exit code and a stable word for programs.
+//! One file because every error of the agent has its message and its exit code here.
 
 use std::fmt;
 use std::io;
@@ -10,59 +10,59 @@ use tieline_wire::{FieldError, NameError, Reason, Refusal, Side};
 /// Why an agent ended.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The settings cannot work.
+    /// The settings are invalid.
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// The agent's identity cannot be read or made.
     #[error(transparent)]
     Identity(#[from] IdentityError),
-    /// The token file cannot be read any more.
+    /// The token file can no longer be read.
     #[error(transparent)]
     Token(#[from] TokenError),
-    /// No connection to the relay.
+    /// The relay cannot be reached.
     #[error("cannot reach the relay at {relay}: {source}")]
     Dial {
         /// The relay that was dialled.
         relay: String,
-        /// What the system said.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
     /// The link ended.
     #[error("the link ended: {reason} ({detail})")]
     Link {
-        /// Why, as the side that ended it says.
+        /// Reason given by the side that ended the link.
         reason: Reason,
-        /// Who ended it.
+        /// Side that caused the end.
         side: Side,
-        /// What exactly happened.
+        /// What exactly happened, in words.
         detail: String,
     },
     /// The relay refused the registration.
     #[error("the relay refused: {}", Words(*reason, message))]
     Refused {
-        /// Why.
+        /// Reason of the refusal.
         reason: Reason,
-        /// What the relay adds.
+        /// Explanation from the relay; may be empty.
         message: String,
     },
-    /// The tunnel's name is bound to another agent, and may become free.
-    #[error("the relay refused: {}; it is asked for again about once a minute", Words(*reason, message))]
+    /// The tunnel's name is bound to another agent, and may become free later.
+    #[error("the relay refused: {}; the name is asked for again about once a minute", Words(*reason, message))]
     NameHeld {
-        /// Why.
+        /// Reason of the refusal.
         reason: Reason,
-        /// What the relay adds.
+        /// Explanation from the relay; may be empty.
         message: String,
     },
     /// A newer run of this agent holds the tunnel now.
     #[error("another run of this agent took over the tunnel, so this one stops")]
     Superseded {
-        /// What the relay adds.
+        /// Explanation from the relay; may be empty.
         message: String,
     },
 }
 
-/// A reason and what the relay adds to it, without saying the same twice.
+/// A reason and the relay's explanation; the reason is left out where the explanation repeats it.
 struct Words<'a>(Reason, &'a str);
 
 impl fmt::Display for Words<'_> {
@@ -76,7 +76,7 @@ impl fmt::Display for Words<'_> {
     }
 }
 
-/// Why a relay refuses a tunnel, without the name that stands beside it anyway.
+/// Text of a refused tunnel, without the tunnel's name in front: the caller prints the name itself.
 pub(crate) fn refusal_words(reason: Reason, message: &str, tunnel: &str) -> String {
     let about = message.strip_prefix(tunnel);
     let about = about.and_then(|rest| rest.strip_prefix(": "));
@@ -84,7 +84,7 @@ pub(crate) fn refusal_words(reason: Reason, message: &str, tunnel: &str) -> Stri
 }
 
 impl Error {
-    /// A link's end or a refusal, sorted by what the agent must do about it.
+    /// Sorts the reason of a link's end or a refusal by what the agent must do.
     pub(crate) fn refused(reason: Reason, message: String) -> Self {
         match reason {
             Reason::Superseded => Self::Superseded { message },
@@ -93,8 +93,8 @@ impl Error {
         }
     }
 
-    /// A refusal of a tunnel that this run `had` before. One that had its name lost it to an agent that
-    /// came while the relay knew of no binding, and may get it back.
+    /// Error for a refused tunnel; `had` is true if this run held the tunnel before. A taken name is then not final:
+    /// the other agent came while the relay knew of no binding, so this run may get the name back.
     pub(crate) fn refused_tunnel(refusal: &Refusal, had: bool) -> Self {
         let Refusal { reason, message } = refusal.clone();
         match reason {
@@ -103,7 +103,7 @@ impl Error {
         }
     }
 
-    /// A link that this side or the network ended.
+    /// Error for a link that this side or the network ended.
     pub(crate) fn link_lost(detail: impl Into<String>) -> Self {
         Self::Link {
             reason: Reason::LinkLost,
@@ -112,7 +112,7 @@ impl Error {
         }
     }
 
-    /// True if trying again cannot help.
+    /// True if another attempt cannot succeed.
     #[must_use]
     pub fn is_final(&self) -> bool {
         match self {
@@ -122,7 +122,7 @@ impl Error {
         }
     }
 
-    /// The reason in one stable word, as in JSON.
+    /// The reason as one stable word, for JSON.
     #[must_use]
     pub const fn word(&self) -> &'static str {
         match self {
@@ -137,7 +137,7 @@ impl Error {
         }
     }
 
-    /// The exit code that `tieline serve` ends with: 1 failed, 2 usage, 3 refused for good.
+    /// Exit code of `tieline serve`: 1 failed, 2 usage, 3 refused for good.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
@@ -150,132 +150,132 @@ impl Error {
     }
 }
 
-/// A setting that cannot work.
+/// An invalid setting.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// The relay's address has no meaning.
+    /// The relay's address cannot be parsed.
     #[error("relay {text:?}: {problem} (expected tcp://host:port)")]
     Relay {
-        /// What was given, without a user name and password.
+        /// The given address, without a user name and password.
         text: String,
-        /// What is wrong with it.
+        /// What is wrong with the address.
         problem: String,
     },
-    /// The target has no meaning.
+    /// A target cannot be parsed.
     #[error("target {text:?}: {problem} (expected PORT, host:port or http://host:port/path)")]
     Target {
-        /// What was given.
+        /// The given target.
         text: String,
-        /// What is wrong with it.
+        /// What is wrong with the target.
         problem: &'static str,
     },
-    /// A target that is an HTTP server's, but for how it is written.
+    /// A target with a path but without `http://`.
     #[error("target {text:?}: a path belongs to an HTTP server: write {instead}")]
     TargetForm {
-        /// What was given.
+        /// The given target.
         text: String,
-        /// The URL that was meant.
+        /// The URL to write instead.
         instead: String,
     },
-    /// A transport or target of the design that this build lacks.
+    /// A planned transport or kind of target that this build lacks.
     #[error("{what} is not built yet; this version has {instead}")]
     NotBuilt {
-        /// What was asked for.
+        /// The missing transport or kind of target.
         what: String,
-        /// What there is.
+        /// What this build has instead.
         instead: &'static str,
     },
-    /// The tunnel's name is none.
+    /// A tunnel's name is invalid.
     #[error("name {text:?}: {source}")]
     Name {
-        /// What was given.
+        /// The given name.
         text: String,
-        /// What is wrong with it.
+        /// What is wrong with the name.
         #[source]
         source: NameError,
     },
-    /// A text or list beyond what the protocol carries.
+    /// A text or list exceeds a limit of the protocol.
     #[error("{field} is too long: at most {limit} {unit}")]
     TooLong {
-        /// Which setting.
+        /// The setting.
         field: &'static str,
-        /// How much is allowed.
+        /// The limit, in `unit`.
         limit: usize,
-        /// Of what.
+        /// Unit of the limit, such as bytes.
         unit: &'static str,
     },
-    /// A text that the relay could not pass on.
+    /// A text that the protocol does not allow.
     #[error("{0}")]
     Text(#[from] FieldError),
-    /// No target, or too many.
+    /// No target was given, or more than the limit.
     #[error("{given} targets: an agent publishes 1 to {max}")]
     Targets {
-        /// The largest allowed.
+        /// Largest number of targets.
         max: usize,
-        /// What was given.
+        /// Number of targets given.
         given: usize,
     },
-    /// Two targets would have one tunnel.
+    /// Two targets would share one tunnel.
     #[error("two targets have {what}: give each a name of its own (--to NAME=TARGET)")]
     Twice {
-        /// What they share.
+        /// What the two targets have in common, in words.
         what: String,
     },
-    /// A file with settings cannot be used.
+    /// A settings file cannot be used.
     #[error("{place}: {problem}")]
     File {
-        /// Which one, and the line if that is known.
+        /// Path of the file, and the line if known.
         place: String,
-        /// What is wrong, and what to do.
+        /// What is wrong with the file, and what to do.
         problem: String,
     },
-    /// A setting that there must be.
+    /// A required setting is missing.
     #[error("no {what}: give {flag}, set {variable} or write `{key}` into tieline.toml")]
     Missing {
-        /// What is missing.
+        /// Name of the setting, in words.
         what: &'static str,
-        /// The flag that sets it.
+        /// Flag for the setting.
         flag: &'static str,
-        /// The variable that sets it.
+        /// Environment variable for the setting.
         variable: &'static str,
-        /// The file's key that sets it.
+        /// Key for the setting in the settings file.
         key: &'static str,
     },
-    /// Something that is said of one target, beside several.
+    /// A flag for one target was given beside several targets.
     #[error("{flag} is for one target, and there are several: name each with {instead}")]
     OneTarget {
-        /// What was given.
+        /// The flag.
         flag: &'static str,
-        /// What to write instead.
+        /// What to write instead of the flag.
         instead: &'static str,
     },
-    /// A target has two names.
+    /// A target has two names: from `--to` and from `--name`.
     #[error("the target has a name in --to NAME=TARGET and another in --name: leave one out")]
     NamedTwice,
-    /// Every path was to be exposed of a target that has none.
+    /// All paths were to be exposed, but the target has no paths.
     #[error("target {target:?} has no paths to expose: write it as http://host:port/path")]
     NoPaths {
         /// The target.
         target: String,
     },
-    /// A number outside its range.
+    /// The number of links is outside its range.
     #[error("links must be 1 to {max}, not {given}")]
     Links {
-        /// The largest allowed.
+        /// Largest number of links.
         max: u16,
-        /// What was given.
+        /// Number of links given.
         given: u16,
     },
-    /// A time beyond its range.
+    /// The drain timeout exceeds its limit.
     #[error("the drain timeout is at most {max_s} s")]
     DrainTimeout {
-        /// The longest allowed, in seconds.
+        /// The limit, in seconds.
         max_s: u64,
     },
     /// The token file cannot be used.
     #[error(transparent)]
     Token(#[from] TokenError),
-    /// Nowhere to keep the key.
+    /// No directory for the agent's key is known.
     #[error("no place for the agent's key: set --state-dir, or the variable HOME")]
     NoStateDir,
 }
@@ -283,50 +283,50 @@ pub enum ConfigError {
 /// Why a token file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
-    /// It cannot be read.
+    /// The token file cannot be read.
     #[error("token file {path}: {source}")]
     Read {
-        /// Which file.
+        /// The token file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
-    /// A token stands where its file's path belongs; it is not kept here, so that nothing shows it.
+    /// A token was given in place of its file's path; the error does not hold the token, so that it is never shown.
     #[error(
-        "what is given as the token's file looks like a token: write the token into a file of mode \
+        "the path given for the token file looks like a token itself: write the token into a file of mode \
          0600 and give that file's path (--token-file, TIELINE_TOKEN_FILE or `token_file`)"
     )]
     Pasted,
-    /// Others may read it.
+    /// Other users may read the token file.
     #[error("token file {path} may be read by others (mode {mode:o}): run chmod 600 on it")]
     Mode {
-        /// Which file.
+        /// The token file.
         path: PathBuf,
-        /// Its permission bits.
+        /// Permission bits of the file.
         mode: u32,
     },
-    /// Another user could change or replace it.
+    /// Another user could change or replace the token file.
     #[error(
         "token file {path} can be replaced by others, because {place} {why}: run {remedy} on that, or keep the \
          token in another folder"
     )]
     Place {
-        /// Which file.
+        /// The token file.
         path: PathBuf,
-        /// The file itself or a folder.
+        /// The file or folder that other users can change.
         place: PathBuf,
-        /// Who can.
+        /// Why other users can change `place`, in words.
         why: String,
-        /// The command that ends it.
+        /// Command that corrects the permissions or the owner.
         remedy: &'static str,
     },
-    /// It holds no token.
+    /// The token file's content is not a token.
     #[error("token file {path}: {problem}")]
     Content {
-        /// Which file.
+        /// The token file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// What is wrong with the content.
         problem: &'static str,
     },
 }
@@ -338,7 +338,7 @@ impl TokenError {
     }
 }
 
-/// What to do about a place of another user.
+/// Remedy for a file or folder of another user.
 const OWN_IT: &str = "run chown on it, or set a directory of your own with --state-dir";
 
 /// Why the agent's identity cannot be read or made.
@@ -347,54 +347,54 @@ pub enum IdentityError {
     /// A file or directory cannot be read or made.
     #[error("{path}: {source}; another directory can be set with --state-dir")]
     File {
-        /// Which one.
+        /// The file or directory.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
     /// A folder or file belongs to another user.
     #[error("{path} belongs to another user (uid {owner}), who could replace the key: {OWN_IT}")]
     Owner {
-        /// Which one.
+        /// The folder or file.
         path: PathBuf,
-        /// Whose it is.
+        /// User id of the owner.
         owner: u32,
     },
-    /// Others may write into the folder.
+    /// Other users may write into the folder.
     #[error(
         "others may write into {path} (mode {mode:o}) and could replace the key: run chmod go-w on \
          it, or set another directory with --state-dir"
     )]
     Folder {
-        /// Which one.
+        /// The folder.
         path: PathBuf,
-        /// Its permission bits.
+        /// Permission bits of the folder.
         mode: u32,
     },
-    /// A link, a folder, a pipe or a device stands in a file's place.
+    /// A symbolic link, folder, pipe or device in the place of a regular file.
     #[error(
         "{path} is not a regular file: move it away, or set another directory with --state-dir"
     )]
     Kind {
-        /// Which one.
+        /// The path.
         path: PathBuf,
     },
-    /// The key may be read by others.
+    /// Other users may read the key file.
     #[error("the key {path} may be read by others (mode {mode:o}): run chmod 600 on it")]
     Mode {
-        /// Which file.
+        /// The key file.
         path: PathBuf,
-        /// Its permission bits.
+        /// Permission bits of the file.
         mode: u32,
     },
-    /// The file holds something else.
+    /// The file's content is damaged.
     #[error("{path} is damaged; remove it to start over (the tunnel's derived name will change)")]
     Damaged {
-        /// Which file.
+        /// The file.
         path: PathBuf,
     },
-    /// The system has no random numbers for us.
+    /// The system's random number generator failed.
     #[error("the system's random number generator failed")]
     Random,
 }

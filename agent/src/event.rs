@@ -1,5 +1,5 @@
-//! What an agent reports while it runs: to a program as JSON, to a person as one line.
-//! Long because each event stands beside its fields and its words.
+//! Events that an agent reports while it runs: as JSON to a program, as one line to a person.
+//! One file because each event stands beside its fields and its text.
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,21 +9,21 @@ use serde::Serialize;
 use crate::error::Error;
 use crate::target::is_raw;
 
-/// Something that happened to an agent's link.
+/// An event of a running agent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum AgentEvent {
     /// The relay is being dialled.
     Connecting {
-        /// Which of the agent's links, from 0.
+        /// Index of the agent's link, from 0.
         link: u16,
-        /// The relay.
+        /// Address of the relay.
         relay: String,
     },
     /// The tunnel is up: its URL works from now on.
     Registered {
-        /// Which of the agent's links, from 0.
+        /// Index of the agent's link, from 0.
         link: u16,
         /// The tunnel's name.
         tunnel: String,
@@ -34,150 +34,149 @@ pub enum AgentEvent {
         /// The generation that the relay granted; as text in JSON, whose numbers end at 2^53.
         #[serde(serialize_with = "as_text")]
         generation: u64,
-        /// The target that it leads to.
+        /// The target that the tunnel leads to.
         target: String,
     },
-    /// What one look at a target found, after its tunnel came up. Told by the program, not by the
-    /// library.
+    /// Result of a look at a target after its tunnel came up. The program `tieline` sends this event, the library
+    /// does not.
     Target {
         /// The tunnel's name.
         tunnel: String,
         /// The target.
         target: String,
-        /// What was seen, in one word.
+        /// Result of the look, in one stable word.
         state: &'static str,
-        /// Callers get what they came for.
+        /// True if callers can use the target.
         is_good: bool,
-        /// What was seen, in a sentence that says what to do about it.
+        /// Result of the look, in a sentence that says what to do.
         message: String,
-        /// What an MCP server calls itself.
+        /// Name that the MCP server reports.
         #[serde(skip_serializing_if = "Option::is_none")]
         server: Option<String>,
-        /// Its version.
+        /// Version that the MCP server reports.
         #[serde(skip_serializing_if = "Option::is_none")]
         version: Option<String>,
     },
-    /// What callers of the relay need. Told by the program, not by the library.
+    /// What callers of the relay need. The program `tieline` sends this event, the library does not.
     Callers {
-        /// The tunnel that came up first.
+        /// The tunnel that serves as the example for callers.
         tunnel: String,
-        /// Its URL.
+        /// URL of the example tunnel.
         url: String,
-        /// The relay's address for callers; empty where no URL tells it.
+        /// The relay's address for callers; empty if no URL of the tunnel contains it.
         relay: String,
-        /// Whether the relay asks them for a token.
+        /// Whether the relay asks callers for a token.
         token: CallerToken,
-        /// What `tieline init` needs beside the tunnel's name; empty for the usual target.
+        /// Flags that `tieline init` needs besides the tunnel's name; empty for the usual target.
         #[serde(skip)]
         init_flags: String,
     },
-    /// A target no longer takes connections; told once until it does again.
+    /// A session could not reach a target; sent once until the target takes connections again.
     TargetAway {
         /// The target.
         target: String,
-        /// What became of the connection, in one word.
+        /// Result of the connection attempt, in one stable word.
         state: &'static str,
-        /// What became of it and what callers get, in a sentence.
+        /// Result of the connection attempt and its effect on callers, in a sentence.
         message: String,
     },
     /// A target takes connections again.
     TargetBack {
         /// The target.
         target: String,
-        /// For how long it did not, in seconds.
+        /// Seconds during which the target did not take connections.
         away_s: u64,
     },
-    /// The relay gives a target no tunnel, or takes it back, while the agent's other targets may have
-    /// theirs.
+    /// The relay refuses a target's tunnel or takes it back, while other targets of the agent may keep theirs.
     TunnelRefused {
-        /// Which of the agent's links, from 0.
+        /// Index of the agent's link, from 0.
         link: u16,
         /// The tunnel's name.
         tunnel: String,
         /// The target.
         target: String,
-        /// Why, in one word.
+        /// Reason of the refusal, in one stable word.
         reason: &'static str,
-        /// Why, in a sentence.
+        /// Reason of the refusal, in a sentence.
         message: String,
-        /// Asking again cannot help; otherwise it is asked for again.
+        /// True if another attempt cannot succeed; otherwise the agent asks again.
         is_final: bool,
     },
-    /// A tunnel may stay up for longer: the token's file had a fresh one, in time.
+    /// A tunnel's permission was extended in time, with a fresh token from the token file.
     Renewed {
-        /// Which of the agent's links, from 0.
+        /// Index of the agent's link, from 0.
         link: u16,
         /// The tunnel's name.
         tunnel: String,
-        /// The target that it leads to.
+        /// The target that the tunnel leads to.
         target: String,
-        /// For how long, in seconds; 0 is for ever.
+        /// Seconds until the new permission ends; 0 means that it does not end.
         expires_in_s: u32,
     },
-    /// A tunnel's permission will end, and the token's file has no fresh one yet.
+    /// A tunnel's permission will end, and could not be renewed yet.
     Ending {
-        /// Which of the agent's links, from 0.
+        /// Index of the agent's link, from 0.
         link: u16,
         /// The tunnel's name.
         tunnel: String,
-        /// The target that it leads to.
+        /// The target that the tunnel leads to.
         target: String,
-        /// When, in seconds from now.
+        /// Seconds until the permission ends.
         expires_in_s: u64,
-        /// Why it is not renewed, in one word.
+        /// Why the permission was not renewed, in one stable word.
         reason: &'static str,
-        /// Why it is not renewed, in a sentence.
+        /// Why the permission was not renewed, in a sentence.
         message: String,
     },
-    /// The relay asks to move to a new link; sessions go on meanwhile.
+    /// The relay asks the agent to move to a new link; sessions on the old link go on meanwhile.
     GoingAway {
-        /// Which of the agent's links, from 0.
+        /// Index of the agent's link, from 0.
         link: u16,
-        /// Why, in one word.
+        /// Reason of the relay, in one stable word.
         reason: &'static str,
-        /// What the relay adds.
+        /// Explanation from the relay; may be empty.
         message: String,
     },
-    /// A link ended or could not be made; it is dialled again.
+    /// A link ended or could not be made; the agent will dial again.
     Disconnected {
-        /// Which of the agent's links, from 0.
+        /// Index of the agent's link, from 0.
         link: u16,
-        /// Why, in one word.
+        /// Reason of the disconnect, in one stable word.
         reason: &'static str,
-        /// Why, in a sentence.
+        /// Reason of the disconnect, in a sentence.
         message: String,
         /// Wait before the next attempt, in milliseconds.
         retry_ms: u64,
     },
-    /// The relay refused for good; the agent ends.
+    /// The relay refused the agent for good; the agent ends.
     Refused {
-        /// Why, in one word.
+        /// Reason of the refusal, in one stable word.
         reason: &'static str,
-        /// Why, in a sentence.
+        /// Reason of the refusal, in a sentence.
         message: String,
     },
-    /// A newer run of this agent took over; this one ends.
+    /// A newer run of this agent took over; this run ends.
     Superseded {
-        /// Why, in a sentence.
+        /// The takeover, in a sentence.
         message: String,
     },
-    /// A newer run of this agent took over; this one waits for its end.
+    /// A newer run of this agent took over; this run waits until the newer run ends.
     StandingBy,
     /// The agent failed and ends.
     Failed {
-        /// Why, in one word.
+        /// Reason of the failure, in one stable word.
         reason: &'static str,
-        /// Why, in a sentence.
+        /// Reason of the failure, in a sentence.
         message: String,
     },
-    /// The agent was asked to stop, takes no more calls, and waits for those in flight.
+    /// The agent was asked to stop: it takes no new calls and waits for the calls in flight.
     Stopping {
-        /// Sessions that are open; those without a call in flight end at once.
+        /// Number of open sessions; those without a call in flight end at once.
         sessions: usize,
-        /// For how long, in milliseconds.
+        /// Longest wait for the calls in flight, in milliseconds.
         drain_ms: u64,
     },
-    /// The agent was asked to stop and has.
+    /// The agent has stopped, as asked.
     Stopped,
 }
 
@@ -186,11 +185,11 @@ pub enum AgentEvent {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum CallerToken {
-    /// It does.
+    /// The relay asks callers for a token.
     Needed,
-    /// It does not.
+    /// The relay does not ask callers for a token.
     NotNeeded,
-    /// It could not be asked from here.
+    /// The agent could not find out whether the relay asks callers for a token.
     Unknown,
 }
 
@@ -226,7 +225,7 @@ impl fmt::Display for AgentEvent {
                 tunnel, url, urls, ..
             } => {
                 write!(f, "registered  {tunnel}  {url}")?;
-                // Where DNS does not lead the tunnel's own name to the relay.
+                // Printed too, since DNS may not resolve the tunnel's own host name to the relay.
                 let mut others = urls.iter().filter(|it| *it != url);
                 others.try_for_each(|other| write!(f, "  or {other}"))
             }
@@ -267,7 +266,11 @@ impl fmt::Display for AgentEvent {
                 ..
             } => {
                 write!(f, "refused     {tunnel}  {message}  -> {target}")?;
-                f.write_str(if *is_final { "" } else { "  (tried again)" })
+                f.write_str(if *is_final {
+                    ""
+                } else {
+                    "  (will be tried again)"
+                })
             }
             Self::Renewed {
                 tunnel,
@@ -307,7 +310,7 @@ impl fmt::Display for AgentEvent {
             }
             Self::Stopping { drain_ms, .. } => write!(
                 f,
-                "stopping: calls in flight have {} s to finish; the same signal again ends them",
+                "stopping: calls in flight have {} s to finish; a second signal ends them",
                 drain_ms.div_ceil(1_000)
             ),
             Self::Stopped => f.write_str("stopped"),
@@ -315,7 +318,7 @@ impl fmt::Display for AgentEvent {
     }
 }
 
-/// Seconds, in words for people.
+/// A number of seconds, printed in hours, minutes and seconds.
 pub(crate) struct Span(pub(crate) u64);
 
 impl fmt::Display for Span {
@@ -329,9 +332,9 @@ impl fmt::Display for Span {
     }
 }
 
-/// A caller's function that is told every event.
+/// Function of the embedding program that is called with every event.
 ///
-/// It runs inside the agent's tasks, so it must not block: hand long work to a channel.
+/// The function runs inside the agent's tasks, so it must not block; long work belongs behind a channel.
 #[derive(Clone, Default)]
 pub(crate) struct EventHook(Option<Arc<Hook>>);
 

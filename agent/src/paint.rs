@@ -1,7 +1,6 @@
-//! The one way of lines to a terminal. Whatever a line is made of, what could command the terminal is
-//! shown as an escape, and a token is not shown ([`crate::plain`]); colours are ours alone, and only
-//! where a terminal shows them and neither NO_COLOR nor TERM=dumb says otherwise (`anstream` decides,
-//! by the same rules as clap's own help).
+//! The only way to print lines to a terminal. Hidden characters of any line are shown as escapes, and tokens are
+//! masked ([`crate::plain`]). Colours come from this module alone, and only where the terminal shows them and neither
+//! NO_COLOR nor TERM=dumb is set (`anstream` decides, by the same rules as clap's help).
 
 use std::fmt::{Display, Write as _};
 use std::io::Write;
@@ -13,18 +12,18 @@ use tieline_wire::is_hidden;
 
 use crate::plain::{Plain, escape_json, masked};
 
-/// A colour as it stands in a line until it is printed: a code point that is no character, so that
-/// no text has it.
+/// Marks a colour in a line until the line is printed: a code point that is not a character (Unicode
+/// noncharacter), so that no text contains it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Tone(char);
 
-/// Something works.
+/// Colour of what works.
 pub(crate) const GOOD: Tone = Tone('\u{fdd0}');
-/// Something needs attention.
+/// Colour of a warning.
 pub(crate) const WARN: Tone = Tone('\u{fdd1}');
-/// Something failed.
+/// Colour of a failure.
 pub(crate) const BAD: Tone = Tone('\u{fdd2}');
-/// Ends a colour.
+/// Mark for the end of a colour.
 const END: char = '\u{fdd3}';
 
 /// `text` in `tone`.
@@ -32,20 +31,20 @@ pub(crate) fn paint(tone: Tone, text: impl Display) -> String {
     format!("{}{}{END}", tone.0, Plain(text))
 }
 
-/// Prints a line for a person; a reader that closed the pipe does not want it.
+/// Prints a line for a person to standard output; ignores write errors, such as a closed pipe.
 pub(crate) fn say(line: &impl Display) {
     let line = rendered(&line.to_string());
     let _ = writeln!(anstream::stdout().lock(), "{line}");
 }
 
-/// Prints text of several lines whose line ends are ours.
+/// Prints text of several lines, whose line ends this program wrote itself.
 pub(crate) fn say_lines(text: &impl Display) {
     let text = text.to_string();
     let lines: Vec<_> = text.split('\n').map(rendered).collect();
     let _ = writeln!(anstream::stdout().lock(), "{}", lines.join("\n"));
 }
 
-/// Prints such text to standard error.
+/// Prints text of several lines to standard error; see [`say_lines`].
 pub(crate) fn say_lines_to_stderr(text: &impl Display) {
     let text = text.to_string();
     let lines: Vec<_> = text.split('\n').map(rendered).collect();
@@ -60,12 +59,12 @@ pub(crate) fn print_json(object: &impl Serialize) {
     }
 }
 
-/// Prints what went wrong.
+/// Prints an error to standard error.
 pub(crate) fn complain(problem: &impl Display) {
     tell(BAD, problem);
 }
 
-/// Prints what needs attention.
+/// Prints a warning to standard error.
 pub(crate) fn warn(problem: &impl Display) {
     tell(WARN, problem);
 }
@@ -80,7 +79,7 @@ pub(crate) fn stderr_has_colours() -> bool {
     AutoStream::choice(&std::io::stderr()) != ColorChoice::Never
 }
 
-/// What is printed for `line`.
+/// The printed form of `line`: marks become colours, hidden characters become escapes, tokens are masked.
 fn rendered(line: &str) -> String {
     let mut out = String::with_capacity(line.len());
     for c in masked(line).chars() {

@@ -1,26 +1,25 @@
-//! Text of relays, targets, tokens and other people's files on its way to a terminal: a character
-//! that could command the terminal, or change what a reader sees, is shown as an escape; a token is
-//! not shown at all.
+//! Makes text of relays, targets, tokens and other people's files safe to print: a character that could command
+//! the terminal, or change what a reader sees, becomes an escape; a token is masked.
 
 use std::borrow::Cow;
 use std::fmt::{self, Display, Write};
 
 use tieline_wire::is_hidden;
 
-/// Tokens that `tieline-relay token new` makes begin so, and 32 random bytes in base64url follow.
+/// Prefix of the tokens that `tieline-relay token new` makes; 32 random bytes in base64url follow.
 const OPAQUE_PREFIX: &str = "tieline_";
 const OPAQUE_BYTES: usize = OPAQUE_PREFIX.len() + 43;
 
-/// A signed token is a base64url object first: `{"` in that coding.
+/// Prefix of a signed token: `{"` in base64url, the start of the token's JSON header.
 const SIGNED_PREFIX: &str = "eyJ";
 
-/// Shortest text that is taken for a token; nothing that signs anything is shorter.
+/// Shortest text that counts as a signed token; no real signed token is shorter.
 const TOKEN_BYTES_MIN: usize = 20;
 
-/// Shown in the place of a token.
+/// Replaces a token in printed text.
 const MASK: &str = "(a token, not shown)";
 
-/// Shown in the place of the user name and password of a URL.
+/// Replaces the user name and password of a URL in printed text.
 const MASK_USER: &str = "…";
 
 /// Shows a value with its hidden characters escaped, on one line.
@@ -46,12 +45,12 @@ impl Write for Escaping<'_, '_> {
     }
 }
 
-/// JSON text in which no character is hidden; it means the same.
+/// Escapes the hidden characters of JSON text; the text's meaning stays the same.
 pub(crate) fn escape_json(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         if is_hidden(c) {
-            // A hidden character outside a string would not be JSON, so each stands in a string.
+            // JSON allows a hidden character only in a string, so a string escape is valid here.
             for unit in c.encode_utf16(&mut [0; 2]) {
                 let _ = write!(out, "\\u{unit:04x}");
             }
@@ -62,8 +61,8 @@ pub(crate) fn escape_json(text: &str) -> String {
     out
 }
 
-/// True for text that is a token and not, say, a file's path: signed (`eyJ….….…`), or random as
-/// relays make them.
+/// True for text that is a token and not, for example, a file's path: signed (`eyJ….….…`), or random as relays
+/// make tokens.
 pub(crate) fn is_token_like(text: &str) -> bool {
     let text = text.trim();
     let text = text.strip_prefix("Bearer ").unwrap_or(text).trim_start();
@@ -91,7 +90,7 @@ fn is_random(text: &str) -> bool {
         && has(u8::is_ascii_digit)
 }
 
-/// Where in a run of such bytes a token begins, which then reaches to its end.
+/// Offset at which a token begins in `run`, a run of token bytes; the token reaches to the end of the run.
 fn token_in(run: &str) -> Option<usize> {
     let begins = |prefix: &'static str| {
         let found = run.match_indices(prefix).map(|(at, _)| at);
@@ -102,7 +101,7 @@ fn token_in(run: &str) -> Option<usize> {
     signed.or_else(|| begins(OPAQUE_PREFIX).find(|at| run.len() - at == OPAQUE_BYTES))
 }
 
-/// How many bytes at the start of `text` may stand in a token.
+/// Number of bytes at the start of `text` that may stand in a token.
 fn run_of_token(text: &str) -> usize {
     let in_token = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
     text.bytes()
@@ -118,7 +117,7 @@ pub(crate) fn masked(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// The address of a relay or a target as it was given, without a user name and password in it.
+/// `text`, the given address of a relay or a target, without a user name and password.
 pub(crate) fn address_without_user(text: &str) -> String {
     let start = text.find("://").map_or(0, |at| at + "://".len());
     match text[start..].rfind('@') {
@@ -127,7 +126,7 @@ pub(crate) fn address_without_user(text: &str) -> String {
     }
 }
 
-/// `text` without what stands in front of the `@` of a URL's host.
+/// `text` without the user names and passwords in front of the `@` in URLs.
 fn without_users(text: &str) -> Cow<'_, str> {
     const MARK: &str = "://";
     let mut out = String::new();

@@ -1,4 +1,4 @@
-//! What `tieline serve` prints of its agent's events: lines for people, or JSON for programs.
+//! Prints the agent's events for `tieline serve`: lines for people, or JSON for programs.
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::{Mutex, PoisonError};
@@ -9,10 +9,10 @@ use crate::event::AgentEvent;
 use crate::paint::{WARN, paint, print_json, say};
 use crate::target::is_raw;
 
-/// How long the same problem is not told again while the agent keeps trying.
+/// Time during which the same problem is not printed again while the agent keeps trying.
 const SAME_PROBLEM_PAUSE: Duration = Duration::from_secs(30);
 
-/// Prints to standard output the events of an agent with these settings.
+/// Event hook that prints an agent's events to standard output.
 pub(crate) fn printer(json: bool, config: &Config) -> impl Fn(&AgentEvent) + Send + Sync + 'static {
     let links = Mutex::new(Links {
         several: config.targets.len() > 1,
@@ -31,26 +31,26 @@ pub(crate) fn printer(json: bool, config: &Config) -> impl Fn(&AgentEvent) + Sen
     }
 }
 
-/// Which links of an agent are up. Each carries all tunnels, and a tunnel's URL works while one of
-/// them is up.
+/// Which links of an agent are up. Each link carries all tunnels: a tunnel's URL works while any link is up.
 #[derive(Default)]
 struct Links {
-    /// There are several targets, so it must be said which one a tunnel is for.
+    /// True for an agent with several targets: a tunnel's line then names its target.
     several: bool,
     /// The relay's host, as the agent dials it.
     relay: String,
     up: BTreeSet<u16>,
-    /// Links that were lost while others went on.
+    /// Links that were lost while other links stayed up.
     missing: BTreeSet<u16>,
-    /// Tunnels that were told since the agent was last without any link, and those that will end.
+    /// Tunnels printed since the agent was last without any link.
     told: HashSet<String>,
+    /// Tunnels whose coming end was printed.
     ending: HashSet<String>,
-    /// Why the agent was without any link when that was last told, and when.
+    /// Last printed reason why the agent was without any link, and the time of printing.
     problem: Option<(String, Instant)>,
 }
 
 impl Links {
-    /// Whether an end of the last link is for another reason than the one told a moment ago.
+    /// False for the end of the last link if the same reason was printed a moment ago.
     fn is_news(&mut self, event: &AgentEvent) -> bool {
         let AgentEvent::Disconnected { message, .. } = event else {
             return true;
@@ -65,7 +65,7 @@ impl Links {
         !is_told
     }
 
-    /// A tunnel that came up, and how callers reach one of raw bytes.
+    /// Line for a tunnel that came up; for a raw target, the line says how callers reach it.
     fn registered(&self, event: &AgentEvent, target: &str) -> String {
         let mut line = event.to_string();
         if is_raw(target) {
@@ -81,7 +81,7 @@ impl Links {
         line
     }
 
-    /// What a person is told.
+    /// Line for a person; `None` if the event is not printed.
     fn line(&mut self, event: &AgentEvent) -> Option<String> {
         match event {
             AgentEvent::Registered {
@@ -108,7 +108,7 @@ impl Links {
                     self.told.clear();
                     return self.is_news(event).then(|| event.to_string());
                 }
-                // The first attempt that fails is news, and not each of the next ones.
+                // The first failed attempt of a link is printed; the next ones are not.
                 let news = self.missing.insert(*link) || was_up;
                 news.then(|| format!("link {link}: {event}; {} still up", self.up.len()))
             }
@@ -116,7 +116,7 @@ impl Links {
                 self.told.remove(tunnel);
                 Some(event.to_string())
             }
-            // Once is enough; and all is well again without a word if it was not told at all.
+            // Printed once per tunnel; a renewal is printed only if the coming end was printed.
             AgentEvent::Ending { tunnel, .. } => {
                 let news = self.ending.insert(tunnel.clone());
                 news.then(|| event.to_string())
@@ -141,7 +141,7 @@ impl Links {
             | AgentEvent::Callers { .. }
             | AgentEvent::Stopping { .. }
             | AgentEvent::Stopped => Some(event.to_string()),
-            // The last line on standard error says it.
+            // Not printed: standard error's last line says why the agent ended.
             AgentEvent::Refused { .. }
             | AgentEvent::Superseded { .. }
             | AgentEvent::Failed { .. }
@@ -150,7 +150,7 @@ impl Links {
     }
 }
 
-/// A line about a target that needs attention.
+/// The event's line with its word `target` in the warning colour.
 fn warning(event: &AgentEvent) -> String {
     let line = event.to_string();
     line.replacen("target", &paint(WARN, "target"), 1)
@@ -178,7 +178,7 @@ mod tests {
             ..Links::default()
         };
         let AgentEvent::Registered { tunnel, url, .. } = registered(0, "maya") else {
-            panic!("it is one")
+            panic!("registered() returns Registered")
         };
         let event = AgentEvent::Registered {
             link: 0,
