@@ -1,4 +1,4 @@
-//! A host and a port, and how to connect to them within a deadline.
+//! The address type [`HostPort`]: parsing, name lookup, and connecting within a deadline.
 
 use std::fmt;
 use std::io;
@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::socket::{self, Unfinished};
 
-/// Addresses of one name that are tried.
+/// Limit on the addresses that are tried for one host name.
 const ADDRESSES_MAX: usize = 8;
 
 /// A host, by name or number, and a port.
@@ -27,15 +27,15 @@ enum Host {
 }
 
 impl HostPort {
-    /// Reads `host:port`; an IPv6 address stands in brackets. Without a port, `default_port`.
+    /// Parses `host:port`; an IPv6 address needs brackets. A missing port becomes `default_port`.
     ///
     /// # Errors
-    /// What is wrong with the text, for the message of a usage error.
+    /// A text for a usage error that says what is wrong with `text`.
     pub fn parse(text: &str, default_port: Option<u16>) -> Result<Self, &'static str> {
         let (host, port) = split(text)?;
         let port = match (port, default_port) {
             (Some(port), _) => match port.parse() {
-                Ok(0) | Err(_) => return Err("the port is no number from 1 to 65535"),
+                Ok(0) | Err(_) => return Err("the port is not a number from 1 to 65535"),
                 Ok(port) => port,
             },
             (None, Some(port)) => port,
@@ -47,7 +47,7 @@ impl HostPort {
         })
     }
 
-    /// Reads what follows `scheme` in a relay's URL; a slash at the end is no path.
+    /// Parses the part of a relay's URL after `scheme`; one slash at the end is allowed.
     pub(crate) fn of_relay(
         scheme: &str,
         rest: &str,
@@ -55,7 +55,7 @@ impl HostPort {
     ) -> Result<Self, String> {
         if rest.contains('@') {
             return Err(
-                "a user name or password has no place in it; a token goes into a file, named by \
+                "the address must not hold a user name or password; put the token into a file, named by \
                  --token-file"
                     .to_owned(),
             );
@@ -66,13 +66,13 @@ impl HostPort {
         match end == authority.len() {
             true => Ok(address),
             false => Err(format!(
-                "it ends behind host and port, without the path: write {scheme}{}",
+                "the address must end after the port, without the path: write {scheme}{}",
                 &authority[..end]
             )),
         }
     }
 
-    /// The port.
+    /// The port number.
     #[must_use]
     pub const fn port(&self) -> u16 {
         self.port
@@ -87,7 +87,7 @@ impl HostPort {
         }
     }
 
-    /// True for this machine by any of its usual names.
+    /// True for a loopback address, `localhost` and the names below it.
     #[must_use]
     pub fn is_loopback(&self) -> bool {
         match &self.host {
@@ -104,7 +104,7 @@ impl HostPort {
         self.connect_with(deadline, Unfinished::Ends).await
     }
 
-    /// Like [`HostPort::connect`]; says what a close before the orderly end looks like.
+    /// Like [`HostPort::connect`]; `unfinished` decides how the peer sees a close before the orderly end.
     pub(crate) async fn connect_with(
         &self,
         deadline: Instant,
@@ -115,7 +115,7 @@ impl HostPort {
             .map_err(|_| too_late())??;
         let mut last_error = None;
         for (index, address) in addresses.iter().enumerate() {
-            // An address that swallows packets must leave time for the next one.
+            // Each address gets an equal share of the time left: one that drops packets leaves time for the next.
             let left = deadline.saturating_duration_since(Instant::now());
             let share = left / u32::try_from(addresses.len() - index).unwrap_or(1);
             let connecting = socket::connect(*address, unfinished);
@@ -129,7 +129,7 @@ impl HostPort {
             .unwrap_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address")))
     }
 
-    /// True if no name server is asked: it is a number, or `localhost`.
+    /// True if the host needs no name server: an IP address, or `localhost`.
     pub(crate) fn is_known(&self) -> bool {
         match &self.host {
             Host::Ip(_) => true,
@@ -137,12 +137,11 @@ impl HostPort {
         }
     }
 
-    /// The addresses of the host, at most [`ADDRESSES_MAX`].
+    /// Addresses of the host, at most [`ADDRESSES_MAX`].
     pub(crate) async fn resolve(&self) -> io::Result<Vec<SocketAddr>> {
         match &self.host {
             Host::Ip(ip) => Ok(vec![SocketAddr::new(*ip, self.port)]),
-            // RFC 6761, 6.3: never ask a name server for this name. It also spares a thread per
-            // session.
+            // RFC 6761, 6.3: never ask a name server for `localhost`. This also saves a lookup thread per session.
             Host::Name(name) if name == "localhost" => Ok(vec![
                 SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), self.port),
                 SocketAddr::new(IpAddr::V6(Ipv6Addr::LOCALHOST), self.port),
@@ -165,7 +164,6 @@ impl fmt::Display for HostPort {
     }
 }
 
-/// A deadline from now.
 pub(crate) fn deadline_in(duration: Duration) -> Instant {
     Instant::now() + duration
 }
@@ -185,7 +183,7 @@ fn split(text: &str) -> Result<(&str, Option<&str>), &'static str> {
     }
     match text.split_once(':') {
         None => Ok((text, None)),
-        Some((_, port)) if port.contains(':') => Err("an IPv6 address stands in brackets"),
+        Some((_, port)) if port.contains(':') => Err("an IPv6 address needs brackets"),
         Some((host, port)) => Ok((host, Some(port))),
     }
 }
@@ -200,7 +198,7 @@ fn parse_host(text: &str) -> Result<Host, &'static str> {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
     // RFC 1035, 2.3.4: 255 bytes on the wire are at most 253 characters.
     if text.len() > 253 || !text.chars().all(plain) {
-        return Err("the host is no valid name or address");
+        return Err("the host is not a valid name or address");
     }
     Ok(Host::Name(text.to_ascii_lowercase()))
 }

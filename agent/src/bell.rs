@@ -1,12 +1,12 @@
-//! Wakes one task, and costs next to nothing when that task runs for another reason.
+//! A wake-up flag for one task; polling it costs next to nothing when the task runs for another reason.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-/// Rung by many, heard by one task at a time. A ring that nobody waits for is kept; several count
-/// as one.
+/// Wake-up flag that any thread can set and one task at a time waits for. A ring without a waiting task is kept;
+/// several rings before the next wait count as one.
 #[derive(Debug, Default)]
 pub(crate) struct Bell {
     rung: AtomicBool,
@@ -15,7 +15,7 @@ pub(crate) struct Bell {
 
 impl Bell {
     pub(crate) fn ring(&self) {
-        // Who rang it before has woken the listener, or it has still to look for the first time.
+        // If the flag is already set, the earlier ring woke the listener, or the listener has yet to poll.
         if !self.rung.swap(true, Ordering::AcqRel)
             && let Some(waker) = &*self.listener()
         {
@@ -23,7 +23,7 @@ impl Bell {
         }
     }
 
-    /// Waits until it is rung, or was since it was last heard.
+    /// Waits for a ring; ready at once if the bell rang since the last wait.
     pub(crate) const fn heard(&self) -> Heard<'_> {
         Heard {
             bell: self,
@@ -40,7 +40,7 @@ impl Bell {
 #[derive(Debug)]
 pub(crate) struct Heard<'a> {
     bell: &'a Bell,
-    /// What the bell wakes, so that no lock is needed to see that nothing changed.
+    /// Waker that the bell holds for this future: while it stays the same, a poll takes no lock.
     listener: Option<Waker>,
 }
 
@@ -52,7 +52,7 @@ impl Future for Heard<'_> {
         let waker = context.waker();
         let known = self.listener.as_ref();
         if !known.is_some_and(|known| known.will_wake(waker)) {
-            // Before it looks, so that no ring falls in between.
+            // Registers before the flag is read, so that no ring is missed in between.
             self.listener = Some(waker.clone());
             *bell.listener() = Some(waker.clone());
         }

@@ -1,4 +1,4 @@
-//! What the commands do: settings from flags, lines for people and programs, exit codes.
+//! Runs the commands: settings from flags, output for people and programs, exit codes.
 
 use std::borrow::Cow;
 use std::future::Future;
@@ -21,15 +21,15 @@ use crate::signals::Signals;
 use crate::status;
 use crate::supervise::{run_once, run_standing_by, run_with_reconnect};
 
-/// Exit codes of `tieline`; 3, refused for good, comes from the error itself.
+/// Exit codes of `tieline`; code 3, refused for good, comes from `Error::exit_code`.
 const DONE: u8 = 0;
 const FAILED: u8 = 1;
 const USAGE: u8 = 2;
 
-/// Reads the command line, and looks at the environment.
+/// Parses the command line and checks the environment variables.
 ///
 /// # Errors
-/// The exit code, after help or a line that says what is wrong.
+/// The exit code, after help or an error line was printed.
 pub fn parse() -> Result<Cli, ExitCode> {
     let cli = Cli::read(std::env::args_os()).map_err(|error| {
         show_usage(&error);
@@ -50,9 +50,9 @@ pub fn parse() -> Result<Cli, ExitCode> {
 pub(crate) fn show_usage(error: &clap::Error) {
     let text = environment::explained(error);
     match masked(&text) {
-        // A token in the wrong place is not for the scroll-back.
+        // A misplaced token must not stay in the terminal's scroll-back.
         Cow::Owned(text) if error.use_stderr() => say_lines_to_stderr(&text.trim_end()),
-        // Help shows what variables hold.
+        // Help prints the values of environment variables.
         Cow::Owned(text) => say_lines(&text.trim_end()),
         Cow::Borrowed(text) if text != error.render().to_string() => {
             say_lines_to_stderr(&text.trim_end());
@@ -61,7 +61,7 @@ pub(crate) fn show_usage(error: &clap::Error) {
     }
 }
 
-/// Whether what is logged may have colours: standard error is a terminal that shows them.
+/// True if log lines may have colours: standard error is a terminal that shows them.
 #[must_use]
 pub fn logs_have_colours() -> bool {
     stderr_has_colours()
@@ -131,7 +131,7 @@ async fn serve(args: Box<ServeArgs>) -> u8 {
     }
 }
 
-/// The settings, after a word about the file that they are from.
+/// Reads the settings; prints the path of the settings file, if there is one.
 fn config_of(args: &ServeArgs) -> Result<Config, ConfigError> {
     let file = File::of_args(args)?;
     if let Some(file) = &file {
@@ -145,14 +145,14 @@ fn config_of(args: &ServeArgs) -> Result<Config, ConfigError> {
     Config::of_args(args, file)
 }
 
-/// Runs `work` with a future that is ready at the first signal; a second signal ends it at once.
+/// Runs `work` with a future that is ready at the first signal; a second signal drops `work`.
 pub(crate) async fn until_signal<W: Future>(
     work: impl FnOnce(std::pin::Pin<Box<dyn Future<Output = ()> + Send>>) -> W,
 ) -> Option<W::Output> {
     let mut signals = match Signals::listen() {
         Ok(signals) => Some(signals),
         Err(error) => {
-            tracing::warn!(%error, "signals end the process without a farewell");
+            tracing::warn!(%error, "cannot listen for signals, so a signal ends the process without a drain");
             None
         }
     };

@@ -1,5 +1,5 @@
-//! `tieline completions` and `tieline man`: what a shell and a reader need to know of the command
-//! line, made from the command line itself.
+//! `tieline completions` and `tieline man`: shell completions and manual pages, made from the definition of the
+//! command line.
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -16,19 +16,19 @@ const FAILED: u8 = 1;
 /// Flags of `tieline completions`.
 #[derive(Debug, Args)]
 pub struct CompletionsArgs {
-    /// The shell
+    /// Shell to print completions for
     pub shell: Shell,
 }
 
 /// Flags of `tieline man`.
 #[derive(Debug, Args)]
 pub struct ManArgs {
-    /// Write a page for each command into this folder
+    /// Write a manual page for each command into this folder
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
 }
 
-/// Prints what a shell needs to complete the command line; returns the exit code.
+/// Prints the completion script of a shell; returns the exit code.
 pub(crate) fn completions(args: &CompletionsArgs) -> u8 {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "tieline", &mut script);
@@ -52,7 +52,7 @@ pub(crate) fn man(args: &ManArgs) -> u8 {
     }
 }
 
-/// The commands that have a page; `tieline help` shows theirs.
+/// The commands that get a manual page: all but `tieline help`, which shows the other commands' pages.
 fn pages() -> clap::Command {
     Cli::command().disable_help_subcommand(true)
 }
@@ -60,7 +60,7 @@ fn pages() -> clap::Command {
 fn print(text: &[u8]) -> u8 {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text).and_then(|()| stdout.flush()) {
-        // Whoever closed the pipe has seen enough.
+        // A reader such as head(1) closes the pipe when it has enough.
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => failed(&error),
         _ => DONE,
     }

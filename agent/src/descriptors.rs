@@ -1,16 +1,16 @@
-//! The limit of open files. A session takes one, a caller of `tieline connect` two.
+//! The limit on open files. A session needs one descriptor, a caller of `tieline connect` two.
 
-/// What this process keeps open besides: its output, its runtime, its links, a name lookup, a token file.
+/// Descriptors for the process itself: its output, its runtime, its links, a name lookup, a token file.
 const OWN: u64 = 24;
 
-/// Raises the soft limit as far as it goes.
+/// Raises the soft limit to the hard limit.
 ///
-/// Programs that use select(2) fail with high descriptors, which is why the soft limit is low; nothing here does.
+/// The soft limit is low for programs that use select(2), which fails with high descriptors; this program does not.
 #[cfg(unix)]
 pub(crate) fn raise() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-    /// macOS takes no more, though its hard limit is without end (`OPEN_MAX`, setrlimit(2)).
+    /// Largest limit that macOS accepts, though its hard limit is infinite (`OPEN_MAX`, setrlimit(2)).
     const MACOS_MAX: u64 = 10_240;
 
     let limit = getrlimit(Resource::Nofile);
@@ -23,15 +23,15 @@ pub(crate) fn raise() {
         ..limit
     };
     if let Err(error) = setrlimit(Resource::Nofile, raised) {
-        tracing::debug!(%error, "the limit of open files stays as it is");
+        tracing::debug!(%error, "cannot raise the limit on open files");
     }
 }
 
-/// Nothing: the system has no such limit.
+/// Does nothing: this system has no limit on open files.
 #[cfg(not(unix))]
 pub(crate) fn raise() {}
 
-/// How many descriptors are left for sessions and callers; `None` if nothing limits them.
+/// Number of descriptors left for sessions and callers; `None` without a limit.
 pub(crate) fn free() -> Option<u64> {
     limit().map(|limit| limit.saturating_sub(OWN))
 }

@@ -1,4 +1,4 @@
-//! Connects to the relay, and sets what a link's socket needs.
+//! Connects to the relay, and sets the socket options of a link.
 
 use std::fmt;
 use std::time::Duration;
@@ -11,24 +11,24 @@ use crate::address::{HostPort, deadline_in};
 use crate::error::{ConfigError, Error};
 use crate::plain::address_without_user;
 
-/// How long the relay may take to accept a connection.
+/// Time limit for connecting to the relay, name lookup included.
 pub const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Unsent bytes that the kernel may hold before the link counts as busy.
+/// Limit on unsent bytes in the kernel: a link at the limit counts as busy.
 ///
-/// Small enough that a heartbeat or a small session does not wait behind megabytes that one large
-/// session has in the kernel, and as much as one gathered send.
+/// Small, so that a heartbeat or a small session does not wait behind megabytes of one large session; large
+/// enough for one gathered send.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 const NOTSENT_BYTES_MAX: u32 = 256 * 1024;
 
-/// Where the relay listens for agents, and over which transport.
+/// Address of the relay's port for agents, and the transport to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RelayUrl {
     address: HostPort,
 }
 
 impl RelayUrl {
-    /// Reads a relay's address as given on the command line.
+    /// Parses a relay's address as given on the command line.
     ///
     /// # Errors
     /// [`ConfigError`] says what is wrong, or that this transport is not built yet.
@@ -59,7 +59,7 @@ impl RelayUrl {
                         .to_owned(),
                 ));
             }
-            _ => return Err(wrong("agents dial a relay by tcp:// alone".to_owned())),
+            _ => return Err(wrong("agents dial a relay over tcp:// alone".to_owned())),
         }
         let address = HostPort::of_relay("tcp://", rest, None);
         address.map(|address| Self { address }).map_err(|problem| {
@@ -71,8 +71,7 @@ impl RelayUrl {
         })
     }
 
-    /// The relay's name, which the agent signs so that nobody can pass its proof on to another
-    /// relay.
+    /// The relay's name, which the agent signs so that its proof cannot be replayed to another relay.
     #[must_use]
     pub fn name(&self) -> String {
         self.address.to_string()
@@ -81,7 +80,7 @@ impl RelayUrl {
     /// True if a token for the relay crosses a network in clear text.
     #[must_use]
     pub fn exposes_tokens(&self) -> bool {
-        // TCP is all that there is.
+        // TCP is the only transport, and is not encrypted.
         !self.address.is_loopback()
     }
 
@@ -89,10 +88,10 @@ impl RelayUrl {
         &self.address
     }
 
-    /// Connects.
+    /// Connects to the relay.
     ///
     /// # Errors
-    /// [`Error::Dial`] with what the system said.
+    /// [`Error::Dial`] with the system's error.
     pub async fn dial(&self) -> Result<TcpStream, Error> {
         let failed = |source| Error::Dial {
             relay: self.to_string(),
@@ -118,7 +117,7 @@ impl fmt::Display for RelayUrl {
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn prepare(stream: &TcpStream) -> std::io::Result<()> {
     let socket = socket2::SockRef::from(stream);
-    // Unacknowledged data for this long, and the kernel ends the connection by itself.
+    // The kernel ends a connection whose data stays unacknowledged for this long.
     socket.set_tcp_user_timeout(Some(STALE_TIMEOUT))?;
     socket.set_tcp_notsent_lowat(NOTSENT_BYTES_MAX)
 }

@@ -14,8 +14,7 @@
 //! # }
 //! ```
 //!
-//! A session's bytes stay in this process only as long as its target makes them wait; nothing
-//! here parses them.
+//! The agent buffers a session's bytes only while the receiving side is slow, and never parses them.
 
 pub mod cli;
 pub mod command;

@@ -18,10 +18,10 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    // Standard output belongs to the lines that programs read.
+    // Logs go to standard error: programs parse standard output.
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
-        // A file or a pipe gets text alone.
+        // No colour codes in a file or a pipe.
         .with_ansi(command::logs_have_colours())
         .with_env_filter(log_filter)
         .init();
@@ -36,12 +36,12 @@ fn main() -> ExitCode {
         }
     };
     let code = runtime.block_on(command::run(cli));
-    // A name lookup that never ends must not keep the process.
+    // A name lookup that hangs must not keep the process alive.
     runtime.shutdown_background();
     code
 }
 
-/// What is logged: an empty variable counts as not set, as with every setting.
+/// The log filter from `TIELINE_LOG`; an empty variable counts as not set, as with every setting.
 fn log_filter() -> Result<EnvFilter, String> {
     let written = std::env::var("TIELINE_LOG").unwrap_or_default();
     if written.is_empty() {
@@ -55,13 +55,13 @@ fn log_filter() -> Result<EnvFilter, String> {
     }
     EnvFilter::try_new(&written).map_err(|error| {
         format!(
-            "TIELINE_LOG={written:?}: {error} (expected such as info, or debug,tieline_agent=trace)"
+            "TIELINE_LOG={written:?}: {error} (expected for example info, or debug,tieline_agent=trace)"
         )
     })
 }
 
-/// The word of a log filter that stands alone, and is neither a level nor one of our crates: a filter takes it
-/// for the name of a crate, and lets that one log and nothing else.
+/// The first bare word of a log filter that is neither a level nor one of our crates: `EnvFilter` reads such a
+/// word as the name of a crate, and logs that crate alone.
 fn odd_word(filter: &str) -> Option<&str> {
     let is_known = |word: &str| {
         let is_level = word.parse::<LevelFilter>().is_ok();

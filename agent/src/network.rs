@@ -1,9 +1,9 @@
-//! Notices when this machine's addresses or routes change: a link over the old ones may be dead, and a
-//! relay that was out of reach may be in reach again.
+//! Detects changes of this machine's addresses and routes: a link from an old address may be dead, and an
+//! unreachable relay may be reachable again.
 //!
-//! Linux tells by itself (rtnetlink(7)). Which change it was does not matter, so no message is read:
-//! whether a link still has its address, and whether its relay answers, is asked of the system and of the
-//! relay. Other systems are asked every few seconds from which address this machine would dial.
+//! Linux reports changes (rtnetlink(7)). The content of its messages is not read: after any change, each link
+//! checks whether its local address still exists and whether its relay answers. On other systems, this module
+//! polls for the source address that this machine would dial from.
 
 use std::io;
 use std::net::{IpAddr, UdpSocket};
@@ -12,14 +12,14 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-/// Changes come in bursts, a message for each address and route; this long after the first one it is
-/// over for the most part, and links are asked once.
+/// Changes come in bursts, one message per address and route. The watch waits this long after the first message,
+/// and reports one change.
 const BURST: Duration = Duration::from_millis(200);
 
-/// Shortest time between two changes that are told: a host that starts containers has many.
+/// Shortest time between two reported changes: a host that starts containers has many changes.
 const PAUSE_MIN: Duration = Duration::from_secs(1);
 
-/// Counts this machine's changes of network.
+/// Counts changes of this machine's network.
 #[derive(Clone, Debug)]
 pub(crate) struct NetworkWatch(watch::Sender<u64>);
 
@@ -30,17 +30,17 @@ impl Default for NetworkWatch {
 }
 
 impl NetworkWatch {
-    /// The number of changes so far, and word of the next one.
+    /// Receiver of the number of changes so far.
     pub(crate) fn changes(&self) -> watch::Receiver<u64> {
         self.0.subscribe()
     }
 
-    /// Tells of changes for as long as it runs.
+    /// Reports changes; returns only if the system's notifications fail.
     pub(crate) async fn run(self) {
         let mut changes = match system::Changes::listen() {
             Ok(changes) => changes,
             Err(error) => {
-                tracing::warn!(%error, "changes of this machine's network are not noticed at once");
+                tracing::warn!(%error, "cannot watch for network changes; only heartbeats show a broken link");
                 return;
             }
         };
@@ -54,9 +54,9 @@ impl NetworkWatch {
     }
 }
 
-/// Whether this machine has lost an address that a connection of it was made from.
+/// True if this machine no longer has `address`, the local address of one of its connections.
 pub(crate) fn is_gone(address: IpAddr) -> bool {
-    // Nothing is sent: the system only looks whether it is its own.
+    // Binding sends nothing: the system only checks that the address is local.
     matches!(
         UdpSocket::bind((address, 0)),
         Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable
@@ -76,15 +76,14 @@ mod system {
     /// `RTMGRP_IPV6_ROUTE` of linux/rtnetlink.h.
     const GROUPS: u32 = 0x1 | 0x10 | 0x40 | 0x100 | 0x400;
 
-    /// The kernel's messages about links, addresses and routes. The type of the socket is that of another
-    /// family, since the runtime has none for this one; it is only ever received from, as any socket of
-    /// datagrams.
+    /// Socket for the kernel's messages about links, addresses and routes. tokio has no netlink socket; its type for
+    /// Unix datagrams works because this socket only receives.
     pub(super) struct Changes(UnixDatagram);
 
     impl Changes {
         pub(super) fn listen() -> io::Result<Self> {
             let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-            // Without a protocol it is NETLINK_ROUTE.
+            // The default protocol is NETLINK_ROUTE.
             let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, None)?;
             bind(&socket, &SocketAddrNetlink::new(0, GROUPS))?;
             UnixDatagram::from_std(socket.into()).map(Self)
@@ -100,17 +99,17 @@ mod system {
             }
         }
 
-        /// Forgets the changes that came already.
+        /// Discards the changes that are already queued.
         pub(super) fn skip(&mut self) {
             while self.take() {}
         }
 
-        /// Takes a message; false if there is none.
+        /// Receives one message; false if none is queued.
         fn take(&self) -> bool {
-            // The rest of a longer message is dropped, and so is what it says.
+            // A longer message is cut off: its content is not needed.
             match self.0.try_recv(&mut [0; 32]) {
                 Ok(_) => true,
-                // Messages were lost, so there were many.
+                // ENOBUFS: the kernel dropped messages, so changes happened.
                 Err(error) => Errno::from_io_error(&error) == Some(Errno::NOBUFS),
             }
         }
@@ -125,16 +124,16 @@ mod system {
 
     use tokio::time::sleep;
 
-    /// How often the system is asked.
+    /// Polling interval for the source addresses.
     const INTERVAL: Duration = Duration::from_secs(2);
 
-    /// Addresses of no host (RFC 5737, RFC 3849) that the default routes lead to.
+    /// Documentation addresses (RFC 5737, RFC 3849): no host has them, so the default routes apply.
     const ELSEWHERE: [IpAddr; 2] = [
         IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)),
         IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),
     ];
 
-    /// The addresses from which this machine would dial.
+    /// Source addresses that this machine would dial from, for IPv4 and IPv6.
     pub(super) struct Changes([Option<IpAddr>; 2]);
 
     impl Changes {
@@ -163,7 +162,7 @@ mod system {
                 IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
                 IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
             };
-            // A datagram socket that connects sends nothing: the system only looks up the route.
+            // Connecting a UDP socket sends nothing: the system only looks up the route.
             let socket = UdpSocket::bind((any, 0)).ok()?;
             socket.connect((there, 9)).ok()?;
             socket.local_addr().ok().map(|address| address.ip())
@@ -178,7 +177,7 @@ mod tests {
     #[test]
     fn an_address_is_gone_only_if_this_machine_lacks_it() {
         assert!(!is_gone("127.0.0.1".parse().unwrap()));
-        // Reserved for documents (RFC 5737): no machine has it.
+        // Reserved for documentation (RFC 5737): no machine has this address.
         assert!(is_gone("192.0.2.1".parse().unwrap()));
     }
 
@@ -197,16 +196,19 @@ mod tests {
 
         async fn next(changes: &mut watch::Receiver<u64>) {
             let change = timeout(Duration::from_secs(10), changes.changed());
-            change.await.expect("a change is noticed").unwrap();
+            change
+                .await
+                .expect("a network change reported within 10 s")
+                .unwrap();
         }
 
         #[tokio::test]
-        #[ignore = "changes the network: changes_are_noticed runs it in one of its own"]
+        #[ignore = "changes the network: changes_are_noticed runs this test in a network namespace"]
         async fn addresses_come_and_go() {
             let watch = NetworkWatch::default();
             let mut changes = watch.changes();
             let _task = tokio::spawn(watch.clone().run());
-            // Until it listens, changes are not seen.
+            // Lets the watch start to listen: it does not see earlier changes.
             for _ in 0..3 {
                 tokio::task::yield_now().await;
             }
@@ -228,7 +230,7 @@ mod tests {
                 .args(["--user", "--map-root-user", "--net", "ip", "link"])
                 .output();
             if !may.is_ok_and(|it| it.status.success()) {
-                eprintln!("ignored: no network can be made here (unshare and ip are needed)");
+                eprintln!("ignored: cannot make a network namespace (unshare and ip are needed)");
                 return;
             }
             let inner = Command::new("unshare")

@@ -1,7 +1,7 @@
-//! When to dial again: within seconds while a relay may be about to come back, ever later while it
-//! is busy, never after a final refusal.
+//! Decides when to dial again: within seconds while a relay may be restarting, after doubling waits while it is
+//! busy, never after a final refusal.
 //!
-//! Pure: the caller brings the random numbers and does the waiting.
+//! Pure: the caller supplies random numbers and does the waiting.
 
 use std::time::Duration;
 
@@ -14,23 +14,22 @@ pub const BACKOFF_MIN: Duration = Duration::from_millis(200);
 
 /// Longest wait of the quick phase.
 ///
-/// With 5,000 agents, each of which dials every 1.1 s on average, a relay sees some 4,500 dials a
-/// second at any time, and all of them within 2 s of its return: a refused dial costs its kernel one
-/// packet, a handshake some 0.2 ms of one core.
+/// With 5,000 agents that each dial every 1.1 s on average, a relay sees some 4,500 dials a second, and all
+/// agents within 2 s of its return. A refused dial costs the relay's kernel one packet, a handshake some 0.2 ms of
+/// one core.
 pub const QUICK_WAIT_MAX: Duration = Duration::from_secs(2);
 
-/// Waits that add up to this are quick: a restart of a relay, or of what is in front of it, is over
-/// by then.
+/// Sum of waits up to which a wait is quick: a restart of a relay, or of a proxy in front of it, takes less time.
 pub const QUICK_PHASE: Duration = Duration::from_secs(60);
 
-/// Ceiling of the first wait for a relay that said that it is busy.
+/// Ceiling of the first wait after the quick phase, or after a relay reports that it is busy.
 pub const BACKOFF_FIRST: Duration = Duration::from_secs(1);
 
-/// Ceiling of every later wait.
+/// Largest ceiling of a wait.
 pub const BACKOFF_MAX: Duration = Duration::from_secs(60);
 
-/// Wait for a name that is bound to another agent, from three quarters of it to five quarters: only an
-/// operator, or the other agent's end, makes the name free.
+/// Average wait before a name that is bound to another agent is asked for again; drawn from 3/4 to 5/4 of this
+/// value. Only an operator, or the other agent's end, frees the name.
 pub const NAME_WAIT: Duration = Duration::from_secs(60);
 
 /// What to do after a link ended.
@@ -38,32 +37,31 @@ pub const NAME_WAIT: Duration = Duration::from_secs(60);
 pub enum Next {
     /// Dial again after this wait.
     RetryIn(Duration),
-    /// Stop: the same would happen again.
+    /// Stop: another attempt would fail in the same way.
     GiveUp,
 }
 
-/// Counts failures since the last registration.
+/// Computes waits from the failures since the last registration.
 ///
-/// Waits are drawn evenly from a range, so that the agents of a relay that came back do not arrive
-/// together: from [`BACKOFF_MIN`] to [`QUICK_WAIT_MAX`] at first, then from [`BACKOFF_MIN`] to a
-/// ceiling that doubles up to [`BACKOFF_MAX`]. Where trying again soon makes things worse, or cannot
-/// help, the ceiling doubles from the first failure on.
+/// Waits are drawn evenly from a range, so that the agents of a restarted relay do not arrive together: from
+/// [`BACKOFF_MIN`] to [`QUICK_WAIT_MAX`] at first, then from [`BACKOFF_MIN`] to a ceiling that doubles up to
+/// [`BACKOFF_MAX`]. An error that a quick retry would worsen, or could not change, skips the quick phase.
 #[derive(Clone, Debug, Default)]
 pub struct Backoff {
-    /// Failures that count for the ceiling.
+    /// Number of failures after the quick phase; sets the ceiling.
     failures: u32,
-    /// The sum of the quick waits.
+    /// Sum of the quick waits so far.
     waited: Duration,
 }
 
 impl Backoff {
-    /// A registration succeeded: the next failure starts over.
+    /// Starts over after a successful registration.
     pub const fn registered(&mut self) {
         self.failures = 0;
         self.waited = Duration::ZERO;
     }
 
-    /// What to do after `error`.
+    /// Decides what to do after `error`.
     pub fn after(&mut self, error: &Error, random: &mut fastrand::Rng) -> Next {
         if error.is_final() {
             return Next::GiveUp;
@@ -89,8 +87,8 @@ impl Backoff {
     }
 }
 
-/// Whether the relay is better left alone for longer each time: it is busy or at a limit, or it waits
-/// for a token that only a change of the file brings, which is noticed by itself.
+/// True for an error that skips the quick phase: the relay is busy or at a limit, or the token file must change
+/// first, and a change of that file triggers a dial anyway.
 const fn backs_off_at_once(error: &Error) -> bool {
     match error {
         Error::Link { reason, .. } | Error::Refused { reason, .. } => matches!(
@@ -103,7 +101,7 @@ const fn backs_off_at_once(error: &Error) -> bool {
                 | Reason::AuthUnavailable
                 | Reason::TokenExpired
                 | Reason::TokenNotYet
-                // Something else answers there, and will tomorrow.
+                // Another service answers at the relay's address; that rarely changes soon.
                 | Reason::Preface
         ),
         Error::Token(_) => true,
@@ -120,7 +118,7 @@ mod tests {
     fn wait_after(error: &Error, backoff: &mut Backoff, random: &mut fastrand::Rng) -> Duration {
         match backoff.after(error, random) {
             Next::RetryIn(wait) => wait,
-            Next::GiveUp => panic!("{error} is worth another try"),
+            Next::GiveUp => panic!("{error} is not final"),
         }
     }
 
@@ -191,7 +189,7 @@ mod tests {
         assert!(waits[900] > Duration::from_secs(51), "{:?}", waits[900]);
     }
 
-    /// The dials that a relay sees from agents that all lost it at the same moment.
+    /// Counts the dials that a relay sees from agents that all lost it at the same moment.
     #[test]
     fn five_thousand_agents_at_once_come_back_spread_over_two_seconds() {
         const WINDOW_MS: usize = 100;
@@ -214,10 +212,10 @@ mod tests {
                 }
             }
         }
-        // Evenly it would be 5,000 every 1.1 s, 455 in a tenth of a second; the first two rounds are denser.
+        // An even spread is 5,000 dials in 1.1 s, or 455 in 0.1 s; the first two rounds are denser.
         let busiest = dials.iter().max().unwrap();
         assert!(*busiest < 700, "{busiest} dials in {WINDOW_MS} ms");
-        // The relay is back after 10 s: each agent is there within 2 s, half of them in 0.7 s.
+        // The relay returns after 10 s: each agent dials within 2 s, half of them within 0.7 s.
         first_after_10_s.sort_unstable();
         assert_eq!(first_after_10_s.len(), AGENTS);
         assert!(first_after_10_s[AGENTS - 1] <= 2_000);
@@ -245,11 +243,11 @@ mod tests {
         for _ in 0..100 {
             let error = Error::refused(Reason::NameBound, String::new());
             let Next::RetryIn(wait) = backoff.after(&error, &mut random) else {
-                panic!("it may become free");
+                panic!("a bound name may become free");
             };
             assert!((45..=75).contains(&wait.as_secs()), "{wait:?}");
         }
-        // It says nothing about the relay.
+        // A bound name does not count as a failure of the relay.
         assert!(wait_after(&lost(), &mut backoff, &mut random) <= QUICK_WAIT_MAX);
     }
 

@@ -1,4 +1,4 @@
-//! The user's wish to stop, on every platform.
+//! Signals that ask the process to stop, on every platform.
 
 use std::io;
 
@@ -12,7 +12,7 @@ pub(crate) struct Signals {
 }
 
 impl Signals {
-    /// From now on signals are answered here, and no longer end the process by themselves.
+    /// Starts to listen; the signals no longer end the process by themselves.
     pub(crate) fn listen() -> io::Result<Self> {
         #[cfg(unix)]
         {
@@ -26,7 +26,7 @@ impl Signals {
         Ok(Self {})
     }
 
-    /// The next one.
+    /// Waits for the next signal.
     pub(crate) async fn next(&mut self) {
         #[cfg(unix)]
         tokio::select! {

@@ -1,5 +1,4 @@
-//! Outgoing connections, with the options that all of them get, and what a reset needs from the
-//! kernel before.
+//! Outgoing TCP connections: the options common to all, their orderly end, and the flush before a reset.
 
 use std::io;
 use std::net::{Shutdown, SocketAddr};
@@ -11,37 +10,37 @@ use tokio::time::Instant;
 #[cfg(target_os = "linux")]
 use tokio::time::sleep;
 
-/// Unsent bytes that the kernel may hold for a target or a lane that reads slowly: without a limit
-/// they grow to `net.ipv4.tcp_wmem`, and a few hundred stalled sessions use up the memory that TCP
-/// has for everybody (`net.ipv4.tcp_mem`). With less than this, bulk costs more wake-ups.
+/// Limit on unsent bytes in the kernel for a target or a lane that reads slowly. Without the limit, unsent bytes
+/// grow to `net.ipv4.tcp_wmem`, and a few hundred stalled sessions use up the memory of all TCP sockets
+/// (`net.ipv4.tcp_mem`). With a lower limit, bulk costs more wake-ups.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 const NOTSENT_BYTES_MAX: u32 = 1024 * 1024;
 
-/// The congestion control of connections within this machine: one that never paces. BBR does, even
-/// on loopback, with a timer for each segment (ADR 17). The kernel always has this one.
+/// Congestion control of connections within this machine: Reno never paces. BBR paces even on loopback, with a
+/// timer for each segment (ADR 17). Every Linux kernel has Reno.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 const LOOPBACK_CONGESTION: &[u8] = b"reno";
 
-/// What a connection looks like to its peer when it is closed without [`finish`], as the kernel does for
-/// a process that was killed.
+/// How the peer sees a connection that is closed without [`finish`], for example by the kernel after the process
+/// was killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Unfinished {
-    /// Reset: the peer cannot take what it has for all of it (`SO_LINGER` of 0 s, socket(7)).
+    /// Reset: the peer cannot mistake partial data for complete data (`SO_LINGER` of 0 s, socket(7)).
     Resets,
-    /// Ended in order: the bytes on it have lengths and ends of their own.
+    /// Orderly end: the protocol on the connection marks its own lengths and ends.
     Ends,
 }
 
-/// From now on the close of the connection is an orderly end.
+/// Makes a later close of the connection an orderly end.
 pub(crate) fn end_in_order(stream: &TcpStream) {
-    // It fails only on a connection that is gone.
+    // Fails only on a broken connection.
     let _ = socket2::SockRef::from(stream).set_linger(None);
 }
 
-/// Ends our direction in order, behind what was written: the peer has all that there is.
+/// Ends our direction in order after the written bytes: the peer knows that it has all data.
 pub(crate) fn finish(stream: &TcpStream) {
     end_in_order(stream);
-    // A peer that is gone already shows in the direction from it.
+    // The direction from the peer reports a broken connection.
     let _ = socket2::SockRef::from(stream).shutdown(Shutdown::Write);
 }
 
@@ -54,16 +53,16 @@ pub(crate) async fn connect(address: SocketAddr, unfinished: Unfinished) -> io::
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
         SocketAddr::V6(_) => TcpSocket::new_v6()?,
     };
-    // Who writes decided when to send; holding bytes back only adds latency.
+    // The writer decides when to send; holding bytes back only adds latency.
     socket.set_nodelay(true)?;
-    // Else a byte that the peer calls urgent is not among those that are read.
+    // Otherwise reads skip a byte that the peer marks as urgent.
     let _ = socket2::SockRef::from(&socket).set_out_of_band_inline(true);
     #[cfg(any(target_os = "linux", target_os = "android"))]
     {
         let options = socket2::SockRef::from(&socket);
-        // Without these all works, only slower.
+        // Optional: without these options, the connection works but is slower.
         let _ = options.set_tcp_notsent_lowat(NOTSENT_BYTES_MAX);
-        // Before it is connected: a socket that began to pace never stops.
+        // Set before connecting: a socket that began to pace never stops.
         if address.ip().to_canonical().is_loopback() {
             let _ = options.set_tcp_congestion(LOOPBACK_CONGESTION);
         }
@@ -74,12 +73,12 @@ pub(crate) async fn connect(address: SocketAddr, unfinished: Unfinished) -> io::
     socket.connect(address).await
 }
 
-/// Lets the kernel send what it took, until `deadline`: a reset discards the rest (`SO_LINGER`,
-/// socket(7)).
+/// Waits until the kernel has sent all written bytes, or until `deadline`: a reset discards unsent bytes
+/// (`SO_LINGER`, socket(7)).
 #[cfg(target_os = "linux")]
 pub(crate) async fn flush(stream: &TcpStream, deadline: Instant) {
-    // With this limit only a socket that has nothing unsent is writable (tcp(7)); or one whose end
-    // was queued already, which then cannot be told.
+    // With this limit, a socket is writable only if nothing is unsent (tcp(7)). A socket whose end is already queued
+    // is writable too, and cannot be told apart.
     if socket2::SockRef::from(stream)
         .set_tcp_notsent_lowat(1)
         .is_err()
@@ -88,13 +87,13 @@ pub(crate) async fn flush(stream: &TcpStream, deadline: Instant) {
     }
     let mut pause = Duration::from_millis(1);
     while !is_writable(stream) && Instant::now() < deadline {
-        // tokio knows edges only, and there is none that it has not seen.
+        // Polls, since tokio reports edges only, and the socket was writable before.
         sleep(pause).await;
         pause = (pause * 2).min(Duration::from_millis(50));
     }
 }
 
-/// True also for a connection that is broken.
+/// True if the connection is writable or broken.
 #[cfg(target_os = "linux")]
 fn is_writable(stream: &TcpStream) -> bool {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -103,7 +102,7 @@ fn is_writable(stream: &TcpStream) -> bool {
     poll(&mut polled, Some(&Timespec::default())) != Ok(0)
 }
 
-/// Elsewhere the kernel does not tell.
+/// Does nothing: other kernels do not report unsent bytes.
 #[cfg(not(target_os = "linux"))]
 pub(crate) async fn flush(_: &TcpStream, _: Instant) {}
 

@@ -1,4 +1,4 @@
-//! Reads the token from its file, and insists that nobody else can.
+//! Reads the token file, refuses a file that other users can read or replace, and watches the file for changes.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -17,7 +17,7 @@ use crate::plain::is_token_like;
 
 /// The token in `path`, without white space around it.
 pub(crate) fn read(path: &Path) -> Result<String, TokenError> {
-    // The folder in front of it may be that of the file with settings.
+    // Checks the last component alone: a relative path may start with the folder of the settings file.
     let last = path.file_name().unwrap_or_default().to_string_lossy();
     let failed = |source| match is_token_like(&last) {
         true => TokenError::Pasted,
@@ -50,7 +50,7 @@ pub(crate) fn read(path: &Path) -> Result<String, TokenError> {
         check_place(path, &metadata).map_err(|exposed| exposed.of_token(path))?;
     }
     let mut text = String::new();
-    // Two more for a line end, one more to see that there is too much.
+    // Two bytes more for a line end, and one more to detect a longer file.
     file.take(TOKEN_BYTES_MAX as u64 + 3)
         .read_to_string(&mut text)
         .map_err(failed)?;
@@ -81,7 +81,7 @@ impl Exposed {
     }
 }
 
-/// The token in `text`, without white space around it; else what is wrong with it.
+/// The token in `text`, without white space around it, or what is wrong with the text.
 pub(crate) fn checked(text: &str) -> Result<&str, &'static str> {
     let token = text.trim();
     match token.len() {
@@ -94,10 +94,10 @@ pub(crate) fn checked(text: &str) -> Result<&str, &'static str> {
     }
 }
 
-/// How often the file is looked at, once the end of a permission makes its changes matter.
+/// Interval between looks at the token file, once the end of a permission makes its changes matter.
 const WATCH_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Notices that the token's file changed.
+/// Detects changes of the token file.
 #[derive(Clone, Debug)]
 pub(crate) struct TokenWatch {
     wanted: Arc<Notify>,
@@ -114,18 +114,18 @@ impl Default for TokenWatch {
 }
 
 impl TokenWatch {
-    /// A number that changes with the file.
+    /// Receiver of a number that grows with each change of the file.
     pub(crate) fn versions(&self) -> watch::Receiver<u64> {
         self.versions.subscribe()
     }
 
-    /// From now on changes of the file matter.
+    /// Starts to look for changes of the file.
     pub(crate) fn want(&self) {
         self.wanted.notify_one();
     }
 
-    /// Looks at the file again and again, once that is wanted. `first` is what [`look`] saw before
-    /// anybody read the token.
+    /// Waits for [`TokenWatch::want`], then looks at the file at each interval. `first` is the stamp that [`look`]
+    /// returned before the token was read.
     pub(crate) async fn run(self, path: PathBuf, first: Option<Stamp>) {
         let mut settled = Settled {
             told: first,
@@ -141,18 +141,18 @@ impl TokenWatch {
     }
 }
 
-/// What differs between two versions of a file: time, length, and which file it is.
+/// Identifies a version of a file: modification time, length, inode number.
 pub(crate) type Stamp = (SystemTime, u64, u64);
 
-/// Which version of the file is there.
+/// Stamp of the file's current version; `None` if it cannot be read.
 pub(crate) async fn look(path: &Path) -> Option<Stamp> {
     let path = path.to_owned();
-    // A shared file system may take its time.
+    // Off the runtime's thread: a network file system may be slow.
     let looked = tokio::task::spawn_blocking(move || stamp(&path)).await;
     looked.unwrap_or_default()
 }
 
-/// Which version of a file is news: half a token, caught while it is written, is refused for good.
+/// Decides which version of the file to report: a token read while it is being written is refused for good.
 #[derive(Debug)]
 struct Settled {
     told: Option<Stamp>,
@@ -160,10 +160,10 @@ struct Settled {
 }
 
 impl Settled {
-    /// True once for a version that was seen twice, and so is complete.
+    /// True once for each new version that was seen twice in a row, and so is complete.
     fn is_new(&mut self, stamp: Option<Stamp>) -> bool {
         let rests = std::mem::replace(&mut self.last, stamp) == stamp;
-        // Between two files there may be none; that is no token to try.
+        // A file that is being replaced may be missing for a moment: not a change to report.
         let is_new = rests && stamp.is_some() && stamp != self.told;
         if is_new {
             self.told = stamp;
@@ -174,7 +174,7 @@ impl Settled {
 
 fn stamp(path: &Path) -> Option<Stamp> {
     let data = fs::metadata(path).ok()?;
-    // The clock of file systems is coarse: two tokens of one length may come within one tick.
+    // File systems have coarse clocks: two tokens of equal length may have the same time, but not the same inode.
     #[cfg(unix)]
     let number = std::os::unix::fs::MetadataExt::ino(&data);
     #[cfg(not(unix))]
@@ -224,7 +224,7 @@ mod tests {
             }
         }
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o700)).unwrap();
-        // Only root can give a file away, and so see it refused here.
+        // Only root can change a file's owner; without root this check is skipped.
         if chown(&path, Some(54_321), None).is_ok() {
             let text = read(&path).unwrap_err().to_string();
             assert!(
@@ -257,7 +257,7 @@ mod tests {
         let news = seen.map(|stamp| settled.is_new(stamp));
         let told: Vec<_> = seen.iter().zip(news).filter(|(_, news)| *news).collect();
         assert_eq!(told, [(&at(9), true), (&at(2), true)]);
-        assert!(news[5] && news[10], "as soon as it was seen twice");
+        assert!(news[5] && news[10], "reported once seen twice");
     }
 
     #[tokio::test]

@@ -1,4 +1,4 @@
-//! One request to a server, over a connection of its own.
+//! Sends one HTTP request over a connection of its own.
 
 use std::fmt;
 use std::io;
@@ -17,24 +17,24 @@ use tokio::time::timeout;
 use crate::address::{HostPort, deadline_in};
 use crate::connect::tls::Tls;
 
-/// How long one answer may take.
+/// Time limit for each step: the connection, the TLS handshake, the answer.
 pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Most that is read of an answer's body.
+/// Limit on the bytes of an answer's body.
 const BODY_BYTES_MAX: usize = 1024 * 1024;
 
-/// Why there was no answer, each in words.
+/// Why there was no answer, with a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Failure {
-    /// No connection.
+    /// The connection failed.
     Away(String),
-    /// A connection, but no trust in the other end.
+    /// The server's certificate is not trusted.
     Untrusted(String),
-    /// The other side closed the connection.
+    /// The server closed the connection.
     Closed(String),
-    /// What came is not HTTP.
+    /// The server's answer is not HTTP.
     Strange(String),
-    /// Nothing came in time.
+    /// The server did not answer in time.
     Silent(String),
 }
 
@@ -71,15 +71,15 @@ impl From<hyper::Error> for Failure {
 /// A request without a body.
 pub(crate) struct Question<'a> {
     pub(crate) method: Method,
-    /// What the server is called.
+    /// Value of the Host header field.
     pub(crate) authority: &'a str,
     pub(crate) path: &'a str,
     pub(crate) authorization: Option<HeaderValue>,
 }
 
 impl Question<'_> {
-    /// Head and body of the answer. The body is left out where it is long
-    /// or breaks off, and where only the head is wanted.
+    /// Sends the request over `stream`; returns head and body of the answer. The body is empty if it is too long or
+    /// breaks off, or without `wants_body`.
     pub(crate) async fn ask(
         self,
         stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
@@ -121,7 +121,7 @@ impl Question<'_> {
         }
     }
 
-    /// The same at a server to be dialled first, over TLS if there is any.
+    /// Connects to `address`, over TLS if `tls` is given, and sends the request.
     pub(crate) async fn ask_at(
         self,
         address: &HostPort,
@@ -139,7 +139,9 @@ impl Question<'_> {
                 Some(why) => Failure::Untrusted(why),
                 None => Failure::Closed(error.to_string()),
             }),
-            Err(_) => Err(Failure::Silent("no end of the TLS handshake".to_owned())),
+            Err(_) => Err(Failure::Silent(
+                "the TLS handshake did not end in time".to_owned(),
+            )),
         }
     }
 }

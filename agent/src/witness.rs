@@ -1,5 +1,5 @@
-//! Where bytes lie when connections are read and written, for tests that look for copies. Only
-//! what the test's own thread does.
+//! Records which memory the reads and writes of connections use, for tests that look for copies. Covers the
+//! test's own thread only.
 
 use std::cell::RefCell;
 use std::io::IoSlice;
@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 
 use tokio::net::TcpStream;
 
-/// A connection: the agent's address, which may be that of another one too, and its peer's.
+/// A connection: the agent's address, which several connections may share, and the peer's address.
 pub(crate) type Connection = (SocketAddr, SocketAddr);
 
 /// A piece of memory: where it starts, and its length.
@@ -23,18 +23,18 @@ impl Place {
         self.1
     }
 
-    /// True if all of `other` lies in it.
+    /// True if `other` lies within this piece of memory.
     pub(crate) const fn holds(self, other: Self) -> bool {
         self.0 <= other.0 && other.0 + other.1 <= self.0 + self.1
     }
 }
 
-/// What the connections of a thread did.
+/// Reads and writes of a thread's connections.
 #[derive(Debug, Default)]
 struct Calls {
-    /// Memory that reads filled.
+    /// Memory filled by each read.
     reads: Vec<(Connection, Place)>,
-    /// Pieces that writes were offered, and how many bytes they took.
+    /// Pieces offered to each write, and the number of bytes written.
     writes: Vec<(Connection, Vec<Place>, usize)>,
 }
 
@@ -42,7 +42,7 @@ thread_local! {
     static CALLS: RefCell<Option<Calls>> = const { RefCell::new(None) };
 }
 
-/// Begins to take note.
+/// Starts to record.
 pub(crate) fn watch() {
     CALLS.set(Some(Calls::default()));
 }
@@ -70,7 +70,7 @@ fn note(stream: &TcpStream, act: impl FnOnce(&mut Calls, Connection)) {
     });
 }
 
-/// What each read of a connection filled.
+/// Memory filled by each read of a connection.
 pub(crate) fn reads_of(connection: Connection) -> Vec<Place> {
     CALLS.with_borrow(|calls| {
         let reads = calls.iter().flat_map(|calls| &calls.reads);
@@ -79,7 +79,7 @@ pub(crate) fn reads_of(connection: Connection) -> Vec<Place> {
     })
 }
 
-/// What each write of a connection was offered, and how many bytes it took.
+/// Pieces offered to each write of a connection, and the number of bytes written.
 pub(crate) fn writes_of(connection: Connection) -> Vec<(Vec<Place>, usize)> {
     CALLS.with_borrow(|calls| {
         let writes = calls.iter().flat_map(|calls| &calls.writes);
