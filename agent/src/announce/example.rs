@@ -1,33 +1,33 @@
-//! By which of an agent's targets callers are told what to type.
+//! Chooses the target that serves as the example in the instructions for callers.
 
 use std::collections::HashSet;
 
 use crate::config::Config;
 use crate::target::Target;
 
-/// What was begun in this run, and is not done again.
+/// State of one run: tunnels already handled, HTTP targets not yet looked at, and the example.
 pub(super) struct Begun {
     tunnels: HashSet<String>,
-    /// HTTP targets that were neither looked at nor refused a tunnel.
+    /// Indices of HTTP targets that were neither looked at nor refused a tunnel.
     unseen: HashSet<usize>,
     example: Example,
 }
 
-/// The target by which callers are told what to type: the first that speaks MCP, else the first over HTTP.
+/// The example for callers: the first target that speaks MCP, else the first HTTP target that was looked at.
 enum Example {
     None,
-    /// No target that was looked at speaks MCP; this is the first of them.
+    /// The first HTTP target that was looked at; no target so far speaks MCP.
     Other(Seen),
-    /// Callers were told.
+    /// The instructions for callers were already sent.
     Told,
 }
 
-/// A target over HTTP that was looked at.
+/// An HTTP target that was looked at.
 pub(super) struct Seen {
     pub(super) index: usize,
     pub(super) tunnel: String,
     pub(super) urls: Vec<String>,
-    /// It speaks MCP's older transport.
+    /// True if the target speaks MCP's older transport.
     pub(super) is_older: bool,
 }
 
@@ -42,12 +42,12 @@ impl Begun {
         }
     }
 
-    /// Whether a tunnel came up for the first time in this run.
+    /// True if `tunnel` came up for the first time in this run.
     pub(super) fn is_new(&mut self, tunnel: &str) -> bool {
         self.tunnels.insert(tunnel.to_owned())
     }
 
-    /// The example to tell now, after a target got no tunnel: it is none.
+    /// Excludes a target that got no tunnel; returns the example if it is decided now.
     pub(super) fn refused(&mut self, index: usize) -> Option<Seen> {
         match self.unseen.remove(&index) {
             true => self.last_resort(),
@@ -55,7 +55,7 @@ impl Begun {
         }
     }
 
-    /// The example to tell now, after a target was looked at.
+    /// Records a look at a target; returns the example if it is decided now.
     pub(super) fn seen(&mut self, seen: Seen, is_mcp: bool) -> Option<Seen> {
         self.unseen.remove(&seen.index);
         if matches!(self.example, Example::Told) {
@@ -71,7 +71,7 @@ impl Begun {
         self.last_resort()
     }
 
-    /// The first target over HTTP, once no other one can be a better example.
+    /// The first HTTP target that was looked at, once no other target can be a better example.
     fn last_resort(&mut self) -> Option<Seen> {
         if !self.unseen.is_empty() || !matches!(self.example, Example::Other(_)) {
             return None;
@@ -112,7 +112,7 @@ mod tests {
         assert_eq!(index(without.seen(seen(0), false)), None);
         assert_eq!(index(without.seen(seen(2), false)), Some(1));
 
-        // The last one gets no tunnel.
+        // The target at index 2 is refused a tunnel.
         let mut refused = begun();
         assert_eq!(index(refused.seen(seen(0), false)), None);
         assert_eq!(index(refused.seen(seen(1), false)), None);

@@ -1,8 +1,8 @@
-//! What `tieline serve` finds out once a tunnel is up, for the person who will give its URL to callers:
-//! whether the target answers, whether the relay asks callers for a token, and what to type next.
+//! Once a tunnel of `tieline serve` is up, finds out what its operator needs to tell callers: whether the target
+//! answers, whether the relay asks callers for a token, and what to type next.
 //!
-//! It runs beside the agent and holds up nothing: each target gets one look in a run, and the relay one
-//! question, which never reaches a target.
+//! Runs beside the agent and delays nothing: in one run, each target gets one look and the relay one question,
+//! which never reaches a target.
 
 mod example;
 
@@ -21,10 +21,10 @@ use crate::target::look::Sight;
 use crate::target::{Target, look};
 use crate::web::Question;
 
-/// Looks at a time, where an agent has many targets.
+/// Limit on simultaneous looks, for an agent with many targets.
 const LOOKS_MAX: usize = 8;
 
-/// Tells `hook` every event of an agent, and after a registration what was found out about it.
+/// Event hook that passes every event to `hook`, and adds what it found out after a registration.
 pub(crate) fn announcing(
     config: &Config,
     hook: impl Fn(&AgentEvent) + Send + Sync + 'static,
@@ -106,7 +106,7 @@ impl Shared {
         });
     }
 
-    /// A target has no tunnel, so it is no example.
+    /// Excludes a target without a tunnel from the example for callers.
     fn refused(self: &Arc<Self>, target: &str) {
         let Some(index) = self.index_of(target) else {
             return;
@@ -118,7 +118,7 @@ impl Shared {
         }
     }
 
-    /// Tells what is seen at a target.
+    /// Looks at a target and reports the result.
     async fn look(&self, index: usize, tunnel: &str) -> Option<Sight> {
         let _turn = self.turns.acquire().await.ok()?;
         let target = &self.targets[index].target;
@@ -158,23 +158,22 @@ impl Shared {
     }
 }
 
-/// What `tieline init` needs beside a URL, or beside the tunnel's name alone, which it takes for `/mcp`
-/// where it cannot ask the relay.
+/// Flags that `tieline init` needs besides the URL or the tunnel's name. From the name alone, `init` assumes the
+/// path `/mcp` where it cannot ask the relay.
 fn init_flags(token: CallerToken, base: &str, is_older: bool) -> String {
     let mut flags = String::new();
     if token == CallerToken::Needed && base != "/mcp" {
         let path = if base.is_empty() { "/" } else { base };
         flags.push_str(&format!(" --path {path}"));
     }
-    // That path says it by itself.
+    // A path that ends in `/sse` implies the transport.
     if is_older && !base.trim_end_matches('/').ends_with("/sse") {
         flags.push_str(" --transport sse");
     }
     flags
 }
 
-/// The relay's address and the path of the tunnel there, from the first URL that has the tunnel in its
-/// path.
+/// The relay's origin and the rest of the path, from the first URL that has the tunnel's name in its path.
 fn by_path(tunnel: &str, urls: &[String]) -> Option<(String, String)> {
     urls.iter().find_map(|url| {
         let uri: Uri = url.parse().ok()?;
@@ -184,8 +183,8 @@ fn by_path(tunnel: &str, urls: &[String]) -> Option<(String, String)> {
     })
 }
 
-/// Asks the relay as a caller without a token would, for a path that no target gets to see: one beside
-/// the tunnel's own, or where there is none beside it one of a tunnel that does not exist.
+/// Asks the relay, like a caller without a token, for a path that reaches no target: a path beside the tunnel's own,
+/// or a path of a tunnel that does not exist if every path leads to the target.
 async fn asks_token(tunnel: &str, urls: &[String], published: &Published) -> CallerToken {
     let Some((origin, base)) = by_path(tunnel, urls) else {
         return CallerToken::Unknown;
@@ -216,7 +215,7 @@ async fn asks_token(tunnel: &str, urls: &[String], published: &Published) -> Cal
     let Ok((head, body)) = asked else {
         return CallerToken::Unknown;
     };
-    // Something else in front may answer with the same codes.
+    // Another server in front of the relay may answer with the same status.
     let body: Value = serde_json::from_slice(&body).unwrap_or_default();
     let is_relays = body["error"].is_string() && body["message"].is_string();
     match head.status {
@@ -234,7 +233,7 @@ mod tests {
 
     use super::*;
 
-    /// A relay's HTTP port with one answer, and the first line of what it was asked.
+    /// A relay's HTTP port with one fixed answer; the task returns the request's first line.
     async fn relay(answer: &'static str) -> (String, tokio::task::JoinHandle<String>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let origin = format!("http://{}", listener.local_addr().unwrap());
@@ -352,7 +351,7 @@ mod tests {
         assert_eq!(told.recv().await, Some(registered.clone()));
         assert_eq!(told.recv().await, Some(registered));
         let Some(AgentEvent::Target { state, target, .. }) = told.recv().await else {
-            panic!("it looks")
+            panic!("no look at the target")
         };
         assert_eq!((state, target), ("open", address));
         drop(hook);

@@ -1,5 +1,5 @@
-//! Whether a target takes connections: noted at each session, and asked anew for a status. A session that
-//! finds it away begins an outage, which is told once; from then on it is tried until it is back.
+//! Whether a target takes connections: recorded at each session, and probed for a status. A session that cannot
+//! reach the target begins an outage, which is reported once; the target is then probed until it is back.
 
 use std::fmt;
 use std::io;
@@ -15,33 +15,32 @@ use super::{CONNECT_TIMEOUT, Target};
 use crate::event::{AgentEvent, EventHook};
 use crate::socket::Unfinished;
 
-/// How long a target may take to accept a connection that only looks whether it is there; the one
-/// who asked for a status waits so long.
+/// Time limit for a probe to connect; the reader of a status waits for it.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// A target is not asked again within this time, however often its status is.
+/// Shortest time between two probes of a target, however often its status is read.
 const PROBE_PAUSE: Duration = Duration::from_secs(1);
 
-/// Longest time between two tries of a target that is away; they begin at [`PROBE_PAUSE`] and double.
+/// Longest pause between two probes of a target that is away; pauses begin at [`PROBE_PAUSE`] and double.
 const RETURN_PAUSE_MAX: Duration = Duration::from_secs(8);
 
-/// What came of the last connection to a target.
+/// Result of the last connection to a target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum HealthState {
-    /// It was accepted.
+    /// The target accepted the connection.
     Up,
-    /// Nobody listens there.
+    /// The connection was refused: no server listens at the address.
     Refused,
-    /// There is no way to the host, or no such host.
+    /// There is no route to the host, or no such host.
     Unreachable,
-    /// No answer in time.
+    /// The target did not answer in time.
     Timeout,
 }
 
 impl HealthState {
-    /// In one word, as in JSON.
+    /// The state in one stable word, for JSON.
     const fn word(self) -> &'static str {
         match self {
             Self::Up => "up",
@@ -60,12 +59,12 @@ impl HealthState {
     }
 }
 
-/// Whether a target takes connections, and for how long it has been so.
+/// Whether a target takes connections, and for how long this has been so.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Health {
-    /// What came of the last connection.
+    /// Result of the last connection.
     pub state: HealthState,
-    /// Seconds since the first connection that ended so.
+    /// Seconds since the first connection with this result.
     pub since_s: u64,
 }
 
@@ -80,7 +79,7 @@ impl fmt::Display for Health {
     }
 }
 
-/// A target, and what is known of its health.
+/// A target and its health.
 #[derive(Clone, Debug)]
 pub(crate) struct WatchedTarget {
     target: Target,
@@ -92,7 +91,7 @@ pub(crate) struct WatchedTarget {
 struct Noted {
     health: Option<(HealthState, Instant)>,
     probed_at: Option<Instant>,
-    /// When a session first found it away; it was told.
+    /// When a session first found the target away, which was then reported.
     away_since: Option<Instant>,
 }
 
@@ -105,12 +104,12 @@ impl WatchedTarget {
         }
     }
 
-    /// Tells `hook` when sessions no longer reach it, and when it is back.
+    /// Reports to `hook` when sessions no longer reach the target, and when it is back.
     pub(crate) fn telling(self, hook: EventHook) -> Self {
         Self { hook, ..self }
     }
 
-    /// Connects a session to the target. The connection is reset unless it is finished.
+    /// Connects a session to the target. Closing the connection resets it, unless it was finished.
     pub(crate) async fn connect(&self) -> Result<TcpStream, (Reason, io::Error)> {
         let connecting = self
             .target
@@ -123,7 +122,7 @@ impl WatchedTarget {
         connected
     }
 
-    /// A session did not reach it.
+    /// Reports an outage at its first session that did not reach the target.
     fn is_away(&self, reason: Reason, error: &io::Error) {
         let is_new = self.noted().away_since.is_none();
         if !is_new {
@@ -153,7 +152,7 @@ impl WatchedTarget {
         ));
     }
 
-    /// Tries whether the target takes a connection, unless that was tried just now.
+    /// Probes whether the target takes a connection, unless it was probed a moment ago.
     pub(crate) async fn probe(&self) {
         {
             let mut noted = self.noted();
@@ -167,14 +166,14 @@ impl WatchedTarget {
     }
 
     async fn try_once(&self) {
-        // An orderly end would look like a caller that has sent all of nothing.
+        // Reset, because an orderly end would look like a caller that sent an empty request.
         let connecting = self
             .target
             .connect_within(PROBE_TIMEOUT, Unfinished::Resets);
         self.note(&connecting.await);
     }
 
-    /// What is known; nothing before the first connection.
+    /// The known health; `None` before the first connection.
     pub(crate) fn health(&self) -> Option<Health> {
         let (state, since) = self.noted().health?;
         Some(Health {
@@ -213,7 +212,7 @@ impl fmt::Display for WatchedTarget {
     }
 }
 
-/// Tries a target that is away until it is back, or nothing needs it any more.
+/// Probes a target that is away until it is back, or until no session or status needs it.
 async fn await_return(target: Target, noted: Weak<Mutex<Noted>>, hook: EventHook) {
     let mut pause = PROBE_PAUSE;
     loop {
@@ -277,7 +276,7 @@ mod tests {
             assert!(target.connect().await.is_err());
         }
         let Some(AgentEvent::TargetAway { state, message, .. }) = told.recv().await else {
-            panic!("it is away")
+            panic!("no TargetAway event")
         };
         let words = "refused the connection; callers get 502 until it is back";
         assert_eq!((state, message.as_str()), ("refused", words));

@@ -1,4 +1,4 @@
-//! A target that speaks HTTP: the agent moves the same bytes, the relay knows what they are.
+//! A target that speaks HTTP: the agent moves plain bytes, the relay knows that they are HTTP.
 
 use tieline_wire::Register;
 
@@ -15,20 +15,20 @@ pub struct HttpTarget {
 }
 
 impl HttpTarget {
-    /// Reads what follows `http://`.
+    /// Parses the part of a target after `http://`.
     pub(super) fn parse(text: &str) -> Result<Self, &'static str> {
         if text.contains(['?', '#']) {
-            return Err("a query or fragment has no place in a target");
+            return Err("a target must not have a query or fragment");
         }
         let (authority, path) = text.find('/').map_or((text, ""), |at| text.split_at(at));
         if authority.contains('@') {
-            return Err("a user name or password has no place in a target");
+            return Err("a target must not have a user name or password");
         }
         if !Register::is_base_path(path) {
-            return Err("a path has no spaces and no `..`, and other letters are written as %XX");
+            return Err("a path must not have spaces or `..`; write special characters as %XX");
         }
         let tcp = TcpTarget::new(HostPort::parse(authority, Some(HTTP_PORT))?);
-        // A server may answer at `/mcp/` alone; an empty path and `/` are one (RFC 3986, section 6.2.3).
+        // A server may answer at `/mcp/` only; an empty path and `/` are the same (RFC 3986, section 6.2.3).
         let base_path = match path.trim_end_matches('/') {
             "" => "",
             _ => path,

@@ -1,4 +1,4 @@
-//! The local server that sessions are taken to.
+//! The local server that sessions connect to.
 
 mod health;
 mod http;
@@ -20,7 +20,7 @@ use crate::error::ConfigError;
 use crate::plain::address_without_user;
 use crate::socket::Unfinished;
 
-/// How long a target may take to accept a connection.
+/// Time limit for a target to accept a connection.
 ///
 /// Below the 15 s after which HTTP clients of MCP SDKs typically give up connecting.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -30,12 +30,12 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 pub enum Target {
     /// Plain bytes to `host:port`.
     Tcp(TcpTarget),
-    /// The same bytes, to a server that is known to speak HTTP under a base path.
+    /// The same plain bytes, to an HTTP server under a base path.
     Http(HttpTarget),
 }
 
 impl Target {
-    /// Reads a target as given on the command line: `host:port` or `http://host:port/path`.
+    /// Parses a target as given on the command line: `host:port` or `http://host:port/path`.
     ///
     /// # Errors
     /// [`ConfigError`] says what is wrong, or that this kind of target is not built yet.
@@ -56,7 +56,7 @@ impl Target {
                 None => TcpTarget::parse(text).map(Self::Tcp).map_err(wrong),
             },
             Some((scheme, rest)) => match scheme.to_ascii_lowercase().as_str() {
-                // A host of digits alone is a port whose host was forgotten.
+                // A host of digits alone is a port with its host left out.
                 "http" if is_port(rest.split('/').next().unwrap_or_default()) => {
                     Err(ConfigError::TargetForm {
                         text: text.to_owned(),
@@ -71,7 +71,7 @@ impl Target {
         }
     }
 
-    /// What the relay is told about the kind of target.
+    /// Kind of target, as reported to the relay.
     #[must_use]
     pub const fn scheme(&self) -> Scheme {
         match self {
@@ -80,7 +80,7 @@ impl Target {
         }
     }
 
-    /// Host and port as the target itself would write them in `Host`.
+    /// Host and port as a client of the target writes them in `Host`.
     #[must_use]
     pub fn authority(&self) -> String {
         match self {
@@ -89,7 +89,7 @@ impl Target {
         }
     }
 
-    /// The path at which the server answers, as it was written; empty for the root.
+    /// Path of the server as it was written; empty for the root.
     #[must_use]
     pub fn base_path(&self) -> &str {
         match self {
@@ -98,8 +98,8 @@ impl Target {
         }
     }
 
-    /// What tells this target apart from others on the same host: part of the tunnel's derived
-    /// name, so it must not change between starts.
+    /// Text that tells this target apart from others on the same host; it is part of the tunnel's derived name, so it
+    /// must not change between starts.
     #[must_use]
     pub fn label(&self, dcc: &str) -> String {
         let address = self.tcp().address();
@@ -118,7 +118,7 @@ impl Target {
             }
         }
         label.push_str(&address.port().to_string());
-        // The name that is derived from it stays the same with a slash at the end and without.
+        // Without a slash at the end, so that the derived name is the same with and without the slash.
         label.push_str(self.base_path().trim_end_matches('/'));
         label
     }
@@ -126,7 +126,7 @@ impl Target {
     /// Connects to the target.
     ///
     /// # Errors
-    /// The reason for the session's reset, and what the system said.
+    /// The reason for the session's reset, and the system's error.
     pub async fn connect(&self) -> Result<TcpStream, (Reason, io::Error)> {
         self.connect_within(CONNECT_TIMEOUT, Unfinished::Ends).await
     }
@@ -156,19 +156,19 @@ impl fmt::Display for Target {
     }
 }
 
-/// Whether a target, as it is written for people and programs, gets raw bytes of its callers.
+/// True if `target`, in its printed form, is a target of raw bytes.
 pub(crate) fn is_raw(target: &str) -> bool {
     !target.contains("://")
 }
 
-/// The URL that was meant where a path stands behind a port, which only HTTP servers have.
+/// The URL to write for a text with a path but without `http://`: only HTTP servers have paths.
 fn web_form(text: &str) -> Option<String> {
     let rest = text.strip_prefix("http:").unwrap_or(text);
     let rest = rest.trim_start_matches('/');
     (rest.contains('/') || rest.len() < text.len()).then(|| web_url(rest))
 }
 
-/// `http://` in front of a host and a path, or of a port of this machine and a path.
+/// Puts `http://` in front of a host and path, or `http://127.0.0.1:` in front of a port and path.
 fn web_url(rest: &str) -> String {
     let host = rest.split('/').next().unwrap_or_default();
     match is_port(host) || host.is_empty() {
@@ -177,7 +177,7 @@ fn web_url(rest: &str) -> String {
     }
 }
 
-/// True for a number alone.
+/// True for digits alone.
 fn is_port(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }

@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 use crate::address::{HostPort, deadline_in};
 use crate::socket::Unfinished;
 
-/// Plain bytes to a host and port.
+/// A target that gets plain bytes at a host and port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TcpTarget {
     address: HostPort,
@@ -30,7 +30,7 @@ impl TcpTarget {
         Self { address }
     }
 
-    /// Where it listens.
+    /// Address at which the target listens.
     #[must_use]
     pub const fn address(&self) -> &HostPort {
         &self.address

@@ -1,10 +1,10 @@
-//! One look at a target, as an MCP client would come: whether it is there, speaks HTTP, and speaks MCP.
+//! Looks at a target once, like an MCP client: whether it is there, speaks HTTP, and speaks MCP.
 //!
-//! It is one `initialize`, which servers of every version of MCP know or answer with an error of theirs;
-//! one that has no such method any more gets one `server/discover`, and one that takes no `POST` gets one
-//! `GET`, with which MCP's older transport (SSE) begins. A session or a stream that came of it is ended at
-//! once. Time and bytes are bounded, and nothing else of the target is used.
-//! Long because each question stands beside what its answer means.
+//! Sends one `initialize`, which servers of every version of MCP know or answer with an error. A server that no
+//! longer has this method gets one `server/discover`. A server that takes no `POST` gets one `GET`, which begins
+//! MCP's older transport (SSE). A session or stream that this opens is ended at once. Time and bytes are limited,
+//! and nothing else of the target is used.
+//! One file because each request stands beside the meaning of its answer.
 
 #[cfg(test)]
 mod tests;
@@ -27,22 +27,22 @@ use tokio::time::timeout;
 use super::Target;
 use crate::socket::Unfinished;
 
-/// How long all of it may take.
+/// Time limit for the whole look.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long the target may take to hear that its session is over.
+/// Time limit for ending the MCP session that a look opened.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long the first event of the older transport may take; servers send it at once.
+/// Time limit for the first event of the older transport; servers send it at once.
 const EVENT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Most that is read of an answer; that to `initialize` has a hundredth of it.
+/// Limit on the bytes of an answer; the answer to `initialize` has about a hundredth of it.
 const BODY_BYTES_MAX: usize = 256 * 1024;
 
-/// Most characters that are shown of a text of the target's own.
+/// Limit on the characters that are shown of a text from the target.
 const WORDS_CHARS_MAX: usize = 100;
 
-/// The version that is asked for: the newest one with sessions, from which servers choose down.
+/// Protocol version to ask for: the newest one with sessions; a server may choose an older version.
 const VERSION: &str = "2025-11-25";
 const VERSION_SESSIONLESS: &str = "2026-07-28";
 
@@ -56,16 +56,16 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const BOTH: HeaderValue = HeaderValue::from_static("application/json, text/event-stream");
 const EVENTS: HeaderValue = HeaderValue::from_static("text/event-stream");
 
-/// What was seen.
+/// Result of a look.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Sight {
-    /// In one word, as in JSON.
+    /// Result in one stable word, for JSON.
     pub(crate) state: &'static str,
-    /// In a sentence, with what to do.
+    /// Result in a sentence that says what to do.
     pub(crate) message: String,
-    /// What an MCP server calls itself.
+    /// Name that the MCP server reports.
     pub(crate) server: Option<String>,
-    /// Its version.
+    /// Version that the MCP server reports.
     pub(crate) version: Option<String>,
 }
 
@@ -79,17 +79,17 @@ impl Sight {
         }
     }
 
-    /// Callers get what they came for.
+    /// True if callers can use the target.
     pub(crate) fn is_good(&self) -> bool {
         matches!(self.state, "mcp" | "mcp_sse" | "open" | "unauthorized")
     }
 
-    /// An MCP client can speak to it, at least with a credential of its own.
+    /// True if an MCP client can speak to the target, at least with a credential of the target's own.
     pub(crate) fn is_mcp(&self) -> bool {
         matches!(self.state, "mcp" | "mcp_sse" | "unauthorized")
     }
 
-    /// It speaks MCP's older transport, which clients must be told.
+    /// True if the target speaks MCP's older transport, which clients must be told.
     pub(crate) fn is_older(&self) -> bool {
         self.state == "mcp_sse"
     }
@@ -102,7 +102,7 @@ pub(crate) async fn look(target: &Target) -> Sight {
         Err(_) => Sight::new(
             "timeout",
             format!(
-                "{target} takes connections and does not answer MCP's initialize within {} s",
+                "{target} takes connections, but does not answer MCP's initialize within {} s",
                 LOOK_TIMEOUT.as_secs()
             ),
         ),
@@ -140,7 +140,7 @@ async fn look_at(target: &Target) -> Sight {
             "not_http",
             format!(
                 "{target} takes connections, but does not speak HTTP ({why}): is it another kind of \
-                 server (--to host:port), or one that wants https?"
+                 server (--to host:port), or does it need https?"
             ),
         ),
     }
@@ -170,13 +170,13 @@ fn absent(target: &Target, reason: Reason, error: &std::io::Error) -> Sight {
     }
 }
 
-/// Why there was no answer.
+/// Why a request got no answer.
 enum Trouble {
     Connect(Reason, std::io::Error),
     Http(String),
 }
 
-/// A request whose answer's head is here; the connection ends with it.
+/// A request and the head of its answer; dropping this closes the connection.
 struct Exchange {
     head: Parts,
     body: Incoming,
@@ -221,7 +221,7 @@ impl Ask<'_> {
             let _ = timeout(FAREWELL_TIMEOUT, farewell).await;
         }
         if answer.message["error"].is_object() {
-            // A server of the era without sessions has no `initialize`.
+            // A server of the version without sessions has no `initialize`.
             let found = self.discover().await?;
             if found.message["result"].is_object() {
                 answer = found;
@@ -240,8 +240,8 @@ impl Ask<'_> {
         Ok(self.judge(&answer))
     }
 
-    /// Whether a `GET` begins MCP's older transport: an event stream whose first event names the place for
-    /// messages (MCP 2024-11-05, "HTTP with SSE"). The stream ends with this.
+    /// True if a `GET` begins MCP's older transport: an event stream whose first event names the endpoint for messages
+    /// (MCP 2024-11-05, "HTTP with SSE"). The stream is closed before this returns.
     async fn is_older(&self) -> bool {
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT, EVENTS);
@@ -293,7 +293,7 @@ impl Ask<'_> {
             .await
     }
 
-    /// One request over a connection of its own, which ends with this.
+    /// Sends one request over a connection of its own, and closes the connection.
     async fn send(&self, method: Method, body: Bytes, more: &HeaderMap) -> Result<Answer, Trouble> {
         let exchange = self.exchange(method, body, more).await?;
         let is_stream = exchange.is_stream();
@@ -341,8 +341,7 @@ impl Ask<'_> {
         })
     }
 
-    /// Where a server sends its callers that knows its path in another form, such as with a slash at
-    /// the end.
+    /// Path of a redirect within the same server, such as to the path with a slash at the end.
     fn redirect(&self, answer: &Answer) -> Option<String> {
         let is_same_method = matches!(
             answer.status,
@@ -362,13 +361,16 @@ impl Ask<'_> {
         }
         if is_denied(status) {
             let words = format!(
-                "{target} needs authorization ({}) of its callers",
+                "{target} needs authorization ({}) from its callers",
                 status.as_u16()
             );
             return Sight::new("unauthorized", words);
         }
         if let Some(error) = answer.message["error"]["message"].as_str() {
-            let words = format!("{target} speaks MCP, and answers: {}", short(error));
+            let words = format!(
+                "{target} speaks MCP, and answers with an error: {}",
+                short(error)
+            );
             return Sight::new("mcp", words);
         }
         let advice = match target.base_path() {
@@ -388,7 +390,7 @@ fn is_denied(status: StatusCode) -> bool {
     matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
 }
 
-/// A server that answered as MCP has it.
+/// Result for a server that answered with an MCP result.
 fn known(target: &Target, result: &Value) -> Sight {
     let info = match result["serverInfo"].is_object() {
         true => &result["serverInfo"],
@@ -418,7 +420,7 @@ fn short(text: &str) -> String {
     text.chars().take(WORDS_CHARS_MAX).collect()
 }
 
-/// The first JSON-RPC answer in a body; null if there is none. A stream is read no further than that.
+/// The first JSON-RPC answer in a body, or null. A stream is read no further than that answer.
 async fn message_of(mut body: Incoming, is_stream: bool) -> Value {
     let mut text = Vec::new();
     while let Some(Ok(frame)) = body.frame().await {
@@ -439,8 +441,8 @@ async fn message_of(mut body: Incoming, is_stream: bool) -> Value {
     }
 }
 
-/// Whether a stream's events name the place for messages before anything else is known of them; no more is
-/// read than that takes.
+/// True if a stream has the event `endpoint`, which names the endpoint for messages; reads no further than that
+/// event.
 async fn begins_with_endpoint(mut body: Incoming) -> bool {
     let mut text = Vec::new();
     while let Some(Ok(frame)) = body.frame().await {
@@ -474,10 +476,10 @@ fn answer_in(json: &[u8]) -> Option<Value> {
     is_answer.then_some(value)
 }
 
-/// The first answer among an event stream's events that are complete; other messages may come first.
+/// The first answer among the complete events of an event stream; other messages may come before the answer.
 fn message_in(text: &[u8]) -> Option<Value> {
     let text = str::from_utf8(text).ok()?.replace("\r\n", "\n");
-    // What follows the last empty line is not complete.
+    // Text after the last empty line is not a complete event.
     let (complete, _) = text.rsplit_once("\n\n")?;
     complete.split("\n\n").find_map(|event| {
         let data: Vec<_> = event

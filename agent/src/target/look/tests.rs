@@ -1,4 +1,4 @@
-//! Servers that answer in prepared ways, and what is said of them.
+//! Servers with prepared answers, and the result of a look at each.
 
 use std::sync::{Arc, Mutex};
 
@@ -10,7 +10,7 @@ use super::*;
 
 type Heads = Arc<Mutex<Vec<String>>>;
 
-/// A whole request, with its body.
+/// Reads a whole request with its body.
 async fn request(stream: &mut TcpStream) -> String {
     let mut text = Vec::new();
     loop {
@@ -26,7 +26,7 @@ async fn request(stream: &mut TcpStream) -> String {
     }
 }
 
-/// A server that gives these answers, one for each connection, and what it was asked.
+/// Starts a server with one answer for each connection; also returns the requests, and a count of ended streams.
 async fn server(answers: &'static [&str]) -> (String, Heads, Arc<Semaphore>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -41,7 +41,7 @@ async fn server(answers: &'static [&str]) -> (String, Heads, Arc<Semaphore>) {
             seen.lock().unwrap().push(request);
             stream.write_all(answer.as_bytes()).await.unwrap();
             if answer.contains("event-stream") {
-                // It stays open as such streams do, until the other side ends it.
+                // Keeps the stream open until the other side ends it.
                 let ended = Arc::clone(&streams);
                 tokio::spawn(async move {
                     let _ = stream.read(&mut [0; 1]).await;
@@ -209,7 +209,7 @@ async fn a_slash_at_the_end_is_followed_once() {
     assert_eq!(
         (sight.state, heads.len()),
         ("not_mcp", 2),
-        "a GET finds the server gone"
+        "the GET after them finds no server"
     );
 }
 
