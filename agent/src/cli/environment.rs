@@ -1,5 +1,5 @@
-//! Variables: an empty one counts as not set, as with the relay. One that nothing reads is refused, since a
-//! name that is spelled wrong would be a setting without effect.
+//! Environment variables: an empty variable counts as not set, as with the relay. A variable that no command reads
+//! is refused, since a misspelled name would be a setting without effect.
 
 use std::collections::BTreeSet;
 use std::env;
@@ -11,19 +11,19 @@ use clap::{Arg, Command, CommandFactory};
 
 use super::Cli;
 
-/// All variables of the agent begin so.
+/// Prefix of all variables of the agent.
 const PREFIX: &str = "TIELINE_";
 
-/// Those of the relay, which may share an environment with an agent and checks them itself.
+/// Prefix of the relay's variables: the relay may share an environment with an agent, and checks them itself.
 const RELAY_PREFIX: &str = "TIELINE_RELAY_";
 
-/// What is logged; read before the command line is.
+/// Variable of the log filter; the program reads it without a flag.
 pub(crate) const LOG_VARIABLE: &str = "TIELINE_LOG";
 
-/// How alike two names are that may be one with a slip in it, from 0 to 1.
+/// Similarity from 0 to 1 above which an unknown name counts as a misspelled known name.
 const ALIKE_MIN: f64 = 0.7;
 
-/// `command` without the variables that are set to nothing.
+/// `command` without the variables whose value is empty.
 pub(crate) fn without_empty(command: Command) -> Command {
     without(command, OsStr::is_empty)
 }
@@ -45,7 +45,7 @@ fn without(command: Command, is_left_out: fn(&OsStr) -> bool) -> Command {
     command.mut_subcommands(|command| without(command, is_left_out))
 }
 
-/// What is wrong with a command line, in clap's words; where a value came from a variable, they name it.
+/// clap's message about a command line; if a wrong value came from a variable, the message names the variable.
 pub(crate) fn explained(error: &clap::Error) -> String {
     let text = error.render().to_string();
     let of = |kind| match error.get(kind) {
@@ -66,12 +66,12 @@ pub(crate) fn explained(error: &clap::Error) -> String {
     }
 }
 
-/// Whether a variable has this value, or has it in its list.
+/// True if the variable `name` has this value, or has it in a comma-separated list.
 fn holds(name: &str, value: &str) -> bool {
     env::var(name).is_ok_and(|held| held == value || held.split(',').any(|it| it == value))
 }
 
-/// The variable that is read where this flag is not typed.
+/// Variable that is read when `flag` is not on the command line.
 fn variable_of(command: &Command, flag: &str) -> Option<String> {
     let is_it = |it: &&Arg| {
         it.get_long()
@@ -85,10 +85,10 @@ fn variable_of(command: &Command, flag: &str) -> Option<String> {
     })
 }
 
-/// Finds a variable among `variables` that looks like a setting of the agent and is none.
+/// Refuses a variable that looks like a setting of the agent but is not.
 ///
 /// # Errors
-/// One line that names it, and the names that may have been meant.
+/// One line that names the variable and the known names that are similar.
 pub(crate) fn check(variables: impl Iterator<Item = (OsString, OsString)>) -> Result<(), String> {
     let known = known();
     for (name, value) in variables {
@@ -108,7 +108,7 @@ pub(crate) fn check(variables: impl Iterator<Item = (OsString, OsString)>) -> Re
 }
 
 fn problem(name: &str, known: &BTreeSet<String>) -> String {
-    // Without what they all begin with, which would make them all alike.
+    // Without the common prefix, which would make all names similar.
     let own = |name: &str| name.replacen(PREFIX, "", 1);
     let alike = |it: &str| strsim::normalized_damerau_levenshtein(&own(name), &own(it));
     let mut near: Vec<_> = known

@@ -1,4 +1,4 @@
-//! The command line as typed; what it means is decided in `config` and `command`.
+//! Parses the command line; `config` and `command` decide what it means.
 
 pub(crate) mod environment;
 mod serve;
@@ -14,16 +14,16 @@ pub use self::serve::ServeArgs;
 #[derive(Debug, Parser)]
 #[command(name = "tieline", version, about)]
 pub struct Cli {
-    /// What to do.
+    /// The command.
     #[command(subcommand)]
     pub command: Command,
 }
 
 impl Cli {
-    /// Reads a command line, and the variables that have a value.
+    /// Parses a command line; environment variables with an empty value count as not set.
     ///
     /// # Errors
-    /// Help, or what is wrong with the line, as clap has it.
+    /// Help, or clap's error about the line.
     pub fn read<T>(line: impl IntoIterator<Item = T>) -> Result<Self, clap::Error>
     where
         T: Into<OsString> + Clone,
@@ -32,10 +32,10 @@ impl Cli {
         Self::from_arg_matches(&command.try_get_matches_from(line)?)
     }
 
-    /// Reads a command line alone, whatever variables there are.
+    /// Parses a command line and ignores all environment variables.
     ///
     /// # Errors
-    /// As of [`Cli::read`].
+    /// Those of [`Cli::read`].
     pub fn read_alone<T>(line: impl IntoIterator<Item = T>) -> Result<Self, clap::Error>
     where
         T: Into<OsString> + Clone,
@@ -52,7 +52,7 @@ pub enum Command {
     Serve(Box<ServeArgs>),
     /// Show the agents that run here: tunnel, URL, round trip, sessions.
     Status(StatusArgs),
-    /// Relay, agent and a small MCP server in one process, to see it work.
+    /// Run relay, agent and a small MCP server in one process, to see that a tunnel works.
     Demo(DemoArgs),
     /// Write a tunnel's URL into the configuration of MCP clients.
     Init(crate::init::InitArgs),
@@ -64,9 +64,9 @@ pub enum Command {
     Service(crate::service::ServiceArgs),
     /// Find out why an agent cannot reach its relay or its target, one line for each check; takes the flags of serve.
     Diag(Box<crate::diag::DiagArgs>),
-    /// Look at a token.
+    /// Show what a token contains.
     Token(crate::token_show::TokenArgs),
-    /// Print what a shell needs to complete this command line.
+    /// Print the completion script for a shell.
     Completions(crate::completions::CompletionsArgs),
     /// Print the manual page, in roff.
     Man(crate::completions::ManArgs),
@@ -86,7 +86,7 @@ pub struct StatusArgs {
 /// Flags of `tieline demo`.
 #[derive(Debug, Args)]
 pub struct DemoArgs {
-    /// Make the two calls, then end with 0 if they worked and 1 if not
+    /// Make the two calls, then exit with 0 if they worked and 1 if not
     #[arg(long)]
     pub once: bool,
     /// Print one JSON object per line
@@ -94,7 +94,7 @@ pub struct DemoArgs {
     pub json: bool,
 }
 
-/// Where the agent keeps what survives a restart.
+/// Directory for the state that survives a restart of the agent.
 #[derive(Debug, Args)]
 pub struct StateArgs {
     /// Directory of the agent's key and status socket

@@ -1,4 +1,4 @@
-//! The flags of `tieline serve` as typed.
+//! The flags of `tieline serve`.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,21 +12,21 @@ use crate::config::parse_time;
 /// Flags of `tieline serve`.
 #[derive(Debug, Args)]
 pub struct ServeArgs {
-    /// The relay's port for agents (9001 unless its operator says otherwise): tcp://host:port
+    /// The relay's port for agents: tcp://host:port (port 9001 unless the relay's operator says otherwise)
     #[arg(long, value_name = "URL", env = "TIELINE_RELAY")]
     pub relay: Option<String>,
-    /// A local server: host:port or http://host:port/path; may be repeated, and NAME= in front of
-    /// it asks for that tunnel name. Commas divide several (TIELINE_TO=maya=7001,comfy=8188); behind a
-    /// path the next one needs its http://, since a path may have commas
+    /// Local server to publish: host:port or http://host:port/path; may be repeated. NAME= in front
+    /// asks for that tunnel name. Commas separate several targets (TIELINE_TO=maya=7001,comfy=8188); after
+    /// a target with a path, the next target needs its http://, since a path may contain commas
     #[arg(long, value_name = "[NAME=]TARGET", env = "TIELINE_TO")]
     pub to: Vec<String>,
-    /// Tunnel name to ask for; by default one that is derived from this agent's key
+    /// Tunnel name to ask for; by default a name derived from this agent's key
     #[arg(long, env = "TIELINE_NAME")]
     pub name: Option<String>,
     /// Kind of application, such as maya or blender
     #[arg(long, env = "TIELINE_DCC")]
     pub dcc: Option<String>,
-    /// Let callers use every path of an HTTP target, not only those under its own
+    /// Let callers use every path of an HTTP target, not only those under the target's own path
     #[arg(
         long,
         env = "TIELINE_EXPOSE_ALL",
@@ -37,7 +37,7 @@ pub struct ServeArgs {
     /// File (mode 0600) with the token to register with
     #[arg(long, value_name = "FILE", env = "TIELINE_TOKEN_FILE")]
     pub token_file: Option<PathBuf>,
-    /// A word to list beside the tunnel; may be repeated
+    /// Word to list beside the tunnel; may be repeated
     #[arg(
         long = "capability",
         value_name = "C",
@@ -45,37 +45,37 @@ pub struct ServeArgs {
         value_delimiter = ','
     )]
     pub capabilities: Vec<String>,
-    /// What a derived name is made from; by default the target
+    /// Text that a derived tunnel name is made from; by default the target
     #[arg(long, env = "TIELINE_LABEL")]
     pub label: Option<String>,
-    /// Links to the relay, each served by another of the relay's cores; 1 if nothing else is said
+    /// Number of links, spread over the relay's cores [default: 1]
     #[arg(long, value_name = "N", env = "TIELINE_LINKS")]
     pub links: Option<u16>,
-    /// On a signal to stop, how long calls in flight may go on: 30s unless given, at most 1h; a
-    /// second signal ends them at once
+    /// Time that calls in flight get to finish after a signal to stop, at most 1h; a second signal ends
+    /// them at once [default: 30s]
     #[arg(long, value_name = "TIME", env = "TIELINE_DRAIN_TIMEOUT", value_parser = parse_time)]
     pub drain_timeout: Option<Duration>,
-    /// One link; end when it ends instead of dialling again
+    /// Use one link, and end with it instead of dialling again
     #[arg(long)]
     pub once: bool,
-    /// When a newer run of this agent takes over, wait for its end and come back, in place of ending
-    /// with exit code 3; what tieline service install asks for
+    /// When a newer run of this agent takes over, wait for the end of that run and then come back,
+    /// instead of ending with exit code 3; tieline service install sets this flag
     #[arg(long, conflicts_with = "once")]
     pub stand_by: bool,
-    /// Do not look at the targets or ask the relay as a caller would once a tunnel is up
+    /// Once a tunnel is up, neither look at its target nor ask the relay whether callers need a token
     #[arg(long)]
     pub no_look: bool,
     /// Print one JSON object per line
     #[arg(long)]
     pub json: bool,
-    /// Name of this machine, where hosts share an image and so look like one (containers)
+    /// Name of this machine, for hosts that share an image and therefore a machine id (containers)
     #[arg(long, value_name = "NAME", env = "TIELINE_MACHINE")]
     pub machine: Option<String>,
-    /// File with settings, in place of the nearest tieline.toml in this folder or above it; flags
-    /// and variables come before what it says
+    /// Settings file, instead of the nearest tieline.toml in this folder or above it; flags and variables
+    /// take precedence over the file
     #[arg(long, value_name = "FILE", env = "TIELINE_CONFIG")]
     pub config: Option<PathBuf>,
-    /// Read no file with settings
+    /// Read no settings file
     #[arg(long)]
     pub no_config: bool,
     #[command(flatten)]

@@ -1,4 +1,4 @@
-//! An agent's settings: checked once, then frozen.
+//! Settings of an agent: checked once at the start, then constant.
 
 mod file;
 mod sources;
@@ -20,19 +20,19 @@ use crate::event::{AgentEvent, EventHook};
 use crate::identity::{Identity, default_state_dir};
 use crate::token;
 
-/// Most links of one agent; more than a relay has shards gain nothing.
+/// Largest number of links of one agent; more links than the relay has shards gain nothing.
 pub const LINKS_MAX: u16 = 64;
 
-/// Most targets of one agent: its links go through all of them, and so does a person.
+/// Largest number of targets of one agent: each link goes through all of them, and so does a person.
 pub const TARGETS_MAX: usize = 256;
 
-/// How long calls in flight may go on after the agent was asked to stop.
+/// Default of [`Config::drain_timeout`].
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Longest [`Config::drain_timeout`]: what a relay takes for its own.
+/// Largest [`Config::drain_timeout`]; a relay has the same limit.
 pub const DRAIN_TIMEOUT_MAX: Duration = Duration::from_secs(3600);
 
-/// What an agent needs to know.
+/// Settings of an agent.
 ///
 /// ```
 /// use tieline_agent::{Config, TargetConfig};
@@ -51,33 +51,33 @@ pub const DRAIN_TIMEOUT_MAX: Duration = Duration::from_secs(3600);
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Config {
-    /// Where to dial.
+    /// The relay to dial.
     pub relay: RelayUrl,
-    /// What is published, each under a tunnel of its own; 1 to [`TARGETS_MAX`].
+    /// The targets to publish, each under its own tunnel; 1 to [`TARGETS_MAX`].
     pub targets: Vec<TargetConfig>,
-    /// A file that holds the token to register with; read again at every attempt, and before the
-    /// permission that its token gave ends.
+    /// File with the token to register with; read again at every attempt, and before the permission that the token
+    /// gave ends.
     pub token_file: Option<PathBuf>,
-    /// The kind of application that was given for all targets; `diag` tries it where there is none.
+    /// Kind of application given for all targets; `diag` uses it if no target is given.
     pub(crate) dcc: String,
-    /// Links to the relay, each serving all tunnels; they go round the relay's shards.
+    /// Number of links to the relay, spread over the relay's shards; each link serves all tunnels.
     pub links: u16,
-    /// Where key and status socket are kept; by default the platform's place for state.
+    /// Directory of the key and the status socket; by default the platform's directory for state.
     pub state_dir: Option<PathBuf>,
     /// Replaces the system's machine id, for containers and cloned hosts.
     pub machine: Option<String>,
-    /// How long calls in flight may go on after the agent was asked to stop.
+    /// Time that calls in flight get to finish after the agent was asked to stop.
     pub drain_timeout: Duration,
-    /// Whether `tieline status` finds this agent.
+    /// True if `tieline status` can find this agent.
     pub status_socket: bool,
     pub(crate) on_event: EventHook,
 }
 
 impl Config {
-    /// Settings for `relay` and `target`, written as on the command line; the rest is default.
+    /// Settings for `relay` and `target`, both written as on the command line; all other settings are default.
     ///
     /// # Errors
-    /// [`ConfigError`] says what is wrong with either.
+    /// [`ConfigError`] says what is wrong with `relay` or `target`.
     pub fn new(relay: &str, target: &str) -> Result<Self, ConfigError> {
         Self::of(relay, vec![TargetConfig::new(target)?])
     }
@@ -85,7 +85,7 @@ impl Config {
     /// Settings for `relay` and all of `targets`.
     ///
     /// # Errors
-    /// [`ConfigError`] says what is wrong with the relay; the targets are looked at when it runs.
+    /// [`ConfigError`] says what is wrong with the relay; the targets are checked when the agent starts.
     pub fn of(relay: &str, targets: Vec<TargetConfig>) -> Result<Self, ConfigError> {
         Ok(Self {
             relay: RelayUrl::parse(relay)?,
@@ -108,10 +108,10 @@ impl Config {
         self
     }
 
-    /// Asks for this tunnel name for the target added last.
+    /// Asks for the tunnel name `name` for the target added last.
     ///
     /// # Errors
-    /// [`ConfigError::Name`] if it is no tunnel name.
+    /// [`ConfigError::Name`] if `name` is not a valid tunnel name.
     pub fn with_name(mut self, name: &str) -> Result<Self, ConfigError> {
         if let Some(target) = self.targets.pop() {
             self.targets.push(target.with_name(name)?);
@@ -119,7 +119,7 @@ impl Config {
         Ok(self)
     }
 
-    /// Sets the label that a derived name of the target added last is made from.
+    /// Sets the label of the target added last; a derived tunnel name is made from the label.
     #[must_use]
     pub fn with_label(self, label: impl Into<String>) -> Self {
         self.change_last(|target| target.with_label(label))
@@ -158,7 +158,7 @@ impl Config {
         self
     }
 
-    /// Sets where key and status socket are kept.
+    /// Sets the directory of the key and the status socket.
     #[must_use]
     pub fn with_state_dir(mut self, path: impl Into<PathBuf>) -> Self {
         self.state_dir = Some(path.into());
@@ -172,21 +172,21 @@ impl Config {
         self
     }
 
-    /// Sets how long calls in flight may go on after the agent was asked to stop.
+    /// Sets the time that calls in flight get to finish after the agent was asked to stop.
     #[must_use]
     pub const fn with_drain_timeout(mut self, drain_timeout: Duration) -> Self {
         self.drain_timeout = drain_timeout;
         self
     }
 
-    /// Tells every event to `hook`, which must not block.
+    /// Calls `hook` with every event; `hook` must not block.
     #[must_use]
     pub fn with_event_hook(mut self, hook: impl Fn(&AgentEvent) + Send + Sync + 'static) -> Self {
         self.on_event = EventHook::new(hook);
         self
     }
 
-    /// Finds what would fail later, so that a wrong setting is a usage error at the start.
+    /// Checks all settings, so that a wrong one is a usage error at the start.
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
         self.check_but_token()?;
         if let Some(path) = &self.token_file {
@@ -195,7 +195,7 @@ impl Config {
         Ok(())
     }
 
-    /// The same without a look at the token's file.
+    /// Checks all settings but the token file.
     pub(crate) fn check_but_token(&self) -> Result<(), ConfigError> {
         if !(1..=LINKS_MAX).contains(&self.links) {
             return Err(ConfigError::Links {
@@ -236,8 +236,7 @@ impl Config {
             .map_or_else(default_state_dir, |dir| Ok(Path::to_owned(dir)))
     }
 
-    /// Finds tunnels that would be one: a name that was asked for may be another target's derived
-    /// one.
+    /// Refuses two targets with the same tunnel: the name asked for one target may equal the derived name of another.
     pub(crate) fn check_tunnels(&self, identity: &Identity) -> Result<(), ConfigError> {
         let mut tunnels = HashSet::new();
         for target in &self.targets {
@@ -251,7 +250,7 @@ impl Config {
         Ok(())
     }
 
-    /// What to register for each target, with the token as its file has it now.
+    /// Registrations of all targets, with the token that the token file holds now.
     pub(crate) fn registrations(&self) -> Result<Vec<Register>, TokenError> {
         let token = match &self.token_file {
             Some(path) => token::read(path)?,

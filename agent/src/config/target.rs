@@ -1,4 +1,4 @@
-//! One target of an agent, and what is asked of the relay for it.
+//! Settings of one target, and its registration with the relay.
 
 use tieline_wire::limits::{CAPABILITIES_MAX, CAPABILITY_BYTES_MAX, STRING_BYTES_MAX};
 use tieline_wire::{Register, Token, TunnelId};
@@ -7,7 +7,7 @@ use crate::error::ConfigError;
 use crate::identity::Identity;
 use crate::target::Target;
 
-/// A local server to publish, and how.
+/// Settings of one target: the local server and how to publish it.
 ///
 /// ```
 /// use tieline_agent::TargetConfig;
@@ -21,25 +21,25 @@ use crate::target::Target;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TargetConfig {
-    /// Where sessions are taken to.
+    /// The server that sessions connect to.
     pub target: Target,
     /// The tunnel's name; without one the relay derives it from key, machine and label.
     pub name: Option<TunnelId>,
-    /// What tells this target apart from others on the host; by default made from the target.
+    /// Text that tells this target apart from the others on the host; by default made from the target.
     pub label: Option<String>,
     /// The kind of application behind the target, such as `maya`; may be empty.
     pub dcc: String,
     /// Words that the relay lists beside the tunnel.
     pub capabilities: Vec<String>,
-    /// Callers may use every path of an HTTP target, not only those under its own path.
+    /// True if callers may use every path of an HTTP target, not only those under the target's own path.
     pub expose_all: bool,
 }
 
 impl TargetConfig {
-    /// A target as written on the command line; the rest is default.
+    /// Settings for a target written as on the command line; all other settings are default.
     ///
     /// # Errors
-    /// [`ConfigError`] says what is wrong with it.
+    /// [`ConfigError`] says what is wrong with `target`.
     pub fn new(target: &str) -> Result<Self, ConfigError> {
         Ok(Self {
             target: Target::parse(target)?,
@@ -51,10 +51,10 @@ impl TargetConfig {
         })
     }
 
-    /// Asks for this tunnel name.
+    /// Asks for the tunnel name `name`.
     ///
     /// # Errors
-    /// [`ConfigError::Name`] if it is no tunnel name.
+    /// [`ConfigError::Name`] if `name` is not a valid tunnel name.
     pub fn with_name(mut self, name: &str) -> Result<Self, ConfigError> {
         let parsed = TunnelId::parse(name).map_err(|source| ConfigError::Name {
             text: name.to_owned(),
@@ -64,14 +64,14 @@ impl TargetConfig {
         Ok(self)
     }
 
-    /// Sets the label that a derived name is made from.
+    /// Sets the label that a derived tunnel name is made from.
     #[must_use]
     pub fn with_label(mut self, label: impl Into<String>) -> Self {
         self.label = Some(label.into());
         self
     }
 
-    /// Sets the kind of application.
+    /// Sets the kind of application behind the target.
     #[must_use]
     pub fn with_dcc(mut self, dcc: impl Into<String>) -> Self {
         self.dcc = dcc.into();
@@ -122,14 +122,14 @@ impl TargetConfig {
         Ok(self.registration("").check()?)
     }
 
-    /// The tunnel that the relay will grant, if it grants one.
+    /// Name of the tunnel that the relay grants for this target, if it grants one.
     pub(crate) fn tunnel(&self, identity: &Identity) -> TunnelId {
         self.name.clone().unwrap_or_else(|| {
             TunnelId::derive(&identity.key(), &identity.machine(), &self.label())
         })
     }
 
-    /// What to register; the link gives it a number.
+    /// Registration for this target; the link sets the request number.
     pub(super) fn registration(&self, token: &str) -> Register {
         Register {
             request: 0,

@@ -1,11 +1,11 @@
-//! Times as people write them in flags and files: `500ms`, `30s`, `2m`, `1h`.
+//! Time values in flags and files: `500ms`, `30s`, `2m`, `1h`.
 
 use std::time::Duration;
 
-/// Reads a whole number with its unit.
+/// Parses a whole number with its unit.
 ///
 /// # Errors
-/// What is wrong, for the line that names the setting.
+/// A message for the line that names the setting.
 pub(crate) fn parse_time(text: &str) -> Result<Duration, String> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (count, unit) = text.split_at(digits);

@@ -1,4 +1,4 @@
-//! `tieline.toml`: where it is found, who may have written it, and what stands in it.
+//! `tieline.toml`: finds the file, checks who may write it, and parses it.
 
 mod table;
 #[cfg(test)]
@@ -18,19 +18,19 @@ use super::{LINKS_MAX, TargetConfig, parse_time};
 use crate::dial::RelayUrl;
 use crate::error::ConfigError;
 
-/// The file that is looked for.
+/// Name of the settings file.
 pub(super) const FILE_NAME: &str = "tieline.toml";
 
-/// Largest file that is read, in bytes: 256 targets with everything said of them have far less.
+/// Largest settings file, in bytes: 256 targets with all their settings need far less.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
-/// Keys that are said of one target alone.
+/// Keys that are allowed for a single target only.
 const TARGET_KEYS: &[&str] = &["expose_all", "label"];
 
-/// A file with settings, read and checked as far as it alone can be.
+/// A settings file, parsed and checked as far as possible without the flags.
 #[derive(Debug, Default)]
 pub(crate) struct File {
-    /// Where it is.
+    /// Path of the file.
     pub(crate) path: PathBuf,
     pub(super) relay: Option<String>,
     pub(super) token_file: Option<PathBuf>,
@@ -43,7 +43,7 @@ pub(crate) struct File {
     pub(super) targets: Vec<FileTarget>,
 }
 
-/// A target of the file, and what it says itself instead of leaving it to the whole file.
+/// A target of the file, and the target's own settings that replace those of the whole file.
 #[derive(Debug)]
 pub(super) struct FileTarget {
     pub(super) target: TargetConfig,
@@ -72,8 +72,8 @@ impl File {
         Self::read_if(path, |_| Ok(()))
     }
 
-    /// Reads a file that was found. It decides what is published, and nobody named it, so it must
-    /// be the user's own.
+    /// Reads a file that [`File::find`] found. The file decides what is published, and the user did not name it, so
+    /// no other user but root may be able to write it.
     pub(crate) fn read_found(path: &Path) -> Result<Self, ConfigError> {
         Self::read_if(path, |data| trusted(path, data))
     }
@@ -125,7 +125,7 @@ impl File {
         let capabilities = keys.texts("capabilities")?;
         let targets = source.targets(&mut keys)?;
         keys.end_above(TARGET_KEYS, "target")?;
-        // A file means the same wherever it is read from.
+        // Paths start at the file's folder, so that a file means the same from every working directory.
         let folder = path.parent().unwrap_or(Path::new(""));
         Ok(Self {
             path: path.to_owned(),
@@ -142,7 +142,7 @@ impl File {
     }
 }
 
-/// A file's text, for errors that say where.
+/// Path and text of a file, for errors with a line number.
 struct Source<'a> {
     path: &'a Path,
     text: &'a str,
@@ -160,7 +160,7 @@ impl Source<'_> {
             })
     }
 
-    /// The targets: one beside the other keys, or any number as `[[target]]`.
+    /// The targets of the file: a single one beside the other keys, or any number as `[[target]]`.
     fn targets(&self, keys: &mut Table<'_, '_>) -> Result<Vec<FileTarget>, ConfigError> {
         let (to, name) = (keys.text("to")?, keys.text("name")?);
         let tables = keys.tables("target")?;
@@ -193,7 +193,7 @@ impl Source<'_> {
         let capabilities = keys.texts("capabilities")?;
         let expose_all = keys.switch("expose_all")?;
         let start = keys.span().clone();
-        // A key with a slip in it may be the one that is missing.
+        // Unknown keys first: a misspelled key may be the missing `to`.
         keys.end()?;
         let Some(to) = to else {
             let problem = "this [[target]] has no `to`, the local server to publish";
@@ -202,7 +202,7 @@ impl Source<'_> {
         let mut target = self.named(&to, name.as_ref())?;
         target.label = label.map(Spanned::into_inner);
         target.expose_all = expose_all;
-        // What the file says of one target is checked where it says it.
+        // Checked here, so that the error names the target's line.
         self.checked(&to, target.check())?;
         Ok(FileTarget {
             target,
@@ -231,7 +231,7 @@ impl Source<'_> {
         result.map_err(|error| self.wrong(&value.span(), error.to_string()))
     }
 
-    /// What to say of a line whose text stands without quotes. The text itself may be a secret.
+    /// Hint for a line whose text lacks quotes. The hint leaves out the text, which may be a secret.
     fn quotes_missing(&self, span: &Range<usize>) -> Option<String> {
         let before = self.text.get(..span.start)?;
         let start = before.rfind('\n').map_or(0, |at| at + 1);
@@ -284,7 +284,7 @@ fn trusted(path: &Path, data: &Metadata) -> Result<(), ConfigError> {
     Ok(())
 }
 
-// Access lists decide there; a user's folders are the user's own by default.
+// Not checked: access lists decide on this system, and by default a user's folders are the user's own.
 #[cfg(not(unix))]
 fn trusted(_: &Path, _: &Metadata) -> Result<(), ConfigError> {
     Ok(())

@@ -1,5 +1,5 @@
-//! A table of `tieline.toml`: each key is taken out with the kind of value that it must have, and one that
-//! is left over is a mistake. What is wrong is said in the words of who wrote the file.
+//! A table of `tieline.toml`: the parser takes each key with the kind of value that the key must have, and a key
+//! that is left over is an error. Error messages use the file's terms, not Rust's.
 
 use std::ops::Range;
 
@@ -9,16 +9,16 @@ use toml::de::{DeTable, DeValue};
 use super::Source;
 use crate::error::ConfigError;
 
-/// How alike two keys are that may be one with a slip in it, from 0 to 1.
+/// Similarity from 0 to 1 above which an unknown key counts as a misspelled known key.
 const ALIKE_MIN: f64 = 0.7;
 
 /// A table whose keys are taken one by one.
 pub(super) struct Table<'a, 'i> {
     source: &'a Source<'a>,
     entries: DeTable<'i>,
-    /// Where it begins.
+    /// Byte range of the table in the file.
     span: Range<usize>,
-    /// The keys that were asked for.
+    /// Keys that the parser asked for.
     known: Vec<&'static str>,
 }
 
@@ -32,7 +32,7 @@ impl<'a, 'i> Table<'a, 'i> {
         }
     }
 
-    /// Where the table begins.
+    /// Byte range of the table in the file.
     pub(super) const fn span(&self) -> &Range<usize> {
         &self.span
     }
@@ -42,7 +42,7 @@ impl<'a, 'i> Table<'a, 'i> {
         self.entries.remove(key)
     }
 
-    /// A value that `read` makes of what stands there; `expected` says what it must be.
+    /// Takes `key` and converts its value with `read`; `expected` says in the error message what the value must be.
     fn value<T>(
         &mut self,
         key: &'static str,
@@ -80,14 +80,17 @@ impl<'a, 'i> Table<'a, 'i> {
         let texts = list.into_inner().into_iter().map(|entry| {
             let span = entry.span();
             text_of(entry.into_inner()).map_err(|value| {
-                let problem = format!("`{key}` must be {expected}, and one is {}", kind(&value));
+                let problem = format!(
+                    "`{key}` must be {expected}, and one entry is {}",
+                    kind(&value)
+                );
                 self.source.wrong(&span, problem)
             })
         });
         texts.collect::<Result<_, _>>().map(Some)
     }
 
-    /// A whole number; whether it is in its range the caller checks.
+    /// A whole number; the caller checks its range.
     pub(super) fn number(
         &mut self,
         key: &'static str,
@@ -110,7 +113,7 @@ impl<'a, 'i> Table<'a, 'i> {
         Ok(switch.is_some_and(Spanned::into_inner))
     }
 
-    /// The tables that are written as `[[key]]`.
+    /// The tables written as `[[key]]`.
     pub(super) fn tables(&mut self, key: &'static str) -> Result<Vec<Self>, ConfigError> {
         let expected = format!("written as [[{key}]], once for each {key}");
         let list = self.value(key, &expected, |value| match value {
@@ -132,7 +135,7 @@ impl<'a, 'i> Table<'a, 'i> {
         Ok(tables.collect())
     }
 
-    /// The same of the whole file, where keys of `[[inner]]` may stand by mistake.
+    /// Like [`Table::end`], for the top level of the file: names a key that belongs into `[[inner]]`.
     pub(super) fn end_above(self, keys: &[&str], inner: &str) -> Result<(), ConfigError> {
         let misplaced = self
             .entries
@@ -148,7 +151,7 @@ impl<'a, 'i> Table<'a, 'i> {
         self.end()
     }
 
-    /// Refuses a key that was not asked for.
+    /// Refuses a key that the parser did not ask for.
     pub(super) fn end(self) -> Result<(), ConfigError> {
         let Some((key, _)) = self.entries.iter().min_by_key(|(key, _)| key.span().start) else {
             return Ok(());
@@ -157,7 +160,7 @@ impl<'a, 'i> Table<'a, 'i> {
         let alike = |it: &&&str| strsim::normalized_damerau_levenshtein(name, it) >= ALIKE_MIN;
         let hint = match self.known.iter().find(alike) {
             Some(near) => format!("did you mean `{near}`?"),
-            None => format!("there are {}", self.known.join(", ")),
+            None => format!("the settings here are {}", self.known.join(", ")),
         };
         let problem = format!("no setting is called `{name}` here: {hint}");
         Err(self.source.wrong(&key.span(), problem))
@@ -171,7 +174,7 @@ fn text_of(value: DeValue<'_>) -> Result<String, DeValue<'_>> {
     }
 }
 
-/// What a value is, in words.
+/// Describes a value in the file's terms.
 fn kind(value: &DeValue<'_>) -> String {
     match value {
         DeValue::String(text) => format!("the text {text:?}"),

@@ -90,7 +90,11 @@ fn what_is_wrong_is_one_line_with_file_line_and_key() {
             1,
             "`capabilities` must be a list of texts",
         ),
-        ("capabilities = [\n'gpu', 5]", 2, "and one is the number 5"),
+        (
+            "capabilities = [\n'gpu', 5]",
+            2,
+            "and one entry is the number 5",
+        ),
         ("machine = 2020-01-01", 1, "and it is the time 2020-01-01"),
         ("[[target]]\nto = 8765", 2, "`to` must be text in quotes"),
         (
@@ -99,7 +103,11 @@ fn what_is_wrong_is_one_line_with_file_line_and_key() {
             "`expose_all` must be true or false",
         ),
         ("target = ['h:1']", 1, "[[target]]"),
-        ("frobnicate = 1", 1, "there are relay, token_file"),
+        (
+            "frobnicate = 1",
+            1,
+            "the settings here are relay, token_file",
+        ),
         ("dcc = maya", 1, "this is not TOML: text needs quotes"),
         (
             "links = 1\nrelay = tcp://x:1",
@@ -183,7 +191,10 @@ fn a_found_file_that_others_may_write_is_refused() {
                 "{text}"
             );
         }
-        assert!(File::read(&path).is_ok(), "the user named it");
+        assert!(
+            File::read(&path).is_ok(),
+            "a file that the user named may be writable by others"
+        );
     }
 }
 

@@ -1,5 +1,4 @@
-//! What the flags and the file of `tieline serve` mean together: flags and variables come before
-//! the file.
+//! Combines the flags and the settings file of `tieline serve`; flags and variables take precedence over the file.
 
 #[cfg(test)]
 mod tests;
@@ -13,7 +12,7 @@ use crate::error::ConfigError;
 use crate::target::Target;
 
 impl File {
-    /// The file that counts for `args`, if there is one.
+    /// The settings file for `args`, if there is one.
     pub(crate) fn of_args(args: &ServeArgs) -> Result<Option<Self>, ConfigError> {
         if args.no_config {
             return Ok(None);
@@ -24,13 +23,13 @@ impl File {
         Self::here()
     }
 
-    /// The state directory that `tieline serve` would use here, if a file sets it.
+    /// State directory from the settings file that `tieline serve` would read in this working directory.
     pub(crate) fn state_dir_here() -> Result<Option<PathBuf>, ConfigError> {
         Ok(Self::here()?.and_then(|file| file.state_dir))
     }
 
     fn here() -> Result<Option<Self>, ConfigError> {
-        // A folder that is gone has no file.
+        // A working directory that was deleted has no file.
         let found = env::current_dir()
             .ok()
             .and_then(|folder| Self::find(&folder, env::home_dir().as_deref()));
@@ -39,14 +38,14 @@ impl File {
 }
 
 impl Config {
-    /// The settings that `args` ask for, and where they say nothing `file`.
+    /// Settings from `args`, completed from `file`, and checked.
     pub(crate) fn of_args(args: &ServeArgs, file: Option<File>) -> Result<Self, ConfigError> {
         let config = Self::gathered(args, file, true)?;
         config.check()?;
         Ok(config)
     }
 
-    /// The same, but not checked, and without a target if none is needed and none is there.
+    /// Settings from `args`, completed from `file`, without a check; may lack a target unless `needs_target`.
     pub(crate) fn gathered(
         args: &ServeArgs,
         file: Option<File>,
@@ -87,7 +86,7 @@ impl Config {
     }
 }
 
-/// Targets on the command line are all there are: those of the file go with their names.
+/// Targets from the command line, which replace the file's targets and their names.
 fn targets_of_args(args: &ServeArgs, file: &File) -> Result<Vec<TargetConfig>, ConfigError> {
     let mut targets = Vec::new();
     for text in args.to.iter().flat_map(|text| divided(text)) {
@@ -103,8 +102,8 @@ fn targets_of_args(args: &ServeArgs, file: &File) -> Result<Vec<TargetConfig>, C
     Ok(targets)
 }
 
-/// The targets that commas divide, if each piece is one. A path may have commas of its own, so behind one the
-/// next piece must begin with a scheme, or with a name and a scheme.
+/// Splits `text` at its commas if each piece is a target. A path may contain commas, so a piece after a target
+/// with a path must begin with a scheme, or with a name and a scheme.
 fn divided(text: &str) -> Vec<&str> {
     let pieces: Vec<_> = text.split(',').map(str::trim).collect();
     let targets = pieces.iter().map(|it| Target::parse(named(it).1));
@@ -132,8 +131,7 @@ fn targets_of_file(file: &mut File) -> Vec<TargetConfig> {
     targets.collect()
 }
 
-/// Splits `NAME=TARGET`. What stands in front of the first `=` is no name if it has what only a
-/// target has.
+/// Splits `NAME=TARGET`. Text in front of the first `=` that has a `:` or `/` is part of a target, not a name.
 fn named(text: &str) -> (Option<&str>, &str) {
     match text.split_once('=') {
         Some((name, target)) if !name.contains([':', '/']) => (Some(name), target),
@@ -141,7 +139,7 @@ fn named(text: &str) -> (Option<&str>, &str) {
     }
 }
 
-/// Flags that say something of one target.
+/// Applies the flags that are for a single target.
 fn add_to_the_only_one(args: &ServeArgs, targets: &mut [TargetConfig]) -> Result<(), ConfigError> {
     let one_only = |flag, instead| ConfigError::OneTarget { flag, instead };
     if let Some(name) = &args.name {
@@ -163,7 +161,7 @@ fn add_to_the_only_one(args: &ServeArgs, targets: &mut [TargetConfig]) -> Result
     Ok(())
 }
 
-/// Flags that count for every target.
+/// Applies the flags that are for all targets.
 fn add_to_all(args: &ServeArgs, targets: &mut [TargetConfig]) {
     let paths = targets
         .iter()
@@ -175,7 +173,7 @@ fn add_to_all(args: &ServeArgs, targets: &mut [TargetConfig]) {
         if !args.capabilities.is_empty() {
             target.capabilities.clone_from(&args.capabilities);
         }
-        // Of several targets those that have paths are meant; that none has is told later.
+        // Applies to the targets that have paths; if none has, to all, and the check reports it.
         if args.expose_all && (!paths || matches!(target.target, Target::Http(_))) {
             target.expose_all = true;
         }
