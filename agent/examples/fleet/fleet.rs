@@ -1,8 +1,8 @@
-//! Runs the agents, counts those whose tunnels are up, and ends some of them when told to.
+//! Runs the agents, counts those whose tunnels are up, and restarts some of them on request.
 //!
 //! Prints one JSON object per line: `up` whenever all tunnels are up, `failed` for an agent that
-//! gave up. A number on standard input ends so many agents without a goodbye and starts them again
-//! in the same moment; the end of standard input ends them all.
+//! gave up. A number on standard input ends that many agents without a shutdown and starts them again
+//! at once; the end of standard input ends all agents.
 
 use std::error::Error;
 use std::ffi::OsString;
@@ -20,10 +20,10 @@ use tokio::task::JoinHandle;
 /// Threads that read keys while agents start.
 const BLOCKING_THREADS: usize = 4;
 
-/// Events of one agent that may wait.
+/// Limit on queued events for each agent.
 const EVENTS_MAX: usize = 16;
 
-/// Orders that may wait.
+/// Limit on queued orders from standard input.
 const ORDERS_MAX: usize = 16;
 
 #[derive(Debug, Parser)]
@@ -35,10 +35,10 @@ struct Arguments {
     /// The target of all agents
     #[arg(long)]
     to: String,
-    /// How many; their tunnels are called fleet-00000 and so on
+    /// Number of agents; their tunnels are called fleet-00000 and so on
     #[arg(long)]
     agents: usize,
-    /// Where each keeps its key
+    /// Directory in which each agent keeps its key
     #[arg(long)]
     state_dir: PathBuf,
 }
@@ -50,9 +50,9 @@ enum Line {
     /// All tunnels are up.
     Up {
         agents: usize,
-        /// Since the first one was started or lost.
+        /// Milliseconds since the first agent was started or lost.
         ms: u128,
-        /// Links that ended, and attempts to make one that failed, since the start.
+        /// Number of links that ended and of failed dials, since the start.
         disconnects: usize,
     },
     /// An agent ended, and will not come back.
@@ -62,7 +62,7 @@ enum Line {
 /// Runs a fleet until standard input ends.
 pub(crate) fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<(), Box<dyn Error>> {
     let arguments = Arguments::parse_from(arguments);
-    // Keys are made before the clock starts: each waits for the disk.
+    // Makes the keys before the clock starts: each key waits for the disk.
     for agent in 0..arguments.agents {
         Identity::load(&state_dir(&arguments.state_dir, agent), Some("fleet"))?;
     }
@@ -80,7 +80,7 @@ pub(crate) fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<(), B
         .max_blocking_threads(BLOCKING_THREADS)
         .build()?;
     let ended = runtime.block_on(Fleet::new(arguments).run(orders));
-    // Nobody waits for ten thousand goodbyes.
+    // An orderly end of ten thousand agents would take too long.
     runtime.shutdown_background();
     ended
 }
@@ -95,14 +95,14 @@ struct Fleet {
     news: mpsc::Sender<News>,
     heard: mpsc::Receiver<News>,
     up: usize,
-    /// When the first was started or lost.
+    /// When the first agent was started or lost.
     since: Instant,
     disconnects: usize,
 }
 
 struct Agent {
     task: JoinHandle<()>,
-    /// Which start of this agent it is: what an earlier one said no longer counts.
+    /// Number of this agent's starts; events of an earlier start no longer count.
     start: usize,
     up: bool,
 }
@@ -154,7 +154,7 @@ impl Fleet {
             .with_state_dir(state_dir(&self.arguments.state_dir, agent))
             .with_event_hook(move |event| {
                 let event = event.clone();
-                // There is room, and the fleet listens for as long as its agents run.
+                // Never full: each agent has room for its events, and the fleet receives while agents run.
                 let _ = news.try_send(News {
                     agent,
                     start,
@@ -164,12 +164,12 @@ impl Fleet {
         config.status_socket = false;
         config.machine = Some("fleet".to_owned());
         Ok(tokio::spawn(async move {
-            // How it ended was its last event.
+            // The agent's last event tells how it ended.
             let _ = run_with_reconnect(config, std::future::pending()).await;
         }))
     }
 
-    /// Ends agents where they stand, and starts new runs of them.
+    /// Aborts agents without a shutdown, and starts new runs of them.
     fn restart(&mut self, count: usize) -> Result<(), Box<dyn Error>> {
         self.since = Instant::now();
         for index in 0..count.min(self.agents.len()) {

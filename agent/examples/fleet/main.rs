@@ -1,5 +1,5 @@
-//! Many agents in one process, each with an identity and a tunnel of its own: for load tests of a
-//! relay, and as an example of agents that a program runs by itself.
+//! Many agents in one process, each with its own identity and tunnel: for load tests of a relay, and as an example
+//! of a program that runs agents itself.
 //!
 //! ```console
 //! $ cargo run --release -p tieline-agent --example fleet -- \

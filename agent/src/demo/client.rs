@@ -1,4 +1,4 @@
-//! Just enough of an MCP client to prove that the tunnel works: the sessionless protocol era.
+//! A minimal MCP client for the sessionless protocol version, to prove that the tunnel works.
 
 use anyhow::{Context, bail};
 use http_body_util::{BodyExt, Full, Limited};
@@ -12,10 +12,10 @@ use tokio::task::JoinHandle;
 
 use super::rpc;
 
-/// Longest answer that is read.
+/// Limit on the bytes of an answer.
 const ANSWER_BYTES_MAX: usize = 1024 * 1024;
 
-/// One kept connection to an MCP URL.
+/// A connection to an MCP URL, kept for all calls.
 pub(super) struct Client {
     sender: SendRequest<Full<Bytes>>,
     connection: JoinHandle<()>,
@@ -25,20 +25,22 @@ pub(super) struct Client {
 }
 
 impl Client {
-    /// Connects to the host of `url`, an `http://` one.
+    /// Connects to the host of `url`, which must be an `http://` URL.
     pub(super) async fn connect(url: &str) -> anyhow::Result<Self> {
-        let uri: Uri = url.parse().with_context(|| format!("the URL {url:?}"))?;
+        let uri: Uri = url
+            .parse()
+            .with_context(|| format!("cannot parse the URL {url:?}"))?;
         let authority = uri.authority().context("the URL has no host")?.to_string();
         let host = uri.host().context("the URL has no host")?;
         let address = (host.trim_matches(['[', ']']), uri.port_u16().unwrap_or(80));
         let stream = TcpStream::connect(address)
             .await
-            .with_context(|| format!("dialling {url}"))?;
+            .with_context(|| format!("cannot connect to {url}"))?;
         stream.set_nodelay(true)?;
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         let connection = tokio::spawn(async {
             if let Err(error) = connection.await {
-                tracing::debug!(%error, "the demo's connection");
+                tracing::debug!(%error, "the demo's connection failed");
             }
         });
         Ok(Self {
@@ -50,7 +52,7 @@ impl Client {
         })
     }
 
-    /// Makes one call; its result.
+    /// Makes one call and returns its result.
     pub(super) async fn call(&mut self, method: &str, mut params: Value) -> anyhow::Result<Value> {
         self.last_id += 1;
         params["_meta"] = json!({

@@ -1,4 +1,4 @@
-//! Relay, agent and a small MCP server in one process, joined by real sockets and real frames.
+//! `tieline demo`: relay, agent and a small MCP server in one process, joined by real sockets and real frames.
 
 mod client;
 mod rpc;
@@ -26,19 +26,19 @@ use crate::event::AgentEvent;
 use crate::paint::{print_json, say, say_lines};
 use crate::supervise::run_with_reconnect;
 
-/// How long the tunnel may take to come up, all on this machine.
+/// Time limit for the tunnel to come up; relay and agent run on this machine.
 const REGISTER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long one call may take.
+/// Time limit for one call.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long callers' sessions may take to end once the demo is to stop.
+/// Time that callers' sessions get to end when the demo stops.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What the demo's `tools/call` asks to be sent back.
+/// Message that the demo's `tools/call` asks the server to send back.
 const ECHOED: &str = "hello through the tunnel";
 
-/// Starts everything, makes the calls, and with `once` ends; without, serves until `shutdown`.
+/// Starts all parts and makes the calls; with `once`, ends then, otherwise serves until `shutdown`.
 pub(crate) async fn run(
     once: bool,
     json: bool,
@@ -61,7 +61,7 @@ fn why_ended(ended: Result<Result<(), Error>, tokio::task::JoinError>) -> anyhow
     }
 }
 
-/// Everything that runs.
+/// All running parts of the demo.
 struct Demo {
     server: Server,
     relay: Relay,
@@ -80,7 +80,7 @@ impl Demo {
             drain_timeout: DRAIN_TIMEOUT,
             ..RelayConfig::default()
         };
-        // It waits for its threads.
+        // `Relay::start` blocks until the relay's threads run.
         let relay = tokio::task::spawn_blocking(move || Relay::start(relay_config))
             .await?
             .context("cannot start the relay")?;
@@ -127,7 +127,7 @@ impl Demo {
     }
 }
 
-/// Makes the calls and says what to do with the URL; without `once` the URL stays up.
+/// Makes the calls and prints how to use the URL; without `once`, the URL stays up.
 async fn show(
     server: &Server,
     relay: &Relay,
@@ -151,7 +151,7 @@ async fn show(
     }
 }
 
-/// Makes the two calls over the public URL, and looks at what comes back.
+/// Makes the two calls over the public URL, and checks the answers.
 async fn check(url: &str, report: &Report) -> anyhow::Result<()> {
     let mut client = within(Client::connect(url)).await?;
     let listed = report.timed(&mut client, "tools/list", json!({})).await?;
@@ -179,16 +179,16 @@ async fn within<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Res
 }
 
 fn only(addresses: &[SocketAddr]) -> anyhow::Result<SocketAddr> {
-    addresses.first().copied().context("nothing is bound")
+    addresses.first().copied().context("no address is bound")
 }
 
-/// What the demo prints.
+/// Prints the demo's progress and result.
 struct Report {
     json: bool,
 }
 
 impl Report {
-    /// The way that the calls take.
+    /// Prints the path that the calls take.
     fn path(&self, server: &str, relay: &Relay, url: &str) {
         if self.json {
             return;
@@ -203,7 +203,7 @@ impl Report {
         say_lines(&format!("relay        {driver}, publishes {url}\n"));
     }
 
-    /// Makes a call and prints it with its latency.
+    /// Makes a call, and prints its result and latency.
     async fn timed(
         &self,
         client: &mut Client,
@@ -225,7 +225,7 @@ impl Report {
         Ok(result)
     }
 
-    /// What to do with the URL.
+    /// Prints how to use the URL.
     fn ready(&self, url: &str, once: bool) {
         let servers = json!({"mcpServers": {"tieline-demo": {"type": "http", "url": url}}});
         if self.json {
@@ -242,7 +242,7 @@ impl Report {
     }
 }
 
-/// A result in a few words.
+/// Shortens a result to a few words.
 fn summary(result: &Value) -> String {
     if let Some(tools) = result["tools"].as_array() {
         let names: Vec<_> = tools
@@ -256,7 +256,7 @@ fn summary(result: &Value) -> String {
         .map_or_else(|| result.to_string(), |text| format!("{text:?}"))
 }
 
-/// A directory for the demo's own key, so that it leaves no trace.
+/// Temporary directory for the demo's own key, removed at the end.
 struct StateDir(PathBuf);
 
 impl StateDir {

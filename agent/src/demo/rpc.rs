@@ -1,38 +1,38 @@
-//! What the demo's MCP server answers; no I/O.
+//! Answers of the demo's MCP server, without I/O.
 //!
-//! It speaks both protocol eras: the sessionless one of 2026-07-28, in which every request carries
-//! its version, and the older one that begins with `initialize`.
+//! Supports both protocol eras: the sessionless version 2026-07-28, in which every request carries its version,
+//! and the older versions, which begin with `initialize`.
 
 use serde_json::{Value, json};
 
-/// Header names, in the form in which hyper keeps them.
+/// Header names, in lower case as hyper keeps them.
 pub(super) const VERSION_HEADER: &str = "mcp-protocol-version";
 pub(super) const METHOD_HEADER: &str = "mcp-method";
 pub(super) const NAME_HEADER: &str = "mcp-name";
 pub(super) const SESSION_HEADER: &str = "mcp-session-id";
 
-/// The protocol version without sessions.
+/// Protocol version without MCP sessions.
 pub(super) const VERSION_SESSIONLESS: &str = "2026-07-28";
 
-/// Versions with sessions, newest first.
+/// Protocol versions with MCP sessions, newest first.
 pub(super) const VERSIONS: [&str; 3] = ["2025-11-25", "2025-06-18", "2025-03-26"];
 
-/// Keys of a sessionless request's `_meta`.
+/// Keys in the `_meta` object of a sessionless request.
 pub(super) const VERSION_KEY: &str = "io.modelcontextprotocol/protocolVersion";
 pub(super) const CLIENT_CAPABILITIES_KEY: &str = "io.modelcontextprotocol/clientCapabilities";
 const SERVER_INFO_KEY: &str = "io.modelcontextprotocol/serverInfo";
 
-/// The tools, in the order in which they are listed.
+/// Names of the tools, in the order of `tools/list`.
 pub(super) const TOOLS: [&str; 2] = ["echo", "add"];
 
 const INVALID_REQUEST: i64 = -32600;
 const METHOD_NOT_FOUND: i64 = -32601;
 const INVALID_PARAMS: i64 = -32602;
-// Of the specification of 2026-07-28.
+// Error codes of the specification of 2026-07-28.
 const HEADER_MISMATCH: i64 = -32020;
 const UNSUPPORTED_VERSION: i64 = -32022;
 
-/// The protocol's headers of one HTTP request.
+/// MCP headers of one HTTP request.
 #[derive(Debug, Default)]
 pub(super) struct Headers<'a> {
     pub(super) version: Option<&'a str>,
@@ -40,18 +40,18 @@ pub(super) struct Headers<'a> {
     pub(super) name: Option<&'a str>,
 }
 
-/// What to send back.
+/// Answer to one message.
 #[derive(Debug, PartialEq)]
 pub(super) enum Reply {
     /// A JSON-RPC answer under an HTTP status.
     Answer { status: u16, body: Value },
     /// The answer to `initialize`, which begins an MCP session.
     Welcome { body: Value },
-    /// A notification was taken note of.
+    /// The acceptance of a notification.
     Accepted,
 }
 
-/// An error's code and message, and what more there is to say.
+/// HTTP status, JSON-RPC error code, message and optional data of a failed request.
 struct Failure {
     status: u16,
     code: i64,
@@ -97,7 +97,7 @@ pub(super) fn respond(headers: &Headers<'_>, message: &Value) -> Reply {
     }
 }
 
-/// An answer to something that is no JSON at all.
+/// Answer to a body that is not JSON.
 pub(super) fn unreadable(message: &str) -> Reply {
     failed(&Value::Null, failure(400, -32700, message))
 }
@@ -123,7 +123,7 @@ fn failure(status: u16, code: i64, message: impl Into<String>) -> Failure {
     }
 }
 
-/// Holds a sessionless request to what its headers promise to everything on the way.
+/// Checks that a sessionless request's headers match its body: proxies on the way rely on the headers.
 fn check_envelope(headers: &Headers<'_>, method: &str, params: &Value) -> Result<(), Failure> {
     let meta = &params["_meta"];
     for key in [VERSION_KEY, CLIENT_CAPABILITIES_KEY] {
@@ -142,7 +142,7 @@ fn check_envelope(headers: &Headers<'_>, method: &str, params: &Value) -> Result
         (NAME_HEADER, headers.name.filter(|_| name.is_some()), name),
     ] {
         if given != meant {
-            let message = format!("the header {header} says something else than the body");
+            let message = format!("the header {header} does not match the body");
             return Err(failure(400, HEADER_MISMATCH, message));
         }
     }
@@ -168,7 +168,7 @@ fn sessionless(method: &str, params: &Value) -> Result<Value, Failure> {
         }),
         "tools/list" => json!({"tools": tools(), "ttlMs": 0, "cacheScope": "private"}),
         "tools/call" => call(params)?,
-        // This era answers 404, which the other one reads as the end of its session.
+        // 404 in this era alone: a client with an MCP session reads 404 as the end of its session.
         _ => return Err(failure(404, METHOD_NOT_FOUND, "no such method")),
     };
     result["resultType"] = "complete".into();

@@ -17,16 +17,16 @@ use tokio::task::JoinHandle;
 
 use super::rpc::{self, Headers, Reply};
 
-/// The path that MCP is served under.
+/// Path of the MCP endpoint.
 const PATH: &str = "/mcp";
 
-/// Longest request that is read.
+/// Limit on the bytes of a request.
 const REQUEST_BYTES_MAX: usize = 1024 * 1024;
 
-/// MCP sessions that are remembered; the oldest goes first.
+/// Limit on remembered MCP sessions; the oldest is dropped first.
 const MCP_SESSIONS_MAX: usize = 1024;
 
-/// A running server; dropping it ends it.
+/// A running server; dropping it stops the server.
 pub(super) struct Server {
     address: SocketAddr,
     task: JoinHandle<()>,
@@ -34,14 +34,14 @@ pub(super) struct Server {
 
 #[derive(Clone)]
 struct Shared {
-    /// What a caller must write into `Host`: no web page can make a browser name a port of its own
-    /// that way (DNS rebinding).
+    /// Required value of `Host`: a web page that reaches this port by DNS rebinding makes the browser send another
+    /// host name.
     authority: Arc<str>,
     mcp_sessions: Arc<Mutex<VecDeque<String>>>,
 }
 
 impl Server {
-    /// Binds a loopback port and serves.
+    /// Binds a loopback port and starts to serve.
     pub(super) async fn start() -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
@@ -61,7 +61,7 @@ impl Server {
         Ok(Self { address, task })
     }
 
-    /// Where MCP is served.
+    /// URL of the MCP endpoint.
     pub(super) fn url(&self) -> String {
         format!("http://{}{PATH}", self.address)
     }

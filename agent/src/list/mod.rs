@@ -15,14 +15,14 @@ const FAILED: u8 = 1;
 /// Flags of `tieline list`.
 #[derive(Debug, Args)]
 pub struct ListArgs {
-    /// The relay's HTTP port (9080 unless its operator says otherwise): http://host:port, or https://host of
-    /// a web server in front of it; a tieline connect will do as well
+    /// URL of the relay's HTTP port: http://host:port (port 9080 unless the relay's operator says otherwise),
+    /// or https://host of a web server in front of it, or that of a running tieline connect
     #[arg(long, value_name = "URL", env = "TIELINE_CONNECT_RELAY")]
     pub relay: Option<String>,
-    /// File (mode 0600) with the token to ask with
+    /// File (mode 0600) with the token for the relay
     #[arg(long, value_name = "FILE", env = "TIELINE_TOKEN_FILE")]
     pub token_file: Option<PathBuf>,
-    /// File with the certificates (PEM) to check an https:// relay by, instead of the system's; the relay
+    /// File with the certificates (PEM) to verify an https:// relay with, instead of the system's; the relay
     /// itself has no TLS yet, so this is for a web server in front of it
     #[arg(long, value_name = "FILE", env = "TIELINE_CA")]
     pub ca: Option<PathBuf>,
@@ -31,14 +31,14 @@ pub struct ListArgs {
     pub json: bool,
 }
 
-/// A tunnel, as people and programs are told of it.
+/// A tunnel as `tieline list` prints it.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Row {
     pub(crate) tunnel: String,
     dcc: String,
     capabilities: Vec<String>,
     pub(crate) online: bool,
-    /// None for a target that is not an HTTP server.
+    /// `None` for a target that is not an HTTP server.
     pub(crate) url: Option<String>,
 }
 
@@ -92,7 +92,7 @@ fn relay_of(args: &ListArgs) -> Result<CallerSide, ConnectError> {
     CallerSide::at(relay, args.ca.as_deref())?.with_token_file(args.token_file.as_deref())
 }
 
-/// Says that the network can read the token, where it can.
+/// Warns if the token crosses a network in clear text.
 pub(crate) fn warn_of_clear_text(relay: &CallerSide) {
     if relay.exposes_token() {
         let relay = &relay.origin;
@@ -102,18 +102,18 @@ pub(crate) fn warn_of_clear_text(relay: &CallerSide) {
     }
 }
 
-/// Whether a relay knows a tunnel.
+/// Whether a relay lists a tunnel.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Known {
-    /// It is among those that may be reached.
+    /// The tunnel is among those that the caller may reach.
     Yes(Row),
-    /// It is not; these are.
+    /// The tunnel is not among those that the caller may reach, whose names these are.
     No(Vec<String>),
-    /// Why that cannot be told.
+    /// The relay could not be asked, for this reason.
     Unsure(String),
 }
 
-/// Asks a relay, or the proxy in front of it, for `tunnel`.
+/// Asks a relay, or the `tieline connect` in front of it, whether it lists `tunnel`.
 pub(crate) async fn is_known(relay: &CallerSide, tunnel: &str) -> Known {
     match rows(relay).await {
         Ok(mut rows) => {
