@@ -1,4 +1,4 @@
-//! Which machine this is, so that one home directory can serve many hosts.
+//! Identifies this machine, so that hosts that share a home directory can be told apart.
 
 use std::path::Path;
 
@@ -9,12 +9,12 @@ use tieline_wire::MachineId;
 use super::store;
 use crate::error::IdentityError;
 
-/// The machine that goes by `name`.
+/// Id of the machine that the settings call `name`.
 pub(super) fn named(name: &str) -> MachineId {
     hash("named", name)
 }
 
-/// This machine: what the system calls it, or a number kept in `state_dir` under the host's name.
+/// Id of this machine: the system's id, or a random id kept in `state_dir` under the host's name.
 pub(super) fn this_one(
     state_dir: &Path,
     random: &SystemRandom,
@@ -25,7 +25,7 @@ pub(super) fn this_one(
     }
 }
 
-/// This host among those that share a state directory, whatever machine it plays for the relay.
+/// Id of this host among those that share a state directory; a machine name in the settings does not change it.
 pub(super) fn host() -> MachineId {
     hash(
         "host",
@@ -114,7 +114,7 @@ fn output_of(program: &str, arguments: &[&str]) -> Option<String> {
         .then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// An id that says something: an image that boots for the first time has none, or the word
+/// The system's id, unless it is a placeholder: an image at its first boot has an empty id, or the word
 /// `uninitialized` (machine-id(5)).
 fn usable(text: &str) -> Option<String> {
     let text = text.trim().to_ascii_lowercase();
@@ -123,7 +123,7 @@ fn usable(text: &str) -> Option<String> {
     (digits >= 16 && !blank && !text.contains("uninitialized")).then_some(text)
 }
 
-/// The host's name, for telling apart hosts whose system has no id.
+/// The host's name, which tells apart hosts whose system has no id.
 fn host_name() -> String {
     ["/proc/sys/kernel/hostname", "/etc/hostname"]
         .iter()

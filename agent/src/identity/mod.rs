@@ -1,4 +1,4 @@
-//! Who this agent is: a key that survives restarts, the machine, and this run of the process.
+//! The agent's identity: a key that survives restarts, the machine, and this run of the process.
 
 mod machine;
 pub(crate) mod store;
@@ -32,13 +32,12 @@ impl std::fmt::Debug for Identity {
 }
 
 impl Identity {
-    /// Reads the identity kept in `state_dir`, or makes one there on first start.
+    /// Reads the identity kept in `state_dir`, or makes one at the first start.
     ///
-    /// `machine` replaces the system's own idea of which machine this is, for containers and
-    /// cloned hosts that all claim to be the same one.
+    /// `machine` replaces the system's machine id, for containers and cloned hosts that all have the same id.
     ///
     /// # Errors
-    /// [`IdentityError`] names the file and what to do about it.
+    /// [`IdentityError`] names the file and the remedy.
     pub fn load(state_dir: &Path, machine: Option<&str>) -> Result<Self, IdentityError> {
         store::make_private_dir(state_dir)?;
         let random = SystemRandom::new();
@@ -72,7 +71,7 @@ impl Identity {
         })
     }
 
-    /// One that is kept nowhere: nothing that it registers is anybody else's.
+    /// Makes an identity that is not stored: its registrations belong to no other agent.
     ///
     /// # Errors
     /// [`IdentityError::Random`] if the system has no randomness.
@@ -106,7 +105,7 @@ impl Identity {
         self.machine
     }
 
-    /// This run of the process.
+    /// The id of this run of the process.
     #[must_use]
     pub const fn instance(&self) -> InstanceId {
         self.instance
@@ -126,10 +125,10 @@ impl Identity {
     }
 }
 
-/// Looks whether `state_dir` has a key, and makes none; false if there is none yet.
+/// True if `state_dir` has a key; does not make a key.
 ///
 /// # Errors
-/// [`IdentityError`] as [`Identity::load`] has it.
+/// Those of [`Identity::load`].
 pub(crate) fn look(state_dir: &Path) -> Result<bool, IdentityError> {
     let Ok(metadata) = std::fs::metadata(state_dir) else {
         return Ok(false);
@@ -142,10 +141,10 @@ pub(crate) fn look(state_dir: &Path) -> Result<bool, IdentityError> {
     }
 }
 
-/// Where the key is kept if nothing else is set: the place that the platform has for state.
+/// Default directory of the key: the platform's directory for state.
 ///
 /// # Errors
-/// [`ConfigError::NoStateDir`] if the environment names no home.
+/// [`ConfigError::NoStateDir`] if the environment names no home directory.
 pub fn default_state_dir() -> Result<PathBuf, ConfigError> {
     let variable = |name: &str| {
         std::env::var_os(name)
@@ -158,7 +157,7 @@ pub fn default_state_dir() -> Result<PathBuf, ConfigError> {
         variable("XDG_STATE_HOME")
             .or_else(|| variable("HOME").map(|home| home.join("Library/Application Support")))
     } else {
-        // XDG Base Directory Specification: relative paths in it are invalid.
+        // XDG Base Directory Specification: relative paths in this variable are invalid.
         variable("XDG_STATE_HOME")
             .filter(|path| path.is_absolute())
             .or_else(|| variable("HOME").map(|home| home.join(".local/state")))
@@ -167,7 +166,7 @@ pub fn default_state_dir() -> Result<PathBuf, ConfigError> {
         .ok_or(ConfigError::NoStateDir)
 }
 
-/// Short text that tells hosts apart which share one state directory.
+/// Short text that tells apart hosts that share a state directory.
 pub(crate) fn host_tag() -> String {
     data_encoding::HEXLOWER.encode(&machine::host().as_bytes()[..4])
 }

@@ -1,4 +1,4 @@
-//! Small private files that are made once, also when several processes start together.
+//! Small private files that are made once, even if several processes start together.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use crate::error::IdentityError;
 
-/// Largest file that is read here, in bytes; a key has 83, a machine id 16.
+/// Largest file that is read, in bytes; a key has 83, a machine id 16.
 const FILE_BYTES_MAX: u64 = 4096;
 
-/// How often a file that another process is writing is read again, every 10 ms.
+/// Number of reads of a file that another process is still writing; one read every 10 ms.
 const READS_MAX: u32 = 50;
 
-/// Makes `dir` and its parents, a new one for its owner alone; one that is there must be this user's
-/// or root's, and no other user may write into it.
+/// Makes `dir` and its parents, new folders for their owner alone. An existing `dir` must belong to this user or
+/// root, and no other user may write into it.
 pub(crate) fn make_private_dir(dir: &Path) -> Result<(), IdentityError> {
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true);
@@ -44,15 +44,15 @@ pub(crate) fn check_folder(dir: &Path, metadata: &fs::Metadata) -> Result<(), Id
     })
 }
 
-// Access lists decide there; a user's folders are the user's own by default.
+// Not checked: access lists decide on this system, and by default a user's folders are the user's own.
 #[cfg(not(unix))]
 pub(crate) fn check_folder(_: &Path, _: &fs::Metadata) -> Result<(), IdentityError> {
     Ok(())
 }
 
-/// Reads `path` with `parse`; if there is no such file, writes one with the bytes of `make`.
+/// Reads `path` with `parse`; if the file does not exist, first writes it with the bytes of `make`.
 ///
-/// Of several processes that do this at once exactly one writes, and all return its content.
+/// If several processes call this at once, exactly one writes the file, and all return its content.
 pub(super) fn read_or_make<T>(
     path: &Path,
     make: impl FnOnce() -> Result<Vec<u8>, IdentityError>,
@@ -62,7 +62,7 @@ pub(super) fn read_or_make<T>(
         path: path.to_owned(),
         source,
     };
-    // A link is there too, also one that leads nowhere, and is refused when it is read.
+    // A symbolic link counts as existing, even a dangling one; the read below refuses it.
     let is_there = match fs::symlink_metadata(path) {
         Ok(_) => true,
         Err(error) if error.kind() == io::ErrorKind::NotFound => false,
@@ -79,8 +79,8 @@ pub(super) fn read_or_make<T>(
         if let Some(value) = parse(&read_private(path)?) {
             return Ok(value);
         }
-        // Without hard links the winner's file is seen before it is complete, and a file has no
-        // event to wait for. This runs on a thread that may block.
+        // Without hard links, another process's file is seen before it is complete, and there is no event to
+        // wait for. This runs on a thread that may block.
         #[expect(clippy::disallowed_methods)]
         thread::sleep(Duration::from_millis(10));
     }
@@ -93,13 +93,13 @@ pub(super) fn read_or_make<T>(
 fn write_once(path: &Path, content: &[u8]) -> io::Result<()> {
     let temporary = temporary_beside(path);
     let written = write_new(&temporary, content).and_then(|()| fs::hard_link(&temporary, path));
-    // The link, if made, stays; a leftover of the temporary name does no harm.
+    // The hard link stays, if it was made; a leftover temporary file does no harm.
     let _ = fs::remove_file(&temporary);
     match written {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(error),
-        // Some file systems have no hard links; there the last step is not atomic, and the reader
-        // waits for the rest.
+        // Some file systems have no hard links; there the write is not atomic, and readers wait for the whole
+        // content.
         Err(_) => write_new(path, content),
     }
 }
@@ -150,8 +150,8 @@ pub(super) fn read_private(path: &Path) -> Result<Vec<u8>, IdentityError> {
     Ok(content)
 }
 
-/// Opens a file that must be one itself: a link could lead to a file that someone else chose, and a
-/// pipe could keep us waiting.
+/// Opens a regular file: a symbolic link could lead to a file that another user chose, and the open of a pipe
+/// could block.
 fn open(path: &Path) -> Result<File, IdentityError> {
     let mut options = OpenOptions::new();
     options.read(true);
@@ -170,7 +170,7 @@ fn open(path: &Path) -> Result<File, IdentityError> {
     })
 }
 
-/// Whose place it is must be this user's or root's: another user could put another key there.
+/// Checks that a file or folder belongs to this user or root: another owner could put another key there.
 #[cfg(unix)]
 fn check_owner(path: &Path, metadata: &fs::Metadata) -> Result<(), IdentityError> {
     let owner = std::os::unix::fs::MetadataExt::uid(metadata);
@@ -186,14 +186,14 @@ fn check_owner(path: &Path, metadata: &fs::Metadata) -> Result<(), IdentityError
 /// How another user could change or replace a file.
 #[cfg(unix)]
 pub(crate) enum Exposed {
-    /// The file, or a folder that it lies in, is another user's.
+    /// The file, or the folder that holds it, belongs to another user.
     Owner { path: PathBuf, owner: u32 },
-    /// Others may write into a folder that it lies in.
+    /// Other users may write into the folder that holds the file.
     Folder { path: PathBuf, mode: u32 },
 }
 
-/// Checks that this user and root alone can change or replace a file that was opened. A folder in which files
-/// can be replaced by their owners only is as good.
+/// Checks that only this user and root can change or replace an opened file. A folder with the sticky bit is
+/// allowed: there, only the owner of a file can replace it.
 #[cfg(unix)]
 pub(crate) fn check_place(path: &Path, metadata: &fs::Metadata) -> Result<(), Exposed> {
     use std::os::unix::fs::MetadataExt;
@@ -207,12 +207,12 @@ pub(crate) fn check_place(path: &Path, metadata: &fs::Metadata) -> Result<(), Ex
         }),
     };
     is_own(path, metadata)?;
-    // A link can be replaced where it lies, and the file where the link leads.
+    // A symbolic link can be replaced in its own folder, and its file in the folder that the link leads to.
     let real = fs::canonicalize(path).ok();
     for path in [Some(path), real.as_deref()].into_iter().flatten() {
         let folder = path.parent().filter(|it| !it.as_os_str().is_empty());
         let folder = folder.unwrap_or(Path::new("."));
-        // What cannot be looked at is not there, such as the folder of a pipe.
+        // A folder that cannot be examined does not exist, such as the folder of a pipe.
         let Ok(metadata) = fs::metadata(folder) else {
             continue;
         };
@@ -282,7 +282,7 @@ mod tests {
         let metadata = |path: &Path| fs::metadata(path).unwrap();
         let dir = tempfile::tempdir().unwrap();
         check_owner(dir.path(), &metadata(dir.path())).unwrap();
-        // Only root can give a folder away, and so see it refused here.
+        // Only root can change a folder's owner; without root this check is skipped.
         if std::os::unix::fs::chown(dir.path(), Some(54_321), None).is_ok() {
             let error = make_private_dir(dir.path()).unwrap_err();
             assert!(matches!(error, IdentityError::Owner { owner: 54_321, .. }));
