@@ -1,18 +1,18 @@
-//! Memory to read into, used again once all that was read into it is gone.
+//! Memory for reads, reused once all payloads that were read into it are dropped.
 
 use bytes::BytesMut;
 
-/// Size of a piece of memory; one read takes as much as is left of it.
+/// Size of a piece of memory; one read uses all that is left of the piece.
 const PIECE_BYTES: usize = 256 * 1024;
 
-/// Used-up pieces that are kept until their last payload is gone; one more goes back to the system
-/// by itself.
+/// Limit on used-up pieces that are kept for reuse until their last payload is dropped; further pieces are freed
+/// with their last payload.
 const PIECES_MAX: usize = 4;
 
-/// Memory that reads are appended to and payloads are split off from.
+/// Memory that reads append to, and that payloads are split off from.
 ///
-/// A fresh piece from the system costs a page fault for every 4 KiB, as much as reading them, so
-/// pieces go round.
+/// A fresh piece from the system costs a page fault for every 4 KiB, as much as reading the bytes, so pieces are
+/// reused.
 #[derive(Debug, Default)]
 pub(super) struct ReadBuffer {
     current: Option<BytesMut>,

@@ -1,4 +1,4 @@
-//! Reads a link into the mux, and acts on what arrives.
+//! Reads a link into the mux, and handles the events.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,26 +17,26 @@ use super::{Core, Link, News, stranger};
 use crate::error::Error;
 use crate::session::{self, Session};
 
-/// Payloads that are handed to a target together.
+/// Largest number of payloads in one write to a target.
 const PAYLOADS_MAX: usize = 32;
 
 const AGENT_VERSION: &str = concat!("tieline/", env!("CARGO_PKG_VERSION"));
 
-/// Reads the link and acts on what arrives.
+/// Reads a link and handles its events.
 pub(super) struct Dispatch<'a> {
     link: &'a Arc<Link>,
-    /// Where the link leads; lanes go there too.
+    /// Address of the relay, for lanes.
     relay: SocketAddr,
     start: Start,
-    /// The first bytes that came.
+    /// The first bytes from the relay, to recognise another kind of server.
     first: Vec<u8>,
-    /// What the relay said when it announced the link's end.
+    /// Reason and message of the relay's `GoAway`.
     pub(super) farewell: Option<(Reason, String)>,
-    /// Whose payloads they are, and how many.
+    /// Sessions of the collected payloads, in order, each with its number of payloads.
     deliveries: Vec<(Arc<Session>, usize)>,
-    /// What came for the sessions' targets.
+    /// Payloads for the sessions' targets, collected but not delivered.
     payloads: Vec<Bytes>,
-    /// What the targets took.
+    /// Bytes that each session's target took, not yet credited to the relay.
     taken: Vec<(SessionId, usize)>,
 }
 
@@ -87,7 +87,7 @@ impl<'a> Dispatch<'a> {
         }
     }
 
-    /// Says of a link's end what answered in the place of a relay, if that is what ended it.
+    /// Adds to a link's error what kind of server answered, if it was not a relay.
     pub(super) fn explained(&self, error: Error) -> Error {
         match error {
             Error::Link {
@@ -110,8 +110,7 @@ impl<'a> Dispatch<'a> {
         }
     }
 
-    /// Collects payloads up to the next event of another kind, so that targets are written without
-    /// the lock.
+    /// Collects payloads up to the next event of another kind, so that targets are written to without the lock.
     fn collect(&mut self, input: &mut Bytes) -> Result<Option<Event>, Error> {
         let now = self.link.now();
         let mut core = self.link.core();
@@ -137,7 +136,7 @@ impl<'a> Dispatch<'a> {
     }
 
     fn collect_payload(&mut self, core: &mut Core, id: SessionId, payload: Bytes) {
-        // An empty message says nothing to a byte stream, and still takes credit.
+        // An empty payload has no bytes for the target, but still takes credit.
         if payload.is_empty() {
             core.mux.consumed(id, 0);
             return;
@@ -152,7 +151,7 @@ impl<'a> Dispatch<'a> {
         self.payloads.push(payload);
     }
 
-    /// Hands over what was collected.
+    /// Writes the collected payloads to their targets, and returns credit for the bytes taken.
     fn deliver(&mut self) {
         let mut payloads = &self.payloads[..];
         for (session, count) in self.deliveries.drain(..) {
@@ -190,7 +189,7 @@ impl<'a> Dispatch<'a> {
                 }
             }
             Event::Pong { rtt } => tracing::trace!(?rtt, "heartbeat"),
-            // Payloads were collected, and a relay's mux lets the others not through to an agent.
+            // Payloads were collected before; an agent's mux never reports the other events.
             Event::Data { .. }
             | Event::AgentHello(_)
             | Event::Register(_)
@@ -240,7 +239,7 @@ impl<'a> Dispatch<'a> {
     fn introduce(&mut self, relay: &RelayHello) {
         let start = &self.start;
         let mut hello = AgentHello {
-            // The mux let the hello through, so there is a version that both speak.
+            // The mux accepted the relay's hello, so both sides support a common version.
             version: relay.choose_version().unwrap_or_default(),
             key: start.identity.key(),
             machine: start.identity.machine(),
@@ -282,7 +281,7 @@ impl<'a> Dispatch<'a> {
         self.tell(news);
     }
 
-    /// Its sessions are the relay's to reset.
+    /// Forgets a tunnel that the relay took back; the relay itself resets the tunnel's sessions.
     fn withdrawn(&self, withdrawal: Withdrawal) {
         let Withdrawal {
             tunnel, refusal, ..
@@ -294,8 +293,8 @@ impl<'a> Dispatch<'a> {
     }
 
     fn tell(&self, news: News) {
-        // Never full: an answer is one to a question, and those are counted; only what was granted is
-        // taken back.
+        // Never full: each registration has at most one answer, registrations are limited, and only a granted
+        // tunnel is taken back; see `news_max`.
         let _ = self.start.news.try_send(news);
     }
 }

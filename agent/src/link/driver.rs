@@ -1,4 +1,4 @@
-//! Drives a link: reads its socket into the mux, writes what the mux has to say, keeps its time.
+//! Drives a link: reads its socket into the mux, writes the mux's output, and runs its timers.
 
 use std::io;
 use std::sync::Arc;
@@ -19,32 +19,32 @@ use crate::error::Error;
 use crate::identity::Identity;
 use crate::target::WatchedTarget;
 
-/// With less than this left in the buffer, a new one is taken.
+/// Smallest room in the buffer for a read of the link; with less room, the read gets a new piece of memory.
 pub(super) const READ_BYTES_MIN: usize = 64 * 1024;
 
-/// Bytes after which a reader or writer that never has to wait lets others run.
+/// Bytes after which a reader or writer that never waits lets other tasks run.
 pub(super) const TURN_BYTES_MAX: usize = 1024 * 1024;
 
-/// How long the last frames may take to reach the kernel.
+/// Time limit for the last frames to reach the kernel.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long the relay may take to close its side after we closed ours.
+/// Time limit for the relay to close its side after the agent closed its own.
 const FAREWELL_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Beyond a session's own deadline for what its target still has to take.
+/// Time limit for aborted sessions to end; above a session's own limit for the last bytes to its target.
 const ABORT_TIMEOUT: Duration = Duration::from_millis(1_500);
 
-/// What a link needs to introduce itself and to serve.
+/// What [`run`] needs to introduce the agent and to serve its targets.
 #[derive(Debug)]
 pub(crate) struct Start {
     pub(crate) identity: Arc<Identity>,
     pub(crate) relay_name: String,
     pub(crate) link_index: u16,
     pub(crate) links: u16,
-    /// What to register for each target, in their order; and the tunnel that comes of it.
+    /// Registration for each target, in the order of the targets, with the tunnel that it asks for.
     pub(crate) registers: Vec<(Register, TunnelId)>,
     pub(crate) targets: Arc<[WatchedTarget]>,
-    /// Earlier links that were lost, to tell the relay of.
+    /// Earlier links that were lost, to report to the relay.
     pub(crate) lost: Vec<Lost>,
     pub(crate) news: mpsc::Sender<News>,
 }
@@ -52,13 +52,13 @@ pub(crate) struct Start {
 /// Runs `link` over `stream` until it ends.
 ///
 /// # Errors
-/// Why it ended, if not by [`Link::close`].
+/// Why the link ended, unless [`Link::close`] ended it.
 pub(crate) async fn run(link: Arc<Link>, stream: TcpStream, start: Start) -> Result<(), Error> {
-    // Whatever ends this future, also being dropped, ends the sessions.
+    // Aborts the sessions when this future ends or is dropped.
     let _abort = AbortOnDrop(&link);
     let relay = stream.peer_addr().map_err(lost)?;
     let (mut reads, writes) = stream.into_split();
-    // Tasks of their own, so that none of them is looked at whenever the link is read.
+    // Separate tasks, so that a read of the link does not poll all of them.
     let mut others = JoinSet::new();
     others.spawn(write(Arc::clone(&link), writes));
     others.spawn(keep_time(Arc::clone(&link)));
@@ -79,7 +79,7 @@ pub(crate) async fn run(link: Arc<Link>, stream: TcpStream, start: Start) -> Res
             let _ = timeout(FLUSH_TIMEOUT, flushed(&link)).await;
             say_farewell(&mut reads).await;
         }
-        // What the relay did wrong is in its own log too, if it still listens.
+        // Tells the relay what it did wrong, for its log, in case the relay still reads.
         Err(Error::Link {
             reason,
             side: Side::Peer,
@@ -91,7 +91,7 @@ pub(crate) async fn run(link: Arc<Link>, stream: TcpStream, start: Start) -> Res
         Err(_) => {}
     }
     match (end, dispatch.farewell) {
-        // An end that the relay announced is known by the relay's own reason.
+        // If the relay announced the end, its own reason is the result.
         (Ok(()), Some((reason, message))) if reason.is_final() => {
             Err(Error::refused(reason, message))
         }
@@ -112,7 +112,7 @@ fn farewell_error(reason: Reason, message: String) -> Error {
     }
 }
 
-/// Waits until the link was asked to close, and its sessions are done or late.
+/// Waits until the link was asked to close, and its sessions have ended or their deadline has passed.
 async fn closed(link: Arc<Link>) -> Result<(), Error> {
     let mut requests = link.closing.subscribe();
     loop {
@@ -130,7 +130,7 @@ async fn closed(link: Arc<Link>) -> Result<(), Error> {
     }
 }
 
-/// Waits until the kernel has everything that the mux had to say.
+/// Waits until the kernel has all that the mux had to send.
 async fn flushed(link: &Link) {
     loop {
         let flushed = link.flushed.notified();
@@ -146,9 +146,9 @@ async fn flushed(link: &Link) {
     }
 }
 
-/// Closes our side, and reads on until the relay has closed its own.
+/// Closes our side, and reads until the relay has closed its own.
 ///
-/// A socket that is closed with unread bytes is reset, and the relay could lose our last frames.
+/// Closing a socket with unread bytes resets the connection, and the relay could lose our last frames.
 async fn say_farewell(reads: &mut OwnedReadHalf) {
     let _ = socket2::SockRef::from(reads.as_ref()).shutdown(std::net::Shutdown::Write);
     let mut rest = BytesMut::with_capacity(READ_BYTES_MIN);
@@ -160,7 +160,7 @@ async fn say_farewell(reads: &mut OwnedReadHalf) {
     .await;
 }
 
-/// Sends pings, and notices a relay that fell silent.
+/// Runs the mux's timers: sends pings, and detects a relay that fell silent.
 async fn keep_time(link: Arc<Link>) -> Result<(), Error> {
     loop {
         let wakes_at = {
@@ -182,14 +182,14 @@ async fn keep_time(link: Arc<Link>) -> Result<(), Error> {
     }
 }
 
-/// Sends what the mux has to say, in gathered writes, until the socket fails.
+/// Sends the mux's output in gathered writes until the socket fails.
 async fn write(link: Arc<Link>, writes: OwnedWriteHalf) -> Result<(), Error> {
     let mut out = Transmit::new();
     let mut turn_bytes = 0;
     loop {
         let mut joining = Joining::default();
         while joining.goes_on(&link.core().mux) {
-            // Behind the next look at what is ready.
+            // Lets tasks run that are ready now: their frames then go into the same write.
             yield_now().await;
         }
         {
@@ -228,7 +228,7 @@ async fn write(link: Arc<Link>, writes: OwnedWriteHalf) -> Result<(), Error> {
     }
 }
 
-/// Ends the sessions when the link's future ends or is dropped.
+/// Aborts the sessions when the link's future ends or is dropped.
 struct AbortOnDrop<'a>(&'a Arc<Link>);
 
 impl Drop for AbortOnDrop<'_> {

@@ -1,4 +1,4 @@
-//! One connection to the relay: the mux behind a lock, and the sessions that live on it.
+//! A link: one connection to the relay. Holds the mux behind a lock, and the sessions on the link.
 //!
 //! The lock is held for state changes and system calls that cannot block, never across an await.
 
@@ -31,44 +31,44 @@ use self::tunnels::Tunnels;
 use crate::bell::Bell;
 use crate::session::Session;
 
-/// Most bytes that one read of a target takes.
+/// Largest number of bytes that one read of a target takes.
 const PULL_BYTES_MAX: usize = 64 * 1024;
 
-/// With less than this left in the buffer, a new one is taken.
+/// Smallest room in the buffer for a read of a target; with less room, the read gets a new piece of memory.
 const PULL_BYTES_MIN: usize = 16 * 1024;
 
-/// News of a link for the one who runs it; its end is the result of [`run`].
+/// News of a link for the slot that runs it; the end of the link is the result of [`run`].
 #[derive(Debug)]
 pub(crate) enum News {
     /// A target's tunnel is up.
     Registered { target: usize, granted: Granted },
-    /// A target gets no tunnel, or its permission no renewal.
+    /// The relay refuses a target's tunnel, or the renewal of its permission.
     Refused { target: usize, refusal: Refusal },
-    /// A target has its tunnel no more.
+    /// The relay takes a target's tunnel back.
     Withdrawn { target: usize, refusal: Refusal },
-    /// The relay wants this link to end.
+    /// The relay asks the agent to leave this link.
     GoingAway(GoAway),
 }
 
-/// News that a link with so many targets can have at a time: one farewell, and for each target an
-/// answer and one to a question that was asked again. Each may grant a tunnel that is taken back.
+/// Largest number of news that a link with `targets` targets can have queued: one `GoAway`, and for each target
+/// the answers to two registrations, each of which may grant a tunnel that is then taken back.
 pub(crate) const fn news_max(targets: usize) -> usize {
     4 * targets + 1
 }
 
-/// One link, as its tasks and sessions see it.
+/// A link, shared by its tasks and sessions.
 #[derive(Debug)]
 pub(crate) struct Link {
     core: Mutex<Core>,
-    /// The mux has something to send.
+    /// Rung when the mux has something to send.
     transmit: Bell,
-    /// Everything that the mux had to send is with the kernel.
+    /// Notified when the kernel has all that the mux had to send.
     flushed: Notify,
-    /// A deadline moved nearer.
+    /// Rung when the mux's next deadline moved nearer.
     deadline: Bell,
-    /// The last session left.
+    /// Notified when the last session left.
     empty: Notify,
-    /// Set once the link is to end: sessions that still run then are aborted.
+    /// When the link ends; set once it is closing. Sessions that still run then are aborted.
     closing: watch::Sender<Option<Instant>>,
     started_at: Instant,
 }
@@ -78,41 +78,41 @@ struct Core {
     mux: Mux,
     sessions: SessionMap<Arc<Session>>,
     buffer: ReadBuffer,
-    /// When the clock will look at the mux next.
+    /// When the timer task looks at the mux next.
     wakes_at: Option<Moment>,
     tunnels: Tunnels,
-    /// The writer holds bytes that the kernel has not taken yet.
+    /// True while the writer holds bytes that the kernel has not taken yet.
     sending: bool,
-    /// No new sessions.
+    /// True once the link accepts no new sessions.
     draining: bool,
-    /// What the relay names the link by.
+    /// Nonce from the relay's hello, by which the relay knows this link.
     nonce: Option<[u8; 32]>,
-    /// The link was given up: nothing that arrives is taken any more.
+    /// True once the link was given up: it takes no more input.
     is_lost: bool,
 }
 
-/// What came of an attempt to read a target.
+/// Result of an attempt to read a target.
 pub(crate) enum Pull {
-    /// Bytes are on their way.
+    /// Bytes of the target are queued for the relay.
     Sent,
     /// The session must wait for credit.
     NoCredit,
-    /// The target finished.
+    /// The target ended its direction.
     End,
     /// The target's connection broke.
     Failed,
 }
 
-/// How a lane ended, where the link has said so.
+/// How a lane ended, by the byte count that the link reports.
 pub(crate) enum LaneEnd {
-    /// In order, with every byte.
+    /// The lane brought every byte.
     Finished,
-    /// With other bytes than were sent.
+    /// The lane brought another number of bytes than was sent.
     Broken,
 }
 
 impl Link {
-    /// A link that is about to be driven by [`run`].
+    /// Creates a link, to be driven by [`run`].
     pub(crate) fn new() -> Self {
         let started_at = Instant::now();
         let mux = Mux::agent(Settings::default(), Moment::from_micros(0));
@@ -137,19 +137,19 @@ impl Link {
         }
     }
 
-    /// The link's last measured round trip.
+    /// Last measured round trip of the link.
     pub(crate) fn rtt(&self) -> Option<Duration> {
         self.core().mux.rtt()
     }
 
-    /// Sessions that still have something to do.
+    /// Number of sessions on the link.
     pub(crate) fn session_count(&self) -> usize {
         self.core().sessions.len()
     }
 
     /// Lets running sessions finish until `deadline`, then ends the link.
     ///
-    /// With `reason`, the relay is told first: no new sessions, and no more tunnels.
+    /// With `reason`, first tells the relay: no new sessions, and the tunnels are given back.
     pub(crate) fn close(&self, deadline: Instant, reason: Option<Reason>) {
         let mut core = self.core();
         if let Some(reason) = reason
@@ -181,7 +181,7 @@ impl Link {
         });
     }
 
-    /// Asks for a target's tunnel, for the first time or anew.
+    /// Asks for a target's tunnel, for the first time or again.
     pub(crate) fn register(&self, target: usize, mut register: Register) {
         let mut core = self.core();
         if core.draining {
@@ -193,7 +193,7 @@ impl Link {
         self.transmit.ring();
     }
 
-    /// Asks the relay now whether the path to it still works; if it stays silent, the link ends.
+    /// Sends a ping now to check the path to the relay; without an answer, the link ends.
     pub(crate) fn probe(&self) {
         let now = self.now();
         let mut core = self.core();
@@ -203,7 +203,7 @@ impl Link {
         self.transmit.ring();
     }
 
-    /// Reads a target and queues what came, as far as the session has credit.
+    /// Reads a target and queues the bytes, up to the session's credit.
     pub(crate) fn poll_pull(
         &self,
         context: &mut Context<'_>,
@@ -217,8 +217,8 @@ impl Link {
             return Poll::Ready(Pull::NoCredit);
         }
         let buffer = core.buffer.with_room(PULL_BYTES_MIN);
-        // This way a read that comes back short tells tokio that the socket is empty, which spares
-        // the second system call that would find that out.
+        // A read shorter than this limit tells tokio that the socket is empty, which spares a second system
+        // call.
         let mut limited = (&mut *buffer).limit(credit.min(PULL_BYTES_MAX));
         let pull = match pin!(stream.read_buf(&mut limited)).poll(context) {
             Poll::Pending => return Poll::Pending,
@@ -229,7 +229,7 @@ impl Link {
                 crate::witness::read(stream.as_ref(), &payload);
                 match core.mux.send(id, payload, false) {
                     Ok(()) => Pull::Sent,
-                    // The relay gave the session up just now; its abort is on the way.
+                    // The relay has just reset the session; the abort is on its way.
                     Err(_) => Pull::NoCredit,
                 }
             }
@@ -242,8 +242,8 @@ impl Link {
         Poll::Ready(pull)
     }
 
-    /// Moves the direction from a session's target to the lane, behind what was read; false if
-    /// that direction is over.
+    /// Moves the direction from a session's target to the lane, after the bytes already read; false if that
+    /// direction has ended.
     pub(crate) fn move_to_lane(&self, id: SessionId) -> bool {
         let moved = self.core().mux.move_to_lane(id);
         if moved {
@@ -252,19 +252,19 @@ impl Link {
         moved
     }
 
-    /// A session's lane took bytes.
+    /// Counts bytes that a session's lane took.
     pub(crate) fn lane_sent(&self, id: SessionId, count: usize) {
         self.core().mux.lane_sent(id, count as u64);
     }
 
-    /// A lane brought bytes, and the target took them.
+    /// Counts bytes that a lane brought and its target took.
     pub(crate) fn lane_received(&self, count: usize) {
         let now = self.now();
         self.core().mux.lane_received(now, count as u64);
     }
 
-    /// A session's lane brought its end behind `bytes`; `None` until the link has said what that
-    /// means.
+    /// Reports the end of a session's lane after `bytes`; `None` until the link brings the byte count to compare
+    /// with.
     pub(crate) fn lane_ended(&self, id: SessionId, bytes: u64) -> Option<LaneEnd> {
         let event = self.core().mux.lane_ended(id, bytes)?;
         self.transmit.ring();
@@ -274,27 +274,27 @@ impl Link {
         }
     }
 
-    /// The target took bytes of a session: the relay may send more.
+    /// Returns credit to the relay for bytes of a session that the target took.
     pub(crate) fn consumed(&self, id: SessionId, count: usize) {
         self.change(|mux| mux.consumed(id, count));
     }
 
-    /// A session's target connection stands.
+    /// Reports that a session's target is connected.
     pub(crate) fn opened(&self, id: SessionId) {
         self.change(|mux| mux.opened(id));
     }
 
-    /// A session's target finished.
+    /// Reports that a session's target ended its direction.
     pub(crate) fn finish(&self, id: SessionId) {
         self.change(|mux| mux.finish(id));
     }
 
-    /// A session cannot go on.
+    /// Aborts a session and tells the relay the reason.
     pub(crate) fn reset(&self, id: SessionId, reason: Reason) {
         self.change(|mux| mux.reset(id, reason));
     }
 
-    /// A session's task ends.
+    /// Removes a session whose task ends.
     pub(crate) fn leave(&self, id: SessionId) {
         let mut core = self.core();
         core.sessions.remove(&id);
@@ -305,15 +305,15 @@ impl Link {
         }
     }
 
-    /// Gives the link up, and says what had arrived over it, if the relay can make anything of that.
-    /// Nothing is taken from the link afterwards, also if its tasks still run.
+    /// Gives the link up, and returns what had arrived over it; `None` before the relay's hello. Afterwards the link
+    /// takes no more input, even if its tasks still run.
     pub(crate) fn lost(&self) -> Option<Lost> {
         let mut core = self.core();
         core.is_lost = true;
         core.nonce.map(|nonce| core.mux.lost(nonce))
     }
 
-    /// Gives every session up: the link is over.
+    /// Aborts all sessions because the link is over.
     fn abort_sessions(&self) {
         let mut core = self.core();
         core.draining = true;
@@ -328,7 +328,7 @@ impl Link {
     async fn emptied(&self) {
         let mut empty = pin!(self.empty.notified());
         loop {
-            // Listens before it looks, so that the last one cannot leave in between.
+            // Listens before the check, so that the last session cannot leave in between.
             empty.as_mut().enable();
             if self.core().sessions.is_empty() {
                 return;
@@ -359,7 +359,7 @@ impl Link {
 }
 
 impl Core {
-    /// Wakes the sessions that may send again, and the clock if it sleeps too long.
+    /// Wakes the sessions that may send again, and the timer task if it would wake too late.
     fn after_turn(&mut self, deadline: &Bell) {
         while let Some(id) = self.mux.poll_writable() {
             if let Some(session) = self.sessions.get(&id) {

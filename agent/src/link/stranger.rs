@@ -1,17 +1,17 @@
-//! What answers at an address where a relay was expected, in words that say what to do.
+//! Recognises the server that answers at an address where a relay was expected, and says what to do.
 
-/// Bytes that are kept of what came first: enough for a status line.
+/// Number of first bytes that are kept: enough for an HTTP status line.
 pub(crate) const FIRST_BYTES_MAX: usize = 48;
 
-/// The question that leads from a wrong port to the right one.
+/// Hint that leads from a wrong port to the right one.
 const AGENT_PORT: &str =
     "is this the relay's port for agents (9001 unless its operator says otherwise)?";
 
-/// Who begins to speak so, instead of a relay; nothing at all is a silence, or an early end.
+/// Names the kind of server that sent `first`; no bytes at all mean a silence, or an early end.
 pub(crate) fn describe(first: &[u8]) -> String {
     let begins = |text: &[u8]| first.starts_with(text);
     let who = if first.is_empty() {
-        "nothing was said before it"
+        "no data came before that"
     } else if begins(b"HTTP/") || begins(b"<") {
         "an HTTP server answers there"
     } else if begins(b"SSH-") {
@@ -41,7 +41,7 @@ mod tests {
             (b"220 mail.example ESMTP", "mail or FTP"),
             (b"\x15\x03\x03\x00\x02", "TLS server"),
             (b"J\x00\x00\x00\x0a8.0.36", "not a Tieline relay"),
-            (b"", "nothing was said"),
+            (b"", "no data came"),
         ] {
             let said = describe(first);
             assert!(said.contains(word) && said.contains("9001"), "{said}");

@@ -1,34 +1,34 @@
-//! Which tunnel leads to which of the agent's targets, and which answer is about which of them.
+//! Which tunnel leads to which target of the agent, and which registration an answer is for.
 
 use std::collections::HashMap;
 
 use tieline_wire::TunnelId;
 
-/// The tunnels of one link. Targets go by their place in the agent's settings.
+/// The tunnels of one link. A target is identified by its index in the agent's settings.
 #[derive(Debug, Default)]
 pub(super) struct Tunnels {
-    /// Also names that are asked for: a route may bring a caller before the relay's answer is here.
+    /// Target of each tunnel, granted or asked for: a session may arrive before the relay's answer.
     targets: HashMap<TunnelId, usize>,
-    /// The latest question about each target, if it waits for an answer.
+    /// Number of each target's latest registration, while it waits for an answer.
     asked: HashMap<usize, u32>,
     granted: HashMap<usize, TunnelId>,
     last_request: u32,
 }
 
 impl Tunnels {
-    /// The tunnels that will be asked for, in the order of their targets.
+    /// Sets the tunnels that will be asked for, in the order of their targets.
     pub(super) fn expect(&mut self, tunnels: &[TunnelId]) {
         self.targets = tunnels.iter().cloned().zip(0..).collect();
     }
 
-    /// A number for the next question about a target; it voids the one before.
+    /// Number for a target's next registration; an answer to the previous number no longer counts.
     pub(super) fn ask(&mut self, target: usize) -> u32 {
         self.last_request += 1;
         self.asked.insert(target, self.last_request);
         self.last_request
     }
 
-    /// The target that an answer is about; none if nobody waits for it any more.
+    /// The target that an answer is for; `None` if the answer no longer counts.
     pub(super) fn answered(&mut self, request: u32) -> Option<usize> {
         let mut asked = self.asked.iter();
         let target = asked.find_map(|(target, it)| (*it == request).then_some(*target))?;
@@ -41,8 +41,8 @@ impl Tunnels {
         self.granted.insert(target, tunnel.clone());
     }
 
-    /// The target whose tunnel the relay takes back; none if it has none. A question about it may
-    /// still wait for its answer.
+    /// The target whose tunnel the relay takes back; `None` if the tunnel was not granted. A registration of the
+    /// target may still wait for its answer.
     pub(super) fn withdrawn(&mut self, tunnel: &TunnelId) -> Option<usize> {
         let target = self.target_of(tunnel)?;
         self.granted.remove(&target).map(|_| target)
@@ -52,7 +52,7 @@ impl Tunnels {
         self.targets.get(tunnel).copied()
     }
 
-    /// What there is to give back.
+    /// The granted tunnels, which are to be given back.
     pub(super) fn take_granted(&mut self) -> Vec<TunnelId> {
         std::mem::take(&mut self.granted).into_values().collect()
     }
@@ -74,7 +74,11 @@ mod tests {
         assert_eq!(tunnels.answered(second), Some(1));
         assert_eq!(tunnels.answered(second), None);
         let again = tunnels.ask(0);
-        assert_eq!(tunnels.answered(first), None, "it was asked again since");
+        assert_eq!(
+            tunnels.answered(first),
+            None,
+            "a later registration replaced this one"
+        );
         assert_eq!(tunnels.answered(again), Some(0));
     }
 
@@ -97,7 +101,7 @@ mod tests {
         assert_eq!(
             tunnels.withdrawn(&tunnel("maya")),
             None,
-            "it was not granted"
+            "the tunnel was not granted"
         );
         for (target, name) in [(0, "maya"), (1, "comfy")] {
             let asked = tunnels.ask(target);
@@ -109,7 +113,7 @@ mod tests {
         assert_eq!(tunnels.withdrawn(&tunnel("maya")), None);
         assert_eq!(tunnels.withdrawn(&tunnel("nuke")), None);
         assert_eq!(tunnels.answered(renewal), Some(0));
-        // A route may bring a caller before the answer to the next question.
+        // A session may arrive before the answer to the next registration.
         assert_eq!(tunnels.target_of(&tunnel("maya")), Some(0));
         assert_eq!(tunnels.take_granted(), [tunnel("comfy")]);
     }

@@ -1,4 +1,4 @@
-//! What the target sends: read into the link as far as there is credit, until a lane takes over.
+//! Direction from the target: reads into the link up to the session's credit, until a lane takes over.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use tokio::net::tcp::OwnedReadHalf;
 use super::{Collected, Session};
 use crate::link::{Link, Pull};
 
-/// What comes after what can be read now.
+/// Next step once nothing more can be read now.
 enum Next {
     Lane(Arc<TcpStream>),
     AwaitCredit,
@@ -18,7 +18,7 @@ enum Next {
 }
 
 impl Session {
-    /// Reads the target until it ends, as far as there is credit.
+    /// Reads the target to its end, up to the session's credit.
     pub(super) async fn read_target(&self, link: &Link, stream: &mut OwnedReadHalf) -> Collected {
         loop {
             match poll_fn(|context| self.poll_target(context, link, stream)).await {
@@ -42,8 +42,8 @@ impl Session {
                 return Poll::Ready(Next::Lane(lane));
             }
             match ready!(link.poll_pull(context, self.id, stream)) {
-                // After a read that came back short tokio knows that there is no more: to ask for
-                // that alone spares the link's lock. What is wrong shows when it is read.
+                // After a short read, tokio knows that the socket is empty: checking readiness alone spares the
+                // link's lock. The next read reports an error.
                 Pull::Sent => drop(ready!(stream.as_ref().poll_read_ready(context))),
                 Pull::NoCredit => return Poll::Ready(Next::AwaitCredit),
                 Pull::End => return Poll::Ready(Next::Done(Collected::All)),

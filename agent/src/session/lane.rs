@@ -1,5 +1,4 @@
-//! A session's bulk lane: a connection of its own to the relay, on which the kernel moves bytes
-//! where it can.
+//! A session's bulk lane: a separate connection to the relay, on which the kernel moves the bytes where possible.
 
 use std::io;
 use std::net::{Shutdown, SocketAddr};
@@ -21,18 +20,18 @@ use super::{Collected, Delivered, FLUSH_TIMEOUT, Session};
 use crate::link::{LaneEnd, Link};
 use crate::socket::{self, Unfinished};
 
-/// How long the relay may take to accept a lane; it forgets the offer a little later.
+/// Time limit for connecting a lane; the relay forgets its offer a little later.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(8);
 
-/// How long the relay may take to say why a lane broke. Both ends see that it did.
+/// Time limit for the relay to reset the session after a lane broke; both ends see the break.
 const VERDICT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long the relay may take to close a lane of a session that is over: longer than it reads on.
+/// Time limit for the relay to close the lane of an ended session; longer than the relay reads on.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(3);
 
 const LINGER_READ_BYTES: usize = 16 * 1024;
 
-/// Bytes that one direction moves before others run.
+/// Bytes that one direction moves before it lets other tasks run.
 const TURN_BYTES: usize = 256 * 1024;
 
 /// Whether the session has a lane.
@@ -40,21 +39,21 @@ const TURN_BYTES: usize = 256 * 1024;
 pub(super) enum Seat {
     #[default]
     Free,
-    /// It is on offer, and being dialled.
+    /// The relay offered a lane, which is being dialled.
     Dialling,
     Taken(Arc<TcpStream>),
-    /// It was offered and could not be had.
+    /// The relay offered a lane, but it could not be connected.
     Lost,
 }
 
 impl Session {
-    /// The relay's direction goes on over the lane.
+    /// Records that the relay's direction goes on over the lane.
     pub(crate) fn moved(&self) {
         self.inbox().moved = true;
         self.changed.ring();
     }
 
-    /// A lane is on offer; false if the session needs none, because it had one.
+    /// Accepts the offer of a lane; false if the session already had one.
     pub(crate) fn takes_lane(&self) -> bool {
         let mut inbox = self.inbox();
         let free = matches!(inbox.lane, Seat::Free);
@@ -64,7 +63,7 @@ impl Session {
         free
     }
 
-    /// The lane stands, or cannot be had.
+    /// Stores the connected lane; `None` if it could not be connected.
     fn seat(&self, lane: Option<Arc<TcpStream>>) {
         let seated = lane.is_some();
         self.inbox().lane = lane.map_or(Seat::Lost, Seat::Taken);
@@ -83,8 +82,8 @@ impl Session {
         }
     }
 
-    /// Moves what the lane brings to the target, until the lane ends; `None` if the link has still
-    /// to say what that means.
+    /// Moves bytes from the lane to the target until the lane ends; `None` if the link or the inbox decides how the
+    /// direction ends.
     pub(super) async fn write_lane(
         &self,
         link: &Link,
@@ -99,7 +98,7 @@ impl Session {
             }));
             tokio::select! {
                 carried = &mut carrying => Some(carried),
-                // What was on its way gets the time that a backlog would.
+                // Bytes on their way get the time that a backlog gets.
                 () = self.aborted() => timeout(FLUSH_TIMEOUT, carrying).await.ok(),
             }
         };
@@ -124,7 +123,7 @@ impl Session {
         }
     }
 
-    /// Moves what the target sends to the lane, until it ends.
+    /// Moves bytes from the target to the lane until the target ends or a connection breaks.
     pub(super) async fn read_to_lane(
         &self,
         link: &Link,
@@ -133,14 +132,14 @@ impl Session {
     ) -> Collected {
         let carried = carry(target, lane, |count| link.lane_sent(self.id, count)).await;
         if !matches!(carried, Err(Broken::To)) {
-            // The relay reads up to here, whatever the link says of it.
+            // The relay reads the lane up to this end, even if the link resets the session.
             let _ = SockRef::from(lane).shutdown(Shutdown::Write);
         }
         match carried {
             Ok(()) => Collected::All,
             Err(Broken::From) => Collected::TargetFailed,
             Err(Broken::To) => {
-                // The relay's reset would end this wait.
+                // A reset from the relay ends this wait.
                 sleep(VERDICT_TIMEOUT).await;
                 Collected::LaneFailed
             }
@@ -148,32 +147,32 @@ impl Session {
     }
 }
 
-/// The connection that failed.
+/// The side of a transfer that failed.
 #[derive(Debug)]
 enum Broken {
     From,
     To,
 }
 
-/// Dials a lane for `session`, and seats it. What cannot be had is done without: the session then
-/// stays on the link, unless the relay has moved over already.
+/// Dials a lane for `session` and stores it. Without a lane, the session stays on the link, unless the relay has
+/// already moved to the lane.
 pub(crate) async fn take_offer(session: Arc<Session>, relay: SocketAddr, nonce: BulkNonce) {
     let lane = match timeout(DIAL_TIMEOUT, dial(relay, &nonce)).await {
         Ok(Ok(lane)) => Some(Arc::new(lane)),
         Ok(Err(error)) => {
-            tracing::debug!(session = %session.id, %error, "no bulk lane");
+            tracing::debug!(session = %session.id, %error, "cannot connect the bulk lane");
             None
         }
         Err(_) => {
-            tracing::debug!(session = %session.id, "no bulk lane in time");
+            tracing::debug!(session = %session.id, "the bulk lane was not connected in time");
             None
         }
     };
     session.seat(lane);
 }
 
-/// Reads a lane that nobody needs any more until the relay has closed it: a close in front of
-/// unread bytes is a reset, and the relay would lose what it has not read yet.
+/// Reads a lane that is no longer needed until the relay has closed it: closing a connection with unread bytes resets
+/// it, and the relay would lose what it has not read yet.
 pub(super) async fn linger(lane: Arc<TcpStream>) {
     let _ = SockRef::from(lane.as_ref()).shutdown(Shutdown::Write);
     let mut rest = vec![0; LINGER_READ_BYTES];
@@ -204,7 +203,7 @@ async fn dial(relay: SocketAddr, nonce: &BulkNonce) -> io::Result<TcpStream> {
     Ok(lane)
 }
 
-/// Moves bytes until `from` ends; `taken` hears of each piece that `to` took.
+/// Moves bytes until `from` ends; calls `taken` with the size of each piece that `to` took.
 async fn carry(
     from: &TcpStream,
     to: &TcpStream,
@@ -250,7 +249,7 @@ mod tests {
     use super::*;
     use crate::target::{Target, WatchedTarget};
 
-    /// A session whose relay's direction goes over a lane.
+    /// A session whose direction from the relay goes over a lane.
     struct OnLane {
         session: Arc<Session>,
         /// The relay's end of the lane.
@@ -299,7 +298,7 @@ mod tests {
         for closes in [false, true] {
             let it = on_lane().await;
             it.relay.writable().await.unwrap();
-            // Nobody runs between the two: the session hears of the abort first.
+            // No other task runs in between, so the session sees the abort first.
             let accepted = it.relay.try_write(&[7; 100_000]).unwrap();
             it.session.abort();
             let lane = (!closes).then_some(it.relay);
@@ -312,7 +311,7 @@ mod tests {
     #[tokio::test]
     async fn what_the_kernel_took_before_an_abort_reaches_a_slow_target_before_the_reset() {
         let mut it = on_lane().await;
-        // More than the target's own socket has room for, and less than all on the way have.
+        // More than the target's own socket holds, and less than all buffers on the way hold.
         let bytes = vec![7; 1024 * 1024];
         it.relay.write_all(&bytes).await.unwrap();
         it.session.abort();

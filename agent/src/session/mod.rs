@@ -1,9 +1,8 @@
-//! Takes an opened session to its target, and moves its bytes both ways.
+//! Connects an opened session to its target, and moves its bytes both ways.
 //!
-//! What the relay sends is written to the target by the link's own reader where the target takes
-//! it at once; the rest is copied into the session's backlog, so that a target that stalls holds
-//! up neither the link nor its receive buffers. What the target sends is read straight into the
-//! link's buffer, as far as the session has credit.
+//! The link's own reader writes the relay's bytes to the target, as far as the target takes them at once. The rest is
+//! copied into the session's backlog, so that a stalled target blocks neither the link nor its receive buffers. The
+//! target's bytes are read straight into the link's buffer, up to the session's credit.
 
 mod from_target;
 mod lane;
@@ -32,19 +31,19 @@ use crate::target::WatchedTarget;
 /// Slices in one gathered write to a target.
 const SLICES_MAX: usize = 32;
 
-/// How long a target may take for bytes that were accepted before the session was aborted.
+/// Time limit for a target to take bytes that were accepted before the session was aborted.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// One session's way from the link to its target.
+/// A session, shared by its link and its task.
 #[derive(Debug)]
 pub(crate) struct Session {
     pub(crate) id: SessionId,
     inbox: Mutex<Inbox>,
-    /// The inbox has a lane: to ask before each read of the target takes no lock.
+    /// True while the inbox has a lane; read without the lock before each read of the target.
     seated: AtomicBool,
-    /// Something changed in the inbox.
+    /// Rung when the inbox changed.
     changed: Bell,
-    /// The session may send again.
+    /// Rung when the session may send again.
     pub(crate) writable: Bell,
 }
 
@@ -53,19 +52,19 @@ struct Inbox {
     stream: Option<Arc<Writes>>,
     backlog: Backlog,
     end: Option<End>,
-    /// The target takes no more bytes.
+    /// True once the target takes no more bytes.
     failed: bool,
     lane: Seat,
-    /// The relay's direction goes on over the lane, behind the backlog.
+    /// True if the relay's direction goes on over the lane, after the backlog.
     moved: bool,
 }
 
-/// How the direction to the target ends, behind the backlog.
+/// How the direction to the target ends, after the backlog.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
-    /// In order: half-close.
+    /// Orderly end: half-close.
     Finish,
-    /// Given up: reset.
+    /// Abort: the connection is reset once the backlog is written, or at `deadline`.
     Abort { deadline: Instant },
 }
 
@@ -97,9 +96,9 @@ impl Session {
         }
     }
 
-    /// Hands over what arrived on the link; returns how many bytes the target took at once.
+    /// Hands payloads from the link to the target; returns how many bytes the target took at once.
     ///
-    /// The rest is copied, bounded by the credit that the mux holds the relay to.
+    /// The rest is copied into the backlog, whose size the relay's credit limits.
     pub(crate) fn deliver(&self, payloads: &[Bytes]) -> usize {
         let mut guard = self.inbox();
         let inbox = &mut *guard;
@@ -134,13 +133,13 @@ impl Session {
         taken
     }
 
-    /// The relay's direction ended in order.
+    /// Records that the relay's direction ended in order.
     pub(crate) fn finish(&self) {
         self.inbox().end.get_or_insert(End::Finish);
         self.changed.ring();
     }
 
-    /// The session is given up: by the relay, or because its link ended.
+    /// Aborts the session: the relay reset it, or its link ended.
     pub(crate) fn abort(&self) {
         let deadline = Instant::now() + FLUSH_TIMEOUT;
         let mut inbox = self.inbox();
@@ -151,7 +150,7 @@ impl Session {
         self.changed.ring();
     }
 
-    /// Until when what was accepted may still reach the target.
+    /// Deadline for accepted bytes to reach the target.
     fn flush_deadline(&self) -> Instant {
         match self.inbox().end {
             Some(End::Abort { deadline }) => deadline,
@@ -169,7 +168,7 @@ impl Session {
         }
     }
 
-    /// Writes the backlog until it is empty and its end is reached.
+    /// Writes the backlog to the target until the direction ends.
     async fn write_target(&self, link: &Link, stream: &Writes) -> Delivered {
         loop {
             let (step, taken) = self.write_some(stream);
@@ -208,7 +207,7 @@ impl Session {
             };
         }
         if inbox.backlog.is_empty() {
-            // Also where the session was given up: what the lane brought before is accepted.
+            // Even after an abort: bytes that the lane brought before it count as accepted.
             if inbox.moved
                 && let Seat::Taken(lane) = &inbox.lane
             {
@@ -248,9 +247,9 @@ impl Session {
     }
 }
 
-/// The half of a target's connection that is written to. Unlike tokio's own it never ends its
-/// direction by being dropped: the close of a connection that was not finished is a reset, which
-/// cannot pass for a complete request or answer.
+/// Write half of a target's connection. Unlike tokio's write half, it does not end its direction when it is dropped:
+/// closing a connection that was not finished resets it, so that partial data cannot pass for a complete request
+/// or answer.
 #[derive(Debug)]
 struct Writes(Option<OwnedWriteHalf>);
 
@@ -258,7 +257,7 @@ impl Deref for Writes {
     type Target = TcpStream;
 
     fn deref(&self) -> &TcpStream {
-        let half = self.0.as_ref().expect("only the drop takes it");
+        let half = self.0.as_ref().expect("only drop takes the half");
         half.as_ref()
     }
 }
@@ -271,10 +270,10 @@ impl Drop for Writes {
     }
 }
 
-/// What the direction to the target waits for.
+/// Next step of the direction to the target.
 enum Step {
     Again,
-    /// Everything that the link brought is written: the rest comes over the lane.
+    /// Everything from the link is written; the rest comes over the lane.
     Lane(Arc<TcpStream>),
     AwaitChange,
     AwaitTarget(Option<Instant>),
@@ -302,7 +301,7 @@ fn write_payloads(stream: &Writes, payloads: &[Bytes]) -> io::Result<usize> {
 
 /// Runs a session from its opening to its end.
 pub(crate) async fn run(link: Arc<Link>, session: Arc<Session>, target: WatchedTarget) {
-    // Takes the session off the link, also when this task is dropped half-way.
+    // Removes the session from the link, even if this task is dropped half-way.
     let _leave = Leave {
         link: &link,
         id: session.id,
@@ -314,7 +313,7 @@ pub(crate) async fn run(link: Arc<Link>, session: Arc<Session>, target: WatchedT
     let stream = match connected {
         Ok(stream) => stream,
         Err((reason, error)) => {
-            // The target's outage is told as an event, once.
+            // An event reports the target's outage once; this line reports each session.
             tracing::debug!(session = %session.id, %target, %error, "cannot reach the target");
             link.reset(session.id, reason);
             return;
@@ -331,7 +330,7 @@ pub(crate) async fn run(link: Arc<Link>, session: Arc<Session>, target: WatchedT
     }
     if aborted {
         socket::flush(reads.as_ref(), session.flush_deadline()).await;
-        // Also where the direction to the target had been finished.
+        // The close is then a reset, even if the direction to the target was already finished.
         let _ = reads.as_ref().set_zero_linger();
     }
 }
@@ -352,7 +351,7 @@ async fn join(link: &Link, session: &Session, reads: &mut OwnedReadHalf, writes:
                     link.finish(session.id);
                 }
             }
-            // A caller that has finished its direction can still give up the other one.
+            // A caller that has finished its direction can still abort the session.
             () = session.aborted(), if delivered.is_some() => return true,
         }
         match (delivered, collected) {
@@ -362,7 +361,7 @@ async fn join(link: &Link, session: &Session, reads: &mut OwnedReadHalf, writes:
                 return true;
             }
             (_, Some(Collected::TargetFailed)) | (Some(Delivered::TargetFailed), Some(_)) => {
-                // Behind everything that was read from the target.
+                // The reset goes out after everything that was read from the target.
                 link.reset(session.id, Reason::TargetReset);
                 return false;
             }
@@ -372,7 +371,7 @@ async fn join(link: &Link, session: &Session, reads: &mut OwnedReadHalf, writes:
     }
 }
 
-/// Frees the session's place on the link.
+/// Removes the session from its link when dropped.
 struct Leave<'a> {
     link: &'a Link,
     id: SessionId,

@@ -1,18 +1,18 @@
-//! Moves bytes from one socket to another: inside the kernel on Linux (splice(2)), else through
-//! memory of ours. Neither call waits.
+//! Moves bytes from one socket to another: inside the kernel on Linux (splice(2)), else through a buffer of this
+//! process. No call blocks.
 
 use std::io;
 
 use tokio::net::TcpStream;
 
-/// What is moved at a time, in bytes.
+/// Largest piece that the kernel moves at a time, in bytes.
 #[cfg(target_os = "linux")]
 const PIPE_BYTES: usize = 256 * 1024;
 
-/// Memory for one piece, where the kernel does not move it.
+/// Size of the buffer, where the kernel does not move the bytes.
 const COPY_BYTES: usize = 64 * 1024;
 
-/// What lies between the two sockets.
+/// Bytes on their way between the two sockets.
 pub(super) enum Pipe {
     #[cfg(target_os = "linux")]
     Kernel(kernel::Pipe),
@@ -20,7 +20,7 @@ pub(super) enum Pipe {
 }
 
 impl Pipe {
-    /// The best that can be had.
+    /// Opens a kernel pipe, or a buffer if no pipe can be opened.
     pub(super) fn open() -> Self {
         #[cfg(target_os = "linux")]
         if let Ok(pipe) = kernel::Pipe::open() {
@@ -29,7 +29,7 @@ impl Pipe {
         Self::Copy(Copied::default())
     }
 
-    /// True if nothing waits in it.
+    /// True if the pipe holds no bytes.
     pub(super) const fn is_empty(&self) -> bool {
         match self {
             #[cfg(target_os = "linux")]
@@ -38,7 +38,7 @@ impl Pipe {
         }
     }
 
-    /// Takes what `from` has, into an empty pipe; 0 at its end.
+    /// Moves bytes from `from` into the pipe, which must be empty; 0 at the end of `from`.
     pub(super) fn fill(&mut self, from: &TcpStream) -> io::Result<usize> {
         match self {
             #[cfg(target_os = "linux")]
@@ -47,7 +47,7 @@ impl Pipe {
         }
     }
 
-    /// Gives `to` what it takes.
+    /// Moves bytes from the pipe to `to`, as many as `to` takes.
     pub(super) fn drain(&mut self, to: &TcpStream) -> io::Result<usize> {
         match self {
             #[cfg(target_os = "linux")]
@@ -57,7 +57,7 @@ impl Pipe {
     }
 }
 
-/// A piece in memory of ours.
+/// A piece in a buffer of this process.
 #[derive(Default)]
 pub(super) struct Copied {
     memory: Vec<u8>,
@@ -105,7 +105,7 @@ mod kernel {
     impl Pipe {
         pub(super) fn open() -> io::Result<Self> {
             let (read, write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
-            // Less will do where a user's pipes are too many (pipe(7), `pipe-user-pages-soft`).
+            // A smaller pipe will do: a user with many pipes gets no larger one (pipe(7), `pipe-user-pages-soft`).
             let _ = fcntl_setpipe_size(&write, PIPE_BYTES);
             Ok(Self {
                 read,
@@ -126,21 +126,21 @@ mod kernel {
                     if moved.is_ok_and(|count| count > 0) {
                         return Ok(moved?);
                     }
-                    // It stops in front of urgent data and says nothing of it: that would look like
-                    // the end.
+                    // splice(2) stops in front of urgent data and reports 0 bytes, which would look like the
+                    // end.
                     let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
                     if !retry_on_intr(|| recv(from, &mut [0], flags)).is_ok_and(|(_, len)| len > 0)
                     {
                         return Ok(moved?);
                     }
-                    // Or they came just now.
+                    // The peek saw urgent data, or bytes that came after the splice: tries once more.
                 }
                 self.fill_by_hand(from)
             })?;
             Ok(self.len)
         }
 
-        /// Takes the one byte that splice(2) never gets past.
+        /// Moves one byte of urgent data, which splice(2) never moves.
         fn fill_by_hand(&self, from: &TcpStream) -> io::Result<usize> {
             let mut byte = [0];
             let (_, count) = retry_on_intr(|| recv(from, &mut byte[..], RecvFlags::DONTWAIT))?;
@@ -215,7 +215,7 @@ mod tests {
     async fn urgent_data_goes_along_and_is_no_end() {
         let (sender, from) = connected().await;
         let (to, mut receiver) = connected().await;
-        // As of every connection of ours.
+        // Set as on every connection that the agent makes.
         let inline = socket2::SockRef::from(&from).set_out_of_band_inline(true);
         inline.unwrap();
         {

@@ -1,13 +1,13 @@
-//! The way of payload between real sockets: it leaves from where it was read, and one turn of many
+//! Payloads between real sockets: each is sent from the memory that it was read into, and one turn of many
 //! sessions is one read and one send of their link.
 
 use super::*;
 use crate::witness::{self, Place};
 
-/// More than half of what one gathered write could take if it counted headers and payloads alone.
+/// Number of sessions; each answer takes two slices of a gathered write, a header and a payload.
 const SESSIONS: usize = 150;
 
-/// Sessions to which the caller sends enough for a grant.
+/// Number of sessions to which the caller sends enough bytes for a credit grant.
 const GRANTED: usize = 2;
 
 const ANSWER: &[u8] = &[b'u'; 700];
@@ -16,7 +16,7 @@ fn request(index: usize) -> Bytes {
     vec![b'd'; if index < GRANTED { 10_000 } else { 100 }].into()
 }
 
-/// One turn in which every target and the link have something to read; what the relay heard.
+/// Runs one turn in which every target and the link have bytes to read; returns the events at the relay.
 async fn one_turn(relay: &mut Relay) -> (Vec<(SessionId, TcpStream)>, Vec<Event>) {
     let mut sessions = Vec::new();
     for _ in 0..SESSIONS {
@@ -30,7 +30,7 @@ async fn one_turn(relay: &mut Relay) -> (Vec<(SessionId, TcpStream)>, Vec<Event>
     let words = relay.words();
     relay.stream.writable().await.unwrap();
 
-    // Until the next wait nobody else runs: all is there when the agent is next looked at.
+    // No other task runs before the next await, so the agent finds all bytes at once.
     witness::watch();
     assert_eq!(relay.stream.try_write(&words).unwrap(), words.len());
     for (_, target) in &sessions {
@@ -65,9 +65,12 @@ async fn one_turn_of_many_sessions_is_one_send_of_what_lies_where_it_was_read() 
     for (_, target) in &sessions {
         let reads = witness::reads_of(far_end(target));
         assert_eq!(bytes_of(&reads), ANSWER.len());
-        assert!(reads.iter().all(|it| offered.contains(it)), "a copy left");
+        assert!(
+            reads.iter().all(|it| offered.contains(it)),
+            "the link sent a copy"
+        );
     }
-    // With the answer to a ping, and with credit.
+    // The same send carried the answer to a ping, and the credit.
     assert!(events.iter().any(|it| matches!(it, Event::Pong { .. })));
     for (id, _) in &sessions[..GRANTED] {
         let capacity = relay.mux.send_capacity(*id);
@@ -88,6 +91,9 @@ async fn one_read_of_a_link_feeds_many_sessions_from_its_own_memory() {
         let taken: usize = writes.iter().map(|(_, taken)| taken).sum();
         assert_eq!(taken, request(index).len());
         let offered: Vec<_> = writes.into_iter().flat_map(|(places, _)| places).collect();
-        assert!(offered.iter().all(|it| read.holds(*it)), "a copy left");
+        assert!(
+            offered.iter().all(|it| read.holds(*it)),
+            "a target got a copy"
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! A link over real connections: its relay and its targets are in the test's hands.
+//! Tests of a link over real connections; the test plays the relay and the targets.
 
 use bytes::{Bytes, BytesMut};
 use socket2::SockRef;
@@ -15,7 +15,7 @@ mod copies;
 #[cfg(unix)]
 mod shreds;
 
-/// The relay's end of a link that runs, and the listener of its target.
+/// The relay's end of a running link, and the listener of the link's target.
 struct Relay {
     mux: Mux,
     stream: TcpStream,
@@ -26,7 +26,7 @@ struct Relay {
 }
 
 impl Relay {
-    /// Both ends of the link get what `tune` does to a socket.
+    /// Starts a link; `tune` sets options on the sockets of both ends.
     async fn linked(tune: impl Fn(&SockRef<'_>)) -> Self {
         let targets = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let sockets = [TcpSocket::new_v4().unwrap(), TcpSocket::new_v4().unwrap()];
@@ -70,7 +70,7 @@ impl Relay {
         Moment::from_micros(u64::try_from(micros).unwrap())
     }
 
-    /// What the mux has to say.
+    /// Takes the bytes that the mux has to send.
     fn words(&mut self) -> Bytes {
         let mut words = BytesMut::new();
         let mut out = Transmit::new();
@@ -83,7 +83,7 @@ impl Relay {
         words.freeze()
     }
 
-    /// Says what the mux has to say, and reads once.
+    /// Sends the bytes that the mux has to send, and reads once.
     async fn hears(&mut self) -> Vec<Event> {
         self.hears_at_most(64 * 1024).await
     }
@@ -104,7 +104,7 @@ impl Relay {
         std::iter::from_fn(|| mux.handle_input(now, &mut heard).unwrap()).collect()
     }
 
-    /// A session, and its target's end of the connection.
+    /// Opens a session; returns its id, and the target's end of its connection.
     async fn open(&mut self) -> (SessionId, TcpStream) {
         let open = Open {
             tunnel: tunnel(),
@@ -122,7 +122,7 @@ fn tunnel() -> TunnelId {
     TunnelId::parse("maya").unwrap()
 }
 
-/// The connection that this is the other end of.
+/// The agent's connection whose other end is `stream`.
 fn far_end(stream: &TcpStream) -> Connection {
     (stream.peer_addr().unwrap(), stream.local_addr().unwrap())
 }

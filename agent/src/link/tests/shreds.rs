@@ -1,9 +1,9 @@
-//! A link whose socket takes little at a time.
+//! A link whose socket takes few bytes at a time.
 
 use super::*;
 use crate::witness;
 
-/// What the first credit of a session lets through, headers aside.
+/// Payload bytes that the first credit of a session allows, without headers.
 const EACH: usize = 12_000;
 
 fn byte_at(session: usize, at: usize) -> u8 {
@@ -16,7 +16,7 @@ async fn frames_that_leave_in_shreds_arrive_whole_and_in_order() {
     let mut relay = Relay::linked(|socket| {
         socket.set_send_buffer_size(1).unwrap();
         socket.set_recv_buffer_size(1).unwrap();
-        // In segments that fit, or the kernel waits for room for one.
+        // Small segments: the kernel would otherwise wait for room for a full one.
         socket.set_tcp_mss(536).unwrap();
     })
     .await;
@@ -30,7 +30,7 @@ async fn frames_that_leave_in_shreds_arrive_whole_and_in_order() {
     for (index, target) in targets.drain(..).enumerate() {
         let answer: Vec<u8> = (0..EACH).map(|at| byte_at(index, at)).collect();
         assert_eq!(target.try_write(&answer).unwrap(), EACH);
-        // Dropped, which is its end.
+        // Dropping `target` ends its direction.
     }
     let (mut heard, mut finished, mut most) = ([0; 40], 0, 1);
     while finished < ids.len() {
@@ -56,5 +56,5 @@ async fn frames_that_leave_in_shreds_arrive_whole_and_in_order() {
     let short = writes
         .iter()
         .filter(|(offered, taken)| *taken < offered.iter().map(|it| it.len()).sum());
-    assert!(short.count() > 50, "the socket took all at once");
+    assert!(short.count() > 50, "too few partial writes");
 }
