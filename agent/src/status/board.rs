@@ -1,4 +1,4 @@
-//! Where the agent's tasks write down how far they are.
+//! Current state of an agent: its tasks write it, `tieline status` reads it.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
@@ -12,7 +12,7 @@ use crate::identity::Identity;
 use crate::link::Link;
 use crate::target::WatchedTarget;
 
-/// What is known of an agent, for those who ask.
+/// Current state of an agent.
 #[derive(Debug)]
 pub(crate) struct Board {
     relay: String,
@@ -21,12 +21,12 @@ pub(crate) struct Board {
     now: Mutex<Now>,
 }
 
-/// A target, as the settings have it.
+/// A target of the settings.
 #[derive(Debug)]
 struct Published {
     target: WatchedTarget,
     dcc: String,
-    /// The tunnel that is asked for.
+    /// The tunnel that the agent asks for.
     tunnel: TunnelId,
 }
 
@@ -34,12 +34,12 @@ struct Published {
 struct Now {
     tunnels: Vec<Tunnel>,
     slots: Vec<Slot>,
-    /// Links that are being left.
+    /// Links that the agent is leaving.
     draining: Vec<Weak<Link>>,
     stopping: bool,
 }
 
-/// What the relay last said about a target.
+/// The relay's last answer about a target.
 #[derive(Clone, Debug, Default)]
 struct Tunnel {
     granted: Option<Granted>,
@@ -50,7 +50,7 @@ struct Tunnel {
 struct Slot {
     state: State,
     link: Weak<Link>,
-    /// Which targets have their tunnels on this link.
+    /// For each target, whether its tunnel is up on this link.
     up: Vec<bool>,
 }
 
@@ -105,7 +105,7 @@ impl Board {
         };
     }
 
-    /// The relay gives a target no tunnel; true unless it said just that before.
+    /// Records that the relay refuses a target's tunnel; true unless the last refusal was the same.
     pub(crate) fn refused(&self, link: u16, target: usize, refusal: RefusalStatus) -> bool {
         let mut now = self.now();
         now.slots[usize::from(link)].up[target] = false;
@@ -119,7 +119,7 @@ impl Board {
         slot.up.fill(false);
     }
 
-    /// The agent takes its leave; how many sessions it still has.
+    /// Records that the agent is stopping; returns its number of open sessions.
     pub(crate) fn stopping(&self) -> usize {
         let mut now = self.now();
         now.stopping = true;
@@ -128,7 +128,7 @@ impl Board {
         links.map(|link| link.session_count()).sum()
     }
 
-    /// The name of a target's tunnel: the granted one, or the one that is asked for.
+    /// Name of a target's tunnel: the granted name, or the name that is asked for.
     pub(crate) fn tunnel(&self, target: usize) -> String {
         let now = self.now();
         let granted = now.tunnels[target].granted.as_ref();
@@ -136,7 +136,7 @@ impl Board {
         tunnel.to_string()
     }
 
-    /// Looks whether the targets take connections, so that the next status tells.
+    /// Probes whether the targets take connections, so that the next status shows their health.
     pub(crate) async fn probe(&self) {
         let mut probes = JoinSet::new();
         for it in &self.targets {
@@ -146,7 +146,7 @@ impl Board {
         while probes.join_next().await.is_some() {}
     }
 
-    /// What there is to say now.
+    /// The current status.
     pub(crate) fn status(&self) -> AgentStatus {
         let now = self.now();
         let links: Vec<_> = (0..)
@@ -159,7 +159,7 @@ impl Board {
         let tunnels: Vec<_> = (0..self.targets.len())
             .map(|target| self.of_target(&now, target, best))
             .collect();
-        // The settings have one at least.
+        // The settings hold at least one target.
         let first = tunnels.first();
         AgentStatus {
             state: if now.stopping { State::Stopping } else { best },
@@ -189,7 +189,7 @@ impl Board {
         let state = match best {
             _ if is_up => State::Registered,
             _ if tunnel.refusal.is_some() => State::Refused,
-            // The link stands, and this target waits for its answer.
+            // The link is up, and this target waits for the relay's answer.
             State::Registered => State::Connecting,
             other => other,
         };
@@ -221,7 +221,7 @@ fn of_slot(link: u16, slot: &Slot) -> LinkStatus {
     LinkStatus {
         link,
         state: slot.state,
-        // Microseconds are as exact as the clock that measured them.
+        // Rounded to microseconds, the resolution of the measurement.
         rtt_ms: rtt.map(|rtt| (rtt.as_secs_f64() * 1e6).round() / 1e3),
         sessions: handle.map_or(0, |link| link.session_count()),
     }
@@ -243,7 +243,7 @@ pub(super) mod tests {
     use super::*;
     use crate::config::TargetConfig;
 
-    /// What an agent with these targets and two links writes on.
+    /// Board of an agent with these targets and two links.
     pub(in crate::status) fn board(targets: &[&str]) -> Board {
         let targets = targets.iter().map(|text| TargetConfig::new(text).unwrap());
         let config = Config::of("tcp://127.0.0.1:1", targets.collect()).unwrap();
@@ -299,7 +299,7 @@ pub(super) mod tests {
             "{line}"
         );
         assert!(line.contains("0 sessions  1 of 2 links up\n"), "{line}");
-        // What an older agent says.
+        // A status from an older agent.
         let before = text.split(r#","tunnels""#).next().unwrap();
         let before: AgentStatus = serde_json::from_str(&format!("{before}}}")).unwrap();
         assert!(
@@ -326,7 +326,7 @@ pub(super) mod tests {
         let board = board(&["http://127.0.0.1:2", "127.0.0.1:3"]);
         let refusal = RefusalStatus {
             reason: "name_taken".to_owned(),
-            message: "somebody has it".to_owned(),
+            message: "another agent has it".to_owned(),
             is_final: true,
         };
         board.registered(0, 0, &granted());
@@ -343,7 +343,7 @@ pub(super) mod tests {
         assert!(
             text.contains("\n    maya-1  registered  http://relay/w/maya-1  -> http://127.0.0.1:2")
         );
-        assert!(text.contains("  refused  -> 127.0.0.1:3\n        somebody has it"));
+        assert!(text.contains("  refused  -> 127.0.0.1:3\n        another agent has it"));
         board.registered(1, 1, &granted());
         assert_eq!(board.status().tunnels[1].state, State::Registered);
         assert_eq!(board.status().tunnels[1].refusal, None);

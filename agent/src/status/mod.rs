@@ -1,4 +1,4 @@
-//! What a running agent shows of itself: to a person in one line, to a program as JSON.
+//! Status of a running agent: one line for a person, JSON for a program.
 
 mod board;
 mod socket;
@@ -14,7 +14,7 @@ use crate::event::Span;
 use crate::plain::Plain;
 use crate::target::{Health, is_raw};
 
-/// How far one link, one tunnel or the whole agent has got.
+/// State of a link, of a tunnel or of the whole agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
@@ -26,7 +26,7 @@ pub enum State {
     BackingOff,
     /// Asked to stop; running sessions finish.
     Stopping,
-    /// The relay gives this target no tunnel.
+    /// The relay refuses a tunnel to this target.
     Refused,
 }
 
@@ -45,35 +45,35 @@ impl fmt::Display for State {
 /// One link of an agent.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LinkStatus {
-    /// Which one, from 0.
+    /// Index of the link, from 0.
     pub link: u16,
-    /// How far it has got.
+    /// State of the link.
     pub state: State,
     /// Last measured round trip to the relay, in milliseconds.
     pub rtt_ms: Option<f64>,
-    /// Sessions that run over it.
+    /// Number of sessions on the link.
     pub sessions: usize,
 }
 
-/// Why a relay gives a target no tunnel.
+/// Why the relay refuses a tunnel to a target.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RefusalStatus {
-    /// In one word.
+    /// Reason in one stable word.
     pub reason: String,
-    /// In a sentence.
+    /// Reason in a sentence.
     pub message: String,
-    /// Asking again cannot help.
+    /// True if another attempt cannot succeed.
     pub is_final: bool,
 }
 
 /// One target of an agent, and its tunnel.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TunnelStatus {
-    /// The tunnel's name: the granted one, or the one that is asked for.
+    /// The tunnel's name: the granted name, or the name that is asked for.
     pub name: String,
-    /// How far it has got.
+    /// State of the tunnel.
     pub state: State,
-    /// The URL to give to callers, once it was registered.
+    /// The URL to give to callers, once the tunnel was registered.
     pub url: Option<String>,
     /// Every URL of the tunnel.
     pub urls: Vec<String>,
@@ -81,11 +81,11 @@ pub struct TunnelStatus {
     pub generation: Option<u64>,
     /// The target.
     pub target: String,
-    /// The kind of application, or empty.
+    /// The kind of application; may be empty.
     pub dcc: String,
     /// Whether the target takes connections.
     pub health: Option<Health>,
-    /// Why there is no tunnel, if the relay said so.
+    /// The relay's refusal, if there is no tunnel because of it.
     pub refusal: Option<RefusalStatus>,
 }
 
@@ -108,7 +108,7 @@ impl fmt::Display for TunnelStatus {
     }
 }
 
-/// How callers reach a tunnel that was registered: its URL, or raw TCP for a target of raw bytes.
+/// How callers reach a registered tunnel: its URL, or raw TCP for a target of raw bytes.
 struct Way<'a>(Option<&'a str>, &'a str);
 
 impl fmt::Display for Way<'_> {
@@ -121,7 +121,7 @@ impl fmt::Display for Way<'_> {
     }
 }
 
-/// A target's health, in brackets behind its name.
+/// A target's health, printed in brackets after its name.
 struct Aside<'a>(Option<&'a Health>);
 
 impl fmt::Display for Aside<'_> {
@@ -133,14 +133,14 @@ impl fmt::Display for Aside<'_> {
     }
 }
 
-/// One running agent.
+/// Status of one running agent.
 ///
-/// With several targets, what is said of one tunnel here is said of the first one.
+/// With several targets, the fields about a tunnel describe the first target's tunnel.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AgentStatus {
-    /// The best state of its links.
+    /// The best state of the agent's links.
     pub state: State,
-    /// The tunnel's name, once it was registered.
+    /// Name of the tunnel, once it was registered.
     pub tunnel: Option<String>,
     /// The URL to give to callers.
     pub url: Option<String>,
@@ -150,23 +150,23 @@ pub struct AgentStatus {
     pub generation: Option<u64>,
     /// Shortest of the links' last measured round trips, in milliseconds.
     pub rtt_ms: Option<f64>,
-    /// Sessions that run now, those on links that are being left included.
+    /// Number of open sessions, including those on links that the agent is leaving.
     pub sessions: usize,
-    /// The relay.
+    /// Address of the relay.
     pub relay: String,
     /// The target.
     pub target: String,
-    /// The kind of application, or empty.
+    /// The kind of application; may be empty.
     pub dcc: String,
-    /// The agent's process.
+    /// Id of the agent's process.
     pub pid: u32,
-    /// Seconds since it started.
+    /// Seconds since the agent started.
     pub uptime_s: u64,
-    /// Its version.
+    /// Version of the agent.
     pub version: String,
-    /// Its links.
+    /// The agent's links.
     pub links: Vec<LinkStatus>,
-    /// Its targets and their tunnels; none from an agent of an older version.
+    /// The agent's targets and their tunnels; empty from an agent of an older version.
     #[serde(default)]
     pub tunnels: Vec<TunnelStatus>,
 }

@@ -1,8 +1,8 @@
-//! The local socket that answers one status object per connection, and who asks it.
+//! The local socket that answers one status object per connection, and the client that reads it.
 //!
-//! On unix it is a socket file that only its owner may open; elsewhere a loopback port whose
-//! number and password stand in a file. One per process, so an agent that died leaves only a file
-//! that refuses, and the next `tieline status` removes it.
+//! On unix it is a socket file that only its owner may open; elsewhere a loopback port whose number and password are
+//! in a file. Each process has a socket of its own: a dead agent leaves only a file that refuses connections, and
+//! the next `tieline status` removes it.
 
 use std::fs;
 use std::future::Future;
@@ -22,24 +22,24 @@ use super::{AgentStatus, Board};
 use crate::identity::host_tag;
 use crate::identity::store::{check_folder, make_private_dir};
 
-/// Where the sockets are, in the state directory.
+/// Subfolder of the state directory that holds the sockets.
 const RUN_DIR: &str = "run";
 
-/// How long the other side of a status connection may take: longer than an agent takes to look after its targets.
+/// Time limit for the other side of a status connection: longer than an agent takes to probe its targets.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Longest status that is read.
+/// Largest status that is read.
 ///
-/// Room for as many targets as an agent may have, with the longest URLs that a relay may give them.
+/// Room for the largest number of targets, with the longest URLs that a relay may give them.
 const STATUS_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
-/// Rest before the next connection is accepted, when that failed.
+/// Pause after a failed accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Characters of the password of a loopback port.
+/// Length of the password of a loopback port, in characters.
 const PASSWORD_CHARS: usize = 32;
 
-/// A bound status socket; its file goes with it.
+/// A bound status socket; dropping it removes its file.
 #[derive(Debug)]
 pub(crate) struct Server {
     listener: Listener,
@@ -107,7 +107,7 @@ impl Server {
     /// Answers until dropped.
     pub(crate) async fn serve(self, board: Arc<Board>) {
         loop {
-            // One at a time: who comes later finds the targets' health already looked at.
+            // One connection at a time: a later connection finds the targets already probed.
             let answered = match &self.listener {
                 #[cfg(unix)]
                 Listener::Unix(listener) => match listener.accept().await {
@@ -120,8 +120,8 @@ impl Server {
                 },
             };
             if let Err(error) = answered {
-                tracing::debug!(%error, "status socket");
-                // Out of descriptors, accept fails at once, again and again.
+                tracing::debug!(%error, "the status socket failed");
+                // Without free descriptors, accept fails at once, again and again.
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -160,8 +160,8 @@ async fn answer(
     .await
 }
 
-/// Makes the folder of the sockets. Earlier versions left it open to a group where the umask does; it
-/// lies in a folder that only its owner may write, so it is closed without a word.
+/// Makes the folder of the sockets. Earlier versions left the folder writable for a group if the umask allowed it.
+/// Its parent folder is writable for the owner alone, so the mode is corrected without a warning.
 fn private_dir(dir: &Path) -> io::Result<()> {
     let made = make_private_dir(dir);
     #[cfg(unix)]
@@ -176,7 +176,7 @@ fn private_dir(dir: &Path) -> io::Result<()> {
 /// The status of every agent that runs on this host with this state directory.
 ///
 /// # Errors
-/// If the directory cannot be read; one that is not there holds no agents.
+/// An error if the directory cannot be read; a missing directory holds no agents.
 pub async fn list(state_dir: &Path) -> io::Result<Vec<AgentStatus>> {
     let silent = |path: &Path, error: &io::Error| {
         tracing::warn!(path = %path.display(), %error, "an agent does not answer");
@@ -184,7 +184,8 @@ pub async fn list(state_dir: &Path) -> io::Result<Vec<AgentStatus>> {
     list_telling(state_dir, silent).await
 }
 
-/// The same for an agent that waits for the end of another one, which does not answer while it ends.
+/// Like [`list`], for an agent that waits for another run to end: that run does not answer while it ends, so a
+/// missing answer is not a warning.
 pub(crate) async fn list_quietly(state_dir: &Path) -> io::Result<Vec<AgentStatus>> {
     let silent = |path: &Path, error: &io::Error| {
         tracing::debug!(path = %path.display(), %error, "an agent does not answer");
@@ -202,9 +203,9 @@ async fn list_telling(
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(error),
     };
-    // What another user could put there says nothing of this user's agents.
+    // A file that another user put there says nothing about this user's agents.
     check_folder(&dir, &fs::metadata(&dir)?).map_err(io::Error::other)?;
-    // Another host's sockets in a shared home refuse here, and are none of our business.
+    // Skips the sockets of other hosts in a shared home: they refuse connections from this host.
     let prefix = format!("{}-", host_tag());
     let mut agents = Vec::new();
     for entry in entries {
@@ -217,7 +218,7 @@ async fn list_telling(
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
                 let _ = fs::remove_file(entry.path());
             }
-            // It ended between the look at the folder and the question.
+            // The agent ended after the folder was read.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => silent(&entry.path(), &error),
         }

@@ -1,4 +1,4 @@
-//! Keeps an agent's links up: starts one slot for each, tells what happens, and knows when to stop.
+//! Keeps an agent's links up: starts one slot for each link, reports events, and decides when to stop.
 
 mod registrations;
 mod slot;
@@ -26,7 +26,7 @@ use crate::token::{self, TokenWatch};
 /// Runs one link until it ends, and does not dial again.
 ///
 /// # Errors
-/// Why the link ended, unless by `shutdown` or because the relay asked us to move; see
+/// Why the link ended, unless `shutdown` ended it or the relay asked the agent to move; see
 /// [`Error::exit_code`].
 pub async fn run_once(
     config: Config,
@@ -37,11 +37,11 @@ pub async fn run_once(
 
 /// Publishes the targets until `shutdown` is ready, and dials again whenever a link ends.
 ///
-/// After `shutdown` the relay is told to send no more calls, and those in flight have
+/// After `shutdown` the relay is told to send no more calls, and the calls in flight have
 /// [`Config::drain_timeout`] to finish. Dropping the future ends everything at once.
 ///
 /// # Errors
-/// Only what trying again cannot help: wrong settings, or a final refusal by the relay.
+/// Only errors that another attempt cannot cure: wrong settings, or a final refusal by the relay.
 ///
 /// ```no_run
 /// use tieline_agent::{Config, run_with_reconnect};
@@ -67,15 +67,15 @@ pub async fn run_with_reconnect(
     run(config, false, shutdown).await
 }
 
-/// What all links of an agent share.
+/// State that all links of an agent share.
 #[derive(Debug)]
 struct Agent {
     config: Config,
     identity: Arc<Identity>,
     board: Arc<Board>,
-    /// In the order of the settings, which is how links and board speak of them.
+    /// The targets in the order of the settings; links and board identify a target by its index.
     targets: Arc<[WatchedTarget]>,
-    /// Of each target, whether this run ever had its tunnel.
+    /// For each target, whether this run ever had its tunnel.
     had: Box<[AtomicBool]>,
     token: TokenWatch,
     network: NetworkWatch,
@@ -103,15 +103,15 @@ async fn run(
     if config.status_socket {
         match status::Server::bind(&state_dir, identity.instance()) {
             Ok(server) => drop(services.spawn(server.serve(Arc::clone(&board)))),
-            // The tunnel matters more than its display.
-            Err(error) => tracing::warn!(%error, "`tieline status` will not see this agent"),
+            // Not an error: the tunnel matters more than its display.
+            Err(error) => tracing::warn!(%error, "`tieline status` will not show this agent"),
         }
     }
     let network = NetworkWatch::default();
     services.spawn(network.clone().run());
     let watch = TokenWatch::default();
     if let Some(path) = &config.token_file {
-        // Before a link reads it: what comes after that is a change.
+        // Before a link reads the file: every later version then counts as a change.
         let first = token::look(path).await;
         services.spawn(watch.clone().run(path.clone(), first));
     }
@@ -161,9 +161,9 @@ async fn run_slots(
             ended = slots.join_next() => match ended {
                 None => return result,
                 Some(ended) => {
-                    // One link's final refusal is every link's.
+                    // The end of one link for good ends all links.
                     stop.send_replace(true);
-                    let ended = ended.unwrap_or_else(|_| Err(Error::link_lost("a task stopped")));
+                    let ended = ended.unwrap_or_else(|_| Err(Error::link_lost("a link's task stopped")));
                     result = result.and(ended);
                 }
             }

@@ -1,5 +1,5 @@
 //! One of an agent's links, over all its reconnects: dials, registers, renews, dials again.
-//! Long because what ends a link, and what then follows, is told in one place.
+//! One file because the causes of a link's end and the reactions to them belong together.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -20,11 +20,11 @@ use crate::network::is_gone;
 use crate::reconnect::{Backoff, Next};
 use crate::status::RefusalStatus;
 
-/// Longest wait before a relay that asked us to move is dialled again, so that its agents do not
-/// all arrive together.
+/// Longest wait before dialling a relay that asked the agent to move; the wait is random, so that the relay's agents do
+/// not arrive together.
 const MOVE_WAIT_MAX: Duration = Duration::from_millis(500);
 
-/// Longest time that sessions go on over a link that the relay wants to end.
+/// Longest time that sessions go on over a link that the relay asked the agent to leave.
 const MOVE_DRAIN_MAX: Duration = Duration::from_secs(3600);
 
 /// One of an agent's links, over all its reconnects.
@@ -34,23 +34,23 @@ pub(super) struct Slot {
     stop: watch::Receiver<bool>,
     backoff: Backoff,
     random: fastrand::Rng,
-    /// Links that the relay asked us to leave, while their sessions run.
+    /// Links that the relay asked the agent to leave, while their sessions run.
     draining: JoinSet<()>,
-    /// The token file's versions.
+    /// Receiver of the token file's version.
     token: watch::Receiver<u64>,
-    /// Changes of this machine's network.
+    /// Receiver of the number of this machine's network changes.
     network: watch::Receiver<u64>,
     /// The link that was dialled last, unless it drains.
     link: Option<Arc<Link>>,
-    /// What had arrived over links that were lost since the last registration, the latest first.
+    /// What had arrived over links that were lost since the last registration, the latest link first.
     lost: Vec<Lost>,
 }
 
 /// How a link left its slot.
 enum Left {
-    /// We were asked to stop.
+    /// The agent was asked to stop.
     Stopped,
-    /// It drains; a new one must be dialled after this wait.
+    /// The link drains; the slot must dial a new link after this wait.
     Moved(Duration),
 }
 
@@ -77,7 +77,7 @@ impl Slot {
                 relay: self.agent.config.relay.to_string(),
             });
             self.agent.board.connecting(self.index);
-            // Whether the relay was out of reach, and did not ask for patience.
+            // True if the relay was out of reach: a change of the network then ends the wait.
             let mut seeks = false;
             let left = self.run_link().await;
             self.remember(left.is_err());
@@ -109,9 +109,9 @@ impl Slot {
             };
             tokio::select! {
                 () = sleep(wait) => {}
-                // A fresh token is what an expired one waits for.
+                // A refused token may have been replaced by a fresh one.
                 () = changed(&mut self.token) => {}
-                // The relay may be in reach again.
+                // The relay may be reachable again.
                 () = changed(&mut self.network), if seeks => {}
                 () = stopped(&mut self.stop) => {
                     self.drained().await;
@@ -148,7 +148,7 @@ impl Slot {
         };
         agent.board.linked(self.index, &link);
         self.link = Some(Arc::clone(&link));
-        // In a set of its own, so that dropping the slot drops the link.
+        // In a set, so that dropping the slot aborts the link's task.
         let mut task = JoinSet::new();
         task.spawn(link::run(Arc::clone(&link), stream, start));
         let had = agent.had.iter().map(|it| it.load(Ordering::Relaxed));
@@ -157,18 +157,18 @@ impl Slot {
         loop {
             let wakes_at = it.wakes_at();
             tokio::select! {
-                // News first: a link's end must not overtake the reason for it.
+                // News first: the end of a link must not overtake its reason.
                 biased;
                 Some(news) = heard.recv() => match news {
                     News::Registered { target, granted } => self.registered(&mut it, target, granted),
                     News::Refused { target, refusal } => self.refused(&mut it, target, refusal),
                     News::Withdrawn { target, refusal } => self.withdrawn(&mut it, target, refusal),
                     News::GoingAway(away) if away.reason.is_final() || stopping => {
-                        // The link's own end then says why.
+                        // The end of the link then reports the reason.
                         link.close(self.drain_deadline(&away), None);
                     }
-                    // Where nothing goes on over the link, this is a refusal: the next dial comes after
-                    // a wait that fits its reason.
+                    // No tunnel is up and no time is left, so this is a refusal: the next dial comes after a wait that
+                    // fits the reason.
                     News::GoingAway(away) if away.deadline_ms == 0 && !it.any_up() => {
                         return Err(Error::Link {
                             reason: away.reason,
@@ -216,7 +216,7 @@ impl Slot {
         }
     }
 
-    /// The link is over. If it `is_lost`, the relay may want to know what had arrived over it.
+    /// Ends the slot's link; if `is_lost`, keeps what had arrived over it, to report to the relay.
     fn remember(&mut self, is_lost: bool) {
         if let Some(lost) = self
             .link
@@ -229,7 +229,7 @@ impl Slot {
         }
     }
 
-    /// Asks for every target that is due, with the token as its file has it now.
+    /// Registers every target that is due, with the token that the token file holds now.
     fn ask(&mut self, it: &mut Registrations, link: &Link) {
         let due = it.take_due(Instant::now());
         if due.is_empty() {
@@ -254,7 +254,7 @@ impl Slot {
 
     fn registered(&mut self, it: &mut Registrations, target: usize, granted: Granted) {
         self.backoff.registered();
-        // The relay has read what stood in front of the registration.
+        // The relay has read the reports of lost links, which precede the registration.
         self.lost.clear();
         self.agent.had[target].store(true, Ordering::Relaxed);
         let lasts = granted.expires_in_s;
@@ -315,7 +315,7 @@ impl Slot {
                 };
                 let message = refusal.message.clone();
                 let is_news = self.agent.board.refused(self.index, target, refusal);
-                // The end of the agent, or of the link, says it where there is no other target.
+                // With a single target, the end of the agent or of the link reports the refusal.
                 if is_news && self.agent.targets.len() > 1 {
                     self.tell(AgentEvent::TunnelRefused {
                         link: self.index,
@@ -331,7 +331,7 @@ impl Slot {
         }
     }
 
-    /// A tunnel's permission will end, and asking to renew it did not help yet.
+    /// Reports that a tunnel's permission will end, and could not be renewed yet.
     fn ending(&self, target: usize, left: Duration, reason: &'static str, message: String) {
         self.tell(AgentEvent::Ending {
             link: self.index,
@@ -350,7 +350,7 @@ impl Slot {
         link: Arc<Link>,
         task: JoinSet<Result<(), Error>>,
     ) -> Left {
-        // Without a deadline the relay has given the link up, as one that it took for dead.
+        // A deadline of 0 means that the relay has given the link up, because it took the link for dead.
         self.remember(away.deadline_ms == 0);
         let deadline_ms = u64::from(away.deadline_ms);
         let left = Duration::from_millis(deadline_ms).min(MOVE_DRAIN_MAX);
@@ -371,7 +371,7 @@ impl Slot {
         Instant::now() + left.min(self.agent.config.drain_timeout)
     }
 
-    /// Waits for the links that the relay asked us to leave; each has a deadline of its own.
+    /// Waits for the draining links; each has its own deadline.
     async fn drained(&mut self) {
         while self.draining.join_next().await.is_some() {}
     }
@@ -381,7 +381,7 @@ impl Slot {
     }
 }
 
-/// Sees a link to its end; a stop shortens the time that it has left.
+/// Runs a draining link to its end; a stop of the agent shortens the link's deadline.
 async fn drain(
     link: Arc<Link>,
     mut task: JoinSet<Result<(), Error>>,
@@ -395,15 +395,15 @@ async fn drain(
     task.join_next().await;
 }
 
-/// Ready once the agent is to stop.
+/// Ready once the agent is asked to stop.
 pub(super) async fn stopped(stop: &mut watch::Receiver<bool>) {
     if stop.wait_for(|stop| *stop).await.is_err() {
-        // The one who could ask is gone, and with it this task.
+        // The sender is dropped, and this task will be dropped with it.
         std::future::pending::<()>().await;
     }
 }
 
-/// Ready when what is counted there has changed.
+/// Ready when the number in `count` has changed.
 async fn changed(count: &mut watch::Receiver<u64>) {
     if count.changed().await.is_err() {
         std::future::pending::<()>().await;

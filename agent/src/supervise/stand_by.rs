@@ -1,8 +1,8 @@
-//! An agent that yields to another run of itself, and comes back when that one is gone.
+//! An agent that yields to a newer run of itself, and resumes when that run has ended.
 //!
-//! A relay gives a name to the run that asked last, so a service and a run by hand would take it from
-//! each other for ever if both asked again. The service waits instead, and asks no relay: a run with the
-//! same key keeps its status socket in the same folder, which tells when it has ended.
+//! A relay gives a name to the run that asked last, so a service and a manual run would take it from each other for
+//! ever if both asked again. The service waits instead, and asks no relay: a run with the same key keeps its status
+//! socket in the same folder, and the socket shows when that run has ended.
 
 use std::future::Future;
 use std::time::Duration;
@@ -18,23 +18,22 @@ use crate::event::AgentEvent;
 use crate::identity::Identity;
 use crate::status;
 
-/// How often the other runs are looked for.
+/// Interval between two looks for other runs.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 
-/// How long a run that has no status socket here is left alone, at least.
+/// Shortest wait if the run that took over has no status socket in this folder.
 const UNSEEN_WAIT: Duration = Duration::from_secs(60);
 
-/// Twice superseded within this time by a run that is not seen here, the agent ends: it has a twin on
-/// another machine, and they must not take the name from each other for ever.
+/// If a run without a status socket here takes over twice within this time, the agent ends: a copy of the agent runs
+/// on another machine, and the two must not take the name from each other for ever.
 const UNSEEN_AGAIN: Duration = Duration::from_secs(3600);
 
-/// As [`run_with_reconnect`](super::run_with_reconnect), but does not end when a newer run of this agent
-/// takes over: it waits until no other run of this folder publishes one of its tunnels, and then
-/// publishes them again.
+/// Like [`run_with_reconnect`](super::run_with_reconnect), but does not end when a newer run of this agent takes
+/// over: waits until no other run in this folder publishes one of its tunnels, and then publishes them again.
 ///
 /// # Errors
-/// As `run_with_reconnect`; [`Error::Superseded`] only if the other run cannot be seen here and takes
-/// over a second time.
+/// Those of `run_with_reconnect`; [`Error::Superseded`] only if the other run cannot be seen here and takes over
+/// a second time.
 pub async fn run_standing_by(
     config: Config,
     shutdown: impl Future<Output = ()> + Send + 'static,
@@ -44,7 +43,7 @@ pub async fn run_standing_by(
     tasks.spawn(async move {
         shutdown.await;
         stop.send_replace(true);
-        // The channel stays open as long as its receivers.
+        // Keeps the channel open as long as it has receivers.
         stop.closed().await;
     });
     let mut unseen_at: Option<Instant> = None;
@@ -80,7 +79,7 @@ pub async fn run_standing_by(
     }
 }
 
-/// Waits until no other run publishes one of the tunnels; whether there was one to be seen.
+/// Waits until no other run publishes one of the tunnels; true if such a run was seen.
 async fn others_ended(config: &Config) -> Result<bool, Error> {
     let mut is_seen = false;
     while is_published(config).await? {
@@ -90,7 +89,7 @@ async fn others_ended(config: &Config) -> Result<bool, Error> {
     Ok(is_seen)
 }
 
-/// Whether another run of this folder publishes one of the tunnels by the same relay.
+/// True if another run in this folder publishes one of the tunnels at the same relay.
 async fn is_published(config: &Config) -> Result<bool, Error> {
     let state_dir = config.state_dir()?;
     let identity = Identity::load(&state_dir, config.machine.as_deref())?;
@@ -99,7 +98,7 @@ async fn is_published(config: &Config) -> Result<bool, Error> {
         .map(|target| target.tunnel(&identity).to_string())
         .collect();
     let relay = config.relay.to_string();
-    // No answer does not prove that no other run is there.
+    // A failed look does not prove that there is no other run.
     let Ok(agents) = status::list_quietly(&state_dir).await else {
         return Ok(true);
     };

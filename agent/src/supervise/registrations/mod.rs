@@ -1,5 +1,5 @@
-//! Where the registrations of one link stand, and when to ask the relay again. Pure: the caller
-//! brings time and random numbers, and does the asking.
+//! State of the registrations of one link, and when to ask the relay again. Pure: the caller supplies time and
+//! random numbers, and sends the registrations.
 
 use std::time::Duration;
 
@@ -9,55 +9,54 @@ use tokio::time::Instant;
 use crate::error::Error;
 use crate::reconnect::{BACKOFF_MAX, Backoff, Next};
 
-/// How long the relay may take to answer a registration.
+/// Time limit for the relay to answer a registration.
 ///
 /// Ten times the 2 s after which a relay withdraws a claim by itself.
 const REGISTER_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// A permission is renewed so long before its end, if it lasts much longer than that.
+/// Time before its end at which a permission is renewed at the latest, if it lasts much longer.
 const RENEW_MARGIN: Duration = Duration::from_secs(5);
 
-/// Shortest time between two attempts to renew, so that the last seconds of a permission bring no
-/// flood.
+/// Shortest time between two attempts to renew, so that the last seconds of a permission do not cause a flood.
 const RENEW_PAUSE_MIN: Duration = Duration::from_secs(1);
 
-/// Longest time between two attempts to renew, once one of them has not helped.
+/// Longest time between two attempts to renew, after an attempt that did not extend the permission.
 const RENEW_PAUSE_MAX: Duration = Duration::from_secs(300);
 
-/// A permission that ends less than this later than before is the one before: both ends are whole
-/// seconds, rounded.
+/// A new end that is less than this later than the old end counts as unchanged: both ends are rounded to whole
+/// seconds.
 const RENEWED_MIN: Duration = Duration::from_secs(2);
 
-/// What an answer changed.
+/// Effect of the relay's answer.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Change {
     /// The tunnel is up.
     Up,
-    /// It was up, and may stay so for longer.
+    /// The tunnel was up, and its permission was extended.
     Renewed,
-    /// It is up, and its permission ends after this time as before.
+    /// The tunnel is up, and its permission still ends after this time.
     Ending(Duration),
-    /// There is no tunnel.
+    /// The target has no tunnel.
     Refused { is_final: bool },
 }
 
-/// All targets of one link, in the order of the settings.
+/// State of all targets of one link, in the order of the settings.
 #[derive(Debug)]
 pub(super) struct Registrations(Vec<Standing>);
 
 #[derive(Debug)]
 struct Standing {
     phase: Phase,
-    /// A question that waits for its answer, since then.
+    /// When the registration was sent that waits for its answer.
     asked_at: Option<Instant>,
-    /// When to ask next.
+    /// When to register next.
     due_at: Option<Instant>,
-    /// The token's file changed since it was last asked for.
+    /// True if the token file changed since the last registration.
     has_new_token: bool,
-    /// The question that waits, or was answered last, had the changed token.
+    /// True if the registration that waits, or was answered last, had the changed token.
     asked_with_new_token: bool,
     backoff: Backoff,
-    /// Whether this run of the agent ever had the tunnel.
+    /// True if this run of the agent ever had the tunnel.
     had: bool,
 }
 
@@ -69,7 +68,7 @@ enum Phase {
 }
 
 impl Registrations {
-    /// All targets, asked for now; of each, whether this run `had` its tunnel before.
+    /// All targets, registered at `now`; `had` tells for each target whether this run had its tunnel before.
     pub(super) fn new(had: impl Iterator<Item = bool>, now: Instant) -> Self {
         let standing = |had| Standing {
             phase: Phase::Asked,
@@ -83,7 +82,7 @@ impl Registrations {
         Self(had.map(standing).collect())
     }
 
-    /// The relay granted a target's tunnel for so many seconds; 0 is for ever.
+    /// Records that the relay granted a target's tunnel for `expires_in_s` seconds; 0 means without end.
     pub(super) fn granted(
         &mut self,
         target: usize,
@@ -100,7 +99,7 @@ impl Registrations {
         let before = std::mem::replace(&mut it.phase, Phase::Up { ends_at });
         let is_fresh = std::mem::take(&mut it.asked_with_new_token);
         let (change, wait) = match (before, ends_at) {
-            // Another token may well end sooner than the one before: it is the one that counts now.
+            // A fresh token may end sooner than the one before: the fresh token decides.
             (Phase::Up { ends_at: Some(was) }, Some(end))
                 if end < was + RENEWED_MIN && !(is_fresh && end + RENEWED_MIN <= was) =>
             {
@@ -113,7 +112,7 @@ impl Registrations {
         change
     }
 
-    /// The relay refused a target's tunnel, or to renew it.
+    /// Records that the relay refused a target's tunnel, or its renewal.
     pub(super) fn refused(
         &mut self,
         target: usize,
@@ -130,8 +129,8 @@ impl Registrations {
         self.lost(target, refusal, now, random)
     }
 
-    /// A target has no tunnel: the relay refused it, or took it back. The latter answers no question;
-    /// one that crossed it on its way has its answer to come, and that counts.
+    /// Records that a target has no tunnel: the relay refused it, or took it back. A tunnel taken back leaves an open
+    /// registration open: its answer is still to come, and counts.
     pub(super) fn lost(
         &mut self,
         target: usize,
@@ -151,8 +150,8 @@ impl Registrations {
         }
     }
 
-    /// A target cannot be asked for now, or asking did not help; how long its permission still
-    /// lasts, if it is up.
+    /// Records that a registration could not be sent, or did not extend the permission; returns how long the permission
+    /// still lasts, if the tunnel is up.
     pub(super) fn not_renewed(
         &mut self,
         target: usize,
@@ -170,7 +169,7 @@ impl Registrations {
         is_up.then_some(left)
     }
 
-    /// The file with the token changed: what waits for a better one is due now.
+    /// Records that the token file changed: targets that wait for a better token are due now.
     pub(super) fn token_changed(&mut self, now: Instant) {
         for it in &mut self.0 {
             let waits = match &it.phase {
@@ -185,12 +184,12 @@ impl Registrations {
         }
     }
 
-    /// The targets to ask for now; from now on they wait for an answer.
+    /// Takes the targets to register now; from now on they wait for an answer.
     pub(super) fn take_due(&mut self, now: Instant) -> Vec<usize> {
         let mut due = Vec::new();
         for (target, it) in self.0.iter_mut().enumerate() {
-            // An answer that does not come is asked for again. One that is due already waits for
-            // the one that is on its way: the relay works through them in order.
+            // A late answer is asked for again. A due target whose answer is still on its way waits for it:
+            // the relay works through registrations in order.
             let late = it.asked_at.is_some_and(|at| now >= at + REGISTER_TIMEOUT);
             let is_due = it.asked_at.is_none() && it.due_at.is_some_and(|at| now >= at);
             if late || is_due {
@@ -203,7 +202,7 @@ impl Registrations {
         due
     }
 
-    /// When to look for due ones again.
+    /// When to call [`Self::take_due`] next.
     pub(super) fn wakes_at(&self) -> Option<Instant> {
         let wakes_at = |it: &Standing| match it.asked_at {
             Some(at) => Some(at + REGISTER_TIMEOUT),
@@ -212,21 +211,21 @@ impl Registrations {
         self.0.iter().filter_map(wakes_at).min()
     }
 
-    /// Whether the relay leaves a question unanswered while no tunnel is up: the link is of no use.
+    /// True if the relay leaves a registration unanswered while no tunnel is up: the link is unusable.
     pub(super) fn is_unanswered(&self, now: Instant) -> bool {
         let is_late = |at: Instant| now >= at + REGISTER_TIMEOUT;
         !self.any_up() && self.0.iter().any(|it| it.asked_at.is_some_and(is_late))
     }
 
-    /// Whether any tunnel is up.
+    /// True if any tunnel is up.
     pub(super) fn any_up(&self) -> bool {
         let up = |it: &Standing| matches!(it.phase, Phase::Up { .. });
         self.0.iter().any(up)
     }
 
-    /// Why this link is of no use, once every target has its answer and none has a tunnel.
+    /// The reason why this link is unusable, once every target has its answer and no target has a tunnel.
     ///
-    /// It is final if all answers are; otherwise a new link may bring better ones.
+    /// The error is final if all refusals are final; otherwise a new link may succeed.
     pub(super) fn failure(&self) -> Option<Error> {
         let mut first: Option<Error> = None;
         for it in &self.0 {
@@ -246,9 +245,9 @@ impl Registrations {
     }
 }
 
-/// Whether a tunnel that is up stays so when the answer to its renewal is this. The relay looks at
-/// the token before it touches the name, and leaves the tunnel as it was where the name is not for the
-/// holder of this token. One that it takes back, for whatever reason, does not.
+/// True if a tunnel stays up although its renewal was refused for `reason`. The relay checks the token before it
+/// touches the name, and leaves the tunnel unchanged if the name is not for this token's holder. A tunnel that the
+/// relay takes back is down, for any reason.
 const fn keeps_tunnel(reason: Reason) -> bool {
     !matches!(
         reason,
@@ -256,20 +255,20 @@ const fn keeps_tunnel(reason: Reason) -> bool {
     )
 }
 
-/// Whether another token in its file may change this refusal.
+/// True if another token in the token file may change this refusal.
 pub(super) const fn awaits_token(reason: Reason) -> bool {
     matches!(reason, Reason::TokenExpired | Reason::TokenNotYet)
 }
 
-/// When to renew a permission that lasts so long: after two thirds, and a little before, so that
-/// agents that started together do not ask together.
+/// Wait before a permission of length `lasts` is renewed: up to two thirds of it, with jitter, so that agents that
+/// started together do not ask together.
 fn renew_in(lasts: Duration, random: &mut fastrand::Rng) -> Duration {
     let share = (lasts * 2 / 3).mul_f64(1.0 - 0.1 * random.f64());
     let least = (lasts / 4).max(RENEW_PAUSE_MIN / 2);
     share.min(lasts.saturating_sub(RENEW_MARGIN)).max(least)
 }
 
-/// When to try again after an attempt that did not help: the less is left, the sooner.
+/// Wait after an attempt that did not extend the permission: the less time is left, the shorter.
 fn renew_again_in(left: Duration, random: &mut fastrand::Rng) -> Duration {
     let wait = (left / 2).clamp(RENEW_PAUSE_MIN, RENEW_PAUSE_MAX);
     wait.mul_f64(1.0 - 0.1 * random.f64()).max(RENEW_PAUSE_MIN)

@@ -1,4 +1,4 @@
-//! Registrations that are answered, renewed, refused and taken back, on a time of their own.
+//! Registrations that are answered, renewed, refused and taken back, in simulated time.
 
 use super::*;
 
@@ -97,19 +97,19 @@ fn a_fresh_token_is_taken_even_where_it_ends_sooner() {
     let (start, mut random) = (Instant::now(), random());
     let mut it = Registrations::new([false].into_iter(), start);
     it.granted(0, HOUR_S, start, &mut random);
-    // The file was touched, and holds what it held.
+    // The file was touched, and holds the same token.
     let now = after(start, 60);
     it.token_changed(now);
     assert_eq!(it.take_due(now), [0]);
     let change = it.granted(0, HOUR_S - 60, now, &mut random);
     assert!(matches!(change, Change::Ending(_)), "{change:?}");
-    // Another token, good for five minutes.
+    // Another token, valid for five minutes.
     it.token_changed(now);
     assert_eq!(it.take_due(now), [0]);
     assert_eq!(it.granted(0, 300, now, &mut random), Change::Renewed);
     let due = it.wakes_at().unwrap();
     assert!(due <= after(now, 200), "{:?}", due - now);
-    // The same once more is not fresh.
+    // The same token once more is not fresh.
     assert_eq!(it.take_due(due), [0]);
     let left = 300 - u32::try_from((due - now).as_secs()).unwrap();
     let change = it.granted(0, left, due, &mut random);
@@ -124,7 +124,7 @@ fn a_name_that_is_lost_when_it_is_renewed_is_lost() {
     it.refused(0, refusal(Reason::ClaimTimeout), now, &mut random);
     assert!(!it.any_up());
     assert!(!it.failure().unwrap().is_final());
-    // It had the name: it may get it back.
+    // This run had the name, so it may get the name back.
     let change = it.refused(0, refusal(Reason::NameTaken), now, &mut random);
     assert_eq!(change, Change::Refused { is_final: false });
     let error = it.failure().unwrap();
@@ -168,12 +168,12 @@ fn one_targets_refusal_does_not_end_the_others() {
     let mut it = Registrations::new([false; 3].into_iter(), now);
     let change = it.refused(0, refusal(Reason::NameTaken), now, &mut random);
     assert_eq!(change, Change::Refused { is_final: true });
-    assert!(it.failure().is_none(), "two have no answer yet");
+    assert!(it.failure().is_none(), "two targets have no answer yet");
     it.granted(1, 0, now, &mut random);
     let change = it.refused(2, refusal(Reason::TunnelLimit), now, &mut random);
     assert_eq!(change, Change::Refused { is_final: false });
     assert!(it.failure().is_none());
-    // What may get better is asked for again on the same link, and what cannot is not.
+    // A refusal that may change is tried again on the same link; a final refusal is not.
     assert_eq!(it.take_due(after(now, 60)), [2]);
     assert_eq!(it.granted(2, 0, after(now, 60), &mut random), Change::Up);
 }
@@ -189,7 +189,7 @@ fn all_refused_is_final_only_if_each_of_them_is() {
     it.refused(1, refusal(Reason::Overload), now, &mut random);
     let error = it.failure().unwrap();
     assert_eq!((error.word(), error.is_final()), ("overload", false));
-    // One that has a tunnel makes the link worth keeping, whichever it is.
+    // A tunnel of any target makes the link worth keeping.
     it.granted(0, 0, now, &mut random);
     assert!(it.failure().is_none());
     it.granted(1, 0, now, &mut random);
@@ -204,7 +204,7 @@ fn a_tunnel_that_is_taken_back_is_asked_for_again_unless_that_cannot_help() {
     for target in [0, 1] {
         it.granted(target, 60, now, &mut random);
     }
-    // Whatever the reason: these would leave it up as the answer to a renewal.
+    // As answers to a renewal, these reasons would leave the tunnel up.
     for reason in [
         Reason::Kicked,
         Reason::TokenExpired,
@@ -219,11 +219,14 @@ fn a_tunnel_that_is_taken_back_is_asked_for_again_unless_that_cannot_help() {
     }
     let change = it.lost(0, refusal(Reason::Revoked), now, &mut random);
     assert_eq!(change, Change::Refused { is_final: true });
-    assert!(it.failure().is_none(), "the other one is up");
+    assert!(it.failure().is_none(), "the other target's tunnel is up");
     it.granted(1, 0, now, &mut random);
     assert_eq!(it.take_due(after(now, 1_000)), [] as [usize; 0]);
     it.lost(1, refusal(Reason::Kicked), now, &mut random);
-    assert!(!it.failure().unwrap().is_final(), "a new link may bring it");
+    assert!(
+        !it.failure().unwrap().is_final(),
+        "a new link may bring the tunnel back"
+    );
 }
 
 #[test]
@@ -236,7 +239,7 @@ fn a_renewal_that_crosses_the_loss_of_its_tunnel_decides() {
             let now = it.wakes_at().unwrap();
             assert_eq!(it.take_due(now), [0]);
             it.lost(0, refusal(reason), now, random);
-            // Its answer is on its way: nothing else is asked, and nothing given up.
+            // The renewal's answer is on its way: nothing else is asked, and the link is not given up.
             assert!(!it.any_up() && it.failure().is_none(), "{reason:?}");
             assert_eq!(it.take_due(after(now, 10)), [] as [usize; 0]);
             assert_eq!(it.wakes_at(), Some(now + REGISTER_TIMEOUT));
@@ -245,12 +248,12 @@ fn a_renewal_that_crosses_the_loss_of_its_tunnel_decides() {
         let (mut it, now) = asked(&mut random);
         assert_eq!(it.granted(0, 60, now, &mut random), Change::Up);
         assert!(it.any_up() && it.failure().is_none(), "{reason:?}");
-        // The same refusal leaves a tunnel up that is still there.
+        // This refusal leaves a tunnel up that still exists; here the tunnel is gone.
         let (mut it, now) = asked(&mut random);
         let change = it.refused(0, refusal(Reason::Overload), now, &mut random);
         assert_eq!(change, Change::Refused { is_final: false });
         assert!(!it.any_up() && !it.failure().unwrap().is_final());
-        // One that never comes is asked for again.
+        // An answer that never comes is asked for again.
         let (mut it, now) = asked(&mut random);
         assert_eq!(it.take_due(now + REGISTER_TIMEOUT), [0]);
     }
