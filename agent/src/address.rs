@@ -66,7 +66,7 @@ impl HostPort {
         match end == authority.len() {
             true => Ok(address),
             false => Err(format!(
-                "the address must end after the port, without the path: write {scheme}{}",
+                "the address must end after host and port, without the path: write {scheme}{}",
                 &authority[..end]
             )),
         }
