@@ -1,5 +1,5 @@
-//! A request's body on its way to the next hop: passed on frame by frame, with its end and its
-//! failure noted. Nothing is kept here but the one frame in flight, so a slow reader slows its sender.
+//! A request's body on its way to the next hop: passed on frame by frame; its end and its failure are
+//! reported. Only the frame in flight is kept, so a slow reader slows its sender.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -12,44 +12,44 @@ use hyper::body::Incoming;
 
 use crate::gate::Gate;
 
-/// What a hop notes of a request's body.
+/// Events of a request's body that a hop records.
 pub trait Progress: Unpin {
-    /// Ends the wait for `100 Continue`.
+    /// Future that ends the wait for `100 Continue`.
     type Timeout: Future<Output = ()> + Unpin;
 
-    /// The next hop asked for more; `is_pending` says that the caller has sent no more yet.
+    /// The next hop polled for more; `is_pending`: the caller has not sent more yet.
     fn asked(&self, is_pending: bool);
 
-    /// A piece of it goes on, as this leaves it.
+    /// A frame is about to go on, in the form in which this method leaves it.
     fn passed(&self, _frame: &mut Frame<Bytes>) {}
 
-    /// The body was taken to its end.
+    /// The body was read to its end.
     fn done(&self);
 
     /// The body is malformed or broke off.
     fn failed(&self);
 
-    /// Nothing more of the body is wanted, and this was not read.
+    /// The next hop wants no more of the body; takes the unread rest.
     fn left(&mut self, _rest: Incoming) {}
 }
 
 /// A request's body on its way to the next hop.
 pub struct RequestBody<P: Progress> {
-    /// What the caller sent before, for a request that is repeated; empty once that is passed on.
+    /// Bytes of a retried request that the caller sent before the retry; empty once passed on.
     before: Bytes,
-    /// What the caller has yet to send.
+    /// The rest of the body, which the caller has yet to send.
     incoming: Option<Incoming>,
     gate: Option<Gate<P::Timeout>>,
     progress: P,
 }
 
 impl<P: Progress> RequestBody<P> {
-    /// Passes `incoming` on; nothing for a request that is repeated.
+    /// Body that passes `incoming` on; an empty body if `None`.
     pub const fn new(incoming: Option<Incoming>, progress: P) -> Self {
         Self::again(Bytes::new(), incoming, progress)
     }
 
-    /// Passes on what the caller sent `before`, for a request that is repeated, and then what is still
+    /// Body of a retried request: the bytes that the caller sent `before`, then the rest that is still
     /// `incoming`.
     pub const fn again(before: Bytes, incoming: Option<Incoming>, progress: P) -> Self {
         Self {
@@ -60,7 +60,7 @@ impl<P: Progress> RequestBody<P> {
         }
     }
 
-    /// Where it is noted how the body fares.
+    /// The hop's record of this body's progress.
     pub const fn progress_mut(&mut self) -> &mut P {
         &mut self.progress
     }
@@ -74,10 +74,10 @@ impl<P: Progress> Drop for RequestBody<P> {
     }
 }
 
-/// Makes `request` wait for `100 Continue`, until `timeout` at the latest, which is first polled
-/// when the body is first asked for.
+/// Makes `request` hold its body back until `100 Continue`, or until `timeout`, which is first polled
+/// when hyper first polls the body.
 ///
-/// The caller's own `100 Continue` is sent by hyper as soon as its body is first read.
+/// hyper sends the caller's own `100 Continue` as soon as the caller's body is first read.
 pub fn await_continue<P: Progress>(request: &mut Request<RequestBody<P>>, timeout: P::Timeout) {
     let gate = Gate::new(request, timeout);
     request.body_mut().gate = Some(gate);
@@ -113,8 +113,7 @@ impl<P: Progress> Body for RequestBody<P> {
         if let Some(Ok(frame)) = &mut frame {
             this.progress.passed(frame);
         }
-        // hyper asks for no more than the length that was announced; over HTTP/2 the end itself may come
-        // later.
+        // hyper does not poll beyond the announced length; over HTTP/2 the end of the stream may come later.
         let is_whole = incoming.is_end_stream() || incoming.size_hint().exact() == Some(0);
         match &frame {
             Some(Ok(frame)) if !frame.is_trailers() && !is_whole => {}

@@ -1,11 +1,11 @@
-//! What browsers say of the page that asks, beside `Origin` (Fetch Metadata).
+//! Fetch Metadata: fields in which browsers describe the requesting page, beside `Origin`.
 
 use http::{HeaderMap, HeaderName};
 
-/// How the page that asks stands to what it asks.
+/// Relation of the requesting page to the requested URL, such as `same-origin`.
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-/// True if a browser says of the page anything but what stands in `own`; false if no browser asks.
+/// True if `Sec-Fetch-Site` has a value outside `own`; false without the field, which only browsers send.
 #[must_use]
 pub fn is_foreign(headers: &HeaderMap, own: &[&str]) -> bool {
     let mut sites = headers.get_all(SEC_FETCH_SITE).iter();

@@ -1,11 +1,11 @@
-//! Fields by which an answer tells browsers whose pages may read it (the Fetch standard, "CORS
-//! protocol"). Each hop of ours decides that by itself; a target knows neither the hop's address nor
-//! that its operator allows.
+//! CORS fields of an answer: they tell browsers whose pages may read it (the Fetch standard, "CORS
+//! protocol"). Each hop sets them itself; a target does not know the hop's address, nor which pages
+//! the hop's operator allows.
 
 use http::header::{ACCESS_CONTROL_EXPOSE_HEADERS, HeaderName, VARY};
 use http::{HeaderMap, HeaderValue};
 
-/// Fields of an answer that a page of another origin may read, beside the few that it always may.
+/// Answer fields that pages of other origins may read, beside those that CORS always allows.
 const EXPOSED: [&str; 5] = [
     "Mcp-Session-Id",
     "WWW-Authenticate",
@@ -14,14 +14,14 @@ const EXPOSED: [&str; 5] = [
     "Location",
 ];
 
-/// Longest list of names that an answer has, in bytes; further names are left out.
+/// Longest list of field names in an answer, in bytes; further names are left out.
 const LIST_BYTES_MAX: usize = 4096;
 
-/// How all fields of this kind begin.
+/// Prefix of all CORS fields.
 const PREFIX: &str = "access-control-";
 
-/// Takes what a target says about pages out of its answer. The names that pages may read stay: they
-/// permit nothing by themselves, and a hop that allows a page adds its own.
+/// Drops a target's CORS permissions from its answer. The list of exposed fields stays: it permits
+/// nothing by itself, and a hop that allows a page adds its own names.
 pub fn drop_permissions(headers: &mut HeaderMap) {
     let is_permission = |name: &HeaderName| {
         name.as_str().starts_with(PREFIX) && name != ACCESS_CONTROL_EXPOSE_HEADERS
@@ -36,21 +36,21 @@ pub fn drop_permissions(headers: &mut HeaderMap) {
     }
 }
 
-/// Lets a page read what MCP clients need, beside what the answer lists already.
+/// Lets pages read the fields that MCP clients need, beside those that the answer exposes already.
 pub fn expose(headers: &mut HeaderMap) {
     let listed = headers.get_all(ACCESS_CONTROL_EXPOSE_HEADERS);
     let list = joined(&EXPOSED, listed);
     headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, list);
 }
 
-/// Says that the answer depends on these fields of the request, beside those that it names already.
+/// Adds request fields to the answer's `Vary`, beside those that it names already.
 pub fn vary(headers: &mut HeaderMap, on: &[&str]) {
     let list = joined(on, headers.get_all(VARY));
     headers.insert(VARY, list);
 }
 
-/// `ours`, and the names in `theirs` that are not among them, as one list. What is not a field's name
-/// is left out; `*` is one.
+/// One list of `ours` and of the names in `theirs` that are not in `ours`. Text that is not a field name
+/// is left out; `*` counts as a name.
 pub fn joined<'a>(ours: &[&str], theirs: impl IntoIterator<Item = &'a HeaderValue>) -> HeaderValue {
     let mut list = ours.join(", ");
     let mut names: Vec<String> = ours.iter().map(|it| it.to_ascii_lowercase()).collect();
@@ -69,7 +69,7 @@ pub fn joined<'a>(ours: &[&str], theirs: impl IntoIterator<Item = &'a HeaderValu
             names.push(folded);
         }
     }
-    // Names of fields and commas.
+    // Cannot fail: the list holds only field names and commas.
     HeaderValue::from_str(&list).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 

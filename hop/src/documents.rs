@@ -4,10 +4,10 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue};
 use serde_json::Value;
 
-/// Longest document that is read, in bytes; those of well-known servers have 1 to 5 KiB.
+/// Longest document that a hop reads, in bytes; documents of well-known servers have 1 to 5 KiB.
 pub const DOCUMENT_BYTES_MAX: usize = 256 * 1024;
 
-/// True if an answer's body is JSON.
+/// True if an answer's `Content-Type` is JSON.
 #[must_use]
 pub fn is_json(headers: &HeaderMap) -> bool {
     let media_type = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
@@ -18,21 +18,21 @@ pub fn is_json(headers: &HeaderMap) -> bool {
     })
 }
 
-/// A document with `map` applied to each of its texts, wherever it stands, and to the name of the
-/// field that it stands in; `None` if it can stay, or is not JSON.
+/// A document with `map` applied to each string in it, at any depth, with the name of the string's
+/// field; `None` if nothing changed, or if the document is not JSON.
 pub fn texts(document: &[u8], map: impl Fn(&str, &str) -> Option<String>) -> Option<Vec<u8>> {
     let mut value: Value = serde_json::from_slice(document).ok()?;
     within(&mut value, "", &map).then(|| value.to_string().into_bytes())
 }
 
-/// The text in a field of a document, if it has one.
+/// The string in a top-level field of a document, if it has one.
 #[must_use]
 pub fn text(document: &[u8], field: &str) -> Option<String> {
     let value: Value = serde_json::from_slice(document).ok()?;
     value.get(field)?.as_str().map(str::to_owned)
 }
 
-/// True if something was changed. The parser bounds how deep values are nested.
+/// Maps the strings in `value`; true if one changed. The parser bounds the nesting depth.
 fn within(value: &mut Value, field: &str, map: &impl Fn(&str, &str) -> Option<String>) -> bool {
     match value {
         Value::String(text) => match map(field, text) {

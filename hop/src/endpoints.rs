@@ -1,54 +1,54 @@
 //! Event streams (WHATWG HTML, "Server-sent events") on their way through a hop: the URL in an
-//! `endpoint` event of MCP's older transport (2024-11-05, "HTTP with SSE") is mapped, everything
-//! else passes byte by byte.
+//! `endpoint` event of MCP's older transport (2024-11-05, "HTTP with SSE") is mapped, all other
+//! bytes pass unchanged.
 //!
-//! Long because each legal order of an event's lines stands as a case at its foot.
+//! Long because each legal order of an event's lines is a test case at the end of this file.
 
 use bytes::{Buf, Bytes, BytesMut};
 use memchr::memchr2;
 
-/// Longest event that is looked at, in bytes: a URL, and fields and comments beside it.
+/// Longest event that is searched, in bytes: a URL, with fields and comments beside it.
 const EVENT_BYTES_MAX: usize = 8 * 1024;
 
-/// What a stream may begin with; it belongs to no line.
+/// Optional start of a stream, which belongs to no line.
 const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 
-/// Finds `endpoint` events, wherever in a stream they stand and however it is cut.
+/// Finds `endpoint` events anywhere in a stream, however the stream is cut.
 ///
-/// A client acts on an event when it is complete, so holding an event back until then delays
-/// nothing that it does. Comments are never held back, and of a longer event than
-/// [`EVENT_BYTES_MAX`] nothing is.
+/// A client acts on an event only once the event is complete, so holding an event back until then
+/// causes no delay. Comments in front of an event are never held back, and neither are events longer
+/// than [`EVENT_BYTES_MAX`].
 #[derive(Debug, Default)]
 pub(crate) struct Endpoints {
-    /// Of the event that is being read, from its beginning.
+    /// Bytes of the current event, from its beginning.
     held: BytesMut,
-    /// Where in `held` the line begins that is not complete.
+    /// Index in `held` where the incomplete line begins.
     line: usize,
-    /// The last field `event` of this event says `endpoint`.
+    /// The last `event` field of the current event is `endpoint`.
     is_endpoint: bool,
-    /// The last byte was a return: a line feed behind it belongs to the same line end.
+    /// The last byte was a carriage return: a line feed after it belongs to the same line end.
     after_return: bool,
     at: At,
 }
 
-/// Where in a stream a reader is.
+/// Position of a reader in a stream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum At {
-    /// In front of the first byte that is not of a byte order mark.
+    /// Before the first byte that is not part of a byte order mark.
     #[default]
     Start,
-    /// In an event, or in front of one.
+    /// In an event, or before one.
     Event,
-    /// In a comment in front of an event, which passes.
+    /// In a comment before an event; comments pass at once.
     Comment,
-    /// In an event that is too long to be looked at; `is_line_empty` says whether it ends with the
-    /// next line end.
+    /// In an event that is too long to be searched; `is_line_empty`: the event ends if a line end
+    /// comes next.
     Long { is_line_empty: bool },
 }
 
 impl Endpoints {
-    /// Takes a piece, and yields what may go on. `map` gets an endpoint's URL, and yields what to put
-    /// in its place; `None` if it can stay.
+    /// Takes a piece and returns the bytes that may go on. `map` gets an endpoint's URL and returns its
+    /// replacement, or `None` if the URL stays.
     pub(crate) fn pass(&mut self, piece: &[u8], map: impl Fn(&[u8]) -> Option<Vec<u8>>) -> Bytes {
         let mut out = BytesMut::new();
         let mut rest = piece;
@@ -66,23 +66,23 @@ impl Endpoints {
         out.freeze()
     }
 
-    /// True if there are bytes that it has not let go.
+    /// True if bytes are held back.
     pub(crate) fn is_holding(&self) -> bool {
         !self.held.is_empty()
     }
 
-    /// True if what stands in front of the first event has passed.
+    /// True unless a part of a byte order mark is held back.
     pub(crate) fn has_begun(&self) -> bool {
         self.at != At::Start || self.held.is_empty()
     }
 
-    /// What was held back when the stream ended. No client acts on it: the event is not complete.
+    /// Bytes that were held back when the stream ended. Their event is incomplete: no client acts on it.
     pub(crate) fn rest(&mut self) -> Bytes {
         self.line = 0;
         std::mem::take(&mut self.held).freeze()
     }
 
-    /// In front of the first line.
+    /// Passes a byte order mark in front of the first line.
     fn begin(&mut self, rest: &mut &[u8], out: &mut BytesMut) {
         while let (Some(byte), Some(wanted)) = (rest.first(), BYTE_ORDER_MARK.get(self.held.len()))
         {
@@ -100,7 +100,7 @@ impl Endpoints {
         self.at = At::Event;
     }
 
-    /// Reads one line of an event, or what is there of it.
+    /// Reads a line of an event, or the part of the line that has come.
     fn event(
         &mut self,
         rest: &mut &[u8],
@@ -152,7 +152,7 @@ impl Endpoints {
         }
     }
 
-    /// Gives up an event that is too long.
+    /// Stops searching an event that is too long, and lets its held bytes go.
     fn let_go(&mut self, out: &mut BytesMut, is_line_empty: bool) {
         out.extend_from_slice(&self.rest());
         self.is_endpoint = false;
@@ -198,7 +198,7 @@ impl Endpoints {
     }
 }
 
-/// The value of a field, if the line is one of that name.
+/// The field's value, if `line` is a field of this name.
 fn field<'a>(line: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
     let rest = line.strip_prefix(name)?;
     if rest.is_empty() {
@@ -208,9 +208,9 @@ fn field<'a>(line: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
     Some(value.strip_prefix(b" ").unwrap_or(value))
 }
 
-/// A complete event with its URL mapped; `None` if it can stay.
+/// A complete event with its URL mapped; `None` if the event stays as it is.
 fn mapped(event: &[u8], map: impl Fn(&[u8]) -> Option<Vec<u8>>) -> Option<Vec<u8>> {
-    // A URL in several lines is one: what reads it drops line ends (WHATWG URL, "basic URL
+    // A URL in several `data` lines is one URL: URL parsers drop line ends (WHATWG URL, "basic URL
     // parser").
     let data = lines(event).filter_map(|(line, _)| field(line, b"data"));
     let url = data.collect::<Vec<_>>().concat();
@@ -235,7 +235,7 @@ fn mapped(event: &[u8], map: impl Fn(&[u8]) -> Option<Vec<u8>>) -> Option<Vec<u8
     Some(out)
 }
 
-/// The lines of a complete event, each with its end.
+/// Lines of a complete event, each with its line end.
 fn lines(event: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
     let mut rest = event;
     std::iter::from_fn(move || {
@@ -257,7 +257,7 @@ mod tests {
         url.starts_with(b"/").then(|| [b"/w/maya", url].concat())
     }
 
-    /// What comes out of `pieces`, each by itself, and then the rest.
+    /// Output for each of `pieces`, followed by the rest.
     fn passed(pieces: &[&[u8]]) -> Vec<String> {
         let mut endpoints = Endpoints::default();
         let text = |bytes: Bytes| String::from_utf8_lossy(&bytes).into_owned();

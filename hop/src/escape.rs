@@ -1,24 +1,24 @@
-//! Characters that URLs do not have and that clients send all the same: which ones, and what they become.
+//! Characters that URLs must not contain but that clients send: which ones, and their percent-escapes.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use http::Uri;
 use http::uri::PathAndQuery;
 
-/// True for a byte that URLs do not have as it is (RFC 3986, section 2), that clients send all the same,
-/// most servers take, and hyper refuses; of those beyond ASCII it refuses what is not UTF-8.
+/// True for a byte that is invalid in URLs (RFC 3986, section 2), but that clients send and most servers
+/// accept, and that hyper refuses. Of bytes beyond ASCII, hyper refuses those that are not UTF-8.
 pub(crate) const fn is_escaped(byte: u8) -> bool {
     matches!(byte, b'"' | b'<' | b'>' | b'`' | 0x80..)
 }
 
-/// The escape of a byte: a percent sign and two digits.
+/// Percent-escape of a byte.
 pub(crate) fn escape(byte: u8) -> [u8; 3] {
     const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
     let digit = |half: u8| DIGITS[usize::from(half)];
     [b'%', digit(byte >> 4), digit(byte & 0xf)]
 }
 
-/// Escapes in path and query of a request what [`Intake`](crate::Intake) escapes in the URL of HTTP/1.1: over
-/// HTTP/2 hyper reads the URL by itself.
+/// Escapes in a request's path and query the bytes that [`Intake`](crate::Intake) escapes over HTTP/1.1.
+/// Needed over HTTP/2, where hyper parses the URL itself.
 pub fn escape_path(uri: &mut Uri) {
     let Some(path) = uri.path_and_query().map(PathAndQuery::as_str) else {
         return;
@@ -35,11 +35,11 @@ pub fn escape_path(uri: &mut Uri) {
     }
     let escaped = PathAndQuery::from_maybe_shared(Bytes::from(text));
     let mut parts = std::mem::take(uri).into_parts();
-    // One that is too long once it is escaped stays as it is, and so does not get lost.
+    // A path that is too long once escaped stays as it is.
     if let Ok(escaped) = escaped {
         parts.path_and_query = Some(escaped);
     }
-    // They came from a URL, and the path is one as before.
+    // Cannot fail: the parts come from a valid URL, and the path is still valid.
     *uri = Uri::from_parts(parts).unwrap_or_default();
 }
 

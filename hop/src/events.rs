@@ -1,4 +1,4 @@
-//! An event stream on its way through a hop: undone where it is compressed, its endpoints mapped.
+//! Event streams on their way through a hop: decompressed, with the URLs in `endpoint` events mapped.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -10,14 +10,14 @@ use http::{HeaderMap, HeaderValue, Method};
 
 use crate::endpoints::Endpoints;
 
-/// Most that is decoded at a time, in bytes of input; the decoder gives out 32 KiB at most for it.
+/// Most input decoded at a time, in bytes; the decoder yields 32 KiB at most for it.
 const INPUT_BYTES_MAX: usize = 512;
 
-/// What is wrong with an event stream that cannot be read.
-const UNKNOWN_CODING: &str = "its event stream is compressed in a way in which no endpoint can be found; have the \
+/// The reason why an event stream cannot be read.
+const UNKNOWN_CODING: &str = "its event stream has a Content-Encoding that cannot be decoded; have the \
                               server send event streams uncompressed, or with gzip";
 
-/// True if the media type of an answer is that of event streams.
+/// True if an answer's media type is `text/event-stream`.
 #[must_use]
 pub fn is_event_stream(headers: &HeaderMap) -> bool {
     let media_type = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
@@ -31,8 +31,8 @@ fn is_events(media_type: &[u8]) -> bool {
         .eq_ignore_ascii_case(b"text/event-stream")
 }
 
-/// Asks the next hop for event streams as they are, where the caller asks for such a stream: what
-/// is in a compressed one could not be mapped. Other requests keep what they say.
+/// Asks the next hop for an uncompressed event stream if the caller asks for an event stream: not
+/// every compressed one can be mapped. Leaves other requests as they are.
 pub fn ask_for_plain(method: &Method, headers: &mut HeaderMap) {
     let accepts = |value: &HeaderValue| value.as_bytes().split(|b| *b == b',').any(is_events);
     if *method == Method::GET && headers.get_all(ACCEPT).iter().any(accepts) {
@@ -40,19 +40,19 @@ pub fn ask_for_plain(method: &Method, headers: &mut HeaderMap) {
     }
 }
 
-/// How the body of an answer is coded.
+/// Compression of an answer's body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Coding {
-    /// Not at all.
+    /// No compression.
     Plain,
-    /// RFC 1952.
+    /// The gzip format (RFC 1952).
     Gzip,
-    /// RFC 1950.
+    /// The zlib format (RFC 1950), which HTTP calls `deflate`.
     Deflate,
 }
 
 impl Coding {
-    /// Reads an answer's head; `None` for a coding that is not known here, or several.
+    /// Reads an answer's head; `None` for an unknown coding, and for several.
     #[must_use]
     pub fn of(headers: &HeaderMap) -> Option<Self> {
         let values = headers.get_all(CONTENT_ENCODING).iter();
@@ -75,20 +75,20 @@ impl Coding {
 pub struct Events {
     endpoints: Endpoints,
     decoder: Option<Decoder>,
-    /// What came and is not decoded yet.
+    /// Bytes that were pushed and are not decoded yet.
     input: Bytes,
 }
 
 impl Events {
-    /// Makes an answer's head fit for what comes out of here.
+    /// Adapts an answer's head to its decoded and mapped body.
     ///
     /// # Errors
-    /// The body is coded in a way that is not known here: an endpoint in it would lead nowhere.
+    /// The coding of the body is unknown: URLs of endpoints in it could not be mapped.
     pub fn begin(headers: &mut HeaderMap) -> Result<Self, &'static str> {
         let decoder = Decoder::new(Coding::of(headers).ok_or(UNKNOWN_CODING)?);
         if decoder.is_some() {
             headers.remove(CONTENT_ENCODING);
-            // It is a name for the coded bytes (RFC 9110, section 8.8.3).
+            // An ETag identifies the coded bytes (RFC 9110, section 8.8.3).
             headers.remove(ETAG);
         }
         headers.remove(CONTENT_LENGTH);
@@ -98,13 +98,13 @@ impl Events {
         })
     }
 
-    /// Takes a piece from the next hop. All that [`Events::next`] yields was asked for before.
+    /// Takes a piece from the next hop, after [`Events::next`] has yielded all of the piece before.
     pub fn push(&mut self, piece: Bytes) {
         self.input = piece;
     }
 
-    /// What may go on to the caller; `None` once the next piece is to be pushed. `map` gets an
-    /// endpoint's URL, and yields what to put in its place; `None` if it can stay.
+    /// Bytes that may go on to the caller; `None` once the next piece is to be pushed. `map` gets an
+    /// endpoint's URL and returns its replacement, or `None` if the URL stays.
     ///
     /// # Errors
     /// The stream is not coded as its head says.
@@ -124,20 +124,20 @@ impl Events {
         Ok(None)
     }
 
-    /// True if there are bytes that it has not let go.
+    /// True if bytes are held back.
     #[must_use]
     pub fn is_holding(&self) -> bool {
         self.endpoints.is_holding() || !self.input.is_empty()
     }
 
-    /// True if a comment may come next where an event could: no part of a byte order mark is held
-    /// back, which belongs in front of everything.
+    /// True if a comment may be inserted between events: no part of a byte order mark is held back,
+    /// which has to come before everything else.
     #[must_use]
     pub fn has_begun(&self) -> bool {
         self.endpoints.has_begun()
     }
 
-    /// What was held back when the stream ended.
+    /// Bytes that were held back when the stream ended.
     pub fn rest(&mut self) -> Bytes {
         self.endpoints.rest()
     }
@@ -151,8 +151,8 @@ impl fmt::Debug for Events {
     }
 }
 
-/// Undoes a coding piece by piece. What one piece becomes is bounded, so a small one that grows
-/// a thousandfold costs time of its caller only.
+/// Decodes a stream piece by piece. The output of one step is bounded, so a small piece that grows
+/// a thousandfold costs only its own caller time.
 enum Decoder {
     Gzip(Box<MultiGzDecoder<Vec<u8>>>),
     Deflate(Box<ZlibDecoder<Vec<u8>>>),
@@ -167,7 +167,7 @@ impl Decoder {
         }
     }
 
-    /// Decodes the beginning of `input`.
+    /// Decodes the first bytes of `input`.
     fn decode(&mut self, input: &mut Bytes) -> io::Result<Vec<u8>> {
         let piece = &input[..input.len().min(INPUT_BYTES_MAX)];
         let (taken, out) = match self {
@@ -183,7 +183,7 @@ impl Decoder {
             }
         };
         if taken == 0 {
-            // Behind the end of what is coded.
+            // Bytes behind the end of the compressed data are dropped.
             input.clear();
         }
         input.advance(taken);
@@ -257,7 +257,7 @@ mod tests {
         assert!(!asked(Method::POST, "application/json, text/event-stream"));
     }
 
-    /// What becomes of a stream that is coded by `coding` and comes in `pieces`.
+    /// Output for a stream that is coded by `coding` and comes in `pieces`.
     fn passed(coding: &'static str, pieces: &[&[u8]]) -> io::Result<String> {
         let mut headers = headers(&[("content-encoding", coding), ("content-length", "9")]);
         let mut events = Events::begin(&mut headers).unwrap();

@@ -11,16 +11,16 @@ use hyper::client::conn::TrySendError;
 
 use crate::refusal::Refusal;
 
-/// Taken off what the other side says about its patience, for the way there.
+/// Subtracted from the idle timeout that the other side announces, to cover the network delay.
 const IDLE_MARGIN: Duration = Duration::from_secs(1);
 
-/// Why a request got no answer; `P` is what the caller is told.
+/// Why a request got no answer; `P` is the problem that the caller is told.
 pub enum Failure<B, P> {
-    /// It was never sent; here it is back.
+    /// The request was not sent; this returns it.
     Unsent(Box<Request<B>>),
-    /// The connection ended without a byte of an answer.
+    /// The connection ended before any byte of an answer.
     Silent(P),
-    /// There was an answer, but none that can be passed on; or the caller's body was at fault.
+    /// The answer cannot be passed on, or the caller's body failed.
     Broken(P),
 }
 
@@ -29,23 +29,23 @@ pub enum Failure<B, P> {
 pub enum Fault {
     /// The caller's request.
     Request(Refusal),
-    /// The answer is not HTTP/1.1: which rule it breaks.
+    /// The answer is not valid HTTP/1.1; carries the rule that it breaks.
     Malformed(&'static str),
     /// The connection ended.
     Closed,
 }
 
-/// Whether the next hop may have had a request that got no answer; callers are told its word.
+/// Whether the next hop may have received an unanswered request; callers are told its word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Delivery {
-    /// It may have, and may have acted on it.
+    /// The next hop may have received the request, and may have acted on it.
     Sent,
-    /// It has not: to send the request again is harmless.
+    /// The next hop has not received the request: sending it again is harmless.
     NotSent,
 }
 
 impl Delivery {
-    /// Its word in the field `request` of an answer's JSON.
+    /// Value of the field `request` in the JSON of an error answer.
     #[must_use]
     pub const fn word(self) -> &'static str {
         match self {
@@ -56,8 +56,8 @@ impl Delivery {
 }
 
 impl<B, P> Failure<B, P> {
-    /// Reads hyper's `error`. `is_body_broken` says that the request's body failed, `reads` how
-    /// many reads brought bytes or the end since the request began.
+    /// Reads hyper's `error`. `is_body_broken`: the request's body failed. `reads`: number of reads
+    /// that brought bytes or the end since the request began.
     pub fn of(
         mut error: TrySendError<Request<B>>,
         is_body_broken: bool,
@@ -76,7 +76,7 @@ impl<B, P> Failure<B, P> {
             true => Fault::Malformed(broken_rule(&error)),
             false => Fault::Closed,
         });
-        // The connection's end is itself a read.
+        // The end of the connection counts as a read.
         match reads > u64::from(error.is_incomplete_message()) {
             true => Self::Broken(problem),
             false => Self::Silent(problem),
@@ -84,7 +84,7 @@ impl<B, P> Failure<B, P> {
     }
 }
 
-/// What is wrong with an answer that hyper's parser refused.
+/// Rule broken by an answer that hyper's parser refused.
 fn broken_rule(error: &hyper::Error) -> &'static str {
     if error.is_parse_too_large() {
         return "its head is longer than 64 KiB or has more than 100 fields";
@@ -92,7 +92,7 @@ fn broken_rule(error: &hyper::Error) -> &'static str {
     if error.is_parse_status() {
         return "its status is not a number of three digits";
     }
-    // hyper names these nowhere but in its text.
+    // hyper tells these apart only in the text of its error.
     match &*error.to_string() {
         "invalid HTTP header parsed" => "a line of its head is not a field of HTTP",
         "invalid content-length parsed" => "its Content-Length is not one number",
@@ -102,7 +102,7 @@ fn broken_rule(error: &hyper::Error) -> &'static str {
     }
 }
 
-/// The head of `request` once more, for a second try.
+/// Copy of a request's head, for a retry.
 pub fn copy_head<B>(request: &Request<B>) -> Parts {
     let (mut parts, ()) = Request::new(()).into_parts();
     parts.method = request.method().clone();
@@ -111,7 +111,7 @@ pub fn copy_head<B>(request: &Request<B>) -> Parts {
     parts
 }
 
-/// Drives a connection until it ends, or until `holder` does with an error: its holder is gone.
+/// Drives a connection until it ends, or until `holder` fails, which means that its owner is gone.
 pub async fn drive<E>(driver: impl Future, holder: impl Future<Output = Result<(), E>>) {
     let (mut driver, mut holder) = (pin!(driver), pin!(holder));
     let mut is_held = true;
@@ -127,8 +127,8 @@ pub async fn drive<E>(driver: impl Future, holder: impl Future<Output = Result<(
     .await;
 }
 
-/// How long an idle connection is used again: `limit`, or less if the other side `said` that it
-/// has less patience.
+/// How long an idle connection may be reused: `limit`, or less if the other side `said` that its
+/// idle timeout is shorter.
 #[must_use]
 pub fn reusable_for(said: Option<Duration>, limit: Duration) -> Duration {
     said.map_or(limit, |said| said.saturating_sub(IDLE_MARGIN).min(limit))

@@ -1,4 +1,4 @@
-//! Holds a body back until `100 Continue`.
+//! Holds a request's body back until `100 Continue`.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -9,13 +9,13 @@ use std::task::{Context, Poll};
 use atomic_waker::AtomicWaker;
 use http::{Request, StatusCode};
 
-/// Ready when the next hop asks for the body with `100 Continue`, or at the end of `timeout`.
+/// Ready when the next hop asks for the body with `100 Continue`, or when `timeout` ends.
 pub(crate) struct Gate<T> {
     signal: Arc<Signal>,
     timeout: T,
 }
 
-/// hyper asks for a callback that could leave the thread, so this can as well.
+/// The next hop's `100 Continue`. Atomic because hyper requires a callback that is `Send` and `Sync`.
 #[derive(Default)]
 struct Signal {
     given: AtomicBool,
@@ -30,7 +30,7 @@ impl Signal {
 }
 
 impl<T> Gate<T> {
-    /// A gate for `request`, to be put in front of its body.
+    /// A gate that goes in front of the body of `request`.
     pub(crate) fn new<B>(request: &mut Request<B>, timeout: T) -> Self {
         let signal = Arc::new(Signal::default());
         let giver = Arc::clone(&signal);
@@ -47,7 +47,7 @@ impl<T: Future<Output = ()> + Unpin> Future for Gate<T> {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        // Before the look: what is given in between wakes this task. AtomicWaker orders the two.
+        // Registered before the load: a signal in between wakes this task. `AtomicWaker` orders the two.
         self.signal.waker.register(cx.waker());
         if self.signal.given.load(Relaxed) {
             return Poll::Ready(());

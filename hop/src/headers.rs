@@ -1,5 +1,5 @@
-//! Header rules of a gateway: what belongs to one connection only is dropped, what frames a
-//! body is checked, everything else passes untouched.
+//! Header rules of a gateway: fields of one connection are dropped, fields that frame a body are
+//! checked, all others pass untouched.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::refusal::Refusal;
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
-/// Fields of one connection (RFC 9110, section 7.6.1). `Trailer` is not among them: it announces
+/// Fields of one connection (RFC 9110, section 7.6.1). `Trailer` is left out: it announces
 /// trailers, and those pass.
 const HOP_BY_HOP: [HeaderName; 8] = [
     CONNECTION,
@@ -31,7 +31,7 @@ const HOP_BY_HOP: [HeaderName; 8] = [
 /// Refuses a request that cannot be passed on without changing its meaning.
 ///
 /// # Errors
-/// What it is told.
+/// The refusal to answer with.
 pub fn check_request(
     method: &Method,
     uri: &Uri,
@@ -39,27 +39,26 @@ pub fn check_request(
     headers: &HeaderMap,
 ) -> Result<(), Refusal> {
     if *method == Method::CONNECT {
-        let why = "this is no forward proxy: a tunnel's URL is /w/<tunnel>/<path>";
+        let why = "this server is not a forward proxy: a tunnel's URL is /w/<tunnel>/<path>";
         return Err(Refusal::unsupported("connect_unsupported", why));
     }
     let hosts = headers.get_all(HOST).iter().count();
-    // Two names for one thing are malformed (RFC 9113, section 8.3.1). RFC 9112, section 3.2.2, has the
-    // one in the request line win; whoever comes behind us may think that the other one does.
+    // A URL and a `Host` that differ are malformed (RFC 9113, section 8.3.1). RFC 9112, section 3.2.2, has
+    // the URL win; a server behind this hop may prefer `Host`.
     let named_twice = uri
         .authority()
         .zip(headers.get(HOST))
         .is_some_and(|(authority, host)| !is(host.as_bytes(), authority.as_str().as_bytes()));
-    // RFC 9112, section 3.2: a server must refuse none in HTTP/1.1, and more than one.
+    // RFC 9112, section 3.2: a server must refuse HTTP/1.1 without `Host`, and more than one `Host`.
     if hosts > 1 || (hosts == 0 && version == Version::HTTP_11) || named_twice {
-        return Err(Refusal::bad_request("a request names exactly one host"));
+        return Err(Refusal::bad_request("a request must name exactly one host"));
     }
     if !chunked_or_absent(headers) {
-        let why = "no transfer coding but a single chunked is understood";
+        let why = "the only supported transfer coding is a single chunked";
         return Err(Refusal::unsupported("coding_unsupported", why));
     }
-    // A server may ignore an offer to upgrade (RFC 9110, section 7.8). Some clients make the
-    // one for HTTP/2 with every first request and are content with HTTP/1.1; a WebSocket client
-    // is not.
+    // A server may ignore an offer to upgrade (RFC 9110, section 7.8). Some clients offer HTTP/2
+    // with every first request and accept HTTP/1.1 as well; a WebSocket client does not.
     let websocket = |value: &HeaderValue| tokens(value).any(|t| is(t, b"websocket"));
     if headers.get_all(UPGRADE).iter().any(websocket) {
         let why = "this URL takes no WebSocket connections, only HTTP requests";
@@ -71,10 +70,10 @@ pub fn check_request(
 /// Refuses an answer that cannot be passed on without changing its meaning.
 ///
 /// # Errors
-/// What is wrong with it.
+/// The rule that the answer breaks.
 pub fn check_answer(status: StatusCode, headers: &HeaderMap) -> Result<(), &'static str> {
     if status.is_informational() {
-        return Err("it switches protocols, unasked");
+        return Err("it switches protocols, which the request did not ask for");
     }
     if !chunked_or_absent(headers) {
         return Err("its transfer coding is not a single chunked");
@@ -82,7 +81,7 @@ pub fn check_answer(status: StatusCode, headers: &HeaderMap) -> Result<(), &'sta
     Ok(())
 }
 
-/// True if `Transfer-Encoding` is absent or exactly `chunked`, the only coding that hyper undoes.
+/// True if `Transfer-Encoding` is absent or exactly `chunked`, the only coding that hyper decodes.
 fn chunked_or_absent(headers: &HeaderMap) -> bool {
     let mut values = headers.get_all(TRANSFER_ENCODING).iter();
     match (values.next(), values.next()) {
@@ -92,11 +91,11 @@ fn chunked_or_absent(headers: &HeaderMap) -> bool {
     }
 }
 
-/// Makes a request's headers fit for the connection to the next hop. `length` is that of its body,
-/// `None` if only its end will tell.
+/// Adapts a request's headers to the connection to the next hop. `length` is the body's length,
+/// `None` if it is unknown.
 pub fn for_next_hop(headers: &mut HeaderMap, version: Version, length: Option<u64>) {
     let trailers = headers.get_all(TE).iter().any(|value| {
-        // `trailers;q=0` is not legal: the keyword takes no weight (RFC 9110, section 10.1.4).
+        // `trailers;q=0` is invalid: the keyword takes no weight (RFC 9110, section 10.1.4).
         tokens(value).any(|token| is(token, b"trailers"))
     });
     drop_hop_by_hop(headers);
@@ -106,33 +105,33 @@ pub fn for_next_hop(headers: &mut HeaderMap, version: Version, length: Option<u6
         headers.insert(CONNECTION, HeaderValue::from_static("te"));
     }
     match length {
-        // hyper leaves what is there, and over HTTP/2 there may be several, or an empty one.
+        // hyper keeps an existing field, and over HTTP/2 there may be several, or an empty one.
         Some(length) if headers.contains_key(CONTENT_LENGTH) => {
             headers.insert(CONTENT_LENGTH, length.into());
         }
         Some(_) => {}
         None => {
             headers.remove(CONTENT_LENGTH);
-            // Said explicitly, else hyper sends a GET's body of unknown length as none at all.
+            // Set explicitly, else hyper sends a GET with a body of unknown length without the body.
             headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         }
     }
-    // An expectation of HTTP/1.0 is to be ignored, one without a body is not to be sent
+    // An HTTP/1.0 expectation must be ignored, and a request without a body must not carry one
     // (RFC 9110, section 10.1.1).
     if version == Version::HTTP_10 || length == Some(0) {
         headers.remove(EXPECT);
     }
 }
 
-/// Makes an answer's headers fit for the caller's connection. `length` as in [`for_next_hop`].
+/// Adapts an answer's headers to the caller's connection. `length` as in [`for_next_hop`].
 pub fn for_caller(headers: &mut HeaderMap, length: Option<u64>) {
-    // A transfer coding overrides a length, which must not be passed on beside it (RFC 9112,
+    // A transfer coding overrides a length; the two must not be passed on together (RFC 9112,
     // section 6.3).
     if headers.contains_key(TRANSFER_ENCODING) {
         headers.remove(CONTENT_LENGTH);
     }
     drop_hop_by_hop(headers);
-    // hyper has proven that repeated lengths agree; the caller gets one.
+    // hyper has checked that repeated lengths agree; the caller gets a single one.
     let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
     let is_list = lengths
         .next()
@@ -143,8 +142,8 @@ pub fn for_caller(headers: &mut HeaderMap, length: Option<u64>) {
     }
 }
 
-/// What hyper's server needs to know of an answer that hyper's client read, beside its fields: its reason
-/// phrase. The rest says how the answer came, and not how it goes on.
+/// Extensions of an answer that hyper's server needs to pass it on: the reason phrase. The others describe
+/// how hyper's client read the answer, which does not hold for the caller's connection.
 #[must_use]
 pub fn kept_extensions(read: &Extensions) -> Extensions {
     let mut kept = Extensions::new();
@@ -162,7 +161,7 @@ pub fn expects_continue(headers: &HeaderMap) -> bool {
         .is_some_and(|value| is(value.as_bytes(), b"100-continue"))
 }
 
-/// How long the next hop says that it keeps an idle connection.
+/// Idle timeout that the next hop announces in `Keep-Alive`.
 #[must_use]
 pub fn kept_alive_for(headers: &HeaderMap) -> Option<Duration> {
     let value = headers.get(KEEP_ALIVE)?.to_str().ok()?;
@@ -178,8 +177,8 @@ pub fn kept_alive_for(headers: &HeaderMap) -> Option<Duration> {
         .map(Duration::from_secs)
 }
 
-/// Puts cookies together that HTTP/2 sends one by one (RFC 9113, section 8.2.3): servers of HTTP/1.1
-/// read the first line only.
+/// Joins cookies that HTTP/2 sends in separate fields (RFC 9113, section 8.2.3): HTTP/1.1 servers
+/// read only the first field.
 fn join_cookies(headers: &mut HeaderMap) {
     let crumbs: Vec<_> = headers
         .get_all(COOKIE)
@@ -201,7 +200,7 @@ fn drop_hop_by_hop(headers: &mut HeaderMap) {
             headers.remove(name);
         }
     }
-    // Most messages have none of them: to compare names costs less than to look each one up.
+    // Most messages have none of these fields: comparing names costs less than looking each one up.
     let found: Vec<_> = headers
         .keys()
         .filter(|name| HOP_BY_HOP.contains(name))
@@ -212,7 +211,7 @@ fn drop_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
-/// The members of a comma-separated value.
+/// Members of a comma-separated value.
 fn tokens(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
     value
         .as_bytes()

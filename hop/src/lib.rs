@@ -1,9 +1,8 @@
-//! What every HTTP hop of ours does the same way: the relay between callers and targets, and the
-//! agent's proxy between local clients and the relay.
+//! Rules and hyper adapters that every HTTP hop of Tieline shares: the relay between callers and
+//! targets, and the agent's proxy between local clients and the relay.
 //!
-//! Rules as functions, and adapters around hyper's types. Which connection is used, how long
-//! anything may take and what an answer of our own says is each hop's to decide. No runtime, no
-//! I/O, no clock: a wait comes in as a future.
+//! Each hop decides for itself which connection to use, how long anything may take, and the text of
+//! its own answers. No runtime, I/O or clock: a wait comes in as a future.
 
 mod body;
 pub mod browser;

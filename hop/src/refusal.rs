@@ -1,4 +1,4 @@
-//! Why a hop answers a request by itself.
+//! Refusals: a hop's own answers to requests that it does not pass on.
 
 use http::StatusCode;
 
@@ -7,9 +7,9 @@ use http::StatusCode;
 pub struct Refusal {
     /// The answer's status.
     pub status: StatusCode,
-    /// One stable word; scripts match on it.
+    /// Error code: one stable word that scripts match on.
     pub word: &'static str,
-    /// One sentence for people.
+    /// Message for people: one sentence.
     pub why: &'static str,
 }
 
@@ -23,7 +23,7 @@ impl Refusal {
         }
     }
 
-    /// The request asks for something that no hop of ours speaks.
+    /// The request asks for a protocol feature that no hop supports.
     pub(crate) const fn unsupported(word: &'static str, why: &'static str) -> Self {
         Self {
             status: StatusCode::NOT_IMPLEMENTED,

@@ -1,5 +1,5 @@
 //! Maps URLs in an answer's headers. Everything works on bytes, because header values need not be
-//! UTF-8.
+//! UTF-8. A mapping returns `None` for a URL that stays.
 
 use bytes::Bytes;
 use http::header::{Entry, HeaderName};
@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderValue};
 /// The parameter of a challenge that points to the resource's metadata (RFC 9728, section 5.1).
 const RESOURCE_METADATA: &[u8] = b"resource_metadata";
 
-/// Applies `map` to every value of a header; what it yields `None` for stays.
+/// Applies `map` to every value of a header field; a value for which `map` returns `None` stays.
 pub fn values(headers: &mut HeaderMap, name: HeaderName, map: impl Fn(&[u8]) -> Option<Vec<u8>>) {
     let Entry::Occupied(mut values) = headers.entry(name) else {
         return;
@@ -17,20 +17,20 @@ pub fn values(headers: &mut HeaderMap, name: HeaderName, map: impl Fn(&[u8]) -> 
         let Some(mapped) = map(value.as_bytes()) else {
             continue;
         };
-        // Cannot fail: it is put together from parts of header values and of URLs.
+        // Cannot fail: the value is assembled from parts of header values and of URLs.
         if let Ok(mapped) = HeaderValue::from_maybe_shared(Bytes::from(mapped)) {
             *value = mapped;
         }
     }
 }
 
-/// The port of a URL that names none.
+/// Port of a URL that does not name one.
 #[must_use]
 pub const fn default_port(https: bool) -> u16 {
     if https { 443 } else { 80 }
 }
 
-/// Splits what follows a scheme and `//` in a URL behind its authority.
+/// Splits a URL behind its authority; `rest` is the URL without its scheme and `//`.
 #[must_use]
 pub fn split_authority(rest: &[u8]) -> (&[u8], &[u8]) {
     // Browsers read a backslash as a slash (WHATWG URL, "authority state").
@@ -38,13 +38,13 @@ pub fn split_authority(rest: &[u8]) -> (&[u8], &[u8]) {
     rest.split_at(end.unwrap_or(rest.len()))
 }
 
-/// A challenge with `map` applied to the URL of its resource's metadata; `None` if it can stay.
+/// A challenge with `map` applied to its `resource_metadata` URL; `None` if nothing changed.
 pub fn metadata(value: &[u8], map: impl Fn(&[u8]) -> Option<Vec<u8>>) -> Option<Vec<u8>> {
     let mut rest = value;
     let mut mapped = Vec::new();
     let mut changed = false;
-    // What stands between quotes is every second part; a quoted pair is not among what a URL
-    // may hold.
+    // Every second part is quoted text. A URL cannot contain a quoted pair, so the text between quotes
+    // is used as it is.
     while let Some(start) = rest.iter().position(|b| *b == b'"') {
         let (before, quoted) = rest.split_at(start + 1);
         let end = closing_quote(quoted)?;
@@ -64,7 +64,7 @@ pub fn metadata(value: &[u8], map: impl Fn(&[u8]) -> Option<Vec<u8>>) -> Option<
     changed.then_some(mapped)
 }
 
-/// A list of links (RFC 8288, section 3) with `map` applied to each target; `None` if it can stay.
+/// A list of links (RFC 8288, section 3) with `map` applied to each target; `None` if nothing changed.
 pub fn links(value: &[u8], map: impl Fn(&[u8]) -> Option<Vec<u8>>) -> Option<Vec<u8>> {
     let mut rest = value;
     let mut mapped = Vec::new();
@@ -118,7 +118,7 @@ fn names_metadata(before: &[u8]) -> bool {
 }
 
 /// Maps the URL of a `Refresh`: `5; url=http://a/`, with or without quotes (WHATWG HTML, "shared declarative
-/// refresh steps"). `None` if it can stay.
+/// refresh steps"). `None` if nothing changed.
 pub fn refresh(value: &[u8], map: impl Fn(&[u8]) -> Option<Vec<u8>>) -> Option<Vec<u8>> {
     let time_end = value.iter().position(|b| b";, \t".contains(b))?;
     let behind = value[time_end..].iter();

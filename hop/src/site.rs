@@ -1,14 +1,13 @@
-//! Fields of an answer that act on more than the answer: on all that a browser loads from the same host or
-//! origin. Behind one hop several servers may have one origin, and none of them speaks for the others.
+//! Drops fields of an answer that act beyond that answer: on everything that a browser loads from the same
+//! host or origin. Servers behind one hop may share an origin, and none may act for the others.
 
 use http::header::STRICT_TRANSPORT_SECURITY;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 const CLEAR_SITE_DATA: HeaderName = HeaderName::from_static("clear-site-data");
 
-/// What says how the host is reached, or binds a session of its users to a key: that is for the operator
-/// of the hop to say, also where a server has a name of its own. Most of it outlasts the server, and reaches
-/// all ports or subdomains.
+/// Fields about how the host is reached, or that bind a user's session to a key. Only the hop's operator may
+/// set them, even if a server has its own name: most outlast the server, and reach all ports or subdomains.
 const ABOUT_HOSTS: [&str; 8] = [
     "public-key-pins",
     "public-key-pins-report-only",
@@ -20,7 +19,7 @@ const ABOUT_HOSTS: [&str; 8] = [
     "secure-session-registration",
 ];
 
-/// What acts on all pages, storage or requests of an origin.
+/// Fields that act on all pages, storage or requests of an origin.
 const ABOUT_ORIGINS: [&str; 10] = [
     "clear-site-data",
     "report-to",
@@ -34,11 +33,11 @@ const ABOUT_ORIGINS: [&str; 10] = [
     "shared-storage-write",
 ];
 
-/// How further ones begin.
+/// Prefix of further fields that act on an origin.
 const ABOUT_ORIGINS_PREFIX: &str = "attribution-reporting-";
 
-/// What a server's own origin may be cleared of. `"cookies"`, and `"*"` with it, reaches the whole
-/// registered domain (Clear Site Data, section 4.2.3).
+/// Kinds of data that a server may clear for its own origin. `"cookies"`, and `"*"` which includes them, are
+/// left out: they reach the whole registered domain (Clear Site Data, section 4.2.3).
 const CLEARED: [&str; 5] = [
     "\"cache\"",
     "\"storage\"",
@@ -47,16 +46,16 @@ const CLEARED: [&str; 5] = [
     "\"prerendercache\"",
 ];
 
-/// Who has the origin of an answer.
+/// How many servers share the origin of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Site {
-    /// Several servers, each under a path.
+    /// Several servers, each under its own path.
     Shared,
-    /// One server, by a name of its own in front of the hop's domain.
+    /// One server, under its own subdomain of the hop's domain.
     Own,
 }
 
-/// Drops of an answer what acts beyond its server.
+/// Drops the fields of an answer that act beyond the server that sent it.
 pub fn confine(headers: &mut HeaderMap, site: Site) {
     let reaches_beyond = |name: &HeaderName| {
         let text = name.as_str();
@@ -79,7 +78,7 @@ pub fn confine(headers: &mut HeaderMap, site: Site) {
     }
 }
 
-/// What of that an origin has for itself alone.
+/// The kinds in `Clear-Site-Data` that reach one origin alone.
 fn own_data(values: &[&HeaderValue]) -> Option<HeaderValue> {
     let values = values.iter().filter_map(|value| value.to_str().ok());
     let kinds: Vec<_> = values

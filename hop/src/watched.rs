@@ -6,16 +6,16 @@ use std::task::{Context, Poll};
 
 use hyper::rt::{Read, ReadBufCursor, Write};
 
-/// A stream whose reads and failures are noted, and whose end is seen by reading alone.
+/// A stream that reports its reads and failures, and hides failed writes: only a read ends it.
 pub struct Watched<S, N> {
     stream: S,
     note: N,
-    /// The next hop takes no more; what it has answered is still to be read.
+    /// A write failed: the next hop takes no more bytes, but its answer may still be read.
     is_write_dead: bool,
 }
 
 impl<S, N: FnMut(Result<(), &io::Error>)> Watched<S, N> {
-    /// Tells `note` of every read that brought bytes or the end, and of every error.
+    /// Reports to `note` every read that brought bytes or the end, and every error.
     pub const fn new(stream: S, note: N) -> Self {
         Self {
             stream,
@@ -40,8 +40,8 @@ impl<S: Read + Unpin, N: FnMut(Result<(), &io::Error>) + Unpin> Read for Watched
 }
 
 impl<S: Write + Unpin, N: FnMut(Result<(), &io::Error>) + Unpin> Watched<S, N> {
-    /// Keeps a failed write from hyper, which would give up at once: a next hop that answers early
-    /// and closes (say, 413) makes our writes fail before its answer is read. Reading brings the
+    /// Hides a failed write from hyper, which would give up at once: a next hop that answers early
+    /// and closes (say, 413) makes writes fail before its answer is read. A later read yields the
     /// answer, or the end of the connection.
     fn write<T>(
         &mut self,

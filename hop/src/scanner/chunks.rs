@@ -1,31 +1,31 @@
-//! A chunked body, with its trailers, in the steps in which hyper decodes it. hyper refuses all
-//! that is out of step here, but for a bare line feed in the trailers.
+//! A chunked body with its trailers, scanned in the same states as hyper's decoder. hyper refuses every
+//! deviation itself, except a bare line feed in the trailers.
 
 use memchr::memchr2;
 
 use super::{BARE_LINE_FEED, Step, skip};
 
-/// A chunked body, up to a byte in it.
+/// State of the scan of one chunked body.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Chunks {
-    /// Of the chunk: its size as far as that is read, and then what is left of it.
+    /// Bytes left of the chunk; while its size is being read, the size so far.
     left: u64,
     place: Place,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
-    /// In front of a size.
+    /// Before a chunk's size.
     Start,
     Size,
-    /// Behind a size, in blanks.
+    /// In the blanks after a chunk's size.
     Blanks,
     Extension,
     SizeEnd,
     Data,
     DataReturn,
     DataEnd,
-    /// At the start of a trailer, or of the empty line behind them.
+    /// At the start of a trailer, or of the empty line that ends the trailers.
     Line,
     Trailer,
     TrailerEnd,
@@ -90,7 +90,7 @@ impl Chunks {
         Step::Inside
     }
 
-    /// The size with one more digit; `None` if it is beyond all sizes.
+    /// The size with one more digit; `None` if it does not fit in 64 bits.
     fn with_digit(&self, digit: u8) -> Option<u64> {
         let value = char::from(digit).to_digit(16)?;
         self.left.checked_mul(16)?.checked_add(value.into())

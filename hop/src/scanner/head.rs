@@ -1,17 +1,17 @@
-//! A request's head: what its first line asks for, its lines, and the two of them that frame a body.
+//! A request's head: its method and URL, its lines, and the two fields that frame a body.
 
 use memchr::memchr;
 
 use super::{BARE_LINE_FEED, Step};
 use crate::escape::is_escaped;
 
-/// The rule of lengths.
+/// The broken rule: a Content-Length is a number.
 const NO_LENGTH: &str = "its Content-Length is not a number";
 
-/// A head, up to a byte in it.
+/// State of the scan of one head.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Head {
-    /// There was more than empty lines.
+    /// A byte of the request line has come; before it there may be empty lines.
     is_begun: bool,
     framing: Framing,
     line: Line,
@@ -26,20 +26,20 @@ pub(super) enum Framing {
     Chunked,
 }
 
-/// Where in a line.
+/// Position in a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Line {
     Start,
-    /// Behind a return at the start.
+    /// After a carriage return at the start of the line.
     Empty,
     /// In the method of a request line.
     Method,
-    /// In what a request line asks for.
+    /// In the URL of a request line.
     Target,
-    /// So many bytes are those of this field's name.
+    /// This many bytes match the start of this field's name.
     Name(Field, usize),
     Length(Digits),
-    /// Anywhere else; what it says is hyper's alone to judge.
+    /// Anywhere else in the line; hyper alone judges its content.
     Rest {
         after_return: bool,
     },
@@ -60,7 +60,7 @@ impl Field {
     }
 }
 
-/// Where in a length.
+/// Position in the value of a Content-Length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Digits {
     Before,
@@ -78,13 +78,13 @@ impl Head {
         }
     }
 
-    /// What follows a whole head, if hyper takes it: of a coding it takes none but `chunked`, and
-    /// none at all in HTTP/1.0.
+    /// Framing of the body after a complete head. Holds if hyper accepts the head: hyper refuses any
+    /// transfer coding but `chunked`, and all of them in HTTP/1.0.
     pub(super) const fn framing(&self) -> Framing {
         self.framing
     }
 
-    /// Bytes of what the first line asks for, and of the method in front of it, as far as they came.
+    /// Bytes of method and URL so far.
     pub(super) const fn target_bytes(&self) -> usize {
         self.target_bytes
     }
@@ -135,7 +135,7 @@ impl Head {
         Step::Inside
     }
 
-    /// Where a byte leads from anywhere but the rest of a line.
+    /// Effect of a byte in any position but [`Line::Rest`].
     fn next(&mut self, byte: u8) -> Next {
         match self.line {
             Line::Start => self.start(byte),
@@ -163,7 +163,7 @@ impl Head {
         match byte {
             b'\r' => Next::Line(Line::Empty),
             b'\n' => Next::Doubtful(BARE_LINE_FEED),
-            // The request line has no name.
+            // The first line is the request line, which begins with a method instead of a field name.
             _ if !self.is_begun => {
                 self.is_begun = true;
                 Next::Line(Line::Method)
@@ -174,14 +174,14 @@ impl Head {
         }
     }
 
-    /// At the colon behind a name that frames a body.
+    /// Effect of the colon behind the name of a field that frames a body.
     fn frame(&mut self, field: Field) -> Next {
         match (field, self.framing) {
             (Field::Length, Framing::None) => {
                 self.framing = Framing::Length(0);
                 Next::Line(Line::Length(Digits::Before))
             }
-            // Two lines make one list; hyper looks for `chunked` at its end.
+            // Several such fields form one list; hyper looks for `chunked` at the end of the list.
             (Field::Coding, Framing::None | Framing::Chunked) => {
                 self.framing = Framing::Chunked;
                 let after_return = false;
@@ -194,7 +194,7 @@ impl Head {
         }
     }
 
-    /// A byte of a length, that is nothing but digits with blanks around them.
+    /// Effect of a byte in the value of a Content-Length: only digits, with blanks around them.
     fn digit(&mut self, digits: Digits, byte: u8) -> Next {
         let digits = match (digits, byte) {
             (Digits::Before, b' ' | b'\t') => Digits::Before,
@@ -222,18 +222,18 @@ impl Head {
     }
 }
 
-/// True for a byte inside a method or a URL that says nothing of where either ends.
+/// True for a byte in a method or URL that neither ends it nor is escaped.
 const fn is_plain(byte: u8) -> bool {
     !is_escaped(byte) && !matches!(byte, b' ' | b'\r' | b'\n')
 }
 
-/// Where a byte leads.
+/// Effect of a byte.
 enum Next {
-    /// It is taken.
+    /// The byte is consumed; carries the new position.
     Line(Line),
-    /// It is the first one of the rest of its line.
+    /// The rest of the line begins with this byte.
     Rest,
     Ended,
-    /// It breaks this rule.
+    /// The byte makes the head ambiguous; carries the broken rule.
     Doubtful(&'static str),
 }

@@ -1,4 +1,4 @@
-//! What has come of a caller and hyper has not read yet.
+//! Bytes received from a caller that hyper has not read yet.
 
 use bytes::{Buf, BytesMut};
 
@@ -7,7 +7,7 @@ use super::Scanner;
 /// The bytes of one caller, on their way to hyper's server.
 #[derive(Debug)]
 pub struct Intake {
-    /// Sees each byte when it goes to hyper.
+    /// Scans each byte when it goes to hyper; `None` over HTTP/2.
     pub(super) scanner: Option<Scanner>,
     ahead: BytesMut,
 }
@@ -19,7 +19,7 @@ impl Default for Intake {
 }
 
 impl Intake {
-    /// In front of the first request.
+    /// Intake before the first request.
     #[must_use]
     pub fn new() -> Self {
         Self {
@@ -28,36 +28,36 @@ impl Intake {
         }
     }
 
-    /// The caller speaks HTTP/2, which frames by itself.
+    /// Stops the scan: the caller speaks HTTP/2, which has its own framing.
     pub fn is_framed(&mut self) {
         self.scanner = None;
     }
 
-    /// Bytes of URL and method in the head that hyper is at, or was at last.
+    /// Bytes of method and URL in the head that hyper reads, or else in the last one.
     #[must_use]
     pub fn target_bytes(&self) -> usize {
         self.scanner.as_ref().map_or(0, Scanner::target_bytes)
     }
 
-    /// The rule that the head or trailers break for which hyper was made to refuse them.
+    /// The rule broken by the head or trailers that the scanner made hyper refuse.
     #[must_use]
     pub fn broken_rule(&self) -> Option<&'static str> {
         self.scanner.as_ref().and_then(|it| it.broken_rule)
     }
 
-    /// What was read ahead of hyper.
+    /// Bytes read ahead of hyper.
     #[must_use]
     pub fn ahead(&self) -> &[u8] {
         &self.ahead
     }
 
-    /// Keeps bytes that were read ahead of hyper.
+    /// Stores bytes that were read ahead of hyper.
     pub fn keep(&mut self, bytes: &[u8]) {
         self.ahead.extend_from_slice(bytes);
     }
 
-    /// Hands up to `room` bytes to hyper; false if there are none, and the caller is to be read. True
-    /// without a byte is the end: the caller was refused.
+    /// Hands up to `room` bytes to hyper; false if there are none, so the connection has to be read. True
+    /// without a byte is the end of the stream: the caller's request was refused.
     pub fn read(&mut self, mut room: usize, mut put: impl FnMut(&[u8])) -> bool {
         let mut is_any = false;
         loop {
@@ -73,7 +73,7 @@ impl Intake {
             let count = self.ahead.len().min(room);
             if count == 0 {
                 if self.ahead.is_empty() {
-                    // Its memory was the connection's for as long as it lives.
+                    // Frees the buffer, which would otherwise live as long as the connection.
                     self.ahead = BytesMut::new();
                 }
                 return is_any;
@@ -92,8 +92,8 @@ impl Intake {
         }
     }
 
-    /// Looks at bytes that were read where hyper wants them; so many may stay there. There may be more to
-    /// [`Intake::read`] then.
+    /// Scans bytes that were read straight into hyper's buffer, and returns how many may stay there. Further
+    /// bytes may then wait in [`Intake::read`].
     pub fn pass(&mut self, bytes: &mut [u8]) -> usize {
         let Some(scanner) = &mut self.scanner else {
             return bytes.len();

@@ -1,14 +1,14 @@
-//! Requests of HTTP/1.1 on their way to hyper's server: where each begins and ends, and whether it
-//! has one reading.
+//! Scans HTTP/1.1 requests on their way to hyper's server: finds where each begins and ends, and has
+//! hyper refuse ambiguous ones, which servers read differently.
 //!
-//! hyper takes some that others read differently, and has no setting for it: a line that ends
-//! without a return, a length twice, a length beside a transfer coding. The scanner writes a null
-//! over the byte that makes the second reading, and ends the head there. hyper takes a null
-//! nowhere in a head or a trailer, so it answers 400 by itself and closes.
+//! hyper accepts some ambiguous requests, and has no setting against them: a line that ends without a
+//! carriage return, a repeated Content-Length, a Content-Length beside a Transfer-Encoding. The scanner
+//! overwrites the ambiguous byte with a NUL and ends the head there. hyper accepts a NUL nowhere in a
+//! head or a trailer, so it answers 400 and closes.
 //!
-//! What hyper refuses anyway ends the connection, so of that nothing needs to be known here: a
-//! head counts as one that hyper takes. But for a few characters in a URL, which it writes as URLs
-//! have them (`"` as `%22`): clients send them, and most servers take them.
+//! Requests that hyper refuses anyway end the connection, so the scanner treats every other head as one
+//! that hyper accepts. It also escapes a few characters in URLs (`"` as `%22`): clients send them, most
+//! servers accept them, and hyper refuses them.
 
 mod chunks;
 mod head;
@@ -22,38 +22,38 @@ pub use intake::Intake;
 
 use crate::escape::escape;
 
-/// Ends a head, or trailers, wherever it stands in them. Without it hyper would wait for the end of
-/// a head that came in pieces, before it says what is wrong with it.
+/// Written behind the NUL to end a head or trailers. Without it hyper would wait for the end of a head
+/// that came in pieces before it answers 400.
 const END: &[u8] = b"\r\n\r\n";
 
-/// The rule of lines, in heads and trailers.
+/// The broken rule: lines of heads and trailers end in a carriage return and a line feed.
 const BARE_LINE_FEED: &str = "a line ends in a line feed without a carriage return in front of it";
 
-/// Follows the bytes of one connection.
+/// State of the scan of one connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Scanner {
     part: Part,
     escape: Escape,
-    /// Bytes of URL and method in the last whole head.
+    /// Bytes of method and URL in the last complete head.
     last_target_bytes: usize,
-    /// The rule that the last head or its trailers break.
+    /// The rule that the last head or its trailers broke.
     broken_rule: Option<&'static str>,
 }
 
-/// What is still to be written in place of a byte.
+/// Escape that is still to be written in place of a byte.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Escape {
     bytes: [u8; 3],
-    /// So many of them are left.
+    /// How many of `bytes` are still to be written.
     left: usize,
 }
 
-/// What became of some bytes of the caller.
+/// How far [`Scanner::pass`] got in the caller's bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Passed {
-    /// So many are for hyper, the last perhaps changed.
+    /// Leading bytes that go to hyper; the last one may have been overwritten.
     to_server: usize,
-    /// So many are done with. The others are to be passed later, behind what is written instead.
+    /// Leading bytes that are done with. The others are passed again, after [`Scanner::instead`] is read.
     taken: usize,
 }
 
@@ -61,24 +61,24 @@ struct Passed {
 enum Part {
     /// A request's head, or the empty lines in front of it.
     Head(Head),
-    /// A body of which so much is to come.
+    /// A body with this many bytes still to come.
     Body(u64),
     Chunks(Chunks),
-    /// Nothing more is read of the caller; this goes to hyper, and then the connection's end.
+    /// The request is refused, and no more is read from the caller. hyper gets these bytes, then the end.
     Refused(&'static [u8]),
 }
 
-/// How far a part has got.
+/// Outcome of a part's look at some bytes.
 enum Step {
-    /// All bytes belong to it.
+    /// The part continues beyond these bytes.
     Inside,
-    /// So many bytes are its last ones.
+    /// The part ends after this many bytes.
     Ended(usize),
-    /// This byte makes a second reading, in a head or a trailer, against this rule.
+    /// The byte at this index, in a head or a trailer, makes the request ambiguous; carries the broken rule.
     Doubtful(usize, &'static str),
-    /// In place of this byte goes its escape.
+    /// The byte at this index is to be replaced by its escape.
     Escaped(usize),
-    /// This byte is one that hyper refuses as it is.
+    /// The byte at this index is one that hyper refuses.
     Broken(usize),
 }
 
@@ -89,7 +89,7 @@ impl Default for Scanner {
 }
 
 impl Scanner {
-    /// In front of the first request.
+    /// State before the first request.
     const fn new() -> Self {
         Self {
             part: Part::Head(Head::new()),
@@ -102,7 +102,7 @@ impl Scanner {
         }
     }
 
-    /// Looks at further bytes of the caller.
+    /// Scans the next bytes from the caller.
     fn pass(&mut self, bytes: &mut [u8]) -> Passed {
         let all = bytes.len();
         let passed = |to_server, taken| Passed { to_server, taken };
@@ -140,7 +140,7 @@ impl Scanner {
         passed(at, all)
     }
 
-    /// What is to be read now in place of the caller's bytes, up to `room` of it.
+    /// Up to `room` bytes that hyper gets in place of the caller's.
     fn instead(&mut self, room: usize) -> &[u8] {
         if let Part::Refused(end) = &mut self.part {
             let (now, later) = end.split_at(end.len().min(room));
@@ -150,7 +150,7 @@ impl Scanner {
         self.escape.take(room)
     }
 
-    /// Bytes of URL and method in the head that it is at, or was at last.
+    /// Bytes of method and URL in the current head, or else in the last one.
     const fn target_bytes(&self) -> usize {
         match &self.part {
             Part::Head(head) if head.target_bytes() > 0 => head.target_bytes(),
@@ -158,7 +158,7 @@ impl Scanner {
         }
     }
 
-    /// True once nothing more is read of the caller.
+    /// True once no more is read from the caller.
     const fn is_refused(&self) -> bool {
         matches!(self.part, Part::Refused(_))
     }
@@ -181,7 +181,7 @@ impl Escape {
 }
 
 impl Part {
-    /// What follows a part that has ended.
+    /// The part that follows a part that has ended.
     const fn next(&self) -> Self {
         match self {
             Self::Head(head) => match head.framing() {
@@ -195,7 +195,7 @@ impl Part {
     }
 }
 
-/// Takes of `bytes` what is left of a run.
+/// Skips up to `left` bytes and subtracts them from `left`.
 fn skip(left: &mut u64, bytes: &[u8]) -> Step {
     let count = usize::try_from(*left).map_or(bytes.len(), |left| left.min(bytes.len()));
     *left -= count as u64;

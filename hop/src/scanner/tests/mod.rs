@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use super::*;
 use sound::{Sound, broken, fault, sound};
 
-/// What hyper gets of `input`, which comes in pieces of these lengths over and over.
+/// What hyper gets of `input`, cut into pieces of these lengths in rotation, and the final scanner.
 fn passed(input: &[u8], lengths: &[usize]) -> (Vec<u8>, Scanner) {
     let mut intake = Intake::new();
     let mut got = Vec::new();
@@ -16,7 +16,7 @@ fn passed(input: &[u8], lengths: &[usize]) -> (Vec<u8>, Scanner) {
         let mut piece = piece.to_vec();
         let count = intake.pass(&mut piece);
         got.extend_from_slice(&piece[..count]);
-        // By three at most, as a reader may have no more room.
+        // Three bytes a call at most, since a reader may have little room.
         let mut before = usize::MAX;
         while before != got.len() {
             before = got.len();
@@ -27,14 +27,14 @@ fn passed(input: &[u8], lengths: &[usize]) -> (Vec<u8>, Scanner) {
             break;
         }
     }
-    (got, intake.scanner.expect("there is one"))
+    (got, intake.scanner.expect("HTTP/1.1 is scanned"))
 }
 
 fn head(lines: &str) -> String {
     format!("POST / HTTP/1.1\r\n{lines}\r\n\r\n")
 }
 
-/// Where hyper finds the null, in what it gets of `input`.
+/// Index of the NUL in what hyper gets of `input`; checks the bytes around it.
 fn doubted(input: &str) -> usize {
     let (got, scanner) = passed(input.as_bytes(), &[input.len()]);
     let at = got.iter().position(|byte| *byte == 0).expect(input);
@@ -80,7 +80,7 @@ fn a_head_ends_where_it_frames_its_body_a_second_time() {
     ] {
         for between in ["\r\n", "\r\nX: a\r\n"] {
             let input = head(&format!("{first}{between}{second}"));
-            let colon = input.rfind(':').expect("one stands in it");
+            let colon = input.rfind(':').expect("the head has a colon");
             assert_eq!(doubted(&input), colon, "{input:?}");
         }
     }
@@ -136,7 +136,7 @@ fn trailers_end_at_their_first_bare_line_feed() {
         "X: a\r\n\n",
         "X: a\r\nY: b\n\r\n",
     ] {
-        // An empty line ends them, and what follows is the next head.
+        // An empty line ends the trailers, and the next head begins.
         doubted(&(start.clone() + trailers));
     }
 }

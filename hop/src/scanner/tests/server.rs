@@ -1,4 +1,4 @@
-//! hyper's server behind the scanner: what it takes for requests, and what it answers.
+//! Runs hyper's server behind the scanner: which requests it accepts, and what it answers.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -22,25 +22,25 @@ use proptest::prelude::*;
 use super::sound::{broken, fault, sound};
 use super::*;
 
-/// Turns without news after which there will be none.
+/// Number of polls without progress after which no more progress is expected.
 const QUIET_TURNS: usize = 4;
 
-/// Sent behind everything else, so that no head is without an end.
+/// Final request of an input, so that no head before it stays incomplete.
 const LAST: &str = "GET /last HTTP/1.1\r\nConnection: close\r\n\r\n";
 
 /// A request's path and its whole body.
 type Taken = (String, Vec<u8>);
 
-/// What became of a caller's bytes.
+/// Outcome of a caller's bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Fate {
-    /// The requests that came whole.
+    /// Requests that hyper read completely.
     taken: Vec<Taken>,
     answers: String,
     is_closed: bool,
 }
 
-/// A caller whose bytes come in these pieces, each by a read of its own.
+/// A caller whose bytes come in these pieces, one piece a read.
 struct Caller {
     intake: Intake,
     pieces: Rc<RefCell<VecDeque<Vec<u8>>>>,
@@ -64,7 +64,7 @@ impl Read for Caller {
         };
         assert!(
             piece.len() <= buf.remaining(),
-            "hyper has room for all of it"
+            "hyper's buffer has room for the piece"
         );
         let count = self.intake.pass(&mut piece);
         buf.put_slice(&piece[..count]);
@@ -93,7 +93,7 @@ impl Write for Caller {
     }
 }
 
-/// What hyper makes of `input`, in pieces of these lengths over and over.
+/// Outcome of `input`, cut into pieces of these lengths in rotation.
 fn fate(input: &[u8], lengths: &[usize]) -> Fate {
     let mut pieces = VecDeque::new();
     let mut rest = input;
@@ -125,7 +125,7 @@ fn fate(input: &[u8], lengths: &[usize]) -> Fate {
                 Err(_) => 400,
             };
             let answer = Response::builder().status(status);
-            Ok::<_, Infallible>(answer.body(Full::<Bytes>::default()).expect("is one"))
+            Ok::<_, Infallible>(answer.body(Full::<Bytes>::default()).expect("is valid"))
         }
     });
     let mut connection = pin!(
@@ -144,7 +144,7 @@ fn fate(input: &[u8], lengths: &[usize]) -> Fate {
         is_closed = connection.as_mut().poll(&mut cx).is_ready();
         quiet = if news() == before { quiet + 1 } else { 0 };
     }
-    let answers = String::from_utf8(answers.borrow().clone()).expect("hyper writes text");
+    let answers = String::from_utf8(answers.borrow().clone()).expect("hyper writes UTF-8");
     Fate {
         taken: taken.borrow().clone(),
         answers,
@@ -152,7 +152,7 @@ fn fate(input: &[u8], lengths: &[usize]) -> Fate {
     }
 }
 
-/// The requests in front of the first one that has not exactly one reading, by splitting alone.
+/// The requests before the first one that is ambiguous or incomplete, found by splitting alone.
 fn strictly(mut input: &[u8]) -> Vec<Taken> {
     let mut taken = Vec::new();
     while let Some((request, rest)) = first(input) {
@@ -226,7 +226,7 @@ fn chunked(mut input: &[u8]) -> Option<(Vec<u8>, &[u8])> {
     Some((body, input.strip_prefix(b"\r\n")?))
 }
 
-/// A line that ends properly and has no end inside.
+/// First line and the bytes behind it; `None` if the line does not end in CRLF.
 fn line(input: &[u8]) -> Option<(&str, &[u8])> {
     let end = input.iter().position(|byte| *byte == b'\n')?;
     let line = input[..end].strip_suffix(b"\r")?;
@@ -299,7 +299,7 @@ proptest! {
         let input = [&broken(&requests, &faults), LAST.as_bytes()].concat();
         let whole = fate(&input, &[input.len()]);
         let strict = strictly(&input);
-        prop_assert!(strict.starts_with(&whole.taken), "{:?}, and strictly {:?}", whole, strict);
+        prop_assert!(strict.starts_with(&whole.taken), "{:?}, strict parser: {:?}", whole, strict);
         if faults.is_empty() {
             prop_assert_eq!(&strict, &whole.taken);
             prop_assert_eq!(whole.taken.len(), requests.len() + 1);

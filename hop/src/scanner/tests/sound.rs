@@ -1,10 +1,10 @@
-//! Requests without fault, and what is left of them when something is wrong here and there.
+//! Valid requests, and the bytes that remain after faults are put in.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
-/// A request without fault, and where its head and its body end.
+/// A valid request, and the length of its head.
 #[derive(Clone, Debug)]
 pub(super) struct Sound {
     pub(super) empty_lines: usize,
@@ -12,7 +12,7 @@ pub(super) struct Sound {
     pub(super) head_len: usize,
 }
 
-/// One that says how its body is framed, and the body as it is sent.
+/// The field that frames a body, and the body as it is sent.
 type Framed = (String, Vec<u8>);
 
 pub(super) fn sound() -> impl Strategy<Value = Sound> {
@@ -78,7 +78,7 @@ fn chunks() -> impl Strategy<Value = Framed> {
     })
 }
 
-/// Something that is wrong somewhere.
+/// A fault: removes a byte, inserts bytes, or both, at one place.
 #[derive(Clone, Debug)]
 pub(super) struct Fault {
     place: Index,
@@ -117,7 +117,7 @@ pub(super) fn fault() -> impl Strategy<Value = Fault> {
         })
 }
 
-/// The bytes of `requests` with `faults` in them.
+/// The bytes of `requests` with `faults` applied.
 pub(super) fn broken(requests: &[Sound], faults: &[Fault]) -> Vec<u8> {
     let mut bytes: Vec<u8> = requests
         .iter()
