@@ -1,20 +1,20 @@
-//! Bytes that a session's last socket did not take at once, copied off the link's receive buffer.
+//! Bytes that a session's receiving socket did not take at once, copied out of the link's receive buffer.
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
 
 use bytes::{Buf, BytesMut};
 
-/// Smallest piece of memory that a slow session holds.
+/// Smallest chunk that a slow session allocates, in bytes.
 const CHUNK_BYTES_MIN: usize = 1024;
 
-/// Largest piece of memory; a full window is a few of them.
+/// Largest chunk, in bytes; the largest window fills 256 of them.
 const CHUNK_BYTES_MAX: usize = 64 * 1024;
 
-/// A queue of bytes, as long as the session's credit allows.
+/// A queue of bytes, bounded by the session's credit.
 ///
-/// In pieces, so that it is never copied to grow, and memory goes back as bytes leave. Small frames share a chunk, so that a peer that sends single bytes cannot make us hold more
-/// bookkeeping than payload.
+/// Made of chunks, so that it is never copied to grow, and frees memory as bytes leave. Small frames share a
+/// chunk, so a peer that sends single bytes cannot cause more bookkeeping than payload.
 #[derive(Debug, Default)]
 pub struct Backlog {
     chunks: VecDeque<BytesMut>,
@@ -22,13 +22,13 @@ pub struct Backlog {
 }
 
 impl Backlog {
-    /// True if nothing waits.
+    /// True if no bytes wait.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Copies `bytes` behind what is there.
+    /// Appends a copy of `bytes`.
     pub fn push(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             let spare = match self.chunks.back_mut() {
@@ -36,7 +36,7 @@ impl Backlog {
                 None => 0,
             };
             if spare == 0 {
-                // As much again as waits already: few chunks when it is long, little when short.
+                // A chunk as long as the queue: few chunks when the queue is long, little memory when it is short.
                 let size = self
                     .len
                     .max(bytes.len())
@@ -53,13 +53,13 @@ impl Backlog {
         }
     }
 
-    /// The front of the queue, as far as it lies in one piece; empty if nothing waits.
+    /// The first chunk of the queue; empty if no bytes wait.
     #[must_use]
     pub fn front(&self) -> &[u8] {
         self.chunks.front().map_or(&[], |chunk| chunk)
     }
 
-    /// The front of the queue, for a gathered write; returns how many slices were filled.
+    /// Fills `slices` from the front of the queue, for a gathered write; returns how many it filled.
     pub fn fill<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
         slices
             .iter_mut()
@@ -71,7 +71,7 @@ impl Backlog {
     /// Drops the first `count` bytes.
     ///
     /// # Panics
-    /// If that is more than wait.
+    /// If fewer than `count` bytes wait.
     pub fn advance(&mut self, mut count: usize) {
         self.len -= count;
         while let Some(chunk) = self.chunks.front_mut() {
@@ -84,7 +84,7 @@ impl Backlog {
         }
     }
 
-    /// Drops everything, memory included.
+    /// Drops all bytes and frees their memory.
     pub fn clear(&mut self) {
         *self = Self::default();
     }

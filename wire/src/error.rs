@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// The side at which something failed.
+/// The side that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Side {
     /// The other end of the link.
@@ -13,15 +13,15 @@ pub enum Side {
     Target,
 }
 
-/// Why a link must be closed.
+/// Error after which a link must be closed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{reason} ({detail})")]
 pub struct Error {
-    /// What to tell the peer and to count.
+    /// Reason that the peer is told and that is counted.
     pub reason: Reason,
-    /// Who is to blame.
+    /// The side at fault.
     pub side: Side,
-    /// What exactly was wrong, for a log.
+    /// Details for a log.
     pub detail: String,
 }
 
@@ -58,7 +58,7 @@ macro_rules! reasons {
             /// Every reason, in the order of [`Reason::index`].
             pub const ALL: &'static [Self] = &[$(Self::$name,)*];
 
-            /// The reason behind a code from the wire.
+            /// The reason with a code from the wire.
             #[must_use]
             pub const fn from_code(code: u16) -> Self {
                 match code {
@@ -67,7 +67,7 @@ macro_rules! reasons {
                 }
             }
 
-            /// One stable word, as in metrics and JSON.
+            /// Stable word for metrics and JSON.
             #[must_use]
             pub const fn word(self) -> &'static str {
                 match self {
@@ -75,7 +75,7 @@ macro_rules! reasons {
                 }
             }
 
-            /// True if trying again cannot help.
+            /// True if a retry cannot help.
             #[must_use]
             pub const fn is_final(self) -> bool {
                 match self {
@@ -109,8 +109,8 @@ reasons! {
     Revoked = 9, "revoked", last, "access was revoked";
     NotLoopback = 10, "not_loopback", last, "without authentication only local agents are accepted";
     RelayName = 11, "relay_name", last, "the agent dialled a name that is not this relay's";
-    RegistrationInvalid = 12, "registration_invalid", last, "a value of the registration cannot stand in a URL, a header or a list";
-    // Registration and link, worth another try.
+    RegistrationInvalid = 12, "registration_invalid", last, "a value of the registration is not valid in a URL, a header or a list";
+    // Registration and link, worth a retry.
     Protocol = 32, "protocol", retry, "the peer broke the protocol";
     Preface = 33, "preface", retry, "the peer does not speak this protocol";
     FrameTooLong = 34, "frame_too_long", retry, "a frame is longer than allowed";
@@ -122,18 +122,18 @@ reasons! {
     LinkLost = 40, "link_lost", retry, "the link was lost";
     TokenExpired = 41, "token_expired", retry, "the token has expired";
     ClaimTimeout = 42, "claim_timeout", retry, "the name could not be claimed in time";
-    TunnelLimit = 43, "tunnel_limit", retry, "the relay holds as many tunnels as it may";
-    LinkLimit = 44, "link_limit", retry, "the relay holds as many links as it may";
-    SessionLimit = 45, "session_limit", retry, "the link holds as many sessions as it may";
-    Overload = 46, "overload", retry, "too busy";
+    TunnelLimit = 43, "tunnel_limit", retry, "the relay's tunnel limit is reached";
+    LinkLimit = 44, "link_limit", retry, "the relay's link limit is reached";
+    SessionLimit = 45, "session_limit", retry, "the link's session limit is reached";
+    Overload = 46, "overload", retry, "too busy or out of resources";
     ShuttingDown = 47, "shutting_down", retry, "the peer is shutting down";
-    LengthMismatch = 48, "length_mismatch", retry, "a direction ended with other bytes than were sent";
+    LengthMismatch = 48, "length_mismatch", retry, "the number of bytes received differs from the number sent";
     LaneLost = 49, "lane_lost", retry, "the session's bulk lane broke";
     LaneRefused = 50, "lane_refused", retry, "no bulk lane was offered to this connection";
-    AuthUnavailable = 51, "auth_unavailable", retry, "the relay cannot tell now who may do this";
-    AuthChanged = 52, "auth_changed", retry, "what the token allows has changed";
+    AuthUnavailable = 51, "auth_unavailable", retry, "the relay cannot check permissions at the moment";
+    AuthChanged = 52, "auth_changed", retry, "the token's permissions have changed";
     Kicked = 53, "kicked", retry, "an operator ended the tunnel";
-    Limited = 54, "limited", retry, "more was asked for than the relay's limits allow";
+    Limited = 54, "limited", retry, "a limit of the relay is exceeded";
     NameBound = 55, "name_bound", retry, "the tunnel name is bound to an agent with another key";
     TokenNotYet = 56, "token_not_yet", retry, "the token is not valid yet";
     NoTunnel = 57, "no_tunnel", retry, "the link did not get a tunnel in time";
@@ -146,21 +146,21 @@ reasons! {
     FrontendReset = 69, "frontend_reset", retry, "the caller reset the connection";
     Cancelled = 70, "cancelled", retry, "the caller cancelled";
     UnknownTunnel = 71, "unknown_tunnel", retry, "there is no such tunnel";
-    Preamble = 72, "preamble", retry, "the caller did not name a tunnel in time or in form";
+    Preamble = 72, "preamble", retry, "the caller's preamble, which names a tunnel, is late or malformed";
     TunnelOffline = 73, "tunnel_offline", retry, "the tunnel's agent is not connected";
     TunnelPaused = 74, "tunnel_paused", retry, "an operator paused the tunnel";
-    // 0 is no reason: it stands for success.
-    Internal = 127, "internal", retry, "an error without a better name";
+    // 0 is not a reason: it stands for success.
+    Internal = 127, "internal", retry, "an internal or unknown error";
 }
 
 impl Reason {
-    /// Its code on the wire.
+    /// The reason's code on the wire.
     #[must_use]
     pub const fn code(self) -> u16 {
         self as u16
     }
 
-    /// Its place in [`Reason::ALL`], for tables of counters.
+    /// The reason's index in [`Reason::ALL`], for tables of counters.
     #[must_use]
     pub fn index(self) -> usize {
         // `ALL` holds every variant in ascending order, as a test proves.

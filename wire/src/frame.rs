@@ -1,16 +1,16 @@
-//! The frame header: which kinds there are, and what each may look like.
+//! The frame header: its kinds, and the checks of each.
 
 use crate::error::{Error, Reason};
 use crate::generated;
 use crate::ids::SessionId;
 use crate::limits::{DATA_BYTES_MAX, HEADER_BYTES, TABLE_BYTES_MAX};
 
-/// This frame ends a message (`Data` only).
+/// Flag: the frame ends a message (`Data` only).
 pub const END_OF_MESSAGE: u8 = 0x01;
-/// A receiver that does not know the kind skips the frame.
+/// Flag: a receiver that does not know the kind skips the frame.
 pub const OPTIONAL: u8 = 0x80;
 
-/// Where a header has its flags.
+/// Offset of the flags in a header, in bytes.
 pub(crate) const FLAGS_OFFSET: usize = 9;
 
 /// What a frame carries.
@@ -37,7 +37,7 @@ pub enum Kind {
     Lost = 25,
 }
 
-/// How long a payload may be, and whom it speaks of.
+/// Length of a kind's payload, and whether the frame concerns the link or a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Shape {
     Data,
@@ -94,15 +94,15 @@ impl Kind {
 pub struct Header {
     /// Bytes that follow the header.
     pub payload_len: u32,
-    /// The session, 0 for the link itself.
+    /// The session; 0 means the link itself.
     pub session: SessionId,
-    /// What follows; `None` is an optional kind that this build does not know.
+    /// What follows; `None` for an optional kind that this build does not know.
     pub kind: Option<Kind>,
     /// True for the last frame of a message.
     pub end_of_message: bool,
 }
 
-/// Writes a header for one of our own frames.
+/// Writes the header of a frame to send.
 #[must_use]
 pub fn encode(
     kind: Kind,
@@ -138,7 +138,7 @@ pub fn decode(bytes: [u8; HEADER_BYTES]) -> Result<Header, Error> {
         return Err(Error::peer(
             Reason::Protocol,
             format!(
-                "frame kind {code} with flags {flags:#04x} and reserved {}",
+                "frame kind {code} with invalid flags {flags:#04x} or reserved bits {}",
                 raw.reserved()
             ),
         ));
@@ -166,14 +166,14 @@ pub fn decode(bytes: [u8; HEADER_BYTES]) -> Result<Header, Error> {
     if exact && len != longest {
         return Err(Error::peer(
             Reason::Protocol,
-            format!("frame kind {code} of {len} bytes"),
+            format!("frame kind {code} has {len} bytes, not {longest}"),
         ));
     }
     let of_link = matches!(shape, Shape::LinkStruct(_) | Shape::LinkTable);
     if of_link != (session == 0) {
         return Err(Error::peer(
             Reason::Protocol,
-            format!("frame kind {code} on session {session}"),
+            format!("frame kind {code} is not valid on session {session}"),
         ));
     }
     Ok(Header {
@@ -187,7 +187,7 @@ pub fn decode(bytes: [u8; HEADER_BYTES]) -> Result<Header, Error> {
 fn too_long(code: u8, len: u32) -> Error {
     Error::peer(
         Reason::FrameTooLong,
-        format!("frame kind {code} of {len} bytes"),
+        format!("frame kind {code} has {len} bytes"),
     )
 }
 

@@ -1,4 +1,4 @@
-//! Names and numbers that must not be mixed up, each a type of its own.
+//! Types for names and numbers that must not be confused.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -54,13 +54,13 @@ macro_rules! bytes_id {
         pub struct $name([u8; $len]);
 
         impl $name {
-            /// From its bytes.
+            /// Wraps the id's bytes.
             #[must_use]
             pub const fn new(bytes: [u8; $len]) -> Self {
                 Self(bytes)
             }
 
-            /// Its bytes.
+            /// The id's bytes.
             #[must_use]
             pub const fn as_bytes(&self) -> &[u8; $len] {
                 &self.0
@@ -80,11 +80,11 @@ macro_rules! bytes_id {
 }
 
 bytes_id! {
-    /// An agent's Ed25519 public key: who holds a tunnel's name.
+    /// An agent's Ed25519 public key: the owner of a tunnel's name.
     AgentKey, 32
 }
 bytes_id! {
-    /// The host that an agent runs on, so that one home directory can serve many hosts.
+    /// The host that an agent runs on: several hosts may share one home directory, and so one key.
     MachineId, 16
 }
 bytes_id! {
@@ -92,7 +92,7 @@ bytes_id! {
     InstanceId, 16
 }
 
-/// The number that makes an older decision about a name void.
+/// Number of a decision about a name; voids older decisions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Generation(pub u64);
 
@@ -102,13 +102,12 @@ impl fmt::Display for Generation {
     }
 }
 
-/// A session's number on its link; rises, and is never used twice on a link.
+/// A session's number on its link: rises, and is never reused on that link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SessionId(pub u32);
 
-/// Sessions of one link by their ids, with a quick hash, since several are looked up for every frame.
-/// It is seeded all the same; a relay that found ids to collide would slow its own agents down and
-/// nobody else.
+/// Sessions of one link by id, with a fast hash, since each frame takes several look-ups. The hash is
+/// seeded; a relay that chose colliding ids would only slow its own agents down.
 pub type SessionMap<V> = std::collections::HashMap<SessionId, V, foldhash::fast::RandomState>;
 
 impl fmt::Display for SessionId {
@@ -117,8 +116,8 @@ impl fmt::Display for SessionId {
     }
 }
 
-/// Names that no tunnel has: what relays serve beside tunnels, what could be the beginning of a
-/// target's path behind `/dcc/<dcc>/`, and hosts that every domain has (RFC 2142, RFC 6761).
+/// Names that no tunnel may have: names that relays serve beside tunnels, likely beginnings of a target's
+/// path after `/dcc/<dcc>/`, and hosts that every domain has (RFC 2142, RFC 6761).
 pub const RESERVED_NAMES: &[&str] = &[
     "admin",
     "agent",
@@ -151,7 +150,7 @@ pub const RESERVED_NAMES: &[&str] = &[
     "www",
 ];
 
-/// Why a text is no tunnel name.
+/// Why a text is not a tunnel name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
     /// Empty, or longer than a DNS label may be.
@@ -190,8 +189,8 @@ impl TunnelId {
         Ok(Self(text.to_ascii_lowercase().into()))
     }
 
-    /// The name that an agent's target has when it asks for none: the same at every start, on
-    /// one machine, for one label.
+    /// Derives the name of a target for which the agent asks for none: always the same name for one key,
+    /// machine and label.
     #[must_use]
     pub fn derive(key: &AgentKey, machine: &MachineId, label: &str) -> Self {
         let mut hash = digest::Context::new(&digest::SHA256);
@@ -206,29 +205,29 @@ impl TunnelId {
         })
     }
 
-    /// True for a name that no agent gets: one that stands for something else in a URL or a host
-    /// name (see [`RESERVED_NAMES`]), or whose third and fourth characters are hyphens. Those labels
-    /// are not what they look like: browsers show `xn--…` in other scripts (RFC 5890, 2.3.1).
+    /// True for a name that no agent gets: it has another meaning in a URL or a host name (see
+    /// [`RESERVED_NAMES`]), or its third and fourth characters are hyphens. Browsers show such labels
+    /// (`xn--…`) in other scripts (RFC 5890, 2.3.1).
     #[must_use]
     pub fn is_reserved(&self) -> bool {
         self.0.as_bytes().get(2..4) == Some(b"--") || RESERVED_NAMES.contains(&&*self.0)
     }
 
-    /// True for a name that looks derived, which only the key it is derived from may ask for.
+    /// True for a name that looks derived; only the key that it is derived from may ask for such a name.
     #[must_use]
     pub fn looks_derived(&self) -> bool {
         let suffix = self.0.rsplit('-').next().unwrap_or(&self.0);
         suffix.len() == DERIVED_SUFFIX_CHARS && suffix.bytes().all(|b| BASE32.contains(&b))
     }
 
-    /// The name.
+    /// The name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-// Equal, ordered and hashed as its text is: a map of names can be asked with a text.
+// Compares, sorts and hashes like its text, so a map of names can be searched with a text.
 impl Borrow<str> for TunnelId {
     fn borrow(&self) -> &str {
         &self.0
@@ -258,10 +257,10 @@ impl fmt::Debug for TunnelId {
 /// Characters of a derived name's suffix: 13 x 5 = 65 bits of the hash.
 const DERIVED_SUFFIX_CHARS: usize = 13;
 
-/// Characters of a label that a derived name keeps for the reader.
+/// Characters of a label that a derived name keeps, for readability.
 const SLUG_CHARS_MAX: usize = 20;
 
-// RFC 4648 base 32 in lower case: survives DNS, which ignores case.
+// RFC 4648 base 32 in lower case: DNS ignores case, so the text does not depend on case.
 const BASE32: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
 
 fn base32(hash: &[u8]) -> String {

@@ -9,7 +9,7 @@ mod backlog;
 pub mod claims;
 mod error;
 pub mod frame;
-// FlatBuffers' accessors are unsafe inside; what reaches them was verified.
+// The generated FlatBuffers accessors contain unsafe code; they read only verified tables.
 #[allow(unsafe_code)]
 mod generated;
 mod ids;

@@ -1,4 +1,4 @@
-//! Every bound of the protocol in one place, and how the bounds relate.
+//! All limits of the protocol, and how they relate.
 
 use std::time::Duration;
 
@@ -8,47 +8,46 @@ pub const PREFACE: [u8; 8] = *b"TLINE\r\n\x01";
 /// Bytes of a frame header.
 pub const HEADER_BYTES: usize = 12;
 
-/// Lowest and highest handshake version that this build speaks.
+/// Lowest handshake version that this build speaks.
 pub const VERSION_MIN: u16 = 1;
-/// See [`VERSION_MIN`].
+/// Highest handshake version that this build speaks.
 pub const VERSION_MAX: u16 = 1;
 
 /// Largest payload of a `Data` frame that a peer may send, in bytes.
 pub const DATA_BYTES_MAX: u32 = 64 * 1024;
 
-/// Largest payload of a `Data` frame that we send, in bytes: what one session may put in front
-/// of every other one.
+/// Largest payload of a `Data` frame that this side sends, in bytes: the most that one session puts in
+/// front of the others.
 pub const DATA_BYTES_SENT_MAX: usize = 32 * 1024;
 
 /// Largest payload of a control table, in bytes.
 pub const TABLE_BYTES_MAX: u32 = 64 * 1024;
 
-/// Verifier limits for a control table.
+/// Deepest nesting that the verifier accepts in a control table.
 pub const TABLE_DEPTH_MAX: usize = 8;
-/// See [`TABLE_DEPTH_MAX`].
+/// Most tables that the verifier accepts in one control table.
 pub const TABLES_MAX: usize = 256;
 
 /// Shortest piece that counts as a part of a bulk transfer, in bytes.
 ///
-/// Splicing loses against a copy up to 4 KiB and wins from 64 KiB; two reads of a quarter of that
-/// in a row are no small message any more.
+/// Splicing is slower than a copy up to 4 KiB, and faster from 64 KiB. Two consecutive reads of a
+/// quarter of that are no longer a small message.
 pub const BULK_PIECE_BYTES_MIN: usize = 16 * 1024;
 
-/// First bytes on a bulk lane from both sides: `TLANE\r\n` and its version. The agent's are
-/// followed by the nonce of the offer.
+/// First bytes on a bulk lane from both sides: `TLANE\r\n` and the lane version. An agent sends the
+/// offer's nonce after them.
 pub const LANE_PREFACE: [u8; 8] = *b"TLANE\r\n\x01";
 
 /// Bytes that an agent sends before a lane carries payload.
 pub const LANE_HELLO_BYTES: usize = LANE_PREFACE.len() + 16;
 
-/// Bytes gathered into one send.
+/// Most bytes gathered into one send.
 pub const GATHER_BYTES_MAX: usize = 256 * 1024;
 
-/// Slices gathered into one send: `IOV_MAX` of Linux (sysconf(3)).
+/// Most slices gathered into one send: `IOV_MAX` of Linux (sysconf(3)).
 pub const GATHER_SLICES_MAX: usize = 1024;
 
-/// Credit that a session starts with in each direction, in bytes, and the floor that an idle
-/// sender keeps.
+/// Initial credit of a session in each direction, in bytes; also the floor that an idle sender keeps.
 pub const SESSION_CREDIT_BYTES: u32 = 16 * 1024;
 
 /// Largest window one session may grow to, in bytes.
@@ -62,51 +61,51 @@ pub const LINK_BUDGET_BYTES: u64 = 64 * 1024 * 1024;
 /// Bytes of one session that may wait in the mux for the link's socket.
 pub const SESSION_QUEUE_BYTES_MAX: usize = 256 * 1024;
 
-/// Bytes of all sessions that may wait in the mux for the link's socket before each of them is
-/// held to what it starts with.
+/// Bytes of all sessions that may wait in the mux for the link's socket; above it each session may
+/// queue only its initial credit.
 pub const LINK_QUEUE_BYTES_MAX: usize = 32 * 1024 * 1024;
 
 /// Sessions that may live on one link at a time.
 pub const SESSIONS_MAX: u32 = 65_536;
 
-/// Sessions beyond [`SESSIONS_MAX`] that an agent may still hold because their lanes bring bytes that
-/// the relay has counted out: far more lanes than relays open for one link.
+/// Sessions beyond [`SESSIONS_MAX`] that an agent may still hold: the relay no longer counts them, but
+/// the agent still reads their lanes. Far more than the lanes that relays open for one link.
 pub const LANES_LATE_MAX: u32 = 1024;
 
-/// Session ids left over when the relay must replace a link.
+/// Highest session id of a link; once it is used, the relay must replace the link.
 pub const SESSION_IDS_MAX: u32 = u32::MAX - SESSIONS_MAX;
 
-/// Lost links of which one new link tells.
+/// Most lost links that an agent may report over one new link.
 pub const LOST_LINKS_MAX: usize = 4;
 
-/// Sessions of a lost link that are told of.
+/// Most sessions that the report of a lost link may list.
 pub const LOST_SESSIONS_MAX: usize = 1024;
 
 /// Tunnels that one link may register.
 pub const TUNNELS_PER_LINK_MAX: u32 = 16_384;
 
-/// From the first byte to the end of the hello exchange.
+/// Longest time from the first byte to the end of the hello exchange.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// From the end of the hello exchange, or the link's arrival, to the agent's first tunnel: a provider's
-/// answer, and an agent that asks again with a fresh token, have time.
+/// Longest time from the end of the hello exchange, or from the link's arrival, to the agent's first tunnel.
+/// Leaves time for a provider's answer, and for an agent that asks again with a fresh token.
 pub const FIRST_TUNNEL_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Control bytes that may wait for an agent that has not shown a good token yet. As many may be on
-/// their way to its socket.
+/// Control bytes that may wait for an agent that has not shown a valid token yet. The same number may
+/// be on their way to its socket.
 pub const STRANGER_CONTROL_BYTES_MAX: usize = 32 * 1024;
 
-/// Without any byte from the peer for this long, a link is dead.
+/// A link without a byte from the peer for this long is dead.
 pub const STALE_TIMEOUT: Duration = Duration::from_secs(45);
 
-/// What was sent and is not known to have arrived after this long is followed by a ping.
+/// Time without proof that sent bytes arrived, after which a ping follows them.
 pub const PROBE_AFTER: Duration = Duration::from_secs(1);
 
-/// Without an answer to that ping, and without anything else than the peer's own pings, for this
-/// long, a link is dead.
+/// A link is dead if for this long neither the answer to that ping arrives nor anything else but
+/// the peer's own pings.
 pub const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// A sender that was idle this long returns the credit it holds above the floor.
+/// A sender that is idle for this long returns the credit that it holds above the floor.
 pub const IDLE_CREDIT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Longest string of a control table, in bytes, unless a narrower bound holds.

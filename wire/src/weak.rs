@@ -1,10 +1,10 @@
-//! Ed25519 public keys that prove nothing.
+//! Weak Ed25519 public keys, whose signatures prove nothing.
 
 use crate::ids::AgentKey;
 
 /// The y coordinates of Ed25519's points of small order (RFC 8032, 5.1: their orders divide the
-/// cofactor 8), as libsodium's `ge25519_has_small_order` lists them: little endian, without the bit of
-/// the sign, and with both spellings of 0 and 1 that are not reduced.
+/// cofactor 8), as libsodium's `ge25519_has_small_order` lists them: little endian, without the sign
+/// bit, and with the unreduced encodings of 0 and 1.
 const SMALL_ORDER: [[u8; 32]; 7] = [
     coordinate(0x00, 0x00, 0x00),
     coordinate(0x01, 0x00, 0x00),
@@ -31,7 +31,7 @@ const fn coordinate(first: u8, between: u8, last: u8) -> [u8; 32] {
 }
 
 impl AgentKey {
-    /// True for a key that proves nothing: signatures that fit it can be made without a secret.
+    /// True for a weak key: signatures that fit it can be made without a secret.
     #[must_use]
     pub fn is_weak(&self) -> bool {
         is_weak_ed25519(self.as_bytes())

@@ -1,50 +1,50 @@
-//! What a registration may say: its texts reach `Host` headers, URLs, lists and terminals.
+//! Checks the texts of a registration, which reach `Host` headers, URLs, lists and terminals.
 
 use super::Register;
 use crate::limits::{DCC_BYTES_MAX, HOST_BYTES_MAX};
 
-/// Characters of a wrong value that an error shows.
+/// Characters of an invalid value that an error shows.
 const SHOWN_CHARS: usize = 64;
 
-/// A text of a registration that cannot stand where it is to stand.
+/// A text of a registration that is not valid in its place.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{field} {shown:?}: {rule}")]
 pub struct FieldError {
-    /// The field, as a person knows it.
+    /// Name of the field, for people.
     pub field: &'static str,
-    /// The beginning of the value.
+    /// Beginning of the invalid value.
     pub shown: String,
-    /// What the value has to be.
+    /// Rule that the value breaks.
     pub rule: &'static str,
 }
 
 impl Register {
-    /// Checks every text but the name, which has an error of its own, and the token.
+    /// Checks all texts but the name, which has its own error, and the token.
     ///
     /// # Errors
-    /// The first field whose value cannot stand in a `Host` header, in a URL or in a list.
+    /// The first field whose value is not valid in a `Host` header, a URL or a list.
     pub fn check(&self) -> Result<(), FieldError> {
-        const PLAIN: &str = "it has no control characters and no characters without a shape";
+        const PLAIN: &str = "it must not have control characters or invisible characters";
         let rules = [
             (
                 "the target's address",
                 &self.authority,
                 is_authority(&self.authority),
-                "it is HOST or HOST:PORT; HOST is a name of letters a-z, digits, '-', '.' and '_', an IPv4 \
+                "it must be HOST or HOST:PORT; HOST is a name of letters a-z, digits, '-', '.' and '_', an IPv4 \
                  address, or an IPv6 address in brackets",
             ),
             (
                 "the target's path",
                 &self.base_path,
                 Self::is_base_path(&self.base_path),
-                "it begins with '/', has no segment '.' or '..', and is printable ASCII with all else as \
-                 %XX",
+                "it must begin with '/', have no segment '.' or '..', and be printable ASCII with all other \
+                 characters as %XX",
             ),
             (
                 "the kind of application (dcc)",
                 &self.dcc,
                 is_segment(&self.dcc),
-                "it stands in URLs, so it has at most 64 letters a-z, digits, '-', '.', '_' and '~'",
+                "it is part of URLs, so it may have at most 64 letters a-z, digits, '-', '.', '_' and '~'",
             ),
             ("the label", &self.label, is_plain(&self.label), PLAIN),
         ];
@@ -60,9 +60,9 @@ impl Register {
         }
     }
 
-    /// Whether `path` may stand behind a host in a URL without changing what that names: it is empty, or has
-    /// `/` first and printable ASCII behind it, without the marks that end a path or that some readers take for
-    /// `/`, without a `%` that codes nothing, and without a segment `.` or `..`.
+    /// True if `path` can follow a host in a URL without changing the host or path that the URL names. It is
+    /// empty, or begins with `/` and holds printable ASCII: no character that ends a path or that some parsers
+    /// read as `/`, no `%` without two hex digits, and no segment `.` or `..`.
     #[must_use]
     pub fn is_base_path(path: &str) -> bool {
         let is_plain = |byte: u8| byte.is_ascii_graphic() && !b"?#\\\"<>^`{|}".contains(&byte);
@@ -81,7 +81,7 @@ impl Register {
     }
 }
 
-/// Whether `text` may be the value of a `Host` header and stand behind `http://`: a host, and a port or none.
+/// True if `text` can be a `Host` header and follow `http://`: a host with an optional port.
 fn is_authority(text: &str) -> bool {
     let (host, port) = match text.strip_prefix('[') {
         Some(rest) => match rest.split_once(']') {
@@ -106,7 +106,7 @@ fn is_authority(text: &str) -> bool {
         && (port.is_empty() || port.strip_prefix(':').is_some_and(is_port))
 }
 
-/// Whether `text` is an IPv6 address without a zone (RFC 4291, section 2.2).
+/// True if `text` is an IPv6 address without a zone (RFC 4291, section 2.2).
 fn is_ipv6(text: &str) -> bool {
     let (head, tail) = text.split_once("::").unwrap_or((text, ""));
     let is_short = head.len() < text.len();
@@ -117,8 +117,8 @@ fn is_ipv6(text: &str) -> bool {
     })
 }
 
-/// How many groups of 16 bits a part of an IPv6 address has; its last two may be an IPv4 address if it
-/// `ends` the address.
+/// Number of 16-bit groups in a part of an IPv6 address, `None` if it is invalid. The last two may be an
+/// IPv4 address if the part `ends` the address.
 fn groups(text: &str, ends: bool) -> Option<usize> {
     if text.is_empty() {
         return Some(0);
@@ -143,7 +143,7 @@ fn groups(text: &str, ends: bool) -> Option<usize> {
     }
 }
 
-/// Whether `text` may be a segment of a URL's path as it is, or is empty.
+/// True if `text` is empty, or can be a segment of a URL's path as it is.
 fn is_segment(text: &str) -> bool {
     // The unreserved characters (RFC 3986, section 2.3).
     let is_unreserved = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
@@ -154,10 +154,10 @@ fn is_plain(text: &str) -> bool {
     !text.chars().any(|c| c == '\t' || is_hidden(c))
 }
 
-/// True for a character that has no shape of its own: controls (among them the escape character and
-/// its 8-bit relatives), marks that reorder text, blanks of no width, line and paragraph separators,
-/// tags, and code points that are no characters. A tab only moves what follows, and files are indented
-/// with it.
+/// True for an invisible character: controls (among them the escape character and its 8-bit
+/// relatives), marks that reorder text, zero-width blanks, line and paragraph separators, tags, and
+/// code points that are not characters. A tab is not one: it only moves the text after it, and files
+/// are indented with it.
 #[must_use]
 pub fn is_hidden(c: char) -> bool {
     (c.is_control() && c != '\t')
@@ -377,7 +377,7 @@ mod tests {
         ] {
             assert!(with(|it| it.label = text.to_owned()).is_err(), "{text:?}");
             let error = with(|it| it.capabilities.push(text.to_owned())).unwrap_err();
-            // What reaches a terminal shows it as an escape.
+            // The error shows these characters as escapes, since it reaches terminals.
             assert!(!error.to_string().contains(text), "{error}");
         }
     }

@@ -1,4 +1,4 @@
-//! Reads control messages that a peer wrote: verified, and every field within its bound.
+//! Reads control messages from a peer: verifies them, and checks each field against its limit.
 
 use flatbuffers::{Follow, Verifiable, VerifierOptions, root_with_opts};
 
@@ -44,13 +44,13 @@ fn text(what: &str, value: Option<&str>, longest: usize) -> Result<String, Error
     let value = value.unwrap_or_default();
     if value.len() > longest {
         return Err(bad(format!(
-            "{what} of {} bytes, at most {longest}",
+            "{what} has {} bytes, the limit is {longest}",
             value.len()
         )));
     }
     // Texts reach logs, headers and terminals.
     if value.chars().any(char::is_control) {
-        return Err(bad(format!("{what} with a control character")));
+        return Err(bad(format!("{what} contains a control character")));
     }
     Ok(value.to_owned())
 }
@@ -85,7 +85,7 @@ impl Decode for AgentHello {
     fn decode(bytes: &[u8]) -> Result<Self, Error> {
         let hello = root::<table::Hello<'_>>(bytes)?;
         if hello.version_min() != hello.version_max() {
-            return Err(bad("an agent's hello that chose no version"));
+            return Err(bad("an agent's hello does not choose a version"));
         }
         Ok(Self {
             version: hello.version_max(),
@@ -107,7 +107,7 @@ impl Decode for Register {
         let words = register.capabilities().unwrap_or_default();
         if words.len() > CAPABILITIES_MAX {
             return Err(bad(format!(
-                "{} capabilities, at most {CAPABILITIES_MAX}",
+                "{} capabilities, the limit is {CAPABILITIES_MAX}",
                 words.len()
             )));
         }
@@ -126,7 +126,7 @@ impl Decode for Register {
                 table::Scheme::Tcp => Scheme::Tcp,
                 table::Scheme::Http => Scheme::Http,
                 table::Scheme::Https => Scheme::Https,
-                other => return Err(bad(format!("scheme {}", other.0))),
+                other => return Err(bad(format!("unknown scheme {}", other.0))),
             },
             authority: text("authority", register.authority(), STRING_BYTES_MAX)?,
             base_path: text("base path", register.base_path(), STRING_BYTES_MAX)?,
@@ -138,7 +138,7 @@ impl Decode for Register {
     }
 }
 
-/// What a `RegisterAck` says.
+/// Meaning of a `RegisterAck` table.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Acked {
     Answered(RegisterAck),
@@ -152,7 +152,7 @@ impl Decode for Acked {
         let outcome = if ack.reason() == 0 {
             let urls = ack.urls().unwrap_or_default();
             if urls.len() > URLS_MAX {
-                return Err(bad(format!("{} URLs, at most {URLS_MAX}", urls.len())));
+                return Err(bad(format!("{} URLs, the limit is {URLS_MAX}", urls.len())));
             }
             Ok(Granted {
                 tunnel: tunnel(ack.tunnel())?,
@@ -169,7 +169,7 @@ impl Decode for Acked {
                 reason: Reason::from_code(ack.reason()),
                 message: text("message", ack.message(), STRING_BYTES_MAX)?,
             };
-            // A refusal is of something that has no name yet.
+            // A refused registration has no tunnel name yet, so a name means a withdrawal.
             if ack.tunnel().is_some_and(|name| !name.is_empty()) {
                 return Ok(Self::Withdrawn(Withdrawal {
                     request,
@@ -191,7 +191,7 @@ impl Decode for Open {
             mode: match open.mode() {
                 table::Mode::Bytes => Mode::Bytes,
                 table::Mode::Messages => Mode::Messages,
-                other => return Err(bad(format!("mode {}", other.0))),
+                other => return Err(bad(format!("unknown mode {}", other.0))),
             },
         })
     }
@@ -231,7 +231,7 @@ impl Decode for Lost {
         );
         if ids.len() != received.len() || ids.len() > LOST_SESSIONS_MAX {
             return Err(bad(format!(
-                "{} sessions of a lost link with {} counts, at most {LOST_SESSIONS_MAX}",
+                "a lost link lists {} sessions and {} counts, the limit is {LOST_SESSIONS_MAX}",
                 ids.len(),
                 received.len()
             )));
@@ -244,7 +244,7 @@ impl Decode for Lost {
             || first.is_some_and(|it| it.0.0 == 0)
             || last.is_some_and(|it| it.0.0 > last_session)
         {
-            return Err(bad("sessions of a lost link out of order or range"));
+            return Err(bad("sessions of a lost link are out of order or range"));
         }
         Ok(Self {
             nonce: array("nonce", lost.nonce())?,
@@ -260,7 +260,7 @@ impl Decode for super::Opened {
     }
 }
 
-/// An agent takes this tunnel back.
+/// An agent gives up this tunnel.
 pub(crate) struct Unregistered(pub(crate) TunnelId);
 
 impl Decode for Unregistered {

@@ -15,7 +15,7 @@ use crate::limits::{STRING_BYTES_MAX, URLS_MAX};
 type Builder = FlatBufferBuilder<'static>;
 type Root = WIPOffset<UnionWIPOffset>;
 
-/// A builder that is kept between messages, so that writing one allocates nothing.
+/// A builder that is reused for all messages, so that it keeps its memory.
 pub(crate) struct Encoder(FlatBufferBuilder<'static>);
 
 impl fmt::Debug for Encoder {
@@ -29,7 +29,7 @@ impl Encoder {
         Self(FlatBufferBuilder::new())
     }
 
-    /// Writes one message; the bytes are good until the next call.
+    /// Writes one message; the bytes are valid until the next call.
     pub(crate) fn encode(&mut self, message: &impl Message) -> &[u8] {
         self.0.reset();
         let root = message.build(&mut self.0);
@@ -38,18 +38,18 @@ impl Encoder {
     }
 }
 
-/// Free text as the other side accepts it: one line, no longer than its bound. Such text may hold
-/// what somebody else wrote, and must not cost us the link.
+/// Makes free text acceptable to the peer: one line, no longer than the limit. The text may contain
+/// words of a third party, and must not cost the link.
 fn line(text: &str) -> String {
     let longest = text.len().min(STRING_BYTES_MAX);
     let end = (0..=longest).rev().find(|at| text.is_char_boundary(*at));
-    // Some control characters take two bytes, a space never more.
+    // Some control characters take two bytes and a space takes one, so the text does not grow.
     text[..end.unwrap_or(0)].replace(char::is_control, " ")
 }
 
-/// A message that travels as a table.
+/// A message that is sent as a table.
 pub(crate) trait Message {
-    /// Writes the table; returns where it is.
+    /// Writes the table and returns its offset.
     fn build(&self, builder: &mut Builder) -> Root;
 }
 
@@ -181,7 +181,7 @@ fn refuse(builder: &mut Builder, args: &mut table::RegisterAckArgs<'static>, ref
     args.message = Some(builder.create_string(&line(&refusal.message)));
 }
 
-/// An agent takes one tunnel back.
+/// An agent gives up one tunnel.
 pub(crate) struct Unregister<'a>(pub(crate) &'a TunnelId);
 
 impl Message for Unregister<'_> {
@@ -215,7 +215,7 @@ impl Message for Open {
     }
 }
 
-/// A session may move to a lane of its own.
+/// The relay offers a bulk lane to a session.
 pub(crate) struct BulkOffer<'a>(pub(crate) &'a BulkNonce);
 
 impl Message for BulkOffer<'_> {
@@ -226,7 +226,7 @@ impl Message for BulkOffer<'_> {
     }
 }
 
-/// One direction goes on outside the link.
+/// One direction continues on the session's bulk lane.
 pub(crate) struct Bulk {
     pub(crate) bytes_total: u64,
 }
@@ -238,7 +238,7 @@ impl Message for Bulk {
     }
 }
 
-/// The target's connection stands.
+/// The session's target accepted the connection.
 pub(crate) struct Opened;
 
 impl Message for Opened {

@@ -1,6 +1,6 @@
 //! Control messages as Rust values.
 //!
-//! `encode` writes them as FlatBuffers tables, `decode` verifies what a peer wrote.
+//! `encode` writes them as FlatBuffers tables, `decode` verifies and reads a peer's tables.
 
 use std::fmt;
 
@@ -20,12 +20,12 @@ pub use check::{FieldError, is_hidden};
 pub(crate) use decode::{Acked, Decode, Unregistered};
 pub(crate) use encode::{Bulk, BulkOffer, Encoder, Message, Opened, Unregister};
 
-/// A credential; its `Debug` shows nothing of it.
+/// A credential; `Debug` hides it.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Token(String);
 
 impl Token {
-    /// Takes a token as it is.
+    /// Wraps a token.
     #[must_use]
     pub const fn new(token: String) -> Self {
         Self(token)
@@ -37,7 +37,7 @@ impl Token {
         &self.0
     }
 
-    /// True if there is none.
+    /// True if there is no token.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -54,14 +54,15 @@ impl fmt::Debug for Token {
     }
 }
 
-/// What an agent shows on a bulk lane to prove whose it is: good for one connection.
+/// Secret that an agent shows on a bulk lane to prove which session the lane is for; valid for one
+/// connection.
 ///
-/// Its `Debug` shows nothing of it.
+/// `Debug` hides it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct BulkNonce([u8; 16]);
 
 impl BulkNonce {
-    /// Takes 16 random bytes.
+    /// Wraps 16 random bytes.
     #[must_use]
     pub const fn new(bytes: [u8; 16]) -> Self {
         Self(bytes)
@@ -73,7 +74,7 @@ impl BulkNonce {
         &self.0
     }
 
-    /// What an agent sends first on the lane.
+    /// First bytes that an agent sends on the lane.
     #[must_use]
     pub fn lane_hello(&self) -> [u8; LANE_HELLO_BYTES] {
         let mut hello = [0; LANE_HELLO_BYTES];
@@ -82,7 +83,7 @@ impl BulkNonce {
         hello
     }
 
-    /// The nonce in an agent's first bytes; `None` if these are something else.
+    /// The nonce in an agent's first bytes; `None` if they are not a lane hello.
     #[must_use]
     pub fn from_lane_hello(hello: &[u8]) -> Option<Self> {
         let nonce = hello.strip_prefix(&LANE_PREFACE)?;
@@ -99,7 +100,7 @@ impl fmt::Debug for BulkNonce {
 /// First message of the relay.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RelayHello {
-    /// Random; the agent signs it, so that a signature is good for one link.
+    /// Random; the agent signs it, so a signature is valid for one link only.
     pub nonce: [u8; 32],
     /// Lowest handshake version the relay speaks.
     pub version_min: u16,
@@ -107,12 +108,12 @@ pub struct RelayHello {
     pub version_max: u16,
     /// Name and version of the relay's software, for a log.
     pub relay_version: String,
-    /// Sessions that the relay will open on this link at a time.
+    /// Most sessions that the relay opens on this link at a time.
     pub sessions_max: u32,
 }
 
 impl RelayHello {
-    /// A hello of this build.
+    /// The hello of this build.
     #[must_use]
     pub fn new(nonce: [u8; 32], sessions_max: u32) -> Self {
         Self {
@@ -139,22 +140,22 @@ impl RelayHello {
     }
 }
 
-/// First message of an agent: who it is, proven.
+/// First message of an agent: its identity, with a proof.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AgentHello {
-    /// The handshake version that it chose.
+    /// The handshake version that the agent chose.
     pub version: u16,
-    /// Its public key.
+    /// The agent's public key.
     pub key: AgentKey,
-    /// The host it runs on.
+    /// The host that the agent runs on.
     pub machine: MachineId,
-    /// This run of the process.
+    /// This run of the agent's process.
     pub instance: InstanceId,
-    /// Which of its links this is, from 0.
+    /// Index of this link among the agent's links, from 0.
     pub link_index: u16,
-    /// How many links it means to hold.
+    /// How many links the agent intends to hold.
     pub links: u16,
-    /// The relay's name as the agent dialled it, so that one relay cannot pose with a signature
+    /// The relay's name as the agent dialled it, so that one relay cannot use a signature that was
     /// made for another.
     pub relay_name: String,
     /// Name and version of the agent's software.
@@ -186,7 +187,7 @@ impl AgentHello {
     /// # Errors
     /// [`Reason::BadSignature`].
     pub fn verify(&self, nonce: &[u8; 32]) -> Result<(), Reason> {
-        // `ring` takes them, as RFC 8032 allows; every message has a signature that fits them.
+        // `ring` accepts weak keys, as RFC 8032 allows; for them a signature of any message can be forged.
         if self.key.is_weak() {
             return Err(Reason::BadSignature);
         }
@@ -196,7 +197,7 @@ impl AgentHello {
     }
 }
 
-/// How an agent speaks to its target.
+/// Protocol between an agent and its target.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Scheme {
     /// Bytes over TCP.
@@ -208,12 +209,12 @@ pub enum Scheme {
     Https,
 }
 
-/// An agent publishes one target.
+/// An agent's request to publish one target.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Register {
-    /// Repeated in the acknowledgement.
+    /// Number of the request; the acknowledgement repeats it.
     pub request: u32,
-    /// The wished name; without one it is derived.
+    /// The requested name; without it the relay derives one.
     pub name: Option<String>,
     /// Tells the targets of one machine apart; part of a derived name.
     pub label: String,
@@ -221,13 +222,13 @@ pub struct Register {
     pub scheme: Scheme,
     /// The target's host and port, as in a `Host` header and in a URL; the port may be left out.
     pub authority: String,
-    /// The path at which the target serves MCP, as [`Register::is_base_path`] takes it.
+    /// The path at which the target serves MCP; [`Register::is_base_path`] says which are valid.
     pub base_path: String,
     /// The kind of application, such as `maya`, or empty: a segment of URLs.
     pub dcc: String,
-    /// What the target can do, in words that the relay passes on.
+    /// Capabilities of the target, as words that the relay passes on.
     pub capabilities: Vec<String>,
-    /// The credential, if the relay wants one.
+    /// The credential, if the relay requires one.
     pub token: Token,
     /// Callers may use every path of an HTTP target, not only those under `base_path`.
     pub expose_all: bool,
@@ -236,58 +237,58 @@ pub struct Register {
 /// The relay's answer to [`Register`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RegisterAck {
-    /// From the request.
+    /// Number of the answered request.
     pub request: u32,
-    /// What came of it.
+    /// The published tunnel, or why it was refused.
     pub outcome: Result<Granted, Refusal>,
 }
 
-/// A tunnel is published: its URLs work on every shard.
+/// A published tunnel: its URLs work on every shard.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Granted {
-    /// Its name.
+    /// The tunnel's name.
     pub tunnel: TunnelId,
-    /// Where callers reach it.
+    /// The tunnel's public URLs.
     pub urls: Vec<String>,
     /// Voids every older claim to the name.
     pub generation: Generation,
-    /// How often the agent must be heard, in milliseconds; a third of the stale timeout.
+    /// Longest interval between bytes from the agent, in milliseconds; a third of the stale timeout.
     pub heartbeat_ms: u32,
-    /// In how many seconds the relay ends it unless it is registered again; 0: never.
+    /// Seconds until the relay ends the tunnel unless it is registered again; 0: never.
     pub expires_in_s: u32,
 }
 
-/// A registration was refused.
+/// A refused registration.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct Refusal {
-    /// The kind of refusal; [`Reason::is_final`] says whether another try can help.
+    /// The kind of refusal; [`Reason::is_final`] says whether a retry can help.
     pub reason: Reason,
-    /// For the person at the agent.
+    /// Message for the agent's operator.
     pub message: String,
 }
 
-/// The relay takes back a tunnel that it granted; nobody asked for this, and it answers nothing.
+/// The relay takes back a tunnel that it granted, unasked: not an answer to a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Withdrawal {
-    /// From the registration that was granted last.
+    /// Number of the registration that was granted last.
     pub request: u32,
-    /// The tunnel.
+    /// The tunnel that the relay takes back.
     pub tunnel: TunnelId,
-    /// Why; [`Reason::is_final`] says whether another registration can help.
+    /// Reason for the withdrawal; [`Reason::is_final`] says whether another registration can help.
     pub refusal: Refusal,
 }
 
-/// The relay opens a session.
+/// The relay's request to open a session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Open {
-    /// Which of the link's tunnels.
+    /// The tunnel of this link that the session is for.
     pub tunnel: TunnelId,
     /// Whether the ends of messages matter.
     pub mode: Mode,
 }
 
-/// What a session's `Data` frames stand for.
+/// Meaning of a session's `Data` frames.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mode {
     /// A stream of bytes.
@@ -297,33 +298,33 @@ pub enum Mode {
     Messages,
 }
 
-/// The sender will close the link.
+/// Announces that the sender will close the link.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GoAway {
-    /// Sessions above this one were never seen.
+    /// Highest session id that the sender has seen.
     pub last_session: u32,
-    /// Why.
+    /// Reason for the close.
     pub reason: Reason,
-    /// How long running sessions have, in milliseconds.
+    /// Time that running sessions have left, in milliseconds.
     pub deadline_ms: u32,
-    /// For a person, or empty.
+    /// Message for the operator, or empty.
     pub message: String,
 }
 
-/// What had reached an agent over a link that was lost; it tells over the next link of the same run.
+/// Bytes that had reached an agent over a lost link; reported over the next link of the same run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lost {
     /// The relay's nonce on the lost link.
     pub nonce: [u8; 32],
-    /// The highest session that the agent had seen opened on it.
+    /// The highest session id that the agent had seen opened on the lost link.
     pub last_session: SessionId,
-    /// Sessions that were open when the link was lost, in rising order, and the payload bytes of each
-    /// that had arrived. A session that ended before, or that went over a lane, is not among them.
+    /// Sessions that were open when the link was lost, in rising order, with the payload bytes of each
+    /// that had arrived. Sessions that had ended, or that went over a lane, are left out.
     pub sessions: Vec<(SessionId, u64)>,
 }
 
 impl Lost {
-    /// Payload bytes of `session` that had reached the agent; `None` if it does not say.
+    /// Payload bytes of `session` that had reached the agent; `None` if the report does not say.
     #[must_use]
     pub fn received(&self, session: SessionId) -> Option<u64> {
         if session > self.last_session {
