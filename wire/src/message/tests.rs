@@ -14,7 +14,7 @@ fn round_trip<T: Message + Decode>(message: &T) -> Result<T, crate::Error> {
 fn read_back<T: Decode>(message: &impl Message) -> Result<T, crate::Error> {
     let mut encoder = Encoder::new();
     let bytes = encoder.encode(message).to_vec();
-    // A table lies at any address in a receive buffer.
+    // A table may start at any address in a receive buffer.
     for shift in 0..9 {
         let mut moved = vec![0; shift];
         moved.extend_from_slice(&bytes);
@@ -266,7 +266,7 @@ fn a_signature_is_good_for_one_nonce_one_relay_and_one_instance() {
 #[test]
 fn a_key_for_which_anybody_can_sign_is_refused() {
     use ring::signature::{ED25519, UnparsedPublicKey};
-    // With the neutral element as the key, R = [0]B and S = 0 fit every message.
+    // With the neutral element as the key, the signature R = [0]B, S = 0 fits every message.
     let mut neutral = [0; 32];
     neutral[0] = 1;
     let mut forged = [0; 64];
@@ -276,7 +276,7 @@ fn a_key_for_which_anybody_can_sign_is_refused() {
     hello.signature = forged;
     let text = hello.transcript(&[1; 32]);
     let ring = UnparsedPublicKey::new(&ED25519, neutral).verify(&text, &forged);
-    assert!(ring.is_ok(), "the check is needed no longer");
+    assert!(ring.is_ok(), "ring refuses weak keys: remove our check");
     assert_eq!(hello.verify(&[1; 32]), Err(Reason::BadSignature));
 }
 

@@ -1,31 +1,31 @@
-//! Window bytes that the sessions of one link share, beside the floor that each has for itself, and
-//! what the links of one owner share.
+//! Window bytes that the sessions of one link share above each session's floor, and the budget that
+//! the links of one owner share.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crate::limits::{LINK_QUEUE_BYTES_MAX, SESSION_CREDIT_BYTES, SESSION_WINDOW_BYTES_MAX};
 
-/// Queued bytes that a link may have without its owner's budget knowing, so that small messages
-/// cost no shared counter.
+/// Queued bytes of a link that its owner's budget may be unaware of, so that small messages cost no
+/// shared counter.
 const QUEUE_STEP_BYTES: usize = 64 * 1024;
 
-/// A window below this may grow into the last half of what links share.
+/// Size in bytes below which a window may use all of the shared budget to grow, instead of half.
 const SMALL_WINDOW_BYTES: u32 = 256 * 1024;
 
-/// Session bytes that all links of one owner may hold per direction, above what each session
-/// starts with: windows granted to peers, and payload that waits for a link.
+/// Session bytes that all links of one owner may hold per direction, above the initial credit of
+/// each session: windows granted to peers, and payload that waits for a link.
 ///
-/// Once it is used up windows stop to grow, the larger ones shrink as grants fall due, and a sender is
-/// held to what a session starts with.
+/// Once the budget is used up, windows stop growing, larger ones shrink as grants fall due, and a sender
+/// may queue only the initial credit of a session.
 #[derive(Debug)]
 pub struct SharedBudget {
     limit: u64,
     windows: AtomicU64,
-    /// Windows above the floor.
+    /// Number of windows above the floor.
     holders: AtomicU64,
     queued: AtomicU64,
-    /// How often there was less left than wanted.
+    /// How often less was left than a window would have used.
     short: AtomicU64,
 }
 
@@ -42,13 +42,13 @@ impl SharedBudget {
         }
     }
 
-    /// Bytes that it allows per direction.
+    /// Limit of the budget in bytes per direction.
     #[must_use]
     pub const fn limit(&self) -> u64 {
         self.limit
     }
 
-    /// Counts `bytes` of a session that is over and that nobody has taken yet as if it still had a
+    /// Counts `bytes` of an ended session that were not taken yet, as if the session still had a
     /// window for them.
     pub fn charge(self: &Arc<Self>, bytes: u64) -> Charge {
         self.windows.fetch_add(bytes, Relaxed);
@@ -58,8 +58,8 @@ impl SharedBudget {
         }
     }
 
-    /// What is left for a window that is `window` now. Half of it is kept for small ones: those who
-    /// let their windows grow and then stop to read cannot take all.
+    /// Bytes left for a window that is `window` now. Half of the budget is reserved for small windows:
+    /// peers that let their windows grow and then stop reading cannot use up all of it.
     fn left(&self, window: u32) -> u64 {
         let limit = if window < SMALL_WINDOW_BYTES {
             self.limit
@@ -69,7 +69,7 @@ impl SharedBudget {
         limit.saturating_sub(self.windows())
     }
 
-    /// Bytes above the floor that peers were allowed to send, and those of [`SharedBudget::charge`].
+    /// Window bytes granted to peers above the floor, and the bytes of [`SharedBudget::charge`].
     #[must_use]
     pub fn windows(&self) -> u64 {
         self.windows.load(Relaxed)
@@ -81,14 +81,14 @@ impl SharedBudget {
         self.queued.load(Relaxed)
     }
 
-    /// How often a window did not grow as it would have, because it was used up.
+    /// How often the used-up budget kept a window from growing as far as it would have.
     #[must_use]
     pub fn short(&self) -> u64 {
         self.short.load(Relaxed)
     }
 }
 
-/// Part of a [`SharedBudget`] until it is dropped.
+/// Bytes of a [`SharedBudget`] that are in use until this is dropped.
 #[derive(Debug)]
 pub struct Charge {
     shared: Arc<SharedBudget>,
@@ -108,16 +108,16 @@ impl Default for SharedBudget {
     }
 }
 
-/// How much of it is used, and by how many windows.
+/// The window budget of one link, and its part of the shared budget.
 #[derive(Debug)]
 pub(super) struct Budget {
     limit: u64,
     used: u64,
-    /// Windows above the floor.
+    /// Number of windows above the floor.
     holders: u64,
     /// Bytes of all sessions that wait for the link.
     queued: usize,
-    /// As much of `queued` as `shared` knows.
+    /// The part of `queued` that `shared` knows of.
     queued_told: usize,
     shared: Arc<SharedBudget>,
 }
@@ -134,7 +134,7 @@ impl Budget {
         }
     }
 
-    /// From here on it is also part of `shared`.
+    /// Draws from `shared` from now on.
     pub(super) fn share_with(&mut self, shared: Arc<SharedBudget>) {
         self.leave();
         self.shared = shared;
@@ -143,7 +143,7 @@ impl Budget {
         self.tell_queued();
     }
 
-    /// Gives all back to what it was a part of.
+    /// Returns to the shared budget all that this link holds of it.
     fn leave(&mut self) {
         self.shared.windows.fetch_sub(self.used, Relaxed);
         self.shared.holders.fetch_sub(self.holders, Relaxed);
@@ -168,8 +168,8 @@ impl Budget {
         self.holders
     }
 
-    /// By how much a window that is `window` now, and used up quickly, may grow: to twice its size
-    /// where there is room.
+    /// Bytes by which a window that is `window` now, and is used up quickly, may grow: at most to
+    /// twice its size.
     pub(super) fn growth(&self, window: u32) -> u32 {
         let most = self.share(window).saturating_sub(window).min(window);
         let left = bounded(self.limit - self.used);
@@ -180,7 +180,7 @@ impl Budget {
         most.min(left).min(shared)
     }
 
-    /// How large a window that is `window` now may be, so that all that grow get the same.
+    /// Largest size of a window that is `window` now, so that all growing windows get the same.
     pub(super) fn share(&self, window: u32) -> u32 {
         self.own_share(window)
             .min(self.shared_share(window))
@@ -196,13 +196,13 @@ impl Budget {
         bounded(self.shared.limit / holders.max(1))
     }
 
-    /// True if a window cannot double because of what it shares with other links.
+    /// True if the shared budget keeps a window from doubling.
     fn is_share_short(&self, window: u32) -> bool {
         let wanted = window.saturating_mul(2).min(SESSION_WINDOW_BYTES_MAX);
         self.shared_share(window) < wanted.min(self.own_share(window))
     }
 
-    /// A window changes from `before` to `after`.
+    /// Accounts for a window that changes from `before` to `after`.
     pub(super) fn account(&mut self, before: u32, after: u32) {
         let (before, after) = (above_floor(before), above_floor(after));
         if before == after {
@@ -211,7 +211,7 @@ impl Budget {
         let (used, holders) = (self.used, self.holders);
         self.used = used + after - before;
         self.holders = holders + u64::from(after > 0) - u64::from(before > 0);
-        // Sums modulo 2^64 come out right whichever way they go.
+        // Wrapping sums come out right for increases and decreases alike.
         let Self { shared, .. } = self;
         let change = |sum: &AtomicU64, before: u64, after: u64| {
             sum.fetch_add(after.wrapping_sub(before), Relaxed);
@@ -243,8 +243,8 @@ impl Budget {
         self.queued_told = self.queued;
     }
 
-    /// True once so much waits, here or on all links that share, that a session gets no more than
-    /// it starts with.
+    /// True once so many bytes wait, on this link or on all links that share the budget, that each
+    /// session may queue only its initial credit.
     pub(super) fn is_queue_full(&self) -> bool {
         self.queued >= LINK_QUEUE_BYTES_MAX || self.shared.queued() >= self.shared.limit
     }
@@ -261,7 +261,7 @@ fn above_floor(window: u32) -> u64 {
     u64::from(window.saturating_sub(SESSION_CREDIT_BYTES))
 }
 
-/// 1 for a window that is not counted yet.
+/// 1 for a window that is not among the counted holders yet, else 0.
 fn newcomer(window: u32) -> u64 {
     u64::from(above_floor(window) == 0)
 }

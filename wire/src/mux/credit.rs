@@ -1,8 +1,8 @@
 //! Credit: how many bytes one direction of a session may still carry.
 //!
 //! `Data` costs its length and its header, so that tiny frames cannot fill a receiver with
-//! bookkeeping. The receiver grants what its last socket took; while a session uses its window up
-//! within a round trip the grant grows, drawn from the link's budget.
+//! bookkeeping. The receiver grants the bytes that its socket took. While a session uses its window up
+//! within a round trip, the grant grows, drawn from the link's budget.
 
 use std::time::Duration;
 
@@ -16,10 +16,10 @@ use crate::limits::{
 const HEADER: u32 = 12;
 const _: () = assert!(HEADER as usize == HEADER_BYTES);
 
-/// Scheduling delays on top of the round trip that do not mean that the reader is slow.
+/// Scheduling delay beyond the round trip that does not count as a slow reader.
 const TURNAROUND: Duration = Duration::from_millis(2);
 
-/// What a payload of `len` bytes costs, header included.
+/// Credit that a payload of `len` bytes costs, header included.
 pub(super) fn cost(len: u32) -> u32 {
     len.saturating_add(HEADER)
 }
@@ -40,7 +40,7 @@ impl SendCredit {
         }
     }
 
-    /// Payload bytes that may be queued now, where there is `room` for payload and headers.
+    /// Payload bytes that may be queued now, with `room` bytes for payload and headers.
     pub(super) fn capacity(&self, room: usize) -> usize {
         let full_cost = DATA_BYTES_SENT_MAX + HEADER_BYTES;
         let bytes = room.min(self.credit as usize);
@@ -52,7 +52,7 @@ impl SendCredit {
         self.credit >= cost(len)
     }
 
-    /// True if a frame of `len` payload bytes is covered; the credit is then spent.
+    /// Spends the credit of a frame of `len` payload bytes; false if there is too little.
     pub(super) fn spend(&mut self, len: u32, now: Moment) -> bool {
         let Some(left) = self.credit.checked_sub(cost(len)) else {
             return false;
@@ -67,7 +67,7 @@ impl SendCredit {
         self.credit
     }
 
-    /// Takes a grant.
+    /// Adds a grant.
     pub(super) fn granted(&mut self, bytes: u32, now: Moment) -> Result<(), Error> {
         self.active_at = now;
         self.credit = self
@@ -77,7 +77,7 @@ impl SendCredit {
             .ok_or_else(|| {
                 Error::peer(
                     Reason::Protocol,
-                    format!("a grant of {bytes} tops the largest window"),
+                    format!("a grant of {bytes} bytes exceeds the largest window"),
                 )
             })?;
         Ok(())
@@ -88,17 +88,17 @@ impl SendCredit {
         self.active_at
     }
 
-    /// True while it holds more than the floor.
+    /// True while the credit is above the floor.
     pub(super) fn is_above_floor(&self) -> bool {
         self.credit > SESSION_CREDIT_BYTES
     }
 
-    /// When what is above the floor must go back, unless it is spent before.
+    /// When the credit above the floor must be returned, unless it is spent before.
     pub(super) fn idle_deadline(&self, timeout: Duration) -> Moment {
         self.active_at + timeout
     }
 
-    /// Gives up everything above the floor; returns how much that was.
+    /// Takes away all credit above the floor; returns its amount.
     pub(super) fn give_back(&mut self) -> u32 {
         let above = self.credit.saturating_sub(SESSION_CREDIT_BYTES);
         self.credit -= above;
@@ -108,23 +108,23 @@ impl SendCredit {
 
 /// The receiver's side of one direction.
 ///
-/// `allowed + unconsumed + overhead + due == window` at every moment.
+/// `allowed + unconsumed + overhead + due == window` holds at any time.
 #[derive(Debug)]
 pub(super) struct RecvCredit {
-    /// What the peer may still spend.
+    /// Credit that the peer may still spend.
     allowed: u32,
-    /// Payload bytes received that no socket took yet.
+    /// Payload bytes received that the receiving socket has not taken yet.
     unconsumed: u32,
-    /// Cost of the headers of those bytes.
+    /// Header cost of the unconsumed bytes.
     overhead: u32,
-    /// Consumed, and not granted again yet.
+    /// Credit that was consumed and is not granted again yet.
     due: u32,
     window: u32,
     /// When the last grant was made.
     granted_at: Moment,
 }
 
-/// What decides how far a window may grow.
+/// Inputs that decide how far a window may grow.
 #[derive(Debug)]
 pub(super) struct Growth<'a> {
     pub(super) budget: &'a mut Budget,
@@ -144,7 +144,7 @@ impl RecvCredit {
         }
     }
 
-    /// Takes note of a frame's header, before its payload is read.
+    /// Charges a frame when its header arrives, before its payload is read.
     pub(super) fn charge(&mut self, len: u32, end_of_message: bool) -> Result<(), Error> {
         self.allowed = self.allowed.checked_sub(cost(len)).ok_or_else(|| {
             Error::peer(
@@ -154,7 +154,7 @@ impl RecvCredit {
         })?;
         self.unconsumed += len;
         if len == 0 && !end_of_message {
-            // Means nothing, so nobody will consume it.
+            // Such a frame causes no event, so no call to `consume` will follow.
             self.due += HEADER;
         } else {
             self.overhead += HEADER;
@@ -162,7 +162,7 @@ impl RecvCredit {
         Ok(())
     }
 
-    /// Takes note that the last socket took `len` payload bytes; 0 is an empty message.
+    /// The receiving socket took `len` payload bytes; 0 for an empty message.
     pub(super) fn consume(&mut self, len: usize) {
         if len == 0 {
             let header = self.overhead.min(HEADER);
@@ -173,14 +173,14 @@ impl RecvCredit {
         }
     }
 
-    /// True if a grant is worth a frame.
+    /// True if a grant is large enough to justify a frame.
     pub(super) const fn is_due(&self) -> bool {
         // Half a window: a sender at full speed never runs dry, and grants stay rare.
         self.due >= self.window / 2
     }
 
     fn release(&mut self, len: u32) {
-        // Headers go in proportion, so that one byte read does not pay for a thousand tiny frames.
+        // Headers are released in proportion, so that one byte read does not pay for a thousand tiny frames.
         let headers = if len == self.unconsumed {
             self.overhead
         } else {
@@ -192,15 +192,15 @@ impl RecvCredit {
         self.due += len + headers;
     }
 
-    /// The grant that is due now, grown if the session used its window up quickly; 0 if the
-    /// window must shrink instead.
+    /// The grant that is due now: larger if the session used its window up quickly, smaller or 0 if
+    /// the window must shrink.
     pub(super) fn grant(&mut self, growth: Growth<'_>) -> u32 {
         let Growth { budget, rtt, now } = growth;
         let quick = self.is_limiting(now.saturating_since(self.granted_at), rtt);
         self.granted_at = now;
         let share = budget.share(self.window);
         if self.window > share {
-            // More sessions want a part than when it grew.
+            // More sessions share the budget than when this window grew.
             let less = self.due.min(self.window - share);
             self.due -= less;
             self.resize(self.window - less, budget);
@@ -214,8 +214,8 @@ impl RecvCredit {
         grant
     }
 
-    /// True if what is due, consumed in `time`, makes a rate for which the window is too small: it
-    /// must hold what two round trips carry, since a grant waits for half of it to be consumed.
+    /// True if the window limits the rate at which the due bytes were consumed in `time`: it must hold
+    /// the bytes of two round trips, since a grant waits until half of it is consumed.
     fn is_limiting(&self, time: Duration, rtt: Duration) -> bool {
         let window = u128::from(self.window);
         let time = time.saturating_sub(TURNAROUND);
@@ -227,24 +227,27 @@ impl RecvCredit {
         self.window = window;
     }
 
-    /// Takes back what an idle sender returned.
+    /// Takes back credit that an idle sender returned.
     pub(super) fn returned(&mut self, bytes: u32, budget: &mut Budget) -> Result<(), Error> {
         if bytes > self.allowed || bytes > self.window - SESSION_CREDIT_BYTES {
             return Err(Error::peer(
                 Reason::Protocol,
-                format!("{bytes} bytes of credit returned, of {}", self.allowed),
+                format!(
+                    "{bytes} bytes of credit returned, too many of {}",
+                    self.allowed
+                ),
             ));
         }
         self.allowed -= bytes;
         let window = self.window - bytes;
-        // What was not granted yet would only come back the same way.
+        // Due credit that is not granted yet would only be returned the same way.
         let less = self.due.min(window - SESSION_CREDIT_BYTES);
         self.due -= less;
         self.resize(window - less, budget);
         Ok(())
     }
 
-    /// Nothing more will come: keeps only what still waits for its socket.
+    /// The direction is over: keeps only credit for bytes that still wait for their socket.
     pub(super) fn settle(&mut self, budget: &mut Budget) {
         let waiting = self.unconsumed + self.overhead;
         let window = waiting.max(SESSION_CREDIT_BYTES);
@@ -253,7 +256,7 @@ impl RecvCredit {
         self.resize(window, budget);
     }
 
-    /// Gives its share of the budget back: the session ends.
+    /// Returns the session's share of the budget when the session ends.
     pub(super) fn close(&self, budget: &mut Budget) {
         budget.account(self.window, SESSION_CREDIT_BYTES);
     }

@@ -1,4 +1,4 @@
-//! What a mux tells its driver: events, refusals and counts.
+//! Results that a mux gives its driver: events, refusals and counters.
 
 use std::time::Duration;
 
@@ -13,40 +13,40 @@ use crate::message::{
 /// What happened on the link.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Event {
-    /// The relay showed itself: answer with [`super::Mux::hello`].
+    /// The relay sent its hello: answer with [`super::Mux::hello`].
     RelayHello(RelayHello),
-    /// The agent proved its key.
+    /// The agent sent its hello, with a valid signature.
     AgentHello(AgentHello),
     /// The agent publishes a target: answer with [`super::Mux::register_ack`].
     Register(Register),
     /// The relay's answer to a registration.
     RegisterAck(RegisterAck),
-    /// The relay takes back a tunnel that it granted, and resets its sessions.
+    /// The relay takes back a tunnel that it granted, and resets the tunnel's sessions.
     Withdrawn(Withdrawal),
-    /// The agent takes a tunnel back.
+    /// The agent gives up a tunnel.
     Unregister(TunnelId),
-    /// The agent tells what had reached it over an earlier link.
+    /// The agent reports which bytes had reached it over an earlier link.
     Lost(Lost),
     /// The relay opened a session: answer with [`super::Mux::opened`] or [`super::Mux::reset`].
     Open {
         /// The new session.
         session: SessionId,
-        /// What it leads to.
+        /// The tunnel that the session is for, and its mode.
         open: Open,
     },
-    /// The session's target connection stands.
+    /// The session's target accepted the connection.
     Opened {
         /// The session.
         session: SessionId,
     },
-    /// Payload arrived; say [`super::Mux::consumed`] once the last socket took it, also of an empty
-    /// piece, which ends a message.
+    /// Payload arrived; call [`super::Mux::consumed`] once the receiving socket took it, also for an
+    /// empty piece, which ends a message.
     Data {
         /// The session.
         session: SessionId,
         /// A piece of the stream, in order.
         payload: Bytes,
-        /// The message that this piece belongs to ends with it.
+        /// True if the message ends with this piece.
         end_of_message: bool,
     },
     /// The peer's direction ended in order, with every byte delivered.
@@ -54,68 +54,68 @@ pub enum Event {
         /// The session.
         session: SessionId,
     },
-    /// The relay offers a lane of its own to the session.
+    /// The relay offers the session a bulk lane.
     BulkOffer {
         /// The session.
         session: SessionId,
-        /// What to show on the lane.
+        /// Secret to show on the lane.
         nonce: BulkNonce,
     },
-    /// The peer's direction goes on over the session's lane, with every byte before it delivered:
-    /// read the lane, and say [`super::Mux::lane_ended`].
+    /// The peer's direction continues on the session's lane, and every byte before it was delivered:
+    /// read the lane, then call [`super::Mux::lane_ended`].
     Bulk {
         /// The session.
         session: SessionId,
     },
-    /// The peer gave the session up; it is gone.
+    /// The peer aborted the session, which no longer exists.
     Reset {
         /// The session.
         session: SessionId,
-        /// Why.
+        /// Reason for the reset.
         reason: Reason,
     },
     /// The peer will close the link.
     GoAway(GoAway),
-    /// A heartbeat was answered.
+    /// The peer answered a ping.
     Pong {
-        /// The round trip of the link.
+        /// The round-trip time of the link.
         rtt: Duration,
     },
 }
 
-/// Why no session can be opened.
+/// Why a session cannot be opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OpenError {
-    /// The link holds as many sessions as it may.
-    #[error("the link holds as many sessions as it may")]
+    /// The link's session limit is reached.
+    #[error("the link's session limit is reached")]
     Full,
-    /// The link is going away, its ids are used up, or its agent is not known yet.
+    /// The link is closing, its ids are used up, or its handshake is not complete.
     #[error("the link takes no new sessions")]
     Closing,
 }
 
-/// Why payload was not taken.
+/// Why payload was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SendError {
-    /// More than [`super::Mux::send_capacity`] allowed.
+    /// More bytes than [`super::Mux::send_capacity`] allows.
     #[error("more bytes than the session has credit for")]
     Short,
-    /// The session is gone or its direction ended.
+    /// The session is over, or its direction has ended.
     #[error("the session takes no more bytes")]
     Closed,
 }
 
-/// What a link counted.
+/// Counters of a link.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Frames for a session that had ended already.
+    /// Frames received for sessions that had ended or were being reset.
     pub frames_dropped: u64,
-    /// Optional frames of a kind that this build does not know.
+    /// Optional frames that were skipped.
     pub optional_frames_dropped: u64,
-    /// Sessions since the link began.
+    /// Sessions opened since the link began.
     pub sessions_opened: u64,
-    /// Payload bytes that arrived.
+    /// Payload bytes received.
     pub bytes_received: u64,
-    /// Payload bytes that left.
+    /// Payload bytes sent.
     pub bytes_sent: u64,
 }

@@ -1,22 +1,22 @@
-//! From the preface to the end of the hello exchange.
+//! The handshake: from the preface to the end of the hello exchange.
 
 use crate::error::{Error, Reason};
 use crate::message::{AgentHello, RelayHello};
 
-/// Which end of the link we are, and how far the handshake got.
+/// Role of this side, relay or agent, and its progress in the handshake.
 #[derive(Debug)]
 pub(super) enum Handshake {
-    /// The relay waits for the agent's preface, then shows itself.
+    /// The relay waits for the agent's preface, and then sends its own preface and hello.
     RelayAwaitsPreface(RelayHello),
-    /// The relay waits for the agent's hello, signed for the nonce of its own.
+    /// The relay waits for the agent's hello, signed for the relay's nonce.
     RelayAwaitsHello(RelayHello),
-    /// The relay knows the agent.
+    /// The relay has verified the agent's hello.
     RelayDone,
     /// The agent waits for the relay's preface and hello.
     AgentAwaitsHello,
-    /// The agent knows the relay's nonce, and owes its hello.
+    /// The agent knows the relay's nonce, and has to send its hello.
     AgentAnswers,
-    /// The agent said who it is.
+    /// The agent has sent its hello.
     AgentDone,
 }
 
@@ -32,12 +32,12 @@ impl Handshake {
         matches!(self, Self::RelayDone | Self::AgentDone)
     }
 
-    /// True while nothing may be sent: a relay shows nothing to who does not speak the protocol.
+    /// True while nothing may be sent: a relay shows nothing to a peer that does not speak the protocol.
     pub(super) const fn is_silent(&self) -> bool {
         matches!(self, Self::RelayAwaitsPreface(_))
     }
 
-    /// The agent answers the relay's hello; false if it is not its turn.
+    /// The agent answers the relay's hello; false if no answer is due.
     pub(super) fn answered(&mut self) -> bool {
         let turn = matches!(self, Self::AgentAnswers);
         if turn {
@@ -46,7 +46,7 @@ impl Handshake {
         turn
     }
 
-    /// The peer's preface came: a relay answers with its hello.
+    /// The peer's preface arrived: returns the hello with which a relay answers.
     pub(super) fn preface(&mut self) -> Option<RelayHello> {
         let Self::RelayAwaitsPreface(hello) = self else {
             return None;
@@ -56,7 +56,7 @@ impl Handshake {
         Some(hello)
     }
 
-    /// The agent's hello came.
+    /// The agent's hello arrived.
     pub(super) fn agent_hello(&mut self, hello: &AgentHello) -> Result<(), Error> {
         let Self::RelayAwaitsHello(ours) = self else {
             return Err(Error::peer(Reason::Protocol, "a second hello"));
@@ -64,17 +64,17 @@ impl Handshake {
         if !ours.offers(hello.version) {
             return Err(Error::peer(
                 Reason::Version,
-                format!("version {}", hello.version),
+                format!("the agent chose version {}", hello.version),
             ));
         }
         hello
             .verify(&ours.nonce)
-            .map_err(|reason| Error::peer(reason, "the hello's signature"))?;
+            .map_err(|reason| Error::peer(reason, "the signature of the hello"))?;
         *self = Self::RelayDone;
         Ok(())
     }
 
-    /// The relay's hello came.
+    /// The relay's hello arrived.
     pub(super) fn relay_hello(&mut self, hello: &RelayHello) -> Result<(), Error> {
         if !matches!(self, Self::AgentAwaitsHello) {
             return Err(Error::peer(Reason::Protocol, "a second hello"));
@@ -82,7 +82,10 @@ impl Handshake {
         if hello.choose_version().is_none() {
             return Err(Error::peer(
                 Reason::Version,
-                format!("versions {} to {}", hello.version_min, hello.version_max),
+                format!(
+                    "the relay speaks versions {} to {}",
+                    hello.version_min, hello.version_max
+                ),
             ));
         }
         *self = Self::AgentAnswers;

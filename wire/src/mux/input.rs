@@ -1,5 +1,5 @@
 //! Cuts the byte stream of a link into frames. `Data` passes through as it arrives; only headers
-//! and small frames are ever put together.
+//! and the other frames are assembled.
 
 use bytes::{Buf, Bytes};
 
@@ -8,11 +8,11 @@ use crate::frame::{self, Header, Kind};
 use crate::ids::SessionId;
 use crate::limits::{HEADER_BYTES, PREFACE};
 
-/// The next thing in the stream.
+/// The next item in the stream.
 #[derive(Debug)]
 pub(super) enum Item {
     Preface,
-    /// A `Data` frame begins; its payload follows in pieces.
+    /// The header of a `Data` frame, whose payload follows in pieces.
     DataHeader(Header),
     /// A piece of a `Data` frame.
     Data {
@@ -20,9 +20,9 @@ pub(super) enum Item {
         payload: Bytes,
         end_of_message: bool,
     },
-    /// A frame of a kind that this build does not know was skipped.
+    /// A skipped frame of a kind that this build does not know.
     Skipped,
-    /// A whole frame of another kind.
+    /// A complete frame of another kind.
     Frame {
         kind: Kind,
         session: SessionId,
@@ -59,7 +59,7 @@ const HEADER: State = State::Header {
     have: 0,
 };
 
-/// Where in the stream we are.
+/// Position in the stream.
 #[derive(Debug)]
 pub(super) struct Decoder {
     state: State,
@@ -72,7 +72,7 @@ impl Decoder {
         }
     }
 
-    /// Takes the next item off `input`; `None` when that is used up.
+    /// Takes the next item off `input`; `None` when `input` is used up.
     pub(super) fn next(&mut self, input: &mut Bytes) -> Result<Option<Item>, Error> {
         loop {
             match &mut self.state {
@@ -143,7 +143,7 @@ impl Decoder {
                         input.split_to(*len)
                     } else {
                         let take = input.len().min(*len - have.len());
-                        // Grows with what arrives, never with what a header promises.
+                        // Grows with the bytes that arrive, never with the length that a header claims.
                         have.extend_from_slice(&input[..take]);
                         input.advance(take);
                         if have.len() < *len {

@@ -1,19 +1,19 @@
-//! Who else joins a send.
+//! Decides whether a driver serves more sessions before it sends.
 
 use super::Mux;
 
-/// So many sessions with something to send are a crowd, in which others are likely to be ready too.
+/// Number of sessions with frames to send from which further sessions are likely to be ready too.
 const CROWD_SESSIONS: usize = 4;
 
-/// Looks for more of them before one send.
+/// Most looks for further sessions before one send.
 const LOOKS_MAX: u8 = 8;
 
-/// How long a driver goes on to look for what is ready already, before it sends what is queued.
+/// Decides how long a driver goes on serving ready sessions before it sends the queued frames.
 ///
-/// A send and the receive at the other end cost much the same for one frame as for fifty. While
-/// bytes of a crowd are read, those of others arrive; a look at what is ready costs a fraction of a
-/// send. Nobody waits for what is not there: a look does not sleep, one that finds nobody new is the
-/// last, and a few sessions alone are sent at once.
+/// A send, and the receive at the other end, cost about the same for one frame as for fifty. While
+/// the bytes of many sessions are read, those of others arrive; a look for ready sessions costs a
+/// fraction of a send. No session waits for bytes that are not there: a look does not sleep, a look
+/// that finds no new session is the last, and the frames of a few sessions are sent at once.
 #[derive(Debug, Default)]
 pub struct Joining {
     sessions: usize,
@@ -21,7 +21,7 @@ pub struct Joining {
 }
 
 impl Joining {
-    /// True if the driver should serve what is ready now, and then ask again.
+    /// True if the driver should serve the sessions that are ready now, and then ask again.
     pub fn goes_on(&mut self, mux: &Mux) -> bool {
         let before = self.sessions.max(CROWD_SESSIONS - 1);
         self.sessions = mux.schedule.len();

@@ -1,8 +1,8 @@
-//! Bulk lanes: a session that moves much may go on over a connection of its own.
+//! Bulk lanes: a session that moves many bytes may continue on a connection of its own.
 //!
-//! The lane carries bytes and nothing else. What they mean stays on the link: `Bulk` says at which
-//! byte a direction moved over, `Finish` how many it carried in all, `Reset` that it broke off. So
-//! the end of a lane is an end of the session only once the link has said so.
+//! A lane carries only payload bytes. The link says what they mean: `Bulk` at which byte a direction
+//! moved to the lane, `Finish` how many bytes the direction has in all, `Reset` that it broke off. So
+//! the end of a lane ends the session only once the link has said so.
 
 use bytes::Bytes;
 
@@ -15,16 +15,16 @@ use crate::ids::{Moment, SessionId};
 use crate::limits::{BULK_PIECE_BYTES_MIN, DATA_BYTES_SENT_MAX};
 use crate::message::{Bulk, BulkNonce, BulkOffer, Decode};
 
-/// Large pieces in a row, of one direction.
+/// Consecutive large pieces of one direction.
 #[derive(Debug, Default)]
 pub(super) struct Run {
     bytes: u64,
-    /// The last piece was as long as a frame gets: the next one may be its rest.
+    /// The last piece was as long as the longest frame: the next piece may be its rest.
     full: bool,
 }
 
 impl Run {
-    /// Takes note of a piece; true while the run is at least `enough` long.
+    /// Adds a piece; true while the run is at least `enough` bytes long.
     pub(super) fn add(&mut self, len: usize, enough: u64) -> bool {
         if self.full || len >= BULK_PIECE_BYTES_MIN {
             self.bytes += len as u64;
@@ -36,35 +36,35 @@ impl Run {
     }
 }
 
-/// Which way our own direction goes.
+/// The path of the direction to the peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SendLane {
-    /// Framed, on the link.
+    /// In frames on the link.
     Link,
-    /// `Bulk` waits behind what is queued, with the bytes that went before it.
+    /// `Bulk` waits behind the queued bytes; carries the payload bytes before it.
     Marked(u64),
     /// On the lane.
     Moved,
 }
 
-/// The peer's direction, once it is on a lane.
+/// State of the peer's direction once it is on a lane.
 #[derive(Debug, Default)]
 pub(super) struct RecvLane {
-    /// Bytes that the lane had brought at its end.
+    /// Bytes that the lane had carried when it ended.
     ended: Option<u64>,
-    /// Bytes of the whole direction, as the peer's `Finish` said.
+    /// Bytes of the whole direction, from the peer's `Finish`.
     finished: Option<u64>,
 }
 
 impl Mux {
-    /// Relay: offers a lane for a session. Without effect at an agent, which must not.
+    /// Relay: offers a lane for a session. No effect at an agent, which must not offer lanes.
     pub fn offer_bulk(&mut self, id: SessionId, nonce: &BulkNonce) {
         if self.handshake.is_relay() && self.is_live(id) {
             self.push_optional(Kind::BulkOffer, id, &BulkOffer(nonce));
         }
     }
 
-    /// A session whose last pieces were all large, in either direction; each is named once.
+    /// A session whose last pieces were all large, in either direction; each is returned once.
     pub fn poll_bulky(&mut self) -> Option<SessionId> {
         while let Some(id) = self.bulky.pop_front() {
             if self.is_live(id) {
@@ -74,8 +74,8 @@ impl Mux {
         None
     }
 
-    /// Moves our direction of a session to its lane, behind what is queued: from now on the caller
-    /// writes to the lane itself. False if there is no such direction any more.
+    /// Moves the direction to the peer to the session's lane, behind the queued bytes: from now on the
+    /// driver writes to the lane itself. False if the direction is over, moved already, or not open yet.
     pub fn move_to_lane(&mut self, id: SessionId) -> bool {
         let Some(session) = self.sessions.live_mut(id) else {
             return false;
@@ -89,7 +89,7 @@ impl Mux {
         true
     }
 
-    /// Takes note of bytes that the lane took from us, for the total that `Finish` says.
+    /// Counts bytes that the lane took, for the total in `Finish`.
     pub fn lane_sent(&mut self, id: SessionId, bytes: u64) {
         if let Some(session) = self.sessions.live_mut(id) {
             session.send.bytes_total += bytes;
@@ -97,14 +97,14 @@ impl Mux {
         self.counters.bytes_sent += bytes;
     }
 
-    /// Takes note that bytes arrived on a lane: as good a sign of life as those of the link.
+    /// Counts bytes that arrived on a lane: like bytes of the link, they show that the peer is alive.
     pub fn lane_received(&mut self, now: Moment, bytes: u64) {
         self.timers.received(now);
         self.timers.heard(now);
         self.counters.bytes_received += bytes;
     }
 
-    /// The lane brought `bytes` and its end. The event is the session's: now, or once the link has
+    /// The lane ended after `bytes` bytes. Returns the session's event now, or `None` until the link has
     /// said what the end means.
     pub fn lane_ended(&mut self, id: SessionId, bytes: u64) -> Option<Event> {
         let session = self.sessions.live_mut(id)?;
@@ -115,7 +115,7 @@ impl Mux {
         self.settle_lane(id)
     }
 
-    /// The event of a direction whose lane ended and whose `Finish` came.
+    /// The event of a direction whose lane has ended and whose `Finish` has arrived.
     fn settle_lane(&mut self, id: SessionId) -> Option<Event> {
         let recv = &mut self.sessions.live_mut(id)?.recv;
         let lane = recv.lane.as_ref()?;
@@ -125,7 +125,7 @@ impl Mux {
             self.forget_if_over(id);
             return Some(Event::Finished { session: id });
         }
-        // The lane broke where a FIN looks like an end; the link is sound.
+        // A FIN made the broken lane look complete; the link is sound.
         let reason = Reason::LengthMismatch;
         self.reset(id, reason);
         Some(Event::Reset {
@@ -134,7 +134,7 @@ impl Mux {
         })
     }
 
-    /// The peer's direction of a session goes on outside the link.
+    /// The peer's direction of a session continues on its lane.
     pub(super) fn bulk_received(
         &mut self,
         id: SessionId,
@@ -152,7 +152,7 @@ impl Mux {
         };
         let dropped = session.is_resetting();
         let recv = &mut session.recv;
-        // An `Opened` that crossed our reset was dropped too.
+        // A missing `Opened` is not an error during a reset: it may have crossed the reset and been dropped.
         let out_of_turn = recv.ended || recv.lane.is_some() || relay && !session.opened;
         if out_of_turn && !dropped {
             return Err(Error::peer(
@@ -172,7 +172,7 @@ impl Mux {
         recv.lane = Some(RecvLane::default());
         recv.credit.settle(&mut self.budget);
         if dropped {
-            // Noted all the same: the peer's `Finish` will count what the lane carried.
+            // Recorded despite the reset: the peer's `Finish` will count the bytes of the lane.
             self.counters.frames_dropped += 1;
             return Ok(None);
         }
@@ -199,7 +199,7 @@ impl Mux {
         Ok(self.settle_lane(id))
     }
 
-    /// Agent: the relay has room for a lane.
+    /// Agent: the relay offers a lane.
     pub(super) fn offer_received(
         &mut self,
         id: SessionId,
@@ -210,7 +210,7 @@ impl Mux {
         Ok(live.then_some(Event::BulkOffer { session: id, nonce }))
     }
 
-    /// True if a frame may still act on its session; one that may not is counted.
+    /// True if a frame may still act on its session; counts the frame as dropped otherwise.
     fn takes_frames(&mut self, id: SessionId) -> Result<bool, Error> {
         match self.sessions.lookup(id) {
             Lookup::Live(session) if !session.is_resetting() => Ok(true),
@@ -224,12 +224,12 @@ impl Mux {
 }
 
 impl SendHalf {
-    /// The marker that is due now, with the bytes before it.
+    /// Takes the marker that is due now; returns the payload bytes before it.
     pub(super) fn take_marker(&mut self) -> Option<u64> {
         let SendLane::Marked(bytes) = self.lane else {
             return None;
         };
-        // Also in front of a reset: what the lane took before is read up to its end.
+        // The marker also goes in front of a reset: the peer reads the lane up to its end.
         self.lane = SendLane::Moved;
         Some(bytes)
     }
@@ -256,7 +256,7 @@ mod tests {
 
     #[test]
     fn the_rest_of_a_large_read_does_not_end_a_run() {
-        // Reads of 40 KiB, as they are framed.
+        // Reads of 40 KiB, cut into frames.
         let frames = [32 * 1024, 8 * 1024].into_iter().cycle();
         assert_eq!(pieces_until_bulky(frames), Some(12));
     }

@@ -1,5 +1,5 @@
-//! What is left to say of a link that was lost: how much of each session had arrived. The relay may send
-//! again what had not, since the agent that says so has given the link up.
+//! Report of a lost link: how much of each session had arrived. The relay may send the rest again, since an
+//! agent that sends this report no longer uses the lost link.
 
 use bytes::Bytes;
 
@@ -11,11 +11,11 @@ use crate::limits::LOST_SESSIONS_MAX;
 use crate::message::{Decode, Lost};
 
 impl Mux {
-    /// Agent: what had arrived over this link, on which the relay had shown `nonce`. True only once
-    /// nothing is fed to the mux any more.
+    /// Agent: report of this link, on which the relay had shown `nonce`. Valid only once the mux gets no
+    /// more input.
     #[must_use]
     pub fn lost(&self, nonce: [u8; 32]) -> Lost {
-        // Bytes count from their header on; what a lane brought is not known here.
+        // A frame's payload counts once its header has arrived. The mux does not know the bytes of lanes.
         let framed = self.sessions.iter().filter(|it| it.1.recv.lane.is_none());
         let mut sessions: Vec<_> = framed.map(|it| (it.0, it.1.recv.bytes_total)).collect();
         sessions.sort_unstable();
@@ -28,7 +28,7 @@ impl Mux {
         }
     }
 
-    /// Agent: tells of an earlier link of the same run, behind the hello.
+    /// Agent: reports an earlier link of the same run; call it after the hello.
     pub fn tell_lost(&mut self, lost: &Lost) {
         self.push_optional(Kind::Lost, LINK, lost);
     }
@@ -42,8 +42,8 @@ impl Mux {
         Ok(Some(Event::Lost(Lost::decode(payload)?)))
     }
 
-    /// True if all that was sent on a session is known to have reached the peer: a ping that left
-    /// behind it was answered. False may also mean that this is not known.
+    /// True if all bytes sent on a session are known to have reached the peer: a ping sent after them
+    /// was answered. False may also mean that this is not known.
     #[must_use]
     pub fn has_arrived(&self, id: SessionId) -> bool {
         self.sessions.live(id).is_some_and(|session| {

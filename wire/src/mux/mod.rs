@@ -1,10 +1,10 @@
-//! One link's state: what its bytes mean, and which bytes leave next.
+//! State of one link: the meaning of received bytes, and which bytes to send next.
 //!
 //! Call order for a driver, per turn: [`Mux::handle_input`] until it returns `None`, act on each
 //! event, [`Mux::poll_writable`] until `None`, then [`Mux::poll_transmit`] and send. At
-//! [`Mux::poll_timeout`] call [`Mux::handle_timeout`]. An error from either ends the link.
+//! [`Mux::poll_timeout`] call [`Mux::handle_timeout`]. An error from a `handle_*` call ends the link.
 //!
-//! Long because what a driver calls that concerns the whole link stands in one place.
+//! Long because all calls of a driver that concern the whole link are in this file.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -54,27 +54,27 @@ pub use transmit::Transmit;
 #[cfg(test)]
 mod tests;
 
-/// Idle credit is looked for no more often than this, however many sessions hold some.
+/// Shortest time between two searches for idle credit, however many sessions hold some.
 const IDLE_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Shortest heartbeat that a relay may ask for.
+/// Shortest heartbeat that a relay can make an agent use.
 const HEARTBEAT_MIN: Duration = Duration::from_millis(20);
 
-/// Ended sessions that a list may hold before it is looked through.
+/// Entries that a list may hold, beside two per live session, before ended sessions are removed.
 const LIST_SLACK: usize = 64;
 
-/// What a driver may choose.
+/// Settings that a driver may choose.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
-    /// How often to ping.
+    /// Interval between pings.
     pub heartbeat: Duration,
-    /// Silence after which the peer is dead.
+    /// Time without a byte from the peer after which it counts as dead.
     pub stale: Duration,
     /// Window bytes above the floor that the sessions of this link share, per direction.
     pub budget_bytes: u64,
-    /// Sessions at a time.
+    /// Most sessions at a time.
     pub sessions_max: u32,
-    /// Payload bytes in a row of large pieces that make a session bulky; 0 is never.
+    /// Payload bytes in consecutive large pieces that make a session bulky; 0 disables this.
     pub bulk_run_bytes: u64,
 }
 
@@ -90,7 +90,7 @@ impl Default for Settings {
     }
 }
 
-/// State of one link; ends with it.
+/// State of one link; it ends with the link.
 #[derive(Debug)]
 pub struct Mux {
     handshake: Handshake,
@@ -98,31 +98,31 @@ pub struct Mux {
     decoder: Decoder,
     sessions: Sessions,
     schedule: Schedule,
-    /// Control frames, encoded, ahead of every session.
+    /// Encoded control frames, sent before the frames of any session.
     control: Vec<u8>,
     encoder: Encoder,
-    /// The pong that is due: only the latest ping deserves one.
+    /// Stamp of the pong to send: only the latest ping is answered.
     pong: Option<u64>,
-    /// Among the control frames is one that is to be known to have arrived.
+    /// `control` holds a frame whose arrival must be confirmed.
     asks: bool,
     /// Sessions that are due a grant.
     due: VecDeque<SessionId>,
     /// Sessions that can be written again, for [`Mux::poll_writable`].
     writable: VecDeque<SessionId>,
-    /// Sessions that turned out bulky, for [`Mux::poll_bulky`].
+    /// Sessions that became bulky, for [`Mux::poll_bulky`].
     bulky: VecDeque<SessionId>,
     /// Sessions whose send credit is above the floor.
     grown: Vec<SessionId>,
-    /// When to look for idle ones among them.
+    /// When to look for idle sessions in `grown`.
     idle_check_at: Moment,
     budget: Budget,
     timers: Timers,
     now: Moment,
     going_away: bool,
-    /// The peer may make us hold as much as a link with many tunnels needs.
+    /// The peer may have as many control bytes waiting as a link with many tunnels needs.
     is_trusted: bool,
     counters: Counters,
-    /// Lost links that the agent may still tell of.
+    /// Lost links that the agent may still report.
     lost_left: usize,
 }
 
@@ -133,7 +133,7 @@ impl Mux {
         Self::new(Handshake::RelayAwaitsPreface(hello), settings, now)
     }
 
-    /// The agent's end of a new link; its preface is due at once.
+    /// The agent's end of a new link; its preface is ready to send.
     #[must_use]
     pub fn agent(settings: Settings, now: Moment) -> Self {
         let mut mux = Self::new(Handshake::AgentAwaitsHello, settings, now);
@@ -168,12 +168,12 @@ impl Mux {
         }
     }
 
-    /// Draws windows and queues from a budget that other links draw from as well.
+    /// Draws windows and queues from a budget that other links share.
     pub fn share_budget(&mut self, shared: Arc<SharedBudget>) {
         self.budget.share_with(shared);
     }
 
-    /// Pings when due, and returns idle credit.
+    /// Queues a ping when one is due, and returns idle credit.
     ///
     /// # Errors
     /// [`Stale`](crate::Reason::Stale) or [`HandshakeTimeout`](crate::Reason::HandshakeTimeout): the
@@ -210,11 +210,11 @@ impl Mux {
         self.idle_check_at = next.max(self.now + IDLE_CHECK_INTERVAL);
     }
 
-    /// When to look at a session again, if it still belongs into the list of those above the
-    /// floor.
+    /// When to look at a session again; `None` if it no longer belongs in the list of sessions above
+    /// the floor.
     fn return_idle_credit(&mut self, id: SessionId) -> Option<Moment> {
         let send = &mut self.sessions.live_mut(id)?.send;
-        // A direction that ends gives everything back by that.
+        // The end of a direction returns its credit anyway.
         if send.end.is_none() && send.lane == SendLane::Link && send.credit.is_above_floor() {
             if !send.queue.is_empty() {
                 return Some(self.now + IDLE_CREDIT_TIMEOUT);
@@ -233,7 +233,7 @@ impl Mux {
         None
     }
 
-    /// When [`Mux::handle_timeout`] wants to be called.
+    /// When to call [`Mux::handle_timeout`].
     #[must_use]
     pub fn poll_timeout(&self) -> Moment {
         let next = self.timers.next();
@@ -260,7 +260,7 @@ impl Mux {
         self.control[at + frame::FLAGS_OFFSET] |= frame::OPTIONAL;
     }
 
-    /// Agent: says who we are, once [`Event::RelayHello`] came.
+    /// Agent: sends its hello, once [`Event::RelayHello`] came.
     pub fn hello(&mut self, hello: &AgentHello) {
         if self.handshake.answered() {
             self.push_control(Kind::Hello, LINK, hello);
@@ -273,7 +273,7 @@ impl Mux {
         self.push_control(Kind::Register, LINK, register);
     }
 
-    /// Agent: takes a tunnel back.
+    /// Agent: gives up a tunnel.
     pub fn unregister(&mut self, tunnel: &TunnelId) {
         self.push_control(Kind::Unregister, LINK, &Unregister(tunnel));
     }
@@ -283,43 +283,43 @@ impl Mux {
         self.push_control(Kind::RegisterAck, LINK, ack);
     }
 
-    /// Relay: takes a tunnel back that was granted; its sessions are for the caller to reset.
+    /// Relay: takes back a granted tunnel; the driver must reset the tunnel's sessions.
     pub fn withdraw(&mut self, withdrawal: &Withdrawal) {
         self.push_control(Kind::RegisterAck, LINK, withdrawal);
     }
 
-    /// Says that this side will close the link; no session can be opened on it any more.
+    /// Announces that this side will close the link; no more sessions can be opened on it.
     pub fn go_away(&mut self, away: &GoAway) {
         self.going_away = true;
         self.push_control(Kind::GoAway, LINK, away);
     }
 
-    /// The last measured round trip of the link.
+    /// Last measured round-trip time of the link.
     #[must_use]
     pub const fn rtt(&self) -> Option<Duration> {
         self.timers.rtt()
     }
 
-    /// When the peer was last heard.
+    /// When the last bytes of the peer arrived.
     #[must_use]
     pub const fn last_received(&self) -> Moment {
         self.timers.last_received()
     }
 
-    /// When something was last heard that shows that the peer hears us: anything but its own pings.
+    /// When something last arrived that shows that the peer hears this side: anything but its own pings.
     #[must_use]
     pub const fn last_heard(&self) -> Moment {
         self.timers.last_heard()
     }
 
-    /// True while something that was sent is not known to have arrived: [`Mux::poll_timeout`] is
-    /// near then.
+    /// True while bytes that were sent are not known to have arrived: [`Mux::poll_timeout`] is near
+    /// then.
     #[must_use]
     pub const fn is_asking(&self) -> bool {
         self.timers.is_asking()
     }
 
-    /// Asks now whether the peer is still there, as after a change of this side's addresses.
+    /// Pings the peer now, for example after a change of this side's addresses.
     pub fn probe(&mut self, now: Moment) {
         if self.timers.is_shaken() {
             self.now = now;
@@ -328,7 +328,7 @@ impl Mux {
         }
     }
 
-    /// Sessions that are not over.
+    /// Number of sessions that are not over.
     #[must_use]
     pub fn session_count(&self) -> usize {
         self.sessions.len()
@@ -352,7 +352,7 @@ impl Mux {
         self.sessions.highest()
     }
 
-    /// What was counted so far.
+    /// Counters of this link.
     #[must_use]
     pub const fn counters(&self) -> &Counters {
         &self.counters
@@ -375,7 +375,7 @@ impl Mux {
             return;
         }
         let heartbeat = Duration::from_millis(u64::from(granted.heartbeat_ms));
-        // A relay with an odd clock must not make us flood it, or fall silent.
+        // Bounded, so that an odd value makes the agent neither flood the relay nor fall silent.
         let heartbeat = heartbeat.min(self.settings.stale / 3).max(HEARTBEAT_MIN);
         self.timers.pace(heartbeat, self.now);
     }
@@ -389,15 +389,15 @@ impl Mux {
         }
     }
 
-    /// Frees the slot if both directions are over.
+    /// Frees the session's slot if both directions are over.
     fn forget_if_over(&mut self, id: SessionId) {
         if self.sessions.live(id).is_some_and(Session::is_over) {
             self.forget(id);
         }
     }
 
-    /// Takes ended sessions off a list once they are its larger part: a peer that ends sessions
-    /// and reads nothing must not make it grow.
+    /// Removes ended sessions from a list once they may be most of it: a peer that ends sessions
+    /// and reads nothing must not make the list grow.
     fn tidy_lists(&mut self) {
         let Self {
             sessions,

@@ -1,4 +1,4 @@
-//! Which bytes leave next: control frames, then grants, then one session after the other.
+//! Order of sending: control frames, then grants, then the sessions in turn.
 
 use super::credit::Growth;
 use super::schedule::{self, Next};
@@ -9,11 +9,11 @@ use crate::generated as structs;
 use crate::ids::{Moment, SessionId};
 use crate::message::Bulk;
 
-/// Room for control frames that is kept while none wait.
+/// Capacity for control frames that is kept while none wait, in bytes.
 const CONTROL_BYTES_KEPT: usize = 64 * 1024;
 
 impl Mux {
-    /// Adds the frames that leave now to `out`; true if there is anything to send.
+    /// Adds the frames to send now to `out`; true if `out` has bytes to send.
     pub fn poll_transmit(&mut self, now: Moment, out: &mut Transmit) -> bool {
         self.now = now;
         if self.handshake.is_silent() {

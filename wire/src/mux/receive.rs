@@ -1,4 +1,4 @@
-//! What arrives on a link, and what it means.
+//! Handles bytes that arrive on a link.
 
 use bytes::Bytes;
 
@@ -15,7 +15,7 @@ use crate::message::{
 };
 
 impl Mux {
-    /// Takes the next event off `input`; `None` when that is used up.
+    /// Takes the next event off `input`; `None` when `input` is used up.
     ///
     /// # Errors
     /// The peer broke a rule: the link must be closed, with the error's reason.
@@ -27,7 +27,7 @@ impl Mux {
         if self.control.len() > self.control_bytes_max() {
             return Err(Error::peer(
                 Reason::Overload,
-                "control messages that nobody reads",
+                "the peer does not read its control messages",
             ));
         }
         while let Some(item) = self.decoder.next(input)? {
@@ -62,7 +62,7 @@ impl Mux {
                 payload,
                 end_of_message,
             } => {
-                // The session may be over, or given up since the frame's header came.
+                // The session may have ended, or been reset, since the frame's header arrived.
                 let live = self
                     .sessions
                     .live(session)
@@ -114,7 +114,7 @@ impl Mux {
         if session.recv.ended || moved || !session.opened && self.handshake.is_relay() {
             return Err(Error::peer(
                 Reason::Protocol,
-                format!("data on session {} out of turn", header.session),
+                format!("session {} takes no data now", header.session),
             ));
         }
         let len = header.payload_len as usize;
@@ -122,7 +122,7 @@ impl Mux {
             session.bulky = true;
             self.bulky.push_back(header.session);
         }
-        // Empty frames may be worth a grant, and no event would tell.
+        // Empty frames may add up to a grant without an event that would lead to one.
         self.list_if_due(header.session);
         Ok(())
     }
@@ -202,12 +202,12 @@ impl Mux {
                 format!("session {id} opened twice"),
             ));
         }
-        // The relay counts a session out at its `Finish`, while we may still read its lane.
+        // The relay stops counting a session at its `Finish`, while the agent may still read its lane.
         let most = self.settings.sessions_max.saturating_add(LANES_LATE_MAX);
         if self.sessions.len() >= most as usize {
             return Err(Error::peer(
                 Reason::SessionLimit,
-                "more sessions than agreed",
+                "more sessions than the agreed limit",
             ));
         }
         let open = Open::decode(payload)?;
@@ -326,9 +326,9 @@ pub(super) fn never_opened(id: SessionId) -> Error {
     )
 }
 
-/// The bytes of a struct; the frame header proved their number.
+/// The bytes of a struct; the frame header has checked their number.
 fn fixed<const N: usize>(payload: &Bytes) -> Result<[u8; N], Error> {
     payload[..]
         .try_into()
-        .map_err(|_| Error::local(Reason::Internal, "a struct of the wrong length got through"))
+        .map_err(|_| Error::local(Reason::Internal, "a struct has an unexpected length"))
 }

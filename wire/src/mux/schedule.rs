@@ -1,5 +1,5 @@
-//! Who sends next: sessions by deficit round robin, so that one with large frames gets no more
-//! than one with small ones.
+//! Order in which sessions send: deficit round robin, so that a session with large frames gets no
+//! more bytes than one with small frames.
 
 use std::collections::VecDeque;
 
@@ -16,15 +16,15 @@ pub(super) struct Schedule {
     ready: VecDeque<SessionId>,
 }
 
-/// What a session sends next.
+/// Next step of a session whose turn it is.
 pub(super) enum Next {
     Data(Chunk),
-    /// The marker after which the direction goes on over its lane, with the bytes before it.
+    /// The marker after which the direction continues on its lane; carries the payload bytes before it.
     Bulk(u64),
     End(End),
-    /// Its turn is over, and more waits.
+    /// The turn is over, and more frames wait.
     Yield,
-    /// Nothing is left to send.
+    /// The session has nothing left to send.
     Idle,
 }
 
@@ -37,7 +37,7 @@ impl Schedule {
         self.ready.len()
     }
 
-    /// Gives a session a turn, if it has none yet.
+    /// Gives a session a turn, unless it has one already.
     pub(super) fn add(&mut self, id: SessionId, send: &mut SendHalf) {
         if !send.scheduled {
             send.scheduled = true;
@@ -51,30 +51,30 @@ impl Schedule {
         self.ready.front().copied()
     }
 
-    /// The front's turn is over; it waits behind the others.
+    /// Ends the turn of the front session, which then waits behind the others.
     pub(super) fn rotate(&mut self) {
         if let Some(id) = self.ready.pop_front() {
             self.ready.push_back(id);
         }
     }
 
-    /// Keeps only the sessions that `live` names.
+    /// Keeps only the sessions for which `live` is true.
     pub(super) fn retain(&mut self, live: impl FnMut(&SessionId) -> bool) {
         self.ready.retain(live);
     }
 
-    /// The front has nothing more to send, or is gone.
+    /// Removes the front session: it has nothing more to send, or has ended.
     pub(super) fn drop_front(&mut self) {
         self.ready.pop_front();
     }
 }
 
-/// Takes the next frame of a session whose turn it is.
+/// Takes the next frame of the session whose turn it is.
 pub(super) fn next(send: &mut SendHalf) -> Next {
     if let Some(chunk) = send.queue.front() {
         let cost = chunk.cost();
         if send.deficit < cost {
-            // For its next turn; less than one frame is left of this one, so nothing piles up.
+            // Added for the next turn; less than one frame is left of this turn, so the deficit stays small.
             send.deficit += QUANTUM;
             return Next::Yield;
         }

@@ -1,4 +1,4 @@
-//! What a driver does with sessions: open them, send, end them, and say what was consumed.
+//! Calls with which a driver opens sessions, sends, ends them, and reports consumed bytes.
 
 use bytes::Bytes;
 
@@ -16,7 +16,7 @@ impl Mux {
     /// Relay: opens a session. Payload may follow at once, up to [`Mux::send_capacity`].
     ///
     /// # Errors
-    /// [`OpenError`] if the link takes no more sessions.
+    /// [`OpenError`] if the link accepts no more sessions.
     pub fn open(&mut self, open: &Open) -> Result<SessionId, OpenError> {
         let highest = self.sessions.highest();
         let ready = matches!(self.handshake, Handshake::RelayDone);
@@ -33,7 +33,7 @@ impl Mux {
         Ok(id)
     }
 
-    /// Agent: the session's target connection stands; payload may be sent from here on.
+    /// Agent: the session's target accepted the connection; payload may be sent from now on.
     pub fn opened(&mut self, id: SessionId) {
         if let Some(session) = self.sessions.live_mut(id)
             && !session.send.may_start
@@ -45,8 +45,8 @@ impl Mux {
         }
     }
 
-    /// Payload bytes that [`Mux::send`] takes now. If it is 0, [`Mux::poll_writable`] names the
-    /// session once that changes.
+    /// Payload bytes that [`Mux::send`] accepts now. If it is 0, [`Mux::poll_writable`] returns the
+    /// session once it accepts some.
     pub fn send_capacity(&mut self, id: SessionId) -> usize {
         let Some(session) = self.sessions.live_mut(id) else {
             return 0;
@@ -56,10 +56,10 @@ impl Mux {
         capacity
     }
 
-    /// Queues payload, all or none, without copying it.
+    /// Queues payload without copying it, all or none.
     ///
     /// # Errors
-    /// [`SendError::Short`] past the capacity; [`SendError::Closed`] if the direction is over.
+    /// [`SendError::Short`] beyond the capacity; [`SendError::Closed`] if the direction is over.
     pub fn send(
         &mut self,
         id: SessionId,
@@ -103,12 +103,12 @@ impl Mux {
         Ok(())
     }
 
-    /// Ends our direction in order, behind what is queued.
+    /// Ends the sending direction in order, behind the queued bytes.
     pub fn finish(&mut self, id: SessionId) {
         self.end(id, End::Finish);
     }
 
-    /// Gives the session up, behind what is queued. What the peer still sends is dropped.
+    /// Aborts the session, behind the queued bytes. Bytes that the peer still sends are dropped.
     pub fn reset(&mut self, id: SessionId, reason: Reason) {
         self.end(id, End::Reset(reason));
     }
@@ -119,7 +119,7 @@ impl Mux {
         };
         match (session.send.end, end) {
             (None, _) => {}
-            // A reset may follow a finish, sent or not.
+            // A reset may follow a finish that was sent or still waits.
             (Some(End::Finish), End::Reset(_)) => session.send.ended = false,
             _ => return,
         }
@@ -127,8 +127,8 @@ impl Mux {
         self.schedule.add(id, &mut session.send);
     }
 
-    /// The last socket took `len` payload bytes of a session: its sender gets credit back. For an
-    /// empty message `len` is 0.
+    /// The receiving socket took `len` payload bytes of a session: the sender gets credit back. `len` is 0
+    /// for an empty message.
     pub fn consumed(&mut self, id: SessionId, len: usize) {
         let Some(session) = self.sessions.live_mut(id) else {
             return;
@@ -141,7 +141,7 @@ impl Mux {
         }
     }
 
-    /// Plans a grant, if one is worth a frame.
+    /// Plans a grant, if it is large enough to justify a frame.
     pub(super) fn list_if_due(&mut self, id: SessionId) {
         if let Some(session) = self.sessions.live_mut(id)
             && session.recv.credit.is_due()
@@ -152,7 +152,7 @@ impl Mux {
         }
     }
 
-    /// Notes that a session that found no capacity has some.
+    /// Lists a session that had no capacity and has some now.
     pub(super) fn wake_if_writable(&mut self, id: SessionId) {
         if let Some(session) = self.sessions.live_mut(id)
             && session.send.blocked
@@ -166,14 +166,14 @@ impl Mux {
         }
     }
 
-    /// A session that found no capacity and has some now.
+    /// Returns a session that had no capacity and has some now.
     pub fn poll_writable(&mut self) -> Option<SessionId> {
         while let Some(id) = self.writable.pop_front() {
             let Some(session) = self.sessions.live_mut(id) else {
                 continue;
             };
             session.send.listed_writable = false;
-            // It may have been filled again, or ended, since it was listed.
+            // The session may have been filled again, or have ended, since it was listed.
             session.send.blocked = session.send.capacity(&self.budget) == 0;
             if !session.send.blocked {
                 return Some(id);

@@ -1,4 +1,4 @@
-//! The sessions of one link: what each direction still has to do.
+//! The sessions of one link, and the state of each direction.
 
 use std::collections::VecDeque;
 
@@ -11,17 +11,17 @@ use crate::error::Reason;
 use crate::ids::{Moment, SessionId, SessionMap};
 use crate::limits::{HEADER_BYTES, SESSION_CREDIT_BYTES, SESSION_QUEUE_BYTES_MAX};
 
-/// Slots of an empty queue that a session keeps; a burst of tiny frames needs thousands.
+/// Slots that an empty queue of a session keeps; a burst of tiny frames needs thousands.
 const QUEUE_SLOTS_KEPT: usize = 16;
 
-/// How our direction of a session ends, once what is queued is sent.
+/// How the sending direction of a session ends, once the queued bytes are sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
     Finish,
     Reset(Reason),
 }
 
-/// One frame's worth of payload.
+/// Payload of one frame.
 #[derive(Debug)]
 pub(super) struct Chunk {
     pub(super) payload: Bytes,
@@ -29,18 +29,18 @@ pub(super) struct Chunk {
 }
 
 impl Chunk {
-    /// Bytes of the whole frame.
+    /// Bytes of the frame, header included.
     pub(super) fn cost(&self) -> usize {
         self.payload.len() + HEADER_BYTES
     }
 }
 
-/// Frames that wait. The first lies in the session itself, so that one which sends and waits in turns
-/// needs no other memory.
+/// Queue of frames. The first is stored in the session itself, so that a session with at most one
+/// waiting frame needs no other memory.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     first: Option<Chunk>,
-    /// Behind the first; without one it is empty.
+    /// Frames behind the first; empty if there is no first.
     rest: VecDeque<Chunk>,
 }
 
@@ -70,31 +70,31 @@ impl Queue {
     }
 }
 
-/// The direction from us to the peer.
+/// The direction from this side to the peer.
 #[derive(Debug)]
 pub(super) struct SendHalf {
     pub(super) credit: SendCredit,
     pub(super) queue: Queue,
     /// Bytes of the queued frames, headers included.
     pub(super) queued_bytes: usize,
-    /// Payload may be sent: an agent's only once its target connection stands.
+    /// Payload may be sent: at an agent only once the session's target accepted the connection.
     pub(super) may_start: bool,
-    /// Payload bytes queued since the start, and those that a lane took.
+    /// Payload bytes queued since the session opened, and bytes that a lane took.
     pub(super) bytes_total: u64,
     pub(super) lane: SendLane,
     pub(super) run: Run,
     pub(super) end: Option<End>,
     /// The end was sent.
     pub(super) ended: bool,
-    /// Somebody asked for capacity and found none.
+    /// The driver asked for capacity and found none.
     pub(super) blocked: bool,
-    /// In the list of sessions that can be written again.
+    /// The session is in the list of those that can be written again.
     pub(super) listed_writable: bool,
-    /// In the scheduler's queue.
+    /// The session is in the scheduler's queue.
     pub(super) scheduled: bool,
-    /// In the list of sessions with credit above the floor.
+    /// The session is in the list of those with credit above the floor.
     pub(super) listed_grown: bool,
-    /// Bytes left of its turn.
+    /// Bytes that the session may still send in its turn.
     pub(super) deficit: usize,
 }
 
@@ -104,18 +104,18 @@ impl SendHalf {
         self.credit.capacity(self.room(budget))
     }
 
-    /// True if an empty end of a message may be queued.
+    /// True if an empty frame that ends a message may be queued.
     pub(super) fn takes_empty(&self, budget: &Budget) -> bool {
         self.credit.covers(0) && self.room(budget) >= HEADER_BYTES
     }
 
-    /// Bytes that may join the queue, headers included.
+    /// Bytes that may be added to the queue, headers included.
     fn room(&self, budget: &Budget) -> usize {
         if self.end.is_some() || self.lane != SendLane::Link || !self.may_start {
             return 0;
         }
-        // The lower bound leaves every session room once its own queue is sent, so that whoever
-        // waits for room is woken by a frame of its own.
+        // Even the lower limit leaves a session room once its own queue is sent, so that a blocked
+        // session is woken by a frame of its own.
         let most = if budget.is_queue_full() {
             SESSION_CREDIT_BYTES as usize
         } else {
@@ -128,13 +128,13 @@ impl SendHalf {
     pub(super) fn push(&mut self, chunk: Chunk, now: Moment) {
         let len = u32::try_from(chunk.payload.len()).unwrap_or(u32::MAX);
         let covered = self.credit.spend(len, now);
-        debug_assert!(covered, "capacity is what can be spent");
+        debug_assert!(covered, "capacity never exceeds credit");
         self.bytes_total += u64::from(len);
         self.queued_bytes += chunk.cost();
         self.queue.push(chunk);
     }
 
-    /// Takes the front of the queue.
+    /// Takes the frame at the front of the queue.
     pub(super) fn pop(&mut self) -> Option<Chunk> {
         let chunk = self.queue.pop()?;
         self.queued_bytes -= chunk.cost();
@@ -142,27 +142,27 @@ impl SendHalf {
     }
 }
 
-/// The direction from the peer to us.
+/// The direction from the peer to this side.
 #[derive(Debug)]
 pub(super) struct RecvHalf {
     pub(super) credit: RecvCredit,
-    /// Payload bytes announced by headers since the start.
+    /// Payload bytes that frame headers announced since the session opened.
     pub(super) bytes_total: u64,
     /// Set once the peer's direction is on a lane.
     pub(super) lane: Option<RecvLane>,
     pub(super) run: Run,
-    /// The peer finished.
+    /// The peer ended its direction.
     pub(super) ended: bool,
-    /// In the list of sessions that are due a grant.
+    /// The session is in the list of those that are due a grant.
     pub(super) listed_due: bool,
 }
 
 /// A live session.
 #[derive(Debug)]
 pub(super) struct Session {
-    /// Relay: the agent said that its target connection stands.
+    /// Relay: the agent reported that the target accepted the connection.
     pub(super) opened: bool,
-    /// Was named by [`super::Mux::poll_bulky`], or is about to be.
+    /// [`super::Mux::poll_bulky`] returned this session, or will.
     pub(super) bulky: bool,
     pub(super) send: SendHalf,
     pub(super) recv: RecvHalf,
@@ -200,7 +200,7 @@ impl Session {
         }
     }
 
-    /// True once we gave up on the session: what the peer still sends is dropped.
+    /// True once this side aborted the session: bytes that the peer still sends are dropped.
     pub(super) fn is_resetting(&self) -> bool {
         matches!(self.send.end, Some(End::Reset(_)))
     }
@@ -211,15 +211,15 @@ impl Session {
     }
 }
 
-/// Every live session of a link, and which ids were ever used.
+/// The live sessions of a link, and the highest id used so far.
 #[derive(Debug, Default)]
 pub(super) struct Sessions {
-    // Boxed: up to half of a map's places are empty, and moved when it grows.
+    // Boxed: up to half of a map's slots are empty, and all of them move when the map grows.
     live: SessionMap<Box<Session>>,
     highest: u32,
 }
 
-/// What an id stands for.
+/// State of the session with an id.
 pub(super) enum Lookup<'a> {
     Live(&'a mut Session),
     Ended,
@@ -235,14 +235,14 @@ impl Sessions {
         self.highest
     }
 
-    /// Adds a session; its id must be above every earlier one.
+    /// Adds a session; its id must be above all earlier ids.
     pub(super) fn insert(&mut self, id: SessionId, may_start: bool, now: Moment) {
         debug_assert!(id.0 > self.highest, "session ids rise");
         self.highest = id.0;
         self.live.insert(id, Box::new(Session::new(may_start, now)));
     }
 
-    /// The live sessions, in no order.
+    /// The live sessions, in arbitrary order.
     pub(super) fn iter(&self) -> impl Iterator<Item = (SessionId, &Session)> {
         self.live.iter().map(|(id, session)| (*id, &**session))
     }

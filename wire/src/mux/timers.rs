@@ -6,35 +6,35 @@ use crate::error::{Error, Reason};
 use crate::ids::Moment;
 use crate::limits::{HANDSHAKE_TIMEOUT, PROBE_AFTER, PROBE_TIMEOUT};
 
-/// How often a link whose probe waits for an answer is looked at.
+/// Interval between checks of a link whose probe waits for an answer.
 const PROBE_LOOK: Duration = Duration::from_millis(500);
 
-/// Two looks further apart than this mean that this process was halted, or far too busy: what came
-/// meanwhile may wait in the socket, unread.
+/// Longest normal time between two checks. After a longer one this process was halted or far too
+/// busy, and answers may wait in the socket, unread.
 const HALTED_MIN: Duration = Duration::from_secs(1);
 
-/// What a link waits for.
+/// Deadlines of a link.
 #[derive(Debug)]
 pub(super) struct Timers {
     heartbeat: Duration,
     stale: Duration,
     started_at: Moment,
     received_at: Moment,
-    /// When something else than the peer's own pings was last heard: those arrive also over a path
-    /// that takes nothing to the peer.
+    /// When anything but the peer's own pings last arrived: those also arrive over a path that
+    /// takes nothing to the peer.
     heard_at: Moment,
-    /// When the first frame left that no ping has followed yet.
+    /// When the first frame was sent that no ping has followed yet.
     asked_at: Option<Moment>,
-    /// The ping that followed such a frame, while its answer is due.
+    /// When the ping after such a frame was sent, while its answer is due.
     probed_at: Option<Moment>,
-    /// When the deadlines were last looked at.
+    /// When the deadlines were last checked.
     looked_at: Moment,
     /// When the next ping is due.
     ping_at: Moment,
     /// The first and the last ping that still await a pong: the peer may answer only the last of
-    /// several that reached it at once.
+    /// several pings that reached it together.
     pings_sent: Option<(Moment, Moment)>,
-    /// When the latest ping left that was answered.
+    /// When the latest answered ping was sent.
     answered_at: Option<Moment>,
     shaken: bool,
     rtt: Option<Duration>,
@@ -59,13 +59,13 @@ impl Timers {
         }
     }
 
-    /// The hello exchange is over; the first ping follows at once, for a first round trip.
+    /// The hello exchange is over; the first ping follows at once, to measure a first round trip.
     pub(super) fn shaken(&mut self, now: Moment) {
         self.shaken = true;
         self.ping_at = now;
     }
 
-    /// The relay said how often it wants to hear from us.
+    /// Adopts the heartbeat that the relay asked for.
     pub(super) fn pace(&mut self, heartbeat: Duration, now: Moment) {
         self.heartbeat = heartbeat;
         self.stale = heartbeat * 3;
@@ -76,27 +76,27 @@ impl Timers {
         self.received_at = now;
     }
 
-    /// Something else than a ping of the peer's arrived.
+    /// Anything but a ping of the peer arrived.
     pub(super) fn heard(&mut self, now: Moment) {
         self.heard_at = now;
     }
 
-    /// When something else than a ping of the peer's was last heard.
+    /// When anything but a ping of the peer last arrived.
     pub(super) const fn last_heard(&self) -> Moment {
         self.heard_at
     }
 
-    /// A frame left that is to be known to have arrived.
+    /// A frame was sent whose arrival must be confirmed.
     pub(super) fn asked(&mut self, now: Moment) {
         self.asked_at.get_or_insert(now);
     }
 
-    /// True while something that was sent is not known to have arrived.
+    /// True while bytes that were sent are not known to have arrived.
     pub(super) const fn is_asking(&self) -> bool {
         self.shaken && (self.asked_at.is_some() || self.probed_at.is_some())
     }
 
-    /// Whether what left before `moment` has arrived, as an answer to a ping behind it shows.
+    /// True if all bytes sent before `moment` have arrived: a ping sent after them was answered.
     pub(super) fn has_arrived(&self, moment: Moment) -> bool {
         self.answered_at.is_some_and(|answered| moment < answered)
     }
@@ -113,7 +113,7 @@ impl Timers {
         self.shaken
     }
 
-    /// Whether a ping is due.
+    /// Checks all deadlines; true if a ping is due.
     pub(super) fn check(&mut self, now: Moment) -> Result<bool, Error> {
         if !self.shaken {
             if now >= self.started_at + HANDSHAKE_TIMEOUT {
@@ -147,17 +147,17 @@ impl Timers {
         Ok(now >= self.ping_at || self.probe_at().is_some_and(|at| now >= at))
     }
 
-    /// When a ping is due for what was sent.
+    /// When a ping is due that confirms sent frames.
     fn probe_at(&self) -> Option<Moment> {
         self.asked_at
             .filter(|_| self.probed_at.is_none())
             .map(|asked_at| asked_at + PROBE_AFTER)
     }
 
-    /// A ping leaves now; its stamp.
+    /// Notes that a ping is sent now; returns its stamp.
     pub(super) fn ping(&mut self, now: Moment) -> u64 {
         self.ping_at = now + self.heartbeat;
-        // Also one that a heartbeat brought: it follows what was sent.
+        // A heartbeat's ping serves as a probe too: it follows the sent frames.
         if self.asked_at.take().is_some() {
             self.probed_at.get_or_insert(now);
         }
@@ -166,7 +166,7 @@ impl Timers {
         now.as_micros()
     }
 
-    /// The round trip, if `stamp` answers a ping of ours.
+    /// The round-trip time, if `stamp` answers a ping of this side.
     pub(super) fn pong(&mut self, stamp: u64, now: Moment) -> Option<Duration> {
         let (first, last) = self.pings_sent?;
         let sent = Moment::from_micros(stamp);
@@ -174,7 +174,7 @@ impl Timers {
             return None;
         }
         self.pings_sent = (sent < last).then(|| (sent + Duration::from_micros(1), last));
-        // An answer to an earlier ping says nothing of what was sent since.
+        // An answer to an earlier ping proves nothing about frames sent since.
         self.probed_at = self.probed_at.filter(|probed_at| sent < *probed_at);
         self.answered_at = self.answered_at.max(Some(sent));
         let rtt = now.saturating_since(sent);
@@ -233,7 +233,7 @@ mod tests {
         assert_eq!(timers.pong(stamp, at(4)), None);
     }
 
-    /// The first round trip is known, and nothing is asked.
+    /// Timers that know a first round trip, with nothing to confirm.
     fn settled() -> Timers {
         let mut timers = timers();
         let stamp = timers.ping(at(1));
@@ -245,7 +245,7 @@ mod tests {
         Moment::from_micros(milliseconds * 1_000)
     }
 
-    /// Goes from one deadline to the next, as a driver does; when the link is given up.
+    /// Goes from one deadline to the next, as a driver does; returns when the link is given up.
     fn ends_at(timers: &mut Timers, until: Moment) -> Option<Moment> {
         while timers.next() < until {
             let now = timers.next();
@@ -272,14 +272,14 @@ mod tests {
         let mut timers = settled();
         timers.asked(at(10));
         assert_eq!(ends_at(&mut timers, at(13)), None);
-        // A ping of the peer.
+        // A ping of the peer arrives.
         timers.received(at(13));
         assert_eq!(ends_at(&mut timers, at(20)), Some(at(14)));
 
         let mut timers = settled();
         timers.asked(at(10));
         assert_eq!(ends_at(&mut timers, at(13)), None);
-        // Bytes of a stream behind which the answer waits its turn.
+        // Bytes of a stream arrive; the answer waits its turn behind them.
         timers.received(at(13));
         timers.heard(at(13));
         assert_eq!(ends_at(&mut timers, at(20)), Some(at(16)));
@@ -293,13 +293,13 @@ mod tests {
         let stamp = timers.ping(at(11));
         timers.asked(at_ms(11_500));
         timers.pong(stamp, at(12));
-        assert!(timers.is_asking(), "the second frame left behind the ping");
+        assert!(timers.is_asking(), "the second frame left after the ping");
         assert_eq!(timers.next(), at_ms(12_500));
         assert!(timers.check(at_ms(12_500)).unwrap());
         let stamp = timers.ping(at_ms(12_500));
         timers.pong(stamp, at(13));
         assert!(!timers.is_asking());
-        assert_eq!(timers.next(), at_ms(27_500), "as without a question");
+        assert_eq!(timers.next(), at_ms(27_500), "only the heartbeat is due");
     }
 
     #[test]
@@ -319,7 +319,7 @@ mod tests {
         assert!(timers.check(at(11)).unwrap());
         timers.ping(at(11));
         assert!(!timers.check(at_ms(11_500)).unwrap());
-        // Stopped and continued: the answer may lie in the socket.
+        // The process was halted and continued: the answer may be in the socket.
         assert!(timers.check(at(30)).unwrap());
         let stamp = timers.ping(at(30));
         timers.pong(stamp, at_ms(30_001));

@@ -1,4 +1,4 @@
-//! Bytes on their way to the link's socket: headers and payload slices, in order.
+//! Bytes to send on the link's socket: headers and payload slices, in order.
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
@@ -7,21 +7,21 @@ use bytes::Bytes;
 
 use crate::limits::{GATHER_BYTES_MAX, GATHER_SLICES_MAX};
 
-/// Room for frames of our own that an empty list keeps.
+/// Capacity for headers and control frames that an empty list keeps, in bytes.
 const INLINE_BYTES_KEPT: usize = 64 * 1024;
 
-/// Slices of a list that is sent without much ado.
+/// Number of slices up to which a list is sent from a small array.
 const SLICES_FEW: usize = 64;
 
-/// A gather list that a socket takes in as many pieces as it likes.
+/// A gather list that a socket may take in any number of pieces.
 ///
-/// Headers and control frames are written into one buffer of its own; payloads stay where they
-/// were read.
+/// Headers and control frames are copied into one buffer of the list; payloads stay in the memory
+/// that they were read into.
 #[derive(Debug, Default)]
 pub struct Transmit {
     inline: Vec<u8>,
     parts: VecDeque<Part>,
-    /// Bytes of the front part that were sent already.
+    /// Bytes of the front part that are sent already.
     sent: usize,
     len: usize,
 }
@@ -60,25 +60,25 @@ impl Transmit {
         self.len == 0
     }
 
-    /// True if a send of this much would gain nothing from more.
+    /// True if more bytes would not make a send cheaper.
     pub(crate) fn is_full(&self) -> bool {
         // A data frame adds two slices.
         self.len >= GATHER_BYTES_MAX || self.parts.len() + 2 > GATHER_SLICES_MAX
     }
 
-    /// Hands all unsent bytes, or as many slices of them as one call takes, to `send`, and takes note
-    /// of how many it took.
+    /// Passes the unsent bytes, in as many slices as one call takes, to `send`, and removes the bytes
+    /// that `send` took.
     ///
     /// # Errors
-    /// That of `send`; nothing was sent then.
+    /// The error of `send`, which then has sent nothing.
     ///
     /// # Panics
-    /// If `send` says that it took more than it was given.
+    /// If `send` returns more bytes than it was given.
     pub fn send_with<E>(
         &mut self,
         send: impl FnOnce(&[IoSlice<'_>]) -> Result<usize, E>,
     ) -> Result<usize, E> {
-        // To clear a thousand slots for a single message would cost as much as the mux does.
+        // Clearing a thousand slots for a single message would cost as much as the mux does.
         let count = if self.parts.len() <= SLICES_FEW {
             send(self.fill(&mut [IoSlice::new(&[]); SLICES_FEW]))?
         } else {
@@ -88,7 +88,7 @@ impl Transmit {
         Ok(count)
     }
 
-    /// Puts the unsent bytes into `slices`, as far as they go; returns those that were filled.
+    /// Puts the unsent bytes into `slices`, as far as they fit; returns the filled slices.
     fn fill<'a, 'b>(&'a self, slices: &'b mut [IoSlice<'a>]) -> &'b [IoSlice<'a>] {
         let mut filled = 0;
         let mut skip = self.sent;
@@ -104,7 +104,7 @@ impl Transmit {
         &slices[..filled]
     }
 
-    /// The slices of the list, as many as one gathered send takes.
+    /// Slices of the list, as many as one gathered send takes.
     #[must_use]
     pub fn slices(&self) -> Vec<IoSlice<'_>> {
         let mut slices = vec![IoSlice::new(&[]); self.parts.len().min(GATHER_SLICES_MAX)];
@@ -112,7 +112,7 @@ impl Transmit {
         slices
     }
 
-    /// Takes note that the socket took `count` bytes.
+    /// Removes `count` bytes that the socket took.
     ///
     /// # Panics
     /// If `count` is more than was left, which no socket reports.
@@ -136,8 +136,8 @@ impl Transmit {
         }
     }
 
-    /// Drops frames of our own that were sent, once they are the larger part: a driver may add to
-    /// a list that is never quite empty.
+    /// Removes headers and control frames that were sent, once they are half of the buffer: a driver
+    /// may add to a list that is never empty.
     fn compact(&mut self) {
         let first = self.parts.iter().find_map(|part| match part {
             Part::Inline { start, .. } => Some(*start),
@@ -156,7 +156,7 @@ impl Transmit {
         }
     }
 
-    /// Writes frames of our own straight into the list.
+    /// Copies headers or control frames into the list.
     pub(crate) fn push_inline(&mut self, bytes: &[u8]) {
         if self.inline.len() + bytes.len() > self.inline.capacity() {
             self.compact();
@@ -178,7 +178,7 @@ impl Transmit {
         self.inline.len()
     }
 
-    /// Adds a payload where it lies.
+    /// Adds a payload without copying it.
     pub(crate) fn push_payload(&mut self, payload: Bytes) {
         if !payload.is_empty() {
             self.len += payload.len();

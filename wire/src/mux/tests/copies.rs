@@ -1,4 +1,4 @@
-//! Where payload lies between the read that brought it and the send that takes it.
+//! Checks that payload stays in the memory it was read into until it is sent.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::*;
 use crate::limits::DATA_BYTES_SENT_MAX;
 
-/// What one read filled; counted for as long as anybody holds on to it.
+/// Memory that one read filled; counted while a reference to it exists.
 struct Filled {
     memory: Vec<u8>,
     held: Arc<AtomicUsize>,
@@ -24,7 +24,7 @@ impl Drop for Filled {
     }
 }
 
-/// A driver's reads: each has memory of its own, whose place is remembered.
+/// A driver's reads: each has memory of its own, whose addresses are recorded.
 #[derive(Default)]
 struct Reads {
     held: Arc<AtomicUsize>,
@@ -41,7 +41,7 @@ impl Reads {
         bytes
     }
 
-    /// How many of these bytes lie where they were read.
+    /// How many of these bytes are in memory that a read filled: all or none.
     fn in_place(&self, bytes: &[u8]) -> usize {
         let start = bytes.as_ptr().addr();
         let end = start + bytes.len();
@@ -74,7 +74,7 @@ fn payload_leaves_from_the_memory_it_was_read_into() {
     let mut reads = Reads::default();
     let (mut payload_bytes, mut frames) = (0, 0);
     for (index, id) in sessions.iter().enumerate() {
-        // From a byte to three frames.
+        // Lengths from one byte to three frames.
         let len = 1 + index * 4_500;
         let payload = reads.read(vec![7; len]);
         pair.relay.send(*id, payload, false).unwrap();
@@ -92,7 +92,7 @@ fn payload_leaves_from_the_memory_it_was_read_into() {
         transmit.advance(transmit.len());
     }
     assert_eq!((in_place, ours), (payload_bytes, frames * HEADER_BYTES));
-    assert_eq!(reads.held(), 0, "memory is kept that nobody needs");
+    assert_eq!(reads.held(), 0, "memory is held after the send");
 }
 
 #[test]
@@ -104,7 +104,7 @@ fn one_large_receive_feeds_many_sessions_from_its_own_memory() {
         pair.relay.send(*id, vec![7; EACH].into(), false).unwrap();
     }
     let stream = take_output(&mut pair.relay, pair.now);
-    // Whole; and cut in the middle of a header, and of a payload.
+    // Not cut; cut in the middle of a header; cut in the middle of a payload.
     for cut in [
         stream.len(),
         EACH + HEADER_BYTES + 5,
@@ -131,7 +131,7 @@ fn one_large_receive_feeds_many_sessions_from_its_own_memory() {
         assert_eq!(
             reads.held(),
             0,
-            "the mux holds on to what it has handed out"
+            "the mux still holds memory that it has handed out"
         );
     }
 }
@@ -140,7 +140,7 @@ fn one_large_receive_feeds_many_sessions_from_its_own_memory() {
 fn credit_and_heartbeats_ride_in_the_one_send_of_what_many_sessions_say() {
     let mut pair = Pair::connected();
     let sessions: Vec<_> = (0..100).map(|_| pair.session()).collect();
-    // The agent's bytes are worth a grant, and its ping an answer.
+    // The agent's bytes are due a grant, and its ping is due an answer.
     pair.now = pair.now + Duration::from_secs(15);
     pair.agent.handle_timeout(pair.now).unwrap();
     for id in &sessions {
@@ -163,5 +163,5 @@ fn credit_and_heartbeats_ride_in_the_one_send_of_what_many_sessions_say() {
     let count = |kind| sent.iter().filter(|(it, _)| it.kind == Some(kind)).count();
     let kinds = [Kind::Ping, Kind::Pong, Kind::Credit, Kind::Data];
     assert_eq!(kinds.map(count), [1, 1, 100, 100]);
-    assert!(!pair.relay.wants_transmit(), "something was left behind");
+    assert!(!pair.relay.wants_transmit(), "frames were left behind");
 }

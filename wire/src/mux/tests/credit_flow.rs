@@ -42,7 +42,7 @@ fn an_oversized_frame_ends_the_link_before_its_payload_is_read() {
     assert_eq!(error.reason, Reason::FrameTooLong);
     let mut pair = Pair::connected();
     let id = pair.session();
-    // Within the frame limit, beyond the credit.
+    // Within the frame limit, but beyond the credit.
     let header = frame::encode(Kind::Data, id, DATA_BYTES_MAX, false);
     let error = give_input(&mut pair.agent, pair.now, header.to_vec()).unwrap_err();
     assert_eq!(error.reason, Reason::CreditOverrun);
@@ -65,7 +65,7 @@ fn what_a_reader_does_not_take_gives_no_credit() {
     pair.relay.send(id, vec![0; len].into(), false).unwrap();
     pair.pass(Duration::from_secs(600));
     assert_eq!(pair.relay.send_capacity(id), 0);
-    // One byte does not pay for the rest, nor does a reader that claims too much twice.
+    // Neither one consumed byte nor a reader that reports too many bytes twice pays for the rest.
     pair.agent.consumed(id, 1);
     pair.exchange();
     assert_eq!(pair.relay.send_capacity(id), 0);
@@ -102,7 +102,7 @@ fn a_sender_idle_for_a_second_returns_what_is_above_the_floor() {
     pair.pass(millis(200));
     assert_eq!(pair.relay.send_capacity(id), FLOOR - HEADER_BYTES);
     assert_eq!(pair.agent.budget.used(), 0);
-    // It still works, and grows again.
+    // The session still works, and its window grows again.
     pair.stream_to_agent(id, 5_000_000);
     assert!(pair.relay.send_capacity(id) > FLOOR);
 }
@@ -139,7 +139,7 @@ fn a_late_grant_is_not_returned_before_it_can_be_used() {
     let mut pair = Pair::connected();
     let id = pair.session();
     pair.stream_to_agent(id, 5_000_000);
-    // The reader stalls with the whole window, for long.
+    // The reader stalls for a long time, with the whole window used.
     while pair.relay.send_capacity(id) > 0 {
         let len = pair.relay.send_capacity(id);
         pair.relay.send(id, vec![0; len].into(), false).unwrap();
@@ -176,7 +176,7 @@ fn a_budget_bounds_all_windows_of_a_link_and_is_shared() {
         ..Settings::default()
     });
     let sessions: Vec<_> = (0..8).map(|_| pair.session()).collect();
-    // The first has it all to itself, for a while.
+    // The first session has the budget to itself for a while.
     pair.stream_to_agent(sessions[0], 10_000_000);
     let alone = window_of(&pair, sessions[0]);
     for _ in 0..40 {
@@ -217,7 +217,7 @@ fn a_blocked_session_is_named_once_when_credit_comes() {
     let len = pair.relay.send_capacity(id);
     pair.relay.send(id, vec![0; len].into(), false).unwrap();
     pair.exchange();
-    assert_eq!(pair.relay.poll_writable(), None, "nobody asked");
+    assert_eq!(pair.relay.poll_writable(), None, "no capacity asked for");
     assert_eq!(pair.relay.send_capacity(id), 0);
     assert_eq!(pair.relay.send_capacity(id), 0);
     assert_eq!(pair.relay.poll_writable(), None);
@@ -261,10 +261,10 @@ fn a_session_filled_again_before_anybody_polled_is_named_once_and_in_time() {
         pair.consume_at_agent(id);
         pair.exchange();
     }
-    // Named by both grants: still only one wake-up is due.
+    // Both grants listed the session, but only one wake-up is due.
     let len = pair.relay.send_capacity(id);
     pair.relay.send(id, vec![0; len].into(), false).unwrap();
-    assert_eq!(pair.relay.poll_writable(), None, "nothing to write now");
+    assert_eq!(pair.relay.poll_writable(), None, "no capacity right now");
     pair.exchange();
     pair.consume_at_agent(id);
     pair.exchange();
@@ -312,7 +312,7 @@ fn empty_messages_wait_for_their_reader_like_any_other() {
     assert_eq!(sent, FLOOR / HEADER_BYTES);
     pair.exchange();
     assert_eq!(pair.agent_events.len(), sent);
-    assert_eq!(pair.relay.send_capacity(id), 0, "nobody read one yet");
+    assert_eq!(pair.relay.send_capacity(id), 0, "no message was read");
     for _ in 0..sent {
         pair.agent.consumed(id, 0);
     }
@@ -356,7 +356,7 @@ fn a_link_that_takes_nothing_bounds_what_its_sessions_queue_together() {
     assert!(queued <= most, "{queued}");
     take_output(&mut pair.relay, pair.now);
     let woken = std::iter::from_fn(|| pair.relay.poll_writable()).count();
-    assert_eq!(woken, sessions.len(), "all may go on");
+    assert_eq!(woken, sessions.len(), "all have capacity");
 }
 
 #[test]
@@ -379,7 +379,7 @@ fn what_an_idle_reader_had_not_granted_yet_leaves_the_budget_too() {
     let mut pair = Pair::connected();
     let id = pair.session();
     pair.stream_to_agent(id, 20_000_000);
-    // Less than half a window: consumed, and no grant is worth a frame.
+    // Less than half a window: the bytes are consumed, but no grant is large enough to justify a frame.
     pair.stream_to_agent(id, 1_000_000);
     pair.pass(Duration::from_secs(3));
     assert_eq!(pair.agent.budget.used(), 0);

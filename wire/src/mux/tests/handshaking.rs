@@ -72,7 +72,7 @@ fn a_wrong_preface_ends_the_link_at_its_first_wrong_byte() {
         let mut pair = Pair::unconnected(Settings::default());
         let error = give_input(&mut pair.relay, pair.now, wrong.to_vec()).unwrap_err();
         assert_eq!(error.reason, Reason::Preface);
-        // A scanner learns nothing.
+        // A port scanner gets no answer.
         assert!(take_output(&mut pair.relay, pair.now).is_empty());
     }
 }

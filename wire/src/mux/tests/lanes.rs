@@ -150,7 +150,7 @@ fn a_direction_that_moved_gives_its_window_back_to_the_others() {
     assert!(pair.relay.move_to_lane(id));
     pair.exchange();
     assert_eq!(pair.agent.budget.used(), 0);
-    // Nor does an idle sender give back what is void.
+    // The idle sender does not return credit of the direction that moved.
     pair.pass(Duration::from_secs(3));
     assert!(pair.relay.is_live(id) && pair.agent.is_live(id));
 }
@@ -181,7 +181,7 @@ fn a_move_that_crosses_a_reset_leaves_the_link_alone() {
     pair.relay.lane_sent(id, 1000);
     pair.relay.finish(id);
     let late = take_output(&mut pair.relay, pair.now);
-    // Decided, and not sent yet.
+    // The agent has decided to reset, and has not sent it yet.
     pair.agent.reset(id, Reason::TargetReset);
     assert_eq!(give_input(&mut pair.agent, pair.now, late).unwrap(), []);
     pair.exchange();

@@ -19,7 +19,7 @@ fn a_silent_peer_is_stale_at_the_deadline_and_not_before() {
     let mut pings = 0;
     let error = loop {
         let due = pair.relay.poll_timeout();
-        assert!(due > pair.now, "a deadline that was handled lies ahead");
+        assert!(due > pair.now, "the next deadline is in the future");
         pair.now = due;
         if let Err(error) = pair.relay.handle_timeout(due) {
             break error;
@@ -102,7 +102,7 @@ fn the_relay_sets_the_agents_pace_within_reason() {
         let mut pair = Pair::connected();
         pair.relay.register_ack(&granted(asked));
         pair.exchange();
-        // The next ping may still be that of the old pace.
+        // The next ping may still follow the old heartbeat.
         pair.pass(Duration::from_secs(15));
         let expected = paced.map_or(Duration::from_secs(15), millis);
         let next = pair.agent.poll_timeout().saturating_since(pair.now);

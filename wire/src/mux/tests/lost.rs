@@ -1,10 +1,10 @@
-//! What the agent of a lost link tells over the next one, and what the relay knows without it.
+//! Reports of lost links over the next link, and what the relay knows without a report.
 
 use super::*;
 use crate::limits::{LOST_LINKS_MAX, LOST_SESSIONS_MAX};
 use crate::message::{BulkNonce, Lost};
 
-/// What a relay hears when an agent `tells` over a new link.
+/// Events at a relay when an agent reports `tells` over a new link.
 fn heard(tells: &Lost) -> Vec<Event> {
     let mut next = Pair::connected();
     next.agent.tell_lost(tells);
@@ -20,7 +20,7 @@ fn a_lost_link_is_told_of_over_the_next_with_what_had_arrived() {
     pair.relay.send(whole, "first".into(), false).unwrap();
     pair.agent.reset(ended, Reason::TargetReset);
     pair.exchange();
-    // Of this session the header and one byte arrive, of that one nothing.
+    // The header and one byte of "second" arrive, and nothing that is sent after it.
     pair.relay.send(cut, "second".into(), false).unwrap();
     let mut bytes = take_output(&mut pair.relay, pair.now);
     bytes.truncate(HEADER_BYTES + 1);

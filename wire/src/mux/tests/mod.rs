@@ -1,4 +1,4 @@
-//! Facts about one link, shown with both of its ends in one thread on a time of its own.
+//! Tests of one link, with both of its ends in one thread, on simulated time.
 
 use std::time::Duration;
 
@@ -67,7 +67,7 @@ fn raw_message(kind: Kind, session: u32, message: &impl Message) -> Bytes {
     raw(kind, session, Encoder::new().encode(message))
 }
 
-/// Everything that a mux has to send.
+/// All bytes that a mux has to send.
 fn take_output(mux: &mut Mux, now: Moment) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut transmit = Transmit::new();
@@ -80,7 +80,7 @@ fn take_output(mux: &mut Mux, now: Moment) -> Vec<u8> {
     bytes
 }
 
-/// What one gathered send carries.
+/// Frames of one gathered send.
 fn take_one_send(mux: &mut Mux, now: Moment) -> Vec<(Header, Vec<u8>)> {
     let mut transmit = Transmit::new();
     mux.poll_transmit(now, &mut transmit);
@@ -92,7 +92,7 @@ fn take_one_send(mux: &mut Mux, now: Moment) -> Vec<(Header, Vec<u8>)> {
     frames(&bytes)
 }
 
-/// Every event that `bytes` cause.
+/// All events that `bytes` cause.
 fn give_input(mux: &mut Mux, now: Moment, bytes: impl Into<Bytes>) -> Result<Vec<Event>, Error> {
     let mut input = bytes.into();
     let mut events = Vec::new();
@@ -103,7 +103,7 @@ fn give_input(mux: &mut Mux, now: Moment, bytes: impl Into<Bytes>) -> Result<Vec
     Ok(events)
 }
 
-/// Cuts a stream without preface into its frames.
+/// Cuts a stream without preface into frames.
 fn frames(mut bytes: &[u8]) -> Vec<(Header, Vec<u8>)> {
     let mut frames = Vec::new();
     while let Some((header, rest)) = bytes.split_first_chunk::<HEADER_BYTES>() {
@@ -120,7 +120,7 @@ fn kinds(bytes: &[u8]) -> Vec<Kind> {
     frames.iter().map(|(it, _)| it.kind.unwrap()).collect()
 }
 
-/// Both ends of one link, and a wire without delay.
+/// Both ends of one link, without delay between them.
 struct Pair {
     relay: Mux,
     agent: Mux,
@@ -177,7 +177,7 @@ impl Pair {
         self.agent.handle_timeout(self.now).unwrap();
     }
 
-    /// Lets time pass, with every timer that falls due on the way.
+    /// Advances the time, and handles every timer that falls due on the way.
     fn pass(&mut self, time: Duration) {
         let end = self.now + time;
         loop {
@@ -191,7 +191,7 @@ impl Pair {
         }
     }
 
-    /// A session whose target connection stands.
+    /// Opens a session whose target accepts the connection.
     fn session(&mut self) -> SessionId {
         let id = self.relay.open(&open_message()).unwrap();
         self.exchange();
@@ -202,11 +202,11 @@ impl Pair {
         id
     }
 
-    /// Sends as much as fits, reads it at the other end and lets the reader consume all of it.
+    /// Sends as much as fits, and lets the other end read and consume all of it.
     fn stream_to_agent(&mut self, id: SessionId, mut left: usize) {
         while left > 0 {
             let len = self.relay.send_capacity(id).min(left);
-            assert!(len > 0, "a reader that takes everything stops nobody");
+            assert!(len > 0, "a reader that takes everything never blocks");
             self.relay.send(id, vec![1; len].into(), false).unwrap();
             left -= len;
             self.exchange();
@@ -215,7 +215,7 @@ impl Pair {
         }
     }
 
-    /// The agent's socket takes everything that arrived; how much that was.
+    /// The agent's socket takes all bytes that arrived; returns their number.
     fn consume_at_agent(&mut self, id: SessionId) -> usize {
         let len = data_of(&std::mem::take(&mut self.agent_events), id).len();
         self.agent.consumed(id, len);
@@ -223,7 +223,7 @@ impl Pair {
     }
 }
 
-/// The payload bytes among `events` of one session.
+/// Payload bytes of one session in `events`.
 fn data_of(events: &[Event], id: SessionId) -> Vec<u8> {
     let mut bytes = Vec::new();
     for event in events {
@@ -238,7 +238,7 @@ fn data_of(events: &[Event], id: SessionId) -> Vec<u8> {
     bytes
 }
 
-/// The granted tunnel of an acknowledgement that asks for this heartbeat.
+/// An acknowledgement that grants a tunnel with this heartbeat.
 fn granted(heartbeat_ms: u32) -> RegisterAck {
     RegisterAck {
         request: 1,

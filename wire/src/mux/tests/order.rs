@@ -1,7 +1,7 @@
 use super::*;
 use crate::limits::{DATA_BYTES_SENT_MAX, GATHER_BYTES_MAX, GATHER_SLICES_MAX};
 
-/// Lets the windows of the sessions grow, so that much can be queued.
+/// Opens sessions and lets their windows grow, so that many bytes can be queued.
 fn grown(pair: &mut Pair, count: usize) -> Vec<SessionId> {
     let sessions: Vec<_> = (0..count).map(|_| pair.session()).collect();
     for id in &sessions {
@@ -58,7 +58,7 @@ fn sessions_with_large_and_small_frames_get_equal_bytes() {
         pair.agent_events.clear();
         for id in &sessions {
             let credit = raw(Kind::Credit, id.0, &300_000_u32.to_le_bytes());
-            // As much as the window allows; the rest of this test is about the order only.
+            // Grants as much as the window allows; this test is about the order only.
             let _ = give_input(&mut pair.relay, pair.now, credit);
         }
         sends += 1;
@@ -192,7 +192,7 @@ fn a_list_that_is_never_quite_empty_does_not_grow() {
     let id = pair.session();
     let mut transmit = Transmit::new();
     for _ in 0..100_000 {
-        // A driver that tops up behind what the socket left over.
+        // A driver that adds frames behind bytes that the socket left over.
         let _ = pair.relay.send(id, vec![0; 16].into(), false);
         pair.relay.poll_transmit(pair.now, &mut transmit);
         transmit.advance(transmit.len() - 1);
@@ -213,18 +213,18 @@ fn few_sessions_are_sent_at_once_and_a_crowd_is_joined_while_it_grows() {
         }
     };
     let mux = &mut pair.relay;
-    assert!(!Joining::default().goes_on(mux), "nobody");
+    assert!(!Joining::default().goes_on(mux), "no session");
     speak(mux, 3);
-    assert!(!Joining::default().goes_on(mux), "three");
+    assert!(!Joining::default().goes_on(mux), "three sessions");
 
     speak(mux, 1);
     let mut joining = Joining::default();
-    assert!(joining.goes_on(mux), "a crowd");
+    assert!(joining.goes_on(mux), "four sessions");
     speak(mux, 1);
-    assert!(joining.goes_on(mux), "one more");
-    assert!(!joining.goes_on(mux), "nobody new");
+    assert!(joining.goes_on(mux), "one more session");
+    assert!(!joining.goes_on(mux), "no new session");
 
-    // However many come, there is an end to it.
+    // The number of looks is limited, however many sessions come.
     let mut joining = Joining::default();
     let looks = std::iter::from_fn(|| {
         speak(mux, 1);

@@ -182,7 +182,7 @@ fn data_for_a_session_whose_reset_still_waits_is_dropped_too() {
     let bytes = Bytes::from(take_output(&mut pair.agent, pair.now));
     let events = give_input(&mut pair.relay, pair.now, bytes.slice(..100)).unwrap();
     assert_eq!(data_of(&events, id).len(), 100 - HEADER_BYTES);
-    // In the middle of a frame whose first piece was delivered.
+    // The reset comes in the middle of a frame whose first piece was delivered.
     pair.relay.reset(id, Reason::FrontendGone);
     let events = give_input(&mut pair.relay, pair.now, bytes.slice(100..)).unwrap();
     assert_eq!(events, []);
@@ -284,7 +284,7 @@ fn no_session_opens_once_either_side_goes_away() {
     pair.exchange();
     assert_eq!(pair.relay_events, [Event::GoAway(away)]);
     assert_eq!(pair.relay.open(&open_message()), Err(OpenError::Closing));
-    // What runs goes on.
+    // Running sessions go on.
     pair.relay.send(id, "x".into(), false).unwrap();
     pair.exchange();
     assert_eq!(data_of(&pair.agent_events, id), b"x");
@@ -298,7 +298,7 @@ fn a_link_holds_no_more_sessions_than_agreed() {
     });
     let (first, _second) = (pair.session(), pair.session());
     assert_eq!(pair.relay.open(&open_message()), Err(OpenError::Full));
-    // An agent still reads some lanes that the relay has counted out.
+    // An agent may still read lanes of sessions that the relay no longer counts.
     let most = 2 + crate::limits::LANES_LATE_MAX;
     for id in 3..=most {
         let one = raw_message(Kind::Open, id, &open_message());

@@ -1,4 +1,4 @@
-//! Facts about a budget that several links draw from.
+//! Tests of a budget that several links share.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use crate::limits::{SESSION_CREDIT_BYTES, SESSION_QUEUE_BYTES_MAX};
 
 const MIB: u64 = 1024 * 1024;
 
-/// So many links whose relays share one budget, and their agents another.
+/// `count` links: their relays share one budget, their agents another.
 fn links(
     count: usize,
     relay_limit: u64,
@@ -30,7 +30,7 @@ fn links(
 fn windows_of_all_links_stay_within_it_and_become_alike() {
     let (mut pairs, _, budget) = links(8, MIB, 4 * MIB);
     let sessions: Vec<_> = pairs.iter_mut().map(Pair::session).collect();
-    // The first has it all to itself, for a while.
+    // The first link has the budget to itself for a while.
     pairs[0].stream_to_agent(sessions[0], 20_000_000);
     assert!(budget.windows() > MIB);
     for _ in 0..40 {
@@ -86,7 +86,7 @@ fn a_full_queue_elsewhere_holds_a_sender_to_what_it_starts_with_until_it_drains(
         pairs[0].relay.send(id, vec![1; len].into(), false).unwrap();
     }
     assert!(queue.queued() >= queue.limit(), "{}", queue.queued());
-    // Never nothing: nobody would wake it when another link drains.
+    // Never 0: no event would wake this sender when another link drains.
     let capacity = pairs[1].relay.send_capacity(ids[1][0]);
     assert!(capacity > 0 && capacity < SESSION_CREDIT_BYTES as usize);
     pairs[0].exchange();
@@ -112,7 +112,7 @@ fn small_messages_do_not_touch_it() {
 fn stalled_sessions_with_large_windows_leave_the_others_room() {
     let (mut pairs, _, budget) = links(8, MIB, 16 * MIB);
     for pair in &mut pairs[..4] {
-        // It grows as far as it can, and then nobody reads any more.
+        // The window grows as far as it can, then the reader stops reading.
         let id = pair.session();
         pair.stream_to_agent(id, 60_000_000);
         let len = pair.relay.send_capacity(id);
