@@ -1,4 +1,4 @@
-//! Frame headers and control messages by themselves: bytes to values and back.
+//! Frame headers and control messages alone: encoding and decoding.
 
 mod link;
 
@@ -50,7 +50,7 @@ fn headers(criterion: &mut Criterion) {
         bencher.iter(|| {
             let mut bytes = 0;
             for header in black_box(&encoded) {
-                let header = frame::decode(*header).expect("a header of ours");
+                let header = frame::decode(*header).expect("a valid header");
                 bytes += black_box(header).payload_len;
             }
             assert_eq!(bytes, bytes_expected);
@@ -101,7 +101,7 @@ fn messages(criterion: &mut Criterion) {
         bencher.iter(|| {
             let mut input = black_box(&frame).clone();
             let event = link.relay.mux.handle_input(now, &mut input);
-            let event = event.expect("a message of ours");
+            let event = event.expect("a valid message");
             assert_eq!(event.as_ref(), Some(&expected));
             event
         });

@@ -1,4 +1,4 @@
-//! The mux of one link at work: both ends, every frame, grants and turns of the schedule included.
+//! The mux of one link at work: both ends, with all frames, grants and scheduler turns.
 
 mod link;
 
@@ -16,7 +16,7 @@ const SMALL_BYTES: usize = 256;
 /// Full frames that are queued at once: a session may queue 256 KiB, headers included.
 const LARGE_FRAMES: usize = 4;
 
-/// Turns after which the window of a session in haste is as large as it gets.
+/// Turns after which the window of a busy session has its largest size.
 const GROWTH_TURNS: usize = 200;
 
 fn main() {
@@ -48,7 +48,7 @@ fn round_trip(criterion: &mut Criterion) {
     check_conserved(&link);
 }
 
-/// A frame on each of many sessions in each turn.
+/// One frame on each of many sessions in each turn.
 fn small_frames(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("mux");
     let payload = Bytes::from(vec![1; SMALL_BYTES]);
@@ -90,7 +90,7 @@ fn large_frames(criterion: &mut Criterion) {
     check_conserved(&link);
 }
 
-/// A session from `Open` to both `Finish`.
+/// A session from its `Open` to the `Finish` of both ends.
 fn open_and_close(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("mux");
     let mut link = Link::new();
@@ -113,7 +113,7 @@ fn open_and_close(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Everything that the relay sent, consumed at the agent, and its grants; returns the payload bytes.
+/// Delivers and consumes all bytes that the relay sent, and returns grants; returns the payload bytes.
 fn receive(link: &mut Link) -> usize {
     let mut bytes = 0;
     link.carry_to_agent(|agent, event| {
@@ -139,7 +139,7 @@ fn grow_window(link: &mut Link, id: SessionId) {
     }
 }
 
-/// No byte was lost, made up or dropped for a session that had ended.
+/// Checks that no byte was lost, made up, or dropped for a session that had ended.
 fn check_conserved(link: &Link) {
     let (relay, agent) = (link.relay.mux.counters(), link.agent.mux.counters());
     assert_eq!(relay.bytes_sent, agent.bytes_received);

@@ -1,4 +1,4 @@
-//! What a token must look like to be believed, on fixed times and fixed text.
+//! Which tokens are accepted, with fixed times and fixed texts.
 
 use ring::hmac;
 use tieline_wire::claims::{
@@ -29,7 +29,7 @@ fn claims() -> Claims {
     }
 }
 
-/// A token from raw header and claims, signed as HS256 whatever the header says.
+/// A token with raw header and claims, signed as HS256 whatever the header says.
 fn forge(header: &str, claims: &str) -> String {
     let message = format!(
         "{}.{}",
@@ -83,7 +83,7 @@ fn an_issued_token_comes_back_whole() {
 
 #[test]
 fn a_token_made_elsewhere_is_read() {
-    // Made with Python's hmac module, no JWT library involved.
+    // Made with Python's hmac module, without a JWT library.
     let token = concat!(
         "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.",
         "eyJzdWIiOiJhZGEiLCJleHAiOjE4MDAwMDAxMDAsInNjb3BlIjoiYWdlbnQifQ.",
@@ -318,7 +318,7 @@ fn a_tunnel_pattern_is_a_glob() {
     ] {
         assert!(!allows(pattern, name), "{pattern} {name}");
     }
-    // Takes forever if each star tries again for each one before it.
+    // Takes forever if each star retries all stars before it.
     assert!(!allows(&"*a".repeat(2_000), &"a".repeat(63)));
 }
 

@@ -1,5 +1,5 @@
-//! `docs/PROTOCOL.md` says what the code does: its worked example is what two muxes send, and its
-//! tables hold every reason and every limit.
+//! `docs/PROTOCOL.md` matches the code: its worked example is what two muxes send, and its tables list
+//! every reason and every limit.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -49,7 +49,7 @@ fn blocks(label: &str) -> Vec<String> {
         .collect()
 }
 
-/// The conversation of the worked example: who sent which bytes, in order.
+/// The signed transcript of the worked example, and its conversation: sender and bytes, in order.
 fn conversation() -> (Vec<u8>, Vec<(&'static str, Vec<u8>)>) {
     let now = Moment::from_micros(1_000_000);
     let nonce: [u8; 32] = std::array::from_fn(|at| u8::try_from(at).unwrap());

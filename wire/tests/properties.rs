@@ -1,4 +1,4 @@
-//! What holds for any message, any bytes and any order of calls.
+//! Properties that hold for any message, any bytes and any order of calls.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -128,7 +128,7 @@ proptest! {
 
     #[test]
     fn a_hello_without_its_key_is_refused(agent_version in text(100), links: u16, at in 0_usize..64) {
-        // Any change to what was signed, or to the signature.
+        // A change to the signature, and a change to the signed content.
         let mut changed = signed_hello();
         changed.signature[at] ^= 1;
         let renamed = AgentHello { agent_version, links, ..signed_hello() };

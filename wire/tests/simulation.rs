@@ -16,21 +16,21 @@ use simulated::end::{End, Flow};
 use simulated::pipe::Pipe;
 use tieline_wire::{Event, Moment, Mux, OpenError, Reason, RelayHello, Settings, limits};
 
-/// Nothing moves for this long although every reader reads: a session stalls.
+/// Longest time without progress while every reader reads; after it a session counts as stalled.
 const STALL: Duration = Duration::from_secs(60);
 
 struct World {
     now: Moment,
     random: Random,
-    /// The relay, then the agent.
+    /// The relay's end, then the agent's.
     ends: [End; 2],
-    /// From the relay, then from the agent.
+    /// The pipe from the relay, then the pipe from the agent.
     pipes: [Pipe; 2],
     settings: Settings,
     sessions_to_open: u64,
     opens_at: Moment,
     cut_at: Option<Moment>,
-    /// How far all sessions got, and since when they stand there.
+    /// Progress of all sessions together, and when it last changed.
     progress: (u64, Moment),
 }
 
@@ -61,7 +61,7 @@ impl World {
         }
     }
 
-    /// Gives `end` what arrived, in pieces of any size.
+    /// Gives `end` the bytes that have arrived, in pieces of any size.
     fn deliver(&mut self, end: usize) {
         while let Some(bytes) = self.pipes[1 - end].arrived(self.now) {
             let mut bytes = Bytes::from(bytes);
@@ -107,7 +107,7 @@ impl World {
         }
     }
 
-    /// Everything that is due now.
+    /// Does everything that is due now.
     fn turn(&mut self) {
         if self.cut_at.is_some_and(|at| at <= self.now) {
             for pipe in &mut self.pipes {
@@ -122,7 +122,7 @@ impl World {
                 if let Err(error) = at.mux.handle_timeout(self.now) {
                     at.error = Some((self.now, error.reason));
                 } else {
-                    assert!(at.mux.poll_timeout() > self.now, "a busy loop");
+                    assert!(at.mux.poll_timeout() > self.now, "the deadline is not over");
                 }
             }
         }
@@ -135,7 +135,7 @@ impl World {
                 }
                 moved |= at.act(self.now);
                 while let Some(id) = at.mux.poll_writable() {
-                    assert!(at.mux.send_capacity(id) > 0, "named without capacity");
+                    assert!(at.mux.send_capacity(id) > 0, "writable, but no capacity");
                     at.write(id, &mut self.random);
                 }
                 moved |= at.transmit(self.now, pipe, &mut self.random);
@@ -207,7 +207,7 @@ impl World {
                 assert!(matches!(reason, Reason::Stale | Reason::HandshakeTimeout));
                 assert!(
                     at <= cut + self.settings.stale,
-                    "a cut shows by the stale deadline"
+                    "a cut is detected by the stale deadline"
                 );
             }
         }
@@ -226,7 +226,7 @@ impl World {
                     assert_eq!(to.received, from.total, "session {id}");
                 }
                 if to.was_reset {
-                    // A reset travels behind what was sent before it.
+                    // A reset arrives after the bytes that were sent before it.
                     assert_eq!(to.received, from.sent, "session {id}");
                 }
             }
@@ -246,14 +246,14 @@ fn what_goes_in_comes_out_and_nothing_stalls_or_stays() {
         None => 0..number_from("SIM_SEEDS").unwrap_or(60),
     };
     for seed in seeds {
-        // Shown if the run fails: the last one did.
+        // If a run fails, the last seed printed is the one to replay.
         println!("SEED={seed}");
         World::new(seed).run();
     }
 }
 
-/// One session at full speed over a link with this round trip: the share of the link's rate that it
-/// got in the second half of `time`, and what its sender still holds 3 s after it fell silent.
+/// Runs one session at full speed over a link with this round trip. Returns the share of the link's rate
+/// that it got in the second half of `time`, and its sender's capacity 3 s after the sender stopped.
 fn at_full_speed(round_trip: Duration, bits_per_second: u64, time: Duration) -> (f64, usize) {
     let rate = bits_per_second / 8;
     let mut world = World::new(1);

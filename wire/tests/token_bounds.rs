@@ -1,4 +1,4 @@
-//! Whom a token is meant for, and how much it may say.
+//! The audience of a token, and the limits on its size.
 
 use ring::hmac;
 use tieline_wire::claims::{
@@ -20,7 +20,7 @@ fn claims() -> Claims {
     }
 }
 
-/// A token of raw claims.
+/// A signed token with raw claims.
 fn forge(claims: &str) -> String {
     let [header, claims] = [r#"{"alg":"HS256"}"#, claims]
         .map(|part| data_encoding::BASE64URL_NOPAD.encode(part.as_bytes()));

@@ -1,4 +1,4 @@
-//! Both ends of one link in one thread, with a copy in memory in place of the two sockets.
+//! Both ends of one link in one thread, with a copy in memory instead of two sockets.
 
 #![allow(dead_code, reason = "each bench uses its part")]
 
@@ -13,10 +13,10 @@ use tieline_wire::{
 
 pub(crate) const NONCE: [u8; 32] = [7; 32];
 
-/// What the made-up clock advances by between two calls of a driver.
+/// Time by which the simulated clock advances between two calls of a driver.
 const TURN: Duration = Duration::from_micros(1);
 
-/// What a driver reads at a time: as the relay does.
+/// Bytes that a driver reads at a time, as the relay does.
 const READ_BYTES: usize = 256 * 1024;
 
 /// An agent's hello, signed with a real key for [`NONCE`].
@@ -46,7 +46,7 @@ fn open_message() -> Open {
     }
 }
 
-/// One end, and what its driver keeps for it.
+/// One end, with the buffers of its driver.
 pub(crate) struct End {
     pub(crate) mux: Mux,
     transmit: Transmit,
@@ -85,7 +85,7 @@ impl Link {
         link.agent.mux.hello(&signed_hello());
         link.settle();
         assert!(link.relay.mux.is_established() && link.agent.mux.is_established());
-        // The first pings: windows grow by the round trip that they measure.
+        // The first pings: windows grow by the round-trip time that pings measure.
         link.relay.mux.handle_timeout(link.now).expect("a new link");
         link.agent.mux.handle_timeout(link.now).expect("a new link");
         link.settle();
@@ -93,7 +93,7 @@ impl Link {
         link
     }
 
-    /// A session whose target connection stands.
+    /// Opens a session whose target accepts the connection.
     pub(crate) fn open(&mut self) -> SessionId {
         let id = self.relay.mux.open(&open_message()).expect("a free slot");
         let mut opened = 0;
@@ -109,19 +109,19 @@ impl Link {
         id
     }
 
-    /// Brings what the relay has to send to the agent, with every event.
+    /// Moves the relay's bytes to the agent, and passes each event to `on`.
     pub(crate) fn carry_to_agent(&mut self, on: impl FnMut(&mut Mux, Event)) {
         self.now = self.now + TURN;
         carry(&mut self.relay, &mut self.agent, self.now, on);
     }
 
-    /// Brings what the agent has to send to the relay, with every event.
+    /// Moves the agent's bytes to the relay, and passes each event to `on`.
     pub(crate) fn carry_to_relay(&mut self, on: impl FnMut(&mut Mux, Event)) {
         self.now = self.now + TURN;
         carry(&mut self.agent, &mut self.relay, self.now, on);
     }
 
-    /// Moves what is left on both sides, events unseen.
+    /// Moves all bytes that are left on both sides, and ignores the events.
     pub(crate) fn settle(&mut self) {
         while self.relay.mux.wants_transmit() || self.agent.mux.wants_transmit() {
             self.carry_to_agent(|_, _| {});
@@ -129,7 +129,7 @@ impl Link {
         }
     }
 
-    /// `payload` there and back on one session; returns the bytes that came back.
+    /// Sends `payload` there and back on one session; returns the number of bytes that came back.
     pub(crate) fn round_trip(&mut self, id: SessionId, payload: Bytes) -> usize {
         self.relay.mux.send(id, payload, false).expect("credit");
         self.carry_to_agent(|agent, event| {
@@ -155,7 +155,7 @@ impl Link {
     }
 }
 
-/// One driver's turn at either end, in the order that the mux asks for.
+/// One turn of the driver at each end, in the order that the mux requires.
 fn carry(from: &mut End, to: &mut End, now: Moment, mut on: impl FnMut(&mut Mux, Event)) {
     if now >= from.mux.poll_timeout() {
         from.mux.handle_timeout(now).expect("the peer lives");

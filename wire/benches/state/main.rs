@@ -15,7 +15,7 @@ use tieline_wire::Mux;
 #[global_allocator]
 static ALLOCATOR: CountingAllocator = CountingAllocator;
 
-/// Just opened, or idle again after this much went there and back.
+/// Round trips before the measurement: none for sessions just opened, some for sessions idle again.
 const ROUND_TRIPS: [usize; 2] = [0, 100];
 
 fn main() {
@@ -28,8 +28,8 @@ fn main() {
                 ("agent", full.agent, empty.agent),
             ] {
                 let bytes = (full - empty) / sessions;
-                // A session has two windows of its own at least: less would mean that it is not there.
-                assert!(bytes > 64, "{bytes} bytes of {sessions} sessions");
+                // Each session has at least two windows of its own: fewer bytes would mean that it is missing.
+                assert!(bytes > 64, "{bytes} bytes for each of {sessions} sessions");
                 println!(
                     r#"{{"end": "{end}", "sessions": {sessions}, "round_trips": {round_trips}, "bytes": {bytes}}}"#
                 );
@@ -38,13 +38,13 @@ fn main() {
     }
 }
 
-/// What the two muxes of a link hold.
+/// Bytes that the two muxes of a link hold.
 struct Held {
     relay: usize,
     agent: usize,
 }
 
-/// What they free when they are dropped, with `sessions` open and idle.
+/// Bytes that each mux frees when it is dropped, with `sessions` open and idle.
 fn ends_bytes(sessions: usize, round_trips: usize) -> Held {
     let mut link = Link::new();
     let ids: Vec<_> = (0..sessions).map(|_| link.open()).collect();

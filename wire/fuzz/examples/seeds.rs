@@ -31,7 +31,7 @@ fn main() -> io::Result<()> {
 
 type Seeds = Vec<(&'static str, Vec<u8>)>;
 
-/// What a relay sends to its agent in a link's life.
+/// Byte streams of one link: three from the relay, and one from the agent.
 fn sessions() -> Seeds {
     let [mut relay, mut agent] = acquainted();
     relay.handle_timeout(START).expect("a new link");
@@ -52,7 +52,7 @@ fn sessions() -> Seeds {
     let reply = [&answer[..400], &[0; 8]].concat();
     let whole = [first.clone(), second, last].concat();
     let mut skipped = first.clone();
-    // An optional kind that nobody knows, of four bytes.
+    // An optional frame of an unknown kind, with four bytes of payload.
     skipped.extend_from_slice(&[4, 0, 0, 0, 0, 0, 0, 0, 99, 0x80, 0, 0, 1, 2, 3, 4]);
     vec![
         ("open", first),
@@ -75,7 +75,7 @@ fn granted() -> RegisterAck {
     }
 }
 
-/// The payload of the only frame that `write` makes, behind the number of its reader.
+/// The payload of the only frame that `write` makes, after the number of its reader in `READERS`.
 fn table(reader: u8, from: &mut Mux, write: impl FnOnce(&mut Mux)) -> Vec<u8> {
     write(from);
     let bytes = take_output(from, START);
@@ -158,8 +158,8 @@ fn tables() -> Seeds {
 
 /// Scripts of `mux_operations`: a first byte that picks the peer, then operations.
 fn scripts() -> Seeds {
-    // The relay opens, both write, read, consume and finish. The top bit of an operation is the
-    // end that it happens at, and 132 is a multiple of the number of operations.
+    // The relay opens, both write, read, consume and finish. The numbers are those of an older list of 11
+    // operations: the top bit is the end that an operation happens at, and 132 is a multiple of 11.
     let mut honest = vec![4, 0, 0];
     for end in [0, 132] {
         honest.extend([end + 1, 1]);

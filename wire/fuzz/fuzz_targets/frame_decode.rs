@@ -1,5 +1,5 @@
-//! Any header either means exactly one thing or is refused; and a stream that starts anywhere
-//! reads the same in one piece as byte by byte.
+//! Every header is either refused or is the only encoding of its meaning; and a stream that starts
+//! anywhere reads the same in one piece as byte by byte.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

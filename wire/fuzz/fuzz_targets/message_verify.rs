@@ -1,4 +1,4 @@
-//! Any table is either refused with a reason or read into a message, and a message that was read
+//! Every table is either refused with a reason or read into a message, and a message that was read
 //! can be written and reads the same again.
 #![no_main]
 
@@ -10,7 +10,7 @@ use tieline_wire_fuzz::{START, acquainted, give_input, open_message, strangers, 
 const RELAY: usize = 0;
 const AGENT: usize = 1;
 
-/// Who receives which table, and on which session.
+/// Receiver of each table, the table's kind, and its session.
 const READERS: [(usize, Kind, u32); 11] = [
     (RELAY, Kind::Hello, 0),
     (AGENT, Kind::Hello, 0),
@@ -67,11 +67,11 @@ fn write_again(muxes: &mut [Mux; 2], reader: usize, event: Event) {
         Event::GoAway(away) => muxes[RELAY].go_away(away),
         Event::BulkOffer { session, nonce } => muxes[RELAY].offer_bulk(*session, nonce),
         Event::RelayHello(hello) => return relay_hello_again(hello),
-        // An agent's hello would need its key again, an open another session.
+        // An agent's hello would have to be signed again, and an open needs another session.
         _ => return,
     }
     let bytes = take_output(&mut muxes[1 - reader], START);
-    let again = give_input(&mut muxes[reader], START, bytes).expect("what was read is valid");
+    let again = give_input(&mut muxes[reader], START, bytes).expect("a read message is valid");
     assert_eq!(again, [event]);
 }
 
@@ -81,6 +81,6 @@ fn relay_hello_again(hello: &RelayHello) {
     let preface = take_output(&mut agent, START);
     give_input(&mut relay, START, preface).expect("an honest peer");
     let bytes = take_output(&mut relay, START);
-    let again = give_input(&mut agent, START, bytes).expect("what was read is valid");
+    let again = give_input(&mut agent, START, bytes).expect("a read message is valid");
     assert_eq!(again, [Event::RelayHello(hello.clone())]);
 }

@@ -1,5 +1,5 @@
-//! Any script of operations: against a hostile peer nothing panics, between honest ends nobody is
-//! blamed and what comes out is a prefix of what went in.
+//! Any script of operations: a hostile peer causes no panic; between honest ends no error is reported,
+//! and the bytes that come out are a prefix of the bytes that went in.
 #![no_main]
 
 use std::collections::{BTreeMap, VecDeque};
@@ -22,7 +22,7 @@ fuzz_target!(|data: &[u8]| {
     }
 });
 
-/// One call of a driver; `None` for an operation that is not one.
+/// Makes one call of a driver; `None` if the operation is not such a call.
 fn call(mux: &mut Mux, operation: u8, script: &mut Script<'_>) -> Option<()> {
     let id = SessionId(u32::from(script.byte() % 16));
     match operation {
@@ -86,7 +86,7 @@ struct Stream {
     consumed: u64,
 }
 
-/// By the end that sends and the session.
+/// Streams by the end that sends, and by session.
 type Streams = BTreeMap<(usize, SessionId), Stream>;
 
 fn content(offset: u64, len: u64) -> Vec<u8> {
@@ -123,11 +123,11 @@ fn honest(mut script: Script<'_>) {
                 if muxes[side].send(id, bytes.into(), false).is_ok() {
                     stream.sent += len;
                 } else {
-                    assert_eq!(len, 0, "capacity is what can be sent");
+                    assert_eq!(len, 0, "bytes within capacity are taken");
                 }
             }
             10 => {
-                // Slowly enough that no silence of the script is stale.
+                // Slow enough that no silence of the script makes the link stale.
                 now = now + Duration::from_micros(u64::from(script.number() % 20_000));
                 muxes[side].handle_timeout(now).expect("not stale");
             }

@@ -1,12 +1,12 @@
-//! Any text is either refused as a key, a set of keys and a token, or read as one; a key that was
-//! read can be asked about any token.
+//! Any text is either refused or read as a key, a key set or a token; a key that was read can check
+//! any token.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use tieline_wire::claims::{Expected, Jwks, Key, KeySet, verify};
 
 fuzz_target!(|data: &[u8]| {
-    // The keys, a zero, and a token.
+    // The input is keys, a zero byte, and a token.
     let mut parts = data.splitn(2, |byte| *byte == 0);
     let keys = parts.next().unwrap_or_default();
     let token = parts.next().and_then(|token| std::str::from_utf8(token).ok());

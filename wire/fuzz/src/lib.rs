@@ -1,4 +1,4 @@
-//! What the fuzz targets share: two ends of a link that know each other, and how to talk to one.
+//! Shared by the fuzz targets: the two ends of a link, and ways to talk to one.
 
 use std::sync::LazyLock;
 
@@ -51,7 +51,7 @@ pub fn open_message() -> Open {
     }
 }
 
-/// A new link, its relay and its agent, before either said a word.
+/// The relay and the agent of a new link, before either has sent anything.
 pub fn strangers() -> [Mux; 2] {
     [
         Mux::relay(relay_hello(), settings(), START),
@@ -73,7 +73,7 @@ pub fn acquainted() -> [Mux; 2] {
     [relay, agent]
 }
 
-/// Everything that a mux has to send.
+/// All bytes that a mux has to send.
 pub fn take_output(mux: &mut Mux, now: Moment) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut transmit = Transmit::new();
@@ -86,7 +86,7 @@ pub fn take_output(mux: &mut Mux, now: Moment) -> Vec<u8> {
     bytes
 }
 
-/// Every event that `bytes` cause.
+/// All events that `bytes` cause.
 pub fn give_input(
     mux: &mut Mux,
     now: Moment,

@@ -7,7 +7,7 @@ use ring::signature::{ED25519, ED25519_PUBLIC_KEY_LEN, UnparsedPublicKey};
 use super::ClaimsError;
 use crate::weak::is_weak_ed25519;
 
-/// A public key.
+/// An Ed25519 public key.
 pub(super) struct Ed25519(Vec<u8>);
 
 impl Ed25519 {
@@ -16,14 +16,14 @@ impl Ed25519 {
     }
 }
 
-/// A key from its bytes.
+/// Reads a key from its bytes.
 pub(super) fn key(bytes: &[u8]) -> Result<DecodingKey, ClaimsError> {
     if bytes.len() != ED25519_PUBLIC_KEY_LEN {
         let text = format!("an Ed25519 key has {ED25519_PUBLIC_KEY_LEN} bytes");
         return Err(ClaimsError::Key(text));
     }
     if bytes.try_into().is_ok_and(is_weak_ed25519) {
-        let text = "a key of small order, for which tokens need no secret".to_owned();
+        let text = "a key of small order, with which tokens can be forged".to_owned();
         return Err(ClaimsError::Key(text));
     }
     Ok(DecodingKey::from_ed_der(bytes))

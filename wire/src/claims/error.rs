@@ -1,52 +1,52 @@
-//! Why a token, or a key, is no good.
+//! Errors of tokens and keys.
 
 use jsonwebtoken::errors::{Error as TokenError, ErrorKind};
 
 use super::key::SECRET_BYTES_MIN;
 
-/// Longest text of a foreign error that goes into a [`ClaimsError`], in characters.
+/// Longest quoted text of another library's error in a [`ClaimsError`], in characters.
 const DETAIL_CHARS_MAX: usize = 120;
 
-/// Why a token, or a key, is no good. No variant carries the token or a secret.
+/// Why a token or a key is unusable. No variant contains the token or a secret.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ClaimsError {
-    /// Not the text of a token, or claims of the wrong form.
+    /// The text is not a token, or its claims have the wrong form.
     #[error("the token cannot be read: {0}")]
     Malformed(String),
-    /// Signed with an algorithm that no key is for, or not at all.
+    /// The token is unsigned, or signed with an algorithm that no key is for.
     #[error("the token is not signed with an algorithm that this relay has a key for")]
     Algorithm,
-    /// Signed with a key that none of ours is called.
+    /// The token names a key that is not in the set.
     #[error("the token is signed with a key that this relay does not know")]
     UnknownKey,
-    /// Signed with another key, or changed since.
+    /// The signature does not fit: another key signed the token, or the token was changed.
     #[error("the token's signature is wrong")]
     Signature,
-    /// Too old.
+    /// The token has expired.
     #[error("the token expired {ago_seconds} s ago")]
     Expired {
-        /// Since when.
+        /// Seconds since the expiry.
         ago_seconds: u64,
     },
-    /// Not valid yet.
+    /// The token is not valid yet.
     #[error("the token is not valid before {ahead_seconds} s from now (is a clock wrong?)")]
     NotYet {
-        /// How long to wait.
+        /// Seconds until the token is valid.
         ahead_seconds: u64,
     },
-    /// From somebody else.
+    /// The token comes from another issuer.
     #[error("the token's issuer is not {expected:?}")]
     Issuer {
         /// The only issuer that is accepted.
         expected: String,
     },
-    /// Meant for somebody else (RFC 7519, 4.1.3).
-    #[error("the token is not meant for this relay: its audience is another, or missing")]
+    /// The token is meant for another audience (RFC 7519, 4.1.3).
+    #[error("the token is not meant for this relay: its audience is missing or another one")]
     Audience,
-    /// A secret that is too easy to guess.
-    #[error("a secret of {0} bytes is too short, HS256 wants {SECRET_BYTES_MIN} or more")]
+    /// The secret is too short, and so too easy to guess.
+    #[error("a secret of {0} bytes is too short, HS256 needs {SECRET_BYTES_MIN} or more")]
     ShortSecret(usize),
-    /// A key, or a set of keys, that cannot be used.
+    /// The key, or the set of keys, is unusable.
     #[error("no usable key: {0}")]
     Key(String),
 }
@@ -58,9 +58,9 @@ impl ClaimsError {
 
     pub(super) fn of_header(error: &TokenError) -> Self {
         match error.kind() {
-            // Readable JSON that is no header we know: `none`, or an algorithm with another name.
+            // Valid JSON, but not a known header: `none`, or an unknown algorithm.
             ErrorKind::Json(json) if json.is_data() => Self::Algorithm,
-            // What an unverified header says is not repeated.
+            // Text of an unverified header is not repeated.
             _ => Self::malformed("it is not a JSON Web Token"),
         }
     }

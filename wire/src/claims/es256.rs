@@ -6,7 +6,7 @@ use ring::signature::{ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};
 
 use super::ClaimsError;
 
-/// Length of a coordinate.
+/// Length of a coordinate, in bytes.
 const COORDINATE_BYTES: usize = 32;
 
 /// A public key, as an uncompressed point (SEC 1, 2.3.3).
@@ -18,7 +18,7 @@ impl Es256 {
     }
 }
 
-/// A key from a point.
+/// Reads a key from an uncompressed point.
 pub(super) fn key(point: &[u8]) -> Result<DecodingKey, ClaimsError> {
     match point {
         [4, rest @ ..] if rest.len() == 2 * COORDINATE_BYTES => Ok(DecodingKey::from_ec_der(point)),
@@ -28,7 +28,7 @@ pub(super) fn key(point: &[u8]) -> Result<DecodingKey, ClaimsError> {
     }
 }
 
-/// A key from its coordinates.
+/// Reads a key from its coordinates.
 pub(super) fn key_from_coordinates(x: &[u8], y: &[u8]) -> Result<DecodingKey, ClaimsError> {
     if x.len() != COORDINATE_BYTES || y.len() != COORDINATE_BYTES {
         let text = format!("a coordinate on P-256 has {COORDINATE_BYTES} bytes");
@@ -39,7 +39,7 @@ pub(super) fn key_from_coordinates(x: &[u8], y: &[u8]) -> Result<DecodingKey, Cl
 
 impl signature::Verifier<Vec<u8>> for Es256 {
     fn verify(&self, message: &[u8], tag: &Vec<u8>) -> Result<(), signature::Error> {
-        // Checks that the point is on the curve as well.
+        // This also checks that the point is on the curve.
         UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, &self.0)
             .verify(message, tag)
             .map_err(|_| signature::Error::new())

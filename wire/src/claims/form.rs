@@ -1,10 +1,10 @@
-//! How claims are written: dates, lists and words.
+//! Formats of claims: dates, lists and words.
 
 use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// A permission that is there must have its type: `null` must not read as "any".
+/// A permission that is present must have its type: `null` must not read as "any".
 pub(super) fn present<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
 where
     D: Deserializer<'de>,
@@ -19,7 +19,7 @@ pub(super) fn some_date<'de, D: Deserializer<'de>>(
     numeric_date(deserializer).map(Some)
 }
 
-/// Seconds since 1970, whole or not (RFC 7519, 2), held within `u64`.
+/// Seconds since 1970, whole or fractional (RFC 7519, 2), limited to the range of `u64`.
 pub(super) fn numeric_date<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
     struct Seconds;
 
@@ -38,7 +38,7 @@ pub(super) fn numeric_date<'de, D: Deserializer<'de>>(deserializer: D) -> Result
             Ok(u64::try_from(value).unwrap_or(0))
         }
 
-        #[allow(clippy::cast_possible_truncation)] // A float cast saturates, which is wanted.
+        #[allow(clippy::cast_possible_truncation)] // A float cast saturates, as intended.
         fn visit_f64<E>(self, value: f64) -> Result<u64, E> {
             Ok(value as u64)
         }
@@ -54,7 +54,7 @@ enum TextOrList {
     List(Vec<String>),
 }
 
-/// The `scope` claim: words with spaces between (RFC 8693, 4.2); a list is read as well.
+/// The `scope` claim: words separated by spaces (RFC 8693, 4.2); a list is read as well.
 pub(super) mod scope_text {
     use super::{Deserialize, Deserializer, Serializer, TextOrList};
 

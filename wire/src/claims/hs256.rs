@@ -4,7 +4,7 @@ use jsonwebtoken::Algorithm;
 use jsonwebtoken::crypto::{JwtSigner, JwtVerifier};
 use ring::hmac;
 
-/// A secret, as signer and as verifier.
+/// A secret that signs and verifies.
 pub(super) struct Hs256(hmac::Key);
 
 impl Hs256 {

@@ -1,4 +1,4 @@
-//! JSON Web Key Sets (RFC 7517): the keys in one that tokens can be checked with.
+//! JSON Web Key Sets (RFC 7517): reads the keys that can verify tokens.
 
 use std::fmt;
 
@@ -12,32 +12,32 @@ use super::{ClaimsError, ed25519, es256, rs256};
 /// Longest document that is read, in bytes.
 pub const JWKS_BYTES_MAX: usize = 256 * 1024;
 
-/// Most keys of one document that are looked at.
+/// Most keys of one document that are read.
 pub const JWKS_KEYS_MAX: usize = 64;
 
 /// Longest name of a key, in bytes.
 const KEY_ID_BYTES_MAX: usize = 256;
 
-/// Longest text of an unusable key that is quoted, in characters.
+/// Longest quoted text of an unusable key, in characters.
 const QUOTED_CHARS_MAX: usize = 32;
 
-/// What a document holds.
+/// The keys of a document.
 #[derive(Debug)]
 pub struct Jwks {
-    /// The keys that can be used.
+    /// Usable keys.
     pub keys: KeySet,
-    /// The others, at most [`JWKS_KEYS_MAX`] and one for all the rest.
+    /// Unusable keys: at most [`JWKS_KEYS_MAX`], and one entry for all further keys.
     pub skipped: Vec<SkippedKey>,
     /// The document holds a secret (`oct`), usable or not: its readers can sign tokens.
     pub has_secret: bool,
 }
 
-/// A key that cannot be used, and why; it is no error, as a set may serve other programs too.
+/// An unusable key and the reason; not an error, as a set may serve other programs too.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SkippedKey {
-    /// Its place in the document, counted from 1.
+    /// Position of the key in the document, counted from 1.
     pub number: usize,
-    /// Why.
+    /// Why the key is unusable.
     pub why: String,
 }
 
@@ -52,7 +52,7 @@ struct Document {
     keys: Vec<serde_json::Value>,
 }
 
-/// The members that matter here; others are passed over (RFC 7517, 4).
+/// The members that matter here; others are ignored (RFC 7517, 4).
 #[derive(Deserialize)]
 struct Member {
     kty: String,
@@ -67,7 +67,7 @@ struct Member {
     x: Option<String>,
     y: Option<String>,
     k: Option<String>,
-    /// There only if the key is private.
+    /// Present only in a private key.
     d: Option<serde::de::IgnoredAny>,
 }
 
@@ -75,14 +75,14 @@ impl Jwks {
     /// Reads a document.
     ///
     /// # Errors
-    /// [`ClaimsError::Key`] if it is too long or no key set; one without a usable key is empty.
+    /// [`ClaimsError::Key`] if it is too long or not a key set. A set without a usable key reads as empty.
     pub fn read(document: &[u8]) -> Result<Self, ClaimsError> {
         if document.len() > JWKS_BYTES_MAX {
             let text = format!("a key set longer than {JWKS_BYTES_MAX} bytes");
             return Err(ClaimsError::Key(text));
         }
         let Document { keys } = serde_json::from_slice(document).map_err(|error| {
-            let text = format!("no JSON Web Key Set (line {})", error.line());
+            let text = format!("not a JSON Web Key Set (line {})", error.line());
             ClaimsError::Key(text)
         })?;
         let mut read = Self {
@@ -103,7 +103,7 @@ impl Jwks {
         if total > JWKS_KEYS_MAX {
             read.skipped.push(SkippedKey {
                 number: JWKS_KEYS_MAX + 1,
-                why: format!("and all behind it: only {JWKS_KEYS_MAX} keys are looked at"),
+                why: format!("skipped with all behind it: only {JWKS_KEYS_MAX} keys are read"),
             });
         }
         Ok(read)
@@ -127,9 +127,9 @@ fn member(value: serde_json::Value) -> Result<(Option<String>, Key), String> {
     {
         return Err(format!("its kid is longer than {KEY_ID_BYTES_MAX} bytes"));
     }
-    // A secret has no public half.
+    // A secret (`oct`) has no public half.
     if member.d.is_some() && member.kty != "oct" {
-        return Err("a private key; only its public half belongs into a set".to_owned());
+        return Err("a private key; only its public half belongs in a set".to_owned());
     }
     let (algorithm, key) = match member.kty.as_str() {
         "RSA" => {
@@ -157,13 +157,13 @@ fn member(value: serde_json::Value) -> Result<(Option<String>, Key), String> {
     Ok((member.kid, Key::public(algorithm, key)))
 }
 
-/// The key's own `alg`, if it has one, must be what its type is used for here.
+/// Checks that the key's `alg`, if it has one, is the algorithm that its type is used for here.
 fn named_as(alg: &Option<String>, algorithm: Algorithm) -> Result<(), String> {
     let names: &[&str] = match algorithm {
         Algorithm::HS256 => &["HS256"],
         Algorithm::RS256 => &["RS256"],
         Algorithm::ES256 => &["ES256"],
-        // The second name is that of RFC 9864.
+        // RFC 9864 calls it `Ed25519`.
         _ => &["EdDSA", "Ed25519"],
     };
     match alg {
@@ -184,7 +184,7 @@ fn bytes(value: &Option<String>, what: &str) -> Result<Vec<u8>, String> {
     let text = value
         .as_deref()
         .ok_or_else(|| format!("it has no {what}"))?;
-    // Padding is not allowed (RFC 7515, 2), and seen all the same.
+    // Padding is not allowed (RFC 7515, 2), but occurs.
     BASE64URL_NOPAD
         .decode(text.trim_end_matches('=').as_bytes())
         .map_err(|_| format!("its {what} is not base 64 for URLs"))

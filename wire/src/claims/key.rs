@@ -1,4 +1,4 @@
-//! Keys that tokens are checked with, and sets of them.
+//! Keys that verify tokens, and sets of keys.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -10,12 +10,12 @@ use super::{ClaimsError, pem};
 /// Shortest HS256 secret, in bytes: the length of the hash (RFC 7518, 3.2).
 pub const SECRET_BYTES_MIN: usize = 32;
 
-/// Keys that one token is tried with. A signature takes up to 0.1 ms to check.
+/// Most keys that one token is tried with. Checking a signature takes up to 0.1 ms.
 const TRIED_KEYS_MAX: usize = 16;
 
-/// A key that verifies tokens, or a secret that signs them too; its `Debug` is masked.
+/// A key that verifies tokens, or a secret that also signs them; `Debug` masks it.
 ///
-/// It is good for one algorithm, whatever a token says that it is signed with.
+/// It is valid for one algorithm, whatever algorithm a token names.
 #[derive(Clone)]
 pub struct Key {
     pub(super) algorithm: Algorithm,
@@ -26,14 +26,14 @@ impl Key {
     /// A shared secret for HS256.
     ///
     /// # Errors
-    /// [`ClaimsError::ShortSecret`] below [`SECRET_BYTES_MIN`]; [`ClaimsError::Key`] for what is
-    /// a key of another kind, which is likely to be known to others.
+    /// [`ClaimsError::ShortSecret`] below [`SECRET_BYTES_MIN`]; [`ClaimsError::Key`] for a PEM file,
+    /// which is likely to be known to others.
     pub fn hs256(secret: &[u8]) -> Result<Self, ClaimsError> {
         if secret.len() < SECRET_BYTES_MIN {
             return Err(ClaimsError::ShortSecret(secret.len()));
         }
         if secret.starts_with(b"-----BEGIN ") {
-            let text = "a PEM file, and not a secret".to_owned();
+            let text = "a PEM file instead of a secret".to_owned();
             return Err(ClaimsError::Key(text));
         }
         Ok(Self {
@@ -58,7 +58,7 @@ impl Key {
         }
     }
 
-    /// The name of the algorithm that it is good for.
+    /// Name of the key's algorithm.
     #[must_use]
     pub const fn algorithm(&self) -> &'static str {
         match self.algorithm {
@@ -69,7 +69,7 @@ impl Key {
         }
     }
 
-    /// How long a signature is that the key verifies.
+    /// Length of the signatures that the key verifies, in bytes.
     fn signature_bytes(&self) -> usize {
         match (self.algorithm, self.decoding.kind()) {
             (Algorithm::RS256, DecodingKeyKind::RsaModulusExponent { n, .. }) => n.len(),
@@ -109,7 +109,7 @@ impl PartialEq for KeySet {
     }
 }
 
-/// Keys, each with its name if it has one.
+/// Keys, each with an optional name.
 #[derive(Clone, Debug, Default)]
 pub struct KeySet {
     keys: Vec<(Option<String>, Key)>,
@@ -124,13 +124,13 @@ impl From<Key> for KeySet {
 }
 
 impl KeySet {
-    /// None yet.
+    /// An empty set.
     #[must_use]
     pub const fn new() -> Self {
         Self { keys: Vec::new() }
     }
 
-    /// Adds a key; `id` is what tokens call it in their `kid`.
+    /// Adds a key; tokens name it by `id` in their `kid`.
     pub fn add(&mut self, id: Option<String>, key: Key) {
         self.keys.push((id, key));
     }
@@ -140,19 +140,19 @@ impl KeySet {
         self.keys.extend(other.keys);
     }
 
-    /// How many there are.
+    /// Number of keys.
     #[must_use]
     pub fn len(&self) -> usize {
         self.keys.len()
     }
 
-    /// Whether there is none.
+    /// True if there are no keys.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.keys.is_empty()
     }
 
-    /// The keys that are not in `newer`, nor replaced in it by another one of the same name.
+    /// The keys that `newer` neither contains nor replaces by a key of the same name.
     #[must_use]
     pub fn without(&self, newer: &Self) -> Self {
         let is_gone = |(id, key): &&(Option<String>, Key)| {
@@ -166,7 +166,7 @@ impl KeySet {
         }
     }
 
-    /// The lengths that a signature of `algorithm` may have with one of the keys, in bytes.
+    /// Possible lengths of a signature of `algorithm` by one of the keys, in bytes.
     #[must_use]
     pub fn signature_bytes(&self, algorithm: &str) -> BTreeSet<usize> {
         let keys = self.keys.iter().map(|(_, key)| key);
@@ -175,23 +175,23 @@ impl KeySet {
             .collect()
     }
 
-    /// Whether a key is called `id`.
+    /// True if a key is named `id`.
     pub(super) fn knows(&self, id: &str) -> bool {
         self.keys.iter().any(|(it, _)| it.as_deref() == Some(id))
     }
 
-    /// Whether any key has a name.
+    /// True if any key has a name.
     pub(super) fn has_names(&self) -> bool {
         self.keys.iter().any(|(id, _)| id.is_some())
     }
 
-    /// Whether any key is for `algorithm`.
+    /// True if any key is for `algorithm`.
     pub(super) fn has(&self, algorithm: Algorithm) -> bool {
         self.keys.iter().any(|(_, key)| key.algorithm == algorithm)
     }
 
-    /// The keys that a token may be signed with: those of its `id` first, then those without a
-    /// name; every key if it has no `id`.
+    /// Keys that may have signed a token: first the keys named `id`, then the keys without a name; all
+    /// keys if the token has no `id`.
     pub(super) fn fitting<'a>(
         &'a self,
         algorithm: Algorithm,

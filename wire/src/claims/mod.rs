@@ -1,8 +1,8 @@
-//! Tokens: signed text to [`Claims`] and back.
+//! Tokens: reads signed text into [`Claims`], and signs claims.
 //!
-//! The caller brings the keys and the time; nothing here reads a file or a clock. HS256, RS256,
-//! ES256 and EdDSA with Ed25519 are accepted, each with keys that are for it and no other: what a
-//! token says of its algorithm only picks among them. `none` is refused before anything else.
+//! The caller provides keys and time; this module reads no file and no clock. HS256, RS256, ES256 and
+//! EdDSA with Ed25519 are accepted, each only with keys made for it: the algorithm that a token names
+//! only selects among them. `none` is refused before any other check.
 
 mod ed25519;
 mod error;
@@ -28,27 +28,27 @@ pub use self::pattern::matches_pattern;
 use self::provider::install_provider;
 use crate::limits::TOKEN_BYTES_MAX;
 
-/// Clock difference between issuer and relay that is forgiven, in seconds.
+/// Tolerated clock difference between issuer and relay, in seconds.
 pub const LEEWAY_SECONDS: u64 = 60;
 
-/// Most entries of one list in a token: the largest directories put 200 groups into theirs.
+/// Most entries of one list in a token: the largest directories put 200 groups into their tokens.
 pub const CLAIM_ENTRIES_MAX: usize = 256;
 
-/// Longest text in a token, in bytes, lists and names alike.
+/// Longest text in a token, in bytes, for names and list entries alike.
 pub const CLAIM_BYTES_MAX: usize = 256;
 
-/// Facts from a verified token: who, which tunnels, until when.
+/// Facts from a verified token: subject, permissions, validity.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claims {
-    /// Who the token was issued to.
+    /// Subject that the token was issued to.
     pub sub: String,
     /// End of validity, in seconds since 1970.
     #[serde(deserialize_with = "numeric_date")]
     pub exp: u64,
-    /// Who issued it.
+    /// Issuer of the token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub iss: Option<String>,
-    /// Whom it is meant for; absent means anybody.
+    /// Audience that the token is meant for; absent means no particular one.
     #[serde(default, with = "audience", skip_serializing_if = "Option::is_none")]
     pub aud: Option<Vec<String>>,
     /// Start of validity, in seconds since 1970.
@@ -58,40 +58,40 @@ pub struct Claims {
         skip_serializing_if = "Option::is_none"
     )]
     pub nbf: Option<u64>,
-    /// When it was issued, in seconds since 1970.
+    /// Time of issue, in seconds since 1970.
     #[serde(
         default,
         deserialize_with = "some_date",
         skip_serializing_if = "Option::is_none"
     )]
     pub iat: Option<u64>,
-    /// Its own number, for whoever keeps a list of tokens.
+    /// Id of the token, for issuers that keep a list of tokens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub jti: Option<String>,
-    /// The applications (`maya`, `blender`) it is good for; absent means any, empty means none.
+    /// Applications (`maya`, `blender`) that the token is valid for; absent means any, empty means none.
     #[serde(
         default,
         deserialize_with = "present",
         skip_serializing_if = "Option::is_none"
     )]
     pub allowed_dcc: Option<Vec<String>>,
-    /// Patterns of the tunnel names it may ask for; absent means any, empty means none.
+    /// Patterns of tunnel names that the holder may ask for; absent means any, empty means none.
     #[serde(
         default,
         deserialize_with = "present",
         skip_serializing_if = "Option::is_none"
     )]
     pub tunnels: Option<Vec<String>>,
-    /// What it may be used for, as words; see [`Claims::allows_scope`].
+    /// Permitted uses, as words; see [`Claims::allows_scope`].
     #[serde(default, with = "scope_text", skip_serializing_if = "Option::is_none")]
     pub scope: Option<Vec<String>>,
-    /// The groups it belongs to: members of one group reach each other's tunnels.
+    /// Groups of the holder: members of one group reach each other's tunnels.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub groups: Vec<String>,
-    /// Patterns of tunnel names that a caller may reach beside its own.
+    /// Patterns of tunnel names that the holder may reach beside the holder's own tunnels.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reach: Vec<String>,
-    /// Whether its agents may serve one name together with others of its `sub` or groups.
+    /// Whether agents with this token may share a name with agents of the same `sub` or groups.
     #[serde(default, skip_serializing_if = "is_false")]
     pub shared: bool,
 }
@@ -115,9 +115,9 @@ impl Claims {
         })
     }
 
-    /// True if the token may be used as `scope`.
+    /// True if the token may be used for `scope`.
     ///
-    /// A token without the claim is good for agents and callers, never for administration.
+    /// A token without the claim is valid for agents and callers, never for administration.
     #[must_use]
     pub fn allows_scope(&self, scope: Scope) -> bool {
         match &self.scope {
@@ -132,7 +132,7 @@ impl Claims {
         self.exp.saturating_add(LEEWAY_SECONDS)
     }
 
-    /// Whether everything in it has a size that can be kept beside every tunnel.
+    /// Checks that every text and list is small enough to be kept beside every tunnel.
     ///
     /// # Errors
     /// [`ClaimsError::Malformed`] names the claim.
@@ -168,7 +168,7 @@ impl Claims {
                 return Err(ClaimsError::Malformed(text));
             }
         }
-        // Two tokens without a group must not have one in common.
+        // An empty name would put unrelated tokens into one group.
         if self.groups.iter().any(String::is_empty) {
             return Err(ClaimsError::malformed("a name in `groups` is empty"));
         }
@@ -176,12 +176,12 @@ impl Claims {
     }
 }
 
-#[allow(clippy::trivially_copy_pass_by_ref)] // As serde wants it.
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde requires this signature.
 fn is_false(value: &bool) -> bool {
     !*value
 }
 
-/// What a token may be used for.
+/// A permitted use of a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
     /// Register tunnels.
@@ -193,10 +193,10 @@ pub enum Scope {
 }
 
 impl Scope {
-    /// Every scope.
+    /// All scopes.
     pub const ALL: [Self; 3] = [Self::Agent, Self::Caller, Self::Admin];
 
-    /// Its word in the claim.
+    /// The scope's word in the `scope` claim.
     #[must_use]
     pub const fn word(self) -> &'static str {
         match self {
@@ -207,13 +207,13 @@ impl Scope {
     }
 }
 
-/// What a token must say of itself beside having a good signature.
+/// Claims that a token must have beside a valid signature.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Expected<'a> {
-    /// The only issuer that is accepted, if one is named.
+    /// The only accepted issuer, if one is configured.
     pub issuer: Option<&'a str>,
-    /// What the relay is called as an audience. With names, a token must be meant for one of
-    /// them; without, a token that is meant for anybody in particular is not for us.
+    /// The relay's names as an audience. With names, a token must be meant for one of them; without
+    /// names, a token that is meant for a particular audience is refused.
     pub audience: &'a [String],
 }
 
@@ -237,8 +237,8 @@ impl Expected<'_> {
         }
     }
 
-    /// True if a token says that it is as expected, whether or not its signature is good: a look that
-    /// costs no signature, for texts that are likely not to be meant.
+    /// True if the claims of an unverified token are as expected. Costs no signature check, for texts
+    /// that are unlikely to be tokens for this relay.
     #[must_use]
     pub fn is_claimed_by(&self, token: &str) -> bool {
         let mut parts = token.split('.');
@@ -259,8 +259,8 @@ impl Expected<'_> {
 /// Checks a token's signature and validity at `now_seconds` since 1970, and reads it.
 ///
 /// # Errors
-/// [`ClaimsError::Expired`] is one that the same holder can mend with a fresh token;
-/// [`ClaimsError::UnknownKey`] may be mended by newer keys.
+/// [`ClaimsError::Expired`]: the same holder needs a fresh token. [`ClaimsError::UnknownKey`]: newer
+/// keys may help.
 pub fn verify(
     token: &str,
     keys: &KeySet,
@@ -294,7 +294,7 @@ fn read_signed(token: &str, keys: &KeySet) -> Result<Claims, ClaimsError> {
     }
     let header =
         jsonwebtoken::decode_header(token).map_err(|error| ClaimsError::of_header(&error))?;
-    // The library knows no extension, and RFC 7515, 4.1.11 wants such a token refused.
+    // The library supports no extensions, and RFC 7515, 4.1.11 requires such a token to be refused.
     if header.crit.is_some() {
         return Err(ClaimsError::malformed("its header has critical extensions"));
     }
@@ -310,7 +310,7 @@ fn read_signed(token: &str, keys: &KeySet) -> Result<Claims, ClaimsError> {
         return Err(ClaimsError::Algorithm);
     }
     let mut validation = Validation::new(header.alg);
-    // The first two would read the system's clock.
+    // The first two checks would read the system's clock.
     validation.validate_exp = false;
     validation.validate_nbf = false;
     validation.validate_aud = false;
@@ -335,7 +335,7 @@ fn read_signed(token: &str, keys: &KeySet) -> Result<Claims, ClaimsError> {
 /// Signs `claims` with `key`.
 ///
 /// # Errors
-/// [`ClaimsError::Algorithm`] unless it is a secret, [`ClaimsError::Malformed`] if no relay would
+/// [`ClaimsError::Algorithm`] unless `key` is a secret, [`ClaimsError::Malformed`] if no relay would
 /// accept the token.
 pub fn issue(claims: &Claims, key: &Key) -> Result<String, ClaimsError> {
     install_provider();

@@ -1,8 +1,8 @@
-//! Patterns of tunnel names: `*` stands for any run of characters.
+//! Patterns of tunnel names: `*` matches any run of characters.
 
-/// Whether `name` fits `pattern`; letters compare without case, as tunnel names do.
+/// True if `name` matches `pattern`; case is ignored, as in tunnel names.
 ///
-/// Remembers the last `*` only, so it never takes more than `pattern` times `name` steps.
+/// Retries only at the last `*`, so it takes at most `pattern.len() * name.len()` steps.
 #[must_use]
 pub fn matches_pattern(pattern: &str, name: &str) -> bool {
     let (pattern, name) = (pattern.as_bytes(), name.as_bytes());

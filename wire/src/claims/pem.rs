@@ -13,16 +13,16 @@ const INTEGER: u8 = 0x02;
 const BIT_STRING: u8 = 0x03;
 const OBJECT: u8 = 0x06;
 
-/// 1.2.840.113549.1.1.1 (RFC 3279, 2.3.1)
+/// Object identifier of RSA keys: 1.2.840.113549.1.1.1 (RFC 3279, 2.3.1).
 const RSA: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01];
-/// 1.2.840.10045.2.1 (RFC 5480, 2.1.1)
+/// Object identifier of elliptic-curve keys: 1.2.840.10045.2.1 (RFC 5480, 2.1.1).
 const ELLIPTIC: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01];
-/// 1.2.840.10045.3.1.7 (RFC 5480, 2.1.1.1)
+/// Object identifier of the curve P-256: 1.2.840.10045.3.1.7 (RFC 5480, 2.1.1.1).
 const P_256: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
-/// 1.3.101.112 (RFC 8410, 3)
+/// Object identifier of Ed25519 keys: 1.3.101.112 (RFC 8410, 3).
 const EDWARDS_25519: &[u8] = &[0x2b, 0x65, 0x70];
 
-/// Reads the one public key in `text`, and what it verifies.
+/// Reads the one public key in `text`, and the algorithm that it is for.
 pub(super) fn read(text: &[u8]) -> Result<(Algorithm, DecodingKey), ClaimsError> {
     let wrong = |text: &str| ClaimsError::Key(text.to_owned());
     if text.len() > PEM_BYTES_MAX {
@@ -48,7 +48,7 @@ pub(super) fn read(text: &[u8]) -> Result<(Algorithm, DecodingKey), ClaimsError>
                 "an RSA key of an older form; `openssl rsa -RSAPublicKey_in -pubout` rewrites it",
             ));
         }
-        _ => return Err(wrong("a PEM block that is no `PUBLIC KEY`")),
+        _ => return Err(wrong("a PEM block that is not a `PUBLIC KEY`")),
     }
     if block(rest).is_some() {
         return Err(wrong(
@@ -59,10 +59,10 @@ pub(super) fn read(text: &[u8]) -> Result<(Algorithm, DecodingKey), ClaimsError>
     let der = BASE64
         .decode(&body)
         .map_err(|_| wrong("its base 64 is broken"))?;
-    public_key(&der).unwrap_or_else(|| Err(wrong("its content is no SubjectPublicKeyInfo")))
+    public_key(&der).unwrap_or_else(|| Err(wrong("its content is not a SubjectPublicKeyInfo")))
 }
 
-/// Label, body and what follows, of the first block.
+/// Label and body of the first block, and the text after it.
 fn block(text: &str) -> Option<(&str, &str, &str)> {
     let (_, rest) = text.split_once("-----BEGIN ")?;
     let (label, rest) = rest.split_once("-----")?;
@@ -71,7 +71,7 @@ fn block(text: &str) -> Option<(&str, &str, &str)> {
     Some((label, body, rest))
 }
 
-/// `None` if it is not of the form; an error if it is, and names a key that is of no use here.
+/// `None` if `der` is not a SubjectPublicKeyInfo; an error if its key is not supported.
 fn public_key(der: &[u8]) -> Option<Result<(Algorithm, DecodingKey), ClaimsError>> {
     let (info, []) = element(der, SEQUENCE)? else {
         return None;
@@ -100,7 +100,7 @@ fn public_key(der: &[u8]) -> Option<Result<(Algorithm, DecodingKey), ClaimsError
     Some(read)
 }
 
-/// The content of the DER element with `tag` in front, and what follows it.
+/// Content of the DER element with `tag`, and the bytes after it.
 fn element(der: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
     let (&[found, first], rest) = der.split_first_chunk()?;
     if found != tag {
@@ -113,7 +113,7 @@ fn element(der: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
             let (len, rest) = rest.split_first_chunk()?;
             (usize::from(u16::from_be_bytes(*len)), rest)
         }
-        // Longer than any key.
+        // Longer than any supported key.
         _ => return None,
     };
     rest.split_at_checked(len)

@@ -12,7 +12,7 @@ use super::hs256::Hs256;
 use super::rs256::Rs256;
 
 static PROVIDER: CryptoProvider = CryptoProvider {
-    // The relay signs with its secret only; whoever has a private key signs elsewhere.
+    // The relay signs only with its secret; tokens with private keys are signed elsewhere.
     signer_factory: |algorithm, key| match (algorithm, key.family()) {
         (Algorithm::HS256, AlgorithmFamily::Hmac) => Ok(Box::new(Hs256::new(key.as_bytes()))),
         _ => Err(ErrorKind::UnsupportedAlgorithm.into()),
@@ -30,7 +30,7 @@ static PROVIDER: CryptoProvider = CryptoProvider {
         }
         _ => Err(ErrorKind::UnsupportedAlgorithm.into()),
     },
-    // Wanted to make JSON Web Keys out of private ones, which nothing here does.
+    // Needed only to make JSON Web Keys from private keys, which this crate does not do.
     key_utils: KeyUtils::new_unimplemented(),
 };
 
@@ -38,7 +38,7 @@ static PROVIDER: CryptoProvider = CryptoProvider {
 pub(super) fn install_provider() {
     static INSTALLED: Once = Once::new();
     INSTALLED.call_once(|| {
-        // A program that embeds us may have installed its own, which knows these algorithms too.
+        // A program that embeds this crate may have installed its own, which knows these algorithms too.
         let _ = PROVIDER.install_default();
     });
 }

@@ -7,13 +7,13 @@ use ring::signature::{RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents};
 
 use super::ClaimsError;
 
-/// Lengths of a modulus that `ring` verifies with, in bits.
+/// Lengths of a modulus that `ring` accepts, in bits.
 const MODULUS_BITS: std::ops::RangeInclusive<usize> = 2048..=8192;
 
-/// Longest exponent that `ring` verifies with, in bytes.
+/// Longest exponent that `ring` accepts, in bytes.
 const EXPONENT_BYTES_MAX: usize = 4;
 
-/// A public key, big-endian, without leading zeros.
+/// A public key: two big-endian numbers without leading zeros.
 pub(super) struct Rs256 {
     modulus: Vec<u8>,
     exponent: Vec<u8>,
@@ -31,16 +31,16 @@ impl Rs256 {
     }
 }
 
-/// A key from its numbers; one that nothing could be verified with is refused here already.
+/// Reads a key from its numbers; refuses keys that `ring` cannot verify with.
 pub(super) fn key(modulus: &[u8], exponent: &[u8]) -> Result<DecodingKey, ClaimsError> {
-    // Some issuers put a sign byte in front (RFC 7518, 6.3.1.1 says that they must not).
+    // Some issuers put a sign byte in front, which RFC 7518, 6.3.1.1 forbids.
     let (modulus, exponent) = (without_zeros(modulus), without_zeros(exponent));
     let bits = modulus.first().map_or(0, |first| {
         modulus.len() * 8 - first.leading_zeros() as usize
     });
     if !MODULUS_BITS.contains(&bits) {
         let text = format!(
-            "an RSA key of {bits} bits, and {} to {} are accepted",
+            "an RSA key of {bits} bits, but only {} to {} are accepted",
             MODULUS_BITS.start(),
             MODULUS_BITS.end()
         );
@@ -48,7 +48,7 @@ pub(super) fn key(modulus: &[u8], exponent: &[u8]) -> Result<DecodingKey, Claims
     }
     let is_odd = |number: &[u8]| number.last().is_some_and(|byte| byte & 1 == 1);
     if !is_odd(modulus) || !is_odd(exponent) || matches!(exponent, [1]) {
-        return Err(ClaimsError::Key("its RSA numbers are wrong".to_owned()));
+        return Err(ClaimsError::Key("its RSA numbers are invalid".to_owned()));
     }
     if exponent.len() > EXPONENT_BYTES_MAX {
         return Err(ClaimsError::Key("its RSA exponent is too long".to_owned()));

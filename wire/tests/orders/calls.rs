@@ -1,4 +1,4 @@
-//! One end driven by any order of calls, with a peer that sends anything.
+//! One end, driven by calls in any order, with a peer that sends anything.
 
 use proptest::prelude::*;
 use tieline_wire::frame::{self, Kind};
@@ -28,7 +28,7 @@ pub(crate) const KINDS: [Kind; 16] = [
     Kind::Bulk,
 ];
 
-/// A call with any arguments, also wrong ones.
+/// A call with any arguments, including invalid ones.
 #[derive(Clone, Debug)]
 pub(crate) enum Call {
     Input(Vec<u8>),
@@ -139,7 +139,7 @@ pub(crate) fn make(mux: &mut Mux, now: &mut Moment, call: Call) {
             message: String::new(),
         }),
         Call::Pass(micros) => {
-            // Backwards too: a driver's clock may be wrong.
+            // May go backwards: a driver's clock may be wrong.
             *now = Moment::from_micros(micros);
             let _ = mux.handle_timeout(*now);
         }

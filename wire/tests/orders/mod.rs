@@ -1,4 +1,4 @@
-//! Two ends driven by any order of steps, and one end by any order of calls.
+//! Two ends driven by steps in any order, and one end driven by calls in any order.
 
 pub(crate) mod calls;
 
@@ -12,7 +12,7 @@ use crate::peers::{NONCE, content, give_input, open_message, signed_hello, take_
 
 pub(crate) const START: Moment = Moment::from_micros(1_000_000);
 
-/// A relay and an agent that know each other.
+/// A relay and an agent whose handshake is over.
 pub(crate) fn connected(settings: Settings) -> (Mux, Mux) {
     let mut relay = Mux::relay(RelayHello::new(NONCE, 100), settings, START);
     let mut agent = Mux::agent(settings, START);
@@ -26,7 +26,7 @@ pub(crate) fn connected(settings: Settings) -> (Mux, Mux) {
     (relay, agent)
 }
 
-/// One thing that happens at one end.
+/// One step at one end.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Step {
     Open,
@@ -35,7 +35,7 @@ pub(crate) enum Step {
     Finish(u8),
     Reset(u8),
     Consume(u8, usize),
-    /// Our direction moves to the session's lane.
+    /// The direction to the peer moves to the session's lane.
     Move(u8),
     LaneSend(u8, u64),
     LaneDeliver(u8, u64),
@@ -72,25 +72,25 @@ pub(crate) struct Stream {
     pub(crate) lane: Lane,
 }
 
-/// The part of a stream that goes over a lane; only its length is modelled.
+/// The part of a stream that is on a lane; only its length is modelled.
 #[derive(Default)]
 pub(crate) struct Lane {
-    /// The sender moved over.
+    /// The sender moved its direction to the lane.
     moved: bool,
-    /// The receiver was told.
+    /// The receiver knows of the move.
     open: bool,
     on_the_way: u64,
     arrived: u64,
-    /// The sender ended it, and the receiver saw that.
+    /// The sender ended the lane; `ended`: the receiver has seen the end.
     shut: bool,
     ended: bool,
 }
 
-/// A mux, what is on its way to it, and the streams that it sends.
+/// A mux, the bytes on their way to it, and the streams that it sends.
 pub(crate) struct Peer {
     pub(crate) mux: Mux,
     pub(crate) incoming: VecDeque<u8>,
-    /// By session: what this end sent, and what the other one received of it.
+    /// Streams by session: the bytes that this end sent, and those that the other end received.
     pub(crate) streams: BTreeMap<SessionId, Stream>,
 }
 
@@ -144,7 +144,7 @@ impl Two {
                 if taken.is_ok() {
                     stream.sent += len as u64;
                 } else {
-                    assert_eq!(len, 0, "capacity is what can be sent");
+                    assert_eq!(len, 0, "bytes within capacity are taken");
                 }
             }
             Step::Finish(which) => {
@@ -192,7 +192,7 @@ impl Two {
                     return;
                 };
                 let lane = &mut stream.lane;
-                // A reader takes the link's bytes first.
+                // A reader takes the link's bytes before the lane's.
                 if !lane.open || lane.ended || stream.consumed < stream.received - lane.arrived {
                     return;
                 }
@@ -255,7 +255,7 @@ impl Two {
         }
     }
 
-    /// Both readers take everything and both ends finish, until nothing moves.
+    /// Lets both readers take everything and both ends finish, until nothing moves.
     pub(crate) fn settle(&mut self) {
         for _ in 0..10_000 {
             let mut moved = false;
@@ -277,6 +277,6 @@ impl Two {
                 return;
             }
         }
-        panic!("two ends that never fall silent");
+        panic!("the two ends never stop sending");
     }
 }

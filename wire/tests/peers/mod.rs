@@ -1,4 +1,4 @@
-//! What the tests from outside share: an agent that can prove who it is, and ways to talk to a mux.
+//! Shared by the integration tests: an agent with a real key, and ways to talk to a mux.
 
 #![allow(dead_code, reason = "each test uses its part")]
 
@@ -37,7 +37,7 @@ pub(crate) fn open_message() -> Open {
     }
 }
 
-/// What every stream of the tests carries: a byte for each offset, so that any shift shows.
+/// Content of a test stream: one byte for each offset, so that any shift shows.
 pub(crate) fn content(stream: u64, offset: u64, len: usize) -> Vec<u8> {
     (offset..offset + len as u64)
         .map(|at| {
@@ -47,7 +47,7 @@ pub(crate) fn content(stream: u64, offset: u64, len: usize) -> Vec<u8> {
         .collect()
 }
 
-/// Everything that a mux has to send.
+/// All bytes that a mux has to send.
 pub(crate) fn take_output(mux: &mut Mux, now: Moment) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut transmit = Transmit::new();
@@ -60,7 +60,7 @@ pub(crate) fn take_output(mux: &mut Mux, now: Moment) -> Vec<u8> {
     bytes
 }
 
-/// Every event that `bytes` cause.
+/// All events that `bytes` cause.
 pub(crate) fn give_input(mux: &mut Mux, now: Moment, bytes: Vec<u8>) -> Result<Vec<Event>, Error> {
     let mut input = Bytes::from(bytes);
     let mut events = Vec::new();

@@ -1,4 +1,4 @@
-//! One end of the link: a mux, and writers and readers of its sessions.
+//! One end of the link: a mux, with writers and readers of its sessions.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,16 +15,16 @@ pub(crate) struct Flow {
     pub(crate) total: u64,
     pub(crate) sent: u64,
     pub(crate) resets_at_end: bool,
-    /// Gives the session up then, wherever it is.
+    /// When the session is reset, whatever its state.
     pub(crate) reset_at: Option<Moment>,
     pub(crate) we_reset: bool,
     pub(crate) end_queued: bool,
     pub(crate) received: u64,
     pub(crate) pending: u64,
     pub(crate) finished: bool,
-    /// The peer's reset came.
+    /// The peer's reset arrived.
     pub(crate) was_reset: bool,
-    /// Bytes that the reader takes at a time, and how long it rests.
+    /// Bytes that the reader takes at a time; `rest`: its pause between two reads.
     pub(crate) bite: u64,
     pub(crate) rest: Duration,
     pub(crate) reads_at: Moment,
@@ -39,7 +39,7 @@ impl Flow {
             15..19 => random.below(400_000),
             _ => random.below(4_000_000),
         };
-        // Small bites only of small streams, so that every run ends soon.
+        // Small bites come with short rests, so that every run ends soon.
         let (bite, rest) = match random.below(4) {
             0 => (4000, random.millis(40)),
             1 => (u64::MAX, random.millis(4000)),
@@ -112,7 +112,7 @@ impl End {
                 let flow = self.flows.get_mut(&session).unwrap();
                 assert!(!flow.finished && !flow.was_reset && !flow.we_reset);
                 let expected = content(stream, flow.received, payload.len());
-                assert!(payload == expected, "session {session}: other bytes");
+                assert!(payload == expected, "session {session}: wrong bytes");
                 flow.received += payload.len() as u64;
                 flow.pending += payload.len() as u64;
                 if payload.is_empty() {
@@ -134,7 +134,7 @@ impl End {
         self.flows.get_mut(&id).unwrap().we_reset = true;
     }
 
-    /// Writes as much as the session takes; the mux must name it for the rest.
+    /// Writes as much as the session takes; for the rest, the mux must report it as writable.
     pub(crate) fn write(&mut self, id: SessionId, random: &mut Random) {
         let flow = self.flows.get_mut(&id).unwrap();
         while flow.sent < flow.total && !flow.we_reset && !flow.was_reset {
@@ -160,7 +160,7 @@ impl End {
         }
     }
 
-    /// Readers and resets whose time has come; true if any did something.
+    /// Runs the readers and resets that are due; true if any did something.
     pub(crate) fn act(&mut self, now: Moment) -> bool {
         let mut acted = false;
         let ids: Vec<_> = self.flows.keys().copied().collect();
@@ -194,7 +194,7 @@ impl End {
             .min()
     }
 
-    /// Moves bytes into the socket; true if any went.
+    /// Moves bytes into the socket; true if any were moved.
     pub(crate) fn transmit(&mut self, now: Moment, pipe: &mut Pipe, random: &mut Random) -> bool {
         let mut moved = false;
         loop {
@@ -219,7 +219,7 @@ impl End {
         }
     }
 
-    /// Grows whenever something happens that is not a heartbeat.
+    /// Grows with everything that happens except heartbeats.
     pub(crate) fn progress(&self) -> u64 {
         let of = |flow: &Flow| 1 + 2 * flow.received - flow.pending + u64::from(flow.is_done());
         self.flows.values().map(of).sum()

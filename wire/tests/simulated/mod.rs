@@ -1,11 +1,11 @@
-//! The parts of a simulated link.
+//! Parts of a simulated link.
 
 pub(crate) mod end;
 pub(crate) mod pipe;
 
 use std::time::Duration;
 
-/// SplitMix64: small, and the same everywhere.
+/// SplitMix64: small, and the same on every platform.
 pub(crate) struct Random(pub(crate) u64);
 
 impl Random {

@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use tieline_wire::Moment;
 
-/// Bytes that a simulated socket holds for its link.
+/// Bytes that a simulated socket buffers for its link.
 const SOCKET_BYTES: u64 = 128 * 1024;
 
 /// One direction of the link.
 pub(crate) struct Pipe {
     pub(crate) delay: Duration,
     pub(crate) bytes_per_second: u64,
-    /// When the last byte that was taken has left.
+    /// When the last byte in the socket will have left it.
     pub(crate) busy_until: Moment,
     pub(crate) flying: VecDeque<(Moment, Vec<u8>)>,
     pub(crate) cut: bool,
@@ -38,7 +38,7 @@ impl Pipe {
         let waiting = self.busy_until.saturating_since(now).as_micros();
         let waiting = u64::try_from(waiting).unwrap() * self.bytes_per_second / 1_000_000;
         let room = SOCKET_BYTES.saturating_sub(waiting);
-        // As a socket says nothing of the last few bytes.
+        // A real socket does not report the last few free bytes either.
         usize::try_from(if room < 4096 { 0 } else { room }).unwrap()
     }
 

@@ -1,5 +1,5 @@
-//! Which key checks which token: the vectors of the RFCs, files and sets of keys, and tokens that
-//! try to choose their own.
+//! Which key verifies which token: vectors of the RFCs, key files, key sets, and tokens that try to
+//! choose their own key.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -13,7 +13,7 @@ use tieline_wire::claims::{
 
 const NOW: u64 = 1_800_000_000;
 
-/// Made with `openssl genrsa 2048`, as are the tokens below with `openssl dgst` and `pkeyutl`.
+/// Made with `openssl genrsa 2048`; the tokens below are made with `openssl dgst` and `pkeyutl`.
 const RSA_PEM: &str = "-----BEGIN PUBLIC KEY-----
 MIIBIjANBgkqhkiG9w0BAQEFAAOCAQ8AMIIBCgKCAQEAqo2UNt/zHfPUjLIWwp1u
 VEIOOI0Xoh9p81Ou+Z9P67hhdGdFVCz6HSFrJYDYy6/+8R1m2a6vX/oHE12708wh
@@ -83,7 +83,7 @@ fn the_vectors_of_the_rfcs_are_verified() {
     ];
     let keys = set(RFC_KEYS);
     for vector in &vectors {
-        // They are no tokens of ours, as they have no `sub`; that is looked at behind the signature.
+        // Not tokens for a relay, as they have no `sub`; claims are checked after the signature.
         let outcome = check(vector, &keys);
         assert!(
             matches!(outcome, Err(ClaimsError::Malformed(_))),
@@ -131,7 +131,7 @@ fn a_token_cannot_choose_how_it_is_checked() {
     };
     for text in [RSA_PEM, EC_PEM, ED_PEM] {
         let keys = KeySet::from(pem(text));
-        // What anybody can know of a public key, as if it were a secret.
+        // Public data of a key, used as if it were a secret.
         for secret in [text.as_bytes(), text.trim_end().as_bytes(), &der(text)] {
             for header in [
                 r#"{"alg":"HS256"}"#,
@@ -159,14 +159,14 @@ fn a_token_cannot_choose_how_it_is_checked() {
             }
         }
     }
-    // Nor can it bring its own key, or point at one.
+    // A token can neither bring its own key nor point at one.
     let own = r#"{"alg":"HS256","jwk":{"kty":"oct","k":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"},"jku":"http://evil.example/"}"#;
     let keys = KeySet::from(Key::hs256(&[7; 32]).unwrap());
     assert_eq!(
         check(&with_secret(&[0; 32], own), &keys),
         Err(ClaimsError::Signature)
     );
-    // An operator who takes a public key for a secret would publish the secret.
+    // An operator who configures a public key as a secret would publish the secret.
     for text in [RSA_PEM, EC_PEM, ED_PEM] {
         assert!(matches!(
             Key::hs256(text.as_bytes()),
@@ -306,7 +306,7 @@ fn a_key_set_gives_what_can_be_used_and_says_why_not_the_rest() {
     }
 }
 
-/// A fresh Ed25519 key, and its entry in a set.
+/// An Ed25519 key pair, and its entry in a key set.
 fn signer(seed: u8) -> (signature::Ed25519KeyPair, String) {
     let pair = signature::Ed25519KeyPair::from_seed_unchecked(&[seed; 32]).unwrap();
     let public = signature::KeyPair::public_key(&pair).as_ref();
@@ -338,7 +338,7 @@ fn a_key_is_found_by_its_name_or_else_by_trying() {
         check(&signed(&one, &named("three")), &keys),
         Err(ClaimsError::UnknownKey)
     );
-    // A key from a file has no name, and a token's name for it says nothing.
+    // A key from a file has no name, so the name that a token gives it does not matter.
     let file = set(&format!(r#"{{"keys":[{{{one_key}}}]}}"#));
     assert!(check(&signed(&one, &named("any")), &file).is_ok());
     assert_eq!(

@@ -1,4 +1,4 @@
-//! No file, set or token makes a reader panic.
+//! No key file, key set or token makes a reader panic.
 
 use data_encoding::BASE64URL_NOPAD;
 use proptest::prelude::*;
@@ -24,7 +24,7 @@ proptest! {
         cut in any::<prop::sample::Index>(),
     ) {
         let body: String = text.lines().filter(|line| !line.starts_with('-')).collect();
-        let mut der = data_encoding::BASE64.decode(body.as_bytes()).expect("as it stands above");
+        let mut der = data_encoding::BASE64.decode(body.as_bytes()).expect("a valid PEM constant");
         let at = at.index(der.len());
         der[at] = byte;
         der.truncate(cut.index(der.len()) + 1);
@@ -43,11 +43,11 @@ proptest! {
         crv in prop::sample::select(&["P-256", "Ed25519", ""][..]),
         values in prop::collection::vec("[A-Za-z0-9_=?-]{0,90}", 5),
     ) {
-        let [n, e, x, y, k] = &values[..] else { unreachable!("five were asked for") };
+        let [n, e, x, y, k] = &values[..] else { unreachable!("the strategy makes five values") };
         let text = format!(
             r#"{{"keys":[{{"kty":"{kty}","crv":"{crv}","n":"{n}","e":"{e}","x":"{x}","y":"{y}","k":"{k}"}}]}}"#
         );
-        let read = Jwks::read(text.as_bytes()).expect("a set");
+        let read = Jwks::read(text.as_bytes()).expect("a key set");
         for token in [RS256, ES256, EDDSA] {
             let _ = check(token, &read.keys);
         }
