@@ -24,7 +24,7 @@ pub enum Failure<B, P> {
     Broken(P),
 }
 
-/// What was at fault when a request got no answer.
+/// The fault that left a request without an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// The caller's request.
@@ -35,7 +35,7 @@ pub enum Fault {
     Closed,
 }
 
-/// Whether the next hop may have received an unanswered request; callers are told its word.
+/// Whether the next hop may have received an unanswered request; callers are told [`Delivery::word`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Delivery {
     /// The next hop may have received the request, and may have acted on it.

@@ -13,7 +13,7 @@ pub const OPTIONAL: u8 = 0x80;
 /// Offset of the flags in a header, in bytes.
 pub(crate) const FLAGS_OFFSET: usize = 9;
 
-/// What a frame carries.
+/// Kind of a frame: what its payload is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 #[expect(missing_docs, reason = "each kind is documented with its message")]
@@ -96,7 +96,7 @@ pub struct Header {
     pub payload_len: u32,
     /// The session; 0 means the link itself.
     pub session: SessionId,
-    /// What follows; `None` for an optional kind that this build does not know.
+    /// Kind of the payload; `None` for an optional kind that this build does not know.
     pub kind: Option<Kind>,
     /// True for the last frame of a message.
     pub end_of_message: bool,

@@ -64,7 +64,7 @@ enum Part {
     /// A body with this many bytes still to come.
     Body(u64),
     Chunks(Chunks),
-    /// The request is refused, and no more is read from the caller. hyper gets these bytes, then the end.
+    /// The request is refused, and further bytes of the caller are dropped. hyper gets these bytes, then the end.
     Refused(&'static [u8]),
 }
 
@@ -158,7 +158,7 @@ impl Scanner {
         }
     }
 
-    /// True once no more is read from the caller.
+    /// True once further bytes of the caller are dropped.
     const fn is_refused(&self) -> bool {
         matches!(self.part, Part::Refused(_))
     }

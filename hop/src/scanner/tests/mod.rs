@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use super::*;
 use sound::{Sound, broken, fault, sound};
 
-/// What hyper gets of `input`, cut into pieces of these lengths in rotation, and the final scanner.
+/// Bytes that hyper gets of `input`, cut into pieces of these lengths in rotation, and the final scanner.
 fn passed(input: &[u8], lengths: &[usize]) -> (Vec<u8>, Scanner) {
     let mut intake = Intake::new();
     let mut got = Vec::new();
