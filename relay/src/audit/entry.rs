@@ -1,4 +1,4 @@
-//! One line of the audit log.
+//! Entries of the audit log, and their form as JSON.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -11,64 +11,64 @@ use tieline_wire::{AgentKey, TunnelId};
 use crate::auth::{Identity, Owner};
 use crate::config::rfc3339;
 
-/// Longest path that is noted, in bytes; what is longer is cut there.
+/// Longest path in an entry, in bytes; longer paths are cut.
 const PATH_BYTES_MAX: usize = 256;
 
-/// What stands in the log for a part of a path that holds a token.
+/// Replaces each path segment that holds a token.
 const TOKEN_LEFT_OUT: &str = "[token]";
 
-/// Bytes of an agent's key that are noted, from its start.
+/// Leading bytes of an agent's key that an entry shows.
 const KEY_BYTES: usize = 16;
 
-/// What happened.
+/// The event that an entry reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Kind {
     /// The relay started.
     Started,
-    /// The relay stops.
+    /// The relay is stopping.
     Stopped,
     /// An agent got a tunnel.
     Registered,
     /// An agent did not get a tunnel.
     RegistrationRefused,
-    /// An agent lost a tunnel that it had, and its link goes on.
+    /// An agent lost a tunnel while its link goes on.
     Withdrawn,
-    /// An agent's connection became no link.
+    /// An agent's connection was refused before it became a link.
     LinkRefused,
     /// A link ended.
     LinkEnded,
-    /// An HTTP request was answered, also by the relay itself.
+    /// An HTTP request was answered, by a target or by the relay itself.
     Request,
     /// A raw session began.
     Session,
     /// A raw session ended.
     SessionEnded,
-    /// A raw caller was turned away.
+    /// A raw caller was refused.
     SessionRefused,
-    /// An operator took access back.
+    /// An operator revoked access.
     Revoked,
     /// An operator took a tunnel from its agents.
     Kicked,
-    /// An operator turned a tunnel's callers away.
+    /// An operator paused a tunnel: its callers are refused.
     Paused,
-    /// An operator let them come again.
+    /// An operator resumed a paused tunnel.
     Resumed,
     /// An operator unbound a name.
     Forgotten,
-    /// Entries are missing here.
+    /// Entries were lost before this one; the queue or the disk did not take them.
     Lost,
-    /// Refusals are missing here, of which there were too many.
+    /// Refusals were left out before this entry, because there were too many.
     RefusalsLeftOut,
 }
 
-/// One line. What is not known of it is left out.
+/// One line of the audit log. Unknown fields are left out.
 #[derive(Debug, Serialize)]
 pub(crate) struct Entry {
     #[serde(serialize_with = "as_time")]
     time: SystemTime,
     event: Kind,
-    /// Whose token it was; absent for somebody who had none.
+    /// Owner of the token that was shown; absent without a token.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "as_sub")]
     sub: Option<Arc<Owner>>,
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "as_hex")]
@@ -87,25 +87,25 @@ pub(crate) struct Entry {
     path: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     status: Option<u16>,
-    /// Why not, in the words of metrics and answers.
+    /// Why it was refused or ended: the code used in metrics and answers.
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     bytes_to_target: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     bytes_to_frontend: Option<u64>,
-    /// What an operator said.
+    /// The object of an operator's order, such as the revoked subject.
     #[serde(skip_serializing_if = "Option::is_none")]
     what: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     count: Option<u64>,
-    /// When the first of them was.
+    /// For a count: time of the first event counted.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "as_since")]
     since: Option<SystemTime>,
 }
 
 impl Entry {
-    /// Of something that happens now.
+    /// An entry with the current time and no other field.
     pub(crate) fn new(event: Kind) -> Self {
         Self {
             time: SystemTime::now(),
@@ -128,7 +128,7 @@ impl Entry {
         }
     }
 
-    /// Of who has this identity, or of somebody without one.
+    /// Sets the owner; `None` for an event without a verified token.
     pub(crate) fn of(mut self, identity: Option<&Identity>) -> Self {
         self.sub = identity.map(|it| Arc::clone(&it.owner));
         self
@@ -174,26 +174,26 @@ impl Entry {
         self
     }
 
-    /// The first of them was so long ago.
+    /// Sets the time of the first counted event to `ago` before the entry.
     pub(crate) fn since(mut self, ago: Duration) -> Self {
         self.since = self.time.checked_sub(ago);
         self
     }
 }
 
-/// An HTTP request, until its answer is known.
+/// An HTTP request whose answer is not known yet.
 #[derive(Debug)]
 pub(crate) struct Call {
     method: Option<Method>,
     path: Option<String>,
     pub(crate) address: Option<IpAddr>,
     pub(crate) tunnel: Option<TunnelId>,
-    /// It is known to hold no token.
+    /// Method, path and tunnel were searched for tokens already.
     is_searched: bool,
 }
 
 impl Call {
-    /// One for `path`, which has no query.
+    /// A call for `path`, which has no query string.
     pub(crate) fn new(method: Method, path: &str) -> Self {
         Self {
             method: Some(method),
@@ -204,13 +204,13 @@ impl Call {
         }
     }
 
-    /// Method and path were searched, and hold no token.
+    /// Marks method and path as searched and free of tokens.
     pub(crate) fn searched(&mut self) {
         self.path = self.path.take().map(cut);
         self.is_searched = true;
     }
 
-    /// Leaves out what `holds` a token, unless that was searched before.
+    /// Removes parts for which `holds` finds a token, unless the call was searched already.
     pub(crate) fn hide(&mut self, holds: impl Fn(&[u8]) -> bool) {
         if self.is_searched {
             return;
@@ -223,14 +223,14 @@ impl Call {
             let mut parts: Vec<_> = path.split('/').collect();
             for part in &mut parts {
                 if holds(part.as_bytes()) {
-                    // A tunnel's name is in lower case, where the token may not be.
+                    // A tunnel's name is lower case; the token in its place may have capitals.
                     self.tunnel
                         .take_if(|tunnel| tunnel.as_str().eq_ignore_ascii_case(part));
                     *part = TOKEN_LEFT_OUT;
                 }
             }
             let left = parts.join("/");
-            // A token may lie in several parts.
+            // A token may span several segments.
             self.path = Some(match holds(left.as_bytes()) {
                 true => format!("/{TOKEN_LEFT_OUT}"),
                 false => left,
@@ -239,7 +239,7 @@ impl Call {
         self.searched();
     }
 
-    /// One from `address` of which not even the head could be read.
+    /// A call from `address` whose request head could not be read.
     pub(crate) fn unread(address: IpAddr) -> Self {
         Self {
             method: None,
@@ -250,7 +250,7 @@ impl Call {
         }
     }
 
-    /// Its line: `reason` is the relay's own word, if it answered by itself, or why it has no status.
+    /// The call's entry. `reason` is the relay's code if the relay answered, or tells why there is no status.
     pub(crate) fn answered(
         self,
         identity: Option<&Identity>,
@@ -269,7 +269,7 @@ impl Call {
     }
 }
 
-/// A path as far as it is noted, cut between two characters.
+/// Cuts `path` to the longest noted length, at a character boundary.
 fn cut(mut path: String) -> String {
     if path.len() > PATH_BYTES_MAX {
         let ends = path.char_indices().map(|(at, _)| at);

@@ -1,4 +1,4 @@
-//! The file of the audit log: nobody else may read it, and it does not grow for ever.
+//! The file of the audit log: readable by its owner and group only, rotated by size.
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write};
@@ -8,29 +8,29 @@ use std::path::{Path, PathBuf};
 use super::whole_lines::mend;
 use crate::config::AuditConfig;
 
-/// Mode of a new file. A group may be allowed to read it afterwards, and no more.
+/// Mode of a new file. An operator may later let a group read it; wider modes are taken back.
 const MODE: u32 = 0o600;
 const MODE_WIDEST: u32 = 0o640;
 
-/// Bytes that are written together.
+/// Bytes collected for one write.
 const WRITE_BYTES: usize = 64 * 1024;
 
-/// A file that is renamed, and begun anew, before it grows too long.
+/// An append-only file that is renamed and started anew when it reaches its size limit.
 #[derive(Debug)]
 pub(super) struct RotatedFile {
     path: PathBuf,
     max_bytes: u64,
     keep: u32,
-    /// Absent after an error, until the next attempt.
+    /// The open file; absent after an error or a rotation, until the next write.
     file: Option<File>,
     len: u64,
-    /// Whole lines that are still to be written, and how many they are.
+    /// Whole lines not yet written; `lines` is their number.
     waiting: Vec<u8>,
     lines: u64,
 }
 
 impl RotatedFile {
-    /// Opens the file, behind the whole lines that are in it.
+    /// Opens the file for appending, after removing a half-written last line.
     pub(super) fn open(config: &AuditConfig) -> io::Result<Self> {
         let mut it = Self {
             path: config.file.clone(),
@@ -57,23 +57,23 @@ impl RotatedFile {
         Ok(self.file.insert(file))
     }
 
-    /// From the next line on, the file that has the name then is written to.
+    /// Closes the file; the next write opens the file that then has the configured name.
     pub(super) fn reopen(&mut self) {
         self.file = None;
     }
 
-    /// Adds a line, line break included. It is written when there are many, or by
-    /// [`RotatedFile::flush`].
+    /// Adds a line, line break included. The line is buffered until [`WRITE_BYTES`] are collected or
+    /// [`RotatedFile::flush`] is called.
     ///
     /// # Errors
-    /// How many lines were lost, and why.
+    /// The number of lines that were lost, and the cause.
     pub(super) fn add(&mut self, line: &[u8]) -> Result<(), (u64, io::Error)> {
         let ahead = self.len + self.waiting.len() as u64;
         if ahead > 0 && ahead + line.len() as u64 > self.max_bytes {
-            // This line goes with those before it.
+            // A failed flush loses this line too.
             self.flush().map_err(|(lost, error)| (lost + 1, error))?;
             if let Err(error) = self.rotate() {
-                // It goes on in the file that there is, and tries again with the next line.
+                // Writing goes on in the current file; the next line tries to rotate again.
                 tracing::debug!(%error, "the audit log was not rotated");
             }
         }
@@ -85,10 +85,10 @@ impl RotatedFile {
         Ok(())
     }
 
-    /// Writes what waits.
+    /// Writes the buffered lines.
     ///
     /// # Errors
-    /// How many lines were lost, and why.
+    /// The number of lines that were lost, and the cause.
     pub(super) fn flush(&mut self) -> Result<(), (u64, io::Error)> {
         if self.waiting.is_empty() {
             return Ok(());
@@ -100,13 +100,13 @@ impl RotatedFile {
         waiting.clear();
         self.waiting = waiting;
         outcome.map_err(|error| {
-            // To open it again cuts off the half line that it may end with.
+            // Opening the file again cuts off a half-written last line.
             self.file = None;
             (lost, error)
         })
     }
 
-    /// Says also how many bytes the file took.
+    /// Writes `waiting`; also returns the number of bytes the file took.
     fn write(&mut self, waiting: &[u8]) -> (usize, io::Result<()>) {
         let file = match self.file() {
             Ok(file) => file,
@@ -121,22 +121,22 @@ impl RotatedFile {
                 Err(error) => return (written, Err(error)),
             }
         }
-        // Others may have shortened it.
+        // Another process may have truncated the file.
         let len = file.metadata().map(|it| it.len());
         (written, len.map(|len| self.len = len))
     }
 
-    /// What was written is to outlive the machine.
+    /// Syncs the written data to disk, so it survives a crash of the machine.
     pub(super) fn sync(&self) {
         if let Some(file) = &self.file {
-            // There is nobody left to tell.
+            // Called while the relay stops: the failure is not reported.
             let _ = file.sync_data();
         }
     }
 
     fn rotate(&mut self) -> io::Result<()> {
         if !self.path.try_exists()? {
-            // Somebody else moved it away: there is nothing to rotate, and nobody reads on here.
+            // Another process moved the file away: nothing to rotate, and the open file has no reader.
             self.reopen();
             self.len = 0;
             return Ok(());
@@ -165,7 +165,7 @@ impl RotatedFile {
 }
 
 fn open(path: &Path) -> io::Result<File> {
-    // To open a named pipe would wait for its reader.
+    // Opening a named pipe would block until it has a reader.
     if fs::metadata(path).is_ok_and(|it| !it.is_file()) {
         let text = "it is not a regular file";
         return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
@@ -318,7 +318,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let config = config(&folder, 1000, 1);
         let mut file = RotatedFile::open(&config).unwrap();
-        // As a disk that is full does.
+        // Fails every write like a full disk.
         file.file = Some(OpenOptions::new().write(true).open("/dev/full").unwrap());
         file.add(b"one\n").unwrap();
         file.add(b"two\n").unwrap();
@@ -334,7 +334,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let config = config(&folder, 1_000_000, 1);
         let mut file = RotatedFile::open(&config).unwrap();
-        // It takes a part, and then says that it is full.
+        // A full pipe takes part of a write, then fails with WouldBlock.
         let flags = rustix::pipe::PipeFlags::NONBLOCK;
         let (mut reads, writes) = rustix::pipe::pipe_with(flags)
             .map(|(reads, writes)| {

@@ -1,7 +1,7 @@
-//! The audit log: who did what, as lines of JSON in a file. Never a token, a query or a header.
+//! The audit log: who did what, as lines of JSON in a file. It never holds a token, a query string or a header field.
 //!
-//! Whoever has something to tell puts it into a queue and goes on; one thread writes. What the queue
-//! or the disk does not take is counted, and said in the file itself.
+//! Shards put entries into a bounded queue and never wait; one thread writes them. Entries lost at the full queue or
+//! at the disk are counted, and the file states how many.
 
 mod entry;
 mod file;
@@ -21,11 +21,11 @@ use crate::config::AuditConfig;
 use crate::error::StartError;
 use crate::metrics::AuditCounts;
 
-/// Entries that may wait for the writer: with one look every 50 ms, 160,000 in a second. Some 4 MiB
-/// when it is full.
+/// Entries that may wait for the writer. One pass per 50 ms then writes up to 160,000 a second. A full
+/// queue takes about 4 MiB.
 const QUEUE_MAX: usize = 8192;
 
-/// The way into the audit log, if there is one.
+/// Handle that notes audit entries; `None` without an audit file.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Audit(Option<Arc<Queue>>);
 
@@ -36,14 +36,14 @@ struct Queue {
     writer: Thread,
 }
 
-/// What those who note and the one who writes both know.
+/// State that the noting threads and the writer share.
 #[derive(Debug, Default)]
 struct Tally {
-    /// Entries that were lost, in the queue or at the disk.
+    /// Entries lost, at the full queue or at the disk, since the start.
     dropped: AtomicU64,
     refusals: Refusals,
-    /// The writer sleeps until somebody wakes it, or is about to. Only ever swapped: of an entry and a
-    /// writer that is about to sleep either sees the other, as at a shard's mailbox.
+    /// The writer is parked or about to park. Changed only by swapping, so an entry and a writer about to
+    /// park cannot miss each other, as at a shard's mailbox.
     is_asleep: AtomicBool,
 }
 
@@ -54,10 +54,10 @@ impl Tally {
 }
 
 impl Audit {
-    /// Opens the file and starts to write; nothing at all where no file is named.
+    /// Opens the audit file and starts the writer; does nothing if `config` is `None`.
     ///
     /// # Errors
-    /// The file cannot be used, or there is no thread to be had.
+    /// The file cannot be opened or written, or the thread cannot be started.
     pub(crate) fn start(
         config: Option<&AuditConfig>,
     ) -> Result<(Self, Option<Writer>), StartError> {
@@ -75,20 +75,20 @@ impl Audit {
         Ok((Self(Some(Arc::new(queue))), Some(writer)))
     }
 
-    /// Whether anybody wants to know.
+    /// Whether an audit file is configured.
     pub(crate) const fn is_on(&self) -> bool {
         self.0.is_some()
     }
 
-    /// Notes what `entry` makes, without waiting for anything.
+    /// Queues the entry that `entry` builds, without waiting.
     pub(crate) fn note(&self, entry: impl FnOnce() -> Entry) {
         if let Some(queue) = &self.0 {
             queue.put(entry());
         }
     }
 
-    /// The same for something that was refused, which strangers can cause without end: in a flood of
-    /// them most are only counted.
+    /// Queues the entry of a refusal. Strangers can cause refusals without limit, so above a rate most
+    /// refusals are only counted.
     pub(crate) fn note_refused(&self, entry: impl FnOnce() -> Entry) {
         let Some(queue) = &self.0 else {
             return;
@@ -101,7 +101,7 @@ impl Audit {
         }
     }
 
-    /// Entries that did not reach the file, and refusals that were only counted.
+    /// Entries that did not reach the file, and refusals that were counted without an entry.
     pub(crate) fn counts(&self) -> AuditCounts {
         let tally = self.0.as_ref().map(|queue| &queue.tally);
         AuditCounts {
@@ -119,7 +119,7 @@ impl Queue {
         }
     }
 
-    /// That is a system call; while the writer has something to do it looks by itself.
+    /// Unparks the writer if it is parked: unparking is a system call, and a busy writer polls the queue.
     fn wake(&self) {
         if self.tally.is_asleep(false) {
             self.writer.unpark();

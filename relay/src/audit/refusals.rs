@@ -1,42 +1,42 @@
-//! How many refusals are noted: whoever may connect can cause them, and must not push what matters out
-//! of the files.
+//! Rate limit for noted refusals: any peer that can connect can cause refusals, and a flood must not rotate
+//! the important entries out of the files.
 
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 use std::time::{Duration, Instant};
 
-/// Refusals that are noted each second in the long run. A flood then writes some 250 MB in a day, of
-/// 300 bytes each; what is kept by default is 700 MB.
+/// Refusals noted per second in the long run. A flood then writes some 250 MB a day, at 300 bytes
+/// each; the files kept by default hold 700 MB.
 const PER_SECOND: u64 = 10;
 
-/// How many may be noted at once after a quiet time: those of a studio whose key was changed.
+/// Refusals noted at once after a quiet time, such as those of a whole studio whose key changed.
 const BURST: u64 = 1000;
 
 const PRICE_NS: u64 = 1_000_000_000 / PER_SECOND;
 
-/// How long refusals are left out before the file says how many.
+/// Time from the first refusal left out to the entry that counts them.
 const SUM_INTERVAL: Duration = Duration::from_secs(10);
 
-/// What becomes of a refusal.
+/// What happens to one refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ruling {
     Noted,
-    /// It is the first that is left out, and the file must say so in a while.
+    /// Left out as the first since the last count: the file must state the count after [`SUM_INTERVAL`].
     First,
     LeftOut,
 }
 
-/// What all shards noted and left out, without locks.
+/// Lock-free counters of noted and left-out refusals, shared by all shards.
 #[derive(Debug)]
 pub(super) struct Refusals {
     started: Instant,
-    /// When all that were noted are paid for, in nanoseconds since the start.
+    /// Time at which the rate limit has paid for all noted refusals, in nanoseconds since `started`.
     paid_at: AtomicU64,
-    /// Of all time.
+    /// Refusals left out since the start.
     left_out: AtomicU64,
-    /// Those that the file knows nothing of.
+    /// Refusals left out that the file has not counted yet.
     untold: AtomicU64,
-    /// Since when there are any, in nanoseconds since the start; 0 if there are none.
+    /// Time of the first uncounted refusal left out, in nanoseconds since `started`; 0 without any.
     since: AtomicU64,
 }
 
@@ -53,12 +53,12 @@ impl Default for Refusals {
 }
 
 impl Refusals {
-    /// Nanoseconds since the start.
+    /// Nanoseconds since `started`.
     pub(super) fn now(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX / 2)
     }
 
-    /// There is another one.
+    /// Decides on a refusal at `now`, and counts it if it is left out.
     pub(super) fn rule(&self, now: u64) -> Ruling {
         let paid = self.paid_at.fetch_update(AcqRel, Acquire, |paid_at| {
             let then = paid_at.max(now) + PRICE_NS;
@@ -80,7 +80,7 @@ impl Refusals {
         }
     }
 
-    /// In how long the file is to say how many were left out, if any were.
+    /// Time until the file must count the refusals left out, if there are any.
     pub(super) fn due_in(&self, now: u64) -> Option<Duration> {
         let since = match self.since.load(Acquire) {
             0 => return None,
@@ -89,14 +89,14 @@ impl Refusals {
         Some(SUM_INTERVAL.saturating_sub(since))
     }
 
-    /// How many were left out, and since how long ago, as the file says it now.
+    /// Takes the number of uncounted refusals left out, and the time since the first, for the file.
     pub(super) fn tell(&self, now: u64) -> (u64, Duration) {
         let since = self.since.swap(0, AcqRel);
         let count = self.untold.swap(0, AcqRel);
         (count, Duration::from_nanos(now.saturating_sub(since)))
     }
 
-    /// Those that were left out, of all time.
+    /// Refusals left out since the start.
     pub(super) fn left_out(&self) -> u64 {
         self.left_out.load(Relaxed)
     }

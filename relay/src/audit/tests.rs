@@ -107,7 +107,7 @@ fn a_token_in_a_path_method_or_name_is_left_out() {
 fn what_does_not_fit_is_counted_and_said_in_the_file() {
     let folder = tempfile::tempdir().unwrap();
     let config = AuditConfig::new(folder.path().join("audit.log"));
-    // Nobody reads yet: the queue fills up.
+    // No writer runs yet, so the queue fills up.
     let (sender, entries) = sync_channel(QUEUE_MAX);
     let tally = Arc::<Tally>::default();
     let audit = Audit(Some(Arc::new(Queue {
@@ -162,7 +162,7 @@ fn an_entry_wakes_a_writer_that_sleeps_or_is_about_to() {
     let until = |what: &dyn Fn() -> bool| {
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
         while !what() {
-            assert!(std::time::Instant::now() < deadline, "nobody writes");
+            assert!(std::time::Instant::now() < deadline, "the writer did not write in time");
             std::thread::yield_now();
         }
     };
@@ -189,7 +189,7 @@ fn a_file_that_was_moved_away_is_opened_anew_while_nothing_happens() {
     assert_eq!(lines(&moved), [json!({"event": "started"})]);
 }
 
-/// A tunnel's name is written in lower case, where the token in its place may have capitals.
+/// A tunnel's name is lower case; the token in its place may have capitals.
 #[test]
 fn a_token_in_the_place_of_a_tunnels_name_is_left_out_there_too() {
     let token = "Operators-Token-0123456789";
@@ -205,7 +205,7 @@ fn a_token_in_the_place_of_a_tunnels_name_is_left_out_there_too() {
 fn without_a_file_nothing_is_made() {
     let (audit, writer) = Audit::start(None).unwrap();
     assert!(!audit.is_on() && writer.is_none());
-    audit.note(|| panic!("nobody wants it"));
+    audit.note(|| panic!("an entry was built without an audit file"));
     assert_eq!(audit.counts().dropped, 0);
 }
 
@@ -219,7 +219,7 @@ fn a_file_that_cannot_be_written_stops_the_start() {
 }
 
 #[test]
-#[ignore = "measures; by hand, with --release"]
+#[ignore = "a measurement: run by hand with --release"]
 fn how_long_a_request_takes_to_note() {
     const ROUNDS: u32 = 5_000;
     let folder = tempfile::tempdir().unwrap();

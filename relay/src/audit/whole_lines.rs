@@ -1,22 +1,22 @@
-//! The end of the audit log's file: whole lines only, whatever a killed relay or a full disk left there.
+//! Repairs the end of the audit file after a crash or a full disk, so that the file holds only whole lines.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
-/// How far back the beginning of the last line is looked for. A line has a handful of texts of some
-/// hundred bytes each, and a byte takes 6 at most in JSON.
+/// How far back from the end the start of the last line is searched, in bytes. A line has a handful of texts of
+/// some hundred bytes each; JSON escapes a byte with at most 6.
 const LINE_BYTES_MAX: u64 = 64 * 1024;
 
-/// Makes the file end with a whole line. A relay that was killed while it wrote, and a disk that was
-/// full, leave half of one, which no reader of lines understands: it is cut off.
+/// Makes the file end with a whole line: cuts off the half-written line that a killed relay or a full
+/// disk left.
 ///
-/// The lock is held by each relay for as long as it has the file open, so that none cuts off what
-/// another one is writing; a reader who holds it as well costs an empty line at most.
+/// Each relay holds a lock while it has the file open, so that no relay cuts off a line another is
+/// writing. A reader that also holds a lock costs at most an empty line.
 pub(super) fn mend(path: &Path, file: &File) -> io::Result<()> {
     let is_alone = file.try_lock().is_ok();
     let outcome = mend_end(path, file, is_alone);
-    // Shared from now on. Where that is refused, another relay has the file for itself.
+    // Keep a shared lock. It is refused only while another relay holds the file exclusively.
     let _ = file.try_lock_shared();
     outcome
 }
@@ -30,7 +30,7 @@ fn mend_end(path: &Path, mut file: &File, is_alone: bool) -> io::Result<()> {
             reader.seek(SeekFrom::Start(start))?;
             reader.take(LINE_BYTES_MAX).read_to_end(&mut end)?;
         }
-        // It may be written and not read.
+        // The file can be writable without being readable.
         Err(_) if len > 0 => return file.write_all(b"\n"),
         Err(_) => return Ok(()),
     }
@@ -64,7 +64,7 @@ mod tests {
         let config = config(&folder);
         let line = "{\"event\":\"started\"}\n";
         let long = format!("{{\"event\":\"{}\"}}\n", "x".repeat(5_000));
-        // What a killed relay may leave, and what is kept of it.
+        // File content before the repair, and the part that the repair keeps.
         let mut left = vec![
             (String::new(), ""),
             (line.to_owned(), line),
@@ -96,7 +96,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let config = config(&folder);
         let first = RotatedFile::open(&config).unwrap();
-        // As it looks while the first one is in the middle of a write.
+        // The file while the first relay is in the middle of a write.
         fs::write(&config.file, "{\"event\":").unwrap();
         let mut second = RotatedFile::open(&config).unwrap();
         second.add(b"{}\n").unwrap();

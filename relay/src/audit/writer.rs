@@ -1,4 +1,4 @@
-//! The thread that writes the audit log: a disk that hangs holds up nobody else.
+//! The thread that writes the audit log, so that a hanging disk blocks no other thread.
 
 use std::io;
 use std::sync::Arc;
@@ -15,28 +15,28 @@ use super::file::RotatedFile;
 use crate::config::AuditConfig;
 use crate::error::{ConfigError, StartError};
 
-/// How often the writer looks for entries while there are any, and so how late a line may be.
+/// Time between two passes over a busy queue, and so the longest delay of a line.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
-/// How often the file is tried that took nothing.
+/// Time between two attempts to write to a failing file.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How often the log says that entries are lost.
+/// Shortest time between two warnings in the log about lost entries.
 const SAY_INTERVAL: Duration = Duration::from_secs(10);
 
-/// How long a stop waits for the disk.
+/// How long a stop waits for the disk to take the last entries.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Orders that may wait.
+/// Orders that may wait for the writer.
 const ORDERS_MAX: usize = 4;
 
 enum Order {
     Reopen,
-    /// Write what there is, and tell.
+    /// Write all queued entries, sync, and send the confirmation.
     Stop(SyncSender<()>),
 }
 
-/// The thread that writes, while it runs. Dropped, it ends by itself.
+/// Handle to the writer thread. Dropping it ends the thread.
 #[derive(Debug)]
 pub(crate) struct Writer {
     orders: Option<SyncSender<Order>>,
@@ -75,18 +75,18 @@ impl Writer {
         })
     }
 
-    /// Whom to wake when there is something to write.
+    /// The thread to unpark when an entry is queued.
     pub(super) const fn thread(&self) -> &Thread {
         &self.thread
     }
 
-    /// Has the file opened again by its name: somebody may have moved it.
+    /// Makes the writer open the file by its name again, after a log rotation by another program.
     pub(crate) fn reopen(&self) {
-        // One that waits already is as good.
+        // A full queue of orders is fine: an order to reopen waits in it already.
         self.order(Order::Reopen);
     }
 
-    /// Waits until all that was noted is written, if the disk takes it in time.
+    /// Waits until all queued entries are written, at most [`STOP_TIMEOUT`].
     pub(crate) fn stop(self) {
         let (done, is_done) = sync_channel(1);
         if !self.order(Order::Stop(done)) || is_done.recv_timeout(STOP_TIMEOUT).is_err() {
@@ -103,20 +103,20 @@ impl Writer {
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        // It sees that nobody is left when it next runs.
+        // The thread sees the closed channel when it next runs.
         self.orders = None;
         self.thread.unpark();
     }
 }
 
-/// What writes.
+/// State of the writer thread.
 struct Pen {
     file: RotatedFile,
     entries: Receiver<Box<Entry>>,
     tally: Arc<Tally>,
-    /// Of the entries that were lost, how many the file knows of.
+    /// Lost entries that the file has counted.
     told: u64,
-    /// Of these, how many the log knows of, and when it was told.
+    /// Lost entries that the relay's log has reported, and the time of that report.
     said: u64,
     said_at: Option<Instant>,
 }
@@ -128,14 +128,14 @@ impl Pen {
             match orders.try_recv() {
                 Err(TryRecvError::Empty) => self.rest(is_busy),
                 Ok(Order::Reopen) => {
-                    // What happened before belongs into the file that it was.
+                    // Entries from before the order belong in the old file.
                     self.write(true);
                     self.file.reopen();
                 }
                 Ok(Order::Stop(done)) => {
                     self.write(true);
                     self.file.sync();
-                    // Whoever waited may have given up.
+                    // The stopping thread may have given up waiting.
                     let _ = done.try_send(());
                     return;
                 }
@@ -147,12 +147,12 @@ impl Pen {
         }
     }
 
-    /// Waits until there may be something to do. Where there is, for a while longer: those who note more
-    /// then need not wake anybody, and meet nobody at the queue. An order ends any wait.
+    /// Waits for work. A busy writer polls every [`LOOK_INTERVAL`]: shards then need no unpark call and do not
+    /// compete with the writer for the queue. An order ends any wait.
     fn rest(&mut self, is_busy: bool) {
         if !is_busy {
             self.tally.is_asleep(true);
-            // Somebody may have noted something who could not see that.
+            // An entry may have been queued before the flag was set.
             if !self.write(false) {
                 self.sleep();
             }
@@ -164,7 +164,7 @@ impl Pen {
         thread::park_timeout(LOOK_INTERVAL);
     }
 
-    /// Sleeps until somebody calls, or until there is something to say without that.
+    /// Parks until an entry or order unparks the thread, or a retry or a count of refusals is due.
     fn sleep(&self) {
         let refusals = &self.tally.refusals;
         let is_behind = self.tally.dropped.load(Ordering::Relaxed) > self.told;
@@ -179,12 +179,12 @@ impl Pen {
         }
     }
 
-    /// Writes all that waits; whether that was anything. What is only counted is said after a while,
-    /// or now if it is the last chance.
+    /// Writes all queued entries; returns whether there were any. Also writes the count of refusals left
+    /// out, if it is due or `is_last` is set.
     fn write(&mut self, is_last: bool) -> bool {
         let mut line = Vec::new();
         let mut is_busy = false;
-        // Not what comes meanwhile: an order must not wait behind a flood.
+        // Bounded, so an order does not wait behind a flood of new entries.
         for _ in 0..super::QUEUE_MAX {
             let Ok(entry) = self.entries.try_recv() else {
                 break;
@@ -198,19 +198,19 @@ impl Pen {
         if due.is_some_and(|wait| is_last || wait.is_zero()) {
             let (count, ago) = tally.refusals.tell(now);
             let entry = Entry::new(Kind::RefusalsLeftOut).count(count).since(ago);
-            // The last one may have been told already, as it came.
+            // 0 if the previous count already included the refusal that set the time.
             if count > 0 {
                 self.add(&mut line, &entry);
             }
         }
         let outcome = self.file.flush();
         self.lost(outcome);
-        // Behind what is there: what is missing, is missing about here.
+        // The count of lost entries stands behind the entries written, near the place of the gap.
         let dropped = tally.dropped.load(Ordering::Relaxed);
         if dropped > self.told {
             let entry = Entry::new(Kind::Lost).count(dropped - self.told);
             render(&mut line, &entry);
-            // Not counted itself: the next attempt says it again.
+            // A lost count is not itself counted as lost: the next attempt includes it.
             let outcome = self.file.add(&line).and_then(|()| self.file.flush());
             match outcome {
                 Ok(()) => self.told = dropped,
@@ -234,7 +234,7 @@ impl Pen {
         }
     }
 
-    /// Says in the log that entries are lost, now and then.
+    /// Reports lost entries in the relay's log, at most once per [`SAY_INTERVAL`].
     fn say(&mut self, error: Option<&io::Error>) {
         let dropped = self.tally.dropped.load(Ordering::Relaxed);
         let is_new = self.said_at.is_none_or(|at| at.elapsed() >= SAY_INTERVAL);
@@ -252,7 +252,7 @@ impl Pen {
 
 fn render(line: &mut Vec<u8>, entry: &Entry) {
     line.clear();
-    // Texts and numbers cannot fail.
+    // Serializing strings and numbers into a Vec cannot fail.
     let _ = serde_json::to_writer(&mut *line, entry);
     line.push(b'\n');
 }

@@ -1,4 +1,4 @@
-//! Who somebody is, and whose tunnels that lets them reach; the same for agents and callers.
+//! Identity of a token's holder, agent or caller, and the tunnels that the identity may reach.
 
 use std::sync::Arc;
 
@@ -7,41 +7,41 @@ use tieline_wire::claims::{Claims, matches_pattern};
 
 use crate::config::{TokenEntry, TokenHash};
 
-/// Whom a tunnel belongs to.
+/// Owner of a tunnel.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Owner {
-    /// The holder of the token that it was registered with.
+    /// Subject of the token that registered the tunnel.
     pub(crate) sub: String,
-    /// The groups of that token.
+    /// Groups named in that token.
     pub(crate) groups: Vec<String>,
 }
 
 impl Owner {
-    /// Whether both are of one holder, or of one group.
+    /// True if both have the same subject or share a group.
     pub(crate) fn is_close_to(&self, other: &Self) -> bool {
         self.sub == other.sub || self.groups.iter().any(|group| other.groups.contains(group))
     }
 }
 
-/// Who a token says that its holder is.
+/// Identity of a token's holder, as the token states it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Identity {
-    /// Name and groups; tunnels of this holder belong to them.
+    /// Subject and groups; becomes the owner of tunnels that the holder registers.
     pub(crate) owner: Arc<Owner>,
-    /// Patterns of tunnels of others that a caller may reach.
+    /// Name patterns of other owners' tunnels that a caller may reach.
     pub(crate) reach: Vec<String>,
-    /// The token's number, if it has one.
+    /// The token's id (`jti`), if it has one.
     pub(crate) jti: Option<String>,
-    /// Whether its agents may share a name with others.
+    /// Whether the holder's agents may share a tunnel's name with other agents.
     pub(crate) shared: bool,
-    /// The first second since 1970 at which it is over.
+    /// Expiry: the first second since 1970 at which the identity is no longer valid.
     pub(crate) expires_at_seconds: Option<u64>,
-    /// The entry of the tokens' file that it comes from; it is over when that changes.
+    /// The entry of the tokens file for a static token; the identity ends when that entry changes.
     pub(crate) entry: Option<(TokenHash, Arc<TokenEntry>)>,
 }
 
 impl Identity {
-    /// The holder of a signed token.
+    /// Identity of a signed token's holder.
     pub(super) fn signed(claims: Claims) -> Self {
         Self {
             expires_at_seconds: Some(claims.expires_at_seconds()),
@@ -56,7 +56,7 @@ impl Identity {
         }
     }
 
-    /// The holder of a static token.
+    /// Identity of a static token's holder.
     pub(super) fn of_entry(hash: TokenHash, entry: &Arc<TokenEntry>) -> Self {
         Self {
             expires_at_seconds: entry.expires_at_seconds,
@@ -65,14 +65,14 @@ impl Identity {
         }
     }
 
-    /// Name of the holder.
+    /// Subject of the holder.
     pub(crate) fn sub(&self) -> &str {
         &self.owner.sub
     }
 }
 
-/// Whether `caller` may use a tunnel of `owner`: one of its own or of a group of both, or one that
-/// its token names. A tunnel of nobody is reached by name only.
+/// Whether `caller` may use a tunnel of `owner`: same subject, a shared group, or a name pattern in the
+/// caller's token. A tunnel without an owner is reached by name pattern only.
 pub(crate) fn may_reach(caller: &Identity, tunnel: &TunnelId, owner: Option<&Owner>) -> bool {
     owner.is_some_and(|owner| caller.owner.is_close_to(owner))
         || caller

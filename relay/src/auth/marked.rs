@@ -1,15 +1,15 @@
-//! A secret that can be found in a text by a shard that does not have the secret itself.
+//! A secret that a shard can find in a text without holding the secret itself.
 
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 
 use crate::config::{Secret, TokenHash};
 
-/// The operators' token, as callers may send it: to the letter, or as the name of a field.
+/// The operators' token in both forms that a caller may send: exact, or as a header field's name.
 #[derive(Clone, Debug)]
 pub(crate) struct AdminToken {
     pub(crate) exact: Marked,
-    /// In lower case, as the name of a field has it.
+    /// In lower case, as in a header field's name.
     pub(crate) lower: Marked,
 }
 
@@ -25,14 +25,14 @@ impl AdminToken {
 
 /// Length, fingerprint and hash of one secret.
 ///
-/// The fingerprint is that of Karp and Rabin with a random base: it rolls over a text in one pass, whose time
-/// depends on the text's length alone. Where it fits, the hash decides.
+/// The fingerprint is a Rabin-Karp rolling hash with a random base: one pass over the text, whose time depends on
+/// the text's length only. On a match of the fingerprint, the hash decides.
 #[derive(Clone)]
 pub(crate) struct Marked {
     hash: TokenHash,
     len: usize,
     base: u64,
-    /// The base to the power of `len - 1`: what the first byte of a window counts.
+    /// `base` to the power of `len - 1`: weight of the first byte of a window.
     first: u64,
     fingerprint: u64,
 }
@@ -55,7 +55,7 @@ impl Marked {
         self.len
     }
 
-    /// True if the secret stands in a text, whatever stands beside it.
+    /// True if `text` contains the secret at any place.
     pub(crate) fn stands_in(&self, text: &[u8]) -> bool {
         let Some(window) = text.get(..self.len) else {
             return false;

@@ -1,4 +1,4 @@
-//! Whether an agent may register what it asks for, who a caller is, and the tokens that say so.
+//! Decides which tunnels an agent may register and who a caller is, and makes tokens.
 
 mod identity;
 mod marked;
@@ -20,19 +20,19 @@ pub(crate) use self::snapshot::{Mode, Signed, Snapshot, TokenRefusal, verify_cal
 use crate::cli::TokenOrder;
 use crate::config::{TOKEN_PREFIX, TokenHash, rfc3339};
 
-/// Questions of the shards that may wait for the control thread; as many again about tunnels that live.
+/// Requests from shards that may wait for the control thread; renewals of tunnels have as many places again.
 const ASKS_MAX: usize = 1024;
 
-/// What a shard wants of the control thread.
+/// A shard's request to the control thread.
 #[derive(Debug)]
 pub(crate) enum Ask {
-    /// A token is signed with a key that nobody knows; there may be a newer set.
+    /// Fetch the signing keys again: a token names a key that the relay does not have.
     NewerKeys,
-    /// What the provider says of a tunnel that an agent wants.
+    /// Ask the provider whether an agent may have a tunnel.
     Rule(Question),
 }
 
-/// A shard's way to the control thread.
+/// Sending side of a shard's requests to the control thread.
 #[derive(Clone, Debug)]
 pub(crate) struct AskControl {
     asks: mpsc::Sender<Ask>,
@@ -40,16 +40,16 @@ pub(crate) struct AskControl {
 }
 
 impl AskControl {
-    /// Has the control thread look for newer keys.
+    /// Asks the control thread to fetch the signing keys again.
     pub(crate) fn newer_keys(&self) {
-        // If so many wait already, one of them wants the same.
+        // Dropped if the queue is full: the next token with an unknown key asks again.
         let _ = self.asks.try_send(Ask::NewerKeys);
     }
 
-    /// Asks about a tunnel. Those that live have a queue of their own, which strangers cannot fill.
+    /// Asks the provider about a tunnel. Renewals have a queue of their own, which strangers cannot fill.
     ///
     /// # Errors
-    /// Too many questions wait.
+    /// The queue is full.
     pub(crate) fn rule(&self, question: Question) -> Result<(), Overfull> {
         let outcome = match question.is_renewal {
             true => self.renewals.try_send(question).map_err(drop),
@@ -59,19 +59,19 @@ impl AskControl {
     }
 }
 
-/// More questions wait than may.
+/// The queue of questions is full.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Overfull;
 
-/// What the shards ask, at the control thread.
+/// Receiving side of the shards' requests, held by the control thread.
 #[derive(Debug)]
 pub(crate) struct Asked {
     pub(crate) asks: mpsc::Receiver<Ask>,
-    /// About tunnels that live.
+    /// Questions about tunnels that are registered already.
     pub(crate) renewals: mpsc::Receiver<Question>,
 }
 
-/// The way from the shards to the control thread.
+/// Makes the bounded queues from the shards to the control thread.
 pub(crate) fn asking() -> (AskControl, Asked) {
     let (asks, asked) = mpsc::channel(ASKS_MAX);
     let (renewals, renewed) = mpsc::channel(ASKS_MAX);
@@ -82,27 +82,27 @@ pub(crate) fn asking() -> (AskControl, Asked) {
     (AskControl { asks, renewals }, asked)
 }
 
-/// What becomes of a registration.
+/// Outcome of checking a registration on its shard.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Admission {
     Granted(Permission),
-    /// A provider decides about this name.
+    /// The provider must decide about this name.
     AskProvider(TunnelId),
 }
 
-/// What a registration may have.
+/// What an accepted registration gets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Permission {
-    /// Whom the token names; nobody without authentication.
+    /// The token's holder; `None` without authentication.
     pub(crate) identity: Option<Arc<Identity>>,
-    /// The name, requested or derived, as it is to be routed on.
+    /// The tunnel's name, requested or derived.
     pub(crate) name: TunnelId,
-    /// The first second since 1970 at which the permission is over; never without a token.
+    /// Expiry: the first second since 1970 without permission; `None` if the permission has no end.
     pub(crate) expires_at_seconds: Option<u64>,
 }
 
-/// Decides on one registration of an agent, with key and machine, at `peer`, at `now_seconds` since
-/// 1970. What is decided on is the name that will be routed on, whether the agent asked for it or not.
+/// Decides on a registration by the agent with this key and machine, connected from `peer`, at `now_seconds`
+/// since 1970. Checks the name that will be routed on, requested or derived.
 ///
 /// # Errors
 /// The refusal to send back; its reason says whether another try may help.
@@ -150,7 +150,7 @@ pub(crate) fn authorize(
     }
 }
 
-/// What an agent hears of its token.
+/// Turns a refused token into the refusal sent to the agent.
 fn refused(why: TokenRefusal) -> Refusal {
     let reason = match &why {
         TokenRefusal::Missing => {
@@ -166,7 +166,7 @@ fn refused(why: TokenRefusal) -> Refusal {
     refusal(reason, why.to_string())
 }
 
-/// The name that a registration is for: the one that it asks for, or the one that is derived.
+/// The name that a registration is for: the requested name, or the derived name if none is requested.
 fn routed_name(
     register: &Register,
     key: &AgentKey,
@@ -179,7 +179,7 @@ fn routed_name(
         Some(Err(error)) => return Err(refusal(Reason::NameInvalid, error.to_string())),
     };
     if name.is_reserved() {
-        let text = format!("{name} is a reserved name; ask for another one, or for none");
+        let text = format!("{name} is a reserved name; ask for another name, or for no name");
         return Err(refusal(Reason::NameInvalid, text));
     }
     if name.looks_derived() && name != derived {
@@ -198,14 +198,14 @@ fn permit(claims: &Claims, register: &Register, name: &TunnelId) -> Result<(), R
     let text = match register.name {
         Some(_) => format!("the token is not for a tunnel called {name}, but for {allowed}"),
         None => format!(
-            "the token is for {allowed}, and without a name this tunnel would be {name}: ask for one \
+            "the token is for {allowed}, but this tunnel has no name and would be called {name}: set a name \
              that the token allows, --to NAME=TARGET"
         ),
     };
     Err(refusal(Reason::NameNotAllowed, text))
 }
 
-/// The names that a token is for, in words; the first of many.
+/// The name patterns of a token, for a message; only the first few of a long list.
 fn patterns(all: &[String]) -> String {
     const SHOWN_MAX: usize = 8;
     const CHARS_MAX: usize = 64;
@@ -213,7 +213,7 @@ fn patterns(all: &[String]) -> String {
         return "no tunnel at all".to_owned();
     }
     let shown = all.iter().take(SHOWN_MAX);
-    // What a token says may hold anything.
+    // A token's claims may hold any character: drop control characters.
     let shown: Vec<String> = shown
         .map(|it| {
             it.chars()
@@ -232,7 +232,7 @@ fn permit_dcc(claims: &Claims, register: &Register) -> Result<(), Refusal> {
     }
     let text = match register.dcc.as_str() {
         "" => "the token is for certain applications only: --dcc NAME".to_owned(),
-        // A refusal has less room than a registration.
+        // A refusal's message is shorter than the longest `dcc` of a registration.
         dcc => format!(
             "the token is not for dcc {:?}",
             dcc.chars().take(64).collect::<String>()
@@ -245,10 +245,10 @@ fn refusal(reason: Reason, message: String) -> Refusal {
     Refusal { reason, message }
 }
 
-/// Signs the token that `order` asks for: valid from `now_seconds` on, for `ttl_seconds`.
+/// Signs a token with the claims of `order`, valid from `now_seconds` for `ttl_seconds`.
 ///
 /// # Errors
-/// [`ClaimsError`] if it would be longer than a relay accepts.
+/// [`ClaimsError`] if the token would be longer than a relay accepts.
 pub fn issue_token(
     order: TokenOrder,
     key: &Key,
@@ -281,11 +281,11 @@ fn ordered(order: TokenOrder) -> Claims {
     }
 }
 
-/// Makes the static token that `order` asks for out of `random` bits, and its entry for the file of
-/// tokens.
+/// Makes the static token of `order` from `random` bits. Returns the token and its entry for the tokens
+/// file.
 ///
 /// # Errors
-/// [`ClaimsError`] if no relay would accept the entry.
+/// [`ClaimsError`] if a relay would not accept the entry.
 pub fn new_token(
     order: TokenOrder,
     random: &[u8; 32],
@@ -301,7 +301,7 @@ pub fn new_token(
         "{TOKEN_PREFIX}{}",
         data_encoding::BASE64URL_NOPAD.encode(random)
     );
-    // What JSON quotes reads the same in TOML, control characters aside.
+    // A JSON string without control characters is also a TOML string.
     let quoted = |text: &str| serde_json::Value::from(text).to_string();
     let list = |name: &str, values: &[String]| {
         let values: Vec<_> = values.iter().map(|value| quoted(value)).collect();

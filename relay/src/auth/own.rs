@@ -1,4 +1,4 @@
-//! The relay's own credentials, told from those of targets.
+//! Tells the relay's own credentials from those meant for targets.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -7,11 +7,11 @@ use super::marked::AdminToken;
 use super::snapshot::{Mode, Signed, Snapshot};
 use crate::config::{TokenHash, TokenTable};
 
-/// Signatures that are checked for one request: each takes up to 0.1 ms, and a caller chooses how many
-/// texts look like tokens.
+/// Signatures checked per request. One check takes up to 0.1 ms, and the caller chooses how many texts
+/// look like tokens.
 const CHECKS_MAX: u32 = 8;
 
-/// What tells a credential of the relay from others, for one request.
+/// Recognizes the relay's own credentials within one request.
 #[derive(Debug)]
 pub(crate) struct OwnTokens {
     kind: Kind,
@@ -23,15 +23,15 @@ pub(crate) struct OwnTokens {
 
 #[derive(Debug)]
 enum Kind {
-    /// The relay cannot tell its agents' and callers' tokens from others, or has none.
+    /// The relay has no tokens for agents and callers, or cannot recognize them.
     Unknown,
     Listed(Arc<TokenTable>),
     Signed(Arc<Signed>),
 }
 
 impl OwnTokens {
-    /// What the relay knows at `now_seconds` since 1970; nothing in a mode in which it cannot tell its
-    /// tokens from others, and operators need none either.
+    /// The recognizer for `snapshot` at `now_seconds` since 1970; `None` if there is nothing to recognize:
+    /// the mode has no recognizable tokens and no operators' token is set.
     pub(crate) fn of(snapshot: &Snapshot, now_seconds: u64) -> Option<Self> {
         let kind = match &snapshot.mode {
             Mode::Open { .. } | Mode::Provider { .. } => Kind::Unknown,
@@ -50,18 +50,18 @@ impl OwnTokens {
         })
     }
 
-    /// True if they are JSON Web Tokens.
+    /// True if the tokens of agents and callers are JSON Web Tokens.
     pub(crate) const fn are_signed(&self) -> bool {
         matches!(self.kind, Kind::Signed(_))
     }
 
-    /// True if they are those of the file.
+    /// True if the tokens of agents and callers are listed in a file.
     pub(crate) const fn are_listed(&self) -> bool {
         matches!(self.kind, Kind::Listed(_))
     }
 
-    /// True for a token of the file, or one that is signed for this relay, also if its time is over or to
-    /// come, or if it is denied. What would need one more signature than are checked counts as one.
+    /// True for a token that is listed, or signed for this relay, even if it is expired, not valid yet or denied.
+    /// Once [`CHECKS_MAX`] signatures were checked, a token that claims to be for this relay counts as its own.
     pub(crate) fn include(&self, token: &str) -> bool {
         match &self.kind {
             Kind::Unknown => false,
@@ -76,36 +76,36 @@ impl OwnTokens {
         }
     }
 
-    /// True once something counted as the relay's because all signatures were used up.
+    /// True once a token counted as the relay's without a check, because all checks were used up.
     pub(crate) const fn are_unsure(&self) -> bool {
         self.is_unsure.get()
     }
 
-    /// How many characters the operators' token has.
+    /// Length of the operators' token in characters, if one is set.
     pub(crate) fn admin_chars(&self) -> Option<usize> {
         self.admin.as_ref().map(|admin| admin.exact.len())
     }
 
-    /// True if the operators' token stands in a text.
+    /// True if `text` contains the operators' token.
     pub(crate) fn admin_stands_in(&self, text: &[u8]) -> bool {
         let admin = self.admin.as_ref();
         admin.is_some_and(|admin| admin.exact.stands_in(text))
     }
 
-    /// The same for the name of a field, which is in lower case.
+    /// True if a header field's name contains the operators' token; such names are in lower case.
     pub(crate) fn admin_stands_in_name(&self, name: &[u8]) -> bool {
         let admin = self.admin.as_ref();
         admin.is_some_and(|admin| admin.lower.stands_in(name))
     }
 
-    /// How many characters a signature of `algorithm` may have in a token of the relay.
+    /// Possible lengths of a signature by `algorithm` in a token of the relay, in characters.
     pub(crate) fn signature_chars(&self, algorithm: &str) -> Vec<usize> {
         let Kind::Signed(signed) = &self.kind else {
             return Vec::new();
         };
         let mut bytes = signed.keys.signature_bytes(algorithm);
         if signed.may_learn {
-            // Of keys that the relay may have to fetch first; RSA's have mostly 2048, 3072 or 4096 bits.
+            // Keys that the relay may have yet to fetch; RSA keys mostly have 2048, 3072 or 4096 bits.
             bytes.extend(match algorithm {
                 "HS256" => &[32][..],
                 "RS256" => &[256, 384, 512],

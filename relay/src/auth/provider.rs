@@ -1,4 +1,4 @@
-//! What a provider is asked about an agent, and what its answer means.
+//! The question to an authorization provider about a tunnel, and the meaning of its answer.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -11,48 +11,48 @@ use tieline_wire::{Reason, Refusal, Register, TunnelId};
 use super::identity::Identity;
 use super::refusal;
 
-/// Longest reason of a provider that an agent hears, in characters.
+/// Longest part of a provider's refusal text that is passed on to the agent, in characters.
 const REASON_CHARS_MAX: usize = 200;
 
-/// A tunnel that a shard wants a provider's word on.
+/// A shard's question: may this link have this tunnel?
 #[derive(Clone, Debug)]
 pub(crate) struct Question {
     pub(crate) shard: usize,
     /// The link's number on its shard.
     pub(crate) link: u64,
-    /// The name, requested or derived, as it is to be routed on.
+    /// The tunnel's name, requested or derived.
     pub(crate) tunnel: TunnelId,
     pub(crate) register: Arc<Register>,
-    /// Whether the link has the tunnel already.
+    /// True if the link has the tunnel already.
     pub(crate) is_renewal: bool,
-    /// What its shard counts it by until it is answered.
-    #[expect(dead_code, reason = "its drop is what counts")]
+    /// Permit of the shard's limit on open questions; released when the question is dropped.
+    #[expect(dead_code, reason = "dropping it releases the permit")]
     pub(crate) place: Option<Arc<dyn Any + Send + Sync>>,
     pub(crate) asked_at: Instant,
 }
 
-/// What a provider says.
+/// The provider's decision.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Ruling {
     Allowed {
-        /// Nobody if it names no owner.
+        /// Owner that the provider named, if any.
         identity: Option<Arc<Identity>>,
         expires_at_seconds: Option<u64>,
     },
-    /// It says no, for good.
+    /// The provider refused; the agent must not ask again with this token.
     Denied(Refusal),
-    /// It says nothing that can be understood, for this reason.
+    /// The provider gave no usable answer, for this reason; the agent may try again.
     Unavailable(String),
 }
 
-/// The body of a question.
+/// Request body sent to the provider.
 #[derive(Serialize)]
 struct Asked<'a> {
     token: &'a str,
     subdomain: &'a str,
 }
 
-/// A yes.
+/// Response body that allows the tunnel.
 #[derive(Deserialize)]
 struct Yes {
     subdomains: Vec<String>,
@@ -65,24 +65,24 @@ struct Yes {
     shared: bool,
 }
 
-/// A no.
+/// Response body that refuses the tunnel.
 #[derive(Deserialize)]
 struct No {
     error: String,
 }
 
 impl Question {
-    /// What to send.
+    /// The request body as JSON.
     pub(crate) fn body(&self) -> Vec<u8> {
         let asked = Asked {
             token: self.register.token.reveal(),
             subdomain: self.tunnel.as_str(),
         };
-        // Two texts cannot fail.
+        // Serializing two strings cannot fail.
         serde_json::to_vec(&asked).unwrap_or_default()
     }
 
-    /// What the answer with `status` and `body` means at `now_seconds` since 1970.
+    /// The decision that a response with `status` and `body` stands for, at `now_seconds` since 1970.
     pub(crate) fn ruling(&self, status: u16, body: &[u8], now_seconds: u64) -> Ruling {
         match status {
             200 => match serde_json::from_slice::<Yes>(body) {
@@ -90,8 +90,8 @@ impl Question {
                 Err(_) => Ruling::Unavailable("its answer is not understood".to_owned()),
             },
             401 | 403 => {
-                // Whatever stands in front of a provider says no in its own words, which are
-                // nothing to end tunnels for.
+                // A proxy in front of the provider may answer 401 or 403 with a page of its own; only the
+                // provider's `error` may end tunnels.
                 let Ok(No { error }) = serde_json::from_slice(body) else {
                     let text = format!("it answers with status {status} and without an `error`");
                     return Ruling::Unavailable(text);
@@ -108,7 +108,7 @@ impl Question {
         let owner = yes.owner.filter(|owner| !owner.is_empty());
         let expires_at_seconds = yes.expires_in.map(|it| now_seconds.saturating_add(it));
         let claims = Claims {
-            // A tunnel of nobody is of no group either.
+            // A tunnel without an owner has no groups.
             groups: owner.as_ref().map_or_else(Vec::new, |_| yes.groups),
             shared: owner.is_some() && yes.shared,
             sub: owner.clone().unwrap_or_else(|| "nobody".to_owned()),

@@ -1,7 +1,7 @@
-//! All that decides who is let in, at one moment.
+//! Everything that decides about admission, as one immutable value.
 //!
-//! The control thread makes a new snapshot when something changes and sends it to every shard;
-//! nobody ever waits for it, and nothing in it is locked.
+//! The control thread makes a new snapshot on each change and sends it to every shard, so a check takes
+//! no lock and never waits.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -17,20 +17,20 @@ use crate::config::{
     is_listable,
 };
 
-/// All that decides who is let in.
+/// Everything that decides about admission.
 #[derive(Clone, Debug)]
 pub(crate) struct Snapshot {
-    /// Rises with every change. Whoever goes on for long with an identity asks
-    /// [`Snapshot::still_allows`] again when this is another.
+    /// Rises with every change. A long-lived connection checks [`Snapshot::still_allows`] again when the
+    /// generation differs.
     pub(crate) generation: u64,
     pub(crate) mode: Mode,
-    /// Whom no token helps.
+    /// Denied token ids, subjects and agent keys.
     pub(crate) denied: Arc<Denylist>,
-    /// What tells the operators' token, which is good for the admin port alone and which targets must not see.
+    /// Recognizes the operators' token: it is valid on the admin port only, and targets must not see it.
     pub(crate) admin: Option<Arc<AdminToken>>,
 }
 
-/// How somebody proves who they are.
+/// How agents and callers prove who they are.
 #[derive(Clone, Debug)]
 pub(crate) enum Mode {
     Open {
@@ -38,56 +38,56 @@ pub(crate) enum Mode {
     },
     Tokens(Arc<TokenTable>),
     Jwt(Arc<Signed>),
-    /// Another server is asked, and asked again.
+    /// A provider decides at registration, and again every `interval`.
     Provider {
         interval: Duration,
         grace: Duration,
     },
 }
 
-/// What signed tokens are checked with.
+/// Keys and expected claims for checking signed tokens.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Signed {
     pub(crate) keys: KeySet,
     pub(crate) issuer: Option<String>,
     pub(crate) audience: Vec<String>,
-    /// There may be keys that the relay has not heard of yet.
+    /// The keys come from a URL, so a fetch may bring keys that are still unknown.
     pub(crate) may_learn: bool,
-    /// It has never heard of any from there.
+    /// The keys come from a URL and were never fetched yet.
     pub(crate) is_ignorant: bool,
 }
 
-/// Why a token is no good here.
+/// Why a token is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum TokenRefusal {
-    /// There is none.
+    /// No token was sent.
     #[error("this relay wants a token")]
     Missing,
-    /// It is wrong, and stays wrong.
+    /// The token is invalid, and stays invalid.
     #[error("{0}")]
     Bad(String),
-    /// A fresh one would do.
+    /// The token has expired; a new token would be accepted.
     #[error("{0}")]
     Expired(String),
-    /// It will be good later.
+    /// The token is not valid yet.
     #[error("{0}")]
     NotYet(String),
-    /// Its holder, or it, is denied.
+    /// The token or its holder is on the denylist.
     #[error("access was revoked")]
     Revoked,
-    /// It is good, for something else.
+    /// The token is valid, but lacks this scope.
     #[error("the token's scope does not include `{}`", .0.word())]
     Scope(Scope),
-    /// It cannot be judged now; later it may.
+    /// The token cannot be checked now; another try may succeed.
     #[error("{0}")]
     Unavailable(String),
-    /// The relay knows no tokens in the mode that it runs in.
+    /// The relay's auth mode has no tokens.
     #[error("this relay takes no tokens")]
     NoTokens,
 }
 
 impl Snapshot {
-    /// What holds when a relay starts.
+    /// The snapshot that a relay starts with.
     pub(crate) fn of(config: &Config) -> Self {
         let mode = match &config.auth {
             Auth::Open { anywhere } => Mode::Open {
@@ -111,14 +111,14 @@ impl Snapshot {
         }
     }
 
-    /// Denies more.
+    /// Adds entries to the denylist.
     pub(crate) fn deny<'a>(&mut self, more: impl Iterator<Item = &'a Denied>) {
         let mut list = Denylist::clone(&self.denied);
         more.for_each(|it| list.add(it.clone()));
         self.denied = Arc::new(list);
     }
 
-    /// Whether somebody who was let in may stay; the reason to send them away if not.
+    /// Checks whether an agent or caller admitted earlier may stay; the error is the reason to end it.
     pub(crate) fn still_allows(
         &self,
         identity: Option<&Identity>,
@@ -149,7 +149,7 @@ impl Snapshot {
         self.denied.names(jti, identity.map(Identity::sub), key)
     }
 
-    /// Who holds `token`, and what it says beside that, if it is good for `scope`.
+    /// Checks `token` for `scope`; returns its holder's identity and its claims.
     pub(super) fn verify(
         &self,
         token: &str,
@@ -175,10 +175,10 @@ impl Snapshot {
     }
 }
 
-/// Who the caller is that presents `token`.
+/// Identity of the caller that presents `token`.
 ///
 /// # Errors
-/// [`TokenRefusal`] says why not.
+/// [`TokenRefusal`] if the token is not accepted.
 pub(crate) fn verify_caller(
     snapshot: &Snapshot,
     token: &str,
@@ -194,7 +194,7 @@ fn find(
     token: &str,
     now_seconds: u64,
 ) -> Result<(Identity, Claims), TokenRefusal> {
-    // Others could not be told in what callers send to targets.
+    // Tokens with other characters could not be found in the requests that callers send to targets.
     if !is_listable(token) {
         return Err(TokenRefusal::Bad(format!(
             "a static token has at most {LISTED_CHARS_MAX} characters, of A-Z a-z 0-9 - . _ ~ + / and = \
@@ -226,7 +226,7 @@ impl Signed {
         }
     }
 
-    /// With `more` keys beside those that never change.
+    /// Checks with `more` keys in addition to the configured keys.
     pub(crate) fn with(jwt: &JwtAuth, more: KeySet) -> Self {
         let mut keys = jwt.keys.clone();
         keys.extend(more);
@@ -246,9 +246,9 @@ impl Signed {
         }
     }
 
-    /// True if a token is signed for this relay, whatever its time. Each signature is taken off
-    /// `checks_left`, and what would need one more counts as the relay's. So does a token that says to be
-    /// for this relay and is signed with a key that the relay may yet learn.
+    /// True if `token` is signed for this relay, whether or not it has expired. Each check takes one off
+    /// `checks_left`; at 0, a token that claims to be for this relay counts as one. So does such a token
+    /// signed with a key that the relay may still fetch.
     pub(super) fn is_ours(&self, token: &str, now_seconds: u64, checks_left: &Cell<u32>) -> bool {
         let expected = self.expected();
         if !expected.is_claimed_by(token) {

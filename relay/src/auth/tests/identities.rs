@@ -32,7 +32,7 @@ fn a_caller_reaches_its_own_its_groups_and_what_its_token_names() {
         assert!(reaches(&caller("eve", &[], &["Maya-*"]), owner));
         assert!(!reaches(&caller("eve", &[], &["nuke-*", ""]), owner));
     }
-    // Without an owner a tunnel belongs to nobody, and not to everybody.
+    // A tunnel without an owner is not reached by a caller with an empty subject.
     assert!(!reaches(&caller("", &[], &[]), None));
 }
 

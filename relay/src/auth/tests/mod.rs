@@ -219,7 +219,7 @@ fn a_derived_name_must_be_one_that_the_token_allows_too() {
             ..order()
         })
     };
-    // A label that makes a name which another holder's callers trust.
+    // The label derives a name that the callers of another owner trust.
     let ask = |token: &str| Register {
         label: "farm 2".to_owned(),
         ..register(None, "", token)
@@ -240,7 +240,7 @@ fn a_derived_name_must_be_one_that_the_token_allows_too() {
     ] {
         assert_eq!(reason(&auth, &ask(&of(allowed)), NOW), None, "{allowed:?}");
     }
-    // Asked for by its name, it is the same.
+    // A registration that asks for the derived name is refused too.
     let named = Register {
         name: Some(derived.to_string()),
         ..ask(&of(&["eve-*"]))

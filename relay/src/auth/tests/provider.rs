@@ -47,7 +47,7 @@ fn a_yes_covers_what_it_names() {
     assert_eq!((identity.sub(), identity.shared), ("ada", true));
     assert_eq!(identity.owner.groups, ["fx"]);
     assert_eq!(expires_at_seconds, Some(NOW + 60));
-    // Without an owner it is in no group.
+    // Groups without an owner are ignored.
     let groups = ruling(200, r#"{"subdomains":["*"],"groups":["fx"],"shared":true}"#);
     assert_eq!(groups, nobodys);
     let for_ever = format!(r#"{{"subdomains":["*"],"expires_in":{}}}"#, u64::MAX);
@@ -88,7 +88,7 @@ fn a_no_is_final_and_anything_else_is_worth_another_try() {
     assert!(said.message.starts_with("gonehomexx") && said.message.len() == 200);
     let many = format!(r#"{{"subdomains":["*"],"owner":"{}"}}"#, "x".repeat(300));
     for (status, body) in [
-        // Whatever stands in front of it.
+        // Answers of a proxy in front of the provider.
         (401, ""),
         (403, "<html>"),
         (200, ""),
