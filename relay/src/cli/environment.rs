@@ -1,4 +1,4 @@
-//! The environment, read by the table of settings; and values as they were written.
+//! Settings from environment variables, and the source of each value for error messages.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -7,13 +7,13 @@ use std::path::PathBuf;
 use super::settings::{Arity, Setting};
 use crate::error::ConfigError;
 
-/// What all environment variables start with.
+/// Prefix of all environment variables of the relay.
 pub const ENVIRONMENT_PREFIX: &str = "TIELINE_RELAY_";
 
 /// The environment variable that names the configuration file.
 pub const CONFIG_VARIABLE: &str = "TIELINE_RELAY_CONFIG";
 
-/// Where a value was written.
+/// Source of a setting's value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Origin {
     Flag,
@@ -21,7 +21,7 @@ pub(crate) enum Origin {
     File(PathBuf),
 }
 
-/// A setting's value as it was written.
+/// Unparsed value of a setting, with its source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Raw {
     pub(crate) values: Vec<String>,
@@ -29,7 +29,7 @@ pub(crate) struct Raw {
 }
 
 impl Raw {
-    /// How to point at `key` in an error.
+    /// Name of this value's source for an error message about `key`.
     pub(crate) fn describe(&self, key: &str) -> String {
         match &self.origin {
             Origin::Flag => format!("--{}", key.replace('_', "-")),
@@ -47,10 +47,10 @@ fn variable(key: &str) -> String {
     format!("{ENVIRONMENT_PREFIX}{}", key.to_ascii_uppercase())
 }
 
-/// Picks our settings out of the environment; lists have commas, an empty value counts as unset.
+/// Picks the relay's settings out of the environment. Lists are separated by commas; an empty value counts as unset.
 ///
 /// # Errors
-/// [`ConfigError::Unknown`] for a variable with our prefix that is no setting.
+/// [`ConfigError::Unknown`] for a variable that has the relay's prefix and is not a setting.
 pub fn environment(
     variables: impl IntoIterator<Item = (OsString, OsString)>,
 ) -> Result<Layer, ConfigError> {
@@ -93,8 +93,8 @@ pub fn environment(
     Ok(layer)
 }
 
-/// Kubernetes puts `TIELINE_RELAY_PORT_9001_TCP` and the like into every pod beside a service
-/// called `tieline-relay` (its documentation: "Service", environment variables).
+/// Kubernetes sets variables such as `TIELINE_RELAY_PORT_9001_TCP` in every pod if a service is called
+/// `tieline-relay` (its documentation: "Service", environment variables).
 fn is_service_link(rest: &str) -> bool {
     rest == "PORT" || rest.starts_with("PORT_") || rest.starts_with("SERVICE_")
 }

@@ -1,4 +1,4 @@
-//! What a log filter may say.
+//! Starts logging to stderr, and checks the log filter.
 
 use std::io::{self, IsTerminal};
 
@@ -7,10 +7,10 @@ use tracing_subscriber::filter::LevelFilter;
 
 use crate::error::ConfigError;
 
-/// Has the program log to stderr, by the setting `log`, or else by `RUST_LOG`.
+/// Starts logging to stderr with the filter `log`, or else that of `RUST_LOG`, or else `info`.
 ///
 /// # Errors
-/// [`ConfigError::Conflict`] says what is wrong with the filter.
+/// [`ConfigError::Conflict`] names the part of the filter that is wrong.
 pub fn start_logging(log: Option<String>) -> Result<(), ConfigError> {
     let filter = log_filter(log, std::env::var("RUST_LOG").ok())?;
     tracing_subscriber::fmt()
@@ -22,7 +22,7 @@ pub fn start_logging(log: Option<String>) -> Result<(), ConfigError> {
 }
 
 fn log_filter(log: Option<String>, rust_log: Option<String>) -> Result<EnvFilter, ConfigError> {
-    // Other programs read RUST_LOG too, and it may name parts of theirs.
+    // Not applied to RUST_LOG: it is shared with other programs and may name their crates.
     log.as_deref().map_or(Ok(()), check_words)?;
     let or_variable = log.or(rust_log.filter(|it| !it.is_empty()));
     let filter = or_variable.unwrap_or_else(|| "info".to_owned());
@@ -32,8 +32,8 @@ fn log_filter(log: Option<String>, rust_log: Option<String>) -> Result<EnvFilter
     })
 }
 
-/// Refuses a filter with a word that stands alone and is neither a level nor one of our crates: it would be the
-/// name of a crate that does not log, and nothing else would.
+/// Refuses a filter with a bare word that is neither a level nor one of our crates, most likely a misspelt level:
+/// taken as a crate's name, the word would switch off all of the relay's logging.
 fn check_words(filter: &str) -> Result<(), ConfigError> {
     let is_known = |word: &str| {
         let is_level = word.parse::<LevelFilter>().is_ok();

@@ -1,6 +1,6 @@
-//! Every setting in one table, and the command line and environment made from it.
+//! The table of settings, and the command line and environment variables made from it.
 //!
-//! Values are text here and know where they came from; what they mean is [`crate::config`]'s.
+//! Values are unparsed text here, with their source; [`crate::config`] parses and checks them.
 
 mod environment;
 mod log;
@@ -19,46 +19,46 @@ pub(crate) use self::environment::{Origin, Raw};
 pub use self::log::start_logging;
 pub(crate) use self::settings::{Arity, SETTINGS, Setting};
 
-/// A token to issue, as asked for.
+/// Claims of a token to make, as given on the command line.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TokenOrder {
-    /// Who gets it.
+    /// Holder of the token.
     pub subject: String,
-    /// Applications it is good for; none given means any.
+    /// Applications (DCCs) that the token allows; empty allows any.
     pub dcc: Vec<String>,
-    /// Patterns of tunnel names it may ask for; none given means any.
+    /// Patterns of tunnel names that the token allows; empty allows any.
     pub tunnels: Vec<String>,
-    /// What it may be used for; none given means agent and caller.
+    /// Scopes of the token; empty means agent and caller.
     pub scopes: Vec<String>,
-    /// How long it lasts, such as `8h`; a random token may have none.
+    /// Lifetime, such as `8h`; may be empty for a random token, which then does not expire.
     pub ttl: String,
-    /// The file with the secret, for a signed one.
+    /// File with the secret that signs a signed token.
     pub secret_file: PathBuf,
-    /// Who issues it.
+    /// Issuer to name in the token.
     pub issuer: Option<String>,
-    /// Relays that it is meant for; none given means any.
+    /// Relays that the token is meant for; empty means any.
     pub audience: Vec<String>,
-    /// Groups that its holder belongs to.
+    /// Groups that the holder belongs to.
     pub groups: Vec<String>,
-    /// Patterns of tunnel names that a caller may reach beside its own.
+    /// Patterns of other holders' tunnels that a caller with this token may reach.
     pub reach: Vec<String>,
-    /// Whether its agents may share a name with others.
+    /// Whether agents with this token may share a tunnel name with other agents.
     pub shared: bool,
 }
 
-/// What the command line asks for.
+/// Command chosen on the command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Invocation {
     /// Run a relay.
     Serve {
-        /// The configuration file, if one is named.
+        /// The configuration file, if the command line names one.
         config: Option<PathBuf>,
-        /// The flags.
+        /// Settings given as flags.
         flags: Layer,
     },
     /// Print a signed token.
     IssueToken(TokenOrder),
-    /// Print a random token, and its entry for the file of tokens.
+    /// Print a random token, and its entry for the tokens file.
     NewToken(TokenOrder),
 }
 
@@ -70,8 +70,8 @@ pub fn command() -> Command {
         .about("Joins remote callers to agents behind NAT")
         .after_help(
             "Each flag is also an environment variable (TIELINE_RELAY_STALE_TIMEOUT) and a key of \
-             the configuration file\n(stale_timeout); flags win over the environment, and that \
-             over the file.",
+             the configuration file\n(stale_timeout); flags override the environment, which \
+             overrides the file.",
         )
         .args_conflicts_with_subcommands(true)
         .arg(
@@ -95,22 +95,22 @@ fn issue_command() -> Command {
     Command::new("issue")
         .about("Prints a signed token")
         .args(claim_arguments())
-        .arg(text("ttl", "TIME", "How long it lasts, as in 8h").required(true))
+        .arg(text("ttl", "TIME", "Lifetime, as in 8h").required(true))
         .arg(
-            text("jwt-secret-file", "FILE", "The relay's secret")
+            text("jwt-secret-file", "FILE", "File with the relay's secret")
                 .required(true)
                 .value_parser(clap::value_parser!(PathBuf)),
         )
         .arg(text(
             "issuer",
             "NAME",
-            "Who issues it, for relays with --jwt-issuer",
+            "Issuer to name in the token, for relays with --jwt-issuer",
         ))
         .arg(
             text(
                 "audience",
                 "NAME",
-                "Meant for this relay, for those with --jwt-audience; repeats",
+                "Relay that the token is meant for, one of its --jwt-audience; repeats",
             )
             .action(ArgAction::Append),
         )
@@ -123,7 +123,7 @@ fn new_command() -> Command {
         .arg(text(
             "ttl",
             "TIME",
-            "How long it lasts, as in 90d [default: for ever]",
+            "Lifetime, as in 90d [default: no end]",
         ))
 }
 
@@ -131,7 +131,7 @@ fn text(name: &'static str, value: &'static str, help: &'static str) -> Arg {
     Arg::new(name).long(name).value_name(value).help(help)
 }
 
-/// What a token may say, of either kind.
+/// Flags for the claims that signed and random tokens share.
 fn claim_arguments() -> [Arg; 7] {
     let patterns = |name, help| {
         text(name, "PATTERN", help)
@@ -140,38 +140,38 @@ fn claim_arguments() -> [Arg; 7] {
     };
     let scopes = PossibleValuesParser::new(Scope::ALL.map(Scope::word));
     [
-        text("sub", "NAME", "Who gets it").required(true),
-        text("dcc", "DCC", "Good for this application only; repeats").action(ArgAction::Append),
+        text("sub", "NAME", "Holder of the token").required(true),
+        text("dcc", "DCC", "Application that the token allows; repeats [default: any]").action(ArgAction::Append),
         patterns(
             "tunnel",
-            "Good for these tunnel names only, as in 'maya-*'; repeats",
+            "Tunnel names that the token allows, as in 'maya-*'; repeats [default: any]",
         ),
         text(
             "scope",
             "SCOPE",
-            "Good for this only; repeats [default: agent and caller]",
+            "What the token may be used for; repeats [default: agent and caller]",
         )
         .action(ArgAction::Append)
         .value_parser(scopes),
         text(
             "group",
             "NAME",
-            "Reaches the tunnels of this group, and they its own; repeats",
+            "Group of the holder, whose members reach each other's tunnels; repeats",
         )
         .action(ArgAction::Append)
         .value_parser(NonEmptyStringValueParser::new()),
         patterns(
             "reach",
-            "Reaches these tunnels of others too, as in 'farm-*'; repeats",
+            "Tunnels of other holders that the holder may reach, as in 'farm-*'; repeats",
         ),
         Arg::new("shared")
             .long("shared")
-            .help("Its agents may share a name with others of the same --sub or --group")
+            .help("The holder's agents may share a tunnel name with agents of the same --sub or --group")
             .action(ArgAction::SetTrue),
     ]
 }
 
-/// A pattern with any other character could match no tunnel name.
+/// Refuses an empty pattern and characters that no tunnel name has.
 fn tunnel_pattern(text: &str) -> Result<String, &'static str> {
     let fits = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '*';
     if text.is_empty() || !text.chars().all(fits) {
@@ -180,10 +180,10 @@ fn tunnel_pattern(text: &str) -> Result<String, &'static str> {
     Ok(text.to_owned())
 }
 
-/// Reads the command line.
+/// Parses the command line.
 ///
 /// # Errors
-/// What `clap` says, `--help` and `--version` included.
+/// `clap`'s error or text to print, `--help` and `--version` included.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation, clap::Error> {
     let matches = command().try_get_matches_from(arguments)?;
     match matches
@@ -231,7 +231,7 @@ fn texts(matches: &ArgMatches, name: &str) -> Vec<String> {
 }
 
 fn token_order(matches: &ArgMatches) -> TokenOrder {
-    // Not every command has every flag.
+    // `token new` lacks some flags of `token issue`, so an unknown name is fine.
     let one = |name| matches.try_get_one::<String>(name).ok()?.cloned();
     TokenOrder {
         subject: one("sub").unwrap_or_default(),

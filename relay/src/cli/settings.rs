@@ -1,4 +1,4 @@
-//! The table of settings.
+//! Table of the relay's settings.
 
 use clap::{Arg, ArgAction};
 
@@ -7,11 +7,11 @@ use clap::{Arg, ArgAction};
 pub(crate) enum Arity {
     One,
     Many,
-    /// True if it is there.
+    /// A flag without a value: present means true.
     Switch,
 }
 
-/// Least similarity of a key and the setting that is suggested for it (1: equal).
+/// Least similarity of an unknown key and a setting for a "did you mean" hint (1: equal).
 const ALIKE_MIN: f64 = 0.7;
 
 /// One setting: `stale_timeout` in a file is `--stale-timeout` and `TIELINE_RELAY_STALE_TIMEOUT`.
@@ -55,49 +55,49 @@ pub(crate) const SETTINGS: &[Setting] = &[
     many(
         "agent_listen",
         "ADDR",
-        "Where agents dial in; repeats [default: 127.0.0.1:9001]",
+        "Address that agents connect to; repeats [default: 127.0.0.1:9001]",
     ),
     many(
         "tcp_listen",
         "ADDR",
-        "Raw TCP frontends; repeats, `off` [default: 127.0.0.1:9002]",
+        "Address for raw TCP callers; repeats, or `off` [default: 127.0.0.1:9002]",
     ),
     many(
         "http_listen",
         "ADDR",
-        "HTTP frontends; repeats, `off` [default: 127.0.0.1:9080]",
+        "Address for HTTP callers; repeats, or `off` [default: 127.0.0.1:9080]",
     ),
     many(
         "quic_listen",
         "ADDR",
-        "QUIC agents and frontends (not built yet)",
+        "Address for QUIC agents and callers (not built yet)",
     ),
     many(
         "admin_listen",
         "ADDR",
-        "Tunnels, health, metrics; repeats, `off` [default: 127.0.0.1:9003]",
+        "Address of the admin pages: tunnels, health, metrics; repeats, or `off` [default: 127.0.0.1:9003]",
     ),
     one(
         "admin_token_file",
         "FILE",
-        "What admin_listen wants as `Authorization: Bearer ...`",
+        "File with the token that admin_listen requires as `Authorization: Bearer ...`",
     ),
     one(
         "tls_cert",
         "FILE",
         "Certificate for tls:// addresses (not built yet)",
     ),
-    one("tls_key", "FILE", "Its private key (not built yet)"),
+    one("tls_key", "FILE", "Private key of tls_cert (not built yet)"),
     one(
         "domain",
         "NAME",
-        "The relay's DNS name, as in relay.example; each tunnel is reached under a name in front of it \
-         too, which wants DNS for *.relay.example",
+        "The relay's DNS name, as in relay.example; each tunnel is also reached as TUNNEL.relay.example, \
+         which needs DNS for *.relay.example",
     ),
     one(
         "public_url",
         "URL",
-        "How public URLs begin, as in https://relay.example [default: http, and domain or the \
+        "Beginning of public URLs, as in https://relay.example [default: http, and domain or the \
          HTTP listener's address, with its port]",
     ),
     one(
@@ -109,42 +109,42 @@ pub(crate) const SETTINGS: &[Setting] = &[
     one(
         "spin_us",
         "N",
-        "Microseconds for which a shard polls before it sleeps [default: 0]",
+        "Microseconds that a shard polls before it sleeps [default: 0]",
     ),
     one(
         "auth",
         "MODE",
-        "How agents prove themselves: open, tokens, jwt or provider [default: open]",
+        "How agents authenticate: open, tokens, jwt or provider [default: open]",
     ),
     one(
         "auth_tokens_file",
         "FILE",
-        "With auth tokens: their hashes, and what each is good for",
+        "With auth tokens: file of token hashes, and what each token allows",
     ),
     one(
         "auth_provider_url",
         "URL",
-        "With auth provider: whom to ask, at URL/api/verify",
+        "With auth provider: its address; the relay asks at URL/api/verify",
     ),
     one(
         "auth_provider_secret_file",
         "FILE",
-        "What the relay proves itself to the provider with",
+        "File with the secret that identifies the relay to the provider",
     ),
     one(
         "auth_provider_interval",
         "TIME",
-        "How often the provider is asked again [default: 60s]",
+        "Time after which the provider is asked again about a tunnel [default: 60s]",
     ),
     one(
         "auth_provider_grace",
         "TIME",
-        "How long tunnels live on while the provider is silent [default: 600s]",
+        "How long tunnels stay up while the provider does not answer [default: 600s]",
     ),
     one(
         "auth_denylist",
         "FILE",
-        "Tokens, holders and agents that are turned away all the same",
+        "File of denied token ids, subjects and agent keys",
     ),
     switch(
         "open_anywhere",
@@ -153,8 +153,8 @@ pub(crate) const SETTINGS: &[Setting] = &[
     one(
         "caller_auth",
         "MODE",
-        "How callers prove themselves: none or token [default: token with auth tokens or jwt, \
-         none with open; provider wants none to be said]",
+        "How callers authenticate: none or token [default: token with auth tokens or jwt, \
+         none with open; with provider it must be set to none]",
     ),
     one(
         "jwt_secret_file",
@@ -166,22 +166,22 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "FILE",
         "Public key in PEM for RS256, ES256 or EdDSA tokens",
     ),
-    one("jwt_jwks", "FILE|URL", "Set of keys for tokens (RFC 7517)"),
-    one("jwt_issuer", "NAME", "Accept tokens of this issuer only"),
+    one("jwt_jwks", "FILE|URL", "Key set for signed tokens, as JWKS (RFC 7517)"),
+    one("jwt_issuer", "NAME", "Accept only tokens of this issuer"),
     many(
         "jwt_audience",
         "NAME",
-        "Accept tokens that are meant for this name only; repeats",
+        "Accept only tokens whose audience has this name; repeats",
     ),
     many(
         "allow_origin",
         "ORIGIN",
-        "Web pages that may use tunnels, as in https://app.example; repeats, `*` for any",
+        "Origin of web pages that may use tunnels, as in https://app.example; repeats, `*` for any",
     ),
     many(
         "trusted_proxies",
         "NET",
-        "Proxies that are believed who asks, as in 10.0.0.0/8; repeats",
+        "Networks of proxies whose X-Forwarded-* fields are trusted, as in 10.0.0.0/8; repeats",
     ),
     switch(
         "proxy_protocol",
@@ -190,27 +190,27 @@ pub(crate) const SETTINGS: &[Setting] = &[
     one(
         "target_authorization_header",
         "FIELD",
-        "Field that brings a target's Authorization where the relay takes the caller's",
+        "Request field that reaches the target as Authorization, where Authorization has the relay's token",
     ),
     one(
         "offline_grace",
         "TIME",
-        "How long requests wait for an agent that was lost [default: 5s]",
+        "How long requests wait for a lost agent to come back [default: 5s]",
     ),
     one(
         "start_grace",
         "TIME",
-        "For how long after the start unknown tunnels count as offline [default: 30s]",
+        "Time after the start in which unknown tunnels count as offline [default: 30s]",
     ),
     one(
         "sse_keepalive",
         "TIME",
-        "Quiet time before an event stream gets a comment; 0s: never [default: 15s]",
+        "Idle time before an event stream gets a keep-alive comment; 0s: never [default: 15s]",
     ),
     one(
         "stale_timeout",
         "TIME",
-        "Evict a link that is silent for this long [default: 45s]",
+        "Silence after which a link is evicted [default: 45s]",
     ),
     one(
         "preamble_timeout",
@@ -225,118 +225,117 @@ pub(crate) const SETTINGS: &[Setting] = &[
     one(
         "max_tunnels",
         "N",
-        "Tunnels that may be registered [default: 65536]",
+        "Limit of registered tunnels [default: 65536]",
     ),
     one(
         "sessions_max",
         "N",
-        "Sessions that one link may carry [default: 65536]",
+        "Limit of sessions on one link [default: 65536]",
     ),
     one(
         "bulk_run_bytes",
         "BYTES",
-        "Large pieces in a row before a session gets a lane of its own; 0: never [default: 262144]",
+        "Bytes of large pieces in a row before a session gets a bulk lane; 0: never [default: 262144]",
     ),
     one(
         "shard_budget_bytes",
         "BYTES",
-        "What one shard's sessions may hold per direction; less by default where memory is short [default: 268435456]",
+        "Payload that one shard's sessions may buffer per direction [default: 268435456, less where memory is short]",
     ),
     one(
         "state_dir",
         "DIR",
-        "Folder where bindings of names outlast a restart [default: none, they end with the relay]",
+        "Folder that keeps name bindings over a restart [default: none, bindings end with the relay]",
     ),
     switch(
         "take_over",
-        "Take the place of the relay that runs with this state_dir, if one does; it drains then",
+        "Take over from the relay that runs with this state_dir, if there is one; that relay drains",
     ),
     one(
         "log",
         "FILTER",
-        "What to log, as in `info,tieline_relay=debug` [default: RUST_LOG or info]",
+        "Log filter, as in `info,tieline_relay=debug` [default: RUST_LOG or info]",
     ),
     one(
         "audit_file",
         "FILE",
-        "Who registered, who called what, and who was refused, as JSON lines [default: none]",
+        "File for the audit log: registrations, calls and refusals as JSON lines [default: none]",
     ),
     one(
         "audit_max_bytes",
         "BYTES",
-        "Length from which audit_file is rotated [default: 67108864]",
+        "Size at which audit_file is rotated [default: 67108864]",
     ),
     one(
         "audit_keep",
         "N",
-        "Rotated audit files to keep [default: 10]",
+        "Number of rotated audit files to keep [default: 10]",
     ),
     one(
         "limits_sub_registrations_per_minute",
         "N",
-        "Registrations in a minute, of each holder of tokens [default: any]",
+        "Registrations per minute of each token holder [default: no limit]",
     ),
     one(
         "limits_sub_sessions",
         "N",
-        "Sessions and open requests at a time, of each holder of tokens [default: any]",
+        "Open sessions and requests of each token holder [default: no limit]",
     ),
     one(
         "limits_sub_requests_per_second",
         "N",
-        "Requests and new sessions in a second, of each holder of tokens [default: any]",
+        "Requests and new sessions per second of each token holder [default: no limit]",
     ),
     one(
         "limits_sub_bytes_per_second",
         "BYTES",
-        "Payload in a second, of each holder of tokens [default: any]",
+        "Payload per second of each token holder [default: no limit]",
     ),
     one(
         "limits_sub_tunnels",
         "N",
-        "Tunnels at a time of each holder of tokens; 0: any [default: an eighth of max_tunnels]",
+        "Tunnels at a time of each token holder; 0: no limit [default: an eighth of max_tunnels]",
     ),
     one(
         "limits_address_tunnels",
         "N",
-        "Tunnels at a time of each address whose agents show no holder; 0: any [default: 16384]",
+        "Tunnels at a time of each address whose agents have no token holder; 0: no limit [default: 16384]",
     ),
     one(
         "limits_address_registrations_per_minute",
         "N",
-        "Registrations in a minute, of each address [default: any]",
+        "Registrations per minute of each address [default: no limit]",
     ),
     one(
         "limits_address_sessions",
         "N",
-        "Sessions and open requests at a time, of each address [default: any]",
+        "Open sessions and requests of each address [default: no limit]",
     ),
     one(
         "limits_address_requests_per_second",
         "N",
-        "Requests and new sessions in a second, of each address [default: any]",
+        "Requests and new sessions per second of each address [default: no limit]",
     ),
     one(
         "limits_address_bytes_per_second",
         "BYTES",
-        "Payload in a second, of each address [default: any]",
+        "Payload per second of each address [default: no limit]",
     ),
     one(
         "limits_address_new_links",
         "N",
-        "Links of each address that have no tunnel yet; 0: any [default: 1024]",
+        "Links of each address that have no tunnel yet; 0: no limit [default: 1024]",
     ),
     switch("json", "Print one JSON object per line on stdout"),
 ];
 
 impl Setting {
-    /// The setting called `key`.
+    /// Finds the setting with this key.
     pub(crate) fn find(key: &str) -> Option<&'static Self> {
         SETTINGS.iter().find(|setting| setting.key == key)
     }
 
-    /// Hint for an unknown `key`: the setting that is most like it, in the form of `written`, or the names of all
-    /// settings.
+    /// Hint for an unknown `key`: the most similar setting, formatted by `written`, or the names of all settings.
     pub(crate) fn hint(key: &str, written: impl Fn(&str) -> String) -> String {
         let alike = |it: &&Self| strsim::normalized_damerau_levenshtein(key, it.key);
         let near = SETTINGS
@@ -346,7 +345,7 @@ impl Setting {
             Some(near) => format!("did you mean {}?", written(near.key)),
             None => {
                 let all: Vec<_> = SETTINGS.iter().map(|setting| setting.key).collect();
-                format!("there are {}", all.join(", "))
+                format!("the settings are {}", all.join(", "))
             }
         }
     }
@@ -355,7 +354,7 @@ impl Setting {
         self.key.replace('_', "-")
     }
 
-    /// Its flag.
+    /// The setting's command-line flag.
     pub(super) fn argument(&self) -> Arg {
         let argument = Arg::new(self.key).long(self.flag()).help(self.help);
         match self.arity {

@@ -13,7 +13,7 @@ fn what_is_wrong_in_a_file_is_named_with_the_file() {
         ),
         (
             "[relay]\nshards = 1",
-            format!("`relay` in {path}: unknown setting; there are agent_listen, "),
+            format!("`relay` in {path}: unknown setting; the settings are agent_listen, "),
         ),
         (
             "shards = \"two\"",
