@@ -240,7 +240,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
     one(
         "shard_budget_bytes",
         "BYTES",
-        "Payload that one shard's sessions may buffer per direction [default: 268435456, less where memory is short]",
+        "Payload that one shard's sessions may buffer per direction, less where memory is short [default: 268435456]",
     ),
     one(
         "state_dir",

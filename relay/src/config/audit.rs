@@ -6,7 +6,7 @@ use super::load::{NUMBER, Settings, number};
 use super::{conflict, in_range};
 use crate::error::ConfigError;
 
-/// Default of [`AuditConfig::max_bytes`]: some 250,000 requests.
+/// Default of [`AuditConfig::max_bytes`]: holds some 250,000 requests.
 const MAX_BYTES: u64 = 64 * 1024 * 1024;
 
 /// Bounds of [`AuditConfig::max_bytes`].
@@ -16,22 +16,22 @@ const MAX_BYTES_MAX: u64 = 1 << 40;
 /// Default of [`AuditConfig::keep`].
 const KEEP: u32 = 10;
 
-/// Most files to keep: each rotation renames all of them.
+/// Largest [`AuditConfig::keep`]: each rotation renames all kept files.
 const KEEP_MAX: u32 = 1000;
 
-/// Where the relay notes who did what.
+/// Where the audit log is written, and how it is rotated.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuditConfig {
-    /// The file that is written to.
+    /// Path of the file that is written.
     pub file: PathBuf,
-    /// It is rotated before it grows longer than this.
+    /// The file is rotated before it grows longer than this, in bytes.
     pub max_bytes: u64,
-    /// Rotated files that are kept, as `file.1`, the newest, to `file.N`.
+    /// Number of rotated files to keep: `file.1`, the newest, to `file.N`.
     pub keep: u32,
 }
 
 impl AuditConfig {
-    /// With the standard length and number of files.
+    /// Settings with the default size and number of files.
     #[must_use]
     pub const fn new(file: PathBuf) -> Self {
         Self {
@@ -41,7 +41,7 @@ impl AuditConfig {
         }
     }
 
-    /// What the sources say.
+    /// Reads the settings of the audit log.
     pub(super) fn read(settings: &Settings) -> Result<Option<Self>, ConfigError> {
         let max_bytes = settings.one("audit_max_bytes", NUMBER, number)?;
         let keep = settings.one("audit_keep", NUMBER, number)?;

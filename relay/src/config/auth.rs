@@ -1,4 +1,4 @@
-//! The settings of authentication: what each mode wants, and what would do nothing in it.
+//! Settings of authentication: those that each mode needs, and those that would have no effect in it.
 
 use std::path::PathBuf;
 
@@ -10,7 +10,7 @@ use super::secret::{read_secret, read_text_secret};
 use super::{Auth, CallerAuth, HttpUrl, JwksSource, JwtAuth, ProviderAuth, TokensAuth, conflict};
 use crate::error::ConfigError;
 
-/// The modes, and the settings that do something in each.
+/// The auth modes, each with the settings that have an effect in it.
 const MODES: &[(&str, &[&str])] = &[
     ("open", &["open_anywhere"]),
     ("tokens", &["auth_tokens_file"]),
@@ -36,14 +36,14 @@ const MODES: &[(&str, &[&str])] = &[
 ];
 
 impl Settings {
-    /// How agents prove themselves.
+    /// How agents authenticate.
     pub(super) fn auth(&self) -> Result<Auth, ConfigError> {
         let expected = "open, tokens, jwt or provider";
         let mode = self.one("auth", expected, |text| {
             MODES.iter().map(|(mode, _)| *mode).find(|it| *it == text)
         })?;
         let mode = mode.unwrap_or("open");
-        // A setting that would do nothing is a misunderstanding, here a dangerous one.
+        // A setting without effect is refused: the operator may rely on it for protection.
         for (other, keys) in MODES.iter().filter(|(other, _)| *other != mode) {
             if let Some((key, raw)) = keys.iter().find_map(|key| Some((key, self.raw(key)?))) {
                 let remedy = match *other {
@@ -64,8 +64,8 @@ impl Settings {
         }
     }
 
-    /// How callers prove themselves. Unless it is said, they must as soon as agents must, at whatever
-    /// address: a proxy on this machine brings callers of all others to loopback.
+    /// How callers authenticate. By default callers need a token if agents do, also on loopback: a proxy on
+    /// this machine forwards callers of other machines from loopback.
     pub(super) fn caller_auth(&self, auth: &Auth) -> Result<CallerAuth, ConfigError> {
         let said = self.one("caller_auth", "none or token", |text| match text {
             "none" => Some(CallerAuth::None),

@@ -1,4 +1,4 @@
-//! What is denied although its token is good: tokens by number, holders, and agents by their keys.
+//! The denylist: token ids, subjects and agent keys that are refused even with a valid token.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -7,26 +7,26 @@ use serde::Deserialize;
 use tieline_wire::AgentKey;
 use tieline_wire::claims::CLAIM_BYTES_MAX;
 
-/// Most entries of one file.
+/// Largest number of entries in one file.
 const ENTRIES_MAX: usize = 100_000;
 
-/// Bytes of a key that the log shows, and so the least that names one.
+/// Shortest prefix of a key that an entry may have, in bytes; the log shows as many.
 const KEY_BYTES_MIN: usize = 6;
 
-/// One thing that is denied.
+/// One entry of the denylist.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Denied {
-    /// A token's number, its `jti`.
+    /// A token's id, its `jti`.
     Number(String),
-    /// A holder, the `sub` of tokens.
+    /// A token holder, the `sub` of tokens.
     Subject(String),
-    /// An agent's key, or the beginning of it that the log shows.
+    /// An agent's key, or a prefix of at least the length that the log shows.
     Key(Vec<u8>),
 }
 
 impl Denied {
-    /// Reads an agent's key as the log prints it: 12 hexadecimal digits or more, with
-    /// `AgentKey(` and `..)` around them or without.
+    /// Parses an agent's key as the log prints it: 12 or more hexadecimal digits, with or without
+    /// `AgentKey(` and `..)` around them.
     #[must_use]
     pub fn parse_key(text: &str) -> Option<Self> {
         let digits = text.strip_prefix("AgentKey(").unwrap_or(text);
@@ -51,7 +51,7 @@ impl fmt::Display for Denied {
     }
 }
 
-/// Everything that is denied.
+/// Set of denied token ids, subjects and agent keys.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Denylist {
     numbers: HashSet<String>,
@@ -59,7 +59,7 @@ pub struct Denylist {
     keys: HashSet<Vec<u8>>,
 }
 
-/// The file.
+/// Form of the denylist file.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct DenylistForm {
@@ -81,7 +81,7 @@ impl Denylist {
         };
     }
 
-    /// Whether a token's number, its holder or an agent's key is in it.
+    /// True if the list has this token id, this subject, or this agent key.
     #[must_use]
     pub fn names(&self, jti: Option<&str>, sub: Option<&str>, key: Option<&AgentKey>) -> bool {
         let key_is_in = |key: &AgentKey| {
@@ -94,19 +94,19 @@ impl Denylist {
             || key.is_some_and(key_is_in)
     }
 
-    /// How many entries there are.
+    /// Number of entries.
     #[must_use]
     pub fn len(&self) -> usize {
         self.numbers.len() + self.subjects.len() + self.keys.len()
     }
 
-    /// Whether there is none.
+    /// True if there are no entries.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Takes a file over, or says which entry is wrong.
+    /// Checks a parsed file; the error says which entry is wrong.
     pub(super) fn new(form: DenylistForm) -> Result<Self, String> {
         let DenylistForm { jti, sub, key } = form;
         if jti.len() + sub.len() + key.len() > ENTRIES_MAX {

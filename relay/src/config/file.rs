@@ -1,4 +1,4 @@
-//! Files that settings come from or name: what is read, and who may have written it.
+//! Files that settings come from or name: reads them, and checks which users can change them.
 
 use std::fs::{self, File, Metadata};
 use std::io::{self, Read};
@@ -17,26 +17,26 @@ use super::{conflict, words};
 use crate::cli::{Arity, Layer, Origin, Raw, Setting};
 use crate::error::ConfigError;
 
-/// Longest file that is read, in bytes.
+/// Longest settings, key or secret file that is read, in bytes.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
-/// Longest file of tokens or denials that is read, in bytes: some 50,000 tokens.
+/// Longest tokens or denylist file that is read, in bytes; holds some 50,000 tokens.
 const TABLE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
-/// What other users must not be able to do with a file.
+/// Protection that a file must have against other users.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Guard {
-    /// To change it: it decides who is let in, or what the relay does.
+    /// Others must not be able to change the file: it decides about admission, or what the relay does.
     Unchanged,
-    /// To read or change it: it is a secret. A group may be allowed to read it.
+    /// Others must not be able to read or change the file: it is a secret. Its group may read it.
     Secret,
 }
 
 impl Guard {
-    /// Checks mode, owner and folder of a file that was opened.
+    /// Checks mode, owner and folder of an opened file.
     ///
     /// # Errors
-    /// [`ConfigError`] says what others can do, and how to end that.
+    /// [`ConfigError`] says what other users can do with the file, and how to prevent it.
     fn check(self, path: &Path, it: &Metadata) -> Result<(), ConfigError> {
         self.check_mode(path, it.mode())?;
         place::check(path, it)
@@ -56,7 +56,7 @@ impl Guard {
             Self::Unchanged => ConfigError::Content {
                 path,
                 problem: format!(
-                    "others can change this file and with it who is let in (mode {mode:03o}); run \
+                    "others can change this file, and so who may use the relay (mode {mode:03o}); run \
                      `chmod go-w` on it"
                 ),
             },
@@ -101,7 +101,7 @@ pub(super) fn read_settings(path: &Path) -> Result<Layer, ConfigError> {
         })?;
         if layer.0.insert(setting.key, raw).is_some() {
             return conflict(format!(
-                "`{}` in {} is there twice, alone and in a table",
+                "`{}` in {} is set twice, once alone and once in a table",
                 setting.key,
                 path.display()
             ));
@@ -127,14 +127,14 @@ fn file_values(setting: &Setting, value: &toml::Value) -> Option<Vec<String>> {
     Some(vec![one])
 }
 
-/// The keys of a table are settings with the table's name in front: `[jwt] issuer` is `jwt_issuer`.
-/// Each comes out as it was written, as the setting it may be, and with its value.
+/// Turns tables into settings: `issuer` in the table `[jwt]` is the setting `jwt_issuer`. Each entry of
+/// `flat` is the key as written, the setting's key, and the value.
 fn flatten(prefix: &str, table: toml::Table, flat: &mut Vec<(String, String, toml::Value)>) {
     let dots = prefix.replace('_', ".");
     for (key, value) in table {
         let (written, name) = match prefix {
             "" => (key.clone(), key.clone()),
-            // The table of a setting that has a value itself.
+            // `auth` is both a table and a setting: its own value is `mode` in the table.
             "auth" if key == "mode" => ("auth.mode".to_owned(), "auth".to_owned()),
             _ => (format!("{dots}.{key}"), format!("{prefix}_{key}")),
         };
@@ -151,7 +151,7 @@ fn flatten(prefix: &str, table: toml::Table, flat: &mut Vec<(String, String, tom
     }
 }
 
-/// A TOML file's content.
+/// Parses a TOML file's content.
 fn parse<T: DeserializeOwned>(path: &Path, content: Vec<u8>) -> Result<T, ConfigError> {
     let text = String::from_utf8(content).map_err(|_| ConfigError::Syntax {
         path: path.to_owned(),
@@ -170,38 +170,38 @@ fn parse<T: DeserializeOwned>(path: &Path, content: Vec<u8>) -> Result<T, Config
     })
 }
 
-/// Reads the file of tokens.
+/// Reads the tokens file.
 ///
 /// # Errors
-/// [`ConfigError`] names the file, and the token that is wrong.
+/// [`ConfigError`] names the file and the wrong token.
 pub fn read_tokens(path: &Path) -> Result<TokenTable, ConfigError> {
     let form = parse(path, read(path, TABLE_BYTES_MAX, Guard::Unchanged)?)?;
     TokenTable::new(form).map_err(|problem| unfit(path, problem))
 }
 
-/// Reads the file of what is denied.
+/// Reads the denylist file.
 ///
 /// # Errors
-/// [`ConfigError`] names the file, and the entry that is wrong.
+/// [`ConfigError`] names the file and the wrong entry.
 pub fn read_denylist(path: &Path) -> Result<Denylist, ConfigError> {
     let form = parse(path, read(path, TABLE_BYTES_MAX, Guard::Unchanged)?)?;
     Denylist::new(form).map_err(|problem| unfit(path, problem))
 }
 
-/// Reads a public key in PEM.
+/// Reads a public key in PEM format.
 ///
 /// # Errors
-/// [`ConfigError`] names the file and what it holds instead.
+/// [`ConfigError`] names the file and what is wrong with its content.
 pub(super) fn read_public_key(path: &Path) -> Result<Key, ConfigError> {
     Key::from_pem(&read(path, FILE_BYTES_MAX, Guard::Unchanged)?)
         .map_err(|error| unfit(path, error.to_string()))
 }
 
-/// Reads a set of keys; those that cannot be used are named in the log. With a secret among them
-/// the file is a secret.
+/// Reads a JWKS file. Keys that cannot be used are skipped and logged. A file that contains a secret key
+/// must be protected like a secret.
 ///
 /// # Errors
-/// [`ConfigError`] names the file, also if no key in it can be used.
+/// [`ConfigError`] names the file, also if all of its keys are unusable.
 pub(crate) fn read_jwks(path: &Path) -> Result<KeySet, ConfigError> {
     let (content, it) = read_opened(path, FILE_BYTES_MAX)?;
     Guard::Unchanged.check(path, &it)?;
@@ -227,7 +227,7 @@ pub(super) fn unfit(path: &Path, problem: String) -> ConfigError {
     }
 }
 
-/// What tells one state of a file from another.
+/// Identity and state of a file, to notice a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Stamp {
     device: u64,
@@ -237,32 +237,32 @@ pub(crate) struct Stamp {
 }
 
 impl Stamp {
-    /// The file's state, if it is there.
+    /// The file's current state; `None` if it cannot be looked at.
     pub(crate) fn of(path: &Path) -> Option<Self> {
         let it = fs::metadata(path).ok()?;
         Some(Self {
             device: it.dev(),
             number: it.ino(),
             bytes: it.size(),
-            // Of the entry, so that a change of mode counts as well.
+            // ctime rather than mtime, so that a change of mode counts as well.
             changed: (it.ctime(), it.ctime_nsec()),
         })
     }
 }
 
-/// The content of a file of up to `bytes_max`, as `guard` allows it.
+/// Reads a file of at most `bytes_max` bytes and checks it with `guard`.
 fn read(path: &Path, bytes_max: u64, guard: Guard) -> Result<Vec<u8>, ConfigError> {
     let (content, it) = read_opened(path, bytes_max)?;
     guard.check(path, &it)?;
     Ok(content)
 }
 
-/// The content of a secret file.
+/// Reads a file that holds a secret.
 pub(super) fn read_secret_file(path: &Path) -> Result<Vec<u8>, ConfigError> {
     read(path, FILE_BYTES_MAX, Guard::Secret)
 }
 
-/// The content of one opened file, and what the system says of it: no other can take its place in between.
+/// Reads a file; its metadata come from the open descriptor, so both belong to the same file.
 fn read_opened(path: &Path, bytes_max: u64) -> Result<(Vec<u8>, Metadata), ConfigError> {
     let content = || -> io::Result<(Vec<u8>, Metadata)> {
         let file = File::open(path)?;

@@ -10,23 +10,23 @@ use super::in_range;
 use super::load::{SWITCH, Settings, TIME, boolean, parse_duration, set};
 use crate::error::ConfigError;
 
-/// What callers over HTTP may do, and how long they wait.
+/// Settings of the HTTP front: permissions of callers, and timeouts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HttpConfig {
-    /// Origins of web pages that may use tunnels, beside the relay's own; `*` for any.
+    /// Origins of web pages that may use tunnels, besides the relay's own; `*` for any.
     pub allow_origins: Vec<String>,
-    /// Proxies in front of the relay that are believed who asks.
+    /// Networks of proxies whose X-Forwarded-* fields are trusted.
     pub trusted_proxies: Vec<IpNet>,
-    /// Whether these proxies say whom they connect, before the first byte (PROXY protocol, version
-    /// 2), on the ports for callers.
+    /// Whether connections from these proxies begin with a PROXY protocol header, version 2, on the
+    /// ports for callers.
     pub proxy_protocol: bool,
-    /// Field that brings a target's own `Authorization`, where the relay takes that itself.
+    /// Request field that becomes the target's `Authorization`, where the relay takes `Authorization` itself.
     pub target_authorization: Option<HeaderName>,
-    /// How long requests wait for an agent that was lost to come back.
+    /// How long requests wait for a lost agent to come back.
     pub offline_grace: Duration,
-    /// For so long after the relay's start an unknown tunnel counts as one that is offline.
+    /// Time after the relay's start in which an unknown tunnel counts as offline.
     pub start_grace: Duration,
-    /// After so long without a byte an event stream gets a comment; zero is never.
+    /// Idle time after which an event stream gets a comment; zero means never.
     pub sse_keepalive: Duration,
 }
 
@@ -45,7 +45,7 @@ impl Default for HttpConfig {
 }
 
 impl HttpConfig {
-    /// What the sources say.
+    /// Reads the settings of the HTTP front.
     ///
     /// # Errors
     /// [`ConfigError`] names the flag, variable or key.
@@ -80,8 +80,8 @@ impl HttpConfig {
 
     pub(super) fn check(&self) -> Result<(), ConfigError> {
         if self.proxy_protocol && self.trusted_proxies.is_empty() {
-            let text = "proxy_protocol: anybody could say that they are somebody else; \
-                        name the proxies that say so in trusted_proxies";
+            let text = "proxy_protocol: without trusted_proxies any caller could claim another caller's \
+                        address; name the proxies in trusted_proxies";
             return Err(ConfigError::Conflict(text.to_owned()));
         }
         let ms = Duration::from_millis;
@@ -91,7 +91,7 @@ impl HttpConfig {
     }
 }
 
-/// An origin as browsers write it (RFC 6454, section 6.2), `null`, or `*`.
+/// Parses an origin as browsers write it (RFC 6454, section 6.2), `null`, or `*`.
 fn origin(text: &str) -> Option<String> {
     if matches!(text, "*" | "null") {
         return Some(text.to_owned());
@@ -108,7 +108,7 @@ fn origin(text: &str) -> Option<String> {
     (is_scheme && is_authority).then(|| text.to_ascii_lowercase())
 }
 
-/// A field that means nothing to the relay itself.
+/// Parses the name of a header field that the relay does not use itself.
 fn free_field(text: &str) -> Option<HeaderName> {
     let name: HeaderName = text.parse().ok()?;
     let is_taken = [
@@ -135,7 +135,7 @@ fn free_field(text: &str) -> Option<HeaderName> {
     (!is_taken && !is_ours).then_some(name)
 }
 
-/// A network such as `10.0.0.0/8`, or one address.
+/// Parses a network such as `10.0.0.0/8`, or a single address.
 fn network(text: &str) -> Option<IpNet> {
     let address = || text.parse::<IpAddr>().ok().map(IpNet::from);
     text.parse()

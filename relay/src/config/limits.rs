@@ -1,48 +1,48 @@
-//! Settings of how much a token holder or an address may use.
+//! Settings that limit what one token holder or one address may use.
 
 use super::load::{NUMBER, Settings, number, set};
 use super::{Auth, conflict, in_range};
 use crate::error::ConfigError;
 
-/// Most of what is counted one by one: more would be no limit.
+/// Largest limit on a count; a higher limit would have no effect.
 const COUNT_MAX: u32 = 1_000_000;
 
-/// Most bytes in a second.
+/// Largest limit on bytes per second.
 const BYTES_MAX: u64 = 1 << 40;
 
-/// What one holder of a token, or one address, may use; 0 is as much as it likes.
+/// Limits of one token holder or one address; 0 means no limit.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Allowance {
-    /// Tunnels that its agents may ask for in a minute, again or for the first time.
+    /// Registrations per minute, renewals included.
     pub registrations_per_minute: u32,
-    /// Raw sessions, and HTTP requests that are being answered, at a time.
+    /// Raw sessions, and HTTP requests being answered, at a time.
     pub sessions: u32,
-    /// HTTP requests, and raw sessions, that may begin in a second.
+    /// New HTTP requests and raw sessions per second.
     pub requests_per_second: u32,
-    /// Payload in either direction in a second.
+    /// Payload bytes per second, both directions together.
     pub bytes_per_second: u64,
 }
 
-/// Tunnels at a time that one holder of tokens may have, whatever `max_tunnels` is, unless that would
-/// be more than half of it.
+/// Tunnels at a time that each token holder may have at least by default, if that is at most half of
+/// `max_tunnels`.
 const SUB_TUNNELS_MIN: usize = 1024;
 
-/// Default of [`LimitsConfig::address_tunnels`]: a quarter of what a relay holds by default.
+/// Default of [`LimitsConfig::address_tunnels`]: a quarter of the default of `max_tunnels`.
 const ADDRESS_TUNNELS: u32 = 16_384;
 
-/// What is limited.
+/// Limits per token holder and per address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LimitsConfig {
-    /// For each holder of tokens.
+    /// Limits of each token holder.
     pub sub: Allowance,
-    /// For each address; a network of 64 bits with IPv6.
+    /// Limits of each address; an IPv6 address counts by its first 64 bits.
     pub address: Allowance,
-    /// Tunnels at a time of one holder of tokens; 0 is as many as it likes, and without a number it is
-    /// an eighth of all that there may be.
+    /// Tunnels at a time of each token holder; 0 means no limit, `None` an eighth of `max_tunnels`, at
+    /// least 1,024 but at most half of it.
     pub sub_tunnels: Option<u32>,
-    /// The same of one address, for tunnels whose agents show no holder.
+    /// Tunnels at a time of each address whose agents have no token holder; 0 means no limit.
     pub address_tunnels: Option<u32>,
-    /// Links of each address whose agents have no tunnel yet; 0 is as many as come.
+    /// Links of each address whose agents have no tunnel yet; 0 means no limit.
     pub address_new_links: u32,
 }
 
@@ -59,7 +59,7 @@ impl Default for LimitsConfig {
 }
 
 impl LimitsConfig {
-    /// What the sources say.
+    /// Reads the limits from the settings.
     pub(super) fn read(settings: &Settings) -> Result<Self, ConfigError> {
         let mut limits = Self::default();
         for (whose, it) in [("sub", &mut limits.sub), ("address", &mut limits.address)] {
@@ -81,16 +81,15 @@ impl LimitsConfig {
         Ok(limits)
     }
 
-    /// Tunnels at a time of one holder of tokens, where the relay holds `max_tunnels`; 0 is any number.
-    /// By default one holder never has more than half of the places, and never needs more than an eighth
-    /// of many.
+    /// Limit of tunnels at a time of each token holder, for a relay with `max_tunnels`; 0 means no limit. The
+    /// default is an eighth of `max_tunnels`; of few tunnels it is more, but never more than half.
     pub(crate) fn tunnels_of_sub(&self, max_tunnels: usize) -> u32 {
         let share = (max_tunnels / 8).max(SUB_TUNNELS_MIN.min(max_tunnels / 2));
         let share = u32::try_from(share.max(1)).unwrap_or(u32::MAX);
         self.sub_tunnels.unwrap_or(share)
     }
 
-    /// Tunnels at a time of one address, for agents without a holder; 0 is any number.
+    /// Limit of tunnels at a time of each address, for agents without a token holder; 0 means no limit.
     pub(crate) fn tunnels_of_address(&self) -> u32 {
         self.address_tunnels.unwrap_or(ADDRESS_TUNNELS)
     }
@@ -99,8 +98,8 @@ impl LimitsConfig {
         let is_sub_limited = self.sub != Allowance::default() || self.sub_tunnels.is_some();
         if is_sub_limited && matches!(auth, Auth::Open { .. }) {
             return conflict(
-                "limits_sub does nothing here: without --auth tokens, jwt or provider nobody has a \
-                 token; limits_address counts by address",
+                "limits_sub does nothing here: with auth open there are no tokens; \
+                 limits_address counts by address",
             );
         }
         for (whose, it) in [("sub", &self.sub), ("address", &self.address)] {

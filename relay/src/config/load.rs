@@ -1,4 +1,4 @@
-//! Where settings come from: a TOML file, the environment and flags.
+//! Merges settings from flags, the environment and a TOML file into a [`Config`].
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ pub(super) const NUMBER: &str = "a whole number in range";
 pub(super) const TIME: &str = "a time such as 500ms, 45s or 1h30m";
 pub(super) const SWITCH: &str = "true or false";
 
-/// Puts the sources together: flags win over the environment, and that over the file.
+/// Merges the sources: flags override the environment, which overrides the file.
 ///
 /// # Errors
 /// [`ConfigError`] names the flag, variable, key or file.
@@ -109,7 +109,7 @@ pub(super) fn set<T>(place: &mut T, value: Option<T>) {
     }
 }
 
-/// The sources, the strongest first.
+/// The sources of settings: flags, environment, file. An earlier source overrides a later one.
 pub(super) struct Settings([Layer; 3]);
 
 impl Settings {
@@ -117,7 +117,7 @@ impl Settings {
         self.0.iter().find_map(|layer| layer.0.get(key))
     }
 
-    /// The value of `key`, parsed; `expected` says what would do.
+    /// The parsed value of `key`; `expected` describes valid values in the error.
     pub(super) fn one<T>(
         &self,
         key: &str,
@@ -133,7 +133,7 @@ impl Settings {
         }
     }
 
-    /// The value of `key`, parsed by what says itself what is wrong with a value.
+    /// The parsed value of `key`; the error text comes from `parse`.
     fn judged<T>(
         &self,
         key: &str,
@@ -150,13 +150,13 @@ impl Settings {
         parse(text).map(Some).map_err(unfit)
     }
 
-    /// The value of `key` as it was written.
+    /// The unparsed value of `key`.
     fn written(&self, key: &str) -> Option<(&Raw, &str)> {
         let raw = self.raw(key)?;
         Some((raw, raw.values.first().map_or("", String::as_str)))
     }
 
-    /// All values of `key`, each parsed.
+    /// All values of `key`, parsed.
     pub(super) fn many<T>(
         &self,
         key: &str,
@@ -205,7 +205,7 @@ impl Settings {
             .map(Some)
     }
 
-    /// The file or folder that `key` names; a relative path starts at the folder of the settings' file.
+    /// The file or folder that `key` names. A relative path in the settings file starts at that file's folder.
     pub(super) fn path(&self, key: &str) -> Result<Option<PathBuf>, ConfigError> {
         let path = self.one(key, "a file or folder", |text| {
             (!text.is_empty()).then(|| PathBuf::from(text))
@@ -217,8 +217,7 @@ impl Settings {
         Ok(path.map(|path| folder.map_or_else(|| path.clone(), |folder| folder.join(&path))))
     }
 
-    /// The same for a file that must be there. What may be a secret in place of its file's name is refused,
-    /// and shown nowhere.
+    /// The file that `key` names. Refuses a value that may be the secret itself, without showing it.
     pub(super) fn file(&self, key: &str) -> Result<Option<PathBuf>, ConfigError> {
         let path = self.path(key)?;
         if let (Some(path), Some(raw)) = (&path, self.raw(key)) {
@@ -275,7 +274,7 @@ fn driver(text: &str) -> Option<DriverChoice> {
     }
 }
 
-/// Reads a time such as `500ms`, `45s`, `5m`, `8h`, `7d` or `1h30m`; a bare number has no meaning.
+/// Parses a time such as `500ms`, `45s`, `5m`, `8h`, `7d` or `1h30m`; the unit is required.
 #[must_use]
 pub fn parse_duration(text: &str) -> Option<Duration> {
     let mut rest = text;

@@ -1,5 +1,5 @@
-//! How much memory the relay may use: the machine's, or less where a cgroup limits it. What the
-//! defaults of the budgets are made from.
+//! Memory that the relay may use: the machine's, or less if a cgroup limits it. The default budgets are
+//! derived from it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,25 +8,25 @@ use tracing::{info, warn};
 
 use super::{Config, SHARD_BUDGET_BYTES, SHARD_BUDGET_BYTES_MIN};
 
-/// Part of the memory that the budgets of all shards take by default, in both directions together.
-/// The rest is for the program, for what each connection has for itself, and for the kernel's
-/// buffers, which a cgroup counts too.
+/// Divisor of the memory for the default budgets of all shards, both directions together. The other half
+/// is for the program, for each connection's own buffers, and for the kernel's buffers, which a cgroup
+/// counts too.
 const BUDGETS_PART: u64 = 2;
 
-/// Unsent bytes of one connection that the kernel may hold, as a part of the memory.
+/// Divisor of the memory for the unsent bytes of one connection that the kernel may hold.
 const NOTSENT_PART: u64 = 4096;
 
-/// Bounds of these bytes: below, each write would be a system call of its own; above, bulk gains
-/// nothing.
+/// Bounds of the unsent bytes per connection: a smaller bound would need a system call per small write,
+/// a larger one makes bulk transfers no faster.
 const NOTSENT_BYTES_MIN: u64 = 16 * 1024;
 const NOTSENT_BYTES_MAX: u64 = 1024 * 1024;
 
-/// Bytes that this process may use, where the system tells.
+/// Memory that this process may use, in bytes, if the system tells.
 pub(super) fn limit() -> Option<u64> {
     limit_by(|path| fs::read_to_string(path).ok())
 }
 
-/// The default of `shard_budget_bytes`.
+/// Default of `shard_budget_bytes`.
 pub(super) fn shard_budget(limit: Option<u64>, shards: usize) -> u64 {
     let directions = 2 * u64::try_from(shards.max(1)).unwrap_or(u64::MAX);
     let share = limit.map_or(u64::MAX, |limit| limit / BUDGETS_PART / directions);
@@ -34,36 +34,36 @@ pub(super) fn shard_budget(limit: Option<u64>, shards: usize) -> u64 {
 }
 
 impl Config {
-    /// Unsent bytes that the kernel may hold for a caller that reads slowly.
+    /// Unsent bytes that the kernel may hold for one caller that reads slowly.
     pub(crate) fn notsent_bytes(&self) -> u32 {
         notsent(self.memory_limit_bytes)
     }
 
-    /// Says how much memory there is, and what of it peers may fill; warns where that is too much.
+    /// Logs the memory limit and the shard budget; warns if the budgets of all shards exceed half of the limit.
     pub(crate) fn say_memory(&self) {
         let shard_budget_bytes = self.shard_budget_bytes;
         let budgets = shard_budget_bytes.saturating_mul(2 * self.shards as u64);
         let Some(limit) = self.memory_limit_bytes else {
-            return info!(shard_budget_bytes, "the memory is not limited");
+            return info!(shard_budget_bytes, "memory has no known limit");
         };
         info!(memory_limit_bytes = limit, shard_budget_bytes, "memory");
         if budgets > limit / BUDGETS_PART {
             warn!(
-                "peers may make the relay hold {budgets} bytes (2 x shards x shard_budget_bytes), and it has \
-                 {limit}: lower `shard_budget_bytes` or `shards`, or the kernel may kill it"
+                "peers can make the relay buffer {budgets} bytes (2 x shards x shard_budget_bytes) of its {limit} bytes \
+                 of memory: lower `shard_budget_bytes` or `shards`, or the kernel may kill the relay"
             );
         }
     }
 }
 
-/// Unsent bytes that the kernel may hold for a peer that reads slowly.
+/// Unsent bytes that the kernel may hold for one peer that reads slowly.
 fn notsent(limit: Option<u64>) -> u32 {
     let part = limit.map_or(u64::MAX, |limit| limit / NOTSENT_PART);
     let bytes = part.clamp(NOTSENT_BYTES_MIN, NOTSENT_BYTES_MAX);
     u32::try_from(bytes).unwrap_or(u32::MAX)
 }
 
-/// The smallest limit that the files say which `read` reads.
+/// Smallest memory limit in the system's files, which `read` reads.
 fn limit_by(read: impl Fn(&Path) -> Option<String>) -> Option<u64> {
     let machine = read(Path::new("/proc/meminfo")).and_then(|text| total(&text));
     let groups = read(Path::new("/proc/self/cgroup")).unwrap_or_default();
@@ -83,27 +83,27 @@ fn total(meminfo: &str) -> Option<u64> {
     kib.checked_mul(1024)
 }
 
-/// Where this process stands in one tree of cgroups.
+/// Place of this process in one tree of cgroups.
 #[derive(Debug, PartialEq, Eq)]
 struct Hierarchy {
     mount: PathBuf,
-    /// From the mount to the group of this process.
+    /// Path of the process's group, relative to the mount.
     below: PathBuf,
     files: &'static [&'static str],
 }
 
 impl Hierarchy {
-    /// What the group of this process and each above it say.
+    /// Limits of the process's group and of each group above it.
     fn limits(&self, read: &impl Fn(&Path) -> Option<String>) -> Vec<u64> {
         let groups = self.below.ancestors().map(|group| self.mount.join(group));
         let paths = groups.flat_map(|group| self.files.iter().map(move |file| group.join(file)));
-        // Version 2 says `max` for none, version 1 a number beyond any machine.
+        // "No limit" is the word `max` in version 2, and a number beyond any machine's memory in version 1.
         let limits = paths.filter_map(|path| read(&path)?.trim().parse::<u64>().ok());
         limits.filter(|limit| *limit > 0).collect()
     }
 }
 
-/// The trees that count memory, from `/proc/self/cgroup` and `/proc/self/mountinfo` (cgroups(7),
+/// The cgroup trees that limit memory, from `/proc/self/cgroup` and `/proc/self/mountinfo` (cgroups(7),
 /// proc_pid_mountinfo(5)).
 fn hierarchies(groups: &str, mounts: &str) -> Vec<Hierarchy> {
     let mut found = Vec::new();
@@ -119,7 +119,7 @@ fn hierarchies(groups: &str, mounts: &str) -> Vec<Hierarchy> {
         if !is_unified && !counts_memory {
             continue;
         }
-        // Beyond `memory.high` the kernel slows a program down until it frees something.
+        // Above `memory.high` the kernel throttles a program until it frees memory.
         let files: &[_] = if is_unified {
             &["memory.max", "memory.high"]
         } else {
@@ -127,7 +127,7 @@ fn hierarchies(groups: &str, mounts: &str) -> Vec<Hierarchy> {
         };
         let at = mounts.lines().filter_map(|line| mount(line, is_unified));
         found.extend(at.filter_map(|(root, mount)| {
-            // A container may see its own group at the mount, under the path that it has outside.
+            // In a container the mount's root may be the process's own group, at its path outside.
             let group = Path::new(group);
             let below = group.strip_prefix(root).ok()?;
             Some(Hierarchy {
@@ -140,7 +140,7 @@ fn hierarchies(groups: &str, mounts: &str) -> Vec<Hierarchy> {
     found
 }
 
-/// Root and place of a mount that counts memory.
+/// Root and mount point in a line of `mountinfo`, if the mount is a cgroup tree that limits memory.
 fn mount(line: &str, is_unified: bool) -> Option<(&str, &str)> {
     let (before, after) = line.split_once(" - ")?;
     let mut before = before.split(' ').skip(3);
@@ -214,7 +214,7 @@ mod tests {
 
     #[test]
     fn a_container_is_limited_by_what_it_sees_at_its_mount() {
-        // A namespace of its own: the group is the root.
+        // With a cgroup namespace: the process's group is the root.
         let own = [
             ("/proc/meminfo", MEMINFO),
             ("/proc/self/cgroup", "0::/\n"),
@@ -222,7 +222,7 @@ mod tests {
             ("/sys/fs/cgroup/memory.max", "67108864\n"),
         ];
         assert_eq!(limit_of(&own), Some(64 * MIB));
-        // None: the mount shows the group, under the path that it has outside.
+        // Without a cgroup namespace: the mount's root is the group, at its path outside.
         let mounts = V1.replace(
             " / /sys/fs/cgroup/memory",
             " /docker/x /sys/fs/cgroup/memory",

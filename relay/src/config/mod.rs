@@ -1,8 +1,8 @@
-//! Flags, environment and file become one [`Config`], checked once and then frozen.
-//! Long because every setting stands here once, with its default and its bounds.
+//! Configuration: flags, environment and file become one [`Config`], checked once and immutable from then on.
+//! One long file because each setting stands here once, with its default and its bounds.
 //!
-//! A program that embeds a relay starts from [`Config::default`] instead, and
-//! [`Config::check`] holds it to the same rules.
+//! A program that embeds a relay starts from [`Config::default`]; [`Config::check`] applies the same rules to
+//! that configuration.
 
 mod audit;
 mod auth;
@@ -48,131 +48,131 @@ pub use self::tokens::{
 pub use self::url::HttpUrl;
 use crate::error::{ConfigError, ListenKind};
 
-/// Most shards of one relay.
+/// Largest number of shards of one relay.
 pub const SHARDS_MAX: usize = 1024;
 
-/// Most tunnels that a relay can be told to hold.
+/// Largest value of [`Config::max_tunnels`].
 pub const TUNNELS_MAX: usize = 1_000_000;
 
 /// Default of [`Config::bulk_run_bytes`].
 const BULK_RUN_BYTES: u64 = 256 * 1024;
 
-/// Default of [`Config::shard_budget_bytes`] where there is memory enough: two links at full rate over a
-/// long way, and as much for small windows.
+/// Default of [`Config::shard_budget_bytes`] where memory is not short: room for two links at full rate over a
+/// long round trip, and as much again for small windows.
 const SHARD_BUDGET_BYTES: u64 = 4 * LINK_BUDGET_BYTES;
 
 /// Bounds of [`Config::shard_budget_bytes`].
 const SHARD_BUDGET_BYTES_MIN: u64 = 1024 * 1024;
 const SHARD_BUDGET_BYTES_MAX: u64 = 1 << 40;
 
-/// Longest time that a shard polls before it sleeps, in microseconds: longer, and it would hardly
-/// ever sleep.
+/// Longest time that a shard polls before it sleeps, in microseconds. A longer one would hardly ever let it
+/// sleep.
 pub const SPIN_US_MAX: u32 = 10_000;
 
-/// All that a relay is told. Times and counts have bounds, see [`Config::check`].
+/// Everything that is configurable about a relay. Times and counts have bounds, see [`Config::check`].
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where agents dial in; at least one.
+    /// Addresses that agents connect to; at least one.
     pub agent_listen: Vec<SocketAddr>,
-    /// Where raw TCP frontends connect.
+    /// Addresses for raw TCP callers.
     pub tcp_listen: Vec<SocketAddr>,
-    /// Where HTTP frontends connect.
+    /// Addresses for HTTP callers.
     pub http_listen: Vec<SocketAddr>,
-    /// Where tunnels, health and metrics are shown.
+    /// Addresses of the admin pages: tunnels, health, metrics.
     pub admin_listen: Vec<SocketAddr>,
-    /// The relay's own host name; each tunnel has a name in front of it.
+    /// The relay's own DNS name; each tunnel is also reached under a subdomain of it.
     pub domain: Option<String>,
-    /// How public URLs begin; without it, with `domain` or the HTTP listener's address, and its port.
+    /// Beginning of public URLs; by default `http`, and `domain` or the HTTP listener's address, with its port.
     pub public_url: Option<PublicUrl>,
-    /// Threads that move bytes.
+    /// Number of shards: threads that move bytes.
     pub shards: usize,
-    /// How shards talk to the kernel.
+    /// Kernel interface that shards use for I/O.
     pub driver: DriverChoice,
     /// How long a shard polls before it sleeps, in microseconds.
     pub spin_us: u32,
-    /// How agents prove themselves.
+    /// How agents authenticate.
     pub auth: Auth,
-    /// How callers prove themselves.
+    /// How callers authenticate.
     pub caller_auth: CallerAuth,
-    /// Who is turned away although a token is good.
+    /// Token ids, subjects and agent keys that are refused even with a valid token.
     pub denylist: Denylist,
-    /// Where that stands, read again when it changes.
+    /// File of the denylist, read again when it changes.
     pub denylist_file: Option<PathBuf>,
-    /// What operators must present on the admin port, if they must.
+    /// Token that operators must present on the admin port, if one is set.
     pub admin_token: Option<Secret>,
-    /// A link that is silent for this long is evicted.
+    /// Silence after which a link is evicted.
     pub stale_timeout: Duration,
-    /// A frontend must have named its tunnel by then.
+    /// Time for a frontend to name its tunnel.
     pub preamble_timeout: Duration,
-    /// How long sessions may take to end at shutdown.
+    /// Time for sessions to end at shutdown.
     pub drain_timeout: Duration,
-    /// Tunnels that may be registered.
+    /// Limit of registered tunnels.
     pub max_tunnels: usize,
-    /// Sessions that one link may carry at a time.
+    /// Limit of sessions on one link.
     pub sessions_max: u32,
-    /// Payload bytes in a row of large pieces after which a raw TCP session is offered a
-    /// connection of its own; 0 is never.
+    /// Payload bytes in consecutive large pieces after which a raw TCP session is offered a bulk
+    /// lane; 0 means never.
     pub bulk_run_bytes: u64,
-    /// Bytes that the sessions of one shard may hold in each direction, above what each starts
-    /// with.
+    /// Payload bytes that the sessions of one shard may buffer per direction, beyond each session's
+    /// initial window.
     pub shard_budget_bytes: u64,
-    /// Bytes of memory that the whole relay may use, where the machine or a cgroup says so.
+    /// Memory that the whole relay may use, in bytes, if the machine or a cgroup limits it.
     pub memory_limit_bytes: Option<u64>,
-    /// What callers over HTTP may do, and how long they wait.
+    /// Settings of the HTTP front: permissions of callers, and timeouts.
     pub http: HttpConfig,
-    /// Where it notes who did what, if it does.
+    /// Settings of the audit log; `None` for no audit log.
     pub audit: Option<AuditConfig>,
-    /// How much somebody may use.
+    /// Rate and count limits of token holders and addresses.
     pub limits: LimitsConfig,
-    /// The folder of this relay's own where bindings of names outlast a restart, if it has one.
+    /// The relay's own folder, which keeps name bindings over a restart, if it has one.
     pub state_dir: Option<PathBuf>,
-    /// Whether to take the place of a relay that runs with the same `state_dir`, if one does.
+    /// Whether to take over from a relay that runs with the same `state_dir`, if there is one.
     pub take_over: bool,
 }
 
-/// How shards talk to the kernel.
+/// Kernel interface that shards use for I/O.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DriverChoice {
-    /// `io_uring`, or epoll where the kernel refuses it.
+    /// `io_uring`, or epoll if the kernel refuses `io_uring`.
     #[default]
     Auto,
-    /// `io_uring` or no start.
+    /// `io_uring`; the start fails without it.
     Uring,
     /// Epoll.
     Epoll,
 }
 
-/// How agents prove themselves.
+/// How agents authenticate.
 #[derive(Clone, Debug)]
 pub enum Auth {
-    /// They need not.
+    /// Without credentials.
     Open {
-        /// Whether agents on other machines are accepted too.
+        /// Whether agents on other machines are accepted, too.
         anywhere: bool,
     },
-    /// By a token out of a file.
+    /// With a token listed in a file.
     Tokens(TokensAuth),
-    /// By a signed token.
+    /// With a signed token.
     Jwt(JwtAuth),
-    /// By whatever another server says of their token.
+    /// With a token that a provider, another server, judges.
     Provider(ProviderAuth),
 }
 
-/// Whom the relay asks about agents.
+/// The provider that decides about agents' tokens.
 #[derive(Clone, Debug)]
 pub struct ProviderAuth {
-    /// Where it is; `/api/verify` is added.
+    /// Base URL of the provider; `/api/verify` is appended.
     pub url: HttpUrl,
-    /// What the relay proves itself with.
+    /// Secret that the relay authenticates with at the provider.
     pub secret: Secret,
-    /// How often it is asked again about a tunnel that lives.
+    /// Time between two questions about a live tunnel.
     pub interval: Duration,
-    /// How long a tunnel lives on if it gives no answer.
+    /// Time that a tunnel outlives `interval` while the provider does not answer.
     pub grace: Duration,
 }
 
 impl ProviderAuth {
-    /// With the standard times.
+    /// A provider with the default times.
     #[must_use]
     pub const fn new(url: HttpUrl, secret: Secret) -> Self {
         Self {
@@ -191,60 +191,60 @@ impl ProviderAuth {
     }
 }
 
-/// How callers prove themselves.
+/// How callers authenticate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum CallerAuth {
-    /// They need not: every caller who knows a tunnel's name may use it.
+    /// Without credentials: every caller who knows a tunnel's name may use the tunnel.
     #[default]
     None,
-    /// By a token of the kind that agents have.
+    /// With a token of the same kind as agents'.
     Token,
 }
 
-/// The tokens that are accepted.
+/// Static tokens that are accepted.
 #[derive(Clone, Debug, Default)]
 pub struct TokensAuth {
-    /// The file that they stand in, read again when it changes.
+    /// File that lists the tokens, read again when it changes.
     pub file: Option<PathBuf>,
-    /// What it said at the start.
+    /// Tokens that the file listed at the start.
     pub table: TokenTable,
 }
 
-/// What a token is checked against.
+/// Keys and expected claims of signed tokens.
 #[derive(Clone, Debug, Default)]
 pub struct JwtAuth {
-    /// The keys that may have signed it, for as long as the relay runs.
+    /// Keys that stay valid as long as the relay runs.
     pub keys: KeySet,
-    /// Where more keys come from.
+    /// Source of further keys, which may change.
     pub jwks: Option<JwksSource>,
-    /// The only issuer that is accepted, if one is named.
+    /// The only accepted issuer, if one is set.
     pub issuer: Option<String>,
-    /// What the relay is called as an audience, if tokens name theirs.
+    /// Accepted audiences; empty accepts only tokens without an audience.
     pub audience: Vec<String>,
 }
 
-/// A set of keys that may change.
+/// Source of a key set that may change.
 #[derive(Clone, Debug)]
 pub enum JwksSource {
     /// A file, read again when it changes.
     File {
-        /// Where it is.
+        /// Path of the file.
         path: PathBuf,
-        /// What it said at the start.
+        /// Keys that the file had at the start.
         keys: KeySet,
     },
-    /// Behind a URL, fetched once the relay runs and then every now and again.
+    /// A URL, fetched when the relay starts and then at intervals.
     Url(HttpUrl),
 }
 
-/// A configuration, and how the program that runs it talks.
+/// A configuration, and the output settings of the program that runs it.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// For the relay.
+    /// Configuration of the relay.
     pub config: Config,
-    /// What to log, if said.
+    /// Log filter, if one is set.
     pub log: Option<String>,
-    /// Whether to print JSON.
+    /// Whether to print JSON on stdout.
     pub json: bool,
 }
 
@@ -256,7 +256,7 @@ impl Default for Config {
 }
 
 impl Config {
-    /// What `tieline-relay` runs when it is told nothing.
+    /// What `tieline-relay` runs without any setting.
     #[must_use]
     pub fn standard() -> Self {
         Self::on_ports(9001, 9002, 9080, 9003)
@@ -310,7 +310,7 @@ impl Config {
         }
     }
 
-    /// Whether a relay can run on it.
+    /// Checks that a relay can run with this configuration.
     ///
     /// # Errors
     /// [`ConfigError`] names the setting.

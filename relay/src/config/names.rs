@@ -1,4 +1,4 @@
-//! The host names of a relay: its `domain`, and the host in its public URL.
+//! Checks the relay's host names: its `domain`, and the host in its public URL.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -6,16 +6,16 @@ use tieline_wire::limits::TUNNEL_ID_BYTES_MAX;
 
 use crate::host::{address, is_loopback};
 
-/// Longest name that can be looked up (RFC 1035, 2.3.4), without the dot of the root.
+/// Longest DNS name (RFC 1035, 2.3.4), without the dot of the root.
 const NAME_BYTES_MAX: usize = 253;
 
-/// Longest part of a name between two dots (RFC 1035, 2.3.4).
+/// Longest label: a part of a DNS name between two dots (RFC 1035, 2.3.4).
 const LABEL_BYTES_MAX: usize = 63;
 
-/// A name in front of which tunnels have names of their own, in lower case.
+/// Checks a DNS name for use as `domain`, under which tunnels have subdomains; returns it in lower case.
 ///
 /// # Errors
-/// What is wrong with `text`, as the end of a sentence that begins with it.
+/// What is wrong with `text`, worded to follow `text` in a sentence.
 pub(super) fn domain(text: &str) -> Result<String, &'static str> {
     let wrong = if text.is_empty() {
         "is empty: a DNS name belongs here, such as relay.example"
@@ -29,8 +29,8 @@ pub(super) fn domain(text: &str) -> Result<String, &'static str> {
     } else if text.contains('/') {
         "has a path: the DNS name alone belongs here, such as relay.example"
     } else if text.contains('*') {
-        "has a *: the relay's own name belongs here, such as relay.example; each tunnel has a name in \
-         front of it without that"
+        "has a *: the relay's own name belongs here, such as relay.example; the names of tunnels in \
+         front of it need no *"
     } else if text.starts_with('.') || text.ends_with('.') {
         "begins or ends with a dot: the DNS name alone belongs here, such as relay.example"
     } else if is_loopback(text) && !text.to_ascii_lowercase().ends_with(".localhost") {
@@ -49,18 +49,18 @@ pub(super) fn domain(text: &str) -> Result<String, &'static str> {
     Err(wrong)
 }
 
-/// Whether `host`, as it stands in a URL, is an address or a name that callers can look up.
+/// True if `host` in a URL is an address, or a name that callers can look up.
 pub(super) fn is_host(host: &str) -> bool {
     if let Some(inner) = host.strip_prefix('[').and_then(|it| it.strip_suffix(']')) {
         return inner.parse::<Ipv6Addr>().is_ok();
     }
-    // Names of containers may have an underscore.
+    // Container names may have an underscore.
     let is_part = |part: &str| is_label(&part.replace('_', "x"));
     host.parse::<IpAddr>().is_ok()
         || host.len() <= NAME_BYTES_MAX && host.split('.').all(is_part) && !ends_in_a_number(host)
 }
 
-/// A part of a name between two dots (RFC 1123, 2.1).
+/// True for a label: a part of a name between two dots (RFC 1123, 2.1).
 fn is_label(label: &str) -> bool {
     (1..=LABEL_BYTES_MAX).contains(&label.len())
         && label
@@ -70,7 +70,7 @@ fn is_label(label: &str) -> bool {
         && !label.ends_with('-')
 }
 
-/// Clients take such a name for an address, or for none (URL Standard, 3.5: "ends in a number").
+/// True for a name that clients parse as an IPv4 address or refuse (URL Standard, 3.5: "ends in a number").
 fn ends_in_a_number(host: &str) -> bool {
     let last = host.rsplit('.').next().unwrap_or(host);
     last.bytes().all(|b| b.is_ascii_digit()) || address(last).is_some()

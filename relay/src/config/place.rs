@@ -1,5 +1,5 @@
-//! Where a file of settings or secrets lies: who could put another one in its place, and whether what names
-//! it is a name at all.
+//! Checks where a file of settings or secrets lies: other users must not be able to replace it. Also checks that
+//! a setting holds the name of a file and not the secret itself.
 
 use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
@@ -9,19 +9,19 @@ use rustix::process::geteuid;
 
 use crate::error::ConfigError;
 
-/// Permission bits with which a group or others may write.
+/// Permission bits that let the group or others write.
 const WRITE_BY_OTHERS: u32 = 0o022;
 
-/// In a folder with this bit, as `/tmp` has it, files can be replaced by their owners only.
+/// In a folder with this bit, such as `/tmp`, only a file's owner can replace it.
 const STICKY: u32 = 0o1000;
 
-/// Shortest secret that any setting takes.
+/// Length of the shortest secret that a setting accepts.
 const SECRET_CHARS_MIN: usize = 16;
 
 /// Checks that only the running user and root could have written or replaced an opened file.
 ///
 /// # Errors
-/// [`ConfigError::Content`] says who could, and how to end that.
+/// [`ConfigError::Content`] says which other user could, and how to prevent it.
 pub(super) fn check(path: &Path, it: &Metadata) -> Result<(), ConfigError> {
     let user = geteuid().as_raw();
     let unfit = |path: &Path, problem: String| ConfigError::Content {
@@ -30,20 +30,20 @@ pub(super) fn check(path: &Path, it: &Metadata) -> Result<(), ConfigError> {
     };
     if !is_trusted(it.uid(), user) {
         let problem = format!(
-            "belongs to user {}, and the relay runs as user {user}: its owner decides what stands in it; \
-             run `chown` on it",
+            "belongs to user {}, and the relay runs as user {user}: its owner can change it; run `chown` on \
+             it",
             it.uid()
         );
         return Err(unfit(path, problem));
     }
-    // A link can be replaced where it lies, and the file where the link leads.
+    // A symbolic link can be replaced in its own folder, and the file in the folder the link leads to.
     let real = fs::canonicalize(path).ok();
     for folder in [Some(path), real.as_deref()]
         .into_iter()
         .flatten()
         .map(folder_of)
     {
-        // What cannot be looked at is not there, such as the folder of a pipe.
+        // A folder that cannot be looked at does not exist, such as that of a pipe.
         let Ok(it) = fs::metadata(&folder) else {
             continue;
         };
@@ -54,7 +54,7 @@ pub(super) fn check(path: &Path, it: &Metadata) -> Result<(), ConfigError> {
     Ok(())
 }
 
-/// Who can put another file in place of one in a folder, if that is another user; and the remedy.
+/// The problem and its remedy, if another user can replace files in a folder.
 fn problem_of_folder(owner: u32, mode: u32, user: u32) -> Option<String> {
     if !is_trusted(owner, user) {
         return Some(format!(
@@ -81,12 +81,12 @@ fn folder_of(path: &Path) -> PathBuf {
     folder.unwrap_or(Path::new(".")).to_owned()
 }
 
-/// Refuses what may be a secret that stands in place of its file's name. `origin` says where it was given,
-/// `text` is what was given, and `path` what it would name.
+/// Refuses a setting's value that may be the secret itself instead of the name of its file. `origin` is the
+/// setting, `text` its value, and `path` the file that the value would name.
 ///
 /// # Errors
-/// [`ConfigError::Pasted`], without the text: it names no file, is as long as a secret, and names no folder
-/// that is there.
+/// [`ConfigError::Pasted`], which does not show the value: `path` does not exist, nor does a folder in it,
+/// and the value is as long as a secret.
 pub(super) fn check_name(origin: String, text: &str, path: &Path) -> Result<(), ConfigError> {
     let names_folder = || text.contains('/') && folder_of(path).is_dir();
     if text.len() < SECRET_CHARS_MIN || fs::symlink_metadata(path).is_ok() || names_folder() {
@@ -113,7 +113,7 @@ mod tests {
         fs::create_dir(&folder).unwrap();
         let file = folder.join("file");
         fs::write(&file, "").unwrap();
-        // A link elsewhere leads to the same file.
+        // A link in another folder that leads to the same file.
         let link = home.path().join("link");
         symlink(&file, &link).unwrap();
         for (mode, fits) in [
@@ -150,7 +150,7 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let file = home.path().join("file");
         fs::write(&file, "").unwrap();
-        // Only root can give a file away, and so see it refused here.
+        // Only root can change a file's owner, so the check runs only there.
         if chown(&file, Some(54_321), None).is_ok() {
             let text = looked_at(&file).unwrap_err();
             assert!(

@@ -1,11 +1,11 @@
-//! Whether a relay's listeners can be bound beside each other.
+//! Checks that the relay's listeners have different addresses.
 
 use super::{Config, conflict};
 use crate::error::{ConfigError, ListenKind};
 
 impl Config {
-    /// Shards share their ports (`SO_REUSEPORT`), so the kernel would not object to one port with
-    /// two uses: it would deal connections out to both.
+    /// Refuses one address for two kinds of listeners. Shards share their ports (`SO_REUSEPORT`), so the
+    /// kernel would accept it and spread connections over both kinds.
     pub(super) fn check_ports(&self) -> Result<(), ConfigError> {
         let kinds = [
             ListenKind::Agent,

@@ -1,4 +1,4 @@
-//! Public URLs: what agents and callers are told of where a tunnel is. Every one is made here.
+//! Makes all public URLs: the URLs of tunnels that agents and callers are told.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -11,13 +11,13 @@ use super::Config;
 use super::names::is_host;
 use crate::host::{host_of, is_unspecified};
 
-/// Longest host in a URL (RFC 1035, 2.3.4); an agent may say that it dialled a longer one.
+/// Longest host in a URL (RFC 1035, 2.3.4); the host that an agent says it dialled may be longer.
 const HOST_BYTES_MAX: usize = 255;
 
-/// Host in place of one that no caller could use.
+/// Replaces a host that callers cannot use, such as `0.0.0.0`.
 const LOCAL: &str = "localhost";
 
-/// Scheme, host and port in front of a path: how callers reach the relay.
+/// Scheme, host and port that callers reach the relay at.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PublicUrl {
     https: bool,
@@ -27,11 +27,11 @@ pub struct PublicUrl {
 }
 
 impl PublicUrl {
-    /// Reads `https://relay.example` or `http://relay.example:9080`: no user, no path and no query, and
-    /// no address that stands for all.
+    /// Parses a URL such as `https://relay.example` or `http://relay.example:9080`. It must not have a user, a
+    /// path, a query or a wildcard address.
     ///
     /// # Errors
-    /// What is wrong with `text`, as the end of a sentence that begins with it.
+    /// What is wrong with `text`, worded to follow `text` in a sentence.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
         let Some((scheme, rest)) = text.split_once("://") else {
             return Err(
@@ -67,7 +67,7 @@ impl PublicUrl {
         let url = Self::of(https, authority).ok_or(wrong)?;
         if is_unspecified(host_of(&url.host)) {
             return Err(
-                "names no machine, but all addresses of one: the name or address that callers use \
+                "names all addresses of a machine instead of one: the name or address that callers use \
                  belongs here",
             );
         }
@@ -82,7 +82,7 @@ impl PublicUrl {
         Ok(url)
     }
 
-    /// From the authority of a request, or of what an agent dialled.
+    /// Makes a URL from a request's authority, or from the authority that an agent dialled.
     fn of(https: bool, authority: &str) -> Option<Self> {
         let parsed: Authority = authority.parse().ok()?;
         let host = parsed.host();
@@ -98,7 +98,7 @@ impl PublicUrl {
         })
     }
 
-    /// Host and port, without the scheme's own port.
+    /// Host and port, without the port if it is the scheme's default.
     pub(crate) fn authority(&self) -> String {
         match self.port == default_port(self.https) {
             true => self.host.clone(),
@@ -113,7 +113,7 @@ impl PublicUrl {
         }
     }
 
-    /// The same, or this machine's own name where the host stands for all its addresses.
+    /// Replaces a host that stands for all addresses by `localhost`.
     fn usable(self) -> Self {
         match is_unspecified(host_of(&self.host)) {
             true => self.with_host(LOCAL),
@@ -129,19 +129,19 @@ impl fmt::Display for PublicUrl {
     }
 }
 
-/// How the URLs of all tunnels begin.
+/// Beginnings of the URLs of all tunnels.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct PublicUrls {
-    /// Where the relay is; `None` if callers cannot come over HTTP.
+    /// URL of the relay; `None` if it has no HTTP listener.
     base: Option<PublicUrl>,
-    /// Name under which each tunnel has a name of its own.
+    /// DNS name under which each tunnel has a subdomain.
     domain: Option<String>,
-    /// The listener has every address of its machine: the host that an agent dialled is one of them.
+    /// True if URLs use the host that the agent dialled, because the listener is bound to all addresses.
     is_dialled: bool,
 }
 
 impl PublicUrls {
-    /// Those of a relay whose HTTP listeners are bound at `http`.
+    /// The URLs of a relay whose HTTP listeners are bound to `http`.
     pub(crate) fn new(config: &Config, http: &[SocketAddr]) -> Self {
         let domain = config.domain.clone();
         let is_usable = |it: &&SocketAddr| !it.ip().to_canonical().is_unspecified();
@@ -163,7 +163,7 @@ impl PublicUrls {
         }
     }
 
-    /// Those for a request that named the relay as `authority`, where `public_url` is not set.
+    /// The URLs for a request to `authority`; `public_url` wins over `authority` if it is set.
     pub(crate) fn asked(
         public_url: Option<&PublicUrl>,
         domain: Option<&str>,
@@ -183,8 +183,8 @@ impl PublicUrls {
         }
     }
 
-    /// All URLs of a tunnel, the best one first: under a name of its own a server's paths are those
-    /// that callers use. `dialled` is what its agent calls the relay.
+    /// All URLs of a tunnel. The one under the tunnel's own subdomain comes first: its paths are the same as
+    /// the target's. `dialled` is the host that the tunnel's agent dialled.
     pub(crate) fn of_tunnel(
         &self,
         tunnel: &TunnelId,
@@ -210,7 +210,7 @@ impl PublicUrls {
     }
 }
 
-/// What an operator is to be told of URLs that callers elsewhere cannot use, in one line.
+/// Warning for the operator, in one line, if agents elsewhere would be told URLs that callers cannot use.
 pub(super) fn unusable(config: &Config, http: &[SocketAddr]) -> Option<String> {
     if config.public_url.is_some() {
         return None;

@@ -1,4 +1,4 @@
-//! Secrets: read from files that nobody else can read, shown nowhere, compared in constant time.
+//! Secrets: read from files that other users cannot read, never shown, compared in constant time.
 
 use std::fmt;
 use std::path::Path;
@@ -10,10 +10,10 @@ use super::file::read_secret_file;
 use super::place;
 use crate::error::ConfigError;
 
-/// Shortest secret that others present or are presented with, in bytes.
+/// Shortest secret sent in a header field, in bytes.
 const TEXT_BYTES_MIN: usize = 16;
 
-/// A text that proves who somebody is; its `Debug` is masked.
+/// A secret text that authenticates its holder; its `Debug` is masked.
 #[derive(Clone)]
 pub struct Secret(String);
 
@@ -24,16 +24,16 @@ impl Secret {
         Self(text)
     }
 
-    /// The text, to be sent to where it is wanted.
+    /// The secret text, for sending it to its receiver.
     #[must_use]
     pub fn reveal(&self) -> &str {
         &self.0
     }
 
-    /// Whether `text` is the secret; how long that takes tells nothing of it.
+    /// Whether `text` is the secret. The time taken does not depend on the secret.
     #[must_use]
     pub fn is(&self, text: &str) -> bool {
-        // `ring` compares tags in constant time, and both are of one length.
+        // `ring` compares tags in constant time; both tags have the same length.
         let key = hmac::Key::new(hmac::HMAC_SHA256, self.0.as_bytes());
         let tag = hmac::sign(
             &key,
@@ -50,10 +50,10 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// Reads the secret that signs tokens; a line break at its end is not part of it.
+/// Reads the secret that signs tokens, without a line break at the file's end.
 ///
 /// # Errors
-/// [`ConfigError::Secret`] if others may read the file, or the secret is too short.
+/// [`ConfigError::Secret`] if other users can read the file, or the secret is too short.
 pub fn read_secret(path: &Path) -> Result<Key, ConfigError> {
     let secret = read_bytes(path)?;
     Key::hs256(&secret).map_err(|error| {
@@ -62,10 +62,10 @@ pub fn read_secret(path: &Path) -> Result<Key, ConfigError> {
     })
 }
 
-/// Reads the secret that a command's flag `origin` names the file of.
+/// Reads the secret from the file that a command's flag `origin` names.
 ///
 /// # Errors
-/// [`ConfigError::Pasted`] if that may be the secret itself, and as [`read_secret`] has them.
+/// [`ConfigError::Pasted`] if `path` may be the secret itself; otherwise as [`read_secret`].
 pub fn read_named_secret(origin: &str, path: &Path) -> Result<Key, ConfigError> {
     place::check_name(origin.to_owned(), &path.to_string_lossy(), path)?;
     read_secret(path)
@@ -74,7 +74,7 @@ pub fn read_named_secret(origin: &str, path: &Path) -> Result<Key, ConfigError> 
 /// Reads a secret that is text, such as a bearer token.
 ///
 /// # Errors
-/// [`ConfigError::Secret`] if others may read the file, or the secret could not stand in a header.
+/// [`ConfigError::Secret`] if other users can read the file, or the secret is not fit for a header field.
 pub(super) fn read_text_secret(path: &Path) -> Result<Secret, ConfigError> {
     let secret = read_bytes(path)?;
     if secret.len() < TEXT_BYTES_MIN || !secret.iter().all(u8::is_ascii_graphic) {
@@ -89,7 +89,7 @@ pub(super) fn read_text_secret(path: &Path) -> Result<Secret, ConfigError> {
         .map_err(|_| unfit(path, "not ASCII".to_owned()))
 }
 
-/// A secret file's content without the line break at its end.
+/// Reads a secret file, without a line break at its end.
 fn read_bytes(path: &Path) -> Result<Vec<u8>, ConfigError> {
     let mut secret = read_secret_file(path)?;
     if secret.last() == Some(&b'\n') {

@@ -1,4 +1,4 @@
-//! Static tokens: the file holds their hashes, and what each is good for.
+//! Static tokens: the tokens file holds the hash of each token and what it allows.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -10,22 +10,22 @@ use serde::Deserialize;
 use tieline_wire::claims::{CLAIM_BYTES_MAX, Claims, Scope};
 use toml::value::{Datetime, Offset};
 
-/// What a static token starts with, for those who find one and for programs that look for them.
+/// Beginning of each generated static token, so that people and secret scanners recognize one.
 pub const TOKEN_PREFIX: &str = "tieline_";
 
-/// Most characters of a static token.
+/// Longest static token, in characters.
 pub const LISTED_CHARS_MAX: usize = 256;
 
-/// Word whose hash stood in the documents as an example: every reader of them has this token.
+/// The example in the documents once had the hash of this word: every reader of them has this token.
 const EXAMPLE: &str = "password";
 
-/// Most tokens of one file.
+/// Largest number of tokens in one file.
 const TOKENS_MAX: usize = 100_000;
 
-/// How a hash starts.
+/// Beginning of a written hash.
 const HASH_PREFIX: &str = "sha256:";
 
-/// The hash of a token.
+/// SHA-256 hash of a token.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TokenHash([u8; 32]);
 
@@ -38,7 +38,7 @@ impl TokenHash {
         Self(hash)
     }
 
-    /// Reads `sha256:` and 64 hexadecimal digits.
+    /// Parses `sha256:` followed by 64 hexadecimal digits.
     fn parse(text: &str) -> Option<Self> {
         let digits = text.strip_prefix(HASH_PREFIX)?;
         let mut hash = [0; 32];
@@ -75,8 +75,8 @@ impl fmt::Debug for TokenHash {
     }
 }
 
-/// True for a text that the relay takes as a static token: what a bearer token may be (`b64token` of RFC 6750,
-/// section 2.1), so that such a token can be told from the text around it.
+/// True for a text that the relay accepts as a static token: the characters of a bearer token (`b64token` of
+/// RFC 6750, section 2.1), so that the token can be told from surrounding text.
 #[must_use]
 pub fn is_listable(token: &str) -> bool {
     let padding = token.bytes().rev().take_while(|byte| *byte == b'=').count();
@@ -84,21 +84,21 @@ pub fn is_listable(token: &str) -> bool {
     !text.is_empty() && token.len() <= LISTED_CHARS_MAX && text.bytes().all(is_token_char)
 }
 
-/// True for the characters of a static token, but for the `=` at its end.
+/// True for a character of a static token, except the `=` at its end.
 pub(crate) const fn is_token_char(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'+' | b'/')
 }
 
-/// What a static token is good for.
+/// Permissions of a static token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenEntry {
-    /// As a signed token would say it.
+    /// The permissions, as the claims of a signed token.
     pub claims: Claims,
-    /// The first second since 1970 at which it is no longer accepted.
+    /// Expiry: the first second since 1970 at which the token is refused.
     pub expires_at_seconds: Option<u64>,
 }
 
-/// Every static token.
+/// All static tokens, by hash.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct TokenTable(HashMap<TokenHash, Arc<TokenEntry>>);
 
@@ -108,7 +108,7 @@ impl fmt::Debug for TokenTable {
     }
 }
 
-/// The file.
+/// Form of the tokens file.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct TokensForm {
@@ -134,28 +134,28 @@ struct TokenForm {
 }
 
 impl TokenTable {
-    /// The token itself is looked up by its hash alone.
+    /// Finds a token's entry by the token's hash.
     #[must_use]
     pub fn find(&self, hash: &TokenHash) -> Option<&Arc<TokenEntry>> {
-        // A hash of 256 random bits cannot be approached by guessing parts of it; compared in
-        // constant time all the same, so that this need not be argued.
+        // A lookup by hash may leak timing, but a hash of 256 random bits cannot be guessed piece by piece.
+        // The comparison in constant time avoids relying on that argument.
         let (found, entry) = self.0.get_key_value(hash)?;
         found.is(hash).then_some(entry)
     }
 
-    /// How many tokens there are.
+    /// Number of tokens.
     #[must_use]
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether there is none.
+    /// True if there are no tokens.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Takes a file over, or says which token is wrong.
+    /// Checks a parsed file; the error says which token is wrong.
     pub(super) fn new(form: TokensForm) -> Result<Self, String> {
         if form.token.len() > TOKENS_MAX {
             return Err(format!("more than {TOKENS_MAX} tokens"));
@@ -185,14 +185,14 @@ impl TokenForm {
         }
         for word in self.scope.iter().flatten() {
             if !Scope::ALL.iter().any(|scope| scope.word() == word) {
-                return Err(format!("scope {word:?} is none of agent, caller and admin"));
+                return Err(format!("scope {word:?} is not agent, caller or admin"));
             }
         }
         for pattern in self.tunnels.iter().flatten().chain(&self.reach) {
             let fits = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '*';
             if pattern.is_empty() || !pattern.chars().all(fits) {
                 return Err(format!(
-                    "{pattern:?} is no pattern of names: letters a-z, digits, '-' and '*'"
+                    "{pattern:?} is not a name pattern: it may have letters a-z, digits, '-' and '*'"
                 ));
             }
         }
@@ -217,7 +217,7 @@ impl TokenForm {
     }
 }
 
-/// What `expires` says, in seconds since 1970.
+/// Converts the value of `expires` to seconds since 1970.
 fn seconds(expires: toml::Value) -> Result<u64, String> {
     let wrong = || "`expires` is a date, a time and its zone: 2027-01-31T18:00:00Z".to_owned();
     let at: Datetime = match expires {
@@ -235,12 +235,12 @@ fn seconds(expires: toml::Value) -> Result<u64, String> {
     let days = days_since_1970(date.year.into(), date.month.into(), date.day.into());
     let minutes = i64::from(time.hour) * 60 + i64::from(time.minute) - east_minutes;
     let seconds = days * 86_400 + minutes * 60 + i64::from(time.second.unwrap_or(0));
-    // Before 1970 is over, like 1970.
+    // A time before 1970 has expired like 1970 itself.
     Ok(u64::try_from(seconds).unwrap_or(0))
 }
 
-/// Days from 1970-01-01 to a day of the Gregorian calendar: years are counted from March, so that
-/// the leap day is their last.
+/// Days from 1970-01-01 to a day of the Gregorian calendar. Counts years from March, so that the leap day
+/// is a year's last day.
 const fn days_since_1970(year: i64, month: i64, day: i64) -> i64 {
     let (year, month) = if month > 2 {
         (year, month - 3)
@@ -253,10 +253,10 @@ const fn days_since_1970(year: i64, month: i64, day: i64) -> i64 {
     era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468
 }
 
-/// A point in time as RFC 3339 writes it, in UTC.
+/// Formats seconds since 1970 in UTC by RFC 3339.
 #[must_use]
 pub fn rfc3339(seconds: u64) -> String {
-    // The year 9999 is the last that the form has.
+    // RFC 3339 has four digits for the year: 9999-12-31T23:59:59Z is the last time.
     let seconds = seconds.min(253_402_300_799);
     let (days, of_day) = (seconds / 86_400, seconds % 86_400);
     let days = days + 719_468;

@@ -1,4 +1,4 @@
-//! URLs of servers that the relay asks.
+//! URLs of servers that the relay sends requests to.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ use http::Uri;
 pub struct HttpUrl(Uri);
 
 impl HttpUrl {
-    /// Reads one; a user or a password has no place in it.
+    /// Parses an `http` or `https` URL; returns `None` for other URLs and for one with a user or a password.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let uri: Uri = text.parse().ok()?;
@@ -19,18 +19,18 @@ impl HttpUrl {
         fits.then_some(Self(uri))
     }
 
-    /// Whether it is a URL at all, and no file's name.
+    /// True if `text` is meant as a URL and not as the name of a file.
     pub(super) fn is_meant(text: &str) -> bool {
         text.contains("://")
     }
 
-    /// Whether what goes there is encrypted.
+    /// True for `https`: requests are encrypted.
     #[must_use]
     pub fn is_https(&self) -> bool {
         self.0.scheme_str() == Some("https")
     }
 
-    /// Whether it leads to another machine, and others on the way can read and change everything.
+    /// True for `http` to another machine: third parties on the way can read and change everything.
     #[must_use]
     pub fn is_exposed(&self) -> bool {
         let host = self.0.host().unwrap_or("");
@@ -46,7 +46,7 @@ impl HttpUrl {
         &self.0
     }
 
-    /// With `path` behind its own.
+    /// Appends `path` to the URL's own path.
     pub(crate) fn join(&self, path: &str) -> Option<Self> {
         let base = self.0.to_string();
         let base = base.split(['?', '#']).next().unwrap_or("");

@@ -1,4 +1,4 @@
-//! What an operator is told at the start of a configuration that is allowed and is likely not meant.
+//! Warnings at the start about a configuration that is allowed, but probably not intended.
 
 use std::net::SocketAddr;
 
@@ -6,7 +6,7 @@ use super::public_url::unusable;
 use super::{Auth, CallerAuth, Config};
 
 impl Config {
-    /// One line each; `http` is where the HTTP listeners are bound.
+    /// One line per warning; `http` has the bound addresses of the HTTP listeners.
     pub(crate) fn warnings(&self, http: &[SocketAddr]) -> Vec<String> {
         let lines = [
             unusable(self, http),
@@ -16,7 +16,7 @@ impl Config {
         lines.into_iter().flatten().collect()
     }
 
-    /// Agents must prove themselves, and callers need not.
+    /// Warns if agents need a token and callers do not.
     fn admits_strangers(&self) -> Option<String> {
         let is_so = self.caller_auth == CallerAuth::None && !matches!(self.auth, Auth::Open { .. });
         is_so.then(|| {
@@ -26,7 +26,7 @@ impl Config {
         })
     }
 
-    /// Tokens cross the network as they are.
+    /// Warns if tokens cross the network unencrypted.
     fn shows_tokens(&self) -> Option<String> {
         if matches!(self.auth, Auth::Open { .. }) {
             return None;
@@ -89,7 +89,7 @@ mod tests {
         assert_eq!(with(token, |config, it| config.tcp_listen = it), 1);
         assert_eq!(with(token, |config, it| config.agent_listen = it), 1);
         assert_eq!(with(token, |_, _| {}), 0);
-        // Nothing that comes there is a token of the relay.
+        // Without caller_auth, callers do not send tokens of the relay.
         assert_eq!(
             with(CallerAuth::None, |config, it| config.http_listen = it),
             0

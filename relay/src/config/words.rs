@@ -1,8 +1,8 @@
-//! What a TOML file says in place of what belongs there, in words for people who know no Rust.
+//! Error texts about the content of TOML files, without terms of Rust or serde.
 
 use toml::Value;
 
-/// A value and its kind.
+/// Describes a TOML value by its kind and content.
 pub(super) fn value(value: &Value) -> String {
     match value {
         Value::String(text) => format!("the text {text:?}"),
@@ -18,7 +18,7 @@ pub(super) fn value(value: &Value) -> String {
     }
 }
 
-/// What the parser says, in one line.
+/// Rewords an error of the TOML parser, in one line.
 pub(super) fn parser(message: &str) -> String {
     let message = message.lines().collect::<Vec<_>>().join(", ");
     let said = message.split_once(", expected ");
@@ -28,7 +28,7 @@ pub(super) fn parser(message: &str) -> String {
         }
         if let Some(key) = found.strip_prefix("unknown field ") {
             let known = wanted.strip_prefix("one of ").unwrap_or(wanted);
-            return format!("{key} is not known here; there are {known}");
+            return format!("{key} is not known here; the keys are {known}");
         }
         if found == "string values must be quoted" {
             return "a value is missing, or a text has no quotes around it".to_owned();
@@ -40,9 +40,9 @@ pub(super) fn parser(message: &str) -> String {
     }
 }
 
-/// A value of one kind in place of another, both as serde names them.
+/// Describes a value of the wrong kind; `found` and `wanted` are serde's descriptions.
 fn misplaced(found: &str, wanted: &str) -> String {
-    // Serde takes a date for a table.
+    // Serde reports a date as a map.
     let value = match found.split_once([' ', '`']) {
         _ if found == "sequence" => "a list".to_owned(),
         _ if found == "map" => "a table or a date".to_owned(),
@@ -75,7 +75,7 @@ mod tests {
 
     fn refused<T: serde::de::DeserializeOwned>(text: &str) -> String {
         match toml::from_str::<T>(text) {
-            Ok(_) => panic!("{text} is taken"),
+            Ok(_) => panic!("{text} is accepted"),
             Err(error) => parser(error.message()),
         }
     }
@@ -131,11 +131,11 @@ mod tests {
         }
         assert!(
             refused::<TokensForm>("[[token]]\nsbu = 1")
-                .starts_with("`sbu` is not known here; there are `sub`, ")
+                .starts_with("`sbu` is not known here; the keys are `sub`, ")
         );
         assert_eq!(
             refused::<TokensForm>("tokens = 1"),
-            "`tokens` is not known here; there are `token`"
+            "`tokens` is not known here; the keys are `token`"
         );
         let table = refused::<TokensForm>("[token]\nsub = \"ada\"");
         assert!(

@@ -17,7 +17,7 @@ fn write(folder: &Path, name: &str, text: &str, mode: u32) -> PathBuf {
     path
 }
 
-/// The blocks of TOML in the manual that hold `what`.
+/// The TOML blocks of the manual that contain `what`.
 fn examples(what: &str) -> Vec<&'static str> {
     let blocks = OPERATIONS.split("```toml\n").skip(1);
     let blocks = blocks.map(|rest| rest.split_once("```").unwrap().0);
@@ -26,14 +26,14 @@ fn examples(what: &str) -> Vec<&'static str> {
     found
 }
 
-/// Every file that an example of the manual names.
+/// Writes every file that an example of the manual names.
 pub(super) fn write_files(folder: &Path) {
     secret_file(folder, &[b'x'; 32], 0o600);
     write(folder, "key.pem", ED_PEM, 0o644);
     write(folder, "keys.json", KEYS, 0o644);
     let token = examples("[[token]]")[0];
     let filled = token.replace("<64 hexadecimal digits>", &HASH["sha256:".len()..]);
-    // A copy of the example without a hash of its own is refused.
+    // The example's hash is a placeholder: the relay refuses a copy of the example as it is.
     assert_ne!(token, filled);
     write(folder, "tokens.toml", &filled, 0o644);
     write(folder, "denied.toml", examples("jti = [")[0], 0o644);
@@ -109,7 +109,7 @@ fn a_wrong_token_entry_is_named() {
         ),
         (
             with("tunnel = []"),
-            "`tunnel` is not known here; there are `sub`, `hash`, `tunnels`",
+            "`tunnel` is not known here; the keys are `sub`, `hash`, `tunnels`",
         ),
         (
             good.replace("9237", "923"),
@@ -120,9 +120,9 @@ fn a_wrong_token_entry_is_named() {
             good.replace(HASH, &TokenHash::of("password").to_string()),
             "token 1 (\"ada\"): this is the hash of the word \"password\"",
         ),
-        (with("scope = [\"agents\"]"), "scope \"agents\" is none of"),
-        (with("tunnels = [\"a.b\"]"), "\"a.b\" is no pattern"),
-        (with("reach = [\"\"]"), "\"\" is no pattern"),
+        (with("scope = [\"agents\"]"), "scope \"agents\" is not agent"),
+        (with("tunnels = [\"a.b\"]"), "\"a.b\" is not a name pattern"),
+        (with("reach = [\"\"]"), "\"\" is not a name pattern"),
         (with("groups = [\"\"]"), "a name in `groups` is empty"),
         (
             with("expires = 2027-01-31"),
@@ -254,7 +254,7 @@ fn a_set_of_keys_with_a_secret_is_a_secret() {
     let folder = folder();
     let oct = r#"{"kty":"oct","k":"eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4"}"#;
     let mixed = KEYS.replace("]}", &format!(",{oct}]}}"));
-    // A secret that is too short to be used is known to its readers all the same.
+    // A secret too short to be used still makes the file a secret: its readers would know it.
     let short = KEYS.replace("]}", r#",{"kty":"oct","k":"eHg"}]}"#);
     for text in [&mixed, &short] {
         for (mode, wanted) in [
@@ -357,7 +357,7 @@ fn a_provider_wants_a_url_and_a_secret_and_has_bounds() {
             "--auth-provider-url http://x --caller-auth none --auth-provider-grace 8d",
             "auth_provider_grace is ",
         ),
-        // It could not tell who its callers are.
+        // A provider cannot tell callers apart, so `none` must be set explicitly.
         ("--auth-provider-url http://x", "say --caller-auth none"),
         (
             "--auth-provider-url http://x --caller-auth token",

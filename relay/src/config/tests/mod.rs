@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use super::*;
 use crate::cli::{Invocation, environment, parse};
 
-/// A case that reads like a sentence: what is given where, then what comes out.
+/// Builder of a configuration test: settings by source, then the resulting configuration or error.
 #[derive(Default)]
 struct Case {
     flags: Vec<String>,
@@ -46,7 +46,7 @@ impl Case {
     fn load(self) -> Result<Options, ConfigError> {
         let words = std::iter::once("tieline-relay".to_owned()).chain(self.flags);
         let Ok(Invocation::Serve { flags, .. }) = parse(words.map(Into::into)) else {
-            panic!("no invocation")
+            panic!("the command line was refused")
         };
         let variables = self
             .variables
@@ -322,6 +322,6 @@ fn the_manual_names_every_setting_and_its_file_is_good() {
     assert_eq!(config.sessions_max, standard.sessions_max);
     assert_eq!(config.spin_us, standard.spin_us);
     assert_eq!(config.bulk_run_bytes, standard.bulk_run_bytes);
-    // As it is where there is memory enough.
+    // The manual shows the default for a machine with enough memory.
     assert_eq!(config.shard_budget_bytes, SHARD_BUDGET_BYTES);
 }

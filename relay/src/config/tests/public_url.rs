@@ -1,4 +1,4 @@
-//! What public URLs are made of, and what callers are told.
+//! Tests of parsing public URLs, and of the URLs that callers and agents are told.
 
 use super::*;
 
@@ -51,7 +51,7 @@ fn a_public_url_has_scheme_host_and_port_and_nothing_else() {
         ("https://relay.example/w", "has a path"),
         ("https://*.relay.example", "has a *"),
         ("https://relay.example.", "has a dot at the end"),
-        ("http://0.0.0.0:9080", "names no machine"),
+        ("http://0.0.0.0:9080", "names all addresses"),
         ("https://relay.example:99999", "has no host or port"),
         ("https://relay.example:0", "has no host or port"),
         ("https://my relay", "has no host or port"),

@@ -1,4 +1,4 @@
-//! What is refused, and in which words.
+//! Tests of refused settings and of their error messages.
 
 use super::*;
 
@@ -121,7 +121,7 @@ fn a_wrong_value_is_named_with_its_flag_or_variable() {
         ),
         (
             "--public-url http://0.0.0.0:9080",
-            "--public-url: \"http://0.0.0.0:9080\" names no machine",
+            "--public-url: \"http://0.0.0.0:9080\" names all addresses",
         ),
         (
             "--public-url https://r --http-listen off",
@@ -301,7 +301,7 @@ fn a_secret_in_place_of_its_files_name_is_shown_nowhere() {
                 assert!(!error.contains(&secret[5..12]), "{error}");
             }
         }
-        // What is a path is named.
+        // A path of a missing file is named in the error.
         for path in [
             "absent",
             &folder

@@ -1,4 +1,4 @@
-//! Settings that are mostly written in tables: the audit log and the limits.
+//! Tests of settings that are mostly written in tables: the audit log and the limits.
 
 use super::*;
 
