@@ -162,7 +162,10 @@ fn an_entry_wakes_a_writer_that_sleeps_or_is_about_to() {
     let until = |what: &dyn Fn() -> bool| {
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
         while !what() {
-            assert!(std::time::Instant::now() < deadline, "the writer did not write in time");
+            assert!(
+                std::time::Instant::now() < deadline,
+                "the writer did not write in time"
+            );
             std::thread::yield_now();
         }
     };

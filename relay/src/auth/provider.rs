@@ -87,20 +87,20 @@ impl Question {
         match status {
             200 => match serde_json::from_slice::<Yes>(body) {
                 Ok(yes) => self.weigh(yes, now_seconds),
-                Err(_) => Ruling::Unavailable("its answer is not understood".to_owned()),
+                Err(_) => Ruling::Unavailable("the answer cannot be parsed".to_owned()),
             },
             401 | 403 => {
                 // A proxy in front of the provider may answer 401 or 403 with a page of its own; only the
                 // provider's `error` may end tunnels.
                 let Ok(No { error }) = serde_json::from_slice(body) else {
-                    let text = format!("it answers with status {status} and without an `error`");
+                    let text = format!("the answer has status {status} and no `error`");
                     return Ruling::Unavailable(text);
                 };
                 let printable = error.chars().filter(|c| !c.is_control());
                 let text = printable.take(REASON_CHARS_MAX).collect();
                 Ruling::Denied(refusal(Reason::BadToken, text))
             }
-            _ => Ruling::Unavailable(format!("it answers with status {status}")),
+            _ => Ruling::Unavailable(format!("the answer has status {status}")),
         }
     }
 
@@ -117,7 +117,7 @@ impl Question {
             ..Claims::default()
         };
         if let Err(error) = claims.check_form() {
-            return Ruling::Unavailable(format!("its answer is not acceptable: {error}"));
+            return Ruling::Unavailable(format!("the answer is not acceptable: {error}"));
         }
         let patterns = claims.tunnels.iter().flatten();
         let name = self.tunnel.as_str();

@@ -120,11 +120,7 @@ fn new_command() -> Command {
     Command::new("new")
         .about("Prints a random token, and its entry for --auth-tokens-file")
         .args(claim_arguments())
-        .arg(text(
-            "ttl",
-            "TIME",
-            "Lifetime, as in 90d [default: no end]",
-        ))
+        .arg(text("ttl", "TIME", "Lifetime, as in 90d [default: no end]"))
 }
 
 fn text(name: &'static str, value: &'static str, help: &'static str) -> Arg {

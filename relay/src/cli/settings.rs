@@ -166,7 +166,11 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "FILE",
         "Public key in PEM for RS256, ES256 or EdDSA tokens",
     ),
-    one("jwt_jwks", "FILE|URL", "Key set for signed tokens, as JWKS (RFC 7517)"),
+    one(
+        "jwt_jwks",
+        "FILE|URL",
+        "Key set for signed tokens, as JWKS (RFC 7517)",
+    ),
     one("jwt_issuer", "NAME", "Accept only tokens of this issuer"),
     many(
         "jwt_audience",

@@ -85,8 +85,8 @@ fn folder_of(path: &Path) -> PathBuf {
 /// setting, `text` its value, and `path` the file that the value would name.
 ///
 /// # Errors
-/// [`ConfigError::Pasted`], which does not show the value: `path` does not exist, nor does a folder in it,
-/// and the value is as long as a secret.
+/// [`ConfigError::Pasted`], which does not show the value: the value is as long as a secret, and neither
+/// `path` nor a folder named in the value exists.
 pub(super) fn check_name(origin: String, text: &str, path: &Path) -> Result<(), ConfigError> {
     let names_folder = || text.contains('/') && folder_of(path).is_dir();
     if text.len() < SECRET_CHARS_MIN || fs::symlink_metadata(path).is_ok() || names_folder() {

@@ -1,4 +1,4 @@
-//! What operators can ask: `/tunnels`, `/healthz` and `/metrics`, and who may.
+//! Pages for operators: `/tunnels`, `/healthz` and `/metrics`; checks the admin token and the body.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,7 +27,7 @@ use crate::config::Secret;
 use crate::metrics::{self, ShardMetrics, ShardStatus};
 use crate::state::Book;
 
-/// Most tunnels of one page, and how many it has unless the query says otherwise.
+/// Largest page of `/tunnels`, and its default size.
 const PAGE_TUNNELS_MAX: usize = 1000;
 
 /// Longest body of a request, in bytes.
@@ -36,11 +36,11 @@ const BODY_BYTES_MAX: usize = 4096;
 /// Time for a request's body to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What the answers are made from.
+/// State shared by the pages.
 pub(super) struct Admin {
     pub(super) inspect: Arc<dyn Inspect>,
     pub(super) orders: Orders,
-    /// What a request must present, if it must.
+    /// Token that a request must present, if one is set.
     pub(super) token: Option<Secret>,
     pub(super) metrics: Vec<Arc<ShardMetrics>>,
     pub(super) audit: Audit,
@@ -54,7 +54,7 @@ pub(super) struct Admin {
     pub(super) start_epoch_seconds: u64,
 }
 
-/// The pages; those that change something answer without a token only where `is_local`.
+/// The router of all pages. Those that change something need a token unless `is_local`.
 pub(super) fn router(admin: Arc<Admin>, is_local: bool) -> Router {
     let changes = Router::new()
         .route("/revoke", post(revoke::revoke))
@@ -80,7 +80,7 @@ pub(super) fn router(admin: Arc<Admin>, is_local: bool) -> Router {
             refuse(
                 StatusCode::NOT_FOUND,
                 "not_found",
-                "there are /tunnels, /tunnels/<name>, /healthz, /metrics and /revoke",
+                "the pages are /tunnels, /tunnels/<name>, /healthz, /metrics and /revoke",
             )
         })
         .method_not_allowed_fallback(|uri: Uri| async move {
@@ -105,7 +105,7 @@ pub(super) fn router(admin: Arc<Admin>, is_local: bool) -> Router {
     router.with_state(admin)
 }
 
-/// Lets requests pass that present the token.
+/// Admits requests that present the admin token.
 async fn refuse_strangers(State(token): State<Secret>, request: Request, next: Next) -> Response {
     let presented = request
         .headers()
@@ -127,7 +127,7 @@ async fn refuse_strangers(State(token): State<Secret>, request: Request, next: N
     answer
 }
 
-/// Takes a request's body before anything is done: one that does not come in time is refused.
+/// Reads a request's whole body before its handler runs; refuses a body that does not arrive in time.
 async fn take_body(request: Request, next: Next) -> Response {
     let (parts, body) = request.into_parts();
     match time::timeout(BODY_TIMEOUT, to_bytes(body, BODY_BYTES_MAX)).await {
@@ -146,16 +146,16 @@ async fn take_body(request: Request, next: Next) -> Response {
     }
 }
 
-/// Lets nothing pass that changes something, where others can reach it and need show nothing.
+/// Refuses changes on a listener that other machines can reach without a token.
 async fn refuse_changes(request: Request, next: Next) -> Response {
     if request.method() != Method::POST {
         return next.run(request).await;
     }
-    let text = "on an address that others can reach this wants admin_token_file";
+    let text = "this needs admin_token_file, because other machines can reach this listener";
     refuse(StatusCode::FORBIDDEN, "not_protected", text)
 }
 
-/// Lets nothing pass that would hold at this relay alone: another one has its place, or is about to.
+/// Refuses changes while another relay takes over or has taken over: they would hold at this relay only.
 async fn hold_changes(State(changes): State<Changes>, request: Request, next: Next) -> Response {
     if request.method() != Method::POST {
         return next.run(request).await;
@@ -163,8 +163,7 @@ async fn hold_changes(State(changes): State<Changes>, request: Request, next: Ne
     if let Some(_change) = changes.begin() {
         return next.run(request).await;
     }
-    let text =
-        "this relay stops, or another one takes its place: send it again, over a new connection";
+    let text = "this relay is stopping, or another takes over: send the request again over a new connection";
     let mut answer = refuse(StatusCode::SERVICE_UNAVAILABLE, "draining", text);
     let headers = answer.headers_mut();
     headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
@@ -172,7 +171,7 @@ async fn hold_changes(State(changes): State<Changes>, request: Request, next: Ne
     answer
 }
 
-/// An error that a program can tell apart by `error` and a person can read.
+/// A JSON error: a code for programs in `error`, and a message for people.
 pub(super) fn refuse(status: StatusCode, error: &str, message: &str) -> Response {
     let mut answer = (status, Json(json!({ "error": error, "message": message }))).into_response();
     if status == StatusCode::METHOD_NOT_ALLOWED && !message.contains("POST") {
@@ -208,7 +207,7 @@ async fn tunnels(
         let text = "the query may have `limit` and `after`, as in ?limit=100&after=maya-1";
         return refuse(StatusCode::BAD_REQUEST, "bad_query", text);
     };
-    // A bare question gets all rows as one array, which is the contract of the older DCC relay.
+    // Without a query all rows come as one array: the contract of the older DCC relay.
     let is_paged = limit.is_some() || after.is_some();
     let limit = limit.unwrap_or(PAGE_TUNNELS_MAX);
     if !(1..=PAGE_TUNNELS_MAX).contains(&limit) {
@@ -216,7 +215,7 @@ async fn tunnels(
         return refuse(StatusCode::BAD_REQUEST, "bad_query", &text);
     }
     let mut listing = Listing::begin(Arc::clone(&admin.inspect), &after.unwrap_or_default());
-    // Shards that are busy now show in the status, later ones only in an answer that breaks off.
+    // Asks the shards before the status is sent: later, a busy shard can only break the answer off.
     if let Err(error) = listing.fill().await {
         let text = error.to_string();
         return refuse(StatusCode::SERVICE_UNAVAILABLE, "shards_busy", &text);
@@ -276,7 +275,7 @@ async fn health(
         version: env!("CARGO_PKG_VERSION"),
         uptime_ms: admin.started.elapsed().as_millis(),
         start_epoch_seconds: admin.start_epoch_seconds,
-        // Absent where there is no limit.
+        // `null` without a limit.
         open_files_max: getrlimit(Resource::Nofile).current,
         memory_limit_bytes: admin.memory_limit_bytes,
         shard_budget_bytes: admin.shard_budget_bytes,
@@ -313,7 +312,7 @@ async fn show_metrics(State(admin): State<Arc<Admin>>) -> Response {
         admin.start_epoch_seconds,
         &admin.audit.counts(),
     );
-    // The text format, version 0.0.4, of prometheus.io's "Exposition formats".
+    // Prometheus text format, version 0.0.4 (prometheus.io, "Exposition formats").
     let kind = [(
         header::CONTENT_TYPE,
         "text/plain; version=0.0.4; charset=utf-8",

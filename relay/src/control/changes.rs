@@ -1,10 +1,10 @@
-//! Whether operators may change something now: not while another relay reads what this one has kept, and not
-//! once that one has taken over. What they change then would hold at this relay alone.
+//! Gate for operators' changes. It is closed while a successor relay reads this relay's state, and after the
+//! successor took over: a change made then would be lost to the successor.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// Lets changes begin, or holds them.
+/// Admits changes, or holds them back.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Changes(Arc<Inner>);
 
@@ -20,12 +20,12 @@ struct Gate {
     is_held: bool,
 }
 
-/// A change that is under way, until this is dropped.
+/// A change in progress; ends when dropped.
 #[derive(Debug)]
 pub(super) struct Change(Arc<Inner>);
 
 impl Changes {
-    /// Begins a change; nothing while they are held.
+    /// Begins a change; `None` while changes are held back.
     pub(super) fn begin(&self) -> Option<Change> {
         let mut gate = self.0.gate();
         if gate.is_held {
@@ -35,8 +35,8 @@ impl Changes {
         Some(Change(Arc::clone(&self.0)))
     }
 
-    /// Lets no more changes begin, and waits for those under way. False, and they go on, if that takes longer than
-    /// `limit`.
+    /// Holds new changes back and waits for those in progress. Returns false, and admits changes again, if that
+    /// takes longer than `limit`.
     pub(crate) fn hold(&self, limit: Duration) -> bool {
         let mut gate = self.0.gate();
         gate.is_held = true;
@@ -49,12 +49,12 @@ impl Changes {
         gate.is_held
     }
 
-    /// Lets no more changes begin.
+    /// Holds new changes back, without waiting.
     pub(crate) fn close(&self) {
         self.0.gate().is_held = true;
     }
 
-    /// Lets changes begin again.
+    /// Admits changes again.
     pub(crate) fn go_on(&self) {
         self.0.gate().is_held = false;
     }
@@ -82,7 +82,7 @@ mod tests {
         let changes = Changes::default();
         let change = changes.begin().unwrap();
         assert!(!changes.hold(Duration::from_millis(1)));
-        let other = changes.begin().expect("they go on");
+        let other = changes.begin().expect("a failed hold admits changes again");
         drop((change, other));
         assert!(changes.hold(Duration::ZERO));
         assert!(changes.begin().is_none());

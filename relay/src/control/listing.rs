@@ -1,7 +1,7 @@
-//! `/tunnels` as it is asked for: row by row, from batches that no shard spends long on.
+//! Answers `/tunnels`: row by row, from batches that take a shard little time.
 //!
-//! Every shard lists its tunnels in order of their names, so an answer is a merge that holds one
-//! batch of each, however many tunnels there are and however slowly the answer is read.
+//! Every shard lists its tunnels in order of their names. The answer merges these lists and holds one batch per
+//! shard, however many tunnels there are and however slowly the reader reads.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -21,7 +21,7 @@ use crate::metrics::{TunnelBatch, TunnelReport};
 /// Time for all shards to report a batch.
 const SHARD_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Bytes of an answer that are sent together.
+/// Size at which a chunk of the answer is sent, in bytes.
 const CHUNK_BYTES: usize = 16 * 1024;
 
 /// A shard did not answer in time.
@@ -29,21 +29,21 @@ const CHUNK_BYTES: usize = 16 * 1024;
 #[error("not every shard answered in time")]
 pub(super) struct ShardsBusy;
 
-/// The tunnels of all shards, in order of their names.
+/// Iterator over the tunnels of all shards, in order of their names.
 pub(super) struct Listing {
     inspect: Arc<dyn Inspect>,
     shards: Vec<ShardTunnels>,
 }
 
-/// What is known of one shard's tunnels.
+/// Tunnels of one shard that were fetched already.
 struct ShardTunnels {
     rows: VecDeque<TunnelReport>,
-    /// Behind which name there may be more.
+    /// Name after which the shard may have more tunnels.
     next: Option<String>,
 }
 
 impl Listing {
-    /// Begins behind the name `after`.
+    /// Starts after the name `after`.
     pub(super) fn begin(inspect: Arc<dyn Inspect>, after: &str) -> Self {
         let shards = inspect.shards().into_iter().map(|_| ShardTunnels {
             rows: VecDeque::new(),
@@ -55,10 +55,10 @@ impl Listing {
         }
     }
 
-    /// Asks the shards whose next row is not known.
+    /// Fetches a batch from each shard whose next row is not known.
     ///
     /// # Errors
-    /// One of them did not answer.
+    /// A shard did not answer in time.
     pub(super) async fn fill(&mut self) -> Result<(), ShardsBusy> {
         loop {
             let wanted: Vec<_> = self.shards.iter().enumerate().filter_map(wanted).collect();
@@ -74,7 +74,7 @@ impl Listing {
         }
     }
 
-    /// The next tunnel, if its row is known without asking.
+    /// The next tunnel, if its row is known already.
     fn pop(&mut self) -> Option<TunnelReport> {
         if self
             .shards
@@ -94,7 +94,7 @@ impl Listing {
                 None
             }
         });
-        // One tunnel, whose links may live on several shards.
+        // The rows of one tunnel whose links are on several shards.
         let mut row = rows.next()?;
         rows.for_each(|other| row.join(other));
         Some(row)
@@ -109,35 +109,35 @@ impl Listing {
     }
 }
 
-/// What to ask a shard for, if its next row is not known.
+/// The batch to ask a shard for, if its next row is not known.
 fn wanted((index, shard): (usize, &ShardTunnels)) -> Option<(usize, String)> {
     let after = shard.next.as_ref().filter(|_| shard.rows.is_empty())?;
     Some((index, after.clone()))
 }
 
-/// How much of a listing is asked for, and in which form.
+/// Extent and form of a listing.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Extent {
     /// Every tunnel: `[...]`.
     All,
-    /// The next `limit` tunnels, and how many there are in all:
+    /// The next `limit` tunnels, with the number of all:
     /// `{"tunnels":[...],"total":2,"next":null}`.
     Page { limit: usize, total: i64 },
 }
 
-/// An answer that is written while it is read.
+/// A response body that is written while it is read.
 pub(super) struct Rows {
     chunks: mpsc::Receiver<Result<Bytes, ShardsBusy>>,
 }
 
 impl Rows {
-    /// Writes the next tunnels of `listing`.
+    /// Starts a task that writes the next tunnels of `listing`.
     pub(super) fn start(listing: Listing, extent: Extent) -> Self {
-        // One chunk ahead of the reader.
+        // The task is at most one chunk ahead of the reader.
         let (sender, chunks) = mpsc::channel(1);
         tokio::spawn(async move {
             if let Err(error) = write(listing, extent, &sender).await {
-                // Breaks the answer off, which no reader takes for its end.
+                // Breaks the response off, so that the reader does not take it for complete.
                 let _ = sender.send(Err(error)).await;
             }
         });
@@ -169,7 +169,7 @@ async fn write(
         if text.len() >= CHUNK_BYTES {
             let chunk = std::mem::take(&mut text);
             if chunks.send(Ok(chunk.into())).await.is_err() {
-                // The reader is gone.
+                // The reader has disconnected.
                 return Ok(());
             }
         }
@@ -187,7 +187,7 @@ async fn write(
 }
 
 fn json(value: &impl Serialize) -> String {
-    // Texts and numbers cannot fail.
+    // Serializing strings and numbers cannot fail.
     serde_json::to_string(value).unwrap_or_default()
 }
 

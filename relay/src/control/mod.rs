@@ -1,6 +1,6 @@
-//! The control thread: one tokio thread beside the shards, for whoever operates the relay.
+//! The control thread: one tokio thread beside the shards, for the relay's operators.
 //!
-//! It sees the shards through [`Inspect`] and their counters, and nothing it does can delay one.
+//! It reaches the shards through [`Inspect`] and their counters only, so its work cannot delay a shard.
 
 mod admin;
 mod auth;
@@ -36,30 +36,30 @@ use crate::metrics::{Cut, ShardMetrics, ShardStatus, TunnelBatch, TunnelDetail};
 use crate::shard::{Forgotten, Paused};
 use crate::state::Book;
 
-/// Some tunnels of each shard that was asked, once all have answered.
+/// Resolves to a batch of tunnels from each shard that was asked, once all have answered.
 pub(crate) type Tunnels = Pin<Box<dyn Future<Output = Vec<(usize, TunnelBatch)>> + Send>>;
 
-/// How many links were ended, once all shards have said so or took too long.
+/// Resolves to the number of links ended, once all shards have answered or took too long.
 pub(crate) type Ended = Pin<Box<dyn Future<Output = usize> + Send>>;
 
-/// One tunnel and its callers, unless a shard took too long.
+/// Resolves to one tunnel and its callers; `None` if a shard took too long.
 pub(crate) type Detail = Pin<Box<dyn Future<Output = Option<TunnelDetail>> + Send>>;
 
-/// What was ended, once all shards have said so or took too long.
+/// Resolves to the numbers of links and sessions ended, once all shards have answered or took too long.
 pub(crate) type Cuts = Pin<Box<dyn Future<Output = Cut> + Send>>;
 
-/// What became of an order to unbind a name, unless its home took too long.
+/// Resolves to the outcome of unbinding a name; `None` if its home shard took too long.
 pub(crate) type Forgetting = Pin<Box<dyn Future<Output = Option<Forgotten>> + Send>>;
 
-/// Done once a shard has a message.
+/// Resolves once a shard's mailbox has the message.
 pub(crate) type Told = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// What the control thread may ask the shards.
+/// Requests of the control thread to the shards.
 pub(crate) trait Inspect: Send + Sync {
-    /// Some tunnels of each shard in `wanted`, those behind the name given with it.
+    /// A batch of tunnels from each shard in `wanted`, starting after the name given with it.
     fn tunnels(&self, wanted: Vec<(usize, String)>) -> Tunnels;
 
-    /// What all shards know of one tunnel.
+    /// The state of one tunnel on all shards.
     fn detail(&self, tunnel: TunnelId) -> Detail;
 
     /// Ends a tunnel's sessions and links.
@@ -68,50 +68,50 @@ pub(crate) trait Inspect: Send + Sync {
     /// Unbinds a name that no agent serves.
     fn forget(&self, tunnel: TunnelId) -> Forgetting;
 
-    /// Tells every shard which tunnels take no callers, and ends what those have.
+    /// Tells every shard which tunnels are paused, and ends the sessions of those tunnels.
     fn pause(&self, tunnels: Arc<Paused>) -> Cuts;
 
-    /// Gives every shard what decides who is let in; how many links that ended.
+    /// Gives every shard a new admission snapshot; resolves to the number of links this ended.
     fn admit(&self, snapshot: Arc<Snapshot>) -> Ended;
 
-    /// Tells the shard that asked what the provider says.
+    /// Gives the provider's ruling to the shard that asked `question`.
     fn rule(&self, question: Question, ruling: Ruling) -> Told;
 
-    /// How each shard runs.
+    /// The state of each shard.
     fn shards(&self) -> Vec<ShardStatus>;
 }
 
-/// What operators decided before this relay started, and where what they decide is kept.
+/// Operators' decisions from before this relay started, and where new decisions are stored.
 #[derive(Debug, Default)]
 pub(crate) struct Decided {
     pub(crate) paused: Arc<Paused>,
-    /// Until which second since 1970; those first that end first.
+    /// Revocations, each with the second since 1970 at which it ends; ordered by that second.
     pub(crate) revoked: Vec<(Denied, u64)>,
     pub(crate) book: Book,
     pub(crate) changes: Changes,
 }
 
-/// What the control thread shows.
+/// What the control thread's pages report on.
 pub(crate) struct Shown {
     pub(crate) inspect: Arc<dyn Inspect>,
     pub(crate) metrics: Vec<Arc<ShardMetrics>>,
     pub(crate) audit: Audit,
-    /// Held while a listener accepts.
+    /// Held while a listener still accepts.
     pub(crate) accepting: Arc<()>,
 }
 
-/// How far the control thread is.
+/// Phase of the control thread's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Phase {
-    /// Its listeners accept nothing yet.
+    /// Listeners accept nothing yet.
     Starts,
     Serves,
-    /// Its listeners are closed, its connections go on.
+    /// Listeners are closed, open connections go on.
     Drains,
     Stops,
 }
 
-/// The control thread, while it runs.
+/// Handle to the running control thread.
 pub(crate) struct Control {
     thread: Option<JoinHandle<()>>,
     stop: watch::Sender<Phase>,
@@ -121,8 +121,8 @@ pub(crate) struct Control {
 }
 
 impl Control {
-    /// Starts keeping up to date who is let in, which is `snapshot` at first. What it is `shown` is served on `listeners`,
-    /// which do not block, from [`Control::serve`] on.
+    /// Starts the thread that keeps admission up to date, beginning with `snapshot`. The pages about `shown` are
+    /// served on `listeners`, which must be non-blocking, from [`Control::serve`] on.
     ///
     /// # Errors
     /// [`StartError::Thread`] names the missing resource.
@@ -179,7 +179,7 @@ impl Control {
             .spawn(move || {
                 let _span = info_span!("control").entered();
                 runtime.block_on(serve::run(listeners, &admin, keeper, phase));
-                // The system may still be looking a name up, and nobody waits for that.
+                // Does not wait for a DNS lookup, which may still block a thread.
                 runtime.shutdown_background();
             })
             .map_err(failed)?;
@@ -192,26 +192,25 @@ impl Control {
         })
     }
 
-    /// Where it listens.
+    /// Bound addresses of the admin listeners.
     pub(crate) fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
     }
 
-    /// Its listeners accept from now on.
+    /// Makes the listeners accept connections.
     pub(crate) fn serve(&self) {
         self.stop.send_replace(Phase::Serves);
     }
 
-    /// From now on there are no new connections, and `/healthz` says on the open ones that the relay is
-    /// on its way out.
+    /// Closes the listeners; `/healthz` answers `draining` on connections that are open.
     pub(crate) fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
         self.stop.send_replace(Phase::Drains);
     }
 
-    /// Has all files that decide who is let in read again.
+    /// Reads all files that decide about admission again.
     pub(crate) fn reload(&self) {
-        // One that waits already is as good.
+        // A full queue is fine: it holds orders that the keeper has yet to look at.
         let _ = self.orders.try_send(Order::Reload);
     }
 
@@ -225,7 +224,7 @@ impl Control {
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
-            tracing::error!("the control thread had panicked");
+            tracing::error!("the control thread panicked");
         }
     }
 }

@@ -1,48 +1,48 @@
-//! Who keeps a place at an admin listener when there are too many connections: those that showed the admin
-//! token before those that asked something, and these before most of those that have not asked anything yet.
+//! Chooses which connection an admin listener closes when it has too many: silent ones first, except for some
+//! of them, then idle ones, then those with a request in progress; never one that showed the admin token.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 
 use tokio::task::AbortHandle;
 
-/// Admin connections at a time on one listener.
+/// Limit of open admin connections on one listener.
 const CONNECTIONS_MAX: usize = 64;
 
-/// Connections that may be silent without being the first to go: a request takes a moment to follow its
-/// connection, and those that were answered must not leave newcomers a single place.
+/// Silent connections that are spared while others were answered: a request takes a moment to follow its
+/// connection, and answered connections must not leave newcomers a single place.
 const SILENT_KEPT: usize = CONNECTIONS_MAX / 2;
 
-/// What is known of one connection.
+/// State of one connection.
 #[derive(Debug, Default)]
 pub(super) struct Standing {
     has_asked: AtomicBool,
-    /// Requests that are being answered: one, or none.
+    /// Requests being answered: one, or none.
     asking: AtomicUsize,
     is_trusted: AtomicBool,
 }
 
-/// What a connection is worth keeping for, the least first.
+/// Reason to keep a connection, least first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Worth {
-    /// No head of it is complete.
+    /// No complete request head has arrived.
     Silent,
     /// Between two requests.
     Idle,
     Asking,
-    /// It showed the token.
+    /// The connection showed the admin token.
     Trusted,
 }
 
 impl Standing {
-    /// A request's head is here; it is being answered until the guard is dropped.
+    /// Notes that a request's head arrived; the request is in progress until the guard is dropped.
     pub(super) fn ask(self: &Arc<Self>) -> Asking {
         self.has_asked.store(true, Relaxed);
         self.asking.fetch_add(1, Relaxed);
         Asking(Arc::clone(self))
     }
 
-    /// It has shown the admin token.
+    /// Notes that the connection showed the admin token.
     pub(super) fn trust(&self) {
         self.is_trusted.store(true, Relaxed);
     }
@@ -60,7 +60,7 @@ impl Standing {
     }
 }
 
-/// A request that is being answered.
+/// Guard of a request in progress.
 pub(super) struct Asking(Arc<Standing>);
 
 impl Drop for Asking {
@@ -69,19 +69,19 @@ impl Drop for Asking {
     }
 }
 
-/// The connections of one listener, the oldest first.
+/// The connections of one listener, oldest first.
 #[derive(Default)]
 pub(super) struct Places(Vec<(Arc<Standing>, AbortHandle)>);
 
 impl Places {
-    /// Makes room for another connection; false if all places belong to holders of the token.
+    /// Makes room for another connection; false if all places belong to connections that showed the token.
     pub(super) fn make_room(&mut self) -> bool {
         self.0.retain(|(_, task)| !task.is_finished());
         self.0.len() < CONNECTIONS_MAX || self.drop_one()
     }
 
-    /// Ends the oldest connection of those that are worth least, but leaves some silent ones; false if there is none but those of
-    /// holders of the token.
+    /// Ends the oldest of the connections that are worth least, but spares some silent ones; false if all
+    /// connections showed the token.
     pub(super) fn drop_one(&mut self) -> bool {
         self.0.retain(|(_, task)| !task.is_finished());
         let worths: Vec<_> = self
@@ -93,7 +93,7 @@ impl Places {
         let answered = worths.contains(&Worth::Idle) || worths.contains(&Worth::Asking);
         let is_spared = |worth: Worth| worth == Worth::Silent && answered && silent <= SILENT_KEPT;
         let rest = (0..worths.len()).filter(|at| !is_spared(worths[*at]));
-        // The first of several that are alike.
+        // `min_by_key` returns the first of several equal ones: the oldest.
         let least = rest.min_by_key(|at| worths[*at]);
         let Some(at) = least.filter(|at| worths[*at] < Worth::Trusted) else {
             return false;
@@ -111,7 +111,7 @@ impl Places {
 mod tests {
     use super::*;
 
-    /// Fills all places with connections that never end, of this standing.
+    /// Fills all places with connections that never end; `standing` gives the state of each.
     fn full(places: &mut Places, standing: impl Fn(usize) -> Arc<Standing>) {
         for number in 0..CONNECTIONS_MAX {
             assert!(places.make_room());
@@ -132,8 +132,8 @@ mod tests {
         let asking = all[0].ask();
         drop(all[1].ask());
         all[2].trust();
-        // Those without a request, the oldest first, but for the newest; then one between two, then one in
-        // the middle of one.
+        // Order of closing: the older silent ones, then the idle one, then the one with a request in progress,
+        // then the newer silent ones.
         let kept = CONNECTIONS_MAX - SILENT_KEPT;
         for gone in (3..kept).chain([1, 0]).chain(kept..CONNECTIONS_MAX) {
             assert!(places.drop_one());

@@ -1,4 +1,4 @@
-//! A listener of the admin port, and the descriptor that it keeps for the moment in which there is no other.
+//! An admin listener that keeps a file descriptor in reserve for when the process has no other left.
 
 use std::future::poll_fn;
 use std::io;
@@ -15,13 +15,13 @@ use tokio::time;
 use crate::io::lacks_descriptors;
 use crate::listen::Room;
 
-/// How often it looks for connections while there is no descriptor for one.
+/// Time between two checks for waiting connections while descriptors are lacking.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
-/// A listener with a descriptor in reserve, to be given up for a connection.
+/// A listener and a reserved descriptor, which is given up to accept a connection.
 ///
-/// The reserve's number is one of those that callers and agents may not keep. So where it is given up, and no lower
-/// one is free, a connection of theirs that gets the number first is refused and closed at once.
+/// The reserve's number lies above those that callers and agents may keep. If a connection of theirs takes the number
+/// first when the reserve is given up, and no lower one is free, that connection is refused and closed at once.
 #[derive(Debug)]
 pub(super) struct Door {
     listener: TcpListener,
@@ -34,10 +34,10 @@ impl Door {
         Self { listener, reserve }
     }
 
-    /// Accepts the next connection, with the reserve if need be. Where this is dropped, no connection is lost.
+    /// Accepts the next connection, giving up the reserve if needed. Dropping the future loses no connection.
     ///
     /// # Errors
-    /// accept(2) failed; for lack of a descriptor only if a connection waits and there is no reserve.
+    /// accept(2) failed. It fails for lack of a descriptor only if a connection waits and the reserve is gone.
     pub(super) async fn accept(&mut self) -> io::Result<TcpStream> {
         loop {
             if self.reserve.is_none() {
@@ -48,7 +48,7 @@ impl Door {
                 Err(error) if !lacks_descriptors(&error) => return Err(error),
                 Err(error) => error,
             };
-            // accept(2) fails for lack of descriptors before it looks whether a connection waits.
+            // accept(2) fails for lack of descriptors before it checks whether a connection waits.
             if !is_awaited(&self.listener) {
                 time::sleep(LOOK_INTERVAL).await;
                 continue;
@@ -63,13 +63,13 @@ impl Door {
         }
     }
 
-    /// True if the reserve was given up and not made anew.
+    /// True if the reserve was given up and could not be made again yet.
     pub(super) const fn is_spent(&self) -> bool {
         self.reserve.is_none()
     }
 }
 
-/// A descriptor that stands for nothing, as a copy of the listener's.
+/// Reserves a descriptor by duplicating the listener's.
 fn copy_of(listener: &TcpListener) -> Option<OwnedFd> {
     let limit = getrlimit(Resource::Nofile).current;
     let from = RawFd::try_from(Room::beyond_agents(limit)).unwrap_or(0);
@@ -80,7 +80,7 @@ fn copy_of(listener: &TcpListener) -> Option<OwnedFd> {
 /// True if a connection waits to be accepted.
 fn is_awaited(listener: impl AsFd) -> bool {
     let mut polled = [PollFd::new(&listener, PollFlags::IN)];
-    // An error, such as a signal's, is looked at by the next accept.
+    // An error, such as an interruption by a signal, counts as no: the next accept finds the connection.
     poll(&mut polled, Some(&Timespec::default())).is_ok_and(|count| count > 0)
 }
 
@@ -95,10 +95,10 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let mut door = Door::new(listener);
         assert!(!door.is_spent());
-        // A handshake on loopback is over when this returns.
+        // On loopback, connect returns after the handshake.
         let caller = TcpStream::connect(address).await.unwrap();
         assert!(is_awaited(&door.listener));
-        // It is made anew as soon as there is a descriptor.
+        // The reserve is made again as soon as a descriptor is free.
         door.reserve = None;
         let stream = door.accept().await.unwrap();
         assert_eq!(stream.peer_addr().unwrap(), caller.local_addr().unwrap());

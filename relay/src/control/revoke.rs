@@ -1,4 +1,4 @@
-//! `POST /revoke`: from now on a token, a holder or an agent is turned away.
+//! `POST /revoke`: denies a token id, a token holder or an agent key from now on.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use super::auth::{Order, REVOKED_KEPT};
 use crate::audit::{Entry, Kind};
 use crate::config::Denied;
 
-/// Time for every shard to say what it ended.
+/// Time for every shard to report the links that it ended.
 const ENDED_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[derive(Deserialize)]
@@ -30,8 +30,8 @@ pub(super) struct Wanted {
     key: Option<String>,
 }
 
-/// A page of another site can send a form to loopback, but no JSON: browsers ask first, and nothing
-/// here allows it.
+/// Handles `POST /revoke`. A page of another site can send a form to loopback, but no JSON: browsers ask for
+/// permission first (CORS preflight), and nothing here grants it.
 pub(super) async fn revoke(
     State(admin): State<Arc<Admin>>,
     body: Result<Json<Wanted>, JsonRejection>,
@@ -40,10 +40,10 @@ pub(super) async fn revoke(
     let wanted = match body {
         Ok(Json(wanted)) => wanted,
         Err(JsonRejection::MissingJsonContentType(_)) => {
-            let text = "the body is JSON, and so is its Content-Type: application/json";
+            let text = "the body must be JSON, with Content-Type: application/json";
             return refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, "not_json", text);
         }
-        Err(_) => return bad(r#"the body is one of {"jti":...}, {"sub":...} and {"key":...}"#),
+        Err(_) => return bad(r#"the body must be one of {"jti":...}, {"sub":...} or {"key":...}"#),
     };
     let fits = |text: &String| !text.is_empty() && text.len() <= CLAIM_BYTES_MAX;
     let denied = match wanted {
@@ -65,13 +65,13 @@ pub(super) async fn revoke(
             Some(denied) => denied,
             None => return bad("`key` is 12 to 64 hexadecimal digits, as the log prints it"),
         },
-        _ => return bad("one of `jti`, `sub` and `key`, not empty"),
+        _ => return bad("the body must have one of `jti`, `sub` or `key`, and not empty"),
     };
     let what = denied.to_string();
     let (ended, answer) = oneshot::channel();
     let order = Order::Revoke { denied, ended };
     let busy = || {
-        let text = "the relay is busy; the revocation may come into force all the same";
+        let text = "the relay is busy; the revocation may still take effect";
         refuse(StatusCode::SERVICE_UNAVAILABLE, "busy", text)
     };
     if admin.orders.try_send(order).is_err() {

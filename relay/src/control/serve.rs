@@ -1,4 +1,4 @@
-//! Admin connections: for how long, and for which names.
+//! Admin connections: accepts them, bounds their time, and checks the host name that they use.
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -28,17 +28,17 @@ use super::places::{Places, Standing};
 use super::reserve::Door;
 use crate::listen::http::is_ours_anywhere;
 
-/// Time for a request's head to arrive, idle time between two requests included.
+/// Time for a request's head to arrive, including idle time between two requests.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Longest life of a connection, so that a reader that stalls gives its place back.
+/// Longest life of a connection, so that a stalled reader gives its place back.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// Pause after an accept that failed while no connection can be given up.
+/// Pause after a failed accept if no connection can be closed to make room.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves all listeners, once the relay serves, until it drains, and their connections until it stops; what is in
-/// flight then is cut.
+/// Serves all listeners from [`Phase::Serves`] to [`Phase::Drains`], and their connections until
+/// [`Phase::Stops`]; requests in progress are cut off then.
 pub(super) async fn run(
     listeners: Vec<((SocketAddr, TcpListener), Arc<()>)>,
     admin: &Arc<Admin>,
@@ -55,19 +55,19 @@ pub(super) async fn run(
             while connections.join_next().await.is_some() {}
         });
     }
-    // An error means that the sender is gone, which is a stop as well.
+    // An error means that the sender was dropped, which counts as a stop, too.
     let _ = phase.wait_for(|phase| *phase == Phase::Stops).await;
-    // Dropping the set aborts its tasks, and each accept task its connections.
+    // Dropping the set aborts its tasks, and each accept task aborts its connections.
 }
 
-/// Accepts until the relay drains; what is served then.
+/// Accepts connections until the relay drains; returns those still open.
 async fn accept(
     address: SocketAddr,
     listener: TcpListener,
     admin: Arc<Admin>,
     mut phase: watch::Receiver<Phase>,
 ) -> JoinSet<()> {
-    // It listens from then on. An error is a stop, which ends this task too.
+    // Connections wait in the backlog until then. An error means a stop, which ends this task, too.
     let _ = phase.wait_for(|phase| *phase >= Phase::Serves).await;
     let listener = match tokio::net::TcpListener::from_std(listener) {
         Ok(listener) => listener,
@@ -87,10 +87,10 @@ async fn accept(
     loop {
         let is_spent = door.is_spent();
         let accepted = tokio::select! {
-            // First: what has connected before the drain is answered.
+            // First branch: connections made before the drain are answered.
             biased;
             accepted = door.accept() => accepted,
-            // What it held may be the reserve again.
+            // The descriptor of a closed connection may become the reserve again.
             Some(_) = connections.join_next(), if is_spent => continue,
             _ = phase.wait_for(|phase| *phase >= Phase::Drains) => break,
         };
@@ -104,14 +104,14 @@ async fn accept(
             }
             Err(error) => {
                 warn!(%address, %error, "cannot accept an admin connection");
-                // What asked nothing may hold the descriptor that is missing.
+                // A silent connection may hold the descriptor that is missing.
                 if !places.drop_one() {
                     time::sleep(ACCEPT_PAUSE).await;
                 }
             }
         }
         while connections.try_join_next().is_some() {}
-        // Each connection is looked at before the next one can push it out.
+        // Lets each connection run once before the next one can push it out.
         yield_now().await;
     }
     connections
@@ -138,7 +138,7 @@ async fn serve(stream: TcpStream, router: Router, standing: Arc<Standing>) {
     }
 }
 
-/// Turns away requests for a name that merely points here.
+/// Refuses requests whose host is a name that merely resolves to this address.
 ///
 /// A web page can make its own host name resolve to 127.0.0.1 and then read what a listener on
 /// loopback answers (DNS rebinding); an address or `localhost` cannot be made to do so.

@@ -1,5 +1,5 @@
-//! `/tunnels/<name>`: one tunnel and its callers; to end them, to turn callers away for a while, or to
-//! unbind the name.
+//! `/tunnels/<name>`: shows one tunnel and its callers; kicks, pauses or resumes the tunnel, or unbinds its
+//! name.
 
 use std::sync::Arc;
 
@@ -19,18 +19,18 @@ use crate::metrics::Cut;
 use crate::shard::{Forgotten, Paused};
 use crate::state::Decision;
 
-/// Most tunnels that are paused at a time: each pause sends all of them to every shard.
+/// Limit of paused tunnels: each pause sends the whole set to every shard.
 const PAUSED_MAX: usize = 1000;
 
-/// What is paused, held while the shards are told, so that they hear of changes in order.
+/// The paused tunnels. Locked while shards are told, so that they hear of changes in order.
 pub(super) type Pauses = Arc<Mutex<Arc<Paused>>>;
 
-/// Nothing is said in it yet. As with `/revoke`, it is JSON that no page of another site can send.
+/// Body of an order: an empty JSON object. As with `/revoke`, pages of other sites cannot send JSON here.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Nothing {}
 
-/// Something is to be done to this tunnel.
+/// An operator's order about this tunnel.
 pub(super) struct Order(TunnelId);
 
 impl<S: Send + Sync> FromRequest<S> for Order {
@@ -47,18 +47,18 @@ impl<S: Send + Sync> FromRequest<S> for Order {
                 Err(_) => Err(unknown(&name)),
             },
             Err(JsonRejection::MissingJsonContentType(_)) => {
-                let text = "the body is {}, and its Content-Type: application/json";
+                let text = "the body must be {}, with Content-Type: application/json";
                 Err(refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, "not_json", text))
             }
             Err(_) => {
-                let text = "the body is {}";
+                let text = "the body must be {}";
                 Err(refuse(StatusCode::BAD_REQUEST, "bad_body", text))
             }
         }
     }
 }
 
-/// Shows it.
+/// Shows the tunnel.
 pub(super) async fn show(State(admin): State<Arc<Admin>>, Path(name): Path<String>) -> Response {
     let Ok(tunnel) = TunnelId::parse(&name) else {
         return unknown(&name);
@@ -84,7 +84,7 @@ pub(super) async fn show(State(admin): State<Arc<Admin>>, Path(name): Path<Strin
     uncached(Json(absent).into_response())
 }
 
-/// Takes it from the links that serve it, with its sessions.
+/// Takes the tunnel from the links that serve it, with its sessions.
 pub(super) async fn kick(State(admin): State<Arc<Admin>>, Order(tunnel): Order) -> Response {
     let Cut { links, sessions } = finished(admin.inspect.kick(tunnel.clone())).await;
     if links == 0 {
@@ -98,7 +98,7 @@ pub(super) async fn kick(State(admin): State<Arc<Admin>>, Order(tunnel): Order) 
     uncached(Json(json!({ "links_ended": links, "sessions_ended": sessions })).into_response())
 }
 
-/// Unbinds the name, so that another agent may have it.
+/// Unbinds the name, so that another agent can have it.
 pub(super) async fn forget(State(admin): State<Arc<Admin>>, Order(tunnel): Order) -> Response {
     match admin.inspect.forget(tunnel.clone()).await {
         Some(Forgotten::Free) => {
@@ -108,8 +108,8 @@ pub(super) async fn forget(State(admin): State<Arc<Admin>>, Order(tunnel): Order
         Some(Forgotten::Unknown) => unknown(tunnel.as_str()),
         Some(Forgotten::Live) => {
             let text = format!(
-                "an agent serves {tunnel}, and would have it again at once: revoke its token, its \
-                 holder or its key first (POST /revoke), or stop it"
+                "an agent serves {tunnel} and would get the name back at once: first revoke its token, its \
+                 holder or its key (POST /revoke), or stop the agent"
             );
             refuse(StatusCode::CONFLICT, "tunnel_live", &text)
         }
@@ -120,7 +120,7 @@ pub(super) async fn forget(State(admin): State<Arc<Admin>>, Order(tunnel): Order
     }
 }
 
-/// Turns its callers away from now on, and those that it has.
+/// Refuses the tunnel's callers from now on, and ends their sessions.
 pub(super) async fn pause(State(admin): State<Arc<Admin>>, Order(tunnel): Order) -> Response {
     let change = |paused: &mut Paused| {
         if paused.len() >= PAUSED_MAX && !paused.contains(&tunnel) {
@@ -138,7 +138,7 @@ pub(super) async fn pause(State(admin): State<Arc<Admin>>, Order(tunnel): Order)
     uncached(Json(json!({ "paused": true, "sessions_ended": sessions })).into_response())
 }
 
-/// Lets callers come again.
+/// Admits the tunnel's callers again.
 pub(super) async fn resume(State(admin): State<Arc<Admin>>, Order(tunnel): Order) -> Response {
     let mut was_paused = false;
     let change = |paused: &mut Paused| {
@@ -154,8 +154,8 @@ pub(super) async fn resume(State(admin): State<Arc<Admin>>, Order(tunnel): Order
 }
 
 impl Admin {
-    /// Changes what is paused and tells every shard, if `change` says so; what that ended. The
-    /// `decision` is kept.
+    /// Applies `change` to the paused tunnels. If it returns true, stores `decision`, tells every shard, and
+    /// returns what that ended.
     async fn change_pauses(
         &self,
         decision: Decision,
@@ -183,16 +183,16 @@ impl Admin {
     }
 }
 
-/// Runs to its end also if whoever asked does not wait: some shards would know, and others not.
+/// Runs `told` to its end even if the requester disconnects: otherwise only some shards would know.
 async fn finished(told: impl Future<Output = Cut> + Send + 'static) -> Cut {
-    // It fails only with the runtime, which ends this too.
+    // The task fails only if the runtime is shut down, which ends this task, too.
     tokio::spawn(told).await.unwrap_or_default()
 }
 
 fn absent(tunnel: &TunnelId) -> Response {
     let text = format!(
-        "no agent serves {tunnel} now, and the name is still bound to the one that did: GET \
-         /tunnels/{tunnel} tells to whom, POST /tunnels/{tunnel}/forget frees it"
+        "no agent serves {tunnel} now, and the name is still bound to its last agent: GET \
+         /tunnels/{tunnel} shows the owner, POST /tunnels/{tunnel}/forget frees the name"
     );
     refuse(StatusCode::CONFLICT, "tunnel_absent", &text)
 }

@@ -120,7 +120,10 @@ fn a_wrong_token_entry_is_named() {
             good.replace(HASH, &TokenHash::of("password").to_string()),
             "token 1 (\"ada\"): this is the hash of the word \"password\"",
         ),
-        (with("scope = [\"agents\"]"), "scope \"agents\" is not agent"),
+        (
+            with("scope = [\"agents\"]"),
+            "scope \"agents\" is not agent",
+        ),
         (with("tunnels = [\"a.b\"]"), "\"a.b\" is not a name pattern"),
         (with("reach = [\"\"]"), "\"\" is not a name pattern"),
         (with("groups = [\"\"]"), "a name in `groups` is empty"),

@@ -1,4 +1,4 @@
-//! What the shards want of the control thread: newer keys, and a provider's word.
+//! Handles the shards' requests: to fetch newer keys, and to ask the provider about a tunnel.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -18,28 +18,28 @@ use crate::config::{HttpUrl, ProviderAuth};
 use crate::control::Inspect;
 use crate::error::ConfigError;
 
-/// Questions that are asked at a time; more wait, and behind those the shards are told so.
+/// Limit of concurrent questions to the provider; more wait in the shards' queues.
 const CALLS_MAX: usize = 32;
 
-/// Those of them about tunnels that agents want: for those that live there is always room.
+/// Limit of concurrent questions about new tunnels, so that renewals always have room.
 const FIRST_CALLS_MAX: usize = 24;
 
-/// What one question may take.
+/// Limits of one question.
 const LIMITS: Limits = Limits {
     time: Duration::from_secs(5),
     bytes: 64 * 1024,
 };
 
-/// How long a question may wait for its turn: then its agent has better try again.
+/// Longest wait of a question in the queue; after that its agent has to try again.
 const WAIT_MAX: Duration = Duration::from_secs(10);
 
-/// Where a provider answers.
+/// Path that a provider answers at.
 const PATH: &str = "/api/verify";
 
-/// How the relay proves itself to it.
+/// Header field with the secret that authenticates the relay to the provider.
 const SECRET_HEADER: &str = "x-relay-secret";
 
-/// Whoever sees to what the shards ask.
+/// Handles the shards' requests to the control thread.
 pub(super) struct Clerk {
     asked: Asked,
     wishes: Arc<Notify>,
@@ -62,7 +62,7 @@ impl Clerk {
         }
     }
 
-    /// Answers until no shard can ask any more.
+    /// Runs until all shards have dropped their side of the queues.
     pub(super) async fn run(mut self) {
         let (mut first, mut renewals) = (JoinSet::new(), JoinSet::new());
         loop {
@@ -84,21 +84,21 @@ impl Clerk {
         }
     }
 
-    /// Asks the provider, and tells the shard what it says.
+    /// Asks the provider, and sends its ruling to the shard.
     fn rule(&self, question: Question) -> impl Future<Output = ()> + Send + 'static {
         let inspect = Arc::clone(&self.inspect);
         let provider = self.provider.clone();
         async move {
             let ruling = match provider {
                 Some(provider) => provider.ask(&question).await,
-                None => Ruling::Unavailable("there is no provider".to_owned()),
+                None => Ruling::Unavailable("no provider is configured".to_owned()),
             };
             inspect.rule(question, ruling).await;
         }
     }
 }
 
-/// The server that knows the agents.
+/// The provider: a server that decides about agents' tokens.
 pub(super) struct Provider {
     url: HttpUrl,
     secret: HeaderValue,
@@ -110,7 +110,7 @@ impl Provider {
         warn_if_exposed("auth_provider_url", &config.url);
         let wrong = |what: &str| ConfigError::Conflict(format!("{}: {what}", config.url));
         let mut secret = HeaderValue::from_str(config.secret.reveal())
-            .map_err(|_| wrong("its secret cannot stand in a header"))?;
+            .map_err(|_| wrong("its secret is not fit for a header field"))?;
         secret.set_sensitive(true);
         Ok(Self {
             url: config
@@ -124,7 +124,7 @@ impl Provider {
 
     async fn ask(&self, question: &Question) -> Ruling {
         if question.asked_at.elapsed() > WAIT_MAX {
-            return Ruling::Unavailable("too many questions were in front of it".to_owned());
+            return Ruling::Unavailable("the question waited too long in the queue".to_owned());
         }
         let request = Request::builder()
             .method(Method::POST)
@@ -146,7 +146,7 @@ impl Provider {
             Err(error) => Ruling::Unavailable(error.to_string()),
         };
         if let Ruling::Unavailable(why) = &ruling {
-            debug!(tunnel = %question.tunnel, why, "no word from the provider");
+            debug!(tunnel = %question.tunnel, why, "no usable answer from the provider");
         }
         ruling
     }

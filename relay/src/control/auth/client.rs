@@ -1,4 +1,4 @@
-//! What the relay asks other servers: one request, one whole answer, within limits.
+//! HTTP client for requests of the relay to other servers: one request, one whole response, within limits.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -18,20 +18,20 @@ use tokio::time;
 use crate::config::HttpUrl;
 use crate::error::ConfigError;
 
-/// Idle connections that are kept to one server.
+/// Limit of idle connections kept to one server.
 const IDLE_MAX: usize = 8;
 
-/// How long they are kept.
+/// Time that an idle connection is kept.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What one request may take.
+/// Limits of one exchange: time, and size of the response body.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
     pub(super) time: Duration,
     pub(super) bytes: usize,
 }
 
-/// A whole answer.
+/// A complete response.
 #[derive(Debug)]
 pub(super) struct Answer {
     pub(super) status: StatusCode,
@@ -39,7 +39,7 @@ pub(super) struct Answer {
     pub(super) body: Bytes,
 }
 
-/// Why there is no answer. What was sent is in none of it.
+/// Why there is no response. No variant holds anything that was sent.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ClientError {
     #[error("no whole answer within {0:?}")]
@@ -50,12 +50,12 @@ pub(super) enum ClientError {
     Body(usize),
 }
 
-/// A client; clones share its connections.
+/// An HTTP client; clones share its connections.
 #[derive(Clone, Debug)]
 pub(super) struct HttpClient(Client<HttpsConnector<HttpConnector>, Full<Bytes>>);
 
 impl HttpClient {
-    /// A client for `url`; one with TLS trusts the authorities that the system trusts.
+    /// A client for `url`; with TLS it trusts the system's certificate authorities.
     pub(super) fn new(url: &HttpUrl) -> Result<Self, ConfigError> {
         let provider = Arc::new(ring::default_provider());
         let builder = HttpsConnectorBuilder::new();
@@ -86,7 +86,7 @@ impl HttpClient {
         Ok(Self(client))
     }
 
-    /// Sends a request and reads the whole answer; follows no redirect.
+    /// Sends a request and reads the whole response; does not follow redirects.
     pub(super) async fn send(
         &self,
         request: Request<Full<Bytes>>,
@@ -112,7 +112,7 @@ impl HttpClient {
 }
 
 impl Answer {
-    /// For how long it says that it is good (RFC 9111, 5.2.2.1).
+    /// Freshness lifetime that the response states (RFC 9111, 5.2.2.1).
     pub(super) fn max_age(&self) -> Option<Duration> {
         let values = self.headers.get_all(header::CACHE_CONTROL).iter();
         let texts = values.filter_map(|value| value.to_str().ok());
@@ -126,7 +126,7 @@ impl Answer {
     }
 }
 
-/// An error and its causes in one line.
+/// An error and its causes, in one line.
 fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

@@ -1,4 +1,4 @@
-//! A file that may change while the relay runs.
+//! A file that is watched for changes while the relay runs.
 
 use std::path::{Path, PathBuf};
 
@@ -7,14 +7,14 @@ use tracing::warn;
 use crate::config::Stamp;
 use crate::error::ConfigError;
 
-/// A file, and what it said when it was last good.
+/// A watched file, and its last valid content.
 pub(super) struct Watched<T> {
     path: PathBuf,
     read: fn(&Path) -> Result<T, ConfigError>,
     known: T,
-    /// Its state at the last look.
+    /// The file's state at the last look.
     seen: Option<Stamp>,
-    /// Its state when it was last read, or missed.
+    /// The file's state when its content was last read; `None` also if the file was missing.
     read_at: Option<Stamp>,
 }
 
@@ -25,18 +25,18 @@ impl<T: Clone + PartialEq> Watched<T> {
             read,
             known,
             seen: None,
-            // Read once more, as it may have changed since it was read for the start.
+            // `None`: read once more, since the file may have changed after the read at the start.
             read_at: None,
         }
     }
 
-    /// What it said when it was last good.
+    /// The last valid content.
     pub(super) const fn known(&self) -> &T {
         &self.known
     }
 
-    /// What it says, if that is news. It is read once it looks the same twice in a row, since who
-    /// writes a file in place has it incomplete for a moment; `now` reads it at any rate.
+    /// Returns the file's content if it changed. Reads only once the file looks the same at two looks in a row,
+    /// since a file written in place is incomplete for a moment; `now` reads it in any case.
     pub(super) fn look(&mut self, now: bool) -> Option<T> {
         let stamp = Stamp::of(&self.path);
         let is_still = self.seen == stamp;
@@ -52,7 +52,7 @@ impl<T: Clone + PartialEq> Watched<T> {
                 Some(self.known.clone())
             }
             Err(error) => {
-                warn!("{error}; what it said before holds on");
+                warn!("{error}; the content read before stays in force");
                 None
             }
         }

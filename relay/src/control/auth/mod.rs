@@ -1,4 +1,4 @@
-//! The keeper of who is let in: reads again what changes, and tells every shard.
+//! Keeps admission up to date: reads files and keys again when they change, and tells every shard.
 
 mod clerk;
 mod client;
@@ -30,50 +30,50 @@ use crate::config::{
 use crate::error::ConfigError;
 use crate::state::{Book, Decision, now_seconds};
 
-/// How often files are looked at.
+/// Time between two looks at the watched files.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Orders that may wait.
+/// Limit of orders waiting for the keeper.
 const ORDERS_MAX: usize = 64;
 
-/// What others want of the keeper.
+/// An order to the keeper.
 pub(super) enum Order {
-    /// Deny something from now on; how many links that ended.
+    /// Deny something from now on; `ended` gets the number of links this ended.
     Revoke {
         denied: Denied,
         ended: oneshot::Sender<Result<usize, RevokeError>>,
     },
-    /// Read all files again, whether they look changed or not.
+    /// Read all files again, even if they look unchanged.
     Reload,
 }
 
-/// The way to the keeper.
+/// Sending side of the keeper's queue of orders.
 pub(super) type Orders = mpsc::Sender<Order>;
 
-/// The keeper of who is let in.
+/// Keeps the admission snapshot up to date.
 pub(super) struct Keeper {
     inspect: Arc<dyn Inspect>,
     orders: mpsc::Receiver<Order>,
     snapshot: Snapshot,
-    /// Answers the shards, once the keeper runs and has it run too.
+    /// Handles the shards' requests; taken when the keeper starts to run.
     clerk: Option<Clerk>,
     tokens: Option<Watched<TokenTable>>,
     denylist: Option<Watched<Denylist>>,
     jwt: JwtAuth,
     jwks: Option<Watched<KeySet>>,
-    /// Fetches keys, until the keeper runs and has it run too.
+    /// Fetches keys from a URL; taken when the keeper starts to run.
     remote: Option<RemoteKeys>,
-    /// Keys that were fetched.
+    /// Key sets that `remote` fetched.
     fetched: mpsc::Receiver<KeySet>,
-    /// What the configuration denies, where no file does.
+    /// Denials set in the configuration itself, used when there is no denylist file.
     always_denied: Denylist,
     revoked: Revoked,
-    /// Where revocations are kept.
+    /// Stores revocations beyond a restart.
     book: Book,
 }
 
 impl Keeper {
-    /// A keeper that begins with what the shards have.
+    /// A keeper that starts with the snapshot that the shards have.
     pub(super) fn new(
         config: &Config,
         snapshot: Snapshot,
@@ -81,7 +81,7 @@ impl Keeper {
         inspect: Arc<dyn Inspect>,
     ) -> Result<(Self, Orders), ConfigError> {
         let (sender, orders) = mpsc::channel(ORDERS_MAX);
-        // The latest set is the only one that matters, so it waits until that is taken.
+        // One place: only the latest set matters, and the fetching task waits until the keeper has taken it.
         let (news, fetched) = mpsc::channel(1);
         let wishes = Arc::<Notify>::default();
         let mut provider = None;
@@ -136,21 +136,21 @@ impl Keeper {
         Ok((keeper, sender))
     }
 
-    /// Takes up what was revoked before this relay started, which the shards have already; keeps what will be
+    /// Adds revocations from before this relay started, which the shards know already; later ones are stored
     /// in `book`.
     pub(super) fn restore(&mut self, revoked: &[(Denied, u64)], book: Book) {
         self.book = book;
         let (now, now_seconds) = (Instant::now(), now_seconds());
         for (denied, until) in revoked {
-            // Not longer than if it was revoked now: the clock may have been set back.
+            // At most as long as a new revocation: the clock may have been set back.
             let left = Duration::from_secs(until.saturating_sub(now_seconds)).min(REVOKED_KEPT);
             self.revoked.restore(denied.clone(), left, now);
         }
     }
 
-    /// Keeps until nobody can give orders any more.
+    /// Runs until all senders of orders are dropped.
     pub(super) async fn run(mut self) {
-        // Ends with this future: dropping the set aborts its tasks.
+        // Dropping the set with this future aborts its tasks.
         let mut tasks = JoinSet::new();
         if let Some(remote) = self.remote.take() {
             tasks.spawn(remote.run());
@@ -165,7 +165,7 @@ impl Keeper {
                 order = self.orders.recv() => match order {
                     Some(Order::Revoke { denied, ended }) => {
                         let outcome = self.revoke(denied).await;
-                        // Nobody may be waiting any more.
+                        // The requester may have given up waiting.
                         let _ = ended.send(outcome);
                     }
                     Some(Order::Reload) => self.look(true).await,
@@ -192,7 +192,7 @@ impl Keeper {
         Ok(links)
     }
 
-    /// Reads what has changed, or everything if `all`.
+    /// Reads the files that have changed, or all files if `all` is set.
     async fn look(&mut self, all: bool) {
         let mut changed = false;
         if let Some(table) = self.tokens.as_mut().and_then(|file| file.look(all)) {
@@ -216,7 +216,7 @@ impl Keeper {
         if changed {
             let links = self.publish().await;
             if links > 0 {
-                warn!(links, "links end, as they are no longer allowed");
+                warn!(links, "links ended, because they are no longer allowed");
             }
         }
     }
@@ -228,7 +228,7 @@ impl Keeper {
         self.snapshot.denied = Arc::new(list);
     }
 
-    /// Gives every shard what is known now; how many links that ended.
+    /// Sends the current snapshot to every shard; returns the number of links this ended.
     async fn publish(&mut self) -> usize {
         self.snapshot.generation += 1;
         self.inspect.admit(Arc::new(self.snapshot.clone())).await
@@ -237,7 +237,9 @@ impl Keeper {
 
 fn warn_if_exposed(key: &str, url: &HttpUrl) {
     if url.is_exposed() {
-        warn!("{key}: {url} is not encrypted; whoever is on the way decides who is let in");
+        warn!(
+            "{key}: {url} is not encrypted: an attacker on the network can get any token accepted"
+        );
     }
 }
 

@@ -13,7 +13,7 @@ use crate::control::{Cuts, Detail, Ended, Forgetting, Told, Tunnels};
 use crate::metrics::{Cut, ShardStatus};
 use crate::shard::Paused;
 
-/// Shards that only listen.
+/// Stand-in for shards that records each snapshot.
 #[derive(Default)]
 struct Listener(Mutex<Vec<Arc<Snapshot>>>);
 
@@ -62,14 +62,14 @@ fn keeper(config: &Config) -> (Keeper, Arc<Listener>) {
     }
 }
 
-/// Writes a file as an editor does: beside it, and then in its place.
+/// Replaces a file as an editor does: writes a new file and renames it over the old one.
 fn replace(path: &Path, text: &str) {
     let beside = path.with_extension("new");
     fs::write(&beside, text).unwrap();
     fs::rename(beside, path).unwrap();
 }
 
-/// The same for a file that only its owner may read.
+/// Replaces a file by one that only its owner can read.
 fn replace_secret(path: &Path, text: &str) {
     let beside = path.with_extension("new");
     fs::write(&beside, text).unwrap();
@@ -103,14 +103,14 @@ async fn a_changed_file_is_read_once_it_stands_still_and_a_broken_one_changes_no
         Mode::Tokens(table) => table.find(&TokenHash::of(name)).is_some(),
         other => panic!("{other:?}"),
     };
-    // What it says is what the relay started with.
+    // The file is unchanged since the relay read it at the start.
     keeper.look(false).await;
     keeper.look(false).await;
     assert_eq!(heard().len(), 0);
 
     replace(&path, &tokens(&["one", "two"]));
     keeper.look(false).await;
-    assert_eq!(heard().len(), 0, "it may still be written");
+    assert_eq!(heard().len(), 0, "the file may still be being written");
     keeper.look(false).await;
     assert_eq!(heard().len(), 1);
     assert!(knows("one") && knows("two"));
@@ -187,7 +187,7 @@ async fn revocations_and_the_denylist_add_up_and_the_former_end() {
     time::advance(REVOKED_KEPT - Duration::from_secs(1)).await;
     keeper.look(true).await;
     assert!(latest().denied.names(None, Some("ada"), None));
-    // Once more is for another day.
+    // Revoking again starts another full period.
     keeper.revoke(ada).await.unwrap();
     time::advance(Duration::from_secs(2)).await;
     keeper.look(true).await;

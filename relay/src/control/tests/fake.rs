@@ -1,4 +1,4 @@
-//! Shards that answer what a test wants.
+//! Stand-in for shards, with answers set by the test.
 
 use std::sync::Mutex;
 use std::sync::atomic::AtomicUsize;
@@ -7,19 +7,19 @@ use super::super::*;
 use crate::metrics::{BoundReport, CallerReport, FrontendKind, TunnelReport};
 use crate::shard::Forgotten;
 
-/// Tunnels that a shard reports at a time.
+/// Tunnels that a shard reports per batch.
 const BATCH: usize = 2;
 
-/// Two shards that answer what a test wants, up to some number of times.
+/// Two stand-in shards; they answer only a set number of requests.
 #[derive(Default)]
 pub(super) struct Fake {
     pub(super) tunnels: [Vec<String>; 2],
     pub(super) answers: AtomicUsize,
-    /// What decides who is let in, as the shards heard it.
+    /// Admission snapshots that the shards were sent.
     pub(super) admitted: Arc<Mutex<Vec<Arc<Snapshot>>>>,
-    /// Names that are bound and without an agent.
+    /// Bound names without an agent.
     pub(super) absent: Mutex<Vec<String>>,
-    /// What takes no callers, as the shards heard it.
+    /// Sets of paused tunnels that the shards were sent.
     pub(super) paused: Arc<Mutex<Vec<Arc<Paused>>>>,
 }
 

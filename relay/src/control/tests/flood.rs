@@ -1,9 +1,9 @@
-//! Connections that keep a place and ask nothing, more than there are places.
+//! Tests with more silent or idle admin connections than there are places.
 
 use super::*;
 use crate::config::Secret;
 
-/// More than there are places, several times over.
+/// Connections opened: several times the number of places.
 const FLOOD: usize = 500;
 
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -11,7 +11,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 fn connections(control: &Control, said: &[u8]) -> Vec<TcpStream> {
     let connect = |_| {
         let mut stream = TcpStream::connect(control.addresses()[0]).unwrap();
-        // It may have been pushed out already.
+        // The relay may have closed the connection already.
         let _ = stream.write_all(said);
         stream
     };
@@ -33,7 +33,7 @@ fn connections_that_ask_nothing_keep_nobody_out() {
         let shown = token.map_or(String::new(), |it| {
             format!("Authorization: Bearer {it}\r\n")
         });
-        // Nothing, half a head, and a request that shows no token and is kept alive.
+        // Silent, with half a head, or kept alive after a request without a token.
         for said in [
             &b""[..],
             b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: ",
@@ -73,6 +73,6 @@ fn heads_and_bodies_that_do_not_come_end_their_connection() {
         began.elapsed()
     );
     head.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
-    // Ended before, whether or not it was told something.
+    // The connection was closed before, with or without an answer.
     head.read_to_end(&mut Vec::new()).unwrap();
 }

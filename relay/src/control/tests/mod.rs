@@ -48,7 +48,7 @@ fn start_with(fake: Fake, config: &Config) -> (Control, Vec<Arc<ShardMetrics>>) 
     (control, metrics)
 }
 
-/// Shards that all have answers to spare.
+/// Shards with these tunnels, which answer without limit.
 fn with_tunnels(tunnels: [&[&str]; 2]) -> (Control, Vec<Arc<ShardMetrics>>) {
     start(Fake {
         tunnels: tunnels.map(|ids| ids.iter().map(|id| (*id).to_owned()).collect()),
@@ -57,7 +57,7 @@ fn with_tunnels(tunnels: [&[&str]; 2]) -> (Control, Vec<Arc<ShardMetrics>>) {
     })
 }
 
-/// Shards of so many tunnels each that answer so many times.
+/// Shards with `tunnels` tunnels each, which answer `answers` requests.
 fn that_answer(answers: usize, tunnels: usize) -> Fake {
     let ids = |shard| (0..tunnels).map(move |it| format!("seat-{it:05}-{shard}"));
     Fake {
@@ -73,7 +73,7 @@ fn exchange(control: &Control, head: &str) -> (u16, String, String) {
     exchange_over(stream, head)
 }
 
-/// The same over a connection that there is.
+/// Sends `head` over an open connection and reads until the relay closes.
 fn exchange_over(mut stream: TcpStream, head: &str) -> (u16, String, String) {
     stream
         .set_read_timeout(Some(Duration::from_secs(10)))
@@ -93,7 +93,7 @@ fn get(control: &Control, path: &str) -> (u16, String, String) {
     let host = control.addresses()[0];
     exchange(
         control,
-        // A page of tunnels comes in chunks, but not to those who do not know them.
+        // HTTP/1.0, so that a page of tunnels comes without chunked encoding.
         &format!("GET {path} HTTP/1.0\r\nHost: {host}\r\n\r\n"),
     )
 }
@@ -106,7 +106,7 @@ fn get_json(control: &Control, path: &str) -> (u16, Value) {
     )
 }
 
-/// The names in a page of tunnels, or in the array of all.
+/// The tunnel names in a page, or in the array of all tunnels.
 fn ids(answer: &Value) -> Vec<&str> {
     answer
         .as_array()
@@ -213,7 +213,7 @@ fn without_a_query_every_tunnel_is_in_one_array_however_many_there_are() {
 
 #[test]
 fn a_page_is_sent_while_it_is_built_and_one_that_breaks_off_is_no_whole_one() {
-    // Enough for a chunk, and not for the page.
+    // Enough answers for one chunk, but not for the whole page.
     let (control, _) = start(that_answer(200, 500));
     let mut stream = TcpStream::connect(control.addresses()[0]).unwrap();
     stream
@@ -228,7 +228,7 @@ fn a_page_is_sent_while_it_is_built_and_one_that_breaks_off_is_no_whole_one() {
         let count = stream.read(&mut buffer).unwrap();
         answer.extend_from_slice(&buffer[..count]);
     }
-    // Closed by the relay, without the last chunk.
+    // The relay closed the connection without the last chunk.
     stream.read_to_end(&mut answer).unwrap();
     let answer = String::from_utf8(answer).unwrap();
     assert!(answer.starts_with("HTTP/1.1 200") && !answer.contains("\r\n0\r\n"));
@@ -271,7 +271,7 @@ fn health_is_one_word_unless_asked_for_more() {
     );
     assert_eq!(health["shards"][1]["links"], 1);
 
-    // A connection that is open is told; later ones find the port closed.
+    // A connection that is open gets `draining`; new ones find the port closed.
     let mut open = TcpStream::connect(control.addresses()[0]).unwrap();
     open.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
         .unwrap();

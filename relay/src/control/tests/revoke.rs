@@ -7,7 +7,7 @@ fn fake() -> (Fake, Arc<Mutex<Vec<Arc<Snapshot>>>>) {
     (fake, admitted)
 }
 
-/// Sends `body` as JSON: status and answer.
+/// Posts `body` as JSON; returns status and answer.
 fn post(control: &Control, extra: &str, body: &str) -> (u16, String) {
     let host = control.addresses()[0];
     let length = body.len();
@@ -42,7 +42,7 @@ fn what_is_revoked_reaches_every_shard_and_the_answer_counts_the_links() {
     assert_eq!(status, 200);
     let all = admitted.lock().unwrap().clone();
     assert!(all.last().unwrap().denied.names(None, None, Some(&key)));
-    // Earlier ones are kept, and every snapshot is another one.
+    // Earlier revocations are kept, and every snapshot has a new generation.
     assert_eq!(all.last().unwrap().denied.len(), 3);
     let generations: Vec<_> = all.iter().map(|it| it.generation).collect();
     assert_eq!(generations, [1, 2, 3]);
@@ -62,7 +62,7 @@ fn a_revocation_of_another_form_is_refused_in_one_line() {
         (JSON, r#"{"name":"x"}"#, 400),
         (JSON, &format!(r#"{{"sub":"{}"}}"#, "x".repeat(300)), 400),
         (JSON, &format!(r#"{{"sub":"{}"}}"#, "x".repeat(5000)), 400),
-        // What a form of another site's page could send.
+        // Content types that a form on another site's page could send.
         ("", r#"{"sub":"ada"}"#, 415),
         ("Content-Type: text/plain\r\n", r#"{"sub":"ada"}"#, 415),
     ] {

@@ -92,11 +92,11 @@ fn every_shard_hears_of_all_that_is_paused() {
     let (status, answer) = post(&control, "/tunnels/maya/pause", JSON, "{}");
     let wanted = serde_json::json!({"paused": true, "sessions_ended": 5});
     assert_eq!((status, answer), (200, wanted));
-    // Whether or not an agent serves it now.
+    // A name can be paused whether or not an agent serves it.
     assert_eq!(post(&control, "/tunnels/nuke/pause", JSON, "{}").0, 200);
     assert_eq!(get_json(&control, "/tunnels/nuke").1["paused"], true);
     assert_eq!(post(&control, "/tunnels/maya/resume", JSON, "{}").0, 200);
-    // Once more changes nothing, and nobody is told.
+    // Resuming again changes nothing, and the shards are not told.
     assert_eq!(post(&control, "/tunnels/maya/resume", JSON, "{}").0, 200);
     let told: Vec<Vec<_>> = paused
         .lock()

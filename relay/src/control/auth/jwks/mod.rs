@@ -1,4 +1,4 @@
-//! A set of keys behind a URL: fetched, kept fresh, and followed through rotations.
+//! A key set behind a URL: fetches it, keeps it fresh, and handles key rotation.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,29 +14,29 @@ use tracing::{info, warn};
 use super::client::{Answer, ClientError, HttpClient, Limits};
 use crate::config::HttpUrl;
 
-/// What a fetch may take.
+/// Limits of one fetch.
 const LIMITS: Limits = Limits {
     time: Duration::from_secs(10),
     bytes: JWKS_BYTES_MAX,
 };
 
-/// When things happen.
+/// Time settings of the fetches.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pace {
-    /// How long a set is good that does not say so itself.
+    /// Refresh interval if the response does not state a lifetime.
     refresh_default: Duration,
-    /// However short it says: a wrong header must not make a flood.
+    /// Shortest refresh interval: a wrong header must not cause a flood of fetches.
     refresh_min: Duration,
-    /// However long it says: a key that is gone must not be good for ever.
+    /// Longest refresh interval: a removed key must not stay valid for ever.
     refresh_max: Duration,
-    /// How long a key that left the set is good: an issuer goes on handing out tokens that it
-    /// signed before its servers had all changed over.
+    /// Time that a removed key stays valid: an issuer still hands out tokens signed before all of its
+    /// servers changed to the new key.
     overlap: Duration,
-    /// Shortest time between two fetches that tokens with unknown keys ask for.
+    /// Shortest time between two fetches caused by tokens with unknown keys.
     wish_gap: Duration,
-    /// First pause after a fetch that failed.
+    /// First pause after a failed fetch.
     retry_min: Duration,
-    /// Longest one.
+    /// Longest pause after a failed fetch.
     retry_max: Duration,
 }
 
@@ -51,7 +51,7 @@ impl Pace {
         retry_max: Duration::from_secs(60),
     };
 
-    /// Doubles with each failure; spread, so that many relays do not come at once.
+    /// Pause after a failed fetch: exponential backoff with jitter, so that relays do not fetch in step.
     fn pause_after(&self, failures: u32) -> Duration {
         let pause = self.retry_min.saturating_mul(1 << failures.min(10));
         pause
@@ -60,7 +60,7 @@ impl Pace {
     }
 }
 
-/// Why a fetch brought no keys.
+/// Why a fetch did not return keys.
 #[derive(Debug, thiserror::Error)]
 enum FetchError {
     #[error(transparent)]
@@ -71,16 +71,16 @@ enum FetchError {
     Content(String),
 }
 
-/// A set of keys behind a URL.
+/// Fetches the key set at a URL.
 pub(super) struct RemoteKeys {
     url: HttpUrl,
     client: HttpClient,
     pace: Pace,
-    /// Rings when a token names a key that nobody knows.
+    /// Notified when a token names an unknown key.
     wishes: Arc<Notify>,
     news: mpsc::Sender<KeySet>,
     current: KeySet,
-    /// Keys that left the set, and until when they are good.
+    /// Removed keys, each with the time until which they stay valid.
     retired: Vec<(Instant, KeySet)>,
 }
 
@@ -103,7 +103,7 @@ impl RemoteKeys {
         }
     }
 
-    /// Fetches now, and again whenever it is time to, until nobody listens.
+    /// Fetches at once and at each refresh, until the receiver of the keys is dropped.
     pub(super) async fn run(mut self) {
         let mut failures: u32 = 0;
         let mut told = KeySet::new();
@@ -140,7 +140,7 @@ impl RemoteKeys {
                 tokio::select! {
                     () = time::sleep_until(next_at) => break,
                     () = until(retires_at) => {}
-                    // A set that cannot be had is tried again soon enough.
+                    // While fetches fail, the retry comes soon enough.
                     () = self.wishes.notified(), if failures == 0 => {
                         next_at = next_at.min(fetched_at + self.pace.wish_gap);
                     }
@@ -180,7 +180,7 @@ impl RemoteKeys {
         Ok((read.keys, good_for))
     }
 
-    /// Takes a new set over; what is not in it any more has an overlap.
+    /// Replaces the current set; removed keys stay valid for the overlap.
     fn replace(&mut self, keys: KeySet, now: Instant) {
         for (_, retired) in &mut self.retired {
             *retired = retired.without(&keys);
@@ -193,7 +193,7 @@ impl RemoteKeys {
         self.current = keys;
     }
 
-    /// The keys that are good at `now`.
+    /// The keys that are valid at `now`.
     fn valid(&mut self, now: Instant) -> KeySet {
         self.retired
             .retain(|(end, keys)| *end > now && !keys.is_empty());

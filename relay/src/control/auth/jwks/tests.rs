@@ -5,7 +5,7 @@ use std::thread;
 
 use super::*;
 
-/// A server that gives everybody the same answer, which a test may change.
+/// A server with the same answer for every request; a test may change the answer.
 struct Server {
     address: SocketAddr,
     answer: Arc<Mutex<String>>,
@@ -53,7 +53,7 @@ fn ok(headers: &str, body: &str) -> String {
     )
 }
 
-/// A set with a key of each name.
+/// A response with a key set that has one key per name.
 fn set(names: &[&str]) -> String {
     let key = |name: &&str| {
         let secret = name.repeat(43);
@@ -63,7 +63,7 @@ fn set(names: &[&str]) -> String {
     ok("", &format!(r#"{{"keys":[{}]}}"#, keys.join(",")))
 }
 
-/// Quick, and nothing happens by itself within a test.
+/// Short retry pauses, and a refresh that does not happen within a test.
 const QUICK: Pace = Pace {
     refresh_default: Duration::from_secs(3600),
     refresh_min: Duration::from_millis(20),
@@ -95,15 +95,19 @@ impl Rig {
         }
     }
 
-    /// How many keys are good after the next change.
+    /// Number of valid keys after the next change.
     async fn news(&mut self) -> usize {
         let waiting = time::timeout(Duration::from_secs(20), self.fetched.recv());
-        waiting.await.expect("news").expect("it runs").len()
+        waiting
+            .await
+            .expect("a new key set")
+            .expect("the task runs")
+            .len()
     }
 
     async fn asked(&mut self) -> Instant {
         let waiting = time::timeout(Duration::from_secs(20), self.server.asked.recv());
-        waiting.await.expect("a request").expect("it runs")
+        waiting.await.expect("a request").expect("the server runs")
     }
 }
 
@@ -156,7 +160,7 @@ async fn a_fetch_that_fails_keeps_what_was_good() {
         rig.asked().await;
     }
     rig.server.answers(&set(&["A", "E"]));
-    // Nothing in between.
+    // Failed fetches in between reported no change.
     assert_eq!(rig.news().await, 2);
 }
 
@@ -174,7 +178,7 @@ async fn wishes_for_newer_keys_are_fulfilled_every_now_and_again() {
         tokio::task::yield_now().await;
     }
     let second = rig.asked().await;
-    // Both are noted a little after they were asked for.
+    // Each time is recorded a little after its request.
     assert!(second - first > pace.wish_gap / 2, "{:?}", second - first);
 }
 
@@ -185,7 +189,7 @@ async fn a_set_says_for_how_long_it_is_good() {
         "Cache-Control: public, max-age=0\r\nConnection",
     );
     let mut rig = Rig::start(&good, QUICK);
-    // It comes again by itself, if not as often as it says.
+    // Refreshes come by themselves, but not as often as `max-age=0` says.
     for _ in 0..3 {
         rig.asked().await;
     }
