@@ -1,8 +1,8 @@
-//! The limit of open files bounds the sessions; it is raised as far as it goes.
+//! Raises the limit of open files, which bounds the number of sessions, as far as the system allows.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Raises the soft limit to the hard one; returns the limit in force, `None` if there is none.
+/// Raises the soft limit to the hard limit; returns the limit in force, `None` if there is none.
 pub(crate) fn raise_fd_limit() -> Option<u64> {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {

@@ -1,4 +1,4 @@
-//! Listening sockets: one per shard and address, all on one port.
+//! Listening sockets: one per shard and address, with shared ports.
 
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -18,57 +18,57 @@ use super::readiness::{Readiness, Way};
 use super::socket::Socket;
 use super::steering;
 
-/// Connections that may wait to be accepted; the kernel lowers it to `net.core.somaxconn`.
+/// Connections that may wait to be accepted; the kernel lowers the limit to `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
 
-/// How long a peer may leave bytes unacknowledged, or keep its window shut, before the kernel ends
-/// the connection: a caller that does not read, or is no longer there.
+/// How long a peer may leave bytes unacknowledged, or its window closed, before the kernel ends the
+/// connection: the caller does not read, or is gone.
 const STALL_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// The congestion control of connections within this machine: one that never paces. BBR does, even
-/// on loopback, with a timer for each segment (ADR 17). The kernel always has this one. It can only
-/// be inherited: a socket that began to pace never stops.
+/// Congestion control of connections within this machine: one without pacing. BBR paces even on
+/// loopback, with a timer per segment (ADR 17). The kernel always has Reno. It must be inherited from the
+/// listener: a socket that began to pace never stops.
 const LOOPBACK_CONGESTION: &[u8] = b"reno";
 
-/// When the kernel starts to ask a silent peer whether it is still there, and how often it asks.
-/// It gives up after [`STALL_TIMEOUT`].
+/// Idle time before the kernel's first keep-alive probe, and interval of further probes. The kernel
+/// gives up after [`STALL_TIMEOUT`].
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 
-/// How long an address that is taken is tried again: a relay that was killed a moment ago is gone
-/// before the kernel has taken its ring apart, and with it the listeners (5 ms, measured).
+/// Time for which binding to a taken address is retried: after a relay was killed, the kernel needs a
+/// moment to take its ring apart, and closes the listeners with it (5 ms, measured).
 const TAKEN_TIMEOUT: Duration = Duration::from_millis(500);
 const TAKEN_PAUSE: Duration = Duration::from_millis(5);
 
-/// What a connection that a listener accepted looks like to its peer when it is closed without
-/// [`Socket::finish`], as the kernel does for a process that was killed.
+/// What the peer of an accepted connection sees if the connection is closed without [`Socket::finish`],
+/// for example by the kernel after the process was killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Unfinished {
-    /// Reset: the peer cannot take what it has for all of it (`SO_LINGER` of 0 s, socket(7)).
+    /// A reset: the peer cannot take a partial answer for a complete one (`SO_LINGER` of 0 s, socket(7)).
     Resets,
-    /// Ended in order: the bytes on it have lengths and ends of their own.
+    /// An orderly end: the protocol on the connection marks its own lengths and ends.
     Ends,
 }
 
-/// What the connections of a listener have in common.
+/// Options that the connections accepted by a listener inherit.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Accepted {
     pub(crate) unfinished: Unfinished,
-    /// Unsent bytes that the kernel may hold for a peer that reads slowly, on top of what the session
-    /// holds: without a limit they grow to `net.ipv4.tcp_wmem`, and a few hundred callers that do not
-    /// read use up the memory that TCP has for all connections (`net.ipv4.tcp_mem`), or a cgroup's.
+    /// Unsent bytes that the kernel may hold for a slow reader, in addition to the session's buffers.
+    /// Without a limit they grow to `net.ipv4.tcp_wmem`, and a few hundred callers that do not read use up
+    /// the memory for all TCP connections (`net.ipv4.tcp_mem`), or a cgroup's.
     pub(crate) notsent_bytes: u32,
 }
 
-/// Binds `count` sockets to one address, among which the kernel spreads connections.
+/// Binds `count` sockets to one address, over which the kernel spreads connections.
 ///
-/// None of them listens before [`listen`]; they are to do so in their order, the first at place 0.
-/// Port 0 is chosen once, for all of them.
+/// The sockets do not listen before [`listen`], which must be called in their order: the first gets place 0.
+/// For port 0 the kernel chooses one port for all of them.
 /// The address is first bound alone, because with `SO_REUSEPORT` a second relay of the same user
 /// would silently share it.
 #[expect(
     clippy::disallowed_methods,
-    reason = "runs before any shard, and no event says it"
+    reason = "runs before any shard, and no event reports a freed address"
 )]
 pub(crate) fn bind(
     address: SocketAddr,
@@ -97,7 +97,7 @@ fn bind_once(
     Ok((bound, more(bound, count, accepted)?))
 }
 
-/// Binds `count` more sockets to an address that this relay has already.
+/// Binds `count` more sockets to an address that this relay has bound already.
 pub(crate) fn more(
     bound: SocketAddr,
     count: usize,
@@ -107,7 +107,7 @@ pub(crate) fn more(
     sockets.collect()
 }
 
-/// Has a bound socket listen.
+/// Makes a bound socket listen.
 pub(crate) fn listen(socket: &StdTcpListener) -> io::Result<()> {
     SockRef::from(socket).listen(BACKLOG)
 }
@@ -120,9 +120,9 @@ fn socket(address: SocketAddr, shared: bool, accepted: Accepted) -> io::Result<R
     )?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(shared)?;
-    // Accepted sockets inherit all of these (tcp(7)), which saves a call for each.
+    // Accepted sockets inherit all of these options (tcp(7)), which saves a call for each.
     socket.set_tcp_nodelay(true)?;
-    // Else a byte that a peer calls urgent is not among those that are read.
+    // Without this option, reads skip a byte that the peer sent as urgent.
     socket.set_out_of_band_inline(true)?;
     socket.set_tcp_user_timeout(Some(STALL_TIMEOUT))?;
     let probes = TcpKeepalive::new()
@@ -132,7 +132,7 @@ fn socket(address: SocketAddr, shared: bool, accepted: Accepted) -> io::Result<R
     if accepted.unfinished == Unfinished::Resets {
         socket.set_linger(Some(Duration::ZERO))?;
     }
-    // Without these all works, only slower.
+    // Failures are ignored: without these options connections are only slower.
     let _ = socket.set_tcp_notsent_lowat(accepted.notsent_bytes);
     if address.ip().to_canonical().is_loopback() {
         let _ = socket.set_tcp_congestion(LOOPBACK_CONGESTION);
@@ -145,21 +145,21 @@ fn local_address(socket: &RawSocket, asked: SocketAddr) -> io::Result<SocketAddr
     Ok(socket.local_addr()?.as_socket().unwrap_or(asked))
 }
 
-/// In place of an address that the kernel did not tell.
+/// Stands for a peer address that the kernel did not tell.
 const UNKNOWN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
-/// A listening socket of this shard.
+/// A shard's listening socket.
 pub(crate) struct Listener {
-    // In front of the descriptor, so that it goes first.
+    // Declared before `fd`, so that it is dropped first.
     readiness: Readiness,
     fd: OwnedFd,
-    /// Given up for a moment where there is no other descriptor left to accept with.
+    /// Spare descriptor, given up for a moment to accept a connection when no other is left.
     reserve: Cell<Option<OwnedFd>>,
-    /// The least number that the reserve is to have, if such a descriptor is free.
+    /// Least number that the reserve should have, if such a descriptor is free.
     reserve_from: Cell<RawFd>,
 }
 
-/// A descriptor that stands for nothing, numbered `from` or above if one of those is free.
+/// A descriptor without a use of its own, numbered `from` or above if such a number is free.
 fn spare(from: RawFd) -> Option<OwnedFd> {
     let lowest = rustix::event::eventfd(0, EventfdFlags::CLOEXEC).ok()?;
     if lowest.as_raw_fd() >= from {
@@ -169,7 +169,7 @@ fn spare(from: RawFd) -> Option<OwnedFd> {
     Some(copy.unwrap_or(lowest))
 }
 
-/// True if there is no descriptor left, for this process or for the system (accept(2), EMFILE and ENFILE).
+/// True if the process or the system has no descriptor left (accept(2), EMFILE and ENFILE).
 pub(crate) fn lacks_descriptors(error: &io::Error) -> bool {
     let code = error.raw_os_error();
     let is = |errno: Errno| code == Some(errno.raw_os_error());
@@ -180,7 +180,7 @@ impl Listener {
     pub(crate) fn new(listener: StdTcpListener) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
         let fd = OwnedFd::from(listener);
-        // SAFETY: the descriptor is closed after it.
+        // SAFETY: `readiness` is dropped before the descriptor, by the order of the fields.
         let readiness = unsafe { Readiness::new(fd.as_fd(), Ways::In, true) };
         Ok(Self {
             readiness,
@@ -190,15 +190,15 @@ impl Listener {
         })
     }
 
-    /// Gives the reserve a number of `from` or above, which no connection keeps: where it is given up, another
-    /// thread may get the number first, and would stay in its place.
+    /// Makes the reserve's number `from` or above, a range that connections may not keep: another thread may take
+    /// the number first when the reserve is given up, and must not keep it.
     pub(crate) fn keep_reserve_from(&self, from: u64) {
         let from = RawFd::try_from(from).unwrap_or(0);
         self.reserve_from.set(from);
         self.reserve.set(spare(from));
     }
 
-    /// Takes the next connection.
+    /// Accepts the next connection.
     pub(crate) async fn accept(&self) -> io::Result<(Socket, SocketAddr)> {
         loop {
             poll_fn(|cx| self.readiness.poll(Way::In, cx)).await;
@@ -211,12 +211,12 @@ impl Listener {
         }
     }
 
-    /// Takes a connection that waits to be accepted, if one does.
+    /// Accepts a connection that is waiting, if there is one.
     pub(crate) fn accept_waiting(&self) -> Option<(Socket, SocketAddr)> {
         loop {
             match self.accept_once() {
                 Ok((fd, peer)) => return Some((Socket::new(fd), peer)),
-                // Its caller went away, or a signal came: there may be another one.
+                // The caller disconnected, or a signal arrived: another connection may be waiting.
                 Err(Errno::CONNABORTED | Errno::INTR) => {}
                 Err(_) => return None,
             }
@@ -229,14 +229,14 @@ impl Listener {
         Ok((fd, peer.unwrap_or(UNKNOWN)))
     }
 
-    /// Begins no more connections: a caller that tries gets no answer, and tries again after a second. Those
-    /// that have begun can still be accepted.
+    /// Begins no more connections: a new caller gets no answer, and tries again after a second. Connections that
+    /// have begun can still be accepted.
     pub(crate) fn turn_away(&self) -> io::Result<()> {
         steering::turn_away(self.fd.as_fd())
     }
 
-    /// Takes the next connection where [`Listener::accept`] lacks a descriptor, shows its peer to
-    /// `refused` and resets it; false if there was none to take, or no reserve to take it with.
+    /// After [`Listener::accept`] lacked a descriptor: accepts the next connection, passes its peer to `refused`
+    /// and resets it. False if no connection was waiting, or there is no reserve to accept it with.
     pub(crate) fn refuse_next(&self, refused: impl FnOnce(SocketAddr)) -> bool {
         let from = self.reserve_from.get();
         let Some(reserve) = self.reserve.take().or_else(|| spare(from)) else {
@@ -248,32 +248,32 @@ impl Listener {
         match next {
             Ok((fd, peer)) => {
                 refused(peer);
-                // An end in order would be an empty answer.
+                // An orderly end would look like an empty answer.
                 let _ = SockRef::from(&fd).set_linger(Some(Duration::ZERO));
             }
             Err(Errno::AGAIN) => self.readiness.spend(Way::In),
             Err(_) => {}
         }
-        // Its own descriptor is free again, unless another thread was faster.
+        // The connection's descriptor is free again, unless another thread took it.
         self.reserve.set(spare(from));
         is_taken
     }
 
-    /// Lets the sockets at `places` share the connections of this port, which are all alike; see
-    /// [`bind`] for the order.
+    /// Spreads the connections of this port over the sockets at `places`; see [`bind`] for their
+    /// order.
     pub(crate) fn steer(&self, places: &[u32]) -> io::Result<()> {
         steering::steer(self.fd.as_fd(), places)
     }
 
-    /// Listens no more: who waits to be accepted is refused, and an accept fails from now on with
-    /// `InvalidInput` (accept(2), EINVAL).
+    /// Stops listening: connections that wait are refused, and accepts fail with `InvalidInput` (accept(2),
+    /// EINVAL).
     pub(crate) fn shut(&self) {
-        // It fails only if it was shut before.
+        // Fails only if the listener was shut before.
         let _ = rustix::net::shutdown(&self.fd, Shutdown::Read);
     }
 }
 
-/// Sockets of one loopback address that listen.
+/// Listening sockets on one loopback address.
 #[cfg(test)]
 pub(super) fn listening(count: usize, accepted: Accepted) -> (SocketAddr, Vec<StdTcpListener>) {
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
@@ -321,7 +321,7 @@ mod tests {
                 let ours = std::rc::Rc::clone(&listener);
                 let accepting = spawn(async move {
                     let _first = ours.accept().await.unwrap();
-                    // There is no second one.
+                    // No second connection comes: this accept waits until the listener is shut.
                     ours.accept().await.err().unwrap().kind()
                 });
                 sleep(Duration::from_millis(20)).await;
@@ -376,7 +376,7 @@ mod tests {
     #[test]
     #[expect(
         clippy::disallowed_methods,
-        reason = "the time that passes is what is tested"
+        reason = "the test needs real time to pass"
     )]
     fn a_port_that_becomes_free_in_a_moment_is_waited_for() {
         let (bound, sockets) = listening(2, PLAIN);

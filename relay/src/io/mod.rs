@@ -1,7 +1,7 @@
-//! What a shard runs on: tasks, timers and readiness of one thread, on io_uring or epoll; sockets read
-//! and written by direct calls, descriptors that move between shards, and wake-ups.
+//! Runtime of a shard: tasks, timers and readiness of one thread, on io_uring or epoll; sockets read and written
+//! by direct calls, descriptors that move between shards, and wake-ups.
 //!
-//! The only unsafe code of the relay is here. Nothing here knows a frame.
+//! All unsafe code of the relay is here. Nothing here knows the protocol's frames.
 
 mod driver;
 mod fd_limit;

@@ -1,5 +1,5 @@
-//! Pipes through which the kernel moves bytes from one socket to another: none of them comes to
-//! user space (splice(2)).
+//! Pipes through which the kernel moves bytes from one socket to another without copying them to user
+//! space (splice(2)).
 
 use std::cell::RefCell;
 use std::io;
@@ -10,14 +10,14 @@ use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice
 
 use super::socket::{Received, Socket};
 
-/// What a pipe may hold, in bytes. Once a user's pipes hold 64 MiB the kernel grants less
-/// (pipe(7), `pipe-user-pages-soft`), and then a pipe is smaller and works all the same.
+/// Capacity of a pipe, in bytes. Once a user's pipes hold 64 MiB the kernel grants less (pipe(7),
+/// `pipe-user-pages-soft`); a smaller pipe works, too.
 pub(crate) const PIPE_BYTES: usize = 256 * 1024;
 
-/// Empty pipes that are kept for the next lane.
+/// Empty pipes kept for later lanes.
 const PIPES_KEPT: usize = 16;
 
-/// A pipe, and how much it holds.
+/// A pipe, and the number of bytes in it.
 pub(crate) struct Pipe {
     read: OwnedFd,
     write: OwnedFd,
@@ -35,13 +35,13 @@ impl Pipe {
         })
     }
 
-    /// True if nothing waits in it.
+    /// True if the pipe holds no bytes.
     pub(crate) const fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Takes what `from` has; only an empty pipe can tell a socket that has nothing from a pipe
-    /// that is full. `from` must not block.
+    /// Moves bytes from `from` into the pipe, which must be empty: with bytes in it, a full pipe could not be told
+    /// from a socket without data. `from` must be non-blocking.
     pub(crate) fn fill(&mut self, from: &Socket) -> io::Result<Received> {
         assert!(self.is_empty(), "a pipe is drained before it is filled");
         for _ in 0..2 {
@@ -50,28 +50,28 @@ impl Pipe {
                 self.len = count;
                 return Ok(Received::Bytes(count));
             }
-            // It stops in front of urgent data and says nothing of it: that would look like the end.
+            // splice(2) stops before urgent data and returns 0, which looks like the end.
             if !matches!(from.peek(&mut [0])?, Received::Bytes(_)) {
                 return Ok(moved.map_or(Received::Nothing, |_| Received::End));
             }
-            // Or they came just now.
+            // Otherwise bytes arrived after the splice: try once more.
         }
         self.fill_by_hand(from)
     }
 
-    /// Takes the one byte that splice(2) never gets past.
+    /// Reads the one urgent byte that splice(2) cannot pass.
     fn fill_by_hand(&mut self, from: &Socket) -> io::Result<Received> {
         let mut byte = [MaybeUninit::new(0)];
         let received = from.recv_uninit(&mut byte)?;
         if received == Received::Bytes(1) {
-            // SAFETY: it was initialised before it was read into.
+            // SAFETY: the array was initialised when it was made.
             let byte = unsafe { byte[0].assume_init() };
             self.len = rustix::io::write(&self.write, &[byte])?;
         }
         Ok(received)
     }
 
-    /// Gives `to` what it takes at once; 0 means: wait for readiness. `to` must not block.
+    /// Moves bytes to `to` as far as it takes them at once; 0 means: wait for readiness. `to` must be non-blocking.
     pub(crate) fn drain(&mut self, to: &Socket) -> io::Result<usize> {
         let moved = again(|| splice(&self.read, None, to, None, self.len, FLAGS))?;
         if moved.is_none() {
@@ -85,7 +85,7 @@ impl Pipe {
 
 const FLAGS: SpliceFlags = SpliceFlags::NONBLOCK.union(SpliceFlags::MOVE);
 
-/// `None` where the call would have to wait.
+/// Repeats an interrupted call; `None` if the call would block.
 fn again(mut call: impl FnMut() -> rustix::io::Result<usize>) -> io::Result<Option<usize>> {
     loop {
         match call() {
@@ -97,15 +97,15 @@ fn again(mut call: impl FnMut() -> rustix::io::Result<usize>) -> io::Result<Opti
     }
 }
 
-/// Empty pipes of one shard, so that not every lane opens its own.
+/// Empty pipes of one shard, kept for reuse.
 #[derive(Default)]
 pub(crate) struct Pipes(RefCell<Vec<Pipe>>);
 
 impl Pipes {
-    /// An empty pipe.
+    /// An empty pipe, kept or new.
     ///
     /// # Errors
-    /// At the limit of open files.
+    /// The limit of open files is reached.
     pub(crate) fn take(&self) -> io::Result<Pipe> {
         let kept = self.0.borrow_mut().pop();
         kept.map_or_else(Pipe::open, Ok)
@@ -182,7 +182,7 @@ mod tests {
             let (a, from) = pair().unwrap();
             let (a, from) = (Socket::new(a), Socket::new(from));
             from.set_nonblocking().unwrap();
-            a.send(b"somebody's").unwrap();
+            a.send(b"leftover").unwrap();
             let pipes = Pipes::default();
             let mut pipe = pipes.take().unwrap();
             pipe.fill(&from).unwrap();

@@ -1,4 +1,4 @@
-//! A socket as hyper wants it: polled reads and writes.
+//! A socket for hyper: polled reads and writes.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -8,7 +8,7 @@ use hyper::rt::{Read, ReadBuf, ReadBufCursor, Write};
 
 use super::socket::{Received, Socket};
 
-/// A socket behind hyper's traits.
+/// A socket that implements hyper's traits.
 pub(crate) struct PollSocket(Socket);
 
 impl PollSocket {
@@ -16,7 +16,7 @@ impl PollSocket {
         Self(socket)
     }
 
-    /// Reads into `buffer`; ready with the count, 0 at the peer's end.
+    /// Reads into `buffer`; ready with the byte count, 0 at the peer's end.
     pub(crate) fn poll_read_some(
         &self,
         cx: &mut Context<'_>,
@@ -24,7 +24,7 @@ impl PollSocket {
     ) -> Poll<io::Result<usize>> {
         loop {
             ready!(self.0.poll_readable(cx));
-            // SAFETY: the memory is only written to, never read or un-initialised.
+            // SAFETY: the memory is only written to, never read or made uninitialised.
             let memory = unsafe { buffer.as_mut() };
             if memory.is_empty() {
                 return Poll::Ready(Ok(0));
@@ -41,7 +41,7 @@ impl PollSocket {
         }
     }
 
-    /// Makes the coming close a reset, or an orderly end.
+    /// Makes the coming close a reset if `is_reset`, or else an orderly end.
     pub(crate) fn end(&self, is_reset: bool) {
         if is_reset {
             self.0.abort();
@@ -112,8 +112,8 @@ impl Write for PollSocket {
     }
 }
 
-/// Reads at most `max` bytes as hyper does; `pass` sees what came before hyper does, may change it, and says how many of
-/// those bytes go on. The rest is dropped.
+/// Reads at most `max` bytes for hyper. `pass` gets the bytes first, may change them, and returns how many of them
+/// hyper gets; the rest is dropped.
 pub(crate) fn poll_read_through<R: Read + Unpin>(
     io: &mut R,
     cx: &mut Context<'_>,
@@ -121,7 +121,7 @@ pub(crate) fn poll_read_through<R: Read + Unpin>(
     max: usize,
     pass: impl FnOnce(&mut [u8]) -> usize,
 ) -> Poll<io::Result<()>> {
-    // SAFETY: the memory is only written to, never un-initialised.
+    // SAFETY: the memory is only written to, never made uninitialised.
     let memory = unsafe { buffer.as_mut() };
     let room = memory.len().min(max);
     let memory = &mut memory[..room];
@@ -129,11 +129,11 @@ pub(crate) fn poll_read_through<R: Read + Unpin>(
     ready!(Pin::new(io).poll_read(cx, read.unfilled()))?;
     let count = read.filled().len();
     let filled = &mut memory[..count];
-    // SAFETY: `read` was filled so far, so these bytes are initialised; the exclusive borrow of
-    // them is taken over.
+    // SAFETY: `read` filled these bytes, so they are initialised; `filled` borrows them exclusively, and the new
+    // reference replaces it.
     let filled = unsafe { &mut *(std::ptr::from_mut(filled) as *mut [u8]) };
     let passed = pass(filled).min(count);
-    // SAFETY: these are among the bytes above.
+    // SAFETY: `passed` is at most `count`, and `count` bytes are initialised.
     unsafe { buffer.advance(passed) };
     Poll::Ready(Ok(()))
 }

@@ -1,7 +1,7 @@
-//! Whether a descriptor is ready, as far as anybody has found out.
+//! Tracks whether a descriptor is ready.
 //!
-//! A driver says once that a descriptor became ready. That holds until a call on it could not go on:
-//! who makes the calls says so.
+//! A driver reports once that a descriptor became ready. That holds until a call on the descriptor would have
+//! blocked, which the caller must report.
 
 use std::cell::{Cell, RefCell};
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
@@ -11,34 +11,34 @@ use std::task::{Context, Poll, Waker};
 use super::driver::{Ready, Urgent, Ways};
 use super::runtime::Runtime;
 
-/// How often in a turn a wait is over at once, because what it waits for is there. Each way counts
-/// for itself: who reads without end must not keep the same task from writing.
+/// How many waits per turn are over at once, because the descriptor is ready. Each direction has its own
+/// count, so that a task that reads without end still gets to write.
 const PASSES_A_TURN: u8 = 4;
 
-/// One way of a descriptor.
+/// One direction of a descriptor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Way {
     In,
     Out,
 }
 
-/// What is known of one descriptor.
+/// Readiness of one descriptor.
 #[derive(Default)]
 pub(super) struct Slot {
     input: Half,
     output: Half,
-    /// Reads never wait again.
+    /// The peer ended its direction, or the descriptor failed: reads never wait again.
     ended: Cell<bool>,
-    /// Whether the peer has sent urgent data, in front of which a read stops although more is there.
+    /// Whether the peer has sent urgent data: a read stops before it, although more bytes are there.
     urgent: Cell<Urgent>,
-    /// Reads are tried once more in a while.
+    /// A second read is scheduled.
     is_looked_at: Cell<bool>,
 }
 
 struct Half {
-    /// Also as long as nobody has found out.
+    /// True at first, until a call would have blocked.
     ready: Cell<bool>,
-    /// Passes in a turn, and which one.
+    /// Waits that were over at once in turn number `turn`.
     passes: Cell<u8>,
     turn: Cell<u32>,
     waiter: RefCell<Option<Waker>>,
@@ -64,7 +64,7 @@ impl Half {
         }
     }
 
-    /// Whether a wait may be over at once, in this turn.
+    /// Whether a wait may be over at once in this turn.
     fn passes(&self, turn: u32) -> bool {
         if self.turn.replace(turn) != turn {
             self.passes.set(0);
@@ -96,36 +96,36 @@ impl Slot {
         }
     }
 
-    /// A read is tried, whether or not something came.
+    /// Wakes the reader even if no bytes have arrived.
     pub(super) fn look_again(&self) {
         self.is_looked_at.set(false);
         self.input.rise();
     }
 
-    /// Lets go of whoever waits.
+    /// Removes the wakers of both waiters.
     pub(super) fn abandon(&self) -> [Option<Waker>; 2] {
         [&self.input, &self.output].map(|half| half.waiter.borrow_mut().take())
     }
 }
 
-/// A descriptor that this thread's driver watches, from the first wait on. For one waiter each way.
+/// A descriptor's readiness. The driver watches it from the first wait on. At most one waiter per direction.
 pub(super) struct Readiness {
     runtime: Rc<Runtime>,
     slot: Rc<Slot>,
-    /// What the driver knows it by, once it is watched.
+    /// The driver's key, once the descriptor is watched.
     key: Cell<Option<u64>>,
     fd: RawFd,
     ways: Ways,
-    /// The descriptor is closed together with this.
+    /// The descriptor is closed right after this is dropped.
     closes: Cell<bool>,
 }
 
 impl Readiness {
-    /// For a descriptor of which one way or both matter; `closes` if nobody else has it, and it is
-    /// closed right behind this.
+    /// For a descriptor with one or both directions; `closes` if this is the only reference to the descriptor,
+    /// and it is closed right after this is dropped.
     ///
     /// # Safety
-    /// The descriptor stays open for as long as this is there.
+    /// The descriptor must stay open as long as the `Readiness` exists.
     pub(super) unsafe fn new(fd: BorrowedFd<'_>, ways: Ways, closes: bool) -> Self {
         Self {
             runtime: Runtime::current(),
@@ -139,15 +139,15 @@ impl Readiness {
 
     fn watch(&self) {
         if self.key.get().is_none() {
-            // SAFETY: the promise that `new` asks for.
+            // SAFETY: the caller of `new` promised that the descriptor stays open.
             let fd = unsafe { BorrowedFd::borrow_raw(self.fd) };
             let key = self.runtime.watch(fd, self.ways, Rc::clone(&self.slot));
             self.key.set(Some(key));
         }
     }
 
-    /// Ready while nothing has shown that a call would wait. Who is never made to wait gives others a
-    /// turn now and then.
+    /// Ready while no call has found that it would block. After several waits that were over at once, lets
+    /// other tasks have a turn first.
     pub(super) fn poll(&self, way: Way, cx: &mut Context<'_>) -> Poll<()> {
         let half = self.slot.half(way);
         if half.ready.get() {
@@ -167,7 +167,7 @@ impl Readiness {
         Poll::Pending
     }
 
-    /// A read of a stream brought less than it had room for.
+    /// Notes that a read of a stream returned less than it had room for.
     pub(super) fn spend_by_short_read(&self) {
         let urgent = self.slot.urgent.get();
         if urgent == Urgent::Yes {
@@ -182,14 +182,14 @@ impl Readiness {
         }
     }
 
-    /// A call could not go on.
+    /// Notes that a call would have blocked.
     pub(super) fn spend(&self, way: Way) {
         if way == Way::Out || !self.slot.ended.get() {
             self.slot.half(way).ready.set(false);
         }
     }
 
-    /// The descriptor goes on elsewhere.
+    /// Notes that the descriptor stays open after this is dropped.
     pub(super) fn stays_open(&self) {
         self.closes.set(false);
     }
@@ -198,7 +198,7 @@ impl Readiness {
 impl Drop for Readiness {
     fn drop(&mut self) {
         if let Some(key) = self.key.get() {
-            // SAFETY: the promise that `new` asks for.
+            // SAFETY: the caller of `new` promised that the descriptor stays open.
             let fd = unsafe { BorrowedFd::borrow_raw(self.fd) };
             self.runtime.forget(fd, key, self.closes.get());
         }
@@ -229,21 +229,21 @@ mod tests {
                 let (socket, _caller) = with_urgent_byte();
                 let mut heard = bytes::BytesMut::new();
                 let reading = async {
-                    // A read stops in front of it although there is more.
+                    // A read stops before the urgent byte, although more bytes are there.
                     while heard.len() < b"before!after".len() {
                         socket.readable().await;
                         socket.recv(&mut heard, 1000).unwrap();
                     }
                 };
                 let read = timeout(Duration::from_secs(20), reading).await;
-                read.expect("no edge for what was there already");
+                read.expect("bytes behind the urgent byte were not reported as readable");
                 assert_eq!(&heard[..], b"before!after");
             })
             .unwrap();
         }
     }
 
-    /// Polls once whether a read may bring something.
+    /// Polls once whether a read may return something.
     async fn is_readable(socket: &Socket) -> bool {
         poll_fn(|cx| Poll::Ready(socket.poll_readable(cx).is_ready())).await
     }
@@ -253,7 +253,7 @@ mod tests {
         for driver in drivers() {
             run(driver, async {
                 let (fd, other) = pair().unwrap();
-                // SAFETY: it is dropped in front of the descriptor.
+                // SAFETY: `readiness` is dropped before the descriptor.
                 let readiness = unsafe { Readiness::new(fd.as_fd(), Ways::Both, true) };
                 let is_ready = async || {
                     poll_fn(|cx| Poll::Ready(readiness.poll(Way::In, cx).is_ready())).await
@@ -289,14 +289,14 @@ mod tests {
         }
     }
 
-    /// A ring does not know of urgent data for sure: it tries once more when all is quiet.
+    /// io_uring cannot tell for sure whether there is urgent data, so the runtime reads again after a while.
     #[test]
     fn a_read_that_stopped_short_without_the_ring_knowing_is_tried_again() {
         let (Chosen::Uring, _) = choose(None).unwrap() else {
             return;
         };
         run(Chosen::Uring, async {
-            // A read of these stops behind each message.
+            // A read of a SEQPACKET socket stops after each message.
             let (ours, theirs) = rustix::net::socketpair(
                 rustix::net::AddressFamily::UNIX,
                 rustix::net::SocketType::SEQPACKET,
@@ -317,7 +317,7 @@ mod tests {
             assert_eq!(&heard[..], b"a");
             assert!(!is_readable(&ours).await);
             let again = timeout(Duration::from_secs(20), ours.readable()).await;
-            again.expect("what lies behind is never read");
+            again.expect("the second message was never read");
             ours.recv(&mut heard, 1000).unwrap();
             assert_eq!(&heard[..], b"ab");
         })

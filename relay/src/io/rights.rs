@@ -1,4 +1,4 @@
-//! Messages that carry descriptors from one process of this machine to another (unix(7), `SCM_RIGHTS`).
+//! Messages that carry descriptors between processes of this machine (unix(7), `SCM_RIGHTS`).
 
 use std::fs;
 use std::io::{self, IoSlice, IoSliceMut};
@@ -20,13 +20,13 @@ use rustix::net::{
 /// Longest message, in bytes.
 const MESSAGE_BYTES_MAX: usize = 4096;
 
-/// Connections that may wait; there is one at a time, and the next one is told so.
+/// Connections that may wait; one is served at a time, and the next is told that the relay is busy.
 const BACKLOG: i32 = 4;
 
-/// How long the other end may have no room for a connection, or for a message.
+/// Time for the other end to make room for a connection or a message.
 const SEND_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A socket at a path, to which other processes of the same user connect.
+/// A listening Unix socket at a path, for other processes of the same user.
 #[derive(Debug)]
 pub(crate) struct Entrance {
     fd: OwnedFd,
@@ -35,7 +35,7 @@ pub(crate) struct Entrance {
 }
 
 impl Entrance {
-    /// Listens at `path`, in place of whatever an earlier process left there.
+    /// Listens at `path`; replaces a file that an earlier process left there.
     pub(crate) fn open(path: PathBuf) -> io::Result<Self> {
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -66,26 +66,26 @@ impl Entrance {
         }
     }
 
-    /// Takes no more connections; an accept that waits fails. The path stays if it `is_passed_on`: another process
-    /// has put a socket of its own there, or is about to.
+    /// Accepts no more connections; a waiting accept fails. The path stays if it `is_passed_on`: another process
+    /// has put its own socket there, or is about to.
     pub(crate) fn close(&self, is_passed_on: bool) {
         if self.is_closed.swap(true, Ordering::AcqRel) {
             return;
         }
         if !is_passed_on {
-            // It may have been removed by hand.
+            // Fails if the file was removed by hand.
             let _ = fs::remove_file(&self.path);
         }
         let _ = rustix::net::shutdown(&self.fd, Shutdown::Both);
     }
 
-    /// Whether it was closed.
+    /// Whether the entrance was closed.
     pub(crate) fn is_closed(&self) -> bool {
         self.is_closed.load(Ordering::Acquire)
     }
 }
 
-/// One connection between two processes; messages keep their borders.
+/// A connection between two processes that keeps message boundaries.
 #[derive(Debug)]
 pub(crate) struct Channel(OwnedFd);
 
@@ -93,33 +93,32 @@ impl Channel {
     /// Connects to the socket at `path`.
     pub(crate) fn connect(path: &Path) -> io::Result<Self> {
         let fd = socket()?;
-        // A process that is halted accepts nothing, and then neither call may wait without end.
+        // A stopped process accepts nothing: neither call may block for ever then.
         SockRef::from(&fd).set_write_timeout(Some(SEND_TIMEOUT))?;
         rustix::net::connect(&fd, &SocketAddrUnix::new(path)?)?;
         Ok(Self(fd))
     }
 
-    /// The process at the other end: the one that listened, or that connected. Nothing where it is not among those
-    /// that this process can see.
+    /// Process id of the other end; `None` if the process is outside this process's PID namespace.
     pub(crate) fn process(&self) -> Option<u32> {
         let peer = rustix::net::sockopt::socket_peercred(&self.0).ok()?;
         u32::try_from(peer.pid.as_raw_nonzero().get()).ok()
     }
 
-    /// Takes nothing more: what the other end sends from now on fails there. What it sent before can still be
+    /// Refuses further messages: the other end's next send fails. Messages sent before can still be
     /// received.
     pub(crate) fn shut(&self) {
         let _ = rustix::net::shutdown(&self.0, Shutdown::Read);
     }
 
-    /// Whether the process at the other end runs as the same user, or as root.
+    /// Whether the other end's process runs as the same user, or as root.
     pub(crate) fn is_trusted(&self) -> bool {
         let user = rustix::process::geteuid();
         rustix::net::sockopt::socket_peercred(&self.0)
             .is_ok_and(|peer| peer.uid == user || peer.uid.is_root())
     }
 
-    /// Sends a message, and a descriptor with it.
+    /// Sends a message, with a descriptor if there is one.
     pub(crate) fn send(&self, message: &[u8], fd: Option<BorrowedFd<'_>>) -> io::Result<()> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = SendAncillaryBuffer::new(&mut space);
@@ -132,7 +131,7 @@ impl Channel {
         Ok(())
     }
 
-    /// The next message within `limit`, and the descriptor that came with it; nothing at the end.
+    /// Receives the next message within `limit`, with the descriptor sent along; `None` at the end.
     pub(crate) fn receive(
         &self,
         limit: Duration,
@@ -153,7 +152,7 @@ impl Channel {
             RecvAncillaryMessage::ScmRights(fds) => Some(fds),
             _ => None,
         });
-        // Further ones would be closed here.
+        // Further descriptors are closed here.
         let fd = fds.flatten().next();
         if received.bytes == 0 {
             return Ok(None);

@@ -1,10 +1,10 @@
-//! One task wakes another on the same shard.
+//! Wakes one task from another on the same shard.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::task::{Context, Poll, Waker};
 
-/// A flag that one task waits for; raising it twice is like raising it once.
+/// A flag that one task waits for; it does not count how often it is raised.
 #[derive(Default)]
 pub(crate) struct Signal {
     raised: Cell<bool>,
@@ -12,7 +12,7 @@ pub(crate) struct Signal {
 }
 
 impl Signal {
-    /// Lets the waiter run, now or when it next waits.
+    /// Raises the flag and wakes the waiter.
     pub(crate) fn raise(&self) {
         self.raised.set(true);
         let waiter = self.waiter.borrow_mut().take();
@@ -21,17 +21,17 @@ impl Signal {
         }
     }
 
-    /// Raises it, where the waiter runs anyway.
+    /// Raises the flag without waking the waiter, which runs anyway.
     pub(crate) fn set(&self) {
         self.raised.set(true);
     }
 
-    /// Whether it is raised.
+    /// Whether the flag is raised.
     pub(crate) fn is_raised(&self) -> bool {
         self.raised.get()
     }
 
-    /// Ready once raised; takes the flag down.
+    /// Ready once the flag is raised; lowers the flag.
     pub(crate) fn poll_wait(&self, cx: &mut Context<'_>) -> Poll<()> {
         if self.take() {
             return Poll::Ready(());
@@ -44,12 +44,12 @@ impl Signal {
         Poll::Pending
     }
 
-    /// Whether it was raised; takes the flag down.
+    /// Lowers the flag; returns whether it was raised.
     pub(crate) fn take(&self) -> bool {
         self.raised.replace(false)
     }
 
-    /// Waits until raised; takes the flag down.
+    /// Waits until the flag is raised; lowers it.
     pub(crate) async fn wait(&self) {
         poll_fn(|cx| self.poll_wait(cx)).await;
     }

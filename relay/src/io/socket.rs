@@ -1,7 +1,6 @@
 //! A connected stream socket: readiness from the driver, bytes by direct calls.
 //!
-//! Every call here says `MSG_DONTWAIT`, whatever mode the descriptor is in. A socket that nobody
-//! reads owns no buffer.
+//! Every call uses `MSG_DONTWAIT`, whatever mode the descriptor is in. A socket owns no buffer.
 
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
@@ -19,36 +18,36 @@ use super::driver::Ways;
 use super::readiness::{Readiness, Way};
 use super::runtime::turn;
 
-/// `linux/sockios.h`: unsent bytes of a socket.
+/// Asks for the number of unsent bytes of a socket (`linux/sockios.h`).
 const SIOCOUTQ: rustix::ioctl::Opcode = 0x5411;
 
-/// What a direct read brought.
+/// Result of a direct read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Received {
-    /// So many bytes.
+    /// This many bytes.
     Bytes(usize),
     /// The peer ended its direction.
     End,
-    /// Nothing yet: wait for readiness.
+    /// No bytes yet: wait for readiness.
     Nothing,
 }
 
 /// A connected stream socket of this shard.
 pub(crate) struct Socket {
-    // In front of the descriptor, so that it goes first.
+    // Declared before `fd`, so that it is dropped first.
     readiness: Readiness,
     fd: OwnedFd,
 }
 
 impl Socket {
-    /// Takes a descriptor into this shard.
+    /// Attaches a descriptor to this shard.
     pub(crate) fn new(fd: OwnedFd) -> Self {
-        // SAFETY: the descriptor is closed, or leaves, after it.
+        // SAFETY: `readiness` is dropped before the descriptor is closed, by the order of the fields, or given up.
         let readiness = unsafe { Readiness::new(fd.as_fd(), Ways::Both, true) };
         Self { readiness, fd }
     }
 
-    /// Gives the descriptor up, for another shard.
+    /// Detaches the descriptor, for another shard.
     pub(crate) fn into_fd(self) -> OwnedFd {
         let Self { readiness, fd } = self;
         readiness.stays_open();
@@ -56,7 +55,7 @@ impl Socket {
         fd
     }
 
-    /// Ready while a read may bring something.
+    /// Ready while a read may return something.
     pub(crate) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.readiness.poll(Way::In, cx)
     }
@@ -66,7 +65,7 @@ impl Socket {
         self.readiness.poll(Way::Out, cx)
     }
 
-    /// Waits until a read may bring something.
+    /// Waits until a read may return something.
     pub(crate) async fn readable(&self) {
         poll_fn(|cx| self.poll_readable(cx)).await;
     }
@@ -76,13 +75,13 @@ impl Socket {
         poll_fn(|cx| self.poll_writable(cx)).await;
     }
 
-    /// Waits until a read may bring something, and lets everybody else have a turn before.
+    /// Waits until a read may return something, after all other tasks had a turn.
     pub(crate) async fn readable_next_turn(&self) {
         turn().await;
         self.readable().await;
     }
 
-    /// A write took `taken` of `offered` bytes.
+    /// Notes that a write took `taken` of `offered` bytes.
     fn wrote(&self, taken: usize, offered: usize) -> usize {
         if taken < offered {
             self.readiness.spend(Way::Out);
@@ -90,17 +89,17 @@ impl Socket {
         taken
     }
 
-    /// A call other than a read found nothing to read.
+    /// Notes that a call other than a read found nothing to read.
     pub(super) fn found_nothing(&self) {
         self.readiness.spend(Way::In);
     }
 
-    /// A call other than a write found no room.
+    /// Notes that a call other than a write found no room.
     pub(super) fn found_no_room(&self) {
         self.readiness.spend(Way::Out);
     }
 
-    /// Reads up to `max` bytes behind what `buffer` holds, without waiting.
+    /// Appends up to `max` bytes to `buffer`, without waiting.
     pub(crate) fn recv(&self, buffer: &mut BytesMut, max: usize) -> io::Result<Received> {
         buffer.reserve(max);
         let spare = buffer.spare_capacity_mut();
@@ -131,7 +130,7 @@ impl Socket {
                 Ok((([], _), _)) => return Ok(Received::End),
                 Ok(((taken, _), _)) => {
                     let count = taken.len();
-                    // A stream that fills no buffer has no more; its end would have been said.
+                    // A short read means that no more bytes are there; an end would have been reported.
                     if count < room {
                         self.readiness.spend_by_short_read();
                     }
@@ -147,7 +146,7 @@ impl Socket {
         }
     }
 
-    /// Looks at what a read would bring, without taking it.
+    /// Reads without removing the bytes, without waiting.
     pub(crate) fn peek(&self, buffer: &mut [u8]) -> io::Result<Received> {
         loop {
             match rustix::net::recv(
@@ -176,7 +175,7 @@ impl Socket {
         Ok(self.wrote(taken, bytes.len()))
     }
 
-    /// Like [`Socket::send`], gathered.
+    /// Like [`Socket::send`], for several slices.
     pub(crate) fn send_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
         let taken = retry(|| {
@@ -187,48 +186,48 @@ impl Socket {
         Ok(self.wrote(taken, slices.iter().map(|slice| slice.len()).sum()))
     }
 
-    /// For splice(2), which knows no flag that would keep a socket from blocking.
+    /// Makes the socket non-blocking, for splice(2): it has no flag that keeps a socket from blocking.
     pub(crate) fn set_nonblocking(&self) -> io::Result<()> {
         SockRef::from(&self.fd).set_nonblocking(true)
     }
 
-    /// Lifts the listener's limit on how long the peer may take nothing.
+    /// Removes the listener's limit on how long the peer may take nothing.
     pub(crate) fn wait_for_ever(&self) {
         let _ = SockRef::from(&self.fd).set_tcp_user_timeout(None);
     }
 
-    /// Ends our direction in order, behind what was written: the peer has all that there is.
+    /// Ends the sending direction in order, after all written bytes.
     pub(crate) fn finish(&self) {
-        // The listener had it set, so that whatever ends before this is a reset.
+        // The listener set `SO_LINGER` of 0, so that a close before this is a reset.
         let _ = SockRef::from(&self.fd).set_linger(None);
-        // The peer may be gone already, which ends the direction as well.
+        // Fails if the peer is gone already, which ends the direction as well.
         let _ = rustix::net::shutdown(&self.fd, Shutdown::Write);
     }
 
-    /// Ends both directions: whoever waits on the socket wakes up.
+    /// Ends both directions; wakes the tasks that wait on the socket.
     pub(crate) fn shutdown(&self) {
         let _ = rustix::net::shutdown(&self.fd, Shutdown::Both);
     }
 
-    /// Makes the coming close a reset (RST) instead of an end, and wakes whoever waits.
+    /// Makes the coming close a reset (RST) instead of an end, and wakes tasks that wait to read.
     pub(crate) fn abort(&self) {
-        // Fails on a socket without TCP, which has no RST; its close tells the peer as much.
+        // Fails on a Unix socket, which has no RST; there, the close itself tells the peer.
         let _ = SockRef::from(&self.fd).set_linger(Some(Duration::ZERO));
-        // Reads end at once; the write side is left for the close to reset.
+        // Reads end at once; the write side stays open, so that the close resets it.
         let _ = rustix::net::shutdown(&self.fd, Shutdown::Read);
     }
 
-    /// True once the peer has reset the connection, or the kernel has given it up. Whoever reads or
-    /// writes hears of it anyway.
+    /// True once the peer has reset the connection, or the kernel has given it up. Reads and writes fail
+    /// then as well.
     pub(crate) fn is_broken(&self) -> bool {
-        // Nothing is asked for: errors are always reported (poll(2)). A hang-up alone is none, for
-        // that is also what two orderly ends look like while bytes still wait to be read.
+        // No events are requested: errors are always reported (poll(2)). A hang-up alone is not an error: two
+        // orderly ends look the same while bytes are unread.
         let mut polled = [PollFd::new(self, PollFlags::empty())];
         rustix::event::poll(&mut polled, Some(&Timespec::default())).is_ok()
             && polled[0].revents().contains(PollFlags::ERR)
     }
 
-    /// Bytes that the kernel still holds for the peer.
+    /// Number of bytes that the kernel still holds for the peer.
     pub(crate) fn unsent(&self) -> usize {
         // SAFETY: SIOCOUTQ writes one int (tcp(7)), which the getter provides.
         let unsent = unsafe {
@@ -243,11 +242,11 @@ impl Socket {
             .unwrap_or(0)
     }
 
-    /// Options of a link: how long unacknowledged bytes may linger, and how many unsent bytes
-    /// the kernel may hold, so that its buffer does not undo the mux's order.
+    /// Sets options of a link: how long bytes may stay unacknowledged, and how many unsent bytes the kernel
+    /// may hold, so that its buffer does not undo the mux's order of sending.
     pub(crate) fn tune_link(&self, user_timeout: Duration, notsent_bytes: u32) {
         let socket = SockRef::from(&self.fd);
-        // Each only sharpens what the heartbeat does anyway.
+        // Failures are ignored: the heartbeat finds a dead link as well, only later.
         let _ = socket.set_tcp_user_timeout(Some(user_timeout));
         let _ = socket.set_tcp_notsent_lowat(notsent_bytes);
     }
@@ -269,8 +268,8 @@ pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     )?)
 }
 
-/// A connection on which `before!after` has come, the `!` as urgent data, with the options of those that
-/// our listeners accept; and its peer.
+/// A connection, and its peer, on which `before!after` has arrived with `!` as urgent data; its options are
+/// those of connections that our listeners accept.
 #[cfg(test)]
 pub(super) fn with_urgent_byte() -> (Socket, std::net::TcpStream) {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -304,7 +303,7 @@ mod tests {
     use super::*;
     use crate::io::{Chosen, choose, run, sleep};
 
-    /// True once the peer's end is here, also behind bytes that nobody read.
+    /// True once the peer's end has arrived, even behind unread bytes.
     fn has_ended(socket: &Socket) -> bool {
         let mut polled = [PollFd::new(socket, PollFlags::RDHUP)];
         rustix::event::poll(&mut polled, Some(&Timespec::default())).unwrap() > 0

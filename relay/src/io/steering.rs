@@ -1,5 +1,5 @@
-//! Programs of a few instructions that the kernel runs for a listening socket: which of the sockets on
-//! one port gets a connection (`SO_ATTACH_REUSEPORT_CBPF`, socket(7)), and that no new one begins
+//! Short classic BPF programs that the kernel runs for a listening socket. One chooses which of the sockets on a
+//! port gets a connection (`SO_ATTACH_REUSEPORT_CBPF`, socket(7)), one refuses new connections
 //! (`SO_ATTACH_FILTER`).
 
 use std::ffi::{c_int, c_void};
@@ -8,7 +8,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use libc::{sock_filter, sock_fprog, socklen_t};
 
-/// Instructions of the classic BPF machine (`linux/bpf_common.h`).
+/// Instruction codes of classic BPF (`linux/bpf_common.h`).
 const LOAD_WORD: u16 = 0x20;
 const LOAD_BYTE: u16 = 0x30;
 const AND: u16 = 0x54;
@@ -16,27 +16,27 @@ const MODULO: u16 = 0x94;
 const JUMP_UNLESS_EQUAL: u16 = 0x15;
 const RETURN: u16 = 0x06;
 
-/// Where a program finds a random number (`linux/filter.h`).
+/// Offset that loads a random number (`linux/filter.h`).
 const RANDOM: u32 = (libc::SKF_AD_OFF + libc::SKF_AD_RANDOM).cast_unsigned();
 
-/// Where a TCP header has its flags, and two of them (RFC 9293, section 3.1).
+/// Offset of the flags in a TCP header, and two of the flags (RFC 9293, section 3.1).
 const FLAGS_AT: u32 = 13;
 const SYN: u32 = 0x02;
 const ACK: u32 = 0x10;
 
-/// No socket: the kernel chooses.
+/// Invalid index: the kernel falls back to its own choice (socket(7)).
 const NO_PLACE: u32 = u32::MAX;
 
-/// Lets the sockets at `places` share the connections of the port that `listener` listens on. A place
-/// is where a socket came to listen, counted from 0.
+/// Spreads the connections of `listener`'s port over the sockets at `places`. A socket's place is its position
+/// in the order of listening, counted from 0.
 pub(super) fn steer(listener: BorrowedFd<'_>, places: &[u32]) -> io::Result<()> {
     attach(listener, libc::SO_ATTACH_REUSEPORT_CBPF, program(places))
 }
 
-/// Lets no connection begin on `listener`: its peer hears nothing, as from a lost packet. A handshake
-/// that has begun goes on.
+/// Drops requests for new connections on `listener`; to the peer this looks like a lost packet. Handshakes in
+/// progress go on.
 pub(super) fn turn_away(listener: BorrowedFd<'_>) -> io::Result<()> {
-    // A filter of a TCP socket sees segments from the first byte of their header.
+    // A filter of a TCP socket sees a segment from the first byte of its TCP header.
     let program = vec![
         instruction(LOAD_BYTE, FLAGS_AT),
         instruction(AND, SYN | ACK),
@@ -61,7 +61,7 @@ fn attach(
     };
     let len = socklen_t::try_from(size_of::<sock_fprog>()).map_err(io::Error::other)?;
     let value: *const c_void = (&raw const fprog).cast();
-    // SAFETY: both options take a `sock_fprog` of `len` bytes, whose pointer and length are those of
+    // SAFETY: both options take a `sock_fprog`, here of `len` bytes, whose pointer and length are those of
     // `program`; the kernel copies both during the call. The descriptor is borrowed, so it is open.
     let outcome: c_int =
         unsafe { libc::setsockopt(listener.as_raw_fd(), libc::SOL_SOCKET, option, value, len) };
@@ -80,12 +80,12 @@ const fn instruction(code: u16, k: u32) -> sock_filter {
     }
 }
 
-/// Returns one of `places`, each as often as the others.
+/// A program that returns one of `places` at random, all with the same probability.
 fn program(places: &[u32]) -> Vec<sock_filter> {
     let mut program = Vec::new();
     if places.len() > 1 {
         program.push(instruction(LOAD_WORD, RANDOM));
-        // One for each shard, of which there are few.
+        // One place per shard, so the count is small.
         let count = u32::try_from(places.len()).unwrap_or(u32::MAX);
         program.push(instruction(MODULO, count));
     }
@@ -136,7 +136,7 @@ mod tests {
         for socket in &sockets {
             socket.set_nonblocking(true).unwrap();
         }
-        // Any socket of the port will do to say it.
+        // A program can be attached through any socket of the port.
         for (places, through) in [(&[2][..], 0), (&[0, 3], 1), (&[0, 1, 2, 3], 3), (&[1], 2)] {
             steer(sockets[through].as_fd(), places).unwrap();
             let callers: Vec<_> = (0..200)
@@ -144,7 +144,7 @@ mod tests {
                 .collect();
             let mut accepted = vec![0; sockets.len()];
             let deadline = Instant::now() + Duration::from_secs(20);
-            // The last step of a connection is the kernel's, in its own time.
+            // The kernel finishes a handshake in its own time, so an accept may come too early.
             while accepted.iter().sum::<usize>() < callers.len() {
                 assert!(Instant::now() < deadline, "{accepted:?} for {places:?}");
                 for (socket, count) in sockets.iter().zip(&mut accepted) {
@@ -152,7 +152,7 @@ mod tests {
                 }
             }
             for (place, count) in (0..).zip(&accepted) {
-                // At random: each gets a quarter of its share at least.
+                // The choice is random: each chosen socket gets at least a quarter of its fair share.
                 let fair = callers.len() / places.len() / 4;
                 let wanted = if places.contains(&place) { fair } else { 0 };
                 assert!(*count >= wanted, "{accepted:?} for {places:?}");

@@ -1,4 +1,4 @@
-//! Waiting for a moment.
+//! Timers: sleeping, and limiting how long a future may take.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -11,13 +11,13 @@ use pin_project_lite::pin_project;
 
 use super::runtime::Runtime;
 
-/// Farther than anybody waits, in place of a moment that no clock can name.
+/// 30 years: replaces a deadline too far away for the clock to represent.
 const FOR_EVER: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
 
-/// A moment, and a number that tells waiters of the same one apart.
+/// Deadline of a waiter, and a number that tells waiters with the same deadline apart.
 type Key = (Instant, u64);
 
-/// Who waits for which moment.
+/// Waiting tasks by deadline.
 #[derive(Default)]
 pub(super) struct Timers {
     waiters: BTreeMap<Key, Waker>,
@@ -32,23 +32,23 @@ impl Timers {
         key
     }
 
-    /// When the first moment comes.
+    /// The earliest deadline.
     pub(super) fn next(&self) -> Option<Instant> {
         self.waiters.first_key_value().map(|((at, _), _)| *at)
     }
 
-    /// Takes one whose moment has come.
+    /// Takes the waker of one task whose deadline has passed.
     pub(super) fn take_due(&mut self, now: Instant) -> Option<Waker> {
         let first = self.waiters.first_entry()?;
         (first.key().0 <= now).then(|| first.remove())
     }
 }
 
-/// Over once its time has passed.
+/// A future that is ready once its time has passed.
 pub(crate) struct Sleep {
     runtime: Rc<Runtime>,
     at: Instant,
-    /// Where it waits, if it does.
+    /// Key in [`Timers`], once it was polled.
     key: Option<Key>,
 }
 
@@ -83,19 +83,19 @@ impl Future for Sleep {
 impl Drop for Sleep {
     fn drop(&mut self) {
         if let Some(key) = self.key {
-            // Dropped behind the borrow: it may be the last that a task lives by.
+            // Dropped after the borrow ends: dropping the last waker of a task drops the task.
             let waker = self.runtime.timers.borrow_mut().waiters.remove(&key);
             drop(waker);
         }
     }
 }
 
-/// The time was over first.
+/// The time was over before the future was ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Elapsed;
 
 pin_project! {
-    /// A future that may take only so long.
+    /// A future with a time limit.
     pub(crate) struct Timeout<F> {
         #[pin]
         future: F,
@@ -103,7 +103,7 @@ pin_project! {
     }
 }
 
-/// Lets `future` take at most `duration`; an error if it was not over by then.
+/// Gives `future` at most `duration`; an error if it is not ready by then.
 pub(crate) fn timeout<F: Future>(duration: Duration, future: F) -> Timeout<F> {
     let sleep = sleep(duration);
     Timeout { future, sleep }

@@ -10,12 +10,12 @@ use rustix::event::{EventfdFlags, eventfd};
 use super::driver::Ways;
 use super::readiness::{Readiness, Way};
 
-/// The sending half; any thread may hold it.
+/// The waking half; any thread may hold it.
 #[derive(Clone)]
 pub(crate) struct Waker(Arc<OwnedFd>);
 
 impl Waker {
-    /// A waker, and the descriptor that its shard waits on.
+    /// Makes a waker with the descriptor that its shard waits on.
     pub(crate) fn new() -> io::Result<Self> {
         Ok(Self(Arc::new(eventfd(
             0,
@@ -25,28 +25,28 @@ impl Waker {
 
     /// Wakes the shard, or makes its next wait return at once.
     pub(crate) fn wake(&self) {
-        // Fails only when 2^64 wake-ups are pending, and then one of them will do.
+        // Fails only if the eventfd's counter is full; then a wake-up is pending anyway.
         let _ = rustix::io::write(&self.0, &1_u64.to_ne_bytes());
     }
 
-    /// The waiting half, for the shard's own thread.
+    /// Makes the waiting half, for the shard's own thread.
     pub(crate) fn parker(&self) -> io::Result<Parker> {
         let fd = Arc::clone(&self.0);
-        // SAFETY: the descriptor is open for as long as anybody has it, and the parker does.
+        // SAFETY: the descriptor is open while any `Arc` of it lives, and the parker holds one.
         let readiness = unsafe { Readiness::new(fd.as_fd(), Ways::In, false) };
         Ok(Parker { readiness, fd })
     }
 }
 
-/// The half that waits; belongs to one shard.
+/// The waiting half; belongs to one shard.
 pub(crate) struct Parker {
-    // In front of the descriptor, so that it goes first.
+    // Declared before `fd`, so that it is dropped first.
     readiness: Readiness,
     fd: Arc<OwnedFd>,
 }
 
 impl Parker {
-    /// Waits for [`Waker::wake`], and forgets every call so far.
+    /// Waits for [`Waker::wake`]; all wake-ups so far count as one.
     pub(crate) async fn park(&self) -> io::Result<()> {
         poll_fn(|cx| self.readiness.poll(Way::In, cx)).await;
         self.readiness.spend(Way::In);

@@ -1,11 +1,11 @@
-//! Where bytes lie when a socket reads and writes them, for tests that look for copies. Only what
-//! the test's own thread does.
+//! Records where in memory a socket's reads and writes happen, for tests that look for copies. Records only calls
+//! of the test's own thread.
 
 use std::cell::RefCell;
 use std::io::IoSlice;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 
-/// A piece of memory: where it starts, and its length.
+/// A piece of memory: its address and its length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Place(usize, usize);
 
@@ -18,18 +18,18 @@ impl Place {
         self.1
     }
 
-    /// True if all of `other` lies in it.
+    /// True if all of `other` lies in this piece.
     pub(crate) const fn holds(self, other: Self) -> bool {
         self.0 <= other.0 && other.0 + other.1 <= self.0 + self.1
     }
 }
 
-/// What the sockets of a thread did.
+/// Recorded reads and writes of one thread's sockets.
 #[derive(Debug, Default)]
 struct Calls {
-    /// Memory that reads filled.
+    /// Memory that each read filled.
     reads: Vec<(RawFd, Place)>,
-    /// Pieces that writes were offered, and how many bytes they took.
+    /// Slices that each write was offered, and the number of bytes that it took.
     writes: Vec<(RawFd, Vec<Place>, usize)>,
 }
 
@@ -37,7 +37,7 @@ thread_local! {
     static CALLS: RefCell<Option<Calls>> = const { RefCell::new(None) };
 }
 
-/// Begins to take note.
+/// Starts recording on this thread.
 pub(crate) fn watch() {
     CALLS.set(Some(Calls::default()));
 }
@@ -61,7 +61,7 @@ fn note(act: impl FnOnce(&mut Calls)) {
     CALLS.with_borrow_mut(|calls| calls.as_mut().map(act));
 }
 
-/// What each read of a socket filled.
+/// Memory that each read of a socket filled.
 pub(crate) fn reads_of(fd: RawFd) -> Vec<Place> {
     CALLS.with_borrow(|calls| {
         let reads = calls.iter().flat_map(|calls| &calls.reads);
@@ -70,7 +70,7 @@ pub(crate) fn reads_of(fd: RawFd) -> Vec<Place> {
     })
 }
 
-/// What each write of a socket was offered, and how many bytes it took.
+/// Slices that each write of a socket was offered, and the number of bytes that it took.
 pub(crate) fn writes_of(fd: RawFd) -> Vec<(Vec<Place>, usize)> {
     CALLS.with_borrow(|calls| {
         let writes = calls.iter().flat_map(|calls| &calls.writes);

@@ -1,4 +1,4 @@
-//! The epoll driver, edge-triggered: one call for each descriptor's life, and one for each wait.
+//! The epoll driver, edge-triggered: one system call per watched descriptor, and one per wait.
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -10,7 +10,7 @@ use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 
 use super::{Ready, Ways};
 
-/// Events that one wait brings; the next one brings the rest.
+/// Events per wait; the next wait reports the rest.
 const EVENTS: usize = 1024;
 
 /// An epoll instance.
@@ -34,7 +34,7 @@ impl Epoll {
     }
 
     pub(super) fn forget(&self, fd: BorrowedFd<'_>) {
-        // It fails only for a descriptor that was never watched.
+        // Fails only for a descriptor that is not watched.
         let _ = epoll::delete(&self.fd, fd);
     }
 
@@ -43,7 +43,7 @@ impl Epoll {
         timeout: Option<Duration>,
         ready: &mut Vec<(u64, Ready)>,
     ) -> io::Result<()> {
-        // One that no timespec holds is as good as none.
+        // A timeout too long for a timespec counts as none.
         let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
         self.events.clear();
         match epoll::wait(&self.fd, spare_capacity(&mut self.events), timeout.as_ref()) {

@@ -1,5 +1,5 @@
-//! io_uring or epoll: found out once at start, by building the very ring that will be used. Either
-//! only says which descriptors became ready.
+//! The readiness driver: io_uring or epoll, chosen once at the start by building the ring that would be used. A
+//! driver only reports which descriptors became ready.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -11,26 +11,26 @@ mod uring;
 use epoll::Epoll;
 use uring::Uring;
 
-/// The driver of all shards.
+/// Driver of all shards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Chosen {
     Uring,
     Epoll,
 }
 
-/// Which driver runs, and why it is not the better one.
+/// Driver in use, and why io_uring is not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DriverReport {
     /// `uring` or `epoll`.
     pub driver: &'static str,
-    /// Why epoll runs although nobody asked for it.
+    /// Why epoll is used although it was not configured.
     pub reason: Option<String>,
 }
 
-/// Finds the driver: `wanted` is `None` for the best that works.
+/// Chooses the driver; `wanted` is `None` for the best that works.
 ///
 /// # Errors
-/// If io_uring was demanded and is refused; the text says why.
+/// io_uring is configured and refused by the kernel; the text says why.
 pub(crate) fn choose(wanted: Option<Chosen>) -> Result<(Chosen, DriverReport), String> {
     let report = |driver, reason| DriverReport { driver, reason };
     if wanted == Some(Chosen::Epoll) {
@@ -63,7 +63,7 @@ fn explain(error: &io::Error) -> String {
     format!("io_uring is refused ({error}): {cause}")
 }
 
-/// `poll.h`: bits that both drivers are asked for and answer with.
+/// Event bits of `poll.h`, which both drivers use.
 mod bits {
     pub(super) const IN: u32 = 0x1;
     pub(super) const PRI: u32 = 0x2;
@@ -73,7 +73,7 @@ mod bits {
     pub(super) const RDHUP: u32 = 0x2000;
 }
 
-/// Which ways of a descriptor are of interest.
+/// Directions of a descriptor to watch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ways {
     In,
@@ -89,7 +89,7 @@ impl Ways {
     }
 }
 
-/// What became of a descriptor.
+/// Event of a descriptor, as a driver reports it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Ready {
     pub(super) readable: bool,
@@ -97,11 +97,11 @@ pub(super) struct Ready {
     /// The peer ended its direction, or the descriptor failed: reads never wait again.
     pub(super) ended: bool,
     pub(super) urgent: Urgent,
-    /// The driver has forgotten the descriptor and must be told of it again.
+    /// The driver no longer watches the descriptor, and must be asked again.
     pub(super) disarmed: bool,
 }
 
-/// Whether there is urgent data (tcp(7)).
+/// Whether a socket has urgent data (tcp(7)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub(super) enum Urgent {
     #[default]
@@ -128,7 +128,7 @@ impl Ready {
     }
 }
 
-/// Says which descriptors became ready: once for each time that they did, not for as long as they are.
+/// Reports which descriptors became ready: once per event (edge-triggered), not while they are ready.
 pub(super) enum Driver {
     Uring(Box<Uring>),
     Epoll(Epoll),
@@ -142,7 +142,7 @@ impl Driver {
         }
     }
 
-    /// Watches `fd`. If it is ready already, the next [`Driver::wait`] says so.
+    /// Watches `fd`. If it is ready already, the next [`Driver::wait`] reports it.
     pub(super) fn watch(&mut self, fd: BorrowedFd<'_>, ways: Ways, key: u64) -> io::Result<()> {
         match self {
             Self::Uring(ring) => ring.watch(fd, ways, key),
@@ -150,18 +150,18 @@ impl Driver {
         }
     }
 
-    /// Watches `fd` no more; what was under way may still be said. `closes` if nobody else has the
-    /// descriptor, and it is closed now.
+    /// Stops watching `fd`; pending events may still be reported. `closes` if this is the only reference to the
+    /// descriptor, and it is closed right after.
     pub(super) fn forget(&mut self, fd: BorrowedFd<'_>, key: u64, closes: bool) {
         match self {
             Self::Uring(ring) => ring.forget(key),
             Self::Epoll(epoll) if !closes => epoll.forget(fd),
-            // The kernel forgets what is closed.
+            // epoll forgets a closed descriptor by itself.
             Self::Epoll(_) => {}
         }
     }
 
-    /// Waits until a descriptor becomes ready, at most for `timeout`, and adds what did to `ready`.
+    /// Waits at most `timeout` until a descriptor becomes ready, and adds the events to `ready`.
     pub(super) fn wait(
         &mut self,
         timeout: Option<Duration>,

@@ -1,4 +1,4 @@
-//! What each driver says of descriptors, and a ring without room.
+//! Tests of the events that each driver reports, and of a ring that is full.
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
@@ -17,7 +17,7 @@ fn drivers() -> [Driver; 2] {
     [best, Chosen::Epoll].map(|chosen| Driver::new(chosen).unwrap())
 }
 
-/// What the driver says within `timeout`, by key.
+/// Events that the driver reports within `timeout`, by key.
 fn said(driver: &mut Driver, timeout: Duration) -> HashMap<u64, Ready> {
     let mut ready = Vec::new();
     driver.wait(Some(timeout), &mut ready).unwrap();
@@ -47,7 +47,7 @@ fn a_descriptor_that_is_forgotten_says_nothing_and_closes() {
     for mut driver in drivers() {
         let (ours, theirs) = pair().unwrap();
         driver.watch(ours.as_fd(), Ways::Both, 7).unwrap();
-        // At once: the ring has not even submitted it.
+        // Right after the watch, which the ring has not submitted yet.
         driver.forget(ours.as_fd(), 7, false);
         rustix::io::write(&theirs, b"x").unwrap();
         said(&mut driver, SOON);
@@ -59,7 +59,7 @@ fn a_descriptor_that_is_forgotten_says_nothing_and_closes() {
         assert_eq!(
             rustix::io::read(&theirs, &mut [0; 1]),
             Err(rustix::io::Errno::CONNRESET),
-            "with a byte unread"
+            "the close resets, since a byte is unread"
         );
     }
 }
@@ -72,7 +72,7 @@ fn crowd() -> Vec<(OwnedFd, OwnedFd)> {
 #[test]
 fn a_ring_without_room_for_more_loses_neither_watches_nor_events() {
     let Ok(ring) = Uring::with_entries(4, 8) else {
-        // Refused here, which `choose` would have said.
+        // The kernel refuses io_uring here, so `choose` must fall back.
         assert_eq!(choose(None).unwrap().0, Chosen::Epoll);
         return;
     };
@@ -84,7 +84,7 @@ fn a_ring_without_room_for_more_loses_neither_watches_nor_events() {
         key += 1;
     }
     let mut armed: HashMap<u64, bool> = (0..key).map(|key| (key, false)).collect();
-    // All are writable: more completions than the queue holds, some of which disarm.
+    // All are writable: more completions than the queue holds, so that some polls are disarmed.
     for _ in 0..1_000 {
         for (key, ready) in said(&mut driver, Duration::from_millis(1)) {
             armed.insert(key, ready.writable);
@@ -100,7 +100,7 @@ fn a_ring_without_room_for_more_loses_neither_watches_nor_events() {
         }
     }
     assert!(armed.values().all(|armed| *armed), "{armed:?}");
-    // And every one of them still listens.
+    // Each descriptor still reports events.
     for (_, theirs) in &crowd {
         rustix::io::write(theirs, b"x").unwrap();
     }
@@ -120,7 +120,7 @@ fn a_ring_without_room_for_more_loses_neither_watches_nor_events() {
         }
     }
     assert_eq!(heard.values().filter(|it| **it).count(), crowd.len());
-    // All are forgotten, through a queue of four.
+    // Forgets all descriptors through a submission queue of four entries.
     for (key, (ours, _)) in (0..).zip(&crowd) {
         driver.forget(ours.as_fd(), key, true);
     }

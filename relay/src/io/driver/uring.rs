@@ -1,5 +1,5 @@
-//! The io_uring driver: a multishot poll for each descriptor, one call for each wait that finds
-//! nothing in the ring.
+//! The io_uring driver: one multishot poll per descriptor, and one system call per wait that finds the
+//! completion queue empty.
 
 use std::collections::VecDeque;
 use std::io;
@@ -12,27 +12,27 @@ use rustix::io::Errno;
 
 use super::{Ready, Urgent, Ways};
 
-/// Submission entries of a ring. When they are used up, those there are go to the kernel.
+/// Submission entries of a ring. A full submission queue is submitted to the kernel.
 const ENTRIES: u32 = 1024;
 
-/// Completion entries: more may be under way, and then the kernel keeps them until there is room.
+/// Completion entries; the kernel keeps further completions until there is room.
 const COMPLETIONS: u32 = 8192;
 
-/// Descriptors that one wait tells of; the next one tells of the rest.
+/// Events per wait; the next wait reports the rest.
 const READY_MAX: usize = 1024;
 
-/// `io_uring_enter(2)`: also do what completions were put off.
+/// `IORING_ENTER_GETEVENTS` (io_uring_enter(2)): also process deferred completions.
 const ENTER_GETEVENTS: u32 = 1;
 
-/// The key of what nobody wants to hear of.
+/// Key of completions that are ignored.
 const NOBODY: u64 = u64::MAX;
 
-/// A ring of one thread.
+/// An io_uring owned by one thread.
 pub(in crate::io) struct Uring {
     ring: IoUring,
-    /// The kernel has not seen every watch yet.
+    /// True while a watch may not have been submitted to the kernel yet.
     unseen: bool,
-    /// Keys that the ring had no room to forget.
+    /// Keys whose cancellation is waiting for room in the submission queue.
     unforgotten: VecDeque<u64>,
 }
 
@@ -43,8 +43,8 @@ impl Uring {
 
     pub(super) fn with_entries(entries: u32, completions: u32) -> io::Result<Self> {
         let ring = IoUring::builder()
-            // One thread owns the ring, and the kernel does its part of a completion when that
-            // thread asks for it, all in one go, and not whenever it leaves any system call.
+            // One thread owns the ring. The kernel runs completion work in batches, when that thread enters
+            // the ring, rather than at the end of any system call.
             .setup_single_issuer()
             .setup_defer_taskrun()
             .setup_taskrun_flag()
@@ -67,11 +67,11 @@ impl Uring {
         Ok(())
     }
 
-    /// The kernel looks a descriptor up when it sees the entry. So what may be closed now must have
-    /// been seen, or the number could be somebody else's by then.
+    /// Stops watching. The kernel looks the descriptor up when the watch is submitted, so this must happen before
+    /// the descriptor is closed: its number may then belong to another file.
     pub(super) fn forget(&mut self, key: u64) {
         if self.unseen {
-            // If the kernel has no memory for it now, it is asked again at the next wait.
+            // If the kernel lacks memory for it now, the next wait submits again.
             let _ = self.submit();
         }
         self.unforgotten.push_back(key);
@@ -80,7 +80,7 @@ impl Uring {
 
     fn forget_more(&mut self) {
         while let Some(key) = self.unforgotten.pop_front() {
-            // Not a removal of the poll, which is refused while one of its events is on the way.
+            // AsyncCancel rather than PollRemove, which fails while an event of the poll is in progress.
             let cancel = opcode::AsyncCancel::new(key)
                 .build()
                 .user_data(NOBODY)
@@ -96,7 +96,7 @@ impl Uring {
         if self.ring.submission().is_full() {
             self.submit()?;
         }
-        // SAFETY: the entries are polls and cancels, which refer to no memory of ours.
+        // SAFETY: the entries are polls and cancels, which refer to no memory of this process.
         let pushed = unsafe { self.ring.submission().push(entry) };
         pushed.map_err(|_| io::ErrorKind::WouldBlock.into())
     }
@@ -118,15 +118,15 @@ impl Uring {
         } else if self.is_more_put_off() || !self.ring.submission().is_empty() {
             self.enter()?;
         }
-        // The kernel does twenty in one go.
+        // The kernel runs at most 20 deferred completions per call.
         while self.take_completions(ready) && self.is_more_put_off() && ready.len() < READY_MAX {
             self.enter()?;
         }
         Ok(())
     }
 
-    /// Whether completions may wait for us to enter the kernel. It can say so where none do, until
-    /// the next one: the kernel raises the flag behind the work, which may be done by then.
+    /// Whether completions may wait for this thread to enter the kernel. May be true without any, until the next
+    /// one: the kernel sets the flag after queueing the work, which may have been done by then.
     fn is_more_put_off(&mut self) -> bool {
         let submission = self.ring.submission();
         submission.taskrun() || submission.cq_overflow()
@@ -148,11 +148,11 @@ impl Uring {
     fn enter(&mut self) -> io::Result<()> {
         let to_submit = u32::try_from(self.ring.submission().len()).unwrap_or(u32::MAX);
         let submitter = self.ring.submitter();
-        // SAFETY: without the flag for one the kernel reads no argument, and none is given.
+        // SAFETY: without the flag for an argument the kernel reads none, and none is passed.
         going_on(unsafe { submitter.enter::<()>(to_submit, 0, ENTER_GETEVENTS, None) })
     }
 
-    /// False if there were none.
+    /// Moves completions to `ready`; false if there were none.
     fn take_completions(&mut self, ready: &mut Vec<(u64, Ready)>) -> bool {
         self.unseen &= !self.ring.submission().is_empty();
         let mut any = false;
@@ -166,7 +166,7 @@ impl Uring {
     }
 }
 
-/// Over time, interrupted, or completions must be taken first: the next wait goes on from there.
+/// Ignores timeouts, interruptions and a full completion queue: the next wait continues.
 fn going_on(entered: io::Result<usize>) -> io::Result<()> {
     match entered {
         Ok(_) => Ok(()),
@@ -182,8 +182,8 @@ fn outcome(entry: &cqueue::Entry) -> Ready {
     match u32::try_from(entry.result()) {
         Ok(seen) => {
             let ready = Ready::of(seen);
-            // Most are what a socket said as it woke us, and it says that of all that comes in. What
-            // the kernel has looked at itself names both ways.
+            // A wake-up by the socket carries PRI, without OUT, for any data that arrives. A mask that the
+            // kernel polled itself mostly has OUT as well, and its PRI is certain.
             let is_guess = ready.urgent == Urgent::Yes && !ready.writable;
             let urgent = if is_guess {
                 Urgent::Perhaps
@@ -196,8 +196,8 @@ fn outcome(entry: &cqueue::Entry) -> Ready {
                 ..ready
             }
         }
-        // Cancelled by us, and then nobody has the key any more; or the poll itself failed. Whoever
-        // waits finds out by a call.
+        // Cancelled by `forget`, so that the key is unknown by now; or the poll failed, and the waiter's next
+        // call shows the error.
         Err(_) => Ready {
             readable: true,
             writable: true,

@@ -1,4 +1,4 @@
-//! Where wakers find the thread of their tasks, from whichever thread they are used.
+//! Lets wakers on any thread reach the thread that their task runs on.
 
 use std::collections::VecDeque;
 use std::io;
@@ -12,7 +12,7 @@ use rustix::event::{EventfdFlags, eventfd};
 
 use super::CURRENT;
 
-/// A thread that runs tasks, as others see it.
+/// What other threads need to wake tasks of a runtime's thread.
 pub(super) struct Home {
     /// Tasks that other threads woke.
     woken: Mutex<Vec<Runnable>>,
@@ -29,15 +29,15 @@ impl Home {
         })
     }
 
-    /// Readable when another thread knocked.
+    /// Eventfd that is readable after another thread knocked.
     pub(super) fn bell(&self) -> BorrowedFd<'_> {
         self.bell.as_fd()
     }
 
-    /// Lets a task run on its thread.
+    /// Schedules a task on its own thread.
     pub(super) fn schedule(home: &Arc<Self>, task: Runnable) {
         let mut task = Some(task);
-        // It fails only where the thread's own variables are gone, and its tasks with them.
+        // Fails only while this thread exits, when its thread-locals and tasks are gone already.
         let _ = CURRENT.try_with(|current| {
             if let Some(runtime) = &*current.borrow()
                 && Arc::ptr_eq(&runtime.home, home)
@@ -55,14 +55,14 @@ impl Home {
 
     fn knock(&self) {
         self.knocked.store(true, Ordering::Release);
-        // It fails only when 2^64 knocks were not heard, and then one of them will do.
+        // Fails only if the eventfd's counter is full; then a wake-up is pending anyway.
         let _ = rustix::io::write(&self.bell, &1_u64.to_ne_bytes());
     }
 
-    /// Takes over what other threads woke.
+    /// Moves the tasks that other threads woke to `runnable`.
     pub(super) fn come_home(&self, runnable: &mut VecDeque<Runnable>) {
         if self.knocked.load(Ordering::Relaxed) && self.knocked.swap(false, Ordering::Acquire) {
-            // Only so that the count never stands in the way of a knock.
+            // Resets the eventfd's counter, so that it does not fill up.
             let _ = rustix::io::read(&self.bell, &mut [0; 8]);
             let mut woken = self.woken.lock().unwrap_or_else(PoisonError::into_inner);
             runnable.extend(woken.drain(..));
@@ -70,14 +70,14 @@ impl Home {
     }
 }
 
-/// The future that [`super::run_spinning`] was given.
+/// Waker of the main future, the one that [`super::run_spinning`] runs.
 pub(super) struct Main {
     woken: AtomicBool,
     home: Arc<Home>,
 }
 
 impl Main {
-    /// Woken for its first turn.
+    /// Starts as woken, so that the future is polled once.
     pub(super) const fn new(home: Arc<Home>) -> Self {
         let woken = AtomicBool::new(true);
         Self { woken, home }

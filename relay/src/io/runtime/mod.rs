@@ -1,4 +1,4 @@
-//! What one thread runs: tasks, and between them whatever the driver says is ready.
+//! The runtime of one thread: runs tasks, and between them handles what the driver reports as ready.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -23,16 +23,16 @@ mod home;
 
 use home::{Home, Main};
 
-/// Tasks that run before the driver is asked what became ready.
+/// Tasks that run before the driver is polled again.
 const TASKS_A_TURN: usize = 256;
 
-/// How often a driver that has no room for a descriptor is asked again while nothing else happens, and
-/// how often the log says so.
+/// Interval at which an otherwise idle runtime asks a driver again that had no room for a descriptor, and
+/// shortest interval between two log lines about it.
 const REWATCH_PAUSE: Duration = Duration::from_millis(50);
 const REWATCH_WARN_INTERVAL: Duration = Duration::from_secs(10);
 
-/// When sockets are read once more that may have stopped in front of urgent data, and how many of
-/// them in a turn.
+/// Delay before a second read of sockets whose read may have stopped before urgent data, and the number of
+/// these reads per turn.
 const SECOND_LOOK: Duration = Duration::from_secs(1);
 const SECOND_LOOKS_A_TURN: usize = 64;
 
@@ -40,15 +40,15 @@ thread_local! {
     static CURRENT: RefCell<Option<Rc<Runtime>>> = const { RefCell::new(None) };
 }
 
-/// Polling the driver for a while instead of sleeping in it.
+/// Busy polling: polls the driver for a while before sleeping in it.
 pub(crate) struct Spin<'a> {
-    /// How long after the last task that ran.
+    /// Polling time after the last task that ran.
     pub(crate) limit: Duration,
-    /// Told of each pass.
+    /// Called on each pass.
     pub(crate) passed: &'a dyn Fn(),
 }
 
-/// Like [`run_spinning`], without.
+/// [`run_spinning`] without busy polling.
 #[cfg(test)]
 pub(crate) fn run<F: Future>(driver: Chosen, future: F) -> io::Result<F::Output> {
     let spin = Spin {
@@ -58,8 +58,8 @@ pub(crate) fn run<F: Future>(driver: Chosen, future: F) -> io::Result<F::Output>
     run_spinning(driver, &spin, future)
 }
 
-/// Runs a future, and all that it spawns, on this thread. What is left at its end is dropped, as far
-/// as anything could still wake it.
+/// Runs a future, and all tasks that it spawns, on this thread. Tasks left when the future ends are dropped,
+/// unless nothing can wake them.
 ///
 /// # Errors
 /// If the driver fails.
@@ -96,7 +96,7 @@ pub(crate) fn run_spinning<F: Future>(
     }
 }
 
-/// Runs a task on this thread, beside those that are there.
+/// Spawns a task on this thread.
 pub(crate) fn spawn<F: Future + 'static>(future: F) -> Task<F::Output>
 where
     F::Output: 'static,
@@ -107,7 +107,7 @@ where
     task
 }
 
-/// Tries the reads that shall be tried again.
+/// Wakes the readers that are due for a second read.
 async fn second_looks() {
     sleep(SECOND_LOOK).await;
     let runtime = Runtime::current();
@@ -120,7 +120,7 @@ async fn second_looks() {
     }
 }
 
-/// Waits until the driver has looked at all I/O, and at the timers.
+/// Waits until the driver was polled and due timers have fired.
 pub(crate) async fn turn() {
     let runtime = Runtime::current();
     let begun = runtime.turns.get();
@@ -134,23 +134,23 @@ pub(crate) async fn turn() {
     .await;
 }
 
-/// One thread's tasks, and what they wait for.
+/// One thread's tasks, timers and watched descriptors.
 pub(super) struct Runtime {
     runnable: RefCell<VecDeque<Runnable>>,
-    /// Who wants to run once the driver was asked.
+    /// Tasks to wake after the driver was polled.
     next_turn: RefCell<Vec<TaskWaker>>,
-    /// Counts how often the driver was asked.
+    /// Number of times that the driver was polled.
     turns: Cell<u32>,
     home: Arc<Home>,
     pub(super) timers: RefCell<Timers>,
     watched: RefCell<Slab<Watched>>,
-    /// Tells what has a place in `watched` from what had it before.
+    /// Serial number that makes the keys of successive entries at one place in `watched` different.
     serial: Cell<u32>,
-    /// Keys that the driver forgot.
+    /// Keys of descriptors that the driver stopped watching.
     unwatched: RefCell<Vec<u64>>,
-    /// When the log may say again that the driver has no room.
+    /// Time from which the log may report again that the driver has no room.
     next_warning: Cell<Option<Instant>>,
-    /// Keys of what is looked at again soon.
+    /// Keys of descriptors whose reads are due for a second try.
     second_looks: RefCell<Vec<u64>>,
     driver: RefCell<Driver>,
 }
@@ -163,7 +163,7 @@ struct Watched {
 }
 
 impl Runtime {
-    /// The one of this thread.
+    /// The runtime of this thread.
     ///
     /// # Panics
     /// Outside [`run_spinning`].
@@ -174,7 +174,7 @@ impl Runtime {
         })
     }
 
-    /// Runs what is runnable, up to a bound; false if nothing was.
+    /// Runs runnable tasks, at most [`TASKS_A_TURN`]; false if there were none.
     fn run_tasks(&self) -> bool {
         for count in 0..TASKS_A_TURN {
             let Some(task) = self.runnable.borrow_mut().pop_front() else {
@@ -185,7 +185,7 @@ impl Runtime {
         true
     }
 
-    /// How long nothing is to do; `None` for until something happens.
+    /// How long the driver may sleep; `None` for no limit.
     fn idle_time(&self, main: &Main) -> Option<Duration> {
         let is_busy = !self.runnable.borrow().is_empty()
             || !self.next_turn.borrow().is_empty()
@@ -201,7 +201,7 @@ impl Runtime {
         Some(timer.map_or(REWATCH_PAUSE, |timer| timer.min(REWATCH_PAUSE)))
     }
 
-    /// Asks the driver and the clock what has happened, and wakes whom it concerns.
+    /// Polls the driver and the timers, and wakes the tasks concerned.
     fn turn(&self, timeout: Option<Duration>, ready: &mut Vec<(u64, Ready)>) -> io::Result<()> {
         for key in self.unwatched.take() {
             self.rewatch(key);
@@ -231,12 +231,12 @@ impl Runtime {
         Ok(())
     }
 
-    /// Wakes a task once the driver was asked.
+    /// Wakes the task after the driver was next polled.
     pub(super) fn wake_next_turn(&self, cx: &Context<'_>) {
         self.next_turn.borrow_mut().push(cx.waker().clone());
     }
 
-    /// Tells turns apart.
+    /// Number of the current turn.
     pub(super) fn turn_number(&self) -> u32 {
         self.turns.get()
     }
@@ -247,7 +247,7 @@ impl Runtime {
         let entry = watched.vacant_entry();
         let serial = self.serial.get().wrapping_add(1);
         self.serial.set(serial);
-        // No process has 2^32 descriptors.
+        // A process cannot have 2^32 descriptors.
         let place = u32::try_from(entry.key()).unwrap_or(u32::MAX);
         let key = u64::from(serial) << 32 | u64::from(place);
         self.ask_to_watch(fd, ways, key);
@@ -260,9 +260,9 @@ impl Runtime {
         key
     }
 
-    /// The place of `key`, whoever has it now.
+    /// Index of `key` in `watched`, where another key may be by now.
     fn place(key: u64) -> usize {
-        // The lower half is a place.
+        // The lower half of a key is its index.
         usize::try_from(key & u64::from(u32::MAX)).unwrap_or(usize::MAX)
     }
 
@@ -277,13 +277,13 @@ impl Runtime {
         let Some(it) = watched.get(Self::place(key)).filter(|it| it.key == key) else {
             return;
         };
-        // SAFETY: whoever watches a descriptor keeps it open until it has called `forget`, which
-        // takes it out of `watched`.
+        // SAFETY: a `Readiness` keeps its descriptor open until it has called `forget`, which removes
+        // the entry from `watched`.
         let fd = unsafe { BorrowedFd::borrow_raw(it.fd) };
         self.ask_to_watch(fd, it.ways, key);
     }
 
-    /// What the driver has no room for is tried again.
+    /// Asks the driver to watch a descriptor; if the driver has no room, it is asked again later.
     fn ask_to_watch(&self, fd: BorrowedFd<'_>, ways: Ways, key: u64) {
         let Err(error) = self.driver.borrow_mut().watch(fd, ways, key) else {
             return;
@@ -293,11 +293,11 @@ impl Runtime {
         let due = self.next_warning.get().is_none_or(|at| at <= now);
         if due {
             self.next_warning.set(Some(now + REWATCH_WARN_INTERVAL));
-            warn!(%error, "the kernel watches no more connections for this shard; some will hang");
+            warn!(%error, "the kernel cannot watch more descriptors for this shard for now; some connections hang");
         }
     }
 
-    /// Lets a read of `key` be tried in a while, although its driver says nothing new.
+    /// Schedules another read of `key`, even if the driver reports nothing new.
     pub(super) fn look_again(&self, key: u64) {
         let mut keys = self.second_looks.borrow_mut();
         keys.push(key);
@@ -307,18 +307,18 @@ impl Runtime {
         }
     }
 
-    /// Watches a descriptor no more, which is still open.
+    /// Stops watching a descriptor, which is still open.
     pub(super) fn forget(&self, fd: BorrowedFd<'_>, key: u64, closes: bool) {
         let gone = self.watched.borrow_mut().try_remove(Self::place(key));
         self.driver.borrow_mut().forget(fd, key, closes);
         if let Some(gone) = gone {
-            // Behind the borrows: a waiter may be the last that a task lives by.
+            // After the borrows end: dropping the last waker of a task drops the task.
             drop(gone.slot.abandon());
         }
     }
 }
 
-/// Makes a runtime the current one, and leaves nothing behind.
+/// Makes a runtime the current one; dropping it drops all tasks and closes their descriptors.
 struct Entered(Rc<Runtime>);
 
 impl Entered {
@@ -336,7 +336,7 @@ impl Entered {
             second_looks: RefCell::default(),
             driver: RefCell::new(Driver::new(driver)?),
         });
-        // For as long as the runtime: it is woken by it, and needs to know no more.
+        // The eventfd lives as long as the runtime. Its readiness ends the driver's wait; its slot is unused.
         runtime.watch(runtime.home.bell(), Ways::In, Rc::default());
         let before = CURRENT.replace(Some(Rc::clone(&runtime)));
         assert!(before.is_none(), "a thread runs one runtime at a time");
@@ -358,14 +358,14 @@ impl Drop for Entered {
             drop(runtime.timers.take());
             drop(runtime.next_turn.take());
             runtime.home.come_home(&mut runtime.runnable.borrow_mut());
-            // Dropped by their last waker, they come here to be dropped as tasks.
+            // A task whose last waker was dropped is scheduled once more, so that it is dropped here.
             let tasks = runtime.runnable.take();
             if tasks.is_empty() {
                 break;
             }
             drop(tasks);
         }
-        // What was forgotten closes for good once the driver knows, which it says.
+        // A forgotten descriptor is closed for good once the driver has processed that, which it reports.
         let mut ready = Vec::new();
         let mut driver = runtime.driver.borrow_mut();
         while driver.wait(Some(Duration::ZERO), &mut ready).is_ok() && !ready.is_empty() {

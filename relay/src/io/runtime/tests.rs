@@ -1,4 +1,4 @@
-//! Who runs when, on both drivers.
+//! Tests of the order in which tasks, I/O and timers get their turn, on both drivers.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -14,7 +14,7 @@ fn drivers() -> [Chosen; 2] {
     [best, Chosen::Epoll]
 }
 
-/// Two ends, of which is known that there is nothing to read.
+/// A socket pair whose readiness has been spent: both ends are known to have nothing to read.
 fn sockets() -> (Socket, Socket) {
     let (ours, theirs) = pair().unwrap();
     let ends = (Socket::new(ours), Socket::new(theirs));
@@ -25,7 +25,7 @@ fn sockets() -> (Socket, Socket) {
     ends
 }
 
-/// A task that only ever runs when timers are looked at.
+/// Counts the runs of a task that runs only when timers fire.
 fn ticks() -> Rc<Cell<u32>> {
     let ticks = Rc::new(Cell::new(0));
     let ticking = Rc::clone(&ticks);
@@ -39,7 +39,7 @@ fn ticks() -> Rc<Cell<u32>> {
     ticks
 }
 
-/// Goes round until timers have fired.
+/// Repeats `round` until timers have fired.
 async fn go_round(round: impl AsyncFn()) {
     let ticks = ticks();
     let mut rounds = 0;
@@ -171,7 +171,7 @@ fn a_task_can_be_woken_from_another_thread() {
             }));
             timeout(Duration::from_secs(20), task)
                 .await
-                .expect("never woken");
+                .expect("the task was not woken");
             waking.join().unwrap();
         })
         .unwrap();
@@ -201,7 +201,7 @@ fn what_still_waits_at_the_end_is_dropped() {
         })
         .unwrap();
         assert_eq!(Rc::strong_count(&alive), 1);
-        // Its socket, too: the other end reads that it is closed.
+        // The task's socket is closed, too: the other end reads the end.
         assert_eq!(rustix::io::read(&theirs, &mut [0; 1]).unwrap(), 0);
     }
 }
@@ -231,7 +231,7 @@ fn a_task_that_was_woken_elsewhere_at_the_end_is_dropped() {
 #[test]
 fn every_socket_is_closed_at_the_end_however_many_there_are() {
     for driver in drivers() {
-        // More than a driver tells of in one wait.
+        // More sockets than a driver reports in one wait.
         let callers = run(driver, async {
             let callers = (0..1_500).map(|_| {
                 let (ours, caller) = pair().unwrap();
@@ -272,7 +272,7 @@ fn timers_fire_and_bytes_arrive_while_a_shard_spins() {
                 .expect("nothing arrived");
         })
         .unwrap();
-        // Did not sleep until the timer.
+        // The runtime polled instead of sleeping until the timer.
         assert!(passes.get() > 10, "{driver:?}");
     }
 }
@@ -292,7 +292,7 @@ fn a_descriptor_that_moves_on_is_watched_where_it_went() {
             moved.readable().await;
             let mut heard = bytes::BytesMut::new();
             moved.recv(&mut heard, 8).unwrap();
-            // What comes later is said here as well.
+            // The moved socket gets later readiness from this runtime as well.
             rustix::io::write(&theirs, b"y").unwrap();
             moved.readable().await;
             moved.recv(&mut heard, 8).unwrap();
