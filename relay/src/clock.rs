@@ -1,10 +1,10 @@
-//! The time of a shard, as the protocol wants it.
+//! A shard's clock, in the protocol's unit of time.
 
 use std::time::Instant;
 
 use tieline_wire::Moment;
 
-/// Counts from the start of its shard.
+/// Measures the time since its start.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Clock(Instant);
 

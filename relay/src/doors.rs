@@ -1,5 +1,5 @@
-//! The sockets that a relay listens on: bound first, all of them, and only then listening. Those that a
-//! running relay passed on listen already, and are used where the configuration still names their
+//! The relay's listening sockets: all are bound first, and listen only after that. Sockets that a running relay
+//! passed on listen already; they are used if the configuration still names their
 //! address.
 
 use std::net::{SocketAddr, TcpListener};
@@ -9,7 +9,7 @@ use crate::error::{ListenKind, StartError};
 use crate::io::{self, Accepted, Unfinished};
 use crate::takeover::Door;
 
-/// Every address, and the sockets of each.
+/// All listening addresses, with their sockets.
 #[derive(Default)]
 pub(crate) struct Doors {
     addresses: Vec<Address>,
@@ -19,15 +19,15 @@ struct Address {
     kind: ListenKind,
     asked: SocketAddr,
     local: SocketAddr,
-    /// In the order in which they are to listen.
+    /// In the order in which they must start to listen.
     sockets: Vec<TcpListener>,
-    /// How many of them an earlier relay passed on.
+    /// Number of the sockets that an earlier relay passed on.
     inherited: usize,
 }
 
 impl Doors {
-    /// Binds what the configuration names and `passed` does not have, so that each address has a socket
-    /// for each shard. What `passed` has besides is closed.
+    /// Makes one socket per shard for each configured address: uses those in `passed`, and binds those that are
+    /// missing. Other sockets in `passed` are closed.
     ///
     /// # Errors
     /// [`StartError::Listen`] names the address.
@@ -36,7 +36,7 @@ impl Doors {
         passed.sort_by_key(|door| door.place);
         for kind in ListenKind::ALL {
             for asked in config.listen(kind) {
-                // A port of the kernel's choice may be named by its number now.
+                // The configuration may now name the port that the kernel chose for port 0 before.
                 let is_its = |door: &mut Door| {
                     let is_at = || door.socket.local_addr().is_ok_and(|it| it == *asked);
                     door.kind == kind && (door.asked == *asked || is_at())
@@ -75,15 +75,15 @@ impl Doors {
         Ok(doors)
     }
 
-    /// Where the relay listens for that.
+    /// Bound addresses for `kind`.
     pub(crate) fn addresses(&self, kind: ListenKind) -> Vec<SocketAddr> {
         self.of_kind(kind).map(|it| it.local).collect()
     }
 
-    /// Has those listen that do not yet.
+    /// Makes all sockets listen that do not listen yet.
     ///
     /// # Errors
-    /// Another process listens there.
+    /// Another process listens on the address.
     pub(crate) fn listen(&self) -> Result<(), StartError> {
         for it in &self.addresses {
             for socket in &it.sockets[it.inherited..] {
@@ -93,10 +93,10 @@ impl Doors {
         Ok(())
     }
 
-    /// The same sockets once more, to be passed on.
+    /// Duplicates of all sockets, to be passed on.
     ///
     /// # Errors
-    /// There are no more descriptors.
+    /// No file descriptor is left.
     pub(crate) fn copies(&self) -> std::io::Result<Vec<Door>> {
         let mut copies = Vec::new();
         for it in &self.addresses {
@@ -112,10 +112,10 @@ impl Doors {
         Ok(copies)
     }
 
-    /// The admin sockets once more, with their addresses; they do not block.
+    /// Non-blocking duplicates of the admin sockets, with their addresses.
     ///
     /// # Errors
-    /// The kernel refuses.
+    /// The kernel refuses to duplicate a socket.
     pub(crate) fn admin(&self) -> Result<Vec<(SocketAddr, TcpListener)>, StartError> {
         let mut admin = Vec::new();
         for it in self.of_kind(ListenKind::Admin) {
@@ -134,7 +134,7 @@ impl Doors {
         self.addresses.iter().filter(move |it| it.kind == kind)
     }
 
-    /// The shards' sockets: for what, the socket, its place, and how many there are of its address.
+    /// The shards' sockets: kind, socket, its place, and the number of sockets of its address.
     pub(crate) fn into_sockets(
         self,
     ) -> impl Iterator<Item = (ListenKind, TcpListener, usize, usize)> {
@@ -148,7 +148,7 @@ impl Doors {
     }
 }
 
-/// What an agent's connection carries says itself where it ends, and an operator's answer has a length.
+/// How connections end if they break off. Links and admin answers mark their own ends; others must be reset.
 const fn unfinished(kind: ListenKind) -> Unfinished {
     match kind {
         ListenKind::Agent | ListenKind::Admin => Unfinished::Ends,

@@ -1,39 +1,39 @@
-//! What can go wrong before a relay runs, in words that name the setting, file or address.
+//! Errors that keep a relay from starting, with messages that name the setting, file or address.
 
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-/// Exit code of a program that failed.
+/// Exit code after a failure.
 pub const EXIT_FAILED: u8 = 1;
-/// Exit code of a program that was called, or configured, in a wrong way.
+/// Exit code for wrong usage or a wrong configuration.
 pub const EXIT_USAGE: u8 = 2;
 
-/// What a listener is for.
+/// Kind of a listener, by its users.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ListenKind {
-    /// Links of agents.
+    /// Agents, for links.
     Agent,
-    /// Frontends that speak raw TCP.
+    /// Callers over raw TCP.
     Tcp,
-    /// Frontends that speak HTTP.
+    /// Callers over HTTP.
     Http,
     /// Operators and their tools.
     Admin,
 }
 
 impl ListenKind {
-    /// All of them.
+    /// All kinds.
     pub const ALL: [Self; 4] = [Self::Agent, Self::Tcp, Self::Http, Self::Admin];
 
-    /// The kind with that word.
+    /// The kind with this word.
     #[must_use]
     pub fn of_word(word: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.word() == word)
     }
 
-    /// Its word in output and settings.
+    /// The kind's word in output and settings.
     #[must_use]
     pub const fn word(self) -> &'static str {
         match self {
@@ -54,86 +54,86 @@ impl fmt::Display for ListenKind {
 /// A configuration that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// A file that is named but cannot be read.
+    /// A configured file that cannot be read.
     #[error("cannot read {}: {source}", path.display())]
     Read {
-        /// Which file.
+        /// Path of the file.
         path: PathBuf,
-        /// Why not.
+        /// Cause.
         source: io::Error,
     },
-    /// A name that may be a secret; it is not kept here, so that nothing shows it.
+    /// A value that may be a secret instead of a file's name; the value is not stored, so that nothing shows it.
     #[error(
-        "{origin}: names no file; it is not shown here, since it may be the secret itself: write the secret \
+        "{origin}: the value names no file and is not shown, since it may be the secret itself: write the secret \
          into a file of mode 0600, and give the path of that file"
     )]
     Pasted {
-        /// The setting, and where it was given.
+        /// The setting, with its source.
         origin: String,
     },
     /// A configuration file that is not TOML.
     #[error("{}, line {line}: {message}", path.display())]
     Syntax {
-        /// Which file.
+        /// Path of the file.
         path: PathBuf,
-        /// Where in it, counted from 1.
+        /// Line of the error, counted from 1.
         line: usize,
-        /// What the parser says.
+        /// Message of the parser.
         message: String,
     },
     /// A setting that does not exist.
     #[error("{origin}: unknown setting; {hint}")]
     Unknown {
-        /// What was written, and where.
+        /// The setting as written, with its source.
         origin: String,
-        /// Which one may be meant, or which ones there are.
+        /// The setting that may be meant, or all settings.
         hint: String,
     },
-    /// A value that its setting cannot take.
+    /// A value that its setting does not accept.
     #[error("{origin}: {value:?} is not {expected}")]
     Value {
-        /// What was written, and where.
+        /// The setting, with its source.
         origin: String,
         /// The value.
         value: String,
-        /// What would do.
+        /// Description of accepted values.
         expected: &'static str,
     },
-    /// A value with a fault of its own.
+    /// A value that is refused with an explanation.
     #[error("{origin}: {value} {problem}")]
     Unfit {
-        /// What was written, and where.
+        /// The setting, with its source.
         origin: String,
         /// The value, in quotes if it is a text.
         value: String,
-        /// What is wrong with it and what would do, as the end of the sentence.
+        /// What is wrong with the value, and the remedy; follows the value in the sentence.
         problem: String,
     },
     /// A setting of the agreed command line that this version lacks.
     #[error("{origin}: {what} is not built yet")]
     NotBuilt {
-        /// What was written, and where.
+        /// The setting, with its source.
         origin: String,
-        /// What is missing.
+        /// The missing feature.
         what: &'static str,
     },
-    /// Settings that are fine alone and wrong together.
+    /// Settings that contradict each other.
     #[error("{0}")]
     Conflict(String),
-    /// A file that is read and cannot be used.
+    /// A file whose content or protection is wrong.
     #[error("{}: {problem}", path.display())]
     Content {
-        /// Which file.
+        /// Path of the file.
         path: PathBuf,
-        /// What is wrong with it, and the remedy.
+        /// What is wrong with the file, and the remedy.
         problem: String,
     },
-    /// A secret that must not be used.
+    /// A secret that cannot be used.
     #[error("{}: {problem}", path.display())]
     Secret {
-        /// The file that holds it.
+        /// Path of the file that holds the secret.
         path: PathBuf,
-        /// What is wrong with it, and the remedy.
+        /// What is wrong with the secret or its file, and the remedy.
         problem: String,
     },
 }
@@ -141,61 +141,61 @@ pub enum ConfigError {
 /// Why a relay did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The configuration is at fault.
+    /// The configuration is wrong.
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// An address that cannot be listened on.
     #[error("cannot listen on {address} ({kind}): {source}{}", listen_hint(source, *address))]
     Listen {
-        /// What for.
+        /// Kind of the listener.
         kind: ListenKind,
-        /// Where.
+        /// Address that was to be listened on.
         address: SocketAddr,
-        /// What the kernel says.
+        /// Error of the kernel.
         source: io::Error,
     },
-    /// A driver that was asked for by name and that this machine refuses.
+    /// The configured driver is not available on this machine.
     #[error("cannot use --driver {driver}: {reason} (--driver auto falls back to epoll)")]
     Driver {
-        /// Which one.
+        /// Name of the driver.
         driver: &'static str,
-        /// The refusal and its likely cause.
+        /// The kernel's refusal, and its likely cause.
         reason: String,
     },
-    /// A thread or its runtime that could not be made.
+    /// A thread, or its runtime, that could not be started.
     #[error("cannot start {what}: {source}{}", thread_hint(source))]
     Thread {
-        /// Which one.
+        /// Name of the thread or its purpose.
         what: String,
-        /// What the kernel says.
+        /// Error of the kernel.
         source: io::Error,
     },
     /// The state folder, or a file in it, cannot be used now.
     #[error("state_dir: {} {problem}", path.display())]
     State {
-        /// The folder or file.
+        /// Path of the folder or file.
         path: PathBuf,
-        /// What is wrong with it, and the remedy.
+        /// What is wrong with the folder or file, and the remedy.
         problem: String,
     },
-    /// The relay that runs goes on.
-    #[error("cannot take over from the relay that runs: {0}")]
+    /// A take-over failed, and the running relay goes on.
+    #[error("cannot take over from the running relay: {0}")]
     TakeOver(String),
-    /// A signal came before it served.
-    #[error("told to stop before it served")]
+    /// A signal arrived before the relay served.
+    #[error("stopped by a signal before it served")]
     Cancelled,
-    /// Nothing to make secrets from.
+    /// The kernel gives no random numbers, which secrets are made from.
     #[error("cannot start: the kernel gives no random numbers (getrandom, /dev/urandom)")]
     Randomness,
 }
 
 impl StartError {
-    /// Whether another process has an address.
+    /// True if another process listens on the address.
     pub(crate) fn is_address_taken(&self) -> bool {
         matches!(self, Self::Listen { source, .. } if source.kind() == io::ErrorKind::AddrInUse)
     }
 
-    /// The exit code for it: [`EXIT_USAGE`] if the configuration is at fault.
+    /// Exit code for this error: [`EXIT_USAGE`] if the configuration is wrong.
     #[must_use]
     pub const fn exit_code(&self) -> u8 {
         match self {

@@ -1,9 +1,9 @@
-//! Hosts as people and programs write them: which of them name the machine that looks them up.
+//! Host names and addresses as users write them; tells which of them mean the local machine.
 
 use std::net::{IpAddr, Ipv4Addr};
 
-/// Names of the machine itself beside `localhost` and what ends in it (RFC 6761, 6.3), as Linux
-/// distributions write them into `/etc/hosts`.
+/// Names of the local machine besides `*.localhost` (RFC 6761, 6.3), as Linux distributions write them into
+/// `/etc/hosts`.
 const LOCAL_NAMES: [&str; 4] = [
     "localhost",
     "localhost.localdomain",
@@ -11,12 +11,12 @@ const LOCAL_NAMES: [&str; 4] = [
     "ip6-loopback",
 ];
 
-/// The host in `host:port`, `[address]:port` or a host alone, without brackets, zone and the root's
+/// The host in `host:port`, `[address]:port` or a host alone; without brackets, zone and the root's
 /// dots.
 pub(crate) fn host_of(authority: &str) -> &str {
     let host = match authority.strip_prefix('[') {
         Some(rest) => rest.split(']').next().unwrap_or(rest),
-        // More than one colon is an address without brackets.
+        // More than one colon means an IPv6 address without brackets.
         None => match authority.split_once(':') {
             Some((host, port)) if !port.contains(':') => host,
             _ => authority,
@@ -26,7 +26,7 @@ pub(crate) fn host_of(authority: &str) -> &str {
     host.trim_end_matches('.')
 }
 
-/// The address that `host` is, in any spelling that resolvers take for one.
+/// The address that `host` is, in any spelling that resolvers accept as an address.
 pub(crate) fn address(host: &str) -> Option<IpAddr> {
     let address = host.parse::<IpAddr>().ok();
     address
@@ -34,8 +34,8 @@ pub(crate) fn address(host: &str) -> Option<IpAddr> {
         .map(|ip| ip.to_canonical())
 }
 
-/// True for a host that leads every machine to itself. A connection to the unspecified address does
-/// (Linux: ip(7), `INADDR_ANY`).
+/// True for a host that means the machine that connects. The unspecified address does, too (Linux: ip(7),
+/// `INADDR_ANY`).
 pub(crate) fn is_loopback(host: &str) -> bool {
     let is_local_name = || {
         let host = host.to_ascii_lowercase();
@@ -47,13 +47,13 @@ pub(crate) fn is_loopback(host: &str) -> bool {
     }
 }
 
-/// True for the address that stands for all addresses of a machine.
+/// True for the unspecified address, which stands for all addresses of a machine.
 pub(crate) fn is_unspecified(host: &str) -> bool {
     address(host).is_some_and(|ip| ip.is_unspecified())
 }
 
-/// An IPv4 address of one to four numbers, each decimal, octal or hexadecimal, as inet_aton(3) reads
-/// it: `127.1`, `0x7f000001`.
+/// Parses an IPv4 address of one to four numbers, each decimal, octal or hexadecimal, like inet_aton(3):
+/// `127.1`, `0x7f000001`.
 fn old_ipv4(text: &str) -> Option<Ipv4Addr> {
     let number = |part: &str| {
         let lower = part.to_ascii_lowercase();
@@ -70,7 +70,7 @@ fn old_ipv4(text: &str) -> Option<Ipv4Addr> {
     if first.len() > 3 || first.iter().any(|part| *part > 255) {
         return None;
     }
-    // The last number fills the bytes that the first ones leave.
+    // The last number fills the bytes that the others leave.
     let bits_left = 32 - 8 * u32::try_from(first.len()).ok()?;
     if u64::from(*last) >= 1 << bits_left {
         return None;

@@ -1,4 +1,4 @@
-//! The shards, as the control thread sees them.
+//! Implements the control thread's requests to the shards.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -14,20 +14,20 @@ use crate::control::{Cuts, Detail, Ended, Forgetting, Inspect, Told, Tunnels};
 use crate::metrics::{Cut, ShardStatus, TunnelDetail};
 use crate::shard::{Message, Paused, Peers, home};
 
-/// Time for all shards to say what they know, or what a change ended.
+/// Time for all shards to answer a request.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Callers of one tunnel that an operator is shown.
 const CALLERS_MAX: usize = 1000;
 
-/// The way into the shards.
+/// Sends requests to the shards' mailboxes.
 pub(crate) struct Inspector {
     pub(crate) peers: Arc<Peers>,
     pub(crate) driver: DriverReport,
 }
 
 impl Inspector {
-    /// Sends every shard a message, for as long as that takes; what each answered in time.
+    /// Sends every shard a message, however long that takes; returns each shard's answer, `None` if it was late.
     fn ask_all<T: Send + 'static>(
         &self,
         message: impl Fn(oneshot::Sender<T>) -> Message + Send + 'static,
@@ -44,7 +44,7 @@ impl Inspector {
                     (mailbox, Some(message(sender)))
                 })
                 .collect();
-            // No shard may miss it, and none waits for another.
+            // Each shard must get the message, and none waits for another's full mailbox.
             loop {
                 for (mailbox, message) in &mut waiting {
                     *message = message.take().and_then(|it| mailbox.try_send(it).err());
@@ -86,7 +86,7 @@ impl Inspect for Inspector {
             for (shard, after) in wanted {
                 let (answer, batch) = oneshot::channel();
                 let mut message = Message::Report { after, answer };
-                // The caller of this future has a deadline.
+                // The caller of this future sets a deadline.
                 while let Err(back) = peers.mailboxes[shard].try_send(message) {
                     message = back;
                     time::sleep(Duration::from_millis(1)).await;

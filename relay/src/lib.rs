@@ -1,5 +1,5 @@
 //! Tieline's relay: joins callers to agents that dialled out from behind NAT.
-//! Long because a start is told in one place, and a stop beside it.
+//! One long file, because starting and stopping a relay are described in one place.
 //!
 //! ```no_run
 //! use tieline_relay::{Config, Relay};
@@ -14,8 +14,8 @@
 //! # }
 //! ```
 //!
-//! A relay owns its threads: one per shard, each with its own ring, and one for control. It runs
-//! beside any other runtime of the process.
+//! A relay owns its threads: one per shard, each with its own ring, and the control thread. It can run beside any
+//! other runtime in the process.
 
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -72,19 +72,19 @@ use shard::{Mailbox, MailboxSender, Message, Owners, Peers, Restored, Seed, Stop
 use state::{Folder, Kept, Lock, State};
 use takeover::{Door, Estate, Offer, Successor};
 
-/// Below this limit of open files an operator is told that it is low; systemd's default is 524288
+/// Limit of open files below which the relay warns at the start; systemd's default is 524288
 /// (systemd.exec(5), `LimitNOFILE=`).
 const FD_LIMIT_LOW: u64 = 4096;
 
-/// How long the tasks that accept may take to end.
+/// Time for the accepting tasks to end when the relay stops, and interval of checking.
 const DOORS_TIMEOUT: Duration = Duration::from_millis(500);
 const DOORS_PAUSE: Duration = Duration::from_millis(1);
 
-/// How often a relay that is to take over looks for the one that runs, while the addresses are taken: each
-/// time for half a second.
+/// Attempts of a relay with `take_over` to find the running relay while the addresses are taken; each attempt
+/// takes half a second.
 const TAKE_OVER_TRIES: usize = 4;
 
-/// A relay that runs. Dropping it stops it at once, without draining.
+/// A running relay. Dropping it stops it at once, without draining.
 pub struct Relay {
     addresses: Addresses,
     driver: DriverReport,
@@ -92,22 +92,22 @@ pub struct Relay {
     shards: Vec<JoinHandle<()>>,
     peers: Arc<Peers>,
     control: Option<Control>,
-    /// Writes what `peers.audit` is told.
+    /// Writes the audit entries sent to `peers.audit`.
     writer: Option<audit::Writer>,
-    /// What outlasts a restart, until it is given up.
+    /// The state folder, until it is given up.
     state: takeover::Shared,
-    /// Whether operators may change something.
+    /// Gate for operators' changes.
     changes: Changes,
-    /// Lets another relay take this one's place.
+    /// Lets another relay take over from this one.
     offer: Option<Offer>,
 }
 
-/// A shard that ended although nobody had asked it to.
+/// A shard that ended without being stopped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShardLost {
-    /// Which one, counted from 0.
+    /// Number of the shard, counted from 0.
     pub shard: usize,
-    /// Why.
+    /// Why the shard ended.
     pub cause: String,
 }
 
@@ -136,10 +136,10 @@ impl Relay {
         Self::start_watched(config, |_| {})
     }
 
-    /// Like [`Relay::start`]. `lost` hears of a shard that ended although nobody had asked it to: its
-    /// tunnels, and the names that it decides on, are gone, and new links may be lost with it, until
-    /// this relay is stopped and another starts. It is called on the shard's thread, so it must not
-    /// stop the relay itself.
+    /// Like [`Relay::start`]. `lost` is called when a shard ends without being stopped. The shard's tunnels and the
+    /// names that it decides on are lost, and new links may be lost as well, until this relay is stopped and
+    /// another starts. `lost` is called on the shard's thread, so it must not stop the
+    /// relay itself.
     ///
     /// # Errors
     /// As [`Relay::start`].
@@ -150,12 +150,12 @@ impl Relay {
         Self::start_succeeded(config, lost, || {}, || true)
     }
 
-    /// Like [`Relay::start_watched`]. `taken` hears of another relay that has taken this one's place, with
-    /// its sockets, and is ready: this one is to [`Relay::hand_over`] then. `may_serve` is asked when all is ready,
-    /// and before anything is accepted: if it says no, this relay ends, and one whose place it was to take goes on.
+    /// Like [`Relay::start_watched`]. `taken` is called when another relay has taken over this one's sockets and is
+    /// ready: call [`Relay::hand_over`] then. `may_serve` is called when everything is ready, before anything is
+    /// accepted; if it returns false, this relay ends, and the relay that it would have replaced goes on.
     ///
     /// # Errors
-    /// As [`Relay::start`]; [`StartError::Cancelled`] where `may_serve` says no.
+    /// As [`Relay::start`]; [`StartError::Cancelled`] if `may_serve` returns false.
     pub fn start_succeeded(
         config: Config,
         lost: impl Fn(ShardLost) + Clone + Send + 'static,
@@ -247,7 +247,7 @@ impl Relay {
         let live = kept.bindings.iter();
         let live = live.filter(|it| it.away_since.is_none()).count();
         let restored = restored(kept);
-        // From here on a failure drops `relay`, which stops what runs already.
+        // From here on, a failure drops `relay`, which stops what is running.
         let (started, starts) = sync_channel(metrics.len());
         for (index, mailbox) in inboxes.into_iter().enumerate() {
             let seed = Seed {
@@ -261,17 +261,17 @@ impl Relay {
             let (started, lost) = (started.clone(), lost.clone());
             let run = move || {
                 let started = move |outcome| {
-                    // Whoever waited has given up.
+                    // The starting thread may have given up waiting.
                     let _ = started.send(outcome);
                 };
                 let ended = catch_unwind(AssertUnwindSafe(|| shard::run(seed, started)));
                 let cause = match ended {
                     Ok(Ok(())) => return,
                     Ok(Err(error)) => error.to_string(),
-                    // Said on stderr already.
+                    // The panic's message is on stderr already.
                     Err(_) => "a defect in the relay, see the panic above".to_owned(),
                 };
-                error!(shard = index, cause, "the shard is lost, and its tunnels");
+                error!(shard = index, cause, "a shard is lost, with its tunnels");
                 lost(ShardLost {
                     shard: index,
                     cause,
@@ -287,7 +287,7 @@ impl Relay {
         for _ in 0..metrics.len() {
             let outcome = starts
                 .recv()
-                .unwrap_or_else(|_| Err(std::io::Error::other("it ended")));
+                .unwrap_or_else(|_| Err(std::io::Error::other("the shard ended")));
             outcome.map_err(|source| StartError::Thread {
                 what: "a shard".to_owned(),
                 source,
@@ -322,7 +322,7 @@ impl Relay {
         Ok(relay)
     }
 
-    /// Has the shards and the control thread accept; the state folder is this relay's from now on.
+    /// Makes the shards and the control thread accept connections; the state folder belongs to this relay from now on.
     fn open(&self, doors: Doors) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(state) = &mut *state {
@@ -343,8 +343,8 @@ impl Relay {
         }
     }
 
-    /// Lets another relay take this one's place, where there is a state folder to meet in. Agents served so many
-    /// names as are `live` when this one started.
+    /// Offers other relays to take over, if there is a state folder to meet in. `live` is the number of names that agents
+    /// served when this relay's predecessor ended.
     fn offer(
         &mut self,
         copies: std::io::Result<Vec<Door>>,
@@ -363,42 +363,42 @@ impl Relay {
         };
         match copies.and_then(|doors| Offer::start(path, estate(doors), taken)) {
             Ok(offer) => self.offer = Some(offer),
-            Err(error) => warn!(%error, "no relay can take over from this one"),
+            Err(error) => warn!(%error, "another relay cannot take over from this one"),
         }
     }
 
-    /// Where agents dial in.
+    /// Addresses that agents connect to.
     #[must_use]
     pub fn agent_addresses(&self) -> &[SocketAddr] {
         &self.addresses.agent
     }
 
-    /// Where raw TCP frontends connect.
+    /// Addresses for raw TCP callers.
     #[must_use]
     pub fn tcp_addresses(&self) -> &[SocketAddr] {
         &self.addresses.tcp
     }
 
-    /// Where HTTP frontends connect.
+    /// Addresses for HTTP callers.
     #[must_use]
     pub fn http_addresses(&self) -> &[SocketAddr] {
         &self.addresses.http
     }
 
-    /// Where tunnels, health and metrics are shown.
+    /// Addresses of the admin pages: tunnels, health, metrics.
     #[must_use]
     pub fn admin_addresses(&self) -> &[SocketAddr] {
         self.control.as_ref().map_or(&[], Control::addresses)
     }
 
-    /// How the shards talk to the kernel.
+    /// Driver that the shards use.
     #[must_use]
     pub const fn driver(&self) -> &DriverReport {
         &self.driver
     }
 
-    /// Reads the files that decide who is let in again, also if they look unchanged, and opens the
-    /// audit log's by its name. Files that change are read without being told, within some seconds.
+    /// Reads the files that decide about admission again, even if they look unchanged, and opens the audit file by
+    /// its name again. Changed files are also found without this call, within some seconds.
     pub fn reload(&self) {
         if let Some(writer) = &self.writer {
             writer.reopen();
@@ -408,14 +408,14 @@ impl Relay {
         }
     }
 
-    /// Waits until nothing accepts any more, but not long.
+    /// Waits until no task accepts connections any more, at most [`DOORS_TIMEOUT`].
     #[expect(
         clippy::disallowed_methods,
-        reason = "the thread that stops the relay waits for all shards, and no one event says it"
+        reason = "this thread waits for tasks of all shards, and there is no single event for that"
     )]
     fn wait_for_doors(&self) {
         let deadline = Instant::now() + DOORS_TIMEOUT;
-        // The peers' own is the last one.
+        // One reference is the peers' own.
         while Arc::strong_count(&self.peers.accepting) > 1 && Instant::now() < deadline {
             std::thread::sleep(DOORS_PAUSE);
         }
@@ -426,8 +426,8 @@ impl Relay {
         state.is_some()
     }
 
-    /// Gives the state folder up for another relay: all that was noted is on the disk then, and from now
-    /// on this relay notes nothing more. It goes on without the folder.
+    /// Gives the state folder up for another relay: everything noted so far is on the disk then, and this relay
+    /// notes nothing more. It goes on without the folder.
     pub fn release_state(&mut self) {
         let state = self
             .state
@@ -439,7 +439,7 @@ impl Relay {
         }
     }
 
-    /// Accepts nothing new, lets sessions end within the drain timeout, and stops.
+    /// Stops the relay: accepts nothing new, and lets sessions end within the drain timeout.
     pub fn stop(mut self) {
         self.stop_within(Stop {
             drain: self.drain,
@@ -447,8 +447,8 @@ impl Relay {
         });
     }
 
-    /// Leaves what comes in to the relay that has taken this one's place, lets sessions end within the
-    /// drain timeout, and stops.
+    /// Stops the relay after another has taken over: leaves new connections to the other relay, and lets sessions end
+    /// within the drain timeout.
     pub fn hand_over(mut self) {
         self.stop_within(Stop {
             drain: self.drain,
@@ -460,7 +460,7 @@ impl Relay {
         if self.shards.is_empty() {
             return;
         }
-        // First: it has copies of the sockets that listen, and another relay may have them too by now.
+        // First: the offer has copies of the listening sockets, and another relay may have them, too, by now.
         let ended = self.offer.take().map(Offer::end).unwrap_or_default();
         stop.hands_over |= ended.is_passed_on;
         if let Some(control) = &self.control {
@@ -469,8 +469,8 @@ impl Relay {
         for mailbox in &self.peers.mailboxes {
             deliver(mailbox, Message::Stop(stop));
         }
-        // What operators decide from now on would not be kept. The next relay may need the folder while this
-        // one drains.
+        // Operators' changes would not be stored from now on. The next relay may need the folder while this one
+        // drains.
         if self.has_state() {
             self.changes.close();
         }
@@ -481,13 +481,13 @@ impl Relay {
         }
         for shard in self.shards.drain(..) {
             if shard.join().is_err() {
-                warn!("whoever was told of a lost shard panicked");
+                warn!("the handler of a lost shard panicked");
             }
         }
         if let Some(control) = self.control.take() {
             control.stop();
         }
-        // Last: whatever happened until now is in there.
+        // Last, so that all entries until now are in the file.
         if let Some(writer) = self.writer.take() {
             self.peers.audit.note(|| Entry::new(Kind::Stopped));
             writer.stop();
@@ -524,25 +524,25 @@ fn choose_driver(choice: DriverChoice) -> Result<(Chosen, DriverReport), StartEr
     })
 }
 
-/// The state folder and what it holds; without a folder, what a relay that keeps nothing starts with. With the
-/// lock of the relay whose place this one takes, if that lent it.
+/// The state folder and its content, opened with the lock that the running relay `lent`, if it did; without a folder,
+/// the content of an empty one.
 fn take_state(config: &Config, lent: Option<Lock>) -> Result<(Option<State>, Kept), StartError> {
-    // Every live name, and as many again that are absent as shards remember.
+    // All live names, and twice as many absent names, which shards remember.
     let names_max = config.max_tunnels.saturating_mul(3);
     if let Some((state, kept)) = state::take(config.state_dir.as_deref(), lent, names_max)? {
-        info!(names = kept.bindings.len(), "the state folder is taken");
+        info!(names = kept.bindings.len(), "state folder opened");
         return Ok((Some(state), kept));
     }
     if !matches!(config.auth, Auth::Open { .. }) {
         warn!(
-            "without state_dir a restart forgets who a requested name belongs to: the first agent \
-             that asks for it then has it"
+            "without state_dir a restart forgets the owners of requested names: the first agent that asks \
+             for a name then gets it"
         );
     }
     Ok((None, Kept::nothing()?))
 }
 
-/// The names that were bound before this start, and their routes.
+/// The names that were bound before this start, with their routes.
 fn restored(kept: Kept) -> Arc<[Restored]> {
     let mut owners = Owners::default();
     let names = kept.bindings.into_iter();
@@ -551,7 +551,7 @@ fn restored(kept: Kept) -> Arc<[Restored]> {
         .collect()
 }
 
-/// Binds every address, with the sockets of the relay that runs, where its place is wanted.
+/// Binds every address; with `take_over`, uses the sockets of the running relay.
 fn ask_and_bind(config: &Config) -> Result<(Option<Successor>, Doors), StartError> {
     let mut tries_left = TAKE_OVER_TRIES;
     loop {
@@ -559,7 +559,7 @@ fn ask_and_bind(config: &Config) -> Result<(Option<Successor>, Doors), StartErro
         let passed = successor.as_mut().map(|it| std::mem::take(&mut it.doors));
         tries_left -= 1;
         match Doors::bind(config, passed.unwrap_or_default()) {
-            // A relay is there after all: it has just taken over itself, and cannot be asked yet.
+            // A relay runs after all: it has just taken over itself, and cannot be asked yet.
             Err(error)
                 if config.take_over
                     && successor.is_none()
@@ -570,7 +570,7 @@ fn ask_and_bind(config: &Config) -> Result<(Option<Successor>, Doors), StartErro
     }
 }
 
-/// Asks a relay that runs for its place, where that is wanted.
+/// Asks the running relay to hand over, if `take_over` is set.
 fn ask_to_take_over(config: &Config) -> Result<Option<Successor>, StartError> {
     match &config.state_dir {
         Some(path) if config.take_over => Successor::ask(Folder::open(path)?.path()),
@@ -587,8 +587,8 @@ fn mailboxes(shards: usize) -> Result<(Vec<MailboxSender>, Vec<Mailbox>), StartE
     Ok(mailboxes.into_iter().unzip())
 }
 
-/// Delivers a message that must arrive. A shard always comes back to its mailbox, and one that is
-/// gone takes everything.
+/// Delivers a message that must arrive. A shard always returns to its mailbox, and the mailbox of a lost shard
+/// accepts everything.
 fn deliver(mailbox: &MailboxSender, mut message: Message) {
     while let Err(back) = mailbox.try_send(message) {
         message = back;

@@ -1,4 +1,4 @@
-//! `tieline-relay`: arguments, logging, signals and the exit code; the rest is the library's.
+//! The program `tieline-relay`: arguments, logging, signals and exit codes; the library does the rest.
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -25,13 +25,13 @@ use tracing::{info, warn};
 
 mod supervisor;
 
-/// How long a relay that is to stop waits for one that it has started to take its place.
+/// How long a stopping relay waits for the successor that it has started.
 const SUCCESSOR_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Signals that come closer together count as sent at one time.
+/// Signals closer together than this count as sent at the same time.
 const SIGNALS_APART_MIN: Duration = Duration::from_millis(10);
 
-/// What a second signal does.
+/// Error after a second signal.
 const CUT_SHORT: &str = "cut short by a second signal";
 
 fn main() -> ExitCode {
@@ -40,7 +40,7 @@ fn main() -> ExitCode {
         Ok(Invocation::IssueToken(order)) => issue(order),
         Ok(Invocation::NewToken(order)) => new(order),
         Err(error) => {
-            // Help goes to stdout, and wrong usage to stderr with its own code.
+            // Help goes to stdout; wrong usage goes to stderr, with its own exit code.
             let _ = error.print();
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(EXIT_USAGE));
         }
@@ -55,7 +55,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// The exit code for an error, and its line; our own errors tell their cause themselves.
+/// Exit code and message of an error; the relay's own errors contain their cause already.
 fn judge(error: &anyhow::Error) -> (u8, String) {
     match error.downcast_ref::<StartError>() {
         Some(error) => (error.exit_code(), error.to_string()),
@@ -106,7 +106,7 @@ fn serve(config: Option<PathBuf>, flags: Layer) -> anyhow::Result<()> {
     let (mut lost, hands_over, mut is_signalled) = match run(&relay, &sender, &mut desk)? {
         End::Signal(signal) => {
             say_stopping(json, signal);
-            // One that this relay has started to take its place goes first.
+            // A successor that this relay has started may still take over first.
             (None, desk.wait_for_successor()?, true)
         }
         End::Lost(it) => {
@@ -119,7 +119,7 @@ fn serve(config: Option<PathBuf>, flags: Layer) -> anyhow::Result<()> {
     };
     if hands_over {
         let event = json!({ "event": "handing_over" });
-        let text = "handing over to the relay that has taken this one's place";
+        let text = "handing over to the relay that has taken over";
         say(json, text, &event);
     }
     thread::Builder::new()
@@ -131,15 +131,15 @@ fn serve(config: Option<PathBuf>, flags: Layer) -> anyhow::Result<()> {
             }
             sender.send(Happened::Stopped)
         })
-        .context("cannot stop in order")?;
-    // The first signal asks for what a lost shard, or a take-over, has begun already.
+        .context("cannot start the thread that stops the relay")?;
+    // After a lost shard or a take-over, the first signal only asks for the stop that has begun already.
     loop {
         match desk.next()? {
             Happened::Lost(it) => lost = lost.or(Some(it)),
             Happened::Signal(_) if !is_signalled => is_signalled = true,
             Happened::Stopped => break,
             Happened::Signal(_) => bail!(CUT_SHORT),
-            // Too late to matter.
+            // Other events no longer matter.
             _ => {}
         }
     }
@@ -150,34 +150,34 @@ fn serve(config: Option<PathBuf>, flags: Layer) -> anyhow::Result<()> {
     }
 }
 
-/// What the main thread waits for.
+/// Event for the main thread.
 enum Happened {
     Started(Box<Result<Relay, StartError>>),
     Signal(&'static str),
     Reload,
-    /// Another relay is to be started, to take this one's place.
+    /// A request to start a successor that takes over.
     Upgrade,
-    /// The one that was started has ended like this.
+    /// The successor ended, with this exit status.
     SuccessorEnded(String),
-    /// Another relay has this one's place.
+    /// Another relay has taken over.
     Taken,
     Lost(ShardLost),
     Stopped,
 }
 
-/// Why a relay that serves is to stop.
+/// Why a serving relay stops.
 enum End {
     Signal(&'static str),
     Taken,
     Lost(ShardLost),
 }
 
-/// Where the main thread hears what happened.
+/// Queue of events for the main thread.
 struct Desk {
     happened: Receiver<Happened>,
-    /// What came while the relay started, to be done afterwards.
+    /// Events that arrived while the relay started, to be handled afterwards.
     early: VecDeque<Happened>,
-    /// The process that was started to take this one's place, until it has, or has ended.
+    /// Process id of the successor, until it has taken over or ended.
     successor: Option<u32>,
 }
 
@@ -196,11 +196,11 @@ impl Desk {
             None => self
                 .happened
                 .recv()
-                .context("a thread of the relay is gone"),
+                .context("a thread of the relay has ended"),
         }
     }
 
-    /// Waits for the relay that was started to take this one's place, if it was; true if it has.
+    /// Waits for the successor, if one was started; true if it has taken over.
     fn wait_for_successor(&mut self) -> anyhow::Result<bool> {
         let deadline = Instant::now() + SUCCESSOR_TIMEOUT;
         while self.successor.is_some() {
@@ -220,13 +220,13 @@ impl Desk {
         if self.successor.take().is_some() {
             warn!(
                 status,
-                "the relay that was to take over has ended before it could"
+                "the relay that was to take over ended before it could"
             );
         }
     }
 }
 
-/// Starts the relay on a thread of its own, so that a signal ends it meanwhile; nothing if one did.
+/// Starts the relay on a separate thread, so that a signal can end the start; `None` if one did.
 fn start(
     config: Config,
     sender: &SyncSender<Happened>,
@@ -234,14 +234,14 @@ fn start(
     json: bool,
 ) -> anyhow::Result<Option<Box<Relay>>> {
     let (lost, taken, started) = (sender.clone(), sender.clone(), sender.clone());
-    // Whoever sets it first decides whether the relay serves.
+    // The first thread to set it decides whether the relay serves.
     let is_decided = Arc::new(AtomicBool::new(false));
     let decided = Arc::clone(&is_decided);
     let run = move || {
         Relay::start_succeeded(
             config,
             move |shard| {
-                // One is enough to stop for.
+                // One lost shard is enough to stop; further ones are dropped.
                 let _ = lost.try_send(Happened::Lost(shard));
             },
             move || drop(taken.send(Happened::Taken)),
@@ -250,7 +250,7 @@ fn start(
     };
     let run = move || {
         let outcome = catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| {
-            // Said on stderr already.
+            // The panic's message is on stderr already.
             let source = io::Error::other("a defect in the relay, see the panic above");
             let what = "the relay".to_owned();
             Err(StartError::Thread { what, source })
@@ -263,17 +263,17 @@ fn start(
         match desk.happened.recv() {
             Ok(Happened::Started(outcome)) => return Ok(Some(Box::new((*outcome)?))),
             Ok(Happened::Signal(signal)) if !is_decided.swap(true, Ordering::AcqRel) => {
-                // What has been started ends with the process.
+                // Threads that run already end with the process.
                 say_stopping(json, signal);
                 return Ok(None);
             }
             Ok(happened) => desk.early.push_back(happened),
-            Err(_) => bail!("a thread of the relay is gone"),
+            Err(_) => bail!("a thread of the relay has ended"),
         }
     }
 }
 
-/// Does what is asked for while the relay serves, until it is to stop.
+/// Handles events while the relay serves, until there is a reason to stop.
 fn run(relay: &Relay, sender: &SyncSender<Happened>, desk: &mut Desk) -> anyhow::Result<End> {
     loop {
         match desk.next()? {
@@ -297,11 +297,11 @@ fn run(relay: &Relay, sender: &SyncSender<Happened>, desk: &mut Desk) -> anyhow:
 
 fn say_stopping(json: bool, signal: &str) {
     let event = json!({ "event": "stopping", "signal": signal });
-    let text = format!("stopping   {signal}; once more ends it at once");
+    let text = format!("stopping   {signal}; a second signal ends the relay at once");
     say(json, &text, &event);
 }
 
-/// One line for people or for programs; whether somebody still reads it is not our concern.
+/// Prints one line, for people or for programs. A closed stdout is ignored.
 fn say(json: bool, text: &str, event: &Value) {
     let mut stdout = io::stdout().lock();
     let _ = if json {
@@ -318,7 +318,7 @@ fn watch_signals(sender: SyncSender<Happened>) -> io::Result<()> {
         .enable_all()
         .build()?;
     let (mut interrupt, mut terminate, mut hang_up, mut upgrade) = {
-        // The handlers are in place when this returns, so no signal is lost from here on.
+        // The handlers are installed when this block returns, so no later signal is lost.
         let _entered = runtime.enter();
         (
             signal(SignalKind::interrupt())?,
@@ -339,7 +339,7 @@ fn watch_signals(sender: SyncSender<Happened>) -> io::Result<()> {
                         _ = interrupt.recv() => Happened::Signal("SIGINT"),
                         _ = terminate.recv() => Happened::Signal("SIGTERM"),
                     };
-                    // The kernel does not keep the order of signals: a SIGUSR2 sent just before is told first.
+                    // The kernel does not keep the order of signals: a SIGUSR2 sent just before is handled first.
                     let is_to_end = matches!(happened, Happened::Signal(_));
                     let is_upgrade =
                         is_to_end && timeout(SIGNALS_APART_MIN, upgrade.recv()).await.is_ok();
@@ -355,7 +355,7 @@ fn watch_signals(sender: SyncSender<Happened>) -> io::Result<()> {
     Ok(())
 }
 
-/// How long a token is to last, and what time it is; both in seconds.
+/// Lifetime of a token, and the current time; both in seconds.
 fn lifetime(order: &TokenOrder) -> anyhow::Result<(u64, u64)> {
     let wrong = |text: &str| ConfigError::Conflict(text.to_owned());
     let ttl = config::parse_duration(&order.ttl)

@@ -1,5 +1,5 @@
-//! What the program does for systemd, or another supervisor: says that it is ready, and starts its own
-//! successor when it is asked to.
+//! Interface to systemd or another supervisor: reports readiness, and starts this program's successor on
+//! request.
 
 use std::ffi::OsStr;
 use std::os::linux::net::SocketAddrExt;
@@ -10,8 +10,8 @@ use std::thread;
 
 use tracing::{error, info, warn};
 
-/// Tells the supervisor that this process is the service now, and ready (sd_notify(3)). The one that it
-/// took over from drains, and is none of the supervisor's concern.
+/// Tells the supervisor that this process is the service's main process now, and ready (sd_notify(3)). A relay that it
+/// took over from drains unsupervised.
 pub(crate) fn ready() {
     let Some(path) = std::env::var_os("NOTIFY_SOCKET").filter(|path| !path.is_empty()) else {
         return;
@@ -31,8 +31,8 @@ fn notify(path: &OsStr, state: &[u8]) -> std::io::Result<()> {
     socket.send_to_addr(state, &address).map(drop)
 }
 
-/// Starts the program anew, with what it was called with, to take this one's place. `ended` hears how it
-/// ended: before this one only if it cannot take over.
+/// Starts this program again with the same arguments, to take over. `ended` gets the successor's exit status; it is
+/// called while this process runs only if the successor could not take over.
 pub(crate) fn start_successor(ended: impl FnOnce(String) + Send + 'static) -> Option<u32> {
     let mut arguments = std::env::args_os();
     let program = arguments.next()?;
@@ -51,7 +51,7 @@ pub(crate) fn start_successor(ended: impl FnOnce(String) + Send + 'static) -> Op
                 Err(error) => ended(error.to_string()),
             });
             if let Err(error) = waiting {
-                warn!(%error, "the other relay is not waited for");
+                warn!(%error, "cannot wait for the other relay's end");
             }
             Some(process)
         }

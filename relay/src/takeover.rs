@@ -1,18 +1,19 @@
-//! How a relay takes the place of a running one: over a socket in the state folder it gets the sockets
-//! that listen and the folder, while the other goes on; once it is ready, the other drains.
+//! Take-over of a running relay by a new one. Over a socket in the state folder the new relay gets the listening
+//! sockets and the folder, while the old one goes on; once the new one is ready, the old one drains.
 //!
 //! ```text
-//! new: ask          old: a message with each socket, sent      serves, and keeps its folder
-//! new: bound        old: released, with the folder's lock      serves, and notes nothing
-//! new: serving                                                 drains, and closes once it accepts nothing more
+//! new sends   old answers                          the old relay then
+//! ask         each socket in a message, sent       serves, and keeps its folder
+//! bound       released, with the folder's lock     serves, and writes nothing to the folder
+//! serving     -                                    drains, and closes the channel once it accepts nothing more
 //! ```
 //!
-//! `serving` decides. It has arrived once it is sent, also at a relay that is halted and reads it later, so no step
-//! after it can fail. A relay that waited too long for it first shuts its end, and then looks once more whether it
-//! is there: either the one has sent it, or it cannot any more. If the new relay is gone before, the old one goes
-//! on with its folder. If the old one is gone or stops, the new one starts as ever, with the sockets that it has.
+//! `serving` decides. It counts once it is sent, even if the old relay is stopped (SIGSTOP) and reads it later, so no
+//! later step can fail. An old relay that has waited too long for it first closes its receiving side, and then reads
+//! once more: either the new relay has sent it, or cannot send it any more. If the new relay ends before, the old one
+//! goes on with its folder. If the old one ends first, the new one starts with the sockets that it has got.
 //!
-//! Long because both sides of one conversation stand here, word for word beside each other.
+//! One long file, because both sides of the conversation stand beside each other.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -30,46 +31,46 @@ use crate::error::{ListenKind, StartError};
 use crate::io::{Channel, Entrance};
 use crate::state::{Lock, State};
 
-/// The socket in the state folder.
+/// Name of the socket in the state folder.
 const SOCKET_FILE: &str = "take-over.sock";
 
-/// The version of what both say.
+/// Version of the conversation.
 const VERSION: u32 = 2;
 
-/// How long the answer to `ask` may take: above [`SETTLE_TIMEOUT`].
+/// Time for the answer to `ask`; longer than [`SETTLE_TIMEOUT`].
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long one that is refused may take to ask.
+/// Time for a relay that will be refused to send its request.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long a relay may take to bind addresses, to start its threads, or to write its folder: above the time
-/// for the disk, and for changes of operators.
+/// Time for the other relay to bind addresses, start threads or write the folder; longer than the limits on
+/// the disk and on operators' changes.
 const WORK_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long a relay that has just started may keep another one waiting for its place, until the agents of its
-/// predecessor have come. Callers who wait for an agent would be turned away by a relay that drains.
+/// Time that a freshly started relay makes the next one wait for the agents of its predecessor to come back. A draining
+/// relay would refuse callers that wait for an agent.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How often it looks whether they have.
+/// Time between two checks for these agents.
 const SETTLE_PAUSE: Duration = Duration::from_millis(10);
 
-/// How long a relay that is to stop waits for a relay that is about to take over.
+/// Time that a stopping relay waits for a take-over in progress.
 const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// How long changes of operators may take that are under way: above the time that shards have for them.
+/// Time for operators' changes in progress; longer than shards take for them.
 const CHANGES_TIMEOUT: Duration = Duration::from_secs(6);
 
-/// How long the new relay waits for the old one to accept nothing more, before it says that it is ready. An old one
-/// that is halted accepts nothing either.
+/// Time that the new relay waits for the old one to accept nothing more, before it reports that it is ready. A stopped
+/// (SIGSTOP) relay accepts nothing either.
 const PARTING_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Pause after a failed accept: descriptors may be lacking.
+/// Pause after a failed accept, for example for lack of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
-/// Sockets that are passed at most.
+/// Limit of passed sockets.
 const SOCKETS_MAX: usize = 16 * 1024;
 
-/// What both say. Unknown fields are for later versions.
+/// A message of the conversation. Unknown fields are ignored, for later versions.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "say", rename_all = "snake_case")]
 enum Word {
@@ -87,51 +88,51 @@ enum Word {
     Bound,
     Released,
     Serving,
-    /// The old relay ends: its ports and its folder are free.
+    /// The old relay ends: its ports and its folder become free.
     Stopping,
     Refused {
         reason: String,
     },
 }
 
-/// A socket that listens, or will.
+/// A socket that listens, or is going to.
 #[derive(Debug)]
 pub(crate) struct Door {
     pub(crate) kind: ListenKind,
-    /// The address in the configuration, whose port may be 0.
+    /// Address in the configuration, whose port may be 0.
     pub(crate) asked: SocketAddr,
-    /// Its place among the sockets of that address, in the order in which they came to listen.
+    /// Position among the sockets of that address, in the order in which they started to listen.
     pub(crate) place: usize,
     pub(crate) socket: TcpListener,
 }
 
-/// The state folder of a running relay.
+/// State folder of a running relay; `None` once it is given up.
 pub(crate) type Shared = Arc<Mutex<Option<State>>>;
 
-/// What a relay has that another one may take.
+/// Everything that a relay hands over.
 pub(crate) struct Estate {
     pub(crate) doors: Vec<Door>,
     pub(crate) state: Shared,
-    /// Held while another relay reads the folder, and from then on.
+    /// Held back while another relay reads the folder, and after the take-over.
     pub(crate) changes: Changes,
-    /// Whether the agents of this relay's predecessor have come.
+    /// Returns whether the agents of this relay's predecessor are back.
     pub(crate) is_settled: Box<dyn Fn() -> bool + Send + Sync>,
 }
 
-/// How far a take-over is.
+/// State of a take-over.
 #[derive(Debug, Default)]
 struct Stage {
-    /// Another process has the sockets that this relay listens on, which must shut none.
+    /// Another process has this relay's listening sockets, so they must be closed without shutdown(2).
     is_passed_on: bool,
-    /// Another relay has asked, and has not been answered for good.
+    /// A take-over is in progress.
     is_busy: bool,
-    /// This relay stops: none can ask any more.
+    /// This relay stops, and refuses further take-overs.
     is_closing: bool,
-    /// The way to the relay that has taken over, which waits for its end.
+    /// Channel to the relay that has taken over, which waits for its close.
     parting: Option<Channel>,
 }
 
-/// The stage, and word of its changes.
+/// A [`Stage`] with notification of its changes.
 #[derive(Debug, Default)]
 struct Course {
     stage: Mutex<Stage>,
@@ -143,7 +144,7 @@ impl Course {
         self.stage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Begins a take-over; false if there is one, or this relay stops.
+    /// Begins a take-over; fails with the answer to send if one is in progress, or this relay stops.
     fn begin(&self) -> Result<(), Word> {
         let mut stage = self.stage();
         if stage.is_closing {
@@ -156,7 +157,7 @@ impl Course {
         Ok(())
     }
 
-    /// Waits until `is_done`, or this relay is to stop, for so long at most.
+    /// Waits until `is_done` or this relay stops, at most `limit`.
     fn wait(&self, limit: Duration, pause: Duration, is_done: impl Fn() -> bool) {
         let deadline = Instant::now() + limit;
         let mut stage = self.stage();
@@ -166,7 +167,7 @@ impl Course {
         }
     }
 
-    /// This relay stops: lets none ask any more, and waits for one that has asked.
+    /// Refuses further take-overs because this relay stops, and waits for one in progress.
     fn close(&self) -> Ended {
         let mut stage = self.stage();
         stage.is_closing = true;
@@ -187,27 +188,27 @@ impl Course {
     }
 }
 
-/// How an [`Offer`] ended.
+/// Outcome of an ended [`Offer`].
 #[derive(Debug, Default)]
 pub(crate) struct Ended {
-    /// Another relay has the sockets. It goes on with them, so they may be closed and not shut.
+    /// Another relay uses the sockets, so they must be closed without shutdown(2).
     pub(crate) is_passed_on: bool,
-    /// To be dropped once this relay accepts nothing more: the other one waits for it.
+    /// To be dropped once this relay accepts nothing more: the other relay waits for that.
     pub(crate) parting: Option<Channel>,
 }
 
-/// Lets another relay take the place of this one, until it is closed.
+/// Lets another relay take over from this one, until it ends.
 #[derive(Debug)]
 pub(crate) struct Offer {
     entrance: Arc<Entrance>,
     course: Arc<Course>,
-    /// Dropped when this relay stops: then there is nothing to give.
+    /// Dropped when this relay stops, so that no sockets are passed on any more.
     doors: Option<Arc<Vec<Door>>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Offer {
-    /// Listens in the state folder at `path`; `taken` hears that another relay serves.
+    /// Listens in the state folder at `path`; `taken` is called once another relay has taken over.
     pub(crate) fn start(
         path: &Path,
         estate: Estate,
@@ -236,7 +237,7 @@ impl Offer {
         })
     }
 
-    /// Ends it, once a relay that has asked has taken over or has failed to.
+    /// Ends the offer, after a take-over in progress has succeeded or failed.
     pub(crate) fn end(mut self) -> Ended {
         let ended = self.course.close();
         self.close(ended.is_passed_on);
@@ -248,7 +249,7 @@ impl Offer {
         if let Some(thread) = self.thread.take() {
             self.entrance.close(is_passed_on);
             if thread.join().is_err() {
-                error!("the take-over thread had panicked");
+                error!("the take-over thread panicked");
             }
         }
     }
@@ -260,7 +261,7 @@ impl Drop for Offer {
     }
 }
 
-/// The old relay's part.
+/// The old relay's side.
 struct Giver {
     entrance: Arc<Entrance>,
     course: Arc<Course>,
@@ -282,7 +283,7 @@ impl Giver {
             let channel = match accepted {
                 Ok(channel) => channel,
                 Err(error) => {
-                    warn!(%error, "cannot hear a relay that wants to take over");
+                    warn!(%error, "cannot accept a connection of a relay that wants to take over");
                     thread::park_timeout(ACCEPT_PAUSE);
                     continue;
                 }
@@ -292,7 +293,7 @@ impl Giver {
                 continue;
             }
             if let Err(word) = self.course.begin() {
-                // A close in front of an unread word would destroy the answer.
+                // Read first: closing the channel with an unread message would destroy the answer.
                 let _ = hear(&channel, REFUSAL_TIMEOUT);
                 let _ = say(&channel, &word);
                 continue;
@@ -304,13 +305,13 @@ impl Giver {
                     stage.is_busy = false;
                 }),
                 Err(word) => {
-                    // The other one may be gone.
+                    // Fails if the other relay is gone.
                     let _ = say(&channel, &word);
                     giver.course.change(|stage| {
                         stage.is_passed_on = false;
                         stage.is_busy = false;
                     });
-                    // Told last: the next relay may ask as soon as an operator reads it.
+                    // Logged last: once an operator reads it, the next relay may ask.
                     warn!("not taken over; this relay goes on: {}", reason_in(&word));
                 }
             };
@@ -325,10 +326,12 @@ impl Giver {
         match hear(channel, ANSWER_TIMEOUT)? {
             Word::Ask { version: VERSION } => {}
             Word::Ask { version } => {
-                let reason = format!("it speaks version {version}, this relay {VERSION}");
+                let reason = format!(
+                    "the new relay's take-over has version {version}, this relay's {VERSION}"
+                );
                 return Err(refusal(reason));
             }
-            word => return Err(refusal(format!("it said {word:?} first"))),
+            word => return Err(refusal(format!("the new relay began with {word:?}"))),
         }
         info!(process = channel.process(), "a relay asks to take over");
         let left = SETTLE_TIMEOUT.saturating_sub(self.started.elapsed());
@@ -336,7 +339,7 @@ impl Giver {
         self.pass_doors(channel)?;
         match hear(channel, WORK_TIMEOUT)? {
             Word::Bound => {}
-            word => return Err(refusal(format!("it said {word:?}"))),
+            word => return Err(refusal(format!("the new relay sent {word:?}"))),
         }
         if !self.changes.hold(CHANGES_TIMEOUT) {
             let reason = "an operator's order is still being carried out".to_owned();
@@ -348,13 +351,13 @@ impl Giver {
             self.changes.go_on();
             return given;
         }
-        // The path is the other one's, also if this relay was halted until now.
+        // The path belongs to the other relay now, even if this one was stopped (SIGSTOP) until now.
         self.entrance.close(true);
         (self.taken)();
         Ok(())
     }
 
-    /// Lends the folder, and waits for the word that decides.
+    /// Lends the folder, and waits for the message that decides.
     fn give_folder(&self, channel: &Channel) -> Result<(), Word> {
         let lock = match self.with_state(State::lend) {
             Some(Some(lock)) => lock,
@@ -366,14 +369,14 @@ impl Giver {
         let heard = match hear(channel, WORK_TIMEOUT) {
             Err(word) => {
                 channel.shut();
-                // It may have been said until now.
+                // The message may have been sent until then.
                 hear(channel, Duration::from_millis(1)).map_err(|_| word)
             }
             heard => heard,
         };
         match heard? {
             Word::Serving => Ok(()),
-            word => Err(refusal(format!("it said {word:?}"))),
+            word => Err(refusal(format!("the new relay sent {word:?}"))),
         }
     }
 
@@ -393,46 +396,46 @@ impl Giver {
         say(channel, &Word::Sent { sockets }).map_err(refusal)
     }
 
-    /// Nothing if this relay has given the folder up.
+    /// Calls `act` on the state folder; `None` if this relay has given it up.
     fn with_state<T>(&self, act: impl FnOnce(&mut State) -> T) -> Option<T> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.as_mut().map(act)
     }
 }
 
-/// The new relay's part: what it got of the running one.
+/// The new relay's side, with what it got from the running one.
 #[derive(Debug)]
 pub(crate) struct Successor {
-    /// Nothing once the old relay is gone.
+    /// `None` once the old relay is gone.
     channel: Option<Channel>,
     pub(crate) doors: Vec<Door>,
 }
 
 impl Successor {
-    /// Asks the relay that runs with the state folder at `path`; nothing if none does.
+    /// Asks the relay that runs with the state folder at `path`; `None` if none runs.
     ///
     /// # Errors
-    /// It refuses, or does not answer.
+    /// The running relay refuses, or does not answer.
     pub(crate) fn ask(path: &Path) -> Result<Option<Self>, StartError> {
         let channel = match Channel::connect(&path.join(SOCKET_FILE)) {
             Ok(channel) => channel,
             Err(error) => {
                 return match error.kind() {
                     io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Ok(None),
-                    _ => Err(StartError::TakeOver(format!("cannot ask it: {error}"))),
+                    _ => Err(StartError::TakeOver(format!("cannot reach it: {error}"))),
                 };
             }
         };
         if !channel.is_trusted() {
-            let text = "it runs as another user".to_owned();
+            let text = "the running relay belongs to another user".to_owned();
             return Err(StartError::TakeOver(text));
         }
-        // One that refuses at once may be gone; why is read below.
+        // A relay that refuses at once may have closed the channel; its reason is read below.
         let _ = say(&channel, &Word::Ask { version: VERSION });
         let mut doors = Vec::new();
         loop {
             match listen_to(&channel, ANSWER_TIMEOUT)? {
-                // Its ports are free, or will be in a moment.
+                // The old relay's ports are free, or soon will be.
                 None => return Ok(None),
                 Some((Word::Socket { kind, asked, place }, Some(fd)))
                     if doors.len() < SOCKETS_MAX =>
@@ -454,7 +457,7 @@ impl Successor {
         info!(
             process = channel.process(),
             sockets = doors.len(),
-            "taking over from the relay that runs"
+            "taking over from the running relay"
         );
         Ok(Some(Self {
             channel: Some(channel),
@@ -462,20 +465,20 @@ impl Successor {
         }))
     }
 
-    /// Every address is bound: has the state folder lent, and returns its lock. Nothing if the running relay is
-    /// gone, or ends.
+    /// Reports that every address is bound; the running relay then lends the state folder, whose lock is returned.
+    /// `None` if the running relay is gone, or ends.
     ///
     /// # Errors
-    /// The running relay keeps it, or does not answer.
+    /// The running relay keeps the folder, or does not answer.
     pub(crate) fn bound(&mut self) -> Result<Option<Lock>, StartError> {
         let Some(channel) = &self.channel else {
             return Ok(None);
         };
-        // One that is gone is seen at the read, behind its last word.
+        // If the old relay is gone, the read below shows it, after its last message.
         let _ = say(channel, &Word::Bound);
         match listen_to(channel, WORK_TIMEOUT)? {
             None => {
-                info!("the relay that ran is gone; going on without it");
+                info!("the running relay has ended; going on without it");
                 self.channel = None;
                 Ok(None)
             }
@@ -484,10 +487,10 @@ impl Successor {
         }
     }
 
-    /// Everything is ready but for the accepting: from now on the place is this relay's.
+    /// Reports that everything is ready except for accepting: from now on this relay is in charge.
     ///
     /// # Errors
-    /// The running relay has given it up, and goes on.
+    /// The running relay has cancelled the take-over, and goes on.
     pub(crate) fn serving(&mut self) -> Result<(), StartError> {
         let Some(channel) = &self.channel else {
             return Ok(());
@@ -495,7 +498,7 @@ impl Successor {
         if say(channel, &Word::Serving).is_ok() {
             return Ok(());
         }
-        // It is gone, or has said why it goes on.
+        // The old relay is gone, or has sent why it goes on.
         match listen_to(channel, REFUSAL_TIMEOUT)? {
             None => self.channel = None,
             Some((word, _)) => return Err(unexpected(&word)),
@@ -503,10 +506,10 @@ impl Successor {
         Ok(())
     }
 
-    /// Waits until what comes is this relay's alone.
+    /// Waits until the old relay accepts nothing more.
     pub(crate) fn part(self) {
         if let Some(channel) = self.channel {
-            // It says nothing more; its end, or that it takes too long, is what is heard.
+            // The old relay sends nothing more: this waits for it to close the channel, or for the timeout.
             let _ = channel.receive(PARTING_TIMEOUT);
         }
     }
@@ -519,12 +522,12 @@ fn refusal(reason: String) -> Word {
 fn reason_in(word: &Word) -> &str {
     match word {
         Word::Refused { reason } => reason,
-        _ => "it stops",
+        _ => "the old relay stops",
     }
 }
 
 fn unexpected(word: &Word) -> StartError {
-    StartError::TakeOver(format!("it said {word:?}"))
+    StartError::TakeOver(format!("the running relay sent {word:?}"))
 }
 
 fn say(channel: &Channel, word: &Word) -> Result<(), String> {
@@ -536,13 +539,13 @@ fn say_with(channel: &Channel, word: &Word, fd: Option<BorrowedFd<'_>>) -> Resul
     channel.send(&bytes, fd).map_err(|error| error.to_string())
 }
 
-/// Why nothing was heard.
+/// Why no message was received.
 enum Unheard {
     TooLate(Duration),
     Failed(String),
 }
 
-/// The next word and what came with it; nothing if the other end is gone.
+/// The next message and the descriptor sent along; `None` if the other end is gone.
 fn read(channel: &Channel, limit: Duration) -> Result<Option<(Word, Option<OwnedFd>)>, Unheard> {
     let received = match channel.receive(limit) {
         Ok(received) => received,
@@ -556,21 +559,22 @@ fn read(channel: &Channel, limit: Duration) -> Result<Option<(Word, Option<Owned
         return Ok(None);
     };
     let word = serde_json::from_slice(&bytes);
-    let word = word.map_err(|_| Unheard::Failed("it said something else".to_owned()))?;
+    let word =
+        word.map_err(|_| Unheard::Failed("the other relay sent an unknown message".to_owned()))?;
     Ok(Some((word, fd)))
 }
 
-/// What the new relay says next, to the old one.
+/// Old relay's side: the next message of the new relay; an error is the answer to send.
 fn hear(channel: &Channel, limit: Duration) -> Result<Word, Word> {
     match read(channel, limit) {
         Ok(Some((word, _))) => Ok(word),
-        Ok(None) => Err(refusal("it is gone".to_owned())),
-        Err(Unheard::TooLate(limit)) => Err(refusal(format!("it said nothing for {limit:?}"))),
+        Ok(None) => Err(refusal("the new relay is gone".to_owned())),
+        Err(Unheard::TooLate(limit)) => Err(refusal(format!("new relay silent for {limit:?}"))),
         Err(Unheard::Failed(reason)) => Err(refusal(reason)),
     }
 }
 
-/// What the old relay says next, to the new one; nothing if it is gone, or stops.
+/// New relay's side: the next message of the old relay; `None` if that is gone, or stops.
 fn listen_to(
     channel: &Channel,
     limit: Duration,
@@ -584,10 +588,10 @@ fn listen_to(
         Err(Unheard::TooLate(limit)) => {
             let (name, pid) = match channel.process() {
                 Some(pid) => (format!("process {pid}"), pid.to_string()),
-                None => ("it".to_owned(), "PID".to_owned()),
+                None => ("the running relay".to_owned(), "PID".to_owned()),
             };
             failed(format!(
-                "{name} said nothing for {limit:?}, so it is halted or hangs: continue it \
+                "{name} said nothing for {limit:?}, so it is stopped or hangs: continue it \
                  (`kill -CONT {pid}`) or end it (`kill -KILL {pid}`), and start this one again"
             ))
         }

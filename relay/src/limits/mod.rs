@@ -1,4 +1,4 @@
-//! How much somebody may do: by the holder of a token, and by address.
+//! Rate and count limits, per token holder and per address.
 
 #[cfg(test)]
 mod model;
@@ -18,35 +18,35 @@ pub(crate) use self::tunnels::{Account, LiveTunnels};
 use crate::config::{Allowance, LimitsConfig};
 use crate::metrics::LimitKind;
 
-/// Holders of tokens, and addresses, that are told apart: 1 MiB and 4 MiB, if they are limited.
+/// Token holders, and addresses, that are counted separately: 1 MiB and 4 MiB of memory, where limits are set.
 const SUBS: usize = 16 * 1024;
 const ADDRESSES: usize = 64 * 1024;
 
-/// In how long what is allowed may be used up at once.
+/// Time whose allowance may be used at once, for registrations, and for requests and bytes.
 const REGISTRATIONS_WINDOW: Duration = Duration::from_secs(60);
 const WINDOW: Duration = Duration::from_secs(10);
 
-/// For how long bytes are owed at most: a transfer of a night must not lock its owner out for a week.
+/// Longest time that exceeding a byte limit counts: one night's transfer must not lock its owner out for a week.
 const DEBT_MAX: Duration = Duration::from_secs(600);
 
-/// When somebody with too many sessions may try again: nobody knows when one ends.
+/// Retry delay for an account with too many sessions: the relay does not know when one ends.
 const SESSIONS_RETRY: Duration = Duration::from_secs(5);
 
-/// Bytes that are counted together: each time costs an atomic operation or two.
+/// Bytes that are charged in one step: each step costs an atomic operation or two.
 const CHARGE_BYTES: u64 = 64 * 1024;
 
-/// Places of the rates in a [`Table`].
+/// Indices of the rates in a [`Table`].
 const REGISTRATIONS: usize = 0;
 const REQUESTS: usize = 1;
 const BYTES: usize = 2;
 
-/// More than is allowed.
+/// A limit is exceeded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("too many {} at the moment", kind.word())]
 pub(crate) struct Limited {
-    /// Of what.
+    /// The limit that is exceeded.
     pub(crate) kind: LimitKind,
-    /// When it may be tried again.
+    /// Time after which a retry may succeed.
     pub(crate) retry_after: Duration,
 }
 
@@ -59,7 +59,7 @@ impl Limited {
     }
 }
 
-/// What everybody used lately, for all shards.
+/// Recent usage of all token holders and addresses, shared by all shards.
 #[derive(Debug)]
 pub(crate) struct Limits {
     started: Instant,
@@ -69,7 +69,7 @@ pub(crate) struct Limits {
 }
 
 impl Limits {
-    /// Nothing, where nothing is limited.
+    /// The limits set in `config`; `None` if there are none.
     pub(crate) fn new(config: &LimitsConfig) -> Option<Arc<Self>> {
         let subs = Side::new(&config.sub, SUBS);
         let addresses = Side::new(&config.address, ADDRESSES);
@@ -98,18 +98,18 @@ impl Limits {
         Some((side, side.table.find(self.hasher.hash_one(sub))?))
     }
 
-    /// An agent at `address` asks for a tunnel.
+    /// Counts a registration by an agent at `address`.
     ///
     /// # Errors
-    /// It has asked too often.
+    /// The address has reached its limit of registrations.
     pub(crate) fn register_from(&self, address: IpAddr) -> Result<(), Limited> {
         self.register(self.address(address))
     }
 
-    /// The holder of a token asks for a tunnel.
+    /// Counts a registration by the token holder `sub`.
     ///
     /// # Errors
-    /// They have asked too often.
+    /// The holder has reached its limit of registrations.
     pub(crate) fn register_as(&self, sub: &str) -> Result<(), Limited> {
         self.register(self.sub(sub))
     }
@@ -127,8 +127,8 @@ impl Limits {
     }
 }
 
-/// What an address is known by. A network of IPv6 gives one machine as many addresses as it likes in
-/// its /64.
+/// Hash that an address is counted by. IPv6 counts by /64: a machine can have any number of addresses in its
+/// /64.
 fn address_hash(hasher: &RandomState, address: IpAddr) -> u64 {
     match address.to_canonical() {
         IpAddr::V4(ip) => hasher.hash_one(ip.octets()),
@@ -136,14 +136,14 @@ fn address_hash(hasher: &RandomState, address: IpAddr) -> u64 {
     }
 }
 
-/// What is allowed to each of one kind, and what they used.
+/// Limits and usage of one kind of account: token holders, or addresses.
 #[derive(Debug)]
 struct Side {
     table: Table,
     registrations: Option<Rate>,
     requests: Option<Rate>,
     bytes: Option<Rate>,
-    /// How many may be open at once.
+    /// Limit of open sessions.
     sessions: Option<u32>,
 }
 
@@ -169,7 +169,7 @@ impl Side {
         })
     }
 
-    /// Lets a request or a session in.
+    /// Counts a request or session, if the limits allow it.
     fn enter(&self, at: Pin<'_>, now_ns: u64) -> Result<Seat, Limited> {
         if let Some(rate) = self.bytes {
             let checked = self.table.check(*at, BYTES, rate, now_ns);
@@ -201,8 +201,8 @@ impl Side {
     }
 }
 
-/// Somebody who was let in, for as long as what they do goes on: a raw session, or an HTTP request
-/// and its answer. Nothing where nothing is limited; each session's task has one.
+/// Counts a raw session, or an HTTP request and its answer, until it is dropped. Empty if there are no limits; each
+/// session's task has a pass.
 #[derive(Debug, Default)]
 pub(crate) struct Pass(Option<Box<Counted>>);
 
@@ -211,18 +211,18 @@ struct Counted {
     limits: Arc<Limits>,
     address: Option<Seat>,
     sub: Option<Seat>,
-    /// Bytes that are still to be counted.
+    /// Bytes that were moved and not charged yet.
     uncharged: Cell<u64>,
 }
 
-/// A place in use: its holder keeps it, so that no other holder pays for these bytes.
+/// A used place in the table. It stays with its account while used, so that no other account is charged.
 #[derive(Clone, Copy, Debug)]
 struct Seat(Index);
 
 impl Pass {
-    /// For somebody from `address`.
+    /// Counts a session or request from `address`.
     ///
-    /// # Errors
+    /// The address has reached a limit.
     /// There is too much from there.
     pub(crate) fn arrive(limits: Option<&Arc<Limits>>, address: IpAddr) -> Result<Self, Limited> {
         let Some(limits) = limits else {
@@ -240,10 +240,10 @@ impl Pass {
         }))))
     }
 
-    /// They have the token of `sub`.
+    /// Also counts it for the token holder `sub`.
     ///
     /// # Errors
-    /// That holder does too much.
+    /// The holder has reached a limit.
     pub(crate) fn identify(&mut self, sub: &str) -> Result<(), Limited> {
         if let Some(it) = &mut self.0
             && it.sub.is_none()
@@ -254,7 +254,7 @@ impl Pass {
         Ok(())
     }
 
-    /// Bytes went one way or the other.
+    /// Counts payload bytes, in either direction.
     pub(crate) fn moved(&self, count: u64) {
         if let Some(it) = &self.0 {
             let bytes = it.uncharged.get() + count;

@@ -1,4 +1,4 @@
-//! Loom runs the table's own code in every order that shards may take, and gives each load every value
+//! Loom test of the table: runs its code in every interleaving of two shards, and lets each load return every value
 //! that the memory model allows.
 
 use std::sync::Arc;
@@ -37,21 +37,21 @@ impl Number for AtomicU64 {
 
 const NOW: u64 = 1_000_000_000;
 
-/// One at a time.
+/// Allows one use per window.
 const ONE: Rate = Rate {
     count: 1,
     window_ns: NOW,
 };
 
-/// Runs two shards at once, each with its number, on a table of one group of `ways` places; `end` hears
-/// how many of them say yes.
+/// Runs `run` on two shards at once, with the shard's number, on a table of one group of `ways` places; `end`
+/// gets the number of runs that returned true.
 fn check<N: Number + 'static>(
     ways: usize,
     run: fn(&Table<N>, u64) -> bool,
     end: fn(&Table<N>, usize),
 ) {
     let mut builder = Builder::new();
-    // It has read LOOM_MAX_PREEMPTIONS.
+    // The builder has read LOOM_MAX_PREEMPTIONS already.
     builder.preemption_bound = Some(builder.preemption_bound.unwrap_or(0).max(3));
     builder.check(move || {
         let table = Arc::new(Table::<N>::with_groups(1, ways));
@@ -70,7 +70,7 @@ fn spends<N: Number>(table: &Table<N>, hash: u64) -> bool {
     table.spend(*at, 0, ONE, 1, NOW).is_ok()
 }
 
-/// One holder comes on two shards, and may spend once.
+/// Checks that one holder who comes on two shards at once can spend only once.
 fn check_one_account<N: Number + 'static>() {
     check::<N>(
         2,
@@ -84,7 +84,7 @@ fn a_holder_who_comes_on_two_shards_at_once_has_one_place_and_one_account() {
     check_one_account::<AtomicU64>();
 }
 
-/// Lets two shards give places of one group to new holders at once.
+/// A number whose lock does not exclude: two shards may give away places of a group at the same time.
 #[derive(Default)]
 struct Unlocked(AtomicU64);
 
@@ -126,13 +126,13 @@ fn without_a_lock_a_holder_would_have_two_accounts() {
 #[test]
 fn a_place_that_is_in_use_is_given_to_no_other_holder() {
     fn run(table: &Table<AtomicU64>, shard: u64) -> bool {
-        // The other holder may be in the only place.
+        // The other holder may have the only place.
         let Some(at) = table.find(7 + shard) else {
             return false;
         };
         let is_spent = table.spend(*at, 0, ONE, 1, NOW).is_ok();
-        assert!(is_spent, "another holder's account");
-        assert!(table.open(*at, 1), "another holder's session");
+        assert!(is_spent, "the place has another holder's usage");
+        assert!(table.open(*at, 1), "the place has another holder's session");
         table.close(*at);
         true
     }
@@ -140,7 +140,7 @@ fn a_place_that_is_in_use_is_given_to_no_other_holder() {
         assert!(passed > 0);
         // The last user has left the place.
         let at = table.find(9).expect("a place is free");
-        assert!(table.open(*at, 1), "a session is left over");
+        assert!(table.open(*at, 1), "a session was not uncounted");
     });
 }
 

@@ -1,4 +1,4 @@
-//! How many of something each address may have at a time, for all shards.
+//! Limits how many of something each address has at a time, for all shards.
 
 use std::hash::RandomState;
 use std::net::IpAddr;
@@ -7,10 +7,10 @@ use std::sync::Arc;
 use super::address_hash;
 use super::table::{Index, Table};
 
-/// Addresses that are told apart, in 1 MiB. One more takes the place of one that has nothing open.
+/// Addresses that are counted separately, in 1 MiB. A further address replaces one that has nothing open.
 const ADDRESSES: usize = 16 * 1024;
 
-/// What each address has now.
+/// Current count of each address.
 #[derive(Debug)]
 pub(crate) struct PerAddress {
     table: Table,
@@ -19,7 +19,7 @@ pub(crate) struct PerAddress {
 }
 
 impl PerAddress {
-    /// Up to `max` of each address; nothing where 0 stands for any number.
+    /// A limit of `max` per address; `None` for 0, which means no limit.
     pub(crate) fn new(max: u32) -> Option<Arc<Self>> {
         (max > 0).then(|| {
             Arc::new(Self {
@@ -30,11 +30,11 @@ impl PerAddress {
         })
     }
 
-    /// Counts one more of `address`, for as long as the place is held; `None` if it has as many as it
-    /// may.
+    /// Counts one more of `address` until the place is dropped; `None` if the address has reached its
+    /// limit.
     pub(crate) fn enter(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
         let Some(pin) = self.table.find(address_hash(&self.hasher, address)) else {
-            // So many addresses have something open that this one cannot be told apart.
+            // The table is full of addresses that have something open: this one goes uncounted.
             return Some(Place(None));
         };
         let is_open = self.table.open(*pin, self.max);
@@ -42,7 +42,7 @@ impl PerAddress {
     }
 }
 
-/// One of what an address has, counted until this is dropped.
+/// One counted item of an address; dropping it uncounts it.
 #[derive(Debug, Default)]
 pub(crate) struct Place(Option<(Arc<PerAddress>, Index)>);
 

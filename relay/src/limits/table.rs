@@ -1,28 +1,28 @@
-//! Usage of each holder of tokens or each address, for all shards: a table of fixed size, of atomics.
+//! Usage of each token holder or address, for all shards: a table of atomics with a fixed size.
 //!
-//! Nothing is allocated for a new address, so a flood of addresses costs no memory. A new holder takes
-//! the place of the one that used least, so a flood cannot wash out those who use most.
-//! Long because its tests stand beside the steps that two shards take at once.
+//! A new holder needs no memory, so a flood of addresses costs none. It replaces the holder that used least, so a
+//! flood cannot push out the holders that use most.
+//! One long file, because the tests of concurrent steps stand beside these steps.
 
 use std::cell::Cell;
 use std::ops::Deref;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{self, AcqRel, Acquire, Relaxed, Release};
 
-/// Places that one holder can have: the processor looks through them in some 20 ns.
+/// Places that one holder can have; searching them takes some 20 ns.
 const WAYS: usize = 8;
 
-/// Times that a shard lets others run while one of them gives a place of the same group to a new holder.
-/// That takes less than a microsecond, but the kernel may stop the other shard in the middle of it.
+/// Times that a shard yields while another shard gives a place of the same group to a new holder. That takes less
+/// than a microsecond, but the kernel may preempt the other shard meanwhile.
 const YIELDS_MAX: usize = 1000;
 
-/// Kinds of rates that are counted for each.
+/// Number of rates that are counted per holder.
 pub(super) const RATES: usize = 3;
 
-/// Bit of [`Place::users`] that is set while the place changes its holder.
+/// Bit of [`Place::users`] that is set while the place gets a new holder.
 const CHANGING: u64 = 1 << 63;
 
-/// What the table needs of a number that threads share; a type of its own lets `model` run this code.
+/// Operations that the table needs of a shared number; `model` implements them for loom.
 pub(super) trait Number: Default {
     fn load(&self, order: Ordering) -> u64;
     fn store(&self, to: u64, order: Ordering);
@@ -32,7 +32,7 @@ pub(super) trait Number: Default {
     /// Lets other threads run.
     fn pause();
 
-    /// Replaces the value by what `next` makes of it, unless that is `None`; whether it did.
+    /// Replaces the value by `next` of it, unless that is `None`; returns whether it did.
     fn update(&self, next: impl Fn(u64) -> Option<u64>) -> bool {
         let mut now = self.load(Acquire);
         while let Some(to) = next(now) {
@@ -71,17 +71,17 @@ impl Number for AtomicU64 {
     }
 }
 
-/// Usage of one holder. It fills a cache line, because its neighbours change on other shards.
+/// Usage of one holder. Fills a cache line, because other shards change the neighbours.
 #[derive(Debug, Default)]
 #[repr(align(64))]
 struct Place<N> {
-    /// A hash of the holder; 0 before the first one. It changes under [`CHANGING`] only.
+    /// Hash of the holder; 0 before the first one. Changed only under [`CHANGING`].
     holder: N,
-    /// When all that was used is paid for, in nanoseconds.
+    /// Per rate: time at which all usage is paid for, in nanoseconds.
     paid_at: [N; RATES],
-    /// Sessions that are open; each of them is among the users.
+    /// Open sessions; each is also a user.
     sessions: N,
-    /// Users of the place, who keep its holder as it is; and [`CHANGING`].
+    /// Number of users, who keep the place's holder from being replaced; and [`CHANGING`].
     users: N,
 }
 
@@ -91,13 +91,13 @@ impl<N: Number> Place<N> {
         paid_at.max().unwrap_or(0)
     }
 
-    /// Becomes a user of the place if it is `holder`'s.
+    /// Becomes a user of the place if the place belongs to `holder`.
     fn enter(&self, holder: u64) -> bool {
         if self.holder.load(Acquire) != holder {
             return false;
         }
         let users = self.users.add(1, Acquire);
-        // Users keep the holder as it is from here on, unless it was changing already.
+        // From here on the holder cannot be replaced, unless a change had begun already.
         let is_entered = users & CHANGING == 0 && self.holder.load(Acquire) == holder;
         if !is_entered {
             self.leave();
@@ -109,25 +109,25 @@ impl<N: Number> Place<N> {
         self.users.subtract(1, Release);
     }
 
-    /// Gives the place to a new holder, who is its first user; false if it has users.
+    /// Gives the place to a new holder, who becomes its first user; false if the place has users.
     fn change(&self, holder: u64) -> bool {
-        // Not an `update`: a place with users is no candidate, however often it is looked at.
+        // A single exchange rather than `update`: a place with users is not a candidate.
         if self.users.exchange(0, CHANGING, Acquire).is_err() {
             return false;
         }
         self.paid_at.iter().for_each(|it| it.store(0, Relaxed));
         self.holder.store(holder, Release);
-        // Shards that meet the bit count themselves up and down again, so the rest stays as it is.
+        // Shards that see the bit uncount themselves again, so their part of the number is kept.
         self.users.subtract(CHANGING - 1, Release);
         true
     }
 }
 
-/// Number of a place in a table.
+/// Index of a place in a table.
 pub(super) type Index = u32;
 
-/// How fast something may be used: so many in so much time, all of them at once if none was used
-/// before.
+/// A rate limit: `count` per window. After a window without use, all of it may be used at once
+/// (a token bucket).
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rate {
     pub(super) count: u64,
@@ -135,22 +135,22 @@ pub(super) struct Rate {
 }
 
 impl Rate {
-    /// How long it takes to earn `count`.
+    /// Time that allows `count`.
     fn price_ns(self, count: u64) -> u64 {
         count.saturating_mul(self.window_ns) / self.count.max(1)
     }
 }
 
-/// All holders of one kind, in groups of `ways` places; a holder's hash says which group.
+/// Table of all holders of one kind, in groups of `ways` places; a holder's hash selects the group.
 #[derive(Debug)]
 pub(super) struct Table<N = AtomicU64> {
     places: Box<[Place<N>]>,
-    /// One for each group: 1 while a shard gives one of its places to a new holder.
+    /// Lock of each group: 1 while a shard gives one of its places to a new holder.
     changing: Box<[N]>,
     ways: usize,
 }
 
-/// A holder's place. The holder keeps it for as long as this lives.
+/// A user of a holder's place; the place keeps its holder while this lives.
 #[derive(Debug)]
 pub(super) struct Pin<'a, N: Number = AtomicU64> {
     table: &'a Table<N>,
@@ -158,7 +158,7 @@ pub(super) struct Pin<'a, N: Number = AtomicU64> {
 }
 
 impl<N: Number> Pin<'_, N> {
-    /// Keeps the place until [`Table::leave`].
+    /// Stays a user of the place until [`Table::leave`].
     pub(super) fn keep(self) -> Index {
         let at = self.at;
         std::mem::forget(self);
@@ -181,14 +181,14 @@ impl<N: Number> Drop for Pin<'_, N> {
 }
 
 impl Table {
-    /// One for `places` holders, rounded up to whole groups.
+    /// A table for `places` holders, rounded up to whole groups.
     pub(super) fn new(places: usize) -> Self {
         Self::with_groups(places.div_ceil(WAYS).max(1), WAYS)
     }
 }
 
 impl<N: Number> Table<N> {
-    /// One of `groups` groups, each of `ways` places.
+    /// A table of `groups` groups with `ways` places each.
     pub(super) fn with_groups(groups: usize, ways: usize) -> Self {
         Self {
             places: (0..groups * ways).map(|_| Place::default()).collect(),
@@ -197,11 +197,11 @@ impl<N: Number> Table<N> {
         }
     }
 
-    /// The place of the holder whose keyed hash this is, so that no caller can choose the group. `None` if
-    /// every place that it could have is in use by another holder: it then goes uncounted.
+    /// The place of the holder with this keyed hash; the key keeps callers from choosing a group. `None` if other
+    /// holders use all places of the group: the holder then goes uncounted.
     pub(super) fn find(&self, hash: u64) -> Option<Pin<'_, N>> {
         let holder = hash.max(1);
-        // The remainder is below the number of groups, a usize.
+        // The remainder is below the number of groups, so it fits a usize.
         let group = usize::try_from(holder % self.changing.len() as u64).ok()?;
         let first = group * self.ways;
         let places = &self.places[first..first + self.ways];
@@ -210,7 +210,7 @@ impl<N: Number> Table<N> {
             let changing = &self.changing[group];
             for _ in 0..YIELDS_MAX {
                 if changing.exchange(0, 1, Acquire).is_ok() {
-                    // Another shard may have given the holder a place since the first look.
+                    // Another shard may have given the holder a place after the first look.
                     let way = known().or_else(|| least_used(places, holder));
                     changing.store(0, Release);
                     return way;
@@ -223,15 +223,15 @@ impl<N: Number> Table<N> {
         Some(Pin { table: self, at })
     }
 
-    /// Ends a use that began with [`Pin::keep`].
+    /// Ends a use that was kept by [`Pin::keep`].
     pub(super) fn leave(&self, at: Index) {
         self.places[at as usize].leave();
     }
 
-    /// Uses `count` at `now_ns`, all or nothing.
+    /// Spends `count` at `now_ns`, all or nothing.
     ///
     /// # Errors
-    /// In how many nanoseconds it may be tried again.
+    /// Nanoseconds until a retry may succeed.
     pub(super) fn spend(
         &self,
         at: Index,
@@ -253,8 +253,8 @@ impl<N: Number> Table<N> {
         }
     }
 
-    /// Notes that `count` was used, whether or not it was allowed; what is owed beyond `debt_ns` is
-    /// forgiven.
+    /// Counts a use of `count` without checking the limit; debt beyond `debt_ns` is
+    /// dropped.
     pub(super) fn charge(
         &self,
         at: Index,
@@ -270,10 +270,10 @@ impl<N: Number> Table<N> {
         });
     }
 
-    /// Whether more was used than allowed.
+    /// Checks whether the use is within the limit.
     ///
     /// # Errors
-    /// For how many nanoseconds that is still so.
+    /// Nanoseconds for which the limit is still exceeded.
     pub(super) fn check(
         &self,
         at: Index,
@@ -288,13 +288,13 @@ impl<N: Number> Table<N> {
         }
     }
 
-    /// Counts a session; false if there are as many as may be.
+    /// Counts a session; false at the limit.
     pub(super) fn open(&self, at: Index, sessions_max: u32) -> bool {
         self.sessions(at)
             .update(|now| (now < sessions_max.into()).then(|| now + 1))
     }
 
-    /// A session that was counted is over.
+    /// Uncounts a session.
     pub(super) fn close(&self, at: Index) {
         self.sessions(at).subtract(1, AcqRel);
     }
@@ -308,9 +308,9 @@ impl<N: Number> Table<N> {
     }
 }
 
-/// Gives `holder` the place without users whose holder used least, if there is one.
+/// Gives `holder` the place without users that was used least, if there is one.
 fn least_used<N: Number>(places: &[Place<N>], holder: u64) -> Option<usize> {
-    // A place that gets a user after it was chosen is passed over, so each may be chosen once.
+    // A chosen place may get a user before it is given away, so up to all places are tried.
     for _ in 0..places.len() {
         let free = places.iter().enumerate();
         let free = free.filter(|(_, it)| it.users.load(Acquire) == 0);
@@ -331,13 +331,13 @@ mod tests {
 
     const SECOND: u64 = 1_000_000_000;
 
-    /// Ten at once, one more each second.
+    /// Ten at once, then one per second.
     const TEN: Rate = Rate {
         count: 10,
         window_ns: 10 * SECOND,
     };
 
-    /// The holder's place, without a use that keeps it.
+    /// The holder's place, without remaining a user of it.
     fn place(table: &Table, hash: u64) -> Index {
         *table.find(hash).unwrap()
     }
@@ -358,7 +358,7 @@ mod tests {
         assert_eq!(allowed(&table, at, 50, start + SECOND), 1);
         assert_eq!(allowed(&table, at, 50, start + 4 * SECOND), 3);
         assert_eq!(allowed(&table, at, 50, start + 1000 * SECOND), 10);
-        // Another kind, and another holder, have their own.
+        // Other rates and other holders are counted separately.
         assert_eq!(table.spend(at, 1, TEN, 10, start), Ok(()));
         let other = place(&table, 8);
         assert_eq!(allowed(&table, other, 50, start), 10);
@@ -434,11 +434,11 @@ mod tests {
         });
         assert_eq!(passed.into_inner(), 10);
         let at = place(&table, 7);
-        assert!(table.open(at, 1), "a session is left over");
+        assert!(table.open(at, 1), "a session was not uncounted");
     }
 
     #[test]
-    #[ignore = "measures; by hand, with --release"]
+    #[ignore = "a measurement: run by hand with --release"]
     fn how_long_a_look_takes() {
         let table = Table::new(64 * 1024);
         let rate = Rate {

@@ -48,7 +48,7 @@ fn an_address_and_a_holder_have_limits_of_their_own() {
     assert_eq!(kind(arrive()), Some(LimitKind::Sessions));
     assert!(Pass::arrive(Some(&limits), ip("192.0.2.2")).is_ok());
     passes[0].identify("ada").unwrap();
-    // Once more is no other session.
+    // Identifying again does not count as another session.
     passes[0].identify("ada").unwrap();
     passes[1].identify("ada").unwrap();
     assert_eq!(kind(passes[2].identify("ada")), Some(LimitKind::Sessions));
@@ -83,16 +83,16 @@ fn requests_beyond_the_rate_are_told_when_to_come_back_and_are_no_sessions() {
     let limits = limits(NONE, some);
     let arrive = || Pass::arrive(Some(&limits), ip("192.0.2.1"));
     let passed = (0..100).map_while(|_| arrive().ok()).count();
-    // Ten seconds' worth, and what came in meanwhile.
+    // Ten seconds' allowance, and what was earned meanwhile.
     assert!((20..30).contains(&passed), "{passed}");
     let limited = arrive().unwrap_err();
     assert_eq!(limited.kind, LimitKind::Requests);
     assert!(limited.retry_after <= Duration::from_millis(500));
     let (side, at) = limits.address(ip("192.0.2.1")).unwrap();
-    assert!(side.table.open(*at, 1), "a session is left over");
+    assert!(side.table.open(*at, 1), "a session was not uncounted");
 }
 
-/// Holders may move a megabyte a second, and are let in.
+/// Limits of one megabyte per second and holder, and a function that lets a holder in.
 fn megabyte_a_second() -> (Arc<Limits>, impl Fn(&str) -> Result<Pass, Limited>) {
     let some = Allowance {
         bytes_per_second: 1_000_000,
@@ -115,7 +115,7 @@ fn whoever_moved_too_much_gets_nothing_new_but_keeps_what_runs() {
     let first = arrive("ada").unwrap();
     first.moved(9_000_000);
     assert!(arrive("ada").is_ok());
-    // Small pieces count too, at the end.
+    // Small pieces are collected and charged at the end.
     for _ in 0..60_000 {
         first.moved(50);
     }
@@ -130,16 +130,16 @@ fn whoever_moved_too_much_gets_nothing_new_but_keeps_what_runs() {
 fn whoever_moves_bytes_keeps_their_place_in_a_flood_of_others() {
     let (limits, arrive) = megabyte_a_second();
     let pass = arrive("ada").unwrap();
-    // So many that each place has been somebody else's, were it free.
+    // More holders than places: each place without a user gets a new holder.
     let flood = (0..20 * SUBS).filter(|number| arrive(&number.to_string()).is_err());
     assert_eq!(flood.count(), 0);
     pass.moved(50_000_000);
     assert_eq!(kind(arrive("ada")), Some(LimitKind::Bytes));
     let others = (0..20 * SUBS).filter(|number| arrive(&number.to_string()).is_err());
-    assert_eq!(others.count(), 0, "somebody else pays for it");
+    assert_eq!(others.count(), 0, "another holder was charged");
     drop(pass);
     let (side, at) = limits.sub("ada").unwrap();
-    assert!(side.table.open(*at, 1), "a session is left over");
+    assert!(side.table.open(*at, 1), "a session was not uncounted");
 }
 
 #[test]

@@ -1,10 +1,8 @@
-//! How many tunnels each account has at a time, for all shards: so that one holder of tokens cannot
-//! take every place.
+//! Counts the live tunnels of each account, for all shards, so that one token holder cannot take every place.
 //!
-//! Two rows of counters, each found by a keyed hash of its own. An account has as many tunnels as the
-//! lower of its two counters says, or fewer, where others share both. So nothing is locked, allocated
-//! or forgotten, and a count is never too low; that two accounts share both counters happens by chance
-//! once in four thousand million pairs.
+//! Two rows of counters, each indexed by a keyed hash of its own. An account has at most as many tunnels as the lower
+//! of its two counters; it has fewer if other accounts share both. So counting needs no lock and no memory per account,
+//! and a count is never too low. Two accounts share both counters by chance once in four thousand million pairs.
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -14,24 +12,24 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use crate::auth::Owner;
 use crate::config::Config;
 
-/// Counters of one row: 256 KiB.
+/// Counters per row; a row takes 256 KiB.
 const PLACES: usize = 64 * 1024;
 
-/// Who tunnels are counted for.
+/// Account that tunnels are counted for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Account {
-    /// The holder of the token that they were registered with.
+    /// Holder of the token that registered the tunnels.
     Holder(Arc<str>),
-    /// The address of an agent that shows no holder; of IPv6 the first 64 bits, as a network gives one
-    /// machine as many of the others as it likes.
+    /// Address of an agent without a token holder; an IPv6 address counts by its first 64 bits, because a machine can
+    /// have any number of addresses in its /64.
     Address(IpAddr),
 }
 
 impl Account {
-    /// The account of what an agent without a holder registered before the relay started.
+    /// Account for tunnels that agents without a token holder registered before the relay started.
     pub(crate) const UNKNOWN: Self = Self::Address(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
 
-    /// The account of a tunnel that an agent at `address` registers for `owner`.
+    /// Account of a tunnel that an agent at `address` registers for `owner`.
     pub(crate) fn of(owner: Option<&Owner>, address: IpAddr) -> Self {
         if let Some(owner) = owner {
             return Self::Holder(owner.sub.as_str().into());
@@ -46,7 +44,7 @@ impl Account {
     }
 }
 
-/// The live tunnels of every account.
+/// Numbers of live tunnels, by account.
 #[derive(Debug)]
 pub(crate) struct LiveTunnels {
     rows: [(RandomState, Box<[AtomicU32]>); 2],
@@ -55,7 +53,7 @@ pub(crate) struct LiveTunnels {
 }
 
 impl LiveTunnels {
-    /// As `config` limits them; 0 is any number.
+    /// Counters with the limits of `config`; 0 means no limit.
     pub(crate) fn new(config: &Config) -> Self {
         let row = || (0..PLACES).map(|_| AtomicU32::new(0)).collect();
         Self {
@@ -65,7 +63,7 @@ impl LiveTunnels {
         }
     }
 
-    /// Counts one more tunnel of an account, unless it has as many as it may.
+    /// Counts a tunnel of an account; false if the account has reached its limit.
     pub(crate) fn enter(&self, account: &Account) -> bool {
         let max = match account {
             Account::Holder(_) => self.of_holder_max,
@@ -80,7 +78,7 @@ impl LiveTunnels {
         is_free
     }
 
-    /// Counts one tunnel less of an account that was counted.
+    /// Uncounts a tunnel that was counted.
     pub(crate) fn leave(&self, account: &Account) {
         for counter in self.counters(account) {
             counter.fetch_sub(1, Ordering::Relaxed);
@@ -89,7 +87,7 @@ impl LiveTunnels {
 
     fn counters(&self, account: &Account) -> [&AtomicU32; 2] {
         self.rows.each_ref().map(|(hasher, row)| {
-            // The remainder is below PLACES, a usize.
+            // The remainder is below PLACES, so it fits a usize.
             let place = hasher.hash_one(account) % PLACES as u64;
             &row[usize::try_from(place).unwrap_or(0)]
         })

@@ -1,8 +1,8 @@
-//! Counters that a shard owns, added up when somebody reads them, and what operators see.
+//! Counters owned by a shard and summed when read, and the reports that operators see.
 //!
-//! Each shard has a [`ShardMetrics`] of its own and is the only one to write it. So an increment
-//! is a plain load and store, no locked instruction; a reader on another thread sees a value that
-//! is at most a moment old.
+//! Each shard has its own [`ShardMetrics`] and is the only writer. So an increment is a plain load and store
+//! without a locked instruction, and a reader on another thread sees a value that is at most a moment
+//! old.
 
 mod report;
 mod text;
@@ -31,7 +31,7 @@ impl Counter {
 
     /// Adds `count`; for the owning shard only.
     pub(crate) fn add(&self, count: u64) {
-        // One writer: nothing can come between the load and the store.
+        // One writer: no other change can come between the load and the store.
         let sum = self.0.load(Relaxed).wrapping_add(count);
         self.0.store(sum, Relaxed);
     }
@@ -52,12 +52,12 @@ impl Gauge {
         self.add(1);
     }
 
-    /// Takes one away; for the owning shard only.
+    /// Subtracts one; for the owning shard only.
     pub(crate) fn dec(&self) {
         self.add(-1);
     }
 
-    /// Counts `now` of what was counted as `before`; for the owning shard only.
+    /// Replaces the part of the sum that was counted as `before` by `now`; for the owning shard only.
     pub(crate) fn replace(&self, before: usize, now: usize) {
         let as_count = |it| i64::try_from(it).unwrap_or(i64::MAX);
         self.add(as_count(now) - as_count(before));
@@ -74,7 +74,7 @@ impl Gauge {
     }
 }
 
-/// One counter for each value of a label.
+/// One counter per value of a label.
 #[derive(Debug)]
 pub(crate) struct Counters<const N: usize>([Counter; N]);
 
@@ -84,7 +84,7 @@ impl<const N: usize> Default for Counters<N> {
     }
 }
 
-/// One counter for each [`Reason`].
+/// One counter per [`Reason`].
 pub(crate) type ByReason = Counters<{ Reason::ALL.len() }>;
 
 impl ByReason {
@@ -93,14 +93,14 @@ impl ByReason {
         self.0[reason.index()].inc();
     }
 
-    /// How often `reason` was counted, from any thread.
+    /// Count of `reason`, from any thread.
     #[cfg(test)]
     pub(crate) fn read(&self, reason: Reason) -> u64 {
         self.0[reason.index()].read()
     }
 }
 
-/// The two ways of payload.
+/// Direction of payload.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Direction {
     /// From a frontend to its target.
@@ -109,18 +109,18 @@ pub(crate) enum Direction {
     ToFrontend,
 }
 
-/// How a frontend came.
+/// Kind of a frontend.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum FrontendKind {
-    /// Over raw TCP.
+    /// Raw TCP.
     #[default]
     Tcp,
-    /// Over HTTP.
+    /// HTTP.
     Http,
 }
 
-/// What moved from one shard to another.
+/// Kind of connection that moved to another shard.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum HandoffKind {
     /// An agent's connection.
@@ -131,7 +131,7 @@ pub(crate) enum HandoffKind {
     Lane,
 }
 
-/// What somebody wanted too much of.
+/// Kind of limit that was exceeded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LimitKind {
     Registrations,
@@ -143,39 +143,39 @@ pub(crate) enum LimitKind {
 }
 
 impl LimitKind {
-    /// Its word in metrics and answers.
+    /// The kind's word in metrics and answers.
     pub(crate) const fn word(self) -> &'static str {
         text::LIMIT_KINDS[self as usize]
     }
 }
 
-/// Why a frame of a sound link was dropped.
+/// Why a frame was dropped although the link goes on.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum DropKind {
-    /// Its session had ended.
+    /// The frame's session had ended.
     EndedSession,
-    /// Its kind is unknown and marked optional.
+    /// The frame's kind is unknown, and marked optional.
     Optional,
 }
 
 /// Classes of HTTP status: 1xx to 5xx.
 const HTTP_CLASSES: usize = 5;
 
-/// What one shard counts. It alone writes; it has cache lines of its own.
+/// Metrics of one shard, the only writer; aligned so that they share no cache line.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub(crate) struct ShardMetrics {
-    /// Links that live here.
+    /// Open links of the shard.
     pub(crate) links: Gauge,
-    /// Tunnels whose home is here, however many links serve them.
+    /// Tunnels whose home is this shard, however many links serve each.
     pub(crate) tunnels: Gauge,
-    /// Sessions that live here.
+    /// Open sessions of the shard.
     pub(crate) sessions: Gauge,
-    /// Frontends that live here.
+    /// Connected frontends of the shard.
     pub(crate) frontends: Gauge,
-    /// Bulk lanes that live here.
+    /// Open bulk lanes of the shard.
     pub(crate) lanes: Gauge,
-    /// What its links' sessions may hold.
+    /// Budget of bytes that the sessions of the shard may buffer.
     pub(crate) budget: Arc<SharedBudget>,
     /// Links that completed their handshake.
     pub(crate) links_total: Counter,
@@ -184,13 +184,13 @@ pub(crate) struct ShardMetrics {
     pub(crate) sessions_total: Counter,
     /// Lanes offered to agents.
     pub(crate) lane_offers_total: Counter,
-    /// Lanes that came to stand.
+    /// Lanes established.
     pub(crate) lanes_total: Counter,
     /// Messages that found a mailbox full.
     pub(crate) mailbox_full: Counter,
     /// Sessions whose frontend and link are on different shards.
     pub(crate) crossings: Counter,
-    /// Times that it polled instead of sleeping.
+    /// Times that the shard polled instead of sleeping.
     pub(crate) spin_passes: Counter,
     /// Route updates applied.
     pub(crate) route_updates: Counter,
@@ -206,13 +206,13 @@ pub(crate) struct ShardMetrics {
     frames_dropped: Counters<2>,
     handoffs: Counters<3>,
     limited: Counters<6>,
-    /// Bindings of names that the state folder was not told of.
+    /// Name bindings that were not written to the state folder.
     pub(crate) state_dropped: Counter,
     http_requests: Counters<HTTP_CLASSES>,
 }
 
 impl ShardMetrics {
-    /// Those of a shard whose sessions may hold `budget_bytes` in each direction.
+    /// Metrics of a shard whose sessions may buffer `budget_bytes` per direction.
     pub(crate) fn new(budget_bytes: u64) -> Self {
         Self {
             budget: Arc::new(SharedBudget::new(budget_bytes)),
@@ -220,82 +220,82 @@ impl ShardMetrics {
         }
     }
 
-    /// The relay removed a link that had been established.
+    /// Counts an established link that the relay removed.
     pub(crate) fn link_evicted(&self, reason: Reason) {
         self.link_evictions.inc(reason);
     }
 
-    /// A connection on an agent listener did not become a link.
+    /// Counts a connection on an agent listener that did not become a link.
     pub(crate) fn link_refused(&self, reason: Reason) {
         self.link_refused.inc(reason);
     }
 
-    /// An agent was denied a tunnel.
+    /// Counts a refused registration.
     pub(crate) fn registration_refused(&self, reason: Reason) {
         self.registrations_refused.inc(reason);
     }
 
-    /// A link lost a tunnel, and goes on.
+    /// Counts a tunnel that a link lost while it goes on.
     pub(crate) fn tunnel_withdrawn(&self, reason: Reason) {
         self.tunnels_withdrawn.inc(reason);
     }
 
-    /// A session was aborted, by whichever side.
+    /// Counts a session aborted by either side.
     pub(crate) fn session_reset(&self, reason: Reason) {
         self.session_resets.inc(reason);
     }
 
-    /// A frontend connected.
+    /// Counts a frontend that connected.
     pub(crate) fn frontend_accepted(&self, kind: FrontendKind) {
         self.frontends_total.0[kind as usize].inc();
     }
 
-    /// A frontend, or one of its requests, was turned away.
+    /// Counts a refused frontend, or a refused request of one.
     pub(crate) fn frontend_refused(&self, reason: Reason) {
         self.frontend_refused.inc(reason);
     }
 
-    /// Payload was passed on.
+    /// Counts payload bytes passed on.
     pub(crate) fn bytes_moved(&self, direction: Direction, count: usize) {
         self.bytes.0[direction as usize].add(count as u64);
     }
 
-    /// Payload was passed on over a lane.
+    /// Counts payload bytes passed on over a lane, also as payload in general.
     pub(crate) fn lane_bytes_moved(&self, direction: Direction, count: usize) {
         self.bytes_moved(direction, count);
         self.lane_bytes.0[direction as usize].add(count as u64);
     }
 
-    /// Frames of a sound link were dropped.
+    /// Counts frames dropped on a link that goes on.
     pub(crate) fn frames_dropped(&self, kind: DropKind, count: u64) {
         self.frames_dropped.0[kind as usize].add(count);
     }
 
-    /// A connection left for another shard.
+    /// Counts a connection that moved to another shard.
     pub(crate) fn handed_off(&self, kind: HandoffKind) {
         self.handoffs.0[kind as usize].inc();
     }
 
-    /// Somebody was turned away because of a limit.
+    /// Counts a refusal because of a limit.
     pub(crate) fn limited(&self, kind: LimitKind) {
         self.limited.0[kind as usize].inc();
     }
 
-    /// An HTTP request was answered with `status`.
+    /// Counts an HTTP request answered with `status`.
     pub(crate) fn http_answered(&self, status: u16) {
         let class = usize::from(status / 100).clamp(1, HTTP_CLASSES) - 1;
         self.http_requests.0[class].inc();
     }
 }
 
-/// What an operator sees of a shard.
+/// Status of a shard, as operators see it.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct ShardStatus {
-    /// Its number.
+    /// Number of the shard.
     pub(crate) shard: usize,
-    /// How it talks to the kernel: `uring` or `epoll`.
+    /// Driver in use: `uring` or `epoll`.
     pub(crate) driver: &'static str,
-    /// Why not `io_uring`, if it is not.
+    /// Why the driver is not `io_uring`, if so.
     pub(crate) driver_reason: Option<String>,
 }
 

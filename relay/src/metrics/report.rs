@@ -1,4 +1,4 @@
-//! What operators see of tunnels and of who uses them.
+//! Reports on tunnels and their callers, as operators see them.
 
 use std::cmp::Ordering;
 use std::net::IpAddr;
@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::FrontendKind;
 
-/// What an operator sees of a tunnel.
+/// A tunnel, as operators see it.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct TunnelReport {
     pub(crate) tunnel_id: String,
@@ -17,31 +17,31 @@ pub(crate) struct TunnelReport {
     pub(crate) registered_at_ms_ago: u64,
     pub(crate) last_heartbeat_ms_ago: u64,
     pub(crate) session_count: usize,
-    /// As text, because it is larger than a JSON number may be without loss (2^53).
+    /// Serialized as text: a JSON number holds integers only up to 2^53 without loss.
     #[serde(serialize_with = "as_text")]
     pub(crate) generation: u64,
     /// The lowest of `shards`.
     pub(crate) shard: usize,
-    /// Where its links live.
+    /// Shards that have links of the tunnel.
     pub(crate) shards: Vec<usize>,
     pub(crate) links: usize,
-    /// How many agents share it, this one included.
+    /// Number of agents that share the tunnel.
     pub(crate) agents: usize,
     #[serde(skip)]
     pub(crate) tags: Vec<[u8; 8]>,
     #[serde(skip)]
     pub(crate) is_shared: bool,
     pub(crate) target_scheme: &'static str,
-    /// Whether an operator turned callers away from it.
+    /// Whether an operator paused the tunnel.
     pub(crate) paused: bool,
-    /// Payload since its links came.
+    /// Payload since the tunnel's links were established.
     pub(crate) bytes_to_target: u64,
     pub(crate) bytes_to_frontend: u64,
 }
 
 impl TunnelReport {
-    /// Adds what is known of the same tunnel's other links. Those of an older generation do not
-    /// count where the name is one agent's: they were superseded, and are on their way out.
+    /// Adds the report on the same tunnel's links on another shard. Unless agents share the name, links of an older
+    /// generation are left out: they were superseded, and are ending.
     pub(crate) fn join(&mut self, other: Self) {
         let is_shared = self.is_shared && other.is_shared;
         let (mut other, newer) = match other.generation.cmp(&self.generation) {
@@ -70,11 +70,11 @@ impl TunnelReport {
     }
 }
 
-/// Some of a shard's tunnels, in order of their names.
+/// A batch of a shard's tunnels, in order of their names.
 #[derive(Debug, Default)]
 pub(crate) struct TunnelBatch {
     pub(crate) rows: Vec<TunnelReport>,
-    /// The name behind which there are more.
+    /// Name after which the shard has more tunnels.
     pub(crate) next: Option<String>,
 }
 
@@ -82,51 +82,51 @@ fn as_text<S: serde::Serializer>(number: &u64, serializer: S) -> Result<S::Ok, S
     serializer.collect_str(number)
 }
 
-/// What an operator sees of a caller's session.
+/// A caller's session, as operators see it.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct CallerReport {
-    /// Whose token it has, if callers must have one.
+    /// Holder of the caller's token, if it has one.
     pub(crate) sub: Option<String>,
     pub(crate) address: Option<IpAddr>,
     pub(crate) kind: FrontendKind,
     pub(crate) since_ms_ago: u64,
     pub(crate) bytes_to_target: u64,
     pub(crate) bytes_to_frontend: u64,
-    /// Where the link of the session lives.
+    /// Shard of the session's link.
     pub(crate) shard: usize,
 }
 
-/// One tunnel and who uses it, as one shard knows it or as all do.
+/// One tunnel and its callers, on one shard or on all.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(crate) struct TunnelDetail {
-    /// Absent where no link serves it.
+    /// Absent if no link serves the tunnel.
     #[serde(flatten)]
     pub(crate) row: Option<TunnelReport>,
-    /// Some of its callers.
+    /// Some of the tunnel's callers.
     pub(crate) callers: Vec<CallerReport>,
-    /// How many there are.
+    /// Number of all callers.
     pub(crate) callers_total: usize,
-    /// Whose the name is, whether an agent serves it or not.
+    /// Owner of the name, whether or not an agent serves it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) bound: Option<BoundReport>,
 }
 
-/// Whose a name is.
+/// Owner of a bound name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct BoundReport {
-    /// The holder of the token that it was registered with, if there was one.
+    /// Holder of the token that registered the name, if there was one.
     pub(crate) sub: Option<String>,
-    /// The beginning of the key of the agent that has it, or had it last.
+    /// Beginning of the key of the agent that has the name, or had it last.
     pub(crate) agent: String,
-    /// Whether agents with other keys may have it too.
+    /// Whether agents with other keys may share the name.
     pub(crate) shared: bool,
-    /// For how long it stays bound if its agent stays away; absent while an agent serves it.
+    /// Time that the name stays bound while its agent is away; absent while an agent serves it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) kept_for_seconds: Option<u64>,
 }
 
 impl TunnelDetail {
-    /// Adds what another shard knows, up to `callers_max` callers in all.
+    /// Adds another shard's detail, up to `callers_max` callers in all.
     pub(crate) fn join(&mut self, other: Self, callers_max: usize) {
         match (&mut self.row, other.row) {
             (Some(row), Some(other)) => row.join(other),
@@ -139,7 +139,7 @@ impl TunnelDetail {
     }
 }
 
-/// What an operator's order ended.
+/// Numbers of links and sessions that an operator's order ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Cut {
     pub(crate) links: usize,
@@ -147,7 +147,7 @@ pub(crate) struct Cut {
 }
 
 impl Cut {
-    /// Both together.
+    /// Sum of both.
     pub(crate) const fn and(self, other: Self) -> Self {
         Self {
             links: self.links + other.links,
@@ -156,7 +156,7 @@ impl Cut {
     }
 }
 
-/// What the audit log does without.
+/// Numbers of entries that the audit log does not contain.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct AuditCounts {
     /// Entries that did not reach the file.

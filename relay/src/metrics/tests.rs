@@ -87,7 +87,7 @@ fn every_counter_is_shown_once_it_is_counted() {
     }
     shard.frontend_accepted(FrontendKind::Tcp);
     shard.frontend_accepted(FrontendKind::Http);
-    // They count as bytes, too.
+    // Bytes over a lane count as bytes, too.
     shard.lane_bytes_moved(Direction::ToTarget, 1);
     shard.lane_bytes_moved(Direction::ToFrontend, 1);
     shard.frames_dropped(DropKind::EndedSession, 1);
@@ -111,7 +111,7 @@ fn every_counter_is_shown_once_it_is_counted() {
     assert_eq!(shard.link_evictions.read(Reason::Stale), 1);
     let text = text_of(&[shard]);
     let samples = text.lines().filter(|line| !line.starts_with('#'));
-    // The budget is the links', and no event counts it.
+    // Links change the budget; this test counts no event for it.
     let others = ["relay_start_epoch", "relay_budget"];
     let counted = |line: &&str| !others.iter().any(|other| line.starts_with(other));
     for sample in samples.filter(counted) {

@@ -1,4 +1,4 @@
-//! Metrics in the Prometheus text format: every family, its name and its words.
+//! Metrics in the Prometheus text format: the name and help text of every family.
 
 use std::fmt::{self, Write};
 use std::sync::Arc;
@@ -42,7 +42,7 @@ pub(crate) fn render(
     page.family(
         "relay_audit_refusals_left_out_total",
         "counter",
-        "Refusals that the audit log only counts, as there were too many.",
+        "Refusals that the audit log only counts, because there were too many.",
         [(String::new(), audit.refusals_left_out)],
     );
     page.text
@@ -59,14 +59,14 @@ impl Page<'_> {
         self.family(
             "relay_build_info",
             "gauge",
-            "The version that runs.",
+            "Version of the relay in a label; always 1.",
             [(build, 1)],
         );
         let start = [(String::new(), start_epoch_seconds)];
         self.family(
             "relay_start_epoch_seconds",
             "gauge",
-            "When the relay started.",
+            "Start time of the relay, in seconds since 1970.",
             start,
         );
         let drivers = shards.iter().map(|one| {
@@ -78,7 +78,7 @@ impl Page<'_> {
         self.family(
             "relay_driver",
             "gauge",
-            "How each shard talks to the kernel.",
+            "Driver of each shard in a label; always 1.",
             drivers,
         );
 
@@ -86,7 +86,7 @@ impl Page<'_> {
         self.gauge("relay_tunnels", "Registered tunnels.", |m| &m.tunnels);
         self.gauge("relay_sessions", "Open sessions.", |m| &m.sessions);
         self.gauge("relay_frontends", "Connected frontends.", |m| &m.frontends);
-        self.gauge("relay_lanes", "Bulk lanes.", |m| &m.lanes);
+        self.gauge("relay_lanes", "Open bulk lanes.", |m| &m.lanes);
 
         self.counter(
             "relay_callers_revoked_total",
@@ -102,7 +102,7 @@ impl Page<'_> {
         self.counter("relay_lane_offers_total", "Bulk lanes offered.", |m| {
             &m.lane_offers_total
         });
-        self.counter("relay_lanes_total", "Bulk lanes that came to stand.", |m| {
+        self.counter("relay_lanes_total", "Bulk lanes established.", |m| {
             &m.lanes_total
         });
         self.counter(
@@ -122,7 +122,7 @@ impl Page<'_> {
         );
         self.counter(
             "relay_state_dropped_total",
-            "Bindings of names that the state folder was not told of.",
+            "Name bindings that were not written to the state folder.",
             |m| &m.state_dropped,
         );
         self.counter("relay_route_updates_total", "Route updates applied.", |m| {
@@ -144,13 +144,13 @@ impl Page<'_> {
         );
         self.counters(
             "relay_link_refused_total",
-            "Connections that became no link.",
+            "Agents' connections that did not become a link.",
             reasons,
             |m| &m.link_refused.0,
         );
         self.counters(
             "relay_registration_refused_total",
-            "Tunnels denied.",
+            "Registrations refused.",
             reasons,
             |m| &m.registrations_refused.0,
         );
@@ -168,7 +168,7 @@ impl Page<'_> {
         );
         self.counters(
             "relay_frontend_refused_total",
-            "Frontends turned away.",
+            "Frontends refused.",
             reasons,
             |m| &m.frontend_refused.0,
         );
@@ -186,14 +186,14 @@ impl Page<'_> {
         );
         self.counters(
             "relay_lane_bytes_total",
-            "Of these, over bulk lanes.",
+            "Payload passed on over bulk lanes, in bytes.",
             directions,
             |m| &m.lane_bytes.0,
         );
         let kinds = ("kind", DROP_KINDS.as_slice());
         self.counters(
             "relay_frames_dropped_total",
-            "Frames dropped in order.",
+            "Frames dropped on links that go on.",
             kinds,
             |m| &m.frames_dropped.0,
         );
@@ -207,7 +207,7 @@ impl Page<'_> {
         let kinds = ("limit", LIMIT_KINDS.as_slice());
         self.counters(
             "relay_limited_total",
-            "Turned away because of a limit.",
+            "Refusals because of a limit.",
             kinds,
             |m| &m.limited.0,
         );
@@ -230,7 +230,7 @@ impl Page<'_> {
         self.family(
             "relay_budget_bytes",
             "gauge",
-            "What sessions may hold per direction, above their first 16 KiB each.",
+            "Bytes that sessions may buffer per direction, beyond the first 16 KiB of each.",
             [(String::new(), sum(SharedBudget::limit))],
         );
         let used = [sum(SharedBudget::queued), sum(SharedBudget::windows)];
@@ -241,7 +241,7 @@ impl Page<'_> {
         self.family(
             "relay_budget_used_bytes",
             "gauge",
-            "Of this: payload that waits for links, and windows granted to agents.",
+            "Budget in use: payload that waits for links, and windows granted to agents.",
             samples,
         );
         self.family(
@@ -265,7 +265,8 @@ impl Page<'_> {
         self.family(name, "counter", help, [(String::new(), sum)]);
     }
 
-    /// Values that never occurred are shown too, so that their first rise shows in a rate.
+    /// Writes a family with one sample per label value. Values that never occurred are written as 0, so that their
+    /// first rise shows in a rate.
     fn counters(
         &mut self,
         name: &str,
