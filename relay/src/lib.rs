@@ -1,5 +1,5 @@
 //! Tieline's relay: joins callers to agents that dialled out from behind NAT.
-//! One long file, because starting and stopping a relay are described in one place.
+//! Long because starting and stopping a relay are described in one place.
 //!
 //! ```no_run
 //! use tieline_relay::{Config, Relay};

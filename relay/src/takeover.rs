@@ -13,7 +13,7 @@
 //! once more: either the new relay has sent it, or cannot send it any more. If the new relay ends before, the old one
 //! goes on with its folder. If the old one ends first, the new one starts with the sockets that it has got.
 //!
-//! One long file, because both sides of the conversation stand beside each other.
+//! Long because both sides of the conversation stand beside each other.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -326,9 +326,7 @@ impl Giver {
         match hear(channel, ANSWER_TIMEOUT)? {
             Word::Ask { version: VERSION } => {}
             Word::Ask { version } => {
-                let reason = format!(
-                    "the new relay's take-over has version {version}, this relay's {VERSION}"
-                );
+                let reason = format!("new relay speaks version {version}, this one {VERSION}");
                 return Err(refusal(reason));
             }
             word => return Err(refusal(format!("the new relay began with {word:?}"))),
@@ -559,8 +557,7 @@ fn read(channel: &Channel, limit: Duration) -> Result<Option<(Word, Option<Owned
         return Ok(None);
     };
     let word = serde_json::from_slice(&bytes);
-    let word =
-        word.map_err(|_| Unheard::Failed("the other relay sent an unknown message".to_owned()))?;
+    let word = word.map_err(|_| Unheard::Failed("unknown message received".to_owned()))?;
     Ok(Some((word, fd)))
 }
 

@@ -1,4 +1,4 @@
-//! What the program says, and how it ends, when it is called or configured in a wrong way.
+//! Tests of the program's messages and exit codes after wrong usage or a wrong configuration.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -26,7 +26,7 @@ fn texts(output: &Output) -> (String, String) {
     (text(&output.stdout), text(&output.stderr))
 }
 
-/// Asserts exit 2, nothing on stdout and one line on stderr; returns that line.
+/// Asserts exit code 2, an empty stdout and one line on stderr; returns that line.
 fn one_line(mut command: Command) -> String {
     let output = command.output().expect("the program runs");
     let (stdout, stderr) = texts(&output);
@@ -39,7 +39,7 @@ fn one_line(mut command: Command) -> String {
     stderr
 }
 
-/// Writes a file that others cannot change, whatever the test's umask is.
+/// Writes a file that other users cannot change, whatever the test's umask is.
 fn write(path: &Path, text: &str) {
     fs::write(path, text).expect("the file is written");
     fs::set_permissions(path, fs::Permissions::from_mode(0o644)).expect("the mode is set");
@@ -192,7 +192,7 @@ fn a_new_token_comes_with_the_entry_that_knows_it() {
     let (stdout, stderr) = texts(&output);
     assert_eq!((output.status.code(), stderr.as_str()), (Some(0), ""));
     let (token, entry) = stdout.split_once("\n\n").unwrap();
-    // 256 bits, in base 64.
+    // 256 bits in base 64 without padding.
     assert_eq!(token.strip_prefix("tieline_").map(str::len), Some(43));
 
     let folder = tempfile::tempdir().unwrap();

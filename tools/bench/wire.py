@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Prints docs/bench/wire.md from what the benches of wire/ left in the folder given.
+"""Prints docs/bench/wire.md from the results of wire's benches in the given folder.
 
-Criterion's estimates are in NAME/new/*.json there, the bytes of a session's state in state.jsonl.
+Criterion's estimates are in NAME/new/*.json, and the bytes of a session's state in state.jsonl.
 """
 
 import datetime
@@ -11,7 +11,7 @@ import pathlib
 import subprocess
 import sys
 
-# Bench, what its unit of work is.
+# Name of each bench, and its unit of work.
 TIMES = [
     ("header/encode", "a frame header written"),
     ("header/decode", "a frame header read and checked"),
@@ -29,18 +29,18 @@ TIMES = [
 HEAD = """\
 # Frame codec and mux
 
-What the protocol costs by itself, without sockets: `wire/benches`, with Criterion. Written by `just bench-wire`; the
+Cost of the protocol alone, without sockets: `wire/benches`, with Criterion. Written by `just bench-wire`; the
 next run replaces it.
 
-Times are for both ends of a link in one thread on a made-up clock, grants, pings and turns of the schedule included. In
-place of the two sockets stands one copy of the bytes in memory, which is part of the times. ns of one unit of work: the
+Times cover both ends of a link in one thread on a simulated clock, including grants, pings and turns of the scheduler.
+In place of two sockets, the bytes are copied once in memory; the times include this copy. Unit: ns per unit of work, the
 mean, with Criterion's 95 % confidence interval in brackets.
 """
 
 STATE = """
-Bytes of state per idle session at each end of a link: what a mux with so many sessions frees when it is dropped, less
-what one without frees, divided by their number. Bytes as asked of the allocator; its own are not among them. A hash map
-that doubles makes the number depend on how full it is.
+Bytes of state per idle session at each end of a link: what a mux with this many sessions frees when it is dropped, less
+what a mux without sessions frees, divided by their number. Bytes requested from the allocator, without its overhead. A
+hash map that doubles its size makes the number depend on how full it is.
 """
 
 
@@ -62,7 +62,7 @@ def output(*command):
 
 
 def facts():
-    """Where and of what the numbers were measured; no host name, since they are published."""
+    """Machine, software and commit of the measurement; no host name, since the numbers are published."""
     cpu = next(
         (line.split(":", 1)[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")),
         os.uname().machine,

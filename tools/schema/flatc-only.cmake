@@ -1,4 +1,4 @@
-# A CMake "toolchain" that changes no tool: it leaves out what we never use of the FlatBuffers
-# sources (their tests and their C++ runtime), which halves the time it takes to build flatc.
+# A CMake "toolchain" file that sets no tools. It leaves out the parts of FlatBuffers that we do not use (its tests and
+# its C++ runtime), which halves the build time of flatc.
 set(FLATBUFFERS_BUILD_TESTS OFF CACHE BOOL "" FORCE)
 set(FLATBUFFERS_BUILD_FLATLIB OFF CACHE BOOL "" FORCE)

@@ -1,5 +1,5 @@
 //! Configuration: flags, environment and file become one [`Config`], checked once and immutable from then on.
-//! One long file because each setting stands here once, with its default and its bounds.
+//! Long because each setting stands here once, with its default and its bounds.
 //!
 //! A program that embeds a relay starts from [`Config::default`]; [`Config::check`] applies the same rules to
 //! that configuration.

@@ -2,7 +2,7 @@
 //!
 //! A new holder needs no memory, so a flood of addresses costs none. It replaces the holder that used least, so a
 //! flood cannot push out the holders that use most.
-//! One long file, because the tests of concurrent steps stand beside these steps.
+//! Long because the tests of concurrent steps stand beside these steps.
 
 use std::cell::Cell;
 use std::ops::Deref;

@@ -1,4 +1,4 @@
-//! An agent that speaks the protocol over a plain socket, and an operator that asks by hand.
+//! A test agent that speaks the protocol over a plain socket, and a client for the admin port.
 
 use std::io::ErrorKind::{TimedOut, WouldBlock};
 use std::io::{self, ErrorKind, Read, Write};
@@ -13,13 +13,13 @@ use tieline_wire::{
     Register, Scheme, Settings, Token, Transmit,
 };
 
-/// Longest wait for anything, on a machine that is busy with other tests.
+/// Longest wait for an event, on a machine that is busy with other tests.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
 
-/// How often an agent that waits for something else looks whether it came.
+/// Interval at which an agent that waits for a condition checks it.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// A link of an agent.
+/// A link of a test agent.
 pub(crate) struct Agent {
     stream: TcpStream,
     mux: Mux,
@@ -29,7 +29,7 @@ pub(crate) struct Agent {
 }
 
 impl Agent {
-    /// A link of the agent whose key is made from `seed`.
+    /// Opens a link; the agent's key is derived from `seed`.
     pub(crate) fn dial(relay: &Relay, seed: u8) -> Self {
         let address = relay.agent_addresses()[0];
         let stream = TcpStream::connect(address).unwrap();
@@ -67,7 +67,7 @@ impl Agent {
         self.key
     }
 
-    /// Whether it gets a tunnel, and is not sent away.
+    /// Registers a tunnel; false if the relay refuses it or ends the link.
     pub(crate) fn try_register(&mut self) -> bool {
         self.ask(None, "");
         loop {
@@ -91,20 +91,20 @@ impl Agent {
         });
     }
 
-    /// Asks for a tunnel.
+    /// Registers a tunnel, and returns the relay's answer.
     pub(crate) fn register(&mut self, name: Option<&str>, token: &str) -> Result<Granted, Refusal> {
         self.ask(name, token);
         loop {
             match self.event() {
                 Some(Event::RegisterAck(ack)) => return ack.outcome,
-                Some(Event::GoAway(away)) => panic!("the relay says {away:?}"),
+                Some(Event::GoAway(away)) => panic!("the relay ended the link: {away:?}"),
                 Some(_) => {}
-                None => panic!("closed without an answer"),
+                None => panic!("the link closed without an answer"),
             }
         }
     }
 
-    /// Why the relay refuses it a tunnel.
+    /// Registers a tunnel that the relay must refuse; returns the reason.
     pub(crate) fn refused(&mut self, name: Option<&str>, token: &str) -> Reason {
         self.register(name, token).expect_err("refused").reason
     }
@@ -114,19 +114,19 @@ impl Agent {
         while !matches!(self.event().expect("the link's end"), Event::Open { .. }) {}
     }
 
-    /// Why the relay takes a tunnel back, while the link goes on.
+    /// Waits until the relay withdraws the tunnel while the link goes on; returns the refusal.
     pub(crate) fn withdrawn(&mut self, tunnel: &str) -> Refusal {
         loop {
             match self.event() {
                 Some(Event::Withdrawn(it)) if it.tunnel.as_str() == tunnel => return it.refusal,
-                Some(Event::GoAway(away)) => panic!("the relay says {away:?}"),
+                Some(Event::GoAway(away)) => panic!("the relay ended the link: {away:?}"),
                 Some(_) => {}
-                None => panic!("closed without a word"),
+                None => panic!("the link closed without a withdrawal"),
             }
         }
     }
 
-    /// Why the relay ends the link.
+    /// Waits until the relay ends the link; returns the reason.
     pub(crate) fn ended(&mut self) -> Reason {
         let (mut reason, began) = (None, Instant::now());
         while let Some(event) = self.event() {
@@ -138,7 +138,7 @@ impl Agent {
         reason.expect("a reason")
     }
 
-    /// Answers the relay's pings until `seen` has something: a link whose pings are not answered ends.
+    /// Answers the relay's pings until `seen` returns a value: a link that leaves pings unanswered would be evicted.
     pub(crate) fn until<T>(&mut self, mut seen: impl FnMut() -> Option<T>) -> T {
         let began = Instant::now();
         self.stream.set_read_timeout(Some(PAUSE)).unwrap();
@@ -147,9 +147,9 @@ impl Agent {
                 self.stream.set_read_timeout(Some(SOON)).unwrap();
                 return found;
             }
-            assert!(began.elapsed() < SOON, "nothing came");
+            assert!(began.elapsed() < SOON, "the condition was not met in time");
             if let Some(event) = self.step() {
-                panic!("the relay says {event:?}");
+                panic!("the relay sent {event:?}");
             }
             match self.exchange() {
                 Ok(is_open) => assert!(is_open, "the link ended"),
@@ -171,19 +171,19 @@ impl Agent {
         }
     }
 
-    /// What the bytes say that have been read.
+    /// Handles the bytes read so far; returns an event if they contain one.
     fn step(&mut self) -> Option<Event> {
         let now = Moment::default() + self.started_at.elapsed();
         self.mux.handle_input(now, &mut self.input).unwrap()
     }
 
-    /// Sends what is to be sent, and reads; false once the link is closed.
+    /// Sends pending bytes, and reads; false once the link is closed.
     fn exchange(&mut self) -> io::Result<bool> {
         let now = Moment::default() + self.started_at.elapsed();
         let mut out = Transmit::new();
         self.mux.poll_transmit(now, &mut out);
         for slice in out.slices() {
-            // The relay may be gone and its last words still here.
+            // The write fails if the relay has closed the link, but its last messages can still be read.
             let _ = self.stream.write_all(&slice);
         }
         let mut buffer = BytesMut::zeroed(64 * 1024);
@@ -198,7 +198,7 @@ impl Agent {
     }
 }
 
-/// Posts JSON to the admin port: status and body.
+/// Posts JSON to the admin port; returns status and body.
 pub(crate) fn post(address: SocketAddr, path: &str, body: &str) -> (u16, String) {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(SOON)).unwrap();

@@ -1,4 +1,4 @@
-//! What other servers say of a token: a set of keys, and a provider.
+//! Tests of tokens that other servers decide about: a key set behind a URL, and a provider.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -51,7 +51,7 @@ fn a_provider_decides_about_the_name_that_is_routed_on() {
         "{asked}"
     );
 
-    // Without a name, the derived one is asked about.
+    // Without a requested name the relay asks about the derived one.
     let mut other = Agent::dial(&relay, 2);
     assert_eq!(other.refused(None, "s3cret"), Reason::NameNotAllowed);
     let asked = server.asked();
@@ -66,7 +66,7 @@ fn a_provider_decides_about_the_name_that_is_routed_on() {
     for (reply, reason) in [
         ((401, r#"{"error":"who?"}"#), Reason::BadToken),
         ((403, r#"{"error":"gone home"}"#), Reason::BadToken),
-        // In the words of whatever stands in front of it.
+        // An answer of a proxy in front of the provider.
         ((401, ""), Reason::AuthUnavailable),
         ((500, ""), Reason::AuthUnavailable),
         ((200, "{"), Reason::AuthUnavailable),
@@ -74,7 +74,7 @@ fn a_provider_decides_about_the_name_that_is_routed_on() {
         server.replies(Some(reply));
         assert_eq!(other.refused(Some("maya-2"), "s3cret"), reason, "{reply:?}");
     }
-    // Nobody is asked about nothing.
+    // Without a token the provider is not asked.
     assert_eq!(other.refused(Some("maya-2"), ""), Reason::BadToken);
 }
 
@@ -102,20 +102,20 @@ fn a_no_to_a_tunnel_that_lives_ends_it_and_silence_does_so_after_a_grace() {
     agent.register(Some("maya-1"), "s3cret").unwrap();
     agent.until(|| server.asked_already());
     agent.until(|| server.asked_already());
-    // It is not asked for nothing: silence is forgiven, and then a no.
+    // A provider that gives no answer changes nothing; a refusal ends the tunnel.
     server.replies(Some((503, "")));
     agent.until(|| server.asked_already());
     agent.until(|| server.asked_already());
     agent
         .register(Some("maya-1"), "s3cret")
-        .expect_err("no new ones meanwhile");
+        .expect_err("new registrations are refused meanwhile");
     server.replies(Some((403, r#"{"error":"gone"}"#)));
     let refusal = agent.withdrawn("maya-1");
     assert_eq!(
         (refusal.reason, &*refusal.message),
         (Reason::Revoked, "gone")
     );
-    // The link is there for whatever else it serves, and for another try.
+    // The link stays open, for its other tunnels and for another registration.
     server.replies(YES);
     agent.register(Some("maya-1"), "s3cret").unwrap();
 
@@ -165,15 +165,15 @@ fn an_agent_that_stops_sharing_a_name_does_not_keep_it_from_the_others() {
     server.replies(YES);
     assert_eq!(first.refused(Some("pool"), "s3cret"), Reason::NameTaken);
     assert_eq!(first.withdrawn("pool").reason, Reason::NameTaken);
-    // What ran through it would be out of the reach of operators and revocations.
+    // A session that went on would be out of reach for operators and revocations.
     let end = caller.read_to_end(&mut Vec::new());
     assert_eq!(end.unwrap_err().kind(), ErrorKind::ConnectionReset);
     second.register(Some("pool"), "s3cret").unwrap();
-    // It is one agent's from now on, of the same holder as the other, which may leave.
+    // NameBound rather than NameTaken: the agent that has the name has the same owner, and may leave.
     assert_eq!(first.refused(Some("pool"), "s3cret"), Reason::NameBound);
 }
 
-/// A token that the key of `seed`, called `id`, has signed, and the set with that key.
+/// A token signed by the key of `seed` with key id `id`, and the key set that contains the key.
 fn signed(seed: u8, id: &str) -> (String, String) {
     let pair = Ed25519KeyPair::from_seed_unchecked(&[seed; 32]).unwrap();
     let header = format!(r#"{{"alg":"EdDSA","kid":"{id}"}}"#);
@@ -205,7 +205,7 @@ fn a_relay_starts_without_its_keys_and_learns_them() {
     while agent.register(None, &token).is_err() {
         assert!(std::time::Instant::now() < deadline);
     }
-    // A key that is not known yet is worth another try, a signature that does not fit is none.
+    // An unknown key is worth a retry, a wrong signature is not.
     let (unknown, _) = signed(2, "two");
     let (forged, _) = signed(2, "one");
     let mut other = Agent::dial(&relay, 2);

@@ -1,4 +1,4 @@
-//! How often somebody may register.
+//! Tests of the limits on registrations.
 
 use tieline_relay::{Allowance, Auth, JwtAuth};
 use tieline_wire::Reason;
@@ -14,7 +14,7 @@ fn an_address_registers_so_often_and_is_told_to_come_back() {
     let mut outcomes = agents
         .iter_mut()
         .map(|agent| agent.register(None, "").map_err(|it| it.reason));
-    // One comes in again every 20 s.
+    // The limit allows another registration every 20 s.
     assert!(outcomes.by_ref().take(3).all(|it| it.is_ok()));
     let left: Vec<_> = outcomes.map(Result::err).collect();
     assert_eq!(left, [Some(Reason::Limited), Some(Reason::Limited)]);
@@ -35,7 +35,7 @@ fn a_holder_registers_so_often_wherever_their_agents_are_and_others_too() {
     });
     let mut agents: Vec<Agent> = (1..=4).map(|seed| Agent::dial(&relay, seed)).collect();
     agents[0].register(None, &signed("ada", "1")).unwrap();
-    // A token that is no good costs its holder nothing.
+    // A registration with a bad token does not count for a token holder.
     let mut stranger = Agent::dial(&relay, 9);
     for _ in 0..5 {
         assert_eq!(stranger.refused(None, "rubbish"), Reason::BadToken);

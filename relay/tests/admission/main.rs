@@ -1,4 +1,4 @@
-//! Who is let in by a whole relay, and who is sent away again.
+//! Tests of admission by a whole relay: which agents may register, and which lose their tunnels or links.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -27,7 +27,7 @@ fn start(change: impl FnOnce(&mut Config)) -> Relay {
     Relay::start(config).unwrap()
 }
 
-/// Writes a file as an editor does: beside it, and then in its place.
+/// Replaces a file as an editor does: writes a new file and renames it over the old one.
 fn replace(path: &Path, text: &str) {
     let beside = path.with_extension("new");
     fs::write(&beside, text).unwrap();
@@ -69,7 +69,7 @@ fn a_token_that_leaves_its_file_takes_its_links_along() {
     let mut again = Agent::dial(&relay, 2);
     again.register(Some("maya-2"), "two").unwrap();
 
-    // Without being told, too.
+    // A change is found without a reload as well.
     replace(&path, "");
     assert_eq!(again.ended(), Reason::Revoked);
 }
@@ -125,7 +125,7 @@ fn a_revocation_cuts_the_links_behind_it_and_no_others() {
         "{took:?}"
     );
 
-    // Nor do they come back.
+    // Revoked agents and tokens are refused when they come back.
     let mut again = Agent::dial(&relay, 5);
     assert_eq!(again.refused(None, &signed("ada", "9")), Reason::Revoked);
     assert_eq!(again.refused(None, &signed("carl", "1")), Reason::Revoked);
@@ -152,7 +152,7 @@ fn a_denylist_holds_in_every_mode_and_follows_its_file() {
     assert_eq!(Agent::dial(&relay, 1).ended(), Reason::Revoked);
     replace(&path, "");
     relay.reload();
-    // Until the shard of the new link has heard of it.
+    // Tries until the shard of the new link has the new denylist.
     let deadline = Instant::now() + agent::SOON;
     loop {
         let mut again = Agent::dial(&relay, 1);

@@ -1,4 +1,4 @@
-//! A server that a relay asks: what it was asked, and what it answers until told otherwise.
+//! A stand-in for servers that a relay asks: records requests, and gives an answer that the test sets.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -20,7 +20,7 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// One that answers so; `None` is never.
+    /// A server with this answer; `None` never answers.
     pub(crate) fn start(reply: Option<(u16, &str)>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let (tell, asked) = sync_channel(1024);

@@ -1,10 +1,10 @@
-//! Who may import whom, and what may be used where.
+//! Rules about imports between crates and modules, and about what may be used where.
 
 use crate::Finding;
 use crate::source::Source;
 
-/// The relay's modules, top row first. A module may import from rows below its own, and from its
-/// own folder. The table in `docs/STYLE.md` says the same.
+/// The relay's modules, top row first. A module may import from lower rows and from its own folder. The
+/// table in `docs/STYLE.md` has the same rows.
 const ROWS: &[&[&str]] = &[
     &[
         "main",
@@ -27,10 +27,10 @@ const ROWS: &[&[&str]] = &[
     &["io"],
 ];
 
-/// Rows of [`ROWS`] that run on shards: `shard` down to `audit` and `limits`.
+/// Numbers of the rows in [`ROWS`] that run on shards, from 1: `shard` down to `audit` and `limits`.
 const SHARD_ROWS: std::ops::RangeInclusive<usize> = 3..=7;
 
-/// Ways to share memory between threads that no shard may use.
+/// Types that share memory between threads, which shards must not use.
 const SHARED_TYPES: &[&str] = &[
     "Mutex",
     "RwLock",
@@ -41,24 +41,24 @@ const SHARED_TYPES: &[&str] = &[
     "crossbeam",
 ];
 
-/// Where `unsafe` may stand: a file, or a folder that ends in `/`.
+/// Places where `unsafe` is allowed: a file, or a folder with `/` at the end.
 const UNSAFE_DOORS: &[&str] = &[
     "relay/src/io/",
     "wire/src/generated.rs",
     "loadgen/src/path/emulator/",
 ];
 
-/// Files of this name may hold `unsafe` too, beside tests and benches.
+/// Name of files in tests and benches that may contain `unsafe`, too.
 const UNSAFE_TEST_FILE: &str = "counting_allocator.rs";
 
-/// Row of a module of the relay, from 1.
+/// Row of a relay module, counted from 1.
 fn row_of(module: &str) -> Option<usize> {
     ROWS.iter()
         .position(|row| row.contains(&module))
         .map(|row| row + 1)
 }
 
-/// A relay source and the module at the crate's root that it belongs to.
+/// The top-level module that a relay source belongs to.
 fn relay_module(source: &Source) -> Option<&str> {
     let inside = source
         .path
@@ -92,7 +92,7 @@ pub(crate) fn imports_point_downwards(sources: &[Source]) -> Vec<Finding> {
                 continue;
             };
             let target = target.map_or("", String::as_str);
-            // What is no module of the table is an item of lib.rs.
+            // A name that is not a module in the table is an item of lib.rs, in row 1.
             let target_row = row_of(target).unwrap_or(1);
             if target != own && target_row <= row {
                 let what = format!(
@@ -129,7 +129,7 @@ pub(crate) fn wire_and_hop_stay_pure(sources: &[Source]) -> Vec<Finding> {
         }
         for path in source.paths() {
             let segments: Vec<_> = path.segments.iter().map(String::as_str).collect();
-            // A test may read its corpus.
+            // A test may read its corpus from files.
             let is_corpus = path.is_test && segments.starts_with(&["std", "fs"]);
             let outside = MODULES.iter().any(|module| segments.starts_with(module)) && !is_corpus;
             let clock = segments

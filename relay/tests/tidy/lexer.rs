@@ -1,16 +1,16 @@
-//! Rust as words and signs: comments and the insides of literals vanish, the rest keeps its lines.
+//! Splits Rust source into words and signs with their line numbers; drops comments and the content of literals.
 //!
-//! Knows just enough of the grammar to tell test code from the rest.
+//! Knows just enough of the grammar to tell test code from other code.
 
-/// A word, a single sign, or a literal (whose text is then `"`).
+/// A word, a single sign, or a literal; a literal's text is `"`.
 pub(crate) struct Token {
     pub(crate) text: String,
-    /// From 1.
+    /// Line number, counted from 1.
     pub(crate) line: usize,
     pub(crate) is_test: bool,
 }
 
-/// Marks what stands under `#[test]`, `#[tokio::test]` or `#[cfg(test)]`, to the item's end.
+/// Marks items under `#[test]`, `#[tokio::test]` or `#[cfg(test)]` as test code, up to the item's end.
 pub(crate) fn mark_tests(tokens: &mut [Token], all: bool) {
     let mut at = 0;
     while at < tokens.len() {
@@ -47,7 +47,7 @@ fn text_at(tokens: &[Token], at: usize) -> &str {
     tokens.get(at).map_or("", |token| token.text.as_str())
 }
 
-/// Behind the bracket that closes the one at `open`.
+/// Index after the bracket that closes the bracket at `open`.
 fn matching_end(tokens: &[Token], open: usize) -> usize {
     let mut depth = 0_usize;
     for (at, token) in tokens.iter().enumerate().skip(open) {
@@ -63,7 +63,7 @@ fn matching_end(tokens: &[Token], open: usize) -> usize {
     tokens.len()
 }
 
-/// Behind the item that starts at `at`, further attributes included.
+/// Index after the item that starts at `at`, including further attributes.
 fn item_end(tokens: &[Token], mut at: usize) -> usize {
     while at < tokens.len() {
         match tokens[at].text.as_str() {
@@ -95,7 +95,7 @@ pub(crate) fn lex(text: &str) -> Vec<Token> {
             '/' if peek(at + 1) == '*' => at = comment_end(&chars, at),
             '"' => (at, text) = (string_end(&chars, at), "\"".to_owned()),
             '\'' if peek(at + 1) == '\\' || peek(at + 2) == '\'' => {
-                // The sign behind a backslash may be a quote itself.
+                // The character after a backslash may be a quote.
                 at += if peek(at + 1) == '\\' { 3 } else { 2 };
                 while at < chars.len() && chars[at] != '\'' {
                     at += 1;

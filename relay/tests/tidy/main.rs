@@ -1,7 +1,7 @@
-//! Reads all of our sources and holds them to `docs/STYLE.md`, rule by rule.
+//! Checks all sources of the repository against `docs/STYLE.md`, rule by rule.
 //!
-//! Each rule is a function from sources to findings. It runs here on the repository, and in
-//! `samples.rs` on a few lines that break it, so that a rule cannot fall asleep.
+//! A rule is a function from sources to findings. It runs here on the repository, and in `samples.rs` on a few lines
+//! that break the rule, so that a rule that finds nothing is noticed.
 
 mod layering;
 mod lexer;
@@ -14,7 +14,7 @@ use std::sync::LazyLock;
 
 use source::Source;
 
-/// One place that breaks one rule.
+/// A line that breaks a rule.
 #[derive(Debug)]
 struct Finding {
     path: String,
@@ -50,7 +50,7 @@ fn hold(rule: Rule) {
         .collect();
     assert!(
         findings.is_empty(),
-        "docs/STYLE.md is broken here:\n{}",
+        "these lines break docs/STYLE.md:\n{}",
         lines.concat()
     );
 }

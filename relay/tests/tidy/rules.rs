@@ -1,21 +1,21 @@
-//! What holds for every file by itself: length, head, names, leftovers, blanks.
+//! Rules for a single file: length, head, names, leftovers, blanks.
 
 use crate::Finding;
 use crate::source::Source;
 
-/// Above this a file says why in its head.
+/// Lines of a file above which its head must give a reason for the length.
 const LINES_WITHOUT_REASON_MAX: usize = 400;
-/// Above this a file is split.
+/// Lines that a file may have at most.
 const LINES_MAX: usize = 600;
-/// How a head gives the reason.
+/// Beginning of the line that gives the reason.
 const REASON: &str = "//! Long because ";
 
-/// Names that say nothing about what is inside.
+/// Module names that do not tell the content.
 const EMPTY_NAMES: &[&str] = &[
     "util", "utils", "common", "helper", "helpers", "misc", "shared", "stuff",
 ];
 
-/// Endings of type names that say nothing about what the type is.
+/// Endings of type names that do not tell what the type is.
 const EMPTY_ENDINGS: &[&str] = &["Manager", "Handler", "Service", "Helper", "Util"];
 
 pub(crate) fn files_stay_short(sources: &[Source]) -> Vec<Finding> {
@@ -50,7 +50,7 @@ fn gives_reason(source: &Source) -> bool {
     })
 }
 
-/// Everything but prose and settings.
+/// True for everything except Markdown and TOML.
 fn is_code(source: &Source) -> bool {
     !source.path.ends_with(".md") && !source.path.ends_with(".toml")
 }
@@ -58,7 +58,7 @@ fn is_code(source: &Source) -> bool {
 pub(crate) fn files_say_what_they_hold(sources: &[Source]) -> Vec<Finding> {
     let mut findings = Vec::new();
     for source in sources.iter().filter(|source| source.is_rust()) {
-        // Unit tests in a file of their own: where they stand says it.
+        // A file of unit tests needs no head: its place in the tree tells what it tests.
         let (_, inside) = source.path.split_once("/src/").unwrap_or_default();
         if inside
             .split('/')
@@ -101,7 +101,7 @@ pub(crate) fn names_follow_the_glossary(sources: &[Source]) -> Vec<Finding> {
         for pair in source.tokens.windows(2) {
             let name = pair[1].text.as_str();
             let what = match pair[0].text.as_str() {
-                // In a test it may be the method of HTTP.
+                // In a test, `get_...` may be about the HTTP method.
                 "fn" if name.starts_with("get_") && !pair[1].is_test => {
                     format!("`{name}`: leave out `get_`, or say what it does")
                 }

@@ -1,4 +1,4 @@
-//! Lines that break each rule, and neighbours of theirs that do not.
+//! Samples for each rule: lines that break it, and similar lines that do not.
 
 use crate::layering::{
     crates_have_no_features, crates_keep_apart, imports_point_downwards, shards_share_nothing,
@@ -16,7 +16,7 @@ fn findings(rule: Rule, path: &str, text: &str) -> Vec<Finding> {
     rule(&[Source::new(path, text)])
 }
 
-/// The rule finds exactly these lines in `text`.
+/// Asserts that the rule finds exactly these lines in `text`.
 #[track_caller]
 fn catches(rule: Rule, path: &str, text: &str, lines: &[usize]) {
     let found = findings(rule, path, text);

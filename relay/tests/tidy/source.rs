@@ -1,13 +1,13 @@
-//! Our sources as the rules see them: text, tokens, module paths, and which of it is test code.
+//! The repository's sources as the rules see them: text, tokens, module paths, and which code is test code.
 //!
-//! `use` groups are taken apart and made absolute where that needs no compiler.
+//! `use` groups are split into single paths, which are made absolute as far as that needs no compiler.
 
 use std::fs;
 use std::path::Path;
 
 use crate::lexer::{Token, lex, mark_tests};
 
-/// Folders that hold no source of ours, wherever they stand.
+/// Folders that are skipped wherever they are.
 const FOLDERS_SKIPPED: &[&str] = &[
     "target",
     "node_modules",
@@ -17,25 +17,25 @@ const FOLDERS_SKIPPED: &[&str] = &[
     "__pycache__",
 ];
 
-/// What the text rules read beside Rust.
+/// Extensions and names of the files that the text rules read; the other rules read `rs` only.
 const EXTENSIONS: &[&str] = &[
     "rs", "toml", "md", "fbs", "cmake", "sh", "py", "js", "cjs", "mjs", "just",
 ];
 const NAMES: &[&str] = &["justfile", ".ci/run"];
 
-/// One file of ours.
+/// A file of the repository.
 pub(crate) struct Source {
-    /// From the repository's root, with `/`.
+    /// Path from the repository's root, with `/`.
     pub(crate) path: String,
     pub(crate) text: String,
-    /// Empty unless this is Rust.
+    /// Tokens of a Rust file; empty for other files.
     pub(crate) tokens: Vec<Token>,
 }
 
-/// A path as written.
+/// A path in the code, as written.
 pub(crate) struct PathUse {
     pub(crate) segments: Vec<String>,
-    /// Set for `crate::`, `self::` and `super::`: the path from the crate's root.
+    /// Path from the crate's root, for `crate::`, `self::` and `super::`.
     pub(crate) in_crate: Option<Vec<String>>,
     pub(crate) line: usize,
     pub(crate) is_test: bool,
@@ -64,7 +64,7 @@ impl Source {
         self.path == "wire/src/generated.rs"
     }
 
-    /// Modules from the crate's root to this file: `relay/src/shard/mod.rs` gives `shard`.
+    /// Modules from the crate's root to this file: `shard` for `relay/src/shard/mod.rs`.
     pub(crate) fn module(&self) -> Vec<String> {
         let inside = self
             .path
@@ -84,7 +84,7 @@ impl Source {
         parts
     }
 
-    /// Tokens from `at` spell out `words`.
+    /// True if the tokens from `at` on are `words`.
     pub(crate) fn spells(&self, at: usize, words: &[&str]) -> bool {
         self.tokens.get(at..at + words.len()).is_some_and(|found| {
             found
@@ -94,7 +94,7 @@ impl Source {
         })
     }
 
-    /// Lines where `words` stand side by side, outside of test code or everywhere.
+    /// Lines where `words` follow each other; in test code only if `tests_too`.
     pub(crate) fn lines_with(&self, words: &[&str], tests_too: bool) -> Vec<usize> {
         (0..self.tokens.len())
             .filter(|&at| self.spells(at, words))
@@ -104,7 +104,7 @@ impl Source {
             .collect()
     }
 
-    /// Every path in the file, in order.
+    /// All paths in the file, in order.
     pub(crate) fn paths(&self) -> Vec<PathUse> {
         let mut found = Vec::new();
         let mut inner: Vec<Option<String>> = Vec::new();
@@ -157,7 +157,7 @@ impl Source {
         at + 1
     }
 
-    /// Reads one tree of a `use` and returns where it ended: at `,`, `}`, `;` or the file's end.
+    /// Reads one tree of a `use`; returns the index of its end: at `,`, `}`, `;` or the file's end.
     fn use_tree(
         &self,
         mut at: usize,
@@ -183,7 +183,7 @@ impl Source {
                 }
             }
         }
-        // A group may end in a comma, which leaves an empty tree behind.
+        // A comma at the end of a group leaves an empty tree.
         if at > start {
             self.found(prefix, start, module, found);
         }
@@ -204,7 +204,7 @@ impl Source {
 
 fn in_crate(segments: &[String], module: &[String]) -> Option<Vec<String>> {
     let mut base = match segments.first()?.as_str() {
-        // A lone `crate` is the one in `pub(crate)`.
+        // `crate` alone comes from `pub(crate)`.
         "crate" if segments.len() > 1 => Vec::new(),
         "self" | "super" if segments.len() > 1 => module.to_vec(),
         _ => return None,
@@ -229,7 +229,7 @@ fn is_test_path(path: &str) -> bool {
         .any(|part| matches!(part, "tests" | "tests.rs" | "fuzz"))
 }
 
-/// All of our files, in the order of their paths.
+/// All files of the repository, in the order of their paths.
 pub(crate) fn read_repository() -> Vec<Source> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
@@ -273,7 +273,7 @@ fn is_read(path: &str) -> bool {
             .is_some_and(|(_, end)| EXTENSIONS.contains(&end))
 }
 
-/// Marks files that are modules of tests by their declaration: `#[cfg(test)] mod pair;`.
+/// Marks files that are declared as test modules, such as by `#[cfg(test)] mod pair;`.
 fn mark_test_files(sources: &mut [Source]) {
     let mut modules = Vec::new();
     for source in sources.iter() {

@@ -1,7 +1,7 @@
-//! Writes `wire/src/generated.rs` from `wire/schema/wire.fbs`, or with `--check` only compares.
+//! Writes `wire/src/generated.rs` from `wire/schema/wire.fbs`, or only compares them with `--check`.
 //!
-//! The output is what flatc wrote, under a head of ours, in the format of the workspace's rustfmt
-//! settings. Exit codes: 0 written or current, 1 failed or out of date, 2 usage.
+//! The output is flatc's, with a head added, in the format of the workspace's rustfmt settings. Exit
+//! codes: 0 written or current, 1 failed or out of date, 2 wrong usage.
 
 use std::fs;
 use std::io::Write;
@@ -13,8 +13,8 @@ use anyhow::{Context, Result, bail, ensure};
 const SCHEMA: &str = "wire/schema/wire.fbs";
 const OUTPUT: &str = "wire/src/generated.rs";
 
-/// Output of flatc is held to none of our lints: it is not edited, and its `unsafe` is sound only
-/// behind the verifier, which `wire/src/message.rs` always runs first.
+/// Head of the output. It allows all lints: flatc's output is not edited, and its `unsafe` code is sound only
+/// after the verifier, which `wire/src/message.rs` always runs first.
 const HEAD: &str = "\
 //! FlatBuffers code for `schema/wire.fbs`. Written by `just schema`; edits here are lost.
 
@@ -65,7 +65,7 @@ fn main() -> ExitCode {
 }
 
 fn run(check: bool) -> Result<String> {
-    // Two levels above this package, wherever the command was started.
+    // Two levels above this package, independent of the current folder.
     let root = Path::new(env!("CARGO_MANIFEST_DIR"))
         .ancestors()
         .nth(2)
@@ -98,7 +98,7 @@ fn generate(root: &Path) -> Result<String> {
     format(root, &format!("{HEAD}{body}"))
 }
 
-/// `cargo fmt --check` reads every module, so the checked-in file must pass it too.
+/// Formats the output, because `cargo fmt --check` reads the checked-in file, too.
 fn format(root: &Path, source: &str) -> Result<String> {
     let mut rustfmt = Command::new("rustfmt")
         .args(["--edition", "2024", "--config-path"])
@@ -107,7 +107,7 @@ fn format(root: &Path, source: &str) -> Result<String> {
         .stdout(Stdio::piped())
         .spawn()
         .context("cannot start rustfmt (rustup component add rustfmt)")?;
-    // rustfmt reads all of its input before it writes, so this cannot block on a full pipe.
+    // rustfmt reads all input before it writes, so this write cannot block on a full pipe.
     let mut input = rustfmt
         .stdin
         .take()
@@ -123,7 +123,7 @@ fn format(root: &Path, source: &str) -> Result<String> {
     String::from_utf8(result.stdout).context("rustfmt wrote something that is not text")
 }
 
-/// Number of the first line that differs, from 1.
+/// Number of the first line that differs, counted from 1.
 fn first_difference(wanted: &str, found: &str) -> Option<usize> {
     if wanted == found {
         return None;
@@ -136,7 +136,7 @@ fn first_difference(wanted: &str, found: &str) -> Option<usize> {
     Some(same + 1)
 }
 
-/// A folder of this process that goes when the value goes.
+/// A temporary folder that is removed when dropped.
 struct Scratch(PathBuf);
 
 impl Scratch {
@@ -150,7 +150,7 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // A folder left behind in the system's temporary folder harms nobody.
+        // Failure is ignored: a folder left in the temporary folder does no harm.
         let _ = fs::remove_dir_all(&self.0);
     }
 }
