@@ -343,8 +343,8 @@ impl Relay {
         }
     }
 
-    /// Offers other relays to take over, if there is a state folder to meet in. `live` is the number of names that agents
-    /// served when this relay's predecessor ended.
+    /// Offers other relays to take over, if there is a state folder to meet in. `live` is the number of names that
+    /// agents served when this relay's predecessor ended.
     fn offer(
         &mut self,
         copies: std::io::Result<Vec<Door>>,

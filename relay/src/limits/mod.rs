@@ -222,8 +222,8 @@ struct Seat(Index);
 impl Pass {
     /// Counts a session or request from `address`.
     ///
+    /// # Errors
     /// The address has reached a limit.
-    /// There is too much from there.
     pub(crate) fn arrive(limits: Option<&Arc<Limits>>, address: IpAddr) -> Result<Self, Limited> {
         let Some(limits) = limits else {
             return Ok(Self::default());

@@ -14,7 +14,7 @@ const SCHEMA: &str = "wire/schema/wire.fbs";
 const OUTPUT: &str = "wire/src/generated.rs";
 
 /// Head of the output. It allows all lints: flatc's output is not edited, and its `unsafe` code is sound only
-/// after the verifier, which `wire/src/message.rs` always runs first.
+/// after the verifier, which `wire/src/message/` always runs first.
 const HEAD: &str = "\
 //! FlatBuffers code for `schema/wire.fbs`. Written by `just schema`; edits here are lost.
 

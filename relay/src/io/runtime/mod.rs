@@ -166,7 +166,7 @@ impl Runtime {
     /// The runtime of this thread.
     ///
     /// # Panics
-    /// Outside [`run_spinning`].
+    /// If called outside [`run_spinning`].
     pub(super) fn current() -> Rc<Self> {
         CURRENT.with_borrow(|current| {
             let current = current.as_ref();
