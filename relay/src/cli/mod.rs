@@ -137,10 +137,10 @@ fn claim_arguments() -> [Arg; 7] {
     let scopes = PossibleValuesParser::new(Scope::ALL.map(Scope::word));
     [
         text("sub", "NAME", "Holder of the token").required(true),
-        text("dcc", "DCC", "Application that the token allows; repeats [default: any]").action(ArgAction::Append),
+        text("dcc", "DCC", "Allowed application; repeats [default: any]").action(ArgAction::Append),
         patterns(
             "tunnel",
-            "Tunnel names that the token allows, as in 'maya-*'; repeats [default: any]",
+            "Allowed tunnel names, as in 'maya-*'; repeats [default: any]",
         ),
         text(
             "scope",
@@ -162,7 +162,7 @@ fn claim_arguments() -> [Arg; 7] {
         ),
         Arg::new("shared")
             .long("shared")
-            .help("The holder's agents may share a tunnel name with agents of the same --sub or --group")
+            .help("Agents may share a tunnel name with others of the same --sub or --group")
             .action(ArgAction::SetTrue),
     ]
 }

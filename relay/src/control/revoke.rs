@@ -65,7 +65,7 @@ pub(super) async fn revoke(
             Some(denied) => denied,
             None => return bad("`key` is 12 to 64 hexadecimal digits, as the log prints it"),
         },
-        _ => return bad("the body must have one of `jti`, `sub` or `key`, and not empty"),
+        _ => return bad("the body must have exactly one of `jti`, `sub` and `key`, not empty"),
     };
     let what = denied.to_string();
     let (ended, answer) = oneshot::channel();

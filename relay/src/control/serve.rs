@@ -67,7 +67,7 @@ async fn accept(
     admin: Arc<Admin>,
     mut phase: watch::Receiver<Phase>,
 ) -> JoinSet<()> {
-    // Connections wait in the backlog until then. An error means a stop, which ends this task, too.
+    // The socket may not listen before. An error means a stop, which ends this task, too.
     let _ = phase.wait_for(|phase| *phase >= Phase::Serves).await;
     let listener = match tokio::net::TcpListener::from_std(listener) {
         Ok(listener) => listener,
