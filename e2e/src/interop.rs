@@ -1,4 +1,4 @@
-//! The servers and clients of the interop tests, ready to start.
+//! Starts the MCP servers and runs the MCP clients of the interop tests.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -15,24 +15,24 @@ use tempfile::TempDir;
 use crate::environment::{Node, Python};
 use crate::process::Process;
 
-/// Longest time until a server listens, on a machine that is busy with other tests.
+/// Time limit for a server to listen, on a machine that is busy with other tests.
 const START_LIMIT: Duration = Duration::from_secs(30);
 
-/// Longest time for one client program. The longest scenario takes about 6 s.
+/// Time limit of one client program. The longest scenario takes about 6 s on an idle machine.
 const CLIENT_LIMIT: Duration = Duration::from_secs(60);
 
-/// What could be prepared on this machine, and why the rest could not.
+/// The prepared environments, or the reason why one could not be prepared on this machine.
 pub struct Setup {
     python: Result<Python, String>,
     node: Result<Node, String>,
     seen: Mutex<HashMap<String, Arc<Seen>>>,
 }
 
-/// What came of something that is done once, or why nothing did.
+/// Result of a call that [`Setup::once`] makes once, or its error as text.
 type Seen = OnceLock<Result<Value, String>>;
 
 impl Setup {
-    /// Prepares everything under `interop`, both halves at once.
+    /// Prepares the Python and Node environments under `interop` in parallel.
     #[must_use]
     pub fn prepare(interop: &Path) -> Self {
         std::thread::scope(|scope| {
@@ -40,7 +40,7 @@ impl Setup {
             let python = Python::prepare(interop).map_err(|error| format!("{error:#}"));
             let node = node
                 .join()
-                .unwrap_or_else(|_| Err("its preparation panicked".to_owned()));
+                .unwrap_or_else(|_| Err("preparation panicked".to_owned()));
             Self {
                 python,
                 node,
@@ -49,11 +49,11 @@ impl Setup {
         })
     }
 
-    /// What `look` sees, called once for each `what`: every way is compared with the same direct
-    /// one, which need not be seen again for each.
+    /// Result of `look`, which runs once per key `what`: all paths are compared with one run on the direct
+    /// path.
     ///
     /// # Errors
-    /// Those of `look`, whoever called it.
+    /// `look` failed, in this call or in an earlier one with the same key.
     pub fn once(&self, what: &str, look: impl FnOnce() -> Result<Value>) -> Result<Value> {
         let mut all = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let seen = Arc::clone(all.entry(what.to_owned()).or_default());
@@ -62,7 +62,7 @@ impl Setup {
         found.clone().map_err(|why| anyhow!("{what}: {why}"))
     }
 
-    /// Why a test that needs `needs` cannot run here, if it cannot.
+    /// Reason why a test with these `needs` cannot run on this machine; `None` if it can.
     #[must_use]
     pub fn missing(&self, needs: Needs) -> Option<String> {
         let python = self
@@ -88,7 +88,7 @@ impl Setup {
     /// Starts npm's `server-everything` with Streamable HTTP.
     ///
     /// # Errors
-    /// It does not start.
+    /// The server does not start.
     pub fn everything(&self) -> Result<Server> {
         let preload = ["end-with-stdin.cjs", "bind-loopback.cjs"];
         let mut command = self.node()?.program("mcp-server-everything", &preload);
@@ -96,11 +96,11 @@ impl Setup {
         Server::start("server-everything", &mut command)
     }
 
-    /// Starts npm's `supergateway` with `server-everything` as a child that it talks to over
-    /// standard input and output; it speaks `transport` to the outside.
+    /// Starts npm's `supergateway`, which serves `transport` and talks to `server-everything`, its child
+    /// process, over standard input and output.
     ///
     /// # Errors
-    /// It does not start.
+    /// The server does not start.
     pub fn gateway(&self, transport: &str) -> Result<Server> {
         let node = self.node()?;
         let mut child = node.program("mcp-server-everything", &["end-with-input.cjs"]);
@@ -117,10 +117,10 @@ impl Setup {
         Server::start("supergateway", &mut command)
     }
 
-    /// Starts our own server on the Python SDK.
+    /// Starts the fixture server on the Python SDK, which serves the 2025 and 2026 protocol eras.
     ///
     /// # Errors
-    /// It does not start.
+    /// The server does not start.
     pub fn sdk_server(&self) -> Result<Server> {
         Server::start(
             "server_2026.py",
@@ -128,26 +128,26 @@ impl Setup {
         )
     }
 
-    /// Starts our own server that has what the scenarios of npm's `conformance` ask for.
+    /// Starts the fixture server with the tools and resources that npm's `conformance` requires.
     ///
     /// # Errors
-    /// It does not start.
+    /// The server does not start.
     pub fn conformance_server(&self) -> Result<Server> {
         let script = "server_conformance.py";
         Server::start(script, &mut self.python()?.script(script))
     }
 
-    /// Starts a server that is its own authorization server. It takes `url` for its own, or its
-    /// address.
+    /// Starts a server that is its own OAuth authorization server. Its public URL is `url`, or by default
+    /// its own address.
     ///
     /// # Errors
-    /// It does not start.
+    /// The server does not start.
     pub fn login_server(&self, url: Option<&str>) -> Result<Server> {
         let script = "server_login.py";
         Server::start(script, self.python()?.script(script).args(url))
     }
 
-    /// The Python SDK logs in at `url`; returns its report.
+    /// Logs in at `url` with the Python SDK and returns the client's report.
     ///
     /// # Errors
     /// The client failed, or took too long.
@@ -156,7 +156,7 @@ impl Setup {
         report(script, self.python()?.script(script).arg(url))
     }
 
-    /// The TypeScript SDK logs in at `url`; returns its report.
+    /// Logs in at `url` with the TypeScript SDK and returns the client's report.
     ///
     /// # Errors
     /// The client failed, or took too long.
@@ -170,11 +170,11 @@ impl Setup {
         )
     }
 
-    /// Runs every scenario of npm's `conformance` that `revision` requires of a server against
-    /// `url`: what it printed, how it ended, and what it kept of each scenario.
+    /// Runs every scenario of npm's `conformance` that `revision` requires of a server against `url`.
+    /// Returns the exit code, the output, and the checks that the suite wrote for each scenario.
     ///
     /// # Errors
-    /// It took too long, or kept nothing.
+    /// The suite took too long, or wrote no checks.
     pub fn conformance(&self, url: &str, revision: &str) -> Result<Value> {
         let directory = TempDir::new()?;
         let preload = ["end-with-stdin.cjs", "resolve-test-names.cjs"];
@@ -207,12 +207,12 @@ impl Setup {
         serde_json::from_str(&printed).with_context(|| format!("{script} printed {printed:?}"))
     }
 
-    /// Runs a scenario of the Python SDK in the 2025 era as the client of `bridge`, a program that
-    /// it talks to over standard input and output and that is a client of `url`, and returns its
-    /// report. Every request over HTTP gets these `headers`.
+    /// Runs a scenario of the Python SDK in the 2025 protocol era through `bridge`, and returns its report.
+    /// The SDK talks to the bridge over standard input and output; the bridge adds `headers` to each
+    /// HTTP request that it sends to `url`.
     ///
     /// # Errors
-    /// One of them failed, or took too long.
+    /// The client or the bridge failed, or took too long.
     pub fn bridged(
         &self,
         bridge: Bridge,
@@ -221,7 +221,7 @@ impl Setup {
         headers: &[&str],
     ) -> Result<Value> {
         let script = "client_stdio.py";
-        // It keeps credentials in the home directory; the user's are not its business.
+        // mcp-remote keeps credentials in the home directory; the test must not use the user's.
         let home = TempDir::new()?;
         let preload = ["end-with-input.cjs", "resolve-test-names.cjs"];
         let mut inner = self.node()?.program(bridge.program(), &preload);
@@ -243,12 +243,12 @@ impl Setup {
         serde_json::from_str(&printed).with_context(|| format!("{script} printed {printed:?}"))
     }
 
-    /// Runs the npm inspector's command line against `url` and returns what it printed.
+    /// Runs the command line of npm's inspector against `url` and returns its output.
     ///
     /// # Errors
     /// The inspector failed, or took too long.
     pub fn inspector(&self, url: &str, arguments: &[&str]) -> Result<String> {
-        // It keeps settings and credentials in the home directory; the user's are not its business.
+        // The inspector keeps settings and credentials in the home directory; the test must not use the user's.
         let home = TempDir::new()?;
         let preload = ["end-with-stdin.cjs", "resolve-test-names.cjs"];
         let mut command = self.node()?.program("mcp-inspector", &preload);
@@ -266,18 +266,18 @@ impl Setup {
     }
 }
 
-/// What a client script prints, as JSON.
+/// Runs a client script and parses the JSON report that it prints.
 fn report(script: &str, command: &mut Command) -> Result<Value> {
     let printed = Process::spawn(script, command)?.finish(CLIENT_LIMIT)?;
     serde_json::from_str(&printed).with_context(|| format!("{script} printed {printed:?}"))
 }
 
-/// What a test needs on this machine.
+/// Environments that a test needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Needs {
     /// Python with the MCP SDK.
     Python,
-    /// That, and the npm packages.
+    /// Python with the MCP SDK, and Node with the npm packages.
     PythonAndNode,
 }
 
@@ -288,7 +288,7 @@ pub enum Client {
     Era2025,
     /// The Python SDK in the 2026-07-28 protocol era.
     Era2026,
-    /// Plain HTTP requests.
+    /// Plain HTTP requests, without an SDK.
     Http,
 }
 
@@ -302,14 +302,14 @@ impl Client {
     }
 }
 
-/// A program between a client that starts its server and a server that listens.
+/// Program that a client starts as its stdio server, and that forwards to an HTTP server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bridge {
     /// npm's `mcp-remote`.
     McpRemote,
     /// npm's `supergateway`, over Streamable HTTP.
     Gateway,
-    /// npm's `supergateway`, over the older transport with two endpoints.
+    /// npm's `supergateway`, over the older HTTP+SSE transport with two endpoints.
     GatewaySse,
 }
 
@@ -327,7 +327,7 @@ fn words(command: &Command) -> impl Iterator<Item = &OsStr> {
     std::iter::once(command.get_program()).chain(command.get_args())
 }
 
-/// A running MCP server. It ends when it is dropped.
+/// A running MCP server. Dropping it kills the process.
 pub struct Server {
     process: Process,
     url: String,
@@ -341,7 +341,7 @@ impl Server {
         let port = told["port"]
             .as_u64()
             .and_then(|port| u16::try_from(port).ok());
-        let port = port.with_context(|| format!("{name} told no port: {told}"))?;
+        let port = port.with_context(|| format!("{name} reported no port: {told}"))?;
         Ok(Self {
             process,
             url: format!("http://127.0.0.1:{port}/mcp"),
@@ -349,36 +349,36 @@ impl Server {
         })
     }
 
-    /// The URL of its MCP endpoint.
+    /// URL of the server's MCP endpoint.
     #[must_use]
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// The URL of the whole server.
+    /// URL of the server's root, without a path.
     #[must_use]
     pub fn root(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
     }
 
-    /// The port of its listener, on 127.0.0.1.
+    /// Port of the server's listener on 127.0.0.1.
     #[must_use]
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// Waits until it has told of `wanted`, and returns that event.
+    /// Waits until the server has printed an event named `wanted`, and returns the event.
     ///
     /// # Errors
-    /// `limit` passed first.
+    /// `limit` passed, or the server's output ended, before that event.
     pub fn wait_for_event(&self, limit: Duration, wanted: &str) -> Result<Value> {
         self.process.wait_for(limit, |line| event(line, wanted))
     }
 
-    /// Every HTTP request that it has told of, up to the last of the `count` that were sent.
+    /// The first `count` HTTP requests that the server has reported on its standard output.
     ///
     /// # Errors
-    /// Fewer than `count` came within `limit`.
+    /// The server reported fewer than `count` requests within `limit`.
     pub fn requests(&self, limit: Duration, count: usize) -> Result<Vec<Value>> {
         let mut requests = Vec::new();
         self.process.wait_for(limit, |line| {

@@ -1,6 +1,6 @@
-//! The harness of the end-to-end tests: programs that nobody here wrote, the ways to them, and
-//! guards that end every process with the test that started it. [`behaviour`] is that of the tests
-//! that need none of those programs.
+//! Harness of the end-to-end tests: third-party MCP servers and clients, the paths between them, and
+//! guards that end every process with the test that started it. [`behaviour`] is the harness of the
+//! tests that need no third-party program.
 
 pub mod behaviour;
 pub mod environment;

@@ -1,29 +1,29 @@
-//! The ways on which a test reaches a server: directly, or through relay and agent.
+//! Paths from a test client to a server: direct, or through relay and agent.
 
 use anyhow::Result;
 
 use crate::tunnel::{Tunnel, Way};
 
-/// A way to a server.
+/// Path from a test client to a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Path {
     /// The server's own address.
     Direct,
-    /// A relay in front, an agent beside the server.
+    /// Through a relay and an agent.
     Tunnel(Way),
 }
 
 impl Path {
-    /// The shortest way through relay and agent.
+    /// The tunnel named in the path of the relay's URL: the plainest path through relay and agent.
     pub const RELAY: Self = Self::Tunnel(Way::Name);
 
-    /// The way over every program of ours.
+    /// Through every Tieline program: `tieline connect`, relay and agent.
     pub const CONNECT: Self = Self::Tunnel(Way::Proxy);
 
-    /// The way on which each request looks for an agent.
+    /// The URL names only the kind: the relay finds an agent for each request.
     pub const ANY_OF_KIND: Self = Self::Tunnel(Way::AnyOfKind);
 
-    /// Every way, the plain one first.
+    /// Every path, the direct one first.
     pub const ALL: [Self; 6] = [
         Self::Direct,
         Self::RELAY,
@@ -33,7 +33,7 @@ impl Path {
         Self::CONNECT,
     ];
 
-    /// Its name in the name of a test.
+    /// Word for the path in the name of a test.
     #[must_use]
     pub fn word(self) -> &'static str {
         match self {
@@ -46,10 +46,10 @@ impl Path {
         }
     }
 
-    /// Opens the way to the MCP server at `target`, an `http://` URL.
+    /// Opens the path to the MCP server at `target`, an `http://` URL.
     ///
     /// # Errors
-    /// Something of ours did not start, or the agent was not registered in time.
+    /// Relay, agent or proxy did not start, or the agent was not registered in time.
     pub fn open(self, target: &str) -> Result<Opened> {
         match self {
             Self::Direct => Ok(Opened::Direct {
@@ -60,19 +60,19 @@ impl Path {
     }
 }
 
-/// An open way. It closes when it is dropped.
+/// An open path. Dropping it stops the relay, agent and proxy.
 pub enum Opened {
-    /// Nothing in between.
+    /// The client connects to the server itself.
     Direct {
         /// The server's own URL.
         url: String,
     },
-    /// Relay and agent in between.
+    /// The client connects through relay and agent.
     Tunnel(Box<Tunnel>),
 }
 
 impl Opened {
-    /// The URL that a client is given.
+    /// URL at which clients reach the server on this path.
     #[must_use]
     pub fn url(&self) -> &str {
         match self {

@@ -1,8 +1,8 @@
 //! A child process that ends with the test that started it.
 //!
-//! Three things see to that: dropping the guard kills the process group and reaps the child; every
-//! wait has a limit; and the child's standard input is a pipe that closes when this process ends,
-//! however it ends, which the fixtures take as the end of their own life.
+//! Three measures ensure it: dropping the guard kills the process group and reaps the child; every wait
+//! has a limit; and the child's standard input is a pipe, which the kernel closes however this process
+//! ends. The fixtures exit when their standard input ends.
 
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -19,20 +19,20 @@ use rustix::process::{
     waitid,
 };
 
-/// Lines of output kept for each process. Older ones are forgotten.
+/// Output lines kept per process; older lines are dropped.
 const LINES_MAX: usize = 4096;
 
-/// Longest line read as one, in bytes: the longest report of a fixture is under 64 KiB.
+/// Longest line read as one, in bytes; the longest report of a fixture is under 64 KiB.
 const LINE_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
-/// Lines of output that an error quotes.
+/// Output lines that an error message quotes.
 const QUOTED_LINES: usize = 30;
 
 /// A running child process.
 pub struct Process {
     name: String,
     child: Child,
-    /// Kept out of `child`, whose `wait` would close it.
+    /// Taken out of `child`, because `Child::wait` would close it.
     stdin: Option<ChildStdin>,
     output: Arc<Output>,
     readers: Vec<JoinHandle<()>>,
@@ -40,7 +40,7 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts `command` in a process group of its own.
+    /// Starts `command` in its own process group; errors call the process `name`.
     ///
     /// # Errors
     /// The program cannot be started.
@@ -71,18 +71,18 @@ impl Process {
         })
     }
 
-    /// Waits for the first line on standard output, from the start on, that `wanted` accepts.
+    /// Waits for a line on standard output that `wanted` accepts. Kept earlier lines count too.
     ///
     /// # Errors
-    /// `limit` passed, or the output ended, without such a line.
+    /// `limit` passed, or all output ended, before `wanted` accepted a line.
     pub fn wait_for<T>(&self, limit: Duration, wanted: impl FnMut(&str) -> Option<T>) -> Result<T> {
         self.wait_for_line(Stream::Stdout, limit, wanted)
     }
 
-    /// The same on standard error.
+    /// Waits for a line on standard error that `wanted` accepts. Kept earlier lines count too.
     ///
     /// # Errors
-    /// `limit` passed, or the output ended, without such a line.
+    /// `limit` passed, or all output ended, before `wanted` accepted a line.
     pub fn wait_for_error_line<T>(
         &self,
         limit: Duration,
@@ -113,12 +113,12 @@ impl Process {
             let left = deadline.saturating_duration_since(Instant::now());
             if state.open == 0 || left.is_zero() {
                 let why = if left.is_zero() {
-                    "not in time"
+                    "time limit reached"
                 } else {
-                    "its output ended first"
+                    "its output ended"
                 };
                 bail!(
-                    "{} did not print what was expected ({why})\n{}",
+                    "{} did not print the expected line ({why})\n{}",
                     self.name,
                     state.quote()
                 );
@@ -132,10 +132,10 @@ impl Process {
         }
     }
 
-    /// Waits until the process has ended by itself and returns what it printed on standard output.
+    /// Waits until the process has exited and closed its output; returns its standard output.
     ///
     /// # Errors
-    /// It failed, or `limit` passed; then it is killed.
+    /// The process failed, or `limit` passed and the process was killed.
     pub fn finish(self, limit: Duration) -> Result<String> {
         let name = self.name.clone();
         let ended = self.ended(limit)?;
@@ -145,10 +145,10 @@ impl Process {
         Ok(ended.stdout)
     }
 
-    /// Waits until the process has ended by itself, and tells how.
+    /// Waits until the process has exited and closed its output; returns its exit status and output.
     ///
     /// # Errors
-    /// `limit` passed; then it is killed.
+    /// `limit` passed, and the process was killed.
     pub fn ended(mut self, limit: Duration) -> Result<Ended> {
         let deadline = Instant::now() + limit;
         let mut state = self.output.lock();
@@ -181,39 +181,44 @@ impl Process {
         })
     }
 
-    /// Its exit code, once it has ended by itself; other processes may still have its output.
+    /// Waits until the process has exited, and returns its exit code. Its output may still be open in other
+    /// processes.
     ///
     /// # Errors
-    /// `limit` passed, or a signal killed it.
+    /// `limit` passed, or a signal killed the process.
     pub fn exit_code(&self, limit: Duration) -> Result<i32> {
         let pid = self.pid()?;
         self.wait_for_end(Instant::now() + limit)?;
-        // Not reaped: its id stays its own, and names its group, until this is dropped.
+        // Not reaped: the kernel cannot reuse the process id, which is also the group's, before the drop.
         let how = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
-        let status = waitid(WaitId::Pid(pid), how)?.context("it has not ended")?;
+        let status = waitid(WaitId::Pid(pid), how)?.context("the process has not exited")?;
         let code = status.exit_status();
-        code.with_context(|| format!("{} was killed", self.name))
+        code.with_context(|| format!("{} was killed by a signal", self.name))
     }
 
-    /// Sends it a signal.
+    /// Sends a signal to the process.
     ///
     /// # Errors
-    /// It is gone.
+    /// The kernel refuses the signal.
     pub fn signal(&self, signal: Signal) -> Result<()> {
-        // Not reaped before `self` is gone, so its id cannot name a stranger.
+        // Not reaped while `self` exists, so the id cannot belong to an unrelated process.
         kill_process(self.pid()?, signal).with_context(|| format!("cannot signal {}", self.name))
     }
 
-    /// Writes a line to its standard input.
+    /// Writes a line to the standard input of the process.
     ///
     /// # Errors
-    /// It is gone.
+    /// The process has closed its standard input or exited.
     pub fn tell(&self, line: &str) -> Result<()> {
-        let mut stdin = self.stdin.as_ref().context("no standard input")?;
-        writeln!(stdin, "{line}").with_context(|| format!("cannot tell {}", self.name))
+        let mut stdin = self
+            .stdin
+            .as_ref()
+            .context("the process has no standard input")?;
+        writeln!(stdin, "{line}")
+            .with_context(|| format!("cannot write to the standard input of {}", self.name))
     }
 
-    /// Whether a line on standard output so far contains `text`.
+    /// Whether a kept line on standard output contains `text`.
     #[must_use]
     pub fn has_printed(&self, text: &str) -> bool {
         let state = self.output.lock();
@@ -221,7 +226,7 @@ impl Process {
         lines.any(|line| line.stream == Stream::Stdout && line.text.contains(text))
     }
 
-    /// How many lines on standard error, as far as they are kept, `wanted` accepts.
+    /// Number of kept lines on standard error that `wanted` accepts.
     #[must_use]
     pub fn error_lines(&self, wanted: impl Fn(&str) -> bool) -> usize {
         let state = self.output.lock();
@@ -245,12 +250,12 @@ impl Process {
         let left = deadline.saturating_duration_since(Instant::now());
         let mut watched = [PollFd::new(&ended, PollFlags::IN)];
         if poll(&mut watched, Some(&Timespec::try_from(left)?))? == 0 {
-            bail!("{} did not end in time", self.name);
+            bail!("{} did not exit in time", self.name);
         }
         Ok(())
     }
 
-    /// The process's id.
+    /// The process id.
     #[must_use]
     pub fn id(&self) -> u32 {
         self.child.id()
@@ -265,7 +270,7 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         if !self.reaped {
-            // Not reaped, so its id is still its own and cannot name a stranger.
+            // Not reaped, so the id cannot belong to an unrelated process group.
             if let Ok(group) = self.pid() {
                 let _gone = kill_process_group(group, Signal::KILL);
             }
@@ -278,16 +283,16 @@ impl Drop for Process {
     }
 }
 
-/// A process that has ended by itself.
+/// Exit status and output of a process that has exited.
 #[derive(Clone, Debug)]
 pub struct Ended {
-    /// How.
+    /// Exit status, or the signal that killed the process.
     pub status: ExitStatus,
-    /// What it printed on standard output.
+    /// Standard output, as far as its lines are kept.
     pub stdout: String,
-    /// What it printed on standard error.
+    /// Standard error, as far as its lines are kept.
     pub stderr: String,
-    /// Its last lines, for an error.
+    /// Last lines of both outputs, indented, for an error message.
     pub quote: String,
 }
 
@@ -305,9 +310,9 @@ struct Line {
 #[derive(Default)]
 struct OutputState {
     lines: VecDeque<Line>,
-    /// Lines dropped from the front.
+    /// Number of lines dropped from the front of `lines`.
     forgotten: usize,
-    /// Pipes that have not ended.
+    /// Number of output pipes that have not reached end of file.
     open: usize,
 }
 

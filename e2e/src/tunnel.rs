@@ -1,5 +1,4 @@
-//! Relay and agent in this process, as another program would embed them, for tests that wait
-//! without a runtime of their own.
+//! Relay and agent embedded in the test process, for tests that have no async runtime of their own.
 
 use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
@@ -9,30 +8,31 @@ use tokio::runtime::{Builder, Runtime};
 use crate::behaviour::studio::{SECRET, order, studio, token, write_token};
 use crate::behaviour::{HttpStream, TestAgent, TestProxy, TestRelay, soon};
 
-/// Kind of the application that every tunnel here is for.
+/// Application kind (`--dcc`) of every tunnel that this file opens.
 const DCC: &str = "maya";
 
-/// The relay's own name on [`Way::Domain`]. No name server knows it (RFC 6761, section 6.2): the
-/// fixtures take every name that ends so for this machine.
+/// Domain of the relay on [`Way::Domain`]. No name server knows `.test` names (RFC 6761, section 6.2);
+/// the fixtures resolve each of them to 127.0.0.1.
 const DOMAIN: &str = "relay.test";
 
-/// How callers come to a tunnel.
+/// Which URL form callers use to reach a tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
     /// `/w/<tunnel>/…` at the relay.
     Name,
     /// `/dcc/<dcc>/<tunnel>/…` at the relay.
     Kind,
-    /// `/dcc/<dcc>/…` at the relay: any tunnel of the kind, so that what belongs to one agent bears a
-    /// mark of the relay's.
+    /// `/dcc/<dcc>/…` at the relay: any tunnel of the kind. The relay adds its mark to session ids, which
+    /// leads later requests to the same agent.
     AnyOfKind,
-    /// `<tunnel>.<domain>/…`.
+    /// `<tunnel>.<domain>/…` at the relay.
     Domain,
-    /// `/w/<tunnel>/…` at a `tieline connect`, and the relay wants a token.
+    /// `/w/<tunnel>/…` at a `tieline connect`, which adds the token that the relay requires.
     Proxy,
 }
 
-/// A relay and one agent. All stop when it is dropped, the agent first and in order.
+/// A relay, one agent and, on [`Way::Proxy`], a proxy. Dropping the tunnel stops the agent gracefully first,
+/// then the rest.
 pub struct Tunnel {
     _proxy: Option<TestProxy>,
     agent: Option<TestAgent>,
@@ -43,20 +43,20 @@ pub struct Tunnel {
     _home: TempDir,
 }
 
-/// A relay's own URL for a tunnel, where the relay wants a token.
+/// URL of a tunnel at a relay that requires a token, and a token for it.
 pub struct Guarded {
-    /// The URL.
+    /// URL of the target at the relay, without the proxy.
     pub url: String,
-    /// The token of a caller who may use it.
+    /// Token of a caller that may use the tunnel.
     pub token: String,
 }
 
 impl Tunnel {
     /// Starts a relay on ports of the kernel's choice and an agent that publishes `target`, and
-    /// waits until callers can come on `way`.
+    /// waits until callers can reach the target through `way`.
     ///
     /// # Errors
-    /// Something does not start, or the agent is not registered in time.
+    /// The relay, the agent or the proxy does not start, or the agent is not registered in time.
     pub fn start(way: Way, target: &str) -> Result<Self> {
         let home = TempDir::new()?;
         let token_file = home.path().join("token");
@@ -92,7 +92,7 @@ impl Tunnel {
         };
         let path = told
             .strip_prefix(&named)
-            .with_context(|| format!("{told} is not under {named}"))?;
+            .with_context(|| format!("the agent's URL {told} does not start with {named}"))?;
         let (mut proxy, mut guarded) = (None, None);
         let url = match way {
             Way::Name | Way::Domain => told.to_owned(),
@@ -123,7 +123,7 @@ impl Tunnel {
         })
     }
 
-    /// The relay's own URL, if it wants a token there.
+    /// The relay's own URL and a token for it, on [`Way::Proxy`] only.
     #[must_use]
     pub const fn guarded(&self) -> Option<&Guarded> {
         self.guarded.as_ref()
@@ -136,11 +136,11 @@ impl Tunnel {
     }
 }
 
-/// Whoever comes without the proxy's token is turned away, so what works works by the token.
+/// Checks that the relay refuses a request without a token, so requests through the proxy succeed by its token.
 async fn ensure_closed(relay: &TestRelay, path: &str) -> Result<()> {
     let mut caller = HttpStream::connect(relay.http_address()).await?;
     caller.get(path).await?;
-    let (head, _) = soon("a refusal", caller.answer()).await??;
+    let (head, _) = soon("the refusal of a request without a token", caller.answer()).await??;
     ensure!(head.status() == 401, "{head:?}");
     Ok(())
 }
@@ -152,7 +152,7 @@ impl Drop for Tunnel {
         };
         let stopped = self.runtime.block_on(agent.stop());
         if let Err(error) = stopped.and_then(|outcome| Ok(outcome?)) {
-            eprintln!("the agent did not stop in order: {error:#}");
+            eprintln!("the agent did not stop gracefully: {error:#}");
         }
     }
 }

@@ -1,8 +1,8 @@
-//! Relay or agent as a process of its own, for tests that count its memory and descriptors.
+//! Relay or agent as a separate process, for tests that measure its memory and descriptors.
 //!
 //! `child relay FLAGS...` and `child agent serve FLAGS...` take the flags of the real programs, run
-//! the same libraries, and are always built with the tests. `child fleet` is the agent's example of
-//! that name, and `child echo` a target. They end when their standard input does, so that none
+//! the same libraries, and are always built with the tests. `child fleet` is the agent's example
+//! `fleet`, and `child echo` is a target. Each ends when its standard input ends, so that no process
 //! outlives its test.
 
 #[path = "../../../agent/examples/fleet/fleet.rs"]
@@ -20,7 +20,7 @@ use tieline_relay::{Relay, config};
 fn main() -> Result<ExitCode> {
     let mut arguments: Vec<OsString> = std::env::args_os().collect();
     if arguments.len() < 2 {
-        bail!("child relay|agent|fleet|echo FLAGS...");
+        bail!("usage: child relay|agent|fleet|echo FLAGS...");
     }
     let role = arguments.remove(1);
     match role.to_str() {
@@ -31,7 +31,7 @@ fn main() -> Result<ExitCode> {
             Err(error) => bail!("fleet: {error}"),
         },
         Some("echo") => echo(),
-        _ => bail!("child relay|agent|fleet|echo FLAGS..."),
+        _ => bail!("usage: child relay|agent|fleet|echo FLAGS..."),
     }
 }
 
@@ -41,7 +41,7 @@ fn relay(arguments: Vec<OsString>) -> Result<ExitCode> {
         flags,
     } = parse(arguments)?
     else {
-        bail!("child relay only serves");
+        bail!("child relay can only run a relay, not issue tokens");
     };
     let options = config::load(flags, Layer::default(), file.as_deref())?;
     let relay = Relay::start(options.config)?;
@@ -68,11 +68,11 @@ fn agent(arguments: Vec<OsString>) -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .context("no runtime")?;
+        .context("cannot build the tokio runtime")?;
     Ok(runtime.block_on(tieline_agent::command::run(cli)))
 }
 
-/// Sends back what it gets, on a port of the kernel's choice.
+/// Runs a target that echoes all bytes, and prints its address.
 fn echo() -> Result<ExitCode> {
     std::thread::Builder::new().spawn(|| {
         until_stdin_ends();
@@ -81,7 +81,7 @@ fn echo() -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .context("no runtime")?;
+        .context("cannot build the tokio runtime")?;
     runtime.block_on(async {
         let target = tieline_e2e::behaviour::Target::echo().await?;
         let mut stdout = io::stdout().lock();
@@ -92,6 +92,6 @@ fn echo() -> Result<ExitCode> {
 }
 
 fn until_stdin_ends() {
-    // Nothing is ever sent, and a failure is an end as well.
+    // The parent never writes to this pipe, and a read error means the same as its end.
     let _end = io::stdin().lock().read_to_end(&mut Vec::new());
 }
