@@ -1,12 +1,12 @@
-//! Relay and agent between MCP programs that nobody here wrote.
+//! Relay and agent between third-party MCP clients and servers.
 //!
-//! Every test runs on every [`Path`], unless its file says why not. What is not the same through
-//! the relay as it is directly is a fault of ours, so most tests on the relay compare with what a
-//! server says directly.
+//! Every test runs on every [`Path`], unless its file says why not. A difference between a tunnel and the
+//! direct path is a defect of Tieline, so most tests compare the client's report with the one on the
+//! direct path.
 //!
-//! What a test needs comes from package registries. Where they cannot be reached, or Python or Node
+//! The clients and servers come from package registries. If a registry is unreachable, or Python or Node
 //! is missing, the test is reported as ignored with the reason. With `TIELINE_INTEROP=require` in
-//! the environment it fails instead.
+//! the environment the test fails instead.
 
 use std::path::Path as FilePath;
 use std::process::ExitCode;
@@ -34,16 +34,16 @@ mod login;
 #[path = "interop/spacing.rs"]
 mod spacing;
 
-/// Longest time for one test. Every wait inside has a shorter limit of its own.
+/// Time limit of one test. Every wait inside a test has a shorter limit.
 const TEST_LIMIT: Duration = Duration::from_secs(150);
 
-/// Tests at a time for each core. They wait more than they compute.
+/// Tests that run at a time per core: they wait more than they compute.
 const TESTS_PER_CORE: usize = 2;
 
-/// Longest part of a reason that stands beside a test's name; all of it is on standard error.
+/// Characters of a reason shown beside the name of an ignored test; standard error shows the whole reason.
 const REASON_CHARS_MAX: usize = 100;
 
-/// One fact, to be shown on one path.
+/// Checks one fact on one path.
 type Check = fn(&Setup, Path) -> Result<()>;
 
 struct Case {
@@ -65,7 +65,7 @@ impl Case {
         }
     }
 
-    /// The same on these paths only.
+    /// Restricts the case to `paths`.
     const fn on(self, paths: &'static [Path]) -> Self {
         Self { paths, ..self }
     }
@@ -75,8 +75,8 @@ impl Case {
     }
 }
 
-/// What was reported on a path is what is reported directly. One answer differs where sessions bear a
-/// mark: what the relay says of one that leads nowhere.
+/// Checks that a report equals the one on the direct path, with one exception: on [`Path::ANY_OF_KIND`] session
+/// ids carry the relay's mark, so the relay answers itself for an unknown session.
 fn ensure_same(path: Path, mut report: Value, direct: &Value) -> Result<()> {
     if path == Path::ANY_OF_KIND
         && let Some(unknown) = report.get_mut("unknown_session")
@@ -87,7 +87,7 @@ fn ensure_same(path: Path, mut report: Value, direct: &Value) -> Result<()> {
     }
     ensure!(
         report == *direct,
-        "{report:#}\nis not what comes directly:\n{direct:#}"
+        "{report:#}\ndiffers from the report on the direct path:\n{direct:#}"
     );
     Ok(())
 }
@@ -117,7 +117,7 @@ fn main() -> ExitCode {
         .into_iter()
         .map(|(case, path)| {
             let Some(setup) = setup.clone() else {
-                // Only listed, or filtered out.
+                // No test runs: the command only lists tests, or its filter matches none.
                 return Trial::test(case.name_on(path), || Ok(()));
             };
             let missing = setup.missing(case.needs);
@@ -137,12 +137,12 @@ fn main() -> ExitCode {
         })
         .collect();
     for reason in reasons {
-        eprintln!("interop tests are ignored, because of {reason}");
+        eprintln!("interop tests are ignored: {reason}");
     }
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
-/// Whether any test is going to run, so that listing and filtering prepare nothing.
+/// Whether any test will run; if not, no environment is prepared.
 fn wanted(arguments: &Arguments, cases: &[(Case, Path)]) -> bool {
     let is_selected = |name: &str| {
         let matches = |pattern: &String| match arguments.exact {
@@ -157,14 +157,14 @@ fn wanted(arguments: &Arguments, cases: &[(Case, Path)]) -> bool {
             .any(|(case, path)| is_selected(&case.name_on(*path)))
 }
 
-/// `target/interop`, whichever directory the target directory is.
+/// The folder `interop` in cargo's target directory, wherever that is.
 fn interop_directory() -> std::path::PathBuf {
     let target_tmp = FilePath::new(env!("CARGO_TARGET_TMPDIR"));
     target_tmp.parent().unwrap_or(target_tmp).join("interop")
 }
 
-/// Runs a check on a thread of its own, so that one that hangs is a failure like any other. What it
-/// holds then ends with this process.
+/// Runs a check on its own thread and fails it at [`TEST_LIMIT`]. A check that hangs keeps its servers until
+/// this process ends.
 fn within_limit(check: impl FnOnce() -> Result<()> + Send + 'static) -> Result<(), Failed> {
     let (done, outcome) = mpsc::sync_channel(1);
     let thread = std::thread::spawn(move || {
@@ -176,13 +176,13 @@ fn within_limit(check: impl FnOnce() -> Result<()> + Send + 'static) -> Result<(
             Err(format!("took longer than {TEST_LIMIT:?}").into())
         }
         Err(mpsc::RecvTimeoutError::Disconnected) => match thread.join() {
-            Ok(()) => Err("ended without an outcome".into()),
+            Ok(()) => Err("the check ended without an outcome".into()),
             Err(panic) => std::panic::resume_unwind(panic),
         },
     }
 }
 
-/// The first line of a reason, or the start of it.
+/// First line of a reason, cut to [`REASON_CHARS_MAX`].
 fn short(reason: &str) -> String {
     reason
         .lines()

@@ -1,5 +1,5 @@
-//! A newcomer types the README from top to bottom: every command of its `console` blocks is run, in order,
-//! by the programs of this build. Ports are the kernel's choice, so that runs do not meet each other.
+//! Runs every command of the README's `console` blocks, in order, with the programs of this build. The kernel
+//! chooses the ports, so that parallel runs do not collide.
 
 use std::fs;
 use std::path::Path;
@@ -14,19 +14,19 @@ use tieline_e2e::process::Process;
 
 const README: &str = include_str!("../../README.md");
 
-/// Longest time for one command, or for a program to be ready, on a machine that is busy.
+/// Time limit for one command to end, or for a program to be ready, on a busy machine.
 const STEP_LIMIT: Duration = Duration::from_secs(60);
 
-/// Ports that the README names, and what the programs of this run have in their place.
+/// A reader who types the README's commands, with this run's ports and names in place of the README's.
 #[derive(Default)]
 struct Reader {
-    /// Pairs of a text of the README and what is typed for it.
+    /// Pairs of a text in the README and its replacement in this run.
     typed: Vec<(String, String)>,
     running: Vec<Process>,
 }
 
 impl Reader {
-    /// Types `with` for `text` from now on.
+    /// Replaces `text` by `with` in later commands.
     fn types(&mut self, text: &str, with: impl Into<String>) {
         self.typed.retain(|(known, _)| known != text);
         self.typed.push((text.to_owned(), with.into()));
@@ -37,13 +37,13 @@ impl Reader {
         self.typed.iter().fold(text.to_owned(), replace)
     }
 
-    /// Runs a command line in `folder`; one that serves goes on beside the rest.
+    /// Runs a command line in `folder`. A relay, agent or proxy keeps running until the reader is dropped.
     fn run(&mut self, line: &str, folder: &Path, programs: &Path) -> Result<()> {
         let is_relay = line.starts_with("tieline-relay --");
         let typed = match is_relay {
-            // Its own ports; `typed` knows those of the relay before.
+            // Port 0, because `typed` would insert the ports of the relay that the README started before.
             true => line.replace(":9001", ":0").replace(":9080", ":0"),
-            // What it asks is `connect` at its own port, which another run may have.
+            // `init` must ask this run's `connect`: its default port may belong to another run.
             false if line.starts_with("tieline init") => {
                 self.typed(&format!("{line} --relay http://localhost:51822"))
             }
@@ -68,7 +68,7 @@ impl Reader {
             command.env("TIELINE_CONNECT_LISTEN", "127.0.0.1:0");
         }
         if line.starts_with("tieline init") {
-            // That one, and not another that this machine may have.
+            // `init` must not find another `connect` on this machine.
             let listen = format!("localhost:{}", self.typed("51822"));
             command.env("TIELINE_CONNECT_LISTEN", listen);
         }
@@ -104,7 +104,7 @@ impl Reader {
     }
 }
 
-/// The number behind the last colon that a number follows.
+/// The digits after the last colon that is followed by a digit.
 fn port_of(text: &str) -> Option<String> {
     text.rsplit(':').find_map(|tail| {
         let digits: String = tail.chars().take_while(char::is_ascii_digit).collect();
@@ -112,7 +112,7 @@ fn port_of(text: &str) -> Option<String> {
     })
 }
 
-/// The README's blocks of `language`, in order.
+/// The README's code blocks in `language`, in order.
 fn blocks(language: &str) -> impl Iterator<Item = &'static str> {
     let fence = format!("```{language}\n");
     let mut rest = README;
@@ -124,20 +124,20 @@ fn blocks(language: &str) -> impl Iterator<Item = &'static str> {
     })
 }
 
-/// The commands of a `console` block, without prompts.
+/// The commands of a `console` block, without prompts and with continued lines joined.
 fn commands(block: &str) -> Vec<String> {
     let joined = block.replace("\\\n", " ");
     let lines = joined.lines().filter_map(|line| line.strip_prefix("$ "));
     lines.map(str::to_owned).collect()
 }
 
-/// Asks what `entry` of a client's configuration names, as a client does.
+/// Sends a POST to the server in `entry` of a client's configuration, with its headers; returns the body.
 async fn ask(entry: &Value) -> Result<String> {
-    let url = entry["url"].as_str().context("no URL")?;
+    let url = entry["url"].as_str().context("the entry has no url")?;
     let (host, path) = url
         .strip_prefix("http://")
         .and_then(|rest| rest.split_once('/'))
-        .with_context(|| format!("{url}: not such a URL"))?;
+        .with_context(|| format!("{url}: not an http:// URL with a path"))?;
     let headers = entry["headers"].as_object().into_iter().flatten();
     let headers: String = headers
         .filter_map(|(name, value)| Some(format!("{name}: {}\r\n", value.as_str()?)))
@@ -158,7 +158,7 @@ async fn every_command_of_the_readme_works_as_it_is_typed() -> Result<()> {
     let programs = programs()?;
     let folder = TempDir::new()?;
     let target = Target::http_requests(|mut http, head| async move {
-        // A credential of the relay is none of the target's business.
+        // The relay must not forward the caller's credentials to the target.
         let status = match head.header("authorization") {
             Some(_) => "400 Bad Request",
             None => "200 OK",
@@ -174,19 +174,19 @@ async fn every_command_of_the_readme_works_as_it_is_typed() -> Result<()> {
     let mut is_configured = 0;
     for line in blocks("console").flat_map(commands) {
         match line.split_once(' ').map_or(line.as_str(), |it| it.0) {
-            // The test command runs this; CI runs the demo; the build is `programs`.
+            // Not run here: `cargo test` is this run, `cargo run … demo` is a CI job, `cargo build` is `programs`.
             "cargo" | "export" => {}
             _ => tokio::task::block_in_place(|| reader.run(&line, folder.path(), &programs))
                 .with_context(|| line.clone())?,
         }
-        // What the client's configuration says works once there is a tunnel.
+        // The README's client configuration must work as soon as the agent has registered.
         if line.starts_with("tieline serve") && is_configured == 0 {
             let token = fs::read_to_string(folder.path().join("ada.token"))?;
             reader.types("<token>", token.trim());
             for block in blocks("json") {
                 let all: Value = serde_json::from_str(&reader.typed(block))?;
                 let entry = &all["mcpServers"]["maya"];
-                let answer = soon("the answer", ask(entry)).await??;
+                let answer = soon("the target's answer", ask(entry)).await??;
                 ensure!(answer == "the server's answer", "{answer}");
                 is_configured += 1;
             }
@@ -198,20 +198,20 @@ async fn every_command_of_the_readme_works_as_it_is_typed() -> Result<()> {
                 .as_object()
                 .and_then(|all| all.values().next())
             else {
-                bail!("init wrote {written}");
+                bail!("init wrote no server entry: {written}");
             };
-            let answer = soon("the answer", ask(entry)).await??;
+            let answer = soon("the target's answer", ask(entry)).await??;
             ensure!(answer == "the server's answer", "{answer}");
             is_configured += 1;
         }
     }
     ensure!(
         is_configured == 2,
-        "the README shows {is_configured} ways for clients"
+        "{is_configured} client configurations of the README worked, not 2"
     );
     ensure!(
         reader.running.len() >= 4,
-        "{} programs",
+        "the README starts only {} programs",
         reader.running.len()
     );
     Ok(())

@@ -1,5 +1,5 @@
-//! Programs that join clients and servers of one transport to those of another: npm's `mcp-remote`
-//! and `supergateway` in front, `supergateway` behind.
+//! Transport bridges: npm's `mcp-remote` and `supergateway` between client and tunnel, and `supergateway`
+//! between tunnel and server.
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -10,7 +10,8 @@ use crate::Case;
 use crate::everything::assert_inventory;
 use crate::spacing::one_by_one;
 
-/// Where steps are timed, which takes seconds: the other ways differ in how they name the tunnel.
+/// Paths of the timed tests, which take seconds each. The other paths differ in how the URL names the
+/// tunnel.
 const TIMED: [Path; 3] = [Path::Direct, Path::RELAY, Path::CONNECT];
 
 pub(crate) fn cases() -> Vec<Case> {
@@ -33,7 +34,7 @@ pub(crate) fn cases() -> Vec<Case> {
     ]
 }
 
-/// A bridge to npm's `server-everything`.
+/// Lists what npm's `server-everything` offers, through `bridge`.
 fn inventory(setup: &Setup, path: Path, bridge: Bridge) -> Result<Value> {
     let server = setup.everything()?;
     let way = path.open(server.url())?;
@@ -46,7 +47,7 @@ fn tells_all(setup: &Setup, path: Path, bridge: Bridge) -> Result<()> {
     })
 }
 
-/// Looks on `path`; on another than the direct one it must see the same as there.
+/// Checks that `look` reports a complete inventory on the direct path, and the same one on `path`.
 fn same_as_direct(
     setup: &Setup,
     path: Path,
@@ -59,7 +60,7 @@ fn same_as_direct(
         let seen = look(path)?;
         ensure!(
             seen == direct,
-            "{seen:#}\nis not what comes directly:\n{direct:#}"
+            "{seen:#}\ndiffers from the report on the direct path:\n{direct:#}"
         );
     }
     Ok(())
@@ -72,13 +73,13 @@ fn passes_progress_on(setup: &Setup, path: Path, bridge: Bridge) -> Result<()> {
     Ok(())
 }
 
-/// At the relay itself, which turns away whoever has none.
+/// `mcp-remote` sends the token itself to the relay, which refuses requests without a token.
 fn brings_a_token(setup: &Setup, path: Path) -> Result<()> {
     let server = setup.everything()?;
     let Opened::Tunnel(tunnel) = path.open(server.url())? else {
-        anyhow::bail!("no tunnel");
+        anyhow::bail!("the path has no tunnel");
     };
-    let guarded = tunnel.guarded().context("anybody may come")?;
+    let guarded = tunnel.guarded().context("the relay requires no token")?;
     let header = format!("Authorization: Bearer {}", guarded.token);
     let report = setup.bridged(Bridge::McpRemote, "inventory", &guarded.url, &[&header])?;
     assert_inventory(&report)
@@ -99,7 +100,7 @@ fn streams_a_child(setup: &Setup, path: Path) -> Result<()> {
     Ok(())
 }
 
-/// The server's first event names a second URL, at which the client must find it.
+/// HTTP+SSE: the server's first event names the URL for messages, which the client must reach on the same path.
 fn older_transport(setup: &Setup, path: Path) -> Result<()> {
     same_as_direct(setup, path, "older transport", |path| {
         let gateway = setup.gateway("sse")?;

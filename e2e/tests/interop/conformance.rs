@@ -1,5 +1,5 @@
-//! npm's `conformance` in front: what it says of a server is the same through the tunnel, to the
-//! byte, as far as two runs against the server itself are.
+//! npm's `conformance` as the client: its report on a server is the same through the tunnel as directly,
+//! to the byte, apart from fields that differ between two direct runs.
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -8,12 +8,12 @@ use tieline_e2e::path::Path;
 
 use crate::Case;
 
-/// The suite speaks of DNS rebinding to servers at `localhost` and addresses only, so not on
-/// [`tieline_e2e::tunnel::Way::Domain`]; and nothing but the first segments of the path tells
-/// [`tieline_e2e::tunnel::Way::Kind`] from [`Path::RELAY`].
+/// Paths of these tests. The suite tests DNS rebinding only at `localhost` and IP addresses, which rules out
+/// [`tieline_e2e::tunnel::Way::Domain`]. [`tieline_e2e::tunnel::Way::Kind`] differs from [`Path::RELAY`]
+/// only in the first path segments.
 const PATHS: [Path; 3] = [Path::Direct, Path::RELAY, Path::CONNECT];
 
-/// What no two runs have in common, by name: when, and what the server or the suite drew at random.
+/// Names of fields that differ between any two runs: times, and random values of the server or the suite.
 const RANDOM: [&str; 8] = [
     "timestamp",
     "date",
@@ -29,11 +29,11 @@ const RANDOM: [&str; 8] = [
 /// depend on how many events of other scenarios happened before; which fields hold the same id does not.
 const EVENT_IDS: [&str; 4] = ["eventId", "lastEventId", "lastEventIdUsed", "last-event-id"];
 
-/// The scenario of several streams at once, whose events are numbered as they happen to come.
+/// Scenario with several streams at once: the order of its events, and so their ids, varies between runs.
 const STREAMS: &str = "server-server-sse-multiple-streams";
 
-/// The check that a name which is not the server's is refused. Through the tunnel the relay does,
-/// or the proxy, in front of the server and in words of its own.
+/// Check that a foreign `Host` is refused. Through the tunnel, the relay or the proxy refuses it before the
+/// server sees it, with a status and body of its own.
 const REFUSED: &str = "localhost-host-rebinding-rejected";
 
 pub(crate) fn cases() -> Vec<Case> {
@@ -48,8 +48,8 @@ pub(crate) fn cases() -> Vec<Case> {
     ]
 }
 
-/// On the direct path itself two runs are compared, which shows that what is taken out of both is
-/// all that differs by nature.
+/// Checks that the suite's report on `path` equals the direct one. On the direct path this compares two runs,
+/// which shows that the removed fields are the only ones that vary.
 fn says_the_same(setup: &Setup, path: Path, revision: &str) -> Result<()> {
     let direct = setup.once(&format!("conformance {revision}"), || {
         said(setup, Path::Direct, revision)
@@ -60,7 +60,7 @@ fn says_the_same(setup: &Setup, path: Path, revision: &str) -> Result<()> {
         let (said, direct) = (&said[part], &direct[part]);
         ensure!(
             said == direct,
-            "{said}\nis not what comes directly:\n{direct}"
+            "{said}\ndiffers from the report on the direct path:\n{direct}"
         );
     }
     let all = scenarios(&said)?;
@@ -69,13 +69,13 @@ fn says_the_same(setup: &Setup, path: Path, revision: &str) -> Result<()> {
     compare("", &said["checks"], &direct["checks"], &mut differences);
     ensure!(
         differences.is_empty(),
-        "not what comes directly:\n{}",
+        "the checks differ from those on the direct path:\n{}",
         differences.join("\n")
     );
     Ok(())
 }
 
-/// Where two values differ, and what is there.
+/// Adds to `differences` each place where two JSON values differ, with both values.
 fn compare(place: &str, said: &Value, direct: &Value, differences: &mut Vec<String>) {
     match (said, direct) {
         (Value::Object(said), Value::Object(direct)) if said.keys().eq(direct.keys()) => {
@@ -89,12 +89,12 @@ fn compare(place: &str, said: &Value, direct: &Value, differences: &mut Vec<Stri
             }
         }
         _ if said == direct => {}
-        _ => differences.push(format!("{place}: {said}, and directly {direct}")),
+        _ => differences.push(format!("{place}: {said}, on the direct path {direct}")),
     }
 }
 
 fn scenarios(said: &Value) -> Result<&serde_json::Map<String, Value>> {
-    said["checks"].as_object().context("no scenarios")
+    said["checks"].as_object().context("no checks reported")
 }
 
 fn said(setup: &Setup, path: Path, revision: &str) -> Result<Value> {
@@ -102,11 +102,11 @@ fn said(setup: &Setup, path: Path, revision: &str) -> Result<Value> {
     let way = path.open(server.url())?;
     let said = setup.conformance(way.url(), revision)?;
     let url = way.url();
-    let (_, rest) = url.split_once("://").context("no URL")?;
-    let (host, _) = rest.split_once('/').context("no path")?;
+    let (_, rest) = url.split_once("://").context("the URL has no scheme")?;
+    let (host, _) = rest.split_once('/').context("the URL has no path")?;
     let plain = |text: &str| text.replace(url, "<url>").replace(host, "<host>");
 
-    let printed = said["printed"].as_str().context("nothing printed")?;
+    let printed = said["printed"].as_str().context("no output reported")?;
     let printed: Vec<_> = plain(printed).lines().map(without_time).collect();
     let mut checks = serde_json::Map::new();
     for (name, mut scenario) in scenarios(&said)?.clone() {
@@ -121,7 +121,7 @@ fn said(setup: &Setup, path: Path, revision: &str) -> Result<Value> {
     Ok(json!({ "code": said["code"], "printed": printed, "checks": checks }))
 }
 
-/// Without the time that a scenario's directory is named after, as in `-2026-11-22T01-35-37-832Z`.
+/// Cuts off the time at the end of a scenario's directory name, as in `-2026-11-22T01-35-37-832Z`.
 fn without_time(line: &str) -> String {
     const PATTERN: &[u8] = b"-0000-00-00T00-00-00-000Z";
     let is_like = |tail: &str| {
@@ -137,13 +137,13 @@ fn without_time(line: &str) -> String {
     }
 }
 
-/// Takes out of what the suite kept whatever differs between two runs.
+/// Removes or blanks the values in a scenario's checks that differ between two runs or two paths.
 fn take_out(value: &mut Value, plain: &impl Fn(&str) -> String) {
     match value {
         Value::String(text) => *text = plain(text),
         Value::Array(values) => values.iter_mut().for_each(|value| take_out(value, plain)),
         Value::Object(fields) => {
-            // The relay and the proxy say for every answer that it may depend on the page that asks.
+            // The relay and the proxy add `Vary: Origin` to every response; the server does not.
             if fields.get("vary").is_some_and(|vary| vary == "Origin") {
                 fields.remove("vary");
             }
@@ -158,8 +158,8 @@ fn take_out(value: &mut Value, plain: &impl Fn(&str) -> String) {
     }
 }
 
-/// Replaces each event id of a scenario, in fields and in descriptions (`(id: 144)`), by the place at which
-/// it was first seen among `known`.
+/// Replaces each event id of a scenario, in fields and in descriptions (`(id: 144)`), by its index in `known`,
+/// which lists the ids in order of first appearance.
 fn name_event_ids(value: &mut Value, known: &mut Vec<String>) {
     match value {
         Value::String(text) => {
@@ -194,12 +194,12 @@ fn event_name(id: &str, known: &mut Vec<String>) -> String {
     format!("<event {place}>")
 }
 
-/// Takes out what differs in one check only.
+/// Removes the values that vary in particular checks only.
 fn take_out_of_check(scenario: &str, check: &mut Value) {
     let is_refused = check["id"] == REFUSED && check["status"] == "SUCCESS";
     let details = &mut check["details"];
     if let Some(headers) = details["headers"].as_object_mut() {
-        // A field of one connection, which a gateway does not pass on (RFC 9110, section 7.6.1).
+        // `Connection` is hop-by-hop: a gateway does not forward it (RFC 9110, section 7.6.1).
         headers.remove("connection");
     }
     if is_refused {

@@ -1,5 +1,5 @@
-//! Our own server on the Python SDK behind, the same SDK as a client of the 2026-07-28 protocol era
-//! in front: no initialize, no session id, `Mcp-Method` headers.
+//! The fixture server on the Python SDK, with the same SDK as a client of the 2026-07-28 protocol era: no
+//! `initialize`, no session id, `Mcp-Method` headers. Some tests use plain HTTP or a 2025 client.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use tieline_e2e::path::Path;
 use crate::spacing::one_by_one;
 use crate::{Case, ensure_same};
 
-/// Longest time until the server has told of what it has already answered.
+/// Time limit for the server to report requests that it has already answered.
 const TELL_LIMIT: Duration = Duration::from_secs(10);
 
 pub(crate) fn cases() -> Vec<Case> {
@@ -52,7 +52,7 @@ fn report(setup: &Setup, path: Path, client: Client, scenario: &str) -> Result<(
     Ok((server, report))
 }
 
-/// Runs a scenario on `path`; on another than the direct one it must report the same as there.
+/// Runs a scenario on the direct path and on `path`; both reports must be equal.
 fn same_as_direct(setup: &Setup, path: Path, client: Client, scenario: &str) -> Result<Value> {
     let direct = setup.once(&format!("era_2026 {client:?} {scenario}"), || {
         Ok(report(setup, Path::Direct, client, scenario)?.1)
@@ -65,7 +65,9 @@ fn same_as_direct(setup: &Setup, path: Path, client: Client, scenario: &str) -> 
 }
 
 fn exchanges(report: &Value) -> Result<&Vec<Value>> {
-    report["exchanges"].as_array().context("no exchanges")
+    report["exchanges"]
+        .as_array()
+        .context("no exchanges reported")
 }
 
 fn calls_need_no_session(setup: &Setup, path: Path) -> Result<()> {
@@ -114,18 +116,21 @@ fn headers_reach_the_server_as_sent(setup: &Setup, path: Path) -> Result<()> {
     let sent = exchanges(&report)?;
     let seen = server.requests(TELL_LIMIT, sent.len())?;
     for (sent, seen) in sent.iter().zip(&seen) {
-        let mut headers = seen["headers"].as_object().context("no headers")?.clone();
-        let host = headers.remove("host").context("no host")?;
+        let mut headers = seen["headers"]
+            .as_object()
+            .context("no headers reported")?
+            .clone();
+        let host = headers.remove("host").context("no Host header received")?;
         ensure!(host == format!("127.0.0.1:{}", server.port()), "{seen:#}");
         ensure!(
             Value::Object(headers) == sent["sent"],
-            "sent {sent:#}\nbut came {seen:#}"
+            "the client sent {sent:#}\nbut the server received {seen:#}"
         );
     }
     let named = |exchange: &&Value| exchange["sent"].get("mcp-param-region").is_some();
     ensure!(
         sent.iter().filter(named).count() == 1,
-        "no Mcp-Param header: {sent:#?}"
+        "not exactly one request with Mcp-Param-Region: {sent:#?}"
     );
     Ok(())
 }
@@ -153,9 +158,9 @@ fn closing_the_stream_cancels_the_call(setup: &Setup, path: Path) -> Result<()> 
     let (server, report) = report(setup, path, Client::Era2026, "cancel")?;
     ensure!(
         report["sum"] == "42",
-        "the client could not go on: {report}"
+        "the call after the cancelled one failed: {report}"
     );
-    // The call would run for 20 s; it must learn at once that nobody waits for it.
+    // The call would run for 20 s; closing the stream must cancel it on the server within 5 s.
     server.wait_for_event(Duration::from_secs(5), "slow_cancelled")?;
     Ok(())
 }
@@ -196,15 +201,17 @@ fn redirects_stay_on_the_path(setup: &Setup, path: Path) -> Result<()> {
     ensure!(report["status"] == 307, "{report:#}");
     ensure!(
         report["leads_to_url"] == true,
-        "it leads off the path: {report:#}"
+        "the redirect does not lead to the client's URL: {report:#}"
     );
     ensure!(report["followed"] == 200, "{report:#}");
     if path != Path::Direct {
-        let location = report["location"].as_str().context("no location")?;
+        let location = report["location"]
+            .as_str()
+            .context("no location reported")?;
         let private = format!(":{}", server.port());
         ensure!(
             !location.contains(&private),
-            "it names the private address: {location}"
+            "the redirect names the server's private port: {location}"
         );
     }
     Ok(())

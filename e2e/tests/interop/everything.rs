@@ -1,4 +1,5 @@
-//! npm's `server-everything` behind, the Python SDK in the 2025 protocol era in front.
+//! npm's `server-everything` as the server; the Python SDK in the 2025 protocol era, or plain HTTP, as the
+//! client.
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -42,7 +43,7 @@ pub(crate) fn cases() -> Vec<Case> {
     ]
 }
 
-/// Runs a scenario on `path`; on another than the direct one it must report the same as there.
+/// Runs a scenario on the direct path and on `path`; both reports must be equal.
 fn same_as_direct(setup: &Setup, path: Path, client: Client, scenario: &str) -> Result<Value> {
     let direct = setup.once(&format!("everything {client:?} {scenario}"), || {
         report(setup, Path::Direct, client, scenario)
@@ -65,7 +66,7 @@ pub(crate) fn assert_inventory(report: &Value) -> Result<()> {
         report["server"]["name"] == "mcp-servers/everything",
         "{report:#}"
     );
-    let tools = report["tools"].as_array().context("no tools")?;
+    let tools = report["tools"].as_array().context("no tools reported")?;
     for wanted in ["echo", "get-sum", "trigger-long-running-operation"] {
         ensure!(
             tools.iter().any(|tool| tool["name"] == wanted),
@@ -75,7 +76,7 @@ pub(crate) fn assert_inventory(report: &Value) -> Result<()> {
     for list in ["resources", "templates", "prompts", "image_sha256"] {
         ensure!(
             report[list].as_array().is_some_and(|list| !list.is_empty()),
-            "no {list}"
+            "no {list} reported"
         );
     }
     ensure!(
@@ -105,7 +106,7 @@ fn echo_returns_short_and_long_messages(setup: &Setup, path: Path) -> Result<()>
 
 fn progress_arrives_one_by_one(setup: &Setup, path: Path) -> Result<()> {
     let report = one_by_one(|pace| report(setup, path, Client::Era2025, pace))?;
-    let text = report["text"].as_str().context("no text")?;
+    let text = report["text"].as_str().context("no text reported")?;
     ensure!(
         text.starts_with("Long running operation completed"),
         "{text}"
@@ -116,7 +117,9 @@ fn progress_arrives_one_by_one(setup: &Setup, path: Path) -> Result<()> {
 fn short_calls_pass_a_long_one(setup: &Setup, path: Path) -> Result<()> {
     let all_right = |scenario: &str| {
         let report = report(setup, path, Client::Era2025, scenario)?;
-        let right = report["right"].as_array().context("no answers")?;
+        let right = report["right"]
+            .as_array()
+            .context("no list `right` reported")?;
         ensure!(
             right.len() == 32 && right.iter().all(|right| right == true),
             "{report}"
@@ -145,18 +148,18 @@ fn get_stream_carries_notifications(setup: &Setup, path: Path) -> Result<()> {
         ensure!(opened[0]["type"] == "text/event-stream", "{report:#}");
         ensure!(
             opened.as_array().is_some_and(|all| all.len() == 1),
-            "opened again: {report:#}"
+            "the GET stream was not opened exactly once: {report:#}"
         );
         ensure!(heard_at_s(&report).len() == 2, "{report:#}");
         Ok(report)
     };
     in_time(&["get_stream"; 3], opened_once, |report| {
-        // One message at once, the next 5 s later on a stream that was idle in between.
+        // The server sends one message at once and the next 5 s later; the stream is idle in between.
         let at_s = heard_at_s(report);
         ensure!(at_s[0] < 2.0, "the first message came late: {at_s:?}");
         ensure!(
             (4.0..7.0).contains(&(at_s[1] - at_s[0])),
-            "not 5 s apart: {at_s:?}"
+            "the messages were not 5 s apart: {at_s:?}"
         );
         Ok(())
     })?;
@@ -165,7 +168,7 @@ fn get_stream_carries_notifications(setup: &Setup, path: Path) -> Result<()> {
 
 fn get_stream_carries_requests(setup: &Setup, path: Path) -> Result<()> {
     let report = same_as_direct(setup, path, Client::Era2025, "roots")?;
-    let text = report["text"].as_str().context("no text")?;
+    let text = report["text"].as_str().context("no text reported")?;
     ensure!(text.contains("file:///shows/tieline"), "{text}");
     ensure!(report["asked"] == true, "{report}");
     Ok(())
@@ -204,12 +207,17 @@ fn last_event_id_brings_what_was_missed(setup: &Setup, path: Path) -> Result<()>
         .iter()
         .filter_map(|message| message["params"]["progress"].as_u64())
         .collect();
-    ensure!(progress == [1, 2, 3, 4], "missed or repeated: {report:#}");
+    ensure!(
+        progress == [1, 2, 3, 4],
+        "progress missing or repeated: {report:#}"
+    );
     ensure!(
         events.last().is_some_and(|message| message["id"] == 7),
-        "no answer: {report:#}"
+        "the last event is not the result of the call: {report:#}"
     );
-    let statuses = report["statuses"].as_array().context("no statuses")?;
+    let statuses = report["statuses"]
+        .as_array()
+        .context("no statuses reported")?;
     ensure!(statuses.iter().all(|status| status == 200), "{report:#}");
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! The npm inspector's command line in front.
+//! The command line of npm's inspector as the client.
 
 use anyhow::{Result, ensure};
 use serde_json::Value;
@@ -25,7 +25,7 @@ pub(crate) fn cases() -> Vec<Case> {
     ]
 }
 
-/// Runs the inspector on `path`; on another than the direct one it must print the same bytes.
+/// Runs the inspector on `path`, and checks that it prints the same bytes as on the direct path.
 fn same_as_direct(
     setup: &Setup,
     path: Path,
@@ -40,7 +40,7 @@ fn same_as_direct(
         })?;
         ensure!(
             direct == *printed,
-            "{printed}\nis not what it prints directly:\n{direct}"
+            "{printed}\ndiffers from the output on the direct path:\n{direct}"
         );
     }
     let result = serde_json::from_str::<Value>(&printed)?["result"].take();
@@ -98,7 +98,7 @@ fn lists_the_tools_of_a_2026_server(setup: &Setup, path: Path) -> Result<()> {
     let list = ["--protocol-era", "modern", "--method", "tools/list"];
     let (server, printed) = same_as_direct(setup, path, || setup.sdk_server(), &list)?;
     ensure!(has_tool(&printed, "announce"), "{printed:#}");
-    // It really spoke that era: no session was opened for it.
+    // The first request already names the 2026 protocol version, so the inspector opened no 2025 session.
     let requests = server.requests(std::time::Duration::from_secs(10), 1)?;
     ensure!(
         requests[0]["headers"]["mcp-protocol-version"] == "2026-07-28",

@@ -1,5 +1,5 @@
-//! Clients log in with OAuth at a server that is its own authorization server, whichever URL that
-//! takes for its own.
+//! OAuth login at a server that is its own authorization server, for each URL that the server may be
+//! configured with: its own address, its public URL, or the relay's host.
 
 use anyhow::{Result, ensure};
 use serde_json::json;
@@ -10,8 +10,8 @@ use tieline_e2e::tunnel::Way;
 
 use crate::Case;
 
-/// Not through `tieline connect` with a token: a relay that takes tokens of callers leaves their
-/// `Authorization` no place for another one.
+/// All paths except `tieline connect`: there, the `Authorization` header carries the relay's token and has no
+/// room for the server's.
 const PATHS: &[Path] = &[
     Path::Direct,
     Path::RELAY,
@@ -43,7 +43,7 @@ fn host(setup: &Setup, _: Path) -> Result<()> {
     told(setup, "/mcp")
 }
 
-/// The server takes `path` at the relay for its own URL.
+/// Logs in at a server that is configured with `path` at the relay as its own URL.
 fn told(setup: &Setup, path: &str) -> Result<()> {
     let relay = TestRelay::start()?;
     let front = relay.http_address();

@@ -1,22 +1,21 @@
-//! Whether progress was heard of one step at a time, as it happened.
+//! Checks that progress messages arrive one at a time, when their steps happen.
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-/// Scenarios of one call in steps, each with longer steps than the one before: 0.4, 1.2 and 4 s.
+/// Scenarios of the same call with steps of 0.4, 1.2 and 4 s.
 ///
-/// A busy machine delays by about the same time at every pace; a buffer delays by a part of the call.
+/// A busy machine adds about the same delay at every pace; a buffer adds a share of the call's duration.
 const PACES: [&str; 3] = ["progress", "progress_slow", "progress_slowest"];
 
-/// Lateness that a busy machine explains, in seconds.
+/// Delay that a busy machine may cause, in seconds.
 const LATE_S: f64 = 1.5;
 
-/// Runs a call in steps and checks that each step was told as it happened; returns the client's report.
-///
-/// A call whose times are wrong is judged again at a slower pace.
+/// Runs a call in steps, checks that each progress message arrived when its step happened, and returns the
+/// client's report. If the times are wrong, the call is repeated at a slower pace.
 ///
 /// # Errors
-/// Steps are missing or out of order at any pace, or they came early, late or in a burst at every pace.
+/// Messages are missing or out of order at any pace, or came early, late or in a burst at every pace.
 pub(crate) fn one_by_one(run: impl Fn(&str) -> Result<Value>) -> Result<Value> {
     let in_order = |pace: &str| {
         let report = run(pace)?;
@@ -26,10 +25,10 @@ pub(crate) fn one_by_one(run: impl Fn(&str) -> Result<Value>) -> Result<Value> {
     in_time(&PACES, in_order, at_pace)
 }
 
-/// Runs scenarios until the times in a report are right; returns that report.
+/// Runs scenarios until `times` accepts a report; returns the accepted report.
 ///
 /// # Errors
-/// A scenario fails, or the times of every report are wrong.
+/// `run` fails for a scenario, or `times` rejects every report.
 pub(crate) fn in_time(
     scenarios: &[&str],
     run: impl Fn(&str) -> Result<Value>,
@@ -46,34 +45,36 @@ pub(crate) fn in_time(
     bail!("{}", wrong.join("; "))
 }
 
-/// Moments at which a client heard something, in seconds after its call.
+/// Arrival times of the messages in a client's report, in seconds after its call.
 pub(crate) fn heard_at_s(report: &Value) -> Vec<f64> {
     let heard = report["heard"].as_array().into_iter().flatten();
     heard.filter_map(|heard| heard["at_s"].as_f64()).collect()
 }
 
-/// Checks that each step was heard of, in order and before the result.
+/// Checks that all five progress messages arrived, in order and before the result.
 ///
 /// # Errors
-/// It was not.
+/// A message is missing, out of order or without a time, or the result came first.
 fn in_order(report: &Value) -> Result<()> {
     let heard = report["heard"]
         .as_array()
-        .context("no list of what was heard")?;
+        .context("no list `heard` reported")?;
     let progress: Vec<_> = heard
         .iter()
         .filter_map(|step| step["progress"].as_f64())
         .collect();
     ensure!(
         progress == [1.0, 2.0, 3.0, 4.0, 5.0],
-        "not every step, or not in order: {heard:?}"
+        "steps are missing or out of order: {heard:?}"
     );
     let at_s = heard_at_s(report);
     ensure!(
         at_s.len() == progress.len(),
         "steps without a time: {heard:?}"
     );
-    let finished_s = report["finished_s"].as_f64().context("no finished_s")?;
+    let finished_s = report["finished_s"]
+        .as_f64()
+        .context("no finished_s reported")?;
     ensure!(
         finished_s >= at_s[4],
         "the result came before the last step: {report}"
@@ -81,13 +82,13 @@ fn in_order(report: &Value) -> Result<()> {
     Ok(())
 }
 
-/// Checks that steps were heard of at the pace at which they happened.
+/// Checks that progress messages arrived at the pace of the steps.
 ///
 /// # Errors
-/// They came early, much too late, or in a burst.
+/// Messages came early, late or in a burst.
 fn at_pace(report: &Value) -> Result<()> {
     let at_s = heard_at_s(report);
-    let step_s = report["step_s"].as_f64().context("no step_s")?;
+    let step_s = report["step_s"].as_f64().context("no step_s reported")?;
     let late_s = LATE_S.max(step_s * 1.5);
     let first_s = at_s[0];
     ensure!(
@@ -110,7 +111,7 @@ fn at_pace(report: &Value) -> Result<()> {
     ensure!(longest_s < step_s + late_s, "a step came late: {at_s:?}");
     ensure!(
         (median_s - step_s).abs() < step_s * 0.4,
-        "not at the pace of the steps: {at_s:?}"
+        "the steps did not arrive at their pace: {at_s:?}"
     );
     Ok(())
 }
