@@ -1,41 +1,41 @@
-//! The stream of a bulk transfer: numbered blocks, so that every byte can be checked by comparing
-//! large pieces of memory.
+//! Byte stream of a bulk transfer: numbered blocks, so that every byte is checked by comparing large
+//! pieces of memory.
 //!
-//! A block is an 8-byte number (stream and position, little endian) and then bytes from a table at
-//! a place that depends on the stream. A piece that is lost, doubled, moved or from another stream
-//! differs in the number; a changed byte differs from the table. The stream ends in-band with an
-//! end mark and a verdict, because some programs on the way end both directions at the first
+//! A block is an 8-byte number (stream and index, little endian) and then bytes from a shared table,
+//! starting at an offset that depends on the stream. A piece that is lost, doubled, moved or from another
+//! stream has a wrong number; a changed byte differs from the table. The stream ends in-band with an
+//! end mark and a verdict, because some of the measured programs close both directions at the first
 //! half-close.
 
 use std::io::IoSlice;
 
-/// Length of a block. Table and read buffer fit a second-level cache together.
+/// Length of a block, in bytes. The table and a read buffer fit a second-level CPU cache together.
 pub(crate) const BLOCK_BYTES: usize = 256 * 1024;
 
 const NUMBER_BYTES: usize = 8;
 const BODY_BYTES: usize = BLOCK_BYTES - NUMBER_BYTES;
 
-/// Number that stands in place of a block's and begins the verdict.
+/// End mark: replaces the block number and starts the verdict.
 const END: u64 = u64::MAX;
 
-/// End mark, bytes received, place of the first wrong byte.
+/// Length of an encoded verdict: end mark, bytes received, offset of the first wrong byte.
 const VERDICT_BYTES: usize = 3 * NUMBER_BYTES;
 
-/// Number of different places in the table at which a stream's bodies may begin.
+/// Number of table offsets at which the block bodies of a stream may start.
 const OFFSETS: usize = 4096;
 
-/// Bits of a block's number that count blocks; the others hold the stream.
+/// Low bits of a block's number that hold its index; the high bits hold the stream.
 const INDEX_BITS: u32 = 40;
 
-/// Any fixed number: the bytes are the same in every run and in every process.
+/// Seed of the table: arbitrary but fixed, so that every process generates the same bytes.
 const SEED: u64 = 0x6275_6c6b_2d62_7974;
 
-/// The random bytes that all streams share.
+/// Random bytes from which all streams take their block bodies.
 #[derive(Debug)]
 pub(crate) struct Table(Box<[u8]>);
 
 impl Table {
-    /// The table; it is the same in every process.
+    /// Generates the table; its content is the same in every process.
     pub(crate) fn new() -> Self {
         let mut bytes = vec![0; BODY_BYTES + OFFSETS].into_boxed_slice();
         fastrand::Rng::with_seed(SEED).fill(&mut bytes);
@@ -43,7 +43,7 @@ impl Table {
     }
 
     fn body(&self, stream: u64) -> &[u8] {
-        // An odd factor spreads neighbours over the table.
+        // An odd factor gives neighbouring streams offsets that are far apart.
         let at = usize::try_from(stream.wrapping_mul(1_597) % OFFSETS as u64).unwrap_or(0);
         &self.0[at..at + BODY_BYTES]
     }
@@ -53,12 +53,12 @@ fn number(stream: u64, index: u64) -> u64 {
     (stream << INDEX_BITS) | index
 }
 
-/// What one side says about the bytes that it got.
+/// Report of a receiver on the bytes of one direction.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Verdict {
     /// Bytes received, the end mark not included.
     pub(crate) received: u64,
-    /// Place of the first byte that differs from what was to be sent.
+    /// Stream offset of the first byte that differs from the expected one.
     pub(crate) wrong_at: Option<u64>,
 }
 
@@ -89,17 +89,17 @@ impl Verdict {
     }
 }
 
-/// The sending side of a stream: what comes next.
+/// Sending side of a stream: yields the bytes to write next.
 #[derive(Debug)]
 pub(crate) struct Outgoing {
     stream: u64,
     index: u64,
-    /// Bytes of the block under way that were taken.
+    /// Bytes of the current block that the socket has taken.
     at: usize,
     head: [u8; NUMBER_BYTES],
     sent: u64,
     end: Option<[u8; VERDICT_BYTES]>,
-    /// Bytes of the end mark that were taken; counts only at the border of a block.
+    /// Bytes of the end mark and verdict that the socket has taken; used only between two blocks.
     end_at: usize,
 }
 
@@ -117,27 +117,27 @@ impl Outgoing {
         }
     }
 
-    /// Ends the stream after the block under way.
+    /// Ends the stream after the current block.
     pub(crate) fn end(&mut self, verdict: Verdict) {
         self.end.get_or_insert(verdict.encode());
     }
 
-    /// Whether the stream was told to end.
+    /// Whether `end` was called.
     pub(crate) fn is_ending(&self) -> bool {
         self.end.is_some()
     }
 
-    /// Bytes taken so far, the end mark not included.
+    /// Bytes taken by the socket so far, without the end mark and verdict.
     pub(crate) fn sent(&self) -> u64 {
         self.sent
     }
 
-    /// Whether everything was taken, the end mark included.
+    /// Whether the socket has taken all bytes, including the end mark and verdict.
     pub(crate) fn is_finished(&self) -> bool {
         self.end_at == VERDICT_BYTES
     }
 
-    /// What to write next: the rest of a block, or of the end mark. Both are empty at the end.
+    /// Slices to write next: the rest of the block, or the rest of the verdict. Both are empty at the end.
     pub(crate) fn next<'a>(&'a self, table: &'a Table) -> [IoSlice<'a>; 2] {
         if let (Some(end), 0) = (&self.end, self.at) {
             return [IoSlice::new(&end[self.end_at..]), IoSlice::new(&[])];
@@ -147,7 +147,7 @@ impl Outgoing {
         [IoSlice::new(head), IoSlice::new(body)]
     }
 
-    /// The socket took this many of those bytes.
+    /// Records that the socket took `taken` bytes of the slices from [`next`](Self::next).
     pub(crate) fn advance(&mut self, taken: usize) {
         if self.end.is_some() && self.at == 0 {
             self.end_at += taken;
@@ -163,16 +163,16 @@ impl Outgoing {
     }
 }
 
-/// The receiving side of a stream: compares what comes with what must come.
+/// Receiving side of a stream: compares received bytes with the expected ones.
 #[derive(Debug)]
 pub(crate) struct Incoming {
     stream: u64,
     index: u64,
-    /// Bytes of the block under way, or of the end mark, that came.
+    /// Bytes received of the current block, or of the verdict.
     at: usize,
     head: [u8; VERDICT_BYTES],
     received: u64,
-    /// Set once: nothing is compared after the first difference.
+    /// Stream offset of the first wrong byte. Set once; later bytes are not compared.
     wrong_at: Option<u64>,
     verdict: Option<Verdict>,
 }
@@ -191,7 +191,7 @@ impl Incoming {
         }
     }
 
-    /// What is known about the bytes that came.
+    /// This side's verdict on the bytes received so far.
     pub(crate) fn own_verdict(&self) -> Verdict {
         Verdict {
             received: self.received,
@@ -199,19 +199,19 @@ impl Incoming {
         }
     }
 
-    /// The other side's verdict, once the end mark has come.
+    /// The peer's verdict, once it has been received.
     pub(crate) fn verdict(&self) -> Option<Verdict> {
         self.verdict
     }
 
-    /// Compares the next bytes.
+    /// Compares the next received bytes.
     pub(crate) fn check(&mut self, table: &Table, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             if self.wrong_at.is_some() {
                 return;
             }
             if self.verdict.is_some() {
-                // Nothing may follow the end.
+                // No byte may follow the verdict.
                 self.wrong_at = Some(self.received);
                 return;
             }
@@ -268,7 +268,7 @@ impl Incoming {
     }
 }
 
-/// Length of the part that two slices begin with alike.
+/// Length of the common prefix of two slices.
 fn same_bytes(a: &[u8], b: &[u8]) -> usize {
     a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }
@@ -277,7 +277,7 @@ fn same_bytes(a: &[u8], b: &[u8]) -> usize {
 mod tests {
     use super::*;
 
-    /// Sends `blocks` blocks and an end, taken in pieces of at most `piece` bytes.
+    /// Encodes `blocks` blocks and a verdict, taking at most `piece` bytes at a time.
     fn stream(table: &Table, id: u64, blocks: usize, piece: usize) -> Vec<u8> {
         let mut outgoing = Outgoing::new(id);
         let mut wire = Vec::new();

@@ -1,22 +1,22 @@
-//! CPU time from `/proc`: of one process, and of the whole machine.
+//! CPU time of a process and of the whole machine, from `/proc`.
 
 use std::io;
 use std::time::Duration;
 
-/// CPU time that a process, all its threads together, has used so far.
+/// CPU time that all threads of a process have used so far.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ProcessTime {
-    /// User and system time, in hundredths of a second.
+    /// User and system time from `stat`, in clock ticks (usually hundredths of a second).
     counted: Duration,
-    /// What the scheduler counted for the threads that live, in nanoseconds.
+    /// Run time of the living threads from `schedstat`, in nanoseconds; `None` if the kernel has none.
     exact: Option<Duration>,
 }
 
-/// Most by which the two may differ over some time: user and system time are each rounded down.
+/// Largest plausible difference between both counters: user and system time are each rounded down.
 const ROUNDING_MAX: Duration = Duration::from_millis(30);
 
 impl ProcessTime {
-    /// Reads both.
+    /// Reads both counters of process `pid`.
     pub(crate) fn read(pid: u32) -> io::Result<Self> {
         let path = format!("/proc/{pid}/stat");
         let line = std::fs::read_to_string(&path)?;
@@ -32,8 +32,8 @@ impl ProcessTime {
         })
     }
 
-    /// Time used since an earlier reading: exact, unless a thread has ended meanwhile and taken
-    /// its part with it.
+    /// CPU time used since the earlier reading `before`. Exact, unless a thread has ended in between:
+    /// its `schedstat` time is then lost, and the coarser `stat` counter is used.
     pub(crate) fn since(self, before: Self) -> Duration {
         let counted = self.counted.saturating_sub(before.counted);
         let exact = self.exact.zip(before.exact);
@@ -44,8 +44,8 @@ impl ProcessTime {
     }
 }
 
-/// The first field of each thread's `schedstat` (sched-stats.rst), added up; none where the kernel
-/// does not keep it.
+/// Sum of the first `schedstat` field over all threads (sched-stats.rst); `None` if the kernel does not
+/// provide it.
 fn exact_time(pid: u32) -> Option<Duration> {
     let mut nanoseconds: u64 = 0;
     for thread in std::fs::read_dir(format!("/proc/{pid}/task")).ok()? {
@@ -56,10 +56,10 @@ fn exact_time(pid: u32) -> Option<Duration> {
     Some(Duration::from_nanos(nanoseconds))
 }
 
-/// Fields 14 and 15 (utime, stime) of a line of `/proc/<pid>/stat`, added up.
+/// Sum of fields 14 and 15 (utime, stime) of a `/proc/<pid>/stat` line.
 ///
-/// The second field is the program's name in parentheses; it may hold blanks and parentheses of
-/// its own, so the fields are counted from the last closing one (proc(5)).
+/// The second field is the program's name in parentheses. The name may contain blanks and parentheses,
+/// so the fields are counted from the last closing parenthesis (proc(5)).
 fn process_ticks(line: &str) -> Option<u64> {
     let (_, after_name) = line.rsplit_once(')')?;
     // The first field after the name is field 3.
@@ -69,12 +69,12 @@ fn process_ticks(line: &str) -> Option<u64> {
     user.checked_add(system)
 }
 
-/// Use of all cores since the machine started.
+/// CPU time of all cores since the machine started.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct MachineTime {
-    /// Time in which a core ran something: user, nice, system, interrupts.
+    /// Time in which a core ran a task or an interrupt: user, nice, system, irq, softirq.
     pub(crate) busy: Duration,
-    /// Time in which the hypervisor ran somebody else on our core.
+    /// Time in which the hypervisor ran another guest on a core of this machine (steal).
     pub(crate) stolen: Duration,
     /// Number of cores.
     pub(crate) cores: usize,
@@ -112,8 +112,8 @@ impl MachineTime {
         })
     }
 
-    /// Shares of the machine, 0 to 1, since an earlier reading: what processes other than those
-    /// that used `ours` took, and what the hypervisor took.
+    /// Shares of the machine, 0 to 1, over `length` since the earlier reading `before`: CPU time of
+    /// other processes (busy time less `ours`), and time stolen by the hypervisor.
     pub(crate) fn shares_since(
         &self,
         before: &Self,
@@ -211,7 +211,7 @@ mod tests {
         let second = Duration::from_secs(1);
         let shares = |ours| at(2500, 200).shares_since(&at(1000, 0), second, ours);
         assert_eq!(shares(Duration::from_millis(1100)), (0.2, 0.1));
-        // The two counters are sampled differently: ours may read a little more.
+        // The two counters are sampled differently, so `ours` may exceed the machine's busy time.
         assert_eq!(shares(Duration::from_millis(1600)), (0.0, 0.1));
     }
 
@@ -227,7 +227,7 @@ mod tests {
             since(time(120, Some(125_500)), begun),
             Duration::from_micros(22_500)
         );
-        // A thread that had used 900 ms has ended.
+        // A thread that had used 900 ms has ended in between.
         for exact_us in [Some(203_000), Some(3_000), None] {
             let ended = time(1100, exact_us);
             assert_eq!(since(ended, begun), Duration::from_millis(1000));

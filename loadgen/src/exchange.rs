@@ -1,47 +1,47 @@
-//! What is said over HTTP: requests as an MCP client sends them, and what answers them.
+//! HTTP messages of the load: requests as an MCP client sends them, and the target's answers.
 //!
-//! Client and target make an answer from the same table. A call carries the beginning of its
-//! message, and the answer brings that back with the rest of the message: a byte that was changed
-//! on the way up or down, or that belongs to another call, does not compare equal.
+//! Client and target build an answer from the same table of bytes. A call carries the start of its
+//! message, and the answer returns that start plus the rest of the message. A byte that was changed in
+//! either direction, or that belongs to another call, therefore does not compare equal.
 
 use std::fmt::Write;
 
-/// Bytes of a call's message that go up: a few short arguments.
+/// Bytes of a message that the call sends up: the size of a few short arguments.
 pub(crate) const TEXT_UP_BYTES: usize = 200;
 
-/// Bytes of the whole message, which come back: a tool's answer in text.
+/// Bytes of the whole message that the answer returns: the size of a tool's text result.
 pub(crate) const TEXT_BYTES: usize = 1024;
 
-/// Bytes of the message in an event that tells of progress.
+/// Bytes of text in a progress event.
 pub(crate) const EVENT_TEXT_BYTES: usize = 120;
 
-/// Longest head of a request or an answer.
+/// Longest accepted head of a request or an answer, in bytes.
 pub(crate) const HEAD_BYTES_MAX: usize = 16 * 1024;
 
-/// Longest body of a request.
+/// Longest accepted body of a request, in bytes.
 pub(crate) const BODY_BYTES_MAX: usize = 16 * 1024;
 
-/// Header fields of a head, at most.
+/// Most header fields accepted in one head.
 pub(crate) const FIELDS_MAX: usize = 64;
 
-/// The part of a page's query that numbers a stream.
+/// Query parameter of a stream's URL that holds the stream's number.
 pub(crate) const STREAM_QUERY: &str = "stream=";
 
-/// What a request asks for.
+/// Kind of a request.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Ask {
-    /// A tool's answer as JSON.
+    /// Tool call that is answered with JSON.
     Call,
-    /// A tool's progress as one event at once, its answer as another one a little later.
+    /// Tool call that is answered with a stream: a progress event at once, the result a little later.
     Report,
-    /// One more event on every stream that is open.
+    /// Tool call that makes the target send one more event on every open stream.
     Publish,
-    /// A stream that stays open: one event at once, one for each [`Publish`](Self::Publish).
+    /// GET that opens a stream: one event at once, then one for each [`Publish`](Self::Publish).
     Stream,
 }
 
 impl Ask {
-    /// Name of the tool that is called; a stream is no call.
+    /// Name of the called tool; empty for a stream, which is not a call.
     pub(crate) fn tool(self) -> &'static str {
         match self {
             Self::Call => "call",
@@ -51,19 +51,19 @@ impl Ask {
         }
     }
 
-    /// The tool of this name.
+    /// Kind of request for a tool name.
     pub(crate) fn of_tool(name: &str) -> Option<Self> {
         let tools = [Self::Call, Self::Report, Self::Publish];
         tools.into_iter().find(|ask| ask.tool() == name)
     }
 }
 
-/// The JSON-RPC id of a request: each of a run has its own, below 2^53, as JSON asks for.
+/// JSON-RPC id of a request: unique within a run and below 2^53, the largest integer safe in JSON.
 pub(crate) fn number(connection: u64, sequence: u64) -> u64 {
     (connection << 32) | (sequence & 0xffff_ffff)
 }
 
-/// Appends a whole request. `text` is what a call carries.
+/// Appends a whole request to `out`. `text` is the argument of a call.
 pub(crate) fn request(
     ask: Ask,
     (host, page): (&str, &str),
@@ -81,7 +81,7 @@ pub(crate) fn request(
         return;
     }
     let mut body = String::with_capacity(TEXT_UP_BYTES + 128);
-    // A String takes everything.
+    // Writing to a String cannot fail.
     let _ = write!(
         body,
         "{{\"jsonrpc\":\"2.0\",\"id\":{number},\"method\":\"tools/call\",\"params\":\
@@ -98,7 +98,7 @@ pub(crate) fn request(
     out.extend_from_slice(body.as_bytes());
 }
 
-/// Appends the JSON that answers a call. Its text is in two parts: what came up, and the rest.
+/// Appends the JSON answer of a call. Its text is `up`, the part that the call sent, then `rest`.
 pub(crate) fn answer(number: u64, up: &[u8], rest: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(b"{\"jsonrpc\":\"2.0\",\"id\":");
     out.extend_from_slice(number.to_string().as_bytes());
@@ -108,7 +108,7 @@ pub(crate) fn answer(number: u64, up: &[u8], rest: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(b"\"}],\"isError\":false}}");
 }
 
-/// Appends an event that tells of progress: number `place` of this request or stream.
+/// Appends progress event number `place` of request or stream `number`.
 pub(crate) fn progress(number: u64, place: u64, text: &[u8], out: &mut Vec<u8>) {
     let head = format!(
         "id: {place}\nevent: message\ndata: {{\"jsonrpc\":\"2.0\",\"method\":\"notifications/progress\",\
@@ -119,7 +119,7 @@ pub(crate) fn progress(number: u64, place: u64, text: &[u8], out: &mut Vec<u8>) 
     out.extend_from_slice(b"\"}}\n\n");
 }
 
-/// Appends the last event of a report: the answer of the call.
+/// Appends the last event of a report: the result of the call.
 pub(crate) fn result(number: u64, place: u64, up: &[u8], rest: &[u8], out: &mut Vec<u8>) {
     let head = format!("id: {place}\nevent: message\ndata: ");
     out.extend_from_slice(head.as_bytes());

@@ -1,8 +1,8 @@
-//! Latency counted from the moment at which a request should have been sent.
+//! Latency recorder that counts from the intended send time of each request.
 //!
-//! In an open loop that moment follows from the arrival rate alone. A stall of the path, or of this
-//! generator, therefore counts against every request that fell due during it, and not just against
-//! the one that was under way. Times are nanoseconds since an origin that the caller chose.
+//! In an open loop the intended send time follows from the arrival rate alone. A stall of the path, or of
+//! this generator, therefore counts against every request that fell due during the stall, not only
+//! against the request in flight. Times are nanoseconds since an origin that the caller chooses.
 
 use std::io::Write;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -12,13 +12,13 @@ use hdrhistogram::Histogram;
 use hdrhistogram::serialization::V2DeflateSerializer;
 use hdrhistogram::serialization::interval_log::{IntervalLogWriterBuilder, Tag};
 
-/// Longest latency that is told apart, in nanoseconds; a longer one is counted as this.
+/// Highest trackable latency, in nanoseconds; longer latencies are recorded as this value.
 const LATENCY_NS_MAX: u64 = 120_000_000_000;
 
-/// Three digits: a value is off by at most 0.1 %.
+/// Three significant digits: a recorded value is off by at most 0.1 %.
 const SIGNIFICANT_DIGITS: u8 = 3;
 
-/// When each request of one thread is due, at a constant rate over all threads together.
+/// Due times of one thread's requests, at a constant rate over all threads together.
 ///
 /// Arrival `g` of the whole run is due at `start + g / rate` and belongs to connection
 /// `g % connections`. A thread owns the connections `first`, `first + step`, `first + 2 step`, ...
@@ -26,20 +26,20 @@ const SIGNIFICANT_DIGITS: u8 = 3;
 pub(crate) struct Schedule {
     /// Arrivals per second, over all connections.
     pub(crate) rate: u32,
-    /// When arrival 0 is due.
+    /// Due time of arrival 0.
     pub(crate) start_ns: u64,
-    /// Connections of the whole run.
+    /// Number of connections of the whole run.
     pub(crate) connections: u64,
-    /// This thread's first connection.
+    /// Index of this thread's first connection.
     pub(crate) first: u64,
-    /// Distance between this thread's connections.
+    /// Distance between the indices of this thread's connections.
     pub(crate) step: u64,
     /// Number of this thread's connections.
     pub(crate) own: u64,
 }
 
 impl Schedule {
-    /// When this thread's arrival `n` is due. It belongs to its connection `n % own`.
+    /// Due time of this thread's arrival `n`, which belongs to the thread's connection `n % own`.
     pub(crate) fn due_ns(&self, n: u64) -> u64 {
         let connection = self.first + self.step * (n % self.own);
         let arrival = u128::from(n / self.own * self.connections + connection);
@@ -49,39 +49,39 @@ impl Schedule {
     }
 }
 
-/// The part of a round that counts.
+/// Measured part of a round.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Window {
-    /// End of the warm-up.
+    /// End of the warm-up and start of the measured part.
     pub(crate) from_ns: u64,
-    /// No request is sent from here on.
+    /// End of the measured part; no request is sent from here on.
     pub(crate) until_ns: u64,
 }
 
 impl Window {
-    /// Whether a request that should have been sent at this time is part of the round.
+    /// Whether a time lies within the measured part.
     pub(crate) fn contains(&self, ns: u64) -> bool {
         (self.from_ns..self.until_ns).contains(&ns)
     }
 }
 
-/// What one thread measured in one round.
+/// Measurements of one thread in one round.
 #[derive(Clone, Debug)]
 pub(crate) struct Recorder {
     window: Window,
-    /// From intended send to last byte of the answer.
+    /// Latency: from intended send to the last byte of the answer, in nanoseconds.
     pub(crate) latency: Histogram<u64>,
-    /// From intended send to the first attempt to send: how late the generator itself was.
+    /// Delay of the generator itself: from intended send to the first attempt to send, in nanoseconds.
     pub(crate) send_delay: Histogram<u64>,
-    /// Answers that arrived within the window: the base of rates and of CPU per request.
+    /// Answers that arrived within the window; divisor of rates and of CPU time per request.
     pub(crate) answered_in_window: u64,
-    /// Requests of the window without an answer when the round was given up.
+    /// Requests of the window that had no answer at the end of the round.
     pub(crate) unanswered: u64,
-    /// From the start of a burst to its last answer.
+    /// Duration of bursts: from the start to the last answer, in nanoseconds.
     pub(crate) bursts: Histogram<u64>,
     /// Bulk bytes that the client's sockets took within the window.
     pub(crate) up_bytes: u64,
-    /// Bulk bytes that came to the client within the window.
+    /// Bulk bytes that the client received within the window.
     pub(crate) down_bytes: u64,
 }
 
@@ -104,7 +104,7 @@ impl Recorder {
         }
     }
 
-    /// A request was handed to the socket for the first time.
+    /// Records the first attempt to write a request to the socket.
     pub(crate) fn sent(&mut self, intended_ns: u64, now_ns: u64) {
         if self.window.contains(intended_ns) {
             self.send_delay
@@ -112,7 +112,7 @@ impl Recorder {
         }
     }
 
-    /// The answer of a request is complete.
+    /// Records a complete answer.
     pub(crate) fn answered(&mut self, intended_ns: u64, now_ns: u64) {
         if self.window.contains(now_ns) {
             self.answered_in_window += 1;
@@ -123,7 +123,7 @@ impl Recorder {
         }
     }
 
-    /// A request got no answer. It counts with the time it waited: leaving it out would flatter.
+    /// Records an unanswered request with the time it waited: omitting it would understate latency.
     pub(crate) fn gave_up(&mut self, intended_ns: u64, now_ns: u64) {
         if self.window.contains(intended_ns) {
             self.unanswered += 1;
@@ -132,7 +132,7 @@ impl Recorder {
         }
     }
 
-    /// Every answer of a burst is there.
+    /// Records a burst whose last answer has arrived.
     pub(crate) fn burst(&mut self, begun_ns: u64, now_ns: u64) {
         if self.window.contains(begun_ns) {
             self.bursts
@@ -140,7 +140,7 @@ impl Recorder {
         }
     }
 
-    /// Bulk bytes went up or came down.
+    /// Records bulk bytes sent up and received down.
     pub(crate) fn moved(&mut self, up: usize, down: usize, now_ns: u64) {
         if self.window.contains(now_ns) {
             self.up_bytes += up as u64;
@@ -148,7 +148,7 @@ impl Recorder {
         }
     }
 
-    /// Adds what another thread measured.
+    /// Adds the measurements of another thread.
     pub(crate) fn merge(&mut self, other: &Self) {
         let merged = self.latency.add(&other.latency).is_ok()
             && self.send_delay.add(&other.send_delay).is_ok()
@@ -161,14 +161,14 @@ impl Recorder {
     }
 }
 
-/// One line of a histogram log.
+/// One interval of a histogram log.
 #[derive(Debug)]
 pub(crate) struct Interval<'a> {
-    /// Path that was measured.
+    /// Measured path.
     pub(crate) tag: String,
-    /// When.
+    /// Start of the measurement.
     pub(crate) started: SystemTime,
-    /// For how long.
+    /// Duration of the measurement.
     pub(crate) length: Duration,
     /// Latency in nanoseconds.
     pub(crate) latency: &'a Histogram<u64>,
@@ -176,7 +176,7 @@ pub(crate) struct Interval<'a> {
 
 /// Writes a log in the format of HdrHistogram's tools (interval log, V2 encoding).
 ///
-/// Values are nanoseconds; the readable maximum in each line is in milliseconds.
+/// Values are nanoseconds; the human-readable maximum of each line is in milliseconds.
 pub(crate) fn write_log(
     out: &mut impl Write,
     title: &str,
@@ -233,7 +233,7 @@ mod tests {
         let schedule = schedule(3000, 16, 0, 1, 16);
         assert_eq!(schedule.due_ns(0), 5);
         assert_eq!(schedule.due_ns(1), 5 + 333_333);
-        // One third of a nanosecond per arrival must not add up.
+        // The rounding error of a third of a nanosecond per arrival must not accumulate.
         assert_eq!(schedule.due_ns(3_000_000), 5 + 1_000_000_000_000);
     }
 
@@ -251,7 +251,7 @@ mod tests {
 
     #[test]
     fn a_stall_counts_against_every_request_that_fell_due_during_it() {
-        // One request each millisecond, served at once, but for a stall from 100 ms to 200 ms.
+        // One request per millisecond, answered after 1 µs, except for a stall from 100 ms to 200 ms.
         let schedule = Schedule {
             start_ns: 0,
             ..schedule(1000, 1, 0, 1, 1)
@@ -269,8 +269,8 @@ mod tests {
             };
             recorder.answered(due, answered);
         }
-        // A tenth of all requests waited, half of those for more than 50 ms; a generator that
-        // waits for the answer before it sends again would have counted a single slow one.
+        // A tenth of all requests waited, half of those for more than 50 ms. A closed-loop generator,
+        // which waits for each answer, would have recorded a single slow request.
         assert_eq!(recorder.latency.len(), 1000);
         let slow = recorder.latency.count_between(2 * MS, LATENCY_NS_MAX);
         assert!((98..=100).contains(&slow), "{slow}");

@@ -6,18 +6,18 @@ use std::time::Duration;
 use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// A signal asked this program to stop.
+/// Error: a signal asked this program to stop.
 #[derive(Debug, thiserror::Error)]
 #[error("interrupted")]
 pub(crate) struct Interrupted;
 
-/// A flag that a signal raises and nothing lowers.
+/// Flag that a signal sets and that stays set.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Interrupt(Arc<(Mutex<bool>, Condvar)>);
 
 impl Interrupt {
-    /// Starts to listen for signals. A second one ends the process at once; its children follow,
-    /// because they asked the kernel for a signal at the death of their parent.
+    /// Starts the thread that listens for signals. A second signal ends this process at once; its
+    /// children then end too, because the kernel signals them when their parent dies.
     pub(crate) fn listen() -> anyhow::Result<Self> {
         let interrupt = Self::default();
         let raised = interrupt.clone();
@@ -53,12 +53,12 @@ impl Interrupt {
         Ok(interrupt)
     }
 
-    /// Whether a signal came.
+    /// Whether a signal has arrived.
     pub(crate) fn is_raised(&self) -> bool {
         *self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Fails once a signal came.
+    /// Fails if a signal has arrived.
     pub(crate) fn check(&self) -> Result<(), Interrupted> {
         if self.is_raised() {
             Err(Interrupted)
@@ -67,7 +67,7 @@ impl Interrupt {
         }
     }
 
-    /// Lets time pass, or fails as soon as a signal comes.
+    /// Waits for `length`; fails as soon as a signal arrives.
     pub(crate) fn pause(&self, length: Duration) -> Result<(), Interrupted> {
         let (raised, changed) = &*self.0;
         let guard = raised.lock().unwrap_or_else(PoisonError::into_inner);
@@ -75,7 +75,7 @@ impl Interrupt {
         self.check()
     }
 
-    /// Raises the flag and tells whether it was up already.
+    /// Sets the flag and returns whether it was already set.
     fn raise(&self) -> bool {
         let (raised, changed) = &*self.0;
         let before = std::mem::replace(

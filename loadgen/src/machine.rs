@@ -1,4 +1,4 @@
-//! Facts about where and of what a number was measured. No host name: artefacts are published.
+//! Machine, kernel and commit of a measurement. Never the host name: reports are published.
 
 use std::fmt;
 use std::process::Command;
@@ -8,7 +8,7 @@ use rustix::process::{Resource, Rlimit};
 use rustix::thread::CpuSet;
 use serde::Serialize;
 
-/// The machine.
+/// Hardware and kernel of the machine.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Machine {
     /// Model name of the processor.
@@ -21,12 +21,12 @@ pub(crate) struct Machine {
     pub(crate) memory_mib: u64,
     /// Kernel release.
     pub(crate) kernel: String,
-    /// What TCP connections use that choose nothing, such as `cubic`.
+    /// Default congestion control of TCP connections, such as `cubic`.
     pub(crate) congestion_control: String,
 }
 
 impl Machine {
-    /// Looks around.
+    /// Reads the facts from `/proc`.
     pub(crate) fn read() -> Self {
         let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
         let cpu = read("/proc/cpuinfo");
@@ -53,7 +53,7 @@ impl Machine {
 }
 
 impl Machine {
-    /// The kernel, and how its TCP behaves where a program chooses nothing.
+    /// Kernel release and its default congestion control.
     pub(crate) fn system(&self) -> String {
         format!(
             "Linux {}, congestion control {}",
@@ -63,7 +63,7 @@ impl Machine {
 }
 
 impl fmt::Display for Machine {
-    /// Everything but the kernel, which reports name by itself.
+    /// Writes all facts but the kernel; reports list [`system`](Self::system) separately.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = if self.virtual_machine {
             ", a virtual machine"
@@ -90,7 +90,7 @@ pub(crate) fn usable_cores() -> Vec<usize> {
     }
 }
 
-/// Raises the limit of open files as far as we may and returns it.
+/// Raises the soft limit of open files to the hard limit and returns the limit in effect.
 pub(crate) fn raise_open_files_limit() -> u64 {
     let limit = rustix::process::getrlimit(Resource::Nofile);
     if limit.current != limit.maximum {
@@ -98,7 +98,7 @@ pub(crate) fn raise_open_files_limit() -> u64 {
             current: limit.maximum,
             maximum: limit.maximum,
         };
-        // Refused: the lower limit stays, and it is the one that is returned.
+        // If the kernel refuses, the old limit stays in effect and is returned.
         let _ = rustix::process::setrlimit(Resource::Nofile, raised);
     }
     rustix::process::getrlimit(Resource::Nofile)
@@ -106,7 +106,7 @@ pub(crate) fn raise_open_files_limit() -> u64 {
         .unwrap_or(u64::MAX)
 }
 
-/// The commit of the working directory, with a mark if files differ from it.
+/// Commit of the working directory, marked if there are uncommitted changes.
 pub(crate) fn commit() -> String {
     let git = |arguments: &[&str]| {
         let output = Command::new("git").args(arguments).output().ok()?;
@@ -125,7 +125,7 @@ pub(crate) fn commit() -> String {
     }
 }
 
-/// The command line as typed, without the folder of the binary.
+/// Command line as typed, without the folder of the binary.
 pub(crate) fn command_line() -> String {
     let mut words = vec!["tieline-loadgen".to_owned()];
     words.extend(std::env::args().skip(1));
@@ -142,7 +142,7 @@ pub(crate) fn utc(time: SystemTime) -> String {
     format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02} UTC")
 }
 
-/// Gregorian date of a day counted from 1970-01-01.
+/// Gregorian date (year, month, day) of the day `days` after 1970-01-01.
 fn date_of(days: u64) -> (u64, u64, u64) {
     let is_leap = |year: u64| {
         year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400))

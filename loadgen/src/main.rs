@@ -1,6 +1,6 @@
-//! The load generator: what a relay path costs beside direct TCP and beside a bare forwarder.
+//! The load generator: cost of a relay path compared with direct TCP and with bare forwarders.
 //!
-//! It imports nothing of ours: it sees a host, a port and a preamble, as any caller does.
+//! Imports no other crate of this workspace: like any caller, it knows only a host, a port and a preamble.
 
 #![deny(unsafe_code)]
 
@@ -44,7 +44,7 @@ fn main() -> ExitCode {
         }
         Err(error) if error.chain().any(|cause| cause.is::<Interrupted>()) => {
             eprintln!("stopped by a signal: nothing was written");
-            // What a shell reports for a program that SIGINT ended: 128 + 2.
+            // Exit code that a shell reports for a program ended by SIGINT: 128 + 2.
             ExitCode::from(130)
         }
         Err(error) => {

@@ -2,10 +2,10 @@
 
 use std::io;
 
-/// Resident memory in KiB.
+/// Resident memory of process `pid`, in KiB.
 ///
-/// `smaps_rollup` counts pages; the counters of `statm` may lag behind by some dozen pages for each
-/// core (proc(5)), which is much beside a thousand idle sessions.
+/// `smaps_rollup` counts pages. The counters of `statm` may lag behind by some dozen pages per core
+/// (proc(5)), which is too much for measuring a thousand idle sessions.
 pub(crate) fn resident_kib(pid: u32) -> io::Result<u64> {
     let path = format!("/proc/{pid}/smaps_rollup");
     let text = std::fs::read_to_string(&path)?;
@@ -17,7 +17,7 @@ pub(crate) fn resident_kib(pid: u32) -> io::Result<u64> {
     })
 }
 
-/// The `Rss:` line of a `smaps_rollup`.
+/// Value of the `Rss:` line of `smaps_rollup`, in KiB.
 fn rollup_kib(text: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix("Rss:"))?;
     line.trim().strip_suffix("kB")?.trim().parse().ok()

@@ -1,16 +1,16 @@
-//! The bytes that are sent, so that every byte that comes back can be checked.
+//! Message bytes, generated from a fixed seed, so that every byte of an answer can be checked.
 
 use crate::target::request::MARK;
 
-/// Number of different places in the table at which a message may begin. A power of two.
+/// Number of table offsets at which a message may start. A power of two.
 const OFFSETS: usize = 64 * 1024;
 
-/// Any fixed number: the bytes are the same in every run.
+/// Seed of the table: arbitrary but fixed, so that the bytes are the same in every run.
 const SEED: u64 = 0x7469_656c_696e_6521;
 
-/// A table of random bytes from which each message is a slice, chosen by connection and sequence
-/// number. Nothing is generated or copied while a round runs, and an answer that is late, doubled,
-/// shifted or from another connection does not compare equal.
+/// A table of random bytes. Each message is a slice of it, chosen by connection and sequence number.
+/// Nothing is generated or copied during a round, and an answer that is late, doubled, shifted or
+/// from another connection does not compare equal.
 #[derive(Debug)]
 pub(crate) struct Pattern {
     table: Box<[u8]>,
@@ -22,7 +22,7 @@ impl Pattern {
     pub(crate) fn new(size: usize) -> Self {
         let mut table = vec![0; size + OFFSETS];
         fastrand::Rng::with_seed(SEED).fill(&mut table);
-        // A connection that begins with the mark asks the target for something else than an echo.
+        // A connection that starts with the mark would request something other than an echo.
         for byte in table.iter_mut().filter(|byte| **byte == MARK) {
             *byte = 1;
         }
@@ -32,7 +32,7 @@ impl Pattern {
         }
     }
 
-    /// The same of letters, digits and blanks, which stand in JSON as they are.
+    /// A pattern of letters, digits, blanks and dots, which need no escapes in JSON.
     pub(crate) fn printable(size: usize) -> Self {
         const LETTERS: &[u8; 64] =
             b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 .";
@@ -50,7 +50,7 @@ impl Pattern {
 
     /// The message with number `sequence` of a connection.
     pub(crate) fn message(&self, connection: u64, sequence: u64) -> &[u8] {
-        // Two odd constants and a shift spread neighbours; the upper bits are the mixed ones.
+        // Two odd constants spread neighbouring numbers; the shift takes the upper, well-mixed bits.
         let mixed = (connection.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ sequence)
             .wrapping_mul(0xd134_2543_de82_ef95);
         let offset = usize::try_from(mixed >> 40).unwrap_or(0) % OFFSETS;

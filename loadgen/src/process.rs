@@ -1,7 +1,7 @@
-//! Child processes: each component runs as one of its own, so that its CPU time can be told apart.
+//! Child processes: each component is a separate process, so that its CPU time can be measured separately.
 //!
-//! A child is ended by its handle when its guard is dropped, on every way out, Ctrl-C included.
-//! Should this process be killed outright, the kernel ends the children.
+//! Dropping the handle of a child ends the child, on every exit path including Ctrl-C. If this process is
+//! killed, the kernel signals the children.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -22,19 +22,19 @@ use tokio::net::{TcpListener, TcpSocket};
 use crate::cli::ChildFlags;
 use crate::interrupt::{Interrupt, Interrupted};
 
-/// Lines of a child's output that wait to be read; more are dropped, as nobody waits for them.
+/// Capacity of the queue of a child's output lines. More lines are dropped: only the first ones are read.
 const LINES_MAX: usize = 1024;
 
-/// Connections that may wait to be accepted by a server of ours.
+/// Listen backlog of our servers, in connections.
 const LISTEN_BACKLOG: u32 = 4096;
 
-/// How long a child may take to end by itself after SIGTERM.
+/// How long a child may take to exit after SIGTERM before it gets SIGKILL.
 const END_GRACE: Duration = Duration::from_secs(2);
 
-/// Lines of a failed child's log that are shown.
+/// Number of log lines of a failed child that an error message shows.
 const LOG_LINES_SHOWN: usize = 12;
 
-/// Tells the parent, in one line of JSON, where a server listens.
+/// Prints the address of a server for the parent process, as one JSON line.
 pub(crate) fn announce(kind: &str, address: SocketAddr) -> io::Result<()> {
     let mut out = io::stdout().lock();
     writeln!(
@@ -45,9 +45,9 @@ pub(crate) fn announce(kind: &str, address: SocketAddr) -> io::Result<()> {
     out.flush()
 }
 
-/// Listens with a long queue, so that many connections at once do not overflow it.
+/// Listens with a long backlog, so that many simultaneous connections do not overflow it.
 ///
-/// The kernel lowers it to net.core.somaxconn.
+/// The kernel caps the backlog at net.core.somaxconn.
 pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() {
         TcpSocket::new_v4()?
@@ -59,31 +59,30 @@ pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(LISTEN_BACKLOG)
 }
 
-/// Reports a failed accept and waits a little: a full descriptor table would make it spin.
+/// Reports a failed accept and pauses: with a full descriptor table, the accept loop would spin.
 pub(crate) async fn pause_after_accept_error(error: &io::Error) {
     eprintln!("cannot accept a connection: {error}");
     tokio::time::sleep(Duration::from_millis(10)).await;
 }
 
-/// What to start.
+/// A program to start as a child.
 #[derive(Debug)]
 pub(crate) struct Program {
-    /// Name used in messages and for the log file.
+    /// Name for messages and for the log file.
     pub(crate) name: String,
-    /// The binary.
+    /// Path of the binary.
     pub(crate) path: PathBuf,
-    /// Its arguments.
     pub(crate) arguments: Vec<OsString>,
-    /// Variables set on top of ours.
+    /// Variables to set in addition to the inherited environment.
     pub(crate) environment: Vec<(String, OsString)>,
-    /// The cores to run on; none means that it is not pinned.
+    /// Cores to pin the process to; empty to leave it unpinned.
     pub(crate) cores: Vec<usize>,
-    /// A program that runs this one, with its own arguments; empty for none.
+    /// Wrapper program with its arguments, such as `perf stat ... --`; empty for none.
     pub(crate) in_front: Vec<OsString>,
 }
 
 impl Program {
-    /// This very program with another subcommand.
+    /// This program itself, with another subcommand.
     pub(crate) fn own(name: &str, arguments: &[&str], cores: Vec<usize>) -> io::Result<Self> {
         Ok(Self {
             name: name.to_owned(),
@@ -96,7 +95,7 @@ impl Program {
     }
 }
 
-/// A running child. Dropping it ends it.
+/// A running child process. Dropping it ends the process.
 #[derive(Debug)]
 pub(crate) struct Running {
     name: String,
@@ -106,15 +105,15 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    /// Starts a program; its stderr goes to a file in `log_directory`.
+    /// Starts a program; its stderr is written to a file in `log_directory`.
     ///
-    /// The child first becomes our `child` subcommand, which asks for a signal at our death and
-    /// pins itself, and then turns into the program: same process, no `unsafe` between fork and exec.
+    /// The child first runs our `child` subcommand, which asks the kernel for a signal at the parent's death,
+    /// pins the process and then executes the program. This needs no `unsafe` code between fork and exec.
     pub(crate) fn start(program: &Program, log_directory: &Path) -> anyhow::Result<Self> {
         Self::launch(program, log_directory, Stdio::null())
     }
 
-    /// The same for a program that ends when its standard input does: that stays open.
+    /// Starts a program that ends at the end of its standard input, which is kept open.
     pub(crate) fn start_with_input(
         program: &Program,
         log_directory: &Path,
@@ -144,7 +143,7 @@ impl Running {
             .args(&program.in_front)
             .arg(&program.path)
             .args(&program.arguments);
-        // What a report calls a default is one: settings of whoever runs this do not reach a child.
+        // Keep the user's TIELINE_ settings from the child, so that the defaults in a report are the real ones.
         for (name, _) in std::env::vars_os().filter(|(name, _)| is_setting(name)) {
             command.env_remove(name);
         }
@@ -156,7 +155,7 @@ impl Running {
         );
         command.stdin(input).stdout(Stdio::piped());
         command.stderr(File::create(&log).context("cannot create a log file")?);
-        // A group of its own: Ctrl-C reaches us alone, and we end the children in order.
+        // In its own process group, Ctrl-C reaches only this process, which then ends the children in order.
         command.process_group(0);
         let mut child = command
             .spawn()
@@ -164,14 +163,14 @@ impl Running {
         let stdout = child
             .stdout
             .take()
-            .context("the child has no standard output")?;
+            .context("the standard output of the child was not captured")?;
         let (sender, lines) = sync_channel(LINES_MAX);
         std::thread::Builder::new()
             .name("child-output".to_owned())
             .spawn(move || {
                 for line in BufReader::new(stdout).lines() {
                     let Ok(line) = line else { break };
-                    // Full: nobody waits for lines any more. The pipe must be drained all the same.
+                    // If the queue is full, no reader is left; the pipe must still be drained.
                     let _ = sender.try_send(line);
                 }
             })?;
@@ -188,7 +187,7 @@ impl Running {
         self.child.id()
     }
 
-    /// Waits for a JSON line that `wanted` accepts and returns what it made of it.
+    /// Waits for a JSON output line that `wanted` accepts, and returns its result.
     pub(crate) fn wait_for<T>(
         &mut self,
         what: &str,
@@ -223,7 +222,7 @@ impl Running {
         }
     }
 
-    /// Waits for the line of a server of our own that says where it listens.
+    /// Waits for the `listening` line of one of our servers and returns the address.
     pub(crate) fn wait_for_address(
         &mut self,
         kind: &str,
@@ -234,7 +233,7 @@ impl Running {
         })
     }
 
-    /// What to say about this child if it has ended, which it should not have.
+    /// A message about this child if it has ended, which is always unexpected.
     pub(crate) fn obituary(&mut self) -> Option<String> {
         let status = self.child.try_wait().ok()??;
         Some(format!(
@@ -245,9 +244,9 @@ impl Running {
         ))
     }
 
-    /// Asks it to end and waits until it has, so that it can write what it counted.
+    /// Interrupts the child and waits for its exit, so that a wrapper can write its counts.
     pub(crate) fn end(mut self, patience: Duration) -> anyhow::Result<()> {
-        // Not SIGTERM, at which `perf stat` ends without a word.
+        // SIGINT, because `perf stat` writes no counts if it gets SIGTERM.
         self.signal(Signal::INT);
         let deadline = Instant::now() + patience;
         let rest = || deadline.saturating_duration_since(Instant::now());
@@ -260,19 +259,19 @@ impl Running {
                 self.log_tail()
             );
         }
-        // Its output ended, so it is about to.
+        // Standard output has ended, so the exit follows at once.
         self.child.wait()?;
         Ok(())
     }
 
-    /// Sends a signal to it and to what it started, unless it was waited for: its number might then
-    /// mean another.
+    /// Signals the child's process group, unless the child was already reaped: the process id might then
+    /// belong to another process.
     fn signal(&mut self, signal: Signal) {
         if let Ok(pid) = i32::try_from(self.child.id())
             && let Some(pid) = Pid::from_raw(pid)
             && matches!(self.child.try_wait(), Ok(None))
         {
-            // Gone since: then there is nothing to end.
+            // An error means that the process group has ended meanwhile.
             let _ = rustix::process::kill_process_group(pid, signal);
         }
     }
@@ -294,7 +293,7 @@ impl Drop for Running {
             self.signal(Signal::TERM);
             let deadline = Instant::now() + END_GRACE;
             let rest = || deadline.saturating_duration_since(Instant::now());
-            // Its output ends when it ends; lines that still come are of no use.
+            // Standard output ends at exit; remaining lines are discarded.
             while self.lines.recv_timeout(rest()).is_ok() {}
             self.signal(Signal::KILL);
         }
@@ -302,7 +301,7 @@ impl Drop for Running {
     }
 }
 
-/// The address in a `listening` line of this kind.
+/// Address in a `listening` line of this kind.
 pub(crate) fn listening_address(line: &Value, kind: &str) -> Option<SocketAddr> {
     let is = |name: &str, wanted: &str| line.get(name).and_then(Value::as_str) == Some(wanted);
     if !is("event", "listening") || !is("kind", kind) {
@@ -311,7 +310,7 @@ pub(crate) fn listening_address(line: &Value, kind: &str) -> Option<SocketAddr> 
     line.get("address")?.as_str()?.parse().ok()
 }
 
-/// Whether a variable of the environment is a setting of relay or agent.
+/// Whether an environment variable is a setting of relay or agent.
 fn is_setting(name: &OsStr) -> bool {
     name == "RUST_LOG" || name.as_encoded_bytes().starts_with(b"TIELINE_")
 }
@@ -324,11 +323,11 @@ fn ended_how(status: ExitStatus) -> String {
     }
 }
 
-/// The `child` subcommand: ties its life to the parent's, pins itself, becomes the program.
+/// The `child` subcommand: binds its life to the parent's, pins itself and executes the program.
 pub(crate) fn become_child(flags: &ChildFlags) -> anyhow::Result<()> {
     rustix::process::set_parent_process_death_signal(Some(Signal::TERM))
         .context("cannot ask for a signal at the parent's death")?;
-    // The parent may have died before the request above, and then no signal comes.
+    // If the parent died before the request above, the kernel sends no signal.
     let parent = rustix::process::getppid().map_or(0, |pid| pid.as_raw_nonzero().get());
     if u32::try_from(parent) != Ok(flags.parent) {
         bail!("the parent has ended");
@@ -343,7 +342,7 @@ pub(crate) fn become_child(flags: &ChildFlags) -> anyhow::Result<()> {
     Err(error).with_context(|| format!("cannot start {}", program.to_string_lossy()))
 }
 
-/// Binds the calling thread, and the threads that it starts from now on, to these cores.
+/// Pins the calling thread, and the threads it starts later, to these cores.
 pub(crate) fn pin_to(cores: &[usize]) -> anyhow::Result<()> {
     let mut set = CpuSet::new();
     cores.iter().for_each(|core| set.set(*core));

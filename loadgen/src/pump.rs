@@ -1,7 +1,7 @@
 //! Moves the bytes of one direction between two tokio sockets with the fewest system calls.
 //!
-//! The bare forwarder is the yardstick of every ratio, so it must be good: one `recv` and one
-//! `send` for each piece, one hot buffer for all connections, no wake-up between the two.
+//! The bare forwarder is the baseline of every ratio, so it must be fast: one `recv` and one `send` per
+//! piece, one hot buffer for all connections, no wake-up between the two calls.
 
 use std::cell::RefCell;
 use std::io;
@@ -10,14 +10,14 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Most bytes taken in one read.
+/// Most bytes per read.
 pub(crate) const READ_BYTES_MAX: usize = 64 * 1024;
 
 thread_local! {
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES_MAX].into_boxed_slice());
 }
 
-/// One direction, and the rest of a write that the socket did not take at once.
+/// One direction of a connection, with the rest of a write that the socket did not take at once.
 #[derive(Debug, Default)]
 pub(crate) struct Pump {
     pending: Vec<u8>,
@@ -27,7 +27,7 @@ pub(crate) struct Pump {
 }
 
 impl Pump {
-    /// Moves what there is to move. Ready when the end of `from` was passed on to `to`.
+    /// Moves available bytes. Ready when the end of `from` has been passed on to `to`.
     pub(crate) fn poll<R, W>(
         &mut self,
         cx: &mut Context<'_>,
@@ -42,7 +42,7 @@ impl Pump {
             return Poll::Ready(Ok(()));
         }
         SCRATCH.with_borrow_mut(|scratch| {
-            // tokio's budget ends this loop: a socket that is always ready cannot starve the rest.
+            // tokio's task budget ends this loop, so a socket that is always ready cannot starve others.
             loop {
                 ready!(self.poll_pending(cx, to))?;
                 if self.end_read {
@@ -79,7 +79,7 @@ impl Pump {
             }
         }
         if !self.pending.is_empty() {
-            // A connection that stalled once must not keep its buffer for ever.
+            // Free the buffer: a connection that stalled once must not hold it for the rest of its life.
             self.pending = Vec::new();
             self.written = 0;
         }

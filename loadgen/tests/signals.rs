@@ -1,13 +1,13 @@
-//! A run that is ended from outside leaves no process behind.
+//! A run that is ended by a signal leaves no process behind.
 
-// The helpers of these tests are not tests themselves, so the exemption for tests does not reach them.
+// Clippy's exemption for tests does not cover the helper functions of these tests.
 #![allow(clippy::unwrap_used)]
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// Processes whose parent is `pid`.
+/// Child processes of `pid`.
 fn children_of(pid: u32) -> Vec<u32> {
     let processes = std::fs::read_dir("/proc").unwrap().filter_map(|entry| {
         let pid: u32 = entry.ok()?.file_name().to_str()?.parse().ok()?;
@@ -46,13 +46,13 @@ fn a_signal_ends_the_run_and_every_child() {
                 "--duration",
                 "60s",
             ])
-            // After SIGKILL nobody removes the program's own folder.
+            // After SIGKILL the program cannot remove its own folder.
             .env("TMPDIR", folder.path())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        // The first line about a round comes when all processes are there.
+        // The first line about a round appears when all processes are running.
         let mut lines = BufReader::new(running.stderr.take().unwrap()).lines();
         assert!(
             lines
@@ -60,7 +60,7 @@ fn a_signal_ends_the_run_and_every_child() {
                 .any(|line| line.unwrap().contains("round 1 of"))
         );
         let children = children_of(running.id());
-        assert_eq!(children.len(), 3, "target and two hops");
+        assert_eq!(children.len(), 3, "expected the target and two hops");
         let name = format!("-{signal}");
         assert!(
             Command::new("kill")
@@ -70,10 +70,13 @@ fn a_signal_ends_the_run_and_every_child() {
                 .success()
         );
         assert_eq!(running.wait().unwrap().code(), code, "SIG{signal}");
-        // A guard waits for its child; after SIGKILL the kernel ends them, some moments later.
+        // A guard waits for its child; after SIGKILL the kernel ends the children a moment later.
         let deadline = Instant::now() + Duration::from_secs(10);
         while children.iter().any(|pid| is_running(*pid)) {
-            assert!(Instant::now() < deadline, "SIG{signal}: children live on");
+            assert!(
+                Instant::now() < deadline,
+                "SIG{signal}: children are still running"
+            );
             std::thread::yield_now();
         }
     }

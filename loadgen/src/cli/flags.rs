@@ -1,4 +1,4 @@
-//! Flags that several commands share.
+//! Flag groups that several commands share.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -8,89 +8,89 @@ use clap::{Args, ValueEnum};
 
 use crate::path::peer::{PeerPid, PeerSpec};
 
-/// How long and how often.
+/// Number of rounds, durations, generator threads and pinning.
 #[derive(Args, Debug)]
 pub(crate) struct MethodFlags {
     /// Rounds; in each, every path is measured once, in random order
     #[arg(long, default_value_t = 5)]
     pub(crate) rounds: usize,
-    /// Measured time of each path and round, such as 1.5s or 300ms
+    /// Measured time per path and round, such as 1.5s or 300ms
     #[arg(long, value_parser = parse_duration, default_value = "1.5s")]
     pub(crate) duration: Duration,
-    /// Load before each measurement
+    /// Unmeasured load before each measurement
     #[arg(long, value_parser = parse_duration, default_value = "300ms")]
     pub(crate) warm_up: Duration,
-    /// Run a round again in which other processes took much CPU, at most so often per scenario
+    /// Most noisy rounds to run again per scenario; a round is noisy if other processes took much CPU
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) repeat_noisy: usize,
-    /// Threads of the generator; more than one switches pinning off
+    /// Generator threads; more than one disables pinning to cores
     #[arg(long, default_value_t = 1)]
     pub(crate) threads: usize,
-    /// Seed of the order of the paths; printed, so that a run can be repeated
+    /// Seed for the random order of the paths [default: random]; printed, so that a run can be repeated
     #[arg(long)]
     pub(crate) seed: Option<u64>,
-    /// Do not pin processes to cores (they are pinned where there are four or more)
+    /// Do not pin processes to cores (default: pin them if there are at least four cores)
     #[arg(long)]
     pub(crate) no_pin: bool,
 }
 
-/// Which paths, and where they end.
+/// Paths to compare, and the target where they end.
 #[derive(Args, Debug)]
 pub(crate) struct PathFlags {
-    /// Paths to compare [default: direct, forwarder, the relay, if there is one, and relay-epoll, if
-    /// this program starts it]; peers that are given are always among them
+    /// Paths to compare [default: direct, forwarder, relay if one is given or started, and relay-epoll
+    /// if this program starts the relay]; peers given by --peer are always added
     #[arg(long = "path", value_enum, value_delimiter = ',')]
     pub(crate) paths: Vec<PathFlag>,
-    /// Use the target at this address in place of an own one (`tieline-loadgen target any`)
+    /// Use the target at this address instead of starting one (`tieline-loadgen target any`)
     #[arg(long, value_name = "ADDR")]
     pub(crate) target: Option<SocketAddr>,
-    /// Its process, for its CPU time
+    /// Process id of the target given by --target, for its CPU time
     #[arg(long, value_name = "PID", requires = "target")]
     pub(crate) target_pid: Option<u32>,
 }
 
-/// Other programs that do the same job.
+/// Peers: other tunnel or proxy programs to compare with.
 #[derive(Args, Debug)]
 pub(crate) struct PeerFlags {
-    /// Another program that leads to the target: a name, where to connect, and what to send first,
-    /// as text (`\n`, `\r`, `\t`, `\0`, `\\`, `\x1f`) or hex; repeats.
-    /// Such as frp=127.0.0.1:7000 or proxy=127.0.0.1:1080,text:CONNECT\r\n,hex:0d0a
+    /// Another program that forwards to the target: a name, the address to connect to, and a preamble to
+    /// send first, as text (`\n`, `\r`, `\t`, `\0`, `\\`, `\x1f`) or hex; may be repeated.
+    /// Examples: frp=127.0.0.1:7000 or proxy=127.0.0.1:1080,text:CONNECT\r\n,hex:0d0a
     #[arg(
         long = "peer",
         value_name = "NAME=HOST:PORT[,text:T|,hex:H]...",
         requires = "target"
     )]
     pub(crate) peers: Vec<PeerSpec>,
-    /// A process of that peer, for its CPU time and memory, the one next to the client first; repeats
+    /// Process id of a peer, for its CPU time and memory, the process next to the client first; may be repeated
     #[arg(long = "peer-pid", value_name = "NAME=PID", requires = "peers")]
     pub(crate) peer_pids: Vec<PeerPid>,
 }
 
-/// The relay and the agent to start.
+/// Relay and agent binaries to start, and their extra arguments.
 #[derive(Args, Debug)]
 pub(crate) struct ProgramFlags {
-    /// The relay [default: tieline-relay beside this program]
+    /// Relay binary [default: tieline-relay next to this program]
     #[arg(long, value_name = "FILE")]
     pub(crate) relay_bin: Option<PathBuf>,
-    /// The agent [default: tieline beside this program]
+    /// Agent binary [default: tieline next to this program]
     #[arg(long, value_name = "FILE")]
     pub(crate) agent_bin: Option<PathBuf>,
-    /// One more argument for the relay, such as --relay-arg=--shards=1; repeats. The variables
-    /// TIELINE_... of the environment do not reach it
+    /// Extra argument for the relay, such as --relay-arg=--shards=1; may be repeated. TIELINE_...
+    /// environment variables are not passed to the relay
     #[arg(long = "relay-arg", value_name = "ARG", allow_hyphen_values = true)]
     pub(crate) relay_arguments: Vec<String>,
-    /// One more argument for `tieline serve`; repeats
+    /// Extra argument for `tieline serve`; may be repeated
     #[arg(long = "agent-arg", value_name = "ARG", allow_hyphen_values = true)]
     pub(crate) agent_arguments: Vec<String>,
 }
 
-/// Where a report of several files goes.
+/// Output folder of a report that consists of several files.
 #[derive(Args, Debug)]
 pub(crate) struct OutputFlags {
     /// Folder for the report
     #[arg(long, value_name = "DIR", default_value = "docs/bench")]
     pub(crate) out: PathBuf,
-    /// Print the report as JSON too
+    /// Also print the report as JSON
     #[arg(long)]
     pub(crate) json: bool,
 }
@@ -104,10 +104,10 @@ pub(crate) struct SingleFlags {
     pub(crate) paths: PathFlags,
     #[command(flatten)]
     pub(crate) peers: PeerFlags,
-    /// The relay's raw TCP listener; its agents must forward to the target
+    /// Address of the relay's raw TCP listener; its agents must forward to the target
     #[arg(long, value_name = "ADDR", requires = "tunnels")]
     pub(crate) relay_tcp: Option<SocketAddr>,
-    /// The tunnel to ask for; with several, connections take turns
+    /// Tunnel to connect to; connections are spread over several in round-robin order
     #[arg(
         long = "tunnel",
         value_name = "ID",
@@ -115,10 +115,10 @@ pub(crate) struct SingleFlags {
         requires = "relay_tcp"
     )]
     pub(crate) tunnels: Vec<String>,
-    /// The relay's process, for its CPU time and memory
+    /// Process id of the relay, for its CPU time and memory
     #[arg(long, value_name = "PID", requires = "relay_tcp")]
     pub(crate) relay_pid: Option<u32>,
-    /// An agent's process, for its CPU time and memory; repeats
+    /// Process id of an agent, for its CPU time and memory; may be repeated
     #[arg(long = "agent-pid", value_name = "PID", requires = "relay_tcp")]
     pub(crate) agent_pids: Vec<u32>,
     /// Print the report as JSON
@@ -132,24 +132,24 @@ pub(crate) struct SingleFlags {
     pub(crate) html: Option<PathBuf>,
 }
 
-/// A path, or several.
+/// A path or a group of paths, as named by `--path`.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum PathFlag {
-    /// Client to target
+    /// Client to target without a hop between
     Direct,
     /// Both bare forwarders
     Forwarder,
-    /// Two hops on tokio
+    /// Two bare forwarders in a row on tokio
     ForwarderTokio,
-    /// Two hops on tokio-uring
+    /// Two bare forwarders in a row on tokio-uring
     ForwarderTokioUring,
     /// Relay and agent
     Relay,
-    /// The same on the relay's epoll driver; `bench` only
+    /// Relay and agent, with the relay on its epoll driver; `bench` only
     RelayEpoll,
 }
 
-/// `1.5s`, `300ms` or a plain number of seconds.
+/// Parses `1.5s`, `300ms` or a plain number of seconds.
 pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
     let (number, unit_s) = match text.strip_suffix("ms") {
         Some(number) => (number, 1e-3),

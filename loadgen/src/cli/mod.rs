@@ -1,4 +1,4 @@
-//! Flags as typed, no meaning yet; `settings` checks them.
+//! Command line as parsed by clap, unchecked; `settings` checks the values.
 
 mod flags;
 mod scaling;
@@ -16,7 +16,7 @@ pub(crate) use flags::{
 };
 pub(crate) use scaling::{ScalingFlags, SeriesFlag};
 
-/// Measures what a relay path costs beside direct TCP, bare two-hop forwarders and other programs
+/// Measures the cost of a relay path compared with direct TCP, bare two-hop forwarders and other programs
 #[derive(Debug, Parser)]
 #[command(name = "tieline-loadgen", version, about)]
 pub(crate) struct Cli {
@@ -26,41 +26,41 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Round trips: latency and rate; every byte is checked
+    /// Round trips: latency and rate; checks every byte
     Rtt(RttFlags),
-    /// As many bytes as fit, up, down or both ways: MiB/s and CPU time per GiB; every byte is checked
+    /// Bulk transfer up, down or both ways: MiB/s and CPU time per GiB; checks every byte
     Bulk(BulkFlags),
-    /// New connections per second, each with its first answer
+    /// New connections per second, each with one answered request
     Connect(ConnectFlags),
-    /// Memory of each hop per open session that does nothing
+    /// Memory per idle session on each hop
     Idle(IdleFlags),
-    /// Bursts: one message on every connection at the same moment, time to the last answer
+    /// Bursts: one message on every connection at once; measures the time to the last answer
     Fanout(FanoutFlags),
-    /// Small messages at a constant rate beside one bulk download on the same tunnel
+    /// Small messages at a constant rate next to one bulk download on the same tunnel
     Mixed(MixedFlags),
     /// Start relay, agent, forwarders and target, run a set of scenarios, write a report
-    // A recipe sets flags, and whoever calls the recipe may set them otherwise.
+    // Recipes in the justfile pass flags; a flag that the caller adds after them overrides them.
     #[command(args_override_self = true)]
     Bench(BenchFlags),
-    /// Instructions that relay and agent need for a round trip, a call over HTTP and a MiB; writes a report
+    /// Count instructions of relay and agent per round trip, per call over HTTP and per MiB; write a report
     #[command(args_override_self = true)]
     Instructions(InstructionsFlags),
-    /// Cost of a session and of a tunnel from 1 to 10,000 of them: starts relay, agents and target
-    /// anew for each number, writes a report
+    /// Cost of a session and of a tunnel as their number grows from 1 to 10,000: restarts relay, agents
+    /// and target for each number and writes a report
     #[command(args_override_self = true)]
     Scaling(ScalingFlags),
     /// Run a target server; prints its address as one JSON line
     Target(TargetFlags),
     /// Run one hop of the bare forwarder; prints its address as one JSON line
     Forwarder(ForwarderFlags),
-    /// Become another program that ends with its parent
+    /// Set up this child process and replace it with another program; for internal use
     #[command(hide = true)]
     Child(ChildFlags),
 }
 
 #[derive(Args, Debug)]
 pub(crate) struct RttFlags {
-    /// Connections at once
+    /// Concurrent connections
     #[arg(short, long, default_value_t = 1)]
     pub(crate) connections: usize,
     /// Bytes of each message
@@ -75,30 +75,30 @@ pub(crate) struct RttFlags {
 
 #[derive(Args, Debug)]
 pub(crate) struct BulkFlags {
-    /// Which way the bytes flow, seen from the client
+    /// Direction of the bulk bytes, seen from the client
     #[arg(value_enum, default_value = "down")]
     pub(crate) direction: DirectionFlag,
-    /// Connections at once
+    /// Concurrent connections
     #[arg(short, long, default_value_t = 1)]
     pub(crate) connections: usize,
     #[command(flatten)]
     pub(crate) single: SingleFlags,
 }
 
-/// Which way bulk bytes flow.
+/// Direction of bulk bytes.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum DirectionFlag {
     /// Client to target
     Up,
     /// Target to client
     Down,
-    /// Both at once on each connection
+    /// Both directions at once on each connection
     Both,
 }
 
 #[derive(Args, Debug)]
 pub(crate) struct ConnectFlags {
-    /// Connections that are open at once
+    /// Connections open at the same time
     #[arg(short = 'c', long, default_value_t = 16)]
     pub(crate) at_once: usize,
     #[command(flatten)]
@@ -116,7 +116,7 @@ pub(crate) struct IdleFlags {
 
 #[derive(Args, Debug)]
 pub(crate) struct FanoutFlags {
-    /// Connections; with several tunnels they take turns
+    /// Connections, spread over the tunnels in round-robin order
     #[arg(short, long, default_value_t = 1000)]
     pub(crate) connections: usize,
     /// Bytes of each message
@@ -128,7 +128,7 @@ pub(crate) struct FanoutFlags {
 
 #[derive(Args, Debug)]
 pub(crate) struct MixedFlags {
-    /// Connections with small messages
+    /// Connections that carry small messages
     #[arg(short, long, default_value_t = 16)]
     pub(crate) connections: usize,
     /// Bytes of each message
@@ -143,12 +143,12 @@ pub(crate) struct MixedFlags {
 
 #[derive(Args, Debug)]
 pub(crate) struct BenchFlags {
-    /// Which scenarios, where none are named
+    /// Scenarios to run if --scenario is not given
     #[arg(long, value_enum, default_value = "quick")]
     pub(crate) suite: Suite,
-    /// One load; repeats. CONNECTIONSxBYTES (closed loop), CONNECTIONSxBYTES@RATE (open loop),
+    /// Scenario to run; may be repeated: CONNECTIONSxBYTES (closed loop), CONNECTIONSxBYTES@RATE (open loop),
     /// bulk-up-N, bulk-down-N, bulk-both-N, connect-N, idle-N, fanout-CONNECTIONSxBYTES,
-    /// mixed-CONNECTIONSxBYTES@RATE; or, over HTTP, calls-CONNECTIONS, events-CONNECTIONS@RATE,
+    /// mixed-CONNECTIONSxBYTES@RATE; over HTTP: calls-CONNECTIONS, events-CONNECTIONS@RATE,
     /// streams-N
     #[arg(long = "scenario", value_delimiter = ',')]
     pub(crate) scenarios: Vec<Scenario>,
@@ -158,16 +158,16 @@ pub(crate) struct BenchFlags {
     pub(crate) paths: PathFlags,
     #[command(flatten)]
     pub(crate) peers: PeerFlags,
-    /// Start nginx, HAProxy, rathole and bore, as far as they are in this folder, as further paths;
-    /// for loads over HTTP nginx as a reverse proxy in front of each forwarder
+    /// Start nginx, HAProxy, rathole and bore, those that exist in this folder, as additional paths;
+    /// for scenarios over HTTP, nginx as a reverse proxy in front of the bare forwarders
     #[arg(long, value_name = "DIR")]
     pub(crate) known_peers: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) programs: ProgramFlags,
-    /// Tunnels over which the connections take turns, each with an agent of its own
+    /// Number of tunnels, each with its own agent; connections are spread over them in round-robin order
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) tunnels: usize,
-    /// Name of the report's files; those of an earlier run are replaced
+    /// Base name of the report's files; existing files are replaced
     #[arg(long, default_value = "bench")]
     pub(crate) name: String,
     #[command(flatten)]
@@ -176,7 +176,7 @@ pub(crate) struct BenchFlags {
 
 #[derive(Args, Debug)]
 pub(crate) struct InstructionsFlags {
-    /// Rounds; in each, every load runs twice with fresh processes, short and long
+    /// Rounds; in each, every load runs twice on fresh processes: a short and a long run
     #[arg(long, default_value_t = 5)]
     pub(crate) rounds: usize,
     #[command(flatten)]
@@ -189,11 +189,11 @@ pub(crate) struct InstructionsFlags {
 /// A set of scenarios.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum Suite {
-    /// The important points of every scenario
+    /// The most important points of every scenario
     Quick,
-    /// Those, and bulk over several connections and both ways at once
+    /// The quick suite, plus bulk over several connections and in both directions at once
     Peers,
-    /// More sizes, more connections, and the cost from 1 to 4,096 connections
+    /// More sizes and connections, and the cost from 1 to 4,096 connections
     Full,
     /// Calls, first events and open event streams over HTTP
     Http,
@@ -207,35 +207,35 @@ pub(crate) struct TargetFlags {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum TargetKind {
-    /// Serve every scenario: echo, or what the connection asks for (a sink, a source, or both)
+    /// Serve every raw scenario: echo, or what the connection requests (sink, source or both)
     Any(ListenFlags),
-    /// Send back what comes and nothing else; enough for rtt, connect, idle and fanout
+    /// Echo only; enough for rtt, connect, idle and fanout
     Echo(ListenFlags),
-    /// Answer calls over HTTP with JSON and with events, as an MCP server does
+    /// Answer HTTP calls with JSON and with event streams, as an MCP server does
     Http(ListenFlags),
 }
 
 #[derive(Args, Debug)]
 pub(crate) struct ListenFlags {
-    /// Where to listen; port 0 takes a free one
+    /// Address to listen on; port 0 picks a free port
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:0")]
     pub(crate) listen: SocketAddr,
 }
 
 #[derive(Args, Debug)]
 pub(crate) struct ForwarderFlags {
-    /// What it runs on
+    /// Async runtime of the forwarder
     #[arg(long, value_enum, default_value = "tokio")]
     pub(crate) runtime: ForwarderRuntime,
-    /// Where to listen; port 0 takes a free one
+    /// Address to listen on; port 0 picks a free port
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:0")]
     pub(crate) listen: SocketAddr,
-    /// Where to connect to
+    /// Address to forward to
     #[arg(long, value_name = "ADDR")]
     pub(crate) to: SocketAddr,
 }
 
-/// What a forwarder runs on.
+/// Async runtime of a forwarder.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum ForwarderRuntime {
     /// epoll
@@ -246,13 +246,13 @@ pub(crate) enum ForwarderRuntime {
 
 #[derive(Args, Debug)]
 pub(crate) struct ChildFlags {
-    /// The process that starts this one
+    /// Process id of the parent; the child refuses to start if its parent is another process
     #[arg(long)]
     pub(crate) parent: u32,
-    /// A core to run on; repeats
+    /// Core to pin the process to; may be repeated
     #[arg(long = "core")]
     pub(crate) cores: Vec<usize>,
-    /// Program and arguments
+    /// Program to execute, and its arguments
     #[arg(last = true, required = true)]
     pub(crate) command: Vec<OsString>,
 }

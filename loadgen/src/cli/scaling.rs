@@ -10,7 +10,7 @@ use super::{MethodFlags, OutputFlags, ProgramFlags};
 
 #[derive(Args, Debug)]
 pub(crate) struct ScalingFlags {
-    /// Numbers of sessions on one tunnel
+    /// Numbers of sessions to measure on one tunnel
     #[arg(
         long,
         value_name = "N",
@@ -18,7 +18,7 @@ pub(crate) struct ScalingFlags {
         default_value = "1,10,100,1000,4000,10000"
     )]
     pub(crate) sessions: Vec<usize>,
-    /// Numbers of tunnels, each with an agent and a link of its own
+    /// Numbers of tunnels to measure, each tunnel with its own agent and link
     #[arg(
         long,
         value_name = "M",
@@ -26,7 +26,7 @@ pub(crate) struct ScalingFlags {
         default_value = "1,10,100,1000,10000"
     )]
     pub(crate) tunnels: Vec<usize>,
-    /// Run only one of the two
+    /// Run only this series [default: both]
     #[arg(long, value_enum)]
     pub(crate) only: Option<SeriesFlag>,
     /// Requests per second over all sessions, the same for every number
@@ -35,28 +35,28 @@ pub(crate) struct ScalingFlags {
     /// Bytes of each message
     #[arg(short, long, default_value_t = 256)]
     pub(crate) size: usize,
-    /// Sessions that take turns over the tunnels, the same for every number of tunnels
+    /// Sessions spread over the tunnels, the same for every number of tunnels
     #[arg(long, value_name = "N", default_value_t = 9000)]
     pub(crate) callers: usize,
-    /// How long to watch tunnels that do nothing, in the first round; one heartbeat (15s) sees each
-    /// ping once
+    /// How long to measure idle tunnels, in the first round; one heartbeat interval (15s) covers one
+    /// ping per tunnel
     #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "15s")]
     pub(crate) idle: Duration,
     #[command(flatten)]
     pub(crate) method: MethodFlags,
     #[command(flatten)]
     pub(crate) programs: ProgramFlags,
-    /// Many agents in one process [default: examples/fleet beside this program]
+    /// Binary that runs many agents in one process [default: examples/fleet next to this program]
     #[arg(long, value_name = "FILE")]
     pub(crate) fleet_bin: Option<PathBuf>,
-    /// Name of the report's files; those of an earlier run are replaced
+    /// Base name of the report's files; existing files are replaced
     #[arg(long, default_value = "scaling")]
     pub(crate) name: String,
     #[command(flatten)]
     pub(crate) output: OutputFlags,
 }
 
-/// What there may be many of.
+/// Quantity that a series varies.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub(crate) enum SeriesFlag {
     /// Sessions on one tunnel

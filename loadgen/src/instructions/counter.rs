@@ -1,4 +1,4 @@
-//! What counts the instructions of a process: the processor where it may be asked, else callgrind.
+//! Instruction counter for a process: the processor's counters if `perf` can read them, else callgrind.
 //!
 //! Both count user space only.
 
@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::Context;
 
-/// One of the two.
+/// Tool that counts instructions.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Counter {
     /// `perf stat -e instructions:u`.
@@ -19,19 +19,19 @@ pub(crate) enum Counter {
 }
 
 impl Counter {
-    /// The one that works here.
+    /// The first counter that works on this machine.
     pub(crate) fn find(directory: &Path) -> anyhow::Result<Self> {
         let found = [Self::Perf, Self::Callgrind]
             .into_iter()
             .find(|counter| counter.works(directory));
         found.context(
-            "nothing here counts instructions: `perf stat -e instructions:u` does not (virtual \
-             machines often lack the processor's counters), and there is no valgrind (apt-get \
+            "cannot count instructions: `perf stat -e instructions:u` does not work here (virtual \
+             machines often lack the processor's counters), and valgrind is not installed (apt-get \
              install valgrind)",
         )
     }
 
-    /// Its program.
+    /// Name of the tool's binary.
     pub(super) const fn program(self) -> &'static str {
         match self {
             Self::Perf => "perf",
@@ -39,7 +39,7 @@ impl Counter {
         }
     }
 
-    /// Whether it counts what a program of a moment does.
+    /// Whether the counter works: counts the instructions of `true` and reads the result.
     fn works(self, directory: &Path) -> bool {
         let [program, arguments @ ..] = &self.in_front("true", directory)[..] else {
             return false;
@@ -54,7 +54,7 @@ impl Counter {
         status.is_ok_and(|status| status.success()) && self.total("true", directory).is_ok()
     }
 
-    /// What to put in front of a command line, so that its count is kept under `name`.
+    /// Command prefix that runs a program under this counter and saves the count as `name`.
     pub(crate) fn in_front(self, name: &str, directory: &Path) -> Vec<OsString> {
         let file = file(name, directory).into_os_string();
         let mut command = vec![OsString::from(self.program())];
@@ -74,16 +74,16 @@ impl Counter {
         command
     }
 
-    /// The count that was kept under `name`, once the process has ended.
+    /// Count saved as `name`; read it after the process has ended.
     pub(crate) fn total(self, name: &str, directory: &Path) -> anyhow::Result<u64> {
         let file = file(name, directory);
         let text = std::fs::read_to_string(&file)
-            .with_context(|| format!("{self} left no count of {name}"))?;
+            .with_context(|| format!("{self} saved no count for {name}"))?;
         let total = match self {
             Self::Perf => perf_total(&text),
             Self::Callgrind => callgrind_total(&text),
         };
-        total.with_context(|| format!("{self} counted nothing of {name}"))
+        total.with_context(|| format!("{self} saved no valid count for {name}"))
     }
 }
 
@@ -100,7 +100,7 @@ fn file(name: &str, directory: &Path) -> PathBuf {
     directory.join(format!("{name}.count"))
 }
 
-/// The first field of the event's line; words stand there where the machine counts none.
+/// First field of the event's line; perf writes text there if the machine cannot count the event.
 fn perf_total(text: &str) -> Option<u64> {
     let line = text.lines().find(|line| line.contains("instructions"))?;
     line.split(',').next()?.parse().ok()

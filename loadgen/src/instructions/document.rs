@@ -1,4 +1,4 @@
-//! The report as Markdown: results first, then how they came about.
+//! Markdown report: results first, then machine and method.
 
 use std::fmt::Write;
 use std::process::Command;
@@ -17,14 +17,14 @@ pub(super) fn markdown(
 ) -> String {
     let mut out = String::from(
         "# Instructions\n\n\
-         What relay and agent execute in user space for one unit of work over one session, on epoll \
-         and one shard. Written by\n`tieline-loadgen instructions`; the next run replaces it. What \
-         the kernel does for them is not counted.\n\n\
-         Each load runs twice on fresh processes, short and long; a number is the difference of \
+         Instructions that relay and agent execute in user space per unit of work over one session, on epoll \
+         with one shard. Written by\n`tieline-loadgen instructions`; the next run replaces it. \
+         Kernel instructions are not counted.\n\n\
+         Each load runs twice on fresh processes, short and long; each number is the difference of \
          the two counts divided by the\ndifference in work, the median over the rounds with the \
-         smallest and the largest in brackets. Bulk stays on the link\n(`--bulk-run-bytes=0`). Its \
-         numbers spread: what the next socket does not take at once is copied, and that is a \
-         matter of timing.\n\n\
+         smallest and the largest in brackets. Bulk stays on the link\n(`--bulk-run-bytes=0`). Bulk \
+         numbers spread: bytes that the next socket does not take at once are copied, which \
+         depends on timing.\n\n\
          | unit of work | short, long run | relay | agent |\n|---|---:|---:|---:|\n",
     );
     for Counted { load, relay, agent } in results {
@@ -54,7 +54,7 @@ pub(super) fn markdown(
     out
 }
 
-/// What a program says about itself: counts change with the compiler.
+/// Version line of a program; the compiler's is in the report because counts change with it.
 fn version(program: &str) -> String {
     let output = Command::new(program).arg("--version").output();
     output.map_or_else(

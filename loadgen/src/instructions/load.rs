@@ -1,4 +1,4 @@
-//! Loads of a fixed length over one connection, every byte checked. Nothing here is timed.
+//! Fixed amounts of work over one connection; every byte is checked, no time is measured.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -13,7 +13,7 @@ use crate::path::tunnel_preamble;
 use crate::pattern::Pattern;
 use crate::target::request::{ACCEPTED, Duty, encode};
 
-/// How long one read or write may take; callgrind slows a process down fiftyfold.
+/// Timeout of one read or write; callgrind slows a process down about fiftyfold.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 const MESSAGE_BYTES: usize = 256;
@@ -22,29 +22,29 @@ const READ_BYTES: usize = 64 * 1024;
 
 const MIB: u64 = 1024 * 1024;
 
-/// What a client says at the end that was sent nothing, or has checked all of it by itself.
+/// Verdict that the client sends if it received nothing, or has checked all received bytes itself.
 const NOTHING_RECEIVED: Verdict = Verdict {
     received: 0,
     wrong_at: None,
 };
 
-/// What is done over the connection.
+/// Kind of work that the client does over one connection.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Load {
-    /// Messages there and back, one at a time.
+    /// Echoed messages, one at a time.
     RoundTrips,
-    /// Calls of a tool over HTTP, one at a time on a kept connection.
+    /// Tool calls over HTTP, one at a time on a kept connection.
     Calls,
-    /// Blocks from client to target, on the link.
+    /// Blocks from client to target over the link.
     BulkUp,
-    /// Blocks from target to client, on the link.
+    /// Blocks from target to client over the link.
     BulkDown,
 }
 
 impl Load {
     pub(super) const ALL: [Self; 4] = [Self::RoundTrips, Self::Calls, Self::BulkUp, Self::BulkDown];
 
-    /// Units of work of the short and of the long run.
+    /// Units of work of the short run and of the long run.
     pub(super) const fn units(self) -> [u64; 2] {
         match self {
             Self::RoundTrips | Self::Calls => [500, 8_500],
@@ -52,7 +52,7 @@ impl Load {
         }
     }
 
-    /// What the relay is told besides.
+    /// Extra relay arguments for this load.
     pub(super) const fn relay_arguments(self) -> &'static [&'static str] {
         match self {
             Self::RoundTrips | Self::Calls => &[],
@@ -69,7 +69,7 @@ impl Load {
         }
     }
 
-    /// Which of this program's targets serves it: the word of its command, and what it announces itself as.
+    /// Target that serves this load: the `target` subcommand, and the kind in its `listening` line.
     pub(super) const fn target(self) -> (&'static str, &'static str) {
         match self {
             Self::Calls => ("http", "http-target"),
@@ -77,8 +77,8 @@ impl Load {
         }
     }
 
-    /// Does `units` of work over `pair`'s first tunnel; returns how many they were, as a stream ends at a
-    /// block's border.
+    /// Does `units` of work over the first tunnel of `pair`. Returns the units done, which are more if a
+    /// stream ended only at a block's border.
     pub(super) fn run(self, pair: &RelayPair, units: u64) -> anyhow::Result<f64> {
         let tunnel = pair.tunnels.first().context("no tunnel")?;
         match self {
@@ -90,7 +90,7 @@ impl Load {
     }
 }
 
-/// A session over raw TCP to `tunnel`.
+/// Opens a session over raw TCP to `tunnel`.
 fn raw(pair: &RelayPair, tunnel: &str) -> anyhow::Result<TcpStream> {
     let preamble = tunnel_preamble(tunnel).context("a tunnel's name has 1 to 63 bytes")?;
     let mut socket = connect(pair.frontend)?;
@@ -143,7 +143,7 @@ fn calls(
     Ok(count as f64)
 }
 
-/// Reads an answer's head into `input`, with what comes with it; returns where its body begins.
+/// Reads an answer's head, and what arrives with it, into `input`; returns where the body starts.
 fn read_head(socket: &mut TcpStream, input: &mut Vec<u8>) -> anyhow::Result<usize> {
     const HEAD_END: &[u8] = b"\r\n\r\n";
     let mut buffer = [0; 4096];
@@ -152,7 +152,10 @@ fn read_head(socket: &mut TcpStream, input: &mut Vec<u8>) -> anyhow::Result<usiz
         if let Some(at) = windows.position(|bytes| bytes == HEAD_END) {
             return Ok(at + HEAD_END.len());
         }
-        ensure!(input.len() <= HEAD_BYTES_MAX, "an endless head");
+        ensure!(
+            input.len() <= HEAD_BYTES_MAX,
+            "head of an answer is longer than {HEAD_BYTES_MAX} B"
+        );
         let len = socket.read(&mut buffer)?;
         ensure!(len > 0, "closed before the end of an answer's head");
         input.extend_from_slice(&buffer[..len]);
@@ -192,7 +195,7 @@ fn bulk_up(socket: &mut TcpStream, bytes: u64) -> anyhow::Result<f64> {
     let verdict = incoming.verdict();
     ensure!(
         verdict == Some(sent),
-        "sent {sent:?}, and the target got {verdict:?}"
+        "client sent {sent:?}, but the target received {verdict:?}"
     );
     Ok(outgoing.sent() as f64 / MIB as f64)
 }
@@ -218,7 +221,10 @@ fn ask(socket: &mut TcpStream, duty: Duty) -> anyhow::Result<()> {
     socket.write_all(&encode(duty, 0))?;
     let mut answer = [0];
     socket.read_exact(&mut answer)?;
-    ensure!(answer == [ACCEPTED], "no target at the end of the path");
+    ensure!(
+        answer == [ACCEPTED],
+        "the path does not end at a tieline-loadgen target"
+    );
     Ok(())
 }
 
@@ -226,7 +232,7 @@ fn ask(socket: &mut TcpStream, duty: Duty) -> anyhow::Result<()> {
 fn read(socket: &mut TcpStream, table: &Table, incoming: &mut Incoming) -> anyhow::Result<()> {
     let mut buffer = [0; READ_BYTES];
     let len = socket.read(&mut buffer)?;
-    ensure!(len > 0, "closed before the end");
+    ensure!(len > 0, "closed before the end of the transfer");
     incoming.check(table, &buffer[..len]);
     let wrong_at = incoming.own_verdict().wrong_at;
     ensure!(wrong_at.is_none(), "a wrong byte at {wrong_at:?}");

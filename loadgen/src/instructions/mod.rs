@@ -1,8 +1,8 @@
-//! The `instructions` command: what a round trip, a call and a MiB cost relay and agent, counted.
+//! The `instructions` command: instructions of relay and agent per round trip, call and MiB.
 //!
-//! Time depends on the machine and on who else uses it; instructions hardly do. Each load runs
-//! twice on fresh processes, and the difference is divided by the difference in work: what start,
-//! registration and end cost falls out.
+//! CPU time depends on the machine and its other load; instruction counts hardly do. Each load runs
+//! twice on fresh processes, short and long. The difference of the counts is divided by the difference
+//! in work, which cancels the cost of start, registration and shutdown.
 
 pub(crate) mod counter;
 mod document;
@@ -23,10 +23,10 @@ use crate::report::Spread;
 use counter::Counter;
 use load::Load;
 
-/// How long a process may take to end: callgrind then writes what it counted.
+/// How long a process may take to exit: callgrind writes its counts then.
 const END_PATIENCE: Duration = Duration::from_secs(30);
 
-/// Instructions of relay and agent.
+/// Instruction counts of relay and agent.
 #[derive(Clone, Copy, Debug)]
 struct Counts {
     relay: f64,
@@ -41,10 +41,10 @@ struct Counted {
     agent: Spread,
 }
 
-/// Runs it.
+/// Runs the command and writes the report.
 pub(crate) fn run(flags: &InstructionsFlags, interrupt: &Interrupt) -> anyhow::Result<()> {
     fs::create_dir_all(&flags.out)
-        .with_context(|| format!("cannot make the folder {}", flags.out.display()))?;
+        .with_context(|| format!("cannot create the folder {}", flags.out.display()))?;
     let date = SystemTime::now();
     let directory = tempfile::Builder::new()
         .prefix("tieline-loadgen-")
@@ -91,8 +91,8 @@ pub(crate) fn run(flags: &InstructionsFlags, interrupt: &Interrupt) -> anyhow::R
     Ok(())
 }
 
-/// Starts a target, a relay and an agent, does the work over one connection and ends them in order.
-/// Returns what they counted from start to end, and how much work it was.
+/// Starts a target, a relay and an agent, does the work over one connection and stops relay and agent.
+/// Returns their instruction counts from start to exit, and the units of work done.
 fn once(
     load: Load,
     units: u64,

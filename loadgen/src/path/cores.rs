@@ -1,9 +1,9 @@
-//! Which cores the processes of a run get.
+//! Assignment of CPU cores to the processes of a run.
 
 use crate::machine::usable_cores;
 use crate::process::pin_to;
 
-/// The cores of the other roles, when processes are pinned.
+/// Cores of target and hops, when processes are pinned.
 #[derive(Clone, Debug)]
 pub(super) struct Cores {
     pub(super) target: Vec<usize>,
@@ -11,7 +11,7 @@ pub(super) struct Cores {
     pub(super) far: usize,
 }
 
-/// Gives each role cores of its own where there are enough, and puts this process on the first.
+/// Pins this process to the client's cores and returns the others; `None`, and no pinning, below four cores.
 pub(super) fn pin_client() -> anyhow::Result<Option<Cores>> {
     let Some((client, cores)) = deal(&usable_cores()) else {
         return Ok(None);
@@ -20,8 +20,8 @@ pub(super) fn pin_client() -> anyhow::Result<Option<Cores>> {
     Ok(Some(cores))
 }
 
-/// The client's cores, and those of the others; none if there are fewer than four. Client and target
-/// have two threads in the mixed load, so they get two each as soon as there are six.
+/// Splits the cores into the client's and the others; `None` if there are fewer than four. Client and
+/// target have two threads in the mixed scenario, so they get two cores each if there are six.
 fn deal(usable: &[usize]) -> Option<(Vec<usize>, Cores)> {
     let (client, target, near, far) = match *usable {
         [a, b, c, d, near, far, ..] => (vec![a, b], vec![c, d], near, far),

@@ -1,5 +1,5 @@
-//! Many agents in one process, as `agent/examples/fleet` holds them: a process for each would
-//! measure ten thousand processes.
+//! Many agents in one process, run by `agent/examples/fleet`: with one process per agent, the
+//! overhead of ten thousand processes would dominate the measurement.
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -11,21 +11,21 @@ use serde_json::Value;
 use crate::interrupt::Interrupt;
 use crate::process::{Program, Running};
 
-/// How long the agents may take to make their keys and to get their tunnels.
+/// How long the agents may take to generate keys and to register their tunnels.
 const UP_PATIENCE: Duration = Duration::from_secs(120);
 
-/// A fleet whose tunnels are up.
+/// A fleet process whose tunnels are all registered.
 #[derive(Debug)]
 pub(crate) struct Fleet {
-    /// The agents' process.
+    /// Process that runs the agents.
     pub(crate) process: Running,
-    /// From the start of the first agent to the last tunnel.
+    /// Time from the start of the first agent to the registration of the last tunnel.
     pub(crate) up: Duration,
 }
 
 impl Fleet {
-    /// Starts `tunnels` agents and waits for all of their tunnels. Keys that an earlier fleet left
-    /// in `keys` are used again.
+    /// Starts `tunnels` agents and waits until all tunnels are registered. Reuses keys that an earlier
+    /// fleet left in `keys`.
     pub(crate) fn start(
         binary: &Path,
         tunnels: usize,
@@ -60,12 +60,12 @@ impl Fleet {
     }
 }
 
-/// What the agents call their tunnels.
+/// Tunnel name that the fleet program gives to its agent number `agent`.
 pub(crate) fn tunnel_name(agent: usize) -> String {
     format!("fleet-{agent:05}")
 }
 
-/// A folder for keys. Each is synced to disk, which takes milliseconds unless the disk is memory.
+/// Folder for keys: in memory if possible, because each key is synced to disk, which takes milliseconds.
 pub(crate) fn folder_for_keys() -> PathBuf {
     let memory = PathBuf::from("/dev/shm");
     let is_usable = tempfile::tempfile_in(&memory).is_ok();
@@ -76,7 +76,7 @@ pub(crate) fn folder_for_keys() -> PathBuf {
     }
 }
 
-/// A line of the fleet's: the time until all were up, or why one of them gave up.
+/// Reads an output line of the fleet: time until all tunnels were up, or the reason why an agent gave up.
 fn news(line: &Value) -> Option<Result<Duration, String>> {
     match line.get("event")?.as_str()? {
         "up" => Some(Ok(Duration::from_millis(line.get("ms")?.as_u64()?))),

@@ -1,4 +1,4 @@
-//! The ways from the client to the target that are compared.
+//! The compared paths from the client to the target.
 
 mod cores;
 pub(crate) mod fleet;
@@ -12,28 +12,28 @@ use std::net::SocketAddr;
 
 use serde::ser::{Serialize, Serializer};
 
-/// Longest tunnel name that fits the preamble and a DNS label.
+/// Longest tunnel name that fits the preamble and a DNS label, in bytes.
 const TUNNEL_BYTES_MAX: usize = 63;
 
-/// Which way the bytes take.
+/// Kind of a path.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(crate) enum PathKind {
-    /// Client to target, nothing between.
+    /// Client to target without a hop between.
     Direct,
     /// Two bare forwarders in a row, on tokio.
     ForwarderTokio,
     /// Two bare forwarders in a row, on tokio-uring.
     ForwarderTokioUring,
-    /// Another program that does the same job. A run has a handful of names, kept for its life.
+    /// Another tunnel or proxy program. The name is leaked: a run has only a handful.
     Peer(&'static str),
-    /// Relay and agent with their defaults.
+    /// Relay and agent with their default settings.
     Relay,
-    /// The same, but for `--driver epoll`.
+    /// Relay and agent, with the relay on `--driver epoll`.
     RelayEpoll,
 }
 
 impl PathKind {
-    /// Whether this is our own relay, on whatever driver.
+    /// Whether this is our own relay, on any driver.
     pub(crate) fn is_relay(self) -> bool {
         matches!(self, Self::Relay | Self::RelayEpoll)
     }
@@ -43,12 +43,12 @@ impl PathKind {
         matches!(self, Self::ForwarderTokio | Self::ForwarderTokioUring)
     }
 
-    /// Another program of this name.
+    /// Path through the peer with this name.
     pub(crate) fn peer(name: &str) -> Self {
         Self::Peer(Box::leak(name.to_owned().into_boxed_str()))
     }
 
-    /// Whether this is another program.
+    /// Whether this is a peer, another program.
     pub(crate) fn is_peer(self) -> bool {
         matches!(self, Self::Peer(_))
     }
@@ -73,48 +73,47 @@ impl Serialize for PathKind {
     }
 }
 
-/// A process whose CPU time is counted.
+/// Role of a process whose CPU time is measured.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Role {
-    /// This program.
+    /// This program, which generates the load.
     Client,
-    /// The server at the end.
+    /// The server at the end of the path.
     Target,
-    /// The hop next to the client: a forwarder, or the relay.
+    /// The hop next to the client: a forwarder or the relay.
     NearHop,
-    /// The hop next to the target: a forwarder, or the agent.
+    /// The hop next to the target: a forwarder or the agent.
     FarHop,
 }
 
-/// One way to the target, ready to be used.
+/// A path whose processes are running.
 #[derive(Clone, Debug)]
 pub(crate) struct Path {
-    /// Which.
     pub(crate) kind: PathKind,
-    /// Where the client connects to.
+    /// Address that the client connects to.
     pub(crate) address: SocketAddr,
-    /// Bytes that the client sends first and that nobody answers. With several, one for each
-    /// tunnel, connections take turns.
+    /// Bytes that the client sends before its first request and that get no answer. If there are several,
+    /// one per tunnel, connection `id` uses number `id` modulo their count.
     pub(crate) preambles: Vec<Vec<u8>>,
-    /// Path of the target's URL as seen from here, for loads over HTTP; with several tunnels,
-    /// connections take turns.
+    /// URL paths of the target as seen by the client, for scenarios over HTTP. If there are several,
+    /// connection `id` uses number `id` modulo their count.
     pub(crate) pages: Vec<String>,
-    /// Processes that carry this path; one that is unknown is left out.
+    /// Known processes that carry this path, for CPU time and memory.
     pub(crate) processes: Vec<(Role, u32)>,
-    /// Whether every process between client and target is among them.
+    /// Whether `processes` contains every process between client and target.
     pub(crate) hops_known: bool,
-    /// Most connections that its hops are set up for, where that is known.
+    /// Largest number of connections that the hops are configured for, if known.
     pub(crate) connections_max: Option<usize>,
 }
 
 impl Path {
-    /// What connection `id` sends first.
+    /// Preamble that connection `id` sends.
     pub(crate) fn preamble(&self, id: u64) -> &[u8] {
         in_turn(&self.preambles, id).map_or(&[], Vec::as_slice)
     }
 
-    /// What connection `id` asks for over HTTP.
+    /// URL path that connection `id` requests over HTTP.
     pub(crate) fn page(&self, id: u64) -> &str {
         in_turn(&self.pages, id).map_or("/", String::as_str)
     }
@@ -125,9 +124,9 @@ fn in_turn<T>(list: &[T], id: u64) -> Option<&T> {
     list.get(usize::try_from(id % count).unwrap_or(0))
 }
 
-/// The relay's preamble on raw TCP: length as two bytes, big endian, then the tunnel's id.
+/// The relay's preamble on raw TCP: length as two bytes, big endian, then the tunnel's name.
 ///
-/// Answers `None` for a name that no tunnel can have.
+/// Returns `None` for an invalid tunnel name.
 pub(crate) fn tunnel_preamble(tunnel: &str) -> Option<Vec<u8>> {
     if tunnel.is_empty() || tunnel.len() > TUNNEL_BYTES_MAX {
         return None;

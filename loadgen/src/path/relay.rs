@@ -1,5 +1,5 @@
-//! Starts a relay and an agent as anybody would, with their defaults, and learns from their
-//! `--json` lines where they listen and which tunnel was granted.
+//! Starts a relay and agents with their default settings, and reads the addresses of the listeners and the
+//! granted tunnels from their `--json` lines.
 
 use std::ffi::OsString;
 use std::io::{Read, Write};
@@ -17,26 +17,26 @@ use crate::interrupt::Interrupt;
 use crate::path::PathKind;
 use crate::process::{Program, Running, listening_address};
 
-/// How long relay and agent may take to come up.
+/// How long relay and agent may each take to start.
 const START_PATIENCE: Duration = Duration::from_secs(20);
 
-/// Longest answer of the admin port that is kept.
+/// Longest accepted answer of the admin port, in bytes.
 const HEALTH_BYTES_MAX: u64 = 16 * 1024;
 
-/// The two binaries and what they get beyond what this program needs.
+/// Paths of the two binaries, and their arguments beyond those that every start needs.
 #[derive(Clone, Debug)]
 pub(crate) struct Binaries {
-    /// `tieline-relay`.
+    /// Path of `tieline-relay`.
     pub(crate) relay: PathBuf,
-    /// `tieline`.
+    /// Path of `tieline`.
     pub(crate) agent: PathBuf,
-    /// Further arguments of the relay.
+    /// Extra arguments of the relay.
     pub(crate) relay_arguments: Vec<String>,
-    /// Further arguments of `tieline serve`.
+    /// Extra arguments of `tieline serve`.
     pub(crate) agent_arguments: Vec<String>,
-    /// Tunnels, each with an agent of its own.
+    /// Number of tunnels, each with its own agent.
     pub(crate) tunnels: usize,
-    /// What counts their instructions, if anything does.
+    /// Tool that counts their instructions, for the `instructions` command only.
     pub(crate) counter: Option<Counter>,
 }
 
@@ -47,41 +47,39 @@ impl Binaries {
     }
 }
 
-/// A relay with its agents, each of which published one tunnel. Fields end in this order: agents,
-/// then relay.
+/// A running relay with its agents, each of which published one tunnel. Field order matters: agents are
+/// dropped, and so ended, before the relay.
 #[derive(Debug)]
 pub(crate) struct RelayPair {
-    /// The agents.
     pub(crate) agents: Vec<Running>,
-    /// The relay.
     pub(crate) relay: Running,
-    /// Where agents connect.
+    /// Address that agents connect to.
     pub(crate) links: SocketAddr,
-    /// Where frontends connect over raw TCP.
+    /// Address that frontends connect to over raw TCP.
     pub(crate) frontend: SocketAddr,
-    /// Where they connect over HTTP.
+    /// Address that frontends connect to over HTTP.
     pub(crate) http: SocketAddr,
-    /// The tunnels' ids.
+    /// Names of the tunnels, one per agent.
     pub(crate) tunnels: Vec<String>,
-    /// For the report.
+    /// Facts for the report.
     pub(crate) facts: RelayFacts,
 }
 
-/// What a reader of the numbers should know about relay and agent.
+/// Facts about relay and agent for the report.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct RelayFacts {
-    /// Its path.
+    /// Path that this relay serves.
     pub(crate) path: PathKind,
-    /// Arguments beyond what any start needs; without any, all settings are the defaults.
+    /// Extra arguments; if there are none, all settings are the defaults.
     pub(crate) changed: Vec<String>,
-    /// How relay and agent were started, and their defaults for everything else.
+    /// Command lines of relay and agent, each followed by the default values of the other settings.
     pub(crate) settings: Vec<String>,
-    /// What the relay says about itself: driver, shards.
+    /// The relay's answer to `/healthz?verbose`: driver and shards, among others.
     pub(crate) health: Option<String>,
 }
 
 impl RelayFacts {
-    /// What all shards run on, if the relay has told it.
+    /// Driver of all shards; `None` if the shards differ or the relay did not report it.
     pub(crate) fn driver(&self) -> Option<String> {
         let health: Value = serde_json::from_str(self.health.as_deref()?).ok()?;
         let shards = health.get("shards")?.as_array()?;
@@ -90,7 +88,7 @@ impl RelayFacts {
         Some(driver.as_str()?.to_owned()).filter(|_| shards.iter().all(is_same))
     }
 
-    /// What it is, in a few words.
+    /// Short description of relay and agent.
     pub(crate) fn described(&self) -> String {
         if self.changed.is_empty() {
             return "tieline-relay and its agent, with their defaults".to_owned();
@@ -99,7 +97,7 @@ impl RelayFacts {
         format!("tieline-relay and its agent, with {changed} and defaults otherwise")
     }
 
-    /// The command lines without the defaults.
+    /// The command lines without the default values.
     pub(crate) fn commands(&self) -> Vec<String> {
         let first = |told: &String| told.lines().next().map(str::to_owned);
         self.settings.iter().filter_map(first).collect()
@@ -107,7 +105,7 @@ impl RelayFacts {
 }
 
 impl RelayPair {
-    /// Starts all and waits for the registrations. `target` is what the agent publishes.
+    /// Starts relay and agents and waits for the registrations. `target` is the value of the agents' `--to`.
     pub(crate) fn start(
         path: PathKind,
         binaries: &Binaries,
@@ -120,7 +118,7 @@ impl RelayPair {
             PathKind::RelayEpoll => ("-epoll", Some("--driver=epoll".to_owned())),
             _ => ("", None),
         };
-        // The agent's key and state belong to this run: the user's own are not touched.
+        // Key and state of the agent live in this folder, so those of the user stay untouched.
         let home = directory.join(format!("agent{suffix}-home"));
         std::fs::create_dir_all(&home).context("cannot make the agent's home directory")?;
         let environment: Vec<(String, OsString)> = [
@@ -160,7 +158,7 @@ impl RelayPair {
             arguments.push(format!("tcp://{links}"));
             arguments.extend(["--to".to_owned(), target.to_owned(), "--json".to_owned()]);
             if binaries.tunnels > 1 {
-                // One key and one target would mean one name.
+                // All agents share one key, so the same target would give them the same tunnel name.
                 arguments.extend(["--name".to_owned(), format!("load-{number}")]);
             }
             arguments.extend(binaries.agent_arguments.iter().cloned());
@@ -206,8 +204,8 @@ impl RelayPair {
     }
 }
 
-/// A command line, and below it what the program's help says about defaults: together the settings
-/// in effect.
+/// A command line, followed by the default values from the program's help that it does not override:
+/// together the settings in effect.
 fn told(binary: &Path, command: &[&str], arguments: &[String]) -> String {
     let name = binary.file_name().unwrap_or_default().to_string_lossy();
     let output = Command::new(binary)
@@ -231,7 +229,7 @@ fn told(binary: &Path, command: &[&str], arguments: &[String]) -> String {
     text
 }
 
-/// The flags of a help text that have a default.
+/// Flags with a default value in a help text, as (flag, value).
 fn defaults(help: &str) -> impl Iterator<Item = (&str, &str)> {
     help.lines().filter_map(|line| {
         let flag = line
@@ -242,7 +240,7 @@ fn defaults(help: &str) -> impl Iterator<Item = (&str, &str)> {
     })
 }
 
-/// Waits until the relay has named its agent, TCP, HTTP and admin listeners, in any order.
+/// Waits for the addresses of the relay's agent, TCP, HTTP and admin listeners, which come in any order.
 fn listeners(relay: &mut Running, interrupt: &Interrupt) -> anyhow::Result<[SocketAddr; 4]> {
     let kinds = ["agent", "tcp", "http", "admin"];
     let mut found = [None; 4];
@@ -256,12 +254,12 @@ fn listeners(relay: &mut Running, interrupt: &Interrupt) -> anyhow::Result<[Sock
         found[index] = Some(address);
     }
     let [Some(links), Some(frontend), Some(http), Some(admin)] = found else {
-        bail!("the relay did not name its listeners");
+        bail!("the relay did not report all of its listeners");
     };
     Ok([links, frontend, http, admin])
 }
 
-/// The tunnel of the agent's `registered` line.
+/// Tunnel name in the agent's `registered` line.
 fn registered(line: &Value) -> Option<String> {
     if line.get("event").and_then(Value::as_str) != Some("registered") {
         return None;
@@ -270,8 +268,8 @@ fn registered(line: &Value) -> Option<String> {
     Some(tunnel.as_str()?.to_owned())
 }
 
-/// The body of `/healthz?verbose`. It goes into the report as the configuration in effect; a relay
-/// that does not answer is measured all the same.
+/// Body of the relay's `/healthz?verbose`, for the report. `None` if the relay does not answer; that
+/// does not prevent the measurement.
 fn health(admin: SocketAddr) -> Option<String> {
     let mut stream = TcpStream::connect_timeout(&admin, Duration::from_secs(2)).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(2))).ok()?;

@@ -1,4 +1,4 @@
-//! Medians, spreads and ratios.
+//! Medians, spreads, ratios and differences of values over the rounds.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -7,19 +7,17 @@ use serde::Serialize;
 
 use super::round3;
 
-/// A value over the rounds.
+/// Median, minimum and maximum of a value over the rounds.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub(crate) struct Spread {
-    /// The middle one, or the mean of the two in the middle.
+    /// The middle value, or the mean of the two middle values.
     pub(crate) median: f64,
-    /// The smallest.
     pub(crate) min: f64,
-    /// The largest.
     pub(crate) max: f64,
 }
 
 impl Spread {
-    /// Median and extremes; zeros if there are no values.
+    /// Computes the spread; all zeros if there are no values.
     pub(crate) fn of(values: impl IntoIterator<Item = f64>) -> Self {
         let mut values: Vec<f64> = values.into_iter().collect();
         values.sort_by(f64::total_cmp);
@@ -45,7 +43,7 @@ impl Spread {
 }
 
 impl fmt::Display for Spread {
-    /// `1.04 (1.01..1.09)`, with the precision asked for.
+    /// Formats as `1.04 (1.01..1.09)`, with the requested precision.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let digits = f.precision().unwrap_or(2);
         if self.min == self.max {
@@ -59,8 +57,8 @@ impl fmt::Display for Spread {
     }
 }
 
-/// Round by round, `values` divided by `base`. None unless both have the same rounds, and none if
-/// a base is zero.
+/// Ratio of `values` to `base` within each round. `None` if the numbers of rounds differ or a base
+/// is zero.
 pub(super) fn ratios(values: &[f64], base: &[f64]) -> Option<Spread> {
     if values.is_empty() || values.len() != base.len() || base.contains(&0.0) {
         return None;
@@ -70,7 +68,7 @@ pub(super) fn ratios(values: &[f64], base: &[f64]) -> Option<Spread> {
     ))
 }
 
-/// Round by round, `values` less `base`. None unless both have the same rounds.
+/// Difference of `values` and `base` within each round. `None` if the numbers of rounds differ.
 pub(super) fn differences(values: &[f64], base: &[f64]) -> Option<Spread> {
     if values.is_empty() || values.len() != base.len() {
         return None;
@@ -143,7 +141,7 @@ mod tests {
 
     #[test]
     fn a_ratio_compares_within_each_round() {
-        // The machine was twice as slow in the second round; the ratio does not move.
+        // The machine was twice as slow in the second round; the ratio is unaffected.
         let spread = ratios(&[30.0, 60.0, 33.0], &[10.0, 20.0, 10.0]);
         assert_eq!(
             spread,

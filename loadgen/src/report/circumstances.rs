@@ -1,4 +1,4 @@
-//! Where, when and how a run was made: every report ends with it.
+//! Machine, commit, command line, method and settings of a run: the last section of every report.
 
 use std::fmt::Write;
 use std::time::SystemTime;
@@ -11,33 +11,31 @@ use crate::path::relay::RelayFacts;
 use crate::path::set::PathSet;
 use crate::scenario::Method;
 
-/// What surrounds the numbers of a run.
+/// Conditions under which the numbers of a run were measured.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Circumstances {
-    /// Version of this program.
     pub(crate) version: &'static str,
-    /// When the run began.
+    /// Start of the run, in UTC.
     pub(crate) date: String,
     /// Commit of the working directory.
     pub(crate) commit: String,
-    /// The command line.
+    /// Command line of the run.
     pub(crate) command: String,
-    /// The machine.
     pub(crate) machine: Machine,
-    /// Whether each process had cores of its own.
+    /// Whether each role had its own cores.
     pub(crate) pinned: bool,
-    /// Rounds and times.
+    /// Number of rounds, durations and seed.
     pub(crate) method: Method,
     /// Settings and drivers of the relays that were started.
     pub(crate) relays: Vec<RelayFacts>,
     /// Versions and configurations of the peers that were started.
     pub(crate) peers: Vec<PeerFacts>,
-    /// What a reader should know.
+    /// Notes for the reader, such as a path that was left out.
     pub(crate) notes: Vec<String>,
 }
 
 impl Circumstances {
-    /// Asks the machine and the processes.
+    /// Collects the facts from the machine and from the started processes.
     pub(crate) fn new(machine: Machine, date: SystemTime, method: Method, set: &PathSet) -> Self {
         Self {
             version: env!("CARGO_PKG_VERSION"),
@@ -53,10 +51,10 @@ impl Circumstances {
         }
     }
 
-    /// As name and value.
+    /// Facts of the run, as (name, value).
     pub(super) fn facts(&self) -> Vec<(&'static str, String)> {
         let pinned = if self.pinned {
-            "client, target, near and far hop each on cores of their own"
+            "client, target, near hop and far hop pinned to separate cores"
         } else {
             "not pinned: all processes share the cores"
         };
@@ -84,14 +82,14 @@ impl Circumstances {
                 "rounds",
                 format!(
                     "{rounds} of {measured_s} s after {warm_up_s} s of warm-up, in random order \
-                     by seed {seed}, {threads} generator thread(s){repeats}"
+                     (seed {seed}), {threads} generator thread(s){repeats}"
                 ),
             ),
         ]
     }
 
-    /// Each relay with its settings in effect. The defaults are those of the first one and are told
-    /// there only.
+    /// Each relay with its settings in effect. Default values are printed for the first relay only,
+    /// because all relays share them.
     pub(super) fn relays(&self) -> impl Iterator<Item = (&RelayFacts, String)> {
         let relays = self.relays.iter().enumerate();
         relays.map(|(place, facts)| match place {
@@ -100,7 +98,7 @@ impl Circumstances {
         })
     }
 
-    /// As the last section of a Markdown document.
+    /// Formats the facts as the last section of a Markdown document.
     pub(super) fn markdown(&self) -> String {
         let mut out = String::from("\n## Where and how\n\n");
         for (name, value) in self.facts() {
@@ -113,7 +111,10 @@ impl Circumstances {
             let (path, what) = (relay.path, relay.described());
             let _ = writeln!(out, "\n{path}: {what}:\n\n```text\n{settings}\n```");
             if let Some(health) = &relay.health {
-                let _ = writeln!(out, "\nIt says of itself:\n\n```text\n{health}\n```");
+                let _ = writeln!(
+                    out,
+                    "\nIts answer to /healthz?verbose:\n\n```text\n{health}\n```"
+                );
             }
         }
         for peer in &self.peers {
@@ -125,7 +126,7 @@ impl Circumstances {
         out
     }
 
-    /// For the end of what a terminal shows.
+    /// Formats the facts for the end of the terminal output.
     pub(super) fn text(&self) -> String {
         let mut out = String::from("\n");
         for (name, value) in self.facts() {

@@ -1,16 +1,16 @@
-//! The report as Markdown: results first, then how they came about.
+//! Markdown report of `bench`: results first, then machine and method.
 
 use std::fmt::Write;
 
 use super::Report;
 use super::table::{grids, remarks};
 
-/// The whole document. `name` is that of the files beside it.
+/// Formats the whole document. `name` is the base name of the report's other files.
 pub(crate) fn markdown(report: &Report, name: &str) -> String {
     let mut out = String::from("# Measurements\n\n");
     out.push_str(
-        "What the way over relay and agent costs, beside direct TCP, two bare forwarders in a row \
-         and, where there are any, other programs. Written by `tieline-loadgen bench`; the next run replaces it.\n\n\
+        "Cost of the path through relay and agent, compared with direct TCP, two bare forwarders in a row \
+         and, if measured, other programs. Written by `tieline-loadgen bench`; the next run replaces it.\n\n\
          Each number is the median over the rounds, with the smallest and the largest in \
          brackets. `max` is the largest of all rounds.\n",
     );

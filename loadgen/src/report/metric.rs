@@ -1,4 +1,4 @@
-//! The values that a scenario yields: names, units, which way is better, how each is worked out.
+//! Metrics of a scenario: names, units, which direction is better, and how each is computed.
 
 use std::collections::BTreeMap;
 
@@ -9,57 +9,57 @@ use super::round3;
 use crate::path::Role;
 use crate::scenario::{Direction, Measurement, Pacing, Scenario};
 
-/// Bytes of a MiB and of a GiB.
+/// Number of bytes in a MiB and in a GiB.
 const MIB: f64 = 1024.0 * 1024.0;
 pub(super) const GIB: f64 = 1024.0 * MIB;
 
-/// One value of a path in a round.
+/// A value that is measured for a path in each round.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Metric {
-    /// Latency that half of all requests stay below.
+    /// Median latency, in microseconds.
     P50Us,
-    /// Nine of ten.
+    /// 90th percentile of latency, in microseconds.
     P90Us,
-    /// 99 of 100.
+    /// 99th percentile of latency, in microseconds.
     P99Us,
-    /// 999 of 1,000.
+    /// 99.9th percentile of latency, in microseconds.
     P999Us,
-    /// The longest.
+    /// Highest latency, in microseconds.
     MaxUs,
-    /// From the start of a burst to its last answer, median of the bursts.
+    /// Time from the start of a burst to its last answer, median over the bursts.
     LastP50Us,
-    /// The longest of those.
+    /// Time from the start of a burst to its last answer, highest of the bursts.
     LastMaxUs,
     /// Answers per second.
     AnswersPerS,
     /// New connections per second.
     ConnectionsPerS,
-    /// Bulk bytes per second, both ways together.
+    /// Bulk throughput, both directions together.
     MibPerS,
-    /// Bulk bytes per second, client to target.
+    /// Bulk throughput from client to target.
     UpMibPerS,
-    /// Bulk bytes per second, target to client.
+    /// Bulk throughput from target to client.
     DownMibPerS,
-    /// CPU time of all hops together, per unit of work.
+    /// CPU time of all hops together, per unit of work ([`cpu_unit`]).
     HopsCpu,
-    /// Memory of the hop next to the client per session.
+    /// Memory growth of the hop next to the client, per session.
     NearKib,
-    /// Memory of the hop next to the target per session.
+    /// Memory growth of the hop next to the target, per session.
     FarKib,
-    /// Both.
+    /// Memory growth of both hops together, per session.
     HopsKib,
-    /// Resident memory of all hops at the end.
+    /// Resident memory of all hops, in MiB.
     HopsRssMib,
-    /// How late the generator itself was, 99th percentile.
+    /// Delay of the generator itself between due time and send, 99th percentile.
     SendDelayP99Us,
 }
 
 impl Metric {
-    /// Those of which it is told by how much they exceed the ones of `direct`.
+    /// Metrics for which reports also show the difference to `direct`.
     pub(super) const ADDED: [Self; 2] = [Self::P50Us, Self::P99Us];
 
-    /// Heading of a column or a plot.
+    /// Heading of a table column or a plot.
     pub(crate) fn label(self) -> &'static str {
         match self {
             Self::P50Us => "p50 µs",
@@ -83,7 +83,7 @@ impl Metric {
         }
     }
 
-    /// Whether a larger value is the better one.
+    /// Whether a larger value is better.
     pub(crate) fn more_is_better(self) -> bool {
         matches!(
             self,
@@ -95,7 +95,7 @@ impl Metric {
         )
     }
 
-    /// Digits behind the point.
+    /// Number of decimal places in reports.
     pub(crate) fn digits(self) -> usize {
         match self {
             Self::AnswersPerS
@@ -108,7 +108,7 @@ impl Metric {
         }
     }
 
-    /// Those of a scenario's main table, in its order.
+    /// Metrics of a scenario's main table, in column order.
     pub(crate) fn of(scenario: Scenario) -> Vec<Self> {
         let latency = [
             Self::P50Us,
@@ -142,7 +142,7 @@ impl Metric {
         }
     }
 
-    /// Those that are compared between paths, the most important first.
+    /// Metrics that are compared between paths, the most important first.
     pub(crate) fn compared(scenario: Scenario) -> &'static [Self] {
         match scenario {
             Scenario::RoundTrips {
@@ -164,7 +164,7 @@ impl Metric {
     }
 }
 
-/// What CPU time is divided by.
+/// Unit of CPU time for a scenario: time per unit of work.
 pub(crate) fn cpu_unit(scenario: Scenario) -> &'static str {
     match scenario {
         Scenario::RoundTrips { .. } | Scenario::Fanout { .. } => "µs per round trip",
@@ -177,7 +177,7 @@ pub(crate) fn cpu_unit(scenario: Scenario) -> &'static str {
     }
 }
 
-/// CPU time of each role in that unit; the processes of a role together.
+/// CPU time of each role in the unit of [`cpu_unit`]; processes of the same role are added up.
 pub(super) fn cpu(scenario: Scenario, measurement: &Measurement) -> BTreeMap<Role, f64> {
     let tally = &measurement.tally;
     let bytes = (tally.up_bytes + tally.down_bytes) as f64;
@@ -199,7 +199,7 @@ pub(super) fn cpu_per(units: f64, scale: f64, measurement: &Measurement) -> BTre
     cpu
 }
 
-/// All values that this measurement has.
+/// All metrics of a measurement that it has values for.
 pub(super) fn values(
     scenario: Scenario,
     measurement: &Measurement,
@@ -277,12 +277,12 @@ pub(super) fn values(
     values
 }
 
-/// A quantile of latencies.
+/// A quantile of a latency histogram, in microseconds.
 pub(super) fn microseconds(histogram: &Histogram<u64>, quantile: f64) -> f64 {
     histogram.value_at_quantile(quantile) as f64 / 1e3
 }
 
-/// Memory of the processes of a role together, in KiB.
+/// Memory of all processes of a role, in KiB.
 pub(super) fn memory(list: &[(Role, u64)], role: Role) -> f64 {
     let own = list.iter().filter(|(one, _)| *one == role);
     own.map(|(_, kib)| *kib as f64).sum()

@@ -1,4 +1,4 @@
-//! From measurements to what is told: medians over the rounds, their spread, ratios within rounds.
+//! Turns measurements into a report: medians over the rounds, their spread, ratios within rounds.
 
 mod arithmetic;
 mod circumstances;
@@ -24,51 +24,49 @@ use arithmetic::{differences, pick_better, ratios};
 pub(crate) use circumstances::Circumstances;
 use metric::{Metric, cpu_unit};
 
-/// A whole run.
+/// Report of a whole run.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Report {
-    /// Where, when and how.
+    /// Machine, commit, command line and method.
     #[serde(flatten)]
     pub(crate) circumstances: Circumstances,
-    /// The results.
+    /// Results, one entry per scenario.
     pub(crate) scenarios: Vec<ScenarioReport>,
 }
 
-/// One load over all paths.
+/// Results of one scenario over all paths.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct ScenarioReport {
-    /// The load.
     pub(crate) scenario: Scenario,
-    /// What CPU times are divided by.
+    /// Unit of the CPU times.
     pub(crate) cpu_unit: &'static str,
-    /// Rounds that were thrown away and run again because others used the machine.
+    /// Rounds that were discarded and repeated because other processes used the machine.
     pub(crate) repeated: usize,
-    /// Paths that could not hold this load.
+    /// Paths that could not carry this scenario, with the reason.
     pub(crate) left_out: Vec<LeftOut>,
     /// One entry per path, `direct` first.
     pub(crate) paths: Vec<PathReport>,
 }
 
-/// One load over one path: each number is a median over the rounds with its smallest and largest.
+/// Results of one scenario over one path: each value is a spread over the rounds.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct PathReport {
-    /// The path.
     pub(crate) path: PathKind,
-    /// Its values.
+    /// Each metric over the rounds.
     #[serde(flatten)]
     pub(crate) values: BTreeMap<Metric, Spread>,
-    /// CPU time of each role.
+    /// CPU time of each role over the rounds.
     pub(crate) cpu: BTreeMap<Role, Spread>,
-    /// Latency less that of `direct` in the same round; over HTTP only.
+    /// Latency less the latency of `direct` in the same round; only for scenarios over HTTP.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) added: BTreeMap<Metric, Spread>,
-    /// Against `direct`.
+    /// Ratios to `direct`.
     pub(crate) to_direct: Option<Ratios>,
-    /// Against the bare forwarder that is better in the value concerned.
+    /// For each metric, the ratio to the bare forwarder that is better in it.
     pub(crate) to_forwarder: Option<Ratios>,
-    /// Against the peer that is best in the value concerned.
+    /// For each metric, the ratio to the peer that is best in it.
     pub(crate) to_peer: Option<Ratios>,
-    /// What the epoll driver makes of it: against the relay with its defaults.
+    /// For `relay-epoll` only: ratios to `relay`.
     pub(crate) to_relay: Option<Ratios>,
     /// Requests whose latency was measured, over all rounds.
     pub(crate) round_trips: u64,
@@ -76,46 +74,46 @@ pub(crate) struct PathReport {
     pub(crate) bulk_bytes: u64,
     /// Requests without an answer, over all rounds.
     pub(crate) unanswered: u64,
-    /// Latency of all rounds together, in microseconds, at rising quantiles.
+    /// Latency distribution of all rounds together, as (quantile, microseconds) with rising quantiles.
     #[serde(skip)]
     pub(crate) curve: Vec<(f64, f64)>,
-    /// The rounds one by one.
+    /// The single rounds.
     pub(crate) rounds: Vec<RoundReport>,
 }
 
-/// This path's values divided by those of another in the same round.
+/// Metrics of one path divided by those of another path in the same round.
 pub(crate) type Ratios = BTreeMap<Metric, Ratio>;
 
-/// A ratio and what it is a ratio to.
+/// A ratio and the path that it refers to.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Ratio {
-    /// The other path.
+    /// The path in the denominator.
     pub(crate) to: PathKind,
-    /// The ratio, over the rounds.
+    /// The ratio over the rounds.
     #[serde(flatten)]
     pub(crate) spread: Spread,
 }
 
-/// One path in one round.
+/// Results of one path in one round.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct RoundReport {
-    /// Place in the order of the round, from 0.
+    /// Position in the round's random order, from 0.
     pub(crate) position: usize,
-    /// Its values.
+    /// Value of each metric.
     #[serde(flatten)]
     pub(crate) values: BTreeMap<Metric, f64>,
     /// CPU time of each role.
     pub(crate) cpu: BTreeMap<Role, f64>,
-    /// Share of the machine that others used.
+    /// Share of the machine that other processes used, 0 to 1.
     pub(crate) others_share: f64,
-    /// Share of the machine that the hypervisor took.
+    /// Share of the machine that the hypervisor took, 0 to 1.
     pub(crate) stolen_share: f64,
-    /// Whether others took so much that the round deserves doubt.
+    /// Whether other processes or the hypervisor took so much that the round is doubtful.
     pub(crate) noisy: bool,
 }
 
 impl ScenarioReport {
-    /// Sums an outcome up.
+    /// Summarizes the rounds of a scenario.
     pub(crate) fn new(outcome: &Outcome) -> Self {
         let kinds: Vec<PathKind> = outcome
             .rounds
@@ -165,7 +163,7 @@ impl ScenarioReport {
         }
     }
 
-    /// The paths that have marked rounds, and the numbers of those, from 1.
+    /// Paths with noisy rounds, and the numbers of these rounds, from 1.
     pub(crate) fn noisy_rounds(&self) -> Vec<(PathKind, Vec<usize>)> {
         let of_path = |path: &PathReport| {
             let rounds = (1..).zip(&path.rounds).filter(|(_, report)| report.noisy);
@@ -212,7 +210,7 @@ impl PathReport {
         }
     }
 
-    /// What every round has of a value; none if one lacks it.
+    /// Values of a metric in all rounds; `None` if a round lacks the metric.
     fn over_rounds(&self, metric: Metric) -> Option<Vec<f64>> {
         let rounds = self.rounds.iter();
         rounds
@@ -220,7 +218,7 @@ impl PathReport {
             .collect()
     }
 
-    /// Latency beyond that of another path.
+    /// Latency less that of `base`, within each round.
     fn added_to(&self, base: &Self) -> BTreeMap<Metric, Spread> {
         let added = |metric| {
             let (own, base) = (self.over_rounds(metric)?, base.over_rounds(metric)?);
@@ -229,13 +227,13 @@ impl PathReport {
         Metric::ADDED.into_iter().filter_map(added).collect()
     }
 
-    /// Median of a value; none if this path does not have it.
+    /// Median of a metric; `None` if this path does not have it.
     pub(crate) fn median(&self, metric: Metric) -> Option<f64> {
         Some(self.values.get(&metric)?.median)
     }
 }
 
-/// The values that every round has.
+/// Spreads of the values that every round has.
 fn over_rounds<K: Copy + Ord>(
     rounds: &[RoundReport],
     of: impl Fn(&RoundReport) -> &BTreeMap<K, f64>,
@@ -253,7 +251,7 @@ fn over_rounds<K: Copy + Ord>(
     of(first).keys().filter_map(spread).collect()
 }
 
-/// Ratios to the best of `bases` in each value; none if there are no bases to speak of.
+/// For each compared metric, the ratio to the best of `bases`; `None` if there is no ratio at all.
 fn compare(scenario: Scenario, path: &PathReport, bases: &[&PathReport]) -> Option<Ratios> {
     let compared = Metric::compared(scenario).iter();
     let ratios: Ratios = compared
@@ -262,7 +260,7 @@ fn compare(scenario: Scenario, path: &PathReport, bases: &[&PathReport]) -> Opti
     (!ratios.is_empty()).then_some(ratios)
 }
 
-/// The ratio of one value to that of the base which is best in it.
+/// Ratio of one metric to that of the base that is best in it.
 fn best(path: &PathReport, bases: &[&PathReport], metric: Metric) -> Option<Ratio> {
     let known: Vec<(PathKind, Vec<f64>)> = bases
         .iter()
@@ -289,8 +287,8 @@ impl RoundReport {
     }
 }
 
-/// Latency in microseconds at quantiles that get ten times rarer in eight steps, as far as there
-/// are enough values to tell.
+/// Latency in microseconds at quantiles 1 - 10^(-step/8). Ends where the quantile's tail holds
+/// less than one value.
 fn curve(latency: &Histogram<u64>) -> Vec<(f64, f64)> {
     let steps = (0..).map(|step| 1.0 - 10f64.powf(-f64::from(step) / 8.0));
     steps
@@ -302,7 +300,7 @@ fn curve(latency: &Histogram<u64>) -> Vec<(f64, f64)> {
         .collect()
 }
 
-/// Three digits behind the point: nanoseconds of a microsecond, and small artefacts.
+/// Rounds to three decimal places: precise enough for microseconds, and keeps the JSON small.
 fn round3(value: f64) -> f64 {
     (value * 1e3).round() / 1e3
 }

@@ -1,62 +1,60 @@
-//! Plots as SVG text: bars with whiskers, and curves. Nothing outside the page is needed.
+//! Plots as inline SVG: bars with whiskers, and curves. They load no external resources.
 
 use std::fmt::Write;
 
 use super::Spread;
 
-/// Width of every plot; the page scales it.
+/// Width of every plot in SVG units; the page scales it.
 const WIDTH: f64 = 560.0;
 
-/// Height of one bar with its gap.
+/// Height of one bar including its gap.
 const ROW: f64 = 24.0;
 
-/// Room for the names of bars.
+/// Width of the column for the names of bars.
 const NAMES: f64 = 150.0;
 
-/// Room for the numbers behind bars.
+/// Width of the column for the numbers next to bars.
 const NUMBERS: f64 = 180.0;
 
-/// A whisker is cut where it would be longer than this many times the longest bar.
+/// Whiskers are cut off beyond this multiple of the longest bar.
 const WHISKER_MAX: f64 = 1.35;
 
-/// One bar.
+/// A horizontal bar.
 #[derive(Debug)]
 pub(super) struct Bar {
-    /// What it stands for.
+    /// Name shown next to the bar.
     pub(super) name: String,
-    /// Its colour.
     pub(super) colour: &'static str,
-    /// Its length, and that of its whisker.
+    /// Length of the bar (median) and ends of its whisker (min, max).
     pub(super) spread: Spread,
 }
 
-/// One curve.
+/// A curve of a line chart.
 #[derive(Debug)]
 pub(super) struct Curve {
-    /// What it stands for.
+    /// Name shown in the legend.
     pub(super) name: String,
-    /// Its colour.
     pub(super) colour: &'static str,
-    /// Its pattern of dashes; empty for a full line.
+    /// SVG dash pattern; empty for a solid line.
     pub(super) dashes: &'static str,
-    /// Places, in the units of the axes.
+    /// Points of the curve, in the units of the axes.
     pub(super) points: Vec<(f64, f64)>,
-    /// Smallest and largest value at each of them; where there are any, places get a dot.
+    /// Smallest and largest value at each point; points get a dot and a line if there are ranges.
     pub(super) ranges: Vec<(f64, f64)>,
 }
 
-/// An axis.
+/// An axis of a line chart.
 #[derive(Debug)]
 pub(super) struct Axis {
-    /// What it shows, with its unit.
+    /// Quantity with its unit.
     pub(super) title: String,
-    /// Where a value lies: its logarithm, for an axis of that kind.
+    /// Maps a value to a position: the logarithm for a logarithmic axis.
     pub(super) scale: fn(f64) -> f64,
-    /// Values with a label.
+    /// Labelled values.
     pub(super) ticks: Vec<(f64, String)>,
 }
 
-/// Horizontal bars with a whisker from the smallest to the largest value.
+/// Draws horizontal bars with a whisker from the smallest to the largest value.
 pub(super) fn bars(title: &str, bars: &[Bar], digits: usize) -> String {
     let height = ROW * bars.len() as f64 + 6.0;
     let longest = bars.iter().map(|bar| bar.spread.median).fold(0.0, f64::max);
@@ -90,7 +88,7 @@ pub(super) fn bars(title: &str, bars: &[Bar], digits: usize) -> String {
                 "<path class=\"whisker\" d=\"M{from:.1} {middle:.1}H{to:.1}M{from:.1} {:.1}v8\"/>",
                 middle - 4.0
             );
-            // An arrow stands where the whisker goes on beyond the plot.
+            // An arrow marks a whisker that continues beyond the plot.
             let end = if max > full * 1.001 {
                 format!("M{:.1} {:.1}l4 4l-4 4", to - 4.0, middle - 4.0)
             } else {
@@ -115,7 +113,7 @@ pub(super) fn bars(title: &str, bars: &[Bar], digits: usize) -> String {
     out
 }
 
-/// Curves over two axes. The names are the legend's affair.
+/// Draws curves over two axes; the caller adds the legend with the names.
 pub(super) fn curves(title: &str, curves: &[Curve], x_axis: &Axis, y_axis: &Axis) -> String {
     const HEIGHT: f64 = 300.0;
     const LEFT: f64 = 70.0;
@@ -205,7 +203,7 @@ fn open(title: &str, height: f64) -> String {
     )
 }
 
-/// Round values that enclose these, for a logarithmic axis: 1, 2 and 5 times the powers of ten.
+/// Tick values 1, 2 and 5 times powers of ten that enclose `min` and `max`, for a logarithmic axis.
 pub(super) fn decades(min: f64, max: f64) -> Vec<f64> {
     let steps: Vec<f64> = (-3..10)
         .flat_map(|power| [1.0, 2.0, 5.0].map(|factor| factor * 10f64.powi(power)))
@@ -218,7 +216,7 @@ pub(super) fn decades(min: f64, max: f64) -> Vec<f64> {
     if enclosing.len() <= 10 {
         return enclosing.to_vec();
     }
-    // So many that the labels would touch: the powers of ten, and the two ends.
+    // With so many ticks the labels would touch: keep the powers of ten and both ends.
     let last = enclosing.len() - 1;
     let is_power = |step: f64| (step.log10() - step.log10().round()).abs() < 1e-9;
     let kept = enclosing.iter().enumerate();
@@ -227,7 +225,7 @@ pub(super) fn decades(min: f64, max: f64) -> Vec<f64> {
         .collect()
 }
 
-/// Round values from 0 to at least `max`, for a linear axis.
+/// Evenly spaced round tick values from 0 to at least `max`, for a linear axis.
 pub(super) fn steps(max: f64) -> Vec<f64> {
     let max = max.max(1e-3);
     let wanted = max / 5.0;
@@ -243,9 +241,9 @@ pub(super) fn steps(max: f64) -> Vec<f64> {
         .collect()
 }
 
-/// A number with commas between thousands.
+/// Formats a number with commas between thousands.
 pub(super) fn grouped(value: f64, digits: usize) -> String {
-    // A thousand microseconds need no tenths.
+    // Values from 1,000 on need no decimal places.
     let digits = if value.abs() >= 1000.0 { 0 } else { digits };
     let text = format!("{value:.digits$}");
     let (whole, rest) = text.split_at(text.find('.').unwrap_or(text.len()));
@@ -263,7 +261,7 @@ pub(super) fn grouped(value: f64, digits: usize) -> String {
     out + rest
 }
 
-/// Text that may stand in HTML and in attributes.
+/// Escapes text for HTML content and attributes.
 pub(super) fn escape(text: &str) -> String {
     text.replace('&', "&amp;")
         .replace('<', "&lt;")

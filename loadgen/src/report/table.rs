@@ -1,4 +1,4 @@
-//! Grids of text, for a terminal and for Markdown.
+//! Tables of text, for the terminal and for Markdown.
 
 use std::fmt::Write;
 
@@ -7,17 +7,16 @@ use super::{PathReport, Ratio, Ratios, Report, ScenarioReport};
 use crate::path::{PathKind, Role};
 use crate::scenario::{LeftOut, Scenario};
 
-/// A table; the first column is text, the others are numbers.
+/// A table; its first column is text, the others are numbers.
 #[derive(Debug)]
 pub(super) struct Grid {
-    /// Headings.
     pub(super) head: Vec<String>,
-    /// Cells, as many in each row as there are headings.
+    /// Rows; each has as many cells as there are headings.
     pub(super) rows: Vec<Vec<String>>,
 }
 
 impl Grid {
-    /// One without rows.
+    /// A table without rows.
     pub(super) fn new(head: impl IntoIterator<Item = impl Into<String>>) -> Self {
         Self {
             head: head.into_iter().map(Into::into).collect(),
@@ -25,7 +24,7 @@ impl Grid {
         }
     }
 
-    /// With blanks between the columns.
+    /// Formats for the terminal, columns aligned with blanks.
     pub(super) fn text(&self) -> String {
         let width = |column: usize| {
             let cells = self
@@ -52,7 +51,7 @@ impl Grid {
         out
     }
 
-    /// With bars between the columns.
+    /// Formats as a Markdown table.
     pub(super) fn markdown(&self) -> String {
         let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
         let mut out = line(&self.head);
@@ -64,7 +63,7 @@ impl Grid {
     }
 }
 
-/// Every table of a scenario, the most important first.
+/// All tables of a scenario, the most important first.
 pub(super) fn grids(report: &ScenarioReport) -> Vec<Grid> {
     let tables = [
         Some(values(report)),
@@ -79,7 +78,7 @@ pub(super) fn grids(report: &ScenarioReport) -> Vec<Grid> {
     tables.into_iter().flatten().collect()
 }
 
-/// What was measured on each path.
+/// Table of the measured values of each path.
 fn values(report: &ScenarioReport) -> Grid {
     let metrics = Metric::of(report.scenario);
     let head = metrics.iter().map(|metric| metric.label());
@@ -107,11 +106,11 @@ fn values(report: &ScenarioReport) -> Grid {
     grid
 }
 
-/// What each path costs beside direct TCP; none if there is no direct path.
+/// Table of each path's cost compared with direct TCP; `None` without a direct path.
 pub(super) fn overhead(report: &ScenarioReport) -> Option<Grid> {
     let mut of_paths = report.paths.iter();
     let direct = of_paths.find(|path| path.path == PathKind::Direct)?;
-    // Nothing between client and target has no CPU time and no memory to be compared with.
+    // The direct path has no hops, so CPU time and memory of hops cannot be compared with it.
     let metrics: Vec<Metric> = Metric::compared(report.scenario)
         .iter()
         .copied()
@@ -153,7 +152,7 @@ pub(super) fn overhead(report: &ScenarioReport) -> Option<Grid> {
     (!grid.rows.is_empty()).then_some(grid)
 }
 
-/// Ratios to the better one of several paths; none if no path has them.
+/// Table of ratios to the best of several paths; `None` if no path has such ratios.
 pub(super) fn against(
     report: &ScenarioReport,
     whom: &str,
@@ -180,7 +179,7 @@ pub(super) fn against(
     (!grid.rows.is_empty()).then_some(grid)
 }
 
-/// CPU time of each role, and the memory of the hops.
+/// Table of the CPU time of each role and the memory of the hops.
 fn cpu(report: &ScenarioReport) -> Option<Grid> {
     let roles = [Role::Client, Role::Target, Role::NearHop, Role::FarHop];
     let mut grid = Grid::new([
@@ -218,7 +217,7 @@ pub(super) fn or_dash(cell: Option<String>) -> String {
     cell.unwrap_or_else(|| "–".to_owned())
 }
 
-/// Enough of a name to tell the paths that may be compared with; nothing where there is one only.
+/// Short name of a path in a ratio cell; empty if the column has only one path to compare with.
 pub(super) fn short_name(path: PathKind) -> String {
     match path {
         PathKind::ForwarderTokio => "tokio".to_owned(),
@@ -228,7 +227,7 @@ pub(super) fn short_name(path: PathKind) -> String {
     }
 }
 
-/// What a reader of one scenario should be told beside its tables.
+/// Remarks on one scenario, shown next to its tables.
 pub(super) fn remarks(report: &ScenarioReport) -> Vec<String> {
     let mut remarks = Vec::new();
     let all: usize = report.paths.iter().map(|path| path.rounds.len()).sum();
@@ -256,7 +255,7 @@ pub(super) fn remarks(report: &ScenarioReport) -> Vec<String> {
     }
     if report.repeated > 0 {
         remarks.push(format!(
-            "Thrown away and run again because other processes took much CPU: {} of {} rounds.",
+            "Discarded and repeated because other processes took much CPU: {} of {} rounds.",
             report.repeated,
             report.repeated + report.paths.first().map_or(0, |path| path.rounds.len())
         ));
@@ -276,7 +275,7 @@ pub(super) fn remarks(report: &ScenarioReport) -> Vec<String> {
     for path in &report.paths {
         if path.unanswered > 0 {
             remarks.push(format!(
-                "{}: {} of {} requests had no answer 5 s after the end; they count with the time \
+                "{}: {} of {} requests had no answer 5 s after the end; they are counted with the time \
                  they waited.",
                 path.path, path.unanswered, path.round_trips
             ));
@@ -284,7 +283,7 @@ pub(super) fn remarks(report: &ScenarioReport) -> Vec<String> {
         let is_fanout = matches!(report.scenario, Scenario::Fanout { .. });
         if is_fanout && path.median(Metric::LastP50Us).is_none() {
             remarks.push(format!(
-                "{}: in some round no burst began within the measured time, as the one of the \
+                "{}: in at least one round no burst started within the measured time, because the burst of the \
                  warm-up took longer: raise --duration.",
                 path.path
             ));
@@ -304,21 +303,21 @@ pub(super) fn remarks(report: &ScenarioReport) -> Vec<String> {
     remarks
 }
 
-/// A note if the generator itself makes up a good part of what it measured.
+/// A remark if the generator's own delay is a large part of the measured latency.
 fn late_generator(path: &PathReport) -> Option<String> {
     let delay = path.median(Metric::SendDelayP99Us)?;
     let p99 = path.median(Metric::P99Us)?;
     (delay > p99 / 4.0).then(|| {
         format!(
-            "{}: the generator was up to {delay:.0} µs late for 99 % of its sends, which is part \
-             of the {p99:.0} µs of p99.",
+            "{}: 99 % of the generator's sends were at most {delay:.0} µs late; this delay is part \
+             of the p99 of {p99:.0} µs.",
             path.path
         )
     })
 }
 
 impl Report {
-    /// The whole report for a terminal.
+    /// Formats the whole report for the terminal.
     pub(crate) fn text(&self) -> String {
         let mut out = String::new();
         let method = self.circumstances.method;

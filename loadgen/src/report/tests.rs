@@ -1,11 +1,11 @@
-//! Outcomes made by hand, and what is told about them.
+//! Reports of hand-made outcomes.
 
 use std::time::{Duration, UNIX_EPOCH};
 
 use super::*;
 use crate::histogram::{Recorder, Window};
 
-/// One measurement with the same latency for all of its 1,000 answers.
+/// One measurement in which all 1,000 answers have the same latency.
 fn measurement(path: PathKind, latency_us: u64, hop_ms: Option<u64>) -> Measurement {
     let mut recorder = Recorder::new(Window {
         from_ns: 0,
@@ -93,7 +93,7 @@ fn the_epoll_driver_is_held_against_all_others_and_nothing_against_it() {
             3,
             measurement(PathKind::Peer("peer"), 90 * factor, Some(30)),
         );
-        // Better than everything else: it must not be taken for a base of `relay` all the same.
+        // Better than every other path, and still not a base for ratios of `relay`.
         round.push(measurement(PathKind::RelayEpoll, 30 * factor, Some(1)));
     }
     let report = ScenarioReport::new(&outcome);
@@ -161,7 +161,7 @@ fn cpu_time_is_per_answer_of_the_window() {
     assert_eq!(relay.round_trips, 3_000);
 }
 
-/// The values of a relay's measurement under another scenario.
+/// Metrics of a relay measurement under the scenario named `scenario`.
 fn values(scenario: &str, change: fn(&mut Measurement)) -> BTreeMap<Metric, f64> {
     let mut measurement = measurement(PathKind::Relay, 100, Some(256));
     change(&mut measurement);
@@ -171,7 +171,7 @@ fn values(scenario: &str, change: fn(&mut Measurement)) -> BTreeMap<Metric, f64>
 #[test]
 fn bulk_is_bytes_per_second_and_cpu_per_gib() {
     let values = values("bulk-both-1", |measurement| {
-        // In 2 s.
+        // Bytes over 2 s.
         measurement.tally.up_bytes = 1 << 30;
         measurement.tally.down_bytes = 3 << 30;
     });
@@ -202,7 +202,7 @@ fn idle_memory_is_growth_per_session() {
 fn a_curve_ends_where_there_is_less_than_one_value() {
     let report = ScenarioReport::new(&outcome());
     let curve = &report.paths[0].curve;
-    // 3,000 values tell the quantiles up to 1 - 1/3,000.
+    // 3,000 values resolve quantiles up to 1 - 1/3,000.
     let (last, _) = *curve.last().unwrap();
     assert!(
         curve[0].0 == 0.0 && (0.999..0.9997).contains(&last),

@@ -1,4 +1,4 @@
-//! The `bench` command: starts everything, runs the scenarios, writes the report.
+//! The `bench` command: starts all programs, runs the scenarios and writes the report.
 
 use std::io::{BufWriter, Write};
 use std::time::{Duration, SystemTime};
@@ -15,17 +15,17 @@ use crate::report::files::Files;
 use crate::report::{Circumstances, Report, ScenarioReport, document, page};
 use crate::scenario::{Outcome, descriptors, rounds};
 
-/// Runs it.
+/// Runs the command.
 pub(crate) fn run(flags: &BenchFlags, interrupt: &Interrupt) -> anyhow::Result<()> {
     let (scenarios, method, wanted) = flags.checked()?;
     let files = flags.output.files(&flags.name)?;
     let limit = descriptors::check(&scenarios)?;
     files.prepare()?;
-    // Before pinning narrows what we see.
+    // Read before pinning, which reduces the number of usable cores.
     let (machine, date) = (Machine::read(), SystemTime::now());
     let mut set = PathSet::start(&wanted, interrupt)?;
     let pinned = if set.is_pinned() {
-        "each on cores of its own"
+        "pinned to separate cores"
     } else {
         "not pinned"
     };
@@ -64,13 +64,13 @@ fn write(files: &Files, report: &Report, outcomes: &[Outcome]) -> anyhow::Result
     let mut out = BufWriter::new(files.create("hlog")?);
     write_merged(&mut out, outcomes)?;
     out.flush().context("cannot write the histograms")?;
-    // On one line: it is for programs, and it is committed.
+    // On one line, because the file is read by programs and committed to the repository.
     files.save("json", &(serde_json::to_string(report)? + "\n"))?;
     files.save("html", &page::html(report))?;
     files.save("md", &document::markdown(report, files.name()))
 }
 
-/// One path of one scenario, all rounds together.
+/// Latencies of one path in one scenario, all rounds together.
 struct Merged {
     tag: String,
     started: SystemTime,
@@ -78,8 +78,8 @@ struct Merged {
     latency: Histogram<u64>,
 }
 
-/// Writes one histogram for each scenario and path: what is committed stays small. `rtt --log`
-/// writes every round.
+/// Writes one histogram per scenario and path, not per round, to keep the committed file small. `rtt --log`
+/// writes one per round.
 fn write_merged(out: &mut impl Write, outcomes: &[Outcome]) -> anyhow::Result<()> {
     let mut all: Vec<Merged> = Vec::new();
     for outcome in outcomes {

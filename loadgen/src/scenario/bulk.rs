@@ -1,6 +1,6 @@
-//! As many bytes as fit: one thread's connections of a bulk transfer, each byte checked.
+//! Bulk transfer at full speed: one thread's connections, with every byte checked.
 //!
-//! The target checks what goes up and says so at the end, the client checks what comes down.
+//! The target checks the bytes sent up and reports its verdict at the end; the client checks those sent down.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -15,16 +15,16 @@ use crate::scenario::failure::{ConnectionError, WorkerError, failed};
 use crate::scenario::poller::{Poller, Ready};
 use crate::target::request::{ACCEPTED, Duty, encode};
 
-/// How long to wait for a connection and for the target to accept its request.
+/// Timeout for connecting and for the target's acceptance of the request.
 const ACCEPT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long what is under way at the end of a round may take to arrive.
+/// How long bytes in flight at the end of a round may take to arrive.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Reads or writes in a row on one connection before the others get their turn.
+/// Most reads or writes in a row on one connection before other connections are served.
 const TURNS_MAX: usize = 8;
 
-/// One connection.
+/// One connection of a bulk transfer.
 #[derive(Debug)]
 struct Transfer {
     id: u64,
@@ -35,7 +35,7 @@ struct Transfer {
     wants_write: bool,
 }
 
-/// A thread's share of the connections of one path.
+/// A thread's share of a path's connections.
 #[derive(Debug)]
 pub(super) struct BulkWorker<'a> {
     transfers: Vec<Transfer>,
@@ -47,7 +47,7 @@ pub(super) struct BulkWorker<'a> {
 }
 
 impl<'a> BulkWorker<'a> {
-    /// Opens the connections and waits for the target to accept each.
+    /// Opens the connections and waits until the target has accepted each of them.
     pub(super) fn connect(
         path: &Path,
         direction: Direction,
@@ -76,7 +76,7 @@ impl<'a> BulkWorker<'a> {
         })
     }
 
-    /// Moves bytes until the window ends and the other side has accounted for all of them.
+    /// Moves bytes until the window ends and the target has confirmed all of them.
     pub(super) fn run(mut self, window: Window) -> Result<Recorder, WorkerError> {
         let mut recorder = Recorder::new(window);
         let drain_ns = u64::try_from(DRAIN_TIMEOUT.as_nanos()).unwrap_or(u64::MAX);
@@ -146,7 +146,7 @@ impl<'a> BulkWorker<'a> {
         Ok(())
     }
 
-    /// Answers whether the stream has come to its end.
+    /// Returns whether the target's verdict has been received and the transfer is complete.
     fn read(&mut self, index: usize, recorder: &mut Recorder) -> Result<bool, WorkerError> {
         let transfer = &mut self.transfers[index];
         for _ in 0..TURNS_MAX {
@@ -173,7 +173,7 @@ impl<'a> BulkWorker<'a> {
                 transfer
                     .judge(verdict)
                     .map_err(|error| failed(transfer.id, error))?;
-                // The target closes next, which is no event that anybody waits for.
+                // The target closes the connection next; that event is of no interest.
                 self.poller.remove(&transfer.socket)?;
                 return Ok(true);
             }
@@ -246,7 +246,7 @@ impl Transfer {
     fn closed(&self) -> ConnectionError {
         self.broke(io::Error::new(
             ErrorKind::UnexpectedEof,
-            "closed before the end",
+            "closed before the end of the transfer",
         ))
     }
 }

@@ -1,4 +1,4 @@
-//! New connections: each is opened, makes one small round trip and is closed; then comes the next.
+//! New connections: each is opened, makes one small round trip and is closed; then its successor is opened.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -14,27 +14,27 @@ use crate::pattern::Pattern;
 use crate::scenario::failure::{ConnectionError, WorkerError, failed};
 use crate::scenario::poller::{Poller, Ready};
 
-/// How long one connection may take, set-up of the path included.
+/// How long one connection may take until its answer, including the set-up of the path.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Bytes taken in one read; an answer is smaller.
+/// Size of the read buffer; an answer is smaller.
 const READ_BYTES: usize = 4096;
 
-/// A connection under way.
+/// A connection whose answer is not complete yet.
 #[derive(Debug)]
 struct Attempt {
     id: u64,
     socket: TcpStream,
     begun_ns: u64,
-    /// Preamble and message.
+    /// Preamble and message, in one buffer.
     unsent: Vec<u8>,
-    /// Bytes of those that the socket took.
+    /// Bytes of `unsent` that the socket has taken.
     sent: usize,
-    /// Bytes of the answer that came.
+    /// Bytes of the answer received so far.
     answered: usize,
 }
 
-/// A thread's share of the connections that are open at once.
+/// A thread's share of the concurrently open connections.
 #[derive(Debug)]
 pub(super) struct ConnectWorker<'a> {
     path: &'a Path,
@@ -43,13 +43,13 @@ pub(super) struct ConnectWorker<'a> {
     stop: &'a AtomicBool,
     poller: Poller,
     attempts: Vec<Option<Attempt>>,
-    /// Number of the next connection, and the distance to the one after it.
+    /// Id of the next connection; `step` is the distance to the id after it.
     next_id: u64,
     step: u64,
 }
 
 impl<'a> ConnectWorker<'a> {
-    /// Opens `at_once` connections for a first time, so that no set-up is left for the measurement.
+    /// Runs `at_once` connections once, so that one-time set-up happens before the measurement.
     pub(super) fn prepare(
         path: &'a Path,
         pattern: &'a Pattern,
@@ -83,7 +83,7 @@ impl<'a> ConnectWorker<'a> {
             self.begin(index)?;
         }
         let mut open = self.attempts.len();
-        // The longest that the oldest of the open connections can have waited.
+        // Time of the last event on any connection.
         let mut progress_ns = self.now_ns();
         while open > 0 {
             if self.stop.load(Ordering::Relaxed) {
@@ -130,7 +130,7 @@ impl<'a> ConnectWorker<'a> {
             sent: 0,
             answered: 0,
         });
-        // Over loopback the connection is often there by now, which saves a turn.
+        // On loopback the connection is often established already, so writing now saves a poll.
         self.send(index, false)
     }
 
@@ -153,7 +153,7 @@ impl<'a> ConnectWorker<'a> {
         }
     }
 
-    /// Answers whether the answer is complete; the connection is closed then.
+    /// Returns whether the answer is complete; if it is, the connection is closed.
     fn receive(&mut self, index: usize, recorder: &mut Recorder) -> Result<bool, WorkerError> {
         let Some(attempt) = self.attempts.get_mut(index).and_then(Option::as_mut) else {
             return Ok(false);
@@ -201,7 +201,7 @@ impl<'a> ConnectWorker<'a> {
     }
 }
 
-/// Begins to connect and does not wait.
+/// Starts a non-blocking connect.
 fn open(path: &Path) -> Result<TcpStream, ConnectionError> {
     let family = if path.address.is_ipv4() {
         AddressFamily::INET

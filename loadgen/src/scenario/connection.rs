@@ -1,4 +1,4 @@
-//! One connection of the generator: what is due, what was sent, what came back, byte by byte.
+//! A raw connection of the generator: sends the due messages and compares every answer byte.
 
 use std::io::{ErrorKind, Read, Write};
 
@@ -7,15 +7,15 @@ use crate::pattern::Pattern;
 use crate::scenario::failure::ConnectionError;
 use crate::scenario::seat::{Dialogue, Seat};
 
-/// A connection to the near end of a path.
+/// A connection over raw TCP to the near end of a path.
 #[derive(Debug)]
 pub(super) struct Connection {
     seat: Seat,
-    /// Requests that the socket took in full.
+    /// Requests that the socket has taken completely.
     sent: u64,
-    /// Bytes that it took of the one after those.
+    /// Bytes of the next request that the socket has taken.
     sent_bytes: usize,
-    /// Bytes that came of the answer after those that came in full.
+    /// Bytes received of the first incomplete answer.
     answered_bytes: usize,
 }
 
@@ -199,7 +199,7 @@ mod tests {
         let pattern = Pattern::new(100);
         connection.seat.due += 1;
         assert!(connection.flush(&pattern).unwrap());
-        // Taken in full before the close, so that the kernel sends an end and not a reset.
+        // Read in full before the close; otherwise the kernel would send a reset instead of an end.
         accepted.read_exact(&mut [0; 100]).unwrap();
         accepted.write_all(&answers(&pattern, 1)[..60]).unwrap();
         drop(accepted);

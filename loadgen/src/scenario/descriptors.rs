@@ -1,4 +1,4 @@
-//! The limit of open files: which paths can hold a load under it.
+//! The limit of open files, and which paths can carry a scenario under it.
 
 use anyhow::bail;
 use serde::Serialize;
@@ -7,20 +7,19 @@ use crate::machine::raise_open_files_limit;
 use crate::path::{Path, PathKind};
 use crate::scenario::Scenario;
 
-/// Descriptors that a process needs beside those of its connections.
+/// Descriptors that a process needs in addition to its connections.
 pub(super) const SPARE: u64 = 64;
 
-/// A path that a load was not run over.
+/// A path over which a scenario was not run.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct LeftOut {
-    /// Which.
     pub(crate) path: PathKind,
-    /// Why.
+    /// Reason, as the rest of a sentence that starts with "it".
     pub(crate) reason: String,
 }
 
-/// Fails early, and not in mid-run, where the limit is too low for client and target, which hold one
-/// for each connection. Returns the limit.
+/// Checks, before the run, that client and target have a descriptor for each connection. Returns the limit
+/// of open files.
 pub(super) fn check(scenarios: &[Scenario]) -> anyhow::Result<u64> {
     let limit = raise_open_files_limit();
     let connections = scenarios.iter().map(Scenario::connections);
@@ -28,27 +27,27 @@ pub(super) fn check(scenarios: &[Scenario]) -> anyhow::Result<u64> {
     let needed = most as u64 + SPARE;
     if needed > limit {
         bail!(
-            "{most} connections need {needed} descriptors a process and the limit is {limit}: \
+            "{most} connections need {needed} file descriptors per process, but the limit is {limit}: \
              raise it (`ulimit -n`) or use fewer connections"
         );
     }
     Ok(limit)
 }
 
-/// Why this load cannot be run over this path; none if it can.
+/// Why this path cannot carry this scenario; `None` if it can.
 pub(super) fn left_out(scenario: Scenario, path: &Path, limit: u64) -> Option<LeftOut> {
     let connections = scenario.connections();
     let each = match path.kind {
         PathKind::Direct => 1,
-        // A large session may get a connection of its own between relay and agent.
+        // A bulk session may get a second connection between relay and agent, the bulk lane.
         PathKind::Relay | PathKind::RelayEpoll if !matches!(scenario, Scenario::Bulk { .. }) => 1,
         _ => 2,
     };
     let needed = each * connections as u64 + SPARE;
     let reason = match path.connections_max {
-        Some(max) if connections > max => format!("is set up for {max} connections"),
+        Some(max) if connections > max => format!("is configured for {max} connections at most"),
         _ if needed > limit => {
-            format!("needs {needed} descriptors a process, the limit is {limit}")
+            format!("needs {needed} file descriptors per process, but the limit is {limit}")
         }
         _ => return None,
     };

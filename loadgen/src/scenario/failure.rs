@@ -1,124 +1,124 @@
-//! What can go wrong with a load on one path.
+//! Errors of a scenario on one path.
 
 use std::io;
 
-/// What went wrong on one connection. The caller knows which and on what path.
+/// Error of one connection. The caller adds the connection's number and its path.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConnectionError {
-    /// No TCP connection, or one that broke before the preamble was taken.
+    /// The TCP connection could not be opened, or broke before the first bytes were sent.
     #[error("cannot connect")]
     Connect(#[source] io::Error),
-    /// No port is left to connect from.
+    /// No local port is free for a new connection.
     #[error(
-        "found no free local port: closed connections keep theirs for a while (see \
+        "found no free local port: closed connections keep their ports for a while (see \
          net.ipv4.ip_local_port_range and tcp_tw_reuse)"
     )]
     NoPort,
-    /// Reading or writing failed.
+    /// Reading from or writing to the socket failed.
     #[error("broke after {answered} answers")]
     Broken {
-        /// Answers before.
+        /// Complete answers before the failure.
         answered: u64,
-        /// Why.
+        /// Error of the socket.
         source: io::Error,
     },
-    /// The other side ended the connection while an answer was due.
+    /// The peer closed the connection while an answer was due, or between answers.
     #[error("was closed after {answered} answers, {missing} bytes short of the next one")]
     Closed {
-        /// Answers before.
+        /// Complete answers before the close.
         answered: u64,
-        /// Bytes that did not come.
+        /// Missing bytes of the next answer.
         missing: usize,
     },
-    /// A byte is not the one that was sent.
+    /// A byte of an answer differs from the expected byte.
     #[error("byte {offset} of answer {answered} is not the one that was sent")]
     WrongByte {
-        /// Which answer, counted from 0.
+        /// Number of the answer, from 0.
         answered: u64,
-        /// Which byte, counted from 0.
+        /// Offset of the byte in the answer, from 0.
         offset: usize,
     },
-    /// A byte of a bulk transfer is not the one that was to come.
+    /// A byte of a bulk transfer differs from the expected byte.
     #[error("byte {offset} of the bulk transfer {way} is not the one that was sent")]
     WrongBulkByte {
-        /// `up` or `down`.
+        /// Direction: `up` or `down`.
         way: &'static str,
-        /// Which byte, counted from 0.
+        /// Offset of the byte in the stream, from 0.
         offset: u64,
     },
-    /// A bulk transfer ended early.
+    /// The connection failed in the middle of a bulk transfer.
     #[error("broke after {up} bytes up and {down} bytes down")]
     BulkBroken {
-        /// Bytes that the socket took.
+        /// Bytes that the socket has taken.
         up: u64,
-        /// Bytes that came.
+        /// Bytes received.
         down: u64,
-        /// Why.
+        /// Error of the socket.
         source: io::Error,
     },
-    /// The target counted other bytes than the client.
-    #[error("brought {received} bytes up of the {sent} that were sent")]
+    /// The target received another number of bytes than the client sent.
+    #[error("delivered {received} of the {sent} bytes that were sent up")]
     Lost {
         /// Bytes that the client sent.
         sent: u64,
-        /// Bytes that the target got.
+        /// Bytes that the target received.
         received: u64,
     },
-    /// The target did not take the request for a bulk transfer.
+    /// The answer to the bulk request does not come from our target.
     #[error(
-        "got another answer to its request than the target's: is `tieline-loadgen target any` at \
-         the end of the path?"
+        "got an answer that is not from the target: does the path end at \
+         `tieline-loadgen target any`?"
     )]
     NoTarget,
-    /// Another answer than the target's: a hop's own, most likely.
-    #[error("was answered with status {0} and not with 200")]
+    /// HTTP status other than 200, most likely from a hop.
+    #[error("was answered with status {0} instead of 200")]
     Status(u16),
-    /// Not the HTTP/1.1 that was asked for.
-    #[error("got an answer that is not as HTTP/1.1 says: {0}")]
+    /// The answer violates HTTP/1.1, or uses a part of it that is not supported here.
+    #[error("got an invalid HTTP/1.1 answer: {0}")]
     NotHttp(&'static str),
-    /// More came back than went out.
-    #[error("brought {surplus} bytes that nobody asked for")]
+    /// More bytes arrived than were requested.
+    #[error("delivered {surplus} bytes that were not requested")]
     Surplus {
-        /// How many, at least.
+        /// Number of surplus bytes found so far.
         surplus: usize,
     },
 }
 
-/// Why a thread gave up. The caller adds the name of the path.
+/// Reason why a thread stopped. The caller adds the name of the path.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum WorkerError {
     /// One connection failed.
     #[error("connection {connection}")]
     Connection {
-        /// Which, counted from 0 over all threads.
+        /// Number of the connection, from 0 over all threads.
         connection: u64,
-        /// How.
+        /// Error of the connection.
         source: ConnectionError,
     },
-    /// Answers did not come.
+    /// Answers did not arrive in time.
     #[error("{silent} of {connections} connections got no answer within {seconds} s")]
     Silent {
-        /// How many.
+        /// Connections without an answer.
         silent: usize,
-        /// Of how many on this thread.
+        /// All connections of this thread.
         connections: usize,
-        /// The patience.
+        /// Time limit, in seconds.
         seconds: u64,
     },
-    /// The thread's own epoll set or timer failed.
-    #[error("cannot wait for events")]
+    /// The thread's epoll set or timer failed.
+    #[error("cannot wait for socket events")]
     Wait(#[source] io::Error),
-    /// Another thread failed, or a signal came.
+    /// Another thread failed, or a signal arrived.
     #[error("stopped")]
     Stopped,
 }
 
-/// Names the connection.
+/// Adds the number of the connection to its error.
 pub(super) fn failed(connection: u64, source: ConnectionError) -> WorkerError {
     WorkerError::Connection { connection, source }
 }
 
-/// The thread's own epoll set failed.
+/// Wraps an error of the epoll set.
 pub(super) fn wait_error(error: rustix::io::Errno) -> WorkerError {
     WorkerError::Wait(error.into())
 }

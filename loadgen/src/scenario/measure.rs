@@ -1,4 +1,4 @@
-//! Measures one path for one round: starts the threads, reads the clocks, adds up.
+//! Measures one path for one round: runs the threads, reads CPU times and memory, merges the results.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,62 +15,60 @@ use crate::scenario::failure::WorkerError;
 use crate::scenario::share::{Go, Share, Thread};
 use crate::scenario::{Measurement, Messages, Method, Pacing, SMALL_MESSAGE_BYTES, Scenario};
 
-/// From the moment at which all connections are ready to the first arrival of an open loop: time
-/// for every thread to get the word.
+/// Delay between the readiness of all connections and the first arrival of an open loop, so that
+/// every thread receives the start message in time.
 const LEAD: Duration = Duration::from_millis(5);
 
-/// How often the coordinating thread looks for a signal.
+/// How often the coordinating thread checks for a signal.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Sessions that come and go before idle ones are counted.
+/// Sessions that are opened and closed before the memory of idle sessions is measured.
 const WARMING_SESSIONS: usize = 16;
 
-/// From the end of those to the reading of the memory: processes free what they held.
+/// Pause after the warming sessions, before memory is read: processes free the memory of those sessions.
 pub(super) const SETTLE: Duration = Duration::from_millis(100);
 
-/// A round that could not be finished.
+/// Error that ended a round.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RoundError {
-    /// The load failed on this path.
+    /// The scenario failed on this path.
     #[error("path {path} at {address}{hint}")]
     Path {
-        /// Which path.
         path: PathKind,
-        /// Where the client connected to.
+        /// Address that the client connected to.
         address: std::net::SocketAddr,
-        /// What to look at.
+        /// Likely cause, to be appended to the message.
         hint: &'static str,
-        /// What happened.
+        /// Error of a worker thread.
         source: WorkerError,
     },
-    /// A CPU time could not be read: the process has ended.
+    /// The CPU time of a process could not be read, most likely because the process has ended.
     #[error("cannot read the CPU time of the {role:?} process {pid} on path {path}: has it ended?")]
     Cpu {
-        /// Which path.
         path: PathKind,
-        /// Which process.
+        /// Role of the process.
         role: Role,
-        /// Its id.
+        /// Process id.
         pid: u32,
-        /// Why.
+        /// Error of the read.
         source: io::Error,
     },
-    /// The machine's counters could not be read.
+    /// The machine's CPU time could not be read.
     #[error("cannot read /proc/stat")]
     Machine(#[source] io::Error),
-    /// A signal came.
+    /// A signal arrived.
     #[error("the round was stopped")]
     Interrupted(#[from] Interrupted),
 }
 
-/// News from a thread.
+/// Message from a worker thread to the coordinator.
 enum Progress {
     Ready,
     Done(Box<Recorder>),
     Failed(WorkerError),
 }
 
-/// Measures one path once. `position` is its place in the round's order.
+/// Measures one path once. `position` is its position in the random order of the round.
 pub(crate) fn measure(
     scenario: Scenario,
     method: &Method,
@@ -91,7 +89,7 @@ pub(crate) fn measure(
     let origin = Instant::now();
     let shares = Share::all(scenario, method.threads);
     std::thread::scope(|scope| {
-        // Each thread sends twice: that it is ready, and what came of it.
+        // Capacity for the two messages of each thread: `Ready`, and `Done` or `Failed`.
         let (news_sender, news) = sync_channel(2 * shares.len());
         let mut round = Round {
             path,
@@ -116,13 +114,13 @@ pub(crate) fn measure(
                     Ok(recorder) => Progress::Done(Box::new(recorder)),
                     Err(error) => Progress::Failed(error),
                 };
-                // The coordinator has left only if the round has failed.
+                // If the receiver is gone, the round has already failed.
                 let _ = news.send(last);
             });
         }
         drop(news_sender);
         let result = round.run(method, position, origin, memory_before);
-        // Whatever happened, no thread may outlive the round.
+        // The scope joins all threads, so tell them to stop.
         if result.is_err() {
             stop.store(true, Ordering::Relaxed);
         }
@@ -130,7 +128,7 @@ pub(crate) fn measure(
     })
 }
 
-/// Resident memory of each process of a path after its first sessions have gone.
+/// Resident memory of each process of a path after the first sessions have been closed.
 pub(super) fn warm_memory(
     method: &Method,
     path: &Path,
@@ -142,8 +140,8 @@ pub(super) fn warm_memory(
     Ok(memory(path))
 }
 
-/// Some sessions that come and go, so that what a process sets up once is not counted as the cost
-/// of a session.
+/// Opens and closes some sessions, so that one-time allocations of a process are not counted as the
+/// cost of a session.
 fn warm(
     method: &Method,
     path: &Path,
@@ -170,13 +168,13 @@ fn warm(
     measure(warming, &short, path, 0, interrupt).map(drop)
 }
 
-/// Resident memory of each process of a path; one that cannot be read is left out.
+/// Resident memory of each process of a path, in KiB; unreadable processes are left out.
 pub(super) fn memory(path: &Path) -> Vec<(Role, u64)> {
     let of = |(role, pid): &(Role, u32)| Some((*role, resident_kib(*pid).ok()?));
     path.processes.iter().filter_map(of).collect()
 }
 
-/// The coordinating thread's side.
+/// State of the coordinating thread.
 struct Round<'a> {
     path: &'a Path,
     interrupt: &'a Interrupt,
@@ -184,7 +182,7 @@ struct Round<'a> {
     go: Vec<SyncSender<Go>>,
 }
 
-/// Clocks read at one moment.
+/// CPU times of all processes and of the machine at one moment.
 struct Snapshot {
     taken: Instant,
     processes: Vec<(Role, ProcessTime)>,
@@ -211,19 +209,19 @@ impl Round<'_> {
             until_ns: ns(until),
         };
         for go in &self.go {
-            // A thread that has failed meanwhile says so below.
+            // If the thread has failed meanwhile, `wait` below receives its error.
             let _ = go.send(Go {
                 start_ns: ns(start),
                 window,
             });
         }
-        // Threads are done after `until`, so what is awaited until then is only a failure.
+        // Threads finish after `until`, so a message received before then can only be a failure.
         self.wait(Some(from))?;
         let (started, before) = (SystemTime::now(), self.snapshot()?);
         let mut done: Vec<Recorder> = Vec::new();
         let mut memory_kib = Vec::new();
         if !memory_before_kib.is_empty() {
-            // In the middle: at the end the sessions wake up again.
+            // Read in the middle of the window: at its end the sessions make another round trip.
             self.wait(Some(from + (until - from) / 2))?;
             memory_kib = memory(self.path);
         }
@@ -260,7 +258,7 @@ impl Round<'_> {
         })
     }
 
-    /// Waits for a thread to be ready or done, but not past `until`.
+    /// Waits for the next message of a thread, until `until` at the latest.
     fn wait(&self, until: Option<Instant>) -> Result<Option<Recorder>, RoundError> {
         loop {
             self.interrupt.check()?;
@@ -284,9 +282,9 @@ impl Round<'_> {
     fn failed(&self, source: WorkerError) -> RoundError {
         let hint = match self.path.kind {
             PathKind::Relay | PathKind::RelayEpoll => {
-                " (a relay that closes at once may not know the tunnel)"
+                " (a relay closes at once if it does not know the tunnel)"
             }
-            PathKind::Peer(_) => " (a peer that closes at once may not reach the target)",
+            PathKind::Peer(_) => " (a peer closes at once if it cannot reach the target)",
             PathKind::Direct | PathKind::ForwarderTokio | PathKind::ForwarderTokioUring => "",
         };
         RoundError::Path {

@@ -1,4 +1,4 @@
-//! What is run: the same load over each path, in interleaved rounds.
+//! Runs the same load over each path, in interleaved rounds.
 
 pub(crate) mod bench;
 mod bulk;
@@ -30,61 +30,60 @@ pub(crate) use load::{
     CONNECTIONS_MAX, Direction, Messages, Pacing, SMALL_MESSAGE_BYTES, Scenario, ScenarioError,
 };
 
-/// How long and how often.
+/// Number of rounds, durations and seed of a run.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(crate) struct Method {
     /// Rounds; in each, every path is measured once.
     pub(crate) rounds: usize,
-    /// Load before the measurement, in seconds.
+    /// Unmeasured load before the measurement, in seconds.
     pub(crate) warm_up_s: f64,
-    /// Measured time of each path and round, in seconds.
+    /// Measured time per path and round, in seconds.
     pub(crate) measured_s: f64,
-    /// Threads of the generator.
+    /// Generator threads.
     pub(crate) threads: usize,
-    /// How often at most a round of one scenario is run again because others used the machine.
+    /// Most rounds of a scenario that are repeated because other processes used the machine.
     pub(crate) repeat_noisy: usize,
-    /// Seed of the order of the paths.
+    /// Seed of the random order of the paths.
     pub(crate) seed: u64,
 }
 
-/// What one path did in one round.
+/// Measurement of one path in one round.
 #[derive(Clone, Debug)]
 pub(crate) struct Measurement {
-    /// The path.
     pub(crate) path: PathKind,
-    /// Its place in the order of this round.
+    /// Position in the random order of the round.
     pub(crate) position: usize,
-    /// When the measured part began.
+    /// Start of the measured part.
     pub(crate) started: SystemTime,
-    /// Length of the measured part.
+    /// Duration of the measured part.
     pub(crate) length: Duration,
-    /// What the load recorded.
+    /// Latencies and counts that the worker threads recorded.
     pub(crate) tally: Recorder,
     /// Whether every process between client and target is known.
     pub(crate) hops_known: bool,
-    /// CPU time of each process in the measured part.
+    /// CPU time of each known process in the measured part.
     pub(crate) cpu: Vec<(Role, Duration)>,
-    /// Resident memory of each process at the end of the measured part, in KiB.
+    /// Resident memory of each known process in KiB, at the end of the measured part; for idle sessions, in its middle.
     pub(crate) memory_kib: Vec<(Role, u64)>,
-    /// What it was before the connections were opened; idle sessions only.
+    /// Resident memory in KiB before the connections were opened; for idle sessions and streams only.
     pub(crate) memory_before_kib: Vec<(Role, u64)>,
-    /// Share of the machine that processes other than ours used, 0 to 1.
+    /// Share of the machine that other processes used, 0 to 1.
     pub(crate) others_share: f64,
-    /// Share of the machine that the hypervisor gave to somebody else, 0 to 1.
+    /// Share of the machine that the hypervisor gave to other guests, 0 to 1.
     pub(crate) stolen_share: f64,
 }
 
-/// Share of the machine that others may use in a round before it is marked.
+/// Largest share of the machine that other processes may use in a round that does not count as noisy.
 ///
-/// The kernel samples the machine's time at its ticks and counts a process's exactly, so a quiet
-/// machine shows a few percent as well.
+/// The kernel samples the machine's busy time at timer ticks but counts a process's time exactly, so
+/// even a quiet machine shows a few percent.
 const OTHERS_SHARE_MAX: f64 = 0.10;
 
-/// Share of the machine that the hypervisor may take in a round before it is marked.
+/// Largest share of the machine that the hypervisor may take in a round that does not count as noisy.
 const STOLEN_SHARE_MAX: f64 = 0.03;
 
 impl Measurement {
-    /// Whether others took so much that the round deserves doubt.
+    /// Whether other processes or the hypervisor took so much that the round is doubtful.
     pub(crate) fn is_noisy(&self) -> bool {
         self.others_share > OTHERS_SHARE_MAX || self.stolen_share > STOLEN_SHARE_MAX
     }
@@ -93,12 +92,11 @@ impl Measurement {
 /// All rounds of one scenario.
 #[derive(Clone, Debug)]
 pub(crate) struct Outcome {
-    /// The load.
     pub(crate) scenario: Scenario,
-    /// The rounds, each with one measurement per path.
+    /// The rounds; each has one measurement per path.
     pub(crate) rounds: Vec<Vec<Measurement>>,
-    /// Paths that cannot hold this load here.
+    /// Paths that cannot carry this scenario on this machine.
     pub(crate) left_out: Vec<LeftOut>,
-    /// Rounds that were thrown away and run again because others used the machine.
+    /// Number of rounds that were discarded and repeated because they were noisy.
     pub(crate) repeated: usize,
 }

@@ -1,4 +1,4 @@
-//! An epoll set for loads that open, fill or close their sockets while they run.
+//! An epoll set for scenarios that add, modify or remove sockets while they run.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
@@ -7,38 +7,38 @@ use rustix::event::{Timespec, epoll};
 
 use crate::scenario::failure::{WorkerError, wait_error};
 
-/// The longest sleep, so that a request to stop is seen soon.
+/// Longest single sleep, so that a stop request is noticed soon.
 const SLEEP_MAX: Duration = Duration::from_millis(100);
 
-/// Events taken in one wait.
+/// Most events returned by one wait.
 const EVENTS_MAX: usize = 256;
 
-/// What a socket is ready for.
+/// Readiness of a socket.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ready {
-    /// The number that it was added with.
+    /// Index that the socket was added with.
     pub(super) index: usize,
-    /// It takes bytes.
+    /// Whether the socket accepts bytes.
     pub(super) writable: bool,
-    /// It has bytes, an end or an error; the last two are found by reading.
+    /// Whether a read will return bytes, an end of stream or an error.
     pub(super) readable: bool,
 }
 
-/// An epoll set, level-triggered.
+/// A level-triggered epoll set.
 #[derive(Debug)]
 pub(super) struct Poller {
     epoll: OwnedFd,
 }
 
 impl Poller {
-    /// An empty set.
+    /// Creates an empty set.
     pub(super) fn new() -> Result<Self, WorkerError> {
         Ok(Self {
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC).map_err(wait_error)?,
         })
     }
 
-    /// Adds a socket. Closing it takes it out again.
+    /// Adds a socket. The kernel removes it when it is closed.
     pub(super) fn add(
         &self,
         socket: impl AsFd,
@@ -49,7 +49,7 @@ impl Poller {
         epoll::add(&self.epoll, socket, data, interest(wants_write)).map_err(wait_error)
     }
 
-    /// Changes whether a socket is asked for room to write.
+    /// Changes whether the set reports that a socket is writable.
     pub(super) fn modify(
         &self,
         socket: impl AsFd,
@@ -60,12 +60,12 @@ impl Poller {
         epoll::modify(&self.epoll, socket, data, interest(wants_write)).map_err(wait_error)
     }
 
-    /// Takes a socket out.
+    /// Removes a socket.
     pub(super) fn remove(&self, socket: impl AsFd) -> Result<(), WorkerError> {
         epoll::delete(&self.epoll, socket).map_err(wait_error)
     }
 
-    /// Waits for sockets to become ready, for at most `rest`.
+    /// Waits for ready sockets, at most for `rest` or the longest single sleep.
     pub(super) fn wait(&self, rest: Duration, ready: &mut Vec<Ready>) -> Result<(), WorkerError> {
         let rest = rest.min(SLEEP_MAX);
         let sleep = Timespec {

@@ -1,4 +1,4 @@
-//! One thread of the generator: its connections and one epoll set, no allocation in mid-round.
+//! One thread of the generator: its connections in one epoll set, no allocation during a round.
 
 use std::num::NonZeroU64;
 use std::os::fd::OwnedFd;
@@ -15,55 +15,55 @@ use crate::pattern::Pattern;
 use crate::scenario::failure::{ConnectionError, WorkerError, failed, wait_error};
 use crate::scenario::seat::Dialogue;
 
-/// How long the first round trip of every connection may take, set-up of the path included.
+/// How long the first round trips of all connections may take, including the set-up of the path.
 const FIRST_ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long to wait for the answers that are missing at the end of a round.
+/// How long to wait for missing answers at the end of a round.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The longest sleep, so that a request to stop is seen soon.
+/// Longest single sleep, so that a stop request is noticed soon.
 const SLEEP_MAX: Timespec = Timespec {
     tv_sec: 0,
     tv_nsec: 100_000_000,
 };
 
-/// Connections that are opened before their first answers are awaited. A queue of connections to
-/// accept that overflows costs a second of waiting each (tcp(7), retransmission of SYN), and some
-/// programs have room for 128.
+/// Connections that are opened before their first answers are awaited. If the accept queue of the peer
+/// overflows, each lost SYN costs a second until its retransmission (tcp(7)), and some programs have a
+/// backlog of only 128.
 const OPENED_AT_ONCE: usize = 100;
 
-/// Requests sent in one go when many are due: answers must be read meanwhile.
+/// Most due requests sent in one go, so that answers are read in between.
 const SENDS_MAX: usize = 64;
 
-/// Not a wait at all.
+/// Timeout of a poll that returns at once.
 const NO_SLEEP: Timespec = Timespec {
     tv_sec: 0,
     tv_nsec: 0,
 };
 
-/// Bytes taken in one read.
+/// Size of the read buffer.
 const READ_BYTES: usize = 64 * 1024;
 
-/// Events taken in one wait.
+/// Most events returned by one wait.
 const EVENTS_MAX: usize = 256;
 
-/// The number that stands for the timer in the epoll set; connections count from 0.
+/// Epoll data value of the timer; connections use their index from 0.
 const TIMER: u64 = u64::MAX;
 
-/// When requests are sent.
+/// Rule for when requests are sent.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Pace {
-    /// One on each connection from this one on, to set the path up.
+    /// Set-up: one request on each connection, starting with this index.
     Once(usize),
-    /// The next one after each answer.
+    /// Closed loop: the next request follows each answer.
     Closed,
-    /// Each when it is due.
+    /// Open loop: each request is sent when it is due.
     Open(Schedule),
-    /// One on each connection, all due at this moment.
+    /// Burst: one request on each connection, all due at this time.
     Burst(u64),
 }
 
-/// What one call to [`Worker::drive`] keeps.
+/// State of one call to [`Worker::drive`].
 #[derive(Debug)]
 struct Run {
     pace: Pace,
@@ -73,11 +73,11 @@ struct Run {
     next: u64,
     /// Requests that are due and not answered, over all connections.
     waiting: u64,
-    /// What the timer is set to; 0 = nothing.
+    /// Time that the timer is set to; 0 if it was never set.
     timer_ns: u64,
 }
 
-/// A thread's share of the connections of one path.
+/// A thread's share of a path's connections.
 #[derive(Debug)]
 pub(super) struct Worker<'a, D> {
     pattern: &'a Pattern,
@@ -90,8 +90,8 @@ pub(super) struct Worker<'a, D> {
 }
 
 impl<'a, D: Dialogue> Worker<'a, D> {
-    /// Opens this thread's connections and makes one round trip on each, so that no set-up is left
-    /// for the measurement.
+    /// Opens this thread's connections and makes one round trip on each, so that one-time set-up happens
+    /// before the measurement.
     pub(super) fn connect(
         open: impl Fn(u64) -> Result<D, ConnectionError>,
         ids: impl Iterator<Item = u64>,
@@ -102,7 +102,7 @@ impl<'a, D: Dialogue> Worker<'a, D> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(wait_error)?;
         let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
         let timer = timerfd_create(TimerfdClockId::Monotonic, flags).map_err(wait_error)?;
-        // Edge-triggered: setting the timer anew clears it, so it need not be read.
+        // Edge-triggered: setting the timer again clears its readiness, so the timer is never read.
         let edge = epoll::EventFlags::IN | epoll::EventFlags::ET;
         epoll::add(&epoll, &timer, epoll::EventData::new_u64(TIMER), edge).map_err(wait_error)?;
         let mut worker = Self {
@@ -138,7 +138,7 @@ impl<'a, D: Dialogue> Worker<'a, D> {
         Ok(worker)
     }
 
-    /// Makes one more round trip on each connection: is it still there?
+    /// Makes one more round trip on each connection, which proves that the session is still open.
     pub(super) fn one_round_trip_each(&mut self) -> Result<(), WorkerError> {
         self.round_trips_from(0)
     }
@@ -154,15 +154,15 @@ impl<'a, D: Dialogue> Worker<'a, D> {
             .map(drop)
     }
 
-    /// Runs the load until the window ends and the answers are there.
+    /// Runs the load until the window ends and all answers have arrived.
     pub(super) fn run(&mut self, pace: Pace, window: Window) -> Result<Recorder, WorkerError> {
-        // By default the kernel may wake us 50 us late (prctl(2), PR_SET_TIMERSLACK). Refused: the
-        // delay shows in the report as the generator's own.
+        // By default the kernel may wake this thread 50 us late (prctl(2), PR_SET_TIMERSLACK). If the call
+        // fails, that delay shows in the report as the generator's own.
         let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
         self.drive(pace, window, DRAIN_TIMEOUT, Recorder::new(window))
     }
 
-    /// Sends on all connections at once and waits for the last answer, until the window ends.
+    /// Repeats bursts until the window ends: a request on all connections at once, then a wait for the last answer.
     pub(super) fn run_bursts(&mut self, window: Window) -> Result<Recorder, WorkerError> {
         let mut recorder = Recorder::new(window);
         loop {
@@ -243,18 +243,18 @@ impl<'a, D: Dialogue> Worker<'a, D> {
                 if flags.contains(epoll::EventFlags::OUT) {
                     self.flush(index)?;
                 }
-                // Ends and errors are found by reading.
+                // A read reports ends and errors.
                 if flags.difference(epoll::EventFlags::OUT) != epoll::EventFlags::empty() {
                     self.receive(index, &mut run)?;
                 }
-                // A long list of events must not delay what falls due meanwhile.
+                // Requests that fell due must not wait until a long list of events is processed.
                 self.send_due(&mut run)?;
             }
         }
     }
 
-    /// Open loop: sends the requests that are due by now, and sets the timer for the next one.
-    /// Answers whether there are more.
+    /// Open loop: sends the due requests and sets the timer for the next request. Returns whether more
+    /// requests are due.
     fn send_due(&mut self, run: &mut Run) -> Result<bool, WorkerError> {
         let Pace::Open(schedule) = run.pace else {
             return Ok(false);
@@ -293,7 +293,7 @@ impl<'a, D: Dialogue> Worker<'a, D> {
         Ok(())
     }
 
-    /// A request of this connection is due.
+    /// Sends the next request of a connection, which was due at `due_ns`.
     fn request(&mut self, index: usize, due_ns: u64, run: &mut Run) -> Result<(), WorkerError> {
         let now_ns = self.now_ns();
         run.recorder.sent(due_ns, now_ns);
@@ -304,7 +304,7 @@ impl<'a, D: Dialogue> Worker<'a, D> {
         self.flush(index)
     }
 
-    /// Sends what the socket takes, and asks to be told when it takes more.
+    /// Sends as much as the socket takes; if bytes are left, requests an event when it is writable again.
     fn flush(&mut self, index: usize) -> Result<(), WorkerError> {
         let connection = &mut self.connections[index];
         let flushed = connection.flush(self.pattern);
@@ -349,7 +349,7 @@ impl<'a, D: Dialogue> Worker<'a, D> {
         Ok(())
     }
 
-    /// The deadline has passed with answers missing.
+    /// Handles the deadline: an error in a closed loop, unanswered requests in an open loop.
     fn give_up(
         &mut self,
         now_ns: u64,
@@ -364,7 +364,7 @@ impl<'a, D: Dialogue> Worker<'a, D> {
                 seconds: patience.as_secs(),
             });
         }
-        // More arrivals than the path can carry is a result, not a failure.
+        // An open loop with more arrivals than the path can carry is a result, not a failure.
         for (index, connection) in self.connections.iter().enumerate() {
             let seat = connection.seat();
             for answer in seat.answered..seat.due {
@@ -380,10 +380,10 @@ impl<'a, D: Dialogue> Worker<'a, D> {
     }
 }
 
-/// When the request of this answer should have been sent.
+/// Intended send time of the request that this answer belongs to.
 fn intended_ns(pace: Pace, index: usize, answer: u64, due_ns: u64) -> u64 {
     match pace {
-        // Answer 0 is the one of the first round trip, before the schedule began.
+        // Answer 0 belongs to the set-up round trip, before the schedule started.
         Pace::Open(schedule) => schedule.due_ns((answer - 1) * schedule.own + index as u64),
         Pace::Once(_) | Pace::Closed | Pace::Burst(_) => due_ns,
     }

@@ -1,7 +1,7 @@
-//! Interleaves the paths: in each round every path is measured once, in an order of its own.
+//! Interleaves the paths: each round measures every path once, in a random order.
 //!
-//! A machine that gets slower or busier in mid-run then meets all paths alike, and a ratio within
-//! one round compares neighbours in time.
+//! A machine that slows down during a run then affects all paths alike, and a ratio within one round
+//! compares measurements that are close in time.
 
 use std::time::Duration;
 
@@ -13,13 +13,13 @@ use crate::scenario::descriptors;
 use crate::scenario::measure::{RoundError, measure};
 use crate::scenario::{LeftOut, Measurement, Method, Outcome, Scenario};
 
-/// Between two measurements: the processes of the one before close their sockets.
+/// Pause between two measurements, in which processes close the sockets of the first one.
 pub(super) const SETTLE: Duration = Duration::from_millis(50);
 
-/// How long a process that a failure points at may take to show that it has ended.
+/// How long to wait for a suspected process to show that it has ended.
 const OBITUARY_DELAY: Duration = Duration::from_millis(100);
 
-/// Runs all rounds of one scenario, over the paths that can hold it with so many open files.
+/// Runs all rounds of a scenario, over the paths that can carry it with `files_max` open files.
 pub(crate) fn run(
     scenario: Scenario,
     method: &Method,
@@ -36,7 +36,7 @@ pub(crate) fn run(
         eprintln!("  {scenario}: {path} left out: it {reason}");
     }
     if left_out.len() == set.paths.len() {
-        bail!("no path can hold {scenario}");
+        bail!("no path can carry {scenario}");
     }
     let mut rounds = Vec::with_capacity(method.rounds);
     let mut repeated = 0;
@@ -48,7 +48,7 @@ pub(crate) fn run(
         let round = run_once(scenario, method, set, &left_out, random, interrupt, &number)?;
         if repeated < method.repeat_noisy && round.iter().any(Measurement::is_noisy) {
             repeated += 1;
-            eprintln!("    other processes took CPU: once more");
+            eprintln!("    other processes took much CPU: repeating the round");
             continue;
         }
         rounds.push(round);
@@ -89,13 +89,13 @@ fn run_once(
     Ok(measurements)
 }
 
-/// Adds what is known about processes that have ended: they are the likely cause.
+/// Adds messages about processes that have ended unexpectedly, which are the likely cause.
 pub(super) fn explain(
     error: RoundError,
     set: &mut PathSet,
     interrupt: &Interrupt,
 ) -> anyhow::Error {
-    // A signal that ended the processes is not told as their failure.
+    // If a signal ended the processes, their end is not reported as a failure.
     if matches!(error, RoundError::Interrupted(_)) || interrupt.pause(OBITUARY_DELAY).is_err() {
         return Interrupted.into();
     }

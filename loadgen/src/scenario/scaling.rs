@@ -1,8 +1,8 @@
-//! The `scaling` command: what one session and one tunnel cost, by how many of them there are.
+//! The `scaling` command: cost of a session and of a tunnel, by their number.
 //!
-//! Everything is started anew for each number, as memory that an earlier one left behind would hide
-//! what the next one needs. The numbers are interleaved: each is measured once in a round, in an order
-//! of its own.
+//! All programs are restarted for each number, because memory left over from an earlier number would hide
+//! what the next one needs. The numbers are interleaved: each round measures every number once, in a random
+//! order.
 
 use std::path::PathBuf;
 use std::time::SystemTime;
@@ -23,53 +23,53 @@ use crate::scenario::measure::{self, measure, memory, warm_memory};
 use crate::scenario::rounds::{self, explain};
 use crate::scenario::{Measurement, Messages, Method, Pacing, SMALL_MESSAGE_BYTES, Scenario};
 
-/// What is measured.
+/// What to measure, and with which programs.
 #[derive(Debug)]
 pub(crate) struct Plan {
-    /// Numbers of sessions on one tunnel, rising.
+    /// Numbers of sessions on one tunnel, in rising order.
     pub(crate) sessions: Vec<usize>,
-    /// Numbers of tunnels, rising.
+    /// Numbers of tunnels, in rising order.
     pub(crate) tunnels: Vec<usize>,
-    /// The load, the same for every number.
+    /// Load, the same for every number.
     pub(crate) load: Load,
-    /// Rounds and times.
+    /// Number of rounds, durations and seed.
     pub(crate) method: Method,
-    /// Relay, agent and target.
+    /// Relay, agent and target to start.
     pub(crate) wanted: PathsWanted,
-    /// The program that holds many agents.
+    /// Binary that runs many agents in one process.
     pub(crate) fleet: PathBuf,
-    /// Where the report goes.
+    /// Files of the report.
     pub(crate) files: Files,
 }
 
-/// What is asked of every number of sessions and of tunnels.
+/// Load that is applied at every number of sessions and of tunnels.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(crate) struct Load {
     /// Bytes of each message.
     pub(crate) message_bytes: usize,
-    /// Requests per second over all sessions, each in its turn.
+    /// Requests per second over all sessions, which take turns.
     pub(crate) requests_per_s: u32,
-    /// Sessions that take turns over the tunnels.
+    /// Sessions that are spread over the tunnels.
     pub(crate) callers: usize,
-    /// How long idle tunnels are watched, in seconds.
+    /// Duration of the measurement of idle tunnels, in seconds.
     pub(crate) idle_s: f64,
 }
 
-/// So many of one kind.
+/// A number of sessions or of tunnels.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Count {
-    /// Sessions on one tunnel.
+    /// Number of sessions on one tunnel.
     Sessions(usize),
-    /// Tunnels.
+    /// Number of tunnels.
     Tunnels(usize),
 }
 
-/// Runs it.
+/// Runs the command.
 pub(crate) fn run(flags: &ScalingFlags, interrupt: &Interrupt) -> anyhow::Result<()> {
     let plan = flags.checked()?;
     plan.check(raise_open_files_limit())?;
     plan.files.prepare()?;
-    // Before pinning narrows what we see.
+    // Read before pinning, which reduces the number of usable cores.
     let (machine, date) = (Machine::read(), SystemTime::now());
     let mut set = PathSet::start(&plan.wanted, interrupt)?;
     let samples = plan.run(&mut set, interrupt)?;
@@ -88,19 +88,18 @@ pub(crate) fn run(flags: &ScalingFlags, interrupt: &Interrupt) -> anyhow::Result
 }
 
 impl Plan {
-    /// Fails early, and not in mid-run, where the fleet is missing or the limit of open files is
-    /// too low.
+    /// Fails, before the run, if the fleet program is missing or the limit of open files is too low.
     fn check(&self, limit: u64) -> anyhow::Result<()> {
         if !self.tunnels.is_empty() && !self.fleet.is_file() {
             bail!(
-                "many agents in one process not found at {}: build it with `cargo build --release \
+                "the program that runs many agents (fleet) was not found at {}: build it with `cargo build --release \
                  -p tieline-agent --example fleet` or give --fleet-bin",
                 self.fleet.display()
             );
         }
         let sessions = self.sessions.last().copied().unwrap_or(0);
-        // Links beside frontends at the relay, links beside targets at the agents. On one tunnel
-        // each process has one for each session.
+        // The relay has links and frontends, the agents have links and targets. With one tunnel, each process
+        // has one connection of each kind per session.
         let most = self.tunnels.last();
         let both = most.map_or(0, |tunnels| tunnels + self.load.callers);
         let needed = sessions.max(both) as u64 + descriptors::SPARE;
@@ -117,7 +116,7 @@ impl Plan {
             format!("{sessions} sessions")
         };
         bail!(
-            "{what} need {needed} descriptors a process and the limit is {limit}: raise it \
+            "{what} need {needed} file descriptors per process, but the limit is {limit}: raise it \
              (`ulimit -n`) or give smaller numbers (--sessions, --tunnels, --callers)"
         );
     }
@@ -139,7 +138,7 @@ impl Plan {
                         break sample;
                     }
                     repeated += 1;
-                    eprintln!("    other processes took CPU: once more");
+                    eprintln!("    other processes took much CPU: measuring again");
                 };
                 samples.push(sample);
             }
@@ -197,7 +196,7 @@ impl Plan {
             .map_err(|error| explain(error, set, interrupt))?;
         let up = set.publish(&self.fleet, tunnels, interrupt)?;
         let mut relay = path(set, PathKind::Relay)?;
-        // Callers that are fewer than the tunnels leave out other ones in each round.
+        // If there are fewer callers than tunnels, each round leaves out different tunnels.
         relay
             .preambles
             .rotate_left(round * self.load.callers % tunnels);
@@ -209,7 +208,7 @@ impl Plan {
             measured_s: self.load.idle_s,
             ..self.method
         };
-        // Once is enough: a whole heartbeat is long, and every link has its turn in it.
+        // In the first round only: a heartbeat interval is long, and it covers every link once.
         let watched = if round == 0 {
             Some(one(NOTHING, &quiet)?)
         } else {
@@ -226,9 +225,9 @@ impl Plan {
         Ok(Sample::of_tunnels(tunnels, &idle, &connect, &steady))
     }
 
-    /// The same requests per second whatever the number of sessions: a closed loop would have as
-    /// many requests under way as there are sessions, and a relay that gets more at once does them
-    /// for less each.
+    /// Open loop with the same rate for every number of sessions. A closed loop would keep as many requests
+    /// in flight as there are sessions, and a relay handles many concurrent requests at a lower cost
+    /// each.
     fn steady(&self, connections: usize) -> Scenario {
         Scenario::RoundTrips {
             messages: Messages {
@@ -242,10 +241,10 @@ impl Plan {
     }
 }
 
-/// How long sessions do nothing while memory is read, in seconds: it does not grow by waiting.
+/// How long sessions stay idle while memory is read, in seconds; memory does not grow with time.
 const MEMORY_S: f64 = 0.4;
 
-/// No load at all: the clocks are read, and nobody connects.
+/// Scenario without connections: only the CPU times are read.
 const NOTHING: Scenario = Scenario::RoundTrips {
     messages: Messages {
         connections: 0,

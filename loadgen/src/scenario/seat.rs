@@ -1,4 +1,4 @@
-//! What a worker needs of a connection, whatever is said over it.
+//! The part of a connection that a worker needs, independent of the protocol.
 
 use std::io;
 use std::net::TcpStream;
@@ -8,28 +8,28 @@ use crate::path::Path;
 use crate::pattern::Pattern;
 use crate::scenario::failure::ConnectionError;
 
-/// How long to wait for a TCP connection, and for the first bytes to be taken.
+/// Timeout for connecting and for writing the first bytes.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The socket, what is due on it and what was answered.
+/// A socket with its counters of due requests and received answers.
 #[derive(Debug)]
 pub(super) struct Seat {
-    /// Its number in the scenario; it decides which bytes are sent.
+    /// Number of the connection in the scenario; it determines the bytes that are sent.
     pub(super) id: u64,
     /// The socket, non-blocking.
     pub(super) stream: TcpStream,
-    /// When the request under way was due; used in a closed loop, where there is one at most.
+    /// Due time of the request in flight; used in a closed loop, which has at most one per connection.
     pub(super) due_ns: u64,
-    /// Whether the socket took less than was sent, so that we wait for it to take more.
+    /// Whether the socket is full, so that a writable event is awaited.
     pub(super) is_full: bool,
-    /// Requests that are due: every one below this number may be sent.
+    /// Number of due requests; every request below this number may be sent.
     pub(super) due: u64,
-    /// Answers that came.
+    /// Number of complete answers.
     pub(super) answered: u64,
 }
 
 impl Seat {
-    /// Connects, turns the delay of small writes off, sends `first`.
+    /// Connects, sets TCP_NODELAY and sends `first`.
     pub(super) fn open(path: &Path, id: u64, first: &[u8]) -> Result<Self, ConnectionError> {
         let connect = || {
             let mut stream = TcpStream::connect_timeout(&path.address, CONNECT_TIMEOUT)?;
@@ -54,7 +54,7 @@ impl Seat {
         self.due - self.answered
     }
 
-    /// The socket failed.
+    /// Error for a socket that failed.
     pub(super) fn broken(&self, source: io::Error) -> ConnectionError {
         ConnectionError::Broken {
             answered: self.answered,
@@ -63,22 +63,22 @@ impl Seat {
     }
 }
 
-/// Requests and answers over one connection; every byte of an answer is checked.
+/// Requests and answers over one connection; every answer byte is checked.
 pub(super) trait Dialogue {
-    /// The connection.
+    /// State that all protocols share.
     fn seat(&self) -> &Seat;
 
-    /// The same, to change what is due.
+    /// Mutable state that all protocols share.
     fn seat_mut(&mut self) -> &mut Seat;
 
-    /// Sends what is due. Answers whether everything that may be sent now went out; if not, the
+    /// Sends due requests. Returns whether everything that may be sent now was sent; if not, the
     /// socket is full.
     fn flush(&mut self, pattern: &Pattern) -> Result<bool, ConnectionError>;
 
-    /// Reads once. Returns how many answers became complete.
+    /// Reads once. Returns how many answers this completed.
     fn receive(&mut self, pattern: &Pattern, buffer: &mut [u8]) -> Result<u64, ConnectionError>;
 
-    /// Whether a request that had to wait for the end of the answer before it may be sent now.
+    /// Whether a request that waited for the end of the previous answer may be sent now.
     fn has_turn(&self) -> bool {
         false
     }

@@ -1,4 +1,4 @@
-//! How a load is shared out among the generator's threads, and what each thread does.
+//! Splits a load among the generator's threads, and runs each thread's part.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
@@ -19,7 +19,7 @@ use crate::scenario::seat::Dialogue;
 use crate::scenario::streams::StreamsWorker;
 use crate::scenario::{Direction, Pacing, Scenario};
 
-/// One thread's part: connections `first`, `first + step`, ... below `connections`.
+/// One thread's share of a load: connections `first`, `first + step`, ... below `connections`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Share {
     duty: Duty,
@@ -31,9 +31,7 @@ pub(super) struct Share {
 #[derive(Clone, Copy, Debug)]
 enum Duty {
     RoundTrips(Pacing),
-    /// Requests over HTTP.
     Http(Ask, Pacing),
-    /// Streams of events over HTTP.
     Streams,
     Bulk(Direction),
     Connect,
@@ -42,11 +40,11 @@ enum Duty {
 }
 
 impl Share {
-    /// One share for each thread, at least one.
+    /// Splits a scenario into one share per thread; at least one share.
     pub(super) fn all(scenario: Scenario, threads: usize) -> Vec<Self> {
         let split = |duty, connections: usize| {
             let step = match duty {
-                // A burst has one beginning and one end, so one thread holds them all.
+                // A burst has one start and one end, so one thread owns all of its connections.
                 Duty::Idle | Duty::Streams | Duty::Bursts => 1,
                 _ => threads.clamp(1, connections.max(1)),
             };
@@ -87,8 +85,8 @@ impl Share {
             } => {
                 let pacing = Pacing::Open { requests_per_s };
                 let mut shares = split(Duty::RoundTrips(pacing), messages.connections);
-                // A thread of its own: what the generator does with the download must not delay
-                // the small messages any further than the path does.
+                // On a separate thread: the generator's work for the download must not delay the small
+                // messages.
                 shares.push(Self {
                     duty: Duty::Bulk(Direction::Down),
                     connections: 1,
@@ -107,32 +105,31 @@ impl Share {
     }
 }
 
-/// What a thread is told once all are ready.
+/// Start message to a thread, sent when all threads are ready.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Go {
-    /// When an open loop begins.
+    /// Due time of the first arrival of an open loop.
     pub(super) start_ns: u64,
-    /// The part that counts.
+    /// Measured part of the round.
     pub(super) window: Window,
 }
 
-/// What the threads of one round share.
+/// What a thread needs to run its share.
 #[derive(Debug)]
 pub(super) struct Thread<'a> {
-    /// The path under load.
     pub(super) path: &'a Path,
-    /// The bytes of messages.
+    /// Message bytes.
     pub(super) pattern: &'a Pattern,
-    /// Zero of all times.
+    /// Origin of all times.
     pub(super) origin: Instant,
-    /// Set when the round is given up.
+    /// Set when the round is aborted.
     pub(super) stop: &'a AtomicBool,
-    /// Brings the word to begin.
+    /// Receives the start message.
     pub(super) go: Receiver<Go>,
 }
 
 impl Thread<'_> {
-    /// Opens the connections, calls `ready`, waits for the word, runs the load.
+    /// Opens the connections, calls `ready`, waits for the start message and runs the load.
     pub(super) fn run(&self, share: Share, ready: impl FnOnce()) -> Result<Recorder, WorkerError> {
         let open = |id| Connection::open(self.path, id);
         let steady = |ids| Worker::connect(open, ids, self.pattern, self.origin, self.stop);
@@ -161,7 +158,7 @@ impl Thread<'_> {
                 let mut worker = steady(share.ids())?;
                 let window = self.await_go(ready)?.window;
                 self.wait_until(window.until_ns)?;
-                // Sessions that were dropped meanwhile would have cost no memory.
+                // Proves that the sessions stayed open: closed sessions would use no memory.
                 worker.one_round_trip_each()?;
                 Ok(Recorder::new(window))
             }

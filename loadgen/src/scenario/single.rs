@@ -1,4 +1,4 @@
-//! The commands that run one scenario and print it.
+//! Commands that run one scenario and print its report.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -14,7 +14,7 @@ use crate::path::set::PathSet;
 use crate::report::{Circumstances, Report, ScenarioReport, page};
 use crate::scenario::{Outcome, Scenario, descriptors, rounds};
 
-/// Runs it.
+/// Runs the scenario over all paths and writes the requested files.
 pub(crate) fn run(
     scenario: Scenario,
     flags: &SingleFlags,
@@ -22,7 +22,7 @@ pub(crate) fn run(
 ) -> anyhow::Result<()> {
     let (method, wanted) = flags.checked()?;
     let limit = descriptors::check(&[scenario])?;
-    // Before pinning narrows what we see.
+    // Read before pinning, which reduces the number of usable cores.
     let (machine, date) = (Machine::read(), SystemTime::now());
     let mut set = PathSet::start(&wanted, interrupt)?;
     eprintln!("seed {}", method.seed);
@@ -52,7 +52,7 @@ pub(crate) fn run(
     Ok(())
 }
 
-/// Writes the histogram of each path and round as an interval log, in the order of time.
+/// Writes the histogram of each path and round as an interval log, in order of time.
 fn write_rounds(out: &mut impl Write, outcome: &Outcome) -> anyhow::Result<()> {
     let mut intervals: Vec<Interval<'_>> = outcome
         .rounds

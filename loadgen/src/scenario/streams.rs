@@ -1,4 +1,4 @@
-//! Streams of events that stay open and bring nothing, until each brings one more.
+//! Event streams that stay open without events, until each delivers one more event at the end.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -11,17 +11,17 @@ use crate::scenario::http::HttpConnection;
 use crate::scenario::poller::{Poller, Ready};
 use crate::scenario::seat::Dialogue;
 
-/// How long the next event of all streams may take, set-up of the path included.
+/// How long the next event of all streams may take, including the set-up of the path.
 const EVENT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Streams that are opened before their first events are awaited, for the sake of queues of
-/// connections to accept.
+/// Streams that are opened before their first events are awaited, so that accept queues do not
+/// overflow.
 const OPENED_AT_ONCE: usize = 100;
 
-/// Bytes taken in one read; an event is smaller.
+/// Size of the read buffer; an event is smaller.
 const READ_BYTES: usize = 4096;
 
-/// The streams of one path.
+/// All event streams of one path.
 #[derive(Debug)]
 pub(super) struct StreamsWorker<'a> {
     path: &'a Path,
@@ -32,7 +32,7 @@ pub(super) struct StreamsWorker<'a> {
 }
 
 impl<'a> StreamsWorker<'a> {
-    /// Opens all and waits for the first event of each.
+    /// Opens all streams and waits for the first event of each.
     pub(super) fn connect(
         path: &'a Path,
         ids: impl Iterator<Item = u64>,
@@ -56,7 +56,7 @@ impl<'a> StreamsWorker<'a> {
         Ok(worker)
     }
 
-    /// Has one more event sent on every stream and waits for it: all are still there.
+    /// Triggers one more event on every stream and waits for it, which proves that all streams are open.
     pub(super) fn one_event_each(&mut self) -> Result<(), WorkerError> {
         for stream in &mut self.streams {
             stream.expect_event(self.pattern);
@@ -69,7 +69,7 @@ impl<'a> StreamsWorker<'a> {
         let opened = HttpConnection::open(self.path, id, ask);
         let mut connection = opened.map_err(|error| failed(id, error))?;
         connection.seat_mut().due += 1;
-        // The first bytes on a fresh socket: it has room for more than a request.
+        // Cannot be partial: the send buffer of a fresh socket is larger than a request.
         let sent = connection.flush(self.pattern);
         sent.map_err(|error| failed(id, error))?;
         let index = self.streams.len();
@@ -78,7 +78,7 @@ impl<'a> StreamsWorker<'a> {
         Ok(())
     }
 
-    /// Waits until nothing is due any more.
+    /// Waits until no stream has a missing event.
     fn await_all(&mut self) -> Result<(), WorkerError> {
         let deadline = Instant::now() + EVENT_TIMEOUT;
         let is_waiting = |stream: &&HttpConnection| stream.seat().waiting() > 0;

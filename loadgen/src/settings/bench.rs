@@ -1,4 +1,4 @@
-//! What `bench` is to measure, checked.
+//! Settings of `bench`, checked.
 
 use super::{UsageError, path_kinds};
 use crate::cli::{BenchFlags, ProgramFlags, Suite};
@@ -6,10 +6,10 @@ use crate::path::PathKind;
 use crate::path::set::{PathsWanted, RelaySource};
 use crate::scenario::{Method, Scenario, ScenarioError};
 
-/// Most tunnels that a bench publishes: each has an agent's process.
+/// Most tunnels of a bench run; each has its own agent process.
 const TUNNELS_MAX: usize = 256;
 
-/// What `just bench` runs; what needs fresh processes comes last.
+/// Scenarios of `just bench`; those that need fresh processes come last.
 const QUICK: [&str; 10] = [
     "1x256",
     "64x256",
@@ -23,7 +23,7 @@ const QUICK: [&str; 10] = [
     "idle-2000",
 ];
 
-/// What `just bench-peers` runs.
+/// Scenarios of `just bench-peers`.
 const PEERS: [&str; 13] = [
     "1x256",
     "64x256",
@@ -40,7 +40,7 @@ const PEERS: [&str; 13] = [
     "idle-2000",
 ];
 
-/// What `just bench-full` runs.
+/// Scenarios of `just bench-full`.
 const FULL: [&str; 23] = [
     "1x256",
     "4x256",
@@ -67,11 +67,11 @@ const FULL: [&str; 23] = [
     "idle-10000",
 ];
 
-/// What `just bench http` runs. The first events are so few that the machine is idle between them.
+/// Scenarios of `just bench http`. The rate of first events is low, so that the machine is idle between them.
 const HTTP: [&str; 4] = ["calls-1", "calls-64", "events-16@200", "streams-2000"];
 
 impl BenchFlags {
-    /// The loads, the method and the paths.
+    /// Checks the flags; returns scenarios, method and paths.
     pub(crate) fn checked(&self) -> Result<(Vec<Scenario>, Method, PathsWanted), UsageError> {
         let names: &[&str] = match self.suite {
             Suite::Quick => &QUICK,
@@ -120,7 +120,7 @@ impl BenchFlags {
 }
 
 impl ProgramFlags {
-    /// Whether the relay's driver is chosen already.
+    /// Whether the relay's arguments already set its driver.
     fn sets_driver(&self) -> bool {
         let is_driver = |argument: &String| argument.split('=').next() == Some("--driver");
         self.relay_arguments.iter().any(is_driver)

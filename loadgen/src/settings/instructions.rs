@@ -1,4 +1,4 @@
-//! Flags of `instructions`, checked.
+//! Settings of `instructions`, checked.
 
 use super::{UsageError, rounds_checked};
 use crate::cli::InstructionsFlags;
@@ -6,11 +6,11 @@ use crate::instructions::counter::Counter;
 use crate::path::relay::Binaries;
 
 impl InstructionsFlags {
-    /// Rounds, and the programs of which `counter` counts.
+    /// Checks the flags; returns the number of rounds and the binaries, which run under `counter`.
     pub(crate) fn checked(&self, counter: Counter) -> Result<(usize, Binaries), UsageError> {
         let rounds = rounds_checked(self.rounds)?;
         let mut binaries = self.programs.binaries(1);
-        // epoll: callgrind knows little of io_uring. One shard: no session is handed over.
+        // epoll, because callgrind supports little of io_uring. One shard, so that no session changes its shard.
         binaries
             .relay_arguments
             .extend(["--driver=epoll", "--shards=1"].map(str::to_owned));

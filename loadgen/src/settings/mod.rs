@@ -1,4 +1,4 @@
-//! Flags to settings: checked once, before anything is started.
+//! Turns flags into settings: checked once, before any process is started.
 
 mod bench;
 mod instructions;
@@ -18,59 +18,58 @@ use crate::path::{PathKind, tunnel_preamble};
 use crate::report::files::Files;
 use crate::scenario::{Direction, Messages, Method, Pacing, Scenario, ScenarioError};
 
-/// Most rounds of one run.
+/// Largest value of `--rounds`.
 const ROUNDS_MAX: usize = 1_000;
 
-/// Most threads of the generator.
+/// Largest value of `--threads`.
 const THREADS_MAX: usize = 64;
 
 /// Longest measured or warm-up time of one round.
 const ROUND_TIME_MAX: Duration = Duration::from_secs(600);
 
-/// Shortest measured time: where there is no exact CPU time it is counted in hundredths of a second.
+/// Shortest measured time: without exact CPU times, they have a resolution of a hundredth of a second.
 const MEASURED_MIN: Duration = Duration::from_millis(50);
 
-/// Flags that do not go together or are out of range: exit code 2.
+/// Invalid or conflicting flags; leads to exit code 2.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum UsageError {
-    /// A load that cannot be run.
+    /// Invalid scenario.
     #[error(transparent)]
     Scenario(#[from] ScenarioError),
-    /// A number out of range.
+    /// A number is out of range.
     #[error("{flag} must be {range}")]
     Range {
-        /// The flag.
         flag: &'static str,
-        /// What it may be.
+        /// Allowed range, such as `1 to 64`.
         range: String,
     },
-    /// The relay path without a relay.
+    /// `--path relay` was given without a relay.
     #[error(
         "--path relay needs --relay-tcp ADDR and --tunnel ID; `bench` starts a relay by itself"
     )]
     NoRelay,
-    /// A second relay, where none is started.
+    /// `--path relay-epoll` was given to a command that does not start relays.
     #[error(
-        "--path relay-epoll is for `bench`, which starts relays by itself; start one with `--driver \
+        "--path relay-epoll works with `bench` only, which starts relays by itself; start a relay with `--driver \
          epoll` and give --path relay --relay-tcp ADDR --tunnel ID"
     )]
     NoRelayEpoll,
-    /// Two drivers at once.
+    /// `--path relay-epoll` conflicts with a driver set by `--relay-arg`.
     #[error("--path relay-epoll sets the driver itself: leave --relay-arg=--driver out")]
     Driver,
-    /// Loads that need different targets.
-    #[error("loads over HTTP need a target of their own: run them without the others")]
+    /// HTTP and raw scenarios were mixed; they need different targets.
+    #[error("scenarios over HTTP need a different target: run them separately from the others")]
     TwoTargets,
-    /// Two peers of one name.
-    #[error("--peer {0} is there twice: each peer needs a name of its own")]
+    /// Two peers have the same name.
+    #[error("--peer {0} is given twice: each peer needs a unique name")]
     PeerTwice(String),
-    /// A process of a peer that is not there.
-    #[error("--peer-pid {0}: there is no --peer of that name")]
+    /// A peer process was given for an unknown peer.
+    #[error("--peer-pid {0}: no --peer has this name")]
     NoPeer(String),
-    /// Not the name of a tunnel.
+    /// Invalid tunnel name.
     #[error("--tunnel `{0}`: a tunnel's name has 1 to 63 bytes")]
     Tunnel(String),
-    /// A name with a folder in it.
+    /// Invalid base name of the report's files.
     #[error("--name `{0}` must be a plain file name of letters, digits, `-`, `_` and `.`")]
     Name(String),
 }
@@ -113,7 +112,7 @@ impl MethodFlags {
             measured_s: self.duration.as_secs_f64(),
             threads: self.threads,
             repeat_noisy: self.repeat_noisy,
-            // Short enough to be typed again.
+            // Short, so that a user can type the seed again.
             seed: self.seed.unwrap_or_else(|| fastrand::u64(1..1_000_000)),
         })
     }
@@ -124,7 +123,7 @@ impl MethodFlags {
 }
 
 impl RttFlags {
-    /// The load.
+    /// Checks the flags and builds the scenario.
     pub(crate) fn scenario(&self) -> Result<Scenario, UsageError> {
         let scenario = Scenario::RoundTrips {
             messages: Messages {
@@ -142,7 +141,7 @@ impl RttFlags {
 }
 
 impl BulkFlags {
-    /// The load.
+    /// Checks the flags and builds the scenario.
     pub(crate) fn scenario(&self) -> Result<Scenario, UsageError> {
         let scenario = Scenario::Bulk {
             direction: match self.direction {
@@ -157,7 +156,7 @@ impl BulkFlags {
 }
 
 impl ConnectFlags {
-    /// The load.
+    /// Checks the flags and builds the scenario.
     pub(crate) fn scenario(&self) -> Result<Scenario, UsageError> {
         let at_once = self.at_once;
         Ok(Scenario::Connect { at_once }.checked()?)
@@ -165,7 +164,7 @@ impl ConnectFlags {
 }
 
 impl IdleFlags {
-    /// The load.
+    /// Checks the flags and builds the scenario.
     pub(crate) fn scenario(&self) -> Result<Scenario, UsageError> {
         let sessions = self.sessions;
         Ok(Scenario::Idle { sessions }.checked()?)
@@ -173,7 +172,7 @@ impl IdleFlags {
 }
 
 impl FanoutFlags {
-    /// The load.
+    /// Checks the flags and builds the scenario.
     pub(crate) fn scenario(&self) -> Result<Scenario, UsageError> {
         let messages = Messages {
             connections: self.connections,
@@ -184,7 +183,7 @@ impl FanoutFlags {
 }
 
 impl MixedFlags {
-    /// The load.
+    /// Checks the flags and builds the scenario.
     pub(crate) fn scenario(&self) -> Result<Scenario, UsageError> {
         let scenario = Scenario::Mixed {
             messages: Messages {
@@ -220,7 +219,7 @@ impl PeerFlags {
 }
 
 impl SingleFlags {
-    /// The method and the paths.
+    /// Checks the flags; returns method and paths.
     pub(crate) fn checked(&self) -> Result<(Method, PathsWanted), UsageError> {
         let wrong = |tunnel: &&String| tunnel_preamble(tunnel).is_none();
         if let Some(tunnel) = self.tunnels.iter().find(wrong) {
@@ -262,7 +261,7 @@ impl SingleFlags {
 }
 
 impl ProgramFlags {
-    /// What to start for so many tunnels.
+    /// Binaries to start, with `tunnels` agents.
     fn binaries(&self, tunnels: usize) -> Binaries {
         Binaries {
             relay: beside(self.relay_bin.as_ref(), "tieline-relay"),
@@ -275,7 +274,7 @@ impl ProgramFlags {
     }
 }
 
-/// The file that is given, or the one of this name beside this program.
+/// The file `given`, or the file `name` next to this program.
 fn beside(given: Option<&PathBuf>, name: &str) -> PathBuf {
     given.cloned().unwrap_or_else(|| {
         std::env::current_exe().map_or_else(|_| PathBuf::from(name), |own| own.with_file_name(name))
@@ -283,7 +282,7 @@ fn beside(given: Option<&PathBuf>, name: &str) -> PathBuf {
 }
 
 impl OutputFlags {
-    /// The files of a report of this name.
+    /// Checks the base name and returns the report's files.
     pub(crate) fn files(&self, name: &str) -> Result<Files, UsageError> {
         let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
         if name.is_empty() || name.starts_with('.') || !name.chars().all(plain) {
@@ -293,7 +292,7 @@ impl OutputFlags {
     }
 }
 
-/// The paths in a fixed order, each once.
+/// Kinds of the paths named by `--path`, sorted and without duplicates; the defaults if there are none.
 fn path_kinds(flags: &[PathFlag], relays_by_default: &[PathKind]) -> Vec<PathKind> {
     let both = [PathKind::ForwarderTokio, PathKind::ForwarderTokioUring];
     let mut kinds: Vec<PathKind> = flags

@@ -1,4 +1,4 @@
-//! What `scaling` is to measure, checked.
+//! Settings of `scaling`, checked.
 
 use super::{MEASURED_MIN, ROUND_TIME_MAX, UsageError, beside};
 use crate::cli::{ScalingFlags, SeriesFlag};
@@ -7,11 +7,11 @@ use crate::path::set::{PathsWanted, RelaySource};
 use crate::scenario::scaling::{Load, Plan};
 use crate::scenario::{CONNECTIONS_MAX, Messages, Pacing, Scenario};
 
-/// Most sessions or tunnels: they too all come from one address.
+/// Most sessions or tunnels: their connections all come from one address.
 const COUNT_MAX: usize = CONNECTIONS_MAX;
 
 impl ScalingFlags {
-    /// The numbers, the load, the method and what to start.
+    /// Checks the flags; returns what to measure and which programs to start.
     pub(crate) fn checked(&self) -> Result<Plan, UsageError> {
         let range = |flag, range: String| Err(UsageError::Range { flag, range });
         let counts = [
@@ -32,7 +32,7 @@ impl ScalingFlags {
             bytes: self.size,
         };
         let requests_per_s = self.rate;
-        // The limits of size and rate are those of any open loop.
+        // Size and rate have the limits of any open loop.
         Scenario::RoundTrips {
             messages,
             pacing: Pacing::Open { requests_per_s },

@@ -67,7 +67,7 @@ fn a_bench_has_the_epoll_driver_beside_the_default_one_unless_told_otherwise() {
     assert_eq!(bench(&[]).unwrap(), all);
     assert_eq!(bench(&["--path", "relay"]).unwrap(), [Relay]);
     assert_eq!(bench(&["--path", "relay-epoll"]).unwrap(), [RelayEpoll]);
-    // Whoever chooses the driver gets that one relay.
+    // If the user chooses the driver, only one relay is started.
     for chosen in [
         &["--relay-arg=--driver=epoll"][..],
         &["--relay-arg=--driver", "--relay-arg=epoll"],

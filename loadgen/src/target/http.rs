@@ -1,4 +1,4 @@
-//! An MCP server as far as its HTTP goes: calls, answers as JSON or as events, streams.
+//! A stand-in for an MCP server over HTTP: tool calls answered with JSON or events, and event streams.
 
 use std::time::Duration;
 
@@ -14,31 +14,31 @@ use crate::exchange::{
 };
 use crate::pattern::Pattern;
 
-/// From the first event of a report to the second one.
+/// Pause between the first and the second event of a report.
 const REPORT_PAUSE: Duration = Duration::from_millis(10);
 
-/// Bytes read at first; a longer request makes the buffer grow.
+/// Initial size of the input buffer; it grows for longer requests.
 const READ_BYTES: usize = 2048;
 
-/// What begins a stream of events. Proxies that hold answers back are asked not to.
+/// Head of an event stream. X-Accel-Buffering asks proxies not to buffer the events.
 const EVENTS_HEAD: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\
     Cache-Control: no-cache\r\nX-Accel-Buffering: no\r\nTransfer-Encoding: chunked\r\n\r\n";
 
 const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
-/// What all connections share.
+/// State that all connections share.
 #[derive(Debug)]
 pub(super) struct Server {
     pattern: Pattern,
-    /// Events that every open stream has to bring beyond its first.
+    /// Number of published events, which every open stream delivers after its first event.
     published: watch::Sender<u64>,
 }
 
-/// What a request asks for.
+/// A parsed request.
 struct Asked {
     ask: Ask,
     number: u64,
-    /// What a call carries.
+    /// Text argument of a call.
     text: Vec<u8>,
 }
 
@@ -62,7 +62,7 @@ struct Arguments<'a> {
 }
 
 impl Server {
-    /// One without streams.
+    /// Creates a server without streams.
     pub(super) fn new() -> Self {
         Self {
             pattern: Pattern::printable(TEXT_BYTES),
@@ -70,7 +70,7 @@ impl Server {
         }
     }
 
-    /// Answers what is asked on a connection until the client closes it.
+    /// Answers the requests of a connection until the client closes it.
     pub(super) async fn serve(&self, mut stream: TcpStream) -> anyhow::Result<()> {
         let mut input = Vec::with_capacity(READ_BYTES);
         let mut out = Vec::new();
@@ -91,7 +91,7 @@ impl Server {
         Ok(())
     }
 
-    /// What the client expects behind what it sent.
+    /// Rest of the answer's text, after the part that the client sent.
     fn rest(&self, number: u64) -> &[u8] {
         let (connection, sequence) = (number >> 32, number & 0xffff_ffff);
         &self.pattern.message(connection, sequence)[TEXT_UP_BYTES..]
@@ -134,7 +134,7 @@ impl Server {
         Ok(stream.write_all(out).await?)
     }
 
-    /// A stream ends when its client closes it.
+    /// Sends the events of a stream until the client closes the connection.
     async fn bring_events(
         &self,
         number: u64,
@@ -157,7 +157,7 @@ impl Server {
                 let mut byte = [0];
                 tokio::select! {
                     changed = published.changed() => changed?,
-                    // It has nothing more to say, so this is its end.
+                    // A client sends nothing on a stream, so a completed read means that it has closed.
                     _ = stream.read(&mut byte) => return Ok(()),
                 }
             }
@@ -171,7 +171,7 @@ fn chunk(bytes: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// The next request, taken from `input` and the connection; none at its end.
+/// Reads the next request from `input` and the connection; `None` at the end of the connection.
 async fn read_request(
     stream: &mut TcpStream,
     input: &mut Vec<u8>,
@@ -183,7 +183,7 @@ async fn read_request(
         }
         ensure!(
             input.len() < HEAD_BYTES_MAX + BODY_BYTES_MAX,
-            "a request without an end"
+            "request is too long"
         );
         input.reserve(READ_BYTES);
         if stream.read_buf(input).await? == 0 {
@@ -193,21 +193,23 @@ async fn read_request(
     }
 }
 
-/// A request that is there as a whole, and its length.
+/// Parses a request and returns it with its length; `None` if it is incomplete.
 fn parse(input: &[u8]) -> anyhow::Result<Option<(Asked, usize)>> {
     let mut fields = [EMPTY_HEADER; FIELDS_MAX];
     let mut request = Request::new(&mut fields);
-    let Status::Complete(head) = request.parse(input).context("this is no HTTP/1.1")? else {
+    let Status::Complete(head) = request.parse(input).context("request is not HTTP/1.1")? else {
         return Ok(None);
     };
     if request.method == Some("GET") {
         let (_, number) = request
             .path
             .and_then(|path| path.split_once(STREAM_QUERY))
-            .context("a GET has the number of its stream in its query")?;
+            .context("GET without a stream number in its query")?;
         let asked = Asked {
             ask: Ask::Stream,
-            number: number.parse().context("a stream has a number")?,
+            number: number
+                .parse()
+                .context("stream number in the query is not a number")?,
             text: Vec::new(),
         };
         return Ok(Some((asked, head)));
@@ -216,16 +218,23 @@ fn parse(input: &[u8]) -> anyhow::Result<Option<(Asked, usize)>> {
         |field: &&httparse::Header<'_>| field.name.eq_ignore_ascii_case("content-length");
     let length = request.headers.iter().find(is_length);
     let Some(length) = length.and_then(|field| std::str::from_utf8(field.value).ok()) else {
-        bail!("a POST needs a Content-Length");
+        bail!("POST without Content-Length");
     };
-    let length: usize = length.trim().parse().context("a length is a number")?;
-    ensure!(length <= BODY_BYTES_MAX, "a body of {length} bytes");
+    let length: usize = length
+        .trim()
+        .parse()
+        .context("Content-Length is not a number")?;
+    ensure!(
+        length <= BODY_BYTES_MAX,
+        "body of {length} bytes is too long"
+    );
     let Some(body) = input.get(head..head + length) else {
         return Ok(None);
     };
-    let call: Call<'_> = serde_json::from_slice(body).context("this is no tools/call")?;
+    let call: Call<'_> =
+        serde_json::from_slice(body).context("body is not a tools/call request")?;
     let asked = Asked {
-        ask: Ask::of_tool(call.params.name).context("there is no such tool")?,
+        ask: Ask::of_tool(call.params.name).context("unknown tool")?,
         number: call.id,
         text: call.params.arguments.text.as_bytes().to_vec(),
     };

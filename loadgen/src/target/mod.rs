@@ -1,5 +1,5 @@
-//! The server at the end of every path: it sends back what it gets, sends and checks blocks, or
-//! answers calls over HTTP.
+//! The server at the end of every path: echoes bytes, sends and checks blocks, or answers calls over
+//! HTTP.
 
 mod http;
 pub(crate) mod request;
@@ -19,7 +19,7 @@ use crate::process::{self, announce};
 use crate::pump::Pump;
 use crate::target::stream::Streams;
 
-/// Runs the target until the process is ended.
+/// Runs the target until the process ends.
 pub(crate) fn run(flags: &TargetFlags) -> anyhow::Result<()> {
     let runtime = runtime::Builder::new_current_thread()
         .enable_all()
@@ -31,10 +31,10 @@ pub(crate) fn run(flags: &TargetFlags) -> anyhow::Result<()> {
     }
 }
 
-/// Serves calls and streams over HTTP.
+/// Serves calls and event streams over HTTP.
 async fn serve_http(listen: SocketAddr) -> anyhow::Result<()> {
     let listener = process::listen(listen)
-        .with_context(|| format!("cannot listen on {listen}: is another program there?"))?;
+        .with_context(|| format!("cannot listen on {listen}: is the port already in use?"))?;
     announce("http-target", listener.local_addr()?)?;
     let server = Arc::new(http::Server::new());
     loop {
@@ -44,7 +44,7 @@ async fn serve_http(listen: SocketAddr) -> anyhow::Result<()> {
                 drop(tokio::spawn(async move {
                     let _ = stream.set_nodelay(true);
                     if let Err(error) = server.serve(stream).await {
-                        eprintln!("gave a connection up: {error:#}");
+                        eprintln!("closed a connection: {error:#}");
                     }
                 }));
             }
@@ -53,10 +53,10 @@ async fn serve_http(listen: SocketAddr) -> anyhow::Result<()> {
     }
 }
 
-/// Serves requests if there is a thread for streams, and echoes only if there is none.
+/// Serves block requests and echo; without a stream thread, echo only.
 async fn serve(listen: SocketAddr, streams: Option<Streams>) -> anyhow::Result<()> {
     let listener = process::listen(listen)
-        .with_context(|| format!("cannot listen on {listen}: is another program there?"))?;
+        .with_context(|| format!("cannot listen on {listen}: is the port already in use?"))?;
     let kind = if streams.is_some() { "target" } else { "echo" };
     announce(kind, listener.local_addr()?)?;
     loop {
@@ -73,7 +73,7 @@ async fn answer(mut stream: TcpStream, streams: Option<Streams>) {
     }
     if let Some(streams) = streams {
         let mut first = [0];
-        // Looked at and not taken: an echo sends it back with the rest.
+        // Peek, so that an echo returns the byte with the rest.
         if !matches!(stream.peek(&mut first).await, Ok(1)) {
             return;
         }
@@ -90,11 +90,11 @@ async fn answer(mut stream: TcpStream, streams: Option<Streams>) {
     }
     let (mut from, mut to) = stream.split();
     let mut pump = Pump::default();
-    // A caller that goes away is the normal end of a connection.
+    // A client that disconnects is the normal end of a connection.
     let _ = poll_fn(|cx| pump.poll(cx, &mut from, &mut to)).await;
 }
 
-/// Reads byte by byte, as what follows belongs to the stream; once for a connection.
+/// Reads the request byte by byte, once per connection, because the following bytes belong to the stream.
 async fn read_request(stream: &mut TcpStream) -> anyhow::Result<(request::Duty, u64)> {
     let mut line = Vec::new();
     loop {
@@ -105,10 +105,10 @@ async fn read_request(stream: &mut TcpStream) -> anyhow::Result<(request::Duty, 
         line.push(byte);
         anyhow::ensure!(
             line.len() < request::REQUEST_BYTES_MAX,
-            "a request without an end"
+            "request is too long"
         );
     }
     let line = line.get(1..).unwrap_or_default();
     request::decode(line)
-        .with_context(|| format!("`{}` is no request", String::from_utf8_lossy(line)))
+        .with_context(|| format!("`{}` is not a valid request", String::from_utf8_lossy(line)))
 }

@@ -1,28 +1,28 @@
-//! How a connection tells the target what it is for.
+//! Request line with which a connection asks the target to send or receive blocks.
 //!
-//! A zero byte, a word, the stream's number, a line feed: `\0source 3\n`. A message of a round trip
-//! never begins with a zero byte, so a connection that just talks is answered with an echo and
-//! needs no request; any echo server will do for those.
+//! Format: a zero byte, a word, a blank, the stream's number, a line feed: `\0source 3\n`. A round-trip
+//! message never starts with a zero byte, so a connection without a request line gets an echo, and
+//! any echo server can serve round trips.
 
 use std::fmt;
 
-/// What a connection that asks for something begins with.
+/// First byte of a request line.
 pub(crate) const MARK: u8 = 0;
 
-/// Longest request, mark and line feed included.
+/// Longest request, including mark and line feed, in bytes.
 pub(crate) const REQUEST_BYTES_MAX: usize = 64;
 
-/// What the target answers, before anything else.
+/// First byte of the target's answer to a request.
 pub(crate) const ACCEPTED: u8 = b'+';
 
-/// Which way blocks flow, seen from the client.
+/// Direction of the blocks, from the target's point of view.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Duty {
-    /// The target receives.
+    /// The target receives blocks.
     Sink,
-    /// The target sends.
+    /// The target sends blocks.
     Source,
-    /// Both at once.
+    /// The target sends and receives blocks.
     Duplex,
 }
 
@@ -45,12 +45,12 @@ impl fmt::Display for Duty {
     }
 }
 
-/// The request for this duty.
+/// Encodes the request line for `duty` on stream number `stream`.
 pub(crate) fn encode(duty: Duty, stream: u64) -> Vec<u8> {
     format!("{}{duty} {stream}\n", char::from(MARK)).into_bytes()
 }
 
-/// Reads a request without its mark and its line feed.
+/// Decodes a request line that was stripped of its mark and line feed.
 pub(crate) fn decode(line: &[u8]) -> Option<(Duty, u64)> {
     let (word, stream) = std::str::from_utf8(line).ok()?.split_once(' ')?;
     let duty = Duty::ALL

@@ -1,4 +1,4 @@
-//! Blocks from and to one connection: a sink, a source, or both at once.
+//! The target's side of bulk transfers: receives and checks blocks, sends blocks, or both at once.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -16,7 +16,7 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 use crate::blocks::{BLOCK_BYTES, Incoming, Outgoing, Table};
 use crate::target::request::{ACCEPTED, Duty};
 
-/// Connections that wait for the thread; more wait with whoever hands them over.
+/// Capacity of the queue of connections for the stream thread; a full queue makes `hand_over` wait.
 const WAITING_MAX: usize = 256;
 
 thread_local! {
@@ -25,13 +25,13 @@ thread_local! {
 
 type Arrival = (std::net::TcpStream, Duty, u64);
 
-/// The way to the thread that serves streams: a source that is always ready must not make the
-/// echoes on the other thread wait.
+/// Handle of the thread that serves bulk transfers. A separate thread, because a source that is always
+/// ready must not delay the echoes on the main thread.
 #[derive(Clone, Debug)]
 pub(super) struct Streams(Sender<Arrival>);
 
 impl Streams {
-    /// Starts the thread; it ends with the process.
+    /// Starts the thread, which runs until the process ends.
     pub(super) fn start() -> anyhow::Result<Self> {
         let (sender, arrivals) = channel(WAITING_MAX);
         let runtime = runtime::Builder::new_current_thread()
@@ -43,7 +43,7 @@ impl Streams {
         Ok(Self(sender))
     }
 
-    /// Gives a connection to the thread.
+    /// Passes a connection to the thread.
     pub(super) async fn hand_over(
         &self,
         stream: TcpStream,
@@ -54,7 +54,7 @@ impl Streams {
         self.0
             .send(arrival)
             .await
-            .context("the thread of the streams has ended")
+            .context("the stream thread has ended")
     }
 }
 
@@ -69,7 +69,7 @@ async fn serve_all(mut arrivals: Receiver<Arrival>) {
     }
 }
 
-/// Serves until the client closes.
+/// Serves one connection until the client closes it.
 async fn serve(mut stream: TcpStream, duty: Duty, id: u64, table: Arc<Table>) {
     let mut serving = Serving {
         outgoing: Outgoing::new(id),
@@ -77,7 +77,7 @@ async fn serve(mut stream: TcpStream, duty: Duty, id: u64, table: Arc<Table>) {
         duty,
         is_accepted: false,
     };
-    // A client that goes away is the normal end, of a failed run too: it tells its user why.
+    // A client that disconnects is the normal end, even of a failed run: the client reports the reason.
     let _ = poll_fn(|cx| serving.poll(cx, &mut stream, &table)).await;
 }
 
@@ -89,7 +89,7 @@ struct Serving {
 }
 
 impl Serving {
-    /// tokio's budget ends the loop: a connection that is always ready cannot starve the rest.
+    /// tokio's task budget ends the loop, so a connection that is always ready cannot starve others.
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
@@ -107,7 +107,7 @@ impl Serving {
         }
     }
 
-    /// Ready with the number of bytes that came.
+    /// Ready with the number of bytes read.
     fn read(
         &mut self,
         cx: &mut Context<'_>,

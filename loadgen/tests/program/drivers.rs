@@ -1,4 +1,4 @@
-//! The relay's drivers side by side, with stand-ins for relay and agent.
+//! The relay's drivers compared, with stand-in programs for relay and agent.
 
 use std::fs;
 use std::path::Path;
@@ -9,7 +9,7 @@ use crate::reports::assert_is_well_formed;
 use crate::stand_in::relay_and_agent;
 use crate::{loadgen, path, stderr};
 
-/// A short run; its report, and the command lines of the relays that it started.
+/// Runs a short bench; returns its report and the command lines of the relays that it started.
 fn bench(folder: &Path, arguments: &[&str]) -> (Value, Vec<String>) {
     let (relay, agent) = relay_and_agent(folder);
     let output = loadgen(&["bench", "--scenario", "2x64"])
@@ -17,7 +17,7 @@ fn bench(folder: &Path, arguments: &[&str]) -> (Value, Vec<String>) {
         .args(["--relay-bin", &relay, "--agent-bin", &agent])
         .args(["--out", folder.to_str().unwrap(), "--json"])
         .args(arguments)
-        // Whoever runs this may have a relay of their own.
+        // A setting of the user's own relay, which must not reach the stand-ins.
         .env("TIELINE_RELAY_DRIVER", "uring")
         .output()
         .unwrap();
@@ -36,7 +36,7 @@ fn a_bench_runs_the_relay_on_its_default_driver_and_on_epoll() {
     assert_eq!(started.len(), 2, "{started:?}");
     assert!(!started[0].contains("--driver"), "{started:?}");
     assert!(started[1].contains("--driver=epoll"), "{started:?}");
-    // A setting from outside would make the default another one.
+    // Proves that the environment variable did not reach the relays.
     assert!(started.iter().all(|line| line.ends_with("variable=.")));
     let epoll = path(&report, "relay-epoll");
     for ratios in ["to_relay", "to_direct", "to_forwarder"] {

@@ -1,4 +1,4 @@
-//! The loads over HTTP: calls, first events, open streams, with stand-ins for relay and agent.
+//! Scenarios over HTTP: calls, first events and open streams, with stand-ins for relay and agent.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -53,7 +53,7 @@ fn calls_events_and_streams_make_a_report() {
             (18.0..=22.0).contains(&number(&events["round_trips"])),
             "{events}"
         );
-        // The second event comes 10 ms later and does not count. A busy machine adds as much.
+        // The second event comes 10 ms later and must not count. A noisy round may add as much, so it is skipped.
         let rounds = events["rounds"].as_array().unwrap();
         let quiet = rounds.iter().filter(|round| round["noisy"] == false);
         for round in quiet {
@@ -86,7 +86,7 @@ fn calls_events_and_streams_make_a_report() {
 fn one_changed_byte_of_an_answer_or_an_event_fails_the_run() {
     for scenario in ["calls-2", "events-2@100", "streams-20"] {
         let folder = tempfile::tempdir().unwrap();
-        // The heads are shorter, and what is asked for first is longer.
+        // Byte 330 lies beyond every head and within every first answer.
         let flip = |bytes: &mut [u8]| {
             if let Some(byte) = bytes.get_mut(330) {
                 *byte ^= 1;
@@ -110,7 +110,7 @@ fn loads_that_need_different_targets_are_not_run_together() {
         .output()
         .unwrap();
     assert_eq!(output.status.code(), Some(2));
-    assert!(stderr(&output).contains("target of their own"));
+    assert!(stderr(&output).contains("different target"));
 }
 
 #[test]
@@ -132,7 +132,7 @@ fn without_nginx_the_paths_over_it_are_left_out_with_a_note() {
     assert!(told.contains("nginx-tokio left out"), "{told}");
 }
 
-/// As any HTTP client sees it.
+/// Speaks HTTP over a plain socket, without the load generator's client.
 #[test]
 fn the_target_answers_calls_on_a_connection_that_is_kept() {
     let target = Target::start("http");

@@ -1,6 +1,6 @@
-//! Runs the program as a user does, over real sockets and real processes.
+//! Runs the program as a user does, with real sockets and real processes.
 
-// The helpers of these tests are not tests themselves, so the exemption for tests does not reach them.
+// Clippy's exemption for tests does not cover the helper functions of these tests.
 #![allow(clippy::unwrap_used, missing_docs, unreachable_pub)]
 
 mod drivers;
@@ -27,7 +27,7 @@ pub fn loadgen(arguments: &[&str]) -> Command {
     command
 }
 
-/// Runs one scenario over two short rounds.
+/// Runs one scenario with two short rounds.
 pub fn run(command: &[&str], arguments: &[&str]) -> Output {
     loadgen(command)
         .args(FAST)
@@ -36,7 +36,7 @@ pub fn run(command: &[&str], arguments: &[&str]) -> Output {
         .unwrap()
 }
 
-/// The report, if the run succeeded.
+/// Parses the report; asserts that the run succeeded.
 pub fn report(output: &Output) -> Value {
     assert!(
         output.status.success(),
@@ -64,7 +64,7 @@ pub fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// A target in a process of its own, ended at the end of the test.
+/// A target in a child process, killed when the test ends.
 pub struct Target {
     pub child: Child,
     pub address: SocketAddr,
@@ -104,8 +104,8 @@ impl Drop for Target {
     }
 }
 
-/// A relay as far as its preamble goes: forwards to `to` whoever asks for `tunnel`, through
-/// `change_up` and `change_down`.
+/// A stand-in for a relay's raw TCP listener: forwards connections for `tunnel` to `to`. The bytes pass
+/// through `change_up` and `change_down`.
 pub fn relay_in_small(
     tunnel: &'static str,
     to: SocketAddr,
@@ -116,7 +116,7 @@ pub fn relay_in_small(
     relay_by(route, change_up, change_down)
 }
 
-/// The same for tunnels whose targets are known only later.
+/// A stand-in for a relay that looks up the target of each tunnel when a caller connects.
 pub fn relay_by(
     route: impl Fn(&[u8]) -> Option<SocketAddr> + Clone + Send + 'static,
     change_up: fn(&mut [u8]),

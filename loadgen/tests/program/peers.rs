@@ -1,4 +1,4 @@
-//! Other programs as further paths.
+//! Other programs as additional paths.
 
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
@@ -35,7 +35,7 @@ fn a_peer_with_a_preamble_is_one_more_path() {
         let peer = path(&report, "hex-peer");
         assert!(number(&peer["cpu"]["near_hop"]["median"]) >= 0.0);
         assert!(peer["hops_cpu"]["median"].is_number() && peer["to_forwarder"].is_object());
-        // Nobody said which process that is.
+        // Without --peer-pid, the process of this peer is unknown.
         let peer = path(&report, "text-peer");
         assert!(peer.get("hops_cpu").is_none() && peer["to_direct"].is_object());
     }
@@ -103,7 +103,7 @@ fn a_known_peer_that_cannot_be_started_is_left_out_with_a_note() {
     let folder = tempfile::tempdir().unwrap();
     let binaries = folder.path().join("bin");
     std::fs::create_dir(&binaries).unwrap();
-    // Runs and never listens.
+    // This stand-in exits at once and never listens.
     let mut file = std::fs::File::create(binaries.join("rathole")).unwrap();
     file.write_all(b"#!/bin/sh\nexit 7\n").unwrap();
     drop(file);

@@ -1,4 +1,4 @@
-//! The `bench` command and what it writes.
+//! The `bench` command and the files it writes.
 
 use serde_json::Value;
 
@@ -49,7 +49,7 @@ fn a_bench_writes_document_json_logs_and_page() {
         "2x64,1x64,4x64,2x64@500,bulk-up-1,connect-2,fanout-3x64,mixed-2x64@500,idle-20";
     let output = loadgen(&["bench", "--path", "direct,forwarder-tokio", "--out", out])
         .args(["--name", "try", "--scenario", scenarios])
-        // As a recipe does whose caller wants it otherwise: the later one counts.
+        // A recipe's flag and the caller's override after it: the later value counts.
         .args(["--rounds", "9", "--rounds", "1"])
         .args(["--duration", "60ms", "--warm-up", "10ms"])
         .output()
@@ -103,7 +103,7 @@ fn a_bench_writes_document_json_logs_and_page() {
         let section = format!("<section id=\"{scenario}\">");
         assert!(page.contains(&section), "{section}");
     }
-    // Self-contained: nothing is fetched from anywhere.
+    // The page is self-contained: it loads no external resources.
     for word in [
         "http:", "https:", "src=", "url(", "@import", "<script", "<link",
     ] {
@@ -111,7 +111,7 @@ fn a_bench_writes_document_json_logs_and_page() {
     }
 }
 
-/// Every element is closed in order, and every `&` begins an entity.
+/// Asserts that every element is closed in order and that every `&` starts an entity.
 pub fn assert_is_well_formed(page: &str) {
     let mut open: Vec<&str> = Vec::new();
     let mut rest = page.strip_prefix("<!DOCTYPE html>").unwrap();

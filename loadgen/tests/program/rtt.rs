@@ -1,4 +1,4 @@
-//! Round trips.
+//! Round trips over direct and relayed paths, and their errors.
 
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -30,7 +30,7 @@ fn direct_and_forwarder_carry_every_byte_in_a_closed_loop() {
     assert_is_plausible(path(&report, "forwarder-tokio"), 4);
     let added = number(&path(&report, "forwarder-tokio")["to_direct"]["p50_us"]["median"]);
     assert!(added > 1.0, "two hops cost something: {added}");
-    // Where io_uring is refused the run goes on without that forwarder and says so.
+    // If io_uring is refused, the run leaves out that forwarder and adds a note.
     let notes = report["notes"].to_string();
     if !notes.contains("io_uring") {
         assert_is_plausible(path(&report, "forwarder-tokio-uring"), 4);
@@ -53,7 +53,7 @@ fn an_open_loop_keeps_its_rate() {
     ));
     for name in ["direct", "forwarder-tokio"] {
         let path = path(&report, name);
-        // 2,000/s in 2 rounds of 0.1 s: the schedule alone decides the number.
+        // 2,000/s in 2 rounds of 0.1 s: the number of requests depends on the schedule alone.
         let round_trips = number(&path["round_trips"]);
         assert!(
             (398.0..=402.0).contains(&round_trips),
@@ -210,7 +210,7 @@ fn wrong_flags_exit_with_2() {
         &["--rate", "0"],
         &["--unknown"],
     ] {
-        // Not `rtt`: a flag may be given once.
+        // Not through `run`, which sets some of these flags already, and a flag may be given only once.
         let output = loadgen(&["rtt"]).args(arguments).output().unwrap();
         assert_eq!(
             output.status.code(),

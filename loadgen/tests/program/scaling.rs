@@ -1,4 +1,4 @@
-//! The `scaling` command, with stand-ins for relay, agent and fleet: what it makes of them.
+//! The `scaling` command, with stand-ins for relay, agent and fleet.
 
 use std::fs;
 
@@ -8,7 +8,7 @@ use crate::reports::assert_is_well_formed;
 use crate::stand_in::{relay_and_agent, script};
 use crate::{loadgen, number, stderr};
 
-/// Is up, and stays for as long as its input does.
+/// Reports that the tunnels are up, and runs until its input ends.
 const FLEET: &str = r#"
 while [ "$1" != --agents ]; do shift; done
 echo "{\"event\":\"up\",\"agents\":$2,\"ms\":7,\"disconnects\":0}"
@@ -84,7 +84,7 @@ fn one_and_ten_sessions_and_tunnels_make_a_report() {
         );
     }
     assert_eq!(json["load"]["requests_per_s"], 500);
-    // A heartbeat is long, so idle tunnels are watched in the first round only.
+    // A heartbeat interval is long, so idle tunnels are measured in the first round only.
     let rounds = &json["tunnels"]["points"][0]["rounds"];
     assert!(rounds[0]["idle_ms"].is_number() && rounds[1].get("idle_ms").is_none());
 
@@ -120,7 +120,7 @@ fn one_and_ten_sessions_and_tunnels_make_a_report() {
 #[test]
 fn what_cannot_work_is_said_before_anything_starts() {
     let fleet = loadgen(&["scaling", "--fleet-bin", "/nonexistent/fleet"]).output();
-    // A shell lowers the limit for good: the program cannot raise it again.
+    // The shell lowers the hard limit, so the program cannot raise it again.
     let limited = std::process::Command::new("sh")
         .args(["-c", "ulimit -n 300 && exec \"$0\" scaling --only sessions"])
         .arg(env!("CARGO_BIN_EXE_tieline-loadgen"))

@@ -1,4 +1,4 @@
-//! Each scenario, small, over the paths that need nothing else.
+//! Each scenario with few connections, over paths that need no other program.
 
 use serde_json::Value;
 
@@ -36,7 +36,7 @@ fn bulk_moves_and_checks_bytes_in_every_direction() {
 fn one_changed_byte_fails_a_bulk_run_in_either_direction() {
     let target = Target::start("any");
     let address = target.address.to_string();
-    // The request is short, the blocks are not.
+    // Byte 3000 of a read: requests are shorter, so only blocks are changed.
     let flip = |bytes: &mut [u8]| {
         if let Some(byte) = bytes.get_mut(3000) {
             *byte ^= 1;
@@ -114,7 +114,7 @@ fn idle_tells_the_memory_of_each_hop_per_session() {
     let report = report(&run(&["idle"], &arguments));
     let forwarder = path(&report, "forwarder-tokio");
     for name in ["near_kib", "far_kib", "hops_kib"] {
-        // A socket pair of tokio needs some memory, and far less than a buffer of 64 KiB.
+        // tokio needs some memory per socket pair, but much less than a buffer of 64 KiB.
         let kib = median(&forwarder[name]);
         assert!((0.01..64.0).contains(&kib), "{name}: {forwarder}");
     }

@@ -1,4 +1,4 @@
-//! Scripts that stand in for relay and agent: they say the lines that are waited for, and stay.
+//! Shell scripts as stand-ins for relay and agent: they print the expected JSON lines and stay running.
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -8,31 +8,31 @@ use std::thread;
 
 use crate::{pump, relay_by};
 
-/// Keeps what follows `--to`, in one piece: callers come only after the registration.
+/// Saves the value of `--to`, atomically, before it prints the registration that callers wait for.
 const AGENT: &str = r#"
 while [ "$1" != --to ]; do shift; done
 echo "$2" > FOLDER/new && mv FOLDER/new FOLDER/target
 echo '{"event":"registered","tunnel":"maya-1"}'
 exec sleep 600"#;
 
-/// A script in `folder`, which its text calls FOLDER.
+/// Writes a script to `folder`; FOLDER in its text is replaced with that path.
 pub fn script(folder: &Path, name: &str, text: &str) -> String {
     let path = folder.join(name);
     let text = text.replace("FOLDER", folder.to_str().unwrap());
-    // Help is asked for what the report says about defaults.
+    // The load generator runs `--help` to find default values for the report.
     let help = r#"case "$*" in *--help) echo "  --driver <D>  [default: auto]"; exit ;; esac"#;
     fs::write(&path, format!("#!/bin/sh\n{help}\n{text}\n")).unwrap();
     fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
     path.to_str().unwrap().to_owned()
 }
 
-/// Relay and agent. What goes over them to `maya-1` or a tunnel of a fleet reaches the target, and
-/// each start of the relay is a line of FOLDER/started.
+/// Stand-ins for relay and agent. Connections for `maya-1` or a fleet's tunnel reach the target, and each
+/// start of the relay appends a line to FOLDER/started.
 pub fn relay_and_agent(folder: &Path) -> (String, String) {
     relay_and_agent_with(folder, |_| {})
 }
 
-/// The same, with what comes back over HTTP changed.
+/// Stand-ins for relay and agent that pass HTTP answers through `change_down`.
 pub fn relay_and_agent_with(folder: &Path, change_down: fn(&mut [u8])) -> (String, String) {
     let file = folder.join("target");
     let target = move || -> SocketAddr {
@@ -46,7 +46,7 @@ pub fn relay_and_agent_with(folder: &Path, change_down: fn(&mut [u8])) -> (Strin
         known.then(&target)
     };
     let frontend = relay_by(route, |_| {}, |_| {});
-    // Nobody answers on the admin port, which a report does without.
+    // No server listens on the admin port; the report then lacks the health facts.
     let nowhere: SocketAddr = "127.0.0.1:1".parse().unwrap();
     let listeners: String = [
         ("agent", frontend),
@@ -68,7 +68,7 @@ pub fn relay_and_agent_with(folder: &Path, change_down: fn(&mut [u8])) -> (Strin
     )
 }
 
-/// The HTTP front as far as a target needs it that takes any path: bytes there and back.
+/// A stand-in for the relay's HTTP front: copies bytes, because the target accepts any URL path.
 fn forward(
     to: impl Fn() -> SocketAddr + Clone + Send + 'static,
     change_down: fn(&mut [u8]),
@@ -78,7 +78,7 @@ fn forward(
     thread::spawn(move || {
         for near in listener.incoming() {
             let near = near.unwrap();
-            // A run that ends takes its target with it.
+            // The target is gone if the run has ended.
             let Ok(far) = TcpStream::connect(to()) else {
                 continue;
             };

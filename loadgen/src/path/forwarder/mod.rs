@@ -1,14 +1,14 @@
-//! The bare forwarder: accepts, dials, moves bytes. No names, no multiplexing, no auth.
+//! The bare forwarder: accepts, dials and moves bytes. No names, no multiplexing, no authentication.
 //!
-//! Two of them in a row are what any relay with an agent is held against. There is one on tokio
-//! and one on tokio-uring, because which of the two is faster depends on load and machine.
+//! Two forwarders in a row are the baseline for any relay with an agent. There is one forwarder on tokio
+//! and one on tokio-uring, because load and machine decide which runtime is faster.
 
 mod on_tokio;
 mod on_uring;
 
 use crate::cli::{ForwarderFlags, ForwarderRuntime};
 
-/// Runs one hop until the process is ended.
+/// Runs one hop until the process ends.
 pub(crate) fn run(flags: &ForwarderFlags) -> anyhow::Result<()> {
     match flags.runtime {
         ForwarderRuntime::Tokio => on_tokio::run(flags.listen, flags.to),

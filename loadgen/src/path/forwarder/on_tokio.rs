@@ -1,4 +1,4 @@
-//! One hop on a single-threaded tokio runtime.
+//! One forwarder hop on a single-threaded tokio runtime.
 
 use std::future::poll_fn;
 use std::io;
@@ -20,7 +20,7 @@ pub(super) fn run(listen: SocketAddr, to: SocketAddr) -> anyhow::Result<()> {
 
 async fn serve(listen: SocketAddr, to: SocketAddr) -> anyhow::Result<()> {
     let listener = process::listen(listen)
-        .with_context(|| format!("cannot listen on {listen}: is another program there?"))?;
+        .with_context(|| format!("cannot listen on {listen}: is the port already in use?"))?;
     announce("forwarder", listener.local_addr()?)?;
     loop {
         match listener.accept().await {
@@ -41,7 +41,7 @@ async fn dial_and_join(mut near: TcpStream, to: SocketAddr) -> io::Result<()> {
     let (mut near_from, mut near_to) = near.split();
     let (mut far_from, mut far_to) = far.split();
     let (mut up, mut down) = (Pump::default(), Pump::default());
-    // A reset ends both directions and is the peers' affair, not a failure of this hop.
+    // A reset ends both directions. The peers see it, and it is not a failure of this hop.
     let _ = poll_fn(|cx| {
         let up = up.poll(cx, &mut near_from, &mut far_to)?;
         let down = down.poll(cx, &mut far_from, &mut near_to)?;

@@ -1,4 +1,4 @@
-//! One hop on tokio-uring: each read and write is an operation on the ring.
+//! One forwarder hop on tokio-uring: each read and write is a ring operation.
 
 use std::io;
 use std::net::{Shutdown, SocketAddr};
@@ -11,7 +11,7 @@ use tokio_uring::net::{TcpListener, TcpStream};
 use crate::process::{announce, pause_after_accept_error};
 use crate::pump::READ_BYTES_MAX;
 
-/// Submission entries: room for a read and a write of 1,000 connections before a submit is forced.
+/// Submission queue entries: enough for a read and a write on each of 1,000 connections before a forced submit.
 const RING_ENTRIES: u32 = 2048;
 
 pub(super) fn run(listen: SocketAddr, to: SocketAddr) -> anyhow::Result<()> {
@@ -25,12 +25,12 @@ pub(super) fn run(listen: SocketAddr, to: SocketAddr) -> anyhow::Result<()> {
 }
 
 async fn serve(listen: SocketAddr, to: SocketAddr) -> anyhow::Result<()> {
-    // A ring may be granted and its operations still be filtered, so one is tried.
+    // A seccomp filter may allow the ring but refuse its operations, so one operation is tried.
     tokio_uring::no_op()
         .await
-        .context("io_uring accepts a ring but no operation")?;
+        .context("io_uring grants a ring but refuses its operations")?;
     let listener = TcpListener::bind(listen)
-        .with_context(|| format!("cannot listen on {listen}: is another program there?"))?;
+        .with_context(|| format!("cannot listen on {listen}: is the port already in use?"))?;
     announce("forwarder", listener.local_addr()?)?;
     loop {
         match listener.accept().await {
@@ -54,10 +54,10 @@ async fn dial_and_join(near: TcpStream, to: SocketAddr) -> io::Result<()> {
     Ok(())
 }
 
-/// Moves one direction; a failure ends the other one too.
+/// Moves the bytes of one direction; a failure also ends the other direction.
 async fn pump(from: Rc<TcpStream>, to: Rc<TcpStream>) {
     if copy(&from, &to).await.is_err() {
-        // Either socket may be gone already; nothing is left to do about it.
+        // Fails if the socket is already closed, which needs no handling.
         let _ = from.shutdown(Shutdown::Both);
         let _ = to.shutdown(Shutdown::Both);
     }

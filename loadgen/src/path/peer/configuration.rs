@@ -1,19 +1,19 @@
-//! What the known peers are told: their configurations, or their command lines.
+//! Configuration files and command lines of the known peers.
 
 use std::net::SocketAddr;
 use std::path::Path;
 
-/// Most connections of one load over a known peer: HAProxy does not start where its limit needs more
+/// Most connections of one scenario over a known peer: HAProxy refuses to start if its limit needs more
 /// than 20,000 descriptors.
 pub(crate) const CONNECTIONS_MAX: usize = 9_000;
 
-/// Connections that a peer must bear.
+/// Number of connections that each peer is configured for.
 const CONNECTIONS: usize = CONNECTIONS_MAX + 100;
 
-/// Pipes for splice; by default HAProxy asks for so many that they exceed 20,000 descriptors.
+/// Pipes for splice; by default HAProxy requests so many that they exceed 20,000 descriptors.
 const PIPES: usize = 256;
 
-/// What a report may tell: where this folder lies is nobody's business.
+/// Strips the path of the working directory from text for a report, because reports are published.
 pub(super) fn seen_from_here(text: &str) -> String {
     std::env::current_dir().map_or_else(
         |_| text.to_owned(),
@@ -21,7 +21,7 @@ pub(super) fn seen_from_here(text: &str) -> String {
     )
 }
 
-/// One process: the worker that does the work is the one whose time is counted.
+/// nginx as a TCP hop. A single process, so that the measured process is the one that does the work.
 pub(super) fn nginx_configuration(
     module: Option<&Path>,
     listen: SocketAddr,
@@ -40,9 +40,9 @@ pub(super) fn nginx_configuration(
     )
 }
 
-/// A reverse proxy that keeps its connections, to clients and to the server behind it. All is as
-/// nginx has it by default but for what would end a connection in mid-load, and for the folders of
-/// its files. `folder` is where those lie.
+/// nginx as a reverse proxy with kept connections to clients and to the upstream. All other settings are
+/// nginx defaults, except timeouts and limits that would close a connection during the load, and the
+/// folders for temporary files, which are placed in `folder`.
 pub(super) fn proxy_configuration(listen: SocketAddr, to: SocketAddr, folder: &Path) -> String {
     let port = listen.port();
     let files: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]

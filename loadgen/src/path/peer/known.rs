@@ -1,6 +1,6 @@
-//! Starts known peers with configurations of ours: two hops each, their own defaults otherwise.
+//! Starts known peers as two hops, with our configurations and their own defaults otherwise.
 //!
-//! Every file is written to the run's own folder, every port is on 127.0.0.1 and free, and every
+//! Every file is written to the run's own folder, every port is a free one on 127.0.0.1, and every
 //! process is a child that ends with this program.
 
 use std::ffi::OsString;
@@ -25,61 +25,61 @@ use crate::process::{Program, Running};
 /// How long a peer may take until bytes come back through it.
 const START_PATIENCE: Duration = Duration::from_secs(10);
 
-/// Between two looks at a peer that starts.
+/// Interval between two checks whether a peer is ready.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
-/// bore's server listens for its clients there and nowhere else.
+/// Control port of bore's server; bore cannot use another port.
 const BORE_CONTROL_PORT: u16 = 7835;
 
-/// A program that this one knows how to set up.
+/// A program that this one can configure and start.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Known {
-    /// Its stream module.
+    /// nginx with its stream module.
     Nginx,
-    /// TCP mode, with splice.
+    /// HAProxy in TCP mode, with splice.
     HaProxy,
-    /// Server and client.
+    /// rathole, as server and client.
     Rathole,
-    /// Server and local.
+    /// bore, as server and local client.
     Bore,
 }
 
-/// What a reader of the numbers should know about a peer.
+/// Facts about a peer for the report.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct PeerFacts {
-    /// Its name in the report.
+    /// Name in the report.
     pub(crate) name: String,
-    /// What it says about its version.
+    /// Version, as the program prints it.
     pub(crate) version: String,
-    /// The configuration or the command line of each hop, the one next to the client first.
+    /// Configuration or command line of each hop, the hop next to the client first.
     pub(crate) hops: Vec<String>,
 }
 
-/// A peer that runs. Dropping it ends it, the hop next to the client first.
+/// A running peer. Dropping it ends its processes, the hop next to the client first.
 #[derive(Debug)]
 pub(crate) struct RunningPeer {
     pub(super) hops: Vec<Running>,
-    /// Where the client connects to.
+    /// Address that the client connects to.
     pub(crate) address: SocketAddr,
-    /// For the report.
+    /// Facts for the report.
     pub(crate) facts: PeerFacts,
 }
 
-/// Folder, target and cores for a start.
+/// Folders, target and cores for starting a peer.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Place<'a> {
-    /// Where the binaries are: `bin`, `usr/sbin` and so on below it.
+    /// Folder with the binaries, in `bin` and `usr/sbin` below it.
     pub(crate) from: &'a Path,
-    /// Where the path ends.
+    /// Target that the peer forwards to.
     pub(crate) target: SocketAddr,
-    /// Cores of near and far hop.
+    /// Cores of the near and the far hop.
     pub(crate) cores: (Option<usize>, Option<usize>),
-    /// The run's own folder.
+    /// Folder of this run, for configurations and logs.
     pub(crate) directory: &'a Path,
 }
 
 impl Place<'_> {
-    /// Libraries that came with the binaries.
+    /// Folder of shared libraries that were installed with the binaries.
     pub(super) fn libraries(&self) -> PathBuf {
         let folder = format!("{}-linux-gnu", std::env::consts::ARCH);
         self.from.join("usr/lib").join(folder)
@@ -87,10 +87,10 @@ impl Place<'_> {
 }
 
 impl Known {
-    /// All of them, in the order of the report.
+    /// All known peers, in the order of the report.
     pub(crate) const ALL: [Self; 4] = [Self::Nginx, Self::HaProxy, Self::Rathole, Self::Bore];
 
-    /// Its name in the report.
+    /// Name in the report.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Nginx => "nginx",
@@ -100,12 +100,12 @@ impl Known {
         }
     }
 
-    /// Its path.
+    /// Kind of the path through this peer.
     pub(crate) fn kind(self) -> PathKind {
         PathKind::Peer(self.name())
     }
 
-    /// In the folder, else installed on the machine.
+    /// Path of the program's binary: in the folder `from`, else installed in `/usr/sbin`.
     pub(super) fn binary(self, from: &Path) -> anyhow::Result<PathBuf> {
         let name = self.name();
         let places = [
@@ -116,7 +116,7 @@ impl Known {
         let found = places.into_iter().find(|path| path.is_file());
         found.with_context(|| {
             format!(
-                "no {name} in {}: `just bench-peers` puts it there",
+                "no {name} in {}: `just bench-peers` installs it",
                 from.display()
             )
         })
@@ -135,21 +135,21 @@ impl Known {
         let Ok(output) = output else {
             return "unknown".to_owned();
         };
-        // nginx says it on stderr.
+        // nginx prints its version to stderr.
         let text = [output.stdout, output.stderr].concat();
         let text = String::from_utf8_lossy(&text);
         let has_number = |line: &&str| line.contains(char::is_numeric);
-        // rathole tells the time at which it was built as well.
+        // rathole also prints its build time.
         let named = |line: &&str| line.to_lowercase().contains("version") && has_number(line);
         let line = text.lines().find(named).or(text.lines().find(has_number));
         let line = line.unwrap_or("unknown");
-        // HAProxy adds its web site.
+        // HAProxy appends its web site.
         let line = line.split_once(" - ").map_or(line, |(version, _)| version);
         let words: Vec<&str> = line.split_whitespace().collect();
         words.join(" ")
     }
 
-    /// Starts both hops and waits until bytes come back from the target.
+    /// Starts both hops and waits until bytes from the target arrive through them.
     pub(crate) fn start(
         self,
         place: &Place<'_>,
@@ -229,17 +229,17 @@ impl Known {
             Self::Bore => {
                 if TcpListener::bind((Ipv4Addr::LOCALHOST, BORE_CONTROL_PORT)).is_err() {
                     bail!(
-                        "port {BORE_CONTROL_PORT} is taken, and bore's server can use no other: \
+                        "port {BORE_CONTROL_PORT} is in use, and bore's server cannot use another port: \
                          is a bore server running?"
                     );
                 }
                 let (near, far) = bore_arguments(public.port(), place.target);
                 let told = |arguments: &[String]| format!("bore {}", arguments.join(" "));
                 let server = start("server", near_core, &near, told(&near))?;
-                // Its client gives up at once if nobody listens.
+                // bore's client exits at once if its server is not listening yet.
                 let control = SocketAddr::from((Ipv4Addr::LOCALHOST, BORE_CONTROL_PORT));
                 wait_until(interrupt, || Ok(TcpStream::connect(control).is_ok()))
-                    .context("bore's server does not listen")?;
+                    .context("bore's server is not listening")?;
                 (server, start("local", far_core, &far, told(&far))?)
             }
         };
@@ -251,27 +251,27 @@ impl Known {
             Ok(echoes(public).unwrap_or(false))
         };
         wait_until(interrupt, is_there)
-            .with_context(|| format!("{} brings nothing back", self.name()))?;
+            .with_context(|| format!("no answer through {}", self.name()))?;
         Ok(peer)
     }
 }
 
 impl RunningPeer {
-    /// Its processes.
+    /// Role and process id of each hop.
     pub(crate) fn processes(&self) -> Vec<(Role, u32)> {
         std::iter::zip([Role::NearHop, Role::FarHop], &self.hops)
             .map(|(role, hop)| (role, hop.pid()))
             .collect()
     }
 
-    /// What to say about hops that have ended although nobody asked them to.
+    /// Messages about hops that have ended unexpectedly.
     pub(crate) fn obituaries(&mut self) -> impl Iterator<Item = String> {
         self.hops.iter_mut().filter_map(Running::obituary)
     }
 }
 
-/// An address that nobody listens on now. Others may take it before the peer does; then the peer
-/// ends with its own message.
+/// A free address. Another process may take it before the peer does; the peer then exits with an error
+/// message of its own.
 pub(super) fn free_address() -> anyhow::Result<SocketAddr> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
 }
@@ -283,14 +283,14 @@ pub(super) fn wait_until(
     let deadline = Instant::now() + START_PATIENCE;
     while !is_there()? {
         if Instant::now() > deadline {
-            bail!("nothing after {} s", START_PATIENCE.as_secs());
+            bail!("not ready within {} s", START_PATIENCE.as_secs());
         }
         interrupt.pause(LOOK_INTERVAL)?;
     }
     Ok(())
 }
 
-/// Whether a byte comes back.
+/// Whether the path echoes one byte.
 fn echoes(address: SocketAddr) -> std::io::Result<bool> {
     let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
     stream.set_read_timeout(Some(Duration::from_secs(1)))?;
@@ -300,7 +300,7 @@ fn echoes(address: SocketAddr) -> std::io::Result<bool> {
     Ok(byte == *b"?")
 }
 
-/// Debian builds the stream module as a file of its own.
+/// Path of nginx's stream module, which Debian builds as a separate file.
 fn stream_module(from: &Path) -> Option<PathBuf> {
     let module = Path::new("usr/lib/nginx/modules/ngx_stream_module.so");
     [from.join(module), Path::new("/").join(module)]

@@ -1,4 +1,4 @@
-//! Other programs that do the same job: measured as further paths, in the same rounds.
+//! Peers: other tunnel or proxy programs, measured as additional paths in the same rounds.
 
 mod configuration;
 pub(crate) mod known;
@@ -9,7 +9,7 @@ use std::str::FromStr;
 
 use crate::path::{Path, PathKind, Role};
 
-/// Names that other paths have.
+/// Names of the built-in paths, which peers cannot use.
 const TAKEN: [&str; 5] = [
     "direct",
     "forwarder-tokio",
@@ -18,23 +18,21 @@ const TAKEN: [&str; 5] = [
     "relay-epoll",
 ];
 
-/// A program that somebody else runs, as given on the command line.
+/// A running peer, as given on the command line by `--peer`.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct PeerSpec {
-    /// Its name in the report.
+    /// Name in the report.
     pub(crate) name: String,
-    /// Where the client connects to.
+    /// Address that the client connects to.
     pub(crate) address: SocketAddr,
-    /// What the client sends first.
+    /// Bytes that the client sends first.
     pub(crate) preamble: Vec<u8>,
 }
 
-/// A process of a peer.
+/// A process id of a peer, as given by `--peer-pid`.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct PeerPid {
-    /// The peer's name.
     pub(crate) name: String,
-    /// The process.
     pub(crate) pid: u32,
 }
 
@@ -57,9 +55,9 @@ impl FromStr for PeerSpec {
         let (address, preamble) = rest.split_once(',').unwrap_or((rest, ""));
         let address = address
             .to_socket_addrs()
-            .map_err(|error| format!("`{address}` is no HOST:PORT that can be reached: {error}"))?
+            .map_err(|error| format!("`{address}` is not a resolvable HOST:PORT: {error}"))?
             .next()
-            .ok_or_else(|| format!("`{address}` has no address"))?;
+            .ok_or_else(|| format!("`{address}` resolves to no address"))?;
         Ok(Self {
             name: name.to_owned(),
             address,
@@ -83,7 +81,7 @@ impl FromStr for PeerPid {
 }
 
 impl PeerSpec {
-    /// The path through this peer, carried by these processes.
+    /// Path through this peer, with those of `pids` that carry the peer's name.
     pub(crate) fn path(&self, pids: &[PeerPid]) -> Path {
         let own = pids.iter().filter(|pid| pid.name == self.name);
         let processes: Vec<(Role, u32)> = own
@@ -109,12 +107,12 @@ impl PeerSpec {
     }
 }
 
-/// `text:...` and `hex:...` pieces with commas between them.
+/// Parses a preamble: `text:...` and `hex:...` pieces separated by commas.
 fn parse_preamble(text: &str) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
     let mut rest = text;
     while !rest.is_empty() {
-        // A comma belongs to a text unless the next piece begins behind it.
+        // A comma belongs to the text unless it is followed by the start of another piece.
         let end = [",text:", ",hex:"]
             .iter()
             .filter_map(|word| rest.find(word))
@@ -162,7 +160,7 @@ fn unescape(text: &str) -> Result<Vec<u8>, String> {
             other => {
                 let other = other.map(String::from).unwrap_or_default();
                 return Err(format!(
-                    "`\\{other}`: there are \\n \\r \\t \\0 \\\\ and \\x1f"
+                    "`\\{other}`: known escapes are \\n \\r \\t \\0 \\\\ and \\x1f"
                 ));
             }
         }

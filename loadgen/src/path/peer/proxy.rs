@@ -1,5 +1,5 @@
-//! nginx as a plain reverse proxy in front of forwarders that are there already: what an operator
-//! would put in front of a port that was forwarded by hand.
+//! nginx as a plain reverse proxy in front of running forwarders: the setup an operator would put in
+//! front of a manually forwarded port.
 
 use std::ffi::OsString;
 use std::io::{Read, Write};
@@ -14,13 +14,13 @@ use crate::exchange::{self, Ask};
 use crate::interrupt::Interrupt;
 use crate::process::{Program, Running};
 
-/// How long one try for an answer may take.
+/// Timeout of one attempt to get an answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What an answer begins with that came from the target.
+/// First bytes of an answer that comes from the target.
 const ACCEPTED: &[u8] = b"HTTP/1.1 200 ";
 
-/// Starts it in front of `place.target` and waits until an answer comes through.
+/// Starts nginx in front of `place.target` and waits until an answer comes through.
 pub(crate) fn start(
     name: &str,
     place: &Place<'_>,
@@ -62,11 +62,11 @@ pub(crate) fn start(
         anyhow::ensure!(obituaries.is_empty(), obituaries.join("\n"));
         Ok(answers(address).unwrap_or(false))
     };
-    wait_until(interrupt, is_there).with_context(|| format!("{name} brings nothing back"))?;
+    wait_until(interrupt, is_there).with_context(|| format!("no answer through {name}"))?;
     Ok(peer)
 }
 
-/// Whether a call is answered.
+/// Whether a call gets an answer from the target.
 fn answers(address: SocketAddr) -> std::io::Result<bool> {
     let mut stream = TcpStream::connect_timeout(&address, ANSWER_TIMEOUT)?;
     stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;

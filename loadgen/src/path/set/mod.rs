@@ -18,66 +18,65 @@ use crate::path::relay::{Binaries, RelayFacts, RelayPair};
 use crate::path::{Path, PathKind, Role, tunnel_preamble};
 use crate::process::Running;
 
-/// What the forwarders run on, as their flag says it.
+/// Values of the forwarder's `--runtime` flag.
 const TOKIO: &str = "tokio";
 const TOKIO_URING: &str = "tokio-uring";
 
-/// Path of the target's URL. It takes any.
+/// URL path of the target, which accepts any path.
 const TARGET_PAGE: &str = "/mcp";
 
-/// A relay that somebody else runs.
+/// A relay that was started outside this program.
 #[derive(Clone, Debug)]
 pub(crate) struct ExternalRelay {
-    /// Its raw TCP listener.
+    /// Address of the raw TCP listener.
     pub(crate) address: SocketAddr,
-    /// The tunnels to ask for.
+    /// Tunnels to connect to.
     pub(crate) tunnels: Vec<String>,
     /// Process id of the relay, for its CPU time and memory.
     pub(crate) relay_pid: Option<u32>,
-    /// Process ids of the agents.
+    /// Process ids of the agents, for their CPU time and memory.
     pub(crate) agent_pids: Vec<u32>,
 }
 
-/// Where the relay path comes from.
+/// Origin of the relay on the relay path.
 #[derive(Clone, Debug)]
 pub(crate) enum RelaySource {
-    /// This program starts relay and agent.
+    /// Relay and agent are started by this program.
     Start(Binaries),
-    /// They run already.
+    /// Relay and agent are already running.
     External(ExternalRelay),
 }
 
-/// A target that somebody else runs.
+/// A target that was started outside this program.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ExternalTarget {
-    /// Where it listens.
+    /// Address that it listens on.
     pub(crate) address: SocketAddr,
-    /// Its process id, for its CPU time.
+    /// Process id, for its CPU time.
     pub(crate) pid: Option<u32>,
 }
 
-/// What to start.
+/// Paths to compare, and the programs to start for them.
 #[derive(Clone, Debug)]
 pub(crate) struct PathsWanted {
-    /// The paths to compare.
     pub(crate) kinds: Vec<PathKind>,
-    /// A target to use in place of our own.
+    /// External target; if `None`, this program starts one.
     pub(crate) target: Option<ExternalTarget>,
-    /// Relay and agent, if that path is wanted.
+    /// Relay and agent, for the relay paths.
     pub(crate) relay: Option<RelaySource>,
-    /// Peers that run already.
+    /// Peers that are already running.
     pub(crate) peers: Vec<PeerSpec>,
-    /// Their processes.
+    /// Process ids of those peers.
     pub(crate) peer_pids: Vec<PeerPid>,
-    /// Start known peers from this folder.
+    /// Folder with the binaries of known peers to start.
     pub(crate) known_peers: Option<PathBuf>,
-    /// Whether the loads speak HTTP: then so does the target, and the paths have pages.
+    /// Whether the scenarios use HTTP, which needs an HTTP target and URL paths.
     pub(crate) is_http: bool,
-    /// Whether processes may be pinned to cores.
+    /// Whether to pin processes to cores.
     pub(crate) pin: bool,
 }
 
-/// The running processes. Fields are dropped in order: those that dial before those that listen.
+/// Running processes of all paths. Fields drop in order: dialing processes before listening ones.
 #[derive(Debug)]
 pub(crate) struct PathSet {
     wanted: PathsWanted,
@@ -85,20 +84,20 @@ pub(crate) struct PathSet {
     peers: Vec<RunningPeer>,
     hops: Vec<Running>,
     target: Option<Running>,
-    /// Where all paths end.
+    /// Address of the target, where all paths end.
     address: Option<SocketAddr>,
     directory: TempDir,
-    /// Keys of a fleet, made when the first one starts and used by all.
+    /// Folder with the agent keys, created for the first fleet and reused by later ones.
     keys: Option<TempDir>,
     cores: Option<Cores>,
-    /// The paths that work here.
+    /// Paths that can be measured on this machine.
     pub(crate) paths: Vec<Path>,
-    /// What a reader of the numbers should know, such as a path that was left out.
+    /// Notes for the report, such as a path that was left out.
     pub(crate) notes: Vec<String>,
 }
 
 impl PathSet {
-    /// Starts what is wanted. A forwarder whose runtime cannot work here is left out with a note.
+    /// Starts the wanted paths. A tokio-uring forwarder or known peer that does not work here is left out with a note.
     pub(crate) fn start(wanted: &PathsWanted, interrupt: &Interrupt) -> anyhow::Result<Self> {
         let mut set = Self {
             wanted: wanted.clone(),
@@ -119,8 +118,8 @@ impl PathSet {
         Ok(set)
     }
 
-    /// Ends every process that this program started and starts it anew: memory that an earlier
-    /// load left behind must not hide what the next one needs.
+    /// Ends every process that this program started and starts it again, because memory left over from an
+    /// earlier load would hide what the next one needs.
     pub(crate) fn restart(&mut self, interrupt: &Interrupt) -> anyhow::Result<()> {
         self.pairs.clear();
         self.peers.clear();
@@ -131,8 +130,8 @@ impl PathSet {
         self.fill(interrupt)
     }
 
-    /// Publishes `tunnels` more tunnels by a fleet of agents, whose process is the far hop of the
-    /// relay path from now on. Answers how long it took until all were up.
+    /// Starts a fleet of agents that publish `tunnels` tunnels, and makes its process the far hop of the
+    /// relay path. Returns the time until all tunnels were up.
     pub(crate) fn publish(
         &mut self,
         fleet: &std::path::Path,
@@ -162,7 +161,7 @@ impl PathSet {
             .paths
             .iter_mut()
             .find(|path| path.kind == PathKind::Relay);
-        let relay = relay.context("no path over the relay was wanted")?;
+        let relay = relay.context("there is no relay path")?;
         relay.preambles = (0..tunnels)
             .filter_map(|agent| tunnel_preamble(&tunnel_name(agent)))
             .collect();
@@ -226,12 +225,12 @@ impl PathSet {
         Ok(())
     }
 
-    /// Whether each role has cores of its own.
+    /// Whether each role has its own cores.
     pub(crate) fn is_pinned(&self) -> bool {
         self.cores.is_some()
     }
 
-    /// Settings and drivers of the relays that this program started, that with defaults first.
+    /// Settings and drivers of the relays that this program started, the relay with defaults first.
     pub(crate) fn relay_facts(&self) -> Vec<RelayFacts> {
         self.pairs.iter().map(|pair| pair.facts.clone()).collect()
     }
@@ -241,7 +240,7 @@ impl PathSet {
         self.peers.iter().map(|peer| peer.facts.clone()).collect()
     }
 
-    /// What to say about processes of ours that have ended although nobody asked them to.
+    /// Messages about own processes that have ended unexpectedly.
     pub(crate) fn obituaries(&mut self) -> Vec<String> {
         let pairs = self
             .pairs
@@ -256,7 +255,7 @@ impl PathSet {
     }
 }
 
-/// A warning if two relays that should differ in their driver do not.
+/// A note if the relay with its default driver runs on epoll too, like the relay-epoll path.
 fn same_driver(relays: &[RelayFacts]) -> Option<String> {
     let on_epoll = |kind| {
         let mut facts = relays.iter().filter(|facts| facts.path == kind);
@@ -264,8 +263,8 @@ fn same_driver(relays: &[RelayFacts]) -> Option<String> {
     };
     (on_epoll(PathKind::Relay) && on_epoll(PathKind::RelayEpoll)).then(|| {
         format!(
-            "{} runs on epoll here as {} does, because io_uring cannot be used: the two differ by \
-             chance only",
+            "{} fell back to epoll, the driver of {}, because io_uring cannot be used: differences \
+             between the two are noise",
             PathKind::Relay,
             PathKind::RelayEpoll
         )

@@ -1,4 +1,4 @@
-//! Starts the processes of one path each.
+//! Starts the processes of each kind of path.
 
 use anyhow::Context;
 
@@ -29,7 +29,7 @@ impl PathSet {
         Ok(ExternalTarget { address, pid })
     }
 
-    /// Two hops: the far one dials the target, the near one dials the far one.
+    /// Starts two hops: the far hop dials the target, and the near hop dials the far hop.
     pub(super) fn start_forwarder(
         &mut self,
         kind: PathKind,
@@ -67,7 +67,7 @@ impl PathSet {
             let mut hop = Running::start(&program, self.directory.path())?;
             address = hop.wait_for_address("forwarder", interrupt)?;
             processes.push((role, hop.pid()));
-            // Before the hops that are there: the near one dials the far one and ends first.
+            // Inserted before the far hop: processes end in list order, and the near hop must end first.
             self.hops.insert(0, hop);
         }
         Ok(Path {
@@ -81,8 +81,8 @@ impl PathSet {
         })
     }
 
-    /// nginx as a reverse proxy in front of forwarders of its own, one for each runtime; one that
-    /// cannot be started here is left out with a note.
+    /// Starts nginx as a reverse proxy in front of two forwarders, once per forwarder runtime. A path
+    /// that cannot be started is left out with a note.
     pub(super) fn start_proxies(
         &mut self,
         from: &std::path::Path,
@@ -114,7 +114,7 @@ impl PathSet {
         let place = self.place(from, path.address);
         let nginx = proxy::start(&kind.to_string(), &place, interrupt)?;
         path.address = nginx.address;
-        // Behind the proxy both forwarders are far from the client.
+        // Behind the proxy, both forwarders count as the far hop.
         path.processes
             .iter_mut()
             .for_each(|(role, _)| *role = Role::FarHop);
@@ -124,7 +124,7 @@ impl PathSet {
         Ok(path)
     }
 
-    /// Where a known peer starts that leads to `target`.
+    /// Folders and cores for starting a known peer that forwards to `target`.
     fn place<'a>(&'a self, from: &'a std::path::Path, target: std::net::SocketAddr) -> Place<'a> {
         Place {
             from,
@@ -137,7 +137,7 @@ impl PathSet {
         }
     }
 
-    /// One that cannot be started here is left out with a note.
+    /// Starts the known peers. A peer that cannot be started is left out with a note.
     pub(super) fn start_known_peers(
         &mut self,
         from: &std::path::Path,
@@ -178,7 +178,7 @@ impl PathSet {
     ) -> anyhow::Result<Path> {
         let (address, tunnels, relay_pid, agent_pids) = match source {
             RelaySource::External(relay) => {
-                let note = "relay and agent ran already: their settings are not known here";
+                let note = "relay and agent were already running: their settings are unknown";
                 self.notes.push(note.to_owned());
                 (
                     relay.address,
@@ -213,7 +213,7 @@ impl PathSet {
         };
         let preamble = |tunnel: &String| {
             tunnel_preamble(tunnel)
-                .with_context(|| format!("`{tunnel}` cannot be the name of a tunnel"))
+                .with_context(|| format!("`{tunnel}` is not a valid tunnel name"))
         };
         let (mut preambles, mut pages) = (Vec::new(), Vec::new());
         if self.wanted.is_http {

@@ -1,4 +1,4 @@
-//! The page's curves: latency by percentile, and cost by the number of connections.
+//! Line charts of the page: latency by percentile, and cost by the number of connections.
 
 use std::fmt::Write;
 
@@ -9,7 +9,7 @@ use crate::report::plot::{Axis, Curve, curves, decades, escape, grouped, steps};
 use crate::report::{Report, ScenarioReport};
 use crate::scenario::{Pacing, Scenario};
 
-/// Latency at each percentile; nothing where no latency was measured.
+/// Plots latency by percentile; empty if no latency was measured.
 pub(super) fn latency_plot(report: &ScenarioReport, styles: &Styles) -> String {
     let list: Vec<Curve> = report
         .paths
@@ -34,10 +34,10 @@ pub(super) fn latency_plot(report: &ScenarioReport, styles: &Styles) -> String {
         (0.99999, "99.999 %"),
         (0.999_999, "99.9999 %"),
     ];
-    // Up to the first one that encloses all curves.
+    // Ticks up to the first percentile that encloses all curves.
     let count = percentiles.partition_point(|(quantile, _)| *quantile < rarest) + 1;
     let x_axis = Axis {
-        title: "share of requests that were answered within that time".to_owned(),
+        title: "share of requests answered within this latency".to_owned(),
         scale: |quantile| -(1.0 - quantile).log10(),
         ticks: percentiles[..count.min(percentiles.len())]
             .iter()
@@ -60,8 +60,8 @@ pub(super) fn latency_plot(report: &ScenarioReport, styles: &Styles) -> String {
     )
 }
 
-/// CPU time per round trip over the number of connections, for each message size that was run
-/// with three numbers or more.
+/// Plots CPU time per round trip by the number of connections, for each message size that was run with
+/// at least three numbers of connections.
 pub(super) fn scaling(report: &Report, styles: &Styles) -> String {
     let mut sizes: Vec<usize> = Vec::new();
     let shape = |scenario: Scenario| match scenario {
@@ -155,7 +155,7 @@ fn curve(kind: PathKind, points: Vec<(f64, f64)>, styles: &Styles) -> Curve {
     }
 }
 
-/// Colour, dashes and name of each curve.
+/// Legend of a chart: dash pattern, colour and name of each curve.
 pub(in crate::report) fn legend(list: &[Curve]) -> String {
     let mut out = String::from("<p class=\"legend\">");
     for curve in list {

@@ -1,11 +1,11 @@
-//! The end of a page: machine, commit, command, method, settings.
+//! Last section of an HTML page: machine, commit, command, method, settings.
 
 use std::fmt::Write;
 
 use crate::report::Circumstances;
 use crate::report::plot::escape;
 
-/// Where, when, how, with what settings.
+/// Formats the section; `method` is an HTML paragraph on how the numbers were measured.
 pub(in crate::report) fn circumstances(report: &Circumstances, method: &str) -> String {
     let mut out = String::from("<h2>Where and how</h2>\n<table class=\"facts\">");
     for (name, value) in report.facts() {
@@ -30,7 +30,7 @@ pub(in crate::report) fn circumstances(report: &Circumstances, method: &str) -> 
         if let Some(health) = &relay.health {
             let _ = writeln!(
                 out,
-                "<p>It says of itself:</p>\n<pre>{}</pre>",
+                "<p>Its answer to /healthz?verbose:</p>\n<pre>{}</pre>",
                 escape(health)
             );
         }

@@ -1,4 +1,4 @@
-//! The report as one HTML page that needs nothing else: for somebody who was not there.
+//! The report as one self-contained HTML page, for readers who do not know the project.
 
 mod charts;
 mod circumstances;
@@ -16,7 +16,7 @@ pub(super) use charts::legend;
 use charts::{latency_plot, scaling};
 pub(super) use circumstances::circumstances;
 
-/// Colours that people with colour-blindness tell apart (Okabe and Ito), and dashes besides.
+/// Colours and dash patterns of the paths. The colours suit colour-blind readers (Okabe and Ito).
 pub(super) const RELAY: (&str, &str) = ("#d55e00", "");
 const RELAY_EPOLL: (&str, &str) = ("#f0a36b", "6 3");
 pub(super) const DIRECT: (&str, &str) = ("#777777", "2 3");
@@ -30,12 +30,12 @@ const PEERS: [(&str, &str); 5] = [
     ("#444444", "3 3"),
 ];
 
-/// The whole page.
+/// Formats the whole page.
 pub(crate) fn html(report: &Report) -> String {
     let date = &report.circumstances.date;
     let mut out = begin(
         &format!("Tieline bench, {date}"),
-        "What the way over a relay costs",
+        "Cost of the path through a relay",
         words::LEAD,
     );
     let styles = Styles::of(report);
@@ -59,7 +59,7 @@ pub(crate) fn html(report: &Report) -> String {
     out
 }
 
-/// The beginning of a page, as far as the first words.
+/// Start of a page: head, style sheet, heading and introduction.
 pub(super) fn begin(title: &str, heading: &str, lead: &str) -> String {
     format!(
         "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"/>\
@@ -70,7 +70,7 @@ pub(super) fn begin(title: &str, heading: &str, lead: &str) -> String {
     )
 }
 
-/// What a path is: a peer with its version, a relay with its settings.
+/// Description of a path, for a peer with its version, for a relay with its settings.
 fn described(report: &Report, path: PathKind) -> String {
     let name = path.to_string();
     let Circumstances { peers, relays, .. } = &report.circumstances;
@@ -83,7 +83,7 @@ fn described(report: &Report, path: PathKind) -> String {
     }
 }
 
-/// Colour and dashes of each path, in the order of the report.
+/// Colour and dash pattern of each path, in the order of the report.
 struct Styles(Vec<(PathKind, (&'static str, &'static str))>);
 
 impl Styles {
@@ -120,7 +120,7 @@ fn label(metric: Metric, scenario: &ScenarioReport) -> String {
     }
 }
 
-/// One scenario: what it is, bars, latency curve, tables, doubts.
+/// Formats one scenario: description, bars, latency curve, remarks, tables.
 fn section(report: &ScenarioReport, styles: &Styles) -> String {
     let scenario = report.scenario;
     let mut out = format!(
@@ -177,7 +177,7 @@ fn section(report: &ScenarioReport, styles: &Styles) -> String {
     out
 }
 
-/// A grid as a table.
+/// Formats a grid as an HTML table.
 pub(super) fn table(grid: &Grid) -> String {
     let row = |cells: &[String], tag: &str| {
         let cells: String = cells

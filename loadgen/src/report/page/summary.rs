@@ -1,4 +1,4 @@
-//! The tables at the top: the relay against everybody else, and its epoll driver.
+//! Summary tables at the top of the page: the relay compared with all other paths, then its epoll driver.
 
 use std::fmt::Write;
 
@@ -9,7 +9,7 @@ use crate::report::plot::{escape, grouped};
 use crate::report::table::short_name;
 use crate::report::{PathReport, Ratio, Ratios, Report, ScenarioReport, Spread};
 
-/// A column of ratios.
+/// A column of ratios in a summary table.
 struct Column {
     title: &'static str,
     of: fn(&PathReport) -> Option<&Ratios>,
@@ -35,7 +35,7 @@ const TO_RELAY: Column = Column {
     of: |path| path.to_relay.as_ref(),
 };
 
-/// The relay in one table, its epoll driver in another; nothing without a relay.
+/// Formats one table for the relay and one for its epoll driver; empty if no relay was measured.
 pub(super) fn summary(report: &Report) -> String {
     let relay = table(
         report,
@@ -61,8 +61,8 @@ pub(super) fn summary(report: &Report) -> String {
     out
 }
 
-/// What `kind` measured and its ratios; nothing where it is missing. A column in which no path has
-/// anything is left out.
+/// Table of the metrics of path `kind` and their ratios; empty if `kind` was not measured. Columns
+/// without any ratio are left out.
 fn table(report: &Report, kind: PathKind, columns: &[&Column]) -> String {
     let scenarios = report.scenarios.iter();
     let measured: Vec<(&ScenarioReport, &PathReport)> = scenarios
@@ -117,7 +117,7 @@ fn table(report: &Report, kind: PathKind, columns: &[&Column]) -> String {
     )
 }
 
-/// How many measurements of a scenario deserve doubt; nothing if none do.
+/// Note on how many measurements of a scenario are doubtful; empty if there are none.
 fn doubt(report: &ScenarioReport) -> String {
     let of_paths = report.paths.iter().flat_map(|path| &path.rounds);
     match of_paths.clone().filter(|round| round.noisy).count() {
@@ -129,14 +129,14 @@ fn doubt(report: &ScenarioReport) -> String {
     }
 }
 
-/// A ratio with a colour: only if all rounds agree is it called better or worse.
+/// Table cell of a ratio: coloured as better or worse only if all rounds agree.
 fn judged(ratio: Option<&Ratio>, metric: Metric, rounds: usize) -> String {
     let Some(ratio) = ratio else {
         return "<td class=\"none\">–</td>".to_owned();
     };
     let Spread { median, min, max } = ratio.spread;
     let (class, mark) = match (metric.more_is_better(), min > 1.0, max < 1.0) {
-        // A round or two agree by chance.
+        // With fewer than three rounds, agreement is likely by chance.
         _ if rounds < 3 => ("level", ""),
         (true, true, _) | (false, _, true) => ("better", "▲"),
         (true, _, true) | (false, true, _) => ("worse", "▼"),

@@ -1,105 +1,105 @@
-//! What the page says: sentences and style sheet.
+//! Texts of the page, and its style sheet.
 
 use crate::path::PathKind;
 use crate::scenario::Scenario;
 
-pub(super) const LEAD: &str = "The same loads over several ways from a client to a server on one \
-     machine: directly, over two bare forwarders in a row, over relay and agent and, where there \
-     are any, over other programs that do the same job.";
+pub(super) const LEAD: &str = "The same scenarios over several paths from a client to a server on one \
+     machine: directly, through two bare forwarders in a row, through relay and agent and, if \
+     measured, through other programs for the same purpose.";
 
-pub(super) const PATHS: &str = "Each way is called a path. In each round every path is measured \
-     once, in random order, so that a machine that gets slower meets all of them alike. The processes between client and \
-     target are its hops: the near hop is next to the client (a forwarder, the relay), the far hop \
+pub(super) const PATHS: &str = "In each round every path is measured \
+     once, in random order, so that a slowdown of the machine affects all paths alike. The processes between client and \
+     target are the hops of a path: the near hop is next to the client (a forwarder, the relay), the far hop \
      next to the target (a forwarder, the agent).";
 
 pub(super) const SUMMARY: &str = "The relay's median over the rounds, then its ratio to another \
      path in the same round: median, smallest and largest. \
      <span class=\"better\">▲</span> better in every round, <span class=\"worse\">▼</span> worse \
-     in every round, <span class=\"level\">≈</span> the rounds do not agree; with fewer than three \
-     rounds nothing is said. Which forwarder or peer is the best one is decided for each value; its \
-     name stands behind the ratio.";
+     in every round, <span class=\"level\">≈</span> the rounds disagree; with fewer than three \
+     rounds there is no mark. The best forwarder or peer is chosen for each value; its \
+     name follows the ratio.";
 
-pub(super) const EPOLL: &str = "For hosts where io_uring is refused: <b>relay</b> uses io_uring where \
-     it can, <b>relay-epoll</b> is told not to. First against <b>relay</b>, then against the others as \
-     above. It counts neither as a forwarder nor as a peer: no ratio of <b>relay</b> is to it.";
+pub(super) const EPOLL: &str = "For hosts where io_uring is refused: <b>relay</b> uses io_uring if \
+     possible, <b>relay-epoll</b> runs with --driver=epoll. First the ratio to <b>relay</b>, then to the others as \
+     above. <b>relay-epoll</b> is never the best forwarder or peer that other paths are compared with.";
 
 pub(super) const SCALING: &str = "CPU time of all processes between client and target, per round \
-     trip. A flat or falling curve means that a connection costs no more because there are many.";
+     trip. A flat or falling curve means that a round trip costs no more when there are many connections.";
 
 pub(super) const METHOD: &str = "Bars show the median over the rounds, whiskers the smallest and \
-     the largest round; an arrow says that the whisker goes on. Every byte that comes back is \
+     the largest round; an arrow means that the whisker continues. Every byte that comes back is \
      compared with the one that was sent, and a difference ends the run. CPU times are those of \
      the processes, user and system time. A round counts as doubtful if other processes took more \
      than 10 % of the machine during it, or the hypervisor more than 3 %. On loopback all \
-     processes share the machine, so rates say less than CPU times and ratios do.";
+     processes share the machine, so rates are less reliable than CPU times and ratios.";
 
-/// What a path is.
+/// Description of a kind of path.
 pub(super) fn path(kind: PathKind) -> &'static str {
     match kind {
-        PathKind::Direct => "client to target, nothing between: the machine's own cost",
+        PathKind::Direct => "client to target without a hop between: the machine's own cost",
         PathKind::ForwarderTokio => {
             "two bare forwarders in a row, on tokio (epoll): no names, no multiplexing, no auth"
         }
         PathKind::ForwarderTokioUring => {
-            "the same on tokio-uring (io_uring); ratios are to the better of the two"
+            "two bare forwarders in a row, on tokio-uring (io_uring); ratios are to the better forwarder"
         }
-        PathKind::Peer(_) => "a peer: another program that does the same job",
-        PathKind::Relay => "a relay and its agent that ran already",
+        PathKind::Peer(_) => "a peer: another program for the same purpose",
+        PathKind::Relay => "a relay and its agent that were already running",
         PathKind::RelayEpoll => {
-            "the same relay and agent, with the relay on epoll (--driver=epoll): for hosts where \
+            "relay and agent, with the relay on epoll (--driver=epoll): for hosts where \
              io_uring is refused"
         }
     }
 }
 
-/// What a scenario does, in a sentence or two.
+/// Description of a scenario, in a few sentences.
 pub(super) fn scenario(scenario: Scenario) -> &'static str {
     match scenario {
         Scenario::RoundTrips { .. } if scenario.rate().is_some() => {
-            "Messages fall due at a constant rate, and latency counts from the moment at which a \
-             message was due: a stall counts against everything that fell due during it."
+            "Messages fall due at a constant rate, and latency is measured from the moment at which a \
+             message was due: a stall counts against every message that fell due during it."
         }
         Scenario::RoundTrips { .. } => {
-            "Each connection sends its next message when the answer to the last one is complete; \
-             the server sends back what it gets."
+            "Each connection sends its next message when the answer to its previous message is complete; \
+             the server echoes every message."
         }
         Scenario::Bulk { .. } => {
-            "As many bytes as fit for the measured time. The receiving end checks every byte. CPU \
-             time is per GiB that was moved, both ways together."
+            "As many bytes as possible within the measured time. The receiving end checks every byte. CPU \
+             time is per GiB moved, both directions together."
         }
         Scenario::Connect { .. } => {
-            "Each connection is opened, gets one small answer and is closed; then the next one is \
+            "Each connection is opened, gets one small answer and is closed; then another connection is \
              opened in its place. Latency is from the attempt to connect to the last byte of the \
              answer."
         }
         Scenario::Idle { .. } => {
             "Fresh processes; sessions are opened, make one round trip each and then do nothing. \
-             What a hop's resident memory grew by, divided by the sessions. Memory of the kernel \
-             is not part of it. CPU time is what the hops use while nothing happens."
+             Memory is the growth of a hop's resident memory, divided by the sessions. Kernel memory \
+             is not included. CPU time is that of the hops while the sessions are idle."
         }
         Scenario::Fanout { .. } => {
-            "One message on every connection at the same moment; when the last answer is there \
-             comes the next burst. Latency counts from the start of the burst, so it includes the \
-             time that the generator needs to send."
+            "One message on every connection at the same moment; when the last answer has arrived, \
+             the next burst starts. Latency is measured from the start of the burst, so it includes the \
+             generator's own time for sending."
         }
         Scenario::Calls { .. } => {
-            "Each connection is kept, and calls a tool when the answer to its last call is \
+            "Each connection is kept, and calls a tool when the answer to its previous call is \
              complete: a POST with 200 B of arguments, answered with JSON of 1.1 KiB."
         }
         Scenario::FirstEvents { .. } => {
             "Calls fall due at a constant rate, low enough that the machine is idle in between. The \
-             target answers with a stream of events, the first at once and the other 10 ms later. \
+             target answers with a stream of events, the first at once and the second 10 ms later. \
              Latency is from the moment at which the call was due to the last byte of the first \
              event."
         }
         Scenario::Streams { .. } => {
-            "Fresh processes; streams of events are opened, bring one event each and then nothing. \
-             What a hop's resident memory grew by, divided by the streams. Memory of the kernel is \
-             not part of it. CPU time is what the hops use while nothing happens."
+            "Fresh processes; event streams are opened, deliver one event each and are then idle. \
+             Memory is the growth of a hop's resident memory, divided by the streams. Kernel memory is \
+             not included. CPU time is that of the hops while the streams are idle."
         }
         Scenario::Mixed { .. } => {
-            "Small messages fall due at a constant rate while one connection downloads as much as \
-             fits over the same tunnel. Latency is that of the small messages, MiB/s that of the \
+            "Small messages fall due at a constant rate while one connection downloads as many \
+             bytes as possible over the same tunnel. Latency is that of the small messages, MiB/s that of the \
              download."
         }
     }

@@ -1,4 +1,4 @@
-//! The tables, for a terminal and as Markdown.
+//! Report of `scaling` as tables, for the terminal and as Markdown.
 
 use std::fmt::Write;
 
@@ -7,7 +7,7 @@ use super::{Change, ScalingReport, Series, Value};
 use crate::report::plot::grouped;
 use crate::report::table::{Grid, or_dash};
 
-/// The values by the number of sessions.
+/// Columns of the table by the number of sessions.
 const SESSIONS: [Value; 10] = [
     Value::RelayCpuUs,
     Value::AgentCpuUs,
@@ -21,7 +21,7 @@ const SESSIONS: [Value; 10] = [
     Value::AgentMib,
 ];
 
-/// The values by the number of tunnels.
+/// Columns of the table by the number of tunnels.
 const TUNNELS: [Value; 11] = [
     Value::RelayCpuUs,
     Value::AgentCpuUs,
@@ -36,7 +36,7 @@ const TUNNELS: [Value; 11] = [
     Value::RelayMib,
 ];
 
-/// The values that "in short" tells of: cost, and what a caller feels.
+/// Values in the summary table: costs, and the latencies that a caller notices.
 const IN_SHORT: [Value; 8] = [
     Value::RelayCpuUs,
     Value::AgentCpuUs,
@@ -49,7 +49,7 @@ const IN_SHORT: [Value; 8] = [
 ];
 
 impl ScalingReport {
-    /// A title and a series that was measured.
+    /// Title, data and table columns of each series that was measured.
     pub(super) fn series(&self) -> impl Iterator<Item = (&'static str, &Series, &'static [Value])> {
         [
             ("Sessions on one tunnel", &self.sessions, &SESSIONS[..]),
@@ -59,7 +59,7 @@ impl ScalingReport {
         .filter(|(_, series, _)| !series.points.is_empty())
     }
 
-    /// What was done, for the series of this title.
+    /// Explains how a series was measured.
     pub(super) fn explained(&self, series: &Series) -> String {
         let load = &self.load;
         let (rate, bytes) = (
@@ -68,31 +68,31 @@ impl ScalingReport {
         );
         if std::ptr::eq(series, &self.sessions) {
             format!(
-                "One agent with one tunnel. Requests of {bytes} B fall due {rate} times a second in \
-                 all, whatever the number of sessions, and the sessions take turns: so the load is \
-                 the same for each number, and what differs is what a session costs. (A closed loop \
-                 would have more requests under way with more sessions, which a relay does for less \
-                 each.) Memory is what the processes grew by while the sessions were open and did \
-                 nothing, from {SHARED_MIN} sessions on; less does not show beside pages of 4 KiB. \
+                "One agent with one tunnel. Requests of {bytes} B fall due {rate} times per second over \
+                 all sessions, which take turns: so the total load is \
+                 the same for each number of sessions, and the difference is the cost of a session. (A closed loop \
+                 would have more requests in flight with more sessions, and a relay handles those at a lower \
+                 cost each.) Memory is the growth of the processes while the sessions were open and \
+                 idle, from {SHARED_MIN} sessions on; smaller growth is lost in pages of 4 KiB. \
                  `direct` is the same load without relay and agent."
             )
         } else {
             let callers = grouped(load.callers as f64, 0);
             format!(
-                "Each tunnel has an agent and a link of its own; all agents of a number share one \
-                 process. {callers} sessions, whatever the number of tunnels, take turns over the \
-                 tunnels with {rate} requests of {bytes} B a second in all; where there are more \
-                 tunnels than sessions, others are left out in each round. Memory is what the relay \
-                 grew by when they were published, from {SHARED_MIN} tunnels on. Idle CPU time is that \
-                 of {} s without any caller, in the first round; that each is what comes on top of \
-                 the smallest number's. Connecting is from the attempt to connect to the first answer, \
-                 one caller after the other, to each tunnel in turn.",
+                "Each tunnel has an agent and a link of its own; all agents share one \
+                 process. For every number of tunnels, {callers} sessions take turns over the \
+                 tunnels with {rate} requests of {bytes} B per second in total. If there are more \
+                 tunnels than sessions, each round leaves out different tunnels. Memory is the growth of the relay \
+                 when the tunnels were published, from {SHARED_MIN} tunnels on. Idle CPU time is measured \
+                 over {} s without callers, in the first round; idle CPU time each is the increase over \
+                 the smallest number of tunnels. Connect time is from the attempt to connect to the first answer, \
+                 one caller at a time, to the tunnels in turn.",
                 load.idle_s
             )
         }
     }
 
-    /// What deserves doubt.
+    /// Remarks on noisy rounds.
     pub(super) fn doubts(&self) -> Vec<String> {
         let of_series = |(title, series, _): (&str, &Series, _)| {
             let noisy = series.points.iter().filter(|point| point.noisy_rounds > 0);
@@ -117,7 +117,7 @@ impl ScalingReport {
     }
 }
 
-/// The values at both ends, and how many times the one is the other.
+/// Summary table: values at the smallest and the largest number, and their ratio.
 pub(super) fn in_short(title: &str, series: &Series) -> Grid {
     let head = [title, "from", "value", "to", "value", "times"];
     let mut grid = Grid::new(head);
@@ -142,7 +142,7 @@ pub(super) fn in_short(title: &str, series: &Series) -> Grid {
     grid
 }
 
-/// All values of a series.
+/// Table of all values of a series.
 pub(super) fn table(series: &Series, values: &[Value]) -> Grid {
     let labels = values.iter().map(|value| value.label());
     let mut grid = Grid::new(std::iter::once("number").chain(labels));
@@ -160,12 +160,12 @@ pub(super) fn table(series: &Series, values: &[Value]) -> Grid {
     grid
 }
 
-/// The whole document. `name` is that of the files beside it.
+/// Formats the whole document. `name` is the base name of the report's other files.
 pub(super) fn markdown(report: &ScalingReport, name: &str) -> String {
     let mut out = String::from(
         "# Cost by the number of sessions and of tunnels\n\n\
          Written by `tieline-loadgen scaling`; the next run replaces it. Each number is the median over \
-         the rounds, with the smallest and the largest in brackets; \"times\" compares within each \
+         the rounds, with the smallest and the largest in brackets; \"times\" is the ratio within each \
          round.\n",
     );
     let _ = writeln!(out, "\nPlots: [{name}.html]({name}.html).");
@@ -187,7 +187,7 @@ pub(super) fn markdown(report: &ScalingReport, name: &str) -> String {
     out
 }
 
-/// The tables for a terminal.
+/// Formats the tables for the terminal.
 pub(super) fn text(report: &ScalingReport) -> String {
     let mut out = String::new();
     for (title, series, values) in report.series() {

@@ -1,4 +1,4 @@
-//! From samples to what is told about many sessions and many tunnels.
+//! Turns samples into a report on many sessions and many tunnels.
 
 mod document;
 mod page;
@@ -16,55 +16,55 @@ use value::SHARED_MIN;
 
 pub(crate) use value::{IdleTunnels, Sample, Value};
 
-/// A whole run.
+/// Report of a whole run.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct ScalingReport {
-    /// Where, when and how.
+    /// Machine, commit, command line and method.
     #[serde(flatten)]
     pub(crate) circumstances: Circumstances,
-    /// What was asked of every number.
+    /// Load that was applied at every number.
     pub(crate) load: Load,
-    /// By the number of sessions on one tunnel.
+    /// Values by the number of sessions on one tunnel.
     pub(crate) sessions: Series,
-    /// By the number of tunnels.
+    /// Values by the number of tunnels.
     pub(crate) tunnels: Series,
 }
 
-/// Values by a number, rising.
+/// Values by the number of sessions or tunnels, in rising order.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(crate) struct Series {
-    /// One entry for each number.
+    /// One entry per number.
     pub(crate) points: Vec<Point>,
-    /// What became of each value from the smallest number that has it to the largest.
+    /// Change of each value from the smallest number that has it to the largest.
     pub(crate) changes: BTreeMap<Value, Change>,
 }
 
-/// One number of sessions or tunnels.
+/// Values at one number of sessions or tunnels.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Point {
-    /// How many.
+    /// Number of sessions or tunnels.
     pub(crate) count: usize,
     /// Each value over the rounds that have it.
     pub(crate) values: BTreeMap<Value, Spread>,
-    /// Rounds during which others took much of the machine.
+    /// Rounds during which other processes or the hypervisor took much of the machine.
     pub(crate) noisy_rounds: usize,
-    /// The rounds one by one.
+    /// Values of the single rounds.
     pub(crate) rounds: Vec<BTreeMap<Value, f64>>,
 }
 
-/// A value at two ends.
+/// Change of a value between the smallest and the largest number.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Change {
-    /// The smallest number.
+    /// Smallest number that has the value.
     pub(crate) from: usize,
-    /// The largest.
+    /// Largest number that has the value.
     pub(crate) to: usize,
-    /// The value there divided by the one at the smallest, within each round.
+    /// Value at the largest number divided by the value at the smallest, within each round.
     pub(crate) ratio: Spread,
 }
 
 impl ScalingReport {
-    /// Sums samples up, which are in the order of the rounds.
+    /// Groups the samples by their number and summarizes them. Samples are in the order of the rounds.
     pub(crate) fn new(circumstances: Circumstances, load: Load, samples: Vec<Sample>) -> Self {
         let (mut sessions, mut tunnels) = (Rounds::new(), Rounds::new());
         for sample in samples {
@@ -83,21 +83,21 @@ impl ScalingReport {
         }
     }
 
-    /// Writes document, JSON and page.
+    /// Writes the Markdown document, the JSON file and the HTML page.
     pub(crate) fn save(&self, files: &Files) -> anyhow::Result<()> {
-        // On one line: it is for programs, and it is committed.
+        // On one line, because the file is read by programs and committed to the repository.
         files.save("json", &(serde_json::to_string(self)? + "\n"))?;
         files.save("html", &page::html(self))?;
         files.save("md", &document::markdown(self, files.name()))
     }
 
-    /// The tables for a terminal.
+    /// Formats the tables for the terminal.
     pub(crate) fn text(&self) -> String {
         document::text(self)
     }
 }
 
-/// By number, the values of each round and whether it was noisy.
+/// For each number, the values of each round and whether the round was noisy.
 type Rounds = BTreeMap<usize, Vec<(BTreeMap<Value, f64>, bool)>>;
 
 impl Series {
@@ -134,15 +134,15 @@ impl Series {
         })
     }
 
-    /// Median, smallest and largest of a value by number.
+    /// Spread of a value by number.
     fn spreads(&self, value: Value) -> impl Iterator<Item = (usize, Spread)> {
         let of = move |point: &Point| Some((point.count, *point.values.get(&value)?));
         self.points.iter().filter_map(of)
     }
 }
 
-/// What the relay needs for each tunnel that does nothing: its time beyond what it had with the
-/// fewest tunnels of the same round, which is for its own timers.
+/// Adds the relay's idle CPU time per tunnel: its idle time less that with the fewest tunnels in the
+/// same round, which is the cost of the relay's own timers.
 fn divide_idle_time(rounds: &mut Rounds) {
     let idle = |values: &BTreeMap<Value, f64>| values.get(&Value::IdleMs).copied();
     let Some((fewest, base)) = rounds

@@ -1,4 +1,4 @@
-//! The page: what a session and a tunnel cost, drawn over how many there are.
+//! HTML page of `scaling`: cost of a session and of a tunnel by their number.
 
 use std::fmt::Write;
 
@@ -7,28 +7,28 @@ use super::{ScalingReport, Series, Value};
 use crate::report::page::{self, DIRECT, RELAY, TOKIO};
 use crate::report::plot::{Axis, Curve, curves, decades, escape, grouped, steps};
 
-const LEAD: &str = "One relay holds many sessions of a tunnel, or many tunnels. These plots show what \
-     each costs as there are more of them. A flat curve means that the ten thousandth costs what the \
-     first one does.";
+const LEAD: &str = "One relay holds many sessions of a tunnel, or many tunnels. These plots show the cost of \
+     each as their number grows. A flat curve means that the ten thousandth costs as much as the \
+     first.";
 
-const METHOD: &str = "Relay, agents, target and this client are processes of their own, all started \
-     anew for each number, with the settings below. Dots show the median over the rounds, the lines \
-     through them reach from the smallest to the largest round. The numbers are measured in another \
-     order in each round, so that a machine that gets slower meets all of them alike, and \u{201c}times\u{201d} \
-     compares within a round. Every byte that comes back is compared with the one that was sent. CPU \
+const METHOD: &str = "Relay, agents, target and this client are separate processes, all started \
+     again for each number, with the settings below. Dots show the median over the rounds, the lines \
+     through them reach from the smallest to the largest round. The numbers are measured in a random \
+     order in each round, so that a slowdown of the machine affects all of them alike, and \u{201c}times\u{201d} \
+     is the ratio within a round. Every byte that comes back is compared with the one that was sent. CPU \
      times are user and system time of a process. A round counts as doubtful if other processes took \
      more than 10 % of the machine, or the hypervisor more than 3 %.";
 
-/// Dashes of the curve that is above another one of the same colour.
+/// Dash pattern of the upper of two curves with the same colour.
 const RARE: &str = "5 3";
 
-/// One plot.
+/// A line chart of the page.
 struct Chart {
     title: &'static str,
     remark: &'static str,
     y_title: &'static str,
     is_logarithmic: bool,
-    /// Value, name, colour, dashes.
+    /// Value, name, colour and dash pattern of each curve.
     curves: &'static [(Value, &'static str, &'static str, &'static str)],
 }
 
@@ -45,7 +45,7 @@ const CPU: Chart = Chart {
 
 const LATENCY: Chart = Chart {
     title: "Latency of a round trip",
-    remark: "at that rate; less is better",
+    remark: "at a constant rate; less is better",
     y_title: "µs (logarithmic)",
     is_logarithmic: true,
     curves: &[
@@ -104,7 +104,7 @@ const CONNECT: Chart = Chart {
     ],
 };
 
-/// The whole page.
+/// Formats the whole page.
 pub(super) fn html(report: &ScalingReport) -> String {
     let date = &report.circumstances.date;
     let title = "Cost by the number of sessions and of tunnels";
@@ -145,7 +145,7 @@ pub(super) fn html(report: &ScalingReport) -> String {
 }
 
 impl Chart {
-    /// Nothing where nothing was measured.
+    /// Draws the chart; empty if none of its values was measured.
     fn draw(&self, series: &Series, unit: &str) -> String {
         let list: Vec<Curve> = self
             .curves
@@ -176,7 +176,7 @@ impl Chart {
         let x_axis = Axis {
             title: format!("{unit} (logarithmic)"),
             scale: f64::log10,
-            // All numbers, so that the plots of a series have one axis.
+            // Ticks at all numbers, so that all charts of a series share one axis.
             ticks: series
                 .points
                 .iter()

@@ -1,4 +1,4 @@
-//! Samples made by hand, and what is told about them.
+//! Reports of hand-made samples.
 
 use super::*;
 
@@ -71,7 +71,7 @@ fn an_idle_tunnel_costs_what_comes_on_top_of_the_relays_own_timers() {
     let each = |place: usize| series.points[place].values.get(&Value::IdleUs);
     assert!(each(0).is_none() && each(1).is_none());
     assert_eq!(each(2).map(|spread| spread.median), Some(2.0));
-    // It was watched in one round of two.
+    // Idle time was measured in only one of two rounds.
     assert_eq!(series.points[2].values[&Value::IdleMs].median, 2.2);
 }
 

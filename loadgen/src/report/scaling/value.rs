@@ -1,4 +1,4 @@
-//! The values of one number of sessions or of tunnels, and how each is worked out.
+//! Values at one number of sessions or tunnels, and how each is computed.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -11,11 +11,11 @@ use crate::report::round3;
 use crate::scenario::Measurement;
 use crate::scenario::scaling::Count;
 
-/// From so many on, memory and idle CPU time are divided by their number. What fewer need does not
-/// show: memory is counted in pages of 4 KiB, and a process has timers of its own.
+/// Smallest number of sessions or tunnels for which memory and idle CPU time are divided by the number.
+/// For fewer, pages of 4 KiB and the process's own timers would hide the cost of each.
 pub(super) const SHARED_MIN: usize = 100;
 
-/// One value.
+/// A value that is measured at each number of sessions or tunnels.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Value {
@@ -23,36 +23,36 @@ pub(crate) enum Value {
     RelayCpuUs,
     /// CPU time of the agent, or of all agents, µs per round trip.
     AgentCpuUs,
-    /// Latency that half of all requests stay below.
+    /// Median latency over the relay, in microseconds.
     P50Us,
-    /// 99 of 100.
+    /// 99th percentile of latency over the relay, in microseconds.
     P99Us,
-    /// The same without relay and agent.
+    /// Median latency without relay and agent, in microseconds.
     DirectP50Us,
-    /// And 99 of 100.
+    /// 99th percentile of latency without relay and agent, in microseconds.
     DirectP99Us,
-    /// What the relay's memory grew by, per session or tunnel.
+    /// Memory growth of the relay per session or tunnel, in KiB.
     RelayKib,
-    /// The agent's, per session.
+    /// Memory growth of the agent per session, in KiB.
     AgentKib,
-    /// What the relay's memory grew by.
+    /// Memory growth of the relay, in MiB.
     RelayMib,
-    /// The agent's.
+    /// Memory growth of the agent, in MiB.
     AgentMib,
-    /// CPU time of the relay while nothing happens, ms per second.
+    /// CPU time of the relay while sessions and tunnels are idle, ms per second.
     IdleMs,
-    /// The same per tunnel, µs per second.
+    /// Idle CPU time of the relay per tunnel, µs per second.
     IdleUs,
-    /// From the attempt to connect to the first answer, half of all callers.
+    /// Time from the attempt to connect to the first answer: median.
     ConnectP50Us,
-    /// 99 of 100.
+    /// Time from the attempt to connect to the first answer: 99th percentile.
     ConnectP99Us,
-    /// Until all tunnels were up after all agents started at once.
+    /// Time from the start of all agents until all tunnels were up, in milliseconds.
     UpMs,
 }
 
 impl Value {
-    /// Heading of a column.
+    /// Heading of a table column.
     pub(super) fn label(self) -> &'static str {
         match self {
             Self::RelayCpuUs => "relay CPU, µs per round trip",
@@ -73,7 +73,7 @@ impl Value {
         }
     }
 
-    /// Digits behind the point.
+    /// Number of decimal places in reports.
     pub(super) fn digits(self) -> usize {
         match self {
             Self::UpMs => 0,
@@ -84,32 +84,31 @@ impl Value {
     }
 }
 
-/// What one number of sessions or tunnels yielded in one round.
+/// Values of one number of sessions or tunnels in one round.
 #[derive(Clone, Debug)]
 pub(crate) struct Sample {
-    /// How many.
+    /// Number of sessions or tunnels.
     pub(crate) count: Count,
-    /// The values.
     pub(crate) values: BTreeMap<Value, f64>,
-    /// Whether others took so much of the machine that it deserves doubt.
+    /// Whether other processes or the hypervisor took so much that the sample is doubtful.
     pub(crate) noisy: bool,
 }
 
-/// Tunnels on which nothing happens.
+/// Measurement of idle tunnels.
 #[derive(Debug)]
 pub(crate) struct IdleTunnels {
-    /// From the start of all agents to the last tunnel.
+    /// Time from the start of all agents until the last tunnel was up.
     pub(crate) up: Duration,
-    /// Memory of the processes before.
+    /// Memory of the processes before the tunnels were published, in KiB.
     pub(crate) before_kib: Vec<(Role, u64)>,
-    /// And with the tunnels.
+    /// Memory of the processes with the idle tunnels, in KiB.
     pub(crate) after_kib: Vec<(Role, u64)>,
-    /// The processes' time during a heartbeat, where that was watched.
+    /// CPU times over a heartbeat interval; measured in the first round only.
     pub(crate) watched: Option<Measurement>,
 }
 
 impl Sample {
-    /// Of sessions that did nothing, then of requests over the relay, then without it.
+    /// Sample of three measurements: idle sessions, requests over the relay, requests to the target directly.
     pub(crate) fn of_sessions(
         sessions: usize,
         idle: &Measurement,
@@ -130,7 +129,7 @@ impl Sample {
         sample
     }
 
-    /// Of tunnels that did nothing, then of callers that came and went, then of requests.
+    /// Sample of three measurements: idle tunnels, new connections, requests over the relay.
     pub(crate) fn of_tunnels(
         tunnels: usize,
         idle: &IdleTunnels,

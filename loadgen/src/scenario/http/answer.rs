@@ -1,52 +1,52 @@
-//! Reads an answer of HTTP/1.1 as it comes: its head, the bytes of its body, its end.
+//! Incremental reader of an HTTP/1.1 answer: its head, the bytes of its body, its end.
 
 use httparse::{EMPTY_HEADER, Response, Status};
 
 use crate::exchange::{FIELDS_MAX, HEAD_BYTES_MAX};
 use crate::scenario::failure::ConnectionError;
 
-/// The length of a chunk, extensions included, is no longer than this.
+/// Longest accepted chunk-size line, extensions included, in bytes.
 const CHUNK_LINE_BYTES_MAX: usize = 256;
 
-/// Length and meaning of a piece, if all of it is there.
+/// Length and content of a parsed piece, or `Partial` if the input does not contain the whole piece.
 type Read<T> = Result<Status<(usize, T)>, ConnectionError>;
 
-/// Where in an answer we are.
+/// Position of the reader in an answer.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Place {
     Head,
-    /// So many bytes of the body are left.
+    /// Bytes left of a body with Content-Length.
     Length(u64),
     ChunkLine,
-    /// So many bytes of the chunk are left.
+    /// Bytes left of the current chunk.
     Chunk(u64),
-    /// So many bytes of the line's end behind it.
+    /// Bytes left of the line end after the chunk.
     ChunkEnd(u64),
     Trailers,
     Over,
 }
 
-/// What was found next.
+/// Next thing that the reader found in its input.
 #[derive(Debug, Eq, PartialEq)]
 pub(super) enum Found<'a> {
-    /// The input is used up.
+    /// All input is consumed, or the answer is over.
     Nothing,
     /// Bytes of the body.
     Body(&'a [u8]),
-    /// The end of the answer.
+    /// End of the answer.
     End,
 }
 
-/// An answer that is being read.
+/// Reader of one answer.
 #[derive(Debug)]
 pub(super) struct Answer {
     place: Place,
-    /// The beginning of a head or a line whose end has not come yet.
+    /// Start of a head or line whose end has not arrived yet.
     held: Vec<u8>,
 }
 
 impl Answer {
-    /// Before the first byte.
+    /// A reader in front of an answer's first byte.
     pub(super) fn new() -> Self {
         Self {
             place: Place::Head,
@@ -54,12 +54,12 @@ impl Answer {
         }
     }
 
-    /// Whether the end was found.
+    /// Whether the end of the answer was found.
     pub(super) fn is_over(&self) -> bool {
         self.place == Place::Over
     }
 
-    /// Takes what comes next from `input`.
+    /// Consumes the next part of the answer from `input`.
     pub(super) fn next<'a>(&mut self, input: &mut &'a [u8]) -> Result<Found<'a>, ConnectionError> {
         loop {
             self.place = match self.place {
@@ -84,7 +84,7 @@ impl Answer {
                 Place::ChunkEnd(left) => {
                     let end = take(input, left);
                     if end != &b"\r\n"[usize::try_from(2 - left).unwrap_or(0)..][..end.len()] {
-                        return Err(ConnectionError::NotHttp("a chunk is longer than it says"));
+                        return Err(ConnectionError::NotHttp("a chunk is longer than its size"));
                     }
                     Place::ChunkEnd(left - end.len() as u64)
                 }
@@ -108,7 +108,7 @@ impl Answer {
         }
     }
 
-    /// Takes a piece that has to be there as a whole to be read; holds its beginning until then.
+    /// Parses a piece that can only be read as a whole; buffers its start until the rest arrives.
     fn piece<T>(
         &mut self,
         input: &mut &[u8],
@@ -128,7 +128,7 @@ impl Answer {
             }
             *input = &[];
             if self.held.len() > bytes_max {
-                return Err(ConnectionError::NotHttp("a head or a line without an end"));
+                return Err(ConnectionError::NotHttp("a head or line is too long"));
             }
             return Ok(None);
         };
@@ -138,7 +138,7 @@ impl Answer {
     }
 }
 
-/// The first `most` bytes, or all there are.
+/// Takes up to `most` bytes from the front of `input`.
 fn take<'a>(input: &mut &'a [u8], most: u64) -> &'a [u8] {
     let len = usize::try_from(most).unwrap_or(usize::MAX).min(input.len());
     let (piece, rest) = input.split_at(len);
@@ -167,7 +167,7 @@ fn head(bytes: &[u8]) -> Read<Place> {
         (true, None) => Ok(Status::Complete((len, Place::ChunkLine))),
         (false, Some(length)) => Ok(Status::Complete((len, Place::Length(length)))),
         _ => Err(ConnectionError::NotHttp(
-            "an answer needs a length or chunks, and not both",
+            "it needs a length or chunks, and not both",
         )),
     }
 }
@@ -197,7 +197,7 @@ mod tests {
     const IN_CHUNKS: &str = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n\
                              2\r\nhe\r\n3;x=y\r\nllo\r\n0\r\nvary: x\r\n\r\n";
 
-    /// The body, if the answer has its end just behind the text.
+    /// Reads `text` in pieces and returns the body; asserts that the answer ends with the text.
     fn body(text: &[u8], piece: usize) -> Result<Vec<u8>, ConnectionError> {
         let mut answer = Answer::new();
         let (mut body, mut ends) = (Vec::new(), 0);

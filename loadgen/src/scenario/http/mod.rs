@@ -1,4 +1,4 @@
-//! Calls over HTTP/1.1 on a connection that is kept: the next request when the answer is over.
+//! Requests over HTTP/1.1 on a kept connection: the next request is sent after the end of the answer.
 
 mod answer;
 mod turn;
@@ -12,7 +12,7 @@ use crate::scenario::failure::ConnectionError;
 use crate::scenario::seat::{Dialogue, Seat};
 use turn::Turn;
 
-/// A connection on which one thing is asked again and again.
+/// A connection that repeats one kind of request.
 #[derive(Debug)]
 pub(super) struct HttpConnection {
     seat: Seat,
@@ -20,12 +20,12 @@ pub(super) struct HttpConnection {
     host: String,
     page: String,
     turn: Turn,
-    /// Requests that were begun.
+    /// Number of requests started.
     begun: u64,
 }
 
 impl HttpConnection {
-    /// Connects.
+    /// Connects to the path; sends nothing yet.
     pub(super) fn open(path: &Path, id: u64, ask: Ask) -> Result<Self, ConnectionError> {
         Ok(Self {
             seat: Seat::open(path, id, &[])?,
@@ -37,13 +37,13 @@ impl HttpConnection {
         })
     }
 
-    /// One more event has to come on this stream.
+    /// Expects one more event on this stream.
     pub(super) fn expect_event(&mut self, pattern: &Pattern) {
         self.seat.due += 1;
         self.turn.add_event(self.seat.id, pattern);
     }
 
-    /// Answers that are there: a stream's events, a report's first event, a call's whole answer.
+    /// Answers received so far: events of a stream, first events of reports, or whole answers of calls.
     fn complete(&self) -> u64 {
         let before = self.begun.saturating_sub(1);
         match self.ask {

@@ -1,4 +1,4 @@
-//! One request and its answer, every byte of which is known before.
+//! One request and its answer, whose bytes are all known in advance.
 
 use std::io::{ErrorKind, Write};
 use std::net::TcpStream;
@@ -9,33 +9,33 @@ use crate::pattern::Pattern;
 use crate::scenario::failure::ConnectionError;
 use crate::scenario::seat::Seat;
 
-/// A comment between events: a hop may send one to keep a stream alive.
+/// Parse state of an SSE comment between events: a hop may send comments to keep a stream alive.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Comment {
     None,
     Line,
-    /// Behind the end of its line.
+    /// After the line feed of the comment; another line feed ends it.
     LineEnd,
 }
 
-/// A request under way, or one that was answered.
+/// A request and its answer, in progress or complete.
 #[derive(Debug)]
 pub(super) struct Turn {
     outgoing: Vec<u8>,
-    /// Bytes of it that the socket took.
+    /// Bytes of `outgoing` that the socket has taken.
     sent: usize,
-    /// The body that has to come.
+    /// Expected body of the answer.
     expected: Vec<u8>,
-    /// Where in it each event ends; none where it is no stream of events.
+    /// Offsets in `expected` at which events end; empty for an answer that is not an event stream.
     borders: Vec<usize>,
-    /// Bytes of it that came.
+    /// Bytes of `expected` that have been received.
     checked: usize,
     comment: Comment,
     answer: Answer,
 }
 
 impl Turn {
-    /// Before the first request.
+    /// A turn without a request.
     pub(super) fn none() -> Self {
         Self {
             outgoing: Vec::new(),
@@ -48,7 +48,7 @@ impl Turn {
         }
     }
 
-    /// Begins the next one; its answer follows from the pattern.
+    /// Starts the next request and computes its expected answer.
     pub(super) fn begin(
         &mut self,
         ask: Ask,
@@ -59,7 +59,7 @@ impl Turn {
         let number = exchange::number(connection, sequence);
         let message = pattern.message(connection, sequence);
         let (up, rest) = message.split_at(TEXT_UP_BYTES);
-        // The table is of ASCII only.
+        // The printable pattern contains only ASCII.
         let text = std::str::from_utf8(up).unwrap_or_default();
         self.outgoing.clear();
         self.sent = 0;
@@ -80,7 +80,7 @@ impl Turn {
         }
     }
 
-    /// One more event has to come on this stream.
+    /// Adds one more event to the expected body of this stream.
     pub(super) fn add_event(&mut self, connection: u64, pattern: &Pattern) {
         let place = self.borders.len() as u64;
         let number = exchange::number(connection, 0);
@@ -89,23 +89,23 @@ impl Turn {
         self.borders.push(self.expected.len());
     }
 
-    /// Whether nothing is under way.
+    /// Whether no request is in progress.
     pub(super) fn is_over(&self) -> bool {
         self.outgoing.is_empty() || self.answer.is_over()
     }
 
-    /// Events that came.
+    /// Complete events received.
     pub(super) fn events(&self) -> usize {
         let is_there = |border: &&usize| **border <= self.checked;
         self.borders.iter().take_while(is_there).count()
     }
 
-    /// Bytes of the body that did not come.
+    /// Bytes of the expected body that have not been received.
     pub(super) fn missing(&self) -> usize {
         self.expected.len() - self.checked
     }
 
-    /// Sends what the socket takes. Answers whether that was everything.
+    /// Sends as much as the socket takes. Returns whether the whole request has been sent.
     pub(super) fn send(&mut self, seat: &Seat) -> Result<bool, ConnectionError> {
         let mut stream: &TcpStream = &seat.stream;
         while self.sent < self.outgoing.len() {
@@ -119,7 +119,7 @@ impl Turn {
         Ok(true)
     }
 
-    /// Checks bytes that came. `answered` is for the message if they are wrong.
+    /// Checks received bytes. `answered` is the number of complete answers, for error messages.
     pub(super) fn check(&mut self, mut input: &[u8], answered: u64) -> Result<(), ConnectionError> {
         if self.is_over() && !input.is_empty() {
             let surplus = input.len();
@@ -196,7 +196,7 @@ mod tests {
         (turn, pattern)
     }
 
-    /// The body in chunks of their own, between which there may be comments.
+    /// An HTTP answer whose body has one chunk per part; parts may be comments.
     fn in_chunks(parts: &[&[u8]], has_end: bool) -> Vec<u8> {
         let mut text = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec();
         for part in parts {
@@ -256,7 +256,7 @@ mod tests {
             let error = check(text);
             assert!(matches!(error, ConnectionError::Surplus { surplus: 1 }));
         }
-        // A comment belongs between events and nowhere else.
+        // A comment is accepted only between events, not in front of a JSON answer.
         let error = check(in_chunks(&[b":\n\n", &body], true));
         assert!(matches!(error, ConnectionError::WrongByte { .. }));
     }

@@ -1,4 +1,4 @@
-//! The loads: what each does, its short name, its limits.
+//! The scenarios: parameters, short names and limits of each kind of load.
 
 mod parse;
 
@@ -9,108 +9,103 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 use crate::exchange;
 pub(crate) use parse::ScenarioError;
 
-/// Most connections of one load: they all come from one address, which has 28,000 ports to connect
-/// from (`net.ipv4.ip_local_port_range`), and some of those wait to be free again.
+/// Most connections of one scenario. They all come from one address, which has 28,000 local ports by
+/// default (`net.ipv4.ip_local_port_range`), some of which are in TIME-WAIT.
 pub(crate) const CONNECTIONS_MAX: usize = 25_000;
 
-/// Most connections of a bulk transfer: each numbers its blocks with its own number.
+/// Most connections of a bulk transfer; each is one stream with its own stream number.
 pub(crate) const STREAMS_MAX: usize = 1_024;
 
 /// Largest message, in bytes.
 pub(crate) const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-/// When the next request is sent.
+/// Rule for when the next request is sent.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Pacing {
-    /// As soon as the answer to the last one is complete, on each connection.
+    /// Closed loop: each connection sends when its previous answer is complete.
     Closed,
-    /// At a constant rate over all connections, whatever became of the ones before.
+    /// Open loop: at a constant rate over all connections, regardless of earlier answers.
     Open {
         /// Requests per second.
         requests_per_s: u32,
     },
 }
 
-/// Which way the bytes of a bulk transfer flow, seen from the client.
+/// Direction of a bulk transfer, seen from the client.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Direction {
     /// Client to target.
     Up,
     /// Target to client.
     Down,
-    /// Both at once on each connection.
+    /// Both directions at once on each connection.
     Both,
 }
 
-/// Messages over connections that stay.
+/// Number and size of messages over kept connections.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Messages {
-    /// Connections at once.
+    /// Concurrent connections.
     pub(crate) connections: usize,
-    /// Bytes of each message, and of each answer.
+    /// Bytes of each message, which are also those of its answer.
     pub(crate) bytes: usize,
 }
 
-/// One load.
+/// A kind of load with its parameters.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Scenario {
-    /// Messages that are sent back.
+    /// Round trips of echoed messages.
     RoundTrips {
-        /// How many and how large.
         messages: Messages,
-        /// When they are sent.
+        /// Closed or open loop.
         pacing: Pacing,
     },
-    /// As many bytes as fit.
+    /// Transfer of as many bytes as possible.
     Bulk {
-        /// Which way.
         direction: Direction,
-        /// Connections at once.
+        /// Concurrent connections.
         connections: usize,
     },
-    /// New connections, each with one small round trip, one after the other.
+    /// New connections, each with one small round trip.
     Connect {
-        /// Connections at once.
+        /// Concurrent connections.
         at_once: usize,
     },
-    /// Connections that stay and do nothing.
+    /// Idle connections that stay open.
     Idle {
-        /// How many.
+        /// Number of connections.
         sessions: usize,
     },
-    /// A message on every connection at the same moment, again and again.
-    Fanout {
-        /// How many and how large.
-        messages: Messages,
-    },
-    /// Messages at a constant rate beside one bulk download on the same tunnel.
+    /// Bursts: a message on every connection at the same moment, repeatedly.
+    Fanout { messages: Messages },
+    /// Messages at a constant rate, concurrent with one bulk download on the same tunnel.
     Mixed {
-        /// How many and how large.
+        /// Number and size of the small messages.
         messages: Messages,
-        /// Their rate.
+        /// Rate of the small messages.
         requests_per_s: u32,
     },
-    /// Calls over HTTP that are answered with JSON, on connections that are kept.
+    /// Calls over HTTP with JSON answers, on kept connections.
     Calls {
-        /// Connections at once.
+        /// Concurrent connections.
         connections: usize,
     },
-    /// Calls over HTTP at a constant rate that are answered with a stream of events: up to the
-    /// first one.
+    /// Calls over HTTP at a constant rate with event stream answers; latency is measured to the first
+    /// event.
     FirstEvents {
-        /// Connections at once.
+        /// Concurrent connections.
         connections: usize,
         /// Calls per second.
         requests_per_s: u32,
     },
-    /// Streams of events over HTTP that stay open.
+    /// Event streams over HTTP that stay open.
     Streams {
-        /// How many.
+        /// Number of streams.
         streams: usize,
     },
 }
 
-/// Bytes of the message of a new or an idle connection.
+/// Bytes of the message on a new or an idle connection.
 pub(crate) const SMALL_MESSAGE_BYTES: usize = 64;
 
 impl Scenario {
@@ -141,7 +136,7 @@ impl Scenario {
         }
     }
 
-    /// Word for the kind of load.
+    /// Name of the kind of load, for the JSON report.
     pub(crate) fn kind(&self) -> &'static str {
         match self {
             Self::RoundTrips { .. } => "rtt",
@@ -156,7 +151,7 @@ impl Scenario {
         }
     }
 
-    /// Connections that are open at once.
+    /// Number of concurrently open connections.
     pub(crate) fn connections(&self) -> usize {
         match *self {
             Self::RoundTrips { messages, .. } | Self::Fanout { messages } => messages.connections,
@@ -166,12 +161,12 @@ impl Scenario {
             Self::Streams { streams } => streams,
             Self::Connect { at_once } => at_once,
             Self::Idle { sessions } => sessions,
-            // The bulk download comes on top.
+            // One more connection carries the bulk download.
             Self::Mixed { messages, .. } => messages.connections + 1,
         }
     }
 
-    /// Whether it is said over HTTP: then it needs a target that speaks it.
+    /// Whether the scenario uses HTTP and so needs an HTTP target.
     pub(crate) fn is_http(&self) -> bool {
         matches!(
             self,
@@ -179,12 +174,12 @@ impl Scenario {
         )
     }
 
-    /// Whether it tells the memory that connections need, which fresh processes show.
+    /// Whether the scenario measures memory growth, which needs fresh processes.
     pub(crate) fn grows_memory(&self) -> bool {
         matches!(self, Self::Idle { .. } | Self::Streams { .. })
     }
 
-    /// Bytes of each message; none where there are no messages.
+    /// Bytes of each message; 0 for bulk, which has no messages.
     pub(crate) fn message_bytes(&self) -> usize {
         match *self {
             Self::RoundTrips { messages, .. }
@@ -198,7 +193,7 @@ impl Scenario {
         }
     }
 
-    /// Requests per second, where that is given.
+    /// Requests per second of an open loop; `None` for other scenarios.
     pub(crate) fn rate(&self) -> Option<u32> {
         match *self {
             Self::RoundTrips {
@@ -211,7 +206,7 @@ impl Scenario {
         }
     }
 
-    /// Checks the limits.
+    /// Returns the scenario if its parameters are within the limits.
     pub(crate) fn checked(self) -> Result<Self, ScenarioError> {
         if !(1..=CONNECTIONS_MAX).contains(&self.connections()) {
             return Err(ScenarioError::Connections(self.connections()));
@@ -313,7 +308,7 @@ impl Serialize for Scenario {
 }
 
 impl Direction {
-    /// As it stands in names.
+    /// Word for the direction in scenario names.
     pub(crate) fn word(self) -> &'static str {
         match self {
             Self::Up => "up",

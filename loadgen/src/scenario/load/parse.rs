@@ -1,4 +1,4 @@
-//! Short names to loads, and what is wrong with one.
+//! Parses short names of scenarios.
 
 use std::str::FromStr;
 
@@ -6,13 +6,13 @@ use super::{
     CONNECTIONS_MAX, Direction, MESSAGE_BYTES_MAX, Messages, Pacing, STREAMS_MAX, Scenario,
 };
 
-/// A load that cannot be run.
+/// Error in the name or the parameters of a scenario.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub(crate) enum ScenarioError {
-    /// Not as documented.
+    /// The name has none of the known forms.
     #[error(
-        "`{0}` is no load: write CONNECTIONSxBYTES for a closed loop (64x256), \
-         CONNECTIONSxBYTES@RATE for an open one (16x256@3000), bulk-up-N, bulk-down-N, \
+        "`{0}` is not a scenario: write CONNECTIONSxBYTES for a closed loop (64x256), \
+         CONNECTIONSxBYTES@RATE for an open loop (16x256@3000), bulk-up-N, bulk-down-N, \
          bulk-both-N, connect-N, idle-N, fanout-CONNECTIONSxBYTES or \
          mixed-CONNECTIONSxBYTES@RATE; over HTTP calls-N, events-N@RATE or streams-N"
     )]
@@ -20,13 +20,13 @@ pub(crate) enum ScenarioError {
     /// Too few or too many connections.
     #[error("{0} connections: give 1 to {CONNECTIONS_MAX}")]
     Connections(usize),
-    /// Too many bulk transfers at once.
+    /// Too few or too many bulk transfers.
     #[error("{0} bulk transfers at once: give 1 to {STREAMS_MAX}")]
     Streams(usize),
     /// Message too small or too large.
     #[error("messages of {0} bytes: give 1 to {MESSAGE_BYTES_MAX}")]
     Size(usize),
-    /// An open loop without arrivals.
+    /// An open loop with a rate of 0.
     #[error("a rate of 0 sends nothing: give at least 1 request per second")]
     Rate,
 }
@@ -92,7 +92,7 @@ fn parse(text: &str) -> Option<Scenario> {
     })
 }
 
-/// `CONNECTIONSxBYTES` and, if there is one, `@RATE`.
+/// Parses `CONNECTIONSxBYTES` with an optional `@RATE`.
 fn parse_messages(text: &str) -> Option<(Messages, Option<u32>)> {
     let (connections, rest) = text.split_once('x')?;
     let (bytes, rate) = match rest.split_once('@') {
