@@ -1,4 +1,4 @@
-//! What a relay says about itself on its admin port.
+//! Client of the relay's admin port: metrics, tunnels, orders.
 
 use std::fmt;
 use std::io::{Read, Write};
@@ -14,24 +14,24 @@ use super::{HttpStream, SOON, soon};
 /// One reading of `/metrics`.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
-    /// Family, labels as written, value.
+    /// Metric family, labels as printed, value.
     samples: Vec<(String, String, i64)>,
 }
 
 impl Metrics {
-    /// The sum of a family.
+    /// Sum over all samples of a family.
     ///
     /// # Panics
-    /// There is no such family: a test that asks for it has its name wrong.
+    /// No sample has this family name, which means that the test misspells it.
     #[must_use]
     pub fn get(&self, family: &str) -> i64 {
         self.sum(family, |_| true)
     }
 
-    /// The samples of a family whose labels contain the value `label`, such as a reason's word.
+    /// Sum over the samples of a family that have the label value `label`, such as a reason.
     ///
     /// # Panics
-    /// There is no such sample: a test that asks for it has its name wrong.
+    /// No sample matches, which means that the test misspells the family or the label.
     #[must_use]
     pub fn labelled(&self, family: &str, label: &str) -> i64 {
         let quoted = format!("\"{label}\"");
@@ -66,7 +66,7 @@ impl Metrics {
 }
 
 impl fmt::Display for Metrics {
-    /// What is not zero.
+    /// Lists the samples that are not zero.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (family, labels, value) in self.samples.iter().filter(|(_, _, value)| *value != 0) {
             writeln!(f, "    {family}{{{labels}}} {value}")?;
@@ -75,9 +75,9 @@ impl fmt::Display for Metrics {
     }
 }
 
-/// One row of `/tunnels`.
+/// One row of the admin port's `/tunnels`.
 #[derive(Clone, Debug, Deserialize)]
-#[expect(missing_docs, reason = "named as in the contract")]
+#[expect(missing_docs, reason = "field names of the admin API")]
 pub struct TunnelRow {
     pub tunnel_id: String,
     pub dcc: String,
@@ -101,8 +101,8 @@ pub(super) async fn tunnels(address: SocketAddr) -> Result<Vec<TunnelRow>> {
     Ok(serde_json::from_str(&get(address, "/tunnels").await?)?)
 }
 
-/// How long the first page of `/tunnels` takes to its first byte, and to its last. Blocks, so that what else the
-/// caller's runtime does is not measured with it.
+/// Times from the request for the first page of `/tunnels` to its first and to its last byte. Blocking, so
+/// that other tasks of the caller's runtime do not affect the times.
 pub(super) fn time_tunnels(address: SocketAddr) -> Result<(Duration, Duration)> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(SOON))?;
@@ -112,7 +112,10 @@ pub(super) fn time_tunnels(address: SocketAddr) -> Result<(Duration, Duration)> 
     stream.read_exact(&mut answer)?;
     let first = started.elapsed();
     stream.read_to_end(&mut answer)?;
-    ensure!(answer.ends_with(b"}"), "/tunnels broke off");
+    ensure!(
+        answer.ends_with(b"}"),
+        "the answer of /tunnels is incomplete"
+    );
     Ok((first, started.elapsed()))
 }
 
@@ -127,7 +130,7 @@ pub(super) async fn get(address: SocketAddr, path: &str) -> Result<String> {
     .await?
 }
 
-/// The status and the JSON of what is answered to an order.
+/// Posts JSON to the admin port; returns the status and the JSON of the answer.
 pub(super) async fn post(address: SocketAddr, path: &str, body: &Value) -> Result<(u16, Value)> {
     soon(path, async {
         let mut http = HttpStream::connect(address).await?;

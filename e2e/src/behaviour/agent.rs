@@ -1,4 +1,4 @@
-//! An agent in this process, on a thread and a runtime of its own.
+//! An agent in this process, on its own thread and runtime.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,16 +12,16 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{Target, TestRelay, soon};
 
-/// Events that may wait to be read; later ones are lost.
+/// Capacity of the event queue; events that do not fit are dropped.
 const EVENTS_MAX: usize = 4096;
 
-/// What an agent ended with.
+/// Result of an agent that has ended.
 pub type Outcome = Result<(), Error>;
 
-/// How long sessions may go on after a stop: less than a test waits for the agent's end.
+/// Drain timeout of test agents: shorter than the time a test waits for the agent's end.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// An agent to be.
+/// Settings of an agent that is not started yet.
 #[must_use]
 pub struct AgentBuilder {
     target: String,
@@ -32,13 +32,13 @@ pub struct AgentBuilder {
 type Change = Box<dyn FnOnce(Config) -> Config + Send>;
 
 impl AgentBuilder {
-    /// Asks for a name.
+    /// Sets the tunnel name to request.
     ///
     /// # Panics
-    /// It is no tunnel name.
+    /// `name` is not a valid tunnel name.
     pub fn named(self, name: &str) -> Self {
         let name = name.to_owned();
-        self.config(move |config| config.with_name(&name).expect("a tunnel name"))
+        self.config(move |config| config.with_name(&name).expect("a valid tunnel name"))
     }
 
     /// Keeps key and state in `dir`, which several agents may share.
@@ -61,33 +61,33 @@ impl AgentBuilder {
     /// Starts the agent and waits until its tunnel is up.
     ///
     /// # Errors
-    /// It is not in time, or the agent ends before.
+    /// The tunnel is not up in time, or the agent ends first.
     pub async fn start(self, relay: &TestRelay) -> Result<TestAgent> {
         self.start_at(&relay.agent_url()).await
     }
 
-    /// The same, at any relay.
+    /// Starts the agent at the relay with this URL and waits until its tunnel is up.
     ///
     /// # Errors
-    /// It is not in time, or the agent ends before.
+    /// The tunnel is not up in time, or the agent ends first.
     pub async fn start_at(self, relay: &str) -> Result<TestAgent> {
         let mut agent = self.spawn_at(relay)?;
         agent.registered().await?;
         Ok(agent)
     }
 
-    /// Starts the agent, whatever becomes of it.
+    /// Starts the agent and does not wait for its tunnel.
     ///
     /// # Errors
-    /// Its thread or its settings fail.
+    /// The settings are invalid, or the thread cannot be started.
     pub fn spawn(self, relay: &TestRelay) -> Result<TestAgent> {
         self.spawn_at(&relay.agent_url())
     }
 
-    /// The same, at any relay.
+    /// Starts the agent at the relay with this URL and does not wait for its tunnel.
     ///
     /// # Errors
-    /// Its thread or its settings fail.
+    /// The settings are invalid, or the thread cannot be started.
     pub fn spawn_at(self, relay: &str) -> Result<TestAgent> {
         let (state_dir, kept) = match self.state_dir {
             Some(dir) => (dir, None),
@@ -100,11 +100,11 @@ impl AgentBuilder {
         let mut config = Config::new(relay, &self.target)?
             .with_state_dir(state_dir)
             .with_event_hook(move |event: &AgentEvent| {
-                // Full means that nobody reads any more.
+                // A full queue means that the test reads no more events.
                 let _heard = tell.try_send(event.clone());
             });
         config.status_socket = false;
-        // A test of what a stop waits for sets another time.
+        // Tests of the drain override this timeout.
         config.drain_timeout = DRAIN_TIMEOUT;
         let config = self
             .changes
@@ -114,7 +114,7 @@ impl AgentBuilder {
     }
 }
 
-/// A running agent. Dropping it ends it without a goodbye.
+/// A running agent. Dropping it kills the agent: its sockets close without GOAWAY.
 #[derive(Debug)]
 pub struct TestAgent {
     events: mpsc::Receiver<AgentEvent>,
@@ -134,12 +134,12 @@ struct Granted {
 }
 
 impl TestAgent {
-    /// An agent that publishes `target`.
+    /// Builder of an agent that publishes `target`.
     pub fn of(target: &Target) -> AgentBuilder {
         Self::to(&target.to_string())
     }
 
-    /// An agent that publishes what `--to` would be given.
+    /// Builder of an agent that publishes `target`, in the syntax of `--to`.
     pub fn to(target: &str) -> AgentBuilder {
         AgentBuilder {
             target: target.to_owned(),
@@ -163,12 +163,12 @@ impl TestAgent {
             runtime.block_on(async move {
                 let shutdown = async move {
                     if stopped.await.is_err() {
-                        // The agent is dropped, and killed for that.
+                        // The sender was dropped, so the agent will be killed, not stopped.
                         std::future::pending().await
                     }
                 };
                 tokio::select! {
-                    // Either way nobody may be left to hear of it.
+                    // The receiver may be gone.
                     outcome = run_with_reconnect(config, shutdown) => drop(tell.send(outcome)),
                     _ = killed => {}
                 }
@@ -188,13 +188,13 @@ impl TestAgent {
         })
     }
 
-    /// The next event that `wanted` accepts; earlier ones are passed over.
+    /// Waits for the next event that `wanted` accepts; skips other events.
     ///
     /// # Errors
-    /// There is none in time, or the agent ends.
+    /// No such event arrives in time, or the agent ends.
     pub async fn saw<T>(&mut self, wanted: impl Fn(&AgentEvent) -> Option<T>) -> Result<T> {
         let mut passed = Vec::new();
-        let found = soon("an event of the agent", async {
+        let found = soon("an event from the agent", async {
             while let Some(event) = self.events.recv().await {
                 if let Some(found) = wanted(&event) {
                     return Some(found);
@@ -205,15 +205,15 @@ impl TestAgent {
         });
         match found.await {
             Ok(Some(found)) => Ok(found),
-            Ok(None) => bail!("the agent has ended; it said {passed:?}"),
-            Err(error) => Err(error.context(format!("it said {passed:?}"))),
+            Ok(None) => bail!("the agent has ended after the events {passed:?}"),
+            Err(error) => Err(error.context(format!("the agent reported {passed:?}"))),
         }
     }
 
-    /// Waits until the tunnel is up, or up again; its generation.
+    /// Waits until the tunnel is registered, or registered again; returns its generation.
     ///
     /// # Errors
-    /// It is not in time, or the agent ends.
+    /// The tunnel is not registered in time, or the agent ends.
     pub async fn registered(&mut self) -> Result<u64> {
         let granted = self
             .saw(|event| match event {
@@ -242,7 +242,7 @@ impl TestAgent {
     /// The tunnel's name.
     ///
     /// # Panics
-    /// The test did not wait for the registration.
+    /// `registered` was not awaited.
     #[must_use]
     pub fn tunnel(&self) -> &str {
         &self.granted().tunnel
@@ -251,7 +251,7 @@ impl TestAgent {
     /// The tunnel's public URL.
     ///
     /// # Panics
-    /// The test did not wait for the registration.
+    /// `registered` was not awaited.
     #[must_use]
     pub fn url(&self) -> &str {
         &self.granted().url
@@ -260,34 +260,37 @@ impl TestAgent {
     /// The generation that was granted last.
     ///
     /// # Panics
-    /// The test did not wait for the registration.
+    /// `registered` was not awaited.
     #[must_use]
     pub fn generation(&self) -> u64 {
         self.granted().generation
     }
 
-    /// The public path of `rest` at the target, for a request to the relay.
+    /// Path at the relay's HTTP front that leads to `rest` at the target.
     #[must_use]
     pub fn path(&self, rest: &str) -> String {
         format!("/w/{}{rest}", self.tunnel())
     }
 
-    /// Where key and state are kept, if it is the agent's own place.
+    /// Folder of key and state, if it is the agent's own temporary folder.
     ///
     /// # Panics
-    /// The test gave the agent a place.
+    /// The test has set a folder with [`AgentBuilder::state_dir`].
     #[must_use]
     pub fn state_path(&self) -> &Path {
-        self.state.as_ref().expect("a place of its own").path()
+        self.state
+            .as_ref()
+            .expect("the agent's own temporary folder")
+            .path()
     }
 
-    /// Asks the agent to stop in order, and waits for that.
+    /// Stops the agent in order and waits for its end.
     ///
     /// # Errors
-    /// It does not end in time.
+    /// The agent does not end in time.
     pub async fn stop(mut self) -> Result<Outcome> {
         if let Some(stop) = self.stop.take() {
-            // It may have ended by itself.
+            // Sending fails if the agent has already ended.
             let _ended = stop.send(());
         }
         self.ended().await
@@ -296,17 +299,17 @@ impl TestAgent {
     /// Waits until the agent ends by itself.
     ///
     /// # Errors
-    /// It does not in time.
+    /// The agent does not end in time.
     pub async fn ended(mut self) -> Result<Outcome> {
         soon("the agent's end", &mut self.outcome)
             .await?
             .map_err(|_| anyhow!("the agent panicked"))
     }
 
-    /// Ends the agent without a goodbye: its sockets close, and that is all that the relay sees.
+    /// Kills the agent: its sockets close without GOAWAY.
     ///
     /// # Errors
-    /// Its thread panicked.
+    /// The agent's thread panicked.
     pub fn kill(mut self) -> Result<()> {
         self.end()
     }

@@ -1,4 +1,4 @@
-//! Where the programs under test are, built if their sources are younger.
+//! Finds the programs under test, and builds them if their sources have changed.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use anyhow::{Context, Result, bail, ensure};
 
-/// The program, as fresh as its sources.
+/// Path of `tieline-relay`, rebuilt if its sources have changed.
 pub(super) fn tieline_relay() -> Result<PathBuf> {
     static PROGRAM: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     let found = PROGRAM.get_or_init(|| {
@@ -17,18 +17,18 @@ pub(super) fn tieline_relay() -> Result<PathBuf> {
     found.clone().map_err(anyhow::Error::msg)
 }
 
-/// The folder of `tieline-relay` and `tieline`, both as fresh as their sources.
+/// Folder with up-to-date builds of `tieline-relay` and `tieline`.
 ///
 /// # Errors
-/// One of them cannot be built.
+/// A program cannot be built.
 pub fn programs() -> Result<PathBuf> {
     find("tieline-agent", "tieline")?;
     let relay = tieline_relay()?;
     Ok(relay.parent().context("no folder")?.to_owned())
 }
 
-/// The program `name` of `package`. `cargo test --workspace` builds the programs beside the tests; a
-/// narrower command may not.
+/// Path of the binary `name` of `package`, built if necessary: `cargo test --workspace` builds the
+/// binaries too, but a narrower cargo command may not.
 fn find(package: &str, name: &str) -> Result<PathBuf> {
     let tests = std::env::current_exe()?;
     let profile = tests.parent().and_then(Path::parent).context("no target")?;
@@ -50,11 +50,15 @@ fn find(package: &str, name: &str) -> Result<PathBuf> {
             String::from_utf8_lossy(&output.stderr)
         );
     }
-    ensure!(program.exists(), "cargo did not make {}", program.display());
+    ensure!(
+        program.exists(),
+        "cargo did not build {}",
+        program.display()
+    );
     Ok(program)
 }
 
-/// True if no source that cargo lists for the program is younger.
+/// Whether the program is newer than every source in cargo's dep-info file.
 fn is_fresh(program: &Path) -> bool {
     let changed = |path: &Path| -> Option<SystemTime> { fs::metadata(path).ok()?.modified().ok() };
     let Ok(sources) = fs::read_to_string(program.with_extension("d")) else {
@@ -64,7 +68,7 @@ fn is_fresh(program: &Path) -> bool {
         return false;
     };
     let built = changed(program);
-    // A path with a space would be cut and not found: then cargo decides.
+    // A path with a space is split here and not found; then the program counts as outdated.
     sources
         .split_whitespace()
         .all(|source| changed(Path::new(source)).is_some_and(|it| Some(it) <= built))

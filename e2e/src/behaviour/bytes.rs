@@ -1,4 +1,4 @@
-//! Bytes that differ everywhere, their digests, and the ends of plain connections.
+//! Pseudo-random test data, digests, and ways to end a plain TCP connection.
 
 use std::fmt;
 use std::io;
@@ -11,8 +11,8 @@ use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// A stream of bytes that look random and are the same for the same seed, so that loss,
-/// repetition and disorder all change the digest.
+/// Pseudo-random bytes, reproducible from a seed, so that lost, repeated or reordered bytes change the
+/// digest.
 #[derive(Debug)]
 pub struct Noise {
     random: fastrand::Rng,
@@ -20,7 +20,7 @@ pub struct Noise {
 }
 
 impl Noise {
-    /// `len` bytes.
+    /// Creates a stream of `len` bytes.
     #[must_use]
     pub fn new(seed: u64, len: usize) -> Self {
         Self {
@@ -29,8 +29,8 @@ impl Noise {
         }
     }
 
-    /// Writes the next bytes to the front of `buffer`; how many. Pieces of whole multiples of
-    /// 8 bytes give the same stream whatever their size.
+    /// Writes the next bytes to the front of `buffer` and returns their number. Buffers whose sizes are
+    /// multiples of 8 bytes give the same stream, whatever those sizes are.
     pub fn fill(&mut self, buffer: &mut [u8]) -> usize {
         let len = self.left.min(buffer.len());
         self.random.fill(&mut buffer[..len]);
@@ -39,7 +39,7 @@ impl Noise {
     }
 }
 
-/// `len` bytes of [`Noise`] at once.
+/// `len` bytes of [`Noise`].
 #[must_use]
 pub fn noise(seed: u64, len: usize) -> Vec<u8> {
     let mut bytes = vec![0; len];
@@ -47,7 +47,7 @@ pub fn noise(seed: u64, len: usize) -> Vec<u8> {
     bytes
 }
 
-/// What a run of bytes is known by: its SHA-256 and its length.
+/// SHA-256 and length of a byte sequence.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Digest {
     hash: Vec<u8>,
@@ -55,7 +55,7 @@ pub struct Digest {
 }
 
 impl Digest {
-    /// Of these bytes.
+    /// Digest of `bytes`.
     #[must_use]
     pub fn of(bytes: &[u8]) -> Self {
         let mut digester = Digester::default();
@@ -63,7 +63,7 @@ impl Digest {
         digester.finish()
     }
 
-    /// Of what [`noise`] returns.
+    /// Digest of the bytes that [`noise`] returns.
     #[must_use]
     pub fn of_noise(seed: u64, len: usize) -> Self {
         let mut noise = Noise::new(seed, len);
@@ -77,13 +77,13 @@ impl Digest {
         }
     }
 
-    /// How many bytes.
+    /// Number of bytes.
     #[must_use]
     pub const fn len(&self) -> u64 {
         self.len
     }
 
-    /// Whether there were none.
+    /// Whether there were no bytes.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.len == 0
@@ -100,7 +100,7 @@ impl fmt::Debug for Digest {
     }
 }
 
-/// Makes a [`Digest`] of what passes.
+/// Computes a [`Digest`] incrementally.
 #[derive(Clone)]
 pub(super) struct Digester {
     hasher: Hasher,
@@ -130,10 +130,10 @@ impl Digester {
     }
 }
 
-/// Sends `message` and expects it back; how long that took.
+/// Sends `message`, expects the same bytes back and returns the round-trip time.
 ///
 /// # Errors
-/// The connection ends, or something else comes back.
+/// The connection ends, or other bytes come back.
 pub async fn echo_round_trip(stream: &mut TcpStream, message: &[u8]) -> Result<Duration> {
     let started = std::time::Instant::now();
     let mut answer = vec![0; message.len()];
@@ -141,14 +141,11 @@ pub async fn echo_round_trip(stream: &mut TcpStream, message: &[u8]) -> Result<D
     let (sent, received) = tokio::join!(writes.write_all(message), reads.read_exact(&mut answer));
     sent.context("send")?;
     received.context("receive")?;
-    ensure!(
-        answer == message,
-        "what came back differs from what was sent"
-    );
+    ensure!(answer == message, "the echo differs from the message");
     Ok(started.elapsed())
 }
 
-/// Reads to the end: what came, and how the stream ended.
+/// Reads to the end; returns the digest of the bytes, and how the stream ended.
 pub async fn read_to_close(stream: &mut TcpStream) -> (Digest, io::Result<()>) {
     let mut digester = Digester::default();
     let mut buffer = vec![0; 64 * 1024];
@@ -162,26 +159,26 @@ pub async fn read_to_close(stream: &mut TcpStream) -> (Digest, io::Result<()>) {
     (digester.finish(), end)
 }
 
-/// Whether a stream ended by a reset, and not in order.
+/// Whether a stream ended with a connection reset.
 #[must_use]
 pub fn is_reset(end: &io::Result<()>) -> bool {
     matches!(end, Err(error) if error.kind() == io::ErrorKind::ConnectionReset)
 }
 
-/// Closes a connection with a reset, as a program does that is killed with bytes unread.
+/// Closes a connection with a reset, as the kernel does for a killed program with unread bytes.
 ///
 /// # Errors
-/// The socket refuses the option.
+/// The socket rejects the linger option.
 pub fn abort(stream: TcpStream) -> io::Result<()> {
     SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
     drop(stream);
     Ok(())
 }
 
-/// Ends one's own direction, and leaves the other open.
+/// Closes the write direction and leaves the read direction open.
 ///
 /// # Errors
-/// The connection is gone.
+/// The connection is closed.
 pub fn half_close(stream: &TcpStream) -> io::Result<()> {
     SockRef::from(stream).shutdown(Shutdown::Write)
 }

@@ -1,5 +1,5 @@
-//! Relay and agent as processes of their own, where memory and descriptors can be counted without
-//! those of the test.
+//! Relay and agent in separate processes, whose memory and descriptors can be measured without those of the
+//! test.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -17,18 +17,18 @@ use super::relay::{raw, until};
 use super::{HttpStream, Metrics, SOON, TunnelRow, admin};
 use crate::process::Process;
 
-/// A relay or an agent in a process of its own. It is killed when this is dropped.
+/// A relay, agent, fleet or target in a separate process. Dropping it kills the process.
 pub struct Child {
     process: Process,
     _state_dir: Option<TempDir>,
 }
 
 impl Child {
-    /// Publishes `target` at `relay` as `name`, from an agent of its own; waits until the tunnel is
+    /// Starts an agent that publishes `target` at `relay` as `name`, and waits until the tunnel is
     /// up. `program` is the `child` binary of this crate.
     ///
     /// # Errors
-    /// It does not start, or is not registered in time.
+    /// The agent does not start, or its tunnel is not up in time.
     pub fn agent(program: &Path, relay: &str, target: &str, name: &str) -> Result<Self> {
         let state_dir = TempDir::new()?;
         let mut command = Command::new(program);
@@ -56,11 +56,11 @@ impl Child {
         })
     }
 
-    /// Runs `agents` agents in one process, all of which publish `target`; waits until all their
-    /// tunnels are up. `program` is the `child` binary of this crate.
+    /// Starts `agents` agents in one process, all of which publish `target`, and waits until all tunnels
+    /// are up. `program` is the `child` binary of this crate.
     ///
     /// # Errors
-    /// It does not start, or they are not up within `limit`.
+    /// The process does not start, or the tunnels are not up within `limit`.
     pub fn fleet(
         program: &Path,
         relay: &str,
@@ -83,10 +83,10 @@ impl Child {
         Ok((fleet, up))
     }
 
-    /// A fleet: waits until all its tunnels are up for the time that comes after `earlier` times.
+    /// For a fleet: waits until it has reported more than `earlier` times that all tunnels are up.
     ///
     /// # Errors
-    /// They are not within `limit`, or an agent gave up.
+    /// The report does not come within `limit`, or an agent gave up.
     pub fn up_again(&self, earlier: usize, limit: Duration) -> Result<Up> {
         let mut seen = 0;
         self.process.wait_for(limit, |line| {
@@ -101,18 +101,18 @@ impl Child {
         })?
     }
 
-    /// A fleet: ends so many agents without a goodbye, and starts them again in the same moment.
+    /// For a fleet: kills `count` agents without GOAWAY and restarts them at once.
     ///
     /// # Errors
-    /// It is gone.
+    /// The process has ended.
     pub fn restart_agents(&self, count: usize) -> Result<()> {
         self.process.tell(&count.to_string())
     }
 
-    /// A target that sends back what it gets, and its address.
+    /// Starts an echo target; returns it with its address.
     ///
     /// # Errors
-    /// It does not start in time.
+    /// The target does not start in time.
     pub fn echo(program: &Path) -> Result<(Self, SocketAddr)> {
         let process = Process::spawn("echo", Command::new(program).arg("echo"))?;
         let address = process.wait_for(SOON, |line| {
@@ -126,10 +126,10 @@ impl Child {
         Ok((target, address))
     }
 
-    /// `tieline connect` for the relay at `relay`, and its address.
+    /// Starts `tieline connect` for the relay at `relay`; returns it with its address.
     ///
     /// # Errors
-    /// It does not start in time.
+    /// The proxy does not start in time.
     pub fn proxy(program: &Path, relay: &str) -> Result<(Self, SocketAddr)> {
         let mut command = Command::new(program);
         command.args(["agent", "connect", "--json", "--relay", relay]);
@@ -146,32 +146,32 @@ impl Child {
         Ok((proxy, address))
     }
 
-    /// Its process id.
+    /// Process id.
     #[must_use]
     pub fn id(&self) -> u32 {
         self.process.id()
     }
 
-    /// Descriptors that it has open.
+    /// Number of open file descriptors.
     ///
     /// # Errors
-    /// It is gone.
+    /// The process has ended.
     pub fn descriptors(&self) -> Result<usize> {
         Ok(fs::read_dir(format!("/proc/{}/fd", self.id()))?.count())
     }
 
-    /// Memory that it has resident, in bytes.
+    /// Resident memory, in bytes.
     ///
     /// # Errors
-    /// It is gone.
+    /// The process has ended.
     pub fn resident_bytes(&self) -> Result<u64> {
         self.memory("VmRSS:")
     }
 
-    /// The most memory that it ever had resident, in bytes.
+    /// Peak of the resident memory, in bytes.
     ///
     /// # Errors
-    /// It is gone.
+    /// The process has ended.
     pub fn resident_bytes_peak(&self) -> Result<u64> {
         self.memory("VmHWM:")
     }
@@ -185,14 +185,14 @@ impl Child {
     }
 }
 
-/// All tunnels of a fleet are up.
+/// Report of a fleet that all of its tunnels are up.
 #[derive(Clone, Copy, Debug, Deserialize)]
 pub struct Up {
-    /// How many.
+    /// Number of agents.
     pub agents: usize,
-    /// Milliseconds since the first was started or lost.
+    /// Milliseconds since the first agent was started or lost its link.
     pub ms: u64,
-    /// Links that ended, and attempts to make one that failed, since the fleet started.
+    /// Ended links plus failed connection attempts since the fleet started.
     pub disconnects: usize,
 }
 
@@ -203,7 +203,7 @@ enum FleetLine {
     Failed { reason: String },
 }
 
-/// A relay in a process of its own.
+/// A relay in a separate process.
 pub struct ChildRelay {
     /// The process.
     pub process: Child,
@@ -219,11 +219,11 @@ struct Bound {
 }
 
 impl ChildRelay {
-    /// Starts a relay with `flags` besides its listeners. `program` is the `child` binary of this
+    /// Starts a relay with `flags` in addition to its listeners. `program` is the `child` binary of this
     /// crate.
     ///
     /// # Errors
-    /// It does not start in time.
+    /// The relay does not start in time.
     pub fn start(program: &Path, flags: &[&str]) -> Result<Self> {
         Self::start_at(program, [([127, 0, 0, 1], 0).into(); 4], flags)
     }
@@ -245,10 +245,10 @@ impl ChildRelay {
         })
     }
 
-    /// Ends it without a goodbye and starts another one with `flags` on the same ports.
+    /// Kills the relay and starts a new one with `flags` on the same ports.
     ///
     /// # Errors
-    /// It does not start again.
+    /// The relay does not start again.
     pub fn restart(self, program: &Path, flags: &[&str]) -> Result<Self> {
         let Bound {
             agent,
@@ -260,25 +260,25 @@ impl ChildRelay {
         Self::start_at(program, [agent, tcp, http, admin], flags)
     }
 
-    /// Where operators ask.
+    /// Address of the admin port.
     #[must_use]
     pub const fn admin_address(&self) -> SocketAddr {
         self.bound.admin
     }
 
-    /// Where agents dial.
+    /// Address that agents dial.
     #[must_use]
     pub const fn agent_address(&self) -> SocketAddr {
         self.bound.agent
     }
 
-    /// Where an agent dials, as its `--relay`.
+    /// Address that agents dial, in the syntax of `--relay`.
     #[must_use]
     pub fn agent_url(&self) -> String {
         format!("tcp://{}", self.bound.agent)
     }
 
-    /// A raw TCP frontend that has named its tunnel.
+    /// Opens a raw TCP frontend connection and sends the preamble for `tunnel`.
     ///
     /// # Errors
     /// The connection fails.
@@ -286,7 +286,7 @@ impl ChildRelay {
         raw(self.bound.tcp, tunnel).await
     }
 
-    /// An HTTP frontend.
+    /// Opens an HTTP frontend connection.
     ///
     /// # Errors
     /// The connection fails.
@@ -294,34 +294,34 @@ impl ChildRelay {
         HttpStream::connect(self.bound.http).await
     }
 
-    /// What `/metrics` says.
+    /// Reads `/metrics`.
     ///
     /// # Errors
-    /// It does not answer.
+    /// The admin port does not answer.
     pub async fn metrics(&self) -> Result<Metrics> {
         admin::metrics(self.bound.admin).await
     }
 
-    /// What `/tunnels` says.
+    /// Reads `/tunnels`.
     ///
     /// # Errors
-    /// It does not answer.
+    /// The admin port does not answer.
     pub async fn tunnels(&self) -> Result<Vec<TunnelRow>> {
         admin::tunnels(self.bound.admin).await
     }
 
-    /// How long `/tunnels` takes to its first byte, and to the end of its first page. Blocks.
+    /// Times to the first byte and to the end of the first page of `/tunnels`. Blocking.
     ///
     /// # Errors
-    /// It does not answer.
+    /// The admin port does not answer.
     pub fn time_tunnels(&self) -> Result<(Duration, Duration)> {
         admin::time_tunnels(self.bound.admin)
     }
 
-    /// Waits until `/metrics` looks as `wanted`, and returns it.
+    /// Waits until `wanted` accepts the metrics, and returns them.
     ///
     /// # Errors
-    /// It does not within [`SOON`]; the error quotes it.
+    /// `wanted` does not accept them within [`SOON`]; the error lists the metrics.
     pub async fn until(&self, what: &str, wanted: impl Fn(&Metrics) -> bool) -> Result<Metrics> {
         until(self.bound.admin, what, wanted).await
     }

@@ -1,5 +1,5 @@
-//! HTTP/1.1 to the byte, for callers and for targets: what is sent is what the test wrote, and what
-//! arrives is read strictly. A library would smooth over what the tests look for.
+//! A byte-exact HTTP/1.1 peer for callers and targets: it sends exactly what the test writes and parses input
+//! strictly. An HTTP library would hide the faults that the tests look for.
 
 use std::net::SocketAddr;
 
@@ -11,53 +11,53 @@ use tokio::net::TcpStream;
 use super::Digest;
 use super::bytes::Digester;
 
-/// Longest head and longest line of a chunk, in bytes.
+/// Longest accepted head or chunk line, in bytes.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 
-/// A connection that speaks HTTP/1.1, on either side.
+/// An HTTP/1.1 connection, on the client's or the server's side.
 #[derive(Debug)]
 pub struct HttpStream {
     stream: TcpStream,
-    /// Read, and not yet looked at.
+    /// Bytes read ahead and not parsed yet.
     ahead: BytesMut,
 }
 
-/// A request's or an answer's first line and its headers, as they came.
+/// First line and header fields of a request or an answer, as received.
 #[derive(Clone, Debug)]
 pub struct Head {
-    /// The first line.
+    /// Request line or status line.
     pub first: String,
-    /// The headers in order.
+    /// Header fields in order.
     pub headers: Vec<(String, String)>,
 }
 
 /// A body that was read to its end.
 #[derive(Clone, Debug, Default)]
 pub struct Body {
-    /// Its bytes, without framing.
+    /// Bytes of the body, without framing.
     pub bytes: Vec<u8>,
-    /// Its trailers.
+    /// Trailer fields.
     pub trailers: Vec<(String, String)>,
 }
 
-/// How much of a body is still to come.
+/// Rest of a body that is still to be read.
 #[derive(Clone, Debug)]
 pub enum Framing {
-    /// So many bytes.
+    /// Content-Length: bytes left.
     Length(u64),
-    /// So many bytes of this chunk, then more chunks.
+    /// Bytes left of this chunk; more chunks follow.
     Chunk(u64),
-    /// Everything until the connection ends.
+    /// All bytes until the connection closes.
     Close,
-    /// Nothing; these were the trailers.
+    /// End of the body, with its trailer fields.
     Done(Vec<(String, String)>),
 }
 
 impl Head {
-    /// An answer's status.
+    /// Status code of an answer.
     ///
     /// # Panics
-    /// It is no answer.
+    /// The head is not an answer.
     #[must_use]
     pub fn status(&self) -> u16 {
         let status = self.first.split(' ').nth(1);
@@ -66,10 +66,10 @@ impl Head {
             .unwrap_or_else(|| panic!("no status in {:?}", self.first))
     }
 
-    /// A request's method and path.
+    /// Method and path of a request.
     ///
     /// # Panics
-    /// It is no request.
+    /// The head is not a request.
     #[must_use]
     pub fn request(&self) -> (&str, &str) {
         let mut words = self.first.split(' ');
@@ -79,10 +79,10 @@ impl Head {
         }
     }
 
-    /// The value of a header that occurs once, if it occurs.
+    /// Value of a header field; `None` if it is missing.
     ///
     /// # Panics
-    /// It occurs more than once.
+    /// The field occurs more than once.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
         let mut found = self
@@ -90,7 +90,7 @@ impl Head {
             .iter()
             .filter(|(key, _)| key.eq_ignore_ascii_case(name));
         let value = found.next().map(|(_, value)| value.as_str());
-        assert!(found.next().is_none(), "{name} twice: {self:?}");
+        assert!(found.next().is_none(), "{name} occurs twice: {self:?}");
         value
     }
 
@@ -137,7 +137,7 @@ fn headers<'a>(lines: impl Iterator<Item = &'a str>) -> Result<Vec<(String, Stri
 }
 
 impl HttpStream {
-    /// Speaks HTTP on `stream`.
+    /// Wraps `stream`.
     #[must_use]
     pub fn new(stream: TcpStream) -> Self {
         Self {
@@ -149,28 +149,28 @@ impl HttpStream {
     /// Connects to a server.
     ///
     /// # Errors
-    /// It cannot be reached.
+    /// The server cannot be reached.
     pub async fn connect(address: SocketAddr) -> Result<Self> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
         Ok(Self::new(stream))
     }
 
-    /// The connection itself; what was read ahead is lost.
+    /// Returns the TCP connection; bytes read ahead are lost.
     #[must_use]
     pub fn into_stream(self) -> TcpStream {
         self.stream
     }
 
-    /// The connection itself.
+    /// The underlying TCP connection.
     pub const fn stream(&mut self) -> &mut TcpStream {
         &mut self.stream
     }
 
-    /// Sends bytes as they are.
+    /// Sends raw bytes.
     ///
     /// # Errors
-    /// The connection is gone.
+    /// The connection is closed.
     pub async fn write(&mut self, bytes: impl AsRef<[u8]>) -> Result<()> {
         Ok(self.stream.write_all(bytes.as_ref()).await?)
     }
@@ -178,7 +178,7 @@ impl HttpStream {
     /// Sends one chunk of a chunked body.
     ///
     /// # Errors
-    /// The connection is gone.
+    /// The connection is closed.
     pub async fn write_chunk(&mut self, bytes: &[u8]) -> Result<()> {
         let mut chunk = format!("{:x}\r\n", bytes.len()).into_bytes();
         chunk.extend_from_slice(bytes);
@@ -186,42 +186,42 @@ impl HttpStream {
         self.write(chunk).await
     }
 
-    /// Asks for `path`, without waiting for the answer.
+    /// Sends a GET request for `path` and does not wait for the answer.
     ///
     /// # Errors
-    /// The connection is gone.
+    /// The connection is closed.
     pub async fn get(&mut self, path: &str) -> Result<()> {
-        // A server on loopback may refuse names that are not its own.
+        // A server on loopback may reject foreign Host names.
         let host = self.stream.peer_addr()?;
         self.write(format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n"))
             .await
     }
 
-    /// Sends an answer with a body of known length.
+    /// Sends an answer with Content-Length.
     ///
     /// # Errors
-    /// The connection is gone.
+    /// The connection is closed.
     pub async fn respond(&mut self, status: &str, headers: &str, body: &[u8]) -> Result<()> {
         let length = body.len();
         let head = format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\n{headers}\r\n");
         self.write([head.as_bytes(), body].concat()).await
     }
 
-    /// The next head; `None` if the peer closed in order before it.
+    /// Reads the next head; `None` if the peer closed the connection in order before it.
     ///
     /// # Errors
-    /// The connection broke, or what came is no head.
+    /// The connection broke, or the input is not a head.
     pub async fn head(&mut self) -> Result<Option<Head>> {
         loop {
             if let Some(at) = self.ahead.windows(4).position(|four| four == b"\r\n\r\n") {
                 let head = self.ahead.split_to(at + 4);
                 return Head::parse(std::str::from_utf8(&head)?).map(Some);
             }
-            ensure!(self.ahead.len() < HEAD_BYTES_MAX, "a head without an end");
+            ensure!(self.ahead.len() < HEAD_BYTES_MAX, "the head is too long");
             if self.fill().await? == 0 {
                 ensure!(
                     self.ahead.is_empty(),
-                    "ends within a head: {:?}",
+                    "the connection ended within a head: {:?}",
                     self.ahead
                 );
                 return Ok(None);
@@ -229,20 +229,20 @@ impl HttpStream {
         }
     }
 
-    /// The next answer, read to its end.
+    /// Reads the next answer to its end.
     ///
     /// # Errors
-    /// The connection ended before that.
+    /// The connection ended within the answer.
     pub async fn answer(&mut self) -> Result<(Head, Body)> {
         let head = self.head().await?.context("closed without an answer")?;
         let body = self.body(&head).await?;
         Ok((head, body))
     }
 
-    /// The body behind `head`, read to its end.
+    /// Reads the body after `head` to its end.
     ///
     /// # Errors
-    /// The connection ended before that.
+    /// The connection ended within the body.
     pub async fn body(&mut self, head: &Head) -> Result<Body> {
         let mut framing = head.framing()?;
         let mut bytes = Vec::new();
@@ -253,10 +253,10 @@ impl HttpStream {
         Ok(Body { bytes, trailers })
     }
 
-    /// The digest of the body behind `head`, which is not kept.
+    /// Reads the body after `head` and returns only its digest.
     ///
     /// # Errors
-    /// The connection ended before the body did.
+    /// The connection ended within the body.
     pub async fn body_digest(&mut self, head: &Head) -> Result<Digest> {
         let mut framing = head.framing()?;
         let mut digester = Digester::default();
@@ -266,18 +266,18 @@ impl HttpStream {
         Ok(digester.finish())
     }
 
-    /// How the body behind `head` is framed, to be read by [`HttpStream::piece`].
+    /// Framing of the body after `head`, to be read with [`HttpStream::piece`].
     ///
     /// # Errors
-    /// The head makes no sense.
+    /// Content-Length is not a number.
     pub fn framing(head: &Head) -> Result<Framing> {
         head.framing()
     }
 
-    /// Some more of a body; `None` at its end.
+    /// Reads the next piece of a body; `None` at its end.
     ///
     /// # Errors
-    /// The connection ended before the body did.
+    /// The connection ended within the body.
     pub async fn piece(&mut self, framing: &mut Framing) -> Result<Option<Bytes>> {
         if let Framing::Chunk(0) = framing {
             let size = self.line().await?;
@@ -330,7 +330,7 @@ impl HttpStream {
         Ok(Some(piece))
     }
 
-    /// Waits for the peer's end; what it sent before that.
+    /// Waits until the peer closes the connection; returns the bytes it sent before.
     ///
     /// # Errors
     /// The connection broke.
@@ -346,7 +346,10 @@ impl HttpStream {
                 self.ahead.advance(2);
                 return Ok(String::from_utf8(line.to_vec())?);
             }
-            ensure!(self.ahead.len() < HEAD_BYTES_MAX, "a line without an end");
+            ensure!(
+                self.ahead.len() < HEAD_BYTES_MAX,
+                "a chunk line is too long"
+            );
             if self.fill().await? == 0 {
                 return Err(anyhow!("the connection ended within a chunked body"));
             }

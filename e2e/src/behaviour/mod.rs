@@ -1,5 +1,5 @@
-//! The harness of the behaviour tests: a relay and agents in this process, targets that follow a
-//! script, callers that speak bytes, and what the relay says about itself.
+//! Harness of the behaviour tests: a relay and agents in this process, scripted targets, callers that send
+//! raw bytes, and readers of the relay's admin port.
 //!
 //! ```no_run
 //! use tieline_e2e::behaviour::{Target, TestAgent, TestRelay};
@@ -13,7 +13,7 @@
 //! # }
 //! ```
 //!
-//! Everything ends when it is dropped. Every wait has a limit and says what it waited for.
+//! Everything stops when it is dropped. Every wait has a limit, and its error names the awaited event.
 
 mod admin;
 mod agent;
@@ -47,28 +47,28 @@ pub use relay::{RelayBuilder, TestRelay};
 pub use target::Target;
 pub use wire_agent::{WireAgent, WireKey, registration};
 
-/// Longest wait for anything that should happen soon, on a machine that is busy.
+/// Longest wait for an event that should come soon, on a busy machine.
 pub const SOON: Duration = Duration::from_secs(20);
 
-/// Waits for `future`, but not longer than [`SOON`].
+/// Awaits `future` for at most [`SOON`].
 ///
 /// # Errors
-/// It took longer; `what` says for what.
+/// The limit passed; the error contains `what`.
 pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> Result<T> {
     within(SOON, what, future).await
 }
 
-/// Waits for `future`, but not longer than `limit`.
+/// Awaits `future` for at most `limit`.
 ///
 /// # Errors
-/// It took longer; `what` says for what.
+/// The limit passed; the error contains `what`.
 pub async fn within<T>(limit: Duration, what: &str, future: impl Future<Output = T>) -> Result<T> {
     tokio::time::timeout(limit, future)
         .await
         .with_context(|| format!("not within {limit:?}: {what}"))
 }
 
-/// Makes each `async fn name(driver: DriverChoice) -> Result<()>` two tests: `auto::name` and
+/// Turns each `async fn name(driver: DriverChoice) -> Result<()>` into two tests: `auto::name` and
 /// `epoll::name`.
 #[macro_export]
 macro_rules! on_each_driver {

@@ -1,4 +1,4 @@
-//! The real programs, and what a test does to a process from outside.
+//! The real programs as processes: start, signals, logs, metrics.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -16,21 +16,21 @@ use super::relay::{raw, until};
 use super::{HttpStream, Metrics, SOON, TunnelRow, admin};
 use crate::process::{Ended, Process};
 
-/// Where `tieline-relay` listens, in the order of its flags.
+/// Listener addresses of `tieline-relay`, in the order of its flags.
 #[derive(Clone, Copy, Debug)]
 pub struct Addresses {
-    /// For agents.
+    /// Address for agents.
     pub agent: SocketAddr,
-    /// For raw TCP frontends.
+    /// Address for raw TCP frontends.
     pub tcp: SocketAddr,
-    /// For HTTP frontends.
+    /// Address for HTTP frontends.
     pub http: SocketAddr,
-    /// For operators.
+    /// Address of the admin port.
     pub admin: SocketAddr,
 }
 
 impl Addresses {
-    /// Ports of the kernel's choice.
+    /// Loopback addresses with port 0.
     #[must_use]
     pub fn any() -> Self {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
@@ -43,29 +43,29 @@ impl Addresses {
     }
 }
 
-/// `tieline-relay`, the program itself. It is killed when this is dropped.
+/// A running `tieline-relay` program. Dropping it kills the process.
 pub struct RelayProgram {
     process: Process,
-    /// Where it listens.
+    /// Addresses that it listens on.
     pub addresses: Addresses,
-    /// How it talks to the kernel, as it says.
+    /// Driver, as reported in its `ready` line.
     pub driver: String,
 }
 
 impl RelayProgram {
-    /// Starts it at `addresses` with `flags`; `launcher` is a command that runs the program that
-    /// follows, or nothing. Waits until it is ready.
+    /// Starts the relay at `addresses` with `flags` and waits until it is ready. `launcher` is a command
+    /// that runs the relay as its argument, or empty.
     ///
     /// # Errors
-    /// It cannot be built, or does not get ready.
+    /// The relay cannot be built, or does not become ready.
     pub fn start(launcher: &[&str], addresses: Addresses, flags: &[&str]) -> Result<Self> {
         Self::ready(Self::spawn(launcher, addresses, flags)?)
     }
 
-    /// One that was spawned, once it is ready.
+    /// Waits until a spawned relay is ready.
     ///
     /// # Errors
-    /// It does not get ready.
+    /// The relay does not become ready.
     pub fn ready(process: Process) -> Result<Self> {
         let ready = process.wait_for(SOON, |line| {
             event(line, "ready")?["driver"].as_str().map(str::to_owned)
@@ -90,18 +90,18 @@ impl RelayProgram {
         })
     }
 
-    /// How it ends where it cannot start.
+    /// Runs a relay that cannot start, and returns how it ended.
     ///
     /// # Errors
-    /// It cannot be built, or does not end.
+    /// The relay cannot be built, or does not end.
     pub fn ends(launcher: &[&str], addresses: Addresses, flags: &[&str]) -> Result<Ended> {
         Self::spawn(launcher, addresses, flags)?.ended(SOON)
     }
 
-    /// Starts it, as [`RelayProgram::start`] does, and waits for nothing.
+    /// Starts the relay as [`RelayProgram::start`] does, without waiting until it is ready.
     ///
     /// # Errors
-    /// It cannot be built, or started.
+    /// The relay cannot be built or started.
     pub fn spawn(launcher: &[&str], addresses: Addresses, flags: &[&str]) -> Result<Process> {
         let program = tieline_relay()?;
         let mut command = match launcher.split_first() {
@@ -124,45 +124,45 @@ impl RelayProgram {
         Process::spawn("tieline-relay", &mut command)
     }
 
-    /// Asks it to stop, as an operator does.
+    /// Sends SIGTERM, as an operator does.
     ///
     /// # Errors
-    /// It is gone.
+    /// The process has ended.
     pub fn ask_to_stop(&self) -> Result<()> {
         self.process.signal(Signal::TERM)
     }
 
-    /// Waits until it has ended by itself.
+    /// Waits until the relay has ended by itself.
     ///
     /// # Errors
-    /// It does not in time.
+    /// The relay does not end in time.
     pub fn ended(self) -> Result<Ended> {
         self.process.ended(SOON)
     }
 
-    /// Kills it, without a goodbye, and starts it again at the same addresses.
+    /// Kills the relay and starts it again at the same addresses.
     ///
     /// # Errors
-    /// It does not start again.
+    /// The relay does not start again.
     pub fn restart_after_kill(self, flags: &[&str]) -> Result<Self> {
         let addresses = self.addresses;
         drop(self);
         Self::start(&[], addresses, flags)
     }
 
-    /// The process.
+    /// Handle of the process.
     #[must_use]
     pub const fn process(&self) -> &Process {
         &self.process
     }
 
-    /// Where an agent dials, as its `--relay`.
+    /// Address that agents dial, in the syntax of `--relay`.
     #[must_use]
     pub fn agent_url(&self) -> String {
         format!("tcp://{}", self.addresses.agent)
     }
 
-    /// A raw TCP frontend that has named its tunnel.
+    /// Opens a raw TCP frontend connection and sends the preamble for `tunnel`.
     ///
     /// # Errors
     /// The connection fails.
@@ -170,7 +170,7 @@ impl RelayProgram {
         raw(self.addresses.tcp, tunnel).await
     }
 
-    /// An HTTP frontend.
+    /// Opens an HTTP frontend connection.
     ///
     /// # Errors
     /// The connection fails.
@@ -178,89 +178,89 @@ impl RelayProgram {
         HttpStream::connect(self.addresses.http).await
     }
 
-    /// The body of an answer of the admin port.
+    /// Body of the admin port's answer to a GET of `path`.
     ///
     /// # Errors
-    /// It does not answer with 200.
+    /// The status is not 200, or there is no answer.
     pub async fn admin(&self, path: &str) -> Result<String> {
         admin::get(self.addresses.admin, path).await
     }
 
-    /// What the admin port answers to an order: the status, and the JSON.
+    /// Posts an order to the admin port; returns the status and the JSON of the answer.
     ///
     /// # Errors
-    /// It does not answer, or not with JSON.
+    /// There is no answer, or it is not JSON.
     pub async fn order(&self, path: &str, body: &Value) -> Result<(u16, Value)> {
         admin::post(self.addresses.admin, path, body).await
     }
 
-    /// What `/metrics` says.
+    /// Reads `/metrics`.
     ///
     /// # Errors
-    /// It does not answer.
+    /// The admin port does not answer.
     pub async fn metrics(&self) -> Result<Metrics> {
         admin::metrics(self.addresses.admin).await
     }
 
-    /// What `/tunnels` says.
+    /// Reads `/tunnels`.
     ///
     /// # Errors
-    /// It does not answer.
+    /// The admin port does not answer.
     pub async fn tunnels(&self) -> Result<Vec<TunnelRow>> {
         admin::tunnels(self.addresses.admin).await
     }
 
-    /// Waits until `/metrics` looks as `wanted`, and returns it.
+    /// Waits until `wanted` accepts the metrics, and returns them.
     ///
     /// # Errors
-    /// It does not within [`SOON`]; the error quotes it.
+    /// `wanted` does not accept them within [`SOON`]; the error lists the metrics.
     pub async fn until(&self, what: &str, wanted: impl Fn(&Metrics) -> bool) -> Result<Metrics> {
         until(self.addresses.admin, what, wanted).await
     }
 
-    /// Waits for a line of its log that contains `text`.
+    /// Waits for a log line that contains `text`.
     ///
     /// # Errors
-    /// There is none in time.
+    /// No such line appears in time.
     pub fn logged(&self, text: &str) -> Result<String> {
         self.process
             .wait_for_error_line(SOON, |line| line.contains(text).then(|| line.to_owned()))
     }
 
-    /// How many lines of its log so far contain `text`.
+    /// Number of log lines so far that contain `text`.
     #[must_use]
     pub fn log_count(&self, text: &str) -> usize {
         self.process.error_lines(|line| line.contains(text))
     }
 
-    /// Processor time that it has used so far.
+    /// CPU time used so far.
     ///
     /// # Errors
-    /// It is gone.
+    /// The process has ended.
     pub fn processor_time(&self) -> Result<Duration> {
         processor_time(self.process.id())
     }
 
-    /// Descriptors that it has open.
+    /// Number of open file descriptors.
     ///
     /// # Errors
-    /// It is gone.
+    /// The process has ended.
     pub fn descriptors(&self) -> Result<usize> {
         Ok(fs::read_dir(format!("/proc/{}/fd", self.process.id()))?.count())
     }
 }
 
-/// `tieline serve`, in a process of its own. It is killed when this is dropped.
+/// `tieline serve` in a separate process. Dropping it kills the process.
 pub struct AgentProgram {
     process: Process,
 }
 
 impl AgentProgram {
-    /// Starts `serve` with `flags`; the key is kept in `state_dir`. `program` is the `child` binary
+    /// Starts `serve` with `flags`, with its key in `state_dir`. `program` is the `child` binary
     /// of this crate.
     ///
     /// # Errors
-    /// It does not start.
+    /// The agent does not start.
     pub fn start(
         program: &Path,
         relay: &str,
@@ -288,16 +288,16 @@ impl AgentProgram {
         Ok(Self { process })
     }
 
-    /// The process.
+    /// Handle of the process.
     #[must_use]
     pub const fn process(&self) -> &Process {
         &self.process
     }
 
-    /// Waits until the tunnel came up for the `nth` time, counted from 1: its name and URL.
+    /// Waits for the registration number `nth` of the tunnel, from 1; returns its name and URL.
     ///
     /// # Errors
-    /// It does not in time.
+    /// The registration does not come in time.
     pub fn registered(&self, nth: usize) -> Result<(String, String)> {
         let mut left = nth;
         self.process.wait_for(SOON, |line| {
@@ -308,46 +308,46 @@ impl AgentProgram {
         })
     }
 
-    /// Waits for an event called `wanted`.
+    /// Waits for an event named `wanted`.
     ///
     /// # Errors
-    /// There is none in time.
+    /// No such event comes in time.
     pub fn told(&self, wanted: &str) -> Result<Value> {
         self.process.wait_for(SOON, |line| event(line, wanted))
     }
 
-    /// Waits until it has ended by itself.
+    /// Waits until the agent has ended by itself.
     ///
     /// # Errors
-    /// It does not in time.
+    /// The agent does not end in time.
     pub fn ended(self) -> Result<Ended> {
         self.process.ended(SOON)
     }
 
-    /// Stops all its threads where they stand.
+    /// Suspends the process with SIGSTOP.
     ///
     /// # Errors
-    /// It is gone.
+    /// The process has ended.
     pub fn freeze(&self) -> Result<()> {
         self.process.signal(Signal::STOP)
     }
 
-    /// Lets it go on.
+    /// Resumes the process with SIGCONT.
     ///
     /// # Errors
-    /// It is gone.
+    /// The process has ended.
     pub fn thaw(&self) -> Result<()> {
         self.process.signal(Signal::CONT)
     }
 }
 
-/// A JSON line of a program, if it tells of `wanted`.
+/// Parses a JSON output line; `None` if its event is not `wanted`.
 fn event(line: &str, wanted: &str) -> Option<Value> {
     let told: Value = serde_json::from_str(line).ok()?;
     (told["event"] == wanted).then_some(told)
 }
 
-/// Takes away what the environment of the test might set.
+/// Removes TIELINE_ variables and RUST_LOG from the environment of `command`.
 pub fn without_settings(command: &mut Command) {
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("TIELINE_") {
@@ -357,11 +357,11 @@ pub fn without_settings(command: &mut Command) {
     command.env_remove("RUST_LOG");
 }
 
-/// Processor time that a process has used so far.
+/// CPU time that a process has used so far.
 fn processor_time(id: u32) -> Result<Duration> {
     let stat = fs::read_to_string(format!("/proc/{id}/stat"))?;
-    // proc_pid_stat(5): the name is in parentheses and may hold anything; utime and stime are the
-    // 12th and 13th field behind it, in ticks of 10 ms on every Linux.
+    // proc_pid_stat(5): the name in parentheses may contain any byte. utime and stime are the 12th and
+    // 13th field after it, in ticks of 10 ms on every Linux.
     let (_, fields) = stat.rsplit_once(") ").context("no name in stat")?;
     let mut fields = fields.split(' ').skip(11);
     let mut ticks = || -> Result<u64> { Ok(fields.next().context("too few fields")?.parse()?) };

@@ -1,4 +1,4 @@
-//! `tieline connect` in this process, on a thread and a runtime of its own.
+//! `tieline connect` in this process, on its own thread and runtime.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -10,10 +10,10 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::soon;
 
-/// Events that may wait to be read; later ones are lost.
+/// Capacity of the event queue; events that do not fit are dropped.
 const EVENTS_MAX: usize = 64;
 
-/// A running proxy for callers. Dropping it ends it at once.
+/// A running caller-side proxy, `tieline connect`. Dropping it stops it at once.
 #[derive(Debug)]
 pub struct TestProxy {
     url: String,
@@ -23,17 +23,17 @@ pub struct TestProxy {
 }
 
 impl TestProxy {
-    /// Starts one for the relay at `relay`, an `http://` URL, that adds the token in a file.
+    /// Starts a proxy for the relay with this `http://` URL. It adds the token in `token_file` to requests.
     ///
     /// # Errors
-    /// It does not start.
+    /// The proxy does not start.
     pub async fn start(relay: &str, token_file: &Path) -> Result<Self> {
         let (tell, mut events) = mpsc::channel(EVENTS_MAX);
         let connect = Connect::new(relay)?
             .with_listen("127.0.0.1:0", false)?
             .with_token_file(token_file)
             .with_event_hook(move |event| {
-                // Full means that nobody reads any more.
+                // A full queue means that no more events are read.
                 let _heard = tell.try_send(event.clone());
             });
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -70,13 +70,13 @@ impl TestProxy {
         Ok(proxy)
     }
 
-    /// What stands in front of `/w/<tunnel>/…` in a client's configuration.
+    /// Base URL for clients, in front of `/w/<tunnel>/…`.
     #[must_use]
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// Where it listens.
+    /// Address that the proxy listens on.
     #[must_use]
     pub const fn address(&self) -> SocketAddr {
         self.address

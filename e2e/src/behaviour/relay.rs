@@ -10,17 +10,17 @@ use tokio::net::TcpStream;
 
 use super::{HttpStream, Metrics, SOON, TunnelRow, admin};
 
-/// How often a condition is looked at that no event announces.
+/// Polling interval for conditions that no event announces.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
-/// A relay that runs on loopback ports of the kernel's choice; dropping it stops it at once.
+/// A relay on free loopback ports. Dropping it stops it at once.
 #[derive(Debug)]
 pub struct TestRelay {
     relay: Relay,
     config: Config,
 }
 
-/// A relay to be.
+/// Settings of a relay that is not started yet.
 #[derive(Debug)]
 #[must_use]
 pub struct RelayBuilder(Config);
@@ -32,19 +32,19 @@ impl RelayBuilder {
         self
     }
 
-    /// Sets how shards talk to the kernel.
+    /// Sets the I/O driver.
     pub const fn driver(mut self, driver: DriverChoice) -> Self {
         self.0.driver = driver;
         self
     }
 
-    /// Sets after how long a silent link is evicted.
+    /// Sets the idle timeout after which a silent link is evicted.
     pub const fn stale_timeout(mut self, timeout: Duration) -> Self {
         self.0.stale_timeout = timeout;
         self
     }
 
-    /// Sets by when a frontend must have named its tunnel.
+    /// Sets the timeout for a frontend's preamble.
     pub const fn preamble_timeout(mut self, timeout: Duration) -> Self {
         self.0.preamble_timeout = timeout;
         self
@@ -56,18 +56,18 @@ impl RelayBuilder {
         self
     }
 
-    /// Starts it.
+    /// Starts the relay.
     ///
     /// # Errors
-    /// It does not start.
+    /// The relay does not start.
     pub fn start(self) -> Result<TestRelay> {
         TestRelay::run(self.0)
     }
 }
 
 impl TestRelay {
-    /// A relay with the standard settings, to be changed, except that what is missing is said at
-    /// once and not waited for.
+    /// Builder with default settings, except that requests for missing tunnels are answered at once, without a
+    /// grace period.
     pub fn with() -> RelayBuilder {
         let mut config = Config::default();
         config.http.offline_grace = Duration::ZERO;
@@ -75,10 +75,10 @@ impl TestRelay {
         RelayBuilder(config)
     }
 
-    /// A relay as [`TestRelay::with`] has it.
+    /// Starts a relay with the settings of [`TestRelay::with`].
     ///
     /// # Errors
-    /// It does not start.
+    /// The relay does not start.
     pub fn start() -> Result<Self> {
         Self::with().start()
     }
@@ -88,10 +88,10 @@ impl TestRelay {
         Ok(Self { relay, config })
     }
 
-    /// Ends it without a goodbye and starts another one on the same ports.
+    /// Stops the relay at once, without a drain, and starts a new one on the same ports.
     ///
     /// # Errors
-    /// It does not start again.
+    /// The relay does not start again.
     pub fn restart(self) -> Result<Self> {
         let Self { relay, mut config } = self;
         config.agent_listen = relay.agent_addresses().to_vec();
@@ -108,42 +108,42 @@ impl TestRelay {
         &self.relay
     }
 
-    /// Lets sessions end and stops.
+    /// Drains the relay and stops it.
     pub fn stop(self) {
         self.relay.stop();
     }
 
-    /// Where an agent dials, as its `--relay`.
+    /// Address that agents dial, in the syntax of `--relay`.
     #[must_use]
     pub fn agent_url(&self) -> String {
         format!("tcp://{}", self.agent_address())
     }
 
-    /// Where agents dial.
+    /// Address that agents dial.
     #[must_use]
     pub fn agent_address(&self) -> SocketAddr {
         self.relay.agent_addresses()[0]
     }
 
-    /// Where raw TCP frontends connect.
+    /// Address of raw TCP frontends.
     #[must_use]
     pub fn tcp_address(&self) -> SocketAddr {
         self.relay.tcp_addresses()[0]
     }
 
-    /// Where HTTP frontends connect.
+    /// Address of HTTP frontends.
     #[must_use]
     pub fn http_address(&self) -> SocketAddr {
         self.relay.http_addresses()[0]
     }
 
-    /// Where operators ask.
+    /// Address of the admin port.
     #[must_use]
     pub fn admin_address(&self) -> SocketAddr {
         self.relay.admin_addresses()[0]
     }
 
-    /// A raw TCP frontend that has named its tunnel.
+    /// Opens a raw TCP frontend connection and sends the preamble for `tunnel`.
     ///
     /// # Errors
     /// The connection fails.
@@ -151,7 +151,7 @@ impl TestRelay {
         raw(self.tcp_address(), tunnel).await
     }
 
-    /// An HTTP frontend.
+    /// Opens an HTTP frontend connection.
     ///
     /// # Errors
     /// The connection fails.
@@ -159,32 +159,32 @@ impl TestRelay {
         HttpStream::connect(self.http_address()).await
     }
 
-    /// What `/metrics` says.
+    /// Reads `/metrics`.
     ///
     /// # Errors
-    /// It does not answer.
+    /// The admin port does not answer.
     pub async fn metrics(&self) -> Result<Metrics> {
         admin::metrics(self.admin_address()).await
     }
 
-    /// What `/tunnels` says.
+    /// Reads `/tunnels`.
     ///
     /// # Errors
-    /// It does not answer.
+    /// The admin port does not answer.
     pub async fn tunnels(&self) -> Result<Vec<TunnelRow>> {
         admin::tunnels(self.admin_address()).await
     }
 
-    /// Waits until `/metrics` looks as `wanted`, and returns it.
+    /// Waits until `wanted` accepts the metrics, and returns them.
     ///
     /// # Errors
-    /// It does not within [`SOON`]; the error quotes it.
+    /// `wanted` does not accept them within [`SOON`]; the error lists the metrics.
     pub async fn until(&self, what: &str, wanted: impl Fn(&Metrics) -> bool) -> Result<Metrics> {
         until(self.admin_address(), what, wanted).await
     }
 }
 
-/// A raw TCP connection to `address` that has named its tunnel.
+/// Opens a raw TCP connection to `address` and sends the preamble for `tunnel`.
 pub(super) async fn raw(address: SocketAddr, tunnel: &str) -> Result<TcpStream> {
     let mut stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
@@ -194,7 +194,7 @@ pub(super) async fn raw(address: SocketAddr, tunnel: &str) -> Result<TcpStream> 
     Ok(stream)
 }
 
-/// Waits until the metrics at `admin` look as `wanted`.
+/// Polls the metrics at `admin` until `wanted` accepts them.
 pub(super) async fn until(
     admin: SocketAddr,
     what: &str,

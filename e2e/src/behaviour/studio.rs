@@ -1,4 +1,4 @@
-//! Tokens of a studio that signs them itself, for relays that want to be shown one.
+//! Tokens of a fictional studio that signs its own tokens, for relays that require tokens.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -9,10 +9,10 @@ use tieline_relay::cli::TokenOrder;
 use tieline_relay::{Auth, JwtAuth, issue_token};
 use tieline_wire::claims::Key;
 
-/// What the studio signs with.
+/// Signing key of the studio's tokens.
 pub const SECRET: [u8; 32] = [7; 32];
 
-/// An order for a token of Ada's, who is the same to agents and callers.
+/// Order for a token of the subject `ada`, which agents and callers share.
 #[must_use]
 pub fn order() -> TokenOrder {
     TokenOrder {
@@ -22,10 +22,10 @@ pub fn order() -> TokenOrder {
     }
 }
 
-/// A token that was issued `age_seconds` ago, for an hour.
+/// Signs a token that was issued `age_seconds` ago and is valid for an hour.
 ///
 /// # Errors
-/// The order is none that can be signed.
+/// The order is not valid.
 pub fn token(order: TokenOrder, secret: &[u8], age_seconds: u64) -> Result<String> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
     let key = Key::hs256(secret)?;
@@ -33,7 +33,7 @@ pub fn token(order: TokenOrder, secret: &[u8], age_seconds: u64) -> Result<Strin
     Ok(issue_token(order, &key, "1".to_owned(), issued_at, 3600)?)
 }
 
-/// A token of `sub`, who is in `groups` and may reach `reach`.
+/// A token of subject `sub` with the given groups and reach.
 ///
 /// # Errors
 /// Never: the order can be signed.
@@ -48,7 +48,7 @@ pub fn token_of(sub: &str, groups: &[&str], reach: &[&str]) -> Result<String> {
     token(order, &SECRET, 0)
 }
 
-/// Has a relay take tokens of the studio.
+/// Authentication settings that accept the studio's tokens.
 ///
 /// # Errors
 /// Never: the secret is long enough.
@@ -60,7 +60,7 @@ pub fn studio() -> Result<Auth> {
     }))
 }
 
-/// Puts a token into a file that only its owner may read.
+/// Writes a token to a file that only its owner can read.
 ///
 /// # Errors
 /// The file cannot be written.

@@ -1,4 +1,4 @@
-//! Targets on loopback that do what a test tells them.
+//! Scripted targets on loopback.
 
 use std::fmt;
 use std::future::Future;
@@ -13,13 +13,13 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use super::{Head, HttpStream};
 
-/// Connections that may wait to be accepted: more than any test opens at once.
+/// Listen backlog: more connections than any test opens at once.
 const BACKLOG: u32 = 4096;
 
-/// Bytes that an echo holds of one connection.
+/// Size of the echo's read buffer per connection, in bytes.
 const ECHO_BYTES: usize = 16 * 1024;
 
-/// A server that runs a script for each connection; its connections end when it is dropped.
+/// A server that runs a script for each connection. Dropping it closes the connections.
 #[derive(Debug)]
 pub struct Target {
     address: SocketAddr,
@@ -29,12 +29,12 @@ pub struct Target {
 }
 
 impl Target {
-    /// Runs `script` for each connection.
+    /// Starts a TCP target that runs `script` for each connection.
     ///
-    /// A script that fails closes its connection; the test sees that from its own end.
+    /// If a script fails, its connection is closed; the test notices that at its own end.
     ///
     /// # Errors
-    /// There is no port.
+    /// No port is free.
     pub async fn tcp<F>(script: impl Fn(TcpStream) -> F + Send + 'static) -> Result<Self>
     where
         F: Future<Output = Result<()>> + Send + 'static,
@@ -42,14 +42,14 @@ impl Target {
         Self::listen("", script).await
     }
 
-    /// Sends back what it gets, and ends when its peer does.
+    /// Starts a target that echoes bytes and closes when its peer does.
     ///
     /// # Errors
-    /// There is no port.
+    /// No port is free.
     pub async fn echo() -> Result<Self> {
         Self::tcp(|mut stream| async move {
             loop {
-                // An idle connection holds no memory: there may be ten thousand of them.
+                // Wait without a buffer, because a test may open ten thousand connections.
                 stream.readable().await?;
                 let mut buffer = vec![0; ECHO_BYTES];
                 match stream.read(&mut buffer).await? {
@@ -61,10 +61,10 @@ impl Target {
         .await
     }
 
-    /// Runs `script` for each connection, as a server that speaks HTTP.
+    /// Starts an HTTP target that runs `script` for each connection.
     ///
     /// # Errors
-    /// There is no port.
+    /// No port is free.
     pub async fn http<F>(script: impl Fn(HttpStream) -> F + Send + 'static) -> Result<Self>
     where
         F: Future<Output = Result<()>> + Send + 'static,
@@ -72,10 +72,10 @@ impl Target {
         Self::listen("http://", move |stream| script(HttpStream::new(stream))).await
     }
 
-    /// Runs `script` for each request of each connection, kept alive as long as the caller likes.
+    /// Starts an HTTP target that runs `script` for each request, on kept-alive connections.
     ///
     /// # Errors
-    /// There is no port.
+    /// No port is free.
     pub async fn http_requests<F>(
         script: impl Fn(HttpStream, Head) -> F + Clone + Send + Sync + 'static,
     ) -> Result<Self>
@@ -116,13 +116,13 @@ impl Target {
         })
     }
 
-    /// Where it listens.
+    /// Address that the target listens on.
     #[must_use]
     pub const fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Connections that it has accepted so far.
+    /// Number of connections accepted so far.
     #[must_use]
     pub fn accepted(&self) -> usize {
         self.accepted.load(Ordering::Relaxed)
@@ -139,7 +139,7 @@ async fn serve<F>(
     let mut connections = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
         accepted.fetch_add(1, Ordering::Relaxed);
-        // Only delays what the script sends.
+        // Without TCP_NODELAY, the script's bytes are only delayed.
         let _ = stream.set_nodelay(true);
         connections.spawn(script(stream));
         while connections.try_join_next().is_some() {}
@@ -153,7 +153,7 @@ impl Drop for Target {
 }
 
 impl fmt::Display for Target {
-    /// As an agent's `--to`.
+    /// Formats the target in the syntax of an agent's `--to`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}{}", self.scheme, self.address)
     }

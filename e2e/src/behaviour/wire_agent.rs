@@ -1,4 +1,4 @@
-//! An agent that speaks the protocol itself: quick enough to race for names, and free to break
+//! An agent that drives the wire protocol directly: fast enough to race for names, and able to violate
 //! every rule.
 
 use std::net::SocketAddr;
@@ -20,7 +20,7 @@ use super::soon;
 /// Largest single read, in bytes.
 const READ_BYTES_MAX: usize = 64 * 1024;
 
-/// Which tunnels an agent may hold: its key, and the machine that it claims to run on.
+/// Identity of an agent, which decides the tunnels it may hold: its key and its claimed machine id.
 #[derive(Debug)]
 pub struct WireKey {
     pair: Ed25519KeyPair,
@@ -31,7 +31,7 @@ impl WireKey {
     /// A new key.
     ///
     /// # Errors
-    /// The system has no random numbers.
+    /// The system provides no random numbers.
     pub fn new() -> Result<Self> {
         let mut seed = [0; 32];
         SystemRandom::new()
@@ -53,13 +53,13 @@ impl WireKey {
         }
     }
 
-    /// The name that its target called `label` has if it asks for none.
+    /// Name that the tunnel of the target `label` gets if the agent requests no name.
     #[must_use]
     pub fn derived_name(&self, label: &str) -> TunnelId {
         TunnelId::derive(&self.public(), &self.machine, label)
     }
 
-    /// The public half.
+    /// Public key.
     ///
     /// # Panics
     /// Never: an Ed25519 key has 32 bytes.
@@ -69,7 +69,7 @@ impl WireKey {
         AgentKey::new(bytes.try_into().expect("an Ed25519 key has 32 bytes"))
     }
 
-    /// The hello of the run `instance`, in answer to the relay's.
+    /// The agent's hello for the run `instance`, in answer to the relay's hello.
     ///
     /// # Panics
     /// Never: an Ed25519 signature has 64 bytes.
@@ -78,7 +78,7 @@ impl WireKey {
         self.hello_of_link(relay, relay_name, instance, (0, 1))
     }
 
-    /// The same for one of several links: its index, and how many there are.
+    /// The agent's hello on one of several links: (link index, number of links).
     ///
     /// # Panics
     /// Never: an Ed25519 signature has 64 bytes.
@@ -114,7 +114,7 @@ impl WireKey {
 #[derive(Debug)]
 pub struct WireAgent {
     stream: TcpStream,
-    /// The link's state.
+    /// Protocol state of the link.
     pub mux: Mux,
     input: Bytes,
     out: Transmit,
@@ -122,14 +122,14 @@ pub struct WireAgent {
 }
 
 impl WireAgent {
-    /// A connection that has sent its preface and read the relay's hello.
+    /// Connects, sends the preface and reads the relay's hello.
     ///
     /// # Errors
-    /// The relay cannot be reached, or does not introduce itself.
+    /// The relay cannot be reached, or sends no hello.
     pub async fn greeted(relay: SocketAddr) -> Result<(Self, RelayHello)> {
         let stream = TcpStream::connect(relay).await?;
         stream.set_nodelay(true)?;
-        // The deadlines are the relay's business.
+        // A long timeout of this agent's own, so that only the relay's timeouts take effect.
         let settings = Settings {
             stale: Duration::from_secs(3600),
             ..Settings::default()
@@ -143,14 +143,14 @@ impl WireAgent {
         };
         match agent.event().await? {
             Some(Event::RelayHello(hello)) => Ok((agent, hello)),
-            other => bail!("a hello was due, not {other:?}"),
+            other => bail!("expected the relay's hello, got {other:?}"),
         }
     }
 
-    /// A link of the run `instance` of the agent that holds `key`.
+    /// Opens a link of the run `instance` of the agent with this key.
     ///
     /// # Errors
-    /// The relay cannot be reached, or does not introduce itself.
+    /// The relay cannot be reached, or sends no hello.
     pub async fn dial(relay: SocketAddr, key: &WireKey, instance: u128) -> Result<Self> {
         let (mut agent, hello) = Self::greeted(relay).await?;
         let hello = key.hello(&hello, &relay.to_string(), instance);
@@ -159,16 +159,16 @@ impl WireAgent {
         Ok(agent)
     }
 
-    /// Asks for a tunnel, without waiting for the answer.
+    /// Requests a tunnel and does not wait for the answer.
     ///
     /// # Errors
-    /// The link is gone.
+    /// The link is closed.
     pub async fn ask(&mut self, name: Option<&str>) -> Result<()> {
         self.mux.register(&registration(name));
         self.flush().await
     }
 
-    /// Asks for a tunnel.
+    /// Requests a tunnel and waits for the answer.
     ///
     /// # Errors
     /// The link ended before the answer.
@@ -176,7 +176,7 @@ impl WireAgent {
         self.ask_for(&registration(name)).await
     }
 
-    /// Asks for what `register` says.
+    /// Sends `register` and waits for the answer.
     ///
     /// # Errors
     /// The link ended before the answer.
@@ -186,28 +186,28 @@ impl WireAgent {
         loop {
             match self.event().await?.context("closed without an answer")? {
                 Event::RegisterAck(ack) => return Ok(ack.outcome),
-                Event::GoAway(away) => bail!("the relay says {away:?}"),
+                Event::GoAway(away) => bail!("the relay sent {away:?}"),
                 _ => {}
             }
         }
     }
 
-    /// A link with a tunnel called `name`.
+    /// Opens a link and registers a tunnel called `name`.
     ///
     /// # Errors
-    /// There is none.
+    /// The link failed, or the relay refused the tunnel.
     pub async fn registered(relay: SocketAddr, key: &WireKey, name: &str) -> Result<Self> {
         let mut agent = Self::dial(relay, key, 1).await?;
         agent.register(Some(name)).await??;
         Ok(agent)
     }
 
-    /// The next event; `None` once the relay has closed the link.
+    /// Reads the next event; `None` if the relay has closed the link.
     ///
     /// # Errors
-    /// The relay broke the protocol, or nothing comes for too long.
+    /// The relay violated the protocol, or no event comes in time.
     pub async fn event(&mut self) -> Result<Option<Event>> {
-        soon("an event of the link", self.next_event()).await?
+        soon("an event on the link", self.next_event()).await?
     }
 
     async fn next_event(&mut self) -> Result<Option<Event>> {
@@ -216,7 +216,7 @@ impl WireAgent {
             if let Some(event) = self.mux.handle_input(now, &mut self.input)? {
                 return Ok(Some(event));
             }
-            // The relay may be gone and its last words still here.
+            // A failed write is ignored: the relay may have closed the link with its last frames still unread.
             let _gone = self.flush().await;
             let mut buffer = BytesMut::with_capacity(READ_BYTES_MAX);
             match self.stream.read_buf(&mut buffer).await {
@@ -229,21 +229,21 @@ impl WireAgent {
     /// Reads until a session opens.
     ///
     /// # Errors
-    /// The link ends before.
+    /// The link ends first.
     pub async fn opened(&mut self) -> Result<SessionId> {
         loop {
             match self.event().await?.context("closed before a session")? {
                 Event::Open { session, .. } => return Ok(session),
-                Event::GoAway(away) => bail!("the relay says {away:?}"),
+                Event::GoAway(away) => bail!("the relay sent {away:?}"),
                 _ => {}
             }
         }
     }
 
-    /// Reads to the end of the link: what the relay said before it closed.
+    /// Reads to the end of the link; returns the relay's GOAWAY, if there was one.
     ///
     /// # Errors
-    /// The relay does not close it.
+    /// The relay does not close the link.
     pub async fn farewell(&mut self) -> Result<Option<GoAway>> {
         let mut said = None;
         while let Some(event) = self.event().await? {
@@ -254,20 +254,22 @@ impl WireAgent {
         Ok(said)
     }
 
-    /// The reason that the relay closed the link with.
+    /// Reason of the GOAWAY with which the relay closed the link.
     ///
     /// # Errors
-    /// The relay does not close it, or closes it without a word.
+    /// The relay does not close the link, or closes it without GOAWAY.
     pub async fn reason(&mut self) -> Result<Reason> {
         let away = self.farewell().await?;
-        Ok(away.context("the relay closed the link silently")?.reason)
+        Ok(away
+            .context("the relay closed the link without GOAWAY")?
+            .reason)
     }
 
-    /// Answers every session with `text`, reads nothing, and ends each in order; until the relay
-    /// closes the link. Each event is shown to `heard` first.
+    /// Answers every session with `text` and finishes it, without reading its input, until the relay closes
+    /// the link. Passes each event to `heard` first.
     ///
     /// # Errors
-    /// The relay broke the protocol.
+    /// The relay violated the protocol.
     pub async fn answer_with(
         mut self,
         text: &str,
@@ -275,7 +277,7 @@ impl WireAgent {
     ) -> Result<Option<GoAway>> {
         let text = Bytes::copy_from_slice(text.as_bytes());
         let mut said = None;
-        // No limit: an agent that holds a name may wait for long.
+        // No time limit, because an agent may have to hold its name for long.
         while let Some(event) = self.next_event().await? {
             heard(&event);
             match event {
@@ -294,19 +296,19 @@ impl WireAgent {
         Ok(said)
     }
 
-    /// Sends bytes past the mux, behind what it has to say.
+    /// Sends raw bytes after the frames that the mux has queued.
     ///
     /// # Errors
-    /// The link is gone.
+    /// The link is closed.
     pub async fn write(&mut self, bytes: &[u8]) -> Result<()> {
         self.flush().await?;
         Ok(self.stream.write_all(bytes).await?)
     }
 
-    /// Sends what the mux has to say.
+    /// Sends the frames that the mux has queued.
     ///
     /// # Errors
-    /// The link is gone.
+    /// The link is closed.
     pub async fn flush(&mut self) -> Result<()> {
         loop {
             self.mux.poll_transmit(self.now(), &mut self.out);
@@ -324,7 +326,7 @@ impl WireAgent {
     }
 }
 
-/// Asks for a raw TCP tunnel.
+/// Registration of a raw TCP tunnel.
 #[must_use]
 pub fn registration(name: Option<&str>) -> Register {
     Register {

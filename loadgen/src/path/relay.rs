@@ -120,7 +120,7 @@ impl RelayPair {
         };
         // Key and state of the agent live in this folder, so those of the user stay untouched.
         let home = directory.join(format!("agent{suffix}-home"));
-        std::fs::create_dir_all(&home).context("cannot make the agent's home directory")?;
+        std::fs::create_dir_all(&home).context("cannot create the agent's home directory")?;
         let environment: Vec<(String, OsString)> = [
             "HOME",
             "XDG_CONFIG_HOME",
