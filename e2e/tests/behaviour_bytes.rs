@@ -1,5 +1,5 @@
-//! What happens to bytes between a caller and a target: they arrive, all of them and in order, until
-//! one side ends, and then the other side learns of that, how, and soon.
+//! Bytes between a caller and a target: all arrive, in order, until one side ends; then the other side learns
+//! of that end, and of its kind, promptly.
 
 #[path = "behaviour_bytes/budget.rs"]
 mod budget;

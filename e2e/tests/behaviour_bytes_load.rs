@@ -1,7 +1,7 @@
-//! What happens to bytes when there are many: of one body, of many sessions, of callers that come
-//! and go, and of one that takes none.
+//! Bytes under load: large bodies, many sessions, callers that come and go, and callers that do not
+//! read.
 //!
-//! Each test takes the machine for itself, so that its latencies and its memory are its own.
+//! The tests run one at a time, so that each measures only its own latency and memory.
 
 #[path = "behaviour_bytes_load/churn.rs"]
 mod churn;
@@ -20,12 +20,12 @@ use std::path::Path;
 
 use tokio::sync::{Mutex, MutexGuard};
 
-/// The program that runs relay or agent in a process of its own.
+/// Binary that runs a relay or an agent in a separate process.
 const CHILD: &str = env!("CARGO_BIN_EXE_child");
 
 const MIB: u64 = 1024 * 1024;
 
-/// Waits until no other test of this file runs.
+/// Waits until no other test of this file is running.
 async fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::const_new(());
     ALONE.lock().await

@@ -1,8 +1,8 @@
-//! Many of everything at once: links, names on one link, frontends, agents that come back together.
+//! Large numbers at once: links, names on one link, frontends, agents that reconnect together.
 //!
-//! `FANOUT=10000` sets how many (`just fanout`); by default so few that it takes seconds. Relay,
-//! agents and target are processes of their own, as one of them needs two descriptors a session.
-//! Each test takes the machine for itself and prints what it measured.
+//! `FANOUT=10000` sets the number (`just fanout`); the default is small enough for a run of seconds. Relay,
+//! agents and target are separate processes, because each session needs two descriptors.
+//! The tests run one at a time and print what they measured.
 
 #[path = "behaviour_fanout/frontends.rs"]
 mod frontends;
@@ -26,16 +26,16 @@ use tokio::net::TcpStream;
 use tokio::sync::{Barrier, Mutex, MutexGuard, Semaphore};
 use tokio::task::JoinSet;
 
-/// How many, unless `FANOUT` says otherwise.
+/// Number of links, names or frontends, unless `FANOUT` is set.
 const SIZE: usize = 400;
 
-/// Frontends that connect at the same time.
+/// Frontends that connect concurrently.
 const CONNECTING: usize = 256;
 
-/// Bytes of a message: several of them are in one read of a link.
+/// Size of a message in bytes: one read of a link receives several.
 const MESSAGE_BYTES: usize = 700;
 
-/// Waits until no other test of this file runs.
+/// Waits until no other test of this file is running.
 async fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::const_new(());
     ALONE.lock().await
@@ -45,7 +45,7 @@ fn child() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_child"))
 }
 
-/// How many.
+/// Number of links, names or frontends.
 fn size() -> Result<usize> {
     match std::env::var("FANOUT") {
         Ok(size) => size.parse().context("FANOUT must be a number"),
@@ -53,7 +53,7 @@ fn size() -> Result<usize> {
     }
 }
 
-/// Longest wait for something that is done so many times.
+/// Time limit for an operation that is done `size` times.
 fn limit(size: usize) -> Duration {
     Duration::from_secs(30) + Duration::from_millis(10) * u32::try_from(size).unwrap_or(u32::MAX)
 }
@@ -64,7 +64,7 @@ fn flags(driver: DriverChoice) -> [&'static str; 6] {
         DriverChoice::Epoll => "epoll",
         _ => "auto",
     };
-    // Thousands of agents dial from one address in the same moment.
+    // Thousands of agents dial from one address at the same moment, so the rate limit per address is off.
     let any_number = "0";
     [
         "--shards",
@@ -76,19 +76,19 @@ fn flags(driver: DriverChoice) -> [&'static str; 6] {
     ]
 }
 
-/// Says what was measured.
+/// Prints a measurement.
 fn note(text: &str) {
     eprintln!("fanout: {text}");
 }
 
-/// What a process grew by for each of `count`, in KiB.
+/// Memory growth of a process per item, in KiB.
 fn growth(process: &Child, before: u64, count: usize) -> Result<f64> {
     let grown = process.resident_bytes()?.saturating_sub(before);
     Ok(grown as f64 / 1024.0 / count as f64)
 }
 
-/// Opens a frontend to each of `tunnels`, then sends a message on all of them in the same moment.
-/// What comes back is compared, and the frontends are returned, still open.
+/// Opens a frontend to each of `tunnels`, then sends a message on all of them at the same moment and checks
+/// the echoes. Returns the frontends, still open.
 async fn burst(
     relay: &Arc<ChildRelay>,
     tunnels: impl ExactSizeIterator<Item = String>,
@@ -104,7 +104,7 @@ async fn burst(
             let place = places.acquire().await?;
             let mut caller = relay.raw(&tunnel).await?;
             let met = echo_round_trip(&mut caller, tunnel.as_bytes()).await;
-            met.with_context(|| format!("the first words to {tunnel}"))?;
+            met.with_context(|| format!("the first message to {tunnel}"))?;
             drop(place);
             connected.wait().await;
             let message = noise(number as u64, MESSAGE_BYTES);
@@ -113,7 +113,7 @@ async fn burst(
             anyhow::Ok(caller)
         });
     }
-    // One that fails ends the wait. One that is done already does not: it is counted below.
+    // A frontend that fails ends the wait. A frontend that is already done is counted below.
     tokio::select! {
         biased;
         connected = within(limit(count), "all frontends", connected.wait()) => { connected?; }

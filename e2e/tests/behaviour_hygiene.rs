@@ -1,5 +1,5 @@
-//! Requests that two parsers could read differently: the relay answers each in the same way
-//! whenever it comes, and whatever a target gets has one reading only.
+//! Ambiguous requests, which two parsers could read differently: the relay treats each of them the same way
+//! every time, and every request that reaches a target has only one reading.
 
 #[path = "behaviour_hygiene/corpus/mod.rs"]
 mod corpus;

@@ -1,5 +1,5 @@
-//! Bulk lanes: a session that moves to a connection of its own loses nothing on the way, and ends
-//! there as it would have ended on its link.
+//! Bulk lanes: a session that moves to its own connection loses no bytes, and ends there as it would have
+//! ended on its link.
 
 #[path = "behaviour_lanes/plan.rs"]
 mod plan;
@@ -21,10 +21,10 @@ use tokio::task::JoinHandle;
 
 use self::plan::{Plan, write_noise};
 
-/// A run that makes a session bulky after a few reads.
+/// Value of `bulk_run_bytes` that moves a session to a lane after a few reads.
 const EARLY: u64 = 64 * 1024;
 
-/// Enough for a lane, and for all buffers on the way to be full.
+/// Enough bytes to get a lane and to fill all buffers on the path.
 const LONG_BYTES: usize = 12 * 1024 * 1024;
 
 on_each_driver!(
@@ -73,7 +73,7 @@ async fn both_directions_arrive_whole_whenever_they_move_to_a_lane(
         }
     })
     .await?;
-    // Never, and from the first large piece to one in mid-stream.
+    // Values of `bulk_run_bytes`: no lanes, after the first large piece, early, and in mid-stream.
     for run in [0, 1, EARLY, 1024 * 1024] {
         let relay = relay(driver, run)?;
         let agent = TestAgent::of(&target).start(&relay).await?;
@@ -101,7 +101,7 @@ async fn both_directions_arrive_whole_whenever_they_move_to_a_lane(
     Ok(())
 }
 
-/// An echo, and a session on it that both ways go over a lane.
+/// Opens an echo session whose bytes go over a lane in both directions.
 async fn on_a_lane(relay: &TestRelay, agent: &TestAgent) -> Result<TcpStream> {
     let mut caller = relay.raw(agent.tunnel()).await?;
     let message = noise(7, 1024 * 1024);
@@ -130,11 +130,11 @@ async fn a_session_that_pauses_on_its_lane_goes_on(driver: DriverChoice) -> Resu
     let agent = TestAgent::of(&target).start(&relay).await?;
     let mut caller = on_a_lane(&relay, &agent).await?;
     for len in [1, 100_000, 3] {
-        // Long enough for every reader to have found nothing.
+        // Long enough for every reader to run out of bytes.
         tokio::time::sleep(Duration::from_millis(20)).await;
         exchange(&mut caller, &noise(9, len)).await?;
     }
-    // A lane of one session holds up no other.
+    // The lane of one session does not delay the sessions on the link.
     exchange(&mut relay.raw(agent.tunnel()).await?, b"small").await?;
     half_close(&caller)?;
     let (rest, end) = soon("the end", read_to_close(&mut caller)).await?;
@@ -164,7 +164,10 @@ async fn a_target_that_resets_on_a_lane_resets_its_caller_behind_the_bytes_befor
     let mut caller = relay.raw(agent.tunnel()).await?;
     let mut answer = vec![0; LONG_BYTES];
     soon("the answer", caller.read_exact(&mut answer)).await??;
-    ensure!(answer == noise(3, LONG_BYTES), "the answer differs");
+    ensure!(
+        answer == noise(3, LONG_BYTES),
+        "the answer was changed on the way"
+    );
     go_on.send(()).await?;
     let (rest, end) = soon("the reset", read_to_close(&mut caller)).await?;
     assert!(rest.is_empty() && is_reset(&end), "{rest:?} {end:?}");
@@ -211,7 +214,7 @@ async fn a_caller_that_stops_reading_stops_its_target_and_nobody_else(
         async move {
             let mut first = [0];
             if stream.read(&mut first).await? > 0 {
-                // A small request: an echo of it.
+                // A small request gets its echo.
                 stream.write_all(&first).await?;
                 return Ok(());
             }
@@ -233,7 +236,7 @@ async fn a_caller_that_stops_reading_stops_its_target_and_nobody_else(
     }
     assert!(
         written.try_recv().is_err(),
-        "64 MiB that nobody reads were taken"
+        "64 MiB were taken although the caller does not read"
     );
     let (rest, end) = soon("the rest", read_to_close(&mut caller)).await?;
     end?;
@@ -261,7 +264,7 @@ async fn a_killed_agent_never_makes_a_transfer_look_complete(driver: DriverChoic
     Ok(())
 }
 
-/// Lets one connection through to `to`, and closes every later one.
+/// Forwards one connection to `to`, and closes every later connection.
 async fn door_for_one(to: std::net::SocketAddr) -> Result<(std::net::SocketAddr, JoinHandle<()>)> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
@@ -304,7 +307,7 @@ async fn a_connection_with_a_nonce_that_was_never_offered_is_closed_and_counted(
     driver: DriverChoice,
 ) -> Result<()> {
     let relay = relay(driver, EARLY)?;
-    // On either shard, on one that does not exist, and cut short.
+    // Nonces for either shard, for a shard that does not exist, and one that is cut short.
     for (first, len) in [(0, 16), (1, 16), (0xff, 16), (0, 5)] {
         let mut nonce = [first, 0, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7];
         nonce[1] = if first == 0xff { 0xff } else { 0 };

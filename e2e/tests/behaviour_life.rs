@@ -1,4 +1,4 @@
-//! How tunnels live: they stay up while their agent does, end with it, come back with it, and
+//! Life of tunnels: they stay up while their agent runs, end with it, come back with it, and
 //! belong to one agent at a time.
 
 #[path = "behaviour_life/again.rs"]

@@ -1,4 +1,4 @@
-//! Where links and sessions live, and when their shards sleep.
+//! Placement of links and sessions on shards, and when shards spin or sleep.
 
 #[path = "behaviour_placement/callers.rs"]
 mod callers;

@@ -1,5 +1,5 @@
-//! What the relay does not take: bad input, strangers, and a machine that denies it what it needs.
-//! It says why, counts it, and goes on with everybody else.
+//! Refusals: invalid input, unauthorized agents and callers, missing resources of the machine. The relay reports
+//! the reason, counts the refusal, and keeps serving all others.
 
 #[path = "behaviour_refusals/auth.rs"]
 mod auth;

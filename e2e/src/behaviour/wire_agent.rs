@@ -265,7 +265,7 @@ impl WireAgent {
             .reason)
     }
 
-    /// Answers every session with `text` and finishes it, without reading its input, until the relay closes
+    /// Answers every session with `text`, finishes it and discards its input, until the relay closes
     /// the link. Passes each event to `heard` first.
     ///
     /// # Errors

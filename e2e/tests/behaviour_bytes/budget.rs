@@ -1,4 +1,4 @@
-//! What a shard's sessions may hold together.
+//! The budget of a shard, which bounds the bytes that its sessions hold together.
 
 use anyhow::{Result, ensure};
 use socket2::SockRef;
@@ -9,12 +9,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const MIB: i64 = 1024 * 1024;
 
-/// More links than the budget has room for at the size that one of them would take.
+/// More links than the budget has room for at a link's full window.
 const LINKS: usize = 6;
 
 const FLOOD_BYTES: usize = 12 * 1024 * 1024;
 
-/// What the kernel may hold at the test's own ends, in bytes.
+/// Socket buffer size at the test's own ends, in bytes.
 const OWN_BUFFER_BYTES: usize = 256 * 1024;
 
 on_each_driver!(
@@ -28,7 +28,7 @@ fn relay(driver: DriverChoice) -> Result<TestRelay> {
         .shards(1)
         .config(|config| {
             config.shard_budget_bytes = MIB as u64;
-            // All of it over the links.
+            // No bulk lanes: all bytes go over the links.
             config.bulk_run_bytes = 0;
         })
         .start()
@@ -66,10 +66,10 @@ async fn a_small_budget_bounds_what_many_links_hold_and_nothing_is_lost(
     let expected = noise(1, FLOOD_BYTES);
     let mut bytes = vec![0; FLOOD_BYTES / 4];
     for part in expected.chunks(FLOOD_BYTES / 4) {
-        // In turn, so that the others wait while one takes what it can get.
+        // The callers take turns, so that the others wait while one reads.
         for caller in &mut callers {
-            soon("a part", caller.read_exact(&mut bytes)).await??;
-            ensure!(bytes == part, "the flood has changed on the way");
+            soon("a part of the flood", caller.read_exact(&mut bytes)).await??;
+            ensure!(bytes == part, "the flood was changed on the way");
         }
         let metrics = relay.metrics().await?;
         ensure!(windows(&metrics) <= MIB, "{metrics}");
@@ -79,7 +79,7 @@ async fn a_small_budget_bounds_what_many_links_hold_and_nothing_is_lost(
     assert!(metrics.get("relay_budget_short_total") > 0, "{metrics}");
     drop(callers);
     relay
-        .until("all to come back", |metrics| windows(metrics) == 0)
+        .until("the budget to be released", |metrics| windows(metrics) == 0)
         .await?;
     Ok(())
 }
@@ -91,7 +91,7 @@ async fn uploads_through_a_small_budget_arrive_whole(driver: DriverChoice) -> Re
         stream.read_exact(&mut bytes).await?;
         ensure!(
             bytes == noise(1, FLOOD_BYTES),
-            "the flood has changed on the way"
+            "the flood was changed on the way"
         );
         stream.write_all(b"whole").await?;
         Ok(())
@@ -116,7 +116,7 @@ async fn uploads_through_a_small_budget_arrive_whole(driver: DriverChoice) -> Re
         outcome??;
     }
     relay
-        .until("all to leave", |metrics| queued(metrics) == 0)
+        .until("the queues to drain", |metrics| queued(metrics) == 0)
         .await?;
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! A caller that goes away: its target learns of that within 100 ms.
+//! A caller that disconnects: its target sees the end within 100 ms.
 
 use std::time::{Duration, Instant};
 
@@ -10,11 +10,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
-/// Longest time from the caller's end to the target's read that shows it.
+/// Longest time from the caller's disconnect to the read at the target that shows it.
 const NOTICE_LIMIT: Duration = Duration::from_millis(100);
 
-/// Callers that go away one after the other. The limit holds for the one in the middle: on a machine
-/// whose cores are taken by other tests, a single one may have to wait for a core.
+/// Number of callers that disconnect one after the other. The limit applies to their median time: on a busy
+/// machine, a single disconnect may have to wait for a core.
 const CALLERS: usize = 5;
 
 on_each_driver!(
@@ -28,15 +28,15 @@ on_each_driver!(
     a_reset_behind_a_half_close_ends_the_answer_under_way,
 );
 
-/// What a target tells the test.
+/// Events that a watching target reports to the test.
 struct Watch {
-    /// It has done its part and from now on waits for its peer's end.
+    /// The target has sent its answer and now waits for its peer's end.
     waiting: mpsc::Receiver<()>,
-    /// The end came.
+    /// Time at which the target saw its peer's end.
     noticed: mpsc::Receiver<Instant>,
 }
 
-/// A target that reads `request_bytes`, sends `answer`, and then waits for the end of its peer.
+/// A target that reads up to the end of `request`, sends `answer`, and then waits for its peer's end.
 async fn watching_target(request: &'static [u8], answer: &'static [u8]) -> Result<(Target, Watch)> {
     let (tell_waiting, waiting) = mpsc::channel(1);
     let (tell_noticed, noticed) = mpsc::channel(1);
@@ -66,13 +66,13 @@ async fn read_until(stream: &mut TcpStream, end: &[u8]) -> Result<()> {
 }
 
 impl Watch {
-    /// How long after `go_away` the target noticed.
+    /// Time from `go_away` until the target saw its peer's end.
     async fn after(&mut self, go_away: impl FnOnce()) -> Result<Duration> {
         soon("the target to wait", self.waiting.recv()).await?;
         let went = Instant::now();
         go_away();
         let noticed = soon("the target to notice", self.noticed.recv()).await?;
-        let noticed = noticed.context("the target is gone")?;
+        let noticed = noticed.context("the target has ended")?;
         Ok(noticed.saturating_duration_since(went))
     }
 }
@@ -178,7 +178,7 @@ async fn a_caller_that_goes_away_on_a_crossing_connection_reaches_the_target_wit
     let mut times = Vec::new();
     for _ in 0..CALLERS {
         let mut caller = relay.http().await?;
-        // The first request decides on which shard the connection lives.
+        // The first request decides the shard of the connection.
         caller.get(&near.path("/")).await?;
         soon("the first answer", caller.head())
             .await??
@@ -220,7 +220,7 @@ async fn a_reset_after_a_half_close_on_raw_tcp_reaches_the_target(
 ) -> Result<()> {
     let (tell_waiting, mut waiting) = mpsc::channel(1);
     let (tell_gone, mut gone) = mpsc::channel(1);
-    // It has read to the end, so only an error can show it that nobody wants the answer any more.
+    // The target has read to the end, so only a socket error can show that the answer is no longer wanted.
     let target = Target::tcp(move |mut stream| {
         let (waiting, gone) = (tell_waiting.clone(), tell_gone.clone());
         async move {
@@ -240,10 +240,10 @@ async fn a_reset_after_a_half_close_on_raw_tcp_reaches_the_target(
         half_close(&caller)?;
         soon("the target to wait", waiting.recv()).await?;
         abort(caller)?;
-        // The kernel tells the relay of it only when asked, which it is not all the time.
+        // The relay sees the reset only when it polls the socket for errors, which it does at intervals.
         soon("the target to notice", gone.recv())
             .await?
-            .context("the target is gone")?;
+            .context("the target has ended")?;
     }
     Ok(())
 }
@@ -273,7 +273,7 @@ async fn a_reset_behind_a_half_close_ends_the_answer_under_way(driver: DriverCho
         abort(caller)?;
         let at = soon("the target to notice", gone.recv()).await?;
         times.push(
-            at.context("the target is gone")?
+            at.context("the target has ended")?
                 .saturating_duration_since(went),
         );
     }

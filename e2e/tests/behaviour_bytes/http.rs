@@ -1,4 +1,4 @@
-//! HTTP bodies: byte-exact however they are framed, as they come, both ways.
+//! HTTP bodies arrive byte-exact with every framing, and while they are being sent, in both directions.
 
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,7 @@ on_each_driver!(
     a_redirect_is_mapped_back_to_the_public_prefix,
 );
 
-/// Sizes of chunks: one byte, around the sizes of frames and buffers, and far above them.
+/// Chunk sizes: one byte, sizes around those of frames and buffers, and one far above them.
 const CHUNKS: [usize; 9] = [1, 2, 15, 4096, 16_383, 32_769, 65_536, 65_537, 1_000_000];
 
 async fn an_answer_that_starts_two_seconds_after_the_request_arrives(
@@ -63,7 +63,7 @@ async fn a_chunked_answer_arrives_byte_exact_with_its_trailers(driver: DriverCho
 
     let path = agent.path("/chunks");
     let mut caller = relay.http().await?;
-    // Twice over one connection: the framing of the first must leave nothing behind.
+    // Twice on one connection: the framing of the first answer must not affect the second.
     for _ in 0..2 {
         caller
             .write(format!(
@@ -141,7 +141,7 @@ async fn an_answer_without_a_length_arrives_whole(driver: DriverChoice) -> Resul
     let agent = TestAgent::of(&target).start(&relay).await?;
 
     let mut caller = relay.http().await?;
-    // Over the same connection: the caller's does not end with the target's.
+    // On one caller connection, which stays open when the target's connection ends.
     for _ in 0..3 {
         caller.get(&agent.path("/close")).await?;
         let (head, body) = soon("the answer", caller.answer()).await??;
@@ -177,19 +177,21 @@ async fn events_arrive_as_they_are_sent(driver: DriverChoice) -> Result<()> {
 
     let mut caller = relay.http().await?;
     caller.get(&agent.path("/events")).await?;
-    // The head comes before any event.
+    // The head arrives before any event.
     let head = soon("the head", caller.head()).await??.context("no head")?;
     assert_eq!(head.header("content-type"), Some("text/event-stream"));
     let mut framing = HttpStream::framing(&head)?;
     let mut times = Vec::new();
     for event in 0..EVENTS {
-        // The next event is sent only after this one has arrived, so none waits for another.
+        // The next event is sent only after this event has arrived, so no event is delayed by another.
         let sent = Instant::now();
         send_next.send(()).await?;
         let mut bytes = Vec::new();
         while !bytes.ends_with(b"\n\n") {
             let piece = soon("an event", caller.piece(&mut framing)).await??;
-            bytes.extend_from_slice(&piece.with_context(|| format!("ends at event {event}"))?);
+            bytes.extend_from_slice(
+                &piece.with_context(|| format!("the stream ended at event {event}"))?,
+            );
         }
         assert_eq!(bytes, b"data: tick\n\n");
         times.push(sent.elapsed());
@@ -233,7 +235,7 @@ async fn a_redirect_is_mapped_back_to_the_public_prefix(driver: DriverChoice) ->
             .await?;
         let (head, _) = soon("the redirect", caller.answer()).await??;
         let location = head.header("location").context("no location")?;
-        // Either form leads to the same place.
+        // Absolute and relative locations lead to the same path.
         let location = location.strip_prefix(&public).unwrap_or(location);
         assert_eq!(location, agent.path("/mcp/"), "{head:?}");
         caller.get(location).await?;
@@ -247,7 +249,7 @@ async fn a_redirect_is_mapped_back_to_the_public_prefix(driver: DriverChoice) ->
 }
 
 async fn an_answer_before_the_end_of_an_upload_arrives(driver: DriverChoice) -> Result<()> {
-    // It refuses by the head alone, and closes while the body is still on its way.
+    // The target refuses after the head and closes while the body is still being sent.
     let target = Target::http(|mut http| async move {
         http.head().await?;
         http.respond(
@@ -266,7 +268,7 @@ async fn an_answer_before_the_end_of_an_upload_arrives(driver: DriverChoice) -> 
         let head = format!("POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: 10000000\r\n\r\n");
         caller.write(head).await?;
         let body = noise(1, 1_000_000);
-        // The relay may stop reading at any point.
+        // The write may fail: the relay may stop reading at any point.
         let _sent = soon("the upload", caller.write(&body)).await?;
         let (head, body) = soon("the answer", caller.answer()).await??;
         assert_eq!(head.status(), 413, "round {round}: {head:?}");

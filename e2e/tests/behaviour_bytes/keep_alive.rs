@@ -1,4 +1,4 @@
-//! Connections that carry many requests, and which shard they reach.
+//! Kept-alive connections with many requests, and the shards that serve them.
 
 use anyhow::Result;
 use tieline_e2e::behaviour::{
@@ -16,7 +16,7 @@ on_each_driver!(
     raw_sessions_never_cross_shards,
 );
 
-/// A target that answers every request with `word`, the path, and the body that came.
+/// A target that answers every request with `word`, the path and the request's body.
 async fn named_target(word: &'static str) -> Result<Target> {
     Target::http_requests(move |mut http, head| async move {
         let body = http.body(&head).await?;
@@ -87,7 +87,7 @@ async fn requests_on_one_connection_reach_the_tunnels_they_name_on_either_shard(
     assert_eq!(
         shards,
         [0, 1],
-        "the second link goes where there is none yet"
+        "the second link goes to the shard without a link"
     );
 
     let long = noise(1, 1_000_000);
@@ -105,7 +105,7 @@ async fn requests_on_one_connection_reach_the_tunnels_they_name_on_either_shard(
             assert_eq!(body.bytes, format!("{word} /{number}").as_bytes());
         }
     }
-    // Bodies longer than any buffer on the way, which the crossing adds one to.
+    // Bodies longer than all buffers on the path; a crossing adds one more buffer.
     for (agent, word) in [(&maya_agent, "maya"), (&nuke_agent, "nuke")] {
         let (path, length) = (agent.path("/"), long.len());
         let head = format!("POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n");
@@ -115,7 +115,7 @@ async fn requests_on_one_connection_reach_the_tunnels_they_name_on_either_shard(
         let expected = [format!("{word} /").as_bytes(), &long].concat();
         assert_eq!(Digest::of(&body.bytes), Digest::of(&expected));
     }
-    // Kept alive, the crossing one too.
+    // Both target connections were kept alive, also the one behind the crossing.
     assert_eq!((maya.accepted(), nuke.accepted()), (1, 1));
     let metrics = relay.metrics().await?;
     assert_eq!(metrics.get("relay_crossings_total"), 1, "{metrics}");
@@ -161,7 +161,7 @@ async fn raw_sessions_never_cross_shards(driver: DriverChoice) -> Result<()> {
         .await?;
     assert_eq!(metrics.get("relay_sessions_total"), 1_000, "{metrics}");
     assert_eq!(metrics.get("relay_crossings_total"), 0, "{metrics}");
-    // Connections are accepted on either shard, so some had to move, and moved once.
+    // Connections are accepted on either shard, so some had to be handed off, each of them once.
     let moved = metrics.labelled("relay_handoffs_total", "frontend");
     assert!((1..1_000).contains(&moved), "{metrics}");
     drop(agents);

@@ -1,5 +1,5 @@
-//! What a target says of its own address, and a caller of the relay's, means the same on the other
-//! side.
+//! URLs, cookies and header fields with the target's or the relay's own address are mapped, so that they are
+//! valid on the other side.
 
 use anyhow::{Context, Result};
 use tieline_e2e::behaviour::{Head, Target, TestAgent, TestRelay, soon};
@@ -14,7 +14,7 @@ on_each_driver!(
     a_target_at_a_path_with_a_slash_is_reached_by_the_url_that_is_told,
 );
 
-/// Streams whose endpoint is `/messages?s=1`; `HOST` stands for what the target was told to be.
+/// Event streams with the endpoint `/messages?s=1`; `HOST` stands for the target's forwarded host.
 const STREAMS: [&str; 7] = [
     "event: endpoint\ndata: /messages?s=1\n\n",
     "id: 7\nevent: endpoint\ndata: /messages?s=1\n\n",
@@ -82,7 +82,7 @@ async fn an_endpoint_leads_back_through_the_tunnel_however_it_is_told(
     Ok(())
 }
 
-/// The values of a field in an answer to a GET, with these further fields.
+/// Head of the answer to a GET of `path` with the extra header lines `fields`.
 async fn asked(relay: &TestRelay, path: &str, fields: &str) -> Result<Head> {
     let mut caller = relay.http().await?;
     let host = relay.http_address();
@@ -242,7 +242,7 @@ async fn a_target_at_a_path_with_a_slash_is_reached_by_the_url_that_is_told(
     let (_, body) = soon("the list", caller.answer()).await??;
     let listed: serde_json::Value = serde_json::from_slice(&body.bytes)?;
     assert_eq!(listed["tunnels"][0]["path"], "/w/slo/mcp/", "{listed}");
-    // What lies under the path is that with the slash and without.
+    // Both `/mcp/` and `/mcp` reach the target, and so does every path below.
     for (path, status, seen) in [
         ("/w/slo/mcp/", 200, Some("/mcp/")),
         ("/w/slo/mcp/a", 200, Some("/mcp/a")),

@@ -1,4 +1,4 @@
-//! Raw TCP: bytes and half-closes, both ways.
+//! Raw TCP: bytes and half-closes in both directions.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use tieline_relay::DriverChoice;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 
-/// Far more than any window or socket buffer starts with.
+/// Much more than any initial window or socket buffer.
 const LONG_BYTES: usize = 3_000_003;
 
 on_each_driver!(
@@ -115,7 +115,7 @@ async fn bytes_sent_at_once_with_the_preamble_arrive(driver: DriverChoice) -> Re
     let agent = TestAgent::of(&target).named("maya").start(&relay).await?;
     assert_eq!(agent.tunnel(), "maya");
 
-    // Several, so that some are accepted on the shard without the link and are handed over.
+    // Several callers, so that some are accepted on the shard without the link and handed off.
     for seed in 0..8 {
         let mut caller = tokio::net::TcpStream::connect(relay.tcp_address()).await?;
         let early = noise(seed, 10_000);
@@ -138,7 +138,7 @@ async fn urgent_bytes_reach_the_other_side_with_the_rest(driver: DriverChoice) -
     for round in 0..3 {
         caller.write_all(b"before").await?;
         SockRef::from(&caller).send_out_of_band(b"!")?;
-        // What comes behind it is answered without another byte that would wake anybody.
+        // The bytes after the urgent byte must be echoed without another byte that would wake a reader.
         caller.write_all(b"after").await?;
         let mut echo = [0; 12];
         soon("the echo", caller.read_exact(&mut echo)).await??;

@@ -1,5 +1,5 @@
-//! Ends out of order: a target that refuses or breaks off, a session that is reset while its bytes
-//! are on their way.
+//! Disorderly ends: a target that refuses or resets, and a session that is reset while its bytes are in
+//! flight.
 
 use anyhow::{Context, Result, ensure};
 use tieline_e2e::behaviour::{
@@ -11,7 +11,7 @@ use tieline_relay::DriverChoice;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-/// Leaves a loopback socket in one go, so that it is ahead of a reset that follows.
+/// Fits a loopback socket buffer, so that all of it is sent before the reset.
 const BURST_BYTES: usize = 16 * 1024;
 
 on_each_driver!(
@@ -24,7 +24,7 @@ on_each_driver!(
     an_upload_that_breaks_off_never_looks_complete_to_a_target_that_has_ended,
 );
 
-/// The address of a port on which nobody listens.
+/// Address of a port without a listener.
 async fn closed_port() -> Result<String> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     Ok(listener.local_addr()?.to_string())
@@ -137,7 +137,7 @@ async fn a_target_that_resets_in_mid_answer_aborts_the_answer(driver: DriverChoi
 async fn frames_of_a_session_that_was_reset_are_dropped_and_counted_and_the_link_lives(
     driver: DriverChoice,
 ) -> Result<()> {
-    // The first byte says what to do: stream for ever, or echo.
+    // The first byte selects the behaviour: `s` streams without end, any other byte is echoed.
     let target = Target::tcp(|mut stream| async move {
         let mut byte = [0];
         stream.read_exact(&mut byte).await?;
@@ -167,7 +167,7 @@ async fn frames_of_a_session_that_was_reset_are_dropped_and_counted_and_the_link
             caller.write_all(b"s").await?;
             caller.read_exact(&mut vec![0; 100_000]).await?;
             abort(caller)?;
-            // The reset has reached the relay once the session is off its books.
+            // The reset has reached the relay when it no longer counts the session.
             let metrics = relay
                 .until("only the witness", |metrics| {
                     metrics.get("relay_sessions") == 1
@@ -190,7 +190,7 @@ async fn frames_of_a_session_that_was_reset_are_dropped_and_counted_and_the_link
 async fn a_target_that_resets_during_an_upload_does_the_link_no_harm(
     driver: DriverChoice,
 ) -> Result<()> {
-    // The first byte says what to do: reset at once, or echo.
+    // The first byte selects the behaviour: `r` resets, any other byte is echoed.
     let target = Target::tcp(|mut stream| async move {
         let mut byte = [0];
         loop {
@@ -220,7 +220,10 @@ async fn a_target_that_resets_during_an_upload_does_the_link_no_harm(
         let ended: std::io::Result<()> = soon("the end of the upload", upload).await?;
         ensure!(ended.is_err(), "the upload never ended");
         let read = soon("the reset", reads.read(&mut [0; 16])).await?;
-        ensure!(!matches!(read, Ok(1..)), "bytes from nowhere");
+        ensure!(
+            !matches!(read, Ok(1..)),
+            "received bytes that the target did not send"
+        );
     }
 
     soon("an echo", echo_round_trip(&mut witness, b"f")).await??;

@@ -1,4 +1,4 @@
-//! Sessions that come and go, ended in every way: nothing is left of them.
+//! Sessions that come and go and end in every way leave no descriptor and no memory behind.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,14 +17,14 @@ use super::{MIB, alone, child};
 const SESSIONS: usize = 10_000;
 const AT_ONCE: usize = 64;
 
-/// Sessions after which buffers and tables have the size that they keep.
+/// Number of sessions after which buffers and tables have reached their final size.
 const WARM_UP_SESSIONS: usize = 1_000;
 
-/// Most that a process may grow by over all sessions: under 2 KiB for each, so that a session that
-/// is not freed shows, with room for what the allocator keeps.
+/// Largest growth of a process over all sessions: under 2 KiB per session, so that a leaked session
+/// shows, with room for the allocator's own memory.
 const GROWTH_BYTES_MAX: u64 = 16 * MIB;
 
-/// One session; how it ends depends on its number.
+/// Runs one session; its kind and its end depend on `number`.
 async fn session(relay: &ChildRelay, number: usize) -> Result<()> {
     let message = noise(number as u64, 1 + number % 3000);
     match number % 8 {
@@ -38,12 +38,12 @@ async fn session(relay: &ChildRelay, number: usize) -> Result<()> {
         }
         3 => abort(exchange(relay, &message).await?)?,
         4 => drop(exchange(relay, &message).await?),
-        // Closed with the echo unread or still under way.
+        // Closed with the echo unread or in flight.
         5 => {
             let mut caller = relay.raw("maya").await?;
             caller.write_all(&message).await?;
         }
-        // Closed with nothing sent, in the middle of being joined.
+        // Closed without a message, while the relay is still joining both ends.
         6 => drop(relay.raw("maya").await?),
         _ => {
             let mut caller = relay.http().await?;
@@ -92,7 +92,7 @@ async fn run_sessions(relay: &Arc<ChildRelay>, count: usize) -> Result<()> {
     Ok(())
 }
 
-/// Waits until `process` has no more than `wanted` descriptors.
+/// Waits until `process` has at most `wanted` descriptors.
 async fn descriptors_back_at(name: &str, process: &Child, wanted: usize) -> Result<()> {
     let deadline = Instant::now() + SOON;
     loop {
@@ -102,14 +102,14 @@ async fn descriptors_back_at(name: &str, process: &Child, wanted: usize) -> Resu
         }
         ensure!(
             Instant::now() < deadline,
-            "the {name} had {wanted} descriptors, and has {now}"
+            "the {name} had {wanted} descriptors before and now has {now}"
         );
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 
-/// Waits until no tunnel is said to have a session: one counts while somebody still holds it, a
-/// moment longer than its link knows it.
+/// Waits until `/tunnels` lists no session. A session stays listed while a task still holds its handle,
+/// which is a moment longer than the link knows it.
 async fn no_session_listed(relay: &ChildRelay) -> Result<()> {
     let deadline = Instant::now() + SOON;
     loop {
@@ -117,7 +117,10 @@ async fn no_session_listed(relay: &ChildRelay) -> Result<()> {
         if rows.iter().all(|row| row.session_count == 0) {
             return Ok(());
         }
-        ensure!(Instant::now() < deadline, "sessions are left: {rows:?}");
+        ensure!(
+            Instant::now() < deadline,
+            "sessions are still listed: {rows:?}"
+        );
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
@@ -144,7 +147,7 @@ async fn leaves_nothing_behind(driver: &str, sessions: usize) -> Result<()> {
         metrics.get("relay_sessions") == 0 && metrics.get("relay_frontends") == 0
     };
 
-    // Before the first session: what is open then is all that there should ever be.
+    // Baseline before the first session.
     relay.until("no session", settled).await?;
     let mut descriptors = Vec::new();
     for (_, process) in processes {

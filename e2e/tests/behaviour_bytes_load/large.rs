@@ -1,4 +1,4 @@
-//! Large bodies: they stream, in flat memory, and leave room for others.
+//! Large bodies stream in constant memory and do not starve other sessions.
 
 use std::time::Duration;
 
@@ -14,14 +14,14 @@ use super::{MIB, alone, child};
 
 const BODY_BYTES: usize = 64 * 1024 * 1024;
 
-/// Most that a process may grow by while a body streams through it: a session's window of 16 MiB
-/// (`SESSION_WINDOW_BYTES_MAX`), and buffers.
+/// Largest growth of a process while a body streams through it: a session's window of 16 MiB
+/// (`SESSION_WINDOW_BYTES_MAX`), plus buffers.
 const GROWTH_BYTES_MAX: u64 = 24 * MIB;
 
-/// Longest time for one body.
+/// Time limit for one body.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Writes `noise` to `http` without holding all of it.
+/// Writes noise to `http` in pieces, without holding all of it in memory.
 async fn stream_noise(http: &mut HttpStream, seed: u64, len: usize) -> Result<()> {
     let mut noise = Noise::new(seed, len);
     let mut buffer = vec![0; 64 * 1024];
@@ -33,7 +33,7 @@ async fn stream_noise(http: &mut HttpStream, seed: u64, len: usize) -> Result<()
     }
 }
 
-/// Answers a GET with 64 MiB, anything else with the digest of what it got.
+/// Answers a GET with as many bytes as its path says, any other method with the digest of the body.
 async fn target() -> Result<Target> {
     Target::http_requests(|mut http, head| async move {
         if head.request().0 == "GET" {
@@ -95,7 +95,7 @@ async fn stream_both_ways(driver: &str) -> Result<()> {
     let relay = ChildRelay::start(child(), &["--shards", "2", "--driver", driver])?;
     let agent = Child::agent(child(), &relay.agent_url(), &target.to_string(), "maya")?;
     let mut caller = relay.http().await?;
-    // What is needed once for all is not growth.
+    // One-time allocations do not count as growth.
     download(&mut caller, 100_000).await?;
     upload(&mut caller, 100_000, false).await?;
     let before = [relay.process.resident_bytes()?, agent.resident_bytes()?];
@@ -140,8 +140,8 @@ async fn a_body_of_64_mib_streams_either_way_in_flat_memory_on_epoll() -> Result
 
 const MESSAGE_BYTES: usize = 9 * 1024 * 1024;
 
-/// Measures the round trips of other sessions while one sends 9 MiB at a time to an echo that
-/// rests for `rest` after every 64 KiB; what they were before, and are then.
+/// Measures round trips of other sessions without and with a session that sends messages of 9 MiB to an echo
+/// that sleeps for `rest` after every 64 KiB. Returns the times (before, during).
 async fn beside_9_mib_messages(rest: Duration) -> Result<(Times, Times)> {
     const WITNESSES: usize = 20;
     let target = Target::tcp(move |mut stream| async move {
@@ -149,7 +149,7 @@ async fn beside_9_mib_messages(rest: Duration) -> Result<(Times, Times)> {
         let mut is_slow = false;
         let mut count = stream.read(&mut buffer).await?;
         while count > 0 {
-            // The others send less than that at a time.
+            // The witnesses send less than that at a time.
             is_slow |= count > 1000;
             stream.write_all(&buffer[..count]).await?;
             if is_slow && !rest.is_zero() {
@@ -169,7 +169,7 @@ async fn beside_9_mib_messages(rest: Duration) -> Result<(Times, Times)> {
     let mut witnesses = Witnesses::new(sessions);
     let before = witnesses.measure(Duration::from_secs(1)).await?;
 
-    // As many as fit into the measurement, and one at least.
+    // As many messages as fit into the measurement, at least one.
     let (stop, mut stopped) = oneshot::channel::<()>();
     let (mut reads, mut writes) = relay.raw(agent.tunnel()).await?.into_split();
     let message = noise(9, MESSAGE_BYTES);
@@ -182,14 +182,14 @@ async fn beside_9_mib_messages(rest: Duration) -> Result<(Times, Times)> {
                 tokio::join!(writes.write_all(&message), reads.read_exact(&mut answer));
             sent?;
             received?;
-            // Compared, not hashed: that would hold up this very process for longer.
+            // Compared, not hashed, because hashing would block this process for longer.
             anyhow::ensure!(answer == message, "message {messages}");
             messages += 1;
         }
         anyhow::Ok(messages)
     });
     let during = witnesses.measure(Duration::from_secs(2)).await?;
-    // The other end is gone if a message failed.
+    // The receiver is gone if a message failed.
     let _ended = stop.send(());
     let messages = within(LIMIT, "the large messages", disturber).await???;
     println!("{messages} messages of 9 MiB");
@@ -199,7 +199,7 @@ async fn beside_9_mib_messages(rest: Duration) -> Result<(Times, Times)> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_9_mib_message_to_a_slow_target_delays_nobody() -> Result<()> {
     let _alone = alone().await;
-    // About 6 MB/s: whoever had to wait behind a message would wait for a second.
+    // About 6 MB/s: a session that waited for such a message would wait for more than a second.
     let (before, during) = beside_9_mib_messages(Duration::from_millis(10)).await?;
     during.assert_within(before.p99() * 3 + Duration::from_millis(20), &before);
     Ok(())
@@ -209,7 +209,7 @@ async fn a_9_mib_message_to_a_slow_target_delays_nobody() -> Result<()> {
 async fn a_9_mib_message_at_full_speed_leaves_others_their_share() -> Result<()> {
     let _alone = alone().await;
     let (before, during) = beside_9_mib_messages(Duration::ZERO).await?;
-    // All take turns on the same processors here, and most turns are those of the large messages.
+    // All sessions share the cores here, and most of the time goes to the large messages.
     during.assert_within(before.p99() * 10 + Duration::from_millis(100), &before);
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! How long round trips take on sessions that share a link with others.
+//! Latency of round trips on sessions that share a link with others.
 
 use std::time::{Duration, Instant};
 
@@ -9,10 +9,10 @@ use tokio::task::JoinSet;
 
 const MESSAGE_BYTES: usize = 200;
 
-/// Sessions with an echo, each with one message under way at a time.
+/// Echo sessions, each with one message in flight at a time.
 pub(crate) struct Witnesses(Vec<TcpStream>);
 
-/// The times of many round trips, in order of length.
+/// Times of many round trips, sorted.
 pub(crate) struct Times(Vec<Duration>);
 
 impl Witnesses {
@@ -20,10 +20,10 @@ impl Witnesses {
         Self(sessions)
     }
 
-    /// Round trips on all sessions at once, for `time`.
+    /// Makes round trips on all sessions concurrently, for `time`.
     ///
-    /// So many of them should be made on each that one pause of the whole machine, which every
-    /// session sees once, is under a hundredth.
+    /// `time` must be long enough for more than a hundred round trips per session: then a pause of the whole
+    /// machine, which every session sees once, stays below the 99th percentile.
     pub(crate) async fn measure(&mut self, time: Duration) -> Result<Times> {
         let until = Instant::now() + time;
         let mut sessions = JoinSet::new();
@@ -53,8 +53,8 @@ impl Times {
         self.0[self.0.len() * 99 / 100]
     }
 
-    /// Panics if they are longer than `limit`. A limit leaves room for what it costs to share a
-    /// processor; what must show is a session that waits for another one.
+    /// Panics if the 99th percentile is above `limit`. The limit allows for shared cores; it must catch a
+    /// session that waits for another session.
     pub(crate) fn assert_within(&self, limit: Duration, before: &Self) {
         let summary = format!("before: {before}, during: {self}");
         println!("{summary}");

@@ -1,4 +1,4 @@
-//! Many frontends at once, over many tunnels, on two shards.
+//! Many concurrent frontends over many tunnels, on two shards.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,7 +42,7 @@ async fn two_thousand_frontends_over_fifty_tunnels_get_their_own_bytes_back() ->
             caller.read_exact(&mut greeting).await?;
             ensure!(
                 greeting == tunnel.as_bytes(),
-                "frontend {number} is at a stranger's"
+                "frontend {number} reached another tunnel"
             );
             connected.wait().await;
 
@@ -66,7 +66,7 @@ async fn two_thousand_frontends_over_fifty_tunnels_get_their_own_bytes_back() ->
             Ok(())
         });
     }
-    // All at the same time, and not one after the other. A frontend that failed ends the wait.
+    // All frontends are connected at the same time. A frontend that fails ends the wait.
     tokio::select! {
         _ = within(LIMIT, "all frontends", connected.wait()) => {}
         Some(ended) = frontends.join_next() => ended??,
@@ -97,7 +97,7 @@ async fn two_thousand_frontends_over_fifty_tunnels_get_their_own_bytes_back() ->
     Ok(())
 }
 
-/// Says its name, and then echoes.
+/// A target that sends its name and then echoes.
 async fn greeting_echo(name: String) -> Result<Target> {
     Target::tcp(move |mut stream| {
         let name = name.clone();

@@ -1,5 +1,5 @@
-//! Callers over HTTP that ask for much and take nothing: what they cost the relay is bounded, and said in
-//! docs/OPERATIONS.md, "Memory".
+//! HTTP callers that request much and read nothing: the relay's memory for them stays within the bounds stated
+//! in docs/OPERATIONS.md, "Memory".
 
 use std::time::Duration;
 
@@ -13,16 +13,16 @@ use super::{MIB, alone, child};
 
 const CALLERS: u64 = 30;
 
-/// As many as a connection may have.
+/// Most concurrent streams of an HTTP/2 connection.
 const STREAMS: u32 = 128;
 
 const SHARDS: u64 = 2;
 const SHARD_BUDGET_BYTES: u64 = 8 * MIB;
 
-/// A piece of an answer that never ends.
+/// Size of one chunk of the endless answer.
 const PIECE_BYTES: usize = 64 * 1024;
 
-/// What the program itself grows by once it is used.
+/// Growth of the relay process itself after its first use.
 const SLACK_BYTES: u64 = 16 * MIB;
 
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
@@ -33,19 +33,19 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     [&head, payload].concat()
 }
 
-/// A field that is sent as it stands, by the number of its name in the static table (RFC 7541, 6.2.2).
+/// A literal header field whose name is an index into the static table (RFC 7541, 6.2.2).
 fn literal(name: u8, value: &str) -> Vec<u8> {
     let len = u8::try_from(value.len()).unwrap_or(0x7f);
     [&[name, len], value.as_bytes()].concat()
 }
 
-/// Opens windows as large as they get, and asks on as many streams as there may be.
+/// HTTP/2 connection start with the largest windows and requests on all available streams.
 fn greedy(path: &str) -> Vec<u8> {
-    // RFC 9113: SETTINGS_INITIAL_WINDOW_SIZE of 2^31-1, and the same for the connection.
+    // RFC 9113: SETTINGS_INITIAL_WINDOW_SIZE of 2^31-1, and the same window for the connection.
     let settings = frame(4, 0, 0, &[0, 4, 0x7f, 0xff, 0xff, 0xff]);
     let window = frame(8, 0, 0, &(0x7fff_ffff_u32 - 65_535).to_be_bytes());
     let fields = [
-        // GET, http.
+        // Indexed fields `:method: GET` and `:scheme: http`.
         vec![0x82, 0x86],
         literal(4, path),
         literal(1, "localhost"),
@@ -57,7 +57,7 @@ fn greedy(path: &str) -> Vec<u8> {
     all
 }
 
-/// What so many callers cost that each say `greedy` and never read, at most; the answer has no end.
+/// Cost of `callers` connections that send `greedy` and never read the endless answer.
 struct Cost {
     peak_bytes: u64,
     sessions: i64,
@@ -93,7 +93,7 @@ async fn cost(callers: u64, greedy: &[u8]) -> Result<Cost> {
         caller.write_all(greedy).await?;
         streams.push(caller);
     }
-    // All that is there to be held is held once nothing grows any more.
+    // Memory has reached its final size once it stops growing.
     let (mut held, mut same) = (0, 0);
     while same < 5 {
         tokio::time::sleep(Duration::from_millis(300)).await;
@@ -117,7 +117,7 @@ async fn cost(callers: u64, greedy: &[u8]) -> Result<Cost> {
     })
 }
 
-/// What the budgets and the link allow, and what the program itself grows by.
+/// Memory allowed for the budgets and the link, plus the growth of the program itself.
 const FIXED_BYTES: u64 = 2 * SHARDS * SHARD_BUDGET_BYTES + 352 * 1024 + SLACK_BYTES;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -126,13 +126,13 @@ async fn callers_of_http2_that_never_read_cost_no_more_than_is_promised() -> Res
     let it = cost(CALLERS, &greedy("/w/maya/")).await?;
     let promised = CALLERS * 2 * MIB + FIXED_BYTES;
     ensure!(it.peak_bytes <= promised, "{} of {promised}", it.peak_bytes);
-    // More than the free ones of each, and fewer than were asked for.
+    // More sessions than the free streams of every connection, and fewer than were requested.
     let asked = CALLERS * u64::from(STREAMS);
     let free = 8 * CALLERS;
     let sessions = u64::try_from(it.sessions)?;
     ensure!((free + 1..asked).contains(&sessions), "{sessions}");
 
-    // Who reads is served beside them.
+    // A caller that reads is served next to them.
     let mut polite = it.relay.http().await?;
     polite.get("/w/maya/").await?;
     let head = polite.head().await?;
@@ -141,7 +141,7 @@ async fn callers_of_http2_that_never_read_cost_no_more_than_is_promised() -> Res
     let is_free = |metrics: &Metrics| {
         metrics.get("relay_sessions") == 0 && metrics.get("relay_budget_used_bytes") == 0
     };
-    it.relay.until("all that was held is free", is_free).await?;
+    it.relay.until("the budget to be released", is_free).await?;
     Ok(())
 }
 

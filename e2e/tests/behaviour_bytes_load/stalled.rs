@@ -1,4 +1,4 @@
-//! One session that takes nothing holds up no other, and costs no more than its window.
+//! A session whose peer does not read delays no other session, and holds no more than its window.
 
 use std::time::Duration;
 
@@ -15,23 +15,23 @@ use super::{MIB, alone, child};
 
 const WITNESSES: usize = 100;
 
-/// proc(5), `tcp`: a state.
+/// TCP state "established" in /proc/net/tcp (proc(5)).
 const ESTABLISHED: &str = "01";
 
-/// Short, so that several heartbeats fall into the test.
+/// Short, so that several heartbeats occur during the test.
 const STALE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Most that a process may grow by because of one stalled session: its largest window, and buffers.
+/// Largest growth of a process due to one stalled session: its largest window, plus buffers.
 const GROWTH_BYTES_MAX: u64 = 24 * MIB;
 
-/// What the kernel may hold at the test's own ends, in bytes: hundreds of them that stall must not
-/// use up the memory that TCP has for the whole machine.
+/// Socket buffer size at the test's own ends, in bytes: hundreds of stalled sockets must not exhaust the
+/// machine's TCP memory.
 const OWN_BUFFER_BYTES: usize = 256 * 1024;
 
-/// Most that the kernel may hold for a caller that does not read: the relay's limit, and one write.
+/// Most bytes in the kernel for a caller that does not read: the relay's limit, plus one write.
 const UNSENT_BYTES_MAX: u64 = MIB + 256 * 1024;
 
-/// A target that does what its first byte says: `f` floods, `d` is deaf, anything else echoes.
+/// A target that follows its first byte: `f` floods, `d` never reads again, any other byte echoes.
 async fn target() -> Result<Target> {
     Target::tcp(|mut stream| async move {
         SockRef::from(&stream).set_send_buffer_size(OWN_BUFFER_BYTES)?;
@@ -58,7 +58,7 @@ async fn target() -> Result<Target> {
     .await
 }
 
-/// Sends until nothing more is taken for a second.
+/// Sends until no bytes are accepted for a second.
 async fn send_until_stalled(stream: &mut TcpStream) -> Result<()> {
     let block = noise(1, 64 * 1024);
     while let Ok(sent) =
@@ -69,7 +69,7 @@ async fn send_until_stalled(stream: &mut TcpStream) -> Result<()> {
     Ok(())
 }
 
-/// Lets `disturb` make a session that stalls, and watches the others.
+/// Runs `disturb`, which makes a session stall, and measures the other sessions.
 async fn others_go_on(disturb: impl AsyncFnOnce(&mut TcpStream) -> Result<()>) -> Result<()> {
     let _alone = alone().await;
     let target = target().await?;
@@ -90,7 +90,7 @@ async fn others_go_on(disturb: impl AsyncFnOnce(&mut TcpStream) -> Result<()>) -
     disturb(&mut stalled).await?;
     let relay_port = stalled.peer_addr()?.port();
 
-    // Longer than a link may be silent, so that it lives only if heartbeats pass.
+    // Longer than the stale timeout, so that the link survives only if heartbeats pass.
     let during = witnesses.measure(STALE_TIMEOUT * 2).await?;
     during.assert_within(before.p99() * 3 + Duration::from_millis(20), &before);
 
@@ -103,7 +103,7 @@ async fn others_go_on(disturb: impl AsyncFnOnce(&mut TcpStream) -> Result<()>) -
     assert_eq!(metrics.get("relay_link_evictions_total"), 0, "{metrics}");
     assert_eq!(metrics.get("relay_sessions"), 101, "{metrics}");
 
-    // It was still there, and now leaves its place.
+    // The stalled session was open until now and ends with the reset.
     abort(stalled)?;
     let all_but_one = |metrics: &Metrics| metrics.get("relay_sessions") == 100;
     relay
@@ -116,7 +116,7 @@ async fn others_go_on(disturb: impl AsyncFnOnce(&mut TcpStream) -> Result<()>) -
 async fn one_frontend_that_never_reads_stalls_nobody() -> Result<()> {
     others_go_on(async |stalled: &mut TcpStream| {
         stalled.write_all(b"f").await?;
-        // Readable, but never read.
+        // Wait for data, but never read it.
         within(STALE_TIMEOUT, "a first byte", stalled.readable()).await??;
         Ok(())
     })
@@ -135,7 +135,7 @@ async fn one_target_that_never_reads_stalls_nobody() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_frontends_that_never_read_share_one_budget() -> Result<()> {
     const FRONTENDS: usize = 200;
-    // The link's budget (`LINK_BUDGET_BYTES`), the floor of 16 KiB for each session, and buffers.
+    // The link's budget (`LINK_BUDGET_BYTES`), the minimum of 16 KiB per session, and buffers.
     const GROWTH_BYTES_MAX: u64 = (64 + 4 + 24) * MIB;
     let _alone = alone().await;
     let target = target().await?;
@@ -152,7 +152,7 @@ async fn many_frontends_that_never_read_share_one_budget() -> Result<()> {
         frontend.write_all(b"f").await?;
         stalled.push(frontend);
     }
-    // Until no more bytes come: every one has used up all that it may have.
+    // Once no more bytes arrive, every session has used up its window.
     let mut passed = 0;
     loop {
         tokio::time::sleep(Duration::from_millis(500)).await;
@@ -173,20 +173,23 @@ async fn many_frontends_that_never_read_share_one_budget() -> Result<()> {
         GROWTH_BYTES_MAX,
     )?;
 
-    // Each still gets the rest once it reads.
+    // Each frontend gets the rest once it reads.
     for mut frontend in stalled {
         let mut bytes = vec![0; 8 * 1024 * 1024];
         soon("the rest", frontend.read_exact(&mut bytes)).await??;
-        ensure!(bytes[..65_536] == noise(1, 65_536), "the flood has changed");
+        ensure!(
+            bytes[..65_536] == noise(1, 65_536),
+            "the flood was changed on the way"
+        );
         let whole = bytes
             .chunks_exact(65_536)
             .all(|block| *block == bytes[..65_536]);
-        ensure!(whole, "the flood has changed on the way");
+        ensure!(whole, "the flood was changed on the way");
     }
     Ok(())
 }
 
-/// The most bytes that the kernel holds to be sent on one connection from `port` (proc(5), `tcp`).
+/// Largest send queue of an established connection with local port `port`, in bytes (proc(5), /proc/net/tcp).
 fn kernel_unsent_max(port: u16) -> Result<u64> {
     let local = format!(":{port:04X}");
     let mut most = None;
@@ -203,7 +206,7 @@ fn kernel_unsent_max(port: u16) -> Result<u64> {
     most.context("no connection from the relay's port")
 }
 
-/// Panics if one of the processes ever held more memory than `growth_max` above `before`.
+/// Panics if the peak memory of a process exceeds `before` by more than `growth_max`.
 fn assert_growth(processes: [(&str, &Child); 2], before: [u64; 2], growth_max: u64) -> Result<()> {
     for ((name, process), before) in processes.into_iter().zip(before) {
         let growth = process.resident_bytes_peak()?.saturating_sub(before);

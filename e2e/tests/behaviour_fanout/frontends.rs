@@ -1,4 +1,4 @@
-//! Many callers of one tunnel, whose agent has one link.
+//! Many callers of one tunnel, whose agent has a single link.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Many agents, each with a key, a link and a tunnel of its own.
+//! Many agents, each with its own key, link and tunnel.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -14,21 +14,21 @@ use tokio::time::{sleep, sleep_until};
 
 use super::{MESSAGE_BYTES, alone, burst, child, flags, growth, limit, note, size};
 
-/// Agents that come back in the same moment.
+/// Agents that are restarted at the same moment.
 const RETURNING: usize = 200;
 
-/// Callers that talk while `/tunnels` is read.
+/// Callers that are active while `/tunnels` is read.
 const ACTIVE: usize = 2_000;
 
-/// How often each of them does: 10,000 round trips a second are most of what two cores can do for
+/// Pause between two messages of a caller: 10,000 round trips per second use most of two cores for
 /// callers, relay, agents and target together.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Most reads of `/tunnels`, and the pause between two.
+/// Most reads of `/tunnels`; a pause follows each of them.
 const READS_MAX: usize = 300;
 const READ_PAUSE: Duration = Duration::from_millis(10);
 
-/// Longest time to the first byte of `/tunnels` in 99 of 100 reads, where nothing else runs.
+/// Limit for the 99th percentile of the time to the first byte of `/tunnels`, on an otherwise idle machine.
 const FIRST_BYTE_MAX: Duration = Duration::from_millis(50);
 
 on_each_driver!(thousands_of_agents_link_up_serve_and_come_back_without_an_error);
@@ -54,7 +54,7 @@ async fn thousands_of_agents_link_up_serve_and_come_back_without_an_error(
     ensure!((up.agents, up.disconnects) == (size, 0), "{up:?}");
     all_there(&relay, size).await?;
 
-    // The relay and the agents have a descriptor for each link and for each session.
+    // At most nine tenths of the links get a session: relay and agents need a descriptor for each link and session.
     let tunnels = (0..size * 9 / 10).map(|number| format!("fleet-{number:05}"));
     let mut callers = burst(&relay, tunnels).await?;
     let rows = relay.tunnels().await?;
@@ -62,11 +62,11 @@ async fn thousands_of_agents_link_up_serve_and_come_back_without_an_error(
     ensure!(sessions == callers.len(), "{sessions}");
     callers.truncate(ACTIVE);
     let first_byte = list_beside(&mut callers, PAUSE, &relay).await?;
-    // Beside other tests the machine is not ours.
+    // Without FANOUT, other tests may run on this machine.
     if std::env::var_os("FANOUT").is_some() {
         ensure!(first_byte <= FIRST_BYTE_MAX, "{first_byte:?}");
     }
-    // And when the machine can do no more.
+    // Measured again at full load.
     list_beside(&mut callers, Duration::ZERO, &relay).await?;
     drop(callers);
 
@@ -80,7 +80,7 @@ async fn thousands_of_agents_link_up_serve_and_come_back_without_an_error(
     ensure!((up.agents, up.disconnects) == (size, 0), "{up:?}");
     all_there(&relay, size).await?;
 
-    let relay = Arc::into_inner(relay).context("somebody still calls")?;
+    let relay = Arc::into_inner(relay).context("a task still holds the relay")?;
     let relay = relay.restart(child(), &flags)?;
     let up = fleet.up_again(2, limit(size) + Duration::from_secs(60))?;
     note(&format!(
@@ -91,7 +91,7 @@ async fn thousands_of_agents_link_up_serve_and_come_back_without_an_error(
     all_there(&relay, size).await
 }
 
-/// Every agent has its link and its tunnel, and no link too many is left.
+/// Checks that every agent has its link and its tunnel, and that there are no other links.
 async fn all_there(relay: &ChildRelay, size: usize) -> Result<()> {
     let count = i64::try_from(size)?;
     let metrics = relay
@@ -112,8 +112,8 @@ async fn all_there(relay: &ChildRelay, size: usize) -> Result<()> {
     Ok(())
 }
 
-/// Reads `/tunnels` again and again while each of `callers` talks once in `pause`. The time to the
-/// first byte that 99 of 100 reads stay below.
+/// Reads `/tunnels` repeatedly while each of `callers` sends a message every `pause`. Returns the 99th
+/// percentile of the time to the first byte.
 async fn list_beside(
     callers: &mut Vec<TcpStream>,
     pause: Duration,
@@ -126,7 +126,7 @@ async fn list_beside(
         let (stop, trips) = (Arc::clone(&stop), Arc::clone(&trips));
         talking.spawn(async move {
             let message = vec![7; MESSAGE_BYTES];
-            // Not all in the same moment.
+            // Spread over `pause`, not all at the same moment.
             let mut due = Instant::now() + pause * number / u32::try_from(active)?;
             while !stop.load(Ordering::Relaxed) {
                 sleep_until(due.into()).await;
@@ -141,7 +141,7 @@ async fn list_beside(
     let (mut firsts, mut lasts) = (Vec::new(), Vec::new());
     for _ in 0..READS_MAX.min(active / 6) {
         let reader = Arc::clone(&reader);
-        // On a thread of its own: the callers' turns are not what is measured.
+        // On a separate thread, so that the callers' tasks do not delay the measurement.
         let (first, last) = spawn_blocking(move || reader.time_tunnels()).await??;
         firsts.push(first);
         lasts.push(last);

@@ -1,4 +1,4 @@
-//! What many agents may write into the relay's log: whoever has a key can link up and leave.
+//! Limit of log lines that agents can cause: any holder of a key can connect and leave.
 
 use std::time::Instant;
 
@@ -9,7 +9,7 @@ use super::alone;
 
 const LINKS: usize = 500;
 
-/// Lines that peers may cause on one shard in a second.
+/// Most lines per second that peers can cause on one shard.
 const LINES_MAX: usize = 100;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -19,7 +19,7 @@ async fn agents_that_come_and_go_do_not_flood_the_log() -> Result<()> {
     let (key, started) = (WireKey::new()?, Instant::now());
     for number in 0..LINKS {
         let mut agent = WireAgent::dial(relay.addresses.agent, &key, number as u128).await?;
-        // The answer comes behind the line.
+        // The relay writes the log line before it answers.
         agent.register(Some(&format!("seat-{number}"))).await??;
     }
     let metrics = relay

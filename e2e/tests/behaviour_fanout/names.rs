@@ -1,5 +1,5 @@
-//! Many names on one link. `tieline serve` publishes one; the protocol allows more, so an agent
-//! that speaks it directly asks for them.
+//! Many names on one link. `tieline serve` publishes one name per link, but the protocol allows more, so this
+//! agent drives the protocol directly.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 
 use super::{CONNECTING, alone, child, flags, growth, limit, note, size};
 
-/// Registrations under way: half of what a relay lets one link have.
+/// Concurrent registrations: half of the relay's limit per link.
 const ASKED_MAX: usize = 512;
 
 fn name(number: usize) -> String {
@@ -33,23 +33,23 @@ async fn register_all(agent: &mut WireAgent, count: usize) -> Result<()> {
             asked += 1;
         }
         agent.flush().await?;
-        match agent.event().await?.context("the link is gone")? {
+        match agent.event().await?.context("the link was closed")? {
             Event::RegisterAck(ack) => {
                 let it = ack.outcome?;
                 ensure!(it.tunnel.as_str() == name(ack.request as usize));
                 granted += 1;
             }
-            Event::GoAway(away) => bail!("the relay says {away:?}"),
+            Event::GoAway(away) => bail!("the relay sent {away:?}"),
             _ => {}
         }
     }
     Ok(())
 }
 
-/// Tells every caller the name that it asked for.
+/// Answers every session with the tunnel name that its caller requested.
 async fn say_names(mut agent: WireAgent) -> Result<()> {
     loop {
-        match agent.event().await?.context("the link is gone")? {
+        match agent.event().await?.context("the link was closed")? {
             Event::Open { session, open } => {
                 agent.mux.opened(session);
                 let name = Bytes::copy_from_slice(open.tunnel.as_str().as_bytes());
@@ -105,7 +105,7 @@ async fn thousands_of_names_on_one_link_lead_to_it_and_leave_with_it(
     while let Some(ended) = within(limit(size), "the answers", callers.join_next()).await? {
         ended??;
     }
-    // A name that is called counts its callers, and not those of the other names.
+    // A session is counted for its own name only.
     let _caller = relay.raw(&name(1)).await?;
     let metrics = relay
         .until("a session", |it| it.get("relay_sessions") == 1)

@@ -1,4 +1,4 @@
-//! Many links whose agents have no tunnel: what each costs the relay in memory.
+//! Many links whose agents have no tunnel: memory of the relay per link.
 
 use anyhow::{Result, ensure};
 use tieline_e2e::behaviour::{ChildRelay, WireAgent, WireKey, soon};
@@ -8,23 +8,23 @@ use tieline_wire::limits::TABLE_BYTES_MAX;
 
 use super::{alone, child, flags, growth, note, size};
 
-/// Most for a link whose agent has said who it is, and nothing else, in KiB.
+/// Memory limit per link whose agent has only sent its hello, in KiB.
 const SILENT_KIB_MAX: f64 = 24.0;
 
-/// Most for one whose agent sends frames that mean nothing, and half a registration: the frame as it
-/// grows, which has 64 KiB at the most.
+/// Memory limit per link whose agent sends unknown frames and an incomplete registration, in KiB. The buffer
+/// of that frame may grow to 64 KiB.
 const BABBLING_KIB_MAX: f64 = SILENT_KIB_MAX + 2.0 * 64.0;
 
-/// Kinds of frames: a registration, and one that no version knows.
+/// Frame kinds: a registration, and a kind that no protocol version defines.
 const REGISTER: u8 = 17;
 const UNKNOWN: u8 = 99;
 
-/// Flag of a frame that may be skipped.
+/// Flag of a frame that a receiver may skip.
 const OPTIONAL: u8 = 0x80;
 
 on_each_driver!(a_link_without_a_tunnel_costs_little_memory);
 
-/// The header of a frame about the link.
+/// Header of a frame that concerns the link, not a session.
 fn header(kind: u8, flags: u8) -> Vec<u8> {
     let mut header = TABLE_BYTES_MAX.to_le_bytes().to_vec();
     header.extend_from_slice(&[0, 0, 0, 0, kind, flags, 0, 0]);
@@ -34,7 +34,7 @@ fn header(kind: u8, flags: u8) -> Vec<u8> {
 async fn a_link_without_a_tunnel_costs_little_memory(driver: DriverChoice) -> Result<()> {
     let flags = flags(driver);
     let _alone = alone().await;
-    // Fewer than make the deadline of the first tunnel, on any machine.
+    // Few enough to be set up before the deadline of the first tunnel, on any machine.
     let size = size()?.min(1_000);
     let relay = ChildRelay::start(child(), &flags)?;
     let before = relay.process.resident_bytes()?;
@@ -60,17 +60,17 @@ async fn a_link_without_a_tunnel_costs_little_memory(driver: DriverChoice) -> Re
         stranger.write(&header(REGISTER, 0)).await?;
         stranger.write(&payload[1..]).await?;
     }
-    // Each shard has read what its sockets had when it was asked.
+    // Each shard answers a metrics request after it has read the data that its sockets already had.
     links().await?;
     let babbling = growth(&relay.process, before, size)?;
     note(&format!(
-        "{size} links without a tunnel, {silent:.1} KiB each while they say nothing, {babbling:.1} KiB \
-         each with half a frame"
+        "{size} links without a tunnel, {silent:.1} KiB each while they are silent, {babbling:.1} KiB \
+         each with an incomplete frame"
     ));
     ensure!(silent < SILENT_KIB_MAX, "{silent} KiB for a silent link");
     ensure!(
         babbling < BABBLING_KIB_MAX,
-        "{babbling} KiB for half a frame"
+        "{babbling} KiB for an incomplete frame"
     );
     Ok(())
 }

@@ -1,5 +1,5 @@
-//! A target that records every request, and takes only what has one reading: what RFC 9112 lets a
-//! recipient be lenient about is a violation here.
+//! A target that records every request and is stricter than RFC 9112: where the RFC lets a recipient be lenient,
+//! this target records a violation.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -8,10 +8,10 @@ use tieline_e2e::behaviour::Target;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// Longest head that is looked at.
+/// Longest accepted head, in bytes.
 const HEAD_BYTES_MAX: usize = 128 * 1024;
 
-/// How a request's body was framed.
+/// Framing of a request's body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Framing {
     None,
@@ -19,7 +19,7 @@ pub(crate) enum Framing {
     Chunked,
 }
 
-/// A request as the target understood it.
+/// A request as this target parsed it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Request {
     pub(crate) method: String,
@@ -28,20 +28,20 @@ pub(crate) struct Request {
     pub(crate) body: String,
 }
 
-/// What came at the target.
+/// An event at the target.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Event {
     Whole(Request),
-    /// What a strict parser does not take.
+    /// Input that a strict parser rejects, with the reason.
     Violation(String),
 }
 
-/// What came at a target, in order.
+/// Events at a target, in order.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Record(Arc<Mutex<Vec<Event>>>);
 
 impl Record {
-    /// What came since the last time.
+    /// Takes the events recorded since the last call.
     pub(crate) fn take(&self) -> Vec<Event> {
         let mut events = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         std::mem::take(&mut events)
@@ -53,7 +53,7 @@ impl Record {
     }
 }
 
-/// A recording target. It answers each whole request with its path.
+/// Starts a recording target, which answers each complete request with its path.
 pub(crate) async fn target(record: &Record) -> Result<Target> {
     let record = record.clone();
     Target::http(move |mut http| {
@@ -82,7 +82,7 @@ struct Connection<'a> {
 }
 
 impl Connection<'_> {
-    /// The next whole request; `None` at the connection's end.
+    /// Reads the next complete request; `None` at the end of the connection.
     async fn request(&mut self, record: &Record) -> Result<Option<Request>> {
         let outcome = self.strictly().await;
         if let Err(error) = &outcome {
@@ -134,11 +134,11 @@ impl Connection<'_> {
         if whole {
             return Ok(Some(request));
         }
-        // The connection ended within the body: nobody acts on it.
+        // The connection ended within the body: an incomplete request is not recorded.
         Ok(None)
     }
 
-    /// A chunked body; false if the connection ended first.
+    /// Reads a chunked body; false if the connection ended first.
     async fn chunks(&mut self, body: &mut String) -> Result<bool> {
         loop {
             let Some(line) = self.until(b"\r\n").await? else {
@@ -156,7 +156,7 @@ impl Connection<'_> {
             if !self.some(size, body).await? || !self.some(2, &mut end).await? {
                 return Ok(false);
             }
-            ensure!(end == "\r\n", "behind a chunk {end:?}");
+            ensure!(end == "\r\n", "end of a chunk is {end:?}");
         }
         while let Some(line) = self.until(b"\r\n").await? {
             if line == "\r\n" {
@@ -169,7 +169,7 @@ impl Connection<'_> {
         Ok(false)
     }
 
-    /// Everything up to and with `end`; `None` if the connection ended first.
+    /// Reads up to and including `end`; `None` if the connection ended first.
     async fn until(&mut self, end: &[u8]) -> Result<Option<String>> {
         loop {
             let found = self.read.windows(end.len()).position(|it| it == end);
@@ -177,14 +177,14 @@ impl Connection<'_> {
                 let taken: Vec<u8> = self.read.drain(..at + end.len()).collect();
                 return Ok(Some(String::from_utf8(taken)?));
             }
-            ensure!(self.read.len() < HEAD_BYTES_MAX, "no end");
+            ensure!(self.read.len() < HEAD_BYTES_MAX, "head or line is too long");
             if !self.fill().await {
                 return Ok(None);
             }
         }
     }
 
-    /// So many bytes of a body; false if the connection ended first.
+    /// Reads `count` bytes of a body; false if the connection ended first.
     async fn some(&mut self, count: usize, body: &mut String) -> Result<bool> {
         while self.read.len() < count {
             if !self.fill().await {
@@ -196,7 +196,7 @@ impl Connection<'_> {
         Ok(true)
     }
 
-    /// Reads once; false at the end, whether in order or not.
+    /// Reads once; false at the end of the connection or after an error.
     async fn fill(&mut self) -> bool {
         matches!(self.stream.read_buf(&mut self.read).await, Ok(1..))
     }
@@ -207,7 +207,7 @@ impl Connection<'_> {
     }
 }
 
-/// A header line, with its name in lower case.
+/// Parses a header line; the name is returned in lower case.
 fn field(line: &str) -> Result<(String, String)> {
     let Some((name, value)) = line.split_once(':') else {
         bail!("header {line:?}");
@@ -220,7 +220,7 @@ fn field(line: &str) -> Result<(String, String)> {
     Ok((name.to_ascii_lowercase(), value.to_owned()))
 }
 
-/// RFC 9110, section 5.6.2.
+/// Whether `text` is a token (RFC 9110, section 5.6.2).
 fn is_token(text: &str) -> bool {
     let is_inside = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
     !text.is_empty() && text.bytes().all(is_inside)

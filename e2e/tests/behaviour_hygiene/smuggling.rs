@@ -1,4 +1,4 @@
-//! Every entry of the corpus, twice, and what the target saw of it.
+//! Sends every entry of the corpus in one piece and in many, twice each, and checks what the target received.
 
 use std::net::SocketAddr;
 
@@ -17,18 +17,18 @@ on_each_driver!(
     every_entry_has_one_reading_behind_a_local_proxy,
 );
 
-/// Sent behind each entry. What is read as a request here was not taken for an entry's body, and
+/// Sent after each entry. If the target sees it as a request, it was not taken for an entry's body;
 /// its answer is the last one.
 const LAST: &str = "GET /w/maya/last HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
 
-/// Whether an entry comes in pieces: byte by byte, or as many as there may be of a long one.
+/// Whether an entry is sent in pieces: byte by byte, or in `PIECES_MAX` pieces if it is long.
 #[derive(Clone, Copy, Debug)]
 enum Cut {
     No,
     Yes,
 }
 
-/// Most pieces of an entry, give or take the size of one.
+/// Approximate limit of the pieces of one entry.
 const PIECES_MAX: usize = 1024;
 
 impl Cut {
@@ -41,7 +41,7 @@ impl Cut {
     }
 }
 
-/// What a caller was told: the statuses with their bodies.
+/// Answers that a caller received: status and body of each.
 type Told = Vec<(u16, String)>;
 
 async fn every_entry_has_the_same_fate_twice_and_one_reading(driver: DriverChoice) -> Result<()> {
@@ -59,7 +59,10 @@ async fn every_entry_has_the_same_fate_twice_and_one_reading(driver: DriverChoic
     relay
         .until("no session is left", |it| it.get("relay_sessions") == 0)
         .await?;
-    ensure!(record.take().is_empty(), "something came later");
+    ensure!(
+        record.take().is_empty(),
+        "the target received more bytes later"
+    );
     Ok(())
 }
 
@@ -67,7 +70,7 @@ async fn judge(entry: &Entry, address: SocketAddr, record: &Record) -> Result<()
     let mut fates = Vec::new();
     for cut in [Cut::No, Cut::No, Cut::Yes, Cut::Yes] {
         let told = send(entry, address, cut).await?;
-        // A fresh connection of somebody else's gets its own request through, and nothing more.
+        // A fresh connection of another caller must get exactly its own request through.
         let mut marker = HttpStream::connect(address).await?;
         marker
             .write("GET /w/maya/marker HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -86,7 +89,7 @@ async fn judge(entry: &Entry, address: SocketAddr, record: &Record) -> Result<()
         fates.push((told, events));
     }
     for fate in &fates[1..] {
-        ensure!(*fate == fates[0], "once {:?}, and then {fate:?}", fates[0]);
+        ensure!(*fate == fates[0], "first {:?}, then {fate:?}", fates[0]);
     }
     let (told, events) = &fates[0];
     let statuses: Vec<_> = told.iter().map(|(status, _)| *status).collect();
@@ -119,7 +122,10 @@ async fn judge(entry: &Entry, address: SocketAddr, record: &Record) -> Result<()
                 && [alone, with_last(requests)].contains(events)
         }
     };
-    ensure!(is_as_said, "told {told:?}, and the target saw {events:?}");
+    ensure!(
+        is_as_said,
+        "the caller received {told:?}, and the target saw {events:?}"
+    );
     Ok(())
 }
 
@@ -132,12 +138,12 @@ fn get(path: &str) -> Request {
     }
 }
 
-/// Sends an entry over a connection of its own, and what came until that ended.
+/// Sends an entry over a new connection and returns all answers until the connection ends.
 async fn send(entry: &Entry, address: SocketAddr, cut: Cut) -> Result<Told> {
     let mut caller = HttpStream::connect(address).await?;
     let bytes = [&entry.bytes, LAST.as_bytes()].concat();
     for piece in cut.pieces(&bytes) {
-        // A relay that refuses the first half need not read the second.
+        // The relay may close the connection after the first half.
         if caller.write(piece).await.is_err() {
             break;
         }
@@ -148,7 +154,7 @@ async fn send(entry: &Entry, address: SocketAddr, cut: Cut) -> Result<Told> {
         let head = match soon("a head, or the end", caller.head()).await? {
             Ok(Some(head)) => head,
             Ok(None) => break,
-            // Behind an answer a reset is an end: the relay has closed, and bytes still came.
+            // After an answer, a reset is a normal end: the relay has closed while bytes were still arriving.
             Err(_) if !told.is_empty() => break,
             Err(error) => return Err(error),
         };
@@ -158,8 +164,8 @@ async fn send(entry: &Entry, address: SocketAddr, cut: Cut) -> Result<Told> {
     Ok(told)
 }
 
-/// What differs at the proxy: it adds a token, so that a head of the longest is too long for the relay, and
-/// does not say what in a head is too long.
+/// Adapts an entry's fate to the proxy: it adds a token, so the longest head becomes too long for the relay,
+/// and it answers every head that is too long with 431.
 fn at_proxy(mut entry: Entry) -> Entry {
     if entry.bytes.len() > 60 * 1024 && matches!(entry.fate, Fate::Passed(_)) {
         entry.fate = Fate::Declined(431, Vec::new());
@@ -216,7 +222,7 @@ async fn the_recorder_takes_nothing_with_two_readings() -> Result<()> {
     ] {
         let mut caller = HttpStream::connect(target.address()).await?;
         caller.write(&bad).await?;
-        // A script that fails closes its connection; with bytes unread that is a reset.
+        // A failed script closes its connection, and unread bytes turn the close into a reset.
         let _closed = soon("the end", caller.closed()).await?;
         let events = record.take();
         ensure!(

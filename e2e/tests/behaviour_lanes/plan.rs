@@ -1,4 +1,4 @@
-//! Sessions of random sizes and orders, and both of their sides.
+//! Sessions of random sizes and orders: the caller's and the target's side.
 
 use anyhow::Result;
 use tieline_e2e::behaviour::{Digest, Noise};
@@ -15,7 +15,7 @@ pub(super) async fn write_noise(
     let mut noise = Noise::new(seed, len);
     let mut buffer = vec![0; 256 * 1024];
     loop {
-        // Whole multiples of eight, so that the stream stays the same.
+        // Multiples of 8 bytes, so that the stream does not depend on the piece sizes.
         let largest = if sizes.bool() { 128 } else { 32 * 1024 };
         let most = 8 * sizes.usize(1..=largest);
         match noise.fill(&mut buffer[..most]) {
@@ -25,7 +25,7 @@ pub(super) async fn write_noise(
     }
 }
 
-/// What one session of the property test moves, and in which order.
+/// Sizes and order of one session in the property test.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Plan {
     pub(super) seed: u64,
@@ -52,11 +52,11 @@ impl Plan {
         }
     }
 
-    /// The target's side: answers after the request, beside it, or before it.
+    /// The target's side: answers after the request, concurrently with it, or before it.
     pub(super) async fn serve(self, stream: TcpStream) -> Result<Digest> {
         let (mut reads, mut writes) = stream.into_split();
         let mut request = Vec::new();
-        // Dropping the half ends its direction.
+        // Dropping the write half ends its direction.
         let answer = async move { write_noise(&mut writes, self.answer_seed(), self.down).await };
         match self.order {
             0 => {
@@ -80,7 +80,7 @@ impl Plan {
         self.seed + 1_000_000
     }
 
-    /// The caller's side: the request, its end, and the whole answer.
+    /// The caller's side: sends the request, ends it, and reads the whole answer.
     pub(super) async fn call(self, stream: TcpStream) -> Result<Digest> {
         let (mut reads, mut writes) = stream.into_split();
         let mut answer = Vec::new();

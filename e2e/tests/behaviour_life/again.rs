@@ -1,5 +1,5 @@
-//! What becomes of a request whose agent turns it down: one that its target never had is sent again,
-//! and any other caller is told that the target may have had it.
+//! Requests whose agent turns them down: a request that never reached its target is sent again; for any other
+//! request, the caller learns that the target may have received it.
 
 use std::time::Duration;
 
@@ -29,15 +29,15 @@ pub(super) async fn post(caller: &mut HttpStream, body: &[u8]) -> Result<()> {
     caller.write([head.as_bytes(), body].concat()).await
 }
 
-/// Answers the next session once it has brought `end`; what it brought.
+/// Answers the next session once its data ends with `end`; returns the data.
 pub(super) async fn answer_one(agent: &mut WireAgent, end: &str) -> Result<String> {
     let session = agent.opened().await?;
     agent.mux.opened(session);
     let mut said = String::new();
     while !said.ends_with(end) {
-        match agent.event().await?.context("closed in the middle")? {
+        match agent.event().await?.context("closed within a request")? {
             Event::Data { payload, .. } => said.push_str(std::str::from_utf8(&payload)?),
-            Event::GoAway(away) => bail!("the relay says {away:?}"),
+            Event::GoAway(away) => bail!("the relay sent {away:?}"),
             _ => {}
         }
     }
@@ -46,7 +46,7 @@ pub(super) async fn answer_one(agent: &mut WireAgent, end: &str) -> Result<Strin
     Ok(said)
 }
 
-/// Turns the next session down for `reason`, before its target had any of it.
+/// Resets the next session with `reason`, before its target has received anything.
 async fn turn_down(agent: &mut WireAgent, reason: Reason) -> Result<SessionId> {
     let session = agent.opened().await?;
     agent.mux.reset(session, reason);
@@ -60,7 +60,7 @@ pub(super) async fn told(caller: &mut HttpStream) -> Result<(Head, Value)> {
     Ok((head, said))
 }
 
-/// A caller whose connection lives on another shard than `maya`'s link, which is the second one here.
+/// A caller whose connection is on another shard than the link of `maya`, which is the second link of the test.
 pub(super) async fn caller_on_another_shard(
     relay: &TestRelay,
 ) -> Result<(HttpStream, JoinHandle<()>)> {
@@ -89,7 +89,7 @@ async fn a_request_that_its_agent_turned_down_goes_to_the_next_run_of_the_agent(
         post(&mut caller, b"once").await?;
         turn_down(&mut first, Reason::ShuttingDown).await?;
         let mut second = WireAgent::dial(relay.agent_address(), &key, 2).await?;
-        // The session may open before the answer to this.
+        // The session may open before the registration is acknowledged.
         second.ask(Some("maya")).await?;
         let said = answer_one(&mut second, "once").await?;
         ensure!(said.starts_with("POST / HTTP/1.1\r\n"), "{said}");
@@ -120,7 +120,7 @@ async fn a_request_that_its_target_may_have_had_is_not_sent_again_and_its_caller
     Ok(())
 }
 
-/// A GET may be sent again after it was sent; where no agent comes back for that, its target may still have had it.
+/// A GET may be repeated after it was sent. If no agent comes back for it, the target may still have received it.
 #[tokio::test]
 async fn a_request_that_was_sent_and_finds_no_agent_again_is_told_as_sent() -> Result<()> {
     for is_kept in [false, true] {
@@ -171,7 +171,7 @@ async fn a_target_that_refuses_has_not_had_the_request_and_its_caller_is_told() 
     Ok(())
 }
 
-/// Its body is not kept, so it cannot be sent again by the relay; but by its caller.
+/// The relay does not keep such a long body, so only the caller can send the request again.
 #[tokio::test]
 async fn a_long_request_that_its_target_never_had_may_come_again() -> Result<()> {
     let relay = relay()?;

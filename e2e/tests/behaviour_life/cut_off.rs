@@ -1,4 +1,4 @@
-//! What breaks off never looks complete: a reader of a program that was killed sees a reset.
+//! An interrupted transfer never looks complete: if a program on the path is killed, the reader sees a reset.
 
 use std::path::Path;
 use std::time::Duration;
@@ -16,13 +16,13 @@ use tokio::task::JoinSet;
 
 const DRIVERS: [&str; 2] = ["auto", "epoll"];
 
-/// What is sent at a time where a stream never ends.
+/// One piece of an endless stream.
 const PIECE: [u8; 16 * 1024] = [7; 16 * 1024];
 
-/// Pieces that make a session move to a bulk lane, and a few more.
+/// Number of pieces after which a session has moved to a bulk lane.
 const LANE_PIECES: usize = 512;
 
-/// A server of raw bytes that sends without end: slowly, or as fast as it can where the caller asks for it.
+/// A raw TCP target that sends without end: slowly if the caller's first byte is `s`, else at full speed.
 async fn endless() -> Result<Target> {
     Target::tcp(|mut stream| async move {
         let pause = match stream.read_u8().await? {
@@ -37,7 +37,7 @@ async fn endless() -> Result<Target> {
     .await
 }
 
-/// The same over HTTP, slowly.
+/// An HTTP target with endless chunked answers, sent slowly.
 async fn endless_answers() -> Result<Target> {
     Target::http_requests(|mut http, _| async move {
         http.write("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
@@ -50,7 +50,7 @@ async fn endless_answers() -> Result<Target> {
     .await
 }
 
-/// Asks the target of `agent` for such an answer, and reads the beginning of it.
+/// Requests an endless answer from the target of `agent` and reads the start of it.
 async fn downloads(mut caller: HttpStream, agent: &TestAgent, version: &str) -> Result<TcpStream> {
     let path = agent.path("/mcp");
     caller
@@ -61,7 +61,7 @@ async fn downloads(mut caller: HttpStream, agent: &TestAgent, version: &str) -> 
     Ok(caller)
 }
 
-/// Reads `pieces` pieces, and leaves what comes behind them.
+/// Reads `pieces` pieces and leaves later bytes unread.
 async fn read_pieces(stream: &mut TcpStream, pieces: usize) -> Result<()> {
     let mut buffer = vec![0; PIECE.len()];
     for _ in 0..pieces {
@@ -85,11 +85,11 @@ async fn raw_downloads_through_a_relay_that_is_killed_end_with_a_reset() -> Resu
         let agent = TestAgent::of(&target).start_at(&relay.agent_url()).await?;
         let mut callers = Vec::new();
         for (what, first, pieces, is_half_closed) in [
-            ("a slow one", b"s", 2, false),
-            ("one whose caller has finished", b"s", 2, true),
-            ("one on a bulk lane", b"f", LANE_PIECES, false),
+            ("a slow download", b"s", 2, false),
+            ("a slow download with a half-closed caller", b"s", 2, true),
+            ("a download on a bulk lane", b"f", LANE_PIECES, false),
             (
-                "one on a bulk lane whose caller has finished",
+                "a download on a bulk lane with a half-closed caller",
                 b"f",
                 LANE_PIECES,
                 true,
@@ -120,7 +120,7 @@ async fn http_answers_through_a_relay_that_is_killed_end_with_a_reset() -> Resul
     for driver in DRIVERS {
         let flags = ["--shards", "2", "--driver", driver];
         let relay = RelayProgram::start(&[], Addresses::any(), &flags)?;
-        // Without a length: to a caller of HTTP/1.0 only the close ends such an answer.
+        // The answer has no length: for an HTTP/1.0 caller, only the close of the connection ends it.
         let target = endless_answers().await?;
         let agent = TestAgent::of(&target).start_at(&relay.agent_url()).await?;
         let mut callers = Vec::new();
@@ -138,13 +138,13 @@ async fn http_answers_through_a_relay_that_is_killed_end_with_a_reset() -> Resul
     Ok(())
 }
 
-/// A target that notes how each of its connections ended once it had read some pieces.
+/// A target that reports when it has read `pieces` pieces, and later whether its connection was reset.
 async fn listener(told: mpsc::Sender<bool>, pieces: usize) -> Result<Target> {
     Target::tcp(move |mut stream| {
         let told = told.clone();
         async move {
             if stream.read_u8().await? == b'h' {
-                // The answer is over while the request goes on.
+                // Half-closed: the answer is complete while the request goes on.
                 stream.write_all(b"done").await?;
                 half_close(&stream)?;
             }
@@ -158,7 +158,7 @@ async fn listener(told: mpsc::Sender<bool>, pieces: usize) -> Result<Target> {
     .await
 }
 
-/// Runs uploads until `kill` has dropped one of the two programs, and keeps the other one.
+/// Starts uploads, runs `kill`, which drops one of the two programs, and checks that each upload is reset.
 async fn uploads<T>(
     first: u8,
     pieces: usize,
@@ -184,11 +184,11 @@ async fn uploads<T>(
         callers.spawn(async move { while caller.write_all(&PIECE).await.is_ok() {} });
     }
     for _ in 0..UPLOADS {
-        soon("uploads that run", told.recv()).await?;
+        soon("the uploads to start", told.recv()).await?;
     }
     let _other = kill(relay, agent);
     for _ in 0..UPLOADS {
-        let is_reset = soon("the target's ends", told.recv()).await?;
+        let is_reset = soon("the end of an upload at the target", told.recv()).await?;
         ensure!(is_reset == Some(true), "an upload looked complete");
     }
     Ok(())
@@ -235,7 +235,7 @@ async fn answers_that_are_over_stay_complete_when_their_relay_is_killed() -> Res
             metrics.get("relay_sessions") <= 1
         })
         .await?;
-    // The caller's own direction is still open.
+    // The caller has not ended its own direction.
     let end = soon("the end", caller.read(&mut [0])).await?;
     ensure!(end? == 0 && answer == body);
     drop((relay, agent));

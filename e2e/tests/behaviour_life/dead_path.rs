@@ -1,5 +1,5 @@
-//! A path between agent and relay that is dead in one direction, while both ends of the connection think
-//! that it stands.
+//! A path between agent and relay that is dead in one direction, while both ends still consider the connection
+//! open.
 
 use std::time::{Duration, Instant};
 
@@ -8,13 +8,13 @@ use tieline_e2e::behaviour::soon;
 
 use super::network::Rig;
 
-/// What is promised, and what a busy machine takes.
+/// Documented time to notice a dead path, plus a margin for busy machines.
 const NOTICED_MAX: Duration = Duration::from_secs(10);
 
-/// After this long a link has been silent for longer than a relay is sure of it.
+/// Silence after which the relay no longer trusts a link without a check.
 const SILENCE: Duration = Duration::from_millis(1_500);
 
-/// It is about a link that has been silent for a while.
+/// A rig whose link has been silent for a while.
 async fn silent_rig(grace: Duration) -> Result<Rig> {
     let rig = Rig::start(grace).await?;
     tokio::time::sleep(SILENCE).await;
@@ -37,7 +37,7 @@ async fn a_call_over_a_path_that_takes_nothing_to_the_agent_is_not_sent_and_says
         metrics.labelled("relay_link_evictions_total", "stale") == 1,
         "{metrics}"
     );
-    // The agent has nothing to say, and notices later.
+    // The agent sends nothing, so it notices the dead path later than the relay.
     let (head, body) = soon("an answer", caller.answer()).await??;
     let text = String::from_utf8_lossy(&body.bytes);
     ensure!(head.status() == 503 && text.contains("not_sent"), "{text}");
@@ -48,7 +48,7 @@ async fn a_call_over_a_path_that_takes_nothing_to_the_agent_is_not_sent_and_says
 #[tokio::test]
 async fn a_call_over_a_path_that_takes_nothing_to_the_relay_runs_once_over_the_next_link()
 -> Result<()> {
-    // Longer than an agent takes to dial again, also on a busy machine.
+    // Longer than an agent takes to reconnect, even on a busy machine.
     let mut rig = silent_rig(Duration::from_secs(60)).await?;
     let before = rig.network.made();
     rig.network.lose(|it| &it.to_relay);
@@ -64,6 +64,6 @@ async fn a_call_over_a_path_that_takes_nothing_to_the_relay_runs_once_over_the_n
         let (head, body) = soon("the answer over the new link", caller.answer()).await??;
         ensure!(head.status() == 200, "{head:?} {body:?}");
     }
-    ensure!(rig.runs().len() == 4, "each runs once");
+    ensure!(rig.runs().len() == 4, "each call runs once");
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! A relay that stops in order.
+//! A relay that drains and stops in order.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use tieline_e2e::behaviour::{
 };
 use tokio::task::spawn_blocking;
 
-/// The same relay again: on the ports that `relay` has.
+/// Builder of a second relay on the ports of `relay`.
 fn successor_of(relay: &TestRelay) -> impl Fn() -> RelayBuilder + use<> {
     let relay = relay.relay();
     let agent = relay.agent_addresses().to_vec();
@@ -49,7 +49,7 @@ async fn a_stop_lets_running_sessions_end_and_sends_agents_to_the_next_relay() -
     ensure!(agent.saw(going_away).await? == "shutting_down");
     echo_round_trip(&mut caller, &[7; 100_000]).await?;
 
-    // While the old relay drains, its ports are free and its agent goes where they lead.
+    // While the old relay drains, its ports are free for the new relay, to which the agent then connects.
     let successor = start_once_free(successor).await?;
     agent.registered().await?;
     ensure!(agent.url() == url, "{} instead of {url}", agent.url());
@@ -69,7 +69,7 @@ async fn a_stop_lets_running_sessions_end_and_sends_agents_to_the_next_relay() -
     Ok(())
 }
 
-/// The old relay frees its ports at the beginning of its stop, which no event announces.
+/// Starts the relay once its ports are free, which no event announces: the old relay frees them when it starts to stop.
 async fn start_once_free(relay: impl Fn() -> RelayBuilder) -> Result<TestRelay> {
     soon("free ports", async {
         loop {
@@ -150,7 +150,7 @@ async fn a_relay_that_is_asked_to_stop_says_so_drains_and_exits_with_0() -> Resu
     relay
         .process()
         .wait_for(SOON, |line| line.contains("\"stopping\"").then_some(()))?;
-    // The port is free for the next relay: a load balancer's check fails.
+    // The port is free for the next relay, so a load balancer's check fails.
     soon("the health check fails", async {
         while HttpStream::connect(relay.addresses.admin).await.is_ok() {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -190,12 +190,12 @@ async fn a_second_signal_ends_a_relay_that_drains_at_once() -> Result<()> {
     relay.ask_to_stop()?;
     let ended = relay.ended()?;
     ensure!(ended.status.code() == Some(1), "{}", ended.quote);
-    // In order or by a reset: nobody was left to care.
+    // A close or a reset: after a second signal, either is acceptable.
     let _end = soon("the session's end", read_to_close(&mut caller)).await?;
     Ok(())
 }
 
-/// No stale timeout: the agent said goodbye.
+/// The tunnel ends without the stale timeout, because the agent unregisters it.
 #[tokio::test]
 async fn an_agent_that_stops_in_order_is_gone_at_once_and_its_sessions_end() -> Result<()> {
     let relay = TestRelay::with().shards(2).start()?;

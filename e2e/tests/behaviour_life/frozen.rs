@@ -1,4 +1,4 @@
-//! An agent that stands still: its sockets are open, and nothing comes from it.
+//! A frozen agent: its sockets are open, but it sends nothing.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -13,10 +13,10 @@ use tokio::io::AsyncReadExt;
 
 const STALE: Duration = Duration::from_millis(600);
 
-/// The relay looks for stale links every quarter of the timeout, and a busy machine takes its time.
+/// The relay checks for stale links every quarter of the timeout; the rest is a margin for busy machines.
 const EVICTED_WITHIN: Duration = Duration::from_millis(600 + 150 + 500);
 
-/// Callers that wait for the frozen agent's target.
+/// Pairs of callers with an open session to the frozen agent's target.
 const FRONTENDS: usize = 20;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -41,7 +41,7 @@ async fn evicted_and_back(driver: &str) -> Result<()> {
         &stale,
     ];
     let relay = RelayProgram::start(&[], Addresses::any(), &flags)?;
-    // An answer that begins and never ends, to whoever asks.
+    // Every request gets an answer that starts and never ends.
     let target = Target::http(|mut http| async move {
         http.head().await?;
         http.write("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n")
@@ -74,12 +74,15 @@ async fn evicted_and_back(driver: &str) -> Result<()> {
     let frozen_at = Instant::now();
     while !relay.tunnels().await?.is_empty() {
         let after = frozen_at.elapsed();
-        ensure!(after < EVICTED_WITHIN, "still listed after {after:?}");
+        ensure!(
+            after < EVICTED_WITHIN,
+            "the tunnel is still listed after {after:?}"
+        );
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    // Not earlier than silence can have lasted: it was last heard at most a third before.
+    // Not too early: the link was last heard at most a third of the timeout before the freeze.
     let after = frozen_at.elapsed();
-    ensure!(after > STALE / 2, "evicted after {after:?} already");
+    ensure!(after > STALE / 2, "evicted too early, after {after:?}");
 
     for (raw, mut http) in callers {
         let (_, end) = soon(
@@ -89,7 +92,7 @@ async fn evicted_and_back(driver: &str) -> Result<()> {
         .await?;
         ensure!(is_reset(&end), "a raw frontend ended with {end:?}");
         let rest = soon("an HTTP frontend's end", http.closed()).await?;
-        // The answer breaks off: a last chunk would make it look whole.
+        // The answer must be cut off: a last chunk would make it look complete.
         ensure!(
             rest.as_ref()
                 .is_ok_and(|rest| !rest.ends_with(b"0\r\n\r\n"))
@@ -114,7 +117,7 @@ async fn evicted_and_back(driver: &str) -> Result<()> {
             && metrics.get("relay_link_evictions_total") == 1,
         "{metrics}"
     );
-    // The link's socket is closed too, although the agent never took its end.
+    // The link's socket is closed too, although the agent has not closed its end.
     let left = settled_descriptors(&relay).await?;
     ensure!(
         left == descriptors,
@@ -130,7 +133,7 @@ async fn evicted_and_back(driver: &str) -> Result<()> {
     Ok(())
 }
 
-/// Sends a request and reads the answer as far as it goes.
+/// Sends a request and reads the start of the answer.
 async fn expect_hello(http: &mut HttpStream, path: &str) -> Result<()> {
     soon("the answer's beginning", async {
         http.get(path).await?;
@@ -144,7 +147,7 @@ async fn expect_hello(http: &mut HttpStream, path: &str) -> Result<()> {
     .await?
 }
 
-/// A known name without an agent: a close on TCP, and 503 with words on HTTP.
+/// Checks a known tunnel without an agent: a close on raw TCP, and a 503 with a JSON error on HTTP.
 async fn offline(relay: &RelayProgram, tunnel: &str) -> Result<()> {
     let mut raw = relay.raw(tunnel).await?;
     let mut nothing = [0];
@@ -163,7 +166,7 @@ async fn offline(relay: &RelayProgram, tunnel: &str) -> Result<()> {
     Ok(())
 }
 
-/// Open descriptors, once two looks agree: the admin connection of the last question goes by itself.
+/// Number of open descriptors, once two readings agree: the connection of the last admin request closes later.
 async fn settled_descriptors(relay: &RelayProgram) -> Result<usize> {
     soon("the descriptors settle", async {
         let mut before = usize::MAX;

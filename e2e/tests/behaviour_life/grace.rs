@@ -1,4 +1,4 @@
-//! What a caller notices of an agent that is away for a moment, and of a relay that has just started.
+//! Grace periods: how callers experience an agent that is briefly away, and a relay that has just started.
 
 use std::time::{Duration, Instant};
 
@@ -32,7 +32,7 @@ async fn status(relay: &TestRelay, path: &str) -> Result<(u16, Head)> {
     Ok((head.status(), head))
 }
 
-/// Waits until the relay knows that a tunnel's agent is away.
+/// Waits until the relay has noticed that the tunnel's agent is gone.
 async fn is_offline(relay: &TestRelay) -> Result<()> {
     relay
         .until("the tunnel is offline", |it| it.get("relay_tunnels") == 0)
@@ -79,7 +79,7 @@ async fn after_the_grace_a_tunnel_without_its_agent_is_a_503_at_once() -> Result
         "{head:?}"
     );
     ensure!(began.elapsed() >= Duration::from_millis(300));
-    // From here on nobody has anything to wait for.
+    // After the grace period, requests are refused without a wait.
     let began = Instant::now();
     for _ in 0..20 {
         let (code, head) = status(&relay, "/w/maya/").await?;
@@ -126,7 +126,7 @@ async fn right_after_the_relays_start_an_unknown_tunnel_counts_as_offline() -> R
     Ok(())
 }
 
-/// The relay has just started, and knows no name: the agent's first dial comes after the request.
+/// The relay has just started and knows no name; the agent registers only after the requests have arrived.
 #[tokio::test]
 async fn right_after_the_relays_start_a_request_waits_for_an_agent_that_is_on_its_way() -> Result<()>
 {

@@ -1,5 +1,5 @@
-//! What goes wrong while one relay takes the place of another: afterwards one of the two serves, and has the folder.
-//! Long because each way to fail has a test of its own, with the same two relays.
+//! Failures while one relay takes over from another: afterwards exactly one of them serves and holds the state folder.
+//! Long because each failure has its own test, and all tests share the same two relays.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -23,25 +23,25 @@ const ASK: &str = r#"{"say":"ask","version":2}"#;
 const BOUND: &str = r#"{"say":"bound"}"#;
 const SERVING: &str = r#"{"say":"serving"}"#;
 
-/// Binds a name to an agent that is killed then.
+/// Binds a name to an agent, which is then killed.
 async fn bind_name(relay: &RelayProgram, name: &str) -> Result<()> {
     let target = Target::echo().await?;
     let agent = TestAgent::of(&target).named(name);
     agent.start_at(&relay.agent_url()).await?.kill()
 }
 
-/// What the admin port says of a name.
+/// The admin port's JSON for a tunnel name.
 async fn shown(relay: &RelayProgram, name: &str) -> Result<Value> {
     let text = relay.admin(&format!("/tunnels/{name}")).await?;
     Ok(serde_json::from_str(&text)?)
 }
 
-/// Lines of its log that someone should look at.
+/// Number of warnings and errors in the relay's log.
 fn warnings(relay: &RelayProgram) -> usize {
     relay.log_count(" WARN ") + relay.log_count(" ERROR ")
 }
 
-/// The process that has the state folder, by the lock's file; an error if it is free.
+/// Process id of the state folder's lock holder, from the lock file; an error if the folder is not locked.
 fn holder(home: &Home) -> Result<u32> {
     let path = home.file("lock");
     let is_free = flock(
@@ -49,7 +49,7 @@ fn holder(home: &Home) -> Result<u32> {
         FlockOperation::NonBlockingLockExclusive,
     )
     .is_ok();
-    ensure!(!is_free, "the folder is free");
+    ensure!(!is_free, "the state folder is not locked");
     Ok(fs::read_to_string(path)?.trim().parse()?)
 }
 
@@ -57,7 +57,7 @@ fn mode(path: &Path, mode: u32) -> Result<()> {
     Ok(fs::set_permissions(path, fs::Permissions::from_mode(mode))?)
 }
 
-/// The folder takes no new file (for root too, no `epoch.new`), or has a journal that is refused.
+/// The state folder accepts no new file (`epoch.new` is a directory, which stops root too), or its journal is rejected.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_take_over_that_fails_at_the_folder_costs_the_old_relay_nothing() -> Result<()> {
     let home = Home::new()?;
@@ -102,7 +102,7 @@ async fn a_take_over_logs_nothing_that_someone_should_look_at() -> Result<()> {
     let old = home.start(Addresses::any(), &["--shards", "2"])?;
     let target = Target::echo().await?;
     let mut agent = TestAgent::of(&target).start_at(&old.agent_url()).await?;
-    // Such as that there is no io_uring here.
+    // Warnings that occur on this machine anyway, such as a missing io_uring.
     let usual = warnings(&old);
     let new = home.start(old.addresses, &["--shards", "2", "--take-over"])?;
     agent.registered().await?;
@@ -112,7 +112,7 @@ async fn a_take_over_logs_nothing_that_someone_should_look_at() -> Result<()> {
     let of_old = of_old.filter(|line| line.contains(" WARN ") || line.contains(" ERROR "));
     ensure!(of_old.count() == usual, "{}", old_end.quote);
     ensure!(warnings(&new) == usual);
-    // And the one that the relay starts by itself, whose log is the same.
+    // A relay that is started by SIGUSR2 writes to the same log.
     new.process().signal(Signal::USR2)?;
     let handed_over = |line: &str| line.contains("handing_over").then_some(());
     new.process().wait_for(SOON, handed_over)?;
@@ -141,7 +141,7 @@ async fn a_halted_relay_is_named_after_a_while_and_goes_on_when_it_is_continued(
     Ok(())
 }
 
-/// The word that decides comes, or the other relay gives up, while this one is halted.
+/// The deciding message arrives, or the other relay gives up, while this relay is halted by SIGSTOP.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_that_was_halted_at_the_last_step_does_what_the_other_one_decided() -> Result<()> {
     let home = Home::new()?;
@@ -171,7 +171,7 @@ async fn a_relay_that_was_halted_at_the_last_step_does_what_the_other_one_decide
     Ok(())
 }
 
-/// The second relay has the first one's place for a moment only: its callers' agent is on its way.
+/// The second relay serves only briefly, while the caller's agent is still reconnecting.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_that_waits_for_its_agent_outlasts_the_next_take_over() -> Result<()> {
     let home = Home::new()?;
@@ -201,7 +201,7 @@ async fn a_call_that_waits_for_its_agent_outlasts_the_next_take_over() -> Result
     Ok(())
 }
 
-/// However fast one signal follows the other.
+/// SIGUSR2 and SIGTERM may follow each other at any distance.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_that_is_to_start_another_and_to_stop_leaves_its_place_to_that_one() -> Result<()> {
     for pause in [0, 30, 100] {
@@ -217,7 +217,7 @@ async fn a_relay_that_is_to_start_another_and_to_stop_leaves_its_place_to_that_o
         relay.ask_to_stop()?;
         ensure!(relay.process().exit_code(SOON)? == 0);
         ensure!(relay.log_count("starts another relay") == 1);
-        // Its output is the same.
+        // The new relay writes to the same output, so only its other effects are checked.
         agent.registered().await?;
         ensure!(holder(&home)? != relay.process().id());
         let mut caller = relay.raw("maya").await?;
@@ -226,7 +226,7 @@ async fn a_relay_that_is_to_start_another_and_to_stop_leaves_its_place_to_that_o
     Ok(())
 }
 
-/// Both signals wait for the relay at once, in the order of their numbers or in none.
+/// Both signals are pending when the relay continues, and may be delivered in any order.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_that_hears_of_start_another_and_stop_at_once_starts_the_other() -> Result<()> {
     for _ in 0..4 {
@@ -242,7 +242,7 @@ async fn a_relay_that_hears_of_start_another_and_stop_at_once_starts_the_other()
     Ok(())
 }
 
-/// A relay that runs, as far as the one that takes over can see: what it says goes through this socket.
+/// Socket of a simulated running relay, to which the relay that takes over connects.
 fn entrance(home: &Home) -> Result<std::os::fd::OwnedFd> {
     fs::create_dir_all(home.file(""))?;
     mode(&home.file(""), 0o700)?;
@@ -293,7 +293,10 @@ async fn a_relay_that_is_stopped_while_it_starts_leaves_the_other_one_its_place(
     let ended = new.ended(SOON)?;
     ensure!(ended.status.code() == Some(0), "{}", ended.quote);
     ensure!(ended.stdout.contains("\"stopped\""), "{}", ended.quote);
-    ensure!(hear(&old)?.is_empty(), "it took the place");
+    ensure!(
+        hear(&old)?.is_empty(),
+        "the new relay sent a message after its stop"
+    );
     Ok(())
 }
 
@@ -362,7 +365,7 @@ async fn no_order_is_taken_that_the_relay_which_takes_over_would_not_hear_of() -
         ensure!(status == 503 && answer["error"] == "draining", "{answer}");
     }
     drop(other);
-    soon("it takes orders again", async {
+    soon("the relay takes orders again", async {
         while relay.order("/tunnels/maya/pause", &json!({})).await?.0 != 200 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -371,10 +374,10 @@ async fn no_order_is_taken_that_the_relay_which_takes_over_would_not_hear_of() -
     .await?
 }
 
-/// What is left when the one that was to take over was killed: the old relay, or none, and then one can start.
+/// Relay after the new relay was killed: the old relay or, if that had handed over already, a newly started one.
 async fn survivor(home: &Home, old: RelayProgram) -> Result<RelayProgram> {
     let has_handed_over = || old.process().has_printed("handing_over");
-    // It has heard of the other one, and not yet of its end.
+    // The old relay has accepted a take-over request and has not yet noticed its failure.
     let is_asked = || old.log_count("asks to take over") > old.log_count("not taken over");
     let serves = soon("the old relay serves, or has handed over", async {
         loop {
@@ -395,7 +398,7 @@ async fn survivor(home: &Home, old: RelayProgram) -> Result<RelayProgram> {
     home.start(addresses, &[])
 }
 
-/// Replay a run with `SEED=`.
+/// Set `SEED=` to replay a run.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kill_in_the_middle_of_a_take_over_leaves_one_relay_or_none_and_every_name() -> Result<()>
 {
@@ -421,14 +424,14 @@ async fn a_kill_in_the_middle_of_a_take_over_leaves_one_relay_or_none_and_every_
         tokio::time::sleep(Duration::from_micros(random.u64(0..usual * 5 / 4))).await;
         if random.bool() {
             drop(relay);
-            // The other one has what it needs, or finds that no relay runs.
+            // The other relay has received what it needs, or finds that no relay is running.
             relay = RelayProgram::ready(new)
-                .with_context(|| format!("round {rounds}: the old one was killed"))?;
+                .with_context(|| format!("round {rounds}: the old relay was killed"))?;
         } else {
             drop(new);
             relay = survivor(&home, relay)
                 .await
-                .with_context(|| format!("round {rounds}: the new one was killed"))?;
+                .with_context(|| format!("round {rounds}: the new relay was killed"))?;
         }
         ensure!(shown(&relay, "kept").await?["bound"].is_object());
         ensure!(holder(&home)? == relay.process().id());

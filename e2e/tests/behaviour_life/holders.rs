@@ -1,4 +1,4 @@
-//! Whose a name is: its holder's, over restarts of the relay and new keys of the agent.
+//! Ownership of names: a name stays with its token holder across restarts of the relay and new keys of the agent.
 
 use std::path::Path;
 
@@ -15,7 +15,7 @@ use tieline_wire::{Event, Reason, Register, Token};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// A relay whose agents have tokens, and that keeps bindings in `state`.
+/// A relay that requires tokens from agents and keeps its bindings in `state`.
 fn relay(state: Option<&Path>) -> Result<TestRelay> {
     let auth = studio()?;
     let state_dir = state.map(Path::to_owned);
@@ -28,7 +28,7 @@ fn relay(state: Option<&Path>) -> Result<TestRelay> {
         .start()
 }
 
-/// An agent with a key of its own and a token of `sub` that asks for the name `maya`.
+/// An agent with its own key and a token of `sub` that requests the name `maya`.
 fn seat(target: &Target, folder: &TempDir, sub: &str) -> Result<AgentBuilder> {
     let path = folder.path().join(sub);
     let order = TokenOrder {
@@ -58,7 +58,7 @@ async fn a_restart_of_the_relay_gives_no_name_to_another_holder() -> Result<()> 
     let (reason, message) = refused_for_good(seat(&target, &folder, "eve")?, &relay).await?;
     ensure!(reason == Reason::NameTaken, "{reason}");
     ensure!(message.contains("another token holder"), "{message}");
-    // Ada's seat was reinstalled meanwhile, and has another key.
+    // Ada's machine was reinstalled meanwhile and has a new key.
     let ada = seat(&target, &folder, "ada")?.start(&relay).await?;
     let mut caller = relay.raw("maya").await?;
     echo_round_trip(&mut caller, b"mine").await?;
@@ -93,7 +93,7 @@ async fn a_second_seat_of_one_holder_hears_where_the_first_is_and_takes_nothing_
     Ok(())
 }
 
-/// What the admin port answers: its status and body.
+/// Sends a request to the admin port; returns status and body of the answer.
 async fn asked(relay: &TestRelay, method: &str, path: &str) -> Result<(u16, String)> {
     let mut stream = TcpStream::connect(relay.admin_address()).await?;
     let head = format!(
@@ -129,7 +129,7 @@ async fn a_derived_name_that_is_taken_back_leaves_nothing() -> Result<()> {
         }
         Ok::<_, anyhow::Error>(())
     };
-    soon("nothing is left", gone).await??;
+    soon("the binding to be removed", gone).await??;
     drop(agent);
     relay.stop();
     let journal = std::fs::read_to_string(dir.join("names.journal"))?;
@@ -161,7 +161,7 @@ async fn an_operator_frees_the_name_of_a_dead_key() -> Result<()> {
     Ok(())
 }
 
-/// Keys, names and tokens of one holder, used once each, beside the binding of an absent owner.
+/// One holder floods the relay with keys, names and tokens used once each, next to the binding of an absent owner.
 #[tokio::test]
 async fn a_flood_of_one_holders_names_leaves_an_absent_owner_its_own() -> Result<()> {
     let (folder, state) = (TempDir::new()?, TempDir::new()?);
@@ -199,7 +199,7 @@ async fn a_flood_of_one_holders_names_leaves_an_absent_owner_its_own() -> Result
         }
     }
     let swept = |metrics: &Metrics| metrics.get("relay_tunnels") == 0;
-    relay.until("all are away", swept).await?;
+    relay.until("all tunnels to be offline", swept).await?;
     let relay = relay.restart()?;
     let (reason, _) = refused_for_good(seat(&target, &folder, "eve")?, &relay).await?;
     ensure!(reason == Reason::NameTaken, "{reason}");
@@ -212,7 +212,9 @@ async fn a_second_relay_does_not_use_a_folder_that_one_has() -> Result<()> {
     let state = TempDir::new()?;
     let dir = state.path().join("relay");
     let first = relay(Some(&dir))?;
-    let refused = relay(Some(&dir)).err().context("it started")?;
+    let refused = relay(Some(&dir))
+        .err()
+        .context("the second relay started")?;
     let text = format!("{refused:#}");
     ensure!(text.contains("another tieline-relay"), "{text}");
     first.stop();

@@ -1,4 +1,4 @@
-//! A tunnel that nobody uses.
+//! An idle tunnel without callers.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use tieline_e2e::behaviour::{Target, TestAgent, TestRelay, echo_round_trip};
 use tieline_e2e::on_each_driver;
 use tieline_relay::DriverChoice;
 
-/// Short, and still far more than a scheduler takes on a busy machine.
+/// Short, but much longer than scheduling delays on a busy machine.
 const STALE: Duration = Duration::from_millis(800);
 
 on_each_driver!(a_healthy_idle_tunnel_stays_listed_far_beyond_the_stale_timeout);
@@ -34,7 +34,7 @@ async fn a_healthy_idle_tunnel_stays_listed_far_beyond_the_stale_timeout(
             rows.len() == 1 && rows[0].tunnel_id == agent.tunnel(),
             "{rows:?}"
         );
-        // Heard of within the timeout, and the registration is still the first.
+        // The last heartbeat is within the timeout, and the first registration is still in force.
         ensure!(
             u128::from(rows[0].last_heartbeat_ms_ago) < STALE.as_millis(),
             "{rows:?}"

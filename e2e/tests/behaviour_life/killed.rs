@@ -1,4 +1,4 @@
-//! An agent or a relay that is gone from one moment to the next.
+//! An agent or a relay that is killed.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use tieline_e2e::behaviour::{
 };
 use tokio::task::JoinSet;
 
-/// Sessions that run when the agent is killed.
+/// Sessions that are active when the agent is killed.
 const SESSIONS: usize = 100;
 
 const STALE: Duration = Duration::from_secs(2);
@@ -35,7 +35,7 @@ async fn killing_the_agent_ends_every_session_with_an_error_and_never_with_a_han
         let message = vec![u8::try_from(number)?; 1 + number * 50];
         echo_round_trip(&mut caller, &message).await?;
         sessions.spawn(async move {
-            // For ever, if nothing fails.
+            // Runs until the session fails.
             while echo_round_trip(&mut caller, &message).await.is_ok() {}
         });
     }
@@ -52,7 +52,7 @@ async fn killing_the_agent_ends_every_session_with_an_error_and_never_with_a_han
     })
     .await?;
     let metrics = relay
-        .until("nothing is left", |metrics| {
+        .until("no session and no frontend", |metrics| {
             metrics.get("relay_sessions") == 0 && metrics.get("relay_frontends") == 0
         })
         .await?;

@@ -1,4 +1,4 @@
-//! Requests and connections that meet a relay which has just begun to stop.
+//! Requests and connections that reach a relay just as it starts to drain.
 
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
@@ -22,7 +22,7 @@ fn relay_of_two_shards() -> Result<TestRelay> {
         .start()
 }
 
-/// Resolves once no shard of a relay listens at `port`: all of them drain then.
+/// Waits until no shard of the relay listens on `port`, which means that all shards are draining.
 async fn until_free(port: SocketAddr) -> Result<()> {
     let began = Instant::now();
     while let Err(error) = TcpListener::bind(port) {
@@ -32,7 +32,7 @@ async fn until_free(port: SocketAddr) -> Result<()> {
     Ok(())
 }
 
-/// A target that answers each request once it has a permit.
+/// A target that answers each request once it has acquired a permit.
 async fn gated_target() -> Result<(Target, Arc<Semaphore>)> {
     let gate = Arc::new(Semaphore::new(0));
     let permits = Arc::clone(&gate);
@@ -56,7 +56,7 @@ async fn hello_target() -> Result<Target> {
     .await
 }
 
-/// Each caller's connection lives on the shard of one agent's link, and asks the other agent.
+/// Each caller's connection is on the shard of one agent's link and sends a request to the other agent.
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_on_sessions_that_cross_shards_end_with_the_drain() -> Result<()> {
     let relay = relay_of_two_shards()?;
@@ -80,7 +80,7 @@ async fn requests_on_sessions_that_cross_shards_end_with_the_drain() -> Result<(
         })
         .await?;
     let stopping = spawn_blocking(move || relay.stop());
-    // Longer than a shard without work took to end.
+    // Longer than an idle shard takes to stop.
     tokio::time::sleep(Duration::from_millis(700)).await;
     ensure!(!stopping.is_finished());
     gate.add_permits(2);
@@ -104,7 +104,7 @@ async fn a_request_that_comes_as_the_relay_begins_to_stop_is_answered_and_told_t
     let mut kept = relay.http().await?;
     kept.get(&path).await?;
     ensure!(soon("an answer", kept.answer()).await??.0.status() == 200);
-    // Connected, but nothing asked yet.
+    // Connected, but without a request yet.
     let mut fresh = relay.http().await?;
     relay.ask_to_stop()?;
     relay
@@ -123,7 +123,7 @@ async fn a_request_that_comes_as_the_relay_begins_to_stop_is_answered_and_told_t
     Ok(())
 }
 
-/// Callers come in as fast as they can. None that got a connection is reset or left without an answer.
+/// Callers connect as fast as possible. An accepted connection is neither reset nor left without an answer.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_connection_that_was_accepted_in_the_last_moment_is_reset() -> Result<()> {
     let relay = relay_of_two_shards()?;
@@ -156,7 +156,7 @@ async fn no_connection_that_was_accepted_in_the_last_moment_is_reset() -> Result
     Ok(())
 }
 
-/// What a caller gets; nothing where it gets no connection.
+/// Status that a caller gets; `None` if its connection is refused.
 async fn last_moment(address: SocketAddr, path: &str) -> Result<Option<u16>> {
     let connecting = tokio::time::timeout(Duration::from_secs(5), HttpStream::connect(address));
     let mut http = match connecting.await {

@@ -1,4 +1,4 @@
-//! An agent that is asked to stop: what is in flight finishes, and new calls find its successor.
+//! An agent that stops in order: calls in flight finish, and new calls wait for its successor.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,10 +8,10 @@ use tempfile::TempDir;
 use tieline_e2e::behaviour::{Target, TestAgent, TestRelay, soon};
 use tokio::sync::Semaphore;
 
-/// Far longer than an agent without calls takes to stop, and than the graces here.
+/// Much longer than an agent without calls takes to stop, and longer than the grace periods here.
 const DRAIN: Duration = Duration::from_secs(60);
 
-/// A target whose calls to `/slow` wait for a permit each.
+/// A target whose calls to `/slow` each wait for a permit.
 async fn slow_target(permits: Arc<Semaphore>) -> Result<Target> {
     Target::http_requests(move |mut http, head| {
         let permits = Arc::clone(&permits);
@@ -42,7 +42,7 @@ async fn kept_connections_of_callers_do_not_hold_up_an_agent_that_stops() -> Res
         .config(|config| config.with_drain_timeout(DRAIN))
         .start(&relay)
         .await?;
-    // On both shards, so that some of their sessions cross.
+    // Callers on both shards, so that some of their sessions cross.
     let mut callers = Vec::new();
     for _ in 0..8 {
         let mut caller = relay.http().await?;
@@ -52,7 +52,7 @@ async fn kept_connections_of_callers_do_not_hold_up_an_agent_that_stops() -> Res
         callers.push(caller);
     }
     relay
-        .until("their sessions are kept", |it| {
+        .until("the callers' sessions are kept", |it| {
             it.get("relay_sessions") == 8
         })
         .await?;
@@ -89,13 +89,16 @@ async fn a_call_in_flight_is_answered_and_a_new_one_waits_for_the_successor() ->
         .await?;
     let stopping = tokio::spawn(first.stop());
     relay
-        .until("the tunnel is given back", |it| {
+        .until("the tunnel is unregistered", |it| {
             it.get("relay_tunnels") == 0
         })
         .await?;
     let mut late = relay.http().await?;
     late.get("/w/maya/").await?;
-    ensure!(!stopping.is_finished(), "calls are in flight");
+    ensure!(
+        !stopping.is_finished(),
+        "the agent stopped while calls were in flight"
+    );
     permits.add_permits(4);
     for caller in &mut slow {
         let (head, body) = soon("the slow answer", caller.answer()).await??;
@@ -104,7 +107,7 @@ async fn a_call_in_flight_is_answered_and_a_new_one_waits_for_the_successor() ->
     let outcome = soon("the first agent's end", stopping).await???;
     ensure!(outcome.is_ok(), "{outcome:?}");
     let _second = agent().start(&relay).await?;
-    // Also those that were answered by the first one, over the same connections.
+    // Also the callers that the first agent answered, on the same connections.
     slow.push(late);
     for (nth, caller) in slow.iter_mut().enumerate() {
         if nth < 4 {

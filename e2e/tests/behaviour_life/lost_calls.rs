@@ -1,5 +1,5 @@
-//! Calls that were on their way when the path died: the agent tells over its next link what had reached it,
-//! so that what had not is sent again, and nothing runs twice.
+//! Calls in flight when the path dies: over its next link, the agent reports which sessions had reached it, so
+//! that the others are sent again and no call runs twice.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,13 +12,13 @@ use tokio::task::JoinSet;
 
 use super::network::{Losing, Rig, post};
 
-/// Longer than an agent takes to dial again, also on a busy machine.
+/// Longer than an agent takes to reconnect, even on a busy machine.
 const GRACE: Duration = Duration::from_secs(60);
 
-/// Clients that call again and again while the path dies.
+/// Clients that make calls while the path dies.
 const CLIENTS: usize = 20;
 
-/// A caller who has just had an answer: the next call goes over the same session, at once.
+/// A caller that has just received an answer, so that its next call reuses the session at once.
 async fn served(rig: &Rig) -> Result<HttpStream> {
     let mut caller = rig.post("before").await?;
     let (head, _) = soon("an answer", caller.answer()).await??;
@@ -45,7 +45,7 @@ async fn a_call_that_reached_the_agent_runs_once_and_its_caller_is_told_without_
     let mut caller = served(&rig).await?;
     rig.network.lose(|it| &it.to_relay);
     post(&mut caller, "call").await?;
-    let (head, body) = soon("word of what became of it", caller.answer()).await??;
+    let (head, body) = soon("the answer to the lost call", caller.answer()).await??;
     let text = String::from_utf8_lossy(&body.bytes);
     ensure!(head.status() == 502, "{head:?} {text}");
     ensure!(text.contains("\"request\":\"sent\""), "{text}");
@@ -53,7 +53,7 @@ async fn a_call_that_reached_the_agent_runs_once_and_its_caller_is_told_without_
     Ok(())
 }
 
-/// Calls one after the other until `enough`, and what each was answered: by its name.
+/// Makes calls one after the other until `enough` is set; returns path and status of each.
 async fn client(
     mut caller: HttpStream,
     number: usize,
@@ -71,7 +71,7 @@ async fn client(
     Ok(answered)
 }
 
-/// Clients call while the path loses what `flag` says: how often each call ran, and its answer.
+/// Makes calls while the path loses the direction in `flag`; returns, for each call, its runs, path and status.
 async fn calls_while_losing(flag: fn(&Losing) -> &AtomicBool) -> Result<Vec<(usize, String, u16)>> {
     let enough = Arc::new(AtomicBool::new(false));
     let mut rig = Rig::start(GRACE).await?;

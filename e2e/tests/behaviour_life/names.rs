@@ -1,4 +1,4 @@
-//! Whose name it is: the key's that had it first, on the machine and for the target it is for.
+//! Ownership of names: a name belongs to the key that had it first, for one machine and one target.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -31,7 +31,7 @@ async fn two_targets_on_one_host_and_two_hosts_with_one_home_do_not_fight() -> R
     let urls: BTreeSet<_> = agents.iter().map(TestAgent::url).collect();
     ensure!(urls.len() == 4, "{urls:?}");
 
-    // A fight would show as new links and higher generations.
+    // A conflict would show as new links and higher generations.
     let until = Instant::now() + STALE * 4;
     while Instant::now() < until {
         for agent in &agents {
@@ -52,7 +52,7 @@ async fn two_targets_on_one_host_and_two_hosts_with_one_home_do_not_fight() -> R
     Ok(())
 }
 
-/// What a final refusal of `name` to an agent with a key of its own says.
+/// Reason of the final refusal of `name` to an agent with a new key.
 async fn refused(relay: &TestRelay, target: &Target, name: &str) -> Result<Reason> {
     let agent = TestAgent::of(target).named(name).spawn(relay)?;
     match agent.ended().await? {
@@ -84,7 +84,7 @@ async fn a_taken_name_is_refused_for_good_and_while_its_holder_is_away_for_the_t
             metrics.get("relay_tunnels") == 0
         })
         .await?;
-    // The relay cannot know whether that key will come back.
+    // The relay cannot know whether the holder's key will come back.
     let mut waiting = TestAgent::of(&target).named("maya").spawn(&relay)?;
     let reason = waiting
         .saw(|event| match event {
@@ -141,7 +141,7 @@ async fn a_name_that_is_derived_from_another_key_is_refused_before_its_owner_eve
     let name = owner.derived_name("test");
     ensure!(refused(&relay, &target, name.as_str()).await? == Reason::NameNotAllowed);
 
-    // The owner may ask for it by name, and for none but that.
+    // The owner may request this derived name explicitly, but only with its own machine id.
     let mut link = WireAgent::dial(relay.agent_address(), &owner, 1).await?;
     let granted = link.register(Some(name.as_str())).await??;
     ensure!(granted.tunnel == name);
@@ -152,7 +152,7 @@ async fn a_name_that_is_derived_from_another_key_is_refused_before_its_owner_eve
     Ok(())
 }
 
-/// Somebody who knows the public key of an agent, which is no secret, gets nothing by it.
+/// Public keys of agents are not secret, so a copied key must not grant access.
 #[tokio::test]
 async fn a_key_must_be_proven_and_a_proof_serves_once() -> Result<()> {
     let relay = TestRelay::with().shards(2).start()?;
@@ -160,7 +160,7 @@ async fn a_key_must_be_proven_and_a_proof_serves_once() -> Result<()> {
     let address = relay.agent_address();
     let mut held = WireAgent::registered(address, &owner, "maya").await?;
 
-    // Another key's signature under the owner's name.
+    // The owner's key with a signature of another key.
     let (mut link, hello) = WireAgent::greeted(address).await?;
     let mut forged = thief.hello(&hello, &address.to_string(), 9);
     forged.key = owner.public();
@@ -168,7 +168,7 @@ async fn a_key_must_be_proven_and_a_proof_serves_once() -> Result<()> {
     link.flush().await?;
     ensure!(link.reason().await? == Reason::BadSignature);
 
-    // The owner's own hello, heard on another link.
+    // A replay of the owner's own hello to another link.
     let (_listening, heard) = WireAgent::greeted(address).await?;
     let replayed = owner.hello(&heard, &address.to_string(), 9);
     let (mut link, _) = WireAgent::greeted(address).await?;

@@ -1,4 +1,4 @@
-//! A relay, an agent and a target that notes its calls, with a network in between that can lose what goes in
+//! A rig of relay, agent and recording target, with a network between relay and agent that can lose the bytes of
 //! one direction.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -12,11 +12,11 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
-/// A lock that no test poisons.
+/// Message for a poisoned lock.
 const SOUND: &str = "nothing panics under this lock";
 
-/// A network in between. What it is told to lose, it takes and drops; connections that are made
-/// afterwards work.
+/// A TCP forwarder that can drop the bytes of one direction. Connections made after the loss starts
+/// work.
 pub(super) struct Network {
     address: String,
     losing: Arc<Losing>,
@@ -28,7 +28,7 @@ pub(super) struct Losing {
     pub(super) to_agent: AtomicBool,
     pub(super) to_relay: AtomicBool,
     made: AtomicUsize,
-    /// Only connections up to this one are concerned.
+    /// Number of the last connection that loses bytes.
     last: AtomicUsize,
 }
 
@@ -65,12 +65,12 @@ impl Network {
         })
     }
 
-    /// Connections so far.
+    /// Number of connections made so far.
     pub(super) fn made(&self) -> usize {
         self.losing.made.load(Ordering::SeqCst)
     }
 
-    /// From now on the connections that there are lose what `flag` says.
+    /// Makes the present connections lose the direction in `flag` from now on.
     pub(super) fn lose(&self, flag: fn(&Losing) -> &AtomicBool) {
         let made = self.losing.made.load(Ordering::SeqCst);
         self.losing.last.store(made, Ordering::SeqCst);
@@ -88,7 +88,7 @@ async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, loses: impl Fn()
     let mut buffer = vec![0; 64 * 1024];
     loop {
         let count = from.read(&mut buffer).await.unwrap_or(0);
-        // An end gets lost as well.
+        // A lost direction also loses the end of its stream.
         if loses() {
             if count == 0 {
                 return std::future::pending().await;
@@ -101,7 +101,7 @@ async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, loses: impl Fn()
     }
 }
 
-/// A relay, a network and an agent; and a target that counts its calls.
+/// A relay, a network, an agent, and a target that records its calls.
 pub(super) struct Rig {
     pub(super) relay: TestRelay,
     pub(super) network: Network,
@@ -111,7 +111,7 @@ pub(super) struct Rig {
 }
 
 impl Rig {
-    /// Callers wait for an agent that is away for `grace`.
+    /// Starts the rig; callers wait up to `grace` for an absent agent.
     pub(super) async fn start(grace: Duration) -> Result<Self> {
         let relay = TestRelay::with().shards(2);
         let relay = relay
@@ -141,12 +141,12 @@ impl Rig {
         })
     }
 
-    /// The calls that the target has worked on, by their paths.
+    /// Paths of the calls that the target has processed.
     pub(super) fn runs(&self) -> Vec<String> {
         self.runs.lock().expect(SOUND).clone()
     }
 
-    /// A caller who makes a call that must not run twice.
+    /// Opens a caller connection and sends a call that must not run twice.
     pub(super) async fn post(&self, call: &str) -> Result<HttpStream> {
         let mut caller = self.relay.http().await?;
         post(&mut caller, call).await?;
@@ -154,7 +154,7 @@ impl Rig {
     }
 }
 
-/// Makes a call that must not run twice.
+/// Sends a call that must not run twice.
 pub(super) async fn post(caller: &mut HttpStream, call: &str) -> Result<()> {
     let line = format!("POST /w/maya/{call} HTTP/1.1\r\n");
     let rest = "Host: relay\r\nContent-Length: 2\r\n\r\n{}";

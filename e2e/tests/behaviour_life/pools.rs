@@ -1,5 +1,5 @@
 //! Several agents behind one URL.
-//! Long because all that is said of pools is tried with one farm.
+//! Long because all pool tests share one set of targets.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -26,7 +26,7 @@ on_each_driver!(
     a_raw_caller_whose_target_is_dead_goes_to_another_agent,
 );
 
-/// How long requests wait for an agent that is away.
+/// Time that requests wait for an absent agent.
 const GRACE: Duration = Duration::from_millis(300);
 
 fn relay(driver: DriverChoice) -> Result<TestRelay> {
@@ -40,7 +40,7 @@ fn relay(driver: DriverChoice) -> Result<TestRelay> {
         .start()
 }
 
-/// A farm node: it says its name, knows its own sessions, and holds on to what is at `/hold`.
+/// A target that answers with its name, tracks its own MCP sessions, and never finishes `/hold`.
 async fn node(name: &'static str) -> Result<Target> {
     Target::http_requests(move |mut http, head| async move {
         let own = format!("{name}.session");
@@ -50,7 +50,7 @@ async fn node(name: &'static str) -> Result<Target> {
                 let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
                 http.write(head).await?;
                 http.write_chunk(name.as_bytes()).await?;
-                // For as long as the caller stays.
+                // Wait until the caller disconnects.
                 let _end = http.stream().read_to_end(&mut Vec::new()).await;
             }
             (_, Some(session)) if session != own => {
@@ -67,7 +67,7 @@ async fn node(name: &'static str) -> Result<Target> {
     .await
 }
 
-/// A token that lets agents share a name.
+/// Order for a token that lets agents share a name.
 fn shared() -> TokenOrder {
     TokenOrder {
         shared: true,
@@ -75,7 +75,7 @@ fn shared() -> TokenOrder {
     }
 }
 
-/// A target that refuses connections, for as long as the socket is held.
+/// Address of a target that refuses connections while its socket is held.
 struct Dead(TcpSocket);
 
 impl Dead {
@@ -90,7 +90,7 @@ impl Dead {
     }
 }
 
-/// An agent of its own key, with a token of that order.
+/// Starts an agent with its own key and a token of `order`.
 async fn agent(
     relay: &TestRelay,
     target: impl ToString,
@@ -116,7 +116,7 @@ async fn ask(
     say(relay, method, path, session, "").await
 }
 
-/// The same with a body.
+/// Sends a request with a body and returns the answer.
 async fn say(
     relay: &TestRelay,
     method: &str,
@@ -136,7 +136,7 @@ async fn say(
     Ok((head, String::from_utf8(body.bytes)?))
 }
 
-/// Begins to read at `/hold`; what the answer begins with says which node it is.
+/// Requests `/hold` and reads the node's name, with which the answer starts.
 async fn hold(relay: &TestRelay) -> Result<(HttpStream, String)> {
     let mut caller = relay.http().await?;
     caller.get("/w/pool/hold").await?;
@@ -156,7 +156,7 @@ async fn agents_that_share_a_name_spread_its_load_and_one_that_dies_takes_only_i
     let first = agent(&relay, &one, "pool", shared(), &home).await?;
     let _second = agent(&relay, &two, "pool", shared(), &home).await?;
 
-    // Each new one goes to where fewer are.
+    // Each new session goes to the agent with fewer sessions.
     let mut held = Vec::new();
     for _ in 0..4 {
         held.push(hold(&relay).await?);
@@ -183,12 +183,12 @@ async fn agents_that_share_a_name_spread_its_load_and_one_that_dies_takes_only_i
         let mut ended = Vec::new();
         let ended = caller.stream().read_to_end(&mut ended);
         if name == "one" {
-            soon("the end of what the dead agent served", ended)
+            soon("the end of a session of the dead agent", ended)
                 .await?
                 .ok();
         } else {
             let ended = tokio::time::timeout(Duration::from_millis(50), ended).await;
-            ensure!(ended.is_err(), "the other's go on");
+            ensure!(ended.is_err(), "sessions of the other agent go on");
         }
     }
     for _ in 0..4 {
@@ -196,11 +196,11 @@ async fn agents_that_share_a_name_spread_its_load_and_one_that_dies_takes_only_i
         ensure!(head.status() == 200 && body == "two", "{head:?} {body}");
     }
 
-    // Whoever does not share it stays out, and is told for good.
+    // An agent whose token does not share the name is refused for good.
     let home = TempDir::new()?;
     let alone = agent(&relay, &one, "pool", order(), &home).await;
     let Err(error) = alone else {
-        bail!("it has the name")
+        bail!("the agent got the name")
     };
     let said = format!("{error:#}");
     ensure!(said.contains("holds this tunnel name"), "{said}");
@@ -274,7 +274,10 @@ async fn a_kind_leads_to_any_tunnel_of_it(driver: DriverChoice) -> Result<()> {
     }
     ensure!(names.len() == 2, "{names:?}");
     let (_, body) = ask(&relay, "GET", "/dcc/maya/seat-2/x", None).await?;
-    ensure!(body == "two", "one that is named is meant");
+    ensure!(
+        body == "two",
+        "a URL with a tunnel name leads to that tunnel"
+    );
     first.kill()?;
     for _ in 0..4 {
         let (head, body) = ask(&relay, "GET", "/dcc/maya/x", None).await?;
@@ -342,14 +345,14 @@ async fn a_request_whose_target_is_dead_goes_to_another_agent(driver: DriverChoi
             }
         }
     }
-    // A session that begins there stays there.
+    // An MCP session that starts on the live agent stays there.
     let (head, _) = ask(&relay, "POST", "/w/pool/begin", None).await?;
     let session = head.header("mcp-session-id").context("no session")?;
     for _ in 0..4 {
         let (head, body) = ask(&relay, "POST", "/w/pool/mcp", Some(session)).await?;
         ensure!(head.status() == 200 && body == "one", "{head:?} {body}");
     }
-    // Nor does a kind depend on the name that is tried first.
+    // A request to a kind does not depend on the tunnel that is tried first.
     let _other = agent(&relay, dead.address()?, "seat", order(), &home).await?;
     for _ in 0..8 {
         let (head, body) = say(&relay, "POST", "/dcc/maya/x", None, "x").await?;

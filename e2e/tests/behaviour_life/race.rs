@@ -1,4 +1,4 @@
-//! Two runs of one agent that want one name at the same moment, again and again.
+//! Two runs of one agent that claim one name at the same moment, repeatedly.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -17,22 +17,22 @@ use tokio::task::{JoinHandle, JoinSet};
 
 const ROUNDS: u64 = 1_000;
 
-/// Callers that open sessions all the time, whoever holds the name.
+/// Callers that open sessions throughout the test.
 const CALLERS: usize = 4;
 
-/// Callers that ask at once when a round is decided: enough to meet every shard.
+/// Callers that connect at once when a round is decided: enough to reach every shard.
 const ASKED_AT_ONCE: usize = 8;
 
-/// Names that other agents claim all the time, so that news of the contested one have to queue.
+/// Names that other agents claim throughout the test, so that updates on the contested name have to queue.
 const OTHER_NAMES: usize = 64;
 
 const NAME: &str = "contested";
 
-/// What the agents know together: the generation that each was told.
+/// Shared record of the generation that was granted to each run.
 #[derive(Default)]
 struct Ledger {
     generations: Mutex<HashMap<u64, u64>>,
-    /// The highest generation that was acknowledged.
+    /// Highest generation that was acknowledged.
     acknowledged: AtomicU64,
 }
 
@@ -65,7 +65,7 @@ impl Ledger {
     }
 }
 
-/// One run of the agent. Its number goes up with the rounds.
+/// One run of the agent. Run numbers increase with the rounds.
 struct Run {
     id: u64,
     granted: watch::Receiver<Option<u64>>,
@@ -95,12 +95,12 @@ impl Run {
     /// Waits for the end of a run that lost the name.
     async fn superseded(self) -> Result<()> {
         let away = soon("the end of the run that lost", self.task).await???;
-        let reason = away.context("closed without a word")?.reason;
+        let reason = away.context("closed without GOAWAY")?.reason;
         ensure!(reason == Reason::Superseded, "{reason}");
         Ok(())
     }
 
-    /// Waits for the acknowledgement; true if it came, false if the name was lost before.
+    /// Waits for the acknowledgement; false if the run lost the name before it.
     async fn acknowledged(&mut self) -> Result<bool> {
         Ok(
             soon("an acknowledgement", self.granted.wait_for(Option::is_some))
@@ -110,7 +110,7 @@ impl Run {
     }
 }
 
-/// Who answers a caller; `None` if the session was reset before.
+/// Number of the run that answers a caller; `None` if the session was reset.
 async fn asked(relay: &TestRelay) -> Result<Option<u64>> {
     let mut caller = relay.raw(NAME).await?;
     let mut answer = String::new();
@@ -121,7 +121,7 @@ async fn asked(relay: &TestRelay) -> Result<Option<u64>> {
     }
 }
 
-/// Claims other names again and again, for as long as it is polled.
+/// Claims other names repeatedly, until the future is dropped.
 async fn claim_others(relay: &TestRelay, prefix: &str) -> Result<()> {
     let mut link = WireAgent::dial(relay.agent_address(), &WireKey::new()?, 1).await?;
     loop {
@@ -136,13 +136,13 @@ async fn claim_others(relay: &TestRelay, prefix: &str) -> Result<()> {
     }
 }
 
-/// A session that was opened when `acknowledged` was the highest generation in force.
+/// A session opened when `acknowledged` was the highest acknowledged generation.
 struct Answer {
     id: u64,
     acknowledged: u64,
 }
 
-/// That no session reached a run that is older than what was acknowledged before.
+/// Checks that no session reached a run older than the highest acknowledged one.
 fn check(answers: &[Answer], ledger: &Ledger) -> Result<()> {
     for Answer { id, acknowledged } in answers {
         match ledger.generation(*id) {
@@ -150,12 +150,12 @@ fn check(answers: &[Answer], ledger: &Ledger) -> Result<()> {
                 own >= *acknowledged,
                 "run {id} of {own} after {acknowledged}"
             ),
-            // It lost the name before it was told that it had it: so its generation is lower than
-            // the other's of its round, and higher than any of the rounds before.
+            // The run lost the name before its grant was acknowledged. Its generation is lower than that of the other
+            // run of its round, and higher than those of all earlier rounds.
             None => {
                 let holder = ledger
                     .run_of(*acknowledged)
-                    .context("nobody was told that")?;
+                    .context("no run has this generation")?;
                 ensure!(
                     holder / 2 < id / 2,
                     "run {id} after run {holder} was acknowledged"
@@ -205,19 +205,19 @@ async fn race(shards: usize) -> Result<()> {
         );
         let (mut first, mut second) = (first?, second?);
         let (one, two) = tokio::join!(first.acknowledged(), second.acknowledged());
-        // Both may have had it, one after the other; one of them has it for good.
+        // Both runs may have held the name, one after the other; the higher generation keeps it.
         let generation = |run: &Run, had: bool| had.then(|| ledger.generation(run.id)).flatten();
         let (one, two) = (generation(&first, one?), generation(&second, two?));
         ensure!(
             one != two,
-            "round {round}: nobody, or both at once: {one:?}"
+            "round {round}: both runs have the same grant, or none: {one:?}"
         );
         let (winner, loser) = if one > two {
             (first, second)
         } else {
             (second, first)
         };
-        // From here on no newer claim is made: whoever asks must reach the winner.
+        // No newer claim is made in this round, so every caller must reach the winner.
         let mut asking = JoinSet::new();
         for _ in 0..ASKED_AT_ONCE {
             let relay = Arc::clone(&relay);
@@ -243,7 +243,7 @@ async fn race(shards: usize) -> Result<()> {
     let answered = answered.load(Ordering::SeqCst) as u64;
     ensure!(
         answered > ROUNDS / 2,
-        "only {answered} answers: the callers prove little"
+        "only {answered} answers: too few to prove anything"
     );
     let metrics = relay.metrics().await?;
     let superseded = i64::try_from(2 * ROUNDS)?;
@@ -265,7 +265,7 @@ async fn two_runs_race_for_a_name_a_thousand_times_on_four_shards() -> Result<()
     race(4).await
 }
 
-/// The same with the real agent, which must not dial again once it lost.
+/// The same race with real agents, which must not reconnect after they lost.
 #[tokio::test]
 async fn agents_that_race_leave_one_that_serves_and_the_others_ended() -> Result<()> {
     let relay = TestRelay::with().shards(2).start()?;
@@ -277,9 +277,9 @@ async fn agents_that_race_leave_one_that_serves_and_the_others_ended() -> Result
     for _ in 0..10 {
         running.spawn(run().spawn(&relay)?.ended());
         running.spawn(run().spawn(&relay)?.ended());
-        // Three wanted it: two of them end by themselves, whichever.
+        // Three runs wanted the name, so any two of them end by themselves.
         for _ in 0..2 {
-            let outcome = running.join_next().await.context("nobody runs")???;
+            let outcome = running.join_next().await.context("no run is left")???;
             ensure!(
                 matches!(outcome, Err(Error::Superseded { .. })),
                 "{outcome:?}"

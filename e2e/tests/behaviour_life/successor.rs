@@ -1,4 +1,4 @@
-//! A relay that takes the place of a running one.
+//! A relay that takes over from a running relay.
 
 use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
@@ -38,7 +38,7 @@ impl Home {
         [&flags, more].concat()
     }
 
-    /// A file in the state folder.
+    /// Path of a file in the state folder.
     pub(super) fn file(&self, name: &str) -> PathBuf {
         self.folder.path().join("state").join(name)
     }
@@ -48,7 +48,7 @@ impl Home {
     }
 }
 
-/// A process that speaks to the running relay as one that takes over does, or not.
+/// Connects to the take-over socket of a running relay, to send it valid or invalid messages.
 pub(super) fn stranger(path: &Path) -> Result<OwnedFd> {
     let flags = SocketFlags::CLOEXEC;
     let fd = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
@@ -61,7 +61,7 @@ pub(super) fn say(fd: &OwnedFd, text: &str) -> Result<()> {
     Ok(())
 }
 
-/// The next message; the sockets that come with it are closed.
+/// Next message; sockets passed with it are closed.
 pub(super) fn hear(fd: &OwnedFd) -> Result<String> {
     let mut message = vec![0; 4096];
     let (count, _) = recv(fd, &mut message[..], RecvFlags::empty())?;
@@ -72,14 +72,14 @@ pub(super) fn hear(fd: &OwnedFd) -> Result<String> {
 pub(super) fn hear_until(fd: &OwnedFd, wanted: &str) -> Result<()> {
     loop {
         let heard = hear(fd)?;
-        ensure!(!heard.is_empty(), "it ended before {wanted}");
+        ensure!(!heard.is_empty(), "the connection ended before {wanted}");
         if heard.contains(wanted) {
             return Ok(());
         }
     }
 }
 
-/// The sockets that come before the word `sent`.
+/// Receives the sockets that are passed before the message `sent`.
 pub(super) fn receive_sockets(fd: &OwnedFd) -> Result<Vec<OwnedFd>> {
     let mut sockets = Vec::new();
     loop {
@@ -94,14 +94,17 @@ pub(super) fn receive_sockets(fd: &OwnedFd) -> Result<Vec<OwnedFd>> {
             }
         }
         let word = String::from_utf8_lossy(&message[..count]);
-        ensure!(count > 0, "it ended before it had sent all");
+        ensure!(
+            count > 0,
+            "the connection ended before all sockets were sent"
+        );
         if word.contains("\"sent\"") {
             return Ok(sockets);
         }
     }
 }
 
-/// The numbers of shards differ in both directions.
+/// The number of shards grows in one take-over and shrinks in the other.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_takes_the_place_of_another_and_sessions_end_where_they_began() -> Result<()> {
     let home = Home::new()?;
@@ -152,7 +155,7 @@ async fn a_second_relay_without_take_over_is_refused_and_the_first_goes_on() -> 
     Ok(())
 }
 
-/// One that is gone, or says something else, at each step.
+/// A relay that disconnects or sends a wrong message at each step of a take-over.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_goes_on_when_the_other_one_fails_before_it_is_ready() -> Result<()> {
     let home = Home::new()?;
@@ -175,7 +178,7 @@ async fn a_relay_goes_on_when_the_other_one_fails_before_it_is_ready() -> Result
     for (count, words) in tries.into_iter().enumerate() {
         let other = stranger(&home.socket())?;
         for word in words {
-            // It may have been refused already.
+            // The message may fail because the relay has refused the connection already.
             let _ = say(&other, word);
         }
         if *words == [ask, r#"{"say":"bound"}"#] {
@@ -191,7 +194,7 @@ async fn a_relay_goes_on_when_the_other_one_fails_before_it_is_ready() -> Result
         })
         .await?;
     }
-    // It has its folder again, and can still be taken over.
+    // The relay has its state folder again and can still be taken over.
     let new = home.start(relay.addresses, &["--shards", "2", "--take-over"])?;
     let ended = relay.ended()?;
     ensure!(ended.status.code() == Some(0), "{}", ended.quote);
@@ -199,7 +202,7 @@ async fn a_relay_goes_on_when_the_other_one_fails_before_it_is_ready() -> Result
     Ok(())
 }
 
-/// The other relay has the sockets and the state folder, and says nothing more. It is waited for, and then left alone.
+/// The other relay has the sockets and the state folder and then goes silent: the relay waits for it, then exits.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_that_is_stopped_while_it_hands_over_shuts_no_socket_of_the_other() -> Result<()> {
     let home = Home::new()?;
@@ -208,7 +211,7 @@ async fn a_relay_that_is_stopped_while_it_hands_over_shuts_no_socket_of_the_othe
     let other = stranger(&home.socket())?;
     say(&other, r#"{"say":"ask","version":2}"#)?;
     let sockets = receive_sockets(&other)?;
-    // Three ports on two shards, and the admin port.
+    // Three ports on two shards, plus the admin port.
     ensure!(sockets.len() == 7, "{} sockets", sockets.len());
     say(&other, r#"{"say":"bound"}"#)?;
     hear_until(&other, "released")?;
@@ -216,7 +219,10 @@ async fn a_relay_that_is_stopped_while_it_hands_over_shuts_no_socket_of_the_othe
     let ended = relay.ended()?;
     ensure!(ended.status.code() == Some(0), "{}", ended.quote);
     for socket in &sockets {
-        ensure!(sockopt::socket_acceptconn(socket)?, "a socket was shut");
+        ensure!(
+            sockopt::socket_acceptconn(socket)?,
+            "a socket was shut down"
+        );
     }
     tokio::net::TcpStream::connect(http).await?;
     Ok(())
@@ -240,7 +246,7 @@ async fn of_two_relays_that_want_to_take_over_one_is_refused() -> Result<()> {
     Ok(())
 }
 
-/// The relay that runs dies while the other one waits for its answer.
+/// A killed relay leaves its take-over socket behind, which must not prevent the next start.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_that_was_killed_leaves_a_socket_that_stops_no_start() -> Result<()> {
     let home = Home::new()?;
@@ -253,7 +259,7 @@ async fn a_relay_that_was_killed_leaves_a_socket_that_stops_no_start() -> Result
     Ok(())
 }
 
-/// As `systemctl reload` does it: the running relay starts the other one by itself.
+/// As with `systemctl reload`: on SIGUSR2, the running relay starts its successor.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_that_gets_sigusr2_starts_the_one_that_takes_over() -> Result<()> {
     let home = Home::new()?;
@@ -271,7 +277,7 @@ async fn a_relay_that_gets_sigusr2_starts_the_one_that_takes_over() -> Result<()
     let mut late = relay.raw(agent.tunnel()).await?;
     echo_round_trip(&mut late, b"by the new one").await?;
     drop(caller);
-    // Its process group ends with the test; the new relay keeps the output open.
+    // This kills the old relay's process group, to which the new relay belongs.
     drop(relay);
     let _end = soon("the end", read_to_close(&mut late)).await?;
     Ok(())

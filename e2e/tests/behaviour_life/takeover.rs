@@ -1,4 +1,4 @@
-//! Two runs of one agent.
+//! A new run of an agent that takes over from an earlier run.
 
 use std::path::Path;
 
@@ -12,12 +12,12 @@ use tieline_e2e::behaviour::{
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// A target that says who it is and ends.
+/// A target that sends `text` and ends.
 async fn says(text: &'static str) -> Result<Target> {
     Target::tcp(move |mut stream| async move {
         stream.write_all(text.as_bytes()).await?;
         stream.shutdown().await?;
-        // Whatever the caller does.
+        // Wait for the caller's end.
         let _end = stream.read_to_end(&mut Vec::new()).await;
         Ok(())
     })
@@ -101,8 +101,8 @@ async fn a_run_that_was_taken_over_says_so_and_exits_with_3() -> Result<()> {
     Ok(())
 }
 
-/// What ran at the old agent breaks off, and the next request of the same connection goes on at
-/// the new one.
+/// A request in progress at the old agent is cut off, and the next request on the same connection reaches
+/// the new agent.
 #[tokio::test]
 async fn a_kept_alive_connection_follows_a_takeover() -> Result<()> {
     let relay = TestRelay::with().shards(2).start()?;
@@ -117,7 +117,7 @@ async fn a_kept_alive_connection_follows_a_takeover() -> Result<()> {
     let run = |target| TestAgent::of(target).state_dir(home.path()).named("maya");
     let old = run(&one).start(&relay).await?;
     let mut callers = Vec::new();
-    // Enough to have some on each shard.
+    // Enough connections to have some on each shard.
     for _ in 0..8 {
         let mut http = relay.http().await?;
         http.get("/w/maya/").await?;

@@ -1,4 +1,4 @@
-//! Several targets of one agent: each has a tunnel of its own, on links that all of them share.
+//! Several targets of one agent: each has its own tunnel, over shared links.
 
 use std::collections::BTreeSet;
 
@@ -47,7 +47,7 @@ async fn callers_of_each_tunnel_reach_its_own_target_on_every_link() -> Result<(
         let after = (target.accepted(), other.accepted());
         ensure!(after == (before.0 + 16, before.1), "{before:?} {after:?}");
     }
-    // A relay that starts anew gets them all back.
+    // After a restart of the relay, all tunnels come back.
     let relay = relay.restart()?;
     up(&mut agent).await?;
     let mut caller = relay.raw("comfy").await?;

@@ -1,4 +1,4 @@
-//! Whose word counts about a lost link, and what becomes of a call without it.
+//! An agent's report on a lost link: which reports the relay trusts, and the fate of a call without a report.
 
 use std::time::{Duration, Instant};
 
@@ -10,14 +10,14 @@ use tokio::task::JoinHandle;
 
 use super::again::{ANSWER, answer_one, caller_on_another_shard, post, relay, told};
 
-/// A caller whose second call waits at an agent that has answered the first.
+/// A caller whose second call waits at an agent that has answered the first call.
 struct Waiting {
     relay: TestRelay,
     key: WireKey,
     agent: WireAgent,
     caller: HttpStream,
     session: SessionId,
-    /// What the agent may say of its link: that the second call did not arrive.
+    /// The agent's report on its link: that the second call did not arrive.
     lost: Lost,
     _other: Option<JoinHandle<()>>,
 }
@@ -59,7 +59,7 @@ impl Waiting {
         })
     }
 
-    /// The agent's next link, of the run `instance`, which tells of the first one what `lost` says.
+    /// Opens the agent's next link, of the run `instance`, and reports `lost` about the first link.
     async fn next_link(&self, key: &WireKey, instance: u128, lost: &Lost) -> Result<WireAgent> {
         let mut agent = WireAgent::dial(self.relay.agent_address(), key, instance).await?;
         agent.mux.tell_lost(lost);
@@ -67,7 +67,7 @@ impl Waiting {
         Ok(agent)
     }
 
-    /// The caller is told that the call may have run.
+    /// Expects the answer that the call may have run; returns the time until it.
     async fn expect_sent(mut self) -> Result<Duration> {
         let began = Instant::now();
         let (head, said): (_, Value) = told(&mut self.caller).await?;
@@ -77,7 +77,7 @@ impl Waiting {
     }
 }
 
-/// Reads until the open session has brought `end`.
+/// Reads events until the data of the open session ends with `end`.
 async fn heard(agent: &mut WireAgent, end: &str) -> Result<()> {
     let mut said = String::new();
     while !said.ends_with(end) {
@@ -88,7 +88,7 @@ async fn heard(agent: &mut WireAgent, end: &str) -> Result<()> {
     Ok(())
 }
 
-/// A relay whose callers do not wait long for an agent's word.
+/// A relay with a short grace period.
 fn hasty() -> Result<TestRelay> {
     let relay = TestRelay::with().shards(2);
     relay
@@ -128,8 +128,8 @@ async fn a_call_of_which_its_agent_had_anything_is_not_sent_again() -> Result<()
         let it = Waiting::start(relay()?, crosses).await?;
         let mut lost = it.lost.clone();
         let told = lost.sessions.iter_mut().find(|told| told.0 == it.session);
-        told.context("the session is told of")?.1 += 1;
-        // The run's next link comes, but its first one is open: the agent's word ends it.
+        told.context("the report has no entry for the session")?.1 += 1;
+        // The first link is still open when the next link of the run comes; the report ends it.
         let _next = it.next_link(&it.key, 1, &lost).await?;
         it.expect_sent().await?;
     }
@@ -172,7 +172,7 @@ async fn nothing_is_taken_from_another_key_or_run_or_about_another_link() -> Res
 async fn a_call_whose_agent_tells_nothing_is_sent_after_the_grace() -> Result<()> {
     for crosses in [false, true] {
         let mut it = Waiting::start(hasty()?, crosses).await?;
-        // As an agent does that knows nothing of this.
+        // Like an agent of a version without these reports.
         let next = WireAgent::dial(it.relay.agent_address(), &it.key, 1).await?;
         drop(std::mem::replace(&mut it.agent, next));
         let waited = it.expect_sent().await?;

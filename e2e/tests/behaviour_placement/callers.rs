@@ -1,16 +1,16 @@
-//! Where raw callers come in.
+//! Shards on which raw callers are accepted.
 
 use anyhow::{Result, ensure};
 use tieline_e2e::behaviour::{Target, TestAgent, TestRelay, echo_round_trip};
 use tieline_e2e::on_each_driver;
 use tieline_relay::DriverChoice;
 
-/// So many that were spread over two shards would not all come to the same one.
+/// Enough callers that, spread over two shards, they would not all be accepted on the same shard.
 const CALLERS: usize = 64;
 
 on_each_driver!(raw_callers_come_in_on_the_shards_that_have_links);
 
-/// How many of [`CALLERS`] were handed from shard to shard.
+/// Number of the [`CALLERS`] that were handed off between shards.
 async fn moved(relay: &TestRelay, tunnels: &[&str]) -> Result<i64> {
     let count = async || -> Result<i64> {
         let metrics = relay.metrics().await?;
@@ -36,7 +36,7 @@ async fn raw_callers_come_in_on_the_shards_that_have_links(driver: DriverChoice)
     links(1).await?;
     ensure!(moved(&relay, &["first"]).await? == 0);
 
-    // Its link goes to the other shard; then callers come in on both, whichever they want.
+    // The second agent's link goes to the other shard; from then on both shards accept callers of either tunnel.
     let second = TestAgent::of(&target).named("second").start(&relay).await?;
     links(2).await?;
     let handed_on = moved(&relay, &["first", "second"]).await?;

@@ -1,4 +1,4 @@
-//! `--links N`: one agent, several links, one tunnel.
+//! One agent with several links (`--links N`) and one tunnel.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -31,7 +31,7 @@ fn relay(driver: DriverChoice) -> Result<TestRelay> {
     TestRelay::with().shards(SHARDS).driver(driver).start()
 }
 
-/// The only tunnel, once so many links serve it.
+/// Row of the only tunnel, once `links` links serve it.
 async fn row_with_links(relay: &TestRelay, links: usize) -> Result<TunnelRow> {
     relay
         .until("the links", |it| it.get("relay_links") == links as i64)
@@ -58,7 +58,7 @@ async fn links_of_one_agent_live_on_different_shards(driver: DriverChoice) -> Re
     let target = Target::echo().await?;
     let mut agents = Vec::new();
     for number in 0..8 {
-        // Between them one with one link, so that the shards are not level.
+        // Agents with one link in between, so that the shards are unequally loaded.
         let single = format!("single-{number}");
         agents.push(TestAgent::of(&target).named(&single).start(&relay).await?);
         let name = format!("spread-{number}");
@@ -74,7 +74,7 @@ async fn links_of_one_agent_live_on_different_shards(driver: DriverChoice) -> Re
         .until("all links", |it| it.get("relay_links") == 8 * 3)
         .await?;
     ensure!(metrics.get("relay_tunnels") == 8 * 2, "{metrics}");
-    // A link that was still on its way does not show as one that was refused.
+    // A link whose registration is still in flight must not be counted as refused.
     ensure!(metrics.get("relay_link_refused_total") == 0, "{metrics}");
     soon("every link's registration", async {
         loop {
@@ -166,7 +166,7 @@ async fn a_link_that_dies_takes_only_its_own_sessions_and_is_dialled_again(
     agent
         .saw(|event| matches!(event, AgentEvent::Disconnected { .. }).then_some(()))
         .await?;
-    // The second link's registration may have been heard of only now.
+    // The registration of the second link may be processed only now.
     soon("the lost link's registration", async {
         while row_with_links(&relay, 2).await?.session_count == FRONTENDS {}
         anyhow::Ok(())
@@ -209,12 +209,12 @@ async fn every_link_moves_to_a_relay_that_comes_back(driver: DriverChoice) -> Re
     ensure!(row.shards == [0, 1], "{row:?}");
     open(&relay, agent.tunnel(), 8).await?;
 
-    // A goodbye takes the tunnel back on every link.
+    // An agent that stops in order unregisters the tunnel on every link.
     let tunnel = agent.tunnel().to_owned();
     let outcome = agent.stop().await?;
     ensure!(outcome.is_ok(), "{outcome:?}");
     relay
-        .until("neither link nor tunnel", |it| {
+        .until("no link and no tunnel", |it| {
             it.get("relay_links") == 0 && it.get("relay_tunnels") == 0
         })
         .await?;
@@ -224,10 +224,10 @@ async fn every_link_moves_to_a_relay_that_comes_back(driver: DriverChoice) -> Re
     Ok(())
 }
 
-/// Agents of which some arrive on another shard than the one they belong to: about half.
+/// Agents of which about half have their first link on the wrong shard.
 const ARRIVALS: u128 = 8;
 
-/// Registrations that come with the hello, before the relay can know where the link belongs.
+/// Registrations sent together with the hello, before the relay knows the link's shard.
 const REGISTRATIONS: u32 = 50;
 
 async fn a_link_that_changes_its_shard_loses_nothing_of_what_it_said(
@@ -297,7 +297,7 @@ async fn a_relay_that_stops_tells_every_link_and_lets_its_sessions_end(
         });
         told.insert(link.await?);
     }
-    // On both links, as none of the callers is left out.
+    // The sessions are on both links, and each of them still works.
     for caller in &mut callers {
         echo_round_trip(caller, b"still here").await?;
     }

@@ -1,4 +1,4 @@
-//! A network between agents and relay that can be cut, one connection at a time.
+//! A TCP forwarder between agents and relay whose connections can be cut individually.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -8,7 +8,7 @@ use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, JoinSet};
 
-/// Passes connections on to a relay.
+/// Forwards connections to a relay.
 pub(super) struct Proxy {
     address: SocketAddr,
     connections: Arc<Mutex<Vec<AbortHandle>>>,
@@ -39,12 +39,12 @@ impl Proxy {
         })
     }
 
-    /// What agents dial.
+    /// URL that agents dial.
     pub(super) fn url(&self) -> String {
         format!("tcp://{}", self.address)
     }
 
-    /// Ends the connection that was made as number `index`, from 0.
+    /// Closes connection number `index`, counted from 0.
     pub(super) fn cut(&self, index: usize) -> Result<()> {
         let connections = self.connections.lock().expect("never poisoned");
         connections

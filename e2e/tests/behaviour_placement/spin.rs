@@ -1,4 +1,4 @@
-//! `spin_us`: a shard that polls before it sleeps.
+//! `spin_us`: a shard polls for a while before it sleeps.
 
 use std::time::Duration;
 
@@ -7,10 +7,10 @@ use tieline_e2e::behaviour::{Target, TestAgent, TestRelay, echo_round_trip};
 use tieline_e2e::on_each_driver;
 use tieline_relay::DriverChoice;
 
-/// The longest that can be set.
+/// Largest value of `spin_us`.
 const SPIN_US: u32 = 10_000;
 
-/// Far longer than a shard spins after its last task.
+/// Much longer than a shard spins after its last task.
 const IDLE: Duration = Duration::from_millis(200);
 
 on_each_driver!(
@@ -40,7 +40,7 @@ async fn a_shard_spins_after_its_work_and_sleeps_when_there_is_none(
     let passes = relay.metrics().await?.get("relay_spin_passes_total");
     ensure!(passes > 100, "{passes} passes");
 
-    // Only the sweep's tick wakes a shard now: it spins for as long as is set, and not on and on.
+    // Only the sweep's timer wakes a shard now: it spins for `spin_us` and then sleeps.
     let mut slept = false;
     for _ in 0..20 {
         if slept {

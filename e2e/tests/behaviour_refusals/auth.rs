@@ -1,4 +1,4 @@
-//! Who may register what.
+//! Registrations that a token allows.
 
 use std::path::Path;
 
@@ -22,7 +22,7 @@ pub(crate) fn relay() -> Result<TestRelay> {
         .start()
 }
 
-/// How a registration with `token` as `dcc` is refused for good.
+/// Reason of the final refusal of a registration with `token` as application `dcc`.
 async fn refused(relay: &TestRelay, token: Option<&str>, dcc: &str, name: &str) -> Result<Reason> {
     let target = Target::echo().await?;
     let folder = TempDir::new()?;
@@ -138,14 +138,14 @@ async fn an_expired_token_is_tried_again_once_its_file_has_a_new_one() -> Result
     Ok(())
 }
 
-/// A stolen token is worth no more than its time, however long the link lives.
+/// A stolen token is usable only until it expires, even on an open link.
 #[tokio::test]
 async fn a_link_ends_with_its_token_and_comes_back_with_a_new_one() -> Result<()> {
     let relay = relay()?;
     let target = Target::echo().await?;
     let folder = TempDir::new()?;
     let path = folder.path().join("token");
-    // Expired by its own time, and accepted for another two seconds.
+    // Past its expiry, but within the accepted leeway for another two seconds.
     let age_seconds = 3600 + LEEWAY_SECONDS - 2;
     write_token(&path, &token(order(), &SECRET, age_seconds)?)?;
     let at = path.clone();
@@ -210,9 +210,9 @@ async fn without_authentication_the_relay_is_for_this_machine_only() -> Result<(
                 config.auth = Auth::Open { anywhere };
             })
         };
-        let error = open(false).start().err().context("it started")?;
+        let error = open(false).start().err().context("the relay started")?;
         ensure!(format!("{error:#}").contains("auth is open"), "{error:#}");
-        // Said twice, it is the operator's wish; where the machine has the protocol at all.
+        // With `anywhere`, the operator has confirmed the setting; it fails only if the machine lacks IPv6.
         if let Err(error) = open(true).start() {
             ensure!(outside.is_ipv6(), "{error:#}");
         }

@@ -1,11 +1,11 @@
-//! A healthy tunnel beside whatever goes wrong.
+//! A healthy tunnel that must not be affected by the failures next to it.
 
 use anyhow::{Context, Result, ensure};
 use tieline_e2e::behaviour::{Target, TestAgent, TestRelay, echo_round_trip, soon};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-/// An agent and a caller whose session echoes all the time.
+/// An agent and a caller whose session echoes continuously.
 pub(crate) struct Bystander {
     agent: TestAgent,
     _target: Target,
@@ -40,7 +40,7 @@ impl Bystander {
         })
     }
 
-    /// That its one session goes on, and that its agent has never had to register again.
+    /// Checks that the bystander's session goes on, and that its agent never had to register again.
     pub(crate) async fn stays_well(mut self, relay: &TestRelay) -> Result<()> {
         let before = *self.rounds.borrow();
         soon(

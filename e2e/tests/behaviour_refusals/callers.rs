@@ -1,4 +1,4 @@
-//! Who may reach whose tunnel, and for how long.
+//! Tunnels that callers may reach, and how a revocation ends their access.
 
 use std::time::{Duration, Instant};
 
@@ -34,7 +34,7 @@ fn relay(driver: DriverChoice) -> Result<TestRelay> {
         .start()
 }
 
-/// Ada's agent, which publishes `target` as `maya-1`.
+/// An agent of `ada` that publishes `target` as `maya-1`.
 async fn adas(relay: &TestRelay, target: &Target, home: &TempDir) -> Result<TestAgent> {
     let path = home.path().join("token");
     write_token(&path, &token_of("ada", &["lookdev"], &[])?)?;
@@ -100,7 +100,7 @@ async fn a_caller_reaches_its_own_its_groups_and_what_its_token_names(
     let agents_only = token(agents_only, &SECRET, 0)?;
     let (head, _) = answer(&relay, "/w/maya-1/", Some(&agents_only)).await?;
     ensure!(head.status() == 403, "{head:?}");
-    // What is not theirs looks as if it were not there, in every word.
+    // A tunnel of another holder gets exactly the answer of a tunnel that does not exist.
     let eve = token_of("eve", &[], &[])?;
     let (_, theirs) = answer(&relay, "/w/maya-1/", Some(&eve)).await?;
     let (_, nobodys) = answer(&relay, "/w/maya-2/", Some(&eve)).await?;
@@ -116,7 +116,7 @@ async fn a_raw_caller_brings_its_token_behind_the_name(driver: DriverChoice) -> 
     let target = Target::echo().await?;
     let home = TempDir::new()?;
     let _agent = adas(&relay, &target, &home).await?;
-    // On either shard, so that some are handed on.
+    // On either shard, so that some are handed off.
     for _ in 0..16 {
         let mut caller = raw(&relay, &format!("maya-1\n{}", token_of("ada", &[], &[])?)).await?;
         echo_round_trip(&mut caller, b"hello").await?;
@@ -135,7 +135,7 @@ async fn a_raw_caller_brings_its_token_behind_the_name(driver: DriverChoice) -> 
         let refused = |it: &tieline_e2e::behaviour::Metrics| {
             it.labelled("relay_frontend_refused_total", reason) >= 1
         };
-        relay.until("it is counted", refused).await?;
+        relay.until("the refusal to be counted", refused).await?;
     }
     Ok(())
 }
@@ -179,10 +179,13 @@ async fn a_revoked_caller_is_cut_off_within_a_second_and_nobody_else(
     let began = Instant::now();
     let (status, told) = told(&relay, "POST", "/revoke", r#"{"sub":"bob"}"#).await?;
     ensure!(status == 200, "{told}");
-    // Reset, so that it does not look like an orderly end.
+    // Reset, so that the stream does not look complete.
     ensure!(soon("the stream's end", bobs.closed()).await?.is_err());
     let (_, end) = soon("the session's end", read_to_close(&mut bobs_raw)).await?;
-    ensure!(end.is_err(), "an orderly end");
+    ensure!(
+        end.is_err(),
+        "the session ended in order instead of with a reset"
+    );
     ensure!(
         began.elapsed() < Duration::from_secs(1),
         "{:?}",

@@ -1,4 +1,4 @@
-//! Where a credential of the relay gets to, and where callers are told to go.
+//! Credentials of the relay never reach a target, and callers are told correct public URLs.
 
 use std::collections::HashMap;
 
@@ -18,7 +18,7 @@ on_each_driver!(
     a_caller_without_a_token_is_refused_where_it_arrived,
 );
 
-/// Bytes of a token of the relay that a target must not see, and the callers' requests.
+/// A relay with a tunnel `maya`, and everything that must outlive the test.
 struct Studio {
     relay: TestRelay,
     _agent: TestAgent,
@@ -26,7 +26,7 @@ struct Studio {
     _home: TempDir,
 }
 
-/// A relay with a tunnel `maya` to a target that answers with the request that it got.
+/// Starts a relay with a tunnel `maya`, whose target answers with the request it received.
 async fn studio_with(
     token: &str,
     driver: DriverChoice,
@@ -120,7 +120,7 @@ async fn a_token_of_the_relay_never_reaches_a_target(driver: DriverChoice) -> Re
     Ok(())
 }
 
-/// None of `tokens` reaches the target, wherever a caller puts it.
+/// Checks that none of `tokens` reaches the target, wherever a caller puts it.
 async fn never_seen(relay: &TestRelay, tokens: &[&str]) -> Result<()> {
     let mut caller = relay.http().await?;
     for token in tokens {
@@ -151,7 +151,7 @@ async fn never_seen(relay: &TestRelay, tokens: &[&str]) -> Result<()> {
         ensure!(text.starts_with("GET /mcp?a=1&b=2 HTTP/1.1\n"), "{text}");
         let text = seen(&mut caller, "/mcp", &lines[7]).await?;
         ensure!(text.contains(": a=1; b=2\n"), "{text}");
-        // Without it the request would be another.
+        // Removing the token from the path would change the request, so the relay refuses it.
         let request = format!("GET /w/maya/{token}/mcp HTTP/1.1\r\nHost: localhost\r\n\r\n");
         caller.write(request).await?;
         let (head, body) = soon("an answer", caller.answer()).await??;
@@ -165,7 +165,7 @@ async fn never_seen(relay: &TestRelay, tokens: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// A credential that is a target's own comes through to the letter.
+/// Checks that credentials of the target pass through unchanged.
 async fn passes(relay: &TestRelay, tokens: &[&str]) -> Result<()> {
     let mut caller = relay.http().await?;
     for token in tokens {
@@ -194,7 +194,7 @@ async fn a_caller_without_a_token_is_refused_where_it_arrived(driver: DriverChoi
         let metrics = it.relay.metrics().await?;
         Ok(metrics.labelled("relay_handoffs_total", "frontend"))
     };
-    // So many that they would not all come in at the link's shard.
+    // Enough callers that some are accepted on another shard than the link's.
     for (token, status) in [
         (None, 401),
         (Some("rubbish"), 401),
@@ -215,7 +215,7 @@ async fn a_caller_without_a_token_is_refused_where_it_arrived(driver: DriverChoi
         }
     }
     ensure!(moved().await? == 0);
-    // The owner is served where the link is.
+    // A caller with access is handed off to the link's shard.
     for _ in 0..32 {
         let mut caller = it.relay.http().await?;
         seen(
@@ -309,7 +309,7 @@ async fn no_url_names_an_unspecified_address() -> Result<()> {
     Ok(())
 }
 
-/// The URLs of each tunnel that the relay tells callers.
+/// URLs of each tunnel in the relay's list for callers.
 async fn listed(relay: &TestRelay, lines: &str) -> Result<HashMap<String, Vec<String>>> {
     let mut caller = HttpStream::connect(relay.http_address()).await?;
     caller

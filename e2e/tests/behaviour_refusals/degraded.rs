@@ -1,4 +1,4 @@
-//! A machine that gives the relay less than it would like: it goes on with that, and says so.
+//! A machine with too few resources: the relay runs with less and reports it.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -45,7 +45,10 @@ async fn without_io_uring_the_relay_goes_on_with_epoll_and_says_so() -> Result<(
         said.contains("io_uring is refused") && said.contains("seccomp"),
         "{said}"
     );
-    ensure!(relay.log_count("io_uring") == 1, "said more than once");
+    ensure!(
+        relay.log_count("io_uring") == 1,
+        "the warning was logged more than once"
+    );
     let health: Value = serde_json::from_str(&relay.admin("/healthz?verbose").await?)?;
     ensure!(health["status"] == "ok", "{health}");
     let shards = health["shards"].as_array().context("no shards")?;
@@ -72,7 +75,7 @@ async fn without_io_uring_the_relay_goes_on_with_epoll_and_says_so() -> Result<(
     Ok(())
 }
 
-/// The limit of open files, and callers that are too many for it.
+/// Limit of open files, and more callers than it allows.
 const DESCRIPTORS: usize = 64;
 const CALLERS: usize = 100;
 
@@ -98,7 +101,7 @@ async fn few_descriptors(driver: &str) -> Result<()> {
     let target = Target::echo().await?;
     let agent = TestAgent::of(&target).start_at(&relay.agent_url()).await?;
 
-    // Connections beyond the descriptors are refused at once, and told where that is possible.
+    // Connections beyond the limit are refused at once, over HTTP with an answer.
     let mut served: Vec<TcpStream> = Vec::new();
     let mut refused = 0;
     for number in 0..CALLERS {
@@ -126,7 +129,10 @@ async fn few_descriptors(driver: &str) -> Result<()> {
         "only {} of {CALLERS} served",
         served.len()
     );
-    ensure!(refused >= CALLERS - DESCRIPTORS, "{refused} were refused");
+    ensure!(
+        refused >= CALLERS - DESCRIPTORS,
+        "only {refused} callers were refused"
+    );
     relay.logged("cannot accept connections")?;
     let mut http = relay.http().await?;
     http.get("/health").await?;
@@ -137,7 +143,7 @@ async fn few_descriptors(driver: &str) -> Result<()> {
         "{head:?}"
     );
     ensure!(body["error"] == "overload", "{body}");
-    // Operators and agents have descriptors that callers leave to them.
+    // Callers leave some descriptors to operators and agents.
     ensure!(relay.admin("/healthz").await? == "ok\n");
     let metrics = relay.metrics().await?;
     let counted = metrics.labelled("relay_frontend_refused_total", "overload");
@@ -147,7 +153,7 @@ async fn few_descriptors(driver: &str) -> Result<()> {
     let late = soon("an agent", late).await??;
     ensure!(late.tunnel() == "late");
 
-    // Those who are served stay served, and nobody spins.
+    // Accepted callers stay served, and the relay does not spin.
     let (before, since) = (relay.processor_time()?, Instant::now());
     while since.elapsed() < Duration::from_secs(2) {
         for caller in &mut served {
@@ -162,9 +168,9 @@ async fn few_descriptors(driver: &str) -> Result<()> {
         since.elapsed()
     );
     let complaints = relay.log_count("cannot accept");
-    ensure!(complaints < 20, "{complaints} complaints");
+    ensure!(complaints < 20, "{complaints} log lines");
 
-    // A caller that leaves makes room.
+    // A caller that disconnects makes room for another.
     drop(served);
     let room = async {
         loop {
@@ -179,16 +185,16 @@ async fn few_descriptors(driver: &str) -> Result<()> {
             }
         }
     };
-    soon("room", room).await?;
+    soon("a caller to be served", room).await?;
     ensure!(relay.tunnels().await?.len() == 2);
     Ok(())
 }
 
-/// A limit of open files of which the last ones are taken when the relay starts, from the second number on: all
-/// but one for the reserve of each listener, of which two shards have three each, and operators one.
+/// Arguments of `few_descriptors.py`: the limit of open files is 128, and descriptors from 100 on are occupied except
+/// 112 to 118. These seven are the reserves of the listeners: three on each of two shards, and the admin port's.
 const ALL_TAKEN: [&str; 4] = ["128", "100", "112", "118"];
 
-/// Descriptors that callers leave to agents and that are not taken.
+/// Number of links that fill the free descriptors which callers leave to agents.
 const LINKS: u16 = 4;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -210,7 +216,7 @@ async fn no_descriptors(driver: &str) -> Result<()> {
     let target = Target::echo().await?;
     let agent = TestAgent::of(&target).start_at(&relay.agent_url()).await?;
 
-    // Callers take what they may, and links of an agent the rest.
+    // Callers take the descriptors they may use, and links of an agent the rest.
     let mut farm = None;
     let mut held: Vec<TcpStream> = Vec::new();
     let served = async || -> Result<TcpStream> {
@@ -226,7 +232,7 @@ async fn no_descriptors(driver: &str) -> Result<()> {
                     let links = TestAgent::of(&target).named("farm").links(LINKS);
                     farm = Some(links.start_at(&relay.agent_url()).await?);
                 }
-                // A link is on its way.
+                // A link is being set up.
                 Err(_) => tokio::task::yield_now().await,
             }
         }
@@ -235,14 +241,14 @@ async fn no_descriptors(driver: &str) -> Result<()> {
     soon("every descriptor to be in use", filled).await??;
     ensure!(held.len() >= 10, "only {} callers", held.len());
 
-    // Also while callers keep coming.
+    // The checks also hold while callers keep connecting.
     let tcp = relay.addresses.tcp;
     let flood = tokio::spawn(async move {
         loop {
             drop(TcpStream::connect(tcp).await);
         }
     });
-    // What is served all the same keeps its descriptor.
+    // Served connections stay open, so that they keep their descriptors.
     let mut held_http = Vec::new();
     for _ in 0..10 {
         let health = soon("/healthz", relay.admin("/healthz")).await?;
@@ -250,7 +256,7 @@ async fn no_descriptors(driver: &str) -> Result<()> {
         ensure!(health == "ok\n", "{health}");
         let metrics = soon("/metrics", relay.metrics()).await?;
         metrics.context("/metrics")?;
-        // Reset, or served with the reserve of a listener that refuses another one in this moment.
+        // Reset, or served with the reserve descriptor of a listener that is refusing another caller.
         held.extend(soon("a caller's answer", served()).await?);
         let ended = async {
             TcpStream::connect(relay.addresses.agent)
@@ -259,14 +265,14 @@ async fn no_descriptors(driver: &str) -> Result<()> {
                 .await
         };
         let ended = soon("the end of an agent", ended).await?;
-        ensure!(ended.is_err(), "an agent was taken");
+        ensure!(ended.is_err(), "an agent's connection was accepted");
         let answered = async {
             let mut http = relay.http().await?;
             http.get("/health").await?;
             let (head, _) = http.answer().await?;
             anyhow::Ok((head, http))
         };
-        // It may be reset before it has asked.
+        // The connection may be reset before the request is sent.
         if let Ok((head, http)) = soon("an answer or a reset", answered).await? {
             ensure!([200, 503].contains(&head.status()), "{head:?}");
             held_http.push(http);

@@ -1,4 +1,4 @@
-//! `tieline diag` tells what a relay makes of an agent: the cause of a refusal, and nothing is left behind.
+//! `tieline diag` reports why a relay refuses an agent, and leaves no tunnel behind.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -11,13 +11,13 @@ use tieline_e2e::behaviour::{SOON, Target, TestRelay, without_settings};
 use tieline_e2e::process::Process;
 use tieline_relay::cli::TokenOrder;
 
-/// What the check `auth` found, and the program's exit code.
+/// Result of the `auth` check, and the program's exit code.
 struct Found {
     auth: Value,
     code: Option<i32>,
 }
 
-/// Runs `tieline diag` against `relay`, with a token file or none.
+/// Runs `tieline diag` against `relay`, with or without a token file.
 fn diag(relay: &TestRelay, token: Option<&Path>, flags: &[&str]) -> Result<Found> {
     let state = TempDir::new()?;
     let mut command = Command::new(env!("CARGO_BIN_EXE_child"));
@@ -38,7 +38,7 @@ fn diag(relay: &TestRelay, token: Option<&Path>, flags: &[&str]) -> Result<Found
     })
 }
 
-/// A token's file of this name in `folder`.
+/// Writes `token` to a file called `name` in `folder`.
 fn file(folder: &TempDir, name: &str, token: &str) -> Result<PathBuf> {
     let path = folder.path().join(name);
     write_token(&path, token)?;
@@ -69,7 +69,7 @@ async fn a_way_that_works_is_found_good_and_leaves_no_name_behind() -> Result<()
         ] {
             let found = diag(relay, token, flags)?;
             ensure!(found.auth["outcome"] == "ok", "{flags:?}: {}", found.auth);
-            // An echo speaks no HTTP, and nothing listens at port 1: that is about the target.
+            // The exit code also reflects the target: an echo does not speak HTTP, and port 1 has no listener.
             let is_fine = flags.is_empty() || flags[1] == raw;
             ensure!(found.code == Some(i32::from(!is_fine)), "{flags:?}");
         }

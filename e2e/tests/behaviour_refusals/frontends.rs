@@ -1,4 +1,4 @@
-//! Callers that name no tunnel, or none that there is.
+//! Callers that name no tunnel, or a tunnel that does not exist or is offline.
 
 use std::io;
 use std::path::Path;
@@ -18,12 +18,12 @@ use crate::bystander::Bystander;
 
 const PREAMBLE: Duration = Duration::from_millis(400);
 
-/// How much later than its deadline a connection may end on a busy machine.
+/// Margin after a deadline for a busy machine.
 const SLACK: Duration = Duration::from_secs(2);
 
 const REFUSED: &str = "relay_frontend_refused_total";
 
-/// Reads to the end, without a byte: how it ended, and how long that took.
+/// Reads to the end, which must come without a byte; returns how it ended and how long it took.
 async fn closed(stream: &mut TcpStream) -> Result<(io::Result<()>, Duration)> {
     let started = Instant::now();
     let mut bytes = Vec::new();
@@ -32,7 +32,7 @@ async fn closed(stream: &mut TcpStream) -> Result<(io::Result<()>, Duration)> {
     Ok((end.map(drop), started.elapsed()))
 }
 
-/// The same, for a caller that is refused: an orderly end would be an empty answer of its target.
+/// Expects a reset: for a refused caller, an orderly end would look like an empty answer of the target.
 async fn reset(stream: &mut TcpStream) -> Result<Duration> {
     let (end, took) = closed(stream).await?;
     ensure!(is_reset(&end), "{end:?}");
@@ -61,7 +61,7 @@ async fn garbage_on_the_raw_port_is_reset_at_once(driver: DriverChoice) -> Resul
         let mut stream = TcpStream::connect(relay.tcp_address()).await?;
         stream.write_all(bytes).await?;
         let took = reset(&mut stream).await?;
-        // The deadline is 5 s, and nothing has to be waited for.
+        // The preamble deadline is 5 s, so a refusal well before it did not wait for the deadline.
         ensure!(took < Duration::from_secs(3), "{bytes:?} took {took:?}");
     }
     let metrics = relay.metrics().await?;
@@ -90,12 +90,12 @@ async fn silence_on_either_port_ends_at_the_preamble_deadline(driver: DriverChoi
     for (mut stream, since, is_http) in streams {
         let what = if is_http { "HTTP" } else { "TCP" };
         let (end, _) = within(PREAMBLE + SLACK, what, closed(&mut stream)).await??;
-        // Over HTTP nothing was asked, so nothing is missing.
+        // Over HTTP no request was sent, so an orderly end hides nothing.
         ensure!(is_reset(&end) != is_http, "{what}: {end:?}");
         let took = since.elapsed();
         ensure!(
             took > PREAMBLE / 2,
-            "{what} was closed after {took:?} already"
+            "{what} was closed too early, after {took:?}"
         );
     }
     let metrics = relay.metrics().await?;
@@ -103,7 +103,7 @@ async fn silence_on_either_port_ends_at_the_preamble_deadline(driver: DriverChoi
     bystander.stays_well(&relay).await
 }
 
-/// An HTTP server under a path has more paths, and raw bytes could ask for any of them.
+/// An HTTP target limited to one path has other paths, which raw bytes could request.
 async fn raw_callers_do_not_get_around_a_targets_path(driver: DriverChoice) -> Result<()> {
     let relay = TestRelay::with().shards(2).driver(driver).start()?;
     let target = Target::http_requests(|mut http, _| async move {
@@ -126,7 +126,7 @@ async fn raw_callers_do_not_get_around_a_targets_path(driver: DriverChoice) -> R
     Ok(())
 }
 
-/// The answer to a GET: status, and the body, which is JSON with two texts.
+/// Answer to a GET: status, Retry-After, and the JSON body with its two texts.
 async fn problem(relay: &TestRelay, path: &str) -> Result<(u16, Option<String>, Value)> {
     let mut http: HttpStream = relay.http().await?;
     http.get(path).await?;
@@ -155,7 +155,7 @@ async fn an_unknown_tunnel_is_a_reset_on_tcp_and_a_404_on_http(driver: DriverCho
             status == 404 && body["error"] == "unknown_tunnel",
             "{status} {body}"
         );
-        // A client that takes it for a hiccup would ask for ever.
+        // Without Retry-After: a client would otherwise retry for ever.
         ensure!(retry_after.is_none());
     }
     let metrics = relay.metrics().await?;
@@ -211,7 +211,7 @@ async fn callers_that_name_nothing_leave_no_slot_behind() -> Result<()> {
     let silent: Vec<TcpStream> = {
         let mut silent = Vec::new();
         for _ in 0..300 {
-            // Less than a preamble, and held open.
+            // Shorter than a preamble, and kept open.
             let mut stream = relay.raw("x").await?;
             stream.write_all(b"").await?;
             silent.push(stream);
@@ -222,11 +222,11 @@ async fn callers_that_name_nothing_leave_no_slot_behind() -> Result<()> {
         |count: i64| move |metrics: &tieline_e2e::behaviour::Metrics| metrics.get(REFUSED) == count;
     relay.until("all are refused", refused(300)).await?;
     let metrics = relay
-        .until("accepted", |m| m.get("relay_frontends_total") > accepted)
+        .until("acceptance", |m| m.get("relay_frontends_total") > accepted)
         .await?;
     ensure!(metrics.get("relay_frontends") == 1, "{metrics}");
     drop(silent);
-    soon("the descriptors are given back", async {
+    soon("the descriptors to be closed", async {
         while relay.process.descriptors()? > descriptors + 1 {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }

@@ -1,4 +1,4 @@
-//! A refused hello: what the agent hears is why, also where its registrations came right behind the hello.
+//! A refused hello: the agent learns the reason, even if its registrations follow the hello at once.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
@@ -20,7 +20,7 @@ on_each_driver!(
     an_agent_that_may_have_no_further_link_waits_before_it_dials_again,
 );
 
-/// Runs of an agent with two links, one of which surely belongs on the other shard: 1 in 2^64 tests has none.
+/// Runs of an agent with two links. Each run may need to move to the other shard: 1 in 2^64 tests has none that does.
 const RUNS_MAX: u128 = 64;
 
 fn relay(driver: DriverChoice) -> Result<TestRelay> {
@@ -31,8 +31,8 @@ fn relay(driver: DriverChoice) -> Result<TestRelay> {
         .start()
 }
 
-/// Why the relay ends a link on which a hello, two registrations and a frame that breaks the protocol
-/// arrive at once. An answer to a registration is an error.
+/// Reason with which the relay ends a link on which a hello, two registrations and a protocol violation arrive at
+/// once. An answer to a registration is an error.
 async fn ended(
     relay: &TestRelay,
     key: &WireKey,
@@ -47,7 +47,7 @@ async fn ended(
     for name in [None, Some("maya")] {
         link.mux.register(&registration(name));
     }
-    // The relay may have closed the link already.
+    // The write fails if the relay has already closed the link.
     let _closed = link
         .write(&frame::encode(Kind::Data, SessionId(1), 0, false))
         .await;
@@ -59,7 +59,7 @@ async fn ended(
             _ => {}
         }
     }
-    reason.context("the relay closed the link without a word")
+    reason.context("the relay closed the link without GOAWAY")
 }
 
 async fn behind_a_refused_hello_nothing_is_answered(driver: DriverChoice) -> Result<()> {
@@ -69,7 +69,7 @@ async fn behind_a_refused_hello_nothing_is_answered(driver: DriverChoice) -> Res
     let body = format!(r#"{{"key":"{digits}"}}"#);
     let (status, answer) = told(&relay, "POST", "/revoke", &body).await?;
     ensure!(status == 200, "{answer}");
-    // With two links, about half of these move to the other shard between hello and registration.
+    // Of the runs with two links, about half move to the other shard between hello and registration.
     let mut runs = 0..RUNS_MAX;
     let metrics = loop {
         let instance = runs.next().context("no link ever moved")?;
@@ -106,19 +106,19 @@ async fn behind_a_refused_hello_nothing_is_answered(driver: DriverChoice) -> Res
     Ok(())
 }
 
-/// An agent's end, which has to be final and for `reason`.
+/// Waits for an agent's end, which must be final and have this `reason`.
 async fn ends_for_good(agent: TestAgent, reason: Reason) -> Result<()> {
     let Err(error) = agent.ended().await? else {
-        bail!("it ended in order");
+        bail!("the agent ended in order");
     };
     let is_it = matches!(&error, Error::Refused { reason: why, .. } if *why == reason);
     ensure!(is_it && error.exit_code() == 3, "{error:?}");
     Ok(())
 }
 
-/// An address of this machine that is not a loopback address, if it has one.
+/// A non-loopback address of this machine, if there is one.
 fn own_address() -> Result<Option<IpAddr>> {
-    // A datagram socket sends nothing to connect, and TEST-NET-1 (RFC 5737) leads to the default route.
+    // Connecting a datagram socket sends nothing; TEST-NET-1 (RFC 5737) selects the default route.
     let socket = UdpSocket::bind("0.0.0.0:0")?;
     if socket.connect("192.0.2.1:9").is_err() {
         return Ok(None);
@@ -130,7 +130,7 @@ fn own_address() -> Result<Option<IpAddr>> {
 async fn an_agent_that_dialled_another_name_ends_with_that_reason(
     driver: DriverChoice,
 ) -> Result<()> {
-    // Only a machine with a network has a name that leads to it and is not a loopback name.
+    // The test needs an address of this machine that is not a loopback address.
     let Some(address) = own_address()? else {
         return Ok(());
     };

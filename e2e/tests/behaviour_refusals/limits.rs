@@ -1,4 +1,4 @@
-//! Callers that want more than they may have.
+//! Callers that exceed their limits.
 
 use std::io;
 
@@ -27,7 +27,7 @@ fn relay(driver: DriverChoice, change: impl FnOnce(&mut Config)) -> Result<TestR
     relay.config(change).start()
 }
 
-/// A raw caller from an address that has all it may have: reset, maybe before it has said anything.
+/// Checks that a raw caller from an address at its limit is reset, possibly before its preamble.
 async fn is_reset_at_once(relay: &TestRelay, tunnel: &str) -> Result<()> {
     let end = match relay.raw(tunnel).await {
         Ok(mut caller) => {
@@ -57,7 +57,7 @@ async fn ask(relay: &TestRelay, lines: &str) -> Result<(HttpStream, Head)> {
     Ok((caller, head))
 }
 
-/// That this is a 429 because of `limit`; after how many seconds to come back.
+/// Expects a 429 due to `limit`; returns its Retry-After in seconds.
 async fn limited(relay: &TestRelay, lines: &str, limit: &str) -> Result<u64> {
     let (mut caller, head) = ask(relay, lines).await?;
     let body: Value = serde_json::from_slice(&caller.body(&head).await?.bytes)?;
@@ -100,7 +100,7 @@ async fn an_address_has_so_many_sessions_at_a_time_over_either_port(
     ensure!(turned_away(&metrics, "sessions") == 2, "{metrics}");
     let refused = metrics.labelled("relay_frontend_refused_total", "limited");
     ensure!(refused == 1, "{metrics}");
-    // What ends, of either kind, makes room.
+    // A session that ends, of either kind, makes room for another.
     let [mut kept, left] = sessions;
     drop((stream, left));
     relay
@@ -122,13 +122,13 @@ async fn an_address_asks_so_often_as_a_trusted_proxy_tells_it(driver: DriverChoi
     let target = hello().await?;
     let _agent = TestAgent::of(&target).named("maya-1").start(&relay).await?;
     let from = |last: u8| format!("X-Forwarded-For: 203.0.113.{last}\r\n");
-    // Ten seconds' worth may come at once.
+    // Ten seconds' worth of requests may come in one burst.
     for _ in 0..10 {
         let (_, head) = ask(&relay, &from(1)).await?;
         ensure!(head.status() == 200, "{head:?}");
     }
     let mut seconds = Vec::new();
-    // A slow machine may have earned one or two more.
+    // On a slow machine, a few more requests may have been earned meanwhile.
     for _ in 0..200 {
         let (_, head) = ask(&relay, &from(1)).await?;
         if head.status() == 429 {
@@ -167,7 +167,7 @@ async fn a_holder_asks_so_often_and_others_are_not_concerned(driver: DriverChoic
     let agent = agent.config(|config| config.with_token_file(path));
     let _agent = agent.start(&relay).await?;
     let with = |token: &str| format!("Authorization: Bearer {token}\r\n");
-    // Two tokens of one holder.
+    // Two tokens of the same holder.
     let (adas, others) = ([with(&of("ada")?), with(&of("ada")?)], with(&of("bob")?));
     let mut answers = Vec::new();
     for number in 0..200 {
@@ -204,10 +204,10 @@ async fn whoever_moved_too_much_keeps_what_runs_and_gets_nothing_new(
     let mut session = relay.raw("comfy").await?;
     echo_round_trip(&mut session, b"hello").await?;
     let (mut caller, head) = ask(&relay, "").await?;
-    let body = soon("all of it", caller.body(&head)).await??;
+    let body = soon("the whole body", caller.body(&head)).await??;
     ensure!(body.bytes.len() == LEN, "{}", body.bytes.len());
     let seconds = limited(&relay, "", "bytes").await?;
-    // 3.2 MB more than ten seconds' worth.
+    // 3.2 MB more than ten seconds' worth of bytes.
     ensure!((20..=33).contains(&seconds), "{seconds}");
     echo_round_trip(&mut session, b"goes on").await?;
     is_reset_at_once(&relay, "comfy").await?;

@@ -1,5 +1,5 @@
-//! Agents that break the protocol: each loses its link with a reason that it is told and that is
-//! counted, and nobody else notices.
+//! Agents that violate the protocol: each loses its link with a reported and counted reason, and no other agent or
+//! caller is affected.
 
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,7 @@ use crate::bystander::Bystander;
 const REFUSED: &str = "relay_link_refused_total";
 const EVICTED: &str = "relay_link_evictions_total";
 
-/// Waits until `reason` was counted once, and nothing else in either family.
+/// Waits until `reason` is counted once in `family`, and checks that no other reason is counted.
 async fn counted(relay: &TestRelay, family: &str, reason: Reason) -> Result<Metrics> {
     let metrics = relay
         .until("the reason is counted", |metrics| {
@@ -28,16 +28,19 @@ async fn counted(relay: &TestRelay, family: &str, reason: Reason) -> Result<Metr
         })
         .await?;
     let all = metrics.get(REFUSED) + metrics.get(EVICTED);
-    ensure!(all == 1, "more is counted than {reason:?}\n{metrics}");
+    ensure!(
+        all == 1,
+        "other reasons are counted besides {reason:?}\n{metrics}"
+    );
     Ok(metrics)
 }
 
-/// What a connection on the agent port gets for `bytes`, to its end.
+/// Sends `bytes` to the agent port; returns the answer up to the end of the connection.
 async fn answer_to(relay: &TestRelay, bytes: &[u8]) -> Result<Vec<u8>> {
     let mut stream = TcpStream::connect(relay.agent_address()).await?;
     stream.write_all(bytes).await?;
     let mut answer = Vec::new();
-    // A reset says the same as an end.
+    // A reset is as good as an orderly end.
     let _end = soon("the link's end", stream.read_to_end(&mut answer)).await?;
     Ok(answer)
 }
@@ -59,14 +62,14 @@ async fn a_wrong_preface_is_closed_without_a_word() -> Result<()> {
     Ok(())
 }
 
-/// A header for a frame that none of our own would have.
+/// Header of a frame that our own encoder would not produce.
 fn header(kind: u8, session: u32, len: u32) -> Vec<u8> {
     let mut header = frame::encode(Kind::Data, SessionId(session), len, false);
     header[8] = kind;
     header.to_vec()
 }
 
-/// The relay's last words to an agent that shook no hands and sent `bytes` instead of its hello.
+/// Checks the GOAWAY reason for an agent that sends `bytes` instead of its hello.
 async fn broken_handshake(bytes: &[u8], reason: Reason) -> Result<()> {
     let relay = TestRelay::with().shards(2).start()?;
     let bystander = Bystander::beside(&relay).await?;
@@ -87,7 +90,7 @@ async fn a_frame_that_is_longer_than_allowed_is_refused_from_its_header() -> Res
 #[tokio::test]
 async fn a_table_that_fails_verification_is_refused() -> Result<()> {
     let mut frame = header(Kind::Hello as u8, 0, 64);
-    // Offsets that lead out of the table.
+    // Offsets that point outside the table.
     frame.extend_from_slice(&[0xff; 64]);
     broken_handshake(&frame, Reason::Table).await?;
     broken_handshake(&header(Kind::Hello as u8, 0, 0), Reason::Table).await
@@ -111,7 +114,7 @@ async fn an_agent_that_says_nothing_is_closed_at_the_deadline() -> Result<()> {
     let mut nothing = Vec::new();
     let end = within(
         limit,
-        "the silent one's end",
+        "the end of the silent connection",
         silent.read_to_end(&mut nothing),
     )
     .await?;
@@ -144,8 +147,8 @@ async fn an_agent_that_dialled_another_relays_name_is_refused() -> Result<()> {
     Ok(())
 }
 
-/// A link with a session that is open, whose agent then sends `bytes`: the relay's last words, and
-/// what the session's caller sees.
+/// Opens a session on a link, sends `bytes`, and checks the relay's GOAWAY reason and that the session's
+/// caller is reset.
 async fn broken_session(
     opened: bool,
     bytes: impl FnOnce(SessionId) -> Vec<u8>,
@@ -164,9 +167,9 @@ async fn broken_session(
     let (_, end) = soon("the caller's end", read_to_close(&mut caller)).await?;
     ensure!(is_reset(&end), "{end:?}");
     counted(&relay, EVICTED, reason).await?;
-    // Its name's home may be on the other shard, which hears of it a little later.
+    // The name's home may be the other shard, which learns of the lost link a little later.
     relay
-        .until("its tunnel is gone", |it| it.get("relay_tunnels") == 1)
+        .until("the tunnel is gone", |it| it.get("relay_tunnels") == 1)
         .await?;
     bystander.stays_well(&relay).await
 }
@@ -213,7 +216,7 @@ async fn data_before_the_target_is_connected_ends_the_link() -> Result<()> {
     broken_session(false, data, Reason::Protocol).await
 }
 
-/// What is unknown and marked as optional is for a later version, and no harm.
+/// Unknown frames that are marked as optional belong to a later version and are harmless.
 #[tokio::test]
 async fn an_optional_frame_of_an_unknown_kind_is_skipped_and_counted() -> Result<()> {
     let relay = TestRelay::with().shards(2).start()?;
@@ -223,7 +226,7 @@ async fn an_optional_frame_of_an_unknown_kind_is_skipped_and_counted() -> Result
     frame.extend_from_slice(&[1, 2, 3, 4]);
     link.write(&frame).await?;
     relay
-        .until("it is counted", |metrics| {
+        .until("the frame to be counted", |metrics| {
             metrics.labelled("relay_frames_dropped_total", "optional") == 1
         })
         .await?;
@@ -231,7 +234,7 @@ async fn an_optional_frame_of_an_unknown_kind_is_skipped_and_counted() -> Result
     link.opened().await.map(drop)
 }
 
-/// The relay has given a session up, and the agent does not know that yet.
+/// The relay has ended a session, and the agent does not know it yet.
 #[tokio::test]
 async fn data_for_a_session_that_was_just_reset_is_dropped_and_counted() -> Result<()> {
     let relay = TestRelay::with().shards(2).start()?;
@@ -250,7 +253,7 @@ async fn data_for_a_session_that_was_just_reset_is_dropped_and_counted() -> Resu
     frame.extend_from_slice(b"late");
     link.write(&frame).await?;
     let metrics = relay
-        .until("it is counted", |metrics| {
+        .until("the frame to be counted", |metrics| {
             metrics.labelled("relay_frames_dropped_total", "ended_session") > 0
         })
         .await?;
@@ -267,7 +270,7 @@ async fn data_for_a_session_that_was_just_reset_is_dropped_and_counted() -> Resu
     Ok(())
 }
 
-/// An agent that asks on and on and never reads an answer costs a bounded amount of memory.
+/// An agent that sends requests endlessly and never reads answers must cost a bounded amount of memory.
 #[tokio::test]
 async fn an_agent_that_never_reads_what_it_asks_for_loses_its_link() -> Result<()> {
     let relay = TestRelay::with().shards(2).start()?;
@@ -288,7 +291,7 @@ async fn an_agent_that_never_reads_what_it_asks_for_loses_its_link() -> Result<(
     bystander.stays_well(&relay).await
 }
 
-/// What a registration says stands in `Host` headers, in URLs and in lists.
+/// Fields of a registration appear in `Host` headers, in URLs and in lists.
 #[tokio::test]
 async fn a_registration_that_could_not_be_passed_on_is_refused_and_the_link_goes_on() -> Result<()>
 {

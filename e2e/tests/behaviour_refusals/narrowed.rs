@@ -1,4 +1,4 @@
-//! A renewal that lets fewer callers in ends what those have who lost access, and nothing else.
+//! A renewal that narrows access ends the sessions of callers who lost access, and no others.
 
 use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
@@ -18,21 +18,21 @@ on_each_driver!(
     a_renewal_as_another_kind_resets_those_who_came_by_the_kind_and_only_those,
 );
 
-/// Callers of each kind and holder: enough to have some on each shard, and so sessions that cross.
+/// Callers per kind and holder: enough to have some on each shard, and thus crossing sessions.
 const CALLERS: usize = 6;
 
-/// The head of a stream of events that does not end, and its first event.
+/// Head and first event of an endless event stream.
 const STREAM: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: one\n\n";
 
-/// What the agent is told to do.
+/// Order of the test to the agent.
 enum Order {
-    /// Register with this token, as this kind and under this path; the answer counts as said.
+    /// Register with this token, kind and base path; the registration must be granted.
     Register(String, &'static str, &'static str),
-    /// Send this to every session that is open.
+    /// Send these bytes on every open session.
     Say(&'static [u8]),
 }
 
-/// Serves streams of events until the orders end; tells of each registration that was granted.
+/// Serves event streams until the channel of orders closes; reports each granted registration on `granted`.
 async fn serve(
     mut agent: WireAgent,
     mut orders: mpsc::Receiver<Order>,
@@ -45,7 +45,7 @@ async fn serve(
             event = agent.event() => {
                 match event?.context("the relay closed the link")? {
                     Event::Open { session, .. } => agent.mux.opened(session),
-                    // What comes before the request is no answer to it.
+                    // Respond once per session, when its first request bytes arrive.
                     Event::Data { session, payload, .. } => {
                         agent.mux.consumed(session, payload.len());
                         if !open.contains(&session) {
@@ -58,7 +58,7 @@ async fn serve(
                         ack.outcome?;
                         granted.send(()).await?;
                     }
-                    Event::GoAway(away) => bail!("the relay says {away:?}"),
+                    Event::GoAway(away) => bail!("the relay sent {away:?}"),
                     _ => {}
                 }
                 agent.flush().await?;
@@ -84,13 +84,13 @@ async fn serve(
     }
 }
 
-/// A caller that reads the stream, over HTTP or raw.
+/// Opens the stream as a caller, over HTTP or raw TCP.
 async fn caller(relay: &TestRelay, token: &str, is_raw: bool) -> Result<TcpStream> {
     let path = if is_raw { None } else { Some("/w/maya/") };
     caller_at(relay, token, path).await
 }
 
-/// The same at a path, or raw.
+/// Opens the stream at an HTTP path, or over raw TCP if there is none.
 async fn caller_at(relay: &TestRelay, token: &str, path: Option<&str>) -> Result<TcpStream> {
     let (address, said) = match path {
         None => {
@@ -125,14 +125,18 @@ fn relay(driver: DriverChoice) -> Result<TestRelay> {
         .start()
 }
 
-/// Reads until `wanted` was there.
+/// Reads until `wanted` has arrived.
 async fn until(stream: &mut TcpStream, wanted: &[u8]) -> Result<()> {
     let mut read = Vec::new();
     while !read.windows(wanted.len()).any(|it| it == wanted) {
         let count = soon("an event", stream.read_buf(&mut read)).await;
         let text = || String::from_utf8_lossy(&read).into_owned();
         let count = count.with_context(text)??;
-        ensure!(count > 0, "it ended: {}", String::from_utf8_lossy(&read));
+        ensure!(
+            count > 0,
+            "the stream ended: {}",
+            String::from_utf8_lossy(&read)
+        );
     }
     Ok(())
 }
@@ -160,7 +164,7 @@ async fn a_renewal_that_narrows_resets_those_who_lost_access_and_only_those(
             lose.push((caller(&relay, &bobs, is_raw).await?, is_raw));
         }
     }
-    // The same again ends nothing.
+    // Registering again with the same token ends no session.
     orders
         .send(Order::Register(token_of("ada", &["fx"], &[])?, "", ""))
         .await?;
@@ -178,9 +182,9 @@ async fn a_renewal_that_narrows_resets_those_who_lost_access_and_only_those(
     for (stream, is_raw) in &mut lose {
         let mut read = Vec::new();
         let end = soon("the end of a stream", stream.read_to_end(&mut read)).await?;
-        // The last chunk is what makes an answer over HTTP whole.
+        // An HTTP answer is complete only with its last chunk.
         let is_whole = end.is_ok() && (*is_raw || read.ends_with(b"0\r\n\r\n"));
-        ensure!(!is_whole, "it ended as if it were whole");
+        ensure!(!is_whole, "the stream ended as if it were complete");
     }
     orders.send(Order::Say(b"data: three\n\n")).await?;
     for stream in &mut stay {
@@ -218,7 +222,7 @@ async fn a_renewal_as_another_kind_resets_those_who_came_by_the_kind_and_only_th
         by_name.push(caller_at(&relay, &adas, Some("/w/maya/")).await?);
         raw.push(caller_at(&relay, &adas, None).await?);
     }
-    // The same again ends nothing.
+    // Registering again with the same kind ends no session.
     register("maya", "").await?;
     orders.send(Order::Say(b"data: two\n\n")).await?;
     let all = by_kind.iter_mut().chain(&mut by_name).chain(&mut raw);
@@ -232,7 +236,7 @@ async fn a_renewal_as_another_kind_resets_those_who_came_by_the_kind_and_only_th
         let end = soon("the end of a stream", stream.read_to_end(&mut read)).await?;
         ensure!(
             end.is_err() || !read.ends_with(b"0\r\n\r\n"),
-            "it ended as if it were whole"
+            "the stream ended as if it were complete"
         );
     }
     orders.send(Order::Say(b"data: three\n\n")).await?;
@@ -240,7 +244,7 @@ async fn a_renewal_as_another_kind_resets_those_who_came_by_the_kind_and_only_th
         until(stream, b"data: three\n\n").await?;
     }
 
-    // HTTP under a path of its own is reached over HTTP only.
+    // An HTTP target with a base path is reachable over HTTP only.
     register("nuke", "/mcp").await?;
     for stream in &mut raw {
         let (_, end) = soon("the end of a session", read_to_close(stream)).await?;

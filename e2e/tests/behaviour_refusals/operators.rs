@@ -1,4 +1,4 @@
-//! What an operator sees of a tunnel and does to it, and what is noted of all that.
+//! Operator actions on a tunnel, and their audit log.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -30,7 +30,7 @@ pub(crate) async fn asked(relay: &TestRelay, method: &str, path: &str) -> Result
     told(relay, method, path, body).await
 }
 
-/// What the admin port answers to `body`.
+/// Sends a request with `body` to the admin port; returns status and JSON of the answer.
 pub(crate) async fn told(
     relay: &TestRelay,
     method: &str,
@@ -49,7 +49,7 @@ pub(crate) async fn told(
     Ok((head.status(), serde_json::from_slice(&body.bytes)?))
 }
 
-/// An HTTP server whose every answer is a stream that goes on.
+/// An HTTP target that answers every request with an endless stream.
 async fn streams() -> Result<Target> {
     Target::http_requests(|mut http, _| async move {
         let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\
@@ -85,11 +85,14 @@ async fn a_paused_tunnel_takes_no_callers_until_it_is_resumed(driver: DriverChoi
         ensure!(status == 200, "{answer}");
         ensure!(answer["sessions_ended"] == 1, "{answer}");
     }
-    // What broke off does not look complete.
+    // An interrupted session or stream must not look complete.
     let (_, end) = soon("the session's end", read_to_close(&mut session)).await?;
     ensure!(is_reset(&end), "{end:?}");
     let rest = soon("the stream's end", stream.closed()).await?;
-    ensure!(rest.is_err() || !rest?.ends_with(b"0\r\n\r\n"), "complete");
+    ensure!(
+        rest.is_err() || !rest?.ends_with(b"0\r\n\r\n"),
+        "the stream looks complete"
+    );
 
     for _ in 0..4 {
         let mut caller = relay.http().await?;
@@ -111,7 +114,7 @@ async fn a_paused_tunnel_takes_no_callers_until_it_is_resumed(driver: DriverChoi
     let (_, shown) = asked(&relay, "GET", "/tunnels/maya").await?;
     ensure!(shown["paused"] == true && shown["links"] == 1, "{shown}");
 
-    // An agent that comes anew changes nothing.
+    // A new run of the agent does not resume the tunnel.
     drop(agent);
     let again = streams().await?;
     let again = TestAgent::of(&again).named("maya");
@@ -143,7 +146,7 @@ async fn a_kicked_agent_comes_back(driver: DriverChoice) -> Result<()> {
     ensure!(status == 200 && answer == wanted, "{answer}");
     let (_, end) = soon("the session's end", read_to_close(&mut session)).await?;
     ensure!(is_reset(&end), "{end:?}");
-    // Once is the second link's, from before.
+    // Two registrations: one is that of the second link, from before the kick.
     for _ in 0..2 {
         agent.registered().await?;
     }
@@ -198,7 +201,7 @@ async fn the_callers_of_a_tunnel_are_shown_with_their_bytes(driver: DriverChoice
     Ok(())
 }
 
-/// A raw frontend that says this.
+/// Opens a raw TCP connection with `text` as its preamble.
 async fn said(relay: &TestRelay, text: &str) -> Result<TcpStream> {
     let mut stream = TcpStream::connect(relay.tcp_address()).await?;
     let length = u16::try_from(text.len())?.to_be_bytes();
@@ -244,7 +247,7 @@ async fn the_audit_log_says_who_did_what_and_no_secret(driver: DriverChoice) -> 
         caller.write(head).await?;
         soon("an answer", caller.answer()).await??;
     }
-    // As whoever rotates it from outside does.
+    // Rotates the log like an external tool: rename, then reload.
     fs::rename(&file, home.path().join("audit.old"))?;
     relay.relay().reload();
     for text in [format!("maya-1\n{ada}"), "maya-1\nrubbish-token".to_owned()] {
@@ -259,7 +262,7 @@ async fn the_audit_log_says_who_did_what_and_no_secret(driver: DriverChoice) -> 
 
     let mut all = events(&home.path().join("audit.old"))?;
     let new = events(&file)?;
-    ensure!(!new.is_empty(), "nothing was written behind the move");
+    ensure!(!new.is_empty(), "nothing was written after the rotation");
     all.extend(new);
     let text = format!("{all:?}");
     for secret in [

@@ -1,4 +1,4 @@
-//! Callers behind a load balancer that says whom it connects.
+//! Callers behind a load balancer that reports their addresses with the PROXY protocol.
 
 use std::time::Duration;
 
@@ -16,11 +16,11 @@ on_each_driver!(
     a_trusted_proxy_that_does_not_say_it_is_turned_away,
 );
 
-/// `192.0.2.7:40000` to `10.0.0.1:80`, with an extension behind the addresses.
+/// PROXY v2 header from `192.0.2.7:40000` to `10.0.0.1:80`, with an extension after the addresses.
 const HEADER: &[u8] =
     b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0f\xc0\0\x02\x07\x0a\0\0\x01\x9c\x40\0\x50\x04\0\0";
 
-/// The balancer asks for itself, whether the relay lives.
+/// PROXY v2 header of the LOCAL command, with which a balancer checks the relay's health.
 const LOCAL: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
 
 fn relay(driver: DriverChoice) -> Result<TestRelay> {
@@ -34,7 +34,7 @@ fn relay(driver: DriverChoice) -> Result<TestRelay> {
         .start()
 }
 
-/// A target that says where the relay says that the caller is.
+/// A target that answers with the caller's address from X-Forwarded-For.
 async fn told() -> Result<Target> {
     Target::http_requests(|mut http, head| async move {
         let from = head
@@ -49,7 +49,7 @@ async fn told() -> Result<Target> {
 
 async fn ask(relay: &TestRelay, header: &[u8], path: &str) -> Result<(u16, String)> {
     let mut stream = TcpStream::connect(relay.http_address()).await?;
-    // Byte by byte, as a network may bring it.
+    // Byte by byte, as a network may deliver it.
     for byte in header {
         stream.write_all(&[*byte]).await?;
     }
@@ -78,7 +78,7 @@ async fn a_proxy_says_who_calls_over_http_and_raw_tcp(driver: DriverChoice) -> R
     caller
         .write_all(&[HEADER, b"\0\x04echo"].concat())
         .await
-        .context("the relay takes it")?;
+        .context("cannot send the header")?;
     echo_round_trip(&mut caller, b"hello").await?;
     Ok(())
 }
@@ -97,11 +97,11 @@ async fn a_trusted_proxy_that_does_not_say_it_is_turned_away(driver: DriverChoic
             let mut caller = TcpStream::connect(address).await?;
             caller.write_all(said).await?;
             let (told, _end) = soon("the end", read_to_close(&mut caller)).await?;
-            ensure!(told == Digest::of(b""), "it was told something");
+            ensure!(told == Digest::of(b""), "the relay sent an answer");
         }
     }
     relay
-        .until("all of them count", |it| {
+        .until("all refusals to be counted", |it| {
             it.labelled("relay_frontend_refused_total", "preamble") == 8
         })
         .await?;

@@ -1,5 +1,5 @@
-//! Registrations of a tunnel that lives: a token that is rotated in time, which its link never notices, and
-//! those that are refused.
+//! Registrations of a live tunnel: a token rotation that the link survives, and registrations that are
+//! refused.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::auth::relay;
 
-/// How long the first token is still accepted.
+/// Seconds for which the first token is still accepted.
 const LEFT_SECONDS: u64 = 6;
 
 #[tokio::test]
@@ -25,7 +25,7 @@ async fn a_rotated_token_keeps_the_link() -> Result<()> {
     let (maya, comfy) = (Target::echo().await?, Target::echo().await?);
     let folder = TempDir::new()?;
     let path = folder.path().join("token");
-    // Expired by its own time, and accepted for a little longer.
+    // Past its expiry, but still within the accepted leeway.
     let age_seconds = 3600 + LEEWAY_SECONDS - LEFT_SECONDS;
     write_token(&path, &token(order(), &SECRET, age_seconds)?)?;
     let ends_at = Instant::now() + Duration::from_secs(LEFT_SECONDS);
@@ -43,7 +43,7 @@ async fn a_rotated_token_keeps_the_link() -> Result<()> {
         echo_round_trip(caller, b"in time").await?;
     }
 
-    // In place at once, as those do who rotate.
+    // Replace the file atomically, as rotation tools do.
     let new = folder.path().join("new");
     write_token(&new, &token(order(), &SECRET, 0)?)?;
     std::fs::rename(new, &path)?;
@@ -56,7 +56,7 @@ async fn a_rotated_token_keeps_the_link() -> Result<()> {
         ensure!(lasts <= 3600 + LEEWAY_SECONDS, "{lasts}");
     }
 
-    // The relay looks for ended permissions several times a second.
+    // The relay checks for expired permissions several times per second.
     sleep_until(ends_at + Duration::from_secs(3)).await;
     for caller in &mut callers {
         echo_round_trip(caller, b"beyond the first token's end").await?;
@@ -74,7 +74,7 @@ fn with_token_of(sub: &str, name: Option<&str>) -> Result<Register> {
     })
 }
 
-/// By a name that was asked for, and by one that derives from the agent's key.
+/// For a requested name and for a name derived from the agent's key.
 #[tokio::test]
 async fn another_holders_token_does_not_change_whose_a_live_tunnel_is() -> Result<()> {
     let relay = relay()?;
@@ -85,7 +85,7 @@ async fn another_holders_token_does_not_change_whose_a_live_tunnel_is() -> Resul
         let mut bob = WireAgent::dial(relay.agent_address(), &key, 2).await?;
         for agent in [&mut ada, &mut bob] {
             let refused = agent.ask_for(&with_token_of("bob", name)?).await?;
-            let refusal = refused.err().context("bob has it")?;
+            let refusal = refused.err().context("bob got the tunnel")?;
             ensure!(refusal.reason == Reason::NameTaken, "{refusal}");
         }
         let _caller = relay.raw(granted.tunnel.as_str()).await?;
@@ -110,7 +110,7 @@ async fn an_agent_that_said_that_it_goes_gets_no_further_tunnel() -> Result<()> 
     });
     for name in ["maya", "comfy"] {
         let refused = agent.ask_for(&with_token_of("ada", Some(name))?).await?;
-        let refusal = refused.err().context("it has another tunnel")?;
+        let refusal = refused.err().context("the agent got another tunnel")?;
         ensure!(refusal.reason == Reason::ShuttingDown, "{refusal}");
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! What agents may cost before they have shown that they may have a tunnel.
+//! Limits on agents that have not yet proven that they may have a tunnel.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -35,24 +35,24 @@ async fn an_address_has_so_many_links_without_a_tunnel(driver: DriverChoice) -> 
         third.reason().await
     };
     ensure!(refused().await? == Reason::Limited);
-    // The agent may hear of the refusal before it is counted.
+    // The agent may receive the refusal before it is counted.
     relay
-        .until("one link that was too many", |it| {
+        .until("the refused link to be counted", |it| {
             it.labelled("relay_limited_total", "links") == 1
                 && it.labelled("relay_link_refused_total", "limited") == 1
         })
         .await?;
-    // One that got a tunnel is counted no longer, however many there are.
+    // A link that gets a tunnel no longer counts, so there may be any number of them.
     first.register(Some("maya-0")).await??;
     for number in 1..5 {
         let key = WireKey::new()?;
         let mut more = WireAgent::dial(at, &key, 1).await?;
         more.register(Some(&format!("maya-{number}"))).await??;
     }
-    // And one that is gone makes room.
+    // A closed link makes room for another.
     drop(second);
     relay
-        .until("its end", |it| it.get("relay_links") == 1)
+        .until("the end of the link", |it| it.get("relay_links") == 1)
         .await?;
     let mut again = WireAgent::dial(at, &WireKey::new()?, 1).await?;
     again.register(Some("comfy")).await??;
@@ -66,7 +66,7 @@ async fn an_agent_without_a_good_token_cannot_make_the_relay_hold_answers(
     let relay = TestRelay::with().shards(2).driver(driver);
     let relay = relay.config(|config| config.auth = auth).start()?;
     let mut agent = WireAgent::dial(relay.agent_address(), &WireKey::new()?, 1).await?;
-    // It asks and asks, and reads nothing.
+    // The agent sends registrations endlessly and reads nothing.
     let wrong = Register {
         token: Token::new("wrong".to_owned()),
         ..registration(Some("maya"))
@@ -81,14 +81,14 @@ async fn an_agent_without_a_good_token_cannot_make_the_relay_hold_answers(
     };
     soon("the link's end", asked).await?;
     let metrics = relay
-        .until("its end", |it| it.get("relay_links") == 0)
+        .until("the end of the link", |it| it.get("relay_links") == 0)
         .await?;
     let reasons = metrics.labelled("relay_link_evictions_total", "overload");
     ensure!(reasons == 1, "{metrics}");
     Ok(())
 }
 
-/// Says yes to `maya`, and nothing to strangers.
+/// A provider that grants `maya` and never answers for other names.
 async fn provider(asked: &Arc<AtomicUsize>, again: &Arc<Notify>) -> Result<Target> {
     let (asked, again) = (Arc::clone(asked), Arc::clone(again));
     Target::http_requests(move |mut http, head| {
@@ -133,7 +133,7 @@ async fn strangers_do_not_keep_a_provider_from_renewing_what_lives(
     };
     ensure!(ack.outcome.is_ok(), "{ack:?}");
 
-    // It answers pings, and callers.
+    // Keeps the link alive: answers pings and callers.
     tokio::spawn(maya.answer_with("hello", |_| {}));
 
     let mut strangers = Vec::new();
@@ -145,7 +145,7 @@ async fn strangers_do_not_keep_a_provider_from_renewing_what_lives(
                 .register(&with_token(&format!("stranger-{number}")));
         }
         stranger.flush().await?;
-        // The fifth question of a link is one too many; of some links, all are.
+        // The fifth question of a link exceeds its limit; later links exceed the overall limit with every question.
         let Event::RegisterAck(ack) = answer(&mut stranger).await? else {
             anyhow::bail!("no answer");
         };
@@ -153,7 +153,7 @@ async fn strangers_do_not_keep_a_provider_from_renewing_what_lives(
         ensure!(reason == Some(Reason::Limited), "{reason:?}");
         strangers.push(stranger);
     }
-    // Interval and grace are over in between: without an answer the tunnel would be gone.
+    // Six more answers take longer than interval plus grace, so an unrenewed tunnel would be gone.
     let before = asked.load(Ordering::SeqCst);
     while asked.load(Ordering::SeqCst) < before + 6 {
         let next = soon("the next question", again.notified()).await;
@@ -175,7 +175,7 @@ async fn strangers_do_not_keep_a_provider_from_renewing_what_lives(
     Ok(())
 }
 
-/// The next event that is an answer to a registration.
+/// Waits for the next answer to a registration.
 async fn answer(agent: &mut WireAgent) -> Result<Event> {
     loop {
         let event = agent.event().await?.context("the link ended")?;

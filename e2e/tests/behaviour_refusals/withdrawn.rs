@@ -1,4 +1,4 @@
-//! One tunnel of a link that is taken back, while the link and its other tunnels go on.
+//! A single tunnel of a link is withdrawn, while the link and its other tunnels go on.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -34,10 +34,10 @@ on_each_driver!(
     every_registration_is_answered_however_it_crosses_a_kick,
 );
 
-/// What goes through the session that is to go on: much more than sockets and windows hold.
+/// Bytes sent through the surviving session: much more than sockets and windows hold.
 const TRANSFER_BYTES: usize = 16 * 1024 * 1024;
 
-/// Longer than any agent here takes to ask again.
+/// Longer than any agent here takes to register again.
 const GRACE: Duration = Duration::from_secs(15);
 
 fn comfy(target: &Target) -> Result<TargetConfig> {
@@ -52,7 +52,7 @@ async fn both_up(agent: &mut TestAgent) -> Result<()> {
     Ok(())
 }
 
-/// Waits until an agent says that it lost its tunnel `maya`: why, and whether for good.
+/// Waits until an agent loses its tunnel `maya`; returns the reason, and whether it is final.
 async fn saw_lost(agent: &mut TestAgent) -> Result<(&'static str, bool)> {
     let lost = agent.saw(|event| match event {
         AgentEvent::TunnelRefused {
@@ -66,7 +66,7 @@ async fn saw_lost(agent: &mut TestAgent) -> Result<(&'static str, bool)> {
     lost.await
 }
 
-/// A session that has half of an echo's bytes, and the other half on their way.
+/// A session that has received half of its echo, with the other half in flight.
 struct Transfer {
     stream: OwnedReadHalf,
     read: Vec<u8>,
@@ -92,13 +92,16 @@ impl Transfer {
     async fn finish(mut self) -> Result<()> {
         soon("the rest", self.stream.read_to_end(&mut self.read)).await??;
         self.writer.await??;
-        ensure!(self.read == noise(1, TRANSFER_BYTES), "other bytes");
+        ensure!(
+            self.read == noise(1, TRANSFER_BYTES),
+            "the echo differs from the bytes sent"
+        );
         Ok(())
     }
 }
 
 async fn a_kick_costs_an_agent_that_tunnel_and_no_other(driver: DriverChoice) -> Result<()> {
-    // On the link, and on lanes of their own.
+    // Without and with bulk lanes.
     for bulk_run_bytes in [0, 64 * 1024] {
         let relay = TestRelay::with().shards(2).driver(driver);
         let relay = relay
@@ -129,7 +132,7 @@ async fn a_kick_costs_an_agent_that_tunnel_and_no_other(driver: DriverChoice) ->
         transfer.finish().await?;
 
         let metrics = relay.metrics().await?;
-        // One is the bystander's.
+        // One link is the bystander's.
         ensure!(metrics.get("relay_links") == 2, "{metrics}");
         ensure!(metrics.get("relay_links_total") == 2, "{metrics}");
         for (family, count) in [
@@ -162,7 +165,7 @@ async fn requests_wait_for_a_kicked_tunnel_and_get_it_over_the_same_link(
     let agent = agent.config(|config| config.with_target(second));
     let mut agent = agent.spawn(&relay)?;
     both_up(&mut agent).await?;
-    // One that is kept has its session to the target reset under it, between requests.
+    // A kept-alive caller, whose session to the target is reset between two requests.
     let mut kept = relay.http().await?;
     kept.get("/w/maya/").await?;
     let (head, _) = soon("an answer", kept.answer()).await??;
@@ -185,7 +188,7 @@ async fn requests_wait_for_a_kicked_tunnel_and_get_it_over_the_same_link(
     Ok(())
 }
 
-/// Says yes to every name, until `maya` is denied.
+/// A provider that grants every name, until `denied` closes `maya`.
 async fn provider(denied: &Arc<AtomicBool>) -> Result<Target> {
     let denied = Arc::clone(denied);
     Target::http_requests(move |mut http, head| {
@@ -264,7 +267,7 @@ async fn an_agent_that_does_not_listen_gets_no_callers(driver: DriverChoice) -> 
         status == 409 && answer["error"] == "tunnel_absent",
         "{answer}"
     );
-    // It serves on as if nothing were; nobody comes, and giving back what it lost means nothing.
+    // The agent ignores the withdrawal. It gets no callers, and unregistering the lost tunnel has no effect.
     agent.mux.unregister(&"maya".parse()?);
     let granted = agent.register(Some("comfy")).await??;
     ensure!(granted.tunnel.as_str() == "comfy", "{granted:?}");
@@ -275,7 +278,7 @@ async fn an_agent_that_does_not_listen_gets_no_callers(driver: DriverChoice) -> 
     Ok(())
 }
 
-/// Registrations of a round that cross a kick.
+/// Registrations per round that cross a kick.
 const CROSSING: usize = 16;
 
 async fn every_registration_is_answered_however_it_crosses_a_kick(
@@ -298,7 +301,7 @@ async fn every_registration_is_answered_however_it_crosses_a_kick(
                 }
             }
         };
-        // The answer to this one comes behind whatever the kick had the relay say.
+        // The answer to this registration comes after all frames that the kick caused.
         request += 1;
         let last = request;
         waiting.push(last);
@@ -316,7 +319,7 @@ async fn every_registration_is_answered_however_it_crosses_a_kick(
                     ensure!(it.tunnel.as_str() == "maya", "{it:?}");
                     (is_up, withdrawn) = (false, withdrawn + 1);
                 }
-                Event::GoAway(away) => bail!("the relay says {away:?}"),
+                Event::GoAway(away) => bail!("the relay sent {away:?}"),
                 _ => {}
             }
         }

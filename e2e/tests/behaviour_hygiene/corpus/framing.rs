@@ -1,4 +1,4 @@
-//! What frames a body: lengths, codings, both, chunks and what stands behind them.
+//! Entries on body framing: lengths, codings, both together, chunks and trailers.
 
 use super::{CHUNKS, Entry, Fate, HIDDEN, declined, entry, post, posted, refused, request};
 use crate::recorder::Framing;
@@ -20,7 +20,7 @@ fn lengths() -> Vec<Entry> {
         refused("two lengths, the larger first", 400, twice("4", "3")),
         refused("a length twice", 400, twice("3", "3")),
         refused(
-            "a length twice, in other letters",
+            "a length twice, in another letter case",
             400,
             post("Content-Length: 3\r\ncontent-LENGTH: 3", "abc"),
         ),
@@ -36,25 +36,25 @@ fn lengths() -> Vec<Entry> {
         refused("a length with a plus", 400, one("+3")),
         refused("a length with a minus", 400, one("-3")),
         refused("a hexadecimal length", 400, one("0x3")),
-        refused("a length with a point", 400, one("3.0")),
+        refused("a length with a decimal point", 400, one("3.0")),
         refused("a length with a blank inside", 400, one("3 3")),
         refused("an empty length", 400, one("")),
-        refused("a length in other digits", 400, one("\u{663}")),
+        refused("a length in Arabic-Indic digits", 400, one("\u{663}")),
         refused("a length that overflows", 400, one("18446744073709551619")),
-        posted("a length with zeros in front", Framing::Length, one("003")),
-        posted("a length in blanks", Framing::Length, one(" \t3 \t")),
+        posted("a length with leading zeros", Framing::Length, one("003")),
+        posted("a length between blanks", Framing::Length, one(" \t3 \t")),
         refused(
-            "a blank behind the name",
+            "a blank after the name",
             400,
             post("Content-Length : 3", "abc"),
         ),
         refused(
-            "a tab behind the name",
+            "a tab after the name",
             400,
             post("Content-Length\t: 3", "abc"),
         ),
         refused(
-            "a line break behind the name",
+            "a line break after the name",
             400,
             post("Content-Length\r\n: 3", "abc"),
         ),
@@ -75,7 +75,7 @@ fn lengths() -> Vec<Entry> {
             Fate::Passed(vec![request("POST", "/in", Framing::Chunked, HIDDEN)]),
         ),
         entry(
-            "a length of zero and a request behind it",
+            "a length of zero and a request after it",
             post("Content-Length: 0", HIDDEN),
             Fate::Passed(vec![
                 request("POST", "/in", Framing::Length, ""),
@@ -83,7 +83,7 @@ fn lengths() -> Vec<Entry> {
             ]),
         ),
         entry(
-            "a name that looks like a length's",
+            "a name similar to Content-Length",
             post("Content_Length: 3", HIDDEN),
             Fate::Passed(vec![
                 request("POST", "/in", Framing::None, ""),
@@ -107,7 +107,7 @@ fn codings() -> Vec<Entry> {
             with("Transfer-Encoding: CHUNKED"),
         ),
         posted(
-            "chunked behind a tab",
+            "chunked after a tab",
             Framing::Chunked,
             with("Transfer-Encoding:\tchunked"),
         ),
@@ -145,13 +145,13 @@ fn codings() -> Vec<Entry> {
             with("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked"),
         ),
         refused(
-            "chunked and then another",
+            "chunked and then another coding",
             400,
             with("Transfer-Encoding: chunked\r\nTransfer-Encoding: cow"),
         ),
         refused("an empty coding", 400, with("Transfer-Encoding:")),
         declined(
-            "chunked behind a comma",
+            "chunked after a comma",
             501,
             with("Transfer-Encoding: , chunked"),
         ),
@@ -161,7 +161,7 @@ fn codings() -> Vec<Entry> {
             with("Transfer-Encoding: chunked\0"),
         ),
         refused(
-            "chunked behind a vertical tab",
+            "chunked after a vertical tab",
             400,
             with("Transfer-Encoding: \x0bchunked"),
         ),
@@ -171,17 +171,17 @@ fn codings() -> Vec<Entry> {
             with("Transfer-Encoding:\r\n chunked"),
         ),
         refused(
-            "a coding's name behind a blank",
+            "a coding's name after a blank",
             400,
             with(" Transfer-Encoding: chunked"),
         ),
         refused(
-            "a blank behind a coding's name",
+            "a blank after a coding's name",
             400,
             with("Transfer-Encoding : chunked"),
         ),
         refused(
-            "a bare return before a coding",
+            "a bare carriage return before a coding",
             400,
             with("X: y\rTransfer-Encoding: chunked"),
         ),
@@ -199,7 +199,7 @@ fn both() -> Vec<Entry> {
     };
     vec![
         then_hidden(
-            "chunks and a request behind them",
+            "chunks and a request after them",
             "Transfer-Encoding: chunked",
         ),
         refused(
@@ -213,7 +213,7 @@ fn both() -> Vec<Entry> {
             with("Transfer-Encoding: chunked\r\nContent-Length: 3"),
         ),
         refused(
-            "chunks and then a length, far apart and in other letters",
+            "chunks and then a length, far apart and in another letter case",
             400,
             with("TRANSFER-ENCODING: chunked\r\nX: a\r\ncontent-length: 3"),
         ),
@@ -257,7 +257,7 @@ fn chunks() -> Vec<Entry> {
     let with = |body: &str| post("Transfer-Encoding: chunked", &format!("{body}{HIDDEN}"));
     let broken = |name, body: &str| refused(name, 400, with(body));
     vec![
-        broken("no number for a size", "zz\r\nabc\r\n0\r\n\r\n"),
+        broken("a size that is not a number", "zz\r\nabc\r\n0\r\n\r\n"),
         broken("an empty size", "\r\nabc\r\n0\r\n\r\n"),
         broken("a negative size", "-3\r\nabc\r\n0\r\n\r\n"),
         broken("a size with a plus", "+3\r\nabc\r\n0\r\n\r\n"),
@@ -266,11 +266,11 @@ fn chunks() -> Vec<Entry> {
             "a size that overflows",
             "10000000000000003\r\nabc\r\n0\r\n\r\n",
         ),
-        broken("a size behind a blank", " 3\r\nabc\r\n0\r\n\r\n"),
+        broken("a size after a blank", " 3\r\nabc\r\n0\r\n\r\n"),
         broken("a size with a line feed", "3\nabc\r\n0\r\n\r\n"),
-        broken("a size with a return", "3\rabc\r\n0\r\n\r\n"),
+        broken("a size with a bare carriage return", "3\rabc\r\n0\r\n\r\n"),
         broken("a chunk with a line feed", "3\r\nabc\n0\r\n\r\n"),
-        broken("a chunk with nothing behind it", "3\r\nabc0\r\n\r\n"),
+        broken("a chunk without a line end", "3\r\nabc0\r\n\r\n"),
         broken("a chunk that is too long", "3\r\nabcd\r\n0\r\n\r\n"),
         broken(
             "an extension with a line feed",
@@ -299,7 +299,7 @@ fn trailers() -> Vec<Entry> {
             with("3;a=\"b\"\r\nabc\r\n0;c\r\n\r\n"),
         ),
         posted(
-            "zeros in front of a size",
+            "a size with leading zeros",
             Framing::Chunked,
             with("0003\r\nabc\r\n000\r\n\r\n"),
         ),

@@ -1,4 +1,4 @@
-//! What a head is made of: lines, targets, sizes, versions.
+//! Entries on request heads: lines, targets, sizes, versions.
 
 use super::{
     CHUNKS, Entry, Fate, HIDDEN, declined, declined_then, entry, post, posted, refused, request,
@@ -6,7 +6,7 @@ use super::{
 };
 use crate::recorder::Framing;
 
-/// Longest head that is taken.
+/// Longest head that the relay accepts, in bytes.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 
 pub(super) fn all() -> Vec<Entry> {
@@ -27,7 +27,7 @@ fn lines() -> Vec<Entry> {
             get("X: a").replacen("\r\nX", "\nX", 1),
         ),
         refused(
-            "a bare line feed behind the request line",
+            "a bare line feed after the request line",
             400,
             get("X: a").replacen("\r\n", "\n", 1),
         ),
@@ -37,14 +37,18 @@ fn lines() -> Vec<Entry> {
             get("X: a").replacen("a\r\n\r\n", "a\r\n\n", 1),
         ),
         refused(
-            "a bare line feed behind the last line",
+            "a bare line feed after the last line",
             400,
             get("X: a").replacen("a\r\n\r\n", "a\n\r\n", 1),
         ),
         refused("two line feeds at the head's end", 400, get("X: a\n")),
-        refused("a line feed in front", 400, format!("\n{}", get("X: a"))),
         refused(
-            "a bare line feed in front",
+            "a line feed before the request",
+            400,
+            format!("\n{}", get("X: a")),
+        ),
+        refused(
+            "a bare line feed before the request",
             400,
             format!("\r\n\n{}", get("X: a")),
         ),
@@ -53,9 +57,13 @@ fn lines() -> Vec<Entry> {
             400,
             post("Content-Length: 3", "abc").replace("\r\n", "\n"),
         ),
-        refused("bare returns", 400, get("X: a").replace("\r\n", "\r")),
-        refused("a bare return in a value", 400, get("X: a\rb: c")),
-        refused("a return before a line's end", 400, get("X: a\r")),
+        refused(
+            "bare carriage returns",
+            400,
+            get("X: a").replace("\r\n", "\r"),
+        ),
+        refused("a bare carriage return in a value", 400, get("X: a\rb: c")),
+        refused("a carriage return before a line's end", 400, get("X: a\r")),
         refused("a folded line", 400, get("X: a\r\n b")),
         refused("a line folded by a tab", 400, get("X: a\r\n\tb")),
         refused("a folded first line", 400, get(" X: a")),
@@ -66,7 +74,10 @@ fn lines() -> Vec<Entry> {
         refused("a name in quotes", 400, get("\"X\": a")),
         declined_then("two hosts", 400, get("Host: localhost")),
         declined("no host", 400, "GET /w/maya/in HTTP/1.1\r\n\r\n"),
-        two("empty lines in front", format!("\r\n\r\n{}", get("X: a"))),
+        two(
+            "empty lines before the request",
+            format!("\r\n\r\n{}", get("X: a")),
+        ),
     ]
 }
 
@@ -102,17 +113,17 @@ fn targets() -> Vec<Entry> {
             get("http://localhost/w/maya/in", ""),
         ),
         declined_then(
-            "an absolute form elsewhere",
+            "an absolute form with a foreign host",
             400,
             get("http://evil.example/w/maya/in", "localhost"),
         ),
         declined_then(
-            "an absolute form and its host elsewhere",
+            "an absolute form and a Host field, both foreign",
             421,
             get("http://evil.example/w/maya/in", "evil.example"),
         ),
         declined_then(
-            "an absolute form and a host elsewhere",
+            "an absolute form and a foreign Host field",
             400,
             get("http://localhost/w/maya/in", "evil.example"),
         ),
@@ -121,16 +132,20 @@ fn targets() -> Vec<Entry> {
             400,
             get("http://u@localhost/w/maya/in", "localhost"),
         ),
-        declined_then("a host elsewhere", 421, get("/w/maya/in", "evil.example")),
+        declined_then(
+            "a foreign Host field",
+            421,
+            get("/w/maya/in", "evil.example"),
+        ),
         refused("a path with a null", 400, get("/w/maya/in\0", "localhost")),
         refused("a path with a blank", 400, get("/w/maya/in x", "localhost")),
         refused(
-            "a path behind two blanks",
+            "a path after two blanks",
             400,
             get(" /w/maya/in", "localhost"),
         ),
         refused(
-            "a tab behind the path",
+            "a tab after the path",
             400,
             get("/w/maya/in\t", "localhost"),
         ),
@@ -182,7 +197,7 @@ fn versions() -> Vec<Entry> {
             "GET /w/maya/in HTTP/0.9\r\nHost: localhost\r\n\r\n",
         ),
         posted(
-            "a length in HTTP/1.0 and a request behind it",
+            "a length in HTTP/1.0 and a request after it",
             Framing::Length,
             post("Content-Length: 3", &format!("abc{HIDDEN}")).replacen("1.1", "1.0", 1),
         ),

@@ -1,4 +1,4 @@
-//! The corpus: what is sent, and what becomes of it.
+//! The corpus of requests: the bytes a caller sends, and their expected fate.
 
 mod framing;
 mod heads;
@@ -6,21 +6,21 @@ mod pipelined;
 
 use crate::recorder::{Framing, Request};
 
-/// What becomes of the bytes of an entry.
+/// Expected fate of an entry's bytes.
 #[derive(Clone, Debug)]
 pub(crate) enum Fate {
-    /// Answered with this status and the connection's end; no target hears of it.
+    /// The relay answers with this status and closes the connection; no request reaches the target.
     Refused(u16),
-    /// The target got these requests, and what follows them is refused.
+    /// These requests reach the target; the relay refuses the bytes after them with this status.
     PassedThenRefused(Vec<Request>, u16),
-    /// Answered with this status. Where the request ends is clear, so the connection may go on; then
-    /// the target gets these requests.
+    /// The relay answers with this status. The end of the request is clear, so the connection may stay open; then
+    /// these requests reach the target.
     Declined(u16, Vec<Request>),
-    /// The target got these requests and no others.
+    /// Exactly these requests reach the target.
     Passed(Vec<Request>),
 }
 
-/// Bytes of a caller.
+/// A name, the bytes that the caller sends, and their expected fate.
 #[derive(Clone, Debug)]
 pub(crate) struct Entry {
     pub(crate) name: String,
@@ -28,7 +28,7 @@ pub(crate) struct Entry {
     pub(crate) fate: Fate,
 }
 
-/// A request that hides in another one's body.
+/// A request that may be hidden in the body of another request.
 const HIDDEN: &str = "GET /w/maya/hidden HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
 /// A chunked body with three bytes.
@@ -42,7 +42,7 @@ fn entry(name: impl Into<String>, bytes: impl AsRef<[u8]>, fate: Fate) -> Entry 
     }
 }
 
-/// A POST with these header lines, and what stands behind its head.
+/// A POST with these header lines, followed by the bytes `behind`.
 fn post(lines: &str, behind: &str) -> String {
     format!("POST /w/maya/in HTTP/1.1\r\nHost: localhost\r\n{lines}\r\n\r\n{behind}")
 }
@@ -64,25 +64,25 @@ fn declined(name: &'static str, status: u16, bytes: impl AsRef<[u8]>) -> Entry {
     entry(name, bytes, Fate::Declined(status, Vec::new()))
 }
 
-/// Declined, and what hides behind it is a request: it was no body of the first.
+/// Declined; the hidden request after it reaches the target, because it is not the first one's body.
 fn declined_then(name: &'static str, status: u16, bytes: impl AsRef<[u8]>) -> Entry {
     let hidden = request("GET", "/hidden", Framing::None, "");
     entry(name, bytes, Fate::Declined(status, vec![hidden]))
 }
 
-/// Passed on as a POST with the body `abc`.
+/// Passed to the target as a POST with the body `abc`.
 fn posted(name: &'static str, framing: Framing, bytes: impl AsRef<[u8]>) -> Entry {
     let request = request("POST", "/in", framing, "abc");
     entry(name, bytes, Fate::Passed(vec![request]))
 }
 
-/// Passed on as a GET, and what hides behind it as another one: it was no body of the first.
+/// Passed to the target as a GET, and the hidden request as a second GET, because it is not a body.
 fn two(name: &'static str, bytes: impl AsRef<[u8]>) -> Entry {
     let requests = ["/in", "/hidden"].map(|path| request("GET", path, Framing::None, ""));
     entry(name, bytes, Fate::Passed(requests.to_vec()))
 }
 
-/// Every entry.
+/// All entries of the corpus.
 pub(crate) fn all() -> Vec<Entry> {
     [framing::all(), heads::all(), pipelined::all()].concat()
 }

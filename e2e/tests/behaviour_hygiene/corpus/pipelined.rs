@@ -1,4 +1,4 @@
-//! Requests behind other ones on their connection: the same faults, behind a body of each framing.
+//! Pipelined entries: faulty requests after a valid request with each kind of framing.
 
 use super::{CHUNKS, Entry, Fate, HIDDEN, entry, post, request};
 use crate::recorder::{Framing, Request};
@@ -9,13 +9,13 @@ pub(super) fn all() -> Vec<Entry> {
         faults.iter().map(move |(name, fault)| {
             let bytes = format!("{bytes}{fault}{HIDDEN}");
             let fate = Fate::PassedThenRefused(vec![request.clone()], 400);
-            entry(format!("{name} behind {before}"), bytes, fate)
+            entry(format!("{name} after {before}"), bytes, fate)
         })
     });
     pairs.collect()
 }
 
-/// Requests without fault, the last one with a body that looks like a head's end.
+/// Valid requests; the last one's body looks like the end of a head.
 fn sound() -> Vec<(&'static str, String, Request)> {
     let get = "GET /w/maya/in HTTP/1.1\r\nHost: localhost\r\n\r\n".to_owned();
     let post_of = |framing, body| request("POST", "/in", framing, body);
@@ -55,7 +55,10 @@ fn faults() -> Vec<(&'static str, String)> {
     vec![
         ("bare line feeds", post("X: a", "").replace("\r\n", "\n")),
         ("a bare line feed", post("X: a\nY: b", "")),
-        ("a line feed in front", format!("\n{}", post("X: a", ""))),
+        (
+            "a line feed before the request",
+            format!("\n{}", post("X: a", "")),
+        ),
         ("a length twice", post(&format!("{one}\r\n{one}"), "abc")),
         (
             "a length and chunks",
