@@ -41,7 +41,7 @@ windows:
     if ! command -v x86_64-w64-mingw32-gcc >/dev/null; then
         export CC_x86_64_pc_windows_gnu=cc AR_x86_64_pc_windows_gnu=ar
     fi
-    cargo clippy --target "$target" -p tieline-wire -p tieline-hop -p tieline-agent --all-targets -- -D warnings
+    cargo clippy --target "$target" -p tieline-wire -p tieline-token -p tieline-hop -p tieline-agent --all-targets -- -D warnings
 
 # Our own style rules, as tests
 [group('check')]
@@ -97,7 +97,7 @@ loom preemptions='4':
 fanout size='10000':
     FANOUT={{ size }} cargo test -p tieline-e2e --test behaviour_fanout -- --nocapture --test-threads 1
 
-# Each fuzz target for SECONDS, from the seeds in wire/fuzz/corpus
+# Each fuzz target for SECONDS, from the seeds in wire/fuzz/corpus and token/fuzz/corpus
 [group('test')]
 fuzz seconds='60':
     #!/usr/bin/env bash
@@ -110,13 +110,13 @@ fuzz seconds='60':
         echo 'just fuzz needs cargo-fuzz: cargo install cargo-fuzz --locked' >&2
         exit 1
     fi
-    cd wire
-    for target in frame_decode message_verify mux_operations token_keys; do
+    for place in wire/frame_decode wire/message_verify wire/mux_operations token/keys; do
+        crate=${place%/*} target=${place#*/}
         # libFuzzer writes new inputs to the first folder; the seeds stay as they are in git.
-        found=../target/fuzz/$target
+        found=$PWD/target/fuzz/$target
         mkdir -p "$found"
         echo "fuzz: $target for {{ seconds }} s"
-        cargo +nightly fuzz run "$target" "$found" "fuzz/corpus/$target" -- -max_total_time={{ seconds }}
+        (cd "$crate" && cargo +nightly fuzz run "$target" "$found" "fuzz/corpus/$target" -- -max_total_time={{ seconds }})
     done
 
 # What the way over relay and agent costs: every scenario's main points, 3.5 minutes; writes docs/bench. `just bench http`: see bench-http

@@ -8,7 +8,7 @@ use std::process::{Command, Output, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tieline_relay::config::{TokenHash, read_secret, read_tokens};
-use tieline_wire::claims::{Expected, KeySet, Scope, verify};
+use tieline_token::{Expected, KeySet, Scope, verify};
 
 fn relay(words: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tieline-relay"));

@@ -6,7 +6,6 @@
 #![deny(unsafe_code)]
 
 mod backlog;
-pub mod claims;
 mod error;
 pub mod frame;
 // The generated FlatBuffers accessors contain unsafe code; they read only verified tables.

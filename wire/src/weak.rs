@@ -34,15 +34,10 @@ impl AgentKey {
     /// True for a weak key: signatures that fit it can be made without a secret.
     #[must_use]
     pub fn is_weak(&self) -> bool {
-        is_weak_ed25519(self.as_bytes())
+        let mut y = *self.as_bytes();
+        y[31] &= 0x7f;
+        SMALL_ORDER.contains(&y)
     }
-}
-
-/// True for an Ed25519 public key of small order, in any encoding.
-pub(crate) fn is_weak_ed25519(key: &[u8; 32]) -> bool {
-    let mut y = *key;
-    y[31] &= 0x7f;
-    SMALL_ORDER.contains(&y)
 }
 
 #[cfg(test)]

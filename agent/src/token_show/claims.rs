@@ -1,11 +1,10 @@
 //! Reads the claims of a token without checking its signature.
 
-use data_encoding::BASE64URL_NOPAD;
 use serde::Serialize;
 use serde_json::{Map, Value};
+use tieline_token::{LEEWAY_SECONDS, Unverified, date_claim_seconds};
 
 use super::time::{Date, Span};
-use tieline_wire::claims::LEEWAY_SECONDS;
 
 /// A token's content, in the form of the JSON output.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -43,13 +42,13 @@ pub(super) enum State {
 impl Shown {
     /// Reads `token` at the time `now`, in seconds since 1970.
     pub(super) fn of(token: &str, now: u64) -> Self {
-        let Some((header, claims)) = parts(token) else {
+        let Some(Unverified { header, claims }) = Unverified::read(token) else {
             return Self::Opaque {
                 characters: token.chars().count(),
             };
         };
-        let expires = claims.get("exp").and_then(seconds);
-        let starts = claims.get("nbf").and_then(seconds);
+        let expires = claims.get("exp").and_then(date_claim_seconds);
+        let starts = claims.get("nbf").and_then(date_claim_seconds);
         let state = match expires {
             Some(expires) if expires <= now => State::Expired,
             _ if starts.is_some_and(|starts| starts > now) => State::NotYetValid,
@@ -71,7 +70,7 @@ impl Shown {
     /// The value of a time claim, in seconds since 1970.
     pub(super) fn time(&self, claim: &str) -> Option<u64> {
         match self {
-            Self::Jwt { claims, .. } => claims.get(claim).and_then(seconds),
+            Self::Jwt { claims, .. } => claims.get(claim).and_then(date_claim_seconds),
             Self::Opaque { .. } => None,
         }
     }
@@ -176,35 +175,12 @@ impl Shown {
         };
         lines.push(("shared", shared.to_owned()));
         for (name, claim) in [("issued", "iat"), ("from", "nbf")] {
-            if let Some(seconds) = claims.get(claim).and_then(seconds) {
+            if let Some(seconds) = claims.get(claim).and_then(date_claim_seconds) {
                 lines.push((name, Date(seconds).to_string()));
             }
         }
         lines
     }
-}
-
-/// Header and claims of a JWT in its compact form (RFC 7519, section 3).
-fn parts(token: &str) -> Option<(Map<String, Value>, Map<String, Value>)> {
-    let mut parts = token.split('.');
-    let (header, claims, _signature) = (parts.next()?, parts.next()?, parts.next()?);
-    let object = |part: &str| {
-        let bytes = BASE64URL_NOPAD.decode(part.as_bytes()).ok()?;
-        serde_json::from_slice(&bytes).ok()
-    };
-    match parts.next() {
-        None => Some((object(header)?, object(claims)?)),
-        Some(_) => None,
-    }
-}
-
-/// A time claim, which may have a fraction (RFC 7519, section 2, `NumericDate`).
-fn seconds(value: &Value) -> Option<u64> {
-    let number = value.as_f64()?;
-    // The cast saturates, and a time before 1970 counts as 1970.
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-    let whole = number as u64;
-    value.as_u64().or(Some(whole))
 }
 
 /// A claim in words: the items of a list or text, separated by commas.
@@ -219,6 +195,8 @@ fn words(value: &Value) -> String {
 
 #[cfg(test)]
 mod tests {
+    use data_encoding::BASE64URL_NOPAD;
+
     use super::*;
 
     const NOW: u64 = 1_800_000_000;

@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::Result;
 use tieline_relay::cli::TokenOrder;
 use tieline_relay::{Auth, JwtAuth, issue_token};
-use tieline_wire::claims::Key;
+use tieline_token::Key;
 
 /// Signing key of the studio's tokens.
 pub const SECRET: [u8; 32] = [7; 32];

@@ -10,7 +10,7 @@ use tieline_e2e::behaviour::studio::{SECRET, order, token, token_of, write_token
 use tieline_e2e::behaviour::{
     Target, TestAgent, WireAgent, WireKey, echo_round_trip, registration,
 };
-use tieline_wire::claims::LEEWAY_SECONDS;
+use tieline_token::LEEWAY_SECONDS;
 use tieline_wire::{GoAway, Reason, Register, Token};
 use tokio::time::{Instant, sleep_until};
 

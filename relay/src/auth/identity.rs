@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use tieline_wire::TunnelId;
-use tieline_wire::claims::{Claims, matches_pattern};
+use tieline_token::{Claims, matches_pattern};
 
 use crate::config::{TokenEntry, TokenHash};
 

@@ -9,7 +9,7 @@ mod snapshot;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use tieline_wire::claims::{self, Claims, ClaimsError, Key, Scope};
+use tieline_token::{Claims, ClaimsError, Key, Scope};
 use tieline_wire::{AgentKey, MachineId, Reason, Refusal, Register, TunnelId};
 use tokio::sync::mpsc;
 
@@ -262,7 +262,7 @@ pub fn issue_token(
         jti: Some(number),
         ..ordered(order)
     };
-    claims::issue(&claims, key)
+    tieline_token::issue(&claims, key)
 }
 
 fn ordered(order: TokenOrder) -> Claims {

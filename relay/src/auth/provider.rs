@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
-use tieline_wire::claims::{Claims, matches_pattern};
+use tieline_token::{Claims, matches_pattern};
 use tieline_wire::{Reason, Refusal, Register, TunnelId};
 
 use super::identity::Identity;

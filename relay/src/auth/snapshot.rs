@@ -7,7 +7,7 @@ use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tieline_wire::claims::{self, Claims, ClaimsError, Expected, KeySet, Scope};
+use tieline_token::{Claims, ClaimsError, Expected, KeySet, Scope};
 use tieline_wire::{AgentKey, Reason};
 
 use super::identity::Identity;
@@ -258,7 +258,7 @@ impl Signed {
         checks_left.set(left.saturating_sub(1));
         let is_named = self.issuer.is_some() || !self.audience.is_empty();
         left == 0
-            || match claims::verify(token, &self.keys, now_seconds, &expected) {
+            || match tieline_token::verify(token, &self.keys, now_seconds, &expected) {
                 Ok(_) | Err(ClaimsError::Expired { .. } | ClaimsError::NotYet { .. }) => true,
                 Err(ClaimsError::UnknownKey) => self.is_ignorant || self.may_learn && is_named,
                 Err(ClaimsError::Algorithm | ClaimsError::Signature) => self.is_ignorant,
@@ -267,7 +267,7 @@ impl Signed {
     }
 
     fn verify(&self, token: &str, now_seconds: u64) -> Result<(Identity, Claims), TokenRefusal> {
-        match claims::verify(token, &self.keys, now_seconds, &self.expected()) {
+        match tieline_token::verify(token, &self.keys, now_seconds, &self.expected()) {
             Ok(claims) => Ok((Identity::signed(claims.clone()), claims)),
             Err(error @ ClaimsError::Expired { .. }) => {
                 Err(TokenRefusal::Expired(error.to_string()))

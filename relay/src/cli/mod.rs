@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use clap::builder::{NonEmptyStringValueParser, PossibleValuesParser};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command};
-use tieline_wire::claims::Scope;
+use tieline_token::Scope;
 
 pub use self::environment::{CONFIG_VARIABLE, ENVIRONMENT_PREFIX, Layer, environment};
 pub(crate) use self::environment::{Origin, Raw};

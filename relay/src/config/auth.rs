@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use tieline_wire::claims::KeySet;
+use tieline_token::KeySet;
 
 use super::file::{read_jwks, read_public_key, read_tokens};
 use super::load::{SWITCH, Settings, TIME, boolean, parse_duration, set};

@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::Deserialize;
 use tieline_wire::AgentKey;
-use tieline_wire::claims::CLAIM_BYTES_MAX;
+use tieline_token::CLAIM_BYTES_MAX;
 
 /// Largest number of entries in one file.
 const ENTRIES_MAX: usize = 100_000;

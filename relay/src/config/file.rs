@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use serde::de::DeserializeOwned;
-use tieline_wire::claims::{Jwks, Key, KeySet};
+use tieline_token::{Jwks, Key, KeySet};
 use tracing::warn;
 
 use super::denylist::Denylist;

@@ -28,7 +28,7 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
-use tieline_wire::claims::KeySet;
+use tieline_token::KeySet;
 use tieline_wire::limits::{LINK_BUDGET_BYTES, SESSIONS_MAX, STALE_TIMEOUT};
 
 pub use self::audit::AuditConfig;

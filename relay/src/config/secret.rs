@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::Path;
 
 use ring::{digest, hmac};
-use tieline_wire::claims::Key;
+use tieline_token::Key;
 
 use super::file::read_secret_file;
 use super::place;

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use ring::digest::{SHA256, digest};
 use serde::Deserialize;
-use tieline_wire::claims::{CLAIM_BYTES_MAX, Claims, Scope};
-use toml::value::{Datetime, Offset};
+use jiff::Timestamp;
+use tieline_token::{CLAIM_BYTES_MAX, Claims, Scope};
 
 /// Beginning of each generated static token, so that people and secret scanners recognize one.
 pub const TOKEN_PREFIX: &str = "tieline_";
@@ -220,56 +220,20 @@ impl TokenForm {
 /// Converts the value of `expires` to seconds since 1970.
 fn seconds(expires: toml::Value) -> Result<u64, String> {
     let wrong = || "`expires` is a date, a time and its zone: 2027-01-31T18:00:00Z".to_owned();
-    let at: Datetime = match expires {
-        toml::Value::Datetime(at) => at,
-        toml::Value::String(text) => text.parse().map_err(|_| wrong())?,
+    let text = match expires {
+        toml::Value::Datetime(at) => at.to_string(),
+        toml::Value::String(text) => text,
         _ => return Err(wrong()),
     };
-    let (Some(date), Some(time), Some(offset)) = (at.date, at.time, at.offset) else {
-        return Err(wrong());
-    };
-    let east_minutes = match offset {
-        Offset::Z => 0,
-        Offset::Custom { minutes } => i64::from(minutes),
-    };
-    let days = days_since_1970(date.year.into(), date.month.into(), date.day.into());
-    let minutes = i64::from(time.hour) * 60 + i64::from(time.minute) - east_minutes;
-    let seconds = days * 86_400 + minutes * 60 + i64::from(time.second.unwrap_or(0));
+    let at: Timestamp = text.parse().map_err(|_| wrong())?;
     // A time before 1970 has expired like 1970 itself.
-    Ok(u64::try_from(seconds).unwrap_or(0))
+    Ok(u64::try_from(at.as_second()).unwrap_or(0))
 }
 
-/// Days from 1970-01-01 to a day of the Gregorian calendar. Counts years from March, so that the leap day
-/// is a year's last day.
-const fn days_since_1970(year: i64, month: i64, day: i64) -> i64 {
-    let (year, month) = if month > 2 {
-        (year, month - 3)
-    } else {
-        (year - 1, month + 9)
-    };
-    let era = year.div_euclid(400);
-    let of_era = year.rem_euclid(400);
-    let of_year = (153 * month + 2) / 5 + day - 1;
-    era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468
-}
-
-/// Formats seconds since 1970 in UTC by RFC 3339.
+/// Formats seconds since 1970 as RFC 3339 does, in UTC; the last day of year 9999 stands for later times.
 #[must_use]
 pub fn rfc3339(seconds: u64) -> String {
-    // RFC 3339 has four digits for the year: 9999-12-31T23:59:59Z is the last time.
-    let seconds = seconds.min(253_402_300_799);
-    let (days, of_day) = (seconds / 86_400, seconds % 86_400);
-    let days = days + 719_468;
-    let (era, of_era) = (days / 146_097, days % 146_097);
-    let year = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year + year / 4 - year / 100);
-    let month = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * month + 2) / 5 + 1;
-    let (year, month) = if month < 10 {
-        (era * 400 + year, month + 3)
-    } else {
-        (era * 400 + year + 1, month - 9)
-    };
-    let (hour, minute, second) = (of_day / 3600, of_day / 60 % 60, of_day % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+    let last = Timestamp::MAX.as_second();
+    let seconds = i64::try_from(seconds).map_or(last, |it| it.min(last));
+    Timestamp::from_second(seconds).unwrap_or(Timestamp::MAX).to_string()
 }

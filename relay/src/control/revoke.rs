@@ -10,7 +10,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::json;
-use tieline_wire::claims::CLAIM_BYTES_MAX;
+use tieline_token::CLAIM_BYTES_MAX;
 use tokio::sync::oneshot;
 use tokio::time;
 

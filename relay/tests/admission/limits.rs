@@ -2,7 +2,7 @@
 
 use tieline_relay::{Allowance, Auth, JwtAuth};
 use tieline_wire::Reason;
-use tieline_wire::claims::Key;
+use tieline_token::Key;
 
 use crate::agent::Agent;
 use crate::{signed, start};

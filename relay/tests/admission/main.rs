@@ -16,7 +16,7 @@ use tieline_relay::cli::TokenOrder;
 use tieline_relay::config::{TokenHash, read_denylist, read_tokens};
 use tieline_relay::{Auth, Config, JwtAuth, Relay, TokensAuth, issue_token};
 use tieline_wire::Reason;
-use tieline_wire::claims::Key;
+use tieline_token::Key;
 
 fn start(change: impl FnOnce(&mut Config)) -> Relay {
     let mut config = Config {

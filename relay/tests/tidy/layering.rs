@@ -106,7 +106,7 @@ pub(crate) fn imports_point_downwards(sources: &[Source]) -> Vec<Finding> {
     findings
 }
 
-pub(crate) fn wire_and_hop_stay_pure(sources: &[Source]) -> Vec<Finding> {
+pub(crate) fn pure_crates_stay_pure(sources: &[Source]) -> Vec<Finding> {
     const MODULES: &[&[&str]] = &[
         &["std", "net"],
         &["core", "net"],
@@ -124,7 +124,7 @@ pub(crate) fn wire_and_hop_stay_pure(sources: &[Source]) -> Vec<Finding> {
         let mut folders = source.path.split('/');
         let home = folders.next().unwrap_or("");
         let is_in = matches!(folders.next(), Some("src" | "tests"));
-        if !matches!(home, "wire" | "hop") || !is_in {
+        if !matches!(home, "wire" | "token" | "hop") || !is_in {
             continue;
         }
         for path in source.paths() {
@@ -153,14 +153,19 @@ pub(crate) fn crates_keep_apart(sources: &[Source]) -> Vec<Finding> {
         let home = source.path.split('/').next().unwrap_or("");
         let allowed: &[&str] = match home {
             "wire" => &["tieline_wire"],
+            "token" => &["tieline_wire", "tieline_token"],
             "hop" => &["tieline_hop"],
-            "relay" => &["tieline_wire", "tieline_hop", "tieline_relay"],
+            "relay" => &["tieline_wire", "tieline_token", "tieline_hop", "tieline_relay"],
             "agent" if source.path.starts_with("agent/src/demo") => {
                 &["tieline_wire", "tieline_relay", "tieline_agent"]
+            }
+            "agent" if source.path.starts_with("agent/src/token_show") => {
+                &["tieline_wire", "tieline_token"]
             }
             "agent" => &["tieline_wire", "tieline_hop", "tieline_agent"],
             "e2e" => &[
                 "tieline_wire",
+                "tieline_token",
                 "tieline_relay",
                 "tieline_agent",
                 "tieline_e2e",
@@ -181,7 +186,7 @@ pub(crate) fn crates_keep_apart(sources: &[Source]) -> Vec<Finding> {
 fn is_our_crate(name: &str) -> bool {
     matches!(
         name.trim_start_matches("tieline_"),
-        "wire" | "hop" | "relay" | "agent" | "loadgen" | "e2e"
+        "wire" | "token" | "hop" | "relay" | "agent" | "loadgen" | "e2e"
     )
 }
 

@@ -83,7 +83,7 @@ fn relay_files_import_only_from_lower_rows() {
 
 #[test]
 fn wire_and_hop_have_no_clock_no_socket_and_no_thread() {
-    hold(layering::wire_and_hop_stay_pure);
+    hold(layering::pure_crates_stay_pure);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use crate::layering::{
     crates_have_no_features, crates_keep_apart, imports_point_downwards, shards_share_nothing,
-    unsafe_stays_behind_its_doors, wire_and_hop_stay_pure,
+    unsafe_stays_behind_its_doors, pure_crates_stay_pure,
 };
 use crate::rules::{
     files_say_what_they_hold, files_stay_short, ignored_tests_say_why, modules_have_real_names,
@@ -102,8 +102,8 @@ fn a_frame_in_io_is_caught() {
 }
 
 #[test]
-fn io_in_wire_and_hop_is_caught() {
-    let rule = wire_and_hop_stay_pure;
+fn io_in_a_pure_crate_is_caught() {
+    let rule = pure_crates_stay_pure;
     catches(
         rule,
         "wire/src/mux/mod.rs",
@@ -135,6 +135,7 @@ fn io_in_wire_and_hop_is_caught() {
         "use std::time::Duration;\nuse std::io::IoSlice;\n",
     );
     catches(rule, "hop/src/body.rs", "use tokio::time::sleep;\n", &[1]);
+    catches(rule, "token/src/lib.rs", "use std::time::SystemTime;\n", &[1]);
     passes(rule, "relay/src/io/mod.rs", "use std::net::TcpStream;\n");
 }
 
@@ -155,6 +156,8 @@ fn crates_that_meet_are_caught() {
     );
     catches(rule, "wire/src/lib.rs", "use tieline_relay::Relay;\n", &[1]);
     catches(rule, "hop/src/lib.rs", "use tieline_wire::Reason;\n", &[1]);
+    catches(rule, "wire/src/lib.rs", "use tieline_token::Key;\n", &[1]);
+    catches(rule, "agent/src/link.rs", "use tieline_token::Key;\n", &[1]);
     catches(
         rule,
         "loadgen/src/main.rs",

@@ -18,7 +18,6 @@ fn main() -> io::Result<()> {
         ("frame_decode", sessions()),
         ("message_verify", tables()),
         ("mux_operations", scripts()),
-        ("token_keys", tokens()),
     ] {
         let folder = corpus.join(target);
         fs::create_dir_all(&folder)?;
@@ -189,21 +188,4 @@ fn scripts() -> Seeds {
     preface.extend([9, 0, 0]);
     seeds.push(("preface", preface));
     seeds
-}
-
-/// Seeds of `token_keys`: keys, a zero, and a token that they verify (RFC 8037, A.4).
-fn tokens() -> Seeds {
-    let token = "eyJhbGciOiJFZERTQSJ9.RXhhbXBsZSBvZiBFZDI1NTE5IHNpZ25pbmc.hgyY0il_MGCjP0JzlnLWG1P\
-                 POt7-09PGcvMg3AIbQR6dWbhijcNR4ki4iylGjg5BhVsPt9g7sVvpAr_MuM0KAg";
-    let set = r#"{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"1","use":"sig","alg":"EdDSA",
-        "x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"},
-        {"kty":"EC","crv":"P-256","x":"f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU",
-        "y":"x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"}]}"#;
-    let pem = "-----BEGIN PUBLIC KEY-----\n\
-               MCowBQYDK2VwAyEA11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=\n\
-               -----END PUBLIC KEY-----\n";
-    [("set", set), ("pem", pem)]
-        .into_iter()
-        .map(|(name, keys)| (name, [keys.as_bytes(), b"\0", token.as_bytes()].concat()))
-        .collect()
 }

@@ -114,7 +114,7 @@ fn a_name_must_be_one_in_every_mode() {
 fn a_good_token_says_who_and_until_when() {
     let ask = register(None, "maya", &token(order()));
     let permission = granted(authorize(&jwt(None), &ask, AGENT, peer("192.0.2.1"), NOW));
-    let expires_at_seconds = Some(NOW + 3600 + claims::LEEWAY_SECONDS);
+    let expires_at_seconds = Some(NOW + 3600 + tieline_token::LEEWAY_SECONDS);
     assert!(permission.name.looks_derived());
     assert_eq!(permission.expires_at_seconds, expires_at_seconds);
     let identity = permission.identity.unwrap();
@@ -138,10 +138,10 @@ fn an_expired_token_may_be_renewed_and_a_bad_one_ends_it() {
         nbf: Some(NOW + 120),
         ..ordered(order())
     };
-    let ahead = claims::issue(&ahead, &key()).unwrap();
+    let ahead = tieline_token::issue(&ahead, &key()).unwrap();
     let early = reason(&jwt(None), &register(None, "", &ahead), NOW).unwrap();
     assert_eq!((early, early.is_final()), (Reason::TokenNotYet, false));
-    let leeway = NOW + 120 - claims::LEEWAY_SECONDS;
+    let leeway = NOW + 120 - tieline_token::LEEWAY_SECONDS;
     assert_eq!(
         reason(&jwt(None), &register(None, "", &ahead), leeway),
         None

@@ -9,7 +9,7 @@ mod revoked;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tieline_wire::claims::KeySet;
+use tieline_token::KeySet;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{self, Instant, MissedTickBehavior};

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Mutex;
 
 use tieline_wire::TunnelId;
-use tieline_wire::claims::Key;
+use tieline_token::Key;
 
 use super::*;
 use crate::auth::{Question, Ruling};

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Request, StatusCode, header};
 use http_body_util::Full;
-use tieline_wire::claims::{JWKS_BYTES_MAX, Jwks, KeySet};
+use tieline_token::{JWKS_BYTES_MAX, Jwks, KeySet};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{self, Instant};
 use tracing::{info, warn};

@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use data_encoding::{BASE64, BASE64_NOPAD, BASE64URL_NOPAD};
 use proptest::prelude::*;
 use ring::hmac;
-use tieline_wire::claims::Key;
+use tieline_token::Key;
 
 use super::search::WORK_MAX;
 use super::*;

@@ -25,7 +25,7 @@ use std::collections::HashMap;
 
 use hyper_util::rt::TokioIo;
 use std::task::Waker;
-use tieline_wire::claims::Scope;
+use tieline_token::Scope;
 use tieline_wire::{Generation, Scheme};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;

@@ -1,6 +1,6 @@
 //! Credentials of the relay never reach a target, in any part of a request except its body.
 
-use tieline_wire::claims::Key;
+use tieline_token::Key;
 
 use super::*;
 use crate::auth::issue_token;

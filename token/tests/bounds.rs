@@ -1,7 +1,7 @@
 //! The audience of a token, and the limits on its size.
 
 use ring::hmac;
-use tieline_wire::claims::{
+use tieline_token::{
     CLAIM_BYTES_MAX, CLAIM_ENTRIES_MAX, Claims, ClaimsError, Expected, Key, issue, verify,
 };
 

@@ -2,7 +2,7 @@
 
 use data_encoding::BASE64URL_NOPAD;
 use proptest::prelude::*;
-use tieline_wire::claims::{Jwks, Key};
+use tieline_token::{Jwks, Key};
 
 use super::{EC_PEM, ED_PEM, EDDSA, ES256, RFC_KEYS, RS256, RSA_PEM, check, set};
 

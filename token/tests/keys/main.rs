@@ -7,7 +7,7 @@ mod panics;
 
 use data_encoding::BASE64URL_NOPAD;
 use ring::{hmac, signature};
-use tieline_wire::claims::{
+use tieline_token::{
     Claims, ClaimsError, Expected, JWKS_BYTES_MAX, JWKS_KEYS_MAX, Jwks, Key, KeySet, issue, verify,
 };
 

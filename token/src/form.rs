@@ -58,14 +58,14 @@ enum TextOrList {
 pub(super) mod scope_text {
     use super::{Deserialize, Deserializer, Serializer, TextOrList};
 
-    pub(in super::super) fn serialize<S: Serializer>(
+    pub(crate) fn serialize<S: Serializer>(
         words: &Option<Vec<String>>,
         serializer: S,
     ) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&words.as_deref().unwrap_or_default().join(" "))
     }
 
-    pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<Option<Vec<String>>, D::Error> {
         Ok(Some(match TextOrList::deserialize(deserializer)? {
@@ -79,7 +79,7 @@ pub(super) mod scope_text {
 pub(super) mod audience {
     use super::{Deserialize, Deserializer, Serialize, Serializer, TextOrList};
 
-    pub(in super::super) fn serialize<S: Serializer>(
+    pub(crate) fn serialize<S: Serializer>(
         names: &Option<Vec<String>>,
         serializer: S,
     ) -> Result<S::Ok, S::Error> {
@@ -89,7 +89,7 @@ pub(super) mod audience {
         }
     }
 
-    pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<Option<Vec<String>>, D::Error> {
         Ok(Some(match TextOrList::deserialize(deserializer)? {

@@ -1,7 +1,7 @@
 //! Which tokens are accepted, with fixed times and fixed texts.
 
 use ring::hmac;
-use tieline_wire::claims::{
+use tieline_token::{
     Claims, ClaimsError, Expected, Key, KeySet, LEEWAY_SECONDS, SECRET_BYTES_MIN, Scope, issue,
     verify as verify_expecting,
 };

@@ -1,7 +1,7 @@
 //! Public keys in PEM (RFC 7468): SubjectPublicKeyInfo of an RSA, P-256 or Ed25519 key.
 
-use data_encoding::BASE64;
 use jsonwebtoken::{Algorithm, DecodingKey};
+use rustls_pki_types::pem::{self, PemObject, SectionKind};
 
 use super::{ClaimsError, ed25519, es256, rs256};
 
@@ -28,47 +28,37 @@ pub(super) fn read(text: &[u8]) -> Result<(Algorithm, DecodingKey), ClaimsError>
     if text.len() > PEM_BYTES_MAX {
         return Err(wrong("longer than 64 KiB"));
     }
-    let text = std::str::from_utf8(text).map_err(|_| wrong("not PEM text"))?;
-    let (label, body, rest) =
-        block(text).ok_or_else(|| wrong("no PEM block, as in `-----BEGIN PUBLIC KEY-----`"))?;
-    match label {
-        "PUBLIC KEY" => {}
-        "CERTIFICATE" => {
+    let mut blocks = <(SectionKind, Vec<u8>)>::pem_slice_iter(text);
+    let (kind, der) = match blocks.next() {
+        Some(Ok(block)) => block,
+        Some(Err(pem::Error::Base64Decode(_))) => return Err(wrong("its base 64 is broken")),
+        Some(Err(_)) | None => {
+            return Err(wrong(
+                "no whole block of `-----BEGIN PUBLIC KEY-----`; `openssl pkey -pubout` prints one, also from \
+                 an encrypted private key, and `openssl rsa -RSAPublicKey_in -pubout` from `RSA PUBLIC KEY`",
+            ));
+        }
+    };
+    match kind {
+        SectionKind::PublicKey => {}
+        SectionKind::Certificate => {
             return Err(wrong(
                 "a certificate; `openssl x509 -pubkey -noout` prints its key",
             ));
         }
-        _ if label.ends_with("PRIVATE KEY") => {
+        SectionKind::PrivateKey | SectionKind::RsaPrivateKey | SectionKind::EcPrivateKey => {
             return Err(wrong(
                 "a private key, which no relay needs; `openssl pkey -pubout` prints its public half",
             ));
         }
-        "RSA PUBLIC KEY" => {
-            return Err(wrong(
-                "an RSA key of an older form; `openssl rsa -RSAPublicKey_in -pubout` rewrites it",
-            ));
-        }
         _ => return Err(wrong("a PEM block that is not a `PUBLIC KEY`")),
     }
-    if block(rest).is_some() {
+    if blocks.next().is_some() {
         return Err(wrong(
             "more than one PEM block; a JWKS may hold several keys",
         ));
     }
-    let body: Vec<u8> = body.bytes().filter(|b| !b.is_ascii_whitespace()).collect();
-    let der = BASE64
-        .decode(&body)
-        .map_err(|_| wrong("its base 64 is broken"))?;
     public_key(&der).unwrap_or_else(|| Err(wrong("its content is not a SubjectPublicKeyInfo")))
-}
-
-/// Label and body of the first block, and the text after it.
-fn block(text: &str) -> Option<(&str, &str, &str)> {
-    let (_, rest) = text.split_once("-----BEGIN ")?;
-    let (label, rest) = rest.split_once("-----")?;
-    let (body, rest) = rest.split_once("-----END ")?;
-    let rest = rest.strip_prefix(label)?.strip_prefix("-----")?;
-    Some((label, body, rest))
 }
 
 /// `None` if `der` is not a SubjectPublicKeyInfo; an error if its key is not supported.

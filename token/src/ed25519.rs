@@ -3,9 +3,9 @@
 use jsonwebtoken::crypto::JwtVerifier;
 use jsonwebtoken::{Algorithm, DecodingKey};
 use ring::signature::{ED25519, ED25519_PUBLIC_KEY_LEN, UnparsedPublicKey};
+use tieline_wire::AgentKey;
 
 use super::ClaimsError;
-use crate::weak::is_weak_ed25519;
 
 /// An Ed25519 public key.
 pub(super) struct Ed25519(Vec<u8>);
@@ -18,11 +18,11 @@ impl Ed25519 {
 
 /// Reads a key from its bytes.
 pub(super) fn key(bytes: &[u8]) -> Result<DecodingKey, ClaimsError> {
-    if bytes.len() != ED25519_PUBLIC_KEY_LEN {
+    let Ok(key) = <[u8; ED25519_PUBLIC_KEY_LEN]>::try_from(bytes) else {
         let text = format!("an Ed25519 key has {ED25519_PUBLIC_KEY_LEN} bytes");
         return Err(ClaimsError::Key(text));
-    }
-    if bytes.try_into().is_ok_and(is_weak_ed25519) {
+    };
+    if AgentKey::new(key).is_weak() {
         let text = "a key of small order, with which tokens can be forged".to_owned();
         return Err(ClaimsError::Key(text));
     }

@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use tieline_wire::claims::{Expected, Jwks, Key, KeySet, verify};
+use tieline_token::{Expected, Jwks, Key, KeySet, verify};
 
 fuzz_target!(|data: &[u8]| {
     // The input is keys, a zero byte, and a token.
