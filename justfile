@@ -41,7 +41,7 @@ windows:
     if ! command -v x86_64-w64-mingw32-gcc >/dev/null; then
         export CC_x86_64_pc_windows_gnu=cc AR_x86_64_pc_windows_gnu=ar
     fi
-    cargo clippy --target "$target" -p tieline-wire -p tieline-token -p tieline-hop -p tieline-agent --all-targets -- -D warnings
+    cargo clippy --target "$target" -p tieline-wire -p tieline-token -p tieline-hop -p tieline-agent -p tieline --all-targets -- -D warnings
 
 # Our own style rules, as tests
 [group('check')]
@@ -139,7 +139,7 @@ bench-peers *arguments: peers (_bench 'bench-peers' '--suite' 'peers' '--known-p
 # Cost of a session and of a tunnel, from 1 to 10,000 of them; 5 minutes; `ulimit -n` must be 20,000
 [group('bench')]
 bench-scaling *arguments:
-    cargo build --release -p tieline-relay -p tieline-agent -p tieline-loadgen --bins --example fleet
+    cargo build --release -p tieline-relay -p tieline -p tieline-agent -p tieline-loadgen --bins --example fleet
     target/release/tieline-loadgen scaling --rounds 3 --duration 1s --warm-up 200ms {{ arguments }}
 
 # nginx, HAProxy, rathole and bore, or those that are named, into target/peers; changes nothing else on the machine
@@ -163,11 +163,11 @@ bench-wire:
 # Instructions of relay and agent per round trip and MiB, by perf or valgrind, 2 minutes; writes docs/bench/instructions.md
 [group('bench')]
 instructions *arguments:
-    cargo build --release -p tieline-relay -p tieline-agent -p tieline-loadgen
+    cargo build --release -p tieline-relay -p tieline -p tieline-loadgen
     target/release/tieline-loadgen instructions {{ arguments }}
 
 _bench name *arguments:
-    cargo build --release -p tieline-relay -p tieline-agent -p tieline-loadgen
+    cargo build --release -p tieline-relay -p tieline -p tieline-loadgen
     target/release/tieline-loadgen bench --name {{ name }} {{ arguments }}
 
 # Write wire/src/generated.rs from wire/schema/wire.fbs, or only compare: just schema --check

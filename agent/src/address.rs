@@ -48,11 +48,7 @@ impl HostPort {
     }
 
     /// Parses the part of a relay's URL after `scheme`; one slash at the end is allowed.
-    pub(crate) fn of_relay(
-        scheme: &str,
-        rest: &str,
-        default_port: Option<u16>,
-    ) -> Result<Self, String> {
+    pub fn of_relay(scheme: &str, rest: &str, default_port: Option<u16>) -> Result<Self, String> {
         if rest.contains('@') {
             return Err(
                 "the address must not hold a user name or password; put the token into a file, named by \
@@ -130,15 +126,19 @@ impl HostPort {
     }
 
     /// True if the host needs no name server: an IP address, or `localhost`.
-    pub(crate) fn is_known(&self) -> bool {
+    #[must_use]
+    pub fn is_known(&self) -> bool {
         match &self.host {
             Host::Ip(_) => true,
             Host::Name(name) => name == "localhost",
         }
     }
 
-    /// Addresses of the host, at most [`ADDRESSES_MAX`].
-    pub(crate) async fn resolve(&self) -> io::Result<Vec<SocketAddr>> {
+    /// Addresses of the host, at most 16.
+    ///
+    /// # Errors
+    /// What the name lookup says.
+    pub async fn resolve(&self) -> io::Result<Vec<SocketAddr>> {
         match &self.host {
             Host::Ip(ip) => Ok(vec![SocketAddr::new(*ip, self.port)]),
             // RFC 6761, 6.3: never ask a name server for `localhost`. This also saves a lookup thread per session.
@@ -164,7 +164,9 @@ impl fmt::Display for HostPort {
     }
 }
 
-pub(crate) fn deadline_in(duration: Duration) -> Instant {
+/// The moment `duration` from now.
+#[must_use]
+pub fn deadline_in(duration: Duration) -> Instant {
     Instant::now() + duration
 }
 

@@ -84,7 +84,9 @@ impl RelayUrl {
         !self.address.is_loopback()
     }
 
-    pub(crate) const fn address(&self) -> &HostPort {
+    /// Host and port of the relay.
+    #[must_use]
+    pub const fn address(&self) -> &HostPort {
         &self.address
     }
 

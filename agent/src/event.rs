@@ -7,7 +7,6 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::error::Error;
-use crate::target::is_raw;
 
 /// An event of a running agent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -361,6 +360,12 @@ impl fmt::Debug for EventHook {
             "EventHook(none)"
         })
     }
+}
+
+/// True if `target`, in its printed form, is a target of raw bytes.
+#[must_use]
+pub fn is_raw(target: &str) -> bool {
+    !target.contains("://")
 }
 
 #[cfg(test)]

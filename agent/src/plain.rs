@@ -23,7 +23,7 @@ const MASK: &str = "(a token, not shown)";
 const MASK_USER: &str = "…";
 
 /// Shows a value with its hidden characters escaped, on one line.
-pub(crate) struct Plain<T>(pub(crate) T);
+pub struct Plain<T>(pub T);
 
 impl<T: Display> Display for Plain<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -46,7 +46,7 @@ impl Write for Escaping<'_, '_> {
 }
 
 /// Escapes the hidden characters of JSON text; the text's meaning stays the same.
-pub(crate) fn escape_json(text: &str) -> String {
+pub fn escape_json(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         if is_hidden(c) {
@@ -63,7 +63,7 @@ pub(crate) fn escape_json(text: &str) -> String {
 
 /// True for text that is a token and not, for example, a file's path: signed (`eyJ….….…`), or random as relays
 /// make tokens.
-pub(crate) fn is_token_like(text: &str) -> bool {
+pub fn is_token_like(text: &str) -> bool {
     let text = text.trim();
     let text = text.strip_prefix("Bearer ").unwrap_or(text).trim_start();
     (run_of_token(text) == text.len() && token_in(text) == Some(0))
@@ -110,7 +110,7 @@ fn run_of_token(text: &str) -> usize {
 }
 
 /// `text` without the tokens in it, and without the user names and passwords of URLs.
-pub(crate) fn masked(text: &str) -> Cow<'_, str> {
+pub fn masked(text: &str) -> Cow<'_, str> {
     match without_tokens(text) {
         Cow::Borrowed(text) => without_users(text),
         Cow::Owned(text) => Cow::Owned(without_users(&text).into_owned()),
@@ -118,7 +118,7 @@ pub(crate) fn masked(text: &str) -> Cow<'_, str> {
 }
 
 /// `text`, the given address of a relay or a target, without a user name and password.
-pub(crate) fn address_without_user(text: &str) -> String {
+pub fn address_without_user(text: &str) -> String {
     let start = text.find("://").map_or(0, |at| at + "://".len());
     match text[start..].rfind('@') {
         Some(end) => [&text[..start], MASK_USER, &text[start + end..]].concat(),

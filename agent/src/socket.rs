@@ -24,7 +24,7 @@ const LOOPBACK_CONGESTION: &[u8] = b"reno";
 /// How the peer sees a connection that is closed without [`finish`], for example by the kernel after the process
 /// was killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Unfinished {
+pub enum Unfinished {
     /// Reset: the peer cannot mistake partial data for complete data (`SO_LINGER` of 0 s, socket(7)).
     Resets,
     /// Orderly end: the protocol on the connection marks its own lengths and ends.
@@ -32,13 +32,13 @@ pub(crate) enum Unfinished {
 }
 
 /// Makes a later close of the connection an orderly end.
-pub(crate) fn end_in_order(stream: &TcpStream) {
+pub fn end_in_order(stream: &TcpStream) {
     // Fails only on a broken connection.
     let _ = socket2::SockRef::from(stream).set_linger(None);
 }
 
 /// Ends our direction in order after the written bytes: the peer knows that it has all data.
-pub(crate) fn finish(stream: &TcpStream) {
+pub fn finish(stream: &TcpStream) {
     end_in_order(stream);
     // The direction from the peer reports a broken connection.
     let _ = socket2::SockRef::from(stream).shutdown(Shutdown::Write);
@@ -48,7 +48,7 @@ pub(crate) fn finish(stream: &TcpStream) {
 ///
 /// # Errors
 /// As connect(2).
-pub(crate) async fn connect(address: SocketAddr, unfinished: Unfinished) -> io::Result<TcpStream> {
+pub async fn connect(address: SocketAddr, unfinished: Unfinished) -> io::Result<TcpStream> {
     let socket = match address {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
         SocketAddr::V6(_) => TcpSocket::new_v6()?,
@@ -76,7 +76,7 @@ pub(crate) async fn connect(address: SocketAddr, unfinished: Unfinished) -> io::
 /// Waits until the kernel has sent all written bytes, or until `deadline`: a reset discards unsent bytes
 /// (`SO_LINGER`, socket(7)).
 #[cfg(target_os = "linux")]
-pub(crate) async fn flush(stream: &TcpStream, deadline: Instant) {
+pub async fn flush(stream: &TcpStream, deadline: Instant) {
     // With this limit, a socket is writable only if nothing is unsent (tcp(7)). A socket whose end is already queued
     // is writable too, and cannot be told apart.
     if socket2::SockRef::from(stream)
@@ -104,7 +104,7 @@ fn is_writable(stream: &TcpStream) -> bool {
 
 /// Does nothing: other kernels do not report unsent bytes.
 #[cfg(not(target_os = "linux"))]
-pub(crate) async fn flush(_: &TcpStream, _: Instant) {}
+pub async fn flush(_: &TcpStream, _: Instant) {}
 
 #[cfg(all(test, any(target_os = "linux", target_os = "android")))]
 mod tests {

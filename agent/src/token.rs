@@ -16,7 +16,7 @@ use crate::identity::store::{Exposed, check_place};
 use crate::plain::is_token_like;
 
 /// The token in `path`, without white space around it.
-pub(crate) fn read(path: &Path) -> Result<String, TokenError> {
+pub fn read(path: &Path) -> Result<String, TokenError> {
     // Checks the last component alone: a relative path may start with the folder of the settings file.
     let last = path.file_name().unwrap_or_default().to_string_lossy();
     let failed = |source| match is_token_like(&last) {
@@ -82,7 +82,10 @@ impl Exposed {
 }
 
 /// The token in `text`, without white space around it, or what is wrong with the text.
-pub(crate) fn checked(text: &str) -> Result<&str, &'static str> {
+///
+/// # Errors
+/// What is wrong with it, for a message that names the place.
+pub fn checked(text: &str) -> Result<&str, &'static str> {
     let token = text.trim();
     match token.len() {
         0 => Err("it is empty"),

@@ -23,7 +23,7 @@ mod pump;
 mod report;
 mod scenario;
 mod settings;
-mod target;
+mod targets;
 
 use std::process::ExitCode;
 
@@ -69,7 +69,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Bench(flags) => scenario::bench::run(&flags, &Interrupt::listen()?),
         Command::Instructions(flags) => instructions::run(&flags, &Interrupt::listen()?),
         Command::Scaling(flags) => scenario::scaling::run(&flags, &Interrupt::listen()?),
-        Command::Target(flags) => target::run(&flags),
+        Command::Target(flags) => targets::run(&flags),
         Command::Forwarder(flags) => path::forwarder::run(&flags),
         Command::Child(flags) => process::become_child(&flags),
     }

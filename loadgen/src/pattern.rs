@@ -1,6 +1,6 @@
 //! Message bytes, generated from a fixed seed, so that every byte of an answer can be checked.
 
-use crate::target::request::MARK;
+use crate::targets::request::MARK;
 
 /// Number of table offsets at which a message may start. A power of two.
 const OFFSETS: usize = 64 * 1024;

@@ -1,9 +1,6 @@
 //! Settings of an agent: checked once at the start, then constant.
 
-mod file;
-mod sources;
 mod target;
-mod time;
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -11,9 +8,7 @@ use std::time::Duration;
 
 use tieline_wire::Register;
 
-pub(crate) use self::file::File;
 pub use self::target::TargetConfig;
-pub(crate) use self::time::parse_time;
 use crate::dial::RelayUrl;
 use crate::error::{ConfigError, TokenError};
 use crate::event::{AgentEvent, EventHook};
@@ -59,7 +54,7 @@ pub struct Config {
     /// gave ends.
     pub token_file: Option<PathBuf>,
     /// Kind of application given for all targets; `diag` uses it if no target is given.
-    pub(crate) dcc: String,
+    pub dcc: String,
     /// Number of links to the relay, spread over the relay's shards; each link serves all tunnels.
     pub links: u16,
     /// Directory of the key and the status socket; by default the platform's directory for state.
@@ -187,7 +182,7 @@ impl Config {
     }
 
     /// Checks all settings, so that a wrong one is a usage error at the start.
-    pub(crate) fn check(&self) -> Result<(), ConfigError> {
+    pub fn check(&self) -> Result<(), ConfigError> {
         self.check_but_token()?;
         if let Some(path) = &self.token_file {
             token::read(path)?;
@@ -196,7 +191,7 @@ impl Config {
     }
 
     /// Checks all settings but the token file.
-    pub(crate) fn check_but_token(&self) -> Result<(), ConfigError> {
+    pub fn check_but_token(&self) -> Result<(), ConfigError> {
         if !(1..=LINKS_MAX).contains(&self.links) {
             return Err(ConfigError::Links {
                 max: LINKS_MAX,
@@ -230,7 +225,7 @@ impl Config {
     }
 
     /// The state directory to use.
-    pub(crate) fn state_dir(&self) -> Result<PathBuf, ConfigError> {
+    pub fn state_dir(&self) -> Result<PathBuf, ConfigError> {
         self.state_dir
             .as_deref()
             .map_or_else(default_state_dir, |dir| Ok(Path::to_owned(dir)))

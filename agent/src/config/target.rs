@@ -5,7 +5,7 @@ use tieline_wire::{Register, Token, TunnelId};
 
 use crate::error::ConfigError;
 use crate::identity::Identity;
-use crate::target::Target;
+use crate::targets::Target;
 
 /// Settings of one target: the local server and how to publish it.
 ///
@@ -92,7 +92,11 @@ impl TargetConfig {
         self
     }
 
-    pub(super) fn check(&self) -> Result<(), ConfigError> {
+    /// Finds what a relay would refuse.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the setting.
+    pub fn check(&self) -> Result<(), ConfigError> {
         if self.expose_all && !matches!(self.target, Target::Http(_)) {
             return Err(ConfigError::NoPaths {
                 target: self.target.to_string(),
@@ -145,7 +149,9 @@ impl TargetConfig {
         }
     }
 
-    pub(crate) fn label(&self) -> String {
+    /// The label: the one that was set, or one made from the target and the kind of application.
+    #[must_use]
+    pub fn label(&self) -> String {
         self.label
             .clone()
             .unwrap_or_else(|| self.target.label(&self.dcc))

@@ -75,7 +75,7 @@ impl Identity {
     ///
     /// # Errors
     /// [`IdentityError::Random`] if the system has no randomness.
-    pub(crate) fn throw_away() -> Result<Self, IdentityError> {
+    pub fn throw_away() -> Result<Self, IdentityError> {
         let random = SystemRandom::new();
         let fill = |bytes: &mut [u8]| random.fill(bytes).map_err(|_| IdentityError::Random);
         let (mut seed, mut machine, mut instance) = ([0; 32], [0; 16], [0; 16]);
@@ -129,7 +129,7 @@ impl Identity {
 ///
 /// # Errors
 /// Those of [`Identity::load`].
-pub(crate) fn look(state_dir: &Path) -> Result<bool, IdentityError> {
+pub fn has_key(state_dir: &Path) -> Result<bool, IdentityError> {
     let Ok(metadata) = std::fs::metadata(state_dir) else {
         return Ok(false);
     };
@@ -167,7 +167,7 @@ pub fn default_state_dir() -> Result<PathBuf, ConfigError> {
 }
 
 /// Short text that tells apart hosts that share a state directory.
-pub(crate) fn host_tag() -> String {
+pub fn host_tag() -> String {
     data_encoding::HEXLOWER.encode(&machine::host().as_bytes()[..4])
 }
 

@@ -13,9 +13,9 @@ use tokio::task::yield_now;
 
 use super::buffer::ReadBuffer;
 use super::driver::{READ_BYTES_MIN, Start, TURN_BYTES_MAX, link_error, lost};
-use super::{Core, Link, News, stranger};
+use super::{Core, Link, News, server_kind};
 use crate::error::Error;
-use crate::session::{self, Session};
+use crate::link::session::{self, Session};
 
 /// Largest number of payloads in one write to a target.
 const PAYLOADS_MAX: usize = 32;
@@ -67,7 +67,7 @@ impl<'a> Dispatch<'a> {
             }
             let mut input = buffer.split().freeze();
             if self.first.is_empty() {
-                let first = &input[..input.len().min(stranger::FIRST_BYTES_MAX)];
+                let first = &input[..input.len().min(server_kind::FIRST_BYTES_MAX)];
                 self.first.extend_from_slice(first);
             }
             #[cfg(test)]
@@ -95,7 +95,7 @@ impl<'a> Dispatch<'a> {
                 side,
                 detail,
             } if reason == Reason::Preface || self.first.is_empty() => {
-                let who = stranger::describe(&self.first);
+                let who = server_kind::describe(&self.first);
                 let detail = match reason {
                     Reason::Preface => who,
                     _ => format!("{detail}: {who}"),

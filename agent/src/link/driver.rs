@@ -17,7 +17,7 @@ use super::dispatch::Dispatch;
 use super::{Link, News};
 use crate::error::Error;
 use crate::identity::Identity;
-use crate::target::WatchedTarget;
+use crate::targets::WatchedTarget;
 
 /// Smallest room in the buffer for a read of the link; with less room, the read gets a new piece of memory.
 pub(super) const READ_BYTES_MIN: usize = 64 * 1024;

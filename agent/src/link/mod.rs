@@ -5,7 +5,8 @@
 mod buffer;
 mod dispatch;
 mod driver;
-pub(crate) mod stranger;
+pub mod server_kind;
+mod session;
 #[cfg(test)]
 mod tests;
 mod tunnels;
@@ -29,7 +30,7 @@ use self::buffer::ReadBuffer;
 pub(crate) use self::driver::{Start, run};
 use self::tunnels::Tunnels;
 use crate::bell::Bell;
-use crate::session::Session;
+use crate::link::session::Session;
 
 /// Largest number of bytes that one read of a target takes.
 const PULL_BYTES_MAX: usize = 64 * 1024;

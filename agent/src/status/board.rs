@@ -10,7 +10,7 @@ use super::{AgentStatus, LinkStatus, RefusalStatus, State, TunnelStatus};
 use crate::config::Config;
 use crate::identity::Identity;
 use crate::link::Link;
-use crate::target::WatchedTarget;
+use crate::targets::WatchedTarget;
 
 /// Current state of an agent.
 #[derive(Debug)]

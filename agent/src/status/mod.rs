@@ -11,8 +11,9 @@ pub(crate) use self::board::Board;
 pub use self::socket::list;
 pub(crate) use self::socket::{Server, list_quietly};
 use crate::event::Span;
+use crate::event::is_raw;
 use crate::plain::Plain;
-use crate::target::{Health, is_raw};
+use crate::targets::Health;
 
 /// State of a link, of a tunnel or of the whole agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -20,7 +20,7 @@ use crate::event::AgentEvent;
 use crate::identity::Identity;
 use crate::network::NetworkWatch;
 use crate::status::{self, Board};
-use crate::target::WatchedTarget;
+use crate::targets::WatchedTarget;
 use crate::token::{self, TokenWatch};
 
 /// Runs one link until it ends, and does not dial again.

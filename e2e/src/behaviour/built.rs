@@ -22,7 +22,7 @@ pub(super) fn tieline_relay() -> Result<PathBuf> {
 /// # Errors
 /// A program cannot be built.
 pub fn programs() -> Result<PathBuf> {
-    find("tieline-agent", "tieline")?;
+    find("tieline", "tieline")?;
     let relay = tieline_relay()?;
     Ok(relay.parent().context("no folder")?.to_owned())
 }

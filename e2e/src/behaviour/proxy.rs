@@ -5,7 +5,7 @@ use std::path::Path;
 use std::thread::JoinHandle;
 
 use anyhow::{Context, Result, anyhow, bail};
-use tieline_agent::connect::{Connect, ConnectError, ConnectEvent};
+use tieline::connect::{Connect, ConnectError, ConnectEvent};
 use tokio::sync::{mpsc, oneshot};
 
 use super::soon;

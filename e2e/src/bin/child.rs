@@ -60,7 +60,7 @@ fn relay(arguments: Vec<OsString>) -> Result<ExitCode> {
 }
 
 fn agent(arguments: Vec<OsString>) -> Result<ExitCode> {
-    let cli = tieline_agent::cli::Cli::read_alone(arguments)?;
+    let cli = tieline::cli::Cli::read_alone(arguments)?;
     std::thread::Builder::new().spawn(|| {
         until_stdin_ends();
         std::process::exit(0);
@@ -69,7 +69,7 @@ fn agent(arguments: Vec<OsString>) -> Result<ExitCode> {
         .enable_all()
         .build()
         .context("cannot build the tokio runtime")?;
-    Ok(runtime.block_on(tieline_agent::command::run(cli)))
+    Ok(runtime.block_on(tieline::command::run(cli)))
 }
 
 /// Runs a target that echoes all bytes, and prints its address.

@@ -11,8 +11,8 @@ use tieline_e2e::behaviour::{
 };
 use tieline_relay::Auth;
 use tieline_relay::cli::TokenOrder;
-use tieline_wire::Reason;
 use tieline_token::LEEWAY_SECONDS;
+use tieline_wire::Reason;
 
 pub(crate) fn relay() -> Result<TestRelay> {
     let auth = studio()?;

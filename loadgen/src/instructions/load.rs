@@ -11,7 +11,7 @@ use crate::exchange::{self, Ask, HEAD_BYTES_MAX, TEXT_BYTES, TEXT_UP_BYTES};
 use crate::path::relay::RelayPair;
 use crate::path::tunnel_preamble;
 use crate::pattern::Pattern;
-use crate::target::request::{ACCEPTED, Duty, encode};
+use crate::targets::request::{ACCEPTED, Duty, encode};
 
 /// Timeout of one read or write; callgrind slows a process down about fiftyfold.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -13,7 +13,7 @@ use crate::path::Path;
 use crate::scenario::Direction;
 use crate::scenario::failure::{ConnectionError, WorkerError, failed};
 use crate::scenario::poller::{Poller, Ready};
-use crate::target::request::{ACCEPTED, Duty, encode};
+use crate::targets::request::{ACCEPTED, Duty, encode};
 
 /// Timeout for connecting and for the target's acceptance of the request.
 const ACCEPT_TIMEOUT: Duration = Duration::from_secs(10);

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use tieline_wire::TunnelId;
 use tieline_token::{Claims, matches_pattern};
+use tieline_wire::TunnelId;
 
 use crate::config::{TokenEntry, TokenHash};
 

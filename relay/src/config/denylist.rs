@@ -4,8 +4,8 @@ use std::collections::HashSet;
 use std::fmt;
 
 use serde::Deserialize;
-use tieline_wire::AgentKey;
 use tieline_token::CLAIM_BYTES_MAX;
+use tieline_wire::AgentKey;
 
 /// Largest number of entries in one file.
 const ENTRIES_MAX: usize = 100_000;

@@ -5,9 +5,9 @@ use std::fmt;
 use std::hint::black_box;
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use ring::digest::{SHA256, digest};
 use serde::Deserialize;
-use jiff::Timestamp;
 use tieline_token::{CLAIM_BYTES_MAX, Claims, Scope};
 
 /// Beginning of each generated static token, so that people and secret scanners recognize one.
@@ -235,5 +235,7 @@ fn seconds(expires: toml::Value) -> Result<u64, String> {
 pub fn rfc3339(seconds: u64) -> String {
     let last = Timestamp::MAX.as_second();
     let seconds = i64::try_from(seconds).map_or(last, |it| it.min(last));
-    Timestamp::from_second(seconds).unwrap_or(Timestamp::MAX).to_string()
+    Timestamp::from_second(seconds)
+        .unwrap_or(Timestamp::MAX)
+        .to_string()
 }

@@ -1,8 +1,8 @@
 //! Tests of the limits on registrations.
 
 use tieline_relay::{Allowance, Auth, JwtAuth};
-use tieline_wire::Reason;
 use tieline_token::Key;
+use tieline_wire::Reason;
 
 use crate::agent::Agent;
 use crate::{signed, start};

@@ -15,8 +15,8 @@ use agent::{Agent, post};
 use tieline_relay::cli::TokenOrder;
 use tieline_relay::config::{TokenHash, read_denylist, read_tokens};
 use tieline_relay::{Auth, Config, JwtAuth, Relay, TokensAuth, issue_token};
-use tieline_wire::Reason;
 use tieline_token::Key;
+use tieline_wire::Reason;
 
 fn start(change: impl FnOnce(&mut Config)) -> Relay {
     let mut config = Config {

@@ -3,9 +3,13 @@
 use crate::Finding;
 use crate::source::Source;
 
-/// The relay's modules, top row first. A module may import from lower rows and from its own folder. The
-/// table in `docs/STYLE.md` has the same rows.
-const ROWS: &[&[&str]] = &[
+/// Modules of a crate, top row first. A module may import from lower rows and from its own folder.
+type Rows = &'static [&'static [&'static str]];
+
+/// Crates whose modules have rows; the tables in `docs/STYLE.md` have the same rows.
+const CRATES: &[(&str, Rows)] = &[("relay", RELAY), ("agent", AGENT), ("tieline", PROGRAM)];
+
+const RELAY: Rows = &[
     &[
         "main",
         "lib",
@@ -27,7 +31,37 @@ const ROWS: &[&[&str]] = &[
     &["io"],
 ];
 
-/// Numbers of the rows in [`ROWS`] that run on shards, from 1: `shard` down to `audit` and `limits`.
+const AGENT: Rows = &[
+    &["lib"],
+    &["supervise"],
+    &["status", "network"],
+    &["link"],
+    &["config"],
+    &["targets", "token"],
+    &["dial", "event", "identity", "reconnect"],
+    &["address"],
+    &["plain", "error", "socket", "bell", "witness"],
+];
+
+/// The program `tieline`.
+const PROGRAM: Rows = &[
+    &["main", "lib", "command", "cli"],
+    &[
+        "completions",
+        "demo",
+        "diag",
+        "init",
+        "list",
+        "serve",
+        "service",
+        "status",
+    ],
+    &["connect", "token_show"],
+    &["outbound", "settings"],
+    &["paint", "signals", "descriptors"],
+];
+
+/// Numbers of the rows in [`RELAY`] that run on shards, from 1: `shard` down to `audit` and `limits`.
 const SHARD_ROWS: std::ops::RangeInclusive<usize> = 3..=7;
 
 /// Types that share memory between threads, which shards must not use.
@@ -51,29 +85,27 @@ const UNSAFE_DOORS: &[&str] = &[
 /// Name of files in tests and benches that may contain `unsafe`, too.
 const UNSAFE_TEST_FILE: &str = "counting_allocator.rs";
 
-/// Row of a relay module, counted from 1.
-fn row_of(module: &str) -> Option<usize> {
-    ROWS.iter()
-        .position(|row| row.contains(&module))
-        .map(|row| row + 1)
+/// Row of a module, counted from 1.
+fn row_of(rows: Rows, module: &str) -> Option<usize> {
+    let row = rows.iter().position(|row| row.contains(&module))?;
+    Some(row + 1)
 }
 
-/// The top-level module that a relay source belongs to.
-fn relay_module(source: &Source) -> Option<&str> {
-    let inside = source
-        .path
-        .strip_prefix("relay/src/")
-        .filter(|_| source.is_rust())?;
-    Some(inside.split('/').next()?.trim_end_matches(".rs"))
+/// The rows of the crate that a source belongs to, and the source's top-level module.
+fn rows_and_module(source: &Source) -> Option<(Rows, &str)> {
+    let (home, inside) = source.path.split_once("/src/")?;
+    let (_, rows) = CRATES.iter().find(|(name, _)| *name == home)?;
+    let module = inside.split('/').next()?.trim_end_matches(".rs");
+    source.is_rust().then_some((*rows, module))
 }
 
 pub(crate) fn imports_point_downwards(sources: &[Source]) -> Vec<Finding> {
     let mut findings = Vec::new();
     for source in sources {
-        let Some(own) = relay_module(source) else {
+        let Some((rows, own)) = rows_and_module(source) else {
             continue;
         };
-        let Some(row) = row_of(own) else {
+        let Some(row) = row_of(rows, own) else {
             let what = format!("`{own}` has no row in relay/tests/tidy/layering.rs");
             findings.push(Finding::new(source, 1, what));
             continue;
@@ -93,7 +125,7 @@ pub(crate) fn imports_point_downwards(sources: &[Source]) -> Vec<Finding> {
             };
             let target = target.map_or("", String::as_str);
             // A name that is not a module in the table is an item of lib.rs, in row 1.
-            let target_row = row_of(target).unwrap_or(1);
+            let target_row = row_of(rows, target).unwrap_or(1);
             if target != own && target_row <= row {
                 let what = format!(
                     "`{written}` is in row {target_row} and `{own}` in row {row}: imports go to \
@@ -155,14 +187,22 @@ pub(crate) fn crates_keep_apart(sources: &[Source]) -> Vec<Finding> {
             "wire" => &["tieline_wire"],
             "token" => &["tieline_wire", "tieline_token"],
             "hop" => &["tieline_hop"],
-            "relay" => &["tieline_wire", "tieline_token", "tieline_hop", "tieline_relay"],
-            "agent" if source.path.starts_with("agent/src/demo") => {
+            "relay" => &[
+                "tieline_wire",
+                "tieline_token",
+                "tieline_hop",
+                "tieline_relay",
+            ],
+            "agent" => &["tieline_wire", "tieline_agent"],
+            "tieline" if source.path.starts_with("tieline/src/demo") => {
                 &["tieline_wire", "tieline_relay", "tieline_agent"]
             }
-            "agent" if source.path.starts_with("agent/src/token_show") => {
-                &["tieline_wire", "tieline_token"]
-            }
-            "agent" => &["tieline_wire", "tieline_hop", "tieline_agent"],
+            "tieline" => &[
+                "tieline_wire",
+                "tieline_token",
+                "tieline_hop",
+                "tieline_agent",
+            ],
             "e2e" => &[
                 "tieline_wire",
                 "tieline_token",
@@ -193,7 +233,10 @@ fn is_our_crate(name: &str) -> bool {
 pub(crate) fn shards_share_nothing(sources: &[Source]) -> Vec<Finding> {
     let mut findings = Vec::new();
     for source in sources {
-        let row = relay_module(source).and_then(row_of).unwrap_or(0);
+        let relay = rows_and_module(source).filter(|_| source.path.starts_with("relay/"));
+        let row = relay
+            .and_then(|(rows, module)| row_of(rows, module))
+            .unwrap_or(0);
         if !SHARD_ROWS.contains(&row) || source.path.starts_with("relay/src/shard/mailbox/") {
             continue;
         }

@@ -65,7 +65,8 @@ fn all_our_sources_are_read() {
         "hop/src/lib.rs",
         "relay/src/main.rs",
         "relay/tests/tidy/main.rs",
-        "agent/src/main.rs",
+        "agent/src/targets/mod.rs",
+        "tieline/src/main.rs",
         "loadgen/src/main.rs",
         "tools/schema/src/main.rs",
     ] {
@@ -77,7 +78,7 @@ fn all_our_sources_are_read() {
 }
 
 #[test]
-fn relay_files_import_only_from_lower_rows() {
+fn files_import_only_from_lower_rows() {
     hold(layering::imports_point_downwards);
 }
 
@@ -124,6 +125,11 @@ fn modules_are_named_after_what_they_hold() {
 #[test]
 fn names_follow_the_glossary() {
     hold(rules::names_follow_the_glossary);
+}
+
+#[test]
+fn comments_name_their_nouns() {
+    hold(rules::comments_name_their_nouns);
 }
 
 #[test]

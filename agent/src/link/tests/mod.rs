@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 
 use super::*;
 use crate::identity::Identity;
-use crate::target::{Target, WatchedTarget};
+use crate::targets::{Target, WatchedTarget};
 use crate::witness::Connection;
 
 mod copies;

@@ -3,8 +3,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Mutex;
 
-use tieline_wire::TunnelId;
 use tieline_token::Key;
+use tieline_wire::TunnelId;
 
 use super::*;
 use crate::auth::{Question, Ruling};

@@ -1,0 +1,156 @@
+//! The target's side of bulk transfers: receives and checks blocks, sends blocks, or both at once.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use anyhow::Context as _;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::runtime;
+use tokio::sync::mpsc::{Receiver, Sender, channel};
+
+use crate::blocks::{BLOCK_BYTES, Incoming, Outgoing, Table};
+use crate::targets::request::{ACCEPTED, Duty};
+
+/// Capacity of the queue of connections for the stream thread; a full queue makes `hand_over` wait.
+const WAITING_MAX: usize = 256;
+
+thread_local! {
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; BLOCK_BYTES].into_boxed_slice());
+}
+
+type Arrival = (std::net::TcpStream, Duty, u64);
+
+/// Handle of the thread that serves bulk transfers. A separate thread, because a source that is always
+/// ready must not delay the echoes on the main thread.
+#[derive(Clone, Debug)]
+pub(super) struct Streams(Sender<Arrival>);
+
+impl Streams {
+    /// Starts the thread, which runs until the process ends.
+    pub(super) fn start() -> anyhow::Result<Self> {
+        let (sender, arrivals) = channel(WAITING_MAX);
+        let runtime = runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        std::thread::Builder::new()
+            .name("streams".to_owned())
+            .spawn(move || runtime.block_on(serve_all(arrivals)))?;
+        Ok(Self(sender))
+    }
+
+    /// Passes a connection to the thread.
+    pub(super) async fn hand_over(
+        &self,
+        stream: TcpStream,
+        duty: Duty,
+        id: u64,
+    ) -> anyhow::Result<()> {
+        let arrival = (stream.into_std()?, duty, id);
+        self.0
+            .send(arrival)
+            .await
+            .context("the stream thread has ended")
+    }
+}
+
+async fn serve_all(mut arrivals: Receiver<Arrival>) {
+    let table = Arc::new(Table::new());
+    while let Some((stream, duty, id)) = arrivals.recv().await {
+        let table = Arc::clone(&table);
+        match TcpStream::from_std(stream) {
+            Ok(stream) => drop(tokio::spawn(serve(stream, duty, id, table))),
+            Err(error) => eprintln!("refused a connection: {error}"),
+        }
+    }
+}
+
+/// Serves one connection until the client closes it.
+async fn serve(mut stream: TcpStream, duty: Duty, id: u64, table: Arc<Table>) {
+    let mut serving = Serving {
+        outgoing: Outgoing::new(id),
+        incoming: Incoming::new(id),
+        duty,
+        is_accepted: false,
+    };
+    // A client that disconnects is the normal end, even of a failed run: the client reports the reason.
+    let _ = poll_fn(|cx| serving.poll(cx, &mut stream, &table)).await;
+}
+
+struct Serving {
+    outgoing: Outgoing,
+    incoming: Incoming,
+    duty: Duty,
+    is_accepted: bool,
+}
+
+impl Serving {
+    /// tokio's task budget ends the loop, so a connection that is always ready cannot starve others.
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        stream: &mut TcpStream,
+        table: &Table,
+    ) -> Poll<io::Result<()>> {
+        loop {
+            let is_read = self.read(cx, stream, table)?;
+            let is_written = self.write(cx, stream, table)?;
+            match (is_read, is_written) {
+                (Poll::Ready(0), _) => return Poll::Ready(Ok(())),
+                (Poll::Pending, Poll::Pending) => return Poll::Pending,
+                _ => {}
+            }
+        }
+    }
+
+    /// Ready with the number of bytes read.
+    fn read(
+        &mut self,
+        cx: &mut Context<'_>,
+        stream: &mut TcpStream,
+        table: &Table,
+    ) -> io::Result<Poll<usize>> {
+        SCRATCH.with_borrow_mut(|scratch| {
+            let mut buffer = ReadBuf::new(scratch);
+            if Pin::new(stream).poll_read(cx, &mut buffer)?.is_pending() {
+                return Ok(Poll::Pending);
+            }
+            self.incoming.check(table, buffer.filled());
+            let own = self.incoming.own_verdict();
+            if self.incoming.verdict().is_some() || own.wrong_at.is_some() {
+                self.outgoing.end(own);
+            }
+            Ok(Poll::Ready(buffer.filled().len()))
+        })
+    }
+
+    fn write(
+        &mut self,
+        cx: &mut Context<'_>,
+        stream: &mut TcpStream,
+        table: &Table,
+    ) -> io::Result<Poll<()>> {
+        let mut stream = Pin::new(stream);
+        if !self.is_accepted {
+            if stream.as_mut().poll_write(cx, &[ACCEPTED])?.is_pending() {
+                return Ok(Poll::Pending);
+            }
+            self.is_accepted = true;
+        }
+        if self.outgoing.is_finished() || !(self.duty.sends() || self.outgoing.is_ending()) {
+            return Ok(Poll::Pending);
+        }
+        match stream.poll_write_vectored(cx, &self.outgoing.next(table))? {
+            Poll::Ready(0) => Err(io::ErrorKind::WriteZero.into()),
+            Poll::Ready(taken) => {
+                self.outgoing.advance(taken);
+                Ok(Poll::Ready(()))
+            }
+            Poll::Pending => Ok(Poll::Pending),
+        }
+    }
+}

@@ -1,0 +1,343 @@
+//! `tieline connect`: an HTTP proxy on this machine that adds the user's token to requests for a
+//! relay, so that no MCP client's configuration holds a secret.
+//!
+//! ```no_run
+//! use tieline::connect::Connect;
+//!
+//! # async fn proxy() -> Result<(), tieline::connect::ConnectError> {
+//! let connect = Connect::new("https://relay.studio.example")?
+//!     .with_token_file("ada.token")
+//!     .with_event_hook(|event| println!("{event}"));
+//! connect.run(std::future::pending()).await
+//! # }
+//! ```
+//!
+//! Both sides speak HTTP/1.1 through hyper. Bodies pass frame by frame, and a disconnect on either
+//! side ends the other side. Request paths go to the relay unchanged: the proxy has no tunnel table.
+
+mod args;
+mod asking;
+mod body;
+mod caller;
+mod cors;
+mod credential;
+mod error;
+mod event;
+mod forward;
+mod headers;
+mod listen;
+mod look;
+mod origin;
+mod outlook;
+mod pool;
+mod problem;
+mod rewrite;
+
+use std::future::Future;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderValue;
+
+pub use self::args::{ConnectArgs, DEFAULT_LISTEN};
+use self::asking::Asking;
+use self::credential::Credential;
+pub use self::error::ConnectError;
+pub use self::event::ConnectEvent;
+use self::event::{Hook, list};
+use self::forward::Front;
+use self::listen::Listen;
+use self::origin::{Hosts, Origins};
+use self::outlook::Outlook;
+use self::pool::Pool;
+use crate::outbound::tls::Tls;
+use crate::outbound::tunnels::CallerSide;
+use crate::outbound::{OutboundError, RelayOrigin};
+use crate::paint::{GOOD, complain, paint, print_json, say, warn};
+use crate::signals::until_signal;
+
+/// Largest number of caller connections served at once.
+pub const CONNECTIONS_MAX: usize = 256;
+
+/// How long running requests may continue after the proxy was asked to stop.
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Buffer limit per connection and direction, in bytes; also the limit on a request or answer head.
+const HTTP_BUFFER_BYTES_MAX: usize = 64 * 1024;
+
+/// Settings of the proxy.
+pub struct Connect {
+    relay: RelayOrigin,
+    listen: Listen,
+    token_file: Option<PathBuf>,
+    ca: Option<PathBuf>,
+    origins: Origins,
+    hosts: Hosts,
+    look: bool,
+    hook: Hook,
+}
+
+impl Connect {
+    /// A proxy for the relay at the URL `relay`, with default settings otherwise.
+    ///
+    /// # Errors
+    /// [`ConnectError::Relay`] if `relay` is not the URL of a relay's HTTP port.
+    pub fn new(relay: &str) -> Result<Self, ConnectError> {
+        let relay = RelayOrigin::parse(relay)?;
+        Ok(Self {
+            relay,
+            listen: Listen::Localhost(51822),
+            token_file: None,
+            ca: None,
+            origins: Origins::default(),
+            hosts: Hosts::default(),
+            look: false,
+            hook: Hook::new(|_| {}),
+        })
+    }
+
+    /// Listens on `address`. An address other than loopback needs `share_token`, since programs on the
+    /// network can then use the token. `localhost:PORT` means 127.0.0.1 and ::1, or the one of
+    /// the two that this machine has.
+    ///
+    /// # Errors
+    /// [`ConnectError::Listen`] if `address` cannot be parsed; [`ConnectError::Exposed`] if `address` is
+    /// not loopback and `share_token` is false.
+    pub fn with_listen(mut self, address: &str, share_token: bool) -> Result<Self, ConnectError> {
+        let wrong = || ConnectError::Listen {
+            text: address.to_owned(),
+        };
+        if let Some(port) = address.strip_prefix("localhost:") {
+            self.listen = Listen::Localhost(port.parse().map_err(|_| wrong())?);
+            return Ok(self);
+        }
+        let listen: SocketAddr = address.parse().map_err(|_| wrong())?;
+        if !listen.ip().to_canonical().is_loopback() && !share_token {
+            return Err(ConnectError::Exposed { address: listen });
+        }
+        self.listen = Listen::At(listen);
+        Ok(self)
+    }
+
+    /// Sends the token in this file with every request, in place of the caller's own credentials, while
+    /// the relay asks callers for a token.
+    #[must_use]
+    pub fn with_token_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.token_file = Some(path.into());
+        self
+    }
+
+    /// Trusts the certificates in this file for an `https` relay, instead of the system's.
+    #[must_use]
+    pub fn with_ca(mut self, path: impl Into<PathBuf>) -> Self {
+        self.ca = Some(path.into());
+        self
+    }
+
+    /// Allows web pages of `origin` to use the proxy, besides pages served from this machine.
+    ///
+    /// # Errors
+    /// [`ConnectError::AllowOrigin`] if `origin` is not a web origin.
+    pub fn with_allowed_origin(mut self, origin: &str) -> Result<Self, ConnectError> {
+        self.origins.allow(origin)?;
+        Ok(self)
+    }
+
+    /// Accepts requests for the host `name`, besides `localhost` and the address that the client reached.
+    ///
+    /// # Errors
+    /// [`ConnectError::AllowHost`] if `name` is not a host name.
+    pub fn with_allowed_host(mut self, name: &str) -> Result<Self, ConnectError> {
+        self.hosts.allow(name)?;
+        Ok(self)
+    }
+
+    /// Checks at the start whether the relay answers and accepts the token; reports the result as an event.
+    #[must_use]
+    pub const fn with_look(mut self) -> Self {
+        self.look = true;
+        self
+    }
+
+    /// Passes every event to `hook`, which must not block.
+    #[must_use]
+    pub fn with_event_hook(mut self, hook: impl Fn(&ConnectEvent) + Send + Sync + 'static) -> Self {
+        self.hook = Hook::new(hook);
+        self
+    }
+
+    /// Serves until `shutdown` resolves; running requests then get at most [`DRAIN_TIMEOUT`].
+    ///
+    /// Dropping the future closes every connection at once.
+    ///
+    /// # Errors
+    /// [`ConnectError`] if the proxy cannot start.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), ConnectError> {
+        let Self { relay, hook, .. } = self;
+        let tls = match (relay.https, &self.ca) {
+            (true, ca) => Some(Tls::new(&relay.address, ca.as_deref())?),
+            (false, Some(_)) => return Err(OutboundError::CaWithoutTls.into()),
+            (false, None) => None,
+        };
+        let credential = match &self.token_file {
+            Some(path) => Some(Credential::read(path)?),
+            None => None,
+        };
+        let authority = relay.authority();
+        let host = HeaderValue::try_from(&authority).map_err(|_| OutboundError::Relay {
+            text: authority,
+            problem: "it has a character that a header field cannot carry".to_owned(),
+        })?;
+        let (listeners, addresses) = listen::bind(self.listen).await?;
+        let address = addresses[0];
+        hook.tell(&ConnectEvent::Listening {
+            address,
+            url: base_url(self.listen, address),
+            addresses,
+            relay: relay.to_string(),
+            token: credential.is_some(),
+        });
+        if credential.is_some() {
+            warn_of_token(&relay, address, &hook);
+        }
+        let to_look_at = self.look.then(|| CallerSide {
+            origin: relay.clone(),
+            tls: tls.clone(),
+            authorization: None,
+            is_connect: false,
+        });
+        let front = Arc::new(Front {
+            pool: Arc::new(Pool::new(relay, tls)),
+            host,
+            credential,
+            asking: Asking::default(),
+            origins: self.origins,
+            outlook: Outlook::default(),
+            hosts: self.hosts,
+            hook: hook.clone(),
+        });
+        let looking = async {
+            if let Some(relay) = to_look_at {
+                look::look(&front, relay).await;
+            }
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            () = listen::serve(listeners, Arc::clone(&front), shutdown) => {}
+            () = looking => {}
+        }
+        hook.tell(&ConnectEvent::Stopped);
+        Ok(())
+    }
+}
+
+/// Warns if the network can read the token, or can use it through the proxy.
+fn warn_of_token(relay: &RelayOrigin, address: SocketAddr, hook: &Hook) {
+    if relay.exposes_tokens() {
+        let relay = relay.to_string();
+        hook.tell(&ConnectEvent::TokenInClear { relay });
+    }
+    if !address.ip().to_canonical().is_loopback() {
+        hook.tell(&ConnectEvent::TokenShared { address });
+    }
+}
+
+/// The proxy's URL for clients on this machine. `localhost` appears only if the proxy listens in both
+/// address families: some clients try only the first address of a name.
+fn base_url(listen: Listen, address: SocketAddr) -> String {
+    let port = address.port();
+    match (listen, address.ip()) {
+        (Listen::Localhost(_), _) => format!("http://localhost:{port}"),
+        (Listen::At(_), IpAddr::V4(Ipv4Addr::UNSPECIFIED)) => format!("http://127.0.0.1:{port}"),
+        (Listen::At(_), IpAddr::V6(Ipv6Addr::UNSPECIFIED)) => format!("http://[::1]:{port}"),
+        (Listen::At(_), _) => format!("http://{address}"),
+    }
+}
+
+/// Runs `tieline connect`; returns the exit code.
+pub(crate) async fn run(args: ConnectArgs) -> u8 {
+    let json = args.json;
+    let connect = match args.settings() {
+        Ok(connect) => connect.with_event_hook(move |event| print(event, json)),
+        Err(error) => {
+            complain(&error);
+            return error.exit_code();
+        }
+    };
+    match until_signal(|shutdown| connect.run(shutdown)).await {
+        None | Some(Ok(())) => 0,
+        Some(Err(error)) => {
+            complain(&error);
+            error.exit_code()
+        }
+    }
+}
+
+/// Prints one event for people, or as JSON for programs.
+fn print(event: &ConnectEvent, json: bool) {
+    match event {
+        // Warnings go to standard error, with --json as well: standard output carries results only.
+        ConnectEvent::TokenKept { .. }
+        | ConnectEvent::TokenInClear { .. }
+        | ConnectEvent::TokenShared { .. } => warn(event),
+        event if json => print_json(event),
+        ConnectEvent::RelayAway { .. }
+        | ConnectEvent::TokenRefused { .. }
+        | ConnectEvent::Relay { is_good: false, .. } => warn(event),
+        ConnectEvent::Listening {
+            addresses,
+            url,
+            relay,
+            token,
+            ..
+        } => {
+            let adds = if *token {
+                "adds your token where the relay asks for one"
+            } else {
+                "adds no token"
+            };
+            let listening = paint(GOOD, "listening");
+            let address = list(addresses);
+            say(&format!("{listening}  {address}, for {relay}; {adds}"));
+            say(&format!(
+                "url        {}",
+                paint(GOOD, format_args!("{url}/w/<tunnel>/mcp"))
+            ));
+        }
+        event => say(event),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_that_others_reach_needs_a_second_word() {
+        let listen = |address, twice| {
+            let connect = Connect::new("http://relay:9080").unwrap();
+            connect
+                .with_listen(address, twice)
+                .map(|connect| connect.listen)
+        };
+        for address in ["127.0.0.1:0", "127.3.2.1:80", "[::1]:0", "localhost:51822"] {
+            assert!(listen(address, false).is_ok(), "{address}");
+        }
+        for address in ["0.0.0.0:51822", "[::]:1", "10.0.0.1:1"] {
+            let error = listen(address, false).unwrap_err();
+            assert!(
+                error.to_string().contains("--share-token-with-network"),
+                "{error}"
+            );
+            assert_eq!(error.exit_code(), 2);
+            assert!(listen(address, true).is_ok());
+        }
+        assert_eq!(listen("localhost:7", false).unwrap(), Listen::Localhost(7));
+        for wrong in ["51822", "localhost", "localhost:x", "relay.example:80", ""] {
+            let error = listen(wrong, true).unwrap_err();
+            assert!(matches!(error, ConnectError::Listen { .. }), "{error}");
+        }
+    }
+}

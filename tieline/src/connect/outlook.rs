@@ -1,0 +1,184 @@
+//! State of the relay and the token as recent requests found them, for the terminal that runs `tieline
+//! connect`. An unreachable relay or a refused token is reported when the trouble begins and when it ends,
+//! not for each request.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use http::header::{CACHE_CONTROL, WWW_AUTHENTICATE};
+use http::{HeaderMap, StatusCode};
+use tokio::time::Instant;
+
+use super::event::ConnectEvent;
+use super::problem::Problem;
+use crate::outbound::tunnels::Obstacle;
+
+/// Shortest time between two reports that the same kind of trouble begins.
+const TELL_PAUSE: Duration = Duration::from_secs(10);
+
+/// Whether callers now get answers from the relay, and whether the relay accepts the token.
+#[derive(Debug, Default)]
+pub(super) struct Outlook(Mutex<Troubles>);
+
+#[derive(Debug, Default)]
+struct Troubles {
+    relay: Trouble,
+    token: Trouble,
+}
+
+/// State of one kind of trouble.
+#[derive(Debug, Default)]
+struct Trouble {
+    /// `None`: no trouble. `Some(reported)`: trouble, and whether its start was reported.
+    now: Option<bool>,
+    told_at: Option<Instant>,
+}
+
+impl Trouble {
+    /// Records that the trouble is present; true if its start is to be reported.
+    fn begins(&mut self) -> bool {
+        if self.now.is_some() {
+            return false;
+        }
+        let now = Instant::now();
+        let is_due = |at: Instant| now.duration_since(at) >= TELL_PAUSE;
+        let is_told = self.told_at.is_none_or(is_due);
+        if is_told {
+            self.told_at = Some(now);
+        }
+        self.now = Some(is_told);
+        is_told
+    }
+
+    /// Records that the trouble is over; true if its end is to be reported, because its start was.
+    fn ends(&mut self) -> bool {
+        self.now.take() == Some(true)
+    }
+}
+
+impl Outlook {
+    /// Records that the check at the start has reported `obstacle`, so that its start is not reported again.
+    pub(super) fn told(&self, obstacle: Obstacle) {
+        let mut it = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match obstacle {
+            Obstacle::Away => it.relay.begins(),
+            Obstacle::NeedsToken | Obstacle::BadToken | Obstacle::NoScope => it.token.begins(),
+            Obstacle::NoRelay | Obstacle::AdminPort | Obstacle::Hidden | Obstacle::Other => false,
+        };
+    }
+
+    /// Records a request without an answer from the relay; returns the event to report, if any.
+    pub(super) fn failed(&self, problem: &Problem) -> Option<ConnectEvent> {
+        let mut it = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        (problem.is_relay_away() && it.relay.begins()).then(|| ConnectEvent::RelayAway {
+            message: problem.message().to_owned(),
+        })
+    }
+
+    /// Records an answer from the relay or a target behind it; returns the events to report. `has_token`:
+    /// the request carried the token of the file.
+    pub(super) fn answered(
+        &self,
+        status: StatusCode,
+        headers: &HeaderMap,
+        has_token: bool,
+    ) -> impl Iterator<Item = ConnectEvent> + use<> {
+        let mut it = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let back = it.relay.ends().then_some(ConnectEvent::RelayBack);
+        let token = match refusal(status, headers) {
+            Some(reason) => it
+                .token
+                .begins()
+                .then_some(ConnectEvent::TokenRefused { reason, has_token }),
+            // Any other answer, also a target's refusal, counts as the relay's acceptance of the token.
+            None => it.token.ends().then_some(ConnectEvent::TokenTaken),
+        };
+        back.into_iter().chain(token)
+    }
+}
+
+/// Why the relay itself, not a target behind it, refuses a caller. A target's challenge has more parameters
+/// than `error`, and a target's answers seldom say `no-store`.
+fn refusal(status: StatusCode, headers: &HeaderMap) -> Option<&'static str> {
+    let is = |name, text: &str| {
+        let mut values = headers.get_all(name).iter();
+        values.next().is_some_and(|it| it == text) && values.next().is_none()
+    };
+    if !is(CACHE_CONTROL, "no-store") {
+        return None;
+    }
+    match status {
+        StatusCode::UNAUTHORIZED if is(WWW_AUTHENTICATE, "Bearer") => Some("unauthorized"),
+        StatusCode::UNAUTHORIZED if is(WWW_AUTHENTICATE, "Bearer error=\"invalid_token\"") => {
+            Some("invalid_token")
+        }
+        StatusCode::FORBIDDEN if is(WWW_AUTHENTICATE, "Bearer error=\"insufficient_scope\"") => {
+            Some("insufficient_scope")
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn answer(
+        outlook: &Outlook,
+        status: u16,
+        challenge: Option<&'static str>,
+    ) -> Vec<&'static str> {
+        let mut headers = HeaderMap::new();
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if let Some(challenge) = challenge {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+        }
+        let status = StatusCode::from_u16(status).unwrap();
+        outlook
+            .answered(status, &headers, true)
+            .map(|event| match event {
+                ConnectEvent::RelayBack => "back",
+                ConnectEvent::TokenRefused { reason, .. } => reason,
+                ConnectEvent::TokenTaken => "taken",
+                other => panic!("{other:?}"),
+            })
+            .collect()
+    }
+
+    fn fail(outlook: &Outlook) -> bool {
+        let problem = Problem::relay_unreachable("it is away".to_owned());
+        outlook.failed(&problem).is_some()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn trouble_is_told_when_it_begins_and_when_it_is_over() {
+        let outlook = Outlook::default();
+        assert!(answer(&outlook, 200, None).is_empty());
+        assert!(fail(&outlook) && !fail(&outlook));
+        assert_eq!(answer(&outlook, 404, None), ["back"]);
+        assert!(answer(&outlook, 200, None).is_empty());
+        // Trouble that comes and goes within TELL_PAUSE does not fill the terminal.
+        for _ in 0..3 {
+            assert!(!fail(&outlook));
+            assert!(answer(&outlook, 200, None).is_empty());
+        }
+        tokio::time::advance(TELL_PAUSE).await;
+        assert!(fail(&outlook));
+        assert_eq!(answer(&outlook, 200, None), ["back"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refused_token_is_the_relays_word_and_not_a_targets() {
+        let outlook = Outlook::default();
+        let bad = Some("Bearer error=\"invalid_token\"");
+        assert_eq!(answer(&outlook, 401, bad), ["invalid_token"]);
+        assert!(answer(&outlook, 401, bad).is_empty());
+        assert_eq!(answer(&outlook, 200, None), ["taken"]);
+        let targets = Some("Bearer error=\"invalid_token\", resource_metadata=\"https://t\"");
+        tokio::time::advance(TELL_PAUSE).await;
+        assert!(answer(&outlook, 401, targets).is_empty());
+        assert_eq!(answer(&outlook, 401, Some("Bearer")), ["unauthorized"]);
+    }
+}

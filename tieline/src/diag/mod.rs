@@ -1,0 +1,231 @@
+//! `tieline diag`: tries each step on the way to the relay and to the targets separately, and says what
+//! to do about a step that fails. Running agents are not disturbed.
+
+mod check;
+mod clock;
+mod network;
+mod target;
+mod trial;
+mod web;
+
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use clap::Args;
+use tokio::net::TcpStream;
+
+use self::check::{Check, Outcome};
+use self::clock::Evidence;
+use crate::paint::{complain, print_json, say};
+use crate::settings::{self, ConfigFile, ServeArgs};
+use crate::token_show::{Standing, standing};
+use tieline_agent::Config;
+use tieline_agent::error::ConfigError;
+use tieline_agent::identity;
+use tieline_agent::token;
+
+const DONE: u8 = 0;
+const FAILED: u8 = 1;
+const USAGE: u8 = 2;
+
+/// Flags of `tieline diag`: those of `tieline serve`, so that a failing command line can be tried unchanged.
+#[derive(Debug, Args)]
+pub struct DiagArgs {
+    /// Flags of `tieline serve`.
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub serve: ServeArgs,
+}
+
+impl DiagArgs {
+    /// The given flags that no check tries, because they only say how an agent runs.
+    fn untried(&self) -> Vec<&'static str> {
+        let it = &self.serve;
+        let flags = [
+            ("--links", it.links.is_some()),
+            ("--drain-timeout", it.drain_timeout.is_some()),
+            ("--once", it.once),
+            ("--stand-by", it.stand_by),
+            ("--no-look", it.no_look),
+            ("--machine", it.machine.is_some()),
+        ];
+        let given = flags.into_iter().filter(|(_, is_given)| *is_given);
+        given.map(|(flag, _)| flag).collect()
+    }
+}
+
+/// Runs `tieline diag`; returns the exit code: 0 if nothing failed.
+pub(crate) async fn run(args: DiagArgs) -> u8 {
+    let json = args.serve.json;
+    let untried = args.untried();
+    if !untried.is_empty() && !json {
+        complain(&format!("no check tries {}", untried.join(", ")));
+    }
+    let config = match settings(&args.serve) {
+        Ok(config) => config,
+        Err(error) => {
+            complain(&error);
+            return USAGE;
+        }
+    };
+    let mut teller = Teller { json, failed: 0 };
+    look(&config, &mut teller).await;
+    if teller.failed > 0 { FAILED } else { DONE }
+}
+
+/// The settings that `tieline serve` would have. The token file is not read here: it has its own check.
+fn settings(args: &ServeArgs) -> Result<Config, ConfigError> {
+    let file = ConfigFile::of_args(args)?;
+    if let (Some(file), false) = (&file, args.json) {
+        complain(&format!("settings from {}", file.path.display()));
+    }
+    let config = settings::merged(args, file, false)?;
+    if !config.targets.is_empty() {
+        config.check_but_token()?;
+    }
+    Ok(config)
+}
+
+/// Prints each check as soon as it is done.
+struct Teller {
+    json: bool,
+    failed: usize,
+}
+
+impl Teller {
+    fn tell(&mut self, check: &Check) {
+        self.failed += usize::from(check.outcome == Outcome::Failed);
+        if self.json {
+            print_json(check);
+        } else {
+            say(check);
+        }
+    }
+}
+
+async fn look(config: &Config, teller: &mut Teller) {
+    let address = config.relay.address();
+    let named = network::dns(address).await;
+    let has_address = named.outcome != Outcome::Failed;
+    teller.tell(&named);
+    let (reached, stream) = network::tcp(&config.relay, has_address).await;
+    teller.tell(&reached);
+    for transport in ["tls", "quic", "websocket"] {
+        teller.tell(&network::to_come(transport));
+    }
+    teller.tell(&network::proxy(|name| std::env::var_os(name)));
+
+    teller.tell(&key(config));
+    if let Some(check) = clear_text(config) {
+        teller.tell(&check);
+    }
+
+    let now = now_seconds();
+    let token = config.token_file.as_deref();
+    let (known, evidence) = auth(config, token, stream, now, teller).await;
+    let answer = match &evidence.urls[..] {
+        [] => None,
+        urls => web::date_of(urls).await,
+    };
+    let evidence = Evidence {
+        date: answer,
+        since: known.as_ref().and_then(|token| token.since),
+        until: known.as_ref().and_then(|token| token.until),
+        left: evidence.left,
+        said_expired: evidence.said_expired,
+        ..evidence
+    };
+    teller.tell(&clock::judge(now_seconds(), &evidence));
+    if config.targets.is_empty() {
+        let text = "no target is given: --to TARGET, or to in tieline.toml";
+        teller.tell(&Check::not_applicable("target", text));
+    }
+    for target in &config.targets {
+        teller.tell(&target::look(&target.target).await);
+    }
+}
+
+/// Checks that no other user can read or replace the agent's key, if there is a key.
+fn key(config: &Config) -> Check {
+    let looked = config
+        .state_dir()
+        .map(|folder| (identity::has_key(&folder), folder));
+    match looked {
+        Ok((Ok(true), folder)) => {
+            Check::ok("key", format!("the key in {} is private", folder.display()))
+        }
+        Ok((Ok(false), folder)) => {
+            let text = format!(
+                "no key in {} yet: tieline serve makes one",
+                folder.display()
+            );
+            Check::not_applicable("key", text)
+        }
+        Ok((Err(error), _)) => {
+            Check::failed("key", error, "tieline serve cannot start until fixed")
+        }
+        Err(error) => Check::failed("key", error, "tieline serve cannot start until fixed"),
+    }
+}
+
+/// Warns of a token that the network can read.
+fn clear_text(config: &Config) -> Option<Check> {
+    let is_exposed = config.token_file.is_some() && config.relay.exposes_tokens();
+    is_exposed.then(|| {
+        let text = format!(
+            "your token goes to {} in clear text, where the network can read it",
+            config.relay.name()
+        );
+        Check::warning("clear_text", text, "use a network that you trust, or a VPN")
+    })
+}
+
+/// Reads the token, and tries it if the relay was reached. Returns what the token says, and what the
+/// relay's answer shows about the relay's clock.
+async fn auth(
+    config: &Config,
+    path: Option<&Path>,
+    stream: Option<TcpStream>,
+    now: u64,
+    teller: &mut Teller,
+) -> (Option<Standing>, Evidence) {
+    let nothing = Evidence::default();
+    let token = match path.map(token::read).transpose() {
+        Ok(token) => token,
+        Err(error) => {
+            teller.tell(&Check::failed(
+                "auth",
+                &error,
+                "the file must hold one token that only you can read",
+            ));
+            return (None, nothing);
+        }
+    };
+    let known = token.as_deref().map(|token| standing(token, now));
+    let Some(stream) = stream else {
+        let text = match &known {
+            None => "the relay was not reached, and no token file is given".to_owned(),
+            Some(token) => format!("the relay was not reached; {}", words(token)),
+        };
+        teller.tell(&Check::not_applicable("auth", text));
+        return (known, nothing);
+    };
+    let trial = trial::run(config, token.as_deref().unwrap_or_default(), stream).await;
+    let (check, evidence) = trial::judge(trial, config, known.as_ref());
+    teller.tell(&check);
+    (known, evidence)
+}
+
+/// The token's expiry, as a clause of a message.
+fn words(token: &Standing) -> String {
+    match &token.expiry {
+        Some(expiry) if token.has_expired => format!("the token expired {expiry}"),
+        Some(expiry) => format!("the token expires {expiry}"),
+        None => "the token does not say when it expires".to_owned(),
+    }
+}
+
+fn now_seconds() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.map_or(0, |now| now.as_secs())
+}

@@ -1,0 +1,471 @@
+//! A trial registration that takes no name from any agent: its key is new and thrown away, so no agent has
+//! the name that is derived from it. An agent that runs on this machine keeps its tunnels.
+//! Long because the trial, its meaning and the advice stand together.
+
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tieline_wire::{
+    AgentHello, Event, Granted, Moment, Mux, Reason, Refusal, Register, RelayHello, Scheme,
+    Settings, Token, Transmit,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout};
+
+use super::check::Check;
+use super::clock::Evidence;
+use super::words;
+use crate::token_show::Standing;
+use tieline_agent::config::{Config, TargetConfig};
+use tieline_agent::identity::Identity;
+use tieline_agent::server_kind;
+
+/// Longest time for the whole trial; a provider that the relay asks has 5 s.
+const TRIAL_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Limit on registrations in a trial, so that they do not use up the relay's limit per minute.
+const ASKED_MAX: usize = 16;
+
+/// Longest wait for the relay to close its side after this side has closed.
+const FAREWELL_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// Size of the buffer for one read, in bytes.
+const READ_BYTES: usize = 16 * 1024;
+
+/// The target's address in a trial registration: no caller is led there, but a relay refuses an empty
+/// address.
+const AUTHORITY: &str = "localhost";
+
+const AGENT_VERSION: &str = concat!("tieline/", env!("CARGO_PKG_VERSION"), " (diag)");
+
+/// Result of a trial.
+pub(super) enum Trial {
+    /// The relay answered each registration.
+    Answered {
+        relay: String,
+        /// The answers to `asked`, in the same order.
+        answers: Vec<Result<Granted, Refusal>>,
+        asked: Vec<Asked>,
+    },
+    /// The handshake failed, or the relay ended the link.
+    Ended { why: String, reason: Option<Reason> },
+}
+
+/// What one trial registration asks for.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Asked {
+    dcc: String,
+    /// Start of the derived name. A token that allows the tunnel's own name by a prefix allows this name,
+    /// too.
+    label: String,
+    /// True if the tunnel's real name is derived from the label and the agent's key as well.
+    is_derived: bool,
+}
+
+/// One registration for each target that differs in what a token can limit.
+fn asked(config: &Config) -> Vec<Asked> {
+    let of_target = |it: &TargetConfig| Asked {
+        dcc: it.dcc.clone(),
+        label: match &it.name {
+            Some(name) => name.to_string(),
+            None => it.label(),
+        },
+        is_derived: it.name.is_none(),
+    };
+    let mut asked: Vec<Asked> = config.targets.iter().map(of_target).collect();
+    asked.sort_unstable();
+    asked.dedup();
+    asked.truncate(ASKED_MAX);
+    if asked.is_empty() {
+        asked.push(Asked {
+            dcc: config.dcc.clone(),
+            label: "diag".to_owned(),
+            is_derived: true,
+        });
+    }
+    asked
+}
+
+/// The messages that register `asked`.
+fn registrations(asked: &[Asked], token: &str) -> Vec<Register> {
+    let all = (0..).zip(asked).map(|(request, it)| Register {
+        request,
+        name: None,
+        label: it.label.clone(),
+        scheme: Scheme::Tcp,
+        authority: AUTHORITY.to_owned(),
+        base_path: String::new(),
+        dcc: it.dcc.clone(),
+        capabilities: Vec::new(),
+        token: Token::new(token.to_owned()),
+        expose_all: false,
+    });
+    all.collect()
+}
+
+/// Registers what [`asked`] returns, and withdraws each registration that the relay grants.
+pub(super) async fn run(config: &Config, token: &str, stream: TcpStream) -> Trial {
+    let ended = |why: String| Trial::Ended { why, reason: None };
+    let identity = match Identity::throw_away() {
+        Ok(identity) => identity,
+        Err(error) => return ended(error.to_string()),
+    };
+    let asked: Vec<Asked> = asked(config);
+    let mut end = End {
+        stream,
+        mux: Mux::agent(Settings::default(), Moment::from_micros(0)),
+        started_at: Instant::now(),
+    };
+    let talk = end.talk(&identity, config.relay.name(), registrations(&asked, token));
+    match timeout(TRIAL_TIMEOUT, talk).await {
+        Ok(Trial::Answered { relay, answers, .. }) => Trial::Answered {
+            relay,
+            answers,
+            asked,
+        },
+        Ok(ended) => ended,
+        Err(_) => {
+            let seconds = TRIAL_TIMEOUT.as_secs();
+            ended(format!("the relay did not answer within {seconds} s"))
+        }
+    }
+}
+
+/// The agent's end of the trial link.
+struct End {
+    stream: TcpStream,
+    mux: Mux,
+    started_at: Instant,
+}
+
+impl End {
+    async fn talk(
+        &mut self,
+        identity: &Identity,
+        relay_name: String,
+        registers: Vec<Register>,
+    ) -> Trial {
+        let mut relay = String::new();
+        let mut answers = Vec::new();
+        let mut first = Vec::new();
+        let mut buffer = BytesMut::with_capacity(READ_BYTES);
+        loop {
+            if let Err(error) = self.flush().await {
+                let why = format!("the link broke: {error}");
+                return Trial::Ended { why, reason: None };
+            }
+            if answers.len() == registers.len() {
+                self.say_farewell().await;
+                let asked = Vec::new();
+                return Trial::Answered {
+                    relay,
+                    answers,
+                    asked,
+                };
+            }
+            buffer.reserve(READ_BYTES);
+            match self.stream.read_buf(&mut buffer).await {
+                Ok(1..) => {}
+                _ => {
+                    let why = "the connection was closed".to_owned();
+                    return Trial::Ended { why, reason: None };
+                }
+            }
+            let mut input = buffer.split().freeze();
+            if first.is_empty() {
+                first.extend_from_slice(&input[..input.len().min(server_kind::FIRST_BYTES_MAX)]);
+            }
+            loop {
+                match self.mux.handle_input(self.now(), &mut input) {
+                    Ok(None) => break,
+                    Ok(Some(event)) => match event {
+                        Event::RelayHello(hello) => {
+                            relay.clone_from(&hello.relay_version);
+                            self.introduce(identity, &relay_name, &hello);
+                            registers.iter().for_each(|it| self.mux.register(it));
+                        }
+                        Event::RegisterAck(ack) => {
+                            if let Ok(granted) = &ack.outcome {
+                                self.mux.unregister(&granted.tunnel);
+                            }
+                            answers.push(ack.outcome);
+                        }
+                        Event::GoAway(away) => {
+                            return Trial::Ended {
+                                why: away.message,
+                                reason: Some(away.reason),
+                            };
+                        }
+                        // No caller knows the name; a session that comes anyway is reset.
+                        Event::Open { session, .. } => {
+                            self.mux.reset(session, Reason::ShuttingDown);
+                        }
+                        _ => {}
+                    },
+                    Err(error) => {
+                        let is_stranger = error.reason == Reason::Preface;
+                        return Trial::Ended {
+                            why: match is_stranger {
+                                true => server_kind::describe(&first),
+                                false => error.detail,
+                            },
+                            reason: Some(error.reason),
+                        };
+                    }
+                }
+            }
+        }
+    }
+
+    fn introduce(&mut self, identity: &Identity, relay_name: &str, relay: &RelayHello) {
+        let mut hello = AgentHello {
+            // The mux accepted the relay's hello, so there is a version that both speak.
+            version: relay.choose_version().unwrap_or_default(),
+            key: identity.key(),
+            machine: identity.machine(),
+            instance: identity.instance(),
+            link_index: 0,
+            links: 1,
+            relay_name: relay_name.to_owned(),
+            agent_version: AGENT_VERSION.to_owned(),
+            signature: [0; 64],
+        };
+        hello.signature = identity.sign(&hello.transcript(&relay.nonce));
+        self.mux.hello(&hello);
+    }
+
+    async fn flush(&mut self) -> std::io::Result<()> {
+        let mut out = Transmit::new();
+        while self.mux.poll_transmit(self.now(), &mut out) {
+            while !out.is_empty() {
+                let count = self.stream.write_vectored(&out.slices()).await?;
+                out.advance(count);
+            }
+        }
+        Ok(())
+    }
+
+    /// Closes this side, and reads until the relay has closed its own, so that the relay receives the last
+    /// frames.
+    async fn say_farewell(&mut self) {
+        let _ = self.stream.shutdown().await;
+        let mut rest = BytesMut::with_capacity(READ_BYTES);
+        let _ = timeout(FAREWELL_TIMEOUT, async {
+            while matches!(self.stream.read_buf(&mut rest).await, Ok(1..)) {
+                rest.clear();
+            }
+        })
+        .await;
+    }
+
+    fn now(&self) -> Moment {
+        let elapsed = self.started_at.elapsed().as_micros();
+        Moment::from_micros(u64::try_from(elapsed).unwrap_or(u64::MAX))
+    }
+}
+
+/// Turns a trial's result into a check, and into evidence of the relay's clock.
+pub(super) fn judge(trial: Trial, config: &Config, token: Option<&Standing>) -> (Check, Evidence) {
+    let mut evidence = Evidence::default();
+    let (relay, mut answers, asked) = match trial {
+        Trial::Answered {
+            relay,
+            answers,
+            asked,
+        } => (relay, answers, asked),
+        Trial::Ended { why, reason } => {
+            let (text, advice) = match reason {
+                Some(reason) => (format!("{reason} ({why})"), advice(reason)),
+                None => (
+                    why,
+                    "is that the relay's port for agents, and not the one for HTTP or callers?",
+                ),
+            };
+            return (Check::failed("auth", text, advice), evidence);
+        }
+    };
+    // A token may allow a target's given name but not the name that this trial made up: no failure.
+    let mut asked = asked.iter();
+    answers.retain(|answer| {
+        let is_derived = asked.next().is_some_and(|it| it.is_derived);
+        let refused = answer.as_ref().err();
+        is_derived || refused.is_none_or(|it| it.reason != Reason::NameNotAllowed)
+    });
+    for granted in answers.iter().flatten() {
+        evidence.urls.clone_from(&granted.urls);
+        evidence.left = Some(u64::from(granted.expires_in_s)).filter(|left| *left > 0);
+    }
+    if let Some(refusal) = answers.iter().find_map(|it| it.as_ref().err()) {
+        evidence.said_expired = refusal.reason == Reason::TokenExpired;
+        if let Some(text) = limits_of(refusal.reason, config) {
+            let own = token.map(words).unwrap_or_default();
+            return (
+                Check::ok("auth", format!("{relay} knows this token: {text}; {own}")),
+                evidence,
+            );
+        }
+        let own = token.map_or_else(|| "no token file is given".to_owned(), words);
+        let text = format!("{relay} refuses: {} ({own})", refusal.message);
+        let check = Check::failed("auth", text, advice(refusal.reason));
+        return (check, evidence);
+    }
+    let mut text = format!("{relay} takes an agent");
+    match token {
+        Some(token) => text.push_str(&format!(" with this token; {}", words(token))),
+        None => text.push_str(" without a token"),
+    }
+    if config.targets.iter().any(|it| it.name.is_some()) {
+        // Not tried, because registering a name takes it over from the agent that has it.
+        text.push_str("; whether it allows the names that are asked for shows when serving");
+    }
+    let check = match token {
+        // Accepted only within the leeway for clocks that differ.
+        Some(token) if token.has_expired => {
+            Check::warning("auth", text, advice(Reason::TokenExpired))
+        }
+        _ => Check::ok("auth", text),
+    };
+    (check, evidence)
+}
+
+/// Explains why a refused token may still be good, if the trial asked for nothing that the token could
+/// allow: the trial had no kind of application, or not the tunnel's own name.
+fn limits_of(reason: Reason, config: &Config) -> Option<&'static str> {
+    let is_named = !config.targets.is_empty() && config.targets.iter().all(|it| it.name.is_some());
+    match reason {
+        Reason::DccNotAllowed if config.targets.is_empty() && config.dcc.is_empty() => {
+            Some("it is for certain kinds of application only, so give --dcc KIND to try one")
+        }
+        Reason::NameNotAllowed if config.targets.is_empty() || is_named => Some(
+            "it allows certain names only, which are not tried; whether it allows the one that \
+             --to NAME=TARGET asks for shows when serving",
+        ),
+        _ => None,
+    }
+}
+
+fn advice(reason: Reason) -> &'static str {
+    match reason {
+        Reason::BadToken => {
+            "ask the relay's operator for a token for agents, and give it with --token-file FILE \
+             (tieline token show FILE tells what it says)"
+        }
+        Reason::TokenExpired => "put a fresh token into the file; the agent finds it there",
+        Reason::TokenNotYet => {
+            "set the clock of this machine or of the one that issued the token, or wait: the agent \
+             asks until the token is valid"
+        }
+        Reason::DccNotAllowed => "ask for a token that allows this kind of application (--dcc)",
+        Reason::NameNotAllowed => {
+            "the token allows certain names only: ask for one of those names with --to NAME=TARGET"
+        }
+        Reason::Revoked => "ask the relay's operator why",
+        Reason::NotLoopback => "the relay needs --auth to take agents from elsewhere",
+        Reason::RelayName => "dial the relay by the name that it has for agents",
+        Reason::Version => "relay and agent versions are too far apart: update the older one",
+        Reason::Preface | Reason::Protocol | Reason::FrameTooLong | Reason::Table => {
+            "what answers there does not speak the relay's protocol: is that its port for agents (9001), without TLS?"
+        }
+        reason if reason.is_final() => "ask the relay's operator",
+        _ => "this may pass: try again",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::check::Outcome;
+    use super::*;
+
+    fn refused(reason: Reason) -> Trial {
+        let refusal = Refusal {
+            reason,
+            message: "no".to_owned(),
+        };
+        Trial::Answered {
+            relay: "relay/1".to_owned(),
+            answers: vec![Err(refusal)],
+            asked: asked(&config()),
+        }
+    }
+
+    fn config() -> Config {
+        Config::new("tcp://127.0.0.1:9001", "127.0.0.1:1").unwrap()
+    }
+
+    #[test]
+    fn a_good_token_is_not_called_bad_where_nothing_was_asked_for_that_it_limits() {
+        let bare = Config::of("tcp://127.0.0.1:9001", Vec::new()).unwrap();
+        let named = config().with_name("maya").unwrap();
+        let outcome = |reason, config: &Config| judge(refused(reason), config, None).0.outcome;
+        assert_eq!(outcome(Reason::DccNotAllowed, &bare), Outcome::Ok);
+        assert_eq!(outcome(Reason::NameNotAllowed, &bare), Outcome::Ok);
+        assert_eq!(outcome(Reason::NameNotAllowed, &named), Outcome::Ok);
+        assert_eq!(outcome(Reason::NameNotAllowed, &config()), Outcome::Failed);
+        assert_eq!(outcome(Reason::DccNotAllowed, &config()), Outcome::Failed);
+        let mut asked = bare.clone();
+        asked.dcc = "maya".to_owned();
+        assert_eq!(outcome(Reason::DccNotAllowed, &asked), Outcome::Failed);
+        assert_eq!(outcome(Reason::BadToken, &bare), Outcome::Failed);
+    }
+
+    #[test]
+    fn a_relay_takes_the_form_of_what_is_registered_on_trial() {
+        let bare = Config::of("tcp://127.0.0.1:9001", Vec::new()).unwrap();
+        let web = Config::new("tcp://127.0.0.1:9001", "http://127.0.0.1:1/mcp").unwrap();
+        for config in [bare, config(), web, config().with_name("maya").unwrap()] {
+            for register in registrations(&asked(&config), "token") {
+                assert_eq!(register.check(), Ok(()), "{register:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_refusal_comes_with_advice() {
+        for reason in Reason::ALL {
+            let (check, _) = judge(refused(*reason), &config(), None);
+            assert_eq!(check.outcome, Outcome::Failed);
+            assert!(check.detail.contains("no token file is given"), "{check}");
+        }
+        let (_, evidence) = judge(refused(Reason::TokenExpired), &config(), None);
+        assert!(evidence.said_expired);
+    }
+
+    #[test]
+    fn what_is_no_relay_is_told_from_a_relay_that_refuses() {
+        let ended = |reason| Trial::Ended {
+            why: "it spoke HTTP".to_owned(),
+            reason,
+        };
+        for reason in [None, Some(Reason::Preface)] {
+            let (check, _) = judge(ended(reason), &config(), None);
+            let line = check.to_string();
+            assert!(line.contains("port for agents"), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_is_asked_for_is_not_tried() {
+        let trial = || Trial::Answered {
+            relay: "relay/1".to_owned(),
+            answers: Vec::new(),
+            asked: Vec::new(),
+        };
+        let (check, _) = judge(trial(), &config().with_name("maya").unwrap(), None);
+        assert!(check.detail.contains("shows when serving"), "{check}");
+        let (check, _) = judge(trial(), &config(), None);
+        assert!(!check.detail.contains("shows when serving"), "{check}");
+        // Accepted although expired: the relay allows for clocks that differ.
+        let over = Standing {
+            expiry: Some("17 s ago, accepted until noon".to_owned()),
+            has_expired: true,
+            since: None,
+            until: None,
+        };
+        let (check, _) = judge(trial(), &config(), Some(&over));
+        assert_eq!(check.outcome, Outcome::Warning);
+        let line = check.to_string();
+        assert!(line.contains("expired 17 s ago, accepted until"), "{line}");
+        assert!(line.contains("fresh token"), "{line}");
+    }
+}

@@ -1,0 +1,350 @@
+//! `tieline init`: writes a tunnel's URL into the configuration files of MCP clients.
+//!
+//! All files are read and merged before the first one is written, so that one file that cannot be
+//! merged leaves all files unchanged.
+
+mod args;
+mod client;
+mod file;
+mod folder;
+mod layout;
+mod merge;
+
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use similar::TextDiff;
+
+pub use self::args::InitArgs;
+use self::args::Plan;
+pub use self::client::{Client, Entry, Transport};
+use self::file::Found;
+pub use self::merge::{MergeError, Merged, merge};
+use crate::outbound::OutboundError;
+use crate::outbound::known::{Known, is_known, rows, warn_of_clear_text};
+use crate::outbound::tunnels::CallerSide;
+use crate::paint::{BAD, GOOD, complain, paint, print_json, say, say_lines, warn};
+
+const DONE: u8 = 0;
+const FAILED: u8 = 1;
+const USAGE: u8 = 2;
+
+/// Variable that names the relay for the commands of callers.
+const RELAY_VARIABLE: &str = "TIELINE_CONNECT_RELAY";
+
+/// Largest number of tunnel names that a message shows.
+const NAMES_SHOWN_MAX: usize = 5;
+
+/// Unchanged lines that a diff shows around each change.
+const DIFF_CONTEXT_LINES: usize = 3;
+
+/// JSON report about one client.
+#[derive(Debug, Serialize)]
+struct Report<'a> {
+    event: &'static str,
+    client: &'static str,
+    name: &'a str,
+    url: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path: Option<&'a Path>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    diff: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    config: Option<serde_json::Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message: Option<String>,
+}
+
+/// One client's file and the planned change.
+struct Change {
+    client: Client,
+    path: PathBuf,
+    found: Found,
+    merged: Merged,
+}
+
+impl Change {
+    fn event(&self, dry_run: bool) -> &'static str {
+        match (&self.merged, dry_run) {
+            (Merged::Unchanged, _) => "unchanged",
+            (_, true) => "would_write",
+            (Merged::Replaced(_), false) => "replaced",
+            (Merged::Added(_), false) if self.found.text.is_none() => "created",
+            (Merged::Added(_), false) => "added",
+        }
+    }
+
+    fn text(&self) -> Option<&str> {
+        match &self.merged {
+            Merged::Unchanged => None,
+            Merged::Added(text) | Merged::Replaced(text) => Some(text),
+        }
+    }
+
+    fn diff(&self) -> Option<String> {
+        let old = self.found.text.as_deref().unwrap_or_default();
+        let diff = TextDiff::from_lines(old, self.text()?);
+        let path = self.path.display().to_string();
+        let before = if self.found.text.is_some() {
+            path.as_str()
+        } else {
+            "/dev/null"
+        };
+        let mut unified = diff.unified_diff();
+        unified.context_radius(DIFF_CONTEXT_LINES);
+        Some(unified.header(before, &path).to_string())
+    }
+}
+
+/// Runs `tieline init`; returns the exit code.
+pub(crate) async fn run(args: &InitArgs) -> u8 {
+    if args.url.is_none() && args.tunnel.is_none() {
+        complain(&missing(args).await);
+        return USAGE;
+    }
+    let plan = match args.plan() {
+        Ok(plan) => plan,
+        Err(problem) => {
+            complain(&problem);
+            return USAGE;
+        }
+    };
+    let plan = match plan.known_at.clone() {
+        Some((origin, tunnel)) => expected(args, plan, &origin, &tunnel).await,
+        None => Ok(plan),
+    };
+    match plan {
+        Ok(plan) => write(args, &plan),
+        Err(problem) => {
+            complain(&problem);
+            FAILED
+        }
+    }
+}
+
+/// Message for missing --tunnel and --url: how to choose a tunnel, and the names of tunnels if a relay
+/// lists them.
+async fn missing(args: &InitArgs) -> String {
+    let how = "give --tunnel NAME or --url URL (tieline serve prints both)";
+    // Without --relay: the relay of the variable is asked if tieline connect gives no list.
+    let variable = std::env::var(RELAY_VARIABLE).unwrap_or_default();
+    let variable = (args.relay.is_none() && !variable.is_empty()).then_some(variable);
+    let mut why = String::new();
+    for (origin, with_token) in [
+        Some((args.relay(), args.relay.is_some())),
+        variable.map(|it| (it, true)),
+    ]
+    .into_iter()
+    .flatten()
+    {
+        let relay = match asked(&origin, args.token_file.as_deref().filter(|_| with_token)) {
+            Ok(relay) => relay,
+            Err(error) => return format!("{how}; {error}"),
+        };
+        let relay = CallerSide {
+            is_connect: !with_token,
+            ..relay
+        };
+        match rows(&relay).await {
+            Ok(rows) if rows.is_empty() => {
+                why = format!("{origin} lists no tunnel that you may reach")
+            }
+            Ok(rows) => {
+                let names: Vec<_> = rows.into_iter().map(|row| row.tunnel).collect();
+                return format!("{how}; {origin} lists {}", listed(&names));
+            }
+            Err(problem) => why = problem.text,
+        }
+    }
+    format!(
+        "{how}; tieline list --relay URL --token-file FILE shows the tunnels that you may reach ({why})"
+    )
+}
+
+/// The relay at `origin`, for a caller with this token; warns if the token crosses a network in clear text.
+fn asked(origin: &str, token_file: Option<&Path>) -> Result<CallerSide, OutboundError> {
+    let relay = CallerSide::at(origin, None)?.with_token_file(token_file)?;
+    warn_of_clear_text(&relay);
+    Ok(relay)
+}
+
+/// The plan with the URL that the relay knows for the tunnel; an error if MCP clients cannot use the tunnel.
+async fn expected(args: &InitArgs, plan: Plan, origin: &str, tunnel: &str) -> Result<Plan, String> {
+    let relay = asked(origin, args.token_to_ask()).map_err(|error| error.to_string())?;
+    let relay = CallerSide {
+        is_connect: args.is_by_connect(),
+        ..relay
+    };
+    match is_known(&relay, tunnel).await {
+        Known::Yes(row) => match row.url {
+            Some(url) => Ok(args.with_url(plan, url)),
+            None if args.force => {
+                warn(&format!(
+                    "tunnel {tunnel} carries raw TCP: this entry works only if its target speaks HTTP"
+                ));
+                Ok(plan)
+            }
+            None => Err(raw(tunnel)),
+        },
+        Known::No(others) => {
+            let problem = unknown(origin, tunnel, &others);
+            if !args.force {
+                return Err(format!("{problem}; --force writes the entry anyway"));
+            }
+            warn(&problem);
+            Ok(plan)
+        }
+        Known::Unsure(why) => {
+            let assumed = match args.tunnel.is_some() && args.path.is_none() {
+                true => ", and its path is assumed to be /mcp (--path sets another)",
+                false => "",
+            };
+            warn(&format!(
+                "not checked whether there is a tunnel {tunnel}{assumed}: {why} (--offline skips this check)"
+            ));
+            Ok(plan)
+        }
+    }
+}
+
+/// Message for a tunnel that MCP clients cannot use.
+fn raw(tunnel: &str) -> String {
+    format!(
+        "tunnel {tunnel} carries raw TCP and not HTTP, so an MCP client has no entry for it, and nothing was \
+         written: a program reaches it at the relay's port for raw TCP (9002 unless its operator says \
+         otherwise) by sending the tunnel's name first, see \"Callers\" in docs/OPERATIONS.md; \
+          if its target is an MCP server over HTTP, publish it with --to http://host:port/path (--force writes an entry anyway)"
+    )
+}
+
+fn unknown(origin: &str, tunnel: &str, others: &[String]) -> String {
+    let there = match others.len() {
+        0 => "it lists none".to_owned(),
+        _ => format!("it lists {}", listed(others)),
+    };
+    format!("{origin} lists no tunnel {tunnel} ({there})")
+}
+
+/// Joins tunnel names; of many, the first few.
+fn listed(names: &[String]) -> String {
+    let shown = names.iter().take(NAMES_SHOWN_MAX).map(String::as_str);
+    let shown = shown.collect::<Vec<_>>().join(", ");
+    match names.len() {
+        count if count > NAMES_SHOWN_MAX => format!("{count}, such as {shown}"),
+        _ => shown,
+    }
+}
+
+/// Writes or shows the entry for each client of the plan; returns the exit code.
+fn write(args: &InitArgs, plan: &Plan) -> u8 {
+    let (name, url) = (plan.name.as_str(), plan.url.as_str());
+    let report = |event, client: Client| Report {
+        event,
+        client: client.word(),
+        name,
+        url,
+        path: None,
+        diff: None,
+        config: None,
+        message: None,
+    };
+    let mut changes = Vec::new();
+    let mut failed = false;
+    for &client in &plan.clients {
+        let Some(path) = client.file(&args.dir) else {
+            continue;
+        };
+        match prepare(client, &path, plan, args) {
+            Ok((found, merged)) => changes.push(Change {
+                client,
+                path,
+                found,
+                merged,
+            }),
+            Err(message) => {
+                failed = true;
+                complain(&format!("{}: {message}", path.display()));
+                if args.json {
+                    let path = Some(path.as_path());
+                    let message = Some(message);
+                    print_json(&Report {
+                        path,
+                        message,
+                        ..report("failed", client)
+                    });
+                }
+            }
+        }
+    }
+    if failed {
+        complain(&"nothing was written");
+        return FAILED;
+    }
+    for change in &changes {
+        if let (Some(text), false) = (change.text(), args.dry_run)
+            && let Err(error) = change.found.write(text)
+        {
+            complain(&format!("{}: {error}", change.path.display()));
+            return FAILED;
+        }
+        let event = change.event(args.dry_run);
+        let diff = change.diff().filter(|_| args.dry_run);
+        if args.json {
+            let path = Some(change.path.as_path());
+            print_json(&Report {
+                path,
+                diff,
+                ..report(event, change.client)
+            });
+        } else if let Some(diff) = diff {
+            say_lines(&coloured(&diff));
+        } else {
+            let event = paint(GOOD, format_args!("{event:<9}"));
+            say(&format!(
+                "{event}  {}  {name} -> {url}",
+                change.path.display()
+            ));
+        }
+    }
+    if plan.clients.contains(&Client::ClaudeDesktop) {
+        let block = Client::ClaudeDesktop
+            .entry(url, plan.transport)
+            .block(Client::ClaudeDesktop.list(), name);
+        if args.json {
+            let config = serde_json::from_str(&block).ok();
+            print_json(&Report {
+                config,
+                ..report("block", Client::ClaudeDesktop)
+            });
+        } else {
+            say(&"For Claude Desktop: Settings, Developer, Edit Config; then restart it.");
+            say_lines(&block);
+        }
+    }
+    DONE
+}
+
+fn prepare(
+    client: Client,
+    path: &Path,
+    plan: &Plan,
+    args: &InitArgs,
+) -> Result<(Found, Merged), String> {
+    let found = Found::read(path, &args.dir, args.force).map_err(|error| error.to_string())?;
+    let text = found.text.as_deref().unwrap_or_default();
+    let entry = client.entry(&plan.url, plan.transport);
+    let merged = merge(text, client.list(), &plan.name, &entry, args.force)
+        .map_err(|error| error.to_string())?;
+    Ok((found, merged))
+}
+
+fn coloured(diff: &str) -> String {
+    let colour = |line: &str| match line.as_bytes().first() {
+        Some(b'+') => paint(GOOD, line),
+        Some(b'-') => paint(BAD, line),
+        _ => line.to_owned(),
+    };
+    // Each line break comes after the colour's end, so that a terminal does not colour the next line.
+    let lines: Vec<_> = diff.lines().map(colour).collect();
+    lines.join("\n")
+}

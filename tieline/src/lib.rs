@@ -1,0 +1,24 @@
+//! The program `tieline`: its command line, and the commands above the library `tieline-agent`.
+//!
+//! Commands print through `paint` and end on `signals`; what several commands need stands below them: `settings` of
+//! `serve`, and `outbound`, the requests to a relay's HTTP port.
+
+pub mod cli;
+pub mod command;
+pub mod completions;
+pub mod connect;
+pub mod diag;
+pub mod init;
+pub mod list;
+pub mod outbound;
+pub mod service;
+pub mod settings;
+pub mod status;
+pub mod token_show;
+
+#[cfg(target_os = "linux")]
+mod demo;
+mod descriptors;
+mod paint;
+mod serve;
+mod signals;

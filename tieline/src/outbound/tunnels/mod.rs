@@ -1,0 +1,335 @@
+//! The list of tunnels that a relay gives a caller; without a list, the reason and a remedy.
+
+#[cfg(test)]
+mod tests;
+
+use std::fmt::Display;
+use std::path::Path;
+
+use http::response::Parts;
+use http::{HeaderValue, Method, StatusCode, Uri};
+use serde::Deserialize;
+
+use super::error::OutboundError;
+use super::origin::RelayOrigin;
+use super::request::{Failure, Question};
+use super::tls::Tls;
+use super::token;
+
+/// Path of the list, at most 1000 tunnels a page.
+const PATH: &str = "/tunnels?limit=1000";
+
+/// Path of the smallest request that shows whether the relay accepts the caller.
+const PATH_SHORT: &str = "/tunnels?limit=1";
+
+/// Page limit against a list without end: enough for the 1,000,000 tunnels that a relay may allow.
+const PAGES_MAX: usize = 1_000;
+
+/// Remedy for a wrong port.
+const HTTP_PORT: &str = "give the relay's HTTP port (9080 unless its operator says otherwise)";
+
+/// Remedy for a token that is not for callers.
+const CALLER_TOKEN: &str = "ask the relay's operator for one with the scope caller (tieline token show FILE tells what yours has)";
+
+/// A tunnel as the relay lists it.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Told {
+    pub(crate) tunnel_id: String,
+    pub(crate) dcc: String,
+    pub(crate) capabilities: Vec<String>,
+    pub(crate) online: bool,
+    path: String,
+    /// The tunnel's URLs, best first.
+    #[serde(default)]
+    urls: Vec<String>,
+    target_scheme: String,
+}
+
+/// One page of the relay's list of tunnels.
+#[derive(Debug, Deserialize)]
+struct Page {
+    tunnels: Vec<Told>,
+    next: Option<String>,
+}
+
+/// The relay's answer: one page, or the whole list from a relay without pages.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Answer {
+    Page(Page),
+    All(Vec<Told>),
+}
+
+/// Why a caller gets no list of tunnels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Obstacle {
+    /// No server accepts connections at the address.
+    Away,
+    /// The server at the address is not a relay's HTTP port.
+    NoRelay,
+    /// The address is that of the relay's admin port.
+    AdminPort,
+    /// The relay asks for a token, and the request had none.
+    NeedsToken,
+    /// The relay refuses the token.
+    BadToken,
+    /// The token lacks the scope for callers.
+    NoScope,
+    /// The relay does not list its tunnels.
+    Hidden,
+    /// Any other reason.
+    Other,
+}
+
+impl Obstacle {
+    /// Stable code for JSON output.
+    pub(crate) const fn word(self) -> &'static str {
+        match self {
+            Self::Away => "relay_unreachable",
+            Self::NoRelay => "no_relay",
+            Self::AdminPort => "admin_port",
+            Self::NeedsToken => "unauthorized",
+            Self::BadToken => "invalid_token",
+            Self::NoScope => "insufficient_scope",
+            Self::Hidden => "not_listed",
+            Self::Other => "unknown",
+        }
+    }
+}
+
+/// Why a caller gets no list of tunnels, in words.
+#[derive(Debug)]
+pub(crate) struct Problem {
+    pub(crate) obstacle: Obstacle,
+    /// The address, what is wrong there, and what to do.
+    pub(crate) text: String,
+}
+
+/// A relay's HTTP port, as a caller uses it.
+pub(crate) struct CallerSide {
+    pub(crate) origin: RelayOrigin,
+    pub(crate) tls: Option<Tls>,
+    pub(crate) authorization: Option<HeaderValue>,
+    /// True if the address is that of the tieline connect on this machine.
+    pub(crate) is_connect: bool,
+}
+
+impl CallerSide {
+    /// A relay at `origin`, and a caller without a token.
+    pub(crate) fn at(origin: &str, ca: Option<&Path>) -> Result<Self, OutboundError> {
+        let origin = RelayOrigin::parse(origin)?;
+        let tls = match (origin.https, ca) {
+            (true, ca) => Some(Tls::new(&origin.address, ca)?),
+            (false, Some(_)) => return Err(OutboundError::CaWithoutTls),
+            (false, None) => None,
+        };
+        Ok(Self {
+            origin,
+            tls,
+            authorization: None,
+            is_connect: false,
+        })
+    }
+
+    /// Adds the token of the file at `path`, if there is one.
+    pub(crate) fn with_token_file(self, path: Option<&Path>) -> Result<Self, OutboundError> {
+        Ok(Self {
+            authorization: path.map(token::authorization).transpose()?,
+            ..self
+        })
+    }
+
+    /// True if a token would cross a network in clear text.
+    pub(crate) fn exposes_token(&self) -> bool {
+        self.authorization.is_some() && self.origin.exposes_tokens()
+    }
+
+    /// All tunnels that the caller may reach.
+    pub(crate) async fn tunnels(&self) -> Result<Vec<Told>, Problem> {
+        let mut tunnels = Vec::new();
+        let mut path = PATH.to_owned();
+        for _ in 0..PAGES_MAX {
+            let page = match self.answer(&path).await? {
+                Answer::Page(page) => page,
+                Answer::All(tunnels) => Page {
+                    tunnels,
+                    next: None,
+                },
+            };
+            tunnels.extend(page.tunnels);
+            match page.next {
+                Some(next) => path = format!("{PATH}&after={next}"),
+                None => return Ok(tunnels),
+            }
+        }
+        Err(self.problem(Obstacle::Other, &"its list of tunnels has no end"))
+    }
+
+    /// Checks that the relay answers and accepts the caller.
+    pub(crate) async fn look(&self) -> Result<(), Problem> {
+        self.answer(PATH_SHORT).await.map(drop)
+    }
+
+    /// The tunnel's first URL with the host and port that were asked; otherwise this origin with the tunnel's
+    /// path, since a proxy's address is not in the relay's list. `None` for a target that is not an HTTP server.
+    pub(crate) fn url_of(&self, told: &Told) -> Option<String> {
+        if told.target_scheme == "tcp" {
+            return None;
+        }
+        let (asked, port) = (self.origin.address.host(), self.origin.address.port());
+        let is_here = |url: &&String| {
+            let uri: Option<Uri> = url.parse().ok();
+            uri.as_ref().is_some_and(|uri| {
+                let usual = if uri.scheme_str() == Some("https") {
+                    443
+                } else {
+                    80
+                };
+                let host = uri.host().unwrap_or_default().to_ascii_lowercase();
+                let is_host = host == asked || host.ends_with(&format!(".{asked}"));
+                is_host && uri.port_u16().unwrap_or(usual) == port
+            })
+        };
+        let best = told.urls.iter().find(is_here).cloned();
+        Some(best.unwrap_or_else(|| format!("{}{}", self.origin, told.path)))
+    }
+
+    fn problem(&self, obstacle: Obstacle, what: &dyn Display) -> Problem {
+        Problem {
+            obstacle,
+            text: format!("{}: {what}", self.origin),
+        }
+    }
+
+    async fn answer(&self, path: &str) -> Result<Answer, Problem> {
+        let authority = self.origin.authority();
+        let question = Question {
+            method: Method::GET,
+            authority: &authority,
+            path,
+            authorization: self.authorization.clone(),
+        };
+        let asked = question
+            .ask_at(&self.origin.address, self.tls.as_ref(), true)
+            .await;
+        let (head, body) = asked.map_err(|failure| self.no_answer(&failure))?;
+        match head.status {
+            StatusCode::OK if is_operators(&body) => Err(self.admin_port()),
+            StatusCode::OK => serde_json::from_slice(&body).map_err(|_| self.stranger()),
+            _ => Err(self.refusal(&head, &body)),
+        }
+    }
+
+    fn no_answer(&self, failure: &Failure) -> Problem {
+        match failure {
+            Failure::Away(why) if self.is_connect => self.problem(
+                Obstacle::Away,
+                &format!(
+                    "{why}; start tieline connect (give --connect ADDRESS if it listens elsewhere), or name the \
+                     relay with --relay URL"
+                ),
+            ),
+            Failure::Away(why) => self.problem(
+                Obstacle::Away,
+                &format!("{why}; is the relay up, and is this its address?"),
+            ),
+            Failure::Untrusted(why) => self.problem(Obstacle::Away, why),
+            Failure::Closed(_) => self.problem(
+                Obstacle::NoRelay,
+                &format!(
+                    "what listens there closes the connection in place of an answer, as a relay's ports for \
+                     agents (9001) and raw TCP (9002) do: {HTTP_PORT}"
+                ),
+            ),
+            Failure::Strange(why) => self.problem(
+                Obstacle::NoRelay,
+                &format!("what listens there does not speak HTTP ({why}): {HTTP_PORT}"),
+            ),
+            Failure::Silent(why) => self.problem(
+                Obstacle::NoRelay,
+                &format!("what listens there gives {why}: {HTTP_PORT}"),
+            ),
+        }
+    }
+
+    fn stranger(&self) -> Problem {
+        let what = format!(
+            "an HTTP server answers there, and it is not a relay that lists tunnels: {HTTP_PORT}"
+        );
+        self.problem(Obstacle::NoRelay, &what)
+    }
+
+    fn admin_port(&self) -> Problem {
+        let what = format!("this is the relay's admin port, for its operator: {HTTP_PORT}");
+        self.problem(Obstacle::AdminPort, &what)
+    }
+
+    /// Explains an answer that is not a list.
+    fn refusal(&self, head: &Parts, body: &[u8]) -> Problem {
+        let said = Said::of(body);
+        let Some(message) = said.message else {
+            return match head.status {
+                // Such an answer comes from a proxy in front of the relay, or from a server in the relay's place.
+                status if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => {
+                    self.problem(
+                        Obstacle::Other,
+                        &format!("it answers {status} and gives no reason: try again in a moment"),
+                    )
+                }
+                _ => self.stranger(),
+            };
+        };
+        let has_token = self.authorization.is_some();
+        match head.status {
+            StatusCode::UNAUTHORIZED if message.contains("admin_token_file") => self.admin_port(),
+            StatusCode::UNAUTHORIZED if !has_token => self.problem(
+                Obstacle::NeedsToken,
+                &format!("{message}: give the file of yours with --token-file FILE"),
+            ),
+            StatusCode::UNAUTHORIZED => self.problem(
+                Obstacle::BadToken,
+                &format!(
+                    "{message}: tieline token show FILE shows what the token of --token-file says and when it \
+                     ends; ask the relay's operator for a new one"
+                ),
+            ),
+            StatusCode::FORBIDDEN if said.error == "insufficient_scope" => self.problem(
+                Obstacle::NoScope,
+                &format!("the token is not for callers: {CALLER_TOKEN}"),
+            ),
+            StatusCode::NOT_FOUND => self.problem(
+                Obstacle::Hidden,
+                &"this relay does not list its tunnels; ask the people who publish the one you want for \
+                  its URL",
+            ),
+            status => self.problem(Obstacle::Other, &format!("{status}: {message}")),
+        }
+    }
+}
+
+/// Whether `body` is the admin port's list of tunnels: only that list has a `total`.
+fn is_operators(body: &[u8]) -> bool {
+    let value: Option<serde_json::Value> = serde_json::from_slice(body).ok();
+    value.is_some_and(|it| it.get("total").is_some())
+}
+
+/// A relay's refusal: a code for programs, a message for people.
+#[derive(Default)]
+struct Said {
+    error: String,
+    message: Option<String>,
+}
+
+impl Said {
+    fn of(body: &[u8]) -> Self {
+        let value: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
+        let text = |name: &str| {
+            let text = value[name].as_str()?;
+            Some(text.chars().take(300).collect())
+        };
+        Self {
+            error: text("error").unwrap_or_default(),
+            message: text("message"),
+        }
+    }
+}

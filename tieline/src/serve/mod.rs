@@ -1,0 +1,76 @@
+//! `tieline serve`: publishes local servers until a signal.
+
+mod announce;
+mod printer;
+
+use tieline_agent::{Config, ConfigError, run_once, run_standing_by, run_with_reconnect};
+
+use self::announce::announcing;
+use self::printer::printer;
+use crate::paint::{complain, print_json, warn};
+use crate::settings::{self, ConfigFile, ServeArgs};
+use crate::signals::until_signal;
+
+const DONE: u8 = 0;
+const USAGE: u8 = 2;
+
+/// Runs `tieline serve`; returns the exit code.
+pub(crate) async fn run(args: Box<ServeArgs>) -> u8 {
+    let (once, stand_by, json) = (args.once, args.stand_by, args.json);
+    let config = match config_of(&args) {
+        Ok(config) => {
+            if config.token_file.is_some() && config.relay.exposes_tokens() {
+                warn(&format!(
+                    "your token goes to {} in clear text, where the network can read it: use a network \
+                     that you trust, or a VPN",
+                    config.relay.name()
+                ));
+            }
+            let printer = printer(json, &config);
+            if args.no_look {
+                config.with_event_hook(printer)
+            } else {
+                let announcing = announcing(&config, printer);
+                config.with_event_hook(announcing)
+            }
+        }
+        Err(error) => {
+            complain(&error);
+            return USAGE;
+        }
+    };
+    if once && config.links != 1 {
+        complain(&"--once runs one link, so --links cannot be more than 1");
+        return USAGE;
+    }
+    let ended = until_signal(|shutdown| async move {
+        if once {
+            run_once(config, shutdown).await
+        } else if stand_by {
+            run_standing_by(config, shutdown).await
+        } else {
+            run_with_reconnect(config, shutdown).await
+        }
+    });
+    match ended.await {
+        None | Some(Ok(())) => DONE,
+        Some(Err(error)) => {
+            complain(&error);
+            error.exit_code()
+        }
+    }
+}
+
+/// Reads the settings; prints the path of the settings file, if there is one.
+fn config_of(args: &ServeArgs) -> Result<Config, ConfigError> {
+    let file = ConfigFile::of_args(args)?;
+    if let Some(file) = &file {
+        let path = file.path.display();
+        if args.json {
+            print_json(&serde_json::json!({"event": "config", "file": path.to_string()}));
+        } else {
+            complain(&format!("settings from {path}"));
+        }
+    }
+    settings::checked(args, file)
+}

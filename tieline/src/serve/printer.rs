@@ -1,0 +1,285 @@
+//! Prints the agent's events for `tieline serve`: lines for people, or JSON for programs.
+
+use std::collections::{BTreeSet, HashSet};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::paint::{WARN, paint, print_json, say};
+use tieline_agent::config::Config;
+use tieline_agent::event::{AgentEvent, is_raw};
+
+/// Time during which the same problem is not printed again while the agent keeps trying.
+const SAME_PROBLEM_PAUSE: Duration = Duration::from_secs(30);
+
+/// Event hook that prints an agent's events to standard output.
+pub(crate) fn printer(json: bool, config: &Config) -> impl Fn(&AgentEvent) + Send + Sync + 'static {
+    let links = Mutex::new(Links {
+        several: config.targets.len() > 1,
+        relay: config.relay.address().host(),
+        ..Links::default()
+    });
+    move |event| {
+        if json {
+            print_json(event);
+            return;
+        }
+        let mut links = links.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(line) = links.line(event) {
+            say(&line);
+        }
+    }
+}
+
+/// Which links of an agent are up. Each link carries all tunnels: a tunnel's URL works while any link is up.
+#[derive(Default)]
+struct Links {
+    /// True for an agent with several targets: a tunnel's line then names its target.
+    several: bool,
+    /// The relay's host, as the agent dials it.
+    relay: String,
+    up: BTreeSet<u16>,
+    /// Links that were lost while other links stayed up.
+    missing: BTreeSet<u16>,
+    /// Tunnels printed since the agent was last without any link.
+    told: HashSet<String>,
+    /// Tunnels whose coming end was printed.
+    ending: HashSet<String>,
+    /// Last printed reason why the agent was without any link, and the time of printing.
+    problem: Option<(String, Instant)>,
+}
+
+impl Links {
+    /// False for the end of the last link if the same reason was printed a moment ago.
+    fn is_news(&mut self, event: &AgentEvent) -> bool {
+        let AgentEvent::Disconnected { message, .. } = event else {
+            return true;
+        };
+        let is_told = self
+            .problem
+            .as_ref()
+            .is_some_and(|(told, at)| told == message && at.elapsed() < SAME_PROBLEM_PAUSE);
+        if !is_told {
+            self.problem = Some((message.clone(), Instant::now()));
+        }
+        !is_told
+    }
+
+    /// Line for a tunnel that came up; for a raw target, the line says how callers reach it.
+    fn registered(&self, event: &AgentEvent, target: &str) -> String {
+        let mut line = event.to_string();
+        if is_raw(target) {
+            line.push_str(&format!(
+                ": {}, its raw port (9002 unless its operator says otherwise); a caller sends the tunnel's \
+                 name first, see \"Raw TCP\" in docs/OPERATIONS.md",
+                self.relay
+            ));
+        }
+        if self.several {
+            line.push_str(&format!("  -> {target}"));
+        }
+        line
+    }
+
+    /// Line for a person; `None` if the event is not printed.
+    fn line(&mut self, event: &AgentEvent) -> Option<String> {
+        match event {
+            AgentEvent::Registered {
+                link,
+                tunnel,
+                target,
+                ..
+            } => {
+                self.up.insert(*link);
+                self.problem = None;
+                let back = self.missing.remove(link);
+                let first = self.told.insert(tunnel.clone());
+                self.ending.remove(tunnel);
+                match (first, back) {
+                    (true, _) => Some(self.registered(event, target)),
+                    (false, true) => Some(format!("link {link} is back")),
+                    (false, false) => None,
+                }
+            }
+            AgentEvent::Disconnected { link, .. } | AgentEvent::GoingAway { link, .. } => {
+                let was_up = self.up.remove(link);
+                if self.up.is_empty() {
+                    self.missing.clear();
+                    self.told.clear();
+                    return self.is_news(event).then(|| event.to_string());
+                }
+                // The first failed attempt of a link is printed; the next ones are not.
+                let news = self.missing.insert(*link) || was_up;
+                news.then(|| format!("link {link}: {event}; {} still up", self.up.len()))
+            }
+            AgentEvent::TunnelRefused { tunnel, .. } => {
+                self.told.remove(tunnel);
+                Some(event.to_string())
+            }
+            // Printed once per tunnel; a renewal is printed only if the coming end was printed.
+            AgentEvent::Ending { tunnel, .. } => {
+                let news = self.ending.insert(tunnel.clone());
+                news.then(|| event.to_string())
+            }
+            AgentEvent::Renewed { tunnel, .. } => {
+                let was_told = self.ending.remove(tunnel);
+                was_told.then(|| event.to_string())
+            }
+            AgentEvent::StandingBy => {
+                *self = Self {
+                    several: self.several,
+                    relay: std::mem::take(&mut self.relay),
+                    ..Self::default()
+                };
+                Some(event.to_string())
+            }
+            AgentEvent::Target { is_good: false, .. } | AgentEvent::TargetAway { .. } => {
+                Some(warning(event))
+            }
+            // Not printed: standard error's last line says why the agent ended.
+            AgentEvent::Refused { .. }
+            | AgentEvent::Superseded { .. }
+            | AgentEvent::Failed { .. }
+            | AgentEvent::Connecting { .. } => None,
+            event => Some(event.to_string()),
+        }
+    }
+}
+
+/// The event's line with its word `target` in the warning colour.
+fn warning(event: &AgentEvent) -> String {
+    let line = event.to_string();
+    line.replacen("target", &paint(WARN, "target"), 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn registered(link: u16, tunnel: &str) -> AgentEvent {
+        AgentEvent::Registered {
+            link,
+            tunnel: tunnel.to_owned(),
+            url: format!("http://r/w/{tunnel}"),
+            urls: Vec::new(),
+            generation: 1,
+            target: "http://127.0.0.1:1".to_owned(),
+        }
+    }
+
+    #[test]
+    fn how_callers_reach_a_raw_target_is_said_in_place_of_a_url() {
+        let mut links = Links {
+            relay: "relay.studio".to_owned(),
+            ..Links::default()
+        };
+        let AgentEvent::Registered { tunnel, url, .. } = registered(0, "maya") else {
+            panic!("registered() returns Registered")
+        };
+        let event = AgentEvent::Registered {
+            link: 0,
+            tunnel,
+            urls: vec![url.clone()],
+            url,
+            generation: 1,
+            target: "127.0.0.1:7001".to_owned(),
+        };
+        let line = links.line(&event).unwrap();
+        assert!(
+            line.starts_with("registered  maya  raw TCP: relay.studio, its raw port (9002"),
+            "{line}"
+        );
+        assert!(!line.contains("http://"), "{line}");
+    }
+
+    fn lost(link: u16) -> AgentEvent {
+        AgentEvent::Disconnected {
+            link,
+            reason: "link_lost",
+            message: "cut".to_owned(),
+            retry_ms: 500,
+        }
+    }
+
+    #[test]
+    fn a_link_that_is_lost_is_no_lost_tunnel_while_others_are_up() {
+        let mut links = Links::default();
+        let mut said = |event| links.line(&event).unwrap_or_default();
+        assert!(said(registered(0, "maya-1")).contains("http://r/w/maya-1"));
+        assert_eq!(said(registered(1, "maya-1")), "");
+        assert!(said(lost(1)).starts_with("link 1: disconnected: cut"));
+        assert_eq!(said(lost(1)), "");
+        assert_eq!(said(registered(1, "maya-1")), "link 1 is back");
+        assert!(said(lost(0)).ends_with("; 1 still up"));
+        assert!(said(lost(1)).starts_with("disconnected: cut"));
+        assert!(said(registered(1, "maya-1")).contains("http://r/w/maya-1"));
+    }
+
+    #[test]
+    fn every_tunnel_is_told_once_and_again_when_all_links_were_lost() {
+        let mut links = Links {
+            several: true,
+            ..Links::default()
+        };
+        let mut said = |event| links.line(&event).unwrap_or_default();
+        assert!(said(registered(2, "nuke")).ends_with("/w/nuke  -> http://127.0.0.1:1"));
+        said(lost(2));
+        for tunnel in ["maya", "comfy"] {
+            assert!(said(registered(0, tunnel)).contains(tunnel));
+            assert_eq!(said(registered(1, tunnel)), "");
+        }
+        said(lost(1));
+        assert_eq!(said(registered(1, "maya")), "link 1 is back");
+        assert_eq!(said(registered(1, "comfy")), "");
+        said(lost(1));
+        said(lost(0));
+        for tunnel in ["maya", "comfy"] {
+            assert!(said(registered(0, tunnel)).contains(tunnel));
+        }
+    }
+
+    #[test]
+    fn the_same_problem_is_told_once_and_another_one_at_once() {
+        let mut links = Links::default();
+        let mut said = |event| links.line(&event).unwrap_or_default();
+        assert!(said(lost(0)).starts_with("disconnected: cut"));
+        assert_eq!(said(lost(0)), "");
+        let other = AgentEvent::Disconnected {
+            link: 0,
+            reason: "link_lost",
+            message: "torn".to_owned(),
+            retry_ms: 1,
+        };
+        assert!(said(other).starts_with("disconnected: torn"));
+        assert!(said(registered(0, "maya-1")).contains("maya-1"));
+        assert!(said(lost(0)).starts_with("disconnected: cut"));
+    }
+
+    #[test]
+    fn an_end_that_comes_near_is_told_once_and_a_renewal_only_after_that() {
+        let (tunnel, target) = ("maya".to_owned(), "127.0.0.1:1".to_owned());
+        let renewed = AgentEvent::Renewed {
+            link: 0,
+            tunnel: tunnel.clone(),
+            target: target.clone(),
+            expires_in_s: 3_600,
+        };
+        let ending = AgentEvent::Ending {
+            link: 0,
+            tunnel,
+            target,
+            expires_in_s: 90,
+            reason: "token_expired",
+            message: "old".to_owned(),
+        };
+        let mut links = Links::default();
+        let mut said = |event: &AgentEvent| links.line(event).unwrap_or_default();
+        assert_eq!(said(&renewed), "");
+        assert_eq!(
+            said(&ending),
+            "the permission for maya ends in 1 min 30 s: old"
+        );
+        assert_eq!(said(&ending), "");
+        assert_eq!(said(&renewed), "maya may stay up for another 1 h 0 min");
+        assert_eq!(said(&renewed), "");
+    }
+}

@@ -1,0 +1,269 @@
+use tieline_agent::{Config, ConfigError, Error, TargetConfig};
+
+use super::file::FILE_NAME;
+use super::{ConfigFile, checked};
+use crate::cli::{Cli, Command};
+
+fn config(flags: &[&str]) -> Result<Config, ConfigError> {
+    with_file(flags, None)
+}
+
+fn with_file(flags: &[&str], file: Option<&str>) -> Result<Config, ConfigError> {
+    let line = ["tieline", "serve"].iter().chain(flags);
+    let Command::Serve(args) = Cli::read_alone(line).unwrap().command else {
+        panic!("serve was asked for")
+    };
+    let file = file.map(|text| {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(FILE_NAME);
+        std::fs::write(&path, text).unwrap();
+        ConfigFile::read(&path).unwrap()
+    });
+    checked(&args, file)
+}
+
+#[test]
+fn every_flag_reaches_the_settings() {
+    let config = config(&[
+        "--relay",
+        "tcp://r:1",
+        "--to",
+        "http://127.0.0.1:1/mcp",
+        "--name",
+        "Seat-1",
+        "--dcc",
+        "maya",
+        "--capability",
+        "a",
+        "--label",
+        "l",
+        "--expose-all",
+        "--links",
+        "3",
+        "--machine",
+        "m",
+        "--state-dir",
+        "/s",
+    ])
+    .unwrap();
+    let target = &config.targets[0];
+    assert_eq!(target.name.as_ref().unwrap().as_str(), "seat-1");
+    assert_eq!((target.dcc.as_str(), config.links), ("maya", 3));
+    assert_eq!(target.capabilities, ["a"]);
+    assert_eq!(target.label.as_deref(), Some("l"));
+    assert!(target.expose_all);
+    assert_eq!(config.machine.as_deref(), Some("m"));
+    assert_eq!(
+        config.state_dir.as_deref(),
+        Some(std::path::Path::new("/s"))
+    );
+}
+
+#[test]
+fn a_name_stands_in_front_of_its_target() {
+    let config = config(&[
+        "--relay",
+        "tcp://r:1",
+        "--to",
+        "maya=http://127.0.0.1:8765/mcp",
+        "--to",
+        "comfy=127.0.0.1:8188",
+        "--to",
+        "http://127.0.0.1:9/a=b",
+        "--dcc",
+        "maya",
+        "--expose-all",
+    ])
+    .unwrap();
+    let said: Vec<_> = config
+        .targets
+        .iter()
+        .map(|it| {
+            let name = it.name.as_ref().map(ToString::to_string);
+            (
+                name.unwrap_or_default(),
+                it.target.to_string(),
+                it.expose_all,
+            )
+        })
+        .collect();
+    let of = |name: &str, target: &str, all| (name.to_owned(), target.to_owned(), all);
+    assert_eq!(
+        said,
+        [
+            of("maya", "http://127.0.0.1:8765/mcp", true),
+            of("comfy", "127.0.0.1:8188", false),
+            of("", "http://127.0.0.1:9/a=b", true),
+        ]
+    );
+    assert!(config.targets.iter().all(|it| it.dcc == "maya"));
+}
+
+const FILE: &str = r#"
+    relay = "tcp://file:1"
+    links = 2
+    dcc = "maya"
+    capabilities = ["gpu"]
+    [[target]]
+    to = "http://127.0.0.1:1/mcp"
+    name = "one"
+    [[target]]
+    to = "127.0.0.1:2"
+    dcc = "comfy"
+    capabilities = []
+"#;
+
+#[test]
+fn a_file_says_what_flags_do_not() {
+    let config = with_file(&[], Some(FILE)).unwrap();
+    assert_eq!(
+        (config.relay.to_string().as_str(), config.links),
+        ("tcp://file:1", 2)
+    );
+    let dccs: Vec<_> = config.targets.iter().map(|it| it.dcc.as_str()).collect();
+    assert_eq!(dccs, ["maya", "comfy"]);
+    assert_eq!(config.targets[0].capabilities, ["gpu"]);
+    assert!(config.targets[1].capabilities.is_empty());
+    let flags = ["--relay", "tcp://flag:1", "--links", "3", "--dcc", "nuke"];
+    let config = with_file(&flags, Some(FILE)).unwrap();
+    assert_eq!(
+        (config.relay.to_string().as_str(), config.links),
+        ("tcp://flag:1", 3)
+    );
+    assert!(config.targets.iter().all(|it| it.dcc == "nuke"));
+}
+
+#[test]
+fn targets_of_the_command_line_replace_those_of_the_file() {
+    let config = with_file(&["--to", "127.0.0.1:3"], Some(FILE)).unwrap();
+    let [target] = &config.targets[..] else {
+        panic!("one target was given: {config:?}");
+    };
+    assert_eq!(
+        (target.target.to_string().as_str(), &target.name),
+        ("127.0.0.1:3", &None)
+    );
+    assert_eq!(
+        (target.dcc.as_str(), &*target.capabilities),
+        ("maya", &["gpu".to_owned()][..])
+    );
+}
+
+#[test]
+fn a_name_given_as_a_flag_beats_the_files() {
+    let file = "relay = 'tcp://r:1'\nto = 'h:1'\nname = 'file'";
+    let config = with_file(&["--name", "flag"], Some(file)).unwrap();
+    assert_eq!(config.targets[0].name.as_ref().unwrap().as_str(), "flag");
+    assert!(with_file(&["--name", "flag"], Some(FILE)).is_err());
+}
+
+#[test]
+fn what_must_be_there_is_asked_for_by_flag_variable_and_key() {
+    for (flags, words) in [
+        (
+            &["--to", "h:1"][..],
+            ["--relay", "TIELINE_RELAY", "`relay`"],
+        ),
+        (&["--relay", "tcp://r:1"], ["--to", "TIELINE_TO", "`to`"]),
+    ] {
+        let error = config(flags).unwrap_err().to_string();
+        assert!(words.iter().all(|word| error.contains(word)), "{error}");
+    }
+}
+
+#[test]
+fn wrong_settings_are_told_before_anything_is_dialled() {
+    for (flags, word) in [
+        (&["--relay", "relay:1", "--to", "h:1"][..], "scheme"),
+        (&["--relay", "wss://relay:1", "--to", "h:1"], "not built"),
+        (
+            &["--relay", "tcp://r:1", "--to", "h:1", "--name", "-"],
+            "name",
+        ),
+        (&["--relay", "tcp://r:1", "--to", "a b=h:1"], "name"),
+        (
+            &["--relay", "tcp://r:1", "--to", "h:1", "--links", "0"],
+            "links",
+        ),
+        (
+            &[
+                "--relay",
+                "tcp://r:1",
+                "--to",
+                "h:1",
+                "--token-file",
+                "/nonexistent",
+            ],
+            "/nonexistent",
+        ),
+        (
+            &["--relay", "tcp://r:1", "--to", "a=h:1", "--to", "A=h:2"],
+            "the name a",
+        ),
+        (
+            &["--relay", "tcp://r:1", "--to", "h:1", "--to", "h:1"],
+            "NAME=TARGET",
+        ),
+        (
+            &[
+                "--relay",
+                "tcp://r:1",
+                "--to",
+                "h:1",
+                "--to",
+                "h:2",
+                "--name",
+                "n",
+            ],
+            "NAME=TARGET",
+        ),
+        (
+            &[
+                "--relay",
+                "tcp://r:1",
+                "--to",
+                "h:1",
+                "--to",
+                "h:2",
+                "--label",
+                "n",
+            ],
+            "--label",
+        ),
+        (
+            &["--relay", "tcp://r:1", "--to", "a=h:1", "--name", "n"],
+            "--name",
+        ),
+        (
+            &["--relay", "tcp://r:1", "--to", "h:1", "--expose-all"],
+            "http://host:port/path",
+        ),
+    ] {
+        let error = Error::from(config(flags).unwrap_err());
+        assert_eq!(error.exit_code(), 2, "{flags:?}");
+        let text = error.to_string();
+        assert!(
+            text.contains(word) && text.lines().count() == 1,
+            "{flags:?}: {text}"
+        );
+    }
+}
+
+#[test]
+fn commas_divide_targets_where_no_path_can_have_them() {
+    let targets = |text: &str| -> Vec<String> {
+        let config = config(&["--relay", "tcp://r:1", "--to", text]).unwrap();
+        let named = |it: &TargetConfig| match &it.name {
+            Some(name) => format!("{name}={}", it.target),
+            None => it.target.to_string(),
+        };
+        config.targets.iter().map(named).collect()
+    };
+    assert_eq!(targets("a=1,b=2"), ["a=127.0.0.1:1", "b=127.0.0.1:2"]);
+    assert_eq!(targets("7001, h:7002"), ["127.0.0.1:7001", "h:7002"]);
+    let both = ["a=http://h:1/mcp", "b=http://h:2"];
+    assert_eq!(targets(&both.join(",")), both);
+    for one in ["http://h:1/a,b", "http://h:1/a,7001", "http://h:1/a,b=7001"] {
+        assert_eq!(targets(one), [one]);
+    }
+}
