@@ -17,6 +17,8 @@ mod writer;
 
 use std::collections::HashSet;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -35,6 +37,10 @@ use crate::error::StartError;
 /// Notes that may wait for the writer; a shard keeps notes beyond that, and tries again.
 const NOTES_MAX: usize = 8192;
 
+/// Decisions of operators that may wait for the writer besides the notes: more than all tunnels that can be paused and
+/// all revocations that are kept, so that no decision is lost while the disk takes nothing.
+const DECISIONS_MAX: usize = 16_384;
+
 /// Time for which a stop or a hand-over waits for the disk.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -51,6 +57,8 @@ const NAMES_FILE: &str = "names.journal";
 #[derive(Debug)]
 pub(crate) struct State {
     orders: SyncSender<Order>,
+    /// Notes in the queue of orders.
+    notes_waiting: Arc<AtomicUsize>,
     lock: Option<Lock>,
     /// Sends the order to go on writing; set while another relay may write the journal.
     go_on: Option<SyncSender<()>>,
@@ -128,11 +136,13 @@ impl State {
             path,
             problem: format!("cannot be used: {source}"),
         })?;
-        let (orders, taken) = sync_channel(NOTES_MAX);
+        let (orders, taken) = sync_channel(NOTES_MAX + DECISIONS_MAX);
+        let notes_waiting = Arc::new(AtomicUsize::new(0));
         let (go_on, begin) = go_on.unzip();
-        Writer::start(journal, taken, begin)?;
+        Writer::start(journal, taken, Arc::clone(&notes_waiting), begin)?;
         let state = Self {
             orders,
+            notes_waiting,
             lock: Some(lock),
             go_on,
         };
@@ -149,7 +159,10 @@ impl State {
 
     /// The queue of notes for the journal, for every shard.
     pub(crate) fn book(&self) -> Book {
-        Book(Some(self.orders.clone()))
+        Book(Some(Queue {
+            orders: self.orders.clone(),
+            notes_waiting: Arc::clone(&self.notes_waiting),
+        }))
     }
 
     /// Writes all notes so far, then nothing until [`State::go_on`]. Returns the lock for the relay that reads the
@@ -209,7 +222,14 @@ impl Drop for State {
 
 /// Queue of a shard's notes about its names; drops them if the relay has no state folder.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Book(Option<SyncSender<Order>>);
+pub(crate) struct Book(Option<Queue>);
+
+/// The writer's queue, and how many of its orders are notes.
+#[derive(Clone, Debug)]
+struct Queue {
+    orders: SyncSender<Order>,
+    notes_waiting: Arc<AtomicUsize>,
+}
 
 impl Book {
     /// Whether the relay has a state folder.
@@ -222,21 +242,28 @@ impl Book {
     /// # Errors
     /// The queue is full; the shard keeps the note and tries again.
     pub(crate) fn note(&self, note: Box<Note>) -> Result<(), Box<Note>> {
-        let Some(orders) = &self.0 else {
+        let Some(queue) = &self.0 else {
             return Ok(());
         };
-        match orders.try_send(Order::Note(note)) {
-            Err(TrySendError::Full(Order::Note(note))) => Err(note),
+        if queue.notes_waiting.fetch_add(1, Relaxed) >= NOTES_MAX {
+            queue.notes_waiting.fetch_sub(1, Relaxed);
+            return Err(note);
+        }
+        match queue.orders.try_send(Order::Note(note)) {
+            Err(TrySendError::Full(Order::Note(note))) => {
+                queue.notes_waiting.fetch_sub(1, Relaxed);
+                Err(note)
+            }
             _ => Ok(()),
         }
     }
 
-    /// Queues an operator's decision, which is to outlast this relay.
+    /// Queues an operator's decision, which is to outlast this relay. It has room that notes cannot take.
     pub(crate) fn decide(&self, decision: Decision) {
-        let Some(orders) = &self.0 else {
+        let Some(queue) = &self.0 else {
             return;
         };
-        let noted = orders.try_send(Order::Decision(Box::new(decision)));
+        let noted = queue.orders.try_send(Order::Decision(Box::new(decision)));
         if let Err(TrySendError::Full(_)) = noted {
             error!(
                 "the state folder's queue is full; an operator's decision will be lost at the next restart"

@@ -300,3 +300,20 @@ fn a_damaged_key_is_named_and_not_replaced_in_silence() {
         "{refused}"
     );
 }
+
+#[test]
+fn a_decision_finds_room_although_notes_fill_their_part_of_the_queue() {
+    let folder = TempDir::new().unwrap();
+    let (mut old, _) = take(&folder);
+    // The writer of a lent folder writes nothing yet, as if the disk hung.
+    let it = Folder::open(folder.path()).unwrap();
+    let (mut new, _) = State::take_lent(&it, old.lend().unwrap(), 100).unwrap();
+    let book = new.book();
+    while book.note(Box::new(Note::Forgotten(name("maya")))).is_ok() {}
+    book.decide(Decision::Paused(name("nuke")));
+    drop(old);
+    new.go_on();
+    drop((book, new));
+    let (_state, kept) = take(&folder);
+    assert_eq!(kept.paused, HashSet::from([name("nuke")]));
+}

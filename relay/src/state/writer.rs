@@ -1,5 +1,7 @@
 //! The thread that writes the journal, so that a disk that hangs delays no shard.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -36,6 +38,8 @@ type Ended = (SyncSender<()>, Option<Receiver<()>>);
 pub(super) struct Writer {
     journal: Journal,
     orders: Receiver<Order>,
+    /// Notes in the queue.
+    notes_waiting: Arc<AtomicUsize>,
     /// Whole lines that are not on the disk yet.
     waiting: Vec<u8>,
     said_at: Option<Instant>,
@@ -47,11 +51,13 @@ impl Writer {
     pub(super) fn start(
         journal: Journal,
         orders: Receiver<Order>,
+        notes_waiting: Arc<AtomicUsize>,
         begin: Option<Receiver<()>>,
     ) -> Result<(), StartError> {
         let mut writer = Self {
             journal,
             orders,
+            notes_waiting,
             waiting: Vec::new(),
             said_at: None,
         };
@@ -114,6 +120,7 @@ impl Writer {
     fn take(&mut self, order: Order) -> Option<Ended> {
         match order {
             Order::Note(note) => {
+                self.notes_waiting.fetch_sub(1, Relaxed);
                 note.write(&mut self.waiting);
                 None
             }
