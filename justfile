@@ -1,29 +1,29 @@
-# What a developer runs here; CI runs `just ci` and nothing else. `just` alone lists it all.
+# Recipes for developers. CI runs `just ci` and nothing else. `just` without arguments lists the recipes.
 
 set shell := ["bash", "-euo", "pipefail", "-c"]
 
 _list:
     @just --list --unsorted
 
-# Does everything compile?
+# Check that all crates compile
 [group('check')]
 check:
     cargo check --workspace --all-targets
 
-# Put all sources into the agreed format
+# Format all Rust sources
 [group('check')]
 fmt:
     cargo fmt --all
     cargo fmt --manifest-path tools/schema/Cargo.toml
 
-# Formatting and lints, warnings denied; changes nothing
+# Check formatting and lints, warnings denied; changes no file
 [group('check')]
 lint:
     cargo fmt --all --check
     cargo fmt --manifest-path tools/schema/Cargo.toml --check
     cargo clippy --workspace --all-targets -- -D warnings
 
-# The agent as Windows gets it: lints, warnings denied; nothing is linked or run
+# Lints of the agent for Windows, warnings denied; links and runs nothing
 [group('check')]
 windows:
     #!/usr/bin/env bash
@@ -34,27 +34,27 @@ windows:
         timeout 300 rustup target add "$target" || true
     fi
     if ! has_target; then
-        echo "windows: ignored, since there is no $target here and it cannot be had (rustup target add $target)"
+        echo "windows: ignored, because the target $target is missing and cannot be installed (rustup target add $target)"
         exit 0
     fi
-    # A dependency has C code. What it becomes is not looked at, so any compiler will do.
+    # A dependency compiles C code. The result is not used, so any C compiler is sufficient.
     if ! command -v x86_64-w64-mingw32-gcc >/dev/null; then
         export CC_x86_64_pc_windows_gnu=cc AR_x86_64_pc_windows_gnu=ar
     fi
     cargo clippy --target "$target" -p tieline-wire -p tieline-token -p tieline-hop -p tieline-agent -p tieline --all-targets -- -D warnings
 
-# Our own style rules, as tests
+# Our own style rules (docs/STYLE.md), as tests
 [group('check')]
 tidy:
     cargo test -p tieline-relay --test tidy
 
-# Licences, sources and duplicates of dependencies; dependencies that nothing uses
+# Check licences, sources and duplicates of dependencies, and find unused dependencies
 [group('check')]
 dependencies:
     cargo deny check --hide-inclusion-graph bans licenses sources
     cargo machete
 
-# Both programs as static binaries of this machine's kind, in target/*-linux-musl/release; needs a C compiler for musl (Debian: musl-tools)
+# Both programs as static binaries for this architecture, in target/*-linux-musl/release; needs a C compiler for musl (Debian: musl-tools)
 [group('build')]
 static:
     #!/usr/bin/env bash
@@ -69,7 +69,7 @@ static:
     fi
     cargo build --release --target "$target" --bin tieline-relay --bin tieline
     for program in tieline-relay tieline; do
-        # A program that wants a library names it to the linker that ldd asks.
+        # ldd lists a shared library as NAME => PATH; a static program has none.
         if ldd "target/$target/release/$program" 2>&1 | grep -F '=>' >&2; then
             echo "target/$target/release/$program is not static" >&2
             exit 1
@@ -77,22 +77,22 @@ static:
         ls -l "target/$target/release/$program"
     done
 
-# All tests, or those whose name contains FILTER
+# All tests, or the tests whose name contains FILTER
 [group('test')]
 test filter='':
     cargo test --workspace {{ if filter == '' { '' } else { '-- ' + quote(filter) } }}
 
-# Two muxes over a simulated link; SEED=n just sim replays one run
+# Simulation of two muxes over a link; SEED=n just sim replays one run
 [group('test')]
 sim:
     cargo test -p tieline-wire --test simulation -- --nocapture
 
-# Mailbox wake-ups and the table of limits, in all orders of steps with up to PREEMPTIONS forced switches; 3 minutes
+# Model check (loom) of mailbox wake-ups and the table of limits, with up to PREEMPTIONS forced thread switches; 3 minutes
 [group('test')]
 loom preemptions='4':
     LOOM_MAX_PREEMPTIONS={{ preemptions }} cargo test -p tieline-relay --lib -- mailbox::model limits::model
 
-# SIZE links, names and frontends at a time, and what each costs; `ulimit -n` must be twice that
+# Cost of SIZE concurrent links, names and frontends; `ulimit -n` must be twice SIZE
 [group('test')]
 fanout size='10000':
     FANOUT={{ size }} cargo test -p tieline-e2e --test behaviour_fanout -- --nocapture --test-threads 1
@@ -119,20 +119,20 @@ fuzz seconds='60':
         (cd "$crate" && cargo +nightly fuzz run "$target" "$found" "fuzz/corpus/$target" -- -max_total_time={{ seconds }})
     done
 
-# What the way over relay and agent costs: every scenario's main points, 3.5 minutes; writes docs/bench. `just bench http`: see bench-http
+# Cost of the path through relay and agent, main points of every scenario, 3.5 minutes; writes docs/bench. `just bench http` runs bench-http
 [group('bench')]
 bench *arguments:
     just {{ if arguments =~ '^http( |$)' { 'bench-' + arguments } else { "_bench bench --rounds 3 --duration 1s --warm-up 200ms " + arguments } }}
 
-# Calls, first events and open event streams over HTTP, beside nginx as a reverse proxy, 5 rounds; 7 minutes
+# Cost of calls, first events and open event streams over HTTP, beside nginx as a reverse proxy, 5 rounds; 7 minutes
 [group('bench')]
 bench-http *arguments: (peers 'nginx') (_bench 'bench-http' '--suite' 'http' '--known-peers' 'target/peers' '--rounds' '5' '--duration' '2s' '--warm-up' '300ms' arguments)
 
-# All scenarios, 1 to 4,096 connections, 10,000 idle sessions, 5 rounds; 25 minutes
+# Cost in all scenarios, 1 to 4,096 connections, 10,000 idle sessions, 5 rounds; 25 minutes
 [group('bench')]
 bench-full *arguments: (_bench 'bench-full' '--suite' 'full' '--repeat-noisy' '2' arguments)
 
-# Beside nginx, HAProxy, rathole and bore, which it puts into target/peers first; 25 minutes
+# Cost beside nginx, HAProxy, rathole and bore, which are first installed in target/peers; 25 minutes
 [group('bench')]
 bench-peers *arguments: peers (_bench 'bench-peers' '--suite' 'peers' '--known-peers' 'target/peers' '--repeat-noisy' '2' arguments)
 
@@ -142,17 +142,17 @@ bench-scaling *arguments:
     cargo build --release -p tieline-relay -p tieline -p tieline-agent -p tieline-loadgen --bins --example fleet
     target/release/tieline-loadgen scaling --rounds 3 --duration 1s --warm-up 200ms {{ arguments }}
 
-# nginx, HAProxy, rathole and bore, or those that are named, into target/peers; changes nothing else on the machine
+# Install nginx, HAProxy, rathole and bore, or only NAMES, in target/peers; changes nothing else on the machine
 [group('bench')]
 peers *names:
     tools/peers/install target/peers {{ names }}
 
-# Frame codec and mux by themselves: ns per frame, bytes per session, 1 minute; writes docs/bench/wire.md
+# Cost of frame codec and mux without sockets: ns per frame, bytes per session, 1 minute; writes docs/bench/wire.md
 [group('bench')]
 bench-wire:
     #!/usr/bin/env bash
     set -euo pipefail
-    # A bench runs in its package's folder.
+    # A bench runs in the folder of its package, so the path must be absolute.
     export CRITERION_HOME="$PWD/target/criterion"
     cargo bench -p tieline-wire --bench codec --bench mux
     cargo bench -p tieline-wire --bench state >"$CRITERION_HOME/state.jsonl"
@@ -170,38 +170,38 @@ _bench name *arguments:
     cargo build --release -p tieline-relay -p tieline -p tieline-loadgen
     target/release/tieline-loadgen bench --name {{ name }} {{ arguments }}
 
-# Write wire/src/generated.rs from wire/schema/wire.fbs, or only compare: just schema --check
+# Generate wire/src/generated.rs from wire/schema/wire.fbs; `just schema --check` only compares
 [group('generate')]
 schema *arguments:
     CMAKE_TOOLCHAIN_FILE="$PWD/tools/schema/flatc-only.cmake" \
         cargo run --manifest-path tools/schema/Cargo.toml -- {{ arguments }}
 
-# API documentation, warnings denied
+# Build the API documentation, warnings denied
 [group('generate')]
 doc:
     RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps
 
-# A relay with the defaults, on this machine's loopback
+# Run a relay with default settings, on loopback
 [group('run')]
 run-relay *arguments:
     cargo run --release --bin tieline-relay -- {{ arguments }}
 
-# An agent: just run-agent --relay tcp://127.0.0.1:9001 --to http://127.0.0.1:3001/mcp
+# Run an agent: just run-agent --relay tcp://127.0.0.1:9001 --to http://127.0.0.1:3001/mcp
 [group('run')]
 run-agent *arguments:
     cargo run --release --bin tieline -- serve {{ arguments }}
 
-# Relay, agent and a small MCP server in one process: two calls through the whole path, then exit
+# Run relay, agent and a small MCP server in one process, make two calls through the whole path, then exit
 [group('run')]
 demo:
     cargo run --release --bin tieline -- demo --once
 
-# An object made in Blender through the tunnel; needs Python 3.11, and downloads 400 MB the first time
+# Create an object in Blender through a tunnel; needs Python 3.11, and downloads 400 MB the first time
 [group('run')]
 dcc-demo:
     #!/usr/bin/env bash
     set -euo pipefail
-    # bpy, which is Blender as a module, is built for one version of Python.
+    # bpy (Blender as a Python module) is built for exactly this version of Python.
     if ! python=$(command -v python3.11); then
         echo 'just dcc-demo needs python3.11' >&2
         exit 1
@@ -216,7 +216,7 @@ dcc-demo:
     cargo build --release --bin tieline-relay --bin tieline
     target/dcc/bin/python e2e/fixtures/dcc/demo.py target/release/tieline-relay target/release/tieline
 
-# Everything that must hold, in order, with the time each step took
+# Run all checks in order, and print the time of each
 [group('ci')]
 ci:
     #!/usr/bin/env bash
@@ -230,7 +230,7 @@ ci:
         printf '== %s: %d s\n' "$name" $((SECONDS - start))
         took+=$(printf '%-14s%5d s' "$name" $((SECONDS - start)))$'\n'
     }
-    # Includes tidy: it is one of the relay's tests.
+    # Includes tidy, which is one of the relay's tests.
     step test cargo test --workspace
     step lint just lint
     step windows just windows
