@@ -90,7 +90,7 @@ sim:
 # Model check (loom) of mailbox wake-ups and the table of limits, with up to PREEMPTIONS forced thread switches; 3 minutes
 [group('test')]
 loom preemptions='4':
-    LOOM_MAX_PREEMPTIONS={{ preemptions }} cargo test -p tieline-relay --lib -- mailbox::model limits::model
+    LOOM_MAX_PREEMPTIONS={{ preemptions }} cargo test -p tieline-relay --lib -- mailbox::tests::model limits::tests::model
 
 # Cost of SIZE concurrent links, names and frontends; `ulimit -n` must be twice SIZE
 [group('test')]

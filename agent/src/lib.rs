@@ -33,8 +33,6 @@ mod link;
 mod network;
 mod reconnect;
 mod supervise;
-#[cfg(test)]
-mod witness;
 
 pub use address::HostPort;
 pub use config::{Config, DRAIN_TIMEOUT, DRAIN_TIMEOUT_MAX, LINKS_MAX, TARGETS_MAX, TargetConfig};

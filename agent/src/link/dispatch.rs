@@ -71,7 +71,7 @@ impl<'a> Dispatch<'a> {
                 self.first.extend_from_slice(first);
             }
             #[cfg(test)]
-            crate::witness::read(reads.as_ref(), &input);
+            crate::link::tests::witness::read(reads.as_ref(), &input);
             loop {
                 let event = self.collect(&mut input);
                 self.deliver();

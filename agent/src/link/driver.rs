@@ -210,7 +210,7 @@ async fn write(link: Arc<Link>, writes: OwnedWriteHalf) -> Result<(), Error> {
             let sent: io::Result<usize> = out.send_with(|slices| {
                 let count = writes.try_write_vectored(slices)?;
                 #[cfg(test)]
-                crate::witness::written(writes.as_ref(), slices, count);
+                crate::link::tests::witness::written(writes.as_ref(), slices, count);
                 Ok(count)
             });
             match sent {

@@ -8,7 +8,7 @@ mod driver;
 pub mod server_kind;
 mod session;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod tunnels;
 
 use std::pin::pin;
@@ -227,7 +227,7 @@ impl Link {
             Poll::Ready(Ok(_)) => {
                 let payload = buffer.split().freeze();
                 #[cfg(test)]
-                crate::witness::read(stream.as_ref(), &payload);
+                tests::witness::read(stream.as_ref(), &payload);
                 match core.mux.send(id, payload, false) {
                     Ok(()) => Pull::Sent,
                     // The relay has just reset the session; the abort is on its way.

@@ -14,10 +14,10 @@ mod runtime;
 mod signal;
 mod socket;
 mod steering;
+#[cfg(test)]
+pub(crate) mod tests;
 mod timer;
 mod waker;
-#[cfg(test)]
-pub(crate) mod witness;
 
 pub use driver::DriverReport;
 pub(crate) use driver::{Chosen, choose};

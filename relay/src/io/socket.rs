@@ -111,7 +111,7 @@ impl Socket {
         // SAFETY: `receive` initialised `count` bytes of the spare capacity.
         unsafe { buffer.advance_mut(count) };
         #[cfg(test)]
-        super::witness::read(self, &buffer[buffer.len() - count..]);
+        super::tests::witness::read(self, &buffer[buffer.len() - count..]);
         Ok(Received::Bytes(count))
     }
 
@@ -171,7 +171,7 @@ impl Socket {
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
         let taken = retry(|| rustix::net::send(&self.fd, bytes, flags))?;
         #[cfg(test)]
-        super::witness::written(self, &[IoSlice::new(bytes)], taken);
+        super::tests::witness::written(self, &[IoSlice::new(bytes)], taken);
         Ok(self.wrote(taken, bytes.len()))
     }
 
@@ -182,7 +182,7 @@ impl Socket {
             rustix::net::sendmsg(&self.fd, slices, &mut SendAncillaryBuffer::default(), flags)
         })?;
         #[cfg(test)]
-        super::witness::written(self, slices, taken);
+        super::tests::witness::written(self, slices, taken);
         Ok(self.wrote(taken, slices.iter().map(|slice| slice.len()).sum()))
     }
 

@@ -1,7 +1,5 @@
 //! Rate and count limits, per token holder and per address.
 
-#[cfg(test)]
-mod model;
 mod per_address;
 mod table;
 mod tunnels;

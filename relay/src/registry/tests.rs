@@ -9,7 +9,8 @@ use super::report::REPORT_TUNNELS;
 use super::*;
 use crate::auth::Owner;
 use crate::metrics::TunnelBatch;
-use crate::session::{Held, Visitor, rig};
+use crate::session::tests::rig;
+use crate::session::{Held, Visitor};
 
 fn tunnel(number: usize) -> TunnelId {
     TunnelId::parse(&format!("seat-{number:03}")).unwrap()

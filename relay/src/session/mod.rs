@@ -30,11 +30,9 @@ mod handle;
 mod held;
 mod inbox;
 mod lanes;
-#[cfg(test)]
-pub(crate) mod rig;
 mod stream;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod trust;
 mod visit;
 

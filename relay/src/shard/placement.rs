@@ -199,7 +199,7 @@ mod tests {
             machine: MachineId::new([0; 16]),
             link_index,
             links,
-            ..crate::session::rig::agent_hello()
+            ..crate::session::tests::rig::agent_hello()
         }
     }
 

@@ -8,7 +8,7 @@ use tieline_wire::{Event, SessionId};
 
 use super::*;
 use crate::io::{Chosen, choose, pair, run, sleep, spawn, timeout};
-use crate::session::rig::{Link, drop_while_it_waits};
+use crate::session::tests::rig::{Link, drop_while_it_waits};
 
 /// Timeout far above the duration of a splice; only a hang reaches it.
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -40,7 +40,7 @@ const AGENT: Rows = &[
     &["targets", "token"],
     &["dial", "event", "identity", "reconnect"],
     &["address"],
-    &["plain", "error", "socket", "bell", "witness"],
+    &["plain", "error", "socket", "bell"],
 ];
 
 /// The program `tieline`.

@@ -284,7 +284,7 @@ fn write_payloads(stream: &Writes, payloads: &[Bytes]) -> io::Result<usize> {
     if let [payload] = payloads {
         let count = stream.try_write(payload)?;
         #[cfg(test)]
-        crate::witness::written(stream, &[IoSlice::new(payload)], count);
+        crate::link::tests::witness::written(stream, &[IoSlice::new(payload)], count);
         return Ok(count);
     }
     let mut slices = [IoSlice::new(&[]); SLICES_MAX];
@@ -295,7 +295,7 @@ fn write_payloads(stream: &Writes, payloads: &[Bytes]) -> io::Result<usize> {
     }
     let count = stream.try_write_vectored(&slices[..filled])?;
     #[cfg(test)]
-    crate::witness::written(stream, &slices[..filled], count);
+    crate::link::tests::witness::written(stream, &slices[..filled], count);
     Ok(count)
 }
 

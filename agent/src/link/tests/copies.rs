@@ -2,7 +2,7 @@
 //! sessions is one read and one send of their link.
 
 use super::*;
-use crate::witness::{self, Place};
+use crate::link::tests::witness::{self, Place};
 
 /// Number of sessions; each answer takes two slices of a gathered write, a header and a payload.
 const SESSIONS: usize = 150;

@@ -6,14 +6,15 @@ use tieline_wire::{Mode, Open, RelayHello, Transmit, TunnelId};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::mpsc;
 
+use self::witness::Connection;
 use super::*;
 use crate::identity::Identity;
 use crate::targets::{Target, WatchedTarget};
-use crate::witness::Connection;
 
 mod copies;
 #[cfg(unix)]
 mod shreds;
+pub(crate) mod witness;
 
 /// The relay's end of a running link, and the listener of the link's target.
 struct Relay {

@@ -1,7 +1,7 @@
 //! A link whose socket takes few bytes at a time.
 
 use super::*;
-use crate::witness;
+use crate::link::tests::witness;
 
 /// Payload bytes that the first credit of a session allows, without headers.
 const EACH: usize = 12_000;

@@ -7,10 +7,10 @@ use std::time::Duration;
 use tieline_wire::SessionId;
 
 use super::*;
-use crate::io::witness::{self, Place};
+use crate::io::tests::witness::{self, Place};
 use crate::io::{spawn, turn};
 use crate::session::Session;
-use crate::session::rig::Link;
+use crate::session::tests::rig::Link;
 use crate::splice::{ReadBlock, splice};
 
 const SESSIONS: usize = 40;

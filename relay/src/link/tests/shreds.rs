@@ -7,9 +7,9 @@ use socket2::SockRef;
 use tieline_wire::SessionId;
 
 use super::*;
-use crate::io::witness;
+use crate::io::tests::witness;
 use crate::session::Session;
-use crate::session::rig::{Link, drop_while_it_waits};
+use crate::session::tests::rig::{Link, drop_while_it_waits};
 
 /// Payload that a session's first credit covers, without headers.
 const EACH: usize = 12_000;

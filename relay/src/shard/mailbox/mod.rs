@@ -176,6 +176,4 @@ impl Outbox {
 }
 
 #[cfg(test)]
-mod model;
-#[cfg(test)]
 mod tests;

@@ -494,8 +494,4 @@ impl Names {
 }
 
 #[cfg(test)]
-mod binding;
-#[cfg(test)]
-mod sharing;
-#[cfg(test)]
 mod tests;

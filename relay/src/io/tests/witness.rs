@@ -42,14 +42,14 @@ pub(crate) fn watch() {
     CALLS.set(Some(Calls::default()));
 }
 
-pub(super) fn read(socket: impl AsFd, filled: &[u8]) {
+pub(in crate::io) fn read(socket: impl AsFd, filled: &[u8]) {
     note(|calls| {
         let fd = socket.as_fd().as_raw_fd();
         calls.reads.push((fd, Place::of(filled)));
     });
 }
 
-pub(super) fn written(socket: impl AsFd, offered: &[IoSlice<'_>], taken: usize) {
+pub(in crate::io) fn written(socket: impl AsFd, offered: &[IoSlice<'_>], taken: usize) {
     note(|calls| {
         let fd = socket.as_fd().as_raw_fd();
         let places = offered.iter().map(|slice| Place::of(slice)).collect();

@@ -1,7 +1,11 @@
+//! Tests of sessions over a link whose other end is a mux in the test.
+
+pub(crate) mod rig;
+
 use bytes::BytesMut;
 use tieline_wire::Event;
 
-use super::rig::Link;
+use self::rig::Link;
 use super::*;
 
 fn opened(events: &[Event]) -> SessionId {

@@ -12,7 +12,7 @@ use loom::sync::Notify;
 use loom::sync::atomic::{AtomicBool, AtomicUsize};
 use loom::{model::Builder, thread};
 
-use super::park_flag::{Flag, ParkFlag};
+use super::super::park_flag::{Flag, ParkFlag};
 
 impl Flag for AtomicBool {
     fn swap(&self, to: bool, order: Ordering) -> bool {

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use loom::sync::atomic::AtomicU64;
 use loom::{model::Builder, thread};
 
-use super::table::{Number, Rate, Table};
+use super::super::table::{Number, Rate, Table};
 
 impl Number for AtomicU64 {
     fn load(&self, order: Ordering) -> u64 {

@@ -1,5 +1,7 @@
 //! Tests on real rings and threads: wake-ups, full mailboxes on both sides, and outboxes.
 
+mod model;
+
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::rc::Rc;

@@ -2,8 +2,8 @@
 
 use tieline_wire::{InstanceId, MachineId};
 
-use super::tests::{LATER, claim, claimed, link, links, names, refused};
 use super::*;
+use super::{LATER, claim, claimed, link, links, names, refused};
 use crate::auth::Owner;
 
 /// A claim by an agent with a token of `sub`.

@@ -12,7 +12,7 @@ use tieline_wire::{
     SessionId, Settings, Transmit, TunnelId,
 };
 
-use super::{Asking, Held, Lanes, Session, SharedMux, Visitor};
+use super::super::{Asking, Held, Lanes, Session, SharedMux, Visitor};
 use crate::clock::Clock;
 use crate::io::turn;
 use crate::metrics::ShardMetrics;

@@ -1,5 +1,8 @@
 //! Tests of claims in various orders, on a home shard without other shards.
 
+mod binding;
+mod sharing;
+
 use tieline_wire::{AgentKey, InstanceId, MachineId, Scheme};
 
 use super::holder::SUPERSEDED_KEPT;

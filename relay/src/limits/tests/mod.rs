@@ -1,3 +1,7 @@
+//! Tests of rates and counts, with the clock as an argument.
+
+mod model;
+
 use super::*;
 
 const NONE: Allowance = Allowance {

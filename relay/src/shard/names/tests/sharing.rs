@@ -2,9 +2,9 @@
 
 use tieline_wire::MachineId;
 
-use super::name::HOLDERS_MAX;
-use super::tests::{LATER, claim, claimed, link, links, names, refused};
+use super::super::name::HOLDERS_MAX;
 use super::*;
+use super::{LATER, claim, claimed, link, links, names, refused};
 use crate::auth::Owner;
 use crate::registry::TunnelInfo;
 
