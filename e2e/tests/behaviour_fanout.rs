@@ -1,4 +1,4 @@
-//! Large numbers at once: links, names on one link, frontends, agents that reconnect together.
+//! Large numbers at once: links, names on one link, frontends, event streams, agents that reconnect together.
 //!
 //! `FANOUT=10000` sets the number (`just fanout`); the default is small enough for a run of seconds. Relay,
 //! agents and target are separate processes, because each session needs two descriptors.
@@ -14,6 +14,8 @@ mod log;
 mod names;
 #[path = "behaviour_fanout/strangers.rs"]
 mod strangers;
+#[path = "behaviour_fanout/streams.rs"]
+mod streams;
 
 use std::path::Path;
 use std::sync::Arc;

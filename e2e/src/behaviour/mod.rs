@@ -40,7 +40,7 @@ pub use bytes::{
     Digest, Noise, abort, echo_round_trip, half_close, is_reset, noise, read_to_close,
 };
 pub use child::{Child, ChildRelay, Up};
-pub use http::{Body, Head, HttpStream};
+pub use http::{Body, Framing, Head, HttpStream};
 pub use program::{Addresses, AgentProgram, RelayProgram, without_settings};
 pub use proxy::TestProxy;
 pub use relay::{RelayBuilder, TestRelay};
