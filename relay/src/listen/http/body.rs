@@ -14,13 +14,13 @@ use hyper::body::Incoming;
 use super::Gateway;
 use super::again::Keeping;
 use super::credentials::keep_trailers_back;
-use super::events::{Events, Quiet};
+use super::events::Events;
 use super::held::Piece;
+use super::line::Track;
 use super::pool::Lease;
 use super::rest::Rest;
 use super::source::{Broken, Source};
 use super::state::{Cut, State, Upload};
-use super::tap::Track;
 
 /// A request's body on its way to the target.
 pub(super) type RequestBody = tieline_hop::RequestBody<Progress>;
@@ -287,11 +287,8 @@ impl<G: Gateway> TargetBody<G> {
                 let Some(events) = &mut self.events else {
                     return Poll::Pending;
                 };
-                match ready!(events.poll_quiet(cx)) {
-                    Quiet::Comment(comment) => return Poll::Ready(Some(Ok(Frame::data(comment)))),
-                    Quiet::Pause => events.paused(self.source.settle()),
-                }
-                continue;
+                let comment = ready!(events.poll_quiet(cx));
+                return Poll::Ready(Some(Ok(Frame::data(comment))));
             };
             match polled {
                 Some(Ok(frame)) => {

@@ -12,18 +12,6 @@ use super::Gateway;
 use super::endpoint::Endpoint;
 use super::sse::{Border, COMMENT};
 
-/// Silence after which an event stream counts as long-lived, so that hyper's buffers are released. A short
-/// answer has ended by then, and its connection serves the next request.
-const PAUSE: Duration = Duration::from_secs(1);
-
-/// Result of a stream's silence.
-pub(super) enum Quiet {
-    /// The stream pauses: its buffers may be released.
-    Pause,
-    /// The stream was quiet for the keep-alive time: the caller gets this comment.
-    Comment(Bytes),
-}
-
 /// State of one event stream between its target and its caller.
 pub(super) struct Events<G: Gateway> {
     gateway: G,
@@ -34,33 +22,19 @@ pub(super) struct Events<G: Gateway> {
     piece: Bytes,
     /// Silence before a keep-alive comment; zero for no comments.
     quiet_max: Duration,
-    /// Silence before the next pause; `None` after the pause.
-    pauses_after: Option<Duration>,
-    /// Usual silence before a pause.
-    pause: Duration,
     /// When the last byte arrived from the target, or when the last comment was due.
     last: Instant,
     timer: Option<Pin<Box<dyn Future<Output = ()>>>>,
 }
 
 impl<G: Gateway> Events<G> {
-    /// For a stream that begins now. An answer to GET counts as long-lived at once. `mapped` finds and maps the
-    /// stream's endpoints.
+    /// For a stream that begins now. `mapped` finds and maps the stream's endpoints.
     pub(super) fn new(
         gateway: G,
         quiet_max: Duration,
-        is_get: bool,
         mapped: Option<(events::Events, Endpoint)>,
     ) -> Self {
-        // At most `quiet_max`, since each comment restarts the measured silence.
-        let pause = match quiet_max.is_zero() {
-            true => PAUSE,
-            false => PAUSE.min(quiet_max),
-        };
-        let pauses_after = if is_get { Duration::ZERO } else { pause };
         Self {
-            pauses_after: Some(pauses_after),
-            pause,
             last: gateway.now(),
             gateway,
             border: Border::default(),
@@ -110,9 +84,11 @@ impl<G: Gateway> Events<G> {
         self.border.is_reached() && mapped.is_none_or(|(events, _)| events.has_begun())
     }
 
-    /// Resolves once for a pause, and then for a comment after each quiet period, but never with a comment
-    /// inside an event.
-    pub(super) fn poll_quiet(&mut self, cx: &mut Context<'_>) -> Poll<Quiet> {
+    /// Resolves with a comment for the caller after each quiet period, but never inside an event.
+    pub(super) fn poll_quiet(&mut self, cx: &mut Context<'_>) -> Poll<Bytes> {
+        if self.quiet_max.is_zero() {
+            return Poll::Pending;
+        }
         loop {
             if let Some(timer) = &mut self.timer {
                 ready!(timer.as_mut().poll(cx));
@@ -120,29 +96,15 @@ impl<G: Gateway> Events<G> {
             }
             let now = self.gateway.now();
             let quiet = now.saturating_duration_since(self.last);
-            let left = match self.pauses_after {
-                Some(pause) if quiet >= pause => return Poll::Ready(Quiet::Pause),
-                Some(pause) => pause.saturating_sub(quiet),
-                None if self.quiet_max.is_zero() => return Poll::Pending,
-                None if quiet < self.quiet_max => self.quiet_max.saturating_sub(quiet),
-                None => {
-                    self.last = now;
-                    if self.takes_comment() {
-                        return Poll::Ready(Quiet::Comment(COMMENT));
-                    }
-                    self.quiet_max
+            let mut left = self.quiet_max.saturating_sub(quiet);
+            if left.is_zero() {
+                self.last = now;
+                if self.takes_comment() {
+                    return Poll::Ready(COMMENT);
                 }
-            };
+                left = self.quiet_max;
+            }
             self.timer = Some(Box::pin(self.gateway.sleep(left)));
-        }
-    }
-
-    /// Ends a pause; `is_used` says whether buffers were released. If not, and the pause was a GET's early pause,
-    /// there is one more after the usual silence.
-    pub(super) fn paused(&mut self, is_used: bool) {
-        let before = self.pauses_after.take();
-        if !is_used && before.is_some_and(|before| before < self.pause) {
-            self.pauses_after = Some(self.pause);
         }
     }
 }

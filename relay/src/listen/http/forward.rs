@@ -484,11 +484,8 @@ impl<G: Gateway> Front<G> {
             seal_sessions(&mut parts.headers, sealer, &mapping.target, subject);
         }
         let is_stream = events::is_event_stream(&parts.headers);
-        let (is_get, is_plain) = (
-            destination.is_get,
-            events::Coding::of(&parts.headers) == Some(events::Coding::Plain),
-        );
-        let mapped = match is_stream && is_get && length != Some(0) {
+        let is_plain = events::Coding::of(&parts.headers) == Some(events::Coding::Plain);
+        let mapped = match is_stream && destination.is_get && length != Some(0) {
             true => {
                 Some(events::Events::begin(&mut parts.headers).map_err(Problem::target_invalid)?)
             }
@@ -509,7 +506,7 @@ impl<G: Gateway> Front<G> {
             };
             let mapped = mapped.map(|events| (events, endpoint));
             let quiet_max = self.settings.sse_keepalive;
-            Events::new(self.gateway.clone(), quiet_max, is_get, mapped)
+            Events::new(self.gateway.clone(), quiet_max, mapped)
         });
         // Set for hyper's server, which chooses the version of the answer by the caller.
         parts.version = Version::HTTP_11;

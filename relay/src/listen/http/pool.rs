@@ -22,11 +22,10 @@ use tokio::sync::oneshot;
 use super::again::{is_away, is_of_target, of_agent};
 use super::body::RequestBody;
 use super::callers::{Digest, Presented};
-use super::direct::Direct;
 use super::forward::Front;
 use super::held::Held;
+use super::line::{Line, Track};
 use super::problem::Problem;
-use super::tap::{Line, Track};
 use super::target::Target;
 use super::{Gateway, HTTP_BUFFER_BYTES_MAX};
 use crate::registry::AgentTag;
@@ -89,10 +88,8 @@ impl<G: Gateway> Connection<G> {
         };
         let track = Rc::new(Track::default());
         let noting = Rc::clone(&track);
-        let line = Line::new(stream);
-        let stream = Watched::new(line.tap(&track, &pool.held), move |noted| {
-            noting.note(noted)
-        });
+        let line = Line::new(stream, &track, &pool.held);
+        let stream = Watched::new(line.clone(), move |noted| noting.note(noted));
         let (sender, driver) = http1::Builder::new()
             // hyper joins the lines of a folded field, as a proxy should (RFC 9112, section 5.2).
             .allow_obsolete_multiline_headers_in_responses(true)
@@ -328,7 +325,7 @@ pub(super) struct Lease<G: Gateway> {
     front: Rc<Front<G>>,
     connection: Connection<G>,
     /// Keeps the caller registered in [`Callers`](super::callers::Callers), so that a revocation ends the answer.
-    presented: Rc<Presented<G>>,
+    _presented: Rc<Presented<G>>,
 }
 
 impl<G: Gateway> Lease<G> {
@@ -340,16 +337,8 @@ impl<G: Gateway> Lease<G> {
         Self {
             front,
             connection,
-            presented,
+            _presented: presented,
         }
-    }
-
-    /// Takes the session from hyper, to read the rest of an event stream directly; `None` if hyper still
-    /// buffers any of it. `passed` is the data that hyper has delivered. Drop this lease afterwards.
-    pub(super) fn take_stream(&self, passed: u64) -> Option<Direct<G>> {
-        let chunks = self.connection.track.settled(passed)?;
-        let stream = self.connection.line.take()?;
-        Some(Direct::new(stream, chunks, Rc::clone(&self.presented)))
     }
 
     /// Ends the lease after a complete answer; keeps the connection if the request is complete, too.
