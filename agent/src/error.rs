@@ -103,6 +103,20 @@ impl Error {
         }
     }
 
+    /// Error for a link whose connection failed.
+    pub(crate) fn lost_by(error: io::Error) -> Self {
+        Self::link_lost(error.to_string())
+    }
+
+    /// Error for a link that a protocol error ended.
+    pub(crate) fn of_link(error: tieline_wire::Error) -> Self {
+        Self::Link {
+            reason: error.reason,
+            side: error.side,
+            detail: error.detail,
+        }
+    }
+
     /// Error for a link that this side or the network ended.
     pub(crate) fn link_lost(detail: impl Into<String>) -> Self {
         Self::Link {

@@ -2,6 +2,12 @@
 
 use bytes::BytesMut;
 
+/// Smallest room in the buffer for a read of the link; with less room, the read gets a new piece of memory.
+pub(super) const READ_BYTES_MIN: usize = 64 * 1024;
+
+/// Bytes after which a reader or writer that never waits lets other tasks run.
+pub(super) const TURN_BYTES_MAX: usize = 1024 * 1024;
+
 /// Size of a piece of memory; one read uses all that is left of the piece.
 const PIECE_BYTES: usize = 256 * 1024;
 

@@ -12,7 +12,8 @@ use tokio::net::tcp::OwnedReadHalf;
 use tokio::task::yield_now;
 
 use super::buffer::ReadBuffer;
-use super::driver::{READ_BYTES_MIN, Start, TURN_BYTES_MAX, link_error, lost};
+use super::buffer::{READ_BYTES_MIN, TURN_BYTES_MAX};
+use super::start::Start;
 use super::{Core, Link, News, server_kind};
 use crate::error::Error;
 use crate::link::session::{self, Session};
@@ -63,7 +64,7 @@ impl<'a> Dispatch<'a> {
             match reads.read_buf(buffer).await {
                 Ok(0) => return Err(Error::link_lost("the relay closed the connection")),
                 Ok(count) => turn_bytes += count,
-                Err(error) => return Err(lost(error)),
+                Err(error) => return Err(Error::lost_by(error)),
             }
             let mut input = buffer.split().freeze();
             if self.first.is_empty() {
@@ -123,7 +124,7 @@ impl<'a> Dispatch<'a> {
                     session, payload, ..
                 })) => self.collect_payload(&mut core, session, payload),
                 Ok(event) => break Ok(event),
-                Err(error) => break Err(link_error(error)),
+                Err(error) => break Err(Error::of_link(error)),
             }
         };
         core.after_turn(&self.link.deadline);

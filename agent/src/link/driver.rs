@@ -5,25 +5,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use tieline_wire::{Joining, Lost, Reason, Register, Side, Transmit, TunnelId};
+use tieline_wire::{Joining, Reason, Side, Transmit};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::mpsc;
 use tokio::task::{JoinSet, yield_now};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
+use super::buffer::{READ_BYTES_MIN, TURN_BYTES_MAX};
 use super::dispatch::Dispatch;
-use super::{Link, News};
+use super::start::Start;
+use super::Link;
 use crate::error::Error;
-use crate::identity::Identity;
-use crate::targets::WatchedTarget;
-
-/// Smallest room in the buffer for a read of the link; with less room, the read gets a new piece of memory.
-pub(super) const READ_BYTES_MIN: usize = 64 * 1024;
-
-/// Bytes after which a reader or writer that never waits lets other tasks run.
-pub(super) const TURN_BYTES_MAX: usize = 1024 * 1024;
 
 /// Time limit for the last frames to reach the kernel.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
@@ -34,21 +27,6 @@ const FAREWELL_TIMEOUT: Duration = Duration::from_millis(500);
 /// Time limit for aborted sessions to end; above a session's own limit for the last bytes to its target.
 const ABORT_TIMEOUT: Duration = Duration::from_millis(1_500);
 
-/// What [`run`] needs to introduce the agent and to serve its targets.
-#[derive(Debug)]
-pub(crate) struct Start {
-    pub(crate) identity: Arc<Identity>,
-    pub(crate) relay_name: String,
-    pub(crate) link_index: u16,
-    pub(crate) links: u16,
-    /// Registration for each target, in the order of the targets, with the tunnel that it asks for.
-    pub(crate) registers: Vec<(Register, TunnelId)>,
-    pub(crate) targets: Arc<[WatchedTarget]>,
-    /// Earlier links that were lost, to report to the relay.
-    pub(crate) lost: Vec<Lost>,
-    pub(crate) news: mpsc::Sender<News>,
-}
-
 /// Runs `link` over `stream` until it ends.
 ///
 /// # Errors
@@ -56,7 +34,7 @@ pub(crate) struct Start {
 pub(crate) async fn run(link: Arc<Link>, stream: TcpStream, start: Start) -> Result<(), Error> {
     // Aborts the sessions when this future ends or is dropped.
     let _abort = AbortOnDrop(&link);
-    let relay = stream.peer_addr().map_err(lost)?;
+    let relay = stream.peer_addr().map_err(Error::lost_by)?;
     let (mut reads, writes) = stream.into_split();
     // Separate tasks, so that a read of the link does not poll all of them.
     let mut others = JoinSet::new();
@@ -167,7 +145,7 @@ async fn keep_time(link: Arc<Link>) -> Result<(), Error> {
             let mut core = link.core();
             let now = link.now();
             if core.mux.poll_timeout() <= now {
-                core.mux.handle_timeout(now).map_err(link_error)?;
+                core.mux.handle_timeout(now).map_err(Error::of_link)?;
                 link.transmit.ring();
             }
             let wakes_at = core.mux.poll_timeout();
@@ -216,9 +194,9 @@ async fn write(link: Arc<Link>, writes: OwnedWriteHalf) -> Result<(), Error> {
             match sent {
                 Ok(count) => turn_bytes += count,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    writes.writable().await.map_err(lost)?;
+                    writes.writable().await.map_err(Error::lost_by)?;
                 }
-                Err(error) => return Err(lost(error)),
+                Err(error) => return Err(Error::lost_by(error)),
             }
             if turn_bytes >= TURN_BYTES_MAX {
                 turn_bytes = 0;
@@ -234,17 +212,5 @@ struct AbortOnDrop<'a>(&'a Arc<Link>);
 impl Drop for AbortOnDrop<'_> {
     fn drop(&mut self) {
         self.0.abort_sessions();
-    }
-}
-
-pub(super) fn lost(error: io::Error) -> Error {
-    Error::link_lost(error.to_string())
-}
-
-pub(super) fn link_error(error: tieline_wire::Error) -> Error {
-    Error::Link {
-        reason: error.reason,
-        side: error.side,
-        detail: error.detail,
     }
 }

@@ -7,6 +7,7 @@ mod dispatch;
 mod driver;
 pub mod server_kind;
 mod session;
+mod start;
 #[cfg(test)]
 pub(crate) mod tests;
 mod tunnels;
@@ -27,7 +28,8 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use self::buffer::ReadBuffer;
-pub(crate) use self::driver::{Start, run};
+pub(crate) use self::driver::run;
+pub(crate) use self::start::Start;
 use self::tunnels::Tunnels;
 use crate::bell::Bell;
 use crate::link::session::Session;

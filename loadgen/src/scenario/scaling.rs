@@ -8,7 +8,6 @@ use std::path::PathBuf;
 use std::time::SystemTime;
 
 use anyhow::{Context, bail};
-use serde::Serialize;
 
 use crate::cli::ScalingFlags;
 use crate::interrupt::Interrupt;
@@ -17,7 +16,7 @@ use crate::path::set::{PathSet, PathsWanted};
 use crate::path::{Path, PathKind};
 use crate::report::Circumstances;
 use crate::report::files::Files;
-use crate::report::scaling::{IdleTunnels, Sample, ScalingReport};
+use crate::report::scaling::{Count, IdleTunnels, Load, Sample, ScalingReport};
 use crate::scenario::descriptors;
 use crate::scenario::measure::{self, measure, memory, warm_memory};
 use crate::scenario::rounds::{self, explain};
@@ -40,28 +39,6 @@ pub(crate) struct Plan {
     pub(crate) fleet: PathBuf,
     /// Files of the report.
     pub(crate) files: Files,
-}
-
-/// Load that is applied at every number of sessions and of tunnels.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub(crate) struct Load {
-    /// Bytes of each message.
-    pub(crate) message_bytes: usize,
-    /// Requests per second over all sessions, which take turns.
-    pub(crate) requests_per_s: u32,
-    /// Sessions that are spread over the tunnels.
-    pub(crate) callers: usize,
-    /// Duration of the measurement of idle tunnels, in seconds.
-    pub(crate) idle_s: f64,
-}
-
-/// A number of sessions or of tunnels.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Count {
-    /// Number of sessions on one tunnel.
-    Sessions(usize),
-    /// Number of tunnels.
-    Tunnels(usize),
 }
 
 /// Runs the command.
@@ -269,13 +246,4 @@ fn once(
     let measured = measured.map_err(|error| explain(error, set, interrupt))?;
     interrupt.pause(rounds::SETTLE)?;
     Ok(measured)
-}
-
-impl std::fmt::Display for Count {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Sessions(count) => write!(f, "{count} session(s) on one tunnel"),
-            Self::Tunnels(count) => write!(f, "{count} tunnel(s)"),
-        }
-    }
 }

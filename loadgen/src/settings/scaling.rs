@@ -4,7 +4,8 @@ use super::{MEASURED_MIN, ROUND_TIME_MAX, UsageError, beside};
 use crate::cli::{ScalingFlags, SeriesFlag};
 use crate::path::PathKind;
 use crate::path::set::{PathsWanted, RelaySource};
-use crate::scenario::scaling::{Load, Plan};
+use crate::report::scaling::Load;
+use crate::scenario::scaling::Plan;
 use crate::scenario::{CONNECTIONS_MAX, Messages, Pacing, Scenario};
 
 /// Most sessions or tunnels: their connections all come from one address.

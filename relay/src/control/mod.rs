@@ -9,6 +9,7 @@ mod listing;
 mod places;
 mod reserve;
 mod revoke;
+mod routes;
 mod serve;
 mod tunnel;
 
@@ -24,10 +25,9 @@ use tieline_wire::TunnelId;
 use tokio::sync::watch;
 use tracing::info_span;
 
-use self::admin::Admin;
+use self::admin::{Admin, Pauses};
 use self::auth::{Keeper, Order, Orders};
 pub(crate) use self::changes::Changes;
-use self::tunnel::Pauses;
 use crate::audit::Audit;
 use crate::auth::{Asked, Question, Ruling, Snapshot};
 use crate::config::{Config, Denied};

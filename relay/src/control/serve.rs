@@ -22,10 +22,11 @@ use tokio::time;
 use tracing::{debug, warn};
 
 use super::Phase;
-use super::admin::{self, Admin, refuse};
+use super::admin::{Admin, refuse};
 use super::auth::Keeper;
 use super::places::{Places, Standing};
 use super::reserve::Door;
+use super::routes;
 use crate::listen::http::is_ours_anywhere;
 
 /// Time for a request's head to arrive, including idle time between two requests.
@@ -77,7 +78,7 @@ async fn accept(
         }
     };
     let is_local = address.ip().to_canonical().is_loopback();
-    let mut router = admin::router(admin, is_local);
+    let mut router = routes::router(admin, is_local);
     if is_local {
         router = router.layer(middleware::from_fn(refuse_foreign_names));
     }

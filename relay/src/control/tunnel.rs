@@ -11,7 +11,6 @@ use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::json;
 use tieline_wire::TunnelId;
-use tokio::sync::Mutex;
 
 use super::admin::{Admin, refuse, uncached};
 use crate::audit::{Entry, Kind};
@@ -21,9 +20,6 @@ use crate::state::Decision;
 
 /// Limit of paused tunnels: each pause sends the whole set to every shard.
 const PAUSED_MAX: usize = 1000;
-
-/// The paused tunnels. Locked while shards are told, so that they hear of changes in order.
-pub(super) type Pauses = Arc<Mutex<Arc<Paused>>>;
 
 /// Body of an order: an empty JSON object. As with `/revoke`, pages of other sites cannot send JSON here.
 #[derive(Deserialize)]

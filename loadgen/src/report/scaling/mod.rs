@@ -11,10 +11,22 @@ use serde::Serialize;
 use super::arithmetic::{Spread, ratios};
 use super::files::Files;
 use super::{Circumstances, round3};
-use crate::scenario::scaling::{Count, Load};
 use value::SHARED_MIN;
 
-pub(crate) use value::{IdleTunnels, Sample, Value};
+pub(crate) use value::{Count, IdleTunnels, Sample, Value};
+
+/// Load that is applied at every number of sessions and of tunnels.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct Load {
+    /// Bytes of each message.
+    pub(crate) message_bytes: usize,
+    /// Requests per second over all sessions, which take turns.
+    pub(crate) requests_per_s: u32,
+    /// Sessions that are spread over the tunnels.
+    pub(crate) callers: usize,
+    /// Duration of the measurement of idle tunnels, in seconds.
+    pub(crate) idle_s: f64,
+}
 
 /// Report of a whole run.
 #[derive(Clone, Debug, Serialize)]

@@ -9,7 +9,24 @@ use crate::path::Role;
 use crate::report::metric::{cpu_per, memory, microseconds};
 use crate::report::round3;
 use crate::scenario::Measurement;
-use crate::scenario::scaling::Count;
+
+/// A number of sessions or of tunnels.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Count {
+    /// Number of sessions on one tunnel.
+    Sessions(usize),
+    /// Number of tunnels.
+    Tunnels(usize),
+}
+
+impl std::fmt::Display for Count {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Sessions(count) => write!(f, "{count} session(s) on one tunnel"),
+            Self::Tunnels(count) => write!(f, "{count} tunnel(s)"),
+        }
+    }
+}
 
 /// Smallest number of sessions or tunnels for which memory and idle CPU time are divided by the number.
 /// For fewer, pages of 4 KiB and the process's own timers would hide the cost of each.
