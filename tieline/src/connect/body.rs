@@ -1,7 +1,6 @@
-//! Request and answer bodies on their way through the proxy: passed on frame by frame, with the end
-//! and any failure recorded. The proxy holds only the frame in flight, so a slow reader slows its sender.
+//! Answer bodies on their way through the proxy: passed on frame by frame, with the end and any failure recorded.
+//! The proxy holds only the frame in flight, so a slow reader slows its sender.
 
-use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -13,38 +12,8 @@ use hyper::body::Incoming;
 use tieline_hop::events::Events;
 
 use super::caller::State;
-use super::pool::{Lease, Track};
+use super::pool::Lease;
 use super::rewrite::Endpoint;
-
-/// A request's body on its way to the relay.
-pub(super) type RequestBody = tieline_hop::RequestBody<Progress>;
-
-/// Records a request body's progress for the caller's connection and the relay's.
-pub(super) struct Progress {
-    pub(super) state: Arc<State>,
-    pub(super) track: Option<Arc<Track>>,
-}
-
-impl tieline_hop::Progress for Progress {
-    type Timeout = Pin<Box<dyn Future<Output = ()> + Send>>;
-
-    fn asked(&self, _is_pending: bool) {
-        self.state.uploading();
-    }
-
-    fn done(&self) {
-        self.state.uploaded();
-        if let Some(track) = &self.track {
-            track.set_request_done(true);
-        }
-    }
-
-    fn failed(&self) {
-        if let Some(track) = &self.track {
-            track.set_request_failed(true);
-        }
-    }
-}
 
 /// An answer's body on its way to the caller.
 pub(super) struct AnswerBody {

@@ -17,7 +17,7 @@ use tieline_hop::{Delivery, await_continue, copy_head};
 use tokio::time::{Instant, sleep};
 
 use super::asking::Asking;
-use super::body::{AnswerBody, Progress, RequestBody};
+use super::body::AnswerBody;
 use super::caller::State;
 use super::cors;
 use super::credential::Credential;
@@ -28,6 +28,7 @@ use super::outlook::Outlook;
 use super::pool::{Connection, Failure, Lease, Pool};
 use super::problem::Problem;
 use super::rewrite::{self, Endpoint};
+use super::upload::{Progress, RequestBody};
 
 /// Longest wait for the relay's `100 Continue` before a request body is sent without it.
 const CONTINUE_TIMEOUT: Duration = Duration::from_secs(1);

@@ -32,6 +32,7 @@ mod outlook;
 mod pool;
 mod problem;
 mod rewrite;
+mod upload;
 
 use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

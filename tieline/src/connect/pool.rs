@@ -3,7 +3,7 @@
 //! All callers of the proxy share the connections, because they are one user with one token. A
 //! request after a pause then needs no TLS handshake.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -20,8 +20,8 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
 use super::HTTP_BUFFER_BYTES_MAX;
-use super::body::RequestBody;
 use super::problem::Problem;
+use super::upload::{RequestBody, Track};
 use crate::outbound::RelayOrigin;
 use crate::outbound::tls::Tls;
 use tieline_agent::address::deadline_in;
@@ -39,25 +39,6 @@ const IDLE_UNREPEATABLE_MAX: Duration = Duration::from_secs(20);
 
 /// Why a request got no answer.
 pub(super) type Failure = tieline_hop::Failure<RequestBody, Problem>;
-
-/// State of one connection and of the request on it.
-#[derive(Debug, Default)]
-pub(super) struct Track {
-    /// Reads since the request began that returned bytes or end-of-file.
-    reads: AtomicU64,
-    request_done: AtomicBool,
-    request_failed: AtomicBool,
-}
-
-impl Track {
-    pub(super) fn set_request_done(&self, done: bool) {
-        self.request_done.store(done, Relaxed);
-    }
-
-    pub(super) fn set_request_failed(&self, failed: bool) {
-        self.request_failed.store(failed, Relaxed);
-    }
-}
 
 /// A connection to the relay. Dropping it closes the connection, even during a request.
 pub(super) struct Connection {
