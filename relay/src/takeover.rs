@@ -40,6 +40,10 @@ const VERSION: u32 = 2;
 /// Time for the answer to `ask`; longer than [`SETTLE_TIMEOUT`].
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Time that a request waits for a take-over in progress to fail: a relay that was killed is noticed within
+/// milliseconds, on a busy machine within a second.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// Time for a relay that will be refused to send its request.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -144,9 +148,15 @@ impl Course {
         self.stage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Begins a take-over; fails with the answer to send if one is in progress, or this relay stops.
+    /// Begins a take-over, after one in progress has failed. Fails with the answer to send if that one goes on, or if
+    /// this relay stops.
     fn begin(&self) -> Result<(), Word> {
-        let mut stage = self.stage();
+        let stage = self.stage();
+        let goes_on = |stage: &mut Stage| stage.is_busy && !stage.is_closing;
+        let waited = self
+            .changed
+            .wait_timeout_while(stage, BUSY_TIMEOUT, goes_on);
+        let mut stage = waited.unwrap_or_else(PoisonError::into_inner).0;
         if stage.is_closing {
             return Err(Word::Stopping);
         }

@@ -246,6 +246,25 @@ async fn of_two_relays_that_want_to_take_over_one_is_refused() -> Result<()> {
     Ok(())
 }
 
+/// The first relay that asks is killed in the middle; the second one has asked by then, or asks soon after.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_take_over_that_breaks_off_lets_the_next_relay_take_over() -> Result<()> {
+    let home = Home::new()?;
+    let relay = home.start(Addresses::any(), &[])?;
+    let first = stranger(&home.socket())?;
+    say(&first, r#"{"say":"ask","version":2}"#)?;
+    hear_until(&first, "sent")?;
+    let next = RelayProgram::spawn(&[], relay.addresses, &home.flags(&["--take-over"]))?;
+    // Time for the second relay to ask; without it, the test passes as well.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    drop(first);
+    let next = RelayProgram::ready(next)?;
+    let ended = relay.ended()?;
+    ensure!(ended.status.code() == Some(0), "{}", ended.quote);
+    next.metrics().await?;
+    Ok(())
+}
+
 /// A killed relay leaves its take-over socket behind, which must not prevent the next start.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_that_was_killed_leaves_a_socket_that_stops_no_start() -> Result<()> {
