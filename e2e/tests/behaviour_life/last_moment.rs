@@ -121,7 +121,7 @@ async fn requests_in_the_grace_are_answered() -> Result<bool> {
     kept.get(&path).await?;
     ensure!(soon("an answer", kept.answer()).await??.0.status() == 200);
     // Connected, but without a request yet.
-    let mut fresh = relay.http().await?;
+    let fresh = relay.http().await?;
     relay.ask_to_stop()?;
     relay
         .process()
