@@ -397,12 +397,9 @@ impl Relay {
         &self.driver
     }
 
-    /// Reads the files that decide about admission again, even if they look unchanged, and opens the audit file by
-    /// its name again. Changed files are also found without this call, within some seconds.
+    /// Reads the files that decide about admission again, even if they look unchanged. Changed files are also found
+    /// without this call, within some seconds.
     pub fn reload(&self) {
-        if let Some(writer) = &self.writer {
-            writer.reopen();
-        }
         if let Some(control) = &self.control {
             control.reload();
         }

@@ -247,9 +247,8 @@ async fn the_audit_log_says_who_did_what_and_no_secret(driver: DriverChoice) -> 
         caller.write(head).await?;
         soon("an answer", caller.answer()).await??;
     }
-    // Rotates the log like an external tool: rename, then reload.
-    fs::rename(&file, home.path().join("audit.old"))?;
-    relay.relay().reload();
+    // Moves the log like logrotate.
+    fs::rename(&file, home.path().join("audit.log.1"))?;
     for text in [format!("maya-1\n{ada}"), "maya-1\nrubbish-token".to_owned()] {
         let mut caller = said(&relay, &text).await?;
         caller.shutdown().await?;
@@ -260,7 +259,7 @@ async fn the_audit_log_says_who_did_what_and_no_secret(driver: DriverChoice) -> 
     drop(agent);
     relay.stop();
 
-    let mut all = events(&home.path().join("audit.old"))?;
+    let mut all = events(&home.path().join("audit.log.1"))?;
     let new = events(&file)?;
     ensure!(!new.is_empty(), "nothing was written after the rotation");
     all.extend(new);

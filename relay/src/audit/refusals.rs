@@ -1,12 +1,12 @@
-//! Rate limit for noted refusals: any peer that can connect can cause refusals, and a flood must not rotate
-//! the important entries out of the files.
+//! Rate limit for noted refusals: any peer that can connect can cause refusals, and a flood must not push
+//! the important entries out of the file.
 
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 use std::time::{Duration, Instant};
 
 /// Refusals noted per second in the long run. A flood then writes some 250 MB a day, at 300 bytes
-/// each; the files kept by default hold 700 MB.
+/// each; the files kept by default hold 270 MB or more.
 const PER_SECOND: u64 = 10;
 
 /// Refusals noted at once after a quiet time, such as those of a whole studio whose key changed.

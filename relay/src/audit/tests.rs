@@ -178,18 +178,58 @@ fn an_entry_wakes_a_writer_that_sleeps_or_is_about_to() {
 }
 
 #[test]
-fn a_file_that_was_moved_away_is_opened_anew_while_nothing_happens() {
+fn a_log_rotation_under_load_costs_no_entry() {
+    const THREADS: usize = 4;
+    const ROUNDS: u64 = 20;
+    // Several rounds' entries fit into the queue, so none is dropped there.
+    const ENTRIES: u64 = 200;
     let folder = tempfile::tempdir().unwrap();
     let config = AuditConfig::new(folder.path().join("audit.log"));
     let (audit, writer) = Audit::start(Some(&config)).unwrap();
-    let writer = writer.unwrap();
-    audit.note(|| Entry::new(Kind::Started));
-    let moved = folder.path().join("moved");
-    fs::rename(&config.file, &moved).unwrap();
-    writer.reopen();
-    writer.reopen();
-    writer.stop();
-    assert_eq!(lines(&moved), [json!({"event": "started"})]);
+    for round in 0..ROUNDS {
+        std::thread::scope(|scope| {
+            for _ in 0..THREADS {
+                scope.spawn(|| {
+                    for number in 0..ENTRIES {
+                        audit.note(|| Entry::new(Kind::Session).count(round * ENTRIES + number));
+                    }
+                });
+            }
+            let moved = folder.path().join(format!("audit.log.{round}"));
+            while fs::rename(&config.file, &moved).is_err() {
+                std::thread::yield_now();
+            }
+        });
+    }
+    writer.unwrap().stop();
+    assert_eq!(audit.counts().dropped, 0);
+    let files = fs::read_dir(folder.path()).unwrap();
+    let all: Vec<_> = files.flat_map(|it| lines(&it.unwrap().path())).collect();
+    let mut counts: Vec<_> = all.iter().map(|it| it["count"].as_u64().unwrap()).collect();
+    counts.sort_unstable();
+    let wanted = (0..ROUNDS * ENTRIES).flat_map(|count| [count; THREADS]);
+    assert!(counts.into_iter().eq(wanted));
+}
+
+#[test]
+fn the_shipped_settings_of_logrotate_fit_the_relay_and_the_manual() {
+    let shipped = include_str!("../../../docs/tieline-relay.logrotate");
+    let manual = include_str!("../../../docs/OPERATIONS.md");
+    let runbook = include_str!("../../../docs/RUNBOOK.md");
+    let words: Vec<_> = shipped.lines().map(str::trim).collect();
+    let path = words.iter().find_map(|it| it.strip_suffix(" {")).unwrap();
+    let setting = format!("audit_file = \"{path}\"");
+    assert!(manual.contains(&setting) && runbook.contains(&setting));
+    // Only renaming keeps every line, and only the relay creates the file with its own mode and owner.
+    for wanted in ["nocreate", "delaycompress"] {
+        assert!(words.contains(&wanted), "{wanted}");
+    }
+    for unwanted in ["copy", "create", "su ", "postrotate"] {
+        assert!(
+            !words.iter().any(|it| it.starts_with(unwanted)),
+            "{unwanted}"
+        );
+    }
 }
 
 /// A tunnel's name is lower case; the token in its place may have capitals.

@@ -11,7 +11,7 @@ use tracing::{error, warn};
 
 use super::Tally;
 use super::entry::{Entry, Kind};
-use super::file::RotatedFile;
+use super::file::AuditFile;
 use crate::config::AuditConfig;
 use crate::error::{ConfigError, StartError};
 
@@ -27,19 +27,13 @@ const SAY_INTERVAL: Duration = Duration::from_secs(10);
 /// How long a stop waits for the disk to take the last entries.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Orders that may wait for the writer.
-const ORDERS_MAX: usize = 4;
-
-enum Order {
-    Reopen,
-    /// Write all queued entries, sync, and send the confirmation.
-    Stop(SyncSender<()>),
-}
+/// Order to write all queued entries, sync, confirm through this channel, and end.
+type Stop = SyncSender<()>;
 
 /// Handle to the writer thread. Dropping it ends the thread.
 #[derive(Debug)]
 pub(crate) struct Writer {
-    orders: Option<SyncSender<Order>>,
+    stop: Option<SyncSender<Stop>>,
     thread: Thread,
 }
 
@@ -49,11 +43,11 @@ impl Writer {
         entries: Receiver<Box<Entry>>,
         tally: Arc<Tally>,
     ) -> Result<Self, StartError> {
-        let file = RotatedFile::open(config).map_err(|source| ConfigError::Content {
+        let file = AuditFile::open(config).map_err(|source| ConfigError::Content {
             path: config.file.clone(),
             problem: format!("audit_file cannot be written: {source}"),
         })?;
-        let (sender, orders) = sync_channel(ORDERS_MAX);
+        let (sender, stops) = sync_channel(1);
         let mut pen = Pen {
             file,
             entries,
@@ -64,13 +58,13 @@ impl Writer {
         };
         let thread = thread::Builder::new()
             .name("audit".to_owned())
-            .spawn(move || pen.run(&orders))
+            .spawn(move || pen.run(&stops))
             .map_err(|source| StartError::Thread {
                 what: "the audit log's thread".to_owned(),
                 source,
             })?;
         Ok(Self {
-            orders: Some(sender),
+            stop: Some(sender),
             thread: thread.thread().clone(),
         })
     }
@@ -80,38 +74,28 @@ impl Writer {
         &self.thread
     }
 
-    /// Makes the writer open the file by its name again, after a log rotation by another program.
-    pub(crate) fn reopen(&self) {
-        // A full queue of orders is fine: an order to reopen waits in it already.
-        self.order(Order::Reopen);
-    }
-
     /// Waits until all queued entries are written, at most [`STOP_TIMEOUT`].
     pub(crate) fn stop(self) {
         let (done, is_done) = sync_channel(1);
-        if !self.order(Order::Stop(done)) || is_done.recv_timeout(STOP_TIMEOUT).is_err() {
+        let sent = self.stop.as_ref().map(|stop| stop.try_send(done));
+        self.thread.unpark();
+        if !matches!(sent, Some(Ok(()))) || is_done.recv_timeout(STOP_TIMEOUT).is_err() {
             error!("the audit log's file takes nothing; the last entries are lost");
         }
-    }
-
-    fn order(&self, order: Order) -> bool {
-        let sent = self.orders.as_ref().map(|orders| orders.try_send(order));
-        self.thread.unpark();
-        matches!(sent, Some(Ok(())))
     }
 }
 
 impl Drop for Writer {
     fn drop(&mut self) {
         // The thread sees the closed channel when it next runs.
-        self.orders = None;
+        self.stop = None;
         self.thread.unpark();
     }
 }
 
 /// State of the writer thread.
 struct Pen {
-    file: RotatedFile,
+    file: AuditFile,
     entries: Receiver<Box<Entry>>,
     tally: Arc<Tally>,
     /// Lost entries that the file has counted.
@@ -122,25 +106,16 @@ struct Pen {
 }
 
 impl Pen {
-    fn run(&mut self, orders: &Receiver<Order>) {
+    fn run(&mut self, stops: &Receiver<Stop>) {
         loop {
             let is_busy = self.write(false);
-            match orders.try_recv() {
+            match stops.try_recv() {
                 Err(TryRecvError::Empty) => self.rest(is_busy),
-                Ok(Order::Reopen) => {
-                    // Entries from before the order belong in the old file.
-                    self.write(true);
-                    self.file.reopen();
-                }
-                Ok(Order::Stop(done)) => {
+                stop => {
                     self.write(true);
                     self.file.sync();
-                    // The stopping thread may have given up waiting.
-                    let _ = done.try_send(());
-                    return;
-                }
-                Err(TryRecvError::Disconnected) => {
-                    self.write(true);
+                    // The stopping thread may have given up waiting, or there is none.
+                    let _ = stop.map(|done| done.try_send(()));
                     return;
                 }
             }
@@ -148,7 +123,7 @@ impl Pen {
     }
 
     /// Waits for work. A busy writer polls every [`LOOK_INTERVAL`]: shards then need no unpark call and do not
-    /// compete with the writer for the queue. An order ends any wait.
+    /// compete with the writer for the queue. A stop ends any wait.
     fn rest(&mut self, is_busy: bool) {
         if !is_busy {
             self.tally.is_asleep(true);
@@ -164,7 +139,7 @@ impl Pen {
         thread::park_timeout(LOOK_INTERVAL);
     }
 
-    /// Parks until an entry or order unparks the thread, or a retry or a count of refusals is due.
+    /// Parks until an entry or a stop unparks the thread, or a retry or a count of refusals is due.
     fn sleep(&self) {
         let refusals = &self.tally.refusals;
         let is_behind = self.tally.dropped.load(Ordering::Relaxed) > self.told;
@@ -184,7 +159,7 @@ impl Pen {
     fn write(&mut self, is_last: bool) -> bool {
         let mut line = Vec::new();
         let mut is_busy = false;
-        // Bounded, so an order does not wait behind a flood of new entries.
+        // Bounded, so a stop does not wait behind a flood of new entries.
         for _ in 0..super::QUEUE_MAX {
             let Ok(entry) = self.entries.try_recv() else {
                 break;

@@ -268,12 +268,12 @@ pub(crate) const SETTINGS: &[Setting] = &[
     one(
         "audit_max_bytes",
         "BYTES",
-        "Size at which audit_file is rotated [default: 67108864]",
+        "Size at which audit_file becomes audit_file.old, the one full file kept [default: 268435456]",
     ),
     one(
         "audit_keep",
         "N",
-        "Number of rotated audit files to keep [default: 10]",
+        "Gone: one full audit file is kept, logrotate keeps more",
     ),
     one(
         "limits_sub_registrations_per_minute",

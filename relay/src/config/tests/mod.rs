@@ -322,6 +322,8 @@ fn the_manual_names_every_setting_and_its_file_is_good() {
     assert_eq!(config.sessions_max, standard.sessions_max);
     assert_eq!(config.spin_us, standard.spin_us);
     assert_eq!(config.bulk_run_bytes, standard.bulk_run_bytes);
+    let audit = config.audit.unwrap();
+    assert_eq!(audit, AuditConfig::new(audit.file.clone()));
     // The manual shows the default for a machine with enough memory.
     assert_eq!(config.shard_budget_bytes, SHARD_BUDGET_BYTES);
 }

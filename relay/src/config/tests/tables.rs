@@ -6,15 +6,14 @@ use super::*;
 fn the_audit_log_is_set_in_any_of_the_three_places() {
     let folder = folder();
     assert_eq!(Case::default().config().audit, None);
-    let text = "[audit]\nfile = \"audit.log\"\nmax_bytes = 100000\nkeep = 3";
+    let text = "[audit]\nfile = \"audit.log\"\nmax_bytes = 100000";
     let wanted = AuditConfig {
         file: folder.path().join("audit.log"),
         max_bytes: 100_000,
-        keep: 3,
     };
     assert_eq!(Case::file(folder.path(), text).config().audit, Some(wanted));
-    let audit = Case::flags("--audit-file /a/log --audit-keep 0")
-        .and_variable("TIELINE_RELAY_AUDIT_KEEP", "7")
+    let audit = Case::flags("--audit-file /a/log --audit-max-bytes 70000")
+        .and_variable("TIELINE_RELAY_AUDIT_MAX_BYTES", "80000")
         .config()
         .audit
         .unwrap();
@@ -22,7 +21,7 @@ fn the_audit_log_is_set_in_any_of_the_three_places() {
     assert_eq!(
         audit,
         AuditConfig {
-            keep: 0,
+            max_bytes: 70_000,
             ..standard
         }
     );
@@ -77,10 +76,12 @@ fn the_state_folder_has_a_place_beside_the_settings_file() {
 #[test]
 fn what_would_do_nothing_or_too_much_is_refused() {
     for (flags, wanted) in [
-        ("--audit-keep 3", "do nothing without audit_file"),
-        ("--audit-max-bytes 100000", "do nothing without audit_file"),
+        (
+            "--audit-max-bytes 100000",
+            "does nothing without audit_file",
+        ),
         ("--audit-file a --audit-max-bytes 1", "audit_max_bytes is 1"),
-        ("--audit-file a --audit-keep 1001", "audit_keep is 1001"),
+        ("--audit-file a --audit-keep 10", "--audit-keep is gone"),
         ("--limits-sub-sessions 1", "limits_sub does nothing here"),
         ("--limits-sub-tunnels 1", "limits_sub does nothing here"),
         (
