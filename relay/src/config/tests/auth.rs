@@ -224,7 +224,7 @@ fn a_key_file_that_cannot_be_used_is_named() {
     for (flags, wanted) in [
         (
             format!("--jwt-public-key-file {}", at("key.pem")),
-            "no PEM block",
+            "no whole block of `-----BEGIN PUBLIC KEY-----`",
         ),
         (
             format!("--jwt-public-key-file {}", at("open.pem")),
