@@ -10,9 +10,7 @@ use crate::settings::ServeArgs;
 #[cfg(target_os = "linux")]
 use crate::signals::until_signal;
 
-/// Exit codes of `tieline`; code 3, refused for good, comes from `Error::exit_code`.
-const DONE: u8 = 0;
-const FAILED: u8 = 1;
+/// Exit code for wrong usage.
 const USAGE: u8 = 2;
 
 /// Parses the command line and checks the environment variables.
@@ -76,6 +74,8 @@ fn serve_args(flags: &[String]) -> Option<Box<ServeArgs>> {
 
 #[cfg(target_os = "linux")]
 async fn demo(args: DemoArgs) -> u8 {
+    const DONE: u8 = 0;
+    const FAILED: u8 = 1;
     let ended = until_signal(|shutdown| crate::demo::run(args.once, args.json, shutdown)).await;
     match ended {
         None | Some(Ok(())) => DONE,

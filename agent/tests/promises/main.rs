@@ -10,5 +10,6 @@ mod renewal;
 mod rig;
 mod sessions;
 mod several;
+#[cfg(unix)]
 mod stand_by;
 mod targets;
