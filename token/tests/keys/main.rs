@@ -210,11 +210,11 @@ mWugK5wCTQA8x21k5MHjaU+K6AkA
 -----END PUBLIC KEY-----";
     let two = format!("{EC_PEM}{ED_PEM}");
     for (text, wanted) in [
-        ("", "no PEM block"),
-        ("ssh-ed25519 AAAA", "no PEM block"),
+        ("", "no whole block"),
+        ("ssh-ed25519 AAAA", "no whole block"),
         (
             "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END CERTIFICATE-----",
-            "no PEM block",
+            "no whole block",
         ),
         (
             "-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----",
@@ -229,8 +229,12 @@ mWugK5wCTQA8x21k5MHjaU+K6AkA
             "private key",
         ),
         (
+            "-----BEGIN ENCRYPTED PRIVATE KEY-----\n-----END ENCRYPTED PRIVATE KEY-----",
+            "openssl pkey -pubout",
+        ),
+        (
             "-----BEGIN RSA PUBLIC KEY-----\n-----END RSA PUBLIC KEY-----",
-            "older form",
+            "openssl rsa -RSAPublicKey_in",
         ),
         (
             "-----BEGIN PUBLIC KEY-----\n!\n-----END PUBLIC KEY-----",
