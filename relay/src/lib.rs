@@ -20,7 +20,7 @@
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::sync_channel;
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
@@ -58,7 +58,7 @@ pub use error::{ConfigError, ListenKind, StartError};
 pub use io::DriverReport;
 
 use audit::{Audit, Entry, Kind};
-use auth::{Snapshot, asking};
+use auth::{AskControl, Asked, Snapshot, asking};
 use config::PublicUrls;
 use control::{Changes, Control, Decided, Shown};
 use doors::Doors;
@@ -69,7 +69,7 @@ use listen::http::Sealer;
 use metrics::ShardMetrics;
 use shard::limits::ADDRESS_QUESTIONS_MAX;
 use shard::{Mailbox, MailboxSender, Message, Owners, Peers, Restored, Seed, Stop};
-use state::{Folder, Kept, Lock, State};
+use state::{Book, Folder, Kept, State};
 use takeover::{Door, Estate, Offer, Successor};
 
 /// Limit of open files below which the relay warns at the start; systemd's default is 524288
@@ -165,30 +165,10 @@ impl Relay {
         config.check()?;
         let fd_limit = io::raise_fd_limit();
         let (driver, report) = choose_driver(config.driver)?;
-        match &report.reason {
-            Some(reason) => warn!(driver = report.driver, "{reason}; going on with epoll"),
-            None => info!(
-                driver = report.driver,
-                shards = config.shards,
-                fd_limit,
-                "relay starts"
-            ),
-        }
-        if let Some(limit) = fd_limit.filter(|limit| *limit < FD_LIMIT_LOW) {
-            warn!(
-                fd_limit = limit,
-                "only {limit} open files are allowed, one for each link and frontend: raise the \
-                 hard limit, see `ulimit -n` or `LimitNOFILE=` of systemd"
-            );
-        }
-        config.say_memory();
+        say_start(&config, &report, fd_limit);
         let (mut successor, doors) = ask_and_bind(&config)?;
         let addresses = Addresses::of(&doors);
-        let lent = match &mut successor {
-            Some(successor) => successor.bound()?,
-            None => None,
-        };
-        let (state, kept) = take_state(&config, lent)?;
+        let (state, kept) = take_state(&config, successor.as_mut())?;
         for told in config.warnings(&addresses.http) {
             warn!("{told}");
         }
@@ -199,45 +179,25 @@ impl Relay {
             .map(|_| Arc::new(ShardMetrics::new(config.shard_budget_bytes)))
             .collect();
         let (asks, asked) = asking();
-        let mut snapshot = Snapshot::of(&config);
-        snapshot.deny(kept.revoked.iter().map(|(denied, _)| denied));
-        let book = state.as_ref().map(State::book).unwrap_or_default();
+        let queues = Queues {
+            mailboxes,
+            asks,
+            audit,
+            book: state.as_ref().map(State::book).unwrap_or_default(),
+        };
+        let peers = Arc::new(peers(config, &kept, queues, &addresses, fd_limit));
         let decided = Decided {
-            paused: Arc::new(kept.paused.clone()),
+            paused: Arc::clone(&peers.paused),
             revoked: kept.revoked.clone(),
-            book: book.clone(),
+            book: peers.book.clone(),
             changes: Changes::default(),
         };
-        let peers = Arc::new(Peers {
-            asks,
-            public_urls: PublicUrls::new(&config, &addresses.http),
-            mailboxes,
-            loads: (0..config.shards).map(|_| AtomicUsize::new(0)).collect(),
-            callers: Arc::default(),
-            live_tunnels: Arc::default(),
-            sealer: Sealer::keyed(&kept.seal_key),
-            epoch_seconds: kept.epoch_seconds,
-            live_of_accounts: Arc::new(LiveTunnels::new(&config)),
-            book,
-            paused: Arc::clone(&decided.paused),
-            accepting: Arc::default(),
-            open_files_max: fd_limit,
-            auth: Arc::new(snapshot),
-            audit,
-            limits: Limits::new(&config.limits),
-            new_links: PerAddress::new(config.limits.address_new_links),
-            new_questions: match config.auth {
-                Auth::Provider(_) => PerAddress::new(ADDRESS_QUESTIONS_MAX),
-                _ => None,
-            },
-            config,
-        });
         let mut relay = Self {
             addresses,
             driver: report,
             drain: peers.config.drain_timeout,
             shards: Vec::new(),
-            peers: Arc::clone(&peers),
+            peers,
             control: None,
             writer,
             state: Arc::new(Mutex::new(state)),
@@ -246,8 +206,34 @@ impl Relay {
         };
         let live = kept.bindings.iter();
         let live = live.filter(|it| it.away_since.is_none()).count();
-        let restored = restored(kept);
         // From here on, a failure drops `relay`, which stops what is running.
+        relay.start_shards(driver, inboxes, &metrics, restored(kept), lost)?;
+        relay.start_control(asked, metrics, decided, &doors)?;
+        if !may_serve() {
+            return Err(StartError::Cancelled);
+        }
+        let copies = doors.copies();
+        doors.listen()?;
+        if let Some(successor) = &mut successor {
+            successor.serving()?;
+        }
+        relay.open(doors);
+        relay.offer(copies, live, taken);
+        if let Some(successor) = successor {
+            successor.part();
+        }
+        Ok(relay)
+    }
+
+    /// Starts one thread per shard, and waits until each shard is ready.
+    fn start_shards(
+        &mut self,
+        driver: Chosen,
+        inboxes: Vec<Mailbox>,
+        metrics: &[Arc<ShardMetrics>],
+        restored: Arc<[Restored]>,
+        lost: impl Fn(ShardLost) + Clone + Send + 'static,
+    ) -> Result<(), StartError> {
         let (started, starts) = sync_channel(metrics.len());
         for (index, mailbox) in inboxes.into_iter().enumerate() {
             let seed = Seed {
@@ -255,32 +241,15 @@ impl Relay {
                 driver,
                 mailbox,
                 metrics: Arc::clone(&metrics[index]),
-                peers: Arc::clone(&peers),
+                peers: Arc::clone(&self.peers),
                 restored: Arc::clone(&restored),
             };
             let (started, lost) = (started.clone(), lost.clone());
-            let run = move || {
-                let started = move |outcome| {
-                    // The starting thread may have given up waiting.
-                    let _ = started.send(outcome);
-                };
-                let ended = catch_unwind(AssertUnwindSafe(|| shard::run(seed, started)));
-                let cause = match ended {
-                    Ok(Ok(())) => return,
-                    Ok(Err(error)) => error.to_string(),
-                    // The panic's message is on stderr already.
-                    Err(_) => "a defect in the relay, see the panic above".to_owned(),
-                };
-                error!(shard = index, cause, "a shard is lost, with its tunnels");
-                lost(ShardLost {
-                    shard: index,
-                    cause,
-                });
-            };
             let name = format!("shard-{index}");
-            let thread = Builder::new().name(name.clone()).spawn(run);
-            relay
-                .shards
+            let thread = Builder::new()
+                .name(name.clone())
+                .spawn(move || run_shard(seed, started, lost));
+            self.shards
                 .push(thread.map_err(|source| StartError::Thread { what: name, source })?);
         }
         drop((started, restored));
@@ -293,9 +262,21 @@ impl Relay {
                 source,
             })?;
         }
+        Ok(())
+    }
+
+    /// Starts the control thread, which accepts no connections yet.
+    fn start_control(
+        &mut self,
+        asked: Asked,
+        metrics: Vec<Arc<ShardMetrics>>,
+        decided: Decided,
+        doors: &Doors,
+    ) -> Result<(), StartError> {
+        let peers = &self.peers;
         let inspect = Inspector {
-            peers: Arc::clone(&peers),
-            driver: relay.driver.clone(),
+            peers: Arc::clone(peers),
+            driver: self.driver.clone(),
         };
         let shown = Shown {
             inspect: Arc::new(inspect),
@@ -303,23 +284,10 @@ impl Relay {
             audit: peers.audit.clone(),
             accepting: Arc::clone(&peers.accepting),
         };
-        let copies = doors.copies();
         let admin = doors.admin()?;
         let control = Control::start(&peers.config, &peers.auth, asked, shown, decided, admin)?;
-        relay.control = Some(control);
-        if !may_serve() {
-            return Err(StartError::Cancelled);
-        }
-        doors.listen()?;
-        if let Some(successor) = &mut successor {
-            successor.serving()?;
-        }
-        relay.open(doors);
-        relay.offer(copies, live, taken);
-        if let Some(successor) = successor {
-            successor.part();
-        }
-        Ok(relay)
+        self.control = Some(control);
+        Ok(())
     }
 
     /// Makes the shards and the control thread accept connections; the state folder belongs to this relay from now on.
@@ -509,6 +477,49 @@ impl std::fmt::Debug for Relay {
     }
 }
 
+/// Runs a shard on its own thread. `started` receives the outcome of the start; `lost` is called if the shard ends
+/// without being stopped.
+fn run_shard(seed: Seed, started: SyncSender<std::io::Result<()>>, lost: impl FnOnce(ShardLost)) {
+    let index = seed.index;
+    let started = move |outcome| {
+        // The starting thread may have given up waiting.
+        let _ = started.send(outcome);
+    };
+    let ended = catch_unwind(AssertUnwindSafe(|| shard::run(seed, started)));
+    let cause = match ended {
+        Ok(Ok(())) => return,
+        Ok(Err(error)) => error.to_string(),
+        // The panic's message is on stderr already.
+        Err(_) => "a defect in the relay, see the panic above".to_owned(),
+    };
+    error!(shard = index, cause, "a shard is lost, with its tunnels");
+    lost(ShardLost {
+        shard: index,
+        cause,
+    });
+}
+
+/// Logs the driver and the memory; warns if the relay must do without io_uring, or if a limit is low.
+fn say_start(config: &Config, report: &DriverReport, fd_limit: Option<u64>) {
+    match &report.reason {
+        Some(reason) => warn!(driver = report.driver, "{reason}; going on with epoll"),
+        None => info!(
+            driver = report.driver,
+            shards = config.shards,
+            fd_limit,
+            "relay starts"
+        ),
+    }
+    if let Some(limit) = fd_limit.filter(|limit| *limit < FD_LIMIT_LOW) {
+        warn!(
+            fd_limit = limit,
+            "only {limit} open files are allowed, one for each link and frontend: raise the \
+             hard limit, see `ulimit -n` or `LimitNOFILE=` of systemd"
+        );
+    }
+    config.say_memory();
+}
+
 fn choose_driver(choice: DriverChoice) -> Result<(Chosen, DriverReport), StartError> {
     let wanted = match choice {
         DriverChoice::Auto => None,
@@ -521,9 +532,16 @@ fn choose_driver(choice: DriverChoice) -> Result<(Chosen, DriverReport), StartEr
     })
 }
 
-/// The state folder and its content, opened with the lock that the running relay `lent`, if it did; without a folder,
-/// the content of an empty one.
-fn take_state(config: &Config, lent: Option<Lock>) -> Result<(Option<State>, Kept), StartError> {
+/// The state folder and its content, opened with the lock that the running relay lends to its `successor`, if it does;
+/// without a folder, the content of an empty one.
+fn take_state(
+    config: &Config,
+    successor: Option<&mut Successor>,
+) -> Result<(Option<State>, Kept), StartError> {
+    let lent = match successor {
+        Some(successor) => successor.bound()?,
+        None => None,
+    };
     // All live names, and twice as many absent names, which shards remember.
     let names_max = config.max_tunnels.saturating_mul(3);
     if let Some((state, kept)) = state::take(config.state_dir.as_deref(), lent, names_max)? {
@@ -537,6 +555,50 @@ fn take_state(config: &Config, lent: Option<Lock>) -> Result<(Option<State>, Kep
         );
     }
     Ok((None, Kept::nothing()?))
+}
+
+/// Sending halves of the queues that every shard writes to.
+struct Queues {
+    mailboxes: Vec<MailboxSender>,
+    asks: AskControl,
+    audit: Audit,
+    book: Book,
+}
+
+/// The state that all shards share.
+fn peers(
+    config: Config,
+    kept: &Kept,
+    queues: Queues,
+    addresses: &Addresses,
+    open_files_max: Option<u64>,
+) -> Peers {
+    let mut auth = Snapshot::of(&config);
+    auth.deny(kept.revoked.iter().map(|(denied, _)| denied));
+    Peers {
+        asks: queues.asks,
+        public_urls: PublicUrls::new(&config, &addresses.http),
+        mailboxes: queues.mailboxes,
+        loads: (0..config.shards).map(|_| AtomicUsize::new(0)).collect(),
+        callers: Arc::default(),
+        live_tunnels: Arc::default(),
+        sealer: Sealer::keyed(&kept.seal_key),
+        epoch_seconds: kept.epoch_seconds,
+        live_of_accounts: Arc::new(LiveTunnels::new(&config)),
+        book: queues.book,
+        paused: Arc::new(kept.paused.clone()),
+        accepting: Arc::default(),
+        open_files_max,
+        auth: Arc::new(auth),
+        audit: queues.audit,
+        limits: Limits::new(&config.limits),
+        new_links: PerAddress::new(config.limits.address_new_links),
+        new_questions: match config.auth {
+            Auth::Provider(_) => PerAddress::new(ADDRESS_QUESTIONS_MAX),
+            _ => None,
+        },
+        config,
+    }
 }
 
 /// The names that were bound before this start, with their routes.

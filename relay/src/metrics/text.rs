@@ -21,6 +21,141 @@ pub(super) const LIMIT_KINDS: [&str; 6] = [
 ];
 const STATUS_CLASSES: [&str; HTTP_CLASSES] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
+/// Reads the value of a family from the metrics of one shard.
+type Pick<T> = fn(&ShardMetrics) -> &T;
+
+/// A label, and its values in the order of the counters.
+type Label = (&'static str, &'static [&'static str]);
+
+/// Gauges: name, help text, value.
+const GAUGES: &[(&str, &str, Pick<Gauge>)] = &[
+    ("relay_links", "Links of agents.", |m| &m.links),
+    ("relay_tunnels", "Registered tunnels.", |m| &m.tunnels),
+    ("relay_sessions", "Open sessions.", |m| &m.sessions),
+    ("relay_frontends", "Connected frontends.", |m| &m.frontends),
+    ("relay_lanes", "Open bulk lanes.", |m| &m.lanes),
+];
+
+/// Counters without a label: name, help text, value.
+const COUNTERS: &[(&str, &str, Pick<Counter>)] = &[
+    (
+        "relay_callers_revoked_total",
+        "Callers cut off because their access was revoked.",
+        |m| &m.callers_revoked,
+    ),
+    ("relay_links_total", "Links established.", |m| {
+        &m.links_total
+    }),
+    ("relay_sessions_total", "Sessions opened.", |m| {
+        &m.sessions_total
+    }),
+    ("relay_lane_offers_total", "Bulk lanes offered.", |m| {
+        &m.lane_offers_total
+    }),
+    ("relay_lanes_total", "Bulk lanes established.", |m| {
+        &m.lanes_total
+    }),
+    (
+        "relay_mailbox_full_total",
+        "Messages that found a mailbox full.",
+        |m| &m.mailbox_full,
+    ),
+    (
+        "relay_crossings_total",
+        "Sessions that cross shards.",
+        |m| &m.crossings,
+    ),
+    (
+        "relay_spin_passes_total",
+        "Times that a shard polled instead of sleeping.",
+        |m| &m.spin_passes,
+    ),
+    (
+        "relay_state_dropped_total",
+        "Name bindings that were not written to the state folder.",
+        |m| &m.state_dropped,
+    ),
+    ("relay_route_updates_total", "Route updates applied.", |m| {
+        &m.route_updates
+    }),
+];
+
+/// Counters with one value per [`Reason`]: name, help text, values.
+const BY_REASON: &[(&str, &str, Pick<[Counter]>)] = &[
+    (
+        "relay_link_evictions_total",
+        "Links removed by the relay.",
+        |m| &m.link_evictions.0,
+    ),
+    (
+        "relay_link_refused_total",
+        "Agents' connections that did not become a link.",
+        |m| &m.link_refused.0,
+    ),
+    (
+        "relay_registration_refused_total",
+        "Registrations refused.",
+        |m| &m.registrations_refused.0,
+    ),
+    (
+        "relay_tunnels_withdrawn_total",
+        "Tunnels taken from links that go on.",
+        |m| &m.tunnels_withdrawn.0,
+    ),
+    ("relay_session_resets_total", "Sessions aborted.", |m| {
+        &m.session_resets.0
+    }),
+    ("relay_frontend_refused_total", "Frontends refused.", |m| {
+        &m.frontend_refused.0
+    }),
+];
+
+/// Counters with one value per value of another label: name, help text, label, values.
+const BY_LABEL: &[(&str, &str, Label, Pick<[Counter]>)] = &[
+    (
+        "relay_frontends_total",
+        "Frontends accepted.",
+        ("kind", &FRONTEND_KINDS),
+        |m| &m.frontends_total.0,
+    ),
+    (
+        "relay_bytes_total",
+        "Payload passed on, in bytes.",
+        ("direction", &DIRECTIONS),
+        |m| &m.bytes.0,
+    ),
+    (
+        "relay_lane_bytes_total",
+        "Payload passed on over bulk lanes, in bytes.",
+        ("direction", &DIRECTIONS),
+        |m| &m.lane_bytes.0,
+    ),
+    (
+        "relay_frames_dropped_total",
+        "Frames dropped on links that go on.",
+        ("kind", &DROP_KINDS),
+        |m| &m.frames_dropped.0,
+    ),
+    (
+        "relay_handoffs_total",
+        "Connections moved to another shard.",
+        ("kind", &HANDOFF_KINDS),
+        |m| &m.handoffs.0,
+    ),
+    (
+        "relay_limited_total",
+        "Refusals because of a limit.",
+        ("limit", &LIMIT_KINDS),
+        |m| &m.limited.0,
+    ),
+    (
+        "relay_http_requests_total",
+        "HTTP requests answered.",
+        ("status", &STATUS_CLASSES),
+        |m| &m.http_requests.0,
+    ),
+];
+
 /// All metrics in the Prometheus text format.
 pub(crate) fn render(
     metrics: &[Arc<ShardMetrics>],
@@ -55,6 +190,25 @@ struct Page<'a> {
 
 impl Page<'_> {
     fn write(&mut self, start_epoch_seconds: u64, shards: &[ShardStatus]) {
+        self.process(start_epoch_seconds, shards);
+        for (name, help, pick) in GAUGES {
+            self.gauge(name, help, *pick);
+        }
+        for (name, help, pick) in COUNTERS {
+            self.counter(name, help, *pick);
+        }
+        self.budget();
+        let reasons: Vec<_> = Reason::ALL.iter().map(|reason| reason.word()).collect();
+        for (name, help, pick) in BY_REASON {
+            self.counters(name, help, ("reason", &reasons), *pick);
+        }
+        for (name, help, label, pick) in BY_LABEL {
+            self.counters(name, help, *label, *pick);
+        }
+    }
+
+    /// Writes the families that describe the relay's process: its version, start and drivers.
+    fn process(&mut self, start_epoch_seconds: u64, shards: &[ShardStatus]) {
         let build = format!("version=\"{}\"", env!("CARGO_PKG_VERSION"));
         self.family(
             "relay_build_info",
@@ -80,143 +234,6 @@ impl Page<'_> {
             "gauge",
             "Driver of each shard in a label; always 1.",
             drivers,
-        );
-
-        self.gauge("relay_links", "Links of agents.", |m| &m.links);
-        self.gauge("relay_tunnels", "Registered tunnels.", |m| &m.tunnels);
-        self.gauge("relay_sessions", "Open sessions.", |m| &m.sessions);
-        self.gauge("relay_frontends", "Connected frontends.", |m| &m.frontends);
-        self.gauge("relay_lanes", "Open bulk lanes.", |m| &m.lanes);
-
-        self.counter(
-            "relay_callers_revoked_total",
-            "Callers cut off because their access was revoked.",
-            |m| &m.callers_revoked,
-        );
-        self.counter("relay_links_total", "Links established.", |m| {
-            &m.links_total
-        });
-        self.counter("relay_sessions_total", "Sessions opened.", |m| {
-            &m.sessions_total
-        });
-        self.counter("relay_lane_offers_total", "Bulk lanes offered.", |m| {
-            &m.lane_offers_total
-        });
-        self.counter("relay_lanes_total", "Bulk lanes established.", |m| {
-            &m.lanes_total
-        });
-        self.counter(
-            "relay_mailbox_full_total",
-            "Messages that found a mailbox full.",
-            |m| &m.mailbox_full,
-        );
-        self.counter(
-            "relay_crossings_total",
-            "Sessions that cross shards.",
-            |m| &m.crossings,
-        );
-        self.counter(
-            "relay_spin_passes_total",
-            "Times that a shard polled instead of sleeping.",
-            |m| &m.spin_passes,
-        );
-        self.counter(
-            "relay_state_dropped_total",
-            "Name bindings that were not written to the state folder.",
-            |m| &m.state_dropped,
-        );
-        self.counter("relay_route_updates_total", "Route updates applied.", |m| {
-            &m.route_updates
-        });
-
-        self.budget();
-
-        let reasons = Reason::ALL
-            .iter()
-            .map(|reason| reason.word())
-            .collect::<Vec<_>>();
-        let reasons = ("reason", reasons.as_slice());
-        self.counters(
-            "relay_link_evictions_total",
-            "Links removed by the relay.",
-            reasons,
-            |m| &m.link_evictions.0,
-        );
-        self.counters(
-            "relay_link_refused_total",
-            "Agents' connections that did not become a link.",
-            reasons,
-            |m| &m.link_refused.0,
-        );
-        self.counters(
-            "relay_registration_refused_total",
-            "Registrations refused.",
-            reasons,
-            |m| &m.registrations_refused.0,
-        );
-        self.counters(
-            "relay_tunnels_withdrawn_total",
-            "Tunnels taken from links that go on.",
-            reasons,
-            |m| &m.tunnels_withdrawn.0,
-        );
-        self.counters(
-            "relay_session_resets_total",
-            "Sessions aborted.",
-            reasons,
-            |m| &m.session_resets.0,
-        );
-        self.counters(
-            "relay_frontend_refused_total",
-            "Frontends refused.",
-            reasons,
-            |m| &m.frontend_refused.0,
-        );
-
-        let kinds = ("kind", FRONTEND_KINDS.as_slice());
-        self.counters("relay_frontends_total", "Frontends accepted.", kinds, |m| {
-            &m.frontends_total.0
-        });
-        let directions = ("direction", DIRECTIONS.as_slice());
-        self.counters(
-            "relay_bytes_total",
-            "Payload passed on, in bytes.",
-            directions,
-            |m| &m.bytes.0,
-        );
-        self.counters(
-            "relay_lane_bytes_total",
-            "Payload passed on over bulk lanes, in bytes.",
-            directions,
-            |m| &m.lane_bytes.0,
-        );
-        let kinds = ("kind", DROP_KINDS.as_slice());
-        self.counters(
-            "relay_frames_dropped_total",
-            "Frames dropped on links that go on.",
-            kinds,
-            |m| &m.frames_dropped.0,
-        );
-        let kinds = ("kind", HANDOFF_KINDS.as_slice());
-        self.counters(
-            "relay_handoffs_total",
-            "Connections moved to another shard.",
-            kinds,
-            |m| &m.handoffs.0,
-        );
-        let kinds = ("limit", LIMIT_KINDS.as_slice());
-        self.counters(
-            "relay_limited_total",
-            "Refusals because of a limit.",
-            kinds,
-            |m| &m.limited.0,
-        );
-        let classes = ("status", STATUS_CLASSES.as_slice());
-        self.counters(
-            "relay_http_requests_total",
-            "HTTP requests answered.",
-            classes,
-            |m| &m.http_requests.0,
         );
     }
 
@@ -252,12 +269,12 @@ impl Page<'_> {
         );
     }
 
-    fn gauge(&mut self, name: &str, help: &str, pick: impl Fn(&ShardMetrics) -> &Gauge) {
+    fn gauge(&mut self, name: &str, help: &str, pick: Pick<Gauge>) {
         let sum: i64 = self.metrics.iter().map(|one| pick(one).read()).sum();
         self.family(name, "gauge", help, [(String::new(), sum)]);
     }
 
-    fn counter(&mut self, name: &str, help: &str, pick: impl Fn(&ShardMetrics) -> &Counter) {
+    fn counter(&mut self, name: &str, help: &str, pick: Pick<Counter>) {
         let sum = self
             .metrics
             .iter()
@@ -272,7 +289,7 @@ impl Page<'_> {
         name: &str,
         help: &str,
         (label, values): (&str, &[&str]),
-        pick: impl Fn(&ShardMetrics) -> &[Counter],
+        pick: Pick<[Counter]>,
     ) {
         let samples: Vec<_> = values
             .iter()
