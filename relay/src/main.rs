@@ -80,27 +80,7 @@ fn serve(config: Option<PathBuf>, flags: Layer) -> anyhow::Result<()> {
         return Ok(());
     };
     let relay = *relay;
-    for (kind, addresses) in [
-        (ListenKind::Agent, relay.agent_addresses()),
-        (ListenKind::Tcp, relay.tcp_addresses()),
-        (ListenKind::Http, relay.http_addresses()),
-        (ListenKind::Admin, relay.admin_addresses()),
-    ] {
-        for address in addresses {
-            let address = address.to_string();
-            let event = json!({ "event": "listening", "kind": kind.word(), "address": address });
-            say(
-                json,
-                &format!("listening  {:<5}  {address}", kind.word()),
-                &event,
-            );
-        }
-    }
-    let version = env!("CARGO_PKG_VERSION");
-    let driver = relay.driver().driver;
-    let event = json!({ "event": "ready", "version": version, "shards": shards, "driver": driver });
-    let text = format!("ready      tieline-relay {version}, shards: {shards}, driver: {driver}");
-    say(json, &text, &event);
+    say_ready(json, &relay, shards);
     supervisor::ready();
 
     let (mut lost, hands_over, mut is_signalled) = match run(&relay, &sender, &mut desk)? {
@@ -293,6 +273,31 @@ fn run(relay: &Relay, sender: &SyncSender<Happened>, desk: &mut Desk) -> anyhow:
             Happened::Started(_) | Happened::Stopped => {}
         }
     }
+}
+
+/// Prints the addresses that the relay listens on, and that it serves.
+fn say_ready(json: bool, relay: &Relay, shards: usize) {
+    for (kind, addresses) in [
+        (ListenKind::Agent, relay.agent_addresses()),
+        (ListenKind::Tcp, relay.tcp_addresses()),
+        (ListenKind::Http, relay.http_addresses()),
+        (ListenKind::Admin, relay.admin_addresses()),
+    ] {
+        for address in addresses {
+            let address = address.to_string();
+            let event = json!({ "event": "listening", "kind": kind.word(), "address": address });
+            say(
+                json,
+                &format!("listening  {:<5}  {address}", kind.word()),
+                &event,
+            );
+        }
+    }
+    let version = env!("CARGO_PKG_VERSION");
+    let driver = relay.driver().driver;
+    let event = json!({ "event": "ready", "version": version, "shards": shards, "driver": driver });
+    let text = format!("ready      tieline-relay {version}, shards: {shards}, driver: {driver}");
+    say(json, &text, &event);
 }
 
 fn say_stopping(json: bool, signal: &str) {
