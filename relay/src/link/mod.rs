@@ -151,40 +151,18 @@ async fn read(
         kept.iter_mut()
             .for_each(|kept| kept.extend_from_slice(&input));
         heard.set(true);
-        let (mut known, mut moves, mut refused) = (false, None, None);
-        let outcome = link.receive(&mut input, |mux, event| match event {
-            // Frames behind a hello are for the shard that the link moves to. Frames behind a refused hello get no
-            // answer, which the agent would take for the reason of the refusal.
-            _ if moves.is_some() || refused.is_some() => {}
-            Event::AgentHello(hello) => {
-                known = true;
-                match host.hello(hello, kept.is_some()) {
-                    Ok(Stay::Here) => {}
-                    Ok(Stay::OnShard(to)) => moves = Some(to),
-                    Err(reason) => refused = Some(reason),
-                }
-            }
-            Event::Register(register) => host.register(mux, register),
-            Event::Unregister(tunnel) => host.unregister(&tunnel),
-            Event::Lost(lost) => host.lost(lost),
-            Event::GoAway(away) => {
-                debug!(
-                    reason = away.reason.word(),
-                    message = away.message,
-                    "agent is going away"
-                );
-                host.going_away();
-            }
-            _ => {}
+        let (may_move, mut stay) = (kept.is_some(), None);
+        let outcome = link.receive(&mut input, |mux, event| {
+            pass_on(host, mux, event, may_move, &mut stay);
         });
-        if let Some(kept) = kept.take_if(|_| known)
-            && let Some(to) = moves
+        if let Some(kept) = kept.take_if(|_| stay.is_some())
+            && let Some(Ok(Stay::OnShard(to))) = stay
         {
             let said = kept.freeze();
             return End::Moves { to, said };
         }
         // First, because an error behind a refused hello is not the reason of the link's end.
-        if let Some(reason) = refused {
+        if let Some(Err(reason)) = stay {
             link.close(reason);
         }
         if let Err(error) = outcome {
@@ -195,6 +173,34 @@ async fn read(
             // The writer sends the reason, and ends the link.
             std::future::pending::<()>().await;
         }
+    }
+}
+
+/// Passes one event on to the shard. `stay` keeps the shard's answer to the agent's hello, of this read.
+fn pass_on(
+    host: &impl LinkHost,
+    mux: &mut Mux,
+    event: Event,
+    may_move: bool,
+    stay: &mut Option<Result<Stay, Reason>>,
+) {
+    match event {
+        // Frames behind a hello are for the shard that the link moves to. Frames behind a refused hello get no
+        // answer, which the agent would take for the reason of the refusal.
+        _ if matches!(stay, Some(Ok(Stay::OnShard(_)) | Err(_))) => {}
+        Event::AgentHello(hello) => *stay = Some(host.hello(hello, may_move)),
+        Event::Register(register) => host.register(mux, register),
+        Event::Unregister(tunnel) => host.unregister(&tunnel),
+        Event::Lost(lost) => host.lost(lost),
+        Event::GoAway(away) => {
+            debug!(
+                reason = away.reason.word(),
+                message = away.message,
+                "agent is going away"
+            );
+            host.going_away();
+        }
+        _ => {}
     }
 }
 

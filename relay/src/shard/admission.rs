@@ -67,16 +67,7 @@ impl Shard {
             .agent
             .as_ref()
             .ok_or_else(|| refusal(Reason::Protocol))?;
-        let info = Arc::new(TunnelInfo {
-            scheme: register.scheme,
-            authority: register.authority.clone(),
-            base_path: register.base_path.clone(),
-            dcc: register.dcc.clone(),
-            capabilities: register.capabilities.clone(),
-            expose_all: register.expose_all,
-            owner: identity.as_ref().map(|it| Arc::clone(&it.owner)),
-            shared: identity.as_ref().is_some_and(|it| it.shared),
-        });
+        let info = Arc::new(described(register, identity.as_deref()));
         let claim = Claim {
             tunnel: tunnel.clone(),
             key: agent.key,
@@ -154,6 +145,20 @@ impl Shard {
             }
             turn().await;
         }
+    }
+}
+
+/// Description of a registered target, and of the tunnel's owner.
+fn described(register: &Register, identity: Option<&Identity>) -> TunnelInfo {
+    TunnelInfo {
+        scheme: register.scheme,
+        authority: register.authority.clone(),
+        base_path: register.base_path.clone(),
+        dcc: register.dcc.clone(),
+        capabilities: register.capabilities.clone(),
+        expose_all: register.expose_all,
+        owner: identity.map(|it| Arc::clone(&it.owner)),
+        shared: identity.is_some_and(|it| it.shared),
     }
 }
 

@@ -1,52 +1,25 @@
 //! Sessions on this shard's links for HTTP frontends that live on other shards.
 
-use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tieline_wire::{Reason, TunnelId};
-use tokio::sync::oneshot;
+use tieline_wire::Reason;
 
 use super::Shard;
 use super::frontends::Place;
-use super::message::Verdict;
+use super::message::{Back, Verdict, Wish};
 use super::routes::Choice;
-use crate::auth::Identity;
 use crate::io::{Socket, timeout};
 use crate::listen::http::Aim;
 use crate::metrics::FrontendKind;
-use crate::registry::{AgentTag, TunnelInfo};
+use crate::registry::TunnelInfo;
 use crate::session::Visitor;
 use crate::splice::splice;
 
 /// Time for a route update to reach this shard after it reached another one.
 const ROUTE_TIMEOUT: Duration = Duration::from_millis(500);
-
-/// A request for a session: its caller, and the agent it is for.
-pub(super) struct Wish {
-    pub(super) tunnel: TunnelId,
-    pub(super) agent: AgentTag,
-    pub(super) identity: Option<Arc<Identity>>,
-    pub(super) address: Option<IpAddr>,
-    /// The kind of application in the URL, if the tunnel was found by it.
-    pub(super) dcc: Option<Arc<str>>,
-}
-
-/// Channel from the session's shard to the frontend's, beside the session's bytes.
-pub(super) struct Back {
-    verdict: Arc<Verdict>,
-    /// Sends the number of payload bytes that had reached the agent when the link was lost.
-    reached: oneshot::Sender<u64>,
-}
-
-impl Back {
-    pub(super) const fn new(verdict: Arc<Verdict>, reached: oneshot::Sender<u64>) -> Self {
-        Self { verdict, reached }
-    }
-}
 
 impl Shard {
     /// Serves one session of an HTTP frontend that lives on another shard.

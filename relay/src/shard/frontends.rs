@@ -1,6 +1,6 @@
 //! Frontends: which shard serves a caller's connection, and how the connection is joined to its session.
 
-use std::cell::Cell;
+use std::mem;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
@@ -138,72 +138,30 @@ impl Shard {
         });
     }
 
+    /// Joins a raw frontend to a session of `tunnel` on this shard, or hands the frontend off to the session's shard.
     async fn route_raw(
         self: &Rc<Self>,
-        raw: Raw,
+        mut raw: Raw,
         tunnel: TunnelId,
         choice: Choice,
         caller: Caller,
     ) {
-        let Raw {
-            socket,
-            peer,
-            pass,
-            arrived,
-            early,
-            mut tried,
-        } = raw;
-        let pass = Cell::new(pass);
-        // An HTTP target with a base path is reached over HTTP only.
-        let fit = |info: &TunnelInfo| caller.may_reach(&tunnel, info) && info.is_open_to_raw();
-        let visitor = || Visitor {
-            identity: caller.identity(),
-            address: Some(peer.ip().to_canonical()),
-            kind: FrontendKind::Tcp,
-            pass: pass.take(),
-            noted: self.noted(peer, &tunnel),
-            ..Visitor::default()
-        };
-        let began = self.clock.now();
-        let mut refused = (!tried.is_empty()).then_some(Reason::TargetRefused);
-        let placed = loop {
-            let among = (choice, &tried[..]);
-            let agent = self.routes.borrow().choose(&tunnel, self.index, among, fit);
-            if let (None, Some(reason)) = (agent, refused) {
-                break Place::Nowhere(reason);
-            }
-            let choice = agent.map_or(choice, Choice::Agent);
-            match (self.place(&tunnel, choice, fit, visitor), agent) {
-                (Place::Nowhere(reason), _)
-                    if refused.is_none() && self.is_changed_for(&tunnel, reason, began).await => {}
-                // Payload is sent only once the target's connection stands: until then another agent may take the
-                // session.
-                (Place::Here(session), Some(agent)) => match session.settled().await {
-                    Err(reason) if session.fate().is_not_sent() && is_of_target(reason) => {
-                        pass.set(session.take_pass());
-                        tried.push(agent);
-                        refused = Some(reason);
-                    }
-                    _ => break Place::Here(session),
-                },
-                (placed, _) => break placed,
-            }
-        };
-        match placed {
+        match self.place_raw(&mut raw, &tunnel, choice, &caller).await {
             Place::Here(session) => {
-                let here = self.count_frontend(arrived);
-                self.serve_raw(socket, session, early, caller, here);
+                let here = self.count_frontend(raw.arrived);
+                self.serve_raw(raw.socket, session, raw.early, caller, here);
             }
             Place::Shard(to) => {
+                let peer = raw.peer;
                 let frontend = Frontend {
-                    fd: socket.into_fd(),
+                    fd: raw.socket.into_fd(),
                     tunnel: tunnel.clone(),
-                    early,
+                    early: raw.early,
                     peer,
-                    pass: pass.take(),
-                    arrived,
+                    pass: raw.pass,
+                    arrived: raw.arrived,
                     identity: caller.identity(),
-                    tried,
+                    tried: raw.tried,
                 };
                 let message = Message::Frontend(Box::new(frontend));
                 if self.hand_off(to, message).await {
@@ -214,7 +172,53 @@ impl Shard {
             }
             Place::Nowhere(reason) => {
                 debug!(%tunnel, reason = reason.word(), "frontend refused");
-                self.raw_refused(peer, Some(&tunnel), Some(&caller), reason);
+                self.raw_refused(raw.peer, Some(&tunnel), Some(&caller), reason);
+            }
+        }
+    }
+
+    /// Places a raw frontend. On this shard, opens its session and waits for the target's connection; if the target
+    /// refuses it, tries the tunnel's next agent.
+    async fn place_raw(
+        self: &Rc<Self>,
+        raw: &mut Raw,
+        tunnel: &TunnelId,
+        choice: Choice,
+        caller: &Caller,
+    ) -> Place {
+        // An HTTP target with a base path is reached over HTTP only.
+        let fit = |info: &TunnelInfo| caller.may_reach(tunnel, info) && info.is_open_to_raw();
+        let began = self.clock.now();
+        let mut refused = (!raw.tried.is_empty()).then_some(Reason::TargetRefused);
+        loop {
+            let among = (choice, &raw.tried[..]);
+            let agent = self.routes.borrow().choose(tunnel, self.index, among, fit);
+            if let (None, Some(reason)) = (agent, refused) {
+                return Place::Nowhere(reason);
+            }
+            let choice = agent.map_or(choice, Choice::Agent);
+            let visitor = || Visitor {
+                identity: caller.identity(),
+                address: Some(raw.peer.ip().to_canonical()),
+                kind: FrontendKind::Tcp,
+                pass: mem::take(&mut raw.pass),
+                noted: self.noted(raw.peer, tunnel),
+                ..Visitor::default()
+            };
+            match (self.place(tunnel, choice, fit, visitor), agent) {
+                (Place::Nowhere(reason), _)
+                    if refused.is_none() && self.is_changed_for(tunnel, reason, began).await => {}
+                // Payload is sent only once the target's connection stands: until then another agent may take the
+                // session.
+                (Place::Here(session), Some(agent)) => match session.settled().await {
+                    Err(reason) if session.fate().is_not_sent() && is_of_target(reason) => {
+                        raw.pass = session.take_pass();
+                        raw.tried.push(agent);
+                        refused = Some(reason);
+                    }
+                    _ => return Place::Here(session),
+                },
+                (placed, _) => return placed,
             }
         }
     }

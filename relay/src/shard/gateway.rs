@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 
 use super::Shard;
 use super::callers::{Caller, Known};
-use super::message::{Message, Verdict};
+use super::message::{Back, Message, Verdict, Wish};
 use super::routes::{Choice, Found, Lookup, Search, Whose};
 use crate::audit::Call;
 use crate::auth::{OwnTokens, TokenRefusal};
@@ -219,13 +219,17 @@ impl Gateway for ShardGateway {
         let (reached, told) = oneshot::channel();
         let crossing = Message::Crossing {
             fd: theirs,
-            tunnel: tunnel.clone(),
-            agent: target.agent,
-            identity: caller.identity(),
-            address: Some(self.1),
-            dcc: dcc.cloned(),
-            verdict: Arc::clone(&verdict),
-            reached,
+            wish: Wish {
+                tunnel: tunnel.clone(),
+                agent: target.agent,
+                identity: caller.identity(),
+                address: Some(self.1),
+                dcc: dcc.cloned(),
+            },
+            back: Back {
+                verdict: Arc::clone(&verdict),
+                reached,
+            },
         };
         if !shard.hand_off(link.shard, crossing).await {
             return Err(Reason::Overload);

@@ -32,7 +32,6 @@ impl Shard {
         (peer, stranger): (SocketAddr, Place),
         greeting: Option<Greeting>,
     ) {
-        let config = &self.peers.config;
         let greeted = greeting.is_some();
         let Greeting { mut nonce, said } = greeting.unwrap_or_default();
         if !greeted && SystemRandom::new().fill(&mut nonce).is_err() {
@@ -41,29 +40,13 @@ impl Shard {
             self.metrics.link_refused(Reason::Internal);
             return;
         }
-        let settings = Settings {
-            heartbeat: config.stale_timeout / 3,
-            stale: config.stale_timeout,
-            sessions_max: config.sessions_max,
-            bulk_run_bytes: config.bulk_run_bytes,
-            ..Settings::default()
-        };
-        let hello = RelayHello::new(nonce, config.sessions_max);
-        let mut mux = Mux::relay(hello, settings, self.clock.now());
-        mux.share_budget(Arc::clone(&self.metrics.budget));
-        let mux = SharedMux::new(
-            mux,
-            self.clock,
-            Arc::clone(&self.metrics),
-            Rc::clone(&self.lanes),
-            Rc::clone(&self.asking),
-        );
+        let mux = self.new_mux(nonce);
         let since = self.clock.now();
         let id = self
             .registry
             .borrow_mut()
             .add(Rc::clone(&mux), (peer, since), stranger);
-        socket.tune_link(config.stale_timeout, NOTSENT_BYTES);
+        socket.tune_link(self.peers.config.stale_timeout, NOTSENT_BYTES);
         self.metrics.links.inc();
         let host = Host {
             shard: Rc::clone(self),
@@ -101,6 +84,28 @@ impl Shard {
             }
             .instrument(span),
         );
+    }
+
+    /// The mux of a new link, whose agent is asked to sign `nonce`.
+    fn new_mux(&self, nonce: [u8; 32]) -> Rc<SharedMux> {
+        let config = &self.peers.config;
+        let settings = Settings {
+            heartbeat: config.stale_timeout / 3,
+            stale: config.stale_timeout,
+            sessions_max: config.sessions_max,
+            bulk_run_bytes: config.bulk_run_bytes,
+            ..Settings::default()
+        };
+        let hello = RelayHello::new(nonce, config.sessions_max);
+        let mut mux = Mux::relay(hello, settings, self.clock.now());
+        mux.share_budget(Arc::clone(&self.metrics.budget));
+        SharedMux::new(
+            mux,
+            self.clock,
+            Arc::clone(&self.metrics),
+            Rc::clone(&self.lanes),
+            Rc::clone(&self.asking),
+        )
     }
 
     fn link_ended(self: &Rc<Self>, id: LinkId, reason: Reason) {

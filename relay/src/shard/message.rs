@@ -42,20 +42,7 @@ pub(crate) enum Message {
         arrived: Arrived,
     },
     /// A session of an HTTP frontend on another shard, over a socket pair.
-    Crossing {
-        fd: OwnedFd,
-        tunnel: TunnelId,
-        /// The agent of the tunnel that the session is for.
-        agent: AgentTag,
-        /// The caller's identity, if callers need a token, and its address.
-        identity: Option<Arc<Identity>>,
-        address: Option<IpAddr>,
-        /// The kind of application in the request's URL, if it names one.
-        dcc: Option<Arc<str>>,
-        verdict: Arc<Verdict>,
-        /// Sends back the number of payload bytes that had reached the agent when the link was lost.
-        reached: oneshot::Sender<u64>,
-    },
+    Crossing { fd: OwnedFd, wish: Wish, back: Back },
     /// To a name's home shard: a link claims the name.
     Claim(Box<Claim>),
     /// To a name's home shard: a link no longer serves the name.
@@ -149,6 +136,25 @@ pub(crate) struct Frontend {
     pub(crate) identity: Option<Arc<Identity>>,
     /// Agents of the tunnel whose targets refused a connection for this frontend.
     pub(crate) tried: Vec<AgentTag>,
+}
+
+/// A request for a session: its caller, and the agent it is for.
+pub(crate) struct Wish {
+    pub(crate) tunnel: TunnelId,
+    /// The agent of the tunnel that the session is for.
+    pub(crate) agent: AgentTag,
+    /// The caller's identity, if callers need a token, and its address.
+    pub(crate) identity: Option<Arc<Identity>>,
+    pub(crate) address: Option<IpAddr>,
+    /// The kind of application in the request's URL, if it names one.
+    pub(crate) dcc: Option<Arc<str>>,
+}
+
+/// Channel from a crossing session's shard to the frontend's shard, beside the session's bytes.
+pub(crate) struct Back {
+    pub(crate) verdict: Arc<Verdict>,
+    /// Sends the number of payload bytes that had reached the agent when the link was lost.
+    pub(crate) reached: oneshot::Sender<u64>,
 }
 
 /// The handshake of a link that moves, to be read again by the shard that takes the link over.

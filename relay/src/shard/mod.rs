@@ -56,7 +56,6 @@ mod waiting;
 mod withdrawal;
 
 use callers::Callers;
-use crossings::Back;
 pub(crate) use drain::Stop;
 use gate::Gate;
 use log_budget::LogBudget;
@@ -293,25 +292,7 @@ impl Shard {
             Message::Lane { fd, nonce } => self.lane_moved_here(fd, &nonce),
             Message::Frontend(frontend) => self.raw_moved_here(frontend),
             Message::Http { fd, peer, arrived } => self.http_moved_here(fd, peer, arrived),
-            Message::Crossing {
-                fd,
-                tunnel,
-                agent,
-                identity,
-                address,
-                dcc,
-                verdict,
-                reached,
-            } => {
-                let wish = crossings::Wish {
-                    tunnel,
-                    agent,
-                    identity,
-                    address,
-                    dcc,
-                };
-                self.crossing_arrived(fd, wish, Back::new(verdict, reached));
-            }
+            Message::Crossing { fd, wish, back } => self.crossing_arrived(fd, wish, back),
             Message::Claim(claim) => self.decide(*claim),
             Message::Release {
                 tunnel,
