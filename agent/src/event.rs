@@ -214,20 +214,13 @@ impl fmt::Display for AgentEvent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Connecting { relay, .. } => write!(f, "connecting to {relay}"),
-            Self::Registered { tunnel, target, .. } if is_raw(target) => {
-                write!(f, "registered  {tunnel}  raw TCP")
-            }
-            Self::Registered { tunnel, url, .. } if url.is_empty() => {
-                write!(f, "registered  {tunnel}")
-            }
             Self::Registered {
-                tunnel, url, urls, ..
-            } => {
-                write!(f, "registered  {tunnel}  {url}")?;
-                // Printed too, since DNS may not resolve the tunnel's own host name to the relay.
-                let mut others = urls.iter().filter(|it| *it != url);
-                others.try_for_each(|other| write!(f, "  or {other}"))
-            }
+                tunnel,
+                url,
+                urls,
+                target,
+                ..
+            } => write_registered(f, tunnel, target, url, urls),
             Self::Target { message, .. } => write!(f, "target      {message}"),
             Self::Callers {
                 tunnel,
@@ -235,24 +228,7 @@ impl fmt::Display for AgentEvent {
                 relay,
                 token,
                 init_flags,
-            } => match token {
-                CallerToken::Needed => write!(
-                    f,
-                    "callers     need a token of this relay. On a caller's machine: tieline connect \
-                     --relay {relay} --token-file FILE, then tieline init --tunnel {tunnel}{init_flags}"
-                ),
-                CallerToken::NotNeeded => {
-                    write!(
-                        f,
-                        "callers     need no token: tieline init --url {url}{init_flags}"
-                    )
-                }
-                CallerToken::Unknown => write!(
-                    f,
-                    "callers     tieline init --url {url}{init_flags} (whether this relay asks callers for \
-                     a token could not be found out from here)"
-                ),
-            },
+            } => write_callers(f, tunnel, url, relay, *token, init_flags),
             Self::TargetAway {
                 target, message, ..
             } => write!(f, "target      {target} {message}"),
@@ -263,23 +239,15 @@ impl fmt::Display for AgentEvent {
                 message,
                 is_final,
                 ..
-            } => {
-                write!(f, "refused     {tunnel}  {message}  -> {target}")?;
-                f.write_str(if *is_final {
-                    ""
-                } else {
-                    "  (will be tried again)"
-                })
-            }
+            } => write_refused(f, tunnel, target, message, *is_final),
             Self::Renewed {
                 tunnel,
                 expires_in_s,
                 ..
-            } => write!(
-                f,
-                "{tunnel} may stay up for another {}",
-                Span((*expires_in_s).into())
-            ),
+            } => {
+                let left = Span((*expires_in_s).into());
+                write!(f, "{tunnel} may stay up for another {left}")
+            }
             Self::Ending {
                 tunnel,
                 expires_in_s,
@@ -297,10 +265,7 @@ impl fmt::Display for AgentEvent {
             }
             Self::Disconnected {
                 message, retry_ms, ..
-            } => {
-                write!(f, "disconnected: {message}; next attempt in ")?;
-                write!(f, "{}.{} s", retry_ms / 1_000, retry_ms % 1_000 / 100)
-            }
+            } => write_disconnected(f, message, *retry_ms),
             Self::Refused { message, .. }
             | Self::Superseded { message }
             | Self::Failed { message, .. } => f.write_str(message),
@@ -314,6 +279,80 @@ impl fmt::Display for AgentEvent {
             ),
             Self::Stopped => f.write_str("stopped"),
         }
+    }
+}
+
+/// Writes that a tunnel is up, with its URLs if it has any.
+fn write_registered(
+    f: &mut fmt::Formatter<'_>,
+    tunnel: &str,
+    target: &str,
+    url: &str,
+    urls: &[String],
+) -> fmt::Result {
+    write!(f, "registered  {tunnel}")?;
+    if is_raw(target) {
+        return f.write_str("  raw TCP");
+    }
+    if url.is_empty() {
+        return Ok(());
+    }
+    write!(f, "  {url}")?;
+    // Printed too, since DNS may not resolve the tunnel's own host name to the relay.
+    let mut others = urls.iter().filter(|it| *it != url);
+    others.try_for_each(|other| write!(f, "  or {other}"))
+}
+
+/// Writes that the relay refuses a target's tunnel, and whether the agent asks again.
+fn write_refused(
+    f: &mut fmt::Formatter<'_>,
+    tunnel: &str,
+    target: &str,
+    message: &str,
+    is_final: bool,
+) -> fmt::Result {
+    let next = match is_final {
+        true => "",
+        false => "  (will be tried again)",
+    };
+    write!(f, "refused     {tunnel}  {message}  -> {target}{next}")
+}
+
+/// Writes that a link is gone, and when the agent dials again.
+fn write_disconnected(f: &mut fmt::Formatter<'_>, message: &str, retry_ms: u64) -> fmt::Result {
+    let (seconds, tenths) = (retry_ms / 1_000, retry_ms % 1_000 / 100);
+    write!(
+        f,
+        "disconnected: {message}; next attempt in {seconds}.{tenths} s"
+    )
+}
+
+/// Writes what callers need: the commands to give on a caller's machine for the example tunnel.
+fn write_callers(
+    f: &mut fmt::Formatter<'_>,
+    tunnel: &str,
+    url: &str,
+    relay: &str,
+    token: CallerToken,
+    init_flags: &str,
+) -> fmt::Result {
+    match token {
+        CallerToken::Needed => write!(
+            f,
+            "callers     need a token of this relay. On a caller's machine: tieline connect \
+             --relay {relay} --token-file FILE, then tieline init --tunnel {tunnel}{init_flags}"
+        ),
+        CallerToken::NotNeeded => {
+            write!(
+                f,
+                "callers     need no token: tieline init --url {url}{init_flags}"
+            )
+        }
+        CallerToken::Unknown => write!(
+            f,
+            "callers     tieline init --url {url}{init_flags} (whether this relay asks callers for \
+             a token could not be found out from here)"
+        ),
     }
 }
 

@@ -1,6 +1,7 @@
 //! One of an agent's links, over all its reconnects: dials, registers, renews, dials again.
 //! One file because the causes of a link's end and the reactions to them belong together.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -8,7 +9,7 @@ use std::time::Duration;
 use tieline_wire::limits::LOST_LINKS_MAX;
 use tieline_wire::{GoAway, Granted, Lost, Reason, Refusal, Side};
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::Agent;
@@ -44,6 +45,16 @@ pub(super) struct Slot {
     link: Option<Arc<Link>>,
     /// What had arrived over links that were lost since the last registration, the latest link first.
     lost: Vec<Lost>,
+}
+
+/// A link that the slot has dialled and started.
+struct Dialled {
+    link: Arc<Link>,
+    /// The link's task; in a set, so that dropping the slot aborts it.
+    task: JoinSet<Result<(), Error>>,
+    heard: mpsc::Receiver<News>,
+    /// This machine's address on the link, if it is known.
+    address: Option<IpAddr>,
 }
 
 /// How a link left its slot.
@@ -123,6 +134,14 @@ impl Slot {
 
     /// Dials and runs one link.
     async fn run_link(&mut self) -> Result<Left, Error> {
+        match self.dial().await? {
+            Some(dialled) => self.attend(dialled).await,
+            None => Ok(Left::Stopped),
+        }
+    }
+
+    /// Dials the relay and starts a link; `None` if the agent is asked to stop meanwhile.
+    async fn dial(&mut self) -> Result<Option<Dialled>, Error> {
         let agent = Arc::clone(&self.agent);
         let config = &agent.config;
         self.token.mark_unchanged();
@@ -131,11 +150,11 @@ impl Slot {
         let tunnels = config.targets.iter().map(|it| it.tunnel(&agent.identity));
         let stream = tokio::select! {
             stream = config.relay.dial() => stream?,
-            () = stopped(&mut self.stop) => return Ok(Left::Stopped),
+            () = stopped(&mut self.stop) => return Ok(None),
         };
         let address = stream.local_addr().ok().map(|address| address.ip());
         let link = Arc::new(Link::new());
-        let (news, mut heard) = mpsc::channel(link::news_max(config.targets.len()));
+        let (news, heard) = mpsc::channel(link::news_max(config.targets.len()));
         let start = Start {
             identity: Arc::clone(&agent.identity),
             relay_name: config.relay.name(),
@@ -148,10 +167,25 @@ impl Slot {
         };
         agent.board.linked(self.index, &link);
         self.link = Some(Arc::clone(&link));
-        // In a set, so that dropping the slot aborts the link's task.
         let mut task = JoinSet::new();
         task.spawn(link::run(Arc::clone(&link), stream, start));
-        let had = agent.had.iter().map(|it| it.load(Ordering::Relaxed));
+        Ok(Some(Dialled {
+            link,
+            task,
+            heard,
+            address,
+        }))
+    }
+
+    /// Reacts to the link's news, to due registrations and to changes around the agent, until the link leaves the slot.
+    async fn attend(&mut self, dialled: Dialled) -> Result<Left, Error> {
+        let Dialled {
+            link,
+            mut task,
+            mut heard,
+            address,
+        } = dialled;
+        let had = self.agent.had.iter().map(|it| it.load(Ordering::Relaxed));
         let mut it = Registrations::new(had, Instant::now());
         let mut stopping = false;
         loop {
@@ -178,17 +212,10 @@ impl Slot {
                     }
                     News::GoingAway(away) => return Ok(self.move_away(away, link, task)),
                 },
-                ended = task.join_next() => {
-                    return match ended {
-                        Some(Ok(Ok(()))) => Ok(Left::Stopped),
-                        Some(Ok(Err(_))) if stopping => Ok(Left::Stopped),
-                        Some(Ok(Err(error))) => Err(error),
-                        Some(Err(_)) | None => Err(Error::link_lost("the link's task stopped")),
-                    };
-                }
+                ended = task.join_next() => return left_by(ended, stopping),
                 () = stopped(&mut self.stop), if !stopping => {
                     stopping = true;
-                    let deadline = Instant::now() + config.drain_timeout;
+                    let deadline = Instant::now() + self.agent.config.drain_timeout;
                     link.close(deadline, Some(Reason::ShuttingDown));
                 }
                 () = until(wakes_at), if !stopping => {
@@ -378,6 +405,19 @@ impl Slot {
 
     fn tell(&self, event: AgentEvent) {
         self.agent.config.on_event.tell(&event);
+    }
+}
+
+/// How a link left its slot whose task has `ended`.
+fn left_by(
+    ended: Option<Result<Result<(), Error>, JoinError>>,
+    stopping: bool,
+) -> Result<Left, Error> {
+    match ended {
+        Some(Ok(Ok(()))) => Ok(Left::Stopped),
+        Some(Ok(Err(_))) if stopping => Ok(Left::Stopped),
+        Some(Ok(Err(error))) => Err(error),
+        Some(Err(_)) | None => Err(Error::link_lost("the link's task stopped")),
     }
 }
 

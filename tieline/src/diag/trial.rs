@@ -112,13 +112,17 @@ pub(super) async fn run(config: &Config, token: &str, stream: TcpStream) -> Tria
         Err(error) => return ended(error.to_string()),
     };
     let asked: Vec<Asked> = asked(config);
-    let mut end = End {
+    let end = End {
         stream,
         mux: Mux::agent(Settings::default(), Moment::from_micros(0)),
         started_at: Instant::now(),
+        identity: &identity,
+        relay_name: config.relay.name(),
+        registers: registrations(&asked, token),
+        relay: String::new(),
+        answers: Vec::new(),
     };
-    let talk = end.talk(&identity, config.relay.name(), registrations(&asked, token));
-    match timeout(TRIAL_TIMEOUT, talk).await {
+    match timeout(TRIAL_TIMEOUT, end.talk()).await {
         Ok(Trial::Answered { relay, answers, .. }) => Trial::Answered {
             relay,
             answers,
@@ -133,21 +137,22 @@ pub(super) async fn run(config: &Config, token: &str, stream: TcpStream) -> Tria
 }
 
 /// The agent's end of the trial link.
-struct End {
+struct End<'a> {
     stream: TcpStream,
     mux: Mux,
     started_at: Instant,
+    identity: &'a Identity,
+    relay_name: String,
+    registers: Vec<Register>,
+    /// The relay's version, from its hello.
+    relay: String,
+    /// The relay's answers to `registers` so far.
+    answers: Vec<Result<Granted, Refusal>>,
 }
 
-impl End {
-    async fn talk(
-        &mut self,
-        identity: &Identity,
-        relay_name: String,
-        registers: Vec<Register>,
-    ) -> Trial {
-        let mut relay = String::new();
-        let mut answers = Vec::new();
+impl End<'_> {
+    /// Talks to the relay until it has answered each registration, or the link has ended.
+    async fn talk(mut self) -> Trial {
         let mut first = Vec::new();
         let mut buffer = BytesMut::with_capacity(READ_BYTES);
         loop {
@@ -155,13 +160,12 @@ impl End {
                 let why = format!("the link broke: {error}");
                 return Trial::Ended { why, reason: None };
             }
-            if answers.len() == registers.len() {
+            if self.answers.len() == self.registers.len() {
                 self.say_farewell().await;
-                let asked = Vec::new();
                 return Trial::Answered {
-                    relay,
-                    answers,
-                    asked,
+                    relay: self.relay,
+                    answers: self.answers,
+                    asked: Vec::new(),
                 };
             }
             buffer.reserve(READ_BYTES);
@@ -177,48 +181,47 @@ impl End {
                 first.extend_from_slice(&input[..input.len().min(server_kind::FIRST_BYTES_MAX)]);
             }
             loop {
-                match self.mux.handle_input(self.now(), &mut input) {
+                let handled = match self.mux.handle_input(self.now(), &mut input) {
                     Ok(None) => break,
-                    Ok(Some(event)) => match event {
-                        Event::RelayHello(hello) => {
-                            relay.clone_from(&hello.relay_version);
-                            self.introduce(identity, &relay_name, &hello);
-                            registers.iter().for_each(|it| self.mux.register(it));
-                        }
-                        Event::RegisterAck(ack) => {
-                            if let Ok(granted) = &ack.outcome {
-                                self.mux.unregister(&granted.tunnel);
-                            }
-                            answers.push(ack.outcome);
-                        }
-                        Event::GoAway(away) => {
-                            return Trial::Ended {
-                                why: away.message,
-                                reason: Some(away.reason),
-                            };
-                        }
-                        // No caller knows the name; a session that comes anyway is reset.
-                        Event::Open { session, .. } => {
-                            self.mux.reset(session, Reason::ShuttingDown);
-                        }
-                        _ => {}
-                    },
-                    Err(error) => {
-                        let is_stranger = error.reason == Reason::Preface;
-                        return Trial::Ended {
-                            why: match is_stranger {
-                                true => server_kind::describe(&first),
-                                false => error.detail,
-                            },
-                            reason: Some(error.reason),
-                        };
-                    }
+                    Ok(Some(event)) => self.handle(event),
+                    Err(error) => Err(broken(error, &first)),
+                };
+                if let Err(ended) = handled {
+                    return ended;
                 }
             }
         }
     }
 
-    fn introduce(&mut self, identity: &Identity, relay_name: &str, relay: &RelayHello) {
+    /// Handles one event of the link; an error is the result of a trial that the relay ends.
+    fn handle(&mut self, event: Event) -> Result<(), Trial> {
+        match event {
+            Event::RelayHello(hello) => {
+                self.relay.clone_from(&hello.relay_version);
+                self.introduce(&hello);
+                self.registers.iter().for_each(|it| self.mux.register(it));
+            }
+            Event::RegisterAck(ack) => {
+                if let Ok(granted) = &ack.outcome {
+                    self.mux.unregister(&granted.tunnel);
+                }
+                self.answers.push(ack.outcome);
+            }
+            Event::GoAway(away) => {
+                return Err(Trial::Ended {
+                    why: away.message,
+                    reason: Some(away.reason),
+                });
+            }
+            // No caller knows the name; a session that comes anyway is reset.
+            Event::Open { session, .. } => self.mux.reset(session, Reason::ShuttingDown),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn introduce(&mut self, relay: &RelayHello) {
+        let identity = self.identity;
         let mut hello = AgentHello {
             // The mux accepted the relay's hello, so there is a version that both speak.
             version: relay.choose_version().unwrap_or_default(),
@@ -227,7 +230,7 @@ impl End {
             instance: identity.instance(),
             link_index: 0,
             links: 1,
-            relay_name: relay_name.to_owned(),
+            relay_name: self.relay_name.clone(),
             agent_version: AGENT_VERSION.to_owned(),
             signature: [0; 64],
         };
@@ -262,6 +265,17 @@ impl End {
     fn now(&self) -> Moment {
         let elapsed = self.started_at.elapsed().as_micros();
         Moment::from_micros(u64::try_from(elapsed).unwrap_or(u64::MAX))
+    }
+}
+
+/// Result of a trial whose other side broke the protocol; `first` is the beginning of what it sent.
+fn broken(error: tieline_wire::Error, first: &[u8]) -> Trial {
+    Trial::Ended {
+        why: match error.reason {
+            Reason::Preface => server_kind::describe(first),
+            _ => error.detail,
+        },
+        reason: Some(error.reason),
     }
 }
 

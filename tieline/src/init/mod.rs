@@ -55,6 +55,22 @@ struct Report<'a> {
     message: Option<String>,
 }
 
+impl<'a> Report<'a> {
+    /// A report without details.
+    fn new(event: &'static str, client: Client, plan: &'a Plan) -> Self {
+        Self {
+            event,
+            client: client.word(),
+            name: &plan.name,
+            url: &plan.url,
+            path: None,
+            diff: None,
+            config: None,
+            message: None,
+        }
+    }
+}
+
 /// One client's file and the planned change.
 struct Change {
     client: Client,
@@ -237,17 +253,27 @@ fn listed(names: &[String]) -> String {
 
 /// Writes or shows the entry for each client of the plan; returns the exit code.
 fn write(args: &InitArgs, plan: &Plan) -> u8 {
-    let (name, url) = (plan.name.as_str(), plan.url.as_str());
-    let report = |event, client: Client| Report {
-        event,
-        client: client.word(),
-        name,
-        url,
-        path: None,
-        diff: None,
-        config: None,
-        message: None,
+    let Some(changes) = changes(args, plan) else {
+        complain(&"nothing was written");
+        return FAILED;
     };
+    for change in &changes {
+        if let (Some(text), false) = (change.text(), args.dry_run)
+            && let Err(error) = change.found.write(text)
+        {
+            complain(&format!("{}: {error}", change.path.display()));
+            return FAILED;
+        }
+        show(args, plan, change);
+    }
+    if plan.clients.contains(&Client::ClaudeDesktop) {
+        show_block(args, plan);
+    }
+    DONE
+}
+
+/// The planned changes of all clients that have a file; `None` if one file cannot be merged, after a message about it.
+fn changes(args: &InitArgs, plan: &Plan) -> Option<Vec<Change>> {
     let mut changes = Vec::new();
     let mut failed = false;
     for &client in &plan.clients {
@@ -265,63 +291,55 @@ fn write(args: &InitArgs, plan: &Plan) -> u8 {
                 failed = true;
                 complain(&format!("{}: {message}", path.display()));
                 if args.json {
-                    let path = Some(path.as_path());
-                    let message = Some(message);
                     print_json(&Report {
-                        path,
-                        message,
-                        ..report("failed", client)
+                        path: Some(&path),
+                        message: Some(message),
+                        ..Report::new("failed", client, plan)
                     });
                 }
             }
         }
     }
-    if failed {
-        complain(&"nothing was written");
-        return FAILED;
+    (!failed).then_some(changes)
+}
+
+/// Prints what was done with one client's file, or would be done.
+fn show(args: &InitArgs, plan: &Plan, change: &Change) {
+    let event = change.event(args.dry_run);
+    let diff = change.diff().filter(|_| args.dry_run);
+    if args.json {
+        print_json(&Report {
+            path: Some(&change.path),
+            diff,
+            ..Report::new(event, change.client, plan)
+        });
+    } else if let Some(diff) = diff {
+        say_lines(&coloured(&diff));
+    } else {
+        let event = paint(GOOD, format_args!("{event:<9}"));
+        say(&format!(
+            "{event}  {}  {} -> {}",
+            change.path.display(),
+            plan.name,
+            plan.url
+        ));
     }
-    for change in &changes {
-        if let (Some(text), false) = (change.text(), args.dry_run)
-            && let Err(error) = change.found.write(text)
-        {
-            complain(&format!("{}: {error}", change.path.display()));
-            return FAILED;
-        }
-        let event = change.event(args.dry_run);
-        let diff = change.diff().filter(|_| args.dry_run);
-        if args.json {
-            let path = Some(change.path.as_path());
-            print_json(&Report {
-                path,
-                diff,
-                ..report(event, change.client)
-            });
-        } else if let Some(diff) = diff {
-            say_lines(&coloured(&diff));
-        } else {
-            let event = paint(GOOD, format_args!("{event:<9}"));
-            say(&format!(
-                "{event}  {}  {name} -> {url}",
-                change.path.display()
-            ));
-        }
+}
+
+/// Prints the entry for Claude Desktop, whose file people edit themselves.
+fn show_block(args: &InitArgs, plan: &Plan) {
+    let block = Client::ClaudeDesktop
+        .entry(&plan.url, plan.transport)
+        .block(Client::ClaudeDesktop.list(), &plan.name);
+    if args.json {
+        print_json(&Report {
+            config: serde_json::from_str(&block).ok(),
+            ..Report::new("block", Client::ClaudeDesktop, plan)
+        });
+    } else {
+        say(&"For Claude Desktop: Settings, Developer, Edit Config; then restart it.");
+        say_lines(&block);
     }
-    if plan.clients.contains(&Client::ClaudeDesktop) {
-        let block = Client::ClaudeDesktop
-            .entry(url, plan.transport)
-            .block(Client::ClaudeDesktop.list(), name);
-        if args.json {
-            let config = serde_json::from_str(&block).ok();
-            print_json(&Report {
-                config,
-                ..report("block", Client::ClaudeDesktop)
-            });
-        } else {
-            say(&"For Claude Desktop: Settings, Developer, Edit Config; then restart it.");
-            say_lines(&block);
-        }
-    }
-    DONE
 }
 
 fn prepare(
