@@ -41,6 +41,19 @@ pub(crate) struct Binaries {
 }
 
 impl Binaries {
+    /// Arguments of the agent with this number, which publishes `target` over the relay at `links`.
+    fn serve_arguments(&self, links: SocketAddr, target: &str, number: usize) -> Vec<String> {
+        let mut arguments = vec!["serve".to_owned(), "--relay".to_owned()];
+        arguments.push(format!("tcp://{links}"));
+        arguments.extend(["--to".to_owned(), target.to_owned(), "--json".to_owned()]);
+        if self.tunnels > 1 {
+            // All agents share one key, so the same target would give them the same tunnel name.
+            arguments.extend(["--name".to_owned(), format!("load-{number}")]);
+        }
+        arguments.extend(self.agent_arguments.iter().cloned());
+        arguments
+    }
+
     fn in_front(&self, name: &str, directory: &Path) -> Vec<OsString> {
         self.counter
             .map_or_else(Vec::new, |counter| counter.in_front(name, directory))
@@ -118,19 +131,11 @@ impl RelayPair {
             PathKind::RelayEpoll => ("-epoll", Some("--driver=epoll".to_owned())),
             _ => ("", None),
         };
-        // Key and state of the agent live in this folder, so those of the user stay untouched.
-        let home = directory.join(format!("agent{suffix}-home"));
-        std::fs::create_dir_all(&home).context("cannot create the agent's home directory")?;
-        let environment: Vec<(String, OsString)> = [
-            "HOME",
-            "XDG_CONFIG_HOME",
-            "XDG_STATE_HOME",
-            "XDG_DATA_HOME",
-            "XDG_RUNTIME_DIR",
-        ]
-        .map(|name| (name.to_owned(), home.clone().into_os_string()))
-        .into();
-
+        let place = Place {
+            binaries,
+            directory,
+            environment: own_home(&directory.join(format!("agent{suffix}-home")))?,
+        };
         let mut arguments: Vec<String> = vec!["--json".to_owned()];
         for listener in ["agent", "tcp", "http", "admin"] {
             arguments.push(format!("--{listener}-listen"));
@@ -139,44 +144,18 @@ impl RelayPair {
         let relay_arguments = || binaries.relay_arguments.iter().chain(&driver).cloned();
         arguments.extend(relay_arguments());
         let mut settings = vec![told(&binaries.relay, &[], &arguments)];
-        let mut relay = Running::start(
-            &Program {
-                name: format!("relay{suffix}"),
-                path: binaries.relay.clone(),
-                arguments: arguments.into_iter().map(OsString::from).collect(),
-                environment: environment.clone(),
-                cores: cores.0.into_iter().collect(),
-                in_front: binaries.in_front(&format!("relay{suffix}"), directory),
-            },
-            directory,
-        )?;
+        let name = format!("relay{suffix}");
+        let mut relay = place.start(name, &binaries.relay, &arguments, cores.0)?;
         let [links, frontend, http, admin] = listeners(&mut relay, interrupt)?;
 
         let (mut agents, mut tunnels) = (Vec::new(), Vec::new());
         for number in 0..binaries.tunnels {
-            let mut arguments = vec!["serve".to_owned(), "--relay".to_owned()];
-            arguments.push(format!("tcp://{links}"));
-            arguments.extend(["--to".to_owned(), target.to_owned(), "--json".to_owned()]);
-            if binaries.tunnels > 1 {
-                // All agents share one key, so the same target would give them the same tunnel name.
-                arguments.extend(["--name".to_owned(), format!("load-{number}")]);
-            }
-            arguments.extend(binaries.agent_arguments.iter().cloned());
+            let arguments = binaries.serve_arguments(links, target, number);
             if number == 0 {
                 settings.push(told(&binaries.agent, &["serve"], &arguments));
             }
             let name = format!("agent{suffix}-{number}");
-            let mut agent = Running::start(
-                &Program {
-                    in_front: binaries.in_front(&name, directory),
-                    name,
-                    path: binaries.agent.clone(),
-                    arguments: arguments.into_iter().map(OsString::from).collect(),
-                    environment: environment.clone(),
-                    cores: cores.1.into_iter().collect(),
-                },
-                directory,
-            )?;
+            let mut agent = place.start(name, &binaries.agent, &arguments, cores.1)?;
             tunnels.push(agent.wait_for(
                 "a registration",
                 START_PATIENCE,
@@ -202,6 +181,47 @@ impl RelayPair {
             },
         })
     }
+}
+
+/// Binaries, folder and environment for starting relay and agents.
+struct Place<'a> {
+    binaries: &'a Binaries,
+    /// Folder of this run, for logs.
+    directory: &'a Path,
+    environment: Vec<(String, OsString)>,
+}
+
+impl Place<'_> {
+    fn start(
+        &self,
+        name: String,
+        path: &Path,
+        arguments: &[String],
+        core: Option<usize>,
+    ) -> anyhow::Result<Running> {
+        let program = Program {
+            in_front: self.binaries.in_front(&name, self.directory),
+            name,
+            path: path.to_owned(),
+            arguments: arguments.iter().map(OsString::from).collect(),
+            environment: self.environment.clone(),
+            cores: core.into_iter().collect(),
+        };
+        Running::start(&program, self.directory)
+    }
+}
+
+/// Variables that place the agent's key and state in the folder `home`, so that those of the user stay untouched.
+fn own_home(home: &Path) -> anyhow::Result<Vec<(String, OsString)>> {
+    std::fs::create_dir_all(home).context("cannot create the agent's home directory")?;
+    let names = [
+        "HOME",
+        "XDG_CONFIG_HOME",
+        "XDG_STATE_HOME",
+        "XDG_DATA_HOME",
+        "XDG_RUNTIME_DIR",
+    ];
+    Ok(names.map(|name| (name.to_owned(), home.into())).into())
 }
 
 /// A command line, followed by the default values from the program's help that it does not override:

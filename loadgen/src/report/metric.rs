@@ -6,6 +6,7 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use super::round3;
+use crate::histogram::Recorder;
 use crate::path::Role;
 use crate::scenario::{Direction, Measurement, Pacing, Scenario};
 
@@ -205,76 +206,95 @@ pub(super) fn values(
     measurement: &Measurement,
     cpu: &BTreeMap<Role, f64>,
 ) -> BTreeMap<Metric, f64> {
+    let mut values: BTreeMap<Metric, f64> = latencies(scenario, &measurement.tally).collect();
+    values.extend(rates(scenario, measurement));
+    if measurement.hops_known {
+        values.extend(of_hops(scenario, measurement, cpu));
+    }
+    values
+        .values_mut()
+        .for_each(|value| *value = round3(*value));
+    values
+}
+
+/// Latency of answers and of bursts, and the generator's own delay.
+fn latencies(scenario: Scenario, tally: &Recorder) -> impl Iterator<Item = (Metric, f64)> {
+    let answers = (!tally.latency.is_empty()).then(|| {
+        [
+            (Metric::P50Us, microseconds(&tally.latency, 0.5)),
+            (Metric::P90Us, microseconds(&tally.latency, 0.9)),
+            (Metric::P99Us, microseconds(&tally.latency, 0.99)),
+            (Metric::P999Us, microseconds(&tally.latency, 0.999)),
+            (Metric::MaxUs, tally.latency.max() as f64 / 1e3),
+        ]
+    });
+    let bursts = (!tally.bursts.is_empty()).then(|| {
+        [
+            (Metric::LastP50Us, microseconds(&tally.bursts, 0.5)),
+            (Metric::LastMaxUs, tally.bursts.max() as f64 / 1e3),
+        ]
+    });
+    let delay = scenario.rate().map(|_| {
+        let late = microseconds(&tally.send_delay, 0.99);
+        (Metric::SendDelayP99Us, late)
+    });
+    let answers = answers.into_iter().flatten();
+    answers.chain(bursts.into_iter().flatten()).chain(delay)
+}
+
+/// Answers, connections and bytes per second.
+fn rates(scenario: Scenario, measurement: &Measurement) -> impl Iterator<Item = (Metric, f64)> {
     let tally = &measurement.tally;
     let per_second = |count: u64| count as f64 / measurement.length.as_secs_f64();
-    let mut values = BTreeMap::new();
-    let mut put = |metric, value: f64| values.insert(metric, round3(value));
-    if !tally.latency.is_empty() {
-        for (metric, quantile) in [
-            (Metric::P50Us, 0.5),
-            (Metric::P90Us, 0.9),
-            (Metric::P99Us, 0.99),
-            (Metric::P999Us, 0.999),
-        ] {
-            put(metric, microseconds(&tally.latency, quantile));
-        }
-        put(Metric::MaxUs, tally.latency.max() as f64 / 1e3);
-    }
-    match scenario {
-        Scenario::Connect { .. } => {
-            put(
-                Metric::ConnectionsPerS,
-                per_second(tally.answered_in_window),
-            );
-        }
+    let counted = match scenario {
+        Scenario::Connect { .. } => Some(Metric::ConnectionsPerS),
         Scenario::RoundTrips { .. }
         | Scenario::Fanout { .. }
         | Scenario::Mixed { .. }
         | Scenario::Calls { .. }
-        | Scenario::FirstEvents { .. } => {
-            put(Metric::AnswersPerS, per_second(tally.answered_in_window));
-        }
-        Scenario::Bulk { .. } | Scenario::Idle { .. } | Scenario::Streams { .. } => {}
-    }
-    if matches!(scenario, Scenario::Bulk { .. } | Scenario::Mixed { .. }) {
-        put(
-            Metric::MibPerS,
-            per_second(tally.up_bytes + tally.down_bytes) / MIB,
-        );
-        put(Metric::UpMibPerS, per_second(tally.up_bytes) / MIB);
-        put(Metric::DownMibPerS, per_second(tally.down_bytes) / MIB);
-    }
-    if !tally.bursts.is_empty() {
-        put(Metric::LastP50Us, microseconds(&tally.bursts, 0.5));
-        put(Metric::LastMaxUs, tally.bursts.max() as f64 / 1e3);
-    }
-    if scenario.rate().is_some() {
-        put(
-            Metric::SendDelayP99Us,
-            microseconds(&tally.send_delay, 0.99),
-        );
-    }
+        | Scenario::FirstEvents { .. } => Some(Metric::AnswersPerS),
+        Scenario::Bulk { .. } | Scenario::Idle { .. } | Scenario::Streams { .. } => None,
+    };
+    let is_bulk = matches!(scenario, Scenario::Bulk { .. } | Scenario::Mixed { .. });
+    let moved = is_bulk.then(|| {
+        let (up, down) = (tally.up_bytes, tally.down_bytes);
+        [
+            (Metric::MibPerS, per_second(up + down) / MIB),
+            (Metric::UpMibPerS, per_second(up) / MIB),
+            (Metric::DownMibPerS, per_second(down) / MIB),
+        ]
+    });
+    let counted = counted.map(|metric| (metric, per_second(tally.answered_in_window)));
+    counted.into_iter().chain(moved.into_iter().flatten())
+}
+
+/// CPU time and memory of the hops.
+fn of_hops(
+    scenario: Scenario,
+    measurement: &Measurement,
+    cpu: &BTreeMap<Role, f64>,
+) -> impl Iterator<Item = (Metric, f64)> {
     let is_hop = |role: Role| matches!(role, Role::NearHop | Role::FarHop);
-    if measurement.hops_known {
-        let of_hops = cpu.iter().filter(|(role, _)| is_hop(**role));
-        put(Metric::HopsCpu, of_hops.map(|(_, value)| value).sum());
-    }
-    if measurement.hops_known {
-        let now = &measurement.memory_kib;
-        let both = memory(now, Role::NearHop) + memory(now, Role::FarHop);
-        put(Metric::HopsRssMib, both / 1024.0);
-        if scenario.grows_memory() {
-            let grown = |role| {
-                let before = memory(&measurement.memory_before_kib, role);
-                (memory(now, role) - before) / scenario.connections() as f64
-            };
-            let (near, far) = (grown(Role::NearHop), grown(Role::FarHop));
-            put(Metric::NearKib, near);
-            put(Metric::FarKib, far);
-            put(Metric::HopsKib, near + far);
-        }
-    }
-    values
+    let of_hops = cpu.iter().filter(|(role, _)| is_hop(**role));
+    let now = &measurement.memory_kib;
+    let both = memory(now, Role::NearHop) + memory(now, Role::FarHop);
+    let in_use = [
+        (Metric::HopsCpu, of_hops.map(|(_, value)| value).sum()),
+        (Metric::HopsRssMib, both / 1024.0),
+    ];
+    let growth = scenario.grows_memory().then(|| {
+        let grown = |role| {
+            let before = memory(&measurement.memory_before_kib, role);
+            (memory(now, role) - before) / scenario.connections() as f64
+        };
+        let (near, far) = (grown(Role::NearHop), grown(Role::FarHop));
+        [
+            (Metric::NearKib, near),
+            (Metric::FarKib, far),
+            (Metric::HopsKib, near + far),
+        ]
+    });
+    in_use.into_iter().chain(growth.into_iter().flatten())
 }
 
 /// A quantile of a latency histogram, in microseconds.

@@ -7,6 +7,13 @@ use super::Spread;
 /// Width of every plot in SVG units; the page scales it.
 const WIDTH: f64 = 560.0;
 
+/// Height of a line chart, and the widths of its margins, which hold the labels.
+const HEIGHT: f64 = 300.0;
+const LEFT: f64 = 70.0;
+const RIGHT: f64 = 34.0;
+const TOP: f64 = 12.0;
+const BOTTOM: f64 = 44.0;
+
 /// Height of one bar including its gap.
 const ROW: f64 = 24.0;
 
@@ -115,63 +122,75 @@ pub(super) fn bars(title: &str, bars: &[Bar], digits: usize) -> String {
 
 /// Draws curves over two axes; the caller adds the legend with the names.
 pub(super) fn curves(title: &str, curves: &[Curve], x_axis: &Axis, y_axis: &Axis) -> String {
-    const HEIGHT: f64 = 300.0;
-    const LEFT: f64 = 70.0;
-    const RIGHT: f64 = 34.0;
-    const TOP: f64 = 12.0;
-    const BOTTOM: f64 = 44.0;
-    let range = |axis: &Axis| {
-        let of_ticks = axis.ticks.iter().map(|(value, _)| (axis.scale)(*value));
-        of_ticks.fold((f64::INFINITY, f64::NEG_INFINITY), |(min, max), value| {
-            (min.min(value), max.max(value))
-        })
-    };
-    let place = |axis: &Axis, value: f64| {
-        let (min, max) = range(axis);
-        (((axis.scale)(value) - min) / (max - min).max(f64::MIN_POSITIVE)).clamp(0.0, 1.0)
-    };
-    let x = |value| LEFT + (WIDTH - LEFT - RIGHT) * place(x_axis, value);
-    let y = |value| HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * place(y_axis, value);
+    let chart = Chart { x_axis, y_axis };
     let mut out = open(title, HEIGHT);
-    for (value, label) in &x_axis.ticks {
-        let at = x(*value);
-        let _ = write!(
-            out,
-            "<path class=\"grid\" d=\"M{at:.1} {TOP}V{:.1}\"/>\
-             <text x=\"{at:.1}\" y=\"{:.1}\" text-anchor=\"middle\" class=\"tick\">{}</text>",
-            HEIGHT - BOTTOM,
-            HEIGHT - BOTTOM + 16.0,
-            escape(label)
-        );
-    }
-    for (value, label) in &y_axis.ticks {
-        let at = y(*value);
-        let _ = write!(
-            out,
-            "<path class=\"grid\" d=\"M{LEFT} {at:.1}H{:.1}\"/>\
-             <text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\" class=\"tick\">{}</text>",
-            WIDTH - RIGHT,
-            LEFT - 6.0,
-            at + 4.0,
-            escape(label)
-        );
-    }
-    let middle = (TOP + HEIGHT - BOTTOM) / 2.0;
-    let _ = write!(
-        out,
-        "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\" class=\"axis\">{}</text>\
-         <text x=\"14\" y=\"{middle:.1}\" text-anchor=\"middle\" class=\"axis\" \
-         transform=\"rotate(-90 14 {middle:.1})\">{}</text>",
-        (LEFT + WIDTH - RIGHT) / 2.0,
-        HEIGHT - 8.0,
-        escape(&x_axis.title),
-        escape(&y_axis.title)
-    );
+    chart.draw_axes(&mut out);
     for curve in curves {
+        chart.draw(curve, &mut out);
+    }
+    out.push_str("</svg>");
+    out
+}
+
+/// A line chart without its curves.
+struct Chart<'a> {
+    x_axis: &'a Axis,
+    y_axis: &'a Axis,
+}
+
+impl Chart<'_> {
+    fn x(&self, value: f64) -> f64 {
+        LEFT + (WIDTH - LEFT - RIGHT) * self.x_axis.place(value)
+    }
+
+    fn y(&self, value: f64) -> f64 {
+        HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * self.y_axis.place(value)
+    }
+
+    /// Draws a line with its label for each tick, and the titles of the axes.
+    fn draw_axes(&self, out: &mut String) {
+        for (value, label) in &self.x_axis.ticks {
+            let at = self.x(*value);
+            let _ = write!(
+                out,
+                "<path class=\"grid\" d=\"M{at:.1} {TOP}V{:.1}\"/>\
+                 <text x=\"{at:.1}\" y=\"{:.1}\" text-anchor=\"middle\" class=\"tick\">{}</text>",
+                HEIGHT - BOTTOM,
+                HEIGHT - BOTTOM + 16.0,
+                escape(label)
+            );
+        }
+        for (value, label) in &self.y_axis.ticks {
+            let at = self.y(*value);
+            let _ = write!(
+                out,
+                "<path class=\"grid\" d=\"M{LEFT} {at:.1}H{:.1}\"/>\
+                 <text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\" class=\"tick\">{}</text>",
+                WIDTH - RIGHT,
+                LEFT - 6.0,
+                at + 4.0,
+                escape(label)
+            );
+        }
+        let middle = (TOP + HEIGHT - BOTTOM) / 2.0;
+        let _ = write!(
+            out,
+            "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\" class=\"axis\">{}</text>\
+             <text x=\"14\" y=\"{middle:.1}\" text-anchor=\"middle\" class=\"axis\" \
+             transform=\"rotate(-90 14 {middle:.1})\">{}</text>",
+            (LEFT + WIDTH - RIGHT) / 2.0,
+            HEIGHT - 8.0,
+            escape(&self.x_axis.title),
+            escape(&self.y_axis.title)
+        );
+    }
+
+    /// Draws a curve, and its ranges if it has any.
+    fn draw(&self, curve: &Curve, out: &mut String) {
         let mut path = String::new();
         for (index, (at, value)) in curve.points.iter().enumerate() {
             let letter = if index == 0 { 'M' } else { 'L' };
-            let _ = write!(path, "{letter}{:.1} {:.1}", x(*at), y(*value));
+            let _ = write!(path, "{letter}{:.1} {:.1}", self.x(*at), self.y(*value));
         }
         let _ = write!(
             out,
@@ -183,7 +202,8 @@ pub(super) fn curves(title: &str, curves: &[Curve], x_axis: &Axis, y_axis: &Axis
         );
         let colour = curve.colour;
         for ((at, value), (min, max)) in std::iter::zip(&curve.points, &curve.ranges) {
-            let (at, value, min, max) = (x(*at), y(*value), y(*min), y(*max));
+            let (at, value) = (self.x(*at), self.y(*value));
+            let (min, max) = (self.y(*min), self.y(*max));
             let _ = write!(
                 out,
                 "<path stroke=\"{colour}\" d=\"M{at:.1} {min:.1}V{max:.1}\"/>\
@@ -191,8 +211,16 @@ pub(super) fn curves(title: &str, curves: &[Curve], x_axis: &Axis, y_axis: &Axis
             );
         }
     }
-    out.push_str("</svg>");
-    out
+}
+
+impl Axis {
+    /// Place of a value between the lowest tick (0) and the highest (1).
+    fn place(&self, value: f64) -> f64 {
+        let of_ticks = self.ticks.iter().map(|(value, _)| (self.scale)(*value));
+        let start = (f64::INFINITY, f64::NEG_INFINITY);
+        let (min, max) = of_ticks.fold(start, |(min, max), it| (min.min(it), max.max(it)));
+        (((self.scale)(value) - min) / (max - min).max(f64::MIN_POSITIVE)).clamp(0.0, 1.0)
+    }
 }
 
 fn open(title: &str, height: f64) -> String {

@@ -229,27 +229,7 @@ pub(super) fn short_name(path: PathKind) -> String {
 
 /// Remarks on one scenario, shown next to its tables.
 pub(super) fn remarks(report: &ScenarioReport) -> Vec<String> {
-    let mut remarks = Vec::new();
-    let all: usize = report.paths.iter().map(|path| path.rounds.len()).sum();
-    let noisy = report.noisy_rounds();
-    let count: usize = noisy.iter().map(|(_, rounds)| rounds.len()).sum();
-    if count > 0 && count == all {
-        remarks.push(format!(
-            "Doubtful: other processes took much CPU in all {all} measurements."
-        ));
-    } else if count > 0 {
-        let list: Vec<String> = noisy
-            .iter()
-            .map(|(path, rounds)| {
-                let rounds: Vec<String> = rounds.iter().map(usize::to_string).collect();
-                format!("{path} in round {}", rounds.join(", "))
-            })
-            .collect();
-        remarks.push(format!(
-            "Doubtful: other processes took much CPU in {count} of {all} measurements: {}.",
-            list.join("; ")
-        ));
-    }
+    let mut remarks: Vec<String> = noise(report).into_iter().collect();
     for LeftOut { path, reason } in &report.left_out {
         remarks.push(format!("{path} left out: it {reason}."));
     }
@@ -273,33 +253,64 @@ pub(super) fn remarks(report: &ScenarioReport) -> Vec<String> {
         ));
     }
     for path in &report.paths {
-        if path.unanswered > 0 {
-            remarks.push(format!(
-                "{}: {} of {} requests had no answer 5 s after the end; they are counted with the time \
-                 they waited.",
-                path.path, path.unanswered, path.round_trips
-            ));
-        }
-        let is_fanout = matches!(report.scenario, Scenario::Fanout { .. });
-        if is_fanout && path.median(Metric::LastP50Us).is_none() {
-            remarks.push(format!(
-                "{}: in at least one round no burst started within the measured time, because the burst of the \
-                 warm-up took longer: raise --duration.",
-                path.path
-            ));
-        }
-        if let Scenario::FirstEvents { .. } = report.scenario
-            && let Some(added) = path.added.get(&Metric::P99Us)
-        {
-            remarks.push(format!(
-                "{}: p99 of the first event is {added:.0} µs above that of direct.",
-                path.path
-            ));
-        }
-        if let Some(late) = late_generator(path) {
-            remarks.push(late);
-        }
+        remarks.extend(remarks_on(path, report.scenario));
     }
+    remarks
+}
+
+/// A remark if other processes took much CPU during measurements that the tables contain.
+fn noise(report: &ScenarioReport) -> Option<String> {
+    let all: usize = report.paths.iter().map(|path| path.rounds.len()).sum();
+    let noisy = report.noisy_rounds();
+    let count: usize = noisy.iter().map(|(_, rounds)| rounds.len()).sum();
+    if count == 0 {
+        return None;
+    }
+    if count == all {
+        return Some(format!(
+            "Doubtful: other processes took much CPU in all {all} measurements."
+        ));
+    }
+    let list: Vec<String> = noisy
+        .iter()
+        .map(|(path, rounds)| {
+            let rounds: Vec<String> = rounds.iter().map(usize::to_string).collect();
+            format!("{path} in round {}", rounds.join(", "))
+        })
+        .collect();
+    Some(format!(
+        "Doubtful: other processes took much CPU in {count} of {all} measurements: {}.",
+        list.join("; ")
+    ))
+}
+
+/// Remarks on the values of one path.
+fn remarks_on(path: &PathReport, scenario: Scenario) -> Vec<String> {
+    let mut remarks = Vec::new();
+    if path.unanswered > 0 {
+        remarks.push(format!(
+            "{}: {} of {} requests had no answer 5 s after the end; they are counted with the time \
+             they waited.",
+            path.path, path.unanswered, path.round_trips
+        ));
+    }
+    let is_fanout = matches!(scenario, Scenario::Fanout { .. });
+    if is_fanout && path.median(Metric::LastP50Us).is_none() {
+        remarks.push(format!(
+            "{}: in at least one round no burst started within the measured time, because the burst of the \
+             warm-up took longer: raise --duration.",
+            path.path
+        ));
+    }
+    if let Scenario::FirstEvents { .. } = scenario
+        && let Some(added) = path.added.get(&Metric::P99Us)
+    {
+        remarks.push(format!(
+            "{}: p99 of the first event is {added:.0} µs above that of direct.",
+            path.path
+        ));
+    }
+    remarks.extend(late_generator(path));
     remarks
 }
 

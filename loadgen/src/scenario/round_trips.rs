@@ -196,19 +196,7 @@ impl<'a, D: Dialogue> Worker<'a, D> {
         };
         let patience_ns = u64::try_from(patience.as_nanos()).unwrap_or(u64::MAX);
         let deadline_ns = window.until_ns.saturating_add(patience_ns);
-        if !matches!(pace, Pace::Open(_)) {
-            let first = match pace {
-                Pace::Once(first) => first,
-                _ => 0,
-            };
-            for index in first..self.connections.len() {
-                let due_ns = match pace {
-                    Pace::Burst(begun_ns) => begun_ns,
-                    _ => self.now_ns(),
-                };
-                self.request(index, due_ns, &mut run)?;
-            }
-        }
+        self.send_first(&mut run)?;
         let mut events = [epoll::Event {
             flags: epoll::EventFlags::empty(),
             data: epoll::EventData::new_u64(0),
@@ -251,6 +239,23 @@ impl<'a, D: Dialogue> Worker<'a, D> {
                 self.send_due(&mut run)?;
             }
         }
+    }
+
+    /// Sends the first request of each connection, unless the load is an open loop, whose schedule decides.
+    fn send_first(&mut self, run: &mut Run) -> Result<(), WorkerError> {
+        let first = match run.pace {
+            Pace::Open(_) => return Ok(()),
+            Pace::Once(first) => first,
+            Pace::Closed | Pace::Burst(_) => 0,
+        };
+        for index in first..self.connections.len() {
+            let due_ns = match run.pace {
+                Pace::Burst(begun_ns) => begun_ns,
+                _ => self.now_ns(),
+            };
+            self.request(index, due_ns, run)?;
+        }
+        Ok(())
     }
 
     /// Open loop: sends the due requests and sets the timer for the next request. Returns whether more

@@ -157,94 +157,29 @@ impl Known {
     ) -> anyhow::Result<RunningPeer> {
         let binary = self.binary(place.from)?;
         let libraries = place.libraries();
-        let mut peer = RunningPeer {
+        let peer = RunningPeer {
             hops: Vec::new(),
-            address: place.target,
+            address: free_address()?,
             facts: PeerFacts {
                 name: self.name().to_owned(),
                 version: self.version(&binary, &libraries),
                 hops: Vec::new(),
             },
         };
-        let mut start = |hop: &str, core: Option<usize>, arguments: &[String], told: String| {
-            let program = Program {
-                name: format!("{}-{hop}", self.name()),
-                path: binary.clone(),
-                arguments: arguments.iter().map(OsString::from).collect(),
-                environment: vec![(
-                    "LD_LIBRARY_PATH".to_owned(),
-                    libraries.clone().into_os_string(),
-                )],
-                cores: core.into_iter().collect(),
-                in_front: Vec::new(),
-            };
-            peer.facts.hops.push(seen_from_here(&told));
-            anyhow::Ok(Running::start(&program, place.directory)?)
+        let mut starting = Starting {
+            known: self,
+            place,
+            binary,
+            libraries,
+            peer,
         };
-        let (near_core, far_core) = place.cores;
-        let public = free_address()?;
-        let write = |hop: &str, ending: &str, text: &str| {
-            let file = place
-                .directory
-                .join(format!("{}-{hop}.{ending}", self.name()));
-            std::fs::write(&file, text)
-                .with_context(|| format!("cannot write {}", file.display()))?;
-            anyhow::Ok(file.to_string_lossy().into_owned())
-        };
-        let (near, far) = match self {
-            Self::Nginx | Self::HaProxy => {
-                let middle = free_address()?;
-                let mut hop = |name: &str, core, listen, to| {
-                    let (text, arguments) = if self == Self::Nginx {
-                        let module = stream_module(place.from);
-                        let text = nginx_configuration(module.as_deref(), listen, to);
-                        let file = write(name, "conf", &text)?;
-                        let folder = place.directory.to_string_lossy().into_owned();
-                        let arguments = ["-p", &folder, "-e", "stderr", "-c", &file];
-                        (text, arguments.map(str::to_owned).to_vec())
-                    } else {
-                        let text = haproxy_configuration(listen, to);
-                        let file = write(name, "cfg", &text)?;
-                        (text, ["-db", "-f", &file].map(str::to_owned).to_vec())
-                    };
-                    start(name, core, &arguments, text)
-                };
-                (
-                    hop("near", near_core, public, middle)?,
-                    hop("far", far_core, middle, place.target)?,
-                )
-            }
-            Self::Rathole => {
-                let control = free_address()?;
-                let (near_text, far_text) = rathole_configurations(control, public, place.target);
-                let (near_file, far_file) = (
-                    write("server", "toml", &near_text)?,
-                    write("client", "toml", &far_text)?,
-                );
-                (
-                    start("server", near_core, &[near_file], near_text)?,
-                    start("client", far_core, &[far_file], far_text)?,
-                )
-            }
-            Self::Bore => {
-                if TcpListener::bind((Ipv4Addr::LOCALHOST, BORE_CONTROL_PORT)).is_err() {
-                    bail!(
-                        "port {BORE_CONTROL_PORT} is in use, and bore's server cannot use another port: \
-                         is a bore server running?"
-                    );
-                }
-                let (near, far) = bore_arguments(public.port(), place.target);
-                let told = |arguments: &[String]| format!("bore {}", arguments.join(" "));
-                let server = start("server", near_core, &near, told(&near))?;
-                // bore's client exits at once if its server is not listening yet.
-                let control = SocketAddr::from((Ipv4Addr::LOCALHOST, BORE_CONTROL_PORT));
-                wait_until(interrupt, || Ok(TcpStream::connect(control).is_ok()))
-                    .context("bore's server is not listening")?;
-                (server, start("local", far_core, &far, told(&far))?)
-            }
-        };
-        peer.hops.extend([near, far]);
-        peer.address = public;
+        match self {
+            Self::Nginx | Self::HaProxy => starting.chain()?,
+            Self::Rathole => starting.rathole()?,
+            Self::Bore => starting.bore(interrupt)?,
+        }
+        let mut peer = starting.peer;
+        let public = peer.address;
         let is_there = || {
             let obituaries: Vec<String> = peer.obituaries().collect();
             anyhow::ensure!(obituaries.is_empty(), obituaries.join("\n"));
@@ -253,6 +188,110 @@ impl Known {
         wait_until(interrupt, is_there)
             .with_context(|| format!("no answer through {}", self.name()))?;
         Ok(peer)
+    }
+}
+
+/// A peer whose hops are being started, the hop next to the client first.
+struct Starting<'a> {
+    known: Known,
+    place: &'a Place<'a>,
+    binary: PathBuf,
+    libraries: PathBuf,
+    peer: RunningPeer,
+}
+
+impl Starting<'_> {
+    /// nginx or HAProxy, twice: the near hop forwards to the far hop, and that to the target.
+    fn chain(&mut self) -> anyhow::Result<()> {
+        let (near_core, far_core) = self.place.cores;
+        let middle = free_address()?;
+        self.forwarder("near", near_core, self.peer.address, middle)?;
+        self.forwarder("far", far_core, middle, self.place.target)
+    }
+
+    /// One nginx or HAProxy.
+    fn forwarder(
+        &mut self,
+        hop: &str,
+        core: Option<usize>,
+        listen: SocketAddr,
+        to: SocketAddr,
+    ) -> anyhow::Result<()> {
+        let (text, arguments) = if self.known == Known::Nginx {
+            let module = stream_module(self.place.from);
+            let text = nginx_configuration(module.as_deref(), listen, to);
+            let file = self.write(hop, "conf", &text)?;
+            let folder = self.place.directory.to_string_lossy().into_owned();
+            let arguments = ["-p", &folder, "-e", "stderr", "-c", &file];
+            (text, arguments.map(str::to_owned).to_vec())
+        } else {
+            let text = haproxy_configuration(listen, to);
+            let file = self.write(hop, "cfg", &text)?;
+            (text, ["-db", "-f", &file].map(str::to_owned).to_vec())
+        };
+        self.start(hop, core, &arguments, &text)
+    }
+
+    /// rathole's server and client.
+    fn rathole(&mut self) -> anyhow::Result<()> {
+        let (near_core, far_core) = self.place.cores;
+        let control = free_address()?;
+        let (near_text, far_text) =
+            rathole_configurations(control, self.peer.address, self.place.target);
+        let near_file = self.write("server", "toml", &near_text)?;
+        let far_file = self.write("client", "toml", &far_text)?;
+        self.start("server", near_core, &[near_file], &near_text)?;
+        self.start("client", far_core, &[far_file], &far_text)
+    }
+
+    /// bore's server and local client.
+    fn bore(&mut self, interrupt: &Interrupt) -> anyhow::Result<()> {
+        let (near_core, far_core) = self.place.cores;
+        let control = SocketAddr::from((Ipv4Addr::LOCALHOST, BORE_CONTROL_PORT));
+        if TcpListener::bind(control).is_err() {
+            bail!(
+                "port {BORE_CONTROL_PORT} is in use, and bore's server cannot use another port: \
+                 is a bore server running?"
+            );
+        }
+        let (near, far) = bore_arguments(self.peer.address.port(), self.place.target);
+        let told = |arguments: &[String]| format!("bore {}", arguments.join(" "));
+        self.start("server", near_core, &near, &told(&near))?;
+        // bore's client exits at once if its server is not listening yet.
+        wait_until(interrupt, || Ok(TcpStream::connect(control).is_ok()))
+            .context("bore's server is not listening")?;
+        self.start("local", far_core, &far, &told(&far))
+    }
+
+    /// Writes a configuration into the run's folder; returns its path.
+    fn write(&self, hop: &str, ending: &str, text: &str) -> anyhow::Result<String> {
+        let name = format!("{}-{hop}.{ending}", self.known.name());
+        let file = self.place.directory.join(name);
+        std::fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
+        Ok(file.to_string_lossy().into_owned())
+    }
+
+    /// Starts one hop; the report shows `told` as its configuration.
+    fn start(
+        &mut self,
+        hop: &str,
+        core: Option<usize>,
+        arguments: &[String],
+        told: &str,
+    ) -> anyhow::Result<()> {
+        let libraries = self.libraries.clone().into_os_string();
+        let program = Program {
+            name: format!("{}-{hop}", self.known.name()),
+            path: self.binary.clone(),
+            arguments: arguments.iter().map(OsString::from).collect(),
+            environment: vec![("LD_LIBRARY_PATH".to_owned(), libraries)],
+            cores: core.into_iter().collect(),
+            in_front: Vec::new(),
+        };
+        self.peer.facts.hops.push(seen_from_here(told));
+        let running = Running::start(&program, self.place.directory)?;
+        self.peer.hops.push(running);
+        Ok(())
     }
 }
 

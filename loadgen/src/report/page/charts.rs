@@ -63,77 +63,17 @@ pub(super) fn latency_plot(report: &ScenarioReport, styles: &Styles) -> String {
 /// Plots CPU time per round trip by the number of connections, for each message size that was run with
 /// at least three numbers of connections.
 pub(super) fn scaling(report: &Report, styles: &Styles) -> String {
-    let mut sizes: Vec<usize> = Vec::new();
-    let shape = |scenario: Scenario| match scenario {
-        Scenario::RoundTrips {
-            messages,
-            pacing: Pacing::Closed,
-        } => Some((messages.bytes, messages.connections)),
-        _ => None,
-    };
-    sizes.extend(
-        report
-            .scenarios
-            .iter()
-            .filter_map(|one| Some(shape(one.scenario)?.0)),
-    );
+    let mut sizes: Vec<usize> = report
+        .scenarios
+        .iter()
+        .filter_map(|one| Some(shape(one.scenario)?.0))
+        .collect();
     sizes.sort_unstable();
     sizes.dedup();
-    let mut out = String::new();
-    for size in sizes {
-        let mut of_size: Vec<(f64, &ScenarioReport)> = report
-            .scenarios
-            .iter()
-            .filter_map(|one| {
-                let (bytes, connections) = shape(one.scenario)?;
-                (bytes == size).then_some((connections as f64, one))
-            })
-            .collect();
-        of_size.sort_by(|a, b| a.0.total_cmp(&b.0));
-        if of_size.len() < 3 {
-            continue;
-        }
-        let list: Vec<Curve> = styles
-            .0
-            .iter()
-            .filter_map(|(kind, _)| {
-                let point = |(connections, one): &(f64, &ScenarioReport)| {
-                    let path = one.paths.iter().find(|path| path.path == *kind)?;
-                    Some((*connections, path.median(Metric::HopsCpu)?))
-                };
-                let points: Vec<(f64, f64)> = of_size.iter().filter_map(point).collect();
-                (points.len() > 2).then(|| curve(*kind, points, styles))
-            })
-            .collect();
-        let points = list.iter().flat_map(|curve| &curve.points);
-        let highest = points.map(|point| point.1).fold(0.0, f64::max);
-        if list.is_empty() {
-            continue;
-        }
-        let x_axis = Axis {
-            title: "connections (logarithmic)".to_owned(),
-            scale: f64::log2,
-            ticks: of_size
-                .iter()
-                .map(|(value, _)| (*value, grouped(*value, 0)))
-                .collect(),
-        };
-        let y_axis = Axis {
-            title: "hops' CPU, µs per round trip".to_owned(),
-            scale: |value| value,
-            ticks: steps(highest)
-                .into_iter()
-                .map(|value| (value, grouped(value, if highest < 5.0 { 1 } else { 0 })))
-                .collect(),
-        };
-        let _ = writeln!(
-            out,
-            "<figure><figcaption><b>Messages of {size} B, closed loop</b> <span>less is \
-             better</span></figcaption>{}{}</figure>",
-            curves("CPU per round trip", &list, &x_axis, &y_axis),
-            legend(&list)
-        );
-    }
+    let plots = sizes
+        .into_iter()
+        .filter_map(|size| scaling_of(report, size, styles));
+    let out: String = plots.collect();
     if out.is_empty() {
         return out;
     }
@@ -142,6 +82,73 @@ pub(super) fn scaling(report: &Report, styles: &Styles) -> String {
          <div class=\"plots\">{out}</div>\n",
         words::SCALING
     )
+}
+
+/// Message size and number of connections of a closed loop of round trips.
+fn shape(scenario: Scenario) -> Option<(usize, usize)> {
+    match scenario {
+        Scenario::RoundTrips {
+            messages,
+            pacing: Pacing::Closed,
+        } => Some((messages.bytes, messages.connections)),
+        _ => None,
+    }
+}
+
+/// Plots CPU time per round trip for messages of `size` bytes; `None` if fewer than three numbers of connections were
+/// measured.
+fn scaling_of(report: &Report, size: usize, styles: &Styles) -> Option<String> {
+    let mut of_size: Vec<(f64, &ScenarioReport)> = report
+        .scenarios
+        .iter()
+        .filter_map(|one| {
+            let (bytes, connections) = shape(one.scenario)?;
+            (bytes == size).then_some((connections as f64, one))
+        })
+        .collect();
+    of_size.sort_by(|a, b| a.0.total_cmp(&b.0));
+    if of_size.len() < 3 {
+        return None;
+    }
+    let list: Vec<Curve> = styles
+        .0
+        .iter()
+        .filter_map(|(kind, _)| {
+            let point = |(connections, one): &(f64, &ScenarioReport)| {
+                let path = one.paths.iter().find(|path| path.path == *kind)?;
+                Some((*connections, path.median(Metric::HopsCpu)?))
+            };
+            let points: Vec<(f64, f64)> = of_size.iter().filter_map(point).collect();
+            (points.len() > 2).then(|| curve(*kind, points, styles))
+        })
+        .collect();
+    if list.is_empty() {
+        return None;
+    }
+    let points = list.iter().flat_map(|curve| &curve.points);
+    let highest = points.map(|point| point.1).fold(0.0, f64::max);
+    let x_axis = Axis {
+        title: "connections (logarithmic)".to_owned(),
+        scale: f64::log2,
+        ticks: of_size
+            .iter()
+            .map(|(value, _)| (*value, grouped(*value, 0)))
+            .collect(),
+    };
+    let y_axis = Axis {
+        title: "hops' CPU, µs per round trip".to_owned(),
+        scale: |value| value,
+        ticks: steps(highest)
+            .into_iter()
+            .map(|value| (value, grouped(value, if highest < 5.0 { 1 } else { 0 })))
+            .collect(),
+    };
+    Some(format!(
+        "<figure><figcaption><b>Messages of {size} B, closed loop</b> <span>less is \
+         better</span></figcaption>{}{}</figure>\n",
+        curves("CPU per round trip", &list, &x_axis, &y_axis),
+        legend(&list)
+    ))
 }
 
 fn curve(kind: PathKind, points: Vec<(f64, f64)>, styles: &Styles) -> Curve {
