@@ -64,7 +64,7 @@ fn matching_end(tokens: &[Token], open: usize) -> usize {
 }
 
 /// Index after the item that starts at `at`, including further attributes.
-fn item_end(tokens: &[Token], mut at: usize) -> usize {
+pub(crate) fn item_end(tokens: &[Token], mut at: usize) -> usize {
     while at < tokens.len() {
         match tokens[at].text.as_str() {
             ";" => return at + 1,

@@ -113,6 +113,11 @@ fn files_are_short_or_say_why_not() {
 }
 
 #[test]
+fn functions_are_short() {
+    hold(rules::functions_stay_short);
+}
+
+#[test]
 fn files_say_what_they_hold() {
     hold(rules::files_say_what_they_hold);
 }

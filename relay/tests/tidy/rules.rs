@@ -1,4 +1,4 @@
-//! Rules for a single file: length, head, names, leftovers, blanks.
+//! Rules for a single file: length, functions, head, names, leftovers, blanks.
 
 use crate::Finding;
 use crate::source::Source;
@@ -9,6 +9,18 @@ const LINES_WITHOUT_REASON_MAX: usize = 600;
 const LINES_MAX: usize = 800;
 /// Beginning of the line that gives the reason.
 const REASON: &str = "//! Long because ";
+
+/// Lines that a function may have at most, from `fn` to its closing brace.
+const FUNCTION_LINES_MAX: usize = 70;
+
+/// Files whose functions may be longer: the mux's state machine of frames is read as one table.
+const LONG_FUNCTIONS: &[&str] = &["wire/src/mux/input.rs", "wire/src/mux/receive.rs"];
+
+/// Files with a function that is longer and not split yet.
+const NOT_SPLIT_YET: &[&str] = &[
+    "relay/src/config/load.rs",
+    "relay/src/listen/http/forward.rs",
+];
 
 /// Module names that do not tell the content.
 const EMPTY_NAMES: &[&str] = &[
@@ -48,6 +60,35 @@ fn gives_reason(source: &Source) -> bool {
         line.strip_prefix(REASON)
             .is_some_and(|reason| reason.trim().len() > 10)
     })
+}
+
+pub(crate) fn functions_stay_short(sources: &[Source]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for source in sources {
+        let mut exempt = LONG_FUNCTIONS.iter().chain(NOT_SPLIT_YET);
+        let is_exempt = source.is_generated() || exempt.any(|path| *path == source.path);
+        if is_exempt || !source.path.contains("/src/") {
+            continue;
+        }
+        for (at, token) in source.tokens.iter().enumerate() {
+            if token.text != "fn" || token.is_test {
+                continue;
+            }
+            let Some(last) = source.body_end(at) else {
+                continue;
+            };
+            let lines = last - token.line + 1;
+            if lines > FUNCTION_LINES_MAX {
+                let name = &source.tokens[at + 1].text;
+                let what = format!(
+                    "`{name}` has {lines} lines; split it where its parts have names, \
+                     {FUNCTION_LINES_MAX} is the most"
+                );
+                findings.push(Finding::new(source, token.line, what));
+            }
+        }
+    }
+    findings
 }
 
 /// True for everything except Markdown and TOML.

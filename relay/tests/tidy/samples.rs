@@ -5,9 +5,9 @@ use crate::layering::{
     shards_share_nothing, unsafe_stays_behind_its_doors,
 };
 use crate::rules::{
-    comments_name_their_nouns, files_say_what_they_hold, files_stay_short, ignored_tests_say_why,
-    modules_have_real_names, names_follow_the_glossary, nothing_is_left_undone,
-    nothing_unwraps_outside_tests, text_is_clean,
+    comments_name_their_nouns, files_say_what_they_hold, files_stay_short, functions_stay_short,
+    ignored_tests_say_why, modules_have_real_names, names_follow_the_glossary,
+    nothing_is_left_undone, nothing_unwraps_outside_tests, text_is_clean,
 };
 use crate::source::Source;
 use crate::{Finding, Rule};
@@ -270,6 +270,36 @@ fn a_long_file_is_caught() {
     catches(rule, "relay/src/a.rs", &with_head(reason, 800), &[801]);
     catches(rule, "e2e/fixtures/a.py", &with_head("# A", 801), &[801]);
     passes(rule, "wire/src/generated.rs", &with_head("//! A.", 9000));
+}
+
+#[test]
+fn a_long_function_is_caught() {
+    let rule = functions_stay_short;
+    let of_lines = |head: &str, lines: usize| {
+        let body = "    // A line.\n".repeat(lines - 2);
+        format!("{head} {{\n{body}}}\n")
+    };
+    let path = "relay/src/a.rs";
+    passes(rule, path, &of_lines("fn f()", 70));
+    catches(rule, path, &of_lines("fn f()", 71), &[1]);
+    // The length counts from `fn`, over brackets of arguments, result and bounds.
+    let head =
+        "#[inline]\nasync fn f(\n    a: &[u8; 2],\n) -> [u8; { 1 + 1 }]\nwhere\n    F: Fn(u8)";
+    passes(rule, path, &of_lines(head, 66));
+    catches(rule, path, &of_lines(head, 67), &[2]);
+    let inside = format!("impl A {{\n    fn f();\n{}}}\n", of_lines("    fn g()", 71));
+    catches(rule, path, &inside, &[3]);
+    let quoted = format!("fn f() {{\n    r#\"\n}}{}\"#;\n}}\n", "\n".repeat(70));
+    catches(rule, path, &quoted, &[1]);
+    let types = "struct A {\n    f: fn(u8),\n}\n";
+    passes(rule, path, &format!("{types}{}", of_lines("mod b", 80)));
+    passes(
+        rule,
+        path,
+        &format!("#[cfg(test)]\n{}", of_lines("fn f()", 71)),
+    );
+    passes(rule, "relay/tests/a.rs", &of_lines("fn f()", 71));
+    passes(rule, "wire/src/mux/input.rs", &of_lines("fn next()", 99));
 }
 
 #[test]

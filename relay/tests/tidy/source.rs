@@ -5,7 +5,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::lexer::{Token, lex, mark_tests};
+use crate::lexer::{Token, item_end, lex, mark_tests};
 
 /// Folders that are skipped wherever they are.
 const FOLDERS_SKIPPED: &[&str] = &[
@@ -92,6 +92,17 @@ impl Source {
                 .zip(words)
                 .all(|(token, word)| token.text == *word)
         })
+    }
+
+    /// Line of the brace that closes the body of the function whose `fn` is the token at `at`; `None` for a function
+    /// without a body, and for a type such as `fn(u8)`.
+    pub(crate) fn body_end(&self, at: usize) -> Option<usize> {
+        if !self.word(at + 1) {
+            return None;
+        }
+        let last = item_end(&self.tokens, at).checked_sub(1)?;
+        let last = self.tokens.get(last)?;
+        (last.text == "}").then_some(last.line)
     }
 
     /// Lines where `words` follow each other; in test code only if `tests_too`.
