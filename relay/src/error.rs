@@ -90,16 +90,6 @@ pub enum ConfigError {
         hint: String,
     },
     /// A value that its setting does not accept.
-    #[error("{origin}: {value:?} is not {expected}")]
-    Value {
-        /// The setting, with its source.
-        origin: String,
-        /// The value.
-        value: String,
-        /// Description of accepted values.
-        expected: &'static str,
-    },
-    /// A value that is refused with an explanation.
     #[error("{origin}: {value} {problem}")]
     Unfit {
         /// The setting, with its source.

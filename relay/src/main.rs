@@ -15,8 +15,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, anyhow, bail};
 use ring::rand::{SecureRandom, SystemRandom};
 use serde_json::{Value, json};
-use tieline_relay::cli::{self, Invocation, Layer, TokenOrder};
-use tieline_relay::config::{self, Options};
+use tieline_relay::cli::{self, Invocation, TokenOrder};
+use tieline_relay::config::{self, Layer, Options};
 use tieline_relay::error::{ConfigError, EXIT_FAILED, EXIT_USAGE, ListenKind, StartError};
 use tieline_relay::{Config, Relay, ShardLost, issue_token, new_token};
 use tokio::signal::unix::{SignalKind, signal};
@@ -65,9 +65,9 @@ fn judge(error: &anyhow::Error) -> (u8, String) {
 }
 
 fn serve(config: Option<PathBuf>, flags: Layer) -> anyhow::Result<()> {
-    let environment = cli::environment(std::env::vars_os())?;
+    let environment = config::environment(std::env::vars_os())?;
     let named = |value: OsString| (!value.is_empty()).then(|| PathBuf::from(value));
-    let file = config.or_else(|| std::env::var_os(cli::CONFIG_VARIABLE).and_then(named));
+    let file = config.or_else(|| std::env::var_os(config::CONFIG_VARIABLE).and_then(named));
     let Options { config, log, json } = config::load(flags, environment, file.as_deref())?;
     cli::start_logging(log)?;
 

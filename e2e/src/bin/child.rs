@@ -14,8 +14,9 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use serde_json::json;
-use tieline_relay::cli::{Invocation, Layer, parse};
-use tieline_relay::{Relay, config};
+use tieline_relay::Relay;
+use tieline_relay::cli::{Invocation, parse};
+use tieline_relay::config::{self, Layer};
 
 fn main() -> Result<ExitCode> {
     let mut arguments: Vec<OsString> = std::env::args_os().collect();

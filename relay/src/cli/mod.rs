@@ -1,23 +1,19 @@
-//! The table of settings, and the command line and environment variables made from it.
+//! The command line: flags of the settings, which [`crate::config`] defines, and the commands for tokens.
 //!
-//! Values are unparsed text here, with their source; [`crate::config`] parses and checks them.
+//! Values of settings are unparsed text here; [`crate::config`] parses and checks them.
 
-mod environment;
 mod log;
-mod settings;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::builder::{NonEmptyStringValueParser, PossibleValuesParser};
+use clap::builder::{NonEmptyStringValueParser, PossibleValuesParser, ValueParser};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use tieline_token::Scope;
 
-pub use self::environment::{CONFIG_VARIABLE, ENVIRONMENT_PREFIX, Layer, environment};
-pub(crate) use self::environment::{Origin, Raw};
 pub use self::log::start_logging;
-pub(crate) use self::settings::{Arity, SETTINGS, Setting};
+use crate::config::{Layer, Origin, Raw, every_setting};
 
 /// Claims of a token to make, as given on the command line.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -81,7 +77,11 @@ pub fn command() -> Command {
                 .help("TOML file with settings")
                 .value_parser(clap::value_parser!(PathBuf)),
         )
-        .args(SETTINGS.iter().map(Setting::argument))
+        .args(
+            every_setting()
+                .into_iter()
+                .map(|setting| setting.value_parser(ValueParser::string())),
+        )
         .subcommand(
             Command::new("token")
                 .about("Tokens for agents and callers")
@@ -190,29 +190,16 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation
         Some((_, new)) => return Ok(Invocation::NewToken(token_order(new))),
         None => {}
     }
-    let given = |key: &str| matches.value_source(key) == Some(ValueSource::CommandLine);
-    let flags = SETTINGS
-        .iter()
-        .filter(|setting| given(setting.key))
-        .map(|setting| {
-            let values = match setting.arity {
-                Arity::Switch => vec!["true".to_owned()],
-                Arity::One | Arity::Many => texts(&matches, setting.key),
-            };
-            (
-                setting.key,
-                Raw {
-                    values,
-                    origin: Origin::Flag,
-                },
-            )
-        })
-        .collect();
+    let mut flags = Layer::default();
+    for setting in every_setting() {
+        let key = setting.get_id().as_str();
+        if matches.value_source(key) == Some(ValueSource::CommandLine) {
+            let (values, origin) = (texts(&matches, key), Origin::Flag);
+            flags.0.insert(key.to_owned(), Raw { values, origin });
+        }
+    }
     let config = matches.get_one::<PathBuf>("config").cloned();
-    Ok(Invocation::Serve {
-        config,
-        flags: Layer(flags),
-    })
+    Ok(Invocation::Serve { config, flags })
 }
 
 fn texts(matches: &ArgMatches, name: &str) -> Vec<String> {

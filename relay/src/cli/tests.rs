@@ -1,4 +1,5 @@
 use super::*;
+use crate::config::environment;
 use crate::error::ConfigError;
 
 fn parse_words(words: &[&str]) -> Result<Invocation, clap::Error> {

@@ -1,8 +1,11 @@
 //! Settings of the audit log.
 
+use std::convert::Infallible;
 use std::path::PathBuf;
 
-use super::load::{NUMBER, Settings, number};
+use clap::Args;
+
+use super::values::{Never, never, number, set};
 use super::{conflict, in_range};
 use crate::error::ConfigError;
 
@@ -12,6 +15,40 @@ const MAX_BYTES: u64 = 256 * 1024 * 1024;
 /// Bounds of [`AuditConfig::max_bytes`]. The lower one is the most that the audit log writes at once.
 const MAX_BYTES_MIN: u64 = 64 * 1024;
 const MAX_BYTES_MAX: u64 = 1 << 40;
+
+/// Why `audit_keep` is refused.
+const KEEP_GONE: Never = Never::Gone(
+    "the relay keeps one full file, audit_file with .old at its end; logrotate keeps more, see \"The audit log\" in \
+     docs/OPERATIONS.md",
+);
+
+/// Settings of the audit log.
+#[derive(Debug, Default, Args)]
+pub(super) struct AuditSettings {
+    /// File for the audit log: registrations, calls and refusals as JSON lines [default: none]
+    #[arg(long, value_name = "FILE")]
+    audit_file: Option<PathBuf>,
+    /// Size at which audit_file becomes audit_file.old, the one full file kept [default: 268435456]
+    #[arg(long, value_name = "BYTES", value_parser = number::<u64>)]
+    audit_max_bytes: Option<u64>,
+    /// Gone: one full audit file is kept, logrotate keeps more
+    #[arg(long, value_name = "N", value_parser = never(KEEP_GONE))]
+    audit_keep: Option<Infallible>,
+}
+
+impl AuditSettings {
+    pub(super) fn config(self) -> Result<Option<AuditConfig>, ConfigError> {
+        let Some(file) = self.audit_file else {
+            return match self.audit_max_bytes {
+                Some(_) => conflict("audit_max_bytes does nothing without audit_file"),
+                None => Ok(None),
+            };
+        };
+        let mut audit = AuditConfig::new(file);
+        set(&mut audit.max_bytes, self.audit_max_bytes);
+        Ok(Some(audit))
+    }
+}
 
 /// Where the audit log is written, and how large it may get.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,28 +67,6 @@ impl AuditConfig {
             file,
             max_bytes: MAX_BYTES,
         }
-    }
-
-    /// Reads the settings of the audit log.
-    pub(super) fn read(settings: &Settings) -> Result<Option<Self>, ConfigError> {
-        if let Some(raw) = settings.raw("audit_keep") {
-            return conflict(format!(
-                "{} is gone: the relay keeps one full file, audit_file with .old at its end; logrotate keeps more, see \
-                 \"The audit log\" in docs/OPERATIONS.md",
-                raw.describe("audit_keep")
-            ));
-        }
-        let max_bytes = settings.one("audit_max_bytes", NUMBER, number)?;
-        let Some(file) = settings.path("audit_file")? else {
-            if max_bytes.is_some() {
-                return conflict("audit_max_bytes does nothing without audit_file");
-            }
-            return Ok(None);
-        };
-        Ok(Some(Self {
-            file,
-            max_bytes: max_bytes.unwrap_or(MAX_BYTES),
-        }))
     }
 
     pub(super) fn check(&self) -> Result<(), ConfigError> {

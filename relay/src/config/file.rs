@@ -10,11 +10,9 @@ use tieline_token::{Jwks, Key, KeySet};
 use tracing::warn;
 
 use super::denylist::Denylist;
-use super::load::SWITCH;
 use super::place;
 use super::tokens::TokenTable;
-use super::{conflict, words};
-use crate::cli::{Arity, Layer, Origin, Raw, Setting};
+use super::words;
 use crate::error::ConfigError;
 
 /// Longest settings, key or secret file that is read, in bytes.
@@ -70,85 +68,12 @@ impl Guard {
     }
 }
 
-/// Reads the settings in a TOML file.
-pub(super) fn read_settings(path: &Path) -> Result<Layer, ConfigError> {
-    let table: toml::Table = parse(path, read(path, FILE_BYTES_MAX, Guard::Unchanged)?)?;
-    let mut layer = Layer::default();
-    let mut flat = Vec::new();
-    flatten("", table, &mut flat);
-    for (written, key, value) in flat {
-        let mut raw = Raw {
-            values: Vec::new(),
-            origin: Origin::File(path.to_owned()),
-        };
-        let origin = raw.describe(&written);
-        let Some(setting) = Setting::find(&key) else {
-            return Err(ConfigError::Unknown {
-                origin,
-                hint: Setting::hint(&key, |near| format!("`{near}`")),
-            });
-        };
-        raw.values = file_values(setting, &value).ok_or_else(|| ConfigError::Unfit {
-            origin,
-            value: words::value(&value),
-            problem: match setting.arity {
-                Arity::One => "stands where a text or a whole number belongs".to_owned(),
-                Arity::Many => {
-                    "stands where a list of texts belongs, such as [\"one\", \"two\"]".to_owned()
-                }
-                Arity::Switch => format!("stands where {SWITCH} belongs"),
-            },
-        })?;
-        if layer.0.insert(setting.key, raw).is_some() {
-            return conflict(format!(
-                "`{}` in {} is set twice, once alone and once in a table",
-                setting.key,
-                path.display()
-            ));
-        }
-    }
-    Ok(layer)
-}
-
-fn file_values(setting: &Setting, value: &toml::Value) -> Option<Vec<String>> {
-    use toml::Value;
-    let one = match (setting.arity, value) {
-        (Arity::Many, Value::Array(list)) => {
-            return list
-                .iter()
-                .map(|one| one.as_str().map(str::to_owned))
-                .collect();
-        }
-        (Arity::One | Arity::Many, Value::String(text)) => text.clone(),
-        (Arity::One, Value::Integer(number)) => number.to_string(),
-        (Arity::Switch, Value::Boolean(yes)) => yes.to_string(),
-        _ => return None,
-    };
-    Some(vec![one])
-}
-
-/// Turns tables into settings: `issuer` in the table `[jwt]` is the setting `jwt_issuer`. Each entry of
-/// `flat` is the key as written, the setting's key, and the value.
-fn flatten(prefix: &str, table: toml::Table, flat: &mut Vec<(String, String, toml::Value)>) {
-    let dots = prefix.replace('_', ".");
-    for (key, value) in table {
-        let (written, name) = match prefix {
-            "" => (key.clone(), key.clone()),
-            // `auth` is both a table and a setting: its own value is `mode` in the table.
-            "auth" if key == "mode" => ("auth.mode".to_owned(), "auth".to_owned()),
-            _ => (format!("{dots}.{key}"), format!("{prefix}_{key}")),
-        };
-        let is_prefix = |setting: &Setting| {
-            let rest = setting.key.strip_prefix(name.as_str());
-            rest.is_some_and(|rest| rest.starts_with('_'))
-        };
-        match value {
-            toml::Value::Table(inner) if crate::cli::SETTINGS.iter().any(is_prefix) => {
-                flatten(&name, inner, flat);
-            }
-            value => flat.push((written, name, value)),
-        }
-    }
+/// Reads a file of settings, which other users must not be able to change.
+///
+/// # Errors
+/// [`ConfigError`] names the file, and the line that is not TOML.
+pub(super) fn read_settings_table(path: &Path) -> Result<toml::Table, ConfigError> {
+    parse(path, read(path, FILE_BYTES_MAX, Guard::Unchanged)?)
 }
 
 /// Parses a TOML file's content.

@@ -3,12 +3,58 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use clap::{ArgAction, Args};
 use http::HeaderName;
 use ipnet::IpNet;
 
 use super::in_range;
-use super::load::{SWITCH, Settings, TIME, boolean, parse_duration, set};
+use super::values::{expected, set, switch, time};
 use crate::error::ConfigError;
+
+/// Values that some settings accept, for errors.
+const ORIGIN: &str = "an origin such as https://app.example, or *";
+const NETWORK: &str = "a network such as 10.0.0.0/8, or an address";
+const FREE_FIELD: &str = "the name of a header field that is free, such as X-Target-Authorization";
+
+/// Settings of the HTTP front.
+#[derive(Debug, Default, Args)]
+pub(super) struct HttpSettings {
+    /// Origin of web pages that may use tunnels, as in https://app.example; repeats, `*` for any
+    #[arg(long, value_name = "ORIGIN", value_parser = expected(ORIGIN, origin))]
+    allow_origin: Option<Vec<String>>,
+    /// Networks of proxies whose X-Forwarded-* fields are trusted, as in 10.0.0.0/8; repeats
+    #[arg(long, value_name = "NET", value_parser = expected(NETWORK, network))]
+    trusted_proxies: Option<Vec<IpNet>>,
+    /// Connections from trusted proxies begin with the PROXY protocol, version 2
+    #[arg(long, action = ArgAction::SetTrue, value_parser = switch)]
+    proxy_protocol: Option<bool>,
+    /// Request field that reaches the target as Authorization, where Authorization has the relay's token
+    #[arg(long, value_name = "FIELD", value_parser = expected(FREE_FIELD, free_field))]
+    target_authorization_header: Option<HeaderName>,
+    /// How long requests wait for a lost agent to come back [default: 5s]
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    offline_grace: Option<Duration>,
+    /// Time after the start in which unknown tunnels count as offline [default: 30s]
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    start_grace: Option<Duration>,
+    /// Idle time before an event stream gets a keep-alive comment; 0s: never [default: 15s]
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    sse_keepalive: Option<Duration>,
+}
+
+impl HttpSettings {
+    pub(super) fn config(self) -> HttpConfig {
+        let mut http = HttpConfig::default();
+        set(&mut http.allow_origins, self.allow_origin);
+        set(&mut http.trusted_proxies, self.trusted_proxies);
+        set(&mut http.proxy_protocol, self.proxy_protocol);
+        http.target_authorization = self.target_authorization_header;
+        set(&mut http.offline_grace, self.offline_grace);
+        set(&mut http.start_grace, self.start_grace);
+        set(&mut http.sse_keepalive, self.sse_keepalive);
+        http
+    }
+}
 
 /// Settings of the HTTP front: permissions of callers, and timeouts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,39 +91,6 @@ impl Default for HttpConfig {
 }
 
 impl HttpConfig {
-    /// Reads the settings of the HTTP front.
-    ///
-    /// # Errors
-    /// [`ConfigError`] names the flag, variable or key.
-    pub(super) fn read(settings: &Settings) -> Result<Self, ConfigError> {
-        let mut http = Self::default();
-        let origins = "an origin such as https://app.example, or *";
-        let networks = "a network such as 10.0.0.0/8, or an address";
-        set(
-            &mut http.allow_origins,
-            settings.many("allow_origin", origins, origin)?,
-        );
-        set(
-            &mut http.trusted_proxies,
-            settings.many("trusted_proxies", networks, network)?,
-        );
-        set(
-            &mut http.proxy_protocol,
-            settings.one("proxy_protocol", SWITCH, boolean)?,
-        );
-        let field = "the name of a header field that is free, such as X-Target-Authorization";
-        http.target_authorization =
-            settings.one("target_authorization_header", field, free_field)?;
-        for (key, place) in [
-            ("offline_grace", &mut http.offline_grace),
-            ("start_grace", &mut http.start_grace),
-            ("sse_keepalive", &mut http.sse_keepalive),
-        ] {
-            set(place, settings.one(key, TIME, parse_duration)?);
-        }
-        Ok(http)
-    }
-
     pub(super) fn check(&self) -> Result<(), ConfigError> {
         if self.proxy_protocol && self.trusted_proxies.is_empty() {
             let text = "proxy_protocol: without trusted_proxies any caller could claim another caller's \

@@ -1,6 +1,8 @@
 //! Settings that limit what one token holder or one address may use.
 
-use super::load::{NUMBER, Settings, number, set};
+use clap::Args;
+
+use super::values::{number, set};
 use super::{Auth, conflict, in_range};
 use crate::error::ConfigError;
 
@@ -9,6 +11,72 @@ const COUNT_MAX: u32 = 1_000_000;
 
 /// Largest limit on bytes per second.
 const BYTES_MAX: u64 = 1 << 40;
+
+/// Settings of the limits.
+#[derive(Debug, Default, Args)]
+pub(super) struct LimitsSettings {
+    /// Registrations per minute of each token holder [default: no limit]
+    #[arg(long, value_name = "N", value_parser = number::<u32>)]
+    limits_sub_registrations_per_minute: Option<u32>,
+    /// Open sessions and requests of each token holder [default: no limit]
+    #[arg(long, value_name = "N", value_parser = number::<u32>)]
+    limits_sub_sessions: Option<u32>,
+    /// Requests and new sessions per second of each token holder [default: no limit]
+    #[arg(long, value_name = "N", value_parser = number::<u32>)]
+    limits_sub_requests_per_second: Option<u32>,
+    /// Payload per second of each token holder [default: no limit]
+    #[arg(long, value_name = "BYTES", value_parser = number::<u64>)]
+    limits_sub_bytes_per_second: Option<u64>,
+    /// Tunnels at a time of each token holder; 0: no limit [default: an eighth of max_tunnels]
+    #[arg(long, value_name = "N", value_parser = number::<u32>)]
+    limits_sub_tunnels: Option<u32>,
+    /// Tunnels at a time of each address whose agents have no token holder; 0: no limit [default: 16384]
+    #[arg(long, value_name = "N", value_parser = number::<u32>)]
+    limits_address_tunnels: Option<u32>,
+    /// Registrations per minute of each address [default: no limit]
+    #[arg(long, value_name = "N", value_parser = number::<u32>)]
+    limits_address_registrations_per_minute: Option<u32>,
+    /// Open sessions and requests of each address [default: no limit]
+    #[arg(long, value_name = "N", value_parser = number::<u32>)]
+    limits_address_sessions: Option<u32>,
+    /// Requests and new sessions per second of each address [default: no limit]
+    #[arg(long, value_name = "N", value_parser = number::<u32>)]
+    limits_address_requests_per_second: Option<u32>,
+    /// Payload per second of each address [default: no limit]
+    #[arg(long, value_name = "BYTES", value_parser = number::<u64>)]
+    limits_address_bytes_per_second: Option<u64>,
+    /// Links of each address that have no tunnel yet; 0: no limit [default: 1024]
+    #[arg(long, value_name = "N", value_parser = number::<u32>)]
+    limits_address_new_links: Option<u32>,
+}
+
+impl LimitsSettings {
+    pub(super) fn config(self) -> LimitsConfig {
+        let mut limits = LimitsConfig {
+            sub: Allowance {
+                registrations_per_minute: self
+                    .limits_sub_registrations_per_minute
+                    .unwrap_or_default(),
+                sessions: self.limits_sub_sessions.unwrap_or_default(),
+                requests_per_second: self.limits_sub_requests_per_second.unwrap_or_default(),
+                bytes_per_second: self.limits_sub_bytes_per_second.unwrap_or_default(),
+            },
+            address: Allowance {
+                registrations_per_minute: self
+                    .limits_address_registrations_per_minute
+                    .unwrap_or_default(),
+                sessions: self.limits_address_sessions.unwrap_or_default(),
+                requests_per_second: self.limits_address_requests_per_second.unwrap_or_default(),
+                bytes_per_second: self.limits_address_bytes_per_second.unwrap_or_default(),
+            },
+            sub_tunnels: self.limits_sub_tunnels,
+            address_tunnels: self.limits_address_tunnels,
+            ..LimitsConfig::default()
+        };
+        set(&mut limits.address_new_links, self.limits_address_new_links);
+        limits
+    }
+}
 
 /// Limits of one token holder or one address; 0 means no limit.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -59,28 +127,6 @@ impl Default for LimitsConfig {
 }
 
 impl LimitsConfig {
-    /// Reads the limits from the settings.
-    pub(super) fn read(settings: &Settings) -> Result<Self, ConfigError> {
-        let mut limits = Self::default();
-        for (whose, it) in [("sub", &mut limits.sub), ("address", &mut limits.address)] {
-            let key = |what: &str| format!("limits_{whose}_{what}");
-            for (what, place) in [
-                ("registrations_per_minute", &mut it.registrations_per_minute),
-                ("sessions", &mut it.sessions),
-                ("requests_per_second", &mut it.requests_per_second),
-            ] {
-                set(place, settings.one(&key(what), NUMBER, number)?);
-            }
-            let bytes = settings.one(&key("bytes_per_second"), NUMBER, number)?;
-            set(&mut it.bytes_per_second, bytes);
-        }
-        limits.sub_tunnels = settings.one("limits_sub_tunnels", NUMBER, number)?;
-        limits.address_tunnels = settings.one("limits_address_tunnels", NUMBER, number)?;
-        let links = settings.one("limits_address_new_links", NUMBER, number)?;
-        set(&mut limits.address_new_links, links);
-        Ok(limits)
-    }
-
     /// Limit of tunnels at a time of each token holder, for a relay with `max_tunnels`; 0 means no limit. The
     /// default is an eighth of `max_tunnels`; of few tunnels it is more, but never more than half.
     pub(crate) fn tunnels_of_sub(&self, max_tunnels: usize) -> u32 {

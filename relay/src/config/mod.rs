@@ -13,12 +13,17 @@ mod limits;
 mod load;
 mod memory;
 mod names;
+mod parse;
 mod place;
 mod ports;
 mod public_url;
+mod raw;
 mod secret;
+mod settings;
+mod sources;
 mod tokens;
 mod url;
+mod values;
 mod warnings;
 mod words;
 
@@ -37,15 +42,20 @@ pub(crate) use self::file::{Stamp, read_jwks};
 pub use self::file::{read_denylist, read_tokens};
 pub use self::http::HttpConfig;
 pub use self::limits::{Allowance, LimitsConfig};
-pub use self::load::{load, parse_duration};
+pub use self::load::load;
 pub use self::public_url::PublicUrl;
 pub(crate) use self::public_url::PublicUrls;
+pub use self::raw::Layer;
+pub(crate) use self::raw::{Origin, Raw};
 pub use self::secret::{Secret, read_named_secret, read_secret};
+pub(crate) use self::settings::every_setting;
+pub use self::sources::{CONFIG_VARIABLE, environment};
 pub(crate) use self::tokens::is_token_char;
 pub use self::tokens::{
     LISTED_CHARS_MAX, TOKEN_PREFIX, TokenEntry, TokenHash, TokenTable, is_listable, rfc3339,
 };
 pub use self::url::HttpUrl;
+pub use self::values::parse_duration;
 use crate::error::{ConfigError, ListenKind};
 
 /// Largest number of shards of one relay.

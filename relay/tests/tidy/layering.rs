@@ -25,8 +25,9 @@ const RELAY: Rows = &[
     &["session"],
     &["audit", "limits", "state"],
     &["auth"],
+    &["cli"],
     &["config"],
-    &["cli", "metrics"],
+    &["metrics"],
     &["clock", "error", "host"],
     &["io"],
 ];

@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use super::*;
-use crate::cli::{Invocation, environment, parse};
+use crate::cli::{Invocation, parse};
 
 /// Builder of a configuration test: settings by source, then the resulting configuration or error.
 #[derive(Default)]
@@ -137,6 +137,17 @@ fn flags_win_over_the_environment_and_that_over_the_file() {
     assert_eq!(config.shards, 1);
     assert_eq!(config.max_tunnels, 20);
     assert_eq!(config.stale_timeout, Duration::from_secs(3));
+}
+
+#[test]
+fn a_wrong_value_that_another_source_overrides_is_not_parsed() {
+    let folder = folder();
+    let config = Case::file(folder.path(), "shards = \"three\"\ntake_over = true")
+        .and_variable("TIELINE_RELAY_SHARDS", "two")
+        .and_variable("TIELINE_RELAY_TAKE_OVER", "0")
+        .and_flags("--shards 1")
+        .config();
+    assert_eq!((config.shards, config.take_over), (1, false));
 }
 
 #[test]
@@ -288,12 +299,11 @@ const OPERATIONS: &str = include_str!("../../../../docs/OPERATIONS.md");
 
 #[test]
 fn the_manual_names_every_setting_and_its_file_is_good() {
-    for setting in crate::cli::SETTINGS {
+    for setting in every_setting() {
+        let key = setting.get_id();
         assert!(
-            OPERATIONS.contains(&format!("`{}`", setting.key))
-                || OPERATIONS.contains(&format!("\n{} = ", setting.key)),
-            "{}",
-            setting.key
+            OPERATIONS.contains(&format!("`{key}`")) || OPERATIONS.contains(&format!("\n{key} = ")),
+            "{key}"
         );
     }
     let (_, rest) = OPERATIONS.split_once("```toml\n").unwrap();

@@ -135,6 +135,10 @@ fn a_wrong_value_is_named_with_its_flag_or_variable() {
             "--caller-auth basic",
             "--caller-auth: \"basic\" is not none",
         ),
+        (
+            "--auth jwt --jwt-audience=",
+            "--jwt-audience: \"\" is not a name",
+        ),
         ("--agent-listen off", "`agent_listen` is empty"),
     ] {
         let words = flags.replace(" -1", "=-1");
@@ -157,6 +161,7 @@ fn what_is_not_built_says_so() {
         "--tls-cert a",
         "--tls-key a",
         "--agent-listen tls://0.0.0.0:1",
+        "--quic-listen off",
     ] {
         let error = Case::flags(flags).error();
         let flag = flags.split(' ').next().unwrap();

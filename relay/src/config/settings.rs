@@ -1,0 +1,133 @@
+//! The relay's settings as one typed struct. clap derives the flags from it, with their texts in `--help`; a flag's
+//! id is the key in the settings file, and with a prefix the environment variable. Groups stand beside the parts of
+//! [`Config`](super::Config) that are made from them.
+
+use std::convert::Infallible;
+use std::error::Error;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Arg, ArgAction, Args, Command, ValueHint};
+
+use super::audit::AuditSettings;
+use super::auth::AuthSettings;
+use super::http::HttpSettings;
+use super::limits::LimitsSettings;
+use super::values::{Never, expected, never, number, switch, time};
+use super::{DriverChoice, PublicUrl, names};
+
+/// Every setting, in the order of `--help`; `None` where a setting is not given.
+///
+/// A relative `PathBuf` in the settings file starts at that file's folder. A file with the hint `FilePath` exists
+/// before the start, so a value that names no file may be a secret, which errors must not show.
+#[derive(Debug, Default, Args)]
+pub(super) struct Settings {
+    /// Address that agents connect to; repeats [default: 127.0.0.1:9001]
+    #[arg(long, value_name = "ADDR", value_parser = address)]
+    pub(super) agent_listen: Option<Vec<SocketAddr>>,
+    /// Address for raw TCP callers; repeats, or `off` [default: 127.0.0.1:9002]
+    #[arg(long, value_name = "ADDR", value_parser = address)]
+    pub(super) tcp_listen: Option<Vec<SocketAddr>>,
+    /// Address for HTTP callers; repeats, or `off` [default: 127.0.0.1:9080]
+    #[arg(long, value_name = "ADDR", value_parser = address)]
+    pub(super) http_listen: Option<Vec<SocketAddr>>,
+    /// Address for QUIC agents and callers (not built yet)
+    // The default makes the parser see, and refuse, an empty list too.
+    #[arg(long, value_name = "ADDR", value_parser = never(Never::Unbuilt("QUIC")), default_missing_value = "")]
+    quic_listen: Option<Vec<Infallible>>,
+    /// Address of the admin pages: tunnels, health, metrics; repeats, or `off` [default: 127.0.0.1:9003]
+    #[arg(long, value_name = "ADDR", value_parser = address)]
+    pub(super) admin_listen: Option<Vec<SocketAddr>>,
+    /// File with the token that admin_listen requires as `Authorization: Bearer ...`
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(super) admin_token_file: Option<PathBuf>,
+    /// Certificate for tls:// addresses (not built yet)
+    #[arg(long, value_name = "FILE", value_parser = never(Never::Unbuilt("TLS")))]
+    tls_cert: Option<Infallible>,
+    /// Private key of tls_cert (not built yet)
+    #[arg(long, value_name = "FILE", value_parser = never(Never::Unbuilt("TLS")))]
+    tls_key: Option<Infallible>,
+    /// The relay's DNS name, as in relay.example; each tunnel is also reached as TUNNEL.relay.example,
+    /// which needs DNS for *.relay.example
+    #[arg(long, value_name = "NAME", value_parser = names::domain)]
+    pub(super) domain: Option<String>,
+    /// Beginning of public URLs, as in https://relay.example [default: http, and domain or the
+    /// HTTP listener's address, with its port]
+    #[arg(long, value_name = "URL", value_parser = PublicUrl::parse)]
+    pub(super) public_url: Option<PublicUrl>,
+    /// Threads that move bytes [default: one per core]
+    #[arg(long, value_name = "N", value_parser = number::<usize>)]
+    pub(super) shards: Option<usize>,
+    /// auto, uring or epoll [default: auto]
+    #[arg(long, value_name = "DRIVER", value_parser = expected("auto, uring or epoll", driver))]
+    pub(super) driver: Option<DriverChoice>,
+    /// Microseconds that a shard polls before it sleeps [default: 0]
+    #[arg(long, value_name = "N", value_parser = number::<u32>)]
+    pub(super) spin_us: Option<u32>,
+    #[command(flatten)]
+    pub(super) auth: AuthSettings,
+    #[command(flatten)]
+    pub(super) http: HttpSettings,
+    /// Silence after which a link is evicted [default: 45s]
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub(super) stale_timeout: Option<Duration>,
+    /// Time for a frontend to name its tunnel [default: 5s]
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub(super) preamble_timeout: Option<Duration>,
+    /// Time for sessions to end at shutdown [default: 10s]
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub(super) drain_timeout: Option<Duration>,
+    /// Limit of registered tunnels [default: 65536]
+    #[arg(long, value_name = "N", value_parser = number::<usize>)]
+    pub(super) max_tunnels: Option<usize>,
+    /// Limit of sessions on one link [default: 65536]
+    #[arg(long, value_name = "N", value_parser = number::<u32>)]
+    pub(super) sessions_max: Option<u32>,
+    /// Bytes of large pieces in a row before a session gets a bulk lane; 0: never [default: 262144]
+    #[arg(long, value_name = "BYTES", value_parser = number::<u64>)]
+    pub(super) bulk_run_bytes: Option<u64>,
+    /// Payload that one shard's sessions may buffer per direction, less where memory is short [default: 268435456]
+    #[arg(long, value_name = "BYTES", value_parser = number::<u64>)]
+    pub(super) shard_budget_bytes: Option<u64>,
+    /// Folder that keeps name bindings over a restart [default: none, bindings end with the relay]
+    #[arg(long, value_name = "DIR")]
+    pub(super) state_dir: Option<PathBuf>,
+    /// Take over from the relay that runs with this state_dir, if there is one; that relay drains
+    #[arg(long, action = ArgAction::SetTrue, value_parser = switch)]
+    pub(super) take_over: Option<bool>,
+    /// Log filter, as in `info,tieline_relay=debug` [default: RUST_LOG or info]
+    #[arg(long, value_name = "FILTER")]
+    pub(super) log: Option<String>,
+    #[command(flatten)]
+    pub(super) audit: AuditSettings,
+    #[command(flatten)]
+    pub(super) limits: LimitsSettings,
+    /// Print one JSON object per line on stdout
+    #[arg(long, action = ArgAction::SetTrue, value_parser = switch)]
+    pub(super) json: Option<bool>,
+}
+
+/// The flag of every setting, in the order of `--help`; a flag's id is the setting's key.
+pub(crate) fn every_setting() -> Vec<Arg> {
+    // Place 0 in `--help` is that of `--config`.
+    let command = Settings::augment_args(Command::new("settings").next_display_order(1));
+    command.get_arguments().cloned().collect()
+}
+
+fn address(text: &str) -> Result<SocketAddr, Box<dyn Error + Send + Sync>> {
+    if text.starts_with("tls://") {
+        return Err(Never::Unbuilt("a tls:// address").into());
+    }
+    let problem = "is not an address such as 127.0.0.1:9001 or [::1]:9001";
+    text.parse().map_err(|_| problem.into())
+}
+
+fn driver(text: &str) -> Option<DriverChoice> {
+    match text {
+        "auto" => Some(DriverChoice::Auto),
+        "uring" => Some(DriverChoice::Uring),
+        "epoll" => Some(DriverChoice::Epoll),
+        _ => None,
+    }
+}
