@@ -32,9 +32,9 @@ pub(super) struct Settings {
     /// Address for HTTP callers; repeats, or `off` [default: 127.0.0.1:9080]
     #[arg(long, value_name = "ADDR", value_parser = address)]
     pub(super) http_listen: Option<Vec<SocketAddr>>,
-    /// Address for QUIC agents and callers (not built yet)
+    /// Address for QUIC agents and callers
     // The default makes the parser see, and refuse, an empty list too.
-    #[arg(long, value_name = "ADDR", value_parser = never(Never::Unbuilt("QUIC")), default_missing_value = "")]
+    #[arg(long, value_name = "ADDR", value_parser = never(Never::Unbuilt("QUIC")), default_missing_value = "", hide = true)]
     quic_listen: Option<Vec<Infallible>>,
     /// Address of the admin pages: tunnels, health, metrics; repeats, or `off` [default: 127.0.0.1:9003]
     #[arg(long, value_name = "ADDR", value_parser = address)]
@@ -42,11 +42,11 @@ pub(super) struct Settings {
     /// File with the token that admin_listen requires as `Authorization: Bearer ...`
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(super) admin_token_file: Option<PathBuf>,
-    /// Certificate for tls:// addresses (not built yet)
-    #[arg(long, value_name = "FILE", value_parser = never(Never::Unbuilt("TLS")))]
+    /// Certificate for tls:// addresses
+    #[arg(long, value_name = "FILE", value_parser = never(Never::Unbuilt("TLS")), hide = true)]
     tls_cert: Option<Infallible>,
-    /// Private key of tls_cert (not built yet)
-    #[arg(long, value_name = "FILE", value_parser = never(Never::Unbuilt("TLS")))]
+    /// Private key of tls_cert
+    #[arg(long, value_name = "FILE", value_parser = never(Never::Unbuilt("TLS")), hide = true)]
     tls_key: Option<Infallible>,
     /// The relay's DNS name, as in relay.example; each tunnel is also reached as TUNNEL.relay.example,
     /// which needs DNS for *.relay.example
