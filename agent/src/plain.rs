@@ -63,7 +63,7 @@ pub fn escape_json(text: &str) -> String {
 
 /// True for text that is a token and not, for example, a file's path: signed (`eyJ….….…`), or random as relays
 /// make tokens.
-pub fn is_token_like(text: &str) -> bool {
+pub(crate) fn is_token_like(text: &str) -> bool {
     let text = text.trim();
     let text = text.strip_prefix("Bearer ").unwrap_or(text).trim_start();
     (run_of_token(text) == text.len() && token_in(text) == Some(0))

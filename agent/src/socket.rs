@@ -48,7 +48,7 @@ pub fn finish(stream: &TcpStream) {
 ///
 /// # Errors
 /// As connect(2).
-pub async fn connect(address: SocketAddr, unfinished: Unfinished) -> io::Result<TcpStream> {
+pub(crate) async fn connect(address: SocketAddr, unfinished: Unfinished) -> io::Result<TcpStream> {
     let socket = match address {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
         SocketAddr::V6(_) => TcpSocket::new_v6()?,
@@ -76,7 +76,7 @@ pub async fn connect(address: SocketAddr, unfinished: Unfinished) -> io::Result<
 /// Waits until the kernel has sent all written bytes, or until `deadline`: a reset discards unsent bytes
 /// (`SO_LINGER`, socket(7)).
 #[cfg(target_os = "linux")]
-pub async fn flush(stream: &TcpStream, deadline: Instant) {
+pub(crate) async fn flush(stream: &TcpStream, deadline: Instant) {
     // With this limit, a socket is writable only if nothing is unsent (tcp(7)). A socket whose end is already queued
     // is writable too, and cannot be told apart.
     if socket2::SockRef::from(stream)
@@ -104,7 +104,7 @@ fn is_writable(stream: &TcpStream) -> bool {
 
 /// Does nothing: other kernels do not report unsent bytes.
 #[cfg(not(target_os = "linux"))]
-pub async fn flush(_: &TcpStream, _: Instant) {}
+pub(crate) async fn flush(_: &TcpStream, _: Instant) {}
 
 #[cfg(all(test, any(target_os = "linux", target_os = "android")))]
 mod tests {

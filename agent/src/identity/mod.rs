@@ -167,7 +167,7 @@ pub fn default_state_dir() -> Result<PathBuf, ConfigError> {
 }
 
 /// Short text that tells apart hosts that share a state directory.
-pub fn host_tag() -> String {
+pub(crate) fn host_tag() -> String {
     data_encoding::HEXLOWER.encode(&machine::host().as_bytes()[..4])
 }
 

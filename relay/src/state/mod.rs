@@ -249,11 +249,12 @@ impl Book {
             queue.notes_waiting.fetch_sub(1, Relaxed);
             return Err(note);
         }
-        match queue.orders.try_send(Order::Note(note)) {
-            Err(TrySendError::Full(Order::Note(note))) => {
-                queue.notes_waiting.fetch_sub(1, Relaxed);
-                Err(note)
-            }
+        let Err(error) = queue.orders.try_send(Order::Note(note)) else {
+            return Ok(());
+        };
+        queue.notes_waiting.fetch_sub(1, Relaxed);
+        match error {
+            TrySendError::Full(Order::Note(note)) => Err(note),
             _ => Ok(()),
         }
     }
