@@ -30,7 +30,7 @@ pub(crate) use self::binding::{Binding, Note};
 pub(crate) use self::decision::Decision;
 pub(crate) use self::folder::{Folder, Lock};
 use self::journal::Journal;
-use self::writer::{Order, Writer};
+use self::writer::{OVER, Order, Writer};
 use crate::config::Denied;
 use crate::error::StartError;
 
@@ -245,14 +245,22 @@ impl Book {
         let Some(queue) = &self.0 else {
             return Ok(());
         };
-        if queue.notes_waiting.fetch_add(1, Relaxed) >= NOTES_MAX {
-            queue.notes_waiting.fetch_sub(1, Relaxed);
-            return Err(note);
+        let change = |to: fn(usize) -> usize| {
+            let change = |count| (count != OVER).then(|| to(count));
+            queue.notes_waiting.fetch_update(Relaxed, Relaxed, change)
+        };
+        match change(|count| count + 1) {
+            Err(_) => return Ok(()),
+            Ok(count) if count < NOTES_MAX => {}
+            Ok(_) => {
+                let _ = change(|count| count - 1);
+                return Err(note);
+            }
         }
         let Err(error) = queue.orders.try_send(Order::Note(note)) else {
             return Ok(());
         };
-        queue.notes_waiting.fetch_sub(1, Relaxed);
+        let _ = change(|count| count - 1);
         match error {
             TrySendError::Full(Order::Note(note)) => Err(note),
             _ => Ok(()),

@@ -317,3 +317,18 @@ fn a_decision_finds_room_although_notes_fill_their_part_of_the_queue() {
     let (_state, kept) = take(&folder);
     assert_eq!(kept.paused, HashSet::from([name("nuke")]));
 }
+
+#[test]
+fn notes_after_the_release_of_the_folder_are_dropped_in_any_number() {
+    let folder = TempDir::new().unwrap();
+    let (state, _) = take(&folder);
+    let book = state.book();
+    drop(state);
+    let note = || Box::new(Note::Forgotten(name("maya")));
+    // The writer's thread ends just after the release.
+    while book.note(note()).is_err() || book.0.as_ref().unwrap().notes_waiting.load(Relaxed) != OVER
+    {
+        std::thread::yield_now();
+    }
+    assert!((0..2 * NOTES_MAX).all(|_| book.note(note()).is_ok()));
+}

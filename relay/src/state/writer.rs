@@ -22,6 +22,9 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// Interval at which the log repeats that the disk cannot be written.
 const SAY_INTERVAL: Duration = Duration::from_secs(60);
 
+/// Number of waiting notes once the writer has ended: further notes are dropped.
+pub(super) const OVER: usize = usize::MAX;
+
 /// An order to the writer.
 #[derive(Debug)]
 pub(super) enum Order {
@@ -67,6 +70,9 @@ impl Writer {
                 if begin.is_none_or(|begin| begin.recv().is_ok()) {
                     writer.run();
                 }
+                let notes_waiting = Arc::clone(&writer.notes_waiting);
+                drop(writer);
+                notes_waiting.store(OVER, Relaxed);
             })
             .map(drop)
             .map_err(|source| StartError::Thread {
