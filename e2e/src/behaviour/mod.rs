@@ -31,7 +31,7 @@ mod wire_agent;
 use std::future::Future;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 pub use admin::{Metrics, TunnelRow};
 pub use agent::{AgentBuilder, Outcome, TestAgent};
@@ -66,6 +66,26 @@ pub async fn within<T>(limit: Duration, what: &str, future: impl Future<Output =
     tokio::time::timeout(limit, future)
         .await
         .with_context(|| format!("not within {limit:?}: {what}"))
+}
+
+/// Runs `check` with each time of `paces`, shortest first, until one run succeeds.
+///
+/// A busy machine delays every run by about the same time; a defect by a share of the run's own times.
+///
+/// # Errors
+/// Every run failed; the error contains each run's error.
+pub async fn at_some_pace(
+    paces: &[Duration],
+    check: impl AsyncFn(Duration) -> Result<()>,
+) -> Result<()> {
+    let mut failed = Vec::new();
+    for pace in paces {
+        match check(*pace).await {
+            Ok(()) => return Ok(()),
+            Err(error) => failed.push(format!("at {pace:?}: {error:#}")),
+        }
+    }
+    bail!("{}", failed.join("; "))
 }
 
 /// Turns each `async fn name(driver: DriverChoice) -> Result<()>` into two tests: `auto::name` and

@@ -3,22 +3,26 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use tieline_e2e::behaviour::{Target, TestAgent, TestRelay, echo_round_trip};
+use tieline_e2e::behaviour::{Target, TestAgent, TestRelay, at_some_pace, echo_round_trip};
 use tieline_e2e::on_each_driver;
 use tieline_relay::DriverChoice;
 
-/// Short, but much longer than scheduling delays on a busy machine.
-const STALE: Duration = Duration::from_millis(800);
+/// Stale timeouts.
+const PACES: [Duration; 2] = [Duration::from_millis(800), Duration::from_secs(5)];
 
 on_each_driver!(a_healthy_idle_tunnel_stays_listed_far_beyond_the_stale_timeout);
 
 async fn a_healthy_idle_tunnel_stays_listed_far_beyond_the_stale_timeout(
     driver: DriverChoice,
 ) -> Result<()> {
+    at_some_pace(&PACES, async |stale| stays_listed(driver, stale).await).await
+}
+
+async fn stays_listed(driver: DriverChoice, stale: Duration) -> Result<()> {
     let relay = TestRelay::with()
         .driver(driver)
         .shards(2)
-        .stale_timeout(STALE)
+        .stale_timeout(stale)
         .start()?;
     let target = Target::echo().await?;
     let agent = TestAgent::of(&target).links(2).start(&relay).await?;
@@ -26,7 +30,7 @@ async fn a_healthy_idle_tunnel_stays_listed_far_beyond_the_stale_timeout(
         .until("both links", |metrics| metrics.get("relay_links") == 2)
         .await?;
 
-    let until_ms = u64::try_from((STALE * 8).as_millis())?;
+    let until_ms = u64::try_from((stale * 8).as_millis())?;
     let mut age_ms = 0;
     while age_ms < until_ms {
         let rows = relay.tunnels().await?;
@@ -36,12 +40,12 @@ async fn a_healthy_idle_tunnel_stays_listed_far_beyond_the_stale_timeout(
         );
         // The last heartbeat is within the timeout, and the first registration is still in force.
         ensure!(
-            u128::from(rows[0].last_heartbeat_ms_ago) < STALE.as_millis(),
+            u128::from(rows[0].last_heartbeat_ms_ago) < stale.as_millis(),
             "{rows:?}"
         );
         ensure!(rows[0].registered_at_ms_ago >= age_ms, "{rows:?}");
         age_ms = rows[0].registered_at_ms_ago;
-        tokio::time::sleep(STALE / 16).await;
+        tokio::time::sleep(stale / 16).await;
     }
     let metrics = relay.metrics().await?;
     ensure!(metrics.get("relay_links_total") == 2, "{metrics}");
