@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
-use crate::socket::{self, Unfinished};
+use crate::socket::{self, CloseMode};
 
 /// Limit on the addresses that are tried for one host name.
 const ADDRESSES_MAX: usize = 8;
@@ -97,14 +97,14 @@ impl HostPort {
     /// # Errors
     /// The last address's error; `TimedOut` if the deadline passed.
     pub async fn connect(&self, deadline: Instant) -> io::Result<TcpStream> {
-        self.connect_with(deadline, Unfinished::Ends).await
+        self.connect_with(deadline, CloseMode::Ends).await
     }
 
     /// Like [`HostPort::connect`]; `unfinished` decides how the peer sees a close before the orderly end.
     pub(crate) async fn connect_with(
         &self,
         deadline: Instant,
-        unfinished: Unfinished,
+        unfinished: CloseMode,
     ) -> io::Result<TcpStream> {
         let addresses = timeout_at(deadline, self.resolve())
             .await

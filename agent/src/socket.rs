@@ -24,7 +24,7 @@ const LOOPBACK_CONGESTION: &[u8] = b"reno";
 /// How the peer sees a connection that is closed without [`finish`], for example by the kernel after the process
 /// was killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unfinished {
+pub enum CloseMode {
     /// Reset: the peer cannot mistake partial data for complete data (`SO_LINGER` of 0 s, socket(7)).
     Resets,
     /// Orderly end: the protocol on the connection marks its own lengths and ends.
@@ -48,7 +48,7 @@ pub fn finish(stream: &TcpStream) {
 ///
 /// # Errors
 /// As connect(2).
-pub(crate) async fn connect(address: SocketAddr, unfinished: Unfinished) -> io::Result<TcpStream> {
+pub(crate) async fn connect(address: SocketAddr, unfinished: CloseMode) -> io::Result<TcpStream> {
     let socket = match address {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
         SocketAddr::V6(_) => TcpSocket::new_v6()?,
@@ -67,7 +67,7 @@ pub(crate) async fn connect(address: SocketAddr, unfinished: Unfinished) -> io::
             let _ = options.set_tcp_congestion(LOOPBACK_CONGESTION);
         }
     }
-    if unfinished == Unfinished::Resets {
+    if unfinished == CloseMode::Resets {
         socket.set_zero_linger()?;
     }
     socket.connect(address).await
@@ -119,7 +119,7 @@ mod tests {
             let Ok(listener) = TcpListener::bind(host).await else {
                 continue; // No IPv6 here.
             };
-            let stream = connect(listener.local_addr().unwrap(), Unfinished::Ends)
+            let stream = connect(listener.local_addr().unwrap(), CloseMode::Ends)
                 .await
                 .unwrap();
             let options = SockRef::from(&stream);

@@ -15,14 +15,14 @@ mod exchange;
 mod gate;
 pub mod headers;
 mod refusal;
+mod reporting;
 pub mod rewrite;
 mod scanner;
 pub mod site;
-mod watched;
 
 pub use body::{Progress, RequestBody, await_continue};
 pub use escape::escape_path;
 pub use exchange::{Delivery, Failure, Fault, copy_head, drive, reusable_for};
 pub use refusal::Refusal;
+pub use reporting::ReportingStream;
 pub use scanner::Intake;
-pub use watched::Watched;

@@ -28,5 +28,6 @@ pub use message::{
     RegisterAck, RelayHello, Scheme, Token, Withdrawal, is_hidden,
 };
 pub use mux::{
-    Charge, Counters, Event, Joining, Mux, OpenError, SendError, Settings, SharedBudget, Transmit,
+    Charge, Counters, Event, Mux, OpenError, SendBatching, SendError, Settings, SharedBudget,
+    Transmit,
 };

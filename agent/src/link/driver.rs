@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use tieline_wire::{Joining, Reason, Side, Transmit};
+use tieline_wire::{Reason, SendBatching, Side, Transmit};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -165,8 +165,8 @@ async fn write(link: Arc<Link>, writes: OwnedWriteHalf) -> Result<(), Error> {
     let mut out = Transmit::new();
     let mut turn_bytes = 0;
     loop {
-        let mut joining = Joining::default();
-        while joining.goes_on(&link.core().mux) {
+        let mut batching = SendBatching::default();
+        while batching.goes_on(&link.core().mux) {
             // Lets tasks run that are ready now: their frames then go into the same write.
             yield_now().await;
         }

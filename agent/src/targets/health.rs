@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{CONNECT_TIMEOUT, Target};
 use crate::event::{AgentEvent, EventHook};
-use crate::socket::Unfinished;
+use crate::socket::CloseMode;
 
 /// Time limit for a probe to connect; the reader of a status waits for it.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(500);
@@ -113,7 +113,7 @@ impl WatchedTarget {
     pub(crate) async fn connect(&self) -> Result<TcpStream, (Reason, io::Error)> {
         let connecting = self
             .target
-            .connect_within(CONNECT_TIMEOUT, Unfinished::Resets);
+            .connect_within(CONNECT_TIMEOUT, CloseMode::Resets);
         let connected = connecting.await;
         self.note(&connected);
         if let Err((reason, error)) = &connected {
@@ -167,9 +167,7 @@ impl WatchedTarget {
 
     async fn try_once(&self) {
         // Reset, because an orderly end would look like a caller that sent an empty request.
-        let connecting = self
-            .target
-            .connect_within(PROBE_TIMEOUT, Unfinished::Resets);
+        let connecting = self.target.connect_within(PROBE_TIMEOUT, CloseMode::Resets);
         self.note(&connecting.await);
     }
 

@@ -17,7 +17,7 @@ pub use self::http::HttpTarget;
 pub use self::tcp::TcpTarget;
 use crate::error::ConfigError;
 use crate::plain::address_without_user;
-use crate::socket::Unfinished;
+use crate::socket::CloseMode;
 
 /// Time limit for a target to accept a connection.
 ///
@@ -127,7 +127,7 @@ impl Target {
     /// # Errors
     /// The reason for the session's reset, and the system's error.
     pub async fn connect(&self) -> Result<TcpStream, (Reason, io::Error)> {
-        self.connect_within(CONNECT_TIMEOUT, Unfinished::Ends).await
+        self.connect_within(CONNECT_TIMEOUT, CloseMode::Ends).await
     }
 
     /// Connects to the target within `timeout`; `unfinished` decides what the target sees of a close before the
@@ -138,7 +138,7 @@ impl Target {
     pub async fn connect_within(
         &self,
         timeout: Duration,
-        unfinished: Unfinished,
+        unfinished: CloseMode,
     ) -> Result<TcpStream, (Reason, io::Error)> {
         self.tcp().connect(timeout, unfinished).await
     }

@@ -7,7 +7,7 @@ use tieline_wire::Reason;
 use tokio::net::TcpStream;
 
 use crate::address::{HostPort, deadline_in};
-use crate::socket::Unfinished;
+use crate::socket::CloseMode;
 
 /// A target that gets plain bytes at a host and port.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,7 +39,7 @@ impl TcpTarget {
     pub(super) async fn connect(
         &self,
         timeout: Duration,
-        unfinished: Unfinished,
+        unfinished: CloseMode,
     ) -> Result<TcpStream, (Reason, io::Error)> {
         self.address
             .connect_with(deadline_in(timeout), unfinished)
@@ -69,7 +69,7 @@ mod tests {
         };
         let reason = |text: String| async move {
             let target = TcpTarget::parse(&text).unwrap();
-            let connecting = target.connect(Duration::from_secs(5), Unfinished::Ends);
+            let connecting = target.connect(Duration::from_secs(5), CloseMode::Ends);
             connecting.await.unwrap_err().0
         };
         assert_eq!(

@@ -48,7 +48,7 @@ impl Writer {
             problem: format!("audit_file cannot be written: {source}"),
         })?;
         let (sender, stops) = sync_channel(1);
-        let mut pen = Pen {
+        let mut state = WriterState {
             file,
             entries,
             tally,
@@ -58,7 +58,7 @@ impl Writer {
         };
         let thread = thread::Builder::new()
             .name("audit".to_owned())
-            .spawn(move || pen.run(&stops))
+            .spawn(move || state.run(&stops))
             .map_err(|source| StartError::Thread {
                 what: "the audit log's thread".to_owned(),
                 source,
@@ -94,7 +94,7 @@ impl Drop for Writer {
 }
 
 /// State of the writer thread.
-struct Pen {
+struct WriterState {
     file: AuditFile,
     entries: Receiver<Box<Entry>>,
     tally: Arc<Tally>,
@@ -105,7 +105,7 @@ struct Pen {
     said_at: Option<Instant>,
 }
 
-impl Pen {
+impl WriterState {
     fn run(&mut self, stops: &Receiver<Stop>) {
         loop {
             let is_busy = self.write(false);

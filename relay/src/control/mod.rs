@@ -26,7 +26,7 @@ use tokio::sync::watch;
 use tracing::info_span;
 
 use self::admin::{Admin, Pauses};
-use self::auth::{Keeper, Order, Orders};
+use self::auth::{Order, Orders, SnapshotUpdater};
 pub(crate) use self::changes::Changes;
 use crate::audit::Audit;
 use crate::auth::{Asked, Question, Ruling, Snapshot};
@@ -153,9 +153,9 @@ impl Control {
         } = shown;
         let listeners = listeners.into_iter();
         let listeners = listeners.map(|it| (it, Arc::clone(&accepting))).collect();
-        let (mut keeper, orders) =
-            Keeper::new(config, snapshot.clone(), asked, Arc::clone(&inspect))?;
-        keeper.restore(&decided.revoked, decided.book.clone());
+        let (mut updater, orders) =
+            SnapshotUpdater::new(config, snapshot.clone(), asked, Arc::clone(&inspect))?;
+        updater.restore(&decided.revoked, decided.book.clone());
         let admin = Arc::new(Admin {
             inspect,
             orders: orders.clone(),
@@ -178,7 +178,7 @@ impl Control {
             .name("control".to_owned())
             .spawn(move || {
                 let _span = info_span!("control").entered();
-                runtime.block_on(serve::run(listeners, &admin, keeper, phase));
+                runtime.block_on(serve::run(listeners, &admin, updater, phase));
                 // Does not wait for a DNS lookup, which may still block a thread.
                 runtime.shutdown_background();
             })
@@ -210,7 +210,7 @@ impl Control {
 
     /// Reads all files that decide about admission again.
     pub(crate) fn reload(&self) {
-        // A full queue is fine: it holds orders that the keeper has yet to look at.
+        // A full queue is fine: it holds orders that the updater has yet to look at.
         let _ = self.orders.try_send(Order::Reload);
     }
 

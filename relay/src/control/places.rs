@@ -29,17 +29,17 @@ enum Worth {
     Silent,
     /// Between two requests.
     Idle,
-    Asking,
+    InProgress,
     /// The connection showed the admin token.
     Trusted,
 }
 
 impl Standing {
     /// Notes that a request's head arrived; the request is in progress until the guard is dropped.
-    pub(super) fn ask(self: &Arc<Self>) -> Asking {
+    pub(super) fn ask(self: &Arc<Self>) -> InProgress {
         self.has_asked.store(true, Relaxed);
         self.asking.fetch_add(1, Relaxed);
-        Asking(Arc::clone(self))
+        InProgress(Arc::clone(self))
     }
 
     /// Notes that the connection showed the admin token.
@@ -51,7 +51,7 @@ impl Standing {
         if self.is_trusted.load(Relaxed) {
             Worth::Trusted
         } else if self.asking.load(Relaxed) > 0 {
-            Worth::Asking
+            Worth::InProgress
         } else if self.has_asked.load(Relaxed) {
             Worth::Idle
         } else {
@@ -61,9 +61,9 @@ impl Standing {
 }
 
 /// Guard of a request in progress.
-pub(super) struct Asking(Arc<Standing>);
+pub(super) struct InProgress(Arc<Standing>);
 
-impl Drop for Asking {
+impl Drop for InProgress {
     fn drop(&mut self) {
         self.0.asking.fetch_sub(1, Relaxed);
     }
@@ -90,7 +90,7 @@ impl Places {
             .map(|(standing, _)| standing.worth())
             .collect();
         let silent = worths.iter().filter(|it| **it == Worth::Silent).count();
-        let answered = worths.contains(&Worth::Idle) || worths.contains(&Worth::Asking);
+        let answered = worths.contains(&Worth::Idle) || worths.contains(&Worth::InProgress);
         let is_spared = |worth: Worth| worth == Worth::Silent && answered && silent <= SILENT_KEPT;
         let rest = (0..worths.len()).filter(|at| !is_spared(worths[*at]));
         // `min_by_key` returns the first of several equal ones: the oldest.

@@ -24,7 +24,7 @@ const ENDED_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Wanted {
+pub(super) struct RevokeQuery {
     jti: Option<String>,
     sub: Option<String>,
     key: Option<String>,
@@ -34,7 +34,7 @@ pub(super) struct Wanted {
 /// permission first (CORS preflight), and nothing here grants it.
 pub(super) async fn revoke(
     State(admin): State<Arc<Admin>>,
-    body: Result<Json<Wanted>, JsonRejection>,
+    body: Result<Json<RevokeQuery>, JsonRejection>,
 ) -> Response {
     let bad = |text: &str| refuse(StatusCode::BAD_REQUEST, "bad_body", text);
     let wanted = match body {
@@ -47,17 +47,17 @@ pub(super) async fn revoke(
     };
     let fits = |text: &String| !text.is_empty() && text.len() <= CLAIM_BYTES_MAX;
     let denied = match wanted {
-        Wanted {
+        RevokeQuery {
             jti: Some(jti),
             sub: None,
             key: None,
         } if fits(&jti) => Denied::Number(jti),
-        Wanted {
+        RevokeQuery {
             jti: None,
             sub: Some(sub),
             key: None,
         } if fits(&sub) => Denied::Subject(sub),
-        Wanted {
+        RevokeQuery {
             jti: None,
             sub: None,
             key: Some(key),

@@ -23,7 +23,7 @@ use tracing::{debug, warn};
 
 use super::Phase;
 use super::admin::{Admin, refuse};
-use super::auth::Keeper;
+use super::auth::SnapshotUpdater;
 use super::places::{Places, Standing};
 use super::reserve::Door;
 use super::routes;
@@ -43,11 +43,11 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub(super) async fn run(
     listeners: Vec<((SocketAddr, TcpListener), Arc<()>)>,
     admin: &Arc<Admin>,
-    keeper: Keeper,
+    updater: SnapshotUpdater,
     mut phase: watch::Receiver<Phase>,
 ) {
     let mut tasks = JoinSet::new();
-    tasks.spawn(keeper.run());
+    tasks.spawn(updater.run());
     for ((address, listener), accepting) in listeners {
         let accepts = accept(address, listener, Arc::clone(admin), phase.clone());
         tasks.spawn(async move {

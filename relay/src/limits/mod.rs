@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub(crate) use self::per_address::{PerAddress, Place};
-use self::table::{Index, Pin, Rate, Table};
+use self::table::{Index, Occupied, Rate, Table};
 pub(crate) use self::tunnels::{Account, LiveTunnels};
 use crate::config::{Allowance, LimitsConfig};
 use crate::metrics::LimitKind;
@@ -86,12 +86,12 @@ impl Limits {
         u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX / 2)
     }
 
-    fn address(&self, address: IpAddr) -> Option<(&Side, Pin<'_>)> {
+    fn address(&self, address: IpAddr) -> Option<(&Side, Occupied<'_>)> {
         let side = self.addresses.as_ref()?;
         Some((side, side.table.find(address_hash(&self.hasher, address))?))
     }
 
-    fn sub(&self, sub: &str) -> Option<(&Side, Pin<'_>)> {
+    fn sub(&self, sub: &str) -> Option<(&Side, Occupied<'_>)> {
         let side = self.subs.as_ref()?;
         Some((side, side.table.find(self.hasher.hash_one(sub))?))
     }
@@ -112,7 +112,7 @@ impl Limits {
         self.register(self.sub(sub))
     }
 
-    fn register(&self, found: Option<(&Side, Pin<'_>)>) -> Result<(), Limited> {
+    fn register(&self, found: Option<(&Side, Occupied<'_>)>) -> Result<(), Limited> {
         let Some((side, at)) = found else {
             return Ok(());
         };
@@ -168,7 +168,7 @@ impl Side {
     }
 
     /// Counts a request or session, if the limits allow it.
-    fn enter(&self, at: Pin<'_>, now_ns: u64) -> Result<Seat, Limited> {
+    fn enter(&self, at: Occupied<'_>, now_ns: u64) -> Result<AccountSlot, Limited> {
         if let Some(rate) = self.bytes {
             let checked = self.table.check(*at, BYTES, rate, now_ns);
             checked.map_err(|late_ns| Limited::new(LimitKind::Bytes, late_ns))?;
@@ -181,21 +181,21 @@ impl Side {
                 retry_after: SESSIONS_RETRY,
             });
         }
-        let seat = Seat(at.keep());
+        let slot = AccountSlot(at.keep());
         if let Some(rate) = self.requests
-            && let Err(late_ns) = self.table.spend(seat.0, REQUESTS, rate, 1, now_ns)
+            && let Err(late_ns) = self.table.spend(slot.0, REQUESTS, rate, 1, now_ns)
         {
-            self.leave(seat);
+            self.leave(slot);
             return Err(Limited::new(LimitKind::Requests, late_ns));
         }
-        Ok(seat)
+        Ok(slot)
     }
 
-    fn leave(&self, seat: Seat) {
+    fn leave(&self, slot: AccountSlot) {
         if self.sessions.is_some() {
-            self.table.close(seat.0);
+            self.table.close(slot.0);
         }
-        self.table.leave(seat.0);
+        self.table.leave(slot.0);
     }
 }
 
@@ -207,15 +207,15 @@ pub(crate) struct Pass(Option<Box<Counted>>);
 #[derive(Debug)]
 struct Counted {
     limits: Arc<Limits>,
-    address: Option<Seat>,
-    sub: Option<Seat>,
+    address: Option<AccountSlot>,
+    sub: Option<AccountSlot>,
     /// Bytes that were moved and not charged yet.
     uncharged: Cell<u64>,
 }
 
 /// A used place in the table. It stays with its account while used, so that no other account is charged.
 #[derive(Clone, Copy, Debug)]
-struct Seat(Index);
+struct AccountSlot(Index);
 
 impl Pass {
     /// Counts a session or request from `address`.
@@ -268,15 +268,15 @@ impl Counted {
     fn charge(&self) {
         let bytes = self.uncharged.take();
         let debt_ns = DEBT_MAX.as_secs() * 1_000_000_000;
-        for (side, seat) in self.seats() {
+        for (side, slot) in self.slots() {
             if let Some(rate) = side.bytes {
                 let when = (self.limits.now_ns(), debt_ns);
-                side.table.charge(seat.0, BYTES, rate, bytes, when);
+                side.table.charge(slot.0, BYTES, rate, bytes, when);
             }
         }
     }
 
-    fn seats(&self) -> impl Iterator<Item = (&Side, Seat)> {
+    fn slots(&self) -> impl Iterator<Item = (&Side, AccountSlot)> {
         let address = self.limits.addresses.as_ref().zip(self.address);
         let sub = self.limits.subs.as_ref().zip(self.sub);
         [address, sub].into_iter().flatten()
@@ -288,8 +288,8 @@ impl Drop for Counted {
         if self.uncharged.get() > 0 {
             self.charge();
         }
-        for (side, seat) in self.seats() {
-            side.leave(seat);
+        for (side, slot) in self.slots() {
+            side.leave(slot);
         }
     }
 }

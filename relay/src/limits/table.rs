@@ -152,12 +152,12 @@ pub(super) struct Table<N = AtomicU64> {
 
 /// A user of a holder's place; the place keeps its holder while this lives.
 #[derive(Debug)]
-pub(super) struct Pin<'a, N: Number = AtomicU64> {
+pub(super) struct Occupied<'a, N: Number = AtomicU64> {
     table: &'a Table<N>,
     at: Index,
 }
 
-impl<N: Number> Pin<'_, N> {
+impl<N: Number> Occupied<'_, N> {
     /// Stays a user of the place until [`Table::leave`].
     pub(super) fn keep(self) -> Index {
         let at = self.at;
@@ -166,7 +166,7 @@ impl<N: Number> Pin<'_, N> {
     }
 }
 
-impl<N: Number> Deref for Pin<'_, N> {
+impl<N: Number> Deref for Occupied<'_, N> {
     type Target = Index;
 
     fn deref(&self) -> &Index {
@@ -174,7 +174,7 @@ impl<N: Number> Deref for Pin<'_, N> {
     }
 }
 
-impl<N: Number> Drop for Pin<'_, N> {
+impl<N: Number> Drop for Occupied<'_, N> {
     fn drop(&mut self) {
         self.table.leave(self.at);
     }
@@ -199,7 +199,7 @@ impl<N: Number> Table<N> {
 
     /// The place of the holder with this keyed hash; the key keeps callers from choosing a group. `None` if other
     /// holders use all places of the group: the holder then goes uncounted.
-    pub(super) fn find(&self, hash: u64) -> Option<Pin<'_, N>> {
+    pub(super) fn find(&self, hash: u64) -> Option<Occupied<'_, N>> {
         let holder = hash.max(1);
         // The remainder is below the number of groups, so it fits a usize.
         let group = usize::try_from(holder % self.changing.len() as u64).ok()?;
@@ -220,7 +220,7 @@ impl<N: Number> Table<N> {
             None
         })?;
         let at = Index::try_from(first + way).ok()?;
-        Some(Pin { table: self, at })
+        Some(Occupied { table: self, at })
     }
 
     /// Ends a use that was kept by [`Pin::keep`].

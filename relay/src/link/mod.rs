@@ -9,7 +9,9 @@ use std::task::Poll;
 
 use bytes::{Bytes, BytesMut};
 use tieline_wire::limits::GATHER_BYTES_MAX;
-use tieline_wire::{AgentHello, Event, Joining, Lost, Mux, Reason, Register, Transmit, TunnelId};
+use tieline_wire::{
+    AgentHello, Event, Lost, Mux, Reason, Register, SendBatching, Transmit, TunnelId,
+};
 use tracing::debug;
 
 use crate::io::{Received, Socket, turn};
@@ -208,8 +210,8 @@ async fn write(socket: &Socket, link: &Rc<SharedMux>) -> Reason {
     let mut transmit = Transmit::new();
     loop {
         poll_fn(|cx| link.poll_sendable(cx)).await;
-        let mut joining = Joining::default();
-        while link.closing().is_none() && link.goes_on(&mut joining) {
+        let mut batching = SendBatching::default();
+        while link.closing().is_none() && link.goes_on(&mut batching) {
             turn().await;
         }
         let mut turn = 0;

@@ -6,7 +6,7 @@ use tieline_wire::{Moment, TunnelId};
 
 use super::{AgentTag, LinkId, Registry};
 use crate::metrics::{CallerReport, TunnelBatch, TunnelDetail, TunnelReport};
-use crate::session::Visit;
+use crate::session::SessionRecord;
 
 /// Entries that one report covers: 120 us of a shard's time (0.5 us each, with 10,000 links).
 pub(super) const REPORT_TUNNELS: usize = 250;
@@ -86,12 +86,12 @@ impl Registry {
         for id in self.names.get(tunnel).into_iter().flatten() {
             let row = self.report_one(tunnel, *id, shard, now);
             let held = self.links.get(id).and_then(|it| it.tunnels.get(tunnel));
-            let visits = held.map(|it| it.held.visits()).unwrap_or_default();
-            let callers = visits.iter().take(REPORT_CALLERS);
+            let records = held.map(|it| it.held.records()).unwrap_or_default();
+            let callers = records.iter().take(REPORT_CALLERS);
             let of_link = TunnelDetail {
                 row,
                 callers: callers.map(|it| caller(it, shard, now)).collect(),
-                callers_total: visits.len(),
+                callers_total: records.len(),
                 bound: None,
             };
             detail.join(of_link, REPORT_CALLERS);
@@ -100,14 +100,14 @@ impl Registry {
     }
 }
 
-fn caller(visit: &Visit, shard: usize, now: Moment) -> CallerReport {
-    let (bytes_to_target, bytes_to_frontend) = visit.bytes();
-    let visitor = &visit.visitor;
+fn caller(record: &SessionRecord, shard: usize, now: Moment) -> CallerReport {
+    let (bytes_to_target, bytes_to_frontend) = record.bytes();
+    let caller = &record.caller;
     CallerReport {
-        sub: visitor.identity.as_ref().map(|it| it.sub().to_owned()),
-        address: visitor.address,
-        kind: visitor.kind,
-        since_ms_ago: ms_ago(now, visit.since),
+        sub: caller.identity.as_ref().map(|it| it.sub().to_owned()),
+        address: caller.address,
+        kind: caller.kind,
+        since_ms_ago: ms_ago(now, record.since),
         bytes_to_target,
         bytes_to_frontend,
         shard,

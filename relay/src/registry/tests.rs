@@ -10,7 +10,7 @@ use super::*;
 use crate::auth::Owner;
 use crate::metrics::TunnelBatch;
 use crate::session::tests::rig;
-use crate::session::{Held, Visitor};
+use crate::session::{Held, SessionCaller};
 
 fn tunnel(number: usize) -> TunnelId {
     TunnelId::parse(&format!("seat-{number:03}")).unwrap()
@@ -344,14 +344,16 @@ fn a_holder_whose_sessions_outlive_their_tunnel_is_not_out_of_reach() {
     };
     registry.add_tunnel(id, tunnel(0), of("eve"));
     let held = &registry.link(id).unwrap().tunnels()[&tunnel(0)].held;
-    let session = link.relay.open(&tunnel(0), held, Visitor::default());
+    let session = link.relay.open(&tunnel(0), held, SessionCaller::default());
     take_back(&mut registry, 0);
     assert!(is_reached(&registry));
     drop(session);
     for number in 1..10 {
         registry.add_tunnel(id, tunnel(number), of("ada"));
         let held = &registry.link(id).unwrap().tunnels()[&tunnel(number)].held;
-        let _session = link.relay.open(&tunnel(number), held, Visitor::default());
+        let _session = link
+            .relay
+            .open(&tunnel(number), held, SessionCaller::default());
         take_back(&mut registry, number);
     }
     assert!(

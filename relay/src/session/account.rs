@@ -29,7 +29,7 @@ impl Account {
         self.is_wanted.set(true);
     }
 
-    /// Whether the fate of any session depends on the report.
+    /// Whether the outcome of any session depends on the report.
     pub(crate) fn is_wanted(&self) -> bool {
         self.is_wanted.get()
     }

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use super::held::Hold;
 use super::inbox::{Inbox, InboxEnd};
-use super::lanes::{Lane, Seat};
+use super::lanes::{Lane, LaneState};
 use crate::io::Signal;
 use crate::metrics::{FrontendKind, ShardMetrics};
 
@@ -14,7 +14,7 @@ pub(super) struct Ends {
     pub(super) inbox: RefCell<Inbox>,
     pub(super) readable: Signal,
     pub(super) writable: Signal,
-    pub(super) lane: RefCell<Seat>,
+    pub(super) lane: RefCell<LaneState>,
     /// Whether the agent has reported that the target's connection stands.
     pub(super) is_opened: Cell<bool>,
     /// Whether no payload is sent before `is_opened`.
@@ -55,10 +55,11 @@ impl Ends {
 
     /// Notes that the link was lost. `may_tell`: the agent may report what had arrived. Returns whether that is needed.
     pub(super) fn lost(&self, may_tell: bool) -> bool {
-        let visit = self.hold.visit();
-        self.is_not_sent.set(!visit.has_sent());
-        let is_http = matches!(visit.visitor.kind, FrontendKind::Http);
-        self.is_unclear.set(may_tell && is_http && visit.has_sent());
+        let record = self.hold.record();
+        self.is_not_sent.set(!record.has_sent());
+        let is_http = matches!(record.caller.kind, FrontendKind::Http);
+        self.is_unclear
+            .set(may_tell && is_http && record.has_sent());
         self.is_unclear.get()
     }
 
@@ -91,8 +92,8 @@ impl Ends {
     }
 
     /// Notes that the session's lane stands.
-    pub(super) fn seat(&self, lane: Rc<Lane>) {
-        *self.lane.borrow_mut() = Seat::Taken(lane);
+    pub(super) fn lane_state(&self, lane: Rc<Lane>) {
+        *self.lane.borrow_mut() = LaneState::Taken(lane);
         self.readable.raise();
         self.writable.raise();
     }

@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 
 use super::account::Account;
 use super::inbox::InboxEnd;
-use super::lanes::{Lane, Seat};
+use super::lanes::{Lane, LaneState};
 use super::{Ends, SharedMux, State};
 use crate::io::Socket;
 use crate::limits::Pass;
@@ -38,13 +38,13 @@ pub(crate) enum Incoming {
 }
 
 /// Outlives a [`Session`], and tells how much of it had been sent.
-pub(crate) struct Fate {
+pub(crate) struct DeliveryStatus {
     ends: Rc<Ends>,
     account: Rc<Account>,
     id: SessionId,
 }
 
-impl Fate {
+impl DeliveryStatus {
     /// Whether the target is known to have received no byte of the session.
     pub(crate) fn is_not_sent(&self) -> bool {
         self.ends.is_not_sent.get()
@@ -121,7 +121,7 @@ impl Session {
         match sent {
             Ok(()) => {
                 self.link.metrics.bytes_moved(Direction::ToTarget, len);
-                self.ends.hold.visit().moved(Direction::ToTarget, len);
+                self.ends.hold.record().moved(Direction::ToTarget, len);
                 self.link.writer.raise();
                 Ok(())
             }
@@ -131,8 +131,8 @@ impl Session {
     }
 
     /// A handle that tells, even after the session's end, how much of the session had been sent.
-    pub(crate) fn fate(&self) -> Fate {
-        Fate {
+    pub(crate) fn delivery(&self) -> DeliveryStatus {
+        DeliveryStatus {
             ends: Rc::clone(&self.ends),
             account: Rc::clone(self.link.account()),
             id: self.id,
@@ -231,14 +231,14 @@ impl Session {
 
     /// Asks for a lane, to be offered once the session turns bulky.
     pub(crate) fn want_lane(&self) {
-        *self.ends.lane.borrow_mut() = Seat::Wanted;
+        *self.ends.lane.borrow_mut() = LaneState::Wanted;
     }
 
     /// The session's lane, once the agent has dialled it.
     pub(crate) fn lane(&self) -> Option<Rc<Lane>> {
         match &*self.ends.lane.borrow() {
-            Seat::Taken(lane) => Some(Rc::clone(lane)),
-            Seat::Unwanted | Seat::Wanted => None,
+            LaneState::Taken(lane) => Some(Rc::clone(lane)),
+            LaneState::Unwanted | LaneState::Wanted => None,
         }
     }
 
@@ -261,7 +261,7 @@ impl Session {
         self.link
             .metrics
             .lane_bytes_moved(Direction::ToTarget, count);
-        self.ends.hold.visit().moved(Direction::ToTarget, count);
+        self.ends.hold.record().moved(Direction::ToTarget, count);
         let mut state = self.link.state.borrow_mut();
         state.mux.lane_sent(self.id, count as u64);
     }
@@ -271,7 +271,7 @@ impl Session {
         self.link
             .metrics
             .lane_bytes_moved(Direction::ToFrontend, count);
-        self.ends.hold.visit().moved(Direction::ToFrontend, count);
+        self.ends.hold.record().moved(Direction::ToFrontend, count);
         let now = self.link.clock.now();
         let mut state = self.link.state.borrow_mut();
         state.mux.lane_received(now, count as u64);
@@ -315,7 +315,7 @@ impl Session {
 
     /// Takes the rate-limit pass off the session, so that the session of the next try can use it.
     pub(crate) fn take_pass(&self) -> Pass {
-        self.ends.hold.visit().take_pass()
+        self.ends.hold.record().take_pass()
     }
 
     /// Waits until the session is reset, for a task that does not wait for [`Session::poll_incoming`].

@@ -1,4 +1,4 @@
-//! The sessions of one tunnel on one link: their number, their visitors, and the bytes that they moved.
+//! The sessions of one tunnel on one link: their number, their callers, and the bytes that they moved.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use slab::Slab;
 
-use super::visit::Visit;
+use super::record::SessionRecord;
 
 /// The sessions of one tunnel on one link that a task still holds.
 #[derive(Clone, Debug, Default)]
@@ -31,14 +31,14 @@ impl Load {
 #[derive(Debug, Default)]
 struct Inner {
     load: Load,
-    visits: RefCell<Slab<Rc<Visit>>>,
+    records: RefCell<Slab<Rc<SessionRecord>>>,
     /// Bytes moved by sessions that are over: to the target, and to the frontend.
     bytes: Cell<(u64, u64)>,
 }
 
 impl Held {
     pub(crate) fn count(&self) -> usize {
-        self.0.visits.borrow().len()
+        self.0.records.borrow().len()
     }
 
     /// The number of held sessions, for other shards.
@@ -48,26 +48,29 @@ impl Held {
 
     /// Payload bytes of all sessions, past and present: to the target, and to the frontend.
     pub(crate) fn bytes(&self) -> (u64, u64) {
-        let visits = self.0.visits.borrow();
-        let live = visits.iter().map(|(_, visit)| visit.bytes());
+        let records = self.0.records.borrow();
+        let live = records.iter().map(|(_, record)| record.bytes());
         live.fold(self.0.bytes.get(), add)
     }
 
     /// The sessions that are held now.
-    pub(crate) fn visits(&self) -> Vec<Rc<Visit>> {
-        let visits = self.0.visits.borrow();
-        visits.iter().map(|(_, visit)| Rc::clone(visit)).collect()
+    pub(crate) fn records(&self) -> Vec<Rc<SessionRecord>> {
+        let records = self.0.records.borrow();
+        records
+            .iter()
+            .map(|(_, record)| Rc::clone(record))
+            .collect()
     }
 
-    pub(super) fn hold(&self, visit: Visit) -> Hold {
-        let visit = Rc::new(visit);
-        visit.began();
-        let place = self.0.visits.borrow_mut().insert(Rc::clone(&visit));
+    pub(super) fn hold(&self, record: SessionRecord) -> Hold {
+        let record = Rc::new(record);
+        record.began();
+        let place = self.0.records.borrow_mut().insert(Rc::clone(&record));
         self.0.load.set(self.count());
         Hold {
             held: self.clone(),
             place,
-            visit,
+            record,
         }
     }
 }
@@ -76,23 +79,23 @@ impl Held {
 pub(super) struct Hold {
     held: Held,
     place: usize,
-    visit: Rc<Visit>,
+    record: Rc<SessionRecord>,
 }
 
 impl Hold {
-    /// The visitor and the byte counts of the session.
-    pub(super) fn visit(&self) -> &Visit {
-        &self.visit
+    /// The caller and the byte counts of the session.
+    pub(super) fn record(&self) -> &SessionRecord {
+        &self.record
     }
 }
 
 impl Drop for Hold {
     fn drop(&mut self) {
         let inner = &self.held.0;
-        inner.visits.borrow_mut().remove(self.place);
+        inner.records.borrow_mut().remove(self.place);
         inner.load.set(self.held.count());
-        inner.bytes.set(add(inner.bytes.get(), self.visit.bytes()));
-        self.visit.ended();
+        inner.bytes.set(add(inner.bytes.get(), self.record.bytes()));
+        self.record.ended();
     }
 }
 
@@ -106,22 +109,26 @@ mod tests {
 
     use super::*;
     use crate::metrics::Direction;
-    use crate::session::Visitor;
+    use crate::session::SessionCaller;
 
     #[test]
     fn what_went_over_a_session_still_counts_when_it_is_over() {
         let held = Held::default();
         let hold = || {
             let id = SessionId(1);
-            held.hold(Visit::new(id, Moment::default(), Visitor::default()))
+            held.hold(SessionRecord::new(
+                id,
+                Moment::default(),
+                SessionCaller::default(),
+            ))
         };
         let (first, second) = (hold(), hold());
-        first.visit().moved(Direction::ToTarget, 10);
-        second.visit().moved(Direction::ToFrontend, 5);
+        first.record().moved(Direction::ToTarget, 10);
+        second.record().moved(Direction::ToFrontend, 5);
         assert_eq!((held.count(), held.bytes()), (2, (10, 5)));
         drop(first);
         assert_eq!((held.count(), held.bytes()), (1, (10, 5)));
-        assert_eq!(held.visits()[0].bytes(), (0, 5));
+        assert_eq!(held.records()[0].bytes(), (0, 5));
         drop(second);
         assert_eq!((held.count(), held.bytes()), (0, (10, 5)));
     }

@@ -95,7 +95,7 @@ impl Lanes {
         };
         match self.open(socket) {
             Ok(lane) => {
-                ends.seat(Rc::new(lane));
+                ends.lane_state(Rc::new(lane));
                 true
             }
             Err(_) => false,
@@ -148,7 +148,7 @@ pub(crate) fn shard_of(nonce: &BulkNonce) -> usize {
 
 /// Whether a session uses a lane.
 #[derive(Default)]
-pub(super) enum Seat {
+pub(super) enum LaneState {
     /// The session's holder cannot use a lane.
     #[default]
     Unwanted,

@@ -13,8 +13,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use tieline_wire::limits::PREFACE;
 use tieline_wire::{
-    Counters, Error, Event, GoAway, Joining, Mode, Moment, Mux, Open, OpenError, Reason, SessionId,
-    SessionMap, Side, Transmit, TunnelId,
+    Counters, Error, Event, GoAway, Mode, Moment, Mux, Open, OpenError, Reason, SendBatching,
+    SessionId, SessionMap, Side, Transmit, TunnelId,
 };
 
 use tracing::debug;
@@ -24,28 +24,28 @@ use crate::io::Signal;
 use crate::metrics::{Direction, DropKind, FrontendKind, ShardMetrics};
 
 mod account;
-mod asking;
 mod ends;
 mod handle;
 mod held;
 mod inbox;
 mod lanes;
+mod probed;
+mod record;
 mod stream;
 #[cfg(test)]
 pub(crate) mod tests;
 mod trust;
-mod visit;
 
 pub(crate) use account::Account;
-pub(crate) use asking::Asking;
 use ends::Ends;
 pub(crate) use handle::{Incoming, Session};
 pub(crate) use held::{Held, Load};
 use inbox::InboxEnd;
-use lanes::Seat;
+use lanes::LaneState;
 pub(crate) use lanes::{Lane, Lanes, shard_of};
+pub(crate) use probed::ProbedLinks;
+pub(crate) use record::{Noted, SessionCaller, SessionRecord};
 pub(crate) use stream::{SessionEnded, SessionStream};
-pub(crate) use visit::{Noted, Visit, Visitor};
 
 /// Silence after which a link may be dead. A request over such a link is held back until the agent has acknowledged the
 /// session, so that it can be sent again if the link turns out to be lost. The cost is one round trip after silence.
@@ -69,7 +69,7 @@ pub(crate) struct SharedMux {
     clock: Clock,
     metrics: Arc<ShardMetrics>,
     lanes: Rc<Lanes>,
-    asking: Rc<Asking>,
+    probed: Rc<ProbedLinks>,
     /// Whether the link is in `asking`.
     is_asking: Cell<bool>,
     /// Whether the relay or the agent ends the link in order, so that no report on it will come.
@@ -97,7 +97,7 @@ impl SharedMux {
         clock: Clock,
         metrics: Arc<ShardMetrics>,
         lanes: Rc<Lanes>,
-        asking: Rc<Asking>,
+        probed: Rc<ProbedLinks>,
     ) -> Rc<Self> {
         Rc::new_cyclic(|this| Self {
             state: RefCell::new(State {
@@ -113,7 +113,7 @@ impl SharedMux {
             clock,
             metrics,
             lanes,
-            asking,
+            probed,
             is_asking: Cell::new(false),
             is_leaving: Cell::new(false),
             left_at: Cell::new(None),
@@ -132,12 +132,12 @@ impl SharedMux {
         said
     }
 
-    /// Opens a session for `visitor`, counted in `held`; payload may follow at once.
+    /// Opens a session for `caller`, counted in `held`; payload may follow at once.
     pub(crate) fn open(
         self: &Rc<Self>,
         tunnel: &TunnelId,
         held: &Held,
-        visitor: Visitor,
+        caller: SessionCaller,
     ) -> Result<Session, OpenError> {
         if self.closing.get().is_some() {
             return Err(OpenError::Closing);
@@ -149,8 +149,8 @@ impl SharedMux {
         })?;
         let now = self.clock.now();
         let is_sure = state.mux.last_heard() + SURE_FOR >= now;
-        let is_held_back = !is_sure && matches!(visitor.kind, FrontendKind::Http);
-        let hold = held.hold(Visit::new(id, now, visitor));
+        let is_held_back = !is_sure && matches!(caller.kind, FrontendKind::Http);
+        let hold = held.hold(SessionRecord::new(id, now, caller));
         let ends = Rc::new(Ends::new(hold, is_held_back));
         state.sessions.insert(id, Rc::clone(&ends));
         self.count_sessions(&mut state);
@@ -182,8 +182,8 @@ impl SharedMux {
                         .bytes_moved(Direction::ToFrontend, payload.len());
                     let taken = match state.sessions.get(&session) {
                         Some(ends) => {
-                            let visit = ends.hold.visit();
-                            visit.moved(Direction::ToFrontend, payload.len());
+                            let record = ends.hold.record();
+                            record.moved(Direction::ToFrontend, payload.len());
                             ends.deliver(&payload)
                         }
                         // The session's holder has left, and the rest of the payload is discarded.
@@ -270,7 +270,7 @@ impl SharedMux {
     fn offer_lanes(&self, state: &mut State) {
         while let Some(id) = state.mux.poll_bulky() {
             if let Some(ends) = state.sessions.get(&id)
-                && matches!(*ends.lane.borrow(), Seat::Wanted)
+                && matches!(*ends.lane.borrow(), LaneState::Wanted)
                 && let Some(nonce) = self.lanes.offer(ends, self.clock.now())
             {
                 state.mux.offer_bulk(id, &nonce);
@@ -295,7 +295,7 @@ impl SharedMux {
         state.wake_writable();
         self.count_sessions(&mut state);
         if state.mux.is_asking() && !self.is_asking.replace(true) {
-            self.asking.add(Weak::clone(&self.this));
+            self.probed.add(Weak::clone(&self.this));
         }
         any
     }
@@ -394,20 +394,20 @@ impl SharedMux {
         self.cut_those(held, reason, |_| true)
     }
 
-    /// Resets the sessions that `held` counts and whose visitor `is_out` selects; returns how many.
+    /// Resets the sessions that `held` counts and whose caller `is_out` selects; returns how many.
     pub(crate) fn cut_those(
         &self,
         held: &Held,
         reason: Reason,
-        is_out: impl Fn(&Visitor) -> bool,
+        is_out: impl Fn(&SessionCaller) -> bool,
     ) -> usize {
         let mut state = self.state.borrow_mut();
         let mut count = 0;
-        for visit in held.visits() {
-            if state.mux.is_live(visit.id) && is_out(&visit.visitor) {
-                state.mux.reset(visit.id, reason);
+        for record in held.records() {
+            if state.mux.is_live(record.id) && is_out(&record.caller) {
+                state.mux.reset(record.id, reason);
                 self.metrics.session_reset(reason);
-                state.end(visit.id, InboxEnd::Reset(reason), &self.metrics);
+                state.end(record.id, InboxEnd::Reset(reason), &self.metrics);
                 count += 1;
             }
         }
@@ -458,8 +458,8 @@ impl SharedMux {
     }
 
     /// Whether the writer should wait for more frames to join the next send.
-    pub(crate) fn goes_on(&self, joining: &mut Joining) -> bool {
-        joining.goes_on(&self.state.borrow().mux)
+    pub(crate) fn goes_on(&self, batching: &mut SendBatching) -> bool {
+        batching.goes_on(&self.state.borrow().mux)
     }
 
     /// Sets whether the link's socket has no room at present.
@@ -489,7 +489,7 @@ impl State {
         let Some(ends) = self.sessions.get(&session) else {
             return;
         };
-        if matches!(*ends.lane.borrow(), Seat::Taken(_)) {
+        if matches!(*ends.lane.borrow(), LaneState::Taken(_)) {
             ends.inbox.borrow_mut().moved = true;
             ends.readable.raise();
         } else {

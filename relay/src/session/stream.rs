@@ -69,13 +69,13 @@ impl SessionStream {
 
     /// Receives the number of bytes that had reached the agent when the link was lost, if the agent may report it.
     pub(crate) fn told(&self) -> Option<oneshot::Receiver<u64>> {
-        self.session.as_ref().and_then(|it| it.fate().told())
+        self.session.as_ref().and_then(|it| it.delivery().told())
     }
 
     /// The error for a session that was reset.
     fn reset(&self, reason: Reason) -> io::Error {
         let session = self.session.as_ref();
-        let is_not_sent = session.is_some_and(|it| it.fate().is_not_sent());
+        let is_not_sent = session.is_some_and(|it| it.delivery().is_not_sent());
         reset_error(reason, is_not_sent)
     }
 }

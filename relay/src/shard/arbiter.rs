@@ -9,12 +9,12 @@ use tracing::{debug, info};
 
 use super::Shard;
 use super::admission::refusal;
-use super::message::{Claim, Forgotten, Message, Parting, RouteUpdate};
+use super::message::{Claim, Forgotten, Message, ReleaseKind, RouteUpdate};
 use super::names::{Decision, Released, home};
 use crate::auth::may_reach;
 use crate::metrics::{FrontendKind, LimitKind};
 use crate::registry::{AgentTag, Grant, LinkRef};
-use crate::session::Visitor;
+use crate::session::SessionCaller;
 
 /// Notes that one shard keeps while the disk takes none: some 100 MiB.
 const UNSAVED_MAX: usize = 256 * 1024;
@@ -27,13 +27,9 @@ impl Shard {
     }
 
     /// Tells a name's home shard that a link no longer serves the name.
-    pub(super) fn release(self: &Rc<Self>, tunnel: TunnelId, link: LinkRef, parting: Parting) {
+    pub(super) fn release(self: &Rc<Self>, tunnel: TunnelId, link: LinkRef, kind: ReleaseKind) {
         let home = home(&tunnel, self.peers.mailboxes.len());
-        let release = Message::Release {
-            tunnel,
-            link,
-            parting,
-        };
+        let release = Message::Release { tunnel, link, kind };
         self.post(home, release);
     }
 
@@ -78,10 +74,10 @@ impl Shard {
         self: &Rc<Self>,
         tunnel: &TunnelId,
         link: LinkRef,
-        parting: Parting,
+        kind: ReleaseKind,
     ) {
         let mut names = self.names.borrow_mut();
-        let released = names.release(tunnel, link, parting, self.clock.now());
+        let released = names.release(tunnel, link, kind, self.clock.now());
         drop(names);
         self.count_tunnels();
         self.keep_notes();
@@ -152,12 +148,12 @@ impl Shard {
                 continue;
             };
             let info = &*agent.info;
-            let is_out = |visitor: &Visitor| {
-                let identity = visitor.identity.as_deref();
+            let is_out = |caller: &SessionCaller| {
+                let identity = caller.identity.as_deref();
                 let owner = info.owner.as_deref();
                 let is_stranger = identity.is_some_and(|it| !may_reach(it, tunnel, owner));
-                let is_of_kind = visitor.dcc.as_ref().is_none_or(|dcc| **dcc == *info.dcc);
-                let is_raw = visitor.kind == FrontendKind::Tcp;
+                let is_of_kind = caller.dcc.as_ref().is_none_or(|dcc| **dcc == *info.dcc);
+                let is_raw = caller.kind == FrontendKind::Tcp;
                 is_stranger || !is_of_kind || (is_raw && !info.is_open_to_raw())
             };
             for held in link.held(tunnel) {
@@ -263,7 +259,7 @@ impl Shard {
                 let mux = gone.map(|(_, mux, _)| mux);
                 drop(registry);
                 // The link ended, or lost the tunnel; the home shard must stop routing to it.
-                self.release(tunnel, link, Parting::Away);
+                self.release(tunnel, link, ReleaseKind::Away);
                 if let Some(mux) = mux {
                     let outcome = Err(refusal(Reason::Cancelled));
                     mux.with_mux(|mux| mux.register_ack(&RegisterAck { request, outcome }));
@@ -336,7 +332,7 @@ impl Shard {
             // The earlier grant is not renewed: the home shard must stop routing to the link, and the tunnel's sessions
             // would be beyond the reach of operators and revocations.
             mux.cut(&it.held, reason);
-            self.release(tunnel.clone(), link, Parting::Away);
+            self.release(tunnel.clone(), link, ReleaseKind::Away);
             // After this kind of refusal alone the agent would assume that it keeps the earlier grant.
             withdrawal = may_stay.then(|| Withdrawal {
                 request: grant.request,

@@ -23,7 +23,7 @@ use crate::listen::proxied::{self, Source};
 use crate::listen::{http, tcp};
 use crate::metrics::{FrontendKind, HandoffKind};
 use crate::registry::{AgentTag, LinkRef, TunnelInfo};
-use crate::session::{Session, Visitor};
+use crate::session::{Session, SessionCaller};
 use crate::splice::splice;
 
 impl Shard {
@@ -170,7 +170,7 @@ impl Shard {
                     self.raw_refused(peer, Some(&tunnel), Some(&caller), Reason::Overload);
                 }
             }
-            Place::Nowhere(reason) => {
+            Place::NoTarget(reason) => {
                 debug!(%tunnel, reason = reason.word(), "frontend refused");
                 self.raw_refused(raw.peer, Some(&tunnel), Some(&caller), reason);
             }
@@ -194,24 +194,24 @@ impl Shard {
             let among = (choice, &raw.tried[..]);
             let agent = self.routes.borrow().choose(tunnel, self.index, among, fit);
             if let (None, Some(reason)) = (agent, refused) {
-                return Place::Nowhere(reason);
+                return Place::NoTarget(reason);
             }
             let choice = agent.map_or(choice, Choice::Agent);
-            let visitor = || Visitor {
+            let caller = || SessionCaller {
                 identity: caller.identity(),
                 address: Some(raw.peer.ip().to_canonical()),
                 kind: FrontendKind::Tcp,
                 pass: mem::take(&mut raw.pass),
                 noted: self.noted(raw.peer, tunnel),
-                ..Visitor::default()
+                ..SessionCaller::default()
             };
-            match (self.place(tunnel, choice, fit, visitor), agent) {
-                (Place::Nowhere(reason), _)
+            match (self.place(tunnel, choice, fit, caller), agent) {
+                (Place::NoTarget(reason), _)
                     if refused.is_none() && self.is_changed_for(tunnel, reason, began).await => {}
                 // Payload is sent only once the target's connection stands: until then another agent may take the
                 // session.
                 (Place::Here(session), Some(agent)) => match session.settled().await {
-                    Err(reason) if session.fate().is_not_sent() && is_of_target(reason) => {
+                    Err(reason) if session.delivery().is_not_sent() && is_of_target(reason) => {
                         raw.pass = session.take_pass();
                         raw.tried.push(agent);
                         refused = Some(reason);
@@ -297,27 +297,27 @@ impl Shard {
     }
 
     /// The shard of a link to an agent of `tunnel` that `fit` accepts; if it is this shard, opens the session for
-    /// `visitor`.
+    /// `caller`.
     pub(super) fn place(
         &self,
         tunnel: &TunnelId,
         choice: Choice,
         fit: impl Fn(&TunnelInfo) -> bool,
-        visitor: impl FnOnce() -> Visitor,
+        caller: impl FnOnce() -> SessionCaller,
     ) -> Place {
         let routes = self.routes.borrow();
         let link = match routes.lookup(tunnel, self.index, choice, fit) {
-            Lookup::Unknown => return Place::Nowhere(Reason::UnknownTunnel),
-            _ if self.is_paused(tunnel) => return Place::Nowhere(Reason::TunnelPaused),
-            Lookup::Offline => return Place::Nowhere(Reason::TunnelOffline),
+            Lookup::Unknown => return Place::NoTarget(Reason::UnknownTunnel),
+            _ if self.is_paused(tunnel) => return Place::NoTarget(Reason::TunnelPaused),
+            Lookup::Offline => return Place::NoTarget(Reason::TunnelOffline),
             Lookup::Live(link) => link,
         };
         if link.shard != self.index {
             return Place::Shard(link.shard);
         }
-        match self.open_session(link, tunnel, visitor()) {
+        match self.open_session(link, tunnel, caller()) {
             Ok(session) => Place::Here(session),
-            Err(reason) => Place::Nowhere(reason),
+            Err(reason) => Place::NoTarget(reason),
         }
     }
 
@@ -326,7 +326,7 @@ impl Shard {
         &self,
         link: LinkRef,
         tunnel: &TunnelId,
-        visitor: Visitor,
+        caller: SessionCaller,
     ) -> Result<Session, Reason> {
         let registry = self.registry.borrow();
         // The update that removes the link from the route may be on its way.
@@ -334,7 +334,7 @@ impl Shard {
         let it = entry.tunnels().get(tunnel).ok_or(Reason::TunnelOffline)?;
         entry
             .mux
-            .open(tunnel, &it.held, visitor)
+            .open(tunnel, &it.held, caller)
             .map_err(|error| match error {
                 tieline_wire::OpenError::Full => Reason::SessionLimit,
                 tieline_wire::OpenError::Closing => Reason::TunnelOffline,
@@ -380,7 +380,7 @@ struct Raw {
 pub(super) enum Place {
     Here(Session),
     Shard(usize),
-    Nowhere(Reason),
+    NoTarget(Reason),
 }
 
 /// Counts one frontend while it lives.

@@ -16,16 +16,18 @@ use tokio::sync::oneshot;
 
 use super::Shard;
 use super::callers::{Caller, Known};
-use super::message::{Back, Message, Verdict, Wish};
-use super::routes::{Choice, Found, Lookup, Search, Whose};
+use super::message::{CrossingReply, CrossingRequest, Message, Verdict};
+use super::routes::{Choice, Found, Lookup, OwnerGroup, Search};
 use crate::audit::Call;
 use crate::auth::{OwnTokens, TokenRefusal};
 use crate::io::{PollSocket, Socket, pair, sleep, timeout, turn};
 use crate::limits::{Limited, Pass};
-use crate::listen::http::{Aim, Gateway, Listing, Nowhere, Sealer, Target, Wanted, hide_tokens};
+use crate::listen::http::{
+    Gateway, Listing, NoTarget, Sealer, Target, TargetQuery, TunnelSelector, hide_tokens,
+};
 use crate::metrics::FrontendKind;
 use crate::registry::{AgentTag, TunnelInfo};
-use crate::session::{SessionEnded, SessionStream, Visitor};
+use crate::session::{SessionCaller, SessionEnded, SessionStream};
 
 /// Minimum length of a page of tunnels, except for the last page: some 50 KiB of JSON.
 const LISTED_ENOUGH: usize = 250;
@@ -75,16 +77,16 @@ impl Gateway for ShardGateway {
     async fn find(
         &self,
         caller: &Caller,
-        wanted: &Wanted,
+        wanted: &TargetQuery,
         stale: Option<&Target>,
         kept: impl Fn(&TunnelId, AgentTag) -> bool,
-    ) -> Result<Rc<Target>, Nowhere> {
+    ) -> Result<Rc<Target>, NoTarget> {
         let shard = &self.0;
         let began = shard.clock.now();
         let fit = |tunnel: &TunnelId, info: &TunnelInfo| caller.may_reach(tunnel, info);
         let identity = caller.known().map(|known| &**known.identity());
-        let whose = match &wanted.aim {
-            Aim::Kind(_) if wanted.pin.is_none() => Whose::of_caller(identity),
+        let whose = match &wanted.selector {
+            TunnelSelector::Kind(_) if wanted.binding.is_none() => OwnerGroup::of_caller(identity),
             _ => Vec::new(),
         };
         let search = Search {
@@ -95,14 +97,14 @@ impl Gateway for ShardGateway {
             fit: &|tunnel, info| fit(tunnel, info) && !shard.is_paused(tunnel),
             kept: &kept,
         };
-        let offline = Nowhere::Refused(Reason::TunnelOffline);
-        let too_late = match wanted.pin {
-            Some(_) => Nowhere::AgentGone,
+        let offline = NoTarget::Refused(Reason::TunnelOffline);
+        let too_late = match wanted.binding {
+            Some(_) => NoTarget::AgentGone,
             None => offline,
         };
-        let aim = match &wanted.pin {
-            Some(pin) => Aim::Tunnel(pin.tunnel.clone()),
-            None => wanted.aim.clone(),
+        let selector = match &wanted.binding {
+            Some(binding) => TunnelSelector::Tunnel(binding.tunnel.clone()),
+            None => wanted.selector.clone(),
         };
         loop {
             let found = shard.routes.borrow().find(&search);
@@ -113,25 +115,25 @@ impl Gateway for ShardGateway {
                 Found::Offline(since) => (since, true),
                 // Right after the relay's start the agents have yet to reconnect.
                 Found::Gone if shard.is_fresh() => (began, false),
-                Found::Gone => return Err(Nowhere::AgentGone),
-                Found::Unusable => return Err(Nowhere::Refused(Reason::TargetUnreachable)),
+                Found::Gone => return Err(NoTarget::AgentGone),
+                Found::Unusable => return Err(NoTarget::Refused(Reason::TargetUnreachable)),
                 Found::Unknown => {
                     let search = Search {
                         fit: &fit,
                         ..search
                     };
                     if shard.is_paused_for(&search) {
-                        return Err(Nowhere::Refused(Reason::TunnelPaused));
+                        return Err(NoTarget::Refused(Reason::TunnelPaused));
                     }
                     if !shard.is_fresh() {
-                        return Err(Nowhere::Refused(Reason::UnknownTunnel));
+                        return Err(NoTarget::Refused(Reason::UnknownTunnel));
                     }
                     (began, false)
                 }
             };
-            if !shard.is_changed(&aim, since, is_known).await {
+            if !shard.is_changed(&selector, since, is_known).await {
                 return Err(match shard.draining.get() {
-                    true => Nowhere::Stopping,
+                    true => NoTarget::Stopping,
                     false => too_late,
                 });
             }
@@ -161,14 +163,19 @@ impl Gateway for ShardGateway {
         routes.is_kind(tunnel, dcc, |info| caller.may_reach(tunnel, info))
     }
 
-    fn other(&self, caller: &Caller, wanted: &Wanted, tried: &[Rc<Target>]) -> Option<Rc<Target>> {
+    fn other(
+        &self,
+        caller: &Caller,
+        wanted: &TargetQuery,
+        tried: &[Rc<Target>],
+    ) -> Option<Rc<Target>> {
         let shard = &self.0;
         let identity = caller.known().map(|known| &**known.identity());
         let search = Search {
             wanted,
             stale: None,
             tried,
-            whose: &Whose::of_caller(identity),
+            whose: &OwnerGroup::of_caller(identity),
             fit: &|tunnel, info| caller.may_reach(tunnel, info) && !shard.is_paused(tunnel),
             kept: &|_, _| false,
         };
@@ -202,14 +209,14 @@ impl Gateway for ShardGateway {
             Lookup::Live(link) => link,
         };
         if link.shard == shard.index {
-            let visitor = Visitor {
+            let caller = SessionCaller {
                 identity: caller.identity(),
                 address: Some(self.1),
                 kind: FrontendKind::Http,
                 dcc: dcc.cloned(),
-                ..Visitor::default()
+                ..SessionCaller::default()
             };
-            let session = shard.open_session(link, tunnel, visitor)?;
+            let session = shard.open_session(link, tunnel, caller)?;
             return Ok(GatewayStream::Local(SessionStream::new(session)));
         }
         shard.metrics.crossings.inc();
@@ -219,14 +226,14 @@ impl Gateway for ShardGateway {
         let (reached, told) = oneshot::channel();
         let crossing = Message::Crossing {
             fd: theirs,
-            wish: Wish {
+            request: CrossingRequest {
                 tunnel: tunnel.clone(),
                 agent: target.agent,
                 identity: caller.identity(),
                 address: Some(self.1),
                 dcc: dcc.cloned(),
             },
-            back: Back {
+            back: CrossingReply {
                 verdict: Arc::clone(&verdict),
                 reached,
             },

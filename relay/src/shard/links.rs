@@ -12,7 +12,7 @@ use tracing::{Instrument, info, info_span};
 
 use super::Shard;
 use super::admission::refusal;
-use super::message::{Greeting, Message, Parting};
+use super::message::{Greeting, Message, ReleaseKind};
 use super::placement::shard_of;
 use crate::auth::{Admission, authorize};
 use crate::host::{host_of, is_loopback};
@@ -104,7 +104,7 @@ impl Shard {
             self.clock,
             Arc::clone(&self.metrics),
             Rc::clone(&self.lanes),
-            Rc::clone(&self.asking),
+            Rc::clone(&self.probed),
         )
     }
 
@@ -139,12 +139,12 @@ impl Shard {
                 }
             }
         }
-        let parting = match reason {
-            Reason::AuthChanged => Parting::HolderChanged,
-            _ => Parting::Away,
+        let kind = match reason {
+            Reason::AuthChanged => ReleaseKind::HolderChanged,
+            _ => ReleaseKind::Away,
         };
         for tunnel in entry.into_tunnels() {
-            self.release(tunnel, link, parting);
+            self.release(tunnel, link, kind);
         }
     }
 
@@ -304,7 +304,7 @@ impl LinkHost for Host {
     }
 
     fn unregister(&self, tunnel: &TunnelId) {
-        self.part(tunnel, Parting::TakenBack);
+        self.part(tunnel, ReleaseKind::TakenBack);
     }
 
     fn lost(&self, lost: Lost) {
@@ -325,14 +325,14 @@ impl LinkHost for Host {
             None => return,
         };
         for tunnel in tunnels {
-            self.part(&tunnel, Parting::Away);
+            self.part(&tunnel, ReleaseKind::Away);
         }
     }
 }
 
 impl Host {
     /// Takes a tunnel from the link's registry entry; its sessions go on, and no new ones begin.
-    fn part(&self, tunnel: &TunnelId, parting: Parting) {
+    fn part(&self, tunnel: &TunnelId, kind: ReleaseKind) {
         let shard = &self.shard;
         let mut registry = shard.registry.borrow_mut();
         let Some(it) = registry.remove_tunnel(self.id, tunnel) else {
@@ -346,7 +346,7 @@ impl Host {
             shard: shard.index,
             link: self.id,
         };
-        shard.release(tunnel.clone(), link, parting);
+        shard.release(tunnel.clone(), link, kind);
     }
 }
 

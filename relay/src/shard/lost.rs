@@ -34,7 +34,7 @@ struct Kept {
 }
 
 impl Shard {
-    /// Keeps the account of a link that ended, if the fate of any of its requests is known to its agent alone. The
+    /// Keeps the account of a link that ended, if the outcome of any of its requests is known to its agent alone. The
     /// requests wait for the agent's report until the offline grace is over.
     pub(super) fn keep_account(&self, entry: &LinkEntry) {
         let account = entry.mux.account();

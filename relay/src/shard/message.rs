@@ -42,14 +42,18 @@ pub(crate) enum Message {
         arrived: Arrived,
     },
     /// A session of an HTTP frontend on another shard, over a socket pair.
-    Crossing { fd: OwnedFd, wish: Wish, back: Back },
+    Crossing {
+        fd: OwnedFd,
+        request: CrossingRequest,
+        back: CrossingReply,
+    },
     /// To a name's home shard: a link claims the name.
     Claim(Box<Claim>),
     /// To a name's home shard: a link no longer serves the name.
     Release {
         tunnel: TunnelId,
         link: LinkRef,
-        parting: Parting,
+        kind: ReleaseKind,
     },
     /// From a name's home shard: the agents and links that serve the name now.
     Route(Arc<RouteUpdate>),
@@ -139,7 +143,7 @@ pub(crate) struct Frontend {
 }
 
 /// A request for a session: its caller, and the agent it is for.
-pub(crate) struct Wish {
+pub(crate) struct CrossingRequest {
     pub(crate) tunnel: TunnelId,
     /// The agent of the tunnel that the session is for.
     pub(crate) agent: AgentTag,
@@ -151,7 +155,7 @@ pub(crate) struct Wish {
 }
 
 /// Channel from a crossing session's shard to the frontend's shard, beside the session's bytes.
-pub(crate) struct Back {
+pub(crate) struct CrossingReply {
     pub(crate) verdict: Arc<Verdict>,
     /// Sends the number of payload bytes that had reached the agent when the link was lost.
     pub(crate) reached: oneshot::Sender<u64>,
@@ -197,7 +201,7 @@ pub(crate) struct Claim {
 
 /// How a link gives up a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Parting {
+pub(crate) enum ReleaseKind {
     /// The link ended; the name stays bound.
     Away,
     /// The agent unregistered the tunnel; a derived name, which no other agent can claim, is forgotten.

@@ -24,7 +24,7 @@ use crate::link::LinkBlock;
 use crate::listen;
 use crate::metrics::ShardMetrics;
 use crate::registry::Registry;
-use crate::session::{Asking, Lanes};
+use crate::session::{Lanes, ProbedLinks};
 use crate::splice::ReadBlock;
 use crate::state::{Book, Note};
 
@@ -151,7 +151,7 @@ pub(crate) struct Shard {
     read_block: Rc<ReadBlock>,
     link_block: LinkBlock,
     lanes: Rc<Lanes>,
-    asking: Rc<Asking>,
+    probed: Rc<ProbedLinks>,
     /// Start of the shard, and so of the relay.
     started: Moment,
     http_settings: Rc<listen::http::Settings>,
@@ -235,7 +235,7 @@ impl Shard {
             sealer: Rc::new(peers.sealer.clone()),
             clock,
             lanes: Lanes::new(index, Arc::clone(&metrics)),
-            asking: Rc::default(),
+            probed: Rc::default(),
             metrics,
             registry: RefCell::default(),
             lost: RefCell::default(),
@@ -260,10 +260,10 @@ impl Shard {
         let mailbox = mailbox.open()?;
         let ticking = Rc::clone(&shard);
         shard.gate.spawn(async move { ticking.tick().await });
-        let (asking, clock) = (Rc::clone(&shard.asking), shard.clock);
+        let (probed, clock) = (Rc::clone(&shard.probed), shard.clock);
         shard
             .gate
-            .spawn(async move { asking.watch(|| clock.now()).await });
+            .spawn(async move { probed.watch(|| clock.now()).await });
         Ok((shard, mailbox))
     }
 
@@ -292,13 +292,9 @@ impl Shard {
             Message::Lane { fd, nonce } => self.lane_moved_here(fd, &nonce),
             Message::Frontend(frontend) => self.raw_moved_here(frontend),
             Message::Http { fd, peer, arrived } => self.http_moved_here(fd, peer, arrived),
-            Message::Crossing { fd, wish, back } => self.crossing_arrived(fd, wish, back),
+            Message::Crossing { fd, request, back } => self.crossing_arrived(fd, request, back),
             Message::Claim(claim) => self.decide(*claim),
-            Message::Release {
-                tunnel,
-                link,
-                parting,
-            } => self.name_released(&tunnel, link, parting),
+            Message::Release { tunnel, link, kind } => self.name_released(&tunnel, link, kind),
             Message::Route(update) => self.route_decided(&update),
             Message::RouteApplied {
                 tunnel,

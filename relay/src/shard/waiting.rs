@@ -6,7 +6,7 @@ use tieline_wire::{Moment, Reason, TunnelId};
 use super::Shard;
 use super::routes::{Found, Search};
 use crate::io::timeout;
-use crate::listen::http::Aim;
+use crate::listen::http::TunnelSelector;
 
 impl Shard {
     /// Whether the relay started so recently that agents may still be reconnecting.
@@ -14,16 +14,21 @@ impl Shard {
         self.clock.now() < self.started + self.peers.config.http.start_grace
     }
 
-    /// Waits for the next change of the route that `aim` leads to, which has had no agent since `since`. Returns false
+    /// Waits for the next change of the route that `selector` leads to, which has had no agent since `since`. Returns false
     /// if the grace is over, the relay drains, or too many callers wait. Unknown names get a smaller share of the
     /// waiting places, since peers can make up any number of them.
-    pub(super) async fn is_changed(&self, aim: &Aim, since: Moment, is_known: bool) -> bool {
+    pub(super) async fn is_changed(
+        &self,
+        selector: &TunnelSelector,
+        since: Moment,
+        is_known: bool,
+    ) -> bool {
         let end = since + self.peers.config.http.offline_grace;
         let left = end.saturating_since(self.clock.now());
         if left.is_zero() || self.draining.get() {
             return false;
         }
-        let changed = self.routes.borrow_mut().changed(aim, is_known);
+        let changed = self.routes.borrow_mut().changed(selector, is_known);
         match changed {
             Some(changed) => timeout(left, changed).await.is_ok(),
             None => false,
@@ -42,9 +47,9 @@ impl Shard {
             Reason::UnknownTunnel if self.is_fresh() => None,
             _ => return false,
         };
-        let aim = Aim::Tunnel(tunnel.clone());
+        let selector = TunnelSelector::Tunnel(tunnel.clone());
         let is_known = reason == Reason::TunnelOffline;
-        self.is_changed(&aim, since.unwrap_or(began), is_known)
+        self.is_changed(&selector, since.unwrap_or(began), is_known)
             .await
     }
 

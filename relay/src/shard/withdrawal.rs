@@ -7,7 +7,7 @@ use tracing::info;
 
 use super::Shard;
 use super::admission::refusal;
-use super::message::Parting;
+use super::message::ReleaseKind;
 use crate::registry::{LinkId, LinkRef};
 
 impl Shard {
@@ -44,11 +44,11 @@ impl Shard {
             mux.with_mux(|mux| mux.withdraw(&withdrawal));
         }
         let shard = self.index;
-        let parting = match reason {
-            Reason::AuthChanged => Parting::HolderChanged,
-            _ => Parting::Away,
+        let kind = match reason {
+            Reason::AuthChanged => ReleaseKind::HolderChanged,
+            _ => ReleaseKind::Away,
         };
-        self.release(tunnel.clone(), LinkRef { shard, link }, parting);
+        self.release(tunnel.clone(), LinkRef { shard, link }, kind);
         Some(sessions)
     }
 

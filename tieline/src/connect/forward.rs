@@ -16,7 +16,6 @@ use tieline_hop::headers::{
 use tieline_hop::{Delivery, await_continue, copy_head};
 use tokio::time::{Instant, sleep};
 
-use super::asking::Asking;
 use super::body::AnswerBody;
 use super::caller::State;
 use super::cors;
@@ -24,10 +23,11 @@ use super::credential::Credential;
 use super::event::Hook;
 use super::headers::for_relay;
 use super::origin::{self, Hosts, Origins};
-use super::outlook::Outlook;
 use super::pool::{Connection, Failure, Lease, Pool};
 use super::problem::Problem;
 use super::rewrite::{self, Endpoint};
+use super::token_demand::TokenDemand;
+use super::trouble::TroubleReporter;
 use super::upload::{Progress, RequestBody};
 
 /// Longest wait for the relay's `100 Continue` before a request body is sent without it.
@@ -46,9 +46,9 @@ pub(super) struct Front {
     pub(super) pool: Arc<Pool>,
     pub(super) host: HeaderValue,
     pub(super) credential: Option<Credential>,
-    pub(super) asking: Asking,
+    pub(super) token_demand: TokenDemand,
     pub(super) origins: Origins,
-    pub(super) outlook: Outlook,
+    pub(super) trouble: TroubleReporter,
     pub(super) hosts: Hosts,
     pub(super) hook: Hook,
 }
@@ -115,7 +115,7 @@ impl Front {
             Ok(answer) => answer,
             Err(problem) => {
                 tracing::debug!(?problem, "request not forwarded");
-                if let Some(event) = self.outlook.failed(&problem) {
+                if let Some(event) = self.trouble.failed(&problem) {
                     self.hook.tell(&event);
                 }
                 let own = |body| AnswerBody::own(body, Arc::clone(state));
@@ -142,13 +142,13 @@ impl Front {
         if parts.status == StatusCode::UNAUTHORIZED
             && let Some(credential) = &self.credential
         {
-            self.asking.refused().await;
+            self.token_demand.refused().await;
             if let Some(event) = credential.refused() {
                 self.hook.tell(&event);
             }
         }
         let news = self
-            .outlook
+            .trouble
             .answered(parts.status, &parts.headers, has_token);
         news.for_each(|event| self.hook.tell(&event));
         let length = body.size_hint().exact();
@@ -176,7 +176,11 @@ impl Front {
     /// The credentials to send to the relay, if there are any and the relay asks for them.
     async fn credential(&self) -> Option<HeaderValue> {
         let credential = self.credential.as_ref()?;
-        if !self.asking.asks(self.pool.relay(), self.pool.tls()).await {
+        if !self
+            .token_demand
+            .asks(self.pool.relay(), self.pool.tls())
+            .await
+        {
             return None;
         }
         let (value, event) = credential.current();

@@ -3,14 +3,17 @@
 
 use super::event::ConnectEvent;
 use super::forward::Front;
-use crate::outbound::tunnels::{CallerSide, Obstacle};
+use crate::outbound::tunnels::{ListErrorKind, RelayHttp};
 
 /// Checks `relay` as a caller of the proxy would reach it, and reports the result as an event.
-pub(super) async fn look(front: &Front, relay: CallerSide) {
+pub(super) async fn look(front: &Front, relay: RelayHttp) {
     // As with callers' requests, the token is sent only if the relay asks for one.
-    let asks = front.asking.asks(&relay.origin, relay.tls.as_ref()).await;
+    let asks = front
+        .token_demand
+        .asks(&relay.origin, relay.tls.as_ref())
+        .await;
     let credential = front.credential.as_ref().filter(|_| asks);
-    let relay = CallerSide {
+    let relay = RelayHttp {
         authorization: credential.map(|it| it.current().0),
         ..relay
     };
@@ -24,13 +27,13 @@ pub(super) async fn look(front: &Front, relay: CallerSide) {
             true => format!("{} answers, and takes your token", relay.origin),
             false => format!("{} answers, and asks callers for no token", relay.origin),
         }),
-        Err(problem) if problem.obstacle == Obstacle::Hidden => {
+        Err(problem) if problem.why == ListErrorKind::Hidden => {
             good(format!("{} answers", relay.origin))
         }
         Err(problem) => {
-            front.outlook.told(problem.obstacle);
+            front.trouble.told(problem.why);
             ConnectEvent::Relay {
-                state: problem.obstacle.word(),
+                state: problem.why.word(),
                 is_good: false,
                 message: problem.text,
             }

@@ -16,7 +16,6 @@
 //! side ends the other side. Request paths go to the relay unchanged: the proxy has no tunnel table.
 
 mod args;
-mod asking;
 mod body;
 mod caller;
 mod cors;
@@ -28,10 +27,11 @@ mod headers;
 mod listen;
 mod look;
 mod origin;
-mod outlook;
 mod pool;
 mod problem;
 mod rewrite;
+mod token_demand;
+mod trouble;
 mod upload;
 
 use std::future::Future;
@@ -43,7 +43,6 @@ use std::time::Duration;
 use http::HeaderValue;
 
 pub use self::args::{ConnectArgs, DEFAULT_LISTEN};
-use self::asking::Asking;
 use self::credential::Credential;
 pub use self::error::ConnectError;
 pub use self::event::ConnectEvent;
@@ -51,10 +50,11 @@ use self::event::{Hook, list};
 use self::forward::Front;
 use self::listen::Listen;
 use self::origin::{Hosts, Origins};
-use self::outlook::Outlook;
 use self::pool::Pool;
+use self::token_demand::TokenDemand;
+use self::trouble::TroubleReporter;
 use crate::outbound::tls::Tls;
-use crate::outbound::tunnels::CallerSide;
+use crate::outbound::tunnels::RelayHttp;
 use crate::outbound::{OutboundError, RelayOrigin};
 use crate::paint::{GOOD, complain, paint, print_json, say, warn};
 use crate::signals::until_signal;
@@ -203,7 +203,7 @@ impl Connect {
         if credential.is_some() {
             warn_of_token(&relay, address, &hook);
         }
-        let to_look_at = self.look.then(|| CallerSide {
+        let to_look_at = self.look.then(|| RelayHttp {
             origin: relay.clone(),
             tls: tls.clone(),
             authorization: None,
@@ -213,9 +213,9 @@ impl Connect {
             pool: Arc::new(Pool::new(relay, tls)),
             host,
             credential,
-            asking: Asking::default(),
+            token_demand: TokenDemand::default(),
             origins: self.origins,
-            outlook: Outlook::default(),
+            trouble: TroubleReporter::default(),
             hosts: self.hosts,
             hook: hook.clone(),
         });

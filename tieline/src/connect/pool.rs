@@ -14,7 +14,7 @@ use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tieline_hop::headers::kept_alive_for;
-use tieline_hop::{Delivery, Fault, Watched, drive, reusable_for};
+use tieline_hop::{Delivery, Fault, ReportingStream, drive, reusable_for};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
@@ -145,7 +145,7 @@ impl Pool {
         let stream = self.dial(deadline).await?;
         let track = Arc::new(Track::default());
         let noting = Arc::clone(&track);
-        let stream = Watched::new(TokioIo::new(stream), move |noted| {
+        let stream = ReportingStream::new(TokioIo::new(stream), move |noted| {
             if noted.is_ok() {
                 noting.reads.fetch_add(1, Relaxed);
             }

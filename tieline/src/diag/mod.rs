@@ -18,7 +18,7 @@ use self::check::{Check, Outcome};
 use self::clock::Evidence;
 use crate::paint::{complain, print_json, say};
 use crate::settings::{self, ConfigFile, ServeArgs};
-use crate::token_show::{Standing, standing};
+use crate::token_show::{Validity, standing};
 use tieline_agent::Config;
 use tieline_agent::error::ConfigError;
 use tieline_agent::identity;
@@ -188,7 +188,7 @@ async fn auth(
     stream: Option<TcpStream>,
     now: u64,
     teller: &mut Teller,
-) -> (Option<Standing>, Evidence) {
+) -> (Option<Validity>, Evidence) {
     let nothing = Evidence::default();
     let token = match path.map(token::read).transpose() {
         Ok(token) => token,
@@ -217,7 +217,7 @@ async fn auth(
 }
 
 /// The token's expiry, as a clause of a message.
-fn words(token: &Standing) -> String {
+fn words(token: &Validity) -> String {
     match &token.expiry {
         Some(expiry) if token.has_expired => format!("the token expired {expiry}"),
         Some(expiry) => format!("the token expires {expiry}"),

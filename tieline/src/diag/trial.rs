@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout};
 use super::check::Check;
 use super::clock::Evidence;
 use super::words;
-use crate::token_show::Standing;
+use crate::token_show::Validity;
 use tieline_agent::config::{Config, TargetConfig};
 use tieline_agent::identity::Identity;
 use tieline_agent::server_kind;
@@ -280,7 +280,7 @@ fn broken(error: tieline_wire::Error, first: &[u8]) -> Trial {
 }
 
 /// Turns a trial's result into a check, and into evidence of the relay's clock.
-pub(super) fn judge(trial: Trial, config: &Config, token: Option<&Standing>) -> (Check, Evidence) {
+pub(super) fn judge(trial: Trial, config: &Config, token: Option<&Validity>) -> (Check, Evidence) {
     let mut evidence = Evidence::default();
     let (relay, mut answers, asked) = match trial {
         Trial::Answered {
@@ -470,7 +470,7 @@ mod tests {
         let (check, _) = judge(trial(), &config(), None);
         assert!(!check.detail.contains("shows when serving"), "{check}");
         // Accepted although expired: the relay allows for clocks that differ.
-        let over = Standing {
+        let over = Validity {
             expiry: Some("17 s ago, accepted until noon".to_owned()),
             has_expired: true,
             since: None,

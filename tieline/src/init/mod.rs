@@ -22,7 +22,7 @@ use self::file::Found;
 pub use self::merge::{MergeError, Merged, merge};
 use crate::outbound::OutboundError;
 use crate::outbound::known::{Known, is_known, rows, warn_of_clear_text};
-use crate::outbound::tunnels::CallerSide;
+use crate::outbound::tunnels::RelayHttp;
 use crate::paint::{BAD, GOOD, complain, paint, print_json, say, say_lines, warn};
 
 const DONE: u8 = 0;
@@ -157,7 +157,7 @@ async fn missing(args: &InitArgs) -> String {
             Ok(relay) => relay,
             Err(error) => return format!("{how}; {error}"),
         };
-        let relay = CallerSide {
+        let relay = RelayHttp {
             is_connect: !with_token,
             ..relay
         };
@@ -178,8 +178,8 @@ async fn missing(args: &InitArgs) -> String {
 }
 
 /// The relay at `origin`, for a caller with this token; warns if the token crosses a network in clear text.
-fn asked(origin: &str, token_file: Option<&Path>) -> Result<CallerSide, OutboundError> {
-    let relay = CallerSide::at(origin, None)?.with_token_file(token_file)?;
+fn asked(origin: &str, token_file: Option<&Path>) -> Result<RelayHttp, OutboundError> {
+    let relay = RelayHttp::at(origin, None)?.with_token_file(token_file)?;
     warn_of_clear_text(&relay);
     Ok(relay)
 }
@@ -187,7 +187,7 @@ fn asked(origin: &str, token_file: Option<&Path>) -> Result<CallerSide, Outbound
 /// The plan with the URL that the relay knows for the tunnel; an error if MCP clients cannot use the tunnel.
 async fn expected(args: &InitArgs, plan: Plan, origin: &str, tunnel: &str) -> Result<Plan, String> {
     let relay = asked(origin, args.token_to_ask()).map_err(|error| error.to_string())?;
-    let relay = CallerSide {
+    let relay = RelayHttp {
         is_connect: args.is_by_connect(),
         ..relay
     };

@@ -6,7 +6,7 @@ use clap::Args;
 
 use crate::outbound::OutboundError;
 use crate::outbound::known::{Row, rows, warn_of_clear_text};
-use crate::outbound::tunnels::{CallerSide, Problem};
+use crate::outbound::tunnels::{Problem, RelayHttp};
 use crate::paint::{BAD, GOOD, complain, paint, print_json, say};
 
 const DONE: u8 = 0;
@@ -76,7 +76,7 @@ pub(crate) async fn run(args: ListArgs) -> u8 {
     DONE
 }
 
-fn relay_of(args: &ListArgs) -> Result<CallerSide, OutboundError> {
+fn relay_of(args: &ListArgs) -> Result<RelayHttp, OutboundError> {
     let relay = args.relay.as_deref().ok_or(OutboundError::NoRelay)?;
-    CallerSide::at(relay, args.ca.as_deref())?.with_token_file(args.token_file.as_deref())
+    RelayHttp::at(relay, args.ca.as_deref())?.with_token_file(args.token_file.as_deref())
 }

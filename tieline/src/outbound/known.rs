@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::tunnels::{CallerSide, Obstacle, Problem, Told};
+use super::tunnels::{ListErrorKind, ListedTunnel, Problem, RelayHttp};
 use crate::paint::warn;
 
 /// A tunnel as `tieline list` prints it.
@@ -17,7 +17,7 @@ pub(crate) struct Row {
 }
 
 /// Warns if the token crosses a network in clear text.
-pub(crate) fn warn_of_clear_text(relay: &CallerSide) {
+pub(crate) fn warn_of_clear_text(relay: &RelayHttp) {
     if relay.exposes_token() {
         let relay = &relay.origin;
         warn(&format!(
@@ -38,7 +38,7 @@ pub(crate) enum Known {
 }
 
 /// Asks a relay, or the `tieline connect` in front of it, whether it lists `tunnel`.
-pub(crate) async fn is_known(relay: &CallerSide, tunnel: &str) -> Known {
+pub(crate) async fn is_known(relay: &RelayHttp, tunnel: &str) -> Known {
     match rows(relay).await {
         Ok(mut rows) => {
             let is_it = |row: &Row| row.tunnel.eq_ignore_ascii_case(tunnel);
@@ -47,7 +47,7 @@ pub(crate) async fn is_known(relay: &CallerSide, tunnel: &str) -> Known {
                 None => Known::No(rows.into_iter().map(|row| row.tunnel).collect()),
             }
         }
-        Err(problem) if problem.obstacle == Obstacle::NeedsToken => Known::Unsure(format!(
+        Err(problem) if problem.why == ListErrorKind::NeedsToken => Known::Unsure(format!(
             "{} answers token holders only, and an MCP client will need the token as well: without \
              --relay the entry leads through tieline connect, which adds it",
             relay.origin
@@ -57,12 +57,12 @@ pub(crate) async fn is_known(relay: &CallerSide, tunnel: &str) -> Known {
 }
 
 /// The tunnels that the caller may reach.
-pub(crate) async fn rows(relay: &CallerSide) -> Result<Vec<Row>, Problem> {
+pub(crate) async fn rows(relay: &RelayHttp) -> Result<Vec<Row>, Problem> {
     let tunnels = relay.tunnels().await?;
     Ok(tunnels.into_iter().map(|told| row(relay, told)).collect())
 }
 
-fn row(relay: &CallerSide, told: Told) -> Row {
+fn row(relay: &RelayHttp, told: ListedTunnel) -> Row {
     Row {
         url: relay.url_of(&told),
         tunnel: told.tunnel_id,

@@ -2,13 +2,13 @@
 
 use std::path::PathBuf;
 
-use super::plan::{MARK, Order, Plan, ServiceError, Step};
+use super::plan::{MARK, Plan, ServiceError, ServiceSpec, Step};
 
 /// Seconds between two starts of a program that fails: launchd cannot tell a final refusal from a
 /// crash.
 const THROTTLE_SECONDS: u32 = 30;
 
-pub(super) fn plan(order: &Order) -> Result<Plan, ServiceError> {
+pub(super) fn plan(order: &ServiceSpec) -> Result<Plan, ServiceError> {
     let label = format!("dev.tieline.{}", order.name);
     let (dir, log): (PathBuf, PathBuf) = if order.system {
         ("/Library/LaunchDaemons".into(), "/Library/Logs".into())
@@ -36,7 +36,7 @@ pub(super) fn plan(order: &Order) -> Result<Plan, ServiceError> {
     })
 }
 
-fn content(order: &Order, label: &str, log: &str) -> String {
+fn content(order: &ServiceSpec, label: &str, log: &str) -> String {
     let words: Vec<_> = order
         .command
         .iter()

@@ -12,7 +12,7 @@ use std::process;
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use self::plan::{Installed, Order, Plan, ServiceError, Step};
+use self::plan::{Installed, Plan, ServiceError, ServiceSpec, Step};
 use crate::paint::{GOOD, WARN, complain, paint, print_json, say, say_lines, warn};
 use crate::settings::{self, ConfigFile, ServeArgs};
 use tieline_agent::DRAIN_TIMEOUT;
@@ -111,7 +111,7 @@ fn install(args: &InstallArgs, serve_args: ParseServe) -> Result<u8, ServiceErro
         ));
     }
     let drain_timeout = settings::checked(&serve, file)?.drain_timeout;
-    let order = Order::new(
+    let order = ServiceSpec::new(
         &args.place.name,
         args.place.system,
         args.user.as_deref(),
@@ -226,11 +226,11 @@ fn without_bus(said: &str) -> Option<String> {
 }
 
 /// An order for commands that need only the service's place.
-fn order_of(place: &PlaceArgs) -> Result<Order, ServiceError> {
-    Order::new(&place.name, place.system, None, &[], DRAIN_TIMEOUT)
+fn order_of(place: &PlaceArgs) -> Result<ServiceSpec, ServiceError> {
+    ServiceSpec::new(&place.name, place.system, None, &[], DRAIN_TIMEOUT)
 }
 
-fn plan_for(order: &Order) -> Result<Plan, ServiceError> {
+fn plan_for(order: &ServiceSpec) -> Result<Plan, ServiceError> {
     if cfg!(target_os = "linux") {
         systemd::plan(order)
     } else if cfg!(target_os = "macos") {

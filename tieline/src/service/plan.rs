@@ -16,7 +16,7 @@ const NAME_BYTES_MAX: usize = 64;
 
 /// Description of the service to make.
 #[derive(Clone, Debug)]
-pub(super) struct Order {
+pub(super) struct ServiceSpec {
     pub(super) name: String,
     /// True for a service of the machine, false for one of the user.
     pub(super) system: bool,
@@ -42,7 +42,7 @@ const STOP_MARGIN_SECONDS: u64 = 10;
 /// Longest name of a user, in bytes (useradd(8) allows 32; directory services allow more).
 const USER_BYTES_MAX: usize = 256;
 
-impl Order {
+impl ServiceSpec {
     pub(super) fn new(
         name: &str,
         system: bool,
@@ -307,10 +307,10 @@ fn root_needed(error: &io::Error) -> &'static str {
 }
 
 #[cfg(test)]
-pub(super) fn order(system: bool, words: &[&str]) -> Order {
+pub(super) fn order(system: bool, words: &[&str]) -> ServiceSpec {
     let mut command = vec!["/opt/tie line/tieline".to_owned(), "serve".to_owned()];
     command.extend(words.iter().map(|word| (*word).to_owned()));
-    Order {
+    ServiceSpec {
         name: "tieline".to_owned(),
         system,
         user: system.then(|| "ada".to_owned()),
@@ -332,7 +332,7 @@ mod tests {
         assert!(order(true, &["--to", "h:1"]).checked().is_ok());
         let bad = "/srv/x\nExecStartPre=+/bin/sh";
         for change in [
-            (|order, bad| order.dir = bad) as fn(&mut Order, String),
+            (|order, bad| order.dir = bad) as fn(&mut ServiceSpec, String),
             |order, bad| order.command.push(bad),
             |order, bad| order.user = Some(bad),
             |order, bad| order.home = bad.into(),

@@ -3,9 +3,9 @@
 
 use std::path::Path;
 
-use super::plan::{MARK, Order, Plan, ServiceError, Step};
+use super::plan::{MARK, Plan, ServiceError, ServiceSpec, Step};
 
-pub(super) fn plan(order: &Order) -> Result<Plan, ServiceError> {
+pub(super) fn plan(order: &ServiceSpec) -> Result<Plan, ServiceError> {
     // A task of the machine runs as SYSTEM, so no user may be able to change its program.
     let folder = if order.system {
         let program = Path::new(&order.command[0]);
@@ -59,7 +59,7 @@ pub(super) fn plan(order: &Order) -> Result<Plan, ServiceError> {
     })
 }
 
-fn content(order: &Order) -> Result<String, ServiceError> {
+fn content(order: &ServiceSpec) -> Result<String, ServiceError> {
     let mut words = Vec::new();
     for word in order.command.iter().chain([&order.dir]) {
         // The command interpreter cannot escape a quote inside quotes.

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::plan::{MARK, Order, Plan, ServiceError, Step};
+use super::plan::{MARK, Plan, ServiceError, ServiceSpec, Step};
 
 /// Folder of the units that an administrator adds (systemd.unit(5)).
 const SYSTEM_DIR: &str = "/etc/systemd/system";
@@ -43,7 +43,7 @@ ProtectSystem=full
 RemoveIPC=yes
 ";
 
-pub(super) fn plan(order: &Order) -> Result<Plan, ServiceError> {
+pub(super) fn plan(order: &ServiceSpec) -> Result<Plan, ServiceError> {
     let unit = format!("{}.service", order.name);
     let dir = if order.system {
         PathBuf::from(SYSTEM_DIR)
@@ -71,7 +71,7 @@ pub(super) fn plan(order: &Order) -> Result<Plan, ServiceError> {
     })
 }
 
-fn content(order: &Order) -> String {
+fn content(order: &ServiceSpec) -> String {
     let mut command = order.command.iter();
     let program = command.next().map(|program| quoted(program, false));
     let words = command.map(|word| quoted(word, true));

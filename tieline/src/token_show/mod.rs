@@ -54,7 +54,7 @@ pub struct ShowArgs {
 
 /// When a token is valid, as far as the token says.
 #[derive(Debug)]
-pub(crate) struct Standing {
+pub(crate) struct Validity {
     /// Expiry in words; `None` for an opaque token.
     pub(crate) expiry: Option<String>,
     /// True if the token has expired.
@@ -66,9 +66,9 @@ pub(crate) struct Standing {
 }
 
 /// Reads the validity of `token` at the time `now`, in seconds since 1970.
-pub(crate) fn standing(token: &str, now: u64) -> Standing {
+pub(crate) fn standing(token: &str, now: u64) -> Validity {
     let shown = Shown::of(token, now);
-    Standing {
+    Validity {
         expiry: shown.expiry(),
         has_expired: shown.state() == State::Expired,
         since: shown.time("iat").or_else(|| shown.time("nbf")),

@@ -194,12 +194,12 @@ async fn a_look_at_the_start_tells_what_is_wrong_before_the_first_call() {
         let mut running = Running::start(&flags);
         assert_eq!(running.json().await["event"], "listening");
         for _ in 0..2 {
-            let mut asking = relay.accept().await;
-            let head = asking.head().await;
+            let mut token_demand = relay.accept().await;
+            let head = token_demand.head().await;
             assert!(head.start().starts_with("GET /tunnels"), "{}", head.text);
             assert!(head.values("authorization").is_empty(), "{}", head.text);
             if !answer.is_empty() {
-                asking.send(&format!("HTTP/1.1 {answer}")).await;
+                token_demand.send(&format!("HTTP/1.1 {answer}")).await;
             }
         }
         let seen = running.json().await;
@@ -277,10 +277,10 @@ async fn a_token_that_is_refused_at_the_look_is_not_told_again_at_the_first_call
     relay
         .answers_whether_it_asks("401 U\r\nWWW-Authenticate: Bearer")
         .await;
-    let mut asking = relay.accept().await;
-    let head = asking.head().await;
+    let mut token_demand = relay.accept().await;
+    let head = token_demand.head().await;
     assert_eq!(head.values("authorization"), ["Bearer secret"]);
-    asking.send(BAD).await;
+    token_demand.send(BAD).await;
     let seen = running.json().await;
     assert_eq!(seen["state"], "invalid_token", "{seen}");
     let address = listening["address"].as_str().unwrap();

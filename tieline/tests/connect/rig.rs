@@ -120,11 +120,11 @@ impl Relay {
 
     /// Answers the proxy's question whether tokens are needed with `status`, which may have header lines added.
     pub(crate) async fn answers_whether_it_asks(&self, status: &str) {
-        let mut asking = self.accept().await;
-        let head = asking.head().await;
+        let mut token_demand = self.accept().await;
+        let head = token_demand.head().await;
         assert_eq!(head.start(), "GET /tunnels HTTP/1.1");
         assert!(head.values("authorization").is_empty(), "{}", head.text);
-        asking
+        token_demand
             .send(&format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n"))
             .await;
     }

@@ -22,12 +22,12 @@ use crate::message::{
     Withdrawal,
 };
 
+mod batching;
 mod budget;
 mod credit;
 mod event;
 mod handshake;
 mod input;
-mod joining;
 mod lane;
 mod lost;
 mod output;
@@ -39,12 +39,12 @@ mod timers;
 mod transmit;
 mod trust;
 
+pub use batching::SendBatching;
 use budget::Budget;
 pub use budget::{Charge, SharedBudget};
 pub use event::{Counters, Event, OpenError, SendError};
 use handshake::Handshake;
 use input::Decoder;
-pub use joining::Joining;
 use lane::SendLane;
 use schedule::Schedule;
 use sessions::{Session, Sessions};

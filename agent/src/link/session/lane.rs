@@ -18,7 +18,7 @@ use tokio::time::{sleep, timeout};
 use super::pipe::Pipe;
 use super::{Collected, Delivered, FLUSH_TIMEOUT, Session};
 use crate::link::{LaneEnd, Link};
-use crate::socket::{self, Unfinished};
+use crate::socket::{self, CloseMode};
 
 /// Time limit for connecting a lane; the relay forgets its offer a little later.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(8);
@@ -36,7 +36,7 @@ const TURN_BYTES: usize = 256 * 1024;
 
 /// Whether the session has a lane.
 #[derive(Debug, Default)]
-pub(super) enum Seat {
+pub(super) enum LaneState {
     #[default]
     Free,
     /// The relay offered a lane, which is being dialled.
@@ -56,17 +56,17 @@ impl Session {
     /// Accepts the offer of a lane; false if the session already had one.
     pub(crate) fn takes_lane(&self) -> bool {
         let mut inbox = self.inbox();
-        let free = matches!(inbox.lane, Seat::Free);
+        let free = matches!(inbox.lane, LaneState::Free);
         if free {
-            inbox.lane = Seat::Dialling;
+            inbox.lane = LaneState::Dialling;
         }
         free
     }
 
     /// Stores the connected lane; `None` if it could not be connected.
-    fn seat(&self, lane: Option<Arc<TcpStream>>) {
+    fn set_lane(&self, lane: Option<Arc<TcpStream>>) {
         let seated = lane.is_some();
-        self.inbox().lane = lane.map_or(Seat::Lost, Seat::Taken);
+        self.inbox().lane = lane.map_or(LaneState::Lost, LaneState::Taken);
         self.seated.store(seated, Ordering::Release);
         self.changed.ring();
         self.writable.ring();
@@ -77,8 +77,8 @@ impl Session {
             return None;
         }
         match &self.inbox().lane {
-            Seat::Taken(lane) => Some(Arc::clone(lane)),
-            Seat::Free | Seat::Dialling | Seat::Lost => None,
+            LaneState::Taken(lane) => Some(Arc::clone(lane)),
+            LaneState::Free | LaneState::Dialling | LaneState::Lost => None,
         }
     }
 
@@ -168,7 +168,7 @@ pub(crate) async fn take_offer(session: Arc<Session>, relay: SocketAddr, nonce: 
             None
         }
     };
-    session.seat(lane);
+    session.set_lane(lane);
 }
 
 /// Reads a lane that is no longer needed until the relay has closed it: closing a connection with unread bytes resets
@@ -193,7 +193,7 @@ pub(super) async fn linger(lane: Arc<TcpStream>) {
 }
 
 async fn dial(relay: SocketAddr, nonce: &BulkNonce) -> io::Result<TcpStream> {
-    let mut lane = socket::connect(relay, Unfinished::Ends).await?;
+    let mut lane = socket::connect(relay, CloseMode::Ends).await?;
     lane.write_all(&nonce.lane_hello()).await?;
     let mut answer = LANE_PREFACE;
     lane.read_exact(&mut answer).await?;

@@ -21,7 +21,7 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::{Instant, sleep_until};
 
-use self::lane::Seat;
+use self::lane::LaneState;
 pub(crate) use self::lane::take_offer;
 use crate::bell::Bell;
 use crate::link::Link;
@@ -54,7 +54,7 @@ struct Inbox {
     end: Option<End>,
     /// True once the target takes no more bytes.
     failed: bool,
-    lane: Seat,
+    lane: LaneState,
     /// True if the relay's direction goes on over the lane, after the backlog.
     moved: bool,
 }
@@ -209,14 +209,14 @@ impl Session {
         if inbox.backlog.is_empty() {
             // Even after an abort: bytes that the lane brought before it count as accepted.
             if inbox.moved
-                && let Seat::Taken(lane) = &inbox.lane
+                && let LaneState::Taken(lane) = &inbox.lane
             {
                 inbox.moved = false;
                 return (Step::Lane(Arc::clone(lane)), 0);
             }
             let step = match inbox.end {
                 None if inbox.moved => match inbox.lane {
-                    Seat::Dialling => Step::AwaitChange,
+                    LaneState::Dialling => Step::AwaitChange,
                     _ => Step::Done(Delivered::LaneFailed),
                 },
                 None => Step::AwaitChange,
@@ -325,7 +325,7 @@ pub(crate) async fn run(link: Arc<Link>, session: Arc<Session>, target: WatchedT
     link.opened(session.id);
     let aborted = join(&link, &session, &mut reads, &writes).await;
     session.inbox().stream = None;
-    if let Seat::Taken(lane) = std::mem::take(&mut session.inbox().lane) {
+    if let LaneState::Taken(lane) = std::mem::take(&mut session.inbox().lane) {
         tokio::spawn(lane::linger(lane));
     }
     if aborted {

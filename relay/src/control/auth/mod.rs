@@ -1,9 +1,9 @@
 //! Keeps admission up to date: reads files and keys again when they change, and tells every shard.
 
-mod clerk;
 mod client;
 mod file;
 mod jwks;
+mod requests;
 mod revoked;
 
 use std::sync::Arc;
@@ -15,10 +15,10 @@ use tokio::task::JoinSet;
 use tokio::time::{self, Instant, MissedTickBehavior};
 use tracing::{info, warn};
 
-use self::clerk::{Clerk, Provider};
 use self::client::HttpClient;
 use self::file::Watched;
 use self::jwks::{Pace, RemoteKeys};
+use self::requests::{Provider, ShardRequests};
 use self::revoked::Revoked;
 pub(super) use self::revoked::{REVOKED_KEPT, RevokeError};
 use super::Inspect;
@@ -33,10 +33,10 @@ use crate::state::{Book, Decision, now_seconds};
 /// Time between two looks at the watched files.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Limit of orders waiting for the keeper.
+/// Limit of orders waiting for the updater.
 const ORDERS_MAX: usize = 64;
 
-/// An order to the keeper.
+/// An order to the updater.
 pub(super) enum Order {
     /// Deny something from now on; `ended` gets the number of links this ended.
     Revoke {
@@ -47,21 +47,21 @@ pub(super) enum Order {
     Reload,
 }
 
-/// Sending side of the keeper's queue of orders.
+/// Sending side of the updater's queue of orders.
 pub(super) type Orders = mpsc::Sender<Order>;
 
 /// Keeps the admission snapshot up to date.
-pub(super) struct Keeper {
+pub(super) struct SnapshotUpdater {
     inspect: Arc<dyn Inspect>,
     orders: mpsc::Receiver<Order>,
     snapshot: Snapshot,
-    /// Handles the shards' requests; taken when the keeper starts to run.
-    clerk: Option<Clerk>,
+    /// Handles the shards' requests; taken when the updater starts to run.
+    requests: Option<ShardRequests>,
     tokens: Option<Watched<TokenTable>>,
     denylist: Option<Watched<Denylist>>,
     jwt: JwtAuth,
     jwks: Option<Watched<KeySet>>,
-    /// Fetches keys from a URL; taken when the keeper starts to run.
+    /// Fetches keys from a URL; taken when the updater starts to run.
     remote: Option<RemoteKeys>,
     /// Key sets that `remote` fetched.
     fetched: mpsc::Receiver<KeySet>,
@@ -72,8 +72,8 @@ pub(super) struct Keeper {
     book: Book,
 }
 
-impl Keeper {
-    /// A keeper that starts with the snapshot that the shards have.
+impl SnapshotUpdater {
+    /// An updater that starts with the snapshot that the shards have.
     pub(super) fn new(
         config: &Config,
         snapshot: Snapshot,
@@ -81,15 +81,15 @@ impl Keeper {
         inspect: Arc<dyn Inspect>,
     ) -> Result<(Self, Orders), ConfigError> {
         let (sender, orders) = mpsc::channel(ORDERS_MAX);
-        // One place: only the latest set matters, and the fetching task waits until the keeper has taken it.
+        // One place: only the latest set matters, and the fetching task waits until the updater has taken it.
         let (news, fetched) = mpsc::channel(1);
-        let wishes = Arc::<Notify>::default();
+        let keys_due = Arc::<Notify>::default();
         let mut provider = None;
-        let mut keeper = Self {
+        let mut updater = Self {
             inspect,
             orders,
             snapshot,
-            clerk: None,
+            requests: None,
             tokens: None,
             denylist: None,
             jwt: JwtAuth::default(),
@@ -102,38 +102,38 @@ impl Keeper {
         };
         if let Some(path) = &config.denylist_file {
             let known = config.denylist.clone();
-            keeper.denylist = Some(Watched::new(path, known, read_denylist));
-            keeper.always_denied = Denylist::default();
+            updater.denylist = Some(Watched::new(path, known, read_denylist));
+            updater.always_denied = Denylist::default();
         }
         match &config.auth {
             Auth::Open { .. } => {}
             Auth::Tokens(tokens) => {
                 let known = tokens.table.clone();
                 let watch = |path| Watched::new(path, known, read_tokens);
-                keeper.tokens = tokens.file.as_deref().map(watch);
+                updater.tokens = tokens.file.as_deref().map(watch);
             }
             Auth::Jwt(jwt) => {
-                keeper.jwt = jwt.clone();
+                updater.jwt = jwt.clone();
                 match &jwt.jwks {
                     Some(JwksSource::File { path, keys }) => {
-                        keeper.jwks = Some(Watched::new(path, keys.clone(), read_jwks));
+                        updater.jwks = Some(Watched::new(path, keys.clone(), read_jwks));
                     }
                     Some(JwksSource::Url(url)) => {
                         warn_if_exposed("jwt_jwks", url);
                         let client = HttpClient::new(url)?;
-                        let wishes = Arc::clone(&wishes);
+                        let keys_due = Arc::clone(&keys_due);
                         let remote =
-                            RemoteKeys::new(url.clone(), client, Pace::STANDARD, wishes, news);
-                        keeper.remote = Some(remote);
+                            RemoteKeys::new(url.clone(), client, Pace::STANDARD, keys_due, news);
+                        updater.remote = Some(remote);
                     }
                     None => {}
                 }
             }
             Auth::Provider(config) => provider = Some(Arc::new(Provider::new(config)?)),
         }
-        let inspect = Arc::clone(&keeper.inspect);
-        keeper.clerk = Some(Clerk::new(asked, wishes, inspect, provider));
-        Ok((keeper, sender))
+        let inspect = Arc::clone(&updater.inspect);
+        updater.requests = Some(ShardRequests::new(asked, keys_due, inspect, provider));
+        Ok((updater, sender))
     }
 
     /// Adds revocations from before this relay started, which the shards know already; later ones are stored
@@ -155,8 +155,8 @@ impl Keeper {
         if let Some(remote) = self.remote.take() {
             tasks.spawn(remote.run());
         }
-        if let Some(clerk) = self.clerk.take() {
-            tasks.spawn(clerk.run());
+        if let Some(requests) = self.requests.take() {
+            tasks.spawn(requests.run());
         }
         let mut looks = time::interval(LOOK_INTERVAL);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);

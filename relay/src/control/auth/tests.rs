@@ -52,13 +52,14 @@ impl Inspect for Listener {
     }
 }
 
-fn keeper(config: &Config) -> (Keeper, Arc<Listener>) {
+fn updater(config: &Config) -> (SnapshotUpdater, Arc<Listener>) {
     let listener = Arc::<Listener>::default();
     let inspect = Arc::clone(&listener) as Arc<dyn Inspect>;
     {
         let asked = crate::auth::asking().1;
-        let (keeper, _) = Keeper::new(config, Snapshot::of(config), asked, inspect).unwrap();
-        (keeper, listener)
+        let (updater, _) =
+            SnapshotUpdater::new(config, Snapshot::of(config), asked, inspect).unwrap();
+        (updater, listener)
     }
 }
 
@@ -97,34 +98,34 @@ async fn a_changed_file_is_read_once_it_stands_still_and_a_broken_one_changes_no
         }),
         ..Config::default()
     };
-    let (mut keeper, listener) = keeper(&config);
+    let (mut updater, listener) = updater(&config);
     let heard = || listener.0.lock().unwrap().clone();
     let knows = |name: &str| match &heard().last().unwrap().mode {
         Mode::Tokens(table) => table.find(&TokenHash::of(name)).is_some(),
         other => panic!("{other:?}"),
     };
     // The file is unchanged since the relay read it at the start.
-    keeper.look(false).await;
-    keeper.look(false).await;
+    updater.look(false).await;
+    updater.look(false).await;
     assert_eq!(heard().len(), 0);
 
     replace(&path, &tokens(&["one", "two"]));
-    keeper.look(false).await;
+    updater.look(false).await;
     assert_eq!(heard().len(), 0, "the file may still be being written");
-    keeper.look(false).await;
+    updater.look(false).await;
     assert_eq!(heard().len(), 1);
     assert!(knows("one") && knows("two"));
 
     for broken in ["[[token]]", "nonsense", &tokens(&["one", "one"])] {
         replace(&path, broken);
-        keeper.look(true).await;
+        updater.look(true).await;
     }
     fs::remove_file(&path).unwrap();
-    keeper.look(true).await;
+    updater.look(true).await;
     assert_eq!(heard().len(), 1);
 
     replace(&path, &tokens(&["two"]));
-    keeper.look(true).await;
+    updater.look(true).await;
     assert_eq!(heard().len(), 2);
     assert!(!knows("one") && knows("two"));
 }
@@ -149,11 +150,11 @@ async fn a_new_set_of_keys_joins_those_that_never_change() {
         }),
         ..Config::default()
     };
-    let (mut keeper, listener) = keeper(&config);
-    keeper.look(true).await;
+    let (mut updater, listener) = updater(&config);
+    updater.look(true).await;
     assert!(listener.0.lock().unwrap().is_empty());
     replace_secret(&path, &set('Q'));
-    keeper.look(true).await;
+    updater.look(true).await;
     let latest = listener.0.lock().unwrap().last().cloned().unwrap();
     let Mode::Jwt(signed) = &latest.mode else {
         panic!("{latest:?}")
@@ -171,42 +172,42 @@ async fn revocations_and_the_denylist_add_up_and_the_former_end() {
         denylist_file: Some(path.clone()),
         ..Config::default()
     };
-    let (mut keeper, listener) = keeper(&config);
+    let (mut updater, listener) = updater(&config);
     let latest = || listener.0.lock().unwrap().last().cloned().unwrap();
     let ada = Denied::Subject("ada".to_owned());
-    assert_eq!(keeper.revoke(ada.clone()).await, Ok(1));
+    assert_eq!(updater.revoke(ada.clone()).await, Ok(1));
     assert!(latest().denied.names(None, Some("eve"), None));
     assert!(latest().denied.names(None, Some("ada"), None));
 
     replace(&path, "jti = [\"9\"]");
-    keeper.look(true).await;
+    updater.look(true).await;
     assert!(!latest().denied.names(None, Some("eve"), None));
     assert!(latest().denied.names(Some("9"), None, None));
     assert!(latest().denied.names(None, Some("ada"), None));
 
     time::advance(REVOKED_KEPT - Duration::from_secs(1)).await;
-    keeper.look(true).await;
+    updater.look(true).await;
     assert!(latest().denied.names(None, Some("ada"), None));
     // Revoking again starts another full period.
-    keeper.revoke(ada).await.unwrap();
+    updater.revoke(ada).await.unwrap();
     time::advance(Duration::from_secs(2)).await;
-    keeper.look(true).await;
+    updater.look(true).await;
     assert!(latest().denied.names(None, Some("ada"), None));
     time::advance(REVOKED_KEPT).await;
-    keeper.look(true).await;
+    updater.look(true).await;
     assert!(!latest().denied.names(None, Some("ada"), None));
 }
 
 #[tokio::test]
 async fn more_revocations_than_fit_are_refused_and_none_is_forgotten() {
-    let (mut keeper, listener) = keeper(&Config::default());
+    let (mut updater, listener) = updater(&Config::default());
     let number = |it: usize| Denied::Number(it.to_string());
     for it in 0..10_000 {
-        keeper.revoked.add(number(it), Instant::now()).unwrap();
+        updater.revoked.add(number(it), Instant::now()).unwrap();
     }
-    assert_eq!(keeper.revoke(number(10_000)).await, Err(RevokeError::Full));
+    assert_eq!(updater.revoke(number(10_000)).await, Err(RevokeError::Full));
     assert!(listener.0.lock().unwrap().is_empty());
-    assert_eq!(keeper.revoke(number(0)).await, Ok(1));
+    assert_eq!(updater.revoke(number(0)).await, Ok(1));
     let latest = listener.0.lock().unwrap().last().cloned().unwrap();
     assert_eq!(latest.denied.len(), 10_000);
 }

@@ -192,7 +192,7 @@ impl<G: Gateway> AnswerBody<G> {
 
 impl<G: Gateway> Drop for AnswerBody<G> {
     fn drop(&mut self) {
-        // Unwritten pieces keep the `HeldStream` alive, and its `give_up` holds the target: drop the target now.
+        // Unwritten pieces keep the `StreamMemory` alive, and its `give_up` holds the target: drop the target now.
         if let Content::Stream(body) = &self.content {
             drop(body.take());
         }

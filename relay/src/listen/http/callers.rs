@@ -19,16 +19,16 @@ pub(super) type Digest = [u8; 32];
 
 /// The callers of one frontend connection.
 pub(super) struct Callers<G: Gateway> {
-    known: RefCell<Vec<Rc<Presented<G>>>>,
+    known: RefCell<Vec<Rc<AdmittedCaller<G>>>>,
 }
 
 /// A caller that was admitted, with the digest of its token. Every task that runs for the caller holds it.
-pub(super) struct Presented<G: Gateway> {
+pub(super) struct AdmittedCaller<G: Gateway> {
     key: Option<Digest>,
     pub(super) caller: G::Caller,
 }
 
-impl<G: Gateway> Presented<G> {
+impl<G: Gateway> AdmittedCaller<G> {
     /// Key that separates callers whose target connections must not be mixed.
     pub(super) fn key(&self) -> Option<Digest> {
         self.key
@@ -49,7 +49,7 @@ impl<G: Gateway> Callers<G> {
         gateway: &G,
         headers: &HeaderMap,
         takes_tokens: bool,
-    ) -> Result<(Rc<Presented<G>>, bool), Problem> {
+    ) -> Result<(Rc<AdmittedCaller<G>>, bool), Problem> {
         let token = if takes_tokens { bearer(headers)? } else { None };
         // Compared by digest, so that the time of a comparison reveals nothing about a token.
         let key = token.map(|token| {
@@ -64,16 +64,16 @@ impl<G: Gateway> Callers<G> {
         }
         let caller = gateway.admit(token).map_err(Problem::token)?;
         // Callers with a running request stay, however many there are: the number of streams is limited.
-        let is_idle = |it: &Rc<Presented<G>>| Rc::strong_count(it) == 1;
+        let is_idle = |it: &Rc<AdmittedCaller<G>>| Rc::strong_count(it) == 1;
         known.retain(|it| !is_idle(it) || gateway.is_current(&it.caller));
         if known.len() >= REMEMBERED_MAX
             && let Some(place) = known.iter().position(is_idle)
         {
             known.remove(place);
         }
-        let presented = Rc::new(Presented { key, caller });
-        known.push(Rc::clone(&presented));
-        Ok((presented, true))
+        let admitted = Rc::new(AdmittedCaller { key, caller });
+        known.push(Rc::clone(&admitted));
+        Ok((admitted, true))
     }
 
     /// Ready once any of these callers is revoked; the connection's requests cannot be ended separately.

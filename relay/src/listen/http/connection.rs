@@ -40,7 +40,7 @@ const LOOKS: u32 = 3;
 const HEAD_BYTES_MAX: u32 = 64 * 1024;
 
 /// Context for polling one frontend connection.
-pub(super) struct Turns<'a, G: Gateway> {
+pub(super) struct ConnectionContext<'a, G: Gateway> {
     pub(super) state: &'a Rc<State>,
     pub(super) gateway: &'a G,
     pub(super) settings: &'a Rc<Settings>,
@@ -48,7 +48,7 @@ pub(super) struct Turns<'a, G: Gateway> {
     pub(super) address: IpAddr,
 }
 
-impl<G: Gateway> Turns<'_, G> {
+impl<G: Gateway> ConnectionContext<'_, G> {
     /// Polls until there is an outcome, or until the caller's deadline has passed.
     pub(super) async fn until<T>(
         &self,
@@ -129,7 +129,7 @@ impl<G: Gateway> Turns<'_, G> {
     }
 }
 
-impl<G: Gateway> Turns<'_, G> {
+impl<G: Gateway> ConnectionContext<'_, G> {
     /// Writes to the audit log each stream that h2 refused by itself.
     fn note_refused(&self) {
         for _ in 0..self.state.take_refused() {
@@ -155,16 +155,16 @@ fn answered<G: Gateway>(
 pub(super) async fn serve_http1<IO, G>(
     caller: &Caller<IO>,
     front: Front<G>,
-    turns: &Turns<'_, G>,
+    context: &ConnectionContext<'_, G>,
 ) -> Ended
 where
     IO: Read + Write + Unpin + 'static,
     G: Gateway,
 {
     let front = Rc::new(front);
-    turns.state.begin_http1(&front.pool.held);
+    context.state.begin_http1(&front.pool.held);
     let service = service_fn(|request| {
-        let (front, state) = (Rc::clone(&front), Rc::clone(turns.state));
+        let (front, state) = (Rc::clone(&front), Rc::clone(context.state));
         answered(front, request, state)
     });
     let connection = http1::Builder::new()
@@ -178,7 +178,7 @@ where
         caller.release(cx);
         caller.poll_gone(cx)
     };
-    turns
+    context
         .drive(connection, &front.callers, shut, is_gone, || {
             caller.begin_turn()
         })
@@ -189,7 +189,7 @@ where
 pub(super) async fn serve_http2<IO, G>(
     caller: &Caller<IO>,
     front: Front<G>,
-    turns: &Turns<'_, G>,
+    context: &ConnectionContext<'_, G>,
 ) -> Ended
 where
     IO: Read + Write + Unpin + 'static,
@@ -197,10 +197,10 @@ where
 {
     let front = Rc::new(front);
     let service = service_fn(|request| {
-        let state = Rc::new(State::of_stream(turns.state));
+        let state = Rc::new(State::of_stream(context.state));
         answered(Rc::clone(&front), request, state)
     });
-    let connection = http2::Builder::new(Tasks(turns.gateway.clone()))
+    let connection = http2::Builder::new(Tasks(context.gateway.clone()))
         .auto_date_header(false)
         .max_concurrent_streams(STREAMS_MAX)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
@@ -209,19 +209,19 @@ where
         .max_header_list_size(HEAD_BYTES_MAX)
         .serve_connection(caller.clone(), service);
     let held = &front.pool.held;
-    turns.state.begin_http2(held);
+    context.state.begin_http2(held);
     // Stalled streams end one by one; the watchdog ends a connection that takes no byte at all.
-    let look_pause = turns.settings.stall_timeout / LOOKS;
-    let mut looking = Box::pin(turns.gateway.sleep(look_pause));
+    let look_pause = context.settings.stall_timeout / LOOKS;
+    let mut looking = Box::pin(context.gateway.sleep(look_pause));
     let is_gone = |cx: &mut Context<'_>| {
         while looking.as_mut().poll(cx).is_ready() {
             held.end_stalled();
-            looking.set(turns.gateway.sleep(look_pause));
+            looking.set(context.gateway.sleep(look_pause));
         }
         false
     };
     let shut = http2::Connection::graceful_shutdown;
-    turns
+    context
         .drive(connection, &front.callers, shut, is_gone, || {})
         .await
 }

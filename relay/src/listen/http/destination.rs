@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 use tieline_wire::{Reason, TunnelId};
 
 use super::Gateway;
-use super::callers::Presented;
+use super::callers::AdmittedCaller;
 use super::forward::{Asked, Front};
 use super::login::{self, Login};
 use super::ours::Ours;
@@ -20,14 +20,14 @@ use super::rewrite::Mapping;
 use super::route::{Route, Way};
 use super::seal::Sealer;
 use super::target::Target;
-use super::wanted::{Aim, Nowhere, Wanted};
+use super::target_query::{NoTarget, TargetQuery, TunnelSelector};
 
 /// Session id of MCP's Streamable HTTP transport, since revision 2025-03-26.
 const MCP_SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
 
 /// Meaning of a request's URL.
 pub(super) struct Named<'a> {
-    aim: Aim,
+    selector: TunnelSelector,
     /// Kind of application in the URL, if there is one.
     dcc: Option<&'a str>,
     route: Route<'a>,
@@ -36,9 +36,9 @@ pub(super) struct Named<'a> {
 }
 
 impl<'a> Named<'a> {
-    fn new(aim: Aim, route: Route<'a>) -> Self {
+    fn new(selector: TunnelSelector, route: Route<'a>) -> Self {
         Self {
-            aim,
+            selector,
             dcc: None,
             route,
             or_tunnel: None,
@@ -53,7 +53,7 @@ impl<'a> Named<'a> {
 
 /// Where a request goes, and how its answer is rewritten.
 pub(super) struct Destination {
-    pub(super) wanted: Wanted,
+    pub(super) wanted: TargetQuery,
     pub(super) mapping: Mapping,
     pub(super) path: PathAndQuery,
     pub(super) version: Version,
@@ -91,7 +91,7 @@ impl<G: Gateway> Front<G> {
         let tunnel = |route: &Route<'_>| TunnelId::parse(route.tunnel).ok();
         match way {
             Some(Way::Tunnel(route)) => match tunnel(&route) {
-                Some(tunnel) => Ok(Named::new(Aim::Tunnel(tunnel), route)),
+                Some(tunnel) => Ok(Named::new(TunnelSelector::Tunnel(tunnel), route)),
                 None => Err(Problem::not_delivered(Reason::UnknownTunnel, route.tunnel)),
             },
             Some(Way::Kind { dcc, any, named }) => {
@@ -100,13 +100,13 @@ impl<G: Gateway> Front<G> {
                     Some((tunnel, route)) if self.gateway.is_kind(caller, &tunnel, dcc) => {
                         Ok(Named {
                             dcc: Some(dcc),
-                            ..Named::new(Aim::Tunnel(tunnel), route)
+                            ..Named::new(TunnelSelector::Tunnel(tunnel), route)
                         })
                     }
                     named => Ok(Named {
                         dcc: Some(dcc),
                         or_tunnel: named.map(|(tunnel, _)| tunnel),
-                        ..Named::new(Aim::Kind(dcc.to_owned()), any)
+                        ..Named::new(TunnelSelector::Kind(dcc.to_owned()), any)
                     }),
                 }
             }
@@ -119,23 +119,23 @@ impl<G: Gateway> Front<G> {
         &self,
         parts: &Parts,
         asked: &Asked<'_>,
-        presented: &Presented<G>,
+        admitted: &AdmittedCaller<G>,
         named: Named<'_>,
     ) -> Result<Destination, Problem> {
         let Named {
-            aim,
+            selector,
             dcc,
             route,
             or_tunnel,
         } = named;
-        let subject = self.gateway.subject(&presented.caller);
-        let (mut wanted, session, login_origin) = self.wanted(parts, aim, &route, subject)?;
+        let subject = self.gateway.subject(&admitted.caller);
+        let (mut wanted, session, login_origin) = self.wanted(parts, selector, &route, subject)?;
         wanted.dcc = dcc.map(Arc::from);
-        let is_any = matches!(wanted.aim, Aim::Kind(_));
+        let is_any = matches!(wanted.selector, TunnelSelector::Kind(_));
         if is_any && matches!(session, Session::Unmarked) {
             return Err(Problem::session_gone());
         }
-        let target = self.find(&wanted, presented, None).await?;
+        let target = self.find(&wanted, admitted, None).await?;
         session.check(&target)?;
         let mut mapping = Mapping {
             target,
@@ -150,7 +150,7 @@ impl<G: Gateway> Front<G> {
         };
         if let Err(problem) = mapping.check_exposed(&wanted) {
             return Err(match or_tunnel {
-                Some(tunnel) => self.unknown(tunnel, presented).await,
+                Some(tunnel) => self.unknown(tunnel, admitted).await,
                 None => problem,
             });
         }
@@ -190,18 +190,18 @@ impl<G: Gateway> Front<G> {
     }
 
     /// Error for a path below a kind, whose first segment names a tunnel of another kind or an unknown tunnel.
-    async fn unknown(&self, tunnel: TunnelId, presented: &Presented<G>) -> Problem {
-        let wanted = Wanted {
-            aim: Aim::Tunnel(tunnel),
+    async fn unknown(&self, tunnel: TunnelId, admitted: &AdmittedCaller<G>) -> Problem {
+        let wanted = TargetQuery {
+            selector: TunnelSelector::Tunnel(tunnel),
             dcc: None,
-            pin: None,
+            binding: None,
             path: String::new(),
             is_invited: false,
         };
-        match self.find(&wanted, presented, None).await {
+        match self.find(&wanted, admitted, None).await {
             Err(problem) => problem,
             // The tunnel exists, but is of another kind.
-            Ok(_) => nowhere(Nowhere::Refused(Reason::UnknownTunnel), &wanted.aim),
+            Ok(_) => no_target(NoTarget::Refused(Reason::UnknownTunnel), &wanted.selector),
         }
     }
 
@@ -209,59 +209,59 @@ impl<G: Gateway> Front<G> {
     fn wanted(
         &self,
         parts: &Parts,
-        aim: Aim,
+        selector: TunnelSelector,
         route: &Route<'_>,
         subject: Option<&str>,
-    ) -> Result<(Wanted, Session, Option<String>), Problem> {
+    ) -> Result<(TargetQuery, Session, Option<String>), Problem> {
         let sealer = self.gateway.sealer();
         let path = route.path();
-        let (mut pin, mut session) = (None, Session::None);
+        let (mut binding, mut session) = (None, Session::None);
         if let Some(value) = parts.headers.get(MCP_SESSION) {
             session = Session::Unmarked;
             let opened = value.to_str().ok();
             if let Some((to, id)) = opened.and_then(|it| sealer.open_session(subject, it))
                 && let Ok(id) = HeaderValue::from_str(id)
             {
-                (pin, session) = (Some(to), Session::Marked(id));
+                (binding, session) = (Some(to), Session::Marked(id));
             }
         }
         // POST only: a client of the older transport sends its messages to the endpoint by POST.
-        let invited = match &aim {
-            Aim::Tunnel(tunnel) if parts.method == Method::POST => {
+        let invited = match &selector {
+            TunnelSelector::Tunnel(tunnel) if parts.method == Method::POST => {
                 sealer.open_path(tunnel, subject, &path)
             }
             _ => None,
         };
-        let login = match &aim {
-            Aim::Tunnel(tunnel) => Login::of(sealer, tunnel, &path),
-            Aim::Kind(_) => None,
+        let login = match &selector {
+            TunnelSelector::Tunnel(tunnel) => Login::of(sealer, tunnel, &path),
+            TunnelSelector::Kind(_) => None,
         };
         let is_invited = invited.is_some() || login.is_some();
         let (login, origin) = match login {
-            Some(login) => (Some((login.pin, login.path)), login.origin),
+            Some(login) => (Some((login.binding, login.path)), login.origin),
             None => (None, None),
         };
         let path = match invited {
             // The MCP session and the endpoint belong to different agents.
-            Some((to, _)) if pin.as_ref().is_some_and(|pin| *pin != to) => {
+            Some((to, _)) if binding.as_ref().is_some_and(|binding| *binding != to) => {
                 return Err(Problem::session_gone());
             }
             Some((to, path)) => {
-                pin = Some(to);
+                binding = Some(to);
                 path.to_owned()
             }
             None => match login {
                 Some((to, path)) => {
-                    pin = pin.or(to);
+                    binding = binding.or(to);
                     path
                 }
                 None => path,
             },
         };
-        let wanted = Wanted {
-            aim,
+        let wanted = TargetQuery {
+            selector,
             dcc: None,
-            pin,
+            binding,
             path,
             is_invited,
         };
@@ -271,16 +271,16 @@ impl<G: Gateway> Front<G> {
     /// The target for the request.
     pub(super) async fn find(
         &self,
-        wanted: &Wanted,
-        presented: &Presented<G>,
+        wanted: &TargetQuery,
+        admitted: &AdmittedCaller<G>,
         stale: Option<&Target>,
     ) -> Result<Rc<Target>, Problem> {
-        let kept = |tunnel: &TunnelId, agent| self.pool.keeps(tunnel, agent, presented.key());
+        let kept = |tunnel: &TunnelId, agent| self.pool.keeps(tunnel, agent, admitted.key());
         let found = self
             .gateway
-            .find(&presented.caller, wanted, stale, kept)
+            .find(&admitted.caller, wanted, stale, kept)
             .await;
-        found.map_err(|why| nowhere(why, &wanted.aim))
+        found.map_err(|why| no_target(why, &wanted.selector))
     }
 }
 
@@ -304,13 +304,17 @@ impl Session {
 }
 
 /// The answer to a request without a target.
-pub(super) fn nowhere(why: Nowhere, aim: &Aim) -> Problem {
-    match (why, aim) {
-        (Nowhere::AgentGone, _) => Problem::session_gone(),
-        (Nowhere::Stopping, _) => Problem::stopping(),
-        (Nowhere::Refused(Reason::UnknownTunnel), Aim::Kind(kind)) => Problem::no_such_kind(kind),
-        (Nowhere::Refused(reason), Aim::Kind(kind)) => Problem::not_delivered(reason, kind),
-        (Nowhere::Refused(reason), Aim::Tunnel(tunnel)) => {
+pub(super) fn no_target(why: NoTarget, selector: &TunnelSelector) -> Problem {
+    match (why, selector) {
+        (NoTarget::AgentGone, _) => Problem::session_gone(),
+        (NoTarget::Stopping, _) => Problem::stopping(),
+        (NoTarget::Refused(Reason::UnknownTunnel), TunnelSelector::Kind(kind)) => {
+            Problem::no_such_kind(kind)
+        }
+        (NoTarget::Refused(reason), TunnelSelector::Kind(kind)) => {
+            Problem::not_delivered(reason, kind)
+        }
+        (NoTarget::Refused(reason), TunnelSelector::Tunnel(tunnel)) => {
             Problem::not_delivered(reason, tunnel.as_str())
         }
     }
@@ -328,7 +332,7 @@ pub(super) fn seal_sessions(
     };
     for id in ids.iter_mut() {
         let sealed = id.to_str().ok();
-        let sealed = sealed.map(|it| sealer.session(&target.pin(), subject, it));
+        let sealed = sealed.map(|it| sealer.session(&target.binding(), subject, it));
         if let Some(Ok(sealed)) = sealed.map(|it| HeaderValue::from_str(&it)) {
             *id = sealed;
         }

@@ -37,7 +37,7 @@ impl Endpoint {
             true => path,
             false => {
                 let caller = self.caller.as_deref();
-                self.sealer.path(&target.pin(), caller, &path)
+                self.sealer.path(&target.binding(), caller, &path)
             }
         };
         Some([prefix, public].concat().into_bytes())

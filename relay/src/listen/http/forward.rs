@@ -15,11 +15,12 @@ use tieline_hop::{Delivery, await_continue, cors, escape_path, events, headers};
 use tieline_wire::Reason;
 
 use super::again::{Again, is_away, is_of_target};
+use super::audit_record::AuditRecord;
 use super::body::{AnswerBody, Progress, RequestBody};
-use super::callers::{Callers, Presented, leave_credential};
+use super::callers::{AdmittedCaller, Callers, leave_credential};
 use super::claims;
 use super::credentials;
-use super::destination::{Destination, nowhere, seal_sessions};
+use super::destination::{Destination, no_target, seal_sessions};
 use super::endpoint::Endpoint;
 use super::events::Events;
 use super::forwarded::{Client, PeerName};
@@ -32,8 +33,7 @@ use super::rewrite::Mapping;
 use super::route::{Named, Way, host, is_ours_anywhere, named, split};
 use super::state::{Cut, State};
 use super::target::Target;
-use super::trail::Trail;
-use super::wanted::Nowhere;
+use super::target_query::NoTarget;
 use super::{Gateway, Peer, Settings, close_after};
 use crate::auth::TokenRefusal;
 
@@ -114,8 +114,8 @@ impl<G: Gateway> Front<G> {
         }
         let body = RequestBody::new(Some(body), progress);
         let mut page = Page::Own;
-        let mut trail = Trail::begin(&self.gateway, &parts, self.peer.address.ip());
-        let served = self.serve(parts, body, &state, &mut page, &mut trail);
+        let mut audit_record = AuditRecord::begin(&self.gateway, &parts, self.peer.address.ip());
+        let served = self.serve(parts, body, &state, &mut page, &mut audit_record);
         let (mut response, word) = match served.await {
             Ok(response) => (response, None),
             Err(problem) => {
@@ -129,7 +129,7 @@ impl<G: Gateway> Front<G> {
         }
         rest.settle(&mut response, &self.gateway, &state).await;
         self.gateway.answered(response.status(), word);
-        trail.note(response.status(), word);
+        audit_record.note(response.status(), word);
         response
     }
 
@@ -140,38 +140,38 @@ impl<G: Gateway> Front<G> {
         body: RequestBody,
         state: &Rc<State>,
         page: &mut Page,
-        trail: &mut Trail<G>,
+        audit_record: &mut AuditRecord<G>,
     ) -> Result<Response<AnswerBody<G>>, Problem> {
         if !state.has_place(head_bytes(&parts)) {
             return Err(Problem::overload());
         }
         headers::check_request(&parts.method, &parts.uri, parts.version, &parts.headers)?;
         let asked = self.asked(&parts)?;
-        trail.comes_from(asked.client.address);
+        audit_record.comes_from(asked.client.address);
         *page = self.page(&parts.headers, &asked);
         if *page == Page::Refused {
             return Err(origin::refusal());
         }
         if origin::is_preflight(&parts.method, &parts.headers) {
-            trail.forget();
+            audit_record.forget();
             return Ok(own(origin::preflight(&parts.headers), state));
         }
         let path = parts.uri.path_and_query().map_or("", PathAndQuery::as_str);
         let way = split(asked.named, path);
         let is_metadata = way.as_ref().is_some_and(Way::is_well_known);
         if way == Some(Way::Health) {
-            trail.forget();
+            audit_record.forget();
             return Ok(own(problem::alive(), state));
         }
         state.enter(self.gateway.arrive(asked.client.address)?);
         let takes_tokens = self.settings.takes_tokens;
         let headers = &parts.headers;
-        let (presented, is_new) = self.callers.admit(&self.gateway, headers, takes_tokens)?;
+        let (admitted, is_new) = self.callers.admit(&self.gateway, headers, takes_tokens)?;
         if is_new {
             state.wake_driver();
         }
-        trail.is_of(&presented);
-        let caller = &presented.caller;
+        audit_record.is_of(&admitted);
+        let caller = &admitted.caller;
         state.identify(|pass| self.gateway.identify(pass, caller))?;
         if is_metadata {
             Problem::check_metadata(&parts.method)?;
@@ -188,28 +188,28 @@ impl<G: Gateway> Front<G> {
             return Ok(own(listing.into_response(&public), state));
         }
         let named = self.named(way, caller)?;
-        trail.leads_to(named.word());
-        let mut destination = self.destination(&parts, &asked, &presented, named).await?;
+        audit_record.leads_to(named.word());
+        let mut destination = self.destination(&parts, &asked, &admitted, named).await?;
         destination.mapping.check_worker(&parts.headers)?;
-        trail.leads_to(destination.mapping.target.tunnel.as_str());
+        audit_record.leads_to(destination.mapping.target.tunnel.as_str());
         let client = asked.client;
         let asking = (&parts.method, &parts.headers);
         let body = self
             .body_for(&destination.mapping, asking, body, state)
             .await?;
         let request = self.prepare(parts, body, &mut destination, client)?;
-        trail.searched();
+        audit_record.searched();
         let (connection, answer) = self
-            .ask(request, &mut destination, &presented, state)
+            .ask(request, &mut destination, &admitted, state)
             .await?;
         // The target may be another one now: the agent may have left during the exchange.
-        trail.leads_to(destination.mapping.target.tunnel.as_str());
+        audit_record.leads_to(destination.mapping.target.tunnel.as_str());
         state.head_arrived();
         if destination.is_metadata() && login::is_document(&answer) {
-            let passing = self.pass_document(answer, connection, destination, presented, state);
+            let passing = self.pass_document(answer, connection, destination, admitted, state);
             return Box::pin(passing).await;
         }
-        self.pass(answer, connection, destination, presented, state)
+        self.pass(answer, connection, destination, admitted, state)
     }
 
     fn asked<'a>(&self, parts: &'a Parts) -> Result<Asked<'a>, Problem> {
@@ -302,7 +302,7 @@ impl<G: Gateway> Front<G> {
         &self,
         mut request: Request<RequestBody>,
         destination: &mut Destination,
-        presented: &Rc<Presented<G>>,
+        admitted: &Rc<AdmittedCaller<G>>,
         state: &Rc<State>,
     ) -> Result<(Connection<G>, Response<Incoming>), Problem> {
         let Destination {
@@ -312,7 +312,7 @@ impl<G: Gateway> Front<G> {
         let is_repeatable = request.method().is_idempotent() && request.body().is_end_stream();
         let now = self.gateway.now();
         let to = (&*mapping.target, wanted.dcc.as_ref());
-        let kept = self.pool.take(presented.key(), to, now, is_repeatable);
+        let kept = self.pool.take(admitted.key(), to, now, is_repeatable);
         let mut unanswered = Unanswered {
             request,
             delivery: Delivery::NotSent,
@@ -334,7 +334,7 @@ impl<G: Gateway> Front<G> {
             mut delivery,
         } = unanswered;
         // Boxed, so that the future of a request over a kept connection stays small.
-        let anew = self.exchange_anew(request, &mut delivery, destination, presented, state);
+        let anew = self.exchange_anew(request, &mut delivery, destination, admitted, state);
         let outcome = Box::pin(anew).await;
         // If an earlier try may have reached a target, the answer must say so.
         outcome.map_err(|problem| problem.after(delivery))
@@ -347,7 +347,7 @@ impl<G: Gateway> Front<G> {
         mut request: Request<RequestBody>,
         delivery: &mut Delivery,
         destination: &mut Destination,
-        presented: &Rc<Presented<G>>,
+        admitted: &Rc<AdmittedCaller<G>>,
         state: &Rc<State>,
     ) -> Result<(Connection<G>, Response<Incoming>), Problem> {
         let Destination {
@@ -356,7 +356,7 @@ impl<G: Gateway> Front<G> {
             session,
             ..
         } = destination;
-        let (caller, dcc) = (&presented.caller, wanted.dcc.as_ref());
+        let (caller, dcc) = (&admitted.caller, wanted.dcc.as_ref());
         let (mut tried, mut looks) = (Vec::new(), 0);
         let time_is_up = self.gateway.now() + self.settings.open_timeout;
         loop {
@@ -364,7 +364,7 @@ impl<G: Gateway> Front<G> {
                 return Err(Problem::token(TokenRefusal::Revoked));
             }
             let to = (&mapping.target, dcc);
-            let reason = match self.attempt(request, to, presented, state).await? {
+            let reason = match self.attempt(request, to, admitted, state).await? {
                 Attempt::Answered(answered) => return Ok(*answered),
                 Attempt::Failed(unanswered, reason) => {
                     request = unanswered.request;
@@ -374,16 +374,16 @@ impl<G: Gateway> Front<G> {
                     reason
                 }
             };
-            let refused = || nowhere(Nowhere::Refused(reason), &wanted.aim);
+            let refused = || no_target(NoTarget::Refused(reason), &wanted.selector);
             let before = Rc::clone(&mapping.target);
             if is_away(reason) && looks < LOOKS_MAX {
                 // The link went away during the request: its agent may come back within the grace period.
                 looks += 1;
-                mapping.target = self.find(wanted, presented, Some(&before)).await?;
+                mapping.target = self.find(wanted, admitted, Some(&before)).await?;
                 session.check(&mapping.target)?;
                 mapping.check_exposed(wanted)?;
             } else if is_of_target(reason)
-                && wanted.pin.is_none()
+                && wanted.binding.is_none()
                 && self.gateway.now() < time_is_up
             {
                 // The targets of the other agents may accept the request; each is tried once.
@@ -406,13 +406,13 @@ impl<G: Gateway> Front<G> {
         &self,
         mut request: Request<RequestBody>,
         (target, dcc): (&Rc<Target>, Option<&Arc<str>>),
-        presented: &Rc<Presented<G>>,
+        admitted: &Rc<AdmittedCaller<G>>,
         state: &Rc<State>,
     ) -> Result<Attempt<G>, Problem> {
         let is_repeatable = request.method().is_idempotent() && request.body().is_end_stream();
         let again = Again::of(&mut request);
         let (gateway, timeout) = (&self.gateway, self.settings.open_timeout);
-        let opening = Connection::open(gateway, presented, (target, dcc), timeout, &self.pool);
+        let opening = Connection::open(gateway, admitted, (target, dcc), timeout, &self.pool);
         let mut connection = match opening.await {
             Ok(connection) => connection,
             Err(reason) => {
@@ -424,7 +424,7 @@ impl<G: Gateway> Front<G> {
         match connection.send(request).await {
             Ok(answer) => Ok(Attempt::Answered(Box::new((connection, answer)))),
             Err(failure) => {
-                let reason = connection.parting(&failure)?;
+                let reason = connection.end_reason(&failure)?;
                 let repeats = (again, is_repeatable);
                 let failed = self.unanswered(failure, connection, repeats, state);
                 Ok(Attempt::Failed(Box::new(Box::pin(failed).await?), reason))
@@ -467,7 +467,7 @@ impl<G: Gateway> Front<G> {
         answer: Response<Incoming>,
         connection: Connection<G>,
         destination: Destination,
-        presented: Rc<Presented<G>>,
+        admitted: Rc<AdmittedCaller<G>>,
         state: &Rc<State>,
     ) -> Result<Response<AnswerBody<G>>, Problem> {
         let (mut parts, body) = answer.into_parts();
@@ -478,7 +478,7 @@ impl<G: Gateway> Front<G> {
         fields_for_caller(&mut parts.headers, length, &mapping);
         let (sealer, subject) = (
             self.gateway.sealer(),
-            self.gateway.subject(&presented.caller),
+            self.gateway.subject(&admitted.caller),
         );
         if mapping.is_of_several() {
             seal_sessions(&mut parts.headers, sealer, &mapping.target, subject);
@@ -516,7 +516,7 @@ impl<G: Gateway> Front<G> {
         } else {
             Cut::Hidden
         };
-        let lease = Lease::new(Rc::clone(self), connection, presented);
+        let lease = Lease::new(Rc::clone(self), connection, admitted);
         let body = AnswerBody::target(body, events, lease, cut, Rc::clone(state));
         Ok(Response::from_parts(parts, body))
     }

@@ -43,11 +43,11 @@ pub(super) struct Held {
     has_several: bool,
     bytes: Cell<usize>,
     free: Cell<usize>,
-    streams: RefCell<Vec<Weak<HeldStream>>>,
+    streams: RefCell<Vec<Weak<StreamMemory>>>,
 }
 
 /// Memory that one stream of a connection holds.
-pub(super) struct HeldStream {
+pub(super) struct StreamMemory {
     connection: Rc<Held>,
     bytes: Cell<usize>,
     place: RefCell<Place>,
@@ -82,8 +82,8 @@ impl Held {
         }
     }
 
-    pub(super) fn stream(self: &Rc<Self>) -> Rc<HeldStream> {
-        let stream = Rc::new(HeldStream {
+    pub(super) fn stream(self: &Rc<Self>) -> Rc<StreamMemory> {
+        let stream = Rc::new(StreamMemory {
             connection: Rc::clone(self),
             bytes: Cell::new(0),
             place: RefCell::default(),
@@ -131,7 +131,7 @@ impl Held {
     }
 }
 
-impl HeldStream {
+impl StreamMemory {
     /// Admits a request whose head has `head_bytes`; false if the shard's budget is used up.
     pub(super) fn enter(&self, head_bytes: u64) -> bool {
         let connection = &self.connection;
@@ -180,7 +180,7 @@ impl HeldStream {
     }
 }
 
-impl Drop for HeldStream {
+impl Drop for StreamMemory {
     fn drop(&mut self) {
         if matches!(self.place.get_mut(), Place::Free) {
             self.connection.free.set(self.connection.free.get() + 1);
@@ -196,7 +196,7 @@ pub(super) struct Piece {
 
 impl Piece {
     /// A piece that is counted for `stream`, if there is one.
-    pub(super) fn new(bytes: Bytes, stream: Option<&Rc<HeldStream>>) -> Self {
+    pub(super) fn new(bytes: Bytes, stream: Option<&Rc<StreamMemory>>) -> Self {
         let _part = stream.map(|stream| Part::new(bytes.len() + PIECE_BYTES, stream));
         Self { bytes, _part }
     }
@@ -218,13 +218,13 @@ impl Buf for Piece {
 
 /// A piece's share of the counters and of the budget, until the share is dropped.
 struct Part {
-    stream: Rc<HeldStream>,
+    stream: Rc<StreamMemory>,
     bytes: usize,
     _charge: Option<Charge>,
 }
 
 impl Part {
-    fn new(bytes: usize, stream: &Rc<HeldStream>) -> Self {
+    fn new(bytes: usize, stream: &Rc<StreamMemory>) -> Self {
         let connection = &stream.connection;
         if stream.bytes.get() == 0 {
             // First unwritten piece: the caller's stall timeout begins.
@@ -257,13 +257,13 @@ impl Drop for Part {
 mod tests {
     use super::*;
 
-    fn room(stream: &HeldStream) -> bool {
+    fn room(stream: &StreamMemory) -> bool {
         stream
             .poll_room(&Context::from_waker(Waker::noop()))
             .is_ready()
     }
 
-    fn piece(len: usize, stream: &Rc<HeldStream>) -> Piece {
+    fn piece(len: usize, stream: &Rc<StreamMemory>) -> Piece {
         Piece::new(vec![7; len].into(), Some(stream))
     }
 

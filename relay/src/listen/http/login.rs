@@ -22,10 +22,10 @@ use tieline_wire::TunnelId;
 
 use super::Gateway;
 use super::body::{AnswerBody, Progress, RequestBody};
-use super::callers::Presented;
+use super::callers::AdmittedCaller;
 use super::destination::{Destination, seal_sessions};
 use super::forward::{Front, fields_for_caller};
-use super::ours::Whose;
+use super::ours::AuthorityOwner;
 use super::pool::{Connection, Lease};
 use super::problem::Problem;
 use super::reference::{Reference, path_len};
@@ -33,7 +33,7 @@ use super::rewrite::Mapping;
 use super::route::{Route, split_well_known};
 use super::seal::Sealer;
 use super::state::State;
-use super::wanted::Pin;
+use super::target_query::AgentBinding;
 use crate::registry::AgentTag;
 
 /// Longest form that is read to map its `resource`, in bytes.
@@ -49,7 +49,7 @@ const RESOURCE: &str = "/.well-known/oauth-protected-resource";
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Login {
     /// The agent of the endpoint, if several agents serve the URL.
-    pub(super) pin: Option<Pin>,
+    pub(super) binding: Option<AgentBinding>,
     /// Path and query on the target.
     pub(super) path: String,
     /// Scheme and authority of the target in its own words, if the target does not know its public URL.
@@ -60,7 +60,7 @@ impl Login {
     /// Opens a marked path, which follows the tunnel's prefix, with its query.
     pub(super) fn of(sealer: &Sealer, tunnel: &TunnelId, path: &str) -> Option<Self> {
         let (path, query) = path.split_at(path_len(path.as_bytes()));
-        let (pin, text) = sealer.open_login(tunnel, path)?;
+        let (binding, text) = sealer.open_login(tunnel, path)?;
         let (origin, path) = match text.strip_prefix(ORIGIN) {
             Some(rest) => {
                 let (origin, path) = rest.split_at(rest.find('/')?);
@@ -70,7 +70,7 @@ impl Login {
             None => (None, text),
         };
         Some(Self {
-            pin: (pin.agent != AgentTag::default()).then_some(pin),
+            binding: (binding.agent != AgentTag::default()).then_some(binding),
             path: [path, query].concat(),
             origin,
         })
@@ -125,15 +125,15 @@ impl<G: Gateway> Front<G> {
         &self,
         request: Request<RequestBody>,
         destination: &mut Destination,
-        presented: &Rc<Presented<G>>,
+        admitted: &Rc<AdmittedCaller<G>>,
         state: &Rc<State>,
     ) -> Result<(Connection<G>, Response<Incoming>), Problem> {
         let places = std::mem::take(&mut destination.places);
         if places.is_empty() {
-            return self.exchange(request, destination, presented, state).await;
+            return self.exchange(request, destination, admitted, state).await;
         }
         // Boxed, so that the future of every other request stays small.
-        Box::pin(self.ask_at(places, request, destination, presented, state)).await
+        Box::pin(self.ask_at(places, request, destination, admitted, state)).await
     }
 
     /// Sends a request for metadata, and repeats it at each of `places` until one succeeds.
@@ -142,13 +142,11 @@ impl<G: Gateway> Front<G> {
         places: Vec<PathAndQuery>,
         request: Request<RequestBody>,
         destination: &mut Destination,
-        presented: &Rc<Presented<G>>,
+        admitted: &Rc<AdmittedCaller<G>>,
         state: &Rc<State>,
     ) -> Result<(Connection<G>, Response<Incoming>), Problem> {
         let head = Request::from_parts(copy_head(&request), ());
-        let first = self
-            .exchange(request, destination, presented, state)
-            .await?;
+        let first = self.exchange(request, destination, admitted, state).await?;
         if first.1.status().is_success() {
             return Ok(first);
         }
@@ -156,7 +154,7 @@ impl<G: Gateway> Front<G> {
             let mut parts = copy_head(&head);
             parts.uri = Uri::from(place);
             let request = Request::from_parts(parts, RequestBody::new(None, Progress::new(state)));
-            let found = self.exchange(request, destination, presented, state).await;
+            let found = self.exchange(request, destination, admitted, state).await;
             if let Ok(found) = found
                 && found.1.status().is_success()
             {
@@ -172,13 +170,13 @@ impl<G: Gateway> Front<G> {
         answer: Response<Incoming>,
         connection: Connection<G>,
         destination: Destination,
-        presented: Rc<Presented<G>>,
+        admitted: Rc<AdmittedCaller<G>>,
         state: &Rc<State>,
     ) -> Result<Response<AnswerBody<G>>, Problem> {
         let (mut parts, body) = answer.into_parts();
         let checked = headers::check_answer(parts.status, &parts.headers);
         checked.map_err(Problem::target_invalid)?;
-        let lease = Lease::new(Rc::clone(self), connection, Rc::clone(&presented));
+        let lease = Lease::new(Rc::clone(self), connection, Rc::clone(&admitted));
         let body = Limited::new(body, documents::DOCUMENT_BYTES_MAX);
         let body = body.collect().await.map_err(|error| {
             match error.downcast_ref::<LengthLimitError>() {
@@ -191,7 +189,7 @@ impl<G: Gateway> Front<G> {
         fields_for_caller(&mut parts.headers, None, &mapping);
         let sealer = self.gateway.sealer();
         if mapping.is_of_several() {
-            let subject = self.gateway.subject(&presented.caller);
+            let subject = self.gateway.subject(&admitted.caller);
             seal_sessions(&mut parts.headers, sealer, &mapping.target, subject);
         }
         let document = body.to_bytes();
@@ -306,23 +304,23 @@ impl Mapping {
             Some(origin) => [ORIGIN, &BASE64URL_NOPAD.encode(origin.as_bytes()), &path].concat(),
             None => path,
         };
-        let pin = match self.is_of_several() {
-            true => self.target.pin(),
-            false => Pin {
+        let binding = match self.is_of_several() {
+            true => self.target.binding(),
+            false => AgentBinding {
                 agent: AgentTag::default(),
-                ..self.target.pin()
+                ..self.target.binding()
             },
         };
-        let sealed = sealer.login(&pin, &text);
+        let sealed = sealer.login(&binding, &text);
         if self.own(rest, https).is_some() {
             let start = String::from_utf8(self.start(self.scheme())).ok()?;
             return Some([start, self.prefix_of_one(), sealed].concat());
         }
         let (authority, path) = tieline_hop::rewrite::split_authority(rest);
         let prefix = match self.ours.whose(https, authority) {
-            Whose::Relay if self.prefix.is_empty() => self.prefix_at_relay(),
-            Whose::Relay => self.prefix_of_one(),
-            Whose::Tunnel(_) | Whose::Foreign => String::new(),
+            AuthorityOwner::Relay if self.prefix.is_empty() => self.prefix_at_relay(),
+            AuthorityOwner::Relay => self.prefix_of_one(),
+            AuthorityOwner::Tunnel(_) | AuthorityOwner::Foreign => String::new(),
         };
         Some([&url[..url.len() - path.len()], &prefix, &sealed].concat())
     }
@@ -340,7 +338,7 @@ impl Mapping {
                 return None;
             };
             let (authority, _) = tieline_hop::rewrite::split_authority(rest);
-            if self.ours.whose(https, authority) == Whose::Foreign {
+            if self.ours.whose(https, authority) == AuthorityOwner::Foreign {
                 return None;
             }
             let path = String::from_utf8(self.own_path(url.as_bytes())?).ok()?;

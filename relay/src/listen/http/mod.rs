@@ -5,6 +5,7 @@
 //! connection run in one thread.
 
 mod again;
+mod audit_record;
 mod body;
 mod caller;
 mod callers;
@@ -37,9 +38,8 @@ mod source;
 mod sse;
 mod state;
 mod target;
-mod trail;
+mod target_query;
 mod unread;
-mod wanted;
 mod workers;
 
 use std::net::{IpAddr, SocketAddr};
@@ -63,7 +63,7 @@ use crate::registry::AgentTag;
 use crate::session::SessionEnded;
 pub(crate) use again::is_of_target;
 use caller::Caller;
-use connection::Turns;
+use connection::ConnectionContext;
 pub(crate) use credentials::hide_tokens;
 use deadline::linger;
 use forward::Front;
@@ -73,7 +73,7 @@ pub(crate) use route::{hint, hinted_token, is_ours_anywhere};
 pub(crate) use seal::Sealer;
 use state::State;
 pub(crate) use target::Target;
-pub(crate) use wanted::{Aim, Nowhere, Pin, Wanted};
+pub(crate) use target_query::{AgentBinding, NoTarget, TargetQuery, TunnelSelector};
 
 /// Buffer limit of one connection in one direction, and therefore the longest head.
 const HTTP_BUFFER_BYTES_MAX: usize = 64 * 1024;
@@ -127,15 +127,15 @@ pub(crate) trait Gateway: Clone + 'static {
     ///
     /// # Errors
     /// [`Reason::UnknownTunnel`] if the caller may not know of the tunnel, [`Reason::TunnelOffline`] if
-    /// no agent served the tunnel in time, [`Nowhere::AgentGone`] if the request is pinned to an agent
+    /// no agent served the tunnel in time, [`NoTarget::AgentGone`] if the request is pinned to an agent
     /// that did not come back in time.
     fn find(
         &self,
         caller: &Self::Caller,
-        wanted: &Wanted,
+        wanted: &TargetQuery,
         stale: Option<&Target>,
         kept: impl Fn(&TunnelId, AgentTag) -> bool,
-    ) -> impl Future<Output = Result<Rc<Target>, Nowhere>>;
+    ) -> impl Future<Output = Result<Rc<Target>, NoTarget>>;
 
     /// One page of the tunnels that the caller may reach, beginning after the name `after`.
     fn list(&self, caller: &Self::Caller, after: &str) -> impl Future<Output = Listing>;
@@ -147,7 +147,7 @@ pub(crate) trait Gateway: Clone + 'static {
     fn other(
         &self,
         _caller: &Self::Caller,
-        _wanted: &Wanted,
+        _wanted: &TargetQuery,
         _tried: &[Rc<Target>],
     ) -> Option<Rc<Target>> {
         None
@@ -352,20 +352,20 @@ where
 {
     let state = Rc::new(State::new());
     let caller = Caller::new(io, Rc::clone(&state));
-    let turns = Turns {
+    let context = ConnectionContext {
         state: &state,
         gateway: &gateway,
         settings: &settings,
         address: peer.address.ip(),
     };
-    let decided = turns.until(|cx| caller.poll_http2(cx).map(Ok)).await;
+    let decided = context.until(|cx| caller.poll_http2(cx).map(Ok)).await;
     let ended = match decided {
         Ok(is_http2) => {
             let front = Front::new(gateway.clone(), Rc::clone(&settings), peer, is_http2);
             if is_http2 {
-                connection::serve_http2(&caller, front, &turns).await
+                connection::serve_http2(&caller, front, &context).await
             } else {
-                connection::serve_http1(&caller, front, &turns).await
+                connection::serve_http1(&caller, front, &context).await
             }
         }
         Err(ended) => ended,

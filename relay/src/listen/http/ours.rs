@@ -23,7 +23,7 @@ pub(super) struct Ours {
 
 /// Owner of the authority in a URL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Whose<'a> {
+pub(super) enum AuthorityOwner<'a> {
     /// The relay itself: the path may name a tunnel.
     Relay,
     /// The tunnel with this label.
@@ -34,12 +34,12 @@ pub(super) enum Whose<'a> {
 
 impl Ours {
     /// The owner of `authority` in a URL with that scheme.
-    pub(super) fn whose<'a>(&self, https: bool, authority: &'a [u8]) -> Whose<'a> {
+    pub(super) fn whose<'a>(&self, https: bool, authority: &'a [u8]) -> AuthorityOwner<'a> {
         let Ok(text) = str::from_utf8(authority) else {
-            return Whose::Foreign;
+            return AuthorityOwner::Foreign;
         };
         let Some(origin) = Origin::parse(authority, default_port(https)) else {
-            return Whose::Foreign;
+            return AuthorityOwner::Foreign;
         };
         let names = [&self.public, &self.inner, &self.told]
             .into_iter()
@@ -47,13 +47,13 @@ impl Ours {
         let is_known = names.into_iter().any(|name| is_same(&origin, https, name));
         let domain = self.domain.as_deref();
         if !is_known && !domain.is_some_and(|it| self.is_below(&origin, https, it)) {
-            return Whose::Foreign;
+            return AuthorityOwner::Foreign;
         }
         match named(text, domain, false) {
-            Named::Tunnel(label) => Whose::Tunnel(label),
-            Named::Relay => Whose::Relay,
-            Named::Other if is_known => Whose::Relay,
-            Named::Other => Whose::Foreign,
+            Named::Tunnel(label) => AuthorityOwner::Tunnel(label),
+            Named::Relay => AuthorityOwner::Relay,
+            Named::Other if is_known => AuthorityOwner::Relay,
+            Named::Other => AuthorityOwner::Foreign,
         }
     }
 
@@ -142,11 +142,14 @@ mod tests {
             (true, "told.example"),
             (true, "told.example:443"),
         ] {
-            assert_eq!(ours.whose(https, authority.as_bytes()), Whose::Relay);
+            assert_eq!(
+                ours.whose(https, authority.as_bytes()),
+                AuthorityOwner::Relay
+            );
         }
         for authority in ["relay.example", "relay.example:80", "other:9080", "", "a b"] {
             let whose = ours.whose(false, authority.as_bytes());
-            assert_eq!(whose, Whose::Foreign, "{authority}");
+            assert_eq!(whose, AuthorityOwner::Foreign, "{authority}");
         }
     }
 
@@ -161,29 +164,41 @@ mod tests {
                 (false, "relay.example:80"),
             ] {
                 let whose = ours.whose(https, authority.as_bytes());
-                assert_eq!(whose, Whose::Relay, "{public} {https} {authority}");
+                assert_eq!(whose, AuthorityOwner::Relay, "{public} {https} {authority}");
             }
-            assert_eq!(ours.whose(true, b"relay.example:9080"), Whose::Foreign);
+            assert_eq!(
+                ours.whose(true, b"relay.example:9080"),
+                AuthorityOwner::Foreign
+            );
         }
     }
 
     #[test]
     fn on_this_machine_all_names_of_it_are_one() {
         let ours = ours("127.0.0.1:9080", None);
-        assert_eq!(ours.whose(false, b"localhost:9080"), Whose::Relay);
-        assert_eq!(ours.whose(false, b"localhost:9081"), Whose::Foreign);
+        assert_eq!(ours.whose(false, b"localhost:9080"), AuthorityOwner::Relay);
+        assert_eq!(
+            ours.whose(false, b"localhost:9081"),
+            AuthorityOwner::Foreign
+        );
     }
 
     #[test]
     fn a_name_below_the_domain_is_a_tunnels() {
         let ours = ours("maya.relay.example:9080", Some("relay.example"));
         let whose = |authority: &'static str| ours.whose(false, authority.as_bytes());
-        assert_eq!(whose("maya.relay.example:9080"), Whose::Tunnel("maya"));
-        assert_eq!(whose("comfy.relay.example"), Whose::Tunnel("comfy"));
-        assert_eq!(whose("relay.example:9080"), Whose::Relay);
-        assert_eq!(whose("relay.example:1234"), Whose::Foreign);
-        assert_eq!(whose("evilrelay.example"), Whose::Foreign);
-        assert_eq!(whose("a.b.relay.example"), Whose::Foreign);
+        assert_eq!(
+            whose("maya.relay.example:9080"),
+            AuthorityOwner::Tunnel("maya")
+        );
+        assert_eq!(
+            whose("comfy.relay.example"),
+            AuthorityOwner::Tunnel("comfy")
+        );
+        assert_eq!(whose("relay.example:9080"), AuthorityOwner::Relay);
+        assert_eq!(whose("relay.example:1234"), AuthorityOwner::Foreign);
+        assert_eq!(whose("evilrelay.example"), AuthorityOwner::Foreign);
+        assert_eq!(whose("a.b.relay.example"), AuthorityOwner::Foreign);
     }
 
     #[test]

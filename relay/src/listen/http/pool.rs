@@ -15,13 +15,13 @@ use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::{self, SendRequest};
 use tieline_hop::headers::kept_alive_for;
-use tieline_hop::{Delivery, Fault, Watched, drive, reusable_for};
+use tieline_hop::{Delivery, Fault, ReportingStream, drive, reusable_for};
 use tieline_wire::{Reason, SharedBudget, TunnelId};
 use tokio::sync::oneshot;
 
 use super::again::{is_away, is_of_target, of_agent};
 use super::body::RequestBody;
-use super::callers::{Digest, Presented};
+use super::callers::{AdmittedCaller, Digest};
 use super::forward::Front;
 use super::held::Held;
 use super::line::{Line, Track};
@@ -69,13 +69,13 @@ impl<G: Gateway> Connection<G> {
     /// Opens a session and starts hyper's client on it.
     pub(super) async fn open(
         gateway: &G,
-        presented: &Presented<G>,
+        admitted: &AdmittedCaller<G>,
         (target, dcc): (&Rc<Target>, Option<&Arc<str>>),
         timeout: Duration,
         pool: &Pool<G>,
     ) -> Result<Self, Reason> {
         let stream = {
-            let mut opening = pin!(gateway.open(&presented.caller, target, dcc));
+            let mut opening = pin!(gateway.open(&admitted.caller, target, dcc));
             let mut timeout = pin!(gateway.sleep(timeout));
             poll_fn(|cx| match opening.as_mut().poll(cx) {
                 Poll::Pending => timeout
@@ -89,7 +89,7 @@ impl<G: Gateway> Connection<G> {
         let track = Rc::new(Track::default());
         let noting = Rc::clone(&track);
         let line = Line::new(stream, &track, &pool.held);
-        let stream = Watched::new(line.clone(), move |noted| noting.note(noted));
+        let stream = ReportingStream::new(line.clone(), move |noted| noting.note(noted));
         let (sender, driver) = http1::Builder::new()
             // hyper joins the lines of a folded field, as a proxy should (RFC 9112, section 5.2).
             .allow_obsolete_multiline_headers_in_responses(true)
@@ -111,7 +111,7 @@ impl<G: Gateway> Connection<G> {
             target: Rc::clone(target),
             dcc: dcc.cloned(),
             is_last,
-            whose: presented.key(),
+            whose: admitted.key(),
             idle_since,
             kept_alive_for,
         })
@@ -153,7 +153,7 @@ impl<G: Gateway> Connection<G> {
     /// Why a request over a new session got no answer, if another agent may safely be asked: the agent is
     /// away or leaving, or its target took no connection. Otherwise `Err` with the answer for the
     /// caller.
-    pub(super) fn parting(&self, failure: &Failure) -> Result<Reason, Problem> {
+    pub(super) fn end_reason(&self, failure: &Failure) -> Result<Reason, Problem> {
         let reason = self.track.reason();
         match failure {
             Failure::Unsent(_) => reason.ok_or_else(|| Problem::target_closed(Delivery::NotSent)),
@@ -325,19 +325,19 @@ pub(super) struct Lease<G: Gateway> {
     front: Rc<Front<G>>,
     connection: Connection<G>,
     /// Keeps the caller registered in [`Callers`](super::callers::Callers), so that a revocation ends the answer.
-    _presented: Rc<Presented<G>>,
+    _presented: Rc<AdmittedCaller<G>>,
 }
 
 impl<G: Gateway> Lease<G> {
     pub(super) fn new(
         front: Rc<Front<G>>,
         connection: Connection<G>,
-        presented: Rc<Presented<G>>,
+        admitted: Rc<AdmittedCaller<G>>,
     ) -> Self {
         Self {
             front,
             connection,
-            _presented: presented,
+            _presented: admitted,
         }
     }
 

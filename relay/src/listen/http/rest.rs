@@ -31,7 +31,7 @@ const END_WAIT_MAX: Duration = Duration::from_millis(100);
 
 /// Decision about the rest of a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fate {
+enum RestDecision {
     /// No decision yet: there is no answer.
     Open,
     /// The rest is read, and the connection stays open.
@@ -47,7 +47,7 @@ pub(super) struct Rest {
     /// Whether the caller waits for `100 Continue` before it sends the body.
     awaits_continue: Cell<bool>,
     is_done: Cell<bool>,
-    fate: Cell<Fate>,
+    decision: Cell<RestDecision>,
     /// The rest, if it was given up before there was an answer.
     given_up: RefCell<Option<Incoming>>,
     read: Box<dyn Fn(Incoming)>,
@@ -78,7 +78,11 @@ impl Rest {
             awaits_continue: Cell::new(!is_http2 && expects_continue(&parts.headers)),
             is_done: Cell::new(body.is_end_stream()),
             // Over HTTP/2 only the stream ends, never the connection.
-            fate: Cell::new(if is_http2 { Fate::Read } else { Fate::Open }),
+            decision: Cell::new(if is_http2 {
+                RestDecision::Read
+            } else {
+                RestDecision::Open
+            }),
             given_up: RefCell::default(),
             read: Box::new(read),
         })
@@ -109,13 +113,13 @@ impl Rest {
 
     /// Takes the rest of the body, which will not be forwarded.
     pub(super) fn give_up(&self, rest: Incoming) {
-        match self.fate.get() {
-            Fate::Open => {
+        match self.decision.get() {
+            RestDecision::Open => {
                 self.given_up.replace(Some(rest));
             }
-            Fate::Read => (self.read)(rest),
+            RestDecision::Read => (self.read)(rest),
             // hyper closes the connection after the answer and reads no further.
-            Fate::Closed => {}
+            RestDecision::Closed => {}
         }
     }
 
@@ -126,7 +130,7 @@ impl Rest {
         gateway: &G,
         state: &State,
     ) {
-        if self.is_done.get() || self.fate.get() != Fate::Open {
+        if self.is_done.get() || self.decision.get() != RestDecision::Open {
             return;
         }
         let given_up = self.given_up.take();
@@ -149,8 +153,11 @@ impl Rest {
             }
             (Some(false), _) | (None, None) => false,
         };
-        self.fate
-            .set(if is_read { Fate::Read } else { Fate::Closed });
+        self.decision.set(if is_read {
+            RestDecision::Read
+        } else {
+            RestDecision::Closed
+        });
         if !is_read {
             super::close_after(answer.headers_mut());
         }

@@ -14,12 +14,12 @@ use tieline_hop::site::{self, Site};
 
 use super::cookies;
 use super::exposure::is_exposed;
-use super::ours::{Carried, Ours, Whose, carried};
+use super::ours::{AuthorityOwner, Carried, Ours, carried};
 use super::problem::Problem;
 use super::reference::{Reference, has_dots, path_len, resolved, rooted};
 use super::route::split_well_known;
 use super::target::{Origin, Target};
-use super::wanted::Wanted;
+use super::target_query::TargetQuery;
 use super::workers::SERVICE_WORKER_ALLOWED;
 
 /// Relation between the public URL of one request and its URL at the target.
@@ -49,7 +49,7 @@ pub(super) struct Mapping {
 
 impl Mapping {
     /// Refuses a path that is not exposed.
-    pub(super) fn check_exposed(&self, wanted: &Wanted) -> Result<(), Problem> {
+    pub(super) fn check_exposed(&self, wanted: &TargetQuery) -> Result<(), Problem> {
         if wanted.is_invited || self.is_open(&self.path) {
             return Ok(());
         }
@@ -92,7 +92,7 @@ impl Mapping {
             return;
         };
         let (authority, _) = split_authority(rest);
-        if self.ours.whose(https, authority) == Whose::Foreign {
+        if self.ours.whose(https, authority) == AuthorityOwner::Foreign {
             return;
         }
         self.referer = self.own_path(page.as_bytes());
@@ -187,10 +187,10 @@ impl Mapping {
         let (authority, path) = split_authority(rest);
         let path = rooted(path);
         match self.ours.whose(https, authority) {
-            Whose::Tunnel(label) => self.is_this(label).then_some(path),
-            Whose::Relay if self.carried(&path) == Carried::Another => None,
-            Whose::Relay => Some(self.without_prefix(&path)),
-            Whose::Foreign => None,
+            AuthorityOwner::Tunnel(label) => self.is_this(label).then_some(path),
+            AuthorityOwner::Relay if self.carried(&path) == Carried::Another => None,
+            AuthorityOwner::Relay => Some(self.without_prefix(&path)),
+            AuthorityOwner::Foreign => None,
         }
     }
 
@@ -222,7 +222,7 @@ impl Mapping {
         https: bool,
     ) -> Option<(&'a [u8], &'a [u8])> {
         let (authority, path) = split_authority(rest);
-        let is_relay = self.ours.whose(https, authority) == Whose::Relay;
+        let is_relay = self.ours.whose(https, authority) == AuthorityOwner::Relay;
         let is_bare = is_relay && self.carried(path) == Carried::Nothing;
         is_bare.then(|| value.split_at(value.len() - path.len()))
     }

@@ -9,7 +9,7 @@ use ring::digest::SHA256_OUTPUT_LEN;
 use ring::hmac;
 use tieline_wire::TunnelId;
 
-use super::wanted::Pin;
+use super::target_query::AgentBinding;
 use crate::registry::AgentTag;
 
 /// Bytes of a mark: agent tag and HMAC.
@@ -40,9 +40,9 @@ impl Sealer {
     }
 
     /// Marks an MCP session id for `caller`: the target's id, the mark, the tunnel.
-    pub(super) fn session(&self, pin: &Pin, caller: Option<&str>, id: &str) -> String {
-        let mark = self.mark(On::Session, pin, caller, id);
-        [id, ".", &mark, ".", pin.tunnel.as_str()].concat()
+    pub(super) fn session(&self, binding: &AgentBinding, caller: Option<&str>, id: &str) -> String {
+        let mark = self.mark(On::Session, binding, caller, id);
+        [id, ".", &mark, ".", binding.tunnel.as_str()].concat()
     }
 
     /// Checks a marked session id; returns its agent and the target's id.
@@ -50,17 +50,17 @@ impl Sealer {
         &self,
         caller: Option<&str>,
         sealed: &'a str,
-    ) -> Option<(Pin, &'a str)> {
+    ) -> Option<(AgentBinding, &'a str)> {
         let (rest, tunnel) = sealed.rsplit_once('.')?;
         let (id, mark) = rest.rsplit_once('.')?;
         let tunnel = TunnelId::parse(tunnel).ok()?;
-        let pin = self.check(On::Session, tunnel, caller, id, mark)?;
-        Some((pin, id))
+        let binding = self.check(On::Session, tunnel, caller, id, mark)?;
+        Some((binding, id))
     }
 
     /// Marks a path of a target for `caller`; the result follows the tunnel's prefix.
-    pub(super) fn path(&self, pin: &Pin, caller: Option<&str>, path: &str) -> String {
-        let mark = self.mark(On::Path, pin, caller, path);
+    pub(super) fn path(&self, binding: &AgentBinding, caller: Option<&str>, path: &str) -> String {
+        let mark = self.mark(On::Path, binding, caller, path);
         [IN_PATH, &mark, path].concat()
     }
 
@@ -70,17 +70,17 @@ impl Sealer {
         tunnel: &TunnelId,
         caller: Option<&str>,
         sealed: &'a str,
-    ) -> Option<(Pin, &'a str)> {
+    ) -> Option<(AgentBinding, &'a str)> {
         let rest = sealed.strip_prefix(IN_PATH)?;
         let (mark, path) = rest.split_at_checked(MARK_CHARS)?;
-        let pin = self.check(On::Path, tunnel.clone(), caller, path, mark)?;
-        Some((pin, path))
+        let binding = self.check(On::Path, tunnel.clone(), caller, path, mark)?;
+        Some((binding, path))
     }
 
     /// Marks the path of a login endpoint; the result follows the tunnel's prefix. The mark is valid for every
     /// caller, because the user's browser opens it, not the client that received it.
-    pub(super) fn login(&self, pin: &Pin, text: &str) -> String {
-        let mark = self.mark(On::Login, pin, None, text);
+    pub(super) fn login(&self, binding: &AgentBinding, text: &str) -> String {
+        let mark = self.mark(On::Login, binding, None, text);
         [IN_PATH, &mark, text].concat()
     }
 
@@ -89,16 +89,16 @@ impl Sealer {
         &self,
         tunnel: &TunnelId,
         sealed: &'a str,
-    ) -> Option<(Pin, &'a str)> {
+    ) -> Option<(AgentBinding, &'a str)> {
         let rest = sealed.strip_prefix(IN_PATH)?;
         let (mark, text) = rest.split_at_checked(MARK_CHARS)?;
-        let pin = self.check(On::Login, tunnel.clone(), None, text, mark)?;
-        Some((pin, text))
+        let binding = self.check(On::Login, tunnel.clone(), None, text, mark)?;
+        Some((binding, text))
     }
 
-    fn mark(&self, on: On, pin: &Pin, caller: Option<&str>, text: &str) -> String {
-        let code = hmac::sign(&self.0, &said(on, pin, caller, text));
-        BASE64URL_NOPAD.encode(&[&pin.agent.0, code.as_ref()].concat())
+    fn mark(&self, on: On, binding: &AgentBinding, caller: Option<&str>, text: &str) -> String {
+        let code = hmac::sign(&self.0, &said(on, binding, caller, text));
+        BASE64URL_NOPAD.encode(&[&binding.agent.0, code.as_ref()].concat())
     }
 
     fn check(
@@ -108,26 +108,26 @@ impl Sealer {
         caller: Option<&str>,
         text: &str,
         mark: &str,
-    ) -> Option<Pin> {
+    ) -> Option<AgentBinding> {
         let mark = BASE64URL_NOPAD.decode(mark.as_bytes()).ok()?;
         let (agent, code) = mark.split_first_chunk()?;
-        let pin = Pin {
+        let binding = AgentBinding {
             tunnel,
             agent: AgentTag(*agent),
         };
-        hmac::verify(&self.0, &said(on, &pin, caller, text), code).ok()?;
-        Some(pin)
+        hmac::verify(&self.0, &said(on, &binding, caller, text), code).ok()?;
+        Some(binding)
     }
 }
 
 /// Input of the HMAC. It is unambiguous, since all parts but the last have a known length.
-fn said(on: On, pin: &Pin, caller: Option<&str>, text: &str) -> Vec<u8> {
+fn said(on: On, binding: &AgentBinding, caller: Option<&str>, text: &str) -> Vec<u8> {
     let sized = |part: &str| part.len().to_be_bytes();
-    let (tunnel, name) = (pin.tunnel.as_str(), caller.unwrap_or_default());
+    let (tunnel, name) = (binding.tunnel.as_str(), caller.unwrap_or_default());
     let head = [on as u8, u8::from(caller.is_some())];
     let parts: [&[u8]; 7] = [
         &head,
-        &pin.agent.0,
+        &binding.agent.0,
         &sized(tunnel),
         tunnel.as_bytes(),
         &sized(name),
@@ -143,8 +143,8 @@ mod tests {
 
     use super::*;
 
-    fn pin(tunnel: &str) -> Pin {
-        Pin {
+    fn binding(tunnel: &str) -> AgentBinding {
+        AgentBinding {
             tunnel: TunnelId::parse(tunnel).unwrap(),
             agent: AgentTag(*b"12345678"),
         }
@@ -160,20 +160,20 @@ mod tests {
 
     #[test]
     fn what_was_sealed_leads_back_to_its_agent_for_the_same_caller_only() {
-        let sealed = sealer().session(&pin("maya"), Some("ada"), "a.b-1");
+        let sealed = sealer().session(&binding("maya"), Some("ada"), "a.b-1");
         let open = |caller| sealer().open_session(caller, &sealed);
-        assert_eq!(open(Some("ada")), Some((pin("maya"), "a.b-1")));
+        assert_eq!(open(Some("ada")), Some((binding("maya"), "a.b-1")));
         assert_eq!(open(Some("bob")), None);
         assert_eq!(open(None), None);
         assert!(keyed(8).open_session(Some("ada"), &sealed).is_none());
 
-        let path = sealer().path(&pin("maya"), None, "/messages/?id=1");
+        let path = sealer().path(&binding("maya"), None, "/messages/?id=1");
         let open = |tunnel: &str, path: &str| {
             let tunnel = TunnelId::parse(tunnel).unwrap();
             let opened = sealer().open_path(&tunnel, None, path);
-            opened.map(|(pin, path)| (pin.agent, path.to_owned()))
+            opened.map(|(binding, path)| (binding.agent, path.to_owned()))
         };
-        let opened = Some((pin("maya").agent, "/messages/?id=1".to_owned()));
+        let opened = Some((binding("maya").agent, "/messages/?id=1".to_owned()));
         assert_eq!(open("maya", &path), opened);
         assert_eq!(open("comfy", &path), None);
         assert_eq!(open("maya", &(path.clone() + "&admin")), None);
@@ -181,13 +181,13 @@ mod tests {
 
     #[test]
     fn a_mark_on_one_thing_is_none_on_another() {
-        let session = sealer().session(&pin("maya"), None, "/x");
+        let session = sealer().session(&binding("maya"), None, "/x");
         let mark = session.split('.').nth(1).unwrap();
         assert_eq!(mark.len(), MARK_CHARS);
         let path = ["/~", mark, "/x"].concat();
         assert!(
             sealer()
-                .open_path(&pin("maya").tunnel, None, &path)
+                .open_path(&binding("maya").tunnel, None, &path)
                 .is_none()
         );
     }
@@ -195,7 +195,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_mark_that_was_changed_is_worth_nothing(at in 0_usize..MARK_CHARS, to in "[A-Za-z0-9_-]") {
-            let sealed = sealer().session(&pin("maya"), Some("ada"), "id");
+            let sealed = sealer().session(&binding("maya"), Some("ada"), "id");
             let mut changed = sealed.clone();
             changed.replace_range(3 + at..4 + at, &to);
             let opened = sealer().open_session(Some("ada"), &changed);
@@ -205,7 +205,7 @@ mod tests {
         #[test]
         fn no_text_makes_it_panic(text in "\\PC{0,80}") {
             let _ = sealer().open_session(None, &text);
-            let _ = sealer().open_path(&pin("maya").tunnel, None, &text);
+            let _ = sealer().open_path(&binding("maya").tunnel, None, &text);
         }
     }
 }

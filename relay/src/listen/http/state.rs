@@ -9,7 +9,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use http_body::Frame;
 
-use super::held::{Held, HeldStream};
+use super::held::{Held, StreamMemory};
 use super::{DRAIN_GRACE, DRAIN_GRACE_HTTP2, Ended, Settings};
 use crate::limits::Pass;
 
@@ -78,7 +78,7 @@ pub(super) struct State {
     /// Memory that the connection holds.
     held: OnceCell<Rc<Held>>,
     /// Memory that this stream holds; a connection of HTTP/1.1 counts as one stream.
-    held_stream: OnceCell<Rc<HeldStream>>,
+    held_stream: OnceCell<Rc<StreamMemory>>,
     /// HTTP/2: wakers of streams that wait for a flush, and of the task that flushes.
     waits_for_flush: RefCell<Vec<Waker>>,
     driver: RefCell<Option<Waker>>,
@@ -165,7 +165,7 @@ impl State {
     }
 
     /// Memory that this stream holds; a connection of HTTP/1.1 counts as one stream.
-    pub(super) fn held(&self) -> Option<&Rc<HeldStream>> {
+    pub(super) fn held(&self) -> Option<&Rc<StreamMemory>> {
         self.held_stream.get()
     }
 

@@ -7,7 +7,7 @@ use http::uri::Authority;
 use tieline_hop::rewrite::default_port;
 use tieline_wire::{Generation, Scheme, TunnelId};
 
-use super::wanted::Pin;
+use super::target_query::AgentBinding;
 use crate::registry::{AgentTag, TunnelInfo};
 
 /// Data about a tunnel's target that the HTTP front needs.
@@ -77,8 +77,8 @@ impl Target {
     }
 
     /// The tunnel and agent, to bind further requests to this agent.
-    pub(super) fn pin(&self) -> Pin {
-        Pin {
+    pub(super) fn binding(&self) -> AgentBinding {
+        AgentBinding {
             tunnel: self.tunnel.clone(),
             agent: self.agent,
         }

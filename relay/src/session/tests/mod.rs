@@ -91,11 +91,11 @@ fn an_answer_that_came_to_its_end_stays_whole_when_the_link_is_lost() {
 /// A session of an HTTP caller with `sent` on its way to the agent.
 fn sending(link: &mut Link, sent: &'static str) -> Session {
     let maya = TunnelId::parse("maya").unwrap();
-    let visitor = Visitor {
+    let caller = SessionCaller {
         kind: FrontendKind::Http,
-        ..Visitor::default()
+        ..SessionCaller::default()
     };
-    let session = link.relay.open(&maya, &link.held, visitor).unwrap();
+    let session = link.relay.open(&maya, &link.held, caller).unwrap();
     if !sent.is_empty() {
         session.send(sent.into()).unwrap();
     }
@@ -107,7 +107,7 @@ fn sending(link: &mut Link, sent: &'static str) -> Session {
 fn only_what_may_not_have_arrived_awaits_the_word_of_an_agent_that_may_tell() {
     let awaits = |link: &Link, session: &Session, reason| {
         link.relay.fail_sessions(reason);
-        let told = session.fate().told().is_some();
+        let told = session.delivery().told().is_some();
         assert_eq!(told, link.relay.account().is_wanted());
         told
     };
@@ -125,7 +125,7 @@ fn only_what_may_not_have_arrived_awaits_the_word_of_an_agent_that_may_tell() {
     let mut link = Link::established();
     let session = sending(&mut link, "");
     assert!(!awaits(&link, &session, Reason::LinkLost));
-    assert!(session.fate().is_not_sent());
+    assert!(session.delivery().is_not_sent());
     // The agent has answered a ping that left behind the payload.
     let mut link = Link::established();
     let session = sending(&mut link, "question");
@@ -158,7 +158,7 @@ fn an_agent_that_stops_will_tell_nothing_and_one_that_gives_a_dead_link_up_will(
         });
         link.pump_up();
         link.relay.fail_sessions(Reason::LinkLost);
-        assert_eq!(session.fate().told().is_some(), tells, "{reason}");
+        assert_eq!(session.delivery().told().is_some(), tells, "{reason}");
     }
 }
 
@@ -183,7 +183,7 @@ fn an_agent_that_goes_is_held_to_what_it_says() {
         end,
         Poll::Ready(Incoming::Reset(Reason::ShuttingDown))
     ));
-    assert!(second.fate().is_not_sent());
+    assert!(second.delivery().is_not_sent());
     assert!(first.poll_incoming(&mut cx).is_pending());
     assert!(link.relay.is_left());
     let is_over = |link: &Link, after| match link.relay.tick(after) {
@@ -337,17 +337,17 @@ fn a_link_that_asks_in_vain_is_ended_and_its_sessions_are_reset() {
     let mut link = Link::established();
     let _session = link.open();
     link.pump_down();
-    assert_eq!(link.asking.len(), 1);
-    link.asking.look(seconds_on(&link, 1));
+    assert_eq!(link.probed.len(), 1);
+    link.probed.look(seconds_on(&link, 1));
     // The path is dead: frames sent from here on do not arrive.
     for half_seconds in 2..=8 {
         assert_eq!(link.relay.closing(), None);
         let now = link.now() + Duration::from_millis(500 * half_seconds);
-        link.asking.look(now + Duration::from_millis(250));
-        link.asking.look(now + Duration::from_millis(499));
+        link.probed.look(now + Duration::from_millis(250));
+        link.probed.look(now + Duration::from_millis(499));
     }
     assert_eq!(link.relay.closing(), Some(Reason::Stale));
-    assert_eq!(link.asking.len(), 0);
+    assert_eq!(link.probed.len(), 0);
 }
 
 #[test]
@@ -356,14 +356,14 @@ fn a_link_that_knows_enough_is_no_longer_looked_at() {
     let _session = link.open();
     link.pump_down();
     assert_eq!(
-        link.asking.len(),
+        link.probed.len(),
         1,
         "a link is listed once, however often it sends"
     );
-    link.asking.look(seconds_on(&link, 1));
+    link.probed.look(seconds_on(&link, 1));
     // The ping, and the answer to it.
     link.pump_down();
     link.pump_up();
-    link.asking.look(seconds_on(&link, 2));
-    assert_eq!((link.relay.closing(), link.asking.len()), (None, 0));
+    link.probed.look(seconds_on(&link, 2));
+    assert_eq!((link.relay.closing(), link.probed.len()), (None, 0));
 }

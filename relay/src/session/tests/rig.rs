@@ -12,7 +12,7 @@ use tieline_wire::{
     SessionId, Settings, Transmit, TunnelId,
 };
 
-use super::super::{Asking, Held, Lanes, Session, SharedMux, Visitor};
+use super::super::{Held, Lanes, ProbedLinks, Session, SessionCaller, SharedMux};
 use crate::clock::Clock;
 use crate::io::turn;
 use crate::metrics::ShardMetrics;
@@ -24,7 +24,7 @@ pub(crate) struct Link {
     clock: Clock,
     metrics: Arc<ShardMetrics>,
     pub(super) lanes: Rc<Lanes>,
-    pub(super) asking: Rc<Asking>,
+    pub(super) probed: Rc<ProbedLinks>,
     pub(crate) held: Held,
 }
 
@@ -34,7 +34,7 @@ impl Link {
         let (now, settings) = (clock.now(), Settings::default());
         let metrics = Arc::new(ShardMetrics::default());
         let lanes = Lanes::new(0, Arc::clone(&metrics));
-        let asking = Rc::new(Asking::default());
+        let probed = Rc::new(ProbedLinks::default());
         let relay = Mux::relay(RelayHello::new([7; 32], 10), settings, now);
         let mut link = Self {
             relay: SharedMux::new(
@@ -42,13 +42,13 @@ impl Link {
                 clock,
                 Arc::clone(&metrics),
                 Rc::clone(&lanes),
-                Rc::clone(&asking),
+                Rc::clone(&probed),
             ),
             agent: Mux::agent(settings, now),
             clock,
             metrics,
             lanes,
-            asking,
+            probed,
             held: Held::default(),
         };
         for _ in 0..2 {
@@ -65,7 +65,7 @@ impl Link {
     pub(crate) fn open(&self) -> Session {
         let maya = TunnelId::parse("maya").unwrap();
         self.relay
-            .open(&maya, &self.held, Visitor::default())
+            .open(&maya, &self.held, SessionCaller::default())
             .unwrap()
     }
 

@@ -19,7 +19,7 @@ use tieline_wire::{Generation, Moment, Reason, Refusal, TunnelId};
 use self::absent::Absent;
 use self::name::{Name, Place, Waiting};
 pub(crate) use self::owners::Owners;
-use super::message::{Claim, Forgotten, Parting, RouteUpdate};
+use super::message::{Claim, Forgotten, ReleaseKind, RouteUpdate};
 use crate::limits::{Account, LiveTunnels};
 use crate::metrics::BoundReport;
 use crate::registry::{AgentTag, LinkRef, TunnelInfo};
@@ -374,7 +374,7 @@ impl Names {
         &mut self,
         tunnel: &TunnelId,
         link: LinkRef,
-        parting: Parting,
+        kind: ReleaseKind,
         now: Moment,
     ) -> Released {
         let Some(name) = self.names.get_mut(tunnel) else {
@@ -397,7 +397,7 @@ impl Names {
                 requests,
             };
         };
-        if parting == Parting::HolderChanged {
+        if kind == ReleaseKind::HolderChanged {
             holder.owner = None;
         }
         if !holder.is_live() {
@@ -410,7 +410,7 @@ impl Names {
         name.revision = self.counter;
         let update = match name.is_live() {
             true => Some(name.update(tunnel)),
-            false => self.went_away(tunnel, parting, now),
+            false => self.went_away(tunnel, kind, now),
         };
         Released { update, requests }
     }
@@ -419,7 +419,7 @@ impl Names {
     fn went_away(
         &mut self,
         tunnel: &TunnelId,
-        parting: Parting,
+        kind: ReleaseKind,
         now: Moment,
     ) -> Option<RouteUpdate> {
         let name = self.names.get_mut(tunnel)?;
@@ -427,7 +427,7 @@ impl Names {
         self.rules.live.fetch_sub(1, Ordering::Relaxed);
         let account = name.counted.take().unwrap_or(Account::UNKNOWN);
         self.rules.live_of_accounts.leave(&account);
-        if parting == Parting::TakenBack && tunnel.looks_derived() {
+        if kind == ReleaseKind::TakenBack && tunnel.looks_derived() {
             // No other key can claim a derived name, so keeping it would protect nothing.
             return self.remove(tunnel);
         }
@@ -465,7 +465,7 @@ impl Names {
         let withdrawn = late
             .into_iter()
             .map(|(tunnel, link)| {
-                let released = self.release(&tunnel, link, Parting::Away, now);
+                let released = self.release(&tunnel, link, ReleaseKind::Away, now);
                 Withdrawn {
                     tunnel,
                     link,

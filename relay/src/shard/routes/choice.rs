@@ -5,9 +5,9 @@ use std::rc::Rc;
 
 use tieline_wire::{Moment, TunnelId};
 
-use super::kinds::{Kind, Whose};
+use super::kinds::{Kind, OwnerGroup};
 use super::{Known, Routes};
-use crate::listen::http::{Aim, Pin, Target, Wanted};
+use crate::listen::http::{AgentBinding, Target, TargetQuery, TunnelSelector};
 use crate::registry::{AgentTag, LinkRef, TunnelInfo};
 use crate::shard::message::ServingAgent;
 
@@ -16,7 +16,7 @@ const CANDIDATES_MAX: usize = 256;
 
 /// Round-robin positions, one for each kind of choice so that no choice disturbs another.
 #[derive(Default)]
-pub(super) struct Turns {
+pub(super) struct RoundRobin {
     agents: Cell<usize>,
     links: Cell<usize>,
     kinds: Cell<usize>,
@@ -61,13 +61,13 @@ pub(crate) enum Found {
 
 /// An HTTP caller's search for a target.
 pub(crate) struct Search<'a> {
-    pub(crate) wanted: &'a Wanted,
+    pub(crate) wanted: &'a TargetQuery,
     /// The target whose link was found to be lost.
     pub(crate) stale: Option<&'a Target>,
     /// Targets that refused a connection for this request; they are not found again.
     pub(crate) tried: &'a [Rc<Target>],
     /// The owners among whose tunnels a kind of application is searched.
-    pub(crate) whose: &'a [Whose],
+    pub(crate) whose: &'a [OwnerGroup],
     /// Whether the caller may know of a tunnel, by the description of one of its agents.
     pub(crate) fit: &'a dyn Fn(&TunnelId, &TunnelInfo) -> bool,
     /// Whether the caller has a kept connection to an agent.
@@ -152,36 +152,36 @@ impl Routes {
 
     /// Finds the target for a request.
     pub(crate) fn find(&self, search: &Search<'_>) -> Found {
-        match (&search.wanted.pin, &search.wanted.aim) {
-            (Some(pin), _) => self.find_pinned(pin, search),
-            (None, Aim::Tunnel(tunnel)) => self.find_tunnel(tunnel, search),
-            (None, Aim::Kind(kind)) => self.find_kind(kind, search),
+        match (&search.wanted.binding, &search.wanted.selector) {
+            (Some(binding), _) => self.find_pinned(binding, search),
+            (None, TunnelSelector::Tunnel(tunnel)) => self.find_tunnel(tunnel, search),
+            (None, TunnelSelector::Kind(kind)) => self.find_kind(kind, search),
         }
     }
 
-    fn find_pinned(&self, pin: &Pin, search: &Search<'_>) -> Found {
-        let Some(known) = self.routes.get(&pin.tunnel) else {
+    fn find_pinned(&self, binding: &AgentBinding, search: &Search<'_>) -> Found {
+        let Some(known) = self.routes.get(&binding.tunnel) else {
             return Found::Gone;
         };
-        let is_there = match &search.wanted.aim {
-            Aim::Tunnel(tunnel) => *tunnel == pin.tunnel,
-            Aim::Kind(kind) => known.update.info.dcc == *kind,
+        let is_there = match &search.wanted.selector {
+            TunnelSelector::Tunnel(tunnel) => *tunnel == binding.tunnel,
+            TunnelSelector::Kind(kind) => known.update.info.dcc == *kind,
         };
         if !is_there {
             return Found::Gone;
         }
-        let fit = |info: &TunnelInfo| (search.fit)(&pin.tunnel, info);
+        let fit = |info: &TunnelInfo| (search.fit)(&binding.tunnel, info);
         if !known.infos().any(fit) {
             return Found::Unknown;
         }
         let agents = &known.update.agents;
-        match agents.iter().position(|agent| agent.tag == pin.agent) {
+        match agents.iter().position(|agent| agent.tag == binding.agent) {
             Some(place) if !fit(&agents[place].info) => Found::Unknown,
             Some(place) if known.is_stale(place, search.stale) => Found::Stale,
             Some(place) => found(known.target(place)),
             None => {
                 let mut departed = known.departed.iter();
-                let left = departed.find(|(tag, _)| *tag == pin.agent);
+                let left = departed.find(|(tag, _)| *tag == binding.agent);
                 left.map_or(Found::Gone, |(_, since)| Found::Offline(*since))
             }
         }

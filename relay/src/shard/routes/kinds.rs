@@ -11,13 +11,13 @@ use crate::shard::message::RouteUpdate;
 
 /// Key of a group of tunnels by their owner.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Whose {
+pub(crate) enum OwnerGroup {
     Anybody,
     Holder(String),
     Group(String),
 }
 
-impl Whose {
+impl OwnerGroup {
     /// The groups that contain every tunnel the caller may reach, and possibly others; all tunnels for an anonymous
     /// caller.
     pub(crate) fn of_caller(identity: Option<&Identity>) -> Vec<Self> {
@@ -55,7 +55,7 @@ impl Whose {
 
 /// The tunnels of every kind of application.
 #[derive(Default)]
-pub(super) struct Kinds(HashMap<String, HashMap<Whose, Kind>>);
+pub(super) struct Kinds(HashMap<String, HashMap<OwnerGroup, Kind>>);
 
 /// Tunnels of one kind: indexed by number, removed in constant time.
 #[derive(Default)]
@@ -66,7 +66,7 @@ pub(super) struct Kind {
 
 impl Kinds {
     /// The groups `whose` of the tunnels of a kind; a tunnel may be in several.
-    pub(super) fn get(&self, kind: &str, whose: &[Whose]) -> Vec<&Kind> {
+    pub(super) fn get(&self, kind: &str, whose: &[OwnerGroup]) -> Vec<&Kind> {
         let Some(it) = self.0.get(kind) else {
             return Vec::new();
         };
@@ -75,7 +75,8 @@ impl Kinds {
 
     /// Applies a change of a route. A tunnel without a kind is found by name only.
     pub(super) fn change(&mut self, before: Option<&RouteUpdate>, now: Option<&RouteUpdate>) {
-        let places = |update: &RouteUpdate| (update.info.dcc.clone(), Whose::of_tunnel(update));
+        let places =
+            |update: &RouteUpdate| (update.info.dcc.clone(), OwnerGroup::of_tunnel(update));
         let (left, taken) = (before.map(places), now.map(places));
         if let Some(before) = before
             && left != taken
@@ -102,7 +103,7 @@ impl Kinds {
         let Some(it) = self.0.get_mut(kind) else {
             return;
         };
-        for whose in Whose::of_tunnel(update) {
+        for whose in OwnerGroup::of_tunnel(update) {
             if let Some(some) = it.get_mut(&whose) {
                 some.live.swap_remove(&update.tunnel);
                 some.offline.swap_remove(&update.tunnel);

@@ -13,12 +13,12 @@ use std::time::Duration;
 use tieline_wire::{Generation, Moment, TunnelId};
 use tokio::sync::oneshot;
 
-use self::choice::Turns;
+use self::choice::RoundRobin;
 pub(crate) use self::choice::{Choice, Found, Lookup, Search};
 use self::kinds::Kinds;
-pub(crate) use self::kinds::Whose;
+pub(crate) use self::kinds::OwnerGroup;
 use super::message::{RouteUpdate, ServingAgent};
-use crate::listen::http::{Aim, Listed, Target};
+use crate::listen::http::{Listed, Target, TunnelSelector};
 use crate::registry::{AgentTag, TunnelInfo};
 
 /// Tunnels that one listing turn looks at: some 100 us of a shard's time.
@@ -45,9 +45,9 @@ pub(crate) struct Routes {
     names: BTreeSet<TunnelId>,
     kinds: Kinds,
     /// Round-robin positions for the choice among agents and links.
-    turns: Turns,
+    turns: RoundRobin,
     /// Callers that wait for the next change of a route.
-    waiting: HashMap<Aim, Vec<oneshot::Sender<()>>>,
+    waiting: HashMap<TunnelSelector, Vec<oneshot::Sender<()>>>,
     waiting_count: usize,
     /// Kept connections to agents, dropped once the agent no longer serves the tunnel.
     kept: HashMap<TunnelId, Vec<Kept>>,
@@ -85,8 +85,8 @@ impl Routes {
         let has_changed = known
             .as_ref()
             .is_some_and(|known| has_other_callers(&known.update, &update));
-        self.wake(&Aim::Tunnel(update.tunnel.clone()));
-        self.wake(&Aim::Kind(update.info.dcc.clone()));
+        self.wake(&TunnelSelector::Tunnel(update.tunnel.clone()));
+        self.wake(&TunnelSelector::Kind(update.info.dcc.clone()));
         let before = known.as_ref().map(|known| &*known.update);
         let now_here = (!update.forget).then_some(&*update);
         self.kinds.change(before, now_here);
@@ -144,8 +144,8 @@ impl Routes {
         }
     }
 
-    fn wake(&mut self, aim: &Aim) {
-        if let Some(waiting) = self.waiting.remove(aim) {
+    fn wake(&mut self, selector: &TunnelSelector) {
+        if let Some(waiting) = self.waiting.remove(selector) {
             self.waiting_count -= waiting.len();
             for one in waiting {
                 // The waiting caller may have left.
@@ -203,9 +203,13 @@ impl Routes {
         self.routes.get(tunnel)?.offline_since
     }
 
-    /// Ready at the next change of the route for `aim`; `None` if too many callers wait, with a lower limit for unknown
+    /// Ready at the next change of the route for `selector`; `None` if too many callers wait, with a lower limit for unknown
     /// names.
-    pub(crate) fn changed(&mut self, aim: &Aim, is_known: bool) -> Option<oneshot::Receiver<()>> {
+    pub(crate) fn changed(
+        &mut self,
+        selector: &TunnelSelector,
+        is_known: bool,
+    ) -> Option<oneshot::Receiver<()>> {
         let limit = if is_known {
             WAITING_MAX
         } else {
@@ -218,7 +222,10 @@ impl Routes {
             }
         }
         let (sender, receiver) = oneshot::channel();
-        self.waiting.entry(aim.clone()).or_default().push(sender);
+        self.waiting
+            .entry(selector.clone())
+            .or_default()
+            .push(sender);
         self.waiting_count += 1;
         Some(receiver)
     }

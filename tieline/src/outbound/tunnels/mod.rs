@@ -33,7 +33,7 @@ const CALLER_TOKEN: &str = "ask the relay's operator for one with the scope call
 
 /// A tunnel as the relay lists it.
 #[derive(Debug, Deserialize)]
-pub(crate) struct Told {
+pub(crate) struct ListedTunnel {
     pub(crate) tunnel_id: String,
     pub(crate) dcc: String,
     pub(crate) capabilities: Vec<String>,
@@ -48,7 +48,7 @@ pub(crate) struct Told {
 /// One page of the relay's list of tunnels.
 #[derive(Debug, Deserialize)]
 struct Page {
-    tunnels: Vec<Told>,
+    tunnels: Vec<ListedTunnel>,
     next: Option<String>,
 }
 
@@ -57,12 +57,12 @@ struct Page {
 #[serde(untagged)]
 enum Answer {
     Page(Page),
-    All(Vec<Told>),
+    All(Vec<ListedTunnel>),
 }
 
 /// Why a caller gets no list of tunnels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Obstacle {
+pub(crate) enum ListErrorKind {
     /// No server accepts connections at the address.
     Away,
     /// The server at the address is not a relay's HTTP port.
@@ -81,7 +81,7 @@ pub(crate) enum Obstacle {
     Other,
 }
 
-impl Obstacle {
+impl ListErrorKind {
     /// Stable code for JSON output.
     pub(crate) const fn word(self) -> &'static str {
         match self {
@@ -100,13 +100,13 @@ impl Obstacle {
 /// Why a caller gets no list of tunnels, in words.
 #[derive(Debug)]
 pub(crate) struct Problem {
-    pub(crate) obstacle: Obstacle,
+    pub(crate) why: ListErrorKind,
     /// The address, what is wrong there, and what to do.
     pub(crate) text: String,
 }
 
 /// A relay's HTTP port, as a caller uses it.
-pub(crate) struct CallerSide {
+pub(crate) struct RelayHttp {
     pub(crate) origin: RelayOrigin,
     pub(crate) tls: Option<Tls>,
     pub(crate) authorization: Option<HeaderValue>,
@@ -114,7 +114,7 @@ pub(crate) struct CallerSide {
     pub(crate) is_connect: bool,
 }
 
-impl CallerSide {
+impl RelayHttp {
     /// A relay at `origin`, and a caller without a token.
     pub(crate) fn at(origin: &str, ca: Option<&Path>) -> Result<Self, OutboundError> {
         let origin = RelayOrigin::parse(origin)?;
@@ -145,7 +145,7 @@ impl CallerSide {
     }
 
     /// All tunnels that the caller may reach.
-    pub(crate) async fn tunnels(&self) -> Result<Vec<Told>, Problem> {
+    pub(crate) async fn tunnels(&self) -> Result<Vec<ListedTunnel>, Problem> {
         let mut tunnels = Vec::new();
         let mut path = PATH.to_owned();
         for _ in 0..PAGES_MAX {
@@ -162,7 +162,7 @@ impl CallerSide {
                 None => return Ok(tunnels),
             }
         }
-        Err(self.problem(Obstacle::Other, &"its list of tunnels has no end"))
+        Err(self.problem(ListErrorKind::Other, &"its list of tunnels has no end"))
     }
 
     /// Checks that the relay answers and accepts the caller.
@@ -172,7 +172,7 @@ impl CallerSide {
 
     /// The tunnel's first URL with the host and port that were asked; otherwise this origin with the tunnel's
     /// path, since a proxy's address is not in the relay's list. `None` for a target that is not an HTTP server.
-    pub(crate) fn url_of(&self, told: &Told) -> Option<String> {
+    pub(crate) fn url_of(&self, told: &ListedTunnel) -> Option<String> {
         if told.target_scheme == "tcp" {
             return None;
         }
@@ -194,9 +194,9 @@ impl CallerSide {
         Some(best.unwrap_or_else(|| format!("{}{}", self.origin, told.path)))
     }
 
-    fn problem(&self, obstacle: Obstacle, what: &dyn Display) -> Problem {
+    fn problem(&self, why: ListErrorKind, what: &dyn Display) -> Problem {
         Problem {
-            obstacle,
+            why,
             text: format!("{}: {what}", self.origin),
         }
     }
@@ -223,30 +223,30 @@ impl CallerSide {
     fn no_answer(&self, failure: &Failure) -> Problem {
         match failure {
             Failure::Away(why) if self.is_connect => self.problem(
-                Obstacle::Away,
+                ListErrorKind::Away,
                 &format!(
                     "{why}; start tieline connect (give --connect ADDRESS if it listens elsewhere), or name the \
                      relay with --relay URL"
                 ),
             ),
             Failure::Away(why) => self.problem(
-                Obstacle::Away,
+                ListErrorKind::Away,
                 &format!("{why}; is the relay up, and is this its address?"),
             ),
-            Failure::Untrusted(why) => self.problem(Obstacle::Away, why),
+            Failure::Untrusted(why) => self.problem(ListErrorKind::Away, why),
             Failure::Closed(_) => self.problem(
-                Obstacle::NoRelay,
+                ListErrorKind::NoRelay,
                 &format!(
                     "what listens there closes the connection in place of an answer, as a relay's ports for \
                      agents (9001) and raw TCP (9002) do: {HTTP_PORT}"
                 ),
             ),
             Failure::Strange(why) => self.problem(
-                Obstacle::NoRelay,
+                ListErrorKind::NoRelay,
                 &format!("what listens there does not speak HTTP ({why}): {HTTP_PORT}"),
             ),
             Failure::Silent(why) => self.problem(
-                Obstacle::NoRelay,
+                ListErrorKind::NoRelay,
                 &format!("what listens there gives {why}: {HTTP_PORT}"),
             ),
         }
@@ -256,12 +256,12 @@ impl CallerSide {
         let what = format!(
             "an HTTP server answers there, and it is not a relay that lists tunnels: {HTTP_PORT}"
         );
-        self.problem(Obstacle::NoRelay, &what)
+        self.problem(ListErrorKind::NoRelay, &what)
     }
 
     fn admin_port(&self) -> Problem {
         let what = format!("this is the relay's admin port, for its operator: {HTTP_PORT}");
-        self.problem(Obstacle::AdminPort, &what)
+        self.problem(ListErrorKind::AdminPort, &what)
     }
 
     /// Explains an answer that is not a list.
@@ -272,7 +272,7 @@ impl CallerSide {
                 // Such an answer comes from a proxy in front of the relay, or from a server in the relay's place.
                 status if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => {
                     self.problem(
-                        Obstacle::Other,
+                        ListErrorKind::Other,
                         &format!("it answers {status} and gives no reason: try again in a moment"),
                     )
                 }
@@ -283,26 +283,26 @@ impl CallerSide {
         match head.status {
             StatusCode::UNAUTHORIZED if message.contains("admin_token_file") => self.admin_port(),
             StatusCode::UNAUTHORIZED if !has_token => self.problem(
-                Obstacle::NeedsToken,
+                ListErrorKind::NeedsToken,
                 &format!("{message}: give the file of yours with --token-file FILE"),
             ),
             StatusCode::UNAUTHORIZED => self.problem(
-                Obstacle::BadToken,
+                ListErrorKind::BadToken,
                 &format!(
                     "{message}: tieline token show FILE shows what the token of --token-file says and when it \
                      ends; ask the relay's operator for a new one"
                 ),
             ),
             StatusCode::FORBIDDEN if said.error == "insufficient_scope" => self.problem(
-                Obstacle::NoScope,
+                ListErrorKind::NoScope,
                 &format!("the token is not for callers: {CALLER_TOKEN}"),
             ),
             StatusCode::NOT_FOUND => self.problem(
-                Obstacle::Hidden,
+                ListErrorKind::Hidden,
                 &"this relay does not list its tunnels; ask the people who publish the one you want for \
                   its URL",
             ),
-            status => self.problem(Obstacle::Other, &format!("{status}: {message}")),
+            status => self.problem(ListErrorKind::Other, &format!("{status}: {message}")),
         }
     }
 }

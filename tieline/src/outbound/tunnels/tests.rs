@@ -8,7 +8,7 @@ use super::*;
 use crate::outbound::known::{Known, is_known, rows};
 
 /// A relay that gives `answers` in order; its task returns the requests that it received.
-async fn relay(answers: &'static [(&str, &str)]) -> (CallerSide, JoinHandle<Vec<String>>) {
+async fn relay(answers: &'static [(&str, &str)]) -> (RelayHttp, JoinHandle<Vec<String>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let serving = tokio::spawn(async move {
@@ -26,9 +26,9 @@ async fn relay(answers: &'static [(&str, &str)]) -> (CallerSide, JoinHandle<Vec<
         }
         asked
     });
-    let relay = CallerSide {
+    let relay = RelayHttp {
         authorization: Some(HeaderValue::from_static("Bearer t")),
-        ..CallerSide::at(&format!("http://{address}"), None).unwrap()
+        ..RelayHttp::at(&format!("http://{address}"), None).unwrap()
     };
     (relay, serving)
 }
@@ -70,7 +70,7 @@ async fn a_tunnel_is_known_unknown_or_not_to_be_told() {
     const DENIED: &str = r#"{"error":"unauthorized","message":"no token"}"#;
     let answers = &[("200 OK", ROWS), ("200 OK", ROWS), ("401 U", DENIED)];
     let (relay, _serving) = relay(answers).await;
-    let relay = CallerSide {
+    let relay = RelayHttp {
         authorization: None,
         ..relay
     };
@@ -88,7 +88,7 @@ async fn a_tunnel_is_known_unknown_or_not_to_be_told() {
 
 #[tokio::test]
 async fn the_best_url_of_the_host_that_was_asked_is_shown() {
-    let mut told = Told {
+    let mut told = ListedTunnel {
         tunnel_id: "maya".to_owned(),
         dcc: String::new(),
         capabilities: Vec::new(),
@@ -101,7 +101,7 @@ async fn the_best_url_of_the_host_that_was_asked_is_shown() {
         ],
         target_scheme: "http".to_owned(),
     };
-    let url = |relay: &str| CallerSide::at(relay, None).unwrap().url_of(&told).unwrap();
+    let url = |relay: &str| RelayHttp::at(relay, None).unwrap().url_of(&told).unwrap();
     assert_eq!(url("https://R.example"), "https://maya.r.example/mcp");
     assert_eq!(
         url("http://localhost:9080"),
@@ -112,64 +112,64 @@ async fn the_best_url_of_the_host_that_was_asked_is_shown() {
         assert_eq!(url(elsewhere), format!("{elsewhere}/w/maya/mcp"));
     }
     told.target_scheme = "tcp".to_owned();
-    let relay = CallerSide::at("https://r.example", None).unwrap();
+    let relay = RelayHttp::at("https://r.example", None).unwrap();
     assert_eq!(relay.url_of(&told), None);
 }
 
 #[tokio::test]
 async fn a_refusal_names_the_thing_and_the_remedy() {
-    for (status, body, obstacle, words) in [
+    for (status, body, why, words) in [
         (
             "401 U",
             r#"{"error":"invalid_token","message":"the token has expired"}"#,
-            Obstacle::BadToken,
+            ListErrorKind::BadToken,
             "the token has expired: tieline token show FILE",
         ),
         (
             "403 F",
             r#"{"error":"insufficient_scope","message":"x"}"#,
-            Obstacle::NoScope,
+            ListErrorKind::NoScope,
             "not for callers: ask the relay's operator for one with the scope caller",
         ),
         (
             "404 N",
             r#"{"error":"not_found","message":"x"}"#,
-            Obstacle::Hidden,
+            ListErrorKind::Hidden,
             "does not list its tunnels",
         ),
-        ("404 N", "<html>", Obstacle::NoRelay, "9080"),
-        ("401 U", "", Obstacle::NoRelay, "9080"),
-        ("405 M", "<html>", Obstacle::NoRelay, "9080"),
-        ("302 F", "", Obstacle::NoRelay, "9080"),
+        ("404 N", "<html>", ListErrorKind::NoRelay, "9080"),
+        ("401 U", "", ListErrorKind::NoRelay, "9080"),
+        ("405 M", "<html>", ListErrorKind::NoRelay, "9080"),
+        ("302 F", "", ListErrorKind::NoRelay, "9080"),
         (
             "200 OK",
             "<html>",
-            Obstacle::NoRelay,
+            ListErrorKind::NoRelay,
             "not a relay that lists tunnels",
         ),
         (
             "200 OK",
             r#"{"tunnels":[],"total":0,"next":null}"#,
-            Obstacle::AdminPort,
+            ListErrorKind::AdminPort,
             "the relay's admin port",
         ),
         (
             "401 U",
             r#"{"error":"unauthorized","message":"the token of admin_token_file"}"#,
-            Obstacle::AdminPort,
+            ListErrorKind::AdminPort,
             "the relay's admin port",
         ),
         (
             "503 S",
             "{}",
-            Obstacle::Other,
+            ListErrorKind::Other,
             "503 Service Unavailable and gives no reason",
         ),
     ] {
         let answers: &'static [(&str, &str)] = vec![(status, body)].leak();
         let (relay, _serving) = relay(answers).await;
         let problem = rows(&relay).await.unwrap_err();
-        assert_eq!(problem.obstacle, obstacle, "{}", problem.text);
+        assert_eq!(problem.why, why, "{}", problem.text);
         assert!(problem.text.contains(words), "{}", problem.text);
         assert!(
             problem.text.starts_with(&relay.origin.to_string()),
@@ -181,9 +181,13 @@ async fn a_refusal_names_the_thing_and_the_remedy() {
 
 #[tokio::test]
 async fn a_port_that_is_not_the_relays_http_port_is_named() {
-    for (answer, obstacle, words) in [
-        ("", Obstacle::NoRelay, "ports for agents (9001)"),
-        ("SSH-2.0-x\r\n", Obstacle::NoRelay, "does not speak HTTP"),
+    for (answer, why, words) in [
+        ("", ListErrorKind::NoRelay, "ports for agents (9001)"),
+        (
+            "SSH-2.0-x\r\n",
+            ListErrorKind::NoRelay,
+            "does not speak HTTP",
+        ),
     ] {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -192,9 +196,9 @@ async fn a_port_that_is_not_the_relays_http_port_is_named() {
             let _ = stream.read(&mut [0; 1024]).await;
             let _ = stream.write_all(answer.as_bytes()).await;
         });
-        let relay = CallerSide::at(&format!("http://{address}"), None).unwrap();
+        let relay = RelayHttp::at(&format!("http://{address}"), None).unwrap();
         let problem = relay.look().await.unwrap_err();
-        assert_eq!(problem.obstacle, obstacle, "{}", problem.text);
+        assert_eq!(problem.why, why, "{}", problem.text);
         assert!(
             problem.text.contains(words) && problem.text.contains("9080"),
             "{}",

@@ -19,7 +19,7 @@ enum Example {
     /// The first HTTP target that was looked at; no target so far speaks MCP.
     Other(Seen),
     /// The instructions for callers were already sent.
-    Told,
+    ListedTunnel,
 }
 
 /// An HTTP target that was looked at.
@@ -58,11 +58,11 @@ impl Begun {
     /// Records a look at a target; returns the example if it is decided now.
     pub(super) fn seen(&mut self, seen: Seen, is_mcp: bool) -> Option<Seen> {
         self.unseen.remove(&seen.index);
-        if matches!(self.example, Example::Told) {
+        if matches!(self.example, Example::ListedTunnel) {
             return None;
         }
         if is_mcp {
-            self.example = Example::Told;
+            self.example = Example::ListedTunnel;
             return Some(seen);
         }
         if matches!(self.example, Example::None) {
@@ -76,9 +76,9 @@ impl Begun {
         if !self.unseen.is_empty() || !matches!(self.example, Example::Other(_)) {
             return None;
         }
-        match std::mem::replace(&mut self.example, Example::Told) {
+        match std::mem::replace(&mut self.example, Example::ListedTunnel) {
             Example::Other(seen) => Some(seen),
-            Example::None | Example::Told => None,
+            Example::None | Example::ListedTunnel => None,
         }
     }
 }

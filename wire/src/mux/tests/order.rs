@@ -213,22 +213,22 @@ fn few_sessions_are_sent_at_once_and_a_crowd_is_joined_while_it_grows() {
         }
     };
     let mux = &mut pair.relay;
-    assert!(!Joining::default().goes_on(mux), "no session");
+    assert!(!SendBatching::default().goes_on(mux), "no session");
     speak(mux, 3);
-    assert!(!Joining::default().goes_on(mux), "three sessions");
+    assert!(!SendBatching::default().goes_on(mux), "three sessions");
 
     speak(mux, 1);
-    let mut joining = Joining::default();
-    assert!(joining.goes_on(mux), "four sessions");
+    let mut batching = SendBatching::default();
+    assert!(batching.goes_on(mux), "four sessions");
     speak(mux, 1);
-    assert!(joining.goes_on(mux), "one more session");
-    assert!(!joining.goes_on(mux), "no new session");
+    assert!(batching.goes_on(mux), "one more session");
+    assert!(!batching.goes_on(mux), "no new session");
 
     // The number of looks is limited, however many sessions come.
-    let mut joining = Joining::default();
+    let mut batching = SendBatching::default();
     let looks = std::iter::from_fn(|| {
         speak(mux, 1);
-        joining.goes_on(mux).then_some(())
+        batching.goes_on(mux).then_some(())
     });
     assert_eq!(looks.count(), 8);
 }

@@ -77,7 +77,7 @@ pub(super) struct RemoteKeys {
     client: HttpClient,
     pace: Pace,
     /// Notified when a token names an unknown key.
-    wishes: Arc<Notify>,
+    keys_due: Arc<Notify>,
     news: mpsc::Sender<KeySet>,
     current: KeySet,
     /// Removed keys, each with the time until which they stay valid.
@@ -89,14 +89,14 @@ impl RemoteKeys {
         url: HttpUrl,
         client: HttpClient,
         pace: Pace,
-        wishes: Arc<Notify>,
+        keys_due: Arc<Notify>,
         news: mpsc::Sender<KeySet>,
     ) -> Self {
         Self {
             url,
             client,
             pace,
-            wishes,
+            keys_due,
             news,
             current: KeySet::new(),
             retired: Vec::new(),
@@ -141,7 +141,7 @@ impl RemoteKeys {
                     () = time::sleep_until(next_at) => break,
                     () = until(retires_at) => {}
                     // While fetches fail, the retry comes soon enough.
-                    () = self.wishes.notified(), if failures == 0 => {
+                    () = self.keys_due.notified(), if failures == 0 => {
                         next_at = next_at.min(fetched_at + self.pace.wish_gap);
                     }
                     () = self.news.closed() => return,

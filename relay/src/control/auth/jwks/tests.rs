@@ -76,7 +76,7 @@ const QUICK: Pace = Pace {
 
 struct Rig {
     server: Server,
-    wishes: Arc<Notify>,
+    keys_due: Arc<Notify>,
     fetched: mpsc::Receiver<KeySet>,
 }
 
@@ -84,13 +84,13 @@ impl Rig {
     fn start(answer: &str, pace: Pace) -> Self {
         let server = Server::start(answer);
         let (news, fetched) = mpsc::channel(1);
-        let wishes = Arc::<Notify>::default();
+        let keys_due = Arc::<Notify>::default();
         let client = HttpClient::new(&server.url()).unwrap();
-        let keys = RemoteKeys::new(server.url(), client, pace, Arc::clone(&wishes), news);
+        let keys = RemoteKeys::new(server.url(), client, pace, Arc::clone(&keys_due), news);
         tokio::spawn(keys.run());
         Self {
             server,
-            wishes,
+            keys_due,
             fetched,
         }
     }
@@ -143,7 +143,7 @@ async fn a_key_that_left_the_set_is_good_for_an_overlap() {
     assert_eq!(rig.news().await, 2);
     rig.server.answers(&set(&["E", "I"]));
     let changed_at = Instant::now();
-    rig.wishes.notify_one();
+    rig.keys_due.notify_one();
     assert_eq!(rig.news().await, 3);
     assert_eq!(rig.news().await, 2);
     assert!(changed_at.elapsed() >= pace.overlap);
@@ -155,7 +155,7 @@ async fn a_fetch_that_fails_keeps_what_was_good() {
     assert_eq!(rig.news().await, 1);
     rig.asked().await;
     rig.server.answers("");
-    rig.wishes.notify_one();
+    rig.keys_due.notify_one();
     for _ in 0..3 {
         rig.asked().await;
     }
@@ -174,7 +174,7 @@ async fn wishes_for_newer_keys_are_fulfilled_every_now_and_again() {
     assert_eq!(rig.news().await, 1);
     let first = rig.asked().await;
     for _ in 0..50 {
-        rig.wishes.notify_one();
+        rig.keys_due.notify_one();
         tokio::task::yield_now().await;
     }
     let second = rig.asked().await;

@@ -212,7 +212,7 @@ fn a_frontend_connection_keeps_few_idle_ones() {
         assert!(
             targets[1..]
                 .iter()
-                .all(|target| target.fate.relay_reset.get().is_none())
+                .all(|target| target.end.relay_reset.get().is_none())
         );
     });
 }
@@ -364,7 +364,7 @@ fn a_caller_that_takes_nothing_for_long_is_dropped() {
         let ended = ended.await.unwrap();
         assert!(ended == Ended::Stalled && ended.is_reset());
         assert!(before.elapsed() > Duration::from_secs(290));
-        assert!(target.fate.relay_reset.get().unwrap());
+        assert!(target.end.relay_reset.get().unwrap());
     });
 }
 

@@ -31,7 +31,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, LocalSet};
 
-use self::peer::{Fate, Peer, Session, without_forwarded};
+use self::peer::{Peer, Session, SessionEnd, without_forwarded};
 use super::*;
 use crate::auth::Snapshot;
 use crate::registry::{AgentTag, TunnelInfo};
@@ -176,16 +176,16 @@ impl Gateway for Shard {
     async fn find(
         &self,
         caller: &Named,
-        wanted: &Wanted,
+        wanted: &TargetQuery,
         stale: Option<&Target>,
         _: impl Fn(&TunnelId, AgentTag) -> bool,
-    ) -> Result<Rc<Target>, Nowhere> {
+    ) -> Result<Rc<Target>, NoTarget> {
         self.0.looked_up.set(self.0.looked_up.get() + 1);
-        let refused = |reason| Err(Nowhere::Refused(reason));
+        let refused = |reason| Err(NoTarget::Refused(reason));
         // A kind has one tunnel here, with the same name.
-        let tunnel = match &wanted.aim {
-            Aim::Tunnel(tunnel) => tunnel.clone(),
-            Aim::Kind(kind) => TunnelId::parse(kind).unwrap(),
+        let tunnel = match &wanted.selector {
+            TunnelSelector::Tunnel(tunnel) => tunnel.clone(),
+            TunnelSelector::Kind(kind) => TunnelId::parse(kind).unwrap(),
         };
         // A caller may reach only the tunnel that is named like its token.
         let is_theirs = caller.0.as_deref().is_none_or(|it| it == tunnel.as_str());
@@ -206,8 +206,12 @@ impl Gateway for Shard {
                 generation,
             )
         };
-        if wanted.pin.as_ref().is_some_and(|pin| *pin != target.pin()) {
-            return Err(Nowhere::AgentGone);
+        if wanted
+            .binding
+            .as_ref()
+            .is_some_and(|binding| *binding != target.binding())
+        {
+            return Err(NoTarget::AgentGone);
         }
         if stale.is_some_and(|stale| stale.revision >= target.revision) {
             return refused(Reason::TunnelOffline);
@@ -259,16 +263,16 @@ impl Gateway for Shard {
             }
             Opens::To(_) => {
                 let (near, far) = tokio::io::duplex(SOCKET_BYTES);
-                let fate = Rc::new(Fate::default());
+                let end = Rc::new(SessionEnd::default());
                 let peer = Peer {
                     io: Some(far),
-                    fate: Rc::clone(&fate),
+                    end: Rc::clone(&end),
                 };
                 self.0
                     .opened
                     .try_send(peer)
                     .map_err(|_| Reason::ShuttingDown)?;
-                Ok(Session { io: near, fate })
+                Ok(Session { io: near, end })
             }
         }
     }
@@ -379,7 +383,7 @@ impl Relay {
         (
             Peer {
                 io: Some(far),
-                fate: Rc::default(),
+                end: Rc::default(),
             },
             task,
         )

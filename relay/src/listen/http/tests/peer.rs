@@ -15,7 +15,7 @@ use crate::session::SessionEnded;
 
 /// How a session ended.
 #[derive(Default)]
-pub(super) struct Fate {
+pub(super) struct SessionEnd {
     /// Reason of a reset by the target's side.
     pub(super) reset: Cell<Option<Reason>>,
     /// Whether the relay's side ended with a reset; `None` until the relay's end is dropped.
@@ -26,12 +26,12 @@ pub(super) struct Fate {
 /// The relay's end of a session.
 pub(super) struct Session {
     pub(super) io: DuplexStream,
-    pub(super) fate: Rc<Fate>,
+    pub(super) end: Rc<SessionEnd>,
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
-        self.fate.relay_reset.set(Some(!self.fate.is_shut.get()));
+        self.end.relay_reset.set(Some(!self.end.is_shut.get()));
     }
 }
 
@@ -45,7 +45,7 @@ impl Read for Session {
         let room = buf.remaining().min(bytes.len());
         let mut read = tokio::io::ReadBuf::new(&mut bytes[..room]);
         std::task::ready!(Pin::new(&mut self.io).poll_read(cx, &mut read))?;
-        match self.fate.reset.get() {
+        match self.end.reset.get() {
             Some(reason) if read.filled().is_empty() => Poll::Ready(Err(SessionEnded {
                 reason,
                 is_not_sent: false,
@@ -73,7 +73,7 @@ impl Write for Session {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.fate.is_shut.set(true);
+        self.end.is_shut.set(true);
         Pin::new(&mut self.io).poll_shutdown(cx)
     }
 }
@@ -81,7 +81,7 @@ impl Write for Session {
 /// The far end of a connection: a caller or a target.
 pub(super) struct Peer {
     pub(super) io: Option<DuplexStream>,
-    pub(super) fate: Rc<Fate>,
+    pub(super) end: Rc<SessionEnd>,
 }
 
 impl Peer {
@@ -162,7 +162,7 @@ impl Peer {
     }
 
     pub(super) fn reset(&mut self, reason: Reason) {
-        self.fate.reset.set(Some(reason));
+        self.end.reset.set(Some(reason));
         self.close();
     }
 
@@ -171,7 +171,7 @@ impl Peer {
         self.rest().await;
         // The relay drops the stream in the same turn in which the end is seen, or in the next turn.
         tokio::task::yield_now().await;
-        self.fate.relay_reset.get().unwrap()
+        self.end.relay_reset.get().unwrap()
     }
 
     /// Writes until the far side takes no more bytes; returns the number of bytes taken.

@@ -29,9 +29,9 @@ fn maya() -> TunnelId {
     TunnelId::parse("maya").unwrap()
 }
 
-fn leaves(names: &mut Names, name: &str, id: u64, parting: Parting) -> Option<RouteUpdate> {
+fn leaves(names: &mut Names, name: &str, id: u64, kind: ReleaseKind) -> Option<RouteUpdate> {
     let tunnel = TunnelId::parse(name).unwrap();
-    names.release(&tunnel, link(0, id), parting, LATER).update
+    names.release(&tunnel, link(0, id), kind, LATER).update
 }
 
 /// The names of a relay that restarts with the notes of `names`.
@@ -61,7 +61,7 @@ fn another_holder_is_refused_with_whatever_key_and_whether_the_agent_is_there_or
             let eve = of("eve", "maya", key, 9);
             assert_eq!(refused(names.claim(eve, LATER)), Reason::NameTaken);
         }
-        leaves(&mut names, "maya", 1, Parting::Away);
+        leaves(&mut names, "maya", 1, ReleaseKind::Away);
     }
     let Decision::Refused(refusal) = names.claim(of("eve", "MAYA", 1, 9), LATER) else {
         panic!("the claim of another holder was granted");
@@ -85,14 +85,14 @@ fn the_same_holder_comes_with_a_new_key_once_the_old_agent_is_away() {
         refusal.message.contains("127.0.0.1") && refusal.message.contains("010101010101"),
         "{refusal}"
     );
-    leaves(&mut names, "maya", 1, Parting::Away);
+    leaves(&mut names, "maya", 1, ReleaseKind::Away);
     let (second, fence) = claimed(names.claim(of("ada", "maya", 2, 2), LATER));
     assert_eq!((links(&second), fence.len()), (vec![link(0, 2)], 0));
     assert!(second.agents[0].generation > first.agents[0].generation);
     // The first key returns once the second agent is away.
     let old = of("ada", "maya", 1, 3);
     assert_eq!(refused(names.claim(old.clone(), LATER)), Reason::NameBound);
-    leaves(&mut names, "maya", 2, Parting::Away);
+    leaves(&mut names, "maya", 2, ReleaseKind::Away);
     claimed(names.claim(old, LATER));
 }
 
@@ -113,7 +113,7 @@ fn without_holders_the_key_alone_decides() {
     );
     // The name stays bound to the holder when the agent presents no token.
     claimed(names.claim(claim("maya", 1, 1, link(0, 1)), LATER));
-    leaves(&mut names, "maya", 1, Parting::Away);
+    leaves(&mut names, "maya", 1, ReleaseKind::Away);
     assert_eq!(
         refused(names.claim(of("eve", "maya", 1, 2), LATER)),
         Reason::NameTaken
@@ -140,7 +140,7 @@ fn a_derived_name_goes_with_its_key_to_another_holder_but_not_while_its_agent_is
         assert_eq!(refused(names.claim(bob, LATER)), Reason::NameTaken);
     }
     claimed(names.claim(of("ada", name, 1, 1), LATER));
-    leaves(&mut names, name, 1, Parting::Away);
+    leaves(&mut names, name, 1, ReleaseKind::Away);
     claimed(names.claim(of("bob", name, 1, 2), LATER));
 }
 
@@ -148,7 +148,7 @@ fn a_derived_name_goes_with_its_key_to_another_holder_but_not_while_its_agent_is
 fn a_holder_that_the_relay_was_told_is_another_one_now_keeps_the_agents_name() {
     let mut names = names(1, 10);
     claimed(names.claim(of("ada", "maya", 1, 1), LATER));
-    leaves(&mut names, "maya", 1, Parting::HolderChanged);
+    leaves(&mut names, "maya", 1, ReleaseKind::HolderChanged);
     // The name stays bound to the agent's key.
     assert_eq!(
         refused(names.claim(of("eve", "maya", 2, 2), LATER)),
@@ -168,8 +168,8 @@ fn bindings_outlast_a_restart() {
     claimed(before.claim(of("ada", "nuke", 1, 1), LATER));
     claimed(before.claim(claim("open", 1, 1, link(0, 1)), LATER));
     claimed(before.claim(of("ada", "gone", 1, 1), LATER));
-    leaves(&mut before, "nuke", 1, Parting::Away);
-    leaves(&mut before, "gone", 1, Parting::Away);
+    leaves(&mut before, "nuke", 1, ReleaseKind::Away);
+    leaves(&mut before, "gone", 1, ReleaseKind::Away);
     assert_eq!(
         before.forget(&TunnelId::parse("gone").unwrap()).0,
         Forgotten::Free
@@ -189,7 +189,7 @@ fn bindings_outlast_a_restart() {
     );
     claimed(after.claim(of("eve", "gone", 2, 5), LATER));
     // The same holder may use another key after the restart, too.
-    leaves(&mut after, "maya", 6, Parting::Away);
+    leaves(&mut after, "maya", 6, ReleaseKind::Away);
     claimed(after.claim(of("ada", "maya", 4, 7), LATER));
 }
 
@@ -232,7 +232,7 @@ fn a_name_is_kept_for_a_day_since_its_agent_left_also_over_a_restart() {
     let mut before = names(1, 10);
     claimed(before.claim(of("ada", "old", 1, 1), LATER));
     claimed(before.claim(of("ada", "live", 1, 1), LATER));
-    leaves(&mut before, "old", 1, Parting::Away);
+    leaves(&mut before, "old", 1, ReleaseKind::Away);
     let day = OFFLINE_KEPT.as_secs();
     for note in &mut before.notes {
         if let Note::Bound(binding) = note {
@@ -265,8 +265,8 @@ fn only_a_change_is_noted_and_a_renewal_is_none() {
         names.take_notes().is_empty(),
         "a further link changes nothing"
     );
-    leaves(&mut names, "maya", 1, Parting::Away);
-    leaves(&mut names, "maya", 2, Parting::Away);
+    leaves(&mut names, "maya", 1, ReleaseKind::Away);
+    leaves(&mut names, "maya", 2, ReleaseKind::Away);
     let notes = names.take_notes();
     let away = |note: &Note| matches!(note, Note::Bound(it) if it.away_since.is_some());
     assert!(notes.len() == 1 && notes.iter().all(away), "{notes:?}");
@@ -276,13 +276,13 @@ fn only_a_change_is_noted_and_a_renewal_is_none() {
 fn a_flood_of_names_of_one_holder_flushes_no_binding_of_another() {
     let mut names = names(1, 10);
     claimed(names.claim(of("ada", "maya", 1, 1), LATER));
-    leaves(&mut names, "maya", 1, Parting::Away);
+    leaves(&mut names, "maya", 1, ReleaseKind::Away);
     for n in 0..2_000_u64 {
         let name = format!("flood-{n}");
         // The keys change as well.
         let [key, ..] = n.to_le_bytes();
         claimed(names.claim(of("eve", &name, key, 100 + n), LATER));
-        leaves(&mut names, &name, 100 + n, Parting::Away);
+        leaves(&mut names, &name, 100 + n, ReleaseKind::Away);
         names.sweep(LATER + Duration::from_secs(n));
     }
     assert!(names.names.len() <= 22, "{}", names.names.len());
@@ -297,11 +297,11 @@ fn a_flood_of_names_of_one_holder_flushes_no_binding_of_another() {
 fn a_key_without_a_holder_floods_its_own_names_only() {
     let mut names = names(1, 10);
     claimed(names.claim(claim("maya", 1, 1, link(0, 1)), LATER));
-    leaves(&mut names, "maya", 1, Parting::Away);
+    leaves(&mut names, "maya", 1, ReleaseKind::Away);
     for n in 0..500_u64 {
         let name = format!("flood-{n}");
         claimed(names.claim(claim(&name, 2, 2, link(0, 2)), LATER));
-        leaves(&mut names, &name, 2, Parting::Away);
+        leaves(&mut names, &name, 2, ReleaseKind::Away);
         names.sweep(LATER);
     }
     claimed(names.claim(claim("maya", 1, 1, link(0, 1)), LATER));
@@ -320,7 +320,7 @@ fn one_holder_cannot_have_every_place_and_leaves_room_when_it_goes() {
     claimed(names.claim(of("ada", "maya", 2, 2), LATER));
     // Renewals of live tunnels pass, and a refused claim takes no place.
     claimed(names.claim(of("eve", "e4", 1, 1), LATER));
-    leaves(&mut names, "e0", 1, Parting::Away);
+    leaves(&mut names, "e0", 1, ReleaseKind::Away);
     claimed(names.claim(of("eve", "e5", 1, 1), LATER));
     assert_eq!(names.rules.live.load(Ordering::Relaxed), 6);
 }
@@ -331,11 +331,11 @@ fn a_name_that_its_agent_took_back_is_forgotten_if_no_other_key_can_have_it() {
     let it = claim("maya", 1, 1, link(0, 1));
     let derived = TunnelId::derive(&it.key, &it.machine, "diag-0");
     claimed(names.claim(of("ada", derived.as_str(), 1, 1), LATER));
-    let update = leaves(&mut names, derived.as_str(), 1, Parting::TakenBack).unwrap();
+    let update = leaves(&mut names, derived.as_str(), 1, ReleaseKind::TakenBack).unwrap();
     assert!(update.forget && names.names.is_empty());
     assert_eq!(names.take_notes().last(), Some(&Note::Forgotten(derived)));
     claimed(names.claim(of("ada", "maya", 1, 1), LATER));
-    let update = leaves(&mut names, "maya", 1, Parting::TakenBack).unwrap();
+    let update = leaves(&mut names, "maya", 1, ReleaseKind::TakenBack).unwrap();
     assert!(!update.forget);
     assert_eq!(
         refused(names.claim(of("eve", "maya", 2, 2), LATER)),
@@ -354,7 +354,7 @@ fn an_operator_unbinds_a_name_without_an_agent() {
         (bound.sub.as_deref(), &*bound.agent, bound.kept_for_seconds),
         (Some("ada"), "010101010101", None)
     );
-    leaves(&mut names, "maya", 1, Parting::Away);
+    leaves(&mut names, "maya", 1, ReleaseKind::Away);
     assert!(
         names
             .bound(&maya(), LATER)
@@ -406,7 +406,7 @@ fn a_name_without_an_agent_keeps_a_few_hundred_bytes() {
         info.capabilities = (0..64).map(|n| format!("{n}-").repeat(40)).collect();
     });
     claimed(names.claim(it, LATER));
-    let update = leaves(&mut names, "maya", 1, Parting::Away).unwrap();
+    let update = leaves(&mut names, "maya", 1, ReleaseKind::Away).unwrap();
     let info = &*update.info;
     let texts = [&info.authority, &info.base_path, &info.dcc].map(String::len);
     let words: usize = info
@@ -431,7 +431,7 @@ fn a_name_without_an_agent_keeps_a_few_hundred_bytes() {
         info.capabilities = vec!["gpu".to_owned()];
     });
     claimed(names.claim(it, LATER));
-    let update = leaves(&mut names, "nuke", 1, Parting::Away).unwrap();
+    let update = leaves(&mut names, "nuke", 1, ReleaseKind::Away).unwrap();
     assert_eq!(
         (&*update.info.base_path, update.info.capabilities.len()),
         ("/mcp", 1)

@@ -114,7 +114,7 @@ fn the_same_key_with_a_new_instance_takes_over_and_fences() {
     let maya = TunnelId::parse("maya").unwrap();
     assert!(
         names
-            .release(&maya, link(0, 1), Parting::Away, LATER)
+            .release(&maya, link(0, 1), ReleaseKind::Away, LATER)
             .update
             .is_none()
     );
@@ -129,7 +129,7 @@ fn another_key_is_refused_also_while_the_agent_is_away() {
         refused(names.claim(claim("maya", 2, 1, link(0, 2)), LATER)),
         Reason::NameTaken
     );
-    let released = names.release(&maya, link(0, 1), Parting::Away, LATER);
+    let released = names.release(&maya, link(0, 1), ReleaseKind::Away, LATER);
     let update = released.update.unwrap();
     assert!(update.agents.is_empty() && !update.forget);
     assert_eq!(
@@ -174,7 +174,7 @@ fn the_number_of_live_names_is_limited_for_the_whole_relay() {
     names.release(
         &TunnelId::parse("a").unwrap(),
         link(0, 1),
-        Parting::Away,
+        ReleaseKind::Away,
         LATER,
     );
     claimed(names.claim(claim("c", 1, 1, link(0, 1)), LATER));
@@ -190,7 +190,7 @@ fn offline_names_are_remembered_up_to_a_number() {
         names.release(
             &id,
             link(0, index),
-            Parting::Away,
+            ReleaseKind::Away,
             Moment::from_micros(index),
         );
     }
@@ -214,7 +214,7 @@ fn an_instance_that_was_superseded_never_gets_the_name_back() {
         refused(names.claim(claim("maya", 1, 1, link(0, 3)), LATER)),
         Reason::Superseded
     );
-    names.release(&maya, link(0, 2), Parting::Away, LATER);
+    names.release(&maya, link(0, 2), ReleaseKind::Away, LATER);
     assert_eq!(
         refused(names.claim(claim("maya", 1, 1, link(0, 3)), LATER)),
         Reason::Superseded
@@ -245,7 +245,7 @@ fn a_link_that_dials_again_takes_the_place_of_the_one_it_lost() {
     assert_eq!(links(&update), [link(0, 2), link(0, 3)]);
     assert_eq!((generation(&update), fence.len()), (generation(&first), 0));
     // The first link turns stale later, which changes nothing.
-    let released = names.release(&update.tunnel, link(0, 1), Parting::Away, LATER);
+    let released = names.release(&update.tunnel, link(0, 1), ReleaseKind::Away, LATER);
     assert!(released.update.is_none());
 }
 
@@ -271,7 +271,7 @@ fn every_claim_of_a_link_is_answered_once() {
 
     claimed(names.claim(asked(3), LATER));
     claimed(names.claim(asked(4), LATER));
-    let released = names.release(&maya, link(0, 1), Parting::Away, LATER);
+    let released = names.release(&maya, link(0, 1), ReleaseKind::Away, LATER);
     assert_eq!(released.requests, [3, 4]);
     assert!(names.sweep(LATER + CLAIM_TIMEOUT).0.is_empty());
 
@@ -311,9 +311,9 @@ fn a_tunnel_is_one_from_its_first_grant_to_its_last_link() {
     grant(&mut names, 2, 3);
     assert_eq!(names.granted(), 1);
     grant(&mut names, 2, 4);
-    names.release(&maya, link(0, 3), Parting::Away, LATER);
+    names.release(&maya, link(0, 3), ReleaseKind::Away, LATER);
     assert_eq!(names.granted(), 1);
-    names.release(&maya, link(0, 4), Parting::Away, LATER);
-    names.release(&maya, link(0, 4), Parting::Away, LATER);
+    names.release(&maya, link(0, 4), ReleaseKind::Away, LATER);
+    names.release(&maya, link(0, 4), ReleaseKind::Away, LATER);
     assert_eq!(names.granted(), 0);
 }

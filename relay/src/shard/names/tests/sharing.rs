@@ -52,7 +52,7 @@ fn agents_whose_tokens_say_so_share_a_name_and_each_is_taken_over_by_itself() {
     );
     // An agent that leaves does not affect the others.
     let released = names
-        .release(&after.tunnel, link(0, 4), Parting::Away, LATER)
+        .release(&after.tunnel, link(0, 4), ReleaseKind::Away, LATER)
         .update
         .unwrap();
     assert_eq!(links(&released), [link(0, 2), link(0, 3)]);
@@ -104,7 +104,7 @@ fn nobody_joins_without_being_allowed_to() {
     };
     assert_eq!(refused(names.claim(other_kind, LATER)), taken);
     let pool = TunnelId::parse("pool").unwrap();
-    names.release(&pool, link(0, 2), Parting::Away, LATER);
+    names.release(&pool, link(0, 2), ReleaseKind::Away, LATER);
     let (update, _) = claimed(names.claim(alone(1, 1), LATER));
     assert_eq!(links(&update), [link(0, 1)]);
     assert_eq!(
@@ -145,7 +145,7 @@ fn one_of_several_cannot_change_the_name_under_the_others() {
     assert_eq!(update.agents.len(), 2);
     // The only agent left may change the name.
     let pool = TunnelId::parse("pool").unwrap();
-    names.release(&pool, link(0, 2), Parting::Away, LATER);
+    names.release(&pool, link(0, 2), ReleaseKind::Away, LATER);
     claimed(names.claim(changed(|info| "nuke".clone_into(&mut info.dcc)), LATER));
 }
 
@@ -165,7 +165,7 @@ fn the_agents_of_a_name_are_limited_and_who_left_makes_room() {
         Reason::TunnelLimit
     );
     let pool = TunnelId::parse("pool").unwrap();
-    names.release(&pool, link(0, 7), Parting::Away, LATER);
+    names.release(&pool, link(0, 7), ReleaseKind::Away, LATER);
     let (update, _) = claimed(names.claim(one_more, LATER));
     assert_eq!(update.agents.len(), HOLDERS_MAX);
     assert_eq!(names.names[&pool].holders.len(), HOLDERS_MAX);

@@ -20,7 +20,7 @@ fn serving(random: &mut fastrand::Rng, tag: u8) -> ServingAgent {
     serving
 }
 
-fn found_by(routes: &Routes, caller: &Identity, whose: &[Whose]) -> Found {
+fn found_by(routes: &Routes, caller: &Identity, whose: &[OwnerGroup]) -> Found {
     routes.find(&Search {
         wanted: &wanted(kind()),
         stale: None,
@@ -55,10 +55,10 @@ fn who_may_reach_few_finds_what_a_look_at_all_of_them_finds() {
                 owner: owner(&mut random),
                 ..Identity::default()
             };
-            let whose = Whose::of_caller(Some(&caller));
-            assert!(!whose.contains(&Whose::Anybody));
+            let whose = OwnerGroup::of_caller(Some(&caller));
+            assert!(!whose.contains(&OwnerGroup::Anybody));
             let found = found_by(&routes, &caller, &whose);
-            let by_all = found_by(&routes, &caller, &[Whose::Anybody]);
+            let by_all = found_by(&routes, &caller, &[OwnerGroup::Anybody]);
             assert_eq!(
                 std::mem::discriminant(&found),
                 std::mem::discriminant(&by_all),
@@ -85,9 +85,9 @@ fn a_token_that_names_tunnels_may_lead_to_anybodys() {
         reach: vec!["may*".to_owned()],
         ..Identity::default()
     };
-    let whose = Whose::of_caller(Some(&caller));
+    let whose = OwnerGroup::of_caller(Some(&caller));
     assert!(place(&found_by(&routes, &caller, &whose)).is_some());
-    assert_eq!(Whose::of_caller(None), [Whose::Anybody]);
+    assert_eq!(OwnerGroup::of_caller(None), [OwnerGroup::Anybody]);
 }
 
 #[test]
@@ -112,7 +112,7 @@ fn equals_of_several_owners_take_turns() {
         }),
         ..Identity::default()
     };
-    let whose = Whose::of_caller(Some(&caller));
+    let whose = OwnerGroup::of_caller(Some(&caller));
     let found = || place(&found_by(&routes, &caller, &whose)).unwrap().0;
     let all: Vec<_> = (0..6).map(|_| found()).collect();
     assert_eq!(all, ["t0", "t1", "t2", "t0", "t1", "t2"]);

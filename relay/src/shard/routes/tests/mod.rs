@@ -9,7 +9,7 @@ use tieline_wire::{Generation, Scheme};
 
 use super::*;
 use crate::auth::Owner;
-use crate::listen::http::{Pin, Wanted};
+use crate::listen::http::{AgentBinding, TargetQuery};
 use crate::registry::{LinkId, LinkRef};
 use crate::session::Load;
 use crate::shard::message::ServingLink;
@@ -82,30 +82,30 @@ fn link(routes: &Routes, shard: usize) -> Option<(usize, u64)> {
     }
 }
 
-fn kind() -> Aim {
-    Aim::Kind("maya".to_owned())
+fn kind() -> TunnelSelector {
+    TunnelSelector::Kind("maya".to_owned())
 }
 
-fn maya() -> Aim {
-    Aim::Tunnel(tunnel("maya"))
+fn maya() -> TunnelSelector {
+    TunnelSelector::Tunnel(tunnel("maya"))
 }
 
-fn wanted(aim: Aim) -> Wanted {
-    Wanted {
-        aim,
+fn wanted(selector: TunnelSelector) -> TargetQuery {
+    TargetQuery {
+        selector,
         dcc: None,
-        pin: None,
+        binding: None,
         path: "/mcp".to_owned(),
         is_invited: false,
     }
 }
 
-fn find(routes: &Routes, wanted: &Wanted) -> Found {
+fn find(routes: &Routes, wanted: &TargetQuery) -> Found {
     routes.find(&Search {
         wanted,
         stale: None,
         tried: &[],
-        whose: &[Whose::Anybody],
+        whose: &[OwnerGroup::Anybody],
         fit: &|_, _| true,
         kept: &|_, _| false,
     })
@@ -153,7 +153,7 @@ fn a_change_wakes_who_waits_for_it_and_nobody_else() {
     let mut maya = routes.changed(&maya(), true).unwrap();
     let mut kind = routes.changed(&kind(), true).unwrap();
     let mut other = routes
-        .changed(&Aim::Kind("other".to_owned()), true)
+        .changed(&TunnelSelector::Kind("other".to_owned()), true)
         .unwrap();
     routes.apply(update(1, &[(0, 1)]), NOW);
     assert!(
@@ -184,8 +184,8 @@ fn a_name_is_offline_since_its_last_link_left() {
     routes.apply(update(1, &[(0, 1)]), at(1));
     routes.apply(update(2, &[]), at(2));
     routes.apply(update(3, &[]), at(3));
-    for aim in [maya(), kind()] {
-        let Found::Offline(since) = find(&routes, &wanted(aim)) else {
+    for selector in [maya(), kind()] {
+        let Found::Offline(since) = find(&routes, &wanted(selector)) else {
             panic!("the tunnel was not found offline")
         };
         assert_eq!(since, at(2));

@@ -22,7 +22,7 @@ fn the_agent_with_the_fewest_sessions_is_chosen_and_equals_take_turns() {
         wanted: &wanted(maya()),
         stale: None,
         tried: &[],
-        whose: &[Whose::Anybody],
+        whose: &[OwnerGroup::Anybody],
         fit: &|_, _| true,
         kept: &|_, agent| agent.0[0] == 3,
     };
@@ -73,23 +73,23 @@ fn only_agents_that_the_caller_may_reach_are_chosen() {
     others.info = info("", "others");
     routes.apply(route("maya", 1, vec![others, agent(2, &[(0, 2)], "")]), NOW);
     let is_ours = |info: &TunnelInfo| info.owner.as_ref().is_some_and(|it| it.sub == "farm");
-    for aim in [maya(), kind()] {
+    for selector in [maya(), kind()] {
         for _ in 0..3 {
             let found = routes.find(&Search {
-                wanted: &wanted(aim.clone()),
+                wanted: &wanted(selector.clone()),
                 stale: None,
                 tried: &[],
-                whose: &[Whose::Anybody],
+                whose: &[OwnerGroup::Anybody],
                 fit: &|_, info| is_ours(info),
                 kept: &|_, _| false,
             });
             assert_eq!(place(&found).unwrap().1, 2);
         }
         let found = routes.find(&Search {
-            wanted: &wanted(aim),
+            wanted: &wanted(selector),
             stale: None,
             tried: &[],
-            whose: &[Whose::Anybody],
+            whose: &[OwnerGroup::Anybody],
             fit: &|_, _| false,
             kept: &|_, _| false,
         });
@@ -140,7 +140,7 @@ fn a_kind_leads_to_a_tunnel_of_it_that_serves_the_path() {
         apply(&mut routes, name, 3, vec![other.clone()]);
     }
     assert!(matches!(find(&routes, &wanted(kind())), Found::Unknown));
-    let blender = Aim::Kind("blender".to_owned());
+    let blender = TunnelSelector::Kind("blender".to_owned());
     assert!(place(&find(&routes, &wanted(blender))).is_some());
 }
 
@@ -150,19 +150,24 @@ fn who_is_bound_to_an_agent_gets_that_one_or_hears_that_it_is_gone() {
     let at = Moment::from_micros;
     let two = || vec![agent(1, &[(0, 1)], ""), agent(2, &[(0, 2)], "")];
     routes.apply(route("maya", 1, two()), at(1));
-    let bound = |aim, tag| Wanted {
-        pin: Some(Pin {
+    let bound = |selector, tag| TargetQuery {
+        binding: Some(AgentBinding {
             tunnel: tunnel("maya"),
             agent: AgentTag([tag; 8]),
         }),
-        ..wanted(aim)
+        ..wanted(selector)
     };
-    for aim in [maya(), kind()] {
+    for selector in [maya(), kind()] {
         for _ in 0..3 {
-            assert_eq!(place(&find(&routes, &bound(aim.clone(), 2))).unwrap().1, 2);
+            assert_eq!(
+                place(&find(&routes, &bound(selector.clone(), 2)))
+                    .unwrap()
+                    .1,
+                2
+            );
         }
     }
-    let other = Aim::Tunnel(tunnel("other"));
+    let other = TunnelSelector::Tunnel(tunnel("other"));
     assert!(matches!(find(&routes, &bound(other, 2)), Found::Gone));
     assert!(matches!(find(&routes, &bound(maya(), 3)), Found::Gone));
     routes.apply(route("maya", 2, vec![agent(1, &[(0, 1)], "")]), at(2));
@@ -183,12 +188,12 @@ fn who_is_bound_to_an_agent_gets_that_one_or_hears_that_it_is_gone() {
 #[test]
 fn a_link_that_is_known_to_be_gone_is_not_found_again() {
     let mut routes = Routes::default();
-    let find = |routes: &Routes, stale: &Target, aim| {
+    let find = |routes: &Routes, stale: &Target, selector| {
         routes.find(&Search {
-            wanted: &wanted(aim),
+            wanted: &wanted(selector),
             stale: Some(stale),
             tried: &[],
-            whose: &[Whose::Anybody],
+            whose: &[OwnerGroup::Anybody],
             fit: &|_, _| true,
             kept: &|_, _| false,
         })
@@ -197,8 +202,8 @@ fn a_link_that_is_known_to_be_gone_is_not_found_again() {
     let Found::Target(stale) = tests::find(&routes, &wanted(maya())) else {
         panic!("the tunnel was not found")
     };
-    for aim in [maya(), kind()] {
-        assert!(matches!(find(&routes, &stale, aim), Found::Stale));
+    for selector in [maya(), kind()] {
+        assert!(matches!(find(&routes, &stale, selector), Found::Stale));
     }
     // Another agent may take the request, and so may the same agent over a newer link.
     let two = vec![agent(1, &[(0, 1)], ""), agent(2, &[(0, 2)], "")];
@@ -251,15 +256,15 @@ fn an_agent_that_was_tried_is_not_chosen_again() {
     let mut routes = Routes::default();
     let two = vec![agent(1, &[(0, 1)], ""), agent(2, &[(1, 2)], "")];
     routes.apply(route("maya", 1, two), NOW);
-    for aim in [maya(), kind()] {
+    for selector in [maya(), kind()] {
         let mut tried = Vec::new();
         for left in [2, 1, 0] {
-            let wanted = wanted(aim.clone());
+            let wanted = wanted(selector.clone());
             let search = Search {
                 wanted: &wanted,
                 stale: None,
                 tried: &tried,
-                whose: &[Whose::Anybody],
+                whose: &[OwnerGroup::Anybody],
                 fit: &|_, _| true,
                 kept: &|_, _| false,
             };

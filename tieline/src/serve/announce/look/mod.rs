@@ -25,7 +25,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use tieline_agent::Target;
-use tieline_agent::socket::Unfinished;
+use tieline_agent::socket::CloseMode;
 
 /// Time limit for the whole look.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
@@ -115,10 +115,7 @@ async fn look_at(target: &Target) -> Sight {
         path => path,
     };
     if let Target::Tcp(_) = target {
-        return match target
-            .connect_within(LOOK_TIMEOUT, Unfinished::Resets)
-            .await
-        {
+        return match target.connect_within(LOOK_TIMEOUT, CloseMode::Resets).await {
             Ok(_) => Sight::new(
                 "open",
                 format!(
@@ -312,7 +309,7 @@ impl Ask<'_> {
     ) -> Result<Exchange, Trouble> {
         let connected = self
             .target
-            .connect_within(LOOK_TIMEOUT, Unfinished::Ends)
+            .connect_within(LOOK_TIMEOUT, CloseMode::Ends)
             .await;
         let stream = connected.map_err(|(reason, error)| Trouble::Connect(reason, error))?;
         let http = |error: &dyn std::fmt::Display| Trouble::Http(error.to_string());

@@ -1,4 +1,4 @@
-//! A session's visitor, its start, and the bytes that it moved.
+//! A session's caller, its start, and the bytes that it moved.
 
 use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, SocketAddr};
@@ -13,7 +13,7 @@ use crate::metrics::{Direction, FrontendKind};
 
 /// The caller that a session is opened for.
 #[derive(Debug, Default)]
-pub(crate) struct Visitor {
+pub(crate) struct SessionCaller {
     /// The caller's identity, if callers need a token.
     pub(crate) identity: Option<Arc<Identity>>,
     /// The caller's address.
@@ -38,26 +38,26 @@ pub(crate) struct Noted {
 
 /// One session with a holder.
 #[derive(Debug)]
-pub(crate) struct Visit {
+pub(crate) struct SessionRecord {
     /// The session's number on its link.
     pub(super) id: SessionId,
     /// Start of the session.
     pub(crate) since: Moment,
     /// The caller that the session was opened for.
-    pub(crate) visitor: Visitor,
+    pub(crate) caller: SessionCaller,
     /// Rate-limit pass that counts the payload.
     pass: RefCell<Pass>,
     to_target: Cell<u64>,
     to_frontend: Cell<u64>,
 }
 
-impl Visit {
-    pub(super) fn new(id: SessionId, since: Moment, mut visitor: Visitor) -> Self {
+impl SessionRecord {
+    pub(super) fn new(id: SessionId, since: Moment, mut caller: SessionCaller) -> Self {
         Self {
             id,
             since,
-            pass: RefCell::new(std::mem::take(&mut visitor.pass)),
-            visitor,
+            pass: RefCell::new(std::mem::take(&mut caller.pass)),
+            caller,
             to_target: Cell::new(0),
             to_frontend: Cell::new(0),
         }
@@ -100,13 +100,13 @@ impl Visit {
     }
 
     fn note(&self, entry: impl FnOnce() -> Entry) {
-        if let Some(noted) = &self.visitor.noted {
+        if let Some(noted) = &self.caller.noted {
             let whose = |it: Entry| it.from(noted.peer).tunnel(noted.tunnel.clone());
             noted.audit.note(|| whose(entry()));
         }
     }
 
     fn entry(&self, kind: Kind) -> Entry {
-        Entry::new(kind).of(self.visitor.identity.as_deref())
+        Entry::new(kind).of(self.caller.identity.as_deref())
     }
 }

@@ -11,14 +11,14 @@ use tokio::time::Instant;
 
 use super::event::ConnectEvent;
 use super::problem::Problem;
-use crate::outbound::tunnels::Obstacle;
+use crate::outbound::tunnels::ListErrorKind;
 
 /// Shortest time between two reports that the same kind of trouble begins.
 const TELL_PAUSE: Duration = Duration::from_secs(10);
 
 /// Whether callers now get answers from the relay, and whether the relay accepts the token.
 #[derive(Debug, Default)]
-pub(super) struct Outlook(Mutex<Troubles>);
+pub(super) struct TroubleReporter(Mutex<Troubles>);
 
 #[derive(Debug, Default)]
 struct Troubles {
@@ -56,14 +56,19 @@ impl Trouble {
     }
 }
 
-impl Outlook {
-    /// Records that the check at the start has reported `obstacle`, so that its start is not reported again.
-    pub(super) fn told(&self, obstacle: Obstacle) {
+impl TroubleReporter {
+    /// Records that the check at the start has reported `why`, so that its start is not reported again.
+    pub(super) fn told(&self, why: ListErrorKind) {
         let mut it = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match obstacle {
-            Obstacle::Away => it.relay.begins(),
-            Obstacle::NeedsToken | Obstacle::BadToken | Obstacle::NoScope => it.token.begins(),
-            Obstacle::NoRelay | Obstacle::AdminPort | Obstacle::Hidden | Obstacle::Other => false,
+        match why {
+            ListErrorKind::Away => it.relay.begins(),
+            ListErrorKind::NeedsToken | ListErrorKind::BadToken | ListErrorKind::NoScope => {
+                it.token.begins()
+            }
+            ListErrorKind::NoRelay
+            | ListErrorKind::AdminPort
+            | ListErrorKind::Hidden
+            | ListErrorKind::Other => false,
         };
     }
 
@@ -126,7 +131,7 @@ mod tests {
     use super::*;
 
     fn answer(
-        outlook: &Outlook,
+        trouble: &TroubleReporter,
         status: u16,
         challenge: Option<&'static str>,
     ) -> Vec<&'static str> {
@@ -136,7 +141,7 @@ mod tests {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
         }
         let status = StatusCode::from_u16(status).unwrap();
-        outlook
+        trouble
             .answered(status, &headers, true)
             .map(|event| match event {
                 ConnectEvent::RelayBack => "back",
@@ -147,38 +152,38 @@ mod tests {
             .collect()
     }
 
-    fn fail(outlook: &Outlook) -> bool {
+    fn fail(trouble: &TroubleReporter) -> bool {
         let problem = Problem::relay_unreachable("it is away".to_owned());
-        outlook.failed(&problem).is_some()
+        trouble.failed(&problem).is_some()
     }
 
     #[tokio::test(start_paused = true)]
     async fn trouble_is_told_when_it_begins_and_when_it_is_over() {
-        let outlook = Outlook::default();
-        assert!(answer(&outlook, 200, None).is_empty());
-        assert!(fail(&outlook) && !fail(&outlook));
-        assert_eq!(answer(&outlook, 404, None), ["back"]);
-        assert!(answer(&outlook, 200, None).is_empty());
+        let trouble = TroubleReporter::default();
+        assert!(answer(&trouble, 200, None).is_empty());
+        assert!(fail(&trouble) && !fail(&trouble));
+        assert_eq!(answer(&trouble, 404, None), ["back"]);
+        assert!(answer(&trouble, 200, None).is_empty());
         // Trouble that comes and goes within TELL_PAUSE does not fill the terminal.
         for _ in 0..3 {
-            assert!(!fail(&outlook));
-            assert!(answer(&outlook, 200, None).is_empty());
+            assert!(!fail(&trouble));
+            assert!(answer(&trouble, 200, None).is_empty());
         }
         tokio::time::advance(TELL_PAUSE).await;
-        assert!(fail(&outlook));
-        assert_eq!(answer(&outlook, 200, None), ["back"]);
+        assert!(fail(&trouble));
+        assert_eq!(answer(&trouble, 200, None), ["back"]);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_refused_token_is_the_relays_word_and_not_a_targets() {
-        let outlook = Outlook::default();
+        let trouble = TroubleReporter::default();
         let bad = Some("Bearer error=\"invalid_token\"");
-        assert_eq!(answer(&outlook, 401, bad), ["invalid_token"]);
-        assert!(answer(&outlook, 401, bad).is_empty());
-        assert_eq!(answer(&outlook, 200, None), ["taken"]);
+        assert_eq!(answer(&trouble, 401, bad), ["invalid_token"]);
+        assert!(answer(&trouble, 401, bad).is_empty());
+        assert_eq!(answer(&trouble, 200, None), ["taken"]);
         let targets = Some("Bearer error=\"invalid_token\", resource_metadata=\"https://t\"");
         tokio::time::advance(TELL_PAUSE).await;
-        assert!(answer(&outlook, 401, targets).is_empty());
-        assert_eq!(answer(&outlook, 401, Some("Bearer")), ["unauthorized"]);
+        assert!(answer(&trouble, 401, targets).is_empty());
+        assert_eq!(answer(&trouble, 401, Some("Bearer")), ["unauthorized"]);
     }
 }

@@ -40,23 +40,23 @@ const PATH: &str = "/api/verify";
 const SECRET_HEADER: &str = "x-relay-secret";
 
 /// Handles the shards' requests to the control thread.
-pub(super) struct Clerk {
+pub(super) struct ShardRequests {
     asked: Asked,
-    wishes: Arc<Notify>,
+    keys_due: Arc<Notify>,
     inspect: Arc<dyn Inspect>,
     provider: Option<Arc<Provider>>,
 }
 
-impl Clerk {
+impl ShardRequests {
     pub(super) const fn new(
         asked: Asked,
-        wishes: Arc<Notify>,
+        keys_due: Arc<Notify>,
         inspect: Arc<dyn Inspect>,
         provider: Option<Arc<Provider>>,
     ) -> Self {
         Self {
             asked,
-            wishes,
+            keys_due,
             inspect,
             provider,
         }
@@ -76,7 +76,7 @@ impl Clerk {
                     None => return,
                 },
                 ask = self.asked.asks.recv(), if has_room && first.len() < FIRST_CALLS_MAX => match ask {
-                    Some(Ask::NewerKeys) => self.wishes.notify_one(),
+                    Some(Ask::NewerKeys) => self.keys_due.notify_one(),
                     Some(Ask::Rule(question)) => drop(first.spawn(self.rule(question))),
                     None => return,
                 },

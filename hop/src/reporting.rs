@@ -7,14 +7,14 @@ use std::task::{Context, Poll};
 use hyper::rt::{Read, ReadBufCursor, Write};
 
 /// A stream that reports its reads and failures, and hides failed writes: only a read ends it.
-pub struct Watched<S, N> {
+pub struct ReportingStream<S, N> {
     stream: S,
     note: N,
     /// A write failed: the next hop takes no more bytes, but its answer may still be read.
     is_write_dead: bool,
 }
 
-impl<S, N: FnMut(Result<(), &io::Error>)> Watched<S, N> {
+impl<S, N: FnMut(Result<(), &io::Error>)> ReportingStream<S, N> {
     /// Reports to `note` every read that brought bytes or the end, and every error.
     pub const fn new(stream: S, note: N) -> Self {
         Self {
@@ -25,7 +25,7 @@ impl<S, N: FnMut(Result<(), &io::Error>)> Watched<S, N> {
     }
 }
 
-impl<S: Read + Unpin, N: FnMut(Result<(), &io::Error>) + Unpin> Read for Watched<S, N> {
+impl<S: Read + Unpin, N: FnMut(Result<(), &io::Error>) + Unpin> Read for ReportingStream<S, N> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -39,7 +39,7 @@ impl<S: Read + Unpin, N: FnMut(Result<(), &io::Error>) + Unpin> Read for Watched
     }
 }
 
-impl<S: Write + Unpin, N: FnMut(Result<(), &io::Error>) + Unpin> Watched<S, N> {
+impl<S: Write + Unpin, N: FnMut(Result<(), &io::Error>) + Unpin> ReportingStream<S, N> {
     /// Hides a failed write from hyper, which would give up at once: a next hop that answers early
     /// and closes (say, 413) makes writes fail before its answer is read. A later read yields the
     /// answer, or the end of the connection.
@@ -61,7 +61,7 @@ impl<S: Write + Unpin, N: FnMut(Result<(), &io::Error>) + Unpin> Watched<S, N> {
     }
 }
 
-impl<S: Write + Unpin, N: FnMut(Result<(), &io::Error>) + Unpin> Write for Watched<S, N> {
+impl<S: Write + Unpin, N: FnMut(Result<(), &io::Error>) + Unpin> Write for ReportingStream<S, N> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

@@ -22,7 +22,7 @@ const HOLDS_REFUSED: Duration = Duration::from_secs(1);
 
 /// Cached answer to the question whether the relay asks callers for a token.
 #[derive(Debug, Default)]
-pub(super) struct Asking(Mutex<Option<Known>>);
+pub(super) struct TokenDemand(Mutex<Option<Known>>);
 
 #[derive(Clone, Copy, Debug)]
 struct Known {
@@ -31,7 +31,7 @@ struct Known {
     was_refused: bool,
 }
 
-impl Asking {
+impl TokenDemand {
     /// True if the relay asks for a token. Without a fresh answer in the cache, asks the relay over a new
     /// connection, without a token. If the relay gives no clear answer, the last one holds; at first, false.
     pub(super) async fn asks(&self, relay: &RelayOrigin, tls: Option<&Tls>) -> bool {

@@ -9,12 +9,12 @@ use crate::registry::{AgentTag, TunnelInfo};
 
 /// Search criteria for a request's target.
 #[derive(Clone, Debug)]
-pub(crate) struct Wanted {
-    pub(crate) aim: Aim,
+pub(crate) struct TargetQuery {
+    pub(crate) selector: TunnelSelector,
     /// Kind of application in the URL, if the URL has one; only tunnels of this kind match.
     pub(crate) dcc: Option<Arc<str>>,
     /// The only agent that may answer, if the request is bound to one.
-    pub(crate) pin: Option<Pin>,
+    pub(crate) binding: Option<AgentBinding>,
     /// Path and query for the target.
     pub(crate) path: String,
     /// Whether the target itself gave this caller the path, so that `base_path` does not limit it.
@@ -23,7 +23,7 @@ pub(crate) struct Wanted {
 
 /// Tunnels that a URL names.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Aim {
+pub(crate) enum TunnelSelector {
     Tunnel(TunnelId),
     /// Any tunnel of this kind of application.
     Kind(String),
@@ -31,14 +31,14 @@ pub(crate) enum Aim {
 
 /// One agent of one tunnel.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Pin {
+pub(crate) struct AgentBinding {
     pub(crate) tunnel: TunnelId,
     pub(crate) agent: AgentTag,
 }
 
 /// Why a request has no target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Nowhere {
+pub(crate) enum NoTarget {
     /// The tunnel is unknown or cannot answer, for this reason.
     Refused(Reason),
     /// The agent that the request is bound to has left.
@@ -47,7 +47,7 @@ pub(crate) enum Nowhere {
     Stopping,
 }
 
-impl Wanted {
+impl TargetQuery {
     /// Whether callers may request this path from the target of `info`.
     pub(crate) fn is_exposed_by(&self, info: &TunnelInfo) -> bool {
         self.is_invited || info.expose_all || is_exposed(&info.base_path, &self.path)

@@ -8,19 +8,19 @@ use http::request::Parts;
 use tieline_wire::TunnelId;
 
 use super::Gateway;
-use super::callers::Presented;
+use super::callers::AdmittedCaller;
 use crate::audit::Call;
 
 /// Audit data of a request so far; `None` if the audit log is off.
-pub(super) struct Trail<G: Gateway>(Option<Noted<G>>);
+pub(super) struct AuditRecord<G: Gateway>(Option<Noted<G>>);
 
 struct Noted<G: Gateway> {
     gateway: G,
     call: Call,
-    presented: Option<Rc<Presented<G>>>,
+    admitted: Option<Rc<AdmittedCaller<G>>>,
 }
 
-impl<G: Gateway> Trail<G> {
+impl<G: Gateway> AuditRecord<G> {
     /// Starts the record of a request. The query is left out, because it may contain secrets.
     pub(super) fn begin(gateway: &G, parts: &Parts, peer: IpAddr) -> Self {
         Self(gateway.is_audited().then(|| {
@@ -29,7 +29,7 @@ impl<G: Gateway> Trail<G> {
             Noted {
                 gateway: gateway.clone(),
                 call,
-                presented: None,
+                admitted: None,
             }
         }))
     }
@@ -42,9 +42,9 @@ impl<G: Gateway> Trail<G> {
     }
 
     /// Records the caller.
-    pub(super) fn is_of(&mut self, presented: &Rc<Presented<G>>) {
+    pub(super) fn is_of(&mut self, admitted: &Rc<AdmittedCaller<G>>) {
         if let Some(it) = &mut self.0 {
-            it.presented = Some(Rc::clone(presented));
+            it.admitted = Some(Rc::clone(admitted));
         }
     }
 
@@ -74,13 +74,13 @@ impl<G: Gateway> Trail<G> {
 
     fn end(&mut self, status: Option<StatusCode>, problem: Option<&'static str>) {
         if let Some(it) = self.0.take() {
-            let caller = it.presented.as_ref().map(|it| &it.caller);
+            let caller = it.admitted.as_ref().map(|it| &it.caller);
             it.gateway.note(it.call, caller, status, problem);
         }
     }
 }
 
-impl<G: Gateway> Drop for Trail<G> {
+impl<G: Gateway> Drop for AuditRecord<G> {
     fn drop(&mut self) {
         // The caller left before the answer, or the stream was reset; the target may have processed the
         // request nevertheless.

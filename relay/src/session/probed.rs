@@ -16,12 +16,12 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 
 /// The links of one shard with sent frames that are not known to have arrived.
 #[derive(Default)]
-pub(crate) struct Asking {
+pub(crate) struct ProbedLinks {
     links: RefCell<Vec<Weak<SharedMux>>>,
     added: Signal,
 }
 
-impl Asking {
+impl ProbedLinks {
     /// Adds a link; the link itself prevents being added twice.
     pub(super) fn add(&self, link: Weak<SharedMux>) {
         self.links.borrow_mut().push(link);

@@ -15,12 +15,12 @@ const LOOKS_MAX: u8 = 8;
 /// fraction of a send. No session waits for bytes that are not there: a look does not sleep, a look
 /// that finds no new session is the last, and the frames of a few sessions are sent at once.
 #[derive(Debug, Default)]
-pub struct Joining {
+pub struct SendBatching {
     sessions: usize,
     looks: u8,
 }
 
-impl Joining {
+impl SendBatching {
     /// True if the driver should serve the sessions that are ready now, and then ask again.
     pub fn goes_on(&mut self, mux: &Mux) -> bool {
         let before = self.sessions.max(CROWD_SESSIONS - 1);
