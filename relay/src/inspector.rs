@@ -11,8 +11,9 @@ use tokio::time;
 use crate::DriverReport;
 use crate::auth::{Question, Ruling, Snapshot};
 use crate::control::{Cuts, Detail, Ended, Forgetting, Inspect, Told, Tunnels};
+use crate::directory::home;
 use crate::metrics::{Cut, ShardStatus, TunnelDetail};
-use crate::shard::{Message, Paused, Peers, home};
+use crate::shard::{Message, Paused, Peers};
 
 /// Time for all shards to answer a request.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);

@@ -31,9 +31,10 @@ pub(crate) use self::changes::Changes;
 use crate::audit::Audit;
 use crate::auth::{Asked, Question, Ruling, Snapshot};
 use crate::config::{Config, Denied};
+use crate::directory::Forgotten;
 use crate::error::StartError;
 use crate::metrics::{Cut, ShardMetrics, ShardStatus, TunnelBatch, TunnelDetail};
-use crate::shard::{Forgotten, Paused};
+use crate::shard::Paused;
 use crate::state::Book;
 
 /// Resolves to a batch of tunnels from each shard that was asked, once all have answered.

@@ -14,8 +14,9 @@ use tieline_wire::TunnelId;
 
 use super::admin::{Admin, refuse, uncached};
 use crate::audit::{Entry, Kind};
+use crate::directory::Forgotten;
 use crate::metrics::Cut;
-use crate::shard::{Forgotten, Paused};
+use crate::shard::Paused;
 use crate::state::Decision;
 
 /// Limit of paused tunnels: each pause sends the whole set to every shard.

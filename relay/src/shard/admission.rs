@@ -9,8 +9,8 @@ use tokio::sync::oneshot;
 
 use super::Shard;
 use super::callers::ends_what_runs;
-use super::message::Claim;
 use crate::auth::{Identity, Snapshot};
+use crate::directory::Claim;
 use crate::io::turn;
 use crate::registry::{LinkEntry, LinkId, LinkRef, Renewal, TunnelEntry, TunnelInfo};
 

@@ -9,9 +9,9 @@ use tracing::{debug, info};
 
 use super::Shard;
 use super::admission::refusal;
-use super::message::{Claim, Forgotten, Message, ReleaseKind, RouteUpdate};
-use super::names::{Decision, Released, home};
+use super::message::Message;
 use crate::auth::may_reach;
+use crate::directory::{Claim, Decision, Forgotten, ReleaseKind, Released, RouteUpdate, home};
 use crate::metrics::{FrontendKind, LimitKind};
 use crate::registry::{AgentTag, Grant, LinkRef};
 use crate::session::SessionCaller;

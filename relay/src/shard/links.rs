@@ -12,9 +12,10 @@ use tracing::{Instrument, info, info_span};
 
 use super::Shard;
 use super::admission::refusal;
-use super::message::{Greeting, Message, ReleaseKind};
+use super::message::{Greeting, Message};
 use super::placement::shard_of;
 use crate::auth::{Admission, authorize};
+use crate::directory::ReleaseKind;
 use crate::host::{host_of, is_loopback};
 use crate::io::{Socket, turn};
 use crate::limits::Place;

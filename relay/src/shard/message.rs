@@ -6,20 +6,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 
 use bytes::Bytes;
-use tieline_wire::{
-    AgentKey, BulkNonce, Generation, InstanceId, MachineId, Reason, Refusal, TunnelId,
-};
+use tieline_wire::{BulkNonce, Generation, Reason, Refusal, TunnelId};
 use tokio::sync::oneshot;
 
 use super::drain::{Arrived, Stop};
 use super::lost::LostLink;
 use super::operator::Paused;
 use crate::auth::{Identity, Question, Ruling, Snapshot};
+use crate::directory::{Claim, Forgotten, ReleaseKind, RouteUpdate};
 use crate::error::ListenKind;
 use crate::limits::{Pass, Place};
 use crate::metrics::{Cut, TunnelBatch, TunnelDetail};
-use crate::registry::{AgentTag, LinkRef, TunnelInfo};
-use crate::session::Load;
+use crate::registry::{AgentTag, LinkRef};
 
 /// One message to a shard's mailbox.
 pub(crate) enum Message {
@@ -178,82 +176,6 @@ impl Message {
             _ => None,
         }
     }
-}
-
-/// A link's claim to a name.
-#[derive(Clone, Debug)]
-pub(crate) struct Claim {
-    pub(crate) tunnel: TunnelId,
-    pub(crate) key: AgentKey,
-    pub(crate) machine: MachineId,
-    pub(crate) instance: InstanceId,
-    pub(crate) link: LinkRef,
-    /// The address of the link's peer.
-    pub(crate) address: IpAddr,
-    /// Number of sessions of the name on the link.
-    pub(crate) load: Load,
-    /// Index of the link among the agent's links; a later link with the same index replaces the earlier one.
-    pub(crate) link_index: u16,
-    /// The agent's number for the registration.
-    pub(crate) request: u32,
-    pub(crate) info: Arc<TunnelInfo>,
-}
-
-/// How a link gives up a name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum ReleaseKind {
-    /// The link ended; the name stays bound.
-    Away,
-    /// The agent unregistered the tunnel; a derived name, which no other agent can claim, is forgotten.
-    TakenBack,
-    /// The token holder behind the agent's key has changed: another holder may claim the name with the same key.
-    HolderChanged,
-}
-
-/// Outcome of an order to unbind a name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Forgotten {
-    /// The name is free.
-    Free,
-    /// An agent serves the name, so it stays bound.
-    Live,
-    /// The name was not bound.
-    Unknown,
-}
-
-/// The whole route of a name, as its home shard decided.
-#[derive(Clone, Debug)]
-pub(crate) struct RouteUpdate {
-    pub(crate) tunnel: TunnelId,
-    /// Rises with every change; a shard ignores an update whose revision is not above its own.
-    pub(crate) revision: u64,
-    /// Empty while all agents are away; several if agents share the name.
-    pub(crate) agents: Vec<ServingAgent>,
-    /// The latest description of the target.
-    pub(crate) info: Arc<TunnelInfo>,
-    /// Agents that served the name before the relay started, and may reconnect.
-    pub(crate) expected: Vec<AgentTag>,
-    /// The name is forgotten: remove its route.
-    pub(crate) forget: bool,
-}
-
-/// An agent that serves a name.
-#[derive(Clone, Debug)]
-pub(crate) struct ServingAgent {
-    pub(crate) tag: AgentTag,
-    /// Rises when another instance takes over; no two agents have the same one.
-    pub(crate) generation: Generation,
-    pub(crate) info: Arc<TunnelInfo>,
-    /// Never empty.
-    pub(crate) links: Vec<ServingLink>,
-}
-
-/// A link over which an agent serves a name.
-#[derive(Clone, Debug)]
-pub(crate) struct ServingLink {
-    pub(crate) at: LinkRef,
-    /// Number of the name's sessions on the link.
-    pub(crate) load: Load,
 }
 
 /// What the two shards of a crossing session tell each other out of band.

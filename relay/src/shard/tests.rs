@@ -9,10 +9,9 @@ use std::time::Instant;
 
 use tieline_wire::{AgentKey, InstanceId, MachineId, Scheme, TunnelId};
 
-use super::message::Claim;
-use super::names::home;
 use super::*;
 use crate::config::{DriverChoice, HttpConfig};
+use crate::directory::Claim;
 use crate::registry::{LinkId, LinkRef, TunnelInfo};
 use crate::session::Load;
 use crate::{Config, Relay};

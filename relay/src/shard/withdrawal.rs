@@ -7,7 +7,7 @@ use tracing::info;
 
 use super::Shard;
 use super::admission::refusal;
-use super::message::ReleaseKind;
+use crate::directory::ReleaseKind;
 use crate::registry::{LinkId, LinkRef};
 
 impl Shard {

@@ -20,8 +20,9 @@ const RELAY: Rows = &[
     ],
     &["control"],
     &["shard"],
-    &["listen", "link"],
-    &["registry", "splice"],
+    &["listen"],
+    &["directory"],
+    &["link", "registry", "splice"],
     &["session"],
     &["audit", "limits", "state"],
     &["auth"],
@@ -63,7 +64,7 @@ const PROGRAM: Rows = &[
 ];
 
 /// Numbers of the rows in [`RELAY`] that run on shards, from 1: `shard` down to `audit` and `limits`.
-const SHARD_ROWS: std::ops::RangeInclusive<usize> = 3..=7;
+const SHARD_ROWS: std::ops::RangeInclusive<usize> = 3..=8;
 
 /// Types that share memory between threads, which shards must not use.
 const SHARED_TYPES: &[&str] = &[

@@ -4,8 +4,8 @@ use std::sync::Mutex;
 use std::sync::atomic::AtomicUsize;
 
 use super::super::*;
+use crate::directory::Forgotten;
 use crate::metrics::{BoundReport, CallerReport, FrontendKind, TunnelReport};
-use crate::shard::Forgotten;
 
 /// Tunnels that a shard reports per batch.
 const BATCH: usize = 2;

@@ -7,9 +7,9 @@ use tieline_wire::{Moment, TunnelId};
 
 use super::kinds::{Kind, OwnerGroup};
 use super::{Known, Routes};
+use crate::directory::ServingAgent;
 use crate::listen::http::{AgentBinding, Target, TargetQuery, TunnelSelector};
 use crate::registry::{AgentTag, LinkRef, TunnelInfo};
-use crate::shard::message::ServingAgent;
 
 /// Agents that one choice compares: some 20 us of a shard's time.
 const CANDIDATES_MAX: usize = 256;

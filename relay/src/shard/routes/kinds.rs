@@ -7,7 +7,7 @@ use indexmap::IndexSet;
 use tieline_wire::TunnelId;
 
 use crate::auth::{Identity, Owner};
-use crate::shard::message::RouteUpdate;
+use crate::directory::RouteUpdate;
 
 /// Key of a group of tunnels by their owner.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

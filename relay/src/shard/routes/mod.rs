@@ -17,7 +17,7 @@ use self::choice::RoundRobin;
 pub(crate) use self::choice::{Choice, Found, Lookup, Search};
 use self::kinds::Kinds;
 pub(crate) use self::kinds::OwnerGroup;
-use super::message::{RouteUpdate, ServingAgent};
+use crate::directory::{RouteUpdate, ServingAgent};
 use crate::listen::http::{Listed, Target, TunnelSelector};
 use crate::registry::{AgentTag, TunnelInfo};
 

@@ -14,8 +14,8 @@ use tieline_wire::Scheme;
 use tokio::sync::oneshot;
 
 use super::super::drain::Stop;
-use super::super::message::RouteUpdate;
 use super::*;
+use crate::directory::RouteUpdate;
 use crate::io::{Chosen, Listener, Received, choose, run, sleep, spawn};
 use crate::registry::TunnelInfo;
 

@@ -9,10 +9,10 @@ use tieline_wire::{Generation, Scheme};
 
 use super::*;
 use crate::auth::Owner;
+use crate::directory::ServingLink;
 use crate::listen::http::{AgentBinding, TargetQuery};
 use crate::registry::{LinkId, LinkRef};
 use crate::session::Load;
-use crate::shard::message::ServingLink;
 
 const NOW: Moment = Moment::from_micros(0);
 

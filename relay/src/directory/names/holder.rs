@@ -7,9 +7,10 @@ use std::sync::Arc;
 use tieline_wire::{AgentKey, Generation, InstanceId, MachineId};
 
 use crate::auth::Owner;
+use crate::directory::claim::Claim;
+use crate::directory::route::{ServingAgent, ServingLink};
 use crate::registry::{AgentTag, LinkRef, TunnelInfo};
 use crate::session::Load;
-use crate::shard::message::{Claim, ServingAgent, ServingLink};
 use crate::state::Binding;
 
 /// Superseded instances that a holder remembers.

@@ -6,9 +6,10 @@ use tieline_wire::{Generation, Moment, Reason, Refusal, TunnelId};
 
 use super::absent;
 use super::holder::Holder;
+use crate::directory::claim::Claim;
+use crate::directory::route::RouteUpdate;
 use crate::limits::Account;
 use crate::registry::{AgentTag, LinkRef, TunnelInfo};
-use crate::shard::message::{Claim, RouteUpdate};
 use crate::state::Binding;
 
 /// Agents that may share one name; every change sends all of them to every shard.
