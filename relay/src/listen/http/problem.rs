@@ -2,12 +2,11 @@
 //! Long because all error answers of the relay stand in one file, with their messages.
 
 use bytes::Bytes;
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use tieline_hop::{Delivery, Refusal};
 use tieline_wire::Reason;
 
-use super::close_after;
 use crate::auth::TokenRefusal;
 use crate::limits::Limited;
 
@@ -384,6 +383,11 @@ pub(super) fn json(body: Bytes) -> Response<Bytes> {
 fn own_headers(headers: &mut HeaderMap) {
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+}
+
+/// Adds `Connection: close`: an HTTP/1.1 connection ends after this answer.
+pub(super) fn close_after(headers: &mut HeaderMap) {
+    headers.insert(CONNECTION, HeaderValue::from_static("close"));
 }
 
 #[cfg(test)]

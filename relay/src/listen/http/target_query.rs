@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tieline_wire::{Reason, TunnelId};
 
-use super::exposure::is_exposed;
+use super::inbound::exposure::is_exposed;
 use crate::registry::{AgentTag, TunnelInfo};
 
 /// Search criteria for a request's target.

@@ -22,18 +22,26 @@ mod withheld;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+use http::StatusCode;
 use hyper_util::rt::TokioIo;
-use std::task::Waker;
 use tieline_token::Scope;
-use tieline_wire::{Generation, Scheme};
+use tieline_wire::{Generation, Reason, Scheme, TunnelId};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, LocalSet};
 
 use self::peer::{Peer, Session, SessionEnd, without_forwarded};
+use super::gateway::ended::Ended;
+use super::gateway::settings::HTTP_BUFFER_BYTES_MAX;
 use super::*;
-use crate::auth::Snapshot;
+use crate::audit::Call;
+use crate::auth::{OwnTokens, Snapshot, TokenRefusal};
 use crate::registry::{AgentTag, TunnelInfo};
 
 /// Capacity of a simulated socket in each direction.

@@ -1,0 +1,433 @@
+//! State of one frontend connection: its current phase, and the caller's deadlines.
+//! Long because all parts of a connection share this one state.
+
+use std::cell::{Cell, OnceCell, RefCell};
+use std::rc::Rc;
+use std::task::{Context, Waker};
+use std::time::Instant;
+
+use bytes::Bytes;
+use http_body::Frame;
+
+use super::held::{Held, StreamMemory};
+use crate::limits::Pass;
+use crate::listen::http::gateway::ended::Ended;
+use crate::listen::http::gateway::settings::DRAIN_GRACE;
+use crate::listen::http::gateway::settings::DRAIN_GRACE_HTTP2;
+use crate::listen::http::gateway::settings::Settings;
+
+/// Phase of a frontend connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Before the first answer: the whole first head has one deadline.
+    Fresh,
+    /// Idle, between two requests.
+    Idle,
+    /// The first bytes of a later request's head have arrived.
+    Head,
+    /// A request is being answered.
+    Busy,
+}
+
+/// State of a request's body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Upload {
+    /// The request has no body, or all of its body was read.
+    Done,
+    /// The body is not read, or not read yet.
+    Held,
+    /// The body is read and passed on to the target as it arrives.
+    Open,
+}
+
+/// How the end of an incomplete answer looks to the caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cut {
+    /// A plain close shows that the answer is incomplete.
+    Visible,
+    /// A plain close would look like the answer's end.
+    Hidden,
+}
+
+/// State of one frontend connection, or of one HTTP/2 stream; its users all run in one thread.
+pub(crate) struct State {
+    phase: Cell<Phase>,
+    /// Number of requests so far.
+    requests: Cell<u64>,
+    /// Start of the phase; the driver of the connection sets it.
+    since: Cell<Option<Instant>>,
+    /// When bytes last moved, while the connection is stalled.
+    stalled_since: Cell<Option<Instant>>,
+    moved: Cell<bool>,
+    write_blocked: Cell<bool>,
+    read_blocked: Cell<bool>,
+    flushes: Cell<u64>,
+    upload: Cell<Upload>,
+    upload_wanted: Cell<bool>,
+    /// Whether the answer's head has arrived: the target has no deadline for the rest.
+    is_answering: Cell<bool>,
+    cut: Cell<Option<Cut>>,
+    /// The relay drains.
+    is_draining: Cell<bool>,
+    /// hyper's error message for a head that it refused.
+    unread: RefCell<Option<String>>,
+    /// HTTP/2: the connection that this stream belongs to.
+    connection: Option<StreamOf>,
+    is_http2: Cell<bool>,
+    /// HTTP/2: streams that h2 refused and that are not in the audit log yet.
+    refused: Cell<usize>,
+    /// HTTP/2: open streams of the connection.
+    streams: Cell<usize>,
+    /// Memory that the connection holds.
+    held: OnceCell<Rc<Held>>,
+    /// Memory that this stream holds; a connection of HTTP/1.1 counts as one stream.
+    held_stream: OnceCell<Rc<StreamMemory>>,
+    /// HTTP/2: wakers of streams that wait for a flush, and of the task that flushes.
+    waits_for_flush: RefCell<Vec<Waker>>,
+    driver: RefCell<Option<Waker>>,
+    /// Rate-limit pass of the request being answered.
+    pass: RefCell<Pass>,
+}
+
+impl State {
+    pub(crate) fn new() -> Self {
+        Self {
+            connection: None,
+            is_http2: Cell::new(false),
+            streams: Cell::new(0),
+            refused: Cell::new(0),
+            held: OnceCell::new(),
+            held_stream: OnceCell::new(),
+            waits_for_flush: RefCell::default(),
+            driver: RefCell::default(),
+            pass: RefCell::default(),
+            phase: Cell::new(Phase::Fresh),
+            requests: Cell::new(0),
+            since: Cell::new(None),
+            stalled_since: Cell::new(None),
+            moved: Cell::new(false),
+            write_blocked: Cell::new(false),
+            read_blocked: Cell::new(false),
+            flushes: Cell::new(0),
+            upload: Cell::new(Upload::Done),
+            upload_wanted: Cell::new(false),
+            is_answering: Cell::new(false),
+            cut: Cell::new(None),
+            is_draining: Cell::new(false),
+            unread: RefCell::default(),
+        }
+    }
+
+    /// Switches to HTTP/2: requests are streams; other frames start no request timer.
+    pub(crate) fn begin_http2(&self, held: &Rc<Held>) {
+        self.is_http2.set(true);
+        // `set` succeeds: the protocol of a connection is decided once.
+        let _ = self.held.set(Rc::clone(held));
+        self.begin_phase(Phase::Idle);
+    }
+
+    /// State of a new stream of `connection`, which stays busy until its last stream ends.
+    pub(crate) fn of_stream(connection: &Rc<Self>) -> Self {
+        connection.streams.set(connection.streams.get() + 1);
+        connection.begin_phase(Phase::Busy);
+        let held = connection.held.get().map(Held::stream);
+        Self {
+            connection: Some(StreamOf(Rc::clone(connection))),
+            held_stream: held.map_or_else(OnceCell::new, OnceCell::from),
+            ..Self::new()
+        }
+    }
+
+    /// The relay drains: an idle caller gets a shorter deadline, counted from now.
+    pub(crate) fn begin_drain(&self) {
+        if !self.is_draining.replace(true) && self.phase.get() == Phase::Idle {
+            self.extend();
+        }
+    }
+
+    /// Counts `count` streams that h2 refused.
+    pub(crate) fn refused(&self, count: usize) {
+        self.refused.set(self.refused.get() + count);
+    }
+
+    /// Takes the number of streams that h2 refused since the last call.
+    pub(crate) fn take_refused(&self) -> usize {
+        self.refused.take()
+    }
+
+    /// Whether the connection speaks HTTP/2, where requests are streams.
+    pub(crate) fn is_http2(&self) -> bool {
+        self.is_http2.get()
+    }
+
+    /// Switches to HTTP/1.1: requests come one after the other.
+    pub(crate) fn begin_http1(&self, held: &Rc<Held>) {
+        // `set` succeeds: the protocol of a connection is decided once.
+        let _ = self.held.set(Rc::clone(held));
+        let _ = self.held_stream.set(held.stream());
+    }
+
+    /// Memory that this stream holds; a connection of HTTP/1.1 counts as one stream.
+    pub(crate) fn held(&self) -> Option<&Rc<StreamMemory>> {
+        self.held_stream.get()
+    }
+
+    /// True for the state of an HTTP/2 stream, false for that of a connection.
+    pub(crate) const fn is_stream(&self) -> bool {
+        self.connection.is_some()
+    }
+
+    /// Whether there is memory for a request whose head has `head_bytes`.
+    pub(crate) fn has_place(&self, head_bytes: u64) -> bool {
+        let stream = self.held().filter(|_| self.is_stream());
+        stream.is_none_or(|stream| stream.enter(head_bytes))
+    }
+
+    /// Size limit of the next read from the caller.
+    pub(crate) fn read_bytes_max(&self) -> usize {
+        let held = self.held.get().filter(|_| !self.is_http2.get());
+        held.map_or(usize::MAX, |held| held.read_bytes_max())
+    }
+
+    /// Restarts the caller's current deadline.
+    pub(crate) fn extend(&self) {
+        self.since.set(None);
+    }
+
+    /// Starts one poll of the connection.
+    pub(crate) fn begin_turn(&self) {
+        self.read_blocked.set(false);
+    }
+
+    /// Records whether a read from the caller is pending.
+    pub(super) fn read_polled(&self, is_pending: bool) {
+        self.read_blocked.set(is_pending);
+    }
+
+    /// Records that bytes from the caller went to hyper.
+    pub(crate) fn received(&self) {
+        self.moved.set(true);
+        // After an early answer, these bytes are the rest of the previous request's body.
+        let is_head = self.phase.get() == Phase::Idle && !self.is_body_unread();
+        if is_head && !self.is_http2.get() {
+            self.begin_phase(Phase::Head);
+        }
+    }
+
+    /// Records whether a write to the caller is pending.
+    pub(super) fn write_polled(&self, is_pending: bool) {
+        self.write_blocked.set(is_pending);
+        if !is_pending {
+            self.moved.set(true);
+        }
+    }
+
+    /// True while hyper does not read in this turn, so a disconnect of the caller would go unnoticed.
+    pub(super) fn is_unwatched(&self) -> bool {
+        self.phase.get() == Phase::Busy
+            && !self.read_blocked.get()
+            && self.upload.get() != Upload::Open
+    }
+
+    fn begin_phase(&self, phase: Phase) {
+        self.phase.set(phase);
+        self.since.set(None);
+    }
+
+    /// Starts a request, whose head is complete.
+    pub(crate) fn begin(&self, has_body: bool) {
+        self.begin_phase(Phase::Busy);
+        self.requests.set(self.requests.get() + 1);
+        self.upload
+            .set(if has_body { Upload::Held } else { Upload::Done });
+        self.upload_wanted.set(false);
+        self.is_answering.set(false);
+    }
+
+    /// Number of the current request, counted from one.
+    pub(crate) fn request(&self) -> u64 {
+        self.requests.get()
+    }
+
+    /// Records that the rest of the body of `request` was discarded, unless the next request has begun.
+    pub(super) fn passed_over(&self, request: u64) {
+        if self.requests.get() == request {
+            self.set_upload(Upload::Done);
+        }
+    }
+
+    /// Records that hyper has the whole answer, or that the answer was abandoned.
+    pub(crate) fn answered(&self) {
+        self.begin_phase(Phase::Idle);
+        self.pass.take();
+    }
+
+    /// Keeps the rate-limit pass of the request.
+    pub(crate) fn enter(&self, pass: Pass) {
+        self.pass.replace(pass);
+    }
+
+    /// Lets `check` charge the request to its caller, now that the caller is known.
+    pub(crate) fn identify<E>(
+        &self,
+        check: impl FnOnce(&mut Pass) -> Result<(), E>,
+    ) -> Result<(), E> {
+        check(&mut self.pass.borrow_mut())
+    }
+
+    /// Counts bytes of a request's or answer's body for the rate limit.
+    pub(crate) fn passed(&self, frame: &Frame<Bytes>) {
+        if let Some(bytes) = frame.data_ref() {
+            self.pass.borrow().moved(bytes.len() as u64);
+        }
+    }
+
+    pub(crate) fn set_upload(&self, upload: Upload) {
+        self.upload.set(upload);
+    }
+
+    /// Whether the target could take more of the body than the caller has sent.
+    pub(crate) fn set_upload_wanted(&self, wanted: bool) {
+        self.upload_wanted.set(wanted);
+    }
+
+    /// Records that the answer's head has arrived.
+    pub(crate) fn head_arrived(&self) {
+        self.is_answering.set(true);
+    }
+
+    /// Records that the answer broke off.
+    pub(crate) fn set_cut(&self, cut: Cut) {
+        self.cut.set(Some(cut));
+    }
+
+    /// Number of flushes: hyper flushes after it has written all of its buffered bytes.
+    pub(crate) fn flushes(&self) -> u64 {
+        self.connection
+            .as_ref()
+            .map_or(self.flushes.get(), |stream| stream.0.flushes.get())
+    }
+
+    /// Requests a flush from hyper, and wakes this task after the flush.
+    pub(crate) fn await_flush(&self, cx: &Context<'_>) {
+        let Some(StreamOf(connection)) = &self.connection else {
+            // HTTP/1.1: the same task flushes after this turn, so one wake is enough.
+            return cx.waker().wake_by_ref();
+        };
+        let mut waiting = connection.waits_for_flush.borrow_mut();
+        waiting.push(cx.waker().clone());
+        if let Some(driver) = &*connection.driver.borrow() {
+            driver.wake_by_ref();
+        }
+    }
+
+    /// Wakes the connection's task to look at a change in one of its streams.
+    pub(crate) fn wake_driver(&self) {
+        if let Some(StreamOf(connection)) = &self.connection
+            && let Some(driver) = &*connection.driver.borrow()
+        {
+            driver.wake_by_ref();
+        }
+    }
+
+    /// Keeps the waker of the task that drives the connection.
+    pub(crate) fn driven_by(&self, waker: &Waker) {
+        let mut driver = self.driver.borrow_mut();
+        match &mut *driver {
+            Some(known) => known.clone_from(waker),
+            none => *none = Some(waker.clone()),
+        }
+    }
+
+    pub(super) fn flushed(&self) {
+        self.flushes.set(self.flushes.get() + 1);
+        for waiting in self.waits_for_flush.take() {
+            waiting.wake();
+        }
+    }
+
+    /// True if the caller may still be sending a body that is not read.
+    pub(crate) fn is_body_unread(&self) -> bool {
+        self.upload.get() != Upload::Done
+    }
+
+    /// Takes hyper's error message for a head that it refused.
+    pub(crate) fn take_unread(&self) -> Option<String> {
+        self.unread.take()
+    }
+
+    /// Maps hyper's result to the reason for the connection's end.
+    pub(crate) fn ended(&self, result: Result<(), hyper::Error>) -> Ended {
+        match (self.cut.get(), result) {
+            (Some(Cut::Visible), _) => Ended::Aborted,
+            (Some(Cut::Hidden), _) => Ended::Truncated,
+            (None, Ok(())) => Ended::Closed,
+            (None, Err(error)) if error.is_parse() => {
+                self.unread.replace(Some(error.to_string()));
+                Ended::Malformed
+            }
+            // A caller may close an HTTP/2 connection without streams at any time, even in the middle of a GOAWAY.
+            (None, Err(_)) if self.is_http2.get() && self.streams.get() == 0 => Ended::Closed,
+            (None, Err(_)) => Ended::CallerGone,
+        }
+    }
+
+    /// True while the connection waits only for the target, which has no deadline here.
+    pub(super) fn is_unhurried(&self) -> bool {
+        let unhurried = self.phase.get() == Phase::Busy && !self.is_stalled();
+        if unhurried {
+            self.stalled_since.set(None);
+        }
+        unhurried
+    }
+
+    fn is_stalled(&self) -> bool {
+        let awaits_caller = self.upload_wanted.get() && !self.is_answering.get();
+        self.write_blocked.get() || (self.phase.get() == Phase::Busy && awaits_caller)
+    }
+
+    /// The caller's deadline after a turn that ended `now`, and how the connection ends if it passes.
+    pub(crate) fn deadline(&self, settings: &Settings, now: Instant) -> (Instant, Ended) {
+        if self.is_stalled() {
+            let since = match self.stalled_since.get() {
+                Some(since) if !self.moved.get() => since,
+                _ => now,
+            };
+            self.moved.set(false);
+            self.stalled_since.set(Some(since));
+            return (since + settings.stall_timeout, Ended::Stalled);
+        }
+        self.stalled_since.set(None);
+        let since = self.since.get().unwrap_or(now);
+        self.since.set(Some(since));
+        match self.phase.get() {
+            Phase::Idle => {
+                let limit = match (self.is_draining.get(), self.is_http2.get()) {
+                    (false, _) => settings.idle_timeout,
+                    (true, false) => DRAIN_GRACE,
+                    (true, true) => DRAIN_GRACE_HTTP2,
+                };
+                (since + limit.min(settings.idle_timeout), Ended::IdleTimeout)
+            }
+            _ => (since + settings.head_timeout, Ended::HeadTimeout),
+        }
+    }
+}
+
+/// Counts one HTTP/2 stream of a connection until it is dropped.
+struct StreamOf(Rc<State>);
+
+impl Drop for StreamOf {
+    fn drop(&mut self) {
+        let Self(connection) = self;
+        let left = connection.streams.get() - 1;
+        connection.streams.set(left);
+        if left == 0 {
+            connection.begin_phase(Phase::Idle);
+            // The connection's idle timeout begins now.
+            if let Some(driver) = &*connection.driver.borrow() {
+                driver.wake_by_ref();
+            }
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! Heads that hyper refuses with an empty answer of its own. The relay replaces that answer by one with a
+//! message, and writes the refusal to the audit log like every other.
+//!
+//! hyper has no hook for this. It writes its answer last and then ends with the parser's error, so bytes
+//! that look like its answer are held back until the connection has ended or goes on.
+
+use std::future::poll_fn;
+use std::net::IpAddr;
+use std::pin::{Pin, pin};
+use std::task::{Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Response, StatusCode};
+use hyper::rt::Write;
+
+use crate::audit::Call;
+use crate::listen::http::gateway::Gateway;
+use crate::listen::http::gateway::ended::Ended;
+use crate::listen::http::policy::origin::{self, Page};
+use crate::listen::http::problem::Problem;
+
+/// Longest answer that hyper makes by itself, in bytes.
+const ANSWER_BYTES_MAX: usize = 128;
+
+/// First bytes of every HTTP/1.x answer.
+const START: &[u8] = b"HTTP/1.";
+
+/// Time limit for writing the last answer.
+const TELL_MAX: Duration = Duration::from_secs(5);
+
+/// State of a connection when hyper has dropped it.
+pub(crate) struct Last {
+    /// hyper's own answer to a head that it refused, or bytes that look like one; not written yet.
+    pub(crate) held: Vec<u8>,
+    /// Whether the URL of the last head takes more than half of the limit for a head.
+    pub(super) is_url_long: bool,
+    /// The rule for which the scanner made hyper refuse the head.
+    pub(crate) rule: Option<&'static str>,
+}
+
+/// Offset of hyper's own answer in `bytes`, if they end with one.
+pub(super) fn begins_at(bytes: &[u8]) -> Option<usize> {
+    if !bytes.ends_with(b"\r\n\r\n") {
+        return None;
+    }
+    let from = bytes.len().saturating_sub(ANSWER_BYTES_MAX);
+    let tail = &bytes[from..];
+    let start = tail.windows(START.len()).rposition(|it| it == START)?;
+    let text = str::from_utf8(&tail[start..]).ok()?;
+    let mut lines = text.trim_end().split("\r\n");
+    let status = lines.next().and_then(status_in)?;
+    let is_plain = |line: &str| matches!(line, "connection: close" | "content-length: 0");
+    (is_hypers(status) && lines.all(is_plain)).then_some(from + start)
+}
+
+fn is_hypers(status: StatusCode) -> bool {
+    matches!(
+        status,
+        StatusCode::BAD_REQUEST
+            | StatusCode::URI_TOO_LONG
+            | StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
+    )
+}
+
+fn status_in(line: &str) -> Option<StatusCode> {
+    line.split(' ').nth(1)?.parse().ok()
+}
+
+/// Writes the held-back `last` answer and closes the connection. If hyper refused a head, an answer of
+/// the relay with the reason replaces hyper's.
+pub(crate) async fn tell<IO: Write + Unpin, G: Gateway>(
+    io: &mut IO,
+    gateway: &G,
+    address: IpAddr,
+    last: Last,
+    ended: (Ended, Option<String>),
+) {
+    let Last {
+        held,
+        is_url_long,
+        rule,
+    } = last;
+    let status = str::from_utf8(&held).ok().and_then(status_in);
+    // hyper has one limit for the whole head; the URL decides between 414 and 431.
+    let status = status.map(|status| match (status, is_url_long) {
+        (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, true) => StatusCode::URI_TOO_LONG,
+        (status, _) => status,
+    });
+    let bytes = match (status, ended) {
+        (Some(status), (Ended::Malformed, Some(why))) => {
+            let problem = Problem::unread(status, rule.unwrap_or_else(|| rule_of(&why)));
+            let word = problem.word;
+            gateway.answered(status, Some(word));
+            if gateway.is_audited() {
+                gateway.note(Call::unread(address), None, Some(status), Some(word));
+            }
+            let mut response = problem.into_response();
+            // The page's origin is unknown, so this answer gets no CORS permission.
+            origin::mark(response.headers_mut(), Page::Own);
+            in_http1(&response)
+        }
+        _ => held,
+    };
+    write(io, gateway, &bytes).await;
+}
+
+/// The rule that hyper's parser error stands for.
+fn rule_of(why: &str) -> &str {
+    if why.contains("invalid HTTP header") {
+        return "a header line is folded, has no colon, has a blank or another invalid character in its name, or has a \
+                control character in its value";
+    }
+    why
+}
+
+/// The last answer of a connection, encoded for HTTP/1.1.
+fn in_http1(response: &Response<Bytes>) -> Vec<u8> {
+    let mut out = format!("HTTP/1.1 {}\r\n", response.status()).into_bytes();
+    for (name, value) in response.headers() {
+        for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+            out.extend_from_slice(part);
+        }
+    }
+    let length = response.body().len();
+    let end = format!("connection: close\r\ncontent-length: {length}\r\n\r\n");
+    out.extend_from_slice(end.as_bytes());
+    out.extend_from_slice(response.body());
+    out
+}
+
+async fn write<IO: Write + Unpin, G: Gateway>(io: &mut IO, gateway: &G, bytes: &[u8]) {
+    let mut rest = bytes;
+    let mut timeout = pin!(gateway.sleep(TELL_MAX));
+    poll_fn(|cx| {
+        if timeout.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        while !rest.is_empty() {
+            match ready!(Pin::new(&mut *io).poll_write(cx, rest)) {
+                Ok(count @ 1..) => rest = &rest[count..],
+                _ => return Poll::Ready(()),
+            }
+        }
+        if ready!(Pin::new(&mut *io).poll_flush(cx)).is_err() {
+            return Poll::Ready(());
+        }
+        Pin::new(&mut *io).poll_shutdown(cx).map(|_| ())
+    })
+    .await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_hyper_says_by_itself_looks_like_it() {
+        let end = "connection: close\r\ncontent-length: 0\r\n\r\n";
+        for status in [
+            "400 Bad Request",
+            "414 URI Too Long",
+            "431 Request Header Fields Too Large",
+        ] {
+            let answer = format!("HTTP/1.1 {status}\r\n{end}");
+            assert_eq!(begins_at(answer.as_bytes()), Some(0));
+            let behind = format!("the end of another one{answer}");
+            assert_eq!(begins_at(behind.as_bytes()), Some(22));
+            let longer = answer.replace(end, &format!("server: x\r\n{end}"));
+            assert_eq!(begins_at(longer.as_bytes()), None);
+            assert_eq!(begins_at(&answer.as_bytes()[..answer.len() - 1]), None);
+        }
+        assert_eq!(
+            begins_at(format!("HTTP/1.1 404 Not Found\r\n{end}").as_bytes()),
+            None
+        );
+        assert_eq!(begins_at(b"\r\n\r\n"), None);
+    }
+}

@@ -1,0 +1,211 @@
+//! Marks on the MCP session ids, endpoints and login paths of a target, by which a request with a marked name
+//! returns to the agent that gave the name. The relay keeps no state.
+//!
+//! A mark holds the agent's tag, and an HMAC over the tag, the tunnel, the caller and the marked name. A mark
+//! cannot be forged, and is valid for its caller only, unless it is a login mark.
+
+use data_encoding::BASE64URL_NOPAD;
+use ring::digest::SHA256_OUTPUT_LEN;
+use ring::hmac;
+use tieline_wire::TunnelId;
+
+use crate::listen::http::target_query::AgentBinding;
+use crate::registry::AgentTag;
+
+/// Bytes of a mark: agent tag and HMAC.
+const MARK_BYTES: usize = 8 + SHA256_OUTPUT_LEN;
+
+/// Characters of a mark in base64, with 6 bits each.
+const MARK_CHARS: usize = (MARK_BYTES * 8).div_ceil(6);
+
+/// Prefix of a mark in a path.
+const IN_PATH: &str = "/~";
+
+/// Makes marks and checks them.
+#[derive(Clone, Debug)]
+pub(crate) struct Sealer(hmac::Key);
+
+/// Kind of name that a mark belongs to.
+#[derive(Clone, Copy)]
+enum On {
+    Session = 1,
+    Path = 2,
+    Login = 3,
+}
+
+impl Sealer {
+    /// For a given key: instances with the same key accept each other's marks.
+    pub(crate) fn keyed(key: &[u8; 32]) -> Self {
+        Self(hmac::Key::new(hmac::HMAC_SHA256, key))
+    }
+
+    /// Marks an MCP session id for `caller`: the target's id, the mark, the tunnel.
+    pub(crate) fn session(&self, binding: &AgentBinding, caller: Option<&str>, id: &str) -> String {
+        let mark = self.mark(On::Session, binding, caller, id);
+        [id, ".", &mark, ".", binding.tunnel.as_str()].concat()
+    }
+
+    /// Checks a marked session id; returns its agent and the target's id.
+    pub(crate) fn open_session<'a>(
+        &self,
+        caller: Option<&str>,
+        sealed: &'a str,
+    ) -> Option<(AgentBinding, &'a str)> {
+        let (rest, tunnel) = sealed.rsplit_once('.')?;
+        let (id, mark) = rest.rsplit_once('.')?;
+        let tunnel = TunnelId::parse(tunnel).ok()?;
+        let binding = self.check(On::Session, tunnel, caller, id, mark)?;
+        Some((binding, id))
+    }
+
+    /// Marks a path of a target for `caller`; the result follows the tunnel's prefix.
+    pub(crate) fn path(&self, binding: &AgentBinding, caller: Option<&str>, path: &str) -> String {
+        let mark = self.mark(On::Path, binding, caller, path);
+        [IN_PATH, &mark, path].concat()
+    }
+
+    /// Checks a marked path; returns its agent and the target's path.
+    pub(crate) fn open_path<'a>(
+        &self,
+        tunnel: &TunnelId,
+        caller: Option<&str>,
+        sealed: &'a str,
+    ) -> Option<(AgentBinding, &'a str)> {
+        let rest = sealed.strip_prefix(IN_PATH)?;
+        let (mark, path) = rest.split_at_checked(MARK_CHARS)?;
+        let binding = self.check(On::Path, tunnel.clone(), caller, path, mark)?;
+        Some((binding, path))
+    }
+
+    /// Marks the path of a login endpoint; the result follows the tunnel's prefix. The mark is valid for every
+    /// caller, because the user's browser opens it, not the client that received it.
+    pub(crate) fn login(&self, binding: &AgentBinding, text: &str) -> String {
+        let mark = self.mark(On::Login, binding, None, text);
+        [IN_PATH, &mark, text].concat()
+    }
+
+    /// Checks a marked login path; returns its agent and the text.
+    pub(crate) fn open_login<'a>(
+        &self,
+        tunnel: &TunnelId,
+        sealed: &'a str,
+    ) -> Option<(AgentBinding, &'a str)> {
+        let rest = sealed.strip_prefix(IN_PATH)?;
+        let (mark, text) = rest.split_at_checked(MARK_CHARS)?;
+        let binding = self.check(On::Login, tunnel.clone(), None, text, mark)?;
+        Some((binding, text))
+    }
+
+    fn mark(&self, on: On, binding: &AgentBinding, caller: Option<&str>, text: &str) -> String {
+        let code = hmac::sign(&self.0, &said(on, binding, caller, text));
+        BASE64URL_NOPAD.encode(&[&binding.agent.0, code.as_ref()].concat())
+    }
+
+    fn check(
+        &self,
+        on: On,
+        tunnel: TunnelId,
+        caller: Option<&str>,
+        text: &str,
+        mark: &str,
+    ) -> Option<AgentBinding> {
+        let mark = BASE64URL_NOPAD.decode(mark.as_bytes()).ok()?;
+        let (agent, code) = mark.split_first_chunk()?;
+        let binding = AgentBinding {
+            tunnel,
+            agent: AgentTag(*agent),
+        };
+        hmac::verify(&self.0, &said(on, &binding, caller, text), code).ok()?;
+        Some(binding)
+    }
+}
+
+/// Input of the HMAC. It is unambiguous, since all parts but the last have a known length.
+fn said(on: On, binding: &AgentBinding, caller: Option<&str>, text: &str) -> Vec<u8> {
+    let sized = |part: &str| part.len().to_be_bytes();
+    let (tunnel, name) = (binding.tunnel.as_str(), caller.unwrap_or_default());
+    let head = [on as u8, u8::from(caller.is_some())];
+    let parts: [&[u8]; 7] = [
+        &head,
+        &binding.agent.0,
+        &sized(tunnel),
+        tunnel.as_bytes(),
+        &sized(name),
+        name.as_bytes(),
+        text.as_bytes(),
+    ];
+    parts.concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn binding(tunnel: &str) -> AgentBinding {
+        AgentBinding {
+            tunnel: TunnelId::parse(tunnel).unwrap(),
+            agent: AgentTag(*b"12345678"),
+        }
+    }
+
+    fn sealer() -> Sealer {
+        keyed(7)
+    }
+
+    fn keyed(key: u8) -> Sealer {
+        Sealer::keyed(&[key; 32])
+    }
+
+    #[test]
+    fn what_was_sealed_leads_back_to_its_agent_for_the_same_caller_only() {
+        let sealed = sealer().session(&binding("maya"), Some("ada"), "a.b-1");
+        let open = |caller| sealer().open_session(caller, &sealed);
+        assert_eq!(open(Some("ada")), Some((binding("maya"), "a.b-1")));
+        assert_eq!(open(Some("bob")), None);
+        assert_eq!(open(None), None);
+        assert!(keyed(8).open_session(Some("ada"), &sealed).is_none());
+
+        let path = sealer().path(&binding("maya"), None, "/messages/?id=1");
+        let open = |tunnel: &str, path: &str| {
+            let tunnel = TunnelId::parse(tunnel).unwrap();
+            let opened = sealer().open_path(&tunnel, None, path);
+            opened.map(|(binding, path)| (binding.agent, path.to_owned()))
+        };
+        let opened = Some((binding("maya").agent, "/messages/?id=1".to_owned()));
+        assert_eq!(open("maya", &path), opened);
+        assert_eq!(open("comfy", &path), None);
+        assert_eq!(open("maya", &(path.clone() + "&admin")), None);
+    }
+
+    #[test]
+    fn a_mark_on_one_thing_is_none_on_another() {
+        let session = sealer().session(&binding("maya"), None, "/x");
+        let mark = session.split('.').nth(1).unwrap();
+        assert_eq!(mark.len(), MARK_CHARS);
+        let path = ["/~", mark, "/x"].concat();
+        assert!(
+            sealer()
+                .open_path(&binding("maya").tunnel, None, &path)
+                .is_none()
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn a_mark_that_was_changed_is_worth_nothing(at in 0_usize..MARK_CHARS, to in "[A-Za-z0-9_-]") {
+            let sealed = sealer().session(&binding("maya"), Some("ada"), "id");
+            let mut changed = sealed.clone();
+            changed.replace_range(3 + at..4 + at, &to);
+            let opened = sealer().open_session(Some("ada"), &changed);
+            prop_assert_eq!(opened.is_some(), changed == sealed);
+        }
+
+        #[test]
+        fn no_text_makes_it_panic(text in "\\PC{0,80}") {
+            let _ = sealer().open_session(None, &text);
+            let _ = sealer().open_path(&binding("maya").tunnel, None, &text);
+        }
+    }
+}

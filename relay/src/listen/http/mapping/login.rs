@@ -1,0 +1,389 @@
+//! OAuth login at a target whose own address differs from its public URL: metadata is looked up where the
+//! target has it, and URLs in metadata, requests and redirects are mapped in both directions.
+//!
+//! A target that knows its public URL needs no mapping. A target that writes its own URL is recognized by a
+//! mark: the relay marks the endpoints in its metadata, and keeps no state. In requests to a marked endpoint,
+//! `resource` is rewritten to the target's own URL.
+
+use std::rc::Rc;
+
+use bytes::{Bytes, BytesMut};
+use data_encoding::BASE64URL_NOPAD;
+use http::header::{
+    ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, ETAG, IF_MODIFIED_SINCE,
+    IF_NONE_MATCH, RANGE,
+};
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use tieline_hop::{Delivery, copy_head, documents, headers};
+use tieline_wire::TunnelId;
+
+use super::ours::AuthorityOwner;
+use super::reference::{Reference, path_len};
+use super::rewrite::Mapping;
+use crate::listen::http::frontend::state::State;
+use crate::listen::http::gateway::Gateway;
+use crate::listen::http::gateway::seal::Sealer;
+use crate::listen::http::inbound::route::{Route, split_well_known};
+use crate::listen::http::outbound::pool::{Connection, Lease};
+use crate::listen::http::policy::callers::AdmittedCaller;
+use crate::listen::http::problem::Problem;
+use crate::listen::http::serve::body::{AnswerBody, Progress, RequestBody};
+use crate::listen::http::serve::destination::{Destination, seal_sessions};
+use crate::listen::http::serve::forward::{Front, fields_for_caller};
+use crate::listen::http::target_query::AgentBinding;
+use crate::registry::AgentTag;
+
+/// Longest form that is read to map its `resource`, in bytes.
+const FORM_BYTES_MAX: usize = 64 * 1024;
+
+/// Prefix of the target's own origin in a mark's text.
+const ORIGIN: &str = "/=";
+
+/// Path of the metadata of a protected resource (RFC 9728, section 3.1).
+const RESOURCE: &str = "/.well-known/oauth-protected-resource";
+
+/// A marked endpoint, which a client read from metadata.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Login {
+    /// The agent of the endpoint, if several agents serve the URL.
+    pub(crate) binding: Option<AgentBinding>,
+    /// Path and query on the target.
+    pub(crate) path: String,
+    /// Scheme and authority of the target in its own words, if the target does not know its public URL.
+    pub(crate) origin: Option<String>,
+}
+
+impl Login {
+    /// Opens a marked path, which follows the tunnel's prefix, with its query.
+    pub(crate) fn of(sealer: &Sealer, tunnel: &TunnelId, path: &str) -> Option<Self> {
+        let (path, query) = path.split_at(path_len(path.as_bytes()));
+        let (binding, text) = sealer.open_login(tunnel, path)?;
+        let (origin, path) = match text.strip_prefix(ORIGIN) {
+            Some(rest) => {
+                let (origin, path) = rest.split_at(rest.find('/')?);
+                let origin = BASE64URL_NOPAD.decode(origin.as_bytes()).ok()?;
+                (Some(String::from_utf8(origin).ok()?), path)
+            }
+            None => (None, text),
+        };
+        Some(Self {
+            binding: (binding.agent != AgentTag::default()).then_some(binding),
+            path: [path, query].concat(),
+            origin,
+        })
+    }
+}
+
+/// Further paths of the requested metadata on the target; empty if the route is not for metadata.
+///
+/// A target that is configured with its public URL has its metadata under the full public path. A target
+/// with several resources has one document under each resource's path; a target with a single resource may
+/// have its document directly under the well-known path.
+pub(crate) fn places(route: &Route<'_>) -> Vec<PathAndQuery> {
+    let Route {
+        well_known,
+        prefix,
+        rest,
+        ..
+    } = *route;
+    if well_known.is_empty() {
+        return Vec::new();
+    }
+    let mut places = Vec::new();
+    if let Some(short) = rest.strip_suffix('/') {
+        places.push([well_known, short].concat());
+    }
+    places.push([well_known, prefix, rest].concat());
+    if well_known == RESOURCE && !matches!(rest, "" | "/") {
+        places.push(well_known.to_owned());
+    }
+    places
+        .into_iter()
+        .filter_map(|place| PathAndQuery::from_maybe_shared(Bytes::from(place)).ok())
+        .collect()
+}
+
+/// True if a target's path is for metadata.
+pub(crate) fn is_metadata(path: &str) -> bool {
+    !split_well_known(path).0.is_empty()
+}
+
+/// Asks for the whole document, uncompressed and unconditionally, so that it can be mapped.
+pub(crate) fn ask_for_whole(headers: &mut HeaderMap) {
+    headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    for name in [RANGE, IF_NONE_MATCH, IF_MODIFIED_SINCE] {
+        headers.remove(name);
+    }
+}
+
+impl<G: Gateway> Front<G> {
+    /// Sends the request; a request for metadata goes to each possible path until the target has the document.
+    pub(crate) async fn ask(
+        &self,
+        request: Request<RequestBody>,
+        destination: &mut Destination,
+        admitted: &Rc<AdmittedCaller<G>>,
+        state: &Rc<State>,
+    ) -> Result<(Connection<G>, Response<Incoming>), Problem> {
+        let places = std::mem::take(&mut destination.places);
+        if places.is_empty() {
+            return self.exchange(request, destination, admitted, state).await;
+        }
+        // Boxed, so that the future of every other request stays small.
+        Box::pin(self.ask_at(places, request, destination, admitted, state)).await
+    }
+
+    /// Sends a request for metadata, and repeats it at each of `places` until one succeeds.
+    async fn ask_at(
+        &self,
+        places: Vec<PathAndQuery>,
+        request: Request<RequestBody>,
+        destination: &mut Destination,
+        admitted: &Rc<AdmittedCaller<G>>,
+        state: &Rc<State>,
+    ) -> Result<(Connection<G>, Response<Incoming>), Problem> {
+        let head = Request::from_parts(copy_head(&request), ());
+        let first = self.exchange(request, destination, admitted, state).await?;
+        if first.1.status().is_success() {
+            return Ok(first);
+        }
+        for place in places {
+            let mut parts = copy_head(&head);
+            parts.uri = Uri::from(place);
+            let request = Request::from_parts(parts, RequestBody::new(None, Progress::new(state)));
+            let found = self.exchange(request, destination, admitted, state).await;
+            if let Ok(found) = found
+                && found.1.status().is_success()
+            {
+                return Ok(found);
+            }
+        }
+        Ok(first)
+    }
+
+    /// Passes a metadata document on with its URLs mapped.
+    pub(crate) async fn pass_document(
+        self: &Rc<Self>,
+        answer: Response<Incoming>,
+        connection: Connection<G>,
+        destination: Destination,
+        admitted: Rc<AdmittedCaller<G>>,
+        state: &Rc<State>,
+    ) -> Result<Response<AnswerBody<G>>, Problem> {
+        let (mut parts, body) = answer.into_parts();
+        let checked = headers::check_answer(parts.status, &parts.headers);
+        checked.map_err(Problem::target_invalid)?;
+        let lease = Lease::new(Rc::clone(self), connection, Rc::clone(&admitted));
+        let body = Limited::new(body, documents::DOCUMENT_BYTES_MAX);
+        let body = body.collect().await.map_err(|error| {
+            match error.downcast_ref::<LengthLimitError>() {
+                Some(_) => Problem::target_invalid("its metadata is longer than 256 KiB"),
+                None => Problem::target_closed(Delivery::Sent),
+            }
+        })?;
+        lease.finish();
+        let mapping = destination.mapping;
+        fields_for_caller(&mut parts.headers, None, &mapping);
+        let sealer = self.gateway.sealer();
+        if mapping.is_of_several() {
+            let subject = self.gateway.subject(&admitted.caller);
+            seal_sessions(&mut parts.headers, sealer, &mapping.target, subject);
+        }
+        let document = body.to_bytes();
+        let mapped = mapping.document(sealer, &document);
+        parts.headers.remove(CONTENT_LENGTH);
+        if mapped.is_some() {
+            // The ETag identifies the document that the target wrote (RFC 9110, section 8.8.3).
+            parts.headers.remove(ETAG);
+        }
+        parts.version = Version::HTTP_11;
+        let body = AnswerBody::own(mapped.map_or(document, Bytes::from), Rc::clone(state));
+        Ok(Response::from_parts(parts, body))
+    }
+
+    /// The body of a request; in a form for a target that does not know its public URL, `resource` is mapped to
+    /// the target's own URL.
+    pub(crate) async fn body_for(
+        &self,
+        mapping: &Mapping,
+        (method, headers): (&Method, &HeaderMap),
+        body: RequestBody,
+        state: &Rc<State>,
+    ) -> Result<RequestBody, Problem> {
+        if !mapping.is_told_resources() || *method != Method::POST || !is_form(headers) {
+            return Ok(body);
+        }
+        let body = Limited::new(body, FORM_BYTES_MAX).collect().await;
+        let form = body
+            .map_err(|_| Problem::bad_request("the form is longer than 64 KiB, or broke off"))?
+            .to_bytes();
+        let mapped = mapping.with_resource(&form).map_or(form, Bytes::from);
+        Ok(RequestBody::again(mapped, None, Progress::new(state)))
+    }
+}
+
+/// True if an answer is a JSON document that may contain URLs of the target.
+pub(crate) fn is_document(answer: &Response<Incoming>) -> bool {
+    answer.status().is_success()
+        && documents::is_json(answer.headers())
+        && !answer.headers().contains_key(CONTENT_ENCODING)
+}
+
+fn is_form(headers: &HeaderMap) -> bool {
+    let media_type = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
+    let essence = media_type.and_then(|it| it.split(|b| *b == b';').next());
+    let is_form = |it: &[u8]| {
+        it.trim_ascii()
+            .eq_ignore_ascii_case(b"application/x-www-form-urlencoded")
+    };
+    essence.is_some_and(is_form) && !headers.contains_key(CONTENT_ENCODING)
+}
+
+impl Mapping {
+    /// A metadata document with public URLs; `None` if it is unchanged.
+    fn document(&self, sealer: &Sealer, document: &[u8]) -> Option<Vec<u8>> {
+        let issuer = documents::text(document, "issuer");
+        let origin = issuer.as_deref().and_then(|issuer| self.own_origin(issuer));
+        // Below a kind, authorization servers are mapped to this tunnel: only its agent knows its tokens.
+        let one = self.is_any.then(|| Self {
+            prefix: self.prefix_of_one(),
+            is_any: false,
+            ..self.clone()
+        });
+        documents::texts(document, |field, url| {
+            if field == "authorization_servers"
+                && let Some(one) = &one
+            {
+                return one.public_url(url);
+            }
+            let is_endpoint = field.ends_with("_endpoint") || field == "jwks_uri";
+            let marked = is_endpoint.then(|| self.marked(sealer, url, origin));
+            marked.flatten().or_else(|| self.public_url(url))
+        })
+    }
+
+    /// Scheme and authority of a URL, if it is the target's own URL or a URL of the relay without a tunnel.
+    fn own_origin<'a>(&self, url: &'a str) -> Option<&'a str> {
+        let Reference::Absolute { https, rest } = Reference::of(url.as_bytes()) else {
+            return None;
+        };
+        let own = self.own(rest, https);
+        let bare = || self.without_a_tunnel(url.as_bytes(), rest, https);
+        let path = own.or_else(|| bare().map(|(_, path)| path))?;
+        Some(&url[..url.len() - path.len()])
+    }
+
+    /// The public form of an identifier. An identifier without a path gets no slash after the prefix, because
+    /// issuers are compared character by character (RFC 8414, section 3.3).
+    fn public_url(&self, url: &str) -> Option<String> {
+        let Reference::Absolute { rest, .. } = Reference::of(url.as_bytes()) else {
+            return None;
+        };
+        let mapped = String::from_utf8(self.location(url.as_bytes())?).ok()?;
+        match rest.contains(&b'/') {
+            true => Some(mapped),
+            false => Some(mapped.trim_end_matches('/').to_owned()),
+        }
+    }
+
+    /// The public form of an endpoint with a mark; `None` if it needs no mark. A mark is needed if the path is
+    /// not exposed, if several agents serve the URL, or if the target does not know its public URL (`origin`).
+    fn marked(&self, sealer: &Sealer, url: &str, origin: Option<&str>) -> Option<String> {
+        let Reference::Absolute { https, rest } = Reference::of(url.as_bytes()) else {
+            return None;
+        };
+        let path = String::from_utf8(self.own_path(url.as_bytes())?).ok()?;
+        let is_open = !self.is_of_several() && self.is_open(&path);
+        if path.contains(['?', '#']) || path.starts_with(ORIGIN) || (is_open && origin.is_none()) {
+            return None;
+        }
+        let text = match origin {
+            Some(origin) => [ORIGIN, &BASE64URL_NOPAD.encode(origin.as_bytes()), &path].concat(),
+            None => path,
+        };
+        let binding = match self.is_of_several() {
+            true => self.target.binding(),
+            false => AgentBinding {
+                agent: AgentTag::default(),
+                ..self.target.binding()
+            },
+        };
+        let sealed = sealer.login(&binding, &text);
+        if self.own(rest, https).is_some() {
+            let start = String::from_utf8(self.start(self.scheme())).ok()?;
+            return Some([start, self.prefix_of_one(), sealed].concat());
+        }
+        let (authority, path) = tieline_hop::rewrite::split_authority(rest);
+        let prefix = match self.ours.whose(https, authority) {
+            AuthorityOwner::Relay if self.prefix.is_empty() => self.prefix_at_relay(),
+            AuthorityOwner::Relay => self.prefix_of_one(),
+            AuthorityOwner::Tunnel(_) | AuthorityOwner::Foreign => String::new(),
+        };
+        Some([&url[..url.len() - path.len()], &prefix, &sealed].concat())
+    }
+
+    /// True if `resource` in a request must be mapped to the target's own URL.
+    fn is_told_resources(&self) -> bool {
+        self.login_origin.is_some()
+    }
+
+    /// A query or form with `resource` (RFC 8707) mapped to the target's own URL; `None` if it is unchanged.
+    pub(crate) fn with_resource(&self, pairs: &[u8]) -> Option<Vec<u8>> {
+        let origin = self.login_origin.as_deref()?;
+        with_value(pairs, "resource", |url| {
+            let Reference::Absolute { https, rest } = Reference::of(url.as_bytes()) else {
+                return None;
+            };
+            let (authority, _) = tieline_hop::rewrite::split_authority(rest);
+            if self.ours.whose(https, authority) == AuthorityOwner::Foreign {
+                return None;
+            }
+            let path = String::from_utf8(self.own_path(url.as_bytes())?).ok()?;
+            let path = match url.ends_with('/') {
+                true => &path,
+                false => path.trim_end_matches('/'),
+            };
+            Some([origin, path].concat())
+        })
+    }
+
+    /// A redirect to the client with the issuer (`iss`, RFC 9207) in its public form; `None` if it is
+    /// unchanged.
+    pub(super) fn with_issuer(&self, location: &[u8]) -> Option<Vec<u8>> {
+        self.login_origin.as_ref()?;
+        let start = location.iter().position(|b| *b == b'?')? + 1;
+        let behind = &location[start..];
+        let end = behind.iter().position(|b| *b == b'#');
+        let (query, fragment) = behind.split_at(end.unwrap_or(behind.len()));
+        let mapped = with_value(query, "iss", |issuer| self.public_url(issuer))?;
+        Some([&location[..start], &mapped, fragment].concat())
+    }
+}
+
+/// Applies `map` to the values of one name in a query or form; `None` if the pairs are
+/// unchanged.
+fn with_value(pairs: &[u8], name: &str, map: impl Fn(&str) -> Option<String>) -> Option<Vec<u8>> {
+    let mut out = BytesMut::with_capacity(pairs.len());
+    let mut is_changed = false;
+    for (at, pair) in pairs.split(|b| *b == b'&').enumerate() {
+        if at > 0 {
+            out.extend_from_slice(b"&");
+        }
+        let mapped = form_urlencoded::parse(pair)
+            .next()
+            .filter(|(key, _)| key == name)
+            .and_then(|(_, value)| map(&value));
+        match mapped {
+            Some(value) => {
+                let mut pair = form_urlencoded::Serializer::new(String::new());
+                out.extend_from_slice(pair.append_pair(name, &value).finish().as_bytes());
+                is_changed = true;
+            }
+            None => out.extend_from_slice(pair),
+        }
+    }
+    is_changed.then(|| out.to_vec())
+}

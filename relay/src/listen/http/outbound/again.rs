@@ -1,0 +1,166 @@
+//! Sending a request again: its head, the kept bytes of its body if they are few, and the part of the body still
+//! to come. Allowed for a repeatable request, or if the relay or (after a lost link) the agent knows that no
+//! target received the request.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+
+use bytes::{Bytes, BytesMut};
+use http::Request;
+use http::request::Parts;
+use http_body::{Body, Frame};
+use hyper::body::Incoming;
+use tieline_hop::copy_head;
+use tieline_wire::Reason;
+
+use crate::listen::http::frontend::state::State;
+use crate::listen::http::serve::body::{Progress, RequestBody};
+
+/// Longest kept part of a body, in bytes: about what a session may carry before its target is connected,
+/// and many times the size of a usual tool call.
+const KEPT_BYTES_MAX: usize = 16 * 1024;
+
+/// Bytes of a request's body that were passed on.
+#[derive(Default)]
+pub(crate) struct Kept {
+    bytes: RefCell<BytesMut>,
+    is_whole: Cell<bool>,
+    is_too_long: Cell<bool>,
+    /// Rest of the body that was not passed on, with its progress record.
+    left: RefCell<Option<(Incoming, Progress)>>,
+    /// Task that waits until hyper drops the body.
+    waiter: Cell<Option<Waker>>,
+}
+
+/// The body's handle on its kept bytes; dropping it wakes the waiting task.
+pub(crate) struct Keeping(Rc<Kept>);
+
+impl Drop for Keeping {
+    fn drop(&mut self) {
+        if let Some(waiter) = self.0.waiter.take() {
+            waiter.wake();
+        }
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        if let Some((rest, progress)) = self.left.take()
+            && let Some(it) = progress.rest
+        {
+            it.give_up(rest);
+        }
+    }
+}
+
+impl Keeping {
+    /// Keeps a frame of the body that is passed on.
+    pub(crate) fn passed(&self, frame: &Frame<Bytes>) {
+        let mut bytes = self.0.bytes.borrow_mut();
+        match frame.data_ref() {
+            Some(data) if bytes.len() + data.len() <= KEPT_BYTES_MAX => {
+                bytes.extend_from_slice(data);
+            }
+            // Trailers are rare, and are not kept.
+            _ => {
+                self.0.is_too_long.set(true);
+                *bytes = BytesMut::new();
+            }
+        }
+    }
+
+    /// Records the end of the body.
+    pub(crate) fn done(&self) {
+        self.0.is_whole.set(true);
+    }
+
+    /// Stores the rest of the body and its progress record, in case the request is sent again.
+    pub(crate) fn left(&self, rest: Incoming, progress: Progress) {
+        *self.0.left.borrow_mut() = Some((rest, progress));
+    }
+}
+
+/// Head and kept body of a request that may be sent again.
+pub(crate) struct Again {
+    head: Parts,
+    kept: Rc<Kept>,
+}
+
+impl Again {
+    /// Copies the head of `request`, and keeps its body from now on.
+    pub(crate) fn of(request: &mut Request<RequestBody>) -> Self {
+        let kept = Rc::new(Kept::default());
+        kept.is_whole.set(request.body().is_end_stream());
+        request.body_mut().progress_mut().kept = Some(Keeping(Rc::clone(&kept)));
+        Self {
+            head: copy_head(request),
+            kept,
+        }
+    }
+
+    /// Whether the whole body was passed on and kept.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.kept.is_whole.get() && !self.kept.is_too_long.get()
+    }
+
+    /// The same request, unless its body is too long to be kept. Drop its connection first: the connection's
+    /// task then drops the body.
+    pub(crate) async fn into_request(self, state: &Rc<State>) -> Option<Request<RequestBody>> {
+        let Self { head, kept } = self;
+        poll_fn(|cx| {
+            let is_let_go = Rc::strong_count(&kept) == 1;
+            if is_let_go || kept.is_whole.get() || kept.is_too_long.get() {
+                return Poll::Ready(());
+            }
+            kept.waiter.set(Some(cx.waker().clone()));
+            Poll::Pending
+        })
+        .await;
+        if kept.is_too_long.get() {
+            return None;
+        }
+        let left = kept.left.take();
+        if left.is_none() && !kept.is_whole.get() {
+            return None;
+        }
+        let bytes = kept.bytes.take().freeze();
+        let (rest, progress) = left.unzip();
+        let progress = progress.unwrap_or_else(|| Progress::new(state));
+        if let Some(it) = &progress.rest {
+            it.returned(bytes.len());
+        }
+        let body = RequestBody::again(bytes, rest, progress);
+        Some(Request::from_parts(head, body))
+    }
+}
+
+/// Reasons for a failed session that go away when the agent comes back.
+pub(crate) fn is_away(reason: Reason) -> bool {
+    matches!(
+        reason,
+        Reason::TunnelOffline
+            | Reason::Kicked
+            | Reason::LinkLost
+            | Reason::Stale
+            | Reason::Superseded
+            | Reason::ShuttingDown
+    )
+}
+
+/// Reasons for which a target took no connection; another agent's target may take it.
+pub(crate) const fn is_of_target(reason: Reason) -> bool {
+    matches!(
+        reason,
+        Reason::TargetRefused | Reason::TargetUnreachable | Reason::TargetTimeout
+    )
+}
+
+/// Maps an agent's reset reason: `UnknownTunnel` means that the agent has given the tunnel back.
+pub(super) const fn of_agent(reason: Reason) -> Reason {
+    match reason {
+        Reason::UnknownTunnel => Reason::TunnelOffline,
+        reason => reason,
+    }
+}

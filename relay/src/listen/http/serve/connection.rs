@@ -1,0 +1,240 @@
+//! Drives a frontend connection through hyper's server: one request at a time over HTTP/1.1, several
+//! over HTTP/2.
+
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::net::IpAddr;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::rt::{Executor, Read, Write};
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+
+use super::body::AnswerBody;
+use super::forward::Front;
+use crate::audit::Call;
+use crate::listen::http::frontend::caller::Caller;
+use crate::listen::http::frontend::deadline::Watchdog;
+use crate::listen::http::frontend::state::State;
+use crate::listen::http::gateway::Gateway;
+use crate::listen::http::gateway::ended::Ended;
+use crate::listen::http::gateway::settings::HTTP_BUFFER_BYTES_MAX;
+use crate::listen::http::gateway::settings::Settings;
+use crate::listen::http::policy::callers::Callers;
+
+/// Concurrent streams of one HTTP/2 connection.
+const STREAMS_MAX: u32 = 128;
+
+/// HTTP/2 receive windows of one stream, and of a whole connection.
+const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
+const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
+
+/// Bytes of one stream's answer that h2 buffers for the caller.
+const SEND_BUFFER_BYTES: usize = 16 * 1024;
+
+/// Checks for stalled streams per stall timeout.
+const LOOKS: u32 = 3;
+
+/// HTTP/2 header list limit: bytes of all names and values, plus 32 per field (RFC 9113, section 6.5.2).
+const HEAD_BYTES_MAX: u32 = 64 * 1024;
+
+/// Context for polling one frontend connection.
+pub(crate) struct ConnectionContext<'a, G: Gateway> {
+    pub(crate) state: &'a Rc<State>,
+    pub(crate) gateway: &'a G,
+    pub(crate) settings: &'a Rc<Settings>,
+    /// IP address of the peer.
+    pub(crate) address: IpAddr,
+}
+
+impl<G: Gateway> ConnectionContext<'_, G> {
+    /// Polls until there is an outcome, or until the caller's deadline has passed.
+    pub(crate) async fn until<T>(
+        &self,
+        mut poll: impl FnMut(&mut Context<'_>) -> Poll<Result<T, Ended>>,
+    ) -> Result<T, Ended> {
+        let mut watchdog = Watchdog::new();
+        poll_fn(|cx| {
+            if let Poll::Ready(outcome) = poll(cx) {
+                return Poll::Ready(outcome);
+            }
+            watchdog
+                .poll(cx, self.state, self.settings, self.gateway)
+                .map(Err)
+        })
+        .await
+    }
+
+    /// Drives a connection to its end. An idle connection past its deadline is shut down in order: over
+    /// HTTP/2 the caller gets a GOAWAY. `shut` starts a graceful shutdown of the connection; `is_gone`
+    /// detects a disconnected caller while hyper does not read.
+    async fn drive<C>(
+        &self,
+        connection: C,
+        callers: &Callers<G>,
+        shut: impl Fn(Pin<&mut C>),
+        mut is_gone: impl FnMut(&mut Context<'_>) -> bool,
+        mut begin_turn: impl FnMut(),
+    ) -> Ended
+    where
+        C: Future<Output = Result<(), hyper::Error>>,
+    {
+        let mut connection = pin!(connection);
+        let mut watchdog = Watchdog::new();
+        let mut is_ending = false;
+        poll_fn(|cx| {
+            self.state.driven_by(cx.waker());
+            begin_turn();
+            let mut overdue = None;
+            loop {
+                let mut ends = overdue == Some(Ended::IdleTimeout);
+                if self.gateway.is_draining() {
+                    self.state.begin_drain();
+                    // Over HTTP/1.1, `Connection: close` in the answer does this.
+                    ends |= self.state.is_http2();
+                }
+                if ends && !is_ending {
+                    is_ending = true;
+                    shut(connection.as_mut());
+                } else if let Some(ended) = overdue {
+                    return Poll::Ready(ended);
+                }
+                // Checked before hyper's turn, so that no buffered bytes go out to a revoked caller.
+                if callers.poll_revoked(self.gateway, cx).is_ready() {
+                    return Poll::Ready(Ended::Revoked);
+                }
+                let polled = connection.as_mut().poll(cx);
+                self.note_refused();
+                if let Poll::Ready(result) = polled {
+                    return Poll::Ready(overdue.unwrap_or_else(|| self.state.ended(result)));
+                }
+                if is_gone(cx) {
+                    return Poll::Ready(Ended::CallerGone);
+                }
+                if callers.poll_revoked(self.gateway, cx).is_ready() {
+                    return Poll::Ready(Ended::Revoked);
+                }
+                let Self {
+                    state,
+                    settings,
+                    gateway,
+                    ..
+                } = self;
+                overdue = Some(ready!(watchdog.poll(cx, state, settings, *gateway)));
+                state.extend();
+            }
+        })
+        .await
+    }
+}
+
+impl<G: Gateway> ConnectionContext<'_, G> {
+    /// Writes to the audit log each stream that h2 refused by itself.
+    fn note_refused(&self) {
+        for _ in 0..self.state.take_refused() {
+            if self.gateway.is_audited() {
+                let call = Call::unread(self.address);
+                self.gateway.note(call, None, None, Some("bad_request"));
+            }
+        }
+    }
+}
+
+/// Future of one answer. Boxed, because hyper keeps the future's memory until the answer's body ends:
+/// an open event stream would cost 4 KiB more.
+fn answered<G: Gateway>(
+    front: Rc<Front<G>>,
+    request: Request<Incoming>,
+    state: Rc<State>,
+) -> Pin<Box<impl Future<Output = Result<Response<AnswerBody<G>>, Infallible>>>> {
+    Box::pin(async move { Ok(front.answer(request, state).await) })
+}
+
+/// Serves an HTTP/1.1 connection, one request at a time.
+pub(crate) async fn serve_http1<IO, G>(
+    caller: &Caller<IO>,
+    front: Front<G>,
+    context: &ConnectionContext<'_, G>,
+) -> Ended
+where
+    IO: Read + Write + Unpin + 'static,
+    G: Gateway,
+{
+    let front = Rc::new(front);
+    context.state.begin_http1(&front.pool.held);
+    let service = service_fn(|request| {
+        let (front, state) = (Rc::clone(&front), Rc::clone(context.state));
+        answered(front, request, state)
+    });
+    let connection = http1::Builder::new()
+        .auto_date_header(false)
+        .header_read_timeout(None)
+        .max_header_size(HTTP_BUFFER_BYTES_MAX)
+        .max_buf_size(HTTP_BUFFER_BYTES_MAX)
+        .serve_connection(caller.clone(), service);
+    let shut = http1::Connection::graceful_shutdown;
+    let is_gone = |cx: &mut Context<'_>| {
+        caller.release(cx);
+        caller.poll_gone(cx)
+    };
+    context
+        .drive(connection, &front.callers, shut, is_gone, || {
+            caller.begin_turn()
+        })
+        .await
+}
+
+/// Serves an HTTP/2 connection, several requests at a time.
+pub(crate) async fn serve_http2<IO, G>(
+    caller: &Caller<IO>,
+    front: Front<G>,
+    context: &ConnectionContext<'_, G>,
+) -> Ended
+where
+    IO: Read + Write + Unpin + 'static,
+    G: Gateway,
+{
+    let front = Rc::new(front);
+    let service = service_fn(|request| {
+        let state = Rc::new(State::of_stream(context.state));
+        answered(Rc::clone(&front), request, state)
+    });
+    let connection = http2::Builder::new(Tasks(context.gateway.clone()))
+        .auto_date_header(false)
+        .max_concurrent_streams(STREAMS_MAX)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_send_buf_size(SEND_BUFFER_BYTES)
+        .max_header_list_size(HEAD_BYTES_MAX)
+        .serve_connection(caller.clone(), service);
+    let held = &front.pool.held;
+    context.state.begin_http2(held);
+    // Stalled streams end one by one; the watchdog ends a connection that takes no byte at all.
+    let look_pause = context.settings.stall_timeout / LOOKS;
+    let mut looking = Box::pin(context.gateway.sleep(look_pause));
+    let is_gone = |cx: &mut Context<'_>| {
+        while looking.as_mut().poll(cx).is_ready() {
+            held.end_stalled();
+            looking.set(context.gateway.sleep(look_pause));
+        }
+        false
+    };
+    let shut = http2::Connection::graceful_shutdown;
+    context
+        .drive(connection, &front.callers, shut, is_gone, || {})
+        .await
+}
+
+/// Spawns a connection's HTTP/2 streams as tasks of the shard; each ends with its connection.
+#[derive(Clone)]
+struct Tasks<G>(G);
+
+impl<G: Gateway, F: Future<Output = ()> + 'static> Executor<F> for Tasks<G> {
+    fn execute(&self, task: F) {
+        self.0.spawn(task);
+    }
+}

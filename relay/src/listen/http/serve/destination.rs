@@ -1,0 +1,340 @@
+//! Finds one agent's target for a request, by its URL, its MCP session id and a mark in its path.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::Entry;
+use http::request::Parts;
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
+use tieline_wire::{Reason, TunnelId};
+
+use super::forward::{Asked, Front};
+use crate::listen::http::gateway::Gateway;
+use crate::listen::http::gateway::seal::Sealer;
+use crate::listen::http::inbound::route::{Route, Way};
+use crate::listen::http::mapping::login::{self, Login};
+use crate::listen::http::mapping::ours::Ours;
+use crate::listen::http::mapping::rewrite::Mapping;
+use crate::listen::http::policy::callers::AdmittedCaller;
+use crate::listen::http::problem::Problem;
+use crate::listen::http::target::Target;
+use crate::listen::http::target_query::{NoTarget, TargetQuery, TunnelSelector};
+
+/// Session id of MCP's Streamable HTTP transport, since revision 2025-03-26.
+const MCP_SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
+
+/// Meaning of a request's URL.
+pub(crate) struct Named<'a> {
+    selector: TunnelSelector,
+    /// Kind of application in the URL, if there is one.
+    dcc: Option<&'a str>,
+    route: Route<'a>,
+    /// The segment after the kind, if it could name a tunnel but no tunnel of that kind; for the error answer.
+    or_tunnel: Option<TunnelId>,
+}
+
+impl<'a> Named<'a> {
+    fn new(selector: TunnelSelector, route: Route<'a>) -> Self {
+        Self {
+            selector,
+            dcc: None,
+            route,
+            or_tunnel: None,
+        }
+    }
+
+    /// Tunnel name in the URL as the caller wrote it; empty for a kind.
+    pub(crate) fn word(&self) -> &'a str {
+        self.route.tunnel
+    }
+}
+
+/// Where a request goes, and how its answer is rewritten.
+pub(crate) struct Destination {
+    pub(crate) wanted: TargetQuery,
+    pub(crate) mapping: Mapping,
+    pub(crate) path: PathAndQuery,
+    pub(crate) version: Version,
+    /// True for GET: an event stream in the answer may name an endpoint of the older transport.
+    pub(super) is_get: bool,
+    /// True for HEAD: the answer has the same head as an answer to GET.
+    pub(crate) is_head: bool,
+    /// MCP session id of the request.
+    pub(crate) session: Session,
+    /// Further paths on the target where the requested metadata may be.
+    pub(crate) places: Vec<PathAndQuery>,
+}
+
+impl Destination {
+    /// Whether the request is for metadata of the target, which may contain URLs.
+    pub(crate) fn is_metadata(&self) -> bool {
+        self.is_get && login::is_metadata(&self.mapping.path)
+    }
+
+    /// Restores the target's own MCP session id in the request.
+    pub(super) fn unseal(&self, headers: &mut HeaderMap) {
+        if let Session::Marked(id) = &self.session {
+            headers.insert(MCP_SESSION, id.clone());
+        }
+    }
+}
+
+impl<G: Gateway> Front<G> {
+    /// Interprets the URL.
+    pub(crate) fn named<'a>(
+        &self,
+        way: Option<Way<'a>>,
+        caller: &G::Caller,
+    ) -> Result<Named<'a>, Problem> {
+        let tunnel = |route: &Route<'_>| TunnelId::parse(route.tunnel).ok();
+        match way {
+            Some(Way::Tunnel(route)) => match tunnel(&route) {
+                Some(tunnel) => Ok(Named::new(TunnelSelector::Tunnel(tunnel), route)),
+                None => Err(Problem::not_delivered(Reason::UnknownTunnel, route.tunnel)),
+            },
+            Some(Way::Kind { dcc, any, named }) => {
+                let named = named.and_then(|route| Some((tunnel(&route)?, route)));
+                match named {
+                    Some((tunnel, route)) if self.gateway.is_kind(caller, &tunnel, dcc) => {
+                        Ok(Named {
+                            dcc: Some(dcc),
+                            ..Named::new(TunnelSelector::Tunnel(tunnel), route)
+                        })
+                    }
+                    named => Ok(Named {
+                        dcc: Some(dcc),
+                        or_tunnel: named.map(|(tunnel, _)| tunnel),
+                        ..Named::new(TunnelSelector::Kind(dcc.to_owned()), any)
+                    }),
+                }
+            }
+            Some(Way::Health | Way::Tunnels { .. }) | None => Err(Problem::not_found()),
+        }
+    }
+
+    /// Finds the request's target; waits for an agent that is briefly offline.
+    pub(crate) async fn destination(
+        &self,
+        parts: &Parts,
+        asked: &Asked<'_>,
+        admitted: &AdmittedCaller<G>,
+        named: Named<'_>,
+    ) -> Result<Destination, Problem> {
+        let Named {
+            selector,
+            dcc,
+            route,
+            or_tunnel,
+        } = named;
+        let subject = self.gateway.subject(&admitted.caller);
+        let (mut wanted, session, login_origin) = self.wanted(parts, selector, &route, subject)?;
+        wanted.dcc = dcc.map(Arc::from);
+        let is_any = matches!(wanted.selector, TunnelSelector::Kind(_));
+        if is_any && matches!(session, Session::Unmarked) {
+            return Err(Problem::session_gone());
+        }
+        let target = self.find(&wanted, admitted, None).await?;
+        session.check(&target)?;
+        let mut mapping = Mapping {
+            target,
+            prefix: route.prefix.to_owned(),
+            path: wanted.path.clone(),
+            bare: wanted.is_invited || !route.rest.starts_with('/'),
+            ours: self.ours(&parts.headers, asked),
+            https: asked.client.https,
+            is_any,
+            referer: None,
+            login_origin,
+        };
+        if let Err(problem) = mapping.check_exposed(&wanted) {
+            return Err(match or_tunnel {
+                Some(tunnel) => self.unknown(tunnel, admitted).await,
+                None => problem,
+            });
+        }
+        if let Some((path, query)) = wanted.path.split_once('?')
+            && let Some(query) = mapping.with_resource(query.as_bytes())
+        {
+            wanted.path = [path, "?", &String::from_utf8_lossy(&query)].concat();
+            mapping.path = wanted.path.clone();
+        }
+        let path = PathAndQuery::from_maybe_shared(Bytes::from(wanted.path.clone()))
+            .map_err(|_| Problem::bad_request("the path is not valid"))?;
+        Ok(Destination {
+            wanted,
+            mapping,
+            path,
+            version: parts.version,
+            is_get: parts.method == Method::GET,
+            is_head: parts.method == Method::HEAD,
+            session,
+            places: match parts.method == Method::GET {
+                true => login::places(&route),
+                false => Vec::new(),
+            },
+        })
+    }
+
+    /// The relay's names that this request shows.
+    fn ours(&self, headers: &HeaderMap, asked: &Asked<'_>) -> Ours {
+        let inner = asked.authority.map(str::as_bytes);
+        let outer = asked.client.host(headers);
+        Ours {
+            public: outer.or(inner).map(Bytes::copy_from_slice),
+            inner: outer.and(inner).map(Bytes::copy_from_slice),
+            told: self.settings.told.clone(),
+            domain: self.settings.domain.clone(),
+        }
+    }
+
+    /// Error for a path below a kind, whose first segment names a tunnel of another kind or an unknown tunnel.
+    async fn unknown(&self, tunnel: TunnelId, admitted: &AdmittedCaller<G>) -> Problem {
+        let wanted = TargetQuery {
+            selector: TunnelSelector::Tunnel(tunnel),
+            dcc: None,
+            binding: None,
+            path: String::new(),
+            is_invited: false,
+        };
+        match self.find(&wanted, admitted, None).await {
+            Err(problem) => problem,
+            // The tunnel exists, but is of another kind.
+            Ok(_) => no_target(NoTarget::Refused(Reason::UnknownTunnel), &wanted.selector),
+        }
+    }
+
+    /// Search criteria of the request, its MCP session id, and the target's origin from a login mark.
+    fn wanted(
+        &self,
+        parts: &Parts,
+        selector: TunnelSelector,
+        route: &Route<'_>,
+        subject: Option<&str>,
+    ) -> Result<(TargetQuery, Session, Option<String>), Problem> {
+        let sealer = self.gateway.sealer();
+        let path = route.path();
+        let (mut binding, mut session) = (None, Session::None);
+        if let Some(value) = parts.headers.get(MCP_SESSION) {
+            session = Session::Unmarked;
+            let opened = value.to_str().ok();
+            if let Some((to, id)) = opened.and_then(|it| sealer.open_session(subject, it))
+                && let Ok(id) = HeaderValue::from_str(id)
+            {
+                (binding, session) = (Some(to), Session::Marked(id));
+            }
+        }
+        // POST only: a client of the older transport sends its messages to the endpoint by POST.
+        let invited = match &selector {
+            TunnelSelector::Tunnel(tunnel) if parts.method == Method::POST => {
+                sealer.open_path(tunnel, subject, &path)
+            }
+            _ => None,
+        };
+        let login = match &selector {
+            TunnelSelector::Tunnel(tunnel) => Login::of(sealer, tunnel, &path),
+            TunnelSelector::Kind(_) => None,
+        };
+        let is_invited = invited.is_some() || login.is_some();
+        let (login, origin) = match login {
+            Some(login) => (Some((login.binding, login.path)), login.origin),
+            None => (None, None),
+        };
+        let path = match invited {
+            // The MCP session and the endpoint belong to different agents.
+            Some((to, _)) if binding.as_ref().is_some_and(|binding| *binding != to) => {
+                return Err(Problem::session_gone());
+            }
+            Some((to, path)) => {
+                binding = Some(to);
+                path.to_owned()
+            }
+            None => match login {
+                Some((to, path)) => {
+                    binding = binding.or(to);
+                    path
+                }
+                None => path,
+            },
+        };
+        let wanted = TargetQuery {
+            selector,
+            dcc: None,
+            binding,
+            path,
+            is_invited,
+        };
+        Ok((wanted, session, origin))
+    }
+
+    /// The target for the request.
+    pub(crate) async fn find(
+        &self,
+        wanted: &TargetQuery,
+        admitted: &AdmittedCaller<G>,
+        stale: Option<&Target>,
+    ) -> Result<Rc<Target>, Problem> {
+        let kept = |tunnel: &TunnelId, agent| self.pool.keeps(tunnel, agent, admitted.key());
+        let found = self
+            .gateway
+            .find(&admitted.caller, wanted, stale, kept)
+            .await;
+        found.map_err(|why| no_target(why, &wanted.selector))
+    }
+}
+
+/// MCP session id of a request.
+pub(crate) enum Session {
+    None,
+    /// The target's own session id, from an id that the relay has marked.
+    Marked(HeaderValue),
+    /// An id that the relay has not marked, or not for this caller.
+    Unmarked,
+}
+
+impl Session {
+    /// Refuses an unmarked id at a tunnel with several agents, since it leads to none of them.
+    pub(crate) fn check(&self, target: &Target) -> Result<(), Problem> {
+        match self {
+            Self::Unmarked if target.is_shared => Err(Problem::session_gone()),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The answer to a request without a target.
+pub(super) fn no_target(why: NoTarget, selector: &TunnelSelector) -> Problem {
+    match (why, selector) {
+        (NoTarget::AgentGone, _) => Problem::session_gone(),
+        (NoTarget::Stopping, _) => Problem::stopping(),
+        (NoTarget::Refused(Reason::UnknownTunnel), TunnelSelector::Kind(kind)) => {
+            Problem::no_such_kind(kind)
+        }
+        (NoTarget::Refused(reason), TunnelSelector::Kind(kind)) => {
+            Problem::not_delivered(reason, kind)
+        }
+        (NoTarget::Refused(reason), TunnelSelector::Tunnel(tunnel)) => {
+            Problem::not_delivered(reason, tunnel.as_str())
+        }
+    }
+}
+
+/// Marks the MCP session ids in an answer, so that later requests with them go to the same agent.
+pub(crate) fn seal_sessions(
+    headers: &mut HeaderMap,
+    sealer: &Sealer,
+    target: &Target,
+    subject: Option<&str>,
+) {
+    let Entry::Occupied(mut ids) = headers.entry(MCP_SESSION) else {
+        return;
+    };
+    for id in ids.iter_mut() {
+        let sealed = id.to_str().ok();
+        let sealed = sealed.map(|it| sealer.session(&target.binding(), subject, it));
+        if let Some(Ok(sealed)) = sealed.map(|it| HeaderValue::from_str(&it)) {
+            *id = sealed;
+        }
+    }
+}
