@@ -70,7 +70,7 @@ use limits::{Limits, LiveTunnels, PerAddress};
 use listen::http::Sealer;
 use metrics::ShardMetrics;
 use shard::limits::ADDRESS_QUESTIONS_MAX;
-use shard::{Mailbox, MailboxSender, Message, Peers, Seed, Stop};
+use shard::{CallerCount, Mailbox, MailboxSender, Message, Peers, Seed, Stop};
 use state::{Book, Folder, Kept, State};
 use takeover::{Door, Estate, Offer, Successor};
 
@@ -433,7 +433,7 @@ impl Relay {
         if let Some(control) = &self.control {
             control.drain();
         }
-        for mailbox in &self.peers.mailboxes {
+        for mailbox in &*self.peers.mailboxes {
             deliver(mailbox, Message::Stop(stop));
         }
         // Operators' changes would not be stored from now on. The next relay may need the folder while this one
@@ -580,9 +580,9 @@ fn peers(
     Peers {
         asks: queues.asks,
         public_urls: PublicUrls::new(&config, &addresses.http),
-        mailboxes: queues.mailboxes,
+        mailboxes: queues.mailboxes.into(),
         loads: (0..config.shards).map(|_| AtomicUsize::new(0)).collect(),
-        callers: Arc::default(),
+        callers: CallerCount::default(),
         live_tunnels: Arc::default(),
         sealer: Sealer::keyed(&kept.seal_key),
         epoch_seconds: kept.epoch_seconds,

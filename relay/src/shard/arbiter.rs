@@ -9,7 +9,7 @@ use tracing::{debug, info};
 
 use super::Shard;
 use super::admission::refusal;
-use super::message::Message;
+use super::mail::message::Message;
 use crate::auth::may_reach;
 use crate::directory::{Claim, Decision, Forgotten, ReleaseKind, Released, RouteUpdate, home};
 use crate::metrics::{FrontendKind, LimitKind};
@@ -22,15 +22,15 @@ const UNSAVED_MAX: usize = 256 * 1024;
 impl Shard {
     /// Sends a claim to the name's home shard.
     pub(super) fn claim(self: &Rc<Self>, claim: Claim) {
-        let home = home(&claim.tunnel, self.peers.mailboxes.len());
-        self.post(home, Message::Claim(Box::new(claim)));
+        let home = home(&claim.tunnel, self.mail.shards());
+        self.mail.post(home, Message::Claim(Box::new(claim)));
     }
 
     /// Tells a name's home shard that a link no longer serves the name.
     pub(super) fn release(self: &Rc<Self>, tunnel: TunnelId, link: LinkRef, kind: ReleaseKind) {
-        let home = home(&tunnel, self.peers.mailboxes.len());
+        let home = home(&tunnel, self.mail.shards());
         let release = Message::Release { tunnel, link, kind };
-        self.post(home, release);
+        self.mail.post(home, release);
     }
 
     /// Home shard: decides on a claim.
@@ -54,7 +54,7 @@ impl Shard {
                     tunnel,
                     refusal,
                 };
-                self.post(link.shard, refused);
+                self.mail.post(link.shard, refused);
             }
             Decision::Claimed { update, fence } => {
                 for old in fence {
@@ -62,7 +62,7 @@ impl Shard {
                         link: old,
                         reason: Reason::Superseded,
                     };
-                    self.post(old.shard, fence);
+                    self.mail.post(old.shard, fence);
                 }
                 self.broadcast(update);
             }
@@ -101,7 +101,7 @@ impl Shard {
                 tunnel: tunnel.clone(),
                 refusal: Refusal { reason, message },
             };
-            self.post(link.shard, refused);
+            self.mail.post(link.shard, refused);
         }
         if let Some(update) = released.update {
             self.broadcast(update);
@@ -110,8 +110,8 @@ impl Shard {
 
     fn broadcast(self: &Rc<Self>, update: RouteUpdate) {
         let update = Arc::new(update);
-        for shard in 0..self.peers.mailboxes.len() {
-            self.post(shard, Message::Route(Arc::clone(&update)));
+        for shard in 0..self.mail.shards() {
+            self.mail.post(shard, Message::Route(Arc::clone(&update)));
         }
     }
 
@@ -125,14 +125,14 @@ impl Shard {
             revision: *revision,
             shard: self.index,
         };
-        let home = home(tunnel, self.peers.mailboxes.len());
+        let home = home(tunnel, self.mail.shards());
         self.metrics.route_updates.inc();
         let now = self.clock.now();
         let has_other_callers = self.routes.borrow_mut().apply(Arc::clone(update), now);
         if has_other_callers {
             self.cut_who_lost_access(update);
         }
-        self.post(home, applied);
+        self.mail.post(home, applied);
     }
 
     /// Every shard: resets the sessions of callers that may no longer reach an agent of the name, or not in the way
@@ -173,7 +173,7 @@ impl Shard {
                 tunnel: tunnel.clone(),
                 generation: it.generation,
             };
-            self.post(it.link.shard, claimed);
+            self.mail.post(it.link.shard, claimed);
         }
     }
 

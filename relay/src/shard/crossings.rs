@@ -9,7 +9,7 @@ use tieline_wire::Reason;
 
 use super::Shard;
 use super::frontends::Place;
-use super::message::{CrossingReply, CrossingRequest, Verdict};
+use super::mail::message::{CrossingReply, CrossingRequest, Verdict};
 use super::routes::Choice;
 use crate::io::{Socket, timeout};
 use crate::listen::http::TunnelSelector;

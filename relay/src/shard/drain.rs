@@ -8,8 +8,6 @@ use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -17,7 +15,8 @@ use tieline_wire::Reason;
 use tracing::{debug, error};
 
 use super::Shard;
-use super::mailbox::OpenMailbox;
+use super::mail::OpenMailbox;
+use super::mail::message::Stop;
 use crate::error::ListenKind;
 use crate::io::{Socket, sleep, timeout};
 use crate::listen::http::DRAIN_GRACE;
@@ -36,39 +35,7 @@ const AGENT_GRACE: Duration = DRAIN_GRACE.saturating_add(Duration::from_millis(5
 /// Interval at which a draining shard checks whether all work is done.
 const LOOK_PAUSE: Duration = Duration::from_millis(10);
 
-/// Parameters of a relay's stop.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Stop {
-    /// Time for sessions to end by themselves.
-    pub(crate) drain: Duration,
-    /// Another process keeps the listening sockets open, so they must not be shut here.
-    pub(crate) hands_over: bool,
-}
-
-impl Stop {
-    /// Ends all sessions at once.
-    pub(super) const NOW: Self = Self {
-        drain: Duration::ZERO,
-        hands_over: false,
-    };
-}
-
-/// Counts one caller of the relay from its arrival to its end, on any shard.
-pub(crate) struct Arrived(Arc<AtomicUsize>);
-
-impl Drop for Arrived {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
-    }
-}
-
 impl Shard {
-    /// Counts a caller that has just connected.
-    pub(super) fn arrived(&self) -> Arrived {
-        self.peers.callers.fetch_add(1, Ordering::SeqCst);
-        Arrived(Arc::clone(&self.peers.callers))
-    }
-
     /// Drains the shard: accepts nothing new, lets every request that has arrived be answered, tells every agent to
     /// go, then ends all tasks.
     pub(super) async fn stop(self: &Rc<Self>, mut mailbox: OpenMailbox, stop: Stop) {
@@ -88,13 +55,13 @@ impl Shard {
         self.close_doors(stop).await;
         drop(self.accepting.take());
         let agents_at = (began + AGENT_GRACE).min(deadline);
-        while self.has_callers() && self.clock.now() < agents_at {
+        while !self.peers.callers.is_empty() && self.clock.now() < agents_at {
             sleep(LOOK_PAUSE).await;
         }
         for mux in self.registry.borrow().muxes() {
             mux.drain(deadline.saturating_since(self.clock.now()));
         }
-        let is_busy = || self.has_callers() || !self.registry.borrow().is_idle();
+        let is_busy = || !self.peers.callers.is_empty() || !self.registry.borrow().is_idle();
         while is_busy() && self.clock.now() < deadline {
             sleep(LOOK_PAUSE).await;
         }
@@ -153,11 +120,6 @@ impl Shard {
             ListenKind::Http => self.http_arrived(socket, peer),
             ListenKind::Admin => {}
         }
-    }
-
-    /// Whether any shard has a caller.
-    fn has_callers(&self) -> bool {
-        self.peers.callers.load(Ordering::SeqCst) > 0
     }
 
     async fn links_gone(&self) {

@@ -10,10 +10,10 @@ use tieline_wire::{Reason, TunnelId};
 use tracing::debug;
 
 use super::Shard;
+use super::arrived::Arrived;
 use super::callers::{self, Caller};
-use super::drain::Arrived;
 use super::gateway::ShardGateway;
-use super::message::{Frontend, Message};
+use super::mail::message::{Frontend, Message};
 use super::routes::{Choice, Lookup};
 use crate::config::{CallerAuth, Config};
 use crate::io::{PollSocket, Socket};
@@ -30,7 +30,7 @@ impl Shard {
     /// Accepts a raw frontend: reads its preamble, authenticates its caller and routes it to a session.
     pub(super) fn raw_arrived(self: &Rc<Self>, socket: Socket, peer: SocketAddr) {
         self.metrics.frontend_accepted(FrontendKind::Tcp);
-        let (shard, arrived) = (Rc::clone(self), self.arrived());
+        let (shard, arrived) = (Rc::clone(self), self.peers.callers.arrived());
         self.gate.spawn(async move {
             let Some(peer) = shard.source(&socket, peer).await else {
                 return shard.raw_refused(peer, None, None, Reason::Preamble);
@@ -164,7 +164,7 @@ impl Shard {
                     tried: raw.tried,
                 };
                 let message = Message::Frontend(Box::new(frontend));
-                if self.hand_off(to, message).await {
+                if self.mail.hand_off(to, message).await {
                     self.metrics.handed_off(HandoffKind::Frontend);
                 } else {
                     self.raw_refused(peer, Some(&tunnel), Some(&caller), Reason::Overload);
@@ -242,7 +242,7 @@ impl Shard {
     /// Accepts an HTTP frontend: its first request hints at the shard to serve it.
     pub(super) fn http_arrived(self: &Rc<Self>, socket: Socket, peer: SocketAddr) {
         self.metrics.frontend_accepted(FrontendKind::Http);
-        let (shard, arrived) = (Rc::clone(self), self.arrived());
+        let (shard, arrived) = (Rc::clone(self), self.peers.callers.arrived());
         self.gate.spawn(async move {
             let Some(peer) = shard.source(&socket, peer).await else {
                 return shard.metrics.frontend_refused(Reason::Preamble);
@@ -259,7 +259,7 @@ impl Shard {
             if let Some(to) = hint {
                 let fd = socket.into_fd();
                 let message = Message::Http { fd, peer, arrived };
-                if shard.hand_off(to, message).await {
+                if shard.mail.hand_off(to, message).await {
                     shard.metrics.handed_off(HandoffKind::Frontend);
                 } else {
                     shard.metrics.frontend_refused(Reason::Overload);

@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 
 use super::Shard;
 use super::callers::{Caller, Known};
-use super::message::{CrossingReply, CrossingRequest, Message, Verdict};
+use super::mail::message::{CrossingReply, CrossingRequest, Message, Verdict};
 use super::routes::{Choice, Found, Lookup, OwnerGroup, Search};
 use crate::audit::Call;
 use crate::auth::{OwnTokens, TokenRefusal};
@@ -238,7 +238,7 @@ impl Gateway for ShardGateway {
                 reached,
             },
         };
-        if !shard.hand_off(link.shard, crossing).await {
+        if !shard.mail.hand_off(link.shard, crossing).await {
             return Err(Reason::Overload);
         }
         let socket = PollSocket::new(socket);

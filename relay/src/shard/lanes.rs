@@ -6,7 +6,7 @@ use std::rc::Rc;
 use tieline_wire::{BulkNonce, Reason};
 
 use super::Shard;
-use super::message::Message;
+use super::mail::message::Message;
 use crate::io::Socket;
 use crate::metrics::HandoffKind;
 use crate::session::shard_of;
@@ -20,7 +20,7 @@ impl Shard {
         }
         let fd = socket.into_fd();
         let message = Message::Lane { fd, nonce };
-        if to < self.peers.mailboxes.len() && self.hand_off(to, message).await {
+        if to < self.mail.shards() && self.mail.hand_off(to, message).await {
             self.metrics.handed_off(HandoffKind::Lane);
         } else {
             self.metrics.link_refused(Reason::LaneRefused);

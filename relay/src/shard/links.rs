@@ -12,7 +12,7 @@ use tracing::{Instrument, info, info_span};
 
 use super::Shard;
 use super::admission::refusal;
-use super::message::{Greeting, Message};
+use super::mail::message::{Greeting, Message};
 use super::placement::shard_of;
 use crate::auth::{Admission, authorize};
 use crate::directory::ReleaseKind;
@@ -245,7 +245,7 @@ impl LinkHost for Host {
             return Err(Reason::RelayName);
         }
         if may_move
-            && let Some(to) = shard_of(&hello, shard.peers.mailboxes.len())
+            && let Some(to) = shard_of(&hello, shard.mail.shards())
             && to != shard.index
         {
             return Ok(Stay::OnShard(to));

@@ -8,20 +8,13 @@ use std::sync::Arc;
 use tieline_wire::{AgentHello, AgentKey, InstanceId, Lost, Moment, Reason};
 
 use super::Shard;
-use super::message::Message;
+use super::mail::message::{LostLink, Message};
 use crate::registry::LinkEntry;
 use crate::session::Account;
 
 /// Accounts that one shard keeps, some 150 bytes each. Requests of further lost links count as sent, and are not
 /// retried.
 const KEPT_MAX: usize = 4096;
-
-/// An agent's report on an earlier link of the same run.
-#[derive(Debug)]
-pub(crate) struct LostLink {
-    agent: (AgentKey, InstanceId),
-    lost: Lost,
-}
 
 /// Accounts of lost links, by the links' nonces.
 #[derive(Default)]
@@ -60,8 +53,8 @@ impl Shard {
     pub(super) fn agent_tells(self: &Rc<Self>, hello: &AgentHello, lost: Lost) {
         let agent = run_of(hello);
         let told = Arc::new(LostLink { agent, lost });
-        for shard in 0..self.peers.mailboxes.len() {
-            self.post(shard, Message::Lost(Arc::clone(&told)));
+        for shard in 0..self.mail.shards() {
+            self.mail.post(shard, Message::Lost(Arc::clone(&told)));
         }
     }
 

@@ -31,6 +31,7 @@ use crate::state::{Book, Note};
 
 mod admission;
 mod arbiter;
+mod arrived;
 mod audit;
 mod callers;
 mod crossings;
@@ -45,25 +46,22 @@ pub(crate) mod limits;
 mod links;
 mod log_budget;
 mod lost;
-mod mailbox;
-mod message;
+mod mail;
 mod operator;
 mod placement;
-mod post;
 mod provider;
 mod routes;
 mod waiting;
 mod withdrawal;
 
+pub(crate) use arrived::CallerCount;
 use callers::Callers;
-pub(crate) use drain::Stop;
 use gate::Gate;
 use log_budget::LogBudget;
 use lost::LostLinks;
-pub(crate) use mailbox::{Mailbox, MailboxSender, mailbox};
-use mailbox::{OpenMailbox, Outbox};
-pub(crate) use message::Message;
-pub(crate) use operator::Paused;
+pub(crate) use mail::message::{Message, Paused, Stop};
+use mail::{Mail, OpenMailbox};
+pub(crate) use mail::{Mailbox, MailboxSender, mailbox};
 use routes::Routes;
 
 /// State that all shards share.
@@ -81,11 +79,11 @@ pub(crate) struct Peers {
     /// Queue of requests to the control thread.
     pub(crate) asks: AskControl,
     /// Sending half of each shard's mailbox.
-    pub(crate) mailboxes: Vec<MailboxSender>,
+    pub(crate) mailboxes: Arc<[MailboxSender]>,
     /// Number of links of each shard, including those in hand-off to it.
     pub(crate) loads: Vec<AtomicUsize>,
-    /// Number of callers on all shards, each counted from arrival to end.
-    pub(crate) callers: Arc<AtomicUsize>,
+    /// Number of callers on all shards.
+    pub(crate) callers: CallerCount,
     /// Number of live names on all shards.
     pub(crate) live_tunnels: Arc<AtomicUsize>,
     /// Makes the public URLs of tunnels that agents are told.
@@ -135,9 +133,7 @@ pub(crate) struct Shard {
     unsaved: RefCell<IndexMap<TunnelId, Box<Note>>>,
     /// Number of tunnels that this shard last reported to the metrics.
     counted_tunnels: Cell<usize>,
-    /// One outbox per shard, this one included, so that posting a message never waits for its receiver.
-    outboxes: RefCell<Vec<Outbox>>,
-    flushing: Cell<bool>,
+    mail: Rc<Mail>,
     log_budget: LogBudget,
     listeners: RefCell<Vec<(ListenKind, Rc<Listener>, usize)>>,
     /// Accept loops; they end before all other tasks.
@@ -224,9 +220,11 @@ impl Shard {
             routes.apply(Arc::clone(&it.update), clock.now());
         }
         drop(restored);
+        let gate = Rc::<Gate>::default();
         let shard = Rc::new(Self {
             index,
             started: clock.now(),
+            mail: Mail::new(&peers.mailboxes, clock, &metrics, &gate),
             callers: Rc::default(),
             told: Cell::new(0),
             http_settings: Rc::new(frontends::http_settings(&peers.config)),
@@ -243,14 +241,12 @@ impl Shard {
             names: RefCell::new(names),
             unsaved: RefCell::default(),
             counted_tunnels: Cell::new(0),
-            outboxes: RefCell::new((0..shards).map(|_| Outbox::default()).collect()),
-            flushing: Cell::new(false),
             log_budget: LogBudget::default(),
             listeners: RefCell::default(),
             doors: Rc::default(),
             accepting: Cell::new(Some(Arc::clone(&peers.accepting))),
             draining: Cell::new(false),
-            gate: Rc::default(),
+            gate,
             read_block: Rc::default(),
             link_block: LinkBlock::default(),
             peers,

@@ -1,6 +1,5 @@
 //! An operator's orders about single tunnels: show, kick and pause.
 
-use std::collections::HashSet;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -8,10 +7,8 @@ use tieline_wire::{Reason, TunnelId};
 
 use super::Shard;
 use super::admission::refusal;
+use super::mail::message::Paused;
 use crate::metrics::{Cut, TunnelBatch, TunnelDetail};
-
-/// Tunnels whose callers are turned away.
-pub(crate) type Paused = HashSet<TunnelId>;
 
 impl Shard {
     /// A report on some tunnels whose names follow `after`.

@@ -13,7 +13,7 @@ use tieline_wire::{AgentHello, GoAway, Mux, Reason, RelayHello, Settings, Transm
 use tracing::{debug, info};
 
 use super::Shard;
-use super::message::Message;
+use super::mail::message::Message;
 use crate::error::ListenKind;
 use crate::io::{Socket, timeout};
 use crate::limits::Place;
@@ -97,7 +97,7 @@ impl Shard {
 
     /// Hands a link off to a shard whose load includes it already.
     pub(super) async fn move_link(&self, to: usize, message: Message) {
-        if self.hand_off(to, message).await {
+        if self.mail.hand_off(to, message).await {
             self.metrics.handed_off(HandoffKind::Link);
         } else {
             self.link_gone(to);

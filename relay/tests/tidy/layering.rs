@@ -239,7 +239,7 @@ pub(crate) fn shards_share_nothing(sources: &[Source]) -> Vec<Finding> {
         let row = relay
             .and_then(|(rows, module)| row_of(rows, module))
             .unwrap_or(0);
-        if !SHARD_ROWS.contains(&row) || source.path.starts_with("relay/src/shard/mailbox/") {
+        if !SHARD_ROWS.contains(&row) || source.path.starts_with("relay/src/shard/mail/mailbox/") {
             continue;
         }
         for token in source.tokens.iter().filter(|token| !token.is_test) {

@@ -209,7 +209,7 @@ fn a_lock_in_a_shard_is_caught() {
     );
     passes(
         rule,
-        "relay/src/shard/mailbox/mod.rs",
+        "relay/src/shard/mail/mailbox/mod.rs",
         "use std::sync::Mutex;\n",
     );
     passes(rule, "relay/src/control/mod.rs", "use std::sync::RwLock;\n");

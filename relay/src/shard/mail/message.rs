@@ -1,17 +1,17 @@
 //! The messages between shards, and from the control thread to a shard.
 
+use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
-use tieline_wire::{BulkNonce, Generation, Reason, Refusal, TunnelId};
+use tieline_wire::{AgentKey, BulkNonce, Generation, InstanceId, Lost, Reason, Refusal, TunnelId};
 use tokio::sync::oneshot;
 
-use super::drain::{Arrived, Stop};
-use super::lost::LostLink;
-use super::operator::Paused;
+use super::super::arrived::Arrived;
 use crate::auth::{Identity, Question, Ruling, Snapshot};
 use crate::directory::{Claim, Forgotten, ReleaseKind, RouteUpdate};
 use crate::error::ListenKind;
@@ -166,6 +166,34 @@ pub(crate) struct Greeting {
     pub(crate) nonce: [u8; 32],
     /// All bytes received from the agent, from its preface on.
     pub(crate) said: Bytes,
+}
+
+/// Tunnels whose callers are turned away.
+pub(crate) type Paused = HashSet<TunnelId>;
+
+/// An agent's report on an earlier link of the same run.
+#[derive(Debug)]
+pub(crate) struct LostLink {
+    /// The run of the agent, which its signed hello proves.
+    pub(crate) agent: (AgentKey, InstanceId),
+    pub(crate) lost: Lost,
+}
+
+/// Parameters of a relay's stop.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stop {
+    /// Time for sessions to end by themselves.
+    pub(crate) drain: Duration,
+    /// Another process keeps the listening sockets open, so they must not be shut here.
+    pub(crate) hands_over: bool,
+}
+
+impl Stop {
+    /// Ends all sessions at once.
+    pub(crate) const NOW: Self = Self {
+        drain: Duration::ZERO,
+        hands_over: false,
+    };
 }
 
 impl Message {

@@ -13,7 +13,7 @@ use bytes::BytesMut;
 use tieline_wire::Scheme;
 use tokio::sync::oneshot;
 
-use super::super::drain::Stop;
+use super::super::message::Stop;
 use super::*;
 use crate::directory::RouteUpdate;
 use crate::io::{Chosen, Listener, Received, choose, run, sleep, spawn};
