@@ -1,7 +1,7 @@
 //! Rules about imports between crates and modules, and about what may be used where.
 
 use crate::Finding;
-use crate::source::Source;
+use crate::source::{PathUse, Source};
 
 /// Modules of a crate, top row first. A module may import from lower rows and from its own folder.
 type Rows = &'static [&'static [&'static str]];
@@ -61,6 +61,24 @@ const PROGRAM: Rows = &[
     &["connect", "token_show"],
     &["outbound", "settings"],
     &["paint", "signals", "descriptors"],
+];
+
+/// Folders whose modules have rows of their own, as the rooms of a house.
+const ROOMS: &[(&str, Rows)] = &[("relay/src/listen/http/", HTTP_FRONT)];
+
+/// Rooms of the HTTP front. Its `mod.rs`, above the first row, shows some of their types to the other modules.
+const HTTP_FRONT: Rows = &[
+    &["serve"],
+    &["events"],
+    &["outbound"],
+    &["mapping"],
+    &["frontend"],
+    &["policy"],
+    &["gateway"],
+    &["problem"],
+    &["target"],
+    &["target_query"],
+    &["inbound"],
 ];
 
 /// Numbers of the rows in [`RELAY`] that run on shards, from 1: `shard` down to `audit` and `limits`.
@@ -138,6 +156,114 @@ pub(crate) fn imports_point_downwards(sources: &[Source]) -> Vec<Finding> {
         }
     }
     findings
+}
+
+/// Folders with rooms: a room imports from lower rooms only, and the files of a folder not in a circle.
+pub(crate) fn rooms_import_downwards(sources: &[Source]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (folder, rows) in ROOMS {
+        let inside: Vec<_> = sources
+            .iter()
+            .filter(|source| source.is_rust() && source.path.starts_with(folder))
+            .collect();
+        for source in &inside {
+            upward_between_rooms(source, folder, rows, &mut findings);
+        }
+        circles(&inside, &mut findings);
+    }
+    findings
+}
+
+fn upward_between_rooms(source: &Source, folder: &str, rows: Rows, findings: &mut Vec<Finding>) {
+    let depth = depth_of(folder);
+    let module = source.module();
+    let Some(own) = module.get(depth) else {
+        return;
+    };
+    let Some(row) = row_of(rows, own) else {
+        if source.tokens.iter().any(|token| !token.is_test) {
+            let what = format!("`{own}` has no row in relay/tests/tidy/layering.rs");
+            findings.push(Finding::new(source, 1, what));
+        }
+        return;
+    };
+    for (path, target) in imports_below(source, &module[..depth]) {
+        // A name that is not a room is an item of the folder's `mod.rs`, above all rooms.
+        let target_row = row_of(rows, &target).unwrap_or(0);
+        if target != *own && target_row <= row {
+            let written = path.segments.join("::");
+            let what = format!(
+                "`{written}` is in room {target_row} and `{own}` in room {row}: imports go to lower rooms only"
+            );
+            findings.push(Finding::new(source, path.line, what));
+        }
+    }
+}
+
+/// A file of a folder, and the modules of the same folder that it imports, with the lines.
+struct Neighbour<'a> {
+    source: &'a Source,
+    folder: Vec<String>,
+    name: String,
+    imports: Vec<(String, usize)>,
+}
+
+/// Finds imports between the files of one folder that lead back to where they began.
+fn circles(sources: &[&Source], findings: &mut Vec<Finding>) {
+    let mut files = Vec::new();
+    for source in sources.iter().filter(|it| !it.path.ends_with("/mod.rs")) {
+        let module = source.module();
+        if let Some((name, folder)) = module.split_last() {
+            let imports = imports_below(source, folder).map(|(path, name)| (name, path.line));
+            files.push(Neighbour {
+                source,
+                folder: folder.to_vec(),
+                imports: imports.filter(|(other, _)| other != name).collect(),
+                name: name.clone(),
+            });
+        }
+    }
+    for file in &files {
+        for (first, line) in &file.imports {
+            if leads_to(&files, file, first) {
+                let what = format!("`{}` and `{first}` import each other", file.name);
+                findings.push(Finding::new(file.source, *line, what));
+            }
+        }
+    }
+}
+
+/// Whether the imports of `first`, or those of the files that it imports, lead to `file`.
+fn leads_to(files: &[Neighbour<'_>], file: &Neighbour<'_>, first: &str) -> bool {
+    let (mut reached, mut at) = (vec![first], 0);
+    while let Some(name) = reached.get(at).copied() {
+        at += 1;
+        let mut neighbours = files.iter().filter(|it| it.folder == file.folder);
+        let found = neighbours.find(|it| it.name == name);
+        for (next, _) in found.iter().flat_map(|it| &it.imports) {
+            if !reached.contains(&next.as_str()) {
+                reached.push(next);
+            }
+        }
+    }
+    reached.contains(&file.name.as_str())
+}
+
+/// Number of modules that a folder such as `relay/src/listen/http/` stands for.
+fn depth_of(folder: &str) -> usize {
+    let inside = folder.split_once("/src/").map_or("", |(_, inside)| inside);
+    inside.split_terminator('/').count()
+}
+
+/// Imports outside tests from the modules of `folder`, each with the module's name in that folder.
+fn imports_below(source: &Source, folder: &[String]) -> impl Iterator<Item = (PathUse, String)> {
+    let folder = folder.to_vec();
+    let paths = source.paths().into_iter().filter(|path| !path.is_test);
+    paths.filter_map(move |path| {
+        let inside = path.in_crate.as_ref()?.strip_prefix(&folder[..])?;
+        let name = inside.first()?.clone();
+        Some((path, name))
+    })
 }
 
 pub(crate) fn pure_crates_stay_pure(sources: &[Source]) -> Vec<Finding> {

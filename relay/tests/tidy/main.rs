@@ -83,6 +83,11 @@ fn files_import_only_from_lower_rows() {
 }
 
 #[test]
+fn rooms_import_only_from_lower_rooms_and_in_no_circle() {
+    hold(layering::rooms_import_downwards);
+}
+
+#[test]
 fn wire_and_hop_have_no_clock_no_socket_and_no_thread() {
     hold(layering::pure_crates_stay_pure);
 }

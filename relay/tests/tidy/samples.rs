@@ -2,7 +2,7 @@
 
 use crate::layering::{
     crates_have_no_features, crates_keep_apart, imports_point_downwards, pure_crates_stay_pure,
-    shards_share_nothing, unsafe_stays_behind_its_doors,
+    rooms_import_downwards, shards_share_nothing, unsafe_stays_behind_its_doors,
 };
 use crate::rules::{
     comments_name_their_nouns, files_say_what_they_hold, files_stay_short, functions_stay_short,
@@ -92,6 +92,55 @@ fn an_upward_import_in_tests_or_text_is_not_one() {
     let text = "// crate::shard\nconst S: &str = \"crate::shard\";\n#[cfg(test)]\nmod tests {\n    \
                 use crate::shard::Shard;\n}\n";
     passes(imports_point_downwards, "relay/src/io/mod.rs", text);
+}
+
+#[test]
+fn an_upward_import_between_rooms_is_caught() {
+    let rule = rooms_import_downwards;
+    let path = "relay/src/listen/http/policy/callers.rs";
+    catches(
+        rule,
+        path,
+        "use crate::listen::http::serve::front::Front;\n",
+        &[1],
+    );
+    catches(
+        rule,
+        path,
+        "use super::super::frontend::state::State;\n",
+        &[1],
+    );
+    catches(rule, path, "use crate::listen::http::serve;\n", &[1]);
+    passes(
+        rule,
+        path,
+        "use super::origin::Page;\nuse crate::listen::http::gateway::Gateway;\n",
+    );
+    catches(
+        rule,
+        "relay/src/listen/http/elsewhere.rs",
+        "fn f() {}\n",
+        &[1],
+    );
+}
+
+#[test]
+fn a_circle_in_a_room_is_caught() {
+    let file = |name: &str, text: &str| {
+        Source::new(&format!("relay/src/listen/http/serve/{name}.rs"), text)
+    };
+    let circle = [
+        file("pass", "use super::body::B;\n"),
+        file("body", "\nuse super::source::S;\n"),
+        file("source", "use super::pass::P;\n"),
+        file("front", "use super::pass::P;\n"),
+    ];
+    let found: Vec<_> = rooms_import_downwards(&circle)
+        .into_iter()
+        .map(|it| it.line)
+        .collect();
+    assert_eq!(found, [1, 2, 1]);
+    assert!(rooms_import_downwards(&circle[1..]).is_empty());
 }
 
 #[test]

@@ -1,14 +1,12 @@
 //! The list of tunnels that a caller may reach.
 
 use bytes::Bytes;
-use http::{HeaderMap, Response};
+use http::Response;
 use serde::Serialize;
 use tieline_wire::TunnelId;
 
 use crate::config::PublicUrls;
-use crate::listen::http::gateway::Gateway;
 use crate::listen::http::problem;
-use crate::listen::http::serve::forward::{Asked, Front};
 use crate::registry::TunnelInfo;
 
 /// One page of the tunnels that a caller may reach, sorted by name.
@@ -63,21 +61,5 @@ impl Listing {
         }
         let body = serde_json::to_vec(&self).unwrap_or_default();
         problem::json(Bytes::from(body))
-    }
-}
-
-impl<G: Gateway> Front<G> {
-    /// Base of the URLs in answers to this caller.
-    pub(crate) fn public_urls(&self, asked: &Asked<'_>, headers: &HeaderMap) -> PublicUrls {
-        let settings = &self.settings;
-        let outer = asked.client.host(headers);
-        let authority = outer.and_then(|host| str::from_utf8(host).ok());
-        let authority = authority.or(asked.authority);
-        PublicUrls::asked(
-            settings.public_url.as_ref(),
-            settings.domain.as_deref(),
-            asked.client.https,
-            authority,
-        )
     }
 }

@@ -5,39 +5,21 @@
 //! mark: the relay marks the endpoints in its metadata, and keeps no state. In requests to a marked endpoint,
 //! `resource` is rewritten to the target's own URL.
 
-use std::rc::Rc;
-
 use bytes::{Bytes, BytesMut};
 use data_encoding::BASE64URL_NOPAD;
-use http::header::{
-    ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, ETAG, IF_MODIFIED_SINCE,
-    IF_NONE_MATCH, RANGE,
-};
+use http::header::{ACCEPT_ENCODING, IF_MODIFIED_SINCE, IF_NONE_MATCH, RANGE};
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
-use hyper::body::Incoming;
-use tieline_hop::{Delivery, copy_head, documents, headers};
+use http::{HeaderMap, HeaderValue};
+use tieline_hop::documents;
 use tieline_wire::TunnelId;
 
 use super::ours::AuthorityOwner;
 use super::reference::{Reference, path_len};
 use super::rewrite::Mapping;
-use crate::listen::http::frontend::state::State;
-use crate::listen::http::gateway::Gateway;
 use crate::listen::http::gateway::seal::Sealer;
 use crate::listen::http::inbound::route::{Route, split_well_known};
-use crate::listen::http::outbound::pool::{Connection, Lease};
-use crate::listen::http::policy::callers::AdmittedCaller;
-use crate::listen::http::problem::Problem;
-use crate::listen::http::serve::body::{AnswerBody, Progress, RequestBody};
-use crate::listen::http::serve::destination::{Destination, seal_sessions};
-use crate::listen::http::serve::forward::{Front, fields_for_caller};
 use crate::listen::http::target_query::AgentBinding;
 use crate::registry::AgentTag;
-
-/// Longest form that is read to map its `resource`, in bytes.
-const FORM_BYTES_MAX: usize = 64 * 1024;
 
 /// Prefix of the target's own origin in a mark's text.
 const ORIGIN: &str = "/=";
@@ -119,132 +101,9 @@ pub(crate) fn ask_for_whole(headers: &mut HeaderMap) {
     }
 }
 
-impl<G: Gateway> Front<G> {
-    /// Sends the request; a request for metadata goes to each possible path until the target has the document.
-    pub(crate) async fn ask(
-        &self,
-        request: Request<RequestBody>,
-        destination: &mut Destination,
-        admitted: &Rc<AdmittedCaller<G>>,
-        state: &Rc<State>,
-    ) -> Result<(Connection<G>, Response<Incoming>), Problem> {
-        let places = std::mem::take(&mut destination.places);
-        if places.is_empty() {
-            return self.exchange(request, destination, admitted, state).await;
-        }
-        // Boxed, so that the future of every other request stays small.
-        Box::pin(self.ask_at(places, request, destination, admitted, state)).await
-    }
-
-    /// Sends a request for metadata, and repeats it at each of `places` until one succeeds.
-    async fn ask_at(
-        &self,
-        places: Vec<PathAndQuery>,
-        request: Request<RequestBody>,
-        destination: &mut Destination,
-        admitted: &Rc<AdmittedCaller<G>>,
-        state: &Rc<State>,
-    ) -> Result<(Connection<G>, Response<Incoming>), Problem> {
-        let head = Request::from_parts(copy_head(&request), ());
-        let first = self.exchange(request, destination, admitted, state).await?;
-        if first.1.status().is_success() {
-            return Ok(first);
-        }
-        for place in places {
-            let mut parts = copy_head(&head);
-            parts.uri = Uri::from(place);
-            let request = Request::from_parts(parts, RequestBody::new(None, Progress::new(state)));
-            let found = self.exchange(request, destination, admitted, state).await;
-            if let Ok(found) = found
-                && found.1.status().is_success()
-            {
-                return Ok(found);
-            }
-        }
-        Ok(first)
-    }
-
-    /// Passes a metadata document on with its URLs mapped.
-    pub(crate) async fn pass_document(
-        self: &Rc<Self>,
-        answer: Response<Incoming>,
-        connection: Connection<G>,
-        destination: Destination,
-        admitted: Rc<AdmittedCaller<G>>,
-        state: &Rc<State>,
-    ) -> Result<Response<AnswerBody<G>>, Problem> {
-        let (mut parts, body) = answer.into_parts();
-        let checked = headers::check_answer(parts.status, &parts.headers);
-        checked.map_err(Problem::target_invalid)?;
-        let lease = Lease::new(Rc::clone(self), connection, Rc::clone(&admitted));
-        let body = Limited::new(body, documents::DOCUMENT_BYTES_MAX);
-        let body = body.collect().await.map_err(|error| {
-            match error.downcast_ref::<LengthLimitError>() {
-                Some(_) => Problem::target_invalid("its metadata is longer than 256 KiB"),
-                None => Problem::target_closed(Delivery::Sent),
-            }
-        })?;
-        lease.finish();
-        let mapping = destination.mapping;
-        fields_for_caller(&mut parts.headers, None, &mapping);
-        let sealer = self.gateway.sealer();
-        if mapping.is_of_several() {
-            let subject = self.gateway.subject(&admitted.caller);
-            seal_sessions(&mut parts.headers, sealer, &mapping.target, subject);
-        }
-        let document = body.to_bytes();
-        let mapped = mapping.document(sealer, &document);
-        parts.headers.remove(CONTENT_LENGTH);
-        if mapped.is_some() {
-            // The ETag identifies the document that the target wrote (RFC 9110, section 8.8.3).
-            parts.headers.remove(ETAG);
-        }
-        parts.version = Version::HTTP_11;
-        let body = AnswerBody::own(mapped.map_or(document, Bytes::from), Rc::clone(state));
-        Ok(Response::from_parts(parts, body))
-    }
-
-    /// The body of a request; in a form for a target that does not know its public URL, `resource` is mapped to
-    /// the target's own URL.
-    pub(crate) async fn body_for(
-        &self,
-        mapping: &Mapping,
-        (method, headers): (&Method, &HeaderMap),
-        body: RequestBody,
-        state: &Rc<State>,
-    ) -> Result<RequestBody, Problem> {
-        if !mapping.is_told_resources() || *method != Method::POST || !is_form(headers) {
-            return Ok(body);
-        }
-        let body = Limited::new(body, FORM_BYTES_MAX).collect().await;
-        let form = body
-            .map_err(|_| Problem::bad_request("the form is longer than 64 KiB, or broke off"))?
-            .to_bytes();
-        let mapped = mapping.with_resource(&form).map_or(form, Bytes::from);
-        Ok(RequestBody::again(mapped, None, Progress::new(state)))
-    }
-}
-
-/// True if an answer is a JSON document that may contain URLs of the target.
-pub(crate) fn is_document(answer: &Response<Incoming>) -> bool {
-    answer.status().is_success()
-        && documents::is_json(answer.headers())
-        && !answer.headers().contains_key(CONTENT_ENCODING)
-}
-
-fn is_form(headers: &HeaderMap) -> bool {
-    let media_type = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
-    let essence = media_type.and_then(|it| it.split(|b| *b == b';').next());
-    let is_form = |it: &[u8]| {
-        it.trim_ascii()
-            .eq_ignore_ascii_case(b"application/x-www-form-urlencoded")
-    };
-    essence.is_some_and(is_form) && !headers.contains_key(CONTENT_ENCODING)
-}
-
 impl Mapping {
     /// A metadata document with public URLs; `None` if it is unchanged.
-    fn document(&self, sealer: &Sealer, document: &[u8]) -> Option<Vec<u8>> {
+    pub(crate) fn document(&self, sealer: &Sealer, document: &[u8]) -> Option<Vec<u8>> {
         let issuer = documents::text(document, "issuer");
         let origin = issuer.as_deref().and_then(|issuer| self.own_origin(issuer));
         // Below a kind, authorization servers are mapped to this tunnel: only its agent knows its tokens.
@@ -326,7 +185,7 @@ impl Mapping {
     }
 
     /// True if `resource` in a request must be mapped to the target's own URL.
-    fn is_told_resources(&self) -> bool {
+    pub(crate) fn is_told_resources(&self) -> bool {
         self.login_origin.is_some()
     }
 

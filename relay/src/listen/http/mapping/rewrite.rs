@@ -8,19 +8,21 @@ use http::header::{
     CONTENT_LOCATION, COOKIE, HOST, LINK, LOCATION, ORIGIN, REFERER, REFRESH, SET_COOKIE,
     WWW_AUTHENTICATE,
 };
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use tieline_hop::rewrite::{default_port, links, metadata, refresh, split_authority, values};
 use tieline_hop::site::{self, Site};
 
 use super::cookies;
 use super::ours::{AuthorityOwner, Carried, Ours, carried};
 use super::reference::{Reference, has_dots, path_len, resolved, rooted};
-use super::workers::SERVICE_WORKER_ALLOWED;
 use crate::listen::http::inbound::exposure::is_exposed;
 use crate::listen::http::inbound::route::split_well_known;
 use crate::listen::http::problem::Problem;
 use crate::listen::http::target::{Origin, Target};
 use crate::listen::http::target_query::TargetQuery;
+
+/// Header field in which a script's answer widens the worker's scope.
+const SERVICE_WORKER_ALLOWED: HeaderName = HeaderName::from_static("service-worker-allowed");
 
 /// Relation between the public URL of one request and its URL at the target.
 #[derive(Clone, Debug)]

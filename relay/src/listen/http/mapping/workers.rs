@@ -13,10 +13,6 @@ use crate::listen::http::problem::Problem;
 /// Header field in a browser's request for a worker's script (Service Workers, section 6.2).
 const SERVICE_WORKER: HeaderName = HeaderName::from_static("service-worker");
 
-/// Header field in which a script's answer widens the worker's scope.
-pub(super) const SERVICE_WORKER_ALLOWED: HeaderName =
-    HeaderName::from_static("service-worker-allowed");
-
 impl Mapping {
     /// Refuses the script of a worker that would control other tunnels' pages: the directory of `/w/<tunnel>`
     /// is `/w/`, and several tunnels share the paths below a kind.

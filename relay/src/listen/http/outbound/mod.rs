@@ -1,8 +1,10 @@
 //! Towards the target: connections over sessions, and requests that are sent again.
 //!
-//! A `pool` opens a connection over a session of the agent (`line`), lends it for one request and its answer, and
-//! keeps it for the next one. `again` keeps what is needed to send a request once more.
+//! `serve` takes a kept connection from the `pool`, or opens a new one over a session of the agent (`line`), sends a
+//! `request` on it, and lends it to the answer's body, which gives it back to the pool. `reasons` tells whether a
+//! session that ended is worth another try.
 
-pub(super) mod again;
 pub(super) mod line;
 pub(super) mod pool;
+pub(super) mod reasons;
+pub(super) mod request;

@@ -16,18 +16,17 @@ use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::{self, SendRequest};
 use tieline_hop::headers::kept_alive_for;
 use tieline_hop::{Delivery, Fault, ReportingStream, drive, reusable_for};
-use tieline_wire::{Reason, SharedBudget, TunnelId};
+use tieline_wire::{Reason, TunnelId};
 use tokio::sync::oneshot;
 
-use super::again::{is_away, is_of_target, of_agent};
 use super::line::{Line, Track};
+use super::reasons::{is_away, is_of_target, of_agent};
+use super::request::RequestBody;
 use crate::listen::http::frontend::held::Held;
 use crate::listen::http::gateway::Gateway;
 use crate::listen::http::gateway::settings::HTTP_BUFFER_BYTES_MAX;
 use crate::listen::http::policy::callers::{AdmittedCaller, Digest};
 use crate::listen::http::problem::Problem;
-use crate::listen::http::serve::body::RequestBody;
-use crate::listen::http::serve::forward::Front;
 use crate::listen::http::target::Target;
 use crate::registry::AgentTag;
 
@@ -217,6 +216,7 @@ type Idle<G> = RefCell<Vec<Connection<G>>>;
 
 /// Idle connections of one frontend connection, least recently used first.
 pub(crate) struct Pool<G: Gateway> {
+    gateway: G,
     idle: Rc<Idle<G>>,
     idle_max: usize,
     /// Memory that the frontend connection holds.
@@ -225,15 +225,16 @@ pub(crate) struct Pool<G: Gateway> {
 
 impl<G: Gateway> Pool<G> {
     /// `several` is true for HTTP/2, where requests run at the same time.
-    pub(crate) fn new(budget: Option<Arc<SharedBudget>>, several: bool) -> Self {
+    pub(crate) fn new(gateway: G, several: bool) -> Self {
         Self {
+            held: Rc::new(Held::new(gateway.budget(), several)),
+            gateway,
             idle: Rc::default(),
             idle_max: if several {
                 IDLE_CONNECTIONS_SEVERAL_MAX
             } else {
                 IDLE_CONNECTIONS_MAX
             },
-            held: Rc::new(Held::new(budget, several)),
         }
     }
 
@@ -323,7 +324,7 @@ async fn beside(work: impl Future<Output = ()>, other: impl Future<Output = ()>)
 
 /// A connection during an answer. Dropping it resets the session.
 pub(crate) struct Lease<G: Gateway> {
-    front: Rc<Front<G>>,
+    pool: Rc<Pool<G>>,
     connection: Connection<G>,
     /// Keeps the caller registered in [`Callers`](crate::listen::http::policy::callers::Callers), so that a revocation ends the answer.
     _presented: Rc<AdmittedCaller<G>>,
@@ -331,12 +332,12 @@ pub(crate) struct Lease<G: Gateway> {
 
 impl<G: Gateway> Lease<G> {
     pub(crate) fn new(
-        front: Rc<Front<G>>,
+        pool: Rc<Pool<G>>,
         connection: Connection<G>,
         admitted: Rc<AdmittedCaller<G>>,
     ) -> Self {
         Self {
-            front,
+            pool,
             connection,
             _presented: admitted,
         }
@@ -345,9 +346,7 @@ impl<G: Gateway> Lease<G> {
     /// Ends the lease after a complete answer; keeps the connection if the request is complete, too.
     pub(crate) fn finish(self) {
         if self.connection.track.is_request_done() && !self.connection.sender.is_closed() {
-            self.front
-                .pool
-                .put(self.connection, self.front.gateway.now());
+            self.pool.put(self.connection, self.pool.gateway.now());
         }
     }
 }

@@ -7,124 +7,15 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::source::{Broken, Source};
 use crate::listen::http::events::stream::Events;
 use crate::listen::http::frontend::held::Piece;
-use crate::listen::http::frontend::rest::Rest;
-use crate::listen::http::frontend::state::{Cut, State, Upload};
+use crate::listen::http::frontend::state::{Cut, State};
 use crate::listen::http::gateway::Gateway;
-use crate::listen::http::outbound::again::Keeping;
-use crate::listen::http::outbound::line::Track;
 use crate::listen::http::outbound::pool::Lease;
-use crate::listen::http::policy::credentials::keep_trailers_back;
-
-/// A request's body on its way to the target.
-pub(crate) type RequestBody = tieline_hop::RequestBody<Progress>;
-
-/// Removes the relay's credentials from trailers.
-type KeepBack = Box<dyn Fn(&mut HeaderMap)>;
-
-/// Records the progress of a request's body.
-pub(crate) struct Progress {
-    pub(crate) state: Rc<State>,
-    pub(crate) track: Option<Rc<Track>>,
-    /// The first bytes of the body, kept while the request may have to be sent again.
-    pub(crate) kept: Option<Keeping>,
-    /// The part of the body that was not read.
-    pub(crate) rest: Option<Rc<Rest>>,
-    keep_back: Option<KeepBack>,
-}
-
-impl Progress {
-    pub(crate) fn new(state: &Rc<State>) -> Self {
-        Self {
-            state: Rc::clone(state),
-            track: None,
-            kept: None,
-            rest: None,
-            keep_back: None,
-        }
-    }
-
-    pub(crate) fn leaving(self, rest: &Rc<Rest>) -> Self {
-        let rest = Some(Rc::clone(rest));
-        Self { rest, ..self }
-    }
-
-    /// Removes the relay's credentials from the trailers after the body.
-    pub(super) fn guarded<G: Gateway>(self, gateway: &G) -> Self {
-        let gateway = gateway.clone();
-        let keep_back = move |trailers: &mut HeaderMap| keep_trailers_back(&gateway, trailers);
-        Self {
-            keep_back: Some(Box::new(keep_back)),
-            ..self
-        }
-    }
-}
-
-impl tieline_hop::Progress for Progress {
-    type Timeout = Pin<Box<dyn Future<Output = ()>>>;
-
-    fn asked(&self, is_pending: bool) {
-        self.state.set_upload(Upload::Open);
-        self.state.set_upload_wanted(is_pending);
-        if let Some(rest) = &self.rest {
-            rest.asked();
-        }
-    }
-
-    fn passed(&self, frame: &mut Frame<Bytes>) {
-        if let (Some(trailers), Some(keep_back)) = (frame.trailers_mut(), &self.keep_back) {
-            keep_back(trailers);
-        }
-        self.state.passed(frame);
-        if let Some(kept) = &self.kept {
-            kept.passed(frame);
-        }
-        if let Some(rest) = &self.rest {
-            rest.passed(frame);
-        }
-    }
-
-    fn done(&self) {
-        self.state.set_upload(Upload::Done);
-        if let Some(track) = &self.track {
-            track.request_done();
-        }
-        if let Some(kept) = &self.kept {
-            kept.done();
-        }
-        if let Some(rest) = &self.rest {
-            rest.done();
-        }
-    }
-
-    fn failed(&self) {
-        if let Some(track) = &self.track {
-            track.request_failed();
-        }
-    }
-
-    fn left(&mut self, rest: Incoming) {
-        let onward = Self {
-            rest: self.rest.take(),
-            keep_back: self.keep_back.take(),
-            ..Self::new(&self.state)
-        };
-        match self.kept.take() {
-            Some(kept) => kept.left(rest, onward),
-            None => {
-                if let Some(it) = onward.rest {
-                    it.give_up(rest);
-                }
-            }
-        }
-    }
-}
 
 /// An answer's body on its way to the caller.
 pub(crate) struct AnswerBody<G: Gateway> {

@@ -15,7 +15,7 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 
 use super::body::AnswerBody;
-use super::forward::Front;
+use super::front::Front;
 use crate::audit::Call;
 use crate::listen::http::frontend::caller::Caller;
 use crate::listen::http::frontend::deadline::Watchdog;

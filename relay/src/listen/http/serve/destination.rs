@@ -10,7 +10,8 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 use tieline_wire::{Reason, TunnelId};
 
-use super::forward::{Asked, Front};
+use super::asked::Asked;
+use super::front::Front;
 use crate::listen::http::gateway::Gateway;
 use crate::listen::http::gateway::seal::Sealer;
 use crate::listen::http::inbound::route::{Route, Way};
@@ -26,7 +27,7 @@ use crate::listen::http::target_query::{NoTarget, TargetQuery, TunnelSelector};
 const MCP_SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
 
 /// Meaning of a request's URL.
-pub(crate) struct Named<'a> {
+pub(super) struct Named<'a> {
     selector: TunnelSelector,
     /// Kind of application in the URL, if there is one.
     dcc: Option<&'a str>,
@@ -46,30 +47,30 @@ impl<'a> Named<'a> {
     }
 
     /// Tunnel name in the URL as the caller wrote it; empty for a kind.
-    pub(crate) fn word(&self) -> &'a str {
+    pub(super) fn word(&self) -> &'a str {
         self.route.tunnel
     }
 }
 
 /// Where a request goes, and how its answer is rewritten.
-pub(crate) struct Destination {
-    pub(crate) wanted: TargetQuery,
-    pub(crate) mapping: Mapping,
-    pub(crate) path: PathAndQuery,
-    pub(crate) version: Version,
+pub(super) struct Destination {
+    pub(super) wanted: TargetQuery,
+    pub(super) mapping: Mapping,
+    pub(super) path: PathAndQuery,
+    pub(super) version: Version,
     /// True for GET: an event stream in the answer may name an endpoint of the older transport.
     pub(super) is_get: bool,
     /// True for HEAD: the answer has the same head as an answer to GET.
-    pub(crate) is_head: bool,
+    pub(super) is_head: bool,
     /// MCP session id of the request.
-    pub(crate) session: Session,
+    pub(super) session: Session,
     /// Further paths on the target where the requested metadata may be.
-    pub(crate) places: Vec<PathAndQuery>,
+    pub(super) places: Vec<PathAndQuery>,
 }
 
 impl Destination {
     /// Whether the request is for metadata of the target, which may contain URLs.
-    pub(crate) fn is_metadata(&self) -> bool {
+    pub(super) fn is_metadata(&self) -> bool {
         self.is_get && login::is_metadata(&self.mapping.path)
     }
 
@@ -83,7 +84,7 @@ impl Destination {
 
 impl<G: Gateway> Front<G> {
     /// Interprets the URL.
-    pub(crate) fn named<'a>(
+    pub(super) fn named<'a>(
         &self,
         way: Option<Way<'a>>,
         caller: &G::Caller,
@@ -115,7 +116,7 @@ impl<G: Gateway> Front<G> {
     }
 
     /// Finds the request's target; waits for an agent that is briefly offline.
-    pub(crate) async fn destination(
+    pub(super) async fn destination(
         &self,
         parts: &Parts,
         asked: &Asked<'_>,
@@ -269,7 +270,7 @@ impl<G: Gateway> Front<G> {
     }
 
     /// The target for the request.
-    pub(crate) async fn find(
+    pub(super) async fn find(
         &self,
         wanted: &TargetQuery,
         admitted: &AdmittedCaller<G>,
@@ -285,7 +286,7 @@ impl<G: Gateway> Front<G> {
 }
 
 /// MCP session id of a request.
-pub(crate) enum Session {
+pub(super) enum Session {
     None,
     /// The target's own session id, from an id that the relay has marked.
     Marked(HeaderValue),
@@ -295,7 +296,7 @@ pub(crate) enum Session {
 
 impl Session {
     /// Refuses an unmarked id at a tunnel with several agents, since it leads to none of them.
-    pub(crate) fn check(&self, target: &Target) -> Result<(), Problem> {
+    pub(super) fn check(&self, target: &Target) -> Result<(), Problem> {
         match self {
             Self::Unmarked if target.is_shared => Err(Problem::session_gone()),
             _ => Ok(()),
@@ -321,7 +322,7 @@ pub(super) fn no_target(why: NoTarget, selector: &TunnelSelector) -> Problem {
 }
 
 /// Marks the MCP session ids in an answer, so that later requests with them go to the same agent.
-pub(crate) fn seal_sessions(
+pub(super) fn seal_sessions(
     headers: &mut HeaderMap,
     sealer: &Sealer,
     target: &Target,

@@ -1,12 +1,19 @@
 //! Serves one frontend connection: from the caller's first byte to the reason for the end.
 //!
-//! `connection` drives hyper's server, which calls `forward` for each request. `forward` checks the request, finds its
-//! `destination`, sends it, and returns the answer with a `body` that passes the bytes of its `source` on.
+//! `connection` drives hyper's server, which calls `forward` for each request. `forward` reads what is `asked`, finds
+//! the `destination`, makes the request fit for it, sends it (`exchange`), and lets the answer `pass`, with a `body`
+//! that takes frame after frame from its `source`. `metadata` takes the place of `exchange` and `pass` for OAuth
+//! metadata. What the requests of a connection share is its `front`.
 
-pub(super) mod body;
+mod asked;
+mod body;
 mod connection;
-pub(super) mod destination;
-pub(super) mod forward;
+mod destination;
+mod exchange;
+mod forward;
+mod front;
+mod metadata;
+mod pass;
 mod source;
 
 use std::rc::Rc;
@@ -14,7 +21,7 @@ use std::rc::Rc;
 use hyper::rt::{Read, Write};
 
 use self::connection::ConnectionContext;
-use self::forward::Front;
+use self::front::Front;
 use super::frontend::caller::Caller;
 use super::frontend::deadline::linger;
 use super::frontend::state::State;

@@ -1,26 +1,135 @@
-//! Sending a request again: its head, the kept bytes of its body if they are few, and the part of the body still
-//! to come. Allowed for a repeatable request, or if the relay or (after a lost link) the agent knows that no
-//! target received the request.
+//! A request on its way to the target: how far its body is, and what is kept to send it again: its head, the bytes of
+//! its body if they are few, and the part of the body still to come.
+//!
+//! A request is sent again if it is repeatable, or if the relay or (after a lost link) the agent knows that no target
+//! received it.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 
 use bytes::{Bytes, BytesMut};
-use http::Request;
 use http::request::Parts;
+use http::{HeaderMap, Request};
 use http_body::{Body, Frame};
 use hyper::body::Incoming;
 use tieline_hop::copy_head;
-use tieline_wire::Reason;
 
-use crate::listen::http::frontend::state::State;
-use crate::listen::http::serve::body::{Progress, RequestBody};
+use super::line::Track;
+use crate::listen::http::frontend::rest::Rest;
+use crate::listen::http::frontend::state::{State, Upload};
+use crate::listen::http::gateway::Gateway;
+use crate::listen::http::policy::credentials::keep_trailers_back;
 
 /// Longest kept part of a body, in bytes: about what a session may carry before its target is connected,
 /// and many times the size of a usual tool call.
 const KEPT_BYTES_MAX: usize = 16 * 1024;
+
+/// A request's body on its way to the target.
+pub(crate) type RequestBody = tieline_hop::RequestBody<Progress>;
+
+/// Removes the relay's credentials from trailers.
+type KeepBack = Box<dyn Fn(&mut HeaderMap)>;
+
+/// Records the progress of a request's body.
+pub(crate) struct Progress {
+    pub(crate) state: Rc<State>,
+    pub(crate) track: Option<Rc<Track>>,
+    /// The first bytes of the body, kept while the request may have to be sent again.
+    pub(crate) kept: Option<Keeping>,
+    /// The part of the body that was not read.
+    pub(crate) rest: Option<Rc<Rest>>,
+    keep_back: Option<KeepBack>,
+}
+
+impl Progress {
+    pub(crate) fn new(state: &Rc<State>) -> Self {
+        Self {
+            state: Rc::clone(state),
+            track: None,
+            kept: None,
+            rest: None,
+            keep_back: None,
+        }
+    }
+
+    pub(crate) fn leaving(self, rest: &Rc<Rest>) -> Self {
+        let rest = Some(Rc::clone(rest));
+        Self { rest, ..self }
+    }
+
+    /// Removes the relay's credentials from the trailers after the body.
+    pub(crate) fn guarded<G: Gateway>(self, gateway: &G) -> Self {
+        let gateway = gateway.clone();
+        let keep_back = move |trailers: &mut HeaderMap| keep_trailers_back(&gateway, trailers);
+        Self {
+            keep_back: Some(Box::new(keep_back)),
+            ..self
+        }
+    }
+}
+
+impl tieline_hop::Progress for Progress {
+    type Timeout = Pin<Box<dyn Future<Output = ()>>>;
+
+    fn asked(&self, is_pending: bool) {
+        self.state.set_upload(Upload::Open);
+        self.state.set_upload_wanted(is_pending);
+        if let Some(rest) = &self.rest {
+            rest.asked();
+        }
+    }
+
+    fn passed(&self, frame: &mut Frame<Bytes>) {
+        if let (Some(trailers), Some(keep_back)) = (frame.trailers_mut(), &self.keep_back) {
+            keep_back(trailers);
+        }
+        self.state.passed(frame);
+        if let Some(kept) = &self.kept {
+            kept.passed(frame);
+        }
+        if let Some(rest) = &self.rest {
+            rest.passed(frame);
+        }
+    }
+
+    fn done(&self) {
+        self.state.set_upload(Upload::Done);
+        if let Some(track) = &self.track {
+            track.request_done();
+        }
+        if let Some(kept) = &self.kept {
+            kept.done();
+        }
+        if let Some(rest) = &self.rest {
+            rest.done();
+        }
+    }
+
+    fn failed(&self) {
+        if let Some(track) = &self.track {
+            track.request_failed();
+        }
+    }
+
+    fn left(&mut self, rest: Incoming) {
+        let onward = Self {
+            rest: self.rest.take(),
+            keep_back: self.keep_back.take(),
+            ..Self::new(&self.state)
+        };
+        match self.kept.take() {
+            Some(kept) => kept.left(rest, onward),
+            None => {
+                if let Some(it) = onward.rest {
+                    it.give_up(rest);
+                }
+            }
+        }
+    }
+}
 
 /// Bytes of a request's body that were passed on.
 #[derive(Default)]
@@ -133,34 +242,5 @@ impl Again {
         }
         let body = RequestBody::again(bytes, rest, progress);
         Some(Request::from_parts(head, body))
-    }
-}
-
-/// Reasons for a failed session that go away when the agent comes back.
-pub(crate) fn is_away(reason: Reason) -> bool {
-    matches!(
-        reason,
-        Reason::TunnelOffline
-            | Reason::Kicked
-            | Reason::LinkLost
-            | Reason::Stale
-            | Reason::Superseded
-            | Reason::ShuttingDown
-    )
-}
-
-/// Reasons for which a target took no connection; another agent's target may take it.
-pub(crate) const fn is_of_target(reason: Reason) -> bool {
-    matches!(
-        reason,
-        Reason::TargetRefused | Reason::TargetUnreachable | Reason::TargetTimeout
-    )
-}
-
-/// Maps an agent's reset reason: `UnknownTunnel` means that the agent has given the tunnel back.
-pub(super) const fn of_agent(reason: Reason) -> Reason {
-    match reason {
-        Reason::UnknownTunnel => Reason::TunnelOffline,
-        reason => reason,
     }
 }

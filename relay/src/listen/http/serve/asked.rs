@@ -1,0 +1,91 @@
+//! What a request asks for, by its head alone: the authority that it names, and who sends it.
+
+use http::HeaderMap;
+use http::header::HOST;
+use http::request::Parts;
+
+use super::front::Front;
+use crate::config::PublicUrls;
+use crate::listen::http::gateway::Gateway;
+use crate::listen::http::gateway::settings::Peer;
+use crate::listen::http::inbound::claims;
+use crate::listen::http::inbound::forwarded::Client;
+use crate::listen::http::inbound::route::{Named, host, is_ours_anywhere, named};
+use crate::listen::http::policy::origin::{self, Page};
+use crate::listen::http::problem::Problem;
+
+/// The request's authority, its meaning, and its caller.
+pub(super) struct Asked<'a> {
+    /// Authority that the request names.
+    pub(super) authority: Option<&'a str>,
+    pub(super) named: Named<'a>,
+    pub(super) client: Client,
+}
+
+impl Asked<'_> {
+    /// True if nothing hints at an undeclared proxy on this machine: behind such a proxy, all callers look
+    /// local.
+    pub(super) fn is_direct(&self, headers: &HeaderMap) -> bool {
+        let host = self.authority.and_then(host);
+        host.is_some_and(is_ours_anywhere) && !claims::is_forwarded(headers)
+    }
+}
+
+impl<G: Gateway> Front<G> {
+    /// Reads who sends a request, and to which authority.
+    pub(super) fn asked<'a>(&self, parts: &'a Parts) -> Result<Asked<'a>, Problem> {
+        // `check_request` has refused a request whose two authorities differ.
+        let authority = match parts.uri.authority() {
+            Some(authority) => Some(authority.as_str()),
+            None => match parts.headers.get(HOST).map(|host| host.to_str()) {
+                Some(Ok(host)) => Some(host).filter(|host| !host.is_empty()),
+                Some(Err(_)) => return Err(Problem::bad_request("the Host header is not text")),
+                None => None,
+            },
+        };
+        let settings = &self.settings;
+        let Peer { address, https } = self.peer;
+        let client = Client::of(&parts.headers, address, https, &settings.trusted_proxies);
+        let domain = settings.domain.as_deref();
+        let is_local = client.is_this_machine();
+        let named = named(authority.unwrap_or_default(), domain, is_local);
+        if named == Named::Other {
+            return Err(Problem::misdirected());
+        }
+        Ok(Asked {
+            authority,
+            named,
+            client,
+        })
+    }
+
+    /// The web page behind a request, for CORS.
+    pub(super) fn page(&self, headers: &HeaderMap, asked: &Asked<'_>) -> Page {
+        let authority = asked.authority.unwrap_or_default();
+        let is_known = self.settings.domain.is_some();
+        let https = asked.client.https;
+        let origins = &self.settings.origins;
+        let is_here = asked.client.is_this_machine();
+        // Remote callers of a relay that takes tokens are not checked: a browser adds only cookies by
+        // itself, and those belong to the target.
+        let is_ambient = is_here || !self.settings.takes_tokens;
+        if is_ambient && origin::is_blind(headers, is_here, origins) {
+            return Page::Refused;
+        }
+        origin::page(headers, authority, is_known, https, origins)
+    }
+
+    /// Base of the URLs in answers to this caller.
+    pub(super) fn public_urls(&self, asked: &Asked<'_>, headers: &HeaderMap) -> PublicUrls {
+        let settings = &self.settings;
+        let outer = asked.client.host(headers);
+        let authority = outer.and_then(|host| str::from_utf8(host).ok());
+        let authority = authority.or(asked.authority);
+        PublicUrls::asked(
+            settings.public_url.as_ref(),
+            settings.domain.as_deref(),
+            asked.client.https,
+            authority,
+        )
+    }
+}
