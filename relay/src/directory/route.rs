@@ -37,7 +37,38 @@ pub(crate) struct ServingAgent {
 /// A link over which an agent serves a name.
 #[derive(Clone, Debug)]
 pub(crate) struct ServingLink {
-    pub(crate) at: LinkRef,
+    pub(crate) at: Upstream,
     /// Number of the name's sessions on the link.
     pub(crate) load: Load,
+}
+
+/// What a route leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Upstream {
+    /// A link between an agent and this relay process; the only kind so far.
+    Link(LinkRef),
+}
+
+impl Upstream {
+    /// Whether a shard can open sessions without another shard's help.
+    pub(crate) const fn is_on(self, shard: usize) -> bool {
+        self.shard() == shard
+    }
+
+    /// The shard that opens sessions.
+    pub(crate) const fn shard(self) -> usize {
+        let Self::Link(link) = self;
+        link.shard
+    }
+}
+
+/// An agent's part of a route, from which a front makes what it needs of the agent's target.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Served<'a> {
+    pub(crate) tunnel: &'a TunnelId,
+    pub(crate) agent: AgentTag,
+    pub(crate) generation: Generation,
+    /// Revision of the route.
+    pub(crate) revision: u64,
+    pub(crate) info: &'a TunnelInfo,
 }

@@ -10,9 +10,8 @@ use tieline_wire::Reason;
 use super::Shard;
 use super::frontends::Place;
 use super::mail::message::{CrossingReply, CrossingRequest, Verdict};
-use super::routes::Choice;
+use crate::directory::TunnelSelector;
 use crate::io::{Socket, timeout};
-use crate::listen::http::TunnelSelector;
 use crate::metrics::FrontendKind;
 use crate::registry::TunnelInfo;
 use crate::session::SessionCaller;
@@ -58,7 +57,7 @@ impl Shard {
                 dcc: request.dcc.clone(),
                 ..SessionCaller::default()
             };
-            self.place(&request.tunnel, Choice::Agent(request.agent), fit, caller)
+            self.place(&request.tunnel, request.agent, fit, caller)
         });
         placed.unwrap_or_else(Place::NoTarget)
     }

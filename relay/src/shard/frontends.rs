@@ -14,8 +14,8 @@ use super::arrived::Arrived;
 use super::callers::{self, Caller};
 use super::gateway::ShardGateway;
 use super::mail::message::{Frontend, Message};
-use super::routes::{Choice, Lookup};
 use crate::config::{CallerAuth, Config};
+use crate::directory::{Among, Lookup, Query, Resolved, Upstream};
 use crate::io::{PollSocket, Socket};
 use crate::limits::Pass;
 use crate::listen::http::is_of_target;
@@ -51,7 +51,7 @@ impl Shard {
                             early,
                             tried: Vec::new(),
                         };
-                        shard.route_raw(raw, tunnel, Choice::Any, caller).await;
+                        shard.route_raw(raw, tunnel, None, caller).await;
                     }
                 }
                 Some(None) | None => {
@@ -131,7 +131,8 @@ impl Shard {
                         early,
                         tried,
                     };
-                    shard.route_raw(raw, tunnel, Choice::Here, caller).await;
+                    let near = Some(shard.index);
+                    shard.route_raw(raw, tunnel, near, caller).await;
                 }
                 Err(reason) => shard.raw_refused(peer, Some(&tunnel), None, reason),
             }
@@ -139,14 +140,15 @@ impl Shard {
     }
 
     /// Joins a raw frontend to a session of `tunnel` on this shard, or hands the frontend off to the session's shard.
+    /// Agents with a link on the shard `near` are preferred.
     async fn route_raw(
         self: &Rc<Self>,
         mut raw: Raw,
         tunnel: TunnelId,
-        choice: Choice,
+        near: Option<usize>,
         caller: Caller,
     ) {
-        match self.place_raw(&mut raw, &tunnel, choice, &caller).await {
+        match self.place_raw(&mut raw, &tunnel, near, &caller).await {
             Place::Here(session) => {
                 let here = self.count_frontend(raw.arrived);
                 self.serve_raw(raw.socket, session, raw.early, caller, here);
@@ -183,7 +185,7 @@ impl Shard {
         self: &Rc<Self>,
         raw: &mut Raw,
         tunnel: &TunnelId,
-        choice: Choice,
+        near: Option<usize>,
         caller: &Caller,
     ) -> Place {
         // An HTTP target with a base path is reached over HTTP only.
@@ -191,12 +193,10 @@ impl Shard {
         let began = self.clock.now();
         let mut refused = (!raw.tried.is_empty()).then_some(Reason::TargetRefused);
         loop {
-            let among = (choice, &raw.tried[..]);
-            let agent = self.routes.borrow().choose(tunnel, self.index, among, fit);
-            if let (None, Some(reason)) = (agent, refused) {
+            let chosen = self.chosen_raw(tunnel, near, &raw.tried, &fit);
+            if let (Err(_), Some(reason)) = (&chosen, refused) {
                 return Place::NoTarget(reason);
             }
-            let choice = agent.map_or(choice, Choice::Agent);
             let caller = || SessionCaller {
                 identity: caller.identity(),
                 address: Some(raw.peer.ip().to_canonical()),
@@ -205,12 +205,16 @@ impl Shard {
                 noted: self.noted(raw.peer, tunnel),
                 ..SessionCaller::default()
             };
-            match (self.place(tunnel, choice, fit, caller), agent) {
+            let placed = match chosen {
+                Ok((agent, _)) => self.place(tunnel, agent, fit, caller),
+                Err(reason) => Place::NoTarget(reason),
+            };
+            match (placed, chosen) {
                 (Place::NoTarget(reason), _)
                     if refused.is_none() && self.is_changed_for(tunnel, reason, began).await => {}
                 // Payload is sent only once the target's connection stands: until then another agent may take the
                 // session.
-                (Place::Here(session), Some(agent)) => match session.settled().await {
+                (Place::Here(session), Ok((agent, false))) => match session.settled().await {
                     Err(reason) if session.delivery().is_not_sent() && is_of_target(reason) => {
                         raw.pass = session.take_pass();
                         raw.tried.push(agent);
@@ -220,6 +224,31 @@ impl Shard {
                 },
                 (placed, _) => return placed,
             }
+        }
+    }
+
+    /// The agent for a raw caller, and whether the tunnel has no other agent and none was tried.
+    fn chosen_raw(
+        &self,
+        tunnel: &TunnelId,
+        near: Option<usize>,
+        tried: &[AgentTag],
+        fit: &impl Fn(&TunnelInfo) -> bool,
+    ) -> Result<(AgentTag, bool), Reason> {
+        let fit = |_: &TunnelId, info: &TunnelInfo| fit(info);
+        let is_tried = |_: &TunnelId, agent: AgentTag| tried.contains(&agent);
+        let query = Query {
+            tried: &is_tried,
+            near,
+            ..Query::new(Among::Tunnel(tunnel), &fit)
+        };
+        match self.routes.borrow().resolve(&query) {
+            Resolved::To(choice) => Ok((choice.agent(), choice.is_only() && tried.is_empty())),
+            Resolved::Unknown | Resolved::Gone => Err(Reason::UnknownTunnel),
+            Resolved::Offline(_) | Resolved::Stale if self.is_paused(tunnel) => {
+                Err(Reason::TunnelPaused)
+            }
+            Resolved::Offline(_) | Resolved::Stale => Err(Reason::TunnelOffline),
         }
     }
 
@@ -296,21 +325,20 @@ impl Shard {
         io.end(ended.is_reset());
     }
 
-    /// The shard of a link to an agent of `tunnel` that `fit` accepts; if it is this shard, opens the session for
-    /// `caller`.
+    /// The shard of a link to `agent`, if `fit` accepts the agent; if it is this shard, opens the session for `caller`.
     pub(super) fn place(
         &self,
         tunnel: &TunnelId,
-        choice: Choice,
+        agent: AgentTag,
         fit: impl Fn(&TunnelInfo) -> bool,
         caller: impl FnOnce() -> SessionCaller,
     ) -> Place {
         let routes = self.routes.borrow();
-        let link = match routes.lookup(tunnel, self.index, choice, fit) {
+        let link = match routes.upstream(tunnel, agent, self.index, fit) {
             Lookup::Unknown => return Place::NoTarget(Reason::UnknownTunnel),
             _ if self.is_paused(tunnel) => return Place::NoTarget(Reason::TunnelPaused),
             Lookup::Offline => return Place::NoTarget(Reason::TunnelOffline),
-            Lookup::Live(link) => link,
+            Lookup::Live(Upstream::Link(link)) => link,
         };
         if link.shard != self.index {
             return Place::Shard(link.shard);
@@ -322,7 +350,7 @@ impl Shard {
     }
 
     /// Opens a session on a link of this shard.
-    pub(super) fn open_session(
+    fn open_session(
         &self,
         link: LinkRef,
         tunnel: &TunnelId,

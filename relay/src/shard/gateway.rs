@@ -16,14 +16,15 @@ use tokio::sync::oneshot;
 
 use super::Shard;
 use super::callers::{Caller, Known};
+use super::frontends::Place;
 use super::mail::message::{CrossingReply, CrossingRequest, Message, Verdict};
-use super::routes::{Choice, Found, Lookup, OwnerGroup, Search};
 use crate::audit::Call;
 use crate::auth::{OwnTokens, TokenRefusal};
+use crate::directory::{Among, OwnerGroup, Query, Resolved, TunnelSelector};
 use crate::io::{PollSocket, Socket, pair, sleep, timeout, turn};
 use crate::limits::{Limited, Pass};
 use crate::listen::http::{
-    Gateway, Listing, NoTarget, Sealer, Target, TargetQuery, TunnelSelector, hide_tokens,
+    Gateway, Listed, Listing, NoTarget, Sealer, Target, TargetQuery, hide_tokens,
 };
 use crate::metrics::FrontendKind;
 use crate::registry::{AgentTag, TunnelInfo};
@@ -85,17 +86,19 @@ impl Gateway for ShardGateway {
         let began = shard.clock.now();
         let fit = |tunnel: &TunnelId, info: &TunnelInfo| caller.may_reach(tunnel, info);
         let identity = caller.known().map(|known| &**known.identity());
-        let whose = match &wanted.selector {
+        let owners = match &wanted.selector {
             TunnelSelector::Kind(_) if wanted.binding.is_none() => OwnerGroup::of_caller(identity),
             _ => Vec::new(),
         };
-        let search = Search {
-            wanted,
-            stale,
-            tried: &[],
-            whose: &whose,
-            fit: &|tunnel, info| fit(tunnel, info) && !shard.is_paused(tunnel),
+        let is_open =
+            |tunnel: &TunnelId, info: &TunnelInfo| fit(tunnel, info) && !shard.is_paused(tunnel);
+        let serves = |info: &TunnelInfo| wanted.is_exposed_by(info);
+        let query = Query {
+            binding: wanted.binding.as_ref(),
+            stale: stale.map(Target::stale),
+            serves: Some(&serves),
             kept: &kept,
+            ..Query::new(Among::of(&wanted.selector, &owners), &is_open)
         };
         let offline = NoTarget::Refused(Reason::TunnelOffline);
         let too_late = match wanted.binding {
@@ -107,22 +110,20 @@ impl Gateway for ShardGateway {
             None => wanted.selector.clone(),
         };
         loop {
-            let found = shard.routes.borrow().find(&search);
-            let (since, is_known) = match found {
-                Found::Target(target) => return Ok(target),
+            let (since, is_known) = match shard.routes.borrow().resolve(&query) {
+                Resolved::To(choice) => {
+                    let unusable = NoTarget::Refused(Reason::TargetUnreachable);
+                    return choice.target().map(Rc::clone).ok_or(unusable);
+                }
                 // The link of the `stale` target is lost, and the route update that says so is on its way.
-                Found::Stale => (began, true),
-                Found::Offline(since) => (since, true),
+                Resolved::Stale => (began, true),
+                Resolved::Offline(since) => (since, true),
                 // Right after the relay's start the agents have yet to reconnect.
-                Found::Gone if shard.is_fresh() => (began, false),
-                Found::Gone => return Err(NoTarget::AgentGone),
-                Found::Unusable => return Err(NoTarget::Refused(Reason::TargetUnreachable)),
-                Found::Unknown => {
-                    let search = Search {
-                        fit: &fit,
-                        ..search
-                    };
-                    if shard.is_paused_for(&search) {
+                Resolved::Gone if shard.is_fresh() => (began, false),
+                Resolved::Gone => return Err(NoTarget::AgentGone),
+                Resolved::Unknown => {
+                    let anything = Query { fit: &fit, ..query };
+                    if shard.is_paused_for(&anything) {
                         return Err(NoTarget::Refused(Reason::TunnelPaused));
                     }
                     if !shard.is_fresh() {
@@ -147,7 +148,7 @@ impl Gateway for ShardGateway {
         };
         let fit = |tunnel: &TunnelId, info: &TunnelInfo| caller.may_reach(tunnel, info);
         while let Some(after) = listing.next.take() {
-            let (some, next) = self.0.routes.borrow().list(&after, fit);
+            let (some, next) = self.0.routes.borrow().list(&after, fit, Listed::new);
             listing.tunnels.extend(some);
             listing.next = next;
             if listing.tunnels.len() >= LISTED_ENOUGH {
@@ -171,16 +172,23 @@ impl Gateway for ShardGateway {
     ) -> Option<Rc<Target>> {
         let shard = &self.0;
         let identity = caller.known().map(|known| &**known.identity());
-        let search = Search {
-            wanted,
-            stale: None,
-            tried,
-            whose: &OwnerGroup::of_caller(identity),
-            fit: &|tunnel, info| caller.may_reach(tunnel, info) && !shard.is_paused(tunnel),
-            kept: &|_, _| false,
+        let owners = OwnerGroup::of_caller(identity);
+        let fit = |tunnel: &TunnelId, info: &TunnelInfo| {
+            caller.may_reach(tunnel, info) && !shard.is_paused(tunnel)
         };
-        match shard.routes.borrow().find(&search) {
-            Found::Target(target) => Some(target),
+        let serves = |info: &TunnelInfo| wanted.is_exposed_by(info);
+        let is_tried = |tunnel: &TunnelId, agent: AgentTag| {
+            let mut tried = tried.iter();
+            tried.any(|it| it.agent == agent && it.tunnel == *tunnel)
+        };
+        let query = Query {
+            binding: wanted.binding.as_ref(),
+            tried: &is_tried,
+            serves: Some(&serves),
+            ..Query::new(Among::of(&wanted.selector, &owners), &fit)
+        };
+        match shard.routes.borrow().resolve(&query) {
+            Resolved::To(choice) => choice.target().map(Rc::clone),
             _ => None,
         }
     }
@@ -195,30 +203,18 @@ impl Gateway for ShardGateway {
         let tunnel = &target.tunnel;
         // Look up again: since the target was found, the name may have gone to another owner.
         let fit = |info: &TunnelInfo| caller.may_reach(tunnel, info);
-        let choice = Choice::Agent(target.agent);
-        let lookup = shard
-            .routes
-            .borrow()
-            .lookup(tunnel, shard.index, choice, fit);
-        if shard.is_paused(tunnel) && lookup != Lookup::Unknown {
-            return Err(Reason::TunnelPaused);
-        }
-        let link = match lookup {
-            Lookup::Unknown => return Err(Reason::UnknownTunnel),
-            Lookup::Offline => return Err(Reason::TunnelOffline),
-            Lookup::Live(link) => link,
+        let placed = shard.place(tunnel, target.agent, fit, || SessionCaller {
+            identity: caller.identity(),
+            address: Some(self.1),
+            kind: FrontendKind::Http,
+            dcc: dcc.cloned(),
+            ..SessionCaller::default()
+        });
+        let to = match placed {
+            Place::Here(session) => return Ok(GatewayStream::Local(SessionStream::new(session))),
+            Place::NoTarget(reason) => return Err(reason),
+            Place::Shard(to) => to,
         };
-        if link.shard == shard.index {
-            let caller = SessionCaller {
-                identity: caller.identity(),
-                address: Some(self.1),
-                kind: FrontendKind::Http,
-                dcc: dcc.cloned(),
-                ..SessionCaller::default()
-            };
-            let session = shard.open_session(link, tunnel, caller)?;
-            return Ok(GatewayStream::Local(SessionStream::new(session)));
-        }
         shard.metrics.crossings.inc();
         let (ours, theirs) = pair().map_err(|_| Reason::Overload)?;
         let socket = Socket::new(ours);
@@ -238,7 +234,7 @@ impl Gateway for ShardGateway {
                 reached,
             },
         };
-        if !shard.mail.hand_off(link.shard, crossing).await {
+        if !shard.mail.hand_off(to, crossing).await {
             return Err(Reason::Overload);
         }
         let socket = PollSocket::new(socket);

@@ -3,7 +3,6 @@
 use tieline_wire::TunnelId;
 
 use super::Shard;
-use super::routes::{Choice, Lookup};
 use crate::auth::{may_reach, verify_caller};
 use crate::config::CallerAuth;
 use crate::io::{Received, Socket};
@@ -40,7 +39,7 @@ impl Shard {
             let now_seconds = Self::seconds_since_1970();
             let caller = verify_caller(&self.auth.borrow(), token?, now_seconds).ok()?;
             let fit = |info: &TunnelInfo| may_reach(&caller, tunnel, info.owner.as_deref());
-            if routes.lookup(tunnel, self.index, Choice::Any, fit) == Lookup::Unknown {
+            if !routes.is_known(tunnel, fit) {
                 return None;
             }
         }

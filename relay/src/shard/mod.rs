@@ -17,7 +17,7 @@ use crate::audit::Audit;
 use crate::auth::{AskControl, Snapshot};
 use crate::clock::Clock;
 use crate::config::{Config, PublicUrls};
-use crate::directory::{Names, Restored, Rules, home};
+use crate::directory::{Names, Restored, Routes, Rules, home};
 use crate::error::ListenKind;
 use crate::io::{Chosen, Listener, Socket, Spin, run_spinning, sleep};
 use crate::limits::{Limits, LiveTunnels, PerAddress};
@@ -50,7 +50,6 @@ mod mail;
 mod operator;
 mod placement;
 mod provider;
-mod routes;
 mod waiting;
 mod withdrawal;
 
@@ -62,7 +61,6 @@ use lost::LostLinks;
 pub(crate) use mail::message::{Message, Paused, Stop};
 use mail::{Mail, OpenMailbox};
 pub(crate) use mail::{Mailbox, MailboxSender, mailbox};
-use routes::Routes;
 
 /// State that all shards share.
 pub(crate) struct Peers {
@@ -127,7 +125,7 @@ pub(crate) struct Shard {
     auth: RefCell<Arc<Snapshot>>,
     /// Paused tunnels; replaced as a whole.
     paused: RefCell<Arc<Paused>>,
-    routes: RefCell<Routes>,
+    routes: RefCell<Routes<listen::http::Target>>,
     names: RefCell<Names>,
     /// Notes about names that wait for room in the state folder's queue.
     unsaved: RefCell<IndexMap<TunnelId, Box<Note>>>,
@@ -211,7 +209,7 @@ impl Shard {
             live_of_accounts: Arc::clone(&peers.live_of_accounts),
             is_kept: peers.book.is_kept(),
         });
-        let mut routes = Routes::default();
+        let mut routes = Routes::new(listen::http::Target::new);
         let clock = Clock::start();
         for it in restored.iter() {
             if home(&it.binding.tunnel, shards) == index {

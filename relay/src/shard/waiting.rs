@@ -4,9 +4,8 @@
 use tieline_wire::{Moment, Reason, TunnelId};
 
 use super::Shard;
-use super::routes::{Found, Search};
+use crate::directory::{Query, Resolved, TunnelSelector};
 use crate::io::timeout;
-use crate::listen::http::TunnelSelector;
 
 impl Shard {
     /// Whether the relay started so recently that agents may still be reconnecting.
@@ -53,8 +52,8 @@ impl Shard {
             .await
     }
 
-    /// Whether `anything`, a search that includes paused tunnels, finds a tunnel where the caller's search found none.
-    pub(super) fn is_paused_for(&self, anything: &Search<'_>) -> bool {
-        !matches!(self.routes.borrow().find(anything), Found::Unknown)
+    /// Whether `anything`, a query that includes paused tunnels, finds a tunnel where the caller's query found none.
+    pub(super) fn is_paused_for(&self, anything: &Query<'_>) -> bool {
+        !matches!(self.routes.borrow().resolve(anything), Resolved::Unknown)
     }
 }

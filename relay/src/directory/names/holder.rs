@@ -8,7 +8,7 @@ use tieline_wire::{AgentKey, Generation, InstanceId, MachineId};
 
 use crate::auth::Owner;
 use crate::directory::claim::Claim;
-use crate::directory::route::{ServingAgent, ServingLink};
+use crate::directory::route::{ServingAgent, ServingLink, Upstream};
 use crate::registry::{AgentTag, LinkRef, TunnelInfo};
 use crate::session::Load;
 use crate::state::Binding;
@@ -139,7 +139,7 @@ impl Holder {
     /// The holder as every shard's routes know it, while it has a link.
     pub(super) fn serving(&self) -> Option<ServingAgent> {
         let link = |line: &Line| ServingLink {
-            at: line.link,
+            at: Upstream::Link(line.link),
             load: line.load.clone(),
         };
         self.is_live().then(|| ServingAgent {

@@ -38,7 +38,7 @@ pub(crate) use outbound::reasons::is_of_target;
 pub(crate) use policy::credentials::hide_tokens;
 pub(crate) use serve::serve;
 pub(crate) use target::Target;
-pub(crate) use target_query::{AgentBinding, NoTarget, TargetQuery, TunnelSelector};
+pub(crate) use target_query::{NoTarget, TargetQuery};
 
 #[cfg(test)]
 mod tests;

@@ -7,8 +7,8 @@ use http::uri::Authority;
 use tieline_hop::rewrite::default_port;
 use tieline_wire::{Generation, Scheme, TunnelId};
 
-use super::target_query::AgentBinding;
-use crate::registry::{AgentTag, TunnelInfo};
+use crate::directory::{AgentBinding, Served, Stale};
+use crate::registry::AgentTag;
 
 /// Data about a tunnel's target that the HTTP front needs.
 #[derive(Clone, Debug)]
@@ -38,13 +38,8 @@ impl Target {
     /// The target of a route, as its agent described it.
     ///
     /// `None` if the target's authority is not a valid `Host` value.
-    pub(crate) fn new(
-        tunnel: &TunnelId,
-        agent: AgentTag,
-        info: &TunnelInfo,
-        generation: Generation,
-        revision: u64,
-    ) -> Option<Self> {
+    pub(crate) fn new(served: &Served<'_>) -> Option<Self> {
+        let info = served.info;
         let authority = &info.authority;
         let https = info.scheme == Scheme::Https;
         let parsed: Authority = authority.parse().ok()?;
@@ -53,8 +48,8 @@ impl Target {
         let page = HeaderValue::from_str(&format!("{scheme}://{authority}")).ok()?;
         let origin = Origin::parse(parsed.as_str().as_bytes(), default_port(https))?;
         (!authority.contains('@')).then(|| Self {
-            tunnel: tunnel.clone(),
-            agent,
+            tunnel: served.tunnel.clone(),
+            agent: served.agent,
             is_shared: info.shared,
             host,
             page,
@@ -64,8 +59,8 @@ impl Target {
                 info.base_path.clone()
             },
             base_path: info.base_path.clone(),
-            generation,
-            revision,
+            generation: served.generation,
+            revision: served.revision,
             origin,
             https,
         })
@@ -74,6 +69,15 @@ impl Target {
     /// Generation of the tunnel's ownership.
     pub(crate) const fn generation(&self) -> Generation {
         self.generation
+    }
+
+    /// This target, whose link was found to be lost.
+    pub(crate) const fn stale(&self) -> Stale<'_> {
+        Stale {
+            tunnel: &self.tunnel,
+            agent: self.agent,
+            revision: self.revision,
+        }
     }
 
     /// The tunnel and agent, to bind further requests to this agent.

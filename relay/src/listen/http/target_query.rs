@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use tieline_wire::{Reason, TunnelId};
+use tieline_wire::Reason;
 
 use super::inbound::exposure::is_exposed;
-use crate::registry::{AgentTag, TunnelInfo};
+use crate::directory::{AgentBinding, TunnelSelector};
+use crate::registry::TunnelInfo;
 
 /// Search criteria for a request's target.
 #[derive(Clone, Debug)]
@@ -19,21 +20,6 @@ pub(crate) struct TargetQuery {
     pub(crate) path: String,
     /// Whether the target itself gave this caller the path, so that `base_path` does not limit it.
     pub(crate) is_invited: bool,
-}
-
-/// Tunnels that a URL names.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum TunnelSelector {
-    Tunnel(TunnelId),
-    /// Any tunnel of this kind of application.
-    Kind(String),
-}
-
-/// One agent of one tunnel.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct AgentBinding {
-    pub(crate) tunnel: TunnelId,
-    pub(crate) agent: AgentTag,
 }
 
 /// Why a request has no target.

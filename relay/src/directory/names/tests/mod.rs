@@ -8,6 +8,7 @@ use tieline_wire::{AgentKey, InstanceId, MachineId, Scheme};
 use super::holder::SUPERSEDED_KEPT;
 use super::*;
 use crate::Config;
+use crate::directory::route::Upstream;
 use crate::registry::{LinkId, TunnelInfo};
 use crate::session::Load;
 
@@ -61,7 +62,11 @@ pub(super) fn claim(name: &str, key: u8, instance: u8, link: LinkRef) -> Claim {
 pub(super) fn links(update: &RouteUpdate) -> Vec<LinkRef> {
     let agents = update.agents.iter();
     agents
-        .flat_map(|agent| agent.links.iter().map(|link| link.at))
+        .flat_map(|agent| {
+            agent.links.iter().map(|link| match link.at {
+                Upstream::Link(link) => link,
+            })
+        })
         .collect()
 }
 

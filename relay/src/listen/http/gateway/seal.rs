@@ -9,7 +9,7 @@ use ring::digest::SHA256_OUTPUT_LEN;
 use ring::hmac;
 use tieline_wire::TunnelId;
 
-use crate::listen::http::target_query::AgentBinding;
+use crate::directory::AgentBinding;
 use crate::registry::AgentTag;
 
 /// Bytes of a mark: agent tag and HMAC.

@@ -16,9 +16,9 @@ use tieline_wire::TunnelId;
 use super::ours::AuthorityOwner;
 use super::reference::{Reference, path_len};
 use super::rewrite::Mapping;
+use crate::directory::AgentBinding;
 use crate::listen::http::gateway::seal::Sealer;
 use crate::listen::http::inbound::route::{Route, split_well_known};
-use crate::listen::http::target_query::AgentBinding;
 use crate::registry::AgentTag;
 
 /// Prefix of the target's own origin in a mark's text.

@@ -12,6 +12,7 @@ use tieline_wire::{Reason, TunnelId};
 
 use super::asked::Asked;
 use super::front::Front;
+use crate::directory::TunnelSelector;
 use crate::listen::http::gateway::Gateway;
 use crate::listen::http::gateway::seal::Sealer;
 use crate::listen::http::inbound::route::{Route, Way};
@@ -21,7 +22,7 @@ use crate::listen::http::mapping::rewrite::Mapping;
 use crate::listen::http::policy::callers::AdmittedCaller;
 use crate::listen::http::problem::Problem;
 use crate::listen::http::target::Target;
-use crate::listen::http::target_query::{NoTarget, TargetQuery, TunnelSelector};
+use crate::listen::http::target_query::{NoTarget, TargetQuery};
 
 /// Session id of MCP's Streamable HTTP transport, since revision 2025-03-26.
 const MCP_SESSION: HeaderName = HeaderName::from_static("mcp-session-id");

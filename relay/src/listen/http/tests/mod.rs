@@ -42,6 +42,7 @@ use super::gateway::settings::HTTP_BUFFER_BYTES_MAX;
 use super::*;
 use crate::audit::Call;
 use crate::auth::{OwnTokens, Snapshot, TokenRefusal};
+use crate::directory::{Served, TunnelSelector};
 use crate::registry::{AgentTag, TunnelInfo};
 
 /// Capacity of a simulated socket in each direction.
@@ -91,7 +92,14 @@ pub(super) fn target_at(authority: &str, base_path: &str, generation: Generation
         ..TunnelInfo::default()
     };
     let maya = TunnelId::parse("maya").unwrap();
-    Target::new(&maya, AgentTag::default(), &info, generation, generation.0).unwrap()
+    let served = Served {
+        tunnel: &maya,
+        agent: AgentTag::default(),
+        generation,
+        revision: generation.0,
+        info: &info,
+    };
+    Target::new(&served).unwrap()
 }
 
 /// A caller, identified by its token.

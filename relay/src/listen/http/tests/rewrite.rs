@@ -6,6 +6,7 @@ use tieline_wire::{Generation, Scheme, TunnelId};
 use http::{HeaderName, HeaderValue};
 
 use super::*;
+use crate::directory::Served;
 use crate::registry::{AgentTag, TunnelInfo};
 
 fn info(scheme: Scheme, authority: &str) -> TunnelInfo {
@@ -19,7 +20,13 @@ fn info(scheme: Scheme, authority: &str) -> TunnelInfo {
 
 fn target_of(scheme: Scheme, authority: &str) -> Option<Target> {
     let (maya, info) = (TunnelId::parse("maya").unwrap(), info(scheme, authority));
-    Target::new(&maya, AgentTag::default(), &info, Generation(1), 1)
+    Target::new(&Served {
+        tunnel: &maya,
+        agent: AgentTag::default(),
+        generation: Generation(1),
+        revision: 1,
+        info: &info,
+    })
 }
 
 fn target() -> Target {

@@ -9,10 +9,75 @@ use tieline_wire::{Generation, Scheme};
 
 use super::*;
 use crate::auth::Owner;
-use crate::directory::ServingLink;
-use crate::listen::http::{AgentBinding, TargetQuery};
+use crate::directory::kinds::OwnerGroup;
+use crate::directory::query::{AgentBinding, Among, Query, Stale};
+use crate::directory::route::{ServingLink, Upstream};
 use crate::registry::{LinkId, LinkRef};
 use crate::session::Load;
+
+/// What the tests make of an agent's description: nothing but its place.
+#[derive(Clone, Debug)]
+struct Seen {
+    tunnel: TunnelId,
+    agent: AgentTag,
+    revision: u64,
+}
+
+type Routes = super::Routes<Seen>;
+
+fn routes() -> Routes {
+    Routes::new(|served| {
+        let seen = Seen {
+            tunnel: served.tunnel.clone(),
+            agent: served.agent,
+            revision: served.revision,
+        };
+        (!served.info.authority.is_empty()).then_some(seen)
+    })
+}
+
+/// Outcome of a query, without borrowing the routes.
+#[derive(Debug)]
+enum Found {
+    Unknown,
+    Offline(Moment),
+    Stale,
+    Gone,
+    Unusable,
+    Target(Rc<Seen>),
+}
+
+/// What a caller asks for.
+#[derive(Clone)]
+struct Wanted {
+    selector: TunnelSelector,
+    binding: Option<AgentBinding>,
+}
+
+/// A query by a caller that asks for `/mcp` and may reach every tunnel.
+fn query(wanted: &Wanted) -> Query<'_> {
+    Query {
+        binding: wanted.binding.as_ref(),
+        serves: Some(&|info| "/mcp".starts_with(&info.base_path)),
+        ..Query::new(
+            Among::of(&wanted.selector, &[OwnerGroup::Anybody]),
+            &|_, _| true,
+        )
+    }
+}
+
+fn answer(routes: &Routes, query: &Query<'_>) -> Found {
+    match routes.resolve(query) {
+        Resolved::Unknown => Found::Unknown,
+        Resolved::Offline(since) => Found::Offline(since),
+        Resolved::Stale => Found::Stale,
+        Resolved::Gone => Found::Gone,
+        Resolved::To(choice) => match choice.target() {
+            Some(seen) => Found::Target(Rc::clone(seen)),
+            None => Found::Unusable,
+        },
+    }
+}
 
 const NOW: Moment = Moment::from_micros(0);
 
@@ -23,10 +88,10 @@ fn tunnel(name: &str) -> TunnelId {
 /// An agent with these links, whose target serves callers under `base_path`.
 fn agent(tag: u8, links: &[(usize, u64)], base_path: &str) -> ServingAgent {
     let link = |(shard, id): &(usize, u64)| ServingLink {
-        at: LinkRef {
+        at: Upstream::Link(LinkRef {
             shard: *shard,
             link: LinkId(*id),
-        },
+        }),
         load: Load::default(),
     };
     ServingAgent {
@@ -71,15 +136,31 @@ fn update(revision: u64, links: &[(usize, u64)]) -> Arc<RouteUpdate> {
     route("maya", revision, agents)
 }
 
-fn lookup(routes: &Routes, shard: usize, choice: Choice) -> Lookup {
-    routes.lookup(&tunnel("maya"), shard, choice, |_| true)
+/// The agent and the link for a raw caller, who stays on the shard `near` if possible.
+fn raw(routes: &Routes, shard: usize, near: Option<usize>) -> Result<LinkRef, Lookup> {
+    let maya = tunnel("maya");
+    let query = Query {
+        near,
+        ..Query::new(Among::Tunnel(&maya), &|_, _| true)
+    };
+    let agent = match routes.resolve(&query) {
+        Resolved::To(choice) => choice.agent(),
+        Resolved::Unknown => return Err(Lookup::Unknown),
+        _ => return Err(Lookup::Offline),
+    };
+    upstream(routes, agent.0[0], shard)
+}
+
+fn upstream(routes: &Routes, agent: u8, shard: usize) -> Result<LinkRef, Lookup> {
+    match routes.upstream(&tunnel("maya"), AgentTag([agent; 8]), shard, |_| true) {
+        Lookup::Live(Upstream::Link(link)) => Ok(link),
+        other => Err(other),
+    }
 }
 
 fn link(routes: &Routes, shard: usize) -> Option<(usize, u64)> {
-    match lookup(routes, shard, Choice::Any) {
-        Lookup::Live(link) => Some((link.shard, link.link.0)),
-        _ => None,
-    }
+    let link = raw(routes, shard, None).ok()?;
+    Some((link.shard, link.link.0))
 }
 
 fn kind() -> TunnelSelector {
@@ -90,25 +171,15 @@ fn maya() -> TunnelSelector {
     TunnelSelector::Tunnel(tunnel("maya"))
 }
 
-fn wanted(selector: TunnelSelector) -> TargetQuery {
-    TargetQuery {
+fn wanted(selector: TunnelSelector) -> Wanted {
+    Wanted {
         selector,
-        dcc: None,
         binding: None,
-        path: "/mcp".to_owned(),
-        is_invited: false,
     }
 }
 
-fn find(routes: &Routes, wanted: &TargetQuery) -> Found {
-    routes.find(&Search {
-        wanted,
-        stale: None,
-        tried: &[],
-        whose: &[OwnerGroup::Anybody],
-        fit: &|_, _| true,
-        kept: &|_, _| false,
-    })
+fn find(routes: &Routes, wanted: &Wanted) -> Found {
+    answer(routes, &query(wanted))
 }
 
 /// Name and agent of the target that was found.
@@ -126,7 +197,7 @@ fn keep_busy(update: &RouteUpdate, place: usize, sessions: usize) {
 
 #[test]
 fn an_older_decision_never_replaces_a_newer_one() {
-    let mut routes = Routes::default();
+    let mut routes = routes();
     routes.apply(update(2, &[(0, 2)]), NOW);
     routes.apply(update(1, &[(0, 1)]), NOW);
     assert_eq!(link(&routes, 0), Some((0, 2)));
@@ -134,21 +205,21 @@ fn an_older_decision_never_replaces_a_newer_one() {
 
 #[test]
 fn a_name_without_links_is_offline_and_a_forgotten_one_unknown() {
-    let mut routes = Routes::default();
-    assert_eq!(lookup(&routes, 0, Choice::Any), Lookup::Unknown);
+    let mut routes = routes();
+    assert_eq!(raw(&routes, 0, None), Err(Lookup::Unknown));
     routes.apply(update(1, &[]), NOW);
-    assert_eq!(lookup(&routes, 0, Choice::Any), Lookup::Offline);
+    assert_eq!(raw(&routes, 0, None), Err(Lookup::Offline));
     let forget = RouteUpdate {
         forget: true,
         ..(*update(2, &[])).clone()
     };
     routes.apply(Arc::new(forget), NOW);
-    assert_eq!(lookup(&routes, 0, Choice::Any), Lookup::Unknown);
+    assert_eq!(raw(&routes, 0, None), Err(Lookup::Unknown));
 }
 
 #[test]
 fn a_change_wakes_who_waits_for_it_and_nobody_else() {
-    let mut routes = Routes::default();
+    let mut routes = routes();
     routes.apply(update(1, &[]), NOW);
     let mut maya = routes.changed(&maya(), true).unwrap();
     let mut kind = routes.changed(&kind(), true).unwrap();
@@ -163,23 +234,11 @@ fn a_change_wakes_who_waits_for_it_and_nobody_else() {
     routes.apply(update(2, &[(0, 1)]), NOW);
     assert!(maya.try_recv().is_ok() && kind.try_recv().is_ok());
     assert!(other.try_recv().is_err());
-    assert_eq!(routes.waiting_count, 1);
-}
-
-#[test]
-fn who_waits_is_bounded_and_who_left_does_not_count() {
-    let mut routes = Routes::default();
-    let mut waiting: Vec<_> = (0..WAITING_MAX)
-        .map(|_| routes.changed(&maya(), true).unwrap())
-        .collect();
-    assert!(routes.changed(&maya(), true).is_none());
-    waiting.pop();
-    assert!(routes.changed(&maya(), true).is_some());
 }
 
 #[test]
 fn a_name_is_offline_since_its_last_link_left() {
-    let mut routes = Routes::default();
+    let mut routes = routes();
     let at = Moment::from_micros;
     routes.apply(update(1, &[(0, 1)]), at(1));
     routes.apply(update(2, &[]), at(2));
@@ -197,7 +256,7 @@ fn a_name_is_offline_since_its_last_link_left() {
 
 #[test]
 fn a_target_without_an_address_is_of_no_use() {
-    let mut routes = Routes::default();
+    let mut routes = routes();
     let mut nowhere = agent(1, &[(0, 1)], "");
     nowhere.info = Arc::default();
     routes.apply(route("maya", 1, vec![nowhere]), NOW);
@@ -206,7 +265,7 @@ fn a_target_without_an_address_is_of_no_use() {
 
 #[test]
 fn a_link_on_the_same_shard_is_preferred_and_several_take_turns() {
-    let mut routes = Routes::default();
+    let mut routes = routes();
     routes.apply(update(1, &[(0, 1), (1, 2), (1, 3)]), NOW);
     assert_eq!(link(&routes, 0), Some((0, 1)));
     let used: BTreeSet<_> = (0..6).map(|_| link(&routes, 1)).collect();
@@ -215,40 +274,34 @@ fn a_link_on_the_same_shard_is_preferred_and_several_take_turns() {
 
 #[test]
 fn tunnels_are_listed_in_order_to_who_may_reach_them() {
-    let mut routes = Routes::default();
+    let mut routes = routes();
     for number in (0..2 * LIST_COUNT + 10).rev() {
         let name = format!("n{number:04}");
         let agents = Vec::from_iter((number % 2 == 0).then(|| agent(1, &[(0, 1)], "/mcp")));
         routes.apply(route(&name, 1, agents), NOW);
     }
+    let row = |tunnel: &TunnelId, info: &TunnelInfo, online| {
+        (tunnel.as_str().to_owned(), info.base_path.clone(), online)
+    };
     let (mut after, mut all, mut turns) = (Some(String::new()), Vec::new(), 0);
     while let Some(name) = after {
-        let (some, next) = routes.list(&name, |tunnel, _| !tunnel.as_str().ends_with('7'));
-        all.extend(some.iter().map(|it| serde_json::to_value(it).unwrap()));
+        let (some, next) = routes.list(&name, |tunnel, _| !tunnel.as_str().ends_with('7'), row);
+        all.extend(some);
         (after, turns) = (next, turns + 1);
     }
-    let names: Vec<_> = all
-        .iter()
-        .map(|it| it["tunnel_id"].as_str().unwrap())
-        .collect();
+    let names: Vec<_> = all.iter().map(|(name, ..)| name).collect();
     assert!(
         names.is_sorted() && names.len() == 459 && turns == 3,
         "{turns} {}",
         names.len()
     );
-    assert_eq!(
-        (&all[0]["online"], &all[1]["online"]),
-        (&true.into(), &false.into())
-    );
-    assert_eq!(all[0]["path"], "/w/n0000/mcp");
+    assert_eq!(all[0], ("n0000".to_owned(), "/mcp".to_owned(), true));
+    assert_eq!(all[1], ("n0001".to_owned(), String::new(), false));
     let forget = RouteUpdate {
         forget: true,
         ..(*route("n0000", 2, vec![])).clone()
     };
     routes.apply(Arc::new(forget), NOW);
-    let (some, _) = routes.list("", |_, _| true);
-    assert_eq!(
-        serde_json::to_value(&some[0]).unwrap()["tunnel_id"],
-        "n0001"
-    );
+    let (some, _) = routes.list("", |_, _| true, row);
+    assert_eq!(some[0].0, "n0001");
 }

@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn the_agent_with_the_fewest_sessions_is_chosen_and_equals_take_turns() {
-    let mut routes = Routes::default();
+    let mut routes = routes();
     let agents = (1..=3).map(|n| agent(n, &[(0, n.into())], "")).collect();
     let update = route("maya", 1, agents);
     routes.apply(Arc::clone(&update), NOW);
@@ -18,21 +18,18 @@ fn the_agent_with_the_fewest_sessions_is_chosen_and_equals_take_turns() {
         assert_eq!(link(&routes, 0), Some((0, 2)));
     }
     // A connection that the caller keeps to the agent does not count as load.
-    let third = Search {
-        wanted: &wanted(maya()),
-        stale: None,
-        tried: &[],
-        whose: &[OwnerGroup::Anybody],
-        fit: &|_, _| true,
+    let wanted = wanted(maya());
+    let third = Query {
         kept: &|_, agent| agent.0[0] == 3,
+        ..query(&wanted)
     };
-    assert_eq!(place(&routes.find(&third)).unwrap().1, 3);
+    assert_eq!(place(&answer(&routes, &third)).unwrap().1, 3);
 }
 
 #[test]
 fn agents_of_a_kind_that_have_as_much_to_do_take_turns() {
     let of = |tags: &[u8]| tags.iter().map(|tag| agent(*tag, &[(0, 1)], "")).collect();
-    let mut routes = Routes::default();
+    let mut routes = routes();
     let found = |routes: &Routes| place(&find(routes, &wanted(kind()))).unwrap();
     routes.apply(route("maya", 1, of(&[1, 2])), NOW);
     let agents: BTreeSet<_> = (0..2).map(|_| found(&routes).1).collect();
@@ -44,7 +41,7 @@ fn agents_of_a_kind_that_have_as_much_to_do_take_turns() {
 
 #[test]
 fn a_caller_that_was_handed_here_stays_here() {
-    let mut routes = Routes::default();
+    let mut routes = routes();
     let update = route(
         "maya",
         1,
@@ -52,61 +49,51 @@ fn a_caller_that_was_handed_here_stays_here() {
     );
     routes.apply(Arc::clone(&update), NOW);
     keep_busy(&update, 1, 2);
-    let here = |shard| match lookup(&routes, shard, Choice::Here) {
-        Lookup::Live(link) => link.shard,
-        other => panic!("{other:?}"),
-    };
+    let here = |shard| raw(&routes, shard, Some(shard)).unwrap().shard;
     assert_eq!((here(0), here(1), here(2)), (0, 1, 0));
-    let second = Choice::Agent(AgentTag([2; 8]));
-    assert!(matches!(
-        lookup(&routes, 0, second),
-        Lookup::Live(LinkRef { shard: 1, .. })
-    ));
-    let nobody = Choice::Agent(AgentTag([9; 8]));
-    assert_eq!(lookup(&routes, 0, nobody), Lookup::Offline);
+    assert_eq!(upstream(&routes, 2, 0).unwrap().shard, 1);
+    assert_eq!(upstream(&routes, 9, 0), Err(Lookup::Offline));
 }
 
 #[test]
 fn only_agents_that_the_caller_may_reach_are_chosen() {
-    let mut routes = Routes::default();
+    let mut routes = routes();
     let mut others = agent(1, &[(0, 1)], "");
     others.info = info("", "others");
     routes.apply(route("maya", 1, vec![others, agent(2, &[(0, 2)], "")]), NOW);
     let is_ours = |info: &TunnelInfo| info.owner.as_ref().is_some_and(|it| it.sub == "farm");
     for selector in [maya(), kind()] {
         for _ in 0..3 {
-            let found = routes.find(&Search {
-                wanted: &wanted(selector.clone()),
-                stale: None,
-                tried: &[],
-                whose: &[OwnerGroup::Anybody],
-                fit: &|_, info| is_ours(info),
-                kept: &|_, _| false,
-            });
+            let found = answer(
+                &routes,
+                &Query {
+                    fit: &|_, info| is_ours(info),
+                    ..query(&wanted(selector.clone()))
+                },
+            );
             assert_eq!(place(&found).unwrap().1, 2);
         }
-        let found = routes.find(&Search {
-            wanted: &wanted(selector),
-            stale: None,
-            tried: &[],
-            whose: &[OwnerGroup::Anybody],
-            fit: &|_, _| false,
-            kept: &|_, _| false,
-        });
+        let found = answer(
+            &routes,
+            &Query {
+                fit: &|_, _| false,
+                ..query(&wanted(selector))
+            },
+        );
         assert!(
             matches!(found, Found::Unknown),
             "a tunnel that the caller may not reach was found"
         );
     }
-    assert_eq!(
-        routes.lookup(&tunnel("maya"), 0, Choice::Any, |_| false),
-        Lookup::Unknown
-    );
+    let hidden = routes.upstream(&tunnel("maya"), AgentTag([2; 8]), 0, |_| false);
+    assert_eq!(hidden, Lookup::Unknown);
+    assert!(routes.is_known(&tunnel("maya"), is_ours));
+    assert!(!routes.is_known(&tunnel("maya"), |_| false));
 }
 
 #[test]
 fn a_kind_leads_to_a_tunnel_of_it_that_serves_the_path() {
-    let mut routes = Routes::default();
+    let mut routes = routes();
     let apply = |routes: &mut Routes, name, revision, agents| {
         routes.apply(route(name, revision, agents), NOW);
     };
@@ -146,11 +133,11 @@ fn a_kind_leads_to_a_tunnel_of_it_that_serves_the_path() {
 
 #[test]
 fn who_is_bound_to_an_agent_gets_that_one_or_hears_that_it_is_gone() {
-    let mut routes = Routes::default();
+    let mut routes = routes();
     let at = Moment::from_micros;
     let two = || vec![agent(1, &[(0, 1)], ""), agent(2, &[(0, 2)], "")];
     routes.apply(route("maya", 1, two()), at(1));
-    let bound = |selector, tag| TargetQuery {
+    let bound = |selector, tag| Wanted {
         binding: Some(AgentBinding {
             tunnel: tunnel("maya"),
             agent: AgentTag([tag; 8]),
@@ -187,16 +174,20 @@ fn who_is_bound_to_an_agent_gets_that_one_or_hears_that_it_is_gone() {
 
 #[test]
 fn a_link_that_is_known_to_be_gone_is_not_found_again() {
-    let mut routes = Routes::default();
-    let find = |routes: &Routes, stale: &Target, selector| {
-        routes.find(&Search {
-            wanted: &wanted(selector),
-            stale: Some(stale),
-            tried: &[],
-            whose: &[OwnerGroup::Anybody],
-            fit: &|_, _| true,
-            kept: &|_, _| false,
-        })
+    let mut routes = routes();
+    let find = |routes: &Routes, stale: &Seen, selector| {
+        let stale = Stale {
+            tunnel: &stale.tunnel,
+            agent: stale.agent,
+            revision: stale.revision,
+        };
+        answer(
+            routes,
+            &Query {
+                stale: Some(stale),
+                ..query(&wanted(selector))
+            },
+        )
     };
     routes.apply(update(1, &[(0, 1)]), NOW);
     let Found::Target(stale) = tests::find(&routes, &wanted(maya())) else {
@@ -222,7 +213,7 @@ fn a_link_that_is_known_to_be_gone_is_not_found_again() {
 #[test]
 fn equals_take_turns_however_many_there_are_and_whoever_else_asks() {
     for count in 2..=6_u8 {
-        let mut routes = Routes::default();
+        let mut routes = routes();
         let agents = (1..=count).map(|n| agent(n, &[(0, n.into()), (1, 100 + u64::from(n))], ""));
         routes.apply(route("maya", 1, agents.collect()), NOW);
         let mut found = BTreeSet::new();
@@ -230,8 +221,7 @@ fn equals_take_turns_however_many_there_are_and_whoever_else_asks() {
             let (_, tag) = place(&find(&routes, &wanted(maya()))).unwrap();
             found.insert(tag);
             // A session is opened on that agent.
-            let there = Choice::Agent(AgentTag([tag; 8]));
-            assert!(matches!(lookup(&routes, 0, there), Lookup::Live(_)));
+            assert!(upstream(&routes, tag, 0).is_ok());
         }
         assert_eq!(found.len(), usize::from(count));
     }
@@ -239,7 +229,7 @@ fn equals_take_turns_however_many_there_are_and_whoever_else_asks() {
 
 #[test]
 fn a_tunnel_that_serves_the_path_and_is_away_is_waited_for() {
-    let mut routes = Routes::default();
+    let mut routes = routes();
     routes.apply(route("a", 1, vec![agent(1, &[(0, 1)], "/mcp")]), NOW);
     routes.apply(route("b", 1, vec![agent(2, &[(0, 2)], "/sse")]), NOW);
     let mut away = (*route("a", 2, vec![])).clone();
@@ -253,22 +243,22 @@ fn a_tunnel_that_serves_the_path_and_is_away_is_waited_for() {
 
 #[test]
 fn an_agent_that_was_tried_is_not_chosen_again() {
-    let mut routes = Routes::default();
+    let mut routes = routes();
     let two = vec![agent(1, &[(0, 1)], ""), agent(2, &[(1, 2)], "")];
     routes.apply(route("maya", 1, two), NOW);
     for selector in [maya(), kind()] {
         let mut tried = Vec::new();
         for left in [2, 1, 0] {
             let wanted = wanted(selector.clone());
-            let search = Search {
-                wanted: &wanted,
-                stale: None,
-                tried: &tried,
-                whose: &[OwnerGroup::Anybody],
-                fit: &|_, _| true,
-                kept: &|_, _| false,
+            let is_tried = |tunnel: &TunnelId, agent: AgentTag| {
+                let mut tried = tried.iter();
+                tried.any(|it: &Rc<Seen>| it.agent == agent && it.tunnel == *tunnel)
             };
-            match routes.find(&search) {
+            let query = Query {
+                tried: &is_tried,
+                ..query(&wanted)
+            };
+            match answer(&routes, &query) {
                 Found::Target(target) if left > 0 => tried.push(target),
                 Found::Stale if left == 0 => break,
                 other => panic!("{other:?} with {left} left"),
@@ -276,21 +266,49 @@ fn an_agent_that_was_tried_is_not_chosen_again() {
         }
         assert_ne!(tried[0].agent, tried[1].agent);
     }
-    let choose = |tried: &[u8], fit: fn(&TunnelInfo) -> bool| {
-        let tried: Vec<_> = tried.iter().map(|tag| AgentTag([*tag; 8])).collect();
-        let found = routes.choose(&tunnel("maya"), 0, (Choice::Any, &tried), fit);
-        found.map(|tag| tag.0[0])
+    let maya = tunnel("maya");
+    let choose = |tried: &[u8], fit: bool| {
+        let query = Query {
+            tried: &|_, agent| tried.contains(&agent.0[0]),
+            fit: &|_, _| fit,
+            ..Query::new(Among::Tunnel(&maya), &|_, _| true)
+        };
+        match routes.resolve(&query) {
+            Resolved::To(choice) => Some(choice.agent().0[0]),
+            _ => None,
+        }
     };
-    assert_eq!(choose(&[1], |_| true), Some(2));
-    assert_eq!(choose(&[2], |_| true), Some(1));
-    assert_eq!(choose(&[1, 2], |_| true), None);
-    assert_eq!(choose(&[1], |_| false), None);
+    assert_eq!(choose(&[1], true), Some(2));
+    assert_eq!(choose(&[2], true), Some(1));
+    assert_eq!(choose(&[1, 2], true), None);
+    assert_eq!(choose(&[1], false), None);
 }
 
 #[test]
-fn a_single_agent_is_not_waited_for() {
-    let mut routes = Routes::default();
+fn a_single_agent_is_known_as_the_only_one() {
+    let mut routes = routes();
+    let maya = tunnel("maya");
+    let is_only = |routes: &Routes| {
+        let query = Query::new(Among::Tunnel(&maya), &|_, _| true);
+        match routes.resolve(&query) {
+            Resolved::To(choice) => Some(choice.is_only()),
+            _ => None,
+        }
+    };
     routes.apply(route("maya", 1, vec![agent(1, &[(0, 1)], "")]), NOW);
-    let alone = routes.choose(&tunnel("maya"), 0, (Choice::Any, &[]), |_| true);
-    assert_eq!(alone, None);
+    assert_eq!(is_only(&routes), Some(true));
+    let two = vec![agent(1, &[(0, 1)], ""), agent(2, &[(1, 2)], "")];
+    routes.apply(route("maya", 2, two), NOW);
+    assert_eq!(is_only(&routes), Some(false));
+}
+
+#[test]
+fn a_caller_that_needs_no_description_uses_every_target() {
+    let mut routes = routes();
+    let mut nowhere = agent(1, &[(0, 1)], "");
+    nowhere.info = Arc::default();
+    let update = route("maya", 1, vec![nowhere, agent(2, &[(0, 2)], "/sse")]);
+    keep_busy(&update, 1, 1);
+    routes.apply(update, NOW);
+    assert_eq!(link(&routes, 0), Some((0, 1)));
 }

@@ -1,7 +1,6 @@
 //! This shard's copy of every route: the agents and links that lead to a tunnel, as the tunnel's home shard decided.
 
 mod choice;
-mod kinds;
 
 use std::cell::OnceCell;
 use std::collections::{BTreeSet, HashMap};
@@ -14,22 +13,15 @@ use tieline_wire::{Generation, Moment, TunnelId};
 use tokio::sync::oneshot;
 
 use self::choice::RoundRobin;
-pub(crate) use self::choice::{Choice, Found, Lookup, Search};
-use self::kinds::Kinds;
-pub(crate) use self::kinds::OwnerGroup;
-use crate::directory::{RouteUpdate, ServingAgent};
-use crate::listen::http::{Listed, Target, TunnelSelector};
+pub(crate) use self::choice::{Lookup, Resolved};
+use super::kinds::Kinds;
+use super::query::TunnelSelector;
+use super::route::{RouteUpdate, Served, ServingAgent};
+use super::waiting::Waiting;
 use crate::registry::{AgentTag, TunnelInfo};
 
 /// Tunnels that one listing turn looks at: some 100 us of a shard's time.
 const LIST_COUNT: usize = 250;
-
-/// Requests on one shard that may wait for a route to change.
-const WAITING_MAX: usize = 16 * 1024;
-
-/// Number of waiting requests from which on requests for unknown names are refused, so that random names of strangers
-/// leave room for callers of known names.
-const WAITING_UNKNOWN_MAX: usize = 4 * 1024;
 
 /// Time for which a departed agent of a name is remembered: longer than any grace.
 const DEPARTED_KEPT: Duration = Duration::from_secs(600);
@@ -37,21 +29,22 @@ const DEPARTED_KEPT: Duration = Duration::from_secs(600);
 /// Departed agents that are remembered for one name.
 const DEPARTED_MAX: usize = 64;
 
-/// All routes that this shard knows.
-#[derive(Default)]
-pub(crate) struct Routes {
-    routes: HashMap<TunnelId, Known>,
+/// All routes that this shard knows. `T` is what the HTTP front makes of an agent's description of its target.
+pub(crate) struct Routes<T> {
+    routes: HashMap<TunnelId, Known<T>>,
+    make: Make<T>,
     /// The names of `routes` in order, for listings.
     names: BTreeSet<TunnelId>,
     kinds: Kinds,
     /// Round-robin positions for the choice among agents and links.
     turns: RoundRobin,
-    /// Callers that wait for the next change of a route.
-    waiting: HashMap<TunnelSelector, Vec<oneshot::Sender<()>>>,
-    waiting_count: usize,
+    waiting: Waiting,
     /// Kept connections to agents, dropped once the agent no longer serves the tunnel.
     kept: HashMap<TunnelId, Vec<Kept>>,
 }
+
+/// Makes a front's view of an agent's target; `None` if the description is unusable.
+pub(crate) type Make<T> = fn(&Served<'_>) -> Option<T>;
 
 /// A kept connection to an agent.
 struct Kept {
@@ -62,17 +55,30 @@ struct Kept {
 }
 
 /// A route, and what this shard derives from it.
-struct Known {
+struct Known<T> {
     update: Arc<RouteUpdate>,
-    /// The target of each agent, made when the first HTTP caller needs it.
-    targets: Box<[OnceCell<Option<Rc<Target>>>]>,
+    /// The target of each agent, made when the first caller needs it.
+    targets: Box<[OnceCell<Option<Rc<T>>>]>,
     /// Moment since which the tunnel has no link.
     offline_since: Option<Moment>,
     /// Departed agents and the times when they left, the latest last.
     departed: Vec<(AgentTag, Moment)>,
 }
 
-impl Routes {
+impl<T> Routes<T> {
+    /// No routes yet; `make` makes the target of an agent.
+    pub(crate) fn new(make: Make<T>) -> Self {
+        Self {
+            routes: HashMap::new(),
+            make,
+            names: BTreeSet::new(),
+            kinds: Kinds::default(),
+            turns: RoundRobin::default(),
+            waiting: Waiting::default(),
+            kept: HashMap::new(),
+        }
+    }
+
     /// Applies a home shard's decision unless a newer one is known; returns whether the set of callers that may reach
     /// one of its agents may have changed.
     pub(crate) fn apply(&mut self, update: Arc<RouteUpdate>, now: Moment) -> bool {
@@ -85,8 +91,10 @@ impl Routes {
         let has_changed = known
             .as_ref()
             .is_some_and(|known| has_other_callers(&known.update, &update));
-        self.wake(&TunnelSelector::Tunnel(update.tunnel.clone()));
-        self.wake(&TunnelSelector::Kind(update.info.dcc.clone()));
+        self.waiting
+            .wake(&TunnelSelector::Tunnel(update.tunnel.clone()));
+        self.waiting
+            .wake(&TunnelSelector::Kind(update.info.dcc.clone()));
         let before = known.as_ref().map(|known| &*known.update);
         let now_here = (!update.forget).then_some(&*update);
         self.kinds.change(before, now_here);
@@ -137,30 +145,17 @@ impl Routes {
 
     /// Wakes all callers that wait for a change.
     pub(crate) fn wake_all(&mut self) {
-        self.waiting_count = 0;
-        for one in self.waiting.drain().flat_map(|(_, waiting)| waiting) {
-            // The waiting caller may have left.
-            let _ = one.send(());
-        }
+        self.waiting.wake_all();
     }
 
-    fn wake(&mut self, selector: &TunnelSelector) {
-        if let Some(waiting) = self.waiting.remove(selector) {
-            self.waiting_count -= waiting.len();
-            for one in waiting {
-                // The waiting caller may have left.
-                let _ = one.send(());
-            }
-        }
-    }
-
-    /// The `fit` ones among the next [`LIST_COUNT`] tunnels whose names follow `after`; and the last name looked at, if
-    /// more follow.
-    pub(crate) fn list(
+    /// A `row` for each `fit` one among the next [`LIST_COUNT`] tunnels whose names follow `after`; and the last name
+    /// looked at, if more follow. `row` is told whether an agent serves the tunnel.
+    pub(crate) fn list<R>(
         &self,
         after: &str,
         fit: impl Fn(&TunnelId, &TunnelInfo) -> bool,
-    ) -> (Vec<Listed>, Option<String>) {
+        row: impl Fn(&TunnelId, &TunnelInfo, bool) -> R,
+    ) -> (Vec<R>, Option<String>) {
         let mut behind = self
             .names
             .range::<str, _>((Bound::Excluded(after), Bound::Unbounded));
@@ -171,7 +166,7 @@ impl Routes {
             let fitting = known.and_then(|known| known.infos().find(|info| fit(tunnel, info)));
             if let (Some(known), Some(info)) = (known, fitting) {
                 let online = known.offline_since.is_none();
-                listed.push(Listed::new(tunnel, info, online));
+                listed.push(row(tunnel, info, online));
             }
         }
         let last = last.map(|tunnel| tunnel.as_str().to_owned());
@@ -193,7 +188,7 @@ impl Routes {
     /// The shard of a link to `tunnel`, if the tunnel has exactly one agent.
     pub(crate) fn only_shard(&self, tunnel: &TunnelId, shard: usize) -> Option<usize> {
         match &self.routes.get(tunnel)?.update.agents[..] {
-            [agent] => Some(self.link_of(agent, shard).shard),
+            [agent] => Some(self.upstream_of(agent, shard).shard()),
             _ => None,
         }
     }
@@ -210,32 +205,7 @@ impl Routes {
         selector: &TunnelSelector,
         is_known: bool,
     ) -> Option<oneshot::Receiver<()>> {
-        let limit = if is_known {
-            WAITING_MAX
-        } else {
-            WAITING_UNKNOWN_MAX
-        };
-        if self.waiting_count >= limit {
-            self.forget_who_left();
-            if self.waiting_count >= limit {
-                return None;
-            }
-        }
-        let (sender, receiver) = oneshot::channel();
-        self.waiting
-            .entry(selector.clone())
-            .or_default()
-            .push(sender);
-        self.waiting_count += 1;
-        Some(receiver)
-    }
-
-    fn forget_who_left(&mut self) {
-        self.waiting.retain(|_, waiting| {
-            waiting.retain(|one| !one.is_closed());
-            !waiting.is_empty()
-        });
-        self.waiting_count = self.waiting.values().map(Vec::len).sum();
+        self.waiting.changed(selector, is_known)
     }
 }
 
@@ -257,7 +227,7 @@ fn has_other_callers(before: &RouteUpdate, now: &RouteUpdate) -> bool {
     now.agents.iter().any(is_other)
 }
 
-impl Known {
+impl<T> Known<T> {
     fn new(before: Option<Self>, update: Arc<RouteUpdate>, now: Moment) -> Self {
         let mut departed: Vec<_> = update.expected.iter().map(|tag| (*tag, now)).collect();
         let mut since = None;
@@ -287,24 +257,16 @@ impl Known {
     }
 
     /// The target of the agent at index `place`, if its description is usable.
-    fn target(&self, place: usize) -> Option<&Rc<Target>> {
+    fn target(&self, place: usize, make: Make<T>) -> Option<&Rc<T>> {
         let (agent, target) = (&self.update.agents[place], &self.targets[place]);
-        let ServingAgent {
-            tag,
-            generation,
-            info,
-            ..
-        } = agent;
-        let of = || {
-            Target::new(
-                &self.update.tunnel,
-                *tag,
-                info,
-                *generation,
-                self.update.revision,
-            )
+        let served = Served {
+            tunnel: &self.update.tunnel,
+            agent: agent.tag,
+            generation: agent.generation,
+            revision: self.update.revision,
+            info: &agent.info,
         };
-        target.get_or_init(|| of().map(Rc::new)).as_ref()
+        target.get_or_init(|| make(&served).map(Rc::new)).as_ref()
     }
 }
 

@@ -21,21 +21,20 @@ fn serving(random: &mut fastrand::Rng, tag: u8) -> ServingAgent {
 }
 
 fn found_by(routes: &Routes, caller: &Identity, whose: &[OwnerGroup]) -> Found {
-    routes.find(&Search {
-        wanted: &wanted(kind()),
-        stale: None,
-        tried: &[],
-        whose,
+    let wanted = wanted(kind());
+    let query = Query {
+        among: Among::of(&wanted.selector, whose),
         fit: &|tunnel, info| may_reach(caller, tunnel, info.owner.as_deref()),
-        kept: &|_, _| false,
-    })
+        ..query(&wanted)
+    };
+    answer(routes, &query)
 }
 
 #[test]
 fn who_may_reach_few_finds_what_a_look_at_all_of_them_finds() {
     for seed in 0..100 {
         let mut random = fastrand::Rng::with_seed(seed);
-        let mut routes = Routes::default();
+        let mut routes = routes();
         for revision in 1..100 {
             let agents: Vec<_> = (0..random.u8(..3))
                 .map(|tag| serving(&mut random, tag))
@@ -79,7 +78,7 @@ fn who_may_reach_few_finds_what_a_look_at_all_of_them_finds() {
 
 #[test]
 fn a_token_that_names_tunnels_may_lead_to_anybodys() {
-    let mut routes = Routes::default();
+    let mut routes = routes();
     routes.apply(route("maya", 1, vec![agent(1, &[(0, 1)], "")]), NOW);
     let caller = Identity {
         reach: vec!["may*".to_owned()],
@@ -92,7 +91,7 @@ fn a_token_that_names_tunnels_may_lead_to_anybodys() {
 
 #[test]
 fn equals_of_several_owners_take_turns() {
-    let mut routes = Routes::default();
+    let mut routes = routes();
     for (number, sub) in ["me", "me", "others"].into_iter().enumerate() {
         let tag = u8::try_from(number).unwrap();
         let mut serving = agent(tag, &[(0, tag.into())], "");

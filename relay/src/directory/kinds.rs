@@ -6,8 +6,8 @@ use std::collections::HashMap;
 use indexmap::IndexSet;
 use tieline_wire::TunnelId;
 
+use super::route::RouteUpdate;
 use crate::auth::{Identity, Owner};
-use crate::directory::RouteUpdate;
 
 /// Key of a group of tunnels by their owner.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
