@@ -158,18 +158,16 @@ pub(crate) fn imports_point_downwards(sources: &[Source]) -> Vec<Finding> {
     findings
 }
 
-/// Folders with rooms: a room imports from lower rooms only, and the files of a folder not in a circle.
+/// Folders with rooms: a room imports from lower rooms only.
 pub(crate) fn rooms_import_downwards(sources: &[Source]) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (folder, rows) in ROOMS {
-        let inside: Vec<_> = sources
+        let inside = sources
             .iter()
-            .filter(|source| source.is_rust() && source.path.starts_with(folder))
-            .collect();
-        for source in &inside {
+            .filter(|source| source.is_rust() && source.path.starts_with(folder));
+        for source in inside {
             upward_between_rooms(source, folder, rows, &mut findings);
         }
-        circles(&inside, &mut findings);
     }
     findings
 }
@@ -198,55 +196,6 @@ fn upward_between_rooms(source: &Source, folder: &str, rows: Rows, findings: &mu
             findings.push(Finding::new(source, path.line, what));
         }
     }
-}
-
-/// A file of a folder, and the modules of the same folder that it imports, with the lines.
-struct Neighbour<'a> {
-    source: &'a Source,
-    folder: Vec<String>,
-    name: String,
-    imports: Vec<(String, usize)>,
-}
-
-/// Finds imports between the files of one folder that lead back to where they began.
-fn circles(sources: &[&Source], findings: &mut Vec<Finding>) {
-    let mut files = Vec::new();
-    for source in sources.iter().filter(|it| !it.path.ends_with("/mod.rs")) {
-        let module = source.module();
-        if let Some((name, folder)) = module.split_last() {
-            let imports = imports_below(source, folder).map(|(path, name)| (name, path.line));
-            files.push(Neighbour {
-                source,
-                folder: folder.to_vec(),
-                imports: imports.filter(|(other, _)| other != name).collect(),
-                name: name.clone(),
-            });
-        }
-    }
-    for file in &files {
-        for (first, line) in &file.imports {
-            if leads_to(&files, file, first) {
-                let what = format!("`{}` and `{first}` import each other", file.name);
-                findings.push(Finding::new(file.source, *line, what));
-            }
-        }
-    }
-}
-
-/// Whether the imports of `first`, or those of the files that it imports, lead to `file`.
-fn leads_to(files: &[Neighbour<'_>], file: &Neighbour<'_>, first: &str) -> bool {
-    let (mut reached, mut at) = (vec![first], 0);
-    while let Some(name) = reached.get(at).copied() {
-        at += 1;
-        let mut neighbours = files.iter().filter(|it| it.folder == file.folder);
-        let found = neighbours.find(|it| it.name == name);
-        for (next, _) in found.iter().flat_map(|it| &it.imports) {
-            if !reached.contains(&next.as_str()) {
-                reached.push(next);
-            }
-        }
-    }
-    reached.contains(&file.name.as_str())
 }
 
 /// Number of modules that a folder such as `relay/src/listen/http/` stands for.

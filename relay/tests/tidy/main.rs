@@ -3,6 +3,7 @@
 //! A rule is a function from sources to findings. It runs here on the repository, and in `samples.rs` on a few lines
 //! that break the rule, so that a rule that finds nothing is noticed.
 
+mod circles;
 mod layering;
 mod lexer;
 mod rules;
@@ -83,8 +84,13 @@ fn files_import_only_from_lower_rows() {
 }
 
 #[test]
-fn rooms_import_only_from_lower_rooms_and_in_no_circle() {
+fn rooms_import_only_from_lower_rooms() {
     hold(layering::rooms_import_downwards);
+}
+
+#[test]
+fn files_of_a_folder_import_each_other_without_circles() {
+    hold(circles::folders_have_no_circles);
 }
 
 #[test]

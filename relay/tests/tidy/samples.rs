@@ -1,5 +1,6 @@
 //! Samples for each rule: lines that break it, and similar lines that do not.
 
+use crate::circles::folders_have_no_circles;
 use crate::layering::{
     crates_have_no_features, crates_keep_apart, imports_point_downwards, pure_crates_stay_pure,
     rooms_import_downwards, shards_share_nothing, unsafe_stays_behind_its_doors,
@@ -125,22 +126,41 @@ fn an_upward_import_between_rooms_is_caught() {
 }
 
 #[test]
-fn a_circle_in_a_room_is_caught() {
-    let file = |name: &str, text: &str| {
-        Source::new(&format!("relay/src/listen/http/serve/{name}.rs"), text)
+fn a_circle_between_files_of_a_folder_is_caught() {
+    let found = |files: &[(&str, &str)]| {
+        let sources = files.iter().map(|(path, text)| Source::new(path, text));
+        let found = folders_have_no_circles(&sources.collect::<Vec<_>>());
+        let places = found.iter().map(|it| format!("{}:{}", it.path, it.line));
+        places.collect::<Vec<_>>()
     };
-    let circle = [
-        file("pass", "use super::body::B;\n"),
-        file("body", "\nuse super::source::S;\n"),
-        file("source", "use super::pass::P;\n"),
-        file("front", "use super::pass::P;\n"),
+    let (a, b, c) = ("relay/src/x/a.rs", "relay/src/x/b.rs", "relay/src/x/c.rs");
+    let (head, inside) = ("relay/src/x/mod.rs", "relay/src/x/b/inside.rs");
+    let ab = (a, "//! A.\nuse super::b::B;\n");
+    assert_eq!(
+        found(&[ab, (b, "use super::a::A;\n")]),
+        [format!("{a}:2"), format!("{b}:1")]
+    );
+    // The circle may be longer, use full paths and lie in functions.
+    let (bc, ca) = (
+        (b, "use crate::x::c::C;\n"),
+        (c, "fn f() {\n    super::a::f();\n}\n"),
+    );
+    assert_eq!(found(&[ab, bc, ca]).len(), 3);
+    assert!(found(&[ab, bc, (c, "fn f() {}\n")]).is_empty());
+    // A folder counts as one part, and a `use` of a head leads to the part that has the item.
+    let of_inside = (inside, "use super::super::a::A;\n");
+    assert_eq!(found(&[ab, of_inside]).len(), 2);
+    let through_head = [(head, "pub(crate) use a::A;\n"), ab, (b, "use super::A;\n")];
+    assert_eq!(found(&through_head), [format!("{a}:2"), format!("{b}:1")]);
+    // The head holds the parts together, and tests may import everything.
+    assert!(found(&[(head, "use a::A;\nstruct X;\n"), (a, "use super::X;\n")]).is_empty());
+    let in_test = "#[cfg(test)]\nmod tests {\n    use super::super::a::A;\n}\n";
+    assert!(found(&[ab, (b, in_test)]).is_empty());
+    let strict = [
+        ("relay/src/shard/mail/mod.rs", "use a::A;\nstruct X;\n"),
+        ("relay/src/shard/mail/a.rs", "use super::X;\n"),
     ];
-    let found: Vec<_> = rooms_import_downwards(&circle)
-        .into_iter()
-        .map(|it| it.line)
-        .collect();
-    assert_eq!(found, [1, 2, 1]);
-    assert!(rooms_import_downwards(&circle[1..]).is_empty());
+    assert_eq!(found(&strict).len(), 2);
 }
 
 #[test]

@@ -39,6 +39,8 @@ pub(crate) struct PathUse {
     pub(crate) in_crate: Option<Vec<String>>,
     pub(crate) line: usize,
     pub(crate) is_test: bool,
+    /// Whether a `use` has the path.
+    pub(crate) is_import: bool,
 }
 
 impl Source {
@@ -164,7 +166,7 @@ impl Source {
             at += 3;
             segments.push(self.tokens[at].text.clone());
         }
-        self.found(segments, start, module, found);
+        found.push(self.path_use(segments, start, module, false));
         at + 1
     }
 
@@ -196,20 +198,26 @@ impl Source {
         }
         // A comma at the end of a group leaves an empty tree.
         if at > start {
-            self.found(prefix, start, module, found);
+            found.push(self.path_use(prefix, start, module, true));
         }
         at
     }
 
-    fn found(&self, segments: Vec<String>, at: usize, module: &[String], found: &mut Vec<PathUse>) {
+    fn path_use(
+        &self,
+        segments: Vec<String>,
+        at: usize,
+        module: &[String],
+        is_import: bool,
+    ) -> PathUse {
         let token = &self.tokens[at];
-        let in_crate = in_crate(&segments, module);
-        found.push(PathUse {
+        PathUse {
+            in_crate: in_crate(&segments, module),
             segments,
-            in_crate,
             line: token.line,
             is_test: token.is_test,
-        });
+            is_import,
+        }
     }
 }
 
