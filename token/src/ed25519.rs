@@ -5,7 +5,7 @@ use jsonwebtoken::{Algorithm, DecodingKey};
 use ring::signature::{ED25519, ED25519_PUBLIC_KEY_LEN, UnparsedPublicKey};
 use tieline_wire::AgentKey;
 
-use super::ClaimsError;
+use super::error::ClaimsError;
 
 /// An Ed25519 public key.
 pub(super) struct Ed25519(Vec<u8>);

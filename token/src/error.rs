@@ -2,7 +2,7 @@
 
 use jsonwebtoken::errors::{Error as TokenError, ErrorKind};
 
-use super::key::SECRET_BYTES_MIN;
+use super::hs256::SECRET_BYTES_MIN;
 
 /// Longest quoted text of another library's error in a [`ClaimsError`], in characters.
 const DETAIL_CHARS_MAX: usize = 120;

@@ -4,7 +4,7 @@ use jsonwebtoken::crypto::JwtVerifier;
 use jsonwebtoken::{Algorithm, DecodingKey};
 use ring::signature::{ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};
 
-use super::ClaimsError;
+use super::error::ClaimsError;
 
 /// Length of a coordinate, in bytes.
 const COORDINATE_BYTES: usize = 32;

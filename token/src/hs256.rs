@@ -4,6 +4,9 @@ use jsonwebtoken::Algorithm;
 use jsonwebtoken::crypto::{JwtSigner, JwtVerifier};
 use ring::hmac;
 
+/// Shortest HS256 secret, in bytes: the length of the hash (RFC 7518, 3.2).
+pub const SECRET_BYTES_MIN: usize = 32;
+
 /// A secret that signs and verifies.
 pub(super) struct Hs256(hmac::Key);
 

@@ -6,8 +6,9 @@ use data_encoding::BASE64URL_NOPAD;
 use jsonwebtoken::{Algorithm, DecodingKey};
 use serde::Deserialize;
 
+use super::error::ClaimsError;
 use super::key::{Key, KeySet};
-use super::{ClaimsError, ed25519, es256, rs256};
+use super::{ed25519, es256, rs256};
 
 /// Longest document that is read, in bytes.
 pub const JWKS_BYTES_MAX: usize = 256 * 1024;

@@ -5,10 +5,9 @@ use std::fmt;
 
 use jsonwebtoken::{Algorithm, DecodingKey, DecodingKeyKind};
 
-use super::{ClaimsError, pem};
-
-/// Shortest HS256 secret, in bytes: the length of the hash (RFC 7518, 3.2).
-pub const SECRET_BYTES_MIN: usize = 32;
+use super::error::ClaimsError;
+use super::hs256::SECRET_BYTES_MIN;
+use super::pem;
 
 /// Most keys that one token is tried with. Checking a signature takes up to 0.1 ms.
 const TRIED_KEYS_MAX: usize = 16;

@@ -23,8 +23,9 @@ use tieline_wire::limits::TOKEN_BYTES_MAX;
 
 pub use self::error::ClaimsError;
 use self::form::{audience, numeric_date, present, scope_text, some_date};
+pub use self::hs256::SECRET_BYTES_MIN;
 pub use self::jwks::{JWKS_BYTES_MAX, JWKS_KEYS_MAX, Jwks, SkippedKey};
-pub use self::key::{Key, KeySet, SECRET_BYTES_MIN};
+pub use self::key::{Key, KeySet};
 pub use self::pattern::matches_pattern;
 use self::provider::install_provider;
 pub use self::unverified::{Unverified, date_claim_seconds};

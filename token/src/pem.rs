@@ -3,7 +3,8 @@
 use jsonwebtoken::{Algorithm, DecodingKey};
 use rustls_pki_types::pem::{self, PemObject, SectionKind};
 
-use super::{ClaimsError, ed25519, es256, rs256};
+use super::error::ClaimsError;
+use super::{ed25519, es256, rs256};
 
 /// Longest PEM text that is read, in bytes: an RSA key of 8192 bits has 1.5 KiB.
 const PEM_BYTES_MAX: usize = 64 * 1024;

@@ -5,7 +5,7 @@ use jsonwebtoken::errors::{Error, ErrorKind};
 use jsonwebtoken::{Algorithm, DecodingKey, DecodingKeyKind};
 use ring::signature::{RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents};
 
-use super::ClaimsError;
+use super::error::ClaimsError;
 
 /// Lengths of a modulus that `ring` accepts, in bits.
 const MODULUS_BITS: std::ops::RangeInclusive<usize> = 2048..=8192;

@@ -532,8 +532,12 @@ fn a_comment_without_a_noun_is_caught() {
 }
 
 #[test]
-fn an_upward_import_in_agent_and_program_is_caught() {
+fn an_upward_import_in_another_crate_is_caught() {
     let rule = imports_point_downwards;
+    catches(rule, "wire/src/ids.rs", "use crate::frame::F;\n", &[1]);
+    catches(rule, "token/src/pem.rs", "use super::key::Key;\n", &[1]);
+    catches(rule, "hop/src/gate.rs", "use crate::Progress;\n", &[1]);
+    passes(rule, "hop/src/body.rs", "use crate::gate::Gate;\n");
     catches(rule, "agent/src/dial.rs", "use crate::link::Link;\n", &[1]);
     catches(
         rule,
