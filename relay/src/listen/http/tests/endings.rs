@@ -305,16 +305,20 @@ fn a_caller_that_goes_during_a_quiet_stream_is_noticed_at_once() {
 }
 
 #[test]
-fn a_caller_that_only_closes_its_sending_side_cancels_too() {
+fn a_caller_that_half_closes_has_given_up_its_request() {
     run(async {
-        let mut relay = Relay::new();
-        let (mut caller, ended) = relay.connect();
-        caller.send(GET).await;
-        let mut target = relay.target().await;
-        target.head().await;
-        caller.finish().await;
-        assert!(target.is_reset().await);
-        assert_eq!(ended.await.unwrap(), Ended::CallerGone);
+        for request in [GET.to_owned(), post("hi")] {
+            let mut relay = Relay::new();
+            let (mut caller, ended) = relay.connect();
+            caller.send(&request).await;
+            let mut target = relay.target().await;
+            target.head().await;
+            caller.finish().await;
+            // A half-close looks like a disconnect, so the target's session is reset at once.
+            assert!(target.is_reset().await);
+            assert_eq!(caller.rest().await, "");
+            assert_eq!(ended.await.unwrap(), Ended::CallerGone);
+        }
     });
 }
 
