@@ -16,7 +16,11 @@ impl CallerCount {
 
     /// Whether there are no callers.
     pub(super) fn is_empty(&self) -> bool {
-        self.0.load(Ordering::SeqCst) == 0
+        self.len() == 0
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.load(Ordering::SeqCst)
     }
 }
 
