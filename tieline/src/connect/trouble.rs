@@ -5,8 +5,8 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use http::header::{CACHE_CONTROL, WWW_AUTHENTICATE};
-use http::{HeaderMap, StatusCode};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, WWW_AUTHENTICATE};
+use http::{HeaderMap, HeaderName, StatusCode};
 use tokio::time::Instant;
 
 use super::event::ConnectEvent;
@@ -95,8 +95,10 @@ impl TroubleReporter {
                 .token
                 .begins()
                 .then_some(ConnectEvent::TokenRefused { reason, has_token }),
-            // Any other answer, also a target's refusal, counts as the relay's acceptance of the token.
-            None => it.token.ends().then_some(ConnectEvent::TokenTaken),
+            None if is_past_the_check(status, headers) => {
+                it.token.ends().then_some(ConnectEvent::TokenTaken)
+            }
+            None => None,
         };
         back.into_iter().chain(token)
     }
@@ -105,23 +107,44 @@ impl TroubleReporter {
 /// Why the relay itself, not a target behind it, refuses a caller. A target's challenge has more parameters
 /// than `error`, and a target's answers seldom say `no-store`.
 fn refusal(status: StatusCode, headers: &HeaderMap) -> Option<&'static str> {
-    let is = |name, text: &str| {
-        let mut values = headers.get_all(name).iter();
-        values.next().is_some_and(|it| it == text) && values.next().is_none()
-    };
-    if !is(CACHE_CONTROL, "no-store") {
+    if !is(headers, &CACHE_CONTROL, "no-store") {
         return None;
     }
+    let is_challenged = |text| is(headers, &WWW_AUTHENTICATE, text);
     match status {
-        StatusCode::UNAUTHORIZED if is(WWW_AUTHENTICATE, "Bearer") => Some("unauthorized"),
-        StatusCode::UNAUTHORIZED if is(WWW_AUTHENTICATE, "Bearer error=\"invalid_token\"") => {
+        StatusCode::UNAUTHORIZED if is_challenged("Bearer") => Some("unauthorized"),
+        StatusCode::UNAUTHORIZED if is_challenged("Bearer error=\"invalid_token\"") => {
             Some("invalid_token")
         }
-        StatusCode::FORBIDDEN if is(WWW_AUTHENTICATE, "Bearer error=\"insufficient_scope\"") => {
+        StatusCode::FORBIDDEN if is_challenged("Bearer error=\"insufficient_scope\"") => {
             Some("insufficient_scope")
         }
         _ => None,
     }
+}
+
+/// True if an answer shows that the relay has accepted the request's token: a target's answer, or an error that the
+/// relay finds only after the check of the token.
+///
+/// The relay answers health checks, unreadable requests, foreign hosts, rate limits and lack of memory before the
+/// check, and a 503 may say that it cannot check tokens. Other answers from status 500 on may come from a reverse proxy
+/// in front of the relay.
+fn is_past_the_check(status: StatusCode, headers: &HeaderMap) -> bool {
+    let is_relays =
+        is(headers, &CACHE_CONTROL, "no-store") && is(headers, &CONTENT_TYPE, "application/json");
+    match is_relays {
+        true => matches!(
+            status,
+            StatusCode::NOT_FOUND | StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT
+        ),
+        false => !status.is_server_error(),
+    }
+}
+
+/// True if the field `name` has this one value.
+fn is(headers: &HeaderMap, name: &HeaderName, text: &str) -> bool {
+    let mut values = headers.get_all(name).iter();
+    values.next().is_some_and(|it| it == text) && values.next().is_none()
 }
 
 #[cfg(test)]
@@ -135,11 +158,22 @@ mod tests {
         status: u16,
         challenge: Option<&'static str>,
     ) -> Vec<&'static str> {
-        let mut headers = HeaderMap::new();
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        if let Some(challenge) = challenge {
-            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
-        }
+        let no_store = (CACHE_CONTROL, "no-store");
+        let challenge = challenge.map(|it| (WWW_AUTHENTICATE, it));
+        let headers: Vec<_> = [no_store].into_iter().chain(challenge).collect();
+        said(trouble, status, &headers)
+    }
+
+    /// The events of an answer with these headers.
+    fn said(
+        trouble: &TroubleReporter,
+        status: u16,
+        headers: &[(HeaderName, &'static str)],
+    ) -> Vec<&'static str> {
+        let headers: HeaderMap = headers
+            .iter()
+            .map(|(name, value)| (name.clone(), HeaderValue::from_static(value)))
+            .collect();
         let status = StatusCode::from_u16(status).unwrap();
         trouble
             .answered(status, &headers, true)
@@ -185,5 +219,39 @@ mod tests {
         tokio::time::advance(TELL_PAUSE).await;
         assert!(answer(&trouble, 401, targets).is_empty());
         assert_eq!(answer(&trouble, 401, Some("Bearer")), ["unauthorized"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_from_before_the_check_does_not_say_that_the_token_is_taken() {
+        let json = [
+            (CACHE_CONTROL, "no-store"),
+            (CONTENT_TYPE, "application/json"),
+        ];
+        let page = [(CONTENT_TYPE, "text/html")];
+        // `json` marks the relay's own answers; the pages of 502 and 503 come from a reverse proxy in front of it.
+        for (status, headers, is_taken) in [
+            (200, &json[..], false),
+            (400, &json, false),
+            (421, &json, false),
+            (429, &json, false),
+            (503, &json, false),
+            (502, &page, false),
+            (503, &page, false),
+            (404, &json, true),
+            (502, &json, true),
+            (504, &json, true),
+            (200, &page, true),
+            (403, &page, true),
+            (200, &json[1..], true),
+        ] {
+            let trouble = TroubleReporter::default();
+            assert_eq!(answer(&trouble, 401, Some("Bearer")), ["unauthorized"]);
+            let said = said(&trouble, status, headers);
+            assert_eq!(
+                said == ["taken"],
+                is_taken,
+                "{status} {headers:?}: {said:?}"
+            );
+        }
     }
 }
