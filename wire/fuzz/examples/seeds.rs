@@ -8,6 +8,10 @@ use tieline_wire::{
     Generation, GoAway, Granted, Lost, Mux, Reason, Refusal, Register, RegisterAck, Scheme, SessionId,
     Token, TunnelId,
 };
+use tieline_wire_fuzz::operations::{
+    self, CONSUMED, DELIVER, FINISH, HONEST, HOSTILE_TO_AGENT, HOSTILE_TO_RELAY, INPUT, OPEN, OPENED, OUTPUT,
+    SEND, STRANGER_TO_RELAY, at,
+};
 use tieline_wire_fuzz::{
     HELLO, START, acquainted, give_input, open_message, strangers, take_output,
 };
@@ -155,37 +159,64 @@ fn tables() -> Seeds {
     ]
 }
 
-/// Scripts of `mux_operations`: a first byte that picks the peer, then operations.
+/// Scripts of `mux_operations`: a first byte that picks the mux, then operations.
 fn scripts() -> Seeds {
-    // The relay opens, both write, read, consume and finish. The numbers are those of an older list of 11
-    // operations: the top bit is the end that an operation happens at, and 132 is a multiple of 11.
-    let mut honest = vec![4, 0, 0];
-    for end in [0, 132] {
-        honest.extend([end + 1, 1]);
-        honest.extend([end + 7, 1, 1, 0x10, 0x27, 0, 0]);
-        honest.extend([end + 9, 1, 1]);
-        honest.extend([(132 - end) + 10, 1, 1, 0xff, 0xff, 0, 0]);
-        honest.extend([(132 - end) + 6, 1, 1, 0xff, 0xff, 0, 0]);
-        honest.extend([end + 2, 1, end + 9, 1, 1]);
-    }
-    let mut seeds = vec![("honest", honest)];
+    let mut seeds = vec![("honest", honest())];
     for (name, mode, stream) in [
-        ("hostile_to_agent", 1, &sessions()[1].1),
-        ("hostile_to_relay", 0, &sessions()[3].1),
+        ("hostile_to_agent", HOSTILE_TO_AGENT, &sessions()[1].1),
+        ("hostile_to_relay", HOSTILE_TO_RELAY, &sessions()[3].1),
     ] {
         let mut script = vec![mode];
-        if mode == 0 {
-            script.extend([0, 0]);
+        if mode == HOSTILE_TO_RELAY {
+            script.extend([OPEN, 0]);
         }
         for piece in stream.chunks(200) {
-            script.extend([11, 0, 0, u8::try_from(piece.len() - 1).expect("short")]);
-            script.extend_from_slice(piece);
+            script.extend(input(piece));
         }
         seeds.push((name, script));
     }
-    let mut preface = vec![2, 11, 0, 0, 7];
-    preface.extend_from_slice(b"TLINE\r\n\x01");
-    preface.extend([9, 0, 0]);
+    let preface = input(b"TLINE\r\n\x01");
+    let preface = [&[STRANGER_TO_RELAY], &preface[..], &[OUTPUT, 0]].concat();
     seeds.push(("preface", preface));
+    for (name, script) in &seeds {
+        let outcome = operations::run(script);
+        assert_eq!(outcome.errors, 0, "{name}: {outcome:?}");
+        let bytes = match *name {
+            "preface" => 0,
+            "honest" => 20_000,
+            "hostile_to_agent" => b"question".len(),
+            _ => 1,
+        };
+        assert!(outcome.bytes >= bytes, "{name}: {outcome:?}");
+    }
     seeds
+}
+
+/// Both ends write, read, consume and finish.
+fn honest() -> Vec<u8> {
+    let id = 1;
+    let number = |number: u32| number.to_le_bytes();
+    let mut script = vec![HONEST, at(0, OPEN), id];
+    for (from, to) in [(0, 1), (1, 0)] {
+        if from == 1 {
+            script.extend([at(from, OPENED), id]);
+        }
+        script.extend([at(from, SEND), id]);
+        script.extend(number(10_000));
+        let mut pass_on = |then: &[u8]| {
+            script.extend([at(from, OUTPUT), id, at(to, DELIVER), id]);
+            script.extend(number(0xffff));
+            script.extend(then);
+        };
+        let consumed = [&[at(to, CONSUMED), id], &number(0xffff)[..]].concat();
+        pass_on(&[&consumed[..], &[at(from, FINISH), id]].concat());
+        pass_on(&[]);
+    }
+    script
+}
+
+/// The operation that gives up to 256 bytes to the mux.
+fn input(bytes: &[u8]) -> Vec<u8> {
+    let len = u8::try_from(bytes.len() - 1).expect("at most 256 bytes");
+    [&[INPUT, 0, len], bytes].concat()
 }

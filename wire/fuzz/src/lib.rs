@@ -1,5 +1,7 @@
 //! Shared by the fuzz targets: the two ends of a link, and ways to talk to one.
 
+pub mod operations;
+
 use std::sync::LazyLock;
 
 use bytes::Bytes;
