@@ -8,7 +8,7 @@ use tieline_wire::{Reason, Refusal, Register, TunnelId};
 use tokio::sync::oneshot;
 
 use super::Shard;
-use super::callers::ends_what_runs;
+use super::kit::{Kit, ends_what_runs};
 use crate::auth::{Identity, Snapshot};
 use crate::directory::Claim;
 use crate::io::turn;
@@ -22,16 +22,6 @@ pub(super) const CLAIMS_MAX: usize = 1024;
 const RECHECK_COUNT: usize = 512;
 
 impl Shard {
-    /// The current auth snapshot.
-    pub(super) fn auth(&self) -> Arc<Snapshot> {
-        Arc::clone(&self.auth.borrow())
-    }
-
-    /// Asks the control thread to fetch newer keys; the control thread limits how often it does.
-    pub(super) fn wants_keys(&self) {
-        self.peers.asks.newer_keys();
-    }
-
     /// Adds a tunnel to a link and claims its name at the home shard, also when a registration is repeated.
     ///
     /// # Errors
@@ -74,7 +64,7 @@ impl Shard {
             machine: agent.machine,
             instance: agent.instance,
             link: LinkRef {
-                shard: self.index,
+                shard: self.kit.index,
                 link,
             },
             address: entry.peer.ip().to_canonical(),
@@ -107,15 +97,15 @@ impl Shard {
         ended: oneshot::Sender<usize>,
     ) {
         // Snapshots arrive in order, since one sender sends them all.
-        *self.auth.borrow_mut() = Arc::clone(&snapshot);
-        let now_seconds = Self::seconds_since_1970();
+        *self.kit.auth.borrow_mut() = Arc::clone(&snapshot);
+        let now_seconds = Kit::seconds_since_1970();
         let callers = self.callers.recheck(|identity| {
             let allowed = snapshot.still_allows(Some(identity), None, now_seconds);
             !allowed.is_err_and(ends_what_runs)
         });
-        self.metrics.callers_revoked.add(callers as u64);
+        self.kit.metrics.callers_revoked.add(callers as u64);
         let shard = Rc::clone(self);
-        self.gate.spawn(async move {
+        self.kit.gate.spawn(async move {
             // The control thread may have stopped waiting.
             let _ = ended.send(shard.recheck_links(&snapshot).await);
         });
@@ -124,7 +114,7 @@ impl Shard {
     async fn recheck_links(&self, snapshot: &Snapshot) -> usize {
         let (mut total, mut after) = (0, None);
         loop {
-            let now_seconds = Self::seconds_since_1970();
+            let now_seconds = Kit::seconds_since_1970();
             let (ended, last) = self.registry.borrow().recheck(
                 after,
                 RECHECK_COUNT,

@@ -9,6 +9,7 @@ use tracing::{debug, info};
 
 use super::Shard;
 use super::admission::refusal;
+use super::kit::Kit;
 use super::mail::message::Message;
 use crate::auth::may_reach;
 use crate::directory::{Claim, Decision, Forgotten, ReleaseKind, Released, RouteUpdate, home};
@@ -22,15 +23,15 @@ const UNSAVED_MAX: usize = 256 * 1024;
 impl Shard {
     /// Sends a claim to the name's home shard.
     pub(super) fn claim(self: &Rc<Self>, claim: Claim) {
-        let home = home(&claim.tunnel, self.mail.shards());
-        self.mail.post(home, Message::Claim(Box::new(claim)));
+        let home = home(&claim.tunnel, self.kit.mail.shards());
+        self.kit.mail.post(home, Message::Claim(Box::new(claim)));
     }
 
     /// Tells a name's home shard that a link no longer serves the name.
     pub(super) fn release(self: &Rc<Self>, tunnel: TunnelId, link: LinkRef, kind: ReleaseKind) {
-        let home = home(&tunnel, self.mail.shards());
+        let home = home(&tunnel, self.kit.mail.shards());
         let release = Message::Release { tunnel, link, kind };
-        self.mail.post(home, release);
+        self.kit.mail.post(home, release);
     }
 
     /// Home shard: decides on a claim.
@@ -41,12 +42,12 @@ impl Shard {
             tunnel,
             ..
         } = claim.clone();
-        let decision = self.names.borrow_mut().claim(claim, self.clock.now());
+        let decision = self.names.borrow_mut().claim(claim, self.kit.clock.now());
         self.keep_notes();
         match decision {
             Decision::Refused(refusal) => {
                 if refusal.reason == Reason::Limited {
-                    self.metrics.limited(LimitKind::Tunnels);
+                    self.kit.metrics.limited(LimitKind::Tunnels);
                 }
                 let refused = Message::ClaimRefused {
                     link,
@@ -54,7 +55,7 @@ impl Shard {
                     tunnel,
                     refusal,
                 };
-                self.mail.post(link.shard, refused);
+                self.kit.mail.post(link.shard, refused);
             }
             Decision::Claimed { update, fence } => {
                 for old in fence {
@@ -62,7 +63,7 @@ impl Shard {
                         link: old,
                         reason: Reason::Superseded,
                     };
-                    self.mail.post(old.shard, fence);
+                    self.kit.mail.post(old.shard, fence);
                 }
                 self.broadcast(update);
             }
@@ -77,7 +78,7 @@ impl Shard {
         kind: ReleaseKind,
     ) {
         let mut names = self.names.borrow_mut();
-        let released = names.release(tunnel, link, kind, self.clock.now());
+        let released = names.release(tunnel, link, kind, self.kit.clock.now());
         drop(names);
         self.count_tunnels();
         self.keep_notes();
@@ -101,7 +102,7 @@ impl Shard {
                 tunnel: tunnel.clone(),
                 refusal: Refusal { reason, message },
             };
-            self.mail.post(link.shard, refused);
+            self.kit.mail.post(link.shard, refused);
         }
         if let Some(update) = released.update {
             self.broadcast(update);
@@ -110,8 +111,10 @@ impl Shard {
 
     fn broadcast(self: &Rc<Self>, update: RouteUpdate) {
         let update = Arc::new(update);
-        for shard in 0..self.mail.shards() {
-            self.mail.post(shard, Message::Route(Arc::clone(&update)));
+        for shard in 0..self.kit.mail.shards() {
+            self.kit
+                .mail
+                .post(shard, Message::Route(Arc::clone(&update)));
         }
     }
 
@@ -123,16 +126,16 @@ impl Shard {
         let applied = Message::RouteApplied {
             tunnel: tunnel.clone(),
             revision: *revision,
-            shard: self.index,
+            shard: self.kit.index,
         };
-        let home = home(tunnel, self.mail.shards());
-        self.metrics.route_updates.inc();
-        let now = self.clock.now();
+        let home = home(tunnel, self.kit.mail.shards());
+        self.kit.metrics.route_updates.inc();
+        let now = self.kit.clock.now();
         let has_other_callers = self.routes.borrow_mut().apply(Arc::clone(update), now);
         if has_other_callers {
             self.cut_who_lost_access(update);
         }
-        self.mail.post(home, applied);
+        self.kit.mail.post(home, applied);
     }
 
     /// Every shard: resets the sessions of callers that may no longer reach an agent of the name, or not in the way
@@ -173,13 +176,13 @@ impl Shard {
                 tunnel: tunnel.clone(),
                 generation: it.generation,
             };
-            self.mail.post(it.link.shard, claimed);
+            self.kit.mail.post(it.link.shard, claimed);
         }
     }
 
     /// Home shard: withdraws overdue claims and forgets names that were unused for too long.
     pub(super) fn sweep_names(self: &Rc<Self>) {
-        let (withdrawn, forgotten) = self.names.borrow_mut().sweep(self.clock.now());
+        let (withdrawn, forgotten) = self.names.borrow_mut().sweep(self.kit.clock.now());
         self.count_tunnels();
         for late in withdrawn {
             let reason = Reason::ClaimTimeout;
@@ -220,21 +223,21 @@ impl Shard {
             }
         }
         while let Some((_, note)) = unsaved.pop() {
-            if let Err(back) = self.peers.book.note(note) {
+            if let Err(back) = self.kit.peers.book.note(note) {
                 unsaved.insert(back.tunnel().clone(), back);
                 break;
             }
         }
         let too_many = unsaved.len().saturating_sub(UNSAVED_MAX);
         unsaved.truncate(UNSAVED_MAX);
-        self.metrics.state_dropped.add(too_many as u64);
+        self.kit.metrics.state_dropped.add(too_many as u64);
     }
 
     /// Home shard: updates the tunnels gauge.
     fn count_tunnels(&self) {
         let now = self.names.borrow().granted();
         let before = self.counted_tunnels.replace(now);
-        self.metrics.tunnels.replace(before, now);
+        self.kit.metrics.tunnels.replace(before, now);
     }
 
     /// The link's shard: acknowledges a registration whose name every shard routes to.
@@ -245,7 +248,7 @@ impl Shard {
         tunnel: TunnelId,
         generation: Generation,
     ) {
-        let now = self.clock.now();
+        let now = self.kit.clock.now();
         let mut registry = self.registry.borrow_mut();
         let known = registry.link_mut(link.link).map(|entry| {
             entry.claims = entry.claims.saturating_sub(1);
@@ -274,7 +277,7 @@ impl Shard {
             since: it.granted.map_or(now, |before| before.since),
         });
         let base_path = it.info.base_path.clone();
-        let expires_in_s = it.expires_in_s(Self::seconds_since_1970());
+        let expires_in_s = it.expires_in_s(Kit::seconds_since_1970());
         drop(registry);
         if first {
             self.note_registered(link.link, &tunnel);
@@ -282,9 +285,9 @@ impl Shard {
         if first && self.may_log() {
             info!(%tunnel, link = link.link.0, generation = generation.0, "tunnel registered");
         }
-        let public = &self.peers.public_urls;
+        let public = &self.kit.peers.public_urls;
         let urls = public.of_tunnel(&tunnel, &base_path, dialled.as_deref());
-        let heartbeat = self.peers.config.stale_timeout / 3;
+        let heartbeat = self.kit.peers.config.stale_timeout / 3;
         let granted = Granted {
             tunnel,
             urls,
@@ -340,7 +343,7 @@ impl Shard {
                 refusal: refusal.clone(),
             });
         }
-        self.metrics.registration_refused(reason);
+        self.kit.metrics.registration_refused(reason);
         if self.may_log() {
             info!(%tunnel, link = link.link.0, reason = reason.word(), "tunnel refused");
         }

@@ -17,14 +17,14 @@ impl Shard {
         if let Some(link) = registry.link_mut(link) {
             link.serves();
             let entry = || registration(Kind::Registered, link, Some(tunnel));
-            self.peers.audit.note(entry);
+            self.kit.peers.audit.note(entry);
         }
     }
 
     /// Notes that a link loses a tunnel; called while the link still has the tunnel's entry, which names the holder.
     pub(super) fn note_withdrawn(&self, link: &LinkEntry, tunnel: &TunnelId, reason: Reason) {
         let entry = || registration(Kind::Withdrawn, link, Some(tunnel)).reason(reason.word());
-        self.peers.audit.note(entry);
+        self.kit.peers.audit.note(entry);
     }
 
     /// Notes that a registration was refused; `tunnel` is `None` if the agent requested no valid name.
@@ -37,7 +37,7 @@ impl Shard {
         if let Some(link) = self.registry.borrow().link(link) {
             let entry = || registration(Kind::RegistrationRefused, link, tunnel);
             let entry = || entry().reason(reason.word());
-            self.peers.audit.note_refused(entry);
+            self.kit.peers.audit.note_refused(entry);
         }
     }
 
@@ -53,9 +53,9 @@ impl Shard {
             .reason(reason.word())
         };
         if link.has_served {
-            self.peers.audit.note(entry);
+            self.kit.peers.audit.note(entry);
         } else {
-            self.peers.audit.note_refused(entry);
+            self.kit.peers.audit.note_refused(entry);
         }
     }
 
@@ -67,8 +67,8 @@ impl Shard {
         caller: Option<&Caller>,
         reason: Reason,
     ) {
-        self.metrics.frontend_refused(reason);
-        self.peers.audit.note_refused(|| {
+        self.kit.metrics.frontend_refused(reason);
+        self.kit.peers.audit.note_refused(|| {
             let known = caller.and_then(Caller::known);
             let identity = known.map(|known| &**known.identity());
             let entry = Entry::new(Kind::SessionRefused).of(identity);
@@ -82,7 +82,7 @@ impl Shard {
 
     /// Where a raw session notes its beginning and its end; `None` if there is no audit log.
     pub(super) fn noted(&self, peer: SocketAddr, tunnel: &TunnelId) -> Option<Box<Noted>> {
-        let audit = &self.peers.audit;
+        let audit = &self.kit.peers.audit;
         audit.is_on().then(|| {
             Box::new(Noted {
                 audit: audit.clone(),

@@ -13,6 +13,7 @@ use slab::Slab;
 use tieline_wire::{Reason, TunnelId};
 
 use super::Shard;
+use super::kit::{Kit, ends_what_runs};
 use crate::auth::{Identity, TokenRefusal, may_reach, verify_caller};
 use crate::config::CallerAuth;
 use crate::registry::TunnelInfo;
@@ -156,14 +157,14 @@ impl<T: Future, B> Future for WhileWelcome<T, B> {
 impl Shard {
     /// Authenticates the caller that presents `token`.
     pub(super) fn caller(&self, token: Option<&str>) -> Result<Caller, TokenRefusal> {
-        if self.peers.config.caller_auth == CallerAuth::None {
+        if self.kit.peers.config.caller_auth == CallerAuth::None {
             return Ok(Caller(None));
         }
-        let now_seconds = Self::seconds_since_1970();
+        let now_seconds = Kit::seconds_since_1970();
         let token = token.unwrap_or_default();
-        let verified = verify_caller(&self.auth.borrow(), token, now_seconds);
+        let verified = verify_caller(&self.kit.auth.borrow(), token, now_seconds);
         if let Err(TokenRefusal::Unavailable(_)) = verified {
-            self.wants_keys();
+            self.kit.wants_keys();
         }
         let identity = verified?;
         Ok(Caller(Some(Rc::new(
@@ -176,8 +177,9 @@ impl Shard {
         let Some(identity) = identity else {
             return Ok(Caller(None));
         };
-        let now_seconds = Self::seconds_since_1970();
+        let now_seconds = Kit::seconds_since_1970();
         let allowed = self
+            .kit
             .auth
             .borrow()
             .still_allows(Some(&identity), None, now_seconds);
@@ -186,12 +188,6 @@ impl Shard {
             _ => Ok(Caller(Some(Rc::new(self.callers.enter(identity))))),
         }
     }
-}
-
-/// Whether a change of auth with this `reason` ends what a caller or link has open. Mere expiry of a token does
-/// not: it was valid when the session began.
-pub(super) fn ends_what_runs(reason: Reason) -> bool {
-    matches!(reason, Reason::Revoked | Reason::AuthChanged)
 }
 
 /// The reason for the counters when a raw caller's token is refused.

@@ -40,7 +40,7 @@ impl Shard {
             return self.serve_crossing(fd, Place::NoTarget(reason), back);
         };
         let shard = Rc::clone(self);
-        self.gate.spawn(async move {
+        self.kit.gate.spawn(async move {
             let _ = timeout(ROUTE_TIMEOUT, changed).await;
             let placed = shard.place_crossing(&request);
             shard.serve_crossing(fd, placed, back);
@@ -73,8 +73,8 @@ impl Shard {
             Place::NoTarget(reason) => return verdict.reset_unsent(reason),
         };
         let block = Rc::clone(&self.read_block);
-        let grace = self.peers.config.http.offline_grace;
-        self.gate.spawn(async move {
+        let grace = self.kit.peers.config.http.offline_grace;
+        self.kit.gate.spawn(async move {
             let socket = Rc::new(Socket::new(fd));
             // Dropped before the socket: if the gate drops this task, the caller must not mistake the socket's close
             // for an orderly end.

@@ -46,7 +46,7 @@ impl Shard {
         let shard = Rc::clone(self);
         let entry = (kind, Rc::clone(&listener), sockets);
         self.listeners.borrow_mut().push(entry);
-        let limit = self.peers.open_files_max;
+        let limit = self.kit.peers.open_files_max;
         listener.keep_reserve_from(listen::Room::beyond_agents(limit));
         let room = match kind {
             ListenKind::Agent => listen::Room::for_agents(limit),
@@ -66,25 +66,25 @@ impl Shard {
     fn no_room(self: &Rc<Self>, kind: ListenKind, socket: Option<Socket>, peer: SocketAddr) {
         match kind {
             ListenKind::Agent => {
-                self.metrics.link_refused(Reason::Overload);
+                self.kit.metrics.link_refused(Reason::Overload);
                 if let Some(socket) = socket {
                     socket.abort();
                 }
             }
             ListenKind::Tcp => {
-                self.metrics.frontend_accepted(FrontendKind::Tcp);
+                self.kit.metrics.frontend_accepted(FrontendKind::Tcp);
                 self.raw_refused(peer, None, None, Reason::Overload);
             }
             ListenKind::Http => {
-                self.metrics.frontend_accepted(FrontendKind::Http);
-                self.metrics.frontend_refused(Reason::Overload);
+                self.kit.metrics.frontend_accepted(FrontendKind::Http);
+                self.kit.metrics.frontend_refused(Reason::Overload);
                 let told = self.told.get();
-                let room = listen::Room::for_refusals(self.peers.open_files_max);
+                let room = listen::Room::for_refusals(self.kit.peers.open_files_max);
                 let may_be_told = |socket: &Socket| told < TOLD_MAX && room.takes(socket);
                 if let Some(socket) = socket.filter(may_be_told) {
                     self.told.set(told + 1);
                     let guard = Told(Rc::clone(self));
-                    self.gate.spawn(async move {
+                    self.kit.gate.spawn(async move {
                         let _guard = guard;
                         let _ = timeout(TOLD_TIMEOUT, tell(socket)).await;
                     });

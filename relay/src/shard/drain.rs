@@ -4,11 +4,8 @@
 //! A caller's connection may live on one shard and use a link of another. So no shard ends while any
 //! shard still has a caller, until the drain deadline.
 
-use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::Poll;
 use std::time::Duration;
 
 use tieline_wire::Reason;
@@ -41,28 +38,28 @@ impl Shard {
     pub(super) async fn stop(self: &Rc<Self>, mut mailbox: OpenMailbox, stop: Stop) {
         // Other shards drain too, and still need this shard's replies.
         let shard = Rc::clone(self);
-        self.gate.spawn(async move {
+        self.kit.gate.spawn(async move {
             while let Ok(message) = mailbox.next().await {
                 shard.handle(message);
             }
         });
         // Wakes idle kept-alive frontends, which end soon, and requests that wait for an agent.
-        self.draining.set(true);
+        self.kit.draining.set(true);
         self.routes.borrow_mut().wake_all();
-        self.gate.nudge();
-        let began = self.clock.now();
+        self.kit.gate.nudge();
+        let began = self.kit.clock.now();
         let deadline = began + stop.drain;
         self.close_doors(stop).await;
         drop(self.accepting.take());
         let agents_at = (began + AGENT_GRACE).min(deadline);
-        while !self.peers.callers.is_empty() && self.clock.now() < agents_at {
+        while !self.kit.peers.callers.is_empty() && self.kit.clock.now() < agents_at {
             sleep(LOOK_PAUSE).await;
         }
         for mux in self.registry.borrow().muxes() {
-            mux.drain(deadline.saturating_since(self.clock.now()));
+            mux.drain(deadline.saturating_since(self.kit.clock.now()));
         }
-        let is_busy = || !self.peers.callers.is_empty() || !self.registry.borrow().is_idle();
-        while is_busy() && self.clock.now() < deadline {
+        let is_busy = || !self.kit.peers.callers.is_empty() || !self.registry.borrow().is_idle();
+        while is_busy() && self.kit.clock.now() < deadline {
             sleep(LOOK_PAUSE).await;
         }
         for mux in self.registry.borrow().muxes() {
@@ -71,14 +68,14 @@ impl Shard {
         // The links' writers send the agents the reason before their tasks end.
         let _ = timeout(Duration::from_millis(200), self.links_gone()).await;
         self.doors.close();
-        self.gate.close();
+        self.kit.gate.close();
         let ended = async {
-            self.gate.empty().await;
+            self.kit.gate.empty().await;
             self.doors.empty().await;
         };
         if timeout(REAP_TIMEOUT, ended).await.is_err() {
             error!(
-                tasks = self.gate.running(),
+                tasks = self.kit.gate.running(),
                 "some tasks did not end with their shard"
             );
         }
@@ -126,31 +123,5 @@ impl Shard {
         while !self.registry.borrow().is_empty() {
             sleep(Duration::from_millis(2)).await;
         }
-    }
-
-    /// The output of `first_bytes`, or `None` after `limit`. Once the shard drains, a peer that has sent nothing gets
-    /// [`DRAIN_GRACE`] at most, as an idle caller does.
-    pub(super) async fn in_time<T>(
-        &self,
-        limit: Duration,
-        first_bytes: impl Future<Output = T>,
-    ) -> Option<T> {
-        let (mut first_bytes, mut limit) = (pin!(first_bytes), pin!(sleep(limit)));
-        let mut grace = None;
-        poll_fn(|cx| {
-            if let Poll::Ready(brought) = first_bytes.as_mut().poll(cx) {
-                return Poll::Ready(Some(brought));
-            }
-            let mut is_over = limit.as_mut().poll(cx).is_ready();
-            if self.draining.get() {
-                let grace = grace.get_or_insert_with(|| Box::pin(sleep(DRAIN_GRACE)));
-                is_over |= Pin::new(grace).poll(cx).is_ready();
-            }
-            if is_over {
-                return Poll::Ready(None);
-            }
-            Poll::Pending
-        })
-        .await
     }
 }

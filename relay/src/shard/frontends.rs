@@ -29,17 +29,17 @@ use crate::splice::splice;
 impl Shard {
     /// Accepts a raw frontend: reads its preamble, authenticates its caller and routes it to a session.
     pub(super) fn raw_arrived(self: &Rc<Self>, socket: Socket, peer: SocketAddr) {
-        self.metrics.frontend_accepted(FrontendKind::Tcp);
-        let (shard, arrived) = (Rc::clone(self), self.peers.callers.arrived());
-        self.gate.spawn(async move {
+        self.kit.metrics.frontend_accepted(FrontendKind::Tcp);
+        let (shard, arrived) = (Rc::clone(self), self.kit.peers.callers.arrived());
+        self.kit.gate.spawn(async move {
             let Some(peer) = shard.source(&socket, peer).await else {
                 return shard.raw_refused(peer, None, None, Reason::Preamble);
             };
             let Ok(mut pass) = shard.arrive(peer.ip()) else {
                 return shard.raw_refused(peer, None, None, Reason::Limited);
             };
-            let deadline = shard.peers.config.preamble_timeout;
-            match shard.in_time(deadline, tcp::preamble(&socket)).await {
+            let deadline = shard.kit.peers.config.preamble_timeout;
+            match shard.kit.in_time(deadline, tcp::preamble(&socket)).await {
                 Some(Some(preamble)) => {
                     if let Some(caller) = shard.raw_caller(&preamble, peer, &mut pass) {
                         let tcp::Preamble { tunnel, early, .. } = preamble;
@@ -65,14 +65,14 @@ impl Shard {
     /// The caller's address: where a trusted proxy must send a PROXY protocol header, the address in that header.
     /// `None` if the proxy sends no valid header in time.
     async fn source(&self, socket: &Socket, peer: SocketAddr) -> Option<SocketAddr> {
-        let config = &self.peers.config;
+        let config = &self.kit.peers.config;
         let address = peer.ip().to_canonical();
         let mut trusted = config.http.trusted_proxies.iter();
         if !config.http.proxy_protocol || !trusted.any(|net| net.contains(&address)) {
             return Some(peer);
         }
         let said = proxied::source(socket);
-        match self.in_time(config.preamble_timeout, said).await {
+        match self.kit.in_time(config.preamble_timeout, said).await {
             Some(Some(Source::Address(source))) => Some(source),
             Some(Some(Source::Proxy)) => Some(peer),
             Some(None) | None => {
@@ -109,7 +109,7 @@ impl Shard {
     pub(super) fn raw_moved_here(self: &Rc<Self>, frontend: Box<Frontend>) {
         let shard = Rc::clone(self);
         // The route may have changed meanwhile: this shard's own copy decides.
-        self.gate.spawn(async move {
+        self.kit.gate.spawn(async move {
             let Frontend {
                 fd,
                 tunnel,
@@ -131,7 +131,7 @@ impl Shard {
                         early,
                         tried,
                     };
-                    let near = Some(shard.index);
+                    let near = Some(shard.kit.index);
                     shard.route_raw(raw, tunnel, near, caller).await;
                 }
                 Err(reason) => shard.raw_refused(peer, Some(&tunnel), None, reason),
@@ -166,8 +166,8 @@ impl Shard {
                     tried: raw.tried,
                 };
                 let message = Message::Frontend(Box::new(frontend));
-                if self.mail.hand_off(to, message).await {
-                    self.metrics.handed_off(HandoffKind::Frontend);
+                if self.kit.mail.hand_off(to, message).await {
+                    self.kit.metrics.handed_off(HandoffKind::Frontend);
                 } else {
                     self.raw_refused(peer, Some(&tunnel), Some(&caller), Reason::Overload);
                 }
@@ -190,7 +190,7 @@ impl Shard {
     ) -> Place {
         // An HTTP target with a base path is reached over HTTP only.
         let fit = |info: &TunnelInfo| caller.may_reach(tunnel, info) && info.is_open_to_raw();
-        let began = self.clock.now();
+        let began = self.kit.clock.now();
         let mut refused = (!raw.tried.is_empty()).then_some(Reason::TargetRefused);
         loop {
             let chosen = self.chosen_raw(tunnel, near, &raw.tried, &fit);
@@ -265,33 +265,36 @@ impl Shard {
         session.want_lane();
         let (socket, block) = (Rc::new(socket), Rc::clone(&self.read_block));
         let spliced = splice(socket, session, early, block, || false);
-        self.gate.spawn(caller.while_welcome(spliced, here));
+        self.kit.gate.spawn(caller.while_welcome(spliced, here));
     }
 
     /// Accepts an HTTP frontend: its first request hints at the shard to serve it.
     pub(super) fn http_arrived(self: &Rc<Self>, socket: Socket, peer: SocketAddr) {
-        self.metrics.frontend_accepted(FrontendKind::Http);
-        let (shard, arrived) = (Rc::clone(self), self.peers.callers.arrived());
-        self.gate.spawn(async move {
+        self.kit.metrics.frontend_accepted(FrontendKind::Http);
+        let (shard, arrived) = (Rc::clone(self), self.kit.peers.callers.arrived());
+        self.kit.gate.spawn(async move {
             let Some(peer) = shard.source(&socket, peer).await else {
-                return shard.metrics.frontend_refused(Reason::Preamble);
+                return shard.kit.metrics.frontend_refused(Reason::Preamble);
             };
-            let deadline = shard.peers.config.preamble_timeout;
-            let hint = shard.in_time(deadline, shard.hinted_shard(&socket)).await;
+            let deadline = shard.kit.peers.config.preamble_timeout;
+            let hint = shard
+                .kit
+                .in_time(deadline, shard.hinted_shard(&socket))
+                .await;
             let Some(hint) = hint else {
                 debug!(%peer, "no request in time");
                 // The caller has sent no request, so an orderly close loses nothing.
                 socket.finish();
-                shard.metrics.frontend_refused(Reason::Preamble);
+                shard.kit.metrics.frontend_refused(Reason::Preamble);
                 return;
             };
             if let Some(to) = hint {
                 let fd = socket.into_fd();
                 let message = Message::Http { fd, peer, arrived };
-                if shard.mail.hand_off(to, message).await {
-                    shard.metrics.handed_off(HandoffKind::Frontend);
+                if shard.kit.mail.hand_off(to, message).await {
+                    shard.kit.metrics.handed_off(HandoffKind::Frontend);
                 } else {
-                    shard.metrics.frontend_refused(Reason::Overload);
+                    shard.kit.metrics.frontend_refused(Reason::Overload);
                 }
                 return;
             }
@@ -307,7 +310,8 @@ impl Shard {
         arrived: Arrived,
     ) {
         let shard = Rc::clone(self);
-        self.gate
+        self.kit
+            .gate
             .spawn(async move { shard.serve_http(Socket::new(fd), peer, arrived).await });
     }
 
@@ -334,13 +338,13 @@ impl Shard {
         caller: impl FnOnce() -> SessionCaller,
     ) -> Place {
         let routes = self.routes.borrow();
-        let link = match routes.upstream(tunnel, agent, self.index, fit) {
+        let link = match routes.upstream(tunnel, agent, self.kit.index, fit) {
             Lookup::Unknown => return Place::NoTarget(Reason::UnknownTunnel),
             _ if self.is_paused(tunnel) => return Place::NoTarget(Reason::TunnelPaused),
             Lookup::Offline => return Place::NoTarget(Reason::TunnelOffline),
             Lookup::Live(Upstream::Link(link)) => link,
         };
-        if link.shard != self.index {
+        if link.shard != self.kit.index {
             return Place::Shard(link.shard);
         }
         match self.open_session(link, tunnel, caller()) {
@@ -370,7 +374,7 @@ impl Shard {
     }
 
     fn count_frontend(self: &Rc<Self>, arrived: Arrived) -> FrontendCount {
-        self.metrics.frontends.inc();
+        self.kit.metrics.frontends.inc();
         FrontendCount {
             shard: Rc::clone(self),
             _arrived: arrived,
@@ -419,6 +423,6 @@ struct FrontendCount {
 
 impl Drop for FrontendCount {
     fn drop(&mut self) {
-        self.shard.metrics.frontends.dec();
+        self.shard.kit.metrics.frontends.dec();
     }
 }

@@ -17,6 +17,7 @@ use tokio::sync::oneshot;
 use super::Shard;
 use super::callers::{Caller, Known};
 use super::frontends::Place;
+use super::kit::Kit;
 use super::mail::message::{CrossingReply, CrossingRequest, Message, Verdict};
 use crate::audit::Call;
 use crate::auth::{OwnTokens, TokenRefusal};
@@ -53,11 +54,11 @@ impl Gateway for ShardGateway {
     }
 
     fn own_tokens(&self) -> Option<OwnTokens> {
-        OwnTokens::of(&self.0.auth.borrow(), Shard::seconds_since_1970())
+        OwnTokens::of(&self.0.kit.auth.borrow(), Kit::seconds_since_1970())
     }
 
     fn is_current(&self, caller: &Caller) -> bool {
-        let is_current = |known: &Known| known.is_current(Shard::seconds_since_1970());
+        let is_current = |known: &Known| known.is_current(Kit::seconds_since_1970());
         caller.known().is_none_or(is_current)
     }
 
@@ -83,7 +84,7 @@ impl Gateway for ShardGateway {
         kept: impl Fn(&TunnelId, AgentTag) -> bool,
     ) -> Result<Rc<Target>, NoTarget> {
         let shard = &self.0;
-        let began = shard.clock.now();
+        let began = shard.kit.clock.now();
         let fit = |tunnel: &TunnelId, info: &TunnelInfo| caller.may_reach(tunnel, info);
         let identity = caller.known().map(|known| &**known.identity());
         let owners = match &wanted.selector {
@@ -133,7 +134,7 @@ impl Gateway for ShardGateway {
                 }
             };
             if !shard.is_changed(&selector, since, is_known).await {
-                return Err(match shard.draining.get() {
+                return Err(match shard.kit.draining.get() {
                     true => NoTarget::Stopping,
                     false => too_late,
                 });
@@ -215,7 +216,7 @@ impl Gateway for ShardGateway {
             Place::NoTarget(reason) => return Err(reason),
             Place::Shard(to) => to,
         };
-        shard.metrics.crossings.inc();
+        shard.kit.metrics.crossings.inc();
         let (ours, theirs) = pair().map_err(|_| Reason::Overload)?;
         let socket = Socket::new(ours);
         let verdict = Arc::new(Verdict::default());
@@ -234,7 +235,7 @@ impl Gateway for ShardGateway {
                 reached,
             },
         };
-        if !shard.mail.hand_off(to, crossing).await {
+        if !shard.kit.mail.hand_off(to, crossing).await {
             return Err(Reason::Overload);
         }
         let socket = PollSocket::new(socket);
@@ -252,8 +253,8 @@ impl Gateway for ShardGateway {
             GatewayStream::Local(stream) => stream.told(),
             GatewayStream::Crossing(mut crossing) => crossing.told.take(),
         };
-        let told = told.filter(|_| !shard.draining.get())?;
-        let grace = shard.peers.config.http.offline_grace;
+        let told = told.filter(|_| !shard.kit.draining.get())?;
+        let grace = shard.kit.peers.config.http.offline_grace;
         timeout(grace, told).await.ok()?.ok()
     }
 
@@ -266,11 +267,11 @@ impl Gateway for ShardGateway {
     }
 
     fn budget(&self) -> Option<Arc<SharedBudget>> {
-        Some(Arc::clone(&self.0.metrics.budget))
+        Some(Arc::clone(&self.0.kit.metrics.budget))
     }
 
     fn spawn(&self, task: impl Future<Output = ()> + 'static) {
-        self.0.gate.spawn(task);
+        self.0.kit.gate.spawn(task);
     }
 
     fn sleep(&self, duration: Duration) -> impl Future<Output = ()> + 'static {
@@ -282,11 +283,11 @@ impl Gateway for ShardGateway {
     }
 
     fn is_draining(&self) -> bool {
-        self.0.draining.get()
+        self.0.kit.draining.get()
     }
 
     fn answered(&self, status: StatusCode, problem: Option<&'static str>) {
-        self.0.metrics.http_answered(status.as_u16());
+        self.0.kit.metrics.http_answered(status.as_u16());
         if let Some(problem) = problem {
             tracing::debug!(status = status.as_u16(), problem, "HTTP request refused");
         }
@@ -301,7 +302,7 @@ impl Gateway for ShardGateway {
     }
 
     fn is_audited(&self) -> bool {
-        self.0.peers.audit.is_on()
+        self.0.kit.peers.audit.is_on()
     }
 
     fn note(
@@ -313,7 +314,7 @@ impl Gateway for ShardGateway {
     ) {
         let known = caller.and_then(Caller::known);
         let identity = known.map(|known| &**known.identity());
-        let audit = &self.0.peers.audit;
+        let audit = &self.0.kit.peers.audit;
         let is_refused = match status {
             // The target may have processed a request that ended with one of these.
             Some(StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT) => false,

@@ -3,6 +3,7 @@
 use tieline_wire::TunnelId;
 
 use super::Shard;
+use super::kit::Kit;
 use crate::auth::{may_reach, verify_caller};
 use crate::config::CallerAuth;
 use crate::io::{Received, Socket};
@@ -15,7 +16,7 @@ const HINT_BYTES: usize = 4096;
 impl Shard {
     /// The other shard that should serve the frontend, if there is one.
     pub(super) async fn hinted_shard(&self, socket: &Socket) -> Option<usize> {
-        let domain = self.peers.config.domain.as_deref();
+        let domain = self.kit.peers.config.domain.as_deref();
         loop {
             socket.readable().await;
             let mut head = [0; HINT_BYTES];
@@ -35,15 +36,15 @@ impl Shard {
     /// refusal takes.
     fn shard_for(&self, tunnel: &TunnelId, token: Option<&str>) -> Option<usize> {
         let routes = self.routes.borrow();
-        if self.peers.config.caller_auth == CallerAuth::Token {
-            let now_seconds = Self::seconds_since_1970();
-            let caller = verify_caller(&self.auth.borrow(), token?, now_seconds).ok()?;
+        if self.kit.peers.config.caller_auth == CallerAuth::Token {
+            let now_seconds = Kit::seconds_since_1970();
+            let caller = verify_caller(&self.kit.auth.borrow(), token?, now_seconds).ok()?;
             let fit = |info: &TunnelInfo| may_reach(&caller, tunnel, info.owner.as_deref());
             if !routes.is_known(tunnel, fit) {
                 return None;
             }
         }
-        let only = routes.only_shard(tunnel, self.index);
-        only.filter(|shard| *shard != self.index)
+        let only = routes.only_shard(tunnel, self.kit.index);
+        only.filter(|shard| *shard != self.kit.index)
     }
 }

@@ -15,15 +15,15 @@ impl Shard {
     /// Hands a lane to the shard whose offer its nonce names.
     pub(super) async fn place_lane(self: &Rc<Self>, socket: Socket, nonce: BulkNonce) {
         let to = shard_of(&nonce);
-        if to == self.index {
+        if to == self.kit.index {
             return self.lane_arrived(socket, &nonce);
         }
         let fd = socket.into_fd();
         let message = Message::Lane { fd, nonce };
-        if to < self.mail.shards() && self.mail.hand_off(to, message).await {
-            self.metrics.handed_off(HandoffKind::Lane);
+        if to < self.kit.mail.shards() && self.kit.mail.hand_off(to, message).await {
+            self.kit.metrics.handed_off(HandoffKind::Lane);
         } else {
-            self.metrics.link_refused(Reason::LaneRefused);
+            self.kit.metrics.link_refused(Reason::LaneRefused);
         }
     }
 
@@ -33,8 +33,8 @@ impl Shard {
     }
 
     fn lane_arrived(&self, socket: Socket, nonce: &BulkNonce) {
-        if !self.lanes.arrived(socket, nonce, self.clock.now()) {
-            self.metrics.link_refused(Reason::LaneRefused);
+        if !self.lanes.arrived(socket, nonce, self.kit.clock.now()) {
+            self.kit.metrics.link_refused(Reason::LaneRefused);
         }
     }
 }

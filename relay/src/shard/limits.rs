@@ -23,7 +23,7 @@ pub(super) const TOO_MANY_QUESTIONS: Limited = Limited {
 impl Shard {
     /// Admits a caller by its address, if the limits of the address allow.
     pub(super) fn arrive(&self, address: IpAddr) -> Result<Pass, Limited> {
-        self.counted(Pass::arrive(self.peers.limits.as_ref(), address))
+        self.counted(Pass::arrive(self.kit.peers.limits.as_ref(), address))
     }
 
     /// Counts an admitted caller for its token's holder too, if the limits of the holder allow.
@@ -39,7 +39,7 @@ impl Shard {
         &self,
         check: impl FnOnce(&Limits) -> Result<(), Limited>,
     ) -> Result<(), Refusal> {
-        let limits = self.peers.limits.as_deref();
+        let limits = self.kit.peers.limits.as_deref();
         let checked = limits.map_or(Ok(()), check);
         self.counted(checked).map_err(refused)
     }
@@ -51,8 +51,8 @@ impl Shard {
     /// The address has too many such connections.
     pub(super) fn stranger(&self, peer: SocketAddr) -> Result<Place, Limited> {
         let address = peer.ip().to_canonical();
-        let mut proxies = self.peers.config.http.trusted_proxies.iter();
-        let Some(counted) = &self.peers.new_links else {
+        let mut proxies = self.kit.peers.config.http.trusted_proxies.iter();
+        let Some(counted) = &self.kit.peers.new_links else {
             return Ok(Place::default());
         };
         if proxies.any(|net| net.contains(&address)) {
@@ -70,7 +70,7 @@ impl Shard {
     /// # Errors
     /// The address has too many open questions.
     pub(super) fn question_from(&self, peer: SocketAddr) -> Result<Place, Limited> {
-        let Some(counted) = &self.peers.new_questions else {
+        let Some(counted) = &self.kit.peers.new_questions else {
             return Ok(Place::default());
         };
         let place = counted.enter(peer.ip());
@@ -79,7 +79,7 @@ impl Shard {
 
     fn counted<T>(&self, outcome: Result<T, Limited>) -> Result<T, Limited> {
         if let Err(limited) = &outcome {
-            self.metrics.limited(limited.kind);
+            self.kit.metrics.limited(limited.kind);
         }
         outcome
     }

@@ -12,6 +12,7 @@ use tracing::{Instrument, info, info_span};
 
 use super::Shard;
 use super::admission::refusal;
+use super::kit::Kit;
 use super::mail::message::{Greeting, Message};
 use super::placement::shard_of;
 use crate::auth::{Admission, authorize};
@@ -37,18 +38,18 @@ impl Shard {
         let Greeting { mut nonce, said } = greeting.unwrap_or_default();
         if !greeted && SystemRandom::new().fill(&mut nonce).is_err() {
             // Without a random nonce a signed hello could be replayed.
-            self.link_gone(self.index);
-            self.metrics.link_refused(Reason::Internal);
+            self.link_gone(self.kit.index);
+            self.kit.metrics.link_refused(Reason::Internal);
             return;
         }
         let mux = self.new_mux(nonce);
-        let since = self.clock.now();
+        let since = self.kit.clock.now();
         let id = self
             .registry
             .borrow_mut()
             .add(Rc::clone(&mux), (peer, since), stranger);
-        socket.tune_link(self.peers.config.stale_timeout, NOTSENT_BYTES);
-        self.metrics.links.inc();
+        socket.tune_link(self.kit.peers.config.stale_timeout, NOTSENT_BYTES);
+        self.kit.metrics.links.inc();
         let host = Host {
             shard: Rc::clone(self),
             id,
@@ -62,7 +63,7 @@ impl Shard {
             end: Some(Reason::ShuttingDown),
         };
         let said = if greeted { mux.greeted(said) } else { said };
-        self.gate.spawn(
+        self.kit.gate.spawn(
             async move {
                 // The guard's drop runs even if the gate drops this task.
                 let mut guard = guard;
@@ -89,7 +90,7 @@ impl Shard {
 
     /// The mux of a new link, whose agent is asked to sign `nonce`.
     fn new_mux(&self, nonce: [u8; 32]) -> Rc<SharedMux> {
-        let config = &self.peers.config;
+        let config = &self.kit.peers.config;
         let settings = Settings {
             heartbeat: config.stale_timeout / 3,
             stale: config.stale_timeout,
@@ -98,12 +99,12 @@ impl Shard {
             ..Settings::default()
         };
         let hello = RelayHello::new(nonce, config.sessions_max);
-        let mut mux = Mux::relay(hello, settings, self.clock.now());
-        mux.share_budget(Arc::clone(&self.metrics.budget));
+        let mut mux = Mux::relay(hello, settings, self.kit.clock.now());
+        mux.share_budget(Arc::clone(&self.kit.metrics.budget));
         SharedMux::new(
             mux,
-            self.clock,
-            Arc::clone(&self.metrics),
+            self.kit.clock,
+            Arc::clone(&self.kit.metrics),
             Rc::clone(&self.lanes),
             Rc::clone(&self.probed),
         )
@@ -117,24 +118,24 @@ impl Shard {
         self.keep_account(&entry);
         // The agent may close as soon as it reads the reason, so the reason decided here counts.
         let reason = entry.mux.closing().unwrap_or(reason);
-        self.link_gone(self.index);
-        self.metrics.links.dec();
+        self.link_gone(self.kit.index);
+        self.kit.metrics.links.dec();
         self.note_link_end(&entry, reason);
         let link = LinkRef {
-            shard: self.index,
+            shard: self.kit.index,
             link: id,
         };
         match &entry.agent {
             Some(_) => {
                 if reason != Reason::LinkLost {
-                    self.metrics.link_evicted(reason);
+                    self.kit.metrics.link_evicted(reason);
                 }
                 if self.may_log() {
                     info!(link = id.0, reason = reason.word(), "link ended");
                 }
             }
             None => {
-                self.metrics.link_refused(reason);
+                self.kit.metrics.link_refused(reason);
                 if self.may_log() {
                     info!(link = id.0, peer = %entry.peer, reason = reason.word(), "link refused: {reason}");
                 }
@@ -153,7 +154,7 @@ impl Shard {
     pub(super) async fn sweep_links(self: &Rc<Self>) {
         let mut from = None;
         loop {
-            let (now, now_seconds) = (self.clock.now(), Self::seconds_since_1970());
+            let (now, now_seconds) = (self.kit.clock.now(), Kit::seconds_since_1970());
             let end = |entry: &LinkEntry, reason| entry.mux.close(reason);
             let (expired, next) =
                 self.registry
@@ -207,8 +208,8 @@ impl Host {
             reason: Reason::RegistrationInvalid,
             message: error.to_string(),
         })?;
-        let now = Shard::seconds_since_1970();
-        let auth = shard.auth();
+        let now = Kit::seconds_since_1970();
+        let auth = shard.kit.auth();
         let registry = shard.registry.borrow();
         let entry = registry
             .link(self.id)
@@ -240,19 +241,20 @@ impl Host {
 impl LinkHost for Host {
     fn hello(&self, hello: AgentHello, may_move: bool) -> Result<Stay, Reason> {
         let shard = &self.shard;
-        let domain = shard.peers.config.domain.as_deref();
+        let domain = shard.kit.peers.config.domain.as_deref();
         if !is_called(domain, &hello.relay_name, self.peer.ip()) {
             return Err(Reason::RelayName);
         }
         if may_move
-            && let Some(to) = shard_of(&hello, shard.mail.shards())
-            && to != shard.index
+            && let Some(to) = shard_of(&hello, shard.kit.mail.shards())
+            && to != shard.kit.index
         {
             return Ok(Stay::OnShard(to));
         }
         shard
+            .kit
             .auth()
-            .still_allows(None, Some(&hello.key), Shard::seconds_since_1970())?;
+            .still_allows(None, Some(&hello.key), Kit::seconds_since_1970())?;
         let mut registry = shard.registry.borrow_mut();
         registry.link(self.id).ok_or(Reason::LinkLost)?;
         if shard.may_log() {
@@ -266,7 +268,7 @@ impl LinkHost for Host {
             );
         }
         registry.introduce(self.id, hello, self.nonce);
-        shard.metrics.links_total.inc();
+        shard.kit.metrics.links_total.inc();
         Ok(Stay::Here)
     }
 
@@ -282,9 +284,9 @@ impl LinkHost for Host {
         };
         {
             if refusal.reason == Reason::AuthUnavailable {
-                self.shard.wants_keys();
+                self.shard.kit.wants_keys();
             }
-            self.shard.metrics.registration_refused(refusal.reason);
+            self.shard.kit.metrics.registration_refused(refusal.reason);
             let name = register.name.as_deref().map(TunnelId::parse);
             let name = name.and_then(Result::ok);
             self.shard
@@ -344,7 +346,7 @@ impl Host {
         }
         drop(registry);
         let link = LinkRef {
-            shard: shard.index,
+            shard: shard.kit.index,
             link: self.id,
         };
         shard.release(tunnel.clone(), link, kind);

@@ -34,14 +34,14 @@ impl Shard {
         if !account.is_wanted() {
             return;
         }
-        let grace = self.peers.config.http.offline_grace;
+        let grace = self.kit.peers.config.http.offline_grace;
         let mut lost = self.lost.borrow_mut();
         match (&entry.agent, entry.nonce) {
             (Some(hello), Some(nonce)) if !grace.is_zero() && lost.0.len() < KEPT_MAX => {
                 let kept = Kept {
                     agent: run_of(hello),
                     account: Rc::clone(account),
-                    until: self.clock.now() + grace,
+                    until: self.kit.clock.now() + grace,
                 };
                 lost.0.insert(nonce, kept);
             }
@@ -53,8 +53,8 @@ impl Shard {
     pub(super) fn agent_tells(self: &Rc<Self>, hello: &AgentHello, lost: Lost) {
         let agent = run_of(hello);
         let told = Arc::new(LostLink { agent, lost });
-        for shard in 0..self.mail.shards() {
-            self.mail.post(shard, Message::Lost(Arc::clone(&told)));
+        for shard in 0..self.kit.mail.shards() {
+            self.kit.mail.post(shard, Message::Lost(Arc::clone(&told)));
         }
     }
 
@@ -81,7 +81,7 @@ impl Shard {
 
     /// Closes the accounts whose reports have not arrived in time.
     pub(super) fn sweep_lost(&self) {
-        let now = self.clock.now();
+        let now = self.kit.clock.now();
         self.lost.borrow_mut().0.retain(|_, it| {
             let goes_on = now < it.until;
             if !goes_on {

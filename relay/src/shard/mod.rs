@@ -6,28 +6,22 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use indexmap::IndexMap;
 use tieline_wire::{Moment, TunnelId};
 use tracing::{debug, info_span};
 
-use crate::audit::Audit;
-use crate::auth::{AskControl, Snapshot};
-use crate::clock::Clock;
-use crate::config::{Config, PublicUrls};
 use crate::directory::{Names, Restored, Routes, Rules, home};
 use crate::error::ListenKind;
 use crate::io::{Chosen, Listener, Socket, Spin, run_spinning, sleep};
-use crate::limits::{Limits, LiveTunnels, PerAddress};
 use crate::link::LinkBlock;
 use crate::listen;
 use crate::metrics::ShardMetrics;
 use crate::registry::Registry;
 use crate::session::{Lanes, ProbedLinks};
 use crate::splice::ReadBlock;
-use crate::state::{Book, Note};
+use crate::state::Note;
 
 mod admission;
 mod arbiter;
@@ -41,6 +35,7 @@ mod frontends;
 mod gate;
 mod gateway;
 mod hint;
+mod kit;
 mod lanes;
 pub(crate) mod limits;
 mod links;
@@ -48,6 +43,7 @@ mod log_budget;
 mod lost;
 mod mail;
 mod operator;
+mod peers;
 mod placement;
 mod provider;
 mod waiting;
@@ -56,51 +52,13 @@ mod withdrawal;
 pub(crate) use arrived::CallerCount;
 use callers::Callers;
 use gate::Gate;
+use kit::Kit;
 use log_budget::LogBudget;
 use lost::LostLinks;
+use mail::OpenMailbox;
 pub(crate) use mail::message::{Message, Paused, Stop};
-use mail::{Mail, OpenMailbox};
 pub(crate) use mail::{Mailbox, MailboxSender, mailbox};
-
-/// State that all shards share.
-pub(crate) struct Peers {
-    pub(crate) config: Config,
-    /// Auth snapshot at the start; later ones arrive as [`Message::Auth`].
-    pub(crate) auth: Arc<Snapshot>,
-    /// The audit log.
-    pub(crate) audit: Audit,
-    /// Limits on requests, sessions, bytes and registrations, if any are configured.
-    pub(crate) limits: Option<Arc<Limits>>,
-    /// Limits per address for agents without a tunnel: open links, and open provider questions.
-    pub(crate) new_links: Option<Arc<PerAddress>>,
-    pub(crate) new_questions: Option<Arc<PerAddress>>,
-    /// Queue of requests to the control thread.
-    pub(crate) asks: AskControl,
-    /// Sending half of each shard's mailbox.
-    pub(crate) mailboxes: Arc<[MailboxSender]>,
-    /// Number of links of each shard, including those in hand-off to it.
-    pub(crate) loads: Vec<AtomicUsize>,
-    /// Number of callers on all shards.
-    pub(crate) callers: CallerCount,
-    /// Number of live names on all shards.
-    pub(crate) live_tunnels: Arc<AtomicUsize>,
-    /// Makes the public URLs of tunnels that agents are told.
-    pub(crate) public_urls: PublicUrls,
-    /// Seals references to one agent; one key for all shards, since a caller may return on any of them.
-    pub(crate) sealer: listen::http::Sealer,
-    /// Number of this relay start: seconds since 1970, or higher if an earlier start had a higher number.
-    pub(crate) epoch_seconds: u64,
-    /// Number of live names of each account, with its limit.
-    pub(crate) live_of_accounts: Arc<LiveTunnels>,
-    /// Queue of the state folder, which keeps bindings of names over a restart.
-    pub(crate) book: Book,
-    /// Tunnels paused at the start; later sets arrive as [`Message::Pause`].
-    pub(crate) paused: Arc<Paused>,
-    /// Token held by every shard and control task that accepts connections.
-    pub(crate) accepting: Arc<()>,
-    /// Limit on open file descriptors of the process, if there is one.
-    pub(crate) open_files_max: Option<u64>,
-}
+pub(crate) use peers::Peers;
 
 /// Arguments of a shard's start.
 pub(crate) struct Seed {
@@ -115,14 +73,9 @@ pub(crate) struct Seed {
 
 /// One core's part of the relay.
 pub(crate) struct Shard {
-    index: usize,
-    peers: Arc<Peers>,
-    clock: Clock,
-    metrics: Arc<ShardMetrics>,
+    kit: Rc<Kit>,
     registry: RefCell<Registry>,
     lost: RefCell<LostLinks>,
-    /// Current auth snapshot; replaced as a whole.
-    auth: RefCell<Arc<Snapshot>>,
     /// Paused tunnels; replaced as a whole.
     paused: RefCell<Arc<Paused>>,
     routes: RefCell<Routes<listen::http::Target>>,
@@ -131,15 +84,12 @@ pub(crate) struct Shard {
     unsaved: RefCell<IndexMap<TunnelId, Box<Note>>>,
     /// Number of tunnels that this shard last reported to the metrics.
     counted_tunnels: Cell<usize>,
-    mail: Rc<Mail>,
     log_budget: LogBudget,
     listeners: RefCell<Vec<(ListenKind, Rc<Listener>, usize)>>,
     /// Accept loops; they end before all other tasks.
     doors: Rc<Gate>,
     /// This shard's [`Peers::accepting`] token; dropped when the accept loops end.
     accepting: Cell<Option<Arc<()>>>,
-    draining: Cell<bool>,
-    gate: Rc<Gate>,
     read_block: Rc<ReadBlock>,
     link_block: LinkBlock,
     lanes: Rc<Lanes>,
@@ -210,30 +160,25 @@ impl Shard {
             is_kept: peers.book.is_kept(),
         });
         let mut routes = Routes::new(listen::http::Target::new);
-        let clock = Clock::start();
+        let kit = Kit::new(index, metrics, Arc::clone(&peers));
+        let now = kit.clock.now();
         for it in restored.iter() {
             if home(&it.binding.tunnel, shards) == index {
-                names.restore(it, clock.now());
+                names.restore(it, now);
             }
-            routes.apply(Arc::clone(&it.update), clock.now());
+            routes.apply(Arc::clone(&it.update), now);
         }
         drop(restored);
-        let gate = Rc::<Gate>::default();
         let shard = Rc::new(Self {
-            index,
-            started: clock.now(),
-            mail: Mail::new(&peers.mailboxes, clock, &metrics, &gate),
+            started: now,
             callers: Rc::default(),
             told: Cell::new(0),
             http_settings: Rc::new(frontends::http_settings(&peers.config)),
             sealer: Rc::new(peers.sealer.clone()),
-            clock,
-            lanes: Lanes::new(index, Arc::clone(&metrics)),
+            lanes: Lanes::new(index, Arc::clone(&kit.metrics)),
             probed: Rc::default(),
-            metrics,
             registry: RefCell::default(),
             lost: RefCell::default(),
-            auth: RefCell::new(Arc::clone(&peers.auth)),
             paused: RefCell::new(Arc::clone(&peers.paused)),
             routes: RefCell::new(routes),
             names: RefCell::new(names),
@@ -243,17 +188,16 @@ impl Shard {
             listeners: RefCell::default(),
             doors: Rc::default(),
             accepting: Cell::new(Some(Arc::clone(&peers.accepting))),
-            draining: Cell::new(false),
-            gate,
             read_block: Rc::default(),
             link_block: LinkBlock::default(),
-            peers,
+            kit,
         });
         let mailbox = mailbox.open()?;
         let ticking = Rc::clone(&shard);
-        shard.gate.spawn(async move { ticking.tick().await });
-        let (probed, clock) = (Rc::clone(&shard.probed), shard.clock);
+        shard.kit.gate.spawn(async move { ticking.tick().await });
+        let (probed, clock) = (Rc::clone(&shard.probed), shard.kit.clock);
         shard
+            .kit
             .gate
             .spawn(async move { probed.watch(|| clock.now()).await });
         Ok((shard, mailbox))
@@ -335,7 +279,7 @@ impl Shard {
     /// Sweeps links, names, lost links and due permissions at a fixed period.
     async fn tick(self: Rc<Self>) {
         // A sixteenth of the stale timeout: pings leave in time, and an eviction is late by one period at most.
-        let period = (self.peers.config.stale_timeout / 16)
+        let period = (self.kit.peers.config.stale_timeout / 16)
             .clamp(Duration::from_millis(10), Duration::from_secs(1));
         loop {
             sleep(period).await;
@@ -348,13 +292,7 @@ impl Shard {
 
     /// Whether the log budget allows another line that a peer caused.
     fn may_log(&self) -> bool {
-        self.log_budget.takes_one(self.clock.now())
-    }
-
-    fn seconds_since_1970() -> u64 {
-        SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |since| since.as_secs())
+        self.log_budget.takes_one(self.kit.clock.now())
     }
 }
 
@@ -364,7 +302,7 @@ struct ClosedAtTheEnd<'a>(&'a Shard);
 impl Drop for ClosedAtTheEnd<'_> {
     fn drop(&mut self) {
         self.0.doors.close();
-        self.0.gate.close();
+        self.0.kit.gate.close();
     }
 }
 

@@ -14,7 +14,7 @@ impl Shard {
     /// A report on some tunnels whose names follow `after`.
     pub(super) fn report(&self, after: &str) -> TunnelBatch {
         let registry = self.registry.borrow();
-        let mut batch = registry.report(after, self.index, self.clock.now());
+        let mut batch = registry.report(after, self.kit.index, self.kit.clock.now());
         let paused = self.paused.borrow();
         if !paused.is_empty() {
             for row in &mut batch.rows {
@@ -27,12 +27,12 @@ impl Shard {
     /// One tunnel and its callers on this shard.
     pub(super) fn detail(&self, tunnel: &TunnelId) -> TunnelDetail {
         let registry = self.registry.borrow();
-        let mut detail = registry.detail(tunnel, self.index, self.clock.now());
+        let mut detail = registry.detail(tunnel, self.kit.index, self.kit.clock.now());
         if let Some(row) = &mut detail.row {
             row.paused = self.is_paused(tunnel);
         }
         // `None` unless this is the name's home shard.
-        detail.bound = self.names.borrow().bound(tunnel, self.clock.now());
+        detail.bound = self.names.borrow().bound(tunnel, self.kit.clock.now());
         detail
     }
 

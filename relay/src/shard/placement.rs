@@ -36,15 +36,15 @@ impl Shard {
             Ok(_) => HANDSHAKE_TIMEOUT,
             Err(_) => REFUSED_TIMEOUT,
         };
-        self.gate.spawn(async move {
+        self.kit.gate.spawn(async move {
             match timeout(deadline, opening(&socket)).await {
                 Ok(Some(Opening::Link)) => match place {
                     Ok(place) => shard.place_link(socket, peer, place).await,
                     Err(_) => shard.refuse_link(&socket, peer),
                 },
                 Ok(Some(Opening::Lane(nonce))) => shard.place_lane(socket, nonce).await,
-                Ok(None) => shard.metrics.link_refused(Reason::LinkLost),
-                Err(_) => shard.metrics.link_refused(Reason::HandshakeTimeout),
+                Ok(None) => shard.kit.metrics.link_refused(Reason::LinkLost),
+                Err(_) => shard.kit.metrics.link_refused(Reason::HandshakeTimeout),
             }
         });
     }
@@ -54,7 +54,7 @@ impl Shard {
         // A close in front of unread bytes is a reset, which could destroy the answer.
         let mut said = BytesMut::with_capacity(PREFACE.len());
         let _ = socket.recv(&mut said, PREFACE.len());
-        let now = self.clock.now();
+        let now = self.kit.clock.now();
         let mut mux = Mux::relay(RelayHello::new([0; 32], 0), Settings::default(), now);
         let reason = match mux.handle_input(now, &mut said.freeze()) {
             Ok(_) => Reason::Limited,
@@ -72,7 +72,7 @@ impl Shard {
             let _ = out.send_with(|slices| socket.send_vectored(slices));
         }
         socket.shutdown();
-        self.metrics.link_refused(reason);
+        self.kit.metrics.link_refused(reason);
         if self.may_log() {
             info!(%peer, reason = reason.word(), "link refused: {reason}");
         }
@@ -82,7 +82,7 @@ impl Shard {
     async fn place_link(self: &Rc<Self>, socket: Socket, peer: SocketAddr, stranger: Place) {
         let to = self.least_loaded();
         self.link_expected(to);
-        if to == self.index {
+        if to == self.kit.index {
             self.serve_link(socket, (peer, stranger), None);
             return;
         }
@@ -97,31 +97,31 @@ impl Shard {
 
     /// Hands a link off to a shard whose load includes it already.
     pub(super) async fn move_link(&self, to: usize, message: Message) {
-        if self.mail.hand_off(to, message).await {
-            self.metrics.handed_off(HandoffKind::Link);
+        if self.kit.mail.hand_off(to, message).await {
+            self.kit.metrics.handed_off(HandoffKind::Link);
         } else {
             self.link_gone(to);
-            self.metrics.link_refused(Reason::Overload);
+            self.kit.metrics.link_refused(Reason::Overload);
         }
     }
 
     /// Forgets a link that moves to another shard.
     pub(super) fn link_left(&self, id: LinkId) {
         self.registry.borrow_mut().remove(id);
-        self.link_gone(self.index);
-        self.metrics.links.dec();
+        self.link_gone(self.kit.index);
+        self.kit.metrics.links.dec();
     }
 
     /// Counts a link for a shard that has it or will get it.
     pub(super) fn link_expected(&self, shard: usize) {
-        if self.peers.loads[shard].fetch_add(1, Ordering::SeqCst) == 0 {
+        if self.kit.peers.loads[shard].fetch_add(1, Ordering::SeqCst) == 0 {
             self.steer_callers();
         }
     }
 
     /// Counts a link of a shard out: it ended, moved away or never arrived.
     pub(super) fn link_gone(&self, shard: usize) {
-        if self.peers.loads[shard].fetch_sub(1, Ordering::SeqCst) == 1 {
+        if self.kit.peers.loads[shard].fetch_sub(1, Ordering::SeqCst) == 1 {
             self.steer_callers();
         }
     }
@@ -150,7 +150,7 @@ impl Shard {
 
     /// Which shards have links; all of them if none has any.
     fn shards_with_links(&self) -> Vec<bool> {
-        let loads = self.peers.loads.iter();
+        let loads = self.kit.peers.loads.iter();
         let with_links: Vec<bool> = loads.map(|load| load.load(Ordering::SeqCst) > 0).collect();
         if with_links.contains(&true) {
             return with_links;
@@ -167,10 +167,10 @@ impl Shard {
 
     /// The shard with the fewest links; among equals this shard, then the lowest number.
     fn least_loaded(&self) -> usize {
-        let load = |shard: usize| self.peers.loads[shard].load(Ordering::Relaxed);
-        (0..self.peers.loads.len())
-            .min_by_key(|shard| (load(*shard), *shard != self.index))
-            .unwrap_or(self.index)
+        let load = |shard: usize| self.kit.peers.loads[shard].load(Ordering::Relaxed);
+        (0..self.kit.peers.loads.len())
+            .min_by_key(|shard| (load(*shard), *shard != self.kit.index))
+            .unwrap_or(self.kit.index)
     }
 }
 

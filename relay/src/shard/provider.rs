@@ -9,6 +9,7 @@ use tracing::{debug, info};
 
 use super::Shard;
 use super::admission::{CLAIMS_MAX, refusal};
+use super::kit::Kit;
 use super::limits::{TOO_MANY_QUESTIONS, refused};
 use crate::auth::{Identity, Mode, Overfull, Question, Ruling};
 use crate::io::turn;
@@ -50,13 +51,13 @@ impl Shard {
             return Err(refusal(Reason::Overload));
         }
         if entry.questions >= questions_max {
-            self.metrics.limited(TOO_MANY_QUESTIONS.kind);
+            self.kit.metrics.limited(TOO_MANY_QUESTIONS.kind);
             return Err(refused(TOO_MANY_QUESTIONS));
         }
         let place = is_stranger.then(|| self.question_from(peer));
         let place = place.transpose().map_err(refused)?;
         let question = Question {
-            shard: self.index,
+            shard: self.kit.index,
             link: link.0,
             tunnel,
             register: Arc::new(register.clone()),
@@ -64,7 +65,7 @@ impl Shard {
             place: place.map(|place| Arc::new(place) as Arc<_>),
             asked_at: Instant::now(),
         };
-        let asked = self.peers.asks.rule(question);
+        let asked = self.kit.peers.asks.rule(question);
         asked.map_err(|Overfull| refusal(Reason::Overload))?;
         entry.claims += 1;
         entry.questions += 1;
@@ -101,7 +102,7 @@ impl Shard {
             mux.trust();
             return;
         };
-        self.metrics.registration_refused(refusal.reason);
+        self.kit.metrics.registration_refused(refusal.reason);
         self.note_unregistered(link, Some(&question.tunnel), refusal.reason);
         if self.may_log() {
             let reason = refusal.reason.word();
@@ -119,7 +120,7 @@ impl Shard {
         expires_at_seconds: Option<u64>,
     ) -> Result<(), Refusal> {
         let link = LinkId(question.link);
-        let auth = self.auth();
+        let auth = self.kit.auth();
         // The token or the key may have been revoked since the question was asked.
         if let Some(agent) = self
             .registry
@@ -130,14 +131,14 @@ impl Shard {
             auth.still_allows(
                 identity.as_deref(),
                 Some(&agent.key),
-                Self::seconds_since_1970(),
+                Kit::seconds_since_1970(),
             )
             .map_err(refusal)?;
         }
         let Mode::Provider { interval, grace } = &auth.mode else {
             return Err(refusal(Reason::AuthUnavailable));
         };
-        let now = self.clock.now();
+        let now = self.kit.clock.now();
         let renewal = Renewal {
             register: Arc::clone(&question.register),
             next_at: Some(after(now, *interval)),
@@ -155,11 +156,11 @@ impl Shard {
 
     /// Applies the provider's ruling, or its failure to rule, on the renewal of a live tunnel.
     fn renewed(self: &Rc<Self>, question: &Question, ruling: Ruling) {
-        let auth = self.auth();
+        let auth = self.kit.auth();
         let Mode::Provider { interval, grace } = &auth.mode else {
             return;
         };
-        let now = self.clock.now();
+        let now = self.kit.clock.now();
         let mut registry = self.registry.borrow_mut();
         let Some(entry) = registry.link_mut(LinkId(question.link)) else {
             return;
@@ -213,16 +214,16 @@ impl Shard {
 
     /// Asks the provider again about tunnels whose permissions are due for renewal.
     pub(super) async fn renew_permissions(self: &Rc<Self>) {
-        if !matches!(self.auth().mode, Mode::Provider { .. }) {
+        if !matches!(self.kit.auth().mode, Mode::Provider { .. }) {
             return;
         }
         let mut after = None;
         loop {
-            let now = self.clock.now();
+            let now = self.kit.clock.now();
             let (due, last) = self.registry.borrow_mut().renewals(after, RENEW_COUNT, now);
             for due in due {
                 let question = Question {
-                    shard: self.index,
+                    shard: self.kit.index,
                     link: due.link.0,
                     tunnel: due.tunnel,
                     register: due.register,
@@ -231,7 +232,7 @@ impl Shard {
                     asked_at: Instant::now(),
                 };
                 let (link, tunnel) = (due.link, question.tunnel.clone());
-                if let Err(Overfull) = self.peers.asks.rule(question) {
+                if let Err(Overfull) = self.kit.peers.asks.rule(question) {
                     // The queue is full and the provider was not asked: the tunnel stays until the next try.
                     self.registry.borrow_mut().renew_at(link, &tunnel, now);
                 }

@@ -10,7 +10,7 @@ use crate::io::timeout;
 impl Shard {
     /// Whether the relay started so recently that agents may still be reconnecting.
     pub(super) fn is_fresh(&self) -> bool {
-        self.clock.now() < self.started + self.peers.config.http.start_grace
+        self.kit.clock.now() < self.started + self.kit.peers.config.http.start_grace
     }
 
     /// Waits for the next change of the route that `selector` leads to, which has had no agent since `since`. Returns false
@@ -22,9 +22,9 @@ impl Shard {
         since: Moment,
         is_known: bool,
     ) -> bool {
-        let end = since + self.peers.config.http.offline_grace;
-        let left = end.saturating_since(self.clock.now());
-        if left.is_zero() || self.draining.get() {
+        let end = since + self.kit.peers.config.http.offline_grace;
+        let left = end.saturating_since(self.kit.clock.now());
+        if left.is_zero() || self.kit.draining.get() {
             return false;
         }
         let changed = self.routes.borrow_mut().changed(selector, is_known);

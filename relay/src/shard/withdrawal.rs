@@ -32,7 +32,7 @@ impl Shard {
         let sessions = mux.cut(&it.held, reason);
         // A registration without a grant gets its answer from the home shard's decision on the claim.
         if let Some(grant) = granted {
-            self.metrics.tunnel_withdrawn(reason);
+            self.kit.metrics.tunnel_withdrawn(reason);
             if self.may_log() {
                 info!(%tunnel, link = link.0, reason = reason.word(), "tunnel withdrawn");
             }
@@ -43,7 +43,7 @@ impl Shard {
             };
             mux.with_mux(|mux| mux.withdraw(&withdrawal));
         }
-        let shard = self.index;
+        let shard = self.kit.index;
         let kind = match reason {
             Reason::AuthChanged => ReleaseKind::HolderChanged,
             _ => ReleaseKind::Away,

@@ -1,0 +1,103 @@
+//! What the owners of a shard's state have in common: the shard's number, settings, clock, counters, tasks and mail.
+//!
+//! None of them belongs to links or to callers alone. The owners know the kit, and neither each other nor the shard.
+
+use std::cell::{Cell, RefCell};
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tieline_wire::Reason;
+
+use super::gate::Gate;
+use super::mail::Mail;
+use super::peers::Peers;
+use crate::auth::Snapshot;
+use crate::clock::Clock;
+use crate::io::sleep;
+use crate::listen::http::DRAIN_GRACE;
+use crate::metrics::ShardMetrics;
+
+/// What the owners of a shard's state have in common.
+pub(super) struct Kit {
+    /// Number of the shard.
+    pub(super) index: usize,
+    pub(super) peers: Arc<Peers>,
+    pub(super) clock: Clock,
+    pub(super) metrics: Arc<ShardMetrics>,
+    /// Way to the other shards.
+    pub(super) mail: Rc<Mail>,
+    /// All tasks except the accept loops.
+    pub(super) gate: Rc<Gate>,
+    /// Current auth snapshot; replaced as a whole.
+    pub(super) auth: RefCell<Arc<Snapshot>>,
+    /// Whether the shard accepts nothing new.
+    pub(super) draining: Cell<bool>,
+}
+
+impl Kit {
+    pub(super) fn new(index: usize, metrics: Arc<ShardMetrics>, peers: Arc<Peers>) -> Rc<Self> {
+        let (clock, gate) = (Clock::start(), Rc::<Gate>::default());
+        Rc::new(Self {
+            index,
+            clock,
+            mail: Mail::new(&peers.mailboxes, clock, &metrics, &gate),
+            metrics,
+            gate,
+            auth: RefCell::new(Arc::clone(&peers.auth)),
+            draining: Cell::new(false),
+            peers,
+        })
+    }
+
+    /// The current auth snapshot.
+    pub(super) fn auth(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.auth.borrow())
+    }
+
+    /// Asks the control thread to fetch newer keys; the control thread limits how often it does.
+    pub(super) fn wants_keys(&self) {
+        self.peers.asks.newer_keys();
+    }
+
+    pub(super) fn seconds_since_1970() -> u64 {
+        SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| since.as_secs())
+    }
+
+    /// The output of `first_bytes`, or `None` after `limit`. Once the shard drains, a peer that has sent nothing gets
+    /// [`DRAIN_GRACE`] at most, as an idle caller does.
+    pub(super) async fn in_time<T>(
+        &self,
+        limit: Duration,
+        first_bytes: impl Future<Output = T>,
+    ) -> Option<T> {
+        let (mut first_bytes, mut limit) = (pin!(first_bytes), pin!(sleep(limit)));
+        let mut grace = None;
+        poll_fn(|cx| {
+            if let Poll::Ready(brought) = first_bytes.as_mut().poll(cx) {
+                return Poll::Ready(Some(brought));
+            }
+            let mut is_over = limit.as_mut().poll(cx).is_ready();
+            if self.draining.get() {
+                let grace = grace.get_or_insert_with(|| Box::pin(sleep(DRAIN_GRACE)));
+                is_over |= Pin::new(grace).poll(cx).is_ready();
+            }
+            if is_over {
+                return Poll::Ready(None);
+            }
+            Poll::Pending
+        })
+        .await
+    }
+}
+
+/// Whether a change of auth with this `reason` ends what a caller or link has open. Mere expiry of a token does
+/// not: it was valid when the session began.
+pub(super) fn ends_what_runs(reason: Reason) -> bool {
+    matches!(reason, Reason::Revoked | Reason::AuthChanged)
+}

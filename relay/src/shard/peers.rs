@@ -1,0 +1,54 @@
+//! State that all shards share: settings, limits, queues and counters that are immutable or atomic.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+
+use super::arrived::CallerCount;
+use super::mail::MailboxSender;
+use super::mail::message::Paused;
+use crate::audit::Audit;
+use crate::auth::{AskControl, Snapshot};
+use crate::config::{Config, PublicUrls};
+use crate::limits::{Limits, LiveTunnels, PerAddress};
+use crate::listen;
+use crate::state::Book;
+
+/// State that all shards share.
+pub(crate) struct Peers {
+    pub(crate) config: Config,
+    /// Auth snapshot at the start; later ones arrive as `Message::Auth`.
+    pub(crate) auth: Arc<Snapshot>,
+    /// The audit log.
+    pub(crate) audit: Audit,
+    /// Limits on requests, sessions, bytes and registrations, if any are configured.
+    pub(crate) limits: Option<Arc<Limits>>,
+    /// Limits per address for agents without a tunnel: open links, and open provider questions.
+    pub(crate) new_links: Option<Arc<PerAddress>>,
+    pub(crate) new_questions: Option<Arc<PerAddress>>,
+    /// Queue of requests to the control thread.
+    pub(crate) asks: AskControl,
+    /// Sending half of each shard's mailbox.
+    pub(crate) mailboxes: Arc<[MailboxSender]>,
+    /// Number of links of each shard, including those in hand-off to it.
+    pub(crate) loads: Vec<AtomicUsize>,
+    /// Number of callers on all shards.
+    pub(crate) callers: CallerCount,
+    /// Number of live names on all shards.
+    pub(crate) live_tunnels: Arc<AtomicUsize>,
+    /// Makes the public URLs of tunnels that agents are told.
+    pub(crate) public_urls: PublicUrls,
+    /// Seals references to one agent; one key for all shards, since a caller may return on any of them.
+    pub(crate) sealer: listen::http::Sealer,
+    /// Number of this relay start: seconds since 1970, or higher if an earlier start had a higher number.
+    pub(crate) epoch_seconds: u64,
+    /// Number of live names of each account, with its limit.
+    pub(crate) live_of_accounts: Arc<LiveTunnels>,
+    /// Queue of the state folder, which keeps bindings of names over a restart.
+    pub(crate) book: Book,
+    /// Tunnels paused at the start; later sets arrive as `Message::Pause`.
+    pub(crate) paused: Arc<Paused>,
+    /// Token held by every shard and control task that accepts connections.
+    pub(crate) accepting: Arc<()>,
+    /// Limit on open file descriptors of the process, if there is one.
+    pub(crate) open_files_max: Option<u64>,
+}
