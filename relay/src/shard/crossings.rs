@@ -8,8 +8,8 @@ use bytes::Bytes;
 use tieline_wire::Reason;
 
 use super::Shard;
-use super::frontends::Place;
 use super::mail::message::{CrossingReply, CrossingRequest, Verdict};
+use super::place::Place;
 use crate::directory::TunnelSelector;
 use crate::io::{Socket, timeout};
 use crate::metrics::FrontendKind;

@@ -14,15 +14,16 @@ use super::arrived::Arrived;
 use super::callers::{self, Caller};
 use super::gateway::ShardGateway;
 use super::mail::message::{Frontend, Message};
+use super::place::Place;
 use crate::config::{CallerAuth, Config};
-use crate::directory::{Among, Lookup, Query, Resolved, Upstream};
+use crate::directory::{Among, Query, Resolved};
 use crate::io::{PollSocket, Socket};
 use crate::limits::Pass;
 use crate::listen::http::is_of_target;
 use crate::listen::proxied::{self, Source};
 use crate::listen::{http, tcp};
 use crate::metrics::{FrontendKind, HandoffKind};
-use crate::registry::{AgentTag, LinkRef, TunnelInfo};
+use crate::registry::{AgentTag, TunnelInfo};
 use crate::session::{Session, SessionCaller};
 use crate::splice::splice;
 
@@ -329,50 +330,6 @@ impl Shard {
         io.end(ended.is_reset());
     }
 
-    /// The shard of a link to `agent`, if `fit` accepts the agent; if it is this shard, opens the session for `caller`.
-    pub(super) fn place(
-        &self,
-        tunnel: &TunnelId,
-        agent: AgentTag,
-        fit: impl Fn(&TunnelInfo) -> bool,
-        caller: impl FnOnce() -> SessionCaller,
-    ) -> Place {
-        let routes = self.routes.borrow();
-        let link = match routes.upstream(tunnel, agent, self.kit.index, fit) {
-            Lookup::Unknown => return Place::NoTarget(Reason::UnknownTunnel),
-            _ if self.is_paused(tunnel) => return Place::NoTarget(Reason::TunnelPaused),
-            Lookup::Offline => return Place::NoTarget(Reason::TunnelOffline),
-            Lookup::Live(Upstream::Link(link)) => link,
-        };
-        if link.shard != self.kit.index {
-            return Place::Shard(link.shard);
-        }
-        match self.open_session(link, tunnel, caller()) {
-            Ok(session) => Place::Here(session),
-            Err(reason) => Place::NoTarget(reason),
-        }
-    }
-
-    /// Opens a session on a link of this shard.
-    fn open_session(
-        &self,
-        link: LinkRef,
-        tunnel: &TunnelId,
-        caller: SessionCaller,
-    ) -> Result<Session, Reason> {
-        let registry = self.registry.borrow();
-        // The update that removes the link from the route may be on its way.
-        let entry = registry.link(link.link).ok_or(Reason::TunnelOffline)?;
-        let it = entry.tunnels().get(tunnel).ok_or(Reason::TunnelOffline)?;
-        entry
-            .mux
-            .open(tunnel, &it.held, caller)
-            .map_err(|error| match error {
-                tieline_wire::OpenError::Full => Reason::SessionLimit,
-                tieline_wire::OpenError::Closing => Reason::TunnelOffline,
-            })
-    }
-
     fn count_frontend(self: &Rc<Self>, arrived: Arrived) -> FrontendCount {
         self.kit.metrics.frontends.inc();
         FrontendCount {
@@ -407,12 +364,6 @@ struct Raw {
     early: Bytes,
     /// Agents whose targets refused a connection for this frontend.
     tried: Vec<AgentTag>,
-}
-
-pub(super) enum Place {
-    Here(Session),
-    Shard(usize),
-    NoTarget(Reason),
 }
 
 /// Counts one frontend while it lives.

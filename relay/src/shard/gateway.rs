@@ -16,9 +16,9 @@ use tokio::sync::oneshot;
 
 use super::Shard;
 use super::callers::{Caller, Known};
-use super::frontends::Place;
 use super::kit::Kit;
 use super::mail::message::{CrossingReply, CrossingRequest, Message, Verdict};
+use super::place::Place;
 use crate::audit::Call;
 use crate::auth::{OwnTokens, TokenRefusal};
 use crate::directory::{Among, OwnerGroup, Query, Resolved, TunnelSelector};

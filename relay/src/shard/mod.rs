@@ -44,6 +44,7 @@ mod lost;
 mod mail;
 mod operator;
 mod peers;
+mod place;
 mod placement;
 mod provider;
 mod waiting;
