@@ -139,11 +139,7 @@ const SHARED_TYPES: &[&str] = &[
 ];
 
 /// Places where `unsafe` is allowed: a file, or a folder with `/` at the end.
-const UNSAFE_DOORS: &[&str] = &[
-    "relay/src/io/",
-    "wire/src/generated.rs",
-    "loadgen/src/path/emulator/",
-];
+const UNSAFE_DOORS: &[&str] = &["relay/src/io/", "wire/src/generated.rs"];
 
 /// Name of files in tests and benches that may contain `unsafe`, too.
 const UNSAFE_TEST_FILE: &str = "counting_allocator.rs";

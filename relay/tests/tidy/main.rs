@@ -4,6 +4,7 @@
 //! that break the rule, so that a rule that finds nothing is noticed.
 
 mod circles;
+mod documents;
 mod layering;
 mod lexer;
 mod rules;
@@ -161,6 +162,11 @@ fn nothing_is_left_undone() {
 #[test]
 fn ignored_tests_say_why() {
     hold(rules::ignored_tests_say_why);
+}
+
+#[test]
+fn guides_name_files_that_exist() {
+    hold(documents::guides_name_what_exists);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Samples for each rule: lines that break it, and similar lines that do not.
 
 use crate::circles::folders_have_no_circles;
+use crate::documents::guides_name_what_exists;
 use crate::layering::{
     crates_have_no_features, crates_keep_apart, imports_point_downwards, pure_crates_stay_pure,
     rooms_import_downwards, shards_share_nothing, unsafe_stays_behind_its_doors,
@@ -488,6 +489,17 @@ fn an_ignored_test_without_reason_is_caught() {
 fn a_tab_or_a_trailing_blank_is_caught() {
     catches(text_is_clean, "docs/A.md", "a\tb\nc \nd", &[1, 2, 3]);
     passes(text_is_clean, "docs/A.md", "a b\n\nc\n");
+}
+
+#[test]
+fn a_path_that_does_not_exist_is_caught() {
+    let rule = guides_name_what_exists;
+    let text = "`docs/STYLE.md`\n`docs/GONE.md`, `docs`, `docs/adr/NNNN.md`\n`gone.rs`\n";
+    catches(rule, "docs/STYLE.md", text, &[2, 2, 3]);
+    passes(rule, "docs/README.md", text);
+    let text = "`docs/`, `docs/STYLE.md`, `docs/NNNN.md`, `docs/S*.md`, `/a/b`, `a/b c`\n";
+    passes(rule, "docs/STYLE.md", text);
+    passes(rule, "docs/STYLE.md", "```\n`gone.rs`\n```\n");
 }
 
 #[test]
