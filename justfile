@@ -119,12 +119,12 @@ fuzz seconds='60':
         (cd "$crate" && cargo +nightly fuzz run "$target" "$found" "fuzz/corpus/$target" -- -max_total_time={{ seconds }})
     done
 
-# Cost of the path through relay and agent, main points of every scenario, 3.5 minutes; writes docs/bench. `just bench http` runs bench-http
+# Cost of the path through relay and agent at the main points of every scenario, 3.5 minutes; writes docs/bench. `just bench http` runs bench-http
 [group('bench')]
 bench *arguments:
     just {{ if arguments =~ '^http( |$)' { 'bench-' + arguments } else { "_bench bench --rounds 3 --duration 1s --warm-up 200ms " + arguments } }}
 
-# Cost of calls, first events and open event streams over HTTP, beside nginx as a reverse proxy, 5 rounds; 7 minutes
+# Cost of calls, first events and open event streams over HTTP, compared with nginx as a reverse proxy, 5 rounds; 7 minutes
 [group('bench')]
 bench-http *arguments: (peers 'nginx') (_bench 'bench-http' '--suite' 'http' '--known-peers' 'target/peers' '--rounds' '5' '--duration' '2s' '--warm-up' '300ms' arguments)
 
@@ -132,11 +132,11 @@ bench-http *arguments: (peers 'nginx') (_bench 'bench-http' '--suite' 'http' '--
 [group('bench')]
 bench-full *arguments: (_bench 'bench-full' '--suite' 'full' '--repeat-noisy' '2' arguments)
 
-# Cost beside nginx, HAProxy, rathole and bore, which are first installed in target/peers; 25 minutes
+# Cost compared with nginx, HAProxy, rathole and bore, which are first installed in target/peers; 25 minutes
 [group('bench')]
 bench-peers *arguments: peers (_bench 'bench-peers' '--suite' 'peers' '--known-peers' 'target/peers' '--repeat-noisy' '2' arguments)
 
-# Cost of a session and of a tunnel, from 1 to 10,000 of them; 5 minutes; `ulimit -n` must be 20,000
+# Cost per session and per tunnel for 1 to 10,000 of them, 5 minutes; `ulimit -n` must be 20,000
 [group('bench')]
 bench-scaling *arguments:
     cargo build --release -p tieline-relay -p tieline -p tieline-agent -p tieline-loadgen --bins --example fleet
